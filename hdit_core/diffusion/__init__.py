@@ -1,0 +1,1 @@
+"""The mathematics of noise: densities, preconditioning, losses, schedules, samplers, guidance."""

@@ -1,0 +1,1 @@
+"""From images to a score: features, statistics, distances, and what produced them."""

@@ -1,0 +1,1 @@
+"""The work of a model, counted from its recipe without torch."""

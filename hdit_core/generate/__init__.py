@@ -1,0 +1,1 @@
+"""From seeds to images: checkpoint, guided denoiser, sampler, files."""

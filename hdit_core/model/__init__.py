@@ -1,0 +1,1 @@
+"""The network: an hourglass of transformer levels over image patches (HDiT paper, section 3)."""

@@ -1,0 +1,86 @@
+"""`[train]`: how the weights are found. Progress is counted in images, so that it survives a change of batch size."""
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from hdit_core.recipe.table import (
+    Listed,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Problem,
+    Seed,
+    Table,
+)
+
+Precision = Literal["auto", "float32", "bfloat16"]
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class BatchGrowth(Table):
+    """From `after_images` on, a step takes `batch_size` images."""
+
+    after_images: PositiveInt
+    batch_size: PositiveInt
+
+
+class TrainRecipe(Table):
+    """The training loop; the defaults are the paper's (table 7)."""
+
+    num_images: PositiveInt = Field(description="images to train on, repetitions counted")
+    batch_size: PositiveInt = Field(256, description="images of one step over all ranks")
+    batch_growth: Annotated[tuple[BatchGrowth, ...], Listed] = Field((), description="larger steps later in the run")
+    micro_batch_size: PositiveInt | None = Field(
+        None, description="most images one rank takes at once; more are accumulated. Default: all of its share"
+    )
+    seed: Seed = 0
+    lr: PositiveFloat = 5e-4
+    betas: Annotated[tuple[Beta, Beta], Listed] = (0.9, 0.95)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 1e-2
+    warmup_images: NonNegativeInt = Field(0, description="the learning rate rises linearly over these first images")
+    cooldown_images: NonNegativeInt = Field(0, description="and falls linearly to zero over these last ones")
+    grad_clip: PositiveFloat = Field(1.0, description="largest norm of the gradient")
+    class_dropout: Probability = Field(0.1, description="images whose class is withheld, for guidance")
+    ema_power: PositiveFloat = Field(0.75, description="the average's decay is 1 - (1 + steps)^-power, at most ...")
+    ema_max: Probability = Field(0.9999, description="... this")
+    precision: Precision = Field("auto", description="auto: bfloat16 on GPUs that have it, else float32")
+    compile: bool = Field(False, description="compile the network with torch.compile")
+    activation_checkpointing: bool = Field(False, description="less memory for a quarter more time")
+    log_every_images: PositiveInt = 10_000
+    checkpoint_every_images: PositiveInt = 1_000_000
+    keep_checkpoints: Annotated[int, Field(ge=2)] = Field(3, description="newest checkpoints that stay on disk")
+    sample_every_images: NonNegativeInt = Field(1_000_000, description="a grid of samples every so often; 0: never")
+
+    def batch_size_at(self, num_images: int) -> int:
+        """Return how many images the step takes that begins after `num_images` images."""
+        return next(
+            (g.batch_size for g in reversed(self.batch_growth) if num_images >= g.after_images), self.batch_size
+        )
+
+    def problems(self) -> Iterator[Problem]:
+        marks = [growth.after_images for growth in self.batch_growth]
+        if any(later <= earlier for earlier, later in pairwise(marks)):
+            yield "batch_growth", f"after_images has to rise from entry to entry, found {marks}"
+        start = 0
+        for index, growth in enumerate(self.batch_growth):
+            before = self.batch_growth[index - 1].batch_size if index else self.batch_size
+            if (growth.after_images - start) % before:
+                yield (
+                    f"batch_growth[{index}].after_images",
+                    (f"{growth.after_images} does not fall between two steps of {before} images"),
+                )
+            start = growth.after_images
+        if self.warmup_images + self.cooldown_images > self.num_images:
+            yield (
+                "cooldown_images",
+                (
+                    f"warm-up ({self.warmup_images}) and cool-down ({self.cooldown_images}) together "
+                    f"are longer than num_images = {self.num_images}"
+                ),
+            )
