@@ -1,0 +1,106 @@
+"""From a path to a denoiser that can be called: a run, a checkpoint, a file of ours, or one of k-diffusion's."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hdit_core.checkpoint.kdiffusion import recipe_from_kdiffusion, state_from_kdiffusion
+from hdit_core.checkpoint.layout import checkpoint_folders
+from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
+from hdit_core.checkpoint.tensors import Tensors, read_tensors
+from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.errors import CheckpointError, RecipeError
+from hdit_core.model.hourglass import HourglassTransformer
+from hdit_core.recipe.read import check_recipe
+from hdit_core.recipe.run import Recipe
+
+Weights = Literal["ema", "model"]
+
+
+def load_denoiser(
+    path: str | Path,
+    weights: Weights = "ema",
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Denoiser:
+    """Load a denoiser, ready to be called: `denoiser(x, sigma, class_ids, augment_cond, mapping_cond)`.
+
+    Args:
+        path: a run's folder (its newest intact checkpoint is taken), a checkpoint's folder, a safetensors file that
+            hdit wrote, or an inference checkpoint of k-diffusion.
+        weights: of a run or a checkpoint, the averaged weights or the raw ones; a single file has only its own.
+        device: where the network goes.
+        dtype: of the network's parameters and buffers; default as they were saved.
+
+    Raises:
+        CheckpointError: there is nothing at the path, or it is damaged, or not what it says it is.
+    """
+    recipe, state = read_weights(Path(path), weights)
+    return build_denoiser(recipe, state, str(path)).to(device=device, dtype=dtype).eval().requires_grad_(False)
+
+
+def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors]:
+    """Return the recipe and the network's tensors of whatever `load_denoiser` takes.
+
+    Raises:
+        CheckpointError: as `load_denoiser`.
+    """
+    if path.is_file():
+        return _read_file(path)
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such run, checkpoint or file")
+    if (path / "manifest.json").exists():
+        checkpoint = open_checkpoint(path)
+    elif checkpoint_folders(path):
+        checkpoint = _newest(path)
+    else:
+        raise CheckpointError(f"{path}: neither a run with checkpoints nor a checkpoint")
+    return checkpoint.recipe, checkpoint.tensors(weights)
+
+
+def build_denoiser(recipe: Recipe, state: Mapping[str, Tensor], where: str) -> Denoiser:
+    """Return the recipe's network with these tensors in it, wrapped as a denoiser.
+
+    Raises:
+        CheckpointError: the tensors are not those of the recipe's network.
+    """
+    with torch.device("meta"):
+        network = HourglassTransformer(recipe.model)
+    _check_fit(network.state_dict(), state, where)
+    network.load_state_dict(dict(state), assign=True)
+    return Denoiser(network, recipe)
+
+
+def _newest(run: Path) -> Checkpoint:
+    checkpoint, _ = newest_checkpoint(run)
+    assert checkpoint is not None  # the caller saw that there is one
+    return checkpoint
+
+
+def _read_file(path: Path) -> tuple[Recipe, Tensors]:
+    tensors, metadata = read_tensors(path)
+    try:
+        if "hdit" in metadata:
+            return check_recipe(json.loads(metadata["recipe"]), str(path)), tensors
+        if "config" in metadata:
+            recipe = recipe_from_kdiffusion(json.loads(metadata["config"]))
+            return recipe, state_from_kdiffusion(tensors, recipe)
+    except (KeyError, ValueError, RecursionError, RecipeError) as error:
+        raise CheckpointError(f"{path}: its metadata is damaged: {error}") from None
+    raise CheckpointError(f"{path}: holds neither hdit's recipe nor k-diffusion's config; it may be another program's")
+
+
+def _check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
+    for name, tensor in expected.items():
+        if name not in found:
+            raise CheckpointError(f"{where}: lacks the tensor {name}, which its recipe asks for")
+        if found[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{where}: {name} has shape {tuple(found[name].shape)}, its recipe asks for {tuple(tensor.shape)}"
+            )
+    if surplus := sorted(set(found) - set(expected)):
+        raise CheckpointError(f"{where}: has the tensor {surplus[0]}, which its recipe does not know")

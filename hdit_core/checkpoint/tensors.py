@@ -1,0 +1,102 @@
+"""Safetensors files that say what they are: tensors, the recipe they belong to, and a checksum of both.
+
+safetensors itself loads most single-bit flips as different weights without an error; the checksum of the content,
+names and shapes included, catches them also in a file that was copied out of its checkpoint.
+"""
+
+import json
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hdit_core.errors import CheckpointError
+
+MAX_HEADER_BYTES = 10_000_000
+MAX_TENSORS = 20_000
+Tensors = dict[str, Tensor]
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], recipe_json: str) -> None:
+    """Write tensors with the recipe and the checksum of everything in the file's metadata."""
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    checksum = content_crc32(held, recipe_json)
+    save_file(held, path, {"format": "pt", "hdit": "1", "recipe": recipe_json, "crc32": str(checksum)})
+
+
+def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+    """Read a safetensors file, ours or another's: its tensors and its metadata.
+
+    Raises:
+        CheckpointError: the file is missing, not safetensors, beyond all measure, or not what its checksum says.
+    """
+    metadata = read_metadata(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: damaged, or not a safetensors file ({error})") from None
+    if metadata.get("hdit") is not None:
+        found, expected = content_crc32(tensors, metadata.get("recipe", "")), metadata.get("crc32")
+        if str(found) != expected:
+            raise CheckpointError(
+                f"{path}: damaged: its content has checksum {found}, expected {expected}; use an intact copy"
+            )
+    return tensors, metadata
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Return the metadata of a safetensors file after checking its header, without reading a tensor.
+
+    Raises:
+        CheckpointError: there is no such file, or its header is not one.
+    """
+    header = _header(path)
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        raise CheckpointError(f"{path}: its metadata is not a table of strings")
+    if len(header) > MAX_TENSORS:
+        raise CheckpointError(f"{path}: {len(header)} tensors are more than a checkpoint has (at most {MAX_TENSORS})")
+    return metadata
+
+
+def content_crc32(tensors: Mapping[str, Tensor], recipe_json: str) -> int:
+    """Return one checksum over the recipe and every tensor's name, dtype, shape and bytes, in the order of names."""
+    crc = zlib.crc32(recipe_json.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
+        crc = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy(), crc)
+    return crc
+
+
+def _header(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+            size_bytes = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+            if not 2 <= size_bytes <= MAX_HEADER_BYTES:
+                raise CheckpointError(f"{path}: not a safetensors file, or cut short")
+            header = json.loads(file.read(size_bytes).decode(), object_pairs_hook=_without_duplicates)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged, or not a safetensors file ({error})") from None
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: damaged, or not a safetensors file (its header is not a table)")
+    return header
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        raise ValueError("a name stands twice in the header")
+    return table

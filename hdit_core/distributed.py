@@ -1,0 +1,69 @@
+"""The ranks of a run: one process, or those that torchrun or srun started."""
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed
+
+from hdit_core.errors import UsageError
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its equals."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the one rank that writes files and shows progress."""
+        return self.rank == 0
+
+    def any(self, flag: bool, device: torch.device) -> bool:
+        """Return whether the flag is up on any rank."""
+        if self.size == 1:
+            return flag
+        votes = torch.tensor(int(flag), device=device)
+        distributed.all_reduce(votes, distributed.ReduceOp.MAX)
+        return bool(votes)
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Return the mean over the ranks."""
+        if self.size > 1:
+            value = value.clone()
+            distributed.all_reduce(value)
+            value /= self.size
+        return value
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            distributed.barrier()
+
+    def leave(self) -> None:
+        """End what `join` began."""
+        if self.size > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def join(device_name: str = "auto") -> World:
+    """Join the ranks that `torchrun` announced in the environment; alone, there is nothing to join.
+
+    Raises:
+        UsageError: the environment names a world but not this process's place in it.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1:
+        return World()
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UsageError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set; start the ranks with torchrun")
+    world = World(int(os.environ["RANK"]), size, int(os.environ["LOCAL_RANK"]))
+    on_gpu = torch.cuda.is_available() and device_name in ("auto", "cuda")
+    if on_gpu:
+        torch.cuda.set_device(world.local_rank)
+    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    return world

@@ -1,0 +1,109 @@
+"""Files that are whole or not there: written to a temporary sibling, flushed to the disk, renamed; and their checksums.
+
+A kill at any moment leaves the old file or the new one, and at worst a sibling whose name begins with `.tmp-`.
+"""
+
+import hashlib
+import os
+import shutil
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+TEMPORARY = ".tmp-"
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What a file has to be, byte for byte."""
+
+    size_bytes: int
+    crc32: int
+    sha256: str
+
+    def to_json(self) -> dict[str, int | str]:
+        return asdict(self)
+
+
+def digest(path: Path) -> Digest:
+    """Read a file once and return its size and checksums."""
+    crc, sha, size_bytes = 0, hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            crc = zlib.crc32(chunk, crc)
+            sha.update(chunk)
+            size_bytes += len(chunk)
+    return Digest(size_bytes, crc, sha.hexdigest())
+
+
+def crc32(path: Path) -> int:
+    """Return a file's crc32, ten times as fast as its sha256."""
+    crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            crc = zlib.crc32(chunk, crc)
+    return crc
+
+
+def flush_folder(folder: Path) -> None:
+    """Make the names in a folder survive a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_whole(path: Path, content: bytes | str) -> None:
+    """Write a file so that it is never seen half; an older one of the name is replaced."""
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+    with temporary.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    flush_folder(path.parent)
+
+
+@contextmanager
+def new_folder(final: Path) -> Iterator[Path]:
+    """Give a temporary folder that becomes `final`, whole, when the block ends well, and is removed when it does not.
+
+    Raises:
+        FileExistsError: `final` is there already.
+    """
+    if final.exists():
+        raise FileExistsError(final)
+    temporary = final.with_name(f"{TEMPORARY}{final.name}-{os.getpid()}")
+    remove_temporaries(final.parent, final.name)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            _flush_file(file)
+        flush_folder(temporary)
+        temporary.rename(final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    flush_folder(final.parent)
+
+
+def remove_temporaries(folder: Path, name: str = "") -> None:
+    """Remove what killed writers of this name (default: any) left behind in a folder."""
+    for left in folder.glob(f"{TEMPORARY}{name}*"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def _flush_file(path: Path) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)  # safetensors makes its files private, and colleagues read checkpoints
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
