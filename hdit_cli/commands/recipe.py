@@ -1,0 +1,88 @@
+"""`hdit recipe`: list, show, check and copy recipes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hdit_cli.console import emit, note
+from hdit_cli.options import JsonOption, RecipeArgument, SetOption
+from hdit_core.errors import RecipeError, UsageError
+
+app = typer.Typer(add_completion=False, help="List, show, check and copy recipes.")
+
+
+def _title(path: Path) -> str:
+    """Return the first comment line of a recipe file."""
+    with path.open(encoding="utf-8") as file:
+        return next((line.lstrip("# ").strip() for line in file if line.startswith("#")), "")
+
+
+@app.command("list")
+def list_recipes(json: JsonOption = False) -> None:
+    """Print the names of the shipped recipes and what each trains."""
+    from hdit_core.recipe.read import shipped_recipes
+
+    emit([{"name": name, "trains": _title(path)} for name, path in shipped_recipes().items()], json)
+
+
+@app.command()
+def show(
+    recipe: RecipeArgument,
+    overrides: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Print a recipe with every default written out and overrides applied."""
+    from hdit_core.recipe.read import read_recipe
+    from hdit_core.recipe.write import recipe_toml
+
+    found = read_recipe(recipe, overrides or ())
+    emit(found.model_dump(mode="json"), json, recipe_toml(found).splitlines())
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of recipes, for editors that complete and check TOML."""
+    from hdit_core.recipe.run import Recipe
+
+    emit(Recipe.model_json_schema(), as_json=True)
+
+
+@app.command()
+def check(
+    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names of shipped recipes.")],
+    overrides: SetOption = None,
+) -> None:
+    """Check recipes and report every mistake in each."""
+    from hdit_core.recipe.read import read_recipe
+
+    mistakes = []
+    for recipe in recipes:
+        try:
+            read_recipe(recipe, overrides or ())
+            note(f"{recipe}: good")
+        except RecipeError as error:
+            mistakes.append(str(error))
+    if mistakes:
+        raise RecipeError("\n".join(mistakes))
+
+
+@app.command()
+def copy(
+    recipe: RecipeArgument,
+    target: Annotated[
+        Path, typer.Argument(metavar="[TARGET]", help="File or folder to write.", show_default="here")
+    ] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
+) -> None:
+    """Copy a recipe with its comments, to change it."""
+    from hdit_core.recipe.read import find_recipe
+
+    source = find_recipe(recipe)
+    path = target / source.name if target.is_dir() else target
+    try:
+        with path.open("wb" if force else "xb") as file:
+            file.write(source.read_bytes())
+    except FileExistsError:
+        raise UsageError(f"{path}: exists; take another name, or --force to overwrite it") from None
+    emit({"path": str(path)}, False, [str(path)])

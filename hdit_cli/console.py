@@ -1,0 +1,159 @@
+"""What a command prints: results on stdout (`emit`), notes and progress on stderr (`note`, `progress`).
+
+Text that comes from files goes through `printable`, so that no name can move the cursor or recolour the terminal.
+"""
+
+import json
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+SECONDS_BETWEEN_LINES = 30.0  # of progress, where stderr is no terminal
+
+# Control characters, the marks that turn the writing direction, and bytes of a file name that are not UTF-8.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""Return the text with everything that a terminal would act on written out, as in `\x1b[31m`."""
+    return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def note(message: str) -> None:
+    """Print a remark on stderr."""
+    typer.echo(f"hdit: {printable(message)}", err=True)
+
+
+def emit(result: Any, as_json: bool, lines: Iterable[str] | None = None) -> None:
+    """Print a command's result on stdout.
+
+    Args:
+        result: what `--json` prints as one document: mappings, sequences, numbers, text, paths.
+        as_json: the value of `--json`.
+        lines: what is printed otherwise. By default a mapping is printed as one `key  value` a line, a sequence of
+            mappings as a table.
+    """
+    if as_json:
+        typer.echo(json.dumps(result, indent=2, default=str, allow_nan=False))
+        return
+    for line in _lines_of(result) if lines is None else lines:
+        typer.echo(printable(line))
+
+
+def _lines_of(result: Any) -> Iterable[str]:
+    if isinstance(result, Mapping):
+        return align([(str(key), _cell(value)) for key, value in result.items()])
+    return table(result)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the lines of a table, its head from the keys of the first row; numbers stand to the right."""
+    if not rows:
+        return []
+    head = list(rows[0])
+    return align([head, *([_cell(row.get(key)) for key in head] for row in rows)])
+
+
+def align(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines with aligned columns; a column of numbers, whatever its head, to the right."""
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [all(map(_is_number, column[1:])) and len(column) > 1 for column in columns]
+    return [
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "-"}[value]
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.6g}" if isinstance(value, float) else printable(str(value))
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "-" or re.fullmatch(r"[-+]?[\d,]+(\.\d+)?(e[-+]?\d+)?( ?%)?|nan|inf", cell) is not None
+
+
+class Progress:
+    """How far a long task has come; `update` says so and shows it."""
+
+    def __init__(self, label: str, unit: str, total: int | None) -> None:
+        self.label, self.unit, self.total = label, unit, total
+        self.done = 0
+        self.remark = ""
+        self.show: Callable[[], None] = lambda: None
+        self._first: tuple[int, float] | None = None  # done and time at the first update: resumed work is not speed
+
+    def update(self, done: int, total: int | None = None, remark: str = "") -> None:
+        """Set how many are done, of how many where that is only known now; `remark` is shown behind, e.g. a loss."""
+        self.done, self.total, self.remark = done, self.total if total is None else total, remark
+        self._first = self._first or (done, time.monotonic())
+        self.show()
+
+    def text(self) -> str:
+        """Return `12,000 of 70,000 images, 1,200 images/s, 0:48 left, loss 0.1`."""
+        of = f" of {self.total:,}" if self.total is not None else ""
+        parts = [f"{self.done:,}{of} {self.unit}"]
+        first_done, started_at = self._first or (0, 0.0)
+        if self.done > first_done and (elapsed_s := time.monotonic() - started_at) > 0:
+            per_s = (self.done - first_done) / elapsed_s
+            parts.append(f"{per_s:,.3g} {self.unit}/s" if per_s < 1000 else f"{per_s:,.0f} {self.unit}/s")
+            if self.total is not None:
+                parts.append(f"{_clock((self.total - self.done) / per_s)} left")
+        return ", ".join([*parts, self.remark] if self.remark else parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds_left = divmod(max(0, round(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds_left:02}" if hours else f"{minutes}:{seconds_left:02}"
+
+
+@contextmanager
+def progress(label: str, *, unit: str = "images", total: int | None = None) -> Iterator[Progress]:
+    """Show a bar on stderr while the body runs; where stderr is no terminal, a line every half minute and at the end.
+
+    What is printed to stderr meanwhile appears above the bar.
+    """
+    state = Progress(label, unit, total)
+    with (_bar if sys.stderr.isatty() else _log)(state):
+        yield state
+
+
+@contextmanager
+def _bar(state: Progress) -> Iterator[None]:
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn
+    from rich.progress import Progress as Bars
+
+    words = [TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[text]")]
+    with Bars(words[0], BarColumn(), words[1], console=Console(stderr=True)) as bars:
+        task = bars.add_task(printable(state.label), total=state.total, text="")
+        state.show = lambda: bars.update(task, completed=state.done, total=state.total, text=printable(state.text()))
+        yield
+
+
+@contextmanager
+def _log(state: Progress) -> Iterator[None]:
+    said_at = time.monotonic()
+
+    def show() -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at >= SECONDS_BETWEEN_LINES:
+            said_at = time.monotonic()
+            note(f"{state.label}: {state.text()}")
+
+    state.show = show
+    yield
+    note(f"{state.label}: {state.text()}")

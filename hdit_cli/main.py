@@ -1,0 +1,144 @@
+"""The command `hdit`: finds the subcommand, runs it, and turns what went wrong into one line and an exit code.
+
+A subcommand raises `HditError` for what a user can mend and `typer.Exit(code)` to end with a code of its own; anything
+else that it raises is a bug and keeps its traceback.
+"""
+
+import errno
+import os
+import select
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from hdit_cli.console import printable
+from hdit_cli.plugins import load_command, offered
+from hdit_core.errors import HditError, RecipeError, StoppedEarly, UsageError, did_you_mean
+
+INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
+NOBODY_READS = 141  # 128 + SIGPIPE
+
+# The machine's or the user's doing, when a system call fails this way; anything else is ours.
+OUTSIDE_REASONS = {
+    errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE,
+    errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+}  # fmt: skip
+
+
+class CommandGroup(TyperGroup):
+    """The subcommands of every installed package; a module is loaded when its command is run or listed."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._offers = offered()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(self._offers)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.commands and cmd_name in self._offers:
+            self.commands[cmd_name] = load_command(cmd_name, self._offers[cmd_name])
+        return self.commands.get(cmd_name)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args and not ctx.resilient_parsing:
+            typer.echo(ctx.get_help(), err=True)
+            raise typer.Exit(UsageError.exit_code)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in self._offers and not args[0].startswith("-") and not ctx.resilient_parsing:
+            names = f"; there are {', '.join(self._offers)}"
+            ctx.fail(f"no command '{args[0]}'" + (did_you_mean(args[0], self._offers) or names))
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            if not _nobody_reads_stdout():
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(NOBODY_READS) from None
+        return result
+
+
+def _nobody_reads_stdout() -> bool:
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"hdit {version('hdit-toolkit')}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    cls=CommandGroup,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+
+
+@app.callback()
+def hdit(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Train, sample and score Hourglass Diffusion Transformers, image diffusion directly in pixels.
+
+    The way of the data: prepare-data, train, sample, eval-fid. Every command has --help.
+    """
+
+
+def _complain(kind: str, lines: Sequence[str], exit_code: int) -> int:
+    for line in lines:
+        typer.echo(f"hdit: {kind}: {printable(line)}", err=True)
+    return exit_code
+
+
+def _misuse(error: typer.TyperException) -> str:
+    """Return Typer's word for a misspelt option, a missing argument and the like, as one line of ours."""
+    message = error.message if getattr(error, "possibilities", None) else error.format_message()
+    near = did_you_mean(getattr(error, "option_name", ""), getattr(error, "possibilities", None) or ())
+    ctx = getattr(error, "ctx", None)
+    hint = f" (see '{ctx.command_path} --help')" if ctx else ""
+    return " ".join(f"{message.rstrip('.')}{near}{hint}".split())
+
+
+def _run(args: Sequence[str] | None) -> int:
+    try:
+        result = get_command(app).main(args, prog_name="hdit", standalone_mode=False)
+    except typer.Abort:
+        return INTERRUPTED
+    except typer.TyperException as error:
+        return _complain("error", [_misuse(error)], error.exit_code)
+    return result if isinstance(result, int) else 0
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run `hdit` and return its exit code (0, 2 usage, 3 data, 4 checkpoint, 5 numerical, 75 stopped early)."""
+    try:
+        return _run(args)
+    except StoppedEarly as error:
+        return _complain("stopped early", [str(error)], error.exit_code)
+    except HditError as error:
+        lines = str(error).splitlines() if isinstance(error, RecipeError) else [str(error)]
+        return _complain("error", lines, error.exit_code)
+    except OSError as error:
+        if error.errno not in OUTSIDE_REASONS:
+            raise
+        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return _complain("error", [f"{where}{error.strerror}"], HditError.exit_code)
+    except KeyboardInterrupt:
+        return INTERRUPTED

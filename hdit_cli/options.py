@@ -1,0 +1,79 @@
+"""Options and arguments that several commands share, declared once; a command writes `device: DeviceOption = "auto"`.
+
+The default stands in the command. Knobs of the recipe have no option: `--set table.key=value` reaches all of them.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hdit_core.errors import UsageError
+
+
+def _recipe_names(incomplete: str) -> list[str]:
+    """Complete the name of a shipped recipe; the shell itself completes paths."""
+    from hdit_core.recipe.read import shipped_recipes
+
+    return [name for name in shipped_recipes() if name.startswith(incomplete)]
+
+
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="TOML file, or the name of a shipped recipe (hdit recipe list).",
+        autocompletion=_recipe_names,
+        show_default=False,
+    ),
+]
+
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="TABLE.KEY=VALUE", help="Override a key of the recipe; repeatable.", show_default=False
+    ),
+]
+"""Default None; hand on `overrides or ()` to `read_recipe`."""
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+
+CheckpointOption = Annotated[
+    Path,
+    typer.Option("--ckpt", metavar="PATH", help="Run, checkpoint folder, or safetensors file.", show_default=False),
+]
+
+OutOption = Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="Where the result is written.")]
+
+DeviceOption = Annotated[
+    str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps; auto: the best there is.")
+]
+
+SeedOption = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of everything random.")]
+
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, metavar="N", help="Images at once on one device.", show_default="the recipe's"),
+]
+
+WorkersOption = Annotated[int, typer.Option("--workers", min=0, metavar="N", help="Processes beside the main one.")]
+
+SizeOption = Annotated[
+    str | None,
+    typer.Option("--size", metavar="N|HxW", help="Height and width in pixels; one number means both."),
+]
+"""A text; `image_size` turns it into numbers."""
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Read `"512"` or `"512x768"` (height x width, in pixels).
+
+    Raises:
+        UsageError: it is neither.
+    """
+    match = re.fullmatch(r"([1-9][0-9]{0,5})(?:x([1-9][0-9]{0,5}))?", text.strip())
+    if match is None:
+        raise UsageError(f"--size {text}: expected pixels as N or HEIGHTxWIDTH, for example 512 or 512x768")
+    height, width = match.groups()
+    return int(height), int(width or height)

@@ -1,0 +1,72 @@
+"""Subcommands from anybody's package: the entry-point group `hdit.commands`.
+
+A package adds `hdit NAME` by declaring, in its `pyproject.toml`,
+
+    [project.entry-points."hdit.commands"]
+    NAME = "its.module:app"
+
+where `app` is a `typer.Typer(add_completion=False)`. One command in it makes `hdit NAME ARGUMENTS`; several make
+`hdit NAME SUBCOMMAND`; a `@app.callback(invoke_without_command=True)` beside them makes both. hdit's own commands come
+through the same door. `hdit --help` loads every such module, so a module imports what is heavy inside its functions.
+"""
+
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+from typer.main import get_command
+
+from hdit_core.errors import UsageError
+
+GROUP = "hdit.commands"
+Offers = dict[str, list[EntryPoint]]  # who offers a name; more than one is an error
+
+
+class BrokenCommand(TyperCommand):
+    """Stands in the list for a plugin that cannot be used, and says why when it is called."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, help=reason, short_help=f"(broken) {reason}", rich_markup_mode=None)
+        self.reason = reason
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if ctx.resilient_parsing:  # the shell is completing
+            return super().parse_args(ctx, [])
+        raise UsageError(f"hdit {self.name}: {self.reason}")
+
+
+def offered(points: Iterable[EntryPoint] | None = None) -> Offers:
+    """Return every offered name, sorted, with its entry points; by default those of all installed packages."""
+    offers: Offers = {}
+    for point in sorted(entry_points(group=GROUP) if points is None else points, key=lambda point: point.name):
+        offers.setdefault(point.name, []).append(point)
+    return offers
+
+
+def load_command(name: str, points: list[EntryPoint]) -> Any:
+    """Return the command behind a name: a Typer command or group, or a `BrokenCommand` that says what is wrong."""
+    if len(points) > 1:
+        return BrokenCommand(name, f"offered by {' and by '.join(map(_origin, points))}; uninstall all but one")
+    point = points[0]
+    try:
+        app = point.load()
+    except (Exception, SystemExit) as error:  # whatever goes wrong in a plugin stays there
+        return BrokenCommand(name, f"{_origin(point)} does not load: {type(error).__name__}: {error}")
+    if not isinstance(app, typer.Typer):
+        return BrokenCommand(name, f"{_origin(point)} is of type {type(app).__name__}, expected a typer.Typer")
+    return _command(name, app)
+
+
+def _command(name: str, app: typer.Typer) -> Any:
+    app.rich_markup_mode = None  # one look for all, and `[height, width]` in a help text is no markup
+    app._add_completion = False  # `hdit` itself offers it
+    command = get_command(app)
+    command.name = name
+    return command
+
+
+def _origin(point: EntryPoint) -> str:
+    package = f"{point.dist.name} {point.dist.version}" if point.dist else "an unknown package"
+    return f"{package} ({point.value})"
