@@ -1,0 +1,58 @@
+"""Every sampler by its name, behind one call."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from hdit_core.diffusion.multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, lms
+from hdit_core.diffusion.walk import Denoise, NoiseSource, Step, Walk
+from hdit_core.errors import UsageError, did_you_mean
+
+Sampler = Callable[[Walk, Float[Tensor, "B C H W"]], Float[Tensor, "B C H W"]]
+
+SAMPLERS: dict[str, Sampler] = {
+    "lms": lms,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "dpmpp_3m_sde": dpmpp_3m_sde,
+}
+
+
+def sample(
+    name: str,
+    denoise: Denoise,
+    x: Float[Tensor, "B C H W"],
+    sigmas: Float64[Tensor, "T+1"],
+    noise: NoiseSource,
+    *,
+    eta: float = 1.0,
+    solver: str = "midpoint",
+    on_step: Callable[[Step], None] | None = None,
+) -> Float[Tensor, "B C H W"]:
+    """Return images, walked from noise down the schedule.
+
+    Args:
+        name: of the sampler, a key of `SAMPLERS`.
+        denoise: (x, sigma [B]) -> denoised images, such as `guided` returns.
+        x: the start, sigmas[0] times standard normal noise.
+        sigmas: the schedule, falling; its last may be 0, and then the result is free of noise.
+        noise: (sigma, sigma_next) -> standard normal noise for that step, such as a `BrownianNoise`; deterministic
+            samplers never call it.
+        eta: share of fresh noise in the stochastic samplers; at 0 they are deterministic.
+        solver: `dpmpp_2m_sde`'s second-order term, `heun` or `midpoint`.
+        on_step: told of every step as it starts; it must not change what it is shown.
+
+    Raises:
+        UsageError: no such sampler.
+        NumericalError: the model's answer is not finite.
+    """
+    if name not in SAMPLERS:
+        raise UsageError(
+            f"sample.sampler = '{name}' is not a sampler{did_you_mean(name, SAMPLERS)}; there are {', '.join(SAMPLERS)}"
+        )
+    levels = [float(sigma) for sigma in sigmas]
+    if len(levels) < 2 or levels[-1] < 0 or any(a <= b for a, b in pairwise(levels)):
+        raise ValueError(f"sigmas must fall and end at 0 or above, got {levels}")
+    return SAMPLERS[name](Walk(name, denoise, levels, noise, eta, solver, on_step), x)

@@ -1,0 +1,60 @@
+"""The noise levels that a sampler walks down (EDM, eq. 5 and table 1)."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float64
+from torch import Tensor
+
+from hdit_core.recipe.sample import SampleRecipe
+
+# The VP diffusion's ln(1 + sigma^2) = VP_SLOPE t^2 / 2 + VP_START t (EDM, table 1: beta_d and beta_min).
+VP_SLOPE, VP_START = 19.9, 0.1
+
+
+def _from_one_to_zero(steps: int) -> Float64[Tensor, "T"]:
+    return torch.linspace(1, 0, steps, dtype=torch.float64)
+
+
+def _karras(recipe: SampleRecipe) -> Float64[Tensor, "T"]:
+    """Even in sigma^(1/rho)."""
+    low, high = recipe.sigma_min ** (1 / recipe.rho), recipe.sigma_max ** (1 / recipe.rho)
+    return (low + (high - low) * _from_one_to_zero(recipe.steps)) ** recipe.rho
+
+
+def _polyexponential(recipe: SampleRecipe) -> Float64[Tensor, "T"]:
+    """ln sigma follows a power of time."""
+    low, high = math.log(recipe.sigma_min), math.log(recipe.sigma_max)
+    return (low + (high - low) * _from_one_to_zero(recipe.steps) ** recipe.rho).exp()
+
+
+def _exponential(recipe: SampleRecipe) -> Float64[Tensor, "T"]:
+    """Even in ln sigma."""
+    return _polyexponential(recipe.model_copy(update={"rho": 1.0}))
+
+
+def _vp(recipe: SampleRecipe) -> Float64[Tensor, "T"]:
+    """Even in the time of the VP diffusion, sped up so that it ends at sigma_max, from where it passes sigma_min."""
+    speed = math.log1p(recipe.sigma_max**2) / (VP_SLOPE / 2 + VP_START)
+    start = math.log1p(recipe.sigma_min**2) / speed
+    first = 2 * start / (VP_START + math.sqrt(VP_START**2 + 2 * VP_SLOPE * start))
+    time = first + (1 - first) * _from_one_to_zero(recipe.steps)
+    return (speed * (VP_SLOPE / 2 * time**2 + VP_START * time)).expm1().sqrt()
+
+
+SCHEDULES: dict[str, Callable[[SampleRecipe], Float64[Tensor, "T"]]] = {
+    "karras": _karras,
+    "exponential": _exponential,
+    "polyexponential": _polyexponential,
+    "vp": _vp,
+}
+
+
+def sampling_sigmas(recipe: SampleRecipe) -> Float64[Tensor, "T+1"]:
+    """Return `recipe.steps` noise levels from sigma_max down to sigma_min, and a last 0.
+
+    With one step there is sigma_max alone, then 0.
+    """
+    sigmas = SCHEDULES[recipe.schedule](recipe)
+    return torch.cat([sigmas, sigmas.new_zeros(1)])
