@@ -1,0 +1,122 @@
+"""What HDiT is measured against: DiT (Peebles & Xie 2023), and the rows of the HDiT paper's ablation (table 1)."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from hdit_core.flops.count import Count, Part, count
+from hdit_core.recipe.model import Attention, LevelRecipe, ModelRecipe
+
+ImageSize = tuple[int, int]
+
+BASE_SIZE_PX = 128  # the ablation's networks are laid out for 128x128 and grown from there
+DIT_TIME_FEATURES = 256
+DIT_SHAPES = {"S": (12, 384), "B": (12, 768), "L": (24, 1024), "XL": (28, 1152)}  # depth, width
+
+
+@dataclass(frozen=True)
+class DiT:
+    """A DiT, in pixels or in latents: one level of global attention, adaLN-Zero conditioning, biases everywhere."""
+
+    depth: int
+    width: int
+    patch_size: int
+    channels: int = 3
+    num_classes: int = 1000
+    learned_variance: bool = False
+    """Twice the output channels, as DiT was trained. The HDiT paper's count of its row R1 leaves them out."""
+
+    def takes(self, image_size: ImageSize) -> bool:
+        """Return whether the patches tile images of this size."""
+        return all(pixels % self.patch_size == 0 for pixels in image_size)
+
+
+def dit(name: str, channels: int = 3, learned_variance: bool = False) -> DiT:
+    """Return a DiT by its name, such as `B/4` or `XL/2`."""
+    shape, patch_size = name.split("/")
+    depth, width = DIT_SHAPES[shape]
+    return DiT(depth, width, int(patch_size), channels, learned_variance=learned_variance)
+
+
+def count_dit(network: DiT, image_size: ImageSize) -> Count:
+    """Count a DiT by the convention of `hdit_core.flops.count`; the image size is in pixels, or in latents."""
+    depth, width = network.depth, network.width
+    tokens = image_size[0] * image_size[1] // network.patch_size**2
+    values_in = network.channels * network.patch_size**2
+    values_out = values_in * (2 if network.learned_variance else 1)
+
+    patches = (values_in + values_out) * width
+    projections = 4 * width**2
+    feed_forward = 2 * width * 4 * width
+    conditioning = DIT_TIME_FEATURES * width + width**2 + (6 * depth + 2) * width**2
+    biases = 2 * width + (6 * depth + 2) * width  # of the time embedding's two layers, and the modulations
+    classes = (network.num_classes + 1) * width
+    return Count(
+        image_size,
+        (
+            Part(0, "patches", patches + width + values_out, tokens * patches),
+            Part(0, "attention projections", depth * (projections + 4 * width), depth * tokens * projections),
+            Part(0, "attention", 0, depth * tokens * 2 * width * tokens),
+            Part(0, "feed-forward", depth * (feed_forward + 5 * width), depth * tokens * feed_forward),
+            Part(None, "conditioning", conditioning + biases + classes, conditioning),
+        ),
+    )
+
+
+def grown(model: ModelRecipe, image_size: ImageSize) -> ModelRecipe:
+    """Grow a network laid out for 128x128 by the paper's rule: one more copy of the outermost level for each doubling.
+
+    A doubling of the side is four times the pixels; what is left over adds nothing. Whether the grown network takes
+    the size is for `ModelRecipe.size_problems` to say.
+    """
+    times_the_pixels = math.prod(image_size) // BASE_SIZE_PX**2
+    doublings = max(0, times_the_pixels.bit_length() - 1) // 2
+    levels = (model.levels[0],) * doublings + model.levels
+    return model.model_copy(update={"image_size": image_size, "levels": levels})
+
+
+def _hourglass(attention: Attention, hidden_ratio: int) -> ModelRecipe:
+    """Return the ablation's network at 128x128: two layers on each way around eleven of DiT-B's width."""
+    widths = (384, 768)
+    outer = LevelRecipe(depth=2, width=widths[0], attention=attention, d_ff=hidden_ratio * widths[0])
+    inner = LevelRecipe(depth=11, width=widths[1], attention="global", d_ff=hidden_ratio * widths[1])
+    return _imagenet((outer, inner))
+
+
+def _imagenet(levels: tuple[LevelRecipe, ...], image_size: ImageSize = (BASE_SIZE_PX, BASE_SIZE_PX)) -> ModelRecipe:
+    return ModelRecipe(image_size=image_size, levels=levels, num_classes=1000, mapping_width=768, mapping_depth=1)
+
+
+HDIT_B4 = _hourglass("neighborhood", 3)
+"""HDiT-B/4 at 128x128: ablation E, the paper's design at the scale of DiT-B."""
+
+DIT_B4 = dit("B/4")
+
+
+def _count_hourglass(attention: Attention, gated: bool, image_size: ImageSize) -> Count:
+    return count(grown(_hourglass(attention, 3 if gated else 4), image_size), gated=gated)
+
+
+def _count_flat(image_size: ImageSize) -> Count:
+    """DiT-B's shape in HDiT's blocks, with its mapping network and without a gate."""
+    level = LevelRecipe(depth=12, width=768, attention="global", d_ff=4 * 768)
+    return count(_imagenet((level,), image_size), gated=False)
+
+
+_count_dit_b4 = partial(count_dit, DIT_B4)
+_count_e = partial(_count_hourglass, "neighborhood", True)
+
+ABLATIONS: dict[str, Callable[[ImageSize], Count]] = {
+    "R1": _count_dit_b4,  # DiT-B/4 as published, on pixels
+    "R2": _count_dit_b4,  # + the HDiT paper's trainer
+    "R3": _count_flat,  # + its blocks and mapping network
+    "R4": _count_flat,  # + soft-min-SNR weighting
+    "A": partial(_count_hourglass, "global", False),  # the hourglass
+    "B1": partial(_count_hourglass, "shifted-window", False),
+    "B2": partial(_count_hourglass, "neighborhood", False),
+    "C": _count_e,  # B2 + GEGLU
+    "D": _count_e,  # + axial rotary positions
+    "E": _count_e,  # + soft-min-SNR weighting
+}
+"""The networks of table 1 by their row, each counted at any image size, grown by the paper's rule."""

@@ -1,0 +1,65 @@
+"""The scaling curves as a figure one would print: log-log, told apart by marker and dashes as well as by colour."""
+
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+from hdit_core.flops.scaling import Curve
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PlotFormat = Literal["png", "svg"]
+
+WIDTH_INCHES, HEIGHT_INCHES, DOTS_PER_INCH = 5.5, 3.8, 200
+STYLES: tuple[dict[str, Any], ...] = (
+    {"color": "#0b3c5d", "marker": "o", "linestyle": "-"},
+    {"color": "#c8551b", "marker": "s", "linestyle": "--"},
+)
+SETTINGS = {"font.size": 9, "axes.linewidth": 0.7, "svg.hashsalt": "hdit", "svg.fonttype": "none"}
+
+
+def scaling_plot(curves: Sequence[Curve], plot_format: PlotFormat) -> bytes:
+    """Draw GMACs over the number of pixels, both logarithmic, with each curve's name and exponent beside it.
+
+    Args:
+        curves: one or two, each with at least two sizes of different area.
+        plot_format: what kind of file the bytes are.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(SETTINGS):
+        figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), layout="constrained")
+        axes = figure.add_subplot()
+        for curve, style in zip(curves, STYLES, strict=False):
+            _draw(axes, curve, style)
+        _frame(axes, curves)
+
+        content = io.BytesIO()
+        no_date = {"Date": None} if plot_format == "svg" else None
+        figure.savefig(content, format=plot_format, dpi=DOTS_PER_INCH, metadata=no_date)
+    return content.getvalue()
+
+
+def _draw(axes: "Axes", curve: Curve, style: dict[str, Any]) -> None:
+    points = sorted(zip(curve.pixels, curve.macs, strict=True))
+    axes.loglog(
+        [pixels for pixels, _ in points],
+        [macs / 1e9 for _, macs in points],
+        linewidth=1.4,
+        markersize=4.5,
+        label=f"{curve.name}, $\\propto n^{{{curve.exponent:.2f}}}$",
+        **style,
+    )
+
+
+def _frame(axes: "Axes", curves: Sequence[Curve]) -> None:
+    sizes = sorted({size for curve in curves for size in curve.image_sizes}, key=lambda size: size[0] * size[1])
+    axes.set_xticks([height * width for height, width in sizes], [f"{height}×{width}" for height, width in sizes])
+    axes.minorticks_off()
+    axes.set_xlabel("image of $n$ = height × width pixels")
+    axes.set_ylabel("GMAC, one forward pass on one image")
+    axes.grid(linewidth=0.4, alpha=0.5)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, handlelength=3)
