@@ -106,9 +106,8 @@ def _by_level(model: ModelRecipe, count: Count) -> list[str]:
         layers = f"{level.depth}" if innermost else f"{level.depth}+{level.depth}"
         shape = [f"{index}", _size(model.grid(index, count.image_size)), layers, f"{level.width}", _attention(level)]
         rows.append([*shape, *_work(count.at(index)), _share(count.at(index), count)])
-    rows.append(
-        ["mapping", "", "", f"{model.mapping_width}", "", *_work(count.at(None)), _share(count.at(None), count)]
-    )
+    mapping = count.at(None)
+    rows.append(["mapping", "", "", f"{model.mapping_width}", "", *_work(mapping), _share(mapping, count)])
     return align(rows)
 
 
@@ -136,10 +135,10 @@ def _totals(comparison: Comparison) -> list[str]:
 
 
 def _growth(curve: Curve) -> str:
-    return (
-        f"MACs of {curve.name} grow as pixels^{curve.exponent:.3f} (least squares over all sizes), "
-        f"pixels^{curve.final_exponent:.3f} between the two largest"
-    )
+    growth = f"MACs of {curve.name} grow as pixels^{curve.exponent:.3f}"
+    if len(curve.pixels) == 2:
+        return growth
+    return f"{growth} (least squares over all sizes), pixels^{curve.final_exponent:.3f} between the two largest"
 
 
 def _work(count: Count) -> tuple[str, str, str]:
@@ -147,7 +146,7 @@ def _work(count: Count) -> tuple[str, str, str]:
 
 
 def _giga(number: int) -> str:
-    return f"{number / 1e9:,.3f}"
+    return f"{number / 1e9:,.3f}" if number >= 1e9 else f"{number / 1e9:.4f}"
 
 
 def _share(part: Count, whole: Count) -> str:

@@ -1,13 +1,13 @@
 """The work of a network, from its recipe alone: parameters and multiply-adds by level and operation.
 
-One multiply-add is one MAC; a MAC is two FLOPs. What the HDiT and DiT papers print as "GFLOP" are GMACs. Counts are of one
-forward pass on one image.
+One multiply-add is one MAC; a MAC is two FLOPs. What the HDiT and DiT papers print as "GFLOP" are GMACs. Counts are of
+one forward pass on one image.
 
-Counted are matrix products, and nothing else, by the convention of the reference's own counter, which reproduces every
-count on record to the last digit: each linear layer with its number of rows (the mapping network and the linear layer of
-each AdaRMSNorm too: one row an image), the two products of attention with k x k keys for each query (borders too, since the
-window shifts inwards), window x window, or all. Not counted are norms, rotary positions, softmax, GELU, the Fourier
-features' product, lerps and embedding look-ups.
+Counted are matrix products and nothing else, by the convention of the reference's own counter, whose every count on
+record this reproduces to the last digit: each linear layer with its number of rows (the mapping network and the linear
+layer of each AdaRMSNorm too: one row an image), and the two products of attention, with k x k keys for each query (at
+borders too, since the window shifts inwards), window x window, or all. Not counted are norms, rotary positions,
+softmax, GELU, the Fourier features' product, lerps and embedding look-ups.
 """
 
 from collections.abc import Iterator
@@ -141,9 +141,8 @@ def _merges(model: ModelRecipe, image_size: tuple[int, int]) -> Iterator[Part]:
 
 def _mapping(model: ModelRecipe) -> Part:
     width, depth = model.mapping_width, model.mapping_depth
-    linear = (
-        AUGMENTATION_AND_TIME * width**2 + model.mapping_cond_dim * width + depth * 3 * width * model.mapping_hidden
-    )
+    embeddings = AUGMENTATION_AND_TIME * width**2 + model.mapping_cond_dim * width
+    linear = embeddings + depth * 3 * width * model.mapping_hidden
     norms = (depth + 2) * width
     classes = (model.num_classes + 1) * width if model.num_classes else 0
     return Part(None, "conditioning", linear + norms + classes, linear)

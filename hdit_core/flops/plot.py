@@ -16,11 +16,11 @@ STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#0b3c5d", "marker": "o", "linestyle": "-"},
     {"color": "#c8551b", "marker": "s", "linestyle": "--"},
 )
-SETTINGS = {"font.size": 9, "axes.linewidth": 0.7, "svg.hashsalt": "hdit", "svg.fonttype": "none"}
+SETTINGS: Any = {"font.size": 9, "axes.linewidth": 0.7, "svg.hashsalt": "hdit", "svg.fonttype": "none"}
 
 
 def scaling_plot(curves: Sequence[Curve], plot_format: PlotFormat) -> bytes:
-    """Draw GMACs over the number of pixels, both logarithmic, with each curve's name and exponent beside it.
+    """Draw GMACs over the number of pixels, both logarithmic, with each curve's name and exponents.
 
     Args:
         curves: one or two, each with at least two sizes of different area.
@@ -49,9 +49,14 @@ def _draw(axes: "Axes", curve: Curve, style: dict[str, Any]) -> None:
         [macs / 1e9 for _, macs in points],
         linewidth=1.4,
         markersize=4.5,
-        label=f"{curve.name}, $\\propto n^{{{curve.exponent:.2f}}}$",
+        label=_label(curve),
         **style,
     )
+
+
+def _label(curve: Curve) -> str:
+    overall = f"{curve.name}: $n^{{{curve.exponent:.2f}}}$"
+    return overall if len(curve.pixels) == 2 else f"{overall}, at the end $n^{{{curve.final_exponent:.2f}}}$"
 
 
 def _frame(axes: "Axes", curves: Sequence[Curve]) -> None:
