@@ -3,21 +3,30 @@
 Every mistake is reported at once.
 """
 
-import json
-import math
+import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 import hdit_core
 from hdit_core.errors import RecipeError, did_you_mean
+from hdit_core.recipe.mistakes import mistakes
 from hdit_core.recipe.run import Recipe
 
 MAX_RECIPE_BYTES = 1_000_000
-Keys = tuple[str | int, ...]
+MAX_MISTAKES = 100  # that are printed
+MAX_KEY_PARTS = 32
+
+# tomllib's time grows with the square of the number of a key's parts: 24 s for 30,000 of them.
+_ENDLESS_KEY = re.compile(
+    r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){MAX}""".replace("MAX", str(MAX_KEY_PARTS))
+)
+
+_NOT_UNICODE = re.compile("[\ud800-\udfff]")  # how Python carries bytes of the command line that are not UTF-8
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -71,26 +80,35 @@ def check_recipe(tables: Mapping[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(dict(tables))
     except ValidationError as error:
-        mistakes = [line for detail in error.errors() for line in _mistakes(detail)]
-        raise RecipeError("\n".join(f"{where}: {mistake}" for mistake in mistakes)) from None
+        lines = [f"{where}: {mistake}" for mistake in islice(mistakes(error, tables), MAX_MISTAKES + 1)]
+        lines[MAX_MISTAKES:] = [f"{where}: and more mistakes"] if len(lines) > MAX_MISTAKES else []
+        raise RecipeError("\n".join(lines)) from None
 
 
 def _parse(path: Path) -> dict[str, Any]:
     if (size_bytes := path.stat().st_size) > MAX_RECIPE_BYTES:
         raise RecipeError(f"{path}: {size_bytes} bytes are too many for a recipe (at most {MAX_RECIPE_BYTES})")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        tables = None if _ENDLESS_KEY.search(text) else tomllib.loads(text)
     except RecursionError:
-        raise RecipeError(f"{path}: nested too deeply") from None
+        tables = None
     except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
         raise RecipeError(f"{path}: not a TOML file: {error}") from None
+    if tables is None:
+        raise RecipeError(f"{path}: nested too deeply for a recipe")
+    return tables
 
 
 def _override(tables: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key.strip():
-        raise RecipeError(f"--set {override}: expected table.key=value, for example train.batch_size=64")
     *parents, last = key.strip().split(".")
+    if not equals or not last:
+        raise RecipeError(f"--set {override}: expected table.key=value, for example train.batch_size=64")
+    if len(parents) >= MAX_KEY_PARTS:
+        raise RecipeError(f"--set: a key of {len(parents) + 1} parts; a recipe has at most {MAX_KEY_PARTS}")
+    if _NOT_UNICODE.search(override):
+        raise RecipeError(f"--set {override}: not UTF-8, as a recipe has to be")
     here: Any = tables
     for part in parents:
         here = _enter(here, part, override)
@@ -108,82 +126,17 @@ def _enter(here: Any, part: str, override: str) -> Any:
 
 
 def _place(array: list[Any], part: str, override: str) -> int:
-    if part.isascii() and part.isdigit() and int(part) < len(array):
+    if not array:
+        raise RecipeError(f"--set {override}: the array has no element '{part}', it is empty")
+    if re.fullmatch("[0-9]{1,9}", part) and int(part) < len(array):
         return int(part)
     raise RecipeError(f"--set {override}: expected a place from 0 to {len(array) - 1} in the array, found '{part}'")
 
 
 def _value(text: str) -> Any:
+    """Return what the text means in TOML; the text itself where it means nothing, or more than one value."""
     try:
-        return tomllib.loads(f"value = {text.strip()}")["value"]
+        tables = tomllib.loads(f"value = {text.strip()}")
     except (ValueError, RecursionError):
         return text.strip()
-
-
-def _mistakes(detail: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines of one of pydantic's errors, in our words."""
-    keys: Keys = detail["loc"]
-    key, found = _key(keys), detail["input"]
-    match detail["type"]:
-        case "laws":
-            for inner, problem in detail["ctx"]["problems"]:
-                equals = " = " if problem[:1].isdigit() or problem[:1] == "-" else ": "
-                yield f"{key}.{inner}{equals}{problem}" if key else f"{inner}{equals}{problem}"
-        case "extra_forbidden":
-            valid = _valid_keys(keys[:-1])
-            table = f"table [{_key(keys[:-1])}]" if keys[:-1] else "a recipe"
-            yield f"{key}: unknown key{did_you_mean(str(keys[-1]), valid)} ({table} takes {', '.join(valid)})"
-        case "missing":
-            yield f"{key}: missing; expected {_expectation(keys)}"
-        case "literal_error":
-            expected = detail["ctx"]["expected"]
-            yield f"{key} = {_show(found)}: expected {expected}{did_you_mean(str(found), _choices(keys))}"
-        case _:
-            expected = detail["msg"].removeprefix("Input should be ").removeprefix("Value should be ")
-            yield f"{key} = {_show(found)}: expected {expected}"
-
-
-def _key(keys: Keys) -> str:
-    text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in keys)
-    return text.removeprefix(".")
-
-
-def _show(found: Any) -> str:
-    if isinstance(found, float) and not math.isfinite(found):
-        return str(found)
-    text = json.dumps(found, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _field(keys: Keys) -> Any:
-    """Return pydantic's description of the field at a key path, or None where there is none."""
-    field: Any = None
-    table: Any = Recipe
-    for part in keys:
-        if isinstance(part, int):
-            continue
-        field = table.model_fields.get(part) if table is not None else None
-        table = _table_of(field.annotation) if field is not None else None
-    return field
-
-
-def _table_of(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((table for inner in get_args(annotation) if (table := _table_of(inner))), None)
-
-
-def _valid_keys(keys: Keys) -> list[str]:
-    table = _table_of(_field(keys).annotation) if keys else Recipe
-    return list(table.model_fields) if table is not None else []
-
-
-def _choices(keys: Keys) -> list[str]:
-    return [str(choice) for choice in get_args(_field(keys).annotation)]
-
-
-def _expectation(keys: Keys) -> str:
-    field = _field(keys)
-    if _table_of(field.annotation) is not None and field.description is None:
-        return f"a table [{_key(keys)}]"
-    return field.description or getattr(field.annotation, "__name__", str(field.annotation))
+    return tables["value"] if len(tables) == 1 else text.strip()

@@ -1,0 +1,140 @@
+"""pydantic's errors about a recipe in the words of someone who writes TOML."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from hdit_core.errors import did_you_mean
+from hdit_core.recipe.run import Recipe
+
+LONGEST_SHOWN = 60  # characters of a key or value
+Keys = tuple[str | int, ...]
+
+# pydantic's type of error: what was expected, filled in from the error's context
+EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "string_unicode": "text of Unicode characters",
+    "model_type": "a table",
+    "finite_number": "a finite number",
+    "greater_than": "a number greater than {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number less than {lt}",
+    "less_than_equal": "a number of at most {le}",
+    "too_short": "an array with at least {min_length} in it",
+    "too_long": "an array with at most {max_length} in it",
+    "literal_error": "{expected}",
+}
+
+
+def mistakes(error: ValidationError, tables: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one line for each mistake in a recipe's tables: key path, what was found, what is expected."""
+    said = set()
+    for detail in error.errors():
+        for line in _lines(detail, _as_written(detail["loc"], tables)):
+            if line not in said:
+                said.add(line)
+                yield line
+
+
+def _as_written(keys: Keys, tables: Any) -> Keys:
+    """Return the key path up to where the recipe has it: of `image_size = 0`, pydantic names `image_size[0]`."""
+    here = tables
+    for depth, part in enumerate(keys):
+        if isinstance(part, int) and not isinstance(here, list | tuple):
+            return keys[:depth]
+        if isinstance(here, Mapping):
+            here = here.get(str(part))
+        elif isinstance(part, int) and isinstance(here, list | tuple) and part < len(here):
+            here = here[part]
+    return keys
+
+
+def _lines(detail: Mapping[str, Any], keys: Keys) -> Iterator[str]:
+    key, found = _key(keys), detail["input"]
+    match detail["type"]:
+        case "laws":
+            yield from (_broken_law(key, inner, problem) for inner, problem in detail["ctx"]["problems"])
+        case "extra_forbidden":
+            yield _unknown(keys)
+        case "missing":
+            yield f"{key}: missing; expected {_expectation(keys)}"
+        case "tuple_type":
+            yield f"{key} = {_show(found)}: expected {_array(keys)}"
+        case "too_short" if len(found) >= detail["ctx"]["min_length"]:
+            return  # pydantic counts only the elements that are right; what is wrong with the others is said already
+        case kind:
+            words = EXPECTED.get(kind, detail["msg"].removeprefix("Input should be "))
+            near = did_you_mean(str(found), _choices(keys)) if kind == "literal_error" else ""
+            yield f"{key} = {_show(found)}: expected {words.format(**detail.get('ctx', {}))}{near}"
+
+
+def _broken_law(key: str, inner: str, problem: str) -> str:
+    equals = " = " if problem[:1].isdigit() or problem[:1] == "-" else ": "
+    return f"{key}.{inner}{equals}{problem}" if key else f"{inner}{equals}{problem}"
+
+
+def _unknown(keys: Keys) -> str:
+    valid = _valid_keys(keys[:-1])
+    table = f"table [{_key(keys[:-1])}]" if keys[:-1] else "a recipe"
+    return f"{_key(keys)}: unknown key{did_you_mean(str(keys[-1]), valid)} ({table} takes {', '.join(valid)})"
+
+
+def _key(keys: Iterable[str | int]) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{_cut(part)}" for part in keys).removeprefix(".")
+
+
+def _show(found: Any) -> str:
+    if isinstance(found, float) and not math.isfinite(found):
+        return str(found)
+    return _cut(json.dumps(found, default=str))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
+
+
+def _field(keys: Keys) -> Any:
+    """Return pydantic's description of the field at a key path, or None where there is none."""
+    field: Any = None
+    table: Any = Recipe
+    for part in keys:
+        if isinstance(part, int):
+            continue
+        field = table.model_fields.get(part) if table is not None else None
+        table = _table_of(field.annotation) if field is not None else None
+    return field
+
+
+def _table_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((table for inner in get_args(annotation) if (table := _table_of(inner))), None)
+
+
+def _valid_keys(keys: Keys) -> list[str]:
+    table = _table_of(_field(keys).annotation) if keys else Recipe
+    return list(table.model_fields) if table is not None else []
+
+
+def _choices(keys: Keys) -> list[str]:
+    return [str(choice) for choice in get_args(_field(keys).annotation)]
+
+
+def _array(keys: Keys) -> str:
+    field = _field(keys)
+    return "an array of tables" if _table_of(field.annotation) else field.description or "an array"
+
+
+def _expectation(keys: Keys) -> str:
+    field = _field(keys)
+    if isinstance(keys[-1], int):
+        return f"an array of {len(get_args(field.annotation))}"
+    if _table_of(field.annotation) is not None and field.description is None:
+        return f"a table [{_key(keys)}]"
+    return field.description or {int: "a whole number"}.get(field.annotation, str(field.annotation))
