@@ -1,0 +1,47 @@
+"""Which tokens attend to which: operators, functions of (q, k, v), and the choice of one for a layer.
+
+An operator takes queries, keys and values `[B, H, W, N, D]` and returns as much; logits are the plain products of
+queries and keys, which carry their scale already (see `norm.cosine_scaled`).
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from hdit_core.model.neighborhood import neighborhood_attention
+from hdit_core.model.window import shifted_window_attention
+from hdit_core.recipe.model import LevelRecipe
+
+Operator = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def global_attention(
+    q: Float[Tensor, "B H W N D"], k: Float[Tensor, "B H W N D"], v: Float[Tensor, "B H W N D"]
+) -> Float[Tensor, "B H W N D"]:
+    """Every token attends to every token."""
+    _, height, width, _, _ = q.shape
+    q, k, v = (rearrange(x, "b h w n d -> b n (h w) d") for x in (q, k, v))
+    attended = F.scaled_dot_product_attention(q, k, v, scale=1.0)
+    return rearrange(attended, "b n (h w) d -> b h w n d", h=height, w=width)
+
+
+def attention_operator(level: LevelRecipe, layer: int) -> Operator | None:
+    """Return the operator of a level's layer, None where the level has no attention.
+
+    Args:
+        level: the level's recipe.
+        layer: the layer's place in its level; the way up goes on counting where the way down ended. Shifted windows
+            are shifted, by half a window, in odd layers.
+    """
+    shift = level.window_size // 2 if layer % 2 else 0
+    operators: dict[str, Operator | None] = {
+        "global": global_attention,
+        "neighborhood": partial(neighborhood_attention, kernel_size=level.kernel_size),
+        "shifted-window": partial(shifted_window_attention, window_size=level.window_size, shift=shift),
+        "none": None,
+    }
+    return operators[level.attention]

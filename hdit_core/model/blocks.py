@@ -1,0 +1,74 @@
+"""The two blocks of a transformer layer (HDiT paper, section 3.2, figure 4; hdit-facts 4.8)."""
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hdit_core.model.attention import Operator
+from hdit_core.model.initial import Linear, constant, unset
+from hdit_core.model.norm import AdaRMSNorm, cosine_scaled
+from hdit_core.model.position import Rotation, rotate
+
+INITIAL_LOGIT_SCALE = 10.0
+
+
+def gated(x: Float[Tensor, "*rows F2"]) -> Float[Tensor, "*rows F"]:
+    """GEGLU: the first half of the features times the GELU (the exact one) of the second half."""
+    values, gates = x.chunk(2, dim=-1)
+    return values * F.gelu(gates)
+
+
+class AttentionBlock(nn.Module):
+    """Cosine-similarity attention with rotary positions; which tokens attend to which, the operator says."""
+
+    def __init__(self, width: int, mapping_width: int, head_dim: int, operator: Operator, dropout: float) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.operator = operator
+        self.norm = AdaRMSNorm(width, mapping_width)
+        self.qkv = Linear(width, 3 * width)
+        self.scale = nn.Parameter(unset(width // head_dim))
+        self.dropout = nn.Dropout(dropout)
+        self.out = Linear(width, width, constant(0.0))
+        self.initial = {"scale": constant(INITIAL_LOGIT_SCALE)}
+
+    def forward(
+        self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"], rotation: Rotation | None
+    ) -> Float[Tensor, "B H W C"]:
+        assert rotation is not None
+        qkv = rearrange(self.qkv(self.norm(x, cond)), "b h w (t n d) -> t b h w n d", t=3, d=self.head_dim)
+        query = rotate(cosine_scaled(qkv[0], self.scale), rotation)
+        key = rotate(cosine_scaled(qkv[1], self.scale), rotation)
+        attended = rearrange(self.operator(query, key, qkv[2]), "b h w n d -> b h w (n d)")
+        return x + self.out(self.dropout(attended))
+
+
+class FeedForwardBlock(nn.Module):
+    """A gated feed-forward block."""
+
+    def __init__(self, width: int, mapping_width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = AdaRMSNorm(width, mapping_width)
+        self.up = Linear(width, 2 * hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.down = Linear(hidden, width, constant(0.0))
+
+    def forward(self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"]) -> Float[Tensor, "B H W C"]:
+        return x + self.down(self.dropout(gated(self.up(self.norm(x, cond)))))
+
+
+class TransformerLayer(nn.Module):
+    """Attention, where the level has any, then feed-forward."""
+
+    def __init__(self, attention: AttentionBlock | None, feed_forward: FeedForwardBlock) -> None:
+        super().__init__()
+        self.attention = attention
+        self.feed_forward = feed_forward
+
+    def forward(
+        self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"], rotation: Rotation | None
+    ) -> Float[Tensor, "B H W C"]:
+        if self.attention is not None:
+            x = self.attention(x, cond, rotation)
+        return self.feed_forward(x, cond)

@@ -1,0 +1,127 @@
+"""Noise level, augmentation, class and an extra vector become one conditioning vector (hdit-facts 4.9)."""
+
+import math
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hdit_core.model.blocks import gated
+from hdit_core.model.initial import Linear, constant, standard_normal, unset
+from hdit_core.model.norm import RMSNorm
+from hdit_core.model.position import FixedTensor
+from hdit_core.recipe.model import ModelRecipe
+
+AUGMENT_FEATURES = 9
+
+
+class FourierFeatures(FixedTensor):
+    """`[cos(2 pi W z), sin(2 pi W z)]`; W is random, fixed, and part of a checkpoint: without it that is worthless."""
+
+    frequencies: Tensor
+
+    def __init__(self, features_in: int, features_out: int) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", unset(features_out // 2, features_in))
+        self.initial = {"frequencies": standard_normal}
+
+    def forward(self, z: Float[Tensor, "B E"]) -> Float[Tensor, "B M"]:
+        # a sum and no matrix product: autocast would round the angles of one to 16 bits
+        angles = (rearrange(z, "b e -> b 1 e") * self.frequencies).sum(-1) * (2 * math.pi)
+        return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class MappingBlock(nn.Module):
+    """A gated feed-forward block on the conditioning vector."""
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = RMSNorm(width)
+        self.up = Linear(width, 2 * hidden)
+        self.dropout = nn.Dropout(dropout)
+        self.down = Linear(hidden, width, constant(0.0))
+
+    def forward(self, x: Float[Tensor, "B M"]) -> Float[Tensor, "B M"]:
+        return x + self.down(self.dropout(gated(self.up(self.norm(x)))))
+
+
+class MappingNetwork(nn.Module):
+    """The blocks between two norms."""
+
+    def __init__(self, width: int, depth: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.in_norm = RMSNorm(width)
+        self.blocks = nn.ModuleList(MappingBlock(width, hidden, dropout) for _ in range(depth))
+        self.out_norm = RMSNorm(width)
+
+    def forward(self, x: Float[Tensor, "B M"]) -> Float[Tensor, "B M"]:
+        x = self.in_norm(x)
+        for block in self.blocks:
+            x = block(x)
+        return self.out_norm(x)
+
+
+class ClassTable(nn.Module):
+    """One learned vector a class, and a last one for "no class"."""
+
+    def __init__(self, num_classes: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(unset(num_classes + 1, width))
+        self.initial = {"weight": standard_normal}
+
+    def forward(self, class_ids: Int64[Tensor, " B"]) -> Float[Tensor, "B M"]:
+        return F.embedding(class_ids, self.weight)
+
+
+class Conditioning(nn.Module):
+    """The whole of it: a sum of embeddings, mapped."""
+
+    def __init__(self, recipe: ModelRecipe) -> None:
+        super().__init__()
+        width = recipe.mapping_width
+        self.time_features = FourierFeatures(1, width)
+        self.time_in = Linear(width, width)
+        self.augment_features = FourierFeatures(AUGMENT_FEATURES, width)
+        self.augment_in = Linear(width, width)
+        self.classes = ClassTable(recipe.num_classes, width) if recipe.num_classes else None
+        self.vector_in = Linear(recipe.mapping_cond_dim, width) if recipe.mapping_cond_dim else None
+        self.mapping = MappingNetwork(width, recipe.mapping_depth, recipe.mapping_hidden, recipe.mapping_dropout)
+
+    def forward(
+        self,
+        sigma: Float[Tensor, " B"],
+        class_ids: Int64[Tensor, " B"] | None,
+        augment_cond: Float[Tensor, "B 9"] | None,
+        mapping_cond: Float[Tensor, "B E"] | None,
+    ) -> Float[Tensor, "B M"]:
+        """Return the conditioning vector of each image; see `HourglassTransformer.forward`."""
+        dtype = self.time_in.weight.dtype
+
+        # the noise level, as ln(sigma) / 4
+        time = self.time_features(rearrange(sigma.log() / 4, "b -> b 1").to(self.time_features.frequencies.dtype))
+        cond = self.time_in(time.to(dtype))
+
+        # no augmentation is an embedding too, and not zero: the cosines of 0 are 1
+        if augment_cond is None:
+            augment_cond = sigma.new_zeros(len(sigma), AUGMENT_FEATURES)
+        augment = self.augment_features(augment_cond.to(self.augment_features.frequencies.dtype))
+        cond = cond + self.augment_in(augment.to(dtype))
+
+        if self.classes is not None:
+            cond = cond + self.classes(_given("class_ids", class_ids))
+        elif class_ids is not None:
+            raise ValueError("class_ids given to a network without classes")
+
+        if self.vector_in is not None:
+            cond = cond + self.vector_in(_given("mapping_cond", mapping_cond).to(dtype))
+        elif mapping_cond is not None:
+            raise ValueError("mapping_cond given to a network that takes none")
+        return self.mapping(cond)
+
+
+def _given(name: str, value: Tensor | None) -> Tensor:
+    if value is None:
+        raise ValueError(f"the network is conditioned on {name}; expected a tensor, found None")
+    return value

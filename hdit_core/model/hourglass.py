@@ -1,0 +1,148 @@
+"""The Hourglass Diffusion Transformer (HDiT paper, section 3, figure 3; hdit-facts 4)."""
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hdit_core.model.attention import attention_operator
+from hdit_core.model.blocks import AttentionBlock, FeedForwardBlock, TransformerLayer
+from hdit_core.model.conditioning import Conditioning
+from hdit_core.model.initial import constant
+from hdit_core.model.norm import RMSNorm
+from hdit_core.model.position import AxialRotary, Rotation, coarser, grid_positions
+from hdit_core.model.tokens import SkipSplit, TokenMerge, TokenSplit
+from hdit_core.randomness import stream
+from hdit_core.recipe.model import LevelRecipe, ModelRecipe
+
+
+def transformer_layer(level: LevelRecipe, mapping_width: int, place: int) -> TransformerLayer:
+    """Build one layer of a level; `place` counts from 0 on the way down and goes on on the way up."""
+    operator = attention_operator(level, place)
+    attention = operator and AttentionBlock(level.width, mapping_width, level.head_dim, operator, level.dropout)
+    return TransformerLayer(attention, FeedForwardBlock(level.width, mapping_width, level.hidden, level.dropout))
+
+
+class HourglassTransformer(nn.Module):
+    """The network F of the preconditioned denoiser: tokens get fewer and wider on the way in, and come back.
+
+    Its tensors are NaN until `initialize` or `load_state_dict` fills them. It computes in the dtype of its weights.
+
+    Attributes:
+        activation_checkpointing: compute each layer's activations again in the backward pass instead of keeping them.
+    """
+
+    def __init__(self, recipe: ModelRecipe) -> None:
+        super().__init__()
+        *outer, inner = recipe.levels
+        mapping_width = recipe.mapping_width
+        widths = [level.width for level in recipe.levels]
+        self.recipe = recipe
+        self.activation_checkpointing = False
+
+        self.conditioning = Conditioning(recipe)
+        self.rotary = nn.ModuleDict(
+            {
+                str(index): AxialRotary(level.heads, level.head_dim)
+                for index, level in enumerate(recipe.levels)
+                if level.attention != "none"
+            }
+        )
+        self.patch_in = TokenMerge(recipe.channels, widths[0], recipe.patch_size)
+        self.down = nn.ModuleList(_layers(level, mapping_width, 0) for level in outer)
+        self.merges = nn.ModuleList(TokenMerge(widths[i], widths[i + 1], (2, 2)) for i in range(len(outer)))
+        self.middle = _layers(inner, mapping_width, 0)
+        self.splits = nn.ModuleList(SkipSplit(widths[i + 1], widths[i]) for i in range(len(outer)))
+        self.up = nn.ModuleList(_layers(level, mapping_width, level.depth) for level in outer)
+        self.out_norm = RMSNorm(widths[0])
+        self.patch_out = TokenSplit(widths[0], recipe.channels, recipe.patch_size, constant(0.0))
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        sigma: Float[Tensor, " B"],
+        class_ids: Int64[Tensor, " B"] | None = None,
+        augment_cond: Float[Tensor, "B 9"] | None = None,
+        mapping_cond: Float[Tensor, "B E"] | None = None,
+    ) -> Float[Tensor, "B C H W"]:
+        """Return the network's raw output.
+
+        Args:
+            x: noised images, already scaled by c_in. Other sizes than the recipe's are taken where
+                `ModelRecipe.size_problems` has nothing to say.
+            sigma: noise level of each image, > 0; the network forms ln(sigma) / 4 itself.
+            class_ids: class of each image, `num_classes` for none; needed if and only if the network has classes.
+            augment_cond: what was done to each image (nine numbers, see `data/augment.py`); None: nothing, zeros.
+            mapping_cond: the extra conditioning vector, E = `mapping_cond_dim`; needed if and only if that is not 0.
+
+        Raises:
+            ValueError: the size does not fit, or conditioning is missing or not known to the network.
+        """
+        height, width = x.shape[-2:]
+        if (height, width) != self.recipe.image_size:
+            self._check_size(height, width)
+        dtype = self.patch_in.proj.weight.dtype
+        cond = self.conditioning(sigma, class_ids, augment_cond, mapping_cond)
+        rotations = self._rotations(height, width)
+
+        tokens = self.patch_in(rearrange(x.to(dtype), "b c h w -> b h w c"))
+
+        # down: each level, then fewer and wider tokens
+        skips = []
+        for layers, merge, rotation in zip(self.down, self.merges, rotations, strict=False):
+            tokens = self._run(layers, tokens, cond, rotation)
+            skips.append(tokens)
+            tokens = merge(tokens)
+
+        tokens = self._run(self.middle, tokens, cond, rotations[-1])
+
+        # up: more and narrower tokens, the skip, then the level
+        for layers, split, rotation in reversed(list(zip(self.up, self.splits, rotations, strict=False))):
+            tokens = split(tokens, skips.pop())
+            tokens = self._run(layers, tokens, cond, rotation)
+
+        images = self.patch_out(self.out_norm(tokens))
+        return rearrange(images, "b h w c -> b c h w").to(x.dtype)
+
+    def _rotations(self, height: int, width: int) -> list[Rotation | None]:
+        """Return the rotary angles of each level, outermost first, once for all of its layers."""
+        frequencies = self.conditioning.time_features.frequencies
+        positions = grid_positions(*self.recipe.grid(0, (height, width)), like=frequencies)
+        rotations: list[Rotation | None] = []
+        for index in range(len(self.recipe.levels)):
+            positions = coarser(positions) if index else positions
+            rotations.append(self.rotary[str(index)](positions) if str(index) in self.rotary else None)
+        return rotations
+
+    def _run(self, layers: nn.Module, x: Tensor, cond: Tensor, rotation: Rotation | None) -> Tensor:
+        for layer in layers.children():
+            if self.activation_checkpointing and torch.is_grad_enabled():
+                x = checkpoint(layer, x, cond, rotation, use_reentrant=False)
+            else:
+                x = layer(x, cond, rotation)
+        return x
+
+    def _check_size(self, height: int, width: int) -> None:
+        if problems := list(self.recipe.size_problems((height, width))):
+            raise ValueError(f"images of {height}x{width} do not fit the network: {': '.join(problems[0])}")
+
+
+def _layers(level: LevelRecipe, mapping_width: int, first: int) -> nn.ModuleList:
+    return nn.ModuleList(transformer_layer(level, mapping_width, first + i) for i in range(level.depth))
+
+
+@torch.no_grad()
+def initialize(network: nn.Module, seed: int) -> None:
+    """Fill every parameter and buffer from its own random stream, named after it.
+
+    So the order of the modules, the device and the dtype do not matter. At first the network's output is zero.
+
+    Args:
+        network: on any device but meta (use `to_empty` before).
+        seed: the run's.
+    """
+    for path, module in network.named_modules():
+        for key, initial in getattr(module, "initial", {}).items():
+            name, tensor = f"{path}.{key}".lstrip("."), getattr(module, key)
+            tensor.copy_(torch.from_numpy(initial(stream(seed, f"init {name}", 0), tensor.shape)))

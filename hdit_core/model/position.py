@@ -1,0 +1,81 @@
+"""Where a token is, and the axial rotary embedding of it (HDiT paper, section 3.3; hdit-facts 4.5 and 4.6)."""
+
+import math
+from collections.abc import Callable
+from typing import Self
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from hdit_core.model.initial import Shape, unset
+from hdit_core.model.norm import wide
+
+Rotation = tuple[Tensor, Tensor]  # cosines and sines, [H, W, N, D / 4] each
+
+
+def grid_positions(height: int, width: int, like: Tensor) -> Float[Tensor, "H W 2"]:
+    """Return the centre (y, x) of each cell: the longer side spans [-1, 1], the shorter one as much as is its share."""
+    longer = max(height, width)
+    y, x = (
+        (2 * torch.arange(cells, dtype=like.dtype, device=like.device) + 1 - cells) / longer
+        for cells in (height, width)
+    )
+    return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1)
+
+
+def coarser(positions: Float[Tensor, "H W 2"]) -> Float[Tensor, "H2 W2 2"]:
+    """Return the positions of the merged tokens: the mean of their 2 x 2."""
+    return reduce(positions, "(h 2) (w 2) yx -> h w yx", "mean")
+
+
+def rotary_frequencies(numbers: np.random.Generator, shape: Shape) -> np.ndarray:
+    """Return N x K frequencies from pi up to, not including, 10 pi, evenly spaced in the logarithm, heads interleaved.
+
+    They are not random: the stream is there because every tensor gets one.
+    """
+    heads, count = shape
+    step = np.arange(count)[None, :] * heads + np.arange(heads)[:, None]
+    return (math.pi * 10 ** (step / (heads * count))).astype(np.float32)
+
+
+class FixedTensor(nn.Module):
+    """A module with buffers that are never rounded to 16 bits, however the network is cast.
+
+    A frequency of 10 pi in bfloat16 is wrong by 0.06 radians.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def keep_wide(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == wide(moved.dtype) else tensor.to(moved.device)
+
+        return super()._apply(keep_wide, recurse)
+
+
+class AxialRotary(FixedTensor):
+    """The rotation of one level's queries and keys; its frequencies are part of a checkpoint."""
+
+    frequencies: Tensor
+
+    def __init__(self, heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("frequencies", unset(heads, head_dim // 8))
+        self.initial = {"frequencies": rotary_frequencies}
+
+    def forward(self, positions: Float[Tensor, "H W 2"]) -> Rotation:
+        """Return cosines and sines of y times each frequency, then of x times each: `[H, W, N, D/4]`."""
+        angles = rearrange(positions, "h w yx -> h w 1 yx 1") * rearrange(self.frequencies, "n k -> n 1 k")
+        angles = rearrange(angles, "h w n yx k -> h w n (yx k)")
+        return angles.cos(), angles.sin()
+
+
+def rotate(x: Float[Tensor, "B H W N D"], rotation: Rotation) -> Float[Tensor, "B H W N D"]:
+    """Rotate the first half of each head's features, split in two halves of D/4; the second half stays as it is."""
+    cos, sin = rotation
+    quarter = x.shape[-1] // 4
+    first, second, rest = x.split((quarter, quarter, x.shape[-1] - 2 * quarter), dim=-1)
+    turned = (first * cos - second * sin, second * cos + first * sin)
+    return torch.cat([part.to(x.dtype) for part in turned] + [rest], dim=-1)
