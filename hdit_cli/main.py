@@ -60,9 +60,9 @@ class CommandGroup(TyperGroup):
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
-        except BrokenPipeError:
-            if not _nobody_reads_stdout():
-                raise
+        except BrokenPipeError as error:
+            if not _nobody_reads_stdout():  # a bug, which Typer would take for the reader's leaving and hide
+                raise RuntimeError("a pipe to another process broke") from error
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(NOBODY_READS) from None
         return result

@@ -12,8 +12,8 @@ import typer
 from hdit_core.errors import UsageError
 
 
-def _recipe_names(incomplete: str) -> list[str]:
-    """Complete the name of a shipped recipe; the shell itself completes paths."""
+def recipe_names(incomplete: str) -> list[str]:
+    """Return the shipped recipes of which the name begins so; the shell itself completes paths."""
     from hdit_core.recipe.read import shipped_recipes
 
     return [name for name in shipped_recipes() if name.startswith(incomplete)]
@@ -24,7 +24,7 @@ RecipeArgument = Annotated[
     typer.Argument(
         metavar="RECIPE",
         help="TOML file, or the name of a shipped recipe (hdit recipe list).",
-        autocompletion=_recipe_names,
+        autocompletion=recipe_names,
         show_default=False,
     ),
 ]

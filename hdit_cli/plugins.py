@@ -10,7 +10,6 @@ where `app` is a `typer.Typer(add_completion=False)`. One command in it makes `h
 through the same door. `hdit --help` loads every such module, so a module imports what is heavy inside its functions.
 """
 
-from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -37,10 +36,10 @@ class BrokenCommand(TyperCommand):
         raise UsageError(f"hdit {self.name}: {self.reason}")
 
 
-def offered(points: Iterable[EntryPoint] | None = None) -> Offers:
-    """Return every offered name, sorted, with its entry points; by default those of all installed packages."""
+def offered() -> Offers:
+    """Return every name that an installed package offers, sorted, with its entry points."""
     offers: Offers = {}
-    for point in sorted(entry_points(group=GROUP) if points is None else points, key=lambda point: point.name):
+    for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, _origin(point))):
         offers.setdefault(point.name, []).append(point)
     return offers
 
@@ -49,17 +48,16 @@ def load_command(name: str, points: list[EntryPoint]) -> Any:
     """Return the command behind a name: a Typer command or group, or a `BrokenCommand` that says what is wrong."""
     if len(points) > 1:
         return BrokenCommand(name, f"offered by {' and by '.join(map(_origin, points))}; uninstall all but one")
-    point = points[0]
     try:
-        app = point.load()
+        return _command(name, points[0].load())
     except (Exception, SystemExit) as error:  # whatever goes wrong in a plugin stays there
-        return BrokenCommand(name, f"{_origin(point)} does not load: {type(error).__name__}: {error}")
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return BrokenCommand(name, f"{_origin(points[0])} does not load: {reason}")
+
+
+def _command(name: str, app: Any) -> Any:
     if not isinstance(app, typer.Typer):
-        return BrokenCommand(name, f"{_origin(point)} is of type {type(app).__name__}, expected a typer.Typer")
-    return _command(name, app)
-
-
-def _command(name: str, app: typer.Typer) -> Any:
+        raise TypeError(f"expected a typer.Typer, found {type(app).__name__}")
     app.rich_markup_mode = None  # one look for all, and `[height, width]` in a help text is no markup
     app._add_completion = False  # `hdit` itself offers it
     command = get_command(app)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from hdit_cli.console import emit, note
-from hdit_cli.options import JsonOption, RecipeArgument, SetOption
+from hdit_cli.options import JsonOption, RecipeArgument, SetOption, recipe_names
 from hdit_core.errors import RecipeError, UsageError
 
 app = typer.Typer(add_completion=False, help="List, show, check and copy recipes.")
@@ -50,7 +50,12 @@ def schema() -> None:
 
 @app.command()
 def check(
-    recipes: Annotated[list[str], typer.Argument(metavar="RECIPE...", help="TOML files, or names of shipped recipes.")],
+    recipes: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RECIPE...", help="TOML files, or names of shipped recipes.", autocompletion=recipe_names
+        ),
+    ],
     overrides: SetOption = None,
 ) -> None:
     """Check recipes and report every mistake in each."""

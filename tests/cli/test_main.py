@@ -1,0 +1,138 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+from hdit_cli.main import main
+
+RUN = [sys.executable, "-c", "import sys; from hdit_cli.main import main; sys.exit(main())"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        ("HditError", 1),
+        ("UsageError", 2),
+        ("RecipeError", 2),
+        ("DataError", 3),
+        ("CheckpointError", 4),
+        ("NumericalError", 5),
+    ],
+)
+def test_an_error_of_a_user_is_one_line_and_the_exit_code_of_its_kind(install_body, capsys, kind, code):
+    install_body(f"from hdit_core.errors import {kind}\nraise {kind}('faces/a.tar: cut short')")
+    assert main(["act"]) == code
+    assert capsys.readouterr() == ("", "hdit: error: faces/a.tar: cut short\n")
+
+
+def test_stopping_early_is_no_error_but_exit_code_75(install_body, capsys):
+    install_body("from hdit_core.errors import StoppedEarly\nraise StoppedEarly('saved at 640 images')")
+    assert main(["act"]) == 75
+    assert capsys.readouterr().err == "hdit: stopped early: saved at 640 images\n"
+
+
+def test_every_mistake_of_a_recipe_has_its_line(install_body, capsys):
+    install_body(r"from hdit_core.errors import RecipeError; raise RecipeError('one\ntwo')")
+    assert main(["act"]) == 2
+    assert capsys.readouterr().err == "hdit: error: one\nhdit: error: two\n"
+
+
+def test_a_file_name_cannot_break_out_of_the_line_or_recolour_the_terminal(install_body, capsys):
+    install_body(r"from hdit_core.errors import DataError; raise DataError('a\n\x1b[31m\x07b\u202e\udcff.jpg: bad')")
+    assert main(["act"]) == 3
+    assert capsys.readouterr().err == "hdit: error: a\\n\\x1b[31m\\x07b\\u202e\\udcff.jpg: bad\n"
+
+
+def test_a_misspelt_option_cannot_recolour_the_terminal(install_body, capsys):
+    install_body("pass")
+    assert main(["act", "--\x1b[31m"]) == 2
+    assert main(["\x1b[31m"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_what_the_machine_refuses_is_one_line_that_names_the_file(install_body, capsys):
+    install_body("open('no-such-folder/file')")
+    assert main(["act"]) == 1
+    assert capsys.readouterr().err == "hdit: error: no-such-folder/file: No such file or directory\n"
+
+
+def test_a_full_disk_is_one_line(install_body, capsys):
+    install_body("import errno, os\nraise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))")
+    assert main(["act"]) == 1
+    assert capsys.readouterr().err == "hdit: error: No space left on device\n"
+
+
+@pytest.mark.parametrize("bug", ["KeyError('x')", "OSError(9, 'Bad file descriptor')", "BrokenPipeError(32, 'worker')"])
+def test_a_bug_keeps_its_traceback(install_body, bug):
+    install_body(f"raise {bug}")
+    with pytest.raises((KeyError, OSError, RuntimeError)):
+        main(["act"])
+
+
+def test_an_interrupt_ends_quietly_with_130(install_body, capsys):
+    install_body("raise KeyboardInterrupt")
+    assert main(["act"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_command_may_end_with_a_code_of_its_own(install_body):
+    install_body("raise typer.Exit(75)")
+    assert main(["act"]) == 75
+
+
+def test_what_a_command_returns_is_no_exit_code_unless_it_is_a_number(install_body):
+    install_body("return 'done'")
+    assert main(["act"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["recip"], "no command 'recip'; did you mean 'recipe'? (see 'hdit --help')"),
+        (["xyzzy"], "no command 'xyzzy'; there are convert, eval-fid, flops, prepare-data, recipe, sample, train"),
+        (["recipe", "lsit"], "no such command 'lsit'. Did you mean 'list'? (see 'hdit recipe --help')"),
+        (["recipe", "show", "--jsn"], "no such option: --jsn; did you mean '--json'? (see 'hdit recipe show --help')"),
+        (["--vresion"], "no such option: --vresion; did you mean '--version'? (see 'hdit --help')"),
+        (["recipe", "show"], "missing argument 'RECIPE' (see 'hdit recipe show --help')"),
+        (["recipe"], "missing command (see 'hdit recipe --help')"),
+    ],
+)
+def test_wrong_usage_is_one_line_with_the_nearest_word_and_exit_code_2(capsys, args, message):
+    assert main(args) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith(f"hdit: error: {message}")
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+def test_a_value_of_the_wrong_type_is_one_line(install_body, capsys):
+    install_body("pass")
+    assert main(["act", "--count", "many"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("hdit: error: invalid value for '--count'")
+    assert err.count("\n") == 1
+
+
+def test_hdit_alone_shows_the_help_on_stderr(capsys):
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "recipe" in err
+
+
+def test_the_version_is_the_installed_one(capsys):
+    from importlib.metadata import version
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"hdit {version('hdit-toolkit')}\n"
+
+
+@pytest.mark.parametrize("args", [["recipe", "list"], ["--help"]])
+def test_a_reader_that_goes_away_ends_the_command_without_a_word(args):
+    reading, writing = os.pipe()
+    os.close(reading)
+    run = subprocess.run([*RUN, *args], stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert run.stderr == ""
+    assert run.returncode != 0
