@@ -16,7 +16,7 @@ STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#0b3c5d", "marker": "o", "linestyle": "-"},
     {"color": "#c8551b", "marker": "s", "linestyle": "--"},
 )
-SETTINGS: Any = {"font.size": 9, "axes.linewidth": 0.7, "svg.hashsalt": "hdit", "svg.fonttype": "none"}
+SETTINGS: Any = {"font.size": 9, "axes.linewidth": 0.7, "svg.hashsalt": "hdit"}
 
 
 def scaling_plot(curves: Sequence[Curve], plot_format: PlotFormat) -> bytes:

@@ -1,0 +1,112 @@
+"""The same count taken by torch on the network itself, as a check of the closed forms; on the meta device, so for free.
+
+Two traps lie here. The counter sees no work in fused attention on a CPU, so attention runs as plain products. And the
+tiles of neighborhood attention compute products that their mask throws away, so what such a level's attention itself
+costs is not measured but taken from the closed form.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from hdit_core.flops.count import Operation, count
+from hdit_core.model.blocks import TransformerLayer
+from hdit_core.model.hourglass import HourglassTransformer
+from hdit_core.model.initial import LEAST_ROWS
+from hdit_core.recipe.model import ModelRecipe
+
+Place = tuple[int | None, Operation]
+
+FLOPS_PER_MAC = 2
+WAYS = ("down", "up")
+BATCH = LEAST_ROWS  # with fewer images the products of one row an image would be padded, and counted so
+
+
+def measured_macs(model: ModelRecipe, image_size: tuple[int, int] | None = None) -> dict[Place, int]:
+    """Return the multiply-adds of one forward pass on one image, by level (None: the mapping network) and operation.
+
+    Args:
+        model: the network.
+        image_size: rows and columns in pixels; by default the recipe's.
+    """
+    image_size = image_size or model.image_size
+    with torch.device("meta"):
+        network = HourglassTransformer(model)
+    for index, level in enumerate(model.levels):
+        if level.attention == "neighborhood":
+            _skip_attention(layer for _, layer in _layers(network, index))
+
+    flops = _flops_by_module(network, image_size)
+    macs: dict[Place, int] = {}
+    for place, name in _places(network):
+        macs[place] = macs.get(place, 0) + flops.get(name, 0) // FLOPS_PER_MAC
+    assert sum(macs.values()) * FLOPS_PER_MAC == flops["Global"], "work outside of the modules that are known here"
+    return {place: found + _from_closed_form(place, model, image_size) for place, found in macs.items()}
+
+
+def _skip_attention(layers: Iterator[TransformerLayer]) -> None:
+    for layer in layers:
+        assert layer.attention is not None
+        layer.attention.operator = lambda query, key, value: value
+
+
+def _from_closed_form(place: Place, model: ModelRecipe, image_size: tuple[int, int]) -> int:
+    """Return what `_skip_attention` has left out at this place."""
+    level, operation = place
+    if level is None or operation != "attention" or model.levels[level].attention != "neighborhood":
+        return 0
+    return count(model, image_size).at(level).of("attention").macs
+
+
+def _flops_by_module(network: HourglassTransformer, image_size: tuple[int, int]) -> dict[str, int]:
+    """Return one image's FLOPs in each module, by its name; what a block attends with stands under `NAME.attend`."""
+    model = network.recipe
+    with torch.device("meta"), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        network(
+            torch.empty(BATCH, model.channels, *image_size),
+            torch.empty(BATCH),
+            _if(model.num_classes, torch.empty(BATCH, dtype=torch.int64)),
+            mapping_cond=_if(model.mapping_cond_dim, torch.empty(BATCH, model.mapping_cond_dim)),
+        )
+    prefix = f"{type(network).__name__}."
+    flops = {name.removeprefix(prefix): sum(by.values()) // BATCH for name, by in counter.get_flop_counts().items()}
+    for name in [name for name in flops if name.endswith(".attention")]:
+        inside = sum(flops.get(f"{name}.{part}", 0) for part in ("norm", "qkv", "out"))
+        flops[f"{name}.attend"] = flops[name] - inside
+    return flops
+
+
+def _if(wanted: int, tensor: Tensor) -> Tensor | None:
+    return tensor if wanted else None
+
+
+def _layers(network: HourglassTransformer, level: int) -> Iterator[tuple[str, TransformerLayer]]:
+    """Yield the layers of a level with their names, the way down first."""
+    innermost = level == len(network.recipe.levels) - 1
+    ways = {"middle": network.middle} if innermost else {f"{way}.{level}": getattr(network, way)[level] for way in WAYS}
+    for name, layers in ways.items():
+        for index, layer in enumerate(layers):
+            yield f"{name}.{index}", layer
+
+
+def _places(network: HourglassTransformer) -> Iterator[tuple[Place, str]]:
+    """Yield where the work of each module belongs."""
+    yield (None, "conditioning"), "conditioning"
+    yield (0, "patches"), "patch_in"
+    yield (0, "patches"), "patch_out"
+    for level in range(len(network.recipe.levels)):
+        if level < len(network.merges):
+            yield (level, "merges and splits"), f"merges.{level}"
+            yield (level, "merges and splits"), f"splits.{level}"
+        for name, layer in _layers(network, level):
+            yield (level, "conditioning"), f"{name}.feed_forward.norm"
+            yield (level, "feed-forward"), f"{name}.feed_forward.up"
+            yield (level, "feed-forward"), f"{name}.feed_forward.down"
+            if layer.attention is not None:
+                yield (level, "conditioning"), f"{name}.attention.norm"
+                yield (level, "attention projections"), f"{name}.attention.qkv"
+                yield (level, "attention projections"), f"{name}.attention.out"
+                yield (level, "attention"), f"{name}.attention.attend"

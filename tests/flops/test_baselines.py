@@ -1,0 +1,100 @@
+"""Every GFLOP (a GMAC, as it turns out) that the HDiT and DiT papers print."""
+
+import pytest
+
+from hdit_core.flops.baselines import ABLATIONS, DIT_B4, HDIT_B4, count_dit, dit, grown
+from hdit_core.flops.count import count
+from hdit_core.recipe.read import read_recipe
+
+SIZES = (128, 256, 512, 1024)
+
+# Table 1; the last column is not printed there and comes from the closed form of hdit-facts 4.14.
+TABLE_1 = {
+    "R1": (106, 657, 6_341, 84_736),
+    "R2": (106, 657, 6_341, 84_736),
+    "R3": (106, 657, 6_341, 84_736),
+    "R4": (106, 657, 6_341, 84_736),
+    "A": (32, 114, 1_060, 14_739),
+    "B1": (29, 60, 185, 683),
+    "B2": (29, 60, 184, 679),
+    "C": (31, 65, 198, 732),
+    "D": (31, 65, 198, 732),
+    "E": (31, 65, 198, 732),
+}
+
+# The same without the work on the conditioning, which does not depend on the size (hdit-facts 1.1).
+CLOSED_FORM = {
+    "R3": (106.4, 657.4, 6340.6, 84735.9),
+    "A": (32.1, 114.0, 1059.9, 14739.0),
+    "B1": (29.1, 60.2, 184.7, 682.6),
+    "B2": (29.1, 60.0, 183.7, 678.6),
+    "E": (31.3, 64.7, 198.1, 731.6),
+}
+
+
+@pytest.mark.parametrize("row", TABLE_1)
+def test_every_gflop_of_table_1_comes_out_to_the_printed_digit(row):
+    assert tuple(round(ABLATIONS[row]((px, px)).macs / 1e9) for px in SIZES) == TABLE_1[row]
+
+
+@pytest.mark.parametrize("row", CLOSED_FORM)
+def test_the_closed_form_comes_out_to_one_decimal_without_conditioning(row):
+    counts = [ABLATIONS[row]((px, px)) for px in SIZES]
+
+    assert tuple(round((c.macs - c.of("conditioning").macs) / 1e9, 1) for c in counts) == CLOSED_FORM[row]
+
+
+def test_the_percentages_of_table_1_come_out():
+    saved = {
+        (row, px): round(100 * (ABLATIONS[row]((px, px)).macs / ABLATIONS["R1"]((px, px)).macs - 1))
+        for row in ("A", "B1", "B2", "E")
+        for px in (256, 512)
+    }
+
+    assert saved == {
+        ("A", 256): -83, ("A", 512): -83, ("B1", 256): -91, ("B1", 512): -97,
+        ("B2", 256): -91, ("B2", 512): -97, ("E", 256): -90, ("E", 512): -97,
+    }  # fmt: skip
+
+
+def test_at_a_megapixel_hdit_needs_less_than_a_hundredth_of_dit():
+    assert ABLATIONS["E"]((1024, 1024)).macs < 0.01 * ABLATIONS["R1"]((1024, 1024)).macs
+
+
+def test_parameters_of_the_ablation_lie_where_the_paper_says():
+    """Section 1.3 of hdit-facts: DiT about 130M, HDiT 105M to 120M."""
+    assert round(ABLATIONS["R1"]((128, 128)).parameters / 1e6) == 130
+    assert all(105e6 < ABLATIONS[row]((128, 128)).parameters < 120e6 for row in ("A", "B1", "B2", "C", "D", "E"))
+
+
+def test_hdit_b4_is_the_network_of_the_recipe_imagenet128():
+    assert count(HDIT_B4) == count(read_recipe("imagenet128").model)
+
+
+GROWN = {(64, 64): 2, (128, 128): 2, (128, 256): 2, (256, 256): 3, (256, 512): 3, (512, 512): 4, (2048, 2048): 6}
+
+
+@pytest.mark.parametrize(("image_size", "levels"), list(GROWN.items()))
+def test_growing_copies_the_outermost_level_once_for_each_doubling(image_size, levels):
+    model = grown(HDIT_B4, image_size)
+
+    assert model.image_size == image_size
+    assert model.levels == (HDIT_B4.levels[0],) * (levels - 1) + HDIT_B4.levels[-1:]
+    assert not list(model.size_problems(image_size))
+
+
+# The DiT paper's own counts, in latents of 4 channels with learned variance; its counter takes some norms in.
+@pytest.mark.parametrize(("latents", "gflop"), [(32, 118.64), (64, 524.60)])
+def test_dit_xl_2_counts_as_in_its_own_paper(latents, gflop):
+    counted = count_dit(dit("XL/2", channels=4, learned_variance=True), (latents, latents))
+
+    assert counted.macs / 1e9 == pytest.approx(gflop, rel=2e-4)
+    assert round(counted.parameters / 1e6) == 675
+
+
+def test_dit_is_quadratic_in_its_attention_and_linear_in_everything_that_sees_tokens():
+    once, four_times = count_dit(DIT_B4, (64, 128)), count_dit(DIT_B4, (128, 256))
+
+    assert 16 * once.of("attention").macs == four_times.of("attention").macs
+    assert 4 * once.of("feed-forward").macs == four_times.of("feed-forward").macs
+    assert once.of("conditioning").macs == four_times.of("conditioning").macs

@@ -1,0 +1,51 @@
+"""The closed forms against torch's own count of the network that is trained."""
+
+import pytest
+
+from hdit_core.flops.count import count
+from hdit_core.flops.measure import measured_macs
+from hdit_core.recipe.model import LevelRecipe, ModelRecipe
+
+
+def network(attentions: list[str], **settings) -> ModelRecipe:
+    """Return a small network whose numbers are all different, for images of 32x48."""
+    levels = [
+        LevelRecipe(
+            depth=1 + index,
+            width=32 * (1 + index),
+            attention=attention,
+            head_dim=16,
+            d_ff=40 + 8 * index,
+            kernel_size=3,
+            window_size=4,
+        )
+        for index, attention in enumerate(attentions)
+    ]
+    return ModelRecipe(
+        image_size=(32, 48), patch_size=(4, 2), channels=2, mapping_width=20, mapping_depth=3, levels=levels, **settings
+    )
+
+
+NETWORKS = {
+    "one level": network(["global"]),
+    "global": network(["global", "global"], num_classes=7, mapping_cond_dim=5),
+    "windows": network(["shifted-window", "global"], mapping_d_ff=11),
+    "no attention": network(["none", "global", "none"]),
+    "neighborhood": network(["neighborhood", "neighborhood", "global"], num_classes=3),
+}
+
+
+@pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS)
+def test_torch_counts_the_same_multiply_adds_in_every_part(model):
+    """In a level of neighborhood attention this holds for everything around the attention itself."""
+    expected = {(part.level, part.operation): part.macs for part in count(model).parts}
+
+    assert measured_macs(model) == expected
+
+
+@pytest.mark.parametrize("attentions", [["global", "none"], ["shifted-window", "global"]])
+def test_torch_counts_the_same_at_another_size_than_the_recipe_s(attentions):
+    model = network(attentions)
+    expected = {(part.level, part.operation): part.macs for part in count(model, (64, 32)).parts}
+
+    assert measured_macs(model, (64, 32)) == expected != measured_macs(model)
