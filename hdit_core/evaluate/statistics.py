@@ -1,0 +1,133 @@
+"""Statistics of a set of images in a feature space: mean and covariance in float64, and a bounded sample of features.
+
+Sets are added image by image or merged whole, in any order and any division, and come out the same (Chan, Golub and
+LeVeque 1983; float32 sums are off by 1e-5). Which features are kept, and how a set is identified, is decided by the
+pixels alone: each image has the sha256 of its pixels, the kept are those with the smallest, and the fingerprint is the
+sum of all. So nothing depends on file names, batches, threads or ranks.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Float64, Int64, UInt8
+from torch import Tensor
+
+from hdit_core.errors import DataError, NumericalError
+
+KEPT_FEATURES = 10_000  # of a set, for the kernel distance: 82 MB at 2048 features
+
+
+def image_digest(image_u8: UInt8[np.ndarray, "H W C"]) -> bytes:
+    """Return the sha256 of an image's shape and pixels, 32 bytes."""
+    return hashlib.sha256(repr(image_u8.shape).encode() + np.ascontiguousarray(image_u8).tobytes()).digest()
+
+
+class FeatureSample:
+    """The features of the `capacity` images whose digests are smallest: a uniform sample that merges in any order."""
+
+    def __init__(self, num_features: int, capacity: int = KEPT_FEATURES) -> None:
+        self.capacity = capacity
+        self._keys = torch.empty(0, dtype=torch.int64)
+        self._features = torch.empty(0, num_features)
+        self._pending: list[tuple[Tensor, Tensor]] = []
+
+    def add(self, keys: Int64[Tensor, "B"], features: Float32[Tensor, "B F"]) -> None:
+        """Offer features with the keys that decide which of them stay."""
+        self._pending.append((keys, features))
+        if sum(len(keys) for keys, _ in self._pending) >= self.capacity:
+            self._settle()
+
+    def sorted(self) -> tuple[Int64[Tensor, "B"], Float32[Tensor, "B F"]]:
+        """Return the keys in ascending order and the features that belong to them."""
+        self._settle()
+        return self._keys, self._features
+
+    def _settle(self) -> None:
+        if self._pending:
+            keys = torch.cat([self._keys, *(keys for keys, _ in self._pending)])
+            order = keys.argsort(stable=True)[: self.capacity]
+            features = torch.cat([self._features, *(features for _, features in self._pending)])
+            self._keys, self._features, self._pending = keys[order], features[order], []
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What is known of a set of images in a feature space.
+
+    Attributes:
+        n: how many images; None where saved statistics of another program do not say.
+        mean: `[F]` float64.
+        covariance: `[F, F]` float64, unbiased.
+        features: `[K, F]` float32, the kept sample of the features, all of them where n <= KEPT_FEATURES; K may be 0.
+        keys: `[K]` int64, ascending: the first 8 bytes of each kept image's digest.
+        fingerprint: the sum of the images' digests modulo 2^256, 64 hexadecimal digits: equal for equal sets in any
+            order; "" where it is not known.
+    """
+
+    n: int | None
+    mean: Float64[Tensor, "F"]
+    covariance: Float64[Tensor, "F F"]
+    features: Float32[Tensor, "K F"]
+    keys: Int64[Tensor, "K"]
+    fingerprint: str
+
+    @property
+    def num_features(self) -> int:
+        """The dimension of the feature space."""
+        return len(self.mean)
+
+
+class Accumulator:
+    """Statistics in the making: add images, merge the accumulators of other parts of the set, ask for the result."""
+
+    def __init__(self, num_features: int) -> None:
+        self.n = 0
+        self._mean = torch.zeros(num_features, dtype=torch.float64)
+        self._scatter = torch.zeros(num_features, num_features, dtype=torch.float64)
+        self._sample = FeatureSample(num_features)
+        self._fingerprint = 0
+
+    def add(self, features: Float[Tensor, "B F"], digests: Sequence[bytes]) -> None:
+        """Add the features of images, with the images' digests.
+
+        Raises:
+            NumericalError: a feature is not finite.
+        """
+        if not features.isfinite().all():
+            raise NumericalError("the feature network returned numbers that are not finite; are its weights intact?")
+        exact = features.double()
+        mean = exact.mean(0)
+        self._add_moments(len(features), mean, (exact - mean).T @ (exact - mean))
+        keys = [int.from_bytes(digest[:8], "big", signed=True) for digest in digests]
+        self._sample.add(torch.tensor(keys, dtype=torch.int64), features.float())
+        self._fingerprint += sum(int.from_bytes(digest, "big") for digest in digests)
+
+    def merge(self, other: "Accumulator") -> None:
+        """Add what another accumulator has seen."""
+        self._add_moments(other.n, other._mean, other._scatter)
+        self._sample.add(*other._sample.sorted())
+        self._fingerprint += other._fingerprint
+
+    def statistics(self) -> Statistics:
+        """Return the statistics of all images so far.
+
+        Raises:
+            DataError: of fewer than two images there is no covariance.
+        """
+        if self.n < 2:
+            raise DataError(f"a score needs at least 2 images on both sides; found {self.n}")
+        keys, features = self._sample.sorted()
+        fingerprint = f"{self._fingerprint % 2**256:064x}"
+        return Statistics(self.n, self._mean.clone(), self._scatter / (self.n - 1), features, keys, fingerprint)
+
+    def _add_moments(self, n: int, mean: Float64[Tensor, "F"], scatter: Float64[Tensor, "F F"]) -> None:
+        if n:
+            total = self.n + n
+            delta = mean - self._mean
+            self._scatter += scatter
+            self._scatter.addr_(delta, delta, alpha=self.n * n / total)
+            self._mean += delta * (n / total)
+            self.n = total
