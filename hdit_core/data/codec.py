@@ -1,0 +1,48 @@
+"""How an image lies in a shard: PNG, lossless WebP or JPEG, and nothing else is ever decoded from one."""
+
+import io
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+SUFFIXES = {"png": "png", "webp": "webp", "jpeg": "jpg"}
+
+_SAVE_OPTIONS: dict[str, dict[str, object]] = {
+    "png": {"compress_level": 6},
+    "webp": {"lossless": True, "quality": 50, "method": 4},  # quality is the effort here
+    "jpeg": {"quality": 95, "subsampling": 0},
+}
+
+_MODES = {1: "L", 3: "RGB"}
+
+
+def encode(image: Image.Image, codec: str) -> bytes:
+    """Return an image of mode L or RGB as a file of the given kind, without any metadata."""
+    buffer = io.BytesIO()
+    bare = Image.frombytes(image.mode, image.size, image.tobytes())  # ICC, EXIF and comments stay behind
+    bare.save(buffer, codec.upper(), **_SAVE_OPTIONS[codec])
+    return buffer.getvalue()
+
+
+def decode(content: bytes, codec: str, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "H W C"]:
+    """Return the pixels of an image that `encode` made.
+
+    Args:
+        content: the file.
+        codec: which kind it has to be.
+        shape: height, width and channels that it has to have.
+
+    Raises:
+        ValueError: it is another kind, another size, or cannot be decoded.
+    """
+    height, width, channels = shape
+    try:
+        image = Image.open(io.BytesIO(content), formats=(codec.upper(),))
+        if image.size != (width, height):
+            raise ValueError(f"{image.height}x{image.width} pixels where the manifest says {height}x{width}")
+        # WebP has no grey: a grey image comes back as RGB with three equal channels.
+        pixels = np.asarray(image if image.mode == _MODES[channels] else image.convert(_MODES[channels]))
+    except (OSError, SyntaxError, Image.DecompressionBombError) as problem:
+        raise ValueError(f"not a {codec.upper()} image ({problem})") from None
+    return pixels.reshape(shape)

@@ -1,0 +1,143 @@
+"""One input becomes one sample of a shard, or a reject with its reason; in this process or in several."""
+
+import hashlib
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+from PIL import Image
+
+from hdit_core.data.codec import SUFFIXES, encode
+from hdit_core.data.framing import Crop, cut, fit, random_place
+from hdit_core.data.manifest import Channels, Codec
+from hdit_core.data.pixels import RefusedImageError, decode_any
+from hdit_core.data.shard import Sample
+from hdit_core.errors import DataError
+
+CHUNK_INPUTS = 8  # sent to a process at once
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is done to every image."""
+
+    height: int
+    width: int
+    channels: Channels
+    crop: Crop
+    codec: Codec
+    background: tuple[int, int, int]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One input on its way to a sample."""
+
+    number: int  # place among all inputs
+    name: str
+    label: int
+    class_name: str | None
+    content: bytes | Path | str  # the file, where it lies, or why there is none
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """An input that gives no sample."""
+
+    number: int
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """A sample, and what was done to it that a user may want to know."""
+
+    sample: Sample
+    remarks: tuple[str, ...]
+
+
+def _frame(image: Image.Image, rules: Rules, name: str) -> Image.Image:
+    if rules.crop == "fit":
+        return fit(image, rules.height, rules.width, rules.background)
+    place = random_place(rules.seed, name) if rules.crop == "random" else (0.5, 0.5)
+    return cut(image, rules.height, rules.width, place)
+
+
+def _sample(task: Task, data: bytes, rules: Rules) -> Converted:
+    decoded = decode_any(data, rules.channels, rules.background)
+    image = decoded.image
+    enlarged = image.width < rules.width and image.height < rules.height
+    about = {"name": task.name, "sha256": hashlib.sha256(data).hexdigest()}
+    if task.class_name is not None:
+        about["class"] = task.class_name
+    content = encode(_frame(image, rules, task.name), rules.codec)
+    sample = Sample(task.number, content, SUFFIXES[rules.codec], task.label, about)
+    return Converted(sample, (*decoded.remarks, *(("enlarged",) if enlarged else ())))
+
+
+def convert(task: Task, rules: Rules) -> Converted | Reject:
+    """Turn one input into a sample, or say why not."""
+    if isinstance(task.content, str):
+        return Reject(task.number, task.name, task.content)
+    try:
+        data = task.content.read_bytes() if isinstance(task.content, Path) else task.content
+        return _sample(task, data, rules)
+    except RefusedImageError as problem:
+        return Reject(task.number, task.name, str(problem))
+    except OSError as problem:
+        return Reject(task.number, task.name, f"cannot be read: {problem.strerror or type(problem).__name__}")
+
+
+def _convert_chunk(tasks: list[Task], rules: Rules) -> list[Converted | Reject]:
+    return [convert(task, rules) for task in tasks]
+
+
+def _chunks(tasks: Iterable[Task]) -> Iterator[list[Task]]:
+    tasks = iter(tasks)
+    while chunk := list(islice(tasks, CHUNK_INPUTS)):
+        yield chunk
+
+
+def _results(future: Future[list[Converted | Reject]], chunk: list[Task]) -> list[Converted | Reject]:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        raise DataError(
+            f"a process died (killed, out of memory?) while it read one of {len(chunk)} images from '{chunk[0].name}' "
+            "on, or shortly after; run the same command again to go on, with fewer --workers if memory is short"
+        ) from None
+
+
+def convert_all(tasks: Iterable[Task], rules: Rules, workers: int) -> Iterator[Converted | Reject]:
+    """Convert inputs, and yield what became of each in their order.
+
+    Args:
+        tasks: the inputs; few more are taken than are being worked on, so that memory stays flat.
+        rules: what is done to them.
+        workers: processes beside this one; 0 and 1 mean none.
+
+    Raises:
+        DataError: a process died.
+    """
+    if workers <= 1:
+        yield from (convert(task, rules) for task in tasks)
+        return
+    # A fresh interpreter for each: a fork would inherit the threads that draw the progress bar, and their locks.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting: deque[tuple[Future[list[Converted | Reject]], list[Task]]] = deque()
+        try:
+            for chunk in _chunks(tasks):
+                waiting.append((pool.submit(_convert_chunk, chunk, rules), chunk))
+                if len(waiting) > 2 * workers:
+                    yield from _results(*waiting.popleft())
+            while waiting:
+                yield from _results(*waiting.popleft())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

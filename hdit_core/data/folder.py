@@ -1,0 +1,81 @@
+"""A folder as a source: every file below it, by name, whatever order the file system lists them in."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from hdit_core.data.manifest import Channels
+from hdit_core.data.source import LARGEST_FILE_BYTES, Entry
+from hdit_core.errors import DataError
+
+
+def size_problem(size_bytes: int) -> str | None:
+    """Return why a file of this size is not worth reading, or None."""
+    if size_bytes > LARGEST_FILE_BYTES:
+        return f"{size_bytes:,} bytes are more than {LARGEST_FILE_BYTES >> 20} MiB"
+    return None if size_bytes else "empty file"
+
+
+def _link_problem(path: Path, root: Path) -> str | None:
+    """Return why a link is not followed: what it leads to must be a file of the same folder."""
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return "a broken link"
+    if not target.is_relative_to(root):
+        return "a link that leads out of the folder"
+    return "a link to a folder, which is listed under its own name" if target.is_dir() else None
+
+
+def _entry(found: os.DirEntry[str], name: str, root: Path) -> Entry:
+    problem = _link_problem(Path(found.path), root) if found.is_symlink() else None
+    if problem:
+        return Entry(name, 0, problem=problem)
+    facts = found.stat()
+    if not stat.S_ISREG(facts.st_mode):
+        return Entry(name, 0, problem="not a regular file")
+    return Entry(name, facts.st_size, facts.st_mtime_ns, size_problem(facts.st_size))
+
+
+def _walk(folder: str, prefix: str, root: Path) -> Iterator[Entry]:
+    """Yield every file below a folder; links to folders are not followed, so there are no loops."""
+    try:
+        with os.scandir(folder) as listing:
+            found = list(listing)
+    except OSError as problem:
+        raise DataError(f"{folder}: cannot be listed ({problem.strerror}); make it readable, or move it away") from None
+    for item in found:
+        if item.is_dir(follow_symlinks=False):
+            yield from _walk(item.path, f"{prefix}{item.name}/", root)
+        else:
+            yield _entry(item, f"{prefix}{item.name}", root)
+
+
+class FolderSource:
+    """All files below a folder; which of them are images is for their content to say."""
+
+    kind = "folder"
+    channels: Channels | None = None
+
+    def __init__(self, path: Path, leave_out: Path | None = None) -> None:
+        """List a folder.
+
+        Args:
+            path: the folder.
+            leave_out: a file in it that is no input, such as the labels.
+
+        Raises:
+            DataError: it, or a folder in it, cannot be listed.
+        """
+        self.name = path.resolve().name
+        self._root = path
+        entries = sorted(_walk(str(path), "", path.resolve()), key=lambda entry: entry.name)
+        self.entries = [entry for entry in entries if not leave_out or not self._is(entry, leave_out)]
+
+    def _is(self, entry: Entry, other: Path) -> bool:
+        return entry.problem is None and entry.name.endswith(other.name) and (self._root / entry.name).samefile(other)
+
+    def fetch(self, number: int) -> Path:
+        """Return the path of an entry; whoever decodes it reads it."""
+        return self._root / self.entries[number].name

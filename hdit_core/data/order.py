@@ -1,0 +1,63 @@
+"""Which image comes n-th: every epoch a permutation of its own that is computed, not stored.
+
+The n-th image of a run is a function of (seed, n) alone, so a run's position is one integer, and neither ranks, workers
+nor micro-batches have a part in it. Epoch `n // N` is a keyed bijection of `n % N`: a Feistel network over the digits
+of a number in mixed radix (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002), walked along its
+cycle until it is back among the N images. Two digits of about sqrt(N) values leave fewer than sqrt(N) numbers outside,
+so that hardly any has to walk. It costs the same for a thousand images as for a hundred million.
+"""
+
+import math
+
+import numpy as np
+from jaxtyping import Int64, Integer, UInt64
+
+ROUNDS = 8
+
+
+def _mix(words: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray, " B"]:
+    """Scatter 64-bit words: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), modulo 2^64."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
+def _epoch_keys(seed: int, epochs: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray, " B"]:
+    golden = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: keeps the multiples of an epoch apart
+    return _mix(_mix(np.full_like(epochs, seed) + golden) + epochs * golden)
+
+
+def _permute(
+    places: UInt64[np.ndarray, " B"], keys: UInt64[np.ndarray, " B"], num_high: int, num_low: int
+) -> UInt64[np.ndarray, " B"]:
+    """Permute 0 .. num_high * num_low - 1: in turn each digit is shifted by a hash of the other."""
+    high, low = np.divmod(places, np.uint64(num_low))
+    for turn in range(0, ROUNDS, 2):
+        high = (high + _mix(keys + low + np.uint64(turn << 56)) % np.uint64(num_high)) % np.uint64(num_high)
+        low = (low + _mix(keys + high + np.uint64(turn + 1 << 56)) % np.uint64(num_low)) % np.uint64(num_low)
+    return high * np.uint64(num_low) + low
+
+
+def images_at(seed: int, numbers: Integer[np.ndarray, " B"], num_images: int) -> Int64[np.ndarray, " B"]:
+    """Return which image of the data set the n-th image of a run is.
+
+    Args:
+        seed: the run's, 0 <= seed < 2^64.
+        numbers: n, images before it in the run, 0 <= n < 2^63; in any order, of any epochs.
+        num_images: N, images in the data set, 1 <= N < 2^62.
+    """
+    assert 1 <= num_images < 1 << 62, num_images
+    epochs, places = np.divmod(numbers.astype(np.uint64), np.uint64(num_images))
+    num_high = math.isqrt(num_images - 1) + 1
+    num_low = -(-num_images // num_high)
+
+    keys = _epoch_keys(seed, epochs)
+    indices = _permute(places, keys, num_high, num_low)
+    while (outside := indices >= num_images).any():
+        indices[outside] = _permute(indices[outside], keys[outside], num_high, num_low)
+    return indices.astype(np.int64)
+
+
+def image_at(seed: int, n: int, num_images: int) -> int:
+    """Return which image of the data set the n-th image of a run is; `images_at` for one."""
+    return int(images_at(seed, np.array([n]), num_images)[0])
