@@ -52,9 +52,7 @@ def schema() -> None:
 def check(
     recipes: Annotated[
         list[str],
-        typer.Argument(
-            metavar="RECIPE...", help="TOML files, or names of shipped recipes.", autocompletion=recipe_names
-        ),
+        typer.Argument(metavar="RECIPE", help="TOML files, or names of shipped recipes.", autocompletion=recipe_names),
     ],
     overrides: SetOption = None,
 ) -> None:
@@ -76,7 +74,7 @@ def check(
 def copy(
     recipe: RecipeArgument,
     target: Annotated[
-        Path, typer.Argument(metavar="[TARGET]", help="File or folder to write.", show_default="here")
+        Path, typer.Argument(metavar="TARGET", help="File or folder to write.", show_default="here")
     ] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
@@ -84,10 +82,10 @@ def copy(
     from hdit_core.recipe.read import find_recipe
 
     source = find_recipe(recipe)
-    path = target / source.name if target.is_dir() else target
+    path, content = target / source.name if target.is_dir() else target, source.read_bytes()
     try:
         with path.open("wb" if force else "xb") as file:
-            file.write(source.read_bytes())
+            file.write(content)
     except FileExistsError:
         raise UsageError(f"{path}: exists; take another name, or --force to overwrite it") from None
     emit({"path": str(path)}, False, [str(path)])

@@ -1,0 +1,121 @@
+"""`hdit flops`: what it prints, what it refuses, and that it stays light."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hdit_cli.main import main
+
+HEAVY = {"torch", "numpy", "scipy", "matplotlib", "PIL", "rich"}
+
+
+def result(capsys, *args):
+    """Run `hdit flops ... --json` and return its document."""
+    assert main(["flops", *args, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_without_a_recipe_hdit_b4_stands_beside_dit_b4_at_five_sizes_with_their_exponents(capsys):
+    document = result(capsys)
+
+    assert [size["image_size"] for size in document["sizes"]] == [[n, n] for n in (128, 256, 512, 1024, 2048)]
+    assert [round(size["macs"] / 1e9) for size in document["sizes"][:4]] == [31, 65, 198, 732]
+    assert [round(size["dit_b4"]["macs"] / 1e9) for size in document["sizes"][:3]] == [106, 657, 6341]
+    assert document["exponents"]["HDiT-B/4"]["between_largest_two"] == pytest.approx(1, abs=0.02)
+    assert document["exponents"]["DiT-B/4"]["between_largest_two"] == pytest.approx(2, abs=0.04)
+
+
+def test_a_recipe_is_broken_down_at_its_own_size(capsys):
+    (size,) = result(capsys, "imagenet256")["sizes"]
+
+    assert (size["image_size"], size["parameters"], size["macs"]) == ([256, 256], 557_416_522, 197_586_845_696)
+    assert [level["attention"] for level in size["levels"]] == ["neighborhood", "neighborhood", "global"]
+    assert size["levels"][1]["grid"] == [32, 32]
+
+
+def test_one_size_prints_levels_operations_and_both_macs_and_flops(capsys):
+    assert main(["flops", "ffhq1024"]) == 0
+    text = capsys.readouterr().out
+
+    assert "1 MAC = 1 multiply-add = 2 FLOPs" in text
+    for words in ("level 4", "neighborhood 7x7", "feed-forward", "merges and splits", "mapping", "DiT-B/4"):
+        assert words in text
+    assert "ffhq1024  1024x1024   85,079,300     206.076      412.152" in text
+    assert "grow" not in text
+
+
+def test_several_sizes_print_totals_and_exponents_and_two_of_them_only_one_exponent(capsys):
+    assert main(["flops", "--res", "128,256x512,1024"]) == 0
+    three = capsys.readouterr().out
+    assert main(["flops", "--res", "128,256x512"]) == 0
+    two = capsys.readouterr().out
+
+    assert "256x512" in three
+    assert "MACs of HDiT-B/4 grow as pixels^" in three
+    assert "between the two largest" in three
+    assert "MACs of DiT-B/4 grow as pixels^" in two
+    assert "between the two largest" not in two
+
+
+def test_one_number_and_height_x_width_are_both_sizes(capsys):
+    sizes = result(capsys, "--res", "256, 256x512")["sizes"]
+
+    assert [size["image_size"] for size in sizes] == [[256, 256], [256, 512]]
+
+
+def test_overrides_reach_the_network_that_is_counted(capsys):
+    (deeper,) = result(capsys, "imagenet256", "--set", "model.levels.2.depth=17")["sizes"]
+
+    assert deeper["levels"][2]["depth"] == 17
+    assert deeper["macs"] > 197_586_845_696
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_the_plot_is_written_and_the_numbers_are_printed_all_the_same(capsys, tmp_path, ending):
+    path = tmp_path / f"scaling.{ending}"
+    document = result(capsys, "--res", "128,256", "--plot", str(path))
+
+    assert len(document["sizes"]) == 2
+    assert path.read_bytes().startswith({"png": b"\x89PNG", "svg": b"<?xml"}[ending])
+
+
+MISTAKES = {
+    "a size that is none": (
+        ["--res", "128,large"],
+        "--res 128,large: expected pixels as N or HEIGHTxWIDTH, commas between, for example 256 or 512x768,1024",
+    ),
+    "a size between those that fit": (["--res", "100"], "HDiT-B/4 does not take images of 100x100"),
+    "a size too small for the recipe": (["imagenet256", "--res", "48"], "larger than the level's 6x6 grid"),
+    "an override without a recipe": (
+        ["--set", "model.patch_size=2"],
+        "--set model.patch_size=2: there is no recipe to change; name one, for example imagenet256",
+    ),
+    "a plot of another kind": (["--plot", "x.jpg"], "--plot x.jpg: expected a name that ends in .png or .svg"),
+    "a plot of one point": (
+        ["--res", "128", "--plot", "x.png"],
+        "--plot x.png: a curve needs two sizes or more; add --res 128,256,512,1024,2048",
+    ),
+    "a recipe that is not there": (["imagenet265"], "did you mean 'imagenet256'?"),
+}
+
+
+@pytest.mark.parametrize(("args", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(capsys, args, message):
+    assert main(["flops", *args]) == 2
+    out, err = capsys.readouterr()
+
+    assert out == ""
+    assert err.startswith("hdit: error: ")
+    assert message in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("args", [["--res", "1024"], ["--res", "1024", "--json"], ["ffhq1024"]])
+def test_counting_imports_neither_torch_nor_numpy(args):
+    code = "import sys; from hdit_cli.main import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    run = subprocess.run([sys.executable, "-c", code, "flops", *args], capture_output=True, text=True, check=True)
+
+    assert run.stdout
+    assert HEAVY.isdisjoint(run.stderr.split())

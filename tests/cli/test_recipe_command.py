@@ -1,0 +1,106 @@
+import json
+import tomllib
+
+import pytest
+
+from hdit_cli.main import main
+from hdit_core.recipe.read import read_recipe, shipped_recipes
+
+
+def test_list_names_every_shipped_recipe_with_what_it_trains(capsys):
+    assert main(["recipe", "list"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["name", "trains"]
+    assert [line.split()[0] for line in lines] == list(shipped_recipes())
+    assert "Handwritten digits" in lines[-1]
+
+
+def test_list_as_json_is_one_document(capsys):
+    assert main(["recipe", "list", "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out)] == list(shipped_recipes())
+
+
+def test_show_prints_a_recipe_that_reads_back_to_the_same_with_its_overrides(capsys, tmp_path):
+    assert main(["recipe", "show", "mnist32", "--set", "train.batch_size=32", "--set", "data.path=a b"]) == 0
+    path = tmp_path / "shown.toml"
+    path.write_text(capsys.readouterr().out)
+    assert read_recipe(str(path)) == read_recipe("mnist32", ["train.batch_size=32", "data.path='a b'"])
+    assert tomllib.loads(path.read_text())["train"]["batch_size"] == 32
+
+
+def test_show_as_json_has_the_same_values(capsys):
+    assert main(["recipe", "show", "ffhq1024", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == read_recipe("ffhq1024").model_dump(mode="json")
+
+
+def test_the_schema_knows_every_table_and_refuses_unknown_keys(capsys):
+    assert main(["recipe", "schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert set(schema["properties"]) == {"model", "diffusion", "data", "train", "sample", "evaluate"}
+    assert schema["additionalProperties"] is False
+
+
+def test_check_accepts_every_shipped_recipe(capsys):
+    assert main(["recipe", "check", *shipped_recipes()]) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_check_reports_the_mistakes_of_all_files_and_ends_with_2(capsys, tmp_path):
+    bad = {"one.toml": "[model\n", "two.toml": "[train]\nbatch_sise = 3\n[modle]\n"}
+    for name, text in bad.items():
+        (tmp_path / name).write_text(text)
+    assert main(["recipe", "check", "mnist32", *(str(tmp_path / name) for name in bad)]) == 2
+    err = capsys.readouterr().err
+    assert "hdit: mnist32: good\n" in err
+    assert f"hdit: error: {tmp_path}/one.toml: not a TOML file" in err
+    assert f"hdit: error: {tmp_path}/two.toml: train.batch_sise: unknown key; did you mean 'batch_size'?" in err
+    assert f"hdit: error: {tmp_path}/two.toml: modle: unknown key; did you mean 'model'?" in err
+
+
+def test_check_applies_overrides(capsys):
+    assert main(["recipe", "check", "mnist32", "--set", "train.lr=nan"]) == 2
+    assert "train.lr = nan: expected a finite number" in capsys.readouterr().err
+
+
+def test_a_misspelt_recipe_name_is_answered_with_the_nearest(capsys):
+    assert main(["recipe", "show", "mnist23"]) == 2
+    assert "mnist23: no such recipe file" in (err := capsys.readouterr().err)
+    assert "did you mean 'mnist32'?" in err
+
+
+@pytest.mark.parametrize("target", ["mine.toml", "", "."])
+def test_copy_keeps_the_comments_and_prints_where_it_went(capsys, tmp_path, monkeypatch, target):
+    monkeypatch.chdir(tmp_path)
+    assert main(["recipe", "copy", "mnist32", *([target] if target else [])]) == 0
+    path = tmp_path / capsys.readouterr().out.strip()
+    assert path.name == ("mine.toml" if target == "mine.toml" else "mnist32.toml")
+    assert path.read_bytes() == shipped_recipes()["mnist32"].read_bytes()
+
+
+def test_copy_overwrites_only_when_forced(capsys, tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("mine")
+    assert main(["recipe", "copy", "mnist32", str(path)]) == 2
+    assert f"{path}: exists; take another name, or --force to overwrite it" in capsys.readouterr().err
+    assert path.read_text() == "mine"
+    assert main(["recipe", "copy", "mnist32", str(path), "--force"]) == 0
+    assert path.read_bytes() == shipped_recipes()["mnist32"].read_bytes()
+
+
+def test_copy_does_not_write_through_a_link_to_nowhere(capsys, tmp_path):
+    link = tmp_path / "link.toml"
+    link.symlink_to(tmp_path / "elsewhere.toml")
+    assert main(["recipe", "copy", "mnist32", str(link)]) == 2
+    assert not (tmp_path / "elsewhere.toml").exists()
+
+
+def test_copy_into_a_folder_that_is_not_there_is_one_line(capsys, tmp_path):
+    assert main(["recipe", "copy", "mnist32", str(tmp_path / "none" / "a.toml")]) == 1
+    assert capsys.readouterr().err == f"hdit: error: {tmp_path}/none/a.toml: No such file or directory\n"
+
+
+def test_copying_a_recipe_onto_itself_by_force_keeps_it(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text("# mine\n")
+    assert main(["recipe", "copy", str(path), str(path), "--force"]) == 0
+    assert path.read_text() == "# mine\n"

@@ -1,0 +1,271 @@
+import re
+
+import pytest
+
+from hdit_core.errors import RecipeError
+from hdit_core.recipe.read import check_recipe, find_recipe, read_recipe, shipped_recipes
+
+GOOD = """
+[model]
+image_size = [32, 48]
+patch_size = [4, 2]
+
+[[model.levels]]
+depth = 1
+width = 64
+attention = "neighborhood"
+head_dim = 32
+
+[[model.levels]]
+depth = 2
+width = 128
+attention = "global"
+
+[train]
+num_images = 1000
+batch_size = 8
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Return a function that writes a recipe file and returns its path."""
+
+    def make(content):
+        path = tmp_path / "mine.toml"
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return str(path)
+
+    return make
+
+
+def mistakes_of(path, overrides=()):
+    """Return the lines of what is wrong, without the file's name, which each must begin with."""
+    with pytest.raises(RecipeError) as error:
+        read_recipe(path, overrides)
+    lines = str(error.value).splitlines()
+    assert all(line.startswith(f"{path}: ") for line in lines)
+    return [line.removeprefix(f"{path}: ") for line in lines]
+
+
+def test_a_file_gives_the_values_in_it_and_the_defaults_for_the_rest(write):
+    recipe = read_recipe(write(GOOD))
+    assert recipe.model.image_size == (32, 48)
+    assert recipe.model.patch_size == (4, 2)
+    assert [level.width for level in recipe.model.levels] == [64, 128]
+    assert recipe.train.lr == 5e-4
+    assert recipe.data.path == "data"
+
+
+def test_one_number_means_height_and_width(write):
+    assert read_recipe(write(GOOD), ["model.image_size=64"]).model.image_size == (64, 64)
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_every_shipped_recipe_is_right_and_found_by_its_name(name):
+    assert find_recipe(name) == shipped_recipes()[name]
+    assert read_recipe(name) == read_recipe(str(shipped_recipes()[name]))
+
+
+def test_a_file_of_the_name_goes_before_a_shipped_recipe(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist32").write_text(GOOD)
+    assert read_recipe("mnist32").model.image_size == (32, 48)
+
+
+@pytest.mark.parametrize("name", ["mnist", "recipes/mnist23.toml", "/nowhere/mnist32.toml"])
+def test_a_recipe_that_is_not_there_is_answered_with_the_nearest(name):
+    with pytest.raises(RecipeError, match=rf"^{name}: no such recipe file.*did you mean 'mnist32'\?$"):
+        find_recipe(name)
+
+
+@pytest.mark.parametrize(
+    ("override", "mistake"),
+    [
+        # misspelt
+        ("train.batch_sise=3", "train.batch_sise: unknown key; did you mean 'batch_size'? (table [train] takes num_"),
+        (
+            "model.levels.1.widht=3",
+            "model.levels[1].widht: unknown key; did you mean 'width'? (table [model.levels[1]]",
+        ),
+        ("traim.lr=3", "traim: unknown key; did you mean 'train'? (a recipe takes model, diffusion, data, train, "),
+        ("xyzzy=3", "xyzzy: unknown key (a recipe takes model, diffusion, data, train, sample, evaluate)"),
+        (
+            "model.levels.0.attention=globl",
+            "model.levels[0].attention = \"globl\": expected 'global', 'neighborhood', ",
+        ),
+        # wrong type
+        ("train.batch_size=1.5", "train.batch_size = 1.5: expected a whole number"),
+        ("train.batch_size='8'", 'train.batch_size = "8": expected a whole number'),
+        ("train.batch_size=true", "train.batch_size = true: expected a whole number"),
+        ("train.lr=fast", 'train.lr = "fast": expected a number'),
+        ("train.lr=1979-05-27", 'train.lr = "1979-05-27": expected a number'),
+        ("train.lr=", 'train.lr = "": expected a number'),
+        ("train.compile=1", "train.compile = 1: expected true or false"),
+        ("data.path=3", "data.path = 3: expected text"),
+        ("data=3", "data = 3: expected a table"),
+        ("model.levels=3", "model.levels = 3: expected an array of tables"),
+        ("model.levels.0=3", "model.levels[0] = 3: expected a table"),
+        ("model.image_size=3.5", "model.image_size = 3.5: expected pixels: one number, or [height, width]"),
+        ("train.betas=0.5", "train.betas = 0.5: expected an array"),
+        # out of range
+        ("train.lr=nan", "train.lr = nan: expected a finite number"),
+        ("train.lr=-inf", "train.lr = -inf: expected a finite number"),
+        ("train.batch_size=0", "train.batch_size = 0: expected a number greater than 0"),
+        ("train.seed=-1", "train.seed = -1: expected a number of at least 0"),
+        ("data.augment_prob=1.5", "data.augment_prob = 1.5: expected a number of at most 1"),
+        ("train.betas=[0.9, 1.0]", "train.betas[1] = 1.0: expected a number less than 1"),
+        ("model.image_size=0", "model.image_size = 0: expected a number greater than 0"),
+        ("model.image_size=[0, 8]", "model.image_size[0] = 0: expected a number greater than 0"),
+        ("model.image_size=[8]", "model.image_size[1]: missing; expected an array of 2"),
+        ("model.image_size=[8, 8, 8]", "model.image_size = [8, 8, 8]: expected an array with at most 2 in it"),
+        ("model.levels=[]", "model.levels = []: expected an array with at least 1 in it"),
+        # missing
+        ("train={}", "train.num_images: missing; expected images to train on, repetitions counted"),
+        ("train.batch_growth=[{after_images=8}]", "train.batch_growth[0].batch_size: missing; expected a whole number"),
+        # laws between keys
+        ("model.levels.0.width=100", "model.levels[0].width = 100 is not a multiple of head_dim = 32; use 96 or 128"),
+        ("model.image_size=[32, 50]", "model.image_size: width 50 is not a multiple of 4 (patch 2 x 2 for each of 1 "),
+        (
+            "model.levels.0.kernel_size=9",
+            "model.levels[0].kernel_size = 9 is larger than the level's 8x24 grid; use a ",
+        ),
+        ("model.levels.0.kernel_size=4", "model.levels[0].kernel_size = 4 is not an odd number of at least 3"),
+        (
+            "diffusion.density.loc=1.0",
+            "diffusion.density.loc: means nothing to type = 'cosine-interpolated', which takes",
+        ),
+        ("sample.guidance=2.0", "sample.guidance = 2.0 needs classes; model.num_classes is 0"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_key_what_was_found_and_what_is_expected(write, override, mistake):
+    lines = mistakes_of(write(GOOD), [override])
+    assert len(lines) == 1
+    assert lines[0].startswith(mistake)
+
+
+def test_a_missing_table_is_named(write):
+    assert mistakes_of(write("")) == [
+        "model: missing; expected a table [model]",
+        "train: missing; expected a table [train]",
+    ]
+
+
+def test_all_mistakes_of_a_file_are_reported_at_once(write):
+    text = GOOD.replace("batch_size = 8", "batch_sise = 8\nlr = nan").replace("depth = 1", "depth = 'one'")
+    text = text.replace("width = 128", "width = 0")
+    lines = mistakes_of(write(text), ["data.augment_prob=2.0"])
+    assert [re.split("[: ]", line)[0] for line in lines] == [
+        "model.levels[0].depth",
+        "model.levels[1].width",
+        "data.augment_prob",
+        "train.lr",
+        "train.batch_sise",
+    ]
+
+
+def test_a_hundred_mistakes_are_enough(write):
+    lines = mistakes_of(write(GOOD + "".join(f"key{i} = 1\n" for i in range(5000))))
+    assert len(lines) == 101
+    assert lines[-1] == "and more mistakes"
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("data.path=some where", "some where"),
+        ("data.path='some where'", "some where"),
+        ('data.path = "a\\tb" ', "a\tb"),
+        ("data.path=a=b", "a=b"),
+        ("data.path=a\nworkers=3", "a\nworkers=3"),
+        ("data.path=3.5.1", "3.5.1"),
+        ("data.path=", ""),
+        ("data.path=" + "[" * 500, "[" * 500),
+    ],
+)
+def test_an_override_is_toml_or_else_the_text_itself(write, override, value):
+    recipe = read_recipe(write(GOOD), [override])
+    assert recipe.data.path == value
+    assert recipe.data.workers == 2
+
+
+def test_overrides_reach_array_elements_and_new_tables_and_the_last_one_holds(write):
+    overrides = ["model.levels.1.width=64", "sample.steps=9", "train.lr=1", "train.lr=1e-3", "train.betas=[0.5, 0.6]"]
+    recipe = read_recipe(write(GOOD), overrides)
+    assert recipe.model.levels[1].width == 64
+    assert recipe.sample.steps == 9
+    assert recipe.train.lr == 1e-3
+    assert recipe.train.betas == (0.5, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lr", r"--set train.lr: expected table.key=value, for example train.batch_size=64"),
+        ("", "--set : expected table.key=value"),
+        ("=3", "--set =3: expected table.key=value"),
+        ("train.=3", "--set train.=3: expected table.key=value"),
+        ("model.levels.2.width=8", r"expected a place from 0 to 1 in the array, found '2'"),
+        ("model.levels.-1.width=8", r"expected a place from 0 to 1 in the array, found '-1'"),
+        ("model.levels.²=8", r"expected a place from 0 to 1 in the array, found '²'"),
+        ("model.levels." + "1" * 5000 + ".width=8", r"expected a place from 0 to 1 in the array"),
+        ("train.num_images.x=8", "'num_images' is a value, not a table"),
+        ("a" + ".a" * 5000 + "=1", "a key of 5001 parts; a recipe has at most 32"),
+        ("data.path=\udcff", "not UTF-8, as a recipe has to be"),
+    ],
+)
+def test_an_override_that_cannot_be_is_refused(write, override, message):
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(write(GOOD), [override])
+
+
+def test_an_empty_array_has_no_place(write):
+    with pytest.raises(RecipeError, match="the array has no element '0', it is empty"):
+        read_recipe(write(GOOD), ["train.batch_growth=[]", "train.batch_growth.0.batch_size=3"])
+
+
+HOSTILE = {
+    "500 brackets": (GOOD + "a = " + "[" * 500, "nested too deeply"),
+    "500 tables": (GOOD + "a = " + "{a=" * 500, "nested too deeply"),
+    "a key of 30,000 parts": (GOOD + "a" + ".a" * 30_000 + " = 1", "nested too deeply"),
+    "a key of 30,000 quoted parts": (GOOD + "'a b'" + ' . "a"' * 30_000 + " = 1", "nested too deeply"),
+    "a heading of 30,000 parts": (GOOD + "[a" + ".a" * 30_000 + "]", "nested too deeply"),
+    "5,000 digits": (GOOD + "a = " + "9" * 5000, "not a TOML file: Exceeds the limit"),
+    "more than a megabyte": (GOOD + "#" * 1_000_000, "bytes are too many for a recipe"),
+    "NUL": (GOOD + "\0", "not a TOML file: Invalid statement (at line 20, column 1)"),
+    "not UTF-8": (GOOD.encode() + b"a = '\xff'", "not a TOML file: 'utf-8' codec"),
+    "cut short": (GOOD + "[data", "not a TOML file: Expected ']'"),
+    "a key twice": (GOOD + "batch_size = 9", "not a TOML file: Cannot overwrite a value"),
+    "a picture": (bytes(range(256)), "not a TOML file"),
+}
+
+
+@pytest.mark.parametrize(("content", "message"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_file_is_one_line(write, content, message):
+    (line,) = mistakes_of(write(content))
+    assert message in line
+    assert len(line) < 300
+
+
+@pytest.mark.parametrize("depth", [100, 200, 300, 330, 400])
+def test_any_depth_of_nesting_is_one_line(write, depth):
+    (line,) = mistakes_of(write(GOOD + "lr = " + "[" * depth + "]" * depth))
+    assert line.startswith(("train.lr = [[", "nested too deeply"))
+
+
+def test_a_long_key_or_value_is_cut_in_the_message(write):
+    lines = mistakes_of(write(GOOD + "x" * 9000 + " = 1\nlr = '" + "y" * 9000 + "'"))
+    assert all(len(line) < 1000 for line in lines)
+    assert "yyy...: expected a number" in lines[0]
+    assert "xxx...: unknown key" in lines[1]
+
+
+def test_a_long_dotted_text_or_comment_is_no_deep_key(write):
+    text = GOOD.replace("[train]", "# ...................................................\n[train]")
+    overrides = [f"data.path='{'/'.join('v1.2' for _ in range(40))}'"]
+    assert read_recipe(write(text), overrides).data.path.startswith("v1.2/")
+
+
+def test_tables_from_elsewhere_are_checked_under_their_own_name():
+    with pytest.raises(RecipeError, match=r"^weights\.safetensors: model: missing"):
+        check_recipe({}, "weights.safetensors")
