@@ -1,16 +1,19 @@
 """Noise for stochastic samplers: the increments of one Brownian motion per image, with sigma as its time.
 
-The motion is a function of (seed, image) alone, so a picture changes smoothly with the number of steps, and neither the
-batch nor the order of questions matters. It is a sum of tents (Levy's construction): every cell of a binary tree over
-[sigma_min, sigma_max] has one standard normal image, and W(sigma) is a combination of the cells that hold sigma. A
-difference of two such combinations costs at most two numbers per level and image; cells split at the geometric mean,
-since schedules are about even in ln sigma. In the finest cells the last tent is as high as a bridge is wide at sigma,
-which makes every W(sigma) exact and only questions nearer to each other than such a cell a little too smooth.
+The motion is a function of (seed, image) alone, so a picture changes smoothly with the number of steps, and neither
+the batch nor the order of questions matters. It is a sum of tents (Levy's construction): every cell of a binary tree
+over [sigma_min, sigma_max] has one standard normal image, and W(sigma) is a weighted sum of those whose cells hold
+sigma. The weights are found in float64 before anything is drawn, so that a short increment loses no digits, and only
+cells that tell the two times apart are drawn. Cells split at the geometric mean: schedules are about even in ln sigma.
+
+A finest cell's tent peaks at sigma itself, as high as a bridge between the cell's ends is wide there: every W(sigma)
+has its exact variance, and only questions that share a finest cell are more alike than they should be.
 """
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise, product
 
 import torch
 from jaxtyping import Float, Float32, Float64
@@ -19,78 +22,65 @@ from torch import Tensor
 from hdit_core.randomness import normal
 
 PURPOSE = "brownian"
-FINER_LEVELS = 3  # cells at most an eighth of the schedule's shortest step
-Combination = dict[int, float]  # cell -> weight of its normal image
+FINER_LEVELS = 1  # finest cells are at most half the schedule's shortest step: middles of steps have their own, too
+Weights = dict[int, float]  # cell -> weight of its normal image
 
 
 def depth_for(sigmas: Sequence[float]) -> int:
-    """Return the number of levels whose finest cells are well below the shortest step of a falling schedule."""
-    logs = [math.log(sigma) for sigma in sigmas if sigma > 0]
-    if len(logs) < 2:
-        return 0
-    shortest = min(a - b for a, b in pairwise(logs))
-    return max(0, math.ceil(math.log2((logs[0] - logs[-1]) / shortest))) + FINER_LEVELS
+    """Return how often the tree has to split for a falling schedule of positive noise levels."""
+    logs = [math.log(sigma) for sigma in sigmas]
+    shortest = min((a - b for a, b in pairwise(logs)), default=0.0)
+    return FINER_LEVELS + (math.ceil(math.log2((logs[0] - logs[-1]) / shortest)) if shortest else 0)
 
 
-class BrownianPath:
-    """W(sigma) of one image. Cells are numbered as a heap: 1 is the whole, 2n and 2n + 1 the lower and upper half of n;
-    cell 0 stands for the motion's end point."""
+class BrownianTree:
+    """Which normal images make W(sigma), W(sigma_min) = 0, and how much of each.
 
-    def __init__(self, seed: int, index: int, shape: Sequence[int], sigma_min: float, sigma_max: float, depth: int):
-        self.seed, self.index, self.shape = seed, index, shape
+    Cells are numbered as in a heap: 1 is the whole, 2n and 2n + 1 are the lower and the upper half of n. Number 0
+    stands for the motion's other end, W(sigma_max).
+    """
+
+    def __init__(self, sigma_min: float, sigma_max: float, depth: int):
         self.sigma_min, self.sigma_max, self.depth = sigma_min, sigma_max, depth
-        self._recent: dict[int, Float32[Tensor, "C H W"]] = {}
 
-    def combination(self, sigma: float) -> Combination:
-        """Return W(sigma), which is 0 at sigma_min, as weights of cells."""
+    def at(self, sigma: float) -> Weights:
+        """Return W(sigma) as weights of cells, depth + 2 of them at most."""
+        if not self.sigma_min <= sigma <= self.sigma_max:
+            raise ValueError(f"sigma = {sigma} is outside [{self.sigma_min}, {self.sigma_max}]")
         low, high, cell = self.sigma_min, self.sigma_max, 1
-        if not low <= sigma <= high:
-            raise ValueError(f"sigma = {sigma} is outside the path's [{low}, {high}]")
-        at_low: Combination = {}
-        at_high: Combination = {0: math.sqrt(high - low)}
-        for level in range(self.depth + 1):
-            middle = sigma if level == self.depth else math.sqrt(low * high)
+        at_low: Weights = {}
+        at_high: Weights = {0: math.sqrt(high - low)}
+
+        for _ in range(self.depth):
+            middle = math.sqrt(low * high)
             at_middle = _bridge(at_low, at_high, low, high, middle, cell)
-            if sigma == middle:
-                return at_middle
             if sigma < middle:
                 high, at_high, cell = middle, at_middle, 2 * cell
             else:
                 low, at_low, cell = middle, at_middle, 2 * cell + 1
-        raise AssertionError("the finest cell splits at sigma itself")
+        return _bridge(at_low, at_high, low, high, sigma, cell)
 
-    def increment(self, sigma: float, sigma_next: float) -> Float32[Tensor, "C H W"]:
-        """Return (W(sigma_next) - W(sigma)) / sqrt|sigma_next - sigma|: standard normal."""
-        start, end = self.combination(sigma), self.combination(sigma_next)
-        scale = 1 / math.sqrt(abs(sigma_next - sigma))
-        weights = {cell: scale * (end.get(cell, 0.0) - start.get(cell, 0.0)) for cell in sorted(start | end)}
-        self._recent = {cell: self._image(cell) for cell, weight in weights.items() if weight}
-        total = torch.zeros(tuple(self.shape))
-        for cell, image in self._recent.items():
-            total += weights[cell] * image
-        return total
-
-    def _image(self, cell: int) -> Float32[Tensor, "C H W"]:
-        if cell in self._recent:
-            return self._recent[cell]
-        return normal(self.seed, PURPOSE, [self.index], self.shape, part=cell)[0]
+    def increment(self, sigma: float, sigma_next: float) -> Weights:
+        """Return (W(sigma_next) - W(sigma)) / sqrt|sigma_next - sigma|, standard normal, as weights of cells."""
+        start, end = self.at(sigma), self.at(sigma_next)
+        scale = math.sqrt(abs(sigma_next - sigma))
+        weights = {cell: (end.get(cell, 0.0) - start.get(cell, 0.0)) / scale for cell in sorted(start | end)}
+        return {cell: weight for cell, weight in weights.items() if weight}
 
 
-def _bridge(
-    at_low: Combination, at_high: Combination, low: float, high: float, middle: float, cell: int
-) -> Combination:
+def _bridge(at_low: Weights, at_high: Weights, low: float, high: float, middle: float, cell: int) -> Weights:
     """Return W(middle) between two known ends: their mean by distance, and the cell's own image times the spread."""
     share = (middle - low) / (high - low)
-    mean = {known: _mix(at_low.get(known, 0.0), at_high.get(known, 0.0), share) for known in at_low | at_high}
+    mean = {known: (1 - share) * at_low.get(known, 0.0) + share * at_high.get(known, 0.0) for known in at_low | at_high}
     return mean | {cell: math.sqrt((middle - low) * (high - middle) / (high - low))}
 
 
-def _mix(low: float, high: float, share: float) -> float:
-    return (1 - share) * low + share * high
-
-
 class BrownianNoise:
-    """A `NoiseSource` for a batch: one path for each image."""
+    """A `NoiseSource` for a batch: one motion for each image.
+
+    Images of the cells of the last step are kept, since the next step starts where it ended: about two images of the
+    batch's size for each level of the tree, on the CPU.
+    """
 
     def __init__(
         self,
@@ -107,15 +97,34 @@ class BrownianNoise:
             seed: of the samples.
             indices: which sample each row of the batch is.
             shape: of one image, [C, H, W].
-            sigmas: the schedule; its ends bound the path, its shortest step says how finely it is known.
+            sigmas: the schedule: its ends bound the motion's time, its shortest step says how finely to know it.
             device, dtype: of the noise; it is drawn in float32 on the CPU, the same for every device.
         """
         levels = [float(sigma) for sigma in sigmas if sigma > 0]
-        depth = depth_for(levels)
+        self.seed, self.indices, self.shape = seed, [int(index) for index in indices], tuple(shape)
         self.device, self.dtype = device, dtype
-        self.paths = [BrownianPath(seed, int(i), shape, levels[-1], levels[0], depth) for i in indices]
+        self.tree = BrownianTree(levels[-1], levels[0], depth_for(levels))
+        self._images: dict[int, Float32[Tensor, "B C H W"]] = {}
 
-    def __call__(self, sigma: Float64[Tensor, "B"], sigma_next: Float64[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
-        """Return each image's increment between two times as a standard normal image."""
-        steps = zip(self.paths, sigma.tolist(), sigma_next.tolist(), strict=True)
-        return torch.stack([path.increment(a, b) for path, a, b in steps]).to(self.device, self.dtype)
+    def __call__(self, sigma: float, sigma_next: float) -> Float[Tensor, "B C H W"]:
+        """Return each image's increment between two noise levels, scaled to a standard normal image."""
+        weights = self.tree.increment(sigma, sigma_next)
+        known = {cell: image for cell, image in self._images.items() if cell in weights}
+        self._images = known | self._draw([cell for cell in weights if cell not in known])
+
+        total = torch.zeros((len(self.indices), *self.shape))
+        for cell, weight in weights.items():
+            total += weight * self._images[cell]
+        return total.to(self.device, self.dtype)
+
+    def _draw(self, cells: Sequence[int]) -> dict[int, Float32[Tensor, "B C H W"]]:
+        """Return the normal images of new cells, drawn side by side: numpy lets go of the interpreter meanwhile."""
+
+        def draw(place: tuple[int, int]) -> Float32[Tensor, "1 C H W"]:
+            cell, index = place
+            return normal(self.seed, PURPOSE, [index], self.shape, part=cell)
+
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            images = list(pool.map(draw, product(cells, self.indices)))
+        count = len(self.indices)
+        return {cell: torch.cat(images[k * count : (k + 1) * count]) for k, cell in enumerate(cells)}

@@ -9,6 +9,10 @@ from hdit_core.diffusion.walk import Denoise
 from hdit_core.errors import UsageError
 
 
+def _twice(cond: Tensor | None) -> Tensor | None:
+    return None if cond is None else torch.cat([cond, cond])
+
+
 def guided(
     denoiser: Denoiser,
     class_ids: Int64[Tensor, "B"] | None = None,
@@ -50,7 +54,3 @@ def guided(
         return without + weight * (with_class - without)
 
     return denoise
-
-
-def _twice(cond: Tensor | None) -> Tensor | None:
-    return None if cond is None else torch.cat([cond, cond])

@@ -91,20 +91,6 @@ def dpmpp_2m_sde(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 
     return x
 
 
-def dpmpp_3m_sde(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """DPM-Solver++(3M) SDE: the denoised image is a parabola in t. The paper's sampler, at eta = 1."""
-    history: deque[tuple[Tensor, float]] = deque(maxlen=2)  # earlier answers, and the steps that followed them
-    for sigma, sigma_next in walk.pairs():
-        denoised = walk.start(x, sigma)
-        if sigma_next == 0:
-            return denoised
-        h = math.log(sigma / sigma_next)
-        x = _carried(walk, x, denoised, h) + _higher_order(denoised, history, h, (1 + walk.eta) * h)
-        x = _noised(walk, x, sigma, sigma_next)
-        history.appendleft((denoised, h))
-    return x
-
-
 def _higher_order(
     denoised: Float[Tensor, "B C H W"], history: Sequence[tuple[Tensor, float]], h: float, length: float
 ) -> Float[Tensor, "B C H W"] | float:
@@ -122,3 +108,17 @@ def _higher_order(
     r_last, r_before = h_last / h, h_before / h
     bend = (slope - (last - before) / r_before) / (r_last + r_before)
     return phi_2 * (slope + r_last * bend) - phi_3 * bend
+
+
+def dpmpp_3m_sde(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """DPM-Solver++(3M) SDE: the denoised image is a parabola in t. The paper's sampler, at eta = 1."""
+    history: deque[tuple[Tensor, float]] = deque(maxlen=2)  # earlier answers, and the steps that followed them
+    for sigma, sigma_next in walk.pairs():
+        denoised = walk.start(x, sigma)
+        if sigma_next == 0:
+            return denoised
+        h = math.log(sigma / sigma_next)
+        x = _carried(walk, x, denoised, h) + _higher_order(denoised, history, h, (1 + walk.eta) * h)
+        x = _noised(walk, x, sigma, sigma_next)
+        history.appendleft((denoised, h))
+    return x

@@ -6,14 +6,26 @@ from itertools import pairwise
 from jaxtyping import Float, Float64
 from torch import Tensor
 
+from hdit_core.diffusion.ancestral import dpm_2_ancestral, dpmpp_2s_ancestral, dpmpp_sde, euler_ancestral
+from hdit_core.diffusion.dpm_solver import dpm_adaptive, dpm_fast
 from hdit_core.diffusion.multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, lms
+from hdit_core.diffusion.ode import dpm_2, euler, heun
 from hdit_core.diffusion.walk import Denoise, NoiseSource, Step, Walk
 from hdit_core.errors import UsageError, did_you_mean
 
 Sampler = Callable[[Walk, Float[Tensor, "B C H W"]], Float[Tensor, "B C H W"]]
 
 SAMPLERS: dict[str, Sampler] = {
+    "euler": euler,
+    "euler_ancestral": euler_ancestral,
+    "heun": heun,
+    "dpm_2": dpm_2,
+    "dpm_2_ancestral": dpm_2_ancestral,
     "lms": lms,
+    "dpm_fast": dpm_fast,
+    "dpm_adaptive": dpm_adaptive,
+    "dpmpp_2s_ancestral": dpmpp_2s_ancestral,
+    "dpmpp_sde": dpmpp_sde,
     "dpmpp_2m": dpmpp_2m,
     "dpmpp_2m_sde": dpmpp_2m_sde,
     "dpmpp_3m_sde": dpmpp_3m_sde,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hdit_core.recipe.sample import SampleRecipe
 
+KARRAS_RHO = 7.0
 # The VP diffusion's ln(1 + sigma^2) = VP_SLOPE t^2 / 2 + VP_START t (EDM, table 1: beta_d and beta_min).
 VP_SLOPE, VP_START = 19.9, 0.1
 
@@ -19,19 +20,24 @@ def _from_one_to_zero(steps: int) -> Float64[Tensor, "T"]:
 
 def _karras(recipe: SampleRecipe) -> Float64[Tensor, "T"]:
     """Even in sigma^(1/rho)."""
-    low, high = recipe.sigma_min ** (1 / recipe.rho), recipe.sigma_max ** (1 / recipe.rho)
-    return (low + (high - low) * _from_one_to_zero(recipe.steps)) ** recipe.rho
+    rho = recipe.rho or KARRAS_RHO
+    low, high = recipe.sigma_min ** (1 / rho), recipe.sigma_max ** (1 / rho)
+    return (low + (high - low) * _from_one_to_zero(recipe.steps)) ** rho
 
 
-def _polyexponential(recipe: SampleRecipe) -> Float64[Tensor, "T"]:
-    """ln sigma follows a power of time."""
+def _in_ln_sigma(recipe: SampleRecipe, exponent: float) -> Float64[Tensor, "T"]:
     low, high = math.log(recipe.sigma_min), math.log(recipe.sigma_max)
-    return (low + (high - low) * _from_one_to_zero(recipe.steps) ** recipe.rho).exp()
+    return (low + (high - low) * _from_one_to_zero(recipe.steps) ** exponent).exp()
 
 
 def _exponential(recipe: SampleRecipe) -> Float64[Tensor, "T"]:
     """Even in ln sigma."""
-    return _polyexponential(recipe.model_copy(update={"rho": 1.0}))
+    return _in_ln_sigma(recipe, 1.0)
+
+
+def _polyexponential(recipe: SampleRecipe) -> Float64[Tensor, "T"]:
+    """ln sigma follows a power of time."""
+    return _in_ln_sigma(recipe, recipe.rho or 1.0)
 
 
 def _vp(recipe: SampleRecipe) -> Float64[Tensor, "T"]:

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import torch
 from einops import reduce
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor
 
 from hdit_core.diffusion.precondition import at_least_float32
@@ -19,13 +19,17 @@ from hdit_core.errors import NumericalError
 Denoise = Callable[[Float[Tensor, "B C H W"], Float[Tensor, "B"]], Float[Tensor, "B C H W"]]
 """(x, sigma) -> denoised images."""
 
-NoiseSource = Callable[[Float64[Tensor, "B"], Float64[Tensor, "B"]], Float[Tensor, "B C H W"]]
-"""(sigma, sigma_next), each image's own, float64 on the CPU -> standard normal noise for that step."""
+NoiseSource = Callable[[float, float], Float[Tensor, "B C H W"]]
+"""(sigma, sigma_next) -> standard normal noise for that step, on the device and in the type of the images."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where a sampler stands: the `index`-th of `steps`, at noise level `sigma`, with what the model made of x."""
+    """Where a sampler stands: at the start of its step `index`, from 0, with what the model made of x.
+
+    `steps` is the schedule's number of steps; `dpm_fast` takes fewer (of several questions each), `dpm_adaptive` as
+    many as it needs, and its `sigma` is that of the image with the longest way to go.
+    """
 
     index: int
     steps: int
@@ -47,58 +51,56 @@ class Walk:
     on_step: Callable[[Step], None] | None = None
     index: int = field(default=0, init=False)
 
-    @property
-    def steps(self) -> int:
-        """How many steps there are, T."""
-        return len(self.sigmas) - 1
-
     def pairs(self) -> Iterator[tuple[float, float]]:
-        """Yield the noise levels at which each step starts and ends, and keep count for messages."""
+        """Yield the noise levels at which each step starts and ends, and keep count of the steps."""
         for index, pair in enumerate(pairwise(self.sigmas)):
             self.index = index
             yield pair
 
-    def start(self, x: Float[Tensor, "B C H W"], sigma: float) -> Float[Tensor, "B C H W"]:
+    def start(self, x: Float[Tensor, "B C H W"], sigma: float | Float[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
         """Return the denoised images at the start of a step, and tell `on_step` of it."""
         denoised = self.denoised(x, sigma)
-        self.tell(x, sigma, denoised)
+        if self.on_step is not None:
+            highest = float(torch.as_tensor(sigma).max())
+            self.on_step(Step(self.index, len(self.sigmas) - 1, highest, x, denoised))
         return denoised
 
-    def tell(self, x: Float[Tensor, "B C H W"], sigma: float, denoised: Float[Tensor, "B C H W"]) -> None:
-        """Call `on_step`, where there is one."""
-        if self.on_step is not None:
-            self.on_step(Step(self.index, self.steps, sigma, x, denoised))
-
-    def denoised(self, x: Float[Tensor, "B C H W"], sigma: float | Float64[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
+    def denoised(self, x: Float[Tensor, "B C H W"], sigma: float | Float[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
         """Ask the model, at one noise level or at each image's own.
 
         Raises:
             NumericalError: an answer is not finite.
         """
-        levels = torch.as_tensor(sigma, dtype=at_least_float32(x.dtype), device=x.device).expand(x.shape[0])
-        denoised = self.denoise(x, levels)
-        self._check(denoised, levels)
-        return denoised
-
-    def _check(self, denoised: Float[Tensor, "B C H W"], levels: Float[Tensor, "B"]) -> None:
-        broken = reduce(~denoised.isfinite(), "b c h w -> b", "any")
-        if not broken.any():
-            return
-        rows = broken.nonzero().flatten().tolist()
-        raise NumericalError(
-            f"{self.name}: step {self.index + 1} of {self.steps}, sigma = {levels[rows[0]]:.6g}: the denoised images "
-            f"{', '.join(map(str, rows))} of this batch are not finite; try another checkpoint, float32, "
-            "a smaller sample.sigma_max or less sample.guidance"
-        )
+        return ask(self.denoise, x, sigma, f"{self.name}, step {self.index + 1}")
 
     def add_noise(
         self, x: Float[Tensor, "B C H W"], amount: float, sigma: float, sigma_next: float
     ) -> Float[Tensor, "B C H W"]:
         """Return x plus `amount` times the noise of the step from sigma to sigma_next."""
-        if amount == 0:
-            return x
-        start, end = (torch.full(x.shape[:1], level, dtype=torch.float64) for level in (sigma, sigma_next))
-        return x + amount * self.noise(start, end)
+        return x + amount * self.noise(sigma, sigma_next) if amount else x
+
+
+def ask(
+    denoise: Denoise, x: Float[Tensor, "B C H W"], sigma: float | Float[Tensor, "B"], where: str
+) -> Float[Tensor, "B C H W"]:
+    """Return the model's answer, at one noise level or at each image's own.
+
+    Args:
+        where: what is being done, for the message.
+
+    Raises:
+        NumericalError: the answer is not finite.
+    """
+    levels = torch.as_tensor(sigma, dtype=at_least_float32(x.dtype), device=x.device).expand(x.shape[0])
+    denoised = denoise(x, levels)
+    broken = reduce(~denoised.isfinite(), "b c h w -> b", "any").nonzero().flatten().tolist()
+    if broken:
+        raise NumericalError(
+            f"{where}, sigma = {levels[broken[0]]:.6g}: images {', '.join(map(str, broken))} of the batch of "
+            f"{x.shape[0]} are not finite once denoised; expected finite numbers: try an earlier checkpoint, "
+            "float32, less guidance or a smaller sigma_max"
+        )
+    return denoised
 
 
 def toward(

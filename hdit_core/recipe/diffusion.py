@@ -23,8 +23,8 @@ class DensityRecipe(Table):
     )
     loc: float | None = Field(None, description="mean of ln sigma; default -1.2, loglogistic ln(sigma_data)")
     scale: PositiveFloat | None = Field(None, description="spread of ln sigma; default 1.2, loglogistic 0.5")
-    scale_low: PositiveFloat | None = Field(None, description="split-lognormal: spread below loc")
-    scale_high: PositiveFloat | None = Field(None, description="split-lognormal: spread above loc")
+    scale_low: PositiveFloat | None = Field(None, description="split-lognormal: spread below loc; default 1.2")
+    scale_high: PositiveFloat | None = Field(None, description="split-lognormal: spread above loc; default 1.2")
 
     def problems(self) -> Iterator[Problem]:
         used = KEYS_OF_DENSITY[self.type]

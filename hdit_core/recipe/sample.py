@@ -31,13 +31,14 @@ class SampleRecipe(Table):
     sampler: Sampler = "dpmpp_3m_sde"
     steps: PositiveInt = 50
     schedule: Schedule = "karras"
-    rho: PositiveFloat = Field(7.0, description="karras and polyexponential: the schedule's exponent")
+    rho: PositiveFloat | None = Field(
+        None, description="exponent of karras (default 7) and polyexponential (default 1)"
+    )
     sigma_min: PositiveFloat = 1e-2
     sigma_max: PositiveFloat = 160.0
     eta: NonNegativeFloat = Field(1.0, description="share of fresh noise in stochastic samplers; 0: none")
     solver: Literal["heun", "midpoint"] = Field("midpoint", description="dpmpp_2m_sde: its second-order term")
     guidance: NonNegativeFloat = Field(1.0, description="classifier-free guidance weight; 1: none")
-    weights: Literal["ema", "model"] = Field("ema", description="the averaged weights, or the raw ones")
     batch_size: Annotated[int, Field(gt=0)] = Field(16, description="images at once on one device")
 
     def problems(self) -> Iterator[Problem]:

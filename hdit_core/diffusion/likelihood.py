@@ -1,0 +1,129 @@
+"""How likely images are under a model: the probability-flow ODE, run from the image into noise (Song 2021, eq. 39).
+
+With time l = ln sigma the ODE is dx/dl = x - D(x, sigma), and ln p changes along it by -(dims - tr dD/dx). The trace is
+estimated with random probes (Hutchinson), drawn from each image's own stream, or taken exactly for tiny images.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, reduce, repeat
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from hdit_core.diffusion.runge_kutta import integrate
+from hdit_core.diffusion.walk import Denoise, ask
+from hdit_core.randomness import stream
+
+PURPOSE = "probe"
+LEVELS_PER_UNIT = 127.5  # 8-bit images in [-1, 1]
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """ln p of images with a little noise, sigma_min, under the model; `dims` is C x H x W."""
+
+    nats: Float64[Tensor, "B"]
+    dims: int
+
+    @property
+    def bits_per_dim(self) -> Float64[Tensor, "B"]:
+        """-log2 of the density of pixels in [-1, 1], per dimension; may be negative."""
+        return -self.nats / (self.dims * math.log(2))
+
+    @property
+    def bits_per_dim_u8(self) -> Float64[Tensor, "B"]:
+        """Bits per dimension to store the images with 8 bits, a density's value times the width of a grey level.
+
+        An upper bound where the images were given uniform noise as wide as one level, 2/255.
+        """
+        return self.bits_per_dim + math.log2(LEVELS_PER_UNIT)
+
+
+def rademacher_probes(
+    seed: int, indices: Sequence[int], shape: Sequence[int], count: int
+) -> Float[Tensor, "P B C H W"]:
+    """Return `count` images of random signs for each index, float32 on the CPU, from the image's own streams."""
+    signs = [
+        [torch.from_numpy(stream(seed, PURPOSE, int(i), part).integers(0, 2, tuple(shape))) for i in indices]
+        for part in range(count)
+    ]
+    return torch.stack([torch.stack(row) for row in signs]).float() * 2 - 1
+
+
+def exact_probes(batch_size: int, shape: Sequence[int]) -> Float[Tensor, "P B C H W"]:
+    """Return the C x H x W probes with which the estimate is the trace itself; for tiny images."""
+    dims = math.prod(shape)
+    unit = torch.eye(dims).reshape(dims, *shape) * math.sqrt(dims)
+    return repeat(unit, "p c h w -> p b c h w", b=batch_size)
+
+
+def _answer_and_trace(
+    denoise: Denoise,
+    x: Float[Tensor, "B C H W"],
+    sigma: Float64[Tensor, "B"],
+    probes: Float[Tensor, "P B C H W"],
+) -> tuple[Float[Tensor, "B C H W"], Float64[Tensor, "B"]]:
+    """Return D(x, sigma) and the estimated trace of its derivative."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        denoised = ask(denoise, x, sigma, "log-likelihood")
+        trace = torch.zeros_like(sigma)
+        for probe in probes:
+            (along,) = torch.autograd.grad(denoised, x, probe, retain_graph=True)
+            trace = trace + reduce((along * probe).double(), "b c h w -> b", "sum")
+    return denoised.detach(), trace / len(probes)
+
+
+def _spread(t: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+    """The solver's images are divided by this, sqrt(1 + sigma^2), so that they are of order 1 at every noise level."""
+    return (1 + (2 * t).exp()).sqrt()
+
+
+def _norm(errors: Float64[Tensor, "B S"]) -> Float64[Tensor, "B"]:
+    """The root mean square over pixels, or the error of the log-likelihood per dimension where that is larger."""
+    return torch.maximum((errors[:, :-1] ** 2).mean(1).sqrt(), errors[:, -1].abs())
+
+
+def log_likelihood(
+    denoise: Denoise,
+    images: Float[Tensor, "B C H W"],
+    probes: Float[Tensor, "P B C H W"],
+    *,
+    sigma_min: float = 1e-2,
+    sigma_max: float = 160.0,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+) -> LogLikelihood:
+    """Return ln p of images under a model, as if its widest noise were N(0, sigma_max^2).
+
+    Args:
+        denoise: (x, sigma [B]) -> denoised images; differentiable with respect to x.
+        images: pixels in [-1, 1]; what is found is the density of images with noise of level sigma_min.
+        probes: `rademacher_probes`, or `exact_probes`.
+        sigma_min, sigma_max: the ends of the ODE.
+        rtol, atol: of the ODE's solver, for pixels in units of their spread and for nats per dimension.
+
+    Raises:
+        NumericalError: the model's answer is not finite, or the ODE cannot be solved.
+    """
+    shape, dims = images.shape[1:], images[0].numel()
+    probes = probes.to(images)
+
+    def slope(t: Float64[Tensor, "B"], state: Float64[Tensor, "B S"]) -> Float64[Tensor, "B S"]:
+        sigma, spread, scaled = t.exp(), rearrange(_spread(t), "b -> b 1"), state[:, :-1]
+        x = scaled * spread
+        denoised, trace = _answer_and_trace(denoise, x.unflatten(1, shape).to(images.dtype), sigma, probes)
+        change = (x - denoised.flatten(1)) / spread - scaled * (1 - 1 / spread**2)
+        return torch.cat([change, rearrange(1 - trace / dims, "b -> b 1")], dim=1)
+
+    start, end = math.log(sigma_min), math.log(sigma_max)
+    scaled = images.double().flatten(1) / math.sqrt(1 + sigma_min**2)
+    state = torch.cat([scaled, torch.zeros_like(scaled[:, :1])], dim=1)
+    state = integrate(slope, state, start, end, rtol=rtol, atol=atol, norm=_norm)
+
+    noise = state[:, :-1] * math.sqrt(1 + sigma_max**-2)
+    prior = -(noise**2).sum(1) / 2 - dims * (math.log(2 * math.pi) / 2 + end)
+    return LogLikelihood(prior + dims * state[:, -1], dims)

@@ -1,0 +1,46 @@
+"""Deterministic one-step samplers: slopes of dx/dsigma = (x - D) / sigma (EDM, eq. 1 and algorithm 1; DPM-Solver-2)."""
+
+import math
+
+from jaxtyping import Float
+from torch import Tensor
+
+from hdit_core.diffusion.walk import Walk, toward
+
+
+def euler(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """First order: one question a step."""
+    for sigma, sigma_next in walk.pairs():
+        x = toward(x, walk.start(x, sigma), sigma, sigma_next)
+    return x
+
+
+def heun(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Second order: the mean of the slopes at both ends of a step; two questions a step, one for the last."""
+    for sigma, sigma_next in walk.pairs():
+        denoised = walk.start(x, sigma)
+        end = toward(x, denoised, sigma, sigma_next)
+        if sigma_next == 0:
+            return end
+        slopes = (x - denoised) / sigma + (end - walk.denoised(end, sigma_next)) / sigma_next
+        x = x + (sigma_next - sigma) / 2 * slopes
+    return x
+
+
+def dpm_2(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Second order: the slope at the step's geometric middle; two questions a step, one for the last."""
+    for sigma, sigma_next in walk.pairs():
+        x = middle_step(walk, x, walk.start(x, sigma), sigma, sigma_next)
+    return x
+
+
+def middle_step(
+    walk: Walk, x: Float[Tensor, "B C H W"], denoised: Float[Tensor, "B C H W"], sigma: float, sigma_next: float
+) -> Float[Tensor, "B C H W"]:
+    """Return x after a step along the slope at the geometric mean of its ends; a step to 0 is Euler's."""
+    if sigma_next == 0:
+        return toward(x, denoised, sigma, 0.0)
+    middle = math.sqrt(sigma * sigma_next)
+    halfway = toward(x, denoised, sigma, middle)
+    slope = (halfway - walk.denoised(halfway, middle)) / middle
+    return x + (sigma_next - sigma) * slope

@@ -1,0 +1,106 @@
+"""An adaptive Runge-Kutta solver in which every row has its own steps (Dormand and Prince 1980, order 5 with 4)."""
+
+from collections.abc import Callable
+
+import torch
+from einops import rearrange
+from jaxtyping import Float64
+from torch import Tensor
+
+from hdit_core.errors import NumericalError
+
+# When each stage is asked, and of which earlier slopes its place is made; the last stage stands at the step's end.
+TIMES = (0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1)
+PLACES = (
+    (),
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+# Fifth order less fourth: the error of a step.
+ERRORS = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+
+SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
+FIRST_STEP, SHORTEST_STEP = 0.01, 1e-10  # as shares of the whole way
+
+Slope = Callable[[Float64[Tensor, "B"], Float64[Tensor, "B S"]], Float64[Tensor, "B S"]]
+Norm = Callable[[Float64[Tensor, "B S"]], Float64[Tensor, "B"]]
+
+
+def _sum(weights: tuple[float, ...], slopes: list[Float64[Tensor, "B S"]]) -> Float64[Tensor, "B S"]:
+    total = torch.zeros_like(slopes[0])
+    for weight, slope in zip(weights, slopes, strict=True):
+        total = total + weight * slope if weight else total
+    return total
+
+
+def _step(
+    slope: Slope,
+    t: Float64[Tensor, "B"],
+    y: Float64[Tensor, "B S"],
+    h: Float64[Tensor, "B"],
+    first: Float64[Tensor, "B S"],
+) -> tuple[Float64[Tensor, "B S"], Float64[Tensor, "B S"], Float64[Tensor, "B S"]]:
+    """Return the state after a step, its error, and the slope there, which is the next step's first."""
+    length = rearrange(h, "b -> b 1")
+    slopes = [first]
+    for time, weights in zip(TIMES[1:], PLACES[1:], strict=True):
+        place = y + length * _sum(weights, slopes)
+        slopes.append(slope(t + time * h, place))
+    return place, length * _sum(ERRORS, slopes), slopes[-1]
+
+
+def _check_length(h: Float64[Tensor, "B"], t: Float64[Tensor, "B"], end: float, way: float) -> None:
+    short = (h < SHORTEST_STEP * way) & (t < end)
+    if short.any():
+        rows = short.nonzero().flatten().tolist()
+        raise NumericalError(
+            f"the ODE of rows {', '.join(map(str, rows))} of the batch needs steps below {SHORTEST_STEP * way:.3g} at "
+            f"t = {t[rows[0]]:.6g}; expected a smooth slope: use larger tolerances"
+        )
+
+
+def integrate(
+    slope: Slope,
+    y: Float64[Tensor, "B S"],
+    start: float,
+    end: float,
+    *,
+    rtol: float,
+    atol: float,
+    norm: Norm,
+) -> Float64[Tensor, "B S"]:
+    """Return the solution at `end` of dy/dt = slope(t, y), y at `start` being given.
+
+    Args:
+        slope: (t [B], y [B, S]) -> dy/dt, row by row: no row may depend on another.
+        y: one state a row.
+        start, end: times, start < end.
+        rtol, atol: a step's error may be atol + rtol |y|.
+        norm: makes one number a row of the errors in units of that tolerance; up to 1 is good.
+
+    Raises:
+        NumericalError: a row's step had to become too short.
+    """
+    way = end - start
+    t = torch.full_like(y[:, 0], start)
+    h = torch.full_like(t, FIRST_STEP * way)
+    first = slope(t, y)
+    while (t < end).any():
+        # Rows that have arrived take steps of length 0 until the last arrives.
+        h = torch.minimum(h, end - t)
+        y_next, error, last = _step(slope, t, y, h, first)
+        size = norm(error / (atol + rtol * torch.maximum(y.abs(), y_next.abs())))
+
+        good = size <= 1
+        pick = rearrange(good, "b -> b 1")
+        arrived = good & (h >= end - t)
+        t = torch.where(arrived, end, torch.where(good, t + h, t))
+        y, first = torch.where(pick, y_next, y), torch.where(pick, last, first)
+
+        h = h * (SAFETY * size**-0.2).nan_to_num(SHRINK).clamp(SHRINK, GROW)
+        _check_length(h, t, end, way)
+    return y
