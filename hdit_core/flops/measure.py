@@ -1,15 +1,14 @@
 """The same count taken by torch on the network itself, as a check of the closed forms; on the meta device, so for free.
 
-Two traps lie here. The counter sees no work in fused attention on a CPU, so attention runs as plain products. And the
-tiles of neighborhood attention compute products that their mask throws away, so what such a level's attention itself
-costs is not measured but taken from the closed form.
+Two traps lie here. The counter sees no work at all in fused attention on a CPU; on the meta device attention runs as
+plain products. And the tiles of neighborhood attention compute products that their mask throws away, so what such a
+level's attention itself costs is not measured but taken from the closed form.
 """
 
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hdit_core.flops.count import Operation, count
@@ -64,7 +63,7 @@ def _from_closed_form(place: Place, model: ModelRecipe, image_size: tuple[int, i
 def _flops_by_module(network: HourglassTransformer, image_size: tuple[int, int]) -> dict[str, int]:
     """Return one image's FLOPs in each module, by its name; what a block attends with stands under `NAME.attend`."""
     model = network.recipe
-    with torch.device("meta"), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         network(
             torch.empty(BATCH, model.channels, *image_size),
             torch.empty(BATCH),

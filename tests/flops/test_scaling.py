@@ -51,6 +51,12 @@ def test_a_recipe_is_counted_at_its_own_size_and_does_not_grow():
     assert compare_recipe("x", model, [(512, 512), (256, 384)]).models == (model, model)
 
 
+def test_grids_are_those_of_the_size_that_is_counted():
+    levels = as_dict(compare_recipe("x", read_recipe("imagenet256").model, [(256, 384)]))["sizes"][0]["levels"]
+
+    assert [level["grid"] for level in levels] == [[64, 96], [32, 48], [16, 24]]
+
+
 def test_where_dit_s_patches_do_not_tile_the_image_the_network_stands_alone():
     level = LevelRecipe(depth=1, width=64, attention="global")
     comparison = compare_recipe("x", ModelRecipe(image_size=(36, 34), patch_size=2, levels=(level,)))
