@@ -44,7 +44,7 @@ class HourglassTransformer(nn.Module):
         self.conditioning = Conditioning(recipe)
         self.rotary = nn.ModuleDict(
             {
-                str(index): AxialRotary(level.heads, level.head_dim)
+                str(index): AxialRotary(level.heads, level.head_dim, exact_angles=level.attention == "global")
                 for index, level in enumerate(recipe.levels)
                 if level.attention != "none"
             }
@@ -107,12 +107,11 @@ class HourglassTransformer(nn.Module):
 
     def _rotations(self, height: int, width: int) -> list[Rotation | None]:
         """Return the rotary angles of each level, outermost first, once for all of its layers."""
-        frequencies = self.conditioning.time_features.frequencies
-        positions = grid_positions(*self.recipe.grid(0, (height, width)), like=frequencies)
+        positions = grid_positions(*self.recipe.grid(0, (height, width)), self.patch_in.proj.weight.device)
         rotations: list[Rotation | None] = []
-        for index in range(len(self.recipe.levels)):
+        for index, level in enumerate(self.recipe.levels):
             positions = coarser(positions) if index else positions
-            rotations.append(self.rotary[str(index)](positions) if str(index) in self.rotary else None)
+            rotations.append(self.rotary[str(index)](positions) if level.attention != "none" else None)
         return rotations
 
     def _run(self, layers: nn.Module, x: Tensor, cond: Tensor, rotation: Rotation | None) -> Tensor:

@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Callable
-from typing import Self
 
 import numpy as np
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -16,19 +15,24 @@ from hdit_core.model.norm import wide
 Rotation = tuple[Tensor, Tensor]  # cosines and sines, [H, W, N, D / 4] each
 
 
-def grid_positions(height: int, width: int, like: Tensor) -> Float[Tensor, "H W 2"]:
-    """Return the centre (y, x) of each cell: the longer side spans [-1, 1], the shorter one as much as is its share."""
+def grid_positions(height: int, width: int, device: torch.device) -> Float[Tensor, "H W 2"]:
+    """Return the centre (y, x) of each cell: the longer side spans [-1, 1], the shorter one as much as is its share.
+
+    In float32 whatever the network computes in, and as the middle of rounded edges: what the reference's weights know.
+    """
     longer = max(height, width)
-    y, x = (
-        (2 * torch.arange(cells, dtype=like.dtype, device=like.device) + 1 - cells) / longer
-        for cells in (height, width)
-    )
-    return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1)
+
+    def centres(cells: int) -> Tensor:
+        edges = torch.linspace(-cells / longer, cells / longer, cells + 1, dtype=torch.float32, device=device)
+        return (edges[:-1] + edges[1:]) / 2
+
+    return torch.stack(torch.meshgrid(centres(height), centres(width), indexing="ij"), dim=-1)
 
 
 def coarser(positions: Float[Tensor, "H W 2"]) -> Float[Tensor, "H2 W2 2"]:
-    """Return the positions of the merged tokens: the mean of their 2 x 2."""
-    return reduce(positions, "(h 2) (w 2) yx -> h w yx", "mean")
+    """Return the positions of the merged tokens: the mean of their 2 x 2, added up row by row as the reference does."""
+    first, second, third, fourth = rearrange(positions, "(h a) (w b) yx -> (a b) h w yx", a=2, b=2)
+    return (first + second + third + fourth) / 4
 
 
 def rotary_frequencies(numbers: np.random.Generator, shape: Shape) -> np.ndarray:
@@ -47,7 +51,7 @@ class FixedTensor(nn.Module):
     A frequency of 10 pi in bfloat16 is wrong by 0.06 radians.
     """
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         def keep_wide(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
             return moved if moved.dtype == wide(moved.dtype) else tensor.to(moved.device)
@@ -56,19 +60,27 @@ class FixedTensor(nn.Module):
 
 
 class AxialRotary(FixedTensor):
-    """The rotation of one level's queries and keys; its frequencies are part of a checkpoint."""
+    """The rotation of one level's queries and keys; its frequencies are part of a checkpoint.
+
+    Args:
+        exact_angles: form position times frequency in the dtype of the frequencies, not in float32. It matters in
+            float64 only, where the reference does so for global attention and not for local.
+    """
 
     frequencies: Tensor
 
-    def __init__(self, heads: int, head_dim: int) -> None:
+    def __init__(self, heads: int, head_dim: int, exact_angles: bool) -> None:
         super().__init__()
         self.register_buffer("frequencies", unset(heads, head_dim // 8))
         self.initial = {"frequencies": rotary_frequencies}
+        self.exact_angles = exact_angles
 
     def forward(self, positions: Float[Tensor, "H W 2"]) -> Rotation:
         """Return cosines and sines of y times each frequency, then of x times each: `[H, W, N, D/4]`."""
-        angles = rearrange(positions, "h w yx -> h w 1 yx 1") * rearrange(self.frequencies, "n k -> n 1 k")
-        angles = rearrange(angles, "h w n yx k -> h w n (yx k)")
+        dtype = self.frequencies.dtype if self.exact_angles else positions.dtype
+        place = rearrange(positions.to(dtype), "h w yx -> h w 1 yx 1")
+        angles = place * rearrange(self.frequencies.to(dtype), "n k -> n 1 k")
+        angles = rearrange(angles, "h w n yx k -> h w n (yx k)").to(self.frequencies.dtype)
         return angles.cos(), angles.sin()
 
 

@@ -1,0 +1,248 @@
+"""k-diffusion's config of an HDiT (`image_transformer_v2`) as a recipe, and back.
+
+Nothing is lost on the way: what a recipe has no key for (the type of the data set, an optimizer other than AdamW, ...)
+`unrepresented` returns, to be kept beside the recipe and handed to `config_to_kdiffusion` on the way back. A config
+that would make another network than HDiT is refused.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from hdit_core.checkpoint.kdiffusion_config import Config, filled_config, read_config
+from hdit_core.diffusion.density import LOC, NOISE_SIZE_LOW, SCALE, SIGMA_MAX, SIGMA_MIN
+from hdit_core.errors import CheckpointError, RecipeError
+from hdit_core.recipe.diffusion import KEYS_OF_DENSITY
+from hdit_core.recipe.model import LevelRecipe
+from hdit_core.recipe.read import check_recipe
+from hdit_core.recipe.run import Recipe
+
+# their config says neither; these are the paper's for FFHQ-1024
+BATCH_SIZE = 256
+NUM_IMAGES = 256_000_000
+
+DENSITY_KEYS = {  # ours: theirs
+    "sigma_min": "min_value",
+    "sigma_max": "max_value",
+    "noise_size_low": "noise_d_low",
+    "noise_size_high": "noise_d_high",
+    "loc": "loc",
+    "scale": "scale",
+    "scale_low": "scale_1",
+    "scale_high": "scale_2",
+}
+
+
+def density_defaults(kind: str, image_size: tuple[int, int], sigma_data: float) -> dict[str, Any]:
+    """Return what a recipe means by the density keys that it leaves out; loglogistic has no bounds then."""
+    values = {
+        "sigma_min": SIGMA_MIN,
+        "sigma_max": SIGMA_MAX,
+        "noise_size_low": NOISE_SIZE_LOW,
+        "noise_size_high": max(image_size),
+        "loc": LOC,
+        "scale": SCALE,
+        "scale_low": SCALE,
+        "scale_high": SCALE,
+    }
+    if kind == "loglogistic":
+        return {"loc": math.log(sigma_data), "scale": 0.5}
+    return {key: values[key] for key in KEYS_OF_DENSITY[kind]}
+
+
+# --- config -> recipe ------------------------------------------------------------------------------------------------
+
+
+def recipe_from_kdiffusion(config: Any) -> Recipe:
+    """Return the recipe that a k-diffusion config amounts to.
+
+    The config does not say how long and in what batches to train: the recipe gets 256,000,000 images in batches of 256,
+    the paper's for FFHQ-1024. How to sample it does not say either, but for the range of sigma.
+
+    Args:
+        config: the JSON under the metadata key `config`, parsed; nothing about it is trusted.
+
+    Raises:
+        CheckpointError: something is missing, of a wrong type, or describes a network that is not HDiT.
+    """
+    checked = read_config(config)
+    model, optimizer = checked.model, checked.optimizer
+    tables = {
+        "model": _model_tables(checked),
+        "diffusion": {
+            "sigma_data": model.sigma_data,
+            "weighting": model.loss_weighting,
+            "density": _density_table(checked),
+        },
+        "data": {"path": checked.dataset.location, "augment_prob": model.augment_prob},
+        "train": {
+            "num_images": NUM_IMAGES,
+            "batch_size": BATCH_SIZE,
+            "lr": optimizer.lr,
+            "betas": optimizer.betas,
+            "eps": optimizer.eps,
+            "weight_decay": optimizer.weight_decay,
+            "class_dropout": checked.dataset.cond_dropout_rate,
+            "ema_power": checked.ema_sched.power,
+            "ema_max": checked.ema_sched.max_value,
+        },
+        "sample": {"sigma_min": model.sigma_min, "sigma_max": model.sigma_max},
+    }
+    try:
+        return check_recipe(tables, "k-diffusion config, as a recipe")
+    except RecipeError as error:
+        raise CheckpointError(str(error).replace("\n", "; ")) from None
+
+
+def _model_tables(config: Config) -> dict[str, Any]:
+    model = config.model
+    assert model.d_ffs is not None and model.self_attns is not None and model.dropout_rate is not None  # filled in
+    levels = []
+    for depth, width, d_ff, attention, dropout in zip(
+        model.depths, model.widths, model.d_ffs, model.self_attns, model.dropout_rate, strict=True
+    ):
+        given = attention.model_dump()
+        ours = {"attention": attention.type, "head_dim": given.get("d_head")}
+        ours |= {key: given[key] for key in ("kernel_size", "window_size") if key in type(attention).model_fields}
+        level = {"depth": depth, "width": width, "d_ff": None if d_ff == 3 * width else d_ff, "dropout": dropout}
+        levels.append(level | {key: value for key, value in ours.items() if value is not None})
+    return {
+        "image_size": model.input_size,
+        "channels": model.input_channels,
+        "patch_size": model.patch_size,
+        "levels": levels,
+        "num_classes": config.dataset.num_classes,
+        "mapping_width": model.mapping_width,
+        "mapping_depth": model.mapping_depth,
+        "mapping_d_ff": None if model.mapping_d_ff == 3 * model.mapping_width else model.mapping_d_ff,
+        "mapping_dropout": model.mapping_dropout_rate,
+        "mapping_cond_dim": model.mapping_cond_dim,
+    }
+
+
+def _density_table(config: Config) -> dict[str, Any]:
+    """Return `[diffusion.density]`; keys that say what a recipe means anyway are left out."""
+    model, density = config.model, config.model.sigma_sample_density
+    defaults = density_defaults(density.type, (model.input_size[0], model.input_size[1]), model.sigma_data)
+    values = {key: getattr(density, DENSITY_KEYS[key]) for key in KEYS_OF_DENSITY[density.type]}
+    return {"type": density.type} | {key: value for key, value in values.items() if value != defaults.get(key)}
+
+
+# --- recipe -> config ------------------------------------------------------------------------------------------------
+
+
+def config_to_kdiffusion(recipe: Recipe, unrepresented: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return the k-diffusion config of a recipe, with all defaults written out.
+
+    It holds the network, its noise and the optimizer. The length of the run, its schedule of batches and learning
+    rates, the sampler and the evaluation have no key there: whoever wants them keeps the recipe.
+
+    Args:
+        recipe: of ours.
+        unrepresented: what `unrepresented` returned for the config that the recipe came from, to get that one back.
+
+    Raises:
+        CheckpointError: the loss is weighted in a way that k-diffusion does not know.
+    """
+    if recipe.diffusion.weighting == "min-snr":
+        raise CheckpointError(
+            "diffusion.weighting = 'min-snr' is unknown to k-diffusion; expected karras, snr or soft-min-snr"
+        )
+    train = recipe.train
+    config = {
+        "model": _their_model(recipe),
+        "dataset": {
+            "type": "imagefolder",
+            "location": recipe.data.path,
+            "num_classes": recipe.model.num_classes,
+            "cond_dropout_rate": train.class_dropout,
+        },
+        "optimizer": {
+            "type": "adamw",
+            "lr": train.lr,
+            "betas": list(train.betas),
+            "eps": train.eps,
+            "weight_decay": train.weight_decay,
+        },
+        "lr_sched": {"type": "constant", "warmup": 0.0},
+        "ema_sched": {"type": "inverse", "power": train.ema_power, "max_value": train.ema_max},
+    }
+    return _merged(config, unrepresented or {})
+
+
+def unrepresented(config: Any) -> dict[str, Any]:
+    """Return the part of a k-diffusion config, of the same shape, that its recipe has no key for.
+
+    `config_to_kdiffusion(recipe_from_kdiffusion(config), unrepresented(config)) == filled_config(config)`.
+
+    Raises:
+        CheckpointError: as `recipe_from_kdiffusion`.
+    """
+    return _surplus(filled_config(config), config_to_kdiffusion(recipe_from_kdiffusion(config)))
+
+
+def _their_model(recipe: Recipe) -> dict[str, Any]:
+    model, diffusion = recipe.model, recipe.diffusion
+    return {
+        "type": "image_transformer_v2",
+        "input_channels": model.channels,
+        "input_size": list(model.image_size),
+        "patch_size": list(model.patch_size),
+        "depths": [level.depth for level in model.levels],
+        "widths": [level.width for level in model.levels],
+        "d_ffs": [level.hidden for level in model.levels],
+        "self_attns": [_their_attention(level) for level in model.levels],
+        "dropout_rate": [level.dropout for level in model.levels],
+        "mapping_width": model.mapping_width,
+        "mapping_depth": model.mapping_depth,
+        "mapping_d_ff": model.mapping_hidden,
+        "mapping_dropout_rate": model.mapping_dropout,
+        "mapping_cond_dim": model.mapping_cond_dim,
+        "augment_prob": recipe.data.augment_prob,
+        "augment_wrapper": False,
+        "has_variance": False,
+        "loss_config": "karras",
+        "loss_weighting": diffusion.weighting,
+        "sigma_data": diffusion.sigma_data,
+        "sigma_min": recipe.sample.sigma_min,
+        "sigma_max": recipe.sample.sigma_max,
+        "sigma_sample_density": _their_density(recipe),
+    }
+
+
+def _their_attention(level: LevelRecipe) -> dict[str, Any]:
+    own: dict[str, dict[str, int]] = {
+        "global": {"d_head": level.head_dim},
+        "neighborhood": {"d_head": level.head_dim, "kernel_size": level.kernel_size},
+        "shifted-window": {"d_head": level.head_dim, "window_size": level.window_size},
+        "none": {},
+    }
+    return {"type": level.attention} | own[level.attention]
+
+
+def _their_density(recipe: Recipe) -> dict[str, Any]:
+    density = recipe.diffusion.density
+    given = density.model_dump(exclude_none=True, exclude={"type"})
+    values = density_defaults(density.type, recipe.model.image_size, recipe.diffusion.sigma_data) | given
+    return {"type": density.type} | {DENSITY_KEYS[key]: value for key, value in values.items()}
+
+
+def _surplus(whole: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `whole` says otherwise than `part`, or beyond it."""
+    surplus = {}
+    for key, value in whole.items():
+        if isinstance(value, dict) and isinstance(part.get(key), dict):
+            if inner := _surplus(value, part[key]):
+                surplus[key] = inner
+        elif key not in part or value != part[key]:
+            surplus[key] = value
+    return surplus
+
+
+def _merged(config: Mapping[str, Any], surplus: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {
+        key: _merged(config[key], value)
+        for key, value in surplus.items()
+        if isinstance(value, Mapping) and isinstance(config.get(key), Mapping)
+    }
+    return {**config, **surplus, **inner}
