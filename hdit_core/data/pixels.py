@@ -59,8 +59,6 @@ def _open(data: bytes) -> ImageFile.ImageFile:
         raise RefusedImageError(
             f"{image.width}x{image.height} pixels are more than {LARGEST_IMAGE_PIXELS // 10**6} million"
         )
-    if not image.width * image.height:
-        raise RefusedImageError("no pixels")
     return image
 
 
@@ -107,17 +105,13 @@ def _grey16_to_grey(image: Image.Image) -> Image.Image:
     return grey
 
 
-def _profile_to_srgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """Convert colours by the embedded ICC profile, unless it is sRGB already or none."""
-    profile_bytes = image.info.get("icc_profile")
-    if not profile_bytes or image.mode not in ("RGB", "CMYK"):
-        return image, []
+def _to_srgb(image: Image.Image, profile_bytes: bytes) -> tuple[Image.Image, list[str]]:
+    """Convert RGB or CMYK by its ICC profile, unless that is sRGB already or none."""
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(profile_bytes))
         if "srgb" in ImageCms.getProfileDescription(profile).lower():
             return image, []
-        srgb = ImageCms.createProfile("sRGB")
-        converted = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
+        converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (OSError, ImageCms.PyCMSError, ValueError, TypeError):
         return image, ["unusable colour profile passed over"]
     assert converted is not None
@@ -126,12 +120,6 @@ def _profile_to_srgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
 
 def _refuse_mode(image: Image.Image) -> Image.Image:
     raise RefusedImageError(f"pixels of Pillow's mode {image.mode} have no defined range in sRGB")
-
-
-def _on_background(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
-    """Composite what has transparency on a colour."""
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, (*background, 255)), layer).convert("RGB")
 
 
 _TO_8_BITS: dict[str, Callable[[Image.Image], Image.Image]] = {
@@ -145,12 +133,21 @@ _TO_8_BITS: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def _to_rgb_or_grey(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, list[str]]:
+def _flatten(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, list[str]]:
+    """Return RGB or grey of 8 bits: colours by their profile, then transparency laid on the background."""
     image = _TO_8_BITS.get(image.mode, lambda same: same)(image)
-    image, remarks = _profile_to_srgb(image)
-    if image.has_transparency_data:
-        return _on_background(image, background), [*remarks, "transparency laid on the background"]
-    return image if image.mode == "L" else image.convert("L" if image.mode == "1" else "RGB"), remarks
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    grey = image.mode in ("1", "L", "LA")
+    opaque = image if image.mode == "CMYK" else image.convert("L" if grey else "RGB")
+
+    profile_bytes = image.info.get("icc_profile")
+    opaque, remarks = (opaque, []) if grey or not profile_bytes else _to_srgb(opaque, profile_bytes)
+    if alpha is None:
+        return opaque, remarks
+
+    sheet = Image.new("RGB", image.size, background)
+    sheet.paste(opaque.convert("RGB"), mask=alpha)
+    return sheet, [*remarks, "transparency laid on the background"]
 
 
 def decode_any(data: bytes, channels: int, background: tuple[int, int, int] = (255, 255, 255)) -> Decoded:
@@ -171,7 +168,7 @@ def decode_any(data: bytes, channels: int, background: tuple[int, int, int] = (2
             stored = _load(data)
             remarks = ["first frame of an animation"] if getattr(stored, "n_frames", 1) > 1 else []
             upright, turned = _upright(stored)
-            flat, converted = _to_rgb_or_grey(upright, background)
+            flat, converted = _flatten(upright, background)
     except RefusedImageError:
         raise
     except UnidentifiedImageError:

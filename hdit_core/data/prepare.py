@@ -229,6 +229,8 @@ def prepare_data(settings: PrepareSettings, on_progress: Progress | None = None)
     complete = holds_data_set(settings.out)
     if complete:
         manifest = _complete_manifest(settings.out, fingerprint)
+        if on_progress:
+            on_progress(len(work.inputs), len(work.inputs), manifest.rejects)
     else:
         with open_journal(settings.out, fingerprint) as journal:
             manifest = _make(settings, work, journal, fingerprint, Tally(len(work.inputs), limit, on_progress))

@@ -1,0 +1,165 @@
+"""`hdit prepare-data`: pictures of any kind become shards that `hdit train` reads."""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from hdit_cli.console import emit, note, progress
+from hdit_cli.options import JsonOption, SeedOption, image_size
+from hdit_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from hdit_core.data.prepare import PrepareSettings, PrepareSummary
+
+app = typer.Typer(add_completion=False)
+
+MOST_WORKERS = 16  # by default: a login node with 128 cores belongs to others too
+
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="Folder, zip, tar, tar.gz, or the name of a set (mnist). Folders of images are classes.",
+        show_default=False,
+    ),
+]
+OutOption = Annotated[
+    Path, typer.Option("--out", "-o", metavar="DIR", help="Where the data set is written.", show_default=False)
+]
+SizeOption = Annotated[
+    str, typer.Option("--size", metavar="N|HxW", help="Height and width in pixels; one number means both.")
+]
+ChannelsOption = Annotated[
+    int | None,
+    typer.Option("--channels", metavar="1|3", help="1 grey, 3 RGB.", show_default="the named set's, or 3"),
+]
+LabelsOption = Annotated[
+    str,
+    typer.Option(
+        "--labels",
+        metavar="FILE|auto|none",
+        help="CSV with the columns file,label, or JSONL with these keys; auto: class folders, if there are.",
+    ),
+]
+CropOption = Annotated[
+    Literal["center", "random", "fit"],
+    typer.Option("--crop", help="Which part of an image of another shape is kept; fit pads instead."),
+]
+FormatOption = Annotated[
+    Literal["png", "webp", "jpeg"], typer.Option("--format", help="PNG, lossless WebP, or JPEG of quality 95.")
+]
+ShardSizeOption = Annotated[int, typer.Option("--shard-size", min=1, metavar="N", help="Images a shard.")]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option("--workers", min=0, metavar="N", help="Processes.", show_default=f"one a CPU, at most {MOST_WORKERS}"),
+]
+MaxBadOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-bad",
+        metavar="N|P%",
+        help="Stop with exit code 3 when more files than this cannot be used, for example 10 or 0.01%.",
+        show_default="any number is listed and skipped",
+    ),
+]
+BackgroundOption = Annotated[
+    str, typer.Option("--background", metavar="#RRGGBB", help="Colour behind transparent pixels and around fit.")
+]
+
+
+def _colour(text: str) -> tuple[int, int, int]:
+    if not re.fullmatch("#[0-9a-fA-F]{6}", text):
+        raise UsageError(f"--background {text}: expected a colour as '#RRGGBB', for example '#ffffff'")
+    red, green, blue = bytes.fromhex(text[1:])
+    return red, green, blue
+
+
+def _channels(number: int | None) -> Literal[1, 3] | None:
+    if number not in (None, 1, 3):
+        raise UsageError(f"--channels {number}: expected 1 for grey or 3 for RGB")
+    return number  # type: ignore[return-value]
+
+
+def _default_workers() -> int:
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # macOS has the latter
+    return min(cpus or 1, MOST_WORKERS)
+
+
+def _prepare(settings: "PrepareSettings") -> "PrepareSummary":
+    """Run the preparation beside a progress bar."""
+    from hdit_core.data.prepare import prepare_data
+
+    with progress("preparing") as bar:
+
+        def show(done: int, total: int, bad: int) -> None:
+            bar.update(done, total, f"{bad:,} not usable" if bad else "")
+
+        return prepare_data(settings, show)
+
+
+@app.command()
+def prepare_data(
+    source: SourceArgument,
+    out: OutOption,
+    size: SizeOption,
+    channels: ChannelsOption = None,
+    labels: LabelsOption = "auto",
+    crop: CropOption = "center",
+    codec: FormatOption = "png",
+    shard_size: ShardSizeOption = 1000,
+    workers: WorkersOption = None,
+    max_bad: MaxBadOption = None,
+    background: BackgroundOption = "#ffffff",
+    seed: SeedOption = 0,
+    json: JsonOption = False,
+) -> None:
+    """Turn pictures into webdataset shards with a manifest and an index.
+
+    Orientation, palettes, CMYK, 16 bits, colour profiles and transparency are taken care of; files that cannot be used
+    are listed with the reason in rejects.jsonl. After a kill, the same command goes on; the result is the same, byte
+    for byte, whatever the number of processes.
+    """
+    from dataclasses import asdict
+
+    from hdit_core.data.prepare import PrepareSettings
+
+    settings = PrepareSettings(
+        source=source,
+        out=out,
+        size=image_size(size),
+        channels=_channels(channels),
+        labels=labels,
+        crop=crop,
+        codec=codec,
+        shard_size=shard_size,
+        workers=_default_workers() if workers is None else workers,
+        max_bad=max_bad,
+        background=_colour(background),
+        seed=seed,
+    )
+    if codec == "jpeg":
+        note("JPEG loses detail: a model trained on it, and FID against it, show its artefacts; png and webp keep all")
+    summary = _prepare(settings)
+    if summary.rejects:
+        note(f"{summary.rejects:,} files cannot be used; {out / 'rejects.jsonl'} says why")
+    if summary.already_complete:
+        note(f"{out}: already complete, nothing written")
+    emit(asdict(summary), json, None if json else _lines(summary))
+
+
+def _lines(summary: "PrepareSummary") -> list[str]:
+    from hdit_cli.console import align
+
+    rows = [
+        ("data set", summary.out),
+        ("images", f"{summary.images:,} of {summary.height}x{summary.width} pixels, {summary.channels} channels"),
+        ("classes", f"{summary.classes:,}"),
+        ("not usable", f"{summary.rejects:,}"),
+        *((remark, f"{count:,}") for remark, count in summary.remarks.items()),
+        ("shards", f"{summary.shards:,}, {summary.bytes / 1e6:,.1f} MB"),
+        ("root hash", summary.root),
+    ]
+    return align(rows)
