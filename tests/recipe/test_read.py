@@ -177,7 +177,7 @@ def test_a_hundred_mistakes_are_enough(write):
         ("data.path='some where'", "some where"),
         ('data.path = "a\\tb" ', "a\tb"),
         ("data.path=a=b", "a=b"),
-        ("data.path=a\nworkers=3", "a\nworkers=3"),
+        ("data.path='a'\nworkers=3", "'a'\nworkers=3"),
         ("data.path=3.5.1", "3.5.1"),
         ("data.path=", ""),
         ("data.path=" + "[" * 500, "[" * 500),
