@@ -28,7 +28,7 @@ def image_digest(image_u8: UInt8[np.ndarray, "H W C"]) -> bytes:
 class FeatureSample:
     """The features of the `capacity` images whose digests are smallest: a uniform sample that merges in any order."""
 
-    def __init__(self, num_features: int, capacity: int = KEPT_FEATURES) -> None:
+    def __init__(self, num_features: int, capacity: int) -> None:
         self.capacity = capacity
         self._keys = torch.empty(0, dtype=torch.int64)
         self._features = torch.empty(0, num_features)
@@ -83,11 +83,11 @@ class Statistics:
 class Accumulator:
     """Statistics in the making: add images, merge the accumulators of other parts of the set, ask for the result."""
 
-    def __init__(self, num_features: int) -> None:
+    def __init__(self, num_features: int, kept: int = KEPT_FEATURES) -> None:
         self.n = 0
         self._mean = torch.zeros(num_features, dtype=torch.float64)
         self._scatter = torch.zeros(num_features, num_features, dtype=torch.float64)
-        self._sample = FeatureSample(num_features)
+        self._sample = FeatureSample(num_features, kept)
         self._fingerprint = 0
 
     def add(self, features: Float[Tensor, "B F"], digests: Sequence[bytes]) -> None:

@@ -1,0 +1,96 @@
+"""`hdit eval-fid` as it is typed: real features offline, results on stdout, remarks on stderr, exit codes."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hdit_cli.main import main
+from hdit_core.evaluate.extractor import EXTRACTORS
+
+OFFLINE = ["--extractor", "efficientnet-lite0", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Two folders of five pictures: noise, and the same noise made dark."""
+    numbers = np.random.default_rng(0).integers(0, 256, (5, 20, 28, 3))
+    made = []
+    for name, share in (("light", 1.0), ("dark", 0.3)):
+        folder = tmp_path_factory.mktemp(name)
+        for index, pixels in enumerate(numbers):
+            Image.fromarray((pixels * share).astype(np.uint8)).save(folder / f"{index}.png")
+        made.append(str(folder))
+    return made
+
+
+def test_the_offline_distance_is_printed_by_its_own_name(folders, capsys):
+    assert main(["eval-fid", folders[0], "--ref", folders[1], *OFFLINE, "--allow-small-n"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("fd-efficientnet-lite0-5 ") and "kd-efficientnet-lite0" in out
+    assert "fid" not in out.replace("clean-fid", "") and "FID" not in out
+    assert "compares only with itself at the same numbers of images" in err
+
+
+def test_json_is_one_document_with_a_passport(folders, capsys):
+    assert main(["eval-fid", folders[0], "--ref", folders[1], *OFFLINE, "--allow-small-n", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["metric"] == "fd-efficientnet-lite0" and found["value"] > 0
+    assert found["passport"]["extractor"]["name"] == "efficientnet-lite0"
+    assert "fid" not in found
+
+
+def test_statistics_are_saved_and_serve_as_a_reference(folders, capsys, tmp_path):
+    reference = str(tmp_path / "ref.npz")
+    options = [*OFFLINE, "--allow-small-n", "--json"]
+    assert main(["eval-fid", folders[1], "--save-stats", reference, *options]) == 0
+    assert json.loads(capsys.readouterr().out)["saved"] == reference
+    assert main(["eval-fid", folders[1], "--ref", reference, *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["value"] < 1e-6 and found["passport"]["reference"]["kind"] == "saved statistics"
+
+
+def test_too_few_images_are_a_usage_error(folders, capsys):
+    assert main(["eval-fid", folders[0], "--ref", folders[1], *OFFLINE]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "5 images are too few for the 1280 features of efficientnet-lite0" in err
+
+
+def test_missing_weights_without_a_network_are_exit_code_1_and_how_to_mend_it(folders, capsys, monkeypatch, tmp_path):
+    def no_network(*_, **__):
+        raise OSError("Network is unreachable")
+
+    monkeypatch.setattr("urllib.request.urlopen", no_network)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert main(["eval-fid", folders[0], "--ref", folders[1], "--allow-small-n"]) == 1
+    err = capsys.readouterr().err
+    assert "cannot be downloaded to" in err and f"{tmp_path}/hdit/inception-2015-12-05.pt" in err
+    assert "Network is unreachable" in err and "--inception-weights PATH" in err and "efficientnet-lite0" in err
+    assert "Traceback" not in err
+
+
+def test_missing_weights_by_path_are_a_usage_error(folders, capsys):
+    assert main(["eval-fid", folders[0], "--ref", folders[1], "--inception-weights", "nowhere.pt"]) == 2
+    assert "nowhere.pt: no such weights file" in capsys.readouterr().err
+
+
+def test_a_broken_picture_is_a_data_error(folders, capsys, tmp_path):
+    (tmp_path / "0.png").write_text("text")
+    (tmp_path / "1.png").write_text("text")
+    assert main(["eval-fid", str(tmp_path), "--ref", folders[1], *OFFLINE, "--allow-small-n"]) == 3
+    assert "0.png: cannot be scored" in capsys.readouterr().err
+
+
+def test_help_names_every_extractor_and_imports_nothing_heavy():
+    code = (
+        "import sys; from hdit_cli.main import main; main(['eval-fid', '--help']); "
+        "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    environment = {**os.environ, "COLUMNS": "200"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert run.returncode == 0, run.stderr
+    assert all(name in run.stdout for name in EXTRACTORS)
