@@ -133,7 +133,7 @@ def test_a_reader_that_goes_away_ends_the_command_without_a_word(install_body, a
     folder = install_body("print('a result')")
     reading, writing = os.pipe()
     os.close(reading)
-    env = {**os.environ, "PYTHONPATH": str(folder)}
+    env = {**os.environ, "PYTHONPATH": str(folder), "PYTHONUNBUFFERED": ""}
     run = subprocess.run([*RUN, *args], stdout=writing, stderr=subprocess.PIPE, text=True, env=env, check=False)
     os.close(writing)
     assert run.stderr == ""
