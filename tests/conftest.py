@@ -1,10 +1,16 @@
 """What every test can use."""
 
+import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
+
+from hdit_core.data.prepare import PrepareSettings, prepare_data
+from hdit_core.recipe.read import check_recipe
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -19,3 +25,76 @@ def _one_thread() -> None:
 def reference():
     """Return a function that loads one file of `tests/reference` by its name without the ending."""
     return lambda name: load_file(REFERENCE / f"{name}.safetensors")
+
+
+TINY = {
+    "model": {
+        "image_size": [16, 24],
+        "patch_size": 2,
+        "num_classes": 3,
+        "mapping_width": 32,
+        "mapping_depth": 1,
+        "levels": [
+            {"depth": 1, "width": 16, "head_dim": 8, "attention": "neighborhood", "kernel_size": 3, "dropout": 0.1},
+            {"depth": 1, "width": 32, "head_dim": 16, "attention": "global"},
+        ],
+    },
+    "data": {"workers": 0, "augment_prob": 0.1},
+    "train": {
+        "num_images": 96,
+        "batch_size": 8,
+        "log_every_images": 16,
+        "checkpoint_every_images": 32,
+        "sample_every_images": 0,
+    },
+    "sample": {"steps": 4, "sigma_max": 80.0, "batch_size": 4},
+}
+
+
+@pytest.fixture
+def tiny_recipe():
+    """A recipe whose network trains in milliseconds; not square, with every kind of conditioning it can train."""
+    return check_recipe(TINY, "tiny")
+
+
+@pytest.fixture
+def changed(tiny_recipe):
+    """Return a function that gives the tiny recipe with other values: `changed({"train.seed": 3})`."""
+
+    def change(values):
+        tables = copy.deepcopy(TINY)
+        for key, value in values.items():
+            table, _, name = key.partition(".")
+            tables[table][name] = value
+        return check_recipe(tables, "changed")
+
+    return change
+
+
+def prepare_tiny(folder: Path, seed: int) -> Path:
+    """Make 20 pictures of three classes and prepare them as 16x24 images."""
+    numbers = np.random.default_rng(seed)
+    for index in range(20):
+        picture = folder / "pictures" / f"class{index % 3}" / f"{index}.png"
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(numbers.integers(0, 256, (20, 30, 3), np.uint8)).save(picture)
+    prepare_data(PrepareSettings(str(folder / "pictures"), folder / "data", (16, 24), shard_size=8))
+    return folder / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny_data(tmp_path_factory):
+    """A prepared data set that fits the tiny recipe."""
+    return prepare_tiny(tmp_path_factory.mktemp("tiny"), seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_tiny_data(tmp_path_factory):
+    """Another one."""
+    return prepare_tiny(tmp_path_factory.mktemp("other"), seed=1)
+
+
+@pytest.fixture
+def trained(changed, tiny_data):
+    """Return a function that gives the tiny recipe with its data, and with other values."""
+    return lambda values: changed({"data.path": str(tiny_data)} | values)

@@ -62,6 +62,23 @@ def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors]
     return checkpoint.recipe, checkpoint.tensors(weights)
 
 
+def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
+    """Refuse tensors that are not, name for name and shape for shape, those of a network.
+
+    Raises:
+        CheckpointError: naming the first that is missing, misshapen or unknown.
+    """
+    for name, tensor in expected.items():
+        if name not in found:
+            raise CheckpointError(f"{where}: lacks the tensor {name}, which its recipe asks for")
+        if found[name].shape != tensor.shape:
+            raise CheckpointError(
+                f"{where}: {name} has shape {tuple(found[name].shape)}, its recipe asks for {tuple(tensor.shape)}"
+            )
+    if surplus := sorted(set(found) - set(expected)):
+        raise CheckpointError(f"{where}: has the tensor {surplus[0]}, which its recipe does not know")
+
+
 def build_denoiser(recipe: Recipe, state: Mapping[str, Tensor], where: str) -> Denoiser:
     """Return the recipe's network with these tensors in it, wrapped as a denoiser.
 
@@ -70,7 +87,7 @@ def build_denoiser(recipe: Recipe, state: Mapping[str, Tensor], where: str) -> D
     """
     with torch.device("meta"):
         network = HourglassTransformer(recipe.model)
-    _check_fit(network.state_dict(), state, where)
+    check_fit(network.state_dict(), state, where)
     network.load_state_dict(dict(state), assign=True)
     return Denoiser(network, recipe)
 
@@ -92,15 +109,3 @@ def _read_file(path: Path) -> tuple[Recipe, Tensors]:
     except (KeyError, ValueError, RecursionError, RecipeError) as error:
         raise CheckpointError(f"{path}: its metadata is damaged: {error}") from None
     raise CheckpointError(f"{path}: holds neither hdit's recipe nor k-diffusion's config; it may be another program's")
-
-
-def _check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
-    for name, tensor in expected.items():
-        if name not in found:
-            raise CheckpointError(f"{where}: lacks the tensor {name}, which its recipe asks for")
-        if found[name].shape != tensor.shape:
-            raise CheckpointError(
-                f"{where}: {name} has shape {tuple(found[name].shape)}, its recipe asks for {tuple(tensor.shape)}"
-            )
-    if surplus := sorted(set(found) - set(expected)):
-        raise CheckpointError(f"{where}: has the tensor {surplus[0]}, which its recipe does not know")

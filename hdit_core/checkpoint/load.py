@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from hdit_core.checkpoint.layout import checkpoint_folders
-from hdit_core.checkpoint.save import FORMAT, State
+from hdit_core.checkpoint.save import FORMAT, State, manifest_checksum
 from hdit_core.checkpoint.tensors import Tensors, read_tensors
 from hdit_core.errors import CheckpointError, RecipeError
 from hdit_core.files import crc32
@@ -40,6 +40,8 @@ def open_checkpoint(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{folder}: its format is {manifest.get('format')!r}, this hdit reads {FORMAT}; use the hdit that wrote it"
         )
+    if manifest.get("checksum") != manifest_checksum(manifest):
+        raise CheckpointError(f"{folder}/manifest.json: damaged: its checksum does not fit its content")
     for name, expected in _files(folder, manifest).items():
         _verify(folder / name, expected)
     try:

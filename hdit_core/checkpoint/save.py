@@ -1,10 +1,12 @@
 """Writing a checkpoint: all of it or nothing, whatever happens in between."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -55,18 +57,25 @@ def save_checkpoint(
             (folder / "state.json").write_text(state.model_dump_json(indent=1) + "\n")
             files = {file.name: digest(file).to_json() for file in sorted(folder.iterdir())}
             versions = {"hdit": version("hdit-toolkit"), "torch": str(torch.__version__)}
-            manifest = {
+            manifest: dict[str, Any] = {
                 "format": FORMAT,
                 "versions": versions,
                 "recipe": recipe.model_dump(mode="json"),
                 "files": files,
             }
+            manifest["checksum"] = manifest_checksum(manifest)
             (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     except OSError as error:
         raise CheckpointError(
             f"{final}: cannot be saved ({error.strerror or error}); older checkpoints are intact"
         ) from error
     return final
+
+
+def manifest_checksum(manifest: Mapping[str, Any]) -> str:
+    """Return the sha256 of what a manifest says, but for its own checksum."""
+    content = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def prune(run: Path, keep: int) -> None:

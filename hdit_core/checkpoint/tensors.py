@@ -72,7 +72,7 @@ def content_crc32(tensors: Mapping[str, Tensor], recipe_json: str) -> int:
     for name in sorted(tensors):
         tensor = tensors[name]
         crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
-        crc = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy(), crc)
+        crc = zlib.crc32(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()), crc)
     return crc
 
 

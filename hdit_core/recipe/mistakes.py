@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from hdit_core.errors import did_you_mean
 from hdit_core.recipe.run import Recipe
+from hdit_core.recipe.table import LAWLESS, Table
 
 LONGEST_SHOWN = 60  # characters of a key or value
 Keys = tuple[str | int, ...]
@@ -34,12 +35,27 @@ EXPECTED = {
 
 def mistakes(error: ValidationError, tables: Mapping[str, Any]) -> Iterator[str]:
     """Yield one line for each mistake in a recipe's tables: key path, what was found, what is expected."""
+    details = error.errors()
+    if all(detail["type"] == "laws" for detail in details):  # a table of which a part breaks a law was not asked yet
+        yield from _broken_laws((), Recipe.model_validate(dict(tables), context=LAWLESS))
+        return
     said = set()
-    for detail in error.errors():
+    for detail in details:
         for line in _lines(detail, _as_written(detail["loc"], tables)):
             if line not in said:
                 said.add(line)
                 yield line
+
+
+def _broken_laws(keys: Keys, part: Any) -> Iterator[str]:
+    """Yield what is wrong with a table and all tables in it, whose types are right."""
+    if isinstance(part, tuple):
+        for index, element in enumerate(part):
+            yield from _broken_laws((*keys, index), element)
+    if isinstance(part, Table):
+        yield from (_broken_law(_key(keys), inner, problem) for inner, problem in part.problems())
+        for name, value in part:
+            yield from _broken_laws((*keys, name), value)
 
 
 def _as_written(keys: Keys, tables: Any) -> Keys:

@@ -164,6 +164,11 @@ def test_all_mistakes_of_a_file_are_reported_at_once(write):
     ]
 
 
+def test_laws_broken_in_a_table_and_in_the_one_around_it_are_reported_at_once(write):
+    lines = mistakes_of(write(GOOD), ["model.levels.0.width=100", "model.image_size=[32, 50]", "sample.guidance=2.0"])
+    assert [line.split(" ")[0] for line in lines] == ["sample.guidance", "model.image_size:", "model.levels[0].width"]
+
+
 def test_a_hundred_mistakes_are_enough(write):
     lines = mistakes_of(write(GOOD + "".join(f"key{i} = 1\n" for i in range(5000))))
     assert len(lines) == 101

@@ -1,0 +1,68 @@
+"""How readable are the digits of the demo? A classifier that learned the real ones reads 500 guided samples.
+
+    python benchmarks/demo_quality.py --data data/mnist32 --samples samples/mnist32
+
+prints the share of samples that it reads as the class that was asked for, beside the share of real digits that it has
+never seen and reads rightly.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from sklearn.model_selection import train_test_split
+from sklearn.svm import SVC
+
+from hdit_core.data.reader import ImageReader
+
+
+def real_digits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return all digits of a data set as rows of numbers in [0, 1], and their classes."""
+    reader = ImageReader(folder)
+    pairs = [reader.read(index) for index in range(len(reader))]
+    return np.stack([image.reshape(-1) for image, _ in pairs]) / 255, np.array([label for _, label in pairs])
+
+
+def samples(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the samples of a folder as rows, and the class that was asked for in each."""
+    record = json.loads((folder / "samples.json").read_text())
+    files = sorted(folder.glob("[0-9]*.png"))
+    if len(files) != record["num_images"]:
+        sys.exit(f"{folder}: {len(files)} images, samples.json says {record['num_images']}")
+    images = np.stack([np.asarray(Image.open(file)).reshape(-1) for file in files]) / 255
+    return images, np.array(record["class_ids"])
+
+
+def measure(data: Path, sample_folder: Path) -> dict[str, float | int]:
+    """Return how many real and sampled digits a support vector machine reads rightly, in percent."""
+    digits, classes = real_digits(data)
+    seen, unseen, seen_classes, unseen_classes = train_test_split(
+        digits, classes, test_size=0.2, random_state=0, stratify=classes
+    )
+    reader = SVC(C=10).fit(seen, seen_classes)
+    images, asked = samples(sample_folder)
+    return {
+        "samples": len(images),
+        "samples_read_as_asked_percent": round(100 * float(reader.score(images, asked)), 1),
+        "real_digits_read_rightly_percent": round(100 * float(reader.score(unseen, unseen_classes)), 1),
+    }
+
+
+def main() -> None:
+    """Parse the command line, print the figures as JSON, and fail where samples are read worse than asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="data set that hdit prepare-data made of mnist")
+    parser.add_argument("--samples", type=Path, required=True, help="folder that hdit sample wrote")
+    parser.add_argument("--at-least", type=float, default=0.0, metavar="PERCENT", help="exit 1 below this share")
+    arguments = parser.parse_args()
+    result = measure(arguments.data, arguments.samples)
+    print(json.dumps(result))
+    if result["samples_read_as_asked_percent"] < arguments.at_least:
+        sys.exit(f"fewer than {arguments.at_least} % of the samples are read as the class that was asked for")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""`hdit convert`: weights between k-diffusion's format and ours."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hdit_cli.console import emit, note
+from hdit_cli.options import JsonOption
+
+app = typer.Typer(add_completion=False)
+
+
+class Format(StrEnum):
+    """Whose file is written."""
+
+    HDIT = "hdit"
+    KDIFFUSION = "k-diffusion"
+
+
+class Weights(StrEnum):
+    """Which of a checkpoint's two sets of weights."""
+
+    EMA = "ema"
+    MODEL = "model"
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Run, checkpoint folder or file.")],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="The safetensors file to write; never replaced.")],
+    to: Annotated[Format, typer.Option(help="Whose format.")] = Format.HDIT,
+    weights: Annotated[Weights, typer.Option(help="Averaged weights, or raw ones.")] = Weights.EMA,
+    trust_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--i-trust-this-pickle",
+            help="Read a .pth training checkpoint of k-diffusion, a format that can be made to run commands.",
+        ),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Convert weights between k-diffusion's inference checkpoints and hdit's, losslessly.
+
+    Example: hdit convert kdiffusion.safetensors flowers.safetensors && hdit sample --ckpt flowers.safetensors
+    """
+    from hdit_core.checkpoint.convert import convert_weights
+
+    result = convert_weights(source, target, to=to.value, weights=weights.value, trust_pickle=trust_pickle)
+    note(f"wrote {target}")
+    emit(result, json)

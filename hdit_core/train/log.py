@@ -1,0 +1,47 @@
+"""The record of a run: one JSON line each so many images, and its status."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hdit_core.checkpoint.layout import log_file, status_file
+from hdit_core.files import write_whole
+
+
+class Log:
+    """`log.jsonl` of a run. A resumed run continues the log of the step it resumes from: later lines are taken off."""
+
+    def __init__(self, run: Path, step: int) -> None:
+        self._path = log_file(run)
+        if self._path.exists():
+            kept = [
+                line
+                for line in self._path.read_text().splitlines()
+                if (at := _step_of(line)) is not None and at <= step
+            ]
+            write_whole(self._path, "".join(line + "\n" for line in kept))
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Append a line, at once on its way to the disk."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+
+def read_log(run: Path) -> list[dict[str, Any]]:
+    """Return the records of a run, oldest first; a line that a crash cut short is left out."""
+    path = log_file(run)
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines if _step_of(line) is not None]
+
+
+def write_status(run: Path, state: str, step: int, num_images: int, **more: Any) -> None:
+    """Say for scripts how the run stands: `"running"`, `"stopped"` (run the same command again), `"done"`."""
+    record = {"state": state, "step": step, "num_images": num_images, **more}
+    write_whole(status_file(run), json.dumps(record) + "\n")
+
+
+def _step_of(line: str) -> int | None:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,130 @@
+"""From a recipe and a folder to a finished run: begins it, or resumes it where its newest intact checkpoint stands."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from hdit_core.checkpoint.denoiser import check_fit
+from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint
+from hdit_core.checkpoint.save import State
+from hdit_core.data.reader import ImageReader
+from hdit_core.devices import compute_dtype, pick_device
+from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.distributed import World, join
+from hdit_core.errors import CheckpointError, DataError
+from hdit_core.files import remove_temporaries
+from hdit_core.model.hourglass import HourglassTransformer, initialize
+from hdit_core.recipe.run import Recipe
+from hdit_core.train.ema import Ema
+from hdit_core.train.folder import claim_folder
+from hdit_core.train.optimizer import load_optimizer_tensors, make_optimizer
+from hdit_core.train.plan import check_world
+from hdit_core.train.step import Learner
+from hdit_core.train.trainer import Trainer, Watcher
+
+
+def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher | None = None) -> State:
+    """Train a recipe in a folder and return where the run stands in the end.
+
+    The same call on a folder that holds an unfinished run of the same recipe goes on with it, exactly: on one machine
+    the weights become those of a run that was never interrupted, bit for bit.
+
+    Args:
+        run: the run's folder; made where it is missing.
+        device: `"auto"`, `"cpu"`, `"cuda"`, ...
+        watcher: is told of progress.
+
+    Raises:
+        UsageError: the folder holds another run, or the ranks cannot share the batch.
+        DataError: the data set is missing, damaged, or not what the recipe's network takes.
+        CheckpointError: no checkpoint is intact, or it cannot be saved.
+        NumericalError: the loss or the gradient is not finite.
+        StoppedEarly: a signal or the stop file asked for it; everything is saved.
+    """
+    world = join(device)
+    try:
+        check_world(recipe.train, world)
+        reader = ImageReader(Path(recipe.data.path))
+        check_data(recipe, reader)
+        if world.is_main:
+            claim_folder(run, recipe)
+        world.barrier()
+        watcher = watcher or Watcher()
+        checkpoint = _find_checkpoint(run, reader, watcher)
+        learner = _learner(recipe, checkpoint, world, _device_of(device, world))
+        start = checkpoint.state if checkpoint else State(step=0, num_images=0, data_hash=reader.manifest.root)
+        return Trainer(learner, reader, run, start.model_copy(update={"world_size": world.size}), watcher).fit()
+    finally:
+        world.leave()
+
+
+def check_data(recipe: Recipe, reader: ImageReader) -> None:
+    """Refuse a data set whose images or classes are not what the recipe's network takes.
+
+    Raises:
+        DataError: saying what it holds and what was expected.
+    """
+    model, found = recipe.model, reader.manifest.image_shape
+    expected = (*model.image_size, model.channels)
+    if found != expected:
+        sizes = ["x".join(map(str, size)) for size in (found, expected)]
+        raise DataError(
+            f"{recipe.data.path}: holds images of {sizes[0]} (height x width x channels), the recipe's network takes "
+            f"{sizes[1]}; prepare the data again with that --size, or change model.image_size"
+        )
+    if model.num_classes and model.num_classes != reader.num_classes:
+        raise DataError(
+            f"{recipe.data.path}: holds {reader.num_classes} classes, model.num_classes is "
+            f"{model.num_classes}; change it, or set it to 0 to train without classes"
+        )
+
+
+def _find_checkpoint(run: Path, reader: ImageReader, watcher: Watcher) -> Checkpoint | None:
+    remove_temporaries(run / "checkpoints")
+    checkpoint, complaints = newest_checkpoint(run)
+    for complaint in complaints:
+        watcher.on_note(f"passed over: {complaint}")
+    if checkpoint is None:
+        return None
+    if checkpoint.state.data_hash != reader.manifest.root:
+        raise CheckpointError(
+            f"{run}: was trained on the data set {checkpoint.state.data_hash[:16]}, {reader.folder} is "
+            f"{reader.manifest.root[:16]}; give it its own data, or begin a new run with --out"
+        )
+    watcher.on_note(f"resuming {checkpoint.folder}")
+    return checkpoint
+
+
+def _learner(recipe: Recipe, checkpoint: Checkpoint | None, world: World, device: torch.device) -> Learner:
+    network = HourglassTransformer(recipe.model)
+    network.activation_checkpointing = recipe.train.activation_checkpointing
+    initialize(network, recipe.train.seed)
+    if checkpoint is not None:
+        _load(network, checkpoint, "model")
+    network.to(device)
+    ema = Ema(network)
+    optimizer = make_optimizer(network, recipe.train)
+    if checkpoint is not None:
+        _load(ema.network, checkpoint, "ema")
+        load_optimizer_tensors(optimizer, network, checkpoint.tensors("optimizer"))
+    denoiser = Denoiser(_wrapped(network, recipe, world), recipe)
+    return Learner(recipe, denoiser, optimizer, ema, world, device, compute_dtype(recipe.train.precision, device))
+
+
+def _load(network: nn.Module, checkpoint: Checkpoint, part: str) -> None:
+    tensors = checkpoint.tensors(part)
+    check_fit(network.state_dict(), tensors, str(checkpoint.folder / f"{part}.safetensors"))
+    network.load_state_dict(tensors)
+
+
+def _wrapped(network: HourglassTransformer, recipe: Recipe, world: World) -> nn.Module:
+    if recipe.train.compile:
+        network.compile()
+    return DistributedDataParallel(network) if world.size > 1 else network
+
+
+def _device_of(name: str, world: World) -> torch.device:
+    device = pick_device(name)
+    return torch.device("cuda", world.local_rank) if device.type == "cuda" and world.size > 1 else device

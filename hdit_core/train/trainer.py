@@ -1,0 +1,202 @@
+"""The training loop: step by step, with checkpoints and sample grids on the way, until the end or a request to stop."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from hdit_core.checkpoint.layout import checkpoint_folder, grid_file, stop_file
+from hdit_core.checkpoint.save import State, prune, save_checkpoint
+from hdit_core.data.batch import Batch, load_batches
+from hdit_core.data.reader import ImageReader
+from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.errors import StoppedEarly
+from hdit_core.files import write_whole
+from hdit_core.generate.generate import generate
+from hdit_core.generate.writer import collect, sheet
+from hdit_core.images import png_bytes
+from hdit_core.train.log import Log, write_status
+from hdit_core.train.optimizer import optimizer_tensors
+from hdit_core.train.plan import Step, micro_batches, steps
+from hdit_core.train.preempt import StopRequest, listen
+from hdit_core.train.schedule import lr_factor
+from hdit_core.train.step import Learner, StepResult
+
+MOST_GRID_IMAGES = 64
+MOST_GRID_PIXELS = 4_000_000
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is; loss, gradient norm and speed are means since the last report."""
+
+    step: int
+    num_images: int
+    total_images: int
+    loss: float
+    grad_norm: float
+    lr: float
+    images_per_s: float
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """What somebody who looks on is told."""
+
+    on_progress: Callable[[Progress], None] = lambda progress: None
+    on_note: Callable[[str], None] = lambda note: None
+
+
+class Trainer:
+    """A run at work. `hdit_core.train.run.train` makes one; its only method is `fit`."""
+
+    def __init__(self, learner: Learner, reader: ImageReader, run: Path, start: State, watcher: Watcher) -> None:
+        self._learner = learner
+        self._recipe = learner.recipe
+        self._reader = reader
+        self._run = run
+        self._state = start
+        self._watcher = watcher
+        self._saved_step = start.step
+        self._interval = Interval()
+
+    def fit(self) -> State:
+        """Train to the end and return where the run stands.
+
+        Raises:
+            StoppedEarly: a signal or the stop file asked for it; everything is saved.
+            NumericalError: the loss or the gradient is not finite; the newest checkpoint is from before it.
+            DataError: an image cannot be read.
+        """
+        with listen(stop_file(self._run)) as stop:
+            log = Log(self._run, self._state.step) if self._learner.world.is_main else None
+            loader = self._load()
+            for step in steps(self._recipe.train, self._state.step, self._state.num_images):
+                self._take(step, loader, log)
+                if self._learner.world.any(stop.raised(), self._learner.device):
+                    self._stop_here(stop)
+        self._save()
+        self._write_status("done")
+        return self._state
+
+    def _load(self) -> Iterator[Batch]:
+        train, data = self._recipe.train, self._recipe.data
+        left = steps(train, self._state.step, self._state.num_images)
+        return load_batches(
+            self._reader,
+            (piece for step in left for piece in self._pieces(step)),
+            seed=train.seed,
+            workers=data.workers,
+            augment_prob=data.augment_prob,
+            class_dropout=train.class_dropout,
+            num_classes=self._recipe.model.num_classes,
+        )
+
+    def _pieces(self, step: Step) -> list[range]:
+        return micro_batches(step, self._learner.world, self._recipe.train.micro_batch_size)
+
+    def _take(self, step: Step, loader: Iterator[Batch], log: Log | None) -> None:
+        """Take one step, and do what falls due with it."""
+        began_at = time.perf_counter()
+        result = self._learner.update(step, islice(loader, len(self._pieces(step))))
+        elapsed_s = time.perf_counter() - began_at
+        self._interval.add(result, step.batch_size, elapsed_s)
+        after = step.num_images + step.batch_size
+        self._state = self._state.model_copy(
+            update={"step": step.number + 1, "num_images": after, "elapsed_s": self._state.elapsed_s + elapsed_s}
+        )
+        train, last = self._recipe.train, after >= self._recipe.train.num_images
+        if log is not None and (last or _crosses(train.log_every_images, step)):
+            self._report(log, lr_factor(train, step.num_images) * train.lr)
+        if last or _crosses(train.sample_every_images, step):
+            self._draw_grid()
+        if last or _crosses(train.checkpoint_every_images, step):
+            self._save()
+
+    def _report(self, log: Log, lr: float) -> None:
+        loss, grad_norm, images_per_s = self._interval.means()
+        state, self._interval = self._state, Interval()
+        log.write(
+            {"step": state.step, "num_images": state.num_images, "loss": loss, "grad_norm": grad_norm, "lr": lr}
+            | {"images_per_s": images_per_s, "elapsed_s": state.elapsed_s}
+        )
+        total = self._recipe.train.num_images
+        self._watcher.on_progress(Progress(state.step, state.num_images, total, loss, grad_norm, lr, images_per_s))
+
+    def _draw_grid(self) -> None:
+        """Draw a few samples of the averaged network, always of the same seeds, so that one sees them become."""
+        model, size = self._recipe.model, self._recipe.model.image_size
+        if not self._recipe.train.sample_every_images or not self._learner.world.is_main:
+            return
+        count = max(1, min(MOST_GRID_IMAGES, MOST_GRID_PIXELS // (size[0] * size[1])))
+        denoiser = Denoiser(self._learner.ema.network, self._recipe)
+        images, classes = collect(generate(denoiser, range(count), seed=self._recipe.train.seed))
+        columns = model.num_classes if 1 < model.num_classes <= count else None
+        names = self._reader.manifest.contents.classes
+        captions = [names[index] if names else str(index) for index in classes] if classes and columns is None else None
+        path = grid_file(self._run, self._state.num_images)
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, png_bytes(sheet(np.asarray(images), captions, columns)))
+        self._watcher.on_note(f"samples: {path}")
+
+    def _save(self) -> None:
+        """Save, unless this very step is saved already; the newest few checkpoints stay."""
+        if self._saved_step == self._state.step:
+            return
+        learner = self._learner
+        if learner.world.is_main:
+            network = learner.ema.source
+            parts = {
+                "model": dict(network.state_dict()),
+                "ema": dict(learner.ema.network.state_dict()),
+                "optimizer": optimizer_tensors(learner.optimizer, network),
+            }
+            save_checkpoint(self._run, self._recipe, self._state, parts)
+            prune(self._run, self._recipe.train.keep_checkpoints)
+            self._write_status("running")
+        learner.world.barrier()
+        self._saved_step = self._state.step
+        self._watcher.on_note(f"saved {checkpoint_folder(self._run, self._state.step)}")
+
+    def _stop_here(self, stop: StopRequest) -> None:
+        if self._state.num_images >= self._recipe.train.num_images:
+            return
+        self._save()
+        self._write_status("stopped")
+        stop_file(self._run).unlink(missing_ok=True)
+        raise StoppedEarly(
+            f"{self._run}: stopped by {stop.reason or 'another rank'} after step {self._state.step} "
+            f"({self._state.num_images} images); all is saved, and the same command goes on from here"
+        )
+
+    def _write_status(self, state: str) -> None:
+        if self._learner.world.is_main:
+            write_status(self._run, state, self._state.step, self._state.num_images)
+
+
+class Interval:
+    """Sums since the last report."""
+
+    def __init__(self) -> None:
+        self._loss = self._grad_norm = self._elapsed_s = 0.0
+        self._steps = self._num_images = 0
+
+    def add(self, result: StepResult, num_images: int, elapsed_s: float) -> None:
+        """Count one step."""
+        self._loss += result.loss
+        self._grad_norm += result.grad_norm
+        self._elapsed_s += elapsed_s
+        self._steps += 1
+        self._num_images += num_images
+
+    def means(self) -> tuple[float, float, float]:
+        """Return mean loss, mean gradient norm and images per second."""
+        return self._loss / self._steps, self._grad_norm / self._steps, self._num_images / self._elapsed_s
+
+
+def _crosses(every: int, step: Step) -> bool:
+    """Return whether a multiple of `every` images lies within a step; never for 0."""
+    return bool(every) and step.num_images // every != (step.num_images + step.batch_size) // every

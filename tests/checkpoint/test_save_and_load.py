@@ -1,0 +1,176 @@
+"""A checkpoint is whole or not there, and a damaged one is never used."""
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders
+from hdit_core.checkpoint.load import newest_checkpoint, open_checkpoint
+from hdit_core.checkpoint.save import State, manifest_checksum, prune, save_checkpoint
+from hdit_core.checkpoint.tensors import read_tensors, write_tensors
+from hdit_core.errors import CheckpointError
+
+
+def save(run, recipe, step, **options):
+    tensors = {"a.weight": torch.full((3, 5), float(step)), "b": torch.arange(7)}
+    state = State(step=step, num_images=64 * step, data_hash="f" * 64)
+    return save_checkpoint(run, recipe, state, {"model": tensors, "ema": tensors}, **options)
+
+
+def test_what_was_saved_is_read_back(tmp_path, tiny_recipe):
+    folder = save(tmp_path, tiny_recipe, 12)
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.recipe == tiny_recipe and checkpoint.state.num_images == 768
+    assert torch.equal(checkpoint.tensors("model")["a.weight"], torch.full((3, 5), 12.0))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000012"]
+
+
+def test_the_newest_intact_checkpoint_is_taken_and_the_damaged_one_is_named(tmp_path, tiny_recipe):
+    for step in (1, 2, 3):
+        save(tmp_path, tiny_recipe, step)
+    damage(checkpoint_folder(tmp_path, 3) / "ema.safetensors", random.Random(0))
+    checkpoint, complaints = newest_checkpoint(tmp_path)
+    assert checkpoint.state.step == 2
+    assert len(complaints) == 1 and "step-000000003/ema.safetensors" in complaints[0]
+
+
+def test_a_run_none_of_whose_checkpoints_is_intact_does_not_begin_again_from_nothing(tmp_path, tiny_recipe):
+    (save(tmp_path, tiny_recipe, 1) / "state.json").unlink()
+    with pytest.raises(CheckpointError, match="no checkpoint is intact"):
+        newest_checkpoint(tmp_path)
+
+
+def test_a_run_without_checkpoints_has_no_newest_one(tmp_path):
+    assert newest_checkpoint(tmp_path) == (None, [])
+
+
+def damage(path, chance):
+    content = bytearray(path.read_bytes())
+    content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+    path.write_bytes(content)
+
+
+def test_every_flipped_bit_and_every_cut_in_any_file_is_noticed(tmp_path, tiny_recipe):
+    folder = save(tmp_path, tiny_recipe, 5)
+    chance = random.Random(1)
+    for path in sorted(folder.iterdir()):
+        whole = path.read_bytes()
+        for trial in range(80):
+            damaged = whole[: chance.randrange(len(whole))] if trial % 4 == 0 else None
+            path.write_bytes(damaged) if damaged is not None else damage(path, chance)
+            try:
+                checkpoint = open_checkpoint(folder)
+            except CheckpointError:
+                pass
+            else:  # a flip between the values of the manifest: one white space for another
+                assert path.name == "manifest.json"
+                assert (checkpoint.recipe, checkpoint.state.step) == (tiny_recipe, 5)
+                assert torch.equal(checkpoint.tensors("ema")["b"], torch.arange(7))
+            path.write_bytes(whole)
+
+
+def test_a_single_file_notices_its_damage_without_its_checkpoint(tmp_path, tiny_recipe):
+    path, chance = tmp_path / "weights.safetensors", random.Random(2)
+    write_tensors(path, {"weight": torch.randn(4, 6)}, tiny_recipe.model_dump_json())
+    whole, expected = path.read_bytes(), read_tensors(path)
+    for _ in range(300):
+        damage(path, chance)
+        try:
+            tensors, metadata = read_tensors(path)
+        except CheckpointError:
+            pass
+        else:  # a flip in the padding of the header, or in a key of the metadata that nobody reads
+            assert torch.equal(tensors["weight"], expected[0]["weight"])
+            assert metadata.get("recipe") == expected[1]["recipe"] or "hdit" not in metadata
+        path.write_bytes(whole)
+
+
+def test_a_full_disk_leaves_the_older_checkpoints_and_no_rest(tmp_path, tiny_recipe, monkeypatch):
+    save(tmp_path, tiny_recipe, 1)
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match=r"cannot be saved \(No space left on device\)"):
+        save(tmp_path, tiny_recipe, 2)
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000001"]
+    assert newest_checkpoint(tmp_path)[0].state.step == 1
+
+
+def test_every_file_and_both_folders_are_flushed_before_the_checkpoint_has_its_name(tmp_path, tiny_recipe, monkeypatch):
+    flushed, fsync = [], os.fsync
+
+    def record(descriptor):
+        name = Path(f"/proc/self/fd/{descriptor}").readlink().name
+        flushed.append((name, checkpoint_folder(tmp_path, 4).exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    save(tmp_path, tiny_recipe, 4)
+    names = ["ema.safetensors", "manifest.json", "model.safetensors", "state.json"]
+    assert sorted(name for name, named in flushed if not named and "." in name and not name.startswith(".")) == names
+    assert any(name.startswith(".tmp-step") and not named for name, named in flushed)
+    assert ("checkpoints", True) in flushed
+
+
+def test_only_the_newest_few_stay(tmp_path, tiny_recipe):
+    for step in range(1, 6):
+        save(tmp_path, tiny_recipe, step)
+    prune(tmp_path, 2)
+    assert [folder.name for folder in checkpoint_folders(tmp_path)] == ["step-000000005", "step-000000004"]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_an_existing_checkpoint_is_not_written_into(tmp_path, tiny_recipe):
+    save(tmp_path, tiny_recipe, 3)
+    with pytest.raises(CheckpointError, match="cannot be saved"):
+        save(tmp_path, tiny_recipe, 3)
+    save(tmp_path, tiny_recipe, 3, replace=True)
+
+
+def test_files_can_be_read_by_whom_the_umask_lets(tmp_path, tiny_recipe):
+    before = os.umask(0o022)
+    try:
+        folder = save(tmp_path, tiny_recipe, 1)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o644}
+
+
+def test_a_manifest_cannot_lead_out_of_its_folder(tmp_path, tiny_recipe):
+    folder = save(tmp_path, tiny_recipe, 1)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["../../secret"] = manifest["files"]["state.json"]
+    manifest["checksum"] = manifest_checksum(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="outside of its folder"):
+        open_checkpoint(folder)
+
+
+def test_a_checkpoint_of_another_format_is_refused(tmp_path, tiny_recipe):
+    folder = save(tmp_path, tiny_recipe, 1)
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"format": 99}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="its format is 99"):
+        open_checkpoint(folder)
+
+
+def test_a_header_beyond_all_measure_is_refused_before_anything_is_read(tmp_path):
+    path = tmp_path / "huge.safetensors"
+    path.write_bytes((1 << 40).to_bytes(8, "little") + b"{}")
+    with pytest.raises(CheckpointError, match="not a safetensors file, or cut short"):
+        read_tensors(path)
+    header = (
+        b'{"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[],"data_offsets":[0,4]}}'
+    )
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(CheckpointError, match="stands twice"):
+        read_tensors(path)
+    shutil.rmtree(tmp_path)

@@ -1,0 +1,79 @@
+"""Image i of a seed is a function of the seed, i and the settings."""
+
+import pytest
+import torch
+
+from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.errors import RecipeError, UsageError
+from hdit_core.generate.generate import generate
+from hdit_core.generate.settings import sample_settings
+from hdit_core.model.hourglass import HourglassTransformer
+from hdit_core.randomness import stream
+
+
+@pytest.fixture
+def denoiser(tiny_recipe):
+    """A network with random weights everywhere, so that every input shows in its output."""
+    network = HourglassTransformer(tiny_recipe.model)
+    for name, tensor in network.state_dict().items():
+        values = stream(0, name, 0).standard_normal(tensor.shape, "float32") * 0.2
+        tensor.copy_(torch.from_numpy(values).abs() if "scale" in name else torch.from_numpy(values))
+    return Denoiser(network.eval(), tiny_recipe)
+
+
+def images(denoiser, indices, **options):
+    return torch.cat([batch.images for batch in generate(denoiser, indices, **options)])
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_3m_sde", "dpmpp_2m", "euler_ancestral"])
+def test_an_image_has_the_same_bits_in_every_batch(denoiser, sampler):
+    alone = sample_settings(denoiser.recipe, sampler=sampler, batch_size=1, guidance=2.0)
+    expected = images(denoiser, range(7), seed=5, settings=alone)
+    for batch_size in (2, 3, 7):
+        settings = alone.model_copy(update={"batch_size": batch_size})
+        assert torch.equal(images(denoiser, range(7), seed=5, settings=settings), expected)
+    assert torch.equal(images(denoiser, [6, 2], seed=5, settings=alone), expected[[6, 2]])
+
+
+def test_seeds_indices_and_classes_each_change_the_image(denoiser):
+    base = images(denoiser, [0], seed=1, class_ids=[1])
+    others = [
+        images(denoiser, [0], seed=2, class_ids=[1]),
+        images(denoiser, [1], seed=1, class_ids=[1]),
+        images(denoiser, [0], seed=1, class_ids=[2]),
+    ]
+    assert base.shape == (1, 3, 16, 24) and base.isfinite().all()
+    assert all((other - base).abs().max() > 1e-3 for other in others)
+
+
+def test_classes_come_in_turn_unless_they_are_asked_for(denoiser):
+    batches = list(generate(denoiser, range(2, 8)))
+    assert [batch.class_ids for batch in batches] == [[2, 0, 1, 2], [0, 1]]
+    assert [batch.indices for batch in batches] == [[2, 3, 4, 5], [6, 7]]
+
+
+def test_batches_are_drawn_only_when_they_are_asked_for(denoiser):
+    seen = []
+    batches = generate(denoiser, range(10**9), on_step=lambda step: seen.append(step))
+    assert not seen
+    next(batches)
+    assert len(seen) == 4
+
+
+def test_other_sizes_than_the_recipes_are_drawn(denoiser):
+    assert images(denoiser, [0, 1], image_size=(24, 32)).shape == (2, 3, 24, 32)
+    with pytest.raises(UsageError, match=r"--size 18x32: height 18 is not a multiple of 4 .*; use 16 or 20"):
+        generate(denoiser, [0], image_size=(18, 32))
+
+
+def test_a_class_that_there_is_not_is_refused(denoiser):
+    with pytest.raises(UsageError, match="class 4: the network has the classes 0 to 2"):
+        generate(denoiser, [0], class_ids=[4])
+
+
+def test_settings_are_checked_like_a_recipe(tiny_recipe):
+    assert sample_settings(tiny_recipe, steps=7, guidance=None).steps == 7
+    with pytest.raises(RecipeError, match="did you mean 'dpmpp_2m'"):
+        sample_settings(tiny_recipe, sampler="dpmpp2m")
+    with pytest.raises(RecipeError, match="guidance"):
+        sample_settings(tiny_recipe, guidance=float("nan"))

@@ -1,0 +1,22 @@
+"""The log of a run continues from the step that is resumed, and survives a line that a crash cut short."""
+
+import json
+
+from hdit_core.checkpoint.layout import log_file, status_file
+from hdit_core.train.log import Log, read_log, write_status
+
+
+def test_lines_after_the_resumed_step_are_taken_off(tmp_path):
+    log = Log(tmp_path, 0)
+    for step in range(1, 6):
+        log.write({"step": step, "loss": 1 / step})
+    with log_file(tmp_path).open("a") as file:
+        file.write('{"step": 6, "lo')
+    assert [record["step"] for record in read_log(tmp_path)] == [1, 2, 3, 4, 5]
+    Log(tmp_path, 3).write({"step": 4, "loss": 9.0})
+    assert [record["loss"] for record in read_log(tmp_path)] == [1, 1 / 2, 1 / 3, 9.0]
+
+
+def test_the_status_says_how_the_run_stands(tmp_path):
+    write_status(tmp_path, "stopped", 5, 320)
+    assert json.loads(status_file(tmp_path).read_text()) == {"state": "stopped", "step": 5, "num_images": 320}

@@ -1,0 +1,162 @@
+"""A run that is stopped, killed or cut into pieces ends with the bits of one that never was."""
+
+import math
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from hdit_core.checkpoint.layout import checkpoint_folder, status_file, stop_file
+from hdit_core.checkpoint.load import newest_checkpoint
+from hdit_core.diffusion.loss import denoising_loss
+from hdit_core.errors import CheckpointError, DataError, NumericalError, StoppedEarly, UsageError
+from hdit_core.train import step as step_module
+from hdit_core.train.log import read_log
+from hdit_core.train.run import train
+from hdit_core.train.trainer import Watcher
+
+
+def final_tensors(run):
+    checkpoint, complaints = newest_checkpoint(run)
+    assert not complaints
+    return {f"{part}/{key}": t for part in ("model", "ema", "optimizer") for key, t in checkpoint.tensors(part).items()}
+
+
+def assert_same_bits(run, other):
+    ours, theirs = final_tensors(run), final_tensors(other)
+    assert ours.keys() == theirs.keys() and len(ours) > 100
+    differing = [key for key in ours if not torch.equal(ours[key], theirs[key])]
+    assert not differing, differing[:5]
+
+
+def stop_at(run, steps, **how):
+    """Return a watcher that asks the run to stop once it has reported a step of these."""
+
+    def watch(progress):
+        if progress.step in steps:
+            steps.remove(progress.step)
+            stop_file(run).touch() if how.get("by_file") else os.kill(os.getpid(), how.get("by_signal", signal.SIGTERM))
+
+    return Watcher(on_progress=watch)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory, tiny_data):
+    """Return a function: the folder of an unbroken run of a recipe, trained once."""
+    runs = {}
+
+    def run_of(recipe):
+        key = recipe.model_dump_json()
+        if key not in runs:
+            runs[key] = tmp_path_factory.mktemp("unbroken") / "run"
+            train(recipe, runs[key])
+        return runs[key]
+
+    return run_of
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("micro_batch_size", [8, 3])
+def test_a_stopped_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(
+    tmp_path, trained, unbroken, workers, micro_batch_size
+):
+    recipe = trained({"train.micro_batch_size": micro_batch_size, "data.workers": workers})
+    run, remaining = tmp_path / "run", [2, 8]
+    watcher = stop_at(run, remaining)
+    for _ in range(2):
+        with pytest.raises(StoppedEarly, match=r"stopped by SIGTERM .* the same command goes on from here"):
+            train(recipe, run, watcher=watcher)
+        assert '"state": "stopped"' in status_file(run).read_text()
+    train(recipe, run, watcher=watcher)
+    assert not remaining
+    assert_same_bits(run, unbroken(recipe))
+    assert [line["step"] for line in read_log(run)] == [2, 4, 6, 8, 10, 12]
+
+
+def test_a_run_that_lost_its_newest_checkpoint_ends_with_the_same_bits(tmp_path, trained, unbroken):
+    recipe, run, notes = trained({}), tmp_path / "run", []
+    with pytest.raises(StoppedEarly):
+        train(recipe, run, watcher=stop_at(run, [10]))
+    weights = checkpoint_folder(run, 10) / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 4
+    weights.write_bytes(content)
+    train(recipe, run, watcher=Watcher(on_note=notes.append))
+    assert any("passed over" in note and "step-000000010/model.safetensors" in note for note in notes)
+    assert_same_bits(run, unbroken(recipe))
+
+
+def test_the_stop_file_stops_and_is_gone_afterwards(tmp_path, trained):
+    run = tmp_path / "run"
+    with pytest.raises(StoppedEarly, match="stopped by the file"):
+        train(trained({}), run, watcher=stop_at(run, [4], by_file=True))
+    assert not stop_file(run).exists() and newest_checkpoint(run)[0].state.step == 4
+
+
+def test_accumulating_gradients_gives_the_weights_of_whole_batches(trained, unbroken):
+    # without dropout, which is drawn for each micro-batch
+    levels = [level | {"dropout": 0.0} for level in trained({}).model_dump(mode="json")["model"]["levels"]]
+    whole = final_tensors(unbroken(trained({"model.levels": levels})))
+    pieces = final_tensors(unbroken(trained({"model.levels": levels, "train.micro_batch_size": 3})))
+    for key, tensor in whole.items():
+        if key.startswith("model/"):
+            torch.testing.assert_close(pieces[key], tensor, rtol=1e-3, atol=2e-4)
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path, trained):
+    recipe, run = trained({"train.num_images": 16}), tmp_path / "run"
+    before = train(recipe, run)
+    assert train(recipe, run).step == before.step == 2
+
+
+def test_a_finished_run_can_be_made_longer(tmp_path, trained, unbroken):
+    run = tmp_path / "run"
+    train(trained({"train.num_images": 40}), run)
+    train(trained({}), run)
+    assert_same_bits(run, unbroken(trained({})))
+
+
+def test_a_folder_of_another_run_is_refused_and_says_what_differs(tmp_path, trained):
+    run = tmp_path / "run"
+    train(trained({"train.num_images": 8}), run)
+    with pytest.raises(UsageError, match=r"holds another run: train.lr is 0.0005 there and 0.01 here"):
+        train(trained({"train.num_images": 8, "train.lr": 0.01}), run)
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path, trained):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match="exists and is not a run of hdit"):
+        train(trained({}), tmp_path)
+
+
+def test_a_run_does_not_go_on_with_other_data(tmp_path, trained, tiny_data, other_tiny_data):
+    run = tmp_path / "run"
+    train(trained({"train.num_images": 8}), run)
+    with pytest.raises(CheckpointError, match="was trained on the data set"):
+        train(trained({"data.path": str(other_tiny_data)}), run)
+
+
+def test_data_that_the_network_does_not_take_is_refused(tmp_path, trained):
+    with pytest.raises(DataError, match=r"holds images of 16x24x3 .* network takes 24x16x3"):
+        train(trained({"model.image_size": [24, 16]}), tmp_path / "a")
+    with pytest.raises(DataError, match=r"holds 3 classes, model.num_classes is 5"):
+        train(trained({"model.num_classes": 5}), tmp_path / "b")
+
+
+def test_a_loss_that_is_not_finite_never_reaches_the_weights(tmp_path, trained, monkeypatch):
+    run = tmp_path / "run"
+    train(trained({"train.num_images": 32}), run)
+    before = final_tensors(run)
+    monkeypatch.setattr(step_module, "denoising_loss", lambda *args, **cond: denoising_loss(*args, **cond) * math.nan)
+    with pytest.raises(NumericalError, match=r"step 4: the loss is nan .* on images 32 to 39"):
+        train(trained({}), run)
+    assert all(torch.equal(final_tensors(run)[key], tensor) for key, tensor in before.items())
+
+
+def test_samples_are_drawn_on_the_way(tmp_path, trained):
+    run = tmp_path / "run"
+    train(trained({"train.sample_every_images": 48}), run)
+    assert [path.name for path in sorted((run / "grids").iterdir())] == ["000000048.png", "000000096.png"]
+    assert Path(run / "recipe.toml").read_text().startswith("[model]")
