@@ -13,8 +13,8 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from hdit_core.data.folder import size_problem
 from hdit_core.data.manifest import Channels
@@ -22,7 +22,11 @@ from hdit_core.data.source import Entry, Source
 from hdit_core.errors import DataError
 
 # How a file begins: what opens it. Anything else is read as it is.
-_OPENERS: dict[bytes, Callable[[Path], object]] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
+_OPENERS: dict[bytes, Callable[[Path], BufferedIOBase]] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+}
 
 _DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
 
@@ -90,7 +94,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[_Member]:
         yield _Member(member.offset_data, Entry(member.name, member.size, int(member.mtime), problem))
 
 
-def _check_end(file: BinaryIO, end: int) -> None:
+def _check_end(file: BufferedIOBase, end: int) -> None:
     """Raise where a tar ends without its mark of 512 zeros: Python takes a damaged header for the end."""
     file.seek(end)
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -115,7 +119,7 @@ class TarSource:
         with path.open("rb") as file:
             head = file.read(6)
         opener = next((opener for magic, opener in _OPENERS.items() if head.startswith(magic)), None)
-        self._file = cast(BinaryIO, opener(path) if opener else path.open("rb"))
+        self._file = opener(path) if opener else path.open("rb")
         try:
             with tarfile.open(fileobj=self._file, mode="r:") as tar:
                 members = list(_members(tar))

@@ -10,9 +10,10 @@ from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
+from einops import einsum
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample
+from torch.nn.functional import grid_sample
 
 from hdit_core.data.streams import streams, uniform
 
@@ -123,9 +124,13 @@ def affine(augmentation: Augmentation, place: int, height: int, width: int) -> F
 def warp(image: Float[Tensor, "C H W"], matrix: Float64[np.ndarray, "3 3"]) -> Float[Tensor, "C H W"]:
     """Move every point of an image to where the matrix sends it."""
     height, width = image.shape[-2:]
-    half = _scaling(max(width - 1, 1) / 2, max(height - 1, 1) / 2)  # pixels of one unit: -1 and 1 are the outermost
-    backward = np.linalg.inv(half) @ np.linalg.inv(matrix) @ half
-    grid = affine_grid(torch.from_numpy(backward[None, :2]), [1, 1, height, width], align_corners=True)
+    half_height, half_width = (height - 1) / 2, (width - 1) / 2
+    y, x = np.mgrid[-half_height : half_height + 0.5, -half_width : half_width + 0.5]
+    from_x, from_y, _ = einsum(np.linalg.inv(matrix), np.stack([x, y, np.ones_like(x)]), "i j, j h w -> i h w")
+    units = np.stack(
+        [from_x / max(half_width, 0.5), from_y / max(half_height, 0.5)], axis=-1
+    )  # outermost pixels: -1, 1
+    grid = torch.from_numpy(units[None])
     warped = grid_sample(image[None], grid.to(image.dtype), "bicubic", padding_mode="reflection", align_corners=True)
     return warped[0].clamp(-1, 1)
 

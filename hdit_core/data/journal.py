@@ -73,7 +73,8 @@ class Journal:
 
     def remove(self) -> None:
         """Forget everything: the set is complete, or nothing came of it."""
-        shutil.rmtree(self.folder / UNFINISHED)
+        if (self.folder / UNFINISHED).exists():
+            shutil.rmtree(self.folder / UNFINISHED)
 
 
 def _start(folder: Path, fingerprint: str) -> None:

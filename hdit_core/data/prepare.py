@@ -229,6 +229,7 @@ def prepare_data(settings: PrepareSettings, on_progress: Progress | None = None)
     complete = holds_data_set(settings.out)
     if complete:
         manifest = _complete_manifest(settings.out, fingerprint)
+        Journal(settings.out).remove()  # a kill may have come between the manifest and this
         if on_progress:
             on_progress(len(work.inputs), len(work.inputs), manifest.rejects)
     else:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from hdit_core.data.manifest import Channels
 from hdit_core.errors import DataError, UsageError, did_you_mean
@@ -28,6 +28,7 @@ class Entry:
     problem: str | None = None  # why it cannot be read at all, such as being a link that leads elsewhere
 
 
+@runtime_checkable
 class Source(Protocol):
     """Images to prepare."""
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageChops, ImageCms
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 QUADRANTS = (RED, GREEN, BLUE, WHITE)
-HEIGHT, WIDTH = 8, 12
+SIZE = HEIGHT, WIDTH = 8, 12
 EXIF_ORIENTATIONS = {
     # what a camera has done to the upright picture: the inverse of what a viewer has to do
     1: None,
@@ -149,8 +149,8 @@ def greys():
     with_alpha = grey.copy()
     with_alpha.putalpha(Image.fromarray(grey_picture((0, 255, 255, 51))))
     yield "grey-alpha.png", Animal(saved(with_alpha, "PNG"), (WHITE, *levels[1:]), remarks=laid)
-    deep = grey_picture((0, 32896, 33153, 65535), np.uint16)  # 128 * 257, 129 * 257
-    sixteen = tuple((level,) * 3 for level in (0, 128, 129, 255))
+    deep = grey_picture((0, 32896, 200, 65535), np.uint16)  # 128 * 257, and what v >> 8 gets wrong
+    sixteen = tuple((level,) * 3 for level in (0, 128, 1, 255))
     yield "grey-16.png", Animal(saved(Image.fromarray(deep), "PNG"), sixteen)
     yield "grey-16.tif", Animal(saved(Image.fromarray(deep), "TIFF"), sixteen)
     yield "grey-16-big-endian.tif", Animal(saved(Image.fromarray(deep.astype(">u2")), "TIFF"), sixteen)
@@ -299,3 +299,15 @@ def animals():
         orientations, palettes, greys, colours, transparencies, inks, profiles, animations, shapes, broken
     )  # fmt: skip
     return {name: animal for group in groups for name, animal in group()}
+
+
+def write_pictures(folder, count=23, classes=("ant", "bee", "cow")):
+    """Write noise of 9x14 pixels into class folders, and two files that are no images."""
+    random = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / classes[number % len(classes)] / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (9, 14, 3), np.uint8)).save(path)
+    (folder / classes[0] / "notes.txt").write_text("not an image")
+    (folder / classes[1] / "cut.png").write_bytes((folder / classes[1] / "001.png").read_bytes()[:150])
+    return folder

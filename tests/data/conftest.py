@@ -1,0 +1,32 @@
+"""Pictures and data sets that several tests of the data take."""
+
+import pytest
+from zoo import SIZE, write_pictures
+
+from hdit_core.data.prepare import PrepareSettings, prepare_data
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Return a folder of 23 pictures in three classes, and two files that cannot be used."""
+    return write_pictures(tmp_path / "pictures")
+
+
+@pytest.fixture
+def prepare(tmp_path):
+    """Return a function that prepares a source into `tmp_path / name`."""
+
+    def make(source, name="set", on_progress=None, **settings):
+        chosen = {"size": SIZE, "shard_size": 7, **settings}
+        return prepare_data(PrepareSettings(source=str(source), out=tmp_path / name, **chosen), on_progress)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def data_set(tmp_path_factory):
+    """Return a prepared data set, not to be changed: 23 pictures of 8x12 pixels, 3 classes, 4 shards."""
+    folder = tmp_path_factory.mktemp("data")
+    pictures = write_pictures(folder / "pictures")
+    prepare_data(PrepareSettings(source=str(pictures), out=folder / "set", size=SIZE, shard_size=7))
+    return folder / "set"

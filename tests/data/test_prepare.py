@@ -1,0 +1,398 @@
+"""Preparation: inputs = samples + rejects, and the same bytes whatever happens on the way."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from zoo import animals
+
+from hdit_core.data.manifest import read_manifest
+from hdit_core.data.prepare import PrepareSettings, prepare_data
+from hdit_core.data.reader import ImageReader
+from hdit_core.errors import DataError, UsageError
+
+
+def bytes_of(folder):
+    """Return every file of a folder and its content."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rejects_of(folder):
+    return [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
+
+
+def test_every_input_becomes_a_sample_or_a_reject_with_its_reason(pictures, prepare, tmp_path):
+    summary = prepare(pictures)
+    manifest = read_manifest(tmp_path / "set")
+    assert (summary.images, summary.rejects, summary.classes, summary.shards) == (23, 2, 3, 4)
+    assert summary.images + summary.rejects == manifest.origin.inputs
+    assert {reject["name"]: reject["reason"] for reject in rejects_of(tmp_path / "set")} == {
+        "ant/notes.txt": "not an image of a known kind",
+        "bee/cut.png": "OSError: Truncated File Read",
+    }
+    assert manifest.contents.classes == ("ant", "bee", "cow")
+    assert manifest.contents.class_counts == (8, 8, 7)
+
+
+def test_shards_are_ordinary_webdataset_tars(pictures, prepare, tmp_path):
+    import webdataset
+
+    prepare(pictures)
+    shards = sorted(str(path) for path in (tmp_path / "set").glob("*.tar"))
+    samples = list(webdataset.WebDataset(shards, shardshuffle=False, empty_check=False))
+    assert len(samples) == 23
+    reader = ImageReader(tmp_path / "set")
+    for index, sample in enumerate(samples):
+        image, label = reader.read(index)
+        assert np.array_equal(np.asarray(Image.open(io.BytesIO(sample["png"]))), image)
+        assert int(sample["cls"]) == label
+        about = json.loads(sample["json"])
+        assert about["class"] == about["name"].split("/")[0] == ("ant", "bee", "cow")[label]
+
+
+def test_names_with_many_dots_stay_samples_of_their_own(prepare, tmp_path):
+    folder = tmp_path / "dots"
+    folder.mkdir()
+    for name in ("a.cat.1.png", "a.cat.2.png", ".hidden.png"):
+        Image.new("RGB", (9, 9)).save(folder / name)
+    (folder / os.fsdecode(b"caf\xe9.png")).write_bytes((folder / ".hidden.png").read_bytes())
+    assert prepare(folder).images == 4
+
+
+def test_the_pixels_are_those_of_pillow(pictures, prepare, tmp_path):
+    prepare(pictures, size=(9, 14), labels="none")
+    reader = ImageReader(tmp_path / "set")
+    names = sorted(path.relative_to(pictures) for path in pictures.rglob("0*.png"))
+    for index, name in enumerate(sorted(names, key=str)):
+        image, label = reader.read(index)
+        assert np.array_equal(image, np.asarray(Image.open(pictures / name)))
+        assert label == -1
+
+
+@pytest.mark.parametrize("codec", ["png", "webp"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_lossless_kinds_keep_every_pixel(pictures, prepare, tmp_path, codec, channels):
+    prepare(pictures, name="one", size=(9, 14), codec=codec, channels=channels)
+    prepare(pictures, name="two", size=(9, 14), codec="png", channels=channels)
+    one, two = ImageReader(tmp_path / "one"), ImageReader(tmp_path / "two")
+    assert one.read(0)[0].shape == (9, 14, channels)
+    assert all(np.array_equal(one.read(index)[0], two.read(index)[0]) for index in range(len(one)))
+
+
+def test_jpeg_is_near(prepare, tmp_path):
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    Image.new("RGB", (20, 20), (200, 100, 50)).save(folder / "a.png")
+    prepare(folder, codec="jpeg")
+    assert np.abs(ImageReader(tmp_path / "set").read(0)[0].astype(int) - (200, 100, 50)).max() <= 2
+
+
+def test_two_processes_write_the_same_bytes_as_none(pictures, prepare, tmp_path):
+    prepare(pictures, name="one")
+    prepare(pictures, name="two", workers=2)
+    assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
+
+
+def test_folder_zip_and_tar_give_one_root(pictures, prepare, tmp_path):
+    names = [path for path in pictures.rglob("*") if path.is_file()]
+    np.random.default_rng(1).shuffle(names)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for path in names:
+            archive.write(path, path.relative_to(pictures))
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for path in names:
+            archive.add(path, str(path.relative_to(pictures)))
+    roots = {
+        prepare(source, name=f"of-{number}").root
+        for number, source in enumerate((pictures, tmp_path / "a.zip", tmp_path / "a.tar"))
+    }
+    assert len(roots) == 1
+
+
+def test_other_pixels_another_root(pictures, prepare):
+    assert prepare(pictures, name="one").root != prepare(pictures, name="two", crop="fit").root
+
+
+def test_random_crops_depend_on_the_seed(pictures, prepare):
+    roots = [
+        prepare(pictures, name=f"set-{number}", crop="random", seed=seed).root for number, seed in enumerate((0, 0, 1))
+    ]
+    assert roots[0] == roots[1] != roots[2]
+
+
+def test_a_complete_set_is_left_alone(pictures, prepare, tmp_path):
+    first = prepare(pictures)
+    before = {path: path.stat() for path in (tmp_path / "set").iterdir()}
+    again = prepare(pictures)
+    assert again.already_complete
+    assert not first.already_complete
+    assert again.root == first.root
+    after = {path: path.stat() for path in (tmp_path / "set").iterdir()}
+    assert {path: (s.st_mtime_ns, s.st_ino) for path, s in before.items()} == {
+        path: (s.st_mtime_ns, s.st_ino) for path, s in after.items()
+    }
+
+
+def test_a_folder_with_another_data_set_is_not_touched(pictures, prepare):
+    prepare(pictures)
+    with pytest.raises(UsageError, match="already holds a data set made from other images or with other settings"):
+        prepare(pictures, crop="fit")
+
+
+def test_a_folder_with_other_files_is_not_touched(pictures, prepare, tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match=r"set: is not empty .holds 'thesis.tex'. and no data set"):
+        prepare(pictures)
+    assert bytes_of(tmp_path / "set") == {"thesis.tex": b"years of work"}
+
+
+def die_at(step, settings):
+    """Prepare in a child that dies before its n-th file operation of the kind that must not be torn; did it?"""
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def counted(real):
+            def call(*args, **options):
+                nonlocal count
+                count += 1
+                if count == step:
+                    os._exit(9)
+                return real(*args, **options)
+
+            return call
+
+        os.fsync, Path.replace, os.rmdir = counted(os.fsync), counted(Path.replace), counted(os.rmdir)
+        try:
+            prepare_data(settings)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9)
+    return code == 9
+
+
+def test_killed_at_any_step_and_run_again_gives_the_same_bytes(pictures, prepare, tmp_path):
+    prepare(pictures, name="undisturbed", shard_size=13)
+    expected = bytes_of(tmp_path / "undisturbed")
+    step = 0
+    killed = True
+    while killed:
+        step += 1
+        settings = PrepareSettings(str(pictures), tmp_path / f"set-{step}", (8, 12), shard_size=13)
+        killed = die_at(step, settings)
+        prepare_data(settings)
+        assert bytes_of(settings.out) == expected, step
+    assert step > 20
+
+
+def test_killed_again_and_again_the_set_is_finished_at_last(pictures, prepare, tmp_path):
+    """Each attempt gets one step further than the one before; nothing that is done is made again."""
+    prepare(pictures, name="undisturbed")
+    settings = PrepareSettings(str(pictures), tmp_path / "set", (8, 12), shard_size=7)
+    for step in range(1, 60):
+        if not die_at(step, settings):
+            break
+    assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "undisturbed")
+
+
+def test_sigkill_with_two_processes_and_run_again_gives_the_same_bytes(pictures, prepare, tmp_path):
+    prepare(pictures, name="undisturbed")
+    code = (
+        "import sys; from pathlib import Path; from hdit_core.data.prepare import *\n"
+        "if __name__ == '__main__':\n"
+        "    prepare_data(PrepareSettings(sys.argv[1], Path(sys.argv[2]), (8, 12), shard_size=7, workers=2))\n"
+    )
+    (tmp_path / "run.py").write_text(code)
+    command = [sys.executable, str(tmp_path / "run.py"), str(pictures), str(tmp_path / "set")]
+    run = subprocess.Popen(command, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "set").glob("shard-*.tar")) and time.monotonic() < deadline and run.poll() is None:
+        time.sleep(0.002)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.wait()
+    subprocess.run(command, check=True)
+    assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "undisturbed")
+
+
+def interrupt(pictures, prepare, **settings):
+    def stop(done, total, bad):
+        if done == 15:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(pictures, on_progress=stop, **settings)
+
+
+def test_what_is_done_is_not_made_again(pictures, prepare, tmp_path):
+    interrupt(pictures, prepare)
+    done = {path: path.stat().st_ino for path in (tmp_path / "set").glob("shard-*.tar")}
+    assert len(done) == 2
+    calls = []
+    prepare(pictures, on_progress=lambda *call: calls.append(call))
+    assert calls[0][0] == 7
+    assert calls[-1] == (25, 25, 2)
+    assert done == {path: path.stat().st_ino for path in done}
+
+
+def test_a_shard_that_was_damaged_meanwhile_is_made_again(pictures, prepare, tmp_path):
+    prepare(pictures, name="undisturbed")
+    interrupt(pictures, prepare)
+    path = tmp_path / "set" / "shard-000001.tar"
+    data = bytearray(path.read_bytes())
+    data[700] ^= 1
+    path.write_bytes(data)
+    prepare(pictures)
+    assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "undisturbed")
+
+
+def test_an_unfinished_set_is_not_mixed_with_other_settings(pictures, prepare):
+    interrupt(pictures, prepare)
+    with pytest.raises(UsageError, match="holds an unfinished data set made from other images or with other settings"):
+        prepare(pictures, crop="fit")
+
+
+def test_a_damaged_journal_is_an_error(pictures, prepare, tmp_path):
+    interrupt(pictures, prepare)
+    (tmp_path / "set" / ".unfinished" / "plan.json").write_text("{")
+    with pytest.raises(UsageError, match=r"\.unfinished: damaged; delete"):
+        prepare(pictures)
+
+
+def test_two_at_once_are_refused(pictures, prepare):
+    def second(done, total, bad):
+        if done == 3:
+            with pytest.raises(UsageError, match="another hdit prepare-data is writing into it"):
+                prepare(pictures)
+
+    assert prepare(pictures, on_progress=second).images == 23
+
+
+def test_an_empty_folder_is_an_error(prepare, tmp_path):
+    (tmp_path / "empty" / "deeper").mkdir(parents=True)
+    with pytest.raises(DataError, match="empty: holds no files; expected images"):
+        prepare(tmp_path / "empty")
+
+
+def test_a_folder_of_text_files_is_an_error_that_leaves_nothing_behind(prepare, tmp_path):
+    (tmp_path / "texts").mkdir()
+    for number in range(3):
+        (tmp_path / "texts" / f"{number}.txt").write_text("words")
+    message = r"texts: none of its 3 files is a usable image; the first is 0.txt: not an image of a known kind"
+    with pytest.raises(DataError, match=message):
+        prepare(tmp_path / "texts")
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    ("max_bad", "passes"), [(None, True), ("2", True), ("1", False), ("8%", True), ("7%", False), ("0", False)]
+)
+def test_more_bad_files_than_allowed_end_the_preparation(pictures, prepare, max_bad, passes):
+    if passes:
+        assert prepare(pictures, max_bad=max_bad).rejects == 2
+    else:
+        with pytest.raises(DataError, match=r"of 25 inputs cannot be used, as --max-bad allows; the last: "):
+            prepare(pictures, max_bad=max_bad)
+
+
+@pytest.mark.parametrize("max_bad", ["-1", "x", "1.5", "nan%", "-2%", "inf%", ""])
+def test_a_limit_that_is_no_number_is_refused(pictures, prepare, max_bad):
+    with pytest.raises(UsageError, match=r"--max-bad .*: expected a number of images or a share"):
+        prepare(pictures, max_bad=max_bad)
+
+
+def test_a_labels_file_in_the_folder_is_no_input(prepare, tmp_path):
+    folder = tmp_path / "flowers"
+    folder.mkdir()
+    for number in range(4):
+        Image.new("RGB", (9, 9)).save(folder / f"{number}.png")
+    (folder / "labels.csv").write_text("file,label\n" + "".join(f"{number}.png,{10 - number}\n" for number in range(4)))
+    summary = prepare(folder, labels=str(folder / "labels.csv"))
+    assert (summary.images, summary.rejects, summary.classes) == (4, 0, 4)
+    reader = ImageReader(tmp_path / "set")
+    assert reader.manifest.contents.classes == ("7", "8", "9", "10")
+    assert [reader.read(index)[1] for index in range(4)] == [3, 2, 1, 0]
+
+
+def test_shards_without_any_usable_input_are_left_out(prepare, tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for number in range(9):
+        (folder / f"{number}.png").write_text("no image")
+    Image.new("RGB", (9, 9)).save(folder / "8.png")
+    summary = prepare(folder, shard_size=3)
+    assert (summary.shards, summary.images, summary.rejects) == (1, 1, 8)
+    assert [path.name for path in (tmp_path / "set").glob("*.tar")] == ["shard-000002.tar"]
+    assert ImageReader(tmp_path / "set").read(0)[0].shape == (8, 12, 3)
+
+
+def test_the_whole_zoo_goes_through_and_nothing_is_lost(prepare, tmp_path):
+    folder = tmp_path / "zoo"
+    folder.mkdir()
+    zoo = animals()
+    for name, animal in zoo.items():
+        (folder / name).write_bytes(animal.data)
+    summary = prepare(folder)
+    refused = {name for name, animal in zoo.items() if animal.refusal is not None}
+    assert {reject["name"] for reject in rejects_of(tmp_path / "set")} == refused
+    assert summary.images == len(zoo) - len(refused)
+    remarks = Counter(remark for animal in zoo.values() for remark in animal.remarks)
+    assert {remark: count for remark, count in summary.remarks.items() if remark != "enlarged"} == remarks
+
+
+def test_members_of_a_damaged_zip_become_rejects(pictures, prepare, tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("0.png", "1.png"):
+            archive.write(pictures / "ant" / "000.png", name)
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    prepare(path)
+    assert [(one["name"], one["reason"][:22]) for one in rejects_of(tmp_path / "set")] == [
+        ("0.png", "damaged in the archive")
+    ]
+
+
+def test_a_process_that_dies_is_reported(pictures, prepare, monkeypatch):
+    from concurrent.futures.process import BrokenProcessPool
+
+    def broken(future):
+        raise BrokenProcessPool
+
+    monkeypatch.setattr("concurrent.futures.Future.result", broken)
+    with pytest.raises(DataError, match=r"a process died .killed, out of memory\?. while it read one of 8 images"):
+        prepare(pictures, workers=2)
+
+
+def test_hostile_names_in_an_archive_write_nothing_outside(pictures, prepare, tmp_path):
+    content = (pictures / "ant" / "000.png").read_bytes()
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("../../evil.png", "/tmp/hdit-evil.png", "x\x1b[31m\n.png"):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    assert prepare(tmp_path / "a.tar", labels="none").images == 3
+    assert not list(tmp_path.parent.rglob("*evil*"))
+    assert not Path("/tmp/hdit-evil.png").exists()
+    assert {path.name for path in (tmp_path / "set").iterdir()} == {
+        "index.npy", "manifest.json", "rejects.jsonl", "shard-000000.tar"
+    }  # fmt: skip
+
+
+def test_preparation_needs_no_torch():
+    code = "import sys, hdit_core.data.prepare; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
