@@ -87,7 +87,7 @@ class BrownianNoise:
         seed: int,
         indices: Sequence[int],
         shape: Sequence[int],
-        sigmas: Float64[Tensor, "T+1"],
+        sigmas: Float64[Tensor, "levels"],
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,

@@ -1,7 +1,8 @@
 """How likely images are under a model: the probability-flow ODE, run from the image into noise (Song 2021, eq. 39).
 
-With time l = ln sigma the ODE is dx/dl = x - D(x, sigma), and ln p changes along it by -(dims - tr dD/dx). The trace is
-estimated with random probes (Hutchinson), drawn from each image's own stream, or taken exactly for tiny images.
+With time l = ln sigma the ODE is dx/dl = x - D(x, sigma), and ln p falls along it by dims - tr dD/dx. The trace is
+estimated with random probes (Hutchinson), drawn from each image's own stream, or taken exactly for tiny images. What is
+solved is the ODE of x / sqrt(1 + sigma^2), and its ln p per dimension: all of order 1 at every noise level.
 """
 
 import math
@@ -78,7 +79,7 @@ def _answer_and_trace(
 
 
 def _spread(t: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
-    """The solver's images are divided by this, sqrt(1 + sigma^2), so that they are of order 1 at every noise level."""
+    """What the solver's images are divided by."""
     return (1 + (2 * t).exp()).sqrt()
 
 
@@ -97,7 +98,7 @@ def log_likelihood(
     rtol: float = 1e-5,
     atol: float = 1e-5,
 ) -> LogLikelihood:
-    """Return ln p of images under a model, as if its widest noise were N(0, sigma_max^2).
+    """Return ln p of images under a model that starts from N(0, sigma_max^2), as the samplers do.
 
     Args:
         denoise: (x, sigma [B]) -> denoised images; differentiable with respect to x.
@@ -117,13 +118,15 @@ def log_likelihood(
         x = scaled * spread
         denoised, trace = _answer_and_trace(denoise, x.unflatten(1, shape).to(images.dtype), sigma, probes)
         change = (x - denoised.flatten(1)) / spread - scaled * (1 - 1 / spread**2)
-        return torch.cat([change, rearrange(1 - trace / dims, "b -> b 1")], dim=1)
+        trace_of_change = rearrange(dims - trace, "b -> b 1") - dims * (1 - 1 / spread**2)
+        return torch.cat([change, trace_of_change / dims], dim=1)
 
-    start, end = math.log(sigma_min), math.log(sigma_max)
-    scaled = images.double().flatten(1) / math.sqrt(1 + sigma_min**2)
+    ends = torch.tensor([sigma_min, sigma_max], dtype=torch.float64).log()
+    start_spread, end_spread = _spread(ends).tolist()
+    scaled = images.double().flatten(1) / start_spread
     state = torch.cat([scaled, torch.zeros_like(scaled[:, :1])], dim=1)
-    state = integrate(slope, state, start, end, rtol=rtol, atol=atol, norm=_norm)
+    state = integrate(slope, state, *ends.tolist(), rtol=rtol, atol=atol, norm=_norm)
 
-    noise = state[:, :-1] * math.sqrt(1 + sigma_max**-2)
-    prior = -(noise**2).sum(1) / 2 - dims * (math.log(2 * math.pi) / 2 + end)
-    return LogLikelihood(prior + dims * state[:, -1], dims)
+    noise = state[:, :-1] * end_spread / sigma_max
+    per_dim = state[:, -1] + math.log(end_spread / (sigma_max * start_spread)) - math.log(2 * math.pi) / 2
+    return LogLikelihood(dims * per_dim - (noise**2).sum(1) / 2, dims)

@@ -10,7 +10,7 @@ from torch import Tensor
 from hdit_core.errors import NumericalError
 
 # When each stage is asked, and of which earlier slopes its place is made; the last stage stands at the step's end.
-TIMES = (0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1, 1)
+TIMES = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
 PLACES = (
     (),
     (1 / 5,),
@@ -18,10 +18,10 @@ PLACES = (
     (44 / 45, -56 / 15, 32 / 9),
     (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
     (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
-    (35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
 )
 # Fifth order less fourth: the error of a step.
-ERRORS = (71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+ERRORS = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
 FIRST_STEP, SHORTEST_STEP = 0.01, 1e-10  # as shares of the whole way

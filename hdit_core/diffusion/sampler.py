@@ -36,7 +36,7 @@ def sample(
     name: str,
     denoise: Denoise,
     x: Float[Tensor, "B C H W"],
-    sigmas: Float64[Tensor, "T+1"],
+    sigmas: Float64[Tensor, "levels"],
     noise: NoiseSource,
     *,
     eta: float = 1.0,

@@ -57,7 +57,7 @@ SCHEDULES: dict[str, Callable[[SampleRecipe], Float64[Tensor, "T"]]] = {
 }
 
 
-def sampling_sigmas(recipe: SampleRecipe) -> Float64[Tensor, "T+1"]:
+def sampling_sigmas(recipe: SampleRecipe) -> Float64[Tensor, "levels"]:
     """Return `recipe.steps` noise levels from sigma_max down to sigma_min, and a last 0.
 
     With one step there is sigma_max alone, then 0.

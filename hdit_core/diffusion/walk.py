@@ -61,7 +61,7 @@ class Walk:
         """Return the denoised images at the start of a step, and tell `on_step` of it."""
         denoised = self.denoised(x, sigma)
         if self.on_step is not None:
-            highest = float(torch.as_tensor(sigma).max())
+            highest = torch.as_tensor(sigma, dtype=torch.float64).max().item()
             self.on_step(Step(self.index, len(self.sigmas) - 1, highest, x, denoised))
         return denoised
 
