@@ -1,7 +1,7 @@
 """Which tokens attend to which: operators, functions of (q, k, v), and the choice of one for a layer.
 
 An operator takes queries, keys and values `[B, H, W, N, D]` and returns as much; logits are the plain products of
-queries and keys, which carry their scale already (see `norm.cosine_scaled`).
+queries and keys, which carry their scale already (see `similarity.py`).
 """
 
 from collections.abc import Callable

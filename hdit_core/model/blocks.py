@@ -1,22 +1,48 @@
 """The two blocks of a transformer layer (HDiT paper, section 3.2, figure 4; hdit-facts 4.8)."""
 
+from typing import Any
+
+import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hdit_core.model.attention import Operator
 from hdit_core.model.initial import Linear, constant, unset
-from hdit_core.model.norm import AdaRMSNorm, cosine_scaled
-from hdit_core.model.position import Rotation, rotate
+from hdit_core.model.norm import AdaRMSNorm
+from hdit_core.model.position import Rotation
+from hdit_core.model.similarity import cosine_rotary
 
 INITIAL_LOGIT_SCALE = 10.0
 
 
+class Gated(torch.autograd.Function):
+    """a * gelu(b), both gradients written to one tensor: autograd's own would have to be joined."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        values, gates = x.chunk(2, dim=-1)
+        opened = F.gelu(gates)
+        ctx.save_for_backward(x, opened)
+        return values * opened
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        x, opened = ctx.saved_tensors
+        values, gates = x.chunk(2, dim=-1)
+        grad_x = torch.empty_like(x)
+        grad_values, grad_gates = grad_x.chunk(2, dim=-1)
+        torch.mul(grad, opened, out=grad_values)
+        torch.ops.aten.gelu_backward.grad_input(grad * values, gates, grad_input=grad_gates)
+        return grad_x
+
+
 def gated(x: Float[Tensor, "*rows F2"]) -> Float[Tensor, "*rows F"]:
     """GEGLU: the first half of the features times the GELU (the exact one) of the second half."""
-    values, gates = x.chunk(2, dim=-1)
-    return values * F.gelu(gates)
+    return Gated.apply(x)
 
 
 class AttentionBlock(nn.Module):
@@ -37,10 +63,10 @@ class AttentionBlock(nn.Module):
         self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"], rotation: Rotation | None
     ) -> Float[Tensor, "B H W C"]:
         assert rotation is not None
-        qkv = rearrange(self.qkv(self.norm(x, cond)), "b h w (t n d) -> t b h w n d", t=3, d=self.head_dim)
-        query = rotate(cosine_scaled(qkv[0], self.scale), rotation)
-        key = rotate(cosine_scaled(qkv[1], self.scale), rotation)
-        attended = rearrange(self.operator(query, key, qkv[2]), "b h w n d -> b h w (n d)")
+        qkv = rearrange(self.qkv(self.norm(x, cond)), "b h w (t n d) -> b h w t n d", t=3, d=self.head_dim)
+        both, value = qkv.split((2, 1), dim=3)
+        query, key = cosine_rotary(both, self.scale, rotation).unbind(3)
+        attended = rearrange(self.operator(query, key, value.squeeze(3)), "b h w n d -> b h w (n d)")
         return x + self.out(self.dropout(attended))
 
 

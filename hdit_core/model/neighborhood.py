@@ -46,6 +46,11 @@ class Axis:
     front: int
 
     @property
+    def whole(self) -> bool:
+        """Whether the axis is not cut at all: halos are tiles then."""
+        return self.tiles == 1
+
+    @property
     def padded(self) -> int:
         """Cells from the first halo's begin to the last one's end."""
         return (self.tiles - 1) * self.tile + self.halo
@@ -102,6 +107,8 @@ def from_tiles(
 
 def to_halos(x: Float[Tensor, "B H W N D"], rows: Axis, columns: Axis) -> Float[Tensor, "BNT keys D"]:
     """Lay keys or values out halo by halo; what lies outside the grid is zero, and masked."""
+    if rows.whole and columns.whole:
+        return to_tiles(x, rows, columns)
     batch, height, width, heads, features = x.shape
     padded = x.new_zeros(batch * heads, rows.padded, columns.padded, features)
     grid = padded[:, rows.front : rows.front + height, columns.front : columns.front + width]
@@ -116,6 +123,8 @@ def from_halos(halos: Float[Tensor, "BNT keys D"], rows: Axis, columns: Axis, he
     A halo is wider than a tile; it is cut in pieces of a tile's size, and one piece of all halos, which do not overlap,
     is added at once.
     """
+    if rows.whole and columns.whole:
+        return from_tiles(halos, rows, columns, heads)
     sizes = {"i": rows.tiles, "j": columns.tiles, "h": rows.halo, "w": columns.halo}
     parts = rearrange(halos, "(bn i j) (h w) d -> bn i h j w d", **sizes)
     reach = [axis.tiles + math.ceil(axis.halo / axis.tile) - 1 for axis in (rows, columns)]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hdit_core.model.initial import Shape, unset
 from hdit_core.model.norm import wide
 
-Rotation = tuple[Tensor, Tensor]  # cosines and sines, [H, W, N, D / 4] each
+Rotation = tuple[Tensor, Tensor]  # cosines [H, W, N, D], with 1 for what is not turned, and sines [H, W, N, D / 4]
 
 
 def grid_positions(height: int, width: int, device: torch.device) -> Float[Tensor, "H W 2"]:
@@ -76,18 +76,13 @@ class AxialRotary(FixedTensor):
         self.exact_angles = exact_angles
 
     def forward(self, positions: Float[Tensor, "H W 2"]) -> Rotation:
-        """Return cosines and sines of y times each frequency, then of x times each: `[H, W, N, D/4]`."""
+        """Return cosines and sines of y times each frequency, then of x times each.
+
+        There are D/4 of these angles for a head. Each turns two features, of the first half of D.
+        """
         dtype = self.frequencies.dtype if self.exact_angles else positions.dtype
         place = rearrange(positions.to(dtype), "h w yx -> h w 1 yx 1")
         angles = place * rearrange(self.frequencies.to(dtype), "n k -> n 1 k")
         angles = rearrange(angles, "h w n yx k -> h w n (yx k)").to(self.frequencies.dtype)
-        return angles.cos(), angles.sin()
-
-
-def rotate(x: Float[Tensor, "B H W N D"], rotation: Rotation) -> Float[Tensor, "B H W N D"]:
-    """Rotate the first half of each head's features, split in two halves of D/4; the second half stays as it is."""
-    cos, sin = rotation
-    quarter = x.shape[-1] // 4
-    first, second, rest = x.split((quarter, quarter, x.shape[-1] - 2 * quarter), dim=-1)
-    turned = (first * cos - second * sin, second * cos + first * sin)
-    return torch.cat([part.to(x.dtype) for part in turned] + [rest], dim=-1)
+        cos, still = angles.cos(), torch.ones_like(angles)
+        return torch.cat([cos, cos, still, still], dim=-1), angles.sin()
