@@ -2,6 +2,7 @@
 
 import pkgutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +35,7 @@ class Extractor:
         kernel_metric: what the kernel distance is called.
         num_features: numbers per image.
         side_px: the square that images are resized to.
-        batch_size: images at once that suit it on a CPU.
+        batch_size: images at once that suit it on its device.
         weights_sha256: of the file its weights came from.
         network: from levels `[B, 3, S, S]` in [0, 255] to features `[B, F]`.
         device: where the network is.
@@ -67,11 +68,21 @@ class Extractor:
         return resize(image_u8, self.side_px)
 
     def features(self, prepared: Sequence[Float32[np.ndarray, "S S 3"]]) -> Float32[Tensor, "B F"]:
-        """Return the features of prepared images, float32 on the CPU; TF32 is off."""
+        """Return the features of prepared images, float32 on the CPU; see `full_precision`."""
         levels = rearrange(torch.from_numpy(np.stack(prepared)), "b h w c -> b c h w").to(self.device)
-        exact = torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
-        with torch.inference_mode(), exact:
+        with torch.inference_mode():
             return self.network(levels).float().cpu().clone()
+
+
+def full_precision() -> AbstractContextManager[None]:
+    """Return the context in which GPUs neither round products to TF32 nor choose algorithms by chance.
+
+    It is one for all threads: enter it around them, not in each.
+    """
+    context: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, deterministic=True, allow_tf32=False
+    )
+    return context
 
 
 def open_extractor(

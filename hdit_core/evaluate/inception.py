@@ -39,7 +39,7 @@ def open_inception(weights: Path | None, device: torch.device, say: Say, wanted:
         kernel_metric="kid" if genuine else "kd-inception",
         num_features=2048,
         side_px=299,
-        batch_size=32,
+        batch_size=8 if device.type == "cpu" else 64,
         weights_sha256=sha256,
         network=_load(path, device),
         device=device,

@@ -1,21 +1,27 @@
-"""From a set of images to its statistics: read and resized in threads, while the network is at work."""
+"""From a set of images to its statistics: batches are read, resized and put through the network side by side.
+
+On a CPU each worker runs the network on one thread: nothing waits for another at every layer, which is faster where the
+cores are free and several times faster where they are not.
+"""
 
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float32, UInt8
+from torch import Tensor
 
-from hdit_core.evaluate.extractor import Extractor
+from hdit_core.evaluate.extractor import Extractor, full_precision
 from hdit_core.evaluate.pictures import ImageSet, Read
 from hdit_core.evaluate.statistics import Accumulator, Statistics, image_digest
 
-THREADS = 4
-AHEAD = 64  # images that are read before the network asks for them
+GPU_WORKERS = 8  # that read and resize; the GPU does their batches one after the other
 
 OnProgress = Callable[[int, int], None]
 
@@ -38,10 +44,10 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    levels: Float32[np.ndarray, "S S 3"]
-    digest: bytes
-    shape: tuple[int, int, int]
+class _Batch:
+    features: Float32[Tensor, "B F"]
+    digests: list[bytes]
+    shapes: list[tuple[int, ...]]
 
 
 def measure(
@@ -63,32 +69,46 @@ def measure(
         NumericalError: a feature is not finite.
     """
     accumulator = Accumulator(extractor.num_features)
-    shapes: Counter[tuple[int, int, int]] = Counter()
-    prepared = _prepare_ahead(images.readers, extractor)
-    while batch := list(islice(prepared, batch_size or extractor.batch_size)):
-        features = extractor.features([image.levels for image in batch])
-        accumulator.add(features, [image.digest for image in batch])
-        shapes.update(image.shape for image in batch)
-        on_progress(accumulator.n, images.count)
+    shapes: Counter[tuple[int, ...]] = Counter()
+    with full_precision(), _workers(extractor.device) as (pool, workers):
+        for batch in _ahead(images.readers, extractor, batch_size or extractor.batch_size, pool, 2 * workers):
+            accumulator.add(batch.features, batch.digests)
+            shapes.update(batch.shapes)
+            on_progress(accumulator.n, images.count)
     source = {**images.source, "size": _size(shapes), "num_grey": _num_grey(shapes)}
     return Measurement(accumulator.statistics(), extractor.passport, source, images.remarks + extractor.remarks)
 
 
-def _prepare_ahead(readers: Iterable[Read], extractor: Extractor) -> Iterator[_Prepared]:
-    """Read and resize images in threads, AHEAD of the taker, in order; Pillow leaves the interpreter free meanwhile."""
-    waiting: deque[Future[_Prepared]] = deque()
-    with ThreadPoolExecutor(THREADS, "prepare") as pool:
-        for read in readers:
-            waiting.append(pool.submit(_prepare, read, extractor))
-            if len(waiting) >= AHEAD:
-                yield waiting.popleft().result()
-        while waiting:
+@contextmanager
+def _workers(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
+    """Give a pool of threads and their number; on a CPU torch uses one core in each, and all as ever in this one."""
+    cores = torch.get_num_threads()
+    workers, cores_each = (cores, 1) if device.type == "cpu" else (GPU_WORKERS, cores)
+    try:
+        with ThreadPoolExecutor(workers, "features", torch.set_num_threads, (cores_each,)) as pool:
+            yield pool, workers
+    finally:
+        torch.set_num_threads(cores)  # what a thread sets for itself is also the default of threads to come
+
+
+def _ahead(
+    readers: Iterable[Read], extractor: Extractor, batch_size: int, pool: ThreadPoolExecutor, most_waiting: int
+) -> Iterator[_Batch]:
+    """Work on a few batches ahead of the taker, and give them in order."""
+    remaining = iter(readers)
+    waiting: deque[Future[_Batch]] = deque()
+    while reads := list(islice(remaining, batch_size)):
+        waiting.append(pool.submit(_work, reads, extractor))
+        if len(waiting) >= most_waiting:
             yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
-def _prepare(read: Read, extractor: Extractor) -> _Prepared:
-    image_u8 = _grey_once(read())
-    return _Prepared(extractor.prepare(image_u8), image_digest(image_u8), image_u8.shape)
+def _work(reads: list[Read], extractor: Extractor) -> _Batch:
+    images = [_grey_once(read()) for read in reads]
+    features = extractor.features([extractor.prepare(image_u8) for image_u8 in images])
+    return _Batch(features, [image_digest(image_u8) for image_u8 in images], [image_u8.shape for image_u8 in images])
 
 
 def _grey_once(image_u8: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C2"]:
@@ -97,10 +117,10 @@ def _grey_once(image_u8: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C
     return grey if (image_u8 == grey).all() else image_u8
 
 
-def _size(shapes: Counter[tuple[int, int, int]]) -> str:
+def _size(shapes: Counter[tuple[int, ...]]) -> str:
     sizes = {f"{height}x{width}" for height, width, _ in shapes}
     return sizes.pop() if len(sizes) == 1 else "mixed"
 
 
-def _num_grey(shapes: Counter[tuple[int, int, int]]) -> int:
+def _num_grey(shapes: Counter[tuple[int, ...]]) -> int:
     return sum(count for (_, _, channels), count in shapes.items() if channels == 1)

@@ -82,12 +82,10 @@ def load_statistics(path: Path) -> Measurement:
         passport = json.loads(arrays["passport"].tobytes())
         if passport["format"] != FORMAT:
             raise DataError(f"{path}: is of the format {passport['format']!r}, expected {FORMAT!r}; make it anew")
-        features, keys = torch.from_numpy(arrays["features"]), torch.from_numpy(arrays["keys"])
-        statistics = Statistics(passport["n"], mean, covariance, features, keys, passport["fingerprint"])
-        _check_sample(path, statistics)
-        return Measurement(
-            statistics, dict(passport["extractor"]), _source(path, passport["source"]), tuple(passport["remarks"])
-        )
+        features, keys = _sample(path, arrays, passport["n"], len(mean))
+        statistics = Statistics(passport["n"], mean, covariance, features, keys, str(passport["fingerprint"]))
+        source, remarks = _source(path, dict(passport["source"])), tuple(map(str, passport["remarks"]))
+        return Measurement(statistics, dict(passport["extractor"]), source, remarks)
     except (KeyError, TypeError, ValueError, RecursionError) as problem:
         raise DataError(f"{path}: damaged statistics ({type(problem).__name__}: {problem}); make them anew") from None
 
@@ -127,11 +125,12 @@ def _moments(path: Path, arrays: dict[str, np.ndarray]) -> tuple[Tensor, Tensor]
     return torch.from_numpy(mean.astype(np.float64)), torch.from_numpy(symmetric)
 
 
-def _check_sample(path: Path, statistics: Statistics) -> None:
-    """Refuse a kept sample that is not one of the set."""
-    features, keys, n = statistics.features, statistics.keys, statistics.n
-    fits = features.dtype == torch.float32 and keys.dtype == torch.int64 and isinstance(n, int)
-    if not fits or features.shape != (len(keys), statistics.num_features) or not 2 <= (n or 0) >= len(keys):
-        raise DataError(f"{path}: {n} images with a sample of features {tuple(features.shape)} do not fit together")
-    if not features.isfinite().all():
+def _sample(path: Path, arrays: dict[str, np.ndarray], n: object, num_features: int) -> tuple[Tensor, Tensor]:
+    """Return the kept features and their keys, checked."""
+    features, keys = arrays["features"], arrays["keys"]
+    fits = features.shape == (*keys.shape, num_features) and isinstance(n, int) and 2 <= n >= len(keys)
+    if not fits or features.dtype != np.float32 or keys.dtype != np.int64:
+        raise DataError(f"{path}: {n} images with a sample of features {features.shape} do not fit together")
+    if not np.isfinite(features).all():
         raise DataError(f"{path}: holds numbers that are not finite")
+    return torch.from_numpy(features), torch.from_numpy(keys)
