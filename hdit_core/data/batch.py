@@ -138,6 +138,7 @@ def _from_workers(images: TrainingImages, plan: Iterable[Sequence[int]], workers
         collate_fn=_unchanged,
         pin_memory=torch.cuda.is_available(),
         timeout=TIMEOUT_S,
+        generator=torch.Generator(),  # else it draws from torch's own stream, which is the network's dropout
     )
     try:
         yield from loader

@@ -20,7 +20,8 @@ _MODES = {1: "L", 3: "RGB"}
 def encode(image: Image.Image, codec: str) -> bytes:
     """Return an image of mode L or RGB as a file of the given kind, without any metadata."""
     buffer = io.BytesIO()
-    bare = Image.frombytes(image.mode, image.size, image.tobytes())  # ICC, EXIF and comments stay behind
+    bare = image.copy()
+    bare.info = {}  # the source's colour profile and comments, which Pillow would write
     bare.save(buffer, codec.upper(), **_SAVE_OPTIONS[codec])
     return buffer.getvalue()
 

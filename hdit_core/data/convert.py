@@ -1,13 +1,16 @@
 """One input becomes one sample of a shard, or a reject with its reason; in this process or in several."""
 
 import hashlib
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from PIL import Image
@@ -73,7 +76,8 @@ def _frame(image: Image.Image, rules: Rules, name: str) -> Image.Image:
 def _sample(task: Task, data: bytes, rules: Rules) -> Converted:
     decoded = decode_any(data, rules.channels, rules.background)
     image = decoded.image
-    enlarged = image.width < rules.width and image.height < rules.height
+    smaller = (image.height < rules.height, image.width < rules.width)
+    enlarged = all(smaller) if rules.crop == "fit" else any(smaller)
     about = {"name": task.name, "sha256": hashlib.sha256(data).hexdigest()}
     if task.class_name is not None:
         about["class"] = task.class_name
@@ -97,6 +101,19 @@ def convert(task: Task, rules: Rules) -> Converted | Reject:
 
 def _convert_chunk(tasks: list[Task], rules: Rules) -> list[Converted | Reject]:
     return [convert(task, rules) for task in tasks]
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _begin_worker() -> None:
+    """Leave Ctrl-C to the parent, and end when it is killed: a worker would wait for its next task for ever."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _chunks(tasks: Iterable[Task]) -> Iterator[list[Task]]:
@@ -130,7 +147,7 @@ def convert_all(tasks: Iterable[Task], rules: Rules, workers: int) -> Iterator[C
         yield from (convert(task, rules) for task in tasks)
         return
     # A fresh interpreter for each: a fork would inherit the threads that draw the progress bar, and their locks.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker) as pool:
         waiting: deque[tuple[Future[list[Converted | Reject]], list[Task]]] = deque()
         try:
             for chunk in _chunks(tasks):

@@ -1,7 +1,7 @@
 """Pictures and data sets that several tests of the data take."""
 
 import pytest
-from zoo import SIZE, write_pictures
+from class_folders import SIZE, write_pictures
 
 from hdit_core.data.prepare import PrepareSettings, prepare_data
 

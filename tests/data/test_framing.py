@@ -31,7 +31,9 @@ def test_the_middle_is_cut_out_without_resampling_where_only_the_shape_differs()
 def test_the_place_moves_the_cut_from_edge_to_edge():
     image = ramp(8, 20)
     assert np.array_equal(np.asarray(cut(image, 8, 12, (0.0, 0.0))), np.asarray(image)[:, :12])
-    assert np.array_equal(np.asarray(cut(image, 8, 12, (1.0, 1.0))), np.asarray(image)[:, 8:])
+    assert np.array_equal(np.asarray(cut(image, 8, 12, (0.0, 1.0))), np.asarray(image)[:, 8:])
+    tall = ramp(20, 8)
+    assert np.array_equal(np.asarray(cut(tall, 12, 8, (1.0, 0.0))), np.asarray(tall)[8:])
 
 
 def test_a_scaled_cut_is_pillows_lanczos_of_the_middle():

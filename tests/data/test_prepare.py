@@ -3,29 +3,22 @@
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from class_folders import bytes_of
+from PIL import Image, ImageCms
 from zoo import animals
 
 from hdit_core.data.manifest import read_manifest
-from hdit_core.data.prepare import PrepareSettings, prepare_data
 from hdit_core.data.reader import ImageReader
 from hdit_core.errors import DataError, UsageError
-
-
-def bytes_of(folder):
-    """Return every file of a folder and its content."""
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def rejects_of(folder):
@@ -131,6 +124,33 @@ def test_random_crops_depend_on_the_seed(pictures, prepare):
     assert roots[0] == roots[1] != roots[2]
 
 
+@pytest.mark.parametrize(
+    ("size", "crop", "enlarged"),
+    [
+        ((9, 14), "center", 0),
+        ((9, 15), "center", 23),
+        ((10, 14), "center", 23),
+        ((9, 15), "fit", 0),
+        ((10, 15), "fit", 23),
+    ],
+)
+def test_images_that_had_to_be_enlarged_are_counted(pictures, prepare, size, crop, enlarged):
+    assert prepare(pictures, size=size, crop=crop).remarks.get("enlarged", 0) == enlarged
+
+
+def test_nothing_of_the_source_but_its_pixels_is_written(prepare, tmp_path):
+    folder = tmp_path / "tagged"
+    folder.mkdir()
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.new("RGB", (12, 8)).save(folder / "a.jpg", comment=b"secret", icc_profile=srgb)
+    for codec in ("png", "webp", "jpeg"):
+        prepare(folder, name=codec, codec=codec)
+        shard = (tmp_path / codec / "shard-000000.tar").read_bytes()
+        assert b"secret" not in shard
+        assert srgb[:40] not in shard
+        assert b"iCCP" not in shard
+
+
 def test_a_complete_set_is_left_alone(pictures, prepare, tmp_path):
     first = prepare(pictures)
     before = {path: path.stat() for path in (tmp_path / "set").iterdir()}
@@ -156,129 +176,6 @@ def test_a_folder_with_other_files_is_not_touched(pictures, prepare, tmp_path):
     with pytest.raises(UsageError, match=r"set: is not empty .holds 'thesis.tex'. and no data set"):
         prepare(pictures)
     assert bytes_of(tmp_path / "set") == {"thesis.tex": b"years of work"}
-
-
-def die_at(step, settings):
-    """Prepare in a child that dies before its n-th file operation of the kind that must not be torn; did it?"""
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def counted(real):
-            def call(*args, **options):
-                nonlocal count
-                count += 1
-                if count == step:
-                    os._exit(9)
-                return real(*args, **options)
-
-            return call
-
-        os.fsync, Path.replace, os.rmdir = counted(os.fsync), counted(Path.replace), counted(os.rmdir)
-        try:
-            prepare_data(settings)
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, 9)
-    return code == 9
-
-
-def test_killed_at_any_step_and_run_again_gives_the_same_bytes(pictures, prepare, tmp_path):
-    prepare(pictures, name="undisturbed", shard_size=13)
-    expected = bytes_of(tmp_path / "undisturbed")
-    step = 0
-    killed = True
-    while killed:
-        step += 1
-        settings = PrepareSettings(str(pictures), tmp_path / f"set-{step}", (8, 12), shard_size=13)
-        killed = die_at(step, settings)
-        prepare_data(settings)
-        assert bytes_of(settings.out) == expected, step
-    assert step > 20
-
-
-def test_killed_again_and_again_the_set_is_finished_at_last(pictures, prepare, tmp_path):
-    """Each attempt gets one step further than the one before; nothing that is done is made again."""
-    prepare(pictures, name="undisturbed")
-    settings = PrepareSettings(str(pictures), tmp_path / "set", (8, 12), shard_size=7)
-    for step in range(1, 60):
-        if not die_at(step, settings):
-            break
-    assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "undisturbed")
-
-
-def test_sigkill_with_two_processes_and_run_again_gives_the_same_bytes(pictures, prepare, tmp_path):
-    prepare(pictures, name="undisturbed")
-    code = (
-        "import sys; from pathlib import Path; from hdit_core.data.prepare import *\n"
-        "if __name__ == '__main__':\n"
-        "    prepare_data(PrepareSettings(sys.argv[1], Path(sys.argv[2]), (8, 12), shard_size=7, workers=2))\n"
-    )
-    (tmp_path / "run.py").write_text(code)
-    command = [sys.executable, str(tmp_path / "run.py"), str(pictures), str(tmp_path / "set")]
-    run = subprocess.Popen(command, start_new_session=True)
-    deadline = time.monotonic() + 60
-    while not list((tmp_path / "set").glob("shard-*.tar")) and time.monotonic() < deadline and run.poll() is None:
-        time.sleep(0.002)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
-    subprocess.run(command, check=True)
-    assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "undisturbed")
-
-
-def interrupt(pictures, prepare, **settings):
-    def stop(done, total, bad):
-        if done == 15:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        prepare(pictures, on_progress=stop, **settings)
-
-
-def test_what_is_done_is_not_made_again(pictures, prepare, tmp_path):
-    interrupt(pictures, prepare)
-    done = {path: path.stat().st_ino for path in (tmp_path / "set").glob("shard-*.tar")}
-    assert len(done) == 2
-    calls = []
-    prepare(pictures, on_progress=lambda *call: calls.append(call))
-    assert calls[0][0] == 7
-    assert calls[-1] == (25, 25, 2)
-    assert done == {path: path.stat().st_ino for path in done}
-
-
-def test_a_shard_that_was_damaged_meanwhile_is_made_again(pictures, prepare, tmp_path):
-    prepare(pictures, name="undisturbed")
-    interrupt(pictures, prepare)
-    path = tmp_path / "set" / "shard-000001.tar"
-    data = bytearray(path.read_bytes())
-    data[700] ^= 1
-    path.write_bytes(data)
-    prepare(pictures)
-    assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "undisturbed")
-
-
-def test_an_unfinished_set_is_not_mixed_with_other_settings(pictures, prepare):
-    interrupt(pictures, prepare)
-    with pytest.raises(UsageError, match="holds an unfinished data set made from other images or with other settings"):
-        prepare(pictures, crop="fit")
-
-
-def test_a_damaged_journal_is_an_error(pictures, prepare, tmp_path):
-    interrupt(pictures, prepare)
-    (tmp_path / "set" / ".unfinished" / "plan.json").write_text("{")
-    with pytest.raises(UsageError, match=r"\.unfinished: damaged; delete"):
-        prepare(pictures)
-
-
-def test_two_at_once_are_refused(pictures, prepare):
-    def second(done, total, bad):
-        if done == 3:
-            with pytest.raises(UsageError, match="another hdit prepare-data is writing into it"):
-                prepare(pictures)
-
-    assert prepare(pictures, on_progress=second).images == 23
 
 
 def test_an_empty_folder_is_an_error(prepare, tmp_path):

@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from zoo import SIZE
+from class_folders import SIZE
 
 from hdit_core.data.codec import decode
 from hdit_core.data.manifest import read_manifest

@@ -14,7 +14,7 @@ from PIL import Image, ImageChops, ImageCms
 
 RED, GREEN, BLUE, WHITE, BLACK = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255), (0, 0, 0)
 QUADRANTS = (RED, GREEN, BLUE, WHITE)
-SIZE = HEIGHT, WIDTH = 8, 12
+HEIGHT, WIDTH = 8, 12
 EXIF_ORIENTATIONS = {
     # what a camera has done to the upright picture: the inverse of what a viewer has to do
     1: None,
@@ -299,15 +299,3 @@ def animals():
         orientations, palettes, greys, colours, transparencies, inks, profiles, animations, shapes, broken
     )  # fmt: skip
     return {name: animal for group in groups for name, animal in group()}
-
-
-def write_pictures(folder, count=23, classes=("ant", "bee", "cow")):
-    """Write noise of 9x14 pixels into class folders, and two files that are no images."""
-    random = np.random.default_rng(0)
-    for number in range(count):
-        path = folder / classes[number % len(classes)] / f"{number:03}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(random.integers(0, 256, (9, 14, 3), np.uint8)).save(path)
-    (folder / classes[0] / "notes.txt").write_text("not an image")
-    (folder / classes[1] / "cut.png").write_bytes((folder / classes[1] / "001.png").read_bytes()[:150])
-    return folder

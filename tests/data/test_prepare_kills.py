@@ -1,0 +1,156 @@
+"""Preparation killed at any moment and run again: the same bytes, nothing made twice, nothing left behind."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from class_folders import bytes_of
+
+from hdit_core.data.prepare import PrepareSettings, prepare_data
+from hdit_core.errors import UsageError
+
+
+def die_at(step, settings):
+    """Prepare in a child that dies before its n-th file operation of the kind that must not be torn; did it?"""
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def counted(real):
+            def call(*args, **options):
+                nonlocal count
+                count += 1
+                if count == step:
+                    os._exit(9)
+                return real(*args, **options)
+
+            return call
+
+        os.fsync, Path.replace, os.rmdir = counted(os.fsync), counted(Path.replace), counted(os.rmdir)
+        try:
+            prepare_data(settings)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9)
+    return code == 9
+
+
+def test_killed_at_any_step_and_run_again_gives_the_same_bytes(pictures, prepare, tmp_path):
+    prepare(pictures, name="undisturbed", shard_size=13)
+    expected = bytes_of(tmp_path / "undisturbed")
+    step = 0
+    killed = True
+    while killed:
+        step += 1
+        settings = PrepareSettings(str(pictures), tmp_path / f"set-{step}", (8, 12), shard_size=13)
+        killed = die_at(step, settings)
+        prepare_data(settings)
+        assert bytes_of(settings.out) == expected, step
+    assert step > 20
+
+
+def test_killed_again_and_again_the_set_is_finished_at_last(pictures, prepare, tmp_path):
+    """Each attempt gets one step further than the one before; nothing that is done is made again."""
+    prepare(pictures, name="undisturbed")
+    settings = PrepareSettings(str(pictures), tmp_path / "set", (8, 12), shard_size=7)
+    for step in range(1, 60):
+        if not die_at(step, settings):
+            break
+    assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "undisturbed")
+
+
+def processes_of(folder):
+    """Return the ids of processes whose working folder this is."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").resolve() == folder and (process / "stat").read_text().split(")")[1].split()[0] != "Z":
+                found.append(int(process.name))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
+def test_killed_with_two_processes_it_leaves_none_behind_and_goes_on(pictures, prepare, tmp_path):
+    prepare(pictures, name="undisturbed")
+    code = (
+        "import sys; from pathlib import Path; from hdit_core.data.prepare import *\n"
+        "if __name__ == '__main__':\n"
+        "    prepare_data(PrepareSettings(sys.argv[1], Path(sys.argv[2]), (8, 12), shard_size=7, workers=2))\n"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / "run.py").write_text(code)
+    command = [sys.executable, str(home / "run.py"), str(pictures), str(tmp_path / "set")]
+    run = subprocess.Popen(command, cwd=home)
+    wait_until(lambda: list((tmp_path / "set").glob("shard-*.tar")) or run.poll() is not None)
+    run.kill()
+    run.wait()
+    wait_until(lambda: not processes_of(home))
+    assert not processes_of(home)
+    prepare(pictures, workers=2)
+    assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "undisturbed")
+
+
+def wait_until(happened, timeout_s=60):
+    deadline = time.monotonic() + timeout_s
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.002)
+
+
+def interrupt(pictures, prepare, **settings):
+    def stop(done, total, bad):
+        if done == 15:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(pictures, on_progress=stop, **settings)
+
+
+def test_what_is_done_is_not_made_again(pictures, prepare, tmp_path):
+    interrupt(pictures, prepare)
+    done = {path: path.stat().st_ino for path in (tmp_path / "set").glob("shard-*.tar")}
+    assert len(done) == 2
+    calls = []
+    prepare(pictures, on_progress=lambda *call: calls.append(call))
+    assert calls[0][0] == 7
+    assert calls[-1] == (25, 25, 2)
+    assert done == {path: path.stat().st_ino for path in done}
+
+
+def test_a_shard_that_was_damaged_meanwhile_is_made_again(pictures, prepare, tmp_path):
+    prepare(pictures, name="undisturbed")
+    interrupt(pictures, prepare)
+    path = tmp_path / "set" / "shard-000001.tar"
+    data = bytearray(path.read_bytes())
+    data[700] ^= 1
+    path.write_bytes(data)
+    prepare(pictures)
+    assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "undisturbed")
+
+
+def test_an_unfinished_set_is_not_mixed_with_other_settings(pictures, prepare):
+    interrupt(pictures, prepare)
+    with pytest.raises(UsageError, match="holds an unfinished data set made from other images or with other settings"):
+        prepare(pictures, crop="fit")
+
+
+def test_a_damaged_journal_is_an_error(pictures, prepare, tmp_path):
+    interrupt(pictures, prepare)
+    (tmp_path / "set" / ".unfinished" / "plan.json").write_text("{")
+    with pytest.raises(UsageError, match=r"\.unfinished: damaged; delete"):
+        prepare(pictures)
+
+
+def test_two_at_once_are_refused(pictures, prepare):
+    def second(done, total, bad):
+        if done == 3:
+            with pytest.raises(UsageError, match="another hdit prepare-data is writing into it"):
+                prepare(pictures)
+
+    assert prepare(pictures, on_progress=second).images == 23
