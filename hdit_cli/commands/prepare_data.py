@@ -122,8 +122,6 @@ def prepare_data(
     are listed with the reason in rejects.jsonl. After a kill, the same command goes on; the result is the same, byte
     for byte, whatever the number of processes.
     """
-    from dataclasses import asdict
-
     from hdit_core.data.prepare import PrepareSettings
 
     settings = PrepareSettings(
@@ -142,12 +140,17 @@ def prepare_data(
     )
     if codec == "jpeg":
         note("JPEG loses detail: a model trained on it, and FID against it, show its artefacts; png and webp keep all")
-    summary = _prepare(settings)
+    _report(_prepare(settings), out, json)
+
+
+def _report(summary: "PrepareSummary", out: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
     if summary.rejects:
         note(f"{summary.rejects:,} files cannot be used; {out / 'rejects.jsonl'} says why")
     if summary.already_complete:
         note(f"{out}: already complete, nothing written")
-    emit(asdict(summary), json, None if json else _lines(summary))
+    emit(asdict(summary), as_json, None if as_json else _lines(summary))
 
 
 def _lines(summary: "PrepareSummary") -> list[str]:
