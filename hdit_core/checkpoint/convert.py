@@ -14,10 +14,12 @@ from hdit_core.checkpoint.kdiffusion import (
     state_from_kdiffusion,
     state_to_kdiffusion,
 )
-from hdit_core.checkpoint.tensors import Tensors, write_tensors
+from hdit_core.checkpoint.tensors import Tensors, read_metadata, write_tensors
 from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.files import TEMPORARY, write_whole
 from hdit_core.recipe.run import Recipe
+
+THEIR_CONFIG = "kdiffusion_config"  # in the metadata of our file: what a recipe has no key for is not lost
 
 
 def convert_weights(
@@ -38,22 +40,31 @@ def convert_weights(
     """
     if target.exists():
         raise UsageError(f"{target}: exists, and is not replaced; give another name, or remove it")
+    config: str | None
     if source.suffix in (".pth", ".pt", ".ckpt", ".pkl"):
-        recipe, state = _read_pickle(source, weights, trust_pickle)
+        recipe, state, config = _read_pickle(source, weights, trust_pickle)
     else:
         recipe, state = read_weights(source, weights)
+        config = _their_config(source)
     build_denoiser(recipe, state, str(source))  # the tensors are those of the recipe's network
     if to == "k-diffusion":
-        config = json.dumps(config_to_kdiffusion(recipe), indent=1)
+        config = config or json.dumps(config_to_kdiffusion(recipe), indent=1)
         write_whole(target, save(state_to_kdiffusion(state, recipe), {"config": config}))
     else:
+        kept = {THEIR_CONFIG: config} if config else {}
         temporary = target.with_name(f"{TEMPORARY}{target.name}")
-        write_tensors(temporary, state, recipe.model_dump_json())
+        write_tensors(temporary, state, recipe.model_dump_json(), **kept)
         temporary.rename(target)
     return {"file": str(target), "format": to, "tensors": len(state), "parameters": _count(state)}
 
 
-def _read_pickle(path: Path, weights: Weights, trusted: bool) -> tuple[Recipe, Tensors]:
+def _their_config(path: Path) -> str | None:
+    """Return k-diffusion's own config of a file of theirs, or of one that was made from it, to the letter."""
+    metadata = read_metadata(path) if path.is_file() else {}
+    return metadata.get(THEIR_CONFIG if "hdit" in metadata else "config")
+
+
+def _read_pickle(path: Path, weights: Weights, trusted: bool) -> tuple[Recipe, Tensors, str]:
     if not trusted:
         raise UsageError(
             f"{path}: is a pickle, a format that can be made to run commands when it is read; if you know who wrote "
@@ -63,7 +74,8 @@ def _read_pickle(path: Path, weights: Weights, trusted: bool) -> tuple[Recipe, T
         # the restricted unpickler even so: tensors, numbers and text are all that such a checkpoint needs
         content = torch.load(path, map_location="cpu", weights_only=True)
         recipe = recipe_from_kdiffusion(content["config"])
-        return recipe, state_from_kdiffusion(content["model_ema" if weights == "ema" else "model"], recipe)
+        state = state_from_kdiffusion(content["model_ema" if weights == "ema" else "model"], recipe)
+        return recipe, state, json.dumps(content["config"], indent=1)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""Safetensors files that say what they are: tensors, the recipe they belong to, and a checksum of both.
+"""Safetensors files that say what they are: tensors, the recipe they belong to, and a checksum of all.
 
 safetensors itself loads most single-bit flips as different weights without an error; the checksum of the content,
 names and shapes included, catches them also in a file that was copied out of its checkpoint.
@@ -23,11 +23,11 @@ MAX_TENSORS = 20_000
 Tensors = dict[str, Tensor]
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], recipe_json: str) -> None:
-    """Write tensors with the recipe and the checksum of everything in the file's metadata."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], recipe_json: str, **more: str) -> None:
+    """Write tensors with the recipe, whatever more is to be kept, and the checksum of it all in the file's metadata."""
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    checksum = content_crc32(held, recipe_json)
-    save_file(held, path, {"format": "pt", "hdit": "1", "recipe": recipe_json, "crc32": str(checksum)})
+    metadata = {"format": "pt", "hdit": "1", "recipe": recipe_json, **more}
+    save_file(held, path, metadata | {"crc32": str(content_crc32(held, metadata))})
 
 
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
@@ -43,7 +43,7 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged, or not a safetensors file ({error})") from None
     if metadata.get("hdit") is not None:
-        found, expected = content_crc32(tensors, metadata.get("recipe", "")), metadata.get("crc32")
+        found, expected = content_crc32(tensors, metadata), metadata.get("crc32")
         if str(found) != expected:
             raise CheckpointError(
                 f"{path}: damaged: its content has checksum {found}, expected {expected}; use an intact copy"
@@ -66,13 +66,14 @@ def read_metadata(path: Path) -> dict[str, str]:
     return metadata
 
 
-def content_crc32(tensors: Mapping[str, Tensor], recipe_json: str) -> int:
-    """Return one checksum over the recipe and every tensor's name, dtype, shape and bytes, in the order of names."""
-    crc = zlib.crc32(recipe_json.encode())
+def content_crc32(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+    """Return one checksum over the metadata and every tensor's name, dtype, shape and bytes, in the order of names."""
+    said = {key: value for key, value in metadata.items() if key != "crc32"}
+    crc = zlib.crc32(json.dumps(said, sort_keys=True).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
-        crc = zlib.crc32(memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy()), crc)
+        crc = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, crc)
     return crc
 
 

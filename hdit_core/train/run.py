@@ -46,6 +46,7 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
     world = join(device)
     try:
         check_world(recipe.train, world)
+        here = _device_of(device, world)
         reader = ImageReader(Path(recipe.data.path))
         check_data(recipe, reader)
         if world.is_main:
@@ -53,7 +54,7 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
         world.barrier()
         watcher = watcher or Watcher()
         checkpoint = _find_checkpoint(run, reader, watcher)
-        learner = _learner(recipe, checkpoint, world, _device_of(device, world))
+        learner = _learner(recipe, checkpoint, world, here)
         start = checkpoint.state if checkpoint else State(step=0, num_images=0, data_hash=reader.manifest.root)
         return Trainer(learner, reader, run, start.model_copy(update={"world_size": world.size}), watcher).fit()
     finally:

@@ -1,0 +1,153 @@
+"""`hdit train`, `hdit sample` and `hdit convert` from the shell: results on stdout, the rest on stderr, exit codes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from hdit_cli.main import main
+from hdit_core.checkpoint import load_denoiser
+from hdit_core.recipe.write import recipe_toml
+from tests.conftest import REFERENCE
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_data):
+    """A run that the command trained."""
+    folder = tmp_path_factory.mktemp("cli")
+    recipe = write_recipe(folder, tiny_data)
+    assert main(["train", str(recipe), "--out", str(folder / "run"), "--set", "train.num_images=16"]) == 0
+    return folder / "run"
+
+
+def write_recipe(folder, data, **tables):
+    from hdit_core.recipe.read import check_recipe
+    from tests.conftest import TINY
+
+    path = folder / "tiny.toml"
+    path.write_text(recipe_toml(check_recipe(TINY | {"data": TINY["data"] | {"path": str(data)}} | tables, "tiny")))
+    return path
+
+
+def test_train_prints_its_result_as_json_and_progress_on_stderr(tmp_path, tiny_data, capsys):
+    recipe, run = write_recipe(tmp_path, tiny_data), tmp_path / "run"
+    command = ["train", str(recipe), "--out", str(run), "--json", "--set"]
+    assert main([*command, "train.num_images=16"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["num_images"] == 16
+    assert "16 of 16 images" in captured.err
+    assert main([*command, "train.num_images=32"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["step"] == 4 and "resuming" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train", "nothing.toml"], 2, "no such recipe file"),
+        (["train", "mnist32", "--set", "train.batch_sise=3"], 2, "did you mean 'batch_size'"),
+        (["train", "mnist32", "--set", "data.path=nowhere"], 3, "nowhere"),
+        (["train", "mnist32", "--device", "cuda:9"], 2, "no such device here"),
+        (["sample", "--ckpt", "nowhere"], 4, "no such run, checkpoint or file"),
+        (["convert", "nowhere.safetensors", "x.safetensors"], 4, "no such run, checkpoint or file"),
+        (["convert", "nowhere.pth", "x.safetensors"], 2, "--i-trust-this-pickle"),
+    ],
+)
+def test_a_mistake_is_one_line_and_an_exit_code(tmp_path, monkeypatch, capsys, arguments, code, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    captured = capsys.readouterr()
+    complaints = [line for line in captured.err.splitlines() if "error" in line]
+    assert len(complaints) == 1 and message in complaints[0] and not captured.out
+
+
+def test_sample_draws_what_was_asked_for(run, tmp_path, capsys):
+    out = tmp_path / "samples"
+    options = ["--n", "5", "--class", "1", "--steps", "2", "--size", "24x16", "--seed", "9", "--guidance", "2"]
+    assert main(["sample", "--ckpt", str(run), *options, "--out", str(out), "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert (record["num_images"], record["seed"], record["settings"]["steps"]) == (5, 9, 2)
+    assert json.loads((out / "samples.json").read_text())["class_ids"] == [1] * 5
+    assert np.asarray(Image.open(out / "00000004.png")).shape == (24, 16, 3)
+    assert (out / "grid.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--class", "7"], "class 7: the network has the classes 0 to 2"),
+        (["--size", "17"], "height 17 is not a multiple of 4"),
+        (["--sampler", "dpmpp3m"], "did you mean"),
+        (["--size", "huge"], "expected pixels"),
+    ],
+)
+def test_sample_refuses_what_the_network_cannot(run, tmp_path, capsys, option, message):
+    assert main(["sample", "--ckpt", str(run), "--n", "1", "--out", str(tmp_path / "s"), *option]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()
+
+
+def test_sample_takes_a_checkpoint_folder_and_a_file_of_it(run, tmp_path):
+    folder = next(iter((run / "checkpoints").iterdir()))
+    shutil.copy(folder / "ema.safetensors", tmp_path / "weights.safetensors")
+    for place, ckpt in enumerate((run, folder, tmp_path / "weights.safetensors")):
+        arguments = ["--n", "2", "--steps", "2", "--out", str(tmp_path / str(place))]
+        assert main(["sample", "--ckpt", str(ckpt), *arguments]) == 0
+    pictures = [(tmp_path / str(place) / "00000001.png").read_bytes() for place in range(3)]
+    assert pictures[0] == pictures[1] == pictures[2]
+
+
+@pytest.mark.parametrize("name", ["neighborhood", "shifted_window", "global"])
+def test_convert_there_and_back_keeps_every_bit_and_the_config(tmp_path, name):
+    source, ours, back = REFERENCE / f"{name}.safetensors", tmp_path / "ours", tmp_path / "back"
+    assert main(["convert", str(source), str(ours)]) == 0
+    assert main(["convert", str(ours), str(back), "--to", "k-diffusion"]) == 0
+    before, after = load_file(source), load_file(back)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    with safe_open(source, "pt") as old, safe_open(back, "pt") as new:
+        assert old.metadata() == new.metadata()
+
+
+def test_a_run_converts_to_k_diffusions_format_and_back(run, tmp_path):
+    theirs, ours = tmp_path / "theirs.safetensors", tmp_path / "ours.safetensors"
+    assert main(["convert", str(run), str(theirs), "--to", "k-diffusion", "--weights", "model"]) == 0
+    assert main(["convert", str(theirs), str(ours)]) == 0
+    trained, back = (load_denoiser(path, weights="model").network.state_dict() for path in (run, ours))
+    assert trained.keys() == back.keys() and all(torch.equal(trained[key], back[key]) for key in trained)
+
+
+def test_convert_never_replaces_a_file(tmp_path, capsys):
+    target = tmp_path / "precious"
+    target.write_text("years of work")
+    assert main(["convert", str(REFERENCE / "global.safetensors"), str(target)]) == 2
+    assert "exists, and is not replaced" in capsys.readouterr().err and target.read_text() == "years of work"
+
+
+class Payload:
+    """What a pickle can do to its reader."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("/tmp/hdit-test-payload-ran"),)
+
+
+def test_a_training_checkpoint_is_read_when_its_pickle_is_trusted_and_runs_nothing_even_then(tmp_path, capsys):
+    source = REFERENCE / "global.safetensors"
+    with safe_open(source, "pt") as file:
+        config = json.loads(file.metadata()["config"])
+    content = {"config": config, "model": load_file(source), "model_ema": load_file(source), "step": 7}
+    torch.save(content, tmp_path / "train.pth")
+    command = ["convert", "--i-trust-this-pickle", str(tmp_path / "train.pth"), str(tmp_path / "ours.safetensors")]
+    assert main(command) == 0
+    assert load_denoiser(tmp_path / "ours.safetensors").recipe == load_denoiser(source).recipe
+    torch.save(content | {"step": Payload()}, tmp_path / "train.pth")
+    command[-1] = str(tmp_path / "more.safetensors")
+    assert main(command) == 4
+    assert "not a training checkpoint of k-diffusion" in capsys.readouterr().err
+    assert not Path("/tmp/hdit-test-payload-ran").exists()
