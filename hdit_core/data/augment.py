@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from hdit_core.data.streams import streams, uniform
+from hdit_core.randomness import streams, uniform
 
 NUM_PARAMETERS = 9
 

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from hdit_core.data.augment import augment
 from hdit_core.data.order import images_at
 from hdit_core.data.reader import ImageReader
-from hdit_core.data.streams import normal, uniform
 from hdit_core.errors import DataError, HditError
 from hdit_core.images import from_uint8
+from hdit_core.randomness import normal, uniform
 
 TIMEOUT_S = 600.0
 """A worker that has not read one micro-batch in this time hangs, on a dead disk for instance."""

@@ -14,9 +14,8 @@ from hdit_core.data.batch import Batch, load_batches
 from hdit_core.data.order import image_at
 from hdit_core.data.prepare import PrepareSettings, prepare_data
 from hdit_core.data.reader import ImageReader
-from hdit_core.data.streams import streams
 from hdit_core.errors import DataError
-from hdit_core.randomness import normal, stream
+from hdit_core.randomness import normal, stream, streams
 
 NAMES = ("numbers", "images", "class_ids", "augment_cond", "noise", "uniform")
 SETTINGS = {"seed": 3, "augment_prob": 0.5, "class_dropout": 0.3, "num_classes": 3}
