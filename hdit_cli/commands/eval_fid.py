@@ -22,16 +22,23 @@ def eval_fid(
         typer.Option("--ref", metavar="DATA", help="Data set, folder, archive, or saved statistics (.npz)."),
     ] = None,
     ckpt: Annotated[
-        str | None, typer.Option("--ckpt", metavar="PATH", help="Draw and score --n images of it, not IMAGES.")
+        str | None,
+        typer.Option("--ckpt", metavar="PATH", help="In place of IMAGES: a run or checkpoint; its images are drawn."),
     ] = None,
     extractor: Annotated[
-        str, typer.Option("--extractor", metavar="NAME", help="inception, or efficientnet-lite0, which works offline.")
-    ] = "inception",
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="inception, or efficientnet-lite0, which works offline.",
+            show_default="inception; with --ckpt the recipe's",
+        ),
+    ] = None,
     inception_weights: Annotated[
         Path | None, typer.Option(metavar="PATH", help="File of Inception's weights.", show_default="cache, download")
     ] = None,
     num: Annotated[
-        int | None, typer.Option("--n", min=1, metavar="N", help="Images to score.", show_default="all")
+        int | None,
+        typer.Option("--n", min=1, metavar="N", help="Images to score.", show_default="all; with --ckpt the recipe's"),
     ] = None,
     allow_small_n: Annotated[
         bool, typer.Option("--allow-small-n", help="Score sets with no more images than there are features.")

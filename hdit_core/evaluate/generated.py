@@ -9,29 +9,24 @@ import torch
 from einops import rearrange
 from jaxtyping import UInt8
 
-from hdit_core.checkpoint import load_denoiser
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.evaluate.pictures import ImageSet, Read
 from hdit_core.generate.generate import generate
 from hdit_core.images import to_uint8
 
 
-def generated_images(checkpoint: str, n: int, seed: int, device: torch.device) -> ImageSet:
+def generated_images(denoiser: Denoiser, path: str, n: int, seed: int) -> ImageSet:
     """Return images 0 to n - 1 of a seed, rounded to bytes as if they had been saved, classes in turn.
 
     Args:
-        checkpoint: whatever `load_denoiser` takes; the averaged weights and the recipe's sampling settings are used.
+        denoiser: what draws them, by its recipe's sampling settings.
+        path: where it was loaded from, for the passport.
         n: how many.
         seed: of the starts and the sampler's noise.
-        device: where they are drawn.
-
-    Raises:
-        CheckpointError: it is missing or damaged.
     """
-    denoiser = load_denoiser(checkpoint, device=device)
     source = {
         "kind": "checkpoint",
-        "path": checkpoint,
+        "path": path,
         "weights_sha256": _weights_sha256(denoiser),
         "seed": seed,
         "labels": "balanced" if denoiser.recipe.model.num_classes else "none",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from hdit_core.checkpoint import load_denoiser
 from hdit_core.devices import pick_device
 from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate.distance import FrechetDistance, frechet_distance, kernel_distance
@@ -16,6 +17,7 @@ from hdit_core.evaluate.pictures import ImageSet, open_images
 from hdit_core.evaluate.reference import check_statistics_path, load_statistics, save_statistics
 from hdit_core.evaluate.report import SavedStatistics, Score
 
+DEFAULT_EXTRACTOR = "inception"
 LEAST_FOR_KERNEL = 4
 ROUNDING = 1e-6  # of a covariance's trace: more negative eigenvalue than this is damage
 
@@ -27,10 +29,10 @@ class ScoreSettings:
     Attributes:
         images: a folder, an archive or a data set; None where a checkpoint is scored.
         reference: the same, or saved statistics (.npz); None to make statistics of the images alone.
-        checkpoint: a run or checkpoint whose images are drawn and scored.
-        extractor: name of the feature network.
+        checkpoint: a run or checkpoint whose images are drawn and scored, with its averaged weights.
+        extractor: name of the feature network; default the checkpoint's recipe's, otherwise Inception.
         weights: file of its weights.
-        n: how many of the images; default all. A checkpoint needs it.
+        n: how many of the images; default all, and of a checkpoint's as many as its recipe says.
         batch_size: images at once in the feature network; default what suits it.
         device: name of the device.
         seed: of generated images, of the choice of n images, and of the kernel distance's subsets.
@@ -41,7 +43,7 @@ class ScoreSettings:
     images: str | None
     reference: str | None
     checkpoint: str | None = None
-    extractor: str = "inception"
+    extractor: str | None = None
     weights: Path | None = None
     n: int | None = None
     batch_size: int | None = None
@@ -68,8 +70,9 @@ def score(
     """
     _check(settings)
     device = pick_device(settings.device)
-    images, reference = _open_images(settings, device), _open_reference(settings)
-    extractor = open_extractor(settings.extractor, settings.weights, device, say)
+    images, default_extractor = _open_images(settings, device)
+    reference = _open_reference(settings)
+    extractor = open_extractor(settings.extractor or default_extractor, settings.weights, device, say)
     for side in (images, reference):
         _check_fit(side, extractor, settings.allow_small_n)
 
@@ -111,20 +114,21 @@ def _check(settings: ScoreSettings) -> None:
     """Refuse settings that contradict each other."""
     if (settings.images is None) == (settings.checkpoint is None):
         raise UsageError("expected either IMAGES (a folder, an archive or a data set) or --ckpt RUN")
-    if settings.checkpoint is not None and settings.n is None:
-        raise UsageError("--ckpt needs --n, the number of images to draw and score; 50000 is customary")
     if settings.reference is None and settings.save_stats is None:
         raise UsageError("--ref is missing: a data set, a folder, or statistics made with --save-stats")
     if settings.save_stats is not None:
         check_statistics_path(settings.save_stats)
 
 
-def _open_images(settings: ScoreSettings, device: torch.device) -> ImageSet:
+def _open_images(settings: ScoreSettings, device: torch.device) -> tuple[ImageSet, str]:
+    """Return the images to score, and the extractor to take where none is named."""
     if settings.checkpoint is None:
         assert settings.images is not None  # _check saw to it
-        return open_images(settings.images, settings.n, settings.seed)
-    assert settings.n is not None
-    return generated_images(settings.checkpoint, settings.n, settings.seed, device)
+        return open_images(settings.images, settings.n, settings.seed), DEFAULT_EXTRACTOR
+    denoiser = load_denoiser(settings.checkpoint, device=device)
+    wanted = denoiser.recipe.evaluate
+    images = generated_images(denoiser, settings.checkpoint, settings.n or wanted.num_images, settings.seed)
+    return images, wanted.extractor
 
 
 def _open_reference(settings: ScoreSettings) -> ImageSet | Measurement | None:

@@ -11,6 +11,7 @@ from cleanfid.inception_torchscript import InceptionV3W
 from cleanfid.resize import build_resizer
 from PIL import Image
 
+from hdit_core.checkpoint import load_denoiser
 from hdit_core.checkpoint.tensors import write_tensors
 from hdit_core.errors import CheckpointError, DataError, UsageError
 from hdit_core.evaluate import score as score_module
@@ -19,6 +20,7 @@ from hdit_core.evaluate.score import ScoreSettings, score
 from hdit_core.generate.generate import generate
 from hdit_core.generate.writer import ImageFolder
 from hdit_core.model.hourglass import HourglassTransformer
+from hdit_core.recipe.evaluate import EvaluateRecipe
 
 
 @pytest.fixture
@@ -165,7 +167,6 @@ def test_damaged_statistics_are_remarked_on(picture_folder, toy, tmp_path):
     [
         ({"images": None, "reference": "b"}, "expected either IMAGES .* or --ckpt RUN"),
         ({"images": "a", "reference": "b", "checkpoint": "run"}, "expected either IMAGES .* or --ckpt RUN"),
-        ({"images": None, "reference": "b", "checkpoint": "run"}, "--ckpt needs --n"),
         ({"images": "a", "reference": None}, "--ref is missing"),
     ],
 )
@@ -179,28 +180,48 @@ def test_a_folder_that_statistics_cannot_be_saved_to_is_refused_at_once(toy, tmp
         toy("nowhere", None, save_stats=tmp_path / "no" / "ref.npz")
 
 
-def test_a_checkpoint_scores_as_its_saved_samples_do(picture_folder, toy, tiny_recipe, tmp_path):
-    from hdit_core.checkpoint import load_denoiser
-
+@pytest.fixture
+def checkpoint(tiny_recipe, tmp_path):
+    """A file of random weights whose recipe says how it wants to be scored."""
+    recipe = tiny_recipe.model_copy(update={"evaluate": EvaluateRecipe(extractor="efficientnet-lite0", num_images=7)})
     torch.manual_seed(0)
-    network = HourglassTransformer(tiny_recipe.model)
+    network = HourglassTransformer(recipe.model)
     least = {name: 0.0 if "scale" in name else -0.1 for name in network.state_dict()}
     state = {name: torch.rand_like(tensor) / 5 + least[name] for name, tensor in network.state_dict().items()}
     path = tmp_path / "weights.safetensors"
-    write_tensors(path, state, tiny_recipe.model_dump_json())
+    write_tensors(path, state, recipe.model_dump_json())
+    return path
+
+
+def test_a_checkpoint_scores_as_its_saved_samples_do(picture_folder, toy, checkpoint, tmp_path):
     samples = ImageFolder(tmp_path / "samples")
-    for batch in generate(load_denoiser(path), range(8), seed=3):
+    for batch in generate(load_denoiser(checkpoint), range(8), seed=3):
         samples.write(batch)
     samples.finish({})
     reference = picture_folder("b", size=(16, 24))
 
-    drawn, saved = toy(None, reference, checkpoint=str(path), n=8, seed=3), toy(tmp_path / "samples", reference, seed=3)
+    drawn, saved = (
+        toy(None, reference, checkpoint=str(checkpoint), n=8, seed=3),
+        toy(tmp_path / "samples", reference, seed=3),
+    )
     assert drawn.images.statistics.fingerprint == saved.images.statistics.fingerprint
     assert drawn.frechet == saved.frechet
     source = drawn.images.source
     assert (source["kind"], source["seed"], source["labels"], source["size"]) == ("checkpoint", 3, "balanced", "16x24")
     assert source["sampling"]["steps"] == 4 and len(source["weights_sha256"]) == 64
     json.dumps(drawn.to_json())
+
+
+def test_a_checkpoints_recipe_says_how_many_images_and_which_extractor(
+    picture_folder, toy_extractor, checkpoint, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(score_module, "open_extractor", lambda name, *_: asked.append(name) or toy_extractor)
+    reference = str(picture_folder("b"))
+    result = score(ScoreSettings(None, reference, checkpoint=str(checkpoint), device="cpu"))
+    assert (asked, result.images.statistics.n) == (["efficientnet-lite0"], 7)
+    score(ScoreSettings(reference, reference, device="cpu"))
+    assert asked[1] == "inception"
 
 
 def test_a_missing_checkpoint_is_named(picture_folder, toy, tmp_path):
