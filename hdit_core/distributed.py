@@ -49,6 +49,11 @@ class World:
             distributed.destroy_process_group()
 
 
+def speaks() -> bool:
+    """Return whether this process is the one among its ranks that talks to people, before or after they have joined."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def join(device_name: str = "auto") -> World:
     """Join the ranks that `torchrun` announced in the environment; alone, there is nothing to join.
 

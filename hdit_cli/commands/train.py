@@ -33,9 +33,13 @@ def train(
     checked = read_recipe(recipe, overrides or ())
     run = out or Path("runs") / Path(recipe).stem
 
+    from hdit_core.distributed import speaks
     from hdit_core.train.run import train as train_run
     from hdit_core.train.trainer import Progress, Watcher
 
+    if not speaks():
+        train_run(checked, run, device=device)
+        return
     with progress("train", total=checked.train.num_images) as bar:
 
         def show(now: Progress) -> None:
