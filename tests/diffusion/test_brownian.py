@@ -33,14 +33,16 @@ def test_the_increments_of_a_schedule_are_independent_and_standard_normal(schedu
     torch.testing.assert_close(found, torch.eye(steps - 1).double(), rtol=0, atol=1e-9)
 
 
-def test_the_motion_has_the_covariance_of_brownian_motion_in_the_middles_of_steps_too():
-    middles = [math.sqrt(a * b) for a, b in pairwise(LEVELS)]
-    tree = BrownianTree(LEVELS[-1], LEVELS[0], depth_for(LEVELS))
-    times = sorted(LEVELS + middles)
-    for s in times:
-        for t in times:
-            expected = min(s, t) - LEVELS[-1]
-            assert covariance(tree.at(s), tree.at(t)) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+@pytest.mark.parametrize("steps", [3, 9, 12, 18])
+@pytest.mark.parametrize("schedule", ["karras", "exponential"])
+def test_the_motion_is_brownian_in_the_middles_of_steps_too(schedule, steps):
+    levels = sampling_sigmas(SampleRecipe(steps=steps, schedule=schedule))[:-1].tolist()
+    tree = BrownianTree(levels[-1], levels[0], depth_for(levels))
+    times = levels + [math.sqrt(a * b) for a, b in pairwise(levels)]
+    at = [tree.at(time) for time in times]
+    found = torch.tensor([[covariance(a, b) for a in at] for b in at], dtype=torch.float64)
+    expected = torch.tensor([[min(a, b) - levels[-1] for a in times] for b in times], dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
 def test_every_time_has_its_exact_variance_however_coarse_the_tree():

@@ -1,7 +1,9 @@
+import math
+
 import pytest
 import torch
 
-from hdit_core.diffusion.dpm_solver import StepControl, dpm_adaptive, orders
+from hdit_core.diffusion.dpm_solver import StepControl, _third_order, dpm_adaptive, orders
 from hdit_core.diffusion.sampler import sample
 from hdit_core.diffusion.walk import Walk
 
@@ -44,6 +46,21 @@ def test_dpm_adaptive_is_as_near_to_the_solution_as_its_tolerance(mixture, noisy
     walk = Walk("dpm_adaptive", mixture.denoise, even(1).tolist(), no_noise)
     found = dpm_adaptive(walk, noisy, rtol=tolerance, atol=tolerance / 6)
     assert (found - solution).abs().max() < error
+
+
+def test_one_step_of_order_three_is_of_order_three_and_the_one_beside_it_of_order_two(mixture, noisy, even):
+    x = sample("heun", mixture.denoise, noisy, 40 * (torch.linspace(0, -4, 800).double()).exp(), no_noise)
+    start = torch.full((3,), 4 - math.log(40), dtype=torch.float64)
+
+    def errors(h):
+        walk = Walk("dpm_adaptive", mixture.denoise, [1.0, 0.5], no_noise)
+        levels = torch.exp(-start[0] - h * torch.linspace(0, 1, 400, dtype=torch.float64))
+        exact = sample("heun", mixture.denoise, x, levels, no_noise)
+        return torch.stack([(found - exact).abs().max() for found in _third_order(walk, x, start, 0 * start + h)])
+
+    high, low = (errors(0.2) / errors(0.1)).log2().tolist()
+    assert high == pytest.approx(4, abs=0.5)
+    assert low == pytest.approx(3, abs=0.5)
 
 
 def test_dpm_adaptive_asks_more_the_more_is_asked_of_it(mixture, noisy, even):

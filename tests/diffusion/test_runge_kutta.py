@@ -56,6 +56,16 @@ def test_a_row_does_not_depend_on_the_others():
     torch.testing.assert_close(both, (-2 * rates).exp(), rtol=1e-6, atol=1e-8)
 
 
+def test_steps_that_were_too_long_are_taken_again_from_where_they_began():
+    centres = torch.tensor([[1.0], [1.3]], dtype=torch.float64)
+
+    def bump(t, y):
+        return (-(((t[:, None] - centres) / 0.2) ** 2)).exp()
+
+    found = solve(bump, torch.zeros(2, 1).double(), 3.0)
+    torch.testing.assert_close(found, torch.full((2, 1), 0.2 * math.sqrt(math.pi)).double(), rtol=1e-7, atol=0)
+
+
 def test_a_solution_that_runs_away_is_given_up():
     with pytest.raises(
         NumericalError, match=r"the ODE of rows 1 of the batch needs steps below .* at t = 0\.5.*larger"
