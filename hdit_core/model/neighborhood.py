@@ -81,11 +81,10 @@ def tile_mask(
     rows: Axis, columns: Axis, kernel_size: int, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "tiles queries keys"]:
     """Return what is added to the logits of each tile: 0, or minus infinity for a key out of the query's window."""
-    with torch.inference_mode(False):  # kept for later calls, which may need gradients
-        row = rearrange(rows.allowed(kernel_size, device), "i t h -> i 1 t 1 h 1")
-        column = rearrange(columns.allowed(kernel_size, device), "j u w -> 1 j 1 u 1 w")
-        allowed = rearrange(row & column, "i j t u h w -> (i j) (t u) (h w)")
-        return torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, -math.inf)
+    row = rearrange(rows.allowed(kernel_size, device), "i t h -> i 1 t 1 h 1")
+    column = rearrange(columns.allowed(kernel_size, device), "j u w -> 1 j 1 u 1 w")
+    allowed = rearrange(row & column, "i j t u h w -> (i j) (t u) (h w)")
+    return torch.zeros(allowed.shape, dtype=dtype, device=device).masked_fill_(~allowed, -math.inf)
 
 
 def to_tiles(x: Float[Tensor, "B H W N D"], rows: Axis, columns: Axis) -> Float[Tensor, "BNT queries D"]:

@@ -1,0 +1,164 @@
+"""The network as a whole: its size, its first weights, its conditioning, its parameter groups."""
+
+import numpy as np
+import pytest
+import torch
+from small_network import awake, inputs, level, recipe
+
+from hdit_core.model.hourglass import HourglassTransformer, initialize
+from hdit_core.model.parameters import parameter_groups
+from hdit_core.randomness import stream
+from hdit_core.recipe.model import ModelRecipe
+
+# --- size ------------------------------------------------------------------------------------------------------------
+
+PAPER = {  # hdit-facts 1.8
+    "FFHQ-1024": (
+        85_079_300,
+        {
+            "image_size": 1024,
+            "levels": tuple(
+                level(2, width, attention, head_dim=64)
+                for width, attention in zip(
+                    (128, 256, 384, 768, 1024), ["neighborhood"] * 3 + ["global"] * 2, strict=True
+                )
+            ),
+        },
+    ),
+    "ImageNet-256": (
+        557_416_522,
+        {
+            "image_size": 256,
+            "num_classes": 1000,
+            "levels": (
+                level(2, 384, "neighborhood", head_dim=64),
+                level(2, 768, "neighborhood", head_dim=64),
+                level(16, 1536, "global", head_dim=64),
+            ),
+        },
+    ),
+    "ImageNet-128, ablation E": (
+        117_003_805,
+        {
+            "image_size": 128,
+            "num_classes": 1000,
+            "levels": (level(2, 384, "neighborhood", head_dim=64), level(11, 768, "global", head_dim=64)),
+            "mapping_width": 768,
+            "mapping_depth": 1,
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("expected", "keys"), PAPER.values(), ids=PAPER.keys())
+def test_the_papers_networks_have_their_parameters(expected, keys):
+    with torch.device("meta"):
+        network = HourglassTransformer(ModelRecipe(**keys))
+    assert sum(parameter.numel() for parameter in network.parameters()) == expected
+
+
+# --- first weights ---------------------------------------------------------------------------------------------------
+
+
+def test_a_network_that_nobody_filled_answers_nan():
+    network = HourglassTransformer(recipe())
+    assert network(**inputs(network)).isnan().all()
+
+
+def test_every_tensor_gets_its_first_values_and_the_output_is_zero():
+    network = HourglassTransformer(recipe(num_classes=4, mapping_cond_dim=3))
+    initialize(network, seed=5)
+    assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
+    assert (network(**inputs(network)) == 0).all()
+
+
+def test_first_values_depend_on_seed_and_name_only():
+    with torch.device("meta"):
+        network = HourglassTransformer(recipe())
+    network.to_empty(device="cpu")
+    initialize(network, seed=5)
+    other = HourglassTransformer(recipe(levels=recipe().levels[:2], image_size=16))  # fewer modules, another order
+    initialize(other, seed=5)
+    again, shared = other.state_dict(), 0
+    for name, tensor in network.state_dict().items():
+        if name in again and tensor.shape == again[name].shape:
+            shared += 1
+            assert torch.equal(tensor, again[name]), name
+    assert shared > 30
+    initialize(other, seed=6)
+    assert not torch.equal(other.patch_in.proj.weight, network.patch_in.proj.weight)
+
+
+def test_first_values_have_the_references_distributions():
+    network = HourglassTransformer(recipe(num_classes=4))
+    initialize(network, seed=0)
+    state = network.state_dict()
+    block = "down.0.1."
+    zeros = [
+        f"{block}attention.out",
+        f"{block}feed_forward.down",
+        f"{block}attention.norm.modulation",
+        "patch_out.proj",
+    ]
+    assert all((state[f"{name}.weight"] == 0).all() for name in [*zeros, "conditioning.mapping.blocks.1.down"])
+    assert (state[f"{block}attention.scale"] == 10).all()
+    assert (state["out_norm.scale"] == 1).all()
+    assert state["splits.0.mix"] == 0.5
+    numbers = stream(0, f"init {block}attention.qkv.weight", 0).random((96, 32), np.float32)
+    np.testing.assert_array_equal(state[f"{block}attention.qkv.weight"], (2 * numbers - 1) * np.float32(32**-0.5))
+    for name in ("conditioning.classes.weight", "conditioning.augment_features.frequencies"):
+        assert state[name].std().item() == pytest.approx(1, rel=0.2)
+
+
+# --- conditioning ----------------------------------------------------------------------------------------------------
+
+
+def test_everything_the_network_is_told_changes_its_answer():
+    network = awake(HourglassTransformer(recipe(num_classes=4, mapping_cond_dim=3)))
+    given = inputs(network)
+    before = network(**given)
+    for key, value in given.items():
+        other = (value + 1) % 5 if key == "class_ids" else value + 0.5
+        assert not torch.allclose(network(**given | {key: other}), before), key
+
+
+def test_no_augmentation_is_nine_zeros():
+    network = awake(HourglassTransformer(recipe()))
+    given = inputs(network)
+    nothing = network(**given | {"augment_cond": None})
+    assert torch.equal(nothing, network(**given | {"augment_cond": torch.zeros(3, 9)}))
+    assert not torch.equal(nothing, network(**given))
+
+
+@pytest.mark.parametrize(
+    ("keys", "given", "message"),
+    [
+        ({"num_classes": 3}, {}, "conditioned on class_ids; expected a tensor, found None"),
+        ({"mapping_cond_dim": 2}, {}, "conditioned on mapping_cond; expected a tensor, found None"),
+        ({}, {"class_ids": torch.zeros(3, dtype=torch.int64)}, "class_ids given to a network without classes"),
+        ({}, {"mapping_cond": torch.zeros(3, 2)}, "mapping_cond given to a network that takes none"),
+    ],
+)
+def test_conditioning_that_is_missing_or_unknown_is_refused(keys, given, message):
+    network = awake(HourglassTransformer(recipe(**keys)))
+    with pytest.raises(ValueError, match=message):
+        network(torch.zeros(3, 3, 64, 32), torch.ones(3), **given)
+
+
+# --- parameter groups ------------------------------------------------------------------------------------------------
+
+
+def test_every_parameter_is_in_one_group():
+    network = HourglassTransformer(recipe(num_classes=4, mapping_cond_dim=3))
+    groups = parameter_groups(network, lr=3e-4, weight_decay=0.01)
+    names = [name for group in groups for name in group["names"]]
+    assert sorted(names) == sorted(name for name, _ in network.named_parameters())
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [
+        (3e-4, 0.01),
+        (3e-4, 0.0),
+        (pytest.approx(1e-4), 0.01),
+        (pytest.approx(1e-4), 0.0),
+    ]
+    parameters = dict(network.named_parameters())
+    for group in groups:
+        assert all(parameters[name] is p for name, p in zip(group["names"], group["params"], strict=True))

@@ -1,0 +1,148 @@
+"""What holds for every network: sizes, dropout, batches, threads, dtypes."""
+
+import pytest
+import torch
+from small_network import awake, inputs, level, recipe
+
+from hdit_core.model.hourglass import HourglassTransformer
+from hdit_core.model.initial import LEAST_ROWS, Linear
+
+
+def test_other_image_sizes_are_taken_where_they_fit():
+    network = awake(HourglassTransformer(recipe()))
+    assert network(**inputs(network, image_size=(32, 96))).shape == (3, 3, 32, 96)
+    with pytest.raises(ValueError, match="images of 32x40 do not fit the network: image_size: width 40"):
+        network(**inputs(network, image_size=(32, 40)))
+
+
+def test_patches_may_be_oblong_and_images_of_one_channel():
+    network = awake(HourglassTransformer(recipe(patch_size=(4, 2), channels=1)))
+    assert network(**inputs(network)).shape == (3, 1, 64, 32)
+
+
+def test_a_single_level_has_no_merges():
+    network = awake(HourglassTransformer(recipe(levels=(level(2, 32, "global"),))))
+    assert network(**inputs(network)).isfinite().all()
+    assert not [name for name, _ in network.named_parameters() if "merges" in name or "splits" in name]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_dropout_of_each_level_acts_in_training_only(place):
+    levels = list(recipe().levels)
+    levels[place] = levels[place].model_copy(update={"dropout": 0.5})
+    network = awake(HourglassTransformer(recipe(levels=tuple(levels))))
+    given = inputs(network)
+    assert not torch.equal(network.train()(**given), network(**given))
+    assert torch.equal(network.eval()(**given), network(**given))
+
+
+def test_dropout_of_the_mapping_network_acts_in_training_only():
+    network = awake(HourglassTransformer(recipe(mapping_dropout=0.5)))
+    given = inputs(network)
+    assert not torch.equal(network.train()(**given), network(**given))
+    assert torch.equal(network.eval()(**given), network(**given))
+
+
+def gradients(network, given):
+    network.zero_grad()
+    network(**given).square().mean().backward()
+    return {name: parameter.grad for name, parameter in network.named_parameters()}
+
+
+def test_activation_checkpointing_changes_no_gradient_even_with_dropout():
+    levels = tuple(one.model_copy(update={"dropout": 0.25}) for one in recipe().levels)
+    network = awake(HourglassTransformer(recipe(levels=levels)))
+    given = inputs(network)
+    torch.manual_seed(1)
+    expected = gradients(network, given)
+    network.activation_checkpointing = True
+    torch.manual_seed(1)
+    for name, grad in gradients(network, given).items():
+        assert torch.equal(grad, expected[name]), name
+
+
+def kept_for_the_backward_pass(network, given):
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.update({x.data_ptr(): x.nbytes}) or x, lambda x: x):
+        out = network(**given)
+    return sum(kept.values()), out
+
+
+def test_activation_checkpointing_keeps_a_fraction_of_the_activations():
+    network = awake(HourglassTransformer(recipe()))
+    given = inputs(network)
+    everything, _ = kept_for_the_backward_pass(network, given)
+    network.activation_checkpointing = True
+    assert kept_for_the_backward_pass(network, given)[0] < everything / 3
+
+
+BATCHED = {
+    "digits": {
+        "image_size": 32,
+        "channels": 1,
+        "patch_size": (4, 4),
+        "num_classes": 10,
+        "levels": (level(1, 128, "neighborhood", head_dim=64, kernel_size=7), level(1, 256, "global", head_dim=64)),
+    },
+    "an innermost grid of one token": {"image_size": 16},
+    "oblong, with a vector": {"mapping_cond_dim": 5},
+}
+BATCHED["an innermost grid of one token"]["levels"] = (
+    level(1, 32, "neighborhood", kernel_size=3),
+    level(1, 48, "shifted-window", window_size=2),
+    level(1, 48, "none"),
+    level(1, 64, "global"),
+)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("keys", BATCHED.values(), ids=BATCHED.keys())
+def test_an_images_result_is_the_same_bits_in_any_batch(keys):
+    network = awake(HourglassTransformer(recipe(**keys))).eval()
+    given = inputs(network, batch=16)
+    whole = network(**given)
+    for batch in (1, 2, 3, 7):
+        for first in range(0, 16, batch):
+            part = slice(first, first + batch)
+            assert torch.equal(network(**{key: value[part] for key, value in given.items()}), whole[part])
+
+
+@torch.no_grad()
+def test_an_images_result_is_the_same_bits_on_any_number_of_threads():
+    network = awake(HourglassTransformer(recipe(**BATCHED["digits"]))).eval()
+    given = inputs(network, batch=3)
+    expected = network(**given)
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(network(**given), expected)
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_rows_of_padding_leave_results_and_gradients_alone():
+    linear = Linear(6, 4).double()
+    torch.nn.init.normal_(linear.weight)
+    for rows in (1, 5, LEAST_ROWS, 40):
+        x = torch.randn(rows, 1, 6, dtype=torch.float64, requires_grad=True)
+        weight = linear.weight.detach().clone().requires_grad_()
+        expected = torch.autograd.grad((x @ weight.T).square().sum(), (x, weight))
+        found = torch.autograd.grad(linear(x).square().sum(), (x, linear.weight))
+        for ours, theirs in zip(found, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("how", ["cast", "autocast"])
+def test_bfloat16_stays_close_to_float32(how):
+    network = awake(HourglassTransformer(recipe(num_classes=4)))
+    given = inputs(network)
+    expected, exact = network(**given), gradients(network, given)
+    if how == "cast":
+        network.bfloat16()
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"):
+        found = network(**given)
+        rounded = gradients(network, given)
+    assert found.dtype == torch.float32
+    assert (found - expected).norm() < 0.1 * expected.norm()
+    for name, grad in rounded.items():
+        cosine = torch.cosine_similarity(grad.float().flatten(), exact[name].flatten(), dim=0)
+        assert cosine > 0.9, name

@@ -1,0 +1,104 @@
+"""Positions, rotary angles, and what they do to queries and keys."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from hdit_core.model.conditioning import FourierFeatures
+from hdit_core.model.position import AxialRotary, coarser, grid_positions, rotary_frequencies
+from hdit_core.model.similarity import cosine_rotary
+
+CPU = torch.device("cpu")
+NUMBERS = np.random.default_rng(0)
+
+
+def rotary(heads=2, head_dim=16):
+    module = AxialRotary(heads, head_dim, exact_angles=True)
+    module.frequencies.copy_(torch.from_numpy(rotary_frequencies(NUMBERS, module.frequencies.shape)))
+    return module.double()
+
+
+def test_the_longer_side_spans_minus_one_to_one_and_cells_are_square():
+    positions = grid_positions(2, 4, CPU)
+    assert positions[:, 0, 0].tolist() == [-0.25, 0.25]
+    assert positions[0, :, 1].tolist() == [-0.75, -0.25, 0.25, 0.75]
+    assert torch.equal(grid_positions(4, 2, CPU), positions.transpose(0, 1).flip(-1))
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 24), (6, 20)])
+def test_merged_tokens_stand_at_the_centres_of_the_coarser_grid(height, width):
+    found = coarser(grid_positions(height, width, CPU))
+    torch.testing.assert_close(found, grid_positions(height // 2, width // 2, CPU), rtol=0, atol=2e-7)
+
+
+def test_frequencies_run_from_pi_to_ten_pi_with_heads_interleaved():
+    frequencies = rotary_frequencies(NUMBERS, (2, 8))
+    assert frequencies[0, :3] == pytest.approx([math.pi, 1.33352 * math.pi, 1.77828 * math.pi], rel=1e-5)
+    assert frequencies[1, 0] == pytest.approx(1.15478 * math.pi, rel=1e-5)
+    assert frequencies.max() < 10 * math.pi
+
+
+def test_frequencies_are_those_of_the_references_checkpoints(reference):
+    stored = reference("neighborhood")["down_levels.1.0.self_attn.pos_emb.freqs"]
+    torch.testing.assert_close(torch.from_numpy(rotary_frequencies(NUMBERS, stored.shape)), stored, rtol=1e-6, atol=0)
+
+
+def naive(x, scale, positions, frequencies):
+    """Feature by feature, from hdit-facts 4.6 and 4.7."""
+    x = x * (scale[:, None] / (x.square().sum(-1, keepdim=True) + 1e-6)).sqrt()
+    count = frequencies.shape[1]
+    angles = torch.cat([positions[:, :, None, None, axis, None] * frequencies for axis in (0, 1)], dim=-1)
+    a, b, rest = x[..., : 2 * count], x[..., 2 * count : 4 * count], x[..., 4 * count :]
+    return torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin(), rest], dim=-1)
+
+
+def test_queries_and_keys_are_scaled_and_turned_as_the_formulas_say():
+    module, positions = rotary(), grid_positions(3, 5, CPU)
+    x, scale = torch.randn(2, 3, 5, 2, 2, 16, dtype=torch.float64), torch.tensor([10.0, 3.0], dtype=torch.float64)
+    found = cosine_rotary(x, scale, module(positions))
+    torch.testing.assert_close(found, naive(x, scale, positions, module.frequencies), rtol=1e-6, atol=1e-6)
+    assert torch.equal(found[..., 8:].sign(), x[..., 8:].sign())
+
+
+def test_the_written_out_gradient_is_the_numerical_one():
+    rotation = rotary(heads=2, head_dim=8)(grid_positions(1, 3, CPU))
+    x = torch.randn(2, 1, 3, 2, 2, 8, dtype=torch.float64, requires_grad=True)
+    scale = torch.tensor([10.0, 3.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, scale: cosine_rotary(x, scale, rotation), (x, scale))
+
+
+def test_logits_depend_on_the_distance_only_and_are_at_most_the_scale():
+    module = rotary(heads=1, head_dim=16)
+    scale = torch.tensor([10.0], dtype=torch.float64)
+    feature = torch.randn(1, 1, 1, 1, 1, 16, dtype=torch.float64).expand(1, 4, 8, 1, 1, 16)
+    turned = cosine_rotary(feature, scale, module(grid_positions(4, 8, CPU)))[0, :, :, 0, 0]
+    logits = torch.einsum("hwd,ijd->hwij", turned, turned)
+    assert logits[0, 0, 1, 3].item() == pytest.approx(logits[2, 4, 3, 7].item(), rel=1e-5)
+    assert logits[0, 0, 0, 0].item() == pytest.approx(10, rel=1e-5)
+    assert logits.max() <= 10
+
+
+def test_a_negative_scale_is_seen_as_nan():
+    rotation = rotary()(grid_positions(2, 3, CPU))
+    x = torch.randn(1, 2, 3, 1, 2, 16, dtype=torch.float64)
+    assert cosine_rotary(x, torch.tensor([1.0, -1.0], dtype=torch.float64), rotation)[..., 1, :].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_queries_are_turned_in_float32(dtype):
+    module, positions = rotary().float(), grid_positions(3, 5, CPU)
+    x, scale = torch.randn(2, 3, 5, 2, 2, 16).to(dtype), torch.tensor([10.0, 3.0])
+    found = cosine_rotary(x, scale, module(positions))
+    assert found.dtype == dtype
+    assert torch.equal(found, cosine_rotary(x.float(), scale, module(positions)).to(dtype))
+
+
+@pytest.mark.parametrize("module", [AxialRotary(2, 16, exact_angles=True), FourierFeatures(1, 8)])
+def test_frequencies_are_not_rounded_when_the_network_is_cast(module):
+    module.frequencies.uniform_()
+    before = module.frequencies.clone()
+    assert torch.equal(module.bfloat16().frequencies, before)
+    assert torch.equal(module.half().frequencies, before)
+    assert torch.equal(module.double().frequencies, before.double())
