@@ -18,11 +18,10 @@ def window_mask(
     Windows at the top and at the left hold tokens that came round from the opposite side; those and the others do not
     see each other. Windows are counted row by row, and so are the tokens within.
     """
-    with torch.inference_mode(False):  # kept for later calls, which may need gradients
-        came_round = [torch.arange(size, device=device) < shift for size in (height, width)]
-        region = came_round[0][:, None] * 2 + came_round[1][None, :]
-        region = rearrange(region, "(a p) (b q) -> (a b) (p q)", p=window_size, q=window_size)
-        return region[:, :, None] == region[:, None, :]
+    came_round = [torch.arange(size, device=device) < shift for size in (height, width)]
+    region = came_round[0][:, None] * 2 + came_round[1][None, :]
+    region = rearrange(region, "(a p) (b q) -> (a b) (p q)", p=window_size, q=window_size)
+    return region[:, :, None] == region[:, None, :]
 
 
 def shifted_window_attention(
