@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from hdit_core.model.blocks import gated
 from hdit_core.model.initial import Linear, constant, standard_normal, unset
-from hdit_core.model.norm import RMSNorm
+from hdit_core.model.norm import RMSNorm, wide
 from hdit_core.model.position import FixedTensor
 from hdit_core.recipe.model import ModelRecipe
 
@@ -29,7 +29,8 @@ class FourierFeatures(FixedTensor):
 
     def forward(self, z: Float[Tensor, "B E"]) -> Float[Tensor, "B M"]:
         # a sum and no matrix product: autocast would round the angles of one to 16 bits
-        angles = (rearrange(z, "b e -> b 1 e") * self.frequencies).sum(-1) * (2 * math.pi)
+        z = rearrange(z.to(wide(self.frequencies.dtype)), "b e -> b 1 e")
+        angles = (z * self.frequencies).sum(-1) * (2 * math.pi)
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -100,14 +101,13 @@ class Conditioning(nn.Module):
         dtype = self.time_in.weight.dtype
 
         # the noise level, as ln(sigma) / 4
-        time = self.time_features(rearrange(sigma.log() / 4, "b -> b 1").to(self.time_features.frequencies.dtype))
+        time = self.time_features(rearrange(sigma.log() / 4, "b -> b 1"))
         cond = self.time_in(time.to(dtype))
 
         # no augmentation is an embedding too, and not zero: the cosines of 0 are 1
         if augment_cond is None:
             augment_cond = sigma.new_zeros(len(sigma), AUGMENT_FEATURES)
-        augment = self.augment_features(augment_cond.to(self.augment_features.frequencies.dtype))
-        cond = cond + self.augment_in(augment.to(dtype))
+        cond = cond + self.augment_in(self.augment_features(augment_cond).to(dtype))
 
         if self.classes is not None:
             cond = cond + self.classes(_given("class_ids", class_ids))

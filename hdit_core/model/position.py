@@ -80,9 +80,10 @@ class AxialRotary(FixedTensor):
 
         There are D/4 of these angles for a head. Each turns two features, of the first half of D.
         """
-        dtype = self.frequencies.dtype if self.exact_angles else positions.dtype
+        exact = wide(self.frequencies.dtype)  # a checkpoint may hold them in 16 bits
+        dtype = exact if self.exact_angles else positions.dtype
         place = rearrange(positions.to(dtype), "h w yx -> h w 1 yx 1")
         angles = place * rearrange(self.frequencies.to(dtype), "n k -> n 1 k")
-        angles = rearrange(angles, "h w n yx k -> h w n (yx k)").to(self.frequencies.dtype)
+        angles = rearrange(angles, "h w n yx k -> h w n (yx k)").to(exact)
         cos, still = angles.cos(), torch.ones_like(angles)
         return torch.cat([cos, cos, still, still], dim=-1), angles.sin()

@@ -102,3 +102,16 @@ def test_frequencies_are_not_rounded_when_the_network_is_cast(module):
     assert torch.equal(module.bfloat16().frequencies, before)
     assert torch.equal(module.half().frequencies, before)
     assert torch.equal(module.double().frequencies, before.double())
+
+
+@pytest.mark.parametrize("exact_angles", [False, True])
+def test_frequencies_that_were_stored_in_16_bits_are_used_in_32(exact_angles):
+    module = AxialRotary(2, 16, exact_angles)
+    module.frequencies = torch.from_numpy(rotary_frequencies(NUMBERS, (2, 2))).half()
+    features = FourierFeatures(1, 8)
+    features.frequencies = torch.randn(4, 1).half()
+    z, positions = torch.randn(3, 1), grid_positions(3, 5, CPU)
+    before = (*module(positions), features(z))
+    module.frequencies, features.frequencies = module.frequencies.float(), features.frequencies.float()
+    for found, expected in zip(before, (*module(positions), features(z)), strict=True):
+        assert torch.equal(found, expected)
