@@ -5,6 +5,7 @@ class is dropped, its place within the stratum of noise levels and its noise dep
 workers, ranks and micro-batches change no bit.
 """
 
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -129,6 +130,15 @@ def _failed_worker(problem: RuntimeError) -> DataError | None:
     return None
 
 
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Ignore what asks a run to stop: a scheduler signals all processes, and the main one needs its workers to the end.
+
+    They end with it: by its word, or when they see that it is gone.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _from_workers(images: TrainingImages, plan: Iterable[Sequence[int]], workers: int) -> Iterator[Batch | HditError]:
     """Read in other processes, in the order of the plan."""
     loader = DataLoader(
@@ -138,6 +148,7 @@ def _from_workers(images: TrainingImages, plan: Iterable[Sequence[int]], workers
         collate_fn=_unchanged,
         pin_memory=torch.cuda.is_available(),
         timeout=TIMEOUT_S,
+        worker_init_fn=_leave_signals_to_the_main_process,
         generator=torch.Generator(),  # else it draws from torch's own stream, which is the network's dropout
     )
     try:

@@ -1,0 +1,42 @@
+"""A signal to every process of a run, as a scheduler sends it, saves and ends the run and leaves no process behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from hdit_core.checkpoint.layout import log_file
+from hdit_core.checkpoint.load import newest_checkpoint
+from hdit_core.recipe.write import recipe_toml
+
+
+def processes_of(group):
+    """Return the ids of the living processes of a process group."""
+    lines = subprocess.run(["ps", "-eo", "pgid=,pid=,stat="], capture_output=True, text=True, check=True).stdout
+    rows = [line.split() for line in lines.splitlines()]
+    return [int(pid) for pgid, pid, state in rows if int(pgid) == group and not state.startswith("Z")]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_to_the_whole_group_saves_and_ends_with_75(tmp_path, trained, number):
+    run = tmp_path / "run"
+    (tmp_path / "long.toml").write_text(recipe_toml(trained({"data.workers": 2, "train.num_images": 10**9})))
+    command = [sys.executable, "-m", "hdit_cli", "train", str(tmp_path / "long.toml"), "--out", str(run)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while not (log_file(run).exists() and log_file(run).stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert len(processes_of(process.pid)) >= 3  # the run and its two readers
+        os.killpg(process.pid, number)
+        _, complaints = process.communicate(timeout=60)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 75, complaints
+    assert f"stopped by {number.name}" in complaints and "Traceback" not in complaints
+    assert newest_checkpoint(run)[0].state.step > 0
+    assert not processes_of(process.pid)
