@@ -57,15 +57,45 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+
+
+def _flush_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Give a temporary path: what the block writes there becomes `path`, whole, or is removed when it does not end well.
+
+    An older file of the name is replaced.
+    """
+    temporary = _temporary(path)
+    try:
+        yield temporary
+        _flush_file(temporary)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    flush_folder(path.parent)
+
+
 def write_whole(path: Path, content: bytes | str) -> None:
     """Write a file so that it is never seen half; an older one of the name is replaced."""
-    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
-    with temporary.open("wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    flush_folder(path.parent)
+    with new_file(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def remove_temporaries(folder: Path, name: str = "") -> None:
+    """Remove what killed writers of this name (default: any) left behind in a folder."""
+    for left in folder.glob(f"{TEMPORARY}{name}*"):
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -77,7 +107,7 @@ def new_folder(final: Path) -> Iterator[Path]:
     """
     if final.exists():
         raise FileExistsError(final)
-    temporary = final.with_name(f"{TEMPORARY}{final.name}-{os.getpid()}")
+    temporary = _temporary(final)
     remove_temporaries(final.parent, final.name)
     temporary.mkdir(parents=True)
     try:
@@ -90,20 +120,3 @@ def new_folder(final: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     flush_folder(final.parent)
-
-
-def remove_temporaries(folder: Path, name: str = "") -> None:
-    """Remove what killed writers of this name (default: any) left behind in a folder."""
-    for left in folder.glob(f"{TEMPORARY}{name}*"):
-        if left.is_dir() and not left.is_symlink():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
-
-
-def _flush_file(path: Path) -> None:
-    umask = os.umask(0)
-    os.umask(umask)
-    path.chmod(0o666 & ~umask)  # safetensors makes its files private, and colleagues read checkpoints
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())

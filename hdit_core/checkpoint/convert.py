@@ -16,7 +16,7 @@ from hdit_core.checkpoint.kdiffusion import (
 )
 from hdit_core.checkpoint.tensors import Tensors, read_metadata, write_tensors
 from hdit_core.errors import CheckpointError, UsageError
-from hdit_core.files import TEMPORARY, write_whole
+from hdit_core.files import new_file, write_whole
 from hdit_core.recipe.run import Recipe
 
 THEIR_CONFIG = "kdiffusion_config"  # in the metadata of our file: what a recipe has no key for is not lost
@@ -52,9 +52,8 @@ def convert_weights(
         write_whole(target, save(state_to_kdiffusion(state, recipe), {"config": config}))
     else:
         kept = {THEIR_CONFIG: config} if config else {}
-        temporary = target.with_name(f"{TEMPORARY}{target.name}")
-        write_tensors(temporary, state, recipe.model_dump_json(), **kept)
-        temporary.rename(target)
+        with new_file(target) as temporary:
+            write_tensors(temporary, state, recipe.model_dump_json(), **kept)
     return {"file": str(target), "format": to, "tensors": len(state), "parameters": _count(state)}
 
 

@@ -27,7 +27,10 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], recipe_json: str, *
     """Write tensors with the recipe, whatever more is to be kept, and the checksum of it all in the file's metadata."""
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": "pt", "hdit": "1", "recipe": recipe_json, **more}
+    path.touch()
+    mode = path.stat().st_mode  # what the umask lets; safetensors makes files private, and colleagues read checkpoints
     save_file(held, path, metadata | {"crc32": str(content_crc32(held, metadata))})
+    path.chmod(mode)
 
 
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:

@@ -13,10 +13,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hdit_core.data.durable import sync_folder, write_durably
 from hdit_core.data.manifest import MANIFEST
-from hdit_core.data.shard import sha256_of
 from hdit_core.errors import UsageError
+from hdit_core.files import digest, flush_folder, remove_temporaries, write_whole
 
 UNFINISHED = ".unfinished"
 
@@ -62,14 +61,14 @@ class Journal:
         """Return the record of a shard, None if there is none or the shard is not what it says."""
         try:
             record = ShardRecord.model_validate_json(self._path(number).read_bytes())
-            whole = not record.bytes or sha256_of(self.folder / record.name) == record.sha256
+            whole = not record.bytes or digest(self.folder / record.name).sha256 == record.sha256
         except (OSError, ValidationError):
             return None
         return record if whole else None
 
     def add(self, record: ShardRecord) -> None:
         """Note that a shard is done; its file must be in its place."""
-        write_durably(self._path(record.number), record.model_dump_json().encode())
+        write_whole(self._path(record.number), record.model_dump_json())
 
     def remove(self) -> None:
         """Forget everything: the set is complete, or nothing came of it."""
@@ -82,7 +81,7 @@ def _start(folder: Path, fingerprint: str) -> None:
     found = sorted(path.name for path in folder.iterdir() if path.name != UNFINISHED)
     if found:
         raise UsageError(f"{folder}: is not empty (holds '{found[0]}') and no data set; choose another --out")
-    write_durably(folder / UNFINISHED / "plan.json", _Plan(fingerprint=fingerprint).model_dump_json().encode())
+    write_whole(folder / UNFINISHED / "plan.json", _Plan(fingerprint=fingerprint).model_dump_json())
 
 
 def _check_plan(folder: Path, fingerprint: str) -> None:
@@ -109,7 +108,7 @@ def open_journal(folder: Path, fingerprint: str) -> Iterator[Journal]:
         UsageError: the folder holds something else, or another process is writing into it.
     """
     (folder / UNFINISHED).mkdir(parents=True, exist_ok=True)
-    sync_folder(folder.parent)
+    flush_folder(folder.parent)
     descriptor = os.open(folder / UNFINISHED, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -120,6 +119,8 @@ def open_journal(folder: Path, fingerprint: str) -> Iterator[Journal]:
         ) from None
     try:
         _check_plan(folder, fingerprint)
+        remove_temporaries(folder)
+        remove_temporaries(folder / UNFINISHED)
         yield Journal(folder)
     finally:
         _drop_empty(folder)

@@ -16,8 +16,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from hdit_core.data.durable import write_durably
 from hdit_core.errors import DataError
+from hdit_core.files import write_whole
 
 MANIFEST = "manifest.json"
 INDEX = "index.npy"
@@ -113,7 +113,7 @@ def root_of(contents: Contents) -> str:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`, and so declare the set complete."""
     document = {**manifest.model_dump(mode="json"), "checksum": _sha256(manifest)}
-    write_durably(folder / MANIFEST, (json.dumps(document, indent=1) + "\n").encode())
+    write_whole(folder / MANIFEST, json.dumps(document, indent=1) + "\n")
 
 
 def _load_document(path: Path) -> dict:

@@ -20,7 +20,6 @@ import PIL
 
 from hdit_core.data.assembly import Progress, Tally, Work, make_shards
 from hdit_core.data.convert import Rules
-from hdit_core.data.durable import write_durably
 from hdit_core.data.framing import Crop
 from hdit_core.data.journal import Journal, ShardRecord, holds_data_set, open_journal
 from hdit_core.data.labels import BY_FOLDER, WITHOUT, class_ids, label_entries
@@ -41,6 +40,7 @@ from hdit_core.data.manifest import (
 from hdit_core.data.shard import INDEX_DTYPE, NO_LABEL
 from hdit_core.data.source import open_source
 from hdit_core.errors import DataError, UsageError
+from hdit_core.files import write_whole
 
 
 @dataclass(frozen=True)
@@ -158,9 +158,9 @@ def _finish(work: Work, fingerprint: str, records: Sequence[ShardRecord], folder
     """Write everything beside the shards, the manifest last."""
     used = [record for record in records if record.rows]
     index = _index_bytes(used)
-    write_durably(folder / INDEX, index)
+    write_whole(folder / INDEX, index)
     rejects = "".join(f"{line}\n" for record in records for line in record.rejects)
-    write_durably(folder / REJECTS, rejects.encode())
+    write_whole(folder / REJECTS, rejects)
     manifest = _manifest(work, fingerprint, records, _contents(work, used, index))
     write_manifest(folder, manifest)
     return manifest

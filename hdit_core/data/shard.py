@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from hdit_core.data.durable import durable_file
+from hdit_core.files import new_file
 
 INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("crc32", "<u4"), ("label", "<i4")])
 """One image: its shard's place in the manifest, first byte and number of bytes there, their CRC-32, class or -1."""
@@ -92,14 +92,8 @@ def _append_sample(tar: tarfile.TarFile, sample: Sample) -> tuple[int, int, int,
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> ShardFile:
     """Write a shard; it takes its name when all samples are in it."""
-    with durable_file(path) as file:
+    with new_file(path) as temporary, temporary.open("wb") as file:
         hashed = _Hashed(file)
         with tarfile.open(fileobj=hashed, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
             rows = [_append_sample(tar, sample) for sample in samples]
     return ShardFile(hashed.bytes, hashed.crc32, hashed.sha256, rows)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

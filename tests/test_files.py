@@ -1,0 +1,63 @@
+"""A file is whole or not there, and nothing is left of one that failed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hdit_core.files import new_file, new_folder, remove_temporaries, write_whole
+
+
+def test_a_file_that_fails_half_way_leaves_the_older_one_and_no_rest(tmp_path):
+    path = tmp_path / "numbers"
+    write_whole(path, "old")
+
+    def fail():
+        with new_file(path) as temporary, temporary.open("wb") as file:
+            file.write(b"ne")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_flushed_before_it_has_its_name_and_its_folder_afterwards(tmp_path, monkeypatch):
+    path, flushed, fsync = tmp_path / "numbers", [], os.fsync
+
+    def record(descriptor):
+        flushed.append((Path(f"/proc/self/fd/{descriptor}").readlink().is_dir(), path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    write_whole(path, b"new")
+    assert flushed == [(False, False), (True, True)]
+
+
+def test_a_folder_that_fails_half_way_leaves_no_rest(tmp_path):
+    def fail():
+        with new_folder(tmp_path / "set") as folder:
+            (folder / "part").touch()
+            raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone"):
+        fail()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / ".tmp-step-1-99").mkdir()
+    (tmp_path / ".tmp-step-1-99" / "part").touch()
+    (tmp_path / ".tmp-index-7").touch()
+    (tmp_path / "index").touch()
+    remove_temporaries(tmp_path, "step-1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-index-7", "index"]
+    remove_temporaries(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+
+
+def test_files_need_no_torch():
+    code = "import sys, hdit_core.files; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
