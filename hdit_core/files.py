@@ -68,7 +68,7 @@ def _flush_file(path: Path) -> None:
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path: what the block writes there becomes `path`, whole, or is removed when it does not end well.
+    """Give a temporary path: what the block writes there becomes `path`, whole, or is removed when it fails.
 
     An older file of the name is replaced.
     """

@@ -9,20 +9,17 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from hdit_core.checkpoint.kdiffusion_config import filled_config
-from hdit_core.checkpoint.kdiffusion_recipe import config_to_kdiffusion, recipe_from_kdiffusion, unrepresented
+from hdit_core.checkpoint.kdiffusion_recipe import config_to_kdiffusion, recipe_from_kdiffusion
 from hdit_core.errors import CheckpointError
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.run import Recipe
 
 __all__ = [
     "config_to_kdiffusion",
-    "filled_config",
     "recipe_from_kdiffusion",
     "state_from_kdiffusion",
     "state_to_kdiffusion",
     "their_names",
-    "unrepresented",
 ]
 
 PREFIXES = {  # ours: theirs; the first that fits

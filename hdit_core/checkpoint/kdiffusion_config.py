@@ -1,6 +1,6 @@
 """The JSON configuration of k-diffusion's `image_transformer_v2`: what it may say, and its defaults (hdit-facts 2.2).
 
-Keys that are not known here are kept as they are.
+Keys that are not known here are let through: they do not change the network.
 """
 
 import math
@@ -65,7 +65,7 @@ SYNONYMS = {"mean": "loc", "std": "scale", "std_1": "scale_1", "std_2": "scale_2
 
 
 class Density(Section):
-    """`model.sigma_sample_density`; what its type does not use is kept all the same."""
+    """`model.sigma_sample_density`; what its type does not use may stand there all the same."""
 
     type: Literal["cosine-interpolated", "cosine", "lognormal", "loglogistic", "loguniform", "split-lognormal"]
     min_value: PositiveFloat | None = None
@@ -243,12 +243,3 @@ def _mistake(keys: tuple[str | int, ...], detail: Any) -> str:
     if detail["type"] == "value_error" or isinstance(detail["input"], dict | list):
         return f"{key}: {expected}"
     return f"{key} = {str(detail['input'])[:60]!r}: {expected}"
-
-
-def filled_config(config: Any) -> dict[str, Any]:
-    """Return a config with its defaults written out, and one name where the reference knows two.
-
-    Raises:
-        CheckpointError: as `read_config`.
-    """
-    return read_config(config).model_dump(exclude_none=True)

@@ -1,15 +1,13 @@
 """k-diffusion's config of an HDiT (`image_transformer_v2`) as a recipe, and back.
 
-Nothing is lost on the way: what a recipe has no key for (the type of the data set, an optimizer other than AdamW, ...)
-`unrepresented` returns, to be kept beside the recipe and handed to `config_to_kdiffusion` on the way back. A config
-that would make another network than HDiT is refused.
+A config also says things that a recipe has no key for (the type of the data set, an optimizer other than AdamW, ...):
+who wants it back to the letter keeps it, as `convert.py` does. One that makes another network than HDiT is refused.
 """
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
-from hdit_core.checkpoint.kdiffusion_config import Config, filled_config, read_config
+from hdit_core.checkpoint.kdiffusion_config import Config, read_config
 from hdit_core.diffusion.density import LOC, NOISE_SIZE_LOW, SCALE, SIGMA_MAX, SIGMA_MIN
 from hdit_core.errors import CheckpointError, RecipeError
 from hdit_core.recipe.diffusion import KEYS_OF_DENSITY
@@ -131,7 +129,7 @@ def _density_table(config: Config) -> dict[str, Any]:
 # --- recipe -> config ------------------------------------------------------------------------------------------------
 
 
-def config_to_kdiffusion(recipe: Recipe, unrepresented: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def config_to_kdiffusion(recipe: Recipe) -> dict[str, Any]:
     """Return the k-diffusion config of a recipe, with all defaults written out.
 
     It holds the network, its noise and the optimizer. The length of the run, its schedule of batches and learning
@@ -139,7 +137,6 @@ def config_to_kdiffusion(recipe: Recipe, unrepresented: Mapping[str, Any] | None
 
     Args:
         recipe: of ours.
-        unrepresented: what `unrepresented` returned for the config that the recipe came from, to get that one back.
 
     Raises:
         CheckpointError: the loss is weighted in a way that k-diffusion does not know.
@@ -149,7 +146,7 @@ def config_to_kdiffusion(recipe: Recipe, unrepresented: Mapping[str, Any] | None
             "diffusion.weighting = 'min-snr' is unknown to k-diffusion; expected karras, snr or soft-min-snr"
         )
     train = recipe.train
-    config = {
+    return {
         "model": _their_model(recipe),
         "dataset": {
             "type": "imagefolder",
@@ -167,18 +164,6 @@ def config_to_kdiffusion(recipe: Recipe, unrepresented: Mapping[str, Any] | None
         "lr_sched": {"type": "constant", "warmup": 0.0},
         "ema_sched": {"type": "inverse", "power": train.ema_power, "max_value": train.ema_max},
     }
-    return _merged(config, unrepresented or {})
-
-
-def unrepresented(config: Any) -> dict[str, Any]:
-    """Return the part of a k-diffusion config, of the same shape, that its recipe has no key for.
-
-    `config_to_kdiffusion(recipe_from_kdiffusion(config), unrepresented(config)) == filled_config(config)`.
-
-    Raises:
-        CheckpointError: as `recipe_from_kdiffusion`.
-    """
-    return _surplus(filled_config(config), config_to_kdiffusion(recipe_from_kdiffusion(config)))
 
 
 def _their_model(recipe: Recipe) -> dict[str, Any]:
@@ -225,24 +210,3 @@ def _their_density(recipe: Recipe) -> dict[str, Any]:
     given = density.model_dump(exclude_none=True, exclude={"type"})
     values = density_defaults(density.type, recipe.model.image_size, recipe.diffusion.sigma_data) | given
     return {"type": density.type} | {DENSITY_KEYS[key]: value for key, value in values.items()}
-
-
-def _surplus(whole: Mapping[str, Any], part: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `whole` says otherwise than `part`, or beyond it."""
-    surplus = {}
-    for key, value in whole.items():
-        if isinstance(value, dict) and isinstance(part.get(key), dict):
-            if inner := _surplus(value, part[key]):
-                surplus[key] = inner
-        elif key not in part or value != part[key]:
-            surplus[key] = value
-    return surplus
-
-
-def _merged(config: Mapping[str, Any], surplus: Mapping[str, Any]) -> dict[str, Any]:
-    inner = {
-        key: _merged(config[key], value)
-        for key, value in surplus.items()
-        if isinstance(value, Mapping) and isinstance(config.get(key), Mapping)
-    }
-    return {**config, **surplus, **inner}
