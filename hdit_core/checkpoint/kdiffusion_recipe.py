@@ -19,6 +19,12 @@ from hdit_core.recipe.run import Recipe
 BATCH_SIZE = 256
 NUM_IMAGES = 256_000_000
 
+ATTENTION_KEYS = {  # theirs: ours
+    "type": "attention",
+    "d_head": "head_dim",
+    "kernel_size": "kernel_size",
+    "window_size": "window_size",
+}
 DENSITY_KEYS = {  # ours: theirs
     "sigma_min": "min_value",
     "sigma_max": "max_value",
@@ -99,11 +105,9 @@ def _model_tables(config: Config) -> dict[str, Any]:
     for depth, width, d_ff, attention, dropout in zip(
         model.depths, model.widths, model.d_ffs, model.self_attns, model.dropout_rate, strict=True
     ):
-        given = attention.model_dump()
-        ours = {"attention": attention.type, "head_dim": given.get("d_head")}
-        ours |= {key: given[key] for key in ("kernel_size", "window_size") if key in type(attention).model_fields}
+        known = {key: getattr(attention, key) for key in type(attention).model_fields}
         level = {"depth": depth, "width": width, "d_ff": None if d_ff == 3 * width else d_ff, "dropout": dropout}
-        levels.append(level | {key: value for key, value in ours.items() if value is not None})
+        levels.append(level | {ours: known[theirs] for theirs, ours in ATTENTION_KEYS.items() if theirs in known})
     return {
         "image_size": model.input_size,
         "channels": model.input_channels,
