@@ -9,6 +9,7 @@ import os
 import select
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -117,6 +118,13 @@ def _misuse(error: typer.TyperException) -> str:
     return " ".join(f"{message.rstrip('.')}{near}{hint}".split())
 
 
+def _replace_closed_streams() -> None:
+    """Let results and notes go nowhere where a daemon or `>&-` closed stdout or stderr, which Python makes None."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  until the process ends
+
+
 def _run(args: Sequence[str] | None) -> int:
     try:
         result = get_command(app).main(args, prog_name="hdit", standalone_mode=False)
@@ -129,6 +137,7 @@ def _run(args: Sequence[str] | None) -> int:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run `hdit` and return its exit code (0, 2 usage, 3 data, 4 checkpoint, 5 numerical, 75 stopped early)."""
+    _replace_closed_streams()
     try:
         return _run(args)
     except StoppedEarly as error:

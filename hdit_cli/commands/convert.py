@@ -41,9 +41,11 @@ def convert(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Convert weights between k-diffusion's inference checkpoints and hdit's, losslessly.
+    """Convert weights from and to k-diffusion, losslessly.
 
-    Example: hdit convert kdiffusion.safetensors flowers.safetensors && hdit sample --ckpt flowers.safetensors
+    Of k-diffusion's files, inference checkpoints (safetensors) are read and written.
+
+    Example: hdit convert kdiffusion.safetensors flowers.safetensors
     """
     from hdit_core.checkpoint.convert import convert_weights
 

@@ -116,11 +116,13 @@ def prepare_data(
     seed: SeedOption = 0,
     json: JsonOption = False,
 ) -> None:
-    """Turn pictures into webdataset shards with a manifest and an index.
+    """Turn pictures into verified webdataset shards.
 
-    Orientation, palettes, CMYK, 16 bits, colour profiles and transparency are taken care of; files that cannot be used
-    are listed with the reason in rejects.jsonl. After a kill, the same command goes on; the result is the same, byte
-    for byte, whatever the number of processes.
+    Beside the shards lie a manifest and an index. Orientation, palettes, CMYK, 16 bits, colour profiles and
+    transparency are taken care of; files that cannot be used are listed with the reason in rejects.jsonl. After a
+    kill, the same command goes on; the result is the same, byte for byte, whatever the number of processes.
+
+    Example: hdit prepare-data photos/ --out data/faces --size 1024
     """
     from hdit_core.data.prepare import PrepareSettings
 

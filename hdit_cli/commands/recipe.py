@@ -20,7 +20,10 @@ def _title(path: Path) -> str:
 
 @app.command("list")
 def list_recipes(json: JsonOption = False) -> None:
-    """Print the names of the shipped recipes and what each trains."""
+    """Print the names of the shipped recipes and what each trains.
+
+    Example: hdit recipe list
+    """
     from hdit_core.recipe.read import shipped_recipes
 
     emit([{"name": name, "trains": _title(path)} for name, path in shipped_recipes().items()], json)
@@ -32,7 +35,10 @@ def show(
     overrides: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Print a recipe with every default written out and overrides applied."""
+    """Print a recipe with defaults and overrides written out.
+
+    Example: hdit recipe show mnist32 --set train.batch_size=64
+    """
     from hdit_core.recipe.read import read_recipe
     from hdit_core.recipe.write import recipe_toml
 
@@ -42,7 +48,12 @@ def show(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of recipes, for editors that complete and check TOML."""
+    """Print the JSON Schema of recipes, for editors.
+
+    Those with a TOML language server complete keys by it and mark mistakes.
+
+    Example: hdit recipe schema > recipe.schema.json
+    """
     from hdit_core.recipe.run import Recipe
 
     emit(Recipe.model_json_schema(), as_json=True)
@@ -56,7 +67,10 @@ def check(
     ],
     overrides: SetOption = None,
 ) -> None:
-    """Check recipes and report every mistake in each."""
+    """Check recipes and report every mistake in each.
+
+    Example: hdit recipe check my.toml other.toml
+    """
     from hdit_core.recipe.read import read_recipe
 
     mistakes = []
@@ -78,7 +92,10 @@ def copy(
     ] = Path(),
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
-    """Copy a recipe with its comments, to change it."""
+    """Copy a recipe with its comments, to change it.
+
+    Example: hdit recipe copy ffhq1024 my.toml
+    """
     from hdit_core.recipe.read import find_recipe
 
     source = find_recipe(recipe)

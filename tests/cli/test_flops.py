@@ -93,6 +93,8 @@ MISTAKES = {
         "--set model.patch_size=2: there is no recipe to change; name one, for example imagenet256",
     ),
     "a plot of another kind": (["--plot", "x.jpg"], "--plot x.jpg: expected a name that ends in .png or .svg"),
+    "a plot into no folder": (["--plot", "nowhere/x.png"], "--plot nowhere/x.png: there is no folder nowhere"),
+    "no size at all": (["--res", ""], "expected pixels as N or HEIGHTxWIDTH"),
     "a plot of one point": (
         ["--res", "128", "--plot", "x.png"],
         "--plot x.png: a curve needs two sizes or more; add --res 128,256,512,1024,2048",

@@ -138,3 +138,19 @@ def test_a_reader_that_goes_away_ends_the_command_without_a_word(install_body, a
     os.close(writing)
     assert run.stderr == ""
     assert run.returncode == 141
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_closed_streams_are_no_bug(closed):
+    command = ["/bin/sh", "-c", f'"$0" -m hdit_cli recipe list {closed}', sys.executable]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "Traceback" not in run.stderr
+    assert run.returncode == 0
+
+
+@pytest.mark.parametrize("args", [[], ["recipe"]])
+def test_the_list_of_commands_cuts_no_sentence_short(monkeypatch, capsys, args):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main([*args, "--help"]) == 0
+    listed = capsys.readouterr().out.partition("Commands:")[2]
+    assert listed.strip() and "..." not in listed

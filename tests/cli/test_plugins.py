@@ -40,9 +40,9 @@ DEFAULT_AND_COMMAND = """
 """
 
 
-def heavy_imports(code):
+def heavy_imports(code, heavy=HEAVY):
     """Return which heavy packages a fresh interpreter has imported after it ran the code."""
-    tail = f"\nprint('imported', *sorted(set({HEAVY}) & set(sys.modules)))"
+    tail = f"\nprint('imported', *sorted(set({heavy}) & set(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", f"import sys\n{code}{tail}"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     return run.stdout.splitlines()[-1].split()[1:]
@@ -68,6 +68,11 @@ def test_the_help_of_every_command_imports_nothing_heavy(name):
     if find_spec(module) is None:
         pytest.skip(f"{module} is not there yet")
     assert heavy_imports(f"from hdit_cli.main import main; assert main(['{name}', '--help']) == 0") == []
+
+
+def test_the_list_of_all_commands_imports_not_even_pydantic():
+    # Typer itself takes it to read the parameters of a command, but not to list commands
+    assert heavy_imports("from hdit_cli.main import main; assert main(['--help']) == 0", [*HEAVY, "pydantic"]) == []
 
 
 def test_a_module_with_one_command_is_the_command(install, capsys):

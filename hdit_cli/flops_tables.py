@@ -1,0 +1,87 @@
+"""The tables that `hdit flops` prints: a network by level and by operation, beside DiT-B/4, and how both grow."""
+
+from collections.abc import Iterator
+
+from hdit_cli.console import align
+from hdit_core.flops.baselines import ImageSize
+from hdit_core.flops.count import OPERATIONS, Count
+from hdit_core.flops.report import COUNTED
+from hdit_core.flops.scaling import DIT_B4_NAME, Comparison, Curve
+from hdit_core.recipe.model import LevelRecipe, ModelRecipe
+
+WORK_HEAD = ("parameters", "GMAC", "GFLOP")
+
+
+def lines(comparison: Comparison) -> Iterator[str]:
+    """Yield what `hdit flops` prints without `--json`."""
+    yield f"{COUNTED[0].upper()}{COUNTED[1:]}."
+    yield ""
+    if len(comparison.counts) == 1:
+        yield from _by_level(comparison.models[0], comparison.counts[0])
+        yield ""
+        yield from _by_operation(comparison.models[0], comparison.counts[0])
+        yield ""
+    yield from _totals(comparison)
+    if all(curve.exponent is not None for curve in comparison.curves):
+        yield ""
+        yield from map(_growth, comparison.curves)
+
+
+def _by_level(model: ModelRecipe, count: Count) -> list[str]:
+    rows = [["level", "tokens", "layers", "width", "attention", *WORK_HEAD, "share"]]
+    for index, level in enumerate(model.levels):
+        innermost = index == len(model.levels) - 1
+        layers = f"{level.depth}" if innermost else f"{level.depth}+{level.depth}"
+        shape = [f"{index}", _size(model.grid(index, count.image_size)), layers, f"{level.width}", _attention(level)]
+        rows.append([*shape, *_work(count.at(index)), _share(count.at(index), count)])
+    mapping = count.at(None)
+    rows.append(["mapping", "", "", f"{model.mapping_width}", "", *_work(mapping), _share(mapping, count)])
+    return align(rows)
+
+
+def _by_operation(model: ModelRecipe, count: Count) -> list[str]:
+    places = [*range(len(model.levels)), None]
+    heads = [f"level {index}" for index in range(len(model.levels))] + ["mapping"]
+    rows = [["GMAC", *heads, "total", "share", "parameters"]]
+    for operation in OPERATIONS:
+        part = count.of(operation)
+        cells = [_giga(part.at(place).macs) if part.at(place).parts else "-" for place in places]
+        rows.append([operation, *cells, _giga(part.macs), _share(part, count), f"{part.parameters:,}"])
+    return align(rows)
+
+
+def _totals(comparison: Comparison) -> list[str]:
+    rows = [["network", "size", *WORK_HEAD, f"of {DIT_B4_NAME}"]]
+    for count, dit in zip(comparison.counts, comparison.dit_counts, strict=True):
+        size = _size(count.image_size)
+        rows.append([comparison.name, size, *_work(count), _share(count, dit) if dit else "-"])
+        rows.append([DIT_B4_NAME, size, *(_work(dit) if dit else ("does not take this size", "-", "-")), "-"])
+    return align(rows)
+
+
+def _growth(curve: Curve) -> str:
+    growth = f"MACs of {curve.name} grow as pixels^{curve.exponent:.3f}"
+    if len(curve.pixels) == 2:
+        return growth
+    return f"{growth} (least squares over all sizes), pixels^{curve.final_exponent:.3f} between the two largest"
+
+
+def _work(count: Count) -> tuple[str, str, str]:
+    return f"{count.parameters:,}", _giga(count.macs), _giga(count.flops)
+
+
+def _giga(number: int) -> str:
+    return f"{number / 1e9:,.3f}" if number >= 1e9 else f"{number / 1e9:.4f}"
+
+
+def _share(part: Count, whole: Count) -> str:
+    return f"{100 * part.macs / whole.macs:.2f} %"
+
+
+def _size(size: ImageSize) -> str:
+    return "x".join(map(str, size))
+
+
+def _attention(level: LevelRecipe) -> str:
+    side = {"neighborhood": level.kernel_size, "shifted-window": level.window_size}.get(level.attention)
+    return f"{level.attention} {side}x{side}" if side else level.attention

@@ -1,0 +1,60 @@
+"""What the README, the recipes and the help say to type is understood as it stands."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.core import TyperGroup
+from typer.main import get_command
+
+from hdit_cli.main import app, main
+from hdit_cli.plugins import offered
+from hdit_core.recipe.read import shipped_recipes
+
+README = Path(__file__).parents[2] / "README.md"
+RECIPE_COMMANDS = ("list", "show", "schema", "check", "copy")
+COMMANDS = [[name] for name in offered() if name != "recipe"] + [["recipe", name] for name in RECIPE_COMMANDS]
+
+
+def commands_in(text):
+    """Return what stands in a line of its own, indented or behind a comment's label, or between backticks.
+
+    `hdit train` alone, two words, is a name in a sentence.
+    """
+    lines = re.findall(r"^(?:    |# \w+ +)(hdit .+)$", text, re.MULTILINE)
+    return [*lines, *re.findall(r"`(hdit [^`\s]+ [^`\n]+)`", text)]
+
+
+def understand(line):
+    """Parse a command line as hdit does, and run nothing."""
+    name, *rest = shlex.split(line.partition(" > ")[0], comments=True)
+    command, ctx = get_command(app), None
+    while True:
+        ctx = command.make_context(name, rest, parent=ctx)
+        if not isinstance(command, TyperGroup):
+            return
+        name, command, rest = command.resolve_command(ctx, [*ctx._protected_args, *ctx.args])
+
+
+@pytest.mark.parametrize("path", [README, *shipped_recipes().values()], ids=lambda path: path.name)
+def test_every_command_in_it_is_understood(path):
+    found = [line for line in commands_in(path.read_text()) if "--help" not in line]
+    assert found or path.stem == "mnist32"
+    for line in found:
+        understand(line)
+
+
+def test_a_command_that_is_not_understood_is_seen():
+    with pytest.raises(Exception, match="No such option: --batch-size"):
+        understand("hdit train mnist32 --batch-size 3")
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_help_has_an_example_that_is_understood(command, capsys):
+    assert main([*command, "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    example = text.partition("Example: ")[2].partition(" Arguments:")[0].partition(" Options:")[0]
+    assert example.startswith(f"hdit {' '.join(command)}")
+    for line in example.split(" && "):
+        understand(line)
