@@ -119,8 +119,9 @@ def _read_labels(path: Path) -> dict[str, str]:
         for line_number, name, label in read(path):
             if not isinstance(name, str) or not name or not isinstance(label, str | int) or label == "":
                 raise DataError(f"{path}:{line_number}: expected a file and a label, found {name!r} and {label!r}")
-            if labels.setdefault(str(PurePosixPath(name)), str(label)) != str(label):
-                raise DataError(f"{path}:{line_number}: '{name}' has two labels, {labels[name]!r} and {label!r}")
+            first = labels.setdefault(str(PurePosixPath(name)), str(label))
+            if first != str(label):
+                raise DataError(f"{path}:{line_number}: '{name}' has two labels, {first!r} and {str(label)!r}")
     except (ValueError, csv.Error, RecursionError) as problem:
         raise DataError(f"{path}: cannot be read as {path.suffix[1:]} ({problem})") from None
     if not labels:

@@ -87,6 +87,8 @@ def test_nothing_is_dropped_where_labels_and_files_differ(tmp_path):
         ("l.csv", "file,label\n", "names no file"),
         ("l.csv", "file,label\n1.png,\n", "l.csv:2: expected a file and a label, found '1.png' and ''"),
         ("l.csv", "file,label\n1.png,a\n1.png,b\n", "l.csv:3: '1.png' has two labels, 'a' and 'b'"),
+        ("l.csv", "file,label\n./1.png,a\n1.png,b\n", "l.csv:3: '1.png' has two labels, 'a' and 'b'"),
+        ("l.csv", "file,label\n1.png,a\n./1.png,b\n", "l.csv:3: './1.png' has two labels, 'a' and 'b'"),
         ("l.jsonl", '{"file": "1.png"}\n', "l.jsonl:1: expected a file and a label, found '1.png' and None"),
         ("l.jsonl", '{"file": "1.png", "label": 1.5}\n', "expected a file and a label, found '1.png' and 1.5"),
         ("l.jsonl", "[1]\n", "l.jsonl:1: expected a file and a label"),
