@@ -1,12 +1,13 @@
 """The ranks of a run: one process, or those that torchrun or srun started."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed
 
-from hdit_core.errors import UsageError
+from hdit_core.errors import HditError, UsageError
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,20 @@ class World:
             value /= self.size
         return value
 
-    def barrier(self) -> None:
-        """Wait for all ranks."""
-        if self.size > 1:
-            distributed.barrier()
+    def lead(self, act: Callable[[], None], device: torch.device) -> None:
+        """Let the main rank do something while the others wait; where it fails, all ranks end.
+
+        Raises:
+            HditError: on the other ranks. On the main one, whatever `act` raised.
+        """
+        problem: Exception | None = None
+        if self.is_main:
+            try:
+                act()
+            except Exception as error:
+                problem = error
+        if self.any(problem is not None, device):
+            raise problem or HditError(f"rank {self.rank} ends, because the main rank failed; that one says why")
 
     def leave(self) -> None:
         """End what `join` began."""
@@ -67,7 +78,7 @@ def join(device_name: str = "auto") -> World:
     if missing:
         raise UsageError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set; start the ranks with torchrun")
     world = World(int(os.environ["RANK"]), size, int(os.environ["LOCAL_RANK"]))
-    on_gpu = torch.cuda.is_available() and device_name in ("auto", "cuda")
+    on_gpu = torch.cuda.is_available() and device_name.partition(":")[0] in ("auto", "cuda")
     if on_gpu:
         torch.cuda.set_device(world.local_rank)
     distributed.init_process_group("nccl" if on_gpu else "gloo")

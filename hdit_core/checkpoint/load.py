@@ -85,7 +85,11 @@ def _verify(path: Path, expected: Any) -> None:
         raise CheckpointError(f"{path.parent}/manifest.json: damaged")
     if (size_bytes := path.stat().st_size) != expected.get("size_bytes"):
         raise CheckpointError(f"{path}: damaged: {size_bytes} bytes, expected {expected.get('size_bytes')}")
-    if (found := crc32(path)) != expected.get("crc32"):
+    try:
+        found = crc32(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    if found != expected.get("crc32"):
         raise CheckpointError(f"{path}: damaged: checksum {found:08x}, expected {expected.get('crc32')}")
 
 

@@ -32,23 +32,21 @@ class State(BaseModel):
     world_size: int = 1
 
 
-def save_checkpoint(
-    run: Path, recipe: Recipe, state: State, parts: Mapping[str, Tensors], *, replace: bool = False
-) -> Path:
+def save_checkpoint(run: Path, recipe: Recipe, state: State, parts: Mapping[str, Tensors]) -> Path:
     """Write a checkpoint of a run and return its folder.
 
     The files are written into a temporary sibling and flushed to the disk; the folder then gets its name in one step.
+    One of the same step that is there already is replaced: a run comes by it again only if it was damaged.
 
     Args:
         parts: the tensors of each file, by the file's name without its ending: model, ema, optimizer.
-        replace: take the place of a damaged checkpoint of the same step.
 
     Raises:
         CheckpointError: the disk is full or cannot be written; older checkpoints are as they were.
     """
     final = checkpoint_folder(run, state.step)
     try:
-        if replace and final.exists():
+        if final.exists():
             _remove(final)
         final.parent.mkdir(parents=True, exist_ok=True)
         with new_folder(final) as folder:

@@ -33,10 +33,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> d
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave."""
+    """Put back what `optimizer_tensors` gave; a fused optimizer has all of it, counts too, beside the parameters."""
     parameters = dict(network.named_parameters())
     for full_name, tensor in tensors.items():
         name, _, key = full_name.rpartition(":")
         parameter = parameters[name]
-        device = "cpu" if key == "step" and not parameter.is_cuda else parameter.device
-        optimizer.state[parameter][key] = tensor.to(device)
+        optimizer.state[parameter][key] = tensor.to(parameter.device)

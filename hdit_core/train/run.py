@@ -49,9 +49,7 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
         here = _device_of(device, world)
         reader = ImageReader(Path(recipe.data.path))
         check_data(recipe, reader)
-        if world.is_main:
-            claim_folder(run, recipe)
-        world.barrier()
+        world.lead(lambda: _prepare_folder(run, recipe), here)
         watcher = watcher or Watcher()
         checkpoint = _find_checkpoint(run, reader, watcher)
         learner = _learner(recipe, checkpoint, world, here)
@@ -82,8 +80,12 @@ def check_data(recipe: Recipe, reader: ImageReader) -> None:
         )
 
 
-def _find_checkpoint(run: Path, reader: ImageReader, watcher: Watcher) -> Checkpoint | None:
+def _prepare_folder(run: Path, recipe: Recipe) -> None:
+    claim_folder(run, recipe)
     remove_temporaries(run / "checkpoints")
+
+
+def _find_checkpoint(run: Path, reader: ImageReader, watcher: Watcher) -> Checkpoint | None:
     checkpoint, complaints = newest_checkpoint(run)
     for complaint in complaints:
         watcher.on_note(f"passed over: {complaint}")

@@ -1,6 +1,6 @@
 """One update of the weights: forward and backward over micro-batches, clip, optimizer, average."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from hdit_core.randomness import stream
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.ema import Ema, ema_decay
 from hdit_core.train.optimizer import set_lr
-from hdit_core.train.plan import Step
+from hdit_core.train.plan import Step, micro_batches
 from hdit_core.train.schedule import lr_factor
 
 
@@ -43,14 +43,22 @@ class Learner:
     device: torch.device
     dtype: torch.dtype  # of the products
 
-    def update(self, step: Step, batches: Iterable[Batch]) -> StepResult:
+    def pieces(self, step: Step) -> list[range]:
+        """Return the image numbers of the micro-batches that this rank takes of a step."""
+        return micro_batches(step, self.world, self.recipe.train.micro_batch_size)
+
+    def update(self, step: Step, batches: Iterator[Batch]) -> StepResult:
         """Take one step.
+
+        Args:
+            step: which one.
+            batches: of the run; as many are taken as the step has pieces, one after the other.
 
         Raises:
             NumericalError: the loss or the gradient is not finite on some rank; weights and averages are untouched.
         """
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(step, list(batches))
+        loss = self._backward(step, batches)
         grad_norm = self._clipped()
         loss = self.world.mean(loss)
         if not (torch.isfinite(loss) and torch.isfinite(grad_norm)):
@@ -64,28 +72,33 @@ class Learner:
         self.ema.update(ema_decay(step.number, self.recipe.train.ema_power, self.recipe.train.ema_max))
         return StepResult(loss.item(), grad_norm.item())
 
-    def _backward(self, step: Step, batches: list[Batch]) -> Tensor:
+    def _backward(self, step: Step, batches: Iterator[Batch]) -> Tensor:
         """Add up the gradients of this rank's share, and return its mean loss."""
         share = step.batch_size // self.world.size
         total = torch.zeros((), device=self.device)
-        for place, batch in enumerate(batches):
+        pieces = self.pieces(step)
+        for place, piece in enumerate(pieces):
+            batch = next(batches)
+            assert batch.numbers[0] == piece.start  # the loader walks the same plan
             self._seed_dropout(step, place)
-            with self._synchronised(place == len(batches) - 1):
-                loss = self._losses(step, batch.to(self.device)).sum() / share
+            with self._synchronised(place == len(pieces) - 1):
+                loss = self._losses(step, batch).sum() / share
                 loss.backward()
             total += loss.detach()
         return total
 
     def _losses(self, step: Step, batch: Batch) -> Tensor:
         """Return the loss of each image; its noise level's stratum is its place in the global batch."""
+        # sigmas are found on the CPU: the same bits for every device
         u = stratified(batch.numbers - step.num_images, step.batch_size, batch.uniform)
-        sigma = training_sigmas(self.recipe.diffusion, self.recipe.model.image_size, u)
+        sigma = training_sigmas(self.recipe.diffusion, self.recipe.model.image_size, u).to(self.device)
+        batch = batch.to(self.device)
         with autocast(self.device, self.dtype):
             return denoising_loss(
                 self.denoiser,
                 batch.images,
                 batch.noise,
-                sigma.float(),
+                sigma,
                 class_ids=batch.class_ids,
                 augment_cond=batch.augment_cond,
             )

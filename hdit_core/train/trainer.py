@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from hdit_core.generate.writer import collect, sheet
 from hdit_core.images import png_bytes
 from hdit_core.train.log import Log, write_status
 from hdit_core.train.optimizer import optimizer_tensors
-from hdit_core.train.plan import Step, micro_batches, steps
+from hdit_core.train.plan import Step, steps
 from hdit_core.train.preempt import StopRequest, listen
 from hdit_core.train.schedule import lr_factor
 from hdit_core.train.step import Learner, StepResult
@@ -74,6 +73,7 @@ class Trainer:
         with listen(stop_file(self._run)) as stop:
             log = Log(self._run, self._state.step) if self._learner.world.is_main else None
             loader = self._load()
+            self._write_status("running")
             for step in steps(self._recipe.train, self._state.step, self._state.num_images):
                 self._take(step, loader, log)
                 if self._learner.world.any(stop.raised(), self._learner.device):
@@ -87,7 +87,7 @@ class Trainer:
         left = steps(train, self._state.step, self._state.num_images)
         return load_batches(
             self._reader,
-            (piece for step in left for piece in self._pieces(step)),
+            (piece for step in left for piece in self._learner.pieces(step)),
             seed=train.seed,
             workers=data.workers,
             augment_prob=data.augment_prob,
@@ -95,13 +95,10 @@ class Trainer:
             num_classes=self._recipe.model.num_classes,
         )
 
-    def _pieces(self, step: Step) -> list[range]:
-        return micro_batches(step, self._learner.world, self._recipe.train.micro_batch_size)
-
     def _take(self, step: Step, loader: Iterator[Batch], log: Log | None) -> None:
         """Take one step, and do what falls due with it."""
         began_at = time.perf_counter()
-        result = self._learner.update(step, islice(loader, len(self._pieces(step))))
+        result = self._learner.update(step, loader)
         elapsed_s = time.perf_counter() - began_at
         self._interval.add(result, step.batch_size, elapsed_s)
         after = step.num_images + step.batch_size
@@ -111,10 +108,10 @@ class Trainer:
         train, last = self._recipe.train, after >= self._recipe.train.num_images
         if log is not None and (last or _crosses(train.log_every_images, step)):
             self._report(log, lr_factor(train, step.num_images) * train.lr)
-        if last or _crosses(train.sample_every_images, step):
-            self._draw_grid()
         if last or _crosses(train.checkpoint_every_images, step):
             self._save()
+        if last or _crosses(train.sample_every_images, step):
+            self._draw_grid()
 
     def _report(self, log: Log, lr: float) -> None:
         loss, grad_norm, images_per_s = self._interval.means()
@@ -146,20 +143,20 @@ class Trainer:
         """Save, unless this very step is saved already; the newest few checkpoints stay."""
         if self._saved_step == self._state.step:
             return
-        learner = self._learner
-        if learner.world.is_main:
-            network = learner.ema.source
-            parts = {
-                "model": dict(network.state_dict()),
-                "ema": dict(learner.ema.network.state_dict()),
-                "optimizer": optimizer_tensors(learner.optimizer, network),
-            }
-            save_checkpoint(self._run, self._recipe, self._state, parts)
-            prune(self._run, self._recipe.train.keep_checkpoints)
-            self._write_status("running")
-        learner.world.barrier()
+        self._learner.world.lead(self._write_checkpoint, self._learner.device)
         self._saved_step = self._state.step
         self._watcher.on_note(f"saved {checkpoint_folder(self._run, self._state.step)}")
+
+    def _write_checkpoint(self) -> None:
+        network = self._learner.ema.source
+        parts = {
+            "model": dict(network.state_dict()),
+            "ema": dict(self._learner.ema.network.state_dict()),
+            "optimizer": optimizer_tensors(self._learner.optimizer, network),
+        }
+        save_checkpoint(self._run, self._recipe, self._state, parts)
+        prune(self._run, self._recipe.train.keep_checkpoints)
+        self._write_status("running")
 
     def _stop_here(self, stop: StopRequest) -> None:
         if self._state.num_images >= self._recipe.train.num_images:

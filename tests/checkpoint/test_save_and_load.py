@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from hdit_core.checkpoint import load
 from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders
 from hdit_core.checkpoint.load import newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.save import State, manifest_checksum, prune, save_checkpoint
@@ -16,10 +17,10 @@ from hdit_core.checkpoint.tensors import read_tensors, write_tensors
 from hdit_core.errors import CheckpointError
 
 
-def save(run, recipe, step, **options):
+def save(run, recipe, step):
     tensors = {"a.weight": torch.full((3, 5), float(step)), "b": torch.arange(7)}
     state = State(step=step, num_images=64 * step, data_hash="f" * 64)
-    return save_checkpoint(run, recipe, state, {"model": tensors, "ema": tensors}, **options)
+    return save_checkpoint(run, recipe, state, {"model": tensors, "ema": tensors})
 
 
 def test_what_was_saved_is_read_back(tmp_path, tiny_recipe):
@@ -128,11 +129,24 @@ def test_only_the_newest_few_stay(tmp_path, tiny_recipe):
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
-def test_an_existing_checkpoint_is_not_written_into(tmp_path, tiny_recipe):
+def test_a_damaged_checkpoint_of_the_same_step_is_replaced_whole(tmp_path, tiny_recipe):
+    folder = save(tmp_path, tiny_recipe, 3)
+    (folder / "optimizer.safetensors").write_bytes(b"of another run")
+    (folder / "state.json").unlink()
     save(tmp_path, tiny_recipe, 3)
-    with pytest.raises(CheckpointError, match="cannot be saved"):
-        save(tmp_path, tiny_recipe, 3)
-    save(tmp_path, tiny_recipe, 3, replace=True)
+    assert newest_checkpoint(tmp_path)[0].state.step == 3 and not (folder / "optimizer.safetensors").exists()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [folder.name]
+
+
+def test_a_file_that_the_disk_does_not_give_back_is_named(tmp_path, tiny_recipe, monkeypatch):
+    path = save(tmp_path, tiny_recipe, 3) / "ema.safetensors"
+
+    def broken(file):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(load, "crc32", broken)
+    with pytest.raises(CheckpointError, match=rf"{path.name}: cannot be read \(Input/output error\)"):
+        open_checkpoint(path.parent)
 
 
 def test_files_can_be_read_by_whom_the_umask_lets(tmp_path, tiny_recipe):

@@ -14,6 +14,7 @@ from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.errors import CheckpointError, DataError, NumericalError, StoppedEarly, UsageError
 from hdit_core.train import step as step_module
 from hdit_core.train.log import read_log
+from hdit_core.train.preempt import SIGNALS, listen
 from hdit_core.train.run import train
 from hdit_core.train.trainer import Watcher
 
@@ -78,14 +79,33 @@ def test_a_stopped_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(
 def test_a_run_that_lost_its_newest_checkpoint_ends_with_the_same_bits(tmp_path, trained, unbroken):
     recipe, run, notes = trained({}), tmp_path / "run", []
     with pytest.raises(StoppedEarly):
-        train(recipe, run, watcher=stop_at(run, [10]))
-    weights = checkpoint_folder(run, 10) / "model.safetensors"
+        train(recipe, run, watcher=stop_at(run, [8]))
+    weights = checkpoint_folder(run, 8) / "model.safetensors"  # the run comes by this step again, and saves it again
     content = bytearray(weights.read_bytes())
     content[-100] ^= 4
     weights.write_bytes(content)
     train(recipe, run, watcher=Watcher(on_note=notes.append))
-    assert any("passed over" in note and "step-000000010/model.safetensors" in note for note in notes)
+    assert any("passed over" in note and "step-000000008/model.safetensors" in note for note in notes)
     assert_same_bits(run, unbroken(recipe))
+
+
+def test_every_signal_that_schedulers_send_is_listened_to_and_given_back(tmp_path):
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        with listen(tmp_path / "STOP") as stop:
+            assert not stop.raised()
+            os.kill(os.getpid(), number)
+            assert stop.raised() and stop.reason == number.name
+    assert {number: signal.getsignal(number) for number in SIGNALS} == before
+
+
+def test_a_run_at_work_says_so_also_when_it_was_stopped_before(tmp_path, trained):
+    run, recipe, states = tmp_path / "run", trained({"train.num_images": 32}), []
+    with pytest.raises(StoppedEarly):
+        train(recipe, run, watcher=stop_at(run, [2]))
+    train(recipe, run, watcher=Watcher(on_progress=lambda now: states.append(status_file(run).read_text())))
+    assert all('"state": "running"' in state for state in states) and states
+    assert '"state": "done"' in status_file(run).read_text()
 
 
 def test_the_stop_file_stops_and_is_gone_afterwards(tmp_path, trained):

@@ -20,7 +20,7 @@ def processes_of(group):
     return [int(pid) for pgid, pid, state in rows if int(pgid) == group and not state.startswith("Z")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_group_saves_and_ends_with_75(tmp_path, trained, number):
     run = tmp_path / "run"
     (tmp_path / "long.toml").write_text(recipe_toml(trained({"data.workers": 2, "train.num_images": 10**9})))
