@@ -114,7 +114,7 @@ def _misuse(error: typer.TyperException) -> str:
     near = did_you_mean(getattr(error, "option_name", ""), getattr(error, "possibilities", None) or ())
     ctx = getattr(error, "ctx", None)
     hint = f" (see '{ctx.command_path} --help')" if ctx else ""
-    message = message[:1].lower() + message[1:]
+    message = message[:1].lower() + message[1:].replace("Value error, ", "")  # pydantic's preface says nothing
     return " ".join(f"{message.rstrip('.')}{near}{hint}".split())
 
 

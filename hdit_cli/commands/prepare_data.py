@@ -158,9 +158,10 @@ def _report(summary: "PrepareSummary", out: Path, as_json: bool) -> None:
 def _lines(summary: "PrepareSummary") -> list[str]:
     from hdit_cli.console import align
 
+    channels = "3 channels" if summary.channels == 3 else "1 channel"
     rows = [
         ("data set", summary.out),
-        ("images", f"{summary.images:,} of {summary.height}x{summary.width} pixels, {summary.channels} channels"),
+        ("images", f"{summary.images:,} of {summary.height}x{summary.width} pixels, {channels}"),
         ("classes", f"{summary.classes:,}"),
         ("not usable", f"{summary.rejects:,}"),
         *((remark, f"{count:,}") for remark, count in summary.remarks.items()),

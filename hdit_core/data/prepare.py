@@ -37,6 +37,7 @@ from hdit_core.data.manifest import (
     root_of,
     write_manifest,
 )
+from hdit_core.data.pixels import LARGEST_IMAGE_PIXELS
 from hdit_core.data.shard import INDEX_DTYPE, NO_LABEL
 from hdit_core.data.source import open_source
 from hdit_core.errors import DataError, UsageError
@@ -93,8 +94,23 @@ def _bad_limit(text: str | None, num_inputs: int) -> int:
     raise UsageError(f"--max-bad {text}: expected a number of images or a share of them, for example 10 or 0.01%")
 
 
+def _check_place(settings: PrepareSettings) -> None:
+    """Refuse a size or a folder that nothing good can come of, before a million files are listed."""
+    (height, width), out, source = settings.size, settings.out, Path(settings.source)
+    if height * width > LARGEST_IMAGE_PIXELS:
+        raise UsageError(f"--size {height}x{width}: more than {LARGEST_IMAGE_PIXELS // 10**6} million pixels")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out}: is a file; expected a folder, which is made where there is none")
+    if source.is_dir() and out.resolve() != source.resolve() and out.resolve().is_relative_to(source.resolve()):
+        raise UsageError(
+            f"--out {out}: lies inside the source {source}, so that its files would be inputs the next time; "
+            "choose a folder outside"
+        )
+
+
 def _plan(settings: PrepareSettings) -> Work:
     """List the source and settle what is made of it."""
+    _check_place(settings)
     labels_path = None if settings.labels in (BY_FOLDER, WITHOUT) else Path(settings.labels)
     source = open_source(settings.source, leave_out=labels_path)
     inputs = label_entries(source.entries, settings.labels)

@@ -86,6 +86,8 @@ def open_source(location: str, leave_out: Path | None = None) -> Source:
     if not path.exists():
         near = did_you_mean(location, sets) or f"; named sets: {', '.join(sets) or 'none'}"
         raise UsageError(f"{location}: no such folder, archive or named set{near}")
+    if not path.is_dir() and not path.is_file():
+        raise UsageError(f"{location}: is a device or a pipe; expected a folder, an archive or a named set")
     try:
         return _open_path(path, leave_out)
     except OSError as problem:

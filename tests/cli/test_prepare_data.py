@@ -40,7 +40,7 @@ def test_json_says_what_came_of_it(photos, capsys):
 def test_the_summary_can_be_read(photos, capsys):
     code, out, err = prepare(capsys, photos, "--size", "16", "--channels", "1")
     assert code == 0
-    assert "6 of 16x16 pixels, 1 channel" in out
+    assert "6 of 16x16 pixels, 1 channel\n" in out
     assert "root hash" in out
     assert "preparing: 7 of 7 images" in err
 
@@ -63,7 +63,7 @@ def test_jpeg_comes_with_a_warning(photos, capsys):
         (["--size", "8y8"], 2, "--size 8y8: expected pixels as N or HEIGHTxWIDTH"),
         (["--size", "8", "--channels", "4"], 2, "--channels 4: expected 1 for grey or 3 for RGB"),
         (["--size", "8", "--background", "white"], 2, "--background white: expected a colour as '#RRGGBB'"),
-        (["--size", "8", "--crop", "middle"], 2, "'middle' is not one of"),
+        (["--size", "8", "--crop", "middle"], 2, "invalid value for '--crop': 'middle' is not one of"),
         (["--size", "8", "--max-bad", "few"], 2, "--max-bad few: expected a number of images or a share"),
         (["--size", "8", "--labels", "gone.csv"], 2, "--labels gone.csv: expected auto, none, or a file"),
         (["--size", "8", "--max-bad", "0"], 3, "more than 0 of 7 inputs cannot be used"),

@@ -178,6 +178,29 @@ def test_a_folder_with_other_files_is_not_touched(pictures, prepare, tmp_path):
     assert bytes_of(tmp_path / "set") == {"thesis.tex": b"years of work"}
 
 
+def test_a_folder_inside_the_source_is_refused(pictures, prepare, tmp_path):
+    with pytest.raises(
+        UsageError, match=r"--out .*pictures/shards: lies inside the source .*; choose a folder outside"
+    ):
+        prepare(pictures, name="pictures/shards")
+    with pytest.raises(UsageError, match="lies inside the source"):
+        prepare(tmp_path / "pictures" / ".." / "pictures", name="set/../pictures/shards")
+    assert not (pictures / "shards").exists()
+
+
+def test_a_file_in_place_of_the_folder_is_refused(pictures, prepare, tmp_path):
+    (tmp_path / "set").write_text("years of work")
+    with pytest.raises(UsageError, match=r"--out .*set: is a file; expected a folder"):
+        prepare(pictures)
+    assert (tmp_path / "set").read_text() == "years of work"
+
+
+def test_a_size_beyond_all_memory_is_refused(pictures, prepare, tmp_path):
+    with pytest.raises(UsageError, match="--size 10001x10000: more than 100 million pixels"):
+        prepare(pictures, size=(10_001, 10_000))
+    assert not (tmp_path / "set").exists()
+
+
 def test_an_empty_folder_is_an_error(prepare, tmp_path):
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
     with pytest.raises(DataError, match="empty: holds no files; expected images"):

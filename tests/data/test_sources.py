@@ -231,3 +231,10 @@ def test_mnist_has_five_thousand_digits():
     assert source.entries[0].name == "0/00000"
     assert source.fetch(4999).startswith(b"P5 28 28 255\n")
     assert len(source.fetch(7)) == 13 + 28 * 28
+
+
+def test_a_device_or_a_pipe_is_no_source(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(UsageError, match=f"{path}: is a device or a pipe; expected a folder, an archive"):
+            open_source(str(path))
