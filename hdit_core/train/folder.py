@@ -1,5 +1,11 @@
-"""The folder of a run: begun, recognised and resumed, or refused because it holds something else."""
+"""The folder of a run: begun, recognised and resumed, or refused because it holds something else or is at work."""
 
+import fcntl
+import os
+import socket
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +15,8 @@ from hdit_core.files import write_whole
 from hdit_core.recipe.read import read_recipe
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.write import recipe_toml
+
+LOCK = ".lock"
 
 MAY_CHANGE = (
     "data.path",
@@ -27,19 +35,11 @@ MAY_CHANGE = (
 """Keys of a recipe that a run may go on with when they have changed. All others decide what the weights become."""
 
 
-def claim_folder(run: Path, recipe: Recipe) -> None:
-    """Make the folder of a run, or recognise it as this recipe's.
-
-    Raises:
-        UsageError: the folder holds another run, or files that are no run.
-    """
-    file = recipe_file(run)
-    if file.exists():
-        _check_same(run, recipe)
-    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise UsageError(f"{run}: exists and is not a run of hdit; give another folder with --out")
-    run.mkdir(parents=True, exist_ok=True)
-    write_whole(file, recipe_toml(recipe))
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _check_same(run: Path, recipe: Recipe) -> None:
@@ -55,8 +55,49 @@ def _check_same(run: Path, recipe: Recipe) -> None:
         raise UsageError(f"{run}: holds another run: {details}{more}. Give another folder with --out")
 
 
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+def _is_free(folder: Path) -> bool:
+    return folder.is_dir() and all(path.name == LOCK for path in folder.iterdir())
+
+
+@contextmanager
+def _locked(run: Path) -> Iterator[None]:
+    """Hold the run's lock, which the kernel takes back when this process ends, however it ends.
+
+    A record lock: a forked process that reads images does not inherit it, so that it never outlives its holder, as one
+    of flock's would after a kill; and network file systems have it.
+    """
+    with os.fdopen(os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # both are how systems say that it is taken
+            raise UsageError(
+                f"{run}: another hdit train is at work in it ({file.readline().strip()}); wait for it, end it with "
+                f"`touch {run / 'STOP'}`, or give another folder with --out"
+            ) from None
+        except OSError as problem:
+            warnings.warn(
+                f"{run}: its file system has no locks ({problem.strerror}); let no other hdit train into it",
+                stacklevel=2,
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield
+
+
+@contextmanager
+def claimed_folder(run: Path, recipe: Recipe) -> Iterator[None]:
+    """Make the folder of a run, or recognise it as this recipe's, and keep other processes out while the body runs.
+
+    Raises:
+        UsageError: the folder holds another run, files that are no run, or a run that another process is training.
+    """
+    file = recipe_file(run)
+    if not file.exists() and run.exists() and not _is_free(run):
+        raise UsageError(f"{run}: exists and is not a run of hdit; give another folder with --out")
+    run.mkdir(parents=True, exist_ok=True)
+    with _locked(run):
+        if file.exists():
+            _check_same(run, recipe)
+        write_whole(file, recipe_toml(recipe))
+        yield

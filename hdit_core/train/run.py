@@ -1,5 +1,6 @@
 """From a recipe and a folder to a finished run: begins it, or resumes it where its newest intact checkpoint stands."""
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from hdit_core.files import remove_temporaries
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.ema import Ema
-from hdit_core.train.folder import claim_folder
+from hdit_core.train.folder import claimed_folder
 from hdit_core.train.optimizer import load_optimizer_tensors, make_optimizer
 from hdit_core.train.plan import check_world
 from hdit_core.train.step import Learner
@@ -37,25 +38,26 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
         watcher: is told of progress.
 
     Raises:
-        UsageError: the folder holds another run, or the ranks cannot share the batch.
+        UsageError: the folder holds another run, another process trains in it, or the ranks cannot share the batch.
         DataError: the data set is missing, damaged, or not what the recipe's network takes.
         CheckpointError: no checkpoint is intact, or it cannot be saved.
         NumericalError: the loss or the gradient is not finite.
         StoppedEarly: a signal or the stop file asked for it; everything is saved.
     """
-    world = join(device)
+    world, folder = join(device), ExitStack()
     try:
         check_world(recipe.train, world)
         here = _device_of(device, world)
         reader = ImageReader(Path(recipe.data.path))
         check_data(recipe, reader)
-        world.lead(lambda: _prepare_folder(run, recipe), here)
+        world.lead(lambda: _prepare_folder(run, recipe, folder), here)
         watcher = watcher or Watcher()
         checkpoint = _find_checkpoint(run, reader, watcher)
         learner = _learner(recipe, checkpoint, world, here)
         start = checkpoint.state if checkpoint else State(step=0, num_images=0, data_hash=reader.manifest.root)
         return Trainer(learner, reader, run, start.model_copy(update={"world_size": world.size}), watcher).fit()
     finally:
+        folder.close()
         world.leave()
 
 
@@ -80,8 +82,8 @@ def check_data(recipe: Recipe, reader: ImageReader) -> None:
         )
 
 
-def _prepare_folder(run: Path, recipe: Recipe) -> None:
-    claim_folder(run, recipe)
+def _prepare_folder(run: Path, recipe: Recipe, folder: ExitStack) -> None:
+    folder.enter_context(claimed_folder(run, recipe))
     remove_temporaries(run / "checkpoints")
 
 

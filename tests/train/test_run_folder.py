@@ -1,0 +1,79 @@
+"""The folder of a run belongs to one process at a time."""
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from hdit_core.errors import UsageError
+from hdit_core.train.folder import LOCK, claimed_folder
+
+HOLDER = """
+import os, sys, time
+from pathlib import Path
+from hdit_core.recipe.read import read_recipe
+from hdit_core.train.folder import claimed_folder
+
+with claimed_folder(Path(sys.argv[1]), read_recipe("mnist32")):
+    reader = os.fork()  # as a loader's worker is, which may live on for seconds when its parent is killed
+    if reader:
+        print(os.getpid(), reader, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def mnist():
+    from hdit_core.recipe.read import read_recipe
+
+    return read_recipe("mnist32")
+
+
+def test_a_run_that_another_process_trains_is_refused_until_that_is_gone_however_it_went(tmp_path, mnist):
+    run = tmp_path / "run"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(run)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout is not None
+    pid, reader = map(int, holder.stdout.readline().split())
+    try:
+        where = rf"{run}: another hdit train is at work in it \(process {pid} on .*\); .*touch {run}/STOP"
+        with pytest.raises(UsageError, match=where), claimed_folder(run, mnist):
+            pass
+        holder.kill()
+        holder.wait()
+        with claimed_folder(run, mnist):
+            os.kill(reader, 0)  # still there, and yet it holds nothing
+    finally:
+        os.kill(reader, signal.SIGKILL)
+
+
+def test_a_folder_is_free_again_after_a_run_that_failed(tmp_path, mnist):
+    with pytest.raises(ZeroDivisionError), claimed_folder(tmp_path / "run", mnist):
+        _ = 1 // 0
+    with claimed_folder(tmp_path / "run", mnist):
+        assert (tmp_path / "run" / "recipe.toml").exists()
+
+
+def test_a_folder_that_was_claimed_and_no_more_can_be_begun(tmp_path, mnist):
+    (tmp_path / LOCK).touch()  # killed between the lock and the recipe
+    with claimed_folder(tmp_path, mnist):
+        assert (tmp_path / "recipe.toml").exists()
+
+
+def test_a_refused_folder_is_left_as_it_was(tmp_path, mnist):
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(UsageError, match="is not a run of hdit"), claimed_folder(tmp_path, mnist):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_file_system_without_locks_is_said_and_used(tmp_path, mnist, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "lockf", no_locks)
+    with pytest.warns(UserWarning, match="file system has no locks"), claimed_folder(tmp_path / "run", mnist):
+        assert (tmp_path / "run" / "recipe.toml").exists()
