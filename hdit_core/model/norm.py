@@ -40,6 +40,7 @@ class Normalised(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, scale, inverse = ctx.saved_tensors
+        grad = grad.to(inverse.dtype)  # else 16-bit gradients and scales would be rounded at every step of this
         normal = x * inverse
         product = grad * normal
         grad_scale = product.sum_to_size(scale.shape).to(scale.dtype)

@@ -53,7 +53,7 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
         world.lead(lambda: _prepare_folder(run, recipe, folder), here)
         watcher = watcher or Watcher()
         checkpoint = _find_checkpoint(run, reader, watcher)
-        learner = _learner(recipe, checkpoint, world, here)
+        learner = make_learner(recipe, checkpoint, world, here)
         start = checkpoint.state if checkpoint else State(step=0, num_images=0, data_hash=reader.manifest.root)
         return Trainer(learner, reader, run, start.model_copy(update={"world_size": world.size}), watcher).fit()
     finally:
@@ -102,7 +102,12 @@ def _find_checkpoint(run: Path, reader: ImageReader, watcher: Watcher) -> Checkp
     return checkpoint
 
 
-def _learner(recipe: Recipe, checkpoint: Checkpoint | None, world: World, device: torch.device) -> Learner:
+def make_learner(recipe: Recipe, checkpoint: Checkpoint | None, world: World, device: torch.device) -> Learner:
+    """Build what a run trains, as it begins, or as a checkpoint left it.
+
+    Raises:
+        CheckpointError: the tensors of the checkpoint are damaged, or not those of the recipe's network.
+    """
     network = HourglassTransformer(recipe.model)
     network.activation_checkpointing = recipe.train.activation_checkpointing
     initialize(network, recipe.train.seed)
