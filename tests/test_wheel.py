@@ -118,4 +118,4 @@ def test_the_commands_run(installed):
     assert "broken" not in installed("hdit", "--help")
     assert "mnist32" in installed("hdit", "recipe", "list")
     assert "1024" in installed("hdit", "flops", "--res", "1024")
-    assert "batch_size = 64" in installed("hdit", "recipe", "show", "mnist32")
+    assert "num_classes = 10" in installed("hdit", "recipe", "show", "mnist32")
