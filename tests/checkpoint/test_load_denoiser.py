@@ -24,6 +24,9 @@ CASES = [
 ]
 
 
+NAMES = {"class_ids": "class_cond", "augment_cond": "aug_cond", "mapping_cond": "mapping_cond"}  # ours: the record's
+
+
 def close(found, expected):
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
 
@@ -41,8 +44,7 @@ def load():
 
 
 def conditioning(io, **without):
-    names = {"class_ids": "class_cond", "augment_cond": "aug_cond", "mapping_cond": "mapping_cond"} | without
-    return {ours: wide(io[theirs]) for ours, theirs in names.items() if theirs in io}
+    return {ours: wide(io[theirs]) for ours, theirs in (NAMES | without).items() if theirs in io}
 
 
 def wide(tensor):
@@ -68,6 +70,29 @@ def test_the_loss_and_every_gradient_norm_are_the_recorded_ones(load, name, size
     ours = sorted(p.grad.norm().item() for p in denoiser.network.parameters() if p.grad is not None)
     theirs = sorted(float(norm) for key, norm in io.items() if key.startswith("grad_norm."))
     assert ours == pytest.approx(theirs, rel=1e-9)
+
+
+@pytest.mark.parametrize(("name", "size"), CASES[::2])
+def test_in_bfloat16_loss_and_gradients_are_nearly_those_of_float32(name, size):
+    denoiser = load_denoiser(REFERENCE / f"{name}.safetensors").requires_grad_(True)
+    recorded = load_file(REFERENCE / f"{name}.io.safetensors")
+    io = {key.removeprefix(f"{size}."): t for key, t in recorded.items() if key.startswith(f"{size}.")}
+    io = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in io.items()}
+    cond = {ours: io[theirs] for ours, theirs in NAMES.items() if theirs in io}
+    losses, gradients = [], []
+    for short in (False, True):
+        denoiser.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=short):
+            loss = denoising_loss(denoiser, io["clean"], io["noise"], io["sigma"], **cond)
+        loss.mean().backward()
+        losses.append(loss.detach())
+        gradients.append({key: p.grad.clone() for key, p in denoiser.named_parameters() if p.grad is not None})
+    assert loss.dtype == torch.float32 and not torch.equal(*losses)
+    torch.testing.assert_close(losses[1], losses[0], rtol=5e-3, atol=0)
+    for key, exact in gradients[0].items():
+        if exact.ndim == 2:  # the others are small sums of large terms
+            error = (gradients[1][key] - exact).norm() / exact.norm()
+            assert error < 0.2, (key, error)
 
 
 @pytest.mark.parametrize(("name", "size"), CASES)

@@ -3,12 +3,16 @@
 import pytest
 import torch
 
+from hdit_core.diffusion.brownian import BrownianNoise
+from hdit_core.diffusion.guidance import guided
 from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.diffusion.sampler import sample
+from hdit_core.diffusion.schedule import sampling_sigmas
 from hdit_core.errors import RecipeError, UsageError
 from hdit_core.generate.generate import generate
 from hdit_core.generate.settings import sample_settings
 from hdit_core.model.hourglass import HourglassTransformer
-from hdit_core.randomness import stream
+from hdit_core.randomness import normal, stream
 
 
 @pytest.fixture
@@ -44,6 +48,18 @@ def test_seeds_indices_and_classes_each_change_the_image(denoiser):
     ]
     assert base.shape == (1, 3, 16, 24) and base.isfinite().all()
     assert all((other - base).abs().max() > 1e-3 for other in others)
+
+
+def test_images_are_what_the_settings_say_put_together_by_hand(denoiser):
+    given = {"sampler": "dpmpp_2m_sde", "eta": 0.7, "solver": "heun", "guidance": 2.5, "sigma_max": 40.0, "steps": 5}
+    settings = sample_settings(denoiser.recipe, **given)
+    sigmas, classes = sampling_sigmas(settings), torch.tensor([1, 3])
+    x = normal(9, "start", [4, 7], (3, 16, 24)) * 40
+    noise = BrownianNoise(9, [4, 7], (3, 16, 24), sigmas)
+    with torch.inference_mode():
+        denoise = guided(denoiser, classes, 2.5)
+        expected = sample("dpmpp_2m_sde", denoise, x, sigmas, noise, eta=0.7, solver="heun")
+    assert torch.equal(images(denoiser, [4, 7], seed=9, class_ids=[1, 3], settings=settings), expected)
 
 
 def test_classes_come_in_turn_unless_they_are_asked_for(denoiser):

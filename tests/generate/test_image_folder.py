@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from hdit_core.errors import UsageError
+from hdit_core.generate import writer
 from hdit_core.generate.generate import Generated
 from hdit_core.generate.writer import ImageFolder, sheet
 
@@ -28,6 +29,18 @@ def test_each_image_is_a_png_named_by_its_index(tmp_path):
     assert json.loads((tmp_path / "out" / "samples.json").read_text())["class_ids"] == [1, 2, 0]
     pixels = np.asarray(Image.open(tmp_path / "out" / "00000004.png"))
     assert pixels.shape == (8, 12, 3) and pixels[0, 0, 0] == 0
+
+
+def test_the_grid_shows_the_first_images_only_and_no_more_pixels_than_a_screen_bears(tmp_path, monkeypatch):
+    monkeypatch.setattr(writer, "MOST_GRID_IMAGES", 4)
+    monkeypatch.setattr(writer, "MOST_GRID_PIXELS", 3 * 8 * 12)
+    folder = ImageFolder(tmp_path / "out")
+    folder.write(batch([0, 1]))
+    folder.write(batch([2, 3]))
+    folder.finish({})
+    columns, rows = 2, 2  # three images
+    grid_size = (columns * (12 + 2) + 2, rows * (8 + writer.CAPTION_PX + 2) + 2)
+    assert len(folder._first) == 3 and Image.open(folder.grid_file).size == grid_size
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path):

@@ -1,0 +1,49 @@
+"""Conversion takes the weights that were asked for, and leaves a whole file or none."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from hdit_core.checkpoint import convert
+from hdit_core.checkpoint.convert import convert_weights
+from hdit_core.checkpoint.tensors import read_tensors
+from hdit_core.errors import UsageError
+from tests.conftest import REFERENCE
+
+
+@pytest.fixture
+def pickled(tmp_path):
+    """A training checkpoint of k-diffusion whose average is twice its weights."""
+    source = REFERENCE / "global.safetensors"
+    with safe_open(source, "pt") as file:
+        config = json.loads(file.metadata()["config"])
+    state = load_file(source)
+    doubled = {key: tensor if key.endswith("freqs") else 2 * tensor for key, tensor in state.items()}
+    torch.save({"config": config, "model": state, "model_ema": doubled}, tmp_path / "train.pth")
+    return tmp_path / "train.pth", state["patch_in.proj.weight"]
+
+
+@pytest.mark.parametrize(("weights", "factor"), [("model", 1), ("ema", 2)])
+def test_of_a_training_checkpoint_the_weights_that_were_asked_for_are_taken(pickled, tmp_path, weights, factor):
+    path, expected = pickled
+    convert_weights(path, tmp_path / "ours", to="hdit", weights=weights, trust_pickle=True)
+    assert torch.equal(read_tensors(tmp_path / "ours")[0]["patch_in.proj.weight"], factor * expected)
+
+
+def test_a_pickle_that_nobody_trusts_is_not_opened(pickled, tmp_path):
+    with pytest.raises(UsageError, match="is a pickle.*--i-trust-this-pickle"):
+        convert_weights(pickled[0], tmp_path / "ours", to="hdit")
+
+
+def test_a_conversion_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch):
+    def full(path, *arguments, **options):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(convert, "write_tensors", full)
+    with pytest.raises(OSError, match="No space left"):
+        convert_weights(REFERENCE / "global.safetensors", tmp_path / "ours", to="hdit")
+    assert not list(tmp_path.iterdir())
