@@ -4,6 +4,7 @@ The default stands in the command. Knobs of the recipe have no option: `--set ta
 """
 
 import re
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -58,6 +59,16 @@ BatchSizeOption = Annotated[
 ]
 
 WorkersOption = Annotated[int, typer.Option("--workers", min=0, metavar="N", help="Processes beside the main one.")]
+
+
+class Weights(StrEnum):
+    """Which of a checkpoint's two sets of weights."""
+
+    EMA = "ema"
+    MODEL = "model"
+
+
+WeightsOption = Annotated[Weights, typer.Option("--weights", help="Averaged weights, or raw ones.")]
 
 SizeOption = Annotated[
     str | None,

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hdit_cli.console import emit, note
-from hdit_cli.options import JsonOption
+from hdit_cli.options import JsonOption, Weights, WeightsOption
 
 app = typer.Typer(add_completion=False)
 
@@ -19,19 +19,12 @@ class Format(StrEnum):
     KDIFFUSION = "k-diffusion"
 
 
-class Weights(StrEnum):
-    """Which of a checkpoint's two sets of weights."""
-
-    EMA = "ema"
-    MODEL = "model"
-
-
 @app.command()
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Run, checkpoint folder or file.")],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The safetensors file to write; never replaced.")],
     to: Annotated[Format, typer.Option(help="Whose format.")] = Format.HDIT,
-    weights: Annotated[Weights, typer.Option(help="Averaged weights, or raw ones.")] = Weights.EMA,
+    weights: WeightsOption = Weights.EMA,
     trust_pickle: Annotated[
         bool,
         typer.Option(

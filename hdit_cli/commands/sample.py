@@ -1,6 +1,5 @@
 """`hdit sample`: images from a checkpoint."""
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -15,19 +14,14 @@ from hdit_cli.options import (
     OutOption,
     SeedOption,
     SizeOption,
+    Weights,
+    WeightsOption,
     image_size,
 )
 
 app = typer.Typer(add_completion=False)
 
 RECIPES = "the recipe's"
-
-
-class Weights(StrEnum):
-    """Which of a checkpoint's two sets of weights."""
-
-    EMA = "ema"
-    MODEL = "model"
 
 
 @app.command()
@@ -46,7 +40,7 @@ def sample(
     ] = None,
     sampler: Annotated[str | None, typer.Option(metavar="NAME", show_default=RECIPES, help="Such as dpmpp_2m.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, metavar="N", show_default=RECIPES, help="Sampler steps.")] = None,
-    weights: Annotated[Weights, typer.Option(help="Averaged weights, or raw ones.")] = Weights.EMA,
+    weights: WeightsOption = Weights.EMA,
     size: SizeOption = None,
     batch_size: BatchSizeOption = None,
     device: DeviceOption = "auto",
