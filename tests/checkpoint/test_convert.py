@@ -34,7 +34,7 @@ def test_of_a_training_checkpoint_the_weights_that_were_asked_for_are_taken(pick
 
 
 def test_a_pickle_that_nobody_trusts_is_not_opened(pickled, tmp_path):
-    with pytest.raises(UsageError, match="is a pickle.*--i-trust-this-pickle"):
+    with pytest.raises(UsageError, match=r"is a pickle.*--i-trust-this-pickle"):
         convert_weights(pickled[0], tmp_path / "ours", to="hdit")
 
 

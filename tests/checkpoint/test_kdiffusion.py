@@ -1,4 +1,4 @@
-"""k-diffusion's checkpoints come in and go out without a bit lost, and give the numbers that the reference gave."""
+"""k-diffusion's checkpoints come in and go out without a bit lost; hostile ones end in one clear line."""
 
 import copy
 import json
@@ -16,21 +16,12 @@ from hdit_core.checkpoint.kdiffusion import (
     their_names,
 )
 from hdit_core.checkpoint.kdiffusion_config import read_config
-from hdit_core.diffusion.loss import denoising_loss
-from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import CheckpointError
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.model.parameters import parameter_groups
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 NAMES = ("neighborhood", "shifted_window", "global")
-SIZES = (
-    ("neighborhood", "64x64"),
-    ("neighborhood", "64x96"),
-    ("shifted_window", "64x64"),
-    ("global", "32x32"),
-    ("global", "48x32"),
-)
 
 
 def metadata(name, key):
@@ -43,77 +34,13 @@ def config():
     return metadata("neighborhood", "config")
 
 
-def relative(found, expected):
-    return ((found - expected).norm() / expected.norm()).item()
-
-
-@pytest.fixture(scope="module")
-def load(reference):
-    """Return a function that loads a reference checkpoint as a float64 denoiser, with its recipe."""
-
-    def load_one(name):
-        recipe = recipe_from_kdiffusion(metadata(name, "config"))
-        network = HourglassTransformer(recipe.model)
-        network.load_state_dict(state_from_kdiffusion(reference(name), recipe))
-        return Denoiser(network.double(), recipe), recipe
-
-    return load_one
-
-
-@pytest.fixture(scope="module")
-def recorded(reference):
-    """Return a function that gives what was recorded at one size, with the conditioning under our names."""
-
-    def at(name, size):
-        prefix = f"{size}."
-        record = {k.removeprefix(prefix): v for k, v in reference(f"{name}.io").items() if k.startswith(prefix)}
-        names = {"class_cond": "class_ids", "aug_cond": "augment_cond", "mapping_cond": "mapping_cond"}
-        return record, {ours: record[theirs] for theirs, ours in names.items() if theirs in record}
-
-    return at
-
-
-@pytest.mark.parametrize(("name", "size"), SIZES)
-def test_the_network_and_the_denoiser_give_the_references_numbers(load, recorded, name, size):
-    denoiser, _ = load(name)
-    record, conditioning = recorded(name, size)
-    x, sigma = record["x"].double(), record["sigma"]
-    with torch.no_grad():
-        assert relative(denoiser.network(x, sigma, **conditioning), record["model_output"]) < 1e-12
-        assert relative(denoiser(x, sigma, **conditioning), record["denoised"]) < 1e-12
-        conditioning["augment_cond"] = None
-        assert relative(denoiser.network(x, sigma, **conditioning), record["model_output_no_aug"]) < 1e-12
-
-
-@pytest.mark.parametrize("activation_checkpointing", [False, True])
-@pytest.mark.parametrize(("name", "size"), SIZES)
-def test_loss_and_the_gradient_of_every_parameter_are_the_references(
-    load, recorded, name, size, activation_checkpointing
-):
-    denoiser, recipe = load(name)
-    denoiser.network.activation_checkpointing = activation_checkpointing
-    record, conditioning = recorded(name, size)
-    images, noise = record["clean"].double(), record["noise"].double()
-    loss = denoising_loss(denoiser, images, noise, record["sigma"], **conditioning)
-    assert relative(loss, record["loss"]) < 1e-12
-    loss.mean().backward()
-    expected = {key.removeprefix("grad_norm."): v for key, v in record.items() if key.startswith("grad_norm.")}
-    found = {
-        their_names(key, recipe)[0]: parameter.grad.norm()
-        for key, parameter in denoiser.network.named_parameters()
-        if parameter.grad is not None
-    }
-    assert found.keys() == expected.keys()
-    for key, norm in expected.items():
-        assert found[key].item() == pytest.approx(norm.item(), rel=1e-9), key
-
-
 @pytest.mark.parametrize("name", NAMES)
-def test_parameter_groups_are_the_references(load, name):
-    denoiser, recipe = load(name)
+def test_parameter_groups_are_the_references(name):
+    recipe = recipe_from_kdiffusion(metadata(name, "config"))
+    network = HourglassTransformer(recipe.model)
     found = [
         (sorted(their_names(key, recipe)[0] for key in group["names"]), group["lr"], group["weight_decay"])
-        for group in parameter_groups(denoiser.network, lr=5e-4, weight_decay=0.01)
+        for group in parameter_groups(network, lr=5e-4, weight_decay=0.01)
     ]
     expected = [
         (sorted(group["names"]), group["lr"], 0.01 if group["weight_decay"] == "default" else group["weight_decay"])

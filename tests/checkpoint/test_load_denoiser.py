@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hdit_core.checkpoint import load_denoiser
+from hdit_core.checkpoint.kdiffusion import their_names
 from hdit_core.diffusion.guidance import guided
 from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.diffusion.sampler import sample
@@ -60,16 +61,19 @@ def test_network_and_denoiser_give_the_recorded_images(load, name, size):
     close(denoiser(x, sigma, **conditioning(io)), io["denoised"])
 
 
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
 @pytest.mark.parametrize(("name", "size"), CASES)
-def test_the_loss_and_every_gradient_norm_are_the_recorded_ones(load, name, size):
+def test_the_loss_and_the_gradient_of_every_parameter_are_the_recorded_ones(load, name, size, activation_checkpointing):
     denoiser, io = load(name, size)
     denoiser.requires_grad_(True)
+    denoiser.network.activation_checkpointing = activation_checkpointing
     loss = denoising_loss(denoiser, wide(io["clean"]), wide(io["noise"]), wide(io["sigma"]), **conditioning(io))
     close(loss, io["loss"])
     loss.mean().backward()
-    ours = sorted(p.grad.norm().item() for p in denoiser.network.parameters() if p.grad is not None)
-    theirs = sorted(float(norm) for key, norm in io.items() if key.startswith("grad_norm."))
-    assert ours == pytest.approx(theirs, rel=1e-9)
+    gradients = {key: p.grad for key, p in denoiser.network.named_parameters() if p.grad is not None}
+    found = {their_names(key, denoiser.recipe)[0]: gradient.norm().item() for key, gradient in gradients.items()}
+    expected = {key.removeprefix("grad_norm."): norm.item() for key, norm in io.items() if key.startswith("grad_norm.")}
+    assert found == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize(("name", "size"), CASES[::2])
