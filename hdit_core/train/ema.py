@@ -15,7 +15,12 @@ def ema_decay(step: int, power: float, largest: float) -> float:
 
 
 class Ema:
-    """A second network whose weights follow those of the trained one."""
+    """A second network whose weights follow those of the trained one.
+
+    Attributes:
+        source: the trained network itself, before anything wraps it.
+        network: the average; it drops nothing and learns nothing.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         self.source = network

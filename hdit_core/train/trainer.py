@@ -69,6 +69,8 @@ class Trainer:
             StoppedEarly: a signal or the stop file asked for it; everything is saved.
             NumericalError: the loss or the gradient is not finite; the newest checkpoint is from before it.
             DataError: an image cannot be read.
+            CheckpointError: a checkpoint cannot be saved.
+            HditError: the main rank failed, and this is another.
         """
         with listen(stop_file(self._run)) as stop:
             log = Log(self._run, self._state.step) if self._learner.world.is_main else None
@@ -159,11 +161,11 @@ class Trainer:
         self._write_status("running")
 
     def _stop_here(self, stop: StopRequest) -> None:
+        stop_file(self._run).unlink(missing_ok=True)
         if self._state.num_images >= self._recipe.train.num_images:
             return
         self._save()
         self._write_status("stopped")
-        stop_file(self._run).unlink(missing_ok=True)
         raise StoppedEarly(
             f"{self._run}: stopped by {stop.reason or 'another rank'} after step {self._state.step} "
             f"({self._state.num_images} images); all is saved, and the same command goes on from here"

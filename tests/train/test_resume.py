@@ -115,6 +115,12 @@ def test_the_stop_file_stops_and_is_gone_afterwards(tmp_path, trained):
     assert not stop_file(run).exists() and newest_checkpoint(run)[0].state.step == 4
 
 
+def test_a_request_to_stop_in_the_last_step_ends_the_run_and_waits_for_no_other(tmp_path, trained):
+    run = tmp_path / "run"
+    assert train(trained({"train.num_images": 16}), run, watcher=stop_at(run, [2], by_file=True)).step == 2
+    assert not stop_file(run).exists() and '"state": "done"' in status_file(run).read_text()
+
+
 def test_accumulating_gradients_gives_the_weights_of_whole_batches(trained, unbroken):
     # without dropout, which is drawn for each micro-batch
     levels = [level | {"dropout": 0.0} for level in trained({}).model_dump(mode="json")["model"]["levels"]]
