@@ -35,15 +35,26 @@ def batches_of(recipe, pieces):
     return load_batches(reader, pieces, seed=train.seed, workers=0, num_classes=recipe.model.num_classes, **options)
 
 
+def stir(network):
+    """Fill what begins at zero, so that every input shows in the loss."""
+    numbers = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.normal_(0, 0.3, generator=numbers)
+
+
 def test_a_step_is_adamw_on_the_clipped_gradient_of_the_mean_loss_at_stratified_noise_levels(plain):
     values = {"train.micro_batch_size": 3, "train.warmup_images": 32, "train.grad_clip": 0.01, "train.seed": 4}
     recipe = plain(values | {"data.augment_prob": 0.5, "train.betas": [0.8, 0.9], "train.lr": 0.01})
     learner = make_learner(recipe, None, World(), CPU)
+    stir(learner.denoiser.network)
     plan = list(steps(recipe.train, 0, 0))[:2]
     ours = batches_of(recipe, [piece for step in plan for piece in learner.pieces(step)])
 
     network = HourglassTransformer(recipe.model)
     initialize(network, 4)
+    stir(network)
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(parameter_groups(network, 0.01, recipe.train.weight_decay), betas=(0.8, 0.9))
     for step, batch in zip(plan, batches_of(recipe, [range(8), range(8, 16)]), strict=True):
