@@ -7,10 +7,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from hdit_core.checkpoint import convert
+from hdit_core.checkpoint import convert, load_denoiser
 from hdit_core.checkpoint.convert import convert_weights
+from hdit_core.checkpoint.save import State, save_checkpoint
 from hdit_core.checkpoint.tensors import read_tensors
 from hdit_core.errors import UsageError
+from hdit_core.model.hourglass import HourglassTransformer
 from tests.conftest import REFERENCE
 
 
@@ -31,6 +33,16 @@ def test_of_a_training_checkpoint_the_weights_that_were_asked_for_are_taken(pick
     path, expected = pickled
     convert_weights(path, tmp_path / "ours", to="hdit", weights=weights, trust_pickle=True)
     assert torch.equal(read_tensors(tmp_path / "ours")[0]["patch_in.proj.weight"], factor * expected)
+
+
+@pytest.mark.parametrize(("weights", "value"), [("model", 1.0), ("ema", 2.0)])
+def test_of_a_run_the_weights_that_were_asked_for_are_loaded_and_converted(tmp_path, tiny_recipe, weights, value):
+    shapes = HourglassTransformer(tiny_recipe.model).state_dict()
+    parts = {part: {k: torch.full_like(t, v) for k, t in shapes.items()} for part, v in (("model", 1.0), ("ema", 2.0))}
+    save_checkpoint(tmp_path / "run", tiny_recipe, State(step=1, num_images=8, data_hash="f" * 64), parts)
+    assert load_denoiser(tmp_path / "run", weights).network.out_norm.scale.unique().item() == value
+    convert_weights(tmp_path / "run", tmp_path / "ours", to="hdit", weights=weights)
+    assert read_tensors(tmp_path / "ours")[0]["out_norm.scale"].unique().item() == value
 
 
 def test_a_pickle_that_nobody_trusts_is_not_opened(pickled, tmp_path):
