@@ -46,5 +46,6 @@ def train(
             bar.update(now.num_images, now.total_images, f"loss {now.loss:.4f}, gradient {now.grad_norm:.2f}")
 
         state = train_run(checked, run, device=device, watcher=Watcher(show, note))
+        bar.update(state.num_images, remark=bar.remark)  # a run that was done before reports no step
     result = {"run": str(run), "step": state.step, "num_images": state.num_images, "elapsed_s": state.elapsed_s}
     emit(result, json)

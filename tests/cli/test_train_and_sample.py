@@ -45,6 +45,8 @@ def test_train_prints_its_result_as_json_and_progress_on_stderr(tmp_path, tiny_d
     assert main([*command, "train.num_images=32"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["step"] == 4 and "resuming" in captured.err
+    assert main([*command, "train.num_images=32"]) == 0
+    assert "train: 32 of 32 images" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
