@@ -127,7 +127,7 @@ def _draw(
     x = normal(seed, "start", indices, shape).to(device) * settings.sigma_max
     noise = BrownianNoise(seed, indices, shape, sigmas, device=device)
 
-    with autocast(device, compute_dtype("auto", device)):
+    with autocast(device, compute_dtype(denoiser.recipe.train.precision, device)):
         return sample(
             settings.sampler,
             guided(denoiser, class_ids, settings.guidance),
