@@ -8,12 +8,13 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint install clean
+.PHONY: help demo test lint endurance install clean
 
 help:
 	@echo "make demo   train on 5,000 handwritten digits, sample and score them (at most 15 minutes on 2 CPU cores)"
 	@echo "make test   lint, types, import contracts and tests"
 	@echo "make lint   the first three of these"
+	@echo "make endurance  the long tests: kills, cuts and bit flips by the hundred; ARGS='--kills 20' for fewer"
 	@echo "make clean  remove the virtual environment and the demo's results"
 
 install: $(STAMP)
@@ -34,6 +35,9 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+endurance: $(STAMP)
+	$(BIN)/python -m pytest tests/endurance $(ARGS)
 
 clean:
 	rm -rf $(VENV) runs data samples

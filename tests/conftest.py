@@ -1,6 +1,7 @@
 """What every test can use."""
 
 import copy
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from hdit_core.data.prepare import PrepareSettings, prepare_data
 from hdit_core.recipe.read import check_recipe
 
 REFERENCE = Path(__file__).parent / "reference"
+
+# Hours rather than minutes: `make endurance` names the folder, and only then are they collected.
+collect_ignore = [] if any("endurance" in argument for argument in sys.argv) else ["endurance"]
 
 
 @pytest.fixture(scope="session", autouse=True)
