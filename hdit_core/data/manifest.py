@@ -1,43 +1,56 @@
 """`manifest.json`: what a prepared data set holds, and the hashes that hold it together.
 
     manifest.json        written last: where it is, the set is complete
-    index.npy            one row an image (`shard.INDEX_DTYPE`), in the order of the inputs
-    shard-000000.tar     ordinary webdataset tars
+    index.npy            one row an image (`shard.INDEX_DTYPE`), bucket by bucket, in each in the order of the inputs
+    hashes.npy           one row an image (`shard.HASHES_DTYPE`): what tells duplicates
+    shard-000000.tar     ordinary webdataset tars; shard-000000-832x1216.tar where images have several sizes
     rejects.jsonl        inputs that could not be used, each with the reason
 
 `root` identifies the set: the SHA-256 of everything that a reader gets to see (image format, classes, shards, index).
 It does not depend on how many processes made the set, on kills, nor on the order in which a folder lists its files.
+
+Version 2 has buckets, that is images of several sizes; a set of one size is still written as version 1.
 """
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer
 
 from hdit_core.errors import DataError
 from hdit_core.files import write_whole
 
 MANIFEST = "manifest.json"
 INDEX = "index.npy"
+HASHES = "hashes.npy"
 REJECTS = "rejects.jsonl"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 LARGEST_MANIFEST_BYTES = 1 << 28
 
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 Crc32 = Annotated[int, Field(ge=0, lt=1 << 32)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # No other file can be named, so that no manifest leads a reader out of its folder.
-ShardName = Annotated[str, Field(pattern=r"^shard-[0-9]{6,12}\.tar$")]
+ShardName = Annotated[str, Field(pattern=r"^shard-[0-9]{6,12}(-[0-9]{1,7}x[0-9]{1,7})?\.tar$")]
 ClassName = Annotated[str, Field(max_length=4096)]
 Side = Annotated[int, Field(ge=1, le=1 << 20)]
 Channels = Literal[1, 3]
 Codec = Literal["png", "webp", "jpeg"]
 
 
+LATER_FIELDS = ("buckets", "hashes")
+"""Left out where they are empty, so that a set without them keeps the hashes that it always had."""
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, serialize: Callable[["_Strict"], dict[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in serialize(self).items() if value or key not in LATER_FIELDS}
 
 
 class ShardEntry(_Strict):
@@ -51,11 +64,19 @@ class ShardEntry(_Strict):
 
 
 class IndexEntry(_Strict):
-    """The index."""
+    """A file of rows: the index, or the hashes."""
 
     bytes: Count
     crc32: Crc32
     sha256: Sha256
+
+
+class Bucket(_Strict):
+    """Images of one size: as many rows of the index, after those of the buckets before."""
+
+    height: Side
+    width: Side
+    samples: Annotated[int, Field(ge=1, lt=1 << 62)]
 
 
 class Origin(_Strict):
@@ -71,8 +92,8 @@ class Contents(_Strict):
     """What a reader gets to see: the identity of a data set."""
 
     format: Literal["hdit-data"] = "hdit-data"
-    format_version: Literal[1] = 1
-    height: Side
+    format_version: Literal[1, 2] = 1
+    height: Side  # with buckets the largest of any, and so the width
     width: Side
     channels: Channels
     codec: Codec
@@ -81,6 +102,12 @@ class Contents(_Strict):
     class_counts: tuple[Count, ...] | None = Field(strict=False)
     shards: tuple[ShardEntry, ...] = Field(strict=False)
     index: IndexEntry
+    buckets: tuple[Bucket, ...] = Field((), strict=False)  # by height, then width; version 2 has them, 1 has none
+
+    @property
+    def sizes(self) -> tuple[Bucket, ...]:
+        """The sizes of its images in the order of the index, one where there are no buckets."""
+        return self.buckets or (Bucket(height=self.height, width=self.width, samples=self.samples),)
 
 
 class Manifest(_Strict):
@@ -93,30 +120,32 @@ class Manifest(_Strict):
     rejects: Count
     remarks: dict[str, Count]  # how many images something was done to that a user may want to know
     made_with: dict[str, str]
+    hashes: IndexEntry | None = None  # None in sets that were made before there were any
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of every image."""
+        """Height, width and channels of every image; with buckets, of the smallest that would hold every image."""
         return self.contents.height, self.contents.width, self.contents.channels
 
 
-def _sha256(model: BaseModel) -> str:
-    text = json.dumps(model.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+def _sha256(document: dict[str, Any]) -> str:
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def root_of(contents: Contents) -> str:
     """Return the identity of a data set."""
-    return _sha256(contents)
+    return _sha256(contents.model_dump(mode="json"))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`, and so declare the set complete."""
-    document = {**manifest.model_dump(mode="json"), "checksum": _sha256(manifest)}
+    document = manifest.model_dump(mode="json")
+    document["checksum"] = _sha256(document)
     write_whole(folder / MANIFEST, json.dumps(document, indent=1) + "\n")
 
 
-def _load_document(path: Path) -> dict:
+def _load_document(path: Path) -> dict[str, Any]:
     """Read the JSON of a manifest, whoever wrote it."""
     try:
         if path.stat().st_size > LARGEST_MANIFEST_BYTES:
@@ -133,14 +162,27 @@ def _load_document(path: Path) -> dict:
     return document
 
 
-def _check_consistency(path: Path, manifest: Manifest, checksum: object) -> None:
-    contents = manifest.contents
-    if checksum != _sha256(manifest) or manifest.root != root_of(contents):
-        raise DataError(f"{path}: changed since it was written, its checksum does not fit; prepare the data again")
+def _contradiction(contents: Contents) -> str | None:
+    """Return what in a manifest does not fit together."""
     if sum(shard.samples for shard in contents.shards) != contents.samples:
-        raise DataError(f"{path}: its shards do not add up to {contents.samples:,} samples; prepare the data again")
+        return f"its shards do not add up to {contents.samples:,} samples"
     if len(contents.classes or ()) != len(contents.class_counts or ()):
-        raise DataError(f"{path}: classes and their counts differ in number; prepare the data again")
+        return "classes and their counts differ in number"
+    if bool(contents.buckets) != (contents.format_version == 2):
+        return f"format version {contents.format_version} and {len(contents.buckets)} buckets"
+    if sum(bucket.samples for bucket in contents.sizes) != contents.samples:
+        return f"its buckets do not add up to {contents.samples:,} samples"
+    sizes = [(bucket.height, bucket.width) for bucket in contents.sizes]
+    if sizes != sorted(set(sizes)) or (contents.height, contents.width) != tuple(map(max, zip(*sizes, strict=True))):
+        return "its buckets are out of order, or not of the size that it says"
+    return None
+
+
+def _check_consistency(path: Path, manifest: Manifest, document: dict[str, Any], checksum: object) -> None:
+    if checksum != _sha256(document) or manifest.root != _sha256(document["contents"]):
+        raise DataError(f"{path}: changed since it was written, its checksum does not fit; prepare the data again")
+    if problem := _contradiction(manifest.contents):
+        raise DataError(f"{path}: {problem}; prepare the data again")
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -162,5 +204,5 @@ def read_manifest(folder: Path) -> Manifest:
         first = problem.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise DataError(f"{path}: damaged at {where}: {first['msg']}; prepare the data again") from None
-    _check_consistency(path, manifest, checksum)
+    _check_consistency(path, manifest, document, checksum)
     return manifest
