@@ -1,0 +1,211 @@
+"""Our training and sampling step beside those of the PyPI package `hdit`, the reference's network: same work, in turn.
+
+Both sides run in processes of their own, each in its own environment, and only one works at a time. They begin with the
+same weights, which first have to give the same pictures; a round takes each side's steps in turn, and medians over the
+rounds are compared. 4 images of 128x128, patch 4, widths 128 and 256, depths 2 and 4, float32. The outer level attends
+by shifted windows, which both have, or to a neighborhood, for which the package needs NATTEN and is given our operator.
+
+    python benchmarks/peer.py --python peer/bin/python --threads 2
+
+The package's environment, beside a checkout (`constraints.txt` pins the versions that are tested):
+
+    python3 -m venv peer
+    export PIP_CONSTRAINT=$PWD/constraints.txt
+    peer/bin/python -m pip install torch numpy einops scipy torchdiffeq torchsde tqdm pillow safetensors setuptools
+    peer/bin/python -m pip install --no-deps hdit==0.0.1b6 torchvision dctorch
+    peer/bin/python -m pip install jaxtyping pydantic     # for our operator, with `--attention neighborhood`
+
+Its requirements cannot be installed as they stand: it asks for `einop`, which is not what it imports, and `dctorch`
+asks for an older numpy than works. Its small kernels, compiled by torch.compile, take a minute or two on first use.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from peer_ours import BATCH, SIZE, recipe
+from safetensors.torch import load_file, save_file
+
+from hdit_cli.console import align
+from hdit_core.bench.timing import Rounds, Timing, interleaved
+from hdit_core.checkpoint.kdiffusion import state_to_kdiffusion
+from hdit_core.model.hourglass import HourglassTransformer, initialize
+
+HERE = Path(__file__).parent
+TOLERANCE = 1e-5
+STEPS = ("train", "sample")
+THEIR_NAMES = {  # where the package renamed a tensor of k-diffusion's
+    "time_emb.": "time_embedding.",
+    "time_in_proj.": "time_projection.",
+    "aug_emb.": "guidance_modules.0.",
+    "aug_in_proj.": "guidance_modules_projections.0.",
+    "mid_level.": "middle_level.",
+}
+
+
+class Worker:
+    """A process that runs one side, asleep between requests."""
+
+    def __init__(self, python, module, folder, threads, attention, *flags):
+        command = [python, str(HERE / "peer_worker.py"), module, str(folder), str(threads), attention, *flags]
+        path = os.pathsep.join([str(HERE.parent), os.environ.get("PYTHONPATH", "")])
+        environment = os.environ | {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": path}
+        self.process = subprocess.Popen(
+            command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def ask(self, **request):
+        """Send a request and return its answer."""
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        if not (line := self.process.stdout.readline()):
+            raise SystemExit(f"peer.py: {' '.join(map(str, self.process.args))} ended with code {self.process.wait()}")
+        return json.loads(line)
+
+    def task(self, step):
+        """Return what times one step of this side."""
+        return lambda: self.ask(do=step, times=1)["seconds"][0]
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def write_inputs(folder, attention):
+    """Write the weights, under both sides' names, and what both are given. No tensor is zero: it would hide mistakes."""
+    network = HourglassTransformer(recipe(attention).model)
+    initialize(network, seed=0)
+    numbers = torch.Generator().manual_seed(0)
+    state = {
+        name: tensor if tensor.any() else 0.02 * torch.randn(tensor.shape, generator=numbers)
+        for name, tensor in network.state_dict().items()
+    }
+    save_file(state, folder / "ours.safetensors")
+    theirs = state_to_kdiffusion(state, recipe(attention))
+    save_file(
+        {_their_name(name): tensor.contiguous() for name, tensor in theirs.items()}, folder / "theirs.safetensors"
+    )
+    images = {name: torch.randn(BATCH, 3, SIZE, SIZE, generator=numbers) for name in ("x", "images", "noise")}
+    save_file(images | {"sigma": torch.tensor([0.02, 0.3, 2.0, 50.0])}, folder / "inputs.safetensors")
+
+
+def _their_name(name):
+    for old, new in THEIR_NAMES.items():
+        if name.startswith(old):
+            name = new + name.removeprefix(old)
+    return name.replace(".norm.linear.", ".norm.scale.")
+
+
+def largest_differences(workers, folder):
+    """Return by how much each side's answer differs from our first one, relative to its largest number."""
+    outputs = {}
+    for index, (name, worker) in enumerate(workers.items()):
+        file = folder / f"output{index}.safetensors"
+        worker.ask(do="output", file=str(file))
+        outputs[name] = load_file(file)["output"]
+    first = next(iter(outputs.values()))
+    return {name: ((output - first).abs().max() / first.abs().max()).item() for name, output in outputs.items()}
+
+
+def measure(sides, arguments, folder, threads):
+    """Return what was found with this many threads."""
+    write_inputs(folder, arguments.attention)
+    workers = {}
+    try:
+        for name, (python, module, *flags) in sides.items():
+            workers[name] = Worker(python, module, folder, threads, arguments.attention, *flags)
+        facts = {name: worker.ask(do="facts") for name, worker in workers.items()}
+        differences = largest_differences(workers, folder)
+        check_same_work(facts, differences)
+        timings = {
+            step: interleaved(
+                {name: worker.task(step) for name, worker in workers.items()},
+                Rounds(warm_up=2, most=arguments.rounds, limit_s=arguments.seconds),
+                on_round=lambda done, step=step: print(f"{step}: round {done}", file=sys.stderr),
+            )
+            for step in STEPS
+        }
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return {
+        "threads": threads,
+        "attention": arguments.attention,
+        "sides": {
+            name: facts[name]
+            | {"difference": differences[name]}
+            | {step: timings[step][name].to_json() for step in STEPS}
+            for name in sides
+        },
+        "ratio": {step: ratio(timings[step]) for step in STEPS},
+    }
+
+
+def check_same_work(facts, differences):
+    """End if the sides are not one network."""
+    if len({fact["parameters"] for fact in facts.values()}) > 1:
+        raise SystemExit(f"peer.py: the networks have different numbers of parameters: {facts}")
+    if max(differences.values()) > TOLERANCE:
+        raise SystemExit(f"peer.py: the networks' answers differ by more than {TOLERANCE}: {differences}")
+
+
+def ratio(timings: dict[str, Timing]) -> float:
+    """Return how many times faster our best side is than their best."""
+    best = {
+        whose: min(timing.median_s for name, timing in timings.items() if name.startswith(whose))
+        for whose in ("ours", "peer")
+    }
+    return best["peer"] / best["ours"]
+
+
+def table(found):
+    """Return the lines of a table."""
+    rows = [["side", "parameters", "difference", *(f"{step}, ms" for step in STEPS)]]
+    for name, side in found["sides"].items():
+        times = [
+            f"{1e3 * side[step]['median_s']:.0f} "
+            f"({1e3 * side[step]['first_quartile_s']:.0f} to {1e3 * side[step]['third_quartile_s']:.0f})"
+            for step in STEPS
+        ]
+        rows.append([name, f"{side['parameters']:,}", f"{side['difference']:.1e}", *times])
+    rows.append(["peer's best / ours", "", "", *(f"{found['ratio'][step]:.2f}" for step in STEPS)])
+    return align(rows)
+
+
+def main():
+    """Compare, and print a table, or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--python", required=True, help="the interpreter that has the package `hdit`")
+    parser.add_argument("--threads", default="1,2", help="commas between; default 1,2")
+    parser.add_argument("--attention", choices=["shifted-window", "neighborhood"], default="shifted-window")
+    parser.add_argument("--compile", action="store_true", help="run ours with train.compile, too")
+    parser.add_argument("--rounds", type=int, default=15, help="at most; default 15")
+    parser.add_argument("--seconds", type=float, default=40.0, help="of each kind of step, about; default 40")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+
+    sides = {"ours": (sys.executable, "peer_ours")}
+    if arguments.compile:
+        sides["ours, compiled"] = (sys.executable, "peer_ours", "compile")
+    sides |= {
+        "peer, eager": (arguments.python, "peer_theirs"),
+        "peer, its kernels compiled": (arguments.python, "peer_theirs", "compile"),
+    }
+    results = []
+    for threads in map(int, arguments.threads.split(",")):
+        with tempfile.TemporaryDirectory() as folder:
+            results.append(measure(sides, arguments, Path(folder), threads))
+    if arguments.json:
+        print(json.dumps(results, indent=2))
+        return
+    for found in results:
+        print(f"{found['attention']}, {found['threads']} threads; medians (quartiles)", *table(found), "", sep="\n")
+
+
+if __name__ == "__main__":
+    main()
