@@ -36,6 +36,7 @@ class ZipSource:
 
     kind = "zip"
     channels: Channels | None = None
+    classes: tuple[str, ...] | None = None
 
     def __init__(self, path: Path) -> None:
         """List a zip file.
@@ -108,6 +109,7 @@ class TarSource:
 
     kind = "tar"
     channels: Channels | None = None
+    classes: tuple[str, ...] | None = None
 
     def __init__(self, path: Path) -> None:
         """List a tar.

@@ -38,17 +38,21 @@ class Work:
         """What the manifest records beside the contents."""
         background = "#{:02x}{:02x}{:02x}".format(*self.rules.background)
         seed = {"seed": self.rules.seed} if self.rules.crop == "random" else {}
+        quality = {"quality": self.rules.quality} if self.rules.codec == "jpeg" else {}
         return {
             "crop": self.rules.crop,
-            "resize": "lanczos",
+            "resize": self.rules.resize,
             "background": background,
             "shard_size": self.shard_size,
             **seed,
+            **quality,
         }
 
     def fingerprint(self) -> str:
         """Return a hash of the names, sizes, times and classes of all inputs and of the settings."""
-        hashed = hashlib.sha256(json.dumps([asdict(self.rules), self.settings(), self.source.kind]).encode())
+        hashed = hashlib.sha256(
+            json.dumps([asdict(self.rules), self.settings(), self.source.kind, self.classes]).encode()
+        )
         for number, one in enumerate(self.inputs):
             entry = self.source.entries[number] if number < len(self.source.entries) else None
             facts = (entry.size_bytes, entry.changed_at) if entry else ()

@@ -7,22 +7,30 @@ from jaxtyping import UInt8
 from PIL import Image
 
 SUFFIXES = {"png": "png", "webp": "webp", "jpeg": "jpg"}
+JPEG_QUALITY = 95
 
 _SAVE_OPTIONS: dict[str, dict[str, object]] = {
     "png": {"compress_level": 6},
     "webp": {"lossless": True, "quality": 50, "method": 4},  # quality is the effort here
-    "jpeg": {"quality": 95, "subsampling": 0},
+    "jpeg": {"subsampling": 0},
 }
 
 _MODES = {1: "L", 3: "RGB"}
 
 
-def encode(image: Image.Image, codec: str) -> bytes:
-    """Return an image of mode L or RGB as a file of the given kind, without any metadata."""
+def encode(image: Image.Image, codec: str, quality: int = JPEG_QUALITY) -> bytes:
+    """Return an image of mode L or RGB as a file of the given kind, without any metadata.
+
+    Args:
+        image: what to store.
+        codec: "png", "webp" (both lossless) or "jpeg".
+        quality: of JPEG, 1..100.
+    """
     buffer = io.BytesIO()
     bare = image.copy()
     bare.info = {}  # the source's colour profile and comments, which Pillow would write
-    bare.save(buffer, codec.upper(), **_SAVE_OPTIONS[codec])
+    options = _SAVE_OPTIONS[codec] | ({"quality": quality} if codec == "jpeg" else {})
+    bare.save(buffer, codec.upper(), **options)
     return buffer.getvalue()
 
 

@@ -8,15 +8,17 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 from PIL import Image
 
-from hdit_core.data.codec import SUFFIXES, encode
-from hdit_core.data.framing import Crop, cut, fit, random_place
+from hdit_core.data.buckets import ImageSize, nearest_size
+from hdit_core.data.codec import JPEG_QUALITY, SUFFIXES, encode
+from hdit_core.data.duplicates import image_hashes
+from hdit_core.data.framing import Crop, Resize, cut, fit, random_place
 from hdit_core.data.manifest import Channels, Codec
 from hdit_core.data.pixels import RefusedImageError, decode_any
 from hdit_core.data.shard import Sample
@@ -36,6 +38,16 @@ class Rules:
     codec: Codec
     background: tuple[int, int, int]
     seed: int
+    resize: Resize = "lanczos"
+    quality: int = JPEG_QUALITY  # of JPEG alone
+    buckets: tuple[ImageSize, ...] = ()  # sizes to choose from; none: height and width above
+
+    def for_shape(self, height: int, width: int) -> "Rules":
+        """Return what is done to an image of this shape."""
+        if not self.buckets:
+            return self
+        height, width = nearest_size(self.buckets, height, width)
+        return replace(self, height=height, width=width, buckets=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,21 +80,30 @@ class Converted:
 
 def _frame(image: Image.Image, rules: Rules, name: str) -> Image.Image:
     if rules.crop == "fit":
-        return fit(image, rules.height, rules.width, rules.background)
+        return fit(image, rules.height, rules.width, rules.background, rules.resize)
     place = random_place(rules.seed, name) if rules.crop == "random" else (0.5, 0.5)
-    return cut(image, rules.height, rules.width, place)
+    return cut(image, rules.height, rules.width, place, rules.resize)
 
 
 def _sample(task: Task, data: bytes, rules: Rules) -> Converted:
     decoded = decode_any(data, rules.channels, rules.background)
     image = decoded.image
+    rules = rules.for_shape(image.height, image.width)
     smaller = (image.height < rules.height, image.width < rules.width)
     enlarged = all(smaller) if rules.crop == "fit" else any(smaller)
     about = {"name": task.name, "sha256": hashlib.sha256(data).hexdigest()}
     if task.class_name is not None:
         about["class"] = task.class_name
-    content = encode(_frame(image, rules, task.name), rules.codec)
-    sample = Sample(task.number, content, SUFFIXES[rules.codec], task.label, about)
+    framed = _frame(image, rules, task.name)
+    sample = Sample(
+        number=task.number,
+        image=encode(framed, rules.codec, rules.quality),
+        suffix=SUFFIXES[rules.codec],
+        label=task.label,
+        about=about,
+        size=(rules.height, rules.width),
+        hashes=image_hashes(about["sha256"], framed),
+    )
     return Converted(sample, (*decoded.remarks, *(("enlarged",) if enlarged else ())))
 
 

@@ -57,6 +57,7 @@ class FolderSource:
 
     kind = "folder"
     channels: Channels | None = None
+    classes: tuple[str, ...] | None = None
 
     def __init__(self, path: Path, leave_out: Path | None = None) -> None:
         """List a folder.

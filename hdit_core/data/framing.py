@@ -1,7 +1,7 @@
 """From an image of any size to the size of the data set: the second step of preparation.
 
 `center` and `random` cut out the largest part with the shape of the target; `fit` keeps all and pads. Resizing is
-Pillow's Lanczos with its antialiasing and no shortcut (`reducing_gap` off), part and scale in one pass.
+Pillow's, with its antialiasing and no shortcut (`reducing_gap` off), part and scale in one pass.
 """
 
 import hashlib
@@ -10,6 +10,13 @@ from typing import Literal
 from PIL import Image
 
 Crop = Literal["center", "random", "fit"]
+Resize = Literal["lanczos", "area", "bicubic"]
+
+_FILTERS: dict[Resize, Image.Resampling] = {
+    "lanczos": Image.Resampling.LANCZOS,
+    "area": Image.Resampling.BOX,  # the mean of the pixels under each new one; enlarged, squares of one colour
+    "bicubic": Image.Resampling.BICUBIC,
+}
 
 
 def random_place(seed: int, name: str) -> tuple[float, float]:
@@ -18,7 +25,13 @@ def random_place(seed: int, name: str) -> tuple[float, float]:
     return tuple(int.from_bytes(half, "little") / 2**64 for half in (digest[:8], digest[8:]))  # type: ignore[return-value]
 
 
-def cut(image: Image.Image, height: int, width: int, place: tuple[float, float] = (0.5, 0.5)) -> Image.Image:
+def cut(
+    image: Image.Image,
+    height: int,
+    width: int,
+    place: tuple[float, float] = (0.5, 0.5),
+    resize: Resize = "lanczos",
+) -> Image.Image:
     """Scale the largest part of the target's shape to its size.
 
     Args:
@@ -26,19 +39,26 @@ def cut(image: Image.Image, height: int, width: int, place: tuple[float, float] 
         height: of the result, pixels.
         width: of the result, pixels.
         place: where the part lies, down and across: 0 at the top or left, 1 at the bottom or right.
+        resize: the filter.
     """
     scale = min(image.height / height, image.width / width)
     part_height, part_width = height * scale, width * scale
     top = (image.height - part_height) * place[0]
     left = (image.width - part_width) * place[1]
     box = (left, top, min(left + part_width, image.width), min(top + part_height, image.height))
-    return image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+    return image.resize((width, height), _FILTERS[resize], box=box)
 
 
-def fit(image: Image.Image, height: int, width: int, background: tuple[int, int, int]) -> Image.Image:
+def fit(
+    image: Image.Image,
+    height: int,
+    width: int,
+    background: tuple[int, int, int],
+    resize: Resize = "lanczos",
+) -> Image.Image:
     """Scale the whole image into the target and pad it, centred, with the background."""
     scale = min(height / image.height, width / image.width)
     inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     sheet = Image.new("RGB", (width, height), background).convert(image.mode)
-    sheet.paste(image.resize(inner, Image.Resampling.LANCZOS), ((width - inner[0]) // 2, (height - inner[1]) // 2))
+    sheet.paste(image.resize(inner, _FILTERS[resize]), ((width - inner[0]) // 2, (height - inner[1]) // 2))
     return sheet

@@ -1,19 +1,20 @@
-"""Which class each input has: from the folders they lie in, from a file, or none.
+"""Which class each input has: as its source says, from the folders they lie in, from a file, or none.
 
-Class numbers are the places of the sorted class names; names that are all whole numbers are sorted as numbers, so that
-class 10 of 0..101 has number 10.
+Class numbers are places in a list of classes that the source or `--classes` gives; without one they are places among
+the sorted class names, and names that are all whole numbers are sorted as numbers, so that class 10 of 0..101 has
+number 10.
 """
 
-import csv
-import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from hdit_core.data.class_list import read_classes
+from hdit_core.data.label_file import read_labels
 from hdit_core.data.shard import NO_LABEL
-from hdit_core.data.source import Entry
-from hdit_core.errors import DataError, UsageError
+from hdit_core.data.source import Entry, Source
+from hdit_core.errors import DataError
 
 BY_FOLDER = "auto"
 WITHOUT = "none"
@@ -39,15 +40,36 @@ def class_names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(distinct, key=int if as_numbers else None))
 
 
-def class_ids(inputs: Sequence[Input]) -> tuple[tuple[str, ...] | None, list[int]]:
-    """Return the class names, None without classes, and the class number of each input."""
-    classes = class_names(one.class_name for one in inputs if one.class_name is not None)
+def class_ids(inputs: Sequence[Input], order: Sequence[str] | None = None) -> tuple[tuple[str, ...] | None, list[int]]:
+    """Return the class names, None without classes, and the class number of each input.
+
+    Args:
+        inputs: with their classes.
+        order: the classes in the order of their numbers, of which some may have no input; default: the sorted names.
+    """
+    found = {one.class_name for one in inputs if one.class_name is not None}
+    classes = class_names(found) if order is None or not found else tuple(order)
     numbers = {name: number for number, name in enumerate(classes)}
     return classes or None, [NO_LABEL if one.class_name is None else numbers[one.class_name] for one in inputs]
 
 
+def _only_known(inputs: Sequence[Input], order: Sequence[str], where: str) -> list[Input]:
+    """Make a reject of each input whose class is not in a list of classes."""
+    known = set(order)
+    return [
+        one
+        if one.class_name is None or one.class_name in known
+        else replace(one, class_name=None, problem=one.problem or f"its class {one.class_name!r} is not in {where}")
+        for one in inputs
+    ]
+
+
 def _without_labels(entries: Sequence[Entry]) -> list[Input]:
     return [Input(entry.name, problem=entry.problem) for entry in entries]
+
+
+def _by_source(entries: Sequence[Entry]) -> list[Input]:
+    return [Input(entry.name, entry.class_name, entry.problem) for entry in entries]
 
 
 def _common_folders(names: Sequence[str]) -> str:
@@ -91,47 +113,9 @@ def _input_in_folder(entry: Entry, wrapping: str) -> Input:
     return Input(entry.name, _readable(inside.split("/")[0]), entry.problem)
 
 
-def _csv_rows(path: Path) -> Iterator[tuple[int, object, object]]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file)
-        if not {"file", "label"} <= set(table.fieldnames or ()):
-            raise DataError(f"{path}: its first line must name the columns file,label; found {table.fieldnames}")
-        for row in table:
-            yield table.line_num, row["file"], row["label"]
-
-
-def _jsonl_rows(path: Path) -> Iterator[tuple[int, object, object]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for line_number, line in enumerate(file, 1):
-            if line.strip():
-                row = json.loads(line)
-                fields = row if isinstance(row, dict) else {}
-                yield line_number, fields.get("file"), fields.get("label")
-
-
-def _read_labels(path: Path) -> dict[str, str]:
-    """Return the label of each file name in a csv or jsonl file."""
-    read = {".csv": _csv_rows, ".jsonl": _jsonl_rows}.get(path.suffix.lower())
-    if read is None or not path.is_file():
-        raise UsageError(f"--labels {path}: expected auto, none, or a file that ends in .csv or .jsonl")
-    labels: dict[str, str] = {}
-    try:
-        for line_number, name, label in read(path):
-            if not isinstance(name, str) or not name or not isinstance(label, str | int) or label == "":
-                raise DataError(f"{path}:{line_number}: expected a file and a label, found {name!r} and {label!r}")
-            first = labels.setdefault(str(PurePosixPath(name)), str(label))
-            if first != str(label):
-                raise DataError(f"{path}:{line_number}: '{name}' has two labels, {first!r} and {str(label)!r}")
-    except (ValueError, csv.Error, RecursionError) as problem:
-        raise DataError(f"{path}: cannot be read as {path.suffix[1:]} ({problem})") from None
-    if not labels:
-        raise DataError(f"{path}: names no file")
-    return labels
-
-
 def _by_file(entries: Sequence[Entry], path: Path) -> list[Input]:
     """Take labels from a file; entries that it does not name are rejects, and so are names that are no entry."""
-    labels = _read_labels(path)
+    labels = read_labels(path, [entry.name for entry in entries])
     unnamed = f"no label in {path.name}"
     found = [
         Input(entry.name, labels.get(entry.name), entry.problem or (None if entry.name in labels else unnamed))
@@ -143,16 +127,40 @@ def _by_file(entries: Sequence[Entry], path: Path) -> list[Input]:
     ]
 
 
-def label_entries(entries: Sequence[Entry], labels: str) -> list[Input]:
+def label_entries(entries: Sequence[Entry], labels: str, by_source: bool = False) -> list[Input]:
     """Return the inputs: the entries in their order, then what the labels name and the source does not hold.
 
     Args:
         entries: of the source.
-        labels: `"auto"` (class folders, where there are), `"none"`, or the path of a csv or jsonl file.
+        labels: `"auto"` (what the source says, else class folders, where there are), `"none"`, or a file of labels.
+        by_source: the source itself says which classes its entries have, or that they have none.
 
     Raises:
         UsageError, DataError: the labels cannot be read, or leave it open which class an image has.
     """
     if labels == WITHOUT:
         return _without_labels(entries)
-    return _by_folder(entries) if labels == BY_FOLDER else _by_file(entries, Path(labels))
+    if labels != BY_FOLDER:
+        return _by_file(entries, Path(labels))
+    return _by_source(entries) if by_source else _by_folder(entries)
+
+
+def label_source(
+    source: Source, labels: str, classes: str | None = None
+) -> tuple[list[Input], tuple[str, ...] | None, list[int]]:
+    """Return the inputs of a source, the class names (None without classes) and the class number of each input.
+
+    Args:
+        source: what holds the images.
+        labels: as `label_entries` takes them.
+        classes: what `--classes` names; None: the source's own list, else the sorted names of the classes found.
+
+    Raises:
+        UsageError, DataError: labels or classes cannot be read, or leave it open which class an image has.
+    """
+    inputs = label_entries(source.entries, labels, source.classes is not None)
+    if classes is not None:
+        order = read_classes(classes)
+        inputs = _only_known(inputs, order, classes)
+        return inputs, *class_ids(inputs, order)
+    return inputs, *class_ids(inputs, source.classes if labels == BY_FOLDER else None)

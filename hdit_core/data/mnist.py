@@ -37,6 +37,7 @@ class Mnist:
     kind = "named set"
     name = "mnist"
     channels: Channels | None = 1
+    classes: tuple[str, ...] | None = None
 
     def __init__(self) -> None:
         path = _csv_path()

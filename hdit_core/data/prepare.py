@@ -19,10 +19,11 @@ import numpy as np
 import PIL
 
 from hdit_core.data.assembly import Progress, Tally, Work, make_shards
+from hdit_core.data.codec import JPEG_QUALITY
 from hdit_core.data.convert import Rules
-from hdit_core.data.framing import Crop
+from hdit_core.data.framing import Crop, Resize
 from hdit_core.data.journal import Journal, ShardRecord, holds_data_set, open_journal
-from hdit_core.data.labels import BY_FOLDER, WITHOUT, class_ids, label_entries
+from hdit_core.data.labels import BY_FOLDER, WITHOUT, label_source
 from hdit_core.data.manifest import (
     INDEX,
     REJECTS,
@@ -52,7 +53,8 @@ class PrepareSettings:
     out: Path
     size: tuple[int, int]  # height, width in pixels
     channels: Channels | None = None  # 1 or 3; None: what the source knows, else 3
-    labels: str = "auto"  # "auto": class folders; "none"; or a csv or jsonl file
+    labels: str = "auto"  # "auto": class folders; "none"; or a csv, jsonl or txt file
+    classes: str | None = None  # what fixes their numbers: "imagenet", a data set, a file; None: the sorted names
     crop: Crop = "center"
     codec: Codec = "png"
     shard_size: int = 1000  # inputs a shard
@@ -60,6 +62,8 @@ class PrepareSettings:
     max_bad: str | None = None  # rejects to live with: a number, or a share such as "0.01%"; None: any
     background: tuple[int, int, int] = (255, 255, 255)
     seed: int = 0  # of random crops
+    resize: Resize = "lanczos"
+    quality: int = JPEG_QUALITY  # of JPEG, 1..100
 
 
 @dataclass(frozen=True)
@@ -113,13 +117,22 @@ def _plan(settings: PrepareSettings) -> Work:
     _check_place(settings)
     labels_path = None if settings.labels in (BY_FOLDER, WITHOUT) else Path(settings.labels)
     source = open_source(settings.source, leave_out=labels_path)
-    inputs = label_entries(source.entries, settings.labels)
+    inputs, classes, labels = label_source(source, settings.labels, settings.classes)
     if not inputs:
         raise DataError(f"{settings.source}: holds no files; expected images")
-    classes, labels = class_ids(inputs)
     height, width = settings.size
     channels = settings.channels or source.channels or 3
-    rules = Rules(height, width, channels, settings.crop, settings.codec, settings.background, settings.seed)
+    rules = Rules(
+        height,
+        width,
+        channels,
+        settings.crop,
+        settings.codec,
+        settings.background,
+        settings.seed,
+        settings.resize,
+        settings.quality,
+    )
     return Work(source, inputs, classes, labels, rules, settings.shard_size)
 
 

@@ -26,6 +26,7 @@ class Entry:
     size_bytes: int
     changed_at: int = 0  # anything that changes when the file does
     problem: str | None = None  # why it cannot be read at all, such as being a link that leads elsewhere
+    class_name: str | None = None  # where the source itself knows it, and not the folder it lies in
 
 
 @runtime_checkable
@@ -43,6 +44,10 @@ class Source(Protocol):
     @property
     def channels(self) -> Channels | None:
         """Channels of its images, where the source knows them."""
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Class names in the order of their numbers; () where it knows of none, None where folders are the classes."""
 
     @property
     def entries(self) -> Sequence[Entry]:
