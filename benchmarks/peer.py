@@ -77,7 +77,7 @@ class Worker:
 
 
 def write_inputs(folder, attention):
-    """Write the weights, under both sides' names, and what both are given. No tensor is zero: it would hide mistakes."""
+    """Write the weights, under both sides' names, and what both are given; a tensor of zeros would hide mistakes."""
     network = HourglassTransformer(recipe(attention).model)
     initialize(network, seed=0)
     numbers = torch.Generator().manual_seed(0)
@@ -86,10 +86,8 @@ def write_inputs(folder, attention):
         for name, tensor in network.state_dict().items()
     }
     save_file(state, folder / "ours.safetensors")
-    theirs = state_to_kdiffusion(state, recipe(attention))
-    save_file(
-        {_their_name(name): tensor.contiguous() for name, tensor in theirs.items()}, folder / "theirs.safetensors"
-    )
+    theirs = {_their_name(name): tensor for name, tensor in state_to_kdiffusion(state, recipe(attention)).items()}
+    save_file(theirs, folder / "theirs.safetensors")
     images = {name: torch.randn(BATCH, 3, SIZE, SIZE, generator=numbers) for name in ("x", "images", "noise")}
     save_file(images | {"sigma": torch.tensor([0.02, 0.3, 2.0, 50.0])}, folder / "inputs.safetensors")
 

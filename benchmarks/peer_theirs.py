@@ -16,7 +16,7 @@ BATCH, SIZE, SIGMA_DATA = 4, 128, 0.5
 
 
 def prepare_imports():
-    """Make `import hdit` work: torchvision's two operators where it comes without, and NATTEN's one function as ours."""
+    """Make `import hdit` work: with torchvision's two operators where it lacks them, and our operator as NATTEN's."""
     operators = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -1,4 +1,4 @@
-"""One side of `peer.py`, in a process and an environment of its own: runs what it is asked to, and says how long it took.
+"""One side of `peer.py`, in a process and an environment of its own: does what it is asked and says how long it took.
 
     python peer_worker.py MODULE FOLDER THREADS ATTENTION [compile]
 
