@@ -1,4 +1,4 @@
-"""The tables that `hdit flops` prints: a network by level and by operation, beside DiT-B/4, and how both grow."""
+"""The tables that `hdit flops` prints: a network by level and by operation, beside baselines, and how all grow."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from hdit_cli.console import align
 from hdit_core.flops.baselines import ImageSize
 from hdit_core.flops.count import OPERATIONS, Count
 from hdit_core.flops.report import COUNTED
-from hdit_core.flops.scaling import DIT_B4_NAME, Comparison, Curve
+from hdit_core.flops.scaling import Comparison, Curve
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
 WORK_HEAD = ("parameters", "GMAC", "GFLOP")
@@ -16,10 +16,13 @@ def lines(comparison: Comparison) -> Iterator[str]:
     """Yield what `hdit flops` prints without `--json`."""
     yield f"{COUNTED[0].upper()}{COUNTED[1:]}."
     yield ""
-    if len(comparison.counts) == 1:
-        yield from _by_level(comparison.models[0], comparison.counts[0])
+    if len(comparison.image_sizes) == len(comparison.networks) == 1:
+        (network,) = comparison.networks
+        model, count = network.models[0], network.counts[0]
+        assert count is not None
+        yield from _by_level(model, count)
         yield ""
-        yield from _by_operation(comparison.models[0], comparison.counts[0])
+        yield from _by_operation(model, count)
         yield ""
     yield from _totals(comparison)
     if all(curve.exponent is not None for curve in comparison.curves):
@@ -51,11 +54,17 @@ def _by_operation(model: ModelRecipe, count: Count) -> list[str]:
 
 
 def _totals(comparison: Comparison) -> list[str]:
-    rows = [["network", "size", *WORK_HEAD, f"of {DIT_B4_NAME}"]]
-    for count, dit in zip(comparison.counts, comparison.dit_counts, strict=True):
-        size = _size(count.image_size)
-        rows.append([comparison.name, size, *_work(count), _share(count, dit) if dit else "-"])
-        rows.append([DIT_B4_NAME, size, *(_work(dit) if dit else ("does not take this size", "-", "-")), "-"])
+    """One row a network and size; the last columns say how much of each baseline's work that is."""
+    rows = [["network", "size", *WORK_HEAD, *(f"of {series.name}" for series in comparison.baselines)]]
+    for place, size in enumerate(comparison.image_sizes):
+        against = [series.counts[place] for series in comparison.baselines]
+        for series in (*comparison.networks, *comparison.baselines):
+            count = series.counts[place]
+            if count is None:
+                rows.append([series.name, _size(size), "does not take this size", "-", "-", *("-" for _ in against)])
+                continue
+            shares = [_share(count, whole) if whole and whole is not count else "-" for whole in against]
+            rows.append([series.name, _size(size), *_work(count), *shares])
     return align(rows)
 
 

@@ -25,6 +25,24 @@ ResolutionOption = Annotated[
         show_default=False,
     ),
 ]
+AgainstOption = Annotated[
+    str,
+    typer.Option(
+        "--against",
+        metavar="NAME,...",
+        help="Networks to measure against: dit-{s,b,l,xl}/PATCH, u-vit-{s,m,l,h}/PATCH, adm; or none.",
+    ),
+]
+KernelOption = Annotated[
+    str | None,
+    typer.Option("--kernel", metavar="K,...", help="Sides of the attention window, a network each, e.g. 5,7,9."),
+]
+PatchOption = Annotated[
+    str | None, typer.Option("--patch", metavar="P,...", help="Sides of a patch in pixels, a network each, e.g. 2,4,8.")
+]
+CsvOption = Annotated[
+    bool, typer.Option("--csv", help="Print one line a network, size, level and operation, for spreadsheets.")
+]
 PlotOption = Annotated[
     Path | None,
     typer.Option("--plot", metavar="FILE", help="Draw the scaling curves; .png or .svg.", show_default=False),
@@ -35,38 +53,57 @@ PlotOption = Annotated[
 def flops(
     recipe: RecipeArgument = "",
     resolutions: ResolutionOption = None,
+    against: AgainstOption = "dit-b/4",
+    kernels: KernelOption = None,
+    patches: PatchOption = None,
     plot: PlotOption = None,
     overrides: SetOption = None,
+    csv: CsvOption = False,
     json: JsonOption = False,
 ) -> None:
     """Count a network's parameters, MACs and FLOPs.
 
     The network is a recipe's, or HDiT-B/4 (ablation E of the paper) grown to each size by the paper's rule; DiT-B/4
-    stands beside it. One size is broken down by level and operation; several are compared, with the exponents of
-    their growth.
+    stands beside it, or what --against names. One network at one size is broken down by level and operation; several
+    are compared, with the exponents of their growth.
 
-    Example: hdit flops --res 128,256,512,1024 --plot scaling.svg
+    Example: hdit flops --res 128,256,512,1024 --against dit-b/4,u-vit-m/4,adm --plot scaling.svg
     """
     from hdit_cli.flops_tables import lines
-    from hdit_core.flops.report import as_dict
+    from hdit_core.flops.report import as_csv, as_dict
 
+    if csv and json:
+        raise UsageError("--csv and --json: choose one")
     if plot is not None:
         _check_plot(plot)
-    comparison = _compare(recipe, resolutions, overrides or [])
+    comparison = _compare(recipe, resolutions, against, kernels, patches, overrides or [])
     if plot is not None:
         _plot(comparison, plot)
-    emit(as_dict(comparison), json, lines(comparison))
+    emit(as_dict(comparison), json, as_csv(comparison).splitlines() if csv else lines(comparison))
 
 
-def _compare(recipe: str, resolutions: str | None, overrides: list[str]) -> "Comparison":
+def _compare(
+    recipe: str, resolutions: str | None, against: str, kernels: str | None, patches: str | None, overrides: list[str]
+) -> "Comparison":
+    from hdit_core.flops.baselines import baseline
     from hdit_core.flops.scaling import compare, compare_recipe
     from hdit_core.recipe.read import read_recipe
 
+    baselines = [] if against == "none" else [baseline(name) for name in against.split(",")]
+    sides = {"kernels": _sides("--kernel", kernels), "patches": _sides("--patch", patches)}
     if recipe:
-        return compare_recipe(recipe, read_recipe(recipe, overrides).model, _image_sizes(resolutions))
+        model = read_recipe(recipe, overrides).model
+        return compare_recipe(recipe, model, _image_sizes(resolutions), baselines, **sides)
     if overrides:
         raise UsageError(f"--set {overrides[0]}: there is no recipe to change; name one, for example imagenet256")
-    return compare(_image_sizes(DEFAULT_SIZES if resolutions is None else resolutions))
+    return compare(_image_sizes(DEFAULT_SIZES if resolutions is None else resolutions), baselines, **sides)
+
+
+def _sides(option: str, text: str | None) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")] if text is not None else []
+    except ValueError:
+        raise UsageError(f"{option} {text}: expected whole numbers with commas between, for example 5,7,9") from None
 
 
 def _image_sizes(text: str | None) -> list[tuple[int, int]]:

@@ -4,12 +4,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol, runtime_checkable
 
+from hdit_core.errors import UsageError
+from hdit_core.flops.adm import ADM
 from hdit_core.flops.count import Count, Part, count
+from hdit_core.flops.uvit import UVIT_SHAPES, UViT
 from hdit_core.recipe.model import Attention, LevelRecipe, ModelRecipe
 
 ImageSize = tuple[int, int]
 
+LARGEST_PATCH = 64
 BASE_SIZE_PX = 128  # the ablation's networks are laid out for 128x128 and grown from there
 DIT_TIME_FEATURES = 256
 DIT_SHAPES = {"S": (12, 384), "B": (12, 768), "L": (24, 1024), "XL": (28, 1152)}  # depth, width
@@ -27,9 +32,19 @@ class DiT:
     learned_variance: bool = False
     """Twice the output channels, as DiT was trained. The HDiT paper's count of its row R1 leaves them out."""
 
+    @property
+    def name(self) -> str:
+        """The paper's name where the shape is one of its own, and what it is where not."""
+        size = next((size for size, shape in DIT_SHAPES.items() if shape == (self.depth, self.width)), "own")
+        return f"DiT-{size}/{self.patch_size}"
+
     def takes(self, image_size: ImageSize) -> bool:
         """Return whether the patches tile images of this size."""
         return all(pixels % self.patch_size == 0 for pixels in image_size)
+
+    def count(self, image_size: ImageSize) -> Count:
+        """Count it at this size, in pixels or in latents."""
+        return count_dit(self, image_size)
 
 
 def dit(name: str, channels: int = 3, learned_variance: bool = False) -> DiT:
@@ -92,6 +107,44 @@ HDIT_B4 = _hourglass("neighborhood", 3)
 """HDiT-B/4 at 128x128: ablation E, the paper's design at the scale of DiT-B."""
 
 DIT_B4 = dit("B/4")
+
+
+@runtime_checkable
+class Baseline(Protocol):
+    """A network that others are measured against."""
+
+    @property
+    def name(self) -> str:
+        """What its paper calls it."""
+        ...
+
+    def takes(self, image_size: ImageSize) -> bool:
+        """Return whether it can be given images of this size (rows and columns in pixels)."""
+        ...
+
+    def count(self, image_size: ImageSize) -> Count:
+        """Count it at a size that it takes."""
+        ...
+
+
+def baseline(name: str) -> Baseline:
+    """Return the baseline of a name: `dit-b/4`, `u-vit-m/4` (any size of the paper's, any patch) or `adm`.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    lower = name.strip().lower()
+    if lower == "adm":
+        return ADM()
+    family, _, size = lower.rpartition("-")
+    shape, _, patch = size.partition("/")
+    if patch.isdigit() and 1 <= int(patch) <= LARGEST_PATCH:
+        if family == "dit" and shape.upper() in DIT_SHAPES:
+            return dit(f"{shape.upper()}/{patch}")
+        if family == "u-vit" and shape.upper() in UVIT_SHAPES:
+            return UViT(shape.upper(), int(patch))
+    sizes = [f"dit-{{{','.join(DIT_SHAPES)}}}/PATCH", f"u-vit-{{{','.join(UVIT_SHAPES)}}}/PATCH"]
+    raise UsageError(f"--against {name}: expected {sizes[0].lower()}, {sizes[1].lower()} or adm, for example dit-b/4")
 
 
 def _count_hourglass(attention: Attention, gated: bool, image_size: ImageSize) -> Count:

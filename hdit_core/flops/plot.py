@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal
 
 from hdit_core.flops.scaling import Curve
@@ -15,6 +16,10 @@ WIDTH_INCHES, HEIGHT_INCHES, DOTS_PER_INCH = 5.5, 3.8, 200
 STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#0b3c5d", "marker": "o", "linestyle": "-"},
     {"color": "#c8551b", "marker": "s", "linestyle": "--"},
+    {"color": "#3a7d44", "marker": "^", "linestyle": "-."},
+    {"color": "#7b4b94", "marker": "D", "linestyle": ":"},
+    {"color": "#8a6d1d", "marker": "v", "linestyle": (0, (5, 1, 1, 1))},
+    {"color": "#4a4a4a", "marker": "x", "linestyle": (0, (1, 1))},
 )
 SETTINGS: Any = {"font.size": 9, "axes.linewidth": 0.7, "svg.hashsalt": "hdit"}
 
@@ -23,7 +28,7 @@ def scaling_plot(curves: Sequence[Curve], plot_format: PlotFormat) -> bytes:
     """Draw GMACs over the number of pixels, both logarithmic, with each curve's name and exponents.
 
     Args:
-        curves: one or two, each with at least two sizes of different area.
+        curves: each with at least two sizes of different area.
         plot_format: what kind of file the bytes are.
     """
     from matplotlib import rc_context
@@ -32,7 +37,7 @@ def scaling_plot(curves: Sequence[Curve], plot_format: PlotFormat) -> bytes:
     with rc_context(SETTINGS):
         figure = Figure(figsize=(WIDTH_INCHES, HEIGHT_INCHES), layout="constrained")
         axes = figure.add_subplot()
-        for curve, style in zip(curves, STYLES, strict=False):
+        for curve, style in zip(curves, cycle(STYLES), strict=False):
             _draw(axes, curve, style)
         _frame(axes, curves)
 

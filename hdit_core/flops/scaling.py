@@ -1,16 +1,16 @@
-"""How the work of a network grows with the image: HDiT beside DiT, and the exponents of both curves."""
+"""How the work of networks grows with the image: HDiT beside DiT and others, and the exponents of their curves."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hdit_core.errors import UsageError
-from hdit_core.flops.baselines import DIT_B4, HDIT_B4, ImageSize, count_dit, grown
+from hdit_core.flops.baselines import DIT_B4, HDIT_B4, Baseline, ImageSize, grown
 from hdit_core.flops.count import Count, count
+from hdit_core.flops.sweep import variants
 from hdit_core.recipe.model import ModelRecipe
 
 HDIT_B4_NAME = "HDiT-B/4"
-DIT_B4_NAME = "DiT-B/4"
 
 
 @dataclass(frozen=True)
@@ -49,57 +49,93 @@ def fitted_exponent(pixels: Sequence[int], macs: Sequence[int]) -> float | None:
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A network, and DiT-B/4 beside it, at one or several image sizes.
+class Series:
+    """One network at every size of a comparison.
 
     Attributes:
-        name: what the network is called.
-        models: the network at each size; the same at all of them, unless it grows.
-        counts: its work at each size.
-        dit_counts: the work of DiT-B/4, None where its patches do not tile the image.
+        name: what it is called.
+        counts: its work at each size, None where it does not take the size.
+        models: the network at each size, the same unless it grows; none for a baseline.
     """
 
     name: str
-    models: tuple[ModelRecipe, ...]
-    counts: tuple[Count, ...]
-    dit_counts: tuple[Count | None, ...]
+    counts: tuple[Count | None, ...]
+    models: tuple[ModelRecipe, ...] = ()
+
+    @property
+    def curve(self) -> Curve | None:
+        """Its multiply-adds where it has any."""
+        found = [count for count in self.counts if count is not None]
+        return Curve(self.name, tuple(c.image_size for c in found), tuple(c.macs for c in found)) if found else None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Networks, and what they are measured against, at one or several image sizes (rows and columns in pixels)."""
+
+    image_sizes: tuple[ImageSize, ...]
+    networks: tuple[Series, ...]
+    baselines: tuple[Series, ...]
 
     @property
     def curves(self) -> tuple[Curve, ...]:
-        """The network's curve, and DiT-B/4's where it has one."""
-        dit = tuple(count for count in self.dit_counts if count is not None)
-        curves = (_curve(self.name, self.counts), _curve(DIT_B4_NAME, dit))
-        return tuple(curve for curve in curves if curve.macs)
+        """The networks' curves, and those of the baselines that take any of the sizes."""
+        return tuple(series.curve for series in (*self.networks, *self.baselines) if series.curve)
 
 
-def _curve(name: str, counts: tuple[Count, ...]) -> Curve:
-    return Curve(name, tuple(count.image_size for count in counts), tuple(count.macs for count in counts))
+def compare(
+    image_sizes: Sequence[ImageSize],
+    against: Sequence[Baseline] = (DIT_B4,),
+    *,
+    kernels: Sequence[int] = (),
+    patches: Sequence[int] = (),
+) -> Comparison:
+    """Count HDiT-B/4, grown to each size by the paper's rule, beside baselines.
 
-
-def compare(image_sizes: Iterable[ImageSize]) -> Comparison:
-    """Count HDiT-B/4, grown to each size by the paper's rule, beside DiT-B/4.
+    Args:
+        image_sizes: rows and columns in pixels.
+        against: the baselines.
+        kernels: sides of the attention windows, a network for each; none: 7, the paper's.
+        patches: sides of a patch in pixels, a network for each; none: 4, the paper's.
 
     Raises:
-        UsageError: a size that the grown network does not take.
+        UsageError: a size that a grown network does not take.
     """
-    models = tuple(grown(HDIT_B4, size) for size in image_sizes)
-    return _compare(HDIT_B4_NAME, models, [model.image_size for model in models])
+    sizes = tuple(image_sizes)
+    networks = [
+        _series(name, tuple(grown(model, size) for size in sizes), sizes)
+        for name, model in variants(HDIT_B4_NAME, HDIT_B4, kernels, patches)
+    ]
+    return Comparison(sizes, tuple(networks), _baselines(against, sizes))
 
 
-def compare_recipe(name: str, model: ModelRecipe, image_sizes: Sequence[ImageSize] = ()) -> Comparison:
-    """Count a recipe's network as it stands, at its own size or at others, beside DiT-B/4.
+def compare_recipe(
+    name: str,
+    model: ModelRecipe,
+    image_sizes: Sequence[ImageSize] = (),
+    against: Sequence[Baseline] = (DIT_B4,),
+    *,
+    kernels: Sequence[int] = (),
+    patches: Sequence[int] = (),
+) -> Comparison:
+    """Count a recipe's network as it stands, at its own size or at others, beside baselines; see `compare`.
 
     Raises:
         UsageError: a size that the network does not take.
     """
-    image_sizes = image_sizes or (model.image_size,)
-    return _compare(name, (model,) * len(image_sizes), image_sizes)
+    sizes = tuple(image_sizes) or (model.image_size,)
+    networks = [_series(each, (one,) * len(sizes), sizes) for each, one in variants(name, model, kernels, patches)]
+    return Comparison(sizes, tuple(networks), _baselines(against, sizes))
 
 
-def _compare(name: str, models: tuple[ModelRecipe, ...], image_sizes: Sequence[ImageSize]) -> Comparison:
+def _series(name: str, models: tuple[ModelRecipe, ...], image_sizes: Sequence[ImageSize]) -> Series:
     for model, (height, width) in zip(models, image_sizes, strict=True):
         if problem := next(model.size_problems((height, width)), None):
             raise UsageError(f"{name} does not take images of {height}x{width}: {problem[0]}: {problem[1]}")
-    counts = tuple(count(model, size) for model, size in zip(models, image_sizes, strict=True))
-    dit_counts = tuple(count_dit(DIT_B4, size) if DIT_B4.takes(size) else None for size in image_sizes)
-    return Comparison(name, models, counts, dit_counts)
+    return Series(name, tuple(count(model, size) for model, size in zip(models, image_sizes, strict=True)), models)
+
+
+def _baselines(against: Sequence[Baseline], image_sizes: Sequence[ImageSize]) -> tuple[Series, ...]:
+    return tuple(
+        Series(one.name, tuple(one.count(size) if one.takes(size) else None for size in image_sizes)) for one in against
+    )

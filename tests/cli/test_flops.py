@@ -20,15 +20,18 @@ def result(capsys, *args):
 def test_without_a_recipe_hdit_b4_stands_beside_dit_b4_at_five_sizes_with_their_exponents(capsys):
     document = result(capsys)
 
-    assert [size["image_size"] for size in document["sizes"]] == [[n, n] for n in (128, 256, 512, 1024, 2048)]
-    assert [round(size["macs"] / 1e9) for size in document["sizes"][:4]] == [31, 65, 198, 732]
-    assert [round(size["dit_b4"]["macs"] / 1e9) for size in document["sizes"][:3]] == [106, 657, 6341]
+    (network,), (dit,) = document["networks"], document["baselines"]
+
+    assert (network["name"], dit["name"]) == ("HDiT-B/4", "DiT-B/4")
+    assert [size["image_size"] for size in network["sizes"]] == [[n, n] for n in (128, 256, 512, 1024, 2048)]
+    assert [round(size["macs"] / 1e9) for size in network["sizes"][:4]] == [31, 65, 198, 732]
+    assert [round(size["macs"] / 1e9) for size in dit["sizes"][:3]] == [106, 657, 6341]
     assert document["exponents"]["HDiT-B/4"]["between_largest_two"] == pytest.approx(1, abs=0.02)
     assert document["exponents"]["DiT-B/4"]["between_largest_two"] == pytest.approx(2, abs=0.04)
 
 
 def test_a_recipe_is_broken_down_at_its_own_size(capsys):
-    (size,) = result(capsys, "imagenet256")["sizes"]
+    (size,) = result(capsys, "imagenet256")["networks"][0]["sizes"]
 
     assert (size["image_size"], size["parameters"], size["macs"]) == ([256, 256], 557_416_522, 197_586_845_696)
     assert [level["attention"] for level in size["levels"]] == ["neighborhood", "neighborhood", "global"]
@@ -60,13 +63,13 @@ def test_several_sizes_print_totals_and_exponents_and_two_of_them_only_one_expon
 
 
 def test_one_number_and_height_x_width_are_both_sizes(capsys):
-    sizes = result(capsys, "--res", "256, 256x512")["sizes"]
+    sizes = result(capsys, "--res", "256, 256x512")["networks"][0]["sizes"]
 
     assert [size["image_size"] for size in sizes] == [[256, 256], [256, 512]]
 
 
 def test_overrides_reach_the_network_that_is_counted(capsys):
-    (deeper,) = result(capsys, "imagenet256", "--set", "model.levels.2.depth=17")["sizes"]
+    (deeper,) = result(capsys, "imagenet256", "--set", "model.levels.2.depth=17")["networks"][0]["sizes"]
 
     assert deeper["levels"][2]["depth"] == 17
     assert deeper["macs"] > 197_586_845_696
@@ -77,11 +80,34 @@ def test_the_plot_is_written_and_the_numbers_are_printed_all_the_same(capsys, tm
     path = tmp_path / f"scaling.{ending}"
     document = result(capsys, "--res", "128,256", "--plot", str(path))
 
-    assert len(document["sizes"]) == 2
+    assert len(document["networks"][0]["sizes"]) == 2
     assert path.read_bytes().startswith({"png": b"\x89PNG", "svg": b"<?xml"}[ending])
 
 
+def test_baselines_are_chosen_by_name_and_none_leaves_the_network_alone(capsys):
+    names = [series["name"] for series in result(capsys, "--res", "256", "--against", "adm, U-ViT-L/2")["baselines"]]
+
+    assert names == ["ADM", "U-ViT-L/2"]
+    assert result(capsys, "--res", "256", "--against", "none")["baselines"] == []
+
+
+def test_the_csv_has_a_head_and_a_line_for_each_part(capsys):
+    assert main(["flops", "ffhq1024", "--csv", "--against", "none"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+
+    assert head == "network,height,width,level,operation,parameters,macs,flops"
+    assert sum(int(line.split(",")[6]) for line in lines) == sum(
+        part["macs"] for part in result(capsys, "ffhq1024")["networks"][0]["sizes"][0]["parts"]
+    )
+
+
 MISTAKES = {
+    "a baseline that is none": (
+        ["--against", "dit-q/4"],
+        "--against dit-q/4: expected dit-{s,b,l,xl}/patch, u-vit-{s,m,l,h}/patch or adm, for example dit-b/4",
+    ),
+    "a sweep of words": (["--kernel", "large"], "--kernel large: expected whole numbers with commas between"),
+    "two formats": (["--csv", "--json"], "--csv and --json: choose one"),
     "a size that is none": (
         ["--res", "128,large"],
         "--res 128,large: expected pixels as N or HEIGHTxWIDTH, commas between, for example 256 or 512x768,1024",

@@ -2,8 +2,11 @@
 
 import pytest
 
-from hdit_core.flops.baselines import ABLATIONS, DIT_B4, HDIT_B4, count_dit, dit, grown
+from hdit_core.errors import UsageError
+from hdit_core.flops.adm import ADM
+from hdit_core.flops.baselines import ABLATIONS, DIT_B4, HDIT_B4, baseline, count_dit, dit, grown
 from hdit_core.flops.count import count
+from hdit_core.flops.uvit import UViT
 from hdit_core.recipe.read import read_recipe
 
 SIZES = (128, 256, 512, 1024)
@@ -98,3 +101,55 @@ def test_dit_is_quadratic_in_its_attention_and_linear_in_everything_that_sees_to
     assert 16 * once.of("attention").macs == four_times.of("attention").macs
     assert 4 * once.of("feed-forward").macs == four_times.of("feed-forward").macs
     assert once.of("conditioning").macs == four_times.of("conditioning").macs
+
+
+# ADM's own model sizes (arXiv 2105.05233), and its cost as the DiT paper prints it (arXiv 2212.09748, section 5.1).
+ADM_SHAPES = {
+    64: (ADM(192, (1, 2, 3, 4), blocks=3, attention_from=2), 296, None),
+    128: (ADM(256, (1, 1, 2, 3, 4), attention_from=4), 422, None),
+    256: (ADM(), 554, 1120),
+    512: (ADM(256, (0.5, 1, 1, 2, 2, 4, 4), attention_from=16), 559, 1983),
+}
+
+
+@pytest.mark.parametrize("px", ADM_SHAPES)
+def test_adm_counts_as_published(px):
+    network, parameters_m, gmac = ADM_SHAPES[px]
+    counted = network.count((px, px))
+
+    assert round(counted.parameters / 1e6) == parameters_m
+    assert gmac is None or counted.macs / 1e9 == pytest.approx(gmac, rel=1e-3)
+
+
+def test_adm_at_256_has_the_parameters_of_the_released_checkpoint():
+    assert ADM().count((256, 256)).parameters == 553_838_086
+
+
+# U-ViT's own model sizes (arXiv 2209.12152, table 1), in latents of 32x32x4; S on 32x32 pixels without classes
+@pytest.mark.parametrize(
+    ("network", "parameters_m"),
+    [(UViT("S", 2, 3, 0), 44), (UViT("M", 2, 4), 131), (UViT("L", 2, 4), 287), (UViT("H", 2, 4), 501)],
+)
+def test_u_vit_has_the_published_number_of_parameters(network, parameters_m):
+    assert round(network.count((32, 32)).parameters / 1e6) == parameters_m
+
+
+@pytest.mark.parametrize("name", ["dit-b/4", "dit-xl/2", "u-vit-m/4", "adm"])
+def test_a_baseline_is_counted_at_sizes_that_are_not_square_and_at_their_transpose(name):
+    network = baseline(name)
+
+    assert network.takes((256, 384))
+    assert network.count((256, 384)).macs == network.count((384, 256)).macs > network.count((256, 256)).macs
+    assert not network.takes((250, 255))
+
+
+def test_a_name_of_any_case_is_found_and_comes_back_as_its_paper_writes_it():
+    assert [baseline(name).name for name in ("DiT-XL/2", "u-vit-h/16", " ADM")] == ["DiT-XL/2", "U-ViT-H/16", "ADM"]
+
+
+@pytest.mark.parametrize(
+    "name", ["", "dit", "dit-b", "dit-b/0", "dit-b/4/4", "dit-q/4", "u-vit-xl/2", "adm/4", "dit-b/9999999"]
+)
+def test_a_baseline_that_is_none_is_refused_with_those_that_there_are(name):
+    with pytest.raises(UsageError, match=r"--against .*: expected dit-\{s,b,l,xl\}/patch"):
+        baseline(name)

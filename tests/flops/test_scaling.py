@@ -1,11 +1,14 @@
 """Exponents, and which sizes are refused."""
 
+import csv
+import io
 import json
 
 import pytest
 
 from hdit_core.errors import UsageError
-from hdit_core.flops.report import as_dict
+from hdit_core.flops.baselines import baseline
+from hdit_core.flops.report import as_csv, as_dict
 from hdit_core.flops.scaling import Curve, compare, compare_recipe, fitted_exponent
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 from hdit_core.recipe.read import read_recipe
@@ -47,12 +50,14 @@ def test_the_order_of_the_sizes_does_not_change_an_exponent():
 def test_a_recipe_is_counted_at_its_own_size_and_does_not_grow():
     model = read_recipe("imagenet256").model
 
-    assert compare_recipe("x", model).counts[0].image_size == (256, 256)
-    assert compare_recipe("x", model, [(512, 512), (256, 384)]).models == (model, model)
+    assert compare_recipe("x", model).image_sizes == ((256, 256),)
+    assert compare_recipe("x", model, [(512, 512), (256, 384)]).networks[0].models == (model, model)
 
 
 def test_grids_are_those_of_the_size_that_is_counted():
-    levels = as_dict(compare_recipe("x", read_recipe("imagenet256").model, [(256, 384)]))["sizes"][0]["levels"]
+    levels = as_dict(compare_recipe("x", read_recipe("imagenet256").model, [(256, 384)]))["networks"][0]["sizes"][0][
+        "levels"
+    ]
 
     assert [level["grid"] for level in levels] == [[64, 96], [32, 48], [16, 24]]
 
@@ -61,9 +66,61 @@ def test_where_dit_s_patches_do_not_tile_the_image_the_network_stands_alone():
     level = LevelRecipe(depth=1, width=64, attention="global")
     comparison = compare_recipe("x", ModelRecipe(image_size=(36, 34), patch_size=2, levels=(level,)))
 
-    assert comparison.dit_counts == (None,)
+    assert comparison.baselines[0].counts == (None,)
     assert [curve.name for curve in comparison.curves] == ["x"]
-    assert as_dict(comparison)["sizes"][0]["dit_b4"] is None
+    assert as_dict(comparison)["baselines"] == [{"name": "DiT-B/4", "sizes": [{"image_size": [36, 34], "macs": None}]}]
+
+
+def test_a_sweep_counts_every_combination_under_a_name_that_says_what_differs():
+    networks = compare([(256, 384)], [], kernels=[5, 9], patches=[2, 4]).networks
+
+    assert [series.name for series in networks] == [
+        "HDiT-B/4 5x5 patch 2", "HDiT-B/4 5x5 patch 4", "HDiT-B/4 9x9 patch 2", "HDiT-B/4 9x9 patch 4",
+    ]  # fmt: skip
+    assert (
+        networks[1].counts[0].of("attention").at(0).macs * 81 == networks[3].counts[0].of("attention").at(0).macs * 25
+    )
+    assert networks[0].counts[0].of("feed-forward").macs == 4 * networks[1].counts[0].of("feed-forward").macs
+
+
+def test_a_sweep_leaves_levels_of_global_attention_as_they_are():
+    wide, narrow = compare_recipe("x", read_recipe("imagenet256").model, kernels=[5, 7]).networks
+
+    assert wide.counts[0].at(2) == narrow.counts[0].at(2)
+    assert wide.counts[0].at(0) != narrow.counts[0].at(0)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ({"kernels": [4]}, "--kernel 4: expected odd numbers of at least 3"),
+        ({"patches": [0]}, "--patch 0: expected numbers of at least 1"),
+    ],
+)
+def test_a_sweep_of_what_cannot_be_is_refused(sweep, message):
+    with pytest.raises(UsageError, match=message):
+        compare([(256, 256)], **sweep)
+
+
+def test_a_sweep_of_windows_is_refused_where_there_are_none():
+    level = LevelRecipe(depth=1, width=64, attention="global")
+    with pytest.raises(UsageError, match="x has no neighborhood attention"):
+        compare_recipe("x", ModelRecipe(image_size=32, levels=(level,)), kernels=[5])
+
+
+def test_each_line_of_the_csv_is_a_part_and_they_add_up():
+    comparison = compare([(256, 512), (1024, 1024)], [baseline("dit-b/4"), baseline("adm")])
+    rows = list(csv.DictReader(io.StringIO(as_csv(comparison))))
+    for series in (*comparison.networks, *comparison.baselines):
+        for counted in series.counts:
+            mine = [
+                row
+                for row in rows
+                if (row["network"], int(row["height"]), int(row["width"])) == (series.name, *counted.image_size)
+            ]
+
+            assert sum(int(row["macs"]) for row in mine) == counted.macs
+            assert sum(int(row["parameters"]) for row in mine) == counted.parameters
 
 
 def test_a_size_that_the_network_does_not_take_is_refused_with_the_nearest_that_it_takes():
@@ -75,7 +132,7 @@ def test_a_size_that_the_network_does_not_take_is_refused_with_the_nearest_that_
 
 def test_the_numbers_for_json_add_up():
     result = json.loads(json.dumps(as_dict(compare([(256, 512), (1024, 1024)]))))
-    for size in result["sizes"]:
+    for size in result["networks"][0]["sizes"]:
         parts = size["parts"]
 
         assert size["macs"] == sum(part["macs"] for part in parts)
@@ -84,4 +141,3 @@ def test_the_numbers_for_json_add_up():
         assert [level["macs"] for level in size["levels"]] == [
             sum(part["macs"] for part in parts if part["level"] == level["level"]) for level in size["levels"]
         ]
-        assert size["macs_over_dit_b4"] == size["macs"] / size["dit_b4"]["macs"]
