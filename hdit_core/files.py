@@ -28,6 +28,11 @@ class Digest:
         return asdict(self)
 
 
+def cache_folder() -> Path:
+    """Return where hdit keeps what it downloads or compiles: `hdit` under `$XDG_CACHE_HOME`, or under `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hdit"
+
+
 def digest(path: Path) -> Digest:
     """Read a file once and return its size and checksums."""
     crc, sha, size_bytes = 0, hashlib.sha256(), 0

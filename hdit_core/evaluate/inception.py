@@ -8,7 +8,8 @@ import torch
 
 from hdit_core.errors import CheckpointError
 from hdit_core.evaluate.extractor import Extractor, Say
-from hdit_core.evaluate.weights import WeightsFile, cache_folder, find_weights
+from hdit_core.evaluate.weights import WeightsFile, find_weights
+from hdit_core.files import cache_folder
 
 # The checksum is the one k-diffusion pins; independent projects publish the same, one of them with the size.
 INCEPTION = WeightsFile(

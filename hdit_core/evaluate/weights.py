@@ -24,11 +24,6 @@ class WeightsFile:
     size_bytes: int
 
 
-def cache_folder() -> Path:
-    """Return where hdit keeps what it downloads: `hdit` under `$XDG_CACHE_HOME`, or under `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hdit"
-
-
 def find_weights(wanted: WeightsFile, given: Path | None, cache: Path, say: Say) -> tuple[Path, str]:
     """Return the file and its sha256: the one given, whatever it is, or the wanted one from the cache or the network.
 

@@ -8,7 +8,8 @@ import pytest
 
 from hdit_core.errors import CheckpointError, HditError, UsageError
 from hdit_core.evaluate.inception import INCEPTION
-from hdit_core.evaluate.weights import WeightsFile, cache_folder, find_weights
+from hdit_core.evaluate.weights import WeightsFile, find_weights
+from hdit_core.files import cache_folder
 
 CONTENT = bytes(range(256)) * 20
 

@@ -1,0 +1,142 @@
+"""Neighborhood attention (Hassani et al. 2022, arXiv 2204.07143) by the compiled program, as an operator of torch.
+
+The same function as in `neighborhood.py`, with the same borders. The backward pass is given the weights of the forward
+pass, k^2 numbers a query and head; nothing else grows faster than the tokens.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from hdit_core.model.native.library import Library, load
+from hdit_core.model.norm import wide
+
+
+def unavailable(dtype: torch.dtype = torch.float32) -> str | None:
+    """Return why there is no compiled program on this machine, None where there is; the first call compiles it."""
+    found = load(dtype)
+    return found if isinstance(found, str) else None
+
+
+def _library(dtype: torch.dtype) -> Library:
+    found = load(wide(dtype))
+    if isinstance(found, str):
+        raise RuntimeError(f"native neighborhood attention cannot be had: {found}")
+    return found
+
+
+def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor as the program takes it: of that dtype, the features of a head side by side."""
+    x = x.to(dtype)
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _kept_weights(q: Tensor, kernel_size: int) -> Tensor:
+    """Return room for the weights, in the program's own layout."""
+    batch, height, width, heads, _ = q.shape
+    lanes = _library(q.dtype).lanes
+    shape = (batch, heads, height, (width + lanes - 1) // lanes, kernel_size**2, lanes)
+    return torch.empty(shape, dtype=wide(q.dtype), device=q.device)
+
+
+@torch.library.custom_op("hdit::native_attention", mutates_args=(), device_types="cpu")
+def _attend(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, keep: bool) -> tuple[Tensor, Tensor]:
+    """Return the output, and the weights where they are to be kept."""
+    high = wide(q.dtype)
+    out = torch.empty(q.shape, dtype=high)
+    weights = _kept_weights(q, kernel_size) if keep else q.new_empty(0, dtype=high)
+    inputs = [_plain(x, high) for x in (q, k, v)]
+    _library(q.dtype).forward(inputs, kernel_size, out, weights if keep else None)
+    return out.to(v.dtype), weights
+
+
+@_attend.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, keep: bool) -> tuple[Tensor, Tensor]:
+    weights = _kept_weights(q, kernel_size) if keep else q.new_empty(0, dtype=wide(q.dtype))
+    return torch.empty(q.shape, dtype=v.dtype, device=q.device), weights
+
+
+@torch.library.custom_op("hdit::native_attention_backward", mutates_args=(), device_types="cpu")
+def _differentiate(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, weights: Tensor, kernel_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of q, k and v."""
+    inputs = [_plain(x, weights.dtype) for x in (q, k, v, grad)]
+    grads = [torch.empty(q.shape, dtype=weights.dtype) for _ in range(3)]
+    _library(q.dtype).backward(inputs, weights, torch.empty_like(weights), kernel_size, grads)
+    d_q, d_k, d_v = (d_x.to(x.dtype) for d_x, x in zip(grads, (q, k, v), strict=True))
+    return d_q, d_k, d_v
+
+
+@_differentiate.register_fake
+def _(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, weights: Tensor, kernel_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    d_q, d_k, d_v = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    return d_q, d_k, d_v
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, ctx.kernel_size, keep = inputs
+    assert keep, "the weights have to be kept where a gradient is wanted"
+    ctx.save_for_backward(q, k, v, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor | None) -> tuple[Tensor | None, ...]:
+    return *torch.ops.hdit.native_attention_backward(grad, *ctx.saved_tensors, ctx.kernel_size), None, None
+
+
+def _refuse(ctx: Any, *grads: Tensor | None) -> None:
+    raise RuntimeError("native neighborhood attention is differentiable once (once_differentiable)")
+
+
+_attend.register_autograd(_backward, setup_context=_save)
+_differentiate.register_autograd(_refuse)
+
+
+@register_flop_formula(torch.ops.hdit.native_attention)
+def _forward_flops(q: torch.Size, k: torch.Size, v: torch.Size, kernel_size: int, *rest: Any, **outputs: Any) -> int:
+    """Two products of all queries with the keys of their windows."""
+    return 4 * q.numel() * kernel_size**2
+
+
+@register_flop_formula(torch.ops.hdit.native_attention_backward)
+def _backward_flops(
+    grad: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, weights: torch.Size, kernel_size: int, **outputs: Any
+) -> int:
+    """Four such products: of the weights, and of q, k and v."""
+    return 8 * q.numel() * kernel_size**2
+
+
+def native_attention(
+    q: Float[Tensor, "B H W N D"], k: Float[Tensor, "B H W N D"], v: Float[Tensor, "B H W N D"], kernel_size: int
+) -> Float[Tensor, "B H W N D"]:
+    """Attend from each token to the `kernel_size` x `kernel_size` tokens around it, moved inwards at borders.
+
+    The same bits come out for any number of threads, and for an image alone or in a batch.
+
+    Args:
+        q, k: queries and keys on the CPU; logits are their plain products. They may be views.
+        v: values.
+        kernel_size: odd, and no larger than the grid.
+
+    Returns:
+        What each query attended to, in the dtype of v. Differentiable once: a second derivative raises RuntimeError.
+
+    Raises:
+        ValueError: the kernel is even, or larger than the grid; or q, k and v differ in shape.
+        RuntimeError: there is no compiled program here; `unavailable` says why.
+    """
+    _, height, width, _, _ = q.shape
+    if kernel_size % 2 == 0 or kernel_size > min(height, width):
+        raise ValueError(
+            f"kernel_size = {kernel_size} on a grid of {height}x{width}: expected an odd number up to the smaller side"
+        )
+    if not q.shape == k.shape == v.shape:
+        raise ValueError(f"q, k and v have shapes {[tuple(x.shape) for x in (q, k, v)]}: expected the same")
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    return torch.ops.hdit.native_attention(q, k, v, kernel_size, keep)[0]

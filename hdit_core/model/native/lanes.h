@@ -1,0 +1,88 @@
+// Vectors of numbers by the extensions of GCC and Clang: their types, loads and stores, exp, and the transpose.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+using Real = REAL;  // float or double, from the command line
+using Integer = std::conditional_t<sizeof(Real) == 4, uint32_t, uint64_t>;
+
+#if defined(__AVX512F__)
+constexpr int VECTOR_BYTES = 64;
+#elif defined(__AVX__)
+constexpr int VECTOR_BYTES = 32;
+#else
+constexpr int VECTOR_BYTES = 16;
+#endif
+constexpr int LANES = VECTOR_BYTES / sizeof(Real);
+constexpr bool MANY_REGISTERS = VECTOR_BYTES == 64;  // 32 of them, else 16 (or 32 on ARM)
+
+template <int N> struct Lanes {
+    typedef Real vector __attribute__((vector_size(N * sizeof(Real))));
+};
+template <int N> using Vector = typename Lanes<N>::vector;
+using Wide = Vector<LANES>;
+typedef Integer WideInteger __attribute__((vector_size(VECTOR_BYTES)));
+
+template <int N = LANES> inline Vector<N> load(const Real* from) {
+    Vector<N> vector;
+    std::memcpy(&vector, from, sizeof vector);  // the way to say: not aligned
+    return vector;
+}
+
+template <int N = LANES> inline void store(Real* to, Vector<N> vector) { std::memcpy(to, &vector, sizeof vector); }
+
+template <int N = LANES> inline Vector<N> spread(Real number) { return number - Vector<N>{}; }
+
+inline Wide larger(Wide a, Wide b) { return a > b ? a : b; }
+
+// exp(x) for x <= 0, to the last bits; what would be smaller than the smallest normal number is that number.
+inline Wide exponential(Wide x) {
+    if constexpr (sizeof(Real) == 8) {
+        for (int lane = 0; lane < LANES; lane++) x[lane] = std::exp(x[lane]);
+        return x;
+    } else {
+        // exp(x) = 2^n exp(r) with |r| <= ln(2)/2; adding and taking off 1.5 2^23 rounds to a whole number
+        const Wide least = spread(-87.3f), magic = spread(12582912.0f);
+        x = x < least ? least : x;
+        const Wide shifted = x * spread(1.44269504f) + magic;
+        const Wide n = shifted - magic;
+        const Wide r = (x - n * spread(0.693359375f)) + n * spread(2.12194440e-4f);  // ln 2 in two parts
+        Wide series = spread(1.0f / 5040);
+        for (float factor : {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f})
+            series = series * r + spread(factor);
+        WideInteger bits;
+        std::memcpy(&bits, &shifted, sizeof bits);
+        bits = (bits + 127) << 23;  // its low bits are n; a number's exponent is kept with 127 added
+        Wide power;
+        std::memcpy(&power, &bits, sizeof power);
+        return series * power;  // a product, so that what is not a number stays none
+    }
+}
+
+// The first halves of two vectors, number by number in turn (or the second halves, for offset = LANES / 2).
+template <int OFFSET, int... I> inline Wide riffle(Wide a, Wide b, std::integer_sequence<int, I...>) {
+#if defined(__clang__)
+    return __builtin_shufflevector(a, b, (OFFSET + I / 2 + I % 2 * LANES)...);
+#else
+    return __builtin_shuffle(a, b, WideInteger{(OFFSET + I / 2 + I % 2 * LANES)...});
+#endif
+}
+
+// Transpose a square: riffling the upper half of its rows with the lower half, once per bit of LANES.
+inline void transpose(Wide (&rows)[LANES]) {
+    constexpr auto order = std::make_integer_sequence<int, LANES>();
+    for (int pass = 1; pass < LANES; pass *= 2) {
+        Wide mixed[LANES];
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES / 2; i++) {
+            mixed[2 * i] = riffle<0>(rows[i], rows[i + LANES / 2], order);
+            mixed[2 * i + 1] = riffle<LANES / 2>(rows[i], rows[i + LANES / 2], order);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++) rows[i] = mixed[i];
+    }
+}

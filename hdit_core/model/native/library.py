@@ -1,0 +1,75 @@
+"""The compiled program seen from Python: tensors go in as pointers and strides. The interpreter's lock is let go."""
+
+import ctypes
+import os
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from hdit_core.files import cache_folder
+from hdit_core.model.native.compiler import CompileError, library_path
+
+NAMES = {torch.float32: "float", torch.float64: "double"}
+
+
+class View(ctypes.Structure):
+    """A tensor [B, H, W, N, D] whose features lie side by side; strides in numbers."""
+
+    _fields_ = (("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("batch", "row", "column", "head")))
+
+
+class Shape(ctypes.Structure):
+    """The sizes of a call."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_int64) for name in ("batch", "height", "width", "heads", "features", "kernel_size")
+    )
+
+
+def view(x: Tensor) -> View:
+    """Return a tensor as the library takes it."""
+    batch, row, column, head, _ = x.stride()
+    return View(x.data_ptr(), batch, row, column, head)
+
+
+class Library:
+    """The functions of one compiled library.
+
+    Attributes:
+        lanes: how many queries lie side by side in the weights that are kept for the backward pass.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._library = ctypes.CDLL(path)
+        self.lanes = int(self._library.hdit_lanes())
+
+    def forward(self, inputs: list[Tensor], kernel_size: int, out: Tensor, weights: Tensor | None) -> None:
+        """Write what each query attends to, and the weights where they are kept; `inputs` are q, k and v."""
+        kept = ctypes.c_void_p(None if weights is None else weights.data_ptr())
+        self._run("hdit_forward", inputs[0], kernel_size, [view(x) for x in (*inputs, out)], kept)
+
+    def backward(
+        self, inputs: list[Tensor], weights: Tensor, grad_logits: Tensor, kernel_size: int, grads: list[Tensor]
+    ) -> None:
+        """Write the gradients of q, k and v; `inputs` are these and the output's gradient."""
+        pointers = [ctypes.c_void_p(x.data_ptr()) for x in (weights, grad_logits)]
+        views = (View * 3)(*(view(x) for x in grads))
+        self._run("hdit_backward", inputs[0], kernel_size, [view(x) for x in inputs], *pointers, ctypes.byref(views))
+
+    def _run(self, name: str, q: Tensor, kernel_size: int, views: list[View], *more: object) -> None:
+        shape = Shape(*q.shape, kernel_size)
+        pointers = [ctypes.byref(x) for x in (shape, *views)]
+        if getattr(self._library, name)(*pointers, *more, torch.get_num_threads()) != 0:
+            raise MemoryError(f"neighborhood attention: no memory for the scratch of {torch.get_num_threads()} threads")
+
+
+@lru_cache(maxsize=len(NAMES))
+def load(dtype: torch.dtype) -> Library | str:
+    """Return the library for float32 or float64, compiled when need be, or the reason why there is none."""
+    if os.name != "posix":
+        return f"it is compiled on POSIX systems only, and this is {os.name}"
+    try:
+        return Library(str(library_path(NAMES[dtype], cache_folder() / "native")))
+    except (CompileError, OSError) as problem:
+        return str(problem)

@@ -1,0 +1,155 @@
+// Products of neighbouring queries with the keys of their windows; lanes are queries, so no lane is wasted.
+//
+// Of a row of keys, laid out feature by feature, a vector that begins at key x + c holds for each of the queries
+// x ... x + LANES - 1 the c-th key of its window. At borders, where windows do not move on with their queries, such
+// lanes get the right key put in.
+#pragma once
+
+#include "grid.h"
+
+constexpr int ROWS = MANY_REGISTERS ? 3 : 2;     // rows of queries that share the loads of a row of keys
+constexpr int COLUMNS = MANY_REGISTERS ? 7 : 5;  // columns of keys at a time; ROWS x COLUMNS sums stay in registers
+
+// Lay out a row of tokens [width, features] as [features, stride]: where x went, x + 1 lies beside it.
+inline void lay_out(const Real* from, Index step, Index width, Index features, Real* to, Index stride) {
+    Index x = 0;
+    for (; x + LANES <= width; x += LANES)
+        for (Index d = 0; d < features;) {
+            if (d + LANES > features && features < LANES) break;
+            d = std::min(d, features - LANES);  // the last square may overlap the one before
+            Wide square[LANES];
+            for (int i = 0; i < LANES; i++) square[i] = load(from + (x + i) * step + d);
+            transpose(square);
+            for (int i = 0; i < LANES; i++) store(to + (d + i) * stride + x, square[i]);
+            d += LANES;
+        }
+    for (Index rest = features < LANES ? 0 : x; rest < width; rest++)
+        for (Index d = 0; d < features; d++) to[d * stride + rest] = from[rest * step + d];
+}
+
+// Which lanes of a block of queries have their window at the left or at the right border of the grid.
+struct Border {
+    WideInteger left, right;
+    bool any;
+
+    Border(const Axis& axis, Index x) : left{}, right{}, any(false) {
+        for (int lane = 0; lane < LANES; lane++) {
+            const Index query = x + lane, linear = query - axis.kernel / 2;
+            left[lane] = linear < 0 ? -1 : 0;
+            right[lane] = linear > axis.size - axis.kernel ? -1 : 0;
+            any |= left[lane] || right[lane];
+        }
+    }
+};
+
+struct Products {
+    const Real* queries;  // [rows, features, LANES]
+    const Real* keys;     // [features, stride]: at key x - kernel / 2 + column
+    const Real* leftmost;   // at key 0 + column
+    const Real* rightmost;  // at key width - kernel + column
+    Index features, stride;
+    const Border* border;
+    Real* out[ROWS];  // of each row of queries: [columns, LANES]
+};
+
+template <int R, int C, bool BORDER> void multiply(const Products& p) {
+    Wide sums[R][C] = {};
+    for (Index d = 0; d < p.features; d++) {
+        Wide query[R];
+#pragma GCC unroll 8
+        for (int r = 0; r < R; r++) query[r] = load(p.queries + (r * p.features + d) * LANES);
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++) {
+            Wide key = load(p.keys + d * p.stride + c);
+            if (BORDER) {
+                key = p.border->left ? spread(p.leftmost[d * p.stride + c]) : key;
+                key = p.border->right ? spread(p.rightmost[d * p.stride + c]) : key;
+            }
+#pragma GCC unroll 8
+            for (int r = 0; r < R; r++) sums[r][c] += query[r] * key;
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+        for (int c = 0; c < C; c++) store(p.out[r] + c * LANES, sums[r][c]);
+}
+
+template <int R, int C> void multiply(const Products& p, int columns) {
+    if (columns < C) {
+        if constexpr (C > 1) multiply<R, C - 1>(p, columns);
+    } else if (p.border->any) {
+        multiply<R, C, true>(p);
+    } else {
+        multiply<R, C, false>(p);
+    }
+}
+
+template <int R = ROWS> void multiply(const Products& p, int rows, int columns) {
+    if (rows < R) {
+        if constexpr (R > 1) multiply<R - 1>(p, rows, columns);
+    } else {
+        multiply<R, COLUMNS>(p, columns);
+    }
+}
+
+// Products of up to ROWS rows of queries with all keys of their windows, over a band of rows of one head.
+class Band {
+  public:
+    static Index scratch(const Shape& s) {
+        return (s.kernel + ROWS - 1) * s.features * stride(s) + ROWS * s.features * LANES;
+    }
+
+    Band(const Shape& shape, const View& queries, const View& keys, Index b, Index n, Real* scratch)
+        : s(shape), queries(queries), keys(keys), b(b), n(n), ring(scratch),
+          block(scratch + (s.kernel + ROWS - 1) * s.features * stride(s)), rows{s.height, s.kernel},
+          columns{s.width, s.kernel} {}
+
+    // The products of rows y ... y + count - 1 of queries: out[r] is [blocks, kernel^2, LANES]. Call it going down.
+    void products(Index y, int count, Real* const* out) {
+        const Index top = rows.start(y), bottom = rows.start(y + count - 1) + s.kernel;
+        for (laid = std::max(laid, top); laid < bottom; laid++)
+            lay_out(keys.at(b, n, laid), keys.column, s.width, s.features, slot(laid) + s.kernel / 2, stride(s));
+        for (Index x = 0; x < s.width; x += LANES) {
+            for (int r = 0; r < count; r++) {
+                const Real* from = queries.at(b, n, y + r) + x * queries.column;
+                lay_out(from, queries.column, std::min<Index>(LANES, s.width - x), s.features,
+                        block + r * s.features * LANES, LANES);
+            }
+            const Border border(columns, x);
+            for (Index key = top; key < bottom; key++) products_with(key, y, count, x, border, out);
+        }
+    }
+
+  private:
+    const Shape& s;
+    const View &queries, &keys;
+    Index b, n, laid = 0;
+    Real *ring, *block;
+    Axis rows, columns;
+
+    static Index stride(const Shape& s) { return s.blocks() * LANES + (s.kernel + LANES - 1) / LANES * LANES; }
+    Real* slot(Index key) { return ring + key % (s.kernel + ROWS - 1) * s.features * stride(s); }
+
+    // The products of a block of columns with one row of keys, for those rows of queries that see it.
+    void products_with(Index key, Index y, int count, Index x, const Border& border, Real* const* out) {
+        int from = 0, to = count;
+        while (rows.start(y + from) + s.kernel <= key) from++;
+        while (rows.start(y + to - 1) > key) to--;
+        if (from >= to) return;
+        const Real* keys = slot(key);
+        Products p{block + from * s.features * LANES, 0, 0, 0, s.features, stride(s), &border, {}};
+        const Index chunks = (s.kernel + COLUMNS - 1) / COLUMNS;
+        for (Index chunk = 0; chunk < chunks; chunk++) {
+            const Index column = s.kernel * chunk / chunks, end = s.kernel * (chunk + 1) / chunks;
+            p.keys = keys + x + column;
+            p.leftmost = keys + s.kernel / 2 + column;
+            p.rightmost = p.leftmost + s.width - s.kernel;
+            for (int r = from; r < to; r++) {
+                const Index first = (key - rows.start(y + r)) * s.kernel + column;
+                p.out[r - from] = out[r] + (x / LANES * s.window() + first) * LANES;
+            }
+            multiply(p, to - from, end - column);
+        }
+    }
+};
