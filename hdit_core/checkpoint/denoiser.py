@@ -15,6 +15,7 @@ from hdit_core.checkpoint.tensors import Tensors, read_tensors
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import CheckpointError, RecipeError
 from hdit_core.model.hourglass import HourglassTransformer
+from hdit_core.recipe.model import AttentionBackend
 from hdit_core.recipe.read import check_recipe
 from hdit_core.recipe.run import Recipe
 
@@ -26,6 +27,7 @@ def load_denoiser(
     weights: Weights = "ema",
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    attention_backend: AttentionBackend = "auto",
 ) -> Denoiser:
     """Load a denoiser, ready to be called: `denoiser(x, sigma, class_ids, augment_cond, mapping_cond)`.
 
@@ -35,11 +37,16 @@ def load_denoiser(
         weights: of a run or a checkpoint, the averaged weights or the raw ones; a single file has only its own.
         device: where the network goes.
         dtype: of the network's parameters and buffers; default as they were saved.
+        attention_backend: who computes neighborhood attention. Not the recipe's, which was chosen for the machine that
+            trained.
 
     Raises:
         CheckpointError: there is nothing at the path, or it is damaged, or not what it says it is.
     """
     recipe, state = read_weights(Path(path), weights)
+    recipe = recipe.model_copy(
+        update={"model": recipe.model.model_copy(update={"attention_backend": attention_backend})}
+    )
     return build_denoiser(recipe, state, str(path)).to(device=device, dtype=dtype).eval().requires_grad_(False)
 
 

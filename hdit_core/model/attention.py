@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from hdit_core.model.neighborhood import neighborhood_attention
 from hdit_core.model.window import shifted_window_attention
-from hdit_core.recipe.model import LevelRecipe
+from hdit_core.recipe.model import AttentionBackend, LevelRecipe
 
 Operator = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -29,18 +29,19 @@ def global_attention(
     return rearrange(attended, "b n (h w) d -> b h w n d", h=height, w=width)
 
 
-def attention_operator(level: LevelRecipe, layer: int) -> Operator | None:
+def attention_operator(level: LevelRecipe, layer: int, backend: AttentionBackend = "auto") -> Operator | None:
     """Return the operator of a level's layer, None where the level has no attention.
 
     Args:
         level: the level's recipe.
         layer: the layer's place in its level; the way up goes on counting where the way down ended. Shifted windows
             are shifted, by half a window, in odd layers.
+        backend: who computes neighborhood attention; "auto": the best on the device of the tensors.
     """
     shift = level.window_size // 2 if layer % 2 else 0
     operators: dict[str, Operator | None] = {
         "global": global_attention,
-        "neighborhood": partial(neighborhood_attention, kernel_size=level.kernel_size),
+        "neighborhood": partial(neighborhood_attention, kernel_size=level.kernel_size, backend=backend),
         "shifted-window": partial(shifted_window_attention, window_size=level.window_size, shift=shift),
         "none": None,
     }

@@ -17,9 +17,10 @@ from hdit_core.randomness import stream
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
 
-def transformer_layer(level: LevelRecipe, mapping_width: int, place: int) -> TransformerLayer:
+def transformer_layer(level: LevelRecipe, recipe: ModelRecipe, place: int) -> TransformerLayer:
     """Build one layer of a level; `place` counts from 0 on the way down and goes on on the way up."""
-    operator = attention_operator(level, place)
+    mapping_width = recipe.mapping_width
+    operator = attention_operator(level, place, recipe.attention_backend)
     attention = operator and AttentionBlock(level.width, mapping_width, level.head_dim, operator, level.dropout)
     return TransformerLayer(attention, FeedForwardBlock(level.width, mapping_width, level.hidden, level.dropout))
 
@@ -36,7 +37,6 @@ class HourglassTransformer(nn.Module):
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
         *outer, inner = recipe.levels
-        mapping_width = recipe.mapping_width
         widths = [level.width for level in recipe.levels]
         self.recipe = recipe
         self.activation_checkpointing = False
@@ -50,11 +50,11 @@ class HourglassTransformer(nn.Module):
             }
         )
         self.patch_in = TokenMerge(recipe.channels, widths[0], recipe.patch_size)
-        self.down = nn.ModuleList(_layers(level, mapping_width, 0) for level in outer)
+        self.down = nn.ModuleList(_layers(level, recipe, 0) for level in outer)
         self.merges = nn.ModuleList(TokenMerge(widths[i], widths[i + 1], (2, 2)) for i in range(len(outer)))
-        self.middle = _layers(inner, mapping_width, 0)
+        self.middle = _layers(inner, recipe, 0)
         self.splits = nn.ModuleList(SkipSplit(widths[i + 1], widths[i]) for i in range(len(outer)))
-        self.up = nn.ModuleList(_layers(level, mapping_width, level.depth) for level in outer)
+        self.up = nn.ModuleList(_layers(level, recipe, level.depth) for level in outer)
         self.out_norm = RMSNorm(widths[0])
         self.patch_out = TokenSplit(widths[0], recipe.channels, recipe.patch_size, constant(0.0))
 
@@ -127,8 +127,8 @@ class HourglassTransformer(nn.Module):
             raise ValueError(f"images of {height}x{width} do not fit the network: {': '.join(problems[0])}")
 
 
-def _layers(level: LevelRecipe, mapping_width: int, first: int) -> nn.ModuleList:
-    return nn.ModuleList(transformer_layer(level, mapping_width, first + i) for i in range(level.depth))
+def _layers(level: LevelRecipe, recipe: ModelRecipe, first: int) -> nn.ModuleList:
+    return nn.ModuleList(transformer_layer(level, recipe, first + i) for i in range(level.depth))
 
 
 @torch.no_grad()

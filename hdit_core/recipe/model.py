@@ -8,6 +8,7 @@ from pydantic import Field
 from hdit_core.recipe.table import Listed, NonNegativeInt, Pair, PositiveInt, Probability, Problem, Table
 
 Attention = Literal["global", "neighborhood", "shifted-window", "none"]
+AttentionBackend = Literal["auto", "native", "natten", "flex", "tiled"]
 
 
 class LevelRecipe(Table):
@@ -58,6 +59,9 @@ class ModelRecipe(Table):
     mapping_d_ff: PositiveInt | None = Field(None, description="default 3 x mapping_width")
     mapping_dropout: Probability = 0.0
     mapping_cond_dim: NonNegativeInt = Field(0, description="length of an extra conditioning vector, 0: none")
+    attention_backend: AttentionBackend = Field(
+        "auto", description="who computes neighborhood attention; weights do not depend on it"
+    )
 
     @property
     def mapping_hidden(self) -> int:

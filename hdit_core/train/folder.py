@@ -21,6 +21,7 @@ LOCK = ".lock"
 MAY_CHANGE = (
     "data.path",
     "data.workers",
+    "model.attention_backend",
     "train.num_images",
     "train.micro_batch_size",
     "train.compile",

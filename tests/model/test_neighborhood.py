@@ -4,7 +4,8 @@ import pytest
 import torch
 from einops import rearrange
 
-from hdit_core.model.neighborhood import Axis, cut, neighborhood_attention
+from hdit_core.model.neighborhood import neighborhood_attention
+from hdit_core.model.tiling import Axis, cut
 
 CASES = [  # batch, height, width, heads, features, kernel
     (2, 7, 9, 3, 8, 3),
@@ -148,7 +149,7 @@ def test_a_second_derivative_is_refused_aloud():
     q, k, v, _ = random_qkv(1, 6, 9, 1, 8)
     q.requires_grad_()
     (grad,) = torch.autograd.grad(neighborhood_attention(q, k, v, 3).square().sum(), q, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
+    with pytest.raises(RuntimeError, match="no autograd formula"):
         grad.sum().backward()
 
 

@@ -1,0 +1,33 @@
+"""Where attention is to be computed: what decides which of its implementations can."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Place:
+    """A device, and the kind of tensors that it is given.
+
+    Attributes:
+        dtype: of queries, keys and values.
+        head_dim: features per head.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    head_dim: int
+
+    @property
+    def device_name(self) -> str:
+        """What a user calls the device: CPU, MPS, or CUDA with its compute capability."""
+        if self.device.type != "cuda":
+            return self.device.type.upper()
+        if torch.version.hip:
+            return "ROCm"
+        return "CUDA {}.{}".format(*torch.cuda.get_device_capability(self.device))
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype as recipes write it: float32, bfloat16, ..."""
+        return str(self.dtype).removeprefix("torch.")

@@ -1,0 +1,109 @@
+"""Neighborhood attention in plain PyTorch, for every device and dtype: the base that all others are held against.
+
+Per tile of queries (see `tiling.py`) that is one product, a mask, a softmax and a second product; memory is O(tokens).
+The backward pass is written out, since autograd's own for overlapping halos scatters number by number.
+
+Both passes are operators of torch's library: `torch.compile` takes each as a whole, and never sees how its mask is made
+(inductor crashes on that).
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hdit_core.model.norm import wide
+from hdit_core.model.place import Place
+from hdit_core.model.tiling import Axis, cut, from_halos, from_tiles, tile_mask, to_halos, to_tiles
+
+TILE = (4, 8)  # rows and columns of queries; measured best among 2..16 for kernels of 5 to 9
+
+
+def unavailable(place: Place) -> str | None:
+    """Return what keeps it from running there: nothing ever does."""
+    return None
+
+
+def describe(place: Place) -> str:
+    """Return its name for the log."""
+    return f"tiled ({place.device_name})"
+
+
+def cut_grid(x: Tensor, kernel_size: int) -> tuple[Axis, Axis]:
+    """Return how the rows and the columns of a `[B, H, W, N, D]` tensor are cut."""
+    return cut(x.shape[1], kernel_size, TILE[0]), cut(x.shape[2], kernel_size, TILE[1])
+
+
+@torch.library.custom_op("hdit::tiled_attention", mutates_args=())
+def _forward(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
+    """Return what each query attended to, and the weights, which the backward pass needs."""
+    rows, columns = cut_grid(q, kernel_size)
+    heads, high = q.shape[3], wide(q.dtype)
+    with torch.autocast(q.device.type, enabled=False):
+        queries = to_tiles(q.to(high), rows, columns)
+        keys, values = (to_halos(x.to(high), rows, columns) for x in (k, v))
+        mask = tile_mask(rows, columns, kernel_size, high, q.device)
+        logits = mask.repeat(len(queries) // len(mask), 1, 1).baddbmm_(queries, keys.mT)
+        weights = logits.softmax(-1)
+        return from_tiles(weights @ values, rows, columns, heads).to(v.dtype), weights
+
+
+@torch.library.custom_op("hdit::tiled_attention_backward", mutates_args=())
+def _backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, weights: Tensor, kernel_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    rows, columns = cut_grid(q, kernel_size)
+    heads, high = q.shape[3], weights.dtype
+    with torch.autocast(q.device.type, enabled=False):
+        grads = to_tiles(grad.to(high), rows, columns)
+        d_values = weights.mT @ grads
+        d_weights = grads @ to_halos(v.to(high), rows, columns).mT
+        d_logits = torch._softmax_backward_data(d_weights, weights, -1, high)
+        d_queries = d_logits @ to_halos(k.to(high), rows, columns)
+        d_keys = d_logits.mT @ to_tiles(q.to(high), rows, columns)
+        d_q = from_tiles(d_queries, rows, columns, heads).to(q.dtype)
+        d_k, d_v = (from_halos(x, rows, columns, heads).to(q.dtype) for x in (d_keys, d_values))
+        return d_q, d_k, d_v
+
+
+@_forward.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
+    rows, columns = cut_grid(q, kernel_size)
+    tiles = q.shape[0] * q.shape[3] * rows.tiles * columns.tiles
+    weights = q.new_empty(tiles, rows.tile * columns.tile, rows.halo * columns.halo, dtype=wide(q.dtype))
+    return v.new_empty(v.shape), weights
+
+
+@_backward.register_fake
+def _(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, weights: Tensor, kernel_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    q, k, v, ctx.kernel_size = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(q, k, v, output[1])
+
+
+def _gradients(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return None, None, None, None
+    return *_backward(grad, *ctx.saved_tensors, ctx.kernel_size), None
+
+
+_forward.register_autograd(_gradients, setup_context=_remember)
+
+
+def tiled_attention(
+    q: Float[Tensor, "B H W N D"], k: Float[Tensor, "B H W N D"], v: Float[Tensor, "B H W N D"], kernel_size: int
+) -> Float[Tensor, "B H W N D"]:
+    """Attend as `neighborhood_attention` says; the arguments are already checked.
+
+    Computed in float32 at least: 16-bit logits of 10 are off by a percent. A second derivative raises RuntimeError.
+    """
+    attended, _ = _forward(q, k, v, kernel_size)
+    return attended
