@@ -1,24 +1,25 @@
 """Archives as sources: zip and tar (plain or compressed), read member by member and never unpacked to disk.
 
 Members of a zip or a plain tar come sorted by name, as a folder's files do, so that a folder and its archive give the
-same data set. A compressed tar can only be read from front to back: its members come as they lie.
+same data set. A compressed tar can only be read from front to back: its members come as they lie. A tar inside a tar is
+a folder of its name, as in ImageNet's `ILSVRC2012_img_train.tar`.
 """
 
 import bz2
 import gzip
 import lzma
 import stat
-import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from io import BufferedIOBase
 from pathlib import Path
 
 from hdit_core.data.folder import size_problem
 from hdit_core.data.manifest import Channels
 from hdit_core.data.source import Entry, Source
+from hdit_core.data.tar_members import Member, members
 from hdit_core.errors import DataError
 
 # How a file begins: what opens it. Anything else is read as it is.
@@ -28,7 +29,11 @@ _OPENERS: dict[bytes, Callable[[Path], BufferedIOBase]] = {
     b"\xfd7zXZ\x00": lzma.LZMAFile,
 }
 
-_DAMAGE = (tarfile.TarError, OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
+_MOST_EXPANSION = 200  # images are compressed already; a file of zeros shrinks to a thousandth
+_ALWAYS_ALLOWED_BYTES = 1 << 30
+
+TAR_DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
+"""What reading a damaged tar raises."""
 
 
 class ZipSource:
@@ -78,30 +83,45 @@ class ZipSource:
         return content
 
 
-@dataclass(frozen=True, slots=True)
-class _Member:
-    offset: int  # of its content, in the uncompressed tar
-    entry: Entry
+class TarFile:
+    """A tar, plain or compressed, opened for reading from front to back."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            head = file.read(6)
+        opener = next((opener for magic, opener in _OPENERS.items() if head.startswith(magic)), None)
+        self.is_compressed = opener is not None
+        self.file: BufferedIOBase = opener(path) if opener else path.open("rb")
+
+    def members(self) -> Iterator[Member]:
+        """Yield the members, those of a tar in it under its name.
+
+        Raises:
+            One of TAR_DAMAGE: it is no tar, damaged, or expands without end.
+        """
+        end = _ALWAYS_ALLOWED_BYTES + _MOST_EXPANSION * self.path.stat().st_size if self.is_compressed else 1 << 62
+        for member in members(self.file, end=end):
+            if member.problem is None and member.name.endswith(".tar"):
+                yield from self._inner(member)
+            else:
+                yield member
+
+    def _inner(self, outer: Member) -> Iterator[Member]:
+        folder = outer.name.removesuffix(".tar")
+        for member in members(self.file, outer.offset, outer.offset + outer.size_bytes):
+            yield replace(member, name=f"{folder}/{member.name}")
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        """Return a content; the next one asked for should lie behind it."""
+        self.file.seek(offset)
+        return self.file.read(size_bytes)
 
 
-def _members(tar: tarfile.TarFile) -> Iterator[_Member]:
-    """Yield every member but folders, and forget each: a tar of a million images must not fill the memory."""
-    while (member := tar.next()) is not None:
-        tar.members.clear()  # type: ignore[attr-defined]
-        if member.isdir():
-            continue
-        regular = member.isreg() and not member.issparse()
-        problem = size_problem(member.size) if regular else "not a regular file of the archive"
-        yield _Member(member.offset_data, Entry(member.name, member.size, int(member.mtime), problem))
-
-
-def _check_end(file: BufferedIOBase, end: int) -> None:
-    """Raise where a tar ends without its mark of 512 zeros: Python takes a damaged header for the end."""
-    file.seek(end)
-    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise tarfile.ReadError(f"no end mark at byte {end:,}")
-    while file.read(1 << 20):  # a compressed file carries its checksum at the end
-        pass
+def entry_of(member: Member) -> Entry:
+    """Return a member of a tar as an entry."""
+    problem = member.problem or size_problem(member.size_bytes)
+    return Entry(member.name, member.size_bytes, member.changed_at, problem)
 
 
 class TarSource:
@@ -118,24 +138,19 @@ class TarSource:
             DataError: it is neither a zip nor a tar, or cut short.
         """
         self.name = path.name
-        with path.open("rb") as file:
-            head = file.read(6)
-        opener = next((opener for magic, opener in _OPENERS.items() if head.startswith(magic)), None)
-        self._file = opener(path) if opener else path.open("rb")
+        self._tar = TarFile(path)
         try:
-            with tarfile.open(fileobj=self._file, mode="r:") as tar:
-                members = list(_members(tar))
-                _check_end(self._file, tar.offset)
-        except _DAMAGE as problem:
+            members = list(self._tar.members())
+        except TAR_DAMAGE as problem:
             raise DataError(f"{path}: not a whole zip or tar archive ({problem}); copy or download it again") from None
-        self._members = members if opener else sorted(members, key=lambda member: member.entry.name)
-        self.entries = [member.entry for member in self._members]
+        if not self._tar.is_compressed:
+            members.sort(key=lambda member: member.name)
+        self._offsets = [member.offset for member in members]
+        self.entries = [entry_of(member) for member in members]
 
     def fetch(self, number: int) -> bytes:
         """Return the content of a member."""
-        member = self._members[number]
-        self._file.seek(member.offset)
-        return self._file.read(member.entry.size_bytes)
+        return self._tar.read(self._offsets[number], self.entries[number].size_bytes)
 
 
 def open_archive(path: Path) -> Source:
