@@ -5,26 +5,27 @@ class is dropped, its place within the stratum of noise levels and its noise dep
 workers, ranks and micro-batches change no bit.
 """
 
-import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, Int64
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from hdit_core.data.augment import augment
 from hdit_core.data.order import images_at
 from hdit_core.data.reader import ImageReader
+from hdit_core.data.workers import read_in_workers
 from hdit_core.errors import DataError, HditError
 from hdit_core.images import from_uint8
 from hdit_core.randomness import normal, uniform
 
-TIMEOUT_S = 600.0
-"""A worker that has not read one micro-batch in this time hangs, on a dead disk for instance."""
+NETWORK_INPUTS = ("images", "class_ids", "augment_cond", "noise")
+"""What goes to the device. Noise levels are worked out of the rest on the CPU, in float64, which MPS does not have."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +40,17 @@ class Batch:
     uniform: Float64[Tensor, " B"]  # in [0, 1), the place within the stratum of noise levels
 
     def to(self, device: torch.device | str) -> "Batch":
-        """Return the batch on a device."""
-        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+        """Return the batch with what the network takes on a device."""
+        return self._with(NETWORK_INPUTS, lambda tensor: tensor.to(device, non_blocking=True))
 
     def pin_memory(self) -> "Batch":
-        """Return the batch in page-locked memory; DataLoader calls this."""
-        return self._each(Tensor.pin_memory)
+        """Return the batch with the same in page-locked memory; DataLoader calls this."""
+        return self._with(NETWORK_INPUTS, Tensor.pin_memory)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        tensors: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
-        changed: dict[str, Any] = {name: value if value is None else change(value) for name, value in tensors.items()}
-        return Batch(**changed)
+    def _with(self, names: Sequence[str], change: Callable[[Tensor], Tensor]) -> "Batch":
+        tensors = {name: getattr(self, name) for name in names}
+        changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items() if tensor is not None}
+        return replace(self, **changed)
 
 
 class TrainingImages(Dataset[Batch]):
@@ -111,52 +112,6 @@ def _check_classes(reader: ImageReader, num_classes: int) -> None:
         )
 
 
-def _unchanged(batch: Any) -> Any:
-    return batch
-
-
-def _failed_worker(problem: RuntimeError) -> DataError | None:
-    """Return what a broken DataLoader means, None where the error is another."""
-    text = str(problem)
-    if "killed by signal" in text or "exited unexpectedly" in text:
-        return DataError(
-            f"a process that reads images died (killed, out of memory?): {text.splitlines()[0]}; "
-            "run the same command again to go on, with fewer data.workers if memory is short"
-        )
-    if "timed out after" in text:
-        return DataError(
-            f"no batch was read within {TIMEOUT_S:.0f} s: is the disk or a process that reads images stuck?"
-        )
-    return None
-
-
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Ignore what asks a run to stop: a scheduler signals all processes, and the main one needs its workers to the end.
-
-    They end with it: by its word, or when they see that it is gone.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
-
-
-def _from_workers(images: TrainingImages, plan: Iterable[Sequence[int]], workers: int) -> Iterator[Batch | HditError]:
-    """Read in other processes, in the order of the plan."""
-    loader = DataLoader(
-        images,
-        batch_sampler=map(list, plan),
-        num_workers=workers,
-        collate_fn=_unchanged,
-        pin_memory=torch.cuda.is_available(),
-        timeout=TIMEOUT_S,
-        worker_init_fn=_leave_signals_to_the_main_process,
-        generator=torch.Generator(),  # else it draws from torch's own stream, which is the network's dropout
-    )
-    try:
-        yield from loader
-    except RuntimeError as problem:
-        raise _failed_worker(problem) or problem from None
-
-
 def load_batches(
     reader: ImageReader,
     plan: Iterable[Sequence[int]],
@@ -166,8 +121,8 @@ def load_batches(
     augment_prob: float = 0.0,
     class_dropout: float = 0.0,
     num_classes: int = 0,
-) -> Iterator[Batch]:
-    """Yield the batches of a run.
+) -> Generator[Batch, None, None]:
+    """Yield the batches of a run; closing the iterator ends the processes that read.
 
     Args:
         reader: the data set.
@@ -185,8 +140,9 @@ def load_batches(
     images = TrainingImages(
         reader, seed=seed, augment_prob=augment_prob, class_dropout=class_dropout, num_classes=num_classes
     )
-    batches = _from_workers(images, plan, workers) if workers else (images.__getitems__(list(each)) for each in plan)
-    for batch in batches:
-        if isinstance(batch, HditError):
-            raise batch
-        yield batch
+    batches = read_in_workers(images, plan, workers) if workers else (images.__getitems__(list(each)) for each in plan)
+    with closing(batches):  # a traceback of what is raised here would keep it, and its processes, alive
+        for batch in batches:
+            if isinstance(batch, HditError):
+                raise batch
+            yield batch

@@ -1,7 +1,8 @@
 """The training loop: step by step, with checkpoints and sample grids on the way, until the end or a request to stop."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from hdit_core.checkpoint.layout import checkpoint_folder, grid_file, stop_file
 from hdit_core.checkpoint.save import State, prune, save_checkpoint
 from hdit_core.data.batch import Batch, load_batches
 from hdit_core.data.reader import ImageReader
+from hdit_core.data.workers import naming_dead_workers
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import StoppedEarly
 from hdit_core.files import write_whole
@@ -72,9 +74,8 @@ class Trainer:
             CheckpointError: a checkpoint cannot be saved.
             HditError: the main rank failed, and this is another.
         """
-        with listen(stop_file(self._run)) as stop:
+        with listen(stop_file(self._run)) as stop, naming_dead_workers(), closing(self._load()) as loader:
             log = Log(self._run, self._state.step) if self._learner.world.is_main else None
-            loader = self._load()
             self._write_status("running")
             for step in steps(self._recipe.train, self._state.step, self._state.num_images):
                 self._take(step, loader, log)
@@ -84,10 +85,10 @@ class Trainer:
         self._write_status("done")
         return self._state
 
-    def _load(self) -> Iterator[Batch]:
+    def _load(self) -> Generator[Batch, None, None]:
         train, data = self._recipe.train, self._recipe.data
         left = steps(train, self._state.step, self._state.num_images)
-        return load_batches(
+        yield from load_batches(
             self._reader,
             (piece for step in left for piece in self._learner.pieces(step)),
             seed=train.seed,

@@ -1,15 +1,12 @@
 """Batches: a function of (seed, image number) and of nothing else."""
 
-import os
 import shutil
-import signal
 
 import numpy as np
 import pytest
 import torch
 from class_folders import write_pictures
 
-from hdit_core.data import batch as batch_module
 from hdit_core.data.batch import Batch, load_batches
 from hdit_core.data.order import image_at
 from hdit_core.data.prepare import PrepareSettings, prepare_data
@@ -106,11 +103,13 @@ def test_a_model_without_classes_gets_none(data_set):
     assert batch.to("cpu").class_ids is None
 
 
-def test_a_batch_moves_as_a_whole(data_set):
+def test_a_batch_moves_but_for_the_numbers_that_noise_levels_are_found_from_on_the_cpu(data_set):
     (batch,) = load(data_set, [range(4)])
     moved = batch.to("meta")
     assert isinstance(moved, Batch)
-    assert {getattr(moved, name).device.type for name in NAMES} == {"meta"}
+    kept = {name for name in NAMES if getattr(moved, name).device.type != "meta"}
+    assert kept == {"numbers", "uniform"}  # in 64 bits, which MPS does not have for floats
+    assert torch.equal(moved.uniform, batch.uniform) and torch.equal(moved.numbers, batch.numbers)
 
 
 def test_a_model_with_classes_refuses_images_without(tmp_path):
@@ -133,40 +132,6 @@ def test_damage_is_one_line_also_from_a_worker(data_set, tmp_path, workers):
     path.write_bytes(path.read_bytes().replace(b"IDAT", b"JDAT"))
     with pytest.raises(DataError, match=r"^[^\n]*shard-000001.tar: image [^\n]*damaged[^\n]*$"):
         load(copy, [range(23)], workers=workers)
-
-
-class DyingReader(ImageReader):
-    def read(self, index):
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-class StuckReader(ImageReader):
-    def read(self, index):
-        signal.pause()
-
-
-def test_a_killed_worker_is_reported(data_set):
-    with pytest.raises(
-        DataError, match=r"a process that reads images died .killed, out of memory\?.: .* run the same command"
-    ):
-        list(load_batches(DyingReader(data_set), [range(4)], seed=0, workers=1))
-
-
-def test_a_stuck_worker_is_reported(data_set, monkeypatch):
-    monkeypatch.setattr(batch_module, "TIMEOUT_S", 1.0)
-    with pytest.raises(
-        DataError, match=r"no batch was read within 1 s: is the disk or a process that reads images stuck"
-    ):
-        list(load_batches(StuckReader(data_set), [range(4)], seed=0, workers=1))
-
-
-def test_a_bug_in_a_worker_keeps_its_own_error(data_set):
-    class WrongReader(ImageReader):
-        def read(self, index):
-            raise RuntimeError("a bug")
-
-    with pytest.raises(RuntimeError, match="a bug"):
-        list(load_batches(WrongReader(data_set), [range(4)], seed=0, workers=1))
 
 
 def test_endless_plans_are_read_as_far_as_they_are_wanted(data_set):
