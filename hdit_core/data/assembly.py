@@ -1,147 +1,153 @@
-"""All inputs of a data set become its shards: what is done stays, the rest is converted, counted and written."""
+"""Pieces of the inputs become shards: what is done stays, the rest is converted, counted and written."""
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from itertools import chain, groupby
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
 
-from hdit_core.data.convert import Converted, Reject, Rules, Task, convert_all
-from hdit_core.data.journal import Journal, ShardRecord, shard_name
-from hdit_core.data.labels import Input
-from hdit_core.data.shard import Sample, ShardFile, write_shard
-from hdit_core.data.source import Source
+from hdit_core.data.buckets import ImageSize
+from hdit_core.data.convert import Converted, Reject, convert_all
+from hdit_core.data.duplicates import KnownImages
+from hdit_core.data.journal import Journal, PieceRecord, ShardRecord, shard_name
+from hdit_core.data.shard import Sample, ShardWriter, new_shard
+from hdit_core.data.tally import Tally
+from hdit_core.data.work import Work
 from hdit_core.errors import DataError
 
-Progress = Callable[[int, int, int], None]
-"""Called with inputs done, inputs in all, and rejects so far."""
+
+def _line(number: int, name: str, reason: str) -> str:
+    return json.dumps({"number": number, "name": name, "reason": reason})
 
 
-@dataclass(frozen=True)
-class Work:
-    """Everything that decides the result."""
+class _Piece:
+    """The shards of one piece of the inputs, one a size, while they are being written."""
 
-    source: Source
-    inputs: Sequence[Input]
-    classes: tuple[str, ...] | None
-    labels: Sequence[int]
-    rules: Rules
-    shard_size: int
+    def __init__(self, work: Work, folder: Path, number: int, known: KnownImages | None) -> None:
+        self.work, self.folder, self.number, self.known = work, folder, number, known
+        self.writers: dict[ImageSize, ShardWriter] = {}
+        self.rejects: list[str] = []
+        self.duplicates = 0
+        self.remarks: Counter[str] = Counter()
+        self.open_files = ExitStack()
 
-    @property
-    def num_shards(self) -> int:
-        return -(-len(self.inputs) // self.shard_size)
+    def _name(self, size: ImageSize) -> str:
+        return shard_name(self.number, size if self.work.rules.buckets else None)
 
-    def settings(self) -> dict[str, str | int]:
-        """What the manifest records beside the contents."""
-        background = "#{:02x}{:02x}{:02x}".format(*self.rules.background)
-        seed = {"seed": self.rules.seed} if self.rules.crop == "random" else {}
-        quality = {"quality": self.rules.quality} if self.rules.codec == "jpeg" else {}
-        return {
-            "crop": self.rules.crop,
-            "resize": self.rules.resize,
-            "background": background,
-            "shard_size": self.shard_size,
-            **seed,
-            **quality,
-        }
+    def reject(self, reject: Reject) -> str:
+        self.rejects.append(_line(reject.number, reject.name, reject.reason))
+        return self.rejects[-1]
 
-    def fingerprint(self) -> str:
-        """Return a hash of the names, sizes, times and classes of all inputs and of the settings."""
-        hashed = hashlib.sha256(
-            json.dumps([asdict(self.rules), self.settings(), self.source.kind, self.classes]).encode()
-        )
-        for number, one in enumerate(self.inputs):
-            entry = self.source.entries[number] if number < len(self.source.entries) else None
-            facts = (entry.size_bytes, entry.changed_at) if entry else ()
-            hashed.update(json.dumps([one.name, one.class_name, one.problem, *facts]).encode())
-        return hashed.hexdigest()
-
-    def task(self, number: int) -> Task:
-        """Return one input with its file."""
-        one = self.inputs[number]
-        return Task(number, one.name, self.labels[number], one.class_name, one.problem or self._content(number))
-
-    def _content(self, number: int) -> bytes | Path | str:
-        try:
-            return self.source.fetch(number)
-        except (OSError, ValueError) as problem:
-            return str(problem)
-
-
-def _reject_line(reject: Reject) -> str:
-    return json.dumps({"number": reject.number, "name": reject.name, "reason": reject.reason})
-
-
-class Tally:
-    """Counts inputs and rejects, reports them, and ends the run when there are too many of the latter."""
-
-    def __init__(self, total: int, limit: int, on_progress: Progress | None) -> None:
-        self.total, self.limit, self.on_progress = total, limit, on_progress
-        self.done = self.bad = 0
-
-    def add(self, inputs: int, rejects: Sequence[str]) -> None:
-        """Count what is done.
+    def _is_known(self, sample: Sample) -> bool:
+        """Return whether a sample is left out, because another data set has it.
 
         Raises:
-            DataError: more rejects than allowed.
+            DataError: another has it, and nothing was said of leaving it out.
         """
-        self.done += inputs
-        self.bad += len(rejects)
-        if self.bad > self.limit:
-            last = json.loads(rejects[-1])
+        where = self.known.find(sample.hashes) if self.known else None
+        if where is None:
+            return False
+        if not self.work.drop_duplicates:
             raise DataError(
-                f"more than {self.limit:,} of {self.total:,} inputs cannot be used, as --max-bad allows; the last: "
-                f"{last['name']}: {last['reason']}"
+                f"{sample.about['name']}: {where}, as --not-in forbids: a model that trains on what it is judged by "
+                "is judged too well; leave such images out with --drop-duplicates, or prepare them without --not-in"
             )
-        if self.on_progress:
-            self.on_progress(self.done, self.total, self.bad)
+        self.rejects.append(_line(sample.number, sample.about["name"], where))
+        self.duplicates += 1
+        return True
+
+    def add(self, converted: Converted) -> None:
+        sample = converted.sample
+        if self._is_known(sample):
+            return
+        if sample.size not in self.writers:
+            path = self.folder / self._name(sample.size)
+            self.writers[sample.size] = self.open_files.enter_context(new_shard(path))
+        self.writers[sample.size].add(sample)
+        self.remarks.update(converted.remarks)
+
+    def record(self) -> PieceRecord:
+        """Return what became of it, when the files are closed."""
+        return PieceRecord(
+            number=self.number,
+            inputs=len(self.work.inputs_of(self.number)),
+            shards=tuple(
+                ShardRecord.of(self._name(size), size, writer.written) for size, writer in sorted(self.writers.items())
+            ),
+            rejects=tuple(self.rejects),
+            duplicates=self.duplicates,
+            remarks=dict(sorted(self.remarks.items())),
+        )
 
 
-def _make_shard(folder: Path, number: int, results: Iterator[Converted | Reject], tally: Tally) -> ShardRecord:
-    """Write one shard from what became of its inputs."""
-    rejects: list[str] = []
-    remarks: Counter[str] = Counter()
-
-    def samples() -> Iterator[Sample]:
+def _make_piece(piece: _Piece, results: Iterator[Converted | Reject], tally: Tally) -> PieceRecord:
+    """Write the shards of one piece from what became of its inputs."""
+    with piece.open_files:
         for result in results:
             if isinstance(result, Reject):
-                rejects.append(_reject_line(result))
-                tally.add(1, rejects[-1:])
+                tally.add(1, 1, piece.reject(result))
             else:
-                remarks.update(result.remarks)
-                tally.add(1, ())
-                yield result.sample
-
-    stream = samples()
-    first = next(stream, None)
-    path = folder / shard_name(number)
-    file = ShardFile(0, 0, "", []) if first is None else write_shard(path, chain([first], stream))
-    return ShardRecord(
-        number=number,
-        bytes=file.bytes,
-        crc32=file.crc32,
-        sha256=file.sha256,
-        rows=tuple(file.rows),
-        rejects=tuple(rejects),
-        remarks=dict(sorted(remarks.items())),
-    )
+                piece.add(result)
+                tally.add(1)
+    return piece.record()
 
 
-def make_shards(work: Work, journal: Journal, workers: int, tally: Tally) -> list[ShardRecord]:
-    """Make the shards that are not done yet, and return the records of all."""
-    records = {number: record for number in range(work.num_shards) if (record := journal.finished(number))}
-    for record in records.values():
-        tally.add(len(record.rows) + len(record.rejects), record.rejects)
-    missing = (number for number in range(len(work.inputs)) if number // work.shard_size not in records)
-    results = convert_all(map(work.task, missing), work.rules, workers)
-    numbered = groupby(results, key=lambda result: _number(result) // work.shard_size)
-    for number, group in numbered:
-        records[number] = _make_shard(journal.folder, number, group, tally)
-        journal.add(records[number])
-    return [records[number] for number in sorted(records)]
+def _is_done(journal: Journal, number: int, tally: Tally) -> bool:
+    """Return whether a piece need not be made, and count it then."""
+    record = journal.finished(number)
+    if record is None:
+        return False
+    tally.add(record.inputs, len(record.rejects) - record.duplicates, record.rejects[-1] if record.rejects else "")
+    return True
+
+
+def make_pieces(
+    work: Work, journal: Journal, pieces: range, workers: int, tally: Tally, known: KnownImages | None = None
+) -> None:
+    """Make those of the pieces that are not done yet.
+
+    Args:
+        work: what to make of which inputs.
+        journal: where it is noted what is done.
+        pieces: their numbers.
+        workers: processes beside this one; 0 and 1 mean none.
+        tally: counts all of their inputs.
+        known: images that must not be among them.
+
+    Raises:
+        DataError: too many inputs are bad, one is known, or a process died.
+    """
+    missing = [number for number in pieces if not _is_done(journal, number, tally)]
+    inputs = (number for piece in missing for number in work.inputs_of(piece))
+    results = convert_all(map(work.task, inputs), work.rules, workers)
+    for number, group in groupby(results, key=lambda result: _number(result) // work.shard_size):
+        journal.add(_make_piece(_Piece(work, journal.folder, number, known), group, tally))
+
+
+def _whose(missing: Sequence[int], task_counts: set[int]) -> str:
+    """Return which tasks have something left to do, and how to have it done."""
+    counts = task_counts - {1}
+    if len(counts) != 1:
+        return "run the same command without --finish, which makes what is missing"
+    count = counts.pop()
+    tasks = sorted({number % count for number in missing})
+    shown = ", ".join(f"{task}/{count}" for task in tasks[:20]) + (", ..." if len(tasks) > 20 else "")
+    return f"run again: --task {shown}"
+
+
+def check_pieces(work: Work, journal: Journal, tally: Tally) -> None:
+    """Verify that all pieces are made, and every byte of them.
+
+    Raises:
+        DataError: some are missing or damaged; the message names the tasks whose they are.
+    """
+    missing = [number for number in range(work.num_pieces) if not _is_done(journal, number, tally)]
+    if missing:
+        raise DataError(
+            f"{journal.folder}: {len(missing):,} of {work.num_pieces:,} shards are missing or damaged, the first is "
+            f"{shard_name(missing[0])}; {_whose(missing, journal.task_counts())}"
+        )
 
 
 def _number(result: Converted | Reject) -> int:

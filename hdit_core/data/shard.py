@@ -11,9 +11,11 @@ become one sample.
 import hashlib
 import io
 import json
+import struct
 import tarfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -24,6 +26,15 @@ from hdit_core.files import new_file
 
 INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("crc32", "<u4"), ("label", "<i4")])
 """One image: its shard's place in the manifest, first byte and number of bytes there, their CRC-32, class or -1."""
+
+HASHES_DTYPE = np.dtype([("source", "<u8", 2), ("pixels", "<u8", 2)])
+"""What tells duplicates: the first 128 bits of the SHA-256 of the original file, and of the pixels' BLAKE2b."""
+
+ROW_DTYPE = np.dtype([*(field for field in INDEX_DTYPE.descr if field[0] != "shard"), *HASHES_DTYPE.descr])
+"""One image of a shard: what the index and the hashes say of it."""
+
+_ROW = struct.Struct("<QIIi32s")
+assert _ROW.size == ROW_DTYPE.itemsize
 
 NO_LABEL = -1
 
@@ -37,16 +48,18 @@ class Sample:
     suffix: str  # of the image's file, such as "png"
     label: int  # class number, or NO_LABEL
     about: dict[str, str]  # goes into the .json
+    size: tuple[int, int]  # height, width in pixels
+    hashes: bytes  # a row of HASHES_DTYPE
 
 
 @dataclass(frozen=True)
 class ShardFile:
     """A finished shard."""
 
+    rows: bytes  # of ROW_DTYPE, one an image
     bytes: int
     crc32: int
     sha256: str
-    rows: list[tuple[int, int, int, int]]  # offset, length, crc32, label of each image
 
 
 class _Hashed:
@@ -81,19 +94,37 @@ def _append(tar: tarfile.TarFile, name: str, content: bytes) -> int:
     return offset
 
 
-def _append_sample(tar: tarfile.TarFile, sample: Sample) -> tuple[int, int, int, int]:
-    """Append one sample and return its row of the index."""
-    offset = _append(tar, f"{sample.number:09}.{sample.suffix}", sample.image)
-    if sample.label != NO_LABEL:
-        _append(tar, f"{sample.number:09}.cls", str(sample.label).encode())
-    _append(tar, f"{sample.number:09}.json", json.dumps(sample.about).encode())
-    return offset, len(sample.image), zlib.crc32(sample.image), sample.label
+class ShardWriter:
+    """Appends samples to a shard; `new_shard` makes one."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._hashed = _Hashed(file)
+        self._tar = tarfile.TarFile(fileobj=self._hashed, mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[arg-type]
+        self._rows = bytearray()
+
+    def add(self, sample: Sample) -> None:
+        """Append one sample."""
+        offset = _append(self._tar, f"{sample.number:09}.{sample.suffix}", sample.image)
+        if sample.label != NO_LABEL:
+            _append(self._tar, f"{sample.number:09}.cls", str(sample.label).encode())
+        _append(self._tar, f"{sample.number:09}.json", json.dumps(sample.about).encode())
+        facts = (offset, len(sample.image), zlib.crc32(sample.image), sample.label)
+        self._rows += _ROW.pack(*facts, sample.hashes)
+
+    def close(self) -> None:
+        """Write the end of the tar."""
+        self._tar.close()
+
+    @property
+    def written(self) -> ShardFile:
+        """What was written, once it is closed."""
+        return ShardFile(bytes(self._rows), self._hashed.bytes, self._hashed.crc32, self._hashed.sha256)
 
 
-def write_shard(path: Path, samples: Iterable[Sample]) -> ShardFile:
-    """Write a shard; it takes its name when all samples are in it."""
+@contextmanager
+def new_shard(path: Path) -> Iterator[ShardWriter]:
+    """Give a writer; what it is given becomes the shard of this name, whole, when the block ends well."""
     with new_file(path) as temporary, temporary.open("wb") as file:
-        hashed = _Hashed(file)
-        with tarfile.open(fileobj=hashed, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
-            rows = [_append_sample(tar, sample) for sample in samples]
-    return ShardFile(hashed.bytes, hashed.crc32, hashed.sha256, rows)
+        writer = ShardWriter(file)
+        yield writer
+        writer.close()

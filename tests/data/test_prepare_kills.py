@@ -142,15 +142,22 @@ def test_an_unfinished_set_is_not_mixed_with_other_settings(pictures, prepare):
 
 def test_a_damaged_journal_is_an_error(pictures, prepare, tmp_path):
     interrupt(pictures, prepare)
-    (tmp_path / "set" / ".unfinished" / "plan.json").write_text("{")
+    (tmp_path / "set" / ".unfinished" / "plan-0-of-1.json").write_text("{")
     with pytest.raises(UsageError, match=r"\.unfinished: damaged; delete"):
         prepare(pictures)
 
 
-def test_two_at_once_are_refused(pictures, prepare):
+def test_two_at_once_are_refused(pictures, prepare, tmp_path):
+    refusals = []
+
     def second(done, total, bad):
-        if done == 3:
-            with pytest.raises(UsageError, match="another hdit prepare-data is writing into it"):
-                prepare(pictures)
+        if done == 3:  # in another process: a lock keeps out nobody of its own
+            code = (
+                "import sys; from pathlib import Path; from hdit_core.data.prepare import *\n"
+                "prepare_data(PrepareSettings(sys.argv[1], Path(sys.argv[2]), (8, 12), shard_size=7))\n"
+            )
+            command = [sys.executable, "-c", code, str(pictures), str(tmp_path / "set")]
+            refusals.append(subprocess.run(command, capture_output=True, text=True).stderr)
 
     assert prepare(pictures, on_progress=second).images == 23
+    assert "another hdit prepare-data is writing into it" in refusals[0]
