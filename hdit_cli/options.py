@@ -88,3 +88,12 @@ def image_size(text: str) -> tuple[int, int]:
         raise UsageError(f"--size {text}: expected pixels as N or HEIGHTxWIDTH, for example 512 or 512x768")
     height, width = match.groups()
     return int(height), int(width or height)
+
+
+def image_sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """Read one size or several, such as `"1024,832x1216"`.
+
+    Raises:
+        UsageError: one of them is none.
+    """
+    return tuple(image_size(one) for one in text.split(","))

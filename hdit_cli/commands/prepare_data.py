@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from hdit_cli.console import emit, note, progress
-from hdit_cli.options import JsonOption, SeedOption, image_size
+from hdit_cli.console import note, progress
+from hdit_cli.options import JsonOption, SeedOption, image_sizes
+from hdit_cli.prepare_report import report_data_set, report_task
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from hdit_core.data.prepare import PrepareSettings, PrepareSummary
+    from hdit_core.data.prepare import PrepareSettings, PrepareSummary, TaskSummary
+    from hdit_core.data.share import Share
 
 app = typer.Typer(add_completion=False)
 
@@ -30,7 +32,12 @@ OutOption = Annotated[
     Path, typer.Option("--out", "-o", metavar="DIR", help="Where the data set is written.", show_default=False)
 ]
 SizeOption = Annotated[
-    str, typer.Option("--size", metavar="N|HxW", help="Height and width in pixels; one number means both.")
+    str,
+    typer.Option(
+        "--size",
+        metavar="N|HxW[,HxW...]",
+        help="Height and width in pixels, one number for both; of several, an image gets the nearest in shape.",
+    ),
 ]
 ChannelsOption = Annotated[
     int | None,
@@ -88,16 +95,61 @@ def _default_workers() -> int:
     return min(cpus or 1, MOST_WORKERS)
 
 
-def _prepare(settings: "PrepareSettings") -> "PrepareSummary":
-    """Run the preparation beside a progress bar."""
-    from hdit_core.data.prepare import prepare_data
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        metavar="I/N",
+        help="Make share I of N (0 to N-1) of the data set, which all tasks have in one folder; 0/1: all of it.",
+        show_default="Slurm's, in a job array or under srun, else 0/1",
+    ),
+]
+FinishOption = Annotated[
+    bool, typer.Option("--finish", help="Verify what the tasks made, and make one data set of it; the last step.")
+]
+NotInOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--not-in",
+        metavar="DIR",
+        help="Refuse images that this prepared set holds too, such as those for validation; repeatable.",
+        show_default=False,
+    ),
+]
+DropDuplicatesOption = Annotated[
+    bool,
+    typer.Option("--drop-duplicates", help="Leave out images that came before, or are in --not-in; else they count."),
+]
 
-    with progress("preparing") as bar:
+
+def _share(task: str | None, finish: bool) -> "Share":
+    """Return this process's share of the work: the one it was told, or the one that Slurm gave it."""
+    from hdit_core.data.share import EVERYTHING, parse_share, slurm_share
+
+    if finish and task is not None:
+        raise UsageError("--finish: comes once, after all tasks; leave out --task")
+    if finish:
+        return EVERYTHING
+    if task is not None:
+        return parse_share(task)
+    share = slurm_share(os.environ)
+    if share != EVERYTHING:
+        note(f"task {share} of this Slurm job; --task 0/1 would make everything here")
+    return share
+
+
+def _prepare(settings: "PrepareSettings", share: "Share", finish: bool) -> "PrepareSummary | TaskSummary":
+    """Run the preparation beside a progress bar."""
+    from hdit_core.data.prepare import finish_data, prepare_data, prepare_task
+
+    with progress("verifying" if finish else "preparing") as bar:
 
         def show(done: int, total: int, bad: int) -> None:
             bar.update(done, total, f"{bad:,} not usable" if bad else "")
 
-        return prepare_data(settings, show)
+        if share.count > 1:
+            return prepare_task(settings, share, show)
+        return (finish_data if finish else prepare_data)(settings, show)
 
 
 @app.command()
@@ -114,6 +166,10 @@ def prepare_data(
     max_bad: MaxBadOption = None,
     background: BackgroundOption = "#ffffff",
     seed: SeedOption = 0,
+    not_in: NotInOption = None,
+    drop_duplicates: DropDuplicatesOption = False,
+    task: TaskOption = None,
+    finish: FinishOption = False,
     json: JsonOption = False,
 ) -> None:
     """Turn pictures into verified webdataset shards.
@@ -121,15 +177,17 @@ def prepare_data(
     Beside the shards lie a manifest and an index. Orientation, palettes, CMYK, 16 bits, colour profiles and
     transparency are taken care of; files that cannot be used are listed with the reason in rejects.jsonl. After a
     kill, the same command goes on; the result is the same, byte for byte, whatever the number of processes.
+    On a cluster, each task of a job array makes its share, and the same command with --finish comes last.
 
     Example: hdit prepare-data photos/ --out data/faces --size 1024
     """
-    from hdit_core.data.prepare import PrepareSettings
+    from hdit_core.data.prepare import PrepareSettings, PrepareSummary
 
+    sizes = image_sizes(size)
     settings = PrepareSettings(
         source=source,
         out=out,
-        size=image_size(size),
+        size=sizes[0],
         channels=_channels(channels),
         labels=labels,
         crop=crop,
@@ -139,33 +197,14 @@ def prepare_data(
         max_bad=max_bad,
         background=_colour(background),
         seed=seed,
+        buckets=sizes if len(sizes) > 1 else (),
+        not_in=tuple(not_in or ()),
+        drop_duplicates=drop_duplicates,
     )
     if codec == "jpeg":
         note("JPEG loses detail: a model trained on it, and FID against it, show its artefacts; png and webp keep all")
-    _report(_prepare(settings), out, json)
-
-
-def _report(summary: "PrepareSummary", out: Path, as_json: bool) -> None:
-    from dataclasses import asdict
-
-    if summary.rejects:
-        note(f"{summary.rejects:,} files cannot be used; {out / 'rejects.jsonl'} says why")
-    if summary.already_complete:
-        note(f"{out}: already complete, nothing written")
-    emit(asdict(summary), as_json, None if as_json else _lines(summary))
-
-
-def _lines(summary: "PrepareSummary") -> list[str]:
-    from hdit_cli.console import align
-
-    channels = "3 channels" if summary.channels == 3 else "1 channel"
-    rows = [
-        ("data set", summary.out),
-        ("images", f"{summary.images:,} of {summary.height}x{summary.width} pixels, {channels}"),
-        ("classes", f"{summary.classes:,}"),
-        ("not usable", f"{summary.rejects:,}"),
-        *((remark, f"{count:,}") for remark, count in summary.remarks.items()),
-        ("shards", f"{summary.shards:,}, {summary.bytes / 1e6:,.1f} MB"),
-        ("root hash", summary.root),
-    ]
-    return align(rows)
+    summary = _prepare(settings, _share(task, finish), finish)
+    if isinstance(summary, PrepareSummary):
+        report_data_set(summary, json)
+    else:
+        report_task(summary, json)

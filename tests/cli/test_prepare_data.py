@@ -33,7 +33,7 @@ def test_json_says_what_came_of_it(photos, capsys):
     expected = {"images": 6, "rejects": 1, "height": 8, "width": 12, "channels": 3, "classes": 2, "shards": 1}
     assert {key: result[key] for key in expected} == expected
     assert not result["already_complete"]
-    assert "1 files cannot be used" in err
+    assert "1 files are left out" in err
     assert "rejects.jsonl says why" in err
 
 
