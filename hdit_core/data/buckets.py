@@ -34,10 +34,12 @@ def bucket_sizes(sizes: Sequence[ImageSize]) -> tuple[ImageSize, ...]:
     ordered = sorted(sizes)
     by_shape: dict[Fraction, ImageSize] = {}
     for size in ordered:
-        other = by_shape.setdefault(Fraction(*size), size)
-        if other is not size:
+        shape = Fraction(*size)
+        if shape in by_shape:
+            other = by_shape[shape]
             raise UsageError(
                 f"--size: {other[0]}x{other[1]} and {size[0]}x{size[1]} have the same shape, so that an image could "
                 "become either; give one size a shape"
             )
+        by_shape[shape] = size
     return tuple(ordered)
