@@ -19,7 +19,7 @@ from hdit_core.errors import DataError
 BY_FOLDER = "auto"
 WITHOUT = "none"
 
-_IMAGE_SUFFIX = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?|p[bgpn]m|jp2|avif)$", re.IGNORECASE)
+IMAGE_SUFFIX = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?|p[bgpn]m|jp2|avif)$", re.IGNORECASE)
 _WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 _NOT_A_CLASS = re.compile(r"(^|/)(\.[^/]*|__MACOSX)/")
 
@@ -84,7 +84,7 @@ def _common_folders(names: Sequence[str]) -> str:
 def _by_folder(entries: Sequence[Entry]) -> list[Input]:
     """Take the top folder of each entry for its class, where all images lie in such folders."""
     visible = [entry.name for entry in entries if not _NOT_A_CLASS.search(entry.name)]
-    images = [name for name in visible if _IMAGE_SUFFIX.search(name)] or visible
+    images = [name for name in visible if IMAGE_SUFFIX.search(name)] or visible
     if not images:
         return _without_labels(entries)
     wrapping = _common_folders(images)

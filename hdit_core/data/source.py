@@ -1,9 +1,10 @@
-"""Where images come from: a folder, an archive, or a named set that some installed package offers.
+"""Where images come from: a folder, an archive, a list, or a named set that some installed package offers.
 
 A source lists its entries once and hands out their bytes by number. Names in it are text to show and to sort by, and
 nothing is ever written under them.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -65,35 +66,38 @@ def _named_sets() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=NAMED_SETS)}
 
 
-def _open_path(path: Path, leave_out: Path | None) -> Source:
-    from hdit_core.data.archive import open_archive
-    from hdit_core.data.folder import FolderSource
+def _open_path(location: str, leave_out: Path | None) -> Source | None:
+    from hdit_core.data.location import open_path
+    from hdit_core.data.path_list import STDIN, open_stdin
 
-    return FolderSource(path, leave_out) if path.is_dir() else open_archive(path)
+    if location == STDIN:
+        return open_stdin(sys.stdin.buffer, sys.stdin.isatty())
+    try:
+        return open_path(Path(location), leave_out)
+    except OSError as problem:
+        raise DataError(f"{problem.filename or location}: cannot be read ({problem.strerror or problem})") from None
 
 
 def open_source(location: str, leave_out: Path | None = None) -> Source:
-    """Open a folder, an archive (zip, tar, tar.gz, tar.bz2, tar.xz) or a named set.
+    """Open whatever holds images.
 
     Args:
-        location: a path, or the name of a set.
+        location: a folder (of images, of webdataset shards, of Parquet files, or a prepared data set), a zip, a tar
+            (plain, gz, bz2, xz), a shard, a Parquet file, a pattern for some of the last two, a text file of paths,
+            `-` for such a text on stdin, or the name of a set.
         leave_out: a file that is no input where it lies in the folder, such as the labels.
 
     Raises:
         UsageError: there is nothing of this name, or two things.
         DataError: it cannot be read, or a package that offers it is missing.
     """
-    sets, path = _named_sets(), Path(location)
-    if location in sets and path.exists():
+    sets = _named_sets()
+    if location in sets and Path(location).exists():
         raise UsageError(f"{location}: is a named set, and a file or folder here; write ./{location} for the latter")
     if location in sets:
         return sets[location].load()()
-    if not path.exists():
+    source = _open_path(location, leave_out)
+    if source is None:
         near = did_you_mean(location, sets) or f"; named sets: {', '.join(sets) or 'none'}"
         raise UsageError(f"{location}: no such folder, archive or named set{near}")
-    if not path.is_dir() and not path.is_file():
-        raise UsageError(f"{location}: is a device or a pipe; expected a folder, an archive or a named set")
-    try:
-        return _open_path(path, leave_out)
-    except OSError as problem:
-        raise DataError(f"{problem.filename or path}: cannot be read ({problem.strerror or problem})") from None
+    return source

@@ -103,5 +103,5 @@ def test_a_mistake_in_the_labels_is_named_with_its_line(tmp_path, name, text, me
 
 
 def test_labels_must_be_a_file_that_says_its_kind(tmp_path):
-    with pytest.raises(UsageError, match=r"expected auto, none, or a file that ends in .csv or .jsonl"):
-        labelled(["1.png"], tmp_path / "labels.txt")
+    with pytest.raises(UsageError, match=r"expected auto, none, or a file that ends in .csv, .jsonl or .txt"):
+        labelled(["1.png"], tmp_path / "labels.xml")

@@ -1,0 +1,86 @@
+"""Which kind of source a path is: a file by its first bytes, a folder by what it holds."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from hdit_core.data.archive import TAR_DAMAGE, TarFile, TarSource, ZipSource
+from hdit_core.data.folder import FolderSource
+from hdit_core.data.labels import IMAGE_SUFFIX
+from hdit_core.data.manifest import MANIFEST
+from hdit_core.data.parquet import PARQUET_ENDING, ParquetSource, is_parquet
+from hdit_core.data.path_list import LIST_ENDINGS, open_list
+from hdit_core.data.shard_samples import is_sharded
+from hdit_core.data.sharded import SHARD_ENDINGS, PreparedSource, ShardedSource
+from hdit_core.data.source import Source
+from hdit_core.errors import UsageError
+
+_WILD = frozenset("*?[")
+
+
+def _open_several(name: str, paths: Sequence[Path]) -> Source | None:
+    """Open shards, or Parquet files; None where there are neither."""
+    shards = [path for path in paths if path.name.lower().endswith(SHARD_ENDINGS)]
+    tables = [path for path in paths if path.name.lower().endswith(PARQUET_ENDING)]
+    if shards:  # img2dataset puts a table of addresses beside each shard
+        return ShardedSource(name, shards)
+    return ParquetSource(name, tables) if tables else None
+
+
+def _open_folder(path: Path, leave_out: Path | None) -> Source:
+    if (path / MANIFEST).is_file():
+        return PreparedSource(path)
+    folder = FolderSource(path, leave_out)
+    if any(IMAGE_SUFFIX.search(entry.name) for entry in folder.entries):
+        return folder
+    visible = [entry.name for entry in folder.entries if entry.problem is None and "/." not in f"/{entry.name}"]
+    return _open_several(folder.name, [path / name for name in visible]) or folder
+
+
+def _is_sharded(path: Path) -> bool:
+    try:
+        return is_sharded(TarFile(path))
+    except TAR_DAMAGE:  # which TarSource says better
+        return False
+
+
+def _open_file(path: Path) -> Source:
+    if zipfile.is_zipfile(path):
+        return ZipSource(path)
+    if is_parquet(path):
+        return ParquetSource(path.name, [path])
+    if path.suffix.lower() in LIST_ENDINGS:
+        return open_list(path)
+    return ShardedSource(path.name, [path]) if _is_sharded(path) else TarSource(path)
+
+
+def _open_pattern(pattern: Path) -> Source | None:
+    """Open the shards or Parquet files that a pattern such as `train-*.parquet` means."""
+    paths = sorted(path for path in pattern.parent.glob(pattern.name) if path.is_file())
+    source = _open_several(pattern.name, paths)
+    if paths and source is None:
+        raise UsageError(f"{pattern}: means {paths[0].name}; a pattern can mean shards (.tar) or .parquet files")
+    return source
+
+
+def open_path(path: Path, leave_out: Path | None = None) -> Source | None:
+    """Open a folder, an archive, shards, Parquet files, a list of paths, or what a pattern means.
+
+    Args:
+        path: its last part may be a pattern with `*`, `?` or `[...]`, where there is no file of that very name.
+        leave_out: a file that is no input where it lies in a folder, such as the labels.
+
+    Returns:
+        None where there is nothing.
+
+    Raises:
+        UsageError: it is a device or a pipe, or a pattern that means something else.
+        DataError: it is damaged.
+    """
+    if path.is_dir():
+        return _open_folder(path, leave_out)
+    if path.is_file():
+        return _open_file(path)
+    if path.exists():
+        raise UsageError(f"{path}: is a device or a pipe; expected a folder, an archive or a named set")
+    return _open_pattern(path) if _WILD & set(path.name) else None
