@@ -4,37 +4,54 @@ All are exact and take the same arguments, so that weights do not depend on the 
 said with its reason; nothing falls back in silence.
 """
 
-from collections.abc import Callable
+import importlib
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from hdit_core.errors import UsageError
-from hdit_core.model import tiled
-from hdit_core.model.place import Place
+from hdit_core.model.place import Attend, Place
 from hdit_core.recipe.model import AttentionBackend, ModelRecipe
 
-Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+
+@runtime_checkable
+class Implementation(Protocol):
+    """What the module of an implementation has."""
+
+    attend: Attend
+    """Of (q, k, v, kernel_size); see `neighborhood_attention`."""
+
+    def unavailable(self, place: Place) -> str | None:
+        """Return what is missing for it at a place of its type, None where it can run."""
+
+    def describe(self, place: Place) -> str:
+        """Return how the log calls it at a place where it can run."""
 
 
 @dataclass(frozen=True)
 class Backend:
-    """An implementation.
+    """An implementation by name, loaded when it is asked about: some bring torch's compiler with them, two seconds.
 
     Attributes:
-        attend: of (q, k, v, kernel_size), see `neighborhood_attention`.
+        module: of `hdit_core.model`.
         device_type: the only type of device it is for; None: any.
-        unavailable: what is missing for it at a place of that type, None where it can run.
-        describe: how the log calls it at a place where it can run.
     """
 
     name: str
-    attend: Attend
+    module: str
     device_type: str | None
-    unavailable: Callable[[Place], str | None]
-    describe: Callable[[Place], str]
+
+    @property
+    def implementation(self) -> Implementation:
+        """The module."""
+        return importlib.import_module(f"hdit_core.model.{self.module}")
+
+    @property
+    def attend(self) -> Attend:
+        """The function of (q, k, v, kernel_size)."""
+        return self.implementation.attend
 
     def fits(self, place: Place) -> bool:
         """Whether it is for devices of that type at all."""
@@ -44,12 +61,17 @@ class Backend:
         """Return what keeps it from running at a place, None where nothing does."""
         if not self.fits(place):
             return f"it is for {self.device_type} devices, the network is on {place.device.type}"
-        return self.unavailable(place)
+        return self.implementation.unavailable(place)
 
 
-BACKENDS = {  # the best first
+BACKENDS = {
     backend.name: backend
-    for backend in (Backend("tiled", tiled.tiled_attention, None, tiled.unavailable, tiled.describe),)
+    for backend in (  # the best of each type of device first
+        Backend("native", "native_backend", "cpu"),
+        Backend("natten", "natten", "cuda"),
+        Backend("flex", "flex", "cuda"),
+        Backend("tiled", "tiled", None),
+    )
 }
 
 
@@ -86,8 +108,13 @@ def choose(place: Place, wanted: AttentionBackend = "auto") -> Choice:
         if missing := backend.missing(place):
             passed_over.append(missing)
         else:
-            return Choice(backend.name, backend.attend, ": ".join([backend.describe(place), *passed_over[:1]]))
+            return _choice(backend, place, passed_over[:1])
     raise AssertionError("tiled attention runs everywhere")
+
+
+def _choice(backend: Backend, place: Place, reasons: list[str]) -> Choice:
+    found = backend.implementation
+    return Choice(backend.name, found.attend, ": ".join([found.describe(place), *reasons]))
 
 
 def _forced(place: Place, wanted: str) -> Choice:
@@ -97,7 +124,7 @@ def _forced(place: Place, wanted: str) -> Choice:
         raise UsageError(
             f"model.attention_backend = {wanted!r} cannot run here: {missing}; possible are auto, {', '.join(possible)}"
         )
-    return Choice(backend.name, backend.attend, f"{backend.describe(place)}: model.attention_backend asks for it")
+    return _choice(backend, place, ["model.attention_backend asks for it"])
 
 
 def availability(place: Place) -> dict[str, str | None]:

@@ -8,15 +8,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hdit_core.model.backends import BACKENDS, choose
-from hdit_core.model.place import Place
+from hdit_core.model.backends import choose
+from hdit_core.model.place import Attend, Place
 from hdit_core.recipe.model import AttentionBackend
 
+ATTENDS: dict[str, Attend] = {}
+"""Those chosen so far, by name: what a graph that torch.compile traced reads."""
 
-@torch.compiler.assume_constant_result
-def _backend_name(device: torch.device, dtype: torch.dtype, head_dim: int, wanted: AttentionBackend) -> str:
-    """Return the name of the choice. Under torch.compile it is made while tracing, and only its name is traced."""
-    return choose(Place(device, dtype, head_dim), wanted).name
+
+def _name_of_choice(device: torch.device, dtype: torch.dtype, head_dim: int, wanted: AttentionBackend) -> str:
+    choice = choose(Place(device, dtype, head_dim), wanted)
+    ATTENDS[choice.name] = choice.attend
+    return choice.name
+
+
+# While torch.compile traces, the choice is made and only its name is kept. This is what
+# torch.compiler.assume_constant_result sets, without the two seconds of loading the compiler that it costs.
+_name_of_choice._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def neighborhood_attention(
@@ -46,5 +54,4 @@ def neighborhood_attention(
         raise ValueError(
             f"kernel_size = {kernel_size} on a grid of {height}x{width}: expected an odd number up to the smaller side"
         )
-    name = _backend_name(q.device, q.dtype, head_dim, backend)
-    return BACKENDS[name].attend(q, k, v, kernel_size)
+    return ATTENDS[_name_of_choice(q.device, q.dtype, head_dim, backend)](q, k, v, kernel_size)

@@ -1,8 +1,12 @@
 """Where attention is to be computed: what decides which of its implementations can."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
+
+Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # of (q, k, v, kernel_size)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from hdit_core.model.norm import wide
 from hdit_core.model.place import Place
@@ -95,10 +96,27 @@ def _gradients(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, .
     return *_backward(grad, *ctx.saved_tensors, ctx.kernel_size), None
 
 
+def _refuse(ctx: Any, *grads: Tensor | None) -> None:
+    raise RuntimeError("tiled neighborhood attention is differentiable once")
+
+
 _forward.register_autograd(_gradients, setup_context=_remember)
+_backward.register_autograd(_refuse)
 
 
-def tiled_attention(
+@register_flop_formula(torch.ops.hdit.tiled_attention)
+def _forward_flops(q: torch.Size, k: torch.Size, v: torch.Size, kernel_size: int, **outputs: Any) -> int:
+    """Two products of all queries with the keys of their windows; what the mask throws away is no work of the model."""
+    return 4 * q.numel() * kernel_size**2
+
+
+@register_flop_formula(torch.ops.hdit.tiled_attention_backward)
+def _backward_flops(grad: torch.Size, q: torch.Size, *rest: Any, **outputs: Any) -> int:
+    """Four such products: for the gradients of the weights, and of q, k and v."""
+    return 8 * q.numel() * rest[-1] ** 2
+
+
+def attend(
     q: Float[Tensor, "B H W N D"], k: Float[Tensor, "B H W N D"], v: Float[Tensor, "B H W N D"], kernel_size: int
 ) -> Float[Tensor, "B H W N D"]:
     """Attend as `neighborhood_attention` says; the arguments are already checked.
