@@ -24,7 +24,8 @@ SourceArgument = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="Folder, zip, tar, tar.gz, or the name of a set (mnist). Folders of images are classes.",
+        help="Folder (of images: its folders are classes; of shards or Parquet files), zip, tar, tar.gz, a pattern "
+        "such as 'train-*.parquet', a text file of paths, - for such paths on stdin, or a named set (mnist, emoji).",
         show_default=False,
     ),
 ]
@@ -48,7 +49,17 @@ LabelsOption = Annotated[
     typer.Option(
         "--labels",
         metavar="FILE|auto|none",
-        help="CSV with the columns file,label, or JSONL with these keys; auto: class folders, if there are.",
+        help="CSV with the columns file,label, JSONL with these keys, or TXT with one label a line in the order of the "
+        "names; auto: what shards or Parquet say, else class folders, if there are.",
+    ),
+]
+ClassesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--classes",
+        metavar="FILE|DIR|imagenet",
+        help="What numbers the classes have: those of a list (one a line, or JSON), of a prepared set, or ImageNet's.",
+        show_default="by their sorted names",
     ),
 ]
 CropOption = Annotated[
@@ -56,7 +67,15 @@ CropOption = Annotated[
     typer.Option("--crop", help="Which part of an image of another shape is kept; fit pads instead."),
 ]
 FormatOption = Annotated[
-    Literal["png", "webp", "jpeg"], typer.Option("--format", help="PNG, lossless WebP, or JPEG of quality 95.")
+    Literal["png", "webp", "jpeg"], typer.Option("--format", help="PNG, lossless WebP, or JPEG, which loses detail.")
+]
+QualityOption = Annotated[
+    int | None,
+    typer.Option("--quality", min=1, max=100, metavar="1-100", help="Of JPEG.", show_default="95"),
+]
+ResizeOption = Annotated[
+    Literal["lanczos", "area", "bicubic"],
+    typer.Option("--resize", help="How pixels become fewer: Lanczos, the mean of an area, or bicubic."),
 ]
 ShardSizeOption = Annotated[int, typer.Option("--shard-size", min=1, metavar="N", help="Images a shard.")]
 WorkersOption = Annotated[
@@ -88,6 +107,14 @@ def _channels(number: int | None) -> Literal[1, 3] | None:
     if number not in (None, 1, 3):
         raise UsageError(f"--channels {number}: expected 1 for grey or 3 for RGB")
     return number  # type: ignore[return-value]
+
+
+def _quality(chosen: int | None, codec: str) -> int:
+    from hdit_core.data.codec import JPEG_QUALITY
+
+    if chosen is not None and codec != "jpeg":
+        raise UsageError(f"--quality {chosen}: is of JPEG; with --format {codec} every pixel is kept")
+    return JPEG_QUALITY if chosen is None else chosen
 
 
 def _default_workers() -> int:
@@ -159,8 +186,11 @@ def prepare_data(
     size: SizeOption,
     channels: ChannelsOption = None,
     labels: LabelsOption = "auto",
+    classes: ClassesOption = None,
     crop: CropOption = "center",
+    resize: ResizeOption = "lanczos",
     codec: FormatOption = "png",
+    quality: QualityOption = None,
     shard_size: ShardSizeOption = 1000,
     workers: WorkersOption = None,
     max_bad: MaxBadOption = None,
@@ -190,8 +220,11 @@ def prepare_data(
         size=sizes[0],
         channels=_channels(channels),
         labels=labels,
+        classes=classes,
         crop=crop,
+        resize=resize,
         codec=codec,
+        quality=_quality(quality, codec),
         shard_size=shard_size,
         workers=_default_workers() if workers is None else workers,
         max_bad=max_bad,

@@ -3,8 +3,8 @@
 import os
 import stat
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 from hdit_core.data.folder import size_problem
 from hdit_core.data.manifest import Channels
@@ -19,7 +19,7 @@ LARGEST_LIST_BYTES = 1 << 30
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PAR1")
 
 
-def _pieces(file: BinaryIO, name: str) -> Iterator[bytes]:
+def _pieces(file: BufferedIOBase, name: str) -> Iterator[bytes]:
     """Yield what lies between newlines, or between zeros where the list has any in its first 64 KiB."""
     content = file.read(1 << 16)
     if content.startswith(_ARCHIVES) or content[257:262] == b"ustar":
@@ -37,7 +37,7 @@ def _pieces(file: BinaryIO, name: str) -> Iterator[bytes]:
     yield rest
 
 
-def read_paths(file: BinaryIO, name: str) -> list[str]:
+def read_paths(file: BufferedIOBase, name: str) -> list[str]:
     """Return the paths of a list, without empty lines.
 
     Args:
@@ -111,7 +111,7 @@ def open_list(path: Path) -> PathListSource:
         return PathListSource(path.name, read_paths(file, str(path)), path.parent)
 
 
-def open_stdin(file: BinaryIO, is_terminal: bool) -> PathListSource:
+def open_stdin(file: BufferedIOBase, is_terminal: bool) -> PathListSource:
     """Read a list from stdin; its paths are relative to the current folder.
 
     Raises:

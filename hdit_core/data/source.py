@@ -8,8 +8,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from hdit_core.data.manifest import Channels
 from hdit_core.errors import DataError, UsageError, did_you_mean
@@ -71,7 +72,7 @@ def _open_path(location: str, leave_out: Path | None) -> Source | None:
     from hdit_core.data.path_list import STDIN, open_stdin
 
     if location == STDIN:
-        return open_stdin(sys.stdin.buffer, sys.stdin.isatty())
+        return open_stdin(cast(BufferedIOBase, sys.stdin.buffer), sys.stdin.isatty())
     try:
         return open_path(Path(location), leave_out)
     except OSError as problem:

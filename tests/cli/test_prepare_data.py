@@ -1,5 +1,6 @@
 """`hdit prepare-data`, as it is typed."""
 
+import io
 import json
 
 import numpy as np
@@ -20,9 +21,9 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
-def prepare(capsys, photos, *more):
+def prepare(capsys, photos, *more, source=None):
     """Run the command; return its exit code, stdout and stderr."""
-    code = main(["prepare-data", str(photos), "--out", str(photos.parent / "set"), "--workers", "1", *more])
+    code = main(["prepare-data", str(source or photos), "--out", str(photos.parent / "set"), "--workers", "1", *more])
     return code, *capsys.readouterr()
 
 
@@ -53,6 +54,38 @@ def test_run_again_it_says_that_nothing_is_to_be_done(photos, capsys):
     assert json.loads(out)["already_complete"]
 
 
+def test_choices_of_pixels_and_classes_reach_the_data_set(photos, capsys):
+    (photos.parent / "classes.txt").write_text("dog\nemu\ncat\n")
+    chosen = [
+        "--resize",
+        "area",
+        "--format",
+        "jpeg",
+        "--quality",
+        "80",
+        "--classes",
+        str(photos.parent / "classes.txt"),
+    ]
+    assert prepare(capsys, photos, "--size", "8", *chosen)[0] == 0
+    manifest = json.loads((photos.parent / "set" / "manifest.json").read_text())
+    assert manifest["settings"]["resize"] == "area"
+    assert manifest["settings"]["quality"] == 80
+    assert manifest["contents"]["classes"] == ["dog", "emu", "cat"]
+    assert manifest["contents"]["class_counts"] == [3, 0, 3]
+
+
+def test_paths_come_from_stdin_in_any_order_and_a_rerun_has_nothing_to_do(photos, capsys, monkeypatch):
+    paths = [str(path) for path in photos.rglob("*.png")]
+    roots = []
+    for order in (paths, paths[::-1], [*paths, paths[0]]):
+        text = "\0".join(order).encode()
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+        roots.append(prepare(capsys, photos, "--size", "8", "--json", source="-"))
+    assert [code for code, *_ in roots] == [0, 0, 2]
+    assert json.loads(roots[1][1])["already_complete"]
+    assert "made from other images" in roots[2][2]
+
+
 def test_jpeg_comes_with_a_warning(photos, capsys):
     assert "FID against it" in prepare(capsys, photos, "--size", "8", "--format", "jpeg")[2]
 
@@ -66,6 +99,10 @@ def test_jpeg_comes_with_a_warning(photos, capsys):
         (["--size", "8", "--crop", "middle"], 2, "invalid value for '--crop': 'middle' is not one of"),
         (["--size", "8", "--max-bad", "few"], 2, "--max-bad few: expected a number of images or a share"),
         (["--size", "8", "--labels", "gone.csv"], 2, "--labels gone.csv: expected auto, none, or a file"),
+        (["--size", "8", "--classes", "gone.txt"], 2, "--classes gone.txt: expected imagenet, a prepared data set, or"),
+        (["--size", "8", "--quality", "90"], 2, "--quality 90: is of JPEG; with --format png every pixel is kept"),
+        (["--size", "8", "--quality", "101", "--format", "jpeg"], 2, "Input should be less than or equal to 100"),
+        (["--size", "8", "--resize", "nearest"], 2, "invalid value for '--resize': 'nearest' is not one of"),
         (["--size", "8", "--max-bad", "0"], 3, "more than 0 of 7 inputs cannot be used"),
         ([], 2, "issing option '--size'"),
     ],
