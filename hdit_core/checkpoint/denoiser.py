@@ -12,8 +12,10 @@ from hdit_core.checkpoint.kdiffusion import recipe_from_kdiffusion, state_from_k
 from hdit_core.checkpoint.layout import checkpoint_folders
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.tensors import Tensors, read_tensors
+from hdit_core.devices import compute_dtype
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import CheckpointError, RecipeError
+from hdit_core.model.backends import chosen
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.model import AttentionBackend
 from hdit_core.recipe.read import check_recipe
@@ -42,12 +44,28 @@ def load_denoiser(
 
     Raises:
         CheckpointError: there is nothing at the path, or it is damaged, or not what it says it is.
+        UsageError: the attention backend cannot run on the device.
     """
     recipe, state = read_weights(Path(path), weights)
     recipe = recipe.model_copy(
         update={"model": recipe.model.model_copy(update={"attention_backend": attention_backend})}
     )
-    return build_denoiser(recipe, state, str(path)).to(device=device, dtype=dtype).eval().requires_grad_(False)
+    denoiser = build_denoiser(recipe, state, str(path)).to(device=device, dtype=dtype).eval().requires_grad_(False)
+    if attention_backend != "auto":
+        attention_notes(denoiser)  # refuses here what could not run later
+    return denoiser
+
+
+def attention_notes(denoiser: Denoiser) -> list[str]:
+    """Return who computes the denoiser's neighborhood attention where it is, a line for each choice.
+
+    Raises:
+        UsageError: the attention backend that was asked for cannot run there.
+    """
+    parameter = next(denoiser.parameters())
+    dtype = compute_dtype(denoiser.recipe.train.precision, parameter.device)
+    dtype = parameter.dtype if dtype == torch.float32 else dtype  # only then is there an autocast
+    return [choice.note for choice in chosen(denoiser.recipe.model, parameter.device, dtype)]
 
 
 def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors]:

@@ -141,5 +141,6 @@ def chosen(model: ModelRecipe, device: torch.device, dtype: torch.dtype) -> list
     Raises:
         UsageError: the recipe's `attention_backend` cannot run there.
     """
+    device = torch.empty(0, device=device).device  # tensors say "cuda:0" where "cuda" was asked for
     dims = dict.fromkeys(level.head_dim for level in model.levels if level.attention == "neighborhood")
     return list(dict.fromkeys(choose(Place(device, dtype, dim), model.attention_backend) for dim in dims))
