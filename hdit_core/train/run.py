@@ -16,6 +16,7 @@ from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.distributed import World, join
 from hdit_core.errors import CheckpointError, DataError
 from hdit_core.files import remove_temporaries
+from hdit_core.model.backends import chosen
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.ema import Ema
@@ -38,7 +39,8 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
         watcher: is told of progress.
 
     Raises:
-        UsageError: the folder holds another run, another process trains in it, or the ranks cannot share the batch.
+        UsageError: the folder holds another run, another process trains in it, the ranks cannot share the batch, or
+            the recipe's attention backend cannot run on the device.
         DataError: the data set is missing, damaged, or not what the recipe's network takes.
         CheckpointError: no checkpoint is intact, or it cannot be saved.
         NumericalError: the loss or the gradient is not finite.
@@ -48,10 +50,12 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
     try:
         check_world(recipe.train, world)
         here = _device_of(device, world)
+        watcher = watcher or Watcher()
+        for choice in chosen(recipe.model, here, compute_dtype(recipe.train.precision, here)):
+            watcher.on_note(choice.note)
         reader = ImageReader(Path(recipe.data.path))
         check_data(recipe, reader)
         world.lead(lambda: _prepare_folder(run, recipe, folder), here)
-        watcher = watcher or Watcher()
         checkpoint = _find_checkpoint(run, reader, watcher)
         learner = make_learner(recipe, checkpoint, world, here)
         start = checkpoint.state if checkpoint else State(step=0, num_images=0, data_hash=reader.manifest.root)
