@@ -1,8 +1,8 @@
 """The same count taken by torch on the network itself, as a check of the closed forms; on the meta device, so for free.
 
 Two traps lie here. The counter sees no work at all in fused attention on a CPU; on the meta device attention runs as
-plain products. And the tiles of neighborhood attention compute products that their mask throws away, so what such a
-level's attention itself costs is not measured but taken from the closed form.
+plain products. And it knows nothing of neighborhood attention, whose operators tell it their own work: that of the
+model, not the products of a tile that its mask throws away.
 """
 
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from hdit_core.flops.count import Operation, count
+from hdit_core.flops.count import Operation
 from hdit_core.model.blocks import TransformerLayer
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.model.initial import LEAST_ROWS
@@ -33,31 +33,13 @@ def measured_macs(model: ModelRecipe, image_size: tuple[int, int] | None = None)
     """
     image_size = image_size or model.image_size
     with torch.device("meta"):
-        network = HourglassTransformer(model)
-    for index, level in enumerate(model.levels):
-        if level.attention == "neighborhood":
-            _skip_attention(layer for _, layer in _layers(network, index))
-
+        network = HourglassTransformer(model.model_copy(update={"attention_backend": "auto"}))
     flops = _flops_by_module(network, image_size)
     macs: dict[Place, int] = {}
     for place, name in _places(network):
         macs[place] = macs.get(place, 0) + flops.get(name, 0) // FLOPS_PER_MAC
     assert sum(macs.values()) * FLOPS_PER_MAC == flops["Global"], "work outside of the modules that are known here"
-    return {place: found + _from_closed_form(place, model, image_size) for place, found in macs.items()}
-
-
-def _skip_attention(layers: Iterator[TransformerLayer]) -> None:
-    for layer in layers:
-        assert layer.attention is not None
-        layer.attention.operator = lambda query, key, value: value
-
-
-def _from_closed_form(place: Place, model: ModelRecipe, image_size: tuple[int, int]) -> int:
-    """Return what `_skip_attention` has left out at this place."""
-    level, operation = place
-    if level is None or operation != "attention" or model.levels[level].attention != "neighborhood":
-        return 0
-    return count(model, image_size).at(level).of("attention").macs
+    return macs
 
 
 def _flops_by_module(network: HourglassTransformer, image_size: tuple[int, int]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from hdit_core.errors import UsageError
+from hdit_core.model import native_backend, tiled
 from hdit_core.model.place import Attend, Place
 from hdit_core.recipe.model import AttentionBackend, ModelRecipe
 
@@ -32,10 +33,10 @@ class Implementation(Protocol):
 
 @dataclass(frozen=True)
 class Backend:
-    """An implementation by name, loaded when it is asked about: some bring torch's compiler with them, two seconds.
+    """An implementation by name. Those for CUDA are loaded when asked about: they bring torch's compiler, two seconds.
 
     Attributes:
-        module: of `hdit_core.model`.
+        module: where it is, see `Implementation`.
         device_type: the only type of device it is for; None: any.
     """
 
@@ -46,7 +47,7 @@ class Backend:
     @property
     def implementation(self) -> Implementation:
         """The module."""
-        return importlib.import_module(f"hdit_core.model.{self.module}")
+        return importlib.import_module(self.module)
 
     @property
     def attend(self) -> Attend:
@@ -67,10 +68,10 @@ class Backend:
 BACKENDS = {
     backend.name: backend
     for backend in (  # the best of each type of device first
-        Backend("native", "native_backend", "cpu"),
-        Backend("natten", "natten", "cuda"),
-        Backend("flex", "flex", "cuda"),
-        Backend("tiled", "tiled", None),
+        Backend("native", native_backend.__name__, "cpu"),
+        Backend("natten", "hdit_core.model.natten", "cuda"),
+        Backend("flex", "hdit_core.model.flex", "cuda"),
+        Backend("tiled", tiled.__name__, None),
     )
 }
 

@@ -1,9 +1,12 @@
 """The closed forms against torch's own count of the network that is trained."""
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from hdit_core.flops.count import count
 from hdit_core.flops.measure import measured_macs
+from hdit_core.model.neighborhood import neighborhood_attention
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
 
@@ -32,12 +35,12 @@ NETWORKS = {
     "windows": network(["shifted-window", "global"], mapping_d_ff=11),
     "no attention": network(["none", "global", "none"]),
     "neighborhood": network(["neighborhood", "neighborhood", "global"], num_classes=3),
+    "a GPU's attention": network(["neighborhood", "global"], attention_backend="natten"),
 }
 
 
 @pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS)
 def test_torch_counts_the_same_multiply_adds_in_every_part(model):
-    """In a level of neighborhood attention this holds for everything around the attention itself."""
     expected = {(part.level, part.operation): part.macs for part in count(model).parts}
 
     assert measured_macs(model) == expected
@@ -49,3 +52,15 @@ def test_torch_counts_the_same_at_another_size_than_the_recipe_s(attentions):
     expected = {(part.level, part.operation): part.macs for part in count(model, (64, 32)).parts}
 
     assert measured_macs(model, (64, 32)) == expected != measured_macs(model)
+
+
+@pytest.mark.parametrize("backend", ["native", "tiled"])
+def test_every_backend_counts_the_products_of_the_windows_and_twice_as_many_for_the_gradients(backend):
+    q, k, v = torch.randn(3, 2, 9, 11, 3, 8).requires_grad_()
+    products = 2 * q.numel() * 5**2  # FLOPs of one product
+    with FlopCounterMode(display=False) as counter:
+        attended = neighborhood_attention(q, k, v, 5, backend)
+    assert counter.get_total_flops() == 2 * products
+    with FlopCounterMode(display=False) as counter:
+        attended.sum().backward()
+    assert counter.get_total_flops() == 4 * products
