@@ -1,5 +1,180 @@
-"""`hdit bench`: measures the machine at hand."""
+"""`hdit bench`: what the machine at hand does with the network, each figure beside its floor."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-app = typer.Typer(add_completion=False)
+from hdit_cli.console import emit, note
+from hdit_cli.options import DeviceOption, JsonOption, RecipeArgument, SetOption
+from hdit_core.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from hdit_core.bench.timing import Rounds
+
+app = typer.Typer(add_completion=False, help="Measure the machine at hand: attention, training, sampling, growth.")
+
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, metavar="N", help="CPU threads.", show_default="OMP_NUM_THREADS, or all cores"),
+]
+SecondsOption = Annotated[
+    float, typer.Option("--seconds", min=0.0, metavar="S", help="How long each figure is measured, about.")
+]
+SizesOption = Annotated[str, typer.Option("--sizes", metavar="N,...", help="Sides, commas between.")]
+
+
+@app.command()
+def attention(
+    sizes: SizesOption = "32,64,128,256",
+    kernel_size: Annotated[int, typer.Option("--kernel-size", min=3, metavar="K", help="Side of the window.")] = 7,
+    heads: Annotated[int, typer.Option("--heads", min=1, metavar="N", help="Attention heads.")] = 2,
+    head_dim: Annotated[int, typer.Option("--head-dim", min=8, metavar="D", help="Features of a head.")] = 64,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    seconds: SecondsOption = 2.0,
+    json: JsonOption = False,
+) -> None:
+    """Time neighborhood attention by every implementation that can run here, and its peak memory.
+
+    Sizes are those of the grid of tokens; one image. The floor is the time of the products alone at the rate that
+    large matrix products reach on this machine.
+
+    Example: hdit bench attention --sizes 32,64 --threads 1
+    """
+    sides = _sizes(sizes)
+    if kernel_size % 2 == 0 or kernel_size > min(sides):
+        raise UsageError(f"--kernel-size {kernel_size}: expected an odd number up to the smallest size, {min(sides)}")
+
+    from hdit_cli.bench_tables import attention_lines
+    from hdit_core.bench.attention import Shape, bench_attention
+    from hdit_core.devices import compute_dtype
+
+    here, count = _place(device, threads)
+    shapes = [Shape(side, 1, heads, head_dim, kernel_size) for side in sides]
+    dtype, rounds = compute_dtype("auto", here), _rounds(seconds)
+    found = bench_attention(shapes, here, dtype, threads=count, rounds=rounds, say=note)
+    _print(here, count, found.to_json(), json, attention_lines(found))
+
+
+@app.command()
+def train(
+    recipe: RecipeArgument = "mnist32",
+    read_data: Annotated[
+        bool, typer.Option("--read-data", help="Read the recipe's data.path and its workers' images, not noise.")
+    ] = False,
+    overrides: SetOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    seconds: SecondsOption = 15.0,
+    json: JsonOption = False,
+) -> None:
+    """Time a recipe's training step: images/s, utilisation, waiting for data, peak memory.
+
+    Utilisation is the model's FLOPs in a second over those of the machine's own large matrix products. The memory of a
+    CPU is that of a process of its own, weights and optimizer included.
+
+    Example: hdit bench train ffhq1024 --set train.batch_size=1
+    """
+    from hdit_cli.bench_tables import train_lines
+    from hdit_core.recipe.read import read_recipe
+
+    checked = read_recipe(recipe, overrides or ())
+
+    from hdit_core.bench.train import bench_train
+
+    here, count = _place(device, threads)
+    rounds = _rounds(seconds)
+    found = bench_train(checked, here, threads=count, read_data=read_data, rounds=rounds, say=note)
+    _print(here, count, {"recipe": recipe, **found.to_json()}, json, train_lines(found))
+
+
+@app.command()
+def sample(
+    recipe: RecipeArgument = "mnist32",
+    overrides: SetOption = None,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    seconds: SecondsOption = 15.0,
+    json: JsonOption = False,
+) -> None:
+    """Time one evaluation of a recipe's denoiser, guidance included: images/s, utilisation, peak memory.
+
+    Example: hdit bench sample imagenet128 --set sample.batch_size=2
+    """
+    from hdit_cli.bench_tables import sample_lines
+    from hdit_core.recipe.read import read_recipe
+
+    checked = read_recipe(recipe, overrides or ())
+
+    from hdit_core.bench.sample import bench_sample
+
+    here, count = _place(device, threads)
+    found = bench_sample(checked, here, threads=count, rounds=_rounds(seconds), say=note)
+    _print(here, count, {"recipe": recipe, **found.to_json()}, json, sample_lines(found))
+
+
+@app.command()
+def scaling(
+    sizes: SizesOption = "64,128,256,512,1024",
+    width: Annotated[
+        int, typer.Option("--width", min=1, metavar="N", help="Features of the innermost level; 768 is HDiT-B's.")
+    ] = 128,
+    most_s: Annotated[
+        float, typer.Option("--most", min=0.0, metavar="S", help="Leave out what would take longer once.")
+    ] = 5.0,
+    device: DeviceOption = "auto",
+    threads: ThreadsOption = None,
+    seconds: SecondsOption = 2.0,
+    json: JsonOption = False,
+) -> None:
+    """Time HDiT-B/4 and a DiT of the same width, both cut, over image sizes, and fit how time and memory grow.
+
+    HDiT gets one more level for each doubling, the paper's rule. Growth is fitted from 256x256 on.
+
+    Example: hdit bench scaling --sizes 64,128,256 --threads 1
+    """
+    from hdit_cli.bench_tables import scaling_lines
+    from hdit_core.bench.scaling import bench_scaling, exponents, networks
+    from hdit_core.devices import compute_dtype
+
+    try:
+        networks(width)
+    except ValueError as problem:
+        raise UsageError(f"--width {width}: {problem}; use a multiple of 128") from None
+    here, count = _place(device, threads)
+    limits: dict[str, Any] = {"threads": count, "most_s": most_s, "rounds": _rounds(seconds)}
+    found = list(bench_scaling(_sizes(sizes), width, here, compute_dtype("auto", here), **limits, say=note))
+    growth = list(exponents(found))
+    result = {"figures": [figure.to_json() for figure in found], "exponents": [law.to_json() for law in growth]}
+    _print(here, count, result, json, scaling_lines(found, growth))
+
+
+def _sizes(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and 0 < int(part) < 100_000 for part in parts):
+        raise UsageError(f"--sizes {text}: expected numbers, commas between, for example 64,128")
+    return sorted({int(part) for part in parts})
+
+
+def _place(device: str, threads: int | None) -> tuple["torch.device", int]:
+    import torch
+
+    from hdit_core.devices import pick_device
+
+    return pick_device(device), threads or torch.get_num_threads()
+
+
+def _rounds(seconds: float) -> "Rounds":
+    from hdit_core.bench.timing import Rounds
+
+    return Rounds(limit_s=seconds)
+
+
+def _print(device: "torch.device", threads: int, result: dict[str, Any], json: bool, lines: Iterable[str]) -> None:
+    from hdit_core.bench.machine import this_machine
+
+    machine = this_machine(device, threads)
+    emit({"machine": machine.to_json(), **result}, json, [f"{machine}", *lines])

@@ -8,7 +8,9 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+Name = TypeVar("Name")
 Clock = Callable[[], float]
 Task = Callable[[], float]
 """Does its work once and returns the seconds that it took."""
@@ -85,12 +87,12 @@ def stopwatch(act: Callable[[], object], finish: Callable[[], None] | None = Non
 
 
 def interleaved(
-    tasks: Mapping[str, Task],
+    tasks: Mapping[Name, Task],
     rounds: Rounds | None = None,
     *,
     clock: Clock | None = None,
     on_round: Callable[[int], None] = lambda done: None,
-) -> dict[str, Timing]:
+) -> dict[Name, Timing]:
     """Run every task once a round, in an order that is turned round each time, and return the times of each.
 
     Args:
@@ -100,12 +102,12 @@ def interleaved(
         on_round: told how many timed rounds are done.
     """
     rounds, now = rounds or Rounds(), clock or time.perf_counter
-    names: Sequence[str] = list(tasks)
+    names: Sequence[Name] = list(tasks)
     for _ in range(rounds.warm_up):
         for name in names:
             tasks[name]()
 
-    runs_s: dict[str, list[float]] = {name: [] for name in names}
+    runs_s: dict[Name, list[float]] = {name: [] for name in names}
     began_at = now()
     for done in range(rounds.most):
         if done >= rounds.least and now() - began_at >= rounds.limit_s:

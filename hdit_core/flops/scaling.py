@@ -38,9 +38,9 @@ class Curve:
         return fitted_exponent(*zip(*largest, strict=True)) if len(largest) == 2 else None
 
 
-def fitted_exponent(pixels: Sequence[int], macs: Sequence[int]) -> float | None:
-    """Return the slope of the straight line through (ln pixels, ln macs) by least squares; None: no slope to be had."""
-    x, y = [math.log(n) for n in pixels], [math.log(n) for n in macs]
+def fitted_exponent(pixels: Sequence[int], costs: Sequence[int] | Sequence[float]) -> float | None:
+    """Return the slope of the straight line by least squares through (ln pixels, ln costs); None: there is none."""
+    x, y = [math.log(n) for n in pixels], [math.log(n) for n in costs]
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     spread = sum((value - mean_x) ** 2 for value in x)
     if len(set(pixels)) < 2:

@@ -1,0 +1,90 @@
+"""The tables that `hdit bench` prints: times in milliseconds, medians with their quartiles, memory in MiB."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from hdit_cli.console import align
+
+if TYPE_CHECKING:
+    from hdit_core.bench.attention import AttentionBench
+    from hdit_core.bench.sample import SampleFigure
+    from hdit_core.bench.scaling import Exponent, ScalingFigure
+    from hdit_core.bench.timing import Timing
+    from hdit_core.bench.train import StepFigure
+
+
+def attention_lines(found: "AttentionBench") -> Iterator[str]:
+    """Yield what `hdit bench attention` prints."""
+    yield f"Large matrix products: {found.rate / 1e9:,.0f} GFLOP/s; floors are the products of attention at that rate."
+    for name, problem in found.unavailable.items():
+        yield f"Not measured: {name}: {problem}"
+    yield ""
+    rows = [["grid", "direction", "backend", "ms", "quartiles", "floor, ms", "times the floor", "peak MiB"]]
+    for figure in found.figures:
+        size = f"{figure.shape.size}x{figure.shape.size}"
+        floor, times = _number(1e3 * figure.floor_s), figure.times_the_floor
+        cells = [*_ms(figure.timing), floor, "-" if times is None else f"{times:.1f}", _mib(figure.peak_bytes)]
+        rows.append([size, figure.direction, figure.backend, *cells])
+    yield from align(rows)
+    yield from (f"{figure.backend}: {figure.problem}" for figure in found.figures if figure.problem)
+
+
+def train_lines(found: "StepFigure") -> Iterator[str]:
+    """Yield what `hdit bench train` prints."""
+    waiting = "-" if found.waiting is None else f"{100 * found.waiting:.1f} %"
+    rows = [*_step_rows(found, found.images_per_s), ("waiting for data", waiting)]
+    yield from align([*rows, ("peak memory", f"{_mib(found.peak_bytes)} MiB")])
+
+
+def sample_lines(found: "SampleFigure") -> Iterator[str]:
+    """Yield what `hdit bench sample` prints."""
+    rows = [("denoiser calls an image", "-" if found.evaluations is None else str(found.evaluations))]
+    rows += _step_rows(found, found.images_per_s)
+    yield from align([*rows, ("peak memory", f"{_mib(found.peak_bytes)} MiB")])
+
+
+def _step_rows(found: "StepFigure | SampleFigure", images_per_s: float | None) -> list[tuple[str, str]]:
+    median, quartiles = _ms(found.timing)
+    return [
+        ("images at a time", f"{found.images:,}"),
+        ("step", f"{median} ms (quartiles {quartiles}, {len(found.timing.runs_s)} steps)"),
+        ("images/s", "-" if images_per_s is None else f"{images_per_s:.4g}"),
+        ("model FLOPs of a step", f"{found.flops / 1e9:,.1f} GFLOP"),
+        ("large matrix products", f"{found.rate / 1e9:,.0f} GFLOP/s in {found.dtype}"),
+        ("utilisation of these", f"{100 * found.utilisation:.1f} %"),
+    ]
+
+
+def scaling_lines(figures: Sequence["ScalingFigure"], growth: Sequence["Exponent"]) -> Iterator[str]:
+    """Yield what `hdit bench scaling` prints."""
+    rows = [["network", "size", "direction", "parameters", "GFLOP", "ms", "quartiles", "peak MiB"]]
+    for figure in figures:
+        work = [f"{figure.parameters:,}", f"{figure.flops / 1e9:,.1f}"]
+        size = f"{figure.size_px}x{figure.size_px}"
+        rows.append([figure.network, size, figure.direction, *work, *_ms(figure.timing), _mib(figure.peak_bytes)])
+    yield from align(rows)
+    yield from (
+        f"{figure.network} at {figure.size_px}x{figure.size_px}, {figure.direction}: not measured: {figure.problem}"
+        for figure in figures
+        if figure.problem
+    )
+    for law in growth:
+        memory = "" if law.memory is None else f", memory as pixels^{law.memory:.2f}"
+        span = f"from {law.from_px}x{law.from_px} to {law.to_px}x{law.to_px}"
+        yield f"{law.network}, {law.direction}: time grows as pixels^{law.time:.2f}{memory} ({span})"
+
+
+def _ms(timing: "Timing | None") -> tuple[str, str]:
+    if timing is None:
+        return "-", "-"
+    first, third = timing.quartiles_s
+    return _number(1e3 * timing.median_s), f"{_number(1e3 * first)} to {_number(1e3 * third)}"
+
+
+def _number(value: float) -> str:
+    """Return three digits, and more where they stand before the point."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _mib(size_bytes: int | None) -> str:
+    return "-" if size_bytes is None else f"{size_bytes / 2**20:,.0f}"
