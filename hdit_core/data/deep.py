@@ -1,11 +1,9 @@
 """Every image of a shard, one by one: do the tar, the index, the label and the hashes say the same of it?"""
 
-import json
 import os
 import tarfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,42 +14,11 @@ from hdit_core.data.codec import SUFFIXES, decode
 from hdit_core.data.duplicates import image_hashes
 from hdit_core.data.manifest import Contents
 from hdit_core.data.shard import HASHES_DTYPE, NO_LABEL
+from hdit_core.data.stored import Stored, stored_samples
 
 MOST_PROBLEMS = 20  # of one shard; a shard that is shifted by a byte has one for every image
-LARGEST_NOTE_BYTES = 1 << 20  # of a .json or .cls
 
 Rows = Shaped[np.ndarray, " _"]
-
-
-@dataclass
-class _Stored:
-    """One sample as it lies in the tar."""
-
-    key: str
-    members: dict[str, tuple[int, int]] = field(default_factory=dict)  # suffix: first byte, number of bytes
-
-
-def _stored(path: Path) -> list[_Stored]:
-    """Return the samples of a tar in their order: members that lie side by side and share a key.
-
-    Raises:
-        tarfile.TarError, OSError, ValueError: it is damaged.
-    """
-    found: list[_Stored] = []
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            key, _, suffix = member.name.partition(".")
-            if not found or found[-1].key != key:
-                found.append(_Stored(key))
-            if not member.isreg() or suffix in found[-1].members:
-                raise ValueError(f"{member.name!r} is no file, or is there twice")
-            found[-1].members[suffix] = (member.offset_data, member.size)
-    return found
-
-
-def _note(descriptor: int, place: tuple[int, int]) -> bytes:
-    offset, length = place
-    return os.pread(descriptor, min(length, LARGEST_NOTE_BYTES), offset)
 
 
 def _pixels_problem(pixels: UInt8[np.ndarray, "H W C"], about: dict[str, str], hashes: Rows) -> str | None:
@@ -68,11 +35,11 @@ class _Shard:
     def __init__(self, descriptor: int, contents: Contents, shape: tuple[int, int, int]) -> None:
         self.descriptor, self.contents, self.shape = descriptor, contents, shape
 
-    def _label_problem(self, stored: _Stored, label: int) -> str | None:
-        text = _note(self.descriptor, stored.members["cls"]).decode() if "cls" in stored.members else str(NO_LABEL)
+    def _label_problem(self, stored: Stored, label: int) -> str | None:
+        text = stored.note(self.descriptor, "cls").decode() if "cls" in stored.members else str(NO_LABEL)
         return None if text == str(label) else f"class {text[:20]!r} in the tar, {label} in the index"
 
-    def problem(self, stored: _Stored, row: Rows, hashes: Rows | None) -> str | None:
+    def problem(self, stored: Stored, row: Rows, hashes: Rows | None) -> str | None:
         """Return what is wrong with one image.
 
         Raises:
@@ -85,7 +52,7 @@ class _Shard:
         if zlib.crc32(content) != row["crc32"][0]:
             return "does not have the checksum of the index"
         pixels = decode(content, self.contents.codec, self.shape)
-        about = json.loads(_note(self.descriptor, stored.members["json"]))
+        about = stored.about(self.descriptor)
         if problem := self._label_problem(stored, int(row["label"][0])):
             return problem
         lossless = self.contents.codec != "jpeg"  # else the hashes are of what there was before the loss
@@ -103,7 +70,7 @@ def _shape_of(contents: Contents, first: int) -> tuple[int, int, int]:
 
 def _each_problem(path: Path, shard: _Shard, first: int, index: Rows, hashes: Rows | None) -> Iterator[str]:
     try:
-        stored = _stored(path)
+        stored = stored_samples(path)
     except (tarfile.TarError, OSError, ValueError) as problem:
         yield f"not a whole tar ({problem})"
         return

@@ -65,6 +65,7 @@ def gather(journal: Journal, num_pieces: int) -> Pieces:
         found += [(shard.size, _entry(shard, len(shard.rows)), shard.rows) for shard in record.shards]
         reject_lines += record.rejects
         remarks.update(record.remarks)
+        remarks["left out, the same as another image"] += record.duplicates
     found.sort(key=lambda one: one[0])  # stable: within a bucket the pieces stay in order
     rows = np.concatenate([rows for *_, rows in found]) if found else np.empty(0, ROW_DTYPE)
     shards = tuple(entry for _, entry, _ in found)
@@ -144,7 +145,7 @@ def write_data_set(work: Work, fingerprint: str, pieces: Pieces, folder: Path) -
         origin=Origin(kind=work.source.kind, name=work.source.name, inputs=len(work.inputs), fingerprint=fingerprint),
         settings=work.settings(),
         rejects=len(pieces.reject_lines),
-        remarks=dict(sorted((pieces.remarks + Counter(duplicate_remarks(pieces.rows))).items())),
+        remarks=dict(sorted((pieces.remarks + Counter(duplicate_remarks(pieces.rows))).items())),  # + drops zeros
         made_with={"pillow": PIL.__version__},
         hashes=hashes,
     )

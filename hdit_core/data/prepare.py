@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hdit_core.data.assembly import check_pieces, make_pieces
+from hdit_core.data.dropping import drop_duplicates
 from hdit_core.data.duplicates import KnownImages
 from hdit_core.data.journal import Journal, holds_data_set, open_journal
 from hdit_core.data.manifest import Manifest, read_manifest
@@ -124,6 +125,8 @@ class _Preparation:
 
     def finish(self, journal: Journal) -> PrepareSummary:
         """Turn the pieces into a data set."""
+        if self.settings.drop_duplicates:
+            drop_duplicates(self.work, journal)
         pieces = gather(journal, self.work.num_pieces)
         if not len(pieces.rows):
             journal.remove()

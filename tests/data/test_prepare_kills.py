@@ -1,58 +1,54 @@
 """Preparation killed at any moment and run again: the same bytes, nothing made twice, nothing left behind."""
 
 import contextlib
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from class_folders import bytes_of
+from killing import KILLED, begin, die_at, kill_after
 
-from hdit_core.data.prepare import PrepareSettings, prepare_data
+from hdit_core.data.prepare import PrepareSettings, finish_data, prepare_data, prepare_task
+from hdit_core.data.share import Share
 from hdit_core.errors import UsageError
 
 
-def die_at(step, settings):
-    """Prepare in a child that dies before its n-th file operation of the kind that must not be torn; did it?"""
-    child = os.fork()
-    if child == 0:
-        count = 0
-
-        def counted(real):
-            def call(*args, **options):
-                nonlocal count
-                count += 1
-                if count == step:
-                    os._exit(9)
-                return real(*args, **options)
-
-            return call
-
-        os.fsync, Path.replace, os.rmdir = counted(os.fsync), counted(Path.replace), counted(os.rmdir)
-        try:
-            prepare_data(settings)
-        except BaseException:
-            os._exit(1)
-        os._exit(0)
-    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert code in (0, 9)
-    return code == 9
-
-
-def test_killed_at_any_step_and_run_again_gives_the_same_bytes(pictures, prepare, tmp_path):
-    prepare(pictures, name="undisturbed", shard_size=13)
+@pytest.mark.parametrize("drop", [False, True])
+def test_killed_at_any_step_and_run_again_gives_the_same_bytes(pictures, prepare, tmp_path, drop):
+    (pictures / "cow" / "999.png").write_bytes((pictures / "ant" / "000.png").read_bytes())
+    prepare(pictures, name="undisturbed", shard_size=13, drop_duplicates=drop)
     expected = bytes_of(tmp_path / "undisturbed")
     step = 0
     killed = True
     while killed:
         step += 1
-        settings = PrepareSettings(str(pictures), tmp_path / f"set-{step}", (8, 12), shard_size=13)
-        killed = die_at(step, settings)
+        settings = PrepareSettings(
+            str(pictures), tmp_path / f"set-{step}", (8, 12), shard_size=13, drop_duplicates=drop
+        )
+        killed = die_at(step, lambda settings=settings: prepare_data(settings))
         prepare_data(settings)
         assert bytes_of(settings.out) == expected, step
     assert step > 20
+
+
+def test_tasks_and_their_last_step_killed_at_any_step_and_run_again_give_the_same_bytes(pictures, prepare, tmp_path):
+    prepare(pictures, name="undisturbed", shard_size=13)
+    expected = bytes_of(tmp_path / "undisturbed")
+    for step in range(1, 40):
+        settings = PrepareSettings(str(pictures), tmp_path / f"set-{step}", (8, 12), shard_size=13)
+        killed = []
+        for share in (Share(1, 2), Share(0, 2)):
+            killed.append(die_at(step, lambda share=share, settings=settings: prepare_task(settings, share)))
+            prepare_task(settings, share)
+        killed.append(die_at(step, lambda settings=settings: finish_data(settings)))
+        finish_data(settings)
+        assert bytes_of(settings.out) == expected, step
+        if not any(killed):
+            break
+    assert 12 < step < 39
 
 
 def test_killed_again_and_again_the_set_is_finished_at_last(pictures, prepare, tmp_path):
@@ -60,7 +56,7 @@ def test_killed_again_and_again_the_set_is_finished_at_last(pictures, prepare, t
     prepare(pictures, name="undisturbed")
     settings = PrepareSettings(str(pictures), tmp_path / "set", (8, 12), shard_size=7)
     for step in range(1, 60):
-        if not die_at(step, settings):
+        if not die_at(step, lambda: prepare_data(settings)):
             break
     assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "undisturbed")
 
@@ -78,16 +74,8 @@ def processes_of(folder):
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
 def test_killed_with_two_processes_it_leaves_none_behind_and_goes_on(pictures, prepare, tmp_path):
     prepare(pictures, name="undisturbed")
-    code = (
-        "import sys; from pathlib import Path; from hdit_core.data.prepare import *\n"
-        "if __name__ == '__main__':\n"
-        "    prepare_data(PrepareSettings(sys.argv[1], Path(sys.argv[2]), (8, 12), shard_size=7, workers=2))\n"
-    )
     home = tmp_path / "home"
-    home.mkdir()
-    (home / "run.py").write_text(code)
-    command = [sys.executable, str(home / "run.py"), str(pictures), str(tmp_path / "set")]
-    run = subprocess.Popen(command, cwd=home)
+    run = begin(home, pictures, tmp_path / "set", workers=2)
     wait_until(lambda: list((tmp_path / "set").glob("shard-*.tar")) or run.poll() is not None)
     run.kill()
     run.wait()
@@ -110,6 +98,20 @@ def interrupt(pictures, prepare, **settings):
 
     with pytest.raises(KeyboardInterrupt):
         prepare(pictures, on_progress=stop, **settings)
+
+
+def test_four_tasks_killed_at_random_and_run_again_give_the_same_bytes(pictures, prepare, tmp_path):
+    """The short form of tests/endurance/test_prepare_kills_tasks.py."""
+    prepare(pictures, name="undisturbed", shard_size=4)
+    delays = iter(np.random.default_rng(0).uniform(0.1, 0.6, 3))
+    for delay_s in delays:
+        tasks = [begin(tmp_path / "home", pictures, tmp_path / "set", f"{task}/4", shard_size=4) for task in range(4)]
+        assert {kill_after(task, delay_s) for task in tasks} <= {0, KILLED}
+    settings = PrepareSettings(str(pictures), tmp_path / "set", (8, 12), shard_size=4)
+    for task in range(4):
+        prepare_task(settings, Share(task, 4))
+    finish_data(settings)
+    assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "undisturbed")
 
 
 def test_what_is_done_is_not_made_again(pictures, prepare, tmp_path):
