@@ -3,22 +3,15 @@
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hdit_core.model.attention import Operator
+from hdit_core.model.gate import gated
 from hdit_core.model.initial import Linear, constant, unset
 from hdit_core.model.norm import AdaRMSNorm
 from hdit_core.model.position import Rotation
 from hdit_core.model.similarity import cosine_rotary
 
 INITIAL_LOGIT_SCALE = 10.0
-
-
-def gated(x: Float[Tensor, "*rows F2"]) -> Float[Tensor, "*rows F"]:
-    """GEGLU: the first half of the features times the GELU (the exact one) of the second half."""
-    values, gates = x.chunk(2, dim=-1)
-    # contiguous: it is faster, and a row that stands alone would take another kernel and get other last bits
-    return values * F.gelu(gates.contiguous())
 
 
 class AttentionBlock(nn.Module):
@@ -39,11 +32,10 @@ class AttentionBlock(nn.Module):
         self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"], rotation: Rotation | None
     ) -> Float[Tensor, "B H W C"]:
         assert rotation is not None
-        qkv = rearrange(self.qkv(self.norm(x, cond)), "b h w (t n d) -> b h w t n d", t=3, d=self.head_dim)
-        both, value = qkv.split((2, 1), dim=3)
-        query, key = cosine_rotary(both, self.scale, rotation).unbind(3)
-        attended = rearrange(self.operator(query, key, value.squeeze(3)), "b h w n d -> b h w (n d)")
-        return x + self.out(self.dropout(attended))
+        normal, x = self.norm(x, cond)
+        qkv = rearrange(self.qkv(normal), "b h w (t n d) -> b h w t n d", t=3, d=self.head_dim)
+        attended = self.operator(*cosine_rotary(qkv, self.scale, rotation))
+        return self.out(self.dropout(rearrange(attended, "b h w n d -> b h w (n d)"))).add_(x)
 
 
 class FeedForwardBlock(nn.Module):
@@ -57,7 +49,8 @@ class FeedForwardBlock(nn.Module):
         self.down = Linear(hidden, width, constant(0.0))
 
     def forward(self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"]) -> Float[Tensor, "B H W C"]:
-        return x + self.down(self.dropout(gated(self.up(self.norm(x, cond)))))
+        normal, x = self.norm(x, cond)
+        return self.down(self.dropout(gated(self.up(normal)))).add_(x)
 
 
 class TransformerLayer(nn.Module):

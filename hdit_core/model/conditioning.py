@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hdit_core.model.blocks import gated
+from hdit_core.model.gate import gated
 from hdit_core.model.initial import Linear, constant, standard_normal, unset
 from hdit_core.model.norm import RMSNorm, wide
 from hdit_core.model.position import FixedTensor

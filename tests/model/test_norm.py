@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hdit_core.model.norm import AdaRMSNorm, RMSNorm, rms_norm
+from hdit_core.model.norm import AdaRMSNorm, Normalised, RMSNorm, rms_norm
 
 
 def test_it_divides_by_the_root_of_the_mean_square():
@@ -13,11 +13,13 @@ def test_it_divides_by_the_root_of_the_mean_square():
     torch.testing.assert_close(rms_norm(x, scale), expected, rtol=1e-13, atol=0)
 
 
+@pytest.mark.parametrize("grid", [(3, 2), (1, 1)])
 @pytest.mark.parametrize("scale_shape", [(5,), (2, 1, 1, 5)])
-def test_the_written_out_gradient_is_the_numerical_one(scale_shape):
-    x = torch.randn(2, 3, 2, 5, dtype=torch.float64, requires_grad=True)
+def test_the_written_out_gradient_is_the_numerical_one(grid, scale_shape):
+    x = torch.randn(2, *grid, 5, dtype=torch.float64, requires_grad=True)
     scale = torch.randn(scale_shape, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(rms_norm, (x, scale))
+    assert torch.autograd.gradcheck(Normalised.apply, (x, scale))  # and with what goes past the norm
 
 
 def test_a_row_of_zeros_stays_zero_and_has_a_gradient():
@@ -51,4 +53,6 @@ def test_the_conditioning_scales_each_image_by_one_plus_its_own():
     torch.nn.init.ones_(plain.scale)
     x, cond = torch.randn(3, 2, 5, 6), torch.randn(3, 4)
     expected = plain(x) * (1 + cond @ norm.modulation.weight.T)[:, None, None, :]
-    torch.testing.assert_close(norm(x, cond), expected)
+    normal, beside = norm(x, cond)
+    torch.testing.assert_close(normal, expected)
+    assert torch.equal(beside, x)

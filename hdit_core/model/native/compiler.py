@@ -40,23 +40,25 @@ def find_compiler() -> str:
     return found
 
 
-def library_path(real: str, folder: Path) -> Path:
+def library_path(real: str, folder: Path, source: str = "attention.cpp", more_flags: tuple[str, ...] = ()) -> Path:
     """Return the library for a type of numbers, compiled unless it lies in the folder already.
 
     Args:
         real: `"float"` or `"double"`.
         folder: where libraries are kept; made when it is not there.
+        source: a C++ file of this folder.
+        more_flags: for the compiler, beyond `FLAGS`.
 
     Raises:
         CompileError: there is no compiler, it fails, or the folder is not ours alone or cannot be written.
     """
     compiler = find_compiler()
-    flags = [*FLAGS, f"-DREAL={real}"]
-    key = _key(compiler, flags)
+    flags = [*FLAGS, *more_flags, f"-DREAL={real}"]
+    key = _key(compiler, flags, source)
     try:
         _make_private(folder)
         with _turn(folder / f"{key}.lock"):
-            return _find(key, folder) or _compile([compiler, *flags], key, folder)
+            return _find(key, folder) or _compile([compiler, *flags, str(SOURCE / source)], key, folder)
     except OSError as problem:
         raise CompileError(f"{folder}: cannot be used as a cache of compiled code ({problem})") from None
 
@@ -75,10 +77,10 @@ def _run(command: list[str]) -> str:
     return done.stdout
 
 
-def _key(compiler: str, flags: list[str]) -> str:
+def _key(compiler: str, flags: list[str], source: str) -> str:
     """Return the digest of what a library depends on; a compiler's predefined macros tell its version and the CPU."""
     macros = _run([compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull])
-    parts = [macros, *flags]
+    parts = [macros, *flags, source]
     for path in sorted([*SOURCE.glob("*.cpp"), *SOURCE.glob("*.h")]):
         parts += [path.name, path.read_text()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
@@ -131,7 +133,7 @@ def _compile(command: list[str], key: str, folder: Path) -> Path:
     descriptor, name = tempfile.mkstemp(prefix=TEMPORARY, suffix=".so", dir=folder)
     os.close(descriptor)
     try:
-        _run([*command, str(SOURCE / "attention.cpp"), "-o", name])
+        _run([*command, "-o", name])
         path = _named(key, folder, Path(name))
         Path(name).chmod(0o700)
         Path(name).replace(path)
