@@ -111,13 +111,16 @@ def open_list(path: Path) -> PathListSource:
         return PathListSource(path.name, read_paths(file, str(path)), path.parent)
 
 
-def open_stdin(file: BufferedIOBase, is_terminal: bool) -> PathListSource:
+def open_stdin(file: BufferedIOBase | None) -> PathListSource:
     """Read a list from stdin; its paths are relative to the current folder.
 
+    Args:
+        file: stdin, None where it is closed or a terminal.
+
     Raises:
-        UsageError: nobody writes to it.
+        UsageError: nothing is piped into it.
         DataError: it is no list of paths.
     """
-    if is_terminal:
-        raise UsageError("-: reads paths from stdin, which is a terminal; for example: find photos -type f | hdit ...")
+    if file is None:
+        raise UsageError("-: reads paths from stdin, and nothing is piped into it; for example: find photos | hdit ...")
     return PathListSource("stdin", read_paths(file, "stdin"), Path())

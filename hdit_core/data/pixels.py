@@ -12,7 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
+
+from hdit_core.data.profiles import to_srgb
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """What is tried. Never EPS, which runs Ghostscript, nor formats that need another program or file."""
@@ -20,6 +22,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 LARGEST_IMAGE_PIXELS = 100_000_000
 
 ORIENTATION_TAG = 0x0112
+_PHOTOMETRIC, _SAMPLE_FORMAT = 0x0106, 0x0153  # of TIFF
+_WHITE_IS_ZERO = 0
+_SRGB_GAMMA = 0.45455
 
 # EXIF orientation: what brings the stored image upright.
 _UPRIGHT = {
@@ -67,6 +72,9 @@ def _check_depth(image: ImageFile.ImageFile) -> None:
     raw_modes = [str(tile.args[0] if isinstance(tile.args, tuple) else tile.args) for tile in image.tile]
     if any(raw.startswith("I;12") for raw in raw_modes):
         raise RefusedImageError("12-bit grey has no defined scale here")
+    signed = 2 in image.tag_v2.get(_SAMPLE_FORMAT, ()) if isinstance(image, TiffImagePlugin.TiffImageFile) else False
+    if signed or any(raw.startswith("I;32") for raw in raw_modes):
+        raise RefusedImageError("signed or 32-bit grey has no defined range")
     if image.mode == "RGB" and "transparency" in image.info and any("16" in raw for raw in raw_modes):
         raise RefusedImageError("a transparent colour of 16 bits, while Pillow reads 8 bits")
 
@@ -93,29 +101,23 @@ def _upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
     return image.transpose(_UPRIGHT[orientation]), ["turned upright by EXIF orientation"]
 
 
+# 0..65535 to 0..255: divided by 257 and rounded.
+_TO_8_BITS_TABLE = ((np.arange(1 << 16, dtype=np.uint32) + 128) // 257).astype(np.uint8)
+
+
 def _grey16_to_grey(image: Image.Image) -> Image.Image:
-    """Scale 0..65535 to 0..255: divide by 257 and round. A transparent level becomes alpha."""
-    levels = np.asarray(image).astype(np.uint32)
-    if levels.max(initial=0) > 0xFFFF:
-        raise RefusedImageError("32-bit grey has no defined range")
-    grey = Image.fromarray(((levels + 128) // 257).astype(np.uint8))
+    """Scale 0..65535 to 0..255. A transparent level becomes alpha."""
+    levels = np.asarray(image)
+    if levels.max(initial=0) > 0xFFFF or levels.min(initial=0) < 0:
+        raise RefusedImageError("grey beyond 16 bits has no defined range")
+    grey = _TO_8_BITS_TABLE[levels]
+    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow heeds up to 8 bits only
+        grey = 255 - grey
     transparent = image.info.get("transparency")
+    whole = Image.fromarray(grey)
     if isinstance(transparent, int):
-        grey.putalpha(Image.fromarray(np.where(levels == transparent, 0, 255).astype(np.uint8)))
-    return grey
-
-
-def _to_srgb(image: Image.Image, profile_bytes: bytes) -> tuple[Image.Image, list[str]]:
-    """Convert RGB or CMYK by its ICC profile, unless that is sRGB already or none."""
-    try:
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(profile_bytes))
-        if "srgb" in ImageCms.getProfileDescription(profile).lower():
-            return image, []
-        converted = ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
-    except (OSError, ImageCms.PyCMSError, ValueError, TypeError):
-        return image, ["unusable colour profile passed over"]
-    assert converted is not None
-    return converted, ["converted to sRGB by its colour profile"]
+        whole.putalpha(Image.fromarray(np.where(levels == transparent, 0, 255).astype(np.uint8)))
+    return whole
 
 
 def _refuse_mode(image: Image.Image) -> Image.Image:
@@ -133,6 +135,12 @@ _TO_8_BITS: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
+def _gamma_remarks(image: Image.Image) -> list[str]:
+    """Say that a PNG names a gamma that is not sRGB's; viewers differ in what they make of it, most of them nothing."""
+    gamma = image.info.get("gamma", _SRGB_GAMMA)
+    return [] if "srgb" in image.info or abs(gamma - _SRGB_GAMMA) < 0.01 else ["another gamma than sRGB's passed over"]
+
+
 def _flatten(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, list[str]]:
     """Return RGB or grey of 8 bits: colours by their profile, then transparency laid on the background."""
     image = _TO_8_BITS.get(image.mode, lambda same: same)(image)
@@ -141,7 +149,7 @@ def _flatten(image: Image.Image, background: tuple[int, int, int]) -> tuple[Imag
     opaque = image if image.mode == "CMYK" else image.convert("L" if grey else "RGB")
 
     profile_bytes = image.info.get("icc_profile")
-    opaque, remarks = (opaque, []) if grey or not profile_bytes else _to_srgb(opaque, profile_bytes)
+    opaque, remarks = to_srgb(opaque, profile_bytes) if profile_bytes else (opaque, _gamma_remarks(image))
     if alpha is None:
         return opaque, remarks
 
@@ -166,7 +174,7 @@ def decode_any(data: bytes, channels: int, background: tuple[int, int, int] = (2
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes, which are checked here, and about broken metadata
             stored = _load(data)
-            remarks = ["first frame of an animation"] if getattr(stored, "n_frames", 1) > 1 else []
+            remarks = ["first frame of an animation"] if getattr(stored, "is_animated", False) else []
             upright, turned = _upright(stored)
             flat, converted = _flatten(upright, background)
     except RefusedImageError:

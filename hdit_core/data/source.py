@@ -72,7 +72,8 @@ def _open_path(location: str, leave_out: Path | None) -> Source | None:
     from hdit_core.data.path_list import STDIN, open_stdin
 
     if location == STDIN:
-        return open_stdin(cast(BufferedIOBase, sys.stdin.buffer), sys.stdin.isatty())
+        is_piped = sys.stdin is not None and not sys.stdin.isatty()
+        return open_stdin(cast(BufferedIOBase, sys.stdin.buffer) if is_piped else None)
     try:
         return open_path(Path(location), leave_out)
     except OSError as problem:
