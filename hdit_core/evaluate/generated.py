@@ -1,8 +1,9 @@
 """A checkpoint as a set of images to score: drawn as they are asked for, and kept nowhere."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,34 +11,77 @@ from einops import rearrange
 from jaxtyping import UInt8
 
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.evaluate.pictures import ImageSet, Read
+from hdit_core.errors import UsageError
+from hdit_core.evaluate.imageset import ImageSet, Read
 from hdit_core.generate.generate import generate
 from hdit_core.images import to_uint8
+from hdit_core.randomness import uniform
+
+Labels = Literal["balanced", "uniform", "data"]
+LABELS: tuple[Labels, ...] = ("balanced", "uniform", "data")
 
 
-def generated_images(denoiser: Denoiser, path: str, n: int, seed: int) -> ImageSet:
-    """Return images 0 to n - 1 of a seed, rounded to bytes as if they had been saved, classes in turn.
+def generated_images(
+    denoiser: Denoiser,
+    path: str,
+    n: int,
+    seed: int,
+    labels: Labels = "balanced",
+    class_counts: Sequence[int] | None = None,
+) -> ImageSet:
+    """Return images 0 to n - 1 of a seed, rounded to bytes as if they had been saved.
 
     Args:
         denoiser: what draws them, by its recipe's sampling settings.
         path: where it was loaded from, for the passport.
         n: how many.
-        seed: of the starts and the sampler's noise.
+        seed: of the starts, the sampler's noise and the drawing of labels.
+        labels: which classes: each in turn, each with equal chance, or as often as in the data.
+        class_counts: of the data, for "data".
+
+    Raises:
+        UsageError: the data's classes are not known, or not the network's.
     """
+    num_classes = denoiser.recipe.model.num_classes
+    _check_classes(num_classes, labels, class_counts)
     source = {
         "kind": "checkpoint",
         "path": path,
         "weights_sha256": _weights_sha256(denoiser),
         "seed": seed,
-        "labels": "balanced" if denoiser.recipe.model.num_classes else "none",
+        "labels": labels if num_classes else "none",
         "sampling": denoiser.recipe.sample.model_dump(mode="json"),
     }
-    return ImageSet(source, n, _draw(denoiser, n, seed))
+
+    def read(places: Sequence[int]) -> Iterator[Read]:
+        classes = class_ids(places, num_classes, seed, labels, class_counts) if num_classes else None
+        for batch in generate(denoiser, places, seed=seed, class_ids=classes):
+            yield from (partial(_given, image_u8) for image_u8 in to_uint8(batch.images))
+
+    return ImageSet(source, n, read, hashlib.sha256(repr((source, n, class_counts)).encode()).hexdigest())
 
 
-def _draw(denoiser: Denoiser, n: int, seed: int) -> Iterator[Read]:
-    for batch in generate(denoiser, range(n), seed=seed):
-        yield from (partial(_given, image_u8) for image_u8 in to_uint8(batch.images))
+def class_ids(
+    indices: Sequence[int], num_classes: int, seed: int, labels: Labels, class_counts: Sequence[int] | None = None
+) -> list[int]:
+    """Return the class of each image: a function of its index alone, so that any part of a set has the same."""
+    if labels == "balanced":
+        return [index % num_classes for index in indices]
+    weights = np.asarray(class_counts if labels == "data" else [1] * num_classes, np.float64)
+    edges = np.cumsum(weights / weights.sum())[:-1]
+    return [int(place) for place in np.searchsorted(edges, uniform(seed, "class", indices), side="right")]
+
+
+def _check_classes(num_classes: int, labels: Labels, class_counts: Sequence[int] | None) -> None:
+    if labels != "data" or not num_classes:
+        return
+    if not class_counts:
+        raise UsageError("--labels data: the reference does not say how often each class is; give a data set as --ref")
+    if len(class_counts) != num_classes:
+        raise UsageError(
+            f"--labels data: the reference has {len(class_counts)} classes, the network {num_classes}; "
+            "give the data set that it was trained on as --ref"
+        )
 
 
 def _given(image_u8: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:

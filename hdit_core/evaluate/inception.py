@@ -1,13 +1,16 @@
 """Inception-v3 as FID has used it since 2015, in NVIDIA's TorchScript translation, called as clean-fid calls it."""
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from hdit_core.errors import CheckpointError
-from hdit_core.evaluate.extractor import Extractor, Say
+from hdit_core.evaluate.extractor import Extractor, Mode, Say
 from hdit_core.evaluate.weights import WeightsFile, find_weights
 from hdit_core.files import cache_folder
 
@@ -20,8 +23,14 @@ INCEPTION = WeightsFile(
 )
 
 
-def open_inception(weights: Path | None, device: torch.device, say: Say, wanted: WeightsFile = INCEPTION) -> Extractor:
+def open_inception(
+    weights: Path | None, device: torch.device, say: Say, mode: Mode = "clean", wanted: WeightsFile = INCEPTION
+) -> Extractor:
     """Return the extractor of FID.
+
+    In clean mode images are resized as clean-fid does it. In adm mode they go in as they are and the graph itself
+    resizes them, as TensorFlow 1 did: FID as most papers until 2021, ADM's evaluator and clean-fid's
+    `legacy_tensorflow` have it, HDiT's paper too. Its distance is called fid-adm.
 
     Other weights than the pinned ones are taken from `weights`, but the distance is then not called FID. A TorchScript
     file is no Python pickle, yet it is a program, which torch's interpreter runs and which may use any of torch's
@@ -34,29 +43,41 @@ def open_inception(weights: Path | None, device: torch.device, say: Say, wanted:
     path, sha256 = find_weights(wanted, weights, cache_folder(), say)
     genuine = sha256 == wanted.sha256
     remark = f"{path} is not the Inception file of FID (sha256 {wanted.sha256}), so that this is not an FID"
+    network = _load(path, device, resize_inside=mode == "adm")
+    suffix = "-adm" if mode == "adm" else ""
     return Extractor(
         name="inception",
-        metric="fid" if genuine else "fd-inception",
-        kernel_metric="kid" if genuine else "kd-inception",
+        metric=("fid" if genuine else "fd-inception") + suffix,
+        kernel_metric=("kid" if genuine else "kd-inception") + suffix,
         num_features=2048,
-        side_px=299,
+        side_px=None if mode == "adm" else 299,
         batch_size=8 if device.type == "cpu" else 64,
         weights_sha256=sha256,
-        network=_load(path, device),
+        network=network,
         device=device,
         remarks=() if genuine else (remark,),
+        class_logits=_classifier(network.base),
     )
 
 
-def _load(path: Path, device: torch.device) -> torch.nn.Module:
-    """Return clean-fid's wrapper around the file; it takes levels in [0, 255] at 299 pixels."""
+def _classifier(base: torch.nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """Return the last layer without its bias, as the Inception Score has always had it (Salimans et al. 2016)."""
+    weight = getattr(getattr(base, "output", None), "weight", None)
+    if not isinstance(weight, Tensor) or weight.ndim != 2 or weight.shape[1] != 2048:
+        return None
+    exact = weight.detach().double().cpu()
+    return lambda features: features.double() @ exact.T
+
+
+def _load(path: Path, device: torch.device, resize_inside: bool) -> Any:
+    """Return clean-fid's wrapper around the file; it takes levels in [0, 255], in clean mode at 299 pixels."""
     from cleanfid.inception_torchscript import InceptionV3W
 
     try:
         # The wrapper looks for a fixed name in a folder, and the file may have another.
         with TemporaryDirectory() as folder:
             (Path(folder) / INCEPTION.name).symlink_to(path.resolve())
-            network: torch.nn.Module = InceptionV3W(folder, download=False)
+            network: torch.nn.Module = InceptionV3W(folder, download=False, resize_inside=resize_inside)
     except (RuntimeError, AttributeError, zipfile.BadZipFile) as problem:
         raise CheckpointError(
             f"{path}: not the TorchScript module {INCEPTION.name} ({str(problem).splitlines()[0]})"

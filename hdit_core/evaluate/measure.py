@@ -5,25 +5,34 @@ cores are free and several times faster where they are not.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
-from torch import Tensor
+from jaxtyping import UInt8
 
+from hdit_core.errors import DataError
 from hdit_core.evaluate.extractor import Extractor, full_precision
-from hdit_core.evaluate.pictures import ImageSet, Read
+from hdit_core.evaluate.featurestore import FeatureBatch, FeatureStore
+from hdit_core.evaluate.imageset import ImageSet, Read
 from hdit_core.evaluate.statistics import Accumulator, Statistics, image_digest
 
 GPU_WORKERS = 8  # that read and resize; the GPU does their batches one after the other
 
-OnProgress = Callable[[int, int], None]
+OnProgress = Callable[[int, int | None], None]
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """Somebody who looks at a set's features as they pass."""
+
+    def see(self, batch: FeatureBatch, start: int) -> None:
+        """Look at the features of the images at the places `start`, `start + 1`, ..."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +52,15 @@ class Measurement:
     remarks: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Batch:
-    features: Float32[Tensor, "B F"]
-    digests: list[bytes]
-    shapes: list[tuple[int, ...]]
-
-
 def measure(
     images: ImageSet,
     extractor: Extractor,
     batch_size: int | None = None,
     on_progress: OnProgress = lambda done, total: None,
+    *,
+    num_blocks: int = 1,
+    watchers: Sequence[Watcher] = (),
+    store: FeatureStore | None = None,
 ) -> Measurement:
     """Return the statistics of a set; they do not depend on the batch size or on the order of the images.
 
@@ -63,20 +69,48 @@ def measure(
         extractor: the feature network.
         batch_size: images at once; default what suits the extractor.
         on_progress: called with how many images are done, of how many.
+        num_blocks: into how many parts the set is divided, for the spread of a score.
+        watchers: shown every batch once, in order.
+        store: keeps the features, and gives those back that a killed run has left in it.
 
     Raises:
         DataError: an image is broken, or there are fewer than two.
         NumericalError: a feature is not finite.
     """
-    accumulator = Accumulator(extractor.num_features)
+    accumulator = Accumulator(extractor.num_features, num_blocks=num_blocks)
     shapes: Counter[tuple[int, ...]] = Counter()
-    with full_precision(), _workers(extractor.device) as (pool, workers):
-        for batch in _ahead(images.readers, extractor, batch_size or extractor.batch_size, pool, 2 * workers):
-            accumulator.add(batch.features, batch.digests)
-            shapes.update(batch.shapes)
-            on_progress(accumulator.n, images.count)
-    source = {**images.source, "size": _size(shapes), "num_grey": _num_grey(shapes)}
+    for batch in _batches(images, extractor, batch_size or extractor.batch_size, store):
+        for watcher in watchers:
+            watcher.see(batch, accumulator.n)
+        accumulator.add(batch.features, batch.digests)
+        shapes.update(batch.shapes)
+        on_progress(accumulator.n, images.count)
+    if images.count not in (None, accumulator.n):
+        raise DataError(
+            f"{images.source['path']}: {accumulator.n} of {images.count} images came; has it changed meanwhile? "
+            "Score it again"
+        )
+    source = {**images.source, "size": _size(shapes), "num_grey": _num_grey(shapes), "rounding": "uint8"}
     return Measurement(accumulator.statistics(), extractor.passport, source, images.remarks + extractor.remarks)
+
+
+def _batches(
+    images: ImageSet, extractor: Extractor, batch_size: int, store: FeatureStore | None
+) -> Iterator[FeatureBatch]:
+    """Give what the store has, and then the rest, which it keeps."""
+    done = 0
+    for batch in store.kept() if store else ():
+        done += len(batch.digests)
+        yield batch
+    if done == images.count:
+        return
+    with full_precision(), _workers(extractor.device) as (pool, workers):
+        for batch in _ahead(images.readers(done), extractor, batch_size, pool, 2 * workers):
+            if store:
+                store.keep(batch)
+            yield batch
+    if store:
+        store.flush()
 
 
 @contextmanager
@@ -93,10 +127,10 @@ def _workers(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
 
 def _ahead(
     readers: Iterable[Read], extractor: Extractor, batch_size: int, pool: ThreadPoolExecutor, most_waiting: int
-) -> Iterator[_Batch]:
+) -> Iterator[FeatureBatch]:
     """Work on a few batches ahead of the taker, and give them in order."""
     remaining = iter(readers)
-    waiting: deque[Future[_Batch]] = deque()
+    waiting: deque[Future[FeatureBatch]] = deque()
     while reads := list(islice(remaining, batch_size)):
         waiting.append(pool.submit(_work, reads, extractor))
         if len(waiting) >= most_waiting:
@@ -105,10 +139,12 @@ def _ahead(
         yield waiting.popleft().result()
 
 
-def _work(reads: list[Read], extractor: Extractor) -> _Batch:
+def _work(reads: list[Read], extractor: Extractor) -> FeatureBatch:
     images = [_grey_once(read()) for read in reads]
     features = extractor.features([extractor.prepare(image_u8) for image_u8 in images])
-    return _Batch(features, [image_digest(image_u8) for image_u8 in images], [image_u8.shape for image_u8 in images])
+    return FeatureBatch(
+        features, [image_digest(image_u8) for image_u8 in images], [image_u8.shape for image_u8 in images]
+    )
 
 
 def _grey_once(image_u8: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C2"]:

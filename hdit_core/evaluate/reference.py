@@ -1,4 +1,4 @@
-"""Statistics on disk: an npz of plain arrays, readable by clean-fid too, and clean-fid's own files.
+"""Statistics on disk: an npz of plain arrays, readable by clean-fid too; and clean-fid's and ADM's own files.
 
 mu, sigma       mean and unbiased covariance, float64: what clean-fid, pytorch-fid and others keep
 features, keys  the kept sample, for the kernel distance
@@ -18,7 +18,7 @@ from torch import Tensor
 from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate.measure import Measurement
 from hdit_core.evaluate.statistics import Statistics
-from hdit_core.files import write_whole
+from hdit_core.files import digest, write_whole
 
 FORMAT = "hdit-statistics 1"
 LARGEST_BYTES = 4 << 30
@@ -61,9 +61,19 @@ def check_statistics_path(path: Path) -> None:
         UsageError: as `save_statistics`.
     """
     if path.suffix != ".npz":
-        raise UsageError(f"--save-stats {path}: expected a name that ends in .npz")
+        raise UsageError(f"{path}: statistics are kept under a name that ends in .npz")
     if not path.parent.is_dir():
-        raise UsageError(f"--save-stats {path}: there is no folder {path.parent}")
+        raise UsageError(f"{path}: there is no folder {path.parent} for the statistics")
+
+
+def holds_statistics(path: Path) -> bool:
+    """Return whether an npz is to be read as statistics: it has mu and sigma, or is not an npz of images either."""
+    try:
+        with zipfile.ZipFile(path) as members:
+            names = set(members.namelist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return True  # reading it says what is wrong
+    return "mu.npy" in names or "arr_0.npy" not in names
 
 
 def load_statistics(path: Path) -> Measurement:
@@ -77,14 +87,16 @@ def load_statistics(path: Path) -> Measurement:
     if "passport" not in arrays:
         empty = torch.empty(0, len(mean)), torch.empty(0, dtype=torch.int64)
         remark = f"{path} does not say which extractor and resize made it: that they match is taken on trust"
-        return Measurement(Statistics(None, mean, covariance, *empty, ""), {}, _source(path, {}), (remark,))
+        source = {**_source(path, {}), "sha256": digest(path).sha256}
+        return Measurement(Statistics(None, mean, covariance, *empty, ""), {}, source, (remark,))
     try:
         passport = json.loads(arrays["passport"].tobytes())
         if passport["format"] != FORMAT:
             raise DataError(f"{path}: is of the format {passport['format']!r}, expected {FORMAT!r}; make it anew")
         features, keys = _sample(path, arrays, passport["n"], len(mean))
         statistics = Statistics(passport["n"], mean, covariance, features, keys, str(passport["fingerprint"]))
-        source, remarks = _source(path, dict(passport["source"])), tuple(map(str, passport["remarks"]))
+        source = {**_source(path, dict(passport["source"])), "sha256": digest(path).sha256}
+        remarks = tuple(map(str, passport["remarks"]))
         return Measurement(statistics, dict(passport["extractor"]), source, remarks)
     except (KeyError, TypeError, ValueError, RecursionError) as problem:
         raise DataError(f"{path}: damaged statistics ({type(problem).__name__}: {problem}); make them anew") from None
@@ -98,7 +110,8 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     wanted = ("mu", "sigma", "features", "keys", "passport")
     try:
         with zipfile.ZipFile(path) as members:
-            size_bytes = sum(member.file_size for member in members.infolist())
+            sizes = {member.filename.removesuffix(".npy"): member.file_size for member in members.infolist()}
+        size_bytes = sum(sizes.get(name, 0) for name in wanted)  # ADM's references hold their images too
         if size_bytes > LARGEST_BYTES:
             raise DataError(f"{path}: {size_bytes:,} bytes unpacked; expected at most {LARGEST_BYTES:,}")
         with np.load(path, allow_pickle=False) as archive:
@@ -110,7 +123,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 def _moments(path: Path, arrays: dict[str, np.ndarray]) -> tuple[Tensor, Tensor]:
     """Return mean and covariance in float64, checked."""
     if "mu" not in arrays or "sigma" not in arrays:
-        raise DataError(f"{path}: lacks mu and sigma; expected statistics saved by hdit eval-fid or clean-fid")
+        raise DataError(f"{path}: lacks mu and sigma; expected statistics of hdit eval-fid stats, clean-fid or ADM")
     mean, covariance = arrays["mu"], arrays["sigma"]
     length = mean.shape[0] if mean.ndim == 1 else 0
     if not 0 < length <= LARGEST_FEATURES or covariance.shape != (length, length):

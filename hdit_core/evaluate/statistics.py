@@ -1,13 +1,13 @@
 """Statistics of a set of images in a feature space: mean and covariance in float64, and a bounded sample of features.
 
-Sets are added image by image or merged whole, in any order and any division, and come out the same (Chan, Golub and
-LeVeque 1983; float32 sums are off by 1e-5). Which features are kept, and how a set is identified, is decided by the
-pixels alone: each image has the sha256 of its pixels, the kept are those with the smallest, and the fingerprint is the
-sum of all. So nothing depends on file names, batches, threads or ranks.
+Sets are added image by image or merged whole, in any order and any division, and come out the same. Which features are
+kept, how a set falls into blocks and how it is identified is decided by the pixels alone: each image has the sha256 of
+its pixels, the kept are those with the smallest, and the fingerprint is the sum of all. So nothing depends on file
+names, batches, threads or ranks.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, Float64, Int64, UInt8
 from torch import Tensor
 
 from hdit_core.errors import DataError, NumericalError
+from hdit_core.evaluate.moments import Moments, MomentSum, merged
 
 KEPT_FEATURES = 10_000  # of a set, for the kernel distance: 82 MB at 2048 features
 
@@ -65,6 +66,7 @@ class Statistics:
         keys: `[K]` int64, ascending: the first 8 bytes of each kept image's digest.
         fingerprint: the sum of the images' digests modulo 2^256, 64 hexadecimal digits: equal for equal sets in any
             order; "" where it is not known.
+        blocks: the moments of the set's parts, for the spread of a score; empty where they were not asked for.
     """
 
     n: int | None
@@ -73,20 +75,51 @@ class Statistics:
     features: Float32[Tensor, "K F"]
     keys: Int64[Tensor, "K"]
     fingerprint: str
+    blocks: tuple[Moments, ...] = ()
 
     @property
     def num_features(self) -> int:
         """The dimension of the feature space."""
         return len(self.mean)
 
+    @property
+    def has_all_features(self) -> bool:
+        """Whether the kept sample is the whole set."""
+        return self.n is not None and len(self.features) == self.n
+
+    def of_blocks(self, chosen: Collection[int]) -> "Statistics":
+        """Return the statistics of some of the set's parts, by their numbers."""
+        moments = merged([self.blocks[block] for block in chosen], self.num_features)
+        rows = torch.isin(block_of(self.keys, len(self.blocks)), torch.tensor(sorted(chosen)))
+        return Statistics(
+            moments.n, moments.mean, moments.covariance, self.features[rows], self.keys[rows], self.fingerprint
+        )
+
+
+def key_of(digest: bytes) -> int:
+    """Return the number that decides an image's place in the kept sample and its block."""
+    return int.from_bytes(digest[:8], "big", signed=True)
+
+
+def block_of(keys: Int64[Tensor, "B"], num_blocks: int) -> Int64[Tensor, "B"]:
+    """Return the block of each image, 0 <= block < num_blocks: by chance, yet the same for equal pixels."""
+    return keys.remainder(num_blocks)
+
 
 class Accumulator:
     """Statistics in the making: add images, merge the accumulators of other parts of the set, ask for the result."""
 
-    def __init__(self, num_features: int, kept: int = KEPT_FEATURES) -> None:
+    def __init__(self, num_features: int, kept: int = KEPT_FEATURES, num_blocks: int = 1) -> None:
+        """Begin a set.
+
+        Args:
+            num_features: the dimension of the feature space.
+            kept: how many features are kept.
+            num_blocks: into how many parts the set is divided; each has moments of its own, 34 MB at 2048 features.
+        """
         self.n = 0
-        self._mean = torch.zeros(num_features, dtype=torch.float64)
-        self._scatter = torch.zeros(num_features, num_features, dtype=torch.float64)
+        self._num_features = num_features
+        self._blocks = [MomentSum(num_features) for _ in range(num_blocks)]
         self._sample = FeatureSample(num_features, kept)
         self._fingerprint = 0
 
@@ -98,18 +131,21 @@ class Accumulator:
         """
         if not features.isfinite().all():
             raise NumericalError("the feature network returned numbers that are not finite; are its weights intact?")
-        exact = features.double()
-        mean = exact.mean(0)
-        self._add_moments(len(features), mean, (exact - mean).T @ (exact - mean))
-        keys = [int.from_bytes(digest[:8], "big", signed=True) for digest in digests]
-        self._sample.add(torch.tensor(keys, dtype=torch.int64), features.float())
+        keys = torch.tensor([key_of(digest) for digest in digests], dtype=torch.int64)
+        blocks = block_of(keys, len(self._blocks))
+        for block in blocks.unique().tolist():
+            self._blocks[block].add(features[blocks == block])
+        self._sample.add(keys, features.float())
         self._fingerprint += sum(int.from_bytes(digest, "big") for digest in digests)
+        self.n += len(features)
 
     def merge(self, other: "Accumulator") -> None:
-        """Add what another accumulator has seen."""
-        self._add_moments(other.n, other._mean, other._scatter)
+        """Add what another accumulator of as many blocks has seen."""
+        for mine, theirs in zip(self._blocks, other._blocks, strict=True):
+            mine.merge(theirs.moments())
         self._sample.add(*other._sample.sorted())
         self._fingerprint += other._fingerprint
+        self.n += other.n
 
     def statistics(self) -> Statistics:
         """Return the statistics of all images so far.
@@ -120,14 +156,14 @@ class Accumulator:
         if self.n < 2:
             raise DataError(f"a score needs at least 2 images on both sides; found {self.n}")
         keys, features = self._sample.sorted()
-        fingerprint = f"{self._fingerprint % 2**256:064x}"
-        return Statistics(self.n, self._mean.clone(), self._scatter / (self.n - 1), features, keys, fingerprint)
-
-    def _add_moments(self, n: int, mean: Float64[Tensor, "F"], scatter: Float64[Tensor, "F F"]) -> None:
-        if n:
-            total = self.n + n
-            delta = mean - self._mean
-            self._scatter += scatter
-            self._scatter.addr_(delta, delta, alpha=self.n * n / total)
-            self._mean += delta * (n / total)
-            self.n = total
+        blocks = [block.moments() for block in self._blocks]
+        whole = merged(blocks, self._num_features)
+        return Statistics(
+            n=self.n,
+            mean=whole.mean,
+            covariance=whole.covariance,
+            features=features,
+            keys=keys,
+            fingerprint=f"{self._fingerprint % 2**256:064x}",
+            blocks=tuple(blocks) if len(blocks) > 1 else (),
+        )

@@ -69,7 +69,7 @@ def _download(wanted: WeightsFile, path: Path) -> None:
     except OSError as problem:  # no network, no such host, a time-out, a full disk
         raise HditError(
             f"{wanted.url}: cannot be downloaded to {path} ({problem}); fetch it on a machine with network and put it "
-            "there, name it with --inception-weights PATH, or use --extractor efficientnet-lite0, which needs none"
+            "there, name it with --extractor-weights PATH, or use --extractor efficientnet-lite0, which needs none"
         ) from None
     finally:
         temporary.unlink(missing_ok=True)

@@ -69,7 +69,7 @@ def test_missing_weights_without_a_network_are_exit_code_1_and_how_to_mend_it(fo
     assert main(["eval-fid", folders[0], "--ref", folders[1], "--allow-small-n"]) == 1
     err = capsys.readouterr().err
     assert "cannot be downloaded to" in err and f"{tmp_path}/hdit/inception-2015-12-05.pt" in err
-    assert "Network is unreachable" in err and "--inception-weights PATH" in err and "efficientnet-lite0" in err
+    assert "Network is unreachable" in err and "--extractor-weights PATH" in err and "efficientnet-lite0" in err
     assert "Traceback" not in err
 
 

@@ -80,7 +80,7 @@ def test_the_pinned_weights_are_called_fid(inception_stand_in, monkeypatch):
     from hdit_core.evaluate import inception
 
     genuine = inception.WeightsFile("x.pt", "https://example.invalid/x.pt", digest(inception_stand_in).sha256, 1)
-    extractor = inception.open_inception(inception_stand_in, torch.device("cpu"), print, genuine)
+    extractor = inception.open_inception(inception_stand_in, torch.device("cpu"), print, wanted=genuine)
     assert (extractor.metric, extractor.kernel_metric, extractor.remarks) == ("fid", "kid", ())
 
 
@@ -105,5 +105,5 @@ def test_a_torchscript_module_of_another_kind_is_refused(tmp_path):
 
 
 def test_a_misspelt_extractor_gets_the_nearest_name():
-    with pytest.raises(UsageError, match="expected inception or efficientnet-lite0; did you mean 'inception'"):
+    with pytest.raises(UsageError, match="inception or efficientnet-lite0 or dinov2; did you mean 'inception'"):
         open_extractor("inceptoin")

@@ -13,8 +13,9 @@ from PIL import Image
 
 from hdit_core.data.prepare import PrepareSettings, prepare_data
 from hdit_core.errors import DataError, UsageError
+from hdit_core.evaluate.imageset import ImageSet
 from hdit_core.evaluate.measure import measure
-from hdit_core.evaluate.pictures import ImageSet, open_images
+from hdit_core.evaluate.pictures import open_images
 
 
 def measured(location, extractor, n=None, seed=0, batch_size=None):
@@ -167,5 +168,5 @@ def test_images_are_read_only_a_little_ahead_of_the_network(toy_extractor):
         nonlocal done
         done = so_far
 
-    measure(ImageSet({"path": "drawn"}, 300, readers()), toy_extractor, 4, on_progress)
+    measure(ImageSet({"path": "drawn"}, 300, lambda places: readers()), toy_extractor, 4, on_progress)
     assert done == 300 and most_ahead <= 80

@@ -13,6 +13,7 @@ from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate.measure import Measurement
 from hdit_core.evaluate.reference import load_statistics, save_statistics
 from hdit_core.evaluate.statistics import Accumulator
+from hdit_core.files import digest
 
 
 @pytest.fixture
@@ -44,7 +45,8 @@ def test_statistics_come_back_as_they_were(measurement, saved):
     assert found.statistics.n == 9
     assert found.statistics.fingerprint == measurement.statistics.fingerprint
     assert (found.extractor, found.remarks) == (measurement.extractor, ("Hm.",))
-    assert found.source == {"kind": "saved statistics", "path": str(saved), "images": "x", "size": "8x9"}
+    source = {"kind": "saved statistics", "path": str(saved), "images": "x", "size": "8x9"}
+    assert found.source == {**source, "sha256": digest(saved).sha256}
 
 
 def test_the_file_is_readable_by_clean_fid(measurement, saved):
@@ -133,8 +135,8 @@ def test_the_passport_is_plain_json(saved):
 
 
 @pytest.mark.parametrize(
-    "name, message", [("ref.pt", r"expected a name that ends in \.npz"), ("no/ref.npz", "no folder")]
+    "name, message", [("ref.pt", r"under a name that ends in \.npz"), ("no/ref.npz", "there is no folder")]
 )
 def test_statistics_are_not_saved_to_odd_places(measurement, tmp_path, name, message):
-    with pytest.raises(UsageError, match=f"--save-stats .*{message}"):
+    with pytest.raises(UsageError, match=message):
         save_statistics(tmp_path / name, measurement)

@@ -71,7 +71,7 @@ def test_a_file_that_is_too_long_is_not_read_to_its_end(server, tmp_path):
 
 
 def test_without_the_file_on_the_server_the_message_says_how_to_mend_it(server, tmp_path):
-    with pytest.raises(HditError, match=r"404.*put it there, name it with --inception-weights PATH, or use") as caught:
+    with pytest.raises(HditError, match=r"404.*put it there, name it with --extractor-weights PATH, or use") as caught:
         find_weights(weights_at(server[0], "absent.pt"), None, tmp_path, print)
     assert caught.value.exit_code == 1
     assert files_in(tmp_path) == []

@@ -1,0 +1,34 @@
+"""A command with subcommands beside its own arguments: `hdit eval-fid samples/` and `hdit eval-fid stats data/`.
+
+The first argument is a subcommand's name or belongs to the default command; a folder of that name is `./stats`.
+
+    app = typer.Typer(cls=DefaultGroup, help="...")
+    @app.command(DEFAULT, cls=DefaultCommand)
+"""
+
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+DEFAULT = "default"  # the name under which a group knows it; on the command line it has none
+
+
+class DefaultGroup(TyperGroup):
+    """A group whose default command takes whatever does not begin with another's name."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [name for name in super().list_commands(ctx) if name != DEFAULT]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        named = bool(args) and args[0] in self.list_commands(ctx)
+        return super().parse_args(ctx, args if named else [DEFAULT, *args])
+
+
+class DefaultCommand(TyperCommand):
+    """The default command; help and complaints call it by the group's name."""
+
+    def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        inside = parent is not None
+        return super().make_context(
+            parent.info_name if inside else info_name, args, parent=parent.parent if inside else None, **extra
+        )
