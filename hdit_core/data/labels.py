@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hdit_core.data.class_list import read_classes
 from hdit_core.data.label_file import read_labels
+from hdit_core.data.layouts import check_folders, is_numbered
 from hdit_core.data.shard import NO_LABEL
 from hdit_core.data.source import Entry, Source
 from hdit_core.errors import DataError
@@ -83,20 +84,23 @@ def _common_folders(names: Sequence[str]) -> str:
 
 def _by_folder(entries: Sequence[Entry]) -> list[Input]:
     """Take the top folder of each entry for its class, where all images lie in such folders."""
-    visible = [entry.name for entry in entries if not _NOT_A_CLASS.search(entry.name)]
+    around = _common_folders([entry.name for entry in entries]) if entries else ""
+    visible = [entry.name for entry in entries if not _NOT_A_CLASS.search(entry.name.removeprefix(around))]
     images = [name for name in visible if IMAGE_SUFFIX.search(name)] or visible
     if not images:
         return _without_labels(entries)
     wrapping = _common_folders(images)
-    loose = [name for name in images if "/" not in name.removeprefix(wrapping)]
-    if len(loose) == len(images):
+    inside = [name.removeprefix(wrapping) for name in images]
+    loose = [name for name in inside if "/" not in name]
+    if len(loose) == len(images) or is_numbered(inside):
         return _without_labels(entries)
     if loose:
         raise DataError(
-            f"{len(loose):,} images such as '{loose[0]}' lie beside {len(images) - len(loose):,} in folders: "
+            f"{len(loose):,} images such as '{wrapping}{loose[0]}' lie beside {len(images) - len(loose):,} in folders: "
             "no class for the former; move them into a class folder, or say --labels none"
         )
-    return [_input_in_folder(entry, wrapping) for entry in entries]
+    check_folders({name.split("/")[0] for name in inside})
+    return [_input_in_folder(entry, wrapping, around) for entry in entries]
 
 
 def _readable(name: str) -> str:
@@ -104,8 +108,8 @@ def _readable(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _input_in_folder(entry: Entry, wrapping: str) -> Input:
-    if _NOT_A_CLASS.search(entry.name):
+def _input_in_folder(entry: Entry, wrapping: str, around: str) -> Input:
+    if _NOT_A_CLASS.search(entry.name.removeprefix(around)):
         return Input(entry.name, problem=entry.problem or "in a hidden folder")
     inside = entry.name.removeprefix(wrapping)
     if "/" not in inside or not entry.name.startswith(wrapping):
