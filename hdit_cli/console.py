@@ -29,20 +29,21 @@ def note(message: str) -> None:
     typer.echo(f"hdit: {printable(message)}", err=True)
 
 
-def emit(result: Any, as_json: bool, lines: Iterable[str] | None = None) -> None:
-    """Print a command's result on stdout.
+def emit(result: Any, as_json: bool, lines: Iterable[str] | None = None, *, err: bool = False) -> None:
+    """Print a command's result on stdout, or on stderr where stdout carries images.
 
     Args:
         result: what `--json` prints as one document: mappings, sequences, numbers, text, paths.
         as_json: the value of `--json`.
         lines: what is printed otherwise. By default a mapping is printed as one `key  value` a line, a sequence of
             mappings as a table.
+        err: print on stderr.
     """
     if as_json:
-        typer.echo(json.dumps(result, indent=2, default=str, allow_nan=False))
+        typer.echo(json.dumps(result, indent=2, default=str, allow_nan=False), err=err)
         return
     for line in _lines_of(result) if lines is None else lines:
-        typer.echo(printable(line))
+        typer.echo(printable(line), err=err)
 
 
 def _lines_of(result: Any) -> Iterable[str]:

@@ -1,7 +1,7 @@
 """The ranks of a run: one process, or those that torchrun or srun started."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,10 @@ class World:
         """Whether this is the one rank that writes files and shows progress."""
         return self.rank == 0
 
+    def device(self, chosen: torch.device) -> torch.device:
+        """Return this rank's own device of the chosen kind."""
+        return torch.device("cuda", self.local_rank) if chosen.type == "cuda" and self.size > 1 else chosen
+
     def any(self, flag: bool, device: torch.device) -> bool:
         """Return whether the flag is up on any rank."""
         if self.size == 1:
@@ -38,6 +42,19 @@ class World:
             distributed.all_reduce(value)
             value /= self.size
         return value
+
+    def union(self, numbers: Iterable[int], device: torch.device) -> list[int]:
+        """Return the numbers that any rank gives, each once, in their order."""
+        mine = sorted(set(numbers))
+        if not self.any(bool(mine), device) or self.size == 1:
+            return mine
+        lengths = [torch.zeros((), dtype=torch.int64, device=device) for _ in range(self.size)]
+        distributed.all_gather(lengths, torch.tensor(len(mine), device=device))
+        longest = int(max(lengths))
+        padded = torch.tensor(mine + [0] * (longest - len(mine)), device=device)
+        gathered = [torch.empty_like(padded) for _ in range(self.size)]
+        distributed.all_gather(gathered, padded)
+        return sorted({int(n) for row, length in zip(gathered, lengths, strict=True) for n in row[: int(length)]})
 
     def lead(self, act: Callable[[], None], device: torch.device) -> None:
         """Let the main rank do something while the others wait; where it fails, all ranks end.

@@ -1,22 +1,15 @@
-"""Finished images as files: one PNG each, whole or not there, and a sheet of the first ones with their classes."""
+"""Finished images side by side on a sheet, each with its class under it."""
 
-import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
-from hdit_core.errors import UsageError
-from hdit_core.files import write_whole
 from hdit_core.generate.generate import Generated
-from hdit_core.images import grid, png_bytes, to_uint8
+from hdit_core.images import grid, to_uint8
 
 CAPTION_PX = 14
-MOST_GRID_IMAGES = 100
-MOST_GRID_PIXELS = 16_000_000
 
 
 def sheet(
@@ -46,42 +39,3 @@ def _caption(text: str, width_px: int, channels: int) -> UInt8[np.ndarray, "H W 
         printable = printable[:-1]
     draw.text((width_px / 2, CAPTION_PX / 2), printable, fill=0, font=font, anchor="mm")
     return np.repeat(np.asarray(strip)[..., None], channels, axis=-1)
-
-
-class ImageFolder:
-    """A folder of samples: `00000012.png` for image 12, `grid.png`, and `samples.json` with how they were made."""
-
-    def __init__(self, folder: Path) -> None:
-        """Make the folder.
-
-        Raises:
-            UsageError: it is there and not empty, so that images of two runs would mix.
-        """
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UsageError(f"{folder}: exists and is not an empty folder; give another with --out")
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self.grid_file = folder / "grid.png"
-        self.num_images = 0
-        self._first: list[UInt8[np.ndarray, "H W C"]] = []
-        self._class_ids: list[int] = []
-
-    def write(self, batch: Generated) -> None:
-        """Write each image of a batch."""
-        images = to_uint8(batch.images)
-        for index, image in zip(batch.indices, images, strict=True):
-            write_whole(self.folder / f"{index:08d}.png", png_bytes(image))
-        room = max(0, min(MOST_GRID_IMAGES, MOST_GRID_PIXELS // images[0, ..., 0].size) - len(self._first))
-        self._first.extend(images[:room])
-        self._class_ids.extend(batch.class_ids or [])
-        self.num_images += len(batch.indices)
-
-    def finish(self, record: dict[str, Any]) -> dict[str, Any]:
-        """Draw the grid, say that the set is complete and how it was made, and return that record."""
-        if self._first:
-            captions = [str(class_id) for class_id in self._class_ids[: len(self._first)]] or None
-            write_whole(self.grid_file, png_bytes(sheet(np.stack(self._first), captions)))
-        record = {"num_images": self.num_images, **record}
-        content = record | {"class_ids": self._class_ids or None}
-        write_whole(self.folder / "samples.json", json.dumps(content, indent=1) + "\n")
-        return record

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -74,10 +76,33 @@ def test_sample_draws_what_was_asked_for(run, tmp_path, capsys):
     options = ["--n", "5", "--class", "1", "--steps", "2", "--size", "24x16", "--seed", "9", "--guidance", "2"]
     assert main(["sample", "--ckpt", str(run), *options, "--out", str(out), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert (record["num_images"], record["seed"], record["settings"]["steps"]) == (5, 9, 2)
+    origin = record["origin"]
+    assert (record["num_images"], record["images"], origin["seed"], origin["settings"]["steps"]) == (5, "0-4", 9, 2)
     assert json.loads((out / "samples.json").read_text())["class_ids"] == [1] * 5
     assert np.asarray(Image.open(out / "00000004.png")).shape == (24, 16, 3)
     assert (out / "grid.png").exists()
+
+
+def test_sample_goes_on_with_its_folder_and_refuses_another_job_in_it(run, tmp_path, capsys):
+    command = ["sample", "--ckpt", str(run), "--steps", "2", "--out", str(tmp_path / "s")]
+    assert main([*command, "--n", "3"]) == 0
+    first = (tmp_path / "s" / "00000001.png").stat()
+    assert main([*command, "--seeds", "1,5-6", "--grid", "1x2"]) == 0
+    assert (tmp_path / "s" / "00000001.png").stat().st_mtime_ns == first.st_mtime_ns
+    assert "0-2,5-6" in capsys.readouterr().out
+    assert main([*command, "--guidance", "2"]) == 2
+    assert "settings.guidance is 1.0 there and 2.0 here" in capsys.readouterr().err
+
+
+def test_sample_streams_a_tar_to_stdout_and_its_result_to_stderr(run, tmp_path):
+    command = [sys.executable, "-m", "hdit_cli", "sample", "--ckpt", str(run), "--n", "3", "--steps", "2", "--json"]
+    piped = subprocess.run([*command, "--out", "-"], capture_output=True, check=True)
+    assert main([*command[3:-1], "--out", str(tmp_path / "x.tar")]) == 0
+    assert piped.stdout == (tmp_path / "x.tar").read_bytes()
+    assert b'"num_images": 3' in piped.stderr
+    assert main([*command[3:], "--out", str(tmp_path / "x.npz"), "--trajectory", str(tmp_path / "x.webp")]) == 0
+    assert np.load(tmp_path / "x.npz")["arr_0"].shape == (3, 16, 24, 3)
+    assert Image.open(tmp_path / "x.webp").n_frames > 1
 
 
 @pytest.mark.parametrize(
@@ -87,6 +112,14 @@ def test_sample_draws_what_was_asked_for(run, tmp_path, capsys):
         (["--size", "17"], "height 17 is not a multiple of 4"),
         (["--sampler", "dpmpp3m"], "did you mean"),
         (["--size", "huge"], "expected pixels"),
+        (["--seeds", "3-1"], "--seeds 3-1: expected numbers and ranges"),
+        (["--grid", "4"], "--grid 4: expected ROWSxCOLUMNS, for example 4x8"),
+        (["--budget", "soon"], "--budget soon: expected a time such as 90s, 10m or 2h"),
+        (["--budget", "0s"], "--budget 0s: expected a time"),
+        (["--trajectory", "x.gif"], "expected a name that ends in .webp"),
+        (["--trajectory", "nowhere/x.webp"], "there is no folder nowhere"),
+        (["--out", "x.npz", "--budget", "9s"], "an npz says at its beginning how many images it holds"),
+        (["--out", "x.tar", "--grid", "2x2"], "there is a grid only in a folder"),
     ],
 )
 def test_sample_refuses_what_the_network_cannot(run, tmp_path, capsys, option, message):

@@ -1,0 +1,93 @@
+"""A job of many samples: which this rank draws, in what time, and where they go."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.distributed import World
+from hdit_core.generate.folder import SampleFolder
+from hdit_core.generate.generate import Generated, generate
+from hdit_core.recipe.sample import SampleRecipe
+
+OnProgress = Callable[[int], None]
+"""Told how many images are done, on this rank."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to draw.
+
+    Attributes:
+        numbers: of the images, rising.
+        class_id: of all of them; None: each class in turn, where the network has classes.
+        image_size: rows and columns in pixels.
+        budget_s: no batch is begun that would end after so many seconds, as far as the last one tells; None: all.
+    """
+
+    denoiser: Denoiser
+    numbers: Sequence[int]
+    seed: int
+    settings: SampleRecipe
+    image_size: tuple[int, int]
+    class_id: int | None = None
+    budget_s: float | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of an image."""
+        return (*self.image_size, self.denoiser.recipe.model.channels)
+
+    def class_of(self, number: int) -> int | None:
+        """Return the class of an image, None without one; those of a network with classes follow their numbers."""
+        num_classes = self.denoiser.recipe.model.num_classes
+        if self.class_id is not None or not num_classes:
+            return self.class_id
+        return number % num_classes
+
+    def batches(self, numbers: Sequence[int]) -> Iterator[Generated]:
+        """Yield the batches of some of the images, as long as there is time."""
+        classes = [self.class_id] * len(numbers) if self.class_id is not None else None
+        drawn = generate(
+            self.denoiser,
+            numbers,
+            seed=self.seed,
+            class_ids=classes,
+            settings=self.settings,
+            image_size=self.image_size,
+        )
+        return drawn if self.budget_s is None else _in_time(drawn, self.budget_s)
+
+
+def _in_time(batches: Iterator[Generated], budget_s: float) -> Iterator[Generated]:
+    """Pass batches on until the next one would come too late; the first one always comes."""
+    began = last = time.monotonic()
+    for batch in batches:
+        yield batch
+        now = time.monotonic()
+        if now + (now - last) > began + budget_s:
+            return
+        last = now
+
+
+def fill_folder(
+    job: Job, folder: SampleFolder, world: World, device: torch.device, on_progress: OnProgress
+) -> list[int]:
+    """Draw what is missing of a job in a folder; every rank draws its share, and none has more than a batch in memory.
+
+    Returns:
+        The images of the job that are there now, on the main rank's word for those of the others.
+    """
+    mine = list(job.numbers[world.rank :: world.size])
+    missing = folder.missing(mine)
+    done = len(mine) - len(missing)
+    on_progress(done)
+    for batch in job.batches(missing) if missing else ():
+        folder.write(batch)
+        done += len(batch.indices)
+        on_progress(done)
+    folder.flush()
+    world.any(False, device)  # wait for the others
+    return [number for number in job.numbers if folder.path(number).is_file()]

@@ -1,0 +1,51 @@
+"""What a set of samples is made from: everything that decides its pixels, so that two sets never mix."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from einops import rearrange
+
+from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.recipe.sample import SampleRecipe
+
+
+def weights_sha256(denoiser: Denoiser) -> str:
+    """Return the sha256 of names, dtypes and values of all tensors, wherever they were loaded from."""
+    sha256 = hashlib.sha256()
+    for name, tensor in sorted(denoiser.state_dict().items()):
+        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
+        sha256.update(rearrange(tensor.cpu(), "... -> (...)").contiguous().view(torch.uint8).numpy().tobytes())
+    return sha256.hexdigest()
+
+
+def origin(
+    denoiser: Denoiser, settings: SampleRecipe, seed: int, image_size: tuple[int, int], class_id: int | None
+) -> dict[str, Any]:
+    """Return what decides the pixels of image i, whatever i, as plain values; batches and devices are not part of it.
+
+    Args:
+        denoiser: the model.
+        settings: of the sampler.
+        seed: of the images.
+        image_size: rows and columns in pixels.
+        class_id: of all images, None where each class has its turn or there are none.
+    """
+    drawn = settings.model_dump(mode="json", exclude={"batch_size"})
+    return {
+        "weights_sha256": weights_sha256(denoiser),
+        "seed": seed,
+        "image_size": list(image_size),
+        "class": class_id,
+        "settings": drawn,
+    }
+
+
+def differences(there: Any, here: Any, key: str = "") -> Iterator[str]:
+    """Yield what differs between two such records, as `settings.steps is 50 there and 25 here`."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        for name in sorted({*there, *here}):
+            yield from differences(there.get(name), here.get(name), f"{key}.{name}".lstrip("."))
+    elif there != here:
+        yield f"{key} is {there!r} there and {here!r} here"

@@ -1,0 +1,140 @@
+"""Samples as one file that is written from its beginning to its end: a tar for webdataset, or ADM's npz."""
+
+import io
+import json
+import tarfile
+import zipfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from hdit_core.errors import UsageError
+from hdit_core.files import new_file
+from hdit_core.generate.generate import Generated
+from hdit_core.images import png_bytes, to_uint8
+
+LARGEST_NPZ_BYTES = 16 << 30
+_EARLIEST = (1980, 1, 1, 0, 0, 0)  # that a zip can say: the same samples give the same bytes
+
+
+class Stream:
+    """A file of samples: whole when the block ends well, and not there when it does not."""
+
+    def __init__(self, target: Path | io.IOBase) -> None:
+        """Write to a path, where nothing may be yet, or to an open binary file such as stdout's.
+
+        Raises:
+            UsageError: the path exists.
+        """
+        if isinstance(target, Path) and target.exists():
+            raise UsageError(f"{target}: exists, and is not replaced; give another with --out")
+        self.target = target
+        self._stack = ExitStack()
+
+    def __enter__(self) -> "Stream":
+        target: Any = self.target
+        if isinstance(target, Path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target = self._stack.enter_context(self._stack.enter_context(new_file(target)).open("wb"))
+        self._open(target)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if problem is None:
+            self._close()
+        self._stack.__exit__(kind, problem, trace)
+
+    def write(self, batch: Generated) -> None:
+        """Append the images of a batch."""
+        raise NotImplementedError
+
+    def _open(self, file: Any) -> None:
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        raise NotImplementedError
+
+
+class _Forward:
+    """A file that can only be written on and on, and knows how far it is: a pipe does not."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._written = 0
+
+    def write(self, content: bytes) -> int:
+        self._file.write(content)
+        self._written += len(content)
+        return len(content)
+
+    def tell(self) -> int:
+        return self._written
+
+
+class SampleTar(Stream):
+    """A tar in the manner of our shards: `000000012.png`, `.cls` where there are classes, `.json` with the number."""
+
+    def _open(self, file: Any) -> None:
+        self._tar = tarfile.TarFile(fileobj=_Forward(file), mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[arg-type]
+
+    def write(self, batch: Generated) -> None:
+        classes: Sequence[int | None] = batch.class_ids or [None] * len(batch.indices)
+        for number, image, class_id in zip(batch.indices, to_uint8(batch.images), classes, strict=True):
+            self._append(f"{number:09d}.png", png_bytes(image))
+            if class_id is not None:
+                self._append(f"{number:09d}.cls", str(class_id).encode())
+            self._append(f"{number:09d}.json", json.dumps({"number": number}).encode())
+
+    def _append(self, name: str, content: bytes) -> None:
+        member = tarfile.TarInfo(name)  # time 0, owner 0 without a name
+        member.size = len(content)
+        self._tar.addfile(member, io.BytesIO(content))
+
+    def _close(self) -> None:
+        self._tar.close()
+
+
+class SampleNpz(Stream):
+    """ADM's file of samples: `arr_0` bytes [N, H, W, C], and `arr_1` int64 [N] where there are classes."""
+
+    def __init__(self, target: Path | io.IOBase, count: int, shape: tuple[int, int, int]) -> None:
+        """Announce how many images of which height, width and channels will come.
+
+        Raises:
+            UsageError: the path exists, or the file would be larger than anybody can load.
+        """
+        super().__init__(target)
+        self.shape = (count, *shape)
+        size_bytes = int(np.prod(self.shape, dtype=np.int64))
+        if size_bytes > LARGEST_NPZ_BYTES:
+            raise UsageError(
+                f"--out: an npz of {count:,} images would have {size_bytes / 2**30:,.0f} GiB, and is loaded whole by "
+                f"those who read it; more than {LARGEST_NPZ_BYTES >> 30} GiB are refused: use a folder or .tar"
+            )
+        self._classes: list[int] = []
+        self._written = 0
+
+    def _open(self, file: Any) -> None:
+        self._zip = self._stack.enter_context(zipfile.ZipFile(file, "w", zipfile.ZIP_STORED))
+        images = self._zip.open(zipfile.ZipInfo("arr_0.npy", _EARLIEST), "w", force_zip64=True)
+        self._images = self._stack.enter_context(images)
+        header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(self._images, header)
+
+    def write(self, batch: Generated) -> None:
+        self._images.write(np.ascontiguousarray(to_uint8(batch.images)).data)
+        self._written += len(batch.indices)
+        self._classes.extend(batch.class_ids or [])
+
+    def _close(self) -> None:
+        self._images.close()
+        assert self._written == self.shape[0], (self._written, self.shape)
+        if self._classes:
+            with self._zip.open(zipfile.ZipInfo("arr_1.npy", _EARLIEST), "w") as file:
+                np.lib.format.write_array(file, np.array(self._classes, np.int64), allow_pickle=False)

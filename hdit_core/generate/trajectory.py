@@ -1,0 +1,50 @@
+"""The way from noise to pictures as an animation: what the model takes the images for at each step."""
+
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+
+from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.diffusion.walk import Step
+from hdit_core.generate.generate import generate
+from hdit_core.images import grid, to_pil, to_uint8
+from hdit_core.recipe.sample import SampleRecipe
+
+MOST_IMAGES = 16
+FRAME_MS = 80
+LAST_FRAME_MS = 2000
+
+
+def trajectory_webp(
+    denoiser: Denoiser,
+    indices: Sequence[int],
+    *,
+    seed: int = 0,
+    class_ids: Sequence[int] | None = None,
+    settings: SampleRecipe | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> bytes:
+    """Draw up to 16 images and return an animated, lossless WebP of the denoised images at every step.
+
+    Args:
+        denoiser, indices, seed, class_ids, settings, image_size: as `generate` takes them; all in one batch.
+    """
+    settings = (settings or denoiser.recipe.sample).model_copy(update={"batch_size": MOST_IMAGES})
+    indices = list(indices)[:MOST_IMAGES]
+    class_ids = None if class_ids is None else list(class_ids)[:MOST_IMAGES]
+    frames: list[Image.Image] = []
+
+    def keep(step: Step) -> None:
+        frames.append(to_pil(grid(to_uint8(step.denoised))))
+
+    drawn = generate(
+        denoiser, indices, seed=seed, class_ids=class_ids, settings=settings, image_size=image_size, on_step=keep
+    )
+    for batch in drawn:
+        frames.append(to_pil(grid(to_uint8(batch.images))))
+    content = io.BytesIO()
+    first, *others = frames
+    durations = [FRAME_MS] * len(others) + [LAST_FRAME_MS]
+    first.save(content, "WEBP", save_all=True, append_images=others, duration=durations, loop=0, lossless=True)
+    return content.getvalue()

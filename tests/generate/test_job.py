@@ -1,0 +1,138 @@
+"""A job of samples: shares of ranks, what is drawn again, classes, time, and the animation."""
+
+import io
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.distributed import World
+from hdit_core.generate import job as module
+from hdit_core.generate.folder import SampleFolder
+from hdit_core.generate.generate import generate
+from hdit_core.generate.job import Job, fill_folder
+from hdit_core.generate.origin import origin, weights_sha256
+from hdit_core.generate.trajectory import trajectory_webp
+from hdit_core.images import to_uint8
+from hdit_core.model.hourglass import HourglassTransformer, initialize
+
+
+@pytest.fixture
+def denoiser(tiny_recipe):
+    network = HourglassTransformer(tiny_recipe.model)
+    initialize(network, 3)
+    torch.nn.init.normal_(network.patch_out.proj.weight, std=0.1, generator=torch.Generator().manual_seed(1))
+    return Denoiser(network, tiny_recipe).eval()
+
+
+def job_of(denoiser, numbers, **more):
+    settings = denoiser.recipe.sample.model_copy(update={"batch_size": 2, "steps": 2})
+    return Job(denoiser, list(numbers), 5, settings, (16, 24), **more)
+
+
+def folder_of(job, path):
+    samples = SampleFolder(path, origin(job.denoiser, job.settings, job.seed, job.image_size, job.class_id), job.shape)
+    samples.begin()
+    return samples
+
+
+def contents(path):
+    return {file.name: file.read_bytes() for file in path.glob("0*.png")}
+
+
+def no_waiting(self, flag, device):
+    return flag
+
+
+def test_ranks_that_each_draw_their_share_make_the_folder_of_one(denoiser, tmp_path, monkeypatch):
+    monkeypatch.setattr(World, "any", no_waiting)
+    job, alone, shared = job_of(denoiser, range(7)), tmp_path / "alone", tmp_path / "shared"
+    assert fill_folder(job, folder_of(job, alone), World(), torch.device("cpu"), print) == list(range(7))
+    shares = []
+    for rank in range(3):
+        fill_folder(job, folder_of(job, shared), World(rank, 3), torch.device("cpu"), shares.append)
+    assert contents(alone) == contents(shared) and len(contents(alone)) == 7
+    assert [done for done in shares if done] == [2, 3, 2, 2]  # batches of 2: three images, two and two
+
+
+def test_only_what_is_missing_is_drawn_and_comes_out_as_before(denoiser, tmp_path, monkeypatch):
+    job = job_of(denoiser, range(5))
+    samples = folder_of(job, tmp_path)
+    fill_folder(job, samples, World(), torch.device("cpu"), print)
+    before = contents(tmp_path)
+    samples.path(1).unlink()
+    samples.path(4).write_bytes(b"cut")
+    drawn = []
+    monkeypatch.setattr(
+        module, "generate", lambda _, numbers, **rest: drawn.extend(numbers) or generate(_, numbers, **rest)
+    )
+    done = []
+    assert fill_folder(job, folder_of(job, tmp_path), World(), torch.device("cpu"), done.append) == list(range(5))
+    assert drawn == [1, 4] and done == [3, 5] and contents(tmp_path) == before
+
+
+def test_a_finished_job_draws_nothing(denoiser, tmp_path, monkeypatch):
+    job = job_of(denoiser, range(3))
+    fill_folder(job, folder_of(job, tmp_path), World(), torch.device("cpu"), print)
+    monkeypatch.setattr(module, "generate", None)
+    assert fill_folder(job, folder_of(job, tmp_path), World(), torch.device("cpu"), print) == [0, 1, 2]
+
+
+def test_the_class_of_an_image_is_the_one_it_is_drawn_with(denoiser):
+    for class_id in (None, 1):
+        job = job_of(denoiser, [4, 6, 8], class_id=class_id)
+        drawn = [one for batch in job.batches(job.numbers) for one in batch.class_ids]
+        assert drawn == [job.class_of(number) for number in job.numbers]
+
+
+def test_a_budget_ends_the_job_before_the_batch_that_would_come_too_late(denoiser, monkeypatch):
+    clock = iter([0.0, 3.0, 6.0, 9.0, 12.0])
+    monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
+    job = job_of(denoiser, range(10), budget_s=10.0)
+    assert [batch.indices for batch in job.batches(job.numbers)] == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_however_short_the_budget_the_first_batch_comes(denoiser):
+    job = job_of(denoiser, range(10), budget_s=1e-9)
+    assert [batch.indices for batch in job.batches(job.numbers)] == [[0, 1]]
+
+
+def test_what_samples_are_made_from_names_everything_but_the_batch(denoiser):
+    job = job_of(denoiser, range(2))
+    made = origin(denoiser, job.settings, 5, (16, 24), None)
+    assert made == origin(denoiser, job.settings.model_copy(update={"batch_size": 9}), 5, (16, 24), None)
+    before = weights_sha256(denoiser)
+    with torch.no_grad():
+        denoiser.network.patch_out.proj.weight[0, 0] += 1e-6
+    assert made["weights_sha256"] == before != weights_sha256(denoiser)
+
+
+def test_the_animation_has_a_frame_for_each_step_and_ends_with_the_images(denoiser):
+    settings = denoiser.recipe.sample.model_copy(update={"steps": 3, "sampler": "euler"})
+    film = Image.open(io.BytesIO(trajectory_webp(denoiser, range(20), seed=5, settings=settings)))
+    frames = settings.steps  # Euler ends on what the model sees in its last step, and equal neighbours are one frame
+    assert film.n_frames == frames and film.size == (4 * 26 + 2, 4 * 18 + 2)
+    film.seek(frames - 1)
+    (batch,) = generate(denoiser, [0], seed=5, settings=settings)
+    last = np.asarray(film.convert("RGB").crop((2, 2, 26, 18)))
+    assert (last == to_uint8(batch.images)[0]).all()
+
+
+def test_two_ranks_under_torchrun_make_the_folder_of_one_process(tmp_path, trained):
+    from hdit_core.recipe.write import recipe_toml
+
+    (tmp_path / "tiny.toml").write_text(recipe_toml(trained({"train.num_images": 8})))
+    hdit = [sys.executable, "-m", "hdit_cli"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run([*hdit, "train", "tiny.toml", "--out", "run"], cwd=tmp_path, check=True, env=environment)
+    sample = ["sample", "--ckpt", "run", "--count", "5", "--steps", "2", "--batch-size", "2", "--out"]
+    subprocess.run([*hdit, *sample, "alone"], cwd=tmp_path, check=True, env=environment)
+    ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hdit_cli"]
+    subprocess.run([*ranks, *sample, "two"], cwd=tmp_path, check=True, env=environment)
+    assert contents(tmp_path / "alone") == contents(tmp_path / "two") and len(contents(tmp_path / "two")) == 5
+    assert (tmp_path / "alone" / "samples.json").read_bytes() == (tmp_path / "two" / "samples.json").read_bytes()
