@@ -105,8 +105,10 @@ class PreparedSource(ShardedSource):
         self._index = self._read_index()
         super().__init__(folder.resolve().name, [folder / shard.name for shard in self._manifest.contents.shards])
         self.channels = self._manifest.contents.channels
-        places = np.array(self._places, np.int64).reshape(-1, 2)
-        if not np.array_equal(places, np.stack([self._index["shard"], self._index["offset"]], 1)):
+        sizes = (entry.size_bytes for entry in self.entries)
+        found = [(*place, size) for place, size in zip(self._places, sizes, strict=True)]
+        expected = np.stack([self._index[name].astype(np.int64) for name in ("shard", "offset", "length")], 1)
+        if not np.array_equal(np.array(found, np.int64).reshape(-1, 3), expected):
             raise DataError(f"{folder}: its shards do not hold the images of its index; copy or prepare the data again")
         self.entries = [self._checked(entry, number) for number, entry in enumerate(self.entries)]
 
