@@ -152,7 +152,7 @@ class ParquetFile:
             self._images = self._images_of(group)
         try:
             content = next(islice(self._images, row - self._next_row, None)).as_py()
-        except (self._arrow.ArrowException, StopIteration) as problem:
+        except (self._arrow.ArrowException, OSError, StopIteration) as problem:
             self._group = -1
             raise ValueError(f"damaged in the Parquet file: {_first_line(problem)}") from None
         self._next_row = row + 1
