@@ -7,6 +7,7 @@ from hdit_cli.console import align
 
 if TYPE_CHECKING:
     from hdit_core.bench.attention import AttentionBench
+    from hdit_core.bench.data import DataFigures
     from hdit_core.bench.sample import SampleFigure
     from hdit_core.bench.scaling import Exponent, ScalingFigure
     from hdit_core.bench.timing import Timing
@@ -53,6 +54,21 @@ def _step_rows(found: "StepFigure | SampleFigure", images_per_s: float | None) -
         ("large matrix products", f"{found.rate / 1e9:,.0f} GFLOP/s in {found.dtype}"),
         ("utilisation of these", f"{100 * found.utilisation:.1f} %"),
     ]
+
+
+def data_lines(found: "DataFigures") -> Iterator[str]:
+    """Yield what `hdit bench data` prints."""
+    yield f"{found.images:,} images of {'x'.join(map(str, found.size))}"
+    rows = [["task", "images/s", "ms a run", "quartiles", "of its floor"]]
+    for task, timing in found.timings.items():
+        share = f"{100 * found.ratios[task]:.0f} %" if task in found.ratios else "-"
+        rows.append([task, f"{found.rate(task):,.1f}", *_ms(timing), share])
+    yield from align(rows)
+    for count, order_s in found.order_s.items():
+        yield f"order of {count:,} images: {1e6 * order_s:.2f} us an image"
+    opening = found.opening
+    cost = f"{_number(1e3 * opening.open_s)} ms, {_mib(opening.peak_bytes)} MiB"
+    yield f"opening a set of {opening.images:,} images: {cost}"
 
 
 def scaling_lines(figures: Sequence["ScalingFigure"], growth: Sequence["Exponent"]) -> Iterator[str]:

@@ -1,12 +1,13 @@
 """`hdit bench`: what the machine at hand does with the network, each figure beside its floor."""
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hdit_cli.console import emit, note
-from hdit_cli.options import DeviceOption, JsonOption, RecipeArgument, SetOption
+from hdit_cli.options import DeviceOption, JsonOption, RecipeArgument, SetOption, SizeOption, image_size
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     from hdit_core.bench.timing import Rounds
 
-app = typer.Typer(add_completion=False, help="Measure the machine at hand: attention, training, sampling, growth.")
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 ThreadsOption = Annotated[
     int | None,
@@ -24,6 +25,16 @@ SecondsOption = Annotated[
     float, typer.Option("--seconds", min=0.0, metavar="S", help="How long each figure is measured, about.")
 ]
 SizesOption = Annotated[str, typer.Option("--sizes", metavar="N,...", help="Sides, commas between.")]
+
+
+@app.callback()
+def bench() -> None:
+    """Measure the machine at hand: attention, a recipe's steps, how cost grows, data.
+
+    Tasks that are compared take turns; figures are medians. It ends within a minute or two on two idle cores.
+
+    Example: hdit bench train mnist32 --threads 1
+    """
 
 
 @app.command()
@@ -150,6 +161,34 @@ def scaling(
     growth = list(exponents(found))
     result = {"figures": [figure.to_json() for figure in found], "exponents": [law.to_json() for law in growth]}
     _print(here, count, result, json, scaling_lines(found, growth))
+
+
+@app.command()
+def data(
+    pictures: Annotated[
+        Path | None,
+        typer.Argument(metavar="DIR", help="Folder of pictures.", show_default="noise, made for the purpose"),
+    ] = None,
+    size: SizeOption = "256",
+    images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="How many are taken.")] = 200,
+    seconds: SecondsOption = 15.0,
+    json: JsonOption = False,
+) -> None:
+    """Time preparing pictures and reading them again, beside bare loops that only decode and encode.
+
+    Example: hdit bench data photos/ --size 128 --images 100
+    """
+    height, width = image_size(size or "256")
+    if pictures is not None and not pictures.is_dir():
+        raise UsageError(f"{pictures}: expected a folder of pictures")
+
+    import torch
+
+    from hdit_cli.bench_tables import data_lines
+    from hdit_core.bench.data import bench_data
+
+    found = bench_data(pictures, (height, width), images=images, rounds=_rounds(seconds), say=note)
+    _print(torch.device("cpu"), torch.get_num_threads(), found.to_json(), json, data_lines(found))
 
 
 def _sizes(text: str) -> list[int]:

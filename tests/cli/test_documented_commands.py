@@ -13,8 +13,10 @@ from hdit_cli.plugins import offered
 from hdit_core.recipe.read import shipped_recipes
 
 README = Path(__file__).parents[2] / "README.md"
+BENCH_COMMANDS = ("attention", "train", "sample", "scaling", "data")
 RECIPE_COMMANDS = ("list", "show", "schema", "check", "copy")
 COMMANDS = [[name] for name in offered() if name != "recipe"] + [["recipe", name] for name in RECIPE_COMMANDS]
+COMMANDS += [["bench", name] for name in BENCH_COMMANDS]
 
 
 def commands_in(text):

@@ -49,7 +49,7 @@ def heavy_imports(code, heavy=HEAVY):
 
 
 def test_the_commands_of_hdit_come_through_the_same_door_as_anybodys():
-    names = ["convert", "eval-fid", "flops", "prepare-data", "recipe", "sample", "train"]
+    names = ["bench", "convert", "data", "eval-fid", "flops", "prepare-data", "recipe", "sample", "train"]
     assert [name for name, points in offered().items() if points[0].dist.name == "hdit-toolkit"] == names
 
 
