@@ -57,25 +57,24 @@ def seen_tiles(size: int, tile: int, kernel_size: int) -> Bool[Tensor, "tiles ti
 
 def block_mask(height: int, width: int, kernel_size: int, device: str) -> BlockMask:
     """Return the mask of a grid whose tokens lie tile by tile: the blocks to visit, and what is seen inside of them."""
-    across = -(-width // TILE[1])
-
-    def row(token: Tensor) -> Tensor:
-        return token // BLOCK // across * TILE[0] + token % BLOCK // TILE[1]
-
-    def column(token: Tensor) -> Tensor:
-        return token // BLOCK % across * TILE[1] + token % TILE[1]
-
-    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        below = row(key) - torch.clamp(row(query) - kernel_size // 2, 0, height - kernel_size)
-        beside = column(key) - torch.clamp(column(query) - kernel_size // 2, 0, width - kernel_size)
-        return (below >= 0) & (below < kernel_size) & (beside >= 0) & (beside < kernel_size)
-
     rows, columns = seen_tiles(height, TILE[0], kernel_size), seen_tiles(width, TILE[1], kernel_size)
     seen = rearrange(rows[:, None, :, None] & columns[None, :, None, :], "i j a b -> 1 1 (i j) (a b)")
     counts = seen.sum(-1, dtype=torch.int32).to(device)
     places = seen.int().argsort(dim=-1, descending=True, stable=True).int().to(device)
-    tokens = counts.shape[-1] * BLOCK
-    return BlockMask.from_kv_blocks(counts, places, BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=(tokens, tokens))
+
+    # where tokens are, and where their windows begin
+    token = torch.arange(counts.shape[-1] * BLOCK, device=device)
+    row = token // BLOCK // len(columns) * TILE[0] + token % BLOCK // TILE[1]
+    column = token // BLOCK % len(columns) * TILE[1] + token % TILE[1]
+    top = (row - kernel_size // 2).clamp(0, height - kernel_size)
+    left = (column - kernel_size // 2).clamp(0, width - kernel_size)
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        below, beside = row[key] - top[query], column[key] - left[query]
+        return (below >= 0) & (below < kernel_size) & (beside >= 0) & (beside < kernel_size)
+
+    lengths = len(token), len(token)
+    return BlockMask.from_kv_blocks(counts, places, BLOCK_SIZE=BLOCK, mask_mod=sees, seq_lengths=lengths)
 
 
 MASKS: dict[Grid, BlockMask] = {}
