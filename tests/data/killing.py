@@ -48,14 +48,15 @@ def die_at(step, run):
 
 
 def begin(folder, source, out, share="all", *, workers=1, shard_size=7, drop=False):
-    """Start a preparation in a process of its own; its code lies in `folder`, for the processes that it starts."""
+    """Start a preparation in a process of its own; its code and what it complains of lie in `folder`."""
     folder.mkdir(exist_ok=True)
-    (folder / "run.py").write_text(CODE)
+    if not (folder / "run.py").exists():
+        (folder / "run.py").write_text(CODE)
     arguments = [source, out, share, workers, shard_size, "drop" if drop else "keep"]
     command = [sys.executable, str(folder / "run.py"), *map(str, arguments)]
-    return subprocess.Popen(
-        command, cwd=folder, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with (folder / "stderr").open("a") as complaints:
+        return subprocess.Popen(command, cwd=folder, env=environment, stderr=complaints)
 
 
 def kill_after(process, delay_s):

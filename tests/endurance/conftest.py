@@ -1,6 +1,12 @@
 """How long the long tests are: `make endurance ARGS='--kills 20'`."""
 
+import sys
+from pathlib import Path
+
 import pytest
+
+# The long tests are made of the same parts as the short ones.
+sys.path.append(str(Path(__file__).parents[1] / "data"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
