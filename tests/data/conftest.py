@@ -1,7 +1,10 @@
 """Pictures and data sets that several tests of the data take."""
 
+import shutil
+
 import pytest
 from class_folders import SIZE, write_pictures
+from PIL import Image
 
 from hdit_core.data.prepare import PrepareSettings, prepare_data
 
@@ -30,3 +33,22 @@ def data_set(tmp_path_factory):
     pictures = write_pictures(folder / "pictures")
     prepare_data(PrepareSettings(source=str(pictures), out=folder / "set", size=SIZE, shard_size=7))
     return folder / "set"
+
+
+@pytest.fixture(scope="session")
+def bucket_set(tmp_path_factory):
+    """Return a prepared data set of two sizes, with class names, in six shards."""
+    folder = tmp_path_factory.mktemp("buckets")
+    pictures = write_pictures(folder / "pictures")
+    for path in sorted(pictures.rglob("0*.png"))[::2]:
+        with Image.open(path) as image:
+            image.transpose(Image.Transpose.ROTATE_90).save(path)
+    prepare_data(PrepareSettings(str(pictures), folder / "set", SIZE, shard_size=9, buckets=((8, 12), (12, 8))))
+    return folder / "set"
+
+
+@pytest.fixture(params=["one size", "two sizes"])
+def either_copy(request, data_set, bucket_set, tmp_path):
+    """Return a data set that may be damaged."""
+    source = data_set if request.param == "one size" else bucket_set
+    return shutil.copytree(source, tmp_path / "copy")
