@@ -50,14 +50,13 @@ def _array_share(environment: Mapping[str, str]) -> Share:
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return EVERYTHING
     number, count = (_number(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT"))
-    first, last = (_number(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("MIN", "MAX"))
-    apart = (last - first) // (count - 1) if count > 1 else 1
-    if (number - first) % apart or last != first + apart * (count - 1):
+    first, last, step = (_number(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("MIN", "MAX", "STEP"))
+    if last != first + step * (count - 1):  # of a list of ids Slurm says the step 1
         raise UsageError(
-            f"the {count} ids of this Slurm job array, {first} to {last}, do not lie evenly apart, so that it is open "
-            f"which share of the images is that of {number}; say --task I/N"
+            f"the {count} ids of this Slurm job array, from {first} to {last}, are a list and no range, so that it is "
+            f"open which share of the images is that of {number}; say --task I/N"
         )
-    return Share((number - first) // apart, count)
+    return Share((number - first) // step, count)
 
 
 def _step_share(environment: Mapping[str, str]) -> Share:

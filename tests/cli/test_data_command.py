@@ -162,7 +162,7 @@ def test_tasks_are_finished_to_one_set(prepare, run, tmp_path):
 
 
 def test_slurm_gives_the_task_and_a_word_takes_it_back(prepare, monkeypatch):
-    for name, value in {"ID": "3", "COUNT": "3", "MIN": "1", "MAX": "3"}.items():
+    for name, value in {"ID": "3", "COUNT": "3", "MIN": "1", "MAX": "3", "STEP": "1"}.items():
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
     code, out, err = prepare("--json")
     assert code == 0

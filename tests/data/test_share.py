@@ -6,8 +6,9 @@ from hdit_core.data.share import EVERYTHING, Share, parse_share, slurm_share
 from hdit_core.errors import UsageError
 
 
-def array(number, count, first, last, **more):
-    names = {"ID": number, "COUNT": count, "MIN": first, "MAX": last}
+def array(number, count, first, last, step=1, **more):
+    """Return what Slurm 22.05 sets in a task of an array."""
+    names = {"ID": number, "COUNT": count, "MIN": first, "MAX": last, "STEP": step}
     return {**{f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in names.items()}, **more}
 
 
@@ -36,7 +37,7 @@ def test_what_is_no_share_is_refused(text):
         ({}, EVERYTHING),
         (array(0, 4, 0, 3), Share(0, 4)),
         (array(4, 4, 1, 4), Share(3, 4)),
-        (array(8, 4, 0, 12), Share(2, 4)),
+        (array(8, 4, 0, 12, 4), Share(2, 4)),
         (array(5, 1, 5, 5), EVERYTHING),
         ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "6"}, Share(2, 6)),
         (array(4, 4, 1, 4, SLURM_PROCID="1", SLURM_STEP_NUM_TASKS="2"), Share(7, 8)),
@@ -50,9 +51,9 @@ def test_a_batch_script_is_alone_though_slurm_counts_the_tasks_that_it_may_start
     assert slurm_share({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1"}) == EVERYTHING
 
 
-@pytest.mark.parametrize("numbers", [(3, 3, 1, 7), (4, 3, 1, 8), (3, 4, 0, 12)])
-def test_ids_that_do_not_lie_evenly_apart_say_no_share(numbers):
-    with pytest.raises(UsageError, match=r"do not lie evenly apart, so that it is open .*; say --task I/N"):
+@pytest.mark.parametrize("numbers", [(1, 3, 1, 7), (3, 3, 1, 7), (7, 3, 1, 7), (3, 2, 3, 5)])
+def test_ids_that_are_a_list_say_no_share(numbers):
+    with pytest.raises(UsageError, match=r"are a list and no range, so that it is open .*; say --task I/N"):
         slurm_share(array(*numbers))
 
 
