@@ -17,7 +17,8 @@ struct Bands {
     Index rows, per_head, count;
 
     Bands(const Shape& s, int threads) {
-        const Index heads = s.batch * s.heads, wanted = threads == 1 || heads == 0 ? 1 : (4 * threads + heads - 1) / heads;
+        const Index heads = s.batch * s.heads, least = threads == 1 ? 1 : 4 * threads;
+        const Index wanted = heads == 0 ? 1 : (least + heads - 1) / heads;
         rows = std::max<Index>((s.height + wanted - 1) / wanted, std::min<Index>(s.height, 2 * ROWS));
         rows = (rows + ROWS - 1) / ROWS * ROWS;  // rows are always taken in the same groups
         per_head = (s.height + rows - 1) / rows;
@@ -142,12 +143,12 @@ template <class Work> int guarded(const Work& work) {
 // How many queries lie side by side in the weights that forward leaves for backward.
 EXPORTED int hdit_lanes() { return LANES; }
 
-EXPORTED int hdit_forward(const Shape* shape, const View* q, const View* k, const View* v, const View* out, Real* weights,
-                 int threads) {
+EXPORTED int hdit_forward(const Shape* shape, const View* q, const View* k, const View* v, const View* out,
+                          Real* weights, int threads) {
     return guarded([&] { forward(*shape, *q, *k, *v, *out, weights, threads); });
 }
 
-EXPORTED int hdit_backward(const Shape* shape, const View* q, const View* k, const View* v, const View* grad, Real* weights,
-                  Real* grad_logits, const Gradients* to, int threads) {
+EXPORTED int hdit_backward(const Shape* shape, const View* q, const View* k, const View* v, const View* grad,
+                           Real* weights, Real* grad_logits, const Gradients* to, int threads) {
     return guarded([&] { backward(*shape, *q, *k, *v, *grad, weights, grad_logits, *to, threads); });
 }

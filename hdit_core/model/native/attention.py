@@ -45,6 +45,8 @@ def _kept_weights(q: Tensor, kernel_size: int) -> Tensor:
 @torch.library.custom_op("hdit::native_attention", mutates_args=(), device_types="cpu")
 def _attend(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, keep: bool) -> tuple[Tensor, Tensor]:
     """Return the output, and the weights where they are to be kept."""
+    if not q.shape == k.shape == v.shape:  # the program trusts what it is told
+        raise ValueError(f"q, k and v have shapes {[tuple(x.shape) for x in (q, k, v)]}: expected the same")
     high = wide(q.dtype)
     out = torch.empty(q.shape, dtype=high)
     weights = _kept_weights(q, kernel_size) if keep else q.new_empty(0, dtype=high)
@@ -136,7 +138,5 @@ def native_attention(
         raise ValueError(
             f"kernel_size = {kernel_size} on a grid of {height}x{width}: expected an odd number up to the smaller side"
         )
-    if not q.shape == k.shape == v.shape:
-        raise ValueError(f"q, k and v have shapes {[tuple(x.shape) for x in (q, k, v)]}: expected the same")
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     return torch.ops.hdit.native_attention(q, k, v, kernel_size, keep)[0]

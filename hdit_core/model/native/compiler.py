@@ -57,6 +57,8 @@ def library_path(real: str, folder: Path, source: str = "attention.cpp", more_fl
     key = _key(compiler, flags, source)
     try:
         _make_private(folder)
+        if (path := _find(key, folder)) is not None:
+            return path
         with _turn(folder / f"{key}.lock"):
             return _find(key, folder) or _compile([compiler, *flags, str(SOURCE / source)], key, folder)
     except OSError as problem:
@@ -80,8 +82,8 @@ def _run(command: list[str]) -> str:
 def _key(compiler: str, flags: list[str], source: str) -> str:
     """Return the digest of what a library depends on; a compiler's predefined macros tell its version and the CPU."""
     macros = _run([compiler, *flags, "-dM", "-E", "-x", "c++", os.devnull])
-    parts = [macros, *flags, source]
-    for path in sorted([*SOURCE.glob("*.cpp"), *SOURCE.glob("*.h")]):
+    parts = [macros, *flags]
+    for path in (SOURCE / source, *sorted(SOURCE.glob("*.h"))):
         parts += [path.name, path.read_text()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 

@@ -42,5 +42,6 @@ struct Weights {
     Real* data;
     Index window, row;
 
-    Real* at(Index y, Index x) const { return data + y * row + x / LANES * window * LANES + x % LANES; }
+    Index place(Index x) const { return Index(size_t(x) / LANES) * window * LANES + Index(size_t(x) % LANES); }
+    Real* at(Index y, Index x) const { return data + y * row + place(x); }
 };

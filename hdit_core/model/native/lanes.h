@@ -20,6 +20,17 @@ constexpr int VECTOR_BYTES = 16;
 constexpr int LANES = VECTOR_BYTES / sizeof(Real);
 constexpr bool MANY_REGISTERS = VECTOR_BYTES == 64;  // 32 of them, else 16 (or 32 on ARM)
 
+#define INLINED __attribute__((always_inline))
+#define INLINE inline INLINED
+
+template <int I> using Number = std::integral_constant<int, I>;
+
+// Call act(0) ... act(N - 1), each with a number known to the compiler: what they index is then kept in registers.
+template <class Act, int... I> INLINE void each(std::integer_sequence<int, I...>, const Act& act) {
+    (act(Number<I>()), ...);
+}
+template <int N, class Act> INLINE void each(const Act& act) { each(std::make_integer_sequence<int, N>(), act); }
+
 template <int N> struct Lanes {
     typedef Real vector __attribute__((vector_size(N * sizeof(Real))));
 };
@@ -27,15 +38,24 @@ template <int N> using Vector = typename Lanes<N>::vector;
 using Wide = Vector<LANES>;
 typedef Integer WideInteger __attribute__((vector_size(VECTOR_BYTES)));
 
-template <int N = LANES> inline Vector<N> load(const Real* from) {
+template <int N = LANES> INLINE Vector<N> load(const Real* from) {
     Vector<N> vector;
     std::memcpy(&vector, from, sizeof vector);  // the way to say: not aligned
     return vector;
 }
 
-template <int N = LANES> inline void store(Real* to, Vector<N> vector) { std::memcpy(to, &vector, sizeof vector); }
+template <int N = LANES> INLINE void store(Real* to, Vector<N> vector) { std::memcpy(to, &vector, sizeof vector); }
 
-template <int N = LANES> inline Vector<N> spread(Real number) { return number - Vector<N>{}; }
+template <int N = LANES> INLINE Vector<N> spread(Real number) { return number - Vector<N>{}; }
+
+// Say that a vector stays in a register: else GCC reads it from memory again at each use.
+template <int N> INLINE void keep(Vector<N>& vector) {
+#if defined(__AVX__)
+    if constexpr (N * sizeof(Real) >= 16) asm("" : "+v"(vector));
+#elif defined(__aarch64__)
+    if constexpr (N * sizeof(Real) >= 16) asm("" : "+w"(vector));
+#endif
+}
 
 inline Wide larger(Wide a, Wide b) { return a > b ? a : b; }
 
@@ -77,12 +97,10 @@ inline void transpose(Wide (&rows)[LANES]) {
     constexpr auto order = std::make_integer_sequence<int, LANES>();
     for (int pass = 1; pass < LANES; pass *= 2) {
         Wide mixed[LANES];
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES / 2; i++) {
+        each<LANES / 2>([&](auto i) INLINED {
             mixed[2 * i] = riffle<0>(rows[i], rows[i + LANES / 2], order);
             mixed[2 * i + 1] = riffle<LANES / 2>(rows[i], rows[i + LANES / 2], order);
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) rows[i] = mixed[i];
+        });
+        each<LANES>([&](auto i) INLINED { rows[i] = mixed[i]; });
     }
 }

@@ -71,5 +71,5 @@ def load(dtype: torch.dtype) -> Library | str:
         return f"it is compiled on POSIX systems only, and this is {os.name}"
     try:
         return Library(str(library_path(NAMES[dtype], cache_folder() / "native")))
-    except (CompileError, OSError) as problem:
+    except (CompileError, OSError, RuntimeError) as problem:  # RuntimeError: this user has no home
         return str(problem)

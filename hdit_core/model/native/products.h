@@ -12,19 +12,17 @@ constexpr int COLUMNS = MANY_REGISTERS ? 7 : 5;  // columns of keys at a time; R
 
 // Lay out a row of tokens [width, features] as [features, stride]: where x went, x + 1 lies beside it.
 inline void lay_out(const Real* from, Index step, Index width, Index features, Real* to, Index stride) {
-    Index x = 0;
-    for (; x + LANES <= width; x += LANES)
-        for (Index d = 0; d < features;) {
-            if (d + LANES > features && features < LANES) break;
-            d = std::min(d, features - LANES);  // the last square may overlap the one before
+    const bool squares = width >= LANES && features >= LANES;
+    for (Index x = 0; squares && x < width; x += LANES)
+        for (Index d = 0; d < features; d += LANES) {
+            const Index left = std::min(x, width - LANES), top = std::min(d, features - LANES);  // the last overlap
             Wide square[LANES];
-            for (int i = 0; i < LANES; i++) square[i] = load(from + (x + i) * step + d);
+            for (int i = 0; i < LANES; i++) square[i] = load(from + (left + i) * step + top);
             transpose(square);
-            for (int i = 0; i < LANES; i++) store(to + (d + i) * stride + x, square[i]);
-            d += LANES;
+            for (int i = 0; i < LANES; i++) store(to + (top + i) * stride + left, square[i]);
         }
-    for (Index rest = features < LANES ? 0 : x; rest < width; rest++)
-        for (Index d = 0; d < features; d++) to[d * stride + rest] = from[rest * step + d];
+    for (Index x = 0; !squares && x < width; x++)
+        for (Index d = 0; d < features; d++) to[d * stride + x] = from[x * step + d];
 }
 
 // Which lanes of a block of queries have their window at the left or at the right border of the grid.
@@ -43,10 +41,10 @@ struct Border {
 };
 
 struct Products {
-    const Real* queries;  // [rows, features, LANES]
-    const Real* keys;     // [features, stride]: at key x - kernel / 2 + column
-    const Real* leftmost;   // at key 0 + column
-    const Real* rightmost;  // at key width - kernel + column
+    const Real* queries;    // [rows, features, LANES]
+    const Real* keys;       // [features, stride]: what the first query sees, from a column of its window on
+    const Real* leftmost;   // the same for a query at the left border
+    const Real* rightmost;  // and at the right one
     Index features, stride;
     const Border* border;
     Real* out[ROWS];  // of each row of queries: [columns, LANES]
@@ -56,23 +54,19 @@ template <int R, int C, bool BORDER> void multiply(const Products& p) {
     Wide sums[R][C] = {};
     for (Index d = 0; d < p.features; d++) {
         Wide query[R];
-#pragma GCC unroll 8
-        for (int r = 0; r < R; r++) query[r] = load(p.queries + (r * p.features + d) * LANES);
-#pragma GCC unroll 8
-        for (int c = 0; c < C; c++) {
-            Wide key = load(p.keys + d * p.stride + c);
-            if (BORDER) {
-                key = p.border->left ? spread(p.leftmost[d * p.stride + c]) : key;
-                key = p.border->right ? spread(p.rightmost[d * p.stride + c]) : key;
+        each<R>([&](auto r) INLINED { query[r] = load(p.queries + (r * p.features + d) * LANES); });
+        each<C>([&](auto c) INLINED {
+            const Index place = d * p.stride + c;
+            Wide key = load(p.keys + place);
+            if constexpr (BORDER) {
+                key = p.border->left ? spread(p.leftmost[place]) : key;
+                key = p.border->right ? spread(p.rightmost[place]) : key;
             }
-#pragma GCC unroll 8
-            for (int r = 0; r < R; r++) sums[r][c] += query[r] * key;
-        }
+            keep<LANES>(key);
+            each<R>([&](auto r) INLINED { sums[r][c] += query[r] * key; });
+        });
     }
-#pragma GCC unroll 8
-    for (int r = 0; r < R; r++)
-#pragma GCC unroll 8
-        for (int c = 0; c < C; c++) store(p.out[r] + c * LANES, sums[r][c]);
+    each<R>([&](auto r) INLINED { each<C>([&](auto c) INLINED { store(p.out[r] + c * LANES, sums[r][c]); }); });
 }
 
 template <int R, int C> void multiply(const Products& p, int columns) {
