@@ -19,7 +19,7 @@ from pathlib import Path
 from hdit_core.data.folder import size_problem
 from hdit_core.data.manifest import Channels
 from hdit_core.data.source import Entry, Source
-from hdit_core.data.tar_members import Member, members
+from hdit_core.data.tar_members import DamagedTarError, Member, members
 from hdit_core.errors import DataError
 
 # How a file begins: what opens it. Anything else is read as it is.
@@ -30,7 +30,8 @@ _OPENERS: dict[bytes, Callable[[Path], BufferedIOBase]] = {
 }
 
 _MOST_EXPANSION = 200  # images are compressed already; a file of zeros shrinks to a thousandth
-_ALWAYS_ALLOWED_BYTES = 1 << 30
+_LARGE_BYTES = 64 << 20  # of one file, and
+_ALWAYS_ALLOWED_BYTES = 1 << 30  # of a whole tar, whatever it expands from
 
 TAR_DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
 """What reading a damaged tar raises."""
@@ -64,7 +65,11 @@ class ZipSource:
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
             return "not a regular file of the archive"
-        return "encrypted" if member.flag_bits & 1 else size_problem(member.file_size)
+        if member.flag_bits & 1:
+            return "encrypted"
+        if member.file_size > _LARGE_BYTES and member.file_size > _MOST_EXPANSION * member.compress_size:
+            return f"expands to {member.file_size:,} bytes, as no image does"
+        return size_problem(member.file_size)
 
     def fetch(self, number: int) -> bytes:
         """Return the content of a member; its checksum and size are checked.
@@ -108,9 +113,16 @@ class TarFile:
                 yield member
 
     def _inner(self, outer: Member) -> Iterator[Member]:
-        folder = outer.name.removesuffix(".tar")
-        for member in members(self.file, outer.offset, outer.offset + outer.size_bytes):
-            yield replace(member, name=f"{folder}/{member.name}")
+        """Yield the members of a tar in this one, or the file itself where only its name says that it is a tar."""
+        folder, count = outer.name.removesuffix(".tar"), 0
+        try:
+            for member in members(self.file, outer.offset, outer.offset + outer.size_bytes):
+                count += 1
+                yield replace(member, name=f"{folder}/{member.name}")
+        except DamagedTarError:
+            if count or self.read(outer.offset, 512)[257:262] == b"ustar":
+                raise
+            yield outer
 
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Return a content; the next one asked for should lie behind it."""
@@ -153,10 +165,16 @@ class TarSource:
         return self._tar.read(self._offsets[number], self.entries[number].size_bytes)
 
 
+def is_zip(path: Path) -> bool:
+    """Return whether a file begins as a zip does; one at the end is a tar's last member, or stands behind a picture."""
+    with path.open("rb") as file:
+        return file.read(4) in (b"PK\3\4", b"PK\5\6")
+
+
 def open_archive(path: Path) -> Source:
     """Open a zip or tar by its content.
 
     Raises:
         DataError: it is neither, or damaged.
     """
-    return ZipSource(path) if zipfile.is_zipfile(path) else TarSource(path)
+    return ZipSource(path) if is_zip(path) else TarSource(path)

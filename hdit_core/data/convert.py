@@ -5,11 +5,10 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 
@@ -22,9 +21,12 @@ from hdit_core.data.framing import Crop, Resize, cut, fit, random_place
 from hdit_core.data.manifest import Channels, Codec
 from hdit_core.data.pixels import RefusedImageError, decode_any
 from hdit_core.data.shard import Sample
+from hdit_core.data.source import LARGEST_FILE_BYTES
 from hdit_core.errors import DataError
 
 CHUNK_INPUTS = 8  # sent to a process at once
+CHUNK_BYTES = 32 << 20  # fewer inputs where they are large: those of an archive are sent with their content
+MOST_WAITING_BYTES = 256 << 20  # in all chunks that are being worked on
 
 
 @dataclass(frozen=True)
@@ -107,13 +109,21 @@ def _sample(task: Task, data: bytes, rules: Rules) -> Converted:
     return Converted(sample, (*decoded.remarks, *(("enlarged",) if enlarged else ())))
 
 
+def _read(path: Path) -> bytes:
+    """Return a file; one that has grown since it was listed must not fill the memory."""
+    with path.open("rb") as file:
+        content = file.read(LARGEST_FILE_BYTES + 1)
+    if len(content) > LARGEST_FILE_BYTES:
+        raise RefusedImageError(f"more than {LARGEST_FILE_BYTES >> 20} MiB")
+    return content
+
+
 def convert(task: Task, rules: Rules) -> Converted | Reject:
     """Turn one input into a sample, or say why not."""
     if isinstance(task.content, str):
         return Reject(task.number, task.name, task.content)
     try:
-        data = task.content.read_bytes() if isinstance(task.content, Path) else task.content
-        return _sample(task, data, rules)
+        return _sample(task, _read(task.content) if isinstance(task.content, Path) else task.content, rules)
     except RefusedImageError as problem:
         return Reject(task.number, task.name, str(problem))
     except OSError as problem:
@@ -137,10 +147,25 @@ def _begin_worker() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
+def _weight(task: Task) -> int:
+    return len(task.content) if isinstance(task.content, bytes) else 0
+
+
 def _chunks(tasks: Iterable[Task]) -> Iterator[list[Task]]:
-    tasks = iter(tasks)
-    while chunk := list(islice(tasks, CHUNK_INPUTS)):
+    chunk: list[Task] = []
+    for task in tasks:
+        chunk.append(task)
+        if len(chunk) == CHUNK_INPUTS or sum(map(_weight, chunk)) >= CHUNK_BYTES:
+            yield chunk
+            chunk = []
+    if chunk:
         yield chunk
+
+
+def _is_full(waiting: Collection[tuple[object, list[Task]]], workers: int) -> bool:
+    """Return whether enough is being worked on, by number or by weight."""
+    weight = sum(_weight(task) for _, chunk in waiting for task in chunk)
+    return len(waiting) > 2 * workers or (len(waiting) > 1 and weight > MOST_WAITING_BYTES)
 
 
 def _results(future: Future[list[Converted | Reject]], chunk: list[Task]) -> list[Converted | Reject]:
@@ -173,7 +198,7 @@ def convert_all(tasks: Iterable[Task], rules: Rules, workers: int) -> Iterator[C
         try:
             for chunk in _chunks(tasks):
                 waiting.append((pool.submit(_convert_chunk, chunk, rules), chunk))
-                if len(waiting) > 2 * workers:
+                while _is_full(waiting, workers):
                     yield from _results(*waiting.popleft())
             while waiting:
                 yield from _results(*waiting.popleft())

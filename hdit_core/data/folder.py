@@ -38,18 +38,24 @@ def _entry(found: os.DirEntry[str], name: str, root: Path) -> Entry:
     return Entry(name, facts.st_size, facts.st_mtime_ns, size_problem(facts.st_size))
 
 
-def _walk(folder: str, prefix: str, root: Path) -> Iterator[Entry]:
-    """Yield every file below a folder; links to folders are not followed, so there are no loops."""
+def _list(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as listing:
-            found = list(listing)
+            return list(listing)
     except OSError as problem:
         raise DataError(f"{folder}: cannot be listed ({problem.strerror}); make it readable, or move it away") from None
-    for item in found:
-        if item.is_dir(follow_symlinks=False):
-            yield from _walk(item.path, f"{prefix}{item.name}/", root)
-        else:
-            yield _entry(item, f"{prefix}{item.name}", root)
+
+
+def _walk(root: Path) -> Iterator[Entry]:
+    """Yield every file below a folder; links to folders are not followed, so there are no loops."""
+    resolved, folders = root.resolve(), [(str(root), "")]
+    while folders:  # a list and no recursion: folders may be nested deeper than calls
+        folder, prefix = folders.pop()
+        for item in _list(folder):
+            if item.is_dir(follow_symlinks=False):
+                folders.append((item.path, f"{prefix}{item.name}/"))
+            else:
+                yield _entry(item, f"{prefix}{item.name}", resolved)
 
 
 class FolderSource:
@@ -71,7 +77,7 @@ class FolderSource:
         """
         self.name = path.resolve().name
         self._root = path
-        entries = sorted(_walk(str(path), "", path.resolve()), key=lambda entry: entry.name)
+        entries = sorted(_walk(path), key=lambda entry: entry.name)
         self.entries = [entry for entry in entries if not leave_out or not self._is(entry, leave_out)]
 
     def _is(self, entry: Entry, other: Path) -> bool:

@@ -1,10 +1,9 @@
 """Which kind of source a path is: a file by its first bytes, a folder by what it holds."""
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from hdit_core.data.archive import TAR_DAMAGE, TarFile, TarSource, ZipSource
+from hdit_core.data.archive import TAR_DAMAGE, TarFile, TarSource, ZipSource, is_zip
 from hdit_core.data.folder import FolderSource
 from hdit_core.data.labels import IMAGE_SUFFIX
 from hdit_core.data.manifest import MANIFEST
@@ -45,7 +44,7 @@ def _is_sharded(path: Path) -> bool:
 
 
 def _open_file(path: Path) -> Source:
-    if zipfile.is_zipfile(path):
+    if is_zip(path):
         return ZipSource(path)
     if is_parquet(path):
         return ParquetSource(path.name, [path])

@@ -151,16 +151,16 @@ class ParquetFile:
             self._group, self._next_row = group, self._starts[group]
             self._images = self._images_of(group)
         try:
-            content = next(islice(self._images, row - self._next_row, None)).as_py()
+            content = next(islice(self._images, row - self._next_row, None)).as_buffer()
         except (self._arrow.ArrowException, OSError, StopIteration) as problem:
             self._group = -1
             raise ValueError(f"damaged in the Parquet file: {_first_line(problem)}") from None
         self._next_row = row + 1
         if content is None:
             raise ValueError("its row has no image, at most the path of one, which is never opened")
-        if len(content) > LARGEST_FILE_BYTES:
-            raise ValueError(f"{len(content):,} bytes are more than {LARGEST_FILE_BYTES >> 20} MiB")
-        return content
+        if content.size > LARGEST_FILE_BYTES:
+            raise ValueError(f"{content.size:,} bytes are more than {LARGEST_FILE_BYTES >> 20} MiB")
+        return content.to_pybytes()
 
     def _images_of(self, group: int) -> Iterator[Any]:
         for batch in self._batches([self.columns.content], ROWS_AT_ONCE, [group]):

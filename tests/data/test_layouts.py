@@ -74,6 +74,12 @@ def test_a_damaged_tar_in_a_tar_is_an_error(tmp_path):
         open_archive(path)
 
 
+def test_a_file_that_is_a_tar_by_its_name_alone_is_a_file(tmp_path):
+    inner = tar_of({"b.png": b"2"})
+    path = write_tar(tmp_path / "a.tar", files={"a.tar": b"no tar", "b.tar": inner, "c.png": b"3"})
+    assert contents(open_archive(path)) == [("a.tar", b"no tar"), ("b/b.png", b"2"), ("c.png", b"3")]
+
+
 def test_class_tars_in_a_folder_are_classes(tmp_path):
     for wnid in ("n01443537", "n01440764"):
         (tmp_path / f"{wnid}.tar").write_bytes(tar_of({f"{wnid}_1.JPEG": b"x"}))

@@ -114,6 +114,17 @@ def test_an_image_that_lies_elsewhere_is_never_opened(tmp_path):
     assert source.entries[1].name == "a/0000001-x.png"
 
 
+def test_a_row_that_unfolds_to_more_than_any_image_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("hdit_core.data.parquet.LARGEST_FILE_BYTES", 1 << 20)
+    found = [{"image": b"1"}, {"image": bytes((1 << 20) + 1)}, {"image": b"3"}]
+    path = write(tmp_path / "a.parquet", found, compression="zstd")
+    assert path.stat().st_size < 5000
+    source = open_source(str(path))
+    with pytest.raises(ValueError, match="1,048,577 bytes are more than 1 MiB"):
+        source.fetch(1)
+    assert source.fetch(2) == b"3"
+
+
 def test_the_column_called_label_goes_before_others(tmp_path):
     features = {"image": {"_type": "Image"}, "label": LABEL, "coarse": LABEL}
     found = [{"image": b"1", "coarse": 0, "label": 1}]

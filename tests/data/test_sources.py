@@ -201,8 +201,14 @@ def test_a_tar_cut_short_anywhere_is_an_error(tmp_path, mode):
 def test_a_zip_cut_short_is_an_error(tmp_path):
     path = write_zip(tmp_path / "a.zip")
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(DataError, match=r"a.zip: not a whole zip or tar archive"):
+    with pytest.raises(DataError, match=r"a.zip: not a whole zip file \(File is not a zip file\); copy or download it"):
         open_archive(path)
+
+
+def test_a_tar_whose_last_file_is_a_zip_is_a_tar(tmp_path):
+    inner = write_zip(tmp_path / "inner.zip").read_bytes()
+    source = open_archive(write_tar(tmp_path / "a.tar", files={"a.png": b"one", "b.zip": inner}))
+    assert contents(source) == [("a.png", b"one"), ("b.zip", inner)]
 
 
 def test_a_name_that_is_nothing_is_answered_with_the_nearest_set():
