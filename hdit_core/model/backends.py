@@ -109,13 +109,13 @@ def choose(place: Place, wanted: AttentionBackend = "auto") -> Choice:
         if missing := backend.missing(place):
             passed_over.append(missing)
         else:
-            return _choice(backend, place, passed_over[:1])
+            return _choice(backend, place, "; ".join(passed_over))
     raise AssertionError("tiled attention runs everywhere")
 
 
-def _choice(backend: Backend, place: Place, reasons: list[str]) -> Choice:
-    found = backend.implementation
-    return Choice(backend.name, found.attend, ": ".join([found.describe(place), *reasons]))
+def _choice(backend: Backend, place: Place, why: str) -> Choice:
+    name = backend.implementation.describe(place)
+    return Choice(backend.name, backend.attend, f"{name}: {why}" if why else name)
 
 
 def _forced(place: Place, wanted: str) -> Choice:
@@ -125,7 +125,7 @@ def _forced(place: Place, wanted: str) -> Choice:
         raise UsageError(
             f"model.attention_backend = {wanted!r} cannot run here: {missing}; possible are auto, {', '.join(possible)}"
         )
-    return _choice(backend, place, ["model.attention_backend asks for it"])
+    return _choice(backend, place, "model.attention_backend asks for it")
 
 
 def availability(place: Place) -> dict[str, str | None]:
