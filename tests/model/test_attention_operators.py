@@ -61,6 +61,33 @@ def test_a_window_mask_made_in_inference_mode_serves_training_too():
     assert torch.equal(found, expected)
 
 
+FLASH = "aten::_scaled_dot_product_flash_attention_for_cpu"
+OPERATORS = {
+    "global": global_attention,
+    "windows": lambda q, k, v: shifted_window_attention(q, k, v, window_size=4, shift=0),
+    "shifted windows": lambda q, k, v: shifted_window_attention(q, k, v, window_size=4, shift=2),
+}
+
+
+def kernels(compute):
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        compute()
+    return {event.key for event in profile.key_averages() if "scaled_dot_product" in event.key}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("attend", OPERATORS.values(), ids=OPERATORS)
+def test_the_networks_layout_reaches_the_fast_kernel_forward_and_backward(attend, dtype):
+    """Which a call with six axes, windows beside each other, does not."""
+    packed = torch.randn(2, 8, 12, 3, 2, 64, dtype=dtype, requires_grad=True)  # as the projection gives them
+    found = kernels(lambda: attend(*packed.unbind(3)).sum().backward())
+    assert found == {"aten::scaled_dot_product_attention", FLASH, f"{FLASH}_backward"}
+
+    q, k, v = (rearrange(x, "b (i h) (j w) n d -> b n i j (h w) d", h=4, w=4) for x in packed.detach().unbind(3))
+    slow = kernels(lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v))
+    assert FLASH not in slow and "aten::_scaled_dot_product_attention_math" in slow
+
+
 def level(attention, **keys):
     return LevelRecipe(depth=1, width=24, head_dim=8, attention=attention, **keys)
 
