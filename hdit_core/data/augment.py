@@ -3,15 +3,18 @@
 All of it is one affine map, sampled once: bicubic (the convolution kernel with a = -0.75), what lies outside mirrored
 about the outermost pixels, then clipped to [-1, 1]. (The reference samples with cubic splines, mirrors alike, and does
 not clip.) An image that is only flipped keeps its pixels exactly. The network is told what was done in nine numbers.
+
+The process that reads draws the numbers of each image; resampling, as dear as decoding, is one operation for a batch on
+the device of the training.
 """
 
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from einops import einsum
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Bool, Float, Float64, Int64
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
@@ -21,6 +24,8 @@ NUM_PARAMETERS = 9
 
 SCALE_STEP = 0.2  # log2 of the scale and of the squeeze at one standard deviation
 SHIFT_STEP = 1 / 8  # of the image's side, at one standard deviation
+
+Numbers = Float64[np.ndarray, " B"]
 
 
 @dataclass(frozen=True)
@@ -91,68 +96,90 @@ def condition(augmentation: Augmentation) -> Float[Tensor, "B 9"]:
     return torch.from_numpy(np.stack(columns, axis=1)).float()
 
 
-def _scaling(along_x: float, along_y: float) -> Float64[np.ndarray, "3 3"]:
-    return np.diag([along_x, along_y, 1.0])
+def _maps(batch: int, entries: Mapping[tuple[int, int], ArrayLike]) -> Float64[np.ndarray, "B 3 3"]:
+    """Return maps of points (x, y, 1) that leave them where they are but for the given entries."""
+    maps = np.tile(np.eye(3), (batch, 1, 1))
+    for (row, column), values in entries.items():
+        maps[:, row, column] = values
+    return maps
 
 
-def _rotation(angle: float) -> Float64[np.ndarray, "3 3"]:
-    """Return the turn from the x axis towards the y axis: clockwise as one sees it, since y points down."""
-    cos, sin = np.cos(angle), np.sin(angle)
-    return np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+def _scalings(along_x: Numbers, along_y: Numbers) -> Float64[np.ndarray, "B 3 3"]:
+    return _maps(len(along_x), {(0, 0): along_x, (1, 1): along_y})
 
 
-def _translation(along_x: float, along_y: float) -> Float64[np.ndarray, "3 3"]:
-    return np.array([[1, 0, along_x], [0, 1, along_y], [0, 0, 1]])
+def _rotations(angles: Numbers) -> Float64[np.ndarray, "B 3 3"]:
+    """Return the turns from the x axis towards the y axis: clockwise as one sees it, since y points down."""
+    cos, sin = np.cos(angles), np.sin(angles)
+    return _maps(len(angles), {(0, 0): cos, (0, 1): -sin, (1, 0): sin, (1, 1): cos})
 
 
-def affine(augmentation: Augmentation, place: int, height: int, width: int) -> Float64[np.ndarray, "3 3"]:
-    """Return where a point (x, y, 1) of one image goes, in pixels from the centre, y down.
+def _translations(along_x: Numbers, along_y: Numbers) -> Float64[np.ndarray, "B 3 3"]:
+    return _maps(len(along_x), {(0, 2): along_x, (1, 2): along_y})
+
+
+def affine(augmentation: Augmentation, height: int, width: int) -> Float64[np.ndarray, "B 3 3"]:
+    """Return where a point (x, y, 1) of each image goes, in pixels from the centre, y down.
 
     The reference's order: the image is shifted first, then squeezed, rotated, scaled, and flipped last.
     """
-    flip_x, flip_y, scale, rotation, squeeze, angle, shift_x, shift_y = (float(v[place]) for v in astuple(augmentation))
-    stretch = 2 ** (SCALE_STEP * squeeze)
+    a = augmentation
+    size, stretch = 2 ** (SCALE_STEP * a.scale), 2 ** (SCALE_STEP * a.squeeze)
     return (
-        _scaling(1 - 2 * flip_x, 1 - 2 * flip_y)
-        @ _scaling(2 ** (SCALE_STEP * scale), 2 ** (SCALE_STEP * scale))
-        @ _rotation(-rotation)
-        @ (_rotation(angle) @ _scaling(stretch, 1 / stretch) @ _rotation(-angle))
-        @ _translation(SHIFT_STEP * width * shift_x, SHIFT_STEP * height * shift_y)
+        _scalings(1 - 2 * a.flip_x, 1 - 2 * a.flip_y)
+        @ _scalings(size, size)
+        @ _rotations(-a.rotation)
+        @ (_rotations(a.squeeze_angle) @ _scalings(stretch, 1 / stretch) @ _rotations(-a.squeeze_angle))
+        @ _translations(SHIFT_STEP * width * a.shift_x, SHIFT_STEP * height * a.shift_y)
     )
 
 
-def warp(image: Float[Tensor, "C H W"], matrix: Float64[np.ndarray, "3 3"]) -> Float[Tensor, "C H W"]:
-    """Move every point of an image to where the matrix sends it."""
-    height, width = image.shape[-2:]
-    half_height, half_width = (height - 1) / 2, (width - 1) / 2
-    y, x = np.mgrid[-half_height : half_height + 0.5, -half_width : half_width + 0.5]
-    from_x, from_y, _ = einsum(np.linalg.inv(matrix), np.stack([x, y, np.ones_like(x)]), "i j, j h w -> i h w")
-    units = np.stack(
-        [from_x / max(half_width, 0.5), from_y / max(half_height, 0.5)], axis=-1
-    )  # outermost pixels: -1, 1
-    grid = torch.from_numpy(units[None])
-    warped = grid_sample(image[None], grid.to(image.dtype), "bicubic", padding_mode="reflection", align_corners=True)
-    return warped[0].clamp(-1, 1)
+@dataclass(frozen=True)
+class Warp:
+    """What is still to be done to a batch of images: some of them resampled, all in one operation."""
+
+    places: Int64[Tensor, " K"]  # of those in the batch
+    sources: Float[Tensor, "K 2 3"]  # from a point (x, y, 1) of the result to one of the image; see `affine`
+
+    def to(self, device: torch.device | str) -> "Warp":
+        """Return the same on a device."""
+        return Warp(self.places.to(device, non_blocking=True), self.sources.to(device, non_blocking=True))
+
+    def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        """Return the images, on whose device this is too, in [-1, 1]."""
+        if not len(self.places):
+            return images
+        return images.index_copy(0, self.places, resampled(images[self.places], self.sources))
 
 
-def apply(images: Float[Tensor, "B C H W"], augmentation: Augmentation) -> Float[Tensor, "B C H W"]:
-    """Return the augmented images; one after the other, so that no image depends on what it is batched with."""
-    flip_only = augmentation.is_flip_only()
+def resampled(images: Float[Tensor, "K C H W"], sources: Float[Tensor, "K 2 3"]) -> Float[Tensor, "K C H W"]:
+    """Return images of which each point is taken from where its map sends it.
+
+    Each pixel is worked out by itself, so that on one device the bits do not depend on what is batched together.
+    """
     height, width = images.shape[-2:]
-    done = []
-    for place, image in enumerate(images):
-        if flip_only[place]:
-            flips = (-1,) * bool(augmentation.flip_x[place]) + (-2,) * bool(augmentation.flip_y[place])
-            done.append(image.flip(flips))
-        else:
-            done.append(warp(image, affine(augmentation, place, height, width)))
-    return torch.stack(done)
+    half_height, half_width = (height - 1) / 2, (width - 1) / 2
+    y = torch.arange(height, device=images.device)[:, None] - half_height
+    x = torch.arange(width, device=images.device) - half_width
+    along_x, along_y, shift = sources[:, :, None, None].unbind(-1)
+    from_x, from_y = (along_x * x + along_y * y + shift).unbind(1)
+    grid = torch.stack([from_x / max(half_width, 0.5), from_y / max(half_height, 0.5)], -1)  # outermost pixels: -1, 1
+    return grid_sample(images, grid, "bicubic", padding_mode="reflection", align_corners=True).clamp(-1, 1)
+
+
+def _flipped(images: Float[Tensor, "B C H W"], augmentation: Augmentation) -> Float[Tensor, "B C H W"]:
+    """Return the images, those that are only flipped in their final state."""
+    only = augmentation.is_flip_only()
+    for axis, flips in ((-1, augmentation.flip_x), (-2, augmentation.flip_y)):
+        chosen = torch.from_numpy((flips == 1) & only)
+        images = torch.where(chosen[:, None, None, None], images.flip(axis), images)
+    return images
 
 
 def augment(
     images: Float[Tensor, "B C H W"], seed: int, numbers: Sequence[int], probability: float
-) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B 9"]]:
-    """Augment images, each by its own random numbers.
+) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B 9"], Warp | None]:
+    """Augment images, each by its own random numbers; what has to be resampled is left to the device they go to.
 
     Args:
         images: in [-1, 1].
@@ -161,9 +188,13 @@ def augment(
         probability: of each augmentation, in [0, 1]; 0 turns all of them off, the mirror image too.
 
     Returns:
-        The images in [-1, 1], and what was done to each as the network is told it (hdit-facts 4.9); zeros for nothing.
+        The images in [-1, 1]; what is done to each as the network is told it (hdit-facts 4.9), zeros for nothing; and
+        what has still to be done to the images, None for nothing.
     """
     if not probability:
-        return images, images.new_zeros(len(images), NUM_PARAMETERS)
+        return images, images.new_zeros(len(images), NUM_PARAMETERS), None
     augmentation = draw(seed, numbers, probability)
-    return apply(images, augmentation), condition(augmentation)
+    places = np.flatnonzero(~augmentation.is_flip_only())
+    sources = np.linalg.inv(affine(augmentation, *images.shape[-2:])[places])[:, :2]
+    warp = Warp(torch.from_numpy(places), torch.from_numpy(sources).float())
+    return _flipped(images, augmentation), condition(augmentation), warp if len(places) else None

@@ -5,9 +5,10 @@ class is dropped, its place within the stratum of noise levels and its noise dep
 workers, ranks and micro-batches change no bit.
 """
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hdit_core.data.augment import augment
-from hdit_core.data.order import images_at
+from hdit_core.data.augment import Warp, augment
+from hdit_core.data.order import Order, UniformOrder
+from hdit_core.data.quarantine import Quarantine, read_sound
 from hdit_core.data.reader import ImageReader
 from hdit_core.data.workers import read_in_workers
 from hdit_core.errors import DataError, HditError
@@ -30,18 +32,27 @@ NETWORK_INPUTS = ("images", "class_ids", "augment_cond", "noise")
 
 @dataclass(frozen=True)
 class Batch:
-    """What one micro-batch of training needs, on the CPU until `to`."""
+    """What one micro-batch of training needs; on the CPU, and the augmentation not finished, until `to`."""
 
     numbers: Int64[Tensor, " B"]  # images before each in the run
-    images: Float[Tensor, "B C H W"]  # in [-1, 1], augmented
+    images: Float[Tensor, "B C H W"]  # in [-1, 1]
     class_ids: Int64[Tensor, " B"] | None  # num_classes where the class is dropped; None without classes
     augment_cond: Float[Tensor, "B 9"]  # what was done to each; zeros for nothing
     noise: Float[Tensor, "B C H W"]  # standard normal
     uniform: Float64[Tensor, " B"]  # in [0, 1), the place within the stratum of noise levels
+    warp: Warp | None = None  # of the images, to be done by `to`
+    damaged: Mapping[int, str] = field(default_factory=dict)  # images that these stand in for, and what is wrong there
 
     def to(self, device: torch.device | str) -> "Batch":
-        """Return the batch with what the network takes on a device."""
-        return self._with(NETWORK_INPUTS, lambda tensor: tensor.to(device, non_blocking=True))
+        """Return the batch with what the network takes on a device, and the images augmented."""
+        device = torch.device(device)
+        at_once = self if device.type == "cuda" else self._warped()  # others lack bicubic sampling
+        return at_once._with(NETWORK_INPUTS, lambda tensor: tensor.to(device, non_blocking=True))._warped()
+
+    def _warped(self) -> "Batch":
+        if self.warp is None:
+            return self
+        return replace(self, images=self.warp.to(self.images.device)(self.images), warp=None)
 
     def pin_memory(self) -> "Batch":
         """Return the batch with the same in page-locked memory; DataLoader calls this."""
@@ -57,28 +68,41 @@ class TrainingImages(Dataset[Batch]):
     """Makes the batch of any list of image numbers."""
 
     def __init__(
-        self, reader: ImageReader, *, seed: int, augment_prob: float, class_dropout: float, num_classes: int
+        self,
+        reader: ImageReader,
+        order: Order,
+        *,
+        seed: int,
+        augment_prob: float,
+        class_dropout: float,
+        num_classes: int,
+        max_damaged: int,
     ) -> None:
-        self.reader, self.seed, self.augment_prob = reader, seed, augment_prob
-        self.class_dropout, self.num_classes = class_dropout, num_classes
+        self.reader, self.order, self.seed, self.augment_prob = reader, order, seed, augment_prob
+        self.class_dropout, self.num_classes, self.max_damaged = class_dropout, num_classes, max_damaged
 
     def batch(self, numbers: Sequence[int]) -> Batch:
-        """Read and draw everything for the given images of the run.
+        """Read and draw everything for the given images of the run, which have one size.
 
         Raises:
             DataError: the data set is damaged.
         """
-        indices = images_at(self.seed, np.fromiter(numbers, np.int64), len(self.reader))
-        read = [self.reader.read(int(index)) for index in indices]
-        images = from_uint8(np.stack([image for image, _ in read]))
-        images, augment_cond = augment(images, self.seed, numbers, self.augment_prob)
+        indices = self.order.images_at(np.fromiter(numbers, np.int64)).tolist()
+        read = [
+            read_sound(self.reader, self.order, number, index, self.max_damaged)
+            for number, index in zip(numbers, indices, strict=True)
+        ]
+        images = from_uint8(np.stack([image for image, *_ in read]))
+        images, augment_cond, warp = augment(images, self.seed, numbers, self.augment_prob)
         return Batch(
             numbers=torch.tensor(numbers, dtype=torch.int64),
             images=images,
-            class_ids=self._class_ids(numbers, [label for _, label in read]),
+            class_ids=self._class_ids(numbers, [label for _, label, _ in read]),
             augment_cond=augment_cond,
+            warp=warp,
             noise=normal(self.seed, "noise", numbers, images.shape[1:]),
             uniform=torch.from_numpy(uniform(self.seed, "sigma", numbers)),
+            damaged=dict(ChainMap(*(damaged for *_, damaged in read))),
         )
 
     def _class_ids(self, numbers: Sequence[int], labels: list[int]) -> Int64[Tensor, " B"] | None:
@@ -121,6 +145,8 @@ def load_batches(
     augment_prob: float = 0.0,
     class_dropout: float = 0.0,
     num_classes: int = 0,
+    order: Order | None = None,
+    quarantine: Quarantine | None = None,
 ) -> Generator[Batch, None, None]:
     """Yield the batches of a run; closing the iterator ends the processes that read.
 
@@ -132,17 +158,27 @@ def load_batches(
         augment_prob: probability of each augmentation; 0 turns all of them off, the mirror image too.
         class_dropout: probability that a class becomes `num_classes`, "no class".
         num_classes: of the model; 0 for none.
+        order: of the images; default: the uniform one. Each entry of the plan has to be of one size.
+        quarantine: counts damaged images, and says how many there may be; default: none.
 
     Raises:
         DataError: the data set is damaged or does not fit the model, or a process that reads it died.
     """
     _check_classes(reader, num_classes)
+    quarantine = quarantine or Quarantine(0)
     images = TrainingImages(
-        reader, seed=seed, augment_prob=augment_prob, class_dropout=class_dropout, num_classes=num_classes
+        reader,
+        order or UniformOrder(seed, len(reader)),
+        seed=seed,
+        augment_prob=augment_prob,
+        class_dropout=class_dropout,
+        num_classes=num_classes,
+        max_damaged=quarantine.limit,
     )
     batches = read_in_workers(images, plan, workers) if workers else (images.__getitems__(list(each)) for each in plan)
     with closing(batches):  # a traceback of what is raised here would keep it, and its processes, alive
         for batch in batches:
             if isinstance(batch, HditError):
                 raise batch
+            quarantine.add(batch.damaged)
             yield batch

@@ -8,23 +8,40 @@ so that hardly any has to walk. It costs the same for a thousand images as for a
 """
 
 import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int64, Integer, UInt64
 
 ROUNDS = 8
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: keeps the multiples of a small number apart
 
 
-def _mix(words: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray, " B"]:
+@runtime_checkable
+class Order(Protocol):
+    """Which image of the data set each image of a run is."""
+
+    def images_at(self, numbers: Integer[np.ndarray, " B"], later: int = 0) -> Int64[np.ndarray, " B"]:
+        """Return places in the index.
+
+        Args:
+            numbers: images before each in the run, 0 <= n < 2^63; in any order, of any epochs.
+            later: 0; or k for the image that stands k places further on: others of the same size, which can stand in.
+        """
+        ...
+
+
+def mixed(words: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray, " B"]:
     """Scatter 64-bit words: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), modulo 2^64."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))
 
 
-def _epoch_keys(seed: int, epochs: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray, " B"]:
-    golden = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: keeps the multiples of an epoch apart
-    return _mix(_mix(np.full_like(epochs, seed) + golden) + epochs * golden)
+def epoch_keys(seed: int, epochs: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray, " B"]:
+    """Return the key of each epoch's permutation."""
+    return mixed(mixed(np.full_like(epochs, seed) + GOLDEN) + epochs * GOLDEN)
 
 
 def _permute(
@@ -33,9 +50,20 @@ def _permute(
     """Permute 0 .. num_high * num_low - 1: in turn each digit is shifted by a hash of the other."""
     high, low = np.divmod(places, np.uint64(num_low))
     for turn in range(0, ROUNDS, 2):
-        high = (high + _mix(keys + low + np.uint64(turn << 56)) % np.uint64(num_high)) % np.uint64(num_high)
-        low = (low + _mix(keys + high + np.uint64(turn + 1 << 56)) % np.uint64(num_low)) % np.uint64(num_low)
+        high = (high + mixed(keys + low + np.uint64(turn << 56)) % np.uint64(num_high)) % np.uint64(num_high)
+        low = (low + mixed(keys + high + np.uint64(turn + 1 << 56)) % np.uint64(num_low)) % np.uint64(num_low)
     return high * np.uint64(num_low) + low
+
+
+def shuffled(places: UInt64[np.ndarray, " B"], keys: UInt64[np.ndarray, " B"], count: int) -> UInt64[np.ndarray, " B"]:
+    """Return where a keyed bijection of 0 .. count - 1 sends each place; 1 <= count < 2^62."""
+    assert 1 <= count < 1 << 62, count
+    num_high = math.isqrt(count - 1) + 1
+    num_low = -(-count // num_high)
+    results = _permute(places, keys, num_high, num_low)
+    while (outside := results >= count).any():
+        results[outside] = _permute(results[outside], keys[outside], num_high, num_low)
+    return results
 
 
 def images_at(seed: int, numbers: Integer[np.ndarray, " B"], num_images: int) -> Int64[np.ndarray, " B"]:
@@ -46,18 +74,22 @@ def images_at(seed: int, numbers: Integer[np.ndarray, " B"], num_images: int) ->
         numbers: n, images before it in the run, 0 <= n < 2^63; in any order, of any epochs.
         num_images: N, images in the data set, 1 <= N < 2^62.
     """
-    assert 1 <= num_images < 1 << 62, num_images
     epochs, places = np.divmod(numbers.astype(np.uint64), np.uint64(num_images))
-    num_high = math.isqrt(num_images - 1) + 1
-    num_low = -(-num_images // num_high)
-
-    keys = _epoch_keys(seed, epochs)
-    indices = _permute(places, keys, num_high, num_low)
-    while (outside := indices >= num_images).any():
-        indices[outside] = _permute(indices[outside], keys[outside], num_high, num_low)
-    return indices.astype(np.int64)
+    return shuffled(places, epoch_keys(seed, epochs), num_images).astype(np.int64)
 
 
 def image_at(seed: int, n: int, num_images: int) -> int:
     """Return which image of the data set the n-th image of a run is; `images_at` for one."""
     return int(images_at(seed, np.array([n]), num_images)[0])
+
+
+@dataclass(frozen=True)
+class UniformOrder:
+    """All orders of an epoch are alike; each image is read from anywhere in the data set."""
+
+    seed: int
+    num_images: int
+
+    def images_at(self, numbers: Integer[np.ndarray, " B"], later: int = 0) -> Int64[np.ndarray, " B"]:
+        """See `Order`."""
+        return images_at(self.seed, numbers + later, self.num_images)

@@ -20,7 +20,9 @@ LOCK = ".lock"
 
 MAY_CHANGE = (
     "data.path",
+    "data.cache_gb",
     "data.workers",
+    "data.max_damaged",
     "model.attention_backend",
     "train.num_images",
     "train.micro_batch_size",

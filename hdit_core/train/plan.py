@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hdit_core.data.bucket_order import Part
 from hdit_core.distributed import World
 from hdit_core.errors import UsageError
 from hdit_core.recipe.train import TrainRecipe
@@ -23,6 +24,11 @@ def steps(recipe: TrainRecipe, number: int, num_images: int) -> Iterator[Step]:
         step = Step(number, num_images, recipe.batch_size_at(num_images))
         yield step
         number, num_images = number + 1, num_images + step.batch_size
+
+
+def parts(recipe: TrainRecipe) -> list[Part]:
+    """Return the parts of a run in which all steps are of one size."""
+    return [Part(0, recipe.batch_size), *(Part(g.after_images, g.batch_size) for g in recipe.batch_growth)]
 
 
 def micro_batches(step: Step, world: World, largest: int | None) -> list[range]:

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hdit_core.checkpoint.denoiser import check_fit
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint
 from hdit_core.checkpoint.save import State
+from hdit_core.data.opening import open_reader
 from hdit_core.data.reader import ImageReader
 from hdit_core.devices import compute_dtype, pick_device
 from hdit_core.diffusion.precondition import Denoiser
@@ -53,7 +54,7 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
         watcher = watcher or Watcher()
         for choice in chosen(recipe.model, here, compute_dtype(recipe.train.precision, here)):
             watcher.on_note(choice.note)
-        reader = ImageReader(Path(recipe.data.path))
+        reader = open_reader(recipe.data)
         check_data(recipe, reader)
         world.lead(lambda: _prepare_folder(run, recipe, folder), here)
         checkpoint = _find_checkpoint(run, reader, watcher)
@@ -71,14 +72,20 @@ def check_data(recipe: Recipe, reader: ImageReader) -> None:
     Raises:
         DataError: saying what it holds and what was expected.
     """
-    model, found = recipe.model, reader.manifest.image_shape
+    model, found, buckets = recipe.model, reader.manifest.image_shape, reader.manifest.contents.buckets
     expected = (*model.image_size, model.channels)
-    if found != expected:
+    if found[2] != expected[2] or (found != expected and not buckets):
         sizes = ["x".join(map(str, size)) for size in (found, expected)]
         raise DataError(
             f"{recipe.data.path}: holds images of {sizes[0]} (height x width x channels), the recipe's network takes "
             f"{sizes[1]}; prepare the data again with that --size, or change model.image_size"
         )
+    for size in buckets:
+        for _, problem in model.size_problems((size.height, size.width)):
+            raise DataError(
+                f"{recipe.data.path}: holds images of {size.height}x{size.width}, which the recipe's network does not "
+                f"take: {problem}"
+            )
     if model.num_classes and model.num_classes != reader.num_classes:
         raise DataError(
             f"{recipe.data.path}: holds {reader.num_classes} classes, model.num_classes is "

@@ -11,6 +11,8 @@ import numpy as np
 from hdit_core.checkpoint.layout import checkpoint_folder, grid_file, stop_file
 from hdit_core.checkpoint.save import State, prune, save_checkpoint
 from hdit_core.data.batch import Batch, load_batches
+from hdit_core.data.opening import order_of
+from hdit_core.data.quarantine import Quarantine
 from hdit_core.data.reader import ImageReader
 from hdit_core.data.workers import naming_dead_workers
 from hdit_core.diffusion.precondition import Denoiser
@@ -21,7 +23,7 @@ from hdit_core.generate.writer import collect, sheet
 from hdit_core.images import png_bytes
 from hdit_core.train.log import Log, write_status
 from hdit_core.train.optimizer import optimizer_tensors
-from hdit_core.train.plan import Step, steps
+from hdit_core.train.plan import Step, parts, steps
 from hdit_core.train.preempt import StopRequest, listen
 from hdit_core.train.schedule import lr_factor
 from hdit_core.train.step import Learner, StepResult
@@ -63,6 +65,8 @@ class Trainer:
         self._watcher = watcher
         self._saved_step = start.step
         self._interval = Interval()
+        most = self._recipe.data.max_damaged
+        self._damaged, self._damaged_here = Quarantine(most, watcher.on_note), Quarantine(most)  # on all ranks, on this
 
     def fit(self) -> State:
         """Train to the end and return where the run stands.
@@ -96,13 +100,23 @@ class Trainer:
             augment_prob=data.augment_prob,
             class_dropout=train.class_dropout,
             num_classes=self._recipe.model.num_classes,
+            order=order_of(data, self._reader.manifest.contents, train.seed, parts(train)),
+            quarantine=self._damaged_here,
         )
+
+    def _count_damaged(self) -> None:
+        """Tell all ranks which images are damaged: they count alike, and end at the same step if there are too many."""
+        if self._damaged.limit:
+            here, known = self._damaged_here.damaged, self._damaged.damaged
+            found = self._learner.world.union(here.keys() - known.keys(), self._learner.device)
+            self._damaged.add({index: here.get(index) or self._reader.where(index) for index in found})
 
     def _take(self, step: Step, loader: Iterator[Batch], log: Log | None) -> None:
         """Take one step, and do what falls due with it."""
         began_at = time.perf_counter()
         result = self._learner.update(step, loader)
         elapsed_s = time.perf_counter() - began_at
+        self._count_damaged()
         self._interval.add(result, step.batch_size, elapsed_s)
         after = step.num_images + step.batch_size
         self._state = self._state.model_copy(
@@ -122,6 +136,7 @@ class Trainer:
         log.write(
             {"step": state.step, "num_images": state.num_images, "loss": loss, "grad_norm": grad_norm, "lr": lr}
             | {"images_per_s": images_per_s, "elapsed_s": state.elapsed_s}
+            | ({"damaged_images": len(self._damaged.damaged)} if self._damaged.limit else {})
         )
         total = self._recipe.train.num_images
         self._watcher.on_progress(Progress(state.step, state.num_images, total, loss, grad_norm, lr, images_per_s))

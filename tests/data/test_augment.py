@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import affine_transform
 
-from hdit_core.data.augment import Augmentation, affine, apply, augment, condition, draw, warp
+from hdit_core.data.augment import Augmentation, Warp, affine, augment, condition, draw, resampled
 
 HEIGHT, WIDTH = 24, 36
 NAMES = ("flip_x", "flip_y", "scale", "rotation", "squeeze", "squeeze_angle", "shift_x", "shift_y")
@@ -14,6 +14,17 @@ NAMES = ("flip_x", "flip_y", "scale", "rotation", "squeeze", "squeeze_angle", "s
 def doing(batch=1, **what):
     """Return an augmentation that does what is named and nothing else."""
     return Augmentation(*(np.full(batch, float(what.get(name, 0))) for name in NAMES))
+
+
+def warp(image, maps):
+    """Move every point of one image to where its map sends it."""
+    return resampled(image[None], torch.from_numpy(np.linalg.inv(maps)[:, :2]).float())[0]
+
+
+def augmented(images, seed, numbers, probability):
+    """Return images with all done to them, and what the network is told of it."""
+    images, cond, warp = augment(images, seed, numbers, probability)
+    return warp(images) if warp else images, cond
 
 
 def smooth(batch=2, channels=3, height=HEIGHT, width=WIDTH):
@@ -29,18 +40,18 @@ def smooth(batch=2, channels=3, height=HEIGHT, width=WIDTH):
 
 def test_zero_probability_does_nothing_at_all():
     images = torch.rand(40, 3, 5, 7) * 2 - 1
-    augmented, cond = augment(images, 0, range(40), 0.0)
-    assert torch.equal(augmented, images)
+    done, cond = augmented(images, 0, range(40), 0.0)
+    assert torch.equal(done, images)
     assert torch.equal(cond, torch.zeros(40, 9))
 
 
 def test_any_probability_mirrors_half_of_the_images_exactly():
     images = torch.rand(400, 3, 5, 7) * 2 - 1
-    augmented, cond = augment(images, 0, range(400), 1e-9)
+    done, cond = augmented(images, 0, range(400), 1e-9)
     flipped = cond[:, 0] == 1
     assert 150 < int(flipped.sum()) < 250
-    assert torch.equal(augmented[flipped], images[flipped].flip(-1))
-    assert torch.equal(augmented[~flipped], images[~flipped])
+    assert torch.equal(done[flipped], images[flipped].flip(-1))
+    assert torch.equal(done[~flipped], images[~flipped])
     assert not cond[:, 1:].any()
 
 
@@ -88,7 +99,7 @@ def test_where_points_go():
     """By hand, in pixels from the centre with y down: what each parameter does to (x, y) = (8, 4)."""
 
     def goes(**what):
-        return (affine(doing(**what), 0, HEIGHT, WIDTH) @ [8, 4, 1])[:2]
+        return (affine(doing(**what), HEIGHT, WIDTH)[0] @ [8, 4, 1])[:2]
 
     np.testing.assert_allclose(goes(), [8, 4])
     np.testing.assert_allclose(goes(flip_x=1), [-8, 4])
@@ -103,11 +114,11 @@ def test_where_points_go():
 
 def test_flips_and_quarter_turns_and_whole_shifts_are_exact():
     image = smooth(1, 3, 25, 25)[0]
-    turned = warp(image, affine(doing(rotation=np.pi / 2), 0, 25, 25))
+    turned = warp(image, affine(doing(rotation=np.pi / 2), 25, 25))
     torch.testing.assert_close(turned, torch.rot90(image, 1, (-2, -1)), atol=1e-5, rtol=0)
-    both = warp(image, affine(doing(flip_x=1, flip_y=1), 0, 25, 25))
+    both = warp(image, affine(doing(flip_x=1, flip_y=1), 25, 25))
     torch.testing.assert_close(both, image.flip((-2, -1)), atol=1e-5, rtol=0)
-    shifted = warp(image, affine(doing(shift_x=8 / 25 * 3, shift_y=8 / 25 * 2), 0, 25, 25))
+    shifted = warp(image, affine(doing(shift_x=8 / 25 * 3, shift_y=8 / 25 * 2), 25, 25))
     torch.testing.assert_close(shifted[:, 2:, 3:], image[:, :-2, :-3], atol=1e-5, rtol=0)
 
 
@@ -116,9 +127,9 @@ def test_the_warp_agrees_with_scipys_spline_interpolation_and_its_mirror(seed):
     """Another implementation, another kernel: on smooth images they differ by little, borders included."""
     images = smooth(1)
     drawn = draw(seed, [seed], 0.8)
-    ours = warp(images[0], affine(drawn, 0, HEIGHT, WIDTH)).numpy()
+    ours = warp(images[0], affine(drawn, HEIGHT, WIDTH)).numpy()
 
-    backward = np.linalg.inv(affine(drawn, 0, HEIGHT, WIDTH))
+    backward = np.linalg.inv(affine(drawn, HEIGHT, WIDTH)[0])
     swap = np.array([[0, 1], [1, 0]])  # scipy counts rows first
     matrix, shift = swap @ backward[:2, :2] @ swap, swap @ backward[:2, 2]
     centre = np.array([HEIGHT - 1, WIDTH - 1]) / 2
@@ -131,21 +142,35 @@ def test_the_warp_agrees_with_scipys_spline_interpolation_and_its_mirror(seed):
 
 def test_an_image_does_not_depend_on_what_it_is_batched_with():
     images = torch.rand(8, 3, HEIGHT, WIDTH) * 2 - 1
-    together, cond = augment(images, 5, range(100, 108), 0.7)
+    together, cond = augmented(images, 5, range(100, 108), 0.7)
     for place in range(8):
-        alone, alone_cond = augment(images[place : place + 1], 5, [100 + place], 0.7)
+        alone, alone_cond = augmented(images[place : place + 1], 5, [100 + place], 0.7)
         assert torch.equal(alone[0], together[place])
         assert torch.equal(alone_cond[0], cond[place])
 
 
 def test_augmented_images_stay_in_their_range():
     images = (torch.rand(20, 3, 9, 7) > 0.5).float() * 2 - 1
-    augmented, _ = augment(images, 1, range(20), 1.0)
-    assert augmented.shape == images.shape
-    assert augmented.abs().max() <= 1
-    assert augmented.isfinite().all()
+    done, _ = augmented(images, 1, range(20), 1.0)
+    assert done.shape == images.shape
+    assert done.abs().max() <= 1
+    assert done.isfinite().all()
 
 
 def test_images_one_pixel_thin_can_be_augmented():
     images = torch.rand(4, 1, 1, 5)
-    assert apply(images, draw(0, range(4), 1.0)).isfinite().all()
+    assert augmented(images, 0, range(4), 1.0)[0].isfinite().all()
+
+
+def test_resampling_is_left_to_the_device_and_flips_are_not():
+    images = torch.rand(200, 3, 5, 7) * 2 - 1
+    flipped, cond, warp = augment(images, 0, range(200), 0.2)
+    moved = (cond[:, 2:] != 0).any(1)
+    assert torch.equal(warp.places, moved.nonzero()[:, 0])
+    assert torch.equal(flipped[moved], images[moved])
+    assert torch.equal(warp(flipped)[~moved], flipped[~moved]) and (flipped[~moved] != images[~moved]).any()
+    assert isinstance(warp, Warp) and warp.to("meta").sources.device.type == "meta"
+
+
+def test_a_batch_of_flips_alone_has_nothing_left_to_do():
+    assert augment(torch.rand(9, 3, 5, 7), 0, range(9), 1e-9)[2] is None

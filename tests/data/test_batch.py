@@ -19,7 +19,8 @@ SETTINGS = {"seed": 3, "augment_prob": 0.5, "class_dropout": 0.3, "num_classes":
 
 
 def load(folder, plan, workers=0, **changes):
-    return list(load_batches(ImageReader(folder), plan, workers=workers, **{**SETTINGS, **changes}))
+    batches = load_batches(ImageReader(folder), plan, workers=workers, **{**SETTINGS, **changes})
+    return [batch.to("cpu") for batch in batches]
 
 
 def joined(batches):

@@ -57,7 +57,7 @@ def test_what_is_kept_in_memory_is_what_is_on_disk(data_set):
     for _ in range(2):
         for index in range(len(kept)):
             assert np.array_equal(kept.read(index)[0], fresh.read(index)[0])
-    assert not fresh._cache
+    assert not fresh._kept
 
 
 def test_a_reader_travels_to_another_process_by_its_folder(data_set):
@@ -73,7 +73,7 @@ def test_few_shards_are_open_at_once(data_set, monkeypatch):
     expected = read_all(data_set)
     for index in (0, 22, 8, 15, 0, 22):
         assert np.array_equal(reader.read(index)[0], expected[index][0])
-        assert len(reader._files) <= 2
+        assert reader._open.cache_info().currsize <= 2
     reader.close()
     assert np.array_equal(reader.read(3)[0], expected[3][0])
 
@@ -126,7 +126,7 @@ def test_a_missing_shard_is_named(copy):
 def test_a_shard_that_vanishes_is_named(copy):
     reader = ImageReader(copy)
     (copy / "shard-000000.tar").unlink()
-    with pytest.raises(DataError, match=r"shard-000000.tar: cannot be opened .No such file or directory."):
+    with pytest.raises(DataError, match=r"shard-000000.tar: cannot be read .No such file or directory."):
         reader.read(0)
 
 
@@ -280,4 +280,4 @@ def test_an_index_that_points_outside_its_shard_is_named(copy, place, length):
 def test_only_the_kind_that_the_manifest_names_is_decoded(data_set):
     for codec in ("webp", "jpeg"):
         with pytest.raises(ValueError, match=f"not a {codec.upper()} image"):
-            decode(ImageReader(data_set)._content(0), codec, (*SIZE, 3))
+            decode(ImageReader(data_set).encoded(0), codec, (*SIZE, 3))

@@ -58,7 +58,7 @@ def test_a_step_is_adamw_on_the_clipped_gradient_of_the_mean_loss_at_stratified_
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(parameter_groups(network, 0.01, recipe.train.weight_decay), betas=(0.8, 0.9))
     for step, batch in zip(plan, batches_of(recipe, [range(8), range(8, 16)]), strict=True):
-        found = learner.update(step, ours)
+        found, batch = learner.update(step, ours), batch.to("cpu")
         u = (torch.arange(8) + batch.uniform) / 8
         sigma = training_sigmas(recipe.diffusion, recipe.model.image_size, u)
         cond = {"class_ids": batch.class_ids, "augment_cond": batch.augment_cond}
