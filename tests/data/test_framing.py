@@ -44,6 +44,22 @@ def test_a_scaled_cut_is_pillows_lanczos_of_the_middle():
     assert np.array_equal(np.asarray(cut(image, 20, 30)), np.asarray(expected))
 
 
+def test_area_gives_the_mean_of_the_pixels_under_each_new_one():
+    random = np.random.default_rng(0).integers(0, 256, (24, 30, 3), np.uint8)
+    means = random.reshape(8, 3, 10, 3, 3).mean((1, 3))
+    # Pillow rounds after each of its two passes, along rows and along columns
+    assert np.abs(np.asarray(cut(Image.fromarray(random), 8, 10, resize="area")) - means).max() <= 1
+
+
+@pytest.mark.parametrize(("resize", "theirs"), [("bicubic", Image.Resampling.BICUBIC), ("area", Image.Resampling.BOX)])
+def test_the_filter_that_is_asked_for_is_pillows_without_shortcuts(resize, theirs):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 40, 3), np.uint8))
+    assert np.array_equal(np.asarray(cut(image, 15, 10, resize=resize)), np.asarray(image.resize((10, 15), theirs)))
+    fitted = np.asarray(fit(image, 15, 20, (0, 0, 0), resize))
+    assert np.array_equal(fitted[:, 5:15], np.asarray(image.resize((10, 15), theirs)))
+    assert not fitted[:, :5].any()
+
+
 def test_fit_keeps_the_whole_image_and_pads_it_with_the_background():
     fitted = np.asarray(fit(ramp(10, 40), 20, 20, (9, 8, 7)))
     assert fitted.shape == (20, 20, 3)
