@@ -2,10 +2,12 @@
 
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from test_documented_commands import commands_in, understand
 
 from hdit_cli.main import main
 
@@ -124,3 +126,11 @@ def test_an_empty_folder_ends_with_exit_code_3(tmp_path, capsys):
 
 def test_a_source_that_is_not_there_is_wrong_usage(tmp_path, capsys):
     assert prepare(capsys, tmp_path / "gone", "--size", "8")[0] == 2
+
+
+def test_what_the_guide_to_data_says_to_type_is_understood():
+    found = commands_in((Path(__file__).parents[2] / "docs" / "data.md").read_text())
+    lines = [line for line in found if "SOURCE" not in line and "..." not in line]
+    assert len(lines) >= 4
+    for line in lines:
+        understand(line)
