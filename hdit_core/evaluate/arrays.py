@@ -4,9 +4,9 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
+from io import BufferedIOBase
 from math import prod
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from jaxtyping import UInt8
@@ -55,7 +55,7 @@ class ImageArray:
         except _DAMAGE as problem:
             raise DataError(f"{self.path}: damaged array of images ({problem}); make it anew") from None
 
-    def _readers(self, file: IO[bytes], numbers: Sequence[int]) -> Iterator[Read]:
+    def _readers(self, file: BufferedIOBase, numbers: Sequence[int]) -> Iterator[Read]:
         size_bytes, at = prod(self._shape[1:]), 0
         for number in numbers:
             if number >= self.count:
@@ -67,7 +67,7 @@ class ImageArray:
             file.read(1)  # the end of the member, where its checksum is compared
 
 
-def _image_shape(file: IO[bytes], size_bytes: int) -> tuple[int, int, int, int]:
+def _image_shape(file: BufferedIOBase, size_bytes: int) -> tuple[int, int, int, int]:
     """Return N, H, W, C from the header of an array, which leaves the file at its first image."""
     version = np.lib.format.read_magic(file)
     if version != (1, 0):  # later ones may announce a header of gigabytes
@@ -84,12 +84,12 @@ def _image_shape(file: IO[bytes], size_bytes: int) -> tuple[int, int, int, int]:
     return shape
 
 
-def _skip(file: IO[bytes], size_bytes: int) -> None:
+def _skip(file: BufferedIOBase, size_bytes: int) -> None:
     while size_bytes:
         size_bytes -= len(_read(file, min(size_bytes, CHUNK_BYTES)))
 
 
-def _read(file: IO[bytes], size_bytes: int) -> bytes:
+def _read(file: BufferedIOBase, size_bytes: int) -> bytes:
     content = file.read(size_bytes)
     if len(content) != size_bytes:
         raise EOFError("cut short")

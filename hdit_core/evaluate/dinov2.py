@@ -53,7 +53,7 @@ def open_dinov2(weights: Path | None, device: torch.device, say: Say, mode: Mode
     """Return the extractor of FD-DINOv2.
 
     Raises:
-        UsageError: no weights are given, there are none at the path, or transformers is not installed.
+        UsageError: no weights are given, there are none at the path, or transformers cannot be imported.
         CheckpointError: the file holds no DINOv2.
     """
     refuse_adm(NAME, mode)
@@ -150,9 +150,9 @@ def _build(path: Path, state: Tensors) -> nn.Module:
     """Return Hugging Face's network with these weights."""
     try:
         from transformers import Dinov2Config, Dinov2Model
-    except ImportError:
+    except ImportError as problem:  # it is missing, or does not get on with another package
         raise UsageError(
-            f'--extractor {NAME}: transformers is not installed; pip install "hdit-toolkit[dinov2]"'
+            f'--extractor {NAME}: transformers cannot be imported ({problem}); pip install "hdit-toolkit[dinov2]"'
         ) from None
     width = state[_PARTS["cls_token"]].shape[-1]
     first = state.get("encoder.layer.0.mlp.fc1.weight")

@@ -133,9 +133,7 @@ def open_extractor(
     """
     opened = _find(name)(weights, device or torch.device("cpu"), say, mode)
     if not isinstance(opened, Extractor):
-        raise UsageError(
-            f"--extractor {name}: gave a {type(opened).__name__}, expected an Extractor; update its package"
-        )
+        raise UsageError(f"--extractor {name}: expected an Extractor, its package gave a {type(opened).__name__}")
     return opened
 
 

@@ -86,7 +86,7 @@ def _of_stream(n: int | None) -> ImageSet:
         raise UsageError(f"--n {n}: of a stream all images are scored; send no more than {n}")
 
     def read(_: Sequence[int]) -> Iterator[Read]:
-        for name, content in read_tar(sys.stdin.buffer, _is_image, "stdin"):
+        for name, content in read_tar(sys.stdin.buffer.read, _is_image, "stdin"):
             yield partial(_decode, content, f"stdin: {name}")
 
     return ImageSet({"kind": "stream", "path": STDIN}, None, read)

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable, Iterator
-from typing import BinaryIO
 
 from hdit_core.data.archive import TAR_DAMAGE, entry_of
 from hdit_core.data.tar_members import members
@@ -14,14 +13,15 @@ CHUNK_BYTES = 1 << 20
 class ForwardFile(io.BufferedIOBase):
     """A stream of bytes that can be read on and skipped, never set back."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self._place = stream, 0
+    def __init__(self, take: Callable[[int], bytes]) -> None:
+        """Begin at what is now the front; `take` gives up to so many bytes more, and none at the end."""
+        self._take, self._place = take, 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Return so many bytes, fewer at the end only."""
         assert size is not None and size >= 0  # nobody wants all of a stream
         parts, missing = [], size
-        while missing and (part := self._stream.read(min(missing, CHUNK_BYTES))):
+        while missing and (part := self._take(min(missing, CHUNK_BYTES))):
             parts.append(part)
             missing -= len(part)
         self._place += size - missing
@@ -39,18 +39,18 @@ class ForwardFile(io.BufferedIOBase):
         return self._place
 
 
-def read_tar(stream: BinaryIO, wanted: Callable[[str], bool], where: str) -> Iterator[tuple[str, bytes]]:
+def read_tar(take: Callable[[int], bytes], wanted: Callable[[str], bool], where: str) -> Iterator[tuple[str, bytes]]:
     """Yield name and content of the wanted files of a tar, as they come.
 
     Args:
-        stream: the tar, uncompressed.
+        take: gives up to so many bytes more of the uncompressed tar, such as `sys.stdin.buffer.read`.
         wanted: says by its name whether a member is.
         where: what the stream is called in messages.
 
     Raises:
         DataError: it is no tar, damaged or cut short, or a wanted member is a link or too large.
     """
-    file = ForwardFile(stream)
+    file = ForwardFile(take)
     try:
         for member in members(file):
             if not wanted(member.name):

@@ -54,6 +54,38 @@ def test_statistics_are_saved_and_serve_as_a_reference(folders, capsys, tmp_path
     assert found["value"] < 1e-6 and found["passport"]["reference"]["kind"] == "saved statistics"
 
 
+def test_stats_keeps_a_reference_and_compare_sets_results_beside_each_other(folders, capsys, tmp_path):
+    reference = str(tmp_path / "ref.npz")
+    options = [*OFFLINE, "--allow-small-n"]
+    assert main(["eval-fid", "stats", folders[1], "--out", reference, *options]) == 0
+    assert capsys.readouterr().out.startswith(f"saved      {reference}")
+    results = [str(tmp_path / name) for name in ("a.json", "b.json", "c.json")]
+    for path, more in zip(results, ([folders[0]], [folders[1]], [folders[0], "--n", "4"]), strict=True):
+        assert main(["eval-fid", *more, "--ref", reference, *options, "--json"]) == 0
+        (tmp_path / path).write_text(capsys.readouterr().out)
+
+    assert main(["eval-fid", "compare", *results[:2]]) == 0
+    out, err = capsys.readouterr()
+    assert "fd-efficientnet-lite0" in out and "images.path" in out and err == ""
+    assert main(["eval-fid", "compare", results[0], results[2]]) == 2
+    assert "are not comparable: images.n is 5 and 4" in capsys.readouterr().err
+    assert main(["eval-fid", "compare", results[0], results[2], "--force", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["comparable"] is False and "not comparable: images.n is 5 and 4" in err
+
+
+@pytest.mark.parametrize("reference", ["nope.npz", "nope", "nope.zip"])
+def test_a_missing_reference_is_a_usage_error_of_one_kind(folders, capsys, reference):
+    assert main(["eval-fid", folders[0], "--ref", reference, *OFFLINE]) == 2
+    assert f"{reference}: no such" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("subcommand", ["stats", "compare"])
+def test_a_subcommands_help_has_an_example(subcommand, capsys):
+    assert main(["eval-fid", subcommand, "--help"]) == 0
+    assert f"Example: hdit eval-fid {subcommand} " in capsys.readouterr().out
+
+
 def test_too_few_images_are_a_usage_error(folders, capsys):
     assert main(["eval-fid", folders[0], "--ref", folders[1], *OFFLINE]) == 2
     out, err = capsys.readouterr()

@@ -6,7 +6,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from hdit_core.checkpoint import load_denoiser
+from hdit_core.checkpoint.tensors import write_tensors
 from hdit_core.evaluate.extractor import Extractor
+from hdit_core.model.hourglass import HourglassTransformer
+from hdit_core.recipe.evaluate import EvaluateRecipe
 
 
 @pytest.fixture
@@ -50,8 +54,12 @@ class _StandIn(nn.Module):
         super().__init__()
         self.layers = _Layers()
 
+        self.output = nn.Linear(2048, 11)
+
     def forward(self, x, return_features: bool = False):
-        return self.layers((x - 128) / 128)
+        x = nn.functional.interpolate(x, (299, 299), mode="bilinear", align_corners=False)
+        features = self.layers((x - 128) / 128)
+        return features if return_features else self.output(features).softmax(1)
 
 
 @pytest.fixture(scope="session")
@@ -60,3 +68,31 @@ def inception_stand_in(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "stand-in.pt"
     torch.jit.script(_StandIn()).save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def torchvision_beside_cpu_torch():
+    """Let torchvision's wheel, which clean-fid and torch-fidelity import, be imported beside a torch without CUDA."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library
+
+
+@pytest.fixture
+def checkpoint(tiny_recipe, tmp_path):
+    """A file of random weights whose recipe says how it wants to be scored."""
+    recipe = tiny_recipe.model_copy(update={"evaluate": EvaluateRecipe(extractor="efficientnet-lite0", num_images=7)})
+    torch.manual_seed(0)
+    network = HourglassTransformer(recipe.model)
+    least = {name: 0.0 if "scale" in name else -0.1 for name in network.state_dict()}
+    state = {name: torch.rand_like(tensor) / 5 + least[name] for name, tensor in network.state_dict().items()}
+    path = tmp_path / "weights.safetensors"
+    write_tensors(path, state, recipe.model_dump_json())
+    return path
+
+
+@pytest.fixture
+def tiny_denoiser(checkpoint):
+    """Its denoiser: three classes, 16 x 24 pixels."""
+    return load_denoiser(checkpoint)

@@ -107,3 +107,79 @@ def test_a_torchscript_module_of_another_kind_is_refused(tmp_path):
 def test_a_misspelt_extractor_gets_the_nearest_name():
     with pytest.raises(UsageError, match="inception or efficientnet-lite0 or dinov2; did you mean 'inception'"):
         open_extractor("inceptoin")
+
+
+def test_in_adm_mode_the_graph_itself_resizes_whatever_the_size(inception_stand_in, tmp_path):
+    """As clean-fid's wrapper does it with `resize_inside`, an image at a time and in batches of mixed sizes."""
+    (tmp_path / "inception-2015-12-05.pt").symlink_to(inception_stand_in)
+    theirs = InceptionV3W(str(tmp_path), download=False, resize_inside=True)
+    ours = open_extractor("inception", inception_stand_in, mode="adm")
+    images = [*IMAGES, IMAGES[0][:7], IMAGES[1][..., :1]]
+    with torch.inference_mode():
+        expected = [
+            theirs(torch.from_numpy(image.repeat(3 // image.shape[-1], -1)).permute(2, 0, 1)[None].float())
+            for image in images
+        ]
+    found = ours.features([ours.prepare(image) for image in images])
+    torch.testing.assert_close(found, torch.cat(expected), rtol=1e-5, atol=1e-5)
+    assert (ours.metric, ours.kernel_metric) == ("fd-inception-adm", "kd-inception-adm")
+    assert ours.passport != open_extractor("inception", inception_stand_in).passport
+
+
+def test_the_classifier_is_inceptions_last_layer_without_its_bias(inception_stand_in):
+    base = torch.jit.load(inception_stand_in)
+    features = torch.randn(4, 2048, generator=torch.Generator().manual_seed(0))
+    logits = open_extractor("inception", inception_stand_in).class_logits(features)
+    torch.testing.assert_close(logits.float(), features @ base.output.weight.T, rtol=1e-4, atol=1e-4)
+
+
+class _Offer:
+    """As `importlib.metadata` gives an entry point."""
+
+    name, value = "mine", "package:opener"
+
+    def __init__(self, opener):
+        self._opener = opener
+
+    def load(self):
+        return self._opener()
+
+
+def offer(monkeypatch, *openers):
+    offers = [_Offer(opener) for opener in openers]
+    monkeypatch.setattr("hdit_core.evaluate.extractor.entry_points", lambda group: offers)
+
+
+def test_a_package_offers_an_extractor_that_is_loaded_when_it_is_asked_for(monkeypatch, toy_extractor, tmp_path):
+    asked = []
+    offer(monkeypatch, lambda: lambda *arguments: asked.append(arguments) or toy_extractor)
+    assert open_extractor("mine", tmp_path, torch.device("cpu"), print) is toy_extractor
+    assert asked == [(tmp_path, torch.device("cpu"), print, "clean")]
+
+
+def test_a_package_that_does_not_load_is_named(monkeypatch):
+    def broken():
+        raise ImportError("no module")
+
+    offer(monkeypatch, broken)
+    with pytest.raises(UsageError, match=r"--extractor mine: package:opener does not load \(no module\)"):
+        open_extractor("mine")
+    with pytest.raises(UsageError, match=r"expected inception or .* or mine; did you mean 'mine'"):
+        open_extractor("mines")
+
+
+def test_what_is_no_extractor_is_refused(monkeypatch):
+    offer(monkeypatch, lambda: lambda *_: "x")
+    with pytest.raises(UsageError, match="--extractor mine: expected an Extractor, its package gave a str"):
+        open_extractor("mine")
+
+
+def test_two_packages_with_one_name_are_refused(monkeypatch):
+    offer(monkeypatch, lambda: None, lambda: None)
+    with pytest.raises(UsageError, match="--extractor mine: offered by package:opener and by package:opener"):
+        open_extractor("mine")
+
+
+def test_the_mode_of_inception_is_not_for_others():
+    with pytest.raises(UsageError, match="--mode adm: is the resize inside Inception's graph; --extractor effi"):
+        open_extractor("efficientnet-lite0", mode="adm")

@@ -170,3 +170,15 @@ def test_images_are_read_only_a_little_ahead_of_the_network(toy_extractor):
 
     measure(ImageSet({"path": "drawn"}, 300, lambda places: readers()), toy_extractor, 4, on_progress)
     assert done == 300 and most_ahead <= 80
+
+
+def test_a_named_set_is_a_set_of_images_whatever_its_files_are_called(toy_extractor):
+    found = measured("mnist", toy_extractor, n=20)
+    assert (found.source["kind"], found.source["num_grey"], found.source["size"]) == ("named set", 20, "28x28")
+    assert found.remarks == ()
+
+
+def test_a_set_that_shrinks_while_it_is_read_is_an_error(toy_extractor):
+    images = ImageSet({"path": "x"}, 9, lambda places: ((lambda: np.zeros((4, 6, 1), np.uint8)) for _ in range(5)))
+    with pytest.raises(DataError, match="x: 5 of 9 images came; has it changed meanwhile"):
+        measure(images, toy_extractor, 2)

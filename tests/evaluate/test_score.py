@@ -1,7 +1,10 @@
 """From two sets to a score with its passport, and every refusal on the way."""
 
+import io
 import json
 import shutil
+import tarfile
+import types
 import warnings
 
 import numpy as np
@@ -12,15 +15,12 @@ from cleanfid.resize import build_resizer
 from PIL import Image
 
 from hdit_core.checkpoint import load_denoiser
-from hdit_core.checkpoint.tensors import write_tensors
 from hdit_core.errors import CheckpointError, DataError, UsageError
 from hdit_core.evaluate import score as score_module
 from hdit_core.evaluate.report import name_with_count
 from hdit_core.evaluate.score import ScoreSettings, score
 from hdit_core.generate.generate import generate
 from hdit_core.images import png_bytes, to_uint8
-from hdit_core.model.hourglass import HourglassTransformer
-from hdit_core.recipe.evaluate import EvaluateRecipe
 
 
 @pytest.fixture
@@ -180,19 +180,6 @@ def test_a_folder_that_statistics_cannot_be_saved_to_is_refused_at_once(toy, tmp
         toy("nowhere", None, save_stats=tmp_path / "no" / "ref.npz")
 
 
-@pytest.fixture
-def checkpoint(tiny_recipe, tmp_path):
-    """A file of random weights whose recipe says how it wants to be scored."""
-    recipe = tiny_recipe.model_copy(update={"evaluate": EvaluateRecipe(extractor="efficientnet-lite0", num_images=7)})
-    torch.manual_seed(0)
-    network = HourglassTransformer(recipe.model)
-    least = {name: 0.0 if "scale" in name else -0.1 for name in network.state_dict()}
-    state = {name: torch.rand_like(tensor) / 5 + least[name] for name, tensor in network.state_dict().items()}
-    path = tmp_path / "weights.safetensors"
-    write_tensors(path, state, recipe.model_dump_json())
-    return path
-
-
 def test_a_checkpoint_scores_as_its_saved_samples_do(picture_folder, toy, checkpoint, tmp_path):
     (tmp_path / "samples").mkdir()
     for batch in generate(load_denoiser(checkpoint), range(8), seed=3):
@@ -235,3 +222,122 @@ def test_progress_counts_the_images_of_both_sides(picture_folder, toy_extractor,
     told = []
     score(ScoreSettings(str(a), str(b), device="cpu"), lambda *count: told.append(count))
     assert told == [(4, 13), (6, 13), (10, 13), (13, 13)]
+
+
+def test_labels_of_the_data_come_from_the_reference(toy, checkpoint, tiny_data, tmp_path):
+    """Of a data set, and of the statistics that were kept of it."""
+    drawn = toy(None, tiny_data, checkpoint=str(checkpoint), n=8, labels="data")
+    assert drawn.images.source["labels"] == "data"
+    assert sum(drawn.reference.source["class_counts"]) == 20
+    toy(tiny_data, None, save_stats=tmp_path / "ref.npz")
+    through_file = toy(None, tmp_path / "ref.npz", checkpoint=str(checkpoint), n=8, labels="data")
+    assert through_file.images.statistics.fingerprint == drawn.images.statistics.fingerprint
+
+
+def test_labels_of_the_data_need_a_reference_with_classes(toy, checkpoint, picture_folder):
+    with pytest.raises(UsageError, match="--labels data: the reference does not say how often each class is"):
+        toy(None, picture_folder("b"), checkpoint=str(checkpoint), n=8, labels="data")
+
+
+def test_a_stream_on_stdin_is_the_set_of_its_images(picture_folder, toy, monkeypatch):
+    folder, reference = picture_folder("a"), picture_folder("b", seed=1)
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        archive.add(folder, arcname="a")
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(content.getvalue())))
+    streamed, direct = toy("-", reference), toy(folder, reference)
+    assert streamed.images.statistics.fingerprint == direct.images.statistics.fingerprint
+    assert streamed.frechet.value == pytest.approx(direct.frechet.value, rel=1e-6)
+    assert streamed.images.source["kind"] == "stream"
+
+
+def test_too_few_images_of_a_stream_are_refused_when_it_has_ended(picture_folder, toy, monkeypatch):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        archive.add(picture_folder("a", 5), arcname="a")
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(content.getvalue())))
+    with pytest.raises(UsageError, match="-: 5 images are too few for the 5 features of toy"):
+        toy("-", picture_folder("b", seed=1))
+
+
+def test_adms_reference_is_read_for_its_statistics_and_samples_for_their_images(picture_folder, toy, tmp_path):
+    a, b = picture_folder("a", seed=1), picture_folder("b", seed=2)
+    images = np.stack([np.asarray(Image.open(path)) for path in sorted(b.iterdir())])
+    toy(b, None, save_stats=tmp_path / "ref.npz")
+    with np.load(tmp_path / "ref.npz") as ours:
+        np.savez(tmp_path / "adm.npz", images, mu=ours["mu"], sigma=ours["sigma"], mu_s=ours["mu"])
+    np.savez(tmp_path / "samples.npz", images)
+    direct = toy(a, b)
+    assert toy(a, tmp_path / "adm.npz").frechet.value == pytest.approx(direct.frechet.value, rel=1e-12)
+    assert toy(a, tmp_path / "adm.npz").kernel is None
+    from_images = toy(a, tmp_path / "samples.npz")
+    assert from_images.reference.statistics.fingerprint == direct.reference.statistics.fingerprint
+
+
+def test_the_nearest_are_drawn_and_copies_counted(picture_folder, toy, tmp_path):
+    a, b = picture_folder("a", 30, seed=1), picture_folder("b", seed=2)
+    shutil.copy(b / "003.png", a / "copy.png")
+    result = toy(a, b, nearest=tmp_path / "nearest.png", report=tmp_path / "report.html")
+    assert result.to_json()["nearest"]["copies"] == 1
+    assert Image.open(tmp_path / "nearest.png").size[0] > 6 * 128
+    assert toy(a, b).to_json()["nearest"] is None
+
+
+def test_a_drawn_set_is_shown_beside_its_nearest_too(toy, checkpoint, tiny_data, tmp_path):
+    toy(None, tiny_data, checkpoint=str(checkpoint), n=8, nearest=tmp_path / "nearest.png")
+    assert (tmp_path / "nearest.png").exists()
+
+
+def test_every_number_says_how_sure_it_is(picture_folder, toy):
+    result = toy(picture_folder("a", 80, seed=1), picture_folder("b", 80, seed=2))
+    names = ["fd-toy-80", "kd-toy", "precision", "recall", "density", "coverage"]
+    assert list(result.estimates()) == names
+    for found in result.to_json()["estimates"].values():
+        assert found["low"] <= found["value"] <= found["high"] and found["standard_error"] >= 0
+    assert result.spread.infinity < result.frechet.value
+    assert any("95 %" in text for _, text in result.lines())
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"nearest": "x.jpg"}, r"--nearest .*x\.jpg: expected a name that ends in \.png"),
+        ({"report": "x.txt"}, r"--report .*x\.txt: expected a name that ends in \.html"),
+        ({"report": "no/x.html"}, r"--report .*: there is no folder .*no"),
+        ({"labels": "uniform"}, "--labels uniform: goes with --ckpt"),
+        ({"reference": "none.npz"}, r"none\.npz: no such file; expected statistics"),
+        ({"images": "-", "reference": "-"}, "-: one stream cannot be both the images and the reference"),
+        ({"images": "-", "n": 3}, "--n 3: of a stream all images are scored"),
+        ({"images": "-", "nearest": "x.png"}, r"--nearest .*: a stream can be read once"),
+        (
+            {"reference": "ref.npz", "nearest": "x.png"},
+            "--nearest .*: needs images as --ref, not statistics",
+        ),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_an_image_is_read(picture_folder, toy, tmp_path, settings, message):
+    a, b = picture_folder("a", seed=1), picture_folder("b", seed=2)
+    toy(b, None, save_stats=tmp_path / "ref.npz")
+    chosen = {"images": a, "reference": b} | settings
+    for key in ("nearest", "report", "reference"):
+        if isinstance(chosen.get(key), str) and chosen[key] != "-":
+            chosen[key] = tmp_path / chosen[key]
+    with pytest.raises(UsageError, match=message):
+        toy(chosen.pop("images"), chosen.pop("reference"), **chosen)
+
+
+@pytest.mark.parametrize("mode, name", [("clean", "fd-inception-6"), ("adm", "fd-inception-adm-6")])
+def test_either_mode_says_which_it_is(picture_folder, inception_stand_in, mode, name):
+    a, b = picture_folder("a", 6, seed=1), picture_folder("b", 5, seed=2, size=(20, 14))
+    Image.new("RGB", (31, 9)).save(b / "other.png")
+    settings = ScoreSettings(str(a), str(b), weights=inception_stand_in, device="cpu", allow_small_n=True, mode=mode)
+    result = score(settings)
+    assert result.name == name and result.frechet.value > 0
+    assert result.images.extractor["resize"].startswith({"clean": "clean-fid", "adm": "adm: bilinear"}[mode])
+
+
+def test_the_inception_score_comes_from_the_same_pass(picture_folder, inception_stand_in):
+    a, b = picture_folder("a", 60, seed=1), picture_folder("b", 4, seed=2)
+    settings = ScoreSettings(str(a), str(b), weights=inception_stand_in, device="cpu", allow_small_n=True)
+    found = score(settings).estimates()["inception_score"]
+    assert 1 <= found.value <= 11

@@ -1,0 +1,78 @@
+"""Times the Frechet distance at 2048 features against scipy.linalg.sqrtm, as the usual implementations take it.
+
+    python benchmarks/frechet.py [--threads 1] [--rounds 1]
+
+Both get the same two covariances, of 5,000 features each, in the same run, one after the other; the medians and the
+ratio are printed, and how far the two results are apart.
+"""
+
+import argparse
+import json
+import statistics
+import time
+
+import numpy as np
+import scipy.linalg
+import torch
+
+from hdit_core.evaluate.distance import FrechetTarget, frechet_distance
+from hdit_core.evaluate.statistics import Statistics
+
+NUM_FEATURES, NUM_IMAGES = 2048, 5000
+
+
+def correlated(seed: int, shift: float) -> Statistics:
+    """Return statistics of features whose spectrum falls over three decades, as Inception's does."""
+    mix = torch.randn(NUM_FEATURES, NUM_FEATURES, dtype=torch.float64, generator=torch.Generator().manual_seed(99))
+    mix *= torch.logspace(0, -3, NUM_FEATURES, dtype=torch.float64) / NUM_FEATURES**0.5
+    drawn = torch.randn(NUM_IMAGES, NUM_FEATURES, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    features = drawn @ mix + shift
+    nothing = torch.empty(0, NUM_FEATURES), torch.empty(0, dtype=torch.int64)
+    return Statistics(NUM_IMAGES, features.mean(0), torch.cov(features.T), *nothing, "")
+
+
+def by_sqrtm(a: Statistics, b: Statistics) -> float:
+    """Return the distance by the square root of the product of the covariances, as clean-fid and pytorch-fid do."""
+    root = scipy.linalg.sqrtm((a.covariance @ b.covariance).numpy())
+    traces = float(a.covariance.trace() + b.covariance.trace()) - 2 * np.trace(root).real
+    return float((a.mean - b.mean).square().sum()) + traces
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    a, b = correlated(1, 0.0), correlated(2, 0.01)
+    target = FrechetTarget(b)
+    ways = {
+        "hdit": lambda: frechet_distance(a, b).value,
+        "hdit, one of many against a reference": lambda: target.quick_distance(a),
+        "scipy.linalg.sqrtm": lambda: by_sqrtm(a, b),
+    }
+    elapsed_s: dict[str, list[float]] = {name: [] for name in ways}
+    values = {}
+    for _ in range(options.rounds):
+        for name, way in ways.items():
+            started_at = time.perf_counter()
+            values[name] = way()
+            elapsed_s[name].append(time.perf_counter() - started_at)
+
+    medians = {name: statistics.median(times) for name, times in elapsed_s.items()}
+    exact, _, scipys = values.values()
+    result = {
+        "features": NUM_FEATURES,
+        "threads": options.threads,
+        "median_s": medians,
+        "values": values,
+        "relative_difference": abs(exact - scipys) / scipys,
+        "times_faster": medians["scipy.linalg.sqrtm"] / medians["hdit"],
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
