@@ -1,0 +1,33 @@
+"""A run says who computes its neighborhood attention, refuses what cannot, and may go on with another."""
+
+import pytest
+
+from hdit_core.errors import StoppedEarly, UsageError
+from hdit_core.train.run import train
+from hdit_core.train.trainer import Watcher
+
+
+def test_a_run_says_it_and_goes_on_with_another_after_a_stop(tmp_path, trained):
+    notes = []
+
+    def stop_at_once(progress):
+        (tmp_path / "run" / "STOP").touch()
+
+    with pytest.raises(StoppedEarly):
+        train(trained({}), tmp_path / "run", device="cpu", watcher=Watcher(stop_at_once, notes.append))
+    assert [note.startswith("neighborhood attention: ") for note in notes].count(True) == 1
+
+    notes.clear()
+    tiled = trained({})
+    tiled = tiled.model_copy(update={"model": tiled.model.model_copy(update={"attention_backend": "tiled"})})
+    state = train(tiled, tmp_path / "run", device="cpu", watcher=Watcher(on_note=notes.append))
+    assert state.num_images == tiled.train.num_images
+    assert "neighborhood attention: tiled (CPU): model.attention_backend asks for it" in notes
+
+
+def test_a_run_that_asks_for_what_cannot_run_is_refused_before_it_leaves_a_folder(tmp_path, trained):
+    recipe = trained({})
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"attention_backend": "natten"})})
+    with pytest.raises(UsageError, match=r"^model\.attention_backend = 'natten' cannot run here: .*possible are auto"):
+        train(recipe, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
