@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
@@ -93,13 +94,20 @@ def _make_piece(piece: _Piece, results: Iterator[Converted | Reject], tally: Tal
     return piece.record()
 
 
-def _is_done(journal: Journal, number: int, tally: Tally) -> bool:
-    """Return whether a piece need not be made, and count it then."""
-    record = journal.finished(number)
-    if record is None:
-        return False
-    tally.add(record.inputs, len(record.rejects) - record.duplicates, record.rejects[-1] if record.rejects else "")
-    return True
+def _missing(journal: Journal, pieces: range, workers: int, tally: Tally) -> list[int]:
+    """Return the pieces that are not done, and count the others; several threads hash their shards."""
+    missing = []
+    with ThreadPoolExecutor(max(1, workers)) as threads:
+        try:
+            for number, record in zip(pieces, threads.map(journal.finished, pieces), strict=True):
+                if record is None:
+                    missing.append(number)
+                else:
+                    last_reject = record.rejects[-1] if record.rejects else ""
+                    tally.add(record.inputs, len(record.rejects) - record.duplicates, last_reject)
+        finally:
+            threads.shutdown(cancel_futures=True)
+    return missing
 
 
 def make_pieces(
@@ -118,7 +126,7 @@ def make_pieces(
     Raises:
         DataError: too many inputs are bad, one is known, or a process died.
     """
-    missing = [number for number in pieces if not _is_done(journal, number, tally)]
+    missing = _missing(journal, pieces, workers, tally)
     inputs = (number for piece in missing for number in work.inputs_of(piece))
     results = convert_all(map(work.task, inputs), work.rules, workers)
     for number, group in groupby(results, key=lambda result: _number(result) // work.shard_size):
@@ -136,13 +144,13 @@ def _whose(missing: Sequence[int], task_counts: set[int]) -> str:
     return f"run again: --task {shown}"
 
 
-def check_pieces(work: Work, journal: Journal, tally: Tally) -> None:
+def check_pieces(work: Work, journal: Journal, workers: int, tally: Tally) -> None:
     """Verify that all pieces are made, and every byte of them.
 
     Raises:
         DataError: some are missing or damaged; the message names the tasks whose they are.
     """
-    missing = [number for number in range(work.num_pieces) if not _is_done(journal, number, tally)]
+    missing = _missing(journal, range(work.num_pieces), workers, tally)
     if missing:
         raise DataError(
             f"{journal.folder}: {len(missing):,} of {work.num_pieces:,} shards are missing or damaged, the first is "

@@ -9,7 +9,7 @@ import base64
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +116,7 @@ class Journal:
 
     def remove(self) -> None:
         """Forget everything: the set is complete, or nothing came of it."""
-        if (self.folder / UNFINISHED).exists():
+        with suppress(FileNotFoundError):  # another process that found the set complete may be at it too
             shutil.rmtree(self.folder / UNFINISHED)
 
 

@@ -121,7 +121,7 @@ class _Preparation:
 
     def check(self, journal: Journal) -> None:
         """Verify what the tasks made."""
-        check_pieces(self.work, journal, self._tally(EVERYTHING))
+        check_pieces(self.work, journal, self.settings.workers, self._tally(EVERYTHING))
 
     def finish(self, journal: Journal) -> PrepareSummary:
         """Turn the pieces into a data set."""
