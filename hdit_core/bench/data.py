@@ -1,0 +1,192 @@
+"""Preparing and reading images beside their floors, timed in turn in the same run: what bare Pillow takes for the same.
+
+The floor of preparation is a loop that decodes, cuts, resizes and encodes the same files in one process and writes
+nothing; that of reading is one that reads each encoded image from a file of its own and decodes it.
+"""
+
+import io
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hdit_core.bench.data_opening import OpeningFigures, bench_opening
+from hdit_core.bench.timing import Rounds, Task, Timing, interleaved, stopwatch
+from hdit_core.data.batch import load_batches
+from hdit_core.data.order import images_at
+from hdit_core.data.plan import PrepareSettings
+from hdit_core.data.prepare import prepare_data
+from hdit_core.data.reader import ImageReader
+from hdit_core.errors import UsageError
+
+ORDERED = (1_000, 100_000_000)
+"""Images of the sets whose order is timed."""
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class DataFigures:
+    """What was measured; rates are images per second.
+
+    Attributes:
+        images: prepared and read in each run.
+        timings: by task: `prepare floor`, `prepare`, `prepare with 2` processes, `read floor`, `read`, and `batches` of
+            training with two workers, which have noise in them.
+        order_s: seconds that drawing the order takes for one image, by the number of images in the set.
+        opening: what opening a large set takes.
+    """
+
+    images: int
+    size: tuple[int, int]
+    timings: dict[str, Timing]
+    order_s: dict[int, float]
+    opening: OpeningFigures
+
+    def rate(self, task: str) -> float:
+        """Return the images per second of a task."""
+        return self.images / self.timings[task].median_s
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """What share of its floor each task reaches, in one process or in two."""
+        floors = {"prepare": "prepare floor", "prepare with 2": "prepare floor", "read": "read floor"}
+        return {task: self.rate(task) / self.rate(floor) for task, floor in floors.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all figures."""
+        return {
+            "images": self.images,
+            "size": list(self.size),
+            "images_per_s": {task: self.rate(task) for task in self.timings},
+            "of_the_floor": self.ratios,
+            "times": {task: timing.to_json() for task, timing in self.timings.items()},
+            "order_us_per_image": {str(count): seconds * 1e6 for count, seconds in self.order_s.items()},
+            "opening": self.opening.to_json(),
+        }
+
+
+def make_pictures(folder: Path, count: int, height: int, width: int) -> Path:
+    """Write pictures that are about as hard to decode and encode as photographs: noise of all sizes, as JPEG."""
+    random = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    for number in range(count):
+        picture = np.zeros((height, width, 3), np.float32)
+        for cell in (1, 4, 16, 64):
+            coarse = random.normal(0, 8 * cell**0.5, (-(-height // cell), -(-width // cell), 3)).astype(np.float32)
+            picture += coarse.repeat(cell, 0).repeat(cell, 1)[:height, :width]
+        Image.fromarray((picture + 128).clip(0, 255).astype(np.uint8)).save(folder / f"{number:06}.jpg", quality=92)
+    return folder
+
+
+def prepare_barely(files: Sequence[Path], size: tuple[int, int]) -> None:
+    """Do what preparation does to pixels, and nothing else."""
+    for file in files:
+        with Image.open(file) as picture:
+            image = picture.convert("RGB")
+        scale = min(image.height / size[0], image.width / size[1])
+        top, left = (image.height - size[0] * scale) / 2, (image.width - size[1] * scale) / 2
+        box = (left, top, left + size[1] * scale, top + size[0] * scale)
+        small = image.resize((size[1], size[0]), Image.Resampling.LANCZOS, box=box)
+        small.save(io.BytesIO(), "PNG", compress_level=6)
+
+
+def read_barely(files: Sequence[Path]) -> None:
+    """Read and decode image files, and nothing else."""
+    for file in files:
+        np.asarray(Image.open(io.BytesIO(file.read_bytes())))
+
+
+def _read_all(reader: ImageReader) -> None:
+    for index in range(len(reader)):
+        reader.read(index)
+
+
+def _batches(reader: ImageReader, workers: int) -> None:
+    plan = [range(start, min(start + 32, len(reader))) for start in range(0, len(reader), 32)]
+    for _ in load_batches(reader, plan, seed=0, workers=workers):
+        pass
+
+
+def _preparing(source: Path, out: Path, size: tuple[int, int], workers: int) -> Task:
+    timed = stopwatch(lambda: prepare_data(PrepareSettings(str(source), out, size, labels="none", workers=workers)))
+
+    def run() -> float:
+        shutil.rmtree(out, ignore_errors=True)
+        return timed()
+
+    return run
+
+
+def _order_s(num_images: int) -> Callable[[], object]:
+    numbers = np.arange(3 * num_images, 3 * num_images + BATCH)
+    return lambda: [images_at(0, numbers, num_images) for _ in range(20)]
+
+
+def bench_data(
+    source: Path | None,
+    size: tuple[int, int],
+    *,
+    images: int = 500,
+    rounds: Rounds | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> DataFigures:
+    """Time preparing a folder of pictures, and reading what became of it.
+
+    Args:
+        source: a folder with as many pictures below it, in files that Pillow opens; None: made for the purpose.
+        size: height and width to prepare.
+        images: how many to take.
+        say: is told how far it is.
+
+    Raises:
+        UsageError: the folder holds no pictures.
+        DataError: they cannot be prepared.
+    """
+    rounds = rounds or Rounds(most=5)
+    with TemporaryDirectory(prefix="hdit-bench-") as name:
+        folder = Path(name)
+        pictures = _taken(source, folder, images) if source else make_pictures(folder / "in", images, 500, 400)
+        files = sorted(pictures.iterdir())
+        say(f"preparing {len(files)} pictures")
+        preparing = {"prepare floor": stopwatch(lambda: prepare_barely(files, size))}
+        preparing |= {
+            task: _preparing(pictures, folder / f"out{workers}", size, workers)
+            for task, workers in (("prepare", 1), ("prepare with 2", 2))
+        }
+        timings = interleaved(preparing, rounds, on_round=lambda done: say(f"prepared {done} times"))
+        timings |= interleaved(_reading(folder / "out1", folder / "bare"), rounds)
+    ordering = interleaved({count: stopwatch(_order_s(count)) for count in ORDERED}, Rounds(most=50, limit_s=2.0))
+    order_s = {count: timing.median_s / 20 / BATCH for count, timing in ordering.items()}
+    say("opening a set of 1.3 million images")
+    return DataFigures(len(files), size, timings, order_s, bench_opening())
+
+
+def _taken(source: Path, folder: Path, images: int) -> Path:
+    """Copy the first pictures below a folder into one of their own."""
+    found = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in Image.registered_extensions()]
+    if not found:
+        raise UsageError(f"{source}: holds no pictures; expected a folder of files such as PNG and JPEG")
+    (folder / "in").mkdir()
+    for number, path in enumerate(found[:images]):
+        shutil.copy(path, folder / "in" / f"{number:06}{path.suffix}")
+    return folder / "in"
+
+
+def _reading(prepared: Path, bare: Path) -> dict[str, Task]:
+    """Return what reads a prepared set, and its floor on the same encoded images, each in a file."""
+    reader = ImageReader(prepared, cache_bytes=0)
+    bare.mkdir()
+    for index in range(len(reader)):
+        (bare / f"{index:06}.png").write_bytes(reader.encoded(index))
+    files = sorted(bare.iterdir())
+    return {
+        "read floor": stopwatch(lambda: read_barely(files)),
+        "read": stopwatch(lambda: _read_all(reader)),
+        "batches": stopwatch(lambda: _batches(reader, 2)),
+    }
