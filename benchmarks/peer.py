@@ -32,6 +32,7 @@ from peer_ours import BATCH, SIZE, recipe
 from safetensors.torch import load_file, save_file
 
 from hdit_cli.console import align
+from hdit_core.bench.machine import this_machine
 from hdit_core.bench.timing import Rounds, Timing, interleaved
 from hdit_core.checkpoint.kdiffusion import state_to_kdiffusion
 from hdit_core.model.hourglass import HourglassTransformer, initialize
@@ -73,7 +74,11 @@ class Worker:
 
     def close(self):
         self.process.stdin.close()
-        self.process.wait()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:  # torch's own compiling processes may keep it
+            self.process.kill()
+            self.process.wait()
 
 
 def write_inputs(folder, attention):
@@ -202,7 +207,8 @@ def main():
         print(json.dumps(results, indent=2))
         return
     for found in results:
-        print(f"{found['attention']}, {found['threads']} threads; medians (quartiles)", *table(found), "", sep="\n")
+        machine = this_machine(torch.device("cpu"), found["threads"])
+        print(f"{machine}\n{found['attention']}; medians (quartiles)", *table(found), sep="\n")
 
 
 if __name__ == "__main__":

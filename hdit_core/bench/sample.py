@@ -9,7 +9,7 @@ from torch import Tensor
 from hdit_core.bench.apart import OutOfMemory, Say, measured
 from hdit_core.bench.machine import FLOPS_PER_MAC, finish, rate_of
 from hdit_core.bench.timing import Rounds, Timing, interleaved, stopwatch
-from hdit_core.bench.train import check_work
+from hdit_core.bench.train import check_work, rounds_for
 from hdit_core.devices import autocast, compute_dtype
 from hdit_core.diffusion.guidance import guided
 from hdit_core.diffusion.precondition import Denoiser
@@ -91,8 +91,9 @@ def bench_sample(
     flops = passes * FLOPS_PER_MAC * count(recipe.model).macs * images
     check_work(flops, rate, f"one evaluation of {images} images", "sample.batch_size")
     say(f"sampling: {images} images at once, {flops / 1e9:,.0f} GFLOP, at least {flops / rate:.2g} s")
+    work = (recipe, device, rounds_for(rounds, flops / rate))
     try:
-        timing, memory = measured(_measure, recipe, device, rounds or Rounds(), device=device, threads=threads, say=say)
+        timing, memory = measured(_measure, *work, device=device, threads=threads, say=say)
     except OutOfMemory as problem:
         size = "x".join(map(str, recipe.model.image_size))
         raise OutOfMemory(

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ def bench_train(
     if read_data:
         check_data(recipe, ImageReader(Path(recipe.data.path)))
     say(f"training: {images} images a step, {flops / 1e9:,.0f} GFLOP, at least {flops / rate:.2g} s")
-    work = (recipe, device, read_data, rounds or Rounds())
+    work = (recipe, device, read_data, rounds_for(rounds, flops / rate))
     try:
         (timing, waited_s), memory = measured(_measure, *work, device=device, threads=threads, say=say)
     except OutOfMemory as problem:
@@ -120,6 +120,12 @@ def bench_train(
         ) from None
     name = str(dtype).removeprefix("torch.")
     return StepFigure(images, flops, name, rate, timing, waited_s, memory.peak_bytes)
+
+
+def rounds_for(rounds: Rounds | None, floor_s: float) -> Rounds:
+    """Return the rounds for a step that takes so long at least: one, where several would outlast the limit by far."""
+    rounds = rounds or Rounds()
+    return replace(rounds, least=1) if floor_s > rounds.limit_s else rounds
 
 
 def check_work(flops: int, rate: float, what: str, key: str) -> None:

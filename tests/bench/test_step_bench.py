@@ -9,7 +9,7 @@ from hdit_core.bench.apart import Memory, OutOfMemory
 from hdit_core.bench.batches import Waiting, random_batches
 from hdit_core.bench.sample import SampleFigure, bench_sample, evaluations
 from hdit_core.bench.timing import Rounds, Timing
-from hdit_core.bench.train import StepFigure, bench_train
+from hdit_core.bench.train import StepFigure, bench_train, rounds_for
 from hdit_core.errors import DataError, UsageError
 from hdit_core.flops.count import count
 from hdit_core.recipe.sample import SampleRecipe
@@ -81,6 +81,13 @@ def test_a_step_that_would_take_minutes_is_refused_before_it_begins(tiny_recipe,
     monkeypatch.setattr(sampling, "rate_of", lambda device, dtype, say: 1e5)
     with pytest.raises(UsageError, match=r"one evaluation of 4 images takes .* --set sample\.batch_size=1"):
         bench_sample(tiny_recipe, CPU, threads=1)
+
+
+def test_a_step_that_alone_outlasts_the_limit_is_timed_once():
+    rounds = Rounds(warm_up=1, least=3, most=9, limit_s=10.0)
+    assert rounds_for(rounds, 9.0) == rounds
+    assert rounds_for(rounds, 11.0) == Rounds(warm_up=1, least=1, most=9, limit_s=10.0)
+    assert rounds_for(None, 1.0) == Rounds()
 
 
 def test_a_step_that_does_not_fit_says_what_to_make_smaller(tiny_recipe, monkeypatch):
