@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hdit_core.devices import autocast, compute_dtype
+from hdit_core.devices import autocast, compute_dtype, keep_freed_memory
 from hdit_core.diffusion.brownian import BrownianNoise
 from hdit_core.diffusion.guidance import guided
 from hdit_core.diffusion.precondition import Denoiser
@@ -59,6 +59,7 @@ def generate(
     size = image_size or denoiser.recipe.model.image_size
     check_size(denoiser.recipe.model, size)
     check_classes(denoiser.recipe.model.num_classes, indices, class_ids)
+    keep_freed_memory()
     return _batches(denoiser, indices, class_ids, seed, settings, size, on_step)
 
 
@@ -130,7 +131,7 @@ def _draw(
     with autocast(device, compute_dtype(denoiser.recipe.train.precision, device)):
         return sample(
             settings.sampler,
-            guided(denoiser, class_ids, settings.guidance),
+            guided(denoiser, class_ids, settings.guidance, batched=settings.guidance_batched),
             x,
             sigmas,
             noise,

@@ -1,5 +1,7 @@
 """The Hourglass Diffusion Transformer (HDiT paper, section 3, figure 3; hdit-facts 4)."""
 
+from typing import Any
+
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int64
@@ -11,7 +13,7 @@ from hdit_core.model.blocks import AttentionBlock, FeedForwardBlock, Transformer
 from hdit_core.model.conditioning import Conditioning
 from hdit_core.model.initial import constant
 from hdit_core.model.norm import RMSNorm
-from hdit_core.model.position import AxialRotary, Rotation, coarser, grid_positions
+from hdit_core.model.position import AxialRotary, LastRotations, Rotation, coarser, grid_positions
 from hdit_core.model.tokens import SkipSplit, TokenMerge, TokenSplit
 from hdit_core.randomness import stream
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
@@ -31,8 +33,11 @@ class HourglassTransformer(nn.Module):
     Its tensors are NaN until `initialize` or `load_state_dict` fills them. It computes in the dtype of its weights.
 
     Attributes:
-        activation_checkpointing: compute each layer's activations again in the backward pass instead of keeping them.
+        activation_checkpointing: of how many levels, outermost first, each layer's activations are computed again in
+            the backward pass instead of kept; True: of all, False: of none. Gradients are the same bits.
     """
+
+    activation_checkpointing: bool | int
 
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
@@ -40,6 +45,7 @@ class HourglassTransformer(nn.Module):
         widths = [level.width for level in recipe.levels]
         self.recipe = recipe
         self.activation_checkpointing = False
+        self._last_rotations = LastRotations()
 
         self.conditioning = Conditioning(recipe)
         self.rotary = nn.ModuleDict(
@@ -90,23 +96,39 @@ class HourglassTransformer(nn.Module):
 
         # down: each level, then fewer and wider tokens
         skips = []
-        for layers, merge, rotation in zip(self.down, self.merges, rotations, strict=False):
-            tokens = self._run(layers, tokens, cond, rotation)
+        for level, (layers, merge) in enumerate(zip(self.down, self.merges, strict=True)):
+            tokens = self._run(level, layers, tokens, cond, rotations[level])
             skips.append(tokens)
             tokens = merge(tokens)
 
-        tokens = self._run(self.middle, tokens, cond, rotations[-1])
+        tokens = self._run(len(skips), self.middle, tokens, cond, rotations[-1])
 
         # up: more and narrower tokens, the skip, then the level
-        for layers, split, rotation in reversed(list(zip(self.up, self.splits, rotations, strict=False))):
+        for level, (layers, split) in reversed(list(enumerate(zip(self.up, self.splits, strict=True)))):
             tokens = split(tokens, skips.pop())
-            tokens = self._run(layers, tokens, cond, rotation)
+            tokens = self._run(level, layers, tokens, cond, rotations[level])
 
         images = self.patch_out(self.out_norm(tokens))
         return rearrange(images, "b h w c -> b c h w").to(x.dtype)
 
+    def compile_layers(self, **options: Any) -> None:
+        """Let `torch.compile` have each layer as a whole; layers that are alike share what it makes of the first.
+
+        It never sees what depends on the grid alone: angles are made outside, and tiles' masks inside of operators.
+
+        Args:
+            options: of `torch.compile`.
+        """
+        for module in self.modules():
+            if isinstance(module, TransformerLayer):
+                module.compile(fullgraph=True, **options)
+
     def _rotations(self, height: int, width: int) -> list[Rotation | None]:
-        """Return the rotary angles of each level, outermost first, once for all of its layers."""
+        """Return the rotary angles of each level, outermost first: once for all of its layers and steps."""
+        frequencies = [rotary.get_buffer("frequencies") for rotary in self.rotary.values()]
+        return self._last_rotations.get((height, width), frequencies, lambda: self._new_rotations(height, width))
+
+    def _new_rotations(self, height: int, width: int) -> list[Rotation | None]:
         positions = grid_positions(*self.recipe.grid(0, (height, width)), self.patch_in.proj.weight.device)
         rotations: list[Rotation | None] = []
         for index, level in enumerate(self.recipe.levels):
@@ -114,9 +136,10 @@ class HourglassTransformer(nn.Module):
             rotations.append(self.rotary[str(index)](positions) if level.attention != "none" else None)
         return rotations
 
-    def _run(self, layers: nn.Module, x: Tensor, cond: Tensor, rotation: Rotation | None) -> Tensor:
+    def _run(self, level: int, layers: nn.Module, x: Tensor, cond: Tensor, rotation: Rotation | None) -> Tensor:
+        again = self.activation_checkpointing is True or level < self.activation_checkpointing
         for layer in layers.children():
-            if self.activation_checkpointing and torch.is_grad_enabled():
+            if again and torch.is_grad_enabled():
                 x = checkpoint(layer, x, cond, rotation, use_reentrant=False)
             else:
                 x = layer(x, cond, rotation)

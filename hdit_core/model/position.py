@@ -87,3 +87,40 @@ class AxialRotary(FixedTensor):
         angles = rearrange(angles, "h w n yx k -> h w n (yx k)").to(exact)
         cos, still = angles.cos(), torch.ones_like(angles)
         return torch.cat([cos, cos, still, still], dim=-1), angles.sin()
+
+
+class LastRotations:
+    """The rotations that a network used last, kept for as long as the size and the frequencies stay what they were."""
+
+    def __init__(self) -> None:
+        self._size = (0, 0)
+        self._frequencies: list[tuple[Tensor, int]] = []
+        self._rotations: list[Rotation | None] = []
+
+    def get(
+        self, size: tuple[int, int], frequencies: list[Tensor], make: Callable[[], list[Rotation | None]]
+    ) -> list[Rotation | None]:
+        """Return the rotations of each level.
+
+        Args:
+            size: of the images.
+            frequencies: what they depend on besides; where one was replaced (by another device's) or written to (by a
+                checkpoint's), rotations are made anew.
+            make: makes them.
+        """
+        if any(tensor.is_inference() for tensor in frequencies):  # nobody counts what is written to these
+            return make()
+        if size != self._size or not self._unchanged(frequencies):
+            with torch.inference_mode(False):  # a later training step may need them
+                self._rotations = make()
+            self._size, self._frequencies = size, [(tensor, tensor._version) for tensor in frequencies]
+        return self._rotations
+
+    def _unchanged(self, frequencies: list[Tensor]) -> bool:
+        return len(frequencies) == len(self._frequencies) and all(
+            tensor is before and tensor._version == version
+            for tensor, (before, version) in zip(frequencies, self._frequencies, strict=True)
+        )
+
+    def __deepcopy__(self, memo: object) -> "LastRotations":
+        return LastRotations()

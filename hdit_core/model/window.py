@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-@lru_cache(maxsize=64)
 def window_mask(
     height: int, width: int, window_size: int, shift: int, device: torch.device
 ) -> Bool[Tensor, "windows L L"]:
@@ -22,6 +21,9 @@ def window_mask(
     region = came_round[0][:, None] * 2 + came_round[1][None, :]
     region = rearrange(region, "(a p) (b q) -> (a b) (p q)", p=window_size, q=window_size)
     return region[:, :, None] == region[:, None, :]
+
+
+_kept_window_mask = lru_cache(maxsize=64)(window_mask)
 
 
 def shifted_window_attention(
@@ -47,7 +49,8 @@ def shifted_window_attention(
     q, k, v = (rearrange(x, "i (a p) (b q) n d -> i (a b n) (p q) d", p=window_size, q=window_size) for x in (q, k, v))
     mask = None
     if shift:
-        mask = repeat(window_mask(height, width, window_size, shift, q.device), "ab l m -> 1 (ab n) l m", n=heads)
+        make = window_mask if torch.compiler.is_compiling() else _kept_window_mask  # a trace looks through any cache
+        mask = repeat(make(height, width, window_size, shift, q.device), "ab l m -> 1 (ab n) l m", n=heads)
     attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
 
     attended = rearrange(attended, "i (a b n) (p q) d -> i (a p) (b q) n d", **sizes)

@@ -39,6 +39,9 @@ class SampleRecipe(Table):
     eta: NonNegativeFloat = Field(1.0, description="share of fresh noise in stochastic samplers; 0: none")
     solver: Literal["heun", "midpoint"] = Field("midpoint", description="dpmpp_2m_sde: its second-order term")
     guidance: NonNegativeFloat = Field(1.0, description="classifier-free guidance weight; 1: none")
+    guidance_batched: bool = Field(
+        True, description="guidance asks with and without class at once; false: in turn, in half of the memory"
+    )
     batch_size: Annotated[int, Field(gt=0)] = Field(16, description="images at once on one device")
 
     def problems(self) -> Iterator[Problem]:

@@ -50,8 +50,10 @@ class TrainRecipe(Table):
     ema_power: PositiveFloat = Field(0.75, description="the average's decay is 1 - (1 + steps)^-power, at most ...")
     ema_max: Probability = Field(0.9999, description="... this")
     precision: Precision = Field("auto", description="auto: bfloat16 on GPUs that have it, else float32")
-    compile: bool = Field(False, description="compile the network with torch.compile")
-    activation_checkpointing: bool = Field(False, description="less memory for a quarter more time")
+    compile: bool = Field(False, description="compile the layers with torch.compile: pays on GPUs, seldom on CPUs")
+    activation_checkpointing: bool | NonNegativeInt = Field(
+        False, description="levels, outermost first, that keep no activations: less memory, more time; true: all"
+    )
     log_every_images: PositiveInt = 10_000
     checkpoint_every_images: PositiveInt = 1_000_000
     keep_checkpoints: Annotated[int, Field(ge=2)] = Field(3, description="newest checkpoints that stay on disk")

@@ -12,7 +12,7 @@ from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint
 from hdit_core.checkpoint.save import State
 from hdit_core.data.opening import open_reader
 from hdit_core.data.reader import ImageReader
-from hdit_core.devices import compute_dtype, pick_device
+from hdit_core.devices import compute_dtype, keep_freed_memory, pick_device
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.distributed import World, join
 from hdit_core.errors import CheckpointError, DataError
@@ -20,6 +20,7 @@ from hdit_core.files import remove_temporaries
 from hdit_core.model.backends import chosen
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.run import Recipe
+from hdit_core.train.compiled import compile_network
 from hdit_core.train.ema import Ema
 from hdit_core.train.folder import claimed_folder
 from hdit_core.train.optimizer import load_optimizer_tensors, make_optimizer
@@ -119,6 +120,7 @@ def make_learner(recipe: Recipe, checkpoint: Checkpoint | None, world: World, de
     Raises:
         CheckpointError: the tensors of the checkpoint are damaged, or not those of the recipe's network.
     """
+    keep_freed_memory()
     network = HourglassTransformer(recipe.model)
     network.activation_checkpointing = recipe.train.activation_checkpointing
     initialize(network, recipe.train.seed)
@@ -142,7 +144,7 @@ def _load(network: nn.Module, checkpoint: Checkpoint, part: str) -> None:
 
 def _wrapped(network: HourglassTransformer, recipe: Recipe, world: World) -> nn.Module:
     if recipe.train.compile:
-        network.compile()
+        compile_network(network)
     return DistributedDataParallel(network) if world.size > 1 else network
 
 

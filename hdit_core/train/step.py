@@ -17,6 +17,7 @@ from hdit_core.distributed import World
 from hdit_core.errors import NumericalError
 from hdit_core.randomness import stream
 from hdit_core.recipe.run import Recipe
+from hdit_core.train.compiled import compile_seconds
 from hdit_core.train.ema import Ema, ema_decay
 from hdit_core.train.optimizer import set_lr
 from hdit_core.train.plan import Step, micro_batches
@@ -29,6 +30,7 @@ class StepResult:
 
     loss: float
     grad_norm: float
+    compile_s: float = 0.0  # that torch.compile took of it
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Learner:
         Raises:
             NumericalError: the loss or the gradient is not finite on some rank; weights and averages are untouched.
         """
+        compiled_before_s = compile_seconds()
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._backward(step, batches)
         grad_norm = self._clipped()
@@ -70,7 +73,7 @@ class Learner:
         set_lr(self.optimizer, lr_factor(self.recipe.train, step.num_images))
         self.optimizer.step()
         self.ema.update(ema_decay(step.number, self.recipe.train.ema_power, self.recipe.train.ema_max))
-        return StepResult(loss.item(), grad_norm.item())
+        return StepResult(loss.item(), grad_norm.item(), compile_seconds() - compiled_before_s)
 
     def _backward(self, step: Step, batches: Iterator[Batch]) -> Tensor:
         """Add up the gradients of this rank's share, and return its mean loss."""

@@ -115,7 +115,9 @@ class Trainer:
         """Take one step, and do what falls due with it."""
         began_at = time.perf_counter()
         result = self._learner.update(step, loader)
-        elapsed_s = time.perf_counter() - began_at
+        elapsed_s = time.perf_counter() - began_at - result.compile_s
+        if result.compile_s:
+            self._watcher.on_note(f"compiled in {result.compile_s:.0f} s")
         self._count_damaged()
         self._interval.add(result, step.batch_size, elapsed_s)
         after = step.num_images + step.batch_size
@@ -132,10 +134,11 @@ class Trainer:
 
     def _report(self, log: Log, lr: float) -> None:
         loss, grad_norm, images_per_s = self._interval.means()
-        state, self._interval = self._state, Interval()
+        compile_s, state, self._interval = self._interval.compile_s, self._state, Interval()
         log.write(
             {"step": state.step, "num_images": state.num_images, "loss": loss, "grad_norm": grad_norm, "lr": lr}
             | {"images_per_s": images_per_s, "elapsed_s": state.elapsed_s}
+            | ({"compile_s": compile_s} if compile_s else {})
             | ({"damaged_images": len(self._damaged.damaged)} if self._damaged.limit else {})
         )
         total = self._recipe.train.num_images
@@ -198,12 +201,14 @@ class Interval:
     def __init__(self) -> None:
         self._loss = self._grad_norm = self._elapsed_s = 0.0
         self._steps = self._num_images = 0
+        self.compile_s = 0.0
 
     def add(self, result: StepResult, num_images: int, elapsed_s: float) -> None:
         """Count one step."""
         self._loss += result.loss
         self._grad_norm += result.grad_norm
         self._elapsed_s += elapsed_s
+        self.compile_s += result.compile_s
         self._steps += 1
         self._num_images += num_images
 

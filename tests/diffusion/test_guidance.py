@@ -80,3 +80,10 @@ def test_both_halves_have_the_same_other_conditioning(denoiser, x, sigma):
 def test_guidance_without_classes_is_refused(denoiser):
     with pytest.raises(UsageError, match=r"sample\.guidance = 2\.0 needs classes.*use sample\.guidance = 1"):
         guided(denoiser, None, 2.0)
+
+
+def test_guidance_in_turn_asks_twice_for_half_as_many_and_gives_the_same_bits(denoiser, x, sigma):
+    expected = guided(denoiser, CLASSES, 2.5)(x, sigma)
+    denoiser.network.calls = denoiser.network.images = 0
+    assert torch.equal(guided(denoiser, CLASSES, 2.5, batched=False)(x, sigma), expected)
+    assert (denoiser.network.calls, denoiser.network.images) == (2, 4)

@@ -1,5 +1,7 @@
 """What holds for every network: sizes, dropout, batches, threads, dtypes."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from small_network import awake, inputs, level, recipe
@@ -49,31 +51,54 @@ def gradients(network, given):
     return {name: parameter.grad for name, parameter in network.named_parameters()}
 
 
-def test_activation_checkpointing_changes_no_gradient_even_with_dropout():
-    levels = tuple(one.model_copy(update={"dropout": 0.25}) for one in recipe().levels)
-    network = awake(HourglassTransformer(recipe(levels=levels)))
+@pytest.mark.parametrize("levels", [1, 3, True])
+def test_activation_checkpointing_changes_no_gradient_even_with_dropout(levels):
+    dropping = tuple(one.model_copy(update={"dropout": 0.25}) for one in recipe().levels)
+    network = awake(HourglassTransformer(recipe(levels=dropping)))
     given = inputs(network)
     torch.manual_seed(1)
     expected = gradients(network, given)
-    network.activation_checkpointing = True
+    network.activation_checkpointing = levels
     torch.manual_seed(1)
     for name, grad in gradients(network, given).items():
         assert torch.equal(grad, expected[name]), name
 
 
-def kept_for_the_backward_pass(network, given):
-    kept = {}
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.update({x.data_ptr(): x.nbytes}) or x, lambda x: x):
+def kept_bytes(network, given):
+    """Return how much a forward pass keeps for the backward pass: each tensor counted once, and no parameter."""
+    kept, there = {}, {parameter.data_ptr() for parameter in network.parameters()}
+
+    def keep(x):
+        if x.untyped_storage().data_ptr() not in there:
+            kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         out = network(**given)
-    return sum(kept.values()), out
+    assert out.requires_grad
+    return sum(kept.values())
 
 
-def test_activation_checkpointing_keeps_a_fraction_of_the_activations():
+def test_each_level_of_activation_checkpointing_saves_memory_the_outermost_the_most():
     network = awake(HourglassTransformer(recipe()))
     given = inputs(network)
-    everything, _ = kept_for_the_backward_pass(network, given)
+    kept = []
+    for network.activation_checkpointing in (False, 1, 2, 3, 4):
+        kept.append(kept_bytes(network, given))
+    savings = [before - after for before, after in pairwise(kept)]
+    assert all(saving > 0 for saving in savings) and max(savings) == savings[0]
+    assert kept[-1] < kept[0] / 3
     network.activation_checkpointing = True
-    assert kept_for_the_backward_pass(network, given)[0] < everything / 3
+    assert kept_bytes(network, given) == kept[-1]
+
+
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+def test_what_is_kept_for_the_backward_pass_grows_as_the_pixels_do(activation_checkpointing):
+    levels = (level(2, 16, "neighborhood", kernel_size=3), level(2, 16, "shifted-window", window_size=4))
+    network = awake(HourglassTransformer(recipe(image_size=64, levels=levels)))
+    network.activation_checkpointing = activation_checkpointing
+    kept = [kept_bytes(network, inputs(network, batch=2, image_size=(size, size))) for size in (64, 128, 256)]
+    assert [after / before for before, after in pairwise(kept)] == pytest.approx([4, 4], rel=0.05)
 
 
 BATCHED = {
@@ -146,3 +171,36 @@ def test_bfloat16_stays_close_to_float32(how):
     for name, grad in rounded.items():
         cosine = torch.cosine_similarity(grad.float().flatten(), exact[name].flatten(), dim=0)
         assert cosine > 0.9, name
+
+
+def test_angles_are_made_once_for_a_size_and_again_when_what_they_depend_on_changes():
+    network = awake(HourglassTransformer(recipe())).eval()
+    first = network._rotations(64, 32)
+    assert network._rotations(64, 32) is first
+    assert network._rotations(32, 64) is not first
+    first = network._rotations(64, 32)
+    network.load_state_dict(HourglassTransformer(recipe()).state_dict() | {"rotary.0.frequencies": torch.ones(2, 2)})
+    changed = network._rotations(64, 32)
+    assert not torch.equal(changed[0][0], first[0][0])
+    assert network.double()._rotations(64, 32)[0][0].dtype == torch.float64
+
+
+def test_angles_made_while_sampling_serve_training_too():
+    network = awake(HourglassTransformer(recipe()))
+    given = inputs(network)
+    with torch.inference_mode():
+        network(**given)
+    assert gradients(network, given)["patch_in.proj.weight"].isfinite().all()
+
+
+def test_norms_angles_and_similarities_stay_in_float32_under_autocast():
+    network = awake(HourglassTransformer(recipe()))
+    kept = []
+    with torch.autocast("cpu", torch.bfloat16):
+        rotations = network._rotations(64, 32)
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
+            network(**inputs(network))
+    assert {part.dtype for rotation in rotations if rotation for part in rotation} == {torch.float32}
+    narrow = [x for x in kept if x.dtype == torch.bfloat16]
+    inverses = [x for x in kept if x.shape[-1] == 1 and x.ndim in (4, 6)]  # of norms, and of queries and keys
+    assert narrow and inverses and {x.dtype for x in inverses} == {torch.float32}

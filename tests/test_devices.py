@@ -1,0 +1,28 @@
+"""What the machine is told before it works."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PAGES = """
+import resource, sys, torch
+from hdit_core.devices import keep_freed_memory
+assert sys.argv[1] == "plain" or keep_freed_memory()
+for _ in range(10):
+    torch.ones(10_000_000)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones(10_000_000)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
+def test_memory_that_is_kept_is_not_asked_for_again():
+    def new_pages(how):
+        done = subprocess.run([sys.executable, "-c", PAGES, how], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    assert new_pages("kept") < 1000 < new_pages("plain")
