@@ -38,7 +38,7 @@ def test_any_head_dim_and_kernel_give_what_the_definition_says(case, dtype):
     assert_by_definition(native_attention, case, dtype)
 
 
-@pytest.mark.parametrize("case", [(2, 29, 21, 2, 8, 5), (1, 40, 35, 3, 24, 7)], ids=str)
+@pytest.mark.parametrize("case", [(2, 29, 21, 2, 8, 5), (1, 150, 99, 3, 24, 7)], ids=str)
 def test_the_number_of_threads_makes_no_difference_to_any_bit(case, monkeypatch):
     *shape, kernel_size = case
     inputs = random_qkv(*shape, torch.float32)
