@@ -7,6 +7,7 @@ from functools import partial
 from io import BufferedIOBase
 from math import prod
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from jaxtyping import UInt8
@@ -36,7 +37,7 @@ class ImageArray:
             with zipfile.ZipFile(path) as archive:
                 member = archive.getinfo(MEMBER)
                 with archive.open(member) as file:
-                    self._shape = _image_shape(file, member.file_size)
+                    self._shape = _image_shape(cast(BufferedIOBase, file), member.file_size)
         except KeyError:
             raise DataError(f"{path}: holds no images: it lacks arr_0, bytes [N, H, W, 3], as ADM keeps them") from None
         except _DAMAGE as problem:
@@ -48,10 +49,11 @@ class ImageArray:
         """Return functions that give the images of these numbers, ascending; the file is read as they are asked for."""
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(MEMBER) as file:
-                shape = _image_shape(file, archive.getinfo(MEMBER).file_size)
+                content = cast(BufferedIOBase, file)  # which ZipExtFile is
+                shape = _image_shape(content, archive.getinfo(MEMBER).file_size)
                 if shape != self._shape:
                     raise ValueError("it has changed meanwhile")
-                yield from self._readers(file, numbers)
+                yield from self._readers(content, numbers)
         except _DAMAGE as problem:
             raise DataError(f"{self.path}: damaged array of images ({problem}); make it anew") from None
 

@@ -6,14 +6,13 @@ from functools import partial
 from typing import Literal
 
 import numpy as np
-import torch
-from einops import rearrange
 from jaxtyping import UInt8
 
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import UsageError
 from hdit_core.evaluate.imageset import ImageSet, Read
 from hdit_core.generate.generate import generate
+from hdit_core.generate.origin import weights_sha256
 from hdit_core.images import to_uint8
 from hdit_core.randomness import uniform
 
@@ -47,7 +46,7 @@ def generated_images(
     source = {
         "kind": "checkpoint",
         "path": path,
-        "weights_sha256": _weights_sha256(denoiser),
+        "weights_sha256": weights_sha256(denoiser),
         "seed": seed,
         "labels": labels if num_classes else "none",
         "sampling": denoiser.recipe.sample.model_dump(mode="json"),
@@ -86,12 +85,3 @@ def _check_classes(num_classes: int, labels: Labels, class_counts: Sequence[int]
 
 def _given(image_u8: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
     return image_u8
-
-
-def _weights_sha256(denoiser: Denoiser) -> str:
-    """Return the sha256 of names, dtypes and values of all tensors, wherever they were loaded from."""
-    sha256 = hashlib.sha256()
-    for name, tensor in sorted(denoiser.network.state_dict().items()):
-        sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
-        sha256.update(rearrange(tensor.cpu(), "... -> (...)").contiguous().view(torch.uint8).numpy().tobytes())
-    return sha256.hexdigest()
