@@ -61,7 +61,7 @@ def test_every_flipped_bit_is_found_or_changes_no_image(shard, flips):
         else:
             assert np.array_equal(read_all(shard.parent), expected)
     shard.write_bytes(whole)
-    assert found > flips / 4
+    assert found > flips / 10  # small images are a small part of a tar
 
 
 @pytest.mark.parametrize("order", ["uniform", "blocks"])
