@@ -154,7 +154,7 @@ def _to_stream(job: "Job", out: Path) -> dict[str, Any]:
     from hdit_core.generate.stream import SampleNpz, SampleTar
 
     made_from = origin(job.denoiser, job.settings, job.seed, job.image_size, job.class_id)
-    target = sys.stdout.buffer if out == STDOUT else out
+    target: Any = sys.stdout.buffer if out == STDOUT else out
     stream = SampleNpz(out, len(job.numbers), job.shape) if out.suffix == ".npz" else SampleTar(target)
     done = 0
     with stream, progress("sample", total=len(job.numbers)) as bar:
