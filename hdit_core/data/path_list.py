@@ -15,23 +15,26 @@ STDIN = "-"
 LIST_ENDINGS = (".txt", ".lst", ".list")
 LONGEST_PATH_BYTES = 4096  # as Linux has it
 LARGEST_LIST_BYTES = 1 << 30
+PIECE_BYTES = 1 << 16
 
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PAR1")
 
 
 def _pieces(file: BufferedIOBase, name: str) -> Iterator[bytes]:
     """Yield what lies between newlines, or between zeros where the list has any in its first 64 KiB."""
-    content = file.read(1 << 16)
+    content = file.read(PIECE_BYTES)
     if content.startswith(_ARCHIVES) or content[257:262] == b"ustar":
         raise UsageError(f"{name}: is an archive, expected paths; give the archive's own path as the source")
     separator, read_bytes, rest = b"\0" if b"\0" in content else b"\n", 0, b""
     while content:
         read_bytes += len(content)
+        if len(content) == PIECE_BYTES and not content.strip(separator):
+            raise DataError(f"{name}: {PIECE_BYTES:,} bytes without a path at byte {read_bytes:,}; is it a device?")
         *whole, rest = (rest + content).split(separator)
         yield from whole
         if len(rest) > LONGEST_PATH_BYTES or read_bytes > LARGEST_LIST_BYTES:
             break
-        content = file.read(1 << 16)
+        content = file.read(PIECE_BYTES)
     if read_bytes > LARGEST_LIST_BYTES:
         raise DataError(f"{name}: more than {LARGEST_LIST_BYTES >> 20} MiB, which no list of paths is")
     yield rest
