@@ -22,26 +22,11 @@ def refresh(document: Path, chosen: list[int]) -> None:
     for number in chosen or range(count):
         block = list(BLOCK.finditer(document.read_text()))[number]
         print(f"{number}: {block[2]}", file=sys.stderr)
-        before = busy_s(), own_s()
         run = subprocess.run(["bash", "-c", block[2]], stdout=subprocess.PIPE, text=True, check=True, env=environment())
-        others_s = (busy_s() - before[0]) - (own_s() - before[1])
-        print(f"{number}: meanwhile other processes computed for {others_s:.1f} s", file=sys.stderr)
         lines = "".join(f"{line.rstrip()}\n" for line in run.stdout.splitlines())
         text = document.read_text()  # again: minutes have gone by
         old = list(BLOCK.finditer(text))[number]
         document.write_text(f"{text[: old.start()]}{block[1]}{block[2]}\n{lines}{block[3]}{text[old.end() :]}")
-
-
-def busy_s() -> float:
-    """Return for how many seconds the cores of this machine have computed since it began."""
-    user, nice, system, *_ = Path("/proc/stat").read_text().split()[1:]
-    return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
-def own_s() -> float:
-    """Return for how many of these they have computed for the commands that have ended."""
-    times = os.times()
-    return times.children_user + times.children_system
 
 
 def environment() -> dict[str, str]:

@@ -195,10 +195,15 @@ def _measure(
 
 
 def exponents(figures: Sequence[ScalingFigure], from_px: int = FROM_PX) -> Iterator[Exponent]:
-    """Yield the growth of each network in each direction over its measured sizes from `from_px` on, if two or more."""
+    """Yield the growth of each network in each direction over its measured sizes from `from_px` on.
+
+    Where these are not two, the two largest that were measured make the law; one makes none.
+    """
     for name, direction in dict.fromkeys((figure.network, figure.direction) for figure in figures):
         mine = [figure for figure in figures if (figure.network, figure.direction) == (name, direction)]
-        found = [figure for figure in mine if figure.timing and figure.size_px >= from_px]
+        measured_here = [figure for figure in mine if figure.timing]
+        large = [figure for figure in measured_here if figure.size_px >= from_px]
+        found = large if len(large) >= 2 else measured_here[-2:]
         if len(found) < 2:
             continue
         pixels = [figure.size_px**2 for figure in found]

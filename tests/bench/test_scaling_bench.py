@@ -34,8 +34,10 @@ def test_small_sizes_are_measured_but_no_part_of_the_law():
     assert next(exponents(figures, from_px=64)).time < 0.5
 
 
-def test_one_size_makes_no_law():
-    assert list(exponents(figures_of(float, float, sizes=(64, 256)))) == []
+def test_where_large_sizes_are_missing_the_two_largest_make_the_law_and_one_makes_none():
+    (law,) = exponents(figures_of(lambda n: 1e-9 * n**2 if n > 64**2 else 1.0, lambda n: n, sizes=(64, 128, 256)))
+    assert (law.from_px, law.to_px, law.time) == (128, 256, pytest.approx(2))
+    assert list(exponents(figures_of(float, float, sizes=(256,)))) == []
 
 
 def test_the_full_width_is_the_papers_network_without_its_classes():
