@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hdit_core.model.neighborhood import neighborhood_attention
-from hdit_core.model.window import shifted_window_attention
+from hdit_core.model.window import ShiftedWindows
 from hdit_core.recipe.model import AttentionBackend, LevelRecipe
 
 Operator = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -42,7 +42,7 @@ def attention_operator(level: LevelRecipe, layer: int, backend: AttentionBackend
     operators: dict[str, Operator | None] = {
         "global": global_attention,
         "neighborhood": partial(neighborhood_attention, kernel_size=level.kernel_size, backend=backend),
-        "shifted-window": partial(shifted_window_attention, window_size=level.window_size, shift=shift),
+        "shifted-window": ShiftedWindows(level.window_size, shift),
         "none": None,
     }
     return operators[level.attention]

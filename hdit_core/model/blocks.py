@@ -1,5 +1,6 @@
 """The two blocks of a transformer layer (HDiT paper, section 3.2, figure 4; hdit-facts 4.8)."""
 
+import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from hdit_core.model.initial import Linear, constant, unset
 from hdit_core.model.norm import AdaRMSNorm
 from hdit_core.model.position import Rotation
 from hdit_core.model.similarity import cosine_rotary
+from hdit_core.model.window import ShiftedWindows
 
 INITIAL_LOGIT_SCALE = 10.0
 
@@ -33,9 +35,27 @@ class AttentionBlock(nn.Module):
     ) -> Float[Tensor, "B H W C"]:
         assert rotation is not None
         normal, x = self.norm(x, cond)
+        if isinstance(self.operator, ShiftedWindows) and not torch.compiler.is_compiling():
+            return self._in_windows(self.operator, normal, rotation).add_(x)
+        attended = self.operator(*self._queries_keys_values(normal, rotation))
+        return self._project(attended).add_(x)
+
+    def _in_windows(
+        self, windows: ShiftedWindows, normal: Float[Tensor, "B H W C"], rotation: Rotation
+    ) -> Float[Tensor, "B H W C"]:
+        """Do all but the sum with the tokens window by window."""
+        _, height, width, _ = normal.shape
+        q, k, v = self._queries_keys_values(windows.arrange(normal), windows.arranged(rotation))
+        return windows.restore(self._project(windows.within(q, k, v, height, width)), height, width)
+
+    def _queries_keys_values(
+        self, normal: Float[Tensor, "B H W C"], rotation: Rotation
+    ) -> tuple[Tensor, Tensor, Tensor]:
         qkv = rearrange(self.qkv(normal), "b h w (t n d) -> b h w t n d", t=3, d=self.head_dim)
-        attended = self.operator(*cosine_rotary(qkv, self.scale, rotation))
-        return self.out(self.dropout(rearrange(attended, "b h w n d -> b h w (n d)"))).add_(x)
+        return cosine_rotary(qkv, self.scale, rotation)
+
+    def _project(self, attended: Float[Tensor, "B H W N D"]) -> Float[Tensor, "B H W C"]:
+        return self.out(self.dropout(rearrange(attended, "b h w n d -> b h w (n d)")))
 
 
 class FeedForwardBlock(nn.Module):

@@ -1,12 +1,16 @@
 """Shifted-window attention (Liu et al. 2021, arXiv 2103.14030; hdit-facts 4.8): the paper's row B1."""
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from hdit_core.model.position import Rotation
 
 
 def window_mask(
@@ -24,6 +28,34 @@ def window_mask(
 
 
 _kept_window_mask = lru_cache(maxsize=64)(window_mask)
+
+Places = Int64[Tensor, " BT"]
+
+
+@lru_cache(maxsize=64)
+def window_order(
+    batch: int, height: int, width: int, window_size: int, shift: int, device: torch.device
+) -> tuple[Places, Places]:
+    """Return which token of a batch, counted row by row, stands where in the order of windows, and the way back."""
+    grid = torch.arange(height * width, device=device).reshape(height, width).roll((shift, shift), (0, 1))
+    order = rearrange(grid, "(a p) (b q) -> (a b p q)", p=window_size, q=window_size)
+    first = torch.arange(batch, device=device)[:, None] * (height * width)
+    return (first + order).flatten(), (first + order.argsort()).flatten()
+
+
+class Permuted(torch.autograd.Function):
+    """Rows in another order; the gradient goes the way back, where autograd's own would add up row by row."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        return x.index_select(0, order)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (back,) = ctx.saved_tensors
+        return grad.contiguous().index_select(0, back), None, None
 
 
 def shifted_window_attention(
@@ -55,3 +87,71 @@ def shifted_window_attention(
 
     attended = rearrange(attended, "i (a b n) (p q) d -> i (a p) (b q) n d", **sizes)
     return torch.roll(attended, (-shift, -shift), dims=(1, 2)) if shift else attended
+
+
+class ShiftedWindows:
+    """The operator of a layer, and the order of tokens in which it is cheap: window by window.
+
+    Taken out of that order, queries, keys and values are rolled and copied, each of them twice. A block that arranges
+    its tokens before they become queries, keys and values, and restores them at its end, copies them twice in all.
+    """
+
+    def __init__(self, window_size: int, shift: int) -> None:
+        self.window_size, self.shift = window_size, shift
+        self._rotation: tuple[Rotation, bool, Rotation] | None = None
+
+    def __call__(
+        self, q: Float[Tensor, "B H W N D"], k: Float[Tensor, "B H W N D"], v: Float[Tensor, "B H W N D"]
+    ) -> Float[Tensor, "B H W N D"]:
+        return shifted_window_attention(q, k, v, self.window_size, self.shift)
+
+    def arrange(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B windows L C"]:
+        """Lay tokens out window by window.
+
+        Raises:
+            ValueError: the window does not divide the grid.
+        """
+        order, back = self._order(x.shape[0], x.shape[1], x.shape[2], x.device)
+        rows = Permuted.apply(rearrange(x, "b h w c -> (b h w) c"), order, back)
+        return rows.reshape(len(x), -1, self.window_size**2, x.shape[-1])
+
+    def restore(self, x: Float[Tensor, "B windows L C"], height: int, width: int) -> Float[Tensor, "B H W C"]:
+        """The reverse of `arrange`."""
+        order, back = self._order(len(x), height, width, x.device)
+        rows = Permuted.apply(rearrange(x, "b ab pq c -> (b ab pq) c"), back, order)
+        return rearrange(rows, "(b h w) c -> b h w c", h=height, w=width)
+
+    def arranged(self, rotation: Rotation) -> Rotation:
+        """Lay cosines and sines `[H, W, N, _]` out window by window; those of the last call are kept."""
+        inference = torch.is_inference_mode_enabled()  # its tensors are no good for a backward pass
+        last = self._rotation
+        if last is None or last[0][0] is not rotation[0] or last[1] is not inference:
+            cos, sin = (rearrange(self.arrange(x[None].flatten(3)), "1 ab l f -> ab l f") for x in rotation)
+            heads = rotation[0].shape[2]
+            kept = tuple(rearrange(x, "ab l (n d) -> ab l n d", n=heads) for x in (cos, sin))
+            last = self._rotation = (rotation, inference, kept)  # type: ignore[assignment]
+        assert last is not None
+        return last[2]
+
+    def within(
+        self,
+        q: Float[Tensor, "B windows L N D"],
+        k: Float[Tensor, "B windows L N D"],
+        v: Float[Tensor, "B windows L N D"],
+        height: int,
+        width: int,
+    ) -> Float[Tensor, "B windows L N D"]:
+        """Attend, where the tokens of a grid stand window by window."""
+        mask = None
+        if self.shift:
+            allowed = _kept_window_mask(height, width, self.window_size, self.shift, q.device)
+            mask = repeat(allowed, "ab l m -> (b ab) 1 l m", b=len(q))
+        q, k, v = (rearrange(x, "b ab l n d -> (b ab) n l d") for x in (q, k, v))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=1.0)
+        windows = height * width // self.window_size**2
+        return rearrange(attended, "(b ab) n l d -> b ab l n d", ab=windows)
+
+    def _order(self, batch: int, height: int, width: int, device: torch.device) -> tuple[Places, Places]:
+        if height % self.window_size or width % self.window_size:
+            raise ValueError(f"window_size = {self.window_size} does not divide the {height}x{width} grid")
+        return window_order(batch, height, width, self.window_size, self.shift, device)
