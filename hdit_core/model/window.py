@@ -33,6 +33,7 @@ Places = Int64[Tensor, " BT"]
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is kept serves training too, whoever asks first
 def window_order(
     batch: int, height: int, width: int, window_size: int, shift: int, device: torch.device
 ) -> tuple[Places, Places]:
@@ -98,7 +99,7 @@ class ShiftedWindows:
 
     def __init__(self, window_size: int, shift: int) -> None:
         self.window_size, self.shift = window_size, shift
-        self._rotation: tuple[Rotation, bool, Rotation] | None = None
+        self._rotation: tuple[Rotation, Rotation] | None = None
 
     def __call__(
         self, q: Float[Tensor, "B H W N D"], k: Float[Tensor, "B H W N D"], v: Float[Tensor, "B H W N D"]
@@ -121,17 +122,15 @@ class ShiftedWindows:
         rows = Permuted.apply(rearrange(x, "b ab pq c -> (b ab pq) c"), back, order)
         return rearrange(rows, "(b h w) c -> b h w c", h=height, w=width)
 
+    @torch.inference_mode(False)
     def arranged(self, rotation: Rotation) -> Rotation:
         """Lay cosines and sines `[H, W, N, _]` out window by window; those of the last call are kept."""
-        inference = torch.is_inference_mode_enabled()  # its tensors are no good for a backward pass
-        last = self._rotation
-        if last is None or last[0][0] is not rotation[0] or last[1] is not inference:
-            cos, sin = (rearrange(self.arrange(x[None].flatten(3)), "1 ab l f -> ab l f") for x in rotation)
+        if self._rotation is None or self._rotation[0][0] is not rotation[0]:
+            cos, sin = (self.arrange(rearrange(x, "h w n f -> 1 h w (n f)")) for x in rotation)
             heads = rotation[0].shape[2]
-            kept = tuple(rearrange(x, "ab l (n d) -> ab l n d", n=heads) for x in (cos, sin))
-            last = self._rotation = (rotation, inference, kept)  # type: ignore[assignment]
-        assert last is not None
-        return last[2]
+            cos, sin = (rearrange(x, "1 ab l (n f) -> ab l n f", n=heads) for x in (cos, sin))
+            self._rotation = rotation, (cos, sin)
+        return self._rotation[1]
 
     def within(
         self,

@@ -5,9 +5,11 @@ import torch
 from einops import rearrange
 
 from hdit_core.model.attention import attention_operator, global_attention
+from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.model.neighborhood import neighborhood_attention
 from hdit_core.model.window import shifted_window_attention
 from hdit_core.recipe.model import LevelRecipe
+from hdit_core.recipe.read import check_recipe
 
 
 def random_qkv(height, width):
@@ -105,3 +107,46 @@ def test_the_recipe_names_the_operator():
     found = attention_operator(level("neighborhood", kernel_size=5), 1)(*qkv)
     assert torch.equal(found, neighborhood_attention(*qkv, kernel_size=5))
     assert attention_operator(level("none"), 1) is None
+
+
+def test_windows_that_were_first_used_for_sampling_serve_training(small_windows):
+    network, x, sigma = small_windows
+    with torch.inference_mode():
+        sampled = network(x, sigma)
+    trained = network(x, sigma)
+    trained.sum().backward()
+    assert torch.equal(sampled, trained)
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_tokens_that_are_arranged_in_windows_attend_as_in_their_places(small_windows, monkeypatch):
+    network, x, sigma = small_windows
+    arranged = network(x, sigma)
+    grads = torch.autograd.grad(arranged.square().sum(), list(network.parameters()))
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # then blocks roll and cut
+    in_place = network(x, sigma)
+    expected = torch.autograd.grad(in_place.square().sum(), list(network.parameters()))
+    torch.testing.assert_close(arranged, in_place, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(grads, expected, rtol=1e-9, atol=1e-11)
+
+
+@pytest.fixture
+def small_windows():
+    level = {"depth": 2, "width": 32, "head_dim": 16, "attention": "shifted-window", "window_size": 4}
+    inner = {"depth": 1, "width": 48, "head_dim": 16, "attention": "global"}
+    recipe = check_recipe(
+        {
+            "model": {"image_size": [16, 24], "patch_size": 2, "mapping_width": 32, "levels": [level, inner]},
+            "train": {"num_images": 8, "batch_size": 8},
+        },
+        "windows",
+    ).model
+    network = HourglassTransformer(recipe)
+    initialize(network, 1)
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.1, generator=generator)
+    x = torch.randn(3, 3, 16, 24, generator=generator, dtype=torch.float64)
+    return network.double(), x, torch.tensor([0.1, 1.0, 10.0], dtype=torch.float64)
