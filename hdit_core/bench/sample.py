@@ -130,7 +130,7 @@ def _measure(recipe: Recipe, device: torch.device, rounds: Rounds, say: Say) -> 
     denoiser = Denoiser(network, recipe).to(device).eval().requires_grad_(False)
     images, num_classes = recipe.sample.batch_size, recipe.model.num_classes
     class_ids = torch.arange(images, device=device) % num_classes if num_classes else None
-    denoise = guided(denoiser, class_ids, recipe.sample.guidance)
+    denoise = guided(denoiser, class_ids, recipe.sample.guidance, batched=recipe.sample.guidance_batched)
     x = torch.randn(images, recipe.model.channels, *recipe.model.image_size, device=device)
     sigma = torch.ones(images, device=device)
 

@@ -26,3 +26,6 @@ class Recipe(Table):
     def problems(self) -> Iterator[Problem]:
         if self.sample.guidance != 1 and not self.model.num_classes:
             yield "sample.guidance", f"{self.sample.guidance} needs classes; model.num_classes is 0"
+        checkpointed, levels = self.train.activation_checkpointing, len(self.model.levels)
+        if not isinstance(checkpointed, bool) and checkpointed > levels:
+            yield "train.activation_checkpointing", f"{checkpointed} is more than the {levels} levels there are"

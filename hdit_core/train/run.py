@@ -19,6 +19,7 @@ from hdit_core.errors import CheckpointError, DataError
 from hdit_core.files import remove_temporaries
 from hdit_core.model.backends import chosen
 from hdit_core.model.hourglass import HourglassTransformer, initialize
+from hdit_core.model.native.rows import rows_note
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.compiled import compile_network
 from hdit_core.train.ema import Ema
@@ -53,8 +54,11 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
         check_world(recipe.train, world)
         here = _device_of(device, world)
         watcher = watcher or Watcher()
-        for choice in chosen(recipe.model, here, compute_dtype(recipe.train.precision, here)):
+        dtype = compute_dtype(recipe.train.precision, here)
+        for choice in chosen(recipe.model, here, dtype):
             watcher.on_note(choice.note)
+        if note := rows_note(here, dtype):
+            watcher.on_note(note)
         reader = open_reader(recipe.data)
         check_data(recipe, reader)
         world.lead(lambda: _prepare_folder(run, recipe, folder), here)

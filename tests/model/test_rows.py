@@ -117,3 +117,11 @@ def test_without_a_compiler_the_formulas_do_it_and_the_reason_is_kept(monkeypatc
         assert gated(torch.ones(2, 4)).shape == (2, 2)
     finally:
         load_rows.cache_clear()
+
+
+def test_a_run_is_told_why_the_passes_are_not_compiled_and_nothing_where_they_do_not_belong(monkeypatch):
+    monkeypatch.setattr(rows_module, "load_rows", lambda: "no C++ compiler (c++) is on the PATH")
+    expected = "norms, rotary positions and gated units: PyTorch (CPU): no C++ compiler (c++) is on the PATH"
+    assert rows_module.rows_note(torch.device("cpu"), torch.float32) == expected
+    assert rows_module.rows_note(torch.device("cpu"), torch.bfloat16) is None
+    assert rows_module.rows_note(torch.device("cuda"), torch.float32) is None

@@ -136,6 +136,7 @@ def test_a_recipe_that_is_not_there_is_answered_with_the_nearest(name):
             "diffusion.density.loc: means nothing to type = 'cosine-interpolated', which takes",
         ),
         ("sample.guidance=2.0", "sample.guidance = 2.0 needs classes; model.num_classes is 0"),
+        ("train.activation_checkpointing=9", "train.activation_checkpointing = 9 is more than the "),
     ],
 )
 def test_a_mistake_is_one_line_with_the_key_what_was_found_and_what_is_expected(write, override, mistake):

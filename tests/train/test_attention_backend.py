@@ -1,8 +1,10 @@
 """A run says who computes its neighborhood attention, refuses what cannot, and may go on with another."""
 
 import pytest
+import torch
 
 from hdit_core.errors import StoppedEarly, UsageError
+from hdit_core.model.native.rows import rows_note
 from hdit_core.train.run import train
 from hdit_core.train.trainer import Watcher
 
@@ -16,6 +18,7 @@ def test_a_run_says_it_and_goes_on_with_another_after_a_stop(tmp_path, trained):
     with pytest.raises(StoppedEarly):
         train(trained({}), tmp_path / "run", device="cpu", watcher=Watcher(stop_at_once, notes.append))
     assert [note.startswith("neighborhood attention: ") for note in notes].count(True) == 1
+    assert rows_note(torch.device("cpu"), torch.float32) in notes
 
     notes.clear()
     tiled = trained({})

@@ -128,6 +128,15 @@ def load_rows() -> Rows | str:
         return str(problem)
 
 
+def rows_note(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return what a run says of these passes: that it has them, or why not; None where they are not meant for it."""
+    if device.type != "cpu" or dtype != torch.float32:
+        return None
+    found = load_rows()
+    way = f"PyTorch (CPU): {found}" if isinstance(found, str) else "native C++ (CPU)"
+    return f"norms, rotary positions and gated units: {way}"
+
+
 def rows_for(*tensors: Tensor) -> Rows | None:
     """Return the library if it can take these tensors: plain ones of float32 on a CPU, and no graph being traced."""
     if torch.compiler.is_compiling() or not all(map(_fits, tensors)):
