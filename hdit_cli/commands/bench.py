@@ -29,7 +29,7 @@ SizesOption = Annotated[str, typer.Option("--sizes", metavar="N,...", help="Side
 
 @app.callback()
 def bench() -> None:
-    """Measure the machine at hand: attention, a recipe's steps, how cost grows, data.
+    """Measure attention, training, sampling and data here.
 
     Tasks that are compared take turns; figures are medians. It ends within a minute or two on two idle cores.
 
