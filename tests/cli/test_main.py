@@ -90,7 +90,10 @@ def test_what_a_command_returns_is_no_exit_code_unless_it_is_a_number(install_bo
     ("args", "message"),
     [
         (["recip"], "no command 'recip'; did you mean 'recipe'? (see 'hdit --help')"),
-        (["xyzzy"], "no command 'xyzzy'; there are bench, convert, data, eval-fid, flops, prepare-data, recipe, sample,"),
+        (
+            ["xyzzy"],
+            "no command 'xyzzy'; there are bench, convert, data, eval-fid, flops, prepare-data, recipe, sample,",
+        ),
         (["recipe", "lsit"], "no such command 'lsit'. Did you mean 'list'? (see 'hdit recipe --help')"),
         (["recipe", "show", "--jsn"], "no such option: --jsn; did you mean '--json'? (see 'hdit recipe show --help')"),
         (["--vresion"], "no such option: --vresion; did you mean '--version'? (see 'hdit --help')"),
