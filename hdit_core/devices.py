@@ -50,9 +50,9 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
 def keep_freed_memory() -> bool:
     """Let the C library keep the memory that tensors on the CPU free for the next ones; return whether it will.
 
-    Else it hands large pieces back and asks for them anew, and the system clears each page every time: 60,000 pages in
-    a training step on four images of 128x128, which took a tenth of its time. The process never needs more for it than
-    at its peak, but for what lies scattered in pieces. C libraries other than glibc do as they always do.
+    Else it hands large pieces back and asks for them anew, and the system clears each page every time. The process
+    never needs more for it than at its peak, but for what lies scattered in pieces. C libraries other than
+    glibc do as they always do.
     """
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt"):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from hdit_core.evaluate.imageset import ImageSet
 from hdit_core.evaluate.nearest import Neighbours
-from hdit_core.generate.writer import sheet
+from hdit_core.generate.sheet import sheet
 from hdit_core.images import to_pil
 
 THUMBNAIL_PX = 128

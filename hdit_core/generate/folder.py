@@ -19,7 +19,7 @@ from hdit_core.files import TEMPORARY, flush_folder, remove_temporaries, write_w
 from hdit_core.generate.generate import Generated
 from hdit_core.generate.origin import differences
 from hdit_core.generate.ranges import read_ranges, write_ranges
-from hdit_core.generate.writer import sheet
+from hdit_core.generate.sheet import sheet
 from hdit_core.images import png_bytes, to_uint8
 
 RECORD = "samples.json"

@@ -52,7 +52,7 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
     world, folder = join(device), ExitStack()
     try:
         check_world(recipe.train, world)
-        here = _device_of(device, world)
+        here = world.device(pick_device(device))
         watcher = watcher or Watcher()
         dtype = compute_dtype(recipe.train.precision, here)
         for choice in chosen(recipe.model, here, dtype):
@@ -150,8 +150,3 @@ def _wrapped(network: HourglassTransformer, recipe: Recipe, world: World) -> nn.
     if recipe.train.compile:
         compile_network(network)
     return DistributedDataParallel(network) if world.size > 1 else network
-
-
-def _device_of(name: str, world: World) -> torch.device:
-    device = pick_device(name)
-    return torch.device("cuda", world.local_rank) if device.type == "cuda" and world.size > 1 else device

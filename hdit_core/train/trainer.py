@@ -19,7 +19,7 @@ from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import StoppedEarly
 from hdit_core.files import write_whole
 from hdit_core.generate.generate import generate
-from hdit_core.generate.writer import collect, sheet
+from hdit_core.generate.sheet import collect, sheet
 from hdit_core.images import png_bytes
 from hdit_core.train.log import Log, write_status
 from hdit_core.train.optimizer import optimizer_tensors

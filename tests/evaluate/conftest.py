@@ -8,7 +8,9 @@ from torch import nn
 
 from hdit_core.checkpoint import load_denoiser
 from hdit_core.checkpoint.tensors import write_tensors
+from hdit_core.evaluate import score as score_module
 from hdit_core.evaluate.extractor import Extractor
+from hdit_core.evaluate.score import ScoreSettings, score
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.evaluate import EvaluateRecipe
 
@@ -22,6 +24,17 @@ def toy_extractor():
         return levels.flatten(1) @ weights.T
 
     return Extractor("toy", "fd-toy", "kd-toy", 5, 8, 4, "0" * 64, network, torch.device("cpu"))
+
+
+@pytest.fixture
+def toy(toy_extractor, monkeypatch):
+    """Return a function that scores with the toy extractor on the CPU; keywords are the settings'."""
+    monkeypatch.setattr(score_module, "open_extractor", lambda *_: toy_extractor)
+
+    def run(images, reference, **settings):
+        return score(ScoreSettings(images and str(images), reference and str(reference), device="cpu", **settings))
+
+    return run
 
 
 @pytest.fixture

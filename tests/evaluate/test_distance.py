@@ -4,28 +4,17 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from features import correlated, measured
 
 from hdit_core.errors import DataError, NumericalError
 from hdit_core.evaluate.distance import frechet_distance, kernel_distance
-from hdit_core.evaluate.statistics import Accumulator, Statistics
+from hdit_core.evaluate.statistics import Statistics
 
 
 def gaussian(mean, covariance):
     """Statistics without features, as a file of clean-fid's has them."""
     mean, covariance = (torch.tensor(np.asarray(x), dtype=torch.float64) for x in (mean, covariance))
     return Statistics(None, mean, covariance, torch.empty(0, len(mean)), torch.empty(0, dtype=torch.int64), "")
-
-
-def measured(features):
-    accumulator = Accumulator(features.shape[1])
-    accumulator.add(features, [int(i).to_bytes(32, "big") for i in range(len(features))])
-    return accumulator.statistics()
-
-
-def correlated(n, features, seed, shift=0.0):
-    generator = torch.Generator().manual_seed(seed)
-    mix = torch.randn(features, features, generator=torch.Generator().manual_seed(99)) / features**0.5
-    return torch.randn(n, features, generator=generator) @ mix + shift
 
 
 def by_scipy(a, b):

@@ -2,23 +2,9 @@
 
 import numpy as np
 import pytest
-import torch
+from features import correlated, measured
 
 from hdit_core.evaluate.distance import frechet_distance, kernel_distance
-from hdit_core.evaluate.statistics import Accumulator
-
-
-def measured(features):
-    accumulator = Accumulator(features.shape[1])
-    accumulator.add(features, [int(i).to_bytes(32, "big") for i in range(len(features))])
-    return accumulator.statistics()
-
-
-def correlated(n, features, seed, shift=0.0):
-    generator = torch.Generator().manual_seed(seed)
-    mix = torch.randn(features, features, generator=torch.Generator().manual_seed(99)) / features**0.5
-    return torch.randn(n, features, generator=generator) @ mix + shift
-
 
 A, B = correlated(300, 48, seed=1), correlated(260, 48, seed=2, shift=0.2)
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hdit_core.generate.writer import sheet
+from hdit_core.generate.sheet import sheet
 
 
 def test_a_sheet_shows_every_image_in_its_place_with_its_caption():
