@@ -86,6 +86,7 @@ def test_a_sweep_counts_every_combination_under_a_name_that_says_what_differs():
 def test_a_sweep_leaves_levels_of_global_attention_as_they_are():
     wide, narrow = compare_recipe("x", read_recipe("imagenet256").model, kernels=[5, 7]).networks
 
+    assert wide.models[0].levels[2] == narrow.models[0].levels[2]
     assert wide.counts[0].at(2) == narrow.counts[0].at(2)
     assert wide.counts[0].at(0) != narrow.counts[0].at(0)
 
