@@ -35,7 +35,7 @@ def train(
 
     from hdit_core.distributed import speaks
     from hdit_core.train.run import train as train_run
-    from hdit_core.train.trainer import Progress, Watcher
+    from hdit_core.train.watching import Progress, Watcher
 
     if not speaks():
         train_run(checked, run, device=device)

@@ -1,7 +1,7 @@
 """The folder of a run, and the order of its checkpoints.
 
 RUN/recipe.toml                         what was asked for, every default written out
-RUN/status.json                         running, stopped or done; step and images
+RUN/status.json                         running, preempted, done or failed; step and images
 RUN/log.jsonl                           one line every `train.log_every_images`
 RUN/checkpoints/step-000001500/         model, ema and optimizer .safetensors, state.json, manifest.json
 RUN/grids/000096000.png                 samples on the way

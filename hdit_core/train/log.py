@@ -1,10 +1,10 @@
-"""The record of a run: one JSON line each so many images, and its status."""
+"""The record of a run: one JSON line each so many images."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from hdit_core.checkpoint.layout import log_file, status_file
+from hdit_core.checkpoint.layout import log_file
 from hdit_core.files import write_whole
 
 
@@ -32,12 +32,6 @@ def read_log(run: Path) -> list[dict[str, Any]]:
     path = log_file(run)
     lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if _step_of(line) is not None]
-
-
-def write_status(run: Path, state: str, step: int, num_images: int, **more: Any) -> None:
-    """Say for scripts how the run stands: `"running"`, `"stopped"` (run the same command again), `"done"`."""
-    record = {"state": state, "step": step, "num_images": num_images, **more}
-    write_whole(status_file(run), json.dumps(record) + "\n")
 
 
 def _step_of(line: str) -> int | None:

@@ -26,8 +26,10 @@ from hdit_core.train.ema import Ema
 from hdit_core.train.folder import claimed_folder
 from hdit_core.train.optimizer import load_optimizer_tensors, make_optimizer
 from hdit_core.train.plan import check_world
+from hdit_core.train.status import telling_failure
 from hdit_core.train.step import Learner
-from hdit_core.train.trainer import Trainer, Watcher
+from hdit_core.train.trainer import Trainer
+from hdit_core.train.watching import Watcher
 
 
 def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher | None = None) -> State:
@@ -49,8 +51,9 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
         NumericalError: the loss or the gradient is not finite.
         StoppedEarly: a signal or the stop file asked for it; everything is saved.
     """
-    world, folder = join(device), ExitStack()
-    try:
+    world = join(device)
+    with ExitStack() as held:
+        held.callback(world.leave)
         check_world(recipe.train, world)
         here = world.device(pick_device(device))
         watcher = watcher or Watcher()
@@ -61,14 +64,12 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
             watcher.on_note(note)
         reader = open_reader(recipe.data)
         check_data(recipe, reader)
-        world.lead(lambda: _prepare_folder(run, recipe, folder), here)
+        world.lead(lambda: _prepare_folder(run, recipe, held), here)
+        held.enter_context(telling_failure(run, world.is_main))
         checkpoint = _find_checkpoint(run, reader, watcher)
         learner = make_learner(recipe, checkpoint, world, here)
         start = checkpoint.state if checkpoint else State(step=0, num_images=0, data_hash=reader.manifest.root)
         return Trainer(learner, reader, run, start.model_copy(update={"world_size": world.size}), watcher).fit()
-    finally:
-        folder.close()
-        world.leave()
 
 
 def check_data(recipe: Recipe, reader: ImageReader) -> None:
@@ -98,8 +99,8 @@ def check_data(recipe: Recipe, reader: ImageReader) -> None:
         )
 
 
-def _prepare_folder(run: Path, recipe: Recipe, folder: ExitStack) -> None:
-    folder.enter_context(claimed_folder(run, recipe))
+def _prepare_folder(run: Path, recipe: Recipe, held: ExitStack) -> None:
+    held.enter_context(claimed_folder(run, recipe))
     remove_temporaries(run / "checkpoints")
 
 

@@ -1,56 +1,27 @@
 """The training loop: step by step, with checkpoints and sample grids on the way, until the end or a request to stop."""
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from hdit_core.checkpoint.layout import checkpoint_folder, grid_file, stop_file
+from hdit_core.checkpoint.layout import checkpoint_folder, stop_file
 from hdit_core.checkpoint.save import State, prune, save_checkpoint
 from hdit_core.data.batch import Batch, load_batches
 from hdit_core.data.opening import order_of
 from hdit_core.data.quarantine import Quarantine
 from hdit_core.data.reader import ImageReader
 from hdit_core.data.workers import naming_dead_workers
-from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import StoppedEarly
-from hdit_core.files import write_whole
-from hdit_core.generate.generate import generate
-from hdit_core.generate.sheet import collect, sheet
-from hdit_core.images import png_bytes
-from hdit_core.train.log import Log, write_status
+from hdit_core.train.grids import draw_grid
+from hdit_core.train.log import Log
 from hdit_core.train.optimizer import optimizer_tensors
 from hdit_core.train.plan import Step, parts, steps
 from hdit_core.train.preempt import StopRequest, listen
 from hdit_core.train.schedule import lr_factor
+from hdit_core.train.status import Standing, write_status
 from hdit_core.train.step import Learner, StepResult
-
-MOST_GRID_IMAGES = 64
-MOST_GRID_PIXELS = 4_000_000
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is; loss, gradient norm and speed are means since the last report."""
-
-    step: int
-    num_images: int
-    total_images: int
-    loss: float
-    grad_norm: float
-    lr: float
-    images_per_s: float
-
-
-@dataclass(frozen=True)
-class Watcher:
-    """What somebody who looks on is told."""
-
-    on_progress: Callable[[Progress], None] = lambda progress: None
-    on_note: Callable[[str], None] = lambda note: None
+from hdit_core.train.watching import Progress, Watcher
 
 
 class Trainer:
@@ -145,20 +116,10 @@ class Trainer:
         self._watcher.on_progress(Progress(state.step, state.num_images, total, loss, grad_norm, lr, images_per_s))
 
     def _draw_grid(self) -> None:
-        """Draw a few samples of the averaged network, always of the same seeds, so that one sees them become."""
-        model, size = self._recipe.model, self._recipe.model.image_size
-        if not self._recipe.train.sample_every_images or not self._learner.world.is_main:
-            return
-        count = max(1, min(MOST_GRID_IMAGES, MOST_GRID_PIXELS // (size[0] * size[1])))
-        denoiser = Denoiser(self._learner.ema.network, self._recipe)
-        images, classes = collect(generate(denoiser, range(count), seed=self._recipe.train.seed))
-        columns = model.num_classes if 1 < model.num_classes <= count else None
-        names = self._reader.manifest.contents.classes
-        captions = [names[index] if names else str(index) for index in classes] if classes and columns is None else None
-        path = grid_file(self._run, self._state.num_images)
-        path.parent.mkdir(exist_ok=True)
-        write_whole(path, png_bytes(sheet(np.asarray(images), captions, columns)))
-        self._watcher.on_note(f"samples: {path}")
+        if self._recipe.train.sample_every_images and self._learner.world.is_main:
+            classes = self._reader.manifest.contents.classes
+            path = draw_grid(self._learner, self._run, self._state.num_images, tuple(classes or ()))
+            self._watcher.on_note(f"samples: {path}")
 
     def _save(self) -> None:
         """Save, unless this very step is saved already; the newest few checkpoints stay."""
@@ -184,13 +145,13 @@ class Trainer:
         if self._state.num_images >= self._recipe.train.num_images:
             return
         self._save()
-        self._write_status("stopped")
+        self._write_status("preempted")
         raise StoppedEarly(
             f"{self._run}: stopped by {stop.reason or 'another rank'} after step {self._state.step} "
             f"({self._state.num_images} images); all is saved, and the same command goes on from here"
         )
 
-    def _write_status(self, state: str) -> None:
+    def _write_status(self, state: Standing) -> None:
         if self._learner.world.is_main:
             write_status(self._run, state, self._state.step, self._state.num_images)
 

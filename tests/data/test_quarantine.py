@@ -13,7 +13,7 @@ from hdit_core.data.reader import ImageReader
 from hdit_core.errors import DataError
 from hdit_core.train.log import read_log
 from hdit_core.train.run import train
-from hdit_core.train.trainer import Watcher
+from hdit_core.train.watching import Watcher
 
 
 def damage(folder, images):

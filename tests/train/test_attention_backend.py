@@ -6,7 +6,7 @@ import torch
 from hdit_core.errors import StoppedEarly, UsageError
 from hdit_core.model.native.rows import rows_note
 from hdit_core.train.run import train
-from hdit_core.train.trainer import Watcher
+from hdit_core.train.watching import Watcher
 
 
 def test_a_run_says_it_and_goes_on_with_another_after_a_stop(tmp_path, trained):

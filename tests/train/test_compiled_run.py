@@ -12,7 +12,7 @@ from hdit_core.model.blocks import TransformerLayer
 from hdit_core.train import step as step_module
 from hdit_core.train.log import read_log
 from hdit_core.train.run import make_learner, train
-from hdit_core.train.trainer import Watcher
+from hdit_core.train.watching import Watcher
 
 
 def compiled(network):

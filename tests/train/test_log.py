@@ -1,9 +1,7 @@
 """The log of a run continues from the step that is resumed, and survives a line that a crash cut short."""
 
-import json
-
-from hdit_core.checkpoint.layout import log_file, status_file
-from hdit_core.train.log import Log, read_log, write_status
+from hdit_core.checkpoint.layout import log_file
+from hdit_core.train.log import Log, read_log
 
 
 def test_lines_after_the_resumed_step_are_taken_off(tmp_path):
@@ -15,8 +13,3 @@ def test_lines_after_the_resumed_step_are_taken_off(tmp_path):
     assert [record["step"] for record in read_log(tmp_path)] == [1, 2, 3, 4, 5]
     Log(tmp_path, 3).write({"step": 4, "loss": 9.0})
     assert [record["loss"] for record in read_log(tmp_path)] == [1, 1 / 2, 1 / 3, 9.0]
-
-
-def test_the_status_says_how_the_run_stands(tmp_path):
-    write_status(tmp_path, "stopped", 5, 320)
-    assert json.loads(status_file(tmp_path).read_text()) == {"state": "stopped", "step": 5, "num_images": 320}

@@ -16,7 +16,7 @@ from hdit_core.train import step as step_module
 from hdit_core.train.log import read_log
 from hdit_core.train.preempt import SIGNALS, listen
 from hdit_core.train.run import train
-from hdit_core.train.trainer import Watcher
+from hdit_core.train.watching import Watcher
 
 
 def final_tensors(run):
@@ -69,7 +69,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(
     for _ in range(2):
         with pytest.raises(StoppedEarly, match=r"stopped by SIGTERM .* the same command goes on from here"):
             train(recipe, run, watcher=watcher)
-        assert '"state": "stopped"' in status_file(run).read_text()
+        assert '"state": "preempted"' in status_file(run).read_text()
     train(recipe, run, watcher=watcher)
     assert not remaining
     assert_same_bits(run, unbroken(recipe))
@@ -179,6 +179,7 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(tmp_path, trained, 
     with pytest.raises(NumericalError, match=r"step 4: the loss is nan .* on images 32 to 39"):
         train(trained({}), run)
     assert all(torch.equal(final_tensors(run)[key], tensor) for key, tensor in before.items())
+    assert '"state": "failed"' in status_file(run).read_text() and "the loss is nan" in status_file(run).read_text()
 
 
 def test_samples_are_drawn_on_the_way(tmp_path, trained):

@@ -7,11 +7,11 @@ import torch
 from hdit_core.checkpoint.layout import checkpoint_folders
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.generate.generate import generate
-from hdit_core.train import trainer as trainer_module
+from hdit_core.train import grids as grids_module
 from hdit_core.train.log import read_log
 from hdit_core.train.run import train
 from hdit_core.train.step import Learner
-from hdit_core.train.trainer import Watcher
+from hdit_core.train.watching import Watcher
 
 
 def test_checkpoints_come_when_they_are_due_and_at_the_end_and_the_newest_few_stay(tmp_path, trained):
@@ -50,7 +50,7 @@ def test_grids_show_the_average(tmp_path, trained, monkeypatch):
         drawn.append({key: tensor.clone() for key, tensor in denoiser.network.state_dict().items()})
         return generate(denoiser, list(indices)[:2], **options)
 
-    monkeypatch.setattr(trainer_module, "generate", record)
+    monkeypatch.setattr(grids_module, "generate", record)
     train(trained({"train.num_images": 16, "train.sample_every_images": 16}), tmp_path / "run")
     average = newest_checkpoint(tmp_path / "run")[0].tensors("ema")
     assert len(drawn) == 1 and all(torch.equal(drawn[0][key], tensor) for key, tensor in average.items())
