@@ -1,13 +1,12 @@
 """`hdit sample`: images from a checkpoint."""
 
 import re
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hdit_cli.console import align, emit, note, progress
+from hdit_cli.console import align, emit, note
 from hdit_cli.options import (
     BatchSizeOption,
     CheckpointOption,
@@ -19,16 +18,15 @@ from hdit_cli.options import (
     WeightsOption,
     image_size,
 )
+from hdit_cli.sample_output import STDOUT, check_out, deliver, grid_shape
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from hdit_core.distributed import World
     from hdit_core.generate.job import Job
 
 app = typer.Typer(add_completion=False)
 
 RECIPES = "the recipe's"
-STDOUT = Path("-")
 UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -88,7 +86,7 @@ def sample(
     """
     given = {"guidance": guidance, "sampler": sampler, "steps": steps, "batch_size": batch_size}
     pixels = image_size(size) if size is not None else None
-    columns = _grid_shape(grid) if grid is not None else None
+    columns = grid_shape(grid) if grid is not None else None
     budget_s = _seconds(budget) if budget is not None else None
     _check_targets(out, trajectory, grid, budget)
 
@@ -115,9 +113,7 @@ def sample(
         for line in attention_notes(denoiser):
             note(line)
     try:
-        if world.size > 1 and _is_stream(out):
-            raise UsageError(f"--out {out}: several ranks can only write into a folder; make the file of it afterwards")
-        record = _to_stream(job, out) if _is_stream(out) else _to_folder(job, out, world, columns)
+        record = deliver(job, out, world, columns)
         if trajectory is not None and world.is_main:
             _animate(job, trajectory)
     finally:
@@ -126,43 +122,6 @@ def sample(
         result = {"out": str(out), "ckpt": str(ckpt), "weights": weights.value, **record}
         lines = align([(key, str(value)) for key, value in result.items() if key != "origin"])
         emit(result, json, lines, err=out == STDOUT)
-
-
-def _to_folder(job: "Job", out: Path, world: "World", columns: tuple[int, int] | None) -> dict[str, Any]:
-    from hdit_core.generate.folder import GRID, SampleFolder
-    from hdit_core.generate.job import fill_folder
-    from hdit_core.generate.origin import origin
-
-    device = next(job.denoiser.parameters()).device
-    made_from = origin(job.denoiser, job.settings, job.seed, job.image_size, job.class_id)
-    folder = SampleFolder(out, made_from, job.shape)
-    world.lead(folder.begin, device)
-    if not world.is_main:
-        fill_folder(job, folder, world, device, lambda done: None)
-        return {}
-    total = len(job.numbers)
-    with progress("sample", total=total) as bar:
-        held = fill_folder(job, folder, world, device, lambda done: bar.update(min(done * world.size, total)))
-        bar.update(len(held))
-    record = folder.finish(held, job.class_of, columns)
-    note(f"look at {out / GRID}")
-    return {key: record[key] for key in ("num_images", "images", "origin")}
-
-
-def _to_stream(job: "Job", out: Path) -> dict[str, Any]:
-    from hdit_core.generate.origin import origin
-    from hdit_core.generate.stream import SampleNpz, SampleTar
-
-    made_from = origin(job.denoiser, job.settings, job.seed, job.image_size, job.class_id)
-    target: Any = sys.stdout.buffer if out == STDOUT else out
-    stream = SampleNpz(out, len(job.numbers), job.shape) if out.suffix == ".npz" else SampleTar(target)
-    done = 0
-    with stream, progress("sample", total=len(job.numbers)) as bar:
-        for batch in job.batches(job.numbers):
-            stream.write(batch)
-            done += len(batch.indices)
-            bar.update(done)
-    return {"num_images": done, "origin": made_from}
 
 
 def _animate(job: "Job", path: Path) -> None:
@@ -178,29 +137,15 @@ def _animate(job: "Job", path: Path) -> None:
     note(f"look at {path}")
 
 
-def _is_stream(out: Path) -> bool:
-    return out == STDOUT or out.suffix in (".tar", ".npz")
-
-
 def _check_targets(out: Path, trajectory: Path | None, grid: str | None, budget: str | None) -> None:
     """Refuse before anything is loaded what cannot be written."""
-    if out == STDOUT and sys.stdout.isatty():
-        raise UsageError("--out -: stdout is a terminal; pipe it into another command, or give a file")
-    if grid is not None and _is_stream(out):
-        raise UsageError(f"--grid {grid}: there is a grid only in a folder; leave it out, or give a folder with --out")
+    check_out(out, grid)
     if budget is not None and out.suffix == ".npz":
         raise UsageError("--budget: an npz says at its beginning how many images it holds; use a folder or .tar")
     if trajectory is not None and trajectory.suffix.lower() != ".webp":
         raise UsageError(f"--trajectory {trajectory}: expected a name that ends in .webp")
     if trajectory is not None and not trajectory.parent.is_dir():
         raise UsageError(f"--trajectory {trajectory}: there is no folder {trajectory.parent}")
-
-
-def _grid_shape(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9][0-9]{0,2})x([1-9][0-9]{0,2})", text.strip())
-    if match is None:
-        raise UsageError(f"--grid {text}: expected ROWSxCOLUMNS, for example 4x8")
-    return int(match[1]), int(match[2])
 
 
 def _seconds(text: str) -> float:

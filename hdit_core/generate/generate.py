@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hdit_core.devices import autocast, compute_dtype, keep_freed_memory
@@ -13,13 +13,14 @@ from hdit_core.diffusion.guidance import guided
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.sampler import sample
 from hdit_core.diffusion.schedule import sampling_sigmas
-from hdit_core.diffusion.walk import Step
+from hdit_core.diffusion.walk import Denoise, NoiseSource, Step
 from hdit_core.errors import UsageError
 from hdit_core.randomness import normal
 from hdit_core.recipe.model import ModelRecipe
 from hdit_core.recipe.sample import SampleRecipe
 
 OnStep = Callable[[Step], None]
+START = "start"  # the purpose of the noise that an image begins as
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,49 @@ def _batches(
         yield Generated(chosen, classes, images.float().cpu())
 
 
+def conditioned(denoiser: Denoiser, classes: Sequence[int] | None, settings: SampleRecipe) -> Denoise:
+    """Return what a sampler asks: the denoiser for images of these classes, guided as the settings say.
+
+    Args:
+        classes: of each image of the batch; None for networks without classes.
+    """
+    device = next(denoiser.parameters()).device
+    class_ids = None if classes is None else torch.tensor(list(classes), device=device)
+    return guided(denoiser, class_ids, settings.guidance, batched=settings.guidance_batched)
+
+
+def run_sampler(
+    denoiser: Denoiser,
+    classes: Sequence[int] | None,
+    settings: SampleRecipe,
+    x: Float[Tensor, "B C H W"],
+    sigmas: Float64[Tensor, "levels"],
+    noise: NoiseSource,
+    on_step: OnStep | None = None,
+    denoise: Denoise | None = None,
+) -> Float[Tensor, "B C H W"]:
+    """Walk a batch down noise levels with the sampler of the settings, in the precision of the denoiser's recipe.
+
+    Args:
+        x: the start, images with noise of level sigmas[0].
+        sigmas: falling; all of the schedule or a part of it.
+        noise: for stochastic samplers.
+        denoise: what is asked instead of `conditioned`.
+    """
+    device = x.device
+    with autocast(device, compute_dtype(denoiser.recipe.train.precision, device)):
+        return sample(
+            settings.sampler,
+            denoise or conditioned(denoiser, classes, settings),
+            x,
+            sigmas,
+            noise,
+            eta=settings.eta,
+            solver=settings.solver,
+            on_step=on_step,
+        )
+
+
 def _draw(
     denoiser: Denoiser,
     indices: list[int],
@@ -122,20 +166,8 @@ def _draw(
     on_step: OnStep | None,
 ) -> Float[Tensor, "B C H W"]:
     device = next(denoiser.parameters()).device
-    class_ids = None if classes is None else torch.tensor(classes, device=device)
     sigmas = sampling_sigmas(settings)
     shape = (denoiser.recipe.model.channels, *size)
-    x = normal(seed, "start", indices, shape).to(device) * settings.sigma_max
+    x = normal(seed, START, indices, shape).to(device) * settings.sigma_max
     noise = BrownianNoise(seed, indices, shape, sigmas, device=device)
-
-    with autocast(device, compute_dtype(denoiser.recipe.train.precision, device)):
-        return sample(
-            settings.sampler,
-            guided(denoiser, class_ids, settings.guidance, batched=settings.guidance_batched),
-            x,
-            sigmas,
-            noise,
-            eta=settings.eta,
-            solver=settings.solver,
-            on_step=on_step,
-        )
+    return run_sampler(denoiser, classes, settings, x, sigmas, noise, on_step)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -10,6 +11,7 @@ from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.distributed import World
 from hdit_core.generate.folder import SampleFolder
 from hdit_core.generate.generate import Generated, generate
+from hdit_core.generate.origin import origin
 from hdit_core.recipe.sample import SampleRecipe
 
 OnProgress = Callable[[int], None]
@@ -46,6 +48,10 @@ class Job:
         if self.class_id is not None or not num_classes:
             return self.class_id
         return number % num_classes
+
+    def origin(self) -> dict[str, Any]:
+        """Return what decides the pixels of each image, see `origin.py`."""
+        return origin(self.denoiser, self.settings, self.seed, self.image_size, self.class_id)
 
     def batches(self, numbers: Sequence[int]) -> Iterator[Generated]:
         """Yield the batches of some of the images, as long as there is time."""
