@@ -1,0 +1,74 @@
+"""Processes that are ranks of one world, as torchrun would start them, for tests.
+
+They are forked from a server that has imported torch once, so that a world starts in a tenth of a second.
+"""
+
+import multiprocessing
+import os
+import pickle
+import socket
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["hdit_core.train.run"])
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def place(rank: int, size: int, port: int) -> dict[str, str]:
+    """Return the environment that says which rank a process is."""
+    number, count = str(rank), str(size)
+    return {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count} | {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+def _be_rank(environment: dict[str, str], answers: Any, act: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    try:
+        answers.send_bytes(pickle.dumps((True, act(*arguments))))  # plainly: tensors outlive their rank
+    except BaseException:
+        answers.send_bytes(pickle.dumps((False, traceback.format_exc())))
+        raise SystemExit(1) from None
+
+
+@contextmanager
+def started(size: int, act: Callable[..., Any], *arguments: Any) -> Iterator[list[tuple[Any, Any]]]:
+    """Start the ranks of a world, each with the same call, and give a process and its answers for each; end them."""
+    port, ranks = free_port(), []
+    try:
+        for rank in range(size):
+            receive, send = CONTEXT.Pipe(duplex=False)
+            process = CONTEXT.Process(target=_be_rank, args=(place(rank, size, port), send, act, arguments))
+            process.start()
+            send.close()
+            ranks.append((process, receive))
+        yield ranks
+    finally:
+        for process, _ in ranks:
+            process.kill()
+            process.join()
+
+
+def on_ranks(size: int, act: Callable[..., Any], *arguments: Any, timeout_s: float = 120) -> list[Any]:
+    """Return what a call returns on each rank of a world; where it raises, so does this, with the rank's traceback."""
+    with started(size, act, *arguments) as ranks:
+        answers = []
+        for rank, (_, receive) in enumerate(ranks):
+            assert receive.poll(timeout_s), f"rank {rank} has not answered in {timeout_s} s"
+            done, answer = pickle.loads(receive.recv_bytes())
+            assert done, f"rank {rank}: {answer}"
+            answers.append(answer)
+        return answers
