@@ -43,6 +43,7 @@ TINY = {
             {"depth": 1, "width": 32, "head_dim": 16, "attention": "global"},
         ],
     },
+    "diffusion": {},
     "data": {"workers": 0, "augment_prob": 0.1},
     "train": {
         "num_images": 96,

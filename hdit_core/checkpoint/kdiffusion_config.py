@@ -136,6 +136,7 @@ class Model(Section):
     has_variance: Literal[False] = False
     loss_config: Literal["karras"] = "karras"
     loss_weighting: Literal["karras", "snr", "soft-min-snr"] = "karras"
+    loss_scales: CountOrNone = 1
     sigma_data: PositiveFloat = 1.0
     sigma_min: PositiveFloat
     sigma_max: PositiveFloat

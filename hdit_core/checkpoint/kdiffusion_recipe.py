@@ -36,6 +36,11 @@ DENSITY_KEYS = {  # ours: theirs
     "scale_high": "scale_2",
 }
 
+KNOWN = (  # table, key, and the values for which k-diffusion has a counterpart
+    ("diffusion", "weighting", "karras", "snr", "soft-min-snr"),
+    ("diffusion", "objective", "edm"),
+)
+
 
 def density_defaults(kind: str, image_size: tuple[int, int], sigma_data: float) -> dict[str, Any]:
     """Return what a recipe means by the density keys that it leaves out; loglogistic has no bounds then."""
@@ -76,6 +81,7 @@ def recipe_from_kdiffusion(config: Any) -> Recipe:
         "diffusion": {
             "sigma_data": model.sigma_data,
             "weighting": model.loss_weighting,
+            "loss_scales": model.loss_scales,
             "density": _density_table(checked),
         },
         "data": {"path": checked.dataset.location, "augment_prob": model.augment_prob},
@@ -143,12 +149,9 @@ def config_to_kdiffusion(recipe: Recipe) -> dict[str, Any]:
         recipe: of ours.
 
     Raises:
-        CheckpointError: the loss is weighted in a way that k-diffusion does not know.
+        CheckpointError: the network or its loss is one that k-diffusion does not know.
     """
-    if recipe.diffusion.weighting == "min-snr":
-        raise CheckpointError(
-            "diffusion.weighting = 'min-snr' is unknown to k-diffusion; expected karras, snr or soft-min-snr"
-        )
+    _check_known(recipe)
     train = recipe.train
     return {
         "model": _their_model(recipe),
@@ -168,6 +171,13 @@ def config_to_kdiffusion(recipe: Recipe) -> dict[str, Any]:
         "lr_sched": {"type": "constant", "warmup": 0.0},
         "ema_sched": {"type": "inverse", "power": train.ema_power, "max_value": train.ema_max},
     }
+
+
+def _check_known(recipe: Recipe) -> None:
+    for table, key, *known in KNOWN:
+        if (found := getattr(getattr(recipe, table), key)) not in known:
+            expected = f"{', '.join(known[:-1])} or {known[-1]}" if known[1:] else known[0]
+            raise CheckpointError(f"{table}.{key} = '{found}' is unknown to k-diffusion; expected {expected}")
 
 
 def _their_model(recipe: Recipe) -> dict[str, Any]:
@@ -192,6 +202,7 @@ def _their_model(recipe: Recipe) -> dict[str, Any]:
         "has_variance": False,
         "loss_config": "karras",
         "loss_weighting": diffusion.weighting,
+        "loss_scales": diffusion.loss_scales,
         "sigma_data": diffusion.sigma_data,
         "sigma_min": recipe.sample.sigma_min,
         "sigma_max": recipe.sample.sigma_max,

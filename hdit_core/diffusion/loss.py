@@ -1,15 +1,20 @@
 """The training loss, and how much each noise level counts in it (EDM, table 1; Min-SNR, section 3; HDiT, eq. 5).
 
-Weights are those of the network's own squared error, (F - target)^2; that of the denoised image has weight / c_out^2.
+A weighting is a weight of the denoised image's squared error, (D - x0)^2, whatever the network is asked for: another
+objective changes what is easy to learn, and not what is worth how much. Weightings are written down here as weights of
+EDM's (F - target)^2: c_out^2 times those of the image.
 """
 
+import math
 from collections.abc import Callable
 
-from einops import rearrange, reduce
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from hdit_core.diffusion.precondition import Denoiser, at_least_float32, scalings
+from hdit_core.diffusion.frequency import mean_square
+from hdit_core.diffusion.objective import scalings, target
+from hdit_core.diffusion.precondition import Denoiser, at_least_float32
 from hdit_core.recipe.diffusion import DiffusionRecipe
 
 Weight = Callable[[Float[Tensor, "B"], DiffusionRecipe], Float[Tensor, "B"]]
@@ -35,17 +40,42 @@ def _min_snr(sigma: Float[Tensor, "B"], recipe: DiffusionRecipe) -> Float[Tensor
     return c_out**2 * (1 / sigma**2).clamp(max=recipe.min_snr_gamma)
 
 
-WEIGHTS: dict[str, Weight] = {"karras": _karras, "snr": _snr, "soft-min-snr": _soft_min_snr, "min-snr": _min_snr}
+def _sigmoid(sigma: Float[Tensor, "B"], recipe: DiffusionRecipe) -> Float[Tensor, "B"]:
+    """Weight the error of the noise with sigmoid(bias - ln SNR), SNR = 1 / sigma^2 (Kingma and Gao 2023, section 4).
+
+    The error of the image is sigma times that of the noise, so that its own weight is
+    sigmoid(bias + 2 ln sigma) / sigma^2 = 1 / (sigma^2 + exp(-bias)): soft-min-SNR with gamma = exp(bias).
+    """
+    assert recipe.sigmoid_bias is not None  # the recipe's law
+    _, c_out, _ = scalings(sigma, recipe.sigma_data)
+    return c_out**2 / (sigma**2 + math.exp(-recipe.sigmoid_bias))
+
+
+def _velocity(sigma: Float[Tensor, "B"], recipe: DiffusionRecipe) -> Float[Tensor, "B"]:
+    """What makes the velocity's error of a flow count the same at all levels; images count 1 / (sigma_data s)^2."""
+    return (sigma + recipe.sigma_data) ** 2 / (sigma**2 + recipe.sigma_data**2)
+
+
+WEIGHTS: dict[str, Weight] = {
+    "karras": _karras,
+    "snr": _snr,
+    "soft-min-snr": _soft_min_snr,
+    "min-snr": _min_snr,
+    "sigmoid": _sigmoid,
+    "velocity": _velocity,
+}
 
 
 def weight(sigma: Float[Tensor, "B"], recipe: DiffusionRecipe) -> Float[Tensor, "B"]:
-    """Return the weight of each noise level in the loss, by `recipe.weighting`.
+    """Return what the network's own squared error is multiplied by at each noise level.
 
     Args:
         sigma: noise levels, positive.
-        recipe: names the weighting, and gives sigma_data and `min_snr_gamma`.
+        recipe: names the weighting and the objective, and gives sigma_data and what the weighting takes.
     """
-    return WEIGHTS[recipe.weighting](sigma, recipe)
+    _, of_edm, _ = scalings(sigma, recipe.sigma_data)
+    _, c_out, _ = scalings(sigma, recipe.sigma_data, recipe.objective)
+    return WEIGHTS[recipe.weighting](sigma, recipe) * (c_out / of_edm) ** 2
 
 
 def denoising_loss(
@@ -57,22 +87,18 @@ def denoising_loss(
 ) -> Float[Tensor, "B"]:
     """Return each image's weighted squared error, the mean over its pixels, in at least float32.
 
-    The error is that of the network's own answer, whose target (images - c_skip x) / c_out is written out as
-    c_in (sigma / sigma_data images - sigma_data noise): nothing cancels, and nothing is divided by a small c_out.
-
     Args:
-        denoiser: whose recipe names the weighting.
+        denoiser: whose recipe names objective, weighting and scales.
         images: clean images in [-1, 1].
         noise: standard normal numbers.
         sigma: noise level of each image.
         conditioning: `class_ids`, `augment_cond`, `mapping_cond`, as the denoiser takes them.
     """
-    sigma = sigma.to(at_least_float32(images.dtype))
-    level, sigma_data = rearrange(sigma, "b -> b 1 1 1"), denoiser.sigma_data
-    _, _, c_in = scalings(level, sigma_data)
+    sigma, diffusion = sigma.to(at_least_float32(images.dtype)), denoiser.recipe.diffusion
+    level = rearrange(sigma, "b -> b 1 1 1")
 
     answer = denoiser.raw((images + level * noise).to(images.dtype), sigma, **conditioning)
-    target = c_in * (level / sigma_data * images - sigma_data * noise)
+    wanted = target(images, noise, level, diffusion.sigma_data, diffusion.objective)
 
-    error = reduce((answer.to(target.dtype) - target) ** 2, "b c h w -> b", "mean")
-    return weight(sigma, denoiser.recipe.diffusion) * error
+    error = answer.to(wanted.dtype) - wanted
+    return weight(sigma, diffusion) * mean_square(error, diffusion.loss_scales)

@@ -1,24 +1,12 @@
-"""Karras' preconditioning: the network sees and predicts unit variance (EDM, table 1; HDiT, section 4.5)."""
+"""The denoiser that a network becomes (EDM, section 5; HDiT, section 4.5); by what scalings, `objective.py` says."""
 
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from hdit_core.diffusion.objective import scalings
 from hdit_core.recipe.run import Recipe
-
-
-def scalings(
-    sigma: Float[Tensor, "*B"], sigma_data: float
-) -> tuple[Float[Tensor, "*B"], Float[Tensor, "*B"], Float[Tensor, "*B"]]:
-    """Return c_skip, c_out and c_in: D(x, sigma) = c_skip x + c_out F(c_in x, sigma).
-
-    Args:
-        sigma: noise levels, positive.
-        sigma_data: standard deviation of the images' pixels in [-1, 1].
-    """
-    total = sigma**2 + sigma_data**2
-    return sigma_data**2 / total, sigma * sigma_data / total.sqrt(), 1 / total.sqrt()
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
@@ -33,12 +21,13 @@ class Denoiser(nn.Module):
         """
         Args:
             network: `network(x, sigma, class_ids, augment_cond, mapping_cond) -> F`, handed an already scaled x.
-            recipe: whose `diffusion.sigma_data` the scalings use.
+            recipe: whose `diffusion.sigma_data` and `diffusion.objective` the scalings use.
         """
         super().__init__()
         self.network = network
         self.recipe = recipe
         self.sigma_data = recipe.diffusion.sigma_data
+        self.objective = recipe.diffusion.objective
 
     def raw(
         self,
@@ -50,7 +39,7 @@ class Denoiser(nn.Module):
     ) -> Float[Tensor, "B C H W"]:
         """Return F(c_in x, sigma), what the network itself answers to a noisy image. Arguments as in `forward`."""
         sigma = sigma.to(at_least_float32(x.dtype))
-        _, _, c_in = scalings(rearrange(sigma, "b -> b 1 1 1"), self.sigma_data)
+        _, _, c_in = scalings(rearrange(sigma, "b -> b 1 1 1"), self.sigma_data, self.objective)
         return self.network((x * c_in).to(x.dtype), sigma, class_ids, augment_cond, mapping_cond)
 
     def forward(
@@ -72,5 +61,5 @@ class Denoiser(nn.Module):
         """
         answer = self.raw(x, sigma, class_ids, augment_cond, mapping_cond)
         sigma = sigma.to(at_least_float32(x.dtype))
-        c_skip, c_out, _ = scalings(rearrange(sigma, "b -> b 1 1 1"), self.sigma_data)
+        c_skip, c_out, _ = scalings(rearrange(sigma, "b -> b 1 1 1"), self.sigma_data, self.objective)
         return (c_skip * x + c_out * answer).to(x.dtype)

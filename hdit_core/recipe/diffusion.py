@@ -5,10 +5,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from hdit_core.recipe.table import PositiveFloat, PositiveInt, Problem, Table
+from hdit_core.recipe.table import NonNegativeInt, PositiveFloat, PositiveInt, Problem, Table
 
 DensityType = Literal["cosine-interpolated", "cosine", "lognormal", "loglogistic", "loguniform", "split-lognormal"]
-Weighting = Literal["soft-min-snr", "snr", "karras", "min-snr"]
+Weighting = Literal["soft-min-snr", "snr", "karras", "min-snr", "sigmoid", "velocity"]
+Objective = Literal["edm", "flow", "x"]
 
 
 class DensityRecipe(Table):
@@ -49,6 +50,25 @@ class DiffusionRecipe(Table):
     """The noise process of training."""
 
     sigma_data: PositiveFloat = Field(0.5, description="standard deviation of the images' pixels in [-1, 1]")
+    objective: Objective = Field(
+        "edm", description="what the network is asked for; x, the image itself, is for patches of 16x16 and more"
+    )
     weighting: Weighting = Field("soft-min-snr", description="how much each noise level counts in the loss")
     min_snr_gamma: PositiveFloat = Field(5.0, description="min-snr: the cap on 1/sigma^2")
+    sigmoid_bias: float | None = Field(
+        None,
+        description="sigmoid: images count 1 / (sigma^2 + exp(-bias)); ln 4: soft-min-snr; less for larger images",
+    )
+    loss_scales: NonNegativeInt = Field(
+        1, description="how much the coarsest structure counts in the loss, the finest 1; 1: all alike; 0: no bound"
+    )
     density: DensityRecipe = DensityRecipe()
+
+    def problems(self) -> Iterator[Problem]:
+        if (self.weighting == "sigmoid") != (self.sigmoid_bias is not None):
+            yield (
+                "sigmoid_bias",
+                "missing; expected a number, for example 1.386 (ln 4, the paper's) or -1 for 256x256"
+                if self.sigmoid_bias is None
+                else f"{self.sigmoid_bias} means nothing to weighting = '{self.weighting}', only to 'sigmoid'",
+            )

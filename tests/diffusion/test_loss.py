@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 
 from hdit_core.diffusion.loss import WEIGHTS, denoising_loss, weight
 from hdit_core.diffusion.precondition import Denoiser, scalings
+from hdit_core.errors import RecipeError
 from hdit_core.recipe.diffusion import DiffusionRecipe
 
 GOLDEN_SIGMA = torch.tensor([0.01, 0.1, 0.5, 1, 10], dtype=torch.float64)
@@ -59,18 +62,50 @@ def test_weights_are_those_printed_for_the_reference(name, golden):
         ("snr", lambda s: 1 / s**2),
         ("soft-min-snr", lambda s: 1 / (s**2 + 0.25)),
         ("min-snr", lambda s: (1 / s**2).clamp(max=3.0)),
+        ("sigmoid", lambda s: torch.sigmoid(0.7 + 2 * s.log()) / s**2),
+        ("velocity", lambda s: ((s + 0.5) / (0.5 * s)) ** 2),
     ],
 )
 def test_a_weight_of_the_networks_error_is_the_papers_weight_of_the_images_error(name, of_images):
     _, c_out, _ = scalings(GOLDEN_SIGMA, 0.5)
-    found = weight(GOLDEN_SIGMA, DiffusionRecipe(weighting=name, min_snr_gamma=3.0)) / c_out**2
-    torch.testing.assert_close(found, of_images(GOLDEN_SIGMA), rtol=1e-12, atol=0)
+    recipe = DiffusionRecipe(weighting=name, min_snr_gamma=3.0, sigmoid_bias=0.7 if name == "sigmoid" else None)
+    torch.testing.assert_close(weight(GOLDEN_SIGMA, recipe) / c_out**2, of_images(GOLDEN_SIGMA), rtol=1e-12, atol=0)
+
+
+def test_soft_min_snr_with_gamma_4_is_the_sigmoid_weighting_with_bias_ln_4():
+    """Users know it as +1.39. The paper's gamma is 1 / sigma_data^2, and 4 for the paper's images."""
+    sigma = torch.logspace(-4, 4, 33, dtype=torch.float64)
+    soft, sigmoid = DiffusionRecipe(), DiffusionRecipe(weighting="sigmoid", sigmoid_bias=math.log(4))
+    torch.testing.assert_close(weight(sigma, sigmoid), weight(sigma, soft), rtol=1e-12, atol=0)
+    assert round(math.log(4), 2) == 1.39
+
+
+@pytest.mark.parametrize("gamma", [4.0, 5.0])
+def test_the_papers_two_min_snr_count_images_up_to_gamma_as_often(gamma):
+    found = weight(GOLDEN_SIGMA, DiffusionRecipe(weighting="min-snr", min_snr_gamma=gamma))
+    of_images = found / scalings(GOLDEN_SIGMA, 0.5)[1] ** 2
+    torch.testing.assert_close(of_images, torch.tensor([gamma, gamma, 4.0, 1.0, 0.01], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"weighting": "sigmoid"}, r"diffusion\.sigmoid_bias: missing; expected a number, for example 1\.386"),
+        (
+            {"sigmoid_bias": -1.0},
+            r"sigmoid_bias = -1\.0 means nothing to weighting = 'soft-min-snr', only to 'sigmoid'",
+        ),
+    ],
+)
+def test_a_bias_belongs_to_the_sigmoid_weighting(changed, keys, message):
+    with pytest.raises(RecipeError, match=message):
+        changed({f"diffusion.{key}": value for key, value in keys.items()})
 
 
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_the_loss_is_the_weighted_squared_error_of_the_denoised_image(tiny_recipe, batch, name):
     images, noise, sigma, answer = batch
-    denoiser = denoiser_with(tiny_recipe, answer, weighting=name)
+    denoiser = denoiser_with(tiny_recipe, answer, weighting=name, sigmoid_bias=-1.0)
     loss = denoising_loss(denoiser, images, noise, sigma)
 
     _, c_out, _ = scalings(sigma, denoiser.sigma_data)
