@@ -1,22 +1,35 @@
 """The ranks of a run: one process, or those that torchrun or srun started."""
 
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import re
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed
 
 from hdit_core.errors import HditError, UsageError
 
+TIMEOUT_S = 600  # after which a rank that waits for another gives up
+LOOPBACK = "127.0.0.1"
+FIRST_PORT, NUM_PORTS = 15_000, 16_000  # of jobs of Slurm; below those that systems give out of their own accord
+
 
 @dataclass(frozen=True)
 class World:
-    """This process among its equals."""
+    """This process among its equals.
+
+    Attributes:
+        local_rank: its number among those of its node.
+        store: what the ranks of a world of several tell each other besides tensors; see `named`.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    store: distributed.Store | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_main(self) -> bool:
@@ -25,7 +38,8 @@ class World:
 
     def device(self, chosen: torch.device) -> torch.device:
         """Return this rank's own device of the chosen kind."""
-        return torch.device("cuda", self.local_rank) if chosen.type == "cuda" and self.size > 1 else chosen
+        mine = chosen.type == "cuda" and self.size > 1  # `join` has set it
+        return torch.device("cuda", torch.cuda.current_device()) if mine else chosen
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Return whether the flag is up on any rank."""
@@ -35,12 +49,11 @@ class World:
         distributed.all_reduce(votes, distributed.ReduceOp.MAX)
         return bool(votes)
 
-    def mean(self, value: Tensor) -> Tensor:
-        """Return the mean over the ranks."""
+    def sum(self, value: Tensor) -> Tensor:
+        """Return the sum over the ranks."""
         if self.size > 1:
             value = value.clone()
             distributed.all_reduce(value)
-            value /= self.size
         return value
 
     def union(self, numbers: Iterable[int], device: torch.device) -> list[int]:
@@ -77,26 +90,163 @@ class World:
             distributed.destroy_process_group()
 
 
-def speaks() -> bool:
-    """Return whether this process is the one among its ranks that talks to people, before or after they have joined."""
-    return os.environ.get("RANK", "0") == "0"
+@dataclass(frozen=True)
+class Place:
+    """Where a launcher has put this process: its numbers, and where the ranks meet.
+
+    Attributes:
+        one_node: whether all ranks are on this node, so that nothing needs to listen to the network.
+        own_gpu: whether this process sees no GPU but its own.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    address: str = LOOPBACK
+    port: int = 0
+    one_node: bool = True
+    own_gpu: bool = False
 
 
-def join(device_name: str = "auto") -> World:
-    """Join the ranks that `torchrun` announced in the environment; alone, there is nothing to join.
+def find_place(environment: Mapping[str, str]) -> Place:
+    """Return the place that torchrun or, without it, srun announces; alone where neither does.
+
+    A batch script and an interactive shell of Slurm have SLURM_PROCID and SLURM_NTASKS too, and are alone; only srun
+    sets SLURM_STEP_NUM_TASKS.
 
     Raises:
         UsageError: the environment names a world but not this process's place in it.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    if "WORLD_SIZE" in environment:
+        return _torchrun_place(environment) if _number(environment, "WORLD_SIZE") > 1 else Place()
+    if environment.get("SLURM_STEP_NUM_TASKS", "1") != "1":
+        return _srun_place(environment)
+    return Place()
+
+
+def _torchrun_place(environment: Mapping[str, str]) -> Place:
+    rank, size, local_rank, port = (
+        _number(environment, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
+    )
+    address = _text(environment, "MASTER_ADDR")
+    if "LOCAL_WORLD_SIZE" in environment:
+        return Place(rank, size, local_rank, address, port, _number(environment, "LOCAL_WORLD_SIZE") == size)
+    return Place(rank, size, local_rank, address, port, address in (LOOPBACK, "localhost"))
+
+
+def _srun_place(environment: Mapping[str, str]) -> Place:
+    """Return the place of one of srun's tasks; those of one step find the same port without having spoken."""
+    rank, size, local_rank, nodes = (
+        _number(environment, f"SLURM_{name}") for name in ("PROCID", "STEP_NUM_TASKS", "LOCALID", "STEP_NUM_NODES")
+    )
+    job, step = _number(environment, "SLURM_JOB_ID"), _number(environment, "SLURM_STEP_ID")
+    address = LOOPBACK if nodes == 1 else first_host(_text(environment, "SLURM_STEP_NODELIST"))
+    own_gpu = "," not in environment.get("CUDA_VISIBLE_DEVICES", ",")
+    return Place(rank, size, local_rank, address, FIRST_PORT + (31 * job + step) % NUM_PORTS, nodes == 1, own_gpu)
+
+
+def first_host(nodes: str) -> str:
+    """Return the first name of a list as Slurm writes it: `"gpu[007-010,12],cpu3"` begins with `"gpu007"`.
+
+    Raises:
+        UsageError: it is no such list.
+    """
+    match = re.match(r"(?:[\w.-]|\[[0-9][0-9,-]*\])+(?=,|$)", nodes)
+    if match is None:
+        raise UsageError(f"SLURM_STEP_NODELIST is {nodes!r}, expected names of nodes such as gpu[01-04],cpu7")
+    return re.sub(r"\[([0-9]+)[^]]*\]", r"\1", match[0])
+
+
+def _text(environment: Mapping[str, str], name: str) -> str:
+    if not environment.get(name):
+        raise UsageError(f"{name} is not set, though this is one of several ranks; start them with torchrun or srun")
+    return environment[name]
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    text = _text(environment, name)
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise UsageError(f"{name} is {text!r}, expected a number; start the ranks with torchrun or srun")
+    return int(text)
+
+
+def speaks() -> bool:
+    """Return whether this process is the one among its ranks that talks to people, before or after they have joined."""
+    return find_place(os.environ).rank == 0
+
+
+def join(device_name: str = "auto", timeout_s: float = TIMEOUT_S) -> World:
+    """Join the ranks that `torchrun` or `srun` announced in the environment; alone, there is nothing to join.
+
+    On one node nothing of it listens on another address than the loopback's; what torchrun itself opens, it does not
+    decide.
+
+    Args:
+        timeout_s: how long a rank waits for the others, here and in whatever it does with them, before it gives up.
+
+    Raises:
+        UsageError: the environment names a world but not this process's place in it; or there is no GPU for the rank,
+            or the port is taken.
+        HditError: the other ranks did not come.
+    """
+    place = find_place(os.environ)
+    if place.size == 1:
         return World()
-    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
-    if missing:
-        raise UsageError(f"WORLD_SIZE is {size}, but {', '.join(missing)} is not set; start the ranks with torchrun")
-    world = World(int(os.environ["RANK"]), size, int(os.environ["LOCAL_RANK"]))
     on_gpu = torch.cuda.is_available() and device_name.partition(":")[0] in ("auto", "cuda")
     if on_gpu:
-        torch.cuda.set_device(world.local_rank)
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
-    return world
+        torch.cuda.set_device(gpu_of(place, torch.cuda.device_count()))
+    if place.one_node:
+        _stay_inside()
+    timeout = timedelta(seconds=timeout_s)
+    try:
+        store = _store(place, timeout)
+        distributed.init_process_group(
+            "nccl" if on_gpu else "gloo", store=store, rank=place.rank, world_size=place.size, timeout=timeout
+        )
+    except distributed.DistError as error:
+        raise HditError(
+            f"rank {place.rank} on {socket.gethostname()} did not meet the other {place.size - 1} at "
+            f"{place.address}:{place.port} within {timeout_s:g} s: {str(error).splitlines()[0]}"
+        ) from error
+    return World(place.rank, place.size, place.local_rank, store)
+
+
+def gpu_of(place: Place, visible: int) -> int:
+    """Return the number of a rank's GPU among the visible ones.
+
+    Raises:
+        UsageError: there is none for it.
+    """
+    if place.own_gpu and visible == 1:
+        return 0
+    if place.local_rank >= visible:
+        raise UsageError(
+            f"rank {place.rank} is number {place.local_rank} on its node, where {visible} GPUs are visible; start as "
+            "many ranks on a node as it has GPUs"
+        )
+    return place.local_rank
+
+
+def _stay_inside() -> None:
+    """Let the ranks' own connections go over the loopback, unless the user has said over what."""
+    loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
+    if loopback is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
+        os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
+
+
+def _store(place: Place, timeout: timedelta) -> distributed.Store:
+    """Return the ranks' common store: torchrun's, or else one that the first of them offers."""
+    if place.rank or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return distributed.TCPStore(place.address, place.port, place.size, False, timeout)
+    try:
+        # ready before the store has it: given an address, torch would listen on all of them
+        listener = socket.create_server((LOOPBACK if place.one_node else "", place.port), backlog=place.size)
+    except OSError as error:
+        raise UsageError(
+            f"port {place.port}, where the ranks are to meet, cannot be had ({error.strerror}); set MASTER_PORT to one "
+            "that is free"
+        ) from None
+    return distributed.TCPStore(
+        place.address, place.port, place.size, True, timeout, master_listen_fd=listener.detach(), use_libuv=True
+    )

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -14,23 +15,15 @@ from hdit_core.diffusion.density import stratified, training_sigmas
 from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.distributed import World
-from hdit_core.errors import NumericalError
 from hdit_core.randomness import stream
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.compiled import compile_seconds
 from hdit_core.train.ema import Ema, ema_decay
+from hdit_core.train.gradient import grad_norms
 from hdit_core.train.optimizer import set_lr
 from hdit_core.train.plan import Step, micro_batches
+from hdit_core.train.result import Shares, StepResult, check_finite
 from hdit_core.train.schedule import lr_factor
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """What a step tells: the loss before it, and the gradient's norm before clipping; both over all ranks."""
-
-    loss: float
-    grad_norm: float
-    compile_s: float = 0.0  # that torch.compile took of it
 
 
 @dataclass(frozen=True)
@@ -57,44 +50,43 @@ class Learner:
             batches: of the run; as many are taken as the step has pieces, one after the other.
 
         Raises:
-            NumericalError: the loss or the gradient is not finite on some rank; weights and averages are untouched.
+            NotFinite: the loss or the gradient is not finite on some rank; weights and averages are untouched.
         """
         compiled_before_s = compile_seconds()
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._backward(step, batches)
-        grad_norm = self._clipped()
-        loss = self.world.mean(loss)
-        if not (torch.isfinite(loss) and torch.isfinite(grad_norm)):
-            raise NumericalError(
-                f"step {step.number}: the loss is {loss.item():.4g} and the gradient's norm {grad_norm.item():.4g}, on "
-                f"images {step.num_images} to {step.num_images + step.batch_size - 1} of the run; the weights are as "
-                "they were before it. Try a lower train.lr, or train.precision = 'float32'"
-            )
+        shares = self._backward(step, batches)
+        by_part = grad_norms(self.ema.source.named_parameters(), len(self.recipe.model.levels))
+        result = shares.result(self.world, self._clipped(), by_part)
+        check_finite(step, result)
         set_lr(self.optimizer, lr_factor(self.recipe.train, step.num_images))
         self.optimizer.step()
         self.ema.update(ema_decay(step.number, self.recipe.train.ema_power, self.recipe.train.ema_max))
-        return StepResult(loss.item(), grad_norm.item(), compile_seconds() - compiled_before_s)
+        return replace(result, compile_s=compile_seconds() - compiled_before_s)
 
-    def _backward(self, step: Step, batches: Iterator[Batch]) -> Tensor:
-        """Add up the gradients of this rank's share, and return its mean loss."""
+    def _backward(self, step: Step, batches: Iterator[Batch]) -> Shares:
+        """Add up the gradients of this rank's share, and return its losses."""
         share = step.batch_size // self.world.size
-        total = torch.zeros((), device=self.device)
+        shares = Shares(step.batch_size, self.device)
         pieces = self.pieces(step)
         for place, piece in enumerate(pieces):
             batch = next(batches)
             assert batch.numbers[0] == piece.start  # the loader walks the same plan
             self._seed_dropout(step, place)
+            sigma = self._sigmas(step, batch)
             with self._synchronised(place == len(pieces) - 1):
-                loss = self._losses(step, batch).sum() / share
-                loss.backward()
-            total += loss.detach()
-        return total
+                losses = self._losses(batch, sigma)
+                (losses.sum() / share).backward()
+            shares.put(piece.start - step.num_images, losses, sigma)
+        return shares
 
-    def _losses(self, step: Step, batch: Batch) -> Tensor:
-        """Return the loss of each image; its noise level's stratum is its place in the global batch."""
-        # sigmas are found on the CPU: the same bits for every device
+    def _sigmas(self, step: Step, batch: Batch) -> Float[Tensor, " B"]:
+        """Return the noise level of each image; its stratum is its place in the global batch."""
+        # found on the CPU: the same bits for every device
         u = stratified(batch.numbers - step.num_images, step.batch_size, batch.uniform)
-        sigma = training_sigmas(self.recipe.diffusion, self.recipe.model.image_size, u).to(self.device)
+        return training_sigmas(self.recipe.diffusion, self.recipe.model.image_size, u).to(self.device)
+
+    def _losses(self, batch: Batch, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+        """Return the loss of each image."""
         batch = batch.to(self.device)
         with autocast(self.device, self.dtype):
             return denoising_loss(
