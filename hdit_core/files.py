@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 TEMPORARY = ".tmp-"
 CHUNK_BYTES = 1 << 20
@@ -33,15 +34,45 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hdit"
 
 
+class Digester:
+    """The digest of bytes that come one piece after the other."""
+
+    def __init__(self) -> None:
+        self._size_bytes, self._crc32, self._sha256 = 0, 0, hashlib.sha256()
+
+    def add(self, piece: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        self._crc32 = zlib.crc32(piece, self._crc32)
+        self._sha256.update(piece)
+        self._size_bytes += len(piece)
+
+    def digest(self) -> Digest:
+        """Return the digest of all bytes so far."""
+        return Digest(self._size_bytes, self._crc32, self._sha256.hexdigest())
+
+
+class DigestingWriter:
+    """Writes to a file what it digests: nothing has to be read again."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._digester = file, Digester()
+        self.digest = self._digester.digest
+
+    def write(self, content: bytes | memoryview) -> None:
+        """Write bytes, in pieces while they are in the processor's cache."""
+        for begin in range(0, len(content), CHUNK_BYTES):
+            piece = content[begin : begin + CHUNK_BYTES]
+            self._file.write(piece)
+            self._digester.add(piece)
+
+
 def digest(path: Path) -> Digest:
     """Read a file once and return its size and checksums."""
-    crc, sha, size_bytes = 0, hashlib.sha256(), 0
+    digester = Digester()
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
-            crc = zlib.crc32(chunk, crc)
-            sha.update(chunk)
-            size_bytes += len(chunk)
-    return Digest(size_bytes, crc, sha.hexdigest())
+            digester.add(chunk)
+    return digester.digest()
 
 
 def crc32(path: Path) -> int:
@@ -60,6 +91,13 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def forget_cached(path: Path) -> None:
+    """Ask the system to read a flushed file from the disk when it is read next, and not from memory."""
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _temporary(path: Path) -> Path:

@@ -1,90 +1,84 @@
 """Writing a checkpoint: all of it or nothing, whatever happens in between."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import torch
-from pydantic import BaseModel, ConfigDict
+from torch import Tensor
 
-from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders
-from hdit_core.checkpoint.tensors import Tensors, write_tensors
+from hdit_core.checkpoint.layout import checkpoint_folder
+from hdit_core.checkpoint.load import open_checkpoint
+from hdit_core.checkpoint.manifest import NAME, make_manifest
+from hdit_core.checkpoint.retention import is_intact, remove_checkpoint
+from hdit_core.checkpoint.state import State
+from hdit_core.checkpoint.tensorfile import num_bytes
+from hdit_core.checkpoint.tensors import write_tensors
 from hdit_core.errors import CheckpointError
-from hdit_core.files import TEMPORARY, digest, new_folder
+from hdit_core.files import digest, forget_cached, new_folder
 from hdit_core.recipe.run import Recipe
 
-FORMAT = 1
+HEADER_BYTES = 256  # of a tensor's entry in its file's header, at most
+Parts = Mapping[str, Mapping[str, Tensor]]
+"""The tensors of each file, by the file's name without its ending: model, ema, optimizer."""
 
 
-class State(BaseModel):
-    """Where a run stands, beside its tensors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    step: int
-    num_images: int
-    data_hash: str
-    elapsed_s: float = 0.0
-    world_size: int = 1
-
-
-def save_checkpoint(run: Path, recipe: Recipe, state: State, parts: Mapping[str, Tensors]) -> Path:
-    """Write a checkpoint of a run and return its folder.
+def save_checkpoint(run: Path, recipe: Recipe, state: State, parts: Parts) -> Path:
+    """Write a checkpoint of a run, read it back, and return its folder.
 
     The files are written into a temporary sibling and flushed to the disk; the folder then gets its name in one step.
-    One of the same step that is there already is replaced: a run comes by it again only if it was damaged.
-
-    Args:
-        parts: the tensors of each file, by the file's name without its ending: model, ema, optimizer.
+    A damaged one of the same step is replaced: a run comes by it again when it had to begin from an older one.
 
     Raises:
-        CheckpointError: the disk is full or cannot be written; older checkpoints are as they were.
+        CheckpointError: the disk is full or cannot be written, what was written reads back as something else, or an
+            intact checkpoint of that step is there. Older checkpoints are as they were.
     """
     final = checkpoint_folder(run, state.step)
+    if final.exists():
+        _make_way(final)
     try:
-        if final.exists():
-            _remove(final)
         final.parent.mkdir(parents=True, exist_ok=True)
+        _check_space(final, recipe, parts)
         with new_folder(final) as folder:
-            for name, tensors in parts.items():
-                write_tensors(folder / f"{name}.safetensors", tensors, recipe.model_dump_json())
-            (folder / "state.json").write_text(state.model_dump_json(indent=1) + "\n")
-            files = {file.name: digest(file).to_json() for file in sorted(folder.iterdir())}
-            versions = {"hdit": version("hdit-toolkit"), "torch": str(torch.__version__)}
-            manifest: dict[str, Any] = {
-                "format": FORMAT,
-                "versions": versions,
-                "recipe": recipe.model_dump(mode="json"),
-                "files": files,
-            }
-            manifest["checksum"] = manifest_checksum(manifest)
-            (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+            _write(folder, recipe, state, parts)
+        for file in final.iterdir():
+            forget_cached(file)
     except OSError as error:
         raise CheckpointError(
             f"{final}: cannot be saved ({error.strerror or error}); older checkpoints are intact"
         ) from error
-    return final
+    return open_checkpoint(final).folder
 
 
-def manifest_checksum(manifest: Mapping[str, Any]) -> str:
-    """Return the sha256 of what a manifest says, but for its own checksum."""
-    content = {key: value for key, value in manifest.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def needed_bytes(recipe: Recipe, parts: Parts) -> int:
+    """Return how much a checkpoint takes on the disk, a little more rather than less."""
+    tensors = [tensor for part in parts.values() for tensor in part.values()]
+    texts = (len(parts) + 2) * len(recipe.model_dump_json(indent=1))
+    return num_bytes(tensors) + len(tensors) * HEADER_BYTES + texts
 
 
-def prune(run: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints."""
-    for folder in checkpoint_folders(run)[keep:]:
-        _remove(folder)
+def _make_way(final: Path) -> None:
+    if is_intact(final):
+        raise CheckpointError(
+            f"{final}: is there already, and intact; a checkpoint is never written over. Move it out of the run"
+        )
+    remove_checkpoint(final)
 
 
-def _remove(folder: Path) -> None:
-    # renamed first: a kill in the midst of removing leaves no checkpoint that lacks files
-    doomed = folder.with_name(f"{TEMPORARY}removed-{folder.name}")
-    shutil.rmtree(doomed, ignore_errors=True)
-    folder.rename(doomed)
-    shutil.rmtree(doomed)
+def _check_space(final: Path, recipe: Recipe, parts: Parts) -> None:
+    needed, free = needed_bytes(recipe, parts), shutil.disk_usage(final.parent).free
+    if needed > free:
+        raise CheckpointError(
+            f"{final}: cannot be saved: it takes {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free; older "
+            "checkpoints are intact. Make room, or give a lower train.keep_checkpoints, and run the same command again"
+        )
+
+
+def _write(folder: Path, recipe: Recipe, state: State, parts: Parts) -> None:
+    files = {
+        f"{name}.safetensors": write_tensors(folder / f"{name}.safetensors", tensors, recipe.model_dump_json())
+        for name, tensors in parts.items()
+    }
+    (folder / "state.json").write_text(state.model_dump_json(indent=1) + "\n")
+    files["state.json"] = digest(folder / "state.json")
+    (folder / NAME).write_text(json.dumps(make_manifest(recipe, state, files), indent=1) + "\n")

@@ -11,26 +11,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from hdit_core.checkpoint.tensorfile import bytes_of, write_tensor_file
 from hdit_core.errors import CheckpointError
+from hdit_core.files import Digest
 
 MAX_HEADER_BYTES = 10_000_000
 MAX_TENSORS = 20_000
 Tensors = dict[str, Tensor]
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], recipe_json: str, **more: str) -> None:
-    """Write tensors with the recipe, whatever more is to be kept, and the checksum of it all in the file's metadata."""
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], recipe_json: str, **more: str) -> Digest:
+    """Write tensors with the recipe, whatever more is to be kept, and the checksum of it all in the file's metadata.
+
+    Returns:
+        The file's size and checksums.
+    """
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": "pt", "hdit": "1", "recipe": recipe_json, **more}
-    path.touch()
-    mode = path.stat().st_mode  # what the umask lets; safetensors makes files private, and colleagues read checkpoints
-    save_file(held, path, metadata | {"crc32": str(content_crc32(held, metadata))})
-    path.chmod(mode)
+    return write_tensor_file(path, held, metadata | {"crc32": str(content_crc32(held, metadata))})
 
 
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
@@ -76,7 +77,7 @@ def content_crc32(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
     for name in sorted(tensors):
         tensor = tensors[name]
         crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
-        crc = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, crc)
+        crc = zlib.crc32(bytes_of(tensor), crc)
     return crc
 
 

@@ -19,6 +19,7 @@ from hdit_core.recipe.table import (
 )
 
 Precision = Literal["auto", "float32", "bfloat16"]
+Parallel = Literal["auto", "ddp", "fsdp"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -54,9 +55,18 @@ class TrainRecipe(Table):
     activation_checkpointing: bool | NonNegativeInt = Field(
         False, description="levels, outermost first, that keep no activations: less memory, more time; true: all"
     )
+    parallel: Parallel = Field(
+        "auto",
+        description="of several ranks: ddp, each has all weights; fsdp, each has a part; auto: fsdp where all do not fit",
+    )
+    shard_ranks: PositiveInt | None = Field(
+        None, description="neighbouring ranks that share one copy of the weights under fsdp. Default: all ranks"
+    )
+    rank_timeout_s: PositiveInt = Field(600, description="how long a rank waits for the others before the run ends")
     log_every_images: PositiveInt = 10_000
     checkpoint_every_images: PositiveInt = 1_000_000
-    keep_checkpoints: Annotated[int, Field(ge=2)] = Field(3, description="newest checkpoints that stay on disk")
+    keep_checkpoints: Annotated[int, Field(ge=2)] = Field(3, description="newest intact checkpoints that stay on disk")
+    keep_every_images: NonNegativeInt = Field(0, description="a checkpoint every so often stays for ever; 0: none does")
     sample_every_images: NonNegativeInt = Field(1_000_000, description="a grid of samples every so often; 0: never")
 
     def batch_size_at(self, num_images: int) -> int:
@@ -66,6 +76,8 @@ class TrainRecipe(Table):
         )
 
     def problems(self) -> Iterator[Problem]:
+        if self.parallel == "ddp" and self.shard_ranks is not None:
+            yield "shard_ranks", "is for parallel = 'fsdp'; with 'ddp' every rank has all weights, leave it out"
         marks = [growth.after_images for growth in self.batch_growth]
         if any(later <= earlier for earlier, later in pairwise(marks)):
             yield "batch_growth", f"after_images has to rise from entry to entry, found {marks}"
@@ -78,6 +90,14 @@ class TrainRecipe(Table):
                     (f"{growth.after_images} does not fall between two steps of {before} images"),
                 )
             start = growth.after_images
+        if self.keep_every_images % self.checkpoint_every_images:
+            yield (
+                "keep_every_images",
+                (
+                    f"{self.keep_every_images} is not a multiple of checkpoint_every_images = "
+                    f"{self.checkpoint_every_images}, when checkpoints are saved"
+                ),
+            )
         if self.warmup_images + self.cooldown_images > self.num_images:
             yield (
                 "cooldown_images",

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from hdit_core.checkpoint.denoiser import check_fit
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint
-from hdit_core.checkpoint.save import State
+from hdit_core.checkpoint.state import State
 from hdit_core.data.opening import open_reader
 from hdit_core.data.reader import ImageReader
 from hdit_core.devices import compute_dtype, keep_freed_memory, pick_device

@@ -5,8 +5,8 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 
-from hdit_core.checkpoint.layout import checkpoint_folder, stop_file
-from hdit_core.checkpoint.save import State, prune, save_checkpoint
+from hdit_core.checkpoint.layout import stop_file
+from hdit_core.checkpoint.state import State
 from hdit_core.data.batch import Batch, load_batches
 from hdit_core.data.opening import order_of
 from hdit_core.data.quarantine import Quarantine
@@ -18,9 +18,11 @@ from hdit_core.train.log import Log
 from hdit_core.train.optimizer import optimizer_tensors
 from hdit_core.train.plan import Step, parts, steps
 from hdit_core.train.preempt import StopRequest, listen
+from hdit_core.train.result import StepResult
+from hdit_core.train.saving import Saver
 from hdit_core.train.schedule import lr_factor
 from hdit_core.train.status import Standing, write_status
-from hdit_core.train.step import Learner, StepResult
+from hdit_core.train.step import Learner
 from hdit_core.train.watching import Progress, Watcher
 
 
@@ -35,6 +37,7 @@ class Trainer:
         self._state = start
         self._watcher = watcher
         self._saved_step = start.step
+        self._saver = Saver(run, self._recipe, learner.world, learner.device, self._on_saved, watcher.on_note)
         self._interval = Interval()
         most = self._recipe.data.max_damaged
         self._damaged, self._damaged_here = Quarantine(most, watcher.on_note), Quarantine(most)  # on all ranks, on this
@@ -49,14 +52,17 @@ class Trainer:
             CheckpointError: a checkpoint cannot be saved.
             HditError: the main rank failed, and this is another.
         """
-        with listen(stop_file(self._run)) as stop, naming_dead_workers(), closing(self._load()) as loader:
+        listening = listen(stop_file(self._run))
+        with listening as stop, naming_dead_workers(), closing(self._load()) as loader, self._saver:
             log = Log(self._run, self._state.step) if self._learner.world.is_main else None
             self._write_status("running")
             for step in steps(self._recipe.train, self._state.step, self._state.num_images):
                 self._take(step, loader, log)
-                if self._learner.world.any(stop.raised(), self._learner.device):
+                failed = self._saver.poll()
+                if self._learner.world.any(failed or stop.raised(), self._learner.device):
                     self._stop_here(stop)
-        self._save()
+            self._save()
+            self._saver.finish()
         self._write_status("done")
         return self._state
 
@@ -122,29 +128,29 @@ class Trainer:
             self._watcher.on_note(f"samples: {path}")
 
     def _save(self) -> None:
-        """Save, unless this very step is saved already; the newest few checkpoints stay."""
+        """Begin to save, unless this very step is saved already."""
         if self._saved_step == self._state.step:
             return
-        self._learner.world.lead(self._write_checkpoint, self._learner.device)
-        self._saved_step = self._state.step
-        self._watcher.on_note(f"saved {checkpoint_folder(self._run, self._state.step)}")
-
-    def _write_checkpoint(self) -> None:
         network = self._learner.ema.source
         parts = {
             "model": dict(network.state_dict()),
             "ema": dict(self._learner.ema.network.state_dict()),
             "optimizer": optimizer_tensors(self._learner.optimizer, network),
         }
-        save_checkpoint(self._run, self._recipe, self._state, parts)
-        prune(self._run, self._recipe.train.keep_checkpoints)
-        self._write_status("running")
+        self._saver.save(self._state, parts)
+        self._saved_step = self._state.step
+
+    def _on_saved(self, state: State, folder: Path) -> None:
+        write_status(self._run, "running", state.step, state.num_images)
+        self._watcher.on_note(f"saved {folder}")
 
     def _stop_here(self, stop: StopRequest) -> None:
+        self._saver.finish()  # raises what was the matter, if it was no request but a save that failed
         stop_file(self._run).unlink(missing_ok=True)
         if self._state.num_images >= self._recipe.train.num_images:
             return
         self._save()
+        self._saver.finish()
         self._write_status("preempted")
         raise StoppedEarly(
             f"{self._run}: stopped by {stop.reason or 'another rank'} after step {self._state.step} "

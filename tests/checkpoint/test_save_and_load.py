@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hdit_core.checkpoint import load
-from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders
+from hdit_core.checkpoint import manifest
+from hdit_core.checkpoint.layout import checkpoint_folder
 from hdit_core.checkpoint.load import newest_checkpoint, open_checkpoint
-from hdit_core.checkpoint.save import State, manifest_checksum, prune, save_checkpoint
+from hdit_core.checkpoint.manifest import manifest_checksum
+from hdit_core.checkpoint.save import save_checkpoint
+from hdit_core.checkpoint.state import State
 from hdit_core.checkpoint.tensors import read_tensors, write_tensors
 from hdit_core.errors import CheckpointError
 
@@ -121,14 +123,6 @@ def test_every_file_and_both_folders_are_flushed_before_the_checkpoint_has_its_n
     assert ("checkpoints", True) in flushed
 
 
-def test_only_the_newest_few_stay(tmp_path, tiny_recipe):
-    for step in range(1, 6):
-        save(tmp_path, tiny_recipe, step)
-    prune(tmp_path, 2)
-    assert [folder.name for folder in checkpoint_folders(tmp_path)] == ["step-000000005", "step-000000004"]
-    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
-
-
 def test_a_damaged_checkpoint_of_the_same_step_is_replaced_whole(tmp_path, tiny_recipe):
     folder = save(tmp_path, tiny_recipe, 3)
     (folder / "optimizer.safetensors").write_bytes(b"of another run")
@@ -144,7 +138,7 @@ def test_a_file_that_the_disk_does_not_give_back_is_named(tmp_path, tiny_recipe,
     def broken(file):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(load, "crc32", broken)
+    monkeypatch.setattr(manifest, "crc32", broken)
     with pytest.raises(CheckpointError, match=rf"{path.name}: cannot be read \(Input/output error\)"):
         open_checkpoint(path.parent)
 
@@ -160,18 +154,18 @@ def test_files_can_be_read_by_whom_the_umask_lets(tmp_path, tiny_recipe):
 
 def test_a_manifest_cannot_lead_out_of_its_folder(tmp_path, tiny_recipe):
     folder = save(tmp_path, tiny_recipe, 1)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["../../secret"] = manifest["files"]["state.json"]
-    manifest["checksum"] = manifest_checksum(manifest)
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    table = json.loads((folder / "manifest.json").read_text())
+    table["files"]["../../secret"] = table["files"]["state.json"]
+    table["checksum"] = manifest_checksum(table)
+    (folder / "manifest.json").write_text(json.dumps(table))
     with pytest.raises(CheckpointError, match="outside of its folder"):
         open_checkpoint(folder)
 
 
 def test_a_checkpoint_of_another_format_is_refused(tmp_path, tiny_recipe):
     folder = save(tmp_path, tiny_recipe, 1)
-    manifest = json.loads((folder / "manifest.json").read_text()) | {"format": 99}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    table = json.loads((folder / "manifest.json").read_text()) | {"format": 99}
+    (folder / "manifest.json").write_text(json.dumps(table))
     with pytest.raises(CheckpointError, match="its format is 99"):
         open_checkpoint(folder)
 

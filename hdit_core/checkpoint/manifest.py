@@ -1,0 +1,115 @@
+"""`manifest.json` of a checkpoint: which bytes each file has to have, and what the whole belongs to.
+
+Format 2 (since 0.2) names step, images, ranks, and the hashes of recipe and data set beside format 1's files,
+versions and recipe. Both are read, and will be.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hdit_core.checkpoint.state import State
+from hdit_core.errors import CheckpointError
+from hdit_core.files import Digest, crc32
+from hdit_core.recipe.run import Recipe
+
+FORMAT = 2
+READABLE = (1, 2)
+NAME = "manifest.json"
+
+
+def recipe_hash(recipe: Mapping[str, Any]) -> str:
+    """Return the sha256 of a recipe, given as the table that a manifest holds."""
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def make_manifest(recipe: Recipe, state: State, files: Mapping[str, Digest]) -> dict[str, Any]:
+    """Return what the manifest of a checkpoint says; it holds no time, so that equal checkpoints have equal bytes."""
+    table = recipe.model_dump(mode="json")
+    manifest: dict[str, Any] = {
+        "format": FORMAT,
+        "versions": {"hdit": version("hdit-toolkit"), "torch": str(torch.__version__)},
+        "step": state.step,
+        "num_images": state.num_images,
+        "world_size": state.world_size,
+        "data_hash": state.data_hash,
+        "recipe_hash": recipe_hash(table),
+        "recipe": table,
+        "files": {name: files[name].to_json() for name in sorted(files)},
+    }
+    return manifest | {"checksum": manifest_checksum(manifest)}
+
+
+def manifest_checksum(manifest: Mapping[str, Any]) -> str:
+    """Return the sha256 of what a manifest says, but for its own checksum."""
+    content = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read the manifest of a checkpoint and see that it is whole.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or of a format that this hdit does not read.
+    """
+    manifest = read_table(folder / NAME)
+    if manifest.get("format") not in READABLE:
+        known = " and ".join(map(str, READABLE))
+        raise CheckpointError(
+            f"{folder}: its format is {manifest.get('format')!r}, this hdit reads {known}; use the hdit that wrote it"
+        )
+    if manifest.get("checksum") != manifest_checksum(manifest):
+        raise CheckpointError(f"{folder}/{NAME}: damaged: its checksum does not fit its content")
+    files = manifest.get("files")
+    if not isinstance(files, dict) or "state.json" not in files or "model.safetensors" not in files:
+        raise CheckpointError(f"{folder}/{NAME}: damaged: it does not list the checkpoint's files")
+    if any("/" in name or "\\" in name or name.startswith(".") for name in files):
+        raise CheckpointError(f"{folder}/{NAME}: names a file outside of its folder")
+    return manifest
+
+
+def verify_files(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Read every file of a checkpoint and compare it with its manifest.
+
+    Raises:
+        CheckpointError: naming the first that is missing, cannot be read, or is not what it was.
+    """
+    for name, expected in manifest["files"].items():
+        _verify(folder / name, expected)
+
+
+def read_table(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds a table.
+
+    Raises:
+        CheckpointError: it is missing, or is not that.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file; is this a checkpoint of hdit?") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: damaged: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: damaged: not a table")
+    return content
+
+
+def _verify(path: Path, expected: Any) -> None:
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing")
+    if not isinstance(expected, dict):
+        raise CheckpointError(f"{path.parent}/{NAME}: damaged")
+    if (size_bytes := path.stat().st_size) != expected.get("size_bytes"):
+        raise CheckpointError(f"{path}: damaged: {size_bytes} bytes, expected {expected.get('size_bytes')}")
+    try:
+        found = crc32(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    if found != expected.get("crc32"):
+        raise CheckpointError(f"{path}: damaged: checksum {found:08x}, expected {expected.get('crc32')}")

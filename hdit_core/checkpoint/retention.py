@@ -1,0 +1,70 @@
+"""Which checkpoints of a run stay: the newest few that are intact, and those that are kept for ever."""
+
+import shutil
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from hdit_core.checkpoint.layout import checkpoint_folders
+from hdit_core.checkpoint.load import open_checkpoint
+from hdit_core.checkpoint.manifest import read_table
+from hdit_core.checkpoint.state import State
+from hdit_core.errors import CheckpointError
+from hdit_core.files import TEMPORARY, flush_folder
+from hdit_core.recipe.train import TrainRecipe
+
+
+def is_intact(folder: Path) -> bool:
+    """Read a checkpoint and return whether it is what its manifest says."""
+    try:
+        open_checkpoint(folder)
+    except CheckpointError:
+        return False
+    return True
+
+
+def prune(run: Path, train: TrainRecipe) -> None:
+    """Remove checkpoints older than the newest `train.keep_checkpoints` intact ones, but for those kept for ever.
+
+    All that are to count are read again and checksummed before anything is removed; a damaged one does not count. So
+    at least two are intact at any moment, wherever a kill falls.
+
+    Raises:
+        CheckpointError: one cannot be removed.
+    """
+    folders = checkpoint_folders(run)
+    if len(folders) <= train.keep_checkpoints:
+        return
+    counted = 0
+    for folder in folders:
+        if counted < train.keep_checkpoints:
+            counted += is_intact(folder)
+        elif not is_kept_for_ever(folder, train):
+            remove_checkpoint(folder)
+
+
+def is_kept_for_ever(folder: Path, train: TrainRecipe) -> bool:
+    """Return whether a multiple of `train.keep_every_images` lies within the step that a checkpoint was saved after."""
+    every = train.keep_every_images
+    try:
+        after = State.model_validate(read_table(folder / "state.json")).num_images
+    except (CheckpointError, ValidationError):
+        return False
+    return bool(every) and after // every != (after - train.batch_size_at(after - 1)) // every
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Remove a checkpoint; one that lacks files is never seen.
+
+    Raises:
+        CheckpointError: it cannot be removed.
+    """
+    # renamed first: a kill in the midst of removing leaves no checkpoint that lacks files
+    doomed = folder.with_name(f"{TEMPORARY}removed-{folder.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    try:
+        folder.rename(doomed)
+        flush_folder(folder.parent)
+        shutil.rmtree(doomed)
+    except OSError as error:
+        raise CheckpointError(f"{folder}: cannot be removed ({error.strerror or error}); remove it by hand") from error
