@@ -13,7 +13,7 @@ from hdit_core.bench.train import check_work, rounds_for
 from hdit_core.devices import autocast, compute_dtype
 from hdit_core.diffusion.guidance import guided
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.diffusion.sampler import sample
+from hdit_core.diffusion.sampler import sample_by
 from hdit_core.diffusion.schedule import sampling_sigmas
 from hdit_core.flops.count import count
 from hdit_core.model.hourglass import HourglassTransformer, initialize
@@ -119,7 +119,7 @@ def evaluations(settings: SampleRecipe) -> int | None:
 
     sigmas = sampling_sigmas(settings)
     start = torch.full((1, 1, 1, 1), settings.sigma_max)
-    sample(settings.sampler, denoise, start, sigmas, no_noise, eta=settings.eta, solver=settings.solver)
+    sample_by(settings, denoise, start, sigmas, no_noise)
     return asked
 
 

@@ -23,6 +23,7 @@ from hdit_core.randomness import normal
 
 PURPOSE = "brownian"
 FINER_LEVELS = 1  # finest cells are at most half the schedule's shortest step: middles of steps have their own, too
+BELOW = 1 << 63  # the number of a cell that no tree is deep enough for
 Weights = dict[int, float]  # cell -> weight of its normal image
 
 
@@ -61,7 +62,12 @@ class BrownianTree:
         return _bridge(at_low, at_high, low, high, sigma, cell)
 
     def increment(self, sigma: float, sigma_next: float) -> Weights:
-        """Return (W(sigma_next) - W(sigma)) / sqrt|sigma_next - sigma|, standard normal, as weights of cells."""
+        """Return (W(sigma_next) - W(sigma)) / sqrt|sigma_next - sigma|, standard normal, as weights of cells.
+
+        The way from sigma_min to 0, for churn before a schedule's last step, has a normal image of its own.
+        """
+        if sigma_next == 0 and sigma == self.sigma_min:
+            return {BELOW: 1.0}
         start, end = self.at(sigma), self.at(sigma_next)
         scale = math.sqrt(abs(sigma_next - sigma))
         weights = {cell: (end.get(cell, 0.0) - start.get(cell, 0.0)) / scale for cell in sorted(start | end)}

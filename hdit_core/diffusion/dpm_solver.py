@@ -8,11 +8,11 @@ question takes away what is left.
 import math
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from hdit_core.diffusion.walk import Walk
+from hdit_core.diffusion.walk import Walk, mean_of_each
 
 FIRST, SECOND = 1 / 3, 2 / 3  # where in a step of order three its inner questions are asked
 RTOL, ATOL = 0.05, 0.0078  # atol: one level of an 8-bit image in [-1, 1]
@@ -175,7 +175,7 @@ def dpm_adaptive(
         h = torch.where(waiting, FIRST_STEP, torch.minimum(control.h, end - t))
         high, low = _third_order(walk, x, t, h)
         tolerance = (rtol * torch.maximum(low.abs(), before.abs())).clamp(min=atol)
-        error = reduce(((low - high) / tolerance) ** 2, "b c h w -> b", "mean").sqrt()
+        error = mean_of_each(((low - high) / tolerance) ** 2).sqrt()
 
         go = control.judge(error.double().cpu(), h) & ~waiting
         pick = rearrange(go, "b -> b 1 1 1").to(x.device)

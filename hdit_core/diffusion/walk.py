@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hdit_core.diffusion.precondition import at_least_float32
 from hdit_core.errors import NumericalError
+from hdit_core.recipe.sample import ChurnRecipe
 
 Denoise = Callable[[Float[Tensor, "B C H W"], Float[Tensor, "B"]], Float[Tensor, "B C H W"]]
 """(x, sigma) -> denoised images."""
@@ -22,13 +23,15 @@ Denoise = Callable[[Float[Tensor, "B C H W"], Float[Tensor, "B"]], Float[Tensor,
 NoiseSource = Callable[[float, float], Float[Tensor, "B C H W"]]
 """(sigma, sigma_next) -> standard normal noise for that step, on the device and in the type of the images."""
 
+UNIPC_ORDER, UNIPC_VARIANT = 3, "bh2"
+
 
 @dataclass(frozen=True)
 class Step:
     """Where a sampler stands: at the start of its step `index`, from 0, with what the model made of x.
 
     `steps` is the schedule's number of steps; `dpm_fast` takes fewer (of several questions each), `dpm_adaptive` as
-    many as it needs, and its `sigma` is that of the image with the longest way to go.
+    many as it needs, and its `sigma` is that of the image with the longest way to go. Churn raises x and `sigma` first.
     """
 
     index: int
@@ -48,6 +51,9 @@ class Walk:
     noise: NoiseSource
     eta: float = 1.0
     solver: str = "midpoint"
+    churn: ChurnRecipe | None = None
+    unipc_order: int = UNIPC_ORDER
+    unipc_variant: str = UNIPC_VARIANT
     on_step: Callable[[Step], None] | None = None
     index: int = field(default=0, init=False)
 
@@ -101,6 +107,14 @@ def ask(
             "float32, less guidance or a smaller sigma_max"
         )
     return denoised
+
+
+def mean_of_each(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B"]:
+    """Return the mean of each image, with the same bits in any batch and on any number of threads.
+
+    It is taken row by row first: torch shares out a sum among threads where there is but one long one.
+    """
+    return reduce(reduce(images, "b c h w -> b c h", "mean"), "b c h -> b", "mean")
 
 
 def toward(

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from hdit_core.devices import autocast, compute_dtype, keep_freed_memory
 from hdit_core.diffusion.brownian import BrownianNoise
-from hdit_core.diffusion.guidance import guided
+from hdit_core.diffusion.guidance import Guide, check_guide, guided
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.diffusion.sampler import sample
+from hdit_core.diffusion.sampler import sample_by
 from hdit_core.diffusion.schedule import sampling_sigmas
 from hdit_core.diffusion.walk import Denoise, NoiseSource, Step
 from hdit_core.errors import UsageError
@@ -40,9 +40,18 @@ def generate(
     class_ids: Sequence[int] | None = None,
     settings: SampleRecipe | None = None,
     image_size: tuple[int, int] | None = None,
+    guide: Guide | None = None,
     on_step: OnStep | None = None,
 ) -> Iterator[Generated]:
-    """Draw images, batch after batch, as they are asked for.
+    """Draw images, batch after batch, as they are asked for: nothing is drawn before, and none is kept.
+
+        from hdit_core.checkpoint import load_denoiser
+        from hdit_core.generate import generate, sample_settings
+
+        denoiser = load_denoiser("runs/digits")
+        settings = sample_settings(denoiser.recipe, steps=10, guidance=2.0, batch_size=4)
+        for batch in generate(denoiser, range(10), seed=3, settings=settings):
+            print(batch.indices, batch.class_ids, tuple(batch.images.shape))
 
     Args:
         denoiser: as `hdit_core.checkpoint.load_denoiser` gives it.
@@ -50,18 +59,22 @@ def generate(
         class_ids: one for each index; default, for a network with classes: index modulo the number of classes.
         settings: sampler, steps, guidance and batch size; default those of the denoiser's recipe.
         image_size: rows and columns in pixels; default the recipe's.
+        guide: a worse model to lead away from.
         on_step: told of each step of the sampler as it starts.
 
     Raises:
-        UsageError: a class that the network does not have, or a size that it cannot take.
+        UsageError: a class that the network does not have, a size that it cannot take, or a guide unlike it.
         NumericalError: an image stopped being finite.
     """
     settings = settings or denoiser.recipe.sample
     size = image_size or denoiser.recipe.model.image_size
     check_size(denoiser.recipe.model, size)
     check_classes(denoiser.recipe.model.num_classes, indices, class_ids)
+    if guide is not None:
+        check_guide(denoiser, guide.denoiser)
+        check_size(guide.denoiser.recipe.model, size)
     keep_freed_memory()
-    return _batches(denoiser, indices, class_ids, seed, settings, size, on_step)
+    return _Drawing(denoiser, seed, settings, size, guide, on_step).batches(indices, class_ids)
 
 
 def check_size(model: ModelRecipe, size: tuple[int, int]) -> None:
@@ -93,35 +106,25 @@ def check_classes(num_classes: int, indices: Sequence[int], class_ids: Sequence[
         raise ValueError(f"{len(class_ids)} classes for {len(indices)} images")
 
 
-@torch.inference_mode()
-def _batches(
-    denoiser: Denoiser,
-    indices: Sequence[int],
-    class_ids: Sequence[int] | None,
-    seed: int,
-    settings: SampleRecipe,
-    size: tuple[int, int],
-    on_step: OnStep | None,
-) -> Iterator[Generated]:
-    num_classes = denoiser.recipe.model.num_classes
-    for start in range(0, len(indices), settings.batch_size):
-        here = slice(start, start + settings.batch_size)
-        chosen = list(indices[here])
-        in_turn = [index % num_classes for index in chosen] if num_classes else None
-        classes = in_turn if class_ids is None else list(class_ids[here])
-        images = _draw(denoiser, chosen, classes, seed, settings, size, on_step)
-        yield Generated(chosen, classes, images.float().cpu())
-
-
-def conditioned(denoiser: Denoiser, classes: Sequence[int] | None, settings: SampleRecipe) -> Denoise:
+def conditioned(
+    denoiser: Denoiser, classes: Sequence[int] | None, settings: SampleRecipe, guide: Guide | None = None
+) -> Denoise:
     """Return what a sampler asks: the denoiser for images of these classes, guided as the settings say.
 
     Args:
         classes: of each image of the batch; None for networks without classes.
+        guide: a worse model to lead away from.
     """
     device = next(denoiser.parameters()).device
-    class_ids = None if classes is None else torch.tensor(list(classes), device=device)
-    return guided(denoiser, class_ids, settings.guidance, batched=settings.guidance_batched)
+    return guided(
+        denoiser,
+        None if classes is None else torch.tensor(list(classes), device=device),
+        settings.guidance,
+        batched=settings.guidance_batched,
+        guide=guide,
+        interval=settings.guidance_interval,
+        rescale=settings.guidance_rescale,
+    )
 
 
 def run_sampler(
@@ -144,30 +147,36 @@ def run_sampler(
     """
     device = x.device
     with autocast(device, compute_dtype(denoiser.recipe.train.precision, device)):
-        return sample(
-            settings.sampler,
-            denoise or conditioned(denoiser, classes, settings),
-            x,
-            sigmas,
-            noise,
-            eta=settings.eta,
-            solver=settings.solver,
-            on_step=on_step,
-        )
+        return sample_by(settings, denoise or conditioned(denoiser, classes, settings), x, sigmas, noise, on_step)
 
 
-def _draw(
-    denoiser: Denoiser,
-    indices: list[int],
-    classes: list[int] | None,
-    seed: int,
-    settings: SampleRecipe,
-    size: tuple[int, int],
-    on_step: OnStep | None,
-) -> Float[Tensor, "B C H W"]:
-    device = next(denoiser.parameters()).device
-    sigmas = sampling_sigmas(settings)
-    shape = (denoiser.recipe.model.channels, *size)
-    x = normal(seed, START, indices, shape).to(device) * settings.sigma_max
-    noise = BrownianNoise(seed, indices, shape, sigmas, device=device)
-    return run_sampler(denoiser, classes, settings, x, sigmas, noise, on_step)
+@dataclass(frozen=True)
+class _Drawing:
+    """What all batches have in common."""
+
+    denoiser: Denoiser
+    seed: int
+    settings: SampleRecipe
+    size: tuple[int, int]
+    guide: Guide | None
+    on_step: OnStep | None
+
+    @torch.inference_mode()
+    def batches(self, indices: Sequence[int], class_ids: Sequence[int] | None) -> Iterator[Generated]:
+        num_classes = self.denoiser.recipe.model.num_classes
+        for start in range(0, len(indices), self.settings.batch_size):
+            here = slice(start, start + self.settings.batch_size)
+            chosen = list(indices[here])
+            in_turn = [index % num_classes for index in chosen] if num_classes else None
+            classes = in_turn if class_ids is None else list(class_ids[here])
+            yield Generated(chosen, classes, self._images(chosen, classes).float().cpu())
+
+    def _images(self, indices: list[int], classes: list[int] | None) -> Float[Tensor, "B C H W"]:
+        denoiser, settings = self.denoiser, self.settings
+        device = next(denoiser.parameters()).device
+        sigmas = sampling_sigmas(settings)
+        shape = (denoiser.recipe.model.channels, *self.size)
+        x = normal(self.seed, START, indices, shape).to(device) * settings.sigma_max
+        noise = BrownianNoise(self.seed, indices, shape, sigmas, device=device)
+        denoise = conditioned(denoiser, classes, settings, self.guide)
+        return run_sampler(denoiser, classes, settings, x, sigmas, noise, self.on_step, denoise)
