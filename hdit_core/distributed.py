@@ -9,6 +9,7 @@ from datetime import timedelta
 
 import torch
 from torch import Tensor, distributed
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from hdit_core.errors import HditError, UsageError
 
@@ -29,7 +30,7 @@ class World:
     rank: int = 0
     size: int = 1
     local_rank: int = 0
-    store: distributed.Store | None = field(default=None, compare=False, repr=False)
+    store: Store | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_main(self) -> bool:
@@ -141,8 +142,9 @@ def _srun_place(environment: Mapping[str, str]) -> Place:
     )
     job, step = _number(environment, "SLURM_JOB_ID"), _number(environment, "SLURM_STEP_ID")
     address = LOOPBACK if nodes == 1 else first_host(_text(environment, "SLURM_STEP_NODELIST"))
+    port = _number(environment, "MASTER_PORT", FIRST_PORT + (31 * job + step) % NUM_PORTS)
     own_gpu = "," not in environment.get("CUDA_VISIBLE_DEVICES", ",")
-    return Place(rank, size, local_rank, address, FIRST_PORT + (31 * job + step) % NUM_PORTS, nodes == 1, own_gpu)
+    return Place(rank, size, local_rank, address, port, nodes == 1, own_gpu)
 
 
 def first_host(nodes: str) -> str:
@@ -163,7 +165,9 @@ def _text(environment: Mapping[str, str], name: str) -> str:
     return environment[name]
 
 
-def _number(environment: Mapping[str, str], name: str) -> int:
+def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
+    if default is not None and name not in environment:
+        return default
     text = _text(environment, name)
     if not re.fullmatch(r"[0-9]{1,18}", text):
         raise UsageError(f"{name} is {text!r}, expected a number; start the ranks with torchrun or srun")
@@ -175,7 +179,7 @@ def speaks() -> bool:
     return find_place(os.environ).rank == 0
 
 
-def join(device_name: str = "auto", timeout_s: float = TIMEOUT_S) -> World:
+def join(device_name: str = "auto", timeout_s: int = TIMEOUT_S) -> World:
     """Join the ranks that `torchrun` or `srun` announced in the environment; alone, there is nothing to join.
 
     On one node nothing of it listens on another address than the loopback's; what torchrun itself opens, it does not
@@ -206,7 +210,7 @@ def join(device_name: str = "auto", timeout_s: float = TIMEOUT_S) -> World:
     except distributed.DistError as error:
         raise HditError(
             f"rank {place.rank} on {socket.gethostname()} did not meet the other {place.size - 1} at "
-            f"{place.address}:{place.port} within {timeout_s:g} s: {str(error).splitlines()[0]}"
+            f"{place.address}:{place.port} within {timeout_s} s: {str(error).splitlines()[0]}"
         ) from error
     return World(place.rank, place.size, place.local_rank, store)
 
@@ -235,18 +239,18 @@ def _stay_inside() -> None:
         os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
 
 
-def _store(place: Place, timeout: timedelta) -> distributed.Store:
+def _store(place: Place, timeout: timedelta) -> Store:
     """Return the ranks' common store: torchrun's, or else one that the first of them offers."""
     if place.rank or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
-        return distributed.TCPStore(place.address, place.port, place.size, False, timeout)
+        return TCPStore(place.address, place.port, place.size, False, timeout)
+    if not place.one_node:
+        return TCPStore(place.address, place.port, place.size, True, timeout)
     try:
         # ready before the store has it: given an address, torch would listen on all of them
-        listener = socket.create_server((LOOPBACK if place.one_node else "", place.port), backlog=place.size)
+        listener = socket.create_server((LOOPBACK, place.port), backlog=place.size)
     except OSError as error:
         raise UsageError(
             f"port {place.port}, where the ranks are to meet, cannot be had ({error.strerror}); set MASTER_PORT to one "
             "that is free"
         ) from None
-    return distributed.TCPStore(
-        place.address, place.port, place.size, True, timeout, master_listen_fd=listener.detach(), use_libuv=True
-    )
+    return TCPStore(place.address, place.port, place.size, True, timeout, master_listen_fd=listener.detach())

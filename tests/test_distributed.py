@@ -1,0 +1,132 @@
+"""Who a process is among its ranks: what torchrun and srun put into the environment."""
+
+import socket
+
+import pytest
+
+from hdit_core.distributed import Place, find_place, first_host, gpu_of, join, speaks
+from hdit_core.errors import HditError, UsageError
+
+TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"} | {
+    "MASTER_ADDR": "gpu01",
+    "MASTER_PORT": "29400",
+}
+BATCH = {"SLURM_JOB_ID": "1234", "SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_LOCALID": "0", "SLURM_NNODES": "2"}
+SRUN = BATCH | {
+    "SLURM_PROCID": "5",
+    "SLURM_LOCALID": "1",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_STEP_NUM_NODES": "2",
+    "SLURM_STEP_NODELIST": "gpu[01-02]",
+}
+
+
+def test_torchrun_says_which_rank_a_process_is_and_where_all_meet():
+    assert find_place(TORCHRUN) == Place(5, 8, 1, "gpu01", 29400, one_node=False)
+    assert find_place(TORCHRUN | {"LOCAL_WORLD_SIZE": "8"}).one_node
+
+
+@pytest.mark.parametrize(("address", "one_node"), [("127.0.0.1", True), ("localhost", True), ("gpu01", False)])
+def test_without_the_number_of_ranks_on_a_node_the_address_tells_whether_there_is_one(address, one_node):
+    environment = {name: text for name, text in TORCHRUN.items() if name != "LOCAL_WORLD_SIZE"}
+    assert find_place(environment | {"MASTER_ADDR": address}).one_node is one_node
+
+
+def test_srun_says_it_too_and_torchrun_under_srun_has_the_last_word():
+    place = find_place(SRUN)
+    assert (place.rank, place.size, place.local_rank, place.address, place.one_node) == (5, 8, 1, "gpu01", False)
+    assert find_place(SRUN | TORCHRUN) == find_place(TORCHRUN)
+
+
+def test_the_ranks_of_a_step_find_one_port_and_other_steps_and_jobs_another():
+    ports = {find_place(SRUN | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": "0"}).port for rank in range(8)}
+    others = [{"SLURM_STEP_ID": "1"}, {"SLURM_JOB_ID": "1235"}, {"SLURM_JOB_ID": "1235", "SLURM_STEP_ID": "1"}]
+    found = [find_place(SRUN | other).port for other in others]
+    assert len(ports) == 1 and len({*ports, *found}) == 4
+    assert all(15_000 <= port < 31_000 for port in (*ports, *found))
+    assert find_place(SRUN | {"MASTER_PORT": "777"}).port == 777
+
+
+def test_on_one_node_ranks_of_srun_meet_at_the_loopback():
+    place = find_place(SRUN | {"SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NODELIST": "gpu01"})
+    assert place.address == "127.0.0.1" and place.one_node
+
+
+@pytest.mark.parametrize("environment", [{}, BATCH, BATCH | {"SLURM_STEP_NUM_TASKS": "1"}, {"WORLD_SIZE": "1"}])
+def test_a_batch_script_and_a_single_process_are_alone(environment, monkeypatch):
+    assert find_place(environment) == Place()
+    for name, text in environment.items():
+        monkeypatch.setenv(name, text)
+    assert speaks() and join("cpu").size == 1
+
+
+def test_only_the_first_rank_of_srun_speaks(monkeypatch):
+    for name, text in SRUN.items():
+        monkeypatch.setenv(name, text)
+    assert not speaks()
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    assert speaks()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("gpu1", "gpu1"),
+        ("gpu1,gpu2", "gpu1"),
+        ("gpu[007-010,12],cpu3", "gpu007"),
+        ("gpu[12,3-5]", "gpu12"),
+        ("rack[2-3]n[04-05]", "rack2n04"),
+        ("a-b.c_d[1-2].example.org,x", "a-b.c_d1.example.org"),
+        ("n[1]", "n1"),
+    ],
+)
+def test_the_first_of_a_list_of_nodes_is_found(nodes, first):
+    assert first_host(nodes) == first
+
+
+@pytest.mark.parametrize("nodes", ["", "[", "gpu[1-2", "gpu[a]", "gpu 1", "$(reboot)", "gpu[]"])
+def test_what_is_no_list_of_nodes_is_refused(nodes):
+    with pytest.raises(UsageError, match=r"SLURM_STEP_NODELIST is .* expected names of nodes such as gpu"):
+        first_host(nodes)
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"])
+def test_a_world_without_a_place_in_it_is_refused(name):
+    environment = {key: text for key, text in TORCHRUN.items() if key != name}
+    with pytest.raises(UsageError, match=f"^{name} is not set, though this is one of several ranks; start them with"):
+        find_place(environment)
+
+
+def test_a_rank_that_is_no_number_is_refused():
+    with pytest.raises(UsageError, match=r"RANK is 'one', expected a number; start the ranks with torchrun or srun"):
+        find_place(TORCHRUN | {"RANK": "one"})
+
+
+def test_a_rank_takes_the_gpu_of_its_number_or_the_only_one_that_slurm_lets_it_see():
+    assert [gpu_of(Place(rank + 4, 8, rank), 4) for rank in range(4)] == [0, 1, 2, 3]
+    alone = find_place(SRUN | {"CUDA_VISIBLE_DEVICES": "3"})
+    assert alone.local_rank == 1 and gpu_of(alone, 1) == 0
+    assert gpu_of(find_place(SRUN | {"CUDA_VISIBLE_DEVICES": "2,3"}), 2) == 1
+    with pytest.raises(UsageError, match="rank 5 is number 1 on its node, where 1 GPUs are visible; start as many"):
+        gpu_of(Place(5, 8, 1), 1)
+
+
+def test_a_port_that_is_taken_is_said(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1]), "RANK": "0", "WORLD_SIZE": "2"}
+        for name, text in (here | {"LOCAL_RANK": "0"}).items():
+            monkeypatch.setenv(name, text)
+        with pytest.raises(UsageError, match=r"port \d+, where .* meet, cannot be had .* set MASTER_PORT"):
+            join("cpu")
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_ranks_that_do_not_come_are_not_waited_for_for_ever(rank, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = str(probe.getsockname()[1])
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "RANK": rank}
+    for name, text in here.items():
+        monkeypatch.setenv(name, text)
+    with pytest.raises(HditError, match=rf"rank {rank} on .* did not meet the other 1 at 127.0.0.1:{port} within 1 s"):
+        join("cpu", timeout_s=1)
