@@ -25,6 +25,7 @@ MAY_CHANGE = (
     "data.max_damaged",
     "model.attention_backend",
     "train.num_images",
+    "train.ema_snapshot_every_images",
     "train.micro_batch_size",
     "train.compile",
     "train.activation_checkpointing",
@@ -92,9 +93,17 @@ def _locked(run: Path) -> Iterator[None]:
         yield
 
 
+def keep_recipe(run: Path, recipe: Recipe) -> None:
+    """Write the recipe that a run is trained by from here on."""
+    write_whole(recipe_file(run), recipe_toml(recipe))
+
+
 @contextmanager
 def claimed_folder(run: Path, recipe: Recipe) -> Iterator[None]:
     """Make the folder of a run, or recognise it as this recipe's, and keep other processes out while the body runs.
+
+    The recipe of a run that has begun stays as it is until `keep_recipe`: what the run cannot go on with leaves no
+    trace in it.
 
     Raises:
         UsageError: the folder holds another run, files that are no run, or a run that another process is training.
@@ -106,5 +115,6 @@ def claimed_folder(run: Path, recipe: Recipe) -> Iterator[None]:
     with _locked(run):
         if file.exists():
             _check_same(run, recipe)
-        write_whole(file, recipe_toml(recipe))
+        else:
+            keep_recipe(run, recipe)
         yield

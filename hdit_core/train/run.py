@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from hdit_core.checkpoint.denoiser import check_fit
-from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint
+from hdit_core.checkpoint.layout import checkpoint_folder
+from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.state import State
 from hdit_core.data.opening import open_reader
 from hdit_core.data.reader import ImageReader
@@ -23,7 +24,7 @@ from hdit_core.model.native.rows import rows_note
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.compiled import compile_network
 from hdit_core.train.ema import Ema
-from hdit_core.train.folder import claimed_folder
+from hdit_core.train.folder import claimed_folder, keep_recipe
 from hdit_core.train.optimizer import load_optimizer_tensors, make_optimizer
 from hdit_core.train.plan import check_world
 from hdit_core.train.status import telling_failure
@@ -66,8 +67,9 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
         check_data(recipe, reader)
         world.lead(lambda: _prepare_folder(run, recipe, held), here)
         held.enter_context(telling_failure(run, world.is_main))
-        checkpoint = _find_checkpoint(run, reader, watcher)
+        checkpoint = _find_checkpoint(run, reader, world, here, watcher)
         learner = make_learner(recipe, checkpoint, world, here)
+        world.lead(lambda: keep_recipe(run, recipe), here)
         start = checkpoint.state if checkpoint else State(step=0, num_images=0, data_hash=reader.manifest.root)
         return Trainer(learner, reader, run, start.model_copy(update={"world_size": world.size}), watcher).fit()
 
@@ -104,19 +106,34 @@ def _prepare_folder(run: Path, recipe: Recipe, held: ExitStack) -> None:
     remove_temporaries(run / "checkpoints")
 
 
-def _find_checkpoint(run: Path, reader: ImageReader, watcher: Watcher) -> Checkpoint | None:
-    checkpoint, complaints = newest_checkpoint(run)
-    for complaint in complaints:
-        watcher.on_note(f"passed over: {complaint}")
-    if checkpoint is None:
-        return None
+def _find_checkpoint(
+    run: Path, reader: ImageReader, world: World, device: torch.device, watcher: Watcher
+) -> Checkpoint | None:
+    """Return what the run goes on from: the main rank looks and verifies, the others open what it found."""
+    found: list[Checkpoint] = []
+
+    def look() -> None:
+        checkpoint, complaints = newest_checkpoint(run)
+        for complaint in complaints:
+            watcher.on_note(f"passed over: {complaint}")
+        if checkpoint is not None:
+            _check_data_hash(run, checkpoint, reader)
+            watcher.on_note(f"resuming {checkpoint.folder}")
+            found.append(checkpoint)
+
+    world.lead(look, device)
+    chosen_step = world.union([checkpoint.state.step for checkpoint in found], device)
+    if found or not chosen_step:
+        return found[0] if found else None
+    return open_checkpoint(checkpoint_folder(run, chosen_step[0]), verified=True)
+
+
+def _check_data_hash(run: Path, checkpoint: Checkpoint, reader: ImageReader) -> None:
     if checkpoint.state.data_hash != reader.manifest.root:
         raise CheckpointError(
             f"{run}: was trained on the data set {checkpoint.state.data_hash[:16]}, {reader.folder} is "
             f"{reader.manifest.root[:16]}; give it its own data, or begin a new run with --out"
         )
-    watcher.on_note(f"resuming {checkpoint.folder}")
-    return checkpoint
 
 
 def make_learner(recipe: Recipe, checkpoint: Checkpoint | None, world: World, device: torch.device) -> Learner:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from hdit_core.checkpoint.layout import checkpoint_folder, status_file, stop_file
+from hdit_core.checkpoint.layout import checkpoint_folder, recipe_file, status_file, stop_file
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.errors import CheckpointError, DataError, NumericalError, StoppedEarly, UsageError
+from hdit_core.recipe.read import read_recipe
 from hdit_core.train import step as step_module
 from hdit_core.train.log import read_log
 from hdit_core.train.preempt import SIGNALS, listen
@@ -161,7 +162,8 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, trained, tiny_data, othe
     run = tmp_path / "run"
     train(trained({"train.num_images": 8}), run)
     with pytest.raises(CheckpointError, match="was trained on the data set"):
-        train(trained({"data.path": str(other_tiny_data)}), run)
+        train(trained({"data.path": str(other_tiny_data), "train.num_images": 16}), run)
+    assert read_recipe(str(recipe_file(run))) == trained({"train.num_images": 8})  # what was refused left no trace
 
 
 def test_data_that_the_network_does_not_take_is_refused(tmp_path, trained):

@@ -1,0 +1,63 @@
+"""Which checkpoint a run goes on from is the main rank's to say, so that all ranks take the same."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from hdit_core.checkpoint.layout import checkpoint_folder
+from hdit_core.checkpoint.save import save_checkpoint
+from hdit_core.checkpoint.state import State
+from hdit_core.data.opening import open_reader
+from hdit_core.distributed import World
+from hdit_core.errors import CheckpointError
+from hdit_core.train.run import _find_checkpoint
+from hdit_core.train.watching import Watcher
+
+
+@dataclasses.dataclass(frozen=True)
+class SecondRank(World):
+    """Sees the end of what the main rank found."""
+
+    rank: int = 1
+    size: int = 2
+    found: tuple[int, ...] = ()
+
+    def lead(self, act, device):
+        pass
+
+    def union(self, numbers, device):
+        assert not list(numbers)
+        return list(self.found)
+
+
+@pytest.fixture
+def run_of_three(tmp_path, trained):
+    """Return a run with checkpoints of steps 1, 2 and 3, its reader, and the recipe."""
+    recipe = trained({})
+    reader = open_reader(recipe.data)
+    for step in (1, 2, 3):
+        state = State(step=step, num_images=8 * step, data_hash=reader.manifest.root)
+        save_checkpoint(tmp_path, recipe, state, {"model": {"weight": torch.zeros(2, 3)}})
+    return tmp_path, reader
+
+
+def find(run_and_reader, world, notes):
+    return _find_checkpoint(*run_and_reader, world, torch.device("cpu"), Watcher(on_note=notes.append))
+
+
+def test_alone_a_run_takes_the_newest_intact_one(run_of_three):
+    notes = []
+    (checkpoint_folder(run_of_three[0], 3) / "model.safetensors").write_bytes(b"")
+    assert find(run_of_three, World(), notes).state.step == 2
+    assert "passed over" in notes[0] and "step-000000003/model.safetensors" in notes[0] and len(notes) == 2
+
+
+def test_another_rank_takes_what_the_main_one_took_whatever_it_sees_itself(run_of_three):
+    assert find(run_of_three, SecondRank(found=(2,)), []).state.step == 2
+    assert find(run_of_three, SecondRank(), []) is None
+
+
+def test_a_rank_that_does_not_see_the_main_ones_checkpoint_says_so(run_of_three):
+    with pytest.raises(CheckpointError, match=r"step-000000007/manifest.json: no such file"):
+        find(run_of_three, SecondRank(found=(7,)), [])
