@@ -1,0 +1,113 @@
+"""`hdit plan`: memory, time, energy and price of a run before it begins. Instant: it needs no torch."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hdit_cli.console import emit, note
+from hdit_cli.options import JsonOption, RecipeArgument, SetOption
+from hdit_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from hdit_core.plan.gpus import Gpu
+    from hdit_core.plan.measured import Measured
+    from hdit_core.plan.plan import Cluster
+
+app = typer.Typer(add_completion=False)
+
+UTILISATION = 0.17  # what the paper's own run on ImageNet-256 reached of an H100's peak
+
+GpuOption = Annotated[
+    str | None, typer.Option("--gpu", metavar="NAME", help="a100, h100, h200, l40s, rtx4090, ...", show_default=False)
+]
+CountOption = Annotated[int, typer.Option("--count", "-n", min=1, metavar="N", help="How many of them.")]
+UtilisationOption = Annotated[
+    float,
+    typer.Option(min=0.001, max=1.0, metavar="SHARE", help="Of the GPU's peak; 0.17: the paper's ImageNet-256 run."),
+]
+MeasuredOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Speed from `hdit bench train --json` instead of a data sheet's.", show_default=False
+    ),
+]
+MemoryOption = Annotated[
+    float | None,
+    typer.Option(min=0.01, metavar="GB", help="Memory of one device, all usable.", show_default="the GPU's"),
+]
+PriceOption = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="AMOUNT", help="Of one GPU for an hour, any currency.", show_default=False),
+]
+
+
+@app.command()
+def plan(
+    recipe: RecipeArgument,
+    gpu: GpuOption = None,
+    number: CountOption = 1,
+    utilisation: UtilisationOption = UTILISATION,
+    measured: MeasuredOption = None,
+    memory: MemoryOption = None,
+    price: PriceOption = None,
+    overrides: SetOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Say before a run what it takes: memory by part, the largest batch, images/s, days, energy, price.
+
+    Memory is an upper bound, for one device in the fullest moment of a step, with each number of levels whose
+    activations are computed again. Speed is the utilisation times the data sheet's, or what was measured.
+
+    Example: hdit plan ffhq1024 --gpu h100 --count 64 --price 2.5
+    """
+    from hdit_cli.plan_tables import lines
+    from hdit_core.plan.gpus import find_gpu
+    from hdit_core.plan.measured import read_measured
+    from hdit_core.plan.plan import plan as make_plan
+    from hdit_core.plan.report import as_dict
+    from hdit_core.recipe.read import read_recipe
+
+    if gpu is None and measured is None:
+        raise UsageError("--gpu or --measured: one of them has to say what the run goes on, for example --gpu h100")
+    checked = read_recipe(recipe, overrides or ())
+    known, timed = find_gpu(gpu) if gpu else None, read_measured(measured) if measured else None
+    bill = make_plan(checked, _cluster(known, timed, number, utilisation, memory, price))
+    for line in _grounds(known, timed, utilisation):
+        note(line)
+    emit(as_dict(bill), json, lines(bill))
+
+
+def _cluster(
+    gpu: "Gpu | None",
+    measured: "Measured | None",
+    number: int,
+    utilisation: float,
+    memory_gb: float | None,
+    price: float | None,
+) -> "Cluster":
+    from hdit_core.plan.plan import Cluster
+
+    usable = int(memory_gb * 1e9) if memory_gb else gpu.usable_bytes if gpu else None
+    on_cpu = gpu is None and measured is not None and measured.on_cpu
+    if measured is not None:
+        speed = measured.flops_per_s
+    else:
+        assert gpu is not None  # one of the two there is
+        speed = gpu.tflops * 1e12 * utilisation
+    watts = float(gpu.watts) if gpu else None
+    return Cluster(number, usable, speed, watts, price, value_bytes=4 if on_cpu else 2, native=on_cpu)
+
+
+def _grounds(gpu: "Gpu | None", measured: "Measured | None", utilisation: float) -> list[str]:
+    """Return what the figures rest on."""
+    from hdit_core.plan.gpus import USABLE
+
+    grounds = []
+    if gpu is not None:
+        grounds.append(f"{gpu.name}: {gpu.memory_gb:g} GB, of which {USABLE:.0%} are filled; {gpu.watts:g} W")
+    if measured is not None:
+        grounds.append(f"speed: {measured.flops_per_s / 1e12:.3g} TFLOP/s, measured on {measured.device}")
+    elif gpu is not None:
+        grounds.append(f"speed: {utilisation:.0%} of {gpu.tflops:g} TFLOP/s in bfloat16, as --utilisation says")
+    return grounds

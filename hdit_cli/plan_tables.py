@@ -1,0 +1,71 @@
+"""The tables that `hdit plan` prints: memory by part for each way of keeping activations, and the bill of the run."""
+
+from collections.abc import Iterator
+
+from hdit_cli.console import align
+from hdit_core.plan.plan import SECONDS_A_DAY, Choice, Plan
+from hdit_core.plan.report import memory_parts, parallel
+
+GIBI = 1 << 30
+
+
+def lines(plan: Plan) -> Iterator[str]:
+    """Yield what `hdit plan` prints without `--json`."""
+    yield f"GiB on one device at the fullest moment of a training step, an upper bound ({parallel(plan)}):"
+    yield ""
+    yield from _by_choice(plan)
+    yield ""
+    yield from align(list(_bill(plan)))
+
+
+def _by_choice(plan: Plan) -> list[str]:
+    parts = [part.replace("_", " ") for part in memory_parts(plan.choices[0].memory)]
+    rows = [["levels computed again", "images at once", *parts, "total", "at most", "images/s"]]
+    for choice in plan.choices:
+        mark = " <-" if choice is plan.chosen else ""
+        cells = [_gibi(part) for part in memory_parts(choice.memory).values()]
+        most = "?" if choice.largest is None else str(choice.largest) if choice.largest else "none"
+        rate = _rate(choice.images_per_s) + mark
+        rows.append([_levels(plan, choice), str(choice.images), *cells, _gibi(choice.memory.total), most, rate])
+    return align(rows)
+
+
+def _bill(plan: Plan) -> Iterator[tuple[str, str]]:
+    train = plan.recipe.train
+    yield "step", f"{train.batch_size} images, {plan.share} on each of {plan.cluster.devices} devices"
+    if plan.chosen is None or plan.seconds is None:
+        yield "fits", "no: not even one image, with every level computed again; take a larger GPU, or smaller images"
+        return
+    settings = [
+        f"train.micro_batch_size={plan.chosen.images}",
+        f"train.activation_checkpointing={plan.chosen.checkpointed}",
+    ]
+    yield "settings", " ".join(f"--set {setting}" for setting in settings)
+    yield "speed", f"{_rate(plan.chosen.images_per_s)} images/s"
+    yield "time", f"{_time(plan.seconds)} for {train.num_images:,} images"
+    if plan.kilowatt_hours is not None:
+        yield "energy", f"{plan.kilowatt_hours:,.1f} kWh at the most that the GPUs draw"
+    if plan.price is not None:
+        yield "price", f"{plan.price:,.2f}"
+
+
+def _levels(plan: Plan, choice: Choice) -> str:
+    name = "all" if choice.checkpointed == len(plan.recipe.model.levels) else str(choice.checkpointed or "none")
+    setting = plan.recipe.train.activation_checkpointing
+    here = len(plan.recipe.model.levels) if setting is True else int(setting)
+    return f"{name} (the recipe's)" if choice.checkpointed == here else name
+
+
+def _time(seconds: float) -> str:
+    for unit, unit_s in (("days", SECONDS_A_DAY), ("hours", 3600), ("minutes", 60)):
+        if seconds >= unit_s:
+            return f"{seconds / unit_s:,.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _gibi(number: int) -> str:
+    return f"{number / GIBI:,.2f}"
+
+
+def _rate(images_per_s: float) -> str:
+    return f"{images_per_s:,.1f}" if images_per_s >= 10 else f"{images_per_s:.3g}"

@@ -1,0 +1,123 @@
+"""What a forward pass keeps for its backward pass, from the recipe alone: bytes by level and operation.
+
+Counted are the tensors that autograd holds, each once however many operations ask for it; parameters are not among
+them. One image's share is counted; what all images of a batch have in common (angles, masks) is left out, and so is the
+conditioning, a few numbers an image.
+
+What comes out of matrix products has the products' type, and so has what runs between the blocks; statistics (of norms,
+of queries and keys, of a softmax) are float32.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from hdit_core.flops.count import Operation
+from hdit_core.recipe.model import LevelRecipe, ModelRecipe
+
+FLOAT32, INT64 = 4, 8
+SIMD_LANES = 16  # the compiled kernel's rows of queries are filled up to a multiple of these
+
+AttentionKind = Literal["fused", "native"]
+"""Whether neighborhood attention keeps a number a query and head (NATTEN, FlexAttention), or all weights (CPU)."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Bytes that one operation of one level keeps for one image, both ways of the hourglass together."""
+
+    level: int
+    operation: Operation
+    bytes: int
+
+
+def kept_for_backward(
+    model: ModelRecipe,
+    image_size: tuple[int, int] | None = None,
+    *,
+    value_bytes: int = FLOAT32,
+    attention: AttentionKind = "fused",
+) -> tuple[Kept, ...]:
+    """Return what the network keeps for one image, by level and operation.
+
+    Args:
+        model: the network.
+        image_size: rows and columns in pixels; default the network's own.
+        value_bytes: of a number in the products: 4 for float32, 2 for bfloat16.
+        attention: what neighborhood attention keeps.
+    """
+    image_size = image_size or model.image_size
+    kept = [*_layers(model, image_size, value_bytes, attention), *_joints(model, image_size, value_bytes)]
+    return tuple(sorted(kept, key=lambda one: one.level))
+
+
+def layers_at(model: ModelRecipe, index: int) -> int:
+    """Return the layers of a level, those of both ways."""
+    depth = model.levels[index].depth
+    return depth if index == len(model.levels) - 1 else 2 * depth
+
+
+def layer_bytes(
+    level: LevelRecipe, grid: tuple[int, int], value_bytes: int, attention: AttentionKind
+) -> dict[str, int]:
+    """Return what one layer keeps for one image, by operation; its own input is a part of it."""
+    tokens, width = grid[0] * grid[1], value_bytes * level.width
+    hidden, drops = value_bytes * level.hidden, level.dropout > 0  # what is dropped is kept as a mask of that type
+    feed_forward = tokens * (2 * width + (4 if drops else 3) * hidden + FLOAT32)
+    if level.attention == "none":
+        return {"feed-forward": feed_forward}
+    statistics = FLOAT32 * (1 + 2 * level.heads)  # of the norm, and of queries and keys
+    return {
+        "attention projections": tokens
+        * ((5 if drops else 3) * width + statistics),  # input, the same normalised, output
+        "attention": tokens * 5 * width + _weights_bytes(level, grid, attention),  # q k v before the turn, q k after
+        "feed-forward": feed_forward,
+    }
+
+
+def input_bytes(level: LevelRecipe, grid: tuple[int, int], value_bytes: int) -> int:
+    """Return the bytes of what goes from layer to layer, for one image."""
+    return grid[0] * grid[1] * level.width * value_bytes
+
+
+def _weights_bytes(level: LevelRecipe, grid: tuple[int, int], attention: AttentionKind) -> int:
+    rows, columns = grid
+    if level.attention == "neighborhood" and attention == "native":
+        filled = -(-columns // SIMD_LANES) * SIMD_LANES
+        return FLOAT32 * level.heads * rows * filled * level.kernel_size**2
+    order_and_mask = 0
+    if level.attention == "shifted-window":  # where tokens stand, both ways, and the mask of every second layer
+        order_and_mask = rows * columns * (2 * INT64 + FLOAT32 * level.window_size**2 // 2)
+    return order_and_mask + FLOAT32 * level.heads * rows * columns  # and the log-sum-exp
+
+
+def _layers(
+    model: ModelRecipe, image_size: tuple[int, int], value_bytes: int, attention: AttentionKind
+) -> Iterator[Kept]:
+    operations: tuple[Operation, ...] = ("attention projections", "attention", "feed-forward")
+    for index, level in enumerate(model.levels):
+        one = layer_bytes(level, model.grid(index, image_size), value_bytes, attention)
+        for operation in operations:
+            if operation in one:
+                yield Kept(index, operation, layers_at(model, index) * one[operation])
+
+
+def _joints(model: ModelRecipe, image_size: tuple[int, int], value_bytes: int) -> Iterator[Kept]:
+    """Yield what patches, merges and splits keep; those between two levels are put down to the outer one."""
+    yield Kept(0, "patches", patch_bytes(model, image_size, value_bytes))
+    for index in range(len(model.levels) - 1):
+        yield Kept(index, "merges and splits", joint_bytes(model, index, image_size, value_bytes))
+
+
+def patch_bytes(model: ModelRecipe, image_size: tuple[int, int], value_bytes: int) -> int:
+    """Return what the layers that patches enter and leave by keep for one image, the last norm's input among it."""
+    rows, columns = model.grid(0, image_size)
+    patch = model.channels * model.patch_size[0] * model.patch_size[1]
+    return rows * columns * (value_bytes * (patch + 2 * model.levels[0].width) + FLOAT32)
+
+
+def joint_bytes(model: ModelRecipe, outer: int, image_size: tuple[int, int], value_bytes: int) -> int:
+    """Return what the merge below a level, the split back and the mix with the skip keep for one image."""
+    skip = input_bytes(model.levels[outer], model.grid(outer, image_size), value_bytes)
+    inner = input_bytes(model.levels[outer + 1], model.grid(outer + 1, image_size), value_bytes)
+    return 3 * skip + inner  # the merge's input; skip and split tokens, for the gradient of the mix; the split's input

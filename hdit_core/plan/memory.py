@@ -1,0 +1,196 @@
+"""The memory of a training step on one device, from the recipe alone.
+
+Weights, their averages and the optimizer's state are there throughout. The forward pass keeps activations; the backward
+pass lets go of them, the outermost level's last layers first, while it fills the gradients. The most that is held at
+once is found by walking back over the network, piece by piece.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hdit_core.flops.activations import (
+    FLOAT32,
+    AttentionKind,
+    input_bytes,
+    joint_bytes,
+    layer_bytes,
+    patch_bytes,
+)
+from hdit_core.flops.count import count
+from hdit_core.recipe.model import LevelRecipe, ModelRecipe
+
+ADAM_STATES = 2
+IMAGE_COPIES = 6  # in float32: noised, scaled, the network's answer, its target, their difference and its gradient
+SLACK = 1.02  # conditioning, angles, masks, and what small tensors are rounded up to
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a network is trained, as far as memory depends on it.
+
+    Attributes:
+        ranks: devices of the run.
+        sharded: each holds its share of all numbers (FSDP) and not all of them (DDP, or one device).
+        value_bytes: of a number in the products: 2 for bfloat16, 4 for float32.
+        averages: moving averages of the weights.
+        attention: what neighborhood attention keeps: `"native"` on CPUs, else `"fused"`.
+        accumulates: a step takes several micro-batches, so that gradients are held all along.
+    """
+
+    ranks: int = 1
+    sharded: bool = False
+    value_bytes: int = 2
+    averages: int = 1
+    attention: AttentionKind = "fused"
+    accumulates: bool = False
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device at the moment of a step when it holds most."""
+
+    weights: int
+    optimizer: int
+    averages: int
+    copies: int  # of weights in 16 bits, of gradients that are exchanged, of layers that are gathered
+    gradients: int
+    activations: int
+    work_space: int
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        return self.fixed + self.gradients + self.activations + self.work_space
+
+    @property
+    def fixed(self) -> int:
+        """What is there throughout."""
+        return self.weights + self.optimizer + self.averages + self.copies
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stretch of the network.
+
+    Attributes:
+        kept: bytes that its forward pass keeps.
+        work: bytes that its backward pass takes beside, at most.
+        parameters: whose gradients there are after it.
+        skip: bytes of a skip's gradient that the way down has to wait for (on the way up), and takes (negative).
+    """
+
+    kept: int
+    work: int
+    parameters: int
+    skip: int = 0
+
+
+def training_memory(model: ModelRecipe, images: int, place: Place = Place(), checkpointed: int = 0) -> Memory:
+    """Return what a training step holds at most.
+
+    Args:
+        model: the network.
+        images: of a micro-batch.
+        place: where.
+        checkpointed: levels, outermost first, whose activations are computed again in the backward pass.
+    """
+    parameters = count(model).parameters
+    share = -(-parameters // place.ranks) if place.sharded else parameters
+    held, gradients, work = _most(list(_pieces(model, images, place, checkpointed)), place)
+    return Memory(
+        weights=FLOAT32 * share,
+        optimizer=ADAM_STATES * FLOAT32 * share,
+        averages=place.averages * FLOAT32 * share,
+        copies=_copies(model, parameters, place),
+        gradients=min(gradients, FLOAT32 * share),
+        activations=held,
+        work_space=work,
+    )
+
+
+def _most(pieces: list[Piece], place: Place) -> tuple[int, int, int]:
+    """Return kept activations, gradients and work space of the moment in the backward pass when they are most."""
+    all_gradients = FLOAT32 * sum(piece.parameters for piece in pieces)
+    held, gradients, waiting = sum(piece.kept for piece in pieces), 0, 0
+    moments = []
+    for piece in reversed(pieces):
+        waiting += piece.skip
+        own = FLOAT32 * piece.parameters
+        gradients += own
+        if place.accumulates:  # a layer's gradients are made beside those that they are added to
+            moments.append((held, all_gradients, piece.work + waiting + own))
+        else:
+            moments.append((held, gradients, piece.work + waiting))
+        held -= piece.kept
+    return max((tuple(int(SLACK * n) for n in moment) for moment in moments), key=sum)  # type: ignore[return-value]
+
+
+def _pieces(model: ModelRecipe, images: int, place: Place, checkpointed: int) -> Iterator[Piece]:
+    """Yield the network from its input to the loss."""
+    *outer, _ = model.levels
+    skips = [images * input_bytes(level, model.grid(i), place.value_bytes) for i, level in enumerate(outer)]
+    joints = [images * joint_bytes(model, i, model.image_size, place.value_bytes) for i in range(len(outer))]
+    yield Piece(images * patch_bytes(model, model.image_size, place.value_bytes) // 2, 0, _mapping(model))
+    for index, skip in enumerate(skips):
+        yield from _layers(model, index, images, place, checkpointed)
+        # the merge's input is kept by it; skip, split tokens and the split's input, by the way up
+        yield Piece(skip, skip, _joint_parameters(model, index), skip=-skip)
+    yield from _layers(model, len(outer), images, place, checkpointed)
+    for index, skip in reversed(list(enumerate(skips))):
+        yield Piece(joints[index] - skip, 2 * skip, _joint_parameters(model, index), skip=skip)
+        yield from _layers(model, index, images, place, checkpointed)
+    pixels = FLOAT32 * model.channels * model.image_size[0] * model.image_size[1]
+    patches = patch_bytes(model, model.image_size, place.value_bytes) // 2
+    yield Piece(images * (patches + IMAGE_COPIES * pixels), 0, 0)
+
+
+def _layers(model: ModelRecipe, index: int, images: int, place: Place, checkpointed: int) -> Iterator[Piece]:
+    """Yield the layers of a level on one way, one by one."""
+    level, grid = model.levels[index], model.grid(index)
+    whole = images * sum(layer_bytes(level, grid, place.value_bytes, place.attention).values())
+    work = images * _work_bytes(level, grid, place)
+    parameters = _layer_parameters(model, level)
+    if index < checkpointed:
+        kept = images * input_bytes(level, grid, place.value_bytes)
+        piece = Piece(kept, work + whole, parameters)
+    else:
+        piece = Piece(whole, work, parameters)
+    for _ in range(level.depth):
+        yield piece
+
+
+def _work_bytes(level: LevelRecipe, grid: tuple[int, int], place: Place) -> int:
+    """Return what the backward pass of a layer takes beside what is kept, for one image.
+
+    The widest moments are the gated unit's gradient (the gradients of stream and of both halves), the attention's
+    (of stream, output, queries, keys and values, and where weights are kept, theirs), and where norms are not fused,
+    five float32 copies of the tokens.
+    """
+    tokens, width = grid[0] * grid[1], level.width
+    gated = place.value_bytes * (width + 2 * level.hidden)
+    attended = place.value_bytes * 5 * width
+    if level.attention == "neighborhood" and place.attention == "native":
+        attended += FLOAT32 * level.heads * level.kernel_size**2
+    plain = FLOAT32 * 5 * width + place.value_bytes * width if place.attention == "fused" else 0
+    return tokens * max(gated, attended, plain)
+
+
+def _copies(model: ModelRecipe, parameters: int, place: Place) -> int:
+    if place.sharded:
+        return 2 * place.value_bytes * max(_layer_parameters(model, level) for level in model.levels)
+    low = parameters * place.value_bytes if place.value_bytes < FLOAT32 else 0  # autocast keeps its casts
+    exchanged = FLOAT32 * parameters if place.ranks > 1 else 0  # DDP's buckets
+    return low + exchanged
+
+
+def _layer_parameters(model: ModelRecipe, level: LevelRecipe) -> int:
+    attention = 4 * level.width**2 + model.mapping_width * level.width if level.attention != "none" else 0
+    return attention + 3 * level.width * level.hidden + model.mapping_width * level.width
+
+
+def _joint_parameters(model: ModelRecipe, outer: int) -> int:
+    return 4 * model.levels[outer].width * model.levels[outer + 1].width
+
+
+def _mapping(model: ModelRecipe) -> int:
+    return count(model).at(None).parameters

@@ -1,0 +1,73 @@
+"""What the closed forms say that a forward pass keeps, against what autograd keeps."""
+
+import pytest
+import torch
+
+from hdit_core.flops.activations import kept_for_backward
+from hdit_core.model.hourglass import HourglassTransformer, initialize
+from hdit_core.recipe.model import LevelRecipe, ModelRecipe
+
+
+def level(depth: int, attention: str, **settings) -> LevelRecipe:
+    return LevelRecipe(depth=depth, width=settings.pop("width", 32), head_dim=16, attention=attention, **settings)
+
+
+NETWORKS = {
+    "neighborhood": (level(2, "neighborhood", kernel_size=5), level(1, "global", width=64)),
+    "windows": (level(2, "shifted-window", window_size=4), level(2, "global", width=48)),
+    "no attention, another hidden width": (level(1, "none", d_ff=80), level(3, "global")),
+    "dropout": (level(1, "none"), level(2, "global", dropout=0.25)),
+}
+
+
+def kept_bytes(model: ModelRecipe, batch: int) -> int:
+    """Return the bytes of all tensors that autograd keeps, each storage once, without parameters."""
+    network = HourglassTransformer(model)
+    initialize(network, 0)
+    there = {parameter.untyped_storage().data_ptr() for parameter in network.parameters()}
+    kept, alive = {}, []
+
+    def keep(x):
+        alive.append(x)  # or its address would be given away again
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    x, sigma = torch.randn(batch, model.channels, *model.image_size), torch.rand(batch) + 0.1
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        network(x, sigma, torch.zeros(batch, dtype=torch.int64) if model.num_classes else None)
+    return sum(size for address, size in kept.items() if address not in there)
+
+
+@pytest.mark.parametrize("levels", NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize("image_size", [(64, 96), (96, 128)], ids=["64x96", "96x128"])
+def test_an_image_keeps_what_the_closed_forms_say(levels, image_size):
+    if levels[0].attention == "neighborhood" and availability_of_native() is not None:
+        pytest.skip(f"the closed form is the compiled kernel's: {availability_of_native()}")
+    model = ModelRecipe(image_size=image_size, levels=levels, num_classes=3)
+
+    found = kept_bytes(model, 3) - kept_bytes(model, 2)
+    expected = sum(part.bytes for part in kept_for_backward(model, attention="native"))
+
+    assert abs(found - expected) < 0.004 * found  # the conditioning is left out, and the order of windows is shared
+
+
+def availability_of_native() -> str | None:
+    """Return what keeps the compiled kernel from running here."""
+    from hdit_core.model.native.attention import unavailable
+
+    return unavailable()
+
+
+@pytest.mark.parametrize("levels", NETWORKS.values(), ids=NETWORKS)
+def test_what_is_kept_grows_as_the_pixels_do_but_where_every_token_sees_all(levels):
+    model = ModelRecipe(image_size=64, levels=levels)
+    small, large = (sum(p.bytes for p in kept_for_backward(model, size)) for size in ((64, 64), (128, 256)))
+
+    assert large == 8 * small
+
+
+def test_numbers_of_two_bytes_halve_all_but_the_statistics():
+    model = ModelRecipe(image_size=64, levels=NETWORKS["neighborhood"])
+    four, two = (sum(p.bytes for p in kept_for_backward(model, value_bytes=size)) for size in (4, 2))
+
+    assert 0.5 * four < two < 0.53 * four

@@ -1,0 +1,125 @@
+"""The bill of a run: laws, the paper's own runs, and what is refused."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from hdit_core.errors import UsageError
+from hdit_core.plan.gpus import GPUS, find_gpu
+from hdit_core.plan.measured import read_measured
+from hdit_core.plan.plan import ENOUGH_TOKENS, Cluster, plan, training_flops
+from hdit_core.plan.report import as_dict, parallel
+from hdit_core.recipe.read import read_recipe
+
+FFHQ, IMAGENET = read_recipe("ffhq1024"), read_recipe("imagenet256")
+CLUSTER = Cluster(devices=4, usable_bytes=20 * 10**9, flops_per_s=50e12, watts=300.0, price_per_hour=2.0)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "gpu", "images_per_s", "utilisation"),
+    [(FFHQ, "a100", 9.3, 0.037), (IMAGENET, "h100", 141, 0.17)],
+    ids=["FFHQ-1024 on an A100", "ImageNet-256 on an H100"],
+)
+def test_the_paper_s_own_runs_have_the_utilisation_that_is_known_of_them(recipe, gpu, images_per_s, utilisation):
+    reached = images_per_s * training_flops(recipe) / (find_gpu(gpu).tflops * 1e12)
+
+    assert reached == pytest.approx(utilisation, rel=0.02)
+
+
+def test_time_energy_and_price_follow_from_speed():
+    bill = plan(FFHQ, CLUSTER)
+
+    assert bill.chosen is not None and bill.seconds is not None
+    assert bill.chosen.images_per_s == pytest.approx(4 * 50e12 / training_flops(FFHQ, bill.chosen.checkpointed))
+    assert bill.seconds * bill.chosen.images_per_s == pytest.approx(FFHQ.train.num_images)
+    assert bill.kilowatt_hours == pytest.approx(bill.seconds / 3600 * 4 * 0.3)
+    assert bill.price == pytest.approx(bill.seconds / 3600 * 4 * 2.0)
+
+
+def test_what_is_computed_again_costs_its_forward_pass_once_more():
+    none, all_levels = training_flops(FFHQ), training_flops(FFHQ, len(FFHQ.model.levels))
+
+    assert 1.3 < all_levels / none < 4 / 3  # patches, merges and the mapping network are kept
+
+
+@pytest.mark.parametrize("recipe", [FFHQ, IMAGENET], ids=["ffhq1024", "imagenet256"])
+def test_the_largest_batch_fits_and_one_image_more_does_not(recipe):
+    for choice in plan(recipe, CLUSTER).choices:
+        assert choice.largest
+
+        def total(images, choice=choice):
+            one = recipe.model_copy(update={"train": recipe.train.model_copy(update={"micro_batch_size": images})})
+            unlimited = plan(one, replace(CLUSTER, usable_bytes=None))
+            return unlimited.choices[choice.checkpointed].memory.total
+
+        assert total(choice.largest) <= CLUSTER.usable_bytes < total(choice.largest + 1)
+        assert choice.images <= choice.largest and choice.memory.total <= CLUSTER.usable_bytes
+
+
+def test_of_the_ways_that_keep_a_gpu_busy_the_one_that_computes_least_again_is_chosen():
+    bill = plan(IMAGENET, CLUSTER)
+    rows, columns = IMAGENET.model.grid(0)
+    enough = ENOUGH_TOKENS / (rows * columns)
+
+    assert bill.chosen is not None and bill.chosen.images >= enough
+    assert all(choice.images < enough for choice in bill.choices[: bill.chosen.checkpointed])
+
+
+def test_a_network_that_one_device_cannot_hold_is_sharded_and_else_is_not():
+    tight = replace(CLUSTER, usable_bytes=9 * 10**9)
+
+    assert parallel(plan(IMAGENET, CLUSTER)) == "ddp"
+    assert parallel(plan(IMAGENET, tight)) == "fsdp"
+    assert plan(IMAGENET, tight).chosen is not None
+    assert parallel(plan(IMAGENET, replace(CLUSTER, devices=1))) == "one device"
+
+
+def test_what_fits_in_no_way_is_said_not_to():
+    bill = plan(IMAGENET, replace(CLUSTER, devices=1, usable_bytes=10**9))
+
+    assert (bill.chosen, bill.seconds, bill.price) == (None, None, None)
+    assert as_dict(bill)["chosen"] is None
+
+
+def test_devices_that_cannot_share_a_step_are_refused_with_the_nearest_that_can():
+    with pytest.raises(UsageError, match=r"--count 3: a step of 256 images cannot be shared equally; use 2 or 4"):
+        plan(FFHQ, replace(CLUSTER, devices=3))
+
+
+def test_the_gpus_have_names_memory_and_power_and_an_unknown_one_is_refused_with_its_neighbour():
+    assert all(gpu.memory_gb > 0 and gpu.tflops > 0 and gpu.watts > 0 for gpu in GPUS.values())
+    assert find_gpu("H100").memory_gb == 80
+    with pytest.raises(UsageError, match=r"--gpu h1000: unknown; did you mean 'h100'\?; there are a100-40gb, a100"):
+        find_gpu("h1000")
+
+
+GOOD = {
+    "machine": {"device": "cpu"},
+    "recipe": "mnist32",
+    "flops": 2e9,
+    "time": {"median_s": 0.5},
+    "peak_bytes": None,
+}
+
+
+def test_a_measured_speed_is_the_step_s_operations_by_its_time(tmp_path):
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(GOOD))
+    found = read_measured(path)
+
+    assert (found.flops_per_s, found.on_cpu, found.peak_bytes) == (4e9, True, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", "[" * 100_000, json.dumps(GOOD | {"flops": "many"}), json.dumps(GOOD | {"time": {"median_s": 0}})],
+    ids=["empty", "a list", "nothing", "deep", "words", "no time"],
+)
+def test_a_file_that_is_no_benchmark_is_refused(tmp_path, text):
+    path = tmp_path / "bench.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=r"bench.json: not what `hdit bench train RECIPE --json` prints"):
+        read_measured(path)
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_measured(tmp_path / "missing.json")
