@@ -77,6 +77,31 @@ SizeOption = Annotated[
 """A text; `image_size` turns it into numbers."""
 
 
+RECIPES = "the recipe's"
+
+ClassOption = Annotated[
+    int | None,
+    typer.Option("--class", min=0, metavar="ID", help="One class for all images.", show_default="each in turn"),
+]
+
+GuidanceOption = Annotated[
+    float | None,
+    typer.Option("--guidance", min=0, metavar="W", help="Classifier-free guidance; 1: none.", show_default=RECIPES),
+]
+
+SamplerOption = Annotated[
+    str | None, typer.Option("--sampler", metavar="NAME", help="Such as dpmpp_2m.", show_default=RECIPES)
+]
+
+StepsOption = Annotated[
+    int | None, typer.Option("--steps", min=1, metavar="N", help="Sampler steps.", show_default=RECIPES)
+]
+
+ImagesOutOption = Annotated[
+    Path, typer.Option("--out", "-o", metavar="PATH", help="Folder, or a file .tar or .npz, or - (tar to stdout).")
+]
+
+
 def image_size(text: str) -> tuple[int, int]:
     """Read `"512"` or `"512x768"` (height x width, in pixels).
 

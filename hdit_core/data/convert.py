@@ -109,7 +109,7 @@ def _sample(task: Task, data: bytes, rules: Rules) -> Converted:
     return Converted(sample, (*decoded.remarks, *(("enlarged",) if enlarged else ())))
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
     """Return a file; one that has grown since it was listed must not fill the memory."""
     with path.open("rb") as file:
         content = file.read(LARGEST_FILE_BYTES + 1)
@@ -123,7 +123,7 @@ def convert(task: Task, rules: Rules) -> Converted | Reject:
     if isinstance(task.content, str):
         return Reject(task.number, task.name, task.content)
     try:
-        return _sample(task, _read(task.content) if isinstance(task.content, Path) else task.content, rules)
+        return _sample(task, read_file(task.content) if isinstance(task.content, Path) else task.content, rules)
     except RefusedImageError as problem:
         return Reject(task.number, task.name, str(problem))
     except OSError as problem:

@@ -1,0 +1,196 @@
+"""`hdit edit`: images that begin from something else than noise alone."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hdit_cli.edit_measuring import invert, likelihood
+from hdit_cli.edit_session import draw_all, session
+from hdit_cli.options import (
+    BatchSizeOption,
+    CheckpointOption,
+    ClassOption,
+    DeviceOption,
+    GuidanceOption,
+    ImagesOutOption,
+    JsonOption,
+    SamplerOption,
+    SeedOption,
+    SizeOption,
+    StepsOption,
+    Weights,
+    WeightsOption,
+)
+from hdit_cli.sample_output import check_out, is_stream
+from hdit_core.errors import UsageError
+
+app = typer.Typer(add_completion=False)
+
+MOST_FRAMES = 10_000
+
+NumOption = Annotated[int, typer.Option("--n", "--count", min=1, metavar="N", help="How many images.")]
+FramesOption = Annotated[int, typer.Option("--frames", min=2, max=MOST_FRAMES, metavar="N", help="With both ends.")]
+PicturePath = Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture of any kind and size.")]
+
+
+@app.callback()
+def edit() -> None:
+    """Vary, inpaint, interpolate, invert and judge images.
+
+    Example: hdit edit vary --init photo.png --ckpt runs/faces --strength 0.5
+    """
+
+
+@app.command()
+def vary(
+    ckpt: CheckpointOption,
+    init: Annotated[
+        Path, typer.Option("--init", metavar="IMAGE", help="The picture to begin from.", show_default=False)
+    ],
+    strength: Annotated[
+        float, typer.Option(min=0, max=1, help="How much is drawn anew: 0 the picture itself, 1 nothing of it.")
+    ] = 0.6,
+    num: NumOption = 4,
+    out: ImagesOutOption = Path("variations"),
+    seed: SeedOption = 0,
+    class_id: ClassOption = None,
+    guidance: GuidanceOption = None,
+    sampler: SamplerOption = None,
+    steps: StepsOption = None,
+    weights: WeightsOption = Weights.EMA,
+    size: SizeOption = None,
+    batch_size: BatchSizeOption = None,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Draw variations of a picture, or more detail into it.
+
+    Noise is laid on it and taken off again, at a larger --size too, to which it is enlarged before. The strength is
+    the share of the sampler's steps that are walked. Image i has the noise that hdit sample gives it.
+
+    Example: hdit edit vary --init small.png --ckpt runs/faces --size 1024 --strength 0.4 --n 4
+    """
+    check_out(out)
+    given = {"guidance": guidance, "sampler": sampler, "steps": steps, "batch_size": batch_size}
+    with session(ckpt, weights, device, size, seed, **given) as here:
+        from hdit_core.generate.picture import read_picture
+        from hdit_core.generate.vary import varying
+
+        picture = read_picture(init, here.shape)
+        here.note(init, picture.remarks)
+        draw = varying(here.painter, here.painter.image(picture.image_u8), strength)
+        edit = {"kind": "vary", "picture_sha256": picture.sha256, "strength": strength}
+        draw_all(here, draw, edit, list(range(num)), class_id, out, json)
+
+
+@app.command()
+def inpaint(
+    image: PicturePath,
+    mask: Annotated[Path, typer.Argument(metavar="MASK", help="Of the same size: white is drawn anew.")],
+    ckpt: CheckpointOption,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=100, metavar="N", help="How often each part of the way is walked, to fit better.")
+    ] = 4,
+    num: NumOption = 4,
+    out: ImagesOutOption = Path("inpainted"),
+    seed: SeedOption = 0,
+    class_id: ClassOption = None,
+    guidance: GuidanceOption = None,
+    sampler: SamplerOption = None,
+    steps: StepsOption = None,
+    weights: WeightsOption = Weights.EMA,
+    size: SizeOption = None,
+    batch_size: BatchSizeOption = None,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Draw anew what is white in a mask, to fit the rest.
+
+    All else stays as it is, to the last bit, once the picture has the network's size.
+
+    Example: hdit edit inpaint photo.png mask.png --ckpt runs/faces --n 8 --rounds 6
+    """
+    check_out(out)
+    given = {"guidance": guidance, "sampler": sampler, "steps": steps, "batch_size": batch_size}
+    with session(ckpt, weights, device, size, seed, **given) as here:
+        import torch
+
+        from hdit_core.generate.inpaint import inpainting
+        from hdit_core.generate.picture import read_mask, read_picture
+
+        picture = read_picture(image, here.shape)
+        here.note(image, picture.remarks)
+        white, mask_sha256 = read_mask(mask, image, here.shape)
+        where = torch.from_numpy(white)[None, None].to(here.painter.device)
+        draw = inpainting(here.painter, here.painter.image(picture.image_u8), where, rounds)
+        edit = {"kind": "inpaint", "picture_sha256": picture.sha256, "mask_sha256": mask_sha256, "rounds": rounds}
+        draw_all(here, draw, edit, list(range(num)), class_id, out, json)
+
+
+@app.command()
+def interpolate(
+    start: Annotated[str, typer.Argument(metavar="FROM", help="Number of an image, or noise that invert wrote.")],
+    end: Annotated[str, typer.Argument(metavar="TO", help="The same.")],
+    ckpt: CheckpointOption,
+    frames: FramesOption = 16,
+    webp: Annotated[
+        Path | None, typer.Option(metavar="FILE.webp", help="An animation, forth and back.", show_default=False)
+    ] = None,
+    out: ImagesOutOption = Path("frames"),
+    seed: SeedOption = 0,
+    class_id: ClassOption = None,
+    guidance: GuidanceOption = None,
+    sampler: SamplerOption = None,
+    steps: StepsOption = None,
+    weights: WeightsOption = Weights.EMA,
+    size: SizeOption = None,
+    batch_size: BatchSizeOption = None,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Draw the way from one image to another.
+
+    The ends are what hdit sample draws for these numbers. Between two classes the one passes over to the
+    other. Pictures take part by their noise, see hdit edit invert.
+
+    Example: hdit edit interpolate 3 7 --ckpt runs/faces --frames 24 --out way --webp way.webp
+    """
+    check_out(out)
+    _check_webp(webp, out)
+    given = {"guidance": guidance, "sampler": sampler, "steps": steps, "batch_size": batch_size}
+    with session(ckpt, weights, device, size, seed, **given) as here:
+        from hdit_core.generate.ends import end_of
+        from hdit_core.generate.interpolate import interpolating
+
+        ends = [end_of(text, here.painter, class_id) for text in (start, end)]
+        draw = interpolating(here.painter, *ends, frames)
+        edit = {"kind": "interpolate", "ends": [one.identity for one in ends], "frames": frames}
+        shared = ends[0].class_id if ends[0].class_id == ends[1].class_id else None
+        draw_all(here, draw, edit, list(range(frames)), shared, out, json, classes_follow=False)
+        if webp is not None and here.world.is_main:
+            _animate(out, webp, frames)
+
+
+app.command()(invert)
+app.command()(likelihood)
+
+
+def _check_webp(webp: Path | None, out: Path) -> None:
+    if webp is None:
+        return
+    if webp.suffix.lower() != ".webp":
+        raise UsageError(f"--webp {webp}: expected a name that ends in .webp")
+    if is_stream(out):
+        raise UsageError(f"--webp {webp}: the animation is made of a folder's frames; give a folder with --out")
+    if not webp.absolute().parent.is_dir():
+        raise UsageError(f"--webp {webp}: there is no folder {webp.parent}")
+
+
+def _animate(folder: Path, webp: Path, frames: int) -> None:
+    from hdit_cli.console import note
+    from hdit_core.files import write_whole
+    from hdit_core.generate.film import film_of
+
+    write_whole(webp, film_of(folder, frames))
+    note(f"look at {webp}")
