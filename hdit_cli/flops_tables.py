@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from hdit_cli.console import align
 from hdit_core.flops.baselines import ImageSize
 from hdit_core.flops.count import OPERATIONS, Count
-from hdit_core.flops.report import COUNTED
+from hdit_core.flops.activations import FLOAT32
+from hdit_core.flops.report import COUNTED, KEPT, activation_bytes
 from hdit_core.flops.scaling import Comparison, Curve
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
 WORK_HEAD = ("parameters", "GMAC", "GFLOP")
+BYTES_HEAD = ("MB of parameters", "MB kept")
 
 
 def lines(comparison: Comparison) -> Iterator[str]:
@@ -24,6 +26,8 @@ def lines(comparison: Comparison) -> Iterator[str]:
         yield ""
         yield from _by_operation(model, count)
         yield ""
+        yield f"MB: {KEPT}."
+        yield ""
     yield from _totals(comparison)
     if all(curve.exponent is not None for curve in comparison.curves):
         yield ""
@@ -31,25 +35,32 @@ def lines(comparison: Comparison) -> Iterator[str]:
 
 
 def _by_level(model: ModelRecipe, count: Count) -> list[str]:
-    rows = [["level", "tokens", "layers", "width", "attention", *WORK_HEAD, "share"]]
+    kept = activation_bytes(model, count.image_size)
+    rows = [["level", "tokens", "layers", "width", "attention", *WORK_HEAD, "share", *BYTES_HEAD]]
     for index, level in enumerate(model.levels):
         innermost = index == len(model.levels) - 1
         layers = f"{level.depth}" if innermost else f"{level.depth}+{level.depth}"
         shape = [f"{index}", _size(model.grid(index, count.image_size)), layers, f"{level.width}", _attention(level)]
-        rows.append([*shape, *_work(count.at(index)), _share(count.at(index), count)])
+        held = sum(size for (place, _), size in kept.items() if place == index)
+        bytes_here = _mega(FLOAT32 * count.at(index).parameters), _mega(held)
+        rows.append([*shape, *_work(count.at(index)), _share(count.at(index), count), *bytes_here])
     mapping = count.at(None)
-    rows.append(["mapping", "", "", f"{model.mapping_width}", "", *_work(mapping), _share(mapping, count)])
+    bytes_here = _mega(FLOAT32 * mapping.parameters), "-"
+    rows.append(["mapping", "", "", f"{model.mapping_width}", "", *_work(mapping), _share(mapping, count), *bytes_here])
     return align(rows)
 
 
 def _by_operation(model: ModelRecipe, count: Count) -> list[str]:
     places = [*range(len(model.levels)), None]
     heads = [f"level {index}" for index in range(len(model.levels))] + ["mapping"]
-    rows = [["GMAC", *heads, "total", "share", "parameters"]]
+    kept = activation_bytes(model, count.image_size)
+    rows = [["GMAC", *heads, "total", "share", *BYTES_HEAD]]
     for operation in OPERATIONS:
         part = count.of(operation)
         cells = [_giga(part.at(place).macs) if part.at(place).parts else "-" for place in places]
-        rows.append([operation, *cells, _giga(part.macs), _share(part, count), f"{part.parameters:,}"])
+        held = sum(size for (_, of), size in kept.items() if of == operation)
+        bytes_here = _mega(FLOAT32 * part.parameters), _mega(held) if held else "-"
+        rows.append([operation, *cells, _giga(part.macs), _share(part, count), *bytes_here])
     return align(rows)
 
 
@@ -81,6 +92,10 @@ def _work(count: Count) -> tuple[str, str, str]:
 
 def _giga(number: int) -> str:
     return f"{number / 1e9:,.3f}" if number >= 1e9 else f"{number / 1e9:.4f}"
+
+
+def _mega(number: int) -> str:
+    return f"{number / 1e6:,.1f}"
 
 
 def _share(part: Count, whole: Count) -> str:

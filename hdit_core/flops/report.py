@@ -2,12 +2,17 @@
 
 import csv
 import io
+from collections.abc import Iterator
 from typing import Any
 
+from hdit_core.flops.activations import FLOAT32, kept_for_backward
 from hdit_core.flops.count import Count
 from hdit_core.flops.scaling import Comparison, Series
 from hdit_core.recipe.model import ModelRecipe
 
+Place = tuple[int | None, str]  # level and operation
+CSV_HEAD = ("network", "height", "width", "level", "operation", "parameters", "macs", "flops", "activation_bytes")
+KEPT = "parameters, and what a forward pass of one image keeps for its backward pass, in float32"
 COUNTED = "one forward pass on one image; 1 MAC = 1 multiply-add = 2 FLOPs; the papers' GFLOP are GMACs"
 
 
@@ -15,6 +20,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
     """Return everything that is counted; sizes are [height, width] in pixels, levels start at the outermost."""
     return {
         "counted": COUNTED,
+        "bytes": KEPT,
         "networks": [{"name": series.name, "sizes": list(_sizes(series))} for series in comparison.networks],
         "baselines": [
             {
@@ -37,17 +43,29 @@ def as_csv(comparison: Comparison) -> str:
     """Return one line for each part of each network at each size, and one for each baseline and size."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["network", "height", "width", "level", "operation", "parameters", "macs", "flops"])
+    rows.writerow(
+        ["network", "height", "width", "level", "operation", "parameters", "macs", "flops", "activation_bytes"]
+    )
     for series in (*comparison.networks, *comparison.baselines):
-        for count in series.counts:
-            if count is None:
-                continue
-            for part in count.parts:
-                place = "" if part.level is None else part.level
-                rows.writerow(
-                    [series.name, *count.image_size, place, part.operation, part.parameters, part.macs, part.flops]
-                )
+        for place, count in enumerate(series.counts):
+            model = series.models[place] if series.models else None
+            if count is not None:
+                rows.writerows([series.name, *count.image_size, *row] for row in _rows(count, model))
     return text.getvalue()
+
+
+def _rows(count: Count, model: ModelRecipe | None) -> Iterator[list[Any]]:
+    """Yield the parts of a network; what baselines keep is not known."""
+    kept = activation_bytes(model, count.image_size) if model else {}
+    for part in count.parts:
+        level = "" if part.level is None else part.level
+        held = kept.get((part.level, part.operation), 0) if model else ""
+        yield [level, part.operation, part.parameters, part.macs, part.flops, held]
+
+
+def activation_bytes(model: ModelRecipe, image_size: tuple[int, int]) -> dict[Place, int]:
+    """Return the bytes that a forward pass of one image keeps for its backward pass, by level and operation."""
+    return {(part.level, part.operation): part.bytes for part in kept_for_backward(model, image_size)}
 
 
 def _sizes(series: Series) -> Any:
@@ -57,9 +75,12 @@ def _sizes(series: Series) -> Any:
 
 
 def _size(model: ModelRecipe, count: Count) -> dict[str, Any]:
+    kept = activation_bytes(model, count.image_size)
     return {
         "image_size": list(count.image_size),
         **_totals(count),
+        "parameter_bytes": FLOAT32 * count.parameters,
+        "activation_bytes": sum(kept.values()),
         "levels": [
             {
                 "level": index,
@@ -68,10 +89,19 @@ def _size(model: ModelRecipe, count: Count) -> dict[str, Any]:
                 "width": level.width,
                 "attention": level.attention,
                 **_totals(count.at(index)),
+                "activation_bytes": sum(size for (level_index, _), size in kept.items() if level_index == index),
             }
             for index, level in enumerate(model.levels)
         ],
-        "parts": [{"level": part.level, "operation": part.operation, **_totals(part)} for part in count.parts],
+        "parts": [
+            {
+                "level": part.level,
+                "operation": part.operation,
+                **_totals(part),
+                "activation_bytes": kept.get((part.level, part.operation), 0),
+            }
+            for part in count.parts
+        ],
     }
 
 

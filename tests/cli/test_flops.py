@@ -95,7 +95,7 @@ def test_the_csv_has_a_head_and_a_line_for_each_part(capsys):
     assert main(["flops", "ffhq1024", "--csv", "--against", "none"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
 
-    assert head == "network,height,width,level,operation,parameters,macs,flops"
+    assert head == "network,height,width,level,operation,parameters,macs,flops,activation_bytes"
     assert sum(int(line.split(",")[6]) for line in lines) == sum(
         part["macs"] for part in result(capsys, "ffhq1024")["networks"][0]["sizes"][0]["parts"]
     )
@@ -147,3 +147,14 @@ def test_counting_imports_neither_torch_nor_numpy(args):
 
     assert run.stdout
     assert HEAVY.isdisjoint(run.stderr.split())
+
+
+def test_bytes_that_are_kept_add_up_over_parts_and_levels(capsys):
+    (size,) = result(capsys, "ffhq1024", "--res", "1024x512")["networks"][0]["sizes"]
+
+    kept = size["activation_bytes"]
+    assert size["parameter_bytes"] == 4 * size["parameters"]
+    assert kept == sum(part["activation_bytes"] for part in size["parts"])
+    assert kept == sum(level["activation_bytes"] for level in size["levels"])
+    whole = result(capsys, "ffhq1024")["networks"][0]["sizes"][0]["activation_bytes"]
+    assert whole == 2 * kept
