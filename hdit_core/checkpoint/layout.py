@@ -4,7 +4,9 @@ RUN/recipe.toml                         what was asked for, every default writte
 RUN/status.json                         running, preempted, done or failed; step and images
 RUN/log.jsonl                           one line every `train.log_every_images`
 RUN/checkpoints/step-000001500/         model, ema and optimizer .safetensors, state.json, manifest.json
+RUN/averages/000096000-ema-0.050.safetensors    snapshots of `train.ema_profiles`; what `hdit ema` makes of them
 RUN/grids/000096000.png                 samples on the way
+RUN/incidents/step-000001234.json       what went into a step that was not finite, or a spike
 """
 
 import re
@@ -32,6 +34,15 @@ def stop_file(run: Path) -> Path:
 
 def grid_file(run: Path, num_images: int) -> Path:
     return run / "grids" / f"{num_images:09d}.png"
+
+
+def averages_folder(run: Path) -> Path:
+    return run / "averages"
+
+
+def incident_file(run: Path, step: int, skips: int = 0) -> Path:
+    """Return where a step is described that went wrong, after the run had passed over images `skips` times."""
+    return run / "incidents" / f"step-{step:09d}{f'-{skips}' if skips else ''}.json"
 
 
 def checkpoint_folder(run: Path, step: int) -> Path:

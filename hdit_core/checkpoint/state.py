@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict
 
+from hdit_core.checkpoint.memory import Memory, Skip
+
 
 class State(BaseModel):
     """What `state.json` of a checkpoint says. Later fields have defaults, so that older checkpoints stay loadable."""
@@ -13,3 +15,5 @@ class State(BaseModel):
     data_hash: str
     elapsed_s: float = 0.0
     world_size: int = 1
+    skips: tuple[Skip, ...] = ()  # images of the order that are passed over, see `train.rollback`
+    memory: Memory = Memory()  # of the steps before

@@ -21,6 +21,9 @@ from hdit_core.recipe.table import (
 Precision = Literal["auto", "float32", "bfloat16"]
 Parallel = Literal["auto", "ddp", "fsdp"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
+EmaLength = Annotated[float, Field(ge=0.001, le=0.288)]  # a uniform average of the whole run has 1/sqrt(12) = 0.2887
+
+DEFAULT_SNAPSHOTS = 64
 
 
 class BatchGrowth(Table):
@@ -50,6 +53,15 @@ class TrainRecipe(Table):
     class_dropout: Probability = Field(0.1, description="images whose class is withheld, for guidance")
     ema_power: PositiveFloat = Field(0.75, description="the average's decay is 1 - (1 + steps)^-power, at most ...")
     ema_max: Probability = Field(0.9999, description="... this")
+    ema_profiles: Annotated[tuple[EmaLength, ...], Listed] = Field(
+        (), description="lengths of further averages, as shares of the run, e.g. [0.05, 0.10]; hdit ema makes any other"
+    )
+    ema_snapshot_every_images: NonNegativeInt | None = Field(
+        None, description="ema_profiles: a snapshot of each every so often. Default: 64 in the run; 0: none"
+    )
+    rollback: NonNegativeInt = Field(
+        0, description="times that a run goes back to its last checkpoint and passes over the images of a spike"
+    )
     precision: Precision = Field("auto", description="auto: bfloat16 on GPUs that have it, else float32")
     compile: bool = Field(False, description="compile the layers with torch.compile: pays on GPUs, seldom on CPUs")
     activation_checkpointing: bool | NonNegativeInt = Field(
@@ -75,7 +87,15 @@ class TrainRecipe(Table):
             (g.batch_size for g in reversed(self.batch_growth) if num_images >= g.after_images), self.batch_size
         )
 
+    @property
+    def snapshot_every_images(self) -> int:
+        """How many images lie between two snapshots of the profiles, 0: there are none."""
+        if not self.ema_profiles or self.ema_snapshot_every_images is not None:
+            return self.ema_snapshot_every_images or 0
+        return max(1, self.num_images // DEFAULT_SNAPSHOTS)
+
     def problems(self) -> Iterator[Problem]:
+        yield from self._profile_problems()
         if self.parallel == "ddp" and self.shard_ranks is not None:
             yield "shard_ranks", "is for parallel = 'fsdp'; with 'ddp' every rank has all weights, leave it out"
         marks = [growth.after_images for growth in self.batch_growth]
@@ -106,3 +126,12 @@ class TrainRecipe(Table):
                     f"are longer than num_images = {self.num_images}"
                 ),
             )
+
+    def _profile_problems(self) -> Iterator[Problem]:
+        lengths = self.ema_profiles
+        if any(round(length, 3) != length for length in lengths):
+            yield "ema_profiles", f"{list(lengths)} has more than three decimals, by which averages are named"
+        if len(set(lengths)) != len(lengths):
+            yield "ema_profiles", f"{list(lengths)} has a length twice"
+        if self.ema_snapshot_every_images and not lengths:
+            yield "ema_snapshot_every_images", "needs ema_profiles, for example [0.05, 0.10]"

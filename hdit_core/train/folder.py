@@ -26,6 +26,7 @@ MAY_CHANGE = (
     "model.attention_backend",
     "train.num_images",
     "train.ema_snapshot_every_images",
+    "train.rollback",
     "train.micro_batch_size",
     "train.compile",
     "train.activation_checkpointing",

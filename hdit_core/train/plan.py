@@ -1,8 +1,9 @@
 """Which images each step, rank and micro-batch takes: a function of the recipe and the images seen so far."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from hdit_core.checkpoint.memory import Skip
 from hdit_core.data.bucket_order import Part
 from hdit_core.distributed import World
 from hdit_core.errors import UsageError
@@ -14,21 +15,29 @@ class Step:
     """One update of the weights."""
 
     number: int  # updates before it
-    num_images: int  # images before it
+    num_images: int  # images trained on before it
     batch_size: int  # images it takes, over all ranks
+    passed_over: int = 0  # images of the order that were passed over before it, see `train.rollback`
+
+    @property
+    def first(self) -> int:
+        """The number of its first image: how many come before it in the order of the run."""
+        return self.num_images + self.passed_over
 
 
-def steps(recipe: TrainRecipe, number: int, num_images: int) -> Iterator[Step]:
+def steps(recipe: TrainRecipe, number: int, num_images: int, skips: Sequence[Skip] = ()) -> Iterator[Step]:
     """Yield the steps that are left after `number` steps and `num_images` images."""
     while num_images < recipe.num_images:
-        step = Step(number, num_images, recipe.batch_size_at(num_images))
+        passed_over = sum(skip.images for skip in skips if skip.after_images <= num_images)
+        step = Step(number, num_images, recipe.batch_size_at(num_images), passed_over)
         yield step
         number, num_images = number + 1, num_images + step.batch_size
 
 
-def parts(recipe: TrainRecipe) -> list[Part]:
-    """Return the parts of a run in which all steps are of one size."""
-    return [Part(0, recipe.batch_size), *(Part(g.after_images, g.batch_size) for g in recipe.batch_growth)]
+def parts(recipe: TrainRecipe, skips: Sequence[Skip] = ()) -> list[Part]:
+    """Return the parts of the order of a run in which all steps are of one size, those passed over among them."""
+    marks = [(0, recipe.batch_size), *((growth.after_images, growth.batch_size) for growth in recipe.batch_growth)]
+    return [Part(mark + sum(skip.images for skip in skips if skip.after_images < mark), size) for mark, size in marks]
 
 
 def micro_batches(step: Step, world: World, largest: int | None) -> list[range]:
@@ -37,7 +46,7 @@ def micro_batches(step: Step, world: World, largest: int | None) -> list[range]:
     A rank takes neighbours; which ones does not matter to any image, since its random numbers are its own.
     """
     share = step.batch_size // world.size
-    first = step.num_images + world.rank * share
+    first = step.first + world.rank * share
     size = min(largest or share, share)
     return [range(start, min(start + size, first + share)) for start in range(first, first + share, size)]
 

@@ -51,7 +51,7 @@ def check_finite(step: Step, result: StepResult) -> None:
     if not all(map(math.isfinite, (result.grad_norm, *result.losses))):
         raise NotFinite(
             f"step {step.number}: the loss is {result.loss:.4g} and the gradient's norm {result.grad_norm:.4g}, on "
-            f"images {step.num_images} to {step.num_images + step.batch_size - 1} of the run; the weights are as "
+            f"images {step.first} to {step.first + step.batch_size - 1} of the run; the weights are as "
             "they were before it. Try a lower train.lr, or train.precision = 'float32'",
             result,
         )

@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hdit_core.checkpoint.denoiser import check_fit
 from hdit_core.checkpoint.layout import checkpoint_folder
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
+from hdit_core.checkpoint.memory import Skip
 from hdit_core.checkpoint.state import State
 from hdit_core.data.opening import open_reader
 from hdit_core.data.reader import ImageReader
@@ -27,6 +28,7 @@ from hdit_core.train.ema import Ema
 from hdit_core.train.folder import claimed_folder, keep_recipe
 from hdit_core.train.optimizer import load_optimizer_tensors, make_optimizer
 from hdit_core.train.plan import check_world
+from hdit_core.train.rollback import RollBack
 from hdit_core.train.status import telling_failure
 from hdit_core.train.step import Learner
 from hdit_core.train.trainer import Trainer
@@ -67,11 +69,31 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
         check_data(recipe, reader)
         world.lead(lambda: _prepare_folder(run, recipe, held), here)
         held.enter_context(telling_failure(run, world.is_main))
-        checkpoint = _find_checkpoint(run, reader, world, here, watcher)
-        learner = make_learner(recipe, checkpoint, world, here)
-        world.lead(lambda: keep_recipe(run, recipe), here)
-        start = checkpoint.state if checkpoint else State(step=0, num_images=0, data_hash=reader.manifest.root)
-        return Trainer(learner, reader, run, start.model_copy(update={"world_size": world.size}), watcher).fit()
+        skips: tuple[Skip, ...] | None = None
+        while True:
+            try:
+                return _trainer(recipe, run, reader, world, here, watcher, skips).fit()
+            except RollBack as problem:
+                watcher.on_note(f"{problem}; back to the last checkpoint, and on without the images of that step")
+                skips = problem.skips
+
+
+def _trainer(
+    recipe: Recipe,
+    run: Path,
+    reader: ImageReader,
+    world: World,
+    device: torch.device,
+    watcher: Watcher,
+    skips: tuple[Skip, ...] | None,
+) -> Trainer:
+    """Build what trains from the newest checkpoint on, with its own images to be passed over, or those given."""
+    checkpoint = _find_checkpoint(run, reader, world, device, watcher)
+    learner = make_learner(recipe, checkpoint, world, device)
+    world.lead(lambda: keep_recipe(run, recipe), device)
+    start = checkpoint.state if checkpoint else State(step=0, num_images=0, data_hash=reader.manifest.root)
+    changed = {"world_size": world.size} | ({} if skips is None else {"skips": skips})
+    return Trainer(learner, reader, run, start.model_copy(update=changed), watcher)
 
 
 def check_data(recipe: Recipe, reader: ImageReader) -> None:

@@ -76,13 +76,13 @@ class Learner:
             with self._synchronised(place == len(pieces) - 1):
                 losses = self._losses(batch, sigma)
                 (losses.sum() / share).backward()
-            shares.put(piece.start - step.num_images, losses, sigma)
+            shares.put(piece.start - step.first, losses, sigma)
         return shares
 
     def _sigmas(self, step: Step, batch: Batch) -> Float[Tensor, " B"]:
         """Return the noise level of each image; its stratum is its place in the global batch."""
         # found on the CPU: the same bits for every device
-        u = stratified(batch.numbers - step.num_images, step.batch_size, batch.uniform)
+        u = stratified(batch.numbers - step.first, step.batch_size, batch.uniform)
         return training_sigmas(self.recipe.diffusion, self.recipe.model.image_size, u).to(self.device)
 
     def _losses(self, batch: Batch, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:

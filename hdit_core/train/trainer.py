@@ -1,26 +1,31 @@
 """The training loop: step by step, with checkpoints and sample grids on the way, until the end or a request to stop."""
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 from hdit_core.checkpoint.layout import stop_file
 from hdit_core.checkpoint.state import State
-from hdit_core.data.batch import Batch, load_batches
-from hdit_core.data.opening import order_of
 from hdit_core.data.quarantine import Quarantine
 from hdit_core.data.reader import ImageReader
 from hdit_core.data.workers import naming_dead_workers
-from hdit_core.errors import StoppedEarly
+from hdit_core.errors import NumericalError, StoppedEarly
+from hdit_core.train.advance import advanced, with_new_interval
+from hdit_core.train.feed import Feed, feed
 from hdit_core.train.grids import draw_grid
+from hdit_core.train.incidents import Incidents
+from hdit_core.train.interval import log_fields
 from hdit_core.train.log import Log
 from hdit_core.train.optimizer import optimizer_tensors
-from hdit_core.train.plan import Step, parts, steps
+from hdit_core.train.plan import Step, steps
 from hdit_core.train.preempt import StopRequest, listen
-from hdit_core.train.result import StepResult
+from hdit_core.train.result import NotFinite, StepResult
+from hdit_core.train.rollback import roll_back
 from hdit_core.train.saving import Saver
 from hdit_core.train.schedule import lr_factor
+from hdit_core.train.speed import image_flops, peak_bytes, peak_flops_per_s
+from hdit_core.train.spikes import find_spikes
 from hdit_core.train.status import Standing, write_status
 from hdit_core.train.step import Learner
 from hdit_core.train.watching import Progress, Watcher
@@ -38,9 +43,13 @@ class Trainer:
         self._watcher = watcher
         self._saved_step = start.step
         self._saver = Saver(run, self._recipe, learner.world, learner.device, self._on_saved, watcher.on_note)
-        self._interval = Interval()
+        self._incidents = Incidents(run, self._recipe, reader, learner.world)
+        self._peak_flops_per_s = peak_flops_per_s(learner.device, learner.dtype)
+        self._images_per_s: float | None = None  # of the last interval
         most = self._recipe.data.max_damaged
         self._damaged, self._damaged_here = Quarantine(most, watcher.on_note), Quarantine(most)  # on all ranks, on this
+        for quarantine in (self._damaged, self._damaged_here):
+            quarantine.damaged.update(start.memory.damaged)
 
     def fit(self) -> State:
         """Train to the end and return where the run stands.
@@ -48,16 +57,17 @@ class Trainer:
         Raises:
             StoppedEarly: a signal or the stop file asked for it; everything is saved.
             NumericalError: the loss or the gradient is not finite; the newest checkpoint is from before it.
+            RollBack: they were not, or were a spike, and the recipe lets the run go back and pass over those images.
             DataError: an image cannot be read.
             CheckpointError: a checkpoint cannot be saved.
             HditError: the main rank failed, and this is another.
         """
         listening = listen(stop_file(self._run))
-        with listening as stop, naming_dead_workers(), closing(self._load()) as loader, self._saver:
+        with listening as stop, naming_dead_workers(), closing(self._feed()) as batches, self._saver:
             log = Log(self._run, self._state.step) if self._learner.world.is_main else None
             self._write_status("running")
-            for step in steps(self._recipe.train, self._state.step, self._state.num_images):
-                self._take(step, loader, log)
+            for step in self._steps_left():
+                self._take(step, batches, log)
                 failed = self._saver.poll()
                 if self._learner.world.any(failed or stop.raised(), self._learner.device):
                     self._stop_here(stop)
@@ -66,20 +76,12 @@ class Trainer:
         self._write_status("done")
         return self._state
 
-    def _load(self) -> Generator[Batch, None, None]:
-        train, data = self._recipe.train, self._recipe.data
-        left = steps(train, self._state.step, self._state.num_images)
-        yield from load_batches(
-            self._reader,
-            (piece for step in left for piece in self._learner.pieces(step)),
-            seed=train.seed,
-            workers=data.workers,
-            augment_prob=data.augment_prob,
-            class_dropout=train.class_dropout,
-            num_classes=self._recipe.model.num_classes,
-            order=order_of(data, self._reader.manifest.contents, train.seed, parts(train)),
-            quarantine=self._damaged_here,
-        )
+    def _steps_left(self) -> Iterator[Step]:
+        return steps(self._recipe.train, self._state.step, self._state.num_images, self._state.skips)
+
+    def _feed(self) -> Feed:
+        plan, pieces = self._steps_left(), self._learner.pieces
+        return feed(self._recipe, self._reader, plan, pieces, self._state.skips, quarantine=self._damaged_here)
 
     def _count_damaged(self) -> None:
         """Tell all ranks which images are damaged: they count alike, and end at the same step if there are too many."""
@@ -88,38 +90,69 @@ class Trainer:
             found = self._learner.world.union(here.keys() - known.keys(), self._learner.device)
             self._damaged.add({index: here.get(index) or self._reader.where(index) for index in found})
 
-    def _take(self, step: Step, loader: Iterator[Batch], log: Log | None) -> None:
+    def _take(self, step: Step, batches: Feed, log: Log | None) -> None:
         """Take one step, and do what falls due with it."""
-        began_at = time.perf_counter()
-        result = self._learner.update(step, loader)
+        began_at, waited_s = time.perf_counter(), batches.waited_s
+        result = self._update(step, batches)
         elapsed_s = time.perf_counter() - began_at - result.compile_s
-        if result.compile_s:
-            self._watcher.on_note(f"compiled in {result.compile_s:.0f} s")
         self._count_damaged()
-        self._interval.add(result, step.batch_size, elapsed_s)
-        after = step.num_images + step.batch_size
-        self._state = self._state.model_copy(
-            update={"step": step.number + 1, "num_images": after, "elapsed_s": self._state.elapsed_s + elapsed_s}
+        self._state = advanced(
+            self._state,
+            step,
+            result,
+            flops=float(step.batch_size * image_flops(self._recipe.model, batches.image_size)),
+            elapsed_s=elapsed_s,
+            waited_s=batches.waited_s - waited_s,
+            spikes=self._tell_spikes(step, result),
+            damaged=dict(self._damaged.damaged),
         )
-        train, last = self._recipe.train, after >= self._recipe.train.num_images
-        if log is not None and (last or _crosses(train.log_every_images, step)):
+        train, last = self._recipe.train, self._state.num_images >= self._recipe.train.num_images
+        if last or _crosses(train.log_every_images, step):
             self._report(log, lr_factor(train, step.num_images) * train.lr)
         if last or _crosses(train.checkpoint_every_images, step):
             self._save()
         if last or _crosses(train.sample_every_images, step):
             self._draw_grid()
 
-    def _report(self, log: Log, lr: float) -> None:
-        loss, grad_norm, images_per_s = self._interval.means()
-        compile_s, state, self._interval = self._interval.compile_s, self._state, Interval()
-        log.write(
-            {"step": state.step, "num_images": state.num_images, "loss": loss, "grad_norm": grad_norm, "lr": lr}
-            | {"images_per_s": images_per_s, "elapsed_s": state.elapsed_s}
-            | ({"compile_s": compile_s} if compile_s else {})
-            | ({"damaged_images": len(self._damaged.damaged)} if self._damaged.limit else {})
-        )
-        total = self._recipe.train.num_images
-        self._watcher.on_progress(Progress(state.step, state.num_images, total, loss, grad_norm, lr, images_per_s))
+    def _update(self, step: Step, batches: Feed) -> StepResult:
+        """Let the learner take a step, and look whether it went wrong."""
+        try:
+            result = self._learner.update(step, batches)
+        except NotFinite as problem:
+            where = self._incidents.write("not finite", step, problem.result, self._state)
+            roll_back(self._recipe.train, step, self._state, str(problem))
+            raise NumericalError(
+                f"{problem}. What went into it: {where}; to see it again, add --repro {step.number} to the command"
+            ) from None
+        if result.compile_s:
+            self._watcher.on_note(f"compiled in {result.compile_s:.0f} s")
+        return result
+
+    def _tell_spikes(self, step: Step, result: StepResult) -> int:
+        """Return whether a step stood out, 0 or 1; it may take the run back to before it."""
+        if not (spikes := find_spikes(self._state.memory, result)):
+            return 0
+        where = self._incidents.write("spike", step, result, self._state, spikes)
+        text = f"step {step.number}: a spike: {' and '.join(map(str, spikes))}"
+        self._watcher.on_note(f"{text}; what went into it: {where}")
+        roll_back(self._recipe.train, step, self._state, text)
+        return 1
+
+    def _report(self, log: Log | None, lr: float) -> None:
+        """Write a line of the log, and begin a new interval, on all ranks."""
+        fields, state = log_fields(self._state.memory.interval), self._state
+        self._state = with_new_interval(state)
+        self._images_per_s = fields["images_per_s"]
+        if log is None:
+            return
+        where = {"step": state.step, "num_images": state.num_images, "lr": lr, "elapsed_s": state.elapsed_s}
+        if self._peak_flops_per_s:
+            fields["utilisation"] = fields["flops_per_s"] / (self._peak_flops_per_s * self._learner.world.size)
+        if self._damaged.limit:
+            fields["damaged_images"] = len(self._damaged.damaged)
+        log.write(where | fields | {"peak_bytes": peak_bytes(self._learner.device)})
+        means = (fields["loss"], fields["grad_norm"], lr, fields["images_per_s"])
+        self._watcher.on_progress(Progress(state.step, state.num_images, self._recipe.train.num_images, *means))
 
     def _draw_grid(self) -> None:
         if self._recipe.train.sample_every_images and self._learner.world.is_main:
@@ -141,7 +174,7 @@ class Trainer:
         self._saved_step = self._state.step
 
     def _on_saved(self, state: State, folder: Path) -> None:
-        write_status(self._run, "running", state.step, state.num_images)
+        self._write_status("running", state)
         self._watcher.on_note(f"saved {folder}")
 
     def _stop_here(self, stop: StopRequest) -> None:
@@ -157,31 +190,11 @@ class Trainer:
             f"({self._state.num_images} images); all is saved, and the same command goes on from here"
         )
 
-    def _write_status(self, state: Standing) -> None:
+    def _write_status(self, standing: Standing, state: State | None = None) -> None:
         if self._learner.world.is_main:
-            write_status(self._run, state, self._state.step, self._state.num_images)
-
-
-class Interval:
-    """Sums since the last report."""
-
-    def __init__(self) -> None:
-        self._loss = self._grad_norm = self._elapsed_s = 0.0
-        self._steps = self._num_images = 0
-        self.compile_s = 0.0
-
-    def add(self, result: StepResult, num_images: int, elapsed_s: float) -> None:
-        """Count one step."""
-        self._loss += result.loss
-        self._grad_norm += result.grad_norm
-        self._elapsed_s += elapsed_s
-        self.compile_s += result.compile_s
-        self._steps += 1
-        self._num_images += num_images
-
-    def means(self) -> tuple[float, float, float]:
-        """Return mean loss, mean gradient norm and images per second."""
-        return self._loss / self._steps, self._grad_norm / self._steps, self._num_images / self._elapsed_s
+            state = state or self._state
+            speed = {"images_per_s": self._images_per_s} if self._images_per_s else {}
+            write_status(self._run, standing, state.step, state.num_images, **speed)
 
 
 def _crosses(every: int, step: Step) -> bool:

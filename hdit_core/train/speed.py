@@ -1,0 +1,51 @@
+"""How much of the machine a run uses: its arithmetic a second, and the most memory it held."""
+
+import resource
+import sys
+from functools import lru_cache
+
+import torch
+
+from hdit_core.flops.count import count
+from hdit_core.plan.gpus import GPUS
+from hdit_core.recipe.model import ModelRecipe
+
+FLOPS_PER_MAC = 2
+FORWARD_AND_BACKWARD = 3
+"""A backward pass has two products for each of the forward pass: the gradient of each factor."""
+
+
+@lru_cache(maxsize=256)
+def image_flops(model: ModelRecipe, image_size: tuple[int, int]) -> int:
+    """Return the floating-point operations of training on one image of so many rows and columns.
+
+    Only the model's own products count, once each: not those that activation checkpointing does again.
+    """
+    return FORWARD_AND_BACKWARD * FLOPS_PER_MAC * count(model, image_size).macs
+
+
+def stated_peak(device_name: str, dtype: torch.dtype) -> float | None:
+    """Return the floating-point operations a second that a GPU's maker states, None where the table does not know it.
+
+    Args:
+        device_name: as `torch.cuda.get_device_name` says it, such as `"NVIDIA H100 80GB HBM3"`.
+        dtype: of the products; only bfloat16 is in the table.
+    """
+    words = device_name.lower().replace("geforce rtx ", "rtx").replace("rtx a6000", "a6000").replace("-", " ").split()
+    known = [gpu for name, gpu in GPUS.items() if set(name.split("-")) <= set(words)]
+    if dtype != torch.bfloat16 or not known:
+        return None
+    return max(known, key=lambda gpu: len(gpu.name)).tflops * 1e12
+
+
+def peak_flops_per_s(device: torch.device, dtype: torch.dtype) -> float | None:
+    """Return what one device does at best by its data sheet; None for what is in no table, CPUs for instance."""
+    return stated_peak(torch.cuda.get_device_name(device), dtype) if device.type == "cuda" else None
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Return the most memory held so far: of tensors on a CUDA device, of the whole process elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
