@@ -111,7 +111,7 @@ def plan(recipe: Recipe, cluster: Cluster) -> Plan:
     Raises:
         UsageError: the devices cannot share a step's images equally.
     """
-    share = _share(recipe, cluster.devices)
+    share = images_per_device(recipe, cluster.devices, f"--count {cluster.devices}")
     sharded = getattr(recipe.train, "parallel", "auto") == "fsdp"
     if getattr(recipe.train, "parallel", "auto") == "auto" and cluster.devices > 1:
         sharded = not any(choice.largest != 0 for choice in _choices(recipe, cluster, share, sharded=False))
@@ -119,12 +119,20 @@ def plan(recipe: Recipe, cluster: Cluster) -> Plan:
     return Plan(recipe, cluster, choices, _best(recipe, choices), share)
 
 
-def _share(recipe: Recipe, devices: int) -> int:
+def images_per_device(recipe: Recipe, devices: int, what: str) -> int:
+    """Return the most images of a step that fall to one of several devices.
+
+    Args:
+        what: says so many devices, for the message.
+
+    Raises:
+        UsageError: they cannot share every step's images equally; with the nearest numbers that can.
+    """
     sizes = [recipe.train.batch_size, *(growth.batch_size for growth in recipe.train.batch_growth)]
     if bad := next((size for size in sizes if size % devices), None):
         near = sorted((n for n in range(1, bad + 1) if not any(s % n for s in sizes)), key=lambda n: abs(n - devices))
         raise UsageError(
-            f"--count {devices}: a step of {bad} images cannot be shared equally; "
+            f"{what}: a step of {bad} images cannot be shared equally by {devices}; "
             f"use {' or '.join(map(str, sorted(near[:2])))}, or another train.batch_size"
         )
     return max(sizes) // devices

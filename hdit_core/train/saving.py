@@ -1,5 +1,6 @@
 """Saving beside training: a copy of the state is written to the disk while the next steps are taken."""
 
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -41,6 +42,7 @@ class Saver:
         self._on_saved, self._on_note = on_saved, on_note
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: tuple[State, Future[Path]] | None = None
+        self.slowest_s = 0.0  # of the saves so far, on the main rank
 
     def save(self, state: State, parts: Parts) -> None:
         """Copy the tensors and begin to write them; they may change as soon as this returns.
@@ -91,6 +93,8 @@ class Saver:
             self._on_saved(pending[0], pending[1].result())
 
     def _write(self, state: State, parts: Parts) -> Path:
+        began_at = time.perf_counter()
         folder = save_checkpoint(self._run, self._recipe, state, parts)
+        self.slowest_s = max(self.slowest_s, time.perf_counter() - began_at)
         prune(self._run, self._recipe.train)
         return folder

@@ -1,5 +1,6 @@
 """The training loop: step by step, with checkpoints and sample grids on the way, until the end or a request to stop."""
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,6 +13,7 @@ from hdit_core.data.reader import ImageReader
 from hdit_core.data.workers import naming_dead_workers
 from hdit_core.errors import NumericalError, StoppedEarly
 from hdit_core.train.advance import advanced, with_new_interval
+from hdit_core.train.deadline import Deadline, job_end_s
 from hdit_core.train.feed import Feed, feed
 from hdit_core.train.grids import draw_grid
 from hdit_core.train.incidents import Incidents
@@ -62,7 +64,8 @@ class Trainer:
             CheckpointError: a checkpoint cannot be saved.
             HditError: the main rank failed, and this is another.
         """
-        listening = listen(stop_file(self._run))
+        deadline = Deadline(job_end_s(os.environ), lambda: self._saver.slowest_s)
+        listening = listen(stop_file(self._run), deadline)
         with listening as stop, naming_dead_workers(), closing(self._feed()) as batches, self._saver:
             log = Log(self._run, self._state.step) if self._learner.world.is_main else None
             self._write_status("running")
@@ -155,7 +158,7 @@ class Trainer:
         self._watcher.on_progress(Progress(state.step, state.num_images, self._recipe.train.num_images, *means))
 
     def _draw_grid(self) -> None:
-        if self._recipe.train.sample_every_images and self._learner.world.is_main:
+        if self._recipe.train.sample_every_images and self._learner.draws:
             classes = self._reader.manifest.contents.classes
             path = draw_grid(self._learner, self._run, self._state.num_images, tuple(classes or ()))
             self._watcher.on_note(f"samples: {path}")
@@ -179,22 +182,24 @@ class Trainer:
 
     def _stop_here(self, stop: StopRequest) -> None:
         self._saver.finish()  # raises what was the matter, if it was no request but a save that failed
+        stop.raised()  # names the file where another rank saw it first
         stop_file(self._run).unlink(missing_ok=True)
         if self._state.num_images >= self._recipe.train.num_images:
             return
         self._save()
         self._saver.finish()
-        self._write_status("preempted")
+        reason = stop.reason or "another rank"
+        self._write_status("preempted", reason=reason)
         raise StoppedEarly(
-            f"{self._run}: stopped by {stop.reason or 'another rank'} after step {self._state.step} "
+            f"{self._run}: stopped by {reason} after step {self._state.step} "
             f"({self._state.num_images} images); all is saved, and the same command goes on from here"
         )
 
-    def _write_status(self, standing: Standing, state: State | None = None) -> None:
+    def _write_status(self, standing: Standing, state: State | None = None, **more: str) -> None:
         if self._learner.world.is_main:
             state = state or self._state
             speed = {"images_per_s": self._images_per_s} if self._images_per_s else {}
-            write_status(self._run, standing, state.step, state.num_images, **speed)
+            write_status(self._run, standing, state.step, state.num_images, **speed, **more)
 
 
 def _crosses(every: int, step: Step) -> bool:

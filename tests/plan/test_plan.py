@@ -83,7 +83,7 @@ def test_what_fits_in_no_way_is_said_not_to():
 
 
 def test_devices_that_cannot_share_a_step_are_refused_with_the_nearest_that_can():
-    with pytest.raises(UsageError, match=r"--count 3: a step of 256 images cannot be shared equally; use 2 or 4"):
+    with pytest.raises(UsageError, match=r"--count 3: a step of 256 images cannot be shared equally by 3; use 2 or 4"):
         plan(FFHQ, replace(CLUSTER, devices=3))
 
 

@@ -14,6 +14,7 @@ from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.errors import CheckpointError, DataError, NumericalError, StoppedEarly, UsageError
 from hdit_core.recipe.read import read_recipe
 from hdit_core.train import step as step_module
+from hdit_core.train.deadline import Deadline
 from hdit_core.train.log import read_log
 from hdit_core.train.preempt import SIGNALS, listen
 from hdit_core.train.run import train
@@ -93,7 +94,7 @@ def test_a_run_that_lost_its_newest_checkpoint_ends_with_the_same_bits(tmp_path,
 def test_every_signal_that_schedulers_send_is_listened_to_and_given_back(tmp_path):
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        with listen(tmp_path / "STOP") as stop:
+        with listen(tmp_path / "STOP", Deadline(None, lambda: 0.0)) as stop:
             assert not stop.raised()
             os.kill(os.getpid(), number)
             assert stop.raised() and stop.reason == number.name

@@ -1,0 +1,189 @@
+"""`hdit slurm`: batch scripts on stdout, for `hdit slurm train RECIPE --time 24:00:00 | sbatch`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from hdit_cli.console import note
+from hdit_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from hdit_core.slurm.request import Request
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
+
+TimeOption = Annotated[
+    str, typer.Option("--time", "-t", metavar="TIME", help="Limit, e.g. 24:00:00 or 2-12:00.", show_default=False)
+]
+NodesOption = Annotated[int, typer.Option("--nodes", "-N", min=1, metavar="N", help="Machines.")]
+GpusOption = Annotated[int, typer.Option("--gpus-per-node", min=0, metavar="N", help="GPUs, and ranks, on each.")]
+CpusOption = Annotated[
+    int | None,
+    typer.Option("--cpus-per-task", "-c", min=1, metavar="N", help="Cores a process.", show_default="the cluster's"),
+]
+NoticeOption = Annotated[
+    int, typer.Option("--notice", min=30, metavar="S", help="Seconds before the limit at which a job saves and ends.")
+]
+MoreOption = Annotated[
+    list[str] | None,
+    typer.Option("--sbatch", metavar="OPTION", help="Any other, e.g. partition=gpu; repeatable.", show_default=False),
+]
+SetupOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="LINE", help="Shell that comes first, e.g. 'source venv/bin/activate'; repeatable."),
+]
+RequeuesOption = Annotated[
+    int, typer.Option("--requeues", min=0, metavar="N", help="Times it is queued again without having come further.")
+]
+
+
+@app.callback()
+def slurm() -> None:
+    """Print batch scripts; what is not an option here goes to the command in the script.
+
+    Example: hdit slurm train imagenet256 --nodes 2 --gpus-per-node 8 --time 24:00:00 | sbatch
+    """
+
+
+@app.command(context_settings=PASS_ON)
+def train(
+    ctx: typer.Context,
+    time: TimeOption,
+    nodes: NodesOption = 1,
+    gpus: GpusOption = 0,
+    cpus: CpusOption = None,
+    notice: NoticeOption = 300,
+    requeues: RequeuesOption = 3,
+    launcher: Annotated[
+        Literal["torchrun", "srun"], typer.Option(help="Who starts the ranks: torchrun on each node, or srun itself.")
+    ] = "torchrun",
+    more: MoreOption = None,
+    setup: SetupOption = None,
+) -> None:
+    """Print the script of a run that goes on after time limits, preemptions and crashes.
+
+    The recipe is read, and the ranks are counted against its batch size, before anything waits in a queue.
+
+    Example: hdit slurm train imagenet256 --out runs/a --nodes 8 --gpus-per-node 8 --time 24:00:00 | sbatch
+    """
+    from hdit_core.plan.plan import images_per_device
+    from hdit_core.recipe.read import read_recipe
+    from hdit_core.slurm.script import train_script
+
+    given = _parsed("train", ctx.args)
+    recipe, out = given["recipe"], given.get("out")
+    run = Path(out or Path("runs") / Path(recipe).stem)
+    request = _request(f"hdit-{run.name}", time, nodes, gpus, cpus, notice, more)
+    images_per_device(read_recipe(recipe, given.get("overrides") or ()), request.ranks, "the job's ranks")
+    typer.echo(train_script(request, ctx.args, run, setup or (), launcher, requeues), nl=False)
+
+
+@app.command("sample", context_settings=PASS_ON)
+def sample(
+    ctx: typer.Context,
+    time: TimeOption,
+    nodes: NodesOption = 1,
+    gpus: GpusOption = 0,
+    cpus: CpusOption = None,
+    notice: NoticeOption = 60,
+    requeues: RequeuesOption = 3,
+    more: MoreOption = None,
+    setup: SetupOption = None,
+) -> None:
+    """Print the script of a job that draws images, and goes on with what is missing.
+
+    Example: hdit slurm sample --ckpt runs/a --n 50000 --gpus-per-node 8 --time 4:00:00 | sbatch
+    """
+    _print_job("sample", ctx.args, _request("hdit-sample", time, nodes, gpus, cpus, notice, more), setup, requeues)
+
+
+@app.command("eval-fid", context_settings=PASS_ON)
+def eval_fid(
+    ctx: typer.Context,
+    time: TimeOption,
+    nodes: NodesOption = 1,
+    gpus: GpusOption = 0,
+    cpus: CpusOption = None,
+    notice: NoticeOption = 60,
+    requeues: RequeuesOption = 3,
+    more: MoreOption = None,
+    setup: SetupOption = None,
+) -> None:
+    """Print the script of a job that scores images.
+
+    Example: hdit slurm eval-fid samples/ --ref data/faces --gpus-per-node 1 --time 1:00:00 | sbatch
+    """
+    _print_job("eval-fid", ctx.args, _request("hdit-eval", time, nodes, gpus, cpus, notice, more), setup, requeues)
+
+
+@app.command("prepare-data", context_settings=PASS_ON)
+def prepare_data(
+    ctx: typer.Context,
+    time: TimeOption,
+    tasks: Annotated[
+        int | None, typer.Option("--tasks", min=1, metavar="N", help="Of a job array.", show_default="one job")
+    ] = None,
+    cpus: CpusOption = None,
+    more: MoreOption = None,
+    setup: SetupOption = None,
+) -> None:
+    """Print the script of a preparation, shared by the tasks of a job array; --finish comes after them.
+
+    Example: hdit slurm prepare-data photos/ --out data/a --size 256 --tasks 50 --time 2:00:00 | sbatch
+    """
+    from hdit_core.slurm.script import array_script
+
+    given = _parsed("prepare-data", ctx.args)
+    if tasks and given.get("finish"):
+        raise UsageError("--finish with --tasks: the last step is one job that waits for the array; leave out --tasks")
+    request = _request("hdit-prepare", time, 1, 0, cpus, 60, more)
+    typer.echo(array_script(request, ["prepare-data", *ctx.args], setup or (), tasks), nl=False)
+    if tasks:
+        note("then the same with --finish instead of --tasks, | sbatch --dependency=afterok:ID of the array")
+
+
+@app.command(hidden=True)
+def again(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
+    most: Annotated[int, typer.Option(min=0, metavar="N", help="Attempts in a row without a newer checkpoint.")] = 3,
+    asked: Annotated[bool, typer.Option("--asked", help="Slurm asked the job to end, and not a person.")] = False,
+) -> None:
+    """Decide whether a run goes back into the queue: exit code 0 for yes and 1 for no.
+
+    Example: hdit slurm again runs/a --most 3
+    """
+    from hdit_core.slurm.again import decide
+
+    decision = decide(run, most, asked)
+    note(decision.reason)
+    raise typer.Exit(0 if decision.again else 1)
+
+
+def _print_job(
+    command: str, args: Sequence[str], request: "Request", setup: Sequence[str] | None, requeues: int
+) -> None:
+    from hdit_core.slurm.script import job_script
+
+    _parsed(command, args)
+    typer.echo(job_script(request, [command, *args], setup or (), requeues), nl=False)
+
+
+def _parsed(command: str, args: Sequence[str]) -> dict[str, Any]:
+    """Return what the command would be given, so that a mistake shows now and not when the job starts."""
+    from hdit_cli.plugins import load_command, offered
+
+    parser = load_command(command, offered()[command])
+    with parser.make_context(f"hdit {command}", list(args)) as context:
+        return dict(context.params)
+
+
+def _request(
+    name: str, time: str, nodes: int, gpus: int, cpus: int | None, notice: int, more: Sequence[str] | None
+) -> "Request":
+    from hdit_core.slurm.request import Request
+
+    return Request(name, time, nodes, gpus, cpus, notice, tuple(more or ()))

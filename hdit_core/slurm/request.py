@@ -1,0 +1,72 @@
+"""What a job asks of Slurm: the `#SBATCH` lines of its script."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hdit_core.errors import UsageError
+
+TIME = re.compile(r"[0-9]+(:[0-9]{1,2}){0,2}|[0-9]+-[0-9]{1,2}(:[0-9]{1,2}){0,2}")
+PLAIN = re.compile(r"[\w.,:=/%@+\[\]*&|()-]+")  # neither blanks, quotes, $ nor line ends: sbatch takes it as it stands
+NAME = re.compile(r"[^\w.-]+")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Nodes, devices and time of a job.
+
+    Attributes:
+        name: of the job; what Slurm could misread becomes a hyphen.
+        time: limit, as sbatch takes it: minutes, hours:minutes:seconds, or days-hours[:minutes[:seconds]].
+        nodes: machines.
+        gpus_per_node: devices, and ranks, on each; 0: none, one process a node on the CPU.
+        cpus_per_task: cores of a process; None: as the cluster does.
+        notice_s: seconds before the limit at which the job is told to save.
+        more: further options of sbatch without their hyphens, such as `partition=gpu` or `exclusive`.
+    """
+
+    name: str
+    time: str
+    nodes: int = 1
+    gpus_per_node: int = 0
+    cpus_per_task: int | None = None
+    notice_s: int = 300
+    more: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not TIME.fullmatch(self.time):
+            raise UsageError(f"--time {self.time}: expected a time as sbatch takes it, such as 24:00:00 or 2-12:00")
+        for option in self.more:
+            if not PLAIN.fullmatch(option):
+                raise UsageError(
+                    f"--sbatch {option}: expected an option of sbatch without hyphens, such as partition=gpu or exclusive"
+                )
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Processes that train or draw on a node."""
+        return max(1, self.gpus_per_node)
+
+    @property
+    def ranks(self) -> int:
+        """Processes of the whole job."""
+        return self.nodes * self.ranks_per_node
+
+    def directives(self, tasks_per_node: int, *, log: str = "%x-%j.out", array: int | None = None) -> Iterator[str]:
+        """Yield the script's `#SBATCH` lines.
+
+        Args:
+            tasks_per_node: processes that srun starts on a node.
+            log: name of the file for what the job prints.
+            array: number of the tasks of a job array.
+        """
+        options = [f"job-name={NAME.sub('-', self.name)}", f"nodes={self.nodes}", f"ntasks-per-node={tasks_per_node}"]
+        if self.gpus_per_node:
+            options.append(f"gpus-per-node={self.gpus_per_node}")
+        if self.cpus_per_task:
+            options.append(f"cpus-per-task={self.cpus_per_task}")
+        if array:
+            options.append(f"array=1-{array}")
+        options += [f"time={self.time}", f"signal=B:USR1@{self.notice_s}", "requeue", "open-mode=append"]
+        options += [f"output={log}", *self.more]
+        return (f"#SBATCH --{option}" for option in options)

@@ -1,0 +1,102 @@
+"""The batch scripts: text that sbatch takes, with every word from outside quoted for the shell."""
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from hdit_core.slurm.request import Request
+
+MODULE = "hdit_cli"
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGUSR1,SIGUSR2"  # torchrun dies of those it is not told of, and leaves its ranks
+LINE_ENDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+FORWARD = """\
+# told to end before the time limit, or to make room: what runs saves first, and nobody but Slurm has asked for it
+asked=
+trap 'asked=1; {act}' USR1 TERM
+
+{srun} &
+job=$!
+while wait "$job"; code=$?; kill -0 "$job" 2> /dev/null; do :; done
+"""
+
+
+def train_script(
+    request: Request, words: Sequence[str], run: Path, setup: Iterable[str], launcher: str, most: int
+) -> str:
+    """Return the script of a run, which goes on after its time limit, a preemption or a crash for as long as it advances.
+
+    Args:
+        words: of `hdit train`, without these two.
+        run: its folder.
+        setup: lines of shell that come first, taken as they are.
+        launcher: `"torchrun"` or `"srun"`.
+        most: times that it goes back into the queue without having come further.
+    """
+    start = _torchrun(request) if launcher == "torchrun" else f"srun --kill-on-bad-exit=1 {_python()}"
+    tasks = 1 if launcher == "torchrun" else request.ranks_per_node
+    again = f"{_python()} slurm again {shlex.quote(str(run))} --most {most} ${{asked:+--asked}}"
+    body = FORWARD.format(act=_stop(run), srun=f"{start} {shlex.join(['train', *words])}")
+    ending = f'if {again}; then\n  scontrol requeue "$SLURM_JOB_ID"\nelse\n  exit "$code"\nfi\n'
+    return _script(request.directives(tasks), ["train", *words], setup, [_rendezvous(launcher), body, ending])
+
+
+def job_script(request: Request, words: Sequence[str], setup: Iterable[str], most: int) -> str:
+    """Return the script of a command that keeps what is done and goes on when it is called again, such as `sample`.
+
+    Args:
+        words: of the command, its name first.
+        setup: lines of shell that come first, taken as they are.
+        most: times that it goes back into the queue.
+    """
+    srun = f"srun --kill-on-bad-exit=1 {_python()} {shlex.join(words)}"
+    body = FORWARD.format(act='kill -TERM "$job"', srun=srun)
+    ending = (
+        f'if [ "$asked" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {most} ]; then\n'
+        '  scontrol requeue "$SLURM_JOB_ID"\nelse\n  exit "$code"\nfi\n'
+    )
+    return _script(request.directives(request.ranks_per_node), words, setup, [body, ending])
+
+
+def array_script(request: Request, words: Sequence[str], setup: Iterable[str], tasks: int | None) -> str:
+    """Return the script of a preparation: a job array that shares the images, or with no tasks a single job.
+
+    Args:
+        words: of the command, its name first.
+        setup: lines of shell that come first, taken as they are.
+        tasks: of the array.
+    """
+    log = "%x-%A-%a.out" if tasks else "%x-%j.out"
+    return _script(
+        request.directives(1, log=log, array=tasks), words, setup, [f"exec {_python()} {shlex.join(words)}\n"]
+    )
+
+
+def _script(directives: Iterable[str], words: Sequence[str], setup: Iterable[str], parts: Iterable[str]) -> str:
+    made_by = LINE_ENDS.sub("?", f"hdit slurm {shlex.join(words)}")  # a comment ends with its line
+    head = ["#!/bin/bash", f"# Made by: {made_by}", *directives, *setup, "set -u", ""]
+    return "\n".join([*head, *(part for part in parts if part)])
+
+
+def _python() -> str:
+    return f"python -m {MODULE}"
+
+
+def _rendezvous(launcher: str) -> str:
+    if launcher != "torchrun":
+        return ""
+    return 'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)\nport=$((20000 + SLURM_JOB_ID % 10000))\n'
+
+
+def _torchrun(request: Request) -> str:
+    meet = '--rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" --rdzv-endpoint="$head:$port"'
+    agent = f"--nnodes={request.nodes} --nproc-per-node={request.ranks_per_node} {meet}"
+    patience = f"--signals-to-handle={SIGNALS} --shutdown-timeout={request.notice_s}"
+    return f"srun --kill-on-bad-exit=1 python -m torch.distributed.run {agent} \\\n  {patience} \\\n  -m {MODULE}"
+
+
+def _stop(run: Path) -> str:
+    """Return what asks a run to save and end: the file that every launcher leaves alone."""
+    inside = shlex.quote(str(run / "STOP")).replace("'", "'\\''")  # it stands within the quotes of a trap
+    return f"touch {inside}"

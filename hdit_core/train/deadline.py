@@ -1,0 +1,59 @@
+"""The end of a Slurm job's time, before which a run saves by itself: a signal may not come, or come too late."""
+
+import re
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+
+MARGIN_S = 60.0
+SLOWEST_SAVES = 2.0  # room for so many saves as the slowest one so far
+PATIENCE_S = 10.0
+
+
+class Deadline:
+    """When a run has to begin its last save: the end, less two of the slowest saves so far and a minute."""
+
+    def __init__(self, end_s: float | None, slowest_save_s: Callable[[], float], now: Callable[[], float] = time.time):
+        """
+        Args:
+            end_s: seconds since 1970; None: there is no end.
+            slowest_save_s: tells how long the slowest save has taken so far.
+            now: the clock.
+        """
+        self._end_s, self._slowest_save_s, self._now = end_s, slowest_save_s, now
+
+    def passed(self) -> bool:
+        """Return whether it is time."""
+        if self._end_s is None:
+            return False
+        return self._now() >= self._end_s - SLOWEST_SAVES * self._slowest_save_s() - MARGIN_S
+
+
+def job_end_s(environment: Mapping[str, str]) -> float | None:
+    """Return when the Slurm job of this process ends, in seconds since 1970; None: it is in none, or that has no end.
+
+    Newer Slurms say so in the environment, older ones are asked.
+    """
+    if text := environment.get("SLURM_JOB_END_TIME"):
+        return float(text) if re.fullmatch(r"[0-9]{1,12}", text) else None
+    job = environment.get("SLURM_JOB_ID", "")
+    return _asked(job) if re.fullmatch(r"[0-9]{1,12}", job) else None
+
+
+def _asked(job: str) -> float | None:
+    command = ["squeue", "--noheader", "--jobs", job, "--format", "%L"]  # the time that is left; job is digits
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    left_s = seconds_left(done.stdout.strip())
+    return None if left_s is None else time.time() + left_s
+
+
+def seconds_left(text: str) -> float | None:
+    """Read a time as squeue writes it, `[[days-]hours:]minutes:seconds`; None for anything else, such as UNLIMITED."""
+    match = re.fullmatch(r"(?:(?:([0-9]+)-)?([0-9]+):)?([0-9]+):([0-9]+)", text)
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
