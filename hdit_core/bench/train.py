@@ -20,8 +20,9 @@ from hdit_core.errors import UsageError
 from hdit_core.flops.count import count
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.plan import Step, steps
-from hdit_core.train.run import check_data, make_learner
+from hdit_core.train.learner import make_learner
 from hdit_core.train.step import Learner
+from hdit_core.train.workplace import check_data
 
 FORWARD_AND_BACKWARD = 3
 """A backward pass has two products for each of the forward pass: the gradient of each factor."""

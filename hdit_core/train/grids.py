@@ -19,6 +19,9 @@ MOST_PIXELS = 4_000_000
 def draw_grid(learner: Learner, run: Path, num_images: int, classes: tuple[str, ...] = ()) -> Path:
     """Draw a few samples of the averaged network, write them into the run's folder, and return where.
 
+    An average in parts is not put together for it, which one GPU may have no memory for: every rank draws the samples,
+    sending its part of the weights along, and the main one writes. So it is for all ranks whose `Learner.draws` is true.
+
     Args:
         num_images: images trained on so far: the sheet's name.
         classes: names to be written under the samples; default: the classes' numbers.
@@ -30,6 +33,7 @@ def draw_grid(learner: Learner, run: Path, num_images: int, classes: tuple[str, 
     columns = model.num_classes if 1 < model.num_classes <= count else None
     captions = [classes[index] if classes else str(index) for index in drawn] if drawn and columns is None else None
     path = grid_file(run, num_images)
-    path.parent.mkdir(exist_ok=True)
-    write_whole(path, png_bytes(sheet(np.asarray(images), captions, columns)))
+    if learner.world.is_main:
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, png_bytes(sheet(np.asarray(images), captions, columns)))
     return path

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from hdit_core.model.parameters import parameter_groups
 from hdit_core.recipe.train import TrainRecipe
+from hdit_core.train.gather import laid_out_like
 
 
 def make_optimizer(network: nn.Module, recipe: TrainRecipe) -> torch.optim.AdamW:
@@ -38,4 +39,4 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module,
     for full_name, tensor in tensors.items():
         name, _, key = full_name.rpartition(":")
         parameter = parameters[name]
-        optimizer.state[parameter][key] = tensor.to(parameter.device)
+        optimizer.state[parameter][key] = laid_out_like(tensor, parameter)

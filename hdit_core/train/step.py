@@ -1,13 +1,11 @@
 """One update of the weights: forward and backward over micro-batches, clip, optimizer, average."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from hdit_core.data.batch import Batch
 from hdit_core.devices import autocast
@@ -21,6 +19,7 @@ from hdit_core.train.compiled import compile_seconds
 from hdit_core.train.ema import Ema, ema_decay
 from hdit_core.train.gradient import grad_norms
 from hdit_core.train.optimizer import set_lr
+from hdit_core.train.parallel import accumulating, is_in_parts
 from hdit_core.train.plan import Step, micro_batches
 from hdit_core.train.result import Shares, StepResult, check_finite
 from hdit_core.train.schedule import lr_factor
@@ -37,6 +36,11 @@ class Learner:
     world: World
     device: torch.device
     dtype: torch.dtype  # of the products
+
+    @property
+    def draws(self) -> bool:
+        """Whether this rank has to take part where the average draws images: all do, if it is held in parts."""
+        return self.world.is_main or is_in_parts(self.ema.network)
 
     def pieces(self, step: Step) -> list[range]:
         """Return the image numbers of the micro-batches that this rank takes of a step."""
@@ -73,7 +77,7 @@ class Learner:
             assert batch.numbers[0] == piece.start  # the loader walks the same plan
             self._seed_dropout(step, place)
             sigma = self._sigmas(step, batch)
-            with self._synchronised(place == len(pieces) - 1):
+            with accumulating(self.denoiser.network, last=place == len(pieces) - 1):
                 losses = self._losses(batch, sigma)
                 (losses.sum() / share).backward()
             shares.put(piece.start - step.first, losses, sigma)
@@ -108,8 +112,3 @@ class Learner:
             part = self.world.rank << 32 | place
             numbers = stream(self.recipe.train.seed, "dropout", step.number, part)
             torch.manual_seed(int(numbers.integers(2**63)))
-
-    def _synchronised(self, last: bool) -> AbstractContextManager[None]:
-        """Let the ranks exchange gradients in the last backward only."""
-        network = self.denoiser.network
-        return nullcontext() if last or not isinstance(network, DistributedDataParallel) else network.no_sync()
