@@ -3,11 +3,11 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from hdit_core.checkpoint.averages import made_average, part_name, read_length
 from hdit_core.checkpoint.kdiffusion import recipe_from_kdiffusion, state_from_kdiffusion
 from hdit_core.checkpoint.layout import checkpoint_folders
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
@@ -21,7 +21,8 @@ from hdit_core.recipe.model import AttentionBackend
 from hdit_core.recipe.read import check_recipe
 from hdit_core.recipe.run import Recipe
 
-Weights = Literal["ema", "model"]
+Weights = str
+"""`"ema"`, `"model"`, or the length of an average: `"0.08"`."""
 
 
 def load_denoiser(
@@ -36,15 +37,18 @@ def load_denoiser(
     Args:
         path: a run's folder (its newest intact checkpoint is taken), a checkpoint's folder, a safetensors file that
             hdit wrote, or an inference checkpoint of k-diffusion.
-        weights: of a run or a checkpoint, the averaged weights or the raw ones; a single file has only its own.
+        weights: of a run or a checkpoint, the averaged weights (`"ema"`), the raw ones (`"model"`), or those of an
+            average of another length, such as `"0.08"`: one of `train.ema_profiles`, or of a run what `hdit ema` made.
+            A single file has only its own.
         device: where the network goes.
         dtype: of the network's parameters and buffers; default as they were saved.
         attention_backend: who computes neighborhood attention. Not the recipe's, which was chosen for the machine that
             trained.
 
     Raises:
-        CheckpointError: there is nothing at the path, or it is damaged, or not what it says it is.
-        UsageError: the attention backend cannot run on the device.
+        CheckpointError: there is nothing at the path, or it is damaged, or not what it says it is, or it has no such
+            average.
+        UsageError: the attention backend cannot run on the device, or the weights are none of the three kinds.
     """
     recipe, state = read_weights(Path(path), weights)
     recipe = recipe.model_copy(
@@ -72,8 +76,9 @@ def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors]
     """Return the recipe and the network's tensors of whatever `load_denoiser` takes.
 
     Raises:
-        CheckpointError: as `load_denoiser`.
+        CheckpointError, UsageError: as `load_denoiser`.
     """
+    part = part_name(weights)
     if path.is_file():
         return _read_file(path)
     if not path.is_dir():
@@ -84,7 +89,11 @@ def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors]
         checkpoint = _newest(path)
     else:
         raise CheckpointError(f"{path}: neither a run with checkpoints nor a checkpoint")
-    return checkpoint.recipe, checkpoint.tensors(weights)
+    if (checkpoint.folder / f"{part}.safetensors").exists():
+        return checkpoint.recipe, checkpoint.tensors(part)
+    if weights in ("ema", "model"):
+        raise CheckpointError(f"{checkpoint.folder}: has no {part}.safetensors")
+    return _read_file(made_average(path, read_length(weights)))
 
 
 def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:

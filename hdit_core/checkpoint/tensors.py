@@ -72,13 +72,22 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 def content_crc32(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
     """Return one checksum over the metadata and every tensor's name, dtype, shape and bytes, in the order of names."""
-    said = {key: value for key, value in metadata.items() if key != "crc32"}
-    crc = zlib.crc32(json.dumps(said, sort_keys=True).encode())
+    crc = metadata_crc32(metadata)
     for name in sorted(tensors):
-        tensor = tensors[name]
-        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
-        crc = zlib.crc32(bytes_of(tensor), crc)
+        crc = tensor_crc32(name, tensors[name], crc)
     return crc
+
+
+def metadata_crc32(metadata: Mapping[str, str]) -> int:
+    """Return the part of a file's checksum that is its metadata's."""
+    said = {key: value for key, value in metadata.items() if key != "crc32"}
+    return zlib.crc32(json.dumps(said, sort_keys=True).encode())
+
+
+def tensor_crc32(name: str, tensor: Tensor, crc: int) -> int:
+    """Go on with a checksum by one tensor's name, dtype, shape and bytes."""
+    crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
+    return zlib.crc32(bytes_of(tensor), crc)
 
 
 def _header(path: Path) -> dict[str, Any]:

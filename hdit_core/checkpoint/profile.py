@@ -1,0 +1,120 @@
+"""How much an average counts the weights of each moment of training: power functions, and others made of them.
+
+Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models" (2024), section 3.1 and appendix C.
+
+Time t is counted in images. An average over a run of t images counts the weights after tau images in proportion to
+tau^gamma: its profile is p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1) on [0, t]. Its length is the standard deviation
+of p as a share of t, here `std`.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+SHORTEST, LONGEST = 0.001, 0.288
+"""The lengths that an average can be asked for; that of the mean of a whole run (gamma = 0) is 1/sqrt(12) = 0.2887."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The profile of one average.
+
+    Attributes:
+        std: its length, a share of the run up to then.
+        num_images: how long the run was up to then.
+    """
+
+    std: float
+    num_images: int
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A profile that others add up to.
+
+    Attributes:
+        weights: how much of each; they sum to 1.
+        error: how far the mixture is from what was wanted: ||sum_i x_i p_i - p|| / ||p|| in L2.
+        gain: root of the sum of the squared weights: independent errors of the parts come out so much larger.
+    """
+
+    weights: tuple[float, ...]
+    error: float
+    gain: float
+
+
+def gamma_of(std: float) -> float:
+    """Return the exponent of the profile of a length.
+
+    The length is std = sqrt((gamma + 1) / ((gamma + 2)^2 (gamma + 3))) (appendix C); with s = std^-2 that is the cubic
+    gamma^3 + 7 gamma^2 + (16 - s) gamma + 12 - s = 0, of whose roots the largest is meant.
+    """
+    s = std**-2
+    return float(np.roots([1, 7, 16 - s, 12 - s]).real.max())
+
+
+def std_of(gamma: float) -> float:
+    """Return the length of the profile of an exponent."""
+    return math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
+
+
+def decay(gamma: float, before: int, after: int) -> float:
+    """Return what an average keeps of itself in a step: beta = (before / after)^(gamma + 1) (section 3.1).
+
+    With steps of one size this is the paper's (1 - 1/t)^(gamma + 1), t in steps. Counted in images it is right for
+    steps of any size: after each of them the average is exactly the integral of p(tau) times the weights at tau, where
+    the weights that a step leaves stand for the images that it took.
+
+    Args:
+        gamma: the profile's exponent.
+        before: images before the step; with 0, the average becomes the weights.
+        after: images after it.
+    """
+    return (before / after) ** (gamma + 1)
+
+
+def inner_products(first: Sequence[Profile], second: Sequence[Profile]) -> Float[np.ndarray, "N M"]:
+    """Return the integral of p_a(tau) p_b(tau) for each pair (appendix C).
+
+    For t_a <= t_b it is (gamma_a + 1) (gamma_b + 1) / (gamma_a + gamma_b + 1) * (t_a / t_b)^gamma_b / t_b.
+    """
+    gamma_a, t_a = (column[:, None] for column in _columns(first))
+    gamma_b, t_b = (row[None, :] for row in _columns(second))
+    of_the_later = np.where(t_a <= t_b, gamma_b, gamma_a)
+    shorter, longer = np.minimum(t_a, t_b), np.maximum(t_a, t_b)
+    scale = (gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1)
+    return scale * (shorter / longer) ** of_the_later / longer
+
+
+def mixtures(parts: Sequence[Profile], wanted: Sequence[Profile]) -> list[Mixture]:
+    """Return for each profile that is wanted the mixture of others that is nearest to it.
+
+    Least squares: the weights x make ||sum_i x_i p_i - p||^2 = x'Ax - 2 x'b + c smallest, with A_ij = <p_i, p_j>,
+    b_i = <p_i, p>, c = <p, p>, under the condition that they sum to 1, without which the mixture were no average:
+    x = A^-1 b + A^-1 1 (1 - 1'A^-1 b) / (1'A^-1 1). In float64, with every profile scaled to a norm of 1 on the way.
+
+    Args:
+        parts: at least one.
+    """
+    gram = inner_products(parts, parts)
+    norms = np.sqrt(np.diag(gram))
+    gram, ones = gram / np.outer(norms, norms), 1 / norms
+    products = inner_products(parts, wanted) / norms[:, None]
+    squares = [inner_products([profile], [profile]).item() for profile in wanted]
+    solved = np.linalg.lstsq(gram, np.column_stack([ones, products]), rcond=1e-14)[0]
+    flat, found = solved[:, 0], []
+    for free, product, square in zip(solved[:, 1:].T, products.T, squares, strict=True):
+        x = free + flat * (1 - ones @ free) / (ones @ flat)
+        squared_error = (x @ gram @ x - 2 * x @ product) / square + 1
+        weights = x / norms
+        gain = float(np.linalg.norm(weights))
+        found.append(Mixture(tuple(weights.tolist()), math.sqrt(max(squared_error, 0.0)), gain))
+    return found
+
+
+def _columns(profiles: Sequence[Profile]) -> tuple[np.ndarray, np.ndarray]:
+    gammas = np.array([gamma_of(profile.std) for profile in profiles])
+    return gammas, np.array([profile.num_images for profile in profiles], np.float64)
