@@ -1,115 +1,56 @@
 """`hdit eval-fid`: how far images are from a reference.
 
-`stats` keeps one side for later, `compare` sets two results beside each other.
+`stats` keeps one side for later, `compare` sets two results beside each other. Under torchrun all ranks share the work.
 """
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hdit_cli.console import align, emit, note, progress, table
 from hdit_cli.default_command import DEFAULT, DefaultCommand, DefaultGroup
+from hdit_cli.eval_options import (
+    CountOption,
+    DataArgument,
+    DrawnOption,
+    ExtractorOption,
+    ExtractorWeightsOption,
+    ImagesArgument,
+    KeepOption,
+    Labels,
+    LabelsOption,
+    Mode,
+    ModeOption,
+    NearestOption,
+    NetworkBatchOption,
+    ReferenceOption,
+    ReportOption,
+    SaveStatsOption,
+    SmallOption,
+)
 from hdit_cli.options import DeviceOption, JsonOption, OutOption, SeedOption
 
 if TYPE_CHECKING:
-    from hdit_core.evaluate.score import ScoreSettings
+    from hdit_core.evaluate.settings import ScoreSettings
 
 app = typer.Typer(cls=DefaultGroup, add_completion=False, help="Score images by their distance to a reference.")
 
 
-class Mode(StrEnum):
-    """How images are resized for Inception."""
-
-    CLEAN = "clean"
-    ADM = "adm"
-
-
-class Labels(StrEnum):
-    """Which classes a checkpoint's images have."""
-
-    BALANCED = "balanced"
-    UNIFORM = "uniform"
-    DATA = "data"
-
-
-ExtractorOption = Annotated[
-    str | None,
-    typer.Option(
-        "--extractor",
-        metavar="NAME",
-        help="inception; efficientnet-lite0, which works offline; dinov2; or a package's.",
-        show_default="inception; with --ckpt the recipe's",
-    ),
-]
-ExtractorWeightsOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--extractor-weights",
-        "--inception-weights",
-        metavar="PATH",
-        help="File of the extractor's weights.",
-        show_default="cache, download",
-    ),
-]
-ModeOption = Annotated[
-    Mode, typer.Option("--mode", help="Resize as clean-fid does, or inside Inception's graph as ADM's evaluator does.")
-]
-CountOption = Annotated[
-    int | None,
-    typer.Option("--n", min=1, metavar="N", help="Images to score.", show_default="all; with --ckpt the recipe's"),
-]
-SmallOption = Annotated[
-    bool, typer.Option("--allow-small-n", help="Score sets with no more images than there are features.")
-]
-KeepOption = Annotated[
-    Path | None,
-    typer.Option("--keep-features", metavar="DIR", help="Keep features there: a killed run goes on where it was."),
-]
-NetworkBatchOption = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size", min=1, metavar="N", help="Images at once in the network.", show_default="what suits it"
-    ),
-]
-
-
 @app.command(DEFAULT, cls=DefaultCommand, epilog="Also: hdit eval-fid stats --help, hdit eval-fid compare --help.")
 def eval_fid(
-    images: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="IMAGES",
-            help="Folder, zip, tar, npz or data set of images; - for a tar on stdin.",
-            show_default=False,
-        ),
-    ] = None,
-    ref: Annotated[
-        str | None,
-        typer.Option("--ref", metavar="DATA", help="The same, or saved statistics (.npz)."),
-    ] = None,
-    ckpt: Annotated[
-        str | None,
-        typer.Option("--ckpt", metavar="PATH", help="In place of IMAGES: a run or checkpoint; its images are drawn."),
-    ] = None,
-    labels: Annotated[
-        Labels, typer.Option(help="Classes of --ckpt's images: in turn, by chance, or as often as in --ref.")
-    ] = Labels.BALANCED,
+    images: ImagesArgument = None,
+    ref: ReferenceOption = None,
+    ckpt: DrawnOption = None,
+    labels: LabelsOption = Labels.BALANCED,
     extractor: ExtractorOption = None,
     extractor_weights: ExtractorWeightsOption = None,
     mode: ModeOption = Mode.CLEAN,
     num: CountOption = None,
     allow_small_n: SmallOption = False,
-    nearest: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Draw the images nearest to the reference beside it.")
-    ] = None,
-    report: Annotated[
-        Path | None, typer.Option(metavar="FILE.html", help="Write a page with numbers, pictures and passport.")
-    ] = None,
-    save_stats: Annotated[
-        Path | None, typer.Option(metavar="FILE.npz", help="Keep the statistics of IMAGES, for a later --ref.")
-    ] = None,
+    nearest: NearestOption = None,
+    report: ReportOption = None,
+    save_stats: SaveStatsOption = None,
     keep_features: KeepOption = None,
     seed: SeedOption = 0,
     batch_size: NetworkBatchOption = None,
@@ -119,40 +60,22 @@ def eval_fid(
     """Score images by Frechet and kernel distance to a reference, by precision, recall, density and coverage.
 
     Called FID and KID with Inception and clean-fid's resize; with any other extractor they have another name.
+    Under torchrun each rank works on its share, and the result is the same, bit for bit.
 
     Example: hdit eval-fid samples/ --ref data/faces
     """
-    from hdit_core.evaluate.score import ScoreSettings
+    from hdit_core.evaluate.settings import ScoreSettings
 
-    settings = ScoreSettings(
-        images=images,
-        reference=ref,
-        checkpoint=ckpt,
-        extractor=extractor,
-        weights=extractor_weights,
-        mode=mode.value,
-        n=num,
-        labels=labels.value,
-        batch_size=batch_size,
-        device=device,
-        seed=seed,
-        allow_small_n=allow_small_n,
-        save_stats=save_stats,
-        keep_features=keep_features,
-        nearest=nearest,
-        report=report,
-    )
-    _score(settings, json)
+    what: dict[str, Any] = {"images": images, "reference": ref, "checkpoint": ckpt, "n": num, "labels": labels.value}
+    how: dict[str, Any] = {"extractor": extractor, "weights": extractor_weights, "mode": mode.value, "seed": seed}
+    where: dict[str, Any] = {"nearest": nearest, "report": report, "save_stats": save_stats}
+    run: dict[str, Any] = {"batch_size": batch_size, "device": device, "keep_features": keep_features}
+    _score(ScoreSettings(**what, **how, **where, **run, allow_small_n=allow_small_n), json)
 
 
 @app.command()
 def stats(
-    data: Annotated[
-        str,
-        typer.Argument(
-            metavar="DATA", help="Folder, zip, tar, npz or data set; - for a tar on stdin.", show_default=False
-        ),
-    ],
+    data: DataArgument,
     out: OutOption,
     extractor: ExtractorOption = None,
     extractor_weights: ExtractorWeightsOption = None,
@@ -169,30 +92,29 @@ def stats(
 
     Example: hdit eval-fid stats data/faces --out faces.npz
     """
-    from hdit_core.evaluate.score import ScoreSettings
+    from hdit_core.evaluate.settings import ScoreSettings
 
-    settings = ScoreSettings(
-        images=data,
-        reference=None,
-        extractor=extractor,
-        weights=extractor_weights,
-        mode=mode.value,
-        n=num,
-        batch_size=batch_size,
-        device=device,
-        seed=seed,
-        allow_small_n=allow_small_n,
-        save_stats=out,
-        keep_features=keep_features,
-    )
-    _score(settings, json)
+    what: dict[str, Any] = {"images": data, "reference": None, "n": num, "save_stats": out}
+    how: dict[str, Any] = {"extractor": extractor, "weights": extractor_weights, "mode": mode.value, "seed": seed}
+    run: dict[str, Any] = {"batch_size": batch_size, "device": device, "keep_features": keep_features}
+    _score(ScoreSettings(**what, **how, **run, allow_small_n=allow_small_n), json)
 
 
 def _score(settings: "ScoreSettings", json: bool) -> None:
+    """Score on all ranks; the main one shows progress and the result."""
+    from hdit_core.distributed import join
     from hdit_core.evaluate.score import score
 
-    with progress("score") as bar:
-        result = score(settings, bar.update, note)
+    world = join(settings.device)
+    try:
+        if not world.is_main:
+            score(settings, world=world)
+            return
+        with progress("score") as bar:
+            result = score(settings, bar.update, note, world)
+    finally:
+        world.leave()
+    assert result is not None  # only other ranks have none
     for remark in result.remarks:
         note(remark)
     emit(result.to_json(), json, align(result.lines()))

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hdit_core.evaluate.featurestore import FeatureBatch
 from hdit_core.evaluate.interval import LEAST_IN_BLOCK, NUM_BLOCKS, T_QUANTILE, Estimate, estimate
+from hdit_core.evaluate.pieces import FeatureBatch
 from hdit_core.evaluate.statistics import block_of, key_of
 
 

@@ -1,46 +1,40 @@
 """Features on disk as they come, so that a long evaluation goes on where it was killed.
 
 A folder per set of images and extractor, named by the hash of what its features depend on; in it one safetensors file
-for some hundred images, each whole or not there, in the order of the images:
+for each piece of the set, whole or not there, named by the piece's first image:
 
     KEPT/3f9a…/passport.json
-    KEPT/3f9a…/features-00000000.safetensors    features [B, F], digests [B, 32], shapes [B, 3], a checksum
+    KEPT/3f9a…/features-00000128.safetensors    features [B, F], digests [B, 32], shapes [B, 3], a checksum
+
+Several ranks share the folder, each with pieces of its own; any number of them takes up what any other has left.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float32
 from torch import Tensor
 
 from hdit_core.checkpoint.tensors import read_tensors, write_tensors
 from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.evaluate.extractor import Extractor, Say
 from hdit_core.evaluate.imageset import ImageSet
+from hdit_core.evaluate.pieces import FeatureBatch
 from hdit_core.files import new_file, remove_temporaries, write_whole
 
-IMAGES_PER_FILE = 512
 FILE_PATTERN = "features-{:08d}.safetensors"
-
-
-@dataclass(frozen=True)
-class FeatureBatch:
-    """The features of some images, with each image's digest and shape `(H, W, C)`."""
-
-    features: Float32[Tensor, "B F"]
-    digests: list[bytes]
-    shapes: list[tuple[int, ...]]
+FILE_NAME = re.compile(r"features-(\d{8,})\.safetensors")
 
 
 class FeatureStore:
     """The features of one set by one extractor."""
 
-    def __init__(self, folder: Path, images: ImageSet, extractor: Extractor, say: Say = lambda _: None) -> None:
+    def __init__(
+        self, folder: Path, images: ImageSet, extractor: Extractor, say: Say = lambda _: None, leads: bool = True
+    ) -> None:
         """Open or begin.
 
         Args:
@@ -48,6 +42,7 @@ class FeatureStore:
             images: the set.
             extractor: the feature network.
             say: told of what is found, and of a damaged file, whose images are done again.
+            leads: whether this is the rank that says what the folder is for.
 
         Raises:
             UsageError: the set is a stream, which cannot be recognised, or `folder` is a file.
@@ -58,50 +53,43 @@ class FeatureStore:
             )
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"--keep-features {folder}: is a file; expected a folder")
-        passport = {"extractor": extractor.passport, "identity": images.identity, "count": images.count}
+        passport = {"extractor": extractor.passport, "identity": images.identity}
         key = hashlib.sha256(json.dumps(passport, sort_keys=True).encode()).hexdigest()
         self._folder, self._say, self._num_features = folder / key[:16], say, extractor.num_features
         self._folder.mkdir(parents=True, exist_ok=True)
-        remove_temporaries(self._folder)
-        write_whole(self._folder / "passport.json", json.dumps(passport | {"source": images.source}, indent=1) + "\n")
-        self._count = 0
-        self._waiting: list[FeatureBatch] = []
+        if leads:
+            content = json.dumps(passport | {"source": images.source}, indent=1) + "\n"
+            write_whole(self._folder / "passport.json", content)
+        found = map(FILE_NAME.fullmatch, (path.name for path in self._folder.iterdir()))
+        self._there = {int(match[1]) for match in found if match}
+        if self._there and leads:
+            say(f"going on: the features of {len(self._there):,} pieces of the set are in {self._folder}")
 
-    def kept(self) -> Iterator[FeatureBatch]:
-        """Yield what is there; where a file is missing or damaged, the rest is to be made again."""
-        while (path := self._path()).exists():
-            try:
-                batch = _unpack(path, self._num_features)
-            except CheckpointError as problem:
-                self._say(f"{problem}; its images and those after it are done again")
-                break
-            self._count += len(batch.digests)
-            yield batch
-        if self._count:
-            self._say(f"going on after {self._count:,} images, whose features are in {self._folder}")
+    def has(self, piece: range) -> bool:
+        """Return whether the file of a piece was there in the beginning, intact or not."""
+        return piece.start in self._there
 
-    def keep(self, batch: FeatureBatch) -> None:
-        """Add a batch; it is on the disk when some hundred images have come together."""
-        self._waiting.append(batch)
-        if sum(len(waiting.digests) for waiting in self._waiting) >= IMAGES_PER_FILE:
-            self.flush()
+    def kept(self, piece: range) -> FeatureBatch | None:
+        """Return the features of a piece; None where they have to be made: missing, damaged, or of fewer images."""
+        path = self._path(piece)
+        if not path.exists():
+            return None
+        try:
+            batch = _unpack(path, self._num_features)
+        except CheckpointError as problem:
+            self._say(f"{problem}; its images are done again")
+            return None
+        return batch.first(len(piece)) if len(batch) >= len(piece) else None
 
-    def flush(self) -> None:
-        """Write what waits."""
-        if not self._waiting:
-            return
-        whole = FeatureBatch(
-            torch.cat([batch.features for batch in self._waiting]),
-            [digest for batch in self._waiting for digest in batch.digests],
-            [shape for batch in self._waiting for shape in batch.shapes],
-        )
-        with new_file(self._path()) as temporary:
-            write_tensors(temporary, _pack(whole), "")
-        self._count += len(whole.digests)
-        self._waiting = []
+    def keep(self, piece: range, batch: FeatureBatch) -> None:
+        """Write the features of a piece, whole or not at all."""
+        path = self._path(piece)
+        remove_temporaries(self._folder, path.name)  # of a killed writer; each piece has one writer at a time
+        with new_file(path) as temporary:
+            write_tensors(temporary, _pack(batch), "")
 
-    def _path(self) -> Path:
-        return self._folder / FILE_PATTERN.format(self._count)
+    def _path(self, piece: range) -> Path:
+        return self._folder / FILE_PATTERN.format(piece.start)
 
 
 def _pack(batch: FeatureBatch) -> dict[str, Tensor]:

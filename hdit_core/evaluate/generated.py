@@ -11,6 +11,7 @@ from jaxtyping import UInt8
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import UsageError
 from hdit_core.evaluate.imageset import ImageSet, Read
+from hdit_core.evaluate.pieces import by_piece
 from hdit_core.generate.generate import generate
 from hdit_core.generate.origin import weights_sha256
 from hdit_core.images import to_uint8
@@ -53,11 +54,13 @@ def generated_images(
     }
 
     def read(places: Sequence[int]) -> Iterator[Read]:
-        classes = class_ids(places, num_classes, seed, labels, class_counts) if num_classes else None
-        for batch in generate(denoiser, places, seed=seed, class_ids=classes):
-            yield from (partial(_given, image_u8) for image_u8 in to_uint8(batch.images))
+        for piece in by_piece(places):
+            classes = class_ids(piece, num_classes, seed, labels, class_counts) if num_classes else None
+            for batch in generate(denoiser, piece, seed=seed, class_ids=classes):
+                yield from (partial(_given, image_u8) for image_u8 in to_uint8(batch.images))
 
-    return ImageSet(source, n, read, hashlib.sha256(repr((source, n, class_counts)).encode()).hexdigest())
+    # no part of it is n: a larger set of the same seed begins with the same images
+    return ImageSet(source, n, read, hashlib.sha256(repr((source, class_counts)).encode()).hexdigest())
 
 
 def class_ids(

@@ -1,28 +1,20 @@
-"""From a set of images to its statistics: batches are read, resized and put through the network side by side.
+"""From a set of images to its statistics, by one process or by several ranks that share the work."""
 
-On a CPU each worker runs the network on one thread: nothing waits for another at every layer, which is faster where the
-cores are free and several times faster where they are not.
-"""
-
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-import torch
-from jaxtyping import UInt8
-
+from hdit_core.distributed import World
 from hdit_core.errors import DataError
-from hdit_core.evaluate.extractor import Extractor, full_precision
-from hdit_core.evaluate.featurestore import FeatureBatch, FeatureStore
-from hdit_core.evaluate.imageset import ImageSet, Read
-from hdit_core.evaluate.statistics import Accumulator, Statistics, image_digest
-
-GPU_WORKERS = 8  # that read and resize; the GPU does their batches one after the other
+from hdit_core.evaluate.extractor import Extractor
+from hdit_core.evaluate.featurestore import FeatureStore
+from hdit_core.evaluate.imageset import ImageSet
+from hdit_core.evaluate.pieces import FeatureBatch, pieces_of
+from hdit_core.evaluate.piecework import Piecework
+from hdit_core.evaluate.relay import Relay
+from hdit_core.evaluate.statistics import Accumulator, Statistics
 
 OnProgress = Callable[[int, int | None], None]
 
@@ -61,96 +53,106 @@ def measure(
     num_blocks: int = 1,
     watchers: Sequence[Watcher] = (),
     store: FeatureStore | None = None,
+    relay: Relay | None = None,
 ) -> Measurement:
-    """Return the statistics of a set; they do not depend on the batch size or on the order of the images.
+    """Return the statistics of a set; they do not depend on the batch size, the order or the number of ranks.
 
     Args:
         images: the set.
         extractor: the feature network.
-        batch_size: images at once; default what suits the extractor.
+        batch_size: images at once, at most a piece; default what suits the extractor.
         on_progress: called with how many images are done, of how many.
         num_blocks: into how many parts the set is divided, for the spread of a score.
-        watchers: shown every batch once, in order.
+        watchers: shown every piece once, in order.
         store: keeps the features, and gives those back that a killed run has left in it.
+        relay: where several ranks share the work, brings theirs; each of them calls `assist`.
 
     Raises:
         DataError: an image is broken, or there are fewer than two.
         NumericalError: a feature is not finite.
+        HditError: another rank failed.
     """
     accumulator = Accumulator(extractor.num_features, num_blocks=num_blocks)
     shapes: Counter[tuple[int, ...]] = Counter()
-    for batch in _batches(images, extractor, batch_size or extractor.batch_size, store):
+    tally = _Tally(on_progress, images.count)
+    work = Piecework(images, extractor, batch_size or extractor.batch_size, store, tally.add)
+    for piece in _in_order(work, relay, tally):
         for watcher in watchers:
-            watcher.see(batch, accumulator.n)
-        accumulator.add(batch.features, batch.digests)
-        shapes.update(batch.shapes)
-        on_progress(accumulator.n, images.count)
-    if images.count not in (None, accumulator.n):
-        raise DataError(
-            f"{images.source['path']}: {accumulator.n} of {images.count} images came; has it changed meanwhile? "
-            "Score it again"
-        )
+            watcher.see(piece, accumulator.n)
+        accumulator.add(piece.features, piece.digests)
+        shapes.update(piece.shapes)
+    _check_count(images, accumulator.n, images.count)
     source = {**images.source, "size": _size(shapes), "num_grey": _num_grey(shapes), "rounding": "uint8"}
     return Measurement(accumulator.statistics(), extractor.passport, source, images.remarks + extractor.remarks)
 
 
-def _batches(
-    images: ImageSet, extractor: Extractor, batch_size: int, store: FeatureStore | None
-) -> Iterator[FeatureBatch]:
-    """Give what the store has, and then the rest, which it keeps."""
-    done = 0
-    for batch in store.kept() if store else ():
-        done += len(batch.digests)
-        yield batch
-    if done == images.count:
+def assist(
+    images: ImageSet,
+    extractor: Extractor,
+    batch_size: int | None = None,
+    *,
+    store: FeatureStore | None = None,
+    relay: Relay,
+) -> None:
+    """Do this rank's share of a set, and send it to the main rank, which calls `measure`.
+
+    Args:
+        images, extractor, batch_size, store, relay: as `measure` has them.
+
+    Raises:
+        DataError: an image is broken.
+        HditError: the main rank is gone.
+    """
+    work = Piecework(images, extractor, batch_size or extractor.batch_size, store, lambda count: None)
+    relay.send_all(_whole_share(work, images, relay.world))
+
+
+def _whole_share(work: Piecework, images: ImageSet, world: World) -> Iterator[FeatureBatch]:
+    """Yield this rank's pieces, and make sure that none is missing, for which the main rank would wait."""
+    expected, done = sum(map(len, _share(images, world))), 0
+    for piece in work.pieces(_share(images, world)):
+        done += len(piece)
+        yield piece
+    _check_count(images, done, expected)
+
+
+def _share(images: ImageSet, world: World) -> Iterator[range]:
+    """Yield the pieces of a rank: dealt out in turn, so that all ranks' are wanted about when they are ready."""
+    return islice(pieces_of(images.count), world.rank, None, world.size)
+
+
+def _in_order(work: Piecework, relay: Relay | None, tally: "_Tally") -> Iterator[FeatureBatch]:
+    """Yield all pieces of a set, of whichever rank they come."""
+    if relay is None or relay.world.size == 1:
+        yield from work.pieces(pieces_of(work.images.count))
         return
-    with full_precision(), _workers(extractor.device) as (pool, workers):
-        for batch in _ahead(images.readers(done), extractor, batch_size, pool, 2 * workers):
-            if store:
-                store.keep(batch)
-            yield batch
-    if store:
-        store.flush()
+    own = work.pieces(_share(work.images, relay.world))
+    for number, _ in enumerate(pieces_of(work.images.count)):
+        owner = number % relay.world.size
+        piece = relay.receive(owner) if owner else next(own, None)
+        if piece is None:
+            return
+        if owner:
+            tally.add(len(piece))
+        yield piece
 
 
-@contextmanager
-def _workers(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
-    """Give a pool of threads and their number; on a CPU torch uses one core in each, and all as ever in this one."""
-    cores = torch.get_num_threads()
-    workers, cores_each = (cores, 1) if device.type == "cpu" else (GPU_WORKERS, cores)
-    try:
-        with ThreadPoolExecutor(workers, "features", torch.set_num_threads, (cores_each,)) as pool:
-            yield pool, workers
-    finally:
-        torch.set_num_threads(cores)  # what a thread sets for itself is also the default of threads to come
+class _Tally:
+    """Counts images, and tells how many are done."""
+
+    def __init__(self, on_progress: OnProgress, total: int | None) -> None:
+        self._on_progress, self._total, self._done = on_progress, total, 0
+
+    def add(self, count: int) -> None:
+        self._done += count
+        self._on_progress(self._done, self._total)
 
 
-def _ahead(
-    readers: Iterable[Read], extractor: Extractor, batch_size: int, pool: ThreadPoolExecutor, most_waiting: int
-) -> Iterator[FeatureBatch]:
-    """Work on a few batches ahead of the taker, and give them in order."""
-    remaining = iter(readers)
-    waiting: deque[Future[FeatureBatch]] = deque()
-    while reads := list(islice(remaining, batch_size)):
-        waiting.append(pool.submit(_work, reads, extractor))
-        if len(waiting) >= most_waiting:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _work(reads: list[Read], extractor: Extractor) -> FeatureBatch:
-    images = [_grey_once(read()) for read in reads]
-    features = extractor.features([extractor.prepare(image_u8) for image_u8 in images])
-    return FeatureBatch(
-        features, [image_digest(image_u8) for image_u8 in images], [image_u8.shape for image_u8 in images]
-    )
-
-
-def _grey_once(image_u8: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C2"]:
-    """Return a grey image with one channel, so that it is the same image however its file stores it."""
-    grey = image_u8[..., :1]
-    return grey if (image_u8 == grey).all() else image_u8
+def _check_count(images: ImageSet, found: int, expected: int | None) -> None:
+    if expected is not None and found != expected:
+        raise DataError(
+            f"{images.source['path']}: {found} of {expected} images came; has it changed meanwhile? Score it again"
+        )
 
 
 def _size(shapes: Counter[tuple[int, ...]]) -> str:

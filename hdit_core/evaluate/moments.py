@@ -46,10 +46,13 @@ class MomentSum:
         self._waiting: list[Tensor] = []
 
     def add(self, features: Float[Tensor, "B F"]) -> None:
-        """Add features."""
-        self._waiting.append(features)
-        if sum(map(len, self._waiting)) >= self.ROWS_AT_ONCE:
-            self._settle()
+        """Add features; in which portions they come changes no bit of the result."""
+        while len(features):
+            room = self.ROWS_AT_ONCE - sum(map(len, self._waiting))
+            self._waiting.append(features[:room])
+            features = features[room:]
+            if len(self._waiting[-1]) == room:
+                self._settle()
 
     def moments(self) -> Moments:
         """Return what has come together so far."""
@@ -58,7 +61,7 @@ class MomentSum:
         return Moments(self._n, self._mean, empty if self._scatter is None else self._scatter)
 
     def _settle(self) -> None:
-        if self._waiting and sum(map(len, self._waiting)):
+        if self._waiting:
             exact = torch.cat(self._waiting).double()
             mean = exact.mean(0)
             self.merge(Moments(len(exact), mean, (exact - mean).T @ (exact - mean)))

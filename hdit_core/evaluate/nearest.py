@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from hdit_core.evaluate.featurestore import FeatureBatch
 from hdit_core.evaluate.manifold import squared_distances
+from hdit_core.evaluate.pieces import FeatureBatch
 from hdit_core.evaluate.statistics import Statistics, key_of
 
 MOST_QUERIES = 1000

@@ -139,14 +139,6 @@ class Accumulator:
         self._fingerprint += sum(int.from_bytes(digest, "big") for digest in digests)
         self.n += len(features)
 
-    def merge(self, other: "Accumulator") -> None:
-        """Add what another accumulator of as many blocks has seen."""
-        for mine, theirs in zip(self._blocks, other._blocks, strict=True):
-            mine.merge(theirs.moments())
-        self._sample.add(*other._sample.sorted())
-        self._fingerprint += other._fingerprint
-        self.n += other.n
-
     def statistics(self) -> Statistics:
         """Return the statistics of all images so far.
 

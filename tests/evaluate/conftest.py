@@ -10,7 +10,8 @@ from hdit_core.checkpoint import load_denoiser
 from hdit_core.checkpoint.tensors import write_tensors
 from hdit_core.evaluate import score as score_module
 from hdit_core.evaluate.extractor import Extractor
-from hdit_core.evaluate.score import ScoreSettings, score
+from hdit_core.evaluate.score import score
+from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.evaluate import EvaluateRecipe
 

@@ -8,7 +8,8 @@ import pytest
 from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate import score as score_module
 from hdit_core.evaluate.comparison import compare_results
-from hdit_core.evaluate.score import ScoreSettings, score
+from hdit_core.evaluate.score import score
+from hdit_core.evaluate.settings import ScoreSettings
 
 
 @pytest.fixture

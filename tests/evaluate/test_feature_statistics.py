@@ -6,6 +6,7 @@ import torch
 
 from hdit_core.errors import DataError, NumericalError
 from hdit_core.evaluate import statistics
+from hdit_core.evaluate.moments import MomentSum
 from hdit_core.evaluate.statistics import Accumulator, image_digest
 
 FEATURES = torch.randn(50, 7, generator=torch.Generator().manual_seed(0)) * 3 + 100
@@ -39,12 +40,17 @@ def test_statistics_do_not_depend_on_batches_or_order(batch_size):
     assert_same(accumulate(shuffled, batch_size).statistics(), accumulate(list(range(50)), 8).statistics())
 
 
-def test_merged_parts_equal_the_whole():
-    parts = [accumulate(list(range(20, 50)), 7), accumulate([], 1), accumulate(list(range(20)), 3)]
-    whole = Accumulator(7)
-    for part in parts:
-        whole.merge(part)
-    assert_same(whole.statistics(), accumulate(list(range(50)), 50).statistics())
+def test_no_bit_depends_on_the_portions_in_which_features_come():
+    """So that ranks, batches and resumed runs, which bring the same features in other portions, give the same score."""
+    features = torch.randn(1300, 7, generator=torch.Generator().manual_seed(4)) + 10
+    sums = []
+    for portion in (1, 7, 512, 1300):
+        total = MomentSum(7)
+        for start in range(0, 1300, portion):
+            total.add(features[start : start + portion])
+        sums.append(total.moments())
+    assert all(torch.equal(sums[0].mean, other.mean) for other in sums[1:])
+    assert all(torch.equal(sums[0].scatter, other.scatter) for other in sums[1:])
 
 
 def test_the_kept_sample_is_bounded_and_does_not_depend_on_the_order():

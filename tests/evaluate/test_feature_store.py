@@ -10,18 +10,19 @@ import pytest
 import torch
 
 from hdit_core.errors import UsageError
-from hdit_core.evaluate import featurestore
+from hdit_core.evaluate import pieces
 from hdit_core.evaluate import score as score_module
 from hdit_core.evaluate.featurestore import FeatureStore
 from hdit_core.evaluate.imageset import ImageSet
 from hdit_core.evaluate.measure import measure
 from hdit_core.evaluate.pictures import open_images
-from hdit_core.evaluate.score import ScoreSettings, score
+from hdit_core.evaluate.score import score
+from hdit_core.evaluate.settings import ScoreSettings
 
 
 @pytest.fixture(autouse=True)
 def few_images_per_file(monkeypatch):
-    monkeypatch.setattr(featurestore, "IMAGES_PER_FILE", 8)
+    monkeypatch.setattr(pieces, "IMAGES_PER_PIECE", 8)
 
 
 def counted(images, made):
@@ -60,17 +61,17 @@ def test_what_was_done_is_not_done_again_and_the_result_is_bit_for_bit_the_same(
     folder = picture_folder("photos", 30)
     whole = measure(open_images(str(folder)), toy_extractor, 4)
     with pytest.raises(KeyboardInterrupt):
-        run(folder, toy_extractor, tmp_path / "kept", stop_after=16)
+        run(folder, toy_extractor, tmp_path / "kept", stop_after=20)
     said = []
     resumed, made = run(folder, toy_extractor, tmp_path / "kept", said=said)
     assert_same(resumed, whole)
-    assert made == list(range(16, 30)) and "going on after 16 images" in said[0]
+    assert made == list(range(16, 30)) and "going on: the features of 2 pieces of the set are in" in said[0]
     again, made = run(folder, toy_extractor, tmp_path / "kept")
     assert_same(again, whole)
     assert made == []
 
 
-def test_a_damaged_file_and_those_after_it_are_made_again(picture_folder, toy_extractor, tmp_path):
+def test_the_images_of_a_damaged_file_are_made_again_and_no_others(picture_folder, toy_extractor, tmp_path):
     folder = picture_folder("photos", 30)
     whole, _ = run(folder, toy_extractor, tmp_path / "kept")
     path = next((tmp_path / "kept").glob("*/features-00000008.safetensors"))
@@ -80,7 +81,7 @@ def test_a_damaged_file_and_those_after_it_are_made_again(picture_folder, toy_ex
         said = []
         resumed, made = run(folder, toy_extractor, tmp_path / "kept", said=said)
         assert_same(resumed, whole)
-        assert made == list(range(8, 30)) and "its images and those after it are done again" in said[0]
+        assert made == list(range(8, 16)) and "its images are done again" in said[1]
 
 
 def test_other_images_or_another_extractor_have_a_folder_of_their_own(picture_folder, toy_extractor, tmp_path):
@@ -106,16 +107,17 @@ def test_a_file_in_the_folders_place_is_refused(picture_folder, toy_extractor, t
 
 KILLED = """
 import os, signal, sys
+from pathlib import Path
 import torch
-from hdit_core.evaluate import featurestore, score
+from hdit_core.evaluate import pieces, score, settings
 from hdit_core.evaluate.extractor import Extractor
 
-featurestore.IMAGES_PER_FILE = 8
+pieces.IMAGES_PER_PIECE = 8
 weights = torch.randn(5, 192, generator=torch.Generator().manual_seed(1)) / 100
 toy = Extractor("toy", "fd-toy", "kd-toy", 5, 8, 4, "0" * 64, lambda x: x.flatten(1) @ weights.T, torch.device("cpu"))
 score.open_extractor = lambda *_: toy
-settings = score.ScoreSettings(*sys.argv[1:3], device="cpu", keep_features=score.Path(sys.argv[3]))
-score.score(settings, lambda done, total: done < 20 or os.kill(os.getpid(), signal.SIGKILL))
+wanted = settings.ScoreSettings(*sys.argv[1:3], device="cpu", keep_features=Path(sys.argv[3]))
+score.score(wanted, lambda done, total: done < 20 or os.kill(os.getpid(), signal.SIGKILL))
 """
 
 
@@ -130,6 +132,6 @@ def test_a_killed_evaluation_goes_on_where_it_was(picture_folder, toy_extractor,
     said = []
     settings = ScoreSettings(*sets, device="cpu")
     resumed = score(replace(settings, keep_features=tmp_path / "kept"), say=said.append)
-    assert "going on after 16 images" in said[0]
+    assert "going on: the features of 2 pieces of the set are in" in said[0]
     whole = score(settings)
     assert resumed.to_json() == whole.to_json()

@@ -16,7 +16,8 @@ from PIL import Image
 
 from hdit_core.checkpoint import load_denoiser
 from hdit_core.evaluate import score as score_module
-from hdit_core.evaluate.score import ScoreSettings, score
+from hdit_core.evaluate.score import score
+from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.generate.generate import generate
 from hdit_core.images import png_bytes, to_uint8
 

@@ -9,7 +9,8 @@ import pytest
 
 from hdit_core.errors import CheckpointError, DataError, UsageError
 from hdit_core.evaluate.report import name_with_count
-from hdit_core.evaluate.score import ScoreSettings, score
+from hdit_core.evaluate.score import score
+from hdit_core.evaluate.settings import ScoreSettings
 
 
 def test_only_fifty_thousand_images_make_an_fid50k():

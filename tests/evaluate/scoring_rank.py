@@ -1,0 +1,88 @@
+"""One rank that scores, as a process of its own, forked from a server that has imported everything before."""
+
+import json
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hdit_core.distributed import join
+from hdit_core.errors import HditError
+from hdit_core.evaluate import pieces, score
+from hdit_core.evaluate.extractor import Extractor
+from hdit_core.evaluate.settings import ScoreSettings
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["hdit_core.evaluate.score", "torch._dynamo"])
+WEIGHTS = torch.randn(5, 192, generator=torch.Generator().manual_seed(1)) / 100
+
+
+def toy(slow_s: float) -> Extractor:
+    """An extractor with a classifier, which takes its time."""
+
+    def network(levels):
+        time.sleep(slow_s)
+        return levels.flatten(1) @ WEIGHTS.T
+
+    device = torch.device("cpu")
+    return Extractor(
+        "toy", "fd-toy", "kd-toy", 5, 8, 4, "0" * 64, network, device, class_logits=lambda features: features[:, :3]
+    )
+
+
+def work(place: dict[str, str], out: str, slow_s: float, options: dict) -> None:
+    """Score, and write what came of it to `out`; with an exit code of 1 a refusal."""
+    os.environ.update(place)
+    torch.set_num_threads(1)
+    pieces.IMAGES_PER_PIECE = 8
+    score.open_extractor = lambda *_: toy(slow_s)
+    world = join("cpu")
+    try:
+        result = score.score(ScoreSettings(device="cpu", **options), world=world)
+        Path(out).write_text(json.dumps(result and result.to_json()))
+    except HditError as error:
+        Path(out).write_text(f"{type(error).__name__}: {error}")
+        sys.exit(1)
+    finally:
+        world.leave()
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Some ranks at work."""
+
+    processes: list
+    files: list[Path]
+
+    def results(self) -> list:
+        """Wait, see that none failed, and return what each gave."""
+        said = self.said()
+        assert [process.exitcode for process in self.processes] == [0] * len(said), said
+        return [json.loads(text) for text in said]
+
+    def said(self) -> list[str]:
+        """Wait, and return what each wrote."""
+        for process in self.processes:
+            process.join(60)
+        return [file.read_text() if file.exists() else "" for file in self.files]
+
+
+def start(folder: Path, count: int, slow_s: float = 0.0, **options: object) -> Ranks:
+    """Start ranks that score with these settings."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    folder.mkdir(exist_ok=True)
+    files = [folder / f"{rank}.json" for rank in range(count)]
+    processes = []
+    for rank, file in enumerate(files):
+        file.unlink(missing_ok=True)
+        place = world | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        processes.append(CONTEXT.Process(target=work, args=(place, str(file), slow_s, options)))
+        processes[-1].start()
+    return Ranks(processes, files)
