@@ -42,9 +42,11 @@ def plan_average(run: Path, std: float) -> tuple[list[Snapshot], Mixture]:
     """Return the snapshots of a run, and what an average of this length, up to the newest of them, takes of each.
 
     Raises:
-        CheckpointError: there are no snapshots.
+        CheckpointError: there is no such run, or it has no snapshots.
         UsageError: they cannot give this length; the message says which they can.
     """
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: no such run")
     taken = snapshots(run)
     if not taken:
         raise CheckpointError(f"{run}: has no snapshots of averages; train with train.ema_profiles = [0.05, 0.10]")

@@ -1,0 +1,61 @@
+"""`hdit ema`: averages of other lengths than were followed in training."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hdit_cli.console import emit
+from hdit_cli.options import JsonOption
+from hdit_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from hdit_core.checkpoint.posthoc import PostHoc
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def ema(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Run with snapshots of train.ema_profiles.", show_default=False)
+    ],
+    stds: Annotated[
+        list[str],
+        typer.Option(
+            "--std", metavar="LENGTH", help="Length, a share of the run up to 0.288; repeatable.", show_default=False
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="File to write.", show_default="in RUN/averages"),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Make averages of the weights of any length from the snapshots of a run.
+
+    profile_error says how far an average is from the one that would have been followed in training, rounding how many
+    times as large as in one snapshot the rounding of weights to 16 bits is.
+
+    Example: hdit ema --std 0.08 runs/faces && hdit sample --ckpt runs/faces --weights 0.08
+    """
+    from hdit_core.checkpoint.averages import read_length
+    from hdit_core.checkpoint.posthoc import build_average, plan_average
+
+    lengths = [read_length(std) for std in stds]
+    if out is not None and len(lengths) > 1:
+        raise UsageError(f"--out {out}: one file cannot hold {len(lengths)} averages; leave it out, or give one --std")
+    for length in lengths:
+        plan_average(run, length)  # refuses all before it makes any
+    emit([_row(build_average(run, length, out)) for length in lengths], json)
+
+
+def _row(made: "PostHoc") -> dict[str, Any]:
+    return {
+        "std": made.std,
+        "num_images": made.num_images,
+        "snapshots": made.num_snapshots,
+        "profile_error": made.mixture.error,
+        "rounding": made.mixture.gain,
+        "file": str(made.path),
+    }
