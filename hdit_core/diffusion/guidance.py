@@ -57,7 +57,7 @@ class Conditions:
     def after(self, other: "Conditions") -> "Conditions":
         """Return those of a batch that has the other's images first."""
         pairs = zip(other._each(), self._each(), strict=True)
-        return Conditions(*(None if b is None else torch.cat([a, b]) for a, b in pairs))
+        return Conditions(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))
 
     def without_class(self, num_classes: int | None = None) -> "Conditions":
         """Return the same but for the class: that which means none, or for a model that has no classes none at all."""

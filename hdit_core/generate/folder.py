@@ -17,7 +17,7 @@ from hdit_core.data.codec import decode
 from hdit_core.errors import UsageError
 from hdit_core.files import TEMPORARY, flush_folder, remove_temporaries, write_whole
 from hdit_core.generate.generate import Generated
-from hdit_core.generate.origin import differences
+from hdit_core.generate.origin import differences, with_new_settings
 from hdit_core.generate.ranges import read_ranges, write_ranges
 from hdit_core.generate.sheet import sheet
 from hdit_core.images import png_bytes, to_uint8
@@ -116,7 +116,10 @@ class SampleFolder:
             if path.stat().st_size > LARGEST_RECORD_BYTES:
                 raise ValueError("too large")
             record = json.loads(path.read_bytes())
-            there, before = record["origin"], read_ranges(record["images"]) if "images" in record else []
+            there, before = (
+                with_new_settings(record["origin"], self.origin),
+                read_ranges(record["images"]) if "images" in record else [],
+            )
         except (OSError, ValueError, KeyError, TypeError, RecursionError, UsageError) as problem:
             raise UsageError(
                 f"{path}: cannot be read ({type(problem).__name__}); give another folder with --out"

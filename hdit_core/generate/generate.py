@@ -68,11 +68,8 @@ def generate(
     """
     settings = settings or denoiser.recipe.sample
     size = image_size or denoiser.recipe.model.image_size
-    check_size(denoiser.recipe.model, size)
+    check_request(denoiser, size, guide)
     check_classes(denoiser.recipe.model.num_classes, indices, class_ids)
-    if guide is not None:
-        check_guide(denoiser, guide.denoiser)
-        check_size(guide.denoiser.recipe.model, size)
     keep_freed_memory()
     return _Drawing(denoiser, seed, settings, size, guide, on_step).batches(indices, class_ids)
 
@@ -85,6 +82,18 @@ def check_size(model: ModelRecipe, size: tuple[int, int]) -> None:
     """
     for _, problem in model.size_problems(size):
         raise UsageError(f"--size {size[0]}x{size[1]}: {problem}")
+
+
+def check_request(denoiser: Denoiser, size: tuple[int, int], guide: Guide | None) -> None:
+    """Refuse a size that the network or its guide cannot take, and a guide that cannot be asked the same.
+
+    Raises:
+        UsageError: saying why.
+    """
+    check_size(denoiser.recipe.model, size)
+    if guide is not None:
+        check_guide(denoiser, guide.denoiser)
+        check_size(guide.denoiser.recipe.model, size)
 
 
 def check_classes(num_classes: int, indices: Sequence[int], class_ids: Sequence[int] | None) -> None:

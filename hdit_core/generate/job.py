@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.distributed import World
 from hdit_core.generate.folder import SampleFolder
@@ -27,6 +28,7 @@ class Job:
         class_id: of all of them; None: each class in turn, where the network has classes.
         image_size: rows and columns in pixels.
         budget_s: no batch is begun that would end after so many seconds, as far as the last one tells; None: all.
+        guide: a worse model to lead away from.
     """
 
     denoiser: Denoiser
@@ -36,6 +38,7 @@ class Job:
     image_size: tuple[int, int]
     class_id: int | None = None
     budget_s: float | None = None
+    guide: Guide | None = None
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -51,7 +54,7 @@ class Job:
 
     def origin(self) -> dict[str, Any]:
         """Return what decides the pixels of each image, see `origin.py`."""
-        return origin(self.denoiser, self.settings, self.seed, self.image_size, self.class_id)
+        return origin(self.denoiser, self.settings, self.seed, self.image_size, self.class_id, self.guide)
 
     def batches(self, numbers: Sequence[int]) -> Iterator[Generated]:
         """Yield the batches of some of the images, as long as there is time."""
@@ -63,6 +66,7 @@ class Job:
             class_ids=classes,
             settings=self.settings,
             image_size=self.image_size,
+            guide=self.guide,
         )
         return drawn if self.budget_s is None else _in_time(drawn, self.budget_s)
 

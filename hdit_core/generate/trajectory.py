@@ -2,9 +2,11 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image
 
+from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.walk import Step
 from hdit_core.generate.generate import generate
@@ -24,11 +26,12 @@ def trajectory_webp(
     class_ids: Sequence[int] | None = None,
     settings: SampleRecipe | None = None,
     image_size: tuple[int, int] | None = None,
+    guide: Guide | None = None,
 ) -> bytes:
     """Draw up to 16 images and return an animated, lossless WebP of the denoised images at every step.
 
     Args:
-        denoiser, indices, seed, class_ids, settings, image_size: as `generate` takes them; all in one batch.
+        denoiser, indices, seed, class_ids, settings, image_size, guide: as `generate` takes them; all in one batch.
     """
     settings = (settings or denoiser.recipe.sample).model_copy(update={"batch_size": MOST_IMAGES})
     indices = list(indices)[:MOST_IMAGES]
@@ -38,9 +41,8 @@ def trajectory_webp(
     def keep(step: Step) -> None:
         frames.append(to_pil(grid(to_uint8(step.denoised))))
 
-    drawn = generate(
-        denoiser, indices, seed=seed, class_ids=class_ids, settings=settings, image_size=image_size, on_step=keep
-    )
+    given: dict[str, Any] = {"class_ids": class_ids, "image_size": image_size, "guide": guide}
+    drawn = generate(denoiser, indices, seed=seed, settings=settings, on_step=keep, **given)
     for batch in drawn:
         frames.append(to_pil(grid(to_uint8(batch.images))))
     content = io.BytesIO()

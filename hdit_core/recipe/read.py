@@ -67,7 +67,7 @@ def read_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     path = find_recipe(name)
     tables = _parse(path)
     for override in overrides:
-        _override(tables, override)
+        override_key(tables, override)
     return check_recipe(tables, str(path))
 
 
@@ -100,7 +100,12 @@ def _parse(path: Path) -> dict[str, Any]:
     return tables
 
 
-def _override(tables: dict[str, Any], override: str) -> None:
+def override_key(tables: dict[str, Any], override: str) -> None:
+    """Set one key of a recipe's tables, in place, as `--set table.key=value` says.
+
+    Raises:
+        RecipeError: it is not of that form, or there is no such place.
+    """
     key, equals, text = override.partition("=")
     *parents, last = key.strip().split(".")
     if not equals or not last:

@@ -122,3 +122,20 @@ def test_a_refused_error_is_forgotten():
     history = [value.clone() for value in control.history]
     assert not control.judge(torch.tensor([100.0]).double(), control.h).any()
     assert all(torch.equal(a, b) for a, b in zip(history, control.history, strict=True))
+
+
+@pytest.mark.parametrize("questions", [1, 2, 5, 12])
+def test_dpm_fast_is_the_references(reference, recorded_mixture, questions):
+    numbers = reference("diffusion")
+    start, ends = numbers["sampler.x"], numbers["sampler.sigmas"][[0, -2]]
+    sigmas = torch.linspace(*ends.tolist(), questions + 1, dtype=torch.float64)  # only ends and number count
+    found = sample("dpm_fast", recorded_mixture.denoise, start, sigmas, no_noise)
+    torch.testing.assert_close(found, reference("samplers")[f"dpm_fast.{questions}"], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind, tolerances", [("default", {}), ("fine", {"rtol": 1e-3, "atol": 1e-4})])
+def test_dpm_adaptive_is_the_reference_for_each_image_alone(reference, recorded_mixture, kind, tolerances):
+    numbers = reference("diffusion")
+    walk = Walk("dpm_adaptive", recorded_mixture.denoise, numbers["sampler.sigmas"][[0, -2]].tolist(), no_noise)
+    found = dpm_adaptive(walk, numbers["sampler.x"], **tolerances)
+    torch.testing.assert_close(found, reference("samplers")[f"dpm_adaptive.{kind}"], rtol=1e-9, atol=1e-12)

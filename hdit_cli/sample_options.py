@@ -1,0 +1,123 @@
+"""The options of `hdit sample` alone; those that other commands have, too, are in `options.py`."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hdit_cli.options import RECIPES, Weights
+from hdit_core.errors import UsageError
+
+UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+CountOption = Annotated[
+    int,
+    typer.Option("--n", "--count", min=1, metavar="N", help="How many images; torchrun passes on only --count."),
+]
+
+SeedsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--seeds",
+        metavar="LIST",
+        help="Which images, e.g. 0-63,100; image i of a --seed has noise of its own.",
+        show_default="the first N",
+    ),
+]
+
+GridOption = Annotated[
+    str | None,
+    typer.Option("--grid", metavar="ROWSxCOLUMNS", help="Shape of grid.png.", show_default="the first 100, square"),
+]
+
+TrajectoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trajectory", metavar="FILE.webp", help="Animate the way of the first 16 images.", show_default=False
+    ),
+]
+
+BudgetOption = Annotated[
+    str | None,
+    typer.Option("--budget", metavar="TIME", help="As many as fit into 90s, 10m or 2h.", show_default=False),
+]
+
+SampleSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="sample.KEY=VALUE",
+        help="Any other key of the recipe's [sample]; repeatable.",
+        show_default=False,
+    ),
+]
+
+IntervalOption = Annotated[
+    str | None,
+    typer.Option(
+        "--guidance-interval",
+        metavar="LOW,HIGH",
+        help="Guide only where LOW < sigma <= HIGH; the rest takes half the time.",
+        show_default=RECIPES,
+    ),
+]
+
+RescaleOption = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance-rescale",
+        min=0,
+        max=1,
+        metavar="SHARE",
+        help="How far to give guided images the contrast of unguided ones; 0: not.",
+        show_default=RECIPES,
+    ),
+]
+
+GuideOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--guide",
+        metavar="CKPT",
+        help="Lead away from a worse model: an earlier or smaller run. Needs no classes.",
+        show_default=False,
+    ),
+]
+
+GuideWeightsOption = Annotated[
+    Weights | None,
+    typer.Option("--guide-weights", help="Which of the guide's weights.", show_default="as --weights"),
+]
+
+AutoguidanceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--autoguidance", min=0, metavar="W", help="How far to lead away from --guide; 1: not at all.", show_default="2"
+    ),
+]
+
+
+def noise_levels(text: str) -> list[float]:
+    """Read `"0.28,2.9"`: two noise levels, the lower one first.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    number = r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?)\s*"
+    match = re.fullmatch(f"{number},{number}", text)
+    if match is None or not float(match[1]) < float(match[2]) < float("inf"):
+        raise UsageError(f"--guidance-interval {text}: expected LOW,HIGH in sigma, for example 0.28,2.9")
+    return [float(match[1]), float(match[2])]
+
+
+def seconds(text: str) -> float:
+    """Read `"90s"`, `"10m"` or `"2h"`.
+
+    Raises:
+        UsageError: it is no such time, or none at all.
+    """
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh])", text.strip())
+    if match is None or float(match[1]) == 0:
+        raise UsageError(f"--budget {text}: expected a time such as 90s, 10m or 2h")
+    return float(match[1]) * UNITS_S[match[2]]
