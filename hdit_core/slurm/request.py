@@ -39,7 +39,7 @@ class Request:
         for option in self.more:
             if not PLAIN.fullmatch(option):
                 raise UsageError(
-                    f"--sbatch {option}: expected an option of sbatch without hyphens, such as partition=gpu or exclusive"
+                    f"--sbatch {option}: expected an option of sbatch without hyphens, for example partition=gpu"
                 )
 
     @property

@@ -25,7 +25,7 @@ while wait "$job"; code=$?; kill -0 "$job" 2> /dev/null; do :; done
 def train_script(
     request: Request, words: Sequence[str], run: Path, setup: Iterable[str], launcher: str, most: int
 ) -> str:
-    """Return the script of a run, which goes on after its time limit, a preemption or a crash for as long as it advances.
+    """Return the script of a run: after a time limit, a preemption or a crash it goes on, for as long as it advances.
 
     Args:
         words: of `hdit train`, without these two.
