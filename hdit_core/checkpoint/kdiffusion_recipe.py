@@ -36,9 +36,13 @@ DENSITY_KEYS = {  # ours: theirs
     "scale_high": "scale_2",
 }
 
-KNOWN = (  # table, key, and the values for which k-diffusion has a counterpart
+KNOWN = (  # table, key, and the values that k-diffusion has a counterpart of
     ("diffusion", "weighting", "karras", "snr", "soft-min-snr"),
     ("diffusion", "objective", "edm"),
+    ("model", "feed_forward", "geglu"),
+    ("model", "norm", "rms"),
+    ("model", "positions", "rotary"),
+    ("model", "skip", "lerp"),
 )
 
 

@@ -10,7 +10,7 @@ from hdit_core.errors import UsageError
 from hdit_core.flops.adm import ADM
 from hdit_core.flops.count import Count, Part, count
 from hdit_core.flops.uvit import UVIT_SHAPES, UViT
-from hdit_core.recipe.model import Attention, LevelRecipe, ModelRecipe
+from hdit_core.recipe.model import Attention, FeedForward, LevelRecipe, ModelRecipe
 
 ImageSize = tuple[int, int]
 
@@ -91,19 +91,31 @@ def grown(model: ModelRecipe, image_size: ImageSize) -> ModelRecipe:
     return model.model_copy(update={"image_size": image_size, "levels": levels})
 
 
-def _hourglass(attention: Attention, hidden_ratio: int) -> ModelRecipe:
+HIDDEN_RATIO: dict[FeedForward, int] = {"geglu": 3, "gelu": 4}
+
+
+def _hourglass(attention: Attention, feed_forward: FeedForward) -> ModelRecipe:
     """Return the ablation's network at 128x128: two layers on each way around eleven of DiT-B's width."""
-    widths = (384, 768)
-    outer = LevelRecipe(depth=2, width=widths[0], attention=attention, d_ff=hidden_ratio * widths[0])
-    inner = LevelRecipe(depth=11, width=widths[1], attention="global", d_ff=hidden_ratio * widths[1])
-    return _imagenet((outer, inner))
+    widths, ratio = (384, 768), HIDDEN_RATIO[feed_forward]
+    outer = LevelRecipe(depth=2, width=widths[0], attention=attention, d_ff=ratio * widths[0])
+    inner = LevelRecipe(depth=11, width=widths[1], attention="global", d_ff=ratio * widths[1])
+    return _imagenet((outer, inner), feed_forward)
 
 
-def _imagenet(levels: tuple[LevelRecipe, ...], image_size: ImageSize = (BASE_SIZE_PX, BASE_SIZE_PX)) -> ModelRecipe:
-    return ModelRecipe(image_size=image_size, levels=levels, num_classes=1000, mapping_width=768, mapping_depth=1)
+def _imagenet(
+    levels: tuple[LevelRecipe, ...], feed_forward: FeedForward, image_size: ImageSize = (BASE_SIZE_PX, BASE_SIZE_PX)
+) -> ModelRecipe:
+    return ModelRecipe(
+        image_size=image_size,
+        levels=levels,
+        num_classes=1000,
+        mapping_width=768,
+        mapping_depth=1,
+        feed_forward=feed_forward,
+    )
 
 
-HDIT_B4 = _hourglass("neighborhood", 3)
+HDIT_B4 = _hourglass("neighborhood", "geglu")
 """HDiT-B/4 at 128x128: ablation E, the paper's design at the scale of DiT-B."""
 
 DIT_B4 = dit("B/4")
@@ -147,27 +159,27 @@ def baseline(name: str) -> Baseline:
     raise UsageError(f"--against {name}: expected {sizes[0].lower()}, {sizes[1].lower()} or adm, for example dit-b/4")
 
 
-def _count_hourglass(attention: Attention, gated: bool, image_size: ImageSize) -> Count:
-    return count(grown(_hourglass(attention, 3 if gated else 4), image_size), gated=gated)
+def _count_hourglass(attention: Attention, feed_forward: FeedForward, image_size: ImageSize) -> Count:
+    return count(grown(_hourglass(attention, feed_forward), image_size))
 
 
 def _count_flat(image_size: ImageSize) -> Count:
     """DiT-B's shape in HDiT's blocks, with its mapping network and without a gate."""
     level = LevelRecipe(depth=12, width=768, attention="global", d_ff=4 * 768)
-    return count(_imagenet((level,), image_size), gated=False)
+    return count(_imagenet((level,), "gelu", image_size))
 
 
 _count_dit_b4 = partial(count_dit, DIT_B4)
-_count_e = partial(_count_hourglass, "neighborhood", True)
+_count_e = partial(_count_hourglass, "neighborhood", "geglu")
 
 ABLATIONS: dict[str, Callable[[ImageSize], Count]] = {
     "R1": _count_dit_b4,  # DiT-B/4 as published, on pixels
     "R2": _count_dit_b4,  # + the HDiT paper's trainer
     "R3": _count_flat,  # + its blocks and mapping network
     "R4": _count_flat,  # + soft-min-SNR weighting
-    "A": partial(_count_hourglass, "global", False),  # the hourglass
-    "B1": partial(_count_hourglass, "shifted-window", False),
-    "B2": partial(_count_hourglass, "neighborhood", False),
+    "A": partial(_count_hourglass, "global", "gelu"),  # the hourglass
+    "B1": partial(_count_hourglass, "shifted-window", "gelu"),
+    "B2": partial(_count_hourglass, "neighborhood", "gelu"),
     "C": _count_e,  # B2 + GEGLU
     "D": _count_e,  # + axial rotary positions
     "E": _count_e,  # + soft-min-SNR weighting

@@ -7,14 +7,14 @@ Counted are matrix products and nothing else, by the convention of the reference
 record this reproduces to the last digit: each linear layer with its number of rows (the mapping network and the linear
 layer of each AdaRMSNorm too: one row an image), and the two products of attention, with k x k keys for each query (at
 borders too, since the window shifts inwards), window x window, or all. Not counted are norms, rotary positions,
-softmax, GELU, the Fourier features' product, lerps and embedding look-ups.
+softmax, GELU, the Fourier features' product, additive positions, lerps, sums and embedding look-ups.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from hdit_core.recipe.model import LevelRecipe, ModelRecipe
+from hdit_core.recipe.model import FeedForward, LevelRecipe, ModelRecipe, Norm
 
 Operation = Literal[
     "patches", "attention projections", "attention", "feed-forward", "merges and splits", "conditioning"
@@ -28,6 +28,8 @@ OPERATIONS: tuple[Operation, ...] = (
     "conditioning",
 )
 AUGMENTATION_AND_TIME = 2  # embeddings that every network projects into its mapping network
+MATRICES_OF_UNIT: dict[FeedForward, int] = {"geglu": 3, "gelu": 2}  # of width x hidden: values, gates, and the way back
+VECTORS_OF_NORM: dict[Norm, int] = {"rms": 1, "layer": 2}  # that the conditioning gives to a norm: scale, and shift
 
 
 @dataclass(frozen=True)
@@ -83,20 +85,19 @@ class Count:
         return Count(self.image_size, tuple(part for part in self.parts if part.level == level))
 
 
-def count(model: ModelRecipe, image_size: tuple[int, int] | None = None, *, gated: bool = True) -> Count:
+def count(model: ModelRecipe, image_size: tuple[int, int] | None = None) -> Count:
     """Count a network, at its own image size or at another that it takes (see `ModelRecipe.size_problems`).
 
     Args:
         model: the network.
         image_size: rows and columns in pixels.
-        gated: False for the plain GELU feed-forward of the paper's ablations A to B2, which has no gate.
     """
     image_size = image_size or model.image_size
-    parts = (*_levels(model, image_size, gated), *_patches(model, image_size), *_merges(model, image_size))
+    parts = (*_levels(model, image_size), *_patches(model, image_size), *_merges(model, image_size))
     return Count(image_size, (*parts, _mapping(model)))
 
 
-def _levels(model: ModelRecipe, image_size: tuple[int, int], gated: bool) -> Iterator[Part]:
+def _levels(model: ModelRecipe, image_size: tuple[int, int]) -> Iterator[Part]:
     for index, level in enumerate(model.levels):
         tokens = _tokens(model, index, image_size)
         layers = level.depth if index == len(model.levels) - 1 else 2 * level.depth
@@ -108,10 +109,11 @@ def _levels(model: ModelRecipe, image_size: tuple[int, int], gated: bool) -> Ite
             products = 2 * level.width * keys_per_query(level, tokens)  # q k^T, and the weights times v
             yield Part(index, "attention", layers * level.heads, layers * tokens * products)
 
-        feed_forward = (3 if gated else 2) * level.width * level.hidden
+        feed_forward = MATRICES_OF_UNIT[model.feed_forward] * level.width * level.hidden
         yield Part(index, "feed-forward", layers * feed_forward, layers * tokens * feed_forward)
 
-        norms = layers * (2 if attends else 1) * model.mapping_width * level.width  # one row an image
+        modulated = layers * (2 if attends else 1) * VECTORS_OF_NORM[model.norm]
+        norms = modulated * model.mapping_width * level.width  # one row an image
         yield Part(index, "conditioning", norms, norms)
 
 
@@ -135,14 +137,16 @@ def _merges(model: ModelRecipe, image_size: tuple[int, int]) -> Iterator[Part]:
     """Yield what joins each level with the next; it is put down to the outer one."""
     for index, (outer, inner) in enumerate(zip(model.levels, model.levels[1:], strict=False)):
         linear = 4 * outer.width * inner.width  # four tokens become one, and one four
-        lerp = 1
-        yield Part(index, "merges and splits", 2 * linear + lerp, 2 * linear * _tokens(model, index + 1, image_size))
+        lerp = 1 if model.skip == "lerp" else 0
+        join = 2 * outer.width**2 if model.skip == "concat" else 0
+        macs = 2 * linear * _tokens(model, index + 1, image_size) + join * _tokens(model, index, image_size)
+        yield Part(index, "merges and splits", 2 * linear + lerp + join, macs)
 
 
 def _mapping(model: ModelRecipe) -> Part:
     width, depth = model.mapping_width, model.mapping_depth
     embeddings = AUGMENTATION_AND_TIME * width**2 + model.mapping_cond_dim * width
-    linear = embeddings + depth * 3 * width * model.mapping_hidden
+    linear = embeddings + depth * MATRICES_OF_UNIT[model.feed_forward] * width * model.mapping_hidden
     norms = (depth + 2) * width
     classes = (model.num_classes + 1) * width if model.num_classes else 0
     return Part(None, "conditioning", linear + norms + classes, linear)

@@ -6,9 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hdit_core.model.attention import Operator
-from hdit_core.model.gate import gated
+from hdit_core.model.gate import Unit
 from hdit_core.model.initial import Linear, constant, unset
-from hdit_core.model.norm import AdaRMSNorm
+from hdit_core.model.norm import AdaNorm
 from hdit_core.model.position import Rotation
 from hdit_core.model.similarity import cosine_rotary
 from hdit_core.model.window import ShiftedWindows
@@ -19,11 +19,11 @@ INITIAL_LOGIT_SCALE = 10.0
 class AttentionBlock(nn.Module):
     """Cosine-similarity attention with rotary positions; which tokens attend to which, the operator says."""
 
-    def __init__(self, width: int, mapping_width: int, head_dim: int, operator: Operator, dropout: float) -> None:
+    def __init__(self, norm: AdaNorm, width: int, head_dim: int, operator: Operator, dropout: float) -> None:
         super().__init__()
         self.head_dim = head_dim
         self.operator = operator
-        self.norm = AdaRMSNorm(width, mapping_width)
+        self.norm = norm
         self.qkv = Linear(width, 3 * width)
         self.scale = nn.Parameter(unset(width // head_dim))
         self.dropout = nn.Dropout(dropout)
@@ -59,18 +59,23 @@ class AttentionBlock(nn.Module):
 
 
 class FeedForwardBlock(nn.Module):
-    """A gated feed-forward block."""
+    """A feed-forward block, gated or not.
 
-    def __init__(self, width: int, mapping_width: int, hidden: int, dropout: float) -> None:
+    Args:
+        unit: the unit, and how many features it takes for each of the `hidden` ones.
+    """
+
+    def __init__(self, norm: AdaNorm, width: int, hidden: int, unit: tuple[Unit, int], dropout: float) -> None:
         super().__init__()
-        self.norm = AdaRMSNorm(width, mapping_width)
-        self.up = Linear(width, 2 * hidden)
+        self.norm = norm
+        self.unit, taken = unit
+        self.up = Linear(width, taken * hidden)
         self.dropout = nn.Dropout(dropout)
         self.down = Linear(hidden, width, constant(0.0))
 
     def forward(self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"]) -> Float[Tensor, "B H W C"]:
         normal, x = self.norm(x, cond)
-        return self.down(self.dropout(gated(self.up(normal)))).add_(x)
+        return self.down(self.dropout(self.unit(self.up(normal)))).add_(x)
 
 
 class TransformerLayer(nn.Module):

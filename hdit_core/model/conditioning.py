@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hdit_core.model.gate import gated
+from hdit_core.model.gate import UNITS, Unit
 from hdit_core.model.initial import Linear, constant, standard_normal, unset
 from hdit_core.model.norm import RMSNorm, wide
 from hdit_core.model.position import FixedTensor
@@ -35,26 +35,27 @@ class FourierFeatures(FixedTensor):
 
 
 class MappingBlock(nn.Module):
-    """A gated feed-forward block on the conditioning vector."""
+    """A feed-forward block on the conditioning vector, of the same unit as those of the levels."""
 
-    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+    def __init__(self, width: int, hidden: int, unit: tuple[Unit, int], dropout: float) -> None:
         super().__init__()
         self.norm = RMSNorm(width)
-        self.up = Linear(width, 2 * hidden)
+        self.unit, taken = unit
+        self.up = Linear(width, taken * hidden)
         self.dropout = nn.Dropout(dropout)
         self.down = Linear(hidden, width, constant(0.0))
 
     def forward(self, x: Float[Tensor, "B M"]) -> Float[Tensor, "B M"]:
-        return x + self.down(self.dropout(gated(self.up(self.norm(x)))))
+        return x + self.down(self.dropout(self.unit(self.up(self.norm(x)))))
 
 
 class MappingNetwork(nn.Module):
     """The blocks between two norms."""
 
-    def __init__(self, width: int, depth: int, hidden: int, dropout: float) -> None:
+    def __init__(self, width: int, depth: int, hidden: int, unit: tuple[Unit, int], dropout: float) -> None:
         super().__init__()
         self.in_norm = RMSNorm(width)
-        self.blocks = nn.ModuleList(MappingBlock(width, hidden, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(MappingBlock(width, hidden, unit, dropout) for _ in range(depth))
         self.out_norm = RMSNorm(width)
 
     def forward(self, x: Float[Tensor, "B M"]) -> Float[Tensor, "B M"]:
@@ -88,7 +89,8 @@ class Conditioning(nn.Module):
         self.augment_in = Linear(width, width)
         self.classes = ClassTable(recipe.num_classes, width) if recipe.num_classes else None
         self.vector_in = Linear(recipe.mapping_cond_dim, width) if recipe.mapping_cond_dim else None
-        self.mapping = MappingNetwork(width, recipe.mapping_depth, recipe.mapping_hidden, recipe.mapping_dropout)
+        unit = UNITS[recipe.feed_forward]
+        self.mapping = MappingNetwork(width, recipe.mapping_depth, recipe.mapping_hidden, unit, recipe.mapping_dropout)
 
     def forward(
         self,

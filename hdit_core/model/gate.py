@@ -1,8 +1,9 @@
-"""The gated unit of feed-forward blocks (GEGLU: Shazeer 2020, arXiv 2002.05202; HDiT paper, section 3.2).
+"""The units of feed-forward blocks: the gated one (GEGLU: Shazeer 2020, arXiv 2002.05202; HDiT paper, section 3.2).
 
 Only its input is kept for the backward pass, which works the gates out again: that is cheap beside fetching them.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hdit_core.model.native.rows import rows_for
+from hdit_core.recipe.model import FeedForward
 
 
 class Gated(torch.autograd.Function):
@@ -40,3 +42,8 @@ class Gated(torch.autograd.Function):
 def gated(x: Float[Tensor, "*rows F2"]) -> Float[Tensor, "*rows F"]:
     """Return the first half of the features times the GELU of the second half."""
     return Gated.apply(x)
+
+
+Unit = Callable[[Tensor], Tensor]
+UNITS: dict[FeedForward, tuple[Unit, int]] = {"geglu": (gated, 2), "gelu": (F.gelu, 1)}
+"""What a recipe can ask for as `model.feed_forward`: the unit, and how many features it takes for each it gives."""

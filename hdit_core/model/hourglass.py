@@ -1,5 +1,6 @@
 """The Hourglass Diffusion Transformer (HDiT paper, section 3, figure 3; hdit-facts 4)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,20 +12,31 @@ from torch.utils.checkpoint import checkpoint
 from hdit_core.model.attention import attention_operator
 from hdit_core.model.blocks import AttentionBlock, FeedForwardBlock, TransformerLayer
 from hdit_core.model.conditioning import Conditioning
+from hdit_core.model.gate import UNITS
 from hdit_core.model.initial import constant
-from hdit_core.model.norm import RMSNorm
-from hdit_core.model.position import AxialRotary, LastRotations, Rotation, coarser, grid_positions
-from hdit_core.model.tokens import SkipSplit, TokenMerge, TokenSplit
+from hdit_core.model.merges import MERGES
+from hdit_core.model.norm import ADA_NORMS, RMSNorm
+from hdit_core.model.position import (
+    FREQUENCIES,
+    AxialRotary,
+    LastRotations,
+    Rotation,
+    coarser,
+    grid_positions,
+    sine_positions,
+)
+from hdit_core.model.tokens import TokenMerge, TokenSplit
 from hdit_core.randomness import stream
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
 
 def transformer_layer(level: LevelRecipe, recipe: ModelRecipe, place: int) -> TransformerLayer:
     """Build one layer of a level; `place` counts from 0 on the way down and goes on on the way up."""
-    mapping_width = recipe.mapping_width
     operator = attention_operator(level, place, recipe.attention_backend)
-    attention = operator and AttentionBlock(level.width, mapping_width, level.head_dim, operator, level.dropout)
-    return TransformerLayer(attention, FeedForwardBlock(level.width, mapping_width, level.hidden, level.dropout))
+    norms = [ADA_NORMS[recipe.norm](level.width, recipe.mapping_width) for _ in range(2)]
+    attention = operator and AttentionBlock(norms[0], level.width, level.head_dim, operator, level.dropout)
+    unit = UNITS[recipe.feed_forward]
+    return TransformerLayer(attention, FeedForwardBlock(norms[1], level.width, level.hidden, unit, level.dropout))
 
 
 class HourglassTransformer(nn.Module):
@@ -50,7 +62,9 @@ class HourglassTransformer(nn.Module):
         self.conditioning = Conditioning(recipe)
         self.rotary = nn.ModuleDict(
             {
-                str(index): AxialRotary(level.heads, level.head_dim, exact_angles=level.attention == "global")
+                str(index): AxialRotary(
+                    level.heads, level.head_dim, level.attention == "global", FREQUENCIES[recipe.positions]
+                )
                 for index, level in enumerate(recipe.levels)
                 if level.attention != "none"
             }
@@ -59,7 +73,7 @@ class HourglassTransformer(nn.Module):
         self.down = nn.ModuleList(_layers(level, recipe, 0) for level in outer)
         self.merges = nn.ModuleList(TokenMerge(widths[i], widths[i + 1], (2, 2)) for i in range(len(outer)))
         self.middle = _layers(inner, recipe, 0)
-        self.splits = nn.ModuleList(SkipSplit(widths[i + 1], widths[i]) for i in range(len(outer)))
+        self.splits = nn.ModuleList(MERGES[recipe.skip](widths[i + 1], widths[i]) for i in range(len(outer)))
         self.up = nn.ModuleList(_layers(level, recipe, level.depth) for level in outer)
         self.out_norm = RMSNorm(widths[0])
         self.patch_out = TokenSplit(widths[0], recipe.channels, recipe.patch_size, constant(0.0))
@@ -92,7 +106,7 @@ class HourglassTransformer(nn.Module):
         cond = self.conditioning(sigma, class_ids, augment_cond, mapping_cond)
         rotations = self._rotations(height, width)
 
-        tokens = self.patch_in(rearrange(x.to(dtype), "b c h w -> b h w c"))
+        tokens = self._placed(self.patch_in(rearrange(x.to(dtype), "b c h w -> b h w c")))
 
         # down: each level, then fewer and wider tokens
         skips = []
@@ -122,6 +136,12 @@ class HourglassTransformer(nn.Module):
         for module in self.modules():
             if isinstance(module, TransformerLayer):
                 module.compile(fullgraph=True, **options)
+
+    def _placed(self, tokens: Tensor) -> Tensor:
+        """Tell tokens where they are, unless rotations will."""
+        if self.recipe.positions == "rotary":
+            return tokens
+        return (tokens + sine_positions(*tokens.shape[1:], tokens.device)).to(tokens.dtype)
 
     def _rotations(self, height: int, width: int) -> list[Rotation | None]:
         """Return the rotary angles of each level, outermost first: once for all of its layers and steps."""
@@ -155,7 +175,7 @@ def _layers(level: LevelRecipe, recipe: ModelRecipe, first: int) -> nn.ModuleLis
 
 
 @torch.no_grad()
-def initialize(network: nn.Module, seed: int) -> None:
+def initialize(network: nn.Module, seed: int, put: Callable[[Tensor, Tensor], object] = Tensor.copy_) -> None:
     """Fill every parameter and buffer from its own random stream, named after it.
 
     So the order of the modules, the device and the dtype do not matter. At first the network's output is zero.
@@ -163,8 +183,9 @@ def initialize(network: nn.Module, seed: int) -> None:
     Args:
         network: on any device but meta (use `to_empty` before).
         seed: the run's.
+        put: writes all of a tensor's numbers, on the CPU, into it, however it is held.
     """
     for path, module in network.named_modules():
         for key, initial in getattr(module, "initial", {}).items():
             name, tensor = f"{path}.{key}".lstrip("."), getattr(module, key)
-            tensor.copy_(torch.from_numpy(initial(stream(seed, f"init {name}", 0), tensor.shape)))
+            put(tensor, torch.from_numpy(initial(stream(seed, f"init {name}", 0), tensor.shape)))

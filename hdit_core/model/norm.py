@@ -1,10 +1,12 @@
-"""Root-mean-square normalisation (HDiT paper, section 3.2): no mean is taken off and nothing is added.
+"""Root-mean-square normalisation (HDiT paper, section 3.2): no mean is taken off and nothing is added. Beside it, the
+layer norm of DiT, which does both.
 
 Statistics are taken in float32 at least, whatever the dtype of the activations. The backward pass is written out: these
 small operations stand between all matrix products, and autograd's own takes twice the time. On a CPU with a compiler
 both are one pass of `native/rows.cpp`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,9 +14,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from hdit_core.model.initial import Linear, constant, unset
 from hdit_core.model.native.rows import Rows, rows_for
+from hdit_core.recipe.model import Norm
 
 EPSILON = 1e-6
 
@@ -99,3 +103,27 @@ class AdaRMSNorm(nn.Module):
         It is handed through so that its two gradients are added up where one of them arises, and not once more.
         """
         return Normalised.apply(x, rearrange(self.modulation(cond) + 1, "b c -> b 1 1 c"))
+
+
+class AdaLayerNorm(nn.Module):
+    """Layer norm whose scale, `1 + W cond`, and shift, `V cond`, come from the conditioning (DiT, section 3.2; row G).
+
+    W and V begin at zero. DiT's gate of the branch is not part of it, as in row G of table 5.
+    """
+
+    def __init__(self, width: int, mapping_width: int) -> None:
+        super().__init__()
+        self.modulation = Linear(mapping_width, 2 * width, constant(0.0))
+
+    def forward(
+        self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"]
+    ) -> tuple[Float[Tensor, "B H W C"], Float[Tensor, "B H W C"]]:
+        """Return x normalised, and x as it was, as `AdaRMSNorm` does."""
+        scale, shift = rearrange(self.modulation(cond), "b (two c) -> two b 1 1 c", two=2)
+        normal = F.layer_norm(x.to(wide(x.dtype)), x.shape[-1:], eps=EPSILON)
+        return torch.addcmul(shift, normal, scale + 1).to(x.dtype), x
+
+
+AdaNorm = AdaRMSNorm | AdaLayerNorm
+ADA_NORMS: dict[Norm, Callable[[int, int], AdaNorm]] = {"rms": AdaRMSNorm, "layer": AdaLayerNorm}
+"""What a recipe can ask for as `model.norm`: functions of the width and the mapping network's."""

@@ -9,8 +9,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hdit_core.model.initial import Shape, unset
+from hdit_core.model.initial import Initial, Shape, constant, unset
 from hdit_core.model.norm import wide
+from hdit_core.recipe.model import Positions
 
 Rotation = tuple[Tensor, Tensor]  # cosines [H, W, N, D], with 1 for what is not turned, and sines [H, W, N, D / 4]
 
@@ -45,6 +46,10 @@ def rotary_frequencies(numbers: np.random.Generator, shape: Shape) -> np.ndarray
     return (math.pi * 10 ** (step / (heads * count))).astype(np.float32)
 
 
+FREQUENCIES: dict[Positions, Initial] = {"rotary": rotary_frequencies, "additive": constant(0.0)}
+"""The rotary frequencies of a network whose recipe asks for these `model.positions`."""
+
+
 class FixedTensor(nn.Module):
     """A module with buffers that are never rounded to 16 bits, however the network is cast.
 
@@ -63,16 +68,19 @@ class AxialRotary(FixedTensor):
     """The rotation of one level's queries and keys; its frequencies are part of a checkpoint.
 
     Args:
+        frequencies: at first; all zero where positions are told in another way, and then nothing turns.
         exact_angles: form position times frequency in the dtype of the frequencies, not in float32. It matters in
             float64 only, where the reference does so for global attention and not for local.
     """
 
     frequencies: Tensor
 
-    def __init__(self, heads: int, head_dim: int, exact_angles: bool) -> None:
+    def __init__(
+        self, heads: int, head_dim: int, exact_angles: bool, frequencies: Initial = rotary_frequencies
+    ) -> None:
         super().__init__()
         self.register_buffer("frequencies", unset(heads, head_dim // 8))
-        self.initial = {"frequencies": rotary_frequencies}
+        self.initial = {"frequencies": frequencies}
         self.exact_angles = exact_angles
 
     def forward(self, positions: Float[Tensor, "H W 2"]) -> Rotation:
@@ -87,6 +95,23 @@ class AxialRotary(FixedTensor):
         angles = rearrange(angles, "h w n yx k -> h w n (yx k)").to(exact)
         cos, still = angles.cos(), torch.ones_like(angles)
         return torch.cat([cos, cos, still, still], dim=-1), angles.sin()
+
+
+def sine_positions(height: int, width: int, features: int, device: torch.device) -> Float[Tensor, "H W C"]:
+    """Return sines and cosines of each cell's row, then of its column, to be added to tokens (the paper's rows A to C).
+
+    The waves are those of DiT and MAE, 10000^(-k / (C/4)) radians a cell, k < C/4. These have columns first, which a
+    network that learns its patches cannot tell.
+    """
+    quarter = features // 4
+    waves = 10_000 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+
+    def along(cells: int) -> Tensor:
+        angles = torch.arange(cells, dtype=torch.float64)[:, None] * waves
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).to(device, torch.float32)
+
+    rows, columns = along(height), along(width)
+    return torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=-1)
 
 
 class LastRotations:

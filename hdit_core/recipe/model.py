@@ -9,6 +9,10 @@ from hdit_core.recipe.table import Listed, NonNegativeInt, Pair, PositiveInt, Pr
 
 Attention = Literal["global", "neighborhood", "shifted-window", "none"]
 AttentionBackend = Literal["auto", "native", "natten", "flex", "tiled"]
+FeedForward = Literal["geglu", "gelu"]
+Norm = Literal["rms", "layer"]
+Positions = Literal["rotary", "additive"]
+Skip = Literal["lerp", "add", "concat"]
 
 
 class LevelRecipe(Table):
@@ -59,6 +63,14 @@ class ModelRecipe(Table):
     mapping_d_ff: PositiveInt | None = Field(None, description="default 3 x mapping_width")
     mapping_dropout: Probability = 0.0
     mapping_cond_dim: NonNegativeInt = Field(0, description="length of an extra conditioning vector, 0: none")
+    feed_forward: FeedForward = Field("geglu", description="the feed-forward blocks' unit: gated, or a plain GELU")
+    norm: Norm = Field(
+        "rms", description="conditioned norms: a scale of the root mean square, or scale and shift (AdaLN)"
+    )
+    positions: Positions = Field(
+        "rotary", description="turn queries and keys in each layer, or add sines to the tokens"
+    )
+    skip: Skip = Field("lerp", description="how the way up meets the skip connections: by a learned share, a sum, ...")
     attention_backend: AttentionBackend = Field(
         "auto", description="who computes neighborhood attention; weights do not depend on it"
     )
@@ -106,4 +118,6 @@ class ModelRecipe(Table):
     def problems(self) -> Iterator[Problem]:
         if self.mapping_width % 2:
             yield "mapping_width", f"{self.mapping_width} is odd; Fourier features come in pairs"
+        if self.positions == "additive" and self.levels[0].width % 4:
+            yield "levels[0].width", f"{self.levels[0].width} is not a multiple of 4, which additive positions need"
         yield from self.size_problems(self.image_size)

@@ -106,6 +106,13 @@ def test_an_unusual_config_means_the_same_when_its_defaults_are_written_out_and_
     assert recipe_from_kdiffusion(config_to_kdiffusion(recipe)) == recipe
 
 
+def test_the_scales_of_the_loss_are_kept(config):
+    assert recipe_from_kdiffusion(config).diffusion.loss_scales == 1
+    config["model"]["loss_scales"] = 3
+    recipe = recipe_from_kdiffusion(config)
+    assert recipe.diffusion.loss_scales == config_to_kdiffusion(recipe)["model"]["loss_scales"] == 3
+
+
 def test_missing_keys_of_a_config_mean_what_they_mean_to_the_reference(config):
     for key in ("mapping_width", "mapping_depth", "dropout_rate", "augment_prob", "loss_weighting", "sigma_data"):
         del config["model"][key]
@@ -222,11 +229,23 @@ def test_our_state_has_to_be_whole_on_the_way_out(reference, config):
         state_to_kdiffusion(state | {"extra": torch.zeros(1)}, recipe)
 
 
-def test_a_weighting_that_k_diffusion_does_not_know_is_refused(config):
+@pytest.mark.parametrize(
+    ("table", "key", "value", "expected"),
+    [
+        ("diffusion", "weighting", "min-snr", "karras, snr or soft-min-snr"),
+        ("diffusion", "objective", "flow", "edm"),
+        ("model", "feed_forward", "gelu", "geglu"),
+        ("model", "norm", "layer", "rms"),
+        ("model", "positions", "additive", "rotary"),
+        ("model", "skip", "concat", "lerp"),
+    ],
+)
+def test_what_k_diffusion_does_not_know_is_refused(config, table, key, value, expected):
     recipe = recipe_from_kdiffusion(config)
-    diffusion = recipe.diffusion.model_copy(update={"weighting": "min-snr"})
-    with pytest.raises(CheckpointError, match="weighting = 'min-snr' is unknown to k-diffusion"):
-        config_to_kdiffusion(recipe.model_copy(update={"diffusion": diffusion}))
+    changed = getattr(recipe, table).model_copy(update={key: value})
+    message = f"{table}.{key} = '{value}' is unknown to k-diffusion; expected {expected}"
+    with pytest.raises(CheckpointError, match=message):
+        config_to_kdiffusion(recipe.model_copy(update={table: changed}))
 
 
 def test_the_config_is_not_changed_by_reading_it(config):

@@ -35,6 +35,9 @@ NETWORKS = {
     "windows": network(["shifted-window", "global"], mapping_d_ff=11),
     "no attention": network(["none", "global", "none"]),
     "neighborhood": network(["neighborhood", "neighborhood", "global"], num_classes=3),
+    "the paper's early rows": network(["global", "global"], feed_forward="gelu", positions="additive", num_classes=3),
+    "layer norms": network(["none", "global"], norm="layer", skip="add"),
+    "skips side by side": network(["global", "none", "global"], skip="concat"),
     "a GPU's attention": network(["neighborhood", "global"], attention_backend="natten"),
 }
 

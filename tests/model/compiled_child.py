@@ -25,10 +25,10 @@ def outputs_and_gradients(network, given, dtype):
     return [result.detach(), *(parameter.grad for parameter in network.parameters())]
 
 
-def relative_error(levels, activation_checkpointing=0, dtype=None):
+def relative_error(levels, activation_checkpointing=0, dtype=None, **options):
     """Return the largest distance between what the compiled network gives and the plain one, relative to that."""
     torch._dynamo.reset()
-    network = awake(HourglassTransformer(recipe(levels=levels)))
+    network = awake(HourglassTransformer(recipe(levels=levels, **options)))
     given = inputs(network)
     expected = outputs_and_gradients(network, given, dtype)
     network.activation_checkpointing = activation_checkpointing
@@ -53,6 +53,7 @@ if __name__ == "__main__":
     report = {
         "float32, the outermost level computed again": relative_error(LEVELS, activation_checkpointing=1),
         "autocast": relative_error(LEVELS[2:], dtype=torch.bfloat16),
+        "options": relative_error(LEVELS[2:], feed_forward="gelu", norm="layer"),
         "graphs": graphs(),
     }
     json.dump(report, sys.stdout)

@@ -27,6 +27,10 @@ def test_every_layer_is_traced_without_a_break_and_gives_the_same_outputs_and_gr
     assert report["float32, the outermost level computed again"] < 2e-3
 
 
+def test_the_options_of_the_ablations_are_traced_too(report):
+    assert report["options"] < 2e-3
+
+
 def test_autocast_goes_with_compiled_layers(report):
     assert report["autocast"] < 0.1
 
