@@ -1,9 +1,12 @@
 import pytest
 import torch
 
-from hdit_core.diffusion.guidance import guided
+from hdit_core.diffusion.guidance import Guide, guided
 from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.diffusion.sampler import sample
+from hdit_core.diffusion.schedule import sampling_sigmas
 from hdit_core.errors import UsageError
+from hdit_core.recipe.sample import SampleRecipe
 
 CLASSES = torch.tensor([0, 2])
 
@@ -11,20 +14,32 @@ CLASSES = torch.tensor([0, 2])
 class Counting(torch.nn.Module):
     """A network whose answer tells every argument apart, and which counts the images that it is given."""
 
-    def __init__(self):
+    def __init__(self, slope=3.0):
         super().__init__()
-        self.images, self.calls, self.class_ids = 0, 0, None
+        self.images, self.calls, self.class_ids, self.slope = 0, 0, None, slope
 
     def forward(self, x, sigma, class_ids=None, augment_cond=None, mapping_cond=None):
         self.images, self.calls, self.class_ids = self.images + len(x), self.calls + 1, class_ids
         shift = sum(cond.to(x).sum(1) for cond in (augment_cond, mapping_cond) if cond is not None)
-        shift = shift + (0 if class_ids is None else (class_ids + 1.0) ** 2)
-        return torch.sin(3 * x) * sigma.view(-1, 1, 1, 1).log() + torch.as_tensor(shift).view(-1, 1, 1, 1)
+        size = torch.ones_like(sigma) if class_ids is None else (class_ids + 1.0) ** 2
+        waves = torch.sin(self.slope * x) * (sigma.log() * size).view(-1, 1, 1, 1)
+        return waves + (shift + size).view(-1, 1, 1, 1)
 
 
 @pytest.fixture
 def denoiser(tiny_recipe):
     return Denoiser(Counting(), tiny_recipe).double()
+
+
+@pytest.fixture
+def worse(tiny_recipe):
+    """A model of the same images that answers otherwise."""
+    return Denoiser(Counting(slope=2.0), tiny_recipe).double()
+
+
+@pytest.fixture
+def worse_without_classes(changed):
+    return Denoiser(Counting(slope=2.0), changed({"model.num_classes": 0})).double()
 
 
 @pytest.fixture
@@ -87,3 +102,116 @@ def test_guidance_in_turn_asks_twice_for_half_as_many_and_gives_the_same_bits(de
     denoiser.network.calls = denoiser.network.images = 0
     assert torch.equal(guided(denoiser, CLASSES, 2.5, batched=False)(x, sigma), expected)
     assert (denoiser.network.calls, denoiser.network.images) == (2, 4)
+
+
+def test_a_guide_is_led_away_from_with_the_class_on_both_sides(denoiser, worse, x, sigma):
+    good, bad = denoiser(x, sigma, CLASSES), worse(x, sigma, CLASSES)
+    found = guided(denoiser, CLASSES, guide=Guide(worse, 2.5))(x, sigma)
+    torch.testing.assert_close(found, bad + 2.5 * (good - bad), rtol=1e-12, atol=1e-12)
+    assert worse.network.class_ids.tolist() == CLASSES.tolist()
+
+
+def test_a_guide_works_without_classes(worse_without_classes, changed, x, sigma):
+    denoiser = Denoiser(Counting(), changed({"model.num_classes": 0})).double()
+    good, bad = denoiser(x, sigma), worse_without_classes(x, sigma)
+    found = guided(denoiser, guide=Guide(worse_without_classes, 3.0))(x, sigma)
+    torch.testing.assert_close(found, bad + 3 * (good - bad), rtol=1e-12, atol=1e-12)
+
+
+def test_a_guide_that_has_no_classes_is_asked_without(denoiser, worse_without_classes, x, sigma):
+    good, bad = denoiser(x, sigma, CLASSES), worse_without_classes(x, sigma)
+    found = guided(denoiser, CLASSES, guide=Guide(worse_without_classes, 2.0))(x, sigma)
+    torch.testing.assert_close(found, bad + 2 * (good - bad), rtol=1e-12, atol=1e-12)
+    assert worse_without_classes.network.class_ids is None
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_both_kinds_of_guidance_add_up(denoiser, worse, x, sigma, batched):
+    good, bad = denoiser(x, sigma, CLASSES), worse(x, sigma, CLASSES)
+    without = denoiser(x, sigma, torch.full_like(CLASSES, 3))
+    found = guided(denoiser, CLASSES, 1.8, batched=batched, guide=Guide(worse, 2.5))(x, sigma)
+    torch.testing.assert_close(found, good + 0.8 * (good - without) + 1.5 * (good - bad), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 2.5])
+def test_a_guide_of_weight_1_changes_no_bit_and_is_never_asked(denoiser, worse, x, sigma, weight):
+    expected = guided(denoiser, CLASSES, weight)(x, sigma)
+    assert torch.equal(guided(denoiser, CLASSES, weight, guide=Guide(worse, 1.0))(x, sigma), expected)
+    assert worse.network.calls == 0
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0, 2.5])
+def test_an_interval_that_holds_all_and_a_rescale_of_0_change_no_bit(denoiser, x, sigma, weight):
+    expected = guided(denoiser, CLASSES, weight)(x, sigma)
+    assert torch.equal(guided(denoiser, CLASSES, weight, interval=(0.0, 8.0), rescale=0.0)(x, sigma), expected)
+
+
+def test_outside_of_the_interval_the_plain_model_is_asked_once(denoiser, worse, x, sigma):
+    expected = denoiser(x, sigma, CLASSES)
+    denoiser.network.calls = denoiser.network.images = 0
+    led = guided(denoiser, CLASSES, 2.5, guide=Guide(worse, 2.0), interval=(8.0, 9.0), rescale=0.7)
+    assert torch.equal(led(x, sigma), expected)
+    assert (denoiser.network.calls, denoiser.network.images, worse.network.calls) == (1, 2, 0)
+
+
+def test_the_interval_is_open_below_and_closed_above(denoiser, x):
+    led, plain = guided(denoiser, CLASSES, 2.5, interval=(0.4, 7.0)), guided(denoiser, CLASSES)
+    both = guided(denoiser, CLASSES, 2.5)
+    for level, like in ((0.4, plain), (0.41, both), (7.0, both), (7.01, plain)):
+        sigma = torch.full((2,), level, dtype=torch.float64)
+        assert torch.equal(led(x, sigma), like(x, sigma))
+
+
+def test_images_at_noise_levels_of_their_own_are_led_each_by_its_own(denoiser, x, sigma):
+    led = guided(denoiser, CLASSES, 2.5, interval=(1.0, 9.0))
+    denoiser.network.images = 0
+    found = led(x, sigma)
+    assert denoiser.network.images == 3
+    assert torch.equal(found[:1], denoiser(x, sigma, CLASSES)[:1])
+    assert torch.equal(found[1:], guided(denoiser, CLASSES, 2.5)(x, sigma)[1:])
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("weight", [0.0, 2.5])
+def test_a_sampler_asks_only_for_the_halves_that_the_interval_needs(denoiser, worse, x, weight, batched):
+    settings = SampleRecipe(steps=20, sigma_max=80.0)
+    sigmas = sampling_sigmas(settings)
+    inside = int(((sigmas > 0.3) & (sigmas <= 5.0)).sum())
+    led = guided(denoiser, CLASSES, weight, batched=batched, guide=Guide(worse, 2.0), interval=(0.3, 5.0))
+    sample("dpmpp_2m", led, 80 * x, sigmas, lambda a, b: x)
+    assert 0 < inside < 20
+    assert denoiser.network.images == 2 * 20 + 2 * inside
+    assert worse.network.images == 2 * inside
+
+
+def test_a_rescale_of_1_gives_each_image_the_contrast_of_the_unguided_one(denoiser, x, sigma):
+    plain, led = denoiser(x, sigma, CLASSES), guided(denoiser, CLASSES, 4.0)(x, sigma)
+    found = guided(denoiser, CLASSES, 4.0, rescale=1.0)(x, sigma)
+    deviation = [images.std((1, 2, 3), correction=0) for images in (plain, led, found)]
+    torch.testing.assert_close(deviation[2], deviation[0], rtol=1e-12, atol=0)
+    assert ((deviation[1] - deviation[0]).abs() > 0.1).all()
+    torch.testing.assert_close(found / led, (deviation[0] / deviation[1]).view(2, 1, 1, 1).expand_as(led))
+
+
+def test_a_rescale_between_is_the_mean_of_both_ends_by_its_share(denoiser, x, sigma):
+    none, part, full = (guided(denoiser, CLASSES, 4.0, rescale=share)(x, sigma) for share in (0.0, 0.7, 1.0))
+    torch.testing.assert_close(part, 0.3 * none + 0.7 * full, rtol=1e-12, atol=1e-12)
+
+
+def test_the_unconditional_model_is_rescaled_to_the_conditional_one(denoiser, x, sigma):
+    plain, found = denoiser(x, sigma, CLASSES), guided(denoiser, CLASSES, 0.0, rescale=1.0)(x, sigma)
+    torch.testing.assert_close(found.std((1, 2, 3)), plain.std((1, 2, 3)), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize(
+    "key, value, message",
+    [
+        ("model.num_classes", 5, r"the guide's model.num_classes is 5 and the model's is 3; expected the same"),
+        ("model.channels", 1, r"the guide's model.channels is 1 and the model's is 3"),
+        ("model.mapping_cond_dim", 4, r"the guide's model.mapping_cond_dim is 4 and the model's is 0"),
+    ],
+)
+def test_a_guide_that_cannot_be_asked_the_same_is_refused(denoiser, changed, key, value, message):
+    guide = Guide(Denoiser(Counting(), changed({key: value})), 2.0)
+    with pytest.raises(UsageError, match=message):
+        guided(denoiser, CLASSES, guide=guide)
