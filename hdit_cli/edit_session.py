@@ -75,7 +75,7 @@ def session(
     world = join(device)
     try:
         denoiser = load_denoiser(ckpt, weights.value, world.device(pick_device(device)))
-        settings = sample_settings(denoiser.recipe, **given)
+        settings = sample_settings(denoiser.recipe, (), **given)
         painter = Painter(denoiser, settings, seed, pixels or denoiser.recipe.model.image_size)
         for line in attention_notes(denoiser) if world.is_main else ():
             note(line)

@@ -164,7 +164,7 @@ def interpolate(
         from hdit_core.generate.interpolate import interpolating
 
         ends = [end_of(text, here.painter, class_id) for text in (start, end)]
-        draw = interpolating(here.painter, *ends, frames)
+        draw = interpolating(here.painter, ends[0], ends[1], frames)
         edit = {"kind": "interpolate", "ends": [one.identity for one in ends], "frames": frames}
         shared = ends[0].class_id if ends[0].class_id == ends[1].class_id else None
         draw_all(here, draw, edit, list(range(frames)), shared, out, json, classes_follow=False)

@@ -92,7 +92,12 @@ def _noise_between(painter: Painter, a: int | None, b: int | None, shares: Float
     if a is None or b is None:
         return lambda sigma, sigma_next: torch.zeros(len(shares), *painter.shape, device=painter.device)
     motion = painter.motion([a, b])
-    return lambda sigma, sigma_next: slerp(*motion(sigma, sigma_next), shares)
+
+    def between(sigma: float, sigma_next: float) -> Float[Tensor, "B C H W"]:
+        of_a, of_b = motion(sigma, sigma_next)
+        return slerp(of_a, of_b, shares)
+
+    return between
 
 
 def _between(painter: Painter, a: int | None, b: int | None, shares: Float64[Tensor, "B"]) -> Denoise:
