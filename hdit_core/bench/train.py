@@ -19,8 +19,8 @@ from hdit_core.distributed import World
 from hdit_core.errors import UsageError
 from hdit_core.flops.count import count
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.plan import Step, steps
 from hdit_core.train.learner import make_learner
+from hdit_core.train.plan import Step, steps
 from hdit_core.train.step import Learner
 from hdit_core.train.workplace import check_data
 

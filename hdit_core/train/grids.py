@@ -19,8 +19,8 @@ MOST_PIXELS = 4_000_000
 def draw_grid(learner: Learner, run: Path, num_images: int, classes: tuple[str, ...] = ()) -> Path:
     """Draw a few samples of the averaged network, write them into the run's folder, and return where.
 
-    An average in parts is not put together for it, which one GPU may have no memory for: every rank draws the samples,
-    sending its part of the weights along, and the main one writes. So it is for all ranks whose `Learner.draws` is true.
+    An average in parts is not put together for it, since one GPU may have no memory for all of it: every rank draws the
+    samples with the parts of the others, and the main one writes. It is for the ranks whose `Learner.draws` is true.
 
     Args:
         num_images: images trained on so far: the sheet's name.

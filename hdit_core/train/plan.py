@@ -52,16 +52,26 @@ def micro_batches(step: Step, world: World, largest: int | None) -> list[range]:
 
 
 def check_world(recipe: TrainRecipe, world: World) -> None:
-    """Refuse a number of ranks that does not divide every batch size of the recipe.
+    """Refuse a number of ranks that does not divide every batch size, or that `shard_ranks` does not divide.
 
     Raises:
-        UsageError: with the nearest numbers of ranks that do.
+        UsageError: with the nearest numbers that do.
     """
     sizes = [recipe.batch_size, *(growth.batch_size for growth in recipe.batch_growth)]
     if any(size % world.size for size in sizes):
         fitting = [count for count in range(1, max(sizes) + 1) if not any(size % count for size in sizes)]
-        near = sorted(sorted(fitting, key=lambda count: abs(count - world.size))[:2])
         raise UsageError(
             f"train.batch_size = {recipe.batch_size} cannot be shared equally by {world.size} ranks; "
-            f"use {' or '.join(map(str, near))} ranks, or another batch size"
+            f"use {_nearest(fitting, world.size)} ranks, or another batch size"
         )
+    parts = recipe.shard_ranks or 1
+    if world.size > 1 and world.size % parts:
+        fitting = [count for count in range(1, world.size + 1) if not world.size % count]
+        raise UsageError(
+            f"train.shard_ranks = {parts} does not divide the {world.size} ranks; use {_nearest(fitting, parts)}, "
+            "or leave it out: all ranks then share one copy of the weights"
+        )
+
+
+def _nearest(choices: Sequence[int], found: int) -> str:
+    return " or ".join(map(str, sorted(sorted(choices, key=lambda choice: abs(choice - found))[:2])))

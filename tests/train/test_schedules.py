@@ -61,3 +61,11 @@ def test_ranks_that_cannot_share_the_batch_are_refused_with_those_that_could(tin
     check_world(tiny_recipe.train, World(0, 4))
     with pytest.raises(UsageError, match=r"cannot be shared equally by 3 ranks; use 2 or 4 ranks"):
         check_world(tiny_recipe.train, World(0, 3))
+
+
+def test_parts_of_the_weights_that_the_ranks_cannot_have_are_refused_with_those_that_they_could(changed):
+    recipe = changed({"train.shard_ranks": 3})
+    with pytest.raises(UsageError, match=r"train.shard_ranks = 3 does not divide the 8 ranks; use 2 or 4, or leave it"):
+        check_world(recipe.train, World(0, 8))
+    check_world(recipe.train, World())  # one process has nothing to share
+    check_world(changed({"train.shard_ranks": 4}).train, World(0, 8))

@@ -1,0 +1,76 @@
+"""Runs of several ranks, for tests: what they learn, what goes into their networks, and what they leave."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from hdit_core.checkpoint.load import newest_checkpoint
+from hdit_core.distributed import join
+from hdit_core.recipe.run import Recipe
+from hdit_core.train import step as step_module
+from hdit_core.train.gather import host_tensors
+from hdit_core.train.learner import make_learner
+from hdit_core.train.log import read_log
+from hdit_core.train.run import train
+from hdit_core.train.watching import Watcher
+
+LAYOUTS = {
+    "one": (1, {}),
+    "ddp-2": (2, {"train.parallel": "ddp"}),
+    "ddp-4": (4, {"train.parallel": "ddp"}),
+    "fsdp-2": (2, {"train.parallel": "fsdp"}),
+    "hsdp-2x2": (4, {"train.parallel": "fsdp", "train.shard_ranks": 2}),
+}
+"""How many ranks, and what their recipe says."""
+
+
+def initial_weights(recipe: Recipe) -> dict[str, bytes]:
+    """Return the bytes of every tensor of the network before training, and of its average; a rank's work."""
+    world = join("cpu")
+    learner = make_learner(recipe, None, world, torch.device("cpu"))
+    tensors = {
+        f"{part} {name}": tensor
+        for part, network in (("model", learner.ema.source), ("ema", learner.ema.network))
+        for name, tensor in network.state_dict().items()
+    }
+    whole = host_tensors(tensors, world)
+    world.leave()
+    return {name: tensor.numpy().tobytes() for name, tensor in whole.items()}
+
+
+def learn(recipe: Recipe, run: Path) -> tuple[dict[int, str], list[str]]:
+    """Train; return a digest of what went into the network of each image, and what was said; a rank's work."""
+    seen, notes = {}, []
+    loss, stratified = step_module.denoising_loss, step_module.stratified
+    numbers: list[int] = []
+
+    def note_numbers(places, size, uniform):
+        numbers[:] = places.tolist()
+        return stratified(places, size, uniform)
+
+    def note_inputs(denoiser, images, noise, sigma, *more, **conditioning):
+        given = [images, noise, sigma, *(value for value in conditioning.values() if isinstance(value, torch.Tensor))]
+        for place, parts in zip(numbers, zip(*given, strict=True), strict=True):
+            digest = hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in parts)).hexdigest()
+            seen.setdefault(place, []).append(digest)
+        return loss(denoiser, images, noise, sigma, *more, **conditioning)
+
+    step_module.denoising_loss, step_module.stratified = note_inputs, note_numbers
+    try:
+        train(recipe, run, watcher=Watcher(on_note=notes.append))
+    finally:
+        step_module.denoising_loss, step_module.stratified = loss, stratified
+    return seen, notes
+
+
+def losses(run: Path) -> list[float]:
+    """Return the losses that a run has logged."""
+    return [line["loss"] for line in read_log(run)]
+
+
+def tensors_left(run: Path) -> dict[str, torch.Tensor]:
+    """Return every tensor of the newest checkpoint."""
+    checkpoint, complaints = newest_checkpoint(run)
+    assert not complaints
+    return {f"{part} {key}": t for part in ("model", "ema", "optimizer") for key, t in checkpoint.tensors(part).items()}
