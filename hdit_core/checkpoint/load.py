@@ -43,7 +43,12 @@ def open_checkpoint(folder: Path, *, verified: bool = False) -> Checkpoint:
     try:
         recipe = check_recipe(manifest["recipe"], f"{folder}/{NAME}")
         state = State.model_validate(read_table(folder / "state.json"))
-    except (RecipeError, ValidationError, KeyError, TypeError) as error:
+    except RecipeError as error:  # the bytes are as they were written
+        raise CheckpointError(
+            f"{folder}: was written by hdit {manifest['versions']['hdit']}, and this one does not take its recipe; use "
+            f"that one, or a newer:\n{error}"
+        ) from None
+    except (ValidationError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: damaged: {error}") from None
     return Checkpoint(folder, recipe, state)
 

@@ -63,6 +63,17 @@ def test_a_manifest_that_was_changed_is_not_believed(tmp_path, tiny_recipe, key)
         open_checkpoint(folder)
 
 
+def test_a_recipe_of_another_hdit_is_not_called_damaged(tmp_path, tiny_recipe):
+    folder = save(tmp_path, tiny_recipe)
+    table = manifest_of(folder)
+    table["recipe"]["train"]["of_the_future"] = 1
+    table["versions"]["hdit"] = "9.0"
+    (folder / "manifest.json").write_text(json.dumps(table | {"checksum": manifest_checksum(table)}))
+    where = r"step-000000012: was written by hdit 9.0, and this one does not take its recipe(.|\n)*unknown"
+    with pytest.raises(CheckpointError, match=where):
+        open_checkpoint(folder)
+
+
 def test_a_manifest_without_files_is_not_believed(tmp_path, tiny_recipe):
     folder = save(tmp_path, tiny_recipe)
     table = manifest_of(folder) | {"files": {}}

@@ -1,0 +1,51 @@
+"""Runs killed at random moments until they are done, and what is left of them in one hash."""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+
+from hdit_core.checkpoint.load import newest_checkpoint
+from hdit_core.checkpoint.tensorfile import bytes_of
+from hdit_core.train.log import read_log
+
+KILLED = -signal.SIGKILL
+
+
+def final_hash(run):
+    """Return one sha256 over weights, average, optimizer, place in the data, and losses and rates in the log."""
+    checkpoint, complaints = newest_checkpoint(run)
+    assert checkpoint is not None and not complaints
+    sha256 = hashlib.sha256(repr((checkpoint.state.step, checkpoint.state.num_images)).encode())
+    for part in ("model", "ema", "optimizer"):
+        for name, tensor in sorted(checkpoint.tensors(part).items()):
+            sha256.update(f"{part} {name} {tensor.dtype} {tuple(tensor.shape)}".encode() + bytes_of(tensor))
+    for line in read_log(run):
+        sha256.update(json.dumps([line[key] for key in ("step", "num_images", "loss", "grad_norm", "lr")]).encode())
+    return sha256.hexdigest()
+
+
+def kill(pid, *, group):
+    """Kill a process, or all of its group, unless it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL) if group else os.kill(pid, signal.SIGKILL)
+
+
+def train_under_fire(nursery, recipe_file, run, random, longest_s, writer="ours"):
+    """Train a run, killing it after random times and beginning again, until it ends by itself.
+
+    Returns:
+        How often it was killed, and its last exit code: 0, or 1 where it could not go on.
+    """
+    kills = 0
+    while True:
+        pid = nursery.begin(recipe_file, run, writer)
+        code = nursery.wait(random.uniform(0.05, longest_s))
+        if code is None:
+            kill(pid, group=random.random() < 0.5)
+            code = nursery.wait()
+            kill(pid, group=True)  # its readers
+        if code != KILLED:
+            return kills, code
+        kills += 1

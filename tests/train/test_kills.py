@@ -1,0 +1,47 @@
+"""Killed at random moments, again and again, a run ends with the bits of one that was left alone.
+
+The long form, also with several ranks and with readers, is tests/endurance/test_checkpoint_kills.py.
+"""
+
+import random
+
+import pytest
+from killing_runs import final_hash, train_under_fire
+from nursery import Nursery
+
+from hdit_core.recipe.write import recipe_toml
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory):
+    nursery = Nursery(tmp_path_factory.mktemp("nursery") / "stderr")
+    yield nursery
+    nursery.close()
+
+
+@pytest.fixture
+def recipe_file(tmp_path, trained):
+    """Return a recipe of 12 steps, each of two pieces, with a save every other step."""
+    values = {"train.checkpoint_every_images": 16, "train.micro_batch_size": 4}
+    (tmp_path / "tiny.toml").write_text(recipe_toml(trained(values)))
+    return tmp_path / "tiny.toml"
+
+
+def test_killed_at_random_moments_a_run_ends_with_the_bits_of_one_left_alone(tmp_path, recipe_file, nursery):
+    nursery.begin(recipe_file, tmp_path / "alone")
+    assert nursery.wait() == 0
+    kills, code = train_under_fire(nursery, recipe_file, tmp_path / "run", random.Random(0), longest_s=0.8)
+    assert code == 0 and kills > 1
+    assert final_hash(tmp_path / "run") == final_hash(tmp_path / "alone")
+    assert not list((tmp_path / "run" / "checkpoints").glob(".tmp-*"))
+
+
+def test_the_same_kills_break_a_run_whose_checkpoints_are_written_in_place(tmp_path, recipe_file, nursery):
+    """The test of the test: what it says of our writer it does not say of any."""
+    for trial in range(10):
+        run = tmp_path / str(trial)
+        _, code = train_under_fire(nursery, recipe_file, run, random.Random(trial), longest_s=0.8, writer="in place")
+        if code == 1:
+            break
+    assert code == 1, "no kill of ten runs fell into a save: the kills are no test"
+    assert "no checkpoint is intact" in nursery.stderr.read_text()
