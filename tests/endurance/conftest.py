@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 # The long tests are made of the same parts as the short ones.
-sys.path += [str(Path(__file__).parents[1] / part) for part in ("data", "checkpoint", "train")]
+sys.path += [str(Path(__file__).parents[1] / part) for part in ("data", "checkpoint", "generate", "train")]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
