@@ -20,7 +20,11 @@ TimeOption = Annotated[
     str, typer.Option("--time", "-t", metavar="TIME", help="Limit, e.g. 24:00:00 or 2-12:00.", show_default=False)
 ]
 NodesOption = Annotated[int, typer.Option("--nodes", "-N", min=1, metavar="N", help="Machines.")]
-GpusOption = Annotated[int, typer.Option("--gpus-per-node", min=0, metavar="N", help="GPUs, and ranks, on each.")]
+GpusOption = Annotated[int, typer.Option("--gpus-per-node", min=0, metavar="N", help="GPUs on each.")]
+RanksOption = Annotated[
+    int | None,
+    typer.Option("--ranks-per-node", min=1, metavar="N", help="Processes on each.", show_default="one a GPU, or one"),
+]
 CpusOption = Annotated[
     int | None,
     typer.Option("--cpus-per-task", "-c", min=1, metavar="N", help="Cores a process.", show_default="the cluster's"),
@@ -55,6 +59,7 @@ def train(
     time: TimeOption,
     nodes: NodesOption = 1,
     gpus: GpusOption = 0,
+    ranks: RanksOption = None,
     cpus: CpusOption = None,
     notice: NoticeOption = 300,
     requeues: RequeuesOption = 3,
@@ -77,7 +82,7 @@ def train(
     given = _parsed("train", ctx.args)
     recipe, out = given["recipe"], given.get("out")
     run = Path(out or Path("runs") / Path(recipe).stem)
-    request = _request(f"hdit-{run.name}", time, nodes, gpus, cpus, notice, more)
+    request = _request(f"hdit-{run.name}", time, nodes, gpus, ranks, cpus, notice, more)
     images_per_device(read_recipe(recipe, given.get("overrides") or ()), request.ranks, "the job's ranks")
     typer.echo(train_script(request, ctx.args, run, setup or (), launcher, requeues), nl=False)
 
@@ -88,6 +93,7 @@ def sample(
     time: TimeOption,
     nodes: NodesOption = 1,
     gpus: GpusOption = 0,
+    ranks: RanksOption = None,
     cpus: CpusOption = None,
     notice: NoticeOption = 60,
     requeues: RequeuesOption = 3,
@@ -98,7 +104,9 @@ def sample(
 
     Example: hdit slurm sample --ckpt runs/a --n 50000 --gpus-per-node 8 --time 4:00:00 | sbatch
     """
-    _print_job("sample", ctx.args, _request("hdit-sample", time, nodes, gpus, cpus, notice, more), setup, requeues)
+    _print_job(
+        "sample", ctx.args, _request("hdit-sample", time, nodes, gpus, ranks, cpus, notice, more), setup, requeues
+    )
 
 
 @app.command("eval-fid", context_settings=PASS_ON)
@@ -107,6 +115,7 @@ def eval_fid(
     time: TimeOption,
     nodes: NodesOption = 1,
     gpus: GpusOption = 0,
+    ranks: RanksOption = None,
     cpus: CpusOption = None,
     notice: NoticeOption = 60,
     requeues: RequeuesOption = 3,
@@ -117,7 +126,9 @@ def eval_fid(
 
     Example: hdit slurm eval-fid samples/ --ref data/faces --gpus-per-node 1 --time 1:00:00 | sbatch
     """
-    _print_job("eval-fid", ctx.args, _request("hdit-eval", time, nodes, gpus, cpus, notice, more), setup, requeues)
+    _print_job(
+        "eval-fid", ctx.args, _request("hdit-eval", time, nodes, gpus, ranks, cpus, notice, more), setup, requeues
+    )
 
 
 @app.command("prepare-data", context_settings=PASS_ON)
@@ -140,7 +151,7 @@ def prepare_data(
     given = _parsed("prepare-data", ctx.args)
     if tasks and given.get("finish"):
         raise UsageError("--finish with --tasks: the last step is one job that waits for the array; leave out --tasks")
-    request = _request("hdit-prepare", time, 1, 0, cpus, 60, more)
+    request = _request("hdit-prepare", time, 1, 0, None, cpus, 60, more)
     typer.echo(array_script(request, ["prepare-data", *ctx.args], setup or (), tasks), nl=False)
     if tasks:
         note("then the same with --finish instead of --tasks, | sbatch --dependency=afterok:ID of the array")
@@ -182,8 +193,15 @@ def _parsed(command: str, args: Sequence[str]) -> dict[str, Any]:
 
 
 def _request(
-    name: str, time: str, nodes: int, gpus: int, cpus: int | None, notice: int, more: Sequence[str] | None
+    name: str,
+    time: str,
+    nodes: int,
+    gpus: int,
+    ranks: int | None,
+    cpus: int | None,
+    notice: int,
+    more: Sequence[str] | None,
 ) -> "Request":
     from hdit_core.slurm.request import Request
 
-    return Request(name, time, nodes, gpus, cpus, notice, tuple(more or ()))
+    return Request(name, time, nodes, gpus, ranks, cpus, notice, tuple(more or ()))

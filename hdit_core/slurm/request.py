@@ -19,7 +19,8 @@ class Request:
         name: of the job; what Slurm could misread becomes a hyphen.
         time: limit, as sbatch takes it: minutes, hours:minutes:seconds, or days-hours[:minutes[:seconds]].
         nodes: machines.
-        gpus_per_node: devices, and ranks, on each; 0: none, one process a node on the CPU.
+        gpus_per_node: devices on each.
+        ranks_per_node: processes on each; None: one for each GPU, or a single one on the CPU.
         cpus_per_task: cores of a process; None: as the cluster does.
         notice_s: seconds before the limit at which the job is told to save.
         more: further options of sbatch without their hyphens, such as `partition=gpu` or `exclusive`.
@@ -29,6 +30,7 @@ class Request:
     time: str
     nodes: int = 1
     gpus_per_node: int = 0
+    ranks_per_node: int | None = None
     cpus_per_task: int | None = None
     notice_s: int = 300
     more: tuple[str, ...] = ()
@@ -43,14 +45,14 @@ class Request:
                 )
 
     @property
-    def ranks_per_node(self) -> int:
+    def local_ranks(self) -> int:
         """Processes that train or draw on a node."""
-        return max(1, self.gpus_per_node)
+        return self.ranks_per_node or max(1, self.gpus_per_node)
 
     @property
     def ranks(self) -> int:
         """Processes of the whole job."""
-        return self.nodes * self.ranks_per_node
+        return self.nodes * self.local_ranks
 
     def directives(self, tasks_per_node: int, *, log: str = "%x-%j.out", array: int | None = None) -> Iterator[str]:
         """Yield the script's `#SBATCH` lines.

@@ -35,7 +35,7 @@ def train_script(
         most: times that it goes back into the queue without having come further.
     """
     start = _torchrun(request) if launcher == "torchrun" else f"srun --kill-on-bad-exit=1 {_python()}"
-    tasks = 1 if launcher == "torchrun" else request.ranks_per_node
+    tasks = 1 if launcher == "torchrun" else request.local_ranks
     again = f"{_python()} slurm again {shlex.quote(str(run))} --most {most} ${{asked:+--asked}}"
     body = FORWARD.format(act=_stop(run), srun=f"{start} {shlex.join(['train', *words])}")
     ending = f'if {again}; then\n  scontrol requeue "$SLURM_JOB_ID"\nelse\n  exit "$code"\nfi\n'
@@ -56,7 +56,7 @@ def job_script(request: Request, words: Sequence[str], setup: Iterable[str], mos
         f'if [ "$asked" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {most} ]; then\n'
         '  scontrol requeue "$SLURM_JOB_ID"\nelse\n  exit "$code"\nfi\n'
     )
-    return _script(request.directives(request.ranks_per_node), words, setup, [body, ending])
+    return _script(request.directives(request.local_ranks), words, setup, [body, ending])
 
 
 def array_script(request: Request, words: Sequence[str], setup: Iterable[str], tasks: int | None) -> str:
@@ -91,7 +91,7 @@ def _rendezvous(launcher: str) -> str:
 
 def _torchrun(request: Request) -> str:
     meet = '--rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" --rdzv-endpoint="$head:$port"'
-    agent = f"--nnodes={request.nodes} --nproc-per-node={request.ranks_per_node} {meet}"
+    agent = f"--nnodes={request.nodes} --nproc-per-node={request.local_ranks} {meet}"
     patience = f"--signals-to-handle={SIGNALS} --shutdown-timeout={request.notice_s}"
     return f"srun --kill-on-bad-exit=1 python -m torch.distributed.run {agent} \\\n  {patience} \\\n  -m {MODULE}"
 

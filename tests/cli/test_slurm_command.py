@@ -1,0 +1,61 @@
+"""`hdit slurm`: scripts on stdout, mistakes before anything waits in a queue."""
+
+import pytest
+
+from hdit_cli.main import main
+
+MISTAKES = {
+    "ranks that cannot share a step": (
+        ["train", "imagenet256", "--nodes", "3", "--time", "60"],
+        "the job's ranks: a step of 256 images cannot be shared equally by 3; use 2 or 4",
+    ),
+    "an option that hdit train does not have": (
+        ["train", "imagenet256", "--time", "60", "--sett", "x=1"],
+        "no such option: --sett; did you mean '--set'? (see 'hdit train --help')",
+    ),
+    "a recipe that is none": (["train", "imagenet", "--time", "60"], "imagenet"),
+    "a time that is none": (["sample", "--ckpt", "runs/a", "--time", "soon"], "--time soon: expected a time"),
+    "no time": (["train", "imagenet256"], "missing option '--time'"),
+    "the last step in an array": (
+        ["prepare-data", "photos", "--out", "d", "--size", "64", "--finish", "--tasks", "4", "--time", "60"],
+        "--finish with --tasks: the last step is one job that waits for the array",
+    ),
+}
+
+
+@pytest.mark.parametrize(("args", "complaint"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_found_before_the_job_is(capsys, args, complaint):
+    assert main(["slurm", *args]) == 2
+    out, err = capsys.readouterr()
+    assert complaint in err and not out
+
+
+def test_the_script_alone_is_on_stdout_and_has_the_command_s_words_in_it(capsys):
+    words = ["imagenet256", "--out", "runs/a b", "--set", "train.num_images=512"]
+    assert main(["slurm", "train", *words, "--nodes", "2", "--gpus-per-node", "8", "--time", "24:00:00"]) == 0
+    out, err = capsys.readouterr()
+
+    assert out.startswith("#!/bin/bash\n# Made by: hdit slurm train imagenet256 --out 'runs/a b'")
+    assert "-m hdit_cli train imagenet256 --out 'runs/a b' --set train.num_images=512 &" in out
+    assert "slurm again 'runs/a b' --most 3" in out
+    assert "--nnodes=2 --nproc-per-node=8" in out and not err
+
+
+def test_ranks_are_those_of_the_gpus_unless_said_otherwise(capsys):
+    main(["slurm", "sample", "--ckpt", "runs/a", "--gpus-per-node", "4", "--time", "60"])
+    assert "#SBATCH --ntasks-per-node=4" in capsys.readouterr().out
+    main(["slurm", "sample", "--ckpt", "runs/a", "--ranks-per-node", "2", "--time", "60"])
+    assert "#SBATCH --ntasks-per-node=2" in capsys.readouterr().out
+
+
+def test_an_array_says_what_comes_after_it(capsys):
+    assert main(["slurm", "prepare-data", "photos", "--out", "d", "--size", "64", "--tasks", "10", "--time", "60"]) == 0
+    out, err = capsys.readouterr()
+    assert "#SBATCH --array=1-10" in out
+    assert "--finish instead of --tasks, | sbatch --dependency=afterok:ID" in err
+
+
+def test_a_run_that_may_go_on_exits_with_0_and_one_that_may_not_with_1(tmp_path, capsys):
+    assert main(["slurm", "again", str(tmp_path), "--most", "1"]) == 0
+    assert main(["slurm", "again", str(tmp_path), "--most", "1"]) == 1
+    assert "the run came no further" in capsys.readouterr().err

@@ -1,0 +1,126 @@
+"""Scripts of `hdit slurm` in a Slurm of this machine: ranks of both launchers, the time limit, and a person's word."""
+
+import json
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from slurm_cluster import cluster, missing
+
+from hdit_core.recipe.read import read_recipe
+from hdit_core.recipe.write import recipe_toml
+from hdit_core.slurm.again import saved_step
+from hdit_core.train.log import read_log
+from hdit_core.train.status import read_status
+
+pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory):
+    with cluster(tmp_path_factory.mktemp("slurm")) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A recipe of a tiny network, with its data."""
+    folder = tmp_path_factory.mktemp("digits")
+    command = [sys.executable, "-m", "hdit_cli", "prepare-data", "mnist", "--size", "16", "--out", str(folder / "data")]
+    subprocess.run(command, check=True, capture_output=True)
+    levels = 'model.levels=[{depth=1,width=32,head_dim=16,attention="global"}]'
+    recipe = read_recipe(
+        "mnist32",
+        [
+            "model.image_size=16",
+            levels,
+            f"data.path={folder / 'data'}",
+            "train.batch_size=8",
+            "train.num_images=160",
+            "train.cooldown_images=0",
+            "train.log_every_images=8",
+            "train.checkpoint_every_images=80",
+            "train.sample_every_images=0",
+        ],
+    )
+    (folder / "tiny.toml").write_text(recipe_toml(recipe))
+    return folder / "tiny.toml"
+
+
+def submit(environment, folder: Path, *words: str) -> str:
+    """Print a script with `hdit slurm`, hand it to sbatch, and return the job's number."""
+    setup = f"export PATH={Path(sys.executable).parent}:$PATH OMP_NUM_THREADS=1"
+    command = [sys.executable, "-m", "hdit_cli", "slurm", *words, "--setup", setup]
+    script = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(
+        ["sbatch", "--parsable"], input=script, env=environment, cwd=folder, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()
+
+
+def job(environment, number: str) -> dict[str, str]:
+    """Return what Slurm says of a job."""
+    shown = subprocess.run(["scontrol", "show", "job", number], env=environment, capture_output=True, text=True).stdout
+    return dict(re.findall(r"(\w+)=(\S+)", shown))
+
+
+def wait_until(true, seconds: float, folder: Path) -> None:
+    end = time.monotonic() + seconds
+    while not true():  # a job that failed never becomes complete
+        assert time.monotonic() < end, printed(folder)
+        time.sleep(0.5)
+
+
+def printed(folder: Path) -> str:
+    return "\n".join(path.read_text() for path in folder.glob("*.out"))
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+def test_two_ranks_of_either_launcher_train_a_run_to_its_end(slurm, digits, tmp_path, launcher):
+    run = tmp_path / "run"
+    words = ["train", str(digits), "--out", str(run), "--ranks-per-node", "2", "--time", "10", "--launcher", launcher]
+    number = submit(slurm, tmp_path, *words)
+    wait_until(lambda: job(slurm, number)["JobState"] == "COMPLETED", 180, tmp_path)
+
+    assert read_status(run)["state"] == "done"
+    assert [line["step"] for line in read_log(run)] == list(range(1, 21))
+    assert json.loads((max((run / "checkpoints").iterdir()) / "state.json").read_text())["world_size"] == 2
+    assert job(slurm, number)["Restarts"] == "0"
+
+
+def test_both_launchers_and_one_process_log_the_same_losses(slurm, digits, tmp_path):
+    losses = []
+    for name, words in {"torchrun": ["--ranks-per-node", "2"], "srun": ["--ranks-per-node", "2"], "one": []}.items():
+        run = tmp_path / name
+        launcher = "srun" if name == "srun" else "torchrun"
+        more = ["--out", str(run), "--time", "10", "--launcher", launcher, *words]
+        number = submit(slurm, tmp_path, "train", str(digits), *more)
+        wait_until(lambda number=number: job(slurm, number)["JobState"] == "COMPLETED", 180, tmp_path)
+        losses.append([line["loss"] for line in read_log(run)])
+
+    assert losses[0] == losses[1]
+    assert losses[0] == pytest.approx(losses[2], rel=1e-5)
+
+
+def test_a_run_saves_before_its_time_limit_goes_on_in_the_queue_and_obeys_a_person(slurm, digits, tmp_path):
+    run = tmp_path / "run"
+    long = ["--set", "train.num_images=100000000", "--set", "train.checkpoint_every_images=100000000"]
+    number = submit(slurm, tmp_path, "train", str(digits), "--out", str(run), *long, "--time", "2", "--notice", "60")
+    wait_until(lambda: job(slurm, number).get("Restarts") == "1", 240, tmp_path)
+
+    assert read_status(run)["state"] == "preempted"
+    first = saved_step(run)
+    assert first > 0
+    assert "once more" in printed(tmp_path)
+
+    wait_until(lambda: read_status(run)["state"] == "running", 300, tmp_path)
+    time.sleep(5)
+    (run / "STOP").touch()
+    wait_until(lambda: job(slurm, number)["JobState"] not in ("RUNNING", "COMPLETING"), 60, tmp_path)
+
+    assert "a person stopped the run" in printed(tmp_path)
+    assert job(slurm, number)["Restarts"] == "1"
+    assert saved_step(run) > first
