@@ -41,7 +41,7 @@ def _min_snr(sigma: Float[Tensor, "B"], recipe: DiffusionRecipe) -> Float[Tensor
 
 
 def _sigmoid(sigma: Float[Tensor, "B"], recipe: DiffusionRecipe) -> Float[Tensor, "B"]:
-    """Weight the error of the noise with sigmoid(bias - ln SNR), SNR = 1 / sigma^2 (Kingma and Gao 2023, section 4).
+    """Weight the error of the noise with sigmoid(bias - ln SNR), SNR = 1 / sigma^2 (Kingma and Gao 2023).
 
     The error of the image is sigma times that of the noise, so that its own weight is
     sigmoid(bias + 2 ln sigma) / sigma^2 = 1 / (sigma^2 + exp(-bias)): soft-min-SNR with gamma = exp(bias).

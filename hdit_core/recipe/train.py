@@ -20,6 +20,8 @@ from hdit_core.recipe.table import (
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Parallel = Literal["auto", "ddp", "fsdp"]
+OptimizerName = Literal["adamw", "muon"]
+Schedule = Literal["constant", "inverse-sqrt", "cosine"]
 Beta = Annotated[float, Field(ge=0, lt=1)]
 EmaLength = Annotated[float, Field(ge=0.001, le=0.288)]  # a uniform average of the whole run has 1/sqrt(12) = 0.2887
 
@@ -43,10 +45,22 @@ class TrainRecipe(Table):
         None, description="most images one rank takes at once; more are accumulated. Default: all of its share"
     )
     seed: Seed = 0
+    init_from: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="run, checkpoint or file whose averaged weights to begin with; it may lack outer levels"
+    )
+    optimizer: OptimizerName = Field(
+        "adamw", description="muon: orthogonal updates of the hidden matrices, adamw for the rest, at one lr"
+    )
     lr: PositiveFloat = 5e-4
     betas: Annotated[tuple[Beta, Beta], Listed] = (0.9, 0.95)
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 1e-2
+    schedule: Schedule = Field(
+        "constant", description="of the learning rate between warm-up and cool-down; cosine ends at zero"
+    )
+    inverse_sqrt_images: PositiveInt | None = Field(
+        None, description="inverse-sqrt: the rate falls as sqrt(this / images) from this many images on"
+    )
     warmup_images: NonNegativeInt = Field(0, description="the learning rate rises linearly over these first images")
     cooldown_images: NonNegativeInt = Field(0, description="and falls linearly to zero over these last ones")
     grad_clip: PositiveFloat = Field(1.0, description="largest norm of the gradient")
@@ -96,6 +110,13 @@ class TrainRecipe(Table):
 
     def problems(self) -> Iterator[Problem]:
         yield from self._profile_problems()
+        if (self.schedule == "inverse-sqrt") != (self.inverse_sqrt_images is not None):
+            yield (
+                "inverse_sqrt_images",
+                f"missing; 'inverse-sqrt' falls from that many images on, for example {max(1, self.num_images // 10)}"
+                if self.inverse_sqrt_images is None
+                else f"{self.inverse_sqrt_images} means nothing to schedule = '{self.schedule}', but to 'inverse-sqrt'",
+            )
         if self.parallel == "ddp" and self.shard_ranks is not None:
             yield "shard_ranks", "is for parallel = 'fsdp'; with 'ddp' every rank has all weights, leave it out"
         marks = [growth.after_images for growth in self.batch_growth]

@@ -1,11 +1,13 @@
 """Learning rate, average, and who takes which image: functions of the recipe and the images seen."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
 
 from hdit_core.distributed import World
-from hdit_core.errors import UsageError
+from hdit_core.errors import RecipeError, UsageError
 from hdit_core.train.ema import Ema, ema_decay
 from hdit_core.train.plan import check_world, micro_batches, steps
 from hdit_core.train.schedule import lr_factor
@@ -19,6 +21,60 @@ def test_the_learning_rate_rises_stays_and_falls_to_nothing(changed):
 
 def test_without_warm_up_and_cool_down_the_learning_rate_is_constant(tiny_recipe):
     assert {lr_factor(tiny_recipe.train, seen) for seen in range(0, 96, 8)} == {1.0}
+
+
+def test_the_inverse_square_root_stays_one_up_to_its_point_and_is_half_at_four_times_that(changed):
+    keys = {"train.num_images": 8_000, "train.schedule": "inverse-sqrt", "train.inverse_sqrt_images": 800}
+    recipe = changed(keys).train
+    found = [lr_factor(recipe, seen) for seen in (0, 400, 800, 1_800, 3_200, 7_200)]
+    assert found == pytest.approx([1, 1, 1, 2 / 3, 1 / 2, 1 / 3])
+
+
+def test_the_cosine_falls_from_the_end_of_warm_up_to_zero_at_the_end(changed):
+    recipe = changed({"train.num_images": 8_800, "train.schedule": "cosine", "train.warmup_images": 800}).train
+    found = [lr_factor(recipe, seen) for seen in (392, 800, 2_800, 4_800, 6_800, 8_800)]
+    assert found == pytest.approx([0.5, 1, (1 + 0.5**0.5) / 2, 0.5, (1 - 0.5**0.5) / 2, 0])
+
+
+SHAPED = [
+    {"train.schedule": "constant"},
+    {"train.schedule": "cosine"},
+    {"train.schedule": "inverse-sqrt", "train.inverse_sqrt_images": 240},
+]
+each_schedule = pytest.mark.parametrize("shape", SHAPED, ids=lambda shape: shape["train.schedule"])
+
+
+@each_schedule
+def test_a_schedule_is_continuous_never_negative_nor_above_one_and_ends_with_the_cool_down(changed, shape):
+    keys = {"train.num_images": 9_600, "train.warmup_images": 1_600, "train.cooldown_images": 3_200}
+    recipe = changed(shape | keys).train
+    found = [lr_factor(recipe, seen) for seen in range(0, 9_600 + 1, 8)]
+    assert all(0 <= factor <= 1 for factor in found) and found[0] > 0 and found[-1] == 0
+    assert max(abs(a - b) for a, b in pairwise(found)) < 8 / 1_600 + 1e-9  # no step is steeper than the warm-up
+
+
+@each_schedule
+def test_a_schedule_after_warm_up_depends_on_the_images_seen_and_not_on_the_batches_they_came_in(changed, shape):
+    keys = shape | {"train.num_images": 1_920, "train.warmup_images": 160}
+    growth = [{"after_images": 480, "batch_size": 32}, {"after_images": 960, "batch_size": 96}]
+    recipes = [changed(keys | more).train for more in ({}, {"train.batch_size": 96}, {"train.batch_growth": growth})]
+    for seen in range(192, 1_920, 96):
+        assert len({lr_factor(recipe, seen) for recipe in recipes}) == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"schedule": "inverse-sqrt"}, r"train\.inverse_sqrt_images: missing; .* images on, for example 9"),
+        (
+            {"inverse_sqrt_images": 40},
+            r"inverse_sqrt_images = 40 means nothing to schedule = 'constant', but to 'inverse",
+        ),
+    ],
+)
+def test_a_reference_point_belongs_to_the_inverse_square_root(changed, keys, message):
+    with pytest.raises(RecipeError, match=message):
+        changed({f"train.{key}": value for key, value in keys.items()})
 
 
 def test_the_averages_decay_is_the_reference_implementations(reference):
