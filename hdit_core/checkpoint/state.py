@@ -15,5 +15,6 @@ class State(BaseModel):
     data_hash: str
     elapsed_s: float = 0.0
     world_size: int = 1
+    init_from: str = ""  # sha256 of the weights that the run began with, see `train.init_from`
     skips: tuple[Skip, ...] = ()  # images of the order that are passed over, see `train.rollback`
     memory: Memory = Memory()  # of the steps before

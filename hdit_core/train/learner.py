@@ -1,12 +1,13 @@
 """What a run trains: network, average and optimizer, as they begin or as a checkpoint left them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hdit_core.checkpoint.denoiser import check_fit
 from hdit_core.checkpoint.load import Checkpoint
+from hdit_core.checkpoint.tensors import Tensors
 from hdit_core.devices import compute_dtype, keep_freed_memory
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.distributed import World
@@ -16,6 +17,7 @@ from hdit_core.train.ema import Ema
 from hdit_core.train.gather import distribute_into
 from hdit_core.train.optimizer import load_optimizer_tensors, make_optimizer
 from hdit_core.train.parallel import arrange
+from hdit_core.train.profiles import Profiles
 from hdit_core.train.step import Learner
 
 
@@ -25,11 +27,13 @@ def make_learner(
     world: World,
     device: torch.device,
     on_note: Callable[[str], None] = lambda note: None,
+    inherited: Mapping[str, Tensor] | None = None,
 ) -> Learner:
     """Build what a run trains; all ranks have to call it.
 
     Args:
         on_note: is told what the ranks share.
+        inherited: without a checkpoint, tensors of the network that do not begin fresh; see `growth.py`.
 
     Raises:
         CheckpointError: the tensors of the checkpoint are damaged, or not those of the recipe's network.
@@ -42,18 +46,29 @@ def make_learner(
     network.activation_checkpointing = recipe.train.activation_checkpointing
     if checkpoint is not None:
         _load(network, checkpoint, "model")
+    elif inherited:
+        state = network.state_dict()
+        distribute_into({name: state[name] for name in inherited}, inherited)
     ema = Ema(network, parallel.copied(network, recipe, device))
+    profiles = Profiles(network, recipe.train.ema_profiles)
     optimizer = make_optimizer(network, recipe.train)
     if checkpoint is not None:
         _load(ema.network, checkpoint, "ema")
+        for name, profile in profiles.items():
+            profile.load(_checked(network, checkpoint, name))
         load_optimizer_tensors(optimizer, network, checkpoint.tensors("optimizer"))
     if recipe.train.compile:
         compile_network(network)
     denoiser = Denoiser(parallel.trained(network), recipe)
-    return Learner(recipe, denoiser, optimizer, ema, world, device, compute_dtype(recipe.train.precision, device))
+    dtype = compute_dtype(recipe.train.precision, device)
+    return Learner(recipe, denoiser, optimizer, ema, profiles, world, device, dtype)
 
 
 def _load(network: nn.Module, checkpoint: Checkpoint, part: str) -> None:
-    tensors, state = checkpoint.tensors(part), network.state_dict()
-    check_fit(state, tensors, str(checkpoint.folder / f"{part}.safetensors"))
-    distribute_into(state, tensors)
+    distribute_into(network.state_dict(), _checked(network, checkpoint, part))
+
+
+def _checked(network: nn.Module, checkpoint: Checkpoint, part: str) -> Tensors:
+    tensors = checkpoint.tensors(part)
+    check_fit(network.state_dict(), tensors, str(checkpoint.folder / f"{part}.safetensors"))
+    return tensors

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from hdit_core.checkpoint.layout import checkpoint_folder
+from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.memory import Skip
 from hdit_core.checkpoint.state import State
@@ -15,6 +15,7 @@ from hdit_core.errors import CheckpointError
 from hdit_core.files import remove_temporaries
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.folder import claimed_folder, keep_recipe
+from hdit_core.train.growth import Inheritance, inherit
 from hdit_core.train.learner import make_learner
 from hdit_core.train.rollback import RollBack
 from hdit_core.train.status import telling_failure
@@ -35,36 +36,53 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
         watcher: is told of progress.
 
     Raises:
-        UsageError: the folder holds another run, another process trains in it, the ranks cannot share the batch, or
-            the recipe's attention backend cannot run on the device.
+        UsageError: the folder holds another run, another process trains in it, the ranks cannot share the batch, the
+            recipe's attention backend cannot run on the device, or the weights to begin with do not fit its network.
         DataError: the data set is missing, damaged, or not what the recipe's network takes.
-        CheckpointError: no checkpoint is intact, or it cannot be saved.
+        CheckpointError: no checkpoint is intact, or it cannot be saved, or what `train.init_from` names is not.
         NumericalError: the loss or the gradient is not finite.
         StoppedEarly: a signal or the stop file asked for it; everything is saved.
     """
     watcher = watcher or Watcher()
     with ExitStack() as held:
         place = held.enter_context(workplace(recipe, device, watcher))
+        inherited = inherit(recipe) if recipe.train.init_from and not checkpoint_folders(run) else None
         place.world.lead(lambda: _prepare_folder(run, recipe, held), place.device)
         held.enter_context(telling_failure(run, place.world.is_main))
         skips: tuple[Skip, ...] | None = None
         while True:
             try:
-                return _trainer(recipe, run, place, watcher, skips).fit()
+                return _trainer(recipe, run, place, watcher, skips, inherited).fit()
             except RollBack as problem:
                 watcher.on_note(f"{problem}; back to the last checkpoint, and on without the images of that step")
                 skips = problem.skips
 
 
-def _trainer(recipe: Recipe, run: Path, place: Workplace, watcher: Watcher, skips: tuple[Skip, ...] | None) -> Trainer:
-    """Build what trains from the newest checkpoint on, with its own images to be passed over, or those given."""
+def _trainer(
+    recipe: Recipe,
+    run: Path,
+    place: Workplace,
+    watcher: Watcher,
+    skips: tuple[Skip, ...] | None,
+    inherited: Inheritance | None,
+) -> Trainer:
+    """Build what trains from the newest checkpoint on, or from what it inherits.
+
+    Args:
+        skips: images to be passed over; None: those of the checkpoint.
+    """
     world, device, reader = place.world, place.device, place.reader
     checkpoint = _find_checkpoint(run, reader, world, device, watcher)
-    learner = make_learner(recipe, checkpoint, world, device, watcher.on_note)
+    begins_with = inherited if checkpoint is None else None
+    for note in begins_with.notes if begins_with else ():
+        watcher.on_note(note)
+    learner = make_learner(recipe, checkpoint, world, device, watcher.on_note, begins_with and begins_with.tensors)
     world.lead(lambda: keep_recipe(run, recipe), device)
     start = checkpoint.state if checkpoint else State(step=0, num_images=0, data_hash=reader.manifest.root)
-    changed = {"world_size": world.size} | ({} if skips is None else {"skips": skips})
-    return Trainer(learner, reader, run, start.model_copy(update=changed), watcher)
+    changed: dict[str, object] = {"world_size": world.size} | ({} if skips is None else {"skips": skips})
+    if begins_with:
+        changed["init_from"] = begins_with.sha256
+    return Trainer(learner, reader, run, start.model_copy(update=changed), watcher, is_saved=begins_with is None)
 
 
 def _prepare_folder(run: Path, recipe: Recipe, held: ExitStack) -> None:

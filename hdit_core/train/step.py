@@ -21,6 +21,7 @@ from hdit_core.train.gradient import grad_norms
 from hdit_core.train.optimizer import set_lr
 from hdit_core.train.parallel import accumulating, is_in_parts
 from hdit_core.train.plan import Step, micro_batches
+from hdit_core.train.profiles import Profiles
 from hdit_core.train.result import Shares, StepResult, check_finite
 from hdit_core.train.schedule import lr_factor
 
@@ -33,6 +34,7 @@ class Learner:
     denoiser: Denoiser
     optimizer: torch.optim.Optimizer
     ema: Ema
+    profiles: Profiles
     world: World
     device: torch.device
     dtype: torch.dtype  # of the products
@@ -65,6 +67,7 @@ class Learner:
         set_lr(self.optimizer, lr_factor(self.recipe.train, step.num_images))
         self.optimizer.step()
         self.ema.update(ema_decay(step.number, self.recipe.train.ema_power, self.recipe.train.ema_max))
+        self.profiles.update(step.num_images, step.num_images + step.batch_size)
         return replace(result, compile_s=compile_seconds() - compiled_before_s)
 
     def _backward(self, step: Step, batches: Iterator[Batch]) -> Shares:

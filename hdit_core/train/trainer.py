@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+from hdit_core.checkpoint.averages import remove_snapshots_after
 from hdit_core.checkpoint.layout import stop_file
 from hdit_core.checkpoint.state import State
 from hdit_core.data.quarantine import Quarantine
@@ -36,14 +37,26 @@ from hdit_core.train.watching import Progress, Watcher
 class Trainer:
     """A run at work. `hdit_core.train.run.train` makes one; its only method is `fit`."""
 
-    def __init__(self, learner: Learner, reader: ImageReader, run: Path, start: State, watcher: Watcher) -> None:
+    def __init__(
+        self,
+        learner: Learner,
+        reader: ImageReader,
+        run: Path,
+        start: State,
+        watcher: Watcher,
+        is_saved: bool = True,
+    ) -> None:
+        """
+        Args:
+            is_saved: whether the run can begin again from here; if not, the first thing it does is to save.
+        """
         self._learner = learner
         self._recipe = learner.recipe
         self._reader = reader
         self._run = run
         self._state = start
         self._watcher = watcher
-        self._saved_step = start.step
+        self._saved_step = start.step if is_saved else None
         self._saver = Saver(run, self._recipe, learner.world, learner.device, self._on_saved, watcher.on_note)
         self._incidents = Incidents(run, self._recipe, reader, learner.world)
         self._peak_flops_per_s = peak_flops_per_s(learner.device, learner.dtype)
@@ -68,7 +81,10 @@ class Trainer:
         listening = listen(stop_file(self._run), deadline)
         with listening as stop, naming_dead_workers(), closing(self._feed()) as batches, self._saver:
             log = Log(self._run, self._state.step) if self._learner.world.is_main else None
+            if log is not None:
+                remove_snapshots_after(self._run, self._state.num_images)
             self._write_status("running")
+            self._save()
             for step in self._steps_left():
                 self._take(step, batches, log)
                 failed = self._saver.poll()
@@ -112,6 +128,8 @@ class Trainer:
         train, last = self._recipe.train, self._state.num_images >= self._recipe.train.num_images
         if last or _crosses(train.log_every_images, step):
             self._report(log, lr_factor(train, step.num_images) * train.lr)
+        if (last and train.snapshot_every_images) or _crosses(train.snapshot_every_images, step):
+            self._snapshot()  # before a checkpoint, from which the run would not come by this step again
         if last or _crosses(train.checkpoint_every_images, step):
             self._save()
         if last or _crosses(train.sample_every_images, step):
@@ -163,6 +181,10 @@ class Trainer:
             path = draw_grid(self._learner, self._run, self._state.num_images, tuple(classes or ()))
             self._watcher.on_note(f"samples: {path}")
 
+    def _snapshot(self) -> None:
+        world, device = self._learner.world, self._learner.device
+        self._learner.profiles.write_snapshots(self._run, self._recipe, self._state.num_images, world, device)
+
     def _save(self) -> None:
         """Begin to save, unless this very step is saved already."""
         if self._saved_step == self._state.step:
@@ -172,7 +194,7 @@ class Trainer:
             "model": dict(network.state_dict()),
             "ema": dict(self._learner.ema.network.state_dict()),
             "optimizer": optimizer_tensors(self._learner.optimizer, network),
-        }
+        } | self._learner.profiles.parts()
         self._saver.save(self._state, parts)
         self._saved_step = self._state.step
 
