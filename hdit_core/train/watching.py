@@ -19,7 +19,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Watcher:
-    """What somebody who looks on is told."""
+    """What somebody who looks on is told.
+
+    Attributes:
+        boards: names of services that draw the curves, see `boards.BOARDS`.
+    """
 
     on_progress: Callable[[Progress], None] = lambda progress: None
     on_note: Callable[[str], None] = lambda note: None
+    boards: tuple[str, ...] = ()
