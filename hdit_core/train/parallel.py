@@ -8,6 +8,7 @@ and `autocast` rounds products as `train.precision` says.
 import copy
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import torch
@@ -23,6 +24,11 @@ from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.train import TrainRecipe
 from hdit_core.train.gather import fill, local
 
+# the network's buffers are constants, the same on all ranks, and need not be sent at every step; torch renames it
+_SYNC_BUFFERS = ("forward_sync_buffers", "broadcast_buffers")
+NO_BUFFERS: dict[str, Any] = {
+    next(name for name in _SYNC_BUFFERS if name in signature(DistributedDataParallel).parameters): False
+}
 COPIES = 5  # of the weights in float32: they, their gradient, the optimizer's two moments, and their average
 MOST_OF_A_GPU = 0.5  # that these may take where every rank has all of them; activations need the rest
 
@@ -66,8 +72,7 @@ class Parallel:
         """Return what is trained in the network's place, so that the ranks exchange gradients."""
         if self.mesh is not None or self.ranks == 1:
             return network
-        # the network's buffers are constants, the same on all ranks
-        return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(network, gradient_as_bucket_view=True, **NO_BUFFERS)
 
 
 def arrange(recipe: Recipe, world: World, device: torch.device) -> Parallel:

@@ -14,6 +14,7 @@ from hdit_core.errors import DataError
 from hdit_core.model.backends import chosen
 from hdit_core.model.native.rows import rows_note
 from hdit_core.recipe.run import Recipe
+from hdit_core.train.lost import RollCall
 from hdit_core.train.plan import check_world
 from hdit_core.train.watching import Watcher
 
@@ -25,6 +26,7 @@ class Workplace:
     world: World
     device: torch.device  # of this rank
     reader: ImageReader
+    roll_call: RollCall
 
 
 @contextmanager
@@ -38,20 +40,24 @@ def workplace(recipe: Recipe, device: str, watcher: Watcher) -> Iterator[Workpla
     Raises:
         UsageError: the ranks cannot share the batch, or the recipe's attention backend cannot run on the device.
         DataError: the data set is missing, damaged, or not what the recipe's network takes.
+        HditError: another rank is gone.
     """
     world = join(device, recipe.train.rank_timeout_s)
+    roll_call = RollCall(world)
     try:
-        check_world(recipe.train, world)
-        here = world.device(pick_device(device))
-        dtype = compute_dtype(recipe.train.precision, here)
-        for choice in chosen(recipe.model, here, dtype):
-            watcher.on_note(choice.note)
-        if note := rows_note(here, dtype):
-            watcher.on_note(note)
-        reader = open_reader(recipe.data)
-        check_data(recipe, reader)
-        yield Workplace(world, here, reader)
+        with roll_call.naming():
+            check_world(recipe.train, world)
+            here = world.device(pick_device(device))
+            dtype = compute_dtype(recipe.train.precision, here)
+            for choice in chosen(recipe.model, here, dtype):
+                watcher.on_note(choice.note)
+            if note := rows_note(here, dtype):
+                watcher.on_note(note)
+            reader = open_reader(recipe.data)
+            check_data(recipe, reader)
+            yield Workplace(world, here, reader, roll_call)
     finally:
+        roll_call.close()
         world.leave()
 
 

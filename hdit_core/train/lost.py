@@ -1,0 +1,123 @@
+"""A rank that is gone ends the run on all others, and is named: by its number, its process and its machine."""
+
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from torch.distributed import DistError
+
+from hdit_core.distributed import World
+from hdit_core.errors import HditError, StoppedEarly
+
+POLL_S = 0.5
+ROLL_CALL_S = 3.0  # for which all wait for the answers of all
+LINGER_S = 2.0  # that the rank which keeps the store gives the others to read it
+GIVE_UP_S = 30.0  # after the roll call, when a rank that still waits for the others is ended
+OF_CONNECTIONS = re.compile(r"gloo|NCCL|TCPStore", re.IGNORECASE)
+
+
+class RollCall:
+    """Finds out which ranks are gone once one of them has lost another.
+
+    A rank may wait in an exchange with a third one and hear nothing; so a thread of each answers for it.
+    """
+
+    def __init__(self, world: World) -> None:
+        """Begin to listen; all ranks do so together."""
+        self._rank, self._size, self._store = world.rank, world.size, world.store
+        self._lost = "another rank"
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._listen, name="roll call", daemon=True)
+        if self._store is None:
+            return
+        me = f"rank {world.rank} (process {os.getpid()} on {socket.gethostname()})"
+        self._store.set(f"hdit/who/{world.rank}", me)
+        self._keeper = self._store.get("hdit/who/0").decode()  # the first rank keeps the store, and may take it along
+        self._thread.start()
+
+    @contextmanager
+    def naming(self) -> Iterator[None]:
+        """Turn a connection that broke in the body, or waited too long, into a line that says which rank is to blame.
+
+        A rank that leaves the body with an error of its own leaves word of it for the others.
+
+        Raises:
+            HditError: another rank ended, was killed, or does not answer.
+        """
+        try:
+            yield
+        except StoppedEarly:
+            raise
+        except BaseException as error:
+            if self._store is None or not _of_connections(error):
+                self._leave_word(error)
+                raise
+            self._call()
+            raise HditError(f"rank {self._rank} ends, because it lost {self._lost}") from error
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._closed.set()
+
+    def _leave_word(self, error: BaseException) -> None:
+        if self._store is not None and not self._closed.is_set():
+            with suppress(DistError):  # nobody is left to read it
+                self._store.set(f"hdit/why/{self._rank}", str(error) or type(error).__name__)
+                self._store.set("hdit/lost", "")
+
+    def _call(self) -> None:
+        assert self._store is not None
+        with suppress(DistError):
+            self._store.set("hdit/lost", "")
+        self._thread.join(POLL_S + ROLL_CALL_S + LINGER_S + 1)
+        self._closed.set()
+
+    def _listen(self) -> None:
+        assert self._store is not None
+        try:
+            while not self._store.check(["hdit/lost"]):
+                if self._closed.wait(POLL_S):
+                    return
+            self._lost = self._missing()
+        except DistError:
+            self._lost = f"{self._keeper}, which was killed or ended without a word"
+        threading.Thread(target=self._give_up, name="give up", daemon=True).start()
+
+    def _missing(self) -> str:
+        """Return who does not answer, and what they said before, if anything."""
+        assert self._store is not None
+        self._store.set(f"hdit/here/{self._rank}", "")
+        deadline = time.monotonic() + ROLL_CALL_S
+        missing = set(range(self._size)) - {self._rank}
+        while missing and time.monotonic() < deadline:
+            missing = {rank for rank in missing if not self._store.check([f"hdit/here/{rank}"])}
+            time.sleep(0.1)
+        failed = {rank for rank in range(self._size) if self._store.check([f"hdit/why/{rank}"])} - {self._rank}
+        found = "; ".join(self._said(rank) for rank in sorted(missing | failed))
+        if self._rank == 0:
+            time.sleep(LINGER_S)
+        return found or "a connection, though all ranks are there: look at the network"
+
+    def _said(self, rank: int) -> str:
+        assert self._store is not None
+        who = self._store.get(f"hdit/who/{rank}").decode()
+        if self._store.check([f"hdit/why/{rank}"]):
+            return f"{who}: {self._store.get(f'hdit/why/{rank}').decode()}"
+        return f"{who}, which was killed or does not answer"
+
+    def _give_up(self) -> None:
+        """End the process, if it does not end by itself: exchanges of NCCL's wait on, whoever is lost."""
+        if not self._closed.wait(GIVE_UP_S):
+            print(f"rank {self._rank} ends, because it lost {self._lost}", file=sys.stderr, flush=True)  # noqa: T201
+            os._exit(HditError.exit_code)
+
+
+def _of_connections(error: BaseException) -> bool:
+    return isinstance(error, DistError) or (
+        isinstance(error, RuntimeError) and OF_CONNECTIONS.search(str(error)) is not None
+    )
