@@ -51,7 +51,12 @@ def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_same(run: Path, recipe: Recipe) -> None:
+def check_same(run: Path, recipe: Recipe) -> None:
+    """Refuse a recipe by which a run that has begun cannot go on.
+
+    Raises:
+        UsageError: naming the keys that differ, or saying why the run's own recipe cannot be read.
+    """
     try:
         before = _flat(read_recipe(str(recipe_file(run))).model_dump(mode="json"))
     except RecipeError as error:
@@ -115,7 +120,7 @@ def claimed_folder(run: Path, recipe: Recipe) -> Iterator[None]:
     run.mkdir(parents=True, exist_ok=True)
     with _locked(run):
         if file.exists():
-            _check_same(run, recipe)
+            check_same(run, recipe)
         else:
             keep_recipe(run, recipe)
         yield

@@ -14,6 +14,7 @@ from hdit_core.distributed import World
 from hdit_core.errors import CheckpointError
 from hdit_core.files import remove_temporaries
 from hdit_core.recipe.run import Recipe
+from hdit_core.train.boards import check_boards
 from hdit_core.train.folder import claimed_folder, keep_recipe
 from hdit_core.train.growth import Inheritance, inherit
 from hdit_core.train.learner import make_learner
@@ -44,6 +45,7 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
         StoppedEarly: a signal or the stop file asked for it; everything is saved.
     """
     watcher = watcher or Watcher()
+    check_boards(watcher.boards)
     with ExitStack() as held:
         place = held.enter_context(workplace(recipe, device, watcher))
         inherited = inherit(recipe) if recipe.train.init_from and not checkpoint_folders(run) else None

@@ -17,7 +17,7 @@ from hdit_core.randomness import stream
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.compiled import compile_seconds
 from hdit_core.train.ema import Ema, ema_decay
-from hdit_core.train.gradient import grad_norms
+from hdit_core.train.gradient import clip, grad_norms
 from hdit_core.train.optimizer import set_lr
 from hdit_core.train.parallel import accumulating, is_in_parts
 from hdit_core.train.plan import Step, micro_batches
@@ -59,16 +59,20 @@ class Learner:
             NotFinite: the loss or the gradient is not finite on some rank; weights and averages are untouched.
         """
         compiled_before_s = compile_seconds()
-        self.optimizer.zero_grad(set_to_none=True)
-        shares = self._backward(step, batches)
-        by_part = grad_norms(self.ema.source.named_parameters(), len(self.recipe.model.levels))
-        result = shares.result(self.world, self._clipped(), by_part)
+        result = self.measure(step, batches)
         check_finite(step, result)
         set_lr(self.optimizer, lr_factor(self.recipe.train, step.num_images))
         self.optimizer.step()
         self.ema.update(ema_decay(step.number, self.recipe.train.ema_power, self.recipe.train.ema_max))
         self.profiles.update(step.num_images, step.num_images + step.batch_size)
         return replace(result, compile_s=compile_seconds() - compiled_before_s)
+
+    def measure(self, step: Step, batches: Iterator[Batch]) -> StepResult:
+        """Return what a step tells, be it finite or not, and leave its clipped gradient to the optimizer."""
+        self.optimizer.zero_grad(set_to_none=True)
+        shares = self._backward(step, batches)
+        by_part = grad_norms(self.ema.source.named_parameters(), len(self.recipe.model.levels))
+        return shares.result(self.world, self._clipped(), by_part)
 
     def _backward(self, step: Step, batches: Iterator[Batch]) -> Shares:
         """Add up the gradients of this rank's share, and return its losses."""
@@ -79,20 +83,20 @@ class Learner:
             batch = next(batches)
             assert batch.numbers[0] == piece.start  # the loader walks the same plan
             self._seed_dropout(step, place)
-            sigma = self._sigmas(step, batch)
+            sigma = self.sigmas(step, batch)
             with accumulating(self.denoiser.network, last=place == len(pieces) - 1):
-                losses = self._losses(batch, sigma)
+                losses = self.losses(batch, sigma)
                 (losses.sum() / share).backward()
             shares.put(piece.start - step.first, losses, sigma)
         return shares
 
-    def _sigmas(self, step: Step, batch: Batch) -> Float[Tensor, " B"]:
+    def sigmas(self, step: Step, batch: Batch) -> Float[Tensor, " B"]:
         """Return the noise level of each image; its stratum is its place in the global batch."""
         # found on the CPU: the same bits for every device
         u = stratified(batch.numbers - step.first, step.batch_size, batch.uniform)
         return training_sigmas(self.recipe.diffusion, self.recipe.model.image_size, u).to(self.device)
 
-    def _losses(self, batch: Batch, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
+    def losses(self, batch: Batch, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Return the loss of each image."""
         batch = batch.to(self.device)
         with autocast(self.device, self.dtype):
@@ -105,9 +109,14 @@ class Learner:
                 augment_cond=batch.augment_cond,
             )
 
+    def grad_norm(self) -> float:
+        """Return the norm of the gradient that a backward pass left."""
+        by_part = grad_norms(self.ema.source.named_parameters(), len(self.recipe.model.levels))
+        return float(torch.stack(list(by_part.values())).square().sum().sqrt())
+
     def _clipped(self) -> Tensor:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        return torch.nn.utils.clip_grad_norm_(parameters, self.recipe.train.grad_clip)
+        return clip(parameters, self.recipe.train.grad_clip)
 
     def _seed_dropout(self, step: Step, place: int) -> None:
         """Make dropout a function of the step, the rank and the micro-batch, so that a resumed run drops the same."""

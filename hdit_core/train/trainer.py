@@ -14,6 +14,7 @@ from hdit_core.data.reader import ImageReader
 from hdit_core.data.workers import naming_dead_workers
 from hdit_core.errors import NumericalError, StoppedEarly
 from hdit_core.train.advance import advanced, with_new_interval
+from hdit_core.train.boards import Boards, opened_boards
 from hdit_core.train.deadline import Deadline, job_end_s
 from hdit_core.train.feed import Feed, feed
 from hdit_core.train.grids import draw_grid
@@ -58,6 +59,7 @@ class Trainer:
         self._watcher = watcher
         self._saved_step = start.step if is_saved else None
         self._saver = Saver(run, self._recipe, learner.world, learner.device, self._on_saved, watcher.on_note)
+        self._boards = Boards()
         self._incidents = Incidents(run, self._recipe, reader, learner.world)
         self._peak_flops_per_s = peak_flops_per_s(learner.device, learner.dtype)
         self._images_per_s: float | None = None  # of the last interval
@@ -79,7 +81,15 @@ class Trainer:
         """
         deadline = Deadline(job_end_s(os.environ), lambda: self._saver.slowest_s)
         listening = listen(stop_file(self._run), deadline)
-        with listening as stop, naming_dead_workers(), closing(self._feed()) as batches, self._saver:
+        names = self._watcher.boards if self._learner.world.is_main else ()
+        boards = opened_boards(names, self._run, self._recipe, self._state.num_images)
+        with (
+            listening as stop,
+            naming_dead_workers(),
+            boards as self._boards,
+            closing(self._feed()) as batches,
+            self._saver,
+        ):
             log = Log(self._run, self._state.step) if self._learner.world.is_main else None
             if log is not None:
                 remove_snapshots_after(self._run, self._state.num_images)
@@ -171,7 +181,9 @@ class Trainer:
             fields["utilisation"] = fields["flops_per_s"] / (self._peak_flops_per_s * self._learner.world.size)
         if self._damaged.limit:
             fields["damaged_images"] = len(self._damaged.damaged)
-        log.write(where | fields | {"peak_bytes": peak_bytes(self._learner.device)})
+        record = where | fields | {"peak_bytes": peak_bytes(self._learner.device)}
+        log.write(record)
+        self._boards.add_record(record)
         means = (fields["loss"], fields["grad_norm"], lr, fields["images_per_s"])
         self._watcher.on_progress(Progress(state.step, state.num_images, self._recipe.train.num_images, *means))
 
@@ -180,6 +192,7 @@ class Trainer:
             classes = self._reader.manifest.contents.classes
             path = draw_grid(self._learner, self._run, self._state.num_images, tuple(classes or ()))
             self._watcher.on_note(f"samples: {path}")
+            self._boards.add_sheet(path, self._state.num_images)
 
     def _snapshot(self) -> None:
         world, device = self._learner.world, self._learner.device
