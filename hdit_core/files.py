@@ -116,6 +116,7 @@ def new_file(path: Path) -> Iterator[Path]:
     An older file of the name is replaced.
     """
     temporary = _temporary(path)
+    temporary.unlink(missing_ok=True)  # a link that somebody put there would be written through
     try:
         yield temporary
         _flush_file(temporary)

@@ -6,6 +6,7 @@ draws what is missing; a folder of samples that were made from anything else is 
 
 import json
 import os
+import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hdit_core.data.codec import decode
+from hdit_core.data.reader import largest_content
 from hdit_core.errors import UsageError
 from hdit_core.files import TEMPORARY, flush_folder, remove_temporaries, write_whole
 from hdit_core.generate.generate import Generated
@@ -27,6 +29,7 @@ GRID = "grid.png"
 MOST_GRID_IMAGES = 100
 MOST_GRID_PIXELS = 16_000_000
 LARGEST_RECORD_BYTES = 1 << 28
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # never through a link that somebody put there
 
 
 class SampleFolder:
@@ -53,7 +56,7 @@ class SampleFolder:
         if record.is_file():
             self._recognise(record)
             return
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+        if self.folder.exists() and not self._is_free():
             raise UsageError(f"{self.folder}: exists and is not a folder of samples; give another with --out")
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(record, json.dumps({"status": "unfinished", "origin": self.origin}, indent=1) + "\n")
@@ -78,12 +81,22 @@ class SampleFolder:
         for number, image in zip(batch.indices, to_uint8(batch.images), strict=True):
             path = self.path(number)
             temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
-            temporary.write_bytes(png_bytes(image))
+            temporary.unlink(missing_ok=True)
+            with os.fdopen(os.open(temporary, NEW_FILE, 0o666), "wb") as file:
+                file.write(png_bytes(image))
             temporary.replace(path)  # not flushed each: what a power failure leaves is found by decoding it
 
     def path(self, number: int) -> Path:
         """Return the file of an image."""
         return self.folder / f"{number:08d}.png"
+
+    def holds(self, number: int) -> bool:
+        """Return whether there is a file of an image; a link is none, wherever it leads."""
+        try:
+            found = self.path(number).lstat()
+        except OSError:
+            return False
+        return stat.S_ISREG(found.st_mode) and found.st_size <= largest_content(self.shape)
 
     def flush(self) -> None:
         """Have all images on the disk; each machine that wrote some calls this."""
@@ -111,6 +124,10 @@ class SampleFolder:
         write_whole(self.folder / RECORD, json.dumps(content, indent=1) + "\n")
         return record
 
+    def _is_free(self) -> bool:
+        """Return whether there is nothing in the folder but what a job that was killed at its very beginning left."""
+        return self.folder.is_dir() and all(path.name.startswith(TEMPORARY) for path in self.folder.iterdir())
+
     def _recognise(self, path: Path) -> None:
         try:
             if path.stat().st_size > LARGEST_RECORD_BYTES:
@@ -129,9 +146,11 @@ class SampleFolder:
             raise UsageError(
                 f"{self.folder}: holds samples made otherwise: {'; '.join(found[:3])}{more}. Give another with --out"
             )
-        self._before = {number for number in before if self.path(number).is_file()}
+        self._before = {number for number in before if self.holds(number)}
 
     def _intact(self, number: int) -> UInt8[np.ndarray, "H W C"] | None:
+        if not self.holds(number):
+            return None
         try:
             return decode(self.path(number).read_bytes(), "png", self.shape)
         except (OSError, ValueError):

@@ -100,4 +100,4 @@ def fill_folder(
         on_progress(done)
     folder.flush()
     world.any(False, device)  # wait for the others
-    return [number for number in job.numbers if folder.path(number).is_file()]
+    return [number for number in job.numbers if folder.holds(number)]

@@ -30,7 +30,7 @@ class Stream:
         Raises:
             UsageError: the path exists.
         """
-        if isinstance(target, Path) and target.exists():
+        if isinstance(target, Path) and (target.exists() or target.is_symlink()):
             raise UsageError(f"{target}: exists, and is not replaced; give another with --out")
         self.target = target
         self._stack = ExitStack()
@@ -95,6 +95,7 @@ class SampleTar(Stream):
         member = tarfile.TarInfo(name)  # time 0, owner 0 without a name
         member.size = len(content)
         self._tar.addfile(member, io.BytesIO(content))
+        self._tar.members.clear()  # which it keeps for readers: a kilobyte a member, and streams are long
 
     def _close(self) -> None:
         self._tar.close()
