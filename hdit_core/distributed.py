@@ -239,9 +239,14 @@ def _stay_inside() -> None:
         os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
 
 
+def keeps_store(rank: int) -> bool:
+    """Return whether what the ranks have in common is kept by this one, the first: torchrun does it where it is."""
+    return rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+
+
 def _store(place: Place, timeout: timedelta) -> Store:
     """Return the ranks' common store: torchrun's, or else one that the first of them offers."""
-    if place.rank or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+    if not keeps_store(place.rank):
         return TCPStore(place.address, place.port, place.size, False, timeout)
     if not place.one_node:
         return TCPStore(place.address, place.port, place.size, True, timeout)

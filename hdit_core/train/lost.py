@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import socket
 import sys
 import threading
@@ -11,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 from torch.distributed import DistError
 
-from hdit_core.distributed import World
+from hdit_core.distributed import World, keeps_store
 from hdit_core.errors import HditError, StoppedEarly
 
 POLL_S = 0.5
@@ -33,12 +34,11 @@ class RollCall:
         self._lost = "another rank"
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="roll call", daemon=True)
-        if self._store is None:
-            return
-        me = f"rank {world.rank} (process {os.getpid()} on {socket.gethostname()})"
-        self._store.set(f"hdit/who/{world.rank}", me)
-        self._keeper = self._store.get("hdit/who/0").decode()  # the first rank keeps the store, and may take it along
-        self._thread.start()
+        if self._store is not None:
+            me = f"rank {world.rank} (process {os.getpid()} on {socket.gethostname()})"
+            self._store.set(f"hdit/who/{world.rank}", me)
+            self._first = self._store.get("hdit/who/0").decode()
+            self._thread.start()
 
     @contextmanager
     def naming(self) -> Iterator[None]:
@@ -54,28 +54,34 @@ class RollCall:
         except StoppedEarly:
             raise
         except BaseException as error:
-            if self._store is None or not _of_connections(error):
-                self._leave_word(error)
+            if self._store is None or self._closed.is_set():
                 raise
-            self._call()
-            raise HditError(f"rank {self._rank} ends, because it lost {self._lost}") from error
+            if not _of_connections(error):
+                self._leave_word(str(error) or type(error).__name__)
+                raise
+            raise HditError(f"rank {self._rank} ends, because it lost {self._call()}") from error
 
     def close(self) -> None:
         """Stop listening."""
         self._closed.set()
+        if self._thread.is_alive():
+            self._thread.join(POLL_S)  # a thread that speaks with the store as the interpreter ends would abort it
 
-    def _leave_word(self, error: BaseException) -> None:
-        if self._store is not None and not self._closed.is_set():
-            with suppress(DistError):  # nobody is left to read it
-                self._store.set(f"hdit/why/{self._rank}", str(error) or type(error).__name__)
-                self._store.set("hdit/lost", "")
+    def _leave_word(self, why: str) -> None:
+        assert self._store is not None
+        with suppress(DistError):  # nobody is left to read it
+            self._store.set(f"hdit/why/{self._rank}", why)
+            self._store.set("hdit/lost", "")
+            if keeps_store(self._rank):
+                time.sleep(LINGER_S)
 
-    def _call(self) -> None:
+    def _call(self) -> str:
         assert self._store is not None
         with suppress(DistError):
             self._store.set("hdit/lost", "")
         self._thread.join(POLL_S + ROLL_CALL_S + LINGER_S + 1)
         self._closed.set()
+        return self._lost
 
     def _listen(self) -> None:
         assert self._store is not None
@@ -85,30 +91,30 @@ class RollCall:
                     return
             self._lost = self._missing()
         except DistError:
-            self._lost = f"{self._keeper}, which was killed or ended without a word"
+            if not keeps_store(0):  # torchrun is gone, the ranks are not: they can still save
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+            self._lost = f"{self._first}, which was killed or ended without a word"
         threading.Thread(target=self._give_up, name="give up", daemon=True).start()
 
     def _missing(self) -> str:
-        """Return who does not answer, and what they said before, if anything."""
+        """Return who does not answer or has failed, and what they said."""
         assert self._store is not None
         self._store.set(f"hdit/here/{self._rank}", "")
-        deadline = time.monotonic() + ROLL_CALL_S
+        deadline, said = time.monotonic() + ROLL_CALL_S, dict[int, str]()
         missing = set(range(self._size)) - {self._rank}
-        while missing and time.monotonic() < deadline:
-            missing = {rank for rank in missing if not self._store.check([f"hdit/here/{rank}"])}
-            time.sleep(0.1)
-        failed = {rank for rank in range(self._size) if self._store.check([f"hdit/why/{rank}"])} - {self._rank}
-        found = "; ".join(self._said(rank) for rank in sorted(missing | failed))
-        if self._rank == 0:
-            time.sleep(LINGER_S)
-        return found or "a connection, though all ranks are there: look at the network"
+        while missing and time.monotonic() < deadline and not self._closed.wait(0.1):
+            said |= {rank: self._store.get(f"hdit/why/{rank}").decode() for rank in missing if self._has("why", rank)}
+            missing = {rank for rank in missing - said.keys() if not self._has("here", rank)}
+        said |= dict.fromkeys(missing, "killed, or does not answer")
+        found = [f"{self._store.get(f'hdit/who/{rank}').decode()}: {said[rank]}" for rank in sorted(said)]
+        if keeps_store(self._rank):
+            self._closed.wait(LINGER_S)
+        return "; ".join(found) or "a connection, though all ranks are there: look at the network"
 
-    def _said(self, rank: int) -> str:
+    def _has(self, word: str, rank: int) -> bool:
         assert self._store is not None
-        who = self._store.get(f"hdit/who/{rank}").decode()
-        if self._store.check([f"hdit/why/{rank}"]):
-            return f"{who}: {self._store.get(f'hdit/why/{rank}').decode()}"
-        return f"{who}, which was killed or does not answer"
+        return self._store.check([f"hdit/{word}/{rank}"])
 
     def _give_up(self) -> None:
         """End the process, if it does not end by itself: exchanges of NCCL's wait on, whoever is lost."""

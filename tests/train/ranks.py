@@ -24,13 +24,23 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def place(rank: int, size: int, port: int) -> dict[str, str]:
-    """Return the environment that says which rank a process is."""
+def torchrun(rank: int, size: int, port: int) -> dict[str, str]:
+    """Return the environment that torchrun gives a rank."""
     number, count = str(rank), str(size)
     return {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count} | {
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
+    }
+
+
+def srun(rank: int, size: int, port: int) -> dict[str, str]:
+    """Return the environment that srun gives a rank on one node; where ranks meet follows from the job."""
+    return {"SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank), "SLURM_STEP_NUM_TASKS": str(size)} | {
+        "SLURM_JOB_ID": str(port),
+        "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_STEP_NODELIST": "here",
     }
 
 
@@ -45,7 +55,9 @@ def _be_rank(environment: dict[str, str], answers: Any, act: Callable[..., Any],
 
 
 @contextmanager
-def started(size: int, act: Callable[..., Any], *arguments: Any) -> Iterator[list[tuple[Any, Any]]]:
+def started(
+    size: int, act: Callable[..., Any], *arguments: Any, place: Callable[[int, int, int], dict[str, str]] = torchrun
+) -> Iterator[list[tuple[Any, Any]]]:
     """Start the ranks of a world, each with the same call, and give a process and its answers for each; end them."""
     port, ranks = free_port(), []
     try:
@@ -62,9 +74,9 @@ def started(size: int, act: Callable[..., Any], *arguments: Any) -> Iterator[lis
             process.join()
 
 
-def on_ranks(size: int, act: Callable[..., Any], *arguments: Any, timeout_s: float = 120) -> list[Any]:
+def on_ranks(size: int, act: Callable[..., Any], *arguments: Any, timeout_s: float = 120, **how: Any) -> list[Any]:
     """Return what a call returns on each rank of a world; where it raises, so does this, with the rank's traceback."""
-    with started(size, act, *arguments) as ranks:
+    with started(size, act, *arguments, **how) as ranks:
         answers = []
         for rank, (_, receive) in enumerate(ranks):
             assert receive.poll(timeout_s), f"rank {rank} has not answered in {timeout_s} s"

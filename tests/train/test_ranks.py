@@ -1,56 +1,155 @@
-"""Under torchrun, two ranks do what one does: the same images, the same noise, the same weights but for rounding."""
+"""Ranks exchange what they have to, do under torchrun what one process does, and end together."""
 
 import os
-import socket
+import pickle
+import re
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
+from ranks import on_ranks, srun, started
 
+from hdit_core.checkpoint.layout import checkpoint_folder
 from hdit_core.checkpoint.load import newest_checkpoint
+from hdit_core.distributed import join
+from hdit_core.errors import CheckpointError, DataError, HditError
 from hdit_core.recipe.write import recipe_toml
 from hdit_core.train.log import read_log
 from hdit_core.train.run import train
+from hdit_core.train.status import read_status
+from hdit_core.train.watching import Watcher
 
-FAILING = """
-import sys, torch
-from hdit_core.distributed import join
-from hdit_core.errors import CheckpointError, HditError
+CPU = torch.device("cpu")
 
-def fail():
-    raise CheckpointError("the disk is full")
 
-world = join("cpu")
-try:
-    world.lead(lambda: None, torch.device("cpu"))
-    world.lead(fail, torch.device("cpu"))
-except HditError as error:
-    sys.exit(f"{type(error).__name__}: {error}")
-"""
+def exchange():
+    world = join("cpu")
+    rank = world.rank
+    found = {
+        "any": [world.any(rank == 1, CPU), world.any(False, CPU)],
+        "sum": world.sum(torch.tensor([rank, 1.0])).tolist(),
+        "union": [world.union([7, rank, 7], CPU), world.union([5, 3] if rank == 2 else [], CPU), world.union([], CPU)],
+        "device": str(world.device(CPU)),
+        "listens": sorted({address for address, inode in listening() if inode in own_sockets()}),
+    }
+    world.any(False, CPU)  # all have looked before the first leaves
+    world.leave()
+    return rank, found
+
+
+def listening():
+    """Return the hexadecimal address and the inode of every listening socket of the machine."""
+    lines = [
+        line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]
+    ]
+    return [(fields[1].partition(":")[0], fields[9]) for fields in lines if fields[3] == "0A"]
+
+
+def own_sockets():
+    links = [str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.is_symlink()]
+    return {match[1] for link in links if (match := re.fullmatch(r"socket:\[(\d+)\]", link))}
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+def test_ranks_exchange_flags_sums_and_numbers_and_listen_on_the_loopback_alone(launcher):
+    how = {"place": srun} if launcher == "srun" else {}
+    answers = dict(on_ranks(3, exchange, **how))
+    assert answers.keys() == {0, 1, 2}
+    for found in answers.values():
+        assert found["any"] == [True, False] and found["sum"] == [3, 3] and found["device"] == "cpu"
+        assert found["union"] == [[0, 1, 2, 7], [3, 5], []]
+        assert set(found["listens"]) <= {"0100007F"}  # 127.0.0.1
+    assert answers[0]["listens"]  # the store that they meet at
+
+
+def fail_on_the_main_rank():
+    def fail():
+        raise CheckpointError("the disk is full")
+
+    world = join("cpu")
+    world.lead(lambda: None, CPU)
+    try:
+        world.lead(fail, CPU)
+    except HditError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
 
 
 def test_where_the_main_rank_fails_all_end_and_say_so():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", FAILING],
-            env=os.environ | place | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in (0, 1)
-    ]
-    said = [rank.communicate(timeout=120)[1] for rank in ranks]
-    assert "CheckpointError: the disk is full" in said[0]
-    assert "HditError: rank 1 ends, because the main rank failed" in said[1]
+    first, second = on_ranks(2, fail_on_the_main_rank)
+    assert first == "CheckpointError: the disk is full"
+    assert second == "HditError: rank 1 ends, because the main rank failed; that one says why"
+
+
+def go_wrong(recipe, run, what):
+    """Train; on rank 1, do something to the process in the third step."""
+    rank, taken = int(os.environ["RANK"]), []
+
+    def act(*arguments):
+        taken.append(None)
+        if rank == 1 and len(taken) == 3:
+            what()
+        return losses(*arguments)
+
+    from hdit_core.train.step import Learner
+
+    losses, Learner.losses = Learner.losses, act
+    try:
+        train(recipe, run, watcher=Watcher())
+    except HditError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def be_killed():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def be_frozen():
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def find_damage():
+    raise DataError("shard 7 is cut short")
+
+
+@pytest.mark.parametrize(("size", "layout"), [(2, "ddp"), (3, "fsdp")])
+def test_a_killed_rank_ends_the_run_within_seconds_on_all_others_who_name_it(tmp_path, trained, size, layout):
+    recipe, run = trained({"train.parallel": layout, "train.batch_size": 6, "train.num_images": 600}), tmp_path / "run"
+    with started(size, go_wrong, recipe, run, be_killed) as ranks:
+        (lost, _), survivors = ranks[1], [ranks[0], *ranks[2:]]
+        lost.join(60)
+        ended_at = time.monotonic()
+        for number, (process, receive) in zip((0, 2), survivors, strict=False):
+            assert receive.poll(30)
+            named = rf"rank {number} ends, because it lost rank 1 \(process {lost.pid} on .*\): killed, or does"
+            assert re.search(named, pickle.loads(receive.recv_bytes())[1])
+            process.join(10)
+            assert process.exitcode == 0
+        assert time.monotonic() - ended_at < 15
+    status = read_status(run)
+    assert status["state"] == "failed" and f"process {lost.pid}" in status["reason"]
+
+
+def test_a_frozen_rank_ends_the_run_when_the_recipes_time_is_up(tmp_path, trained):
+    recipe = trained({"train.rank_timeout_s": 2, "train.num_images": 600})
+    with started(2, go_wrong, recipe, tmp_path / "run", be_frozen) as ranks:
+        assert ranks[0][1].poll(60)
+        assert "lost rank 1 (" in pickle.loads(ranks[0][1].recv_bytes())[1]
+
+
+def test_a_rank_that_fails_by_itself_tells_the_others_why(tmp_path, trained):
+    answers = on_ranks(2, go_wrong, trained({"train.num_images": 600}), tmp_path / "run", find_damage)
+    assert answers[1] == "DataError: shard 7 is cut short"
+    assert re.search(r"rank 0 ends, because it lost rank 1 \(.*\): shard 7 is cut short", answers[0])
 
 
 @pytest.mark.slow
-def test_two_ranks_learn_what_one_learns(tmp_path, trained):
+def test_two_ranks_learn_under_torchrun_what_one_process_learns(tmp_path, trained):
     # without dropout, which is drawn for each rank
     levels = [level | {"dropout": 0.0} for level in trained({}).model_dump(mode="json")["model"]["levels"]]
     recipe = trained({"model.levels": levels, "train.num_images": 48})
@@ -60,11 +159,10 @@ def test_two_ranks_learn_what_one_learns(tmp_path, trained):
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("num_images") == 1
+    assert "2 ranks, each with all weights (DDP): ranks on a CPU share its memory anyway" in done.stderr
 
     train(recipe, tmp_path / "one")
-    ours, theirs = (newest_checkpoint(tmp_path / name)[0] for name in ("one", "two"))
-    assert theirs.state.world_size == 2 and theirs.state.step == ours.state.step == 6
-    for key, tensor in ours.tensors("model").items():
-        torch.testing.assert_close(theirs.tensors("model")[key], tensor, rtol=1e-3, atol=2e-4)
+    theirs = newest_checkpoint(tmp_path / "two")[0]
+    assert theirs.state.world_size == 2 and theirs.folder == checkpoint_folder(tmp_path / "two", 6)
     losses = [[line["loss"] for line in read_log(tmp_path / name)] for name in ("one", "two")]
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
