@@ -43,6 +43,7 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
         CheckpointError: no checkpoint is intact, or it cannot be saved, or what `train.init_from` names is not.
         NumericalError: the loss or the gradient is not finite.
         StoppedEarly: a signal or the stop file asked for it; everything is saved.
+        HditError: another rank is gone.
     """
     watcher = watcher or Watcher()
     check_boards(watcher.boards)
@@ -51,6 +52,7 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
         inherited = inherit(recipe) if recipe.train.init_from and not checkpoint_folders(run) else None
         place.world.lead(lambda: _prepare_folder(run, recipe, held), place.device)
         held.enter_context(telling_failure(run, place.world.is_main))
+        held.enter_context(place.roll_call.naming())
         skips: tuple[Skip, ...] | None = None
         while True:
             try:
