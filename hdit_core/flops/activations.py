@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hdit_core.flops.count import Operation
-from hdit_core.recipe.model import LevelRecipe, ModelRecipe
+from hdit_core.recipe.model import FeedForward, LevelRecipe, ModelRecipe, Skip
 
 FLOAT32, INT64 = 4, 8
+KEPT_OF_UNIT: dict[FeedForward, int] = {"geglu": 3, "gelu": 2}  # hidden features: what goes in, and what comes out
+KEPT_OF_SKIP: dict[Skip, int] = {"lerp": 2, "add": 0, "concat": 2}  # tokens of the outer level
 SIMD_LANES = 16  # the compiled kernel's rows of queries are filled up to a multiple of these
 
 AttentionKind = Literal["fused", "native"]
@@ -58,21 +60,30 @@ def layers_at(model: ModelRecipe, index: int) -> int:
 
 
 def layer_bytes(
-    level: LevelRecipe, grid: tuple[int, int], value_bytes: int, attention: AttentionKind
+    model: ModelRecipe, index: int, grid: tuple[int, int], value_bytes: int, attention: AttentionKind
 ) -> dict[str, int]:
-    """Return what one layer keeps for one image, by operation; its own input is a part of it."""
+    """Return what one layer of a level keeps for one image, by operation; its own input is a part of it."""
+    level = model.levels[index]
     tokens, width = grid[0] * grid[1], value_bytes * level.width
-    hidden, drops = value_bytes * level.hidden, level.dropout > 0  # what is dropped is kept as a mask of that type
-    feed_forward = tokens * (2 * width + (4 if drops else 3) * hidden + FLOAT32)
+    drops = int(level.dropout > 0)  # what is dropped is kept as a mask of the type of the products
+    units = KEPT_OF_UNIT[model.feed_forward] + drops
+    norm = _norm_bytes(model, level.width, value_bytes)
+    feed_forward = tokens * (norm + value_bytes * units * level.hidden)
     if level.attention == "none":
         return {"feed-forward": feed_forward}
-    statistics = FLOAT32 * (1 + 2 * level.heads)  # of the norm, and of queries and keys
+    lengths = FLOAT32 * 2 * level.heads  # of queries and keys
     return {
-        "attention projections": tokens
-        * ((5 if drops else 3) * width + statistics),  # input, the same normalised, output
+        "attention projections": tokens * (norm + (1 + 2 * drops) * width + lengths),
         "attention": tokens * 5 * width + _weights_bytes(level, grid, attention),  # q k v before the turn, q k after
         "feed-forward": feed_forward,
     }
+
+
+def _norm_bytes(model: ModelRecipe, width: int, value_bytes: int) -> int:
+    """Return what a conditioned norm, and the linear layer behind it, keep for one token."""
+    if model.norm == "rms":
+        return 2 * value_bytes * width + FLOAT32
+    return (2 * FLOAT32 + value_bytes) * width + 2 * FLOAT32  # its input and its result before scale and shift too
 
 
 def input_bytes(level: LevelRecipe, grid: tuple[int, int], value_bytes: int) -> int:
@@ -95,8 +106,8 @@ def _layers(
     model: ModelRecipe, image_size: tuple[int, int], value_bytes: int, attention: AttentionKind
 ) -> Iterator[Kept]:
     operations: tuple[Operation, ...] = ("attention projections", "attention", "feed-forward")
-    for index, level in enumerate(model.levels):
-        one = layer_bytes(level, model.grid(index, image_size), value_bytes, attention)
+    for index in range(len(model.levels)):
+        one = layer_bytes(model, index, model.grid(index, image_size), value_bytes, attention)
         for operation in operations:
             if operation in one:
                 yield Kept(index, operation, layers_at(model, index) * one[operation])
@@ -120,4 +131,4 @@ def joint_bytes(model: ModelRecipe, outer: int, image_size: tuple[int, int], val
     """Return what the merge below a level, the split back and the mix with the skip keep for one image."""
     skip = input_bytes(model.levels[outer], model.grid(outer, image_size), value_bytes)
     inner = input_bytes(model.levels[outer + 1], model.grid(outer + 1, image_size), value_bytes)
-    return 3 * skip + inner  # the merge's input; skip and split tokens, for the gradient of the mix; the split's input
+    return (1 + KEPT_OF_SKIP[model.skip]) * skip + inner  # the merge's input, what the skip meets, the split's input

@@ -147,7 +147,7 @@ def _pieces(model: ModelRecipe, images: int, place: Place, checkpointed: int) ->
 def _layers(model: ModelRecipe, index: int, images: int, place: Place, checkpointed: int) -> Iterator[Piece]:
     """Yield the layers of a level on one way, one by one."""
     level, grid = model.levels[index], model.grid(index)
-    whole = images * sum(layer_bytes(level, grid, place.value_bytes, place.attention).values())
+    whole = images * sum(layer_bytes(model, index, grid, place.value_bytes, place.attention).values())
     work = images * _work_bytes(level, grid, place)
     parameters = _layer_parameters(model, level)
     if index < checkpointed:

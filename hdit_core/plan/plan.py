@@ -112,8 +112,8 @@ def plan(recipe: Recipe, cluster: Cluster) -> Plan:
         UsageError: the devices cannot share a step's images equally.
     """
     share = images_per_device(recipe, cluster.devices, f"--count {cluster.devices}")
-    sharded = getattr(recipe.train, "parallel", "auto") == "fsdp"
-    if getattr(recipe.train, "parallel", "auto") == "auto" and cluster.devices > 1:
+    sharded = recipe.train.parallel == "fsdp"
+    if recipe.train.parallel == "auto" and cluster.devices > 1:
         sharded = not any(choice.largest != 0 for choice in _choices(recipe, cluster, share, sharded=False))
     choices = tuple(_choices(recipe, cluster, share, sharded))
     return Plan(recipe, cluster, choices, _best(recipe, choices), share)
@@ -166,7 +166,7 @@ def _memory(recipe: Recipe, cluster: Cluster, share: int, sharded: bool, checkpo
         ranks=cluster.devices,
         sharded=sharded,
         value_bytes=cluster.value_bytes,
-        averages=1 + len(getattr(recipe.train, "ema_profiles", ())),
+        averages=1 + len(recipe.train.ema_profiles),
         attention="native" if cluster.native else "fused",
         accumulates=images < share,
     )

@@ -43,8 +43,19 @@ def kept_bytes(model: ModelRecipe, batch: int) -> int:
 def test_an_image_keeps_what_the_closed_forms_say(levels, image_size):
     if levels[0].attention == "neighborhood" and availability_of_native() is not None:
         pytest.skip(f"the closed form is the compiled kernel's: {availability_of_native()}")
-    model = ModelRecipe(image_size=image_size, levels=levels, num_classes=3)
+    check(ModelRecipe(image_size=image_size, levels=levels, num_classes=3))
 
+
+@pytest.mark.parametrize(
+    "option",
+    [{"feed_forward": "gelu"}, {"norm": "layer"}, {"skip": "add"}, {"skip": "concat"}, {"positions": "additive"}],
+    ids=lambda option: next(iter(option.values())),
+)
+def test_the_paper_s_other_designs_keep_what_the_closed_forms_say(option):
+    check(ModelRecipe(image_size=(64, 96), levels=NETWORKS["windows"], **option))
+
+
+def check(model: ModelRecipe) -> None:
     found = kept_bytes(model, 3) - kept_bytes(model, 2)
     expected = sum(part.bytes for part in kept_for_backward(model, attention="native"))
 
