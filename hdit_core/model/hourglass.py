@@ -104,11 +104,15 @@ class HourglassTransformer(nn.Module):
             self._check_size(height, width)
         dtype = self.patch_in.proj.weight.dtype
         cond = self.conditioning(sigma, class_ids, augment_cond, mapping_cond)
-        rotations = self._rotations(height, width)
-
         tokens = self._placed(self.patch_in(rearrange(x.to(dtype), "b c h w -> b h w c")))
+        tokens = self._in_and_out(tokens, cond, self._rotations(height, width))
+        images = self.patch_out(self.out_norm(tokens))
+        return rearrange(images, "b h w c -> b c h w").to(x.dtype)
 
-        # down: each level, then fewer and wider tokens
+    def _in_and_out(
+        self, tokens: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"], rotations: list[Rotation | None]
+    ) -> Float[Tensor, "B H W C"]:
+        # on the way in: each level, then fewer and wider tokens
         skips = []
         for level, (layers, merge) in enumerate(zip(self.down, self.merges, strict=True)):
             tokens = self._run(level, layers, tokens, cond, rotations[level])
@@ -117,13 +121,11 @@ class HourglassTransformer(nn.Module):
 
         tokens = self._run(len(skips), self.middle, tokens, cond, rotations[-1])
 
-        # up: more and narrower tokens, the skip, then the level
+        # on the way out: more and narrower tokens, the skip, then the level
         for level, (layers, split) in reversed(list(enumerate(zip(self.up, self.splits, strict=True)))):
             tokens = split(tokens, skips.pop())
             tokens = self._run(level, layers, tokens, cond, rotations[level])
-
-        images = self.patch_out(self.out_norm(tokens))
-        return rearrange(images, "b h w c -> b c h w").to(x.dtype)
+        return tokens
 
     def compile_layers(self, **options: Any) -> None:
         """Let `torch.compile` have each layer as a whole; layers that are alike share what it makes of the first.
@@ -141,7 +143,8 @@ class HourglassTransformer(nn.Module):
         """Tell tokens where they are, unless rotations will."""
         if self.recipe.positions == "rotary":
             return tokens
-        return (tokens + sine_positions(*tokens.shape[1:], tokens.device)).to(tokens.dtype)
+        _, height, width, features = tokens.shape
+        return (tokens + sine_positions(height, width, features, tokens.device)).to(tokens.dtype)
 
     def _rotations(self, height: int, width: int) -> list[Rotation | None]:
         """Return the rotary angles of each level, outermost first: once for all of its layers and steps."""
