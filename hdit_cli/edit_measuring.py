@@ -15,7 +15,6 @@ from hdit_cli.options import (
     JsonOption,
     SeedOption,
     SizeOption,
-    Weights,
     WeightsOption,
 )
 from hdit_core.errors import UsageError
@@ -44,7 +43,7 @@ def invert(
     tolerance: ToleranceOption = 1e-4,
     class_id: OneClassOption = None,
     guidance: GuidanceOption = None,
-    weights: WeightsOption = Weights.EMA,
+    weights: WeightsOption = "ema",
     size: SizeOption = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
@@ -108,7 +107,7 @@ def likelihood(
         int | None,
         typer.Option("--class", min=0, metavar="ID", help="One class for all.", show_default="the data set's, or none"),
     ] = None,
-    weights: WeightsOption = Weights.EMA,
+    weights: WeightsOption = "ema",
     size: SizeOption = None,
     batch_size: BatchSizeOption = None,
     device: DeviceOption = "auto",

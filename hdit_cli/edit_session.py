@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hdit_cli.console import align, emit, note
-from hdit_cli.options import Weights, image_size
+from hdit_cli.options import image_size
 from hdit_cli.sample_output import STDOUT, deliver
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class Session:
     """A checkpoint that was opened, on this rank's device."""
 
     ckpt: Path
-    weights: Weights
+    weights: str
     painter: "Painter"
     world: "World"
 
@@ -54,9 +54,7 @@ class Session:
 
 
 @contextmanager
-def session(
-    ckpt: Path, weights: Weights, device: str, size: str | None, seed: int, **given: object
-) -> Iterator[Session]:
+def session(ckpt: Path, weights: str, device: str, size: str | None, seed: int, **given: object) -> Iterator[Session]:
     """Open a checkpoint while the body runs.
 
     Args:
@@ -74,7 +72,7 @@ def session(
 
     world = join(device)
     try:
-        denoiser = load_denoiser(ckpt, weights.value, world.device(pick_device(device)))
+        denoiser = load_denoiser(ckpt, weights, world.device(pick_device(device)))
         settings = sample_settings(denoiser.recipe, (), **given)
         painter = Painter(denoiser, settings, seed, pixels or denoiser.recipe.model.image_size)
         for line in attention_notes(denoiser) if world.is_main else ():
@@ -111,6 +109,6 @@ def draw_all(
     )
     record = deliver(job, out, here.world)
     if here.world.is_main:
-        result = {"out": str(out), "ckpt": str(here.ckpt), "weights": here.weights.value, **record}
+        result = {"out": str(out), "ckpt": str(here.ckpt), "weights": here.weights, **record}
         lines = align([(key, str(value)) for key, value in result.items() if key != "origin"])
         emit(result, json, lines, err=out == STDOUT)

@@ -4,7 +4,6 @@ The default stands in the command. Knobs of the recipe have no option: `--set ta
 """
 
 import re
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -60,15 +59,16 @@ BatchSizeOption = Annotated[
 
 WorkersOption = Annotated[int, typer.Option("--workers", min=0, metavar="N", help="Processes beside the main one.")]
 
+WEIGHTS = "ema|model|LENGTH"
 
-class Weights(StrEnum):
-    """Which of a checkpoint's two sets of weights."""
-
-    EMA = "ema"
-    MODEL = "model"
-
-
-WeightsOption = Annotated[Weights, typer.Option("--weights", help="Averaged weights, or raw ones.")]
+WeightsOption = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        metavar=WEIGHTS,
+        help="Averaged weights, raw ones, or an average of a length such as 0.08 (hdit ema).",
+    ),
+]
 
 SizeOption = Annotated[
     str | None,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hdit_cli.options import RECIPES, Weights
+from hdit_cli.options import RECIPES, WEIGHTS
 from hdit_core.errors import UsageError
 
 UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -86,8 +86,8 @@ GuideOption = Annotated[
 ]
 
 GuideWeightsOption = Annotated[
-    Weights | None,
-    typer.Option("--guide-weights", help="Which of the guide's weights.", show_default="as --weights"),
+    str | None,
+    typer.Option("--guide-weights", metavar=WEIGHTS, help="Which of the guide's weights.", show_default="as --weights"),
 ]
 
 AutoguidanceOption = Annotated[

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hdit_cli.options import Weights, image_size
+from hdit_cli.options import image_size
 from hdit_cli.sample_options import seconds
 from hdit_cli.sample_output import check_out, grid_shape
 from hdit_core.errors import UsageError
@@ -53,7 +53,7 @@ class GuideRequest:
     """The worse model to lead away from; without one nothing else may be said of it."""
 
     ckpt: Path | None = None
-    weights: Weights | None = None
+    weights: str | None = None
     autoguidance: float | None = None
 
     def __post_init__(self) -> None:
@@ -61,7 +61,7 @@ class GuideRequest:
             if self.ckpt is None and value is not None:
                 raise UsageError(f"{option} {value}: needs a model to lead away from; give one with --guide CKPT")
 
-    def load(self, weights: Weights, device: "torch.device") -> "Guide | None":
+    def load(self, weights: str, device: "torch.device") -> "Guide | None":
         """Return the guide, None where there is to be none; its weights are those of the model if no others are named.
 
         Raises:
@@ -72,7 +72,7 @@ class GuideRequest:
         from hdit_core.checkpoint import load_denoiser
         from hdit_core.diffusion.guidance import Guide
 
-        denoiser = load_denoiser(self.ckpt, (self.weights or weights).value, device)
+        denoiser = load_denoiser(self.ckpt, self.weights or weights, device)
         return Guide(denoiser, AUTOGUIDANCE if self.autoguidance is None else self.autoguidance)
 
 
@@ -88,7 +88,7 @@ class Request:
     """
 
     ckpt: Path
-    weights: Weights
+    weights: str
     num: int
     numbers: str | None
     seed: int
@@ -115,7 +115,7 @@ class Request:
         from hdit_core.generate.settings import sample_settings
 
         numbers = list(range(self.num)) if self.numbers is None else read_ranges(self.numbers)
-        denoiser = load_denoiser(self.ckpt, self.weights.value, device)
+        denoiser = load_denoiser(self.ckpt, self.weights, device)
         settings = sample_settings(denoiser.recipe, self.overrides, **self.drawn)
         guide = self.guide.load(self.weights, device)
         job = Job(

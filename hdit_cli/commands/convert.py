@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hdit_cli.console import emit, note
-from hdit_cli.options import JsonOption, Weights, WeightsOption
+from hdit_cli.options import JsonOption, WeightsOption
 
 app = typer.Typer(add_completion=False)
 
@@ -24,7 +24,7 @@ def convert(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Run, checkpoint folder or file.")],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="The safetensors file to write; never replaced.")],
     to: Annotated[Format, typer.Option(help="Whose format.")] = Format.HDIT,
-    weights: WeightsOption = Weights.EMA,
+    weights: WeightsOption = "ema",
     trust_pickle: Annotated[
         bool,
         typer.Option(
@@ -42,6 +42,6 @@ def convert(
     """
     from hdit_core.checkpoint.convert import convert_weights
 
-    result = convert_weights(source, target, to=to.value, weights=weights.value, trust_pickle=trust_pickle)
+    result = convert_weights(source, target, to=to.value, weights=weights, trust_pickle=trust_pickle)
     note(f"wrote {target}")
     emit(result, json)

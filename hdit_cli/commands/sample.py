@@ -18,7 +18,6 @@ from hdit_cli.options import (
     SeedOption,
     SizeOption,
     StepsOption,
-    Weights,
     WeightsOption,
 )
 from hdit_cli.sample_options import (
@@ -48,7 +47,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def sample(
     ckpt: CheckpointOption,
-    weights: WeightsOption = Weights.EMA,
+    weights: WeightsOption = "ema",
     num: CountOption = 64,
     numbers: SeedsOption = None,
     seed: SeedOption = 0,
@@ -102,7 +101,7 @@ def _draw(request: Request, target: Target, device: str, json: bool) -> None:
     finally:
         world.leave()
     if world.is_main:
-        result = {"out": str(target.out), "ckpt": str(request.ckpt), "weights": request.weights.value, **record}
+        result = {"out": str(target.out), "ckpt": str(request.ckpt), "weights": request.weights, **record}
         lines = align([(key, str(value)) for key, value in result.items() if key != "origin"])
         emit(result, json, lines, err=target.out == STDOUT)
 
