@@ -69,10 +69,11 @@ class Shares:
 
     def result(self, world: World, grad_norm: Tensor, grad_norms: Mapping[str, Tensor]) -> StepResult:
         """Exchange with the other ranks and say it in numbers, in one copy from the device."""
-        table = world.sum(self._table)
-        norms = torch.stack([grad_norm, *grad_norms.values()]).to(table)
-        numbers = torch.cat([table.flatten(), norms]).tolist()
-        size = table.shape[1]
+        norms = torch.stack([grad_norm, *grad_norms.values()]).to(self._table)
+        unsound = norms[:1] - norms[:1]  # 0, or NaN for what is not finite, which then no rank overlooks
+        table = world.sum(torch.cat([self._table.flatten(), unsound]))
+        numbers = torch.cat([table[:-1], norms[:1] + table[-1:], norms[1:]]).tolist()
+        size = self._table.shape[1]
         losses, sigmas, (whole, *parts) = numbers[:size], numbers[size : 2 * size], numbers[2 * size :]
         return StepResult(
             loss=sum(losses) / size,
