@@ -67,7 +67,7 @@ class Normalised(torch.autograd.Function):
 
 def _rows_for(x: Tensor, scale: Tensor, *more: Tensor) -> Rows | None:
     """Return the compiled passes where they can take these: one scale for all rows, or one for each image."""
-    one_an_image = scale.ndim == x.ndim > 1 and scale.shape == (len(x), *[1] * (x.ndim - 2), x.shape[-1])
+    one_an_image = scale.ndim == x.ndim > 1 and scale.shape == (x.shape[0], *[1] * (x.ndim - 2), x.shape[-1])
     return rows_for(x, scale, *more) if x.numel() and (scale.ndim == 1 or one_an_image) else None
 
 
