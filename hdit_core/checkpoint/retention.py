@@ -23,11 +23,14 @@ def is_intact(folder: Path) -> bool:
     return True
 
 
-def prune(run: Path, train: TrainRecipe) -> None:
+def prune(run: Path, train: TrainRecipe, just_read: Path | None = None) -> None:
     """Remove checkpoints older than the newest `train.keep_checkpoints` intact ones, but for those kept for ever.
 
     All that are to count are read again and checksummed before anything is removed; a damaged one does not count. So
     at least two are intact at any moment, wherever a kill falls.
+
+    Args:
+        just_read: a checkpoint that was read and found intact a moment ago.
 
     Raises:
         CheckpointError: one cannot be removed.
@@ -38,7 +41,7 @@ def prune(run: Path, train: TrainRecipe) -> None:
     counted = 0
     for folder in folders:
         if counted < train.keep_checkpoints:
-            counted += is_intact(folder)
+            counted += folder == just_read or is_intact(folder)
         elif not is_kept_for_ever(folder, train):
             remove_checkpoint(folder)
 

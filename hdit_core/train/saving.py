@@ -96,5 +96,5 @@ class Saver:
         began_at = time.perf_counter()
         folder = save_checkpoint(self._run, self._recipe, state, parts)
         self.slowest_s = max(self.slowest_s, time.perf_counter() - began_at)
-        prune(self._run, self._recipe.train)
+        prune(self._run, self._recipe.train, just_read=folder)
         return folder
