@@ -47,6 +47,9 @@ class Inheritance:
     notes: tuple[str, ...]
 
 
+NOTHING = Inheritance({}, "", ())
+
+
 def inherit(recipe: Recipe) -> Inheritance:
     """Read what `train.init_from` names: the averaged weights of a run or checkpoint, or those of a file.
 

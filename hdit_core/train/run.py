@@ -16,7 +16,7 @@ from hdit_core.files import remove_temporaries
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.boards import check_boards
 from hdit_core.train.folder import claimed_folder, keep_recipe
-from hdit_core.train.growth import Inheritance, inherit
+from hdit_core.train.growth import NOTHING, Inheritance, inherit
 from hdit_core.train.learner import make_learner
 from hdit_core.train.rollback import RollBack
 from hdit_core.train.status import telling_failure
@@ -49,7 +49,7 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
     check_boards(watcher.boards)
     with ExitStack() as held:
         place = held.enter_context(workplace(recipe, device, watcher))
-        inherited = inherit(recipe) if recipe.train.init_from and not checkpoint_folders(run) else None
+        inherited = inherit(recipe) if recipe.train.init_from and not checkpoint_folders(run) else NOTHING
         place.world.lead(lambda: _prepare_folder(run, recipe, held), place.device)
         held.enter_context(telling_failure(run, place.world.is_main))
         held.enter_context(place.roll_call.naming())
@@ -68,7 +68,7 @@ def _trainer(
     place: Workplace,
     watcher: Watcher,
     skips: tuple[Skip, ...] | None,
-    inherited: Inheritance | None,
+    inherited: Inheritance,
 ) -> Trainer:
     """Build what trains from the newest checkpoint on, or from what it inherits.
 
@@ -77,16 +77,15 @@ def _trainer(
     """
     world, device, reader = place.world, place.device, place.reader
     checkpoint = _find_checkpoint(run, reader, world, device, watcher)
-    begins_with = inherited if checkpoint is None else None
-    for note in begins_with.notes if begins_with else ():
+    inherited = inherited if checkpoint is None else NOTHING
+    for note in inherited.notes:
         watcher.on_note(note)
-    learner = make_learner(recipe, checkpoint, world, device, watcher.on_note, begins_with and begins_with.tensors)
+    learner = make_learner(recipe, checkpoint, world, device, watcher.on_note, inherited.tensors)
     world.lead(lambda: keep_recipe(run, recipe), device)
-    start = checkpoint.state if checkpoint else State(step=0, num_images=0, data_hash=reader.manifest.root)
-    changed: dict[str, object] = {"world_size": world.size} | ({} if skips is None else {"skips": skips})
-    if begins_with:
-        changed["init_from"] = begins_with.sha256
-    return Trainer(learner, reader, run, start.model_copy(update=changed), watcher, is_saved=begins_with is None)
+    begin = State(step=0, num_images=0, data_hash=reader.manifest.root, init_from=inherited.sha256)
+    start = checkpoint.state if checkpoint else begin
+    changed = {"world_size": world.size} | ({} if skips is None else {"skips": skips})
+    return Trainer(learner, reader, run, start.model_copy(update=changed), watcher, is_saved=not inherited.tensors)
 
 
 def _prepare_folder(run: Path, recipe: Recipe, held: ExitStack) -> None:
