@@ -96,7 +96,9 @@ def _cluster(
         assert gpu is not None  # one of the two there is
         speed = gpu.tflops * 1e12 * utilisation
     watts = float(gpu.watts) if gpu else None
-    return Cluster(number, usable, speed, watts, price, value_bytes=4 if on_cpu else 2, native=on_cpu)
+    whole = usable if memory_gb else gpu.memory_gb * 10**9 if gpu else None
+    memory = None if on_cpu else whole
+    return Cluster(number, usable, speed, watts, price, memory, value_bytes=4 if on_cpu else 2, native=on_cpu)
 
 
 def _grounds(gpu: "Gpu | None", measured: "Measured | None", utilisation: float) -> list[str]:

@@ -102,7 +102,7 @@ def training_memory(model: ModelRecipe, images: int, place: Place = Place(), che
         optimizer=ADAM_STATES * FLOAT32 * share,
         averages=place.averages * FLOAT32 * share,
         copies=_copies(model, parameters, place),
-        gradients=min(gradients, FLOAT32 * share),
+        gradients=gradients if place.accumulates else min(gradients, FLOAT32 * share),  # FSDP adds them up whole
         activations=held,
         work_space=work,
     )
@@ -176,8 +176,8 @@ def _work_bytes(level: LevelRecipe, grid: tuple[int, int], place: Place) -> int:
 
 
 def _copies(model: ModelRecipe, parameters: int, place: Place) -> int:
-    if place.sharded:
-        return 2 * place.value_bytes * max(_layer_parameters(model, level) for level in model.levels)
+    if place.sharded:  # a layer that is put together and the next one, in float32, their cast, and a gradient to send
+        return (3 * FLOAT32 + place.value_bytes) * max(_layer_parameters(model, level) for level in model.levels)
     low = parameters * place.value_bytes if place.value_bytes < FLOAT32 else 0  # autocast keeps its casts
     exchanged = FLOAT32 * parameters if place.ranks > 1 else 0  # DDP's buckets
     return low + exchanged

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hdit_core.errors import UsageError
 from hdit_core.flops.count import count
 from hdit_core.plan.memory import Memory, Place, training_memory
+from hdit_core.plan.sharding import too_large_for_each
 from hdit_core.recipe.run import Recipe
 
 FORWARD_AND_BACKWARD = 3  # a product has one in the forward pass and two in the backward pass
@@ -23,6 +24,7 @@ class Cluster:
     Attributes:
         devices: how many.
         usable_bytes: of memory on each; None: unknown.
+        memory_bytes: all of it; None: unknown, or a CPU's.
         flops_per_s: of the model's own operations on each, what is lost to everything else already taken off.
         watts: the most that one draws; None: unknown.
         price_per_hour: of one, in any currency; None: unknown.
@@ -35,6 +37,7 @@ class Cluster:
     flops_per_s: float
     watts: float | None = None
     price_per_hour: float | None = None
+    memory_bytes: int | None = None
     value_bytes: int = 2
     native: bool = False
 
@@ -104,19 +107,23 @@ class Plan:
 def plan(recipe: Recipe, cluster: Cluster) -> Plan:
     """Plan a run: in which mode, with how many images at once, for how long.
 
-    Every device holds the whole network (DDP) if that leaves room for one image in some way of keeping activations;
-    else it is sharded (FSDP). Of the ways, the fastest is chosen that takes the recipe's micro-batch at once, or as
+    Devices share the network as the recipe says or, with `train.parallel = "auto"`, as a run would decide. Of the ways
+    of keeping activations, the fastest is chosen that takes the recipe's micro-batch at once, or as
     much of it as keeps a GPU busy (`ENOUGH_TOKENS`); where none does, the one that takes most.
 
     Raises:
         UsageError: the devices cannot share a step's images equally.
     """
     share = images_per_device(recipe, cluster.devices, f"--count {cluster.devices}")
-    sharded = recipe.train.parallel == "fsdp"
-    if recipe.train.parallel == "auto" and cluster.devices > 1:
-        sharded = not any(choice.largest != 0 for choice in _choices(recipe, cluster, share, sharded=False))
+    sharded = cluster.devices > 1 and _in_parts(recipe, cluster)
     choices = tuple(_choices(recipe, cluster, share, sharded))
     return Plan(recipe, cluster, choices, _best(recipe, choices), share)
+
+
+def _in_parts(recipe: Recipe, cluster: Cluster) -> bool:
+    if recipe.train.parallel != "auto" or cluster.memory_bytes is None:
+        return recipe.train.parallel == "fsdp"
+    return too_large_for_each(recipe, cluster.memory_bytes)
 
 
 def images_per_device(recipe: Recipe, devices: int, what: str) -> int:
