@@ -80,6 +80,21 @@ DrawnOption = Annotated[
     str | None,
     typer.Option("--ckpt", metavar="PATH", help="In place of IMAGES: a run or checkpoint; its images are drawn."),
 ]
+DrawnWeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="NAME",
+        help="Of --ckpt: ema, model, or the length of an average such as 0.08.",
+        show_default="RUN/sample.toml's, or ema",
+    ),
+]
+DrawnSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="sample.KEY=VALUE", help="How --ckpt's images are drawn; repeatable.", show_default=False
+    ),
+]
 LabelsOption = Annotated[
     Labels, typer.Option("--labels", help="Classes of --ckpt's images: in turn, by chance, or as often as in --ref.")
 ]

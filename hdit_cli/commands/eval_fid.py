@@ -14,6 +14,8 @@ from hdit_cli.eval_options import (
     CountOption,
     DataArgument,
     DrawnOption,
+    DrawnSetOption,
+    DrawnWeightsOption,
     ExtractorOption,
     ExtractorWeightsOption,
     ImagesArgument,
@@ -42,6 +44,8 @@ def eval_fid(
     images: ImagesArgument = None,
     ref: ReferenceOption = None,
     ckpt: DrawnOption = None,
+    weights: DrawnWeightsOption = None,
+    overrides: DrawnSetOption = None,
     labels: LabelsOption = Labels.BALANCED,
     extractor: ExtractorOption = None,
     extractor_weights: ExtractorWeightsOption = None,
@@ -66,11 +70,17 @@ def eval_fid(
     """
     from hdit_core.evaluate.settings import ScoreSettings
 
-    what: dict[str, Any] = {"images": images, "reference": ref, "checkpoint": ckpt, "n": num, "labels": labels.value}
+    what: dict[str, Any] = {"images": images, "reference": ref, "n": num}
+    drawn: dict[str, Any] = {
+        "checkpoint": ckpt,
+        "checkpoint_weights": weights,
+        "overrides": overrides or (),
+        "labels": labels.value,
+    }
     how: dict[str, Any] = {"extractor": extractor, "weights": extractor_weights, "mode": mode.value, "seed": seed}
     where: dict[str, Any] = {"nearest": nearest, "report": report, "save_stats": save_stats}
     run: dict[str, Any] = {"batch_size": batch_size, "device": device, "keep_features": keep_features}
-    _score(ScoreSettings(**what, **how, **where, **run, allow_small_n=allow_small_n), json)
+    _score(ScoreSettings(**what, **drawn, **how, **where, **run, allow_small_n=allow_small_n), json)
 
 
 @app.command()

@@ -59,8 +59,9 @@ def generated_images(
             for batch in generate(denoiser, piece, seed=seed, class_ids=classes):
                 yield from (partial(_given, image_u8) for image_u8 in to_uint8(batch.images))
 
-    # no part of it is n: a larger set of the same seed begins with the same images
-    return ImageSet(source, n, read, hashlib.sha256(repr((source, class_counts)).encode()).hexdigest())
+    # neither n nor where the weights lie is part of it: a larger set of the same seed begins with the same images
+    identity = repr((source | {"path": None}, class_counts))
+    return ImageSet(source, n, read, hashlib.sha256(identity.encode()).hexdigest())
 
 
 def class_ids(

@@ -5,13 +5,14 @@ Names in it come from files and are only ever text; the page may run no script a
 
 import base64
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 
+from hdit_core.evaluate.curves import extrapolation_svg
 from hdit_core.evaluate.imageset import ImageSet
 from hdit_core.evaluate.interval import Estimate
 from hdit_core.evaluate.report import Score
@@ -28,7 +29,7 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse } td, th { text-align: left; padding: .2rem 1.2rem .2rem 0; vertical-align: top;
        border-bottom: 1px solid #ddd; overflow-wrap: anywhere }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap } .key { white-space: nowrap; color: #555 }
-img { max-width: 100%; border: 1px solid #ddd } .remark { color: #8a4b00 }
+img { max-width: 100%; border: 1px solid #ddd } svg { max-width: 100%; height: auto } .remark { color: #8a4b00 }
 """
 
 PAGE = """<!DOCTYPE html>
@@ -48,7 +49,11 @@ PAGE = """<!DOCTYPE html>
 
 
 def write_report(
-    path: Path, score: Score, images: ImageSet, neighbours: UInt8[np.ndarray, "H W 3"] | None = None
+    path: Path,
+    score: Score,
+    images: ImageSet,
+    neighbours: UInt8[np.ndarray, "H W 3"] | None = None,
+    figures: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Write the page of a score, whole or not at all.
 
@@ -57,13 +62,17 @@ def write_report(
         score: the numbers.
         images: the scored set, for a sheet of some of them; a stream has none to show.
         neighbours: the sheet of images beside their nearest in the reference.
+        figures: further curves, as title and SVG that this library has drawn.
     """
     samples = sample_sheet(images) if images.identity else None
-    write_whole(path, page(score, samples, neighbours))
+    write_whole(path, page(score, samples, neighbours, figures))
 
 
 def page(
-    score: Score, samples: UInt8[np.ndarray, "H W 3"] | None, neighbours: UInt8[np.ndarray, "H2 W2 3"] | None
+    score: Score,
+    samples: UInt8[np.ndarray, "H W 3"] | None,
+    neighbours: UInt8[np.ndarray, "H2 W2 3"] | None,
+    figures: Sequence[tuple[str, str]] = (),
 ) -> str:
     """Return the page as text."""
     title = f"{score.name} {score.frechet.value:.4f}"
@@ -71,6 +80,7 @@ def page(
         f"<h1>{_text(title)}</h1>",
         *(f'<p class="remark">{_text(remark)}</p>' for remark in score.remarks),
         _section("Numbers", _numbers(score)),
+        *(_section(title, svg) for title, svg in [*_own_figures(score), *figures]),
         _section("Some of the images", _picture(samples, "Some of the scored images")),
         _section("Nearest in the reference", _picture(neighbours, "Images beside their nearest in the reference")),
         _section("Passport", _table((key, str(value)) for key, value in flatten(score.passport()))),
@@ -95,6 +105,12 @@ def _numbers(score: Score) -> str:
         numbers = score.neighbours.to_json()
         copies = f"<p>{numbers['copies']} of {numbers['queries']} images are in the reference, pixel for pixel.</p>"
     return f"<table>{head}{''.join(rows)}</table>{copies}"
+
+
+def _own_figures(score: Score) -> list[tuple[str, str]]:
+    if not score.spread.points:
+        return []
+    return [("Extrapolation to infinitely many images", extrapolation_svg(score.spread, score.metric))]
 
 
 def _estimate_row(name: str, found: Estimate) -> str:

@@ -84,38 +84,52 @@ class Spread:
         estimate: the distance with its interval.
         infinity: where the line through the distances of the whole, of nine tenths and of halves of the set, over one
             through the number of images, meets 0; None where halves have no more images than there are features.
+        points: what the line goes through: numbers of images and the distances of as many; empty without a line.
     """
 
     estimate: Estimate
     infinity: float | None
+    points: tuple[tuple[int, float], ...] = ()
 
 
-def spread(value: float, a: Statistics, quick_distance: Callable[[Statistics], float]) -> Spread:
-    """Return how sure a distance is, and what it would be with infinitely many images.
+def without_each_block(value: float, a: Statistics, quick_distance: Callable[[Statistics], float]) -> Estimate:
+    """Return a distance with its interval from the distances without one block each; alone where blocks are too small.
 
     Args:
         value: the distance of the whole set.
         a: the set, with its blocks.
         quick_distance: from statistics to their distance.
     """
-    if not a.blocks or min(block.n for block in a.blocks) < LEAST_IN_BLOCK:
-        return Spread(Estimate(value), None)
-    everyone = range(len(a.blocks))
-    parts = [a.of_blocks([block for block in everyone if block != left_out]) for left_out in everyone]
-    without_one = [quick_distance(part) for part in parts]
-    found = jackknife(value, without_one, least=0.0)
+    found = _left_out(a, quick_distance)
+    return jackknife(value, [distance for _, distance in found], least=0.0) if found else Estimate(value)
 
-    half = len(a.blocks) // 2
-    halves = [a.of_blocks([(first + step) % len(a.blocks) for step in range(half)]) for first in everyone]
+
+def spread(value: float, a: Statistics, quick_distance: Callable[[Statistics], float]) -> Spread:
+    """Return how sure a distance is, and what it would be with infinitely many images; arguments as above."""
+    tenths = _left_out(a, quick_distance)
+    if not tenths or a.n is None:
+        return Spread(Estimate(value), None)
+    found = jackknife(value, [distance for _, distance in tenths], least=0.0)
+
+    count = len(a.blocks)
+    halves = [a.of_blocks([(first + step) % count for step in range(count // 2)]) for first in range(count)]
     if min(part.n or 0 for part in halves) <= a.num_features:
         return Spread(found, None)
-    points = [(part.n, distance) for part, distance in zip(parts, without_one, strict=True)]
-    points += [(part.n, quick_distance(part)) for part in halves]
-    return Spread(found, extrapolate([(a.n, value), *points]))
+    points = [(a.n, value), *tenths, *((part.n or 0, quick_distance(part)) for part in halves)]
+    return Spread(found, extrapolate(points), tuple(points))
 
 
-def extrapolate(points: Sequence[tuple[int | None, float]]) -> float:
+def _left_out(a: Statistics, quick_distance: Callable[[Statistics], float]) -> list[tuple[int, float]]:
+    """Return size and distance of the set without each of its blocks; nothing where a block has hardly an image."""
+    if not a.blocks or min(block.n for block in a.blocks) < LEAST_IN_BLOCK:
+        return []
+    everyone = range(len(a.blocks))
+    parts = (a.of_blocks([block for block in everyone if block != left_out]) for left_out in everyone)
+    return [(part.n or 0, quick_distance(part)) for part in parts]
+
+
+def extrapolate(points: Sequence[tuple[int, float]]) -> float:
     """Return the value at 1/n = 0 of the straight line through points (n, value), by least squares."""
-    inverse = np.array([1 / n for n, _ in points if n])
+    inverse = np.array([1 / n for n, _ in points])
     _, intercept = np.polyfit(inverse, [value for _, value in points], 1)
     return float(intercept)

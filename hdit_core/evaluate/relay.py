@@ -66,6 +66,20 @@ class Relay:
         self._receive(content, rank)
         return _unpack(content, self.num_features)
 
+    def agree(self, value: float) -> float:
+        """Return the main rank's number on every rank; all call this.
+
+        Raises:
+            HditError: the main rank is gone.
+        """
+        number = torch.tensor(value, dtype=torch.float64)
+        if self.world.size > 1:
+            try:
+                distributed.broadcast(number, 0, group=self._group)
+            except RuntimeError as problem:
+                raise _gone("another rank", problem) from None
+        return float(number)
+
     def _send(self, count: int, *contents: Tensor) -> list[tuple[Any, Tensor]]:
         """Begin to send a header and what belongs to it; the tensors have to live until they are sent."""
         messages = [torch.tensor([count]), *contents]

@@ -1,5 +1,6 @@
 """The whole way from two sets of images to a score, with everything that can go wrong asked for first."""
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -59,7 +60,8 @@ def score(
     device = world.device(pick_device(settings.device))
     reference = open_reference(settings.reference)
     images, default_extractor = open_scored(settings, reference, device, say)
-    extractor = _open_extractor(settings, settings.extractor or default_extractor, device, say, world)
+    name = settings.extractor or default_extractor
+    extractor = open_on_all(lambda: open_extractor(name, settings.weights, device, say, settings.mode), world, device)
     for side in (images, reference):
         check_fit(side, extractor, settings.allow_small_n)
     scoring = _Scoring(settings, images, reference, extractor, on_progress, say, Relay(world, extractor.num_features))
@@ -69,17 +71,11 @@ def score(
     return None
 
 
-def _open_extractor(settings: ScoreSettings, name: str, device: torch.device, say: Say, world: World) -> Extractor:
-    """Open the extractor, on the main rank first: it may have to download the weights for all."""
+def open_on_all(open_it: Callable[[], Extractor], world: World, device: torch.device) -> Extractor:
+    """Open an extractor on every rank, on the main one first: it may have to download the weights for all."""
     found: list[Extractor] = []
-
-    def open_it() -> None:
-        found.append(open_extractor(name, settings.weights, device, say, settings.mode))
-
-    world.lead(open_it, device)
-    if not found:
-        open_it()
-    return found[0]
+    world.lead(lambda: found.append(open_it()), device)
+    return found[0] if found else open_it()
 
 
 class _Scoring:
@@ -180,7 +176,7 @@ class _Scoring:
         if self.settings.nearest is not None and pairs is not None:
             write_whole(self.settings.nearest, png_bytes(pairs))
         if self.settings.report is not None:
-            write_report(self.settings.report, result, self.images, pairs)
+            write_report(self.settings.report, result, self.images, pairs, self.settings.figures)
 
 
 def _show(on_progress: OnProgress, done_before: int, total: int | None, done: int, _: int | None) -> None:

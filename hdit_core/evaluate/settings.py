@@ -1,6 +1,7 @@
 """What is to be scored, against what and how; and what contradicts itself in it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hdit_core.errors import UsageError
@@ -18,6 +19,9 @@ class ScoreSettings:
         images: a folder, an archive, an npz, a data set, or "-"; None where a checkpoint is scored.
         reference: the same, or saved statistics (.npz); None to make statistics of the images alone.
         checkpoint: a run or checkpoint whose images are drawn and scored, with its averaged weights.
+        checkpoint_weights: which of the checkpoint's weights; default what RUN/sample.toml says, or the averaged ones.
+        drawn: keys of its recipe's `[sample]` in place of the recipe's and those of RUN/sample.toml.
+        overrides: the same as `sample.key=value`, weaker than `drawn`.
         extractor: name of the feature network; default the checkpoint's recipe's, otherwise Inception.
         weights: file of its weights.
         mode: how images are resized for Inception.
@@ -31,11 +35,15 @@ class ScoreSettings:
         keep_features: folder in which features are kept as they come, so that a killed run goes on.
         nearest: where a sheet of the images beside their nearest in the reference is written, a PNG.
         report: where the result is written as a page for people, HTML.
+        figures: curves for that page beside its own, as title and SVG.
     """
 
     images: str | None
     reference: str | None
     checkpoint: str | None = None
+    checkpoint_weights: str | None = None
+    drawn: Mapping[str, object] = field(default_factory=dict)
+    overrides: Sequence[str] = ()
     extractor: str | None = None
     weights: Path | None = None
     mode: Mode = "clean"
@@ -49,6 +57,7 @@ class ScoreSettings:
     keep_features: Path | None = None
     nearest: Path | None = None
     report: Path | None = None
+    figures: Sequence[tuple[str, str]] = ()
 
 
 def check_settings(settings: ScoreSettings) -> None:
@@ -65,6 +74,8 @@ def check_settings(settings: ScoreSettings) -> None:
         raise UsageError("--ref is missing: a data set, a folder, or statistics made with hdit eval-fid stats")
     if settings.checkpoint is None and settings.labels != "balanced":
         raise UsageError(f"--labels {settings.labels}: goes with --ckpt; images that are there have their classes")
+    if settings.checkpoint is None and (settings.checkpoint_weights or settings.overrides):
+        raise UsageError("--weights and --set go with --ckpt; images that are there are drawn")
     if settings.save_stats is not None:
         check_statistics_path(settings.save_stats)
     _check_path("--nearest", settings.nearest, ".png")

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 
-from hdit_core.checkpoint import load_denoiser
 from hdit_core.checkpoint.denoiser import attention_notes
 from hdit_core.errors import UsageError
 from hdit_core.evaluate.extractor import Extractor, Say
@@ -15,6 +14,8 @@ from hdit_core.evaluate.measure import Measurement
 from hdit_core.evaluate.pictures import open_images
 from hdit_core.evaluate.reference import holds_statistics, load_statistics
 from hdit_core.evaluate.settings import ScoreSettings
+from hdit_core.generate.defaults import open_denoiser, with_sample
+from hdit_core.generate.settings import sample_settings
 
 DEFAULT_EXTRACTOR = "inception"
 
@@ -64,9 +65,10 @@ def open_scored(
 def _open_checkpoint(
     settings: ScoreSettings, path: str, reference: ImageSet | Measurement | None, device: torch.device, say: Say
 ) -> tuple[ImageSet, str]:
-    denoiser = load_denoiser(path, device=device)
-    for line in attention_notes(denoiser):
+    denoiser, defaults = open_denoiser(path, settings.checkpoint_weights, device)
+    for line in [*attention_notes(denoiser), *([defaults.note] if defaults.note else [])]:
         say(line)
+    denoiser = with_sample(denoiser, sample_settings(denoiser.recipe, settings.overrides, **settings.drawn))
     wanted = denoiser.recipe.evaluate
     n = settings.n or wanted.num_images
     counts = reference.source.get("class_counts") if reference else None

@@ -1,0 +1,112 @@
+"""`hdit sweep`: how a run's images are best drawn."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hdit_cli.console import emit, note, progress, table
+from hdit_cli.eval_options import (
+    ExtractorOption,
+    ExtractorWeightsOption,
+    Labels,
+    LabelsOption,
+    Mode,
+    ModeOption,
+    NetworkBatchOption,
+    SmallOption,
+)
+from hdit_cli.options import RECIPES, DeviceOption, JsonOption, SeedOption
+
+if TYPE_CHECKING:
+    from hdit_core.evaluate.sweepsettings import SweepSettings
+
+app = typer.Typer(add_completion=False)
+
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run with a checkpoint.", show_default=False)]
+ReferenceOption = Annotated[
+    str,
+    typer.Option("--ref", metavar="DATA", help="Folder, data set, or saved statistics (.npz).", show_default=False),
+]
+EmaOption = Annotated[
+    str, typer.Option("--ema", metavar="LIST", help="Weights: ema, model, lengths of averages such as 0.05,0.1.")
+]
+GuidanceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--guidance", metavar="LIST", help="Numbers, or LOW:HIGH:STEP, such as 1:3:0.25.", show_default=RECIPES
+    ),
+]
+IntervalOption = Annotated[
+    str | None,
+    typer.Option(
+        "--interval",
+        metavar="LIST",
+        help="Noise levels LOW:HIGH between which there is guidance, or all, such as all,0.2:5.",
+        show_default=RECIPES,
+    ),
+]
+NumOption = Annotated[int, typer.Option("--n", min=1, metavar="N", help="Images of a point in the last round.")]
+ConfirmOption = Annotated[int, typer.Option("--confirm", min=1, metavar="N", help="Images of the best, in the end.")]
+SweepOutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the sweep.", show_default="RUN/sweep")
+]
+
+
+@app.command()
+def sweep(
+    run: RunArgument,
+    ref: ReferenceOption,
+    ema: EmaOption = "ema",
+    guidance: GuidanceOption = None,
+    interval: IntervalOption = None,
+    num: NumOption = 8_000,
+    confirm: ConfirmOption = 50_000,
+    labels: LabelsOption = Labels.BALANCED,
+    extractor: ExtractorOption = None,
+    extractor_weights: ExtractorWeightsOption = None,
+    mode: ModeOption = Mode.CLEAN,
+    allow_small_n: SmallOption = False,
+    out: SweepOutOption = None,
+    seed: SeedOption = 0,
+    batch_size: NetworkBatchOption = None,
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
+) -> None:
+    """Find the weights and the guidance that draw a run's best images, and make them the run's defaults.
+
+    Every combination is scored at few images, the better half at twice as many, and so on up to --n; the best is
+    scored again at --confirm. Image i begins with the same noise everywhere. The same command goes on after a kill;
+    under torchrun the ranks share the work. RUN/sample.toml then tells hdit sample and hdit eval-fid how to draw.
+
+    Example: hdit sweep runs/faces --ref faces.npz --ema 0.05,0.1 --guidance 1:3:0.25
+    """
+    from hdit_core.evaluate.settings import ScoreSettings
+    from hdit_core.evaluate.sweepsettings import SweepSettings
+
+    how: dict[str, Any] = {"extractor": extractor, "weights": extractor_weights, "mode": mode.value, "seed": seed}
+    run_with: dict[str, Any] = {"batch_size": batch_size, "device": device, "allow_small_n": allow_small_n}
+    scoring = ScoreSettings(images=None, reference=ref, labels=labels.value, **how, **run_with)
+    _sweep(SweepSettings(run, scoring, ema, guidance, interval, num, confirm, out), json)
+
+
+def _sweep(settings: "SweepSettings", json: bool) -> None:
+    """Sweep on all ranks; the main one shows progress and the result."""
+    from hdit_core.distributed import join
+    from hdit_core.evaluate.sweep import sweep as run_sweep
+
+    world = join(settings.scoring.device)
+    try:
+        if not world.is_main:
+            run_sweep(settings, world=world)
+            return
+        with progress("sweep") as bar:
+            result = run_sweep(settings, lambda point, done, total: bar.update(done, total, str(point)), note, world)
+    finally:
+        world.leave()
+    assert result is not None  # only other ranks have none
+    estimate = result.score["estimates"][result.score["name"]]
+    best = [f"best: {result.winner}", f"{result.score['name']} {estimate['value']:.4f}", ""]
+    emit(result.to_json(), json, [*best, *table(result.rows()), "", f"look at {result.curve}"])
+    note(f"hdit sample and hdit eval-fid draw this run so from now on, as {result.defaults} says")

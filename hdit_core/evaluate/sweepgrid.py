@@ -1,0 +1,140 @@
+"""What a sweep tries: every combination of weights, guidance and interval; and at how many images half are dropped.
+
+Successive halving (Jamieson and Talwalkar 2016): all points are scored at few images, the better half at twice as many,
+and so on. Points are compared only at the same number of images, from which a Frechet distance takes its bias.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from hdit_core.errors import UsageError
+from hdit_core.evaluate.pieces import whole_up_to
+
+MOST_VALUES = 1000
+EVERYWHERE = "all"
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One way to draw a run's images.
+
+    Attributes:
+        weights: which of the run's weights, as `load_denoiser` takes them.
+        guidance: the guidance weight; None: the recipe's.
+        interval: noise levels (low, high] at which there is guidance; None: the recipe's.
+    """
+
+    weights: str
+    guidance: float | None = None
+    interval: Interval | None = None
+
+    @property
+    def sample(self) -> dict[str, Any]:
+        """The keys of the recipe's `[sample]` that it decides."""
+        interval = None if self.interval is None else list(self.interval)
+        found = {"guidance": self.guidance, "guidance_interval": interval}
+        return {key: value for key, value in found.items() if value is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON knows it; equal points, equal JSON."""
+        return {"weights": self.weights, **self.sample}
+
+    def __str__(self) -> str:
+        parts = [f"weights {self.weights}"]
+        if self.guidance is not None:
+            parts.append(f"guidance {self.guidance:g}")
+        if self.interval is not None:
+            parts.append(f"interval {self.interval[0]:g}:{self.interval[1]:g}")
+        return ", ".join(parts)
+
+
+def read_numbers(option: str, text: str) -> tuple[float, ...]:
+    """Read numbers and ranges with commas between: `"1:3:0.25,4"`, both ends of a range included.
+
+    Raises:
+        UsageError: it is no such list, or has more numbers than anybody tries.
+    """
+    found: list[float] = []
+    for part in text.split(","):
+        numbers = _floats(option, text, part)
+        if len(numbers) == 1:
+            found += numbers
+            continue
+        low, high, step = numbers if len(numbers) == 3 else (0.0, -1.0, 1.0)
+        if not (low <= high and step > 0 and (high - low) / step < MOST_VALUES):
+            raise _misread(option, text)
+        found += [round(low + place * step, 9) for place in range(math.floor((high - low) / step + 1e-6) + 1)]
+    return tuple(dict.fromkeys(found))
+
+
+def read_intervals(option: str, text: str, everywhere: Interval | None) -> tuple[Interval | None, ...]:
+    """Read `"all,0.2:5"`: noise levels between which there is guidance.
+
+    Args:
+        option: for messages.
+        text: what was given.
+        everywhere: what "all" means.
+
+    Raises:
+        UsageError: it is no such list.
+    """
+    found: list[Interval | None] = []
+    for part in text.split(","):
+        if part.strip() == EVERYWHERE:
+            found.append(everywhere)
+            continue
+        numbers = _floats(option, text, part)
+        if len(numbers) != 2 or not 0 <= numbers[0] < numbers[1]:
+            raise UsageError(f"{option} {text}: expected LOW:HIGH with 0 <= LOW < HIGH, or all, for example all,0.2:5")
+        found.append((numbers[0], numbers[1]))
+    return tuple(dict.fromkeys(found))
+
+
+def _floats(option: str, text: str, part: str) -> list[float]:
+    try:
+        numbers = [float(number) for number in part.split(":")]
+    except ValueError:
+        raise _misread(option, text) from None
+    if not all(map(math.isfinite, numbers)):
+        raise _misread(option, text)
+    return numbers
+
+
+def _misread(option: str, text: str) -> UsageError:
+    return UsageError(f"{option} {text}: expected numbers, or ranges as LOW:HIGH:STEP, with commas, such as 1:3:0.25,4")
+
+
+def grid(
+    weights: Sequence[str], guidance: Sequence[float | None], intervals: Sequence[Interval | None]
+) -> tuple[Point, ...]:
+    """Return every combination once; without guidance (1) there are no intervals to tell apart."""
+    points = (
+        Point(name, scale, None if scale == 1 else interval)
+        for name, scale, interval in product(weights, guidance, intervals)
+    )
+    return tuple(dict.fromkeys(points))
+
+
+def rungs(count: int, n: int, least: int) -> list[int]:
+    """Return at how many images each round is held: n in the last, half of that before, never fewer than `least`.
+
+    Args:
+        count: of points; so many rounds that at least two are left for the last.
+        n: images of the last round.
+        least: images of any round.
+    """
+    sizes = [n]
+    while len(sizes) < (count - 1).bit_length() and sizes[0] / 2 >= least:
+        sizes.insert(0, min(whole_up_to(sizes[0] // 2), sizes[0]))  # whole pieces, which the next round goes on with
+    return sizes
+
+
+def better_half(scores: dict[Point, float]) -> list[Point]:
+    """Return the better half of the points, best first, but never fewer than two of several."""
+    order = sorted(scores, key=lambda point: scores[point])  # stable: of equal ones those that come first in the grid
+    return order[: max(math.ceil(len(order) / 2), min(2, len(order)))]
