@@ -25,6 +25,10 @@ Weights = str
 """`"ema"`, `"model"`, or the length of an average: `"0.08"`."""
 
 
+EXPORTED = "weights.safetensors"
+"""What a folder of `hdit export` has in it, and neither a run nor a checkpoint."""
+
+
 def load_denoiser(
     path: str | Path,
     weights: Weights = "ema",
@@ -35,11 +39,11 @@ def load_denoiser(
     """Load a denoiser, ready to be called: `denoiser(x, sigma, class_ids, augment_cond, mapping_cond)`.
 
     Args:
-        path: a run's folder (its newest intact checkpoint is taken), a checkpoint's folder, a safetensors file that
-            hdit wrote, or an inference checkpoint of k-diffusion.
+        path: a run's folder (its newest intact checkpoint is taken), a checkpoint's folder, one that `hdit export`
+            wrote, a safetensors file that hdit wrote, or an inference checkpoint of k-diffusion.
         weights: of a run or a checkpoint, the averaged weights (`"ema"`), the raw ones (`"model"`), or those of an
             average of another length, such as `"0.08"`: one of `train.ema_profiles`, or of a run what `hdit ema` made.
-            A single file has only its own.
+            A single file has only its own, and so has what was exported.
         device: where the network goes.
         dtype: of the network's parameters and buffers; default as they were saved.
         attention_backend: who computes neighborhood attention. Not the recipe's, which was chosen for the machine that
@@ -83,6 +87,8 @@ def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors]
         return _read_file(path)
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such run, checkpoint or file")
+    if (path / EXPORTED).is_file():
+        return _read_file(path / EXPORTED)
     if (path / "manifest.json").exists():
         checkpoint = open_checkpoint(path)
     elif checkpoint_folders(path):

@@ -45,18 +45,20 @@ def product_dtype(x: Tensor) -> torch.dtype:
     return wide(x.dtype) if x.device.type == "cpu" else x.dtype
 
 
-@torch.library.custom_op("hdit::tiled_attention", mutates_args=())
-def _forward(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
-    """Return what each query attended to, and the weights, which the backward pass needs."""
+def plain(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
+    """Return what each query attended to, and the weights, as no operator of its own, for programs that know none."""
     rows, columns = cut_grid(q, kernel_size)
     heads, high, low = q.shape[3], wide(q.dtype), product_dtype(q)
     with torch.autocast(q.device.type, enabled=False):
         queries = to_tiles(q.to(high), rows, columns)
         keys, values = (to_halos(x.to(low), rows, columns) for x in (k, v))
         mask = tile_mask(rows, columns, kernel_size, high, q.device)
-        logits = mask.repeat(len(queries) // len(mask), 1, 1).baddbmm_(queries, keys.to(high).mT)
+        logits = mask.repeat(queries.shape[0] // mask.shape[0], 1, 1).baddbmm_(queries, keys.to(high).mT)
         weights = logits.softmax(-1)
         return from_tiles(weights.to(low) @ values, rows, columns, heads).to(v.dtype), weights
+
+
+_forward = torch.library.custom_op("hdit::tiled_attention", plain, mutates_args=())
 
 
 @torch.library.custom_op("hdit::tiled_attention_backward", mutates_args=())

@@ -1,0 +1,158 @@
+"""A network as a folder that others can use: weights, recipe, card, samples, and a program on request.
+
+    README.md             the card
+    weights.safetensors   in hdit's or in k-diffusion's format; `load_denoiser(FOLDER)` reads both
+    recipe.toml           of the run
+    samples.png           images of the recipe's settings, not chosen
+    classes.json          names of the classes, where they are known
+    program.pt2           D(x, sigma, class) for torch.export.load
+
+Nothing in it names a folder of this machine but the last part of the data set's path.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from hdit_core.checkpoint.denoiser import EXPORTED, Weights, build_denoiser, load_denoiser, read_weights
+from hdit_core.checkpoint.kdiffusion import config_to_kdiffusion, state_to_kdiffusion
+from hdit_core.checkpoint.tensors import write_tensors
+from hdit_core.devices import pick_device
+from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.errors import UsageError
+from hdit_core.files import digest, new_folder
+from hdit_core.generate.card import CardFacts, card
+from hdit_core.generate.generate import generate
+from hdit_core.generate.program import write_program
+from hdit_core.generate.record import training_record
+from hdit_core.generate.sheet import collect, sheet
+from hdit_core.images import png_bytes
+from hdit_core.recipe.run import Recipe
+from hdit_core.recipe.write import recipe_toml
+
+Format = Literal["hdit", "k-diffusion"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+CARD, RECIPE, SHEET, CLASSES, PROGRAM = "README.md", "recipe.toml", "samples.png", "classes.json", "program.pt2"
+
+
+@dataclass(frozen=True)
+class ExportSettings:
+    """How a network is exported.
+
+    Attributes:
+        weights: "ema", "model", or the length of an average.
+        dtype: of the weights; frequencies stay float32.
+        format: whose file of weights.
+        num_samples: images on the sheet; 0: no sheet.
+        seed: of these.
+        program: also write a program.
+        device: where images are drawn.
+    """
+
+    weights: Weights = "ema"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    format: Format = "hdit"
+    num_samples: int = 16
+    seed: int = 0
+    program: bool = False
+    device: str = "auto"
+
+
+def without_place(recipe: Recipe) -> Recipe:
+    """Return a recipe that does not say where on this machine its data set lies, only its name."""
+    name = PurePosixPath(recipe.data.path).name or "data"
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": name})})
+
+
+def in_dtype(recipe: Recipe, state: Mapping[str, Tensor], dtype: torch.dtype, where: str) -> dict[str, Tensor]:
+    """Return the network's tensors in a dtype, but for those that must not be rounded.
+
+    Raises:
+        CheckpointError: the tensors are not those of the recipe's network.
+    """
+    return dict(build_denoiser(recipe, state, where).to(dtype).network.state_dict())
+
+
+def export(
+    source: Path, folder: Path, settings: ExportSettings, on_note: Callable[[str], None] = lambda line: None
+) -> dict[str, Any]:
+    """Export a network and return what was written; the folder is whole or not there.
+
+    Args:
+        source: whatever `load_denoiser` takes.
+        folder: must not exist.
+        on_note: is told what is being done.
+
+    Raises:
+        UsageError: the folder exists, or the format cannot hold the network.
+        CheckpointError: the source is missing or damaged, or the program's answers are others than the network's.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise UsageError(f"{folder}: exists, and is not replaced; give another with --to")
+    recipe, state = read_weights(source, settings.weights)
+    record, recipe = training_record(source, recipe), without_place(recipe)
+    tensors = in_dtype(recipe, state, DTYPES[settings.dtype], str(source))
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with new_folder(folder) as here:
+        _write_weights(here / EXPORTED, tensors, recipe, settings.format)
+        (here / RECIPE).write_text(recipe_toml(recipe))
+        if record.classes:
+            (here / CLASSES).write_text(json.dumps(record.classes, indent=1) + "\n")
+        denoiser = load_denoiser(here, device=pick_device(settings.device))
+        facts = _facts(here, denoiser, settings, on_note)
+        facts = facts if record.state else replace(facts, weights="the file's")
+        (here / CARD).write_text(card(recipe, record, facts))
+        files = {path.name: path.stat().st_size for path in sorted(here.iterdir())}
+    error = facts.program[1] if facts.program else None
+    return {
+        "folder": str(folder),
+        "format": settings.format,
+        "dtype": settings.dtype,
+        "weights": settings.weights,
+        "weights_sha256": facts.sha256,
+        "parameters": facts.parameters,
+        "program_largest_error": error,
+        "files": files,
+    }
+
+
+def _write_weights(path: Path, tensors: Mapping[str, Tensor], recipe: Recipe, form: Format) -> None:
+    if form == "hdit":
+        write_tensors(path, tensors, recipe.model_dump_json())
+        return
+    config = json.dumps(config_to_kdiffusion(recipe), indent=1)
+    path.write_bytes(save(state_to_kdiffusion(dict(tensors), recipe), {"config": config}))
+
+
+def _facts(here: Path, denoiser: Denoiser, settings: ExportSettings, on_note: Callable[[str], None]) -> CardFacts:
+    """Write samples and program, and return what the card says of the files."""
+    if settings.num_samples:
+        on_note(f"drawing {settings.num_samples} images")
+        _draw_sheet(here / SHEET, denoiser, settings)
+    program = None
+    if settings.program:
+        on_note("tracing the program")
+        checked = write_program(here / PROGRAM, denoiser)
+        program = (PROGRAM, checked.largest_error)
+    return CardFacts(
+        weights=settings.weights,
+        dtype=settings.dtype,
+        file=EXPORTED,
+        format=settings.format,
+        sha256=digest(here / EXPORTED).sha256,
+        parameters=sum(parameter.numel() for parameter in denoiser.parameters()),
+        sheet=SHEET if settings.num_samples else None,
+        drawn=(settings.num_samples, settings.seed),
+        program=program,
+    )
+
+
+def _draw_sheet(path: Path, denoiser: Denoiser, settings: ExportSettings) -> None:
+    images_u8, classes = collect(generate(denoiser, range(settings.num_samples), seed=settings.seed))
+    path.write_bytes(png_bytes(sheet(images_u8, None if classes is None else [str(number) for number in classes])))
