@@ -61,7 +61,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("format") not in READABLE:
         known = " and ".join(map(str, READABLE))
         raise CheckpointError(
-            f"{folder}: its format is {manifest.get('format')!r}, this hdit reads {known}; use the hdit that wrote it"
+            f"{folder}/{NAME}: its format is {manifest.get('format')!r}, this hdit reads {known}; it is damaged, or a "
+            "newer hdit wrote it: use that one"
         )
     if manifest.get("checksum") != manifest_checksum(manifest):
         raise CheckpointError(f"{folder}/{NAME}: damaged: its checksum does not fit its content")
