@@ -79,7 +79,8 @@ def test_the_wheel_holds_the_two_packages_the_recipes_and_the_licence(wheel):
         "hdit_core",
         wheel.name.rsplit("-", 3)[0] + ".dist-info",
     }
-    recipes = {f"hdit_core/recipes/{path.name}" for path in (ROOT / "recipes").glob("*.toml")}
+    folder = ROOT / "recipes"
+    recipes = {f"hdit_core/recipes/{path.relative_to(folder)}" for path in folder.rglob("*.toml")}
     assert recipes == {name for name in names if name.endswith(".toml")}
     assert any(name.endswith("licenses/LICENSE") for name in names)
 

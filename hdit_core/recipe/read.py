@@ -30,10 +30,17 @@ _NOT_UNICODE = re.compile("[\ud800-\udfff]")  # how Python carries bytes of the 
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Return the recipes that come with hdit, by name, from the installed package or the source tree."""
+    """Return the recipes that come with hdit, by name, from the installed package or the source tree.
+
+    Those of a folder within come last, and are named after it: `ablations/b1`.
+    """
     package = Path(hdit_core.__file__).parent
-    folders = (package / "recipes", package.parent / "recipes")
-    return {path.stem: path for folder in folders for path in sorted(folder.glob("*.toml"))}
+    return {
+        path.relative_to(folder).with_suffix("").as_posix(): path
+        for folder in (package / "recipes", package.parent / "recipes")
+        for pattern in ("*.toml", "*/*.toml")
+        for path in sorted(folder.glob(pattern))
+    }
 
 
 def find_recipe(name: str) -> Path:
@@ -49,7 +56,7 @@ def find_recipe(name: str) -> Path:
         return shipped[name]
     raise RecipeError(
         f"{name}: no such recipe file, and no shipped recipe of that name (there are {', '.join(shipped)})"
-        + did_you_mean(path.stem, shipped)
+        + (did_you_mean(name.removesuffix(".toml"), shipped) or did_you_mean(path.stem, shipped))
     )
 
 

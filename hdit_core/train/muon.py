@@ -50,8 +50,8 @@ def _whole(part: Tensor, pattern: Tensor) -> Tensor:
     """Return all of a tensor that the ranks hold in parts as they do the pattern."""
     if not isinstance(pattern, DTensor):
         return part
-    layout = {"shape": pattern.shape, "stride": pattern.stride(), "run_check": False}
-    return DTensor.from_local(part, pattern.device_mesh, pattern.placements, **layout).full_tensor()
+    mesh, placements, shape, stride = pattern.device_mesh, pattern.placements, pattern.shape, pattern.stride()
+    return DTensor.from_local(part, mesh, placements, run_check=False, shape=shape, stride=stride).full_tensor()
 
 
 class Muon(torch.optim.Optimizer):

@@ -21,17 +21,19 @@ def _adamw(groups: Groups, network: nn.Module, recipe: TrainRecipe) -> torch.opt
 def _muon(groups: Groups, network: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
     """Muon for the matrices between hidden features, AdamW for all else."""
     shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
-    hidden, others = [], []
-    for group in groups:
-        within = [is_hidden(*pair) for pair in zip(group["names"], group["params"], strict=True)]
-        for members, wanted in ((hidden, True), (others, False)):
-            chosen = [place for place, inside in enumerate(within) if inside == wanted]
-            lists = {key: [group[key][place] for place in chosen] for key in ("params", "names")}
-            if chosen:
-                members.append(group | lists)
+    hidden, others = _chosen(groups, is_hidden), _chosen(groups, lambda *pair: not is_hidden(*pair))
     for group in hidden:
         group["stacked"] = [stacked_in(name, shapes) for name in group["names"]]
     return Together(Muon(hidden), _adamw(others, network, recipe))
+
+
+def _chosen(groups: Groups, wanted: Callable[[str, Tensor], bool]) -> Groups:
+    """Return the groups with those of their parameters that are wanted; without groups that have none."""
+    chosen = []
+    for group in groups:
+        members = {n: p for n, p in zip(group["names"], group["params"], strict=True) if wanted(n, p)}
+        chosen.append(group | {"params": list(members.values()), "names": list(members)})
+    return [group for group in chosen if group["params"]]
 
 
 MAKERS: dict[OptimizerName, Callable[[Groups, nn.Module, TrainRecipe], torch.optim.Optimizer]] = {

@@ -38,6 +38,14 @@ def test_a_recipe_is_broken_down_at_its_own_size(capsys):
     assert size["levels"][1]["grid"] == [32, 32]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "gmac"), [("ablations/a", "32.169"), ("ablations/b1", "29.149"), ("ablations/r4", "106.395")]
+)
+def test_an_ablation_is_counted_by_its_name(capsys, recipe, gmac):
+    assert main(["flops", recipe, "--against", "none"]) == 0
+    assert f"{recipe}  128x128" in (text := capsys.readouterr().out) and gmac in text
+
+
 def test_one_size_prints_levels_operations_and_both_macs_and_flops(capsys):
     assert main(["flops", "ffhq1024"]) == 0
     text = capsys.readouterr().out

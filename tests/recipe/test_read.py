@@ -73,6 +73,12 @@ def test_a_file_of_the_name_goes_before_a_shipped_recipe(tmp_path, monkeypatch):
     assert read_recipe("mnist32").model.image_size == (32, 48)
 
 
+@pytest.mark.parametrize("name", ["ablation/b1", "ablations/b1x.toml", "my/ablations/b1"])
+def test_a_recipe_of_a_folder_is_named_after_it_and_offered_so(name):
+    with pytest.raises(RecipeError, match=rf"^{name}: no such recipe file.*did you mean 'ablations/b1'\?$"):
+        find_recipe(name)
+
+
 @pytest.mark.parametrize("name", ["mnist", "recipes/mnist23.toml", "/nowhere/mnist32.toml"])
 def test_a_recipe_that_is_not_there_is_answered_with_the_nearest(name):
     with pytest.raises(RecipeError, match=rf"^{name}: no such recipe file.*did you mean 'mnist32'\?$"):

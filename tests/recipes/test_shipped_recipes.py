@@ -23,7 +23,7 @@ SHIPPED = [*PUBLISHED, "mnist32"]
 
 
 def test_these_recipes_are_shipped():
-    assert sorted(shipped_recipes()) == sorted(SHIPPED)
+    assert sorted(name for name in shipped_recipes() if "/" not in name) == sorted(SHIPPED)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
