@@ -1,17 +1,25 @@
 """Runs of several ranks, for tests: what they learn, what goes into their networks, and what they leave."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from hdit_core.checkpoint.layout import grid_file
 from hdit_core.checkpoint.load import newest_checkpoint
+from hdit_core.data.opening import open_reader
 from hdit_core.distributed import join
 from hdit_core.recipe.run import Recipe
+from hdit_core.train import learner as learner_module
 from hdit_core.train import step as step_module
+from hdit_core.train.compiled import compile_network
+from hdit_core.train.feed import feed
 from hdit_core.train.gather import host_tensors
+from hdit_core.train.grids import draw_grid
 from hdit_core.train.learner import make_learner
 from hdit_core.train.log import read_log
+from hdit_core.train.plan import steps
 from hdit_core.train.run import train
 from hdit_core.train.watching import Watcher
 
@@ -40,7 +48,7 @@ def initial_weights(recipe: Recipe) -> dict[str, bytes]:
 
 
 def learn(recipe: Recipe, run: Path) -> tuple[dict[int, str], list[str]]:
-    """Train; return a digest of what went into the network of each image, and what was said; a rank's work."""
+    """Train; return digests of what went into the network at each place of a batch, and what was said."""
     seen, notes = {}, []
     loss, stratified = step_module.denoising_loss, step_module.stratified
     numbers: list[int] = []
@@ -62,6 +70,34 @@ def learn(recipe: Recipe, run: Path) -> tuple[dict[int, str], list[str]]:
     finally:
         step_module.denoising_loss, step_module.stratified = loss, stratified
     return seen, notes
+
+
+def learn_compiled(recipe: Recipe, run: Path) -> None:
+    """Train with layers as torch.compile takes them in, not put into other code: what is composed is the same."""
+    learner_module.compile_network = partial(compile_network, backend="eager")
+    try:
+        train(recipe, run)
+    finally:
+        learner_module.compile_network = compile_network
+
+
+def draw_and_learn(recipe: Recipe, source: Path, run: Path) -> tuple[bytes, bytes]:
+    """Draw two grids from a run's last checkpoint, one before a step and one after it; a rank's work."""
+    world = join("cpu")
+    checkpoint = newest_checkpoint(source)[0]
+    learner = make_learner(recipe, checkpoint, world, torch.device("cpu"))
+    reader, state = open_reader(recipe.data), checkpoint.state
+    run.mkdir(exist_ok=True)
+    batches = feed(recipe, reader, steps(recipe.train, state.step, state.num_images), learner.pieces)
+    for number in (0, 1):
+        if learner.draws:
+            draw_grid(learner, run, number)
+        if number == 0:
+            learner.update(next(steps(recipe.train, state.step, state.num_images)), batches)
+    batches.close()
+    world.any(False, learner.device)
+    world.leave()
+    return tuple(grid_file(run, number).read_bytes() for number in (0, 1))
 
 
 def losses(run: Path) -> list[float]:
