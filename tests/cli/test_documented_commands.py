@@ -12,7 +12,8 @@ from hdit_cli.main import app, main
 from hdit_cli.plugins import offered
 from hdit_core.recipe.read import shipped_recipes
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("training", "sampling", "data"))]
 BENCH_COMMANDS = ("attention", "train", "sample", "scaling", "data")
 RECIPE_COMMANDS = ("list", "show", "schema", "check", "copy")
 COMMANDS = [[name] for name in offered() if name != "recipe"] + [["recipe", name] for name in RECIPE_COMMANDS]
@@ -39,13 +40,14 @@ def understand(line):
         name, command, rest = command.resolve_command(ctx, [*ctx._protected_args, *ctx.args])
 
 
-@pytest.mark.parametrize("path", [README, *shipped_recipes().values()], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*DOCUMENTS, *shipped_recipes().values()], ids=lambda path: path.name)
 def test_every_command_in_it_is_understood(path):
     found = [line for line in commands_in(path.read_text()) if "--help" not in line]
     assert found or path.stem == "mnist32"
     for line in found:
         for command in re.split(r" \| | && ", line):
-            understand(command)
+            if command != "sbatch":
+                understand(command)
 
 
 def test_a_command_that_is_not_understood_is_seen():
