@@ -38,6 +38,7 @@ MAY_CHANGE = (
     "train.keep_checkpoints",
     "train.keep_every_images",
     "train.sample_every_images",
+    "train.eval_",
     "sample.",
     "evaluate.",
 )
@@ -62,7 +63,12 @@ def check_same(run: Path, recipe: Recipe) -> None:
     except RecipeError as error:
         raise UsageError(f"{run}: its recipe cannot be read, so that the run cannot go on:\n{error}") from None
     now = _flat(recipe.model_dump(mode="json"))
-    changed = [key for key in now | before if now.get(key) != before.get(key) and not key.startswith(MAY_CHANGE)]
+    decisive = ("train.num_images",) if recipe.train.schedule == "cosine" else ()  # each of its steps knows the end
+    changed = [
+        key
+        for key in now | before
+        if now.get(key) != before.get(key) and (key in decisive or not key.startswith(MAY_CHANGE))
+    ]
     if changed:
         details = "; ".join(f"{key} is {before.get(key)!r} there and {now.get(key)!r} here" for key in changed[:3])
         more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""

@@ -9,6 +9,7 @@ from torch import nn
 from hdit_core.distributed import World
 from hdit_core.errors import RecipeError, UsageError
 from hdit_core.train.ema import Ema, ema_decay
+from hdit_core.train.folder import claimed_folder
 from hdit_core.train.plan import check_world, micro_batches, steps
 from hdit_core.train.schedule import lr_factor
 
@@ -60,6 +61,20 @@ def test_a_schedule_after_warm_up_depends_on_the_images_seen_and_not_on_the_batc
     recipes = [changed(keys | more).train for more in ({}, {"train.batch_size": 96}, {"train.batch_growth": growth})]
     for seen in range(192, 1_920, 96):
         assert len({lr_factor(recipe, seen) for recipe in recipes}) == 1
+
+
+def test_a_run_on_a_cosine_cannot_be_made_longer_and_another_can(tmp_path, changed):
+    for schedule in ("cosine", "constant"):
+        with claimed_folder(tmp_path / schedule, changed({"train.schedule": schedule})):
+            pass
+    with claimed_folder(tmp_path / "constant", changed({"train.num_images": 192})):
+        pass
+    longer = changed({"train.schedule": "cosine", "train.num_images": 192})
+    with (
+        pytest.raises(UsageError, match=r"holds another run: train\.num_images is 96 there and 192 here"),
+        claimed_folder(tmp_path / "cosine", longer),
+    ):
+        pass
 
 
 @pytest.mark.parametrize(
