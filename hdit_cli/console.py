@@ -111,11 +111,12 @@ class Progress:
             per_s = (self.done - first_done) / elapsed_s
             parts.append(f"{per_s:,.3g} {self.unit}/s" if per_s < 1000 else f"{per_s:,.0f} {self.unit}/s")
             if self.total is not None:
-                parts.append(f"{_clock((self.total - self.done) / per_s)} left")
+                parts.append(f"{duration((self.total - self.done) / per_s)} left")
         return ", ".join([*parts, self.remark] if self.remark else parts)
 
 
-def _clock(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Return `0:48`, or `26:05:09` from an hour on."""
     minutes, seconds_left = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds_left:02}" if hours else f"{minutes}:{seconds_left:02}"

@@ -123,6 +123,7 @@ def replay(
                 on_step(done, len(way))
                 learner.update(step, batches)
             result = learner.measure(way[-1], batches)
+            on_step(len(way), len(way))
         images = tuple(_images(recipe, place, learner, way[-1], skips, result))
         if save_images and place.world.is_main:
             worst = _worst(images)

@@ -1,0 +1,148 @@
+"""`hdit runs`: how runs stand, and in what they differ."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hdit_cli.console import align, duration, emit, note, printable, table
+from hdit_cli.options import JsonOption
+from hdit_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from hdit_core.train.runs import RunSummary
+
+app = typer.Typer(add_completion=False, help="Show how a run stands, or compare two.")
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+PlotOption = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE.png", help="Draw the curves of loss and scores.", show_default=False),
+]
+
+
+@app.command()
+def show(run: RunArgument, plot: PlotOption = None, json: JsonOption = False) -> None:
+    """Print how a run stands: progress, speed, losses, checkpoints, incidents.
+
+    Every checkpoint is read and checked.
+
+    Example: hdit runs show runs/digits --plot digits.png
+    """
+    _check_plot(plot)
+    from hdit_core.train.runs import summarize
+
+    summary = summarize(run)
+    emit(summary.to_json(), json, _lines(summary))
+    if plot:
+        _draw([run], plot)
+
+
+@app.command()
+def compare(
+    first: RunArgument,
+    second: Annotated[Path, typer.Argument(metavar="OTHER", help="Folder of another run.", show_default=False)],
+    plot: PlotOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Print in which keys the recipes of two runs differ, and their losses side by side.
+
+    Example: hdit runs compare runs/digits runs/digits-larger --plot both.png
+    """
+    _check_plot(plot)
+    from hdit_core.train.curves import loss_curve, score_curves, side_by_side
+    from hdit_core.train.runs import recipe_differences, recipe_of
+
+    runs = [first, second]
+    differences = recipe_differences(recipe_of(first), recipe_of(second))
+    losses = side_by_side([loss_curve(run) for run in runs])
+    names = dict.fromkeys(curve.name for run in runs for curve in score_curves(run))
+    scores = {
+        name: side_by_side([curve for run in runs for curve in score_curves(run) if curve.name == name])
+        for name in names
+    }
+    result = {
+        "runs": [str(run) for run in runs],
+        "recipe": [{"key": key, "first": one, "second": other} for key, one, other in differences],
+        "loss": losses,
+        "scores": scores,
+    }
+    emit(result, json, _comparison(result))
+    if plot:
+        _draw(runs, plot)
+
+
+def _check_plot(plot: Path | None) -> None:
+    if plot is not None and plot.suffix != ".png":
+        raise UsageError(f"--plot {plot}: expected a name that ends in .png")
+
+
+def _draw(runs: list[Path], plot: Path) -> None:
+    from hdit_core.files import write_whole
+    from hdit_core.train.curves import curves_plot, loss_curve, score_curves
+
+    losses = [loss_curve(run) for run in runs]
+    if not any(curve.num_images for curve in losses):
+        raise UsageError(f"--plot {plot}: {' and '.join(map(str, runs))} logged no loss yet; look again later")
+    write_whole(plot, curves_plot(losses, [curve for run in runs for curve in score_curves(run)]))
+    note(f"wrote {plot}")
+
+
+def _lines(summary: "RunSummary") -> Iterator[str]:
+    last, share = summary.last, summary.num_images / summary.total_images
+    left = "" if summary.seconds_left is None else f", {duration(summary.seconds_left)} left"
+    reason = f": {printable(summary.reason)}" if summary.reason else ""
+    rows = [("run", summary.run), ("state", summary.state + reason)]
+    rows += [("network", f"{summary.parameters:,} parameters")]
+    progress = f"{summary.num_images:,} of {summary.total_images:,} images ({share:.1%}), step {summary.step:,}"
+    rows += [("progress", progress + left)]
+    if last:
+        rows += [("loss", f"{last['loss']:.4g}, gradient {last['grad_norm']:.3g}, learning rate {last['lr']:.3g}")]
+        rows += [("speed", _speed(last))]
+    if summary.scores:
+        scores = {key: value for key, value in summary.scores.items() if key not in ("step", "num_images")}
+        rows += [
+            ("scores", ", ".join(f"{key} {value:.4g}" for key, value in scores.items() if isinstance(value, float)))
+        ]
+    rows += [("checkpoint", _checkpoint(saved)) for saved in summary.checkpoints]
+    rows += [("incident", f"{each.file}: {each.kind}, loss {each.loss}") for each in summary.incidents]
+    yield from align(rows)
+    if last.get("loss_by_sigma"):
+        yield ""
+        yield from table([_bin(row) for row in last["loss_by_sigma"]])
+
+
+def _bin(row: dict[str, Any]) -> dict[str, Any]:
+    low, high = row["sigma"]
+    return {"noise level": f"{low:.3g} to {high:.3g}", "images": row["images"], "loss": row["loss"]}
+
+
+def _speed(last: dict[str, Any]) -> str:
+    words = [f"{last['images_per_s']:,.3g} images/s"]
+    words += [f"{last['flops_per_s'] / 1e9:,.3g} GFLOP/s"] if "flops_per_s" in last else []
+    words += [f"{last['utilisation']:.0%} of the stated peak"] if "utilisation" in last else []
+    words += [f"{last['waiting']:.0%} waiting for images"] if "waiting" in last else []
+    words += [f"{last['peak_bytes'] / 1e9:.3g} GB at most"] if "peak_bytes" in last else []
+    return ", ".join(words)
+
+
+def _checkpoint(saved: Any) -> str:
+    return f"step {saved.step:,}, {saved.size_bytes / 1e6:,.3g} MB, " + (
+        f"damaged: {saved.problem}" if saved.problem else "intact"
+    )
+
+
+def _comparison(result: dict[str, Any]) -> Iterator[str]:
+    first, second = result["runs"]
+    if result["recipe"]:
+        yield from table(
+            [{"key": row["key"], first: str(row["first"]), second: str(row["second"])} for row in result["recipe"]]
+        )
+    else:
+        yield "the recipes are the same"
+    for name, rows in {"loss": result["loss"], **result["scores"]}.items():
+        if rows:
+            yield ""
+            yield f"{name} by images:"
+            yield from table(rows)
