@@ -1,6 +1,7 @@
 """Where the numbers are worked out, and in which precision."""
 
 import ctypes
+import os
 
 import torch
 
@@ -58,3 +59,13 @@ def keep_freed_memory() -> bool:
     if not hasattr(library, "mallopt"):
         return False
     return bool(library.mallopt(MMAP_THRESHOLD, 1 << 30) and library.mallopt(TRIM_THRESHOLD, -1))
+
+
+def same_bits_on_any_threads() -> None:
+    """Have MKL, who multiplies torch's matrices on x86, add up in one order however many threads share the work.
+
+    Else it cuts long sums of few rows into a part for each thread, and an image's last bits depend on the threads and
+    on how many images are in its batch. MKL asks for this once, at the process's first product: later calls come too
+    late, and a choice of the user's own (MKL_CBWR) holds.
+    """
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

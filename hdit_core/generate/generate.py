@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from hdit_core.devices import autocast, compute_dtype, keep_freed_memory
+from hdit_core.devices import autocast, compute_dtype, keep_freed_memory, same_bits_on_any_threads
 from hdit_core.diffusion.brownian import BrownianNoise
 from hdit_core.diffusion.guidance import Guide, check_guide, guided
 from hdit_core.diffusion.precondition import Denoiser
@@ -154,6 +154,7 @@ def run_sampler(
         noise: for stochastic samplers.
         denoise: what is asked instead of `conditioned`.
     """
+    same_bits_on_any_threads()
     device = x.device
     with autocast(device, compute_dtype(denoiser.recipe.train.precision, device)):
         return sample_by(settings, denoise or conditioned(denoiser, classes, settings), x, sigmas, noise, on_step)

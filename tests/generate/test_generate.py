@@ -1,17 +1,19 @@
 """Image i of a seed is a function of the seed, i and the settings."""
 
+import textwrap
+
 import pytest
 import torch
 
 from hdit_core.diffusion.brownian import BrownianNoise
-from hdit_core.diffusion.guidance import guided
+from hdit_core.diffusion.guidance import Guide, guided
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.diffusion.sampler import sample
+from hdit_core.diffusion.sampler import SAMPLERS, sample
 from hdit_core.diffusion.schedule import sampling_sigmas
 from hdit_core.errors import RecipeError, UsageError
 from hdit_core.generate.generate import generate
 from hdit_core.generate.settings import sample_settings
-from hdit_core.model.hourglass import HourglassTransformer
+from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.randomness import normal, stream
 
 
@@ -29,11 +31,11 @@ def images(denoiser, indices, **options):
     return torch.cat([batch.images for batch in generate(denoiser, indices, **options)])
 
 
-@pytest.mark.parametrize("sampler", ["dpmpp_3m_sde", "dpmpp_2m", "euler_ancestral"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_an_image_has_the_same_bits_in_every_batch(denoiser, sampler):
-    alone = sample_settings(denoiser.recipe, sampler=sampler, batch_size=1, guidance=2.0)
+    alone = sample_settings(denoiser.recipe, sampler=sampler, batch_size=1, guidance=2.0, sigma_min=0.5, sigma_max=2.0)
     expected = images(denoiser, range(7), seed=5, settings=alone)
-    for batch_size in (2, 3, 7):
+    for batch_size in (3, 7):
         settings = alone.model_copy(update={"batch_size": batch_size})
         assert torch.equal(images(denoiser, range(7), seed=5, settings=settings), expected)
     assert torch.equal(images(denoiser, [6, 2], seed=5, settings=alone), expected[[6, 2]])
@@ -66,6 +68,43 @@ def test_classes_come_in_turn_unless_they_are_asked_for(denoiser):
     batches = list(generate(denoiser, range(2, 8)))
     assert [batch.class_ids for batch in batches] == [[2, 0, 1, 2], [0, 1]]
     assert [batch.indices for batch in batches] == [[2, 3, 4, 5], [6, 7]]
+
+
+def test_a_guide_leads_and_one_that_cannot_is_refused(denoiser, changed):
+    plain = images(denoiser, [0, 1])
+    guide = Denoiser(HourglassTransformer(denoiser.recipe.model), denoiser.recipe).eval()
+    initialize(guide.network, 0)
+    led = images(denoiser, [0, 1], guide=Guide(guide, 1.5))
+    assert (led - plain).abs().max() > 1e-3
+    assert torch.equal(images(denoiser, [0, 1], guide=Guide(guide, 1.0)), plain)
+
+    other = changed({"model.num_classes": 7})
+    with pytest.raises(UsageError, match=r"the guide's model\.num_classes is 7 and the model's is 3"):
+        generate(denoiser, [0], guide=Guide(Denoiser(HourglassTransformer(other.model), other), 2.0))
+    coarse = changed({"model.patch_size": 4})
+    with pytest.raises(UsageError, match=r"--size 20x24: height 20 is not a multiple of 8"):
+        generate(denoiser, [0], image_size=(20, 24), guide=Guide(Denoiser(torch.nn.Identity(), coarse), 2.0))
+
+
+def test_the_package_offers_what_its_example_uses_and_the_example_runs(denoiser, monkeypatch, capsys):
+    import hdit_core.checkpoint
+    from hdit_core.generate import generate as offered
+
+    assert offered is generate
+    monkeypatch.setattr(hdit_core.checkpoint, "load_denoiser", lambda path: denoiser)
+    example = generate.__doc__.split("kept.\n\n")[1].split("\n\n    Args")[0]
+    exec(textwrap.dedent(example), {})
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "[0, 1, 2, 3] [0, 1, 2, 0] (4, 3, 16, 24)" and len(printed) == 3
+
+
+def test_overrides_reach_every_key_of_the_table_and_of_no_other(tiny_recipe):
+    overrides = ["sample.schedule=vp", "sample.churn.amount=3", "sample.guidance_interval=[0.3, 5]", "sample.steps=9"]
+    settings = sample_settings(tiny_recipe, overrides, sampler="heun", steps=7)
+    assert (settings.schedule, settings.churn.amount, settings.guidance_interval) == ("vp", 3.0, (0.3, 5.0))
+    assert settings.steps == 7
+    with pytest.raises(UsageError, match=r"--set train\.lr=1: only keys of \[sample\] decide how images are drawn"):
+        sample_settings(tiny_recipe, ["train.lr=1"])
 
 
 def test_batches_are_drawn_only_when_they_are_asked_for(denoiser):

@@ -1,0 +1,23 @@
+"""On a CPU an image has the same bits in every batch, on any number of threads, whatever draws it."""
+
+import json
+import os
+import subprocess
+import sys
+
+# every kind of sampler, and every option that changes what a network is asked
+KINDS = [
+    ("neighborhood", {"sampler": "dpmpp_3m_sde", "steps": 3}),
+    ("windows", {"sampler": "unipc", "steps": 4, "sigma_max": 40.0}),
+    ("windows", {"sampler": "heun", "steps": 2, "churn": {"amount": 1.0}}),
+    ("neighborhood", {"sampler": "dpmpp_2m", "steps": 2, "guidance_batched": False}),
+    ("windows", {"sampler": "dpm_adaptive", "sigma_min": 0.5, "sigma_max": 1.5}),
+]
+
+
+def test_guided_pictures_have_the_same_bits_in_every_batch_and_on_any_number_of_threads():
+    quick = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+    environment = {key: value for key, value in os.environ.items() if key != "MKL_CBWR"} | quick
+    command = [sys.executable, "-m", "tests.generate.bits_child", json.dumps(KINDS)]
+    child = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert child.stdout.splitlines() == []
