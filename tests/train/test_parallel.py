@@ -14,6 +14,7 @@ from hdit_core.distributed import World
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.train import parallel as parallel_module
 from hdit_core.train.parallel import Parallel, arrange, state_bytes
+from hdit_core.train.run import train
 
 CPU = torch.device("cpu")
 STEPS = 12  # of 8 images
@@ -93,11 +94,13 @@ def test_any_number_of_ranks_goes_on_with_any_checkpoint(layouts, runs, shared, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["ddp-2", "fsdp-2"])
-def test_compiled_layers_activations_made_again_and_small_pieces_go_with_either(layout, runs, shared, tmp_path):
-    more = {"compile": True, "activation_checkpointing": True, "micro_batch_size": 2, "num_images": 24}
-    on_ranks(LAYOUTS[layout][0], learn_compiled, shared(layout, **more), tmp_path / "run")
-    alone, _ = runs("one", shared("one"))
-    assert losses(tmp_path / "run") == pytest.approx(losses(alone)[:3], rel=1e-5)
+def test_compiled_layers_activations_made_again_and_small_pieces_go_with_either(layout, trained, tmp_path):
+    level = {"depth": 1, "width": 32, "head_dim": 16, "attention": "global"}  # one layer: less to compile
+    plain = {"model.levels": [level], "train.log_every_images": 8, "train.num_images": 24}
+    train(trained(plain), tmp_path / "alone")
+    more = {"train.compile": True, "train.activation_checkpointing": True, "train.micro_batch_size": 2}
+    on_ranks(2, learn_compiled, trained(plain | LAYOUTS[layout][1] | more), tmp_path / "run")
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
 
 
 def test_an_average_in_parts_draws_what_one_in_one_piece_does(runs, shared, tmp_path):
