@@ -140,5 +140,5 @@ def numbers_of(record: dict[str, Any]) -> dict[str, float]:
         elif key == "loss_by_sigma":
             numbers |= {f"loss/sigma {row['sigma'][0]:g}": row["loss"] for row in value}
         elif isinstance(value, int | float) and key != "num_images":
-            numbers[key] = value
+            numbers[key] = float(value)
     return numbers

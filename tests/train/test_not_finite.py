@@ -64,7 +64,7 @@ def begun(trained):
 
 
 def test_a_gradient_that_is_not_finite_is_refused_in_whichever_parameter_it_is(begun, monkeypatch):
-    learner, step, batches = begun()
+    learner, step, batches = begun({"train.micro_batch_size": 8})
     before = everything(learner)
     for place, name in enumerate(PARAMETERS):
         with monkeypatch.context() as patch:
