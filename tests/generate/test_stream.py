@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -89,3 +90,25 @@ def test_an_npz_that_nobody_can_load_is_refused_with_what_to_use_instead(tmp_pat
     monkeypatch.setattr(module, "LARGEST_NPZ_BYTES", 1 << 30)
     with pytest.raises(UsageError, match=r"an npz of 1,000 images would have 3 GiB.*use a folder or .tar"):
         SampleNpz(tmp_path / "x.npz", 1000, (1024, 1024, 3))
+
+
+@pytest.mark.parametrize("make", [lambda file: SampleTar(file), lambda file: SampleNpz(file, 4000, (1, 1, 1))])
+def test_a_long_stream_keeps_nothing_of_what_it_has_written(make):
+    class Nowhere(io.RawIOBase):
+        def writable(self):
+            return True
+
+        def write(self, more):
+            return len(more)
+
+    def write(numbers):
+        for number in numbers:
+            stream.write(Generated([number], None, torch.zeros(1, 1, 1, 1)))
+
+    with make(Nowhere()) as stream:
+        write(range(1000))
+        tracemalloc.start()
+        write(range(1000, 4000))
+        kept, _ = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert kept < 100_000

@@ -1,0 +1,195 @@
+"""A job of samples that dies anywhere is gone on with to the same bytes; nothing leaves its folder; streams stay small.
+
+The long form is tests/endurance/test_sample_kills.py.
+"""
+
+import json
+import os
+import random
+import stat
+import subprocess
+import sys
+import tarfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sampling_ranks import TINIEST, begin, command, contents, end, survive, write_network
+
+from hdit_core.checkpoint import load_denoiser
+from hdit_core.distributed import World
+from hdit_core.errors import UsageError
+from hdit_core.generate.folder import SampleFolder
+from hdit_core.generate.generate import Generated
+from hdit_core.generate.job import Job, fill_folder
+from hdit_core.generate.stream import SampleTar
+
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory):
+    return write_network(tmp_path_factory.mktemp("network") / "tiniest.safetensors")
+
+
+def undisturbed(network, folder, size=1, batch_size=16):
+    assert not end(
+        begin(command(network, COUNT, folder / "out", batch_size), size, folder / "log"), 60, random.Random(0)
+    )
+    return contents(folder / "out")
+
+
+@pytest.mark.parametrize(("size", "kills"), [(1, 6), (2, 3)])
+def test_killed_at_random_moments_the_folder_is_the_same(network, tmp_path, size, kills):
+    (tmp_path / "alone").mkdir()
+    expected = undisturbed(network, tmp_path / "alone")
+    assert len(expected) == COUNT + 2
+    found = survive(network, COUNT, tmp_path, size, (1, 7, 16), kills, longest_s=0.4)
+    assert all(made == expected for made in found["contents"]) and found["kills"] == kills
+
+
+def die_at(step, run):
+    """Run in a child that dies before its n-th operation that changes files; did it?"""
+    child = os.fork()
+    if child == 0:
+        count = 0
+
+        def counted(real):
+            def call(*args, **options):
+                nonlocal count
+                count += 1
+                if count == step:
+                    os._exit(9)
+                return real(*args, **options)
+
+            return call
+
+        os.fsync, os.open, os.sync = counted(os.fsync), counted(os.open), counted(os.sync)
+        Path.replace, Path.unlink, Path.mkdir = counted(Path.replace), counted(Path.unlink), counted(Path.mkdir)
+        Path.write_bytes = counted(Path.write_bytes)
+        try:
+            run()
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, 9)
+    return code == 9
+
+
+def test_killed_before_any_operation_on_files_the_folder_is_the_same(network, tmp_path):
+    denoiser = load_denoiser(network)
+
+    def run(out):
+        settings = denoiser.recipe.sample.model_copy(update={"batch_size": 2})
+        job = Job(denoiser, range(4), 11, settings, (8, 12))
+        folder = SampleFolder(out, job.origin(), job.shape)
+        folder.begin()
+        folder.finish(fill_folder(job, folder, World(), torch.device("cpu"), lambda done: None), job.class_of)
+
+    run(tmp_path / "alone")
+    expected, steps = contents(tmp_path / "alone"), 0
+    assert len(expected) == 6
+    while die_at(steps + 1, partial(run, tmp_path / f"out{steps}")):
+        run(tmp_path / f"out{steps}")
+        assert contents(tmp_path / f"out{steps}") == expected, steps
+        steps += 1
+    assert steps > 20
+
+
+def folder_of(path):
+    samples = SampleFolder(path, {"seed": 3}, (8, 12, 3))
+    samples.begin()
+    return samples
+
+
+def batch(numbers):
+    return Generated(list(numbers), None, torch.zeros(len(numbers), 3, 8, 12))
+
+
+def test_links_in_the_folder_are_replaced_and_never_written_through(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("years of work")
+    samples = folder_of(tmp_path / "out")
+    for name in ("00000000.png", f".tmp-00000001.png-{os.getpid()}", f".tmp-samples.json-{os.getpid()}"):
+        (tmp_path / "out" / name).symlink_to(precious)
+    (tmp_path / "out" / "grid.png").symlink_to(precious)
+    samples.write(batch([0, 1]))
+    samples.finish([0, 1], lambda number: None)
+    assert precious.read_text() == "years of work"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir() if not path.is_symlink()) == [
+        "00000000.png",
+        "00000001.png",
+        "grid.png",
+        "samples.json",
+    ]
+
+
+def test_a_link_is_no_image_wherever_it_leads_nor_is_a_pipe_or_a_file_beyond_all_measure(tmp_path):
+    samples = folder_of(tmp_path / "out")
+    samples.write(batch(range(4)))
+    good = samples.path(0).rename(tmp_path / "good.png")
+    samples.path(0).symlink_to(good)
+    samples.path(1).unlink()
+    os.mkfifo(samples.path(1))
+    with samples.path(2).open("ab") as file:
+        file.truncate(1 << 40)  # a terabyte of nothing, which takes no room
+    assert samples.missing(range(4)) == [0, 1, 2]
+    assert not samples.holds(0) and samples.holds(3)
+
+
+def test_the_folder_itself_may_be_a_link_to_a_folder_and_a_broken_one_is_refused(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "scratch")
+    folder_of(tmp_path / "out").write(batch([0]))
+    assert stat.S_ISREG((tmp_path / "scratch" / "00000000.png").lstat().st_mode)
+    (tmp_path / "broken").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OSError, match="File exists"):
+        folder_of(tmp_path / "broken")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_stream_replaces_no_link(tmp_path):
+    (tmp_path / "x.tar").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match=r"x.tar: exists, and is not replaced"):
+        SampleTar(tmp_path / "x.tar")
+
+
+def test_a_job_killed_at_its_very_beginning_is_begun_again(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".tmp-samples.json-77").write_text("{")
+    folder_of(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "samples.json").read_text())["status"] == "unfinished"
+
+
+def resident_bytes(process):
+    (line,) = [line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) * 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_a_stream_of_a_thousand_images_takes_no_more_memory_than_one_of_a_hundred(tmp_path):
+    model = TINIEST["model"] | {"image_size": [96, 128], "patch_size": 32}
+    network = write_network(tmp_path / "large.safetensors", TINIEST | {"model": model, "sample": {"steps": 1}})
+    arguments = ["sample", "--ckpt", network, "--n", "1000", "--sampler", "euler", "--out", "-", "--device", "cpu"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hdit_cli", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    sizes, last = {}, 0
+    with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
+        for member in tar:
+            if member.name.endswith(".png"):
+                last = int(member.name[:9])
+                if last in (100, 990):
+                    sizes[last] = resident_bytes(process.pid)
+                    assert np.asarray(Image.open(tar.extractfile(member))).shape == (96, 128, 3)
+    process.stdout.close()
+    assert process.wait() == 0 and last == 999
+    held = 890 * 96 * 128 * 3  # bytes that it would take to keep what is drawn
+    assert sizes[990] - sizes[100] < held / 4, sizes
