@@ -12,8 +12,9 @@ from hdit_core.checkpoint.state import State
 from hdit_core.data.quarantine import Quarantine
 from hdit_core.data.reader import ImageReader
 from hdit_core.data.workers import naming_dead_workers
-from hdit_core.errors import NumericalError, StoppedEarly
+from hdit_core.errors import StoppedEarly
 from hdit_core.train.advance import advanced, with_new_interval
+from hdit_core.train.alarm import Alarm
 from hdit_core.train.boards import Boards, opened_boards
 from hdit_core.train.deadline import Deadline, job_end_s
 from hdit_core.train.feed import Feed, feed
@@ -25,11 +26,9 @@ from hdit_core.train.optimizer import optimizer_tensors
 from hdit_core.train.plan import Step, steps
 from hdit_core.train.preempt import StopRequest, listen
 from hdit_core.train.result import NotFinite, StepResult
-from hdit_core.train.rollback import roll_back
 from hdit_core.train.saving import Saver
 from hdit_core.train.schedule import lr_factor
 from hdit_core.train.speed import image_flops, peak_bytes, peak_flops_per_s
-from hdit_core.train.spikes import find_spikes
 from hdit_core.train.status import Standing, write_status
 from hdit_core.train.step import Learner
 from hdit_core.train.watching import Progress, Watcher
@@ -60,7 +59,8 @@ class Trainer:
         self._saved_step = start.step if is_saved else None
         self._saver = Saver(run, self._recipe, learner.world, learner.device, self._on_saved, watcher.on_note)
         self._boards = Boards()
-        self._incidents = Incidents(run, self._recipe, reader, learner.world)
+        incidents = Incidents(run, self._recipe, reader, learner.world)
+        self._alarm = Alarm(self._recipe.train, incidents, watcher.on_note)
         self._peak_flops_per_s = peak_flops_per_s(learner.device, learner.dtype)
         self._images_per_s: float | None = None  # of the last interval
         most = self._recipe.data.max_damaged
@@ -132,7 +132,7 @@ class Trainer:
             flops=float(step.batch_size * image_flops(self._recipe.model, batches.image_size)),
             elapsed_s=elapsed_s,
             waited_s=batches.waited_s - waited_s,
-            spikes=self._tell_spikes(step, result),
+            spikes=self._alarm.spikes(step, result, self._state),
             damaged=dict(self._damaged.damaged),
         )
         train, last = self._recipe.train, self._state.num_images >= self._recipe.train.num_images
@@ -150,24 +150,10 @@ class Trainer:
         try:
             result = self._learner.update(step, batches)
         except NotFinite as problem:
-            where = self._incidents.write("not finite", step, problem.result, self._state)
-            roll_back(self._recipe.train, step, self._state, str(problem))
-            raise NumericalError(
-                f"{problem}. What went into it: {where}; to see it again, add --repro {step.number} to the command"
-            ) from None
+            self._alarm.not_finite(step, problem, self._state)
         if result.compile_s:
             self._watcher.on_note(f"compiled in {result.compile_s:.0f} s")
         return result
-
-    def _tell_spikes(self, step: Step, result: StepResult) -> int:
-        """Return whether a step stood out, 0 or 1; it may take the run back to before it."""
-        if not (spikes := find_spikes(self._state.memory, result)):
-            return 0
-        where = self._incidents.write("spike", step, result, self._state, spikes)
-        text = f"step {step.number}: a spike: {' and '.join(map(str, spikes))}"
-        self._watcher.on_note(f"{text}; what went into it: {where}")
-        roll_back(self._recipe.train, step, self._state, text)
-        return 1
 
     def _report(self, log: Log | None, lr: float) -> None:
         """Write a line of the log, and begin a new interval, on all ranks."""
