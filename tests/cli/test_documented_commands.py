@@ -16,8 +16,10 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("training", "sampling", "data"))]
 BENCH_COMMANDS = ("attention", "train", "sample", "scaling", "data")
 RECIPE_COMMANDS = ("list", "show", "schema", "check", "copy")
-COMMANDS = [[name] for name in offered() if name != "recipe"] + [["recipe", name] for name in RECIPE_COMMANDS]
-COMMANDS += [["bench", name] for name in BENCH_COMMANDS]
+RUNS_COMMANDS = ("show", "compare")
+COMMANDS = [[name] for name in offered() if name not in ("recipe", "runs")]
+GROUPS = {"recipe": RECIPE_COMMANDS, "bench": BENCH_COMMANDS, "runs": RUNS_COMMANDS}
+COMMANDS += [[group, name] for group, names in GROUPS.items() for name in names]
 
 
 def commands_in(text):
