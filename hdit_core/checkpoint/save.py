@@ -69,8 +69,8 @@ def _check_space(final: Path, recipe: Recipe, parts: Parts) -> None:
     needed, free = needed_bytes(recipe, parts), shutil.disk_usage(final.parent).free
     if needed > free:
         raise CheckpointError(
-            f"{final}: cannot be saved: it takes {needed / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free; older "
-            "checkpoints are intact. Make room, or give a lower train.keep_checkpoints, and run the same command again"
+            f"{final}: cannot be saved: it takes {needed:,} bytes, {free:,} are free; older checkpoints are intact. "
+            "Make room, or give a lower train.keep_checkpoints, and run the same command again"
         )
 
 
