@@ -74,7 +74,9 @@ def sweep(
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Find the weights and the guidance that draw a run's best images, and make them the run's defaults.
+    """Find how a run's images are best drawn.
+
+    That is, which weights and what guidance; what is found becomes the run's default.
 
     Every combination is scored at few images, the better half at twice as many, and so on up to --n; the best is
     scored again at --confirm. Image i begins with the same noise everywhere. The same command goes on after a kill;

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from hdit_core.checkpoint.best import best_checkpoint
 from hdit_core.checkpoint.layout import checkpoint_folders
 from hdit_core.checkpoint.load import open_checkpoint
 from hdit_core.checkpoint.manifest import read_table
@@ -38,11 +39,11 @@ def prune(run: Path, train: TrainRecipe, just_read: Path | None = None) -> None:
     folders = checkpoint_folders(run)
     if len(folders) <= train.keep_checkpoints:
         return
-    counted = 0
+    counted, best = 0, best_checkpoint(run)
     for folder in folders:
         if counted < train.keep_checkpoints:
             counted += folder == just_read or is_intact(folder)
-        elif not is_kept_for_ever(folder, train):
+        elif folder != best and not is_kept_for_ever(folder, train):
             remove_checkpoint(folder)
 
 

@@ -28,6 +28,7 @@ def generated_images(
     seed: int,
     labels: Labels = "balanced",
     class_counts: Sequence[int] | None = None,
+    weights: str | None = None,
 ) -> ImageSet:
     """Return images 0 to n - 1 of a seed, rounded to bytes as if they had been saved.
 
@@ -38,6 +39,7 @@ def generated_images(
         seed: of the starts, the sampler's noise and the drawing of labels.
         labels: which classes: each in turn, each with equal chance, or as often as in the data.
         class_counts: of the data, for "data".
+        weights: what identifies the weights; default their hash, which has to be at hand as a whole.
 
     Raises:
         UsageError: the data's classes are not known, or not the network's.
@@ -47,7 +49,7 @@ def generated_images(
     source = {
         "kind": "checkpoint",
         "path": path,
-        "weights_sha256": weights_sha256(denoiser),
+        "weights_sha256": weights or weights_sha256(denoiser),
         "seed": seed,
         "labels": labels if num_classes else "none",
         "sampling": denoiser.recipe.sample.model_dump(mode="json"),

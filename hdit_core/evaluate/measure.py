@@ -135,6 +135,8 @@ def _in_order(work: Piecework, relay: Relay | None, tally: "_Tally") -> Iterator
         if owner:
             tally.add(len(piece))
         yield piece
+    for rank in range(1, relay.world.size):
+        relay.receive(rank)  # the word that it has done all
 
 
 class _Tally:

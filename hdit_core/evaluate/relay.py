@@ -7,6 +7,7 @@ every single rank, ten blocks of 2048 x 2048 doubles, are 336 MB at once. No ran
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -20,7 +21,7 @@ from hdit_core.evaluate.pieces import FeatureBatch
 
 PATIENCE = timedelta(days=2)  # a piece may take hours; a rank that died is noticed at once, by its closed connection
 MOST_UNDERWAY = 4  # pieces that a rank may be ahead of the main one
-FAILED = -1
+FAILED, DONE = -1, 0  # in place of a piece's number of images
 DIGEST_BYTES, SHAPE_BYTES = 32, 24
 
 
@@ -45,6 +46,7 @@ class Relay:
                 underway.append(self._send(len(piece), _pack(piece)))
                 if len(underway) > MOST_UNDERWAY:
                     self._wait(underway.popleft())
+            underway.append(self._send(DONE))
         except BaseException:
             underway.append(self._send(FAILED))
             raise
@@ -52,8 +54,8 @@ class Relay:
             while underway:
                 self._wait(underway.popleft())
 
-    def receive(self, rank: int) -> FeatureBatch:
-        """Return the next piece of a rank; the main one calls this.
+    def receive(self, rank: int) -> FeatureBatch | None:
+        """Return the next piece of a rank, None when it has sent all; the main one calls this.
 
         Raises:
             HditError: that rank has failed, and says why, or is gone.
@@ -62,9 +64,18 @@ class Relay:
         self._receive(header, rank)
         if (count := int(header)) == FAILED:
             raise HditError(f"rank {rank} failed; it says why")
+        if count == DONE:
+            return None
         content = torch.empty(count, self._image_bytes, dtype=torch.uint8)
         self._receive(content, rank)
         return _unpack(content, self.num_features)
+
+    def drain(self) -> None:
+        """Take what the other ranks still send of a set that the main one, which calls this, has given up."""
+        for rank in range(1, self.world.size):
+            with suppress(HditError):
+                while self.receive(rank) is not None:
+                    pass
 
     def agree(self, value: float) -> float:
         """Return the main rank's number on every rank; all call this.

@@ -10,3 +10,6 @@ class EvaluateRecipe(Table):
 
     extractor: str = Field("inception", description="feature network; 'hdit eval-fid --help' lists them")
     num_images: PositiveInt = Field(50_000, description="samples that are drawn and scored")
+    reference: str | None = Field(
+        None, description="images or saved statistics that train.eval compares with. Default: the run's data"
+    )

@@ -94,6 +94,9 @@ class TrainRecipe(Table):
     keep_checkpoints: Annotated[int, Field(ge=2)] = Field(3, description="newest intact checkpoints that stay on disk")
     keep_every_images: NonNegativeInt = Field(0, description="a checkpoint every so often stays for ever; 0: none does")
     sample_every_images: NonNegativeInt = Field(1_000_000, description="a grid of samples every so often; 0: never")
+    eval_every_images: NonNegativeInt = Field(0, description="score samples every so often, keep the best; 0: never")
+    eval_num_images: Annotated[int, Field(ge=2)] = Field(5_000, description="samples that are drawn for such a score")
+    eval_metric: Literal["frechet", "kernel"] = Field("frechet", description="the distance that the best is lowest in")
 
     def batch_size_at(self, num_images: int) -> int:
         """Return how many images the step takes that begins after `num_images` images."""

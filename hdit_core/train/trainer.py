@@ -28,6 +28,7 @@ from hdit_core.train.preempt import StopRequest, listen
 from hdit_core.train.result import NotFinite, StepResult
 from hdit_core.train.saving import Saver
 from hdit_core.train.schedule import lr_factor
+from hdit_core.train.scoring import Scores, open_scores
 from hdit_core.train.speed import image_flops, peak_bytes, peak_flops_per_s
 from hdit_core.train.status import Standing, write_status
 from hdit_core.train.step import Learner
@@ -59,6 +60,7 @@ class Trainer:
         self._saved_step = start.step if is_saved else None
         self._saver = Saver(run, self._recipe, learner.world, learner.device, self._on_saved, watcher.on_note)
         self._boards = Boards()
+        self._scores: Scores | None = None
         incidents = Incidents(run, self._recipe, reader, learner.world)
         self._alarm = Alarm(self._recipe.train, incidents, watcher.on_note)
         self._peak_flops_per_s = peak_flops_per_s(learner.device, learner.dtype)
@@ -95,8 +97,11 @@ class Trainer:
                 remove_snapshots_after(self._run, self._state.num_images)
             self._write_status("running")
             self._save()
+            self._scores = open_scores(self._learner, self._run, self._state, self._watcher.on_note)
+            self._score(stop)
             for step in self._steps_left():
                 self._take(step, batches, log)
+                self._score(stop)
                 failed = self._saver.poll()
                 if self._learner.world.any(failed or stop.raised(), self._learner.device):
                     self._stop_here(stop)
@@ -183,6 +188,13 @@ class Trainer:
     def _snapshot(self) -> None:
         world, device = self._learner.world, self._learner.device
         self._learner.profiles.write_snapshots(self._run, self._recipe, self._state.num_images, world, device)
+
+    def _score(self, stop: StopRequest) -> None:
+        """Score the run where it stands, if that is due; what is scored is saved first."""
+        if self._scores is not None and self._scores.due(self._state):
+            self._save()
+            self._saver.finish()
+            self._scores.take(self._state, stop.raised)
 
     def _save(self) -> None:
         """Begin to save, unless this very step is saved already."""
