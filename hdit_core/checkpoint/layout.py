@@ -6,6 +6,8 @@ RUN/log.jsonl                           one line every `train.log_every_images`
 RUN/checkpoints/step-000001500/         model, ema and optimizer .safetensors, state.json, manifest.json
 RUN/averages/000096000-ema-0.050.safetensors    snapshots of `train.ema_profiles`; what `hdit ema` makes of them
 RUN/grids/000096000.png                 samples on the way
+RUN/scores.jsonl, best, best.json        scores of `train.eval_every_images`, and the checkpoint that is best by them
+RUN/sweep/, sample.toml                  what `hdit sweep` tried, and how it found that images are best drawn
 RUN/incidents/step-000001234.json       what went into a step that was not finite, or a spike
 """
 
