@@ -18,6 +18,7 @@ trap 'asked=1; {act}' USR1 TERM
 
 {srun} &
 job=$!
+[ -z "$asked" ] || {{ {act}; }}
 while wait "$job"; code=$?; kill -0 "$job" 2> /dev/null; do :; done
 """
 
@@ -51,7 +52,7 @@ def job_script(request: Request, words: Sequence[str], setup: Iterable[str], mos
         most: times that it goes back into the queue.
     """
     srun = f"srun --kill-on-bad-exit=1 {_python()} {shlex.join(words)}"
-    body = FORWARD.format(act='kill -TERM "$job"', srun=srun)
+    body = FORWARD.format(act='kill -TERM "$!"', srun=srun)
     ending = (
         f'if [ "$asked" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {most} ]; then\n'
         '  scontrol requeue "$SLURM_JOB_ID"\nelse\n  exit "$code"\nfi\n'
@@ -75,7 +76,7 @@ def array_script(request: Request, words: Sequence[str], setup: Iterable[str], t
 
 def _script(directives: Iterable[str], words: Sequence[str], setup: Iterable[str], parts: Iterable[str]) -> str:
     made_by = LINE_ENDS.sub("?", f"hdit slurm {shlex.join(words)}")  # a comment ends with its line
-    head = ["#!/bin/bash", f"# Made by: {made_by}", *directives, *setup, "set -u", ""]
+    head = ["#!/bin/bash", f"# Made by: {made_by}", *directives, *setup, ""]
     return "\n".join([*head, *(part for part in parts if part)])
 
 
