@@ -14,11 +14,12 @@ LINE_ENDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 FORWARD = """\
 # told to end before the time limit, or to make room: what runs saves first, and nobody but Slurm has asked for it
 asked=
-trap 'asked=1; {act}' USR1 TERM
+end() {{ asked=1; {act}; }}
+trap end USR1 TERM
 
 {srun} &
 job=$!
-[ -z "$asked" ] || {{ {act}; }}
+[ -z "$asked" ] || end  # it came before there was anything to tell
 while wait "$job"; code=$?; kill -0 "$job" 2> /dev/null; do :; done
 """
 
@@ -99,5 +100,4 @@ def _torchrun(request: Request) -> str:
 
 def _stop(run: Path) -> str:
     """Return what asks a run to save and end: the file that every launcher leaves alone."""
-    inside = shlex.quote(str(run / "STOP")).replace("'", "'\\''")  # it stands within the quotes of a trap
-    return f"touch {inside}"
+    return f"touch {shlex.quote(str(run / 'STOP'))}"
