@@ -43,9 +43,10 @@ def export(
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Write a network as a folder for others: weights, recipe, model card, samples.
+    """Write a network as a folder for others.
 
-    `hdit sample --ckpt DIR` and load_denoiser(DIR) read it. The card has a place for your license: fill it in.
+    It holds the weights, the recipe, a model card with the record of the training, and samples; `hdit sample --ckpt DIR`
+    and load_denoiser(DIR) read it. The card has a place for your license: fill it in.
 
     Example: hdit export runs/faces --to faces-model --dtype bfloat16 --program
     """

@@ -29,24 +29,19 @@ class EditJob(Job):
     edit: Mapping[str, Any] = field(kw_only=True)
     classes_follow: bool = field(default=True, kw_only=True)
 
+    def __post_init__(self) -> None:
+        """Refuse a class that the network does not have, with a UsageError."""
+        check_classes(self.denoiser.recipe.model.num_classes, [0], None if self.class_id is None else [self.class_id])
+
     def class_of(self, number: int) -> int | None:
         return super().class_of(number) if self.classes_follow else self.class_id
 
     def origin(self) -> dict[str, Any]:
         return super().origin() | {"edit": dict(self.edit)}
 
-    def batches(self, numbers: Sequence[int]) -> Iterator[Generated]:
-        """Yield the batches of some of the images.
-
-        Raises:
-            UsageError: a class that the network does not have.
-        """
-        if self.class_id is not None:
-            check_classes(self.denoiser.recipe.model.num_classes, [0], [self.class_id])
-        return self._batches(numbers)
-
     @torch.inference_mode()
-    def _batches(self, numbers: Sequence[int]) -> Iterator[Generated]:
+    def batches(self, numbers: Sequence[int]) -> Iterator[Generated]:
+        """Yield the batches of some of the images."""
         for start in range(0, len(numbers), self.settings.batch_size):
             chosen = list(numbers[start : start + self.settings.batch_size])
             found = [class_id for number in chosen if (class_id := self.class_of(number)) is not None]

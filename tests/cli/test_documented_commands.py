@@ -17,8 +17,9 @@ DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("tr
 BENCH_COMMANDS = ("attention", "train", "sample", "scaling", "data")
 RECIPE_COMMANDS = ("list", "show", "schema", "check", "copy")
 RUNS_COMMANDS = ("show", "compare")
+EDIT_COMMANDS = ("vary", "inpaint", "interpolate", "invert", "likelihood")
 COMMANDS = [[name] for name in offered() if name not in ("recipe", "runs")]
-GROUPS = {"recipe": RECIPE_COMMANDS, "bench": BENCH_COMMANDS, "runs": RUNS_COMMANDS}
+GROUPS = {"recipe": RECIPE_COMMANDS, "bench": BENCH_COMMANDS, "runs": RUNS_COMMANDS, "edit": EDIT_COMMANDS}
 COMMANDS += [[group, name] for group, names in GROUPS.items() for name in names]
 
 

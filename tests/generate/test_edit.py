@@ -257,9 +257,8 @@ def test_a_job_of_edits_has_the_same_bits_in_every_batch_and_says_what_it_is(den
 def test_a_job_of_edits_refuses_a_class_that_there_is_not(denoiser):
     painter = painter_of(denoiser)
     draw = varying(painter, picture(), 0.5)
-    job = EditJob(denoiser, range(2), 5, painter.settings, SIZE, 7, draw=draw, edit={})
     with pytest.raises(UsageError, match="class 7"):
-        job.batches(range(2))
+        EditJob(denoiser, range(2), 5, painter.settings, SIZE, 7, draw=draw, edit={})
 
 
 def test_other_sizes_than_the_trained_one_are_edited_and_impossible_ones_refused(denoiser):
