@@ -1,0 +1,17 @@
+"""Two intact checkpoints exist at all times after the second save. tests/endurance has the long form."""
+
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+from run_machine import RunMachine
+
+
+def test_whatever_happens_to_a_run_two_intact_checkpoints_stay_and_the_newest_is_never_lost(changed):
+    few = settings(
+        max_examples=6,
+        stateful_step_count=12,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    run_state_machine_as_test(lambda: RunMachine(changed), settings=few)
