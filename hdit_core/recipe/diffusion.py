@@ -65,10 +65,8 @@ class DiffusionRecipe(Table):
     density: DensityRecipe = DensityRecipe()
 
     def problems(self) -> Iterator[Problem]:
-        if (self.weighting == "sigmoid") != (self.sigmoid_bias is not None):
-            yield (
-                "sigmoid_bias",
-                "missing; expected a number, for example 1.386 (ln 4, the paper's) or -1 for 256x256"
-                if self.sigmoid_bias is None
-                else f"{self.sigmoid_bias} means nothing to weighting = '{self.weighting}', only to 'sigmoid'",
-            )
+        bias, wanted = self.sigmoid_bias, self.weighting == "sigmoid"
+        if wanted and bias is None:
+            yield "sigmoid_bias", "missing; expected a number, for example 1.386 (ln 4, the paper's) or -1 for 256x256"
+        if bias is not None and not wanted:
+            yield "sigmoid_bias", f"{bias} means nothing to weighting = '{self.weighting}', only to 'sigmoid'"

@@ -83,7 +83,7 @@ class TrainRecipe(Table):
     )
     parallel: Parallel = Field(
         "auto",
-        description="of several ranks: ddp, each has all weights; fsdp, each has a part; auto: fsdp where all do not fit",
+        description="ranks share weights: ddp, each has all; fsdp, each has a part; auto: fsdp where all do not fit",
     )
     shard_ranks: PositiveInt | None = Field(
         None, description="neighbouring ranks that share one copy of the weights under fsdp. Default: all ranks"
@@ -113,15 +113,20 @@ class TrainRecipe(Table):
 
     def problems(self) -> Iterator[Problem]:
         yield from self._profile_problems()
-        if (self.schedule == "inverse-sqrt") != (self.inverse_sqrt_images is not None):
-            yield (
-                "inverse_sqrt_images",
-                f"missing; 'inverse-sqrt' falls from that many images on, for example {max(1, self.num_images // 10)}"
-                if self.inverse_sqrt_images is None
-                else f"{self.inverse_sqrt_images} means nothing to schedule = '{self.schedule}', but to 'inverse-sqrt'",
-            )
+        yield from self._growth_problems()
+        yield from self._schedule_problems()
         if self.parallel == "ddp" and self.shard_ranks is not None:
             yield "shard_ranks", "is for parallel = 'fsdp'; with 'ddp' every rank has all weights, leave it out"
+        if self.keep_every_images % self.checkpoint_every_images:
+            yield (
+                "keep_every_images",
+                (
+                    f"{self.keep_every_images} is not a multiple of checkpoint_every_images = "
+                    f"{self.checkpoint_every_images}, when checkpoints are saved"
+                ),
+            )
+
+    def _growth_problems(self) -> Iterator[Problem]:
         marks = [growth.after_images for growth in self.batch_growth]
         if any(later <= earlier for earlier, later in pairwise(marks)):
             yield "batch_growth", f"after_images has to rise from entry to entry, found {marks}"
@@ -134,14 +139,17 @@ class TrainRecipe(Table):
                     (f"{growth.after_images} does not fall between two steps of {before} images"),
                 )
             start = growth.after_images
-        if self.keep_every_images % self.checkpoint_every_images:
+
+    def _schedule_problems(self) -> Iterator[Problem]:
+        point, wanted = self.inverse_sqrt_images, self.schedule == "inverse-sqrt"
+        if wanted and point is None:
+            example = max(1, self.num_images // 10)
             yield (
-                "keep_every_images",
-                (
-                    f"{self.keep_every_images} is not a multiple of checkpoint_every_images = "
-                    f"{self.checkpoint_every_images}, when checkpoints are saved"
-                ),
+                "inverse_sqrt_images",
+                f"missing; 'inverse-sqrt' falls from that many images on, for example {example}",
             )
+        if point is not None and not wanted:
+            yield "inverse_sqrt_images", f"{point} means nothing to schedule = '{self.schedule}', but to 'inverse-sqrt'"
         if self.warmup_images + self.cooldown_images > self.num_images:
             yield (
                 "cooldown_images",
