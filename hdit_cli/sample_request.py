@@ -81,6 +81,7 @@ class Request:
     """The images that are to be drawn.
 
     Attributes:
+        weights: of the checkpoint; None: those that RUN/sample.toml names, or the averaged ones.
         num: how many from the first, unless `numbers` lists some.
         size: what `--size` says.
         drawn: sampling settings by key, None where the recipe's count.
@@ -88,7 +89,7 @@ class Request:
     """
 
     ckpt: Path
-    weights: str
+    weights: str | None
     num: int
     numbers: str | None
     seed: int
@@ -108,16 +109,16 @@ class Request:
         """
         pixels = image_size(self.size) if self.size is not None else None
 
-        from hdit_core.checkpoint import load_denoiser
+        from hdit_core.generate.defaults import open_denoiser
         from hdit_core.generate.generate import check_classes, check_request
         from hdit_core.generate.job import Job
         from hdit_core.generate.ranges import read_ranges
         from hdit_core.generate.settings import sample_settings
 
         numbers = list(range(self.num)) if self.numbers is None else read_ranges(self.numbers)
-        denoiser = load_denoiser(self.ckpt, self.weights, device)
+        denoiser, defaults = open_denoiser(self.ckpt, self.weights, device)
         settings = sample_settings(denoiser.recipe, self.overrides, **self.drawn)
-        guide = self.guide.load(self.weights, device)
+        guide = self.guide.load(self.weights or defaults.weights, device)
         job = Job(
             denoiser,
             numbers,

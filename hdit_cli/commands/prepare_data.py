@@ -147,6 +147,16 @@ DropDuplicatesOption = Annotated[
     bool,
     typer.Option("--drop-duplicates", help="Leave out images that came before, or are in --not-in; else they count."),
 ]
+StatsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--stats",
+        metavar="EXTRACTOR",
+        help="At the end keep the set's statistics beside the shards, a reference for hdit eval-fid --ref: inception, "
+        "efficientnet-lite0, or a package's.",
+        show_default=False,
+    ),
+]
 
 
 def _share(task: str | None, finish: bool) -> "Share":
@@ -200,6 +210,7 @@ def prepare_data(
     drop_duplicates: DropDuplicatesOption = False,
     task: TaskOption = None,
     finish: FinishOption = False,
+    stats: StatsOption = None,
     json: JsonOption = False,
 ) -> None:
     """Turn pictures into verified webdataset shards.
@@ -236,8 +247,28 @@ def prepare_data(
     )
     if codec == "jpeg":
         note("JPEG loses detail: a model trained on it, and FID against it, show its artefacts; png and webp keep all")
+    if stats is not None:
+        _check_extractor(stats)
     summary = _prepare(settings, _share(task, finish), finish)
-    if isinstance(summary, PrepareSummary):
-        report_data_set(summary, json)
-    else:
+    if not isinstance(summary, PrepareSummary):
         report_task(summary, json)
+        return
+    if stats is not None:
+        _keep_statistics(out, stats)
+    report_data_set(summary, json)
+
+
+def _check_extractor(name: str) -> None:
+    """Refuse an extractor that there is not, or whose weights cannot be had, before hours are spent on the images."""
+    from hdit_core.evaluate.extractor import open_extractor
+
+    open_extractor(name, say=note)
+
+
+def _keep_statistics(out: Path, extractor: str) -> None:
+    """Keep the statistics of a finished data set in its folder, unless they are there."""
+    from hdit_core.evaluate.kept import kept_statistics
+
+    with progress("statistics") as bar:
+        path = kept_statistics(out, extractor, bar.update, note)
+    note(f"statistics: {path}; compare with hdit eval-fid IMAGES --ref {path}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hdit_cli.console import align, emit, note
+from hdit_cli.eval_options import DrawnWeightsOption
 from hdit_cli.options import (
     BatchSizeOption,
     CheckpointOption,
@@ -18,7 +19,6 @@ from hdit_cli.options import (
     SeedOption,
     SizeOption,
     StepsOption,
-    WeightsOption,
 )
 from hdit_cli.sample_options import (
     AutoguidanceOption,
@@ -47,7 +47,7 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def sample(
     ckpt: CheckpointOption,
-    weights: WeightsOption = "ema",
+    weights: DrawnWeightsOption = None,
     num: CountOption = 64,
     numbers: SeedsOption = None,
     seed: SeedOption = 0,
@@ -90,29 +90,34 @@ def _draw(request: Request, target: Target, device: str, json: bool) -> None:
 
     from hdit_core.devices import pick_device
     from hdit_core.distributed import join
+    from hdit_core.generate.defaults import read_defaults
 
     world = join(device)
     try:
         job = request.job(world.device(pick_device(device)), budget_s)
-        _say_how(job, world)
+        defaults = read_defaults(request.ckpt)
+        _say_how(job, world, defaults.note)
         record = deliver(job, target.out, world, columns)
         if target.trajectory is not None and world.is_main:
             _animate(job, target.trajectory)
     finally:
         world.leave()
     if world.is_main:
-        result = {"out": str(target.out), "ckpt": str(request.ckpt), "weights": request.weights, **record}
+        result = {"out": str(target.out), "ckpt": str(request.ckpt), "weights": request.weights or defaults.weights}
+        result |= record
         lines = align([(key, str(value)) for key, value in result.items() if key != "origin"])
         emit(result, json, lines, err=target.out == STDOUT)
 
 
-def _say_how(job: "Job", world: "World") -> None:
+def _say_how(job: "Job", world: "World", by_default: str | None) -> None:
     from hdit_core.checkpoint.denoiser import attention_notes
 
     if not world.is_main:
         return
     for line in attention_notes(job.denoiser):
         note(line)
+    if by_default is not None:
+        note(by_default)
     if job.guide is not None and job.guide.weight == 1:
         note("the guide is not asked: --autoguidance 1 leads nowhere")
 
