@@ -59,7 +59,8 @@ class RollCall:
             if not _of_connections(error):
                 self._leave_word(str(error) or type(error).__name__)
                 raise
-            raise HditError(f"rank {self._rank} ends, because it lost {self._call()}") from error
+            with _deaf_to_sigterm():
+                raise HditError(f"rank {self._rank} ends, because it lost {self._call()}") from error
 
     def close(self) -> None:
         """Stop listening."""
@@ -121,6 +122,16 @@ class RollCall:
         if not self._closed.wait(GIVE_UP_S):
             print(f"rank {self._rank} ends, because it lost {self._lost}", file=sys.stderr, flush=True)  # noqa: T201
             os._exit(HditError.exit_code)
+
+
+@contextmanager
+def _deaf_to_sigterm() -> Iterator[None]:
+    """Let a launcher that ends the ranks because it saw one of them die wait until they have said which."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _of_connections(error: BaseException) -> bool:

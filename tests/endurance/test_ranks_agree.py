@@ -1,0 +1,30 @@
+"""Over 200 steps, several ranks that share a network in whichever way learn what one process learns."""
+
+import pytest
+import torch
+from ranks import on_ranks
+from shared_runs import LAYOUTS, learn, losses, tensors_left
+
+STEPS = 200
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return tmp_path_factory.mktemp("alone") / "run"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_losses_of_200_steps_are_those_of_one_process_and_the_same_bits_when_done_again(
+    layout, alone, trained, tmp_path
+):
+    levels = [level | {"dropout": 0.0} for level in trained({}).model_dump(mode="json")["model"]["levels"]]
+    plain = {"model.levels": levels, "train.log_every_images": 8, "train.num_images": 8 * STEPS}
+    recipe = trained(plain | LAYOUTS[layout][1])
+    runs = [alone if layout == "one" else tmp_path / "first", tmp_path / "second"]
+    for run in runs:
+        on_ranks(LAYOUTS[layout][0], learn, recipe, run, timeout_s=600)
+    first, second = map(tensors_left, runs)
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    far = max(abs(ours - theirs) / theirs for ours, theirs in zip(losses(runs[0]), losses(alone), strict=True))
+    print(f"{layout}: {len(losses(alone))} losses, at most {far:.1e} apart relative to one process's")
+    assert len(losses(runs[0])) == STEPS and far < 1e-5
