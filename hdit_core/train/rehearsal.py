@@ -8,6 +8,7 @@ from typing import Any
 
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.feed import feed
+from hdit_core.train.growth import NOTHING, Inheritance, inherit
 from hdit_core.train.learner import make_learner
 from hdit_core.train.plan import steps
 from hdit_core.train.speed import image_flops, peak_bytes, peak_flops_per_s, wait_for
@@ -62,15 +63,20 @@ def rehearse(recipe: Recipe, *, device: str = "auto", watcher: Watcher | None = 
         done: images that the run was trained on already.
 
     Raises:
-        UsageError, DataError, NumericalError: as `train`.
+        UsageError, DataError, CheckpointError, NumericalError: as `train`.
     """
     watcher = watcher or Watcher()
     with workplace(recipe, device, watcher) as place:
-        return _rehearse(recipe, place, watcher, max(0, recipe.train.num_images - done))
+        inherited = inherit(recipe) if recipe.train.init_from and not done else NOTHING
+        return _rehearse(recipe, place, watcher, max(0, recipe.train.num_images - done), inherited)
 
 
-def _rehearse(recipe: Recipe, place: Workplace, watcher: Watcher, images_left: int) -> Rehearsal:
-    learner = make_learner(recipe, None, place.world, place.device, watcher.on_note)
+def _rehearse(
+    recipe: Recipe, place: Workplace, watcher: Watcher, images_left: int, inherited: Inheritance
+) -> Rehearsal:
+    for note in inherited.notes:
+        watcher.on_note(note)
+    learner = make_learner(recipe, None, place.world, place.device, watcher.on_note, inherited.tensors)
     endless = recipe.train.model_copy(update={"num_images": 2**62})
     plan = list(islice(steps(endless, 0, 0), STEPS))
     with closing(feed(recipe, place.reader, plan, learner.pieces)) as batches:

@@ -17,6 +17,7 @@ from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.read import check_recipe
 from hdit_core.train.growth import inherit
 from hdit_core.train.log import read_log
+from hdit_core.train.rehearsal import rehearse
 from hdit_core.train.run import train
 from hdit_core.train.step import Learner
 from hdit_core.train.watching import Watcher
@@ -197,3 +198,13 @@ def test_a_source_that_is_not_there_or_does_not_fit_leaves_no_folder(tmp_path, g
     with pytest.raises(UsageError, match=r"has nothing for the tensor"):
         train(grown(model={"levels": [OUTER, LOCAL, GLOBAL | {"depth": 2}]}), tmp_path / "run")
     assert not recipe_file(tmp_path / "run").exists()
+
+
+def test_a_rehearsal_begins_with_the_weights_too_unless_the_run_has_begun(source, grown):
+    notes = []
+    rehearse(grown(), device="cpu", watcher=Watcher(on_note=notes.append))
+    assert any(note.startswith("begins with 36 tensors") for note in notes)
+    misfit = grown(model={"levels": [OUTER, LOCAL, GLOBAL | {"depth": 2}]})
+    with pytest.raises(UsageError, match=r"has nothing for the tensor middle.1"):
+        rehearse(misfit, device="cpu")
+    rehearse(misfit, device="cpu", done=8)
