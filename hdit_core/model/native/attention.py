@@ -4,6 +4,7 @@ The same function as in `neighborhood.py`, with the same borders. The backward p
 pass, k^2 numbers a query and head; nothing else grows faster than the tokens.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +14,21 @@ from torch.utils.flop_counter import register_flop_formula
 
 from hdit_core.model.native.library import Library, load
 from hdit_core.model.norm import wide
+
+
+def _operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Make a function an operator of torch on CPUs, its schema that of its annotations.
+
+    `torch.library.custom_op` would do the same and more, and with its first call import torch's compiler, a second's
+    work that an image drawn on a CPU has no use for.
+    """
+
+    def define(function: Callable[..., Any]) -> Callable[..., Any]:
+        torch.library.define(name, torch.library.infer_schema(function, mutates_args=()))
+        torch.library.impl(name, "cpu", function)
+        return function
+
+    return define
 
 
 def unavailable(dtype: torch.dtype = torch.float32) -> str | None:
@@ -42,7 +58,7 @@ def _kept_weights(q: Tensor, kernel_size: int) -> Tensor:
     return torch.empty(shape, dtype=wide(q.dtype), device=q.device)
 
 
-@torch.library.custom_op("hdit::native_attention", mutates_args=(), device_types="cpu")
+@_operator("hdit::native_attention")
 def _attend(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, keep: bool) -> tuple[Tensor, Tensor]:
     """Return the output, and the weights where they are to be kept."""
     if not q.shape == k.shape == v.shape:  # the program trusts what it is told
@@ -55,13 +71,13 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, keep: bool) -> tu
     return out.to(v.dtype), weights
 
 
-@_attend.register_fake
+@torch.library.register_fake("hdit::native_attention")
 def _(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, keep: bool) -> tuple[Tensor, Tensor]:
     weights = _kept_weights(q, kernel_size) if keep else q.new_empty(0, dtype=wide(q.dtype))
     return torch.empty(q.shape, dtype=v.dtype, device=q.device), weights
 
 
-@torch.library.custom_op("hdit::native_attention_backward", mutates_args=(), device_types="cpu")
+@_operator("hdit::native_attention_backward")
 def _differentiate(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, weights: Tensor, kernel_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,7 +89,7 @@ def _differentiate(
     return d_q, d_k, d_v
 
 
-@_differentiate.register_fake
+@torch.library.register_fake("hdit::native_attention_backward")
 def _(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, weights: Tensor, kernel_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -96,8 +112,8 @@ def _refuse(ctx: Any, *grads: Tensor | None) -> None:
     raise RuntimeError("native neighborhood attention is differentiable once (once_differentiable)")
 
 
-_attend.register_autograd(_backward, setup_context=_save)
-_differentiate.register_autograd(_refuse)
+torch.library.register_autograd("hdit::native_attention", _backward, setup_context=_save)
+torch.library.register_autograd("hdit::native_attention_backward", _refuse)
 
 
 @register_flop_formula(torch.ops.hdit.native_attention)
