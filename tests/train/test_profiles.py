@@ -10,7 +10,9 @@ from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.checkpoint.posthoc import build_average
 from hdit_core.checkpoint.profile import gamma_of
 from hdit_core.errors import CheckpointError, RecipeError, StoppedEarly, UsageError
+from hdit_core.train.profiles import Profiles
 from hdit_core.train.run import train
+from hdit_core.train.saving import Saver
 from hdit_core.train.step import Learner
 from hdit_core.train.watching import Watcher
 from tests.train.test_resume import assert_same_bits, stop_at
@@ -116,6 +118,24 @@ def test_a_run_that_goes_on_takes_off_the_snapshots_it_is_yet_to_come_by(tmp_pat
     monkeypatch.setattr(Learner, "update", look)
     train(recipe, runs[1])
     assert left[0] == [24, 24] and contents(runs[0]) == contents(runs[1])
+
+
+def test_a_kill_between_a_snapshot_and_the_checkpoint_of_the_same_step_loses_none(tmp_path, trained, monkeypatch):
+    recipe = trained(PROFILES | {"train.ema_snapshot_every_images": 32})
+    train(recipe, tmp_path / "unbroken")
+    snapshot, save = Profiles.write_snapshots, Saver.save
+    for name, part, act in (("before", Profiles, snapshot), ("between", Saver, save)):
+
+        def killed(self, *arguments, act=act):
+            act(self, *arguments)
+            raise Killed
+
+        attribute = "write_snapshots" if part is Profiles else "save"
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(part, attribute, killed)
+            train(recipe, tmp_path / name)
+        train(recipe, tmp_path / name)
+        assert contents(tmp_path / name) == contents(tmp_path / "unbroken")
 
 
 def test_how_often_snapshots_come_may_change_and_the_profiles_may_not(tmp_path, trained):
