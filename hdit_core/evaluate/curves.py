@@ -20,6 +20,7 @@ PlotFormat = Literal["png", "svg"]
 
 HEIGHT_INCHES = 3.2
 MOST_IN_LEGEND = 8
+LOOK: dict[str, Any] = {"linewidth": 1.3, "markersize": 4, "elinewidth": 0.7, "capsize": 2}
 
 
 def extrapolation_svg(spread: Spread, metric: str) -> str:
@@ -40,7 +41,7 @@ def extrapolation_svg(spread: Spread, metric: str) -> str:
         axes.plot(ends, infinity + slope * ends, linewidth=1.2, color=STYLES[0]["color"])
         axes.plot(inverse, values, "o", markersize=3.5, color=STYLES[0]["color"], alpha=0.7)
         axes.plot(0, infinity, "*", markersize=10, color=STYLES[1]["color"], clip_on=False, zorder=3)
-        axes.annotate(f"{infinity:.4g}", (0, infinity), (8, -12), textcoords="offset points")
+        axes.annotate(f"{infinity:.4g}", (0, infinity), (9, 5), textcoords="offset points")
         sizes = sorted({max(n for n, _ in spread.points), min(n for n, _ in spread.points)})
         axes.set_xticks([0, *(1 / n for n in sizes)], ["infinitely many", *(f"{n:,}" for n in sizes)])
         axes.set_xlim(left=0)
@@ -64,14 +65,19 @@ def sweep_plot(trials: Sequence[Trial], metric: str, plot_format: PlotFormat, wi
     """
     sizes = sorted({trial.n for trial in trials})
     by_guidance = len({trial.point.guidance for trial in trials}) > 1
+    series = list(dict.fromkeys(_series(trial.point) for trial in trials))  # the same look in every panel
 
     def draw(figure: "Figure") -> None:
         for axes, n in zip(np.ravel(figure.subplots(1, len(sizes), squeeze=False)), sizes, strict=True):
             here = [trial for trial in trials if trial.n == n]
-            _panel(axes, here, by_guidance, winner)
+            if by_guidance:
+                _over_guidance(axes, here, series)
+            else:
+                _side_by_side(axes, here, series)
+            _circle(axes, [trial for trial in here if trial.point == winner], series, by_guidance)
             axes.set_title(f"{n:,} images", fontsize=9)
             _finish(axes, metric if n == sizes[0] else "")
-        if by_guidance and len({_series(trial.point) for trial in trials}) > 1:
+        if by_guidance and len(series) > 1:
             handles, labels = figure.axes[0].get_legend_handles_labels()
             shown = min(MOST_IN_LEGEND, len(labels))
             figure.legend(handles[:shown], labels[:shown], loc="outside lower center", ncols=2, frameon=False)
@@ -79,34 +85,47 @@ def sweep_plot(trials: Sequence[Trial], metric: str, plot_format: PlotFormat, wi
     return _drawn(draw, plot_format, max(5.5, 2.9 * len(sizes)))
 
 
-def _panel(axes: "Axes", trials: Sequence[Trial], by_guidance: bool, winner: Point | None) -> None:
-    """Draw the trials of a round: over guidance, a line for each of what else differs; else one after the other."""
-    series = {name: [trial for trial in trials if _series(trial.point) == name] for name in _names(trials)}
-    lines = series if by_guidance else {"": list(trials)}
-    for (name, line), style in zip(lines.items(), cycle(STYLES), strict=False):
-        line = sorted(line, key=lambda trial: trial.point.guidance or 0.0) if by_guidance else line
-        x = [trial.point.guidance or 0.0 for trial in line] if by_guidance else list(range(len(line)))
-        errors = [NORMAL_QUANTILE * (trial.standard_error or 0.0) for trial in line]
-        how: dict[str, Any] = style if by_guidance else style | {"linestyle": ""}
-        y = [trial.value for trial in line]
-        axes.errorbar(x, y, errors, label=name, linewidth=1.3, markersize=4, elinewidth=0.7, capsize=2, **how)
-        for place, trial in zip(x, line, strict=True):
-            if trial.point == winner:
-                axes.plot(place, trial.value, "o", markersize=11, mfc="none", mec="#1a1a1a", mew=1)
-    if by_guidance:
-        axes.set_xlabel("guidance")
-    else:
-        axes.set_xticks(range(len(trials)), [_series(trial.point) for trial in trials], rotation=20, ha="right")
+def _over_guidance(axes: "Axes", trials: Sequence[Trial], series: Sequence[str]) -> None:
+    """Draw a line for each of what else the points differ in."""
+    for name, style in zip(series, cycle(STYLES), strict=False):
+        line = sorted((trial for trial in trials if _series(trial.point) == name), key=_guidance)
+        axes.errorbar(
+            [_guidance(trial) for trial in line],
+            [trial.value for trial in line],
+            _margins(line),
+            label=name,
+            **LOOK | style,
+        )
+    axes.set_xlabel("guidance")
 
 
-def _names(trials: Sequence[Trial]) -> list[str]:
-    return list(dict.fromkeys(_series(trial.point) for trial in trials))
+def _side_by_side(axes: "Axes", trials: Sequence[Trial], series: Sequence[str]) -> None:
+    """Draw points that differ in something that is no number."""
+    places = [series.index(_series(trial.point)) for trial in trials]
+    look = LOOK | STYLES[0] | {"linestyle": ""}
+    axes.errorbar(places, [trial.value for trial in trials], _margins(trials), **look)
+    axes.set_xlim(-0.5, len(series) - 0.5)
+    axes.set_xticks(range(len(series)), series, rotation=20, ha="right")
+
+
+def _circle(axes: "Axes", trials: Sequence[Trial], series: Sequence[str], by_guidance: bool) -> None:
+    for trial in trials:
+        place = _guidance(trial) if by_guidance else series.index(_series(trial.point))
+        axes.plot(place, trial.value, "o", markersize=11, mfc="none", mec="#1a1a1a", mew=1)
+
+
+def _guidance(trial: Trial) -> float:
+    return trial.point.guidance or 0.0
+
+
+def _margins(trials: Sequence[Trial]) -> list[float]:
+    return [NORMAL_QUANTILE * (trial.standard_error or 0.0) for trial in trials]
 
 
 def _series(point: Point) -> str:
     """Return what a point is besides its guidance."""
     interval = f", {point.interval[0]:g} < σ ≤ {point.interval[1]:g}" if point.interval else ""
-    return f"{point.weights}{interval}"
+    return f"weights {point.weights}{interval}"
 
 
 def _finish(axes: "Axes", metric: str) -> None:
