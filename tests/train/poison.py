@@ -1,5 +1,6 @@
 """Numbers that are not finite, put into training at a place of one's choice; for tests."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ class Poison:
 
     Attributes:
         step: the step's number.
-        value: that is multiplied in.
+        value: for a loss, NaN is added, so that its gradient stays finite, and any other multiplied in.
         image: whose loss it is, by its place in the global batch; None: a gradient.
         parameter: whose gradient it is.
         number: of the image in the run, whose loss it is in whichever step it comes.
@@ -42,7 +43,8 @@ def poisoned(monkeypatch, poison):
         hit = batch.numbers == (-1 if wanted is None else wanted)
         if hit.any():
             met.append(step.number)
-            found = torch.where(hit.to(found.device), found * poison.value, found)
+            bad = found + poison.value if math.isnan(poison.value) else found * poison.value
+            found = torch.where(hit.to(found.device), bad, found)
         return found
 
     def bad_gradient(learner, step, batches):

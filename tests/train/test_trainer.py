@@ -39,6 +39,8 @@ def test_the_log_has_means_since_the_last_line_and_the_learning_rate_that_was_us
     for line, now, part in zip(lines, shown, (results[:3], results[3:]), strict=True):
         for key in ("loss", "grad_norm"):
             assert line[key] == pytest.approx(np.mean([getattr(result, key) for result, _ in part]))
+        norms = {name: np.mean([result.grad_norms[name] for result, _ in part]) for name in part[0][0].grad_norms}
+        assert line["grad_norm_by_part"] == pytest.approx(norms) and len(norms) == 4
         assert line["lr"] == pytest.approx(part[-1][1])
         assert (now.loss, now.lr, now.step, now.total_images) == (line["loss"], line["lr"], line["step"], 48)
 
