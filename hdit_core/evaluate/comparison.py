@@ -24,6 +24,7 @@ FREE = (
     "images.subset_seed",
     "images.num_grey",
     "images.class_counts",
+    "images.class_map",
     "reference.path",
     "reference.kind",
     "reference.images",

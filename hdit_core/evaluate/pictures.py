@@ -15,6 +15,7 @@ from hdit_core.data.reader import ImageReader
 from hdit_core.data.source import Source, open_source
 from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate.arrays import ImageArray
+from hdit_core.evaluate.classmap import class_map_sha256
 from hdit_core.evaluate.imageset import ImageSet, Read
 from hdit_core.evaluate.tarstream import read_tar
 from hdit_core.randomness import stream
@@ -58,6 +59,8 @@ def _of_data_set(location: str, n: int | None, seed: int) -> ImageSet:
     source = {"kind": "data set", "path": location, "root": manifest.root, **_draw(n, seed)}
     if manifest.contents.class_counts:
         source["class_counts"] = list(manifest.contents.class_counts)
+    if manifest.contents.classes:
+        source["class_map"] = class_map_sha256(manifest.contents.classes)
 
     def read(places: Sequence[int]) -> Iterator[Read]:
         return (partial(_read_sample, reader, chosen[place]) for place in places)

@@ -6,6 +6,7 @@ import torch
 
 from hdit_core.checkpoint.denoiser import attention_notes
 from hdit_core.errors import UsageError
+from hdit_core.evaluate.classmap import check_classes
 from hdit_core.evaluate.extractor import Extractor, Say
 from hdit_core.evaluate.fit import check_enough, check_same_extractor
 from hdit_core.evaluate.generated import generated_images
@@ -71,6 +72,8 @@ def _open_checkpoint(
     denoiser = with_sample(denoiser, sample_settings(denoiser.recipe, settings.overrides, **settings.drawn))
     wanted = denoiser.recipe.evaluate
     n = settings.n or wanted.num_images
+    if reference is not None:
+        check_classes(denoiser.recipe, reference.source, settings.labels, say)
     counts = reference.source.get("class_counts") if reference else None
     return generated_images(denoiser, path, n, settings.seed, settings.labels, counts), wanted.extractor
 

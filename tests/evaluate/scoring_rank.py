@@ -13,12 +13,13 @@ import torch
 
 from hdit_core.distributed import join
 from hdit_core.errors import HditError
-from hdit_core.evaluate import pieces, score
+from hdit_core.evaluate import pieces, score, sweep
 from hdit_core.evaluate.extractor import Extractor
 from hdit_core.evaluate.settings import ScoreSettings
+from hdit_core.evaluate.sweepsettings import SweepSettings
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["hdit_core.evaluate.score", "torch._dynamo"])
+CONTEXT.set_forkserver_preload(["hdit_core.evaluate.sweep", "torch._dynamo"])
 WEIGHTS = torch.randn(5, 192, generator=torch.Generator().manual_seed(1)) / 100
 
 
@@ -40,10 +41,16 @@ def work(place: dict[str, str], out: str, slow_s: float, options: dict) -> None:
     os.environ.update(place)
     torch.set_num_threads(1)
     pieces.IMAGES_PER_PIECE = 8
-    score.open_extractor = lambda *_: toy(slow_s)
+    sweep.IMAGES_PER_PIECE = 8
+    score.open_extractor = sweep.open_extractor = lambda *_: toy(slow_s)
     world = join("cpu")
     try:
-        result = score.score(ScoreSettings(device="cpu", **options), world=world)
+        grid = options.pop("sweep", None)
+        settings = ScoreSettings(device="cpu", **options)
+        if grid is None:
+            result = score.score(settings, world=world)
+        else:
+            result = sweep.sweep(SweepSettings(scoring=settings, **grid), world=world)
         Path(out).write_text(json.dumps(result and result.to_json()))
     except HditError as error:
         Path(out).write_text(f"{type(error).__name__}: {error}")

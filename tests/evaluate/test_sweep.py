@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from scoring_rank import start
 
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.data.prepare import PrepareSettings, prepare_data
@@ -134,6 +136,27 @@ def test_a_killed_sweep_goes_on_to_the_same_end_and_repeats_nothing(run, referen
     assert journal.read_text().splitlines()[: len(lines)] == lines
     points = [json.dumps(json.loads(line)["point"]) + str(json.loads(line)["n"]) for line in lines[1:]]
     assert len(points) == len(set(points))
+
+
+def test_two_ranks_find_what_one_does_after_a_kill_of_either_too(run, reference, tmp_path):
+    asked = {"run": run, "guidance": "1:3:1", "n": 16, "confirm": 24}
+    options = {"images": None, "reference": str(reference), "labels": "uniform"}
+    one = start(tmp_path / "a", 1, **options, sweep=asked | {"out": tmp_path / "one"}).results()[0]
+    killed = start(tmp_path / "b", 2, slow_s=0.1, **options, sweep=asked | {"out": tmp_path / "two"})
+    journal = tmp_path / "two" / "journal.jsonl"
+    while not journal.exists() or len(journal.read_text().splitlines()) < 3:
+        assert all(process.is_alive() for process in killed.processes), killed.said()
+        time.sleep(0.01)
+    killed.processes[1].kill()
+    assert "gone" in killed.said()[0]
+    two = start(tmp_path / "b", 2, **options, sweep=asked | {"out": tmp_path / "two"}).results()
+    assert two[1] is None
+    for ours, theirs in zip(two[0]["trials"], one["trials"], strict=True):
+        assert ours["point"] == theirs["point"] and ours["n"] == theirs["n"]
+        assert ours["value"] == pytest.approx(theirs["value"], rel=1e-6)  # of covariances that are nearly singular
+    assert two[0]["winner"] == one["winner"]
+    passports = [found["score"]["passport"]["images"] for found in (two[0], one)]
+    assert passports[0]["fingerprint"] == passports[1]["fingerprint"], "the very same images"
 
 
 def test_a_finished_sweep_is_told_again_without_an_image(run, reference):
