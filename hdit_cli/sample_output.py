@@ -2,6 +2,7 @@
 
 import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,12 +51,12 @@ def deliver(job: "Job", out: Path, world: "World", columns: tuple[int, int] | No
     Args:
         job: what to draw.
         out: folder, file, or `-`.
-        world: the ranks, which share the work in a folder.
+        world: the ranks, which share the work: in a folder, or in tars of which each writes one.
         columns: rows and columns of the folder's grid.
     """
-    if world.size > 1 and is_stream(out):
-        raise UsageError(f"--out {out}: several ranks can only write into a folder; make the file of it afterwards")
-    return _to_stream(job, out) if is_stream(out) else _to_folder(job, out, world, columns)
+    if world.size > 1 and is_stream(out) and (out == STDOUT or out.suffix != ".tar"):
+        raise UsageError(f"--out {out}: several ranks write into a folder, or a .tar each; give one of these")
+    return _to_stream(job, out, world) if is_stream(out) else _to_folder(job, out, world, columns)
 
 
 def _to_folder(job: "Job", out: Path, world: "World", columns: tuple[int, int] | None) -> dict[str, Any]:
@@ -77,16 +78,35 @@ def _to_folder(job: "Job", out: Path, world: "World", columns: tuple[int, int] |
     return {key: record[key] for key in ("num_images", "images", "origin")}
 
 
-def _to_stream(job: "Job", out: Path) -> dict[str, Any]:
+def shard(out: Path, rank: int, size: int) -> Path:
+    """Return the tar of a rank, `x-00001-of-00004.tar` of `x.tar`; alone, a rank has it to itself."""
+    return out.with_name(f"{out.stem}-{rank:05d}-of-{size:05d}{out.suffix}") if size > 1 else out
+
+
+def _to_stream(job: "Job", out: Path, world: "World") -> dict[str, Any]:
+    import torch
+
     from hdit_core.generate.stream import SampleNpz, SampleTar
 
-    made_from = job.origin()
-    target: Any = sys.stdout.buffer if out == STDOUT else out
+    device, made_from = next(job.denoiser.parameters()).device, job.origin()
+    mine, path = job.numbers[world.rank :: world.size], shard(out, world.rank, world.size)
+    target: Any = sys.stdout.buffer if out == STDOUT else path
+    world.lead(lambda: _check_shards(out, world.size), device)
     stream = SampleNpz(out, len(job.numbers), job.shape) if out.suffix == ".npz" else SampleTar(target)
     done = 0
-    with stream, progress("sample", total=len(job.numbers)) as bar:
-        for batch in job.batches(job.numbers):
+    with stream, progress("sample", total=len(mine)) if world.is_main else nullcontext() as bar:
+        for batch in job.batches(mine):
             stream.write(batch)
             done += len(batch.indices)
-            bar.update(done)
-    return {"num_images": done, "origin": made_from}
+            if bar is not None:
+                bar.update(done)
+        world.any(False, device)  # no tar gets its name before all are written
+    return {"num_images": int(world.sum(torch.tensor(done, device=device))), "origin": made_from}
+
+
+def _check_shards(out: Path, size: int) -> None:
+    """Refuse what is there before any rank begins: one that stopped alone would leave the others waiting."""
+    for rank in range(size) if out != STDOUT else ():
+        path = shard(out, rank, size)
+        if path.exists() or path.is_symlink():
+            raise UsageError(f"{path}: exists, and is not replaced; give another with --out")

@@ -45,8 +45,8 @@ def export(
 ) -> None:
     """Write a network as a folder for others.
 
-    It holds the weights, the recipe, a model card with the record of the training, and samples; `hdit sample --ckpt DIR`
-    and load_denoiser(DIR) read it. The card has a place for your license: fill it in.
+    It holds the weights, the recipe, a model card with the record of the training, and samples; `hdit sample --ckpt
+    DIR` and load_denoiser(DIR) read it. The card has a place for your license: fill it in.
 
     Example: hdit export runs/faces --to faces-model --dtype bfloat16 --program
     """

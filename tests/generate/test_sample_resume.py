@@ -100,6 +100,36 @@ def test_killed_before_any_operation_on_files_the_folder_is_the_same(network, tm
     assert steps > 20
 
 
+def members(path):
+    with tarfile.open(path) as tar:
+        return {member.name: tar.extractfile(member).read() for member in tar}
+
+
+def test_ranks_write_a_tar_each_that_together_hold_what_one_would(network, tmp_path):
+    numbers = random.Random(0)
+    assert not end(begin(command(network, 7, tmp_path / "x.tar", 2), 1, tmp_path / "log"), 60, numbers)
+    assert not end(begin(command(network, 7, tmp_path / "x.tar", 2), 2, tmp_path / "log"), 60, numbers)
+    parts = [members(tmp_path / f"x-0000{rank}-of-00002.tar") for rank in (0, 1)]
+    assert parts[0] | parts[1] == members(tmp_path / "x.tar") and not parts[0].keys() & parts[1].keys()
+    assert [name for name in parts[1] if name.endswith(".png")] == ["000000001.png", "000000003.png", "000000005.png"]
+    assert "num_images  7" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x.npz", "several ranks write into a folder, or a .tar each"),
+        ("x.tar", "x-00001-of-00002.tar: exists, and is not replaced"),
+    ],
+)
+def test_ranks_that_cannot_write_all_end_and_leave_nothing(network, tmp_path, name, message):
+    (tmp_path / "x-00001-of-00002.tar").touch()
+    with pytest.raises(AssertionError, match=r"\{[0-9]+: [12], [0-9]+: [12]\}"):
+        end(begin(command(network, 7, tmp_path / name, 2), 2, tmp_path / "log"), 60, random.Random(0))
+    assert message in (tmp_path / "log").read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log", "x-00001-of-00002.tar"]
+
+
 def folder_of(path):
     samples = SampleFolder(path, {"seed": 3}, (8, 12, 3))
     samples.begin()
@@ -165,8 +195,9 @@ def test_a_job_killed_at_its_very_beginning_is_begun_again(tmp_path):
     assert json.loads((tmp_path / "out" / "samples.json").read_text())["status"] == "unfinished"
 
 
-def resident_bytes(process):
-    (line,) = [line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("VmRSS")]
+def held_bytes(process):
+    """Return the memory that a process has for itself; how much of its programs is loaded is the system's affair."""
+    (line,) = [line for line in Path(f"/proc/{process}/status").read_text().splitlines() if line.startswith("RssAnon")]
     return int(line.split()[1]) * 1024
 
 
@@ -187,7 +218,7 @@ def test_a_stream_of_a_thousand_images_takes_no_more_memory_than_one_of_a_hundre
             if member.name.endswith(".png"):
                 last = int(member.name[:9])
                 if last in (100, 990):
-                    sizes[last] = resident_bytes(process.pid)
+                    sizes[last] = held_bytes(process.pid)
                     assert np.asarray(Image.open(tar.extractfile(member))).shape == (96, 128, 3)
     process.stdout.close()
     assert process.wait() == 0 and last == 999
