@@ -95,10 +95,8 @@ def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors]
         checkpoint = _newest(path)
     else:
         raise CheckpointError(f"{path}: neither a run with checkpoints nor a checkpoint")
-    if (checkpoint.folder / f"{part}.safetensors").exists():
+    if part in ("ema", "model") or (checkpoint.folder / f"{part}.safetensors").exists():
         return checkpoint.recipe, checkpoint.tensors(part)
-    if weights in ("ema", "model"):
-        raise CheckpointError(f"{checkpoint.folder}: has no {part}.safetensors")
     return _read_file(made_average(path, read_length(weights)))
 
 

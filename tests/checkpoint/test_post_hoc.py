@@ -174,6 +174,28 @@ def test_a_damaged_snapshot_is_named_and_nothing_is_written(tmp_path, walk):
     assert not list((run / "averages").glob("*post-hoc*"))
 
 
+def test_a_snapshot_that_is_cut_short_or_says_no_recipe_is_named(tmp_path, walk):
+    run = walk.run(tmp_path / "run", 16)
+    newest = snapshots(run)[-1]
+    content = newest.path.read_bytes()
+    newest.path.write_bytes(content[:-7])
+    with pytest.raises(CheckpointError, match=rf"{newest.path.name}: damaged, or not a safetensors file"):
+        build_average(run, 0.08)
+    newest.path.write_bytes(content.replace(b'"recipe"', b'"recipx"'))
+    with pytest.raises(CheckpointError, match=rf"{newest.path.name}: its metadata is damaged: 'recipe'"):
+        build_average(run, 0.08)
+
+
+def test_a_disk_that_takes_no_file_is_told_in_one_line(tmp_path, walk):
+    run = walk.run(tmp_path / "run", 16)
+    with pytest.raises(CheckpointError, match=r"there/average.safetensors: cannot be written \(No such file or dir"):
+        build_average(run, 0.08, tmp_path / "not" / "there" / "average.safetensors")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "averages").write_text("in the way")
+    with pytest.raises(CheckpointError, match=r"000000008-ema-0.050.safetensors: cannot be saved \(.*\); make room"):
+        write_snapshot(tmp_path / "full", walk.recipe, Profile(0.05, 8), walk.begin)
+
+
 def test_a_snapshot_of_another_network_is_named(tmp_path, walk):
     run = walk.run(tmp_path / "run", 16)
     first = snapshots(run)[0]
