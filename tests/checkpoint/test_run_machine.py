@@ -1,6 +1,6 @@
 """Two intact checkpoints exist at all times after the second save. tests/endurance has the long form."""
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 from run_machine import RunMachine
 
@@ -12,6 +12,7 @@ def test_whatever_happens_to_a_run_two_intact_checkpoints_stay_and_the_newest_is
         deadline=None,
         derandomize=True,
         database=None,
+        phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
     run_state_machine_as_test(lambda: RunMachine(changed), settings=few)

@@ -1,0 +1,98 @@
+"""What a step pays for a save: written beside training, and waited for. `python benchmarks/saving.py`
+
+A network of some million parameters on small random pictures, trained three times for as many steps: without saves,
+with saves beside training, and with saves that it waits for. Prints the median step and what a save adds to the run.
+"""
+
+import statistics
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from hdit_core.data.prepare import PrepareSettings, prepare_data
+from hdit_core.recipe.read import check_recipe
+from hdit_core.recipe.run import Recipe
+from hdit_core.train.run import train
+from hdit_core.train.saving import Saver
+from hdit_core.train.step import Learner
+
+STEPS, BATCH, EVERY_STEPS = 26, 4, 8
+LEVELS = [{"depth": 2, "width": 256, "attention": "neighborhood"}, {"depth": 6, "width": 512, "attention": "global"}]
+
+
+class WaitingSaver(Saver):
+    """Saves in the foreground."""
+
+    def save(self, *args) -> None:
+        super().save(*args)
+        self.finish()
+
+
+def prepared(folder: Path) -> Path:
+    numbers = np.random.default_rng(0)
+    for index in range(32):
+        (folder / "pictures").mkdir(exist_ok=True)
+        Image.fromarray(numbers.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / "pictures" / f"{index}.png")
+    prepare_data(PrepareSettings(str(folder / "pictures"), folder / "data", (32, 32)))
+    return folder / "data"
+
+
+def recipe(data: Path, every_steps: int) -> Recipe:
+    train_table = {"num_images": STEPS * BATCH, "batch_size": BATCH, "sample_every_images": 0, "keep_checkpoints": 2}
+    model = {"image_size": [32, 32], "patch_size": 4, "mapping_width": 256, "mapping_depth": 2, "levels": LEVELS}
+    return check_recipe(
+        {
+            "model": model,
+            "data": {"path": str(data), "workers": 0},
+            "train": train_table | {"checkpoint_every_images": every_steps * BATCH},
+        },
+        "benchmarks/saving.py",
+    )
+
+
+def timed(data: Path, run: Path, every_steps: int) -> tuple[float, list[float]]:
+    """Return how long the steps and saves of a run take, and how long from each step to the next; seconds.
+
+    The clock stops when the last step begins: the save at the end is the same for all.
+    """
+    began_at, update = [], Learner.update
+
+    def record(learner, step, batches):
+        began_at.append(time.perf_counter())
+        return update(learner, step, batches)
+
+    Learner.update = record
+    try:
+        train(recipe(data, every_steps), run, device="cpu")
+    finally:
+        Learner.update = update
+    began_at = began_at[1:]  # the first step allocates
+    return began_at[-1] - began_at[0], [later - earlier for earlier, later in pairwise(began_at)]
+
+
+def main() -> None:
+    import hdit_core.train.trainer as trainer
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory(prefix="hdit-saving-") as temporary:
+        folder = Path(temporary)
+        data = prepared(folder)
+        bare_s, steps = timed(data, folder / "bare", 10**6)
+        beside_s, beside = timed(data, folder / "beside", EVERY_STEPS)
+        trainer.Saver = WaitingSaver
+        waiting_s, waiting = timed(data, folder / "waiting", EVERY_STEPS)
+        checkpoint = next((folder / "bare" / "checkpoints").iterdir())
+        size_mb = sum(file.stat().st_size for file in checkpoint.iterdir()) / 1e6
+    saves = (STEPS - 1) // EVERY_STEPS
+    print(f"a checkpoint of {size_mb:.0f} MB; a step without saves: {statistics.median(steps):.3f} s")
+    for name, total_s, between in (("beside training", beside_s, beside), ("waited for", waiting_s, waiting)):
+        print(f"saves {name}: {(total_s - bare_s) / saves:.3f} s more a save; the longest step {max(between):.3f} s")
+
+
+if __name__ == "__main__":
+    main()
