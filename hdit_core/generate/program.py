@@ -65,7 +65,8 @@ def _operator(operator: Operator) -> Operator:
 
 
 def _bare(linear: Linear) -> nn.Linear:
-    bare = nn.Linear(*reversed(linear.weight.shape), bias=False, device="meta")
+    features_out, features_in = linear.weight.shape
+    bare = nn.Linear(features_in, features_out, bias=False, device="meta")
     bare.weight = linear.weight
     return bare
 

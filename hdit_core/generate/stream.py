@@ -95,7 +95,7 @@ class SampleTar(Stream):
         member = tarfile.TarInfo(name)  # time 0, owner 0 without a name
         member.size = len(content)
         self._tar.addfile(member, io.BytesIO(content))
-        self._tar.members.clear()  # which it keeps for readers: a kilobyte a member, and streams are long
+        self._tar.getmembers().clear()  # which it keeps for readers: a kilobyte a member, and streams are long
 
     def _close(self) -> None:
         self._tar.close()
