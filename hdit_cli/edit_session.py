@@ -66,11 +66,11 @@ def session(ckpt: Path, weights: str, device: str, size: str | None, seed: int, 
     from hdit_core.checkpoint import load_denoiser
     from hdit_core.checkpoint.denoiser import attention_notes
     from hdit_core.devices import pick_device
-    from hdit_core.distributed import join
+    from hdit_core.distributed import APART_S, join
     from hdit_core.generate.painter import Painter
     from hdit_core.generate.settings import sample_settings
 
-    world = join(device)
+    world = join(device, APART_S)
     try:
         denoiser = load_denoiser(ckpt, weights, world.device(pick_device(device)))
         settings = sample_settings(denoiser.recipe, (), **given)

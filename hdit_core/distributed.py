@@ -14,6 +14,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from hdit_core.errors import HditError, UsageError
 
 TIMEOUT_S = 600  # after which a rank that waits for another gives up
+APART_S = 24 * 3600  # the same, where ranks work by themselves and meet at the end: one may have much less to do
 LOOPBACK = "127.0.0.1"
 FIRST_PORT, NUM_PORTS = 15_000, 16_000  # of jobs of Slurm; below those that systems give out of their own accord
 
@@ -186,7 +187,8 @@ def join(device_name: str = "auto", timeout_s: int = TIMEOUT_S) -> World:
     decide.
 
     Args:
-        timeout_s: how long a rank waits for the others, here and in whatever it does with them, before it gives up.
+        timeout_s: how long a rank waits for the others in whatever it does with them, before it gives up; here it
+            waits for no more than `TIMEOUT_S`.
 
     Raises:
         UsageError: the environment names a world but not this process's place in it; or there is no GPU for the rank,
@@ -201,16 +203,16 @@ def join(device_name: str = "auto", timeout_s: int = TIMEOUT_S) -> World:
         torch.cuda.set_device(gpu_of(place, torch.cuda.device_count()))
     if place.one_node:
         _stay_inside()
-    timeout = timedelta(seconds=timeout_s)
+    timeout, meet_s = timedelta(seconds=timeout_s), min(timeout_s, TIMEOUT_S)
     try:
-        store = _store(place, timeout)
+        store = _store(place, timedelta(seconds=meet_s))
         distributed.init_process_group(
             "nccl" if on_gpu else "gloo", store=store, rank=place.rank, world_size=place.size, timeout=timeout
         )
     except distributed.DistError as error:
         raise HditError(
             f"rank {place.rank} on {socket.gethostname()} did not meet the other {place.size - 1} at "
-            f"{place.address}:{place.port} within {timeout_s} s: {str(error).splitlines()[0]}"
+            f"{place.address}:{place.port} within {meet_s} s: {str(error).splitlines()[0]}"
         ) from error
     return World(place.rank, place.size, place.local_rank, store)
 

@@ -112,10 +112,10 @@ def stats(
 
 def _score(settings: "ScoreSettings", json: bool) -> None:
     """Score on all ranks; the main one shows progress and the result."""
-    from hdit_core.distributed import join
+    from hdit_core.distributed import APART_S, join
     from hdit_core.evaluate.score import score
 
-    world = join(settings.device)
+    world = join(settings.device, APART_S)
     try:
         if not world.is_main:
             score(settings, world=world)

@@ -89,10 +89,10 @@ def _draw(request: Request, target: Target, device: str, json: bool) -> None:
     columns, budget_s = target.columns, target.budget_s
 
     from hdit_core.devices import pick_device
-    from hdit_core.distributed import join
+    from hdit_core.distributed import APART_S, join
     from hdit_core.generate.defaults import read_defaults
 
-    world = join(device)
+    world = join(device, APART_S)
     try:
         job = request.job(world.device(pick_device(device)), budget_s)
         defaults = read_defaults(request.ckpt)

@@ -95,10 +95,10 @@ def sweep(
 
 def _sweep(settings: "SweepSettings", json: bool) -> None:
     """Sweep on all ranks; the main one shows progress and the result."""
-    from hdit_core.distributed import join
+    from hdit_core.distributed import APART_S, join
     from hdit_core.evaluate.sweep import sweep as run_sweep
 
-    world = join(settings.scoring.device)
+    world = join(settings.scoring.device, APART_S)
     try:
         if not world.is_main:
             run_sweep(settings, world=world)

@@ -2,6 +2,7 @@
 
 from io import BytesIO
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from PIL import Image
 from ranks import on_ranks
 from shared_runs import LAYOUTS, draw_and_learn, initial_weights, learn, learn_compiled, losses, tensors_left
+from torch.distributed.device_mesh import DeviceMesh
 
 from hdit_core.distributed import World
 from hdit_core.model.hourglass import HourglassTransformer
@@ -130,7 +132,7 @@ def test_weights_are_shared_of_themselves_where_all_of_them_would_take_half_of_a
     needed = state_bytes(recipe)
     assert needed == 4 * 5 * sum(weight.numel() for weight in HourglassTransformer(recipe.model).parameters())
     monkeypatch.setattr(World, "any", lambda world, flag, device: flag)
-    monkeypatch.setattr(parallel_module, "_mesh", lambda *arguments: SimpleNamespace(shape=(2,)))
+    monkeypatch.setattr(parallel_module, "_mesh", lambda *arguments: mock.Mock(DeviceMesh, shape=(2,)))
     for memory, way in ((2 * needed, "DDP"), (2 * needed - 2, "FSDP")):
         monkeypatch.setattr(
             torch.cuda, "get_device_properties", lambda device, m=memory: SimpleNamespace(total_memory=m)
