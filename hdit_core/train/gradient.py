@@ -45,6 +45,6 @@ def _norm(gradients: list[Tensor]) -> Tensor:
 def clip(parameters: list[nn.Parameter], largest: float) -> Tensor:
     """Scale the gradient down so that its norm is at most `largest`; return what the norm was, over all ranks."""
     norm = torch.nn.utils.get_total_norm(parameter.grad for parameter in parameters if parameter.grad is not None)
-    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # one number before, else one message for each
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
     torch.nn.utils.clip_grads_with_norm_(parameters, largest, norm)
     return norm

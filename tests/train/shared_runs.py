@@ -100,9 +100,9 @@ def draw_and_learn(recipe: Recipe, source: Path, run: Path) -> tuple[bytes, byte
     return tuple(grid_file(run, number).read_bytes() for number in (0, 1))
 
 
-def losses(run: Path) -> list[float]:
-    """Return the losses that a run has logged."""
-    return [line["loss"] for line in read_log(run)]
+def losses(run: Path, field: str = "loss") -> list[float]:
+    """Return the losses, or another number, that a run has logged."""
+    return [line[field] for line in read_log(run)]
 
 
 def tensors_left(run: Path) -> dict[str, torch.Tensor]:

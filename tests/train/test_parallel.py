@@ -20,6 +20,7 @@ from hdit_core.train.run import train
 
 CPU = torch.device("cpu")
 STEPS = 12  # of 8 images
+CLIP = 0.002  # far below any gradient's norm: all are clipped
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,7 @@ def shared(trained):
     """Return a function: the tiny recipe as a layout has it, without dropout, which is drawn for each rank."""
     levels = [level | {"dropout": 0.0} for level in trained({}).model_dump(mode="json")["model"]["levels"]]
     plain = {"model.levels": levels, "train.log_every_images": 8, "train.checkpoint_every_images": 1_000}
+    plain["train.grad_clip"] = CLIP
     return lambda layout, **more: trained(plain | LAYOUTS[layout][1] | {f"train.{key}": more[key] for key in more})
 
 
@@ -61,6 +63,8 @@ def test_ranks_see_the_same_images_and_noise_and_learn_the_same(layout, runs, sh
         seen |= mine
     assert seen == inputs and sum(map(len, seen.values())) == 8 * STEPS
     assert len(losses(run)) == STEPS and losses(run) == pytest.approx(losses(alone), rel=1e-5)
+    norms = losses(alone, "grad_norm")
+    assert losses(run, "grad_norm") == pytest.approx(norms, rel=1e-3) and min(norms) > 2 * CLIP
     ours, theirs = tensors_left(run), tensors_left(alone)
     assert ours.keys() == theirs.keys()
     for name, tensor in theirs.items():
