@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from hdit_cli.console import align
+from hdit_core.flops.activations import FLOAT32
 from hdit_core.flops.baselines import ImageSize
 from hdit_core.flops.count import OPERATIONS, Count
-from hdit_core.flops.activations import FLOAT32
 from hdit_core.flops.report import COUNTED, KEPT, activation_bytes
 from hdit_core.flops.scaling import Comparison, Curve
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe

@@ -1,6 +1,7 @@
 """What every test can use."""
 
 import copy
+import os
 import sys
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from safetensors.torch import load_file
 
 from hdit_core.data.prepare import PrepareSettings, prepare_data
 from hdit_core.recipe.read import check_recipe
+
+# as in processes that draw or score: those that a test starts have to give the bits of the test's own
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 REFERENCE = Path(__file__).parent / "reference"
 

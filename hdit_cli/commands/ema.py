@@ -32,7 +32,7 @@ def ema(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Make averages of the weights of any length from the snapshots of a run.
+    """Make averages of any length from a run's snapshots.
 
     profile_error says how far an average is from the one that would have been followed in training, rounding how many
     times as large as in one snapshot the rounding of weights to 16 bits is.

@@ -54,7 +54,7 @@ def plan(
     overrides: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say before a run what it takes: memory by part, the largest batch, images/s, days, energy, price.
+    """Say what a run will take: memory, days, energy, price.
 
     Memory is an upper bound, for one device in the fullest moment of a step, with each number of levels whose
     activations are computed again. Speed is the utilisation times the data sheet's, or what was measured.

@@ -47,7 +47,9 @@ RequeuesOption = Annotated[
 
 @app.callback()
 def slurm() -> None:
-    """Print batch scripts; what is not an option here goes to the command in the script.
+    """Print batch scripts for Slurm.
+
+    What is not an option here goes to the command in the script.
 
     Example: hdit slurm train imagenet256 --nodes 2 --gpus-per-node 8 --time 24:00:00 | sbatch
     """

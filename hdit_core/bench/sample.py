@@ -10,7 +10,7 @@ from hdit_core.bench.apart import OutOfMemory, Say, measured
 from hdit_core.bench.machine import FLOPS_PER_MAC, finish, rate_of
 from hdit_core.bench.timing import Rounds, Timing, interleaved, stopwatch
 from hdit_core.bench.train import check_work, rounds_for
-from hdit_core.devices import autocast, compute_dtype
+from hdit_core.devices import autocast, compute_dtype, same_bits_on_any_threads
 from hdit_core.diffusion.guidance import guided
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.sampler import sample_by
@@ -125,6 +125,7 @@ def evaluations(settings: SampleRecipe) -> int | None:
 
 def _measure(recipe: Recipe, device: torch.device, rounds: Rounds, say: Say) -> Timing:
     """Return the times of one evaluation in the middle of the noise levels."""
+    same_bits_on_any_threads()  # as where images are drawn
     network = HourglassTransformer(recipe.model)
     initialize(network, recipe.train.seed)
     denoiser = Denoiser(network, recipe).to(device).eval().requires_grad_(False)

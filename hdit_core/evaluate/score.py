@@ -5,7 +5,7 @@ from functools import partial
 
 import torch
 
-from hdit_core.devices import pick_device
+from hdit_core.devices import pick_device, same_bits_on_any_threads
 from hdit_core.distributed import World
 from hdit_core.errors import UsageError
 from hdit_core.evaluate.classscore import ClassScore
@@ -55,6 +55,7 @@ def score(
         HditError: as `open_extractor`; or another rank failed.
     """
     check_settings(settings)
+    same_bits_on_any_threads()
     if world.size > 1 and STDIN in (settings.images, settings.reference):
         raise UsageError(f"-: a stream goes to one process, found {world.size} ranks; start one, or give a file")
     device = world.device(pick_device(settings.device))

@@ -49,7 +49,8 @@ def heavy_imports(code, heavy=HEAVY):
 
 
 def test_the_commands_of_hdit_come_through_the_same_door_as_anybodys():
-    names = ["bench", "convert", "data", "eval-fid", "flops", "prepare-data", "recipe", "sample", "train"]
+    names = ["bench", "convert", "data", "edit", "ema", "eval-fid", "export", "flops", "plan", "prepare-data", "recipe"]
+    names += ["runs", "sample", "slurm", "sweep", "train"]
     assert [name for name, points in offered().items() if points[0].dist.name == "hdit-toolkit"] == names
 
 

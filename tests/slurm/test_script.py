@@ -55,9 +55,7 @@ def test_the_directives_ask_for_what_was_asked():
 
 @pytest.mark.parametrize("time", ["", "soon", "1:2:3:4", "24:00:00\n#SBATCH --nodes=9", "-5", "1-"])
 def test_a_time_that_sbatch_would_not_take_is_refused(time):
-    with pytest.raises(
-        UsageError, match=r"(?s)--time .*: expected a time as sbatch takes it, such as 24:00:00"
-    ):
+    with pytest.raises(UsageError, match=r"(?s)--time .*: expected a time as sbatch takes it, such as 24:00:00"):
         Request("r", time)
 
 
