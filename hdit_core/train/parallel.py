@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hdit_core.distributed import World
 from hdit_core.model.blocks import TransformerLayer
 from hdit_core.model.hourglass import HourglassTransformer, initialize
+from hdit_core.plan.sharding import state_bytes, too_large_for_each
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.train import TrainRecipe
 from hdit_core.train.gather import fill, local
@@ -29,8 +30,6 @@ _SYNC_BUFFERS = ("forward_sync_buffers", "broadcast_buffers")
 NO_BUFFERS: dict[str, Any] = {
     next(name for name in _SYNC_BUFFERS if name in signature(DistributedDataParallel).parameters): False
 }
-COPIES = 5  # of the weights in float32: they, their gradient, the optimizer's two moments, and their average
-MOST_OF_A_GPU = 0.5  # that these may take where every rank has all of them; activations need the rest
 
 
 @dataclass(frozen=True)
@@ -98,13 +97,6 @@ def arrange(recipe: Recipe, world: World, device: torch.device) -> Parallel:
     return Parallel(mesh, world.size, f"{shared} (FSDP): {why}")
 
 
-def state_bytes(recipe: Recipe) -> int:
-    """Return the memory of weights, gradients, optimizer state and averages together, all of them."""
-    with torch.device("meta"):
-        num_weights = sum(weight.numel() for weight in HourglassTransformer(recipe.model).parameters())
-    return (COPIES + len(recipe.train.ema_profiles)) * 4 * num_weights
-
-
 def accumulating(network: nn.Module, last: bool) -> AbstractContextManager[Any]:
     """Let the ranks exchange gradients in the last backward of a step only.
 
@@ -128,7 +120,7 @@ def _too_large(recipe: Recipe, world: World, device: torch.device) -> tuple[bool
         return False, f"ranks on a {device.type.upper()} share its memory anyway"
     needed, there_is = state_bytes(recipe), torch.cuda.get_device_properties(device).total_memory
     why = f"weights and what goes with them take {needed / 1e9:.3g} GB, of a GPU's {there_is / 1e9:.3g} GB"
-    return world.any(needed > MOST_OF_A_GPU * there_is, device), why
+    return world.any(too_large_for_each(recipe, there_is), device), why
 
 
 def _mesh(train: TrainRecipe, world: World, device: torch.device) -> DeviceMesh:

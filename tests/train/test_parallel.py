@@ -14,8 +14,9 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from hdit_core.distributed import World
 from hdit_core.model.hourglass import HourglassTransformer
+from hdit_core.plan.sharding import state_bytes
 from hdit_core.train import parallel as parallel_module
-from hdit_core.train.parallel import Parallel, arrange, state_bytes
+from hdit_core.train.parallel import Parallel, arrange
 from hdit_core.train.run import train
 
 CPU = torch.device("cpu")
