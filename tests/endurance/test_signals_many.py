@@ -1,0 +1,108 @@
+"""A signal to any rank at any moment, once or twice, or the file STOP: all ranks save at the same step and are gone."""
+
+import os
+import pickle
+import random
+import re
+import time
+from pathlib import Path
+
+from ranks import started
+
+from hdit_core.checkpoint.layout import stop_file
+from hdit_core.checkpoint.load import newest_checkpoint
+from hdit_core.errors import StoppedEarly
+from hdit_core.train.preempt import SIGNALS
+from hdit_core.train.run import train
+from hdit_core.train.status import read_status
+
+PATIENCE_S = 60
+LONGEST_S = 1.5  # of training before it is asked to end
+
+
+def stopped(recipe, run):
+    """Train until asked to end, and return the step at which this rank did."""
+    try:
+        train(recipe, run, device="cpu")
+    except StoppedEarly as word:
+        return int(re.search(r"after step ([0-9]+)", str(word))[1])
+    raise AssertionError("nobody asked it to end")
+
+
+def descendants(process):
+    """Return the ids of a process's living children, and theirs."""
+    parents = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            except OSError:
+                continue
+            if state != "Z":
+                parents.setdefault(int(parent), []).append(int(folder.name))
+    found = list(parents.get(process, []))
+    for child in found:
+        found += parents.get(child, [])
+    return found
+
+
+def alive(process):
+    try:
+        return (Path("/proc") / str(process) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_until(true, what):
+    end = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < end, what
+        time.sleep(0.01)
+
+
+def ask(moments, run, ranks):
+    """Ask a rank to end, by a signal, by two, or by the file; return how."""
+    how = moments.choice([*SIGNALS, "STOP"])
+    if how == "STOP":
+        stop_file(run).touch()
+        return "STOP"
+    rank = moments.randrange(len(ranks))
+    os.kill(ranks[rank][0].pid, how)
+    if moments.random() < 0.3:
+        time.sleep(moments.uniform(0, 0.05))
+        if ranks[rank][0].is_alive():
+            os.kill(ranks[rank][0].pid, how)
+    return f"{how.name} to rank {rank}"
+
+
+def test_all_ranks_save_at_the_same_step_whoever_is_asked_and_leave_nothing_behind(trained, tmp_path, kills):
+    run, moments, last = tmp_path / "run", random.Random(11), 0
+    for number in range(kills):
+        recipe = trained(
+            {
+                "data.workers": 2 * (number % 2),
+                "train.num_images": 10**8,
+                "train.micro_batch_size": moments.choice([2, 4]),
+                "train.checkpoint_every_images": 64,
+            }
+        )
+        with started(2, stopped, recipe, run) as ranks:
+            wait_until(lambda: read_status(run).get("state") == "running", "it does not begin")
+            time.sleep(moments.uniform(0, LONGEST_S))
+            there = [child for process, _ in ranks for child in [process.pid, *descendants(process.pid)]]
+            how = ask(moments, run, ranks)
+            steps = [answer(receive, how) for _, receive in ranks]
+            wait_until(lambda there=there: not any(map(alive, there)), f"{how}: something is left of {there}")
+        status, saved = read_status(run), newest_checkpoint(run)[0]
+        assert status["state"] == "preempted", how
+        assert steps == [saved.state.step] * 2 == [status["step"]] * 2, how
+        assert saved.state.step > last or number == 0, how
+        last = saved.state.step
+    print(f"{kills} requests to end, {last} steps: all saved, at the same step on both ranks")
+
+
+def answer(receive, how):
+    assert receive.poll(PATIENCE_S), f"{how}: a rank does not end"
+    fine, value = pickle.loads(receive.recv_bytes())
+    assert fine, f"{how}: {value}"
+    return value
