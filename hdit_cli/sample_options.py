@@ -9,6 +9,7 @@ import typer
 from hdit_cli.options import RECIPES, WEIGHTS
 from hdit_core.errors import UsageError
 
+WORTH_COMPILING = 1000  # images, below which a minute of compiling is not made good
 UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 CountOption = Annotated[
@@ -41,6 +42,15 @@ TrajectoryOption = Annotated[
 BudgetOption = Annotated[
     str | None,
     typer.Option("--budget", metavar="TIME", help="As many as fit into 90s, 10m or 2h.", show_default=False),
+]
+
+CompileOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="Compile the layers first, which takes a minute.",
+        show_default=f"on a GPU, from {WORTH_COMPILING} images on",
+    ),
 ]
 
 SampleSetOption = Annotated[

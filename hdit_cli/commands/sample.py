@@ -21,8 +21,10 @@ from hdit_cli.options import (
     StepsOption,
 )
 from hdit_cli.sample_options import (
+    WORTH_COMPILING,
     AutoguidanceOption,
     BudgetOption,
+    CompileOption,
     CountOption,
     GridOption,
     GuideOption,
@@ -67,6 +69,7 @@ def sample(
     guide_weights: GuideWeightsOption = None,
     autoguidance: AutoguidanceOption = None,
     batch_size: BatchSizeOption = None,
+    compiled: CompileOption = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -81,10 +84,10 @@ def sample(
     drawn |= {"guidance_interval": interval and noise_levels(interval), "guidance_rescale": rescale}
     leader = GuideRequest(guide, guide_weights, autoguidance)
     request = Request(ckpt, weights, num, numbers, seed, class_id, size, drawn, overrides or (), leader)
-    _draw(request, Target(out, grid, trajectory, budget), device, json)
+    _draw(request, Target(out, grid, trajectory, budget), compiled, device, json)
 
 
-def _draw(request: Request, target: Target, device: str, json: bool) -> None:
+def _draw(request: Request, target: Target, compiled: bool | None, device: str, json: bool) -> None:
     """Draw on all ranks; the main one prints the result."""
     columns, budget_s = target.columns, target.budget_s
 
@@ -97,6 +100,7 @@ def _draw(request: Request, target: Target, device: str, json: bool) -> None:
         job = request.job(world.device(pick_device(device)), budget_s)
         defaults = read_defaults(request.ckpt)
         _say_how(job, world, defaults.note)
+        _compile(job, compiled, world)
         record = deliver(job, target.out, world, columns)
         if target.trajectory is not None and world.is_main:
             _animate(job, target.trajectory)
@@ -120,6 +124,19 @@ def _say_how(job: "Job", world: "World", by_default: str | None) -> None:
         note(by_default)
     if job.guide is not None and job.guide.weight == 1:
         note("the guide is not asked: --autoguidance 1 leads nowhere")
+
+
+def _compile(job: "Job", wanted: bool | None, world: "World") -> None:
+    """Have the layers compiled as they are first used, where that was asked for or pays."""
+    device = next(job.denoiser.parameters()).device
+    if wanted is False or (wanted is None and (device.type != "cuda" or len(job.numbers) < WORTH_COMPILING)):
+        return
+    from hdit_core.model.compiled import compile_network
+
+    if world.is_main:
+        note("the layers are compiled first; --no-compile leaves that out")
+    for denoiser in (job.denoiser, *([job.guide.denoiser] if job.guide is not None else [])):
+        compile_network(denoiser.network)
 
 
 def _animate(job: "Job", path: Path) -> None:

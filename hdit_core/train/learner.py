@@ -11,8 +11,8 @@ from hdit_core.checkpoint.tensors import Tensors
 from hdit_core.devices import compute_dtype, keep_freed_memory
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.distributed import World
+from hdit_core.model.compiled import compile_network
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.compiled import compile_network
 from hdit_core.train.ema import Ema
 from hdit_core.train.gather import distribute_into
 from hdit_core.train.optimizer import load_optimizer_tensors, make_optimizer

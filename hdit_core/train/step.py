@@ -13,9 +13,9 @@ from hdit_core.diffusion.density import stratified, training_sigmas
 from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.distributed import World
+from hdit_core.model.compiled import compile_seconds
 from hdit_core.randomness import stream
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.compiled import compile_seconds
 from hdit_core.train.ema import Ema, ema_decay
 from hdit_core.train.gradient import clip, grad_norms
 from hdit_core.train.optimizer import set_lr

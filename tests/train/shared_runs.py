@@ -10,10 +10,10 @@ from hdit_core.checkpoint.layout import grid_file
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.data.opening import open_reader
 from hdit_core.distributed import join
+from hdit_core.model.compiled import compile_network
 from hdit_core.recipe.run import Recipe
 from hdit_core.train import learner as learner_module
 from hdit_core.train import step as step_module
-from hdit_core.train.compiled import compile_network
 from hdit_core.train.feed import feed
 from hdit_core.train.gather import host_tensors
 from hdit_core.train.grids import draw_grid

@@ -1,4 +1,4 @@
-"""`torch.compile` in a run: what is compiled, where the results are kept for the next run, and how long it took."""
+"""`torch.compile`: what is compiled, where the results are kept for the next run, and how long it took."""
 
 import os
 
