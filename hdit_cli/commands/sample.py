@@ -132,10 +132,12 @@ def _compile(job: "Job", wanted: bool | None, world: "World") -> None:
     if wanted is False or (wanted is None and (device.type != "cuda" or len(job.numbers) < WORTH_COMPILING)):
         return
     from hdit_core.model.compiled import compile_network
+    from hdit_core.model.hourglass import HourglassTransformer
 
     if world.is_main:
         note("the layers are compiled first; --no-compile leaves that out")
     for denoiser in (job.denoiser, *([job.guide.denoiser] if job.guide is not None else [])):
+        assert isinstance(denoiser.network, HourglassTransformer)  # what load_denoiser wraps
         compile_network(denoiser.network)
 
 
