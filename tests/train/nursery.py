@@ -10,6 +10,7 @@ import select
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
 
 SLOWLY_S = 0.02  # before each file of a checkpoint, so that kills fall between and into them
@@ -86,6 +87,8 @@ def main():
             try:
                 train_one(*json.loads(line))
                 code = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 sys.stderr.flush()
                 os._exit(code)
