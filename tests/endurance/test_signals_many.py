@@ -98,6 +98,7 @@ def test_all_ranks_save_at_the_same_step_whoever_is_asked_and_leave_nothing_behi
         assert steps == [saved.state.step] * 2 == [status["step"]] * 2, how
         assert saved.state.step > last or number == 0, how
         last = saved.state.step
+        print(f"{number + 1}: {how}, saved at step {last}", flush=True)
     print(f"{kills} requests to end, {last} steps: all saved, at the same step on both ranks")
 
 
