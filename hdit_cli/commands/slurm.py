@@ -89,48 +89,43 @@ def train(
     typer.echo(train_script(request, ctx.args, run, setup or (), launcher, requeues), nl=False)
 
 
-@app.command("sample", context_settings=PASS_ON)
-def sample(
-    ctx: typer.Context,
-    time: TimeOption,
-    nodes: NodesOption = 1,
-    gpus: GpusOption = 0,
-    ranks: RanksOption = None,
-    cpus: CpusOption = None,
-    notice: NoticeOption = 60,
-    requeues: RequeuesOption = 3,
-    more: MoreOption = None,
-    setup: SetupOption = None,
-) -> None:
+def _offer_job(command: str, help_text: str) -> None:
+    """Add the subcommand for a command whose job goes on with what is missing when it is called again."""
+
+    @app.command(command, help=help_text, context_settings=PASS_ON)
+    def job(
+        ctx: typer.Context,
+        time: TimeOption,
+        nodes: NodesOption = 1,
+        gpus: GpusOption = 0,
+        ranks: RanksOption = None,
+        cpus: CpusOption = None,
+        notice: NoticeOption = 60,
+        requeues: RequeuesOption = 3,
+        more: MoreOption = None,
+        setup: SetupOption = None,
+    ) -> None:
+        from hdit_core.slurm.script import job_script
+
+        _parsed(command, ctx.args)
+        request = _request(f"hdit-{command}", time, nodes, gpus, ranks, cpus, notice, more)
+        typer.echo(job_script(request, [command, *ctx.args], setup or (), requeues), nl=False)
+
+
+_offer_job(
+    "sample",
     """Print the script of a job that draws images, and goes on with what is missing.
 
     Example: hdit slurm sample --ckpt runs/a --n 50000 --gpus-per-node 8 --time 4:00:00 | sbatch
-    """
-    _print_job(
-        "sample", ctx.args, _request("hdit-sample", time, nodes, gpus, ranks, cpus, notice, more), setup, requeues
-    )
-
-
-@app.command("eval-fid", context_settings=PASS_ON)
-def eval_fid(
-    ctx: typer.Context,
-    time: TimeOption,
-    nodes: NodesOption = 1,
-    gpus: GpusOption = 0,
-    ranks: RanksOption = None,
-    cpus: CpusOption = None,
-    notice: NoticeOption = 60,
-    requeues: RequeuesOption = 3,
-    more: MoreOption = None,
-    setup: SetupOption = None,
-) -> None:
+    """,
+)
+_offer_job(
+    "eval-fid",
     """Print the script of a job that scores images.
 
     Example: hdit slurm eval-fid samples/ --ref data/faces --gpus-per-node 1 --time 1:00:00 | sbatch
-    """
-    _print_job(
-        "eval-fid", ctx.args, _request("hdit-eval", time, nodes, gpus, ranks, cpus, notice, more), setup, requeues
-    )
+    """,
+)
 
 
 @app.command("prepare-data", context_settings=PASS_ON)
@@ -174,15 +169,6 @@ def again(
     decision = decide(run, most, asked)
     note(decision.reason)
     raise typer.Exit(0 if decision.again else 1)
-
-
-def _print_job(
-    command: str, args: Sequence[str], request: "Request", setup: Sequence[str] | None, requeues: int
-) -> None:
-    from hdit_core.slurm.script import job_script
-
-    _parsed(command, args)
-    typer.echo(job_script(request, [command, *args], setup or (), requeues), nl=False)
 
 
 def _parsed(command: str, args: Sequence[str]) -> dict[str, Any]:
