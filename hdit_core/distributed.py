@@ -26,12 +26,14 @@ class World:
     Attributes:
         local_rank: its number among those of its node.
         store: what the ranks of a world of several tell each other besides tensors; see `named`.
+        farewells: what this rank does first when it leaves.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     store: Store | None = field(default=None, compare=False, repr=False)
+    farewells: list[Callable[[], None]] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def is_main(self) -> bool:
@@ -88,6 +90,8 @@ class World:
 
     def leave(self) -> None:
         """End what `join` began."""
+        for farewell in self.farewells:
+            farewell()
         if self.size > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
 

@@ -135,8 +135,7 @@ def _in_order(work: Piecework, relay: Relay | None, tally: "_Tally") -> Iterator
         if owner:
             tally.add(len(piece))
         yield piece
-    for rank in range(1, relay.world.size):
-        relay.receive(rank)  # the word that it has done all
+    relay.finish()
 
 
 class _Tally:

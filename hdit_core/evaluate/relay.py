@@ -25,6 +25,10 @@ FAILED, DONE = -1, 0  # in place of a piece's number of images
 DIGEST_BYTES, SHAPE_BYTES = 32, 24
 
 
+class RankFailed(HditError):
+    """A rank cannot go on with its share, and says why by itself."""
+
+
 class Relay:
     """The way from every rank to the main one; all ranks make it at the same time."""
 
@@ -32,6 +36,7 @@ class Relay:
         self.world, self.num_features = world, num_features
         self._image_bytes = 4 * num_features + DIGEST_BYTES + SHAPE_BYTES
         # of its own and over the hosts' memory: the features are there, and the GPUs' group may wait for something else
+        self._ended: set[int] = set()  # ranks from which nothing more comes of this set of images
         self._group: Any = distributed.new_group(backend="gloo", timeout=PATIENCE) if world.size > 1 else None
 
     def send_all(self, pieces: Iterator[FeatureBatch]) -> None:
@@ -58,24 +63,43 @@ class Relay:
         """Return the next piece of a rank, None when it has sent all; the main one calls this.
 
         Raises:
-            HditError: that rank has failed, and says why, or is gone.
+            RankFailed: that rank has failed.
+            HditError: it is gone.
         """
         header = torch.zeros(1, dtype=torch.int64)
         self._receive(header, rank)
-        if (count := int(header)) == FAILED:
-            raise HditError(f"rank {rank} failed; it says why")
+        count = int(header)
+        if count in (FAILED, DONE):
+            self._ended.add(rank)
+        if count == FAILED:
+            raise RankFailed(f"rank {rank} failed; it says why")
         if count == DONE:
             return None
         content = torch.empty(count, self._image_bytes, dtype=torch.uint8)
         self._receive(content, rank)
         return _unpack(content, self.num_features)
 
+    def finish(self) -> None:
+        """Hear of all ranks that they have done the whole of a set; the main one calls this, and the next set may come.
+
+        Raises:
+            RankFailed: one of them has failed.
+            HditError: one of them is gone.
+        """
+        for rank in self._others():
+            self.receive(rank)
+        self._ended.clear()
+
     def drain(self) -> None:
         """Take what the other ranks still send of a set that the main one, which calls this, has given up."""
-        for rank in range(1, self.world.size):
+        for rank in self._others():
             with suppress(HditError):
                 while self.receive(rank) is not None:
                     pass
+        self._ended.clear()
+
+    def _others(self) -> list[int]:
+        return [rank for rank in range(1, self.world.size) if rank not in self._ended]
 
     def agree(self, value: float) -> float:
         """Return the main rank's number on every rank; all call this.

@@ -1,6 +1,8 @@
 """What a run trains: network, average and optimizer, as they begin or as a checkpoint left them."""
 
+import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from hdit_core.recipe.run import Recipe
 from hdit_core.train.ema import Ema
 from hdit_core.train.gather import distribute_into
 from hdit_core.train.optimizer import load_optimizer_tensors, make_optimizer
-from hdit_core.train.parallel import arrange
+from hdit_core.train.parallel import arrange, let_go
 from hdit_core.train.profiles import Profiles
 from hdit_core.train.step import Learner
 
@@ -59,9 +61,17 @@ def make_learner(
         load_optimizer_tensors(optimizer, network, checkpoint.tensors("optimizer"))
     if recipe.train.compile:
         compile_network(network)
-    denoiser = Denoiser(parallel.trained(network), recipe)
+    trained = parallel.trained(network)
+    world.farewells.append(partial(_let_go_if_there, weakref.ref(trained)))
+    denoiser = Denoiser(trained, recipe)
     dtype = compute_dtype(recipe.train.precision, device)
     return Learner(recipe, denoiser, optimizer, ema, profiles, world, device, dtype)
+
+
+def _let_go_if_there(trained: weakref.ref[nn.Module]) -> None:
+    network = trained()
+    if network is not None:
+        let_go(network)
 
 
 def _load(network: nn.Module, checkpoint: Checkpoint, part: str) -> None:

@@ -109,6 +109,16 @@ def accumulating(network: nn.Module, last: bool) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
+def let_go(network: nn.Module) -> None:
+    """Take from a network what it exchanges gradients with; it does so no more.
+
+    Ranks have to before they leave their world. If the reducer is the last to know the ranks' group, torch waits for
+    the group's threads with Python's lock held: one of them that still wants it, to free a tensor, never ends.
+    """
+    if isinstance(network, DistributedDataParallel):
+        network.logger = network.reducer = None
+
+
 def is_in_parts(network: nn.Module) -> bool:
     """Return whether no rank can use a network without the others."""
     return isinstance(network, FSDPModule)

@@ -22,7 +22,7 @@ from hdit_core.evaluate.imageset import ImageSet, Read
 from hdit_core.evaluate.measure import Measurement, assist, measure
 from hdit_core.evaluate.pieces import by_piece
 from hdit_core.evaluate.reference import load_statistics
-from hdit_core.evaluate.relay import Relay
+from hdit_core.evaluate.relay import RankFailed, Relay
 from hdit_core.evaluate.report import name_with_count
 from hdit_core.evaluate.score import open_on_all, score
 from hdit_core.evaluate.settings import ScoreSettings
@@ -148,7 +148,8 @@ class Scores:
         denoiser = Denoiser(learner.ema.network, learner.recipe)
         together = is_in_parts(learner.ema.network)  # then every rank draws all, with the parts of the others
         drawn = generated_images(denoiser, str(self._run), train.eval_num_images, 0, weights=f"step {state.step}")
-        images = _stoppable(drawn, _asked_anywhere(asked_to_stop, learner, together, f"score {state.num_images}"))
+        any_asked = _asked_anywhere(asked_to_stop, learner, together, f"score {state.num_images}")
+        images = _stoppable(drawn, any_asked)
         if learner.world.is_main:
             try:
                 return measure(images, self._extractor, relay=None if together else self._relay).statistics
@@ -156,6 +157,11 @@ class Scores:
                 if not together:
                     self._relay.drain()
                 raise
+            except RankFailed:
+                if not any_asked():
+                    raise
+                self._relay.drain()
+                raise Abandoned from None  # that rank was asked, or looked, before this one
         if not together:
             assist(images, self._extractor, relay=self._relay)
         else:

@@ -99,12 +99,11 @@ class Trainer:
             self._save()
             self._scores = open_scores(self._learner, self._run, self._state, self._watcher.on_note)
             self._score(stop)
+            self._stop_if_asked(stop)
             for step in self._steps_left():
                 self._take(step, batches, log)
                 self._score(stop)
-                failed = self._saver.poll()
-                if self._learner.world.any(failed or stop.raised(), self._learner.device):
-                    self._stop_here(stop)
+                self._stop_if_asked(stop)
             self._save()
             self._saver.finish()
         self._write_status("done")
@@ -212,6 +211,12 @@ class Trainer:
     def _on_saved(self, state: State, folder: Path) -> None:
         self._write_status("running", state)
         self._watcher.on_note(f"saved {folder}")
+
+    def _stop_if_asked(self, stop: StopRequest) -> None:
+        """End here if a save failed, or some rank was asked to stop; all ranks come by together."""
+        failed = self._saver.poll()
+        if self._learner.world.any(failed or stop.raised(), self._learner.device):
+            self._stop_here(stop)
 
     def _stop_here(self, stop: StopRequest) -> None:
         self._saver.finish()  # raises what was the matter, if it was no request but a save that failed

@@ -3,9 +3,11 @@
 They are forked from a server that has imported torch once, so that a world starts in a tenth of a second.
 """
 
+import faulthandler
 import multiprocessing
 import os
 import pickle
+import signal
 import socket
 import traceback
 from collections.abc import Callable, Iterator
@@ -46,6 +48,7 @@ def srun(rank: int, size: int, port: int) -> dict[str, str]:
 
 def _be_rank(environment: dict[str, str], answers: Any, act: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     os.environ.update(environment)
+    faulthandler.enable()
     torch.set_num_threads(1)
     try:
         answers.send_bytes(pickle.dumps((True, act(*arguments))))  # plainly: tensors outlive their rank
@@ -75,11 +78,18 @@ def started(
 
 
 def on_ranks(size: int, act: Callable[..., Any], *arguments: Any, timeout_s: float = 120, **how: Any) -> list[Any]:
-    """Return what a call returns on each rank of a world; where it raises, so does this, with the rank's traceback."""
+    """Return what a call returns on each rank of a world; where it raises, so does this, with the rank's traceback.
+
+    Where one does not answer, all of them print to stderr where they stand.
+    """
     with started(size, act, *arguments, **how) as ranks:
         answers = []
         for rank, (_, receive) in enumerate(ranks):
-            assert receive.poll(timeout_s), f"rank {rank} has not answered in {timeout_s} s"
+            if not receive.poll(timeout_s):
+                for process, _ in ranks:
+                    os.kill(process.pid, signal.SIGABRT)
+                    process.join(5)
+                raise AssertionError(f"rank {rank} has not answered in {timeout_s} s")
             done, answer = pickle.loads(receive.recv_bytes())
             assert done, f"rank {rank}: {answer}"
             answers.append(answer)

@@ -1,5 +1,6 @@
 """Ranks exchange what they have to, do under torchrun what one process does, and end together."""
 
+import gc
 import os
 import pickle
 import re
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import on_ranks, srun, started
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 from hdit_core.checkpoint.layout import checkpoint_folder
 from hdit_core.checkpoint.load import newest_checkpoint
@@ -83,6 +86,25 @@ def test_where_the_main_rank_fails_all_end_and_say_so():
     first, second = on_ranks(2, fail_on_the_main_rank)
     assert first == "CheckpointError: the disk is full"
     assert second == "HditError: rank 1 ends, because the main rank failed; that one says why"
+
+
+def reducers_that_outlive_the_ranks(recipe, run):
+    """Train, and return what still exchanges gradients when the ranks' group is taken down."""
+    found, destroy = [], distributed.destroy_process_group
+
+    def look_and_destroy():
+        found.extend(thing.reducer for thing in gc.get_objects() if type(thing) is DistributedDataParallel)
+        destroy()
+
+    distributed.destroy_process_group = look_and_destroy
+    train(recipe, run)
+    return found
+
+
+def test_the_ranks_group_is_taken_down_by_the_last_who_knows_it(tmp_path, trained):
+    """A reducer of torch's that outlived it would take it down, and hold the lock that the group's threads wait for."""
+    recipe = trained({"train.parallel": "ddp", "train.num_images": 8})
+    assert on_ranks(2, reducers_that_outlive_the_ranks, recipe, tmp_path / "run") == [[None], [None]]
 
 
 def go_wrong(recipe, run, what):
