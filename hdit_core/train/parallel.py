@@ -116,7 +116,8 @@ def let_go(network: nn.Module) -> None:
     the group's threads with Python's lock held: one of them that still wants it, to free a tensor, never ends.
     """
     if isinstance(network, DistributedDataParallel):
-        network.logger = network.reducer = None
+        for name in ("logger", "reducer"):  # the first knows the second
+            setattr(network, name, None)
 
 
 def is_in_parts(network: nn.Module) -> bool:
