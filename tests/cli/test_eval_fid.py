@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -34,6 +35,13 @@ def test_the_offline_distance_is_printed_by_its_own_name(folders, capsys):
     assert out.startswith("fd-efficientnet-lite0-5 ") and "kd-efficientnet-lite0" in out
     assert "fid" not in out.replace("clean-fid", "") and "FID" not in out
     assert "compares only with itself at the same numbers of images" in err
+
+
+def test_progress_says_how_many_images_a_second_and_the_result_does_not_hang_on_it(folders, capsys):
+    assert main(["eval-fid", folders[0], "--ref", folders[1], *OFFLINE, "--allow-small-n"]) == 0
+    out, err = capsys.readouterr()
+    assert re.search(r"^hdit: score: 10 of 10 images, [0-9][0-9.e+,]* images/s, 0:00 left$", err, re.MULTILINE)
+    assert "images/s" not in out
 
 
 def test_json_is_one_document_with_a_passport(folders, capsys):
