@@ -38,6 +38,10 @@ SaveImagesOption = Annotated[
     typer.Option("--save-images", metavar="FILE", help="--repro: a PNG of the step's images.", show_default=False),
 ]
 
+DeterministicOption = Annotated[
+    bool, typer.Option("--deterministic", help="Sum in one order everywhere, or refuse what cannot.")
+]
+
 
 @app.command()
 def train(
@@ -49,6 +53,7 @@ def train(
     overrides: SetOption = None,
     device: DeviceOption = "auto",
     watch: WatchOption = None,
+    deterministic: DeterministicOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Take two steps, print memory, speed and days, leave nothing behind.")
     ] = False,
@@ -71,11 +76,11 @@ def train(
     checked = read_recipe(recipe, overrides or ())
     run = out or Path("runs") / Path(recipe).stem
     if dry_run:
-        _rehearse(checked, run, device, json)
+        _rehearse(checked, run, device, deterministic, json)
     elif repro is not None:
-        _replay(checked, run, repro, device, save_images, json)
+        _replay(checked, run, repro, device, deterministic, save_images, json)
     else:
-        _train(checked, run, device, watch or [], json)
+        _train(checked, run, device, deterministic, watch or [], json)
 
 
 def _check_options(watch: list[str], dry_run: bool, repro: int | None, save_images: Path | None) -> None:
@@ -91,33 +96,35 @@ def _check_options(watch: list[str], dry_run: bool, repro: int | None, save_imag
         raise UsageError(f"--save-images {save_images}: there is no folder {save_images.parent}")
 
 
-def _train(recipe: "Recipe", run: Path, device: str, watch: list[str], json: bool) -> None:
+def _train(recipe: "Recipe", run: Path, device: str, deterministic: bool, watch: list[str], json: bool) -> None:
     from hdit_core.distributed import speaks
     from hdit_core.train.run import train as train_run
     from hdit_core.train.watching import Progress, Watcher
 
     if not speaks():
-        train_run(recipe, run, device=device)
+        train_run(recipe, run, device=device, deterministic=deterministic)
         return
     with progress("train", total=recipe.train.num_images) as bar:
 
         def show(now: Progress) -> None:
             bar.update(now.num_images, now.total_images, f"loss {now.loss:.4f}, gradient {now.grad_norm:.2f}")
 
-        state = train_run(recipe, run, device=device, watcher=Watcher(show, note, tuple(watch)))
+        watcher = Watcher(show, note, tuple(watch))
+        state = train_run(recipe, run, device=device, watcher=watcher, deterministic=deterministic)
         bar.update(state.num_images, remark=bar.remark)  # a run that was done before reports no step
     result = {"run": str(run), "step": state.step, "num_images": state.num_images, "elapsed_s": state.elapsed_s}
     emit(result, json)
 
 
-def _rehearse(recipe: "Recipe", run: Path, device: str, json: bool) -> None:
+def _rehearse(recipe: "Recipe", run: Path, device: str, deterministic: bool, json: bool) -> None:
     from hdit_core.distributed import speaks
     from hdit_core.train.rehearsal import rehearse
     from hdit_core.train.status import read_status
     from hdit_core.train.watching import Watcher
 
     watcher = Watcher(on_note=note) if speaks() else Watcher()
-    rehearsal = rehearse(recipe, device=device, watcher=watcher, done=read_status(run).get("num_images", 0))
+    done = read_status(run).get("num_images", 0)
+    rehearsal = rehearse(recipe, device=device, watcher=watcher, done=done, deterministic=deterministic)
     if speaks():
         emit(rehearsal.to_json(), json, _lines(rehearsal))
 
@@ -138,17 +145,28 @@ def _lines(rehearsal: "Rehearsal") -> Iterator[str]:
     )
 
 
-def _replay(recipe: "Recipe", run: Path, step: int, device: str, save_images: Path | None, json: bool) -> None:
+def _replay(
+    recipe: "Recipe", run: Path, step: int, device: str, deterministic: bool, save_images: Path | None, json: bool
+) -> None:
     from hdit_core.distributed import speaks
     from hdit_core.train.repro import replay
     from hdit_core.train.watching import Watcher
 
     if not speaks():
-        replay(recipe, run, step, device=device, save_images=save_images)
+        replay(recipe, run, step, device=device, save_images=save_images, deterministic=deterministic)
         return
     with progress("repro", unit="steps") as bar:
         watcher = Watcher(on_note=note)
-        found = replay(recipe, run, step, device=device, watcher=watcher, save_images=save_images, on_step=bar.update)
+        found = replay(
+            recipe,
+            run,
+            step,
+            device=device,
+            watcher=watcher,
+            save_images=save_images,
+            on_step=bar.update,
+            deterministic=deterministic,
+        )
     emit(found.to_json(), json, _rows(found))
 
 

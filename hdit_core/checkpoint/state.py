@@ -17,4 +17,5 @@ class State(BaseModel):
     world_size: int = 1
     init_from: str = ""  # sha256 of the weights that the run began with, see `train.init_from`
     skips: tuple[Skip, ...] = ()  # images of the order that are passed over, see `train.rollback`
+    deterministic: bool = False  # whether all steps so far were taken with --deterministic
     memory: Memory = Memory()  # of the steps before

@@ -38,11 +38,13 @@ class Backend:
     Attributes:
         module: where it is, see `Implementation`.
         device_type: the only type of device it is for; None: any.
+        varies: why its sums may come in another order the next time, a clause; None: they do not.
     """
 
     name: str
     module: str
     device_type: str | None
+    varies: str | None = None
 
     @property
     def implementation(self) -> Implementation:
@@ -62,6 +64,8 @@ class Backend:
         """Return what keeps it from running at a place, None where nothing does."""
         if not self.fits(place):
             return f"it is for {self.device_type} devices, the network is on {place.device.type}"
+        if place.in_one_order and self.varies:
+            return f"--deterministic is asked for, and {self.varies}"
         return self.implementation.unavailable(place)
 
 
@@ -69,7 +73,9 @@ BACKENDS = {
     backend.name: backend
     for backend in (  # the best of each type of device first
         Backend("native", native_backend.__name__, "cpu"),
-        Backend("natten", "hdit_core.model.natten", "cuda"),
+        # its library names one of its backward passes deterministic, under a setting, and says nothing of the others
+        Backend("natten", "hdit_core.model.natten", "cuda", "natten does not promise it for all of its kernels"),
+        # torch names the Triton kernels of its backward deterministic, which it takes unless others are asked for
         Backend("flex", "hdit_core.model.flex", "cuda"),
         Backend("tiled", tiled.__name__, None),
     )

@@ -1,7 +1,7 @@
 """Where attention is to be computed: what decides which of its implementations can."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,11 +16,13 @@ class Place:
     Attributes:
         dtype: of queries, keys and values.
         head_dim: features per head.
+        in_one_order: whether all sums have to be in one order, as torch was told to have them.
     """
 
     device: torch.device
     dtype: torch.dtype
     head_dim: int
+    in_one_order: bool = field(default_factory=torch.are_deterministic_algorithms_enabled)
 
     @property
     def device_name(self) -> str:

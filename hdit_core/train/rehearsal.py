@@ -56,17 +56,25 @@ class Rehearsal:
         return asdict(self)
 
 
-def rehearse(recipe: Recipe, *, device: str = "auto", watcher: Watcher | None = None, done: int = 0) -> Rehearsal:
+def rehearse(
+    recipe: Recipe,
+    *,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+    done: int = 0,
+    deterministic: bool = False,
+) -> Rehearsal:
     """Build everything that a run of a recipe needs, and take two steps, without a folder.
 
     Args:
         done: images that the run was trained on already.
+        deterministic: as `train`.
 
     Raises:
         UsageError, DataError, CheckpointError, NumericalError: as `train`.
     """
     watcher = watcher or Watcher()
-    with workplace(recipe, device, watcher) as place:
+    with workplace(recipe, device, watcher, deterministic) as place:
         inherited = inherit(recipe) if recipe.train.init_from and not done else NOTHING
         return _rehearse(recipe, place, watcher, max(0, recipe.train.num_images - done), inherited)
 

@@ -18,6 +18,7 @@ from hdit_core.files import write_whole
 from hdit_core.generate.sheet import sheet
 from hdit_core.images import png_bytes, to_uint8
 from hdit_core.recipe.run import Recipe
+from hdit_core.train.deterministic import kept_so_far
 from hdit_core.train.feed import feed, order_of_run
 from hdit_core.train.folder import check_same
 from hdit_core.train.incidents import in_json
@@ -93,6 +94,7 @@ def replay(
     watcher: Watcher | None = None,
     save_images: Path | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
+    deterministic: bool = False,
 ) -> Replay:
     """Do a step of a run again, up to its update.
 
@@ -103,6 +105,7 @@ def replay(
         number: of the step, counted from 0 as in the run's messages and incidents.
         save_images: a PNG of the step's images as the network took them, or of the 64 with the largest losses.
         on_step: is told how many steps of the way are done, and how many there are.
+        deterministic: as `train`.
 
     Raises:
         UsageError: there is no such run or step, or the run has another recipe.
@@ -116,7 +119,9 @@ def replay(
     checkpoint, skips = _checkpoint_before(run, number, watcher)
     begin = (checkpoint.state.step, checkpoint.state.num_images) if checkpoint else (0, 0)
     way = _way(recipe, begin, skips, number)
-    with workplace(recipe, device, watcher) as place:
+    with workplace(recipe, device, watcher, deterministic) as place:
+        if checkpoint is not None:
+            kept_so_far(checkpoint.state, deterministic, watcher.on_note)
         learner = make_learner(recipe, checkpoint, place.world, place.device, watcher.on_note)
         with closing(feed(recipe, place.reader, way, learner.pieces, skips)) as batches:
             for done, step in enumerate(way[:-1]):

@@ -15,6 +15,7 @@ from hdit_core.errors import CheckpointError
 from hdit_core.files import remove_temporaries
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.boards import check_boards
+from hdit_core.train.deterministic import kept_so_far, naming_operation
 from hdit_core.train.folder import claimed_folder, keep_recipe
 from hdit_core.train.growth import NOTHING, Inheritance, inherit
 from hdit_core.train.learner import make_learner
@@ -25,7 +26,14 @@ from hdit_core.train.watching import Watcher
 from hdit_core.train.workplace import Workplace, workplace
 
 
-def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher | None = None) -> State:
+def train(
+    recipe: Recipe,
+    run: Path,
+    *,
+    device: str = "auto",
+    watcher: Watcher | None = None,
+    deterministic: bool = False,
+) -> State:
     """Train a recipe in a folder and return where the run stands in the end.
 
     The same call on a folder that holds an unfinished run of the same recipe goes on with it, exactly: on one machine
@@ -35,10 +43,12 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
         run: the run's folder; made where it is missing.
         device: `"auto"`, `"cpu"`, `"cuda"`, ...
         watcher: is told of progress.
+        deterministic: whether every sum has to be in one order, on any device; what cannot keep it is refused.
 
     Raises:
         UsageError: the folder holds another run, another process trains in it, the ranks cannot share the batch, the
-            recipe's attention backend cannot run on the device, or the weights to begin with do not fit its network.
+            recipe's attention backend cannot run on the device, the weights to begin with do not fit its network, or
+            what is asked for cannot be kept.
         DataError: the data set is missing, damaged, or not what the recipe's network takes.
         CheckpointError: no checkpoint is intact, or it cannot be saved, or what `train.init_from` names is not.
         NumericalError: the loss or the gradient is not finite.
@@ -48,11 +58,12 @@ def train(recipe: Recipe, run: Path, *, device: str = "auto", watcher: Watcher |
     watcher = watcher or Watcher()
     check_boards(watcher.boards)
     with ExitStack() as held:
-        place = held.enter_context(workplace(recipe, device, watcher))
+        place = held.enter_context(workplace(recipe, device, watcher, deterministic))
         inherited = inherit(recipe) if recipe.train.init_from and not checkpoint_folders(run) else NOTHING
         place.world.lead(lambda: _prepare_folder(run, recipe, held), place.device)
         held.enter_context(telling_failure(run, place.world.is_main))
         held.enter_context(place.roll_call.naming())
+        held.enter_context(naming_operation())
         skips: tuple[Skip, ...] | None = None
         while True:
             try:
@@ -84,7 +95,8 @@ def _trainer(
     world.lead(lambda: keep_recipe(run, recipe), device)
     begin = State(step=0, num_images=0, data_hash=reader.manifest.root, init_from=inherited.sha256)
     start = checkpoint.state if checkpoint else begin
-    changed = {"world_size": world.size} | ({} if skips is None else {"skips": skips})
+    kept = kept_so_far(start, place.in_one_order, watcher.on_note)
+    changed = {"world_size": world.size, "deterministic": kept} | ({} if skips is None else {"skips": skips})
     return Trainer(learner, reader, run, start.model_copy(update=changed), watcher, is_saved=not inherited.tensors)
 
 

@@ -1,7 +1,7 @@
 """What a run needs before it touches its folder: its ranks, their device, and data that fits the recipe."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from hdit_core.errors import DataError
 from hdit_core.model.backends import chosen
 from hdit_core.model.native.rows import rows_note
 from hdit_core.recipe.run import Recipe
+from hdit_core.train.deterministic import deterministic
 from hdit_core.train.lost import RollCall
 from hdit_core.train.plan import check_world
 from hdit_core.train.watching import Watcher
@@ -27,21 +28,31 @@ class Workplace:
     device: torch.device  # of this rank
     reader: ImageReader
     roll_call: RollCall
+    in_one_order: bool  # whether all sums are, as `--deterministic` asks
 
 
 @contextmanager
-def workplace(recipe: Recipe, device: str, watcher: Watcher) -> Iterator[Workplace]:
+def workplace(recipe: Recipe, device: str, watcher: Watcher, in_one_order: bool = False) -> Iterator[Workplace]:
     """Join the ranks and open the data set; leave the ranks again after the body.
 
     Args:
         device: `"auto"`, `"cpu"`, `"cuda"`, ...
         watcher: is told how attention and the like will be computed.
+        in_one_order: whether `--deterministic` is asked for.
 
     Raises:
-        UsageError: the ranks cannot share the batch, or the recipe's attention backend cannot run on the device.
+        UsageError: the ranks cannot share the batch, the recipe's attention backend cannot run on the device, or one
+            order cannot be kept.
         DataError: the data set is missing, damaged, or not what the recipe's network takes.
         HditError: another rank is gone.
     """
+    mode = deterministic(recipe.train, device, watcher.on_note) if in_one_order else nullcontext()
+    with mode, _joined(recipe, device, watcher, in_one_order) as place:
+        yield place
+
+
+@contextmanager
+def _joined(recipe: Recipe, device: str, watcher: Watcher, in_one_order: bool) -> Iterator[Workplace]:
     world = join(device, recipe.train.rank_timeout_s)
     roll_call = RollCall(world)
     try:
@@ -55,7 +66,7 @@ def workplace(recipe: Recipe, device: str, watcher: Watcher) -> Iterator[Workpla
                 watcher.on_note(note)
             reader = open_reader(recipe.data)
             check_data(recipe, reader)
-            yield Workplace(world, here, reader, roll_call)
+            yield Workplace(world, here, reader, roll_call, in_one_order)
     finally:
         roll_call.close()
         world.leave()

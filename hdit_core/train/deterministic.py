@@ -1,0 +1,142 @@
+"""`hdit train --deterministic`: every sum in one order, so that a run on the same machine ends with the same bits.
+
+What cannot keep that is refused by its name, or passed over where something else can take its place; nothing is done
+otherwise in silence. On CPUs a run does so anyhow, but for threads that share a product of matrices; on CUDA it takes
+the switches that torch names for it (https://docs.pytorch.org/docs/stable/notes/randomness.html), and NCCL one more.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+
+import torch
+
+from hdit_core.checkpoint.state import State
+from hdit_core.devices import pick_device, same_bits_on_any_threads
+from hdit_core.distributed import find_place
+from hdit_core.errors import UsageError
+from hdit_core.recipe.train import TrainRecipe
+
+WORKSPACE, WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")  # those that cuBLAS documents for it
+SWITCH_SUMS = ("NVLS", "NVLSTREE")  # of NCCL: switches add up what comes, in the order in which it comes
+MESSAGE = re.compile(r"(\S+) does not have a deterministic implementation|Deterministic behavior was enabled with")
+
+
+@contextmanager
+def deterministic(train: TrainRecipe, device: str, on_note: Callable[[str], None]) -> Iterator[None]:
+    """Have torch compute in one order while the body runs; it comes before ranks join and before anything is computed.
+
+    Args:
+        device: `"auto"`, `"cpu"`, `"cuda"`, ...
+        on_note: is told what holds.
+
+    Raises:
+        UsageError: it cannot be kept on the device, or with what the environment says, or the body comes to an
+            operation that has no such form.
+    """
+    kind = pick_device(device).type
+    if kind == "mps":
+        raise UsageError("--deterministic: torch has no deterministic mode on MPS; use --device cpu, or leave it out")
+    same_bits_on_any_threads()
+    if kind == "cuda":
+        _prepare_cuda(train)
+        _prepare_nccl()
+    with _switched_on(), naming_operation():
+        on_note(f"deterministic: {_what_holds(kind)}")
+        yield
+
+
+@contextmanager
+def naming_operation() -> Iterator[None]:
+    """Turn torch's refusal of an operation that has no deterministic form into one line that names it.
+
+    Raises:
+        UsageError: the body came to one; only ever under `deterministic`.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        match = MESSAGE.match(str(error))
+        if match is None:
+            raise
+        name = match[1] or "a product of cuBLAS"
+        raise UsageError(
+            f"--deterministic: {name} has no deterministic form in torch {torch.__version__}; train without "
+            "--deterministic, or change what of the recipe asks for it"
+        ) from error
+
+
+def kept_so_far(state: State, wanted: bool, on_note: Callable[[str], None]) -> bool:
+    """Return whether all steps of a run are deterministic, those before and those to come; say so where that changes.
+
+    Args:
+        state: from which it goes on.
+        wanted: whether the steps to come are.
+    """
+    before = state.deterministic or state.step == 0
+    if before and state.step and not wanted:
+        on_note(f"the first {state.step} steps were taken with --deterministic, those from here on are not")
+    if wanted and not before:
+        on_note(f"deterministic from step {state.step} on; the steps before were not all taken with --deterministic")
+    return before and wanted
+
+
+@contextmanager
+def _switched_on() -> Iterator[None]:
+    cudnn, cuda = torch.backends.cudnn, torch.backends.cuda
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    flags = cudnn.deterministic, cudnn.benchmark, cuda.cudnn_sdp_enabled()
+    torch.use_deterministic_algorithms(True)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    cuda.enable_cudnn_sdp(False)  # global attention by cuDNN: of torch's three kernels the one that does not keep it
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.deterministic, cudnn.benchmark = flags[:2]
+        cuda.enable_cudnn_sdp(flags[2])
+
+
+def _prepare_cuda(train: TrainRecipe) -> None:
+    found = os.environ.get(WORKSPACE)
+    if found is None and torch.cuda.is_initialized():
+        raise UsageError(
+            f"--deterministic: CUDA is in use already; set {WORKSPACE}={WORKSPACES[0]} before Python starts"
+        )
+    if found not in (None, *WORKSPACES):
+        raise UsageError(f"--deterministic: {WORKSPACE} is {found!r}, expected {' or '.join(WORKSPACES)}; unset it")
+    os.environ.setdefault(WORKSPACE, WORKSPACES[0])
+    if train.compile and not hasattr(import_module("torch._inductor.config"), "deterministic"):
+        raise UsageError(
+            f"--deterministic: torch.compile of torch {torch.__version__} picks kernels by their speed, which changes "
+            "the order of sums; set train.compile=false, or use a newer torch"
+        )
+
+
+def _prepare_nccl() -> None:
+    """Keep NCCL from sums whose order nobody fixes; Megatron-LM's deterministic mode asks for the same."""
+    if find_place(os.environ).size == 1:
+        return
+    found = os.environ.setdefault("NCCL_ALGO", f"^{','.join(SWITCH_SUMS)}")
+    named = set(re.split(r"[^A-Z0-9]+", found.upper()))
+    kept = set(SWITCH_SUMS) <= named if found.startswith("^") else not set(SWITCH_SUMS) & named
+    if not kept:
+        raise UsageError(
+            f"--deterministic: NCCL_ALGO is {found!r}, which lets network switches add up in any order; unset it, or "
+            f"set NCCL_ALGO=^{','.join(SWITCH_SUMS)}"
+        )
+
+
+def _what_holds(kind: str) -> str:
+    size = find_place(os.environ).size
+    among = f"{size} rank{'s' * (size > 1)} of {torch.get_num_threads()} threads"
+    if kind != "cuda":
+        return f"the same bits on this machine with {among}; MKL_CBWR={os.environ['MKL_CBWR']}"
+    tf32 = "TF32" if torch.backends.cuda.matmul.allow_tf32 else "full float32, not TF32"
+    nccl = f", NCCL_ALGO={os.environ['NCCL_ALGO']}" if size > 1 else ""
+    return (
+        f"asked of torch for {among}: deterministic algorithms, {WORKSPACE}={os.environ[WORKSPACE]}{nccl}, cuDNN "
+        f"without trials and not for attention, float32 products in {tf32}"
+    )

@@ -1,0 +1,251 @@
+"""--deterministic: the same bits again, or a line that says what cannot keep them; nothing passes in silence."""
+
+import os
+import sys
+from types import ModuleType, SimpleNamespace
+
+import pytest
+import torch
+
+from hdit_cli.main import main
+from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders, recipe_file
+from hdit_core.checkpoint.load import open_checkpoint
+from hdit_core.errors import StoppedEarly, UsageError
+from hdit_core.model import flex, natten
+from hdit_core.model.backends import availability, choose
+from hdit_core.model.place import Place
+from hdit_core.train.deterministic import deterministic
+from hdit_core.train.folder import keep_recipe
+from hdit_core.train.run import train
+from hdit_core.train.status import read_status
+from hdit_core.train.step import Learner
+from hdit_core.train.watching import Watcher
+
+SWITCHES = ("CUBLAS_WORKSPACE_CONFIG", "NCCL_ALGO", "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(autouse=True)
+def _bare_environment(monkeypatch):
+    for name in SWITCHES:  # set first, so that what the tests leave is taken back
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """What torch says of a machine with CUDA that nobody has used yet."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    return monkeypatch
+
+
+def switches():
+    backends = torch.backends
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        backends.cudnn.deterministic,
+        backends.cudnn.benchmark,
+        backends.cuda.cudnn_sdp_enabled(),
+    )
+
+
+def prepared(recipe, device="cuda"):
+    """Enter and leave the mode; return its note."""
+    notes = []
+    with deterministic(recipe.train, device, notes.append):
+        assert switches() == (True, True, False, False)
+    assert not torch.are_deterministic_algorithms_enabled()
+    (note,) = notes
+    return note
+
+
+# --- a run -----------------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_end_with_the_same_bytes_and_torch_is_left_as_it_was(tmp_path, trained):
+    before, notes = switches(), []
+    for name in ("one", "two"):
+        watcher = Watcher(on_note=notes.append)
+        train(trained({"train.num_images": 16}), tmp_path / name, device="cpu", watcher=watcher, deterministic=True)
+    assert switches() == before
+    assert [note.startswith("deterministic: the same bits on this machine with 1 rank of ") for note in notes].count(
+        True
+    ) == 2
+    folders = [checkpoint_folder(tmp_path / name, 2) for name in ("one", "two")]
+    assert open_checkpoint(folders[0]).state.deterministic
+    for part in ("model.safetensors", "ema.safetensors", "optimizer.safetensors"):
+        assert (folders[0] / part).read_bytes() == (folders[1] / part).read_bytes()
+
+
+def test_a_run_that_goes_on_without_it_or_comes_to_it_late_says_so(tmp_path, trained):
+    def go_on(images, wanted):
+        notes = []
+        recipe = trained({"train.num_images": images, "train.checkpoint_every_images": 8})
+        train(recipe, tmp_path, device="cpu", watcher=Watcher(on_note=notes.append), deterministic=wanted)
+        return notes, open_checkpoint(checkpoint_folders(tmp_path)[0]).state.deterministic
+
+    assert go_on(8, True)[1]
+    notes, kept = go_on(16, False)
+    assert "the first 1 steps were taken with --deterministic, those from here on are not" in notes and not kept
+    notes, kept = go_on(24, True)
+    late = "deterministic from step 2 on; the steps before were not all taken with --deterministic"
+    assert late in notes and not kept
+
+
+def test_an_operation_without_a_deterministic_form_ends_the_run_by_its_name(tmp_path, trained, monkeypatch):
+    losses = Learner.losses
+
+    def scattering(learner, *args):
+        torch.zeros(3).put_(torch.tensor([0, 0]), torch.tensor([1.0, 2.0]))
+        return losses(learner, *args)
+
+    monkeypatch.setattr(Learner, "losses", scattering)
+    message = r"^--deterministic: put_ has no deterministic form in torch .*; train without --deterministic, or change"
+    with pytest.raises(UsageError, match=message):
+        train(trained({}), tmp_path / "run", device="cpu", deterministic=True)
+    status = read_status(tmp_path / "run")
+    assert status["state"] == "failed" and status["reason"].startswith("--deterministic: put_ has no")
+    assert train(trained({"train.num_images": 8}), tmp_path / "other", device="cpu").step == 1  # it is the mode's rule
+
+
+def test_other_errors_and_requests_to_stop_pass_through(tmp_path, trained):
+    with pytest.raises(RuntimeError, match=r"^a shape"), deterministic(trained({}).train, "cpu", print):
+        raise RuntimeError("a shape does not fit")
+    (tmp_path / "run").mkdir()
+
+    def stop(progress):
+        (tmp_path / "run" / "STOP").touch()
+
+    with pytest.raises(StoppedEarly):
+        train(trained({}), tmp_path / "run", device="cpu", watcher=Watcher(stop), deterministic=True)
+
+
+@pytest.mark.parametrize(("way", "more"), [("run", []), ("rehearsal", ["--dry-run"]), ("repro", ["--repro", "1"])])
+def test_the_command_hands_it_on_to_training_rehearsing_and_doing_a_step_again(
+    tmp_path, trained, monkeypatch, capsys, way, more
+):
+    def refuse(recipe, device, watcher, in_one_order=False):
+        raise UsageError(f"in one order: {in_one_order}")
+
+    monkeypatch.setattr(f"hdit_core.train.{way}.workplace", refuse)
+    keep_recipe(tmp_path, trained({}))
+    command = ["train", str(recipe_file(tmp_path)), "--out", str(tmp_path), *more]
+    assert main(command) == 2 and "in one order: False" in capsys.readouterr().err
+    assert main([*command, "--deterministic"]) == 2 and "in one order: True" in capsys.readouterr().err
+
+
+def test_a_job_of_slurm_hands_it_on(capsys):
+    assert main(["slurm", "train", "mnist32", "--deterministic", "--time", "1:00:00"]) == 0
+    assert "-m hdit_cli train mnist32 --deterministic &" in capsys.readouterr().out
+
+
+# --- what CUDA needs -------------------------------------------------------------------------------------------------
+
+
+def test_cuda_gets_its_switches_before_anything_is_computed(gpu, trained):
+    note = prepared(trained({}))
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and "NCCL_ALGO" not in os.environ
+    assert "CUBLAS_WORKSPACE_CONFIG=:4096:8, cuDNN without trials" in note
+    assert note.endswith("float32 products in full float32, not TF32")
+
+
+def test_products_in_tf32_are_told_of(gpu, trained):
+    torch.backends.cuda.matmul.allow_tf32 = True  # torch takes it on machines without CUDA too
+    try:
+        assert prepared(trained({})).endswith("float32 products in TF32")
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def test_what_the_user_has_chosen_holds_where_it_keeps_the_promise(gpu, trained):
+    gpu.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
+    assert "CUBLAS_WORKSPACE_CONFIG=:16:8" in prepared(trained({}))
+
+
+def test_a_workspace_that_breaks_it_and_one_that_comes_too_late_are_refused(gpu, trained):
+    gpu.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    with pytest.raises(UsageError, match=r"CUBLAS_WORKSPACE_CONFIG is ':0:0', expected :4096:8 or :16:8; unset it"):
+        prepared(trained({}))
+    gpu.delenv("CUBLAS_WORKSPACE_CONFIG")
+    gpu.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(UsageError, match=r"CUDA is in use already; set CUBLAS_WORKSPACE_CONFIG=:4096:8 before Python"):
+        prepared(trained({}))
+
+
+@pytest.mark.parametrize("chosen", [None, "Ring", "ring,Tree", "^NVLSTree,nvls,Tree"])
+def test_ranks_on_gpus_add_up_without_network_switches(gpu, trained, chosen):
+    ranks(gpu)
+    if chosen:
+        gpu.setenv("NCCL_ALGO", chosen)
+    assert f"NCCL_ALGO={chosen or '^NVLS,NVLSTREE'}, " in prepared(trained({}))
+
+
+@pytest.mark.parametrize("chosen", ["NVLS", "Ring,NVLSTree", "^NVLS", "allreduce:nvls"])
+def test_sums_in_network_switches_are_refused(gpu, trained, chosen):
+    ranks(gpu)
+    gpu.setenv("NCCL_ALGO", chosen)
+    with pytest.raises(UsageError, match=r"NCCL_ALGO is .*switches add up in any order; unset it, or set NCCL_ALGO=\^"):
+        prepared(trained({}))
+
+
+def ranks(monkeypatch):
+    place = {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29400"}
+    for name, value in place.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_a_compiler_that_picks_by_speed_is_refused(gpu, trained):
+    recipe = trained({"train.compile": True})
+    prepared(recipe)
+    gpu.setitem(sys.modules, "torch._inductor.config", SimpleNamespace())
+    with pytest.raises(
+        UsageError, match=r"torch.compile of torch .* picks kernels by their speed.*train.compile=false"
+    ):
+        prepared(recipe)
+
+
+def test_a_device_without_such_a_mode_is_refused(monkeypatch, trained):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    with pytest.raises(UsageError, match=r"^--deterministic: torch has no deterministic mode on MPS; use --device cpu"):
+        prepared(trained({}), "mps")
+
+
+# --- attention -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_backends(gpu):
+    """A GPU on which NATTEN and FlexAttention both run."""
+    module = ModuleType("natten")
+    module.__version__ = "0.21.7"
+    gpu.setitem(sys.modules, "natten", module)
+    gpu.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    gpu.setattr(natten, "unavailable", lambda place: None)
+    gpu.setattr(natten, "kernel", lambda module, place: "hopper-fna")
+    gpu.setattr(flex, "trial", lambda attend, place: None)
+    choose.cache_clear()
+    yield
+    choose.cache_clear()
+
+
+def test_attention_that_does_not_promise_it_is_passed_over_with_the_reason(two_backends, trained):
+    cuda = (torch.device("cuda", 0), torch.bfloat16, 64)
+    assert choose(Place(*cuda)).name == "natten"
+    with deterministic(trained({}).train, "cuda", print):
+        chosen = choose(Place(*cuda))
+    assert chosen.name == "flex"
+    assert chosen.note.endswith("--deterministic is asked for, and natten does not promise it for all of its kernels")
+
+
+def test_attention_that_does_not_promise_it_is_refused_where_the_recipe_asks_for_it(two_backends):
+    place = Place(torch.device("cuda", 0), torch.bfloat16, 64, in_one_order=True)
+    with pytest.raises(
+        UsageError, match=r"'natten' cannot run here: --deterministic is asked for, .*auto, flex, tiled$"
+    ):
+        choose(place, "natten")
+    assert availability(place)["flex"] is None
+
+
+def test_attention_on_a_cpu_keeps_it_whoever_computes_it(trained):
+    place = Place(torch.device("cpu"), torch.float32, 8, in_one_order=True)
+    assert choose(place).name == choose(Place(torch.device("cpu"), torch.float32, 8)).name
