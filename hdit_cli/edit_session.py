@@ -1,13 +1,14 @@
 """What the subcommands of `hdit edit` do alike: open a checkpoint with its settings, and hand on what was drawn."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hdit_cli.console import align, emit, note
-from hdit_cli.options import image_size
+from hdit_cli.drawing_options import GuidanceOptions, ModelOptions
+from hdit_cli.opened import Opened, opened
 from hdit_cli.sample_output import STDOUT, deliver
 
 if TYPE_CHECKING:
@@ -18,17 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Session:
-    """A checkpoint that was opened, on this rank's device."""
+    """A model that was opened, and what every way of editing is handed."""
 
-    ckpt: Path
-    weights: str
+    model: Opened
     painter: "Painter"
-    world: "World"
 
     @property
-    def num_classes(self) -> int:
-        """Classes of the network, 0 without."""
-        return self.painter.denoiser.recipe.model.num_classes
+    def world(self) -> "World":
+        """The ranks."""
+        return self.model.world
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -47,68 +46,61 @@ class Session:
         Raises:
             UsageError: the network has no such class.
         """
-        from hdit_core.generate.generate import check_classes
-
-        check_classes(self.num_classes, [0], None if class_id is None else [class_id])
-        return (self.num_classes if class_id is None else class_id) if self.num_classes else None
+        self.model.check_class(class_id)
+        num_classes = self.model.num_classes
+        return (num_classes if class_id is None else class_id) if num_classes else None
 
 
 @contextmanager
-def session(ckpt: Path, weights: str, device: str, size: str | None, seed: int, **given: object) -> Iterator[Session]:
-    """Open a checkpoint while the body runs.
+def session(
+    model: ModelOptions, leading: GuidanceOptions | None, device: str, seed: int, given: Mapping[str, Any]
+) -> Iterator[Session]:
+    """Open a model while the body runs; arguments and errors are those of `opened`."""
+    with opened(model, leading, device, given) as here:
+        from hdit_core.generate.painter import Painter
 
-    Args:
-        size: what `--size` says; None: the recipe's.
-        given: sampling settings, None where the recipe's count.
+        yield Session(here, Painter(here.denoiser, here.settings, seed, here.image_size, here.guide))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The images of an edit, and where they go.
+
+    Attributes:
+        draw: draws a batch.
+        edit: what is done, to what, as plain values.
+        count: how many images, from number 0 on.
+        class_id: of all of them.
+        classes_follow: whether classes follow the numbers where none is asked for; else no image has one.
     """
-    pixels = image_size(size) if size is not None else None
 
-    from hdit_core.checkpoint import load_denoiser
-    from hdit_core.checkpoint.denoiser import attention_notes
-    from hdit_core.devices import pick_device
-    from hdit_core.distributed import APART_S, join
-    from hdit_core.generate.painter import Painter
-    from hdit_core.generate.settings import sample_settings
-
-    world = join(device, APART_S)
-    try:
-        denoiser = load_denoiser(ckpt, weights, world.device(pick_device(device)))
-        settings = sample_settings(denoiser.recipe, (), **given)
-        painter = Painter(denoiser, settings, seed, pixels or denoiser.recipe.model.image_size)
-        for line in attention_notes(denoiser) if world.is_main else ():
-            note(line)
-        yield Session(ckpt, weights, painter, world)
-    finally:
-        world.leave()
+    draw: "Draw"
+    edit: Mapping[str, Any]
+    count: int
+    class_id: int | None
+    out: Path
+    classes_follow: bool = True
 
 
-def draw_all(
-    here: Session,
-    draw: "Draw",
-    edit: dict[str, Any],
-    numbers: list[int],
-    class_id: int | None,
-    out: Path,
-    json: bool,
-    classes_follow: bool = True,
-) -> None:
+def draw_all(here: Session, drawn: Drawn, json: bool) -> None:
     """Draw the images of an edit, put them where they are to go, and print what they are."""
     from hdit_core.generate.edit import EditJob
 
-    painter = here.painter
+    model = here.model
     job = EditJob(
-        painter.denoiser,
-        numbers,
-        painter.seed,
-        painter.settings,
-        painter.image_size,
-        class_id,
-        draw=draw,
-        edit=edit,
-        classes_follow=classes_follow,
+        model.denoiser,
+        list(range(drawn.count)),
+        here.painter.seed,
+        model.settings,
+        model.image_size,
+        drawn.class_id,
+        guide=model.guide,
+        draw=drawn.draw,
+        edit=drawn.edit,
+        classes_follow=drawn.classes_follow,
     )
-    record = deliver(job, out, here.world)
+    record = deliver(job, drawn.out, here.world)
     if here.world.is_main:
-        result = {"out": str(out), "ckpt": str(here.ckpt), "weights": here.weights, **record}
+        result = {"out": str(drawn.out), "ckpt": str(model.ckpt), "weights": model.weights, **record}
         lines = align([(key, str(value)) for key, value in result.items() if key != "origin"])
-        emit(result, json, lines, err=out == STDOUT)
+        emit(result, json, lines, err=drawn.out == STDOUT)

@@ -1,4 +1,4 @@
-"""The options of `hdit sample` alone; those that other commands have, too, are in `options.py`."""
+"""The options of `hdit sample` alone; those that other commands have, too, are in `drawing_options.py`."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from hdit_cli.options import RECIPES, WEIGHTS
 from hdit_core.errors import UsageError
 
 WORTH_COMPILING = 1000  # images, below which a minute of compiling is not made good
@@ -52,73 +51,6 @@ CompileOption = Annotated[
         show_default=f"on a GPU, from {WORTH_COMPILING} images on",
     ),
 ]
-
-SampleSetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="sample.KEY=VALUE",
-        help="Any other key of the recipe's [sample]; repeatable.",
-        show_default=False,
-    ),
-]
-
-IntervalOption = Annotated[
-    str | None,
-    typer.Option(
-        "--guidance-interval",
-        metavar="LOW,HIGH",
-        help="Guide only where LOW < sigma <= HIGH; the rest takes half the time.",
-        show_default=RECIPES,
-    ),
-]
-
-RescaleOption = Annotated[
-    float | None,
-    typer.Option(
-        "--guidance-rescale",
-        min=0,
-        max=1,
-        metavar="SHARE",
-        help="How far to give guided images the contrast of unguided ones; 0: not.",
-        show_default=RECIPES,
-    ),
-]
-
-GuideOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--guide",
-        metavar="CKPT",
-        help="Lead away from a worse model: an earlier or smaller run. Needs no classes.",
-        show_default=False,
-    ),
-]
-
-GuideWeightsOption = Annotated[
-    str | None,
-    typer.Option("--guide-weights", metavar=WEIGHTS, help="Which of the guide's weights.", show_default="as --weights"),
-]
-
-AutoguidanceOption = Annotated[
-    float | None,
-    typer.Option(
-        "--autoguidance", min=0, metavar="W", help="How far to lead away from --guide; 1: not at all.", show_default="2"
-    ),
-]
-
-
-def noise_levels(text: str) -> list[float]:
-    """Read `"0.28,2.9"`: two noise levels, the lower one first.
-
-    Raises:
-        UsageError: it is not of that form.
-    """
-    number = r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?)\s*"
-    match = re.fullmatch(f"{number},{number}", text)
-    if match is None or not float(match[1]) < float(match[2]) < float("inf"):
-        raise UsageError(f"--guidance-interval {text}: expected LOW,HIGH in sigma, for example 0.28,2.9")
-    return [float(match[1]), float(match[2])]
 
 
 def seconds(text: str) -> float:

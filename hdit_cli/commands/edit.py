@@ -5,22 +5,11 @@ from typing import Annotated
 
 import typer
 
+from hdit_cli.bundle import unbundled
+from hdit_cli.drawing_options import DrawingOptions, GuidanceOptions, ModelOptions
 from hdit_cli.edit_measuring import invert, likelihood
-from hdit_cli.edit_session import draw_all, session
-from hdit_cli.options import (
-    BatchSizeOption,
-    CheckpointOption,
-    ClassOption,
-    DeviceOption,
-    GuidanceOption,
-    ImagesOutOption,
-    JsonOption,
-    SamplerOption,
-    SeedOption,
-    SizeOption,
-    StepsOption,
-    WeightsOption,
-)
+from hdit_cli.edit_session import Drawn, draw_all, session
+from hdit_cli.options import DeviceOption, ImagesOutOption, JsonOption
 from hdit_cli.sample_output import check_out, is_stream
 from hdit_core.errors import UsageError
 
@@ -30,7 +19,22 @@ MOST_FRAMES = 10_000
 
 NumOption = Annotated[int, typer.Option("--n", "--count", min=1, metavar="N", help="How many images.")]
 FramesOption = Annotated[int, typer.Option("--frames", min=2, max=MOST_FRAMES, metavar="N", help="With both ends.")]
+InitOption = Annotated[
+    Path, typer.Option("--init", metavar="IMAGE", help="The picture to begin from.", show_default=False)
+]
+StrengthOption = Annotated[
+    float, typer.Option(min=0, max=1, help="How much is drawn anew: 0 the picture itself, 1 nothing of it.")
+]
 PicturePath = Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture of any kind and size.")]
+MaskPath = Annotated[Path, typer.Argument(metavar="MASK", help="Of the same size: white is drawn anew.")]
+RoundsOption = Annotated[
+    int, typer.Option(min=1, max=100, metavar="N", help="How often each part of the way is walked, to fit better.")
+]
+StartArgument = Annotated[str, typer.Argument(metavar="FROM", help="Number of an image, or noise that invert wrote.")]
+EndArgument = Annotated[str, typer.Argument(metavar="TO", help="The same.")]
+WebpOption = Annotated[
+    Path | None, typer.Option(metavar="FILE.webp", help="An animation, forth and back.", show_default=False)
+]
 
 
 @app.callback()
@@ -42,24 +46,16 @@ def edit() -> None:
 
 
 @app.command()
+@unbundled
 def vary(
-    ckpt: CheckpointOption,
-    init: Annotated[
-        Path, typer.Option("--init", metavar="IMAGE", help="The picture to begin from.", show_default=False)
-    ],
-    strength: Annotated[
-        float, typer.Option(min=0, max=1, help="How much is drawn anew: 0 the picture itself, 1 nothing of it.")
-    ] = 0.6,
+    *,
+    model: ModelOptions,
+    init: InitOption,
+    strength: StrengthOption = 0.6,
     num: NumOption = 4,
     out: ImagesOutOption = Path("variations"),
-    seed: SeedOption = 0,
-    class_id: ClassOption = None,
-    guidance: GuidanceOption = None,
-    sampler: SamplerOption = None,
-    steps: StepsOption = None,
-    weights: WeightsOption = "ema",
-    size: SizeOption = None,
-    batch_size: BatchSizeOption = None,
+    drawing: DrawingOptions,
+    leading: GuidanceOptions,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -71,8 +67,7 @@ def vary(
     Example: hdit edit vary --init small.png --ckpt runs/faces --size 1024 --strength 0.4 --n 4
     """
     check_out(out)
-    given = {"guidance": guidance, "sampler": sampler, "steps": steps, "batch_size": batch_size}
-    with session(ckpt, weights, device, size, seed, **given) as here:
+    with session(model, leading, device, drawing.seed, drawing.settings) as here:
         from hdit_core.generate.picture import read_picture
         from hdit_core.generate.vary import varying
 
@@ -80,27 +75,21 @@ def vary(
         here.note(init, picture.remarks)
         draw = varying(here.painter, here.painter.image(picture.image_u8), strength)
         edit = {"kind": "vary", "picture_sha256": picture.sha256, "strength": strength}
-        draw_all(here, draw, edit, list(range(num)), class_id, out, json)
+        draw_all(here, Drawn(draw, edit, num, drawing.class_id, out), json)
 
 
 @app.command()
+@unbundled
 def inpaint(
+    *,
     image: PicturePath,
-    mask: Annotated[Path, typer.Argument(metavar="MASK", help="Of the same size: white is drawn anew.")],
-    ckpt: CheckpointOption,
-    rounds: Annotated[
-        int, typer.Option(min=1, max=100, metavar="N", help="How often each part of the way is walked, to fit better.")
-    ] = 4,
+    mask: MaskPath,
+    model: ModelOptions,
+    rounds: RoundsOption = 4,
     num: NumOption = 4,
     out: ImagesOutOption = Path("inpainted"),
-    seed: SeedOption = 0,
-    class_id: ClassOption = None,
-    guidance: GuidanceOption = None,
-    sampler: SamplerOption = None,
-    steps: StepsOption = None,
-    weights: WeightsOption = "ema",
-    size: SizeOption = None,
-    batch_size: BatchSizeOption = None,
+    drawing: DrawingOptions,
+    leading: GuidanceOptions,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -111,8 +100,7 @@ def inpaint(
     Example: hdit edit inpaint photo.png mask.png --ckpt runs/faces --n 8 --rounds 6
     """
     check_out(out)
-    given = {"guidance": guidance, "sampler": sampler, "steps": steps, "batch_size": batch_size}
-    with session(ckpt, weights, device, size, seed, **given) as here:
+    with session(model, leading, device, drawing.seed, drawing.settings) as here:
         import torch
 
         from hdit_core.generate.inpaint import inpainting
@@ -124,27 +112,21 @@ def inpaint(
         where = torch.from_numpy(white)[None, None].to(here.painter.device)
         draw = inpainting(here.painter, here.painter.image(picture.image_u8), where, rounds)
         edit = {"kind": "inpaint", "picture_sha256": picture.sha256, "mask_sha256": mask_sha256, "rounds": rounds}
-        draw_all(here, draw, edit, list(range(num)), class_id, out, json)
+        draw_all(here, Drawn(draw, edit, num, drawing.class_id, out), json)
 
 
 @app.command()
+@unbundled
 def interpolate(
-    start: Annotated[str, typer.Argument(metavar="FROM", help="Number of an image, or noise that invert wrote.")],
-    end: Annotated[str, typer.Argument(metavar="TO", help="The same.")],
-    ckpt: CheckpointOption,
+    *,
+    start: StartArgument,
+    end: EndArgument,
+    model: ModelOptions,
     frames: FramesOption = 16,
-    webp: Annotated[
-        Path | None, typer.Option(metavar="FILE.webp", help="An animation, forth and back.", show_default=False)
-    ] = None,
+    webp: WebpOption = None,
     out: ImagesOutOption = Path("frames"),
-    seed: SeedOption = 0,
-    class_id: ClassOption = None,
-    guidance: GuidanceOption = None,
-    sampler: SamplerOption = None,
-    steps: StepsOption = None,
-    weights: WeightsOption = "ema",
-    size: SizeOption = None,
-    batch_size: BatchSizeOption = None,
+    drawing: DrawingOptions,
+    leading: GuidanceOptions,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
@@ -157,16 +139,15 @@ def interpolate(
     """
     check_out(out)
     _check_webp(webp, out)
-    given = {"guidance": guidance, "sampler": sampler, "steps": steps, "batch_size": batch_size}
-    with session(ckpt, weights, device, size, seed, **given) as here:
+    with session(model, leading, device, drawing.seed, drawing.settings) as here:
         from hdit_core.generate.ends import end_of
         from hdit_core.generate.interpolate import interpolating
 
-        ends = [end_of(text, here.painter, class_id) for text in (start, end)]
+        ends = [end_of(text, here.painter, drawing.class_id) for text in (start, end)]
         draw = interpolating(here.painter, ends[0], ends[1], frames)
         edit = {"kind": "interpolate", "ends": [one.identity for one in ends], "frames": frames}
         shared = ends[0].class_id if ends[0].class_id == ends[1].class_id else None
-        draw_all(here, draw, edit, list(range(frames)), shared, out, json, classes_follow=False)
+        draw_all(here, Drawn(draw, edit, frames, shared, out, classes_follow=False), json)
         if webp is not None and here.world.is_main:
             _animate(out, webp, frames)
 

@@ -5,70 +5,42 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from hdit_cli.bundle import unbundled
 from hdit_cli.console import align, emit, note
-from hdit_cli.eval_options import DrawnWeightsOption
-from hdit_cli.options import (
-    BatchSizeOption,
-    CheckpointOption,
-    ClassOption,
-    DeviceOption,
-    GuidanceOption,
-    ImagesOutOption,
-    JsonOption,
-    SamplerOption,
-    SeedOption,
-    SizeOption,
-    StepsOption,
-)
+from hdit_cli.drawing_options import DrawingOptions, GuidanceOptions, ModelOptions
+from hdit_cli.opened import Opened, opened
+from hdit_cli.options import DeviceOption, ImagesOutOption, JsonOption
 from hdit_cli.sample_options import (
     WORTH_COMPILING,
-    AutoguidanceOption,
     BudgetOption,
     CompileOption,
     CountOption,
     GridOption,
-    GuideOption,
-    GuideWeightsOption,
-    IntervalOption,
-    RescaleOption,
-    SampleSetOption,
     SeedsOption,
     TrajectoryOption,
-    noise_levels,
 )
 from hdit_cli.sample_output import STDOUT, deliver
-from hdit_cli.sample_request import GuideRequest, Request, Target
+from hdit_cli.sample_target import Target
 
 if TYPE_CHECKING:
-    from hdit_core.distributed import World
     from hdit_core.generate.job import Job
 
 app = typer.Typer(add_completion=False)
 
 
 @app.command()
+@unbundled
 def sample(
-    ckpt: CheckpointOption,
-    weights: DrawnWeightsOption = None,
+    *,
+    model: ModelOptions,
     num: CountOption = 64,
     numbers: SeedsOption = None,
-    seed: SeedOption = 0,
-    class_id: ClassOption = None,
-    size: SizeOption = None,
     out: ImagesOutOption = Path("samples"),
     grid: GridOption = None,
     trajectory: TrajectoryOption = None,
     budget: BudgetOption = None,
-    sampler: SamplerOption = None,
-    steps: StepsOption = None,
-    overrides: SampleSetOption = None,
-    guidance: GuidanceOption = None,
-    interval: IntervalOption = None,
-    rescale: RescaleOption = None,
-    guide: GuideOption = None,
-    guide_weights: GuideWeightsOption = None,
-    autoguidance: AutoguidanceOption = None,
-    batch_size: BatchSizeOption = None,
+    drawing: DrawingOptions,
+    leading: GuidanceOptions,
     compiled: CompileOption = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
@@ -80,53 +52,31 @@ def sample(
 
     Example: hdit sample --ckpt runs/digits --n 100 --guidance 2 --out digits/
     """
-    drawn: dict[str, Any] = {"sampler": sampler, "steps": steps, "batch_size": batch_size, "guidance": guidance}
-    drawn |= {"guidance_interval": interval and noise_levels(interval), "guidance_rescale": rescale}
-    leader = GuideRequest(guide, guide_weights, autoguidance)
-    request = Request(ckpt, weights, num, numbers, seed, class_id, size, drawn, overrides or (), leader)
-    _draw(request, Target(out, grid, trajectory, budget), compiled, device, json)
+    target = Target(out, grid, trajectory, budget)
+    with opened(model, leading, device, drawing.settings) as here:
+        from hdit_core.generate.ranges import read_ranges
 
-
-def _draw(request: Request, target: Target, compiled: bool | None, device: str, json: bool) -> None:
-    """Draw on all ranks; the main one prints the result."""
-    columns, budget_s = target.columns, target.budget_s
-
-    from hdit_core.devices import pick_device
-    from hdit_core.distributed import APART_S, join
-    from hdit_core.generate.defaults import read_defaults
-
-    world = join(device, APART_S)
-    try:
-        job = request.job(world.device(pick_device(device)), budget_s)
-        defaults = read_defaults(request.ckpt)
-        _say_how(job, world, defaults.note)
-        _compile(job, compiled, world)
-        record = deliver(job, target.out, world, columns)
-        if target.trajectory is not None and world.is_main:
-            _animate(job, target.trajectory)
-    finally:
-        world.leave()
-    if world.is_main:
-        result = {"out": str(target.out), "ckpt": str(request.ckpt), "weights": request.weights or defaults.weights}
-        result |= record
+        chosen = list(range(num)) if numbers is None else read_ranges(numbers)
+        job = _job(here, chosen, drawing, target.budget_s)
+        _compile(job, compiled, here)
+        record = deliver(job, out, here.world, target.columns)
+        if trajectory is not None and here.world.is_main:
+            _animate(job, trajectory)
+    if here.world.is_main:
+        result = {"out": str(out), "ckpt": str(here.ckpt), "weights": here.weights, **record}
         lines = align([(key, str(value)) for key, value in result.items() if key != "origin"])
-        emit(result, json, lines, err=target.out == STDOUT)
+        emit(result, json, lines, err=out == STDOUT)
 
 
-def _say_how(job: "Job", world: "World", by_default: str | None) -> None:
-    from hdit_core.checkpoint.denoiser import attention_notes
+def _job(here: Opened, numbers: list[int], drawing: DrawingOptions, budget_s: float | None) -> "Job":
+    from hdit_core.generate.job import Job
 
-    if not world.is_main:
-        return
-    for line in attention_notes(job.denoiser):
-        note(line)
-    if by_default is not None:
-        note(by_default)
-    if job.guide is not None and job.guide.weight == 1:
-        note("the guide is not asked: --autoguidance 1 leads nowhere")
+    here.check_class(drawing.class_id)
+    how = (here.settings, here.image_size, drawing.class_id, budget_s, here.guide)
+    return Job(here.denoiser, numbers, drawing.seed, *how)
 
 
-def _compile(job: "Job", wanted: bool | None, world: "World") -> None:
+def _compile(job: "Job", wanted: bool | None, here: Opened) -> None:
     """Have the layers compiled as they are first used, where that was asked for or pays."""
     device = next(job.denoiser.parameters()).device
     if wanted is False or (wanted is None and (device.type != "cuda" or len(job.numbers) < WORTH_COMPILING)):
@@ -134,7 +84,7 @@ def _compile(job: "Job", wanted: bool | None, world: "World") -> None:
     from hdit_core.model.compiled import compile_network
     from hdit_core.model.hourglass import HourglassTransformer
 
-    if world.is_main:
+    if here.world.is_main:
         note("the layers are compiled first; --no-compile leaves that out")
     for denoiser in (job.denoiser, *([job.guide.denoiser] if job.guide is not None else [])):
         assert isinstance(denoiser.network, HourglassTransformer)  # what load_denoiser wraps

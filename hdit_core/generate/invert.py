@@ -16,12 +16,13 @@ from hdit_core.devices import autocast, compute_dtype
 from hdit_core.diffusion.flow import carry
 from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.files import new_file
-from hdit_core.generate.origin import weights_sha256
+from hdit_core.generate.origin import guide_origin, weights_sha256
 from hdit_core.generate.painter import Painter
 
 KIND = "noise"
 LEVELS_PER_UNIT = 127.5  # of 8 bits, in images in [-1, 1]
 TOLERANCE = 1e-4
+UNLED = {"guidance_interval": None, "guidance_rescale": 0.0, "guide": None}  # of files that do not say it
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,15 @@ class StoredNoise:
 
 def _made_with(painter: Painter) -> dict[str, Any]:
     """Return what noise belongs to: with anything else it does not become its picture."""
-    settings = painter.settings
+    settings, guide = painter.settings, painter.guide
     return {
         "weights_sha256": weights_sha256(painter.denoiser),
         "image_size": list(painter.image_size),
         "sigma_max": settings.sigma_max,
         "guidance": settings.guidance,
+        "guidance_interval": settings.guidance_interval and list(settings.guidance_interval),
+        "guidance_rescale": settings.guidance_rescale,
+        "guide": guide_origin(guide) if guide is not None and guide.weight != 1 else None,
     }
 
 
@@ -129,6 +133,7 @@ def read_noise(path: Path, painter: Painter) -> StoredNoise:
         class_id = about.pop("class")
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: its metadata is damaged ({type(error).__name__})") from None
+    about = UNLED | about
     if changed := [key for key, value in _made_with(painter).items() if about.get(key) != value]:
         raise UsageError(f"{path}: its noise belongs to another {changed[0]}; invert the picture again with this one")
     noise = tensors[KIND]

@@ -95,7 +95,8 @@ def judged(
     """
     if painter.settings.guidance != 1:
         raise UsageError(
-            f"sample.guidance = {painter.settings.guidance}: what guidance draws has no likelihood; use --guidance 1"
+            f"sample.guidance = {painter.settings.guidance}: what guidance draws has no likelihood; leave it out, or "
+            "set it to 1"
         )
     waiting = iter(images)
     while batch := list(islice(waiting, painter.settings.batch_size)):

@@ -10,10 +10,11 @@ from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
 from hdit_core.diffusion.brownian import BrownianNoise
+from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.schedule import sampling_sigmas
 from hdit_core.diffusion.walk import Denoise, NoiseSource
-from hdit_core.generate.generate import START, check_size, conditioned, run_sampler
+from hdit_core.generate.generate import START, check_request, conditioned, run_sampler
 from hdit_core.images import from_uint8
 from hdit_core.randomness import normal
 from hdit_core.recipe.sample import SampleRecipe
@@ -25,15 +26,17 @@ class Painter:
 
     Attributes:
         image_size: rows and columns in pixels.
+        guide: a worse model to lead away from.
     """
 
     denoiser: Denoiser
     settings: SampleRecipe
     seed: int
     image_size: tuple[int, int]
+    guide: Guide | None = None
 
     def __post_init__(self) -> None:
-        check_size(self.denoiser.recipe.model, self.image_size)
+        check_request(self.denoiser, self.image_size, self.guide)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -65,7 +68,7 @@ class Painter:
 
     def conditioned(self, classes: Sequence[int] | None) -> Denoise:
         """Return what a sampler asks for images of these classes, guided as the settings say."""
-        return conditioned(self.denoiser, classes, self.settings)
+        return conditioned(self.denoiser, classes, self.settings, self.guide)
 
     def walk(
         self,

@@ -1,6 +1,7 @@
 """A picture to noise and back, and its bits per dimension: against closed forms, and the files that hold noise."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from exact_denoiser import GaussianDenoiser
 from PIL import Image
 from safetensors.torch import save_file
 
+from hdit_core.checkpoint.tensors import read_tensors, write_tensors
 from hdit_core.diffusion.flow import carry
+from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import CheckpointError, DataError, UsageError
 from hdit_core.generate.ends import end_of
@@ -116,6 +119,25 @@ def test_noise_that_belongs_to_something_else_is_refused(gaussian, tmp_path, cha
         read_noise(path, painter_of(gaussian, **changes))
 
 
+def test_noise_belongs_to_what_led_it_and_a_file_that_does_not_say_it_to_nothing_such(gaussian, tmp_path):
+    noise, led, guide = torch.zeros(3, *SIZE), painter_of(gaussian), Guide(gaussian, 2.0)
+    interval, rescale = {"guidance_interval": (0.3, 5.0)}, {"guidance_rescale": 0.5}
+    ways = {"guidance_interval": painter_of(gaussian, **interval), "guidance_rescale": painter_of(gaussian, **rescale)}
+    ways["guide"] = replace(led, guide=guide)
+    for name, way in ways.items():
+        write_noise(tmp_path / name, way, StoredNoise(noise, 1))
+        assert torch.equal(read_noise(tmp_path / name, way).noise, noise)
+        with pytest.raises(UsageError, match=f"its noise belongs to another {name};"):
+            read_noise(tmp_path / name, led)
+    write_noise(tmp_path / "idle", replace(led, guide=replace(guide, weight=1.0)), StoredNoise(noise, 1))
+    assert torch.equal(read_noise(tmp_path / "idle", led).noise, noise)
+
+    about = json.loads(read_tensors(tmp_path / "idle")[1]["about"])
+    known = json.dumps({key: value for key, value in about.items() if key not in ways})
+    write_tensors(tmp_path / "old", {"noise": noise}, led.denoiser.recipe.model_dump_json(), kind="noise", about=known)
+    assert torch.equal(read_noise(tmp_path / "old", led).noise, noise)
+
+
 def test_a_file_that_holds_no_noise_is_refused(gaussian, tmp_path):
     painter = painter_of(gaussian)
     save_file({"noise": torch.zeros(3, *SIZE)}, tmp_path / "other.safetensors")
@@ -171,7 +193,7 @@ def test_a_network_is_judged_through_its_own_gradients(tiny_recipe):
 
 
 def test_guidance_has_no_likelihood(gaussian):
-    with pytest.raises(UsageError, match="what guidance draws has no likelihood; use --guidance 1"):
+    with pytest.raises(UsageError, match="what guidance draws has no likelihood; leave it out, or set it to 1"):
         list(judged(painter_of(gaussian, guidance=2.0), given()))
 
 
