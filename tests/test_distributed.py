@@ -6,6 +6,7 @@ import pytest
 
 from hdit_core.distributed import Place, find_place, first_host, gpu_of, join, speaks
 from hdit_core.errors import HditError, UsageError
+from tests.ports import take_port
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"} | {
     "MASTER_ADDR": "gpu01",
@@ -123,8 +124,7 @@ def test_a_port_that_is_taken_is_said(monkeypatch):
 
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_ranks_that_do_not_come_are_not_waited_for_for_ever(rank, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = str(probe.getsockname()[1])
+    port = str(take_port())
     here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "RANK": rank}
     for name, text in here.items():
         monkeypatch.setenv(name, text)

@@ -1,9 +1,9 @@
 """One rank that scores, as a process of its own, forked from a server that has imported everything before."""
 
+import itertools
 import json
 import multiprocessing
 import os
-import socket
 import sys
 import time
 from dataclasses import dataclass
@@ -17,17 +17,21 @@ from hdit_core.evaluate import pieces, score, sweep
 from hdit_core.evaluate.extractor import Extractor
 from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.evaluate.sweepsettings import SweepSettings
+from tests.ports import take_port
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["hdit_core.evaluate.sweep", "torch._dynamo"])
 WEIGHTS = torch.randn(5, 192, generator=torch.Generator().manual_seed(1)) / 100
 
 
-def toy(slow_s: float) -> Extractor:
-    """An extractor with a classifier, which takes its time."""
+def toy(stuck_at: int | None) -> Extractor:
+    """An extractor with a classifier, for batches of 4 images, which does not come back from its n-th batch."""
+    batches = itertools.count(1)
 
     def network(levels):
-        time.sleep(slow_s)
+        if next(batches) == stuck_at:
+            time.sleep(600)  # and is killed meanwhile
+            raise AssertionError("nobody has killed this rank")
         return levels.flatten(1) @ WEIGHTS.T
 
     device = torch.device("cpu")
@@ -36,13 +40,13 @@ def toy(slow_s: float) -> Extractor:
     )
 
 
-def work(place: dict[str, str], out: str, slow_s: float, options: dict) -> None:
+def work(place: dict[str, str], out: str, stuck_at: int | None, options: dict) -> None:
     """Score, and write what came of it to `out`; with an exit code of 1 a refusal."""
     os.environ.update(place)
     torch.set_num_threads(1)
     pieces.IMAGES_PER_PIECE = 8
     sweep.IMAGES_PER_PIECE = 8
-    score.open_extractor = sweep.open_extractor = lambda *_: toy(slow_s)
+    score.open_extractor = sweep.open_extractor = lambda *_: toy(stuck_at)
     world = join("cpu")
     try:
         grid = options.pop("sweep", None)
@@ -75,21 +79,20 @@ class Ranks:
     def said(self) -> list[str]:
         """Wait, and return what each wrote."""
         for process in self.processes:
-            process.join(60)
+            process.join(120)
         return [file.read_text() if file.exists() else "" for file in self.files]
 
 
-def start(folder: Path, count: int, slow_s: float = 0.0, **options: object) -> Ranks:
-    """Start ranks that score with these settings."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+def start(folder: Path, count: int, stuck: tuple[int, int] | None = None, **options: object) -> Ranks:
+    """Start ranks that score with these settings, one of them stuck in so many-th of its batches until it is killed."""
+    world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(take_port())}
     folder.mkdir(exist_ok=True)
     files = [folder / f"{rank}.json" for rank in range(count)]
     processes = []
     for rank, file in enumerate(files):
         file.unlink(missing_ok=True)
         place = world | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        processes.append(CONTEXT.Process(target=work, args=(place, str(file), slow_s, options)))
+        stuck_at = stuck[1] if stuck and stuck[0] == rank else None
+        processes.append(CONTEXT.Process(target=work, args=(place, str(file), stuck_at, options)))
         processes[-1].start()
     return Ranks(processes, files)

@@ -58,7 +58,7 @@ def test_saved_statistics_are_the_same_for_any_number_of_ranks(sets, tmp_path):
 def test_killed_ranks_go_on_in_any_number_where_they_were(sets, alone, tmp_path):
     """SIGKILL to one of two ranks: the other ends by itself; then three ranks do what is missing, and then one."""
     options = {"images": str(sets[0]), "reference": str(sets[1]), "keep_features": tmp_path / "kept"}
-    ranks = start(tmp_path / "killed", 2, slow_s=0.05, **options)
+    ranks = start(tmp_path / "killed", 2, stuck=(1, 3), **options)
     while len(kept := list((tmp_path / "kept").glob("*/features-*"))) < 3:
         assert all(process.is_alive() for process in ranks.processes), ranks.said()
         time.sleep(0.01)
@@ -76,14 +76,15 @@ def test_where_a_rank_cannot_read_its_image_all_end_and_it_says_why(sets, tmp_pa
     for path in sets[0].iterdir():
         (tmp_path / "broken" / path.name).write_bytes(path.read_bytes() if path.stem != "009" else b"text")
     said = start(tmp_path, 2, images=str(tmp_path / "broken"), reference=str(sets[1])).said()
-    assert said[0] == "HditError: rank 1 failed; it says why"
+    assert said[0] == "RankFailed: rank 1 failed; it says why"
     assert "DataError" in said[1] and "009.png: cannot be scored" in said[1]
 
 
 def test_where_the_main_rank_is_killed_the_others_end_and_say_so(sets, tmp_path):
     options = {"images": str(sets[0]), "reference": str(sets[1]), "keep_features": tmp_path / "kept"}
-    ranks = start(tmp_path, 2, slow_s=0.1, **options)
+    ranks = start(tmp_path, 2, stuck=(0, 3), **options)
     while not list((tmp_path / "kept").glob("*/features-*")):
+        assert all(process.is_alive() for process in ranks.processes), ranks.said()
         time.sleep(0.01)
     ranks.processes[0].kill()
     assert "HditError: the main rank is gone" in ranks.said()[1]

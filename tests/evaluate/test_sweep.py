@@ -142,7 +142,7 @@ def test_two_ranks_find_what_one_does_after_a_kill_of_either_too(run, reference,
     asked = {"run": run, "guidance": "1:3:1", "n": 16, "confirm": 24}
     options = {"images": None, "reference": str(reference), "labels": "uniform"}
     one = start(tmp_path / "a", 1, **options, sweep=asked | {"out": tmp_path / "one"}).results()[0]
-    killed = start(tmp_path / "b", 2, slow_s=0.1, **options, sweep=asked | {"out": tmp_path / "two"})
+    killed = start(tmp_path / "b", 2, stuck=(1, 3), **options, sweep=asked | {"out": tmp_path / "two"})
     journal = tmp_path / "two" / "journal.jsonl"
     while not journal.exists() or len(journal.read_text().splitlines()) < 3:
         assert all(process.is_alive() for process in killed.processes), killed.said()

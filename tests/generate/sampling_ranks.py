@@ -3,7 +3,6 @@
 import os
 import random
 import signal
-import socket
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from hdit_cli.main import main
 from hdit_core.checkpoint.tensors import write_tensors
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.read import check_recipe
+from tests.ports import take_port
 
 TINIEST = {
     "model": {
@@ -40,12 +40,6 @@ def write_network(path: Path, tables=TINIEST) -> Path:
     return path
 
 
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
-
-
 def _be_rank(rank: int, size: int, port: int, arguments: list[str], log: Path) -> None:
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()} if size > 1 else {})
@@ -58,7 +52,7 @@ def _be_rank(rank: int, size: int, port: int, arguments: list[str], log: Path) -
 
 def begin(arguments: list[str], size: int, log: Path) -> list[int]:
     """Start the ranks of a job and return their process ids."""
-    port, ranks = free_port(), []
+    port, ranks = take_port(), []
     for rank in range(size):
         child = os.fork()
         if child == 0:
@@ -71,7 +65,7 @@ def begin(arguments: list[str], size: int, log: Path) -> list[int]:
 
 
 def end(ranks: list[int], after_s: float, numbers: random.Random) -> bool:
-    """Kill all ranks in any order after a time, unless they have ended; return whether one was killed.
+    """Kill all ranks at one moment after a time, unless they have ended; return whether one was killed.
 
     Raises:
         AssertionError: one ended otherwise than well or by the kill.
@@ -83,8 +77,9 @@ def end(ranks: list[int], after_s: float, numbers: random.Random) -> bool:
                 codes[rank] = os.waitstatus_to_exitcode(found[1])
         time.sleep(0.001)
     left = [rank for rank in ranks if rank not in codes]
-    for rank in numbers.sample(left, len(left)):
-        os.kill(rank, signal.SIGKILL)
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: none sees another die, and fails of that
+        for rank in numbers.sample(left, len(left)):
+            os.kill(rank, number)
     for rank in left:
         codes[rank] = os.waitstatus_to_exitcode(os.waitpid(rank, 0)[1])
     assert all(code in (0, -signal.SIGKILL) for code in codes.values()), codes

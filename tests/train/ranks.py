@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import pickle
 import signal
-import socket
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,14 +15,10 @@ from typing import Any
 
 import torch
 
+from tests.ports import take_port
+
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["hdit_core.train.run"])
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def torchrun(rank: int, size: int, port: int) -> dict[str, str]:
@@ -62,7 +57,7 @@ def started(
     size: int, act: Callable[..., Any], *arguments: Any, place: Callable[[int, int, int], dict[str, str]] = torchrun
 ) -> Iterator[list[tuple[Any, Any]]]:
     """Start the ranks of a world, each with the same call, and give a process and its answers for each; end them."""
-    port, ranks = free_port(), []
+    port, ranks = take_port(), []
     try:
         for rank in range(size):
             receive, send = CONTEXT.Pipe(duplex=False)

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ import time
 import pytest
 
 from hdit_core.recipe.write import recipe_toml
+from tests.ports import take_port
 
 RANK = """
 import sys, time
@@ -46,9 +46,7 @@ except HditError as error:
 
 def start(recipe, run, count, slow=None):
     """Start ranks, one of them slow in its share of a score: the other has done its own meanwhile, and waits."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(take_port())}
     ranks = []
     for rank in range(count):
         command = [sys.executable, "-c", RANK, str(recipe), str(run), "0.7" if rank == slow else "0.0"]
