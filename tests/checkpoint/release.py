@@ -3,7 +3,7 @@
     python -m tests.checkpoint.release FOLDER
 
 writes FOLDER/format-N, a checkpoint after 2 of 3 steps, and FOLDER/data-of-format-N, its data set of 6 pictures, N
-being what this hdit writes. Move both into `released/` and tell `test_released.py` of them; from then on they never change.
+being what this hdit writes. Move both into `released/` and tell `test_released.py` of them; then they never change.
 """
 
 import os
