@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import multiprocessing
 import os
 import sys
 import time
@@ -17,10 +16,9 @@ from hdit_core.evaluate import pieces, score, sweep
 from hdit_core.evaluate.extractor import Extractor
 from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.evaluate.sweepsettings import SweepSettings
+from tests.forking import CONTEXT
 from tests.ports import take_port
 
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["hdit_core.evaluate.sweep", "torch._dynamo"])
 WEIGHTS = torch.randn(5, 192, generator=torch.Generator().manual_seed(1)) / 100
 
 
@@ -80,6 +78,8 @@ class Ranks:
         """Wait, and return what each wrote."""
         for process in self.processes:
             process.join(120)
+            process.kill()  # one that hangs, so that pytest can end
+            process.join()
         return [file.read_text() if file.exists() else "" for file in self.files]
 
 

@@ -4,7 +4,6 @@ They are forked from a server that has imported torch once, so that a world star
 """
 
 import faulthandler
-import multiprocessing
 import os
 import pickle
 import signal
@@ -15,10 +14,8 @@ from typing import Any
 
 import torch
 
+from tests.forking import CONTEXT
 from tests.ports import take_port
-
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["hdit_core.train.run"])
 
 
 def torchrun(rank: int, size: int, port: int) -> dict[str, str]:
