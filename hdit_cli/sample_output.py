@@ -70,11 +70,16 @@ def _to_folder(job: "Job", out: Path, world: "World", columns: tuple[int, int] |
         fill_folder(job, folder, world, device, lambda done: None)
         return {}
     total = len(job.numbers)
-    with progress("sample", total=total) as bar:
-        held = fill_folder(job, folder, world, device, lambda done: bar.update(min(done * world.size, total)))
-        bar.update(len(held))
-    record = folder.finish(held, job.class_of, columns)
+    try:
+        with progress("sample", total=total) as bar:
+            held = fill_folder(job, folder, world, device, lambda done: bar.update(min(done * world.size, total)))
+            bar.update(len(held))
+        record = folder.finish(held, job.class_of, columns)
+    finally:
+        folder.leave()
     note(f"look at {out / GRID}")
+    if record["status"] != "complete":
+        note(f"another hdit is at work in {out}: the last one to end completes samples.json")
     return {key: record[key] for key in ("num_images", "images", "origin")}
 
 

@@ -1,11 +1,13 @@
 """Samples as a folder that can be gone on with: `00000012.png` for image 12, `samples.json`, and `grid.png`.
 
 An image is written whole or not at all. The same command again keeps what is intact, which it finds by decoding it, and
-draws what is missing; a folder of samples that were made from anything else is refused.
+draws what is missing; a folder of samples that were made from anything else is refused. Several jobs may draw into one
+at once, best each its own images: the record has those of all, and is complete when the last of them ends.
 """
 
 import json
 import os
+import secrets
 import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from hdit_core.data.codec import decode
 from hdit_core.data.reader import largest_content
 from hdit_core.errors import UsageError
 from hdit_core.files import TEMPORARY, flush_folder, remove_temporaries, write_whole
+from hdit_core.generate.claim import LOCK, Claim
 from hdit_core.generate.generate import Generated
 from hdit_core.generate.origin import differences, with_new_settings
 from hdit_core.generate.ranges import read_ranges, write_ranges
@@ -44,7 +47,7 @@ class SampleFolder:
             shape: height, width and channels of each image.
         """
         self.folder, self.origin, self.shape = folder, origin, shape
-        self._before: set[int] = set()
+        self._claim, self._mark = Claim(folder), secrets.token_hex(8)
 
     def begin(self) -> None:
         """Make the folder, or recognise it as this job's; of several ranks the main one does it, before any writes.
@@ -52,14 +55,20 @@ class SampleFolder:
         Raises:
             UsageError: the folder holds something else, or samples that were made from something else.
         """
-        record = self.folder / RECORD
-        if record.is_file():
-            self._recognise(record)
-            return
-        if self.folder.exists() and not self._is_free():
+        if not (self.folder / RECORD).is_file() and self.folder.exists() and not self._is_free():
             raise UsageError(f"{self.folder}: exists and is not a folder of samples; give another with --out")
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(record, json.dumps({"status": "unfinished", "origin": self.origin}, indent=1) + "\n")
+        self._claim.take()
+        try:
+            with self._claim.record():
+                self._begin_record()
+        except BaseException:
+            self.leave()
+            raise
+
+    def leave(self) -> None:
+        """Let others know that this job is not at work here any more; of several ranks the main one does it."""
+        self._claim.release()
 
     def missing(self, numbers: Sequence[int], on_checked: Callable[[int], None] | None = None) -> list[int]:
         """Return those of the images that are not there or not intact.
@@ -80,8 +89,7 @@ class SampleFolder:
         """Write each image of a batch."""
         for number, image in zip(batch.indices, to_uint8(batch.images), strict=True):
             path = self.path(number)
-            temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
-            temporary.unlink(missing_ok=True)
+            temporary = path.with_name(f"{TEMPORARY}{path.name}-{self._mark}")  # another machine's job may have our pid
             with os.fdopen(os.open(temporary, NEW_FILE, 0o666), "wb") as file:
                 file.write(png_bytes(image))
             temporary.replace(path)  # not flushed each: what a power failure leaves is found by decoding it
@@ -108,35 +116,62 @@ class SampleFolder:
     ) -> dict[str, Any]:
         """Draw the grid, write the record of all that the folder holds, and return what it says but for the classes.
 
+        The job is no longer at work then. While others are, the record stays unfinished, and what they are writing
+        stays as it is.
+
         Args:
-            numbers: the images that were drawn now or found intact; those of earlier calls stay in the record.
+            numbers: the images that were drawn now or found intact; those of other jobs stay in the record.
             classes: the class of an image, None without one.
             columns: rows and columns of the grid; default: up to a hundred images, as square as can be.
         """
         self.flush()
-        remove_temporaries(self.folder)
-        held = sorted(self._before.union(numbers))
-        self._draw_grid(held, classes, columns)
-        class_ids = [classes(number) for number in held]
-        record = {"status": "complete", "num_images": len(held), "images": write_ranges(held), "origin": self.origin}
-        with_classes = any(class_id is not None for class_id in class_ids)
-        content = record | {"class_ids": class_ids if with_classes else None}
-        write_whole(self.folder / RECORD, json.dumps(content, indent=1) + "\n")
+        with self._claim.record():
+            of_others = self._recorded() if (self.folder / RECORD).is_file() else []
+            held = sorted({number for number in of_others if self.holds(number)}.union(numbers))
+            self._draw_grid(held, classes, columns)
+            last = self._claim.is_alone()
+            if last:
+                remove_temporaries(self.folder)
+            record = {
+                "status": "complete" if last else "unfinished",
+                "num_images": len(held),
+                "images": write_ranges(held),
+                "origin": self.origin,
+            }
+            class_ids = [classes(number) for number in held]
+            with_classes = any(class_id is not None for class_id in class_ids)
+            self._write_record(record | {"class_ids": class_ids if with_classes else None})
+            self.leave()
         return record
 
     def _is_free(self) -> bool:
-        """Return whether there is nothing in the folder but what a job that was killed at its very beginning left."""
-        return self.folder.is_dir() and all(path.name.startswith(TEMPORARY) for path in self.folder.iterdir())
+        """Return whether there is nothing in the folder but what jobs leave or have at their very beginning."""
+        return self.folder.is_dir() and all(
+            path.name == LOCK or path.name.startswith(TEMPORARY) for path in self.folder.iterdir()
+        )
 
-    def _recognise(self, path: Path) -> None:
+    def _begin_record(self) -> None:
+        if (self.folder / RECORD).is_file():
+            self._recorded()
+        else:
+            self._write_record({"status": "unfinished", "origin": self.origin})
+
+    def _write_record(self, record: dict[str, Any]) -> None:
+        write_whole(self.folder / RECORD, json.dumps(record, indent=1) + "\n")
+
+    def _recorded(self) -> list[int]:
+        """Return the images that the record names, which is this job's.
+
+        Raises:
+            UsageError: it is another's, or cannot be read.
+        """
+        path = self.folder / RECORD
         try:
             if path.stat().st_size > LARGEST_RECORD_BYTES:
                 raise ValueError("too large")
             record = json.loads(path.read_bytes())
-            there, before = (
-                with_new_settings(record["origin"], self.origin),
-                read_ranges(record["images"]) if "images" in record else [],
-            )
+            there = with_new_settings(record["origin"], self.origin)
+            images = read_ranges(record["images"]) if "images" in record else []
         except (OSError, ValueError, KeyError, TypeError, RecursionError, UsageError) as problem:
             raise UsageError(
                 f"{path}: cannot be read ({type(problem).__name__}); give another folder with --out"
@@ -146,7 +181,7 @@ class SampleFolder:
             raise UsageError(
                 f"{self.folder}: holds samples made otherwise: {'; '.join(found[:3])}{more}. Give another with --out"
             )
-        self._before = {number for number in before if self.holds(number)}
+        return images
 
     def _intact(self, number: int) -> UInt8[np.ndarray, "H W C"] | None:
         if not self.holds(number):

@@ -127,5 +127,5 @@ def test_the_grid_has_the_shape_that_is_asked_for_and_no_more_pixels_than_a_scre
     samples.finish(range(8), lambda number: None, (2, 3))
     assert Image.open(tmp_path / "grid.png").size == (3 * 14 + 2, 2 * 10 + 2)
     monkeypatch.setattr(module, "MOST_GRID_PIXELS", 3 * 8 * 12)
-    samples.finish(range(8), lambda number: None)
+    begun(tmp_path).finish(range(8), lambda number: None)
     assert Image.open(tmp_path / "grid.png").size == (2 * 14 + 2, 2 * 10 + 2)

@@ -131,7 +131,7 @@ def test_ranks_that_cannot_write_all_end_and_leave_nothing(network, tmp_path, na
 
 
 def folder_of(path):
-    samples = SampleFolder(path, {"seed": 3}, (8, 12, 3))
+    samples = SampleFolder(path, {"seed": 3, "settings": {}}, (8, 12, 3))
     samples.begin()
     return samples
 
