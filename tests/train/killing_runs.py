@@ -35,13 +35,15 @@ def kill(pid, *, group):
 def train_under_fire(nursery, recipe_file, run, random, longest_s, writer="ours"):
     """Train a run, killing it after random times and beginning again, until it ends by itself.
 
+    With every kill the longest time grows, so that a machine that has become slow comes to an end too.
+
     Returns:
         How often it was killed, and its last exit code: 0, or 1 where it could not go on.
     """
     kills = 0
     while True:
         pid = nursery.begin(recipe_file, run, writer)
-        code = nursery.wait(random.uniform(0.05, longest_s))
+        code = nursery.wait(random.uniform(0.05, longest_s * 1.1**kills))
         if code is None:
             kill(pid, group=random.random() < 0.5)
             code = nursery.wait()
@@ -49,3 +51,13 @@ def train_under_fire(nursery, recipe_file, run, random, longest_s, writer="ours"
         if code != KILLED:
             return kills, code
         kills += 1
+
+
+def kill_in_a_save(nursery, recipe_file, run, writer="ours"):
+    """Begin a run and kill it when it has begun to write a checkpoint; a busy machine may be late."""
+    pid, code = nursery.begin(recipe_file, run, writer), None
+    while code is None and not list((run / "checkpoints").glob(".tmp-*")):
+        code = nursery.wait(0.001)
+    if code is None:
+        kill(pid, group=True)
+        nursery.wait()

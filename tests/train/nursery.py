@@ -50,7 +50,10 @@ def write_in_place(run, recipe, state, parts):
 
     folder = checkpoint_folder(run, 1)
     folder.mkdir(parents=True, exist_ok=True)
+    mark = folder.with_name(".tmp-in-place")  # as there is one while ours is written
+    mark.touch()
     save._write(folder, recipe, state, parts)
+    mark.unlink()
     return folder
 
 

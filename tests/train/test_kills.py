@@ -7,7 +7,7 @@ import random
 import time
 
 import pytest
-from killing_runs import final_hash, train_under_fire
+from killing_runs import final_hash, kill_in_a_save, train_under_fire
 from nursery import Nursery
 
 from hdit_core.recipe.write import recipe_toml
@@ -28,11 +28,12 @@ def recipe_file(tmp_path, trained):
     return tmp_path / "tiny.toml"
 
 
-def test_killed_at_random_moments_a_run_ends_with_the_bits_of_one_left_alone(tmp_path, recipe_file, nursery):
+def test_killed_in_a_save_and_at_random_a_run_ends_with_the_bits_of_one_left_alone(tmp_path, recipe_file, nursery):
     began_at = time.monotonic()
     nursery.begin(recipe_file, tmp_path / "alone")
     assert nursery.wait() == 0
     longest_s, kills = (time.monotonic() - began_at) / 2, 0
+    kill_in_a_save(nursery, recipe_file, tmp_path / "run-0")
     for trial in range(20):
         run = tmp_path / f"run-{trial}"
         killed, code = train_under_fire(nursery, recipe_file, run, random.Random(trial), longest_s)
@@ -45,12 +46,14 @@ def test_killed_at_random_moments_a_run_ends_with_the_bits_of_one_left_alone(tmp
     raise AssertionError(f"{kills} kills in 20 runs are no test")
 
 
-def test_the_same_kills_break_a_run_whose_checkpoints_are_written_in_place(tmp_path, recipe_file, nursery):
+def test_the_same_kill_breaks_a_run_whose_checkpoints_are_written_in_place(tmp_path, recipe_file, nursery):
     """The test of the test: what it says of our writer it does not say of any."""
     for trial in range(10):
         run = tmp_path / str(trial)
-        _, code = train_under_fire(nursery, recipe_file, run, random.Random(trial), longest_s=0.8, writer="in place")
+        kill_in_a_save(nursery, recipe_file, run, writer="in place")
+        nursery.begin(recipe_file, run, "in place")
+        code = nursery.wait()
         if code == 1:
             break
-    assert code == 1, "no kill of ten runs fell into a save: the kills are no test"
+    assert code == 1, "no kill of ten fell into a save: the kills are no test"
     assert "no checkpoint is intact" in nursery.stderr.read_text()
