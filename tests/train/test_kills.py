@@ -38,6 +38,7 @@ def test_killed_in_a_save_and_at_random_a_run_ends_with_the_bits_of_one_left_alo
         run = tmp_path / f"run-{trial}"
         killed, code = train_under_fire(nursery, recipe_file, run, random.Random(trial), longest_s)
         kills += killed
+        longest_s /= 1 if killed else 2  # the machine is faster than it was
         assert code == 0
         assert final_hash(run) == final_hash(tmp_path / "alone")
         assert not list((run / "checkpoints").glob(".tmp-*"))
