@@ -37,9 +37,10 @@ def train_lines(found: "StepFigure") -> Iterator[str]:
     yield from align([*rows, ("peak memory", f"{_mib(found.peak_bytes)} MiB")])
 
 
-def sample_lines(found: "SampleFigure") -> Iterator[str]:
+def sample_lines(found: "SampleFigure", guide: str | None = None) -> Iterator[str]:
     """Yield what `hdit bench sample` prints."""
     rows = [("denoiser calls an image", "-" if found.evaluations is None else str(found.evaluations))]
+    rows += [("led away from", guide)] if guide is not None else []
     rows += _step_rows(found, found.images_per_s)
     yield from align([*rows, ("peak memory", f"{_mib(found.peak_bytes)} MiB")])
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hdit_cli.console import emit, note
-from hdit_cli.options import DeviceOption, JsonOption, RecipeArgument, SetOption, SizeOption, image_size
+from hdit_cli.options import DeviceOption, JsonOption, RecipeArgument, SetOption, SizeOption, image_size, recipe_names
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +23,16 @@ ThreadsOption = Annotated[
 ]
 SecondsOption = Annotated[
     float, typer.Option("--seconds", min=0.0, metavar="S", help="How long each figure is measured, about.")
+]
+GuideOption = Annotated[
+    str | None,
+    typer.Option(
+        "--guide",
+        metavar="RECIPE",
+        help="Lead away from a model of this recipe, as hdit sample --guide does; one of the same costs a pass more.",
+        autocompletion=recipe_names,
+        show_default=False,
+    ),
 ]
 SizesOption = Annotated[str, typer.Option("--sizes", metavar="N,...", help="Sides, commas between.")]
 
@@ -105,6 +115,7 @@ def train(
 @app.command()
 def sample(
     recipe: RecipeArgument = "mnist32",
+    guide: GuideOption = None,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -113,18 +124,19 @@ def sample(
 ) -> None:
     """Time one evaluation of a recipe's denoiser, guidance included: images/s, utilisation, peak memory.
 
-    Example: hdit bench sample imagenet128 --set sample.batch_size=2
+    Example: hdit bench sample imagenet128 --guide imagenet128 --set sample.batch_size=2
     """
     from hdit_cli.bench_tables import sample_lines
     from hdit_core.recipe.read import read_recipe
 
     checked = read_recipe(recipe, overrides or ())
+    leading = None if guide is None else read_recipe(guide)
 
     from hdit_core.bench.sample import bench_sample
 
     here, count = _place(device, threads)
-    found = bench_sample(checked, here, threads=count, rounds=_rounds(seconds), say=note)
-    _print(here, count, {"recipe": recipe, **found.to_json()}, json, sample_lines(found))
+    found = bench_sample(checked, here, threads=count, guide=leading, rounds=_rounds(seconds), say=note)
+    _print(here, count, {"recipe": recipe, "guide": guide, **found.to_json()}, json, sample_lines(found, guide))
 
 
 @app.command()

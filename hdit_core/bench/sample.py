@@ -11,14 +11,17 @@ from hdit_core.bench.machine import FLOPS_PER_MAC, finish, rate_of
 from hdit_core.bench.timing import Rounds, Timing, interleaved, stopwatch
 from hdit_core.bench.train import check_work, rounds_for
 from hdit_core.devices import autocast, compute_dtype, same_bits_on_any_threads
-from hdit_core.diffusion.guidance import guided
+from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.sampler import sample_by
 from hdit_core.diffusion.schedule import sampling_sigmas
 from hdit_core.flops.count import count
+from hdit_core.generate.generate import check_request, conditioned
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.sample import SampleRecipe
+
+GUIDE_WEIGHT = 2.0  # any but 1, at which a guide is not asked
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class SampleFigure:
     Attributes:
         images: drawn at once.
         evaluations: of the denoiser that the recipe's sampler makes for an image; None where that depends on the image.
-        flops: of the model's products in one evaluation; guidance has two passes in it.
+        flops: of the products in one evaluation; guidance has two passes in it, and a guide one of its own.
         rate: FLOP/s of large matrix products in the same dtype on this device.
         timing: of one evaluation.
         peak_bytes: most memory at once, weights included; None where unknown.
@@ -44,7 +47,10 @@ class SampleFigure:
 
     @property
     def images_per_s(self) -> float | None:
-        """Finished images; the sampler's own arithmetic is not counted, it is small beside the network's."""
+        """Finished images; the sampler's own arithmetic is not counted, it is small beside the network's.
+
+        Guidance is counted at all noise levels, also where the recipe has it in an interval only.
+        """
         return None if self.evaluations is None else self.images / (self.evaluations * self.timing.median_s)
 
     @property
@@ -71,6 +77,7 @@ def bench_sample(
     device: torch.device,
     *,
     threads: int,
+    guide: Recipe | None = None,
     rounds: Rounds | None = None,
     say: Say = lambda line: None,
 ) -> SampleFigure:
@@ -79,19 +86,20 @@ def bench_sample(
     Args:
         recipe: of which `[sample]` and `train.precision` count.
         threads: of the CPU.
+        guide: of a worse model that images are led away from, of which the network counts; None: there is none.
         say: is told how far it is.
 
     Raises:
-        UsageError: the evaluation is too much work to be measured here.
+        UsageError: the evaluation is too much work to be measured here, or the guide cannot be asked the same.
         OutOfMemory: it does not fit into the memory there is.
     """
+    _check_guide(recipe, guide)
     dtype = compute_dtype(recipe.train.precision, device)
     rate, _ = measured(rate_of, device, dtype, device=device, threads=threads)
-    images, passes = recipe.sample.batch_size, 1 if recipe.sample.guidance in (0, 1) else 2
-    flops = passes * FLOPS_PER_MAC * count(recipe.model).macs * images
+    images, flops = recipe.sample.batch_size, evaluation_flops(recipe, guide)
     check_work(flops, rate, f"one evaluation of {images} images", "sample.batch_size")
     say(f"sampling: {images} images at once, {flops / 1e9:,.0f} GFLOP, at least {flops / rate:.2g} s")
-    work = (recipe, device, rounds_for(rounds, flops / rate))
+    work = (recipe, guide, device, rounds_for(rounds, flops / rate))
     try:
         timing, memory = measured(_measure, *work, device=device, threads=threads, say=say)
     except OutOfMemory as problem:
@@ -101,6 +109,17 @@ def bench_sample(
         ) from None
     name = str(dtype).removeprefix("torch.")
     return SampleFigure(images, evaluations(recipe.sample), flops, name, rate, timing, memory.peak_bytes)
+
+
+def evaluation_flops(recipe: Recipe, guide: Recipe | None = None) -> int:
+    """Return the work of one evaluation of a batch, led away from a guide where there is one."""
+    settings, model = recipe.sample, recipe.model
+    without_class_only = settings.guidance == 0 and guide is None and not settings.guidance_rescale
+    passes = 1 if settings.guidance == 1 or without_class_only else 2
+    macs = passes * count(model).macs
+    if guide is not None:
+        macs += count(guide.model.model_copy(update={"image_size": model.image_size})).macs
+    return FLOPS_PER_MAC * macs * settings.batch_size
 
 
 def evaluations(settings: SampleRecipe) -> int | None:
@@ -123,15 +142,33 @@ def evaluations(settings: SampleRecipe) -> int | None:
     return asked
 
 
-def _measure(recipe: Recipe, device: torch.device, rounds: Rounds, say: Say) -> Timing:
+def _denoiser(recipe: Recipe) -> Denoiser:
+    return Denoiser(HourglassTransformer(recipe.model), recipe).eval().requires_grad_(False)
+
+
+def _check_guide(recipe: Recipe, guide: Recipe | None) -> None:
+    """Refuse, with a UsageError, a guide that cannot be asked what the model is asked."""
+    if guide is not None:
+        with torch.device("meta"):  # of which nothing but the recipes is looked at
+            check_request(_denoiser(recipe), recipe.model.image_size, Guide(_denoiser(guide), GUIDE_WEIGHT))
+
+
+def _begun(recipe: Recipe, device: torch.device) -> Denoiser:
+    """Return a recipe's denoiser as it would begin its training."""
+    denoiser = _denoiser(recipe)
+    assert isinstance(denoiser.network, HourglassTransformer)
+    initialize(denoiser.network, recipe.train.seed)
+    return denoiser.to(device)
+
+
+def _measure(recipe: Recipe, guide: Recipe | None, device: torch.device, rounds: Rounds, say: Say) -> Timing:
     """Return the times of one evaluation in the middle of the noise levels."""
     same_bits_on_any_threads()  # as where images are drawn
-    network = HourglassTransformer(recipe.model)
-    initialize(network, recipe.train.seed)
-    denoiser = Denoiser(network, recipe).to(device).eval().requires_grad_(False)
-    images, num_classes = recipe.sample.batch_size, recipe.model.num_classes
-    class_ids = torch.arange(images, device=device) % num_classes if num_classes else None
-    denoise = guided(denoiser, class_ids, recipe.sample.guidance, batched=recipe.sample.guidance_batched)
+    settings = recipe.sample.model_copy(update={"guidance_interval": None})  # that level may lie outside
+    images, num_classes = settings.batch_size, recipe.model.num_classes
+    led_from = Guide(_begun(guide, device), GUIDE_WEIGHT) if guide is not None else None
+    classes = [i % num_classes for i in range(images)] if num_classes else None
+    denoise = conditioned(_begun(recipe, device), classes, settings, led_from)
     x = torch.randn(images, recipe.model.channels, *recipe.model.image_size, device=device)
     sigma = torch.ones(images, device=device)
 

@@ -7,11 +7,12 @@ from hdit_core.bench import sample as sampling
 from hdit_core.bench import train as training
 from hdit_core.bench.apart import Memory, OutOfMemory
 from hdit_core.bench.batches import Waiting, random_batches
-from hdit_core.bench.sample import SampleFigure, bench_sample, evaluations
+from hdit_core.bench.sample import SampleFigure, bench_sample, evaluation_flops, evaluations
 from hdit_core.bench.timing import Rounds, Timing
 from hdit_core.bench.train import StepFigure, bench_train, rounds_for
 from hdit_core.errors import DataError, UsageError
 from hdit_core.flops.count import count
+from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.sample import SampleRecipe
 
 CPU = torch.device("cpu")
@@ -137,6 +138,54 @@ def test_guidance_is_two_passes_in_one_evaluation(changed):
     assert plain.flops == 4 * count(changed({}).model).flops
     assert guided.flops == 2 * plain.flops
     assert (guided.images, guided.evaluations, guided.peak_bytes) == (4, 4, 1234)
+
+
+def test_a_guide_is_one_more_pass_of_its_own_network_at_the_models_size(changed, monkeypatch):
+    recipe = changed({})
+    model = recipe.model.model_copy(update={"image_size": (32, 32), "num_classes": 0})
+    guide = recipe.model_copy(update={"model": model})
+    asked = []
+    real = HourglassTransformer.forward
+
+    def forward(self, x, *rest):
+        asked.append((self.recipe.num_classes, tuple(x.shape)))
+        return real(self, x, *rest)
+
+    monkeypatch.setattr(HourglassTransformer, "forward", forward)
+    led = bench_sample(recipe, CPU, threads=1, guide=guide, rounds=FEW)
+    assert set(asked) == {(3, (4, 3, 16, 24)), (0, (4, 3, 16, 24))}
+    assert led.flops == 4 * (count(recipe.model).flops + count(changed({"model.num_classes": 0}).model).flops)
+
+
+@pytest.mark.parametrize(
+    ("sample", "with_guide", "passes"),
+    [({}, True, 2), ({"guidance": 2.0}, True, 3), ({"guidance": 0.0}, False, 1), ({"guidance": 0.0}, True, 3)],
+)
+def test_the_work_of_an_evaluation_is_that_of_all_its_passes(changed, sample, with_guide, passes):
+    recipe = changed({f"sample.{key}": value for key, value in sample.items()})
+    work = evaluation_flops(recipe, recipe if with_guide else None)
+    assert work == passes * 4 * count(recipe.model).flops
+
+
+def test_guidance_is_measured_where_the_recipe_has_it_whatever_its_interval(changed):
+    recipe = changed({"sample.guidance": 2.0, "sample.guidance_interval": [3.0, 4.0]})
+    calls = []
+    measure = sampling.conditioned
+
+    def counted(*given):
+        denoise = measure(*given)
+        assert given[2].guidance_interval is None
+        return lambda *x: calls.append(denoise(*x))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "conditioned", counted)
+        bench_sample(recipe, CPU, threads=1, rounds=FEW)
+    assert calls
+
+
+def test_a_guide_that_cannot_be_asked_the_same_is_refused(changed):
+    with pytest.raises(UsageError, match=r"the guide's model.num_classes is 5 and the model's is 3; expected the same"):
+        bench_sample(changed({}), CPU, threads=1, guide=changed({"model.num_classes": 5}))
 
 
 def test_finished_images_per_second_count_all_evaluations():

@@ -135,6 +135,15 @@ def test_sample_prints_what_an_evaluation_makes_of_images(fake, capsys):
     text = capsys.readouterr().out
     for line in ("denoiser calls an image 20", "images/s 0.4", "peak memory - MiB"):
         assert says(text, line)
+    assert "led away from" not in text
+
+
+def test_sample_takes_the_recipe_of_a_guide(fake, capsys):
+    calls = fake(sample, "bench_sample", SampleFigure(4, 20, 10**9, "bfloat16", 4e9, HALF_A_SECOND, None))
+    assert main(["bench", "sample", "imagenet128", "--guide", "mnist32", "--device", "cpu"]) == 0
+    (recipe, _), options = calls[0]
+    assert (recipe.model.image_size, options["guide"].model.image_size) == ((128, 128), (32, 32))
+    assert says(capsys.readouterr().out, "led away from mnist32")
 
 
 def test_scaling_prints_every_size_what_was_left_out_and_the_exponents(fake, capsys):
