@@ -5,9 +5,10 @@ Features travel rather than sums: those of 50,000 images are 410 MB in the cours
 every single rank, ten blocks of 2048 x 2048 doubles, are 336 MB at once. No rank holds more than a few pieces.
 """
 
+import re
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -24,9 +25,32 @@ MOST_UNDERWAY = 4  # pieces that a rank may be ahead of the main one
 FAILED, DONE = -1, 0  # in place of a piece's number of images
 DIGEST_BYTES, SHAPE_BYTES = 32, 24
 
+OF_CONNECTIONS = re.compile(r"gloo|NCCL|TCPStore", re.IGNORECASE)
+PLACE_IN_SOURCE = re.compile(r"\[/\S*\] ")
+
 
 class RankFailed(HditError):
     """A rank cannot go on with its share, and says why by itself."""
+
+
+@contextmanager
+def needing(who: str) -> Iterator[None]:
+    """Turn a connection to other ranks that breaks in the body into a line for people.
+
+    Args:
+        who: whom the body speaks with.
+
+    Raises:
+        HditError: they are gone.
+    """
+    try:
+        yield
+    except RuntimeError as problem:
+        if not isinstance(problem, distributed.DistError) and not OF_CONNECTIONS.search(str(problem)):
+            raise
+        first = next(iter(str(problem).splitlines()), "")
+        reason = PLACE_IN_SOURCE.sub("", first).split(". ")[0]
+        raise HditError(f"{who} is gone ({reason}); start all ranks again") from None
 
 
 class Relay:
@@ -109,37 +133,24 @@ class Relay:
         """
         number = torch.tensor(value, dtype=torch.float64)
         if self.world.size > 1:
-            try:
+            with needing("another rank"):
                 distributed.broadcast(number, 0, group=self._group)
-            except RuntimeError as problem:
-                raise _gone("another rank", problem) from None
         return float(number)
 
     def _send(self, count: int, *contents: Tensor) -> list[tuple[Any, Tensor]]:
         """Begin to send a header and what belongs to it; the tensors have to live until they are sent."""
         messages = [torch.tensor([count]), *contents]
-        try:
+        with needing("the main rank"):
             return [(distributed.isend(message, 0, group=self._group), message) for message in messages]
-        except RuntimeError as problem:
-            raise _gone("the main rank", problem) from None
 
     def _wait(self, messages: list[tuple[Any, Tensor]]) -> None:
-        try:
+        with needing("the main rank"):
             for work, _ in messages:
                 work.wait()
-        except RuntimeError as problem:
-            raise _gone("the main rank", problem) from None
 
     def _receive(self, into: Tensor, rank: int) -> None:
-        try:
+        with needing(f"rank {rank}"):
             distributed.recv(into, rank, group=self._group)
-        except RuntimeError as problem:
-            raise _gone(f"rank {rank}", problem) from None
-
-
-def _gone(who: str, problem: RuntimeError) -> HditError:
-    reason = next(iter(str(problem).splitlines()), "")
-    return HditError(f"{who} is gone ({reason}); start all ranks again")
 
 
 def _pack(piece: FeatureBatch) -> UInt8[Tensor, "B S"]:

@@ -21,7 +21,7 @@ from hdit_core.evaluate.measure import Measurement, OnProgress, Watcher, assist,
 from hdit_core.evaluate.nearest import NearestSearch, Neighbours, Places
 from hdit_core.evaluate.pictures import STDIN
 from hdit_core.evaluate.reference import save_statistics
-from hdit_core.evaluate.relay import Relay
+from hdit_core.evaluate.relay import Relay, needing
 from hdit_core.evaluate.report import SavedStatistics, Score
 from hdit_core.evaluate.settings import ScoreSettings, check_settings
 from hdit_core.evaluate.sheet import neighbour_sheet
@@ -32,6 +32,7 @@ from hdit_core.images import png_bytes
 ALONE = World()
 
 
+@needing("another rank")
 def score(
     settings: ScoreSettings,
     on_progress: OnProgress = lambda done, total: None,

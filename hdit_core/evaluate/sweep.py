@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint
-from hdit_core.devices import pick_device
+from hdit_core.devices import pick_device, same_bits_on_any_threads
 from hdit_core.distributed import World
 from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.evaluate.curves import PlotFormat, sweep_plot
@@ -28,7 +28,7 @@ from hdit_core.evaluate.imageset import ImageSet
 from hdit_core.evaluate.measure import Measurement
 from hdit_core.evaluate.pieces import IMAGES_PER_PIECE
 from hdit_core.evaluate.reference import load_statistics
-from hdit_core.evaluate.relay import Relay
+from hdit_core.evaluate.relay import Relay, needing
 from hdit_core.evaluate.report import Score
 from hdit_core.evaluate.score import ALONE, open_on_all, score
 from hdit_core.evaluate.sides import check_fit, open_reference
@@ -78,6 +78,7 @@ class SweepResult:
         }
 
 
+@needing("another rank")
 def sweep(
     settings: SweepSettings,
     on_images: OnImages = lambda point, done, total: None,
@@ -104,6 +105,7 @@ def sweep(
         CheckpointError: there is no such run, or no such average of it.
         DataError: the reference is damaged, or of another extractor.
     """
+    same_bits_on_any_threads()  # before the first product, which a resumed sweep comes to by another way
     checkpoint, scoring = _checkpoint(settings.run), settings.scoring
     points = settings.points(checkpoint)
     device = world.device(pick_device(scoring.device))

@@ -41,6 +41,7 @@ def toy(stuck_at: int | None) -> Extractor:
 def work(place: dict[str, str], out: str, stuck_at: int | None, options: dict) -> None:
     """Score, and write what came of it to `out`; with an exit code of 1 a refusal."""
     os.environ.update(place)
+    os.environ.pop("MKL_CBWR", None)  # which the tests have set, and users have not
     torch.set_num_threads(1)
     pieces.IMAGES_PER_PIECE = 8
     sweep.IMAGES_PER_PIECE = 8
