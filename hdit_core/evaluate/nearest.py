@@ -15,18 +15,20 @@ NEIGHBOURS = 5
 
 
 class Places:
-    """Watches a set pass, and remembers where each image stands in it."""
+    """Watches a set pass, and remembers where those of its images stand that may be searched for."""
 
     def __init__(self) -> None:
         self._of_key: dict[int, int] = {}
 
     def see(self, batch: FeatureBatch, start: int) -> None:
-        """Remember some images."""
+        """Remember some images; of all so far, those with the smallest keys, which the kept sample begins with."""
         for place, digest in enumerate(batch.digests, start):
             self._of_key.setdefault(key_of(digest), place)
+        if len(self._of_key) > 2 * MOST_QUERIES:
+            self._of_key = dict(sorted(self._of_key.items())[:MOST_QUERIES])
 
     def of(self, keys: Int64[Tensor, "B"]) -> list[int]:
-        """Return the places of images by their keys; of several equal images the first."""
+        """Return where images stand by their keys, of the MOST_QUERIES smallest; of several equal ones the first."""
         return [self._of_key[key] for key in keys.tolist()]
 
 

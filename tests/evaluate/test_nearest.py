@@ -7,9 +7,9 @@ import torch
 from hdit_core.errors import UsageError
 from hdit_core.evaluate.featurestore import FeatureBatch
 from hdit_core.evaluate.imageset import ImageSet
-from hdit_core.evaluate.nearest import NEIGHBOURS, NearestSearch, Places
+from hdit_core.evaluate.nearest import MOST_QUERIES, NEIGHBOURS, NearestSearch, Places
 from hdit_core.evaluate.sheet import PAIRS, THUMBNAIL_PX, neighbour_sheet, sample_sheet, thumbnail
-from hdit_core.evaluate.statistics import Accumulator
+from hdit_core.evaluate.statistics import Accumulator, key_of
 
 SAMPLES = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
 REFERENCE = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
@@ -43,6 +43,19 @@ def test_the_nearest_are_those_of_all_pairs(batch_size):
     for place, theirs, at in zip(neighbours.places, neighbours.reference_places, neighbours.distances, strict=True):
         assert theirs.tolist() == distances[place].argsort()[:NEIGHBOURS].tolist()
         torch.testing.assert_close(at, distances[place].sort().values[:NEIGHBOURS], atol=1e-6, rtol=1e-6)
+
+
+def test_of_a_large_set_the_places_of_no_more_images_are_remembered_than_may_be_searched_for():
+    places, ours, most = Places(), digests("a", 5 * MOST_QUERIES), 0
+    ours[4000:4500] = ours[:500]  # seen again, of which the first counts
+    for start in range(0, len(ours), 128):
+        here = ours[start : start + 128]
+        places.see(FeatureBatch(torch.zeros(len(here), 4), here, [(5, 6, 3)] * len(here)), start)
+        most = max(most, len(places._of_key))
+    first = {key_of(digest): place for place, digest in reversed(list(enumerate(ours)))}
+    searched = torch.tensor(sorted(first)[:MOST_QUERIES])
+    assert places.of(searched) == [first[key] for key in searched.tolist()]
+    assert most <= 2 * MOST_QUERIES
 
 
 def test_a_copy_comes_first_and_is_counted():
