@@ -11,6 +11,20 @@ MODULE = "hdit_cli"
 SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGUSR1,SIGUSR2"  # torchrun dies of those it is not told of, and leaves its ranks
 LINE_ENDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
+# A store of torchrun's own listens on every interface, whatever address it is given. On one node the ranks do without:
+# they meet in a file, and the first of them then keeps a store that listens on the loopback alone.
+MEET_IN_FILE = """\
+meet=$(mktemp -d)
+trap 'rm -rf "$meet"' EXIT
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+"""
+MEET_AT_PORT = """\
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 10000))
+"""
+IN_FILE = '--rdzv-endpoint="$meet/store" --rdzv-conf=store_type=file --local-addr=127.0.0.1'
+AT_PORT = '--rdzv-endpoint="$head:$port"'
+
 FORWARD = """\
 # told to end before the time limit, or to make room: what runs saves first, and nobody but Slurm has asked for it
 asked=
@@ -41,7 +55,7 @@ def train_script(
     again = f"{_python()} slurm again {shlex.quote(str(run))} --most {most} ${{asked:+--asked}}"
     body = FORWARD.format(act=_stop(run), srun=f"{start} {shlex.join(['train', *words])}")
     ending = f'if {again}; then\n  scontrol requeue "$SLURM_JOB_ID"\nelse\n  exit "$code"\nfi\n'
-    return _script(request.directives(tasks), ["train", *words], setup, [_rendezvous(launcher), body, ending])
+    return _script(request.directives(tasks), ["train", *words], setup, [_rendezvous(request, launcher), body, ending])
 
 
 def job_script(request: Request, words: Sequence[str], setup: Iterable[str], most: int) -> str:
@@ -85,15 +99,16 @@ def _python() -> str:
     return f"python -m {MODULE}"
 
 
-def _rendezvous(launcher: str) -> str:
+def _rendezvous(request: Request, launcher: str) -> str:
     if launcher != "torchrun":
         return ""
-    return 'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)\nport=$((20000 + SLURM_JOB_ID % 10000))\n'
+    return MEET_IN_FILE if request.nodes == 1 else MEET_AT_PORT
 
 
 def _torchrun(request: Request) -> str:
-    meet = '--rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}" --rdzv-endpoint="$head:$port"'
-    agent = f"--nnodes={request.nodes} --nproc-per-node={request.local_ranks} {meet}"
+    meet = '--rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"'
+    where = IN_FILE if request.nodes == 1 else AT_PORT
+    agent = f"--nnodes={request.nodes} --nproc-per-node={request.local_ranks} {meet} \\\n  {where}"
     patience = f"--signals-to-handle={SIGNALS} --shutdown-timeout={request.notice_s}"
     return f"srun --kill-on-bad-exit=1 python -m torch.distributed.run {agent} \\\n  {patience} \\\n  -m {MODULE}"
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,36 @@ def test_both_launchers_and_one_process_log_the_same_losses(slurm, digits, tmp_p
 
     assert losses[0] == losses[1]
     assert losses[0] == pytest.approx(losses[2], rel=1e-5)
+
+
+def listening_of(words: str) -> dict[str, set[str]]:
+    """Return the hexadecimal addresses that every Python listens on whose command has these words, by its number."""
+    listening = {}
+    for name in ("tcp", "tcp6"):
+        rows = [line.split() for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+        listening |= {f"socket:[{row[9]}]": row[1].partition(":")[0] for row in rows if row[3] == "0A"}
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            command = (process / "cmdline").read_text().replace("\0", " ")
+            if "python" in command.partition(" ")[0] and words in command:  # and not srun, which listens for Slurm
+                links = {str(link.readlink()) for link in (process / "fd").iterdir()}
+                found[process.name] = {listening[link] for link in links & listening.keys()}
+    return found
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+def test_nothing_of_ours_or_torchs_on_one_node_listens_beyond_the_loopback(slurm, digits, tmp_path, launcher):
+    run = tmp_path / "run"
+    long = ["--set", "train.num_images=100000000", "--set", "train.checkpoint_every_images=100000000"]
+    words = ["train", str(digits), "--out", str(run), "--ranks-per-node", "2", "--time", "10", "--launcher", launcher]
+    number = submit(slurm, tmp_path, *words, *long)
+    wait_until(lambda: len(read_log(run)) > 1, 180, tmp_path)
+
+    found = listening_of(f"-m hdit_cli train {digits}")  # the ranks, and who started them
+    assert len(found) >= 2 and set.union(*found.values()) == {"0100007F"}  # 127.0.0.1
+    (run / "STOP").touch()
+    wait_until(lambda: job(slurm, number)["JobState"] not in ("RUNNING", "COMPLETING"), 60, tmp_path)
 
 
 def test_a_run_saves_before_its_time_limit_goes_on_in_the_queue_and_obeys_a_person(slurm, digits, tmp_path):

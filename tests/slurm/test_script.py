@@ -71,7 +71,7 @@ def test_an_option_that_could_break_its_line_is_refused(option):
 
 
 PLAYED = {
-    "srun": """printf "%s\\n" "$@" > "$TMP/srun"
+    "srun": """env > "$TMP/environment"; printf "%s\\n" "$@" > "$TMP/srun"
         if [ -e "$TMP/slow" ]; then while [ ! -e "$TMP/STOP" ]; do sleep 0.05; done; fi
         exit "${SRUN_EXIT:-0}\"""",
     "scontrol": 'if [ "$1" = show ]; then echo node1; echo node2; else echo "$@" > "$TMP/scontrol"; fi',
@@ -114,6 +114,18 @@ def test_ranks_meet_at_the_first_node_on_a_port_of_the_job_s_own(tmp_path):
     given = (tmp_path / "srun").read_text().splitlines()
     assert {"--rdzv-endpoint=node1:20071", "--rdzv-id=71-0", "--nnodes=2", "--nproc-per-node=8"} <= set(given)
     assert "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGUSR1,SIGUSR2" in given
+
+
+def test_ranks_of_one_node_meet_in_a_file_of_their_own_and_not_at_a_port(tmp_path):
+    request = Request("r", "5", ranks_per_node=2)
+    assert play(tmp_path, train_script(request, ["mnist32"], tmp_path, (), "torchrun", 3)).wait(30) == 0
+
+    given = (tmp_path / "srun").read_text().splitlines()
+    endpoint = next(word.partition("=")[2] for word in given if word.startswith("--rdzv-endpoint="))
+    assert Path(endpoint).is_absolute() and Path(endpoint).name == "store"
+    assert not Path(endpoint).parent.exists()  # made for the job, and taken away with it
+    assert {"--rdzv-conf=store_type=file", "--local-addr=127.0.0.1", "--nnodes=1", "--nproc-per-node=2"} <= set(given)
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in (tmp_path / "environment").read_text().splitlines()
 
 
 def test_a_run_that_may_go_on_is_queued_again_and_one_that_may_not_ends_with_its_own_code(tmp_path):
