@@ -85,7 +85,7 @@ def test_killed_with_two_processes_it_leaves_none_behind_and_goes_on(pictures, p
     assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "undisturbed")
 
 
-def wait_until(happened, timeout_s=60):
+def wait_until(happened, timeout_s=120):
     deadline = time.monotonic() + timeout_s
     while not happened() and time.monotonic() < deadline:
         time.sleep(0.002)

@@ -85,16 +85,16 @@ def unfinished():
 def test_a_process_that_ends_in_the_middle_of_reading_ends_and_takes_its_workers_with_it(unfinished):
     process, pids = unfinished(0)
     assert len(set(pids)) == 3
-    assert process.wait(timeout=30) == 0
-    assert all_gone(pids, within_s=5)
+    assert process.wait(timeout=120) == 0
+    assert all_gone(pids, within_s=120)
 
 
 def test_workers_end_when_the_main_process_is_killed_though_they_are_stuck(unfinished):
     process, pids = unfinished(1000)
     assert all(map(is_alive, pids))
     process.kill()
-    process.wait(timeout=30)
-    assert all_gone(pids, within_s=15)
+    process.wait(timeout=120)
+    assert all_gone(pids, within_s=120)
 
 
 def test_a_stuck_worker_ends_with_the_iterator(monkeypatch):
@@ -106,7 +106,7 @@ def test_a_stuck_worker_ends_with_the_iterator(monkeypatch):
     assert is_alive(pid)  # a scheduler's signal is not meant for it
     os.kill(pid, signal.SIGSTOP)
     batches.close()
-    assert all_gone([pid], within_s=5)
+    assert all_gone([pid], within_s=120)
 
 
 def test_batches_come_in_the_order_of_the_plan():
@@ -130,7 +130,7 @@ def test_a_worker_that_is_killed_while_the_main_process_does_something_else_is_r
     with pytest.raises(DataError, match=r"a process that reads images died"), naming_dead_workers():
         batches = read_in_workers(Pids(), [[number] for number in range(9)], 1)
         os.kill(next(batches), signal.SIGKILL)
-        time.sleep(5)
+        time.sleep(120)  # the news of it ends the sleep
 
 
 def test_a_stuck_worker_is_reported(monkeypatch):

@@ -22,7 +22,7 @@ with claimed_folder(Path(sys.argv[1]), read_recipe("mnist32")):
     reader = os.fork()  # as a loader's worker is, which may live on for seconds when its parent is killed
     if reader:
         print(os.getpid(), reader, flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
@@ -47,6 +47,7 @@ def test_a_run_that_another_process_trains_is_refused_until_that_is_gone_however
         with claimed_folder(run, mnist):
             os.kill(reader, 0)  # still there, and yet it holds nothing
     finally:
+        holder.kill()
         os.kill(reader, signal.SIGKILL)
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -148,24 +149,27 @@ def test_other_ranks_write_nothing_and_end_when_the_main_one_failed(tmp_path, ti
 
 def test_a_run_whose_save_fails_ends_after_the_step_in_which_it_did(tmp_path, trained, monkeypatch):
     """The save of step 4 fails while step 5 is taken: the run ends after step 5, and has a reason."""
-    begun, failed, steps, update = threading.Event(), threading.Event(), [], Learner.update
+    begun, steps, saves, update, submit = threading.Event(), [], [], Learner.update, ThreadPoolExecutor.submit
 
     def fail(run, recipe, state, parts):
         if state.step < 4:
             return save_checkpoint(run, recipe, state, parts)
         assert begun.wait(60)
-        failed.set()
         raise CheckpointError("No space left on device")
+
+    def remember(*arguments):
+        saves.append(submit(*arguments))
+        return saves[-1]
 
     def record(learner, step, *batches):
         steps.append(step.number + 1)
         if step.number == 4:
             begun.set()
-            assert failed.wait(60)
-            time.sleep(0.05)  # until the thread has handed it over
+            assert isinstance(saves[-1].exception(60), CheckpointError)
         return update(learner, step, *batches)
 
     monkeypatch.setattr(saving_module, "save_checkpoint", fail)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", remember)
     monkeypatch.setattr(Learner, "update", record)
     with pytest.raises(CheckpointError, match="No space left"):
         train(trained({"train.checkpoint_every_images": 16}), tmp_path)
