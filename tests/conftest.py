@@ -2,12 +2,14 @@
 
 import copy
 import os
+import random
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -21,6 +23,19 @@ REFERENCE = Path(__file__).parent / "reference"
 
 # Hours rather than minutes: `make endurance` names the folder, and only then are they collected.
 collect_ignore = [] if any("endurance" in argument for argument in sys.argv) else ["endurance"]
+
+
+# The same examples on every machine, whatever time they take there.
+settings.register_profile("even", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("even")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let no test's random numbers depend on the tests that this process ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session", autouse=True)
