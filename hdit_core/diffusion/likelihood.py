@@ -14,7 +14,7 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from hdit_core.diffusion.runge_kutta import integrate
+from hdit_core.diffusion.runge_kutta import Slope, integrate
 from hdit_core.diffusion.walk import Denoise, ask
 from hdit_core.randomness import stream
 
@@ -88,6 +88,21 @@ def _norm(errors: Float64[Tensor, "B S"]) -> Float64[Tensor, "B"]:
     return torch.maximum((errors[:, :-1] ** 2).mean(1).sqrt(), errors[:, -1].abs())
 
 
+def _slope(denoise: Denoise, images: Float[Tensor, "B C H W"], probes: Float[Tensor, "P B C H W"]) -> Slope:
+    """Return the slope of states (images over their spread, nats per dimension) in t = ln sigma."""
+    shape, dims, probes = images.shape[1:], images[0].numel(), probes.to(images)
+
+    def slope(t: Float64[Tensor, "B"], state: Float64[Tensor, "B S"]) -> Float64[Tensor, "B S"]:
+        sigma, spread, scaled = t.exp(), rearrange(_spread(t), "b -> b 1"), state[:, :-1]
+        x = scaled * spread
+        denoised, trace = _answer_and_trace(denoise, x.unflatten(1, shape).to(images.dtype), sigma, probes)
+        change = (x - denoised.flatten(1)) / spread - scaled * (1 - 1 / spread**2)
+        trace_of_change = rearrange(dims - trace, "b -> b 1") - dims * (1 - 1 / spread**2)
+        return torch.cat([change, trace_of_change / dims], dim=1)
+
+    return slope
+
+
 def log_likelihood(
     denoise: Denoise,
     images: Float[Tensor, "B C H W"],
@@ -110,23 +125,13 @@ def log_likelihood(
     Raises:
         NumericalError: the model's answer is not finite, or the ODE cannot be solved.
     """
-    shape, dims = images.shape[1:], images[0].numel()
-    probes = probes.to(images)
-
-    def slope(t: Float64[Tensor, "B"], state: Float64[Tensor, "B S"]) -> Float64[Tensor, "B S"]:
-        sigma, spread, scaled = t.exp(), rearrange(_spread(t), "b -> b 1"), state[:, :-1]
-        x = scaled * spread
-        denoised, trace = _answer_and_trace(denoise, x.unflatten(1, shape).to(images.dtype), sigma, probes)
-        change = (x - denoised.flatten(1)) / spread - scaled * (1 - 1 / spread**2)
-        trace_of_change = rearrange(dims - trace, "b -> b 1") - dims * (1 - 1 / spread**2)
-        return torch.cat([change, trace_of_change / dims], dim=1)
-
     ends = torch.tensor([sigma_min, sigma_max], dtype=torch.float64).log()
     start_spread, end_spread = _spread(ends).tolist()
     scaled = images.double().flatten(1) / start_spread
     state = torch.cat([scaled, torch.zeros_like(scaled[:, :1])], dim=1)
-    state = integrate(slope, state, *ends.tolist(), rtol=rtol, atol=atol, norm=_norm)
+    state = integrate(_slope(denoise, images, probes), state, *ends.tolist(), rtol=rtol, atol=atol, norm=_norm)
 
     noise = state[:, :-1] * end_spread / sigma_max
     per_dim = state[:, -1] + math.log(end_spread / (sigma_max * start_spread)) - math.log(2 * math.pi) / 2
+    dims = images[0].numel()
     return LogLikelihood(dims * per_dim - (noise**2).sum(1) / 2, dims)

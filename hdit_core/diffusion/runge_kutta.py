@@ -53,6 +53,11 @@ def _step(
     return place, length * _sum(ERRORS, slopes), slopes[-1]
 
 
+def _next_length(h: Float64[Tensor, "B"], size: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
+    """Return how long each row's next step is, from the size of the last one's error in units of its tolerance."""
+    return h * (SAFETY * size**-0.2).nan_to_num(SHRINK).clamp(SHRINK, GROW)
+
+
 def _check_length(h: Float64[Tensor, "B"], t: Float64[Tensor, "B"], end: float, way: float) -> None:
     short = (h < SHORTEST_STEP * way) & (t < end)
     if short.any():
@@ -85,10 +90,8 @@ def integrate(
     Raises:
         NumericalError: a row's step had to become too short.
     """
-    way = end - start
-    t = torch.full_like(y[:, 0], start)
-    h = torch.full_like(t, FIRST_STEP * way)
-    first = slope(t, y)
+    way, t = end - start, torch.full_like(y[:, 0], start)
+    h, first = torch.full_like(t, FIRST_STEP * way), slope(t, y)
     while (t < end).any():
         # Rows that have arrived take steps of length 0 until the last arrives.
         h = torch.minimum(h, end - t)
@@ -101,6 +104,6 @@ def integrate(
         t = torch.where(arrived, end, torch.where(good, t + h, t))
         y, first = torch.where(pick, y_next, y), torch.where(pick, last, first)
 
-        h = h * (SAFETY * size**-0.2).nan_to_num(SHRINK).clamp(SHRINK, GROW)
+        h = _next_length(h, size)
         _check_length(h, t, end, way)
     return y

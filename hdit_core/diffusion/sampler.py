@@ -35,6 +35,13 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
+def _check_name(name: str) -> None:
+    if name not in SAMPLERS:
+        raise UsageError(
+            f"sample.sampler = '{name}' is not a sampler{did_you_mean(name, SAMPLERS)}; there are {', '.join(SAMPLERS)}"
+        )
+
+
 def sample(
     name: str,
     denoise: Denoise,
@@ -69,10 +76,7 @@ def sample(
         UsageError: no such sampler.
         NumericalError: the model's answer is not finite.
     """
-    if name not in SAMPLERS:
-        raise UsageError(
-            f"sample.sampler = '{name}' is not a sampler{did_you_mean(name, SAMPLERS)}; there are {', '.join(SAMPLERS)}"
-        )
+    _check_name(name)
     levels = [float(sigma) for sigma in sigmas]
     if len(levels) < 2 or levels[-1] < 0 or any(a <= b for a, b in pairwise(levels)):
         raise ValueError(f"sigmas must fall and end at 0 or above, got {levels}")
