@@ -85,7 +85,7 @@ DrawnWeightsOption = Annotated[
     typer.Option(
         "--weights",
         metavar="NAME",
-        help="Of --ckpt: ema, model, or the length of an average such as 0.08.",
+        help="Of the checkpoint: ema, model, or the length of an average such as 0.08.",
         show_default="RUN/sample.toml's, or ema",
     ),
 ]

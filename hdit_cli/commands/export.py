@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from hdit_cli.console import align, emit, note
-from hdit_cli.options import DeviceOption, JsonOption, SeedOption, WeightsOption
+from hdit_cli.eval_options import DrawnWeightsOption
+from hdit_cli.options import DeviceOption, JsonOption, SeedOption
 
 app = typer.Typer(add_completion=False)
 
@@ -26,27 +27,34 @@ class Format(StrEnum):
     KDIFFUSION = "kdiffusion"
 
 
+SourceArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run, checkpoint folder or file.")]
+FolderOption = Annotated[Path, typer.Option("--to", metavar="DIR", help="The new folder.", show_default=False)]
+DtypeOption = Annotated[Dtype, typer.Option("--dtype", help="Of the weights; bfloat16 takes half of the place.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="Whose file of weights.")]
+ProgramOption = Annotated[
+    bool, typer.Option("--program", help="Also write a torch.export program, and run it against the network.")
+]
+SheetOption = Annotated[int, typer.Option("--n", min=0, max=100, metavar="N", help="Images on the sheet; 0: none.")]
+
+
 @app.command()
 def export(
-    source: Annotated[Path, typer.Argument(metavar="RUN", help="Run, checkpoint folder or file.")],
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="The new folder.", show_default=False)],
-    weights: WeightsOption = "ema",
-    dtype: Annotated[Dtype, typer.Option(help="Of the weights; bfloat16 takes half of the place.")] = Dtype.FLOAT32,
-    form: Annotated[Format, typer.Option("--format", help="Whose file of weights.")] = Format.HDIT,
-    program: Annotated[
-        bool, typer.Option("--program", help="Also write a torch.export program, and run it against the network.")
-    ] = False,
-    samples: Annotated[
-        int, typer.Option("--n", min=0, max=100, metavar="N", help="Images on the sheet; 0: none.")
-    ] = 16,
+    source: SourceArgument,
+    to: FolderOption,
+    weights: DrawnWeightsOption = None,
+    dtype: DtypeOption = Dtype.FLOAT32,
+    form: FormatOption = Format.HDIT,
+    program: ProgramOption = False,
+    samples: SheetOption = 16,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
     """Write a network as a folder for others.
 
-    It holds the weights, the recipe, a model card with the record of the training, and samples; `hdit sample --ckpt
-    DIR` and load_denoiser(DIR) read it. The card has a place for your license: fill it in.
+    It holds the weights, the recipe, a model card with the record of the training, and samples. load_denoiser(DIR)
+    reads it, and `hdit sample --ckpt DIR` draws as the run is drawn by default. The card has a place for your license:
+    fill it in.
 
     Example: hdit export runs/faces --to faces-model --dtype bfloat16 --program
     """

@@ -1,7 +1,8 @@
 """From seeds to images: checkpoint, guided denoiser, sampler, files."""
 
 from hdit_core.diffusion.guidance import Guide
+from hdit_core.generate.defaults import open_denoiser
 from hdit_core.generate.generate import Generated, generate
 from hdit_core.generate.settings import sample_settings
 
-__all__ = ["Generated", "Guide", "generate", "sample_settings"]
+__all__ = ["Generated", "Guide", "generate", "open_denoiser", "sample_settings"]

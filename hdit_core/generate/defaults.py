@@ -10,7 +10,7 @@ It stands between the recipe's `[sample]`, which stays as the run began with it,
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,15 @@ def read_defaults(run: Path) -> Defaults:
     return Defaults(weights, sample, path)
 
 
+def _rows(sample: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield a line for each key; JSON's strings, numbers, booleans and arrays of these are TOML's too."""
+    for key, value in sample.items():
+        if isinstance(value, Mapping):
+            yield from _rows(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield f"{prefix}{key} = {json.dumps(value)}"
+
+
 def write_defaults(run: Path, weights: Weights, sample: Mapping[str, Any], remark: str) -> Path:
     """Write the defaults of a run, whole or not at all; older ones are replaced.
 
@@ -81,9 +90,7 @@ def write_defaults(run: Path, weights: Weights, sample: Mapping[str, Any], remar
         sample: keys of `[sample]`; those that are None are left out.
         remark: where they come from, one line.
     """
-    # JSON's strings, numbers, booleans and arrays of these are TOML's too
-    rows = [f"{key} = {json.dumps(value)}" for key, value in sample.items() if value is not None]
-    lines = [f"# {remark}", f"weights = {json.dumps(weights)}", "", "[sample]", *rows]
+    lines = [f"# {remark}", f"weights = {json.dumps(weights)}", "", "[sample]", *_rows(sample)]
     write_whole(run / NAME, "\n".join(lines) + "\n")
     return run / NAME
 

@@ -2,7 +2,8 @@
 
     README.md             the card
     weights.safetensors   in hdit's or in k-diffusion's format; `load_denoiser(FOLDER)` reads both
-    recipe.toml           of the run
+    recipe.toml           of the run, to draw as the run is drawn by default
+    sample.toml           the same, in k-diffusion's format, whose file of weights has no place for it
     samples.png           images of the recipe's settings, not chosen
     classes.json          names of the classes, where they are known
     program.pt2           D(x, sigma, class) for torch.export.load
@@ -12,7 +13,7 @@ Nothing in it names a folder of this machine but the last part of the data set's
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from hdit_core.checkpoint.denoiser import EXPORTED, Weights, build_denoiser, load_denoiser, read_weights
+from hdit_core.checkpoint.denoiser import EXPORTED, Weights, build_denoiser, read_weights
 from hdit_core.checkpoint.kdiffusion import config_to_kdiffusion, state_to_kdiffusion
 from hdit_core.checkpoint.tensors import write_tensors
 from hdit_core.devices import pick_device
@@ -28,6 +29,7 @@ from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import UsageError
 from hdit_core.files import digest, new_folder
 from hdit_core.generate.card import CardFacts, card
+from hdit_core.generate.defaults import DEFAULT_WEIGHTS, apply_defaults, open_denoiser, read_defaults, write_defaults
 from hdit_core.generate.generate import generate
 from hdit_core.generate.program import write_program
 from hdit_core.generate.record import training_record
@@ -46,7 +48,7 @@ class ExportSettings:
     """How a network is exported.
 
     Attributes:
-        weights: "ema", "model", or the length of an average.
+        weights: "ema", "model", or the length of an average; None: those of RUN/sample.toml, or the averaged ones.
         dtype: of the weights; frequencies stay float32.
         format: whose file of weights.
         num_samples: images on the sheet; 0: no sheet.
@@ -55,7 +57,7 @@ class ExportSettings:
         device: where images are drawn.
     """
 
-    weights: Weights = "ema"
+    weights: Weights | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     format: Format = "hdit"
     num_samples: int = 16
@@ -79,6 +81,11 @@ def in_dtype(recipe: Recipe, state: Mapping[str, Tensor], dtype: torch.dtype, wh
     return dict(build_denoiser(recipe, state, where).to(dtype).network.state_dict())
 
 
+def _check_new(folder: Path) -> None:
+    if folder.exists() or folder.is_symlink():
+        raise UsageError(f"{folder}: exists, and is not replaced; give another with --to")
+
+
 def export(
     source: Path, folder: Path, settings: ExportSettings, on_note: Callable[[str], None] = lambda line: None
 ) -> dict[str, Any]:
@@ -91,46 +98,50 @@ def export(
 
     Raises:
         UsageError: the folder exists, or the format cannot hold the network.
+        RecipeError: RUN/sample.toml is damaged, or does not go with the network.
         CheckpointError: the source is missing or damaged, or the program's answers are others than the network's.
     """
-    if folder.exists() or folder.is_symlink():
-        raise UsageError(f"{folder}: exists, and is not replaced; give another with --to")
-    recipe, state = read_weights(source, settings.weights)
-    record, recipe = training_record(source, recipe), without_place(recipe)
+    _check_new(folder)
+    defaults = read_defaults(source)
+    weights = settings.weights or defaults.weights
+    recipe, state = read_weights(source, weights)
+    record, recipe = training_record(source, recipe), without_place(apply_defaults(recipe, defaults))
     tensors = in_dtype(recipe, state, DTYPES[settings.dtype], str(source))
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     with new_folder(folder) as here:
-        _write_weights(here / EXPORTED, tensors, recipe, settings.format)
-        (here / RECIPE).write_text(recipe_toml(recipe))
+        _write_network(here, tensors, recipe, settings.format)
         if record.classes:
             (here / CLASSES).write_text(json.dumps(record.classes, indent=1) + "\n")
-        denoiser = load_denoiser(here, device=pick_device(settings.device))
-        facts = _facts(here, denoiser, settings, on_note)
-        facts = facts if record.state else replace(facts, weights="the file's")
+        denoiser, _ = open_denoiser(here, device=pick_device(settings.device))
+        facts = _facts(here, denoiser, settings, weights if record.state else "the file's", on_note)
         (here / CARD).write_text(card(recipe, record, facts))
         files = {path.name: path.stat().st_size for path in sorted(here.iterdir())}
-    error = facts.program[1] if facts.program else None
     return {
         "folder": str(folder),
-        "format": settings.format,
-        "dtype": settings.dtype,
-        "weights": settings.weights,
+        "format": facts.format,
+        "dtype": facts.dtype,
+        "weights": facts.weights,
         "weights_sha256": facts.sha256,
         "parameters": facts.parameters,
-        "program_largest_error": error,
+        "program_largest_error": facts.program and facts.program[1],
         "files": files,
     }
 
 
-def _write_weights(path: Path, tensors: Mapping[str, Tensor], recipe: Recipe, form: Format) -> None:
+def _write_network(here: Path, tensors: Mapping[str, Tensor], recipe: Recipe, form: Format) -> None:
+    (here / RECIPE).write_text(recipe_toml(recipe))
     if form == "hdit":
-        write_tensors(path, tensors, recipe.model_dump_json())
+        write_tensors(here / EXPORTED, tensors, recipe.model_dump_json())
         return
     config = json.dumps(config_to_kdiffusion(recipe), indent=1)
-    path.write_bytes(save(state_to_kdiffusion(dict(tensors), recipe), {"config": config}))
+    (here / EXPORTED).write_bytes(save(state_to_kdiffusion(dict(tensors), recipe), {"config": config}))
+    drawn = recipe.sample.model_dump(mode="json", exclude_none=True)
+    write_defaults(here, DEFAULT_WEIGHTS, drawn, "how images are drawn: as the run's, whose weights these are")
 
 
-def _facts(here: Path, denoiser: Denoiser, settings: ExportSettings, on_note: Callable[[str], None]) -> CardFacts:
+def _facts(
+    here: Path, denoiser: Denoiser, settings: ExportSettings, weights: str, on_note: Callable[[str], None]
+) -> CardFacts:
     """Write samples and program, and return what the card says of the files."""
     if settings.num_samples:
         on_note(f"drawing {settings.num_samples} images")
@@ -141,7 +152,7 @@ def _facts(here: Path, denoiser: Denoiser, settings: ExportSettings, on_note: Ca
         checked = write_program(here / PROGRAM, denoiser)
         program = (PROGRAM, checked.largest_error)
     return CardFacts(
-        weights=settings.weights,
+        weights=weights,
         dtype=settings.dtype,
         file=EXPORTED,
         format=settings.format,

@@ -54,7 +54,7 @@ def generate(
             print(batch.indices, batch.class_ids, tuple(batch.images.shape))
 
     Args:
-        denoiser: as `hdit_core.checkpoint.load_denoiser` gives it.
+        denoiser: as `hdit_core.checkpoint.load_denoiser` gives it, or `open_denoiser`, with a run's own defaults.
         indices: which images of the seed.
         class_ids: one for each index; default, for a network with classes: index modulo the number of classes.
         settings: sampler, steps, guidance and batch size; default those of the denoiser's recipe.

@@ -9,8 +9,10 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 
 from hdit_core.checkpoint import load_denoiser
@@ -21,8 +23,11 @@ from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.generate import export as export_module
 from hdit_core.generate import program as program_module
 from hdit_core.generate.card import CardFacts, as_text, card
+from hdit_core.generate.defaults import open_denoiser, write_defaults
 from hdit_core.generate.export import ExportSettings, export
+from hdit_core.generate.generate import generate
 from hdit_core.generate.record import TrainingRecord, training_record
+from hdit_core.generate.sheet import collect, sheet
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.randomness import stream
 from hdit_core.recipe.read import check_recipe
@@ -106,6 +111,24 @@ def test_k_diffusions_format_is_read_back_too(run, tmp_path):
         assert "config" in file.metadata() and "hdit" not in file.metadata()
     x, sigma, classes = torch.randn(2, 3, 16, 24), torch.tensor([0.5, 3.0]), torch.tensor([0, 2])
     assert torch.equal(load_denoiser(tmp_path / "out")(x, sigma, classes), load_denoiser(run)(x, sigma, classes))
+
+
+@pytest.mark.parametrize("form", ["hdit", "k-diffusion"])
+def test_an_export_draws_as_its_run_does_by_default(run, tmp_path, form):
+    found = {"guidance": 2.0, "sampler": "heun", "churn": {"amount": 0.5}}
+    write_defaults(run, "model", found, "a sweep")
+    result = exported(run, tmp_path / "out", format=form)
+    of_run, of_export = (open_denoiser(path)[0] for path in (run, tmp_path / "out"))
+    assert of_export.recipe.sample == of_run.recipe.sample and of_run.recipe.sample.churn.amount == 0.5
+    assert result["weights"] == "model"
+    assert torch.equal(of_export.network.patch_in.proj.weight, of_run.network.patch_in.proj.weight)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "2 steps of `heun`" in card and "guidance 2," in card
+
+    images_u8, classes = collect(generate(of_run, range(3)))
+    expected = sheet(images_u8, [str(number) for number in classes])
+    assert (np.asarray(Image.open(tmp_path / "out" / "samples.png")) == expected).all()
+    assert exported(run, tmp_path / "ema", weights="ema", num_samples=0)["weights"] == "ema"
 
 
 def test_the_card_tells_the_record_of_the_weights_and_not_of_later_steps(run, tmp_path):
