@@ -7,9 +7,11 @@ import sys
 import pytest
 
 PAGES = """
-import resource, sys, torch
+import ctypes, resource, sys, torch
 from hdit_core.devices import keep_freed_memory
 assert sys.argv[1] == "plain" or keep_freed_memory()
+PR_SET_THP_DISABLE = 41
+ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # pages of 4 KiB, whatever the machine would give
 for _ in range(10):
     torch.ones(10_000_000)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

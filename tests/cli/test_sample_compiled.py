@@ -52,7 +52,7 @@ def images(out):
 def test_compiled_layers_draw_the_same_images_to_one_level(run, tmp_path):
     assert main(command(run, tmp_path / "plain")) == 0
     child = [sys.executable, "-c", CHILD, *command(run, tmp_path / "compiled", "--compile")]
-    done = subprocess.run(child, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(child, capture_output=True, text=True, timeout=300)
 
     assert done.returncode == 0, done.stderr
     assert "the layers are compiled first; --no-compile leaves that out" in done.stderr

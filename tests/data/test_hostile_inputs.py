@@ -210,7 +210,7 @@ def test_bombs_of_every_kind_end_with_a_line_in_two_gigabytes(tmp_path):
         "OPENBLAS_NUM_THREADS": "1",
         "ARROW_DEFAULT_MEMORY_POOL": "system",
     }
-    done = subprocess.run([*command, *sources], capture_output=True, text=True, timeout=100, env=environment)
+    done = subprocess.run([*command, *sources], capture_output=True, text=True, timeout=300, env=environment)
     came = dict(zip(expected, map(json.loads, done.stdout.splitlines()), strict=False))
     assert len(came) == len(expected), done.stderr
     for name, what in expected.items():

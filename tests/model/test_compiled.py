@@ -16,7 +16,7 @@ def report():
     done = subprocess.run(
         [sys.executable, "-c", f"import sys, runpy; sys.path[:0] = [{str(root)!r}, {str(child.parent)!r}]; "
          f"runpy.run_path({str(child)!r}, run_name='__main__')"],
-        capture_output=True, text=True, check=False, timeout=240,
+        capture_output=True, text=True, check=False, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Graph break" not in done.stderr and "lru_cache" not in done.stderr

@@ -178,7 +178,7 @@ for _ in range(3):
     children.append(child)
 sys.exit(any(os.waitpid(child, 0)[1] for child in children))
 """
-    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=120, check=True)
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], timeout=300, check=True)
 
 
 def test_threads_of_one_process_may_call_it_at_once(monkeypatch):

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -98,10 +99,16 @@ def play(tmp_path, script, **environment):
     )
 
 
+def wait_for(path, job):
+    while not path.exists():
+        assert job.poll() is None
+        time.sleep(0.005)
+
+
 @pytest.mark.parametrize("kind", ["torchrun", "srun", "sample"])
 def test_every_word_reaches_the_command_as_it_is_and_nothing_else_runs(tmp_path, kind):
     words = ["recipe.toml", "--set", *HOSTILE]
-    assert play(tmp_path, scripts(words, run=tmp_path)[kind]).wait(30) == 0
+    assert play(tmp_path, scripts(words, run=tmp_path)[kind]).wait(120) == 0
 
     given = (tmp_path / "srun").read_text()
     assert given.endswith("".join(f"{word}\n" for word in words))
@@ -109,7 +116,7 @@ def test_every_word_reaches_the_command_as_it_is_and_nothing_else_runs(tmp_path,
 
 
 def test_ranks_meet_at_the_first_node_on_a_port_of_the_job_s_own(tmp_path):
-    assert play(tmp_path, scripts(["imagenet256"], run=tmp_path)["torchrun"]).wait(30) == 0
+    assert play(tmp_path, scripts(["imagenet256"], run=tmp_path)["torchrun"]).wait(120) == 0
 
     given = (tmp_path / "srun").read_text().splitlines()
     assert {"--rdzv-endpoint=node1:20071", "--rdzv-id=71-0", "--nnodes=2", "--nproc-per-node=8"} <= set(given)
@@ -118,7 +125,7 @@ def test_ranks_meet_at_the_first_node_on_a_port_of_the_job_s_own(tmp_path):
 
 def test_ranks_of_one_node_meet_in_a_file_of_their_own_and_not_at_a_port(tmp_path):
     request = Request("r", "5", ranks_per_node=2)
-    assert play(tmp_path, train_script(request, ["mnist32"], tmp_path, (), "torchrun", 3)).wait(30) == 0
+    assert play(tmp_path, train_script(request, ["mnist32"], tmp_path, (), "torchrun", 3)).wait(120) == 0
 
     given = (tmp_path / "srun").read_text().splitlines()
     endpoint = next(word.partition("=")[2] for word in given if word.startswith("--rdzv-endpoint="))
@@ -132,8 +139,8 @@ def test_a_run_that_may_go_on_is_queued_again_and_one_that_may_not_ends_with_its
     (tmp_path / "yes").mkdir()
     (tmp_path / "no").mkdir()
     script = scripts(["imagenet256"])["srun"]
-    assert play(tmp_path / "yes", script, AGAIN="0", SRUN_EXIT="75").wait(30) == 0
-    assert play(tmp_path / "no", script, AGAIN="1", SRUN_EXIT="5").wait(30) == 5
+    assert play(tmp_path / "yes", script, AGAIN="0", SRUN_EXIT="75").wait(120) == 0
+    assert play(tmp_path / "no", script, AGAIN="1", SRUN_EXIT="5").wait(120) == 5
 
     assert (tmp_path / "yes" / "scontrol").read_text() == "requeue 71\n"
     assert not (tmp_path / "no" / "scontrol").exists()
@@ -143,11 +150,10 @@ def test_a_run_that_may_go_on_is_queued_again_and_one_that_may_not_ends_with_its
 def test_slurms_signal_becomes_the_stop_file_and_is_told_from_a_person_s(tmp_path):
     (tmp_path / "slow").touch()
     job = play(tmp_path, train_script(REQUEST, ["imagenet256"], tmp_path, (), "srun", 2))
-    while not (tmp_path / "srun").exists():
-        pass
+    wait_for(tmp_path / "srun", job)
     job.send_signal(10)  # SIGUSR1
 
-    assert job.wait(30) == 0
+    assert job.wait(120) == 0
     assert (tmp_path / "again").read_text() == f"-m hdit_cli slurm again {tmp_path} --most 2 --asked\n"
 
 
@@ -158,8 +164,7 @@ def test_a_job_of_samples_is_queued_again_only_when_slurm_ended_it_and_not_for_e
         folder.mkdir()
         (folder / "slow").touch()
         job = play(folder, script, SLURM_RESTART_COUNT=restarts)
-        while not (folder / "srun").exists():
-            pass
+        wait_for(folder / "srun", job)
         job.send_signal(10)
-        job.wait(30)
+        job.wait(120)
         assert (folder / "scontrol").exists() == queued
