@@ -31,8 +31,8 @@ def _by_choice(plan: Plan) -> list[str]:
 
 
 def _bill(plan: Plan) -> Iterator[tuple[str, str]]:
-    train = plan.recipe.train
-    yield "step", f"{train.batch_size} images, {plan.share} on each of {plan.cluster.devices} devices"
+    train, devices = plan.recipe.train, plan.cluster.devices
+    yield "step", f"{train.batch_size} images{f', {plan.share} on each of {devices} devices' if devices > 1 else ''}"
     if plan.chosen is None or plan.seconds is None:
         yield "fits", "no: not even one image, with every level computed again; take a larger GPU, or smaller images"
         return
@@ -41,6 +41,9 @@ def _bill(plan: Plan) -> Iterator[tuple[str, str]]:
         f"train.activation_checkpointing={plan.chosen.checkpointed}",
     ]
     yield "settings", " ".join(f"--set {setting}" for setting in settings)
+    if (found := plan.measured_itself) and found.peak_bytes:
+        what = "the whole process, not of tensors alone" if found.on_cpu else "the device"
+        yield "measured", f"{_gibi(found.peak_bytes)} GiB of {what}, {found.images} images a step"
     yield "speed", f"{_rate(plan.chosen.images_per_s)} images/s"
     yield "time", f"{_time(plan.seconds)} for {train.num_images:,} images"
     if plan.kilowatt_hours is not None:

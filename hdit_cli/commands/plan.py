@@ -12,7 +12,7 @@ from hdit_core.errors import UsageError
 if TYPE_CHECKING:
     from hdit_core.plan.gpus import Gpu
     from hdit_core.plan.measured import Measured
-    from hdit_core.plan.plan import Cluster
+    from hdit_core.plan.plan import Cluster, Plan
 
 app = typer.Typer(add_completion=False)
 
@@ -73,7 +73,7 @@ def plan(
     checked = read_recipe(recipe, overrides or ())
     known, timed = find_gpu(gpu) if gpu else None, read_measured(measured) if measured else None
     bill = make_plan(checked, _cluster(known, timed, number, utilisation, memory, price))
-    for line in _grounds(known, timed, utilisation):
+    for line in [*_grounds(known, timed, utilisation, memory), *_doubts(bill)]:
         note(line)
     emit(as_dict(bill), json, lines(bill))
 
@@ -98,18 +98,40 @@ def _cluster(
     watts = float(gpu.watts) if gpu else None
     whole = usable if memory_gb else gpu.memory_gb * 10**9 if gpu else None
     memory = None if on_cpu else whole
-    return Cluster(number, usable, speed, watts, price, memory, value_bytes=4 if on_cpu else 2, native=on_cpu)
+    value_bytes = 4 if on_cpu else 2
+    return Cluster(number, usable, speed, watts, price, memory, value_bytes, native=on_cpu, measured=measured)
 
 
-def _grounds(gpu: "Gpu | None", measured: "Measured | None", utilisation: float) -> list[str]:
+def _grounds(gpu: "Gpu | None", measured: "Measured | None", utilisation: float, memory_gb: float | None) -> list[str]:
     """Return what the figures rest on."""
     from hdit_core.plan.gpus import USABLE
 
     grounds = []
     if gpu is not None:
-        grounds.append(f"{gpu.name}: {gpu.memory_gb:g} GB, of which {USABLE:.0%} are filled; {gpu.watts:g} W")
+        filled = f"of which {USABLE:.0%} are filled" if memory_gb is None else f"of which {memory_gb:g} are filled"
+        grounds.append(f"{gpu.name}: {gpu.memory_gb:g} GB, {filled}; {gpu.watts:g} W")
     if measured is not None:
-        grounds.append(f"speed: {measured.flops_per_s / 1e12:.3g} TFLOP/s, measured on {measured.device}")
+        where = f"{measured.processor} ({measured.device})"
+        what = f"{measured.recipe}, {measured.images} images a step"
+        grounds.append(f"speed: {measured.flops_per_s / 1e12:.3g} TFLOP/s, measured on {where} with {what}")
     elif gpu is not None:
         grounds.append(f"speed: {utilisation:.0%} of {gpu.tflops:g} TFLOP/s in bfloat16, as --utilisation says")
     return grounds
+
+
+def _doubts(bill: "Plan") -> list[str]:
+    """Return what the figures do not say."""
+    from hdit_core.plan.plan import training_flops
+
+    measured, doubts = bill.cluster.measured, []
+    if measured is not None and bill.measured_itself is None:
+        theirs, ours = measured.flops_per_image / 1e9, training_flops(bill.recipe) / 1e9
+        doubts.append(
+            f"another network than {measured.recipe} as it was measured ({ours:,.4g} GFLOP an image, there "
+            f"{theirs:,.4g}) reaches another share of the same machine; measure this one with hdit bench train"
+        )
+    if measured is not None and measured.on_cpu and bill.cluster.watts is not None:
+        doubts.append("the speed was measured on a CPU; memory and power are those of --gpu")
+    if bill.cluster.usable_bytes is None:
+        doubts.append("what fits is not known: say with --memory GB, or --gpu, how much memory a device has")
+    return doubts

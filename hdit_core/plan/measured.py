@@ -14,16 +14,32 @@ class Measured:
     """A training step that was timed.
 
     Attributes:
-        device: where, as the benchmark names it.
-        recipe: of what.
-        flops_per_s: the model's floating-point operations in a second, forward and backward.
+        device: where, as torch names it.
+        processor: what that is.
+        recipe: of what, as the benchmark was asked for it.
+        images: that the step takes.
+        flops: of the model's products in a step, forward and backward.
+        step_s: how long a step takes.
         peak_bytes: most memory it held; None where the system does not tell.
     """
 
     device: str
+    processor: str
     recipe: str
-    flops_per_s: float
+    images: int
+    flops: float
+    step_s: float
     peak_bytes: int | None
+
+    @property
+    def flops_per_s(self) -> float:
+        """The model's floating-point operations in a second."""
+        return self.flops / self.step_s
+
+    @property
+    def flops_per_image(self) -> float:
+        """The same of one image, by which a network is known again."""
+        return self.flops / self.images
 
     @property
     def on_cpu(self) -> bool:
@@ -41,12 +57,12 @@ def read_measured(path: Path) -> Measured:
         if path.stat().st_size > MOST_BYTES:
             raise ValueError("too large")
         found = json.loads(path.read_bytes())
-        seconds, flops = float(found["time"]["median_s"]), float(found["flops"])
-        if not (0 < seconds < float("inf") and 0 < flops < float("inf")):
-            raise ValueError("times and operations have to be positive")
-        peak = found["peak_bytes"]
-        device, recipe = str(found["machine"]["device"]), str(found["recipe"])
-        return Measured(device, recipe, flops / seconds, None if peak is None else int(peak))
+        seconds, flops, images = float(found["time"]["median_s"]), float(found["flops"]), int(found["images"])
+        if not (0 < seconds < float("inf") and 0 < flops < float("inf") and images > 0):
+            raise ValueError("times, operations and images have to be positive")
+        peak, machine = found["peak_bytes"], found["machine"]
+        what = str(machine["device"]), str(machine["processor"]), str(found["recipe"])
+        return Measured(*what, images, flops, seconds, None if peak is None else int(peak))
     except OSError as problem:
         raise UsageError(f"--measured {path}: cannot be read ({problem.strerror})") from None
     except (ValueError, KeyError, TypeError, RecursionError):

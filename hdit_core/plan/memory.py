@@ -17,6 +17,7 @@ from hdit_core.flops.activations import (
     patch_bytes,
 )
 from hdit_core.flops.count import count
+from hdit_core.plan.sharding import hidden_numbers
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
 ADAM_STATES = 2
@@ -35,6 +36,7 @@ class Place:
         averages: moving averages of the weights.
         attention: what neighborhood attention keeps: `"native"` on CPUs, else `"fused"`.
         accumulates: a step takes several micro-batches, so that gradients are held all along.
+        muon: the optimizer is Muon, which keeps one number and not two for each hidden weight.
     """
 
     ranks: int = 1
@@ -43,6 +45,7 @@ class Place:
     averages: int = 1
     attention: AttentionKind = "fused"
     accumulates: bool = False
+    muon: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,12 +97,13 @@ def training_memory(model: ModelRecipe, images: int, place: Place = Place(), che
         place: where.
         checkpointed: levels, outermost first, whose activations are computed again in the backward pass.
     """
-    parameters = count(model).parameters
-    share = -(-parameters // place.ranks) if place.sharded else parameters
+    parameters, holders = count(model).parameters, place.ranks if place.sharded else 1
+    share = -(-parameters // holders)
+    kept = ADAM_STATES * parameters - (hidden_numbers(model) if place.muon else 0)
     held, gradients, work = _most(list(_pieces(model, images, place, checkpointed)), place)
     return Memory(
         weights=FLOAT32 * share,
-        optimizer=ADAM_STATES * FLOAT32 * share,
+        optimizer=FLOAT32 * -(-kept // holders),
         averages=place.averages * FLOAT32 * share,
         copies=_copies(model, parameters, place),
         gradients=gradients if place.accumulates else min(gradients, FLOAT32 * share),  # FSDP adds them up whole

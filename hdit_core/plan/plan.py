@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from hdit_core.errors import UsageError
 from hdit_core.flops.count import count
+from hdit_core.plan.measured import Measured
 from hdit_core.plan.memory import Memory, Place, training_memory
 from hdit_core.plan.sharding import too_large_for_each
 from hdit_core.recipe.run import Recipe
@@ -30,6 +31,7 @@ class Cluster:
         price_per_hour: of one, in any currency; None: unknown.
         value_bytes: of a number in the products: 2 for bfloat16, 4 for float32.
         native: on CPUs: neighborhood attention keeps its weights.
+        measured: the step that the speed is of; None: a data sheet's.
     """
 
     devices: int
@@ -40,6 +42,7 @@ class Cluster:
     memory_bytes: int | None = None
     value_bytes: int = 2
     native: bool = False
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,12 @@ class Plan:
         if self.seconds is None or self.cluster.watts is None:
             return None
         return self.seconds / 3600 * self.cluster.watts / 1000 * self.cluster.devices
+
+    @property
+    def measured_itself(self) -> Measured | None:
+        """The measured step where it is one of this very network, whose memory can be compared with the bound."""
+        found = self.cluster.measured
+        return found if found and found.flops_per_image == training_flops(self.recipe) else None
 
     @property
     def price(self) -> float | None:
@@ -176,6 +185,7 @@ def _memory(recipe: Recipe, cluster: Cluster, share: int, sharded: bool, checkpo
         averages=1 + len(recipe.train.ema_profiles),
         attention="native" if cluster.native else "fused",
         accumulates=images < share,
+        muon=recipe.train.optimizer == "muon",
     )
     return training_memory(recipe.model, images, place, checkpointed)
 

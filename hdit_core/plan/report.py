@@ -1,5 +1,6 @@
 """A plan as plain numbers, for `--json`."""
 
+from dataclasses import asdict
 from typing import Any
 
 from hdit_core.plan.memory import Memory
@@ -14,6 +15,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         "devices": plan.cluster.devices,
         "usable_bytes": plan.cluster.usable_bytes,
         "flops_per_s": plan.cluster.flops_per_s,
+        "measured": _measured(plan),
         "flops_per_image": training_flops(plan.recipe),
         "batch_size": plan.recipe.train.batch_size,
         "images_per_device_and_step": plan.share,
@@ -23,9 +25,16 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         "num_images": plan.recipe.train.num_images,
         "seconds": plan.seconds,
         "days": None if plan.seconds is None else plan.seconds / SECONDS_A_DAY,
+        "watts": plan.cluster.watts,
         "kilowatt_hours": plan.kilowatt_hours,
+        "price_per_hour": plan.cluster.price_per_hour,
         "price": plan.price,
     }
+
+
+def _measured(plan: Plan) -> dict[str, Any] | None:
+    found = plan.cluster.measured
+    return {**asdict(found), "same_network": plan.measured_itself is not None} if found else None
 
 
 def parallel(plan: Plan) -> str:

@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from hdit_cli.main import main
+from hdit_core.plan.plan import training_flops
+from hdit_core.recipe.read import read_recipe
 
 HEAVY = {"torch", "numpy", "scipy", "matplotlib", "PIL"}
 
@@ -31,14 +33,59 @@ def test_the_document_has_the_same_numbers(capsys):
     assert document["days"] * 86_400 * chosen["images_per_s"] == pytest.approx(train)
 
 
-def test_a_measured_speed_takes_the_data_sheet_s_place(tmp_path, capsys):
-    path = tmp_path / "bench.json"
-    found = {"machine": {"device": "cpu"}, "recipe": "mnist32", "flops": 1e9, "time": {"median_s": 1}, "peak_bytes": 0}
-    path.write_text(json.dumps(found))
-    assert main(["plan", "mnist32", "--measured", str(path), "--memory", "2", "--json"]) == 0
+@pytest.fixture
+def measured(tmp_path):
+    """Return a function that writes what `hdit bench train mnist32` printed, here or there."""
+    per_image = training_flops(read_recipe("mnist32"))
+
+    def write(flops=8 * per_image, device="cpu", peak=3 << 29):
+        machine = {"device": device, "processor": "a processor"}
+        step = {"images": 8, "flops": flops, "time": {"median_s": 1}, "peak_bytes": peak}
+        (tmp_path / "bench.json").write_text(json.dumps({"machine": machine, "recipe": "mnist32", **step}))
+        return str(tmp_path / "bench.json")
+
+    return write
+
+
+def test_a_measured_speed_takes_the_data_sheet_s_place(measured, capsys):
+    assert main(["plan", "mnist32", "--measured", measured(1e9), "--memory", "2", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
 
     assert (document["flops_per_s"], document["usable_bytes"], document["kilowatt_hours"]) == (1e9, 2 * 10**9, None)
+    assert document["measured"]["recipe"] == "mnist32" and document["measured"]["same_network"] is False
+
+
+def test_the_measured_peak_stands_beside_the_bound_where_the_network_is_the_same(measured, capsys):
+    assert main(["plan", "mnist32", "--measured", measured(), "--memory", "2"]) == 0
+    out, err = capsys.readouterr()
+    assert "measured  1.50 GiB of the whole process, not of tensors alone, 8 images a step" in out
+    assert "measured on a processor (cpu) with mnist32, 8 images a step" in err and "another network" not in err
+
+    assert main(["plan", "mnist32", "--measured", measured(device="cuda:0"), "--gpu", "h100"]) == 0
+    assert "measured  1.50 GiB of the device, 8 images a step" in capsys.readouterr().out
+    assert main(["plan", "mnist32", "--measured", measured(peak=None), "--memory", "2"]) == 0
+    assert "GiB of" not in capsys.readouterr().out
+
+
+def test_a_speed_of_another_network_or_of_a_cpu_for_gpus_is_told_of(measured, capsys):
+    assert main(["plan", "ffhq1024", "--measured", measured(), "--gpu", "h100"]) == 0
+    out, err = capsys.readouterr()
+    assert "another network than mnist32 as it was measured (1,236 GFLOP an image, there 0.5493)" in err
+    assert "the speed was measured on a CPU; memory and power are those of --gpu" in err
+    assert "GiB of" not in out
+
+
+def test_where_no_memory_is_known_it_says_how_to_tell(measured, capsys):
+    assert main(["plan", "mnist32", "--measured", measured()]) == 0
+    out, err = capsys.readouterr()
+    assert "what fits is not known: say with --memory GB, or --gpu, how much memory a device has" in err
+    assert " ? " in out
+
+
+def test_memory_that_is_given_goes_before_the_data_sheet_s(capsys):
+    assert main(["plan", "mnist32", "--gpu", "h100", "--memory", "16", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "h100: 80 GB, of which 16 are filled" in err and json.loads(out)["usable_bytes"] == 16 * 10**9
 
 
 def test_without_anything_to_go_by_it_says_what_is_missing(capsys):
@@ -52,4 +99,4 @@ def test_it_imports_nothing_heavy():
         "assert main(['plan', 'mnist32', '--gpu', 'l4', '--json']) == 0; "
         f"heavy = {HEAVY!r} & set(sys.modules); assert not heavy, heavy"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=300)

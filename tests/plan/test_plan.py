@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 
 from hdit_core.errors import UsageError
+from hdit_core.flops.activations import FLOAT32
 from hdit_core.plan.gpus import GPUS, find_gpu
-from hdit_core.plan.measured import read_measured
+from hdit_core.plan.measured import Measured, read_measured
 from hdit_core.plan.plan import ENOUGH_TOKENS, Cluster, plan, training_flops
 from hdit_core.plan.report import as_dict, parallel
+from hdit_core.plan.sharding import optimizer_numbers
 from hdit_core.recipe.read import read_recipe
 
 FFHQ, IMAGENET = read_recipe("ffhq1024"), read_recipe("imagenet256")
@@ -75,6 +77,13 @@ def test_a_network_that_one_device_cannot_hold_is_sharded_and_else_is_not():
     assert parallel(plan(IMAGENET, replace(tight, devices=1))) == "one device"
 
 
+def test_muon_is_planned_with_the_numbers_that_it_keeps():
+    muon = IMAGENET.model_copy(update={"train": IMAGENET.train.model_copy(update={"optimizer": "muon"})})
+
+    planned, of_adam = (plan(one, CLUSTER).choices[0].memory.optimizer for one in (muon, IMAGENET))
+    assert planned == FLOAT32 * optimizer_numbers(muon) < 0.7 * of_adam
+
+
 def test_what_fits_in_no_way_is_said_not_to():
     bill = plan(IMAGENET, replace(CLUSTER, devices=1, usable_bytes=10**9))
 
@@ -95,8 +104,9 @@ def test_the_gpus_have_names_memory_and_power_and_an_unknown_one_is_refused_with
 
 
 GOOD = {
-    "machine": {"device": "cpu"},
+    "machine": {"device": "cpu", "processor": "a processor"},
     "recipe": "mnist32",
+    "images": 4,
     "flops": 2e9,
     "time": {"median_s": 0.5},
     "peak_bytes": None,
@@ -108,13 +118,25 @@ def test_a_measured_speed_is_the_step_s_operations_by_its_time(tmp_path):
     path.write_text(json.dumps(GOOD))
     found = read_measured(path)
 
-    assert (found.flops_per_s, found.on_cpu, found.peak_bytes) == (4e9, True, None)
+    assert (found.flops_per_s, found.flops_per_image, found.on_cpu, found.peak_bytes) == (4e9, 5e8, True, None)
+
+
+def test_a_measured_step_is_known_to_be_of_the_planned_network_by_its_operations_and_not_by_a_name():
+    def measured_itself(recipe, flops):
+        timed = Measured("cpu", "a processor", "mine.toml", 4, float(flops), 0.5, 10**9)
+        return plan(recipe, replace(CLUSTER, measured=timed)).measured_itself
+
+    flops = 4 * training_flops(FFHQ)
+    assert measured_itself(FFHQ, flops) and measured_itself(IMAGENET, flops) is None
+    again = FFHQ.model_copy(update={"train": FFHQ.train.model_copy(update={"activation_checkpointing": True})})
+    assert measured_itself(again, flops)  # what is computed again is not counted by the benchmark either
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{}", "[" * 100_000, json.dumps(GOOD | {"flops": "many"}), json.dumps(GOOD | {"time": {"median_s": 0}})],
-    ids=["empty", "a list", "nothing", "deep", "words", "no time"],
+    ["", "[]", "{}", "[" * 100_000]
+    + [json.dumps(GOOD | wrong) for wrong in ({"flops": "many"}, {"time": {"median_s": 0}}, {"images": 0})],
+    ids=["empty", "a list", "nothing", "deep", "words", "no time", "no images"],
 )
 def test_a_file_that_is_no_benchmark_is_refused(tmp_path, text):
     path = tmp_path / "bench.json"

@@ -68,12 +68,13 @@ def test_a_step_stays_under_its_plan_and_within_15_percent_of_it(recipe):
     assert peak <= planned.total - planned.fixed <= 1.15 * peak
 
 
-def test_weights_optimizer_and_averages_are_the_tensors_that_a_run_holds():
-    recipe = RECIPES["three kinds of attention"]
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_weights_optimizer_and_averages_are_the_tensors_that_a_run_holds(optimizer):
+    recipe = small(optimizer=optimizer)
     learner = make_learner(recipe, None, World(), torch.device("cpu"))
     plan, pieces = endless_plan(learner), (piece for step in endless_plan(learner) for piece in learner.pieces(step))
     learner.update(next(plan), random_batches(recipe, pieces))
-    planned = training_memory(recipe.model, 8, ON_A_CPU)
+    planned = training_memory(recipe.model, 8, replace(ON_A_CPU, muon=optimizer == "muon"))
 
     def size(tensors) -> int:
         return sum(tensor.nbytes for tensor in tensors)
