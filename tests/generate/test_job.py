@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hdit_cli.main import main
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.distributed import World
 from hdit_core.generate import job as module
@@ -20,6 +21,7 @@ from hdit_core.generate.origin import origin, weights_sha256
 from hdit_core.generate.trajectory import trajectory_webp
 from hdit_core.images import to_uint8
 from hdit_core.model.hourglass import HourglassTransformer, initialize
+from hdit_core.train.run import train
 
 
 @pytest.fixture
@@ -124,15 +126,11 @@ def test_the_animation_has_a_frame_for_each_step_and_ends_with_the_images(denois
 
 
 def test_two_ranks_under_torchrun_make_the_folder_of_one_process(tmp_path, trained):
-    from hdit_core.recipe.write import recipe_toml
-
-    (tmp_path / "tiny.toml").write_text(recipe_toml(trained({"train.num_images": 8})))
-    hdit = [sys.executable, "-m", "hdit_cli"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*hdit, "train", "tiny.toml", "--out", "run"], cwd=tmp_path, check=True, env=environment)
-    sample = ["sample", "--ckpt", "run", "--count", "5", "--steps", "2", "--batch-size", "2", "--out"]
-    subprocess.run([*hdit, *sample, "alone"], cwd=tmp_path, check=True, env=environment)
+    train(trained({"train.num_images": 8}), tmp_path / "run")
+    options = {"ckpt": tmp_path / "run", "count": 5, "steps": 2, "batch-size": 2}
+    sample = ["sample", *(str(word) for name, value in options.items() for word in (f"--{name}", value)), "--out"]
+    assert main([*sample, str(tmp_path / "alone")]) == 0
     ranks = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "hdit_cli"]
-    subprocess.run([*ranks, *sample, "two"], cwd=tmp_path, check=True, env=environment)
+    subprocess.run([*ranks, *sample, str(tmp_path / "two")], check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert contents(tmp_path / "alone") == contents(tmp_path / "two") and len(contents(tmp_path / "two")) == 5
     assert (tmp_path / "alone" / "samples.json").read_bytes() == (tmp_path / "two" / "samples.json").read_bytes()

@@ -8,9 +8,11 @@ import time
 
 import pytest
 
+from hdit_cli.main import main
 from hdit_core.checkpoint.layout import log_file
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.recipe.write import recipe_toml
+from tests.forking import CONTEXT
 
 
 def processes_of(group):
@@ -28,21 +30,29 @@ def wait_until(happened):
         time.sleep(0.05)
 
 
+def be_hdit(arguments, said):
+    """Do what the program does with these arguments, as the first of a group of processes."""
+    os.setsid()
+    os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
+    sys.exit(main(arguments))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_the_whole_group_saves_and_ends_with_75(tmp_path, trained, number):
-    run = tmp_path / "run"
+    run, said = tmp_path / "run", tmp_path / "said"
     (tmp_path / "long.toml").write_text(recipe_toml(trained({"data.workers": 2, "train.num_images": 10**9})))
-    command = [sys.executable, "-m", "hdit_cli", "train", str(tmp_path / "long.toml"), "--out", str(run)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    arguments = ["train", str(tmp_path / "long.toml"), "--out", str(run)]
+    process = CONTEXT.Process(target=be_hdit, args=(arguments, said))
+    process.start()
     try:
         wait_until(lambda: log_file(run).exists() and log_file(run).stat().st_size)
         assert len(processes_of(process.pid)) >= 3  # the run and its two readers
         os.killpg(process.pid, number)
-        _, complaints = process.communicate(timeout=120)
+        process.join(120)
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 75, complaints
+        process.kill()
+    complaints = said.read_text()
+    assert process.exitcode == 75, complaints
     assert f"stopped by {number.name}" in complaints and "Traceback" not in complaints
     assert newest_checkpoint(run)[0].state.step > 0
     wait_until(lambda: not processes_of(process.pid))  # the last of them has said all, and may still be on its way out
