@@ -1,10 +1,13 @@
-"""Options of `hdit eval-fid` and of the commands that score beside it, declared once."""
+"""Options of `hdit eval-fid` and of the commands that score beside it, declared once and bundled."""
 
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from hdit_cli.options import DeviceOption, SeedOption
 
 
 class Mode(StrEnum):
@@ -46,7 +49,14 @@ ModeOption = Annotated[
 ]
 CountOption = Annotated[
     int | None,
-    typer.Option("--n", min=1, metavar="N", help="Images to score.", show_default="all; with --ckpt the recipe's"),
+    typer.Option(
+        "--n",
+        "--count",
+        min=1,
+        metavar="N",
+        help="Images to score; torchrun passes on only --count.",
+        show_default="all; with --ckpt the recipe's",
+    ),
 ]
 SmallOption = Annotated[
     bool, typer.Option("--allow-small-n", help="Score sets with no more images than there are features.")
@@ -96,7 +106,8 @@ DrawnSetOption = Annotated[
     ),
 ]
 LabelsOption = Annotated[
-    Labels, typer.Option("--labels", help="Classes of --ckpt's images: in turn, by chance, or as often as in --ref.")
+    Labels,
+    typer.Option("--labels", help="Classes of the images that are drawn: in turn, by chance, or as often as in --ref."),
 ]
 NearestOption = Annotated[
     Path | None,
@@ -110,3 +121,39 @@ SaveStatsOption = Annotated[
     Path | None,
     typer.Option("--save-stats", metavar="FILE.npz", help="Keep the statistics of IMAGES, for a later --ref."),
 ]
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """By which network images are scored, and on what."""
+
+    extractor: ExtractorOption = None
+    extractor_weights: ExtractorWeightsOption = None
+    mode: ModeOption = Mode.CLEAN
+    allow_small_n: SmallOption = False
+    seed: SeedOption = 0
+    batch_size: NetworkBatchOption = None
+    device: DeviceOption = "auto"
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `ScoreSettings` calls them."""
+        how = {"extractor": self.extractor, "weights": self.extractor_weights, "mode": self.mode.value}
+        run = {"seed": self.seed, "batch_size": self.batch_size, "device": self.device}
+        return {**how, **run, "allow_small_n": self.allow_small_n}
+
+
+@dataclass(frozen=True)
+class DrawnOptions:
+    """A model whose images are drawn to be scored, in place of some that are there."""
+
+    ckpt: DrawnOption = None
+    weights: DrawnWeightsOption = None
+    overrides: DrawnSetOption = None
+    labels: LabelsOption = Labels.BALANCED
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What `ScoreSettings` calls them."""
+        which = {"checkpoint": self.ckpt, "checkpoint_weights": self.weights}
+        return {**which, "overrides": self.overrides or (), "labels": self.labels.value}

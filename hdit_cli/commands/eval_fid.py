@@ -3,35 +3,28 @@
 `stats` keeps one side for later, `compare` sets two results beside each other. Under torchrun all ranks share the work.
 """
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hdit_cli.bundle import unbundled
 from hdit_cli.console import align, emit, note, progress, table
 from hdit_cli.default_command import DEFAULT, DefaultCommand, DefaultGroup
 from hdit_cli.eval_options import (
     CountOption,
     DataArgument,
-    DrawnOption,
-    DrawnSetOption,
-    DrawnWeightsOption,
-    ExtractorOption,
-    ExtractorWeightsOption,
+    DrawnOptions,
     ImagesArgument,
     KeepOption,
-    Labels,
-    LabelsOption,
-    Mode,
-    ModeOption,
     NearestOption,
-    NetworkBatchOption,
     ReferenceOption,
     ReportOption,
     SaveStatsOption,
-    SmallOption,
+    ScoringOptions,
 )
-from hdit_cli.options import DeviceOption, JsonOption, OutOption, SeedOption
+from hdit_cli.options import JsonOption, OutOption
 
 if TYPE_CHECKING:
     from hdit_core.evaluate.settings import ScoreSettings
@@ -40,25 +33,18 @@ app = typer.Typer(cls=DefaultGroup, add_completion=False, help="Score images by 
 
 
 @app.command(DEFAULT, cls=DefaultCommand, epilog="Also: hdit eval-fid stats --help, hdit eval-fid compare --help.")
+@unbundled
 def eval_fid(
+    *,
     images: ImagesArgument = None,
     ref: ReferenceOption = None,
-    ckpt: DrawnOption = None,
-    weights: DrawnWeightsOption = None,
-    overrides: DrawnSetOption = None,
-    labels: LabelsOption = Labels.BALANCED,
-    extractor: ExtractorOption = None,
-    extractor_weights: ExtractorWeightsOption = None,
-    mode: ModeOption = Mode.CLEAN,
     num: CountOption = None,
-    allow_small_n: SmallOption = False,
+    drawn: DrawnOptions,
+    scoring: ScoringOptions,
     nearest: NearestOption = None,
     report: ReportOption = None,
     save_stats: SaveStatsOption = None,
     keep_features: KeepOption = None,
-    seed: SeedOption = 0,
-    batch_size: NetworkBatchOption = None,
-    device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
     """Score images by Frechet and kernel distance to a reference, by precision, recall, density and coverage.
@@ -70,32 +56,19 @@ def eval_fid(
     """
     from hdit_core.evaluate.settings import ScoreSettings
 
-    what: dict[str, Any] = {"images": images, "reference": ref, "n": num}
-    drawn: dict[str, Any] = {
-        "checkpoint": ckpt,
-        "checkpoint_weights": weights,
-        "overrides": overrides or (),
-        "labels": labels.value,
-    }
-    how: dict[str, Any] = {"extractor": extractor, "weights": extractor_weights, "mode": mode.value, "seed": seed}
-    where: dict[str, Any] = {"nearest": nearest, "report": report, "save_stats": save_stats}
-    run: dict[str, Any] = {"batch_size": batch_size, "device": device, "keep_features": keep_features}
-    _score(ScoreSettings(**what, **drawn, **how, **where, **run, allow_small_n=allow_small_n), json)
+    settings = ScoreSettings(images, ref, n=num, **drawn.settings, **scoring.settings, keep_features=keep_features)
+    _score(replace(settings, nearest=nearest, report=report, save_stats=save_stats), json)
 
 
 @app.command()
+@unbundled
 def stats(
+    *,
     data: DataArgument,
     out: OutOption,
-    extractor: ExtractorOption = None,
-    extractor_weights: ExtractorWeightsOption = None,
-    mode: ModeOption = Mode.CLEAN,
     num: CountOption = None,
-    allow_small_n: SmallOption = False,
+    scoring: ScoringOptions,
     keep_features: KeepOption = None,
-    seed: SeedOption = 0,
-    batch_size: NetworkBatchOption = None,
-    device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
     """Keep the statistics of a set of images, as a reference that need not be read again.
@@ -104,10 +77,7 @@ def stats(
     """
     from hdit_core.evaluate.settings import ScoreSettings
 
-    what: dict[str, Any] = {"images": data, "reference": None, "n": num, "save_stats": out}
-    how: dict[str, Any] = {"extractor": extractor, "weights": extractor_weights, "mode": mode.value, "seed": seed}
-    run: dict[str, Any] = {"batch_size": batch_size, "device": device, "keep_features": keep_features}
-    _score(ScoreSettings(**what, **how, **run, allow_small_n=allow_small_n), json)
+    _score(ScoreSettings(data, None, n=num, save_stats=out, keep_features=keep_features, **scoring.settings), json)
 
 
 def _score(settings: "ScoreSettings", json: bool) -> None:

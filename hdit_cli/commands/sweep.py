@@ -1,24 +1,18 @@
 """`hdit sweep`: how a run's images are best drawn."""
 
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hdit_cli.bundle import unbundled
 from hdit_cli.console import emit, note, progress, table
-from hdit_cli.eval_options import (
-    ExtractorOption,
-    ExtractorWeightsOption,
-    Labels,
-    LabelsOption,
-    Mode,
-    ModeOption,
-    NetworkBatchOption,
-    SmallOption,
-)
-from hdit_cli.options import RECIPES, DeviceOption, JsonOption, SeedOption
+from hdit_cli.eval_options import Labels, LabelsOption, ScoringOptions
+from hdit_cli.options import RECIPES, JsonOption
 
 if TYPE_CHECKING:
+    from hdit_core.evaluate.sweepgrid import Point
     from hdit_core.evaluate.sweepsettings import SweepSettings
 
 app = typer.Typer(add_completion=False)
@@ -47,7 +41,9 @@ IntervalOption = Annotated[
         show_default=RECIPES,
     ),
 ]
-NumOption = Annotated[int, typer.Option("--n", min=1, metavar="N", help="Images of a point in the last round.")]
+NumOption = Annotated[
+    int, typer.Option("--n", "--count", min=1, metavar="N", help="Images of a point in the last round.")
+]
 ConfirmOption = Annotated[int, typer.Option("--confirm", min=1, metavar="N", help="Images of the best, in the end.")]
 SweepOutOption = Annotated[
     Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the sweep.", show_default="RUN/sweep")
@@ -55,7 +51,9 @@ SweepOutOption = Annotated[
 
 
 @app.command()
+@unbundled
 def sweep(
+    *,
     run: RunArgument,
     ref: ReferenceOption,
     ema: EmaOption = "ema",
@@ -64,14 +62,8 @@ def sweep(
     num: NumOption = 8_000,
     confirm: ConfirmOption = 50_000,
     labels: LabelsOption = Labels.BALANCED,
-    extractor: ExtractorOption = None,
-    extractor_weights: ExtractorWeightsOption = None,
-    mode: ModeOption = Mode.CLEAN,
-    allow_small_n: SmallOption = False,
+    scoring: ScoringOptions,
     out: SweepOutOption = None,
-    seed: SeedOption = 0,
-    batch_size: NetworkBatchOption = None,
-    device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
     """Find how a run's images are best drawn.
@@ -87,10 +79,23 @@ def sweep(
     from hdit_core.evaluate.settings import ScoreSettings
     from hdit_core.evaluate.sweepsettings import SweepSettings
 
-    how: dict[str, Any] = {"extractor": extractor, "weights": extractor_weights, "mode": mode.value, "seed": seed}
-    run_with: dict[str, Any] = {"batch_size": batch_size, "device": device, "allow_small_n": allow_small_n}
-    scoring = ScoreSettings(images=None, reference=ref, labels=labels.value, **how, **run_with)
-    _sweep(SweepSettings(run, scoring, ema, guidance, interval, num, confirm, out), json)
+    judged = ScoreSettings(images=None, reference=ref, labels=labels.value, **scoring.settings)
+    _sweep(SweepSettings(run, judged, ema, guidance, interval, num, confirm, out), json)
+
+
+class _BarOfEach:
+    """Shows every point by a bar of its own, since its images are counted, and timed, from its beginning."""
+
+    def __init__(self, shown: ExitStack) -> None:
+        self._shown = shown
+        self._point: tuple[Point, int] | None = None
+
+    def update(self, point: "Point", done: int, total: int) -> None:
+        """Show how many of a point's images are done."""
+        if (point, total) != self._point:
+            self._shown.close()
+            self._point, self._bar = (point, total), self._shown.enter_context(progress(str(point)))
+        self._bar.update(done, total)
 
 
 def _sweep(settings: "SweepSettings", json: bool) -> None:
@@ -103,8 +108,8 @@ def _sweep(settings: "SweepSettings", json: bool) -> None:
         if not world.is_main:
             run_sweep(settings, world=world)
             return
-        with progress("sweep") as bar:
-            result = run_sweep(settings, lambda point, done, total: bar.update(done, total, str(point)), note, world)
+        with ExitStack() as shown:
+            result = run_sweep(settings, _BarOfEach(shown).update, note, world)
     finally:
         world.leave()
     assert result is not None  # only other ranks have none

@@ -61,7 +61,7 @@ def measure(
         images: the set.
         extractor: the feature network.
         batch_size: images at once, at most a piece; default what suits the extractor.
-        on_progress: called with how many images are done, of how many.
+        on_progress: called with how many images are done, of how many; first with those that the store has.
         num_blocks: into how many parts the set is divided, for the spread of a score.
         watchers: shown every piece once, in order.
         store: keeps the features, and gives those back that a killed run has left in it.
@@ -74,7 +74,7 @@ def measure(
     """
     accumulator = Accumulator(extractor.num_features, num_blocks=num_blocks)
     shapes: Counter[tuple[int, ...]] = Counter()
-    tally = _Tally(on_progress, images.count)
+    tally = _Tally(on_progress, images.count, store)
     work = Piecework(images, extractor, batch_size or extractor.batch_size, store, tally.add)
     for piece in _in_order(work, relay, tally):
         for watcher in watchers:
@@ -127,22 +127,24 @@ def _in_order(work: Piecework, relay: Relay | None, tally: "_Tally") -> Iterator
         yield from work.pieces(pieces_of(work.images.count))
         return
     own = work.pieces(_share(work.images, relay.world))
-    for number, _ in enumerate(pieces_of(work.images.count)):
+    for number, places in enumerate(pieces_of(work.images.count)):
         owner = number % relay.world.size
         piece = relay.receive(owner) if owner else next(own, None)
         if piece is None:
             return
-        if owner:
+        if owner and not (work.store and work.store.has(places)):
             tally.add(len(piece))
         yield piece
     relay.finish()
 
 
 class _Tally:
-    """Counts images, and tells how many are done."""
+    """Counts images, and tells how many are done; those that a store has are, from the beginning."""
 
-    def __init__(self, on_progress: OnProgress, total: int | None) -> None:
+    def __init__(self, on_progress: OnProgress, total: int | None, store: FeatureStore | None) -> None:
         self._on_progress, self._total, self._done = on_progress, total, 0
+        if kept := sum(len(piece) for piece in pieces_of(total) if store.has(piece)) if store else 0:
+            self.add(kept)
 
     def add(self, count: int) -> None:
         self._done += count

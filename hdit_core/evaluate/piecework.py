@@ -73,7 +73,7 @@ class Piecework:
         extractor: the feature network.
         batch_size: images at once, at most a piece.
         store: keeps the features of pieces.
-        on_done: told after every batch of how many images it was.
+        on_done: told after every batch of how many images it was; what the store has is taken for done before.
     """
 
     images: ImageSet
@@ -91,9 +91,9 @@ class Piecework:
         made = self._made([piece for piece in wanted if not self.store.has(piece)])
         for piece in wanted:
             batch = self.store.kept(piece) if self.store.has(piece) else None
-            if batch is not None:
-                self.on_done(len(batch))
-            else:
+            if batch is None:
+                if self.store.has(piece):
+                    self.on_done(-len(piece))  # it is damaged
                 batch = next(self._made([piece]) if self.store.has(piece) else made, None)
                 if batch is None:
                     return  # the set has shrunk, which whoever counts notices

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from torch.distributed.run import get_args_parser
 
 from hdit_cli.main import main
 from hdit_core.evaluate.extractor import EXTRACTORS
@@ -98,6 +99,14 @@ def test_too_few_images_are_a_usage_error(folders, capsys):
     assert main(["eval-fid", folders[0], "--ref", folders[1], *OFFLINE]) == 2
     out, err = capsys.readouterr()
     assert out == "" and "5 images are too few for the 1280 features of efficientnet-lite0" in err
+
+
+def test_torchrun_passes_the_number_of_images_on_by_its_other_name(folders, capsys):
+    for command in (["eval-fid", "--ckpt", "runs/faces"], ["sweep", "runs/faces", "--ref", "faces.npz"]):
+        words = [*command, "--count", "9"]
+        assert get_args_parser().parse_args(["-m", "hdit_cli", *words]).training_script_args == words
+    assert main(["eval-fid", folders[0], "--ref", folders[1], *OFFLINE, "--count", "9"]) == 3
+    assert "--n 9 images were asked for, it has 5" in capsys.readouterr().err
 
 
 def test_missing_weights_without_a_network_are_exit_code_1_and_how_to_mend_it(folders, capsys, monkeypatch, tmp_path):

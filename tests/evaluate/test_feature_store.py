@@ -71,6 +71,25 @@ def test_what_was_done_is_not_done_again_and_the_result_is_bit_for_bit_the_same(
     assert made == []
 
 
+def test_what_was_kept_is_told_at_once_so_that_it_is_no_speed(picture_folder, toy_extractor, tmp_path):
+    """Progress takes its first word for where work began; a damaged piece is taken back when it is met."""
+    images = open_images(str(picture_folder("photos", 30)))
+
+    def told():
+        seen = []
+        store = FeatureStore(tmp_path / "kept", images, toy_extractor)
+        measure(images, toy_extractor, 4, lambda done, total: seen.append(done), store=store)
+        return seen
+
+    assert told() == [4, 8, 12, 16, 20, 24, 28, 30]
+    assert told() == [30]
+    files = sorted((tmp_path / "kept").glob("*/features-*"))
+    files[2].unlink()
+    assert told() == [22, 26, 30]
+    files[1].write_bytes(files[1].read_bytes()[:-1])
+    assert told() == [30, 22, 26, 30]
+
+
 def test_the_images_of_a_damaged_file_are_made_again_and_no_others(picture_folder, toy_extractor, tmp_path):
     folder = picture_folder("photos", 30)
     whole, _ = run(folder, toy_extractor, tmp_path / "kept")
