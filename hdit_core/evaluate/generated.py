@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -46,14 +46,8 @@ def generated_images(
     """
     num_classes = denoiser.recipe.model.num_classes
     _check_classes(num_classes, labels, class_counts)
-    source = {
-        "kind": "checkpoint",
-        "path": path,
-        "weights_sha256": weights or weights_sha256(denoiser),
-        "seed": seed,
-        "labels": labels if num_classes else "none",
-        "sampling": denoiser.recipe.sample.model_dump(mode="json"),
-    }
+    drawn_with = weights or weights_sha256(denoiser)
+    source = _source(denoiser, path, drawn_with) | {"seed": seed, "labels": labels if num_classes else "none"}
 
     def read(places: Sequence[int]) -> Iterator[Read]:
         for piece in by_piece(places):
@@ -64,6 +58,11 @@ def generated_images(
     # neither n nor where the weights lie is part of it: a larger set of the same seed begins with the same images
     identity = repr((source | {"path": None}, class_counts))
     return ImageSet(source, n, read, hashlib.sha256(identity.encode()).hexdigest())
+
+
+def _source(denoiser: Denoiser, path: str, weights: str) -> dict[str, Any]:
+    sampling = denoiser.recipe.sample.model_dump(mode="json")
+    return {"kind": "checkpoint", "path": path, "weights_sha256": weights, "sampling": sampling}
 
 
 def class_ids(
