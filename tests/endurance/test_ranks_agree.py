@@ -14,13 +14,15 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_losses_of_200_steps_are_those_of_one_process_and_the_same_bits_when_done_again(
+def test_losses_of_200_steps_are_those_of_one_process_and_the_same_bits_when_done_again_in_two_parts(
     layout, alone, trained, tmp_path
 ):
     levels = [level | {"dropout": 0.0} for level in trained({}).model_dump(mode="json")["model"]["levels"]]
     plain = {"model.levels": levels, "train.log_every_images": 8, "train.num_images": 8 * STEPS}
     recipe = trained(plain | LAYOUTS[layout][1])
     runs = [alone if layout == "one" else tmp_path / "first", tmp_path / "second"]
+    half = recipe.model_copy(update={"train": recipe.train.model_copy(update={"num_images": 4 * STEPS})})
+    on_ranks(LAYOUTS[layout][0], learn, half, runs[1], timeout_s=600)  # the second is interrupted
     for run in runs:
         on_ranks(LAYOUTS[layout][0], learn, recipe, run, timeout_s=600)
     first, second = map(tensors_left, runs)
