@@ -46,7 +46,7 @@ def open_checkpoint(folder: Path, *, verified: bool = False) -> Checkpoint:
     except RecipeError as error:  # the bytes are as they were written
         raise CheckpointError(
             f"{folder}: was written by hdit {manifest['versions']['hdit']}, and this one does not take its recipe; use "
-            f"that one, or a newer:\n{error}"
+            f"that one, or a newer: {'; '.join(str(error).splitlines())}"
         ) from None
     except (ValidationError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: damaged: {error}") from None
@@ -66,5 +66,7 @@ def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
         except CheckpointError as error:
             complaints.append(str(error))
     if complaints:
-        raise CheckpointError("\n".join([f"{run}: no checkpoint is intact", *complaints]))
+        raise CheckpointError(
+            f"{run}: no checkpoint is intact: {'; '.join(complaints)}. Bring one back from a copy, or begin a new run"
+        )
     return None, complaints

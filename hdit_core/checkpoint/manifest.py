@@ -113,4 +113,4 @@ def _verify(path: Path, expected: Any) -> None:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     if found != expected.get("crc32"):
-        raise CheckpointError(f"{path}: damaged: checksum {found:08x}, expected {expected.get('crc32')}")
+        raise CheckpointError(f"{path}: damaged: its crc32 is {found}, expected {expected.get('crc32')}")

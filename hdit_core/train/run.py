@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders
+from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders, log_file
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.memory import Skip
 from hdit_core.checkpoint.state import State
@@ -20,7 +20,7 @@ from hdit_core.train.folder import claimed_folder, keep_recipe
 from hdit_core.train.growth import NOTHING, Inheritance, inherit
 from hdit_core.train.learner import make_learner
 from hdit_core.train.rollback import RollBack
-from hdit_core.train.status import telling_failure
+from hdit_core.train.status import read_status, telling_failure
 from hdit_core.train.trainer import Trainer
 from hdit_core.train.watching import Watcher
 from hdit_core.train.workplace import Workplace, workplace
@@ -95,9 +95,19 @@ def _trainer(
     world.lead(lambda: keep_recipe(run, recipe), device)
     begin = State(step=0, num_images=0, data_hash=reader.manifest.root, init_from=inherited.sha256)
     start = checkpoint.state if checkpoint else begin
+    _tell_if_overdone(run, start, recipe, watcher)
     kept = kept_so_far(start, place.in_one_order, watcher.on_note)
     changed = {"world_size": world.size, "deterministic": kept} | ({} if skips is None else {"skips": skips})
     return Trainer(learner, reader, run, start.model_copy(update=changed), watcher, is_saved=not inherited.tensors)
+
+
+def _tell_if_overdone(run: Path, start: State, recipe: Recipe, watcher: Watcher) -> None:
+    total, last = recipe.train.num_images, recipe.train.batch_size_at(start.num_images)
+    if start.num_images >= total + last:  # the last step may go beyond by less than its images
+        watcher.on_note(
+            f"{run}: was trained on {start.num_images} images already, more than train.num_images = {total}; nothing "
+            "is left to do"
+        )
 
 
 def _prepare_folder(run: Path, recipe: Recipe, held: ExitStack) -> None:
@@ -119,12 +129,28 @@ def _find_checkpoint(
             _check_data_hash(run, checkpoint, reader)
             watcher.on_note(f"resuming {checkpoint.folder}")
             found.append(checkpoint)
+        else:
+            _check_new(run, watcher)
 
     world.lead(look, device)
     chosen_step = world.union([checkpoint.state.step for checkpoint in found], device)
     if found or not chosen_step:
         return found[0] if found else None
     return open_checkpoint(checkpoint_folder(run, chosen_step[0]), verified=True)
+
+
+def _check_new(run: Path, watcher: Watcher) -> None:
+    """Refuse to begin again where a run had been saved: that would throw away what it has learned.
+
+    Its status tells of steps that were saved, its log of others too.
+    """
+    if step := read_status(run).get("step"):
+        raise CheckpointError(
+            f"{run}: stood at step {step}, and its checkpoints are gone; bring one back from a copy into "
+            f"{run / 'checkpoints'}, or begin a new run with --out"
+        )
+    if log_file(run).exists():
+        watcher.on_note(f"{run}: has no checkpoint yet, and begins again at step 0")
 
 
 def _check_data_hash(run: Path, checkpoint: Checkpoint, reader: ImageReader) -> None:

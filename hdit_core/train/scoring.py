@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from hdit_core.checkpoint.best import mark_best
 from hdit_core.checkpoint.layout import checkpoint_folder
 from hdit_core.checkpoint.state import State
 from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.errors import HditError
 from hdit_core.evaluate.distance import FrechetTarget, kernel_distance
 from hdit_core.evaluate.extractor import Extractor, open_extractor
 from hdit_core.evaluate.fit import LEAST_FOR_KERNEL
@@ -64,10 +67,21 @@ def open_scores(learner: Learner, run: Path, start: State, on_note: OnNote) -> "
     if not learner.recipe.train.eval_every_images:
         return None
     wanted, world, device = learner.recipe.evaluate, learner.world, learner.device
-    extractor = open_on_all(lambda: open_extractor(wanted.extractor, None, device, on_note), world, device)
+    extractor = open_on_all(lambda: _extractor(wanted.extractor, device, on_note), world, device)
     relay = Relay(world, extractor.num_features)
     reference = _reference(learner, run, extractor, relay, on_note)
     return Scores(learner, run, start, extractor, relay, reference, on_note)
+
+
+def _extractor(name: str, device: torch.device, on_note: OnNote) -> Extractor:
+    """Open a feature network; what keeps it from being opened is told in the words of a recipe."""
+    try:
+        return open_extractor(name, None, device, on_note)
+    except HditError as error:
+        raise type(error)(
+            f"train.eval_every_images needs evaluate.extractor = {name!r}: {error} (for a run: --set "
+            "evaluate.extractor=NAME, or --set train.eval_every_images=0 for no scores)"
+        ) from None
 
 
 def _reference(learner: Learner, run: Path, extractor: Extractor, relay: Relay, on_note: OnNote) -> Measurement:

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -44,8 +45,12 @@ def test_the_newest_intact_checkpoint_is_taken_and_the_damaged_one_is_named(tmp_
 
 def test_a_run_none_of_whose_checkpoints_is_intact_does_not_begin_again_from_nothing(tmp_path, tiny_recipe):
     (save(tmp_path, tiny_recipe, 1) / "state.json").unlink()
-    with pytest.raises(CheckpointError, match="no checkpoint is intact"):
+    damage(save(tmp_path, tiny_recipe, 2) / "model.safetensors", random.Random(0))
+    with pytest.raises(CheckpointError, match="no checkpoint is intact") as raised:
         newest_checkpoint(tmp_path)
+    said = str(raised.value)  # one line, with the same kind of number twice
+    assert re.search(r"02/model.safetensors: damaged: its crc32 is \d+, expected \d+; .*01/state.json: missing", said)
+    assert "\n" not in said and said.endswith(". Bring one back from a copy, or begin a new run")
 
 
 def test_a_run_without_checkpoints_has_no_newest_one(tmp_path):

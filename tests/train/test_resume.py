@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from hdit_core.train.deadline import Deadline
 from hdit_core.train.log import read_log
 from hdit_core.train.preempt import SIGNALS, listen
 from hdit_core.train.run import train
+from hdit_core.train.status import write_status
 from hdit_core.train.watching import Watcher
 
 
@@ -137,6 +139,37 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, trained):
     recipe, run = trained({"train.num_images": 16}), tmp_path / "run"
     before = train(recipe, run)
     assert train(recipe, run).step == before.step == 2
+
+
+def test_a_run_that_is_past_a_shorter_end_says_that_nothing_is_left(tmp_path, trained):
+    train(trained({"train.num_images": 20}), tmp_path, device="cpu")  # three steps of 8
+    notes = []
+    for images in (20, 16):
+        recipe = trained({"train.num_images": images})
+        assert train(recipe, tmp_path, device="cpu", watcher=Watcher(on_note=notes.append)).num_images == 24
+    (told,) = (note for note in notes if "already" in note)
+    assert told.endswith("24 images already, more than train.num_images = 16; nothing is left to do")
+
+
+def test_a_run_whose_checkpoints_are_gone_does_not_begin_again_from_nothing(tmp_path, trained):
+    train(trained({"train.num_images": 16}), tmp_path, device="cpu")
+    (tmp_path / "checkpoints").rename(tmp_path / "elsewhere")
+    with pytest.raises(
+        CheckpointError, match=r"stood at step 2, and its checkpoints are gone; bring one back .* --out$"
+    ):
+        train(trained({"train.num_images": 24}), tmp_path, device="cpu")
+    (tmp_path / "elsewhere").rename(tmp_path / "checkpoints")
+    assert train(trained({"train.num_images": 24}), tmp_path, device="cpu").step == 3
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_says_that_it_begins_again(tmp_path, trained):
+    notes = []
+    train(trained({"train.num_images": 16}), tmp_path, device="cpu")
+    shutil.rmtree(tmp_path / "checkpoints")
+    write_status(tmp_path, "running", 0, 0)  # as the kill leaves it: nothing was saved
+    watcher = Watcher(on_note=notes.append)
+    assert train(trained({"train.num_images": 16}), tmp_path, device="cpu", watcher=watcher).step == 2
+    assert f"{tmp_path}: has no checkpoint yet, and begins again at step 0" in notes
 
 
 def test_a_finished_run_can_be_made_longer(tmp_path, trained, unbroken):

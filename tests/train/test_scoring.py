@@ -11,7 +11,7 @@ from hdit_core.checkpoint import load_denoiser
 from hdit_core.checkpoint.best import best_checkpoint, mark_best
 from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders
 from hdit_core.checkpoint.load import newest_checkpoint
-from hdit_core.errors import StoppedEarly, UsageError
+from hdit_core.errors import DataError, StoppedEarly, UsageError
 from hdit_core.evaluate import pieces
 from hdit_core.evaluate import score as score_module
 from hdit_core.evaluate.extractor import Extractor
@@ -39,6 +39,19 @@ def toy(monkeypatch):
 
 def lines(run):
     return [json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()]
+
+
+def test_a_run_whose_extractor_cannot_be_had_says_so_in_the_words_of_its_recipe(trained, tmp_path, monkeypatch):
+    def fail(*_):
+        raise DataError("weights.pt: cannot be downloaded; name it with --extractor-weights PATH")
+
+    monkeypatch.setattr(scoring, "open_extractor", fail)
+    with pytest.raises(
+        DataError,
+        match=r"^train.eval_every_images needs evaluate.extractor = 'inception': weights.pt: .* \(for a run: --set "
+        r"evaluate.extractor=NAME, or --set train.eval_every_images=0 for no scores\)$",
+    ):
+        train(trained(EVAL), tmp_path)
 
 
 def against(recipe, path):
