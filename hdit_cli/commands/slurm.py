@@ -73,7 +73,8 @@ def train(
 ) -> None:
     """Print the script of a run that goes on after time limits, preemptions and crashes.
 
-    The recipe is read, and the ranks are counted against its batch size, before anything waits in a queue.
+    The recipe is read, and the ranks are counted against its batch size, before anything waits in a queue. With
+    --dry-run or --repro it is the script of one that does so once.
 
     Example: hdit slurm train imagenet256 --out runs/a --nodes 8 --gpus-per-node 8 --time 24:00:00 | sbatch
     """
@@ -86,7 +87,8 @@ def train(
     run = Path(out or Path("runs") / Path(recipe).stem)
     request = _request(f"hdit-{run.name}", time, nodes, gpus, ranks, cpus, notice, more)
     images_per_device(read_recipe(recipe, given.get("overrides") or ()), request.ranks, "the job's ranks")
-    typer.echo(train_script(request, ctx.args, run, setup or (), launcher, requeues), nl=False)
+    once = given.get("dry_run") or given.get("repro") is not None
+    typer.echo(train_script(request, ctx.args, run, setup or (), launcher, None if once else requeues), nl=False)
 
 
 def _offer_job(command: str, help_text: str) -> None:

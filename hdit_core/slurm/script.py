@@ -38,8 +38,12 @@ while wait "$job"; code=$?; kill -0 "$job" 2> /dev/null; do :; done
 """
 
 
+TELL = 'kill -TERM "$!"'
+END = 'exit "$code"\n'
+
+
 def train_script(
-    request: Request, words: Sequence[str], run: Path, setup: Iterable[str], launcher: str, most: int
+    request: Request, words: Sequence[str], run: Path, setup: Iterable[str], launcher: str, most: int | None
 ) -> str:
     """Return the script of a run: after a time limit, a preemption or a crash it goes on, for as long as it advances.
 
@@ -48,14 +52,20 @@ def train_script(
         run: its folder.
         setup: lines of shell that come first, taken as they are.
         launcher: `"torchrun"` or `"srun"`.
-        most: times that it goes back into the queue without having come further.
+        most: times that it goes back into the queue without having come further; None: it does once what it does, as
+            a rehearsal, and neither stops the run nor asks how it stands.
     """
     start = _torchrun(request) if launcher == "torchrun" else f"srun --kill-on-bad-exit=1 {_python()}"
     tasks = 1 if launcher == "torchrun" else request.local_ranks
-    again = f"{_python()} slurm again {shlex.quote(str(run))} --most {most} ${{asked:+--asked}}"
-    body = FORWARD.format(act=_stop(run), srun=f"{start} {shlex.join(['train', *words])}")
-    ending = f'if {again}; then\n  scontrol requeue "$SLURM_JOB_ID"\nelse\n  exit "$code"\nfi\n'
+    act = TELL if most is None else _stop(run)
+    body = FORWARD.format(act=act, srun=f"{start} {shlex.join(['train', *words])}")
+    ending = END if most is None else _again(run, most)
     return _script(request.directives(tasks), ["train", *words], setup, [_rendezvous(request, launcher), body, ending])
+
+
+def _again(run: Path, most: int) -> str:
+    again = f"{_python()} slurm again {shlex.quote(str(run))} --most {most} ${{asked:+--asked}}"
+    return f'if {again}; then\n  scontrol requeue "$SLURM_JOB_ID"\nelse\n  exit "$code"\nfi\n'
 
 
 def job_script(request: Request, words: Sequence[str], setup: Iterable[str], most: int) -> str:
@@ -67,7 +77,7 @@ def job_script(request: Request, words: Sequence[str], setup: Iterable[str], mos
         most: times that it goes back into the queue.
     """
     srun = f"srun --kill-on-bad-exit=1 {_python()} {shlex.join(words)}"
-    body = FORWARD.format(act='kill -TERM "$!"', srun=srun)
+    body = FORWARD.format(act=TELL, srun=srun)
     ending = (
         f'if [ "$asked" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {most} ]; then\n'
         '  scontrol requeue "$SLURM_JOB_ID"\nelse\n  exit "$code"\nfi\n'

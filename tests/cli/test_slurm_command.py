@@ -41,6 +41,14 @@ def test_the_script_alone_is_on_stdout_and_has_the_command_s_words_in_it(capsys)
     assert "--nnodes=2 --nproc-per-node=8" in out and not err
 
 
+@pytest.mark.parametrize("once", [["--dry-run"], ["--repro", "0"]])
+def test_what_is_done_once_is_not_queued_again(capsys, once):
+    assert main(["slurm", "train", "mnist32", *once, "--time", "60"]) == 0
+    out, _ = capsys.readouterr()
+    assert f"-m hdit_cli train mnist32 {' '.join(once)} &" in out
+    assert "slurm again" not in out and "scontrol requeue" not in out and "STOP" not in out
+
+
 def test_ranks_are_those_of_the_gpus_unless_said_otherwise(capsys):
     main(["slurm", "sample", "--ckpt", "runs/a", "--gpus-per-node", "4", "--time", "60"])
     assert "#SBATCH --ntasks-per-node=4" in capsys.readouterr().out

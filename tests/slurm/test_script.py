@@ -147,6 +147,19 @@ def test_a_run_that_may_go_on_is_queued_again_and_one_that_may_not_ends_with_its
     assert (tmp_path / "yes" / "again").read_text() == "-m hdit_cli slurm again runs/a --most 3\n"
 
 
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+def test_a_rehearsal_is_neither_queued_again_nor_does_its_end_stop_the_run_of_that_folder(tmp_path, launcher):
+    (tmp_path / "slow").touch()
+    request = Request("r", "5", ranks_per_node=2)
+    job = play(tmp_path, train_script(request, ["mnist32", "--dry-run"], tmp_path, (), launcher, None), SRUN_EXIT="9")
+    while not (tmp_path / "srun").exists():
+        pass
+    job.send_signal(10)
+
+    assert job.wait(30) != 0
+    assert not {"STOP", "again", "scontrol"} & {path.name for path in tmp_path.iterdir()}
+
+
 def test_slurms_signal_becomes_the_stop_file_and_is_told_from_a_person_s(tmp_path):
     (tmp_path / "slow").touch()
     job = play(tmp_path, train_script(REQUEST, ["imagenet256"], tmp_path, (), "srun", 2))
