@@ -18,7 +18,7 @@ FREE = (
     "images.kind",
     "images.root",
     "images.fingerprint",
-    "images.weights_sha256",
+    "images.weights",
     "images.sampling",
     "images.seed",
     "images.subset_seed",

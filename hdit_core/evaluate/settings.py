@@ -67,11 +67,14 @@ def check_settings(settings: ScoreSettings) -> None:
         UsageError: saying which.
     """
     if (settings.images is None) == (settings.checkpoint is None):
-        raise UsageError("expected either IMAGES (a folder, an archive or a data set) or --ckpt RUN")
+        found = "neither" if settings.images is None else f"{settings.images} and --ckpt {settings.checkpoint}"
+        raise UsageError(f"expected either IMAGES (a folder, an archive or a data set) or --ckpt RUN, found {found}")
     if settings.images == settings.reference == STDIN:
         raise UsageError("-: one stream cannot be both the images and the reference")
     if settings.reference is None and settings.save_stats is None:
         raise UsageError("--ref is missing: a data set, a folder, or statistics made with hdit eval-fid stats")
+    if settings.reference is None and settings.report is not None:
+        raise UsageError(f"--report {settings.report}: there is no score to report without --ref; leave it out")
     if settings.checkpoint is None and settings.labels != "balanced":
         raise UsageError(f"--labels {settings.labels}: goes with --ckpt; images that are there have their classes")
     if settings.checkpoint is None and (settings.checkpoint_weights or settings.overrides):

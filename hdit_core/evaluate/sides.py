@@ -1,5 +1,6 @@
 """The two sides of a score, opened by what the settings say of them: images, saved statistics, or a checkpoint."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -75,7 +76,9 @@ def _open_checkpoint(
     if reference is not None:
         check_classes(denoiser.recipe, reference.source, settings.labels, say)
     counts = reference.source.get("class_counts") if reference else None
-    return generated_images(denoiser, path, n, settings.seed, settings.labels, counts), wanted.extractor
+    images = generated_images(denoiser, path, n, settings.seed, settings.labels, counts)
+    named = {"weights": settings.checkpoint_weights or defaults.weights}  # for people; the hash says what they are
+    return replace(images, source=images.source | named), wanted.extractor
 
 
 def check_fit(side: ImageSet | Measurement | None, extractor: Extractor, allow_small_n: bool) -> None:

@@ -43,9 +43,7 @@ def as_csv(comparison: Comparison) -> str:
     """Return one line for each part of each network at each size, and one for each baseline and size."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(
-        ["network", "height", "width", "level", "operation", "parameters", "macs", "flops", "activation_bytes"]
-    )
+    rows.writerow(CSV_HEAD)
     for series in (*comparison.networks, *comparison.baselines):
         for place, count in enumerate(series.counts):
             model = series.models[place] if series.models else None

@@ -117,7 +117,7 @@ def test_a_checkpoint_scores_as_its_saved_samples_do(picture_folder, toy, checkp
     assert drawn.frechet == saved.frechet
     source = drawn.images.source
     assert (source["kind"], source["seed"], source["labels"], source["size"]) == ("checkpoint", 3, "balanced", "16x24")
-    assert source["sampling"]["steps"] == 4 and len(source["weights_sha256"]) == 64
+    assert source["sampling"]["steps"] == 4 and len(source["weights_sha256"]) == 64 and source["weights"] == "ema"
     json.dumps(drawn.to_json())
 
 

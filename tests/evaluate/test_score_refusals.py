@@ -3,6 +3,7 @@
 import io
 import tarfile
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,9 +65,16 @@ def test_damaged_statistics_are_remarked_on(picture_folder, toy, tmp_path):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"images": None, "reference": "b"}, "expected either IMAGES .* or --ckpt RUN"),
-        ({"images": "a", "reference": "b", "checkpoint": "run"}, "expected either IMAGES .* or --ckpt RUN"),
+        ({"images": None, "reference": "b"}, "expected either IMAGES .* or --ckpt RUN, found neither"),
+        (
+            {"images": "a", "reference": "b", "checkpoint": "run"},
+            "expected either .* or --ckpt RUN, found a and --ckpt run",
+        ),
         ({"images": "a", "reference": None}, "--ref is missing"),
+        (
+            {"images": "a", "reference": None, "save_stats": Path("ref.npz"), "report": Path("x.html")},
+            r"--report x\.html: there is no score to report without --ref; leave it out",
+        ),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(settings, message):
