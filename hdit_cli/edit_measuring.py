@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from hdit_core.generate.invert import Inverted
     from hdit_core.generate.likelihood import Judged
 
+FAR_LEVELS = 8.0  # root mean square, of 255: what the eye sees at once
+
 PicturePath = Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture of any kind and size.")]
 NoiseOption = Annotated[
     Path, typer.Option("--out", "-o", metavar="FILE.safetensors", help="The noise; never replaced.")
@@ -78,14 +80,20 @@ def invert(
         if here.world.is_main:
             write_noise(out, here.painter, StoredNoise(found.noise, chosen))
             _write_back(back, found)
+            if found.error_levels > FAR_LEVELS:
+                note(f"the way back misses the picture by far; a --tolerance below {tolerance:g} may bring it nearer")
             emit(_report(found, out, chosen), json)
 
 
 def _check_files(out: Path, back: Path | None) -> None:
     if out.suffix != ".safetensors":
         raise UsageError(f"--out {out}: expected a name that ends in .safetensors")
-    if out.exists():
+    if out.exists() or out.is_symlink():
         raise UsageError(f"{out}: exists, and is not replaced; give another with --out")
+    if back is not None and back.suffix.lower() != ".png":
+        raise UsageError(f"--back {back}: expected a name that ends in .png")
+    if back is not None and not back.absolute().parent.is_dir():
+        raise UsageError(f"--back {back}: there is no folder {back.parent}")
 
 
 def _write_back(path: Path | None, found: "Inverted") -> None:
@@ -152,6 +160,7 @@ def _tallied(found: Iterator["Judged"], total: int, say: Callable[["Judged"], No
 
     tally = Tally()
     with progress("likelihood", total=total) as bar:
+        bar.update(0)  # they come in batches: the first would count as done from the start
         for one in found:
             tally.add(one.bits_per_dim)
             bar.update(tally.count, remark=f"{tally.mean:.4f} bits/dim")

@@ -11,9 +11,18 @@ from hdit_core.errors import UsageError
 WORTH_COMPILING = 1000  # images, below which a minute of compiling is not made good
 UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
+DEFAULT_COUNT = 64
+
 CountOption = Annotated[
-    int,
-    typer.Option("--n", "--count", min=1, metavar="N", help="How many images; torchrun passes on only --count."),
+    int | None,
+    typer.Option(
+        "--n",
+        "--count",
+        min=1,
+        metavar="N",
+        help="How many images; torchrun passes on only --count.",
+        show_default=str(DEFAULT_COUNT),
+    ),
 ]
 
 SeedsOption = Annotated[
@@ -51,6 +60,21 @@ CompileOption = Annotated[
         show_default=f"on a GPU, from {WORTH_COMPILING} images on",
     ),
 ]
+
+
+def chosen_numbers(count: int | None, listed: str | None) -> list[int]:
+    """Return the numbers of the images that `--n` or `--seeds` asks for.
+
+    Raises:
+        UsageError: both do, or the list is none.
+    """
+    if count is not None and listed is not None:
+        raise UsageError(f"--n {count} and --seeds {listed}: each says which images; give one of them")
+    if listed is None:
+        return list(range(count or DEFAULT_COUNT))
+    from hdit_core.generate.ranges import read_ranges
+
+    return read_ranges(listed)
 
 
 def seconds(text: str) -> float:

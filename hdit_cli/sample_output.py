@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from hdit_core.generate.job import Job
 
 STDOUT = Path("-")
+OTHER_FILES = frozenset(
+    {".bz2", ".gif", ".gz", ".jpeg", ".jpg", ".npy", ".parquet", ".png", ".tgz", ".webp", ".xz", ".zip", ".zst"}
+)
+"""Endings of what is no folder and that nobody writes here."""
 
 
 def is_stream(out: Path) -> bool:
@@ -25,10 +29,12 @@ def check_out(out: Path, grid: str | None = None) -> None:
     """Refuse before anything is loaded what cannot be written.
 
     Raises:
-        UsageError: stdout is a terminal, or a file has no grid.
+        UsageError: stdout is a terminal, or nobody writes such a file, or a file has no grid.
     """
     if out == STDOUT and sys.stdout.isatty():
         raise UsageError("--out -: stdout is a terminal; pipe it into another command, or give a file")
+    if out.suffix.lower() in OTHER_FILES and not out.is_dir():
+        raise UsageError(f"--out {out}: expected a folder, a name that ends in .tar or .npz, or - for a tar to stdout")
     if grid is not None and is_stream(out):
         raise UsageError(f"--grid {grid}: there is a grid only in a folder; leave it out, or give a folder with --out")
 
@@ -78,6 +84,8 @@ def _to_folder(job: "Job", out: Path, world: "World", columns: tuple[int, int] |
     finally:
         folder.leave()
     note(f"look at {out / GRID}")
+    if len(held) < total:
+        note(f"the time is up: {total - len(held):,} images are missing, and the same command again draws on")
     if record["status"] != "complete":
         note(f"another hdit is at work in {out}: the last one to end completes samples.json")
     return {key: record[key] for key in ("num_images", "images", "origin")}
@@ -106,6 +114,8 @@ def _to_stream(job: "Job", out: Path, world: "World") -> dict[str, Any]:
             if bar is not None:
                 bar.update(done)
         world.any(False, device)  # no tar gets its name before all are written
+    if done < len(mine) and world.is_main:
+        note(f"the time is up: {len(mine) - done:,} images were not drawn")
     return {"num_images": int(world.sum(torch.tensor(done, device=device))), "origin": made_from}
 
 

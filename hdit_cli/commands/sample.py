@@ -18,6 +18,7 @@ from hdit_cli.sample_options import (
     GridOption,
     SeedsOption,
     TrajectoryOption,
+    chosen_numbers,
 )
 from hdit_cli.sample_output import STDOUT, deliver
 from hdit_cli.sample_target import Target
@@ -33,7 +34,7 @@ app = typer.Typer(add_completion=False)
 def sample(
     *,
     model: ModelOptions,
-    num: CountOption = 64,
+    num: CountOption = None,
     numbers: SeedsOption = None,
     out: ImagesOutOption = Path("samples"),
     grid: GridOption = None,
@@ -53,10 +54,8 @@ def sample(
     Example: hdit sample --ckpt runs/digits --n 100 --guidance 2 --out digits/
     """
     target = Target(out, grid, trajectory, budget)
+    chosen = chosen_numbers(num, numbers)
     with opened(model, leading, device, drawing.settings) as here:
-        from hdit_core.generate.ranges import read_ranges
-
-        chosen = list(range(num)) if numbers is None else read_ranges(numbers)
         job = _job(here, chosen, drawing, target.budget_s)
         _compile(job, compiled, here)
         record = deliver(job, out, here.world, target.columns)

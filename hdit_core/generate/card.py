@@ -111,6 +111,8 @@ def _use(recipe: Recipe, facts: CardFacts) -> Iterator[str]:
     yield "|---|---|"
     yield f"| {facts.file} | {facts.weights} weights, {facts.dtype}, {facts.format} format, sha256 {facts.sha256} |"
     yield "| recipe.toml | the recipe of the run |"
+    if facts.format == "k-diffusion":
+        yield "| sample.toml | how hdit draws images where nothing else is asked for |"
     if facts.program:
         file, error = facts.program
         yield f"| {file} | D(x, sigma, class) for torch.export.load; off by at most {error:.2g} from the network |"

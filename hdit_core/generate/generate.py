@@ -80,8 +80,10 @@ def check_size(model: ModelRecipe, size: tuple[int, int]) -> None:
     Raises:
         UsageError: saying why, and which sizes near it would do.
     """
-    for _, problem in model.size_problems(size):
-        raise UsageError(f"--size {size[0]}x{size[1]}: {problem}")
+    trained = "x".join(map(str, model.image_size))
+    for key, problem in model.size_problems(size):
+        of_level = f"model.{key} = {problem}".partition(";")[0] + f"; use a size nearer to its own, {trained}"
+        raise UsageError(f"--size {size[0]}x{size[1]}: {problem if key == 'image_size' else of_level}")
 
 
 def check_request(denoiser: Denoiser, size: tuple[int, int], guide: Guide | None) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hdit_cli import edit_measuring
 from hdit_cli.main import main
 from hdit_core.checkpoint import load_denoiser
 from hdit_core.checkpoint.tensors import write_tensors
@@ -87,6 +88,7 @@ def test_invert_writes_noise_that_interpolate_takes(ckpt, here, capsys):
     command = ["edit", "invert", "photo.png", "--ckpt", ckpt, "--out", "noise.safetensors", "--device", "cpu", "--json"]
     assert main([*command, "--back", "back.png"]) == 0
     captured = capsys.readouterr()
+    assert "misses the picture" not in captured.err
     record = json.loads(captured.out)
     assert 0 < record["error_levels"] < 3 and record["psnr_db"] > 35 and record["network_calls"] > 10
     assert "cut and scaled from 32x48 to 16x24" in captured.err and pixels("back.png").shape == (16, 24, 3)
@@ -96,6 +98,12 @@ def test_invert_writes_noise_that_interpolate_takes(ckpt, here, capsys):
     assert main([*way, "--sampler", "heun"]) == 0
     assert main(command) == 2
     assert "noise.safetensors: exists, and is not replaced" in capsys.readouterr().err
+
+
+def test_a_way_back_that_misses_the_picture_by_far_is_said_with_what_may_help(ckpt, here, capsys, monkeypatch):
+    monkeypatch.setattr(edit_measuring, "FAR_LEVELS", 1e-9)
+    assert main(["edit", "invert", "small.png", "--ckpt", ckpt, "--tolerance", "1e-2", "--device", "cpu"]) == 0
+    assert "misses the picture by far; a --tolerance below 0.01 may bring it nearer" in capsys.readouterr().err
 
 
 def test_likelihood_says_bits_with_an_error_bar_and_each_as_it_comes(ckpt, here, capsys):
@@ -127,6 +135,7 @@ def test_an_edit_streams_to_stdout_as_samples_do(ckpt, here):
         (["vary", "--init", "text.png"], 3, "text.png: not an image of a known kind; expected an image such as a PNG"),
         (["vary", "--init", "small.png", "--class", "9"], 2, "class 9: the network has the classes 0 to 2"),
         (["vary", "--init", "small.png", "--size", "18"], 2, "height 18 is not a multiple of 4"),
+        (["vary", "--init", "small.png", "--size", "4"], 2, "2x2 grid; use a size nearer to its own, 16x24"),
         (["inpaint", "photo.png", "mask.png"], 3, "mask.png: the mask has 16x24 pixels, photo.png has 32x48"),
         (["inpaint", "small.png", "black.png"], 3, "black.png: nothing in the mask is white"),
         (["interpolate", "1", "2", "--webp", "x.gif"], 2, "--webp x.gif: expected a name that ends in .webp"),
@@ -134,6 +143,8 @@ def test_an_edit_streams_to_stdout_as_samples_do(ckpt, here):
         (["interpolate", "1", "2", "--webp", "x.webp", "--out", "x.tar"], 2, "the animation is made of a folder's"),
         (["interpolate", "1", "small.png"], 4, "small.png: not a safetensors file"),
         (["invert", "small.png", "--out", "x.png"], 2, "--out x.png: expected a name that ends in .safetensors"),
+        (["invert", "small.png", "--back", "back.jpg"], 2, "--back back.jpg: expected a name that ends in .png"),
+        (["invert", "small.png", "--back", "no/back.png"], 2, "--back no/back.png: there is no folder no"),
         (["likelihood", "nowhere"], 2, "nowhere: no such folder, archive or named set"),
         (["likelihood", "small.png", "--class", "9"], 2, "class 9"),
     ],

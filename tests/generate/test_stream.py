@@ -40,6 +40,13 @@ def test_webdataset_reads_the_tar(tmp_path):
     assert [sample["json"]["number"] for sample in found] == [0, 1, 5]
 
 
+def test_what_a_killed_job_left_of_the_same_file_goes_and_no_other_does(tmp_path):
+    for name in (".tmp-x.tar-77", ".tmp-x.tar.old-77", ".tmp-y.tar-77"):
+        (tmp_path / name).write_bytes(b"half")
+    fill(SampleTar(tmp_path / "x.tar"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-x.tar.old-77", ".tmp-y.tar-77", "x.tar"]
+
+
 def test_without_classes_there_are_no_members_for_them():
     file = io.BytesIO()
     fill(SampleTar(file), None)

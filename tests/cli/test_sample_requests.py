@@ -1,0 +1,41 @@
+"""What `hdit sample` is asked for and where it goes: refused where it is unclear, said where it is not all."""
+
+import itertools
+
+import pytest
+
+from hdit_cli.main import main
+from hdit_core.generate import job as module
+from tests.conftest import REFERENCE
+
+RUN = str(REFERENCE / "neighborhood.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--n", "4", "--seeds", "0-3,7"], "--n 4 and --seeds 0-3,7: each says which images; give one of them"),
+        (["--out", "x.tar.gz"], "--out x.tar.gz: expected a folder, a name that ends in .tar or .npz, or - for a tar"),
+        (["--out", "x.PNG"], "--out x.PNG: expected a folder, a name that ends in .tar or .npz"),
+    ],
+)
+def test_what_is_unclear_is_refused_before_anything_is_drawn(tmp_path, monkeypatch, capsys, option, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(["sample", "--ckpt", RUN, "--device", "cpu", *option]) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_folder_may_be_called_like_a_file_once_it_is_one(tmp_path):
+    (tmp_path / "x.png").mkdir()
+    assert main(["sample", "--ckpt", RUN, "--n", "1", "--steps", "1", "--out", str(tmp_path / "x.png")]) == 0
+    assert (tmp_path / "x.png" / "00000000.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("out", "message"), [("s", "3 images are missing, and the same command again draws on"), ("s.tar", "3 images were")]
+)
+def test_a_budget_that_was_too_short_says_what_is_missing(tmp_path, monkeypatch, capsys, out, message):
+    monkeypatch.setattr(module.time, "monotonic", itertools.count(step=10).__next__)
+    command = ["sample", "--ckpt", RUN, "--n", "5", "--batch-size", "2", "--steps", "1", "--device", "cpu"]
+    assert main([*command, "--budget", "1s", "--out", str(tmp_path / out)]) == 0
+    assert f"the time is up: {message}" in capsys.readouterr().err
