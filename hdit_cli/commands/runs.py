@@ -76,6 +76,8 @@ def compare(
 def _check_plot(plot: Path | None) -> None:
     if plot is not None and plot.suffix != ".png":
         raise UsageError(f"--plot {plot}: expected a name that ends in .png")
+    if plot is not None and not plot.parent.is_dir():
+        raise UsageError(f"--plot {plot}: there is no folder {plot.parent}; make it, or give another name")
 
 
 def _draw(runs: list[Path], plot: Path) -> None:

@@ -73,6 +73,7 @@ def test_two_runs_are_compared_by_their_recipes_and_losses(runs, tmp_path, capsy
     [
         (["runs", "show", "."], "is not a run of hdit: there is no recipe.toml in it"),
         (["runs", "show", "RUN", "--plot", "x.jpg"], "--plot x.jpg: expected a name that ends in .png"),
+        (["runs", "show", "RUN", "--plot", "no/x.png"], "--plot no/x.png: there is no folder no; make it, or give"),
         (["runs", "compare", "RUN", "."], "is not a run of hdit"),
         (["train", "RECIPE", "--dry-run", "--repro", "1"], "--dry-run and --repro are two things to do"),
         (["train", "RECIPE", "--dry-run", "--watch", "wandb"], "--watch is for training"),
