@@ -71,6 +71,7 @@ def cluster(folder: Path) -> Iterator[dict[str, str]]:
             stack.callback(daemon.terminate)
             time.sleep(1)
         _wait_for_the_node(environment)
+        stack.callback(_end_jobs, environment)  # those of a test that failed would outlive the daemons
         yield environment
 
 
@@ -81,3 +82,13 @@ def _wait_for_the_node(environment: dict[str, str]) -> None:
             return
         time.sleep(1)
     raise RuntimeError(f"the node does not come up: {found.stdout}{found.stderr}")
+
+
+def _end_jobs(environment: dict[str, str]) -> None:
+    for _ in range(60):
+        left = subprocess.run(["squeue", "-h", "-o", "%A"], env=environment, capture_output=True, text=True).stdout
+        if not left.split():
+            return
+        subprocess.run(["scancel", "--full", "--signal=KILL", *left.split()], env=environment, capture_output=True)
+        subprocess.run(["scancel", *left.split()], env=environment, capture_output=True)
+        time.sleep(1)
