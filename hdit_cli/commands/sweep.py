@@ -96,6 +96,9 @@ class _BarOfEach:
             self._shown.close()
             self._point, self._bar = (point, total), self._shown.enter_context(progress(str(point)))
         self._bar.update(done, total)
+        if done == total:  # what is said next stands below
+            self._shown.close()
+            self._point = None
 
 
 def _sweep(settings: "SweepSettings", json: bool) -> None:

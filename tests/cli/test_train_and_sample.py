@@ -123,7 +123,8 @@ def test_sample_streams_a_tar_to_stdout_and_its_result_to_stderr(run, tmp_path):
     ],
 )
 def test_sample_refuses_what_the_network_cannot(run, tmp_path, capsys, option, message):
-    assert main(["sample", "--ckpt", str(run), "--n", "1", "--out", str(tmp_path / "s"), *option]) == 2
+    count = [] if "--seeds" in option else ["--n", "1"]
+    assert main(["sample", "--ckpt", str(run), *count, "--out", str(tmp_path / "s"), *option]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "s").exists()
 

@@ -115,14 +115,16 @@ def test_the_winner_is_how_the_run_is_drawn_from_then_on(run, reference):
     assert not (run / "sweep" / "features").exists()
 
 
-@pytest.mark.parametrize("killed_after", [7, 20, 23])
-def test_a_killed_sweep_goes_on_to_the_same_end_and_repeats_nothing(run, reference, tmp_path, killed_after):
-    seen = 0
+@pytest.mark.parametrize("share_done", [0.3, 0.8, 1.0])
+def test_a_killed_sweep_goes_on_to_the_same_end_and_repeats_nothing(run, reference, tmp_path, share_done):
+    heard: list[int] = []
+    whole = sweep(wanted(run, reference, out=tmp_path / "whole"), lambda point, done, total: heard.append(done))
+    left = round(share_done * len(heard))
 
     def kill(point, done, total):
-        nonlocal seen
-        seen += 1
-        if seen == killed_after:
+        nonlocal left
+        left -= 1
+        if left == 0:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -131,7 +133,6 @@ def test_a_killed_sweep_goes_on_to_the_same_end_and_repeats_nothing(run, referen
     lines = journal.read_text().splitlines()
     journal.write_text("\n".join(lines) + '\n{"point": {"wei')  # a line that the kill cut short
     resumed = sweep(wanted(run, reference, out=tmp_path / "killed"))
-    whole = sweep(wanted(run, reference, out=tmp_path / "whole"))
     assert (resumed.winner, resumed.trials) == (whole.winner, whole.trials)
     assert resumed.score["value"] == whole.score["value"]
     assert journal.read_text().splitlines()[: len(lines)] == lines

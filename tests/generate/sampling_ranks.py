@@ -86,8 +86,10 @@ def end(ranks: list[int], after_s: float, numbers: random.Random) -> bool:
     return any(code != 0 for code in codes.values())
 
 
-def command(network: Path, count: int, out: Path, batch_size: int) -> list[str]:
-    options = ["--ckpt", network, "--n", count, "--out", out, "--batch-size", batch_size, "--seed", 11]
+def command(network: Path, images: int | str, out: Path, batch_size: int) -> list[str]:
+    """Return the arguments that draw so many images, or those of a list such as `0-4,9`."""
+    which = ["--n" if isinstance(images, int) else "--seeds", images]
+    options = ["--ckpt", network, *which, "--out", out, "--batch-size", batch_size, "--seed", 11]
     return ["sample", *map(str, options), "--device", "cpu"]
 
 

@@ -96,7 +96,7 @@ def test_two_jobs_that_begin_and_end_at_once_make_the_folder_of_one(tmp_path):
     whole = command(network, 12, tmp_path / "whole", 2)
     assert not end(begin(whole, 1, tmp_path / "log"), 60, numbers)
     for turn in range(2):
-        halves = [[*command(network, 1, tmp_path / f"{turn}", 2), "--seeds", part] for part in ("0-4,9", "5-8,10-11")]
+        halves = [command(network, part, tmp_path / f"{turn}", 2) for part in ("0-4,9", "5-8,10-11")]
         processes = [process for half in halves for process in begin(half, 1, tmp_path / "log")]
         assert not end(processes, 60, numbers)
         assert contents(tmp_path / f"{turn}") == contents(tmp_path / "whole")
