@@ -102,7 +102,11 @@ class AdaRMSNorm(nn.Module):
 
         It is handed through so that its two gradients are added up where one of them arises, and not once more.
         """
-        return Normalised.apply(x, rearrange(self.modulation(cond) + 1, "b c -> b 1 1 c"))
+        return Normalised.apply(x, self.scale(cond))
+
+    def scale(self, cond: Float[Tensor, "B M"]) -> Float[Tensor, "B 1 1 C"]:
+        """Return each image's scale."""
+        return rearrange(self.modulation(cond) + 1, "b c -> b 1 1 c")
 
 
 class AdaLayerNorm(nn.Module):

@@ -2,13 +2,11 @@
 //
 // A row is worked out by one thread and in an order that depends on nothing but its length; sums over rows are formed
 // in blocks of fixed size, block after block. So neither the number of threads nor the batch makes a difference to bits.
-#include <algorithm>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <vector>
+#include "rowwise.h"
 
-using Index = int64_t;
+#include <omp.h>
+
+#include <vector>
 
 struct Heads {
     Index images, rows, columns, heads, features;
@@ -26,57 +24,7 @@ struct View {
 
 namespace {
 
-constexpr int LANES = 16;    // sums run in so many numbers side by side, whatever the processor has
 constexpr Index BLOCK = 32;  // rows that are summed at a time
-
-// Sum term(i) for i < count, in an order that is always the same.
-template <class Term> inline float sum(Index count, const Term& term) {
-    float lanes[LANES] = {};
-    Index i = 0;
-    for (; i + LANES <= count; i += LANES)
-#pragma omp simd
-        for (int lane = 0; lane < LANES; lane++) lanes[lane] += term(i + lane);
-    for (int lane = 0; i + lane < count; lane++) lanes[lane] += term(i + lane);
-    for (int half = LANES / 2; half; half /= 2)
-        for (int lane = 0; lane < half; lane++) lanes[lane] += lanes[lane + half];
-    return lanes[0];
-}
-
-// exp(x) for x <= 0, to the last bits; what would be smaller than the smallest normal number is that number.
-inline float exponential(float x) {
-    // exp(x) = 2^n exp(r) with |r| <= ln(2)/2; adding and taking off 1.5 2^23 rounds to a whole number
-    x = x < -87.3f ? -87.3f : x;
-    const float shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
-    const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
-    float series = 1.0f / 5040;
-    series = series * r + 1.0f / 720;
-    series = series * r + 1.0f / 120;
-    series = series * r + 1.0f / 24;
-    series = series * r + 1.0f / 6;
-    series = series * r + 0.5f;
-    series = series * r + 1.0f;
-    series = series * r + 1.0f;
-    int32_t bits;
-    std::memcpy(&bits, &shifted, sizeof bits);
-    bits = int32_t(uint32_t(bits + 127) << 23);
-    float power;
-    std::memcpy(&power, &bits, sizeof power);
-    return series * power;
-}
-
-struct Gate {
-    float value, slope;  // of x cdf(x), with cdf that of the standard normal distribution
-};
-
-// Abramowitz and Stegun 7.1.26: the error of cdf is below 1e-7.
-inline Gate gelu(float x) {
-    const float square = exponential(-0.5f * x * x), positive = std::fabs(x) * 0.70710678f;
-    const float t = 1.0f / (1.0f + 0.3275911f * positive);
-    const float series =
-        t * (0.254829592f + t * (-0.284496736f + t * (1.421413741f + t * (-1.453152027f + t * 1.061405429f))));
-    const float tail = 0.5f * series * square, cdf = x < 0 ? tail : 1 - tail;
-    return {x * cdf, cdf + x * square * 0.39894228f};
-}
 
 // Features i and i + quarter are the two coordinates of a plane; the second half is not turned.
 inline void turn(const float* from, float factor, const float* cos, const float* sin, float way, Index features,
@@ -99,12 +47,7 @@ inline void turn(const float* from, float factor, const float* cos, const float*
 // Rows of values and gates, `features` of each => values gelu(gates).
 EXPORTED void hdit_gated(const float* x, float* y, Index rows, Index features, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (Index row = 0; row < rows; row++) {
-        const float *values = x + row * 2 * features, *gates = values + features;
-        float* to = y + row * features;
-#pragma omp simd
-        for (Index i = 0; i < features; i++) to[i] = values[i] * gelu(gates[i]).value;
-    }
+    for (Index row = 0; row < rows; row++) gate(x + row * 2 * features, features, y + row * features);
 }
 
 EXPORTED void hdit_gated_gradient(const float* grad, const float* x, float* grad_x, Index rows, Index features,
@@ -127,14 +70,8 @@ EXPORTED void hdit_gated_gradient(const float* grad, const float* x, float* grad
 EXPORTED void hdit_norm(const float* x, const float* scale, float* y, float* inverse, Index images, Index rows,
                         Index width, float epsilon, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (Index row = 0; row < images * rows; row++) {
-        const float *from = x + row * width, *factor = scale + row / rows * width;
-        const float mean = sum(width, [&](Index i) { return from[i] * from[i]; }) / width;
-        const float r = inverse[row] = 1 / std::sqrt(mean + epsilon);
-        float* to = y + row * width;
-#pragma omp simd
-        for (Index i = 0; i < width; i++) to[i] = from[i] * r * factor[i];
-    }
+    for (Index row = 0; row < images * rows; row++)
+        inverse[row] = normalise(x + row * width, scale + row / rows * width, width, epsilon, y + row * width);
 }
 
 // `beside` is what else adds to the gradient of x, or null.
@@ -217,4 +154,55 @@ EXPORTED void hdit_similarity_gradient(const Heads* shape, const View* grads, co
     std::fill_n(grad_scale, s.heads, 0.0f);
     for (Index block = 0; block < blocks; block++)
         for (Index n = 0; n < s.heads; n++) grad_scale[n] += parts[block * s.heads + n];
+}
+
+struct FeedForward {
+    Index images, rows, width, hidden, blocks;
+    void* gemm;   // the Fortran function sgemm, of the library that torch takes its products from
+    void* limit;  // MKL's own that limits the threads of products that this thread asks for; returns the limit before
+    Index scratch() const { return (images * rows + blocks - 1) / blocks * (width + 3 * hidden); }
+};
+
+namespace {
+
+// c [rows, columns] = a [rows, inner] b^T, all by rows; the library's matrices are by columns.
+inline void product(const FeedForward& s, Index rows, Index columns, Index inner, const float* a, const float* b,
+                    float* c) {
+    using Gemm = void (*)(const char*, const char*, const int*, const int*, const int*, const float*, const float*,
+                          const int*, const float*, const int*, const float*, float*, const int*);
+    const int m = int(columns), n = int(rows), k = int(inner);
+    const float one = 1, zero = 0;
+    reinterpret_cast<Gemm>(s.gemm)("T", "N", &m, &n, &k, &one, b, &k, a, &k, &zero, c, &m);
+}
+
+}  // namespace
+
+// x + down gated(up norm(x)), block of rows after block, so that what is between stays in a core's own cache. With
+// products whose sums do not depend on the number of their rows, the bits are those of one step after the other.
+EXPORTED void hdit_feed_forward(const FeedForward* shape, const float* x, const float* scale, const float* up,
+                                const float* down, float* y, float* scratch, float epsilon, int threads) {
+    using Limit = int (*)(int);
+    const FeedForward s = *shape;
+    const Index total = s.images * s.rows, most = (total + s.blocks - 1) / s.blocks;
+#pragma omp parallel num_threads(threads)
+    {
+        float* normal = scratch + omp_get_thread_num() * s.scratch();
+        float *both = normal + most * s.width, *units = both + most * 2 * s.hidden;
+        const int before = reinterpret_cast<Limit>(s.limit)(1);
+#pragma omp for schedule(static)
+        for (Index block = 0; block < s.blocks; block++) {
+            const Index first = block * total / s.blocks, rows = (block + 1) * total / s.blocks - first;
+            const float* from = x + first * s.width;
+            float* to = y + first * s.width;
+            for (Index row = 0; row < rows; row++)
+                normalise(from + row * s.width, scale + (first + row) / s.rows * s.width, s.width, epsilon,
+                          normal + row * s.width);
+            product(s, rows, 2 * s.hidden, s.width, normal, up, both);
+            for (Index row = 0; row < rows; row++) gate(both + row * 2 * s.hidden, s.hidden, units + row * s.hidden);
+            product(s, rows, s.width, s.hidden, units, down, to);
+#pragma omp simd
+            for (Index i = 0; i < rows * s.width; i++) to[i] += from[i];
+        }
+        reinterpret_cast<Limit>(s.limit)(before);
+    }
 }

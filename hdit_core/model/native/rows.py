@@ -14,7 +14,14 @@ from torch import Tensor, nn
 
 from hdit_core.files import cache_folder
 from hdit_core.model.native.compiler import CompileError, library_path
+from hdit_core.model.native.gemm import Gemm, find_gemm
 from hdit_core.model.native.library import View, view
+
+BLOCK_NUMBERS = 320 * 1024
+"""Numbers that a block of a feed-forward pass works on: 1.25 MiB, which a core keeps to itself."""
+
+LEAST_BLOCK_ROWS = 64
+"""Products of fewer rows are slow."""
 
 FLAGS = ("-O3", "-fopenmp", "-fno-trapping-math")  # OpenMP: its threads are those of torch, which are awake
 ARGUMENTS = {
@@ -22,6 +29,7 @@ ARGUMENTS = {
     "hdit_gated_gradient": [c_void_p] * 3 + [c_int64] * 2 + [c_int],
     "hdit_norm": [c_void_p] * 4 + [c_int64] * 3 + [c_float, c_int],
     "hdit_norm_gradient": [c_void_p] * 7 + [c_int64] * 3 + [c_int],
+    "hdit_feed_forward": [c_void_p] * 7 + [c_float, c_int],
     "hdit_similarity": [c_void_p] * 7 + [c_float, c_int],
     "hdit_similarity_gradient": [c_void_p] * 9 + [c_int],
 }
@@ -31,6 +39,15 @@ class Heads(ctypes.Structure):
     """The sizes of queries, keys and values."""
 
     _fields_ = tuple((name, c_int64) for name in ("images", "rows", "columns", "heads", "features"))
+
+
+class FeedForward(ctypes.Structure):
+    """The sizes of a feed-forward block, into how many blocks of rows it is divided, and what multiplies."""
+
+    _fields_ = (
+        *((name, c_int64) for name in ("images", "rows", "width", "hidden", "blocks")),
+        *((name, c_void_p) for name in Gemm._fields),
+    )
 
 
 class Rows:
@@ -71,6 +88,26 @@ class Rows:
         tensors = (grad, beside, x, scale, inverse, grad_x, grad_scale)
         self._run("hdit_norm_gradient", *tensors, images, _rows(x) // images, width)
         return grad_x, grad_scale
+
+    def feed_forward(self, x: Tensor, scale: Tensor, up: Tensor, down: Tensor, epsilon: float) -> Tensor | None:
+        """Return `x + down gated(up norm(x))`, or None where torch's own way, with the same bits, is the better one.
+
+        Args:
+            x: `[B, *rows, C]`.
+            scale: of the norm, one for each image.
+            up, down: matrices `[2F, C]` and `[C, F]`.
+        """
+        (width, hidden), threads = down.shape, torch.get_num_threads()
+        blocks = _rows(x) * (width + 3 * hidden) // BLOCK_NUMBERS + 1
+        blocks += -blocks % threads
+        gemm = find_gemm()
+        if gemm is None or _rows(x) // blocks < LEAST_BLOCK_ROWS:
+            return None
+        result = torch.empty_like(x)
+        sizes = FeedForward(len(x), _rows(x) // len(x), width, hidden, blocks, *gemm)
+        scratch = x.new_empty(threads, -(-_rows(x) // blocks) * (width + 3 * hidden))
+        self._run("hdit_feed_forward", sizes, x, scale, up, down, result, scratch, epsilon)
+        return result
 
     def similarity(self, qkv: Tensor, root: Tensor, cos: Tensor, sin: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         """Return queries and keys `[B, H, W, 2, N, D]` at their lengths and turned, and their inverse lengths."""

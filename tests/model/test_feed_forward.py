@@ -1,0 +1,182 @@
+"""The feed-forward block in one compiled pass: the bits of one step after the other, and only where nobody looks in."""
+
+import ctypes
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hdit_core.model.blocks import FeedForwardBlock
+from hdit_core.model.gate import UNITS, gated
+from hdit_core.model.native import gemm, rows
+from hdit_core.model.native.rows import Rows, load_rows
+from hdit_core.model.norm import ADA_NORMS, AdaRMSNorm
+
+needs_both = pytest.mark.skipif(
+    isinstance(load_rows(), str) or gemm.find_gemm() is None,
+    reason=f"passes over rows: {load_rows()}; MKL in torch: {gemm.find_gemm() is not None}",
+)
+
+
+def block_and_inputs(images=2, height=13, width=29, features=24, hidden=72, norm=AdaRMSNorm, unit="geglu"):
+    block = FeedForwardBlock(norm(features, 16), features, hidden, UNITS[unit], dropout=0.1).eval()
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return block, torch.randn(images, height, width, features), torch.randn(images, 16)
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Return a list to which every pass adds whether it gave a result."""
+    found = []
+
+    def watched(*arguments):
+        result = real(*arguments)
+        found.append(result is not None)
+        return result
+
+    real = Rows.feed_forward
+    monkeypatch.setattr(Rows, "feed_forward", watched)
+    return found
+
+
+def step_by_step(block, x, cond):
+    with torch.enable_grad():
+        return block(x, cond).detach()
+
+
+@needs_both
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("block_numbers", [20_000, 10**9], ids=["many blocks", "one"])
+@pytest.mark.parametrize("sizes", [(1, 8, 16, 32, 96), (3, 17, 23, 40, 24), (5, 16, 16, 128, 384)])
+def test_its_bits_are_those_of_one_step_after_the_other(sizes, block_numbers, threads, passes, monkeypatch):
+    monkeypatch.setattr(rows, "BLOCK_NUMBERS", block_numbers)
+    monkeypatch.setattr(rows, "LEAST_BLOCK_ROWS", 1)
+    block, x, cond = block_and_inputs(*sizes)
+    given = x.clone()
+    expected = step_by_step(block, x, cond)
+    assert passes == []
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            found = block(x, cond)
+    finally:
+        torch.set_num_threads(1)
+    assert passes == [True]
+    assert torch.equal(found, expected) and torch.equal(x, given)
+    assert not torch.equal(found, x)
+
+
+@needs_both
+def test_what_does_not_lie_in_order_is_taken_as_it_reads(passes):
+    block, x, cond = block_and_inputs()
+    turned = x.transpose(1, 2)
+    with torch.no_grad():
+        assert torch.equal(block(turned, cond), block(x, cond).transpose(1, 2))
+    assert passes == [True, True]
+
+
+@needs_both
+def test_the_number_of_threads_of_other_products_is_left_alone(passes):
+    limit = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(gemm.find_gemm().limit)
+    before = limit(3)
+    try:
+        block, x, cond = block_and_inputs()
+        with torch.no_grad():
+            block(x, cond)
+        assert passes == [True] and limit(3) == 3
+    finally:
+        limit(before)
+
+
+def hooked(block):
+    block.up.register_forward_hook(lambda *_: None)
+
+
+def hooked_before(block):
+    block.dropout.register_forward_pre_hook(lambda *_: None)
+
+
+def replaced(block):
+    weight, block.down = block.down.weight, nn.Linear(72, 24, bias=False)
+    block.down.weight = weight
+
+
+def dropping(block):
+    block.train()
+
+
+def doubled(block):
+    block.double()
+
+
+@needs_both
+@pytest.mark.parametrize(
+    "change", [hooked, hooked_before, replaced, dropping, doubled], ids=lambda change: change.__name__
+)
+def test_a_block_that_is_watched_changed_or_at_work_otherwise_goes_step_by_step(change, passes):
+    block, x, cond = block_and_inputs()
+    with torch.no_grad():
+        block(x, cond)
+        change(block)
+        dtype = block.up.weight.dtype
+        block(x.to(dtype), cond.to(dtype))
+    assert passes == [True]
+
+
+@needs_both
+@pytest.mark.parametrize(("norm", "unit"), [("layer", "geglu"), ("rms", "gelu")])
+def test_other_norms_and_units_go_step_by_step(norm, unit, passes):
+    block, x, cond = block_and_inputs(norm=ADA_NORMS[norm], unit=unit)
+    with torch.no_grad():
+        block(x, cond)
+    assert passes == []
+
+
+@needs_both
+def test_flops_are_counted_and_autocast_holds(passes):
+    block, x, cond = block_and_inputs()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        block(x, cond)
+    with FlopCounterMode(display=False) as expected:
+        block(x, cond)
+    assert counter.get_total_flops() == expected.get_total_flops() >= 2 * 2 * 13 * 29 * 3 * 24 * 72
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert block.up(x).dtype == torch.bfloat16
+        block(x, cond)
+    assert passes == []
+
+
+@needs_both
+def test_few_rows_go_step_by_step(passes):
+    block, x, cond = block_and_inputs(1, 3, 5)
+    with torch.no_grad():
+        assert torch.equal(block(x, cond), step_by_step(block, x, cond))
+    assert passes == [False]
+
+
+def test_without_mkl_it_goes_step_by_step(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    gemm.find_gemm.cache_clear()
+    try:
+        assert gemm.find_gemm() is None
+        block, x, cond = block_and_inputs()
+        with torch.no_grad():
+            assert torch.equal(block(x, cond), step_by_step(block, x, cond))
+    finally:
+        gemm.find_gemm.cache_clear()
+
+
+def test_a_library_without_the_functions_is_as_none(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(gemm, "LIBRARY", gemm.LIBRARY.with_name("libc10.so"))
+    gemm.find_gemm.cache_clear()
+    try:
+        assert gemm.find_gemm() is None
+    finally:
+        gemm.find_gemm.cache_clear()
+
+
+def test_the_unit_that_the_pass_computes_is_the_one_named_geglu():
+    assert UNITS["geglu"][0] is gated
