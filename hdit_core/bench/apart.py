@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from hdit_core.devices import keep_freed_memory
 from hdit_core.errors import HditError
 from hdit_core.model.neighborhood import neighborhood_attention
 
@@ -132,6 +133,7 @@ def _warm_up() -> None:
 def _answer(pipe: Connection, work: Callable[..., Any], arguments: tuple[Any, ...], threads: int) -> None:
     """Run in the new process: hold it to the free memory, work, and send what came of it."""
     torch.set_num_threads(threads)
+    keep_freed_memory()  # as training and sampling have it
     _warm_up()
     before_bytes, limit_bytes = resident_bytes("VmRSS"), hold_to_free_memory()
     try:
