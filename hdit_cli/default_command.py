@@ -20,8 +20,15 @@ class DefaultGroup(TyperGroup):
         return [name for name in super().list_commands(ctx) if name != DEFAULT]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        named = bool(args) and args[0] in self.list_commands(ctx)
-        return super().parse_args(ctx, args if named else [DEFAULT, *args])
+        return super().parse_args(ctx, args if self._named(ctx, args) else [DEFAULT, *args])
+
+    def chosen(self, ctx: Any, args: list[str]) -> tuple[Any, list[str]]:
+        """Return the subcommand or the default command that these words call, and those that it is given."""
+        named = self._named(ctx, args)
+        return self.get_command(ctx, args[0] if named else DEFAULT), args[named:]
+
+    def _named(self, ctx: Any, args: list[str]) -> bool:
+        return bool(args) and args[0] in self.list_commands(ctx)
 
 
 class DefaultCommand(TyperCommand):

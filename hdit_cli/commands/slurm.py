@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hdit_cli.console import note
+from hdit_cli.default_command import DefaultGroup
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,11 +79,15 @@ def train(
 
     Example: hdit slurm train imagenet256 --out runs/a --nodes 8 --gpus-per-node 8 --time 24:00:00 | sbatch
     """
+    from hdit_cli.commands.train import check_options
     from hdit_core.plan.plan import images_per_device
     from hdit_core.recipe.read import read_recipe
     from hdit_core.slurm.script import train_script
+    from hdit_core.train.boards import check_names
 
     given = _parsed("train", ctx.args)
+    check_options(given["watch"] or [], given["dry_run"], given["repro"], given["save_images"])
+    check_names(given["watch"] or [])
     recipe, out = given["recipe"], given.get("out")
     run = Path(out or Path("runs") / Path(recipe).stem)
     request = _request(f"hdit-{run.name}", time, nodes, gpus, ranks, cpus, notice, more)
@@ -109,7 +114,10 @@ def _offer_job(command: str, help_text: str) -> None:
     ) -> None:
         from hdit_core.slurm.script import job_script
 
-        _parsed(command, ctx.args)
+        given = _parsed(command, ctx.args)
+        _check_streams(given)
+        if command == "eval-fid":
+            _check_score(given)
         request = _request(f"hdit-{command}", time, nodes, gpus, ranks, cpus, notice, more)
         typer.echo(job_script(request, [command, *ctx.args], setup or (), requeues), nl=False)
 
@@ -148,9 +156,12 @@ def prepare_data(
     from hdit_core.slurm.script import array_script
 
     given = _parsed("prepare-data", ctx.args)
+    _check_streams(given)
     if tasks and given.get("finish"):
         raise UsageError("--finish with --tasks: the last step is one job that waits for the array; leave out --tasks")
-    request = _request("hdit-prepare", time, 1, 0, None, cpus, 60, more)
+    if tasks and given.get("task"):
+        raise UsageError("--task with --tasks: every job of the array would make that one share; leave out --task")
+    request = _request("hdit-prepare", time, 1, 0, None, cpus, 0, more)  # told or not, it keeps what it has made
     typer.echo(array_script(request, ["prepare-data", *ctx.args], setup or (), tasks), nl=False)
     if tasks:
         note("then the same with --finish instead of --tasks, | sbatch --dependency=afterok:ID of the array")
@@ -177,9 +188,33 @@ def _parsed(command: str, args: Sequence[str]) -> dict[str, Any]:
     """Return what the command would be given, so that a mistake shows now and not when the job starts."""
     from hdit_cli.plugins import load_command, offered
 
-    parser = load_command(command, offered()[command])
-    with parser.make_context(f"hdit {command}", list(args)) as context:
-        return dict(context.params)
+    parser, words = load_command(command, offered()[command]), list(args)
+    with parser.make_context(f"hdit {command}", list(words)) as context:
+        if not isinstance(parser, DefaultGroup):
+            return dict(context.params)
+        chosen, words = parser.chosen(context, words)
+        with chosen.make_context(chosen.name, words, parent=context) as inner:
+            return dict(inner.params)
+
+
+def _check_streams(given: dict[str, Any]) -> None:
+    """Refuse what comes from stdin or goes to stdout: a job has the one empty, and the other is its log."""
+    for name in ("source", "images", "data", "ref"):
+        if given.get(name) == "-":
+            raise UsageError("-: a job of Slurm is given nothing on stdin; keep it in a file, and name that")
+    if str(given.get("out")) == "-":
+        raise UsageError("--out -: the images would go into the job's log; give a folder, a .tar or an .npz")
+
+
+def _check_score(given: dict[str, Any]) -> None:
+    """Refuse a score that contradicts itself, with the words of the command."""
+    if "images" not in given:
+        return  # `stats` or `compare`
+    from hdit_core.evaluate.settings import ScoreSettings, check_settings
+
+    drawn = {"checkpoint": given["ckpt"], "checkpoint_weights": given["weights"], "labels": given["labels"].value}
+    files = {name: given[name] for name in ("nearest", "report", "save_stats")}
+    check_settings(ScoreSettings(given["images"], given["ref"], **drawn, **files, overrides=given["overrides"] or ()))
 
 
 def _request(

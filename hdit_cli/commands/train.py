@@ -72,7 +72,7 @@ def train(
     """
     from hdit_core.recipe.read import read_recipe
 
-    _check_options(watch or [], dry_run, repro, save_images)
+    check_options(watch or [], dry_run, repro, save_images)
     checked = read_recipe(recipe, overrides or ())
     run = out or Path("runs") / Path(recipe).stem
     if dry_run:
@@ -83,7 +83,12 @@ def train(
         _train(checked, run, device, deterministic, watch or [], json)
 
 
-def _check_options(watch: list[str], dry_run: bool, repro: int | None, save_images: Path | None) -> None:
+def check_options(watch: list[str], dry_run: bool, repro: int | None, save_images: Path | None) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        UsageError: saying which.
+    """
     if dry_run and repro is not None:
         raise UsageError("--dry-run and --repro are two things to do; give one of them")
     if watch and (dry_run or repro is not None):

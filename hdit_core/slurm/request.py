@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from hdit_core.errors import UsageError
 
 TIME = re.compile(r"[0-9]+(:[0-9]{1,2}){0,2}|[0-9]+-[0-9]{1,2}(:[0-9]{1,2}){0,2}")
-PLAIN = re.compile(r"[\w.,:=/%@+\[\]*&|()-]+")  # neither blanks, quotes, $ nor line ends: sbatch takes it as it stands
+PLAIN = re.compile(
+    r"(?!-)[\w.,:=/%@+\[\]*&|()-]+"
+)  # neither blanks, quotes, $ nor line ends: sbatch takes it as it stands
 NAME = re.compile(r"[^\w.-]+")
 
 
@@ -22,7 +24,7 @@ class Request:
         gpus_per_node: devices on each.
         ranks_per_node: processes on each; None: one for each GPU, or a single one on the CPU.
         cpus_per_task: cores of a process; None: as the cluster does.
-        notice_s: seconds before the limit at which the job is told to save.
+        notice_s: seconds before the limit at which the job is told to save; 0: it is not told.
         more: further options of sbatch without their hyphens, such as `partition=gpu` or `exclusive`.
     """
 
@@ -38,11 +40,27 @@ class Request:
     def __post_init__(self) -> None:
         if not TIME.fullmatch(self.time):
             raise UsageError(f"--time {self.time}: expected a time as sbatch takes it, such as 24:00:00 or 2-12:00")
+        if 0 < self.time_s <= self.notice_s:  # a time of 0 is no limit to sbatch
+            raise UsageError(
+                f"--notice {self.notice_s}: the job would be told to end as soon as it begins, since "
+                f"--time {self.time} is {self.time_s} seconds; expected a shorter notice, or more time"
+            )
         for option in self.more:
             if not PLAIN.fullmatch(option):
                 raise UsageError(
                     f"--sbatch {option}: expected an option of sbatch without hyphens, for example partition=gpu"
                 )
+
+    @property
+    def time_s(self) -> int:
+        """The limit in seconds; 0 where there is none."""
+        days, _, clock = self.time.rpartition("-")
+        parts = [int(part) for part in clock.split(":")]
+        if days:
+            hours, minutes, seconds = [*parts, 0, 0][:3]
+        else:  # minutes, minutes:seconds, or hours:minutes:seconds
+            hours, minutes, seconds = parts if len(parts) == 3 else [0, *parts, 0][:3]
+        return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
 
     @property
     def local_ranks(self) -> int:
@@ -53,6 +71,10 @@ class Request:
     def ranks(self) -> int:
         """Processes of the whole job."""
         return self.nodes * self.local_ranks
+
+    def cores(self, tasks_per_node: int) -> int | None:
+        """Return the cores of each of srun's tasks, which may start several processes; None: as the cluster does."""
+        return self.cpus_per_task and self.cpus_per_task * self.local_ranks // tasks_per_node
 
     def directives(self, tasks_per_node: int, *, log: str = "%x-%j.out", array: int | None = None) -> Iterator[str]:
         """Yield the script's `#SBATCH` lines.
@@ -66,9 +88,11 @@ class Request:
         if self.gpus_per_node:
             options.append(f"gpus-per-node={self.gpus_per_node}")
         if self.cpus_per_task:
-            options.append(f"cpus-per-task={self.cpus_per_task}")
+            options.append(f"cpus-per-task={self.cores(tasks_per_node)}")
         if array:
             options.append(f"array=1-{array}")
-        options += [f"time={self.time}", f"signal=B:USR1@{self.notice_s}", "requeue", "open-mode=append"]
-        options += [f"output={log}", *self.more]
+        options.append(f"time={self.time}")
+        if self.notice_s:
+            options.append(f"signal=B:USR1@{self.notice_s}")
+        options += ["requeue", "open-mode=append", f"output={log}", *self.more]
         return (f"#SBATCH --{option}" for option in options)

@@ -55,7 +55,7 @@ def train_script(
         most: times that it goes back into the queue without having come further; None: it does once what it does, as
             a rehearsal, and neither stops the run nor asks how it stands.
     """
-    start = _torchrun(request) if launcher == "torchrun" else f"srun --kill-on-bad-exit=1 {_python()}"
+    start = _torchrun(request) if launcher == "torchrun" else f"{_srun(request, request.local_ranks)} {_python()}"
     tasks = 1 if launcher == "torchrun" else request.local_ranks
     act = TELL if most is None else _stop(run)
     body = FORWARD.format(act=act, srun=f"{start} {shlex.join(['train', *words])}")
@@ -76,7 +76,7 @@ def job_script(request: Request, words: Sequence[str], setup: Iterable[str], mos
         setup: lines of shell that come first, taken as they are.
         most: times that it goes back into the queue.
     """
-    srun = f"srun --kill-on-bad-exit=1 {_python()} {shlex.join(words)}"
+    srun = f"{_srun(request, request.local_ranks)} {_python()} {shlex.join(words)}"
     body = FORWARD.format(act=TELL, srun=srun)
     ending = (
         f'if [ "$asked" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {most} ]; then\n'
@@ -109,6 +109,12 @@ def _python() -> str:
     return f"python -m {MODULE}"
 
 
+def _srun(request: Request, tasks_per_node: int) -> str:
+    """Return how a step begins; since Slurm 22.05 it does not inherit its tasks' cores from the job."""
+    cores = request.cores(tasks_per_node)
+    return "srun --kill-on-bad-exit=1" + (f" --cpus-per-task={cores}" if cores else "")
+
+
 def _rendezvous(request: Request, launcher: str) -> str:
     if launcher != "torchrun":
         return ""
@@ -120,7 +126,7 @@ def _torchrun(request: Request) -> str:
     where = IN_FILE if request.nodes == 1 else AT_PORT
     agent = f"--nnodes={request.nodes} --nproc-per-node={request.local_ranks} {meet} \\\n  {where}"
     patience = f"--signals-to-handle={SIGNALS} --shutdown-timeout={request.notice_s}"
-    return f"srun --kill-on-bad-exit=1 python -m torch.distributed.run {agent} \\\n  {patience} \\\n  -m {MODULE}"
+    return f"{_srun(request, 1)} python -m torch.distributed.run {agent} \\\n  {patience} \\\n  -m {MODULE}"
 
 
 def _stop(run: Path) -> str:

@@ -86,12 +86,22 @@ def check_boards(names: Sequence[str]) -> None:
     Raises:
         UsageError: a name is unknown, or its package is not installed.
     """
+    check_names(names)
+    for name in names:
+        _imported(name, name)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Refuse boards that hdit does not know, whether or not their packages are installed here.
+
+    Raises:
+        UsageError: a name is unknown.
+    """
     for name in names:
         if name not in BOARDS:
             raise UsageError(
                 f"--watch {name}: there is no such board{did_you_mean(name, BOARDS)}; there are {', '.join(BOARDS)}"
             )
-        _imported(name, name)
 
 
 def _imported(name: str, module: str) -> Any:

@@ -20,6 +20,44 @@ MISTAKES = {
         ["prepare-data", "photos", "--out", "d", "--size", "64", "--finish", "--tasks", "4", "--time", "60"],
         "--finish with --tasks: the last step is one job that waits for the array",
     ),
+    "one share of an array": (
+        ["prepare-data", "photos", "--out", "d", "--size", "64", "--task", "0/4", "--tasks", "4", "--time", "60"],
+        "--task with --tasks: every job of the array would make that one share; leave out --task",
+    ),
+    "paths on a stdin that a job has not": (
+        ["prepare-data", "-", "--out", "d", "--size", "64", "--time", "60"],
+        "-: a job of Slurm is given nothing on stdin; keep it in a file",
+    ),
+    "images on a stdin that a job has not": (
+        ["eval-fid", "-", "--ref", "faces.npz", "--time", "60"],
+        "nothing on stdin",
+    ),
+    "images in the log": (
+        ["sample", "--ckpt", "runs/a", "--out", "-", "--time", "60"],
+        "--out -: the images would go into the job's log; give a folder, a .tar or an .npz",
+    ),
+    "a score of nothing": (
+        ["eval-fid", "--ref", "faces.npz", "--time", "60"],
+        "expected either IMAGES (a folder, an archive or a data set) or --ckpt RUN, found neither",
+    ),
+    "a score against nothing": (["eval-fid", "samples", "--time", "60"], "--ref is missing"),
+    "an option that hdit eval-fid does not have": (
+        ["eval-fid", "samples", "--reff", "faces.npz", "--time", "60"],
+        "no such option: --reff; did you mean '--ref'? (see 'hdit eval-fid --help')",
+    ),
+    "statistics without a file": (
+        ["eval-fid", "stats", "data/faces", "--time", "60"],
+        "missing option '--out' / '-o' (see 'hdit eval-fid stats --help')",
+    ),
+    "a job that is told to end as it begins": (
+        ["sample", "--ckpt", "runs/a", "--time", "1"],
+        "--notice 60: the job would be told to end as soon as it begins, since --time 1 is 60 seconds",
+    ),
+    "two things to do": (["train", "mnist32", "--dry-run", "--repro", "3", "--time", "60"], "give one of them"),
+    "a board that is none": (
+        ["train", "mnist32", "--watch", "tensorbord", "--time", "60"],
+        "--watch tensorbord: there is no such board; did you mean 'tensorboard'?",
+    ),
 }
 
 
@@ -47,6 +85,12 @@ def test_what_is_done_once_is_not_queued_again(capsys, once):
     out, _ = capsys.readouterr()
     assert f"-m hdit_cli train mnist32 {' '.join(once)} &" in out
     assert "slurm again" not in out and "scontrol requeue" not in out and "STOP" not in out
+
+
+@pytest.mark.parametrize("words", ["samples --ref a.npz", "--ckpt runs/a --ref a.npz", "stats data --out a.npz"])
+def test_a_score_and_statistics_are_made_as_they_are_asked_for(capsys, words):
+    assert main(["slurm", "eval-fid", *words.split(), "--time", "60"]) == 0
+    assert f"-m hdit_cli eval-fid {words} &\n" in capsys.readouterr().out
 
 
 def test_ranks_are_those_of_the_gpus_unless_said_otherwise(capsys):

@@ -49,9 +49,10 @@ def test_the_directives_ask_for_what_was_asked():
         "partition=gpu",
         "exclusive",
     ]
-    assert "ntasks-per-node=1\n" in scripts(["imagenet256"])["torchrun"]
+    torchrun = scripts(["imagenet256"])["torchrun"]
+    assert "ntasks-per-node=1\n" in torchrun and "cpus-per-task=32\n" in torchrun  # the eight ranks of one task
     assert "array=1-10\n" in scripts([])["prepare-data"]
-    assert "gpus" not in train_script(Request("r", "5"), ["mnist32"], Path("r"), (), "srun", 3)
+    assert "gpus" not in train_script(Request("r", "60"), ["mnist32"], Path("r"), (), "srun", 3)
 
 
 @pytest.mark.parametrize("time", ["", "soon", "1:2:3:4", "24:00:00\n#SBATCH --nodes=9", "-5", "1-"])
@@ -65,10 +66,30 @@ def test_the_times_that_sbatch_takes_are_taken(time):
     assert f"#SBATCH --time={time}" in list(Request("r", time).directives(1))
 
 
-@pytest.mark.parametrize("option", ["partition=a b", "comment='x'", "wrap=$(x)", "x\ny", ""])
+@pytest.mark.parametrize("option", ["--partition=gpu", "-p", "partition=a b", "comment='x'", "wrap=$(x)", "x\ny", ""])
 def test_an_option_that_could_break_its_line_is_refused(option):
     with pytest.raises(UsageError, match="expected an option of sbatch without hyphens"):
-        Request("r", "5", more=(option,))
+        Request("r", "60", more=(option,))
+
+
+@pytest.mark.parametrize(("kind", "cores"), [("torchrun", 32), ("srun", 4), ("sample", 4)])
+def test_srun_is_told_of_the_cores_that_it_does_not_inherit(kind, cores):
+    assert f"srun --kill-on-bad-exit=1 --cpus-per-task={cores} python" in scripts([])[kind]
+
+
+def test_a_preparation_is_not_told_to_end_before_its_limit():
+    assert "signal=" not in array_script(Request("r", "1", notice_s=0), ["prepare-data"], (), 10)
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("1", 60), ("1:30", 90), ("1:00:30", 3630), ("1-2", 93_600), ("1-2:3", 93_780), ("1-2:3:4", 93_784)],
+)
+def test_a_notice_as_long_as_the_job_is_refused(time, seconds):
+    with pytest.raises(UsageError, match=f"--notice {seconds}: .* --time {time} is {seconds} seconds; expected"):
+        Request("r", time, notice_s=seconds)
+    Request("r", time, notice_s=seconds - 1)
+    Request("r", "0", notice_s=seconds)  # no limit
 
 
 PLAYED = {
@@ -124,7 +145,7 @@ def test_ranks_meet_at_the_first_node_on_a_port_of_the_job_s_own(tmp_path):
 
 
 def test_ranks_of_one_node_meet_in_a_file_of_their_own_and_not_at_a_port(tmp_path):
-    request = Request("r", "5", ranks_per_node=2)
+    request = Request("r", "60", ranks_per_node=2)
     assert play(tmp_path, train_script(request, ["mnist32"], tmp_path, (), "torchrun", 3)).wait(120) == 0
 
     given = (tmp_path / "srun").read_text().splitlines()
@@ -150,7 +171,7 @@ def test_a_run_that_may_go_on_is_queued_again_and_one_that_may_not_ends_with_its
 @pytest.mark.parametrize("launcher", ["torchrun", "srun"])
 def test_a_rehearsal_is_neither_queued_again_nor_does_its_end_stop_the_run_of_that_folder(tmp_path, launcher):
     (tmp_path / "slow").touch()
-    request = Request("r", "5", ranks_per_node=2)
+    request = Request("r", "60", ranks_per_node=2)
     job = play(tmp_path, train_script(request, ["mnist32", "--dry-run"], tmp_path, (), launcher, None), SRUN_EXIT="9")
     while not (tmp_path / "srun").exists():
         pass
