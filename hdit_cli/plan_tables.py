@@ -31,8 +31,8 @@ def _by_choice(plan: Plan) -> list[str]:
 
 
 def _bill(plan: Plan) -> Iterator[tuple[str, str]]:
-    train, devices = plan.recipe.train, plan.cluster.devices
-    yield "step", f"{train.batch_size} images{f', {plan.share} on each of {devices} devices' if devices > 1 else ''}"
+    train = plan.recipe.train
+    yield "step", _step(plan)
     if plan.chosen is None or plan.seconds is None:
         yield "fits", "no: not even one image, with every level computed again; take a larger GPU, or smaller images"
         return
@@ -50,6 +50,14 @@ def _bill(plan: Plan) -> Iterator[tuple[str, str]]:
         yield "energy", f"{plan.kilowatt_hours:,.1f} kWh at the most that the GPUs draw"
     if plan.price is not None:
         yield "price", f"{plan.price:,.2f}"
+
+
+def _step(plan: Plan) -> str:
+    first, devices = plan.recipe.train.batch_size, plan.cluster.devices
+    last = plan.share * devices
+    images = f"{first} images" if last == first else f"{first} images, later as many as {last}"
+    most = "" if last == first else "at most "
+    return f"{images}, {most}{plan.share} on each of {devices} devices" if devices > 1 else images
 
 
 def _levels(plan: Plan, choice: Choice) -> str:

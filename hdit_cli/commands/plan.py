@@ -34,11 +34,15 @@ MeasuredOption = Annotated[
 ]
 MemoryOption = Annotated[
     float | None,
-    typer.Option(min=0.01, metavar="GB", help="Memory of one device, all usable.", show_default="the GPU's"),
+    typer.Option(
+        min=0.01, max=1_000_000, metavar="GB", help="Memory of one device, all usable.", show_default="the GPU's"
+    ),
 ]
 PriceOption = Annotated[
     float | None,
-    typer.Option(min=0, metavar="AMOUNT", help="Of one GPU for an hour, any currency.", show_default=False),
+    typer.Option(
+        min=0, max=1_000_000_000, metavar="AMOUNT", help="Of one GPU for an hour, any currency.", show_default=False
+    ),
 ]
 
 

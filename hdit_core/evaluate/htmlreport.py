@@ -29,6 +29,10 @@ h1 { font-size: 1.6rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse } td, th { text-align: left; padding: .2rem 1.2rem .2rem 0; vertical-align: top;
        border-bottom: 1px solid #ddd; overflow-wrap: anywhere }
 td.number { font-variant-numeric: tabular-nums; white-space: nowrap } .key { white-space: nowrap; color: #555 }
+tr > :first-child { min-width: 8rem }
+@media (max-width: 40rem) { table { font-size: .9rem } td, th { padding-right: .6rem }
+       tr > :first-child { min-width: 6.5rem }
+       td.number, .key { white-space: normal } td.number, tr:first-child > th { overflow-wrap: normal } }
 img { max-width: 100%; border: 1px solid #ddd } svg { max-width: 100%; height: auto } .remark { color: #8a4b00 }
 """
 

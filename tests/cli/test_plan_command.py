@@ -22,6 +22,17 @@ def test_the_table_has_a_row_for_each_number_of_levels_and_the_bill_below(capsys
     assert "80 GB, of which 92% are filled" in err and "17% of 989 TFLOP/s" in err
 
 
+def test_a_step_that_grows_is_told_from_its_first_images_to_its_last(capsys):
+    assert main(["plan", "imagenet256", "--gpu", "h100", "--count", "8"]) == 0
+    assert "256 images, later as many as 2048, at most 256 on each of 8 devices" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["--memory", "--price"])
+def test_an_endless_amount_is_refused(option, capsys):
+    assert main(["plan", "mnist32", "--gpu", "h100", option, "inf", "--json"]) == 2
+    assert f"'{option}': Input should be less than or equal to" in capsys.readouterr().err
+
+
 def test_the_document_has_the_same_numbers(capsys):
     assert main(["plan", "imagenet256", "--gpu", "h100", "--count", "8", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

@@ -71,6 +71,16 @@ def test_the_page_needs_nothing_else_and_runs_nothing(scored):
     assert all(value.startswith("data:image/png") for name, value in parsed.attributes if name in ("src", "href"))
 
 
+def test_in_a_narrow_window_no_name_is_squeezed_to_a_letter_a_line(scored):
+    """A cell that may break anywhere may also shrink to one letter, unless it is told of a least width."""
+    _, text = scored()
+    style = text.partition("<style>")[2].partition("</style>")[0]
+    wide, _, narrow = style.partition("@media (max-width: 40rem)")
+    for rules in (wide, narrow):
+        assert re.search(r"tr > :first-child { min-width: \d", rules)
+    assert re.search(r"td\.number,[^{]*{ overflow-wrap: normal }", narrow), "an interval wraps between its numbers"
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_names_are_text(scored, name):
     _, plain = scored("plain")
