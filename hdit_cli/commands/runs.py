@@ -99,8 +99,9 @@ def _lines(summary: "RunSummary") -> Iterator[str]:
     rows += [("network", f"{summary.parameters:,} parameters")]
     progress = f"{summary.num_images:,} of {summary.total_images:,} images ({share:.1%}), step {summary.step:,}"
     rows += [("progress", progress + left)]
-    if last:
+    if {"loss", "grad_norm", "lr"} <= last.keys():
         rows += [("loss", f"{last['loss']:.4g}, gradient {last['grad_norm']:.3g}, learning rate {last['lr']:.3g}")]
+    if "images_per_s" in last:
         rows += [("speed", _speed(last))]
     if summary.scores:
         scores = {key: value for key, value in summary.scores.items() if key not in ("step", "num_images")}

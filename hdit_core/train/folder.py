@@ -61,7 +61,8 @@ def check_same(run: Path, recipe: Recipe) -> None:
     try:
         before = _flat(read_recipe(str(recipe_file(run))).model_dump(mode="json"))
     except RecipeError as error:
-        raise UsageError(f"{run}: its recipe cannot be read, so that the run cannot go on:\n{error}") from None
+        problems = "; ".join(str(error).splitlines())
+        raise UsageError(f"{run}: its recipe cannot be read, so that the run cannot go on: {problems}") from None
     now = _flat(recipe.model_dump(mode="json"))
     decisive = ("train.num_images",) if recipe.train.schedule == "cosine" else ()  # each of its steps knows the end
     changed = [

@@ -14,12 +14,9 @@ class Log:
     def __init__(self, run: Path, step: int) -> None:
         self._path = log_file(run)
         if self._path.exists():
-            kept = [
-                line
-                for line in self._path.read_text().splitlines()
-                if (at := _step_of(line)) is not None and at <= step
-            ]
-            write_whole(self._path, "".join(line + "\n" for line in kept))
+            lines = self._path.read_bytes().splitlines()
+            kept = [line for line in lines if (at := _step_of(line)) is not None and at <= step]
+            write_whole(self._path, b"".join(line + b"\n" for line in kept))
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a line, at once on its way to the disk."""
@@ -28,14 +25,14 @@ class Log:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """Return the records of a run, oldest first; a line that a crash cut short is left out."""
+    """Return the records of a run, oldest first; a line that a crash cut short or spoilt is left out."""
     path = log_file(run)
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_bytes().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if _step_of(line) is not None]
 
 
-def _step_of(line: str) -> int | None:
+def _step_of(line: bytes) -> int | None:
     try:
         return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None

@@ -120,7 +120,7 @@ def _saved_step(folder: Path) -> SavedStep:
 def _incidents(run: Path) -> list[Incident]:
     found = []
     for file in sorted((run / "incidents").glob("step-*.json")):
-        record = _table(file.read_text())
+        record = _table(file.read_bytes()) if file.is_file() else {}
         if {"kind", "step", "loss", "grad_norm"} <= record.keys():
             where = str(file.relative_to(run))
             found.append(Incident(where, record["kind"], record["step"], record["loss"], record["grad_norm"]))
@@ -128,13 +128,13 @@ def _incidents(run: Path) -> list[Incident]:
 
 
 def read_scores(run: Path) -> list[dict[str, Any]]:
-    """Return the lines of RUN/scores.jsonl, oldest first; a line that a crash cut short is left out."""
+    """Return the lines of RUN/scores.jsonl, oldest first; a line that a crash cut short or spoilt is left out."""
     path = run / SCORES
-    lines = [_table(line) for line in path.read_text().splitlines()] if path.exists() else []
+    lines = [_table(line) for line in path.read_bytes().splitlines()] if path.exists() else []
     return [line for line in lines if "num_images" in line]
 
 
-def _table(text: str) -> dict[str, Any]:
+def _table(text: bytes) -> dict[str, Any]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError):

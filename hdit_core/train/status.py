@@ -13,6 +13,8 @@ from hdit_core.files import write_whole
 Standing = Literal["running", "preempted", "done", "failed"]
 """`preempted`: all is saved, run the same command again. `failed`: look at `reason` first."""
 
+COUNTS = ("step", "num_images")
+
 
 def write_status(run: Path, state: Standing, step: int, num_images: int, **more: Any) -> None:
     """Say how the run stands after `step` steps and `num_images` images."""
@@ -26,7 +28,9 @@ def read_status(run: Path) -> dict[str, Any]:
         record = json.loads(status_file(run).read_bytes())
     except (OSError, ValueError, RecursionError):
         return {}
-    return record if isinstance(record, dict) else {}
+    if not isinstance(record, dict):
+        return {}
+    return {key: value for key, value in record.items() if key not in COUNTS or isinstance(value, int)}
 
 
 @contextmanager

@@ -51,6 +51,18 @@ def test_a_summary_says_how_the_run_stands_and_which_checkpoints_are_intact(runs
     assert Image.open(tmp_path / "a.png").width > 800
 
 
+def test_a_summary_passes_over_files_that_were_spoilt(runs, tmp_path, capsys):
+    run = shutil.copytree(runs / "a", tmp_path / "a")
+    (run / "incidents" / "step-000000003.json").mkdir(parents=True)
+    for name in ("incidents/step-000000005.json", "status.json", "scores.jsonl"):
+        (run / name).write_bytes(b"\xff\xfe")
+    with (run / "log.jsonl").open("ab") as log:
+        log.write(b'\xff\n{"step": 9, "num_images": 72}\n')
+    assert main(["runs", "show", str(run)]) == 0
+    text = capsys.readouterr().out
+    assert "unknown" in text and "72 of 64 images" in text and "incident" not in text and "scores" not in text
+
+
 def test_two_runs_are_compared_by_their_recipes_and_losses(runs, tmp_path, capsys):
     command = ["runs", "compare", str(runs / "a"), str(runs / "b")]
     assert main([*command, "--json"]) == 0

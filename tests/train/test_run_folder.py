@@ -71,6 +71,15 @@ def test_a_refused_folder_is_left_as_it_was(tmp_path, mnist):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_a_recipe_that_was_spoilt_is_told_of_in_one_line(tmp_path, mnist):
+    (tmp_path / "recipe.toml").write_text("[train]\nlr = 'high'\nbatch = 3\n")
+    complaint = (
+        r"its recipe cannot be read, so that the run cannot go on: .*train\.lr = [^\n]*; [^\n]*train\.batch: [^\n]*$"
+    )
+    with pytest.raises(UsageError, match=complaint), claimed_folder(tmp_path, mnist):
+        pass
+
+
 def test_a_file_system_without_locks_is_said_and_used(tmp_path, mnist, monkeypatch):
     def no_locks(*_):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
