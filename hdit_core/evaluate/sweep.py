@@ -33,7 +33,7 @@ from hdit_core.evaluate.report import Score
 from hdit_core.evaluate.score import ALONE, open_on_all, score
 from hdit_core.evaluate.sides import check_fit, open_reference
 from hdit_core.evaluate.sweepgrid import Point, better_half, rungs
-from hdit_core.evaluate.sweepjournal import Journal, Trial
+from hdit_core.evaluate.sweepjournal import Journal, Trial, read_winner
 from hdit_core.evaluate.sweepsettings import SweepSettings
 from hdit_core.evaluate.sweepweights import SweepWeights
 from hdit_core.evaluate.trials import OnImages, Trials
@@ -235,7 +235,7 @@ class _Sweep:
                 write_whole(path, json.dumps(confirmed.to_json(), indent=1) + "\n")
         if not self._world.is_main:
             return None
-        found = json.loads(path.read_bytes())
+        found = read_winner(path)
         write_whole(curve := self._folder / "curve.png", self._curve(trials, winner, "png"))
         remark = f"found by hdit sweep at step {self._checkpoint.state.step}: {found['name']} {found['value']:.4f}"
         defaults = write_defaults(self._settings.run, winner.weights, winner.sample, remark)

@@ -61,13 +61,15 @@ def read_numbers(option: str, text: str) -> tuple[float, ...]:
     """
     found: list[float] = []
     for part in text.split(","):
-        numbers = _floats(option, text, part)
+        numbers = _floats(part)
         if len(numbers) == 1:
             found += numbers
             continue
         low, high, step = numbers if len(numbers) == 3 else (0.0, -1.0, 1.0)
         if not (low <= high and step > 0 and (high - low) / step < MOST_VALUES):
-            raise _misread(option, text)
+            raise UsageError(
+                f"{option} {text}: expected numbers, or ranges as LOW:HIGH:STEP, with commas, such as 1:3:0.25,4"
+            )
         found += [round(low + place * step, 9) for place in range(math.floor((high - low) / step + 1e-6) + 1)]
     return tuple(dict.fromkeys(found))
 
@@ -88,25 +90,20 @@ def read_intervals(option: str, text: str, everywhere: Interval | None) -> tuple
         if part.strip() == EVERYWHERE:
             found.append(everywhere)
             continue
-        numbers = _floats(option, text, part)
+        numbers = _floats(part)
         if len(numbers) != 2 or not 0 <= numbers[0] < numbers[1]:
             raise UsageError(f"{option} {text}: expected LOW:HIGH with 0 <= LOW < HIGH, or all, for example all,0.2:5")
         found.append((numbers[0], numbers[1]))
     return tuple(dict.fromkeys(found))
 
 
-def _floats(option: str, text: str, part: str) -> list[float]:
+def _floats(part: str) -> list[float]:
+    """Return the numbers between colons, none where one of them is none."""
     try:
         numbers = [float(number) for number in part.split(":")]
     except ValueError:
-        raise _misread(option, text) from None
-    if not all(map(math.isfinite, numbers)):
-        raise _misread(option, text)
-    return numbers
-
-
-def _misread(option: str, text: str) -> UsageError:
-    return UsageError(f"{option} {text}: expected numbers, or ranges as LOW:HIGH:STEP, with commas, such as 1:3:0.25,4")
+        return []
+    return numbers if all(map(math.isfinite, numbers)) else []
 
 
 def grid(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hdit_core.errors import UsageError
+from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate.sweepgrid import Point
 from hdit_core.files import write_whole
 from hdit_core.generate.origin import differences
@@ -78,6 +78,22 @@ class Journal:
                 f"{folder}: holds another sweep: {'; '.join(found[:3])}; remove it, or give another folder with --out"
             )
         return lines
+
+
+def read_winner(path: Path) -> dict[str, Any]:
+    """Return the score that a sweep confirmed its best with.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+        whole = isinstance(found["value"], float) and "value" in found["estimates"][found["name"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise DataError(f"{path}: not the score that a sweep writes; remove it, and the best is scored again")
+    return dict(found)
 
 
 def _line(text: bytes) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from scoring_rank import start
 
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.data.prepare import PrepareSettings, prepare_data
-from hdit_core.errors import CheckpointError, UsageError
+from hdit_core.errors import CheckpointError, DataError, UsageError
 from hdit_core.evaluate import generated, pieces
 from hdit_core.evaluate import score as score_module
 from hdit_core.evaluate import sweep as sweep_module
@@ -21,6 +21,7 @@ from hdit_core.evaluate.score import score
 from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.evaluate.sweep import sweep
 from hdit_core.evaluate.sweepgrid import Point
+from hdit_core.evaluate.sweepjournal import read_winner
 from hdit_core.evaluate.sweepsettings import SweepSettings
 from hdit_core.recipe.read import check_recipe
 from hdit_core.train.run import train
@@ -176,6 +177,15 @@ def test_a_finished_sweep_is_told_again_without_an_image(run, reference):
     drawn = []
     assert sweep(wanted(run, reference), lambda *about: drawn.append(about)).to_json() == first.to_json()
     assert drawn == []
+
+
+@pytest.mark.parametrize(
+    "content", ["", "garbage", "[]", '{"value": 1.0}', '{"value": 1.0, "name": "n", "estimates": {}}']
+)
+def test_a_damaged_winner_is_named_and_says_how_it_is_mended(tmp_path, content):
+    (tmp_path / "winner.json").write_text(content)
+    with pytest.raises(DataError, match=r"winner\.json: not the score that a sweep writes; remove it, and the best is"):
+        read_winner(tmp_path / "winner.json")
 
 
 def test_a_round_goes_on_with_the_images_of_the_one_before(run, reference, monkeypatch):
