@@ -8,6 +8,7 @@ import typer
 
 from hdit_cli.console import align, emit, note, progress
 from hdit_cli.options import DeviceOption, JsonOption, RecipeArgument, SetOption
+from hdit_cli.speaking import main_rank_first
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ DeterministicOption = Annotated[
 
 
 @app.command()
+@main_rank_first()
 def train(
     recipe: RecipeArgument,
     out: Annotated[
