@@ -25,6 +25,11 @@ def is_stream(out: Path) -> bool:
     return out == STDOUT or out.suffix in (".tar", ".npz")
 
 
+def _is_loud(out: Path) -> bool:
+    """Return whether a name ends in .TAR or .Npz, which would otherwise become a folder of that name."""
+    return out.suffix.lower() in (".tar", ".npz") and not is_stream(out)
+
+
 def check_out(out: Path, grid: str | None = None) -> None:
     """Refuse before anything is loaded what cannot be written.
 
@@ -33,7 +38,7 @@ def check_out(out: Path, grid: str | None = None) -> None:
     """
     if out == STDOUT and sys.stdout.isatty():
         raise UsageError("--out -: stdout is a terminal; pipe it into another command, or give a file")
-    if out.suffix.lower() in OTHER_FILES and not out.is_dir():
+    if (out.suffix.lower() in OTHER_FILES or _is_loud(out)) and not out.is_dir():
         raise UsageError(f"--out {out}: expected a folder, a name that ends in .tar or .npz, or - for a tar to stdout")
     if grid is not None and is_stream(out):
         raise UsageError(f"--grid {grid}: there is a grid only in a folder; leave it out, or give a folder with --out")
@@ -108,6 +113,8 @@ def _to_stream(job: "Job", out: Path, world: "World") -> dict[str, Any]:
     stream = SampleNpz(out, len(job.numbers), job.shape) if out.suffix == ".npz" else SampleTar(target)
     done = 0
     with stream, progress("sample", total=len(mine)) if world.is_main else nullcontext() as bar:
+        if bar is not None:
+            bar.update(0)  # else the first batch counts as done from the start, and a single one has no speed
         for batch in job.batches(mine):
             stream.write(batch)
             done += len(batch.indices)

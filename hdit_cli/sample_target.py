@@ -19,6 +19,7 @@ class Target:
 
     def __post_init__(self) -> None:
         check_out(self.out, self.grid)
+        _ = self.columns, self.budget_s
         if self.budget is not None and self.out.suffix == ".npz":
             raise UsageError("--budget: an npz says at its beginning how many images it holds; use a folder or .tar")
         if self.trajectory is not None and self.trajectory.suffix.lower() != ".webp":

@@ -17,12 +17,30 @@ RUN = str(REFERENCE / "neighborhood.safetensors")
         (["--n", "4", "--seeds", "0-3,7"], "--n 4 and --seeds 0-3,7: each says which images; give one of them"),
         (["--out", "x.tar.gz"], "--out x.tar.gz: expected a folder, a name that ends in .tar or .npz, or - for a tar"),
         (["--out", "x.PNG"], "--out x.PNG: expected a folder, a name that ends in .tar or .npz"),
+        (["--out", "x.TAR"], "--out x.TAR: expected a folder, a name that ends in .tar or .npz"),
     ],
 )
 def test_what_is_unclear_is_refused_before_anything_is_drawn(tmp_path, monkeypatch, capsys, option, message):
     monkeypatch.chdir(tmp_path)
     assert main(["sample", "--ckpt", RUN, "--device", "cpu", *option]) == 2
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (["--budget", "10"], "--budget 10: expected a time such as 90s, 10m or 2h"),
+        (["--grid", "4"], "--grid 4: expected ROWSxCOLUMNS, for example 4x8"),
+    ],
+)
+def test_a_misspelt_option_is_refused_before_the_model_is_looked_for(capsys, option, message):
+    assert main(["sample", "--ckpt", "no-such-run", *option]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_speed_of_a_tar_of_one_batch_is_said(tmp_path, capsys):
+    assert main(["sample", "--ckpt", RUN, "--n", "1", "--steps", "1", "--out", str(tmp_path / "s.tar")]) == 0
+    assert "1 of 1 images, " in capsys.readouterr().err
 
 
 def test_a_folder_may_be_called_like_a_file_once_it_is_one(tmp_path):
