@@ -47,6 +47,7 @@ def convert_weights(
         recipe, state = read_weights(source, weights)
         config = _their_config(source)
     build_denoiser(recipe, state, str(source))  # the tensors are those of the recipe's network
+    target.absolute().parent.mkdir(parents=True, exist_ok=True)
     if to == "k-diffusion":
         config = config or json.dumps(config_to_kdiffusion(recipe), indent=1)
         write_whole(target, save(state_to_kdiffusion(state, recipe), {"config": config}))

@@ -46,6 +46,12 @@ def test_of_a_run_the_weights_that_were_asked_for_are_loaded_and_converted(tmp_p
     assert read_tensors(tmp_path / "ours")[0]["out_norm.scale"].unique().item() == value
 
 
+@pytest.mark.parametrize("to", ["hdit", "k-diffusion"])
+def test_a_conversion_makes_the_folder_that_it_goes_to(tmp_path, to):
+    convert_weights(REFERENCE / "global.safetensors", tmp_path / "runs" / "new" / "ours", to=to)
+    assert (tmp_path / "runs" / "new" / "ours").is_file()
+
+
 def test_a_pickle_that_nobody_trusts_is_not_opened(pickled, tmp_path):
     with pytest.raises(UsageError, match=r"is a pickle.*--i-trust-this-pickle"):
         convert_weights(pickled[0], tmp_path / "ours", to="hdit")
