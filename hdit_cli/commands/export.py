@@ -24,7 +24,7 @@ class Format(StrEnum):
     """Whose file of weights."""
 
     HDIT = "hdit"
-    KDIFFUSION = "kdiffusion"
+    KDIFFUSION = "k-diffusion"
 
 
 SourceArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run, checkpoint folder or file.")]
@@ -64,7 +64,7 @@ def export(
     settings = ExportSettings(
         weights=weights,
         dtype=dtype.value,
-        format="hdit" if form is Format.HDIT else "k-diffusion",
+        format=form.value,
         num_samples=samples,
         seed=seed,
         program=program,

@@ -171,6 +171,6 @@ def test_export_gives_a_folder_that_sample_reads(ckpt, here, capsys):
 
 
 def test_export_writes_k_diffusions_format_on_request(ckpt, here, capsys):
-    assert main(["export", ckpt, "--to", "theirs", "--format", "kdiffusion", "--n", "0", "--device", "cpu"]) == 0
+    assert main(["export", ckpt, "--to", "theirs", "--format", "k-diffusion", "--n", "0", "--device", "cpu"]) == 0
     assert "k-diffusion" in capsys.readouterr().out
     assert main(["convert", "theirs/weights.safetensors", "back.safetensors"]) == 0
