@@ -1,6 +1,7 @@
 """Runs looked at from outside, at work or not: how one stands, and in what two differ."""
 
 import json
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -101,10 +102,21 @@ def summarize(run: Path) -> RunSummary:
         parameters=count(recipe.model).parameters,
         last=last,
         seconds_left=max(0, total - num_images) / speed if speed else None,
-        checkpoints=tuple(_saved_step(folder) for folder in checkpoint_folders(run)),
+        checkpoints=tuple(_saved_steps(checkpoint_folders(run))),
         incidents=tuple(_incidents(run)),
         scores=scores[-1] if scores else {},
     )
+
+
+def _saved_steps(folders: Iterable[Path]) -> Iterator[SavedStep]:
+    """Look at checkpoints; one that the run at work has meanwhile removed is no damaged one."""
+    for folder in folders:
+        try:
+            saved = _saved_step(folder)
+        except FileNotFoundError:
+            continue
+        if saved.problem is None or folder.exists():
+            yield saved
 
 
 def _saved_step(folder: Path) -> SavedStep:

@@ -15,6 +15,7 @@ from hdit_cli.main import main
 from hdit_core.checkpoint.layout import checkpoint_folder
 from hdit_core.recipe.read import check_recipe
 from hdit_core.recipe.write import recipe_toml
+from hdit_core.train import runs as runs_looked_at
 from hdit_core.train.curves import Curve, curves_plot, score_curves, side_by_side
 from tests.conftest import TINY
 
@@ -61,6 +62,21 @@ def test_a_summary_passes_over_files_that_were_spoilt(runs, tmp_path, capsys):
     assert main(["runs", "show", str(run)]) == 0
     text = capsys.readouterr().out
     assert "unknown" in text and "72 of 64 images" in text and "incident" not in text and "scores" not in text
+
+
+def test_a_checkpoint_that_a_run_at_work_removes_meanwhile_is_not_shown_as_damaged(runs, tmp_path, capsys, monkeypatch):
+    run = shutil.copytree(runs / "a", tmp_path / "a")
+    read = runs_looked_at.open_checkpoint
+
+    def remove_and_read(folder):
+        if folder == checkpoint_folder(run, 4):
+            shutil.rmtree(folder)
+        return read(folder)
+
+    monkeypatch.setattr(runs_looked_at, "open_checkpoint", remove_and_read)
+    assert main(["runs", "show", str(run), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["checkpoints"]
+    assert [(saved["step"], saved["problem"]) for saved in found] == [(8, None)]
 
 
 def test_two_runs_are_compared_by_their_recipes_and_losses(runs, tmp_path, capsys):
