@@ -31,7 +31,7 @@ ExtractorOption = Annotated[
         "--extractor",
         metavar="NAME",
         help="inception; efficientnet-lite0, which works offline; dinov2; or a package's.",
-        show_default="inception; with --ckpt the recipe's",
+        show_default="inception; for images of a run the recipe's",
     ),
 ]
 ExtractorWeightsOption = Annotated[
@@ -55,7 +55,7 @@ CountOption = Annotated[
         min=1,
         metavar="N",
         help="Images to score; torchrun passes on only --count.",
-        show_default="all; with --ckpt the recipe's",
+        show_default="all; for images of a run the recipe's number",
     ),
 ]
 SmallOption = Annotated[

@@ -54,3 +54,9 @@ def test_what_is_typed_is_what_is_swept(asked, capsys):
     assert (scoring.reference, scoring.extractor, scoring.labels) == ("faces.npz", "efficientnet-lite0", "uniform")
     assert (scoring.seed, scoring.batch_size, scoring.device, scoring.allow_small_n) == (3, 7, "cpu", False)
     assert json.loads(capsys.readouterr().out)["winner"] == {"weights": "ema", "guidance": 1.0}
+
+
+@pytest.mark.parametrize("command", [["eval-fid", "stats"], ["sweep"]])
+def test_no_help_speaks_of_an_option_that_the_command_has_not(command, capsys):
+    assert main([*command, "--help"]) == 0
+    assert "--ckpt" not in capsys.readouterr().out
