@@ -1,6 +1,7 @@
 """From a path to a denoiser that can be called: a run, a checkpoint, a file of ours, or one of k-diffusion's."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -131,8 +132,10 @@ def build_denoiser(recipe: Recipe, state: Mapping[str, Tensor], where: str) -> D
 
 
 def _newest(run: Path) -> Checkpoint:
-    checkpoint, _ = newest_checkpoint(run)
+    checkpoint, complaints = newest_checkpoint(run)
     assert checkpoint is not None  # the caller saw that there is one
+    for complaint in complaints:
+        warnings.warn(f"{complaint}; {checkpoint.folder.name} is taken in its place", stacklevel=2)
     return checkpoint
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hdit_core.checkpoint import manifest
+from hdit_core.checkpoint.denoiser import read_weights
 from hdit_core.checkpoint.layout import checkpoint_folder
 from hdit_core.checkpoint.load import newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.manifest import manifest_checksum
@@ -187,3 +188,12 @@ def test_a_header_beyond_all_measure_is_refused_before_anything_is_read(tmp_path
     with pytest.raises(CheckpointError, match="stands twice"):
         read_tensors(path)
     shutil.rmtree(tmp_path)
+
+
+def test_weights_of_an_older_checkpoint_are_not_taken_without_a_word(tmp_path, tiny_recipe):
+    for step in (1, 2):
+        newest = save(tmp_path, tiny_recipe, step)
+    damage(newest / "ema.safetensors", random.Random(0))
+    with pytest.warns(UserWarning, match=r"step-000000002.*; step-000000001 is taken in its place"):
+        _, state = read_weights(tmp_path)
+    assert state["a.weight"].unique().item() == 1.0
