@@ -1,6 +1,7 @@
 """`hdit edit invert` and `hdit edit likelihood`: what the model's ODE says of pictures that there are."""
 
 from collections.abc import Callable, Iterator
+from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -39,7 +40,9 @@ NumOption = Annotated[
 ProbesOption = Annotated[
     int, typer.Option(min=1, max=1000, metavar="N", help="Random directions an image; more scatter less.")
 ]
-EachOption = Annotated[bool, typer.Option("--each", help="Also a line for each image, as soon as it is known.")]
+EachOption = Annotated[
+    bool, typer.Option("--each", help="Also a line for each image, as soon as it is known; with --json, JSON lines.")
+]
 ClassesOption = Annotated[
     int | None,
     typer.Option("--class", min=0, metavar="ID", help="One class for all.", show_default="the data set's, or none"),
@@ -151,7 +154,11 @@ def likelihood(
         note("one image: there is no error bar")
     how = {"sigma_min": here.model.settings.sigma_min, "probes": probes, "tolerance": tolerance}
     classes = given.classes if here.model.num_classes else None
-    emit({**result, **how, "classes": classes, "weights": here.model.weights, "seed": seed}, json)
+    result |= {**how, "classes": classes, "weights": here.model.weights, "seed": seed}
+    if each and json:
+        _say_line(result)
+    else:
+        emit(result, json)
 
 
 def _tallied(found: Iterator["Judged"], total: int, say: Callable[["Judged"], None]) -> dict[str, Any]:
@@ -174,7 +181,11 @@ def _tallied(found: Iterator["Judged"], total: int, say: Callable[["Judged"], No
 
 
 def _say(one: "Judged", as_json: bool) -> None:
-    import json
+    if as_json:
+        _say_line({"number": one.number, "name": one.name, "bits_per_dim": one.bits_per_dim})
+    else:
+        typer.echo(f"{one.bits_per_dim:.4f}  {printable(one.name)}")
 
-    said = {"number": one.number, "name": one.name, "bits_per_dim": one.bits_per_dim}
-    typer.echo(json.dumps(said) if as_json else f"{one.bits_per_dim:.4f}  {printable(one.name)}")
+
+def _say_line(record: dict[str, Any]) -> None:
+    typer.echo(dumps(record, allow_nan=False))

@@ -150,5 +150,16 @@ def main(args: Sequence[str] | None = None) -> int:
             raise
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         return _complain("error", [f"{where}{error.strerror}"], HditError.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        said = " ".join(str(error).split())[:200] or "no more was said"
+        line = f"there is not enough memory ({said}); ask for smaller images, or for fewer at once"
+        return _complain("error", [line], HditError.exit_code)
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory ran out; torch, which need not be loaded here, has no type of its own for that on CPUs."""
+    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)

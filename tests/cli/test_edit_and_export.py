@@ -109,9 +109,8 @@ def test_a_way_back_that_misses_the_picture_by_far_is_said_with_what_may_help(ck
 def test_likelihood_says_bits_with_an_error_bar_and_each_as_it_comes(ckpt, here, capsys):
     command = ["edit", "likelihood", ".", "--ckpt", ckpt, "--tolerance", "1e-2", "--device", "cpu", "--json"]
     assert main([*command, "--each"]) == 0
-    out = capsys.readouterr().out
-    each, whole = out.splitlines()[:3], json.loads("\n".join(out.splitlines()[3:]))
-    bits = [json.loads(line)["bits_per_dim"] for line in each]
+    *each, whole = map(json.loads, capsys.readouterr().out.splitlines())
+    bits = [one["bits_per_dim"] for one in each]
     assert whole["images"] == 3 and whole["bits_per_dim"] == pytest.approx(np.mean(bits))
     assert whole["standard_error"] == pytest.approx(np.std(bits, ddof=1) / np.sqrt(3))
     assert whole["dequantisation"].startswith("uniform") and whole["classes"] == "none"

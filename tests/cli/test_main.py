@@ -63,7 +63,27 @@ def test_a_full_disk_is_one_line(install_body, capsys):
     assert capsys.readouterr().err == "hdit: error: No space left on device\n"
 
 
-@pytest.mark.parametrize("bug", ["KeyError('x')", "OSError(9, 'Bad file descriptor')", "BrokenPipeError(32, 'worker')"])
+@pytest.mark.parametrize(
+    "raised",
+    [
+        "MemoryError('Unable to allocate 112. GiB')",
+        "RuntimeError('DefaultCPUAllocator: can\\'t allocate memory')",
+        "RuntimeError('CUDA out of memory.\\nTried to allocate 2 GiB')",
+        "MemoryError",
+    ],
+)
+def test_too_little_memory_is_one_line_that_says_what_to_do(install_body, capsys, raised):
+    install_body(f"raise {raised}")
+    assert main(["act"]) == 1
+    line = capsys.readouterr().err
+    assert line.startswith("hdit: error: there is not enough memory (") and line.count("\n") == 1
+    assert line.endswith("ask for smaller images, or for fewer at once\n")
+
+
+@pytest.mark.parametrize(
+    "bug",
+    ["KeyError('x')", "RuntimeError('of ours')", "OSError(9, 'Bad file descriptor')", "BrokenPipeError(32, 'worker')"],
+)
 def test_a_bug_keeps_its_traceback(install_body, bug):
     install_body(f"raise {bug}")
     with pytest.raises((KeyError, OSError, RuntimeError)):
