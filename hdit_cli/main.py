@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from hdit_cli.console import printable
 from hdit_cli.plugins import load_command, offered
-from hdit_core.errors import HditError, RecipeError, StoppedEarly, UsageError, did_you_mean
+from hdit_core.errors import HditError, RecipeError, StoppedEarly, UsageError, did_you_mean, is_out_of_memory
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 NOBODY_READS = 141  # 128 + SIGPIPE
@@ -151,15 +151,10 @@ def main(args: Sequence[str] | None = None) -> int:
         where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
         return _complain("error", [f"{where}{error.strerror}"], HditError.exit_code)
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         said = " ".join(str(error).split())[:200] or "no more was said"
         line = f"there is not enough memory ({said}); ask for smaller images, or for fewer at once"
         return _complain("error", [line], HditError.exit_code)
     except KeyboardInterrupt:
         return INTERRUPTED
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """Return whether memory ran out; torch, which need not be loaded here, has no type of its own for that on CPUs."""
-    return isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error)

@@ -48,6 +48,11 @@ class StoppedEarly(HditError):
     exit_code = 75
 
 
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Return whether an error of Python's or torch's says that memory ran out; torch has a type for GPUs alone."""
+    return isinstance(problem, MemoryError) or "allocate memory" in str(problem) or "out of memory" in str(problem)
+
+
 def did_you_mean(found: str, valid: Iterable[str]) -> str:
     """Return `"; did you mean 'width'?"` for the valid word nearest to `found`, or `""` where none is near."""
     near = difflib.get_close_matches(found, list(valid), n=1, cutoff=0.6)

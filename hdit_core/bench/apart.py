@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from hdit_core.devices import keep_freed_memory
-from hdit_core.errors import HditError
+from hdit_core.errors import HditError, is_out_of_memory
 from hdit_core.model.neighborhood import neighborhood_attention
 
 R = TypeVar("R")
@@ -149,11 +149,6 @@ def _answer(pipe: Connection, work: Callable[..., Any], arguments: tuple[Any, ..
         peak_bytes = resident_bytes("VmHWM")
         known = before_bytes is not None and peak_bytes is not None
         pipe.send(("result", (result, Memory(peak_bytes - before_bytes if known else None))))  # type: ignore[operator]
-
-
-def is_out_of_memory(problem: BaseException) -> bool:
-    """Return whether an error of Python's or torch's says that memory ran out; torch has a type for GPUs alone."""
-    return isinstance(problem, MemoryError) or "allocate memory" in str(problem) or "out of memory" in str(problem)
 
 
 def resident_bytes(key: str) -> int | None:

@@ -4,8 +4,8 @@ import sys
 import pytest
 import torch
 
-from hdit_core.bench.apart import OutOfMemory, apart, free_bytes, is_out_of_memory, measured
-from hdit_core.errors import DataError
+from hdit_core.bench.apart import OutOfMemory, apart, free_bytes, measured
+from hdit_core.errors import DataError, is_out_of_memory
 
 MIB = 2**20
 linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
