@@ -46,6 +46,11 @@ def emit(result: Any, as_json: bool, lines: Iterable[str] | None = None, *, err:
         typer.echo(printable(line), err=err)
 
 
+def emit_line(record: Mapping[str, Any]) -> None:
+    """Print one of many results on stdout, as a line of JSON."""
+    typer.echo(json.dumps(record, allow_nan=False))
+
+
 def _lines_of(result: Any) -> Iterable[str]:
     if isinstance(result, Mapping):
         return align([(str(key), _cell(value)) for key, value in result.items()])

@@ -1,14 +1,13 @@
 """`hdit edit invert` and `hdit edit likelihood`: what the model's ODE says of pictures that there are."""
 
 from collections.abc import Callable, Iterator
-from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hdit_cli.bundle import unbundled
-from hdit_cli.console import emit, note, printable, progress
+from hdit_cli.console import emit, emit_line, note, printable, progress
 from hdit_cli.drawing_options import GuidanceOptions, ModelOptions
 from hdit_cli.edit_session import session
 from hdit_cli.options import BatchSizeOption, DeviceOption, JsonOption, SeedOption
@@ -156,7 +155,7 @@ def likelihood(
     classes = given.classes if here.model.num_classes else None
     result |= {**how, "classes": classes, "weights": here.model.weights, "seed": seed}
     if each and json:
-        _say_line(result)
+        emit_line(result)
     else:
         emit(result, json)
 
@@ -182,10 +181,6 @@ def _tallied(found: Iterator["Judged"], total: int, say: Callable[["Judged"], No
 
 def _say(one: "Judged", as_json: bool) -> None:
     if as_json:
-        _say_line({"number": one.number, "name": one.name, "bits_per_dim": one.bits_per_dim})
+        emit_line({"number": one.number, "name": one.name, "bits_per_dim": one.bits_per_dim})
     else:
         typer.echo(f"{one.bits_per_dim:.4f}  {printable(one.name)}")
-
-
-def _say_line(record: dict[str, Any]) -> None:
-    typer.echo(dumps(record, allow_nan=False))

@@ -14,20 +14,16 @@ if TYPE_CHECKING:
     from hdit_core.generate.job import Job
 
 STDOUT = Path("-")
-OTHER_FILES = frozenset(
-    {".bz2", ".gif", ".gz", ".jpeg", ".jpg", ".npy", ".parquet", ".png", ".tgz", ".webp", ".xz", ".zip", ".zst"}
-)
-"""Endings of what is no folder and that nobody writes here."""
+FILE_ENDINGS = {
+    ".bz2", ".gif", ".gz", ".jpeg", ".jpg", ".npy", ".npz", ".parquet",
+    ".png", ".tar", ".tgz", ".webp", ".xz", ".zip", ".zst",
+}  # fmt: skip
+"""Of what is no folder; only .tar and .npz in small letters are written here, see `is_stream`."""
 
 
 def is_stream(out: Path) -> bool:
     """Return whether images go into one file, or to stdout."""
     return out == STDOUT or out.suffix in (".tar", ".npz")
-
-
-def _is_loud(out: Path) -> bool:
-    """Return whether a name ends in .TAR or .Npz, which would otherwise become a folder of that name."""
-    return out.suffix.lower() in (".tar", ".npz") and not is_stream(out)
 
 
 def check_out(out: Path, grid: str | None = None) -> None:
@@ -38,7 +34,7 @@ def check_out(out: Path, grid: str | None = None) -> None:
     """
     if out == STDOUT and sys.stdout.isatty():
         raise UsageError("--out -: stdout is a terminal; pipe it into another command, or give a file")
-    if (out.suffix.lower() in OTHER_FILES or _is_loud(out)) and not out.is_dir():
+    if out.suffix.lower() in FILE_ENDINGS and not is_stream(out) and not out.is_dir():
         raise UsageError(f"--out {out}: expected a folder, a name that ends in .tar or .npz, or - for a tar to stdout")
     if grid is not None and is_stream(out):
         raise UsageError(f"--grid {grid}: there is a grid only in a folder; leave it out, or give a folder with --out")

@@ -19,13 +19,20 @@ class Target:
 
     def __post_init__(self) -> None:
         check_out(self.out, self.grid)
-        _ = self.columns, self.budget_s
+        self._check_spelling()
         if self.budget is not None and self.out.suffix == ".npz":
             raise UsageError("--budget: an npz says at its beginning how many images it holds; use a folder or .tar")
         if self.trajectory is not None and self.trajectory.suffix.lower() != ".webp":
             raise UsageError(f"--trajectory {self.trajectory}: expected a name that ends in .webp")
         if self.trajectory is not None and not self.trajectory.parent.is_dir():
             raise UsageError(f"--trajectory {self.trajectory}: there is no folder {self.trajectory.parent}")
+
+    def _check_spelling(self) -> None:
+        """Refuse a misspelt grid or time now, not when the network is loaded."""
+        if self.grid is not None:
+            grid_shape(self.grid)
+        if self.budget is not None:
+            seconds(self.budget)
 
     @property
     def columns(self) -> tuple[int, int] | None:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from hdit_core.errors import UsageError
 
 TIME = re.compile(r"[0-9]+(:[0-9]{1,2}){0,2}|[0-9]+-[0-9]{1,2}(:[0-9]{1,2}){0,2}")
-PLAIN = re.compile(
-    r"(?!-)[\w.,:=/%@+\[\]*&|()-]+"
-)  # neither blanks, quotes, $ nor line ends: sbatch takes it as it stands
+# What sbatch takes as it stands: neither blanks, quotes, $ nor line ends, and no hyphen before it.
+PLAIN = re.compile(r"(?!-)[\w.,:=/%@+\[\]*&|()-]+")
 NAME = re.compile(r"[^\w.-]+")
 
 
