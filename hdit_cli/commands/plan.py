@@ -103,7 +103,8 @@ def _cluster(
     whole = usable if memory_gb else gpu.memory_gb * 10**9 if gpu else None
     memory = None if on_cpu else whole
     value_bytes = 4 if on_cpu else 2
-    return Cluster(number, usable, speed, watts, price, memory, value_bytes, native=on_cpu, measured=measured)
+    threads = measured.pass_threads if measured is not None else 0
+    return Cluster(number, usable, speed, watts, price, memory, value_bytes, on_cpu, threads, measured)
 
 
 def _grounds(gpu: "Gpu | None", measured: "Measured | None", utilisation: float, memory_gb: float | None) -> list[str]:

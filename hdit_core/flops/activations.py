@@ -5,7 +5,8 @@ them. One image's share is counted; what all images of a batch have in common (a
 conditioning, a few numbers an image.
 
 What comes out of matrix products has the products' type, and so has what runs between the blocks; statistics (of norms,
-of queries and keys, of a softmax) are float32.
+of queries and keys, of a softmax) are float32. On a CPU some blocks run in one compiled pass, which keeps less
+(`model/one_pass.py`).
 """
 
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hdit_core.flops.count import Operation
+from hdit_core.model.native.extent import is_taken
 from hdit_core.recipe.model import FeedForward, LevelRecipe, ModelRecipe, Skip
 
 FLOAT32, INT64 = 4, 8
@@ -39,6 +41,7 @@ def kept_for_backward(
     *,
     value_bytes: int = FLOAT32,
     attention: AttentionKind = "fused",
+    one_pass: bool = False,
 ) -> tuple[Kept, ...]:
     """Return what the network keeps for one image, by level and operation.
 
@@ -47,9 +50,10 @@ def kept_for_backward(
         image_size: rows and columns in pixels; default the network's own.
         value_bytes: of a number in the products: 4 for float32, 2 for bfloat16.
         attention: what neighborhood attention keeps.
+        one_pass: whether the compiled passes of whole blocks can be had: on a CPU, where torch multiplies by MKL.
     """
     image_size = image_size or model.image_size
-    kept = [*_layers(model, image_size, value_bytes, attention), *_joints(model, image_size, value_bytes)]
+    kept = [*_layers(model, image_size, value_bytes, attention, one_pass), *_joints(model, image_size, value_bytes)]
     return tuple(sorted(kept, key=lambda one: one.level))
 
 
@@ -59,24 +63,45 @@ def layers_at(model: ModelRecipe, index: int) -> int:
     return depth if index == len(model.levels) - 1 else 2 * depth
 
 
+def blocks_in_one_pass(model: ModelRecipe, index: int, grid: tuple[int, int], value_bytes: int) -> frozenset[Operation]:
+    """Return which blocks of a layer run in one compiled pass, where those can be had: attention's, feed-forward's."""
+    level, rows = model.levels[index], grid[0] * grid[1]
+    if value_bytes != FLOAT32 or model.norm != "rms" or level.dropout > 0:
+        return frozenset()
+    blocks: set[Operation] = set()
+    if level.attention == "shifted-window" and is_taken(rows, 4 * level.width**2):
+        blocks.add("attention")
+    if model.feed_forward == "geglu" and is_taken(rows, 3 * level.width * level.hidden):
+        blocks.add("feed-forward")
+    return frozenset(blocks)
+
+
 def layer_bytes(
-    model: ModelRecipe, index: int, grid: tuple[int, int], value_bytes: int, attention: AttentionKind
-) -> dict[str, int]:
+    model: ModelRecipe,
+    index: int,
+    grid: tuple[int, int],
+    value_bytes: int,
+    attention: AttentionKind,
+    one_pass: bool = False,
+) -> dict[Operation, int]:
     """Return what one layer of a level keeps for one image, by operation; its own input is a part of it."""
     level = model.levels[index]
+    blocks = blocks_in_one_pass(model, index, grid, value_bytes) if one_pass else frozenset()
     tokens, width = grid[0] * grid[1], value_bytes * level.width
     drops = int(level.dropout > 0)  # what is dropped is kept as a mask of the type of the products
     units = KEPT_OF_UNIT[model.feed_forward] + drops
     norm = _norm_bytes(model, level.width, value_bytes)
     feed_forward = tokens * (norm + value_bytes * units * level.hidden)
+    if "feed-forward" in blocks:
+        feed_forward = tokens * (width + value_bytes * 2 * level.hidden)  # its input, values and gates
     if level.attention == "none":
         return {"feed-forward": feed_forward}
     lengths = FLOAT32 * 2 * level.heads  # of queries and keys
-    return {
-        "attention projections": tokens * (norm + (1 + 2 * drops) * width + lengths),
-        "attention": tokens * 5 * width + _weights_bytes(level, grid, attention),  # q k v before the turn, q k after
-        "feed-forward": feed_forward,
-    }
+    projections = tokens * (norm + (1 + 2 * drops) * width + lengths)
+    between = tokens * 5 * width + _weights_bytes(level, grid, attention)  # q k v before the turn, q k after
+    if "attention" in blocks:
+        projections, between = tokens * (2 * width + lengths), tokens * 3 * width  # input, attended; q k v
+    return {"attention projections": projections, "attention": between, "feed-forward": feed_forward}
 
 
 def _norm_bytes(model: ModelRecipe, width: int, value_bytes: int) -> int:
@@ -103,11 +128,11 @@ def _weights_bytes(level: LevelRecipe, grid: tuple[int, int], attention: Attenti
 
 
 def _layers(
-    model: ModelRecipe, image_size: tuple[int, int], value_bytes: int, attention: AttentionKind
+    model: ModelRecipe, image_size: tuple[int, int], value_bytes: int, attention: AttentionKind, one_pass: bool
 ) -> Iterator[Kept]:
     operations: tuple[Operation, ...] = ("attention projections", "attention", "feed-forward")
     for index in range(len(model.levels)):
-        one = layer_bytes(model, index, model.grid(index, image_size), value_bytes, attention)
+        one = layer_bytes(model, index, model.grid(index, image_size), value_bytes, attention, one_pass)
         for operation in operations:
             if operation in one:
                 yield Kept(index, operation, layers_at(model, index) * one[operation])

@@ -9,7 +9,8 @@ from hdit_core.model.attention import Operator
 from hdit_core.model.gate import Unit, gated
 from hdit_core.model.initial import Linear, constant, unset
 from hdit_core.model.native.rows import rows_for
-from hdit_core.model.norm import EPSILON, AdaNorm, AdaRMSNorm
+from hdit_core.model.norm import AdaNorm, AdaRMSNorm
+from hdit_core.model.one_pass import feed_forward_in_one_pass, may_go_in_one_pass, window_attention_in_one_pass
 from hdit_core.model.position import Rotation
 from hdit_core.model.similarity import cosine_rotary
 from hdit_core.model.window import ShiftedWindows
@@ -35,11 +36,25 @@ class AttentionBlock(nn.Module):
         self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"], rotation: Rotation | None
     ) -> Float[Tensor, "B H W C"]:
         assert rotation is not None
+        if (whole := self._in_one_pass(x, cond, rotation)) is not None:
+            return whole
         normal, x = self.norm(x, cond)
         if isinstance(self.operator, ShiftedWindows) and not torch.compiler.is_compiling():
             return self._in_windows(self.operator, normal, rotation).add_(x)
         attended = self.operator(*self._queries_keys_values(normal, rotation))
         return self._project(attended).add_(x)
+
+    def _in_one_pass(
+        self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"], rotation: Rotation
+    ) -> Float[Tensor, "B H W C"] | None:
+        """Return the block's result with fewer trips to memory, or None where it must go step by step."""
+        if not isinstance(self.operator, ShiftedWindows) or not may_go_in_one_pass(self, self.qkv, self.out):
+            return None
+        if not isinstance(self.norm, AdaRMSNorm) or rows_for(x, cond) is None:
+            return None
+        layout = self.operator.layout(x, rotation)
+        scale = self.norm.scale(cond)
+        return window_attention_in_one_pass(x, scale, self.qkv.weight, self.scale, self.out.weight, layout)
 
     def _in_windows(
         self, windows: ShiftedWindows, normal: Float[Tensor, "B H W C"], rotation: Rotation
@@ -81,23 +96,12 @@ class FeedForwardBlock(nn.Module):
         return self.down(self.dropout(self.unit(self.up(normal)))).add_(x)
 
     def _in_one_pass(self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"]) -> Float[Tensor, "B H W C"] | None:
-        """Return the block's result with the same bits but fewer trips to memory, where no gradient is asked."""
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+        """Return the block's result with fewer trips to memory, or None where it must go step by step."""
+        if self.unit is not gated or not may_go_in_one_pass(self, self.up, self.down):
             return None
-        drops = self.training and self.dropout.p > 0
-        if drops or self.unit is not gated or not isinstance(self.norm, AdaRMSNorm) or _is_watched(self):
+        if not isinstance(self.norm, AdaRMSNorm) or rows_for(x, cond) is None:
             return None
-        matrices = (self.up.weight, self.down.weight)
-        if (rows := rows_for(x, cond, *matrices)) is None:
-            return None
-        return rows.feed_forward(x.contiguous(), self.norm.scale(cond).contiguous(), *matrices, EPSILON)
-
-
-def _is_watched(block: FeedForwardBlock) -> bool:
-    """Return whether somebody looks at what goes through a block's parts, or has put others in their place."""
-    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in block.children())
-    counted = torch._C._len_torch_dispatch_stack() > 0  # such as torch's counter of FLOPs
-    return hooked or counted or type(block.up) is not Linear or type(block.down) is not Linear
+        return feed_forward_in_one_pass(x, self.norm.scale(cond), self.up.weight, self.down.weight)
 
 
 class TransformerLayer(nn.Module):

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from hdit_core.model.native.windows import Layout
 from hdit_core.model.position import Rotation
 
 
@@ -115,6 +116,19 @@ class ShiftedWindows:
         order, back = self._order(x.shape[0], x.shape[1], x.shape[2], x.device)
         rows = Permuted.apply(rearrange(x, "b h w c -> (b h w) c"), order, back)
         return rows.reshape(len(x), -1, self.window_size**2, x.shape[-1])
+
+    def layout(self, x: Float[Tensor, "B H W C"], rotation: Rotation) -> Layout:
+        """Return how the tokens of a grid stand in windows, and how they are turned.
+
+        Raises:
+            ValueError: the window does not divide the grid.
+        """
+        images, height, width, _ = x.shape
+        order, _ = self._order(images, height, width, x.device)
+        allowed = _kept_window_mask(height, width, self.window_size, self.shift, x.device) if self.shift else None
+        tokens = self.window_size**2
+        cos, sin = (x.contiguous() for x in rotation)
+        return Layout(order, height * width // tokens, tokens, cos, sin, allowed)
 
     def restore(self, x: Float[Tensor, "B windows L C"], height: int, width: int) -> Float[Tensor, "B H W C"]:
         """The reverse of `arrange`."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from hdit_core.errors import UsageError
 
 MOST_BYTES = 1_000_000
+X86 = ("x86_64", "amd64")
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,8 @@ class Measured:
         flops: of the model's products in a step, forward and backward.
         step_s: how long a step takes.
         peak_bytes: most memory it held; None where the system does not tell.
+        threads: that torch computed with on the CPU.
+        system: its kind and the processor's, such as `Linux x86_64`.
     """
 
     device: str
@@ -30,6 +33,8 @@ class Measured:
     flops: float
     step_s: float
     peak_bytes: int | None
+    threads: int = 1
+    system: str = ""
 
     @property
     def flops_per_s(self) -> float:
@@ -45,6 +50,11 @@ class Measured:
     def on_cpu(self) -> bool:
         """Whether it was timed without a GPU."""
         return self.device == "cpu"
+
+    @property
+    def pass_threads(self) -> int:
+        """Threads of the compiled passes of whole blocks; 0 where there were none: they need MKL, which is for x86."""
+        return self.threads if self.on_cpu and self.system.lower().endswith(X86) else 0
 
 
 def read_measured(path: Path) -> Measured:
@@ -62,10 +72,11 @@ def read_measured(path: Path) -> Measured:
             raise ValueError("times, operations and images have to be positive")
         peak, machine = found["peak_bytes"], found["machine"]
         what = str(machine["device"]), str(machine["processor"]), str(found["recipe"])
-        return Measured(*what, images, flops, seconds, None if peak is None else int(peak))
+        where = int(machine.get("threads", 1)), str(machine.get("system", ""))
+        return Measured(*what, images, flops, seconds, None if peak is None else int(peak), *where)
     except OSError as problem:
         raise UsageError(f"--measured {path}: cannot be read ({problem.strerror})") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UsageError(
             f"--measured {path}: not what `hdit bench train RECIPE --json` prints; make it with that command"
         ) from None

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from hdit_core.flops.activations import (
     FLOAT32,
     AttentionKind,
+    blocks_in_one_pass,
     input_bytes,
     joint_bytes,
     layer_bytes,
     patch_bytes,
 )
 from hdit_core.flops.count import count
+from hdit_core.model.native.extent import feed_forward_scratch, windows_scratch
 from hdit_core.plan.sharding import hidden_numbers
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
@@ -36,6 +38,8 @@ class Place:
         averages: moving averages of the weights.
         attention: what neighborhood attention keeps: `"native"` on CPUs, else `"fused"`.
         accumulates: a step takes several micro-batches, so that gradients are held all along.
+        pass_threads: threads of the compiled passes of whole blocks, on a CPU where torch multiplies by MKL; 0: there
+            are no such passes.
         muon: the optimizer is Muon, which keeps one number and not two for each hidden weight.
     """
 
@@ -45,6 +49,7 @@ class Place:
     averages: int = 1
     attention: AttentionKind = "fused"
     accumulates: bool = False
+    pass_threads: int = 0
     muon: bool = False
 
 
@@ -151,8 +156,10 @@ def _pieces(model: ModelRecipe, images: int, place: Place, checkpointed: int) ->
 def _layers(model: ModelRecipe, index: int, images: int, place: Place, checkpointed: int) -> Iterator[Piece]:
     """Yield the layers of a level on one way, one by one."""
     level, grid = model.levels[index], model.grid(index)
-    whole = images * sum(layer_bytes(model, index, grid, place.value_bytes, place.attention).values())
-    work = images * _work_bytes(level, grid, place)
+    one_pass = place.pass_threads > 0
+    kept_of = layer_bytes(model, index, grid, place.value_bytes, place.attention, one_pass)
+    whole = images * sum(kept_of.values())
+    work = _work_bytes(model, index, images, place)
     parameters = _layer_parameters(model, level)
     if index < checkpointed:
         kept = images * input_bytes(level, grid, place.value_bytes)
@@ -163,20 +170,31 @@ def _layers(model: ModelRecipe, index: int, images: int, place: Place, checkpoin
         yield piece
 
 
-def _work_bytes(level: LevelRecipe, grid: tuple[int, int], place: Place) -> int:
-    """Return what the backward pass of a layer takes beside what is kept, for one image.
+def _work_bytes(model: ModelRecipe, index: int, images: int, place: Place) -> int:
+    """Return what the backward pass of a layer takes beside what is kept.
 
     The widest moments are the gated unit's gradient (the gradients of stream and of both halves), the attention's
     (of stream, output, queries, keys and values, and where weights are kept, theirs), and where norms are not fused,
-    five float32 copies of the tokens.
+    five float32 copies of the tokens. A block in one pass has the gradients of the stream before and behind it, and
+    room to work in.
     """
-    tokens, width = grid[0] * grid[1], level.width
-    gated = place.value_bytes * (width + 2 * level.hidden)
-    attended = place.value_bytes * 5 * width
+    level, grid = model.levels[index], model.grid(index)
+    tokens, width = images * grid[0] * grid[1], level.width
+    one_pass = blocks_in_one_pass(model, index, grid, place.value_bytes) if place.pass_threads else frozenset()
+    gated = tokens * place.value_bytes * (width + 2 * level.hidden)
+    if "feed-forward" in one_pass:
+        _, scratch = feed_forward_scratch(images, grid[0] * grid[1], width, level.hidden, place.pass_threads)
+        gated = FLOAT32 * (tokens * 2 * width + scratch)
+    attended = tokens * place.value_bytes * 5 * width
     if level.attention == "neighborhood" and place.attention == "native":
-        attended += FLOAT32 * level.heads * level.kernel_size**2
-    plain = FLOAT32 * 5 * width + place.value_bytes * width if place.attention == "fused" else 0
-    return tokens * max(gated, attended, plain)
+        attended += tokens * FLOAT32 * level.heads * level.kernel_size**2
+    if "attention" in one_pass:
+        of_window = level.window_size**2
+        windows = grid[0] * grid[1] // of_window
+        *_, scratch = windows_scratch(images, windows, of_window, width, place.pass_threads)
+        attended = FLOAT32 * (tokens * 2 * width + scratch)
+    plain = tokens * (FLOAT32 * 5 * width + place.value_bytes * width) if place.attention == "fused" else 0
+    return max(gated, attended, plain)
 
 
 def _copies(model: ModelRecipe, parameters: int, place: Place) -> int:

@@ -31,6 +31,7 @@ class Cluster:
         price_per_hour: of one, in any currency; None: unknown.
         value_bytes: of a number in the products: 2 for bfloat16, 4 for float32.
         native: on CPUs: neighborhood attention keeps its weights.
+        pass_threads: see `memory.Place`.
         measured: the step that the speed is of; None: a data sheet's.
     """
 
@@ -42,6 +43,7 @@ class Cluster:
     memory_bytes: int | None = None
     value_bytes: int = 2
     native: bool = False
+    pass_threads: int = 0
     measured: Measured | None = None
 
 
@@ -185,6 +187,7 @@ def _memory(recipe: Recipe, cluster: Cluster, share: int, sharded: bool, checkpo
         averages=1 + len(recipe.train.ema_profiles),
         attention="native" if cluster.native else "fused",
         accumulates=images < share,
+        pass_threads=cluster.pass_threads,
         muon=recipe.train.optimizer == "muon",
     )
     return training_memory(recipe.model, images, place, checkpointed)

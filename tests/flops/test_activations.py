@@ -57,9 +57,17 @@ def test_the_paper_s_other_designs_keep_what_the_closed_forms_say(option):
 
 def check(model: ModelRecipe) -> None:
     found = kept_bytes(model, 3) - kept_bytes(model, 2)
-    expected = sum(part.bytes for part in kept_for_backward(model, attention="native"))
+    expected = sum(part.bytes for part in kept_for_backward(model, attention="native", one_pass=there_are_passes()))
 
     assert abs(found - expected) < 0.004 * found  # the conditioning is left out, and the order of windows is shared
+
+
+def there_are_passes() -> bool:
+    """Return whether whole blocks run in one compiled pass here."""
+    from hdit_core.model.native.gemm import find_gemm
+    from hdit_core.model.native.rows import load_rows
+
+    return find_gemm() is not None and not isinstance(load_rows(), str)
 
 
 def availability_of_native() -> str | None:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from hdit_core.model import gate, norm, similarity
+from hdit_core.model import blocks, gate, norm, similarity
 
 
 @pytest.fixture
 def without_rows(monkeypatch):
     """Let the formulas in PyTorch do what the compiled passes over rows would."""
-    for module in (gate, norm, similarity):
+    for module in (blocks, gate, norm, similarity):
         monkeypatch.setattr(module, "rows_for", lambda *tensors: None)

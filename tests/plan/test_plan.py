@@ -121,6 +121,22 @@ def test_a_measured_speed_is_the_step_s_operations_by_its_time(tmp_path):
     assert (found.flops_per_s, found.flops_per_image, found.on_cpu, found.peak_bytes) == (4e9, 5e8, True, None)
 
 
+@pytest.mark.parametrize(
+    ("machine", "threads"),
+    [
+        ({"threads": 6, "system": "Linux x86_64"}, 6),
+        ({"threads": 6, "system": "Darwin arm64"}, 0),
+        ({"device": "cuda", "threads": 6, "system": "Linux x86_64"}, 0),
+        ({}, 0),
+    ],
+)
+def test_blocks_in_one_pass_are_planned_for_processors_that_have_mkl(machine, threads, tmp_path):
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(GOOD | {"machine": GOOD["machine"] | machine}))
+
+    assert read_measured(path).pass_threads == threads
+
+
 def test_a_measured_step_is_known_to_be_of_the_planned_network_by_its_operations_and_not_by_a_name():
     def measured_itself(recipe, flops):
         timed = Measured("cpu", "a processor", "mine.toml", 4, float(flops), 0.5, 10**9)

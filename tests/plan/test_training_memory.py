@@ -10,12 +10,15 @@ from hdit_core.bench.batches import random_batches
 from hdit_core.bench.train import endless_plan
 from hdit_core.distributed import World
 from hdit_core.model.native.attention import unavailable
+from hdit_core.model.native.gemm import find_gemm
 from hdit_core.plan.memory import Place, training_memory
 from hdit_core.recipe.read import check_recipe, read_recipe
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.run import make_learner
 
-ON_A_CPU = Place(value_bytes=4, attention="native")
+ON_A_CPU = Place(
+    value_bytes=4, attention="native", pass_threads=torch.get_num_threads() if find_gemm() is not None else 0
+)
 
 
 def small(**train: object) -> Recipe:

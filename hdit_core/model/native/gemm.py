@@ -7,18 +7,16 @@ import ctypes
 from ctypes import c_void_p
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
 LIBRARY = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
 
 
-class Gemm(NamedTuple):
+class Gemm(ctypes.Structure):
     """Addresses of two functions of MKL's: the product, and what limits its threads for the thread that calls it."""
 
-    sgemm: int
-    limit: int
+    _fields_ = (("sgemm", c_void_p), ("limit", c_void_p))
 
 
 @lru_cache(maxsize=1)
@@ -28,9 +26,8 @@ def find_gemm() -> Gemm | None:
         return None
     try:
         library = ctypes.CDLL(str(LIBRARY))
-        found = [
-            ctypes.cast(getattr(library, name), c_void_p).value for name in ("sgemm_", "MKL_Set_Num_Threads_Local")
-        ]
+        return Gemm(
+            *(ctypes.cast(getattr(library, name), c_void_p) for name in ("sgemm_", "MKL_Set_Num_Threads_Local"))
+        )
     except (OSError, AttributeError):
         return None
-    return Gemm(found[0] or 0, found[1] or 0) if all(found) else None

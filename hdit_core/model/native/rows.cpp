@@ -26,23 +26,7 @@ namespace {
 
 constexpr Index BLOCK = 32;  // rows that are summed at a time
 
-// Features i and i + quarter are the two coordinates of a plane; the second half is not turned.
-inline void turn(const float* from, float factor, const float* cos, const float* sin, float way, Index features,
-                 float* to) {
-    const Index quarter = features / 4;
-#pragma omp simd
-    for (Index i = 0; i < quarter; i++) {
-        const float a = from[i] * factor, b = from[i + quarter] * factor, s = way * sin[i];
-        to[i] = a * cos[i] - b * s;
-        to[i + quarter] = b * cos[i] + a * s;
-    }
-#pragma omp simd
-    for (Index i = 2 * quarter; i < features; i++) to[i] = from[i] * factor;
-}
-
 }  // namespace
-
-#define EXPORTED extern "C" __attribute__((visibility("default")))
 
 // Rows of values and gates, `features` of each => values gelu(gates).
 EXPORTED void hdit_gated(const float* x, float* y, Index rows, Index features, int threads) {
@@ -88,19 +72,10 @@ EXPORTED void hdit_norm_gradient(const float* grad, const float* beside, const f
         for (Index row = image * rows + first; row < image * rows + std::min(first + BLOCK, rows); row++) {
             const float *from = x + row * width, *g = grad + row * width;
             const float* add = beside ? beside + row * width : nullptr;
-            const float r = inverse[row];
-            const float along = sum(width, [&](Index i) { return g[i] * factor[i] * from[i]; }) * r * r * r / width;
-            float* to = grad_x + row * width;
-#pragma omp simd
-            for (Index i = 0; i < width; i++) {
-                part[i] += g[i] * from[i] * r;
-                to[i] = (add ? add[i] : 0) + g[i] * factor[i] * r - from[i] * along;
-            }
+            normalise_gradient(g, add, from, factor, inverse[row], width, grad_x + row * width, part);
         }
     }
-    std::fill_n(grad_scale, images * width, 0.0f);
-    for (Index block = 0; block < images * blocks; block++)
-        for (Index i = 0; i < width; i++) grad_scale[block / blocks * width + i] += parts[block * width + i];
+    add_up(parts.data(), images, blocks, width, grad_scale);
 }
 
 // Queries and keys (not values) of qkv [tokens, 3, heads, features] => both [tokens, 2, heads, features].
@@ -151,58 +126,8 @@ EXPORTED void hdit_similarity_gradient(const Heads* shape, const View* grads, co
             for (Index n = 0; n < s.heads; n++)
                 std::memcpy(values + n * s.features, grads[2].at(s, token, n), s.features * sizeof(float));
         }
-    std::fill_n(grad_scale, s.heads, 0.0f);
-    for (Index block = 0; block < blocks; block++)
-        for (Index n = 0; n < s.heads; n++) grad_scale[n] += parts[block * s.heads + n];
+    add_up(parts.data(), 1, blocks, s.heads, grad_scale);
 }
 
-struct FeedForward {
-    Index images, rows, width, hidden, blocks;
-    void* gemm;   // the Fortran function sgemm, of the library that torch takes its products from
-    void* limit;  // MKL's own that limits the threads of products that this thread asks for; returns the limit before
-    Index scratch() const { return (images * rows + blocks - 1) / blocks * (width + 3 * hidden); }
-};
-
-namespace {
-
-// c [rows, columns] = a [rows, inner] b^T, all by rows; the library's matrices are by columns.
-inline void product(const FeedForward& s, Index rows, Index columns, Index inner, const float* a, const float* b,
-                    float* c) {
-    using Gemm = void (*)(const char*, const char*, const int*, const int*, const int*, const float*, const float*,
-                          const int*, const float*, const int*, const float*, float*, const int*);
-    const int m = int(columns), n = int(rows), k = int(inner);
-    const float one = 1, zero = 0;
-    reinterpret_cast<Gemm>(s.gemm)("T", "N", &m, &n, &k, &one, b, &k, a, &k, &zero, c, &m);
-}
-
-}  // namespace
-
-// x + down gated(up norm(x)), block of rows after block, so that what is between stays in a core's own cache. With
-// products whose sums do not depend on the number of their rows, the bits are those of one step after the other.
-EXPORTED void hdit_feed_forward(const FeedForward* shape, const float* x, const float* scale, const float* up,
-                                const float* down, float* y, float* scratch, float epsilon, int threads) {
-    using Limit = int (*)(int);
-    const FeedForward s = *shape;
-    const Index total = s.images * s.rows, most = (total + s.blocks - 1) / s.blocks;
-#pragma omp parallel num_threads(threads)
-    {
-        float* normal = scratch + omp_get_thread_num() * s.scratch();
-        float *both = normal + most * s.width, *units = both + most * 2 * s.hidden;
-        const int before = reinterpret_cast<Limit>(s.limit)(1);
-#pragma omp for schedule(static)
-        for (Index block = 0; block < s.blocks; block++) {
-            const Index first = block * total / s.blocks, rows = (block + 1) * total / s.blocks - first;
-            const float* from = x + first * s.width;
-            float* to = y + first * s.width;
-            for (Index row = 0; row < rows; row++)
-                normalise(from + row * s.width, scale + (first + row) / s.rows * s.width, s.width, epsilon,
-                          normal + row * s.width);
-            product(s, rows, 2 * s.hidden, s.width, normal, up, both);
-            for (Index row = 0; row < rows; row++) gate(both + row * 2 * s.hidden, s.hidden, units + row * s.hidden);
-            product(s, rows, s.width, s.hidden, units, down, to);
-#pragma omp simd
-            for (Index i = 0; i < rows * s.width; i++) to[i] += from[i];
-        }
-        reinterpret_cast<Limit>(s.limit)(before);
-    }
-}
+#include "feed_forward.h"
+#include "windows.h"

@@ -14,14 +14,7 @@ from torch import Tensor, nn
 
 from hdit_core.files import cache_folder
 from hdit_core.model.native.compiler import CompileError, library_path
-from hdit_core.model.native.gemm import Gemm, find_gemm
 from hdit_core.model.native.library import View, view
-
-BLOCK_NUMBERS = 320 * 1024
-"""Numbers that a block of a feed-forward pass works on: 1.25 MiB, which a core keeps to itself."""
-
-LEAST_BLOCK_ROWS = 64
-"""Products of fewer rows are slow."""
 
 FLAGS = ("-O3", "-fopenmp", "-fno-trapping-math")  # OpenMP: its threads are those of torch, which are awake
 ARGUMENTS = {
@@ -29,7 +22,10 @@ ARGUMENTS = {
     "hdit_gated_gradient": [c_void_p] * 3 + [c_int64] * 2 + [c_int],
     "hdit_norm": [c_void_p] * 4 + [c_int64] * 3 + [c_float, c_int],
     "hdit_norm_gradient": [c_void_p] * 7 + [c_int64] * 3 + [c_int],
-    "hdit_feed_forward": [c_void_p] * 7 + [c_float, c_int],
+    "hdit_feed_forward": [c_void_p] * 8 + [c_float, c_int],
+    "hdit_feed_forward_gradient": [c_void_p] * 12 + [c_float, c_int],
+    "hdit_windows": [c_void_p] * 9 + [c_int],
+    "hdit_windows_gradient": [c_void_p] * 14 + [c_int],
     "hdit_similarity": [c_void_p] * 7 + [c_float, c_int],
     "hdit_similarity_gradient": [c_void_p] * 9 + [c_int],
 }
@@ -39,15 +35,6 @@ class Heads(ctypes.Structure):
     """The sizes of queries, keys and values."""
 
     _fields_ = tuple((name, c_int64) for name in ("images", "rows", "columns", "heads", "features"))
-
-
-class FeedForward(ctypes.Structure):
-    """The sizes of a feed-forward block, into how many blocks of rows it is divided, and what multiplies."""
-
-    _fields_ = (
-        *((name, c_int64) for name in ("images", "rows", "width", "hidden", "blocks")),
-        *((name, c_void_p) for name in Gemm._fields),
-    )
 
 
 class Rows:
@@ -63,20 +50,20 @@ class Rows:
         """Return values times the GELU of gates; x holds the ones before the others."""
         features = x.shape[-1] // 2
         result = x.new_empty(*x.shape[:-1], features)
-        self._run("hdit_gated", x, result, _rows(x), features)
+        self.run("hdit_gated", x, result, _rows(x), features)
         return result
 
     def gated_gradient(self, grad: Tensor, x: Tensor) -> Tensor:
         """Return the gradient of x."""
         result = torch.empty_like(x)
-        self._run("hdit_gated_gradient", grad, x, result, _rows(x), x.shape[-1] // 2)
+        self.run("hdit_gated_gradient", grad, x, result, _rows(x), x.shape[-1] // 2)
         return result
 
     def norm(self, x: Tensor, scale: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         """Return x over its root mean square times the scale, one for all rows or one an image, and the inverses."""
         result, inverse, width = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1), x.shape[-1]
         images = scale.numel() // width
-        self._run("hdit_norm", x, scale, result, inverse, images, _rows(x) // images, width, epsilon)
+        self.run("hdit_norm", x, scale, result, inverse, images, _rows(x) // images, width, epsilon)
         return result, inverse
 
     def norm_gradient(
@@ -86,34 +73,14 @@ class Rows:
         grad_x, grad_scale, width = torch.empty_like(x), torch.empty_like(scale), x.shape[-1]
         images = scale.numel() // width
         tensors = (grad, beside, x, scale, inverse, grad_x, grad_scale)
-        self._run("hdit_norm_gradient", *tensors, images, _rows(x) // images, width)
+        self.run("hdit_norm_gradient", *tensors, images, _rows(x) // images, width)
         return grad_x, grad_scale
-
-    def feed_forward(self, x: Tensor, scale: Tensor, up: Tensor, down: Tensor, epsilon: float) -> Tensor | None:
-        """Return `x + down gated(up norm(x))`, or None where torch's own way, with the same bits, is the better one.
-
-        Args:
-            x: `[B, *rows, C]`.
-            scale: of the norm, one for each image.
-            up, down: matrices `[2F, C]` and `[C, F]`.
-        """
-        (width, hidden), threads = down.shape, torch.get_num_threads()
-        blocks = _rows(x) * (width + 3 * hidden) // BLOCK_NUMBERS + 1
-        blocks += -blocks % threads
-        gemm = find_gemm()
-        if gemm is None or _rows(x) // blocks < LEAST_BLOCK_ROWS:
-            return None
-        result = torch.empty_like(x)
-        sizes = FeedForward(len(x), _rows(x) // len(x), width, hidden, blocks, *gemm)
-        scratch = x.new_empty(threads, -(-_rows(x) // blocks) * (width + 3 * hidden))
-        self._run("hdit_feed_forward", sizes, x, scale, up, down, result, scratch, epsilon)
-        return result
 
     def similarity(self, qkv: Tensor, root: Tensor, cos: Tensor, sin: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
         """Return queries and keys `[B, H, W, 2, N, D]` at their lengths and turned, and their inverse lengths."""
         both = torch.empty_like(qkv[:, :, :, :2], memory_format=torch.contiguous_format)
         inverse = qkv.new_empty(*both.shape[:-1], 1)
-        self._run("hdit_similarity", _heads(qkv), qkv, root, cos, sin, both, inverse, epsilon)
+        self.run("hdit_similarity", _heads(qkv), qkv, root, cos, sin, both, inverse, epsilon)
         return both, inverse
 
     def similarity_gradient(
@@ -133,10 +100,11 @@ class Rows:
         grad_qkv, grad_root = torch.empty_like(qkv), torch.empty_like(root)
         views = (View * 3)(*(view(grad) for grad in grads))
         tensors = (qkv, root, cos, sin, inverse, grad_qkv, grad_root)
-        self._run("hdit_similarity_gradient", _heads(qkv), views, *tensors)
+        self.run("hdit_similarity_gradient", _heads(qkv), views, *tensors)
         return grad_qkv, grad_root
 
-    def _run(self, name: str, *arguments: Tensor | ctypes.Structure | ctypes.Array[View] | int | float | None) -> None:
+    def run(self, name: str, *arguments: Tensor | ctypes.Structure | ctypes.Array[View] | int | float | None) -> None:
+        """Call a function of the library with these arguments and torch's number of threads."""
         plain = (x.data_ptr() if isinstance(x, Tensor) else _pointer(x) for x in arguments)
         self._functions[name](*plain, torch.get_num_threads())
 

@@ -8,6 +8,8 @@
 
 using Index = int64_t;
 
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+
 namespace {
 
 constexpr int LANES = 16;  // sums run in so many numbers side by side, whatever the processor has
@@ -75,6 +77,53 @@ inline void gate(const float* values, Index features, float* to) {
     const float* gates = values + features;
 #pragma omp simd
     for (Index i = 0; i < features; i++) to[i] = values[i] * gelu(gates[i]).value;
+}
+
+// Features i and i + quarter are the two coordinates of a plane; the second half is not turned.
+inline void turn(const float* from, float factor, const float* cos, const float* sin, float way, Index features,
+                 float* to) {
+    const Index quarter = features / 4;
+#pragma omp simd
+    for (Index i = 0; i < quarter; i++) {
+        const float a = from[i] * factor, b = from[i + quarter] * factor, s = way * sin[i];
+        to[i] = a * cos[i] - b * s;
+        to[i + quarter] = b * cos[i] + a * s;
+    }
+#pragma omp simd
+    for (Index i = 2 * quarter; i < features; i++) to[i] = from[i] * factor;
+}
+
+// The gradients of values and gates from that of their units, in whose place the units themselves come.
+inline void gate_gradient(const float* values, Index features, float* units, float* grad_values) {
+    const float* gates = values + features;
+    float* grad_gates = grad_values + features;
+#pragma omp simd
+    for (Index i = 0; i < features; i++) {
+        const Gate gate = gelu(gates[i]);
+        const float from = units[i];
+        grad_values[i] = from * gate.value;
+        grad_gates[i] = from * values[i] * gate.slope;
+        units[i] = values[i] * gate.value;
+    }
+}
+
+// The gradient of a row from `g`, that of its normalised one, and `add` (or null) beside it; `r` is what `normalise`
+// returned. The gradient of the factor is added up in `part`.
+inline void normalise_gradient(const float* g, const float* add, const float* from, const float* factor, float r,
+                               Index width, float* to, float* part) {
+    const float along = sum(width, [&](Index i) { return g[i] * factor[i] * from[i]; }) * r * r * r / width;
+#pragma omp simd
+    for (Index i = 0; i < width; i++) {
+        part[i] += g[i] * from[i] * r;
+        to[i] = (add ? add[i] : 0) + g[i] * factor[i] * r - from[i] * along;
+    }
+}
+
+// Parts [images, count, width] => for each image their sum, one after the other.
+inline void add_up(const float* parts, Index images, Index count, Index width, float* to) {
+    std::fill_n(to, images * width, 0.0f);
+    for (Index part = 0; part < images * count; part++)
+        for (Index i = 0; i < width; i++) to[part / count * width + i] += parts[part * width + i];
 }
 
 }  // namespace

@@ -1,0 +1,82 @@
+"""The compiled pass of a gated feed-forward block (`feed_forward.h`) seen from Python."""
+
+import ctypes
+from ctypes import c_int64
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from hdit_core.model.native.extent import LEAST_ROWS, feed_forward_scratch, gradient_rows
+from hdit_core.model.native.gemm import Gemm, find_gemm
+from hdit_core.model.native.rows import Rows
+
+BLOCK_NUMBERS = 320 * 1024
+"""Numbers that a block of the forward pass works on: 1.25 MiB, which a core keeps to itself."""
+
+
+class FeedForward(ctypes.Structure):
+    """The sizes of a block, into how many blocks of rows it is divided, and what multiplies."""
+
+    _fields_ = (*((name, c_int64) for name in ("images", "rows", "width", "hidden", "blocks")), ("gemm", Gemm))
+
+
+class FeedForwardGradient(ctypes.Structure):
+    """The sizes of a block, how many rows are worked on at a time, in how many sums, and what multiplies."""
+
+    _fields_ = (*((name, c_int64) for name in ("images", "rows", "width", "hidden", "block", "lanes")), ("gemm", Gemm))
+
+
+def feed_forward(
+    rows: Rows,
+    x: Float[Tensor, "B *rows C"],
+    scale: Float[Tensor, "B *ones C"],
+    up: Float[Tensor, "F2 C"],
+    down: Float[Tensor, "C F"],
+    epsilon: float,
+    keep: bool = False,
+) -> tuple[Float[Tensor, "B *rows C"], Float[Tensor, "B *rows F2"] | None]:
+    """Return `x + down gated(up norm(x))`, with the bits of torch's own way, and what its gradient needs if asked to.
+
+    Args:
+        rows: the library.
+        x: contiguous, as all are.
+        scale: of the norm, one for each image.
+        up, down: the matrices.
+        epsilon: of the norm.
+        keep: whether a gradient will be asked for.
+    """
+    (width, hidden), threads, total = down.shape, torch.get_num_threads(), _rows(x)
+    blocks = total * (width + 3 * hidden) // BLOCK_NUMBERS + 1
+    blocks = min(blocks + -blocks % threads, total // LEAST_ROWS)
+    result = torch.empty_like(x)
+    kept = x.new_empty(*x.shape[:-1], 2 * hidden) if keep else None
+    sizes = FeedForward(len(x), total // len(x), width, hidden, blocks, find_gemm())
+    scratch = x.new_empty(threads, -(-total // blocks) * (width + 3 * hidden))
+    rows.run("hdit_feed_forward", sizes, x, scale, up, down, kept, result, scratch, epsilon)
+    return result, kept
+
+
+def feed_forward_gradient(
+    rows: Rows,
+    grad: Float[Tensor, "B *rows C"],
+    x: Float[Tensor, "B *rows C"],
+    scale: Float[Tensor, "B *ones C"],
+    up: Float[Tensor, "F2 C"],
+    down: Float[Tensor, "C F"],
+    kept: Float[Tensor, "B *rows F2"],
+    epsilon: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the gradients of x, scale, up and down; the last bits of the matrices' depend on the number of threads."""
+    (width, hidden), images, threads = down.shape, len(x), torch.get_num_threads()
+    count = _rows(x) // images
+    lanes, numbers = feed_forward_scratch(images, count, width, hidden, threads)
+    sizes = FeedForwardGradient(images, count, width, hidden, gradient_rows(count, width), lanes, find_gemm())
+    grad_x, grad_scale, grad_up, grad_down = (torch.empty_like(tensor) for tensor in (x, scale, up, down))
+    outputs = (grad_x, grad_scale, grad_up, grad_down, x.new_empty(numbers))
+    rows.run("hdit_feed_forward_gradient", sizes, grad, x, scale, up, down, kept, *outputs, epsilon)
+    return grad_x, grad_scale, grad_up, grad_down
+
+
+def _rows(x: Tensor) -> int:
+    return x.numel() // x.shape[-1]

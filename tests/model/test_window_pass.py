@@ -1,0 +1,188 @@
+"""The attention block with windows in one compiled pass, against the same block step by step, in float64 too."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from hdit_core.model import blocks
+from hdit_core.model.attention import global_attention
+from hdit_core.model.blocks import AttentionBlock
+from hdit_core.model.native import extent, gemm
+from hdit_core.model.native.rows import load_rows
+from hdit_core.model.norm import AdaLayerNorm, AdaRMSNorm
+from hdit_core.model.window import ShiftedWindows
+
+pytestmark = pytest.mark.skipif(
+    isinstance(load_rows(), str) or gemm.find_gemm() is None,
+    reason=f"passes over rows: {load_rows()}; MKL in torch: {gemm.find_gemm() is not None}",
+)
+SIZES = [  # images, grid, width, features of a head, window, shift
+    (1, (8, 8), 64, 64, 8, 0),
+    (2, (16, 24), 128, 64, 8, 4),
+    (3, (8, 16), 64, 32, 4, 2),
+    (2, (14, 21), 48, 16, 7, 3),
+    (5, (10, 8), 24, 24, 2, 1),
+    (2, (32, 32), 32, 16, 16, 8),
+]
+
+
+def case(images=2, grid=(16, 24), width=64, head_dim=32, window=8, shift=4, norm=AdaRMSNorm, operator=None):
+    """Return a block, its input, its conditioning and the rotations."""
+    operator = operator or ShiftedWindows(window, shift)
+    block = AttentionBlock(norm(width, 16), width, head_dim, operator, dropout=0.1).eval()
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    nn.init.uniform_(block.scale, 2, 12)
+    angles = torch.randn(*grid, width // head_dim, head_dim // 4)
+    unturned = torch.ones(*grid, width // head_dim, head_dim - 2 * (head_dim // 4))
+    rotation = torch.cat([angles.cos(), angles.cos(), unturned], dim=-1), angles.sin()
+    return block, torch.randn(images, *grid, width), torch.randn(images, 16), rotation
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """Return a list to which every block that might go in one pass adds whether it did."""
+    found = []
+
+    def watched(*arguments):
+        result = real(*arguments)
+        found.append(result is not None)
+        return result
+
+    real = blocks.window_attention_in_one_pass
+    monkeypatch.setattr(blocks, "window_attention_in_one_pass", watched)
+    return found
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    """Let torch compute with so many threads."""
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(1)
+
+
+def output_and_gradients(block, x, cond, rotation):
+    """Return the output and the gradients of input, conditioning and parameters, for one of it that is not flat."""
+    inputs = [x.detach().requires_grad_(), cond.detach().requires_grad_()]
+    result = block(*inputs, rotation)
+    grad = torch.randn(result.shape, generator=torch.Generator().manual_seed(1)).to(result.dtype)
+    return [result, *torch.autograd.grad(result, [*inputs, *block.parameters()], grad)]
+
+
+def in_float64(block, x, cond, rotation):
+    return block.double(), x.double(), cond.double(), tuple(part.double() for part in rotation)
+
+
+def agree(found, exact, rtol=3e-6):
+    for ours, theirs in zip(found, exact, strict=True):
+        assert (ours - theirs).norm() <= rtol * theirs.norm()
+        assert (ours - theirs).abs().max() <= 10 * rtol * theirs.abs().max()
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_output_and_gradients_are_those_of_float64(sizes, threads, passes):
+    arguments = case(*sizes)
+    found, again = output_and_gradients(*arguments), output_and_gradients(*arguments)
+    assert passes == [True, True] and all(map(torch.equal, found, again))
+
+    agree(found, output_and_gradients(*in_float64(*arguments)))
+    assert passes == [True, True]
+
+
+@pytest.mark.parametrize("windows", [1, 3, 100])
+def test_how_many_windows_are_worked_on_at_a_time_changes_no_bit_of_the_output(windows, passes, monkeypatch):
+    block, x, cond, rotation = case(3, (16, 40))
+    given, expected = x.clone(), block(x, cond, rotation)
+    monkeypatch.setattr(extent, "WINDOW_ROWS", 64 * windows)
+
+    assert torch.equal(block(x, cond, rotation), expected) and torch.equal(x, given)
+    agree(output_and_gradients(block, x, cond, rotation), output_and_gradients(*in_float64(block, x, cond, rotation)))
+    assert passes == [True] * 3
+
+
+def test_sampling_has_the_bits_of_training_and_an_image_those_that_it_has_alone(threads, passes):
+    block, x, cond, rotation = case(3)
+    trained = block(x, cond, rotation)
+    with torch.inference_mode():
+        sampled, alone = block(x, cond, rotation), block(x[1:2], cond[1:2], rotation)
+    torch.set_num_threads(3 - threads)
+
+    assert trained.requires_grad and torch.equal(sampled, trained) and torch.equal(alone[0], trained[1])
+    assert torch.equal(block(x, cond, rotation), trained) and passes == [True] * 4
+
+
+def test_what_does_not_lie_in_order_is_taken_as_it_reads(passes):
+    block, x, cond, rotation = case(grid=(16, 16))
+    strided = torch.randn(2, 16, 16, 128)[..., ::2]
+    strided.copy_(x)
+
+    assert torch.equal(block(strided, cond, rotation), block(x, cond, rotation)) and passes == [True, True]
+
+
+def test_a_scale_of_zero_attends_to_all_alike_and_a_negative_one_is_no_number(passes):
+    block, x, cond, rotation = case()
+    nn.init.zeros_(block.scale)
+    parts = output_and_gradients(block, x, cond, rotation)
+    exact = output_and_gradients(*in_float64(block, x, cond, rotation))
+    agree(parts[:2], exact[:2])
+
+    block, x, cond, rotation = case()
+    nn.init.constant_(block.scale, -1.0)
+    assert block(x, cond, rotation).isnan().all() and passes == [True, True]
+
+
+def hooked(block):
+    block.qkv.register_forward_hook(lambda *_: None)
+
+
+def hooked_at_the_norm(block):
+    block.norm.register_forward_pre_hook(lambda *_: None)
+
+
+def replaced(block):
+    weight, block.out = block.out.weight, nn.Linear(64, 64, bias=False)
+    block.out.weight = weight
+
+
+def dropping(block):
+    block.train()
+
+
+@pytest.mark.parametrize("change", [hooked, hooked_at_the_norm, replaced, dropping], ids=lambda change: change.__name__)
+def test_a_block_that_is_watched_or_changed_goes_step_by_step(change, passes):
+    block, x, cond, rotation = case()
+    block(x, cond, rotation)
+    change(block)
+    block(x, cond, rotation)
+    assert passes == [True]
+
+
+@pytest.mark.parametrize("more", [{"norm": AdaLayerNorm}, {"operator": global_attention}], ids=["norm", "attention"])
+def test_other_norms_and_attention_go_step_by_step(more, passes):
+    block, x, cond, rotation = case(**more)
+    block(x, cond, rotation)
+    assert passes == []
+
+
+def test_flops_are_counted_and_autocast_holds(passes):
+    block, x, cond, rotation = case()
+    with FlopCounterMode(display=False) as counter:
+        block(x, cond, rotation)
+    assert counter.get_total_flops() >= 2 * 2 * 16 * 24 * 4 * 64**2
+    with torch.autocast("cpu", torch.bfloat16):
+        assert block(x, cond, rotation).isfinite().all()
+    assert passes == []
+
+
+@pytest.mark.parametrize("sizes", [(3, (4, 8), 64, 32, 4), (1, (8, 8), 528, 16, 8)], ids=["few rows", "large weights"])
+def test_where_it_does_not_pay_it_goes_step_by_step(sizes, passes):
+    block, x, cond, rotation = case(*sizes, 0)
+    assert block(x, cond, rotation).shape == x.shape and passes == [False]
+
+
+def test_a_window_that_does_not_divide_the_grid_is_refused():
+    block, x, cond, rotation = case(grid=(12, 16))
+    with pytest.raises(ValueError, match="window_size = 8 does not divide the 12x16 grid"):
+        block(x, cond, rotation)
