@@ -53,7 +53,7 @@ def feed_forward_in_one_pass(
     """Return `x + down gated(up norm(x))`, or None where there is no pass for these."""
     if rows_for(x, scale, up, down) is None or not _is_taken(x, up, down):
         return None
-    x, scale = x.contiguous(), scale.contiguous()
+    x, scale, up, down = (tensor.contiguous() for tensor in (x, scale, up, down))
     if _asks_for_gradients(x, scale, up, down):
         return FeedForwardPass.apply(x, scale, up, down)
     return feed_forward(_library(), x, scale, up, down, EPSILON)[0]
@@ -94,11 +94,10 @@ def window_attention_in_one_pass(
     layout: Layout,
 ) -> Float[Tensor, "B H W C"] | None:
     """Return `x + out attend(similarity(qkv norm(x)))`, or None where there is no pass for these."""
-    tensors = (x, scale, qkv, logit_scale, out)
-    if rows_for(*tensors, layout.cos, layout.sin) is None or not _is_taken(x, qkv, out):
+    if rows_for(x, scale, qkv, logit_scale, out, layout.cos, layout.sin) is None or not _is_taken(x, qkv, out):
         return None
-    x, scale = x.contiguous(), scale.contiguous()
-    if _asks_for_gradients(*tensors):
+    x, scale, qkv, logit_scale, out = (tensor.contiguous() for tensor in (x, scale, qkv, logit_scale, out))
+    if _asks_for_gradients(x, scale, qkv, logit_scale, out):
         return WindowPass.apply(x, scale, qkv, logit_scale, out, layout)
     return window_attention(_library(), x, Weights(scale, qkv, logit_scale.sqrt(), out), layout, EPSILON)[0]
 
@@ -113,7 +112,10 @@ def may_go_in_one_pass(block: nn.Module, *products: nn.Module) -> bool:
         return False
     parts = list(block.children())
     drops = block.training and any(isinstance(part, nn.Dropout) and part.p > 0 for part in parts)
-    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+    hooked = any(
+        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+        for part in parts
+    )
     counted = torch._C._len_torch_dispatch_stack() > 0  # such as torch's counter of FLOPs
     return not (drops or hooked or counted) and all(type(product) is Linear for product in products)
 

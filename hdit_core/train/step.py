@@ -17,7 +17,7 @@ from hdit_core.model.compiled import compile_seconds
 from hdit_core.randomness import stream
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.ema import Ema, ema_decay
-from hdit_core.train.gradient import clip, grad_norms
+from hdit_core.train.gradient import Norms, clip, grad_norms, norms_of
 from hdit_core.train.optimizer import set_lr
 from hdit_core.train.parallel import accumulating, is_in_parts
 from hdit_core.train.plan import Step, micro_batches
@@ -71,8 +71,9 @@ class Learner:
         """Return what a step tells, be it finite or not, and leave its clipped gradient to the optimizer."""
         self.optimizer.zero_grad(set_to_none=True)
         shares = self._backward(step, batches)
-        by_part = grad_norms(self.ema.source.named_parameters(), len(self.recipe.model.levels))
-        return shares.result(self.world, self._clipped(), by_part)
+        norms = norms_of(self.ema.source.parameters())
+        by_part = grad_norms(self.ema.source.named_parameters(), len(self.recipe.model.levels), norms)
+        return shares.result(self.world, self._clipped(norms), by_part)
 
     def _backward(self, step: Step, batches: Iterator[Batch]) -> Shares:
         """Add up the gradients of this rank's share, and return its losses."""
@@ -114,9 +115,9 @@ class Learner:
         by_part = grad_norms(self.ema.source.named_parameters(), len(self.recipe.model.levels))
         return float(torch.stack(list(by_part.values())).square().sum().sqrt())
 
-    def _clipped(self) -> Tensor:
+    def _clipped(self, norms: Norms) -> Tensor:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        return clip(parameters, self.recipe.train.grad_clip)
+        return clip(parameters, self.recipe.train.grad_clip, norms)
 
     def _seed_dropout(self, step: Step, place: int) -> None:
         """Make dropout a function of the step, the rank and the micro-batch, so that a resumed run drops the same."""

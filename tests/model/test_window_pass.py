@@ -121,6 +121,16 @@ def test_what_does_not_lie_in_order_is_taken_as_it_reads(passes):
     assert torch.equal(block(strided, cond, rotation), block(x, cond, rotation)) and passes == [True, True]
 
 
+def test_weights_that_do_not_lie_in_order_are_taken_as_they_read(passes):
+    block, x, cond, rotation = case()
+    expected = output_and_gradients(block, x, cond, rotation)
+    for linear in (block.qkv, block.out):
+        linear.weight = nn.Parameter(linear.weight.detach().t().contiguous().t())
+
+    found = output_and_gradients(block, x, cond, rotation)
+    assert all(map(torch.equal, found, expected)) and passes == [True, True]
+
+
 def test_a_scale_of_zero_attends_to_all_alike_and_a_negative_one_is_no_number(passes):
     block, x, cond, rotation = case()
     nn.init.zeros_(block.scale)
@@ -141,6 +151,10 @@ def hooked_at_the_norm(block):
     block.norm.register_forward_pre_hook(lambda *_: None)
 
 
+def hooked_backwards(block):
+    block.out.register_full_backward_hook(lambda *_: None)
+
+
 def replaced(block):
     weight, block.out = block.out.weight, nn.Linear(64, 64, bias=False)
     block.out.weight = weight
@@ -150,7 +164,10 @@ def dropping(block):
     block.train()
 
 
-@pytest.mark.parametrize("change", [hooked, hooked_at_the_norm, replaced, dropping], ids=lambda change: change.__name__)
+CHANGES = [hooked, hooked_at_the_norm, hooked_backwards, replaced, dropping]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_a_block_that_is_watched_or_changed_goes_step_by_step(change, passes):
     block, x, cond, rotation = case()
     block(x, cond, rotation)

@@ -5,7 +5,7 @@ import torch
 
 from hdit_core.flops.measure import measured_macs
 from hdit_core.model.hourglass import HourglassTransformer, initialize
-from hdit_core.train.gradient import grad_norms, part_of
+from hdit_core.train.gradient import clip, grad_norms, norms_of, part_of
 from hdit_core.train.speed import image_flops, peak_bytes, peak_flops_per_s, stated_peak
 
 
@@ -21,6 +21,30 @@ def test_every_parameter_has_its_part_and_their_squares_add_up_to_the_whole(tiny
     assert torch.stack(list(norms.values())).square().sum().sqrt().item() == pytest.approx(whole.item(), rel=1e-6)
     inner = [p.grad.square().sum() for name, p in network.named_parameters() if name.startswith("middle.")]
     assert norms["level 1"].item() == pytest.approx(torch.stack(inner).sum().sqrt().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.999999, 1.0, 1.000001, 2.0, float("inf"), float("nan")])
+def test_a_gradient_is_clipped_to_the_bits_of_torch_s_own_way(tiny_recipe, factor):
+    ours, theirs = (HourglassTransformer(tiny_recipe.model) for _ in range(2))
+    numbers = torch.Generator().manual_seed(0)
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        one.grad = torch.randn(one.shape, generator=numbers)
+        other.grad = one.grad.clone()
+    ours.patch_in.proj.weight.grad = theirs.patch_in.proj.weight.grad = None
+    largest = 100.0
+    norm = torch.nn.utils.get_total_norm([p.grad for p in theirs.parameters() if p.grad is not None])
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        if one.grad is not None:
+            one.grad *= factor * largest / norm
+            other.grad *= factor * largest / norm
+
+    parameters = list(ours.parameters())[::-1]  # as an optimizer's groups have them: in another order
+    found = clip(parameters, largest, norms_of(ours.parameters()))
+    expected = torch.nn.utils.clip_grad_norm_(list(theirs.parameters())[::-1], largest)
+
+    assert torch.equal(found, expected) or (found.isnan() and expected.isnan())
+    for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert one.grad is other.grad is None or torch.allclose(one.grad, other.grad, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize(
