@@ -48,54 +48,68 @@ struct FeedForwardGradient {
     Index block, lanes;  // rows of an image at a time; sums of the weights' gradients that are formed side by side
     Gemm gemm;
     Index an_image() const { return (rows + block - 1) / block; }
+    Index blocks() const { return images * an_image(); }
     Index weights() const { return 3 * width * hidden; }
+    Index room() const { return block * (2 * width + 3 * hidden); }  // numbers that a thread works in
 };
 
-// Scratch: block (2 width + 3 hidden) for each thread, and (lanes - 1) weights().
+struct FeedForwardTensors {
+    const float *grad, *x, *scale, *up, *down, *kept;
+    float *grad_x, *grad_up, *grad_down;
+    float* part;  // of the scale's gradient, for each block
+};
+
+namespace {
+
+// One block of rows: its part of all gradients, those of the matrices added to what is there or put in its place.
+inline void feed_forward_gradient(const FeedForwardGradient& s, const FeedForwardTensors& t, Index block, bool add,
+                                  float epsilon, float* room) {
+    const Index width = s.width, hidden = s.hidden, both = 2 * hidden;
+    const Index image = block / s.an_image(), within = block % s.an_image() * s.block;
+    const Index first = image * s.rows + within, rows = std::min(s.block, s.rows - within);
+    const float *factor = t.scale + image * width, *x = t.x + first * width, *g = t.grad + first * width;
+    float *normal = room, *grad_normal = normal + s.block * width, *units = grad_normal + s.block * width;
+    float *grad_both = units + s.block * hidden, *part = t.part + block * width;
+    for (Index row = 0; row < rows; row++)
+        normalise(x + row * width, factor, width, epsilon, normal + row * width);
+    s.gemm.product<false, false>(rows, hidden, width, g, width, t.down, hidden, units, hidden);
+    for (Index row = 0; row < rows; row++)
+        gate_gradient(t.kept + (first + row) * both, hidden, units + row * hidden, grad_both + row * both);
+    s.gemm.product<true, false>(width, hidden, rows, g, width, units, hidden, t.grad_down, hidden, add);
+    s.gemm.product<true, false>(both, width, rows, grad_both, both, normal, width, t.grad_up, width, add);
+    s.gemm.product<false, false>(rows, width, both, grad_both, both, t.up, width, grad_normal, width);
+    for (Index row = 0; row < rows; row++) {
+        const float* from = x + row * width;
+        normalise_gradient(grad_normal + row * width, g + row * width, from, factor, inverse_of(from, width, epsilon),
+                           width, t.grad_x + (first + row) * width, part);
+    }
+}
+
+}  // namespace
+
+// Scratch: room() for each thread, and (lanes - 1) weights().
 EXPORTED void hdit_feed_forward_gradient(const FeedForwardGradient* shape, const float* grad, const float* x,
                                          const float* scale, const float* up, const float* down, const float* kept,
                                          float* grad_x, float* grad_scale, float* grad_up, float* grad_down,
                                          float* scratch, float epsilon, int threads) {
     const FeedForwardGradient s = *shape;
-    const Index width = s.width, hidden = s.hidden, both = 2 * hidden, blocks = s.images * s.an_image();
-    const Index own = s.block * (2 * width + 3 * hidden);
-    float* sums = scratch + threads * own;
-    std::vector<float> parts(blocks * width), inverses(s.images * s.rows);
+    const Index blocks = s.blocks();
+    float* sums = scratch + threads * s.room();
+    std::vector<float> parts(blocks * s.width);
 #pragma omp parallel num_threads(threads)
     {
-        float *normal = scratch + omp_get_thread_num() * own, *grad_normal = normal + s.block * width;
-        float *units = grad_normal + s.block * width, *grad_both = units + s.block * hidden;
+        float* room = scratch + omp_get_thread_num() * s.room();
         const Alone alone(s.gemm);
 #pragma omp for schedule(static)
         for (Index lane = 0; lane < s.lanes; lane++) {
-            float* sum_up = lane ? sums + (lane - 1) * s.weights() : grad_up;
-            float* sum_down = lane ? sum_up + both * width : grad_down;
+            float* up_sum = lane ? sums + (lane - 1) * s.weights() : grad_up;
+            float* down_sum = lane ? up_sum + 2 * s.width * s.hidden : grad_down;
+            const FeedForwardTensors tensors{grad, x, scale, up, down, kept, grad_x, up_sum, down_sum, parts.data()};
             const Index begin = blocks * lane / s.lanes, end = blocks * (lane + 1) / s.lanes;
-            for (Index block = begin; block < end; block++) {
-                const Index image = block / s.an_image(), within = block % s.an_image() * s.block;
-                const Index first = image * s.rows + within, rows = std::min(s.block, s.rows - within);
-                const float *factor = scale + image * width, *from = x + first * width, *g = grad + first * width;
-                float* inverse = inverses.data() + first;
-                for (Index row = 0; row < rows; row++)
-                    inverse[row] = normalise(from + row * width, factor, width, epsilon, normal + row * width);
-                s.gemm.product<false, false>(rows, hidden, width, g, width, down, hidden, units, hidden);
-                for (Index row = 0; row < rows; row++)
-                    gate_gradient(kept + (first + row) * both, hidden, units + row * hidden, grad_both + row * both);
-                s.gemm.product<true, false>(width, hidden, rows, g, width, units, hidden, sum_down, hidden, block > begin);
-                s.gemm.product<true, false>(both, width, rows, grad_both, both, normal, width, sum_up, width, block > begin);
-                s.gemm.product<false, false>(rows, width, both, grad_both, both, up, width, grad_normal, width);
-                for (Index row = 0; row < rows; row++)
-                    normalise_gradient(grad_normal + row * width, g + row * width, from + row * width, factor,
-                                       inverse[row], width, grad_x + (first + row) * width,
-                                       parts.data() + block * width);
-            }
+            for (Index block = begin; block < end; block++)
+                feed_forward_gradient(s, tensors, block, block > begin, epsilon, room);
         }
-#pragma omp for schedule(static)
-        for (Index i = 0; i < s.weights(); i++) {
-            float more = 0;
-            for (Index lane = 1; lane < s.lanes; lane++) more += sums[(lane - 1) * s.weights() + i];
-            (i < both * width ? grad_up[i] : grad_down[i - both * width]) += more;
-        }
+        add_lanes(sums, s.lanes, 2 * s.width * s.hidden, s.width * s.hidden, grad_up, grad_down);
     }
-    add_up(parts.data(), s.images, s.an_image(), width, grad_scale);
+    add_up(parts.data(), s.images, s.an_image(), s.width, grad_scale);
 }

@@ -129,5 +129,6 @@ EXPORTED void hdit_similarity_gradient(const Heads* shape, const View* grads, co
     add_up(parts.data(), 1, blocks, s.heads, grad_scale);
 }
 
+// Whole blocks of a layer; the gradients of their matrices are added up thread by thread, and then these sums.
 #include "feed_forward.h"
 #include "windows.h"

@@ -63,10 +63,14 @@ inline Gate gelu(float x) {
     return {x * cdf, cdf + x * square * 0.39894228f};
 }
 
+// One over the root mean square of a row.
+inline float inverse_of(const float* row, Index width, float epsilon) {
+    return 1 / std::sqrt(sum(width, [&](Index i) { return row[i] * row[i]; }) / width + epsilon);
+}
+
 // A row divided by its root mean square, times a factor for each number; returns what it was multiplied by.
 inline float normalise(const float* from, const float* factor, Index width, float epsilon, float* to) {
-    const float mean = sum(width, [&](Index i) { return from[i] * from[i]; }) / width;
-    const float r = 1 / std::sqrt(mean + epsilon);
+    const float r = inverse_of(from, width, epsilon);
 #pragma omp simd
     for (Index i = 0; i < width; i++) to[i] = from[i] * r * factor[i];
     return r;
@@ -124,6 +128,16 @@ inline void add_up(const float* parts, Index images, Index count, Index width, f
     std::fill_n(to, images * width, 0.0f);
     for (Index part = 0; part < images * count; part++)
         for (Index i = 0; i < width; i++) to[part / count * width + i] += parts[part * width + i];
+}
+
+// Add the lanes' sums [lanes - 1, first + second] to the first and the second result; called by all threads of a team.
+inline void add_lanes(const float* sums, Index lanes, Index first, Index second, float* to_first, float* to_second) {
+#pragma omp for schedule(static)
+    for (Index i = 0; i < first + second; i++) {
+        float more = 0;
+        for (Index lane = 1; lane < lanes; lane++) more += sums[(lane - 1) * (first + second) + i];
+        (i < first ? to_first[i] : to_second[i - first]) += more;
+    }
 }
 
 }  // namespace

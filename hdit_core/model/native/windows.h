@@ -12,10 +12,10 @@
 struct Windows {
     Index images, windows, tokens;  // windows of an image; tokens of a window
     Index heads, features;
-    Index block, lanes;   // windows of an image at a time; sums of the weights' gradients that are formed side by side
-    const Index* order;   // which row of x, of all images, stands where in the order of windows
-    const float *cos, *sin;     // [row of an image, heads, features], and a quarter of the features
-    const uint8_t* allowed;     // [windows, tokens, tokens]: which token may attend to which, or null: all
+    Index block, lanes;      // windows of an image at a time; sums of weights' gradients that are formed side by side
+    const Index* order;      // which row of x, of all images, stands where in the order of windows
+    const float *cos, *sin;  // [row of an image, heads, features], and a quarter of the features
+    const uint8_t* allowed;  // [windows, tokens, tokens]: which token may attend to which, or null: all
     float epsilon;
     Gemm gemm;
 
@@ -24,24 +24,31 @@ struct Windows {
     Index an_image() const { return (windows + block - 1) / block; }
     Index most_rows() const { return block * tokens; }
     Index weights() const { return 4 * width() * width(); }
-    // numbers for each thread, forwards and backwards
-    Index scratch() const { return most_rows() * 6 * width() + 2 * tokens * tokens; }
+    Index blocks() const { return images * an_image(); }
+    Index room() const { return most_rows() * 6 * width() + 2 * tokens * tokens; }  // numbers that a thread works in
 };
 
+// In the order of windows.
 struct WindowsKept {
-    float *qkv, *attended, *inverse;  // in the order of windows: [rows, 3 width] at their lengths and turned; [rows,
-                                      // width]; [rows, 2 heads], what queries and keys were multiplied by
+    float* qkv;       // [rows, 3 width], at their lengths and turned
+    float* attended;  // [rows, width]
+    float* inverse;   // [rows, 2 heads]: what queries and keys were multiplied by, but for the root of the scale
+    WindowsKept from(Index row, Index width, Index heads) const {
+        return {qkv + row * 3 * width, attended + row * width, inverse + row * 2 * heads};
+    }
 };
 
 namespace {
 
+// Windows of an image that are worked on together.
 struct WindowBlock {
-    Index image, window, first, windows, rows;  // `first`: of the rows in the order of windows
-    WindowBlock(const Windows& s, Index block) {
-        image = block / s.an_image(), window = block % s.an_image() * s.block;
-        windows = std::min(s.block, s.windows - window), rows = windows * s.tokens;
-        first = image * s.rows() + window * s.tokens;
-    }
+    Index image, window, windows, first, rows;  // the first window and how many; the same of rows, in their order
+    const Index* order;
+    WindowBlock(const Windows& s, Index block)
+        : image(block / s.an_image()), window(block % s.an_image() * s.block),
+          windows(std::min(s.block, s.windows - window)), first(image * s.rows() + window * s.tokens),
+          rows(windows * s.tokens), order(s.order + first) {}
+    Index cell(const Windows& s, Index row) const { return order[row] - image * s.rows(); }
 };
 
 // The weights of a window's head: softmax over keys of the products, one row for each query.
@@ -73,7 +80,8 @@ inline void to_similarity(const Windows& s, Index cell, const float* root, float
     }
 }
 
-// The gradients of queries and keys from those of what `to_similarity` made of them, in place; `part` of each head's scale.
+// The gradients of queries and keys from those of what `to_similarity` made of them, in place; in `part` those of the
+// heads' scales are added up.
 inline void from_similarity(const Windows& s, Index cell, const float* root, const float* qkv, const float* inverse,
                             float* grad, float* part) {
     for (Index pair = 0; pair < 2 * s.heads; pair++) {
@@ -108,111 +116,124 @@ inline void attention_gradient(const Windows& s, Index window, const float* qkv,
     s.gemm.product<true, false>(count, s.features, count, grad_weights, count, q, step, grad_qkv + width, step);
 }
 
+struct WindowsTensors {
+    const float *x, *scale, *qkv, *root, *out;
+    WindowsKept kept;
+};
+
+// Some windows forwards; what is kept is that of the block.
+inline void attend(const Windows& s, const WindowsTensors& t, const WindowBlock& at, const WindowsKept& kept, float* y,
+                   float* normal, float* weights) {
+    const Index width = s.width();
+    for (Index row = 0; row < at.rows; row++)
+        normalise(t.x + at.order[row] * width, t.scale + at.image * width, width, s.epsilon, normal + row * width);
+    s.gemm.product<false, true>(at.rows, 3 * width, width, normal, width, t.qkv, width, kept.qkv, 3 * width);
+    for (Index row = 0; row < at.rows; row++)
+        to_similarity(s, at.cell(s, row), t.root, kept.qkv + row * 3 * width, kept.inverse + row * 2 * s.heads);
+    for (Index pair = 0; pair < at.windows * s.heads; pair++) {
+        const Index window = pair / s.heads, row = window * s.tokens, column = pair % s.heads * s.features;
+        const float* q = kept.qkv + row * 3 * width + column;
+        attention_weights(s, q, q + width, at.window + window, weights);
+        s.gemm.product<false, false>(s.tokens, s.features, s.tokens, weights, s.tokens, q + 2 * width, 3 * width,
+                                     kept.attended + row * width + column, width);
+    }
+    s.gemm.product<false, true>(at.rows, width, width, kept.attended, width, t.out, width, normal, width);
+    for (Index row = 0; row < at.rows; row++) {
+        const float *from = t.x + at.order[row] * width, *more = normal + row * width;
+        float* to = y + at.order[row] * width;
+#pragma omp simd
+        for (Index i = 0; i < width; i++) to[i] = from[i] + more[i];
+    }
+}
+
+struct WindowsGradients {
+    const float* grad;
+    float *x, *qkv, *out;
+    float *part, *root_part;  // of the scales' gradients, for each block
+};
+
+// Some windows backwards; gradients of the matrices are added to what is there or put in its place.
+inline void attend_gradient(const Windows& s, const WindowsTensors& t, const WindowsGradients& grads, Index block,
+                            bool add, float* room) {
+    const Index width = s.width(), many = s.most_rows() * width;
+    const WindowBlock at(s, block);
+    const WindowsKept kept = t.kept.from(at.first, width, s.heads);
+    const float* factor = t.scale + at.image * width;
+    float *normal = room, *grad = normal + many, *grad_attended = grad + many, *grad_all = grad_attended + many;
+    float *weights = grad_all + 3 * many, *grad_weights = weights + s.tokens * s.tokens;
+    for (Index row = 0; row < at.rows; row++) {
+        std::memcpy(grad + row * width, grads.grad + at.order[row] * width, width * sizeof(float));
+        normalise(t.x + at.order[row] * width, factor, width, s.epsilon, normal + row * width);
+    }
+    s.gemm.product<false, false>(at.rows, width, width, grad, width, t.out, width, grad_attended, width);
+    s.gemm.product<true, false>(width, width, at.rows, grad, width, kept.attended, width, grads.out, width, add);
+    for (Index pair = 0; pair < at.windows * s.heads; pair++) {
+        const Index window = pair / s.heads, row = window * s.tokens, column = pair % s.heads * s.features;
+        const Index in_one = row * width + column, in_three = row * 3 * width + column;
+        attention_gradient(s, at.window + window, kept.qkv + in_three, kept.attended + in_one, grad_attended + in_one,
+                           grad_all + in_three, weights, grad_weights);
+    }
+    for (Index row = 0; row < at.rows; row++)
+        from_similarity(s, at.cell(s, row), t.root, kept.qkv + row * 3 * width, kept.inverse + row * 2 * s.heads,
+                        grad_all + row * 3 * width, grads.root_part + block * s.heads);
+    s.gemm.product<true, false>(3 * width, width, at.rows, grad_all, 3 * width, normal, width, grads.qkv, width, add);
+    s.gemm.product<false, false>(at.rows, width, 3 * width, grad_all, 3 * width, t.qkv, width, grad_attended, width);
+    for (Index row = 0; row < at.rows; row++) {
+        const float* from = t.x + at.order[row] * width;
+        normalise_gradient(grad_attended + row * width, grad + row * width, from, factor,
+                           inverse_of(from, width, s.epsilon), width, grads.x + at.order[row] * width,
+                           grads.part + block * width);
+    }
+}
+
 }  // namespace
 
-// `kept` is for the gradient, or its pointers are null.
+// `kept` is for the gradient, or its pointers are null. Scratch: room() for each thread.
 EXPORTED void hdit_windows(const Windows* shape, const float* x, const float* scale, const float* qkv,
                            const float* root, const float* out, const WindowsKept* kept, float* y, float* scratch,
                            int threads) {
     const Windows s = *shape;
-    const Index width = s.width(), blocks = s.images * s.an_image();
-    std::vector<float> inverses(kept->inverse ? 0 : threads * s.most_rows() * 2 * s.heads);
+    const WindowsTensors tensors{x, scale, qkv, root, out, *kept};
+    const Index width = s.width(), many = s.most_rows() * width, inverses = s.most_rows() * 2 * s.heads;
+    std::vector<float> unkept_inverses(kept->qkv ? 0 : threads * inverses);
 #pragma omp parallel num_threads(threads)
     {
         const Index thread = omp_get_thread_num();
-        float *normal = scratch + thread * s.scratch(), *unkept_qkv = normal + s.most_rows() * width;
-        float *unkept = unkept_qkv + 3 * s.most_rows() * width, *weights = unkept + s.most_rows() * width;
+        float *normal = scratch + thread * s.room(), *weights = normal + 5 * many;
+        const WindowsKept unkept{normal + many, normal + 4 * many, unkept_inverses.data() + thread * inverses};
         const Alone alone(s.gemm);
 #pragma omp for schedule(static)
-        for (Index block = 0; block < blocks; block++) {
+        for (Index block = 0; block < s.blocks(); block++) {
             const WindowBlock at(s, block);
-            const Index* order = s.order + at.first;
-            float* all = kept->qkv ? kept->qkv + at.first * 3 * width : unkept_qkv;
-            float* attended = kept->attended ? kept->attended + at.first * width : unkept;
-            float* inverse = kept->inverse ? kept->inverse + at.first * 2 * s.heads
-                                           : inverses.data() + thread * s.most_rows() * 2 * s.heads;
-            for (Index row = 0; row < at.rows; row++)
-                normalise(x + order[row] * width, scale + at.image * width, width, s.epsilon, normal + row * width);
-            s.gemm.product<false, true>(at.rows, 3 * width, width, normal, width, qkv, width, all, 3 * width);
-            for (Index row = 0; row < at.rows; row++)
-                to_similarity(s, order[row] - at.image * s.rows(), root, all + row * 3 * width,
-                              inverse + row * 2 * s.heads);
-            for (Index pair = 0; pair < at.windows * s.heads; pair++) {
-                const Index window = pair / s.heads, row = window * s.tokens, column = pair % s.heads * s.features;
-                const float* q = all + row * 3 * width + column;
-                attention_weights(s, q, q + width, at.window + window, weights);
-                s.gemm.product<false, false>(s.tokens, s.features, s.tokens, weights, s.tokens, q + 2 * width,
-                                             3 * width, attended + row * width + column, width);
-            }
-            s.gemm.product<false, true>(at.rows, width, width, attended, width, out, width, normal, width);
-            for (Index row = 0; row < at.rows; row++) {
-                const float *from = x + order[row] * width, *more = normal + row * width;
-                float* to = y + order[row] * width;
-#pragma omp simd
-                for (Index i = 0; i < width; i++) to[i] = from[i] + more[i];
-            }
+            attend(s, tensors, at, kept->qkv ? kept->from(at.first, width, s.heads) : unkept, y, normal, weights);
         }
     }
 }
 
-// Scratch: scratch() for each thread, and (lanes - 1) weights(). grad_root is that of the scale, times 2 scale.
+// Scratch: room() for each thread, and (lanes - 1) weights(). grad_root is that of the scale, times 2 scale.
 EXPORTED void hdit_windows_gradient(const Windows* shape, const float* grad, const float* x, const float* scale,
                                     const float* qkv, const float* root, const float* out, const WindowsKept* kept,
                                     float* grad_x, float* grad_scale, float* grad_qkv, float* grad_root,
                                     float* grad_out, float* scratch, int threads) {
     const Windows s = *shape;
-    const Index width = s.width(), blocks = s.images * s.an_image(), matrix = width * width;
-    float* sums = scratch + threads * s.scratch();
-    std::vector<float> parts(blocks * width), root_parts(blocks * s.heads), inverses(s.images * s.rows());
+    const WindowsTensors tensors{x, scale, qkv, root, out, *kept};
+    const Index width = s.width(), blocks = s.blocks(), matrix = width * width;
+    float* sums = scratch + threads * s.room();
+    std::vector<float> parts(blocks * width), root_parts(blocks * s.heads);
 #pragma omp parallel num_threads(threads)
     {
-        float *normal = scratch + omp_get_thread_num() * s.scratch(), *grads = normal + s.most_rows() * width;
-        float *grad_attended = grads + s.most_rows() * width, *grad_all = grad_attended + s.most_rows() * width;
-        float *weights = grad_all + 3 * s.most_rows() * width, *grad_weights = weights + s.tokens * s.tokens;
+        float* room = scratch + omp_get_thread_num() * s.room();
         const Alone alone(s.gemm);
 #pragma omp for schedule(static)
         for (Index lane = 0; lane < s.lanes; lane++) {
-            float* sum_qkv = lane ? sums + (lane - 1) * s.weights() : grad_qkv;
-            float* sum_out = lane ? sum_qkv + 3 * matrix : grad_out;
+            float* qkv_sum = lane ? sums + (lane - 1) * s.weights() : grad_qkv;
+            float* out_sum = lane ? qkv_sum + 3 * matrix : grad_out;
+            const WindowsGradients grads{grad, grad_x, qkv_sum, out_sum, parts.data(), root_parts.data()};
             const Index begin = blocks * lane / s.lanes, end = blocks * (lane + 1) / s.lanes;
-            for (Index block = begin; block < end; block++) {
-                const WindowBlock at(s, block);
-                const Index* order = s.order + at.first;
-                const float* factor = scale + at.image * width;
-                const float *all = kept->qkv + at.first * 3 * width, *attended = kept->attended + at.first * width;
-                float* inverse = inverses.data() + at.first;
-                for (Index row = 0; row < at.rows; row++) {
-                    std::memcpy(grads + row * width, grad + order[row] * width, width * sizeof(float));
-                    inverse[row] = normalise(x + order[row] * width, factor, width, s.epsilon, normal + row * width);
-                }
-                s.gemm.product<false, false>(at.rows, width, width, grads, width, out, width, grad_attended, width);
-                s.gemm.product<true, false>(width, width, at.rows, grads, width, attended, width, sum_out, width,
-                                            block > begin);
-                for (Index pair = 0; pair < at.windows * s.heads; pair++) {
-                    const Index window = pair / s.heads, row = window * s.tokens, column = pair % s.heads * s.features;
-                    attention_gradient(s, at.window + window, all + row * 3 * width + column,
-                                       attended + row * width + column, grad_attended + row * width + column,
-                                       grad_all + row * 3 * width + column, weights, grad_weights);
-                }
-                for (Index row = 0; row < at.rows; row++)
-                    from_similarity(s, order[row] - at.image * s.rows(), root, all + row * 3 * width,
-                                    kept->inverse + (at.first + row) * 2 * s.heads, grad_all + row * 3 * width,
-                                    root_parts.data() + block * s.heads);
-                s.gemm.product<true, false>(3 * width, width, at.rows, grad_all, 3 * width, normal, width, sum_qkv,
-                                            width, block > begin);
-                s.gemm.product<false, false>(at.rows, width, 3 * width, grad_all, 3 * width, qkv, width, grad_attended,
-                                             width);
-                for (Index row = 0; row < at.rows; row++)
-                    normalise_gradient(grad_attended + row * width, grads + row * width, x + order[row] * width, factor,
-                                       inverse[row], width, grad_x + order[row] * width, parts.data() + block * width);
-            }
+            for (Index block = begin; block < end; block++)
+                attend_gradient(s, tensors, grads, block, block > begin, room);
         }
-#pragma omp for schedule(static)
-        for (Index i = 0; i < s.weights(); i++) {
-            float more = 0;
-            for (Index lane = 1; lane < s.lanes; lane++) more += sums[(lane - 1) * s.weights() + i];
-            (i < 3 * matrix ? grad_qkv[i] : grad_out[i - 3 * matrix]) += more;
-        }
+        add_lanes(sums, s.lanes, 3 * matrix, matrix, grad_qkv, grad_out);
     }
     add_up(parts.data(), s.images, s.an_image(), width, grad_scale);
     add_up(root_parts.data(), 1, blocks, s.heads, grad_root);
