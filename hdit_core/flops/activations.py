@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hdit_core.flops.count import Operation
-from hdit_core.model.native.extent import is_taken
+from hdit_core.model.native.extent import MOST_WINDOW, is_taken
 from hdit_core.recipe.model import FeedForward, LevelRecipe, ModelRecipe, Skip
 
 FLOAT32, INT64 = 4, 8
@@ -69,7 +69,8 @@ def blocks_in_one_pass(model: ModelRecipe, index: int, grid: tuple[int, int], va
     if value_bytes != FLOAT32 or model.norm != "rms" or level.dropout > 0:
         return frozenset()
     blocks: set[Operation] = set()
-    if level.attention == "shifted-window" and is_taken(rows, 4 * level.width**2):
+    small = level.attention == "shifted-window" and level.window_size**2 <= MOST_WINDOW
+    if small and is_taken(rows, 4 * level.width**2):
         blocks.add("attention")
     if model.feed_forward == "geglu" and is_taken(rows, 3 * level.width * level.hidden):
         blocks.add("feed-forward")

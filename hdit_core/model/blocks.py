@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from hdit_core.model.attention import Operator
 from hdit_core.model.gate import Unit, gated
 from hdit_core.model.initial import Linear, constant, unset
+from hdit_core.model.native.extent import MOST_WINDOW
 from hdit_core.model.native.rows import rows_for
 from hdit_core.model.norm import AdaNorm, AdaRMSNorm
 from hdit_core.model.one_pass import feed_forward_in_one_pass, may_go_in_one_pass, window_attention_in_one_pass
@@ -48,12 +49,13 @@ class AttentionBlock(nn.Module):
         self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"], rotation: Rotation
     ) -> Float[Tensor, "B H W C"] | None:
         """Return the block's result with fewer trips to memory, or None where it must go step by step."""
-        if not isinstance(self.operator, ShiftedWindows) or not may_go_in_one_pass(self, self.qkv, self.out):
+        if not isinstance(self.operator, ShiftedWindows) or self.operator.window_size**2 > MOST_WINDOW:
             return None
-        if not isinstance(self.norm, AdaRMSNorm) or rows_for(x, cond) is None:
+        matrices = (self.qkv.weight, self.out.weight)
+        if rows_for(x, cond, *matrices) is None or not may_go_in_one_pass(self, x, *matrices):
             return None
-        layout = self.operator.layout(x, rotation)
-        scale = self.norm.scale(cond)
+        assert isinstance(self.norm, AdaRMSNorm)
+        layout, scale = self.operator.layout(x, rotation), self.norm.scale(cond)
         return window_attention_in_one_pass(x, scale, self.qkv.weight, self.scale, self.out.weight, layout)
 
     def _in_windows(
@@ -97,11 +99,11 @@ class FeedForwardBlock(nn.Module):
 
     def _in_one_pass(self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"]) -> Float[Tensor, "B H W C"] | None:
         """Return the block's result with fewer trips to memory, or None where it must go step by step."""
-        if self.unit is not gated or not may_go_in_one_pass(self, self.up, self.down):
+        matrices = (self.up.weight, self.down.weight)
+        if self.unit is not gated or rows_for(x, cond, *matrices) is None or not may_go_in_one_pass(self, x, *matrices):
             return None
-        if not isinstance(self.norm, AdaRMSNorm) or rows_for(x, cond) is None:
-            return None
-        return feed_forward_in_one_pass(x, self.norm.scale(cond), self.up.weight, self.down.weight)
+        assert isinstance(self.norm, AdaRMSNorm)
+        return feed_forward_in_one_pass(x, self.norm.scale(cond), *matrices)
 
 
 class TransformerLayer(nn.Module):

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
+from torch.nn.modules import module
 
 from hdit_core.model.initial import Linear
 from hdit_core.model.native.extent import is_taken
@@ -22,7 +24,9 @@ from hdit_core.model.native.windows import (
     window_attention,
     window_attention_gradient,
 )
-from hdit_core.model.norm import EPSILON
+from hdit_core.model.norm import EPSILON, AdaRMSNorm
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 class FeedForwardPass(torch.autograd.Function):
@@ -45,13 +49,18 @@ class FeedForwardPass(torch.autograd.Function):
 
 
 def feed_forward_in_one_pass(
-    x: Float[Tensor, "B *rows C"],
-    scale: Float[Tensor, "B *ones C"],
-    up: Float[Tensor, "F2 C"],
-    down: Float[Tensor, "C F"],
+    x: Float[Tensor, "B *rows C"], scale: Float[Tensor, "..."], up: Float[Tensor, "..."], down: Float[Tensor, "..."]
 ) -> Float[Tensor, "B *rows C"] | None:
-    """Return `x + down gated(up norm(x))`, or None where there is no pass for these."""
-    if rows_for(x, scale, up, down) is None or not _is_taken(x, up, down):
+    """Return `x + down gated(up norm(x))`, or None where there is no pass for these.
+
+    Args:
+        x: the input.
+        scale: `[B, *ones, C]`; this and the matrices of any other shape are left to those who can say what is wrong.
+        up, down: `[2F, C]` and `[C, F]`.
+    """
+    width, hidden = x.shape[-1], down.shape[-1]
+    fit = up.shape == (2 * hidden, width) and down.shape == (width, hidden) and _is_for_each_image(scale, x)
+    if not fit or rows_for(x, scale, up, down) is None or _trains_other_than_all(x, scale, weights=(up, down)):
         return None
     x, scale, up, down = (tensor.contiguous() for tensor in (x, scale, up, down))
     if _asks_for_gradients(x, scale, up, down):
@@ -72,29 +81,45 @@ class WindowPass(torch.autograd.Function):
         weights = Weights(scale, qkv, logit_scale.sqrt(), out)
         result, kept = window_attention(_library(), x, weights, layout, EPSILON, keep=True)
         assert kept is not None
-        ctx.save_for_backward(x, logit_scale, *weights, *kept)
-        ctx.layout = layout
+        ctx.save_for_backward(x, layout.cos, layout.sin, logit_scale, *weights, *kept)
+        ctx.layout = layout.order, layout.windows, layout.tokens, layout.allowed
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, logit_scale, *saved = ctx.saved_tensors
+        x, cos, sin, logit_scale, *saved = ctx.saved_tensors
         weights, kept = Weights(*saved[:4]), Kept(*saved[4:])
-        grad_x, grads = window_attention_gradient(_library(), grad.contiguous(), x, weights, ctx.layout, kept, EPSILON)
+        order, windows, tokens, allowed = ctx.layout
+        layout = Layout(order, windows, tokens, cos, sin, allowed)
+        grad_x, grads = window_attention_gradient(_library(), grad.contiguous(), x, weights, layout, kept, EPSILON)
         return grad_x, grads.scale, grads.qkv, grads.root / (2 * logit_scale), grads.out, None
 
 
 def window_attention_in_one_pass(
     x: Float[Tensor, "B H W C"],
-    scale: Float[Tensor, "B 1 1 C"],
-    qkv: Float[Tensor, "C3 C"],
+    scale: Float[Tensor, "..."],
+    qkv: Float[Tensor, "..."],
     logit_scale: Float[Tensor, " N"],
-    out: Float[Tensor, "C C"],
+    out: Float[Tensor, "..."],
     layout: Layout,
 ) -> Float[Tensor, "B H W C"] | None:
-    """Return `x + out attend(similarity(qkv norm(x)))`, or None where there is no pass for these."""
-    if rows_for(x, scale, qkv, logit_scale, out, layout.cos, layout.sin) is None or not _is_taken(x, qkv, out):
+    """Return `x + out attend(similarity(qkv norm(x)))`, or None where there is no pass for these.
+
+    Args:
+        x: the input.
+        scale: `[B, 1, 1, C]`; this and the matrices of any other shape are left to those who can say what is wrong.
+        qkv, out: `[3C, C]` and `[C, C]`.
+        logit_scale: of each head.
+        layout: of windows and rotations.
+    """
+    width, heads, weights = x.shape[-1], len(logit_scale), (qkv, logit_scale, out)
+    features, cells = width // heads, (*x.shape[1:3], heads)
+    fit = layout.cos.shape == (*cells, features) and layout.sin.shape == (*cells, features // 4)
+    fit = fit and _is_for_each_image(scale, x) and qkv.shape == (3 * width, width) and out.shape == (width, width)
+    if not fit or rows_for(x, scale, *weights, layout.cos, layout.sin) is None:
+        return None
+    if _trains_other_than_all(x, scale, weights=weights):
         return None
     x, scale, qkv, logit_scale, out = (tensor.contiguous() for tensor in (x, scale, qkv, logit_scale, out))
     if _asks_for_gradients(x, scale, qkv, logit_scale, out):
@@ -102,27 +127,39 @@ def window_attention_in_one_pass(
     return window_attention(_library(), x, Weights(scale, qkv, logit_scale.sqrt(), out), layout, EPSILON)[0]
 
 
-def may_go_in_one_pass(block: nn.Module, *products: nn.Module) -> bool:
-    """Return whether a block is nothing but its formula.
+def may_go_in_one_pass(block: nn.Module, x: Float[Tensor, "B *rows C"], *weights: Tensor) -> bool:
+    """Return whether a block is nothing but its formula, and one pass is the faster way to it.
 
-    So it is not traced, not autocast, drops nothing, and nobody looks at what goes through its parts or has put others
-    in place of its products.
+    So it is not traced, not autocast, drops nothing, is not differentiated forwards, and nobody looks at what goes
+    through its parts or has put others in their place.
+
+    Args:
+        block: all of its parts are a norm, products and dropout.
+        x: its input.
+        weights: its matrices.
     """
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+    if not is_taken(x.shape[1:-1].numel(), sum(weight.numel() for weight in weights)) or find_gemm() is None:
         return False
-    parts = list(block.children())
-    drops = block.training and any(isinstance(part, nn.Dropout) and part.p > 0 for part in parts)
-    hooked = any(
-        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
-        for part in parts
-    )
-    counted = torch._C._len_torch_dispatch_stack() > 0  # such as torch's counter of FLOPs
-    return not (drops or hooked or counted) and all(type(product) is Linear for product in products)
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() or torch.is_autocast_enabled("cpu"):
+        return False
+    if forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack() > 0:  # as of torch's counter of FLOPs
+        return False
+    return not module._has_any_global_hook() and all(map(_is_itself, block.children()))
 
 
-def _is_taken(x: Tensor, *weights: Tensor) -> bool:
-    taken = is_taken(x.shape[1:-1].numel(), sum(weight.numel() for weight in weights))
-    return taken and find_gemm() is not None
+def _is_itself(part: nn.Module) -> bool:
+    drops = isinstance(part, nn.Dropout) and part.training and part.p > 0
+    hooked = any(getattr(part, hooks) for hooks in HOOKS)
+    return type(part) in (Linear, AdaRMSNorm, nn.Dropout) and "forward" not in vars(part) and not (drops or hooked)
+
+
+def _is_for_each_image(scale: Tensor, x: Tensor) -> bool:
+    return scale.shape == (len(x), *[1] * (x.ndim - 2), x.shape[-1])
+
+
+def _trains_other_than_all(*others: Tensor, weights: tuple[Tensor, ...]) -> bool:
+    """Return whether gradients are asked for, but not of all weights: a pass always works those out."""
+    return _asks_for_gradients(*others, *weights) and not all(weight.requires_grad for weight in weights)
 
 
 def _asks_for_gradients(*tensors: Tensor) -> bool:

@@ -53,8 +53,10 @@ class Measured:
 
     @property
     def pass_threads(self) -> int:
-        """Threads of the compiled passes of whole blocks; 0 where there were none: they need MKL, which is for x86."""
-        return self.threads if self.on_cpu and self.system.lower().endswith(X86) else 0
+        """Threads of the compiled passes of whole blocks; 0 where there were none: they need POSIX and MKL, so x86."""
+        system = self.system.lower()
+        there = self.on_cpu and system.endswith(X86) and not system.startswith("windows")
+        return self.threads if there else 0
 
 
 def read_measured(path: Path) -> Measured:
@@ -71,12 +73,15 @@ def read_measured(path: Path) -> Measured:
         if not (0 < seconds < float("inf") and 0 < flops < float("inf") and images > 0):
             raise ValueError("times, operations and images have to be positive")
         peak, machine = found["peak_bytes"], found["machine"]
+        threads = int(machine.get("threads", 1))
+        if threads < 1:
+            raise ValueError("threads have to be positive")
         what = str(machine["device"]), str(machine["processor"]), str(found["recipe"])
-        where = int(machine.get("threads", 1)), str(machine.get("system", ""))
-        return Measured(*what, images, flops, seconds, None if peak is None else int(peak), *where)
+        system = str(machine.get("system", ""))
+        return Measured(*what, images, flops, seconds, None if peak is None else int(peak), threads, system)
     except OSError as problem:
         raise UsageError(f"--measured {path}: cannot be read ({problem.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         raise UsageError(
             f"--measured {path}: not what `hdit bench train RECIPE --json` prints; make it with that command"
         ) from None

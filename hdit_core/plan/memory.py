@@ -18,7 +18,7 @@ from hdit_core.flops.activations import (
     patch_bytes,
 )
 from hdit_core.flops.count import count
-from hdit_core.model.native.extent import feed_forward_scratch, windows_scratch
+from hdit_core.model.native.extent import feed_forward_blocks, feed_forward_lanes, window_lanes
 from hdit_core.plan.sharding import hidden_numbers
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
@@ -180,21 +180,33 @@ def _work_bytes(model: ModelRecipe, index: int, images: int, place: Place) -> in
     """
     level, grid = model.levels[index], model.grid(index)
     tokens, width = images * grid[0] * grid[1], level.width
-    one_pass = blocks_in_one_pass(model, index, grid, place.value_bytes) if place.pass_threads else frozenset()
     gated = tokens * place.value_bytes * (width + 2 * level.hidden)
-    if "feed-forward" in one_pass:
-        _, scratch = feed_forward_scratch(images, grid[0] * grid[1], width, level.hidden, place.pass_threads)
-        gated = FLOAT32 * (tokens * 2 * width + scratch)
     attended = tokens * place.value_bytes * 5 * width
     if level.attention == "neighborhood" and place.attention == "native":
         attended += tokens * FLOAT32 * level.heads * level.kernel_size**2
-    if "attention" in one_pass:
-        of_window = level.window_size**2
-        windows = grid[0] * grid[1] // of_window
-        *_, scratch = windows_scratch(images, windows, of_window, width, place.pass_threads)
-        attended = FLOAT32 * (tokens * 2 * width + scratch)
+    if place.pass_threads > 0:
+        one_pass = blocks_in_one_pass(model, index, grid, place.value_bytes)
+        gated = _feed_forward_room(level, grid, images, place.pass_threads) if "feed-forward" in one_pass else gated
+        attended = _windows_room(level, grid, images, place.pass_threads) if "attention" in one_pass else attended
+        kept = layer_bytes(model, index, grid, place.value_bytes, place.attention, one_pass=True)
+        attended -= images * kept["feed-forward"]  # which is let go of before
     plain = tokens * (FLOAT32 * 5 * width + place.value_bytes * width) if place.attention == "fused" else 0
     return max(gated, attended, plain)
+
+
+def _feed_forward_room(level: LevelRecipe, grid: tuple[int, int], images: int, threads: int) -> int:
+    """Return what a feed-forward block in one pass takes: forth its output, back the gradients before and behind it."""
+    rows, width, hidden = grid[0] * grid[1], level.width, level.hidden
+    *_, forth = feed_forward_blocks(images * rows, width, hidden, threads, keep=True)
+    _, back = feed_forward_lanes(images, rows, width, hidden, threads)
+    return FLOAT32 * (images * rows * width + max(forth, images * rows * width + back))
+
+
+def _windows_room(level: LevelRecipe, grid: tuple[int, int], images: int, threads: int) -> int:
+    """Return the same of an attention block with windows."""
+    rows, tokens = grid[0] * grid[1], level.window_size**2
+    _, forth, back = window_lanes(images, rows // tokens, tokens, level.width, threads)
+    return FLOAT32 * (images * rows * level.width + max(forth, images * rows * level.width + back))
 
 
 def _copies(model: ModelRecipe, parameters: int, place: Place) -> int:

@@ -10,9 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from hdit_core.model import blocks
 from hdit_core.model.blocks import FeedForwardBlock
 from hdit_core.model.gate import UNITS, gated
-from hdit_core.model.native import extent, feed_forward, gemm
+from hdit_core.model.native import extent, gemm, rows
 from hdit_core.model.native.rows import load_rows
 from hdit_core.model.norm import ADA_NORMS, AdaRMSNorm
+from hdit_core.model.one_pass import feed_forward_in_one_pass
 
 needs_both = pytest.mark.skipif(
     isinstance(load_rows(), str) or gemm.find_gemm() is None,
@@ -77,7 +78,7 @@ def gradients(block, x, cond):
 def test_its_bits_are_those_of_one_step_after_the_other(
     sizes, block_numbers, threads, passes, step_by_step, monkeypatch
 ):
-    monkeypatch.setattr(feed_forward, "BLOCK_NUMBERS", block_numbers)
+    monkeypatch.setattr(extent, "BLOCK_NUMBERS", block_numbers)
     block, x, cond = block_and_inputs(*sizes)
     given = x.clone()
     expected = step_by_step(block, x, cond).detach()
@@ -206,7 +207,17 @@ def test_where_it_does_not_pay_it_goes_step_by_step(sizes, passes, step_by_step)
     block, x, cond = block_and_inputs(*sizes)
     with torch.no_grad():
         assert torch.equal(block(x, cond), step_by_step(block, x, cond))
-    assert passes == [False]
+    assert passes == []
+
+
+@needs_both
+def test_what_does_not_fit_is_left_to_one_step_after_the_other():
+    x, scale, up, down = torch.randn(3, 8, 16, 24), torch.rand(3, 1, 1, 24), torch.randn(144, 24), torch.randn(24, 72)
+    assert feed_forward_in_one_pass(x, scale, up, down) is not None
+    for wrong in ((x, scale[:1]), (x, scale[:2]), (x[..., :16].contiguous(), scale), (x, scale[:, 0])):
+        assert feed_forward_in_one_pass(*wrong, up, down) is None
+    assert feed_forward_in_one_pass(x, scale, up[:-1], down) is None
+    assert feed_forward_in_one_pass(x, scale, up, down[:-1]) is None
 
 
 def test_what_pays_depends_on_an_image_and_not_on_how_many_there_are():
@@ -219,7 +230,9 @@ def test_without_mkl_it_goes_step_by_step(monkeypatch, passes):
     try:
         assert gemm.find_gemm() is None
         block, x, cond = block_and_inputs()
-        assert block(x, cond).isfinite().all() and passes == [False]
+        assert block(x, cond).isfinite().all() and passes == []
+        note = rows.rows_note(torch.device("cpu"), torch.float32)
+        assert note is None or "native" not in note or note.endswith("no block in one pass: torch has no MKL here")
     finally:
         gemm.find_gemm.cache_clear()
 

@@ -6,8 +6,14 @@ LEAST_ROWS = 64
 MOST_WEIGHTS = 2**20
 """Numbers of a block's matrices, 4 MiB: larger ones would be fetched from afar for each block of rows."""
 
+MOST_WINDOW = 1024
+"""Tokens of a window, whose weights are all there at once."""
+
 WINDOW_ROWS = 128
 """Rows that are worked on at a time where they come in windows, about."""
+
+BLOCK_NUMBERS = 320 * 1024
+"""Numbers that a block of the feed-forward pass works on: 1.25 MiB, which a core keeps to itself."""
 
 NARROW_ROWS, WIDE_ROWS = 128, 256
 """Rows that the gradient of a feed-forward block is worked out for at a time."""
@@ -28,11 +34,34 @@ def gradient_rows(rows: int, width: int) -> int:
     return min(rows, max(NARROW_ROWS, min(width, WIDE_ROWS)))
 
 
-def feed_forward_scratch(images: int, rows: int, width: int, hidden: int, threads: int) -> tuple[int, int]:
-    """Return in how many sums weights' gradients are formed, and the numbers that the backward pass works in."""
+def feed_forward_blocks(rows: int, width: int, hidden: int, threads: int, keep: bool) -> tuple[int, int, int]:
+    """Return into how many blocks all rows are divided, the threads at work, and the numbers that they work in.
+
+    Args:
+        rows: of all images.
+        width: of the tokens.
+        hidden: features.
+        threads: that there are.
+        keep: whether values and gates are kept, and so need no room of their own.
+    """
+    blocks = rows * (width + 3 * hidden) // BLOCK_NUMBERS + 1
+    blocks = min(blocks + -blocks % threads, rows // LEAST_ROWS)
+    threads = min(threads, blocks)
+    return blocks, threads, threads * -(-rows // blocks) * (width + (1 if keep else 3) * hidden)
+
+
+def feed_forward_lanes(images: int, rows: int, width: int, hidden: int, threads: int) -> tuple[int, int]:
+    """Return the threads that form sums of weights' gradients, each its own, and the numbers that they work in.
+
+    Args:
+        images, rows: how many, and rows of each.
+        width: of the tokens.
+        hidden: features.
+        threads: that there are.
+    """
     block = gradient_rows(rows, width)
     lanes = min(threads, images * -(-rows // block))
-    return lanes, threads * block * (2 * width + 3 * hidden) + (lanes - 1) * 3 * width * hidden
+    return lanes, lanes * block * (2 * width + 3 * hidden) + (lanes - 1) * 3 * width * hidden
 
 
 def windows_at_a_time(windows: int, tokens: int) -> int:
@@ -45,9 +74,15 @@ def windows_at_a_time(windows: int, tokens: int) -> int:
     return min(max(WINDOW_ROWS // tokens, 1), windows)
 
 
-def windows_scratch(images: int, windows: int, tokens: int, width: int, threads: int) -> tuple[int, int, int]:
-    """Return in how many sums weights' gradients are formed, and the numbers that a pass works in, forth and back."""
+def window_lanes(images: int, windows: int, tokens: int, width: int, threads: int) -> tuple[int, int, int]:
+    """Return the threads that form sums of weights' gradients, and the numbers that they work in, forth and back.
+
+    Args:
+        images, windows, tokens: how many, windows of each, and tokens of a window.
+        width: of the tokens.
+        threads: that there are.
+    """
     block = windows_at_a_time(windows, tokens)
     lanes = min(threads, images * -(-windows // block))
-    forth = threads * (block * tokens * 6 * width + 2 * tokens**2)
+    forth = lanes * (block * tokens * 6 * width + 2 * tokens**2)
     return lanes, forth, forth + (lanes - 1) * 4 * width**2

@@ -14,8 +14,8 @@ struct FeedForward {
     Index most_rows() const { return (images * rows + blocks - 1) / blocks; }
 };
 
-// `kept` [rows, 2 hidden], values and gates, is for the gradient, or null. Scratch: most_rows() (width + 3 hidden) for
-// each thread. With products whose sums do not depend on the number of their rows, the bits are those of one step after
+// `kept` [rows, 2 hidden], values and gates, is for the gradient, or null. Scratch: most_rows() (width + hidden) for each
+// thread, and 2 hidden more for each row where nothing is kept. With products whose sums do not depend on the number of their rows, the bits are those of one step after
 // the other, whatever the number of blocks.
 EXPORTED void hdit_feed_forward(const FeedForward* shape, const float* x, const float* scale, const float* up,
                                 const float* down, float* kept, float* y, float* scratch, float epsilon, int threads) {
@@ -23,7 +23,7 @@ EXPORTED void hdit_feed_forward(const FeedForward* shape, const float* x, const 
     const Index total = s.images * s.rows, width = s.width, hidden = s.hidden, most = s.most_rows();
 #pragma omp parallel num_threads(threads)
     {
-        float* normal = scratch + omp_get_thread_num() * most * (width + 3 * hidden);
+        float* normal = scratch + omp_get_thread_num() * most * (width + (kept ? 1 : 3) * hidden);
         float *units = normal + most * width, *unkept = units + most * hidden;
         const Alone alone(s.gemm);
 #pragma omp for schedule(static)

@@ -7,12 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hdit_core.model.native.extent import LEAST_ROWS, feed_forward_scratch, gradient_rows
+from hdit_core.model.native.extent import feed_forward_blocks, feed_forward_lanes, gradient_rows
 from hdit_core.model.native.gemm import Gemm, find_gemm
 from hdit_core.model.native.rows import Rows
-
-BLOCK_NUMBERS = 320 * 1024
-"""Numbers that a block of the forward pass works on: 1.25 MiB, which a core keeps to itself."""
 
 
 class FeedForward(ctypes.Structure):
@@ -46,14 +43,13 @@ def feed_forward(
         epsilon: of the norm.
         keep: whether a gradient will be asked for.
     """
-    (width, hidden), threads, total = down.shape, torch.get_num_threads(), _rows(x)
-    blocks = total * (width + 3 * hidden) // BLOCK_NUMBERS + 1
-    blocks = min(blocks + -blocks % threads, total // LEAST_ROWS)
+    (width, hidden), total = down.shape, _rows(x)
+    blocks, threads, numbers = feed_forward_blocks(total, width, hidden, torch.get_num_threads(), keep)
     result = torch.empty_like(x)
     kept = x.new_empty(*x.shape[:-1], 2 * hidden) if keep else None
     sizes = FeedForward(len(x), total // len(x), width, hidden, blocks, find_gemm())
-    scratch = x.new_empty(threads, -(-total // blocks) * (width + 3 * hidden))
-    rows.run("hdit_feed_forward", sizes, x, scale, up, down, kept, result, scratch, epsilon)
+    tensors = (x, scale, up, down, kept, result, x.new_empty(numbers))
+    rows.run("hdit_feed_forward", sizes, *tensors, epsilon, threads=threads)
     return result, kept
 
 
@@ -68,13 +64,13 @@ def feed_forward_gradient(
     epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of x, scale, up and down; the last bits of the matrices' depend on the number of threads."""
-    (width, hidden), images, threads = down.shape, len(x), torch.get_num_threads()
+    (width, hidden), images = down.shape, len(x)
     count = _rows(x) // images
-    lanes, numbers = feed_forward_scratch(images, count, width, hidden, threads)
+    lanes, numbers = feed_forward_lanes(images, count, width, hidden, torch.get_num_threads())
     sizes = FeedForwardGradient(images, count, width, hidden, gradient_rows(count, width), lanes, find_gemm())
     grad_x, grad_scale, grad_up, grad_down = (torch.empty_like(tensor) for tensor in (x, scale, up, down))
     outputs = (grad_x, grad_scale, grad_up, grad_down, x.new_empty(numbers))
-    rows.run("hdit_feed_forward_gradient", sizes, grad, x, scale, up, down, kept, *outputs, epsilon)
+    rows.run("hdit_feed_forward_gradient", sizes, grad, x, scale, up, down, kept, *outputs, epsilon, threads=lanes)
     return grad_x, grad_scale, grad_up, grad_down
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hdit_core.files import cache_folder
 from hdit_core.model.native.compiler import CompileError, library_path
+from hdit_core.model.native.gemm import find_gemm
 from hdit_core.model.native.library import View, view
 
 FLAGS = ("-O3", "-fopenmp", "-fno-trapping-math")  # OpenMP: its threads are those of torch, which are awake
@@ -29,6 +30,9 @@ ARGUMENTS = {
     "hdit_similarity": [c_void_p] * 7 + [c_float, c_int],
     "hdit_similarity_gradient": [c_void_p] * 9 + [c_int],
 }
+
+
+Argument = Tensor | ctypes.Structure | ctypes.Array[View] | int | float | None
 
 
 class Heads(ctypes.Structure):
@@ -103,10 +107,10 @@ class Rows:
         self.run("hdit_similarity_gradient", _heads(qkv), views, *tensors)
         return grad_qkv, grad_root
 
-    def run(self, name: str, *arguments: Tensor | ctypes.Structure | ctypes.Array[View] | int | float | None) -> None:
-        """Call a function of the library with these arguments and torch's number of threads."""
+    def run(self, name: str, *arguments: Argument, threads: int | None = None) -> None:
+        """Call a function of the library with these arguments and so many threads; by default as many as torch has."""
         plain = (x.data_ptr() if isinstance(x, Tensor) else _pointer(x) for x in arguments)
-        self._functions[name](*plain, torch.get_num_threads())
+        self._functions[name](*plain, threads or torch.get_num_threads())
 
 
 def _pointer(x: ctypes.Structure | ctypes.Array[View] | int | float | None) -> int | float | None:
@@ -138,8 +142,10 @@ def rows_note(device: torch.device, dtype: torch.dtype) -> str | None:
     if device.type != "cpu" or dtype != torch.float32:
         return None
     found = load_rows()
-    way = f"PyTorch (CPU): {found}" if isinstance(found, str) else "native C++ (CPU)"
-    return f"norms, rotary positions and gated units: {way}"
+    if isinstance(found, str):
+        return f"norms, rotary positions and gated units: PyTorch (CPU): {found}"
+    blocks = "narrow blocks in one pass" if find_gemm() is not None else "no block in one pass: torch has no MKL here"
+    return f"norms, rotary positions and gated units: native C++ (CPU), {blocks}"
 
 
 def rows_for(*tensors: Tensor) -> Rows | None:

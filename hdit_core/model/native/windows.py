@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from hdit_core.model.native.extent import windows_at_a_time, windows_scratch
+from hdit_core.model.native.extent import window_lanes, windows_at_a_time
 from hdit_core.model.native.gemm import Gemm, find_gemm
 from hdit_core.model.native.rows import Rows
 
@@ -74,7 +74,7 @@ def window_attention(
     kept = Kept(*(x.new_empty(count, features) for features in (3 * width, width, 2 * heads))) if keep else None
     result = torch.empty_like(x)
     tensors = (x, weights.scale, weights.qkv, weights.root, weights.out, _pointers(kept), result, x.new_empty(forth))
-    rows.run("hdit_windows", sizes, *tensors)
+    rows.run("hdit_windows", sizes, *tensors, threads=sizes.lanes)
     return result, kept
 
 
@@ -88,14 +88,14 @@ def window_attention_gradient(
     sizes, _, back = _sizes(x, weights, layout, epsilon)
     grad_x, grads = torch.empty_like(x), Weights(*map(torch.empty_like, weights))
     inputs = (grad, x, weights.scale, weights.qkv, weights.root, weights.out, _pointers(kept))
-    rows.run("hdit_windows_gradient", sizes, *inputs, grad_x, *grads, x.new_empty(back))
+    rows.run("hdit_windows_gradient", sizes, *inputs, grad_x, *grads, x.new_empty(back), threads=sizes.lanes)
     return grad_x, grads
 
 
 def _sizes(x: Tensor, weights: Weights, layout: Layout, epsilon: float) -> tuple[Windows, int, int]:
     """Return the sizes, and the numbers that a pass works in, forth and back."""
     images, windows, tokens, width, heads = len(x), layout.windows, layout.tokens, x.shape[-1], len(weights.root)
-    lanes, forth, back = windows_scratch(images, windows, tokens, width, torch.get_num_threads())
+    lanes, forth, back = window_lanes(images, windows, tokens, width, torch.get_num_threads())
     counts = (images, windows, tokens, heads, width // heads, windows_at_a_time(windows, tokens), lanes)
     tensors = (layout.order, layout.cos, layout.sin, layout.allowed)
     pointers = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
