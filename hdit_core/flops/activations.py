@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hdit_core.flops.count import Operation
-from hdit_core.model.native.extent import MOST_WINDOW, is_taken
+from hdit_core.model.native.extent import MOST_GLOBAL, MOST_WINDOW, is_taken
 from hdit_core.recipe.model import FeedForward, LevelRecipe, ModelRecipe, Skip
 
 FLOAT32, INT64 = 4, 8
@@ -50,7 +50,8 @@ def kept_for_backward(
         image_size: rows and columns in pixels; default the network's own.
         value_bytes: of a number in the products: 4 for float32, 2 for bfloat16.
         attention: what neighborhood attention keeps.
-        one_pass: whether the compiled passes of whole blocks can be had: on a CPU, where torch multiplies by MKL.
+        one_pass: whether the compiled passes of whole blocks can be had: on a CPU, where torch multiplies by MKL, and
+            with an image for each thread.
     """
     image_size = image_size or model.image_size
     kept = [*_layers(model, image_size, value_bytes, attention, one_pass), *_joints(model, image_size, value_bytes)]
@@ -63,14 +64,25 @@ def layers_at(model: ModelRecipe, index: int) -> int:
     return depth if index == len(model.levels) - 1 else 2 * depth
 
 
-def blocks_in_one_pass(model: ModelRecipe, index: int, grid: tuple[int, int], value_bytes: int) -> frozenset[Operation]:
-    """Return which blocks of a layer run in one compiled pass, where those can be had: attention's, feed-forward's."""
+def blocks_in_one_pass(
+    model: ModelRecipe, index: int, grid: tuple[int, int], value_bytes: int, each_has_one: bool = True
+) -> frozenset[Operation]:
+    """Return which blocks of a layer are trained in one compiled pass, where those can be had.
+
+    Args:
+        model: the network.
+        index: of the level.
+        grid: of its tokens.
+        value_bytes: of a number in the products.
+        each_has_one: whether there is an image for each thread.
+    """
     level, rows = model.levels[index], grid[0] * grid[1]
     if value_bytes != FLOAT32 or model.norm != "rms" or level.dropout > 0:
         return frozenset()
     blocks: set[Operation] = set()
-    small = level.attention == "shifted-window" and level.window_size**2 <= MOST_WINDOW
-    if small and is_taken(rows, 4 * level.width**2):
+    windows = level.attention == "shifted-window" and level.window_size**2 <= MOST_WINDOW
+    windows |= level.attention == "global" and rows <= MOST_GLOBAL and each_has_one
+    if windows and is_taken(rows, 4 * level.width**2):
         blocks.add("attention")
     if model.feed_forward == "geglu" and is_taken(rows, 3 * level.width * level.hidden):
         blocks.add("feed-forward")
@@ -83,24 +95,32 @@ def layer_bytes(
     grid: tuple[int, int],
     value_bytes: int,
     attention: AttentionKind,
-    one_pass: bool = False,
+    one_pass: frozenset[Operation] = frozenset(),
 ) -> dict[Operation, int]:
-    """Return what one layer of a level keeps for one image, by operation; its own input is a part of it."""
+    """Return what one layer of a level keeps for one image, by operation; its own input is a part of it.
+
+    Args:
+        model: the network.
+        index: of the level.
+        grid: of its tokens.
+        value_bytes: of a number in the products.
+        attention: what neighborhood attention keeps.
+        one_pass: which blocks run in one compiled pass.
+    """
     level = model.levels[index]
-    blocks = blocks_in_one_pass(model, index, grid, value_bytes) if one_pass else frozenset()
     tokens, width = grid[0] * grid[1], value_bytes * level.width
     drops = int(level.dropout > 0)  # what is dropped is kept as a mask of the type of the products
     units = KEPT_OF_UNIT[model.feed_forward] + drops
     norm = _norm_bytes(model, level.width, value_bytes)
     feed_forward = tokens * (norm + value_bytes * units * level.hidden)
-    if "feed-forward" in blocks:
+    if "feed-forward" in one_pass:
         feed_forward = tokens * (width + value_bytes * 2 * level.hidden)  # its input, values and gates
     if level.attention == "none":
         return {"feed-forward": feed_forward}
     lengths = FLOAT32 * 2 * level.heads  # of queries and keys
     projections = tokens * (norm + (1 + 2 * drops) * width + lengths)
     between = tokens * 5 * width + _weights_bytes(level, grid, attention)  # q k v before the turn, q k after
-    if "attention" in blocks:
+    if "attention" in one_pass:
         projections, between = tokens * (2 * width + lengths), tokens * 3 * width  # input, attended; q k v
     return {"attention projections": projections, "attention": between, "feed-forward": feed_forward}
 
@@ -133,7 +153,9 @@ def _layers(
 ) -> Iterator[Kept]:
     operations: tuple[Operation, ...] = ("attention projections", "attention", "feed-forward")
     for index in range(len(model.levels)):
-        one = layer_bytes(model, index, model.grid(index, image_size), value_bytes, attention, one_pass)
+        grid = model.grid(index, image_size)
+        blocks = blocks_in_one_pass(model, index, grid, value_bytes) if one_pass else frozenset()
+        one = layer_bytes(model, index, grid, value_bytes, attention, blocks)
         for operation in operations:
             if operation in one:
                 yield Kept(index, operation, layers_at(model, index) * one[operation])

@@ -5,16 +5,16 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hdit_core.model.attention import Operator
+from hdit_core.model.attention import Operator, global_attention
 from hdit_core.model.gate import Unit, gated
 from hdit_core.model.initial import Linear, constant, unset
-from hdit_core.model.native.extent import MOST_WINDOW
+from hdit_core.model.native.extent import MOST_GLOBAL, MOST_WINDOW
 from hdit_core.model.native.rows import rows_for
 from hdit_core.model.norm import AdaNorm, AdaRMSNorm
 from hdit_core.model.one_pass import feed_forward_in_one_pass, may_go_in_one_pass, window_attention_in_one_pass
 from hdit_core.model.position import Rotation
 from hdit_core.model.similarity import cosine_rotary
-from hdit_core.model.window import ShiftedWindows
+from hdit_core.model.window import ShiftedWindows, one_window
 
 INITIAL_LOGIT_SCALE = 10.0
 
@@ -49,14 +49,26 @@ class AttentionBlock(nn.Module):
         self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"], rotation: Rotation
     ) -> Float[Tensor, "B H W C"] | None:
         """Return the block's result with fewer trips to memory, or None where it must go step by step."""
-        if not isinstance(self.operator, ShiftedWindows) or self.operator.window_size**2 > MOST_WINDOW:
-            return None
         matrices = (self.qkv.weight, self.out.weight)
-        if rows_for(x, cond, *matrices) is None or not may_go_in_one_pass(self, x, *matrices):
+        if not self._has_windows(x) or rows_for(x, cond, *matrices) is None:
+            return None
+        if not may_go_in_one_pass(self, x, *matrices):
             return None
         assert isinstance(self.norm, AdaRMSNorm)
-        layout, scale = self.operator.layout(x, rotation), self.norm.scale(cond)
+        windows = self.operator
+        layout = windows.layout(x, rotation) if isinstance(windows, ShiftedWindows) else one_window(x, rotation)
+        scale = self.norm.scale(cond)
         return window_attention_in_one_pass(x, scale, self.qkv.weight, self.scale, self.out.weight, layout)
+
+    def _has_windows(self, x: Float[Tensor, "B H W C"]) -> bool:
+        """Return whether attention is to windows, or to so few tokens that a grid is trained as one.
+
+        In sampling it is not: there one image is to be drawn by all threads, and has the bits that it has among others.
+        """
+        if isinstance(self.operator, ShiftedWindows):
+            return self.operator.window_size**2 <= MOST_WINDOW
+        few = self.operator is global_attention and x.shape[1] * x.shape[2] <= MOST_GLOBAL
+        return few and torch.is_grad_enabled() and len(x) >= torch.get_num_threads()
 
     def _in_windows(
         self, windows: ShiftedWindows, normal: Float[Tensor, "B H W C"], rotation: Rotation

@@ -45,6 +45,18 @@ def window_order(
     return (first + order).flatten(), (first + order.argsort()).flatten()
 
 
+@lru_cache(maxsize=64)
+def _in_order(rows: int) -> Places:
+    return torch.arange(rows)
+
+
+def one_window(x: Float[Tensor, "B H W C"], rotation: Rotation) -> Layout:
+    """Return the layout in which a grid is one window: all tokens attend to all."""
+    tokens = x.shape[1] * x.shape[2]
+    cos, sin = (part.contiguous() for part in rotation)
+    return Layout(_in_order(len(x) * tokens), 1, tokens, cos, sin, None)
+
+
 class Permuted(torch.autograd.Function):
     """Rows in another order; the gradient goes the way back, where autograd's own would add up row by row."""
 

@@ -17,7 +17,7 @@ from hdit_core.flops.activations import (
     layer_bytes,
     patch_bytes,
 )
-from hdit_core.flops.count import count
+from hdit_core.flops.count import Operation, count
 from hdit_core.model.native.extent import feed_forward_blocks, feed_forward_lanes, window_lanes
 from hdit_core.plan.sharding import hidden_numbers
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
@@ -156,9 +156,8 @@ def _pieces(model: ModelRecipe, images: int, place: Place, checkpointed: int) ->
 def _layers(model: ModelRecipe, index: int, images: int, place: Place, checkpointed: int) -> Iterator[Piece]:
     """Yield the layers of a level on one way, one by one."""
     level, grid = model.levels[index], model.grid(index)
-    one_pass = place.pass_threads > 0
-    kept_of = layer_bytes(model, index, grid, place.value_bytes, place.attention, one_pass)
-    whole = images * sum(kept_of.values())
+    one_pass = _in_one_pass(model, index, images, place)
+    whole = images * sum(layer_bytes(model, index, grid, place.value_bytes, place.attention, one_pass).values())
     work = _work_bytes(model, index, images, place)
     parameters = _layer_parameters(model, level)
     if index < checkpointed:
@@ -185,13 +184,21 @@ def _work_bytes(model: ModelRecipe, index: int, images: int, place: Place) -> in
     if level.attention == "neighborhood" and place.attention == "native":
         attended += tokens * FLOAT32 * level.heads * level.kernel_size**2
     if place.pass_threads > 0:
-        one_pass = blocks_in_one_pass(model, index, grid, place.value_bytes)
+        one_pass = _in_one_pass(model, index, images, place)
         gated = _feed_forward_room(level, grid, images, place.pass_threads) if "feed-forward" in one_pass else gated
         attended = _windows_room(level, grid, images, place.pass_threads) if "attention" in one_pass else attended
-        kept = layer_bytes(model, index, grid, place.value_bytes, place.attention, one_pass=True)
+        kept = layer_bytes(model, index, grid, place.value_bytes, place.attention, one_pass)
         attended -= images * kept["feed-forward"]  # which is let go of before
     plain = tokens * (FLOAT32 * 5 * width + place.value_bytes * width) if place.attention == "fused" else 0
     return max(gated, attended, plain)
+
+
+def _in_one_pass(model: ModelRecipe, index: int, images: int, place: Place) -> frozenset[Operation]:
+    if place.pass_threads == 0:
+        return frozenset()
+    return blocks_in_one_pass(
+        model, index, model.grid(index), place.value_bytes, each_has_one=images >= place.pass_threads
+    )
 
 
 def _feed_forward_room(level: LevelRecipe, grid: tuple[int, int], images: int, threads: int) -> int:
@@ -204,7 +211,8 @@ def _feed_forward_room(level: LevelRecipe, grid: tuple[int, int], images: int, t
 
 def _windows_room(level: LevelRecipe, grid: tuple[int, int], images: int, threads: int) -> int:
     """Return the same of an attention block with windows."""
-    rows, tokens = grid[0] * grid[1], level.window_size**2
+    rows = grid[0] * grid[1]
+    tokens = rows if level.attention == "global" else level.window_size**2
     _, forth, back = window_lanes(images, rows // tokens, tokens, level.width, threads)
     return FLOAT32 * (images * rows * level.width + max(forth, images * rows * level.width + back))
 

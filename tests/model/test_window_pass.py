@@ -92,6 +92,21 @@ def test_output_and_gradients_are_those_of_float64(sizes, threads, passes):
     assert passes == [True, True]
 
 
+@pytest.mark.parametrize("grid", [(8, 8), (12, 9), (16, 16)])
+def test_a_small_grid_is_trained_as_one_window_where_each_thread_has_an_image(grid, threads, passes):
+    arguments = case(2, grid, operator=global_attention)
+    found = output_and_gradients(*arguments)
+    assert passes == [True]
+
+    agree(found, output_and_gradients(*in_float64(*arguments)))
+    block, x, cond, rotation = case(1, grid, operator=global_attention)
+    block(x, cond, rotation)
+    assert passes == [True] * (3 - threads)
+    with torch.no_grad():
+        block(x, cond, rotation)
+    assert passes == [True] * (3 - threads)
+
+
 @pytest.mark.parametrize("windows", [1, 3, 100])
 def test_how_many_windows_are_worked_on_at_a_time_changes_no_bit_of_the_output(windows, passes, monkeypatch):
     block, x, cond, rotation = case(3, (16, 40))

@@ -36,7 +36,18 @@ def small(**train: object) -> Recipe:
     return check_recipe({"model": model, "train": {"num_images": 1000, "batch_size": 8, **train}}, "a test")
 
 
+def with_one_window() -> Recipe:
+    levels = [
+        {"depth": 1, "width": 32, "attention": "none"},
+        {"depth": 3, "width": 192, "attention": "global", "head_dim": 32},
+    ]
+    return check_recipe(
+        {"model": {"image_size": 96, "levels": levels}, "train": {"num_images": 1000, "batch_size": 6}}, "a test"
+    )
+
+
 RECIPES = {
+    "a grid as one window": with_one_window(),
     "digits": read_recipe("mnist32", ["train.batch_size=16"]),
     "digits, mostly weights": read_recipe("mnist32", ["train.batch_size=2"]),
     "three kinds of attention": small(),

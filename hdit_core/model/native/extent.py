@@ -9,6 +9,9 @@ MOST_WEIGHTS = 2**20
 MOST_WINDOW = 1024
 """Tokens of a window, whose weights are all there at once."""
 
+MOST_GLOBAL = 256
+"""Tokens of a grid that is trained as one window; there is one thread for an image then, so each has to have one."""
+
 WINDOW_ROWS = 128
 """Rows that are worked on at a time where they come in windows, about."""
 
