@@ -23,7 +23,7 @@ def there_are_passes() -> bool:
     return find_gemm() is not None and not isinstance(load_rows(), str)
 
 
-ON_A_CPU = Place(value_bytes=4, attention="native", pass_threads=torch.get_num_threads() if there_are_passes() else 0)
+ON_A_CPU = Place(value_bytes=4, attention="native", pass_threads=int(there_are_passes()))
 
 
 def small(**train: object) -> Recipe:
