@@ -50,7 +50,7 @@ class AttentionBlock(nn.Module):
     ) -> Float[Tensor, "B H W C"] | None:
         """Return the block's result with fewer trips to memory, or None where it must go step by step."""
         matrices = (self.qkv.weight, self.out.weight)
-        if not self._has_windows(x) or rows_for(x, cond, *matrices) is None:
+        if rows_for(x, cond, *matrices) is None or not self._has_windows(x):
             return None
         if not may_go_in_one_pass(self, x, *matrices):
             return None
