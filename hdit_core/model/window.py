@@ -139,7 +139,7 @@ class ShiftedWindows:
         order, _ = self._order(images, height, width, x.device)
         allowed = _kept_window_mask(height, width, self.window_size, self.shift, x.device) if self.shift else None
         tokens = self.window_size**2
-        cos, sin = (x.contiguous() for x in rotation)
+        cos, sin = (part.contiguous() for part in rotation)
         return Layout(order, height * width // tokens, tokens, cos, sin, allowed)
 
     def restore(self, x: Float[Tensor, "B windows L C"], height: int, width: int) -> Float[Tensor, "B H W C"]:

@@ -185,8 +185,8 @@ def _work_bytes(model: ModelRecipe, index: int, images: int, place: Place) -> in
         attended += tokens * FLOAT32 * level.heads * level.kernel_size**2
     if place.pass_threads > 0:
         one_pass = _in_one_pass(model, index, images, place)
-        gated = _feed_forward_room(level, grid, images, place.pass_threads) if "feed-forward" in one_pass else gated
-        attended = _windows_room(level, grid, images, place.pass_threads) if "attention" in one_pass else attended
+        room = {block: _room(level, grid, images, place.pass_threads, block) for block in one_pass}
+        gated, attended = room.get("feed-forward", gated), room.get("attention", attended)
         kept = layer_bytes(model, index, grid, place.value_bytes, place.attention, one_pass)
         attended -= images * kept["feed-forward"]  # which is let go of before
     plain = tokens * (FLOAT32 * 5 * width + place.value_bytes * width) if place.attention == "fused" else 0
@@ -201,20 +201,17 @@ def _in_one_pass(model: ModelRecipe, index: int, images: int, place: Place) -> f
     )
 
 
-def _feed_forward_room(level: LevelRecipe, grid: tuple[int, int], images: int, threads: int) -> int:
-    """Return what a feed-forward block in one pass takes: forth its output, back the gradients before and behind it."""
+def _room(level: LevelRecipe, grid: tuple[int, int], images: int, threads: int, block: Operation) -> int:
+    """Return what a block in one pass takes: forth its output, back the gradients before and behind it."""
     rows, width, hidden = grid[0] * grid[1], level.width, level.hidden
-    *_, forth = feed_forward_blocks(images * rows, width, hidden, threads, keep=True)
-    _, back = feed_forward_lanes(images, rows, width, hidden, threads)
-    return FLOAT32 * (images * rows * width + max(forth, images * rows * width + back))
-
-
-def _windows_room(level: LevelRecipe, grid: tuple[int, int], images: int, threads: int) -> int:
-    """Return the same of an attention block with windows."""
-    rows = grid[0] * grid[1]
-    tokens = rows if level.attention == "global" else level.window_size**2
-    _, forth, back = window_lanes(images, rows // tokens, tokens, level.width, threads)
-    return FLOAT32 * (images * rows * level.width + max(forth, images * rows * level.width + back))
+    if block == "feed-forward":
+        *_, forth = feed_forward_blocks(images * rows, width, hidden, threads, keep=True)
+        _, back = feed_forward_lanes(images, rows, width, hidden, threads)
+    else:
+        tokens = rows if level.attention == "global" else level.window_size**2
+        _, forth, back = window_lanes(images, rows // tokens, tokens, width, threads)
+    stream = images * rows * width
+    return FLOAT32 * (stream + max(forth, stream + back))
 
 
 def _copies(model: ModelRecipe, parameters: int, place: Place) -> int:

@@ -30,26 +30,9 @@ def block_and_inputs(images=2, height=13, width=29, features=24, hidden=72, norm
 
 
 @pytest.fixture
-def passes(monkeypatch):
+def passes(watch_passes):
     """Return a list to which every block that might go in one pass adds whether it did."""
-    found = []
-
-    def watched(*arguments):
-        result = real(*arguments)
-        found.append(result is not None)
-        return result
-
-    real = blocks.feed_forward_in_one_pass
-    monkeypatch.setattr(blocks, "feed_forward_in_one_pass", watched)
-    return found
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    """Let torch compute with so many threads."""
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(1)
+    return watch_passes("feed_forward_in_one_pass")
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hdit_core.model import blocks
 from hdit_core.model.attention import global_attention
 from hdit_core.model.blocks import AttentionBlock
 from hdit_core.model.native import extent, gemm
@@ -42,26 +41,9 @@ def case(images=2, grid=(16, 24), width=64, head_dim=32, window=8, shift=4, norm
 
 
 @pytest.fixture
-def passes(monkeypatch):
+def passes(watch_passes):
     """Return a list to which every block that might go in one pass adds whether it did."""
-    found = []
-
-    def watched(*arguments):
-        result = real(*arguments)
-        found.append(result is not None)
-        return result
-
-    real = blocks.window_attention_in_one_pass
-    monkeypatch.setattr(blocks, "window_attention_in_one_pass", watched)
-    return found
-
-
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    """Let torch compute with so many threads."""
-    torch.set_num_threads(request.param)
-    yield request.param
-    torch.set_num_threads(1)
+    return watch_passes("window_attention_in_one_pass")
 
 
 def output_and_gradients(block, x, cond, rotation):

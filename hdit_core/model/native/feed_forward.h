@@ -14,9 +14,9 @@ struct FeedForward {
     Index most_rows() const { return (images * rows + blocks - 1) / blocks; }
 };
 
-// `kept` [rows, 2 hidden], values and gates, is for the gradient, or null. Scratch: most_rows() (width + hidden) for each
-// thread, and 2 hidden more for each row where nothing is kept. With products whose sums do not depend on the number of their rows, the bits are those of one step after
-// the other, whatever the number of blocks.
+// `kept` [rows, 2 hidden], values and gates, is for the gradient, or null. Scratch: most_rows() (width + hidden) for
+// each thread, and 2 hidden more for each row where nothing is kept. With products whose sums do not depend on the
+// number of their rows, the bits are those of one step after the other, whatever the number of blocks.
 EXPORTED void hdit_feed_forward(const FeedForward* shape, const float* x, const float* scale, const float* up,
                                 const float* down, float* kept, float* y, float* scratch, float epsilon, int threads) {
     const FeedForward s = *shape;
@@ -49,7 +49,6 @@ struct FeedForwardGradient {
     Gemm gemm;
     Index an_image() const { return (rows + block - 1) / block; }
     Index blocks() const { return images * an_image(); }
-    Index weights() const { return 3 * width * hidden; }
     Index room() const { return block * (2 * width + 3 * hidden); }  // numbers that a thread works in
 };
 
@@ -87,29 +86,23 @@ inline void feed_forward_gradient(const FeedForwardGradient& s, const FeedForwar
 
 }  // namespace
 
-// Scratch: room() for each thread, and (lanes - 1) weights().
+// Scratch: room() for each thread, and (lanes - 1) times the matrices.
 EXPORTED void hdit_feed_forward_gradient(const FeedForwardGradient* shape, const float* grad, const float* x,
                                          const float* scale, const float* up, const float* down, const float* kept,
                                          float* grad_x, float* grad_scale, float* grad_up, float* grad_down,
                                          float* scratch, float epsilon, int threads) {
     const FeedForwardGradient s = *shape;
-    const Index blocks = s.blocks();
-    float* sums = scratch + threads * s.room();
-    std::vector<float> parts(blocks * s.width);
+    const Index matrix = s.width * s.hidden;
+    const Lanes lanes{s.lanes, s.blocks(), 2 * matrix, matrix, grad_up, grad_down, scratch + threads * s.room()};
+    std::vector<float> parts(s.blocks() * s.width);
 #pragma omp parallel num_threads(threads)
     {
         float* room = scratch + omp_get_thread_num() * s.room();
         const Alone alone(s.gemm);
-#pragma omp for schedule(static)
-        for (Index lane = 0; lane < s.lanes; lane++) {
-            float* up_sum = lane ? sums + (lane - 1) * s.weights() : grad_up;
-            float* down_sum = lane ? up_sum + 2 * s.width * s.hidden : grad_down;
-            const FeedForwardTensors tensors{grad, x, scale, up, down, kept, grad_x, up_sum, down_sum, parts.data()};
-            const Index begin = blocks * lane / s.lanes, end = blocks * (lane + 1) / s.lanes;
-            for (Index block = begin; block < end; block++)
-                feed_forward_gradient(s, tensors, block, block > begin, epsilon, room);
-        }
-        add_lanes(sums, s.lanes, 2 * s.width * s.hidden, s.width * s.hidden, grad_up, grad_down);
+        in_lanes(lanes, [&](Index block, bool add, float* of_up, float* of_down) {
+            const FeedForwardTensors tensors{grad, x, scale, up, down, kept, grad_x, of_up, of_down, parts.data()};
+            feed_forward_gradient(s, tensors, block, add, epsilon, room);
+        });
     }
     add_up(parts.data(), s.images, s.an_image(), s.width, grad_scale);
 }

@@ -1,7 +1,7 @@
 // What stands between the matrix products of a layer, each in one pass over its rows: norms, similarity, gated units.
 //
 // A row is worked out by one thread and in an order that depends on nothing but its length; sums over rows are formed
-// in blocks of fixed size, block after block. So neither the number of threads nor the batch makes a difference to bits.
+// in blocks of fixed size, block after block. So neither threads nor batch make a difference to bits.
 #include "rowwise.h"
 
 #include <omp.h>

@@ -130,13 +130,29 @@ inline void add_up(const float* parts, Index images, Index count, Index width, f
         for (Index i = 0; i < width; i++) to[part / count * width + i] += parts[part * width + i];
 }
 
-// Add the lanes' sums [lanes - 1, first + second] to the first and the second result; called by all threads of a team.
-inline void add_lanes(const float* sums, Index lanes, Index first, Index second, float* to_first, float* to_second) {
+// Where the gradients of a block's two matrices are added up: each lane has sums of its own, the first the results.
+struct Lanes {
+    Index count, blocks;   // lanes, and blocks of rows that they share
+    Index first, second;   // numbers of the matrices
+    float *to_first, *to_second;
+    float* sums;           // [count - 1, first + second]
+};
+
+// Call act(block, whether to add, the sums of the lane) for all blocks and add up; called by all threads of a team.
+template <class Act> inline void in_lanes(const Lanes& s, const Act& act) {
+    const Index size = s.first + s.second;
 #pragma omp for schedule(static)
-    for (Index i = 0; i < first + second; i++) {
+    for (Index lane = 0; lane < s.count; lane++) {
+        float* first = lane ? s.sums + (lane - 1) * size : s.to_first;
+        float* second = lane ? first + s.first : s.to_second;
+        const Index begin = s.blocks * lane / s.count, end = s.blocks * (lane + 1) / s.count;
+        for (Index block = begin; block < end; block++) act(block, block > begin, first, second);
+    }
+#pragma omp for schedule(static)
+    for (Index i = 0; i < size; i++) {
         float more = 0;
-        for (Index lane = 1; lane < lanes; lane++) more += sums[(lane - 1) * (first + second) + i];
-        (i < first ? to_first[i] : to_second[i - first]) += more;
+        for (Index lane = 1; lane < s.count; lane++) more += s.sums[(lane - 1) * size + i];
+        (i < s.first ? s.to_first[i] : s.to_second[i - s.first]) += more;
     }
 }
 

@@ -23,7 +23,6 @@ struct Windows {
     Index rows() const { return windows * tokens; }
     Index an_image() const { return (windows + block - 1) / block; }
     Index most_rows() const { return block * tokens; }
-    Index weights() const { return 4 * width() * width(); }
     Index blocks() const { return images * an_image(); }
     Index room() const { return most_rows() * 6 * width() + 2 * tokens * tokens; }  // numbers that a thread works in
 };
@@ -210,7 +209,7 @@ EXPORTED void hdit_windows(const Windows* shape, const float* x, const float* sc
     }
 }
 
-// Scratch: room() for each thread, and (lanes - 1) weights(). grad_root is that of the scale, times 2 scale.
+// Scratch: room() for each thread, and (lanes - 1) times the matrices. grad_root is that of the scale, times 2 scale.
 EXPORTED void hdit_windows_gradient(const Windows* shape, const float* grad, const float* x, const float* scale,
                                     const float* qkv, const float* root, const float* out, const WindowsKept* kept,
                                     float* grad_x, float* grad_scale, float* grad_qkv, float* grad_root,
@@ -218,22 +217,16 @@ EXPORTED void hdit_windows_gradient(const Windows* shape, const float* grad, con
     const Windows s = *shape;
     const WindowsTensors tensors{x, scale, qkv, root, out, *kept};
     const Index width = s.width(), blocks = s.blocks(), matrix = width * width;
-    float* sums = scratch + threads * s.room();
+    const Lanes lanes{s.lanes, blocks, 3 * matrix, matrix, grad_qkv, grad_out, scratch + threads * s.room()};
     std::vector<float> parts(blocks * width), root_parts(blocks * s.heads);
 #pragma omp parallel num_threads(threads)
     {
         float* room = scratch + omp_get_thread_num() * s.room();
         const Alone alone(s.gemm);
-#pragma omp for schedule(static)
-        for (Index lane = 0; lane < s.lanes; lane++) {
-            float* qkv_sum = lane ? sums + (lane - 1) * s.weights() : grad_qkv;
-            float* out_sum = lane ? qkv_sum + 3 * matrix : grad_out;
-            const WindowsGradients grads{grad, grad_x, qkv_sum, out_sum, parts.data(), root_parts.data()};
-            const Index begin = blocks * lane / s.lanes, end = blocks * (lane + 1) / s.lanes;
-            for (Index block = begin; block < end; block++)
-                attend_gradient(s, tensors, grads, block, block > begin, room);
-        }
-        add_lanes(sums, s.lanes, 3 * matrix, matrix, grad_qkv, grad_out);
+        in_lanes(lanes, [&](Index block, bool add, float* of_qkv, float* of_out) {
+            const WindowsGradients grads{grad, grad_x, of_qkv, of_out, parts.data(), root_parts.data()};
+            attend_gradient(s, tensors, grads, block, add, room);
+        });
     }
     add_up(parts.data(), s.images, s.an_image(), width, grad_scale);
     add_up(root_parts.data(), 1, blocks, s.heads, grad_root);
