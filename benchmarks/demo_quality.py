@@ -16,7 +16,7 @@ from PIL import Image
 from sklearn.model_selection import train_test_split
 from sklearn.svm import SVC
 
-from hdit_core.data.reader import ImageReader
+from hdit_core.data.loader.reader import ImageReader
 
 
 def real_digits(folder: Path) -> tuple[np.ndarray, np.ndarray]:

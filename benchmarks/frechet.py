@@ -15,8 +15,8 @@ import numpy as np
 import scipy.linalg
 import torch
 
-from hdit_core.evaluate.distance import FrechetTarget, frechet_distance
-from hdit_core.evaluate.statistics import Statistics
+from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget, frechet_distance
+from hdit_core.evaluate.metrics.statistics import Statistics
 
 NUM_FEATURES, NUM_IMAGES = 2048, 5000
 

@@ -34,7 +34,7 @@ from safetensors.torch import load_file, save_file
 from hdit_cli.console import align
 from hdit_core.bench.machine import this_machine
 from hdit_core.bench.timing import Rounds, Timing, interleaved
-from hdit_core.checkpoint.kdiffusion import state_to_kdiffusion
+from hdit_core.checkpoint.kdiffusion.state_dict import state_to_kdiffusion
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 
 HERE = Path(__file__).parent

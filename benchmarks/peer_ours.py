@@ -3,11 +3,11 @@
 import torch
 from safetensors.torch import load_file, save_file
 
-from hdit_core.data.batch import Batch
+from hdit_core.data.loader.batch import Batch
 from hdit_core.distributed import World
 from hdit_core.recipe.read import check_recipe
-from hdit_core.train.plan import Step
-from hdit_core.train.run import make_learner
+from hdit_core.train.step.batch_plan import Step
+from hdit_core.train.step.build import make_learner
 
 BATCH, SIZE = 4, 128
 

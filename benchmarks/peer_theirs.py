@@ -29,7 +29,7 @@ def prepare_imports():
 
 def our_operator(q, k, v, kernel_size, scale):
     """Attend as NATTEN would, by the operator that our own side runs."""
-    from hdit_core.model.neighborhood import neighborhood_attention
+    from hdit_core.model.attention.neighborhood import neighborhood_attention
 
     assert scale == 1.0
     return neighborhood_attention(q, k, v, kernel_size)

@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hdit_core.data.prepare import PrepareSettings, prepare_data
+from hdit_core.data.prepare.job import PrepareSettings
+from hdit_core.data.prepare.run import prepare_data
 from hdit_core.recipe.read import check_recipe
 from hdit_core.recipe.run import Recipe
+from hdit_core.train.async_checkpoint import Saver
 from hdit_core.train.run import train
-from hdit_core.train.saving import Saver
-from hdit_core.train.step import Learner
+from hdit_core.train.step.train_step import Learner
 
 STEPS, BATCH, EVERY_STEPS = 26, 4, 8
 LEVELS = [{"depth": 2, "width": 256, "attention": "neighborhood"}, {"depth": 6, "width": 512, "attention": "global"}]

@@ -69,3 +69,13 @@ def same_bits_on_any_threads() -> None:
     late, and a choice of the user's own (MKL_CBWR) holds.
     """
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which statistics are taken: float32, or float64 where the activations are."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    """Return the type in which noise levels and statistics beside tensors of `dtype` are computed."""
+    return torch.promote_types(dtype, torch.float32)

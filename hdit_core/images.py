@@ -5,12 +5,13 @@ One rounding for the whole library: to the nearest of the 256 levels.
 
 import io
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from einops import rearrange
 from jaxtyping import Float, UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 
@@ -50,3 +51,26 @@ def grid(
         left = gap_px + place % columns * (width + gap_px)
         sheet[top : top + height, left : left + width] = image
     return sheet
+
+
+CAPTION_PX = 14
+
+
+def sheet(
+    images_u8: UInt8[np.ndarray, "B H W C"], captions: Sequence[str] | None = None, columns: int | None = None
+) -> UInt8[np.ndarray, "H2 W2 C"]:
+    """Lay images out in rows, each with its caption under it."""
+    if captions is not None:
+        strips = np.stack([_caption(text, images_u8.shape[2], images_u8.shape[3]) for text in captions])
+        images_u8 = np.concatenate([images_u8, strips], axis=1)
+    return grid(images_u8, columns)
+
+
+def _caption(text: str, width_px: int, channels: int) -> UInt8[np.ndarray, "H W C"]:
+    strip = Image.new("L", (width_px, CAPTION_PX), 255)
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(size=11)
+    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
+    while printable and draw.textlength(printable, font) > width_px:
+        printable = printable[:-1]
+    draw.text((width_px / 2, CAPTION_PX / 2), printable, fill=0, font=font, anchor="mm")
+    return np.repeat(np.asarray(strip)[..., None], channels, axis=-1)

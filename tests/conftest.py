@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 from safetensors.torch import load_file
 
-from hdit_core.data.prepare import PrepareSettings, prepare_data
+from hdit_core.data.prepare.job import PrepareSettings
+from hdit_core.data.prepare.run import prepare_data
 from hdit_core.recipe.read import check_recipe
 
 # as in processes that draw or score: those that a test starts have to give the bits of the test's own

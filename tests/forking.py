@@ -6,4 +6,4 @@ One process of pytest has one such server, whichever test asks first; so all it 
 import multiprocessing
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["hdit_core.train.run", "hdit_core.evaluate.sweep", "torch._dynamo"])
+CONTEXT.set_forkserver_preload(["hdit_core.train.run", "hdit_core.evaluate.sweep.run", "torch._dynamo"])

@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hdit_cli.console import emit, note
-from hdit_cli.options import DeviceOption, JsonOption, RecipeArgument, SetOption, SizeOption, image_size, recipe_names
+from hdit_cli.options.shared import (
+    DeviceOption,
+    JsonOption,
+    RecipeArgument,
+    SetOption,
+    SizeOption,
+    image_size,
+    recipe_names,
+)
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
 
     from hdit_core.bench.timing import Rounds
+
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -69,7 +78,7 @@ def attention(
     if kernel_size % 2 == 0 or kernel_size > min(sides):
         raise UsageError(f"--kernel-size {kernel_size}: expected an odd number up to the smallest size, {min(sides)}")
 
-    from hdit_cli.bench_tables import attention_lines
+    from hdit_cli.tables.bench import attention_lines
     from hdit_core.bench.attention import Shape, bench_attention
     from hdit_core.devices import compute_dtype
 
@@ -99,7 +108,7 @@ def train(
 
     Example: hdit bench train ffhq1024 --set train.batch_size=1
     """
-    from hdit_cli.bench_tables import train_lines
+    from hdit_cli.tables.bench import train_lines
     from hdit_core.recipe.read import read_recipe
 
     checked = read_recipe(recipe, overrides or ())
@@ -126,7 +135,7 @@ def sample(
 
     Example: hdit bench sample imagenet128 --guide imagenet128 --set sample.batch_size=2
     """
-    from hdit_cli.bench_tables import sample_lines
+    from hdit_cli.tables.bench import sample_lines
     from hdit_core.recipe.read import read_recipe
 
     checked = read_recipe(recipe, overrides or ())
@@ -159,7 +168,7 @@ def scaling(
 
     Example: hdit bench scaling --sizes 64,128,256 --threads 1
     """
-    from hdit_cli.bench_tables import scaling_lines
+    from hdit_cli.tables.bench import scaling_lines
     from hdit_core.bench.scaling import bench_scaling, exponents, networks
     from hdit_core.devices import compute_dtype
 
@@ -196,7 +205,7 @@ def data(
 
     import torch
 
-    from hdit_cli.bench_tables import data_lines
+    from hdit_cli.tables.bench import data_lines
     from hdit_core.bench.data import bench_data
 
     found = bench_data(pictures, (height, width), images=images, rounds=_rounds(seconds), say=note)

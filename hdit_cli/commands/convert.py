@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hdit_cli.console import emit, note
-from hdit_cli.options import JsonOption, WeightsOption
+from hdit_cli.options.shared import JsonOption, WeightsOption
 
 app = typer.Typer(add_completion=False)
 

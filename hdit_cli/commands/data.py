@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hdit_cli.console import align, emit, note, progress
-from hdit_cli.data_lines import describe, describe_lines
-from hdit_cli.options import JsonOption
+from hdit_cli.options.shared import JsonOption
+from hdit_cli.tables.data import describe, describe_lines
 from hdit_core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from hdit_core.data.verify import Verdict
+    from hdit_core.data.format.verify import Verdict
+
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -60,7 +61,7 @@ def verify(
     """
     from dataclasses import asdict
 
-    from hdit_core.data.verify import verify as verify_data_set
+    from hdit_core.data.format.verify import verify as verify_data_set
 
     if quick and deep:
         raise UsageError("--quick, --deep: expected one of them at most")
@@ -86,13 +87,13 @@ def show(
 
     Example: hdit data show data/faces --sheet faces.png
     """
-    from hdit_core.data.manifest import read_manifest
+    from hdit_core.data.format.manifest import read_manifest
 
     if sheet is not None and sheet.suffix.lower() != ".png":
         raise UsageError(f"--sheet {sheet}: expected a name that ends in .png")
     manifest = read_manifest(folder)
     if sheet is not None:
-        from hdit_core.data.sheet import write_contact_sheet
+        from hdit_core.data.loader.contact_sheet import write_contact_sheet
 
         write_contact_sheet(folder, sheet, images)
         note(f"{sheet}: contact sheet written")

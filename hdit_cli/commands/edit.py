@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from hdit_cli.bundle import unbundled
-from hdit_cli.drawing_options import DrawingOptions, GuidanceOptions, ModelOptions
-from hdit_cli.edit_measuring import invert, likelihood
-from hdit_cli.edit_session import Drawn, draw_all, session
-from hdit_cli.options import DeviceOption, ImagesOutOption, JsonOption
-from hdit_cli.sample_output import check_out, is_stream
+from hdit_cli.commands.edit_ode import invert, likelihood
+from hdit_cli.options.grouped import unbundled
+from hdit_cli.options.sampling import DrawingOptions, GuidanceOptions, ModelOptions
+from hdit_cli.options.shared import DeviceOption, ImagesOutOption, JsonOption
+from hdit_cli.output import check_out, is_stream
+from hdit_cli.session import Drawn, draw_all, session
 from hdit_core.errors import UsageError
 
 app = typer.Typer(add_completion=False)
@@ -68,8 +68,8 @@ def vary(
     """
     check_out(out)
     with session(model, leading, device, drawing.seed, drawing.settings) as here:
-        from hdit_core.generate.picture import read_picture
-        from hdit_core.generate.vary import varying
+        from hdit_core.generate.edit.img2img import varying
+        from hdit_core.generate.edit.input_image import read_picture
 
         picture = read_picture(init, here.shape)
         here.note(init, picture.remarks)
@@ -103,8 +103,8 @@ def inpaint(
     with session(model, leading, device, drawing.seed, drawing.settings) as here:
         import torch
 
-        from hdit_core.generate.inpaint import inpainting
-        from hdit_core.generate.picture import read_mask, read_picture
+        from hdit_core.generate.edit.inpaint import inpainting
+        from hdit_core.generate.edit.input_image import read_mask, read_picture
 
         picture = read_picture(image, here.shape)
         here.note(image, picture.remarks)
@@ -140,8 +140,7 @@ def interpolate(
     check_out(out)
     _check_webp(webp, out)
     with session(model, leading, device, drawing.seed, drawing.settings) as here:
-        from hdit_core.generate.ends import end_of
-        from hdit_core.generate.interpolate import interpolating
+        from hdit_core.generate.edit.interpolate import end_of, interpolating
 
         ends = [end_of(text, here.painter, drawing.class_id) for text in (start, end)]
         draw = interpolating(here.painter, ends[0], ends[1], frames)
@@ -170,7 +169,7 @@ def _check_webp(webp: Path | None, out: Path) -> None:
 def _animate(folder: Path, webp: Path, frames: int) -> None:
     from hdit_cli.console import note
     from hdit_core.files import write_whole
-    from hdit_core.generate.film import film_of
+    from hdit_core.generate.output.animation import film_of
 
     write_whole(webp, film_of(folder, frames))
     note(f"look at {webp}")

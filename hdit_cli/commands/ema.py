@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hdit_cli.console import emit
-from hdit_cli.options import JsonOption
+from hdit_cli.options.shared import JsonOption
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from hdit_core.checkpoint.posthoc import PostHoc
+    from hdit_core.checkpoint.ema.post_hoc import PostHoc
+
 
 app = typer.Typer(add_completion=False)
 
@@ -39,8 +40,8 @@ def ema(
 
     Example: hdit ema --std 0.08 runs/faces && hdit sample --ckpt runs/faces --weights 0.08
     """
-    from hdit_core.checkpoint.averages import read_length
-    from hdit_core.checkpoint.posthoc import build_average, plan_average
+    from hdit_core.checkpoint.ema.post_hoc import build_average, plan_average
+    from hdit_core.checkpoint.ema.snapshots import read_length
 
     lengths = [read_length(std) for std in stds]
     if out is not None and len(lengths) > 1:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hdit_cli.bundle import unbundled
 from hdit_cli.console import align, emit, note, progress, table
 from hdit_cli.default_command import DEFAULT, DefaultCommand, DefaultGroup
-from hdit_cli.eval_options import (
+from hdit_cli.options.evaluation import (
     CountOption,
     DataArgument,
     DrawnOptions,
@@ -24,10 +23,12 @@ from hdit_cli.eval_options import (
     SaveStatsOption,
     ScoringOptions,
 )
-from hdit_cli.options import JsonOption, OutOption
+from hdit_cli.options.grouped import unbundled
+from hdit_cli.options.shared import JsonOption, OutOption
 
 if TYPE_CHECKING:
     from hdit_core.evaluate.settings import ScoreSettings
+
 
 app = typer.Typer(cls=DefaultGroup, add_completion=False, help="Score images by their distance to a reference.")
 
@@ -111,7 +112,7 @@ def compare(
 
     Example: hdit eval-fid compare before.json after.json
     """
-    from hdit_core.evaluate.comparison import compare_results
+    from hdit_core.evaluate.report.compare import compare_results
 
     found = compare_results(a, b, force)
     for key, *values in found.unlike:

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from hdit_cli.console import align, emit, note
-from hdit_cli.eval_options import DrawnWeightsOption
-from hdit_cli.options import DeviceOption, JsonOption, SeedOption
+from hdit_cli.options.evaluation import DrawnWeightsOption
+from hdit_cli.options.shared import DeviceOption, JsonOption, SeedOption
 
 app = typer.Typer(add_completion=False)
 
@@ -58,8 +58,8 @@ def export(
 
     Example: hdit export runs/faces --to faces-model --dtype bfloat16 --program
     """
-    from hdit_core.generate.export import ExportSettings
-    from hdit_core.generate.export import export as export_network
+    from hdit_core.generate.export.export import ExportSettings
+    from hdit_core.generate.export.export import export as export_network
 
     settings = ExportSettings(
         weights=weights,

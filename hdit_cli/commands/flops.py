@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hdit_cli.console import emit, note
-from hdit_cli.options import JsonOption, RecipeArgument, SetOption, image_size
+from hdit_cli.options.shared import JsonOption, RecipeArgument, SetOption, image_size
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
     from hdit_core.flops.scaling import Comparison
+
 
 app = typer.Typer(add_completion=False)
 
@@ -69,7 +70,7 @@ def flops(
 
     Example: hdit flops --res 128,256,512,1024 --against dit-b/4,u-vit-m/4,adm --plot scaling.svg
     """
-    from hdit_cli.flops_tables import lines
+    from hdit_cli.tables.flops import lines
     from hdit_core.flops.report import as_csv, as_dict
 
     if csv and json:

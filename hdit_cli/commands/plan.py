@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hdit_cli.console import emit, note
-from hdit_cli.options import JsonOption, RecipeArgument, SetOption
+from hdit_cli.options.shared import JsonOption, RecipeArgument, SetOption
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
+    from hdit_core.plan.benchmark_result import Measured
     from hdit_core.plan.gpus import Gpu
-    from hdit_core.plan.measured import Measured
     from hdit_core.plan.plan import Cluster, Plan
+
 
 app = typer.Typer(add_completion=False)
 
@@ -65,9 +66,9 @@ def plan(
 
     Example: hdit plan ffhq1024 --gpu h100 --count 64 --price 2.5
     """
-    from hdit_cli.plan_tables import lines
+    from hdit_cli.tables.plan import lines
+    from hdit_core.plan.benchmark_result import read_measured
     from hdit_core.plan.gpus import find_gpu
-    from hdit_core.plan.measured import read_measured
     from hdit_core.plan.plan import plan as make_plan
     from hdit_core.plan.report import as_dict
     from hdit_core.recipe.read import read_recipe

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hdit_cli.console import note, progress
-from hdit_cli.options import JsonOption, SeedOption, image_sizes
-from hdit_cli.prepare_report import report_data_set, report_task
+from hdit_cli.options.shared import JsonOption, SeedOption, image_sizes
+from hdit_cli.tables.prepare import report_data_set, report_task
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from hdit_core.data.prepare import PrepareSettings, PrepareSummary, TaskSummary
-    from hdit_core.data.share import Share
+    from hdit_core.data.prepare.array_task import Share
+    from hdit_core.data.prepare.job import PrepareSettings
+    from hdit_core.data.prepare.run import PrepareSummary, TaskSummary
+
 
 app = typer.Typer(add_completion=False)
 
@@ -110,7 +112,7 @@ def _channels(number: int | None) -> Literal[1, 3] | None:
 
 
 def _quality(chosen: int | None, codec: str) -> int:
-    from hdit_core.data.codec import JPEG_QUALITY
+    from hdit_core.data.image.codec import JPEG_QUALITY
 
     if chosen is not None and codec != "jpeg":
         raise UsageError(f"--quality {chosen}: is of JPEG; with --format {codec} every pixel is kept")
@@ -161,7 +163,7 @@ StatsOption = Annotated[
 
 def _share(task: str | None, finish: bool) -> "Share":
     """Return this process's share of the work: the one it was told, or the one that Slurm gave it."""
-    from hdit_core.data.share import EVERYTHING, parse_share, slurm_share
+    from hdit_core.data.prepare.array_task import EVERYTHING, parse_share, slurm_share
 
     if finish and task is not None:
         raise UsageError("--finish: comes once, after all tasks; leave out --task")
@@ -177,7 +179,7 @@ def _share(task: str | None, finish: bool) -> "Share":
 
 def _prepare(settings: "PrepareSettings", share: "Share", finish: bool) -> "PrepareSummary | TaskSummary":
     """Run the preparation beside a progress bar."""
-    from hdit_core.data.prepare import finish_data, prepare_data, prepare_task
+    from hdit_core.data.prepare.run import finish_data, prepare_data, prepare_task
 
     with progress("verifying" if finish else "preparing") as bar:
 
@@ -222,7 +224,8 @@ def prepare_data(
 
     Example: hdit prepare-data photos/ --out data/faces --size 1024
     """
-    from hdit_core.data.prepare import PrepareSettings, PrepareSummary
+    from hdit_core.data.prepare.job import PrepareSettings
+    from hdit_core.data.prepare.run import PrepareSummary
 
     sizes = image_sizes(size)
     settings = PrepareSettings(
@@ -260,14 +263,14 @@ def prepare_data(
 
 def _check_extractor(name: str) -> None:
     """Refuse an extractor that there is not, or whose weights cannot be had, before hours are spent on the images."""
-    from hdit_core.evaluate.extractor import open_extractor
+    from hdit_core.evaluate.extractors.extractor import open_extractor
 
     open_extractor(name, say=note)
 
 
 def _keep_statistics(out: Path, extractor: str) -> None:
     """Keep the statistics of a finished data set in its folder, unless they are there."""
-    from hdit_core.evaluate.kept import kept_statistics
+    from hdit_core.evaluate.score import kept_statistics
 
     with progress("statistics") as bar:
         path = kept_statistics(out, extractor, bar.update, note)

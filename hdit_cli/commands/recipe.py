@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from hdit_cli.console import emit, note
-from hdit_cli.options import JsonOption, RecipeArgument, SetOption, recipe_names
+from hdit_cli.options.shared import JsonOption, RecipeArgument, SetOption, recipe_names
 from hdit_core.errors import RecipeError, UsageError
 
 app = typer.Typer(add_completion=False, help="List, show, check and copy recipes.")

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hdit_cli.console import align, duration, emit, note, printable, table
-from hdit_cli.options import JsonOption
+from hdit_cli.options.shared import JsonOption
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from hdit_core.train.runs import RunSummary
+    from hdit_core.runs.summary import RunSummary
+
 
 app = typer.Typer(add_completion=False, help="Show how a run stands, or compare two.")
 
@@ -31,7 +32,7 @@ def show(run: RunArgument, plot: PlotOption = None, json: JsonOption = False) ->
     Example: hdit runs show runs/digits --plot digits.png
     """
     _check_plot(plot)
-    from hdit_core.train.runs import summarize
+    from hdit_core.runs.summary import summarize
 
     summary = summarize(run)
     emit(summary.to_json(), json, _lines(summary))
@@ -51,8 +52,8 @@ def compare(
     Example: hdit runs compare runs/digits runs/digits-larger --plot both.png
     """
     _check_plot(plot)
-    from hdit_core.train.curves import loss_curve, score_curves, side_by_side
-    from hdit_core.train.runs import recipe_differences, recipe_of
+    from hdit_core.runs.curves import loss_curve, score_curves, side_by_side
+    from hdit_core.runs.summary import recipe_differences, recipe_of
 
     runs = [first, second]
     differences = recipe_differences(recipe_of(first), recipe_of(second))
@@ -82,7 +83,7 @@ def _check_plot(plot: Path | None) -> None:
 
 def _draw(runs: list[Path], plot: Path) -> None:
     from hdit_core.files import write_whole
-    from hdit_core.train.curves import curves_plot, loss_curve, score_curves
+    from hdit_core.runs.curves import curves_plot, loss_curve, score_curves
 
     losses = [loss_curve(run) for run in runs]
     if not any(curve.num_images for curve in losses):

@@ -11,7 +11,8 @@ from hdit_cli.default_command import DefaultGroup
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from hdit_core.slurm.request import Request
+    from hdit_core.slurm.batch_script import Request
+
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
@@ -82,8 +83,8 @@ def train(
     from hdit_cli.commands.train import check_options
     from hdit_core.plan.plan import images_per_device
     from hdit_core.recipe.read import read_recipe
-    from hdit_core.slurm.script import train_script
-    from hdit_core.train.boards import check_names
+    from hdit_core.slurm.batch_script import train_script
+    from hdit_core.train.monitor.trackers import check_names
 
     given = _parsed("train", ctx.args)
     check_options(given["watch"] or [], given["dry_run"], given["repro"], given["save_images"])
@@ -112,7 +113,7 @@ def _offer_job(command: str, help_text: str) -> None:
         more: MoreOption = None,
         setup: SetupOption = None,
     ) -> None:
-        from hdit_core.slurm.script import job_script
+        from hdit_core.slurm.batch_script import job_script
 
         given = _parsed(command, ctx.args)
         _check_streams(given)
@@ -153,7 +154,7 @@ def prepare_data(
 
     Example: hdit slurm prepare-data photos/ --out data/a --size 256 --tasks 50 --time 2:00:00 | sbatch
     """
-    from hdit_core.slurm.script import array_script
+    from hdit_core.slurm.batch_script import array_script
 
     given = _parsed("prepare-data", ctx.args)
     _check_streams(given)
@@ -177,7 +178,7 @@ def again(
 
     Example: hdit slurm again runs/a --most 3
     """
-    from hdit_core.slurm.again import decide
+    from hdit_core.slurm.requeue import decide
 
     decision = decide(run, most, asked)
     note(decision.reason)
@@ -227,6 +228,6 @@ def _request(
     notice: int,
     more: Sequence[str] | None,
 ) -> "Request":
-    from hdit_core.slurm.request import Request
+    from hdit_core.slurm.batch_script import Request
 
     return Request(name, time, nodes, gpus, ranks, cpus, notice, tuple(more or ()))

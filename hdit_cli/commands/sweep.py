@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hdit_cli.bundle import unbundled
 from hdit_cli.console import emit, note, progress, table
-from hdit_cli.eval_options import Labels, LabelsOption, ScoringOptions
-from hdit_cli.options import RECIPES, JsonOption
+from hdit_cli.options.evaluation import Labels, LabelsOption, ScoringOptions
+from hdit_cli.options.grouped import unbundled
+from hdit_cli.options.shared import RECIPES, JsonOption
 
 if TYPE_CHECKING:
-    from hdit_core.evaluate.sweepgrid import Point
-    from hdit_core.evaluate.sweepsettings import SweepSettings
+    from hdit_core.evaluate.sweep.search_space import Point, SweepSettings
+
 
 app = typer.Typer(add_completion=False)
 
@@ -77,7 +77,7 @@ def sweep(
     Example: hdit sweep runs/faces --ref faces.npz --ema 0.05,0.1 --guidance 1:3:0.25
     """
     from hdit_core.evaluate.settings import ScoreSettings
-    from hdit_core.evaluate.sweepsettings import SweepSettings
+    from hdit_core.evaluate.sweep.search_space import SweepSettings
 
     judged = ScoreSettings(images=None, reference=ref, labels=labels.value, **scoring.settings)
     _sweep(SweepSettings(run, judged, ema, guidance, interval, num, confirm, out), json)
@@ -104,7 +104,7 @@ class _BarOfEach:
 def _sweep(settings: "SweepSettings", json: bool) -> None:
     """Sweep on all ranks; the main one shows progress and the result."""
     from hdit_core.distributed import APART_S, join
-    from hdit_core.evaluate.sweep import sweep as run_sweep
+    from hdit_core.evaluate.sweep.run import sweep as run_sweep
 
     world = join(settings.scoring.device, APART_S)
     try:

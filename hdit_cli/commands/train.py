@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hdit_cli.console import align, emit, note, progress
-from hdit_cli.options import DeviceOption, JsonOption, RecipeArgument, SetOption
-from hdit_cli.speaking import main_rank_first
+from hdit_cli.options.shared import DeviceOption, JsonOption, RecipeArgument, SetOption
+from hdit_cli.ranks import main_rank_first
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
     from hdit_core.recipe.run import Recipe
-    from hdit_core.train.rehearsal import Rehearsal
-    from hdit_core.train.repro import Replay
+    from hdit_core.train.dry_run import Rehearsal
+    from hdit_core.train.replay import Replay
+
 
 app = typer.Typer(add_completion=False)
 
@@ -105,8 +106,8 @@ def check_options(watch: list[str], dry_run: bool, repro: int | None, save_image
 
 def _train(recipe: "Recipe", run: Path, device: str, deterministic: bool, watch: list[str], json: bool) -> None:
     from hdit_core.distributed import speaks
+    from hdit_core.train.monitor.callbacks import Progress, Watcher
     from hdit_core.train.run import train as train_run
-    from hdit_core.train.watching import Progress, Watcher
 
     if not speaks():
         train_run(recipe, run, device=device, deterministic=deterministic)
@@ -124,10 +125,10 @@ def _train(recipe: "Recipe", run: Path, device: str, deterministic: bool, watch:
 
 
 def _rehearse(recipe: "Recipe", run: Path, device: str, deterministic: bool, json: bool) -> None:
+    from hdit_core.checkpoint.status import read_status
     from hdit_core.distributed import speaks
-    from hdit_core.train.rehearsal import rehearse
-    from hdit_core.train.status import read_status
-    from hdit_core.train.watching import Watcher
+    from hdit_core.train.dry_run import rehearse
+    from hdit_core.train.monitor.callbacks import Watcher
 
     watcher = Watcher(on_note=note) if speaks() else Watcher()
     done = read_status(run).get("num_images", 0)
@@ -156,8 +157,8 @@ def _replay(
     recipe: "Recipe", run: Path, step: int, device: str, deterministic: bool, save_images: Path | None, json: bool
 ) -> None:
     from hdit_core.distributed import speaks
-    from hdit_core.train.repro import replay
-    from hdit_core.train.watching import Watcher
+    from hdit_core.train.monitor.callbacks import Watcher
+    from hdit_core.train.replay import replay
 
     if not speaks():
         replay(recipe, run, step, device=device, save_images=save_images, deterministic=deterministic)

@@ -7,11 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hdit_core.bench.apart import Memory, OutOfMemory, Say, measured
+from hdit_core.bench.child_process import Memory, OutOfMemory, Say, measured
 from hdit_core.bench.machine import FLOPS_PER_MAC, finish, rate_of
 from hdit_core.bench.timing import Rounds, Timing, interleaved, stopwatch
-from hdit_core.model.backends import BACKENDS, availability
-from hdit_core.model.place import Place
+from hdit_core.model.attention.backends import BACKENDS, availability
+from hdit_core.model.attention.interface import Place
 
 Direction = Literal["forward", "forward+backward"]
 DIRECTIONS: tuple[Direction, ...] = ("forward", "forward+backward")
@@ -40,7 +40,7 @@ class AttentionFigure:
     """One implementation at one shape in one direction.
 
     Attributes:
-        backend: its name, see `hdit_core.model.backends`.
+        backend: its name, see `hdit_core.model.attention.backends`.
         floor_s: the products' FLOPs at the machine's own rate.
         timing: None where it could not be measured, `problem` then says why.
         peak_bytes: most memory that it took at once, queries, keys and values included; None where unknown.

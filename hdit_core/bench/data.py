@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hdit_core.bench.data_opening import OpeningFigures, bench_opening
+from hdit_core.bench.open_data import OpeningFigures, bench_opening
 from hdit_core.bench.timing import Rounds, Task, Timing, interleaved, stopwatch
-from hdit_core.data.batch import load_batches
-from hdit_core.data.order import images_at
-from hdit_core.data.plan import PrepareSettings
-from hdit_core.data.prepare import prepare_data
-from hdit_core.data.reader import ImageReader
+from hdit_core.data.loader.batch import load_batches
+from hdit_core.data.loader.order import images_at
+from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.prepare.job import PrepareSettings
+from hdit_core.data.prepare.run import prepare_data
 from hdit_core.errors import UsageError
 
 ORDERED = (1_000, 100_000_000)

@@ -6,17 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hdit_core.bench.apart import OutOfMemory, Say, measured
+from hdit_core.bench.child_process import OutOfMemory, Say, measured
 from hdit_core.bench.machine import FLOPS_PER_MAC, finish, rate_of
 from hdit_core.bench.timing import Rounds, Timing, interleaved, stopwatch
 from hdit_core.bench.train import check_work, rounds_for
 from hdit_core.devices import autocast, compute_dtype, same_bits_on_any_threads
 from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.diffusion.sampler import sample_by
-from hdit_core.diffusion.schedule import sampling_sigmas
+from hdit_core.diffusion.samplers.sampler import sample_by
+from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.flops.count import count
-from hdit_core.generate.generate import check_request, conditioned
+from hdit_core.generate.pipeline import check_request, conditioned
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.sample import SampleRecipe

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from hdit_core.bench.apart import Memory, OutOfMemory, Say, measured
+from hdit_core.bench.child_process import Memory, OutOfMemory, Say, measured
 from hdit_core.bench.machine import FLOPS_PER_MAC, finish
 from hdit_core.bench.timing import Rounds, Timing, interleaved, stopwatch
 from hdit_core.bench.train import FORWARD_AND_BACKWARD

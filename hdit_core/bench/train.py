@@ -1,7 +1,8 @@
-"""A recipe's training step on the machine at hand: images per second, share of the arithmetic it could do, memory."""
+"""What a training step is given while it is measured: noise, or a data set's images as a run reads them."""
 
 import statistics
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,20 +10,78 @@ from typing import Any
 
 import torch
 
-from hdit_core.bench.apart import OutOfMemory, Say, measured
-from hdit_core.bench.batches import Waiting, random_batches, read_batches
+from hdit_core.bench.child_process import OutOfMemory, Say, measured
 from hdit_core.bench.machine import FLOPS_PER_MAC, finish, rate_of
 from hdit_core.bench.timing import Rounds, Timing, interleaved, stopwatch
-from hdit_core.data.reader import ImageReader
+from hdit_core.data.loader.batch import Batch, load_batches
+from hdit_core.data.loader.reader import ImageReader
 from hdit_core.devices import compute_dtype
 from hdit_core.distributed import World
 from hdit_core.errors import UsageError
 from hdit_core.flops.count import count
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.learner import make_learner
-from hdit_core.train.plan import Step, steps
-from hdit_core.train.step import Learner
-from hdit_core.train.workplace import check_data
+from hdit_core.train.context import check_data
+from hdit_core.train.step.batch_plan import Step, steps
+from hdit_core.train.step.build import make_learner
+from hdit_core.train.step.train_step import Learner
+
+AUGMENT_FEATURES = 9
+
+
+class Waiting(Iterator[Batch]):
+    """Batches, and how long they were waited for.
+
+    Attributes:
+        waited_s: for all batches so far.
+    """
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.waited_s = 0.0
+
+    def __next__(self) -> Batch:
+        began_at = time.perf_counter()
+        batch = next(self._batches)
+        self.waited_s += time.perf_counter() - began_at
+        return batch
+
+
+def random_batches(recipe: Recipe, pieces: Iterable[range]) -> Generator[Batch, None, None]:
+    """Yield a batch of noise for each micro-batch of a run; its numbers are drawn once for each number of images."""
+    drawn: dict[int, Batch] = {}
+    for piece in pieces:
+        batch = drawn[len(piece)] = drawn.get(len(piece)) or _random_batch(recipe, len(piece))
+        numbers = torch.arange(piece.start, piece.stop)
+        yield Batch(**(vars(batch) | {"numbers": numbers}))
+
+
+def _random_batch(recipe: Recipe, size: int) -> Batch:
+    numbers, model = torch.Generator().manual_seed(0), recipe.model
+    images, noise = torch.randn(2, size, model.channels, *model.image_size, generator=numbers)
+    classes = torch.randint(model.num_classes, (size,), generator=numbers) if model.num_classes else None
+    augmentation = torch.randn(size, AUGMENT_FEATURES, generator=numbers) if recipe.data.augment_prob else None
+    return Batch(
+        numbers=torch.arange(size),
+        images=images.clamp(-1, 1),
+        class_ids=classes,
+        augment_cond=torch.zeros(size, AUGMENT_FEATURES) if augmentation is None else augmentation,
+        noise=noise,
+        uniform=torch.rand(size, generator=numbers, dtype=torch.float64),
+    )
+
+
+def read_batches(recipe: Recipe, pieces: Iterable[range]) -> Generator[Batch, None, None]:
+    """Yield the batches of the recipe's data set, read by its workers, as its trainer takes them."""
+    return load_batches(
+        ImageReader(Path(recipe.data.path)),
+        pieces,
+        seed=recipe.train.seed,
+        workers=recipe.data.workers,
+        augment_prob=recipe.data.augment_prob,
+        class_dropout=recipe.train.class_dropout,
+        num_classes=recipe.model.num_classes,
+    )
+
 
 FORWARD_AND_BACKWARD = 3
 """A backward pass has two products for each of the forward pass: the gradient of each factor."""

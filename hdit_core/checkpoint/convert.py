@@ -8,13 +8,9 @@ import torch
 from safetensors.torch import save
 
 from hdit_core.checkpoint.denoiser import Weights, build_denoiser, read_weights
-from hdit_core.checkpoint.kdiffusion import (
-    config_to_kdiffusion,
-    recipe_from_kdiffusion,
-    state_from_kdiffusion,
-    state_to_kdiffusion,
-)
-from hdit_core.checkpoint.tensors import Tensors, read_metadata, write_tensors
+from hdit_core.checkpoint.kdiffusion.recipe import config_to_kdiffusion, recipe_from_kdiffusion
+from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion, state_to_kdiffusion
+from hdit_core.checkpoint.safetensors_file import Tensors, read_metadata, write_tensors
 from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.files import new_file, write_whole
 from hdit_core.recipe.run import Recipe

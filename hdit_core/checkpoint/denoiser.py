@@ -8,15 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hdit_core.checkpoint.averages import made_average, part_name, read_length
-from hdit_core.checkpoint.kdiffusion import recipe_from_kdiffusion, state_from_kdiffusion
+from hdit_core.checkpoint.ema.snapshots import made_average, part_name, read_length
+from hdit_core.checkpoint.kdiffusion.recipe import recipe_from_kdiffusion
+from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion
 from hdit_core.checkpoint.layout import checkpoint_folders
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
-from hdit_core.checkpoint.tensors import Tensors, read_tensors
+from hdit_core.checkpoint.safetensors_file import Tensors, read_tensors
 from hdit_core.devices import compute_dtype
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import CheckpointError, RecipeError
-from hdit_core.model.backends import chosen
+from hdit_core.model.attention.backends import chosen
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.model import AttentionBackend
 from hdit_core.recipe.read import check_recipe

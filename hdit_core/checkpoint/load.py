@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from hdit_core.checkpoint.layout import checkpoint_folders
 from hdit_core.checkpoint.manifest import NAME, read_manifest, read_table, verify_files
+from hdit_core.checkpoint.safetensors_file import Tensors, read_tensors
 from hdit_core.checkpoint.state import State
-from hdit_core.checkpoint.tensors import Tensors, read_tensors
 from hdit_core.errors import CheckpointError, RecipeError
 from hdit_core.recipe.read import check_recipe
 from hdit_core.recipe.run import Recipe

@@ -1,18 +1,42 @@
 """Which checkpoints of a run stay: the newest few that are intact, and those that are kept for ever."""
 
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
-from hdit_core.checkpoint.best import best_checkpoint
 from hdit_core.checkpoint.layout import checkpoint_folders
 from hdit_core.checkpoint.load import open_checkpoint
 from hdit_core.checkpoint.manifest import read_table
 from hdit_core.checkpoint.state import State
 from hdit_core.errors import CheckpointError
-from hdit_core.files import TEMPORARY, flush_folder
+from hdit_core.files import TEMPORARY, flush_folder, write_whole
 from hdit_core.recipe.train import TrainRecipe
+
+
+def best_checkpoint(run: Path) -> Path | None:
+    """Return the folder of a run's best checkpoint; None where none is marked, or it is gone."""
+    link = run / "best"
+    return run / "checkpoints" / link.readlink().name if link.is_symlink() and link.is_dir() else None
+
+
+def mark_best(run: Path, folder: Path, score: Mapping[str, Any]) -> None:
+    """Make a checkpoint the best of its run; the one before may go from now on.
+
+    Args:
+        folder: in RUN/checkpoints.
+        score: what it is the best by, as JSON knows it.
+    """
+    link, temporary = run / "best", run / f"{TEMPORARY}best"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(Path("checkpoints") / folder.name)  # relative: a run may be moved
+    temporary.replace(link)
+    flush_folder(run)
+    record = {"checkpoint": f"checkpoints/{folder.name}", **score}
+    write_whole(run / "best.json", json.dumps(record, indent=1) + "\n")
 
 
 def is_intact(folder: Path) -> bool:

@@ -11,9 +11,8 @@ from hdit_core.checkpoint.layout import checkpoint_folder
 from hdit_core.checkpoint.load import open_checkpoint
 from hdit_core.checkpoint.manifest import NAME, make_manifest
 from hdit_core.checkpoint.retention import is_intact, remove_checkpoint
+from hdit_core.checkpoint.safetensors_file import num_bytes, write_tensors
 from hdit_core.checkpoint.state import State
-from hdit_core.checkpoint.tensorfile import num_bytes
-from hdit_core.checkpoint.tensors import write_tensors
 from hdit_core.errors import CheckpointError
 from hdit_core.files import digest, forget_cached, new_folder
 from hdit_core.recipe.run import Recipe

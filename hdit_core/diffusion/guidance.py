@@ -17,8 +17,9 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from hdit_core.diffusion.precondition import Denoiser, at_least_float32
-from hdit_core.diffusion.walk import Denoise, mean_of_each
+from hdit_core.devices import at_least_float32
+from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.diffusion.samplers.sampler_state import Denoise, mean_of_each
 from hdit_core.errors import UsageError
 
 Interval = tuple[float, float]

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hdit_core.diffusion.runge_kutta import Slope, integrate
-from hdit_core.diffusion.walk import Denoise, ask
+from hdit_core.diffusion.samplers.sampler_state import Denoise, ask
 from hdit_core.randomness import stream
 
 PURPOSE = "probe"

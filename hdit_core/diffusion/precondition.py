@@ -1,17 +1,89 @@
 """The denoiser that a network becomes (EDM, section 5; HDiT, section 4.5); by what scalings, `objective.py` says."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from einops import rearrange
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from hdit_core.diffusion.objective import scalings
+from hdit_core.devices import at_least_float32
+from hdit_core.recipe.diffusion import Objective
 from hdit_core.recipe.run import Recipe
 
+Scalings = tuple[Float[Tensor, "*B"], Float[Tensor, "*B"], Float[Tensor, "*B"]]
 
-def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """Return the type in which noise levels and statistics beside tensors of `dtype` are computed."""
-    return torch.promote_types(dtype, torch.float32)
+
+def _edm_scalings(sigma: Float[Tensor, "*B"], sigma_data: float) -> Scalings:
+    total = sigma**2 + sigma_data**2
+    return sigma_data**2 / total, sigma * sigma_data / total.sqrt(), 1 / total.sqrt()
+
+
+def _flow_scalings(sigma: Float[Tensor, "*B"], sigma_data: float) -> Scalings:
+    total = sigma + sigma_data
+    return sigma_data / total, sigma * sigma_data / total, 1 / total
+
+
+def _x_scalings(sigma: Float[Tensor, "*B"], sigma_data: float) -> Scalings:
+    return torch.zeros_like(sigma), torch.full_like(sigma, sigma_data), 1 / (sigma + sigma_data)
+
+
+@dataclass(frozen=True)
+class Parametrisation:
+    """How a denoiser is made of a network.
+
+    Attributes:
+        scalings: c_skip, c_out and c_in, of sigma and sigma_data.
+        target: what F is to answer, of images, noise, sigma and sigma_data: (x0 - c_skip x) / c_out, written out so
+            that nothing cancels and nothing is divided by a small c_out.
+    """
+
+    scalings: Callable[[Tensor, float], Scalings]
+    target: Callable[[Tensor, Tensor, Tensor, float], Tensor]
+
+
+def _edm_target(images: Tensor, noise: Tensor, sigma: Tensor, sigma_data: float) -> Tensor:
+    _, _, c_in = _edm_scalings(sigma, sigma_data)
+    return c_in * (sigma / sigma_data * images - sigma_data * noise)
+
+
+PARAMETRISATIONS: dict[Objective, Parametrisation] = {
+    "edm": Parametrisation(_edm_scalings, _edm_target),
+    "flow": Parametrisation(_flow_scalings, lambda images, noise, sigma, sigma_data: images / sigma_data - noise),
+    "x": Parametrisation(_x_scalings, lambda images, noise, sigma, sigma_data: images / sigma_data),
+}
+
+
+def scalings(sigma: Float[Tensor, "*B"], sigma_data: float, objective: Objective = "edm") -> Scalings:
+    """Return c_skip, c_out and c_in: D(x, sigma) = c_skip x + c_out F(c_in x, sigma).
+
+    Args:
+        sigma: noise levels, positive.
+        sigma_data: standard deviation of the images' pixels in [-1, 1].
+        objective: what the network is asked for.
+    """
+    return PARAMETRISATIONS[objective].scalings(sigma, sigma_data)
+
+
+def target(
+    images: Float[Tensor, "B C H W"],
+    noise: Float[Tensor, "B C H W"],
+    sigma: Float[Tensor, "B 1 1 1"],
+    sigma_data: float,
+    objective: Objective = "edm",
+) -> Float[Tensor, "B C H W"]:
+    """Return what the network is to answer, in at least the type of sigma.
+
+    Args:
+        images: clean images in [-1, 1].
+        noise: standard normal numbers.
+        sigma: noise levels, positive.
+        sigma_data: standard deviation of the images' pixels in [-1, 1].
+        objective: what the network is asked for.
+    """
+    dtype = torch.promote_types(images.dtype, sigma.dtype)
+    return PARAMETRISATIONS[objective].target(images.to(dtype), noise.to(dtype), sigma, sigma_data)
 
 
 class Denoiser(nn.Module):

@@ -2,30 +2,32 @@
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 
+from hdit_core.data.format.manifest import read_manifest
+from hdit_core.data.image_sets.image_set import ImageSet
+from hdit_core.data.image_sets.open_images import STDIN
 from hdit_core.devices import pick_device, same_bits_on_any_threads
 from hdit_core.distributed import World
-from hdit_core.errors import UsageError
-from hdit_core.evaluate.classscore import ClassScore
-from hdit_core.evaluate.distance import FrechetTarget, kernel_distance
-from hdit_core.evaluate.extractor import Extractor, Say, open_extractor
-from hdit_core.evaluate.featurestore import FeatureStore
-from hdit_core.evaluate.fit import LEAST_FOR_KERNEL, check_enough, remarks_on
-from hdit_core.evaluate.htmlreport import write_report
-from hdit_core.evaluate.imageset import ImageSet
-from hdit_core.evaluate.interval import NUM_BLOCKS, spread
-from hdit_core.evaluate.manifold import manifold
-from hdit_core.evaluate.measure import Measurement, OnProgress, Watcher, assist, measure
-from hdit_core.evaluate.nearest import NearestSearch, Neighbours, Places
-from hdit_core.evaluate.pictures import STDIN
-from hdit_core.evaluate.reference import save_statistics
-from hdit_core.evaluate.relay import Relay, needing
-from hdit_core.evaluate.report import SavedStatistics, Score
+from hdit_core.errors import DataError, UsageError
+from hdit_core.evaluate.extractors.extractor import Extractor, Say, open_extractor
+from hdit_core.evaluate.features.cache import FeatureStore
+from hdit_core.evaluate.features.gather import Relay, needing
+from hdit_core.evaluate.features.measure import Measurement, OnProgress, Watcher, assist, measure
+from hdit_core.evaluate.inputs import LEAST_FOR_KERNEL, check_enough, check_fit, open_reference, open_scored, remarks_on
+from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget
+from hdit_core.evaluate.metrics.inception_score import ClassScore
+from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, spread
+from hdit_core.evaluate.metrics.kernel_distance import kernel_distance
+from hdit_core.evaluate.metrics.nearest_neighbours import NearestSearch, Neighbours, Places
+from hdit_core.evaluate.metrics.precision_recall import manifold
+from hdit_core.evaluate.report.html_report import write_report
+from hdit_core.evaluate.report.result import SavedStatistics, Score
+from hdit_core.evaluate.report.sheets import neighbour_sheet
 from hdit_core.evaluate.settings import ScoreSettings, check_settings
-from hdit_core.evaluate.sheet import neighbour_sheet
-from hdit_core.evaluate.sides import check_fit, open_reference, open_scored
+from hdit_core.evaluate.statistics_file import load_statistics, save_statistics
 from hdit_core.files import write_whole
 from hdit_core.images import png_bytes
 
@@ -183,3 +185,33 @@ class _Scoring:
 
 def _show(on_progress: OnProgress, done_before: int, total: int | None, done: int, _: int | None) -> None:
     on_progress(done_before + done, total)
+
+
+def kept_statistics(data: Path, extractor: str, on_progress: OnProgress, say: Say) -> Path:
+    """Return the file of a data set's statistics, made now if it is not there or is of other images.
+
+    Args:
+        data: a prepared data set.
+        extractor: name of the feature network; also part of the file's name.
+        on_progress: told how many images are done, of how many.
+        say: told of what takes long.
+
+    Raises:
+        UsageError: there is no such extractor.
+        HditError: its weights cannot be had.
+    """
+    path = data / f"statistics-{extractor}.npz"
+    if path.exists() and _is_of(path, data):
+        return path
+    settings = ScoreSettings(str(data), None, extractor=extractor, save_stats=path, allow_small_n=True)
+    result = score(settings, on_progress, say)
+    for remark in result.remarks if result else ():
+        say(remark)
+    return path
+
+
+def _is_of(path: Path, data: Path) -> bool:
+    try:
+        return bool(load_statistics(path).source.get("root") == read_manifest(data).root)
+    except DataError:
+        return False

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hdit_core.data.image_sets.open_images import STDIN
 from hdit_core.errors import UsageError
-from hdit_core.evaluate.extractor import Mode
+from hdit_core.evaluate.extractors.extractor import Mode
 from hdit_core.evaluate.generated import Labels
-from hdit_core.evaluate.pictures import STDIN
-from hdit_core.evaluate.reference import check_statistics_path
+from hdit_core.evaluate.statistics_file import check_statistics_path
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hdit_core.flops.count import Operation
-from hdit_core.model.native.extent import MOST_GLOBAL, MOST_WINDOW, is_taken
+from hdit_core.model.native.workspace import MOST_GLOBAL, MOST_WINDOW, is_taken
 from hdit_core.recipe.model import FeedForward, LevelRecipe, ModelRecipe, Skip
 
 FLOAT32, INT64 = 4, 8

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hdit_core.flops.count import Operation
 from hdit_core.model.blocks import TransformerLayer
 from hdit_core.model.hourglass import HourglassTransformer
-from hdit_core.model.initial import LEAST_ROWS
+from hdit_core.model.linear import LEAST_ROWS
 from hdit_core.recipe.model import ModelRecipe
 
 Place = tuple[int | None, Operation]

@@ -5,23 +5,14 @@ from collections.abc import Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal
 
+from hdit_core.figures import DOTS_PER_INCH, HEIGHT_INCHES, SETTINGS, STYLES, WIDTH_INCHES
 from hdit_core.flops.scaling import Curve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PlotFormat = Literal["png", "svg"]
 
-WIDTH_INCHES, HEIGHT_INCHES, DOTS_PER_INCH = 5.5, 3.8, 200
-STYLES: tuple[dict[str, Any], ...] = (
-    {"color": "#0b3c5d", "marker": "o", "linestyle": "-"},
-    {"color": "#c8551b", "marker": "s", "linestyle": "--"},
-    {"color": "#3a7d44", "marker": "^", "linestyle": "-."},
-    {"color": "#7b4b94", "marker": "D", "linestyle": ":"},
-    {"color": "#8a6d1d", "marker": "v", "linestyle": (0, (5, 1, 1, 1))},
-    {"color": "#4a4a4a", "marker": "x", "linestyle": (0, (1, 1))},
-)
-SETTINGS: Any = {"font.size": 9, "axes.linewidth": 0.7, "svg.hashsalt": "hdit"}
+PlotFormat = Literal["png", "svg"]
 
 
 def scaling_plot(curves: Sequence[Curve], plot_format: PlotFormat) -> bytes:

@@ -1,8 +1,7 @@
 """From seeds to images: checkpoint, guided denoiser, sampler, files."""
 
 from hdit_core.diffusion.guidance import Guide
-from hdit_core.generate.defaults import open_denoiser
 from hdit_core.generate.generate import Generated, generate
-from hdit_core.generate.settings import sample_settings
+from hdit_core.generate.settings import open_denoiser, sample_settings
 
 __all__ = ["Generated", "Guide", "generate", "open_denoiser", "sample_settings"]

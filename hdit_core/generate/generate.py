@@ -1,26 +1,22 @@
-"""Images from seeds: image i of seed s is a function of (s, i) and the settings, not of the batch it was drawn in."""
+"""Finished images side by side on a sheet, each with its class under it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from hdit_core.devices import autocast, compute_dtype, keep_freed_memory, same_bits_on_any_threads
-from hdit_core.diffusion.brownian import BrownianNoise
-from hdit_core.diffusion.guidance import Guide, check_guide, guided
+from hdit_core.devices import keep_freed_memory
+from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.diffusion.sampler import sample_by
-from hdit_core.diffusion.schedule import sampling_sigmas
-from hdit_core.diffusion.walk import Denoise, NoiseSource, Step
-from hdit_core.errors import UsageError
+from hdit_core.diffusion.samplers.brownian_noise import BrownianNoise
+from hdit_core.diffusion.samplers.schedule import sampling_sigmas
+from hdit_core.generate.pipeline import START, OnStep, check_classes, check_request, conditioned, run_sampler
+from hdit_core.images import to_uint8
 from hdit_core.randomness import normal
-from hdit_core.recipe.model import ModelRecipe
 from hdit_core.recipe.sample import SampleRecipe
-
-OnStep = Callable[[Step], None]
-START = "start"  # the purpose of the noise that an image begins as
 
 
 @dataclass(frozen=True)
@@ -46,7 +42,8 @@ def generate(
     """Draw images, batch after batch, as they are asked for: nothing is drawn before, and none is kept.
 
         from hdit_core.checkpoint import load_denoiser
-        from hdit_core.generate import generate, sample_settings
+        from hdit_core.generate import sample_settings
+        from hdit_core.generate.generate import generate
 
         denoiser = load_denoiser("runs/digits")
         settings = sample_settings(denoiser.recipe, steps=10, guidance=2.0, batch_size=4)
@@ -72,94 +69,6 @@ def generate(
     check_classes(denoiser.recipe.model.num_classes, indices, class_ids)
     keep_freed_memory()
     return _Drawing(denoiser, seed, settings, size, guide, on_step).batches(indices, class_ids)
-
-
-def check_size(model: ModelRecipe, size: tuple[int, int]) -> None:
-    """Refuse a size that the network cannot take.
-
-    Raises:
-        UsageError: saying why, and which sizes near it would do.
-    """
-    trained = "x".join(map(str, model.image_size))
-    for key, problem in model.size_problems(size):
-        of_level = f"model.{key} = {problem}".partition(";")[0] + f"; use a size nearer to its own, {trained}"
-        raise UsageError(f"--size {size[0]}x{size[1]}: {problem if key == 'image_size' else of_level}")
-
-
-def check_request(denoiser: Denoiser, size: tuple[int, int], guide: Guide | None) -> None:
-    """Refuse a size that the network or its guide cannot take, and a guide that cannot be asked the same.
-
-    Raises:
-        UsageError: saying why.
-    """
-    check_size(denoiser.recipe.model, size)
-    if guide is not None:
-        check_guide(denoiser, guide.denoiser)
-        check_size(guide.denoiser.recipe.model, size)
-
-
-def check_classes(num_classes: int, indices: Sequence[int], class_ids: Sequence[int] | None) -> None:
-    """Refuse classes that the network does not have; None is every network's default.
-
-    Raises:
-        UsageError: naming the class and those that there are.
-    """
-    if class_ids is None:
-        return
-    if not num_classes:
-        raise UsageError("classes were asked for, but the network was trained without any")
-    for class_id in class_ids:
-        if not 0 <= class_id <= num_classes:
-            raise UsageError(
-                f"class {class_id}: the network has the classes 0 to {num_classes - 1} ({num_classes} means none)"
-            )
-    if len(class_ids) != len(indices):
-        raise ValueError(f"{len(class_ids)} classes for {len(indices)} images")
-
-
-def conditioned(
-    denoiser: Denoiser, classes: Sequence[int] | None, settings: SampleRecipe, guide: Guide | None = None
-) -> Denoise:
-    """Return what a sampler asks: the denoiser for images of these classes, guided as the settings say.
-
-    Args:
-        classes: of each image of the batch; None for networks without classes.
-        guide: a worse model to lead away from.
-    """
-    device = next(denoiser.parameters()).device
-    return guided(
-        denoiser,
-        None if classes is None else torch.tensor(list(classes), device=device),
-        settings.guidance,
-        batched=settings.guidance_batched,
-        guide=guide,
-        interval=settings.guidance_interval,
-        rescale=settings.guidance_rescale,
-    )
-
-
-def run_sampler(
-    denoiser: Denoiser,
-    classes: Sequence[int] | None,
-    settings: SampleRecipe,
-    x: Float[Tensor, "B C H W"],
-    sigmas: Float64[Tensor, "levels"],
-    noise: NoiseSource,
-    on_step: OnStep | None = None,
-    denoise: Denoise | None = None,
-) -> Float[Tensor, "B C H W"]:
-    """Walk a batch down noise levels with the sampler of the settings, in the precision of the denoiser's recipe.
-
-    Args:
-        x: the start, images with noise of level sigmas[0].
-        sigmas: falling; all of the schedule or a part of it.
-        noise: for stochastic samplers.
-        denoise: what is asked instead of `conditioned`.
-    """
-    same_bits_on_any_threads()
-    device = x.device
-    with autocast(device, compute_dtype(denoiser.recipe.train.precision, device)):
-        return sample_by(settings, denoise or conditioned(denoiser, classes, settings), x, sigmas, noise, on_step)
 
 
 @dataclass(frozen=True)
@@ -192,3 +101,12 @@ class _Drawing:
         noise = BrownianNoise(self.seed, indices, shape, sigmas, device=device)
         denoise = conditioned(denoiser, classes, settings, self.guide)
         return run_sampler(denoiser, classes, settings, x, sigmas, noise, self.on_step, denoise)
+
+
+def collect(batches: Iterable[Generated]) -> tuple[UInt8[np.ndarray, "B H W C"], list[int] | None]:
+    """Return all images of some batches as bytes, and their classes; for sheets, which are small."""
+    parts, classes = [], []
+    for batch in batches:
+        parts.append(to_uint8(batch.images))
+        classes.extend(batch.class_ids or [])
+    return np.concatenate(parts), classes or None

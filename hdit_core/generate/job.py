@@ -1,8 +1,8 @@
-"""A job of many samples: which this rank draws, in what time, and where they go."""
+"""A job whose images begin from something else than noise alone: it goes where samples go, and on like them."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,9 +10,10 @@ import torch
 from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.distributed import World
-from hdit_core.generate.folder import SampleFolder
 from hdit_core.generate.generate import Generated, generate
-from hdit_core.generate.origin import origin
+from hdit_core.generate.output.sample_folder import SampleFolder
+from hdit_core.generate.pipeline import Draw, check_classes
+from hdit_core.generate.provenance import origin
 from hdit_core.recipe.sample import SampleRecipe
 
 OnProgress = Callable[[int], None]
@@ -101,3 +102,37 @@ def fill_folder(
     folder.flush()
     world.any(False, device)  # wait for the others
     return [number for number in job.numbers if folder.holds(number)]
+
+
+@dataclass(frozen=True)
+class EditJob(Job):
+    """Images that `draw` makes; image i is a function of the job and i alone.
+
+    Attributes:
+        draw: draws a batch.
+        edit: what is done, to what: part of what decides the pixels, as plain values.
+        classes_follow: whether classes follow the numbers where none is asked for; else no image has one.
+    """
+
+    draw: Draw = field(kw_only=True)
+    edit: Mapping[str, Any] = field(kw_only=True)
+    classes_follow: bool = field(default=True, kw_only=True)
+
+    def __post_init__(self) -> None:
+        """Refuse a class that the network does not have, with a UsageError."""
+        check_classes(self.denoiser.recipe.model.num_classes, [0], None if self.class_id is None else [self.class_id])
+
+    def class_of(self, number: int) -> int | None:
+        return super().class_of(number) if self.classes_follow else self.class_id
+
+    def origin(self) -> dict[str, Any]:
+        return super().origin() | {"edit": dict(self.edit)}
+
+    @torch.inference_mode()
+    def batches(self, numbers: Sequence[int]) -> Iterator[Generated]:
+        """Yield the batches of some of the images."""
+        for start in range(0, len(numbers), self.settings.batch_size):
+            chosen = list(numbers[start : start + self.settings.batch_size])
+            found = [class_id for number in chosen if (class_id := self.class_of(number)) is not None]
+            classes = found or None
+            yield Generated(chosen, classes, self.draw(chosen, classes).float().cpu())

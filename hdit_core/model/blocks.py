@@ -5,16 +5,16 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hdit_core.model.attention import Operator, global_attention
-from hdit_core.model.gate import Unit, gated
-from hdit_core.model.initial import Linear, constant, unset
-from hdit_core.model.native.extent import MOST_GLOBAL, MOST_WINDOW
-from hdit_core.model.native.rows import rows_for
+from hdit_core.model.attention.operator import Operator, global_attention
+from hdit_core.model.attention.qk_norm import cosine_rotary
+from hdit_core.model.attention.shifted_window import ShiftedWindows, one_window
+from hdit_core.model.fused_blocks import feed_forward_in_one_pass, may_go_in_one_pass, window_attention_in_one_pass
+from hdit_core.model.geglu import Unit, gated
+from hdit_core.model.linear import Linear, constant, unset
+from hdit_core.model.native.rowwise import rows_for
+from hdit_core.model.native.workspace import MOST_GLOBAL, MOST_WINDOW
 from hdit_core.model.norm import AdaNorm, AdaRMSNorm
-from hdit_core.model.one_pass import feed_forward_in_one_pass, may_go_in_one_pass, window_attention_in_one_pass
 from hdit_core.model.position import Rotation
-from hdit_core.model.similarity import cosine_rotary
-from hdit_core.model.window import ShiftedWindows, one_window
 
 INITIAL_LOGIT_SCALE = 10.0
 

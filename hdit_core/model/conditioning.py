@@ -8,9 +8,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hdit_core.model.gate import UNITS, Unit
-from hdit_core.model.initial import Linear, constant, standard_normal, unset
-from hdit_core.model.norm import RMSNorm, wide
+from hdit_core.devices import wide
+from hdit_core.model.geglu import UNITS, Unit
+from hdit_core.model.linear import Linear, constant, standard_normal, unset
+from hdit_core.model.norm import RMSNorm
 from hdit_core.model.position import FixedTensor
 from hdit_core.recipe.model import ModelRecipe
 

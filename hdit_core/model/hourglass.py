@@ -9,12 +9,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hdit_core.model.attention import attention_operator
+from hdit_core.model.attention.operator import attention_operator
 from hdit_core.model.blocks import AttentionBlock, FeedForwardBlock, TransformerLayer
 from hdit_core.model.conditioning import Conditioning
-from hdit_core.model.gate import UNITS
-from hdit_core.model.initial import constant
-from hdit_core.model.merges import MERGES
+from hdit_core.model.geglu import UNITS
+from hdit_core.model.linear import constant
 from hdit_core.model.norm import ADA_NORMS, RMSNorm
 from hdit_core.model.position import (
     FREQUENCIES,
@@ -25,7 +24,7 @@ from hdit_core.model.position import (
     grid_positions,
     sine_positions,
 )
-from hdit_core.model.tokens import TokenMerge, TokenSplit
+from hdit_core.model.tokens import MERGES, TokenMerge, TokenSplit
 from hdit_core.randomness import stream
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 

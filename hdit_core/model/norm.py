@@ -16,16 +16,12 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from hdit_core.model.initial import Linear, constant, unset
-from hdit_core.model.native.rows import Rows, rows_for
+from hdit_core.devices import wide
+from hdit_core.model.linear import Linear, constant, unset
+from hdit_core.model.native.rowwise import Rows, rows_for
 from hdit_core.recipe.model import Norm
 
 EPSILON = 1e-6
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype in which statistics are taken: float32, or float64 where the activations are."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 class Normalised(torch.autograd.Function):

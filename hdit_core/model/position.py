@@ -9,8 +9,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hdit_core.model.initial import Initial, Shape, constant, unset
-from hdit_core.model.norm import wide
+from hdit_core.devices import wide
+from hdit_core.model.linear import Initial, Shape, constant, unset
 from hdit_core.recipe.model import Positions
 
 Rotation = tuple[Tensor, Tensor]  # cosines [H, W, N, D], with 1 for what is not turned, and sines [H, W, N, D / 4]

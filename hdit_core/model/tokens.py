@@ -3,11 +3,13 @@
 A block of p x q cells becomes one token by laying its features one after the other, rows first, and a linear map.
 """
 
+import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hdit_core.model.initial import Initial, Linear, uniform_fan_in
+from hdit_core.model.linear import Initial, Linear, constant, uniform_fan_in, unset
+from hdit_core.recipe.model import Skip
 
 
 class TokenMerge(nn.Module):
@@ -36,3 +38,54 @@ class TokenSplit(nn.Module):
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 C2"]:
         p, q = self.block
         return rearrange(self.proj(x), "b h w (p q c) -> b (h p) (w q) c", p=p, q=q)
+
+
+class SkipSplit(TokenSplit):
+    """Both are mixed by one learned share: the paper's design.
+
+    The mix is `(1 - f) * skip + f * up`, as the reference computes it; equation 2 of the paper has it the other way
+    round. It begins at 1/2, where both agree.
+    """
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__(width_in, width_out, (2, 2))
+        self.mix = torch.nn.Parameter(unset(1))
+        self.initial = {"mix": constant(0.5)}
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "B H W C"], skip: Float[Tensor, "B H2 W2 C2"]
+    ) -> Float[Tensor, "B H2 W2 C2"]:
+        return torch.lerp(skip, super().forward(x), self.mix.to(x.dtype))
+
+
+class AddSplit(TokenSplit):
+    """Both are added up (row F2 of table 5)."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__(width_in, width_out, (2, 2))
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "B H W C"], skip: Float[Tensor, "B H2 W2 C2"]
+    ) -> Float[Tensor, "B H2 W2 C2"]:
+        return super().forward(x) + skip
+
+
+class ConcatSplit(TokenSplit):
+    """Both stand side by side, and a linear map brings them back to the level's width, as in a U-Net (row F1)."""
+
+    def __init__(self, width_in: int, width_out: int) -> None:
+        super().__init__(width_in, width_out, (2, 2))
+        self.join = Linear(2 * width_out, width_out)
+
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "B H W C"], skip: Float[Tensor, "B H2 W2 C2"]
+    ) -> Float[Tensor, "B H2 W2 C2"]:
+        return self.join(torch.cat([super().forward(x), skip], dim=-1))
+
+
+MERGES: dict[Skip, type[SkipSplit] | type[AddSplit] | type[ConcatSplit]] = {
+    "lerp": SkipSplit,
+    "add": AddSplit,
+    "concat": ConcatSplit,
+}
+"""What a recipe can ask for as `model.skip`."""

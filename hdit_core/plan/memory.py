@@ -18,7 +18,7 @@ from hdit_core.flops.activations import (
     patch_bytes,
 )
 from hdit_core.flops.count import Operation, count
-from hdit_core.model.native.extent import feed_forward_blocks, feed_forward_lanes, window_lanes
+from hdit_core.model.native.workspace import feed_forward_blocks, feed_forward_lanes, window_lanes
 from hdit_core.plan.sharding import hidden_numbers
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hdit_core.errors import UsageError
 from hdit_core.flops.count import count
-from hdit_core.plan.measured import Measured
+from hdit_core.plan.benchmark_result import Measured
 from hdit_core.plan.memory import Memory, Place, training_memory
 from hdit_core.plan.sharding import too_large_for_each
 from hdit_core.recipe.run import Recipe

@@ -22,7 +22,7 @@ def optimizer_numbers(recipe: Recipe) -> int:
 
 
 def hidden_numbers(model: ModelRecipe) -> int:
-    """Return how many learned numbers are in matrices between hidden features, see `hdit_core.train.muon.is_hidden`."""
+    """Return how many learned numbers are in matrices between hidden features (see `train.optim.muon.is_hidden`)."""
     counted = count(model)
     layers = counted.of("attention projections").parameters + counted.of("feed-forward").parameters
     mixes = len(model.levels) - 1 if model.skip == "lerp" else 0  # beside each split, one number that is no matrix

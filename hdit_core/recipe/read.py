@@ -14,8 +14,8 @@ from pydantic import ValidationError
 
 import hdit_core
 from hdit_core.errors import RecipeError, did_you_mean
-from hdit_core.recipe.mistakes import mistakes
 from hdit_core.recipe.run import Recipe
+from hdit_core.recipe.validation_errors import mistakes
 
 MAX_RECIPE_BYTES = 1_000_000
 MAX_MISTAKES = 100  # that are printed

@@ -7,23 +7,22 @@ import torch
 
 from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders, log_file
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
-from hdit_core.checkpoint.memory import Skip
-from hdit_core.checkpoint.state import State
-from hdit_core.data.reader import ImageReader
+from hdit_core.checkpoint.state import Skip, State
+from hdit_core.checkpoint.status import read_status, telling_failure
+from hdit_core.data.loader.reader import ImageReader
 from hdit_core.distributed import World
 from hdit_core.errors import CheckpointError
 from hdit_core.files import remove_temporaries
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.boards import check_boards
+from hdit_core.train.context import Workplace, workplace
 from hdit_core.train.deterministic import kept_so_far, naming_operation
-from hdit_core.train.folder import claimed_folder, keep_recipe
-from hdit_core.train.growth import NOTHING, Inheritance, inherit
-from hdit_core.train.learner import make_learner
-from hdit_core.train.rollback import RollBack
-from hdit_core.train.status import read_status, telling_failure
+from hdit_core.train.init_from import NOTHING, Inheritance, inherit
+from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.monitor.incidents import RollBack
+from hdit_core.train.monitor.trackers import check_boards
+from hdit_core.train.run_folder import claimed_folder, keep_recipe
+from hdit_core.train.step.build import make_learner
 from hdit_core.train.trainer import Trainer
-from hdit_core.train.watching import Watcher
-from hdit_core.train.workplace import Workplace, workplace
 
 
 def train(

@@ -6,33 +6,30 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from hdit_core.checkpoint.averages import remove_snapshots_after
+from hdit_core.checkpoint.ema.snapshots import remove_snapshots_after
 from hdit_core.checkpoint.layout import stop_file
+from hdit_core.checkpoint.log import Log
 from hdit_core.checkpoint.state import State
-from hdit_core.data.quarantine import Quarantine
-from hdit_core.data.reader import ImageReader
-from hdit_core.data.workers import naming_dead_workers
+from hdit_core.checkpoint.status import Standing, write_status
+from hdit_core.data.loader.quarantine import Quarantine
+from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.workers import naming_dead_workers
 from hdit_core.errors import StoppedEarly
-from hdit_core.train.advance import advanced, with_new_interval
-from hdit_core.train.alarm import Alarm
-from hdit_core.train.boards import Boards, opened_boards
-from hdit_core.train.deadline import Deadline, job_end_s
-from hdit_core.train.feed import Feed, feed
-from hdit_core.train.grids import draw_grid
-from hdit_core.train.incidents import Incidents
-from hdit_core.train.interval import log_fields
-from hdit_core.train.log import Log
-from hdit_core.train.optimizer import optimizer_tensors
-from hdit_core.train.plan import Step, steps
-from hdit_core.train.preempt import StopRequest, listen
-from hdit_core.train.result import NotFinite, StepResult
-from hdit_core.train.saving import Saver
-from hdit_core.train.schedule import lr_factor
-from hdit_core.train.scoring import Scores, open_scores
-from hdit_core.train.speed import image_flops, peak_bytes, peak_flops_per_s
-from hdit_core.train.status import Standing, write_status
-from hdit_core.train.step import Learner
-from hdit_core.train.watching import Progress, Watcher
+from hdit_core.train.async_checkpoint import Saver
+from hdit_core.train.evaluation import Scores, open_scores
+from hdit_core.train.monitor.callbacks import Progress, Watcher
+from hdit_core.train.monitor.incidents import Alarm, Incidents
+from hdit_core.train.monitor.metrics import advanced, log_fields, with_new_interval
+from hdit_core.train.monitor.throughput import image_flops, peak_bytes, peak_flops_per_s
+from hdit_core.train.monitor.trackers import Boards, opened_boards
+from hdit_core.train.optim.lr_schedule import lr_factor
+from hdit_core.train.optim.optimizer import optimizer_tensors
+from hdit_core.train.preemption import Deadline, StopRequest, job_end_s, listen
+from hdit_core.train.sample_grid import draw_grid
+from hdit_core.train.step.batch_plan import Step, steps
+from hdit_core.train.step.dataloader import Feed, feed
+from hdit_core.train.step.result import NotFinite, StepResult
+from hdit_core.train.step.train_step import Learner
 
 
 class Trainer:

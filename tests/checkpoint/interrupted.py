@@ -11,7 +11,7 @@ from hdit_core.checkpoint.save import save_checkpoint
 from hdit_core.checkpoint.state import State
 from hdit_core.distributed import World
 from hdit_core.files import remove_temporaries
-from hdit_core.train.saving import Saver
+from hdit_core.train.async_checkpoint import Saver
 
 CPU = torch.device("cpu")
 

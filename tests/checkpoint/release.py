@@ -16,7 +16,8 @@ from PIL import Image
 
 from hdit_core.checkpoint.layout import checkpoint_folder
 from hdit_core.checkpoint.manifest import FORMAT
-from hdit_core.data.prepare import PrepareSettings, prepare_data
+from hdit_core.data.prepare.job import PrepareSettings
+from hdit_core.data.prepare.run import prepare_data
 from hdit_core.recipe.read import check_recipe
 from hdit_core.train.run import train
 

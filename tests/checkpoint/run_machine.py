@@ -12,13 +12,13 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from interrupted import save
 
 from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.checkpoint.retention import is_intact
 from hdit_core.errors import CheckpointError
 from hdit_core.files import DigestingWriter, remove_temporaries
+from tests.checkpoint.interrupted import save
 
 DIED, REFUSED = 9, 4
 OPERATIONS = st.integers(1, 32)

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 
 from hdit_core.checkpoint import convert, load_denoiser
 from hdit_core.checkpoint.convert import convert_weights
+from hdit_core.checkpoint.safetensors_file import read_tensors
 from hdit_core.checkpoint.save import save_checkpoint
 from hdit_core.checkpoint.state import State
-from hdit_core.checkpoint.tensors import read_tensors
 from hdit_core.errors import UsageError
 from hdit_core.model.hourglass import HourglassTransformer
 from tests.conftest import REFERENCE

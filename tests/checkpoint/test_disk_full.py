@@ -10,12 +10,12 @@ import shutil
 import subprocess
 
 import pytest
-from interrupted import begun, content_of, copy_of, parts, save, state
 
 from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders
 from hdit_core.checkpoint.load import open_checkpoint
 from hdit_core.checkpoint.save import needed_bytes, save_checkpoint
 from hdit_core.errors import CheckpointError
+from tests.checkpoint.interrupted import begun, content_of, copy_of, parts, save, state
 
 PAGE_BYTES = resource.getpagesize()
 NUM_SIZES = 6  # tests/endurance/test_checkpoint_disk_full.py takes more

@@ -2,7 +2,8 @@
 
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
-from run_machine import RunMachine
+
+from tests.checkpoint.run_machine import RunMachine
 
 
 def test_whatever_happens_to_a_run_two_intact_checkpoints_stay_and_the_newest_is_never_lost(changed):

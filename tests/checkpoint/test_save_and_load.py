@@ -15,9 +15,9 @@ from hdit_core.checkpoint.denoiser import read_weights
 from hdit_core.checkpoint.layout import checkpoint_folder
 from hdit_core.checkpoint.load import newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.manifest import manifest_checksum
+from hdit_core.checkpoint.safetensors_file import read_tensors, write_tensors
 from hdit_core.checkpoint.save import save_checkpoint
 from hdit_core.checkpoint.state import State
-from hdit_core.checkpoint.tensors import read_tensors, write_tensors
 from hdit_core.errors import CheckpointError
 
 

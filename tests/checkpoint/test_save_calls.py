@@ -6,8 +6,9 @@ A sample of the calls; tests/endurance/test_checkpoint_calls.py takes every one.
 import re
 
 import pytest
-from interrupted import begun, check_after, content_of, copy_of, save
-from tracing import DONE, KILLED, REFUSED, changes, needs_strace, run_traced
+
+from tests.checkpoint.interrupted import begun, check_after, content_of, copy_of, save
+from tests.checkpoint.tracing import DONE, KILLED, REFUSED, changes, needs_strace, run_traced
 
 pytestmark = needs_strace
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hdit_cli import console
-from hdit_cli.options import image_size
+from hdit_cli.options.shared import image_size
 from hdit_core.errors import UsageError
 
 

@@ -3,10 +3,11 @@
 import shutil
 
 import pytest
-from class_folders import SIZE, write_pictures
 from PIL import Image
 
-from hdit_core.data.prepare import PrepareSettings, prepare_data
+from hdit_core.data.prepare.job import PrepareSettings
+from hdit_core.data.prepare.run import prepare_data
+from tests.data.class_folders import SIZE, write_pictures
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import io
 import tarfile
 
-from hdit_core.data.manifest import read_manifest, root_of, write_manifest
+from hdit_core.data.format.manifest import read_manifest, root_of, write_manifest
 from hdit_core.files import digest
 
 

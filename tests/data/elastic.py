@@ -2,10 +2,10 @@
 
 import torch
 
-from hdit_core.data.batch import NETWORK_INPUTS, load_batches
-from hdit_core.data.opening import open_reader, order_of
+from hdit_core.data.loader.batch import NETWORK_INPUTS, load_batches
+from hdit_core.data.loader.build import open_reader, order_of
 from hdit_core.distributed import World
-from hdit_core.train.plan import micro_batches, parts, steps
+from hdit_core.train.step.batch_plan import micro_batches, parts, steps
 
 NAMES = (*NETWORK_INPUTS, "uniform")
 

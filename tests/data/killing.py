@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 CODE = (
-    "import sys; from pathlib import Path; from hdit_core.data.prepare import *\n"
-    "from hdit_core.data.share import parse_share\n"
+    "import sys; from pathlib import Path; from hdit_core.data.prepare.run import *\n"
+    "from hdit_core.data.prepare.array_task import parse_share\n"
     "if __name__ == '__main__':\n"
     "    source, out, share, workers, shard_size, drop = sys.argv[1:]\n"
     "    settings = PrepareSettings(source, Path(out), (8, 12), shard_size=int(shard_size), workers=int(workers),"

@@ -4,13 +4,13 @@ The picture is 12 wide and 8 high; its quadrants are red, green (right), blue (b
 case says otherwise. Everything is made on the spot by Pillow, or byte by byte where Pillow cannot write it.
 """
 
-from zoo_colours import colours, inks, profiles, transparencies
-from zoo_greys import greys, palettes
-from zoo_parts import RED as RED
-from zoo_parts import Animal
-from zoo_parts import picture as picture
-from zoo_parts import saved as saved
-from zoo_shapes import animations, broken, orientations, shapes
+from tests.data.zoo_colours import colours, inks, profiles, transparencies
+from tests.data.zoo_greys import greys, palettes
+from tests.data.zoo_parts import RED as RED
+from tests.data.zoo_parts import Animal
+from tests.data.zoo_parts import picture as picture
+from tests.data.zoo_parts import saved as saved
+from tests.data.zoo_shapes import animations, broken, orientations, shapes
 
 
 def animals() -> dict[str, Animal]:

@@ -4,7 +4,8 @@ import struct
 
 import numpy as np
 from PIL import Image, ImageChops, ImageCms
-from zoo_parts import (
+
+from tests.data.zoo_parts import (
     BLUE,
     GREEN,
     HEIGHT,

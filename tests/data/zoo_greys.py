@@ -4,7 +4,8 @@ import struct
 
 import numpy as np
 from PIL import Image
-from zoo_parts import (
+
+from tests.data.zoo_parts import (
     BLACK,
     BLUE,
     GREEN,

@@ -4,7 +4,8 @@ import struct
 import zlib
 
 from PIL import Image, PngImagePlugin
-from zoo_parts import BLACK, EXIF_ORIENTATIONS, HEIGHT, RED, WIDTH, Animal, exif, picture, png, saved
+
+from tests.data.zoo_parts import BLACK, EXIF_ORIENTATIONS, HEIGHT, RED, WIDTH, Animal, exif, picture, png, saved
 
 
 def orientations():

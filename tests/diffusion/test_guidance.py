@@ -3,8 +3,8 @@ import torch
 
 from hdit_core.diffusion.guidance import Guide, guided
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.diffusion.sampler import sample
-from hdit_core.diffusion.schedule import sampling_sigmas
+from hdit_core.diffusion.samplers.sampler import sample
+from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.errors import UsageError
 from hdit_core.recipe.sample import SampleRecipe
 

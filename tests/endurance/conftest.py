@@ -1,12 +1,6 @@
 """How long the long tests are: `make endurance ARGS='--kills 20'`."""
 
-import sys
-from pathlib import Path
-
 import pytest
-
-# The long tests are made of the same parts as the short ones.
-sys.path += [str(Path(__file__).parents[1] / part) for part in ("data", "checkpoint", "generate", "train")]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

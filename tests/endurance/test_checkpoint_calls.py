@@ -4,8 +4,9 @@ The short form is tests/checkpoint/test_save_calls.py.
 """
 
 import pytest
-from interrupted import begun, check_after, content_of, copy_of, save
-from tracing import DONE, KILLED, REFUSED, changes, needs_strace, run_traced
+
+from tests.checkpoint.interrupted import begun, check_after, content_of, copy_of, save
+from tests.checkpoint.tracing import DONE, KILLED, REFUSED, changes, needs_strace, run_traced
 
 pytestmark = needs_strace
 

@@ -1,8 +1,9 @@
 """Fifty sizes of disk, with and without being told how much room there is. The short form is test_disk_full.py."""
 
 import pytest
-from interrupted import begun
-from test_disk_full import blindly, recipe, small_disk, sweep_disks  # noqa: F401 (fixtures)
+
+from tests.checkpoint.interrupted import begun
+from tests.checkpoint.test_disk_full import blindly, recipe, small_disk, sweep_disks  # noqa: F401 (fixtures)
 
 NUM_SIZES = 50
 

@@ -10,12 +10,12 @@ import sys
 import time
 
 import pytest
-from killing_runs import final_hash, kill, train_under_fire
-from nursery import Nursery
 
 from hdit_core.checkpoint.layout import status_file
+from hdit_core.checkpoint.status import read_status
 from hdit_core.recipe.write import recipe_toml
-from hdit_core.train.status import read_status
+from tests.train.killing_runs import final_hash, kill, train_under_fire
+from tests.train.nursery import Nursery
 
 WAYS = [(workers, pieces) for workers in (0, 2) for pieces in (1, 2)]
 

@@ -3,7 +3,8 @@
 import pytest
 from hypothesis import HealthCheck, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
-from run_machine import RunMachine
+
+from tests.checkpoint.run_machine import RunMachine
 
 STEPS = 50
 

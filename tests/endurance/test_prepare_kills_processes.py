@@ -1,14 +1,15 @@
 """Preparation killed at random moments, in one process and in several: one root hash, and the same bytes.
 
-The short form is tests/data/test_prepare_kills.py, which also kills at every file operation.
+The short form is tests/data/prepare/test_kills.py, which also kills at every file operation.
 """
 
 import time
 
 import numpy as np
 import pytest
-from class_folders import bytes_of, write_pictures
-from killing import KILLED, begin, kill_after
+
+from tests.data.class_folders import bytes_of, write_pictures
+from tests.data.killing import KILLED, begin, kill_after
 
 SHARD_SIZE = 16
 

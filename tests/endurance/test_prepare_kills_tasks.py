@@ -4,8 +4,9 @@ import time
 
 import numpy as np
 import pytest
-from class_folders import bytes_of, write_pictures
-from killing import KILLED, begin, kill_after
+
+from tests.data.class_folders import bytes_of, write_pictures
+from tests.data.killing import KILLED, begin, kill_after
 
 SHARD_SIZE = 12
 TASKS = [f"{index}/4" for index in range(4)]

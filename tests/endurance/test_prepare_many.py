@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hdit_core.data.verify import verify
+from hdit_core.data.format.verify import verify
 
 LEAST, MOST = 10_000, 100_000
 BYTES_AN_IMAGE = 1000  # 640 were measured, 510 of them for name, size and class of each input
@@ -19,7 +19,8 @@ BYTES_AN_IMAGE = 1000  # 640 were measured, 510 of them for name, size and class
 CODE = """
 import json, resource, sys
 from pathlib import Path
-from hdit_core.data.prepare import PrepareSettings, prepare_data
+from hdit_core.data.prepare.job import PrepareSettings
+from hdit_core.data.prepare.run import prepare_data
 summary = prepare_data(PrepareSettings(sys.argv[1], Path(sys.argv[2]), (8, 12)))
 peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps({"images": summary.images, "classes": summary.classes, "peak_bytes": peak_kb * 1024}))

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from ranks import on_ranks
-from shared_runs import LAYOUTS, learn, losses, tensors_left
+
+from tests.train.ranks import on_ranks
+from tests.train.shared_runs import LAYOUTS, learn, losses, tensors_left
 
 STEPS = 200
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from hdit_core.checkpoint.status import read_status
 from hdit_core.recipe.write import recipe_toml
-from hdit_core.train.status import read_status
 
 MARK = "HDIT_TEST"
 ENDED_S = {"killed": 15, "frozen": 75}  # a frozen rank is ended by torchrun, which lets it 30 s after SIGTERM

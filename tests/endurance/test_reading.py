@@ -5,9 +5,9 @@ import shutil
 import numpy as np
 import pytest
 
-from hdit_core.data.plan import PrepareSettings
-from hdit_core.data.prepare import prepare_data
-from hdit_core.data.reader import ImageReader
+from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.prepare.job import PrepareSettings
+from hdit_core.data.prepare.run import prepare_data
 from hdit_core.errors import DataError
 from tests.conftest import prepare_tiny
 from tests.data.elastic import same_inputs

@@ -7,7 +7,8 @@ import random
 import time
 
 import pytest
-from sampling_ranks import begin, command, contents, end, survive, write_network
+
+from tests.generate.sampling_ranks import begin, command, contents, end, survive, write_network
 
 COUNT = 2000
 BATCH_SIZES = (1, 7, 16)

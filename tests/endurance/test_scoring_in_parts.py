@@ -1,11 +1,6 @@
 """Ranks that hold the average in parts draw together, and leave off together when one of them is asked to stop."""
 
-import sys
-from pathlib import Path
-
-sys.path.append(str(Path(__file__).parents[1] / "train"))
-
-from scored_ranks import check_scores
+from tests.train.scored_ranks import check_scores
 
 
 def test_ranks_with_parts_of_the_average_score_what_one_process_does_and_leave_off_together(trained, tmp_path):

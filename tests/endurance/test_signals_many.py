@@ -7,14 +7,13 @@ import re
 import time
 from pathlib import Path
 
-from ranks import started
-
 from hdit_core.checkpoint.layout import stop_file
 from hdit_core.checkpoint.load import newest_checkpoint
+from hdit_core.checkpoint.status import read_status
 from hdit_core.errors import StoppedEarly
-from hdit_core.train.preempt import SIGNALS
+from hdit_core.train.preemption import SIGNALS
 from hdit_core.train.run import train
-from hdit_core.train.status import read_status
+from tests.train.ranks import started
 
 PATIENCE_S = 60
 LONGEST_S = 1.5  # of training before it is asked to end

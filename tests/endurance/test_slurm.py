@@ -9,13 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from slurm_cluster import cluster, missing
 
+from hdit_core.checkpoint.log import read_log
+from hdit_core.checkpoint.status import read_status
 from hdit_core.recipe.read import read_recipe
 from hdit_core.recipe.write import recipe_toml
-from hdit_core.slurm.again import saved_step
-from hdit_core.train.log import read_log
-from hdit_core.train.status import read_status
+from hdit_core.slurm.requeue import saved_step
+from tests.endurance.slurm_cluster import cluster, missing
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason=missing() or "")
 

@@ -4,12 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
-from class_folders import SIZE, write_pictures
 
-from hdit_core.data.prepare import PrepareSettings, prepare_data
-from hdit_core.data.reader import ImageReader
-from hdit_core.data.verify import verify
+from hdit_core.data.format.verify import verify
+from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.prepare.job import PrepareSettings
+from hdit_core.data.prepare.run import prepare_data
 from hdit_core.errors import DataError
+from tests.data.class_folders import SIZE, write_pictures
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from PIL import Image
 from torch import nn
 
 from hdit_core.checkpoint import load_denoiser
-from hdit_core.checkpoint.tensors import write_tensors
+from hdit_core.checkpoint.safetensors_file import write_tensors
 from hdit_core.evaluate import score as score_module
-from hdit_core.evaluate.extractor import Extractor
+from hdit_core.evaluate.extractors.extractor import Extractor
 from hdit_core.evaluate.score import score
 from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.model.hourglass import HourglassTransformer

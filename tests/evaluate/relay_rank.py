@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.distributed import join
-from hdit_core.evaluate import pieces, relay
-from hdit_core.evaluate.extractor import Extractor
-from hdit_core.evaluate.imageset import ImageSet
-from hdit_core.evaluate.measure import assist, measure
+from hdit_core.evaluate import feature_batch as pieces
+from hdit_core.evaluate.extractors.extractor import Extractor
+from hdit_core.evaluate.features import gather as relay
+from hdit_core.evaluate.features.measure import assist, measure
 
 PIECE = 8
 

@@ -12,10 +12,12 @@ import torch
 
 from hdit_core.distributed import join
 from hdit_core.errors import HditError
-from hdit_core.evaluate import pieces, score, sweep
-from hdit_core.evaluate.extractor import Extractor
+from hdit_core.evaluate import feature_batch as pieces
+from hdit_core.evaluate import score
+from hdit_core.evaluate.extractors.extractor import Extractor
 from hdit_core.evaluate.settings import ScoreSettings
-from hdit_core.evaluate.sweepsettings import SweepSettings
+from hdit_core.evaluate.sweep import run as sweep
+from hdit_core.evaluate.sweep.search_space import SweepSettings
 from tests.forking import CONTEXT
 from tests.ports import take_port
 

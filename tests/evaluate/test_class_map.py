@@ -6,10 +6,12 @@ import shutil
 import pytest
 from PIL import Image
 
-from hdit_core.data.prepare import PrepareSettings, prepare_data
+from hdit_core.data.image_sets.image_set import class_map_sha256
+from hdit_core.data.image_sets.open_images import open_images
+from hdit_core.data.prepare.job import PrepareSettings
+from hdit_core.data.prepare.run import prepare_data
 from hdit_core.errors import UsageError
-from hdit_core.evaluate.classmap import check_classes, class_map_sha256
-from hdit_core.evaluate.pictures import open_images
+from hdit_core.evaluate.generated import check_classes
 
 
 def prepared(folder, names):

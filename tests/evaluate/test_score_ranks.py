@@ -5,12 +5,12 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
-from scoring_rank import start
 
 from hdit_core.distributed import World
 from hdit_core.errors import UsageError
 from hdit_core.evaluate.score import score
 from hdit_core.evaluate.settings import ScoreSettings
+from tests.evaluate.scoring_rank import start
 
 
 @pytest.fixture(scope="module")

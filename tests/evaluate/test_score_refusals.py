@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from hdit_core.errors import CheckpointError, DataError, UsageError
-from hdit_core.evaluate.report import name_with_count
+from hdit_core.evaluate.report.result import name_with_count
 from hdit_core.evaluate.score import score
 from hdit_core.evaluate.settings import ScoreSettings
 

@@ -64,8 +64,8 @@ def check(model: ModelRecipe) -> None:
 
 def there_are_passes() -> bool:
     """Return whether whole blocks run in one compiled pass here."""
-    from hdit_core.model.native.gemm import find_gemm
-    from hdit_core.model.native.rows import load_rows
+    from hdit_core.model.native.library import find_gemm
+    from hdit_core.model.native.rowwise import load_rows
 
     return find_gemm() is not None and not isinstance(load_rows(), str)
 

@@ -10,7 +10,8 @@ import torch
 
 from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.generate import generate, sample_settings
+from hdit_core.generate import sample_settings
+from hdit_core.generate.generate import generate
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.randomness import stream
 from hdit_core.recipe.read import check_recipe

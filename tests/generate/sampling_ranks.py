@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from hdit_cli.main import main
-from hdit_core.checkpoint.tensors import write_tensors
+from hdit_core.checkpoint.safetensors_file import write_tensors
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.read import check_recipe
 from tests.ports import take_port

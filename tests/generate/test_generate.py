@@ -5,11 +5,11 @@ import textwrap
 import pytest
 import torch
 
-from hdit_core.diffusion.brownian import BrownianNoise
 from hdit_core.diffusion.guidance import Guide, guided
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.diffusion.sampler import SAMPLERS, sample
-from hdit_core.diffusion.schedule import sampling_sigmas
+from hdit_core.diffusion.samplers.brownian_noise import BrownianNoise
+from hdit_core.diffusion.samplers.sampler import SAMPLERS, sample
+from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.errors import RecipeError, UsageError
 from hdit_core.generate.generate import generate
 from hdit_core.generate.settings import sample_settings
@@ -88,7 +88,7 @@ def test_a_guide_leads_and_one_that_cannot_is_refused(denoiser, changed):
 
 def test_the_package_offers_what_its_example_uses_and_the_example_runs(denoiser, monkeypatch, capsys):
     import hdit_core.checkpoint
-    from hdit_core.generate import generate as offered
+    from hdit_core.generate.generate import generate as offered
 
     assert offered is generate
     monkeypatch.setattr(hdit_core.checkpoint, "load_denoiser", lambda path: denoiser)

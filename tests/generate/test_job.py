@@ -14,11 +14,11 @@ from hdit_cli.main import main
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.distributed import World
 from hdit_core.generate import job as module
-from hdit_core.generate.folder import SampleFolder
 from hdit_core.generate.generate import generate
 from hdit_core.generate.job import Job, fill_folder
-from hdit_core.generate.origin import origin, weights_sha256
-from hdit_core.generate.trajectory import trajectory_webp
+from hdit_core.generate.output.animation import trajectory_webp
+from hdit_core.generate.output.sample_folder import SampleFolder
+from hdit_core.generate.provenance import origin, weights_sha256
 from hdit_core.images import to_uint8
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.train.run import train

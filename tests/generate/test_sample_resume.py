@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sampling_ranks import TINIEST, begin, command, contents, end, survive, write_network
 
 from hdit_core.checkpoint import load_denoiser
 from hdit_core.distributed import World
 from hdit_core.errors import UsageError
-from hdit_core.generate.folder import SampleFolder
 from hdit_core.generate.generate import Generated
 from hdit_core.generate.job import Job, fill_folder
-from hdit_core.generate.stream import SampleTar
+from hdit_core.generate.output.archives import SampleTar
+from hdit_core.generate.output.sample_folder import SampleFolder
+from tests.generate.sampling_ranks import TINIEST, begin, command, contents, end, survive, write_network
 
 COUNT = 40
 

@@ -5,10 +5,10 @@ import sys
 from contextlib import nullcontext
 
 import torch
-from small_network import awake, inputs, level, recipe
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from hdit_core.model.hourglass import HourglassTransformer
+from tests.model.small_network import awake, inputs, level, recipe
 
 LEVELS = (
     level(1, 16, "neighborhood", head_dim=8, kernel_size=3),

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from hdit_core.model import blocks, gate, norm, similarity
+from hdit_core.model import blocks, norm
+from hdit_core.model import geglu as gate
+from hdit_core.model.attention import qk_norm as similarity
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from small_network import awake, inputs, level, recipe
 
 from hdit_core.model.hourglass import HourglassTransformer, initialize
-from hdit_core.model.parameters import parameter_groups
+from hdit_core.model.parameter_groups import parameter_groups
 from hdit_core.randomness import stream
 from hdit_core.recipe.model import ModelRecipe
+from tests.model.small_network import awake, inputs, level, recipe
 
 # --- size ------------------------------------------------------------------------------------------------------------
 

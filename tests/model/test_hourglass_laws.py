@@ -4,10 +4,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from small_network import awake, inputs, level, recipe
 
 from hdit_core.model.hourglass import HourglassTransformer
-from hdit_core.model.initial import LEAST_ROWS, Linear
+from hdit_core.model.linear import LEAST_ROWS, Linear
+from tests.model.small_network import awake, inputs, level, recipe
 
 
 def test_other_image_sizes_are_taken_where_they_fit():

@@ -3,15 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from small_network import awake, inputs, level, recipe
 from torch.nn import functional as F
 
 from hdit_core.errors import RecipeError
 from hdit_core.model.hourglass import HourglassTransformer, initialize
-from hdit_core.model.merges import MERGES
 from hdit_core.model.norm import ADA_NORMS, AdaLayerNorm
 from hdit_core.model.position import sine_positions
-from hdit_core.model.tokens import TokenSplit
+from hdit_core.model.tokens import MERGES, TokenSplit
+from tests.model.small_network import awake, inputs, level, recipe
 
 CPU = torch.device("cpu")
 OPTIONS = [

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from hdit_core.model.attention.qk_norm import cosine_rotary
 from hdit_core.model.conditioning import FourierFeatures
 from hdit_core.model.position import AxialRotary, coarser, grid_positions, rotary_frequencies
-from hdit_core.model.similarity import cosine_rotary
 
 CPU = torch.device("cpu")
 NUMBERS = np.random.default_rng(0)

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from hdit_core.model.merges import SkipSplit
-from hdit_core.model.tokens import TokenMerge, TokenSplit
+from hdit_core.model.tokens import SkipSplit, TokenMerge, TokenSplit
 
 
 def test_a_block_is_laid_out_row_by_row_with_its_features_together():

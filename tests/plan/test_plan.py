@@ -7,8 +7,8 @@ import pytest
 
 from hdit_core.errors import UsageError
 from hdit_core.flops.activations import FLOAT32
+from hdit_core.plan.benchmark_result import Measured, read_measured
 from hdit_core.plan.gpus import GPUS, find_gpu
-from hdit_core.plan.measured import Measured, read_measured
 from hdit_core.plan.plan import ENOUGH_TOKENS, Cluster, plan, training_flops
 from hdit_core.plan.report import as_dict, parallel
 from hdit_core.plan.sharding import optimizer_numbers

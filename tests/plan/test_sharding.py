@@ -5,7 +5,7 @@ import torch
 
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.plan.sharding import state_bytes, too_large_for_each
-from hdit_core.train.optimizer import make_optimizer, optimizer_tensors
+from hdit_core.train.optim.optimizer import make_optimizer, optimizer_tensors
 
 OPTIONS = (
     {},

@@ -7,8 +7,8 @@ import os
 import signal
 
 from hdit_core.checkpoint.load import newest_checkpoint
-from hdit_core.checkpoint.tensorfile import bytes_of
-from hdit_core.train.log import read_log
+from hdit_core.checkpoint.log import read_log
+from hdit_core.checkpoint.safetensors_file import bytes_of
 
 KILLED = -signal.SIGKILL
 

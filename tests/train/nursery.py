@@ -61,7 +61,7 @@ def train_one(recipe_file, run, writer):
     """Train, with checkpoints written by ours or by the control, both of them slowly."""
     from hdit_core.checkpoint import save
     from hdit_core.recipe.read import read_recipe
-    from hdit_core.train import saving
+    from hdit_core.train import async_checkpoint as saving
     from hdit_core.train.run import train
 
     write_tensors = save.write_tensors

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hdit_core.train.step import Learner
+from hdit_core.train.step.train_step import Learner
 
 
 @dataclass(frozen=True)

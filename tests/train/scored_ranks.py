@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from hdit_core.errors import HditError
-from hdit_core.evaluate import pieces, score
-from hdit_core.evaluate.extractor import Extractor
+from hdit_core.evaluate import feature_batch as pieces
+from hdit_core.evaluate import score
+from hdit_core.evaluate.extractors.extractor import Extractor
 from hdit_core.recipe.run import Recipe
-from hdit_core.train import scoring
+from hdit_core.train import evaluation as scoring
 from hdit_core.train.run import train
 from tests.forking import CONTEXT
 from tests.ports import take_port

@@ -8,20 +8,20 @@ import torch
 
 from hdit_core.checkpoint.layout import grid_file
 from hdit_core.checkpoint.load import newest_checkpoint
-from hdit_core.data.opening import open_reader
+from hdit_core.checkpoint.log import read_log
+from hdit_core.data.loader.build import open_reader
 from hdit_core.distributed import join
-from hdit_core.model.compiled import compile_network
+from hdit_core.model.compile import compile_network
 from hdit_core.recipe.run import Recipe
-from hdit_core.train import learner as learner_module
-from hdit_core.train import step as step_module
-from hdit_core.train.feed import feed
-from hdit_core.train.gather import host_tensors
-from hdit_core.train.grids import draw_grid
-from hdit_core.train.learner import make_learner
-from hdit_core.train.log import read_log
-from hdit_core.train.plan import steps
+from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.parallel.sharded_tensors import host_tensors
 from hdit_core.train.run import train
-from hdit_core.train.watching import Watcher
+from hdit_core.train.sample_grid import draw_grid
+from hdit_core.train.step import build as learner_module
+from hdit_core.train.step import train_step as step_module
+from hdit_core.train.step.batch_plan import steps
+from hdit_core.train.step.build import make_learner
+from hdit_core.train.step.dataloader import feed
 
 LAYOUTS = {
     "one": (1, {}),

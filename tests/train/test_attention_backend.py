@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from hdit_core.errors import StoppedEarly, UsageError
-from hdit_core.model.native.rows import rows_note
+from hdit_core.model.native.rowwise import rows_note
+from hdit_core.train.monitor.callbacks import Watcher
 from hdit_core.train.run import train
-from hdit_core.train.watching import Watcher
 
 
 def test_a_run_says_it_and_goes_on_with_another_after_a_stop(tmp_path, trained):

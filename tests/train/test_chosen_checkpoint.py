@@ -8,11 +8,11 @@ import torch
 from hdit_core.checkpoint.layout import checkpoint_folder
 from hdit_core.checkpoint.save import save_checkpoint
 from hdit_core.checkpoint.state import State
-from hdit_core.data.opening import open_reader
+from hdit_core.data.loader.build import open_reader
 from hdit_core.distributed import World
 from hdit_core.errors import CheckpointError
+from hdit_core.train.monitor.callbacks import Watcher
 from hdit_core.train.run import _find_checkpoint
-from hdit_core.train.watching import Watcher
 
 
 @dataclasses.dataclass(frozen=True)

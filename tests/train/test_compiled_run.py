@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from hdit_core.checkpoint.log import read_log
 from hdit_core.distributed import World
 from hdit_core.files import cache_folder
 from hdit_core.model.blocks import TransformerLayer
-from hdit_core.train import step as step_module
-from hdit_core.train.log import read_log
-from hdit_core.train.run import make_learner, train
-from hdit_core.train.watching import Watcher
+from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.run import train
+from hdit_core.train.step import train_step as step_module
+from hdit_core.train.step.build import make_learner
 
 
 def compiled(network):

@@ -10,16 +10,16 @@ import torch
 from hdit_cli.main import main
 from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders, recipe_file
 from hdit_core.checkpoint.load import open_checkpoint
+from hdit_core.checkpoint.status import read_status
 from hdit_core.errors import StoppedEarly, UsageError
-from hdit_core.model import flex, natten
-from hdit_core.model.backends import availability, choose
-from hdit_core.model.place import Place
+from hdit_core.model.attention import flex, natten
+from hdit_core.model.attention.backends import availability, choose
+from hdit_core.model.attention.interface import Place
 from hdit_core.train.deterministic import deterministic
-from hdit_core.train.folder import keep_recipe
+from hdit_core.train.monitor.callbacks import Watcher
 from hdit_core.train.run import train
-from hdit_core.train.status import read_status
-from hdit_core.train.step import Learner
-from hdit_core.train.watching import Watcher
+from hdit_core.train.run_folder import keep_recipe
+from hdit_core.train.step.train_step import Learner
 
 SWITCHES = ("CUBLAS_WORKSPACE_CONFIG", "NCCL_ALGO", "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 

@@ -7,10 +7,10 @@ import random
 import time
 
 import pytest
-from killing_runs import final_hash, kill_in_a_save, train_under_fire
-from nursery import Nursery
 
 from hdit_core.recipe.write import recipe_toml
+from tests.train.killing_runs import final_hash, kill_in_a_save, train_under_fire
+from tests.train.nursery import Nursery
 
 
 @pytest.fixture(scope="module")

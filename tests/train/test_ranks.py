@@ -11,19 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import on_ranks, srun, started
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from hdit_core.checkpoint.layout import checkpoint_folder
 from hdit_core.checkpoint.load import newest_checkpoint
+from hdit_core.checkpoint.log import read_log
+from hdit_core.checkpoint.status import read_status
 from hdit_core.distributed import join
 from hdit_core.errors import CheckpointError, DataError, HditError
 from hdit_core.recipe.write import recipe_toml
-from hdit_core.train.log import read_log
+from hdit_core.train.monitor.callbacks import Watcher
 from hdit_core.train.run import train
-from hdit_core.train.status import read_status
-from hdit_core.train.watching import Watcher
+from tests.train.ranks import on_ranks, srun, started
 
 CPU = torch.device("cpu")
 
@@ -116,7 +116,7 @@ def go_wrong(recipe, run, what):
             what()
         return losses(*arguments)
 
-    from hdit_core.train.step import Learner
+    from hdit_core.train.step.train_step import Learner
 
     losses, Learner.losses = Learner.losses, act
     try:

@@ -11,16 +11,15 @@ import torch
 
 from hdit_core.checkpoint.layout import checkpoint_folder, recipe_file, status_file, stop_file
 from hdit_core.checkpoint.load import newest_checkpoint
+from hdit_core.checkpoint.log import read_log
+from hdit_core.checkpoint.status import write_status
 from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.errors import CheckpointError, DataError, NumericalError, StoppedEarly, UsageError
 from hdit_core.recipe.read import read_recipe
-from hdit_core.train import step as step_module
-from hdit_core.train.deadline import Deadline
-from hdit_core.train.log import read_log
-from hdit_core.train.preempt import SIGNALS, listen
+from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.preemption import SIGNALS, Deadline, listen
 from hdit_core.train.run import train
-from hdit_core.train.status import write_status
-from hdit_core.train.watching import Watcher
+from hdit_core.train.step import train_step as step_module
 
 
 def final_tensors(run):

@@ -6,12 +6,12 @@ import torch
 
 from hdit_core.checkpoint.layout import checkpoint_folders
 from hdit_core.checkpoint.load import newest_checkpoint
+from hdit_core.checkpoint.log import read_log
 from hdit_core.generate.generate import generate
-from hdit_core.train import grids as grids_module
-from hdit_core.train.log import read_log
+from hdit_core.train import sample_grid as grids_module
+from hdit_core.train.monitor.callbacks import Watcher
 from hdit_core.train.run import train
-from hdit_core.train.step import Learner
-from hdit_core.train.watching import Watcher
+from hdit_core.train.step.train_step import Learner
 
 
 def test_checkpoints_come_when_they_are_due_and_at_the_end_and_the_newest_few_stay(tmp_path, trained):

@@ -1,1 +1,1 @@
-"""Neighborhood attention on a CPU by a program of our own, compiled on the machine when it is first used."""
+"""C++ kernels for CPUs and their bindings, compiled on the machine when they are first used."""

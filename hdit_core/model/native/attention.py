@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from hdit_core.devices import wide
 from hdit_core.model.native.library import Library, load
-from hdit_core.model.norm import wide
 
 
 def _operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hdit_core.model.native.extent import feed_forward_blocks, feed_forward_lanes, gradient_rows
-from hdit_core.model.native.gemm import Gemm, find_gemm
-from hdit_core.model.native.rows import Rows
+from hdit_core.model.native.library import Gemm, find_gemm
+from hdit_core.model.native.rowwise import Rows
+from hdit_core.model.native.workspace import feed_forward_blocks, feed_forward_lanes, gradient_rows
 
 
 class FeedForward(ctypes.Structure):

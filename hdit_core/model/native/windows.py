@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from hdit_core.model.native.extent import window_lanes, windows_at_a_time
-from hdit_core.model.native.gemm import Gemm, find_gemm
-from hdit_core.model.native.rows import Rows
+from hdit_core.model.native.library import Gemm, find_gemm
+from hdit_core.model.native.rowwise import Rows
+from hdit_core.model.native.workspace import window_lanes, windows_at_a_time
 
 
 class Layout(NamedTuple):

@@ -1,0 +1,1 @@
+"""Command-line options, each declared once, in groups."""

@@ -1,0 +1,85 @@
+"""What `hdit data show` says of a data set."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hdit_cli.console import align
+
+if TYPE_CHECKING:
+    from hdit_core.data.format.manifest import Contents, Manifest
+
+
+BAR = 40  # characters of the longest bar
+MOST_BARS = 40  # with more classes, a histogram of their sizes is shown instead
+
+
+def _bar(count: int, most: int) -> str:
+    return "#" * -(-count * BAR // max(1, most))
+
+
+def _class_bars(contents: "Contents") -> list[tuple[str, ...]]:
+    counts = contents.class_counts or ()
+    names = enumerate(zip(contents.classes or (), counts, strict=True))
+    return [(str(number), name, f"{count:,}", _bar(count, max(counts))) for number, (name, count) in names]
+
+
+def _sizes_of_classes(contents: "Contents", ranges: int = 10) -> list[tuple[str, ...]]:
+    """Return how many classes have how many images: the smallest and the largest, then counts in equal ranges."""
+    counts = contents.class_counts or ()
+    fewest, most = min(counts), max(counts)
+    step = max(1, -(-(most - fewest + 1) // ranges))
+    rows: list[tuple[str, ...]] = []
+    for first in range(fewest, most + 1, step):
+        last = min(first + step - 1, most)
+        classes = sum(first <= count <= last for count in counts)
+        rows.append((f"{first:,} to {last:,} images", f"{classes:,} classes", _bar(classes, len(counts))))
+    return rows
+
+
+def _histogram(contents: "Contents") -> list[str]:
+    if not contents.classes:
+        return []
+    few = len(contents.classes) <= MOST_BARS
+    return ["", *align(_class_bars(contents) if few else _sizes_of_classes(contents))]
+
+
+def describe(folder: Path, manifest: "Manifest") -> dict[str, Any]:
+    """Return what a data set holds, for a program to read."""
+    contents = manifest.contents
+    classes = zip(contents.classes or (), contents.class_counts or (), strict=True)
+    return {
+        "out": str(folder),
+        "images": contents.samples,
+        "sizes": [size.model_dump(mode="json") for size in contents.sizes],
+        "channels": contents.channels,
+        "format": contents.codec,
+        "classes": [{"name": name, "images": count} for name, count in classes],
+        "shards": len(contents.shards),
+        "bytes": sum(shard.bytes for shard in contents.shards),
+        "left_out": manifest.rejects,
+        "remarks": manifest.remarks,
+        "source": {"kind": manifest.origin.kind, "name": manifest.origin.name, "inputs": manifest.origin.inputs},
+        "settings": manifest.settings,
+        "made_with": manifest.made_with,
+        "root": manifest.root,
+    }
+
+
+def describe_lines(folder: Path, manifest: "Manifest") -> list[str]:
+    """Return what a data set holds, for a person to read."""
+    contents = manifest.contents
+    channels = "3 channels" if contents.channels == 3 else "1 channel"
+    total_bytes = sum(shard.bytes for shard in contents.shards)
+    rows = [
+        ("data set", str(folder)),
+        ("images", f"{contents.samples:,}, {channels}, {contents.codec}"),
+        *((f"of {size.height}x{size.width} pixels", f"{size.samples:,}") for size in contents.sizes),
+        ("classes", f"{len(contents.classes or ()):,}"),
+        ("shards", f"{len(contents.shards):,}, {total_bytes / 1e6:,.1f} MB"),
+        ("source", f"{manifest.origin.kind} '{manifest.origin.name}', {manifest.origin.inputs:,} inputs"),
+        ("left out", f"{manifest.rejects:,}"),
+        *((remark, f"{count:,}") for remark, count in manifest.remarks.items()),
+        *((setting.replace("_", " "), str(value)) for setting, value in manifest.settings.items()),
+        ("root hash", manifest.root),
+    ]
+    return [*align(rows), *_histogram(contents)]

@@ -1,0 +1,127 @@
+"""The average of any length, made of snapshots of others after the training.
+
+Karras et al. (2024), section 3.2 and appendix C: an average of weights is linear in its profile, so that snapshots
+whose profiles add up to another profile add up to its average.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import torch
+
+from hdit_core.checkpoint.ema.profile import LONGEST, SHORTEST, Mixture, Profile, mixtures
+from hdit_core.checkpoint.ema.snapshots import Snapshot, fingerprint, post_hoc_file, snapshots, stream_tensors
+from hdit_core.checkpoint.safetensors_file import Tensors, read_metadata, write_tensors
+from hdit_core.errors import CheckpointError, RecipeError, UsageError
+from hdit_core.files import new_file
+from hdit_core.model.hourglass import HourglassTransformer
+from hdit_core.recipe.model import ModelRecipe
+from hdit_core.recipe.read import check_recipe
+from hdit_core.recipe.run import Recipe
+
+MOST_ERROR = 0.05
+MOST_GAIN = 20.0
+"""How much larger the rounding of snapshots may become: at 20 it is 0.4 % of a weight, that of 7 bits."""
+
+
+@dataclass(frozen=True)
+class PostHoc:
+    """An average that was made of snapshots."""
+
+    path: Path
+    std: float
+    num_images: int
+    num_snapshots: int
+    mixture: Mixture
+
+
+def plan_average(run: Path, std: float) -> tuple[list[Snapshot], Mixture]:
+    """Return the snapshots of a run, and what an average of this length, up to the newest of them, takes of each.
+
+    Raises:
+        CheckpointError: there is no such run, or it has no snapshots.
+        UsageError: they cannot give this length; the message says which they can.
+    """
+    if not run.is_dir():
+        raise CheckpointError(f"{run}: no such run")
+    taken = snapshots(run)
+    if not taken:
+        raise CheckpointError(f"{run}: has no snapshots of averages; train with train.ema_profiles = [0.05, 0.10]")
+    parts = [snapshot.profile for snapshot in taken]
+    mixture = mixtures(parts, [Profile(std, parts[-1].num_images)])[0]
+    if not _is_good(mixture):
+        raise UsageError(
+            f"{run}: its {len(taken)} snapshots do not give an average of length {std:.3f}: its profile would be off "
+            f"by {mixture.error:.1%} (at most {MOST_ERROR:.0%}), and the rounding of the snapshots {mixture.gain:.1f} "
+            f"times as large (at most {MOST_GAIN:.0f}). They give {_ranges(parts)}"
+        )
+    return taken, mixture
+
+
+def build_average(run: Path, std: float, target: Path | None = None) -> PostHoc:
+    """Make the average of a length up to a run's newest snapshot, and write it as a file for `load_denoiser`.
+
+    Snapshots are read one after the other, tensor by tensor: besides the result, in float32, one tensor is in memory.
+
+    Args:
+        std: the length, a share of the run; from 0.001 to 0.288.
+        target: default RUN/averages/post-hoc-0.080.safetensors; what is there is replaced.
+
+    Raises:
+        CheckpointError: the run has no snapshots, or one is damaged, or the target cannot be written.
+        UsageError: the snapshots cannot give this length.
+    """
+    taken, mixture = plan_average(run, std)
+    path, newest = target or post_hoc_file(run, std), taken[-1]
+    recipe, made_of = _recipe_of(newest), fingerprint(taken)
+    average = _weighted_sum(taken, mixture.weights, recipe.model)
+    try:
+        with new_file(path) as temporary:
+            write_tensors(temporary, average, recipe.model_dump_json(), std=f"{std:.3f}", made_of=made_of)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from error
+    return PostHoc(path, std, newest.profile.num_images, len(taken), mixture)
+
+
+def _weighted_sum(taken: Sequence[Snapshot], weights: Sequence[float], model: ModelRecipe) -> Tensors:
+    """Add up what is averaged; fixed tensors, the same in all snapshots, are kept to the bit."""
+    with torch.device("meta"):
+        network = HourglassTransformer(model)
+    fixed = {name for name, _ in network.named_buffers()}
+    total = {name: torch.zeros(tensor.shape) for name, tensor in network.state_dict().items()}
+    for snapshot, weight in zip(taken, weights, strict=True):
+        left = set(total)
+        for name, tensor in stream_tensors(snapshot.path):
+            if name not in left or total[name].shape != tensor.shape:
+                raise CheckpointError(f"{snapshot.path}: {name} is not of the network of the run's newest snapshot")
+            left.remove(name)
+            if name in fixed:
+                total[name] = tensor
+            else:
+                total[name].add_(tensor, alpha=weight)
+        if left:
+            raise CheckpointError(f"{snapshot.path}: lacks the tensor {min(left)}")
+    return total
+
+
+def _recipe_of(snapshot: Snapshot) -> Recipe:
+    try:
+        return check_recipe(json.loads(read_metadata(snapshot.path)["recipe"]), str(snapshot.path))
+    except (KeyError, ValueError, RecursionError, RecipeError) as error:
+        raise CheckpointError(f"{snapshot.path}: its metadata is damaged: {error}") from None
+
+
+def _is_good(mixture: Mixture) -> bool:
+    return mixture.error <= MOST_ERROR and mixture.gain <= MOST_GAIN
+
+
+def _ranges(parts: Sequence[Profile]) -> str:
+    """Return the lengths that can be made, such as `"0.016 to 0.240"`."""
+    steps = range(round(1000 * SHORTEST), round(1000 * LONGEST) + 1)
+    found = mixtures(parts, [Profile(step / 1000, parts[-1].num_images) for step in steps])
+    good = [step for step, mixture in zip(steps, found, strict=True) if _is_good(mixture)]
+    runs = [[step for _, step in group] for _, group in groupby(enumerate(good), lambda pair: pair[1] - pair[0])]
+    return " and ".join(f"{run[0] / 1000:.3f} to {run[-1] / 1000:.3f}" for run in runs)

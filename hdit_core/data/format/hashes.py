@@ -1,0 +1,112 @@
+"""The same image twice: told by 128 bits of a hash of its file, or of the pixels that were written."""
+
+import hashlib
+import io
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int, Shaped, UInt64
+from PIL import Image
+
+from hdit_core.data.format.manifest import HASHES, read_manifest
+from hdit_core.data.format.shard import HASHES_DTYPE
+from hdit_core.errors import DataError
+
+HALF_BYTES = HASHES_DTYPE.itemsize // 2
+
+KINDS = {"source": "file", "pixels": "pixels"}
+
+Hashes = Shaped[np.ndarray, " N"]  # of HASHES_DTYPE
+Words = UInt64[np.ndarray, "N 2"]  # one hash a row
+
+
+def image_hashes(sha256: str, framed: Image.Image) -> bytes:
+    """Return a row of `HASHES_DTYPE`.
+
+    Args:
+        sha256: of the original file, hexadecimal.
+        framed: the image as it is written, before any loss by its encoding.
+    """
+    pixels = hashlib.blake2b(f"{framed.mode} {framed.size} ".encode(), digest_size=HALF_BYTES)
+    pixels.update(framed.tobytes())
+    return bytes.fromhex(sha256)[:HALF_BYTES] + pixels.digest()
+
+
+def first_equal(words: Words) -> Int[np.ndarray, " N"]:
+    """Return for each row the number of the first row that equals it, which may be itself."""
+    order = np.lexsort((words[:, 1], words[:, 0]))
+    new = np.ones(len(words), bool)
+    new[1:] = (words[order][1:] != words[order][:-1]).any(1)
+    first = np.empty(len(words), np.int64)
+    first[order] = order[np.flatnonzero(new)[np.cumsum(new) - 1]]
+    return first
+
+
+def read_hashes(folder: Path) -> Hashes:
+    """Return the hashes of a prepared data set, one row an image.
+
+    Raises:
+        DataError: it has none, or they are damaged.
+    """
+    manifest, path = read_manifest(folder), folder / HASHES
+    if manifest.hashes is None:
+        raise DataError(f"{folder}: was made by an hdit that kept no hashes of its images; prepare it again")
+    try:
+        content = path.read_bytes()
+    except OSError as problem:
+        raise DataError(f"{path}: cannot be read ({problem.strerror}); prepare or copy the data again") from None
+    if zlib.crc32(content) != manifest.hashes.crc32:
+        raise DataError(f"{path}: its checksum does not fit the manifest; prepare or copy the data again")
+    try:
+        hashes = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError) as problem:
+        raise DataError(f"{path}: no hashes ({problem}); prepare the data again") from None
+    if hashes.dtype != HASHES_DTYPE or hashes.shape != (manifest.contents.samples,):
+        raise DataError(f"{path}: not the hashes of {manifest.contents.samples:,} images; prepare the data again")
+    return hashes
+
+
+class _Table:
+    """Finds a hash among many: 24 bytes each, and no Python object."""
+
+    def __init__(self, words: Words) -> None:
+        self._order = np.lexsort((words[:, 1], words[:, 0]))
+        self._words = words[self._order]
+        self._firsts = np.ascontiguousarray(self._words[:, 0])
+
+    def find(self, wanted: UInt64[np.ndarray, " 2"]) -> int | None:
+        """Return the row of a hash, None where there is no such."""
+        place = int(np.searchsorted(self._firsts, wanted[0]))
+        while place < len(self._words) and self._words[place, 0] == wanted[0]:
+            if self._words[place, 1] == wanted[1]:
+                return int(self._order[place])
+            place += 1
+        return None
+
+
+class KnownImages:
+    """The images of other data sets, which must not be in this one too."""
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        """Load the hashes of prepared data sets.
+
+        Raises:
+            DataError: one is none, or damaged.
+        """
+        self.roots = tuple(read_manifest(folder).root for folder in folders)
+        self._tables = [
+            (folder, kind, _Table(hashes[kind]))
+            for folder in folders
+            for hashes in [read_hashes(folder)]
+            for kind in KINDS
+        ]
+
+    def find(self, hashes: bytes) -> str | None:
+        """Return where an image of these hashes is known from, None if from nowhere."""
+        row = np.frombuffer(hashes, HASHES_DTYPE)[0]
+        for folder, kind, table in self._tables:
+            if (number := table.find(row[kind])) is not None:
+                return f"the same {KINDS[kind]} as image {number} of {folder}"
+        return None

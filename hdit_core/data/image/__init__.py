@@ -1,0 +1,1 @@
+"""One image: file bytes to sRGB pixels, to a size, to encoded bytes."""

@@ -1,0 +1,1 @@
+"""Images to score, read lazily from folders, archives, arrays and streams."""

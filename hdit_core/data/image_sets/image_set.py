@@ -1,0 +1,58 @@
+"""A set of images to score: each by a function that reads it, called in threads and a little ahead of the network."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+from hdit_core.errors import UsageError
+
+Read = Callable[[], UInt8[np.ndarray, "H W C"]]
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images to score.
+
+    Attributes:
+        source: where they come from, for the passport.
+        count: how many; None for a stream, which ends when it ends.
+        open: gives the reading functions of the images at some places, 0 <= place < count, asked in ascending order;
+            making such a function is quick, calling it takes time.
+        identity: changes when any image may have changed; "" for a stream, which can be read once only.
+        remarks: what a reader of the score has to know.
+    """
+
+    source: dict[str, Any]
+    count: int | None
+    open: Callable[[Sequence[int]], Iterator[Read]]
+    identity: str = ""
+    remarks: tuple[str, ...] = ()
+
+    def readers(self, start: int = 0) -> Iterator[Read]:
+        """Return the reading functions of all images, or of all from a place on."""
+        return self.open(range(start, sys.maxsize if self.count is None else self.count))
+
+    def pick(self, places: Sequence[int]) -> list[UInt8[np.ndarray, "H W C"]]:
+        """Read some images, which may have been read before, in the order of `places`.
+
+        Raises:
+            UsageError: the set is a stream.
+        """
+        if not self.identity:
+            raise UsageError(
+                f"{self.source['path']}: a stream can be read once; give a file or folder to show images of"
+            )
+        ascending = sorted(set(places))
+        images = {place: read() for place, read in zip(ascending, self.open(ascending), strict=True)}
+        return [images[place] for place in places]
+
+
+def class_map_sha256(names: Sequence[str]) -> str:
+    """Return the sha256 of the names of classes in the order of their numbers."""
+    return hashlib.sha256(json.dumps(list(names)).encode()).hexdigest()

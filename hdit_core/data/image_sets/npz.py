@@ -1,0 +1,102 @@
+"""ADM's npz of samples: the array `arr_0`, bytes `[N, H, W, C]`, read image by image out of the zip, without pickle."""
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from functools import partial
+from io import BufferedIOBase
+from math import prod
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from jaxtyping import UInt8
+
+from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS
+from hdit_core.data.image_sets.image_set import Read
+from hdit_core.errors import DataError
+
+MEMBER = "arr_0.npy"
+LARGEST_HEADER_BYTES = 10_000
+CHUNK_BYTES = 1 << 20
+
+_DAMAGE = (OSError, ValueError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error)
+
+
+class ImageArray:
+    """The images of an npz file; `identity` changes when they do."""
+
+    def __init__(self, path: Path) -> None:
+        """Check the header.
+
+        Raises:
+            DataError: it is no npz, lacks arr_0, or arr_0 is no array of images.
+        """
+        self.path = path
+        try:
+            with zipfile.ZipFile(path) as archive:
+                member = archive.getinfo(MEMBER)
+                with archive.open(member) as file:
+                    self._shape = _image_shape(cast(BufferedIOBase, file), member.file_size)
+        except KeyError:
+            raise DataError(f"{path}: holds no images: it lacks arr_0, bytes [N, H, W, 3], as ADM keeps them") from None
+        except _DAMAGE as problem:
+            raise DataError(f"{path}: cannot be read as an npz of images ({problem})") from None
+        self.count = self._shape[0]
+        self.identity = f"{member.CRC:08x} {member.file_size}"
+
+    def readers(self, numbers: Sequence[int]) -> Iterator[Read]:
+        """Return functions that give the images of these numbers, ascending; the file is read as they are asked for."""
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(MEMBER) as file:
+                content = cast(BufferedIOBase, file)  # which ZipExtFile is
+                shape = _image_shape(content, archive.getinfo(MEMBER).file_size)
+                if shape != self._shape:
+                    raise ValueError("it has changed meanwhile")
+                yield from self._readers(content, numbers)
+        except _DAMAGE as problem:
+            raise DataError(f"{self.path}: damaged array of images ({problem}); make it anew") from None
+
+    def _readers(self, file: BufferedIOBase, numbers: Sequence[int]) -> Iterator[Read]:
+        size_bytes, at = prod(self._shape[1:]), 0
+        for number in numbers:
+            if number >= self.count:
+                return
+            _skip(file, (number - at) * size_bytes)
+            content, at = _read(file, size_bytes), number + 1
+            yield partial(_as_image, content, self._shape[1:])
+        if at == self.count:
+            file.read(1)  # the end of the member, where its checksum is compared
+
+
+def _image_shape(file: BufferedIOBase, size_bytes: int) -> tuple[int, int, int, int]:
+    """Return N, H, W, C from the header of an array, which leaves the file at its first image."""
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):  # later ones may announce a header of gigabytes
+        raise ValueError(f"an array of version {version}")
+    shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=LARGEST_HEADER_BYTES)
+    if dtype != np.uint8 or by_columns or len(shape) != 4 or shape[3] not in (1, 3) or min(shape) < 1:
+        raise ValueError(f"arr_0 is {dtype} {shape}; expected uint8 [N, H, W, 3]")
+    if shape[1] * shape[2] > LARGEST_IMAGE_PIXELS:
+        raise ValueError(
+            f"images of {shape[1]}x{shape[2]} are more than {LARGEST_IMAGE_PIXELS // 10**6} million pixels"
+        )
+    if not 0 <= size_bytes - prod(shape) <= LARGEST_HEADER_BYTES + 16:
+        raise ValueError(f"{size_bytes:,} bytes do not hold an array {shape}")
+    return shape
+
+
+def _skip(file: BufferedIOBase, size_bytes: int) -> None:
+    while size_bytes:
+        size_bytes -= len(_read(file, min(size_bytes, CHUNK_BYTES)))
+
+
+def _read(file: BufferedIOBase, size_bytes: int) -> bytes:
+    content = file.read(size_bytes)
+    if len(content) != size_bytes:
+        raise EOFError("cut short")
+    return content
+
+
+def _as_image(content: bytes, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "H W C"]:
+    return np.frombuffer(content, np.uint8).reshape(shape)

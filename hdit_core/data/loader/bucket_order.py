@@ -1,0 +1,108 @@
+"""The order of images of several sizes: every step of training takes images of one size.
+
+Round c of a run gives bucket i, of N_i images, as many whole steps of B images as it takes for it to have had
+floor((c + 1) N_i / B) in all: so each image of any bucket is shown equally often, to within one step, and a bucket of
+fewer than B images gets a step every few rounds. The steps of a round are shuffled by a keyed bijection; the k-th step
+of a bucket takes the images k B to k B + B - 1 of the bucket's own order, which has its own epochs. All of it is worked
+out from (seed, n), and nothing is kept.
+
+Where the steps of a run grow (`train.batch_growth`), each part of the run with steps of one size has such an order of
+its own: the epochs of the buckets begin anew there.
+"""
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import numpy as np
+from jaxtyping import Int64, Integer
+
+from hdit_core.data.loader.order import GOLDEN, Order, epoch_keys, mixed, shuffled
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Images of one size."""
+
+    first: int  # of its images in the index
+    num_images: int
+    order: Order  # of its images among themselves: what it gives begins at 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a run whose steps take equally many images."""
+
+    after_images: int  # of the run
+    batch_size: int
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a step stands in its part of the run."""
+
+    bucket: int
+    step: int  # of the bucket, counted from the beginning of the part
+
+
+class BucketOrder:
+    """See above; an `order.Order`."""
+
+    def __init__(self, seed: int, buckets: Sequence[Bucket], parts: Sequence[Part]) -> None:
+        """Choose an order.
+
+        Args:
+            seed: the run's, 0 <= seed < 2^64.
+            buckets: in the order of the index.
+            parts: of the run, the first after 0 images.
+        """
+        self.seed, self.buckets, self.parts = seed, tuple(buckets), tuple(parts)
+        self._num_images = sum(bucket.num_images for bucket in buckets)
+
+    def images_at(self, numbers: Integer[np.ndarray, " B"], later: int = 0) -> Int64[np.ndarray, " B"]:
+        """See `Order`."""
+        numbers = numbers.astype(np.int64)
+        starts = np.array([part.after_images for part in self.parts])
+        parts = np.searchsorted(starts, numbers, side="right") - 1
+        sizes = np.array([part.batch_size for part in self.parts])[parts]
+        steps, places = np.divmod(numbers - starts[parts], sizes)
+        indices = np.empty_like(numbers)
+        for part, step in {*zip(parts.tolist(), steps.tolist(), strict=True)}:
+            chosen = (parts == part) & (steps == step)
+            indices[chosen] = self._images_of(part, step, places[chosen] + later)
+        return indices
+
+    def _images_of(self, part: int, step: int, places: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
+        """Return the images at some places of a step."""
+        place = self._place(part, step)
+        bucket, batch_size = self.buckets[place.bucket], self.parts[part].batch_size
+        # a part's epochs are numbered from a point of its own, so that none has the order of another part's
+        numbers = (part << 24) * bucket.num_images + place.step * batch_size + places
+        return bucket.first + bucket.order.images_at(numbers)
+
+    def _place(self, part: int, step: int) -> _Place:
+        """Return which step of which bucket the step of a part is."""
+        batch_size = self.parts[part].batch_size
+        round_number = self._round_of(batch_size, step)
+        before, after = self._steps_before(batch_size, round_number), self._steps_before(batch_size, round_number + 1)
+        shares = [a - b for b, a in zip(before, after, strict=True)]
+
+        key = mixed(epoch_keys(self.seed, np.array([round_number], np.uint64)) + GOLDEN * np.array([part], np.uint64))
+        slot = int(shuffled(np.array([step - sum(before)], np.uint64), key, sum(shares))[0])
+        ends = list(accumulate(shares))
+        bucket = bisect_right(ends, slot)
+        return _Place(bucket, before[bucket] + slot - (ends[bucket] - shares[bucket]))
+
+    def _steps_before(self, batch_size: int, round_number: int) -> list[int]:
+        """Return how many steps each bucket has had when a round begins."""
+        return [round_number * bucket.num_images // batch_size for bucket in self.buckets]
+
+    def _round_of(self, batch_size: int, step: int) -> int:
+        """Return the round that a step lies in: the last that begins with no more steps before it, and is not empty."""
+        low = step * batch_size // self._num_images  # as many steps were given at most
+        high = (step + len(self.buckets)) * batch_size // self._num_images + 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if sum(self._steps_before(batch_size, middle)) <= step else (low, middle - 1)
+        return low

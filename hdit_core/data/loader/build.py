@@ -1,0 +1,78 @@
+"""From the `[data]` of a recipe to a reader and an order."""
+
+from collections.abc import Sequence
+from heapq import nlargest
+from itertools import accumulate
+
+from hdit_core.data.format.manifest import Contents
+from hdit_core.data.loader.bucket_order import Bucket, BucketOrder, Part
+from hdit_core.data.loader.order import GOLDEN, BlockOrder, Order, UniformOrder
+from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.remote_cache import RemoteSet, default_cache, is_remote
+from hdit_core.errors import DataError
+from hdit_core.recipe.data import DataRecipe
+
+
+def _check_cache(recipe: DataRecipe, contents: Contents) -> None:
+    """Refuse a cache that would have to fetch every shard again and again."""
+    sizes = [shard.bytes for shard in contents.shards]
+    # images are read ahead, so that the next window is begun while one is being finished
+    needed_bytes = sum(sizes if recipe.order == "uniform" else nlargest(2 * recipe.block_shards, sizes))
+    if needed_bytes > recipe.cache_gb * 1e9:
+        hint = ", or set data.order = 'blocks'" if recipe.order == "uniform" else ", or lower data.block_shards"
+        raise DataError(
+            f"{recipe.path}: with data.order = '{recipe.order}' {needed_bytes / 1e9:.3g} GB of it are in use at a "
+            f"time, data.cache_gb is {recipe.cache_gb:g}; raise that to {needed_bytes / 1e9 * 1.01:.3g}{hint}"
+        )
+
+
+def open_reader(recipe: DataRecipe) -> ImageReader:
+    """Open the data set of a recipe, here or on a remote store.
+
+    Raises:
+        UsageError: the store is of no known kind, or a package for it is missing.
+        DataError: a part is missing or damaged, cannot be fetched, or does not fit the cache.
+    """
+    place = RemoteSet(recipe.path, default_cache(), int(recipe.cache_gb * 1e9)) if is_remote(recipe.path) else None
+    whole_shards = recipe.order == "blocks"
+    reader = ImageReader(place or recipe.path, max_damaged=recipe.max_damaged, whole_shards=whole_shards)
+    if place:
+        _check_cache(recipe, reader.manifest.contents)
+    return reader
+
+
+def _order_within(recipe: DataRecipe, seed: int, shard_sizes: Sequence[int]) -> Order:
+    if recipe.order == "blocks":
+        return BlockOrder(seed, shard_sizes, recipe.block_shards)
+    return UniformOrder(seed, sum(shard_sizes))
+
+
+def order_of(recipe: DataRecipe, contents: Contents, seed: int, parts: Sequence[Part]) -> Order:
+    """Return the order in which a run reads a data set.
+
+    Args:
+        recipe: says which kind.
+        contents: of the data set.
+        seed: the run's, 0 <= seed < 2^64.
+        parts: of the run: how many images a step takes, on which the order depends where they have several sizes.
+    """
+    if len(contents.sizes) == 1:
+        return _order_within(recipe, seed, [shard.samples for shard in contents.shards])
+    ends = list(accumulate(size.samples for size in contents.sizes))
+    shards = _shards_of_buckets([shard.samples for shard in contents.shards], ends)
+    buckets = [
+        Bucket(end - size.samples, size.samples, _order_within(recipe, (seed + i * int(GOLDEN)) % 2**64, shards[i]))
+        for i, (size, end) in enumerate(zip(contents.sizes, ends, strict=True))
+    ]
+    return BucketOrder(seed, buckets, parts)
+
+
+def _shards_of_buckets(shard_sizes: Sequence[int], ends: Sequence[int]) -> list[list[int]]:
+    """Deal the shards out to the buckets that they hold images of; a shard holds images of one."""
+    dealt: list[list[int]] = [[] for _ in ends]
+    bucket = 0
+    for size, end in zip(shard_sizes, accumulate(shard_sizes), strict=True):
+        while end > ends[bucket]:
+            bucket += 1
+        dealt[bucket].append(size)
+    return dealt

@@ -1,0 +1,218 @@
+"""A prepared data set on a remote store, read through a folder here that holds the shards in use.
+
+    <cache>/<identity of the set>/manifest.json, index.npy     fetched when the set is opened
+    <cache>/<identity of the set>/shard-000007.tar             fetched when its first image is wanted
+
+Nothing else is fetched. A file takes its name when it has the size and the SHA-256 that the manifest says; processes
+that want the same one fetch it once. The shards of all sets together stay below a number of bytes: those that were not
+opened for longest go, which hurts nobody who is reading from them. fsspec (`pip install 'hdit-toolkit[remote]'`) knows
+the stores.
+"""
+
+import fcntl
+import hashlib
+import os
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from hdit_core.data.format.manifest import (
+    INDEX,
+    LARGEST_MANIFEST_BYTES,
+    MANIFEST,
+    IndexEntry,
+    ShardEntry,
+    read_manifest,
+)
+from hdit_core.errors import DataError, HditError, UsageError
+from hdit_core.files import TEMPORARY, write_whole
+
+STORES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "https", "http", "memory")
+"""The protocols that are followed; fsspec knows others, some of which run programs or read any file."""
+
+ATTEMPTS = 3
+PAUSE_S = 2.0  # before the second attempt, and twice as long before each later one
+CHUNK_BYTES = 4 << 20
+ABANDONED_S = 3600.0  # a temporary file that nobody has written to for so long
+
+
+def is_remote(location: Path | str) -> bool:
+    """Return whether a data set's place is the address of a store and no folder."""
+    return "://" in str(location)
+
+
+def default_cache() -> Path:
+    """Return where shards are kept: `hdit/data` under `$XDG_CACHE_HOME`, or under `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hdit" / "data"
+
+
+def _store(address: str) -> Any:
+    """Return fsspec's view of the store, made anew in each process that asks."""
+    protocol = address.partition("://")[0]
+    if protocol not in STORES or "::" in address:
+        raise UsageError(
+            f"data.path = '{address}': expected a folder, or an address that begins with one of "
+            f"{', '.join(f'{store}://' for store in STORES)}"
+        )
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError:
+        raise UsageError(
+            f"data.path = '{address}' needs fsspec, which is not installed; pip install 'hdit-toolkit[remote]'"
+        ) from None
+    try:
+        return url_to_fs(address)[0]
+    except ImportError as problem:
+        raise UsageError(f"data.path = '{address}' needs a package that is not installed: {problem}") from None
+
+
+def _chunks(address: str, most_bytes: int) -> Iterator[bytes]:
+    """Yield what a remote file holds, and no more than it may."""
+    left = most_bytes
+    with _store(address).open(address, "rb") as file:
+        while chunk := file.read(min(CHUNK_BYTES, left + 1)):
+            left -= len(chunk)
+            if left < 0:
+                raise OSError(f"has more than {most_bytes:,} bytes")
+            yield chunk
+
+
+def _tried(address: str, act: Callable[[], Any]) -> Any:
+    """Try several times what a network may spoil.
+
+    Raises:
+        DataError: it failed each time.
+    """
+    for attempt in range(ATTEMPTS):
+        try:
+            return act()
+        except HditError:
+            raise
+        except Exception as problem:  # every store has errors of its own
+            last = problem
+        if attempt < ATTEMPTS - 1:
+            time.sleep(PAUSE_S * 2**attempt)
+    raise DataError(f"{address}: cannot be fetched ({type(last).__name__}: {last}); tried {ATTEMPTS} times")
+
+
+@contextmanager
+def _locked(path: Path, place: int = 0) -> Iterator[None]:
+    """Hold one byte of a file, so that processes take turns; a process that dies lets go."""
+    with path.open("a") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX, 1, place)
+        yield
+
+
+class RemoteSet:
+    """A data set elsewhere, and the folder here through which it is read."""
+
+    def __init__(self, address: str, cache: Path, cache_bytes: int) -> None:
+        """Fetch its manifest and its index.
+
+        Args:
+            address: of the folder that holds the set, such as `s3://bucket/faces`.
+            cache: folder for all remote sets; made where it is missing.
+            cache_bytes: that the shards in it take at most.
+
+        Raises:
+            UsageError: no store of a known kind, or a package for it is missing.
+            DataError: it cannot be fetched, or is damaged.
+        """
+        self.address, self.cache, self.cache_bytes = address.rstrip("/"), cache, cache_bytes
+        _store(self.address)
+        self.folder = self._fetch_manifest()
+        manifest = read_manifest(self.folder)
+        self._have(INDEX, manifest.contents.index, turn=0)
+
+    def _fetch_manifest(self) -> Path:
+        """Fetch the manifest, which says the identity of the set, and return the folder of that set."""
+        address = f"{self.address}/{MANIFEST}"
+        content = _tried(address, lambda: b"".join(_chunks(address, LARGEST_MANIFEST_BYTES)))
+        arriving = self.cache / f"{TEMPORARY}manifest-{os.getpid()}-{threading.get_ident()}"
+        arriving.mkdir(parents=True, exist_ok=True)
+        try:
+            write_whole(arriving / MANIFEST, content)
+            try:
+                folder = self.cache / read_manifest(arriving).root
+            except DataError as problem:
+                raise DataError(str(problem).replace(str(arriving / MANIFEST), address)) from None
+            folder.mkdir(exist_ok=True)
+            (arriving / MANIFEST).replace(folder / MANIFEST)
+        finally:
+            (arriving / MANIFEST).unlink(missing_ok=True)
+            arriving.rmdir()
+        return folder
+
+    def open_shard(self, entry: ShardEntry) -> int:
+        """Return a descriptor of a shard, fetched where it is not here; it stays good when the shard has to go.
+
+        Raises:
+            DataError: it cannot be fetched or kept, or is not what the manifest says.
+        """
+        path = self.folder / entry.name
+        while True:
+            with suppress(FileNotFoundError):
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                if os.fstat(descriptor).st_size == entry.bytes:
+                    os.utime(descriptor)
+                    return descriptor
+                os.close(descriptor)
+            self._have(entry.name, entry, turn=1 + zlib.crc32(path.name.encode()))
+
+    def _have(self, name: str, entry: ShardEntry | IndexEntry, turn: int) -> None:
+        """Fetch a file that is not here, unless another process does; `turn` is the same for all that want it."""
+        with _locked(self.folder / ".fetching", turn):
+            path = self.folder / name
+            if not (path.exists() and path.stat().st_size == entry.bytes):
+                self._fetch(name, entry)
+
+    def _fetch(self, name: str, entry: ShardEntry | IndexEntry) -> None:
+        """Fetch a file, check it, and give it its name."""
+        address, path = f"{self.address}/{name}", self.folder / name
+        temporary = path.with_name(f"{TEMPORARY}{name}-{os.getpid()}-{threading.get_ident()}")
+        try:
+            self._make_room(temporary, entry.bytes)
+            _tried(address, lambda: self._download(address, temporary, entry))
+            temporary.replace(path)
+        except OSError as problem:
+            raise DataError(f"{path}: cannot be written ({problem.strerror})") from None
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _download(self, address: str, path: Path, entry: ShardEntry | IndexEntry) -> None:
+        hashed, found_bytes = hashlib.sha256(), 0
+        with path.open("rb+") as file:
+            for chunk in _chunks(address, entry.bytes):
+                hashed.update(chunk)
+                found_bytes += file.write(chunk)
+            os.fsync(file.fileno())
+        if hashed.hexdigest() != entry.sha256:
+            raise OSError(
+                f"its {found_bytes:,} bytes do not have the checksum of the manifest, which says {entry.bytes:,} bytes"
+            )
+
+    def _make_room(self, temporary: Path, needed_bytes: int) -> None:
+        """Take the place of a file in the cache, and let those go that were not opened for longest."""
+        with _locked(self.cache / ".making-room"):
+            kept = []
+            for path in self.cache.glob("*/*.tar*"):
+                with suppress(FileNotFoundError):
+                    facts = path.stat()
+                    kept.append((facts.st_mtime, facts.st_size, path))
+            left = self.cache_bytes - needed_bytes - sum(size for _, size, _ in kept)
+            for used_at, size, path in sorted(kept):
+                unfinished = path.name.startswith(TEMPORARY) and time.time() - used_at < ABANDONED_S
+                if left < 0 and not unfinished:
+                    path.unlink(missing_ok=True)
+                    left += size
+            if left < 0:
+                raise DataError(
+                    f"{self.cache}: data.cache_gb = {self.cache_bytes / 1e9:g} is too little for the shards that are "
+                    f"fetched at once, the next of {needed_bytes:,} bytes; raise it"
+                )
+            with temporary.open("wb") as file:
+                file.truncate(needed_bytes)  # counts from now on

@@ -1,0 +1,1 @@
+"""`hdit prepare-data`: any source of images to verified webdataset shards."""

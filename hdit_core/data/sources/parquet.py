@@ -1,0 +1,227 @@
+"""Parquet files of the kind that Hugging Face keeps images in, read a few rows at a time.
+
+A row has an image, bytes or a struct {bytes, path}, and may have a class, whose numbers are explained in the file's own
+notes. Nothing that a path in a row names is opened.
+"""
+
+import re
+import zlib
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import accumulate, islice, repeat
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from hdit_core.data.format.manifest import Channels
+from hdit_core.data.image.decode import LARGEST_FILE_BYTES
+from hdit_core.data.sources.parquet_columns import find_columns
+from hdit_core.data.sources.source import LONGEST_CLASS_NAME, MOST_CLASSES, Entry, class_names
+from hdit_core.errors import DataError, UsageError
+
+PARQUET_ENDING = ".parquet"
+MAGIC = b"PAR1"
+ROWS_AT_ONCE = 8  # of images; a row group has hundreds
+
+_SPLIT = re.compile(r"(.+)-[0-9]{5}-of-[0-9]{5}\.parquet")  # train-00000-of-00012.parquet
+
+
+def is_parquet(path: Path) -> bool:
+    """Return whether a file begins as a Parquet file does."""
+    with path.open("rb") as file:
+        return file.read(4) == MAGIC
+
+
+def _pyarrow(path: Path) -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise DataError(
+            f"{path}: Parquet needs pyarrow, which is not installed; run: pip install 'hdit-toolkit[parquet]'"
+        ) from None
+    return pyarrow
+
+
+def _flat(batch: Any) -> dict[str, Any]:
+    """Return the columns of a batch by their names, a part of a struct as `image.bytes`."""
+    found: dict[str, Any] = {}
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        parts = field.flatten()
+        arrays = column.flatten() if field.type.num_fields else [column]
+        found |= {part.name: array for part, array in zip(parts, arrays, strict=True)}
+    return found
+
+
+def _class_of(label: object, classes: Sequence[str] | None) -> tuple[str | None, str | None]:
+    """Return the class name, and what is wrong with it; -1 is Hugging Face's word for an unknown class."""
+    if label is None or (label == -1 and not isinstance(label, str)):
+        return None, None
+    if isinstance(label, str) and classes is None and 0 < len(label) <= LONGEST_CLASS_NAME:
+        return label, None
+    if type(label) is int and 0 <= label < (MOST_CLASSES if classes is None else len(classes)):
+        return str(label) if classes is None else classes[label], None
+    return None, "its class is none of the file's classes" if classes else "its class is neither a number nor a name"
+
+
+def _first_line(problem: BaseException) -> str:
+    return str(problem).split("\n", 1)[0][:200] or type(problem).__name__
+
+
+def _footer_crc32(path: Path) -> int:
+    """Return the checksum of what a file says about itself: where each column lies, and its statistics."""
+    with path.open("rb") as file:
+        size_bytes = file.seek(0, 2)
+        file.seek(max(0, size_bytes - 8))
+        length = int.from_bytes(file.read(4), "little")
+        file.seek(max(0, size_bytes - 8 - length))
+        return zlib.crc32(file.read(length))
+
+
+class ParquetFile:
+    """One file, of which rows are asked for in ascending order."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a file.
+
+        Raises:
+            DataError: it is damaged, or holds no images.
+        """
+        self.path = path
+        self._arrow = _pyarrow(path)
+        try:
+            # One page of a column is read at a time, where the default is a whole row group.
+            self._file = self._arrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
+            groups = [self._file.metadata.row_group(number) for number in range(self._file.num_row_groups)]
+            self.columns = find_columns(self._file.schema_arrow, path)
+            self._footer_crc32 = _footer_crc32(path)
+        except (self._arrow.ArrowException, OSError) as problem:
+            raise DataError(f"{path}: not a whole Parquet file ({_first_line(problem)}); download it again") from None
+        self._starts = [0, *accumulate(group.num_rows for group in groups)]
+        self.num_rows = self._starts[-1]
+        if self.num_rows > path.stat().st_size:
+            raise DataError(f"{path}: says {self.num_rows:,} rows, more than it has bytes; download it again")
+        self._images: Iterator[Any] = iter(())
+        self._group, self._next_row = -1, 0
+
+    def _batches(self, columns: list[str], rows_at_once: int, groups: Sequence[int]) -> Iterator[dict[str, Any]]:
+        batches = self._file.iter_batches(rows_at_once, row_groups=list(groups), columns=columns, use_threads=False)
+        return map(_flat, batches)
+
+    def _rows(self) -> Iterator[tuple[object, object]]:
+        """Yield the path and the label of each row, None where it has none."""
+        path, label = self.columns.path, self.columns.label
+        wanted = [name for name in (path, label) if name is not None]
+        if not wanted:
+            yield from repeat((None, None), self.num_rows)
+            return
+        for batch in self._batches(wanted, 1024, range(len(self._starts) - 1)):
+            columns = {name: array.to_pylist() for name, array in batch.items()}
+            empty = [None] * len(columns[wanted[0]])
+            yield from zip(*(columns.get(name or "", empty) for name in (path, label)), strict=True)
+
+    def entries(self) -> list[Entry]:
+        """Return an entry a row, its name made of the file's, the row's number and the path.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        try:
+            found = [self._entry(row, *about) for row, about in enumerate(self._rows())]
+        except (self._arrow.ArrowException, OSError, UnicodeDecodeError) as problem:
+            raise DataError(f"{self.path}: damaged ({_first_line(problem)}); download it again") from None
+        if len(found) != self.num_rows:
+            raise DataError(f"{self.path}: has {len(found):,} rows, but says {self.num_rows:,}; download it again")
+        return found
+
+    def _entry(self, row: int, path: object, label: object) -> Entry:
+        called = f"-{PurePosixPath(path).name[:200]}" if isinstance(path, str) and path else ""
+        class_name, problem = _class_of(label, self.columns.classes)
+        return Entry(f"{self.path.stem}/{row:07}{called}", 0, self._footer_crc32, problem, class_name)
+
+    def image(self, row: int) -> bytes:
+        """Return the image of a row.
+
+        Raises:
+            ValueError: it is damaged, or lies elsewhere.
+        """
+        group = bisect_right(self._starts, row) - 1
+        if group != self._group or row < self._next_row:
+            self._group, self._next_row = group, self._starts[group]
+            self._images = self._images_of(group)
+        try:
+            content = next(islice(self._images, row - self._next_row, None)).as_buffer()
+        except (self._arrow.ArrowException, OSError, StopIteration) as problem:
+            self._group = -1
+            raise ValueError(f"damaged in the Parquet file: {_first_line(problem)}") from None
+        self._next_row = row + 1
+        if content is None:
+            raise ValueError("its row has no image, at most the path of one, which is never opened")
+        if content.size > LARGEST_FILE_BYTES:
+            raise ValueError(f"{content.size:,} bytes are more than {LARGEST_FILE_BYTES >> 20} MiB")
+        return content.to_pybytes()
+
+    def _images_of(self, group: int) -> Iterator[Any]:
+        for batch in self._batches([self.columns.content], ROWS_AT_ONCE, [group]):
+            yield from batch[self.columns.content]
+
+
+def _check_splits(name: str, paths: Sequence[Path]) -> None:
+    """Refuse to mix training and validation images, which lie side by side in a data set of Hugging Face."""
+    splits = sorted({match[1] for path in paths if (match := _SPLIT.fullmatch(path.name))})
+    if len(splits) > 1:
+        raise UsageError(
+            f"{name}: holds the splits {', '.join(splits)}; name the files of one, "
+            f"for example '{paths[0].parent}/{splits[-1]}-*.parquet' in quotes"
+        )
+
+
+def _classes(entries: Sequence[Entry], names: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return the class names in the order of their numbers, () where no image has a class."""
+    found = {entry.class_name for entry in entries if entry.class_name is not None}
+    if names is not None or not found:
+        return names if names and found else ()
+    numbers = [int(name) for name in found if name.isdecimal() and int(name) < MOST_CLASSES and name == str(int(name))]
+    return tuple(map(str, range(max(numbers) + 1))) if len(numbers) == len(found) else class_names(found)
+
+
+class ParquetSource:
+    """The images of Parquet files, file after file, row after row."""
+
+    kind = "parquet"
+    channels: Channels | None = None
+
+    def __init__(self, name: str, paths: Sequence[Path]) -> None:
+        """List Parquet files.
+
+        Args:
+            name: what to call them.
+            paths: of the files, in their order.
+
+        Raises:
+            UsageError: they are several splits of a data set.
+            DataError: pyarrow is missing, a file is damaged, or they contradict each other about their classes.
+        """
+        _check_splits(name, paths)
+        self.name = name
+        self._files = [ParquetFile(path) for path in paths]
+        named = {file.columns.classes for file in self._files}
+        if len(named) > 1:
+            raise DataError(f"{name}: its files name different classes; prepare them one by one")
+        names = named.pop()
+        self._places = [(file, row) for file in self._files for row in range(file.num_rows)]
+        entries = [entry for file in self._files for entry in file.entries()]
+        self.classes: tuple[str, ...] | None = _classes(entries, names)
+        missing = "no class in its row" if self.classes else None
+        self.entries = [
+            replace(entry, problem=missing) if entry.problem is entry.class_name is None else entry for entry in entries
+        ]
+
+    def fetch(self, number: int) -> bytes:
+        """Return the image of a row.
+
+        Raises:
+            ValueError: it is damaged, or lies elsewhere.
+        """
+        file, row = self._places[number]
+        return file.image(row)

@@ -1,0 +1,67 @@
+"""New."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from hdit_core.data.format.manifest import INDEX, read_manifest
+from hdit_core.data.sources.source import Entry
+from hdit_core.data.sources.webdataset import ShardedSource, ShardImage
+from hdit_core.errors import DataError
+from hdit_core.files import crc32
+
+
+class PreparedSource(ShardedSource):
+    """The images of a data set that `hdit prepare-data` made, for example to be made smaller."""
+
+    kind = "data set"
+
+    def __init__(self, folder: Path) -> None:
+        """List a data set.
+
+        Raises:
+            DataError: a part is missing, damaged, or not what its manifest and index say.
+        """
+        self._folder = folder
+        self._manifest = read_manifest(folder)
+        self._index = self._read_index()
+        super().__init__(folder.resolve().name, [folder / shard.name for shard in self._manifest.contents.shards])
+        self.channels = self._manifest.contents.channels
+        sizes = (entry.size_bytes for entry in self.entries)
+        found = [(*place, size) for place, size in zip(self._places, sizes, strict=True)]
+        expected = np.stack([self._index[name].astype(np.int64) for name in ("shard", "offset", "length")], 1)
+        if not np.array_equal(np.array(found, np.int64).reshape(-1, 3), expected):
+            raise DataError(f"{folder}: its shards do not hold the images of its index; copy or prepare the data again")
+        self.entries = [self._checked(entry, number) for number, entry in enumerate(self.entries)]
+
+    def _read_index(self) -> np.ndarray:
+        path, expected = self._folder / INDEX, self._manifest.contents.index
+        try:
+            if path.stat().st_size != expected.bytes or crc32(path) != expected.crc32:
+                raise ValueError("not the one the manifest was written with")
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as problem:
+            raise DataError(f"{path}: cannot be used ({problem}); copy or prepare the data again") from None
+
+    def _classes(self, images: Sequence[ShardImage]) -> tuple[str, ...]:
+        classes = self._manifest.contents.classes or ()
+        if any(image.class_number is not None and image.class_number >= len(classes) for image in images):
+            raise DataError(f"{self._folder}: a class number in its shards is not in its manifest; copy the data again")
+        return classes
+
+    def _checked(self, entry: Entry, number: int) -> Entry:
+        return replace(entry, changed_at=int(self._index["crc32"][number]))
+
+    def fetch(self, number: int) -> bytes:
+        """Return an image as it lies in its shard, checked.
+
+        Raises:
+            OSError, ValueError: it is damaged.
+        """
+        content = super().fetch(number)
+        if zlib.crc32(content) != self._index["crc32"][number]:
+            raise ValueError("does not have the checksum of the index: damaged")
+        return content

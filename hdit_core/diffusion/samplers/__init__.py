@@ -1,0 +1,1 @@
+"""Samplers, from noise to images, and their noise schedules."""

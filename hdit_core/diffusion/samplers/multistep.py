@@ -1,0 +1,124 @@
+"""Samplers that remember earlier answers: one question to the model a step (DPM-Solver++, Lu et al. 2022; LMS).
+
+Time is t = -ln sigma, h the length of a step in it. The SDE samplers walk (1 + eta) h and put back what is too little
+as fresh noise; eta = 0 is the deterministic walk.
+"""
+
+import math
+from collections import deque
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor
+
+from hdit_core.diffusion.samplers.sampler_state import Walk, toward
+
+LMS_ORDER = 4
+GAUSS = ((1 - 1 / math.sqrt(3)) / 2, (1 + 1 / math.sqrt(3)) / 2)  # two points integrate a cubic exactly
+
+
+def _lagrange(sigmas: Sequence[float], sigma_next: float, j: int) -> float:
+    """Return the integral from sigmas[0] to sigma_next of the polynomial that is 1 at sigmas[j], 0 at the others."""
+    others = [level for k, level in enumerate(sigmas) if k != j]
+    length = sigma_next - sigmas[0]
+    points = [sigmas[0] + share * length for share in GAUSS]
+    return length / 2 * sum(math.prod((point - s) / (sigmas[j] - s) for s in others) for point in points)
+
+
+def lms(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """Linear multistep (Adams-Bashforth on an uneven grid), order 4 once there are four slopes."""
+    slopes: deque[Tensor] = deque(maxlen=LMS_ORDER)
+    levels: deque[float] = deque(maxlen=LMS_ORDER)
+    for sigma, sigma_next in walk.pairs():
+        slopes.appendleft((x - walk.start(x, sigma)) / sigma)
+        levels.appendleft(sigma)
+        for j, slope in enumerate(slopes):
+            x = x + _lagrange(levels, sigma_next, j) * slope
+    return x
+
+
+def dpmpp_2m(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """DPM-Solver++(2M): the denoised image is a straight line in t; first order on the first and the last step."""
+    previous, h_previous = None, 0.0
+    for sigma, sigma_next in walk.pairs():
+        denoised = walk.start(x, sigma)
+        if sigma_next == 0:
+            return denoised
+        h = math.log(sigma / sigma_next)
+        ahead = denoised
+        if previous is not None:
+            ahead = denoised + h / (2 * h_previous) * (denoised - previous)
+        x = toward(x, ahead, sigma, sigma_next)
+        previous, h_previous = denoised, h
+    return x
+
+
+def _carried(
+    walk: Walk, x: Float[Tensor, "B C H W"], denoised: Float[Tensor, "B C H W"], h: float
+) -> Float[Tensor, "B C H W"]:
+    """Return the first-order part of an SDE step, without its noise."""
+    kept = math.exp(-(1 + walk.eta) * h)
+    return kept * x + (1 - kept) * denoised
+
+
+def _noised(walk: Walk, x: Float[Tensor, "B C H W"], sigma: float, sigma_next: float) -> Float[Tensor, "B C H W"]:
+    """Return x with the fresh noise of an SDE step."""
+    h = math.log(sigma / sigma_next)
+    return walk.add_noise(x, sigma_next * math.sqrt(-math.expm1(-2 * walk.eta * h)), sigma, sigma_next)
+
+
+SECOND_ORDER = {
+    "heun": lambda length: 1 + math.expm1(-length) / length,
+    "midpoint": lambda length: -math.expm1(-length) / 2,
+}
+"""The weight of the denoised image's slope in `dpmpp_2m_sde`, by solver; length = (1 + eta) h."""
+
+
+def dpmpp_2m_sde(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """DPM-Solver++(2M) SDE, with the second-order term of `walk.solver`."""
+    slope_weight = SECOND_ORDER[walk.solver]
+    previous, h_previous = None, 0.0
+    for sigma, sigma_next in walk.pairs():
+        denoised = walk.start(x, sigma)
+        if sigma_next == 0:
+            return denoised
+        h = math.log(sigma / sigma_next)
+        x = _carried(walk, x, denoised, h)
+        if previous is not None:
+            x = x + slope_weight((1 + walk.eta) * h) * h / h_previous * (denoised - previous)
+        x = _noised(walk, x, sigma, sigma_next)
+        previous, h_previous = denoised, h
+    return x
+
+
+def _higher_order(
+    denoised: Float[Tensor, "B C H W"], history: Sequence[tuple[Tensor, float]], h: float, length: float
+) -> Float[Tensor, "B C H W"] | float:
+    """Return the second- and third-order terms that the history allows; length = (1 + eta) h."""
+    if not history:
+        return 0.0
+    phi_2 = 1 + math.expm1(-length) / length
+    (last, h_last) = history[0]
+    slope = (denoised - last) * (h / h_last)
+    if len(history) == 1:
+        return phi_2 * slope
+
+    phi_3 = phi_2 / length - 0.5
+    (before, h_before) = history[1]
+    r_last, r_before = h_last / h, h_before / h
+    bend = (slope - (last - before) / r_before) / (r_last + r_before)
+    return phi_2 * (slope + r_last * bend) - phi_3 * bend
+
+
+def dpmpp_3m_sde(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    """DPM-Solver++(3M) SDE: the denoised image is a parabola in t. The paper's sampler, at eta = 1."""
+    history: deque[tuple[Tensor, float]] = deque(maxlen=2)  # earlier answers, and the steps that followed them
+    for sigma, sigma_next in walk.pairs():
+        denoised = walk.start(x, sigma)
+        if sigma_next == 0:
+            return denoised
+        h = math.log(sigma / sigma_next)
+        x = _carried(walk, x, denoised, h) + _higher_order(denoised, history, h, (1 + walk.eta) * h)
+        x = _noised(walk, x, sigma, sigma_next)
+        history.appendleft((denoised, h))
+    return x

@@ -1,0 +1,112 @@
+"""Every sampler by its name, behind one call."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from hdit_core.diffusion.samplers.ancestral import dpm_2_ancestral, dpmpp_2s_ancestral, dpmpp_sde, euler_ancestral
+from hdit_core.diffusion.samplers.dpm_solver import dpm_adaptive, dpm_fast
+from hdit_core.diffusion.samplers.multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, lms
+from hdit_core.diffusion.samplers.sampler_state import UNIPC_ORDER, UNIPC_VARIANT, Denoise, NoiseSource, Step, Walk
+from hdit_core.diffusion.samplers.single_step import dpm_2, euler, heun
+from hdit_core.diffusion.samplers.unipc import unipc
+from hdit_core.errors import UsageError, did_you_mean
+from hdit_core.recipe.sample import ChurnRecipe, SampleRecipe
+
+Sampler = Callable[[Walk, Float[Tensor, "B C H W"]], Float[Tensor, "B C H W"]]
+
+SAMPLERS: dict[str, Sampler] = {
+    "euler": euler,
+    "euler_ancestral": euler_ancestral,
+    "heun": heun,
+    "dpm_2": dpm_2,
+    "dpm_2_ancestral": dpm_2_ancestral,
+    "lms": lms,
+    "dpm_fast": dpm_fast,
+    "dpm_adaptive": dpm_adaptive,
+    "dpmpp_2s_ancestral": dpmpp_2s_ancestral,
+    "dpmpp_sde": dpmpp_sde,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "dpmpp_3m_sde": dpmpp_3m_sde,
+    "unipc": unipc,
+}
+
+
+def _check_name(name: str) -> None:
+    if name not in SAMPLERS:
+        raise UsageError(
+            f"sample.sampler = '{name}' is not a sampler{did_you_mean(name, SAMPLERS)}; there are {', '.join(SAMPLERS)}"
+        )
+
+
+def sample(
+    name: str,
+    denoise: Denoise,
+    x: Float[Tensor, "B C H W"],
+    sigmas: Float64[Tensor, "levels"],
+    noise: NoiseSource,
+    *,
+    eta: float = 1.0,
+    solver: str = "midpoint",
+    churn: ChurnRecipe | None = None,
+    unipc_order: int = UNIPC_ORDER,
+    unipc_variant: str = UNIPC_VARIANT,
+    on_step: Callable[[Step], None] | None = None,
+) -> Float[Tensor, "B C H W"]:
+    """Return images, walked from noise down the schedule.
+
+    Args:
+        name: of the sampler, a key of `SAMPLERS`.
+        denoise: (x, sigma [B]) -> denoised images, such as `guided` returns.
+        x: the start, sigmas[0] times standard normal noise.
+        sigmas: the schedule, falling; its last may be 0, and then the result is free of noise.
+        noise: (sigma, sigma_next) -> standard normal noise for that step, such as a `BrownianNoise`; deterministic
+            samplers never call it but for churn.
+        eta: share of fresh noise in the stochastic samplers; at 0 they are deterministic.
+        solver: `dpmpp_2m_sde`'s second-order term, `heun` or `midpoint`.
+        churn: noise that `euler`, `heun` and `dpm_2` add before each step; None: none.
+        unipc_order: of `unipc`'s predictor, 2 or 3.
+        unipc_variant: of `unipc`'s B(h), `bh1` or `bh2`.
+        on_step: told of every step as it starts; it must not change what it is shown.
+
+    Raises:
+        UsageError: no such sampler.
+        NumericalError: the model's answer is not finite.
+    """
+    _check_name(name)
+    levels = [float(sigma) for sigma in sigmas]
+    if len(levels) < 2 or levels[-1] < 0 or any(a <= b for a, b in pairwise(levels)):
+        raise ValueError(f"sigmas must fall and end at 0 or above, got {levels}")
+    walk = Walk(name, denoise, levels, noise, eta, solver, churn, unipc_order, unipc_variant, on_step)
+    return SAMPLERS[name](walk, x)
+
+
+def sample_by(
+    settings: SampleRecipe,
+    denoise: Denoise,
+    x: Float[Tensor, "B C H W"],
+    sigmas: Float64[Tensor, "levels"],
+    noise: NoiseSource,
+    on_step: Callable[[Step], None] | None = None,
+) -> Float[Tensor, "B C H W"]:
+    """Return images, walked as a recipe's `[sample]` table says; arguments, order and errors as in `sample`.
+
+    Args:
+        settings: of which the sampler and its own keys count; the schedule is what `sigmas` is.
+    """
+    return sample(
+        settings.sampler,
+        denoise,
+        x,
+        sigmas,
+        noise,
+        eta=settings.eta,
+        solver=settings.solver,
+        churn=settings.churn,
+        unipc_order=settings.unipc_order or UNIPC_ORDER,
+        unipc_variant=settings.unipc_variant or UNIPC_VARIANT,
+        on_step=on_step,
+    )

@@ -1,0 +1,188 @@
+"""A feature network with all that makes its numbers what they are."""
+
+import pkgutil
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Float, Float32, UInt8
+from PIL import Image
+from torch import Tensor
+
+from hdit_core.errors import UsageError, did_you_mean
+
+
+def resize(image_u8: UInt8[np.ndarray, "H W C"], side_px: int) -> Float32[np.ndarray, "S S 3"]:
+    """Return an image as a feature network takes it: square, three channels, levels from 0 to 255.
+
+    The numbers are those of `cleanfid.resize.build_resizer("clean")`, bit for bit. A grey image is resized once and
+    repeated to three channels.
+
+    Args:
+        image_u8: 1 or 3 channels.
+        side_px: height and width of the result.
+    """
+    channels = [_resize_channel(image_u8[..., channel], side_px) for channel in range(image_u8.shape[-1])]
+    return np.stack(channels * (3 // len(channels)), axis=-1)
+
+
+def _resize_channel(levels_u8: UInt8[np.ndarray, "H W"], side_px: int) -> Float32[np.ndarray, "S S"]:
+    channel = Image.fromarray(levels_u8.astype(np.float32))
+    return np.asarray(channel.resize((side_px, side_px), Image.Resampling.BICUBIC)).clip(0, 255)
+
+
+Say = Callable[[str], None]
+Mode = Literal["clean", "adm"]
+
+# hdit's own extractors: name -> "module:function", as an entry point would say it. The function is called with
+# (weights: Path | None, device, say, mode) and returns an Extractor.
+EXTRACTORS = {
+    "inception": "hdit_core.evaluate.extractors.inception:open_inception",
+    "efficientnet-lite0": "hdit_core.evaluate.extractors.efficientnet:open_efficientnet",
+    "dinov2": "hdit_core.evaluate.extractors.dinov2:open_dinov2",
+}
+GROUP = "hdit.extractors"  # where other packages offer theirs
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A feature network, its resize, and the names of the distances in its space.
+
+    Attributes:
+        name: as given to `--extractor`.
+        metric: what the Frechet distance is called: "fid" for the one network with the one resize, never for others.
+        kernel_metric: what the kernel distance is called.
+        num_features: numbers per image.
+        side_px: the square that images are resized to; None where the network does that itself.
+        batch_size: images at once that suit it on its device.
+        weights_sha256: of the file its weights came from.
+        network: from levels `[B, 3, H, W]` in [0, 255] to features `[B, F]`.
+        device: where the network is.
+        remarks: what a reader of the result has to know.
+        class_logits: from features `[B, F]` to the logits of a classifier on them `[B, K]`, for the Inception Score;
+            None where there is none.
+    """
+
+    name: str
+    metric: str
+    kernel_metric: str
+    num_features: int
+    side_px: int | None
+    batch_size: int
+    weights_sha256: str
+    network: Callable[[Float[Tensor, "B 3 H W"]], Float[Tensor, "B F"]]
+    device: torch.device
+    remarks: tuple[str, ...] = ()
+    class_logits: Callable[[Float[Tensor, "B F"]], Float[Tensor, "B K"]] | None = None
+
+    @property
+    def passport(self) -> dict[str, str | int]:
+        """What two results must share to be comparable."""
+        return {
+            "name": self.name,
+            "weights_sha256": self.weights_sha256,
+            "num_features": self.num_features,
+            "resize": _resize_line(self.side_px),
+        }
+
+    def prepare(self, image_u8: UInt8[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H2 W2 3"]:
+        """Return an image as the network takes it."""
+        if self.side_px is None:
+            return np.repeat(image_u8, 3 // image_u8.shape[-1], axis=-1).astype(np.float32)
+        return resize(image_u8, self.side_px)
+
+    def features(self, prepared: Sequence[Float32[np.ndarray, "_ _ 3"]]) -> Float32[Tensor, "B F"]:
+        """Return the features of prepared images, of one size or several, float32 on the CPU; see `full_precision`."""
+        places = defaultdict(list)
+        for place, image in enumerate(prepared):
+            places[image.shape].append(place)
+        features = torch.empty(len(prepared), self.num_features)
+        for same_size in places.values():
+            features[same_size] = self._features([prepared[place] for place in same_size])
+        return features
+
+    def _features(self, prepared: Sequence[Float32[np.ndarray, "H W 3"]]) -> Float32[Tensor, "B F"]:
+        levels = rearrange(torch.from_numpy(np.stack(prepared)), "b h w c -> b c h w").to(self.device)
+        with torch.inference_mode():
+            return self.network(levels).float().cpu().clone()
+
+
+def _resize_line(side_px: int | None) -> str:
+    if side_px is None:
+        return "adm: bilinear as TensorFlow 1 did it, inside the network's graph, not antialiased"
+    return f"clean-fid: Pillow bicubic, float32, to {side_px}x{side_px}, clipped, not rounded"
+
+
+def full_precision() -> AbstractContextManager[None]:
+    """Return the context in which GPUs neither round products to TF32 nor choose algorithms by chance.
+
+    It is one for all threads: enter it around them, not in each.
+    """
+    context: AbstractContextManager[None] = torch.backends.cudnn.flags(
+        enabled=True, deterministic=True, allow_tf32=False
+    )
+    return context
+
+
+def open_extractor(
+    name: str,
+    weights: Path | None = None,
+    device: torch.device | None = None,
+    say: Say = lambda _: None,
+    mode: Mode = "clean",
+) -> Extractor:
+    """Return the extractor of that name, hdit's own or one that an installed package offers.
+
+    Args:
+        name: one of EXTRACTORS, or of the entry-point group `hdit.extractors`.
+        weights: file of its weights, where it takes one.
+        device: where it runs; default the CPU.
+        say: told of what takes long, such as a download.
+        mode: "clean", or "adm" for the resize inside Inception's graph, as ADM's evaluator has it.
+
+    Raises:
+        UsageError: there is no such extractor, it cannot be loaded, or it does not take that file or mode.
+        HditError: its weights cannot be had, or are damaged.
+    """
+    opened = _find(name)(weights, device or torch.device("cpu"), say, mode)
+    if not isinstance(opened, Extractor):
+        raise UsageError(f"--extractor {name}: expected an Extractor, its package gave a {type(opened).__name__}")
+    return opened
+
+
+def _find(name: str) -> Callable[..., object]:
+    """Return what opens an extractor; a package's code is loaded when its extractor is asked for, and not before."""
+    offers = [point for point in entry_points(group=GROUP) if point.name not in EXTRACTORS]
+    found = [point for point in offers if point.name == name]
+    if name in EXTRACTORS:
+        own: Callable[..., object] = pkgutil.resolve_name(EXTRACTORS[name])
+        return own
+    if not found:
+        names = [*EXTRACTORS, *sorted({point.name for point in offers})]
+        raise UsageError(f"--extractor {name}: expected {' or '.join(names)}{did_you_mean(name, names)}")
+    if len(found) > 1:
+        raise UsageError(
+            f"--extractor {name}: offered by {' and by '.join(point.value for point in found)}; uninstall one"
+        )
+    try:
+        loaded: Callable[..., object] = found[0].load()
+    except Exception as problem:  # whatever goes wrong in a plug-in is told of it
+        raise UsageError(f"--extractor {name}: {found[0].value} does not load ({problem})") from None
+    return loaded
+
+
+def refuse_adm(name: str, mode: Mode) -> None:
+    """Refuse the mode that only Inception has.
+
+    Raises:
+        UsageError: it was asked for.
+    """
+    if mode == "adm":
+        raise UsageError(f"--mode adm: is the resize inside Inception's graph; --extractor {name} has none")

@@ -1,0 +1,1 @@
+"""Features of images, computed on one rank or many, cached across runs."""

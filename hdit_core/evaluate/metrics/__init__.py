@@ -1,0 +1,1 @@
+"""Metrics from features: FID, KID, inception score, precision and recall, with intervals."""

@@ -1,0 +1,97 @@
+"""Precision, recall, density and coverage: how much of one set lies among the other, by balls around its images.
+
+A ball around an image of a set reaches to its k-th nearest other image of that set. Precision and recall: Kynkäänniemi
+et al. 2019, with k = 3; density and coverage: Naeem et al. 2020, with k = 5. Distances are taken block by block: memory
+does not grow with the square of the set.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
+
+from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, Estimate, mean_estimate
+from hdit_core.evaluate.metrics.statistics import Statistics, block_of
+
+RECALL_NEIGHBOURS = 3
+COVERAGE_NEIGHBOURS = 5
+BLOCK_DISTANCES = 1 << 24  # 134 MB in float64
+ROUNDING = 1e-12  # of the squared lengths: what is nearer is the same point
+
+
+@dataclass(frozen=True)
+class Manifold:
+    """How two sets lie in each other.
+
+    Attributes:
+        precision: share of the images that lie in a ball of the reference.
+        recall: share of the reference that lies in a ball of the images.
+        density: how many balls of the reference an image lies in, divided by k.
+        coverage: share of the reference whose ball has an image in it.
+        n: images that were looked at.
+        n_reference: and of the reference.
+    """
+
+    precision: Estimate
+    recall: Estimate
+    density: Estimate
+    coverage: Estimate
+    n: int
+    n_reference: int
+
+
+def manifold(images: Statistics, reference: Statistics) -> Manifold | None:
+    """Return how the kept samples of two sets lie in each other; None where one has no more than 5 images."""
+    if min(len(images.features), len(reference.features)) <= COVERAGE_NEIGHBOURS:
+        return None
+    x, y = images.features.double() - reference.mean, reference.features.double() - reference.mean
+    radii_x = radii(x, RECALL_NEIGHBOURS)
+    radii_y, wide_radii_y = radii(y, RECALL_NEIGHBOURS), radii(y, COVERAGE_NEIGHBOURS)
+
+    near_y = torch.zeros(len(x), dtype=torch.bool)  # in a ball of the reference
+    balls = torch.zeros(len(x), dtype=torch.float64)  # how many wide balls of the reference
+    near_x, covered = torch.zeros(len(y), dtype=torch.bool), torch.zeros(len(y), dtype=torch.bool)
+    for rows, squared in squared_distances(x, y):
+        inside: Bool[Tensor, "B Ny"] = squared < wide_radii_y
+        near_y[rows] = (squared <= radii_y).any(1)
+        balls[rows] = inside.sum(1).double() / COVERAGE_NEIGHBOURS
+        near_x |= (squared <= radii_x[rows, None]).any(0)
+        covered |= inside.any(0)
+
+    of_images, of_reference = block_of(images.keys, NUM_BLOCKS), block_of(reference.keys, NUM_BLOCKS)
+    return Manifold(
+        precision=_share(near_y, of_images),
+        recall=_share(near_x, of_reference),
+        density=mean_estimate(balls, of_images),
+        coverage=_share(covered, of_reference),
+        n=len(x),
+        n_reference=len(y),
+    )
+
+
+def _share(flags: Bool[Tensor, "N"], blocks: Int64[Tensor, "N"]) -> Estimate:
+    """Return the share that is true, its interval within [0, 1]."""
+    found = mean_estimate(flags.double(), blocks)
+    if found.low is None or found.high is None:
+        return found
+    return Estimate(found.value, found.standard_error, max(found.low, 0.0), min(found.high, 1.0))
+
+
+def radii(x: Float64[Tensor, "N F"], neighbours: int) -> Float64[Tensor, "N"]:
+    """Return the squared distance of each point to its k-th nearest other."""
+    nearest = [squared.kthvalue(neighbours + 1, dim=1).values for _, squared in squared_distances(x, x)]
+    return torch.cat(nearest)  # the first is the point itself
+
+
+def squared_distances(
+    x: Float64[Tensor, "Nx F"], y: Float64[Tensor, "Ny F"]
+) -> Iterator[tuple[slice, Float64[Tensor, "B Ny"]]]:
+    """Yield the squared distances of some rows of x to all of y; points that are the same have exactly 0."""
+    length_y = y.square().sum(1)
+    for start in range(0, len(x), step := max(1, BLOCK_DISTANCES // len(y))):
+        part: Float[Tensor, "B F"] = x[start : start + step]
+        lengths = part.square().sum(1, keepdim=True) + length_y
+        squared = lengths - 2 * part @ y.T
+        yield slice(start, start + len(part)), torch.where(squared <= ROUNDING * lengths, 0, squared)

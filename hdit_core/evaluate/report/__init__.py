@@ -1,0 +1,1 @@
+"""A score for people and for programs: JSON, comparison, HTML report, image sheets."""

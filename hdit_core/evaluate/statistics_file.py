@@ -1,0 +1,149 @@
+"""Statistics on disk: an npz of plain arrays, readable by clean-fid too; and clean-fid's and ADM's own files.
+
+mu, sigma       mean and unbiased covariance, float64: what clean-fid, pytorch-fid and others keep
+features, keys  the kept sample, for the kernel distance
+passport        JSON as UTF-8 bytes: number of images, fingerprint, extractor, source, versions
+"""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hdit_core.errors import DataError, UsageError
+from hdit_core.evaluate.features.measure import Measurement
+from hdit_core.evaluate.metrics.statistics import Statistics
+from hdit_core.files import digest, write_whole
+
+FORMAT = "hdit-statistics 1"
+LARGEST_BYTES = 4 << 30
+LARGEST_FEATURES = 1 << 14
+ASYMMETRY = 1e-6  # of a covariance, relative to its largest entry: float32 rounding passes
+
+
+def save_statistics(path: Path, measured: Measurement) -> None:
+    """Write a measurement to a file, whole or not at all.
+
+    Raises:
+        UsageError: the name does not end in .npz, or there is no such folder.
+    """
+    check_statistics_path(path)
+    statistics = measured.statistics
+    passport = {
+        "format": FORMAT,
+        "n": statistics.n,
+        "fingerprint": statistics.fingerprint,
+        "extractor": measured.extractor,
+        "source": measured.source,
+        "remarks": measured.remarks,
+    }
+    content = io.BytesIO()
+    np.savez(
+        content,
+        mu=statistics.mean.numpy(),
+        sigma=statistics.covariance.numpy(),
+        features=statistics.features.numpy(),
+        keys=statistics.keys.numpy(),
+        passport=np.frombuffer(json.dumps(passport).encode(), np.uint8),
+    )
+    write_whole(path, content.getvalue())
+
+
+def check_statistics_path(path: Path) -> None:
+    """Refuse a path that statistics cannot be saved to, before an hour is spent on them.
+
+    Raises:
+        UsageError: as `save_statistics`.
+    """
+    if path.suffix != ".npz":
+        raise UsageError(f"{path}: statistics are kept under a name that ends in .npz")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: there is no folder {path.parent} for the statistics")
+
+
+def holds_statistics(path: Path) -> bool:
+    """Return whether an npz is to be read as statistics: it has mu and sigma, or is not an npz of images either."""
+    try:
+        with zipfile.ZipFile(path) as members:
+            names = set(members.namelist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        return True  # reading it says what is wrong
+    return "mu.npy" in names or "arr_0.npy" not in names
+
+
+def load_statistics(path: Path) -> Measurement:
+    """Read statistics that hdit or clean-fid saved; nothing in the file is executed.
+
+    Raises:
+        DataError: it is damaged, or holds something else.
+    """
+    arrays = _read_arrays(path)
+    mean, covariance = _moments(path, arrays)
+    if "passport" not in arrays:
+        empty = torch.empty(0, len(mean)), torch.empty(0, dtype=torch.int64)
+        remark = f"{path} does not say which extractor and resize made it: that they match is taken on trust"
+        source = {**_source(path, {}), "sha256": digest(path).sha256}
+        return Measurement(Statistics(None, mean, covariance, *empty, ""), {}, source, (remark,))
+    try:
+        passport = json.loads(arrays["passport"].tobytes())
+        if passport["format"] != FORMAT:
+            raise DataError(f"{path}: is of the format {passport['format']!r}, expected {FORMAT!r}; make it anew")
+        features, keys = _sample(path, arrays, passport["n"], len(mean))
+        statistics = Statistics(passport["n"], mean, covariance, features, keys, str(passport["fingerprint"]))
+        source = {**_source(path, dict(passport["source"])), "sha256": digest(path).sha256}
+        remarks = tuple(map(str, passport["remarks"]))
+        return Measurement(statistics, dict(passport["extractor"]), source, remarks)
+    except (KeyError, TypeError, ValueError, RecursionError) as problem:
+        raise DataError(f"{path}: damaged statistics ({type(problem).__name__}: {problem}); make them anew") from None
+
+
+def _source(path: Path, of_images: dict[str, Any]) -> dict[str, Any]:
+    return {**of_images, "kind": "saved statistics", "path": str(path), "images": of_images.get("path", "unknown")}
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    wanted = ("mu", "sigma", "features", "keys", "passport")
+    try:
+        with zipfile.ZipFile(path) as members:
+            sizes = {member.filename.removesuffix(".npy"): member.file_size for member in members.infolist()}
+        size_bytes = sum(sizes.get(name, 0) for name in wanted)  # ADM's references hold their images too
+        if size_bytes > LARGEST_BYTES:
+            raise DataError(f"{path}: {size_bytes:,} bytes unpacked; expected at most {LARGEST_BYTES:,}")
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in wanted if name in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as problem:
+        raise DataError(f"{path}: cannot be read as saved statistics ({problem})") from None
+
+
+def _moments(path: Path, arrays: dict[str, np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Return mean and covariance in float64, checked."""
+    if "mu" not in arrays or "sigma" not in arrays:
+        raise DataError(f"{path}: lacks mu and sigma; expected statistics of hdit eval-fid stats, clean-fid or ADM")
+    mean, covariance = arrays["mu"], arrays["sigma"]
+    length = mean.shape[0] if mean.ndim == 1 else 0
+    if not 0 < length <= LARGEST_FEATURES or covariance.shape != (length, length):
+        raise DataError(f"{path}: mu has shape {mean.shape} and sigma {covariance.shape}; expected [F] and [F, F]")
+    if mean.dtype.kind != "f" or covariance.dtype.kind != "f":
+        raise DataError(f"{path}: mu is {mean.dtype} and sigma {covariance.dtype}; expected floating point")
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise DataError(f"{path}: holds numbers that are not finite")
+    if np.abs(covariance - covariance.T).max() > ASYMMETRY * np.abs(covariance).max():
+        raise DataError(f"{path}: sigma is not symmetric, so it is no covariance")
+    symmetric = (covariance.astype(np.float64) + covariance.T.astype(np.float64)) / 2
+    return torch.from_numpy(mean.astype(np.float64)), torch.from_numpy(symmetric)
+
+
+def _sample(path: Path, arrays: dict[str, np.ndarray], n: object, num_features: int) -> tuple[Tensor, Tensor]:
+    """Return the kept features and their keys, checked."""
+    features, keys = arrays["features"], arrays["keys"]
+    fits = features.shape == (*keys.shape, num_features) and isinstance(n, int) and 2 <= n >= len(keys)
+    if not fits or features.dtype != np.float32 or keys.dtype != np.int64:
+        raise DataError(f"{path}: {n} images with a sample of features {features.shape} do not fit together")
+    if not np.isfinite(features).all():
+        raise DataError(f"{path}: holds numbers that are not finite")
+    return torch.from_numpy(features), torch.from_numpy(keys)

@@ -1,0 +1,1 @@
+"""`hdit sweep`: search of guidance and EMA settings for the best score."""

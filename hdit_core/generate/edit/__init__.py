@@ -1,0 +1,1 @@
+"""`hdit edit`: image-to-image, inpainting, interpolation, inversion, likelihood."""

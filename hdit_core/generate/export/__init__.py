@@ -1,0 +1,1 @@
+"""`hdit export`: weights, recipe and model card in a folder for publication."""

@@ -1,0 +1,165 @@
+"""The denoiser as a program of torch's own operators (torch.export), for machines that have torch and no hdit.
+
+Traced is what every device computes: attention in tiles, no compiled passes, no written-out gradients, no padding of
+short products. So the program's last bits are others than the network's; how far off it is, is measured.
+"""
+
+import copy
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, fx, nn
+
+from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.errors import CheckpointError
+from hdit_core.model.attention.neighborhood import neighborhood_attention
+from hdit_core.model.attention.operator import Operator
+from hdit_core.model.attention.shifted_window import ShiftedWindows, shifted_window_attention
+from hdit_core.model.attention.tiled import plain
+from hdit_core.model.blocks import AttentionBlock
+from hdit_core.model.conditioning import AUGMENT_FEATURES
+from hdit_core.model.linear import Linear
+from hdit_core.randomness import normal
+
+LARGEST_BATCH = 4096
+TRACED_BATCH = 3
+CHECKED_BATCHES = (1, 2, 5)
+CHECKED_SIGMAS = (0.02, 0.5, 3.0, 40.0, 0.1)
+TOLERANCE = 1e-3  # of the largest answer, for float32; beyond it the trace is wrong and not only rounded otherwise
+TOLERANCE_16_BITS = 0.1
+
+
+class Program(nn.Module):
+    """D(x, sigma, class_ids, mapping_cond) without an augmentation; what a network does not take is left out."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(
+        self,
+        x: Float[Tensor, "B C H W"],
+        sigma: Float[Tensor, "B"],
+        class_ids: Int64[Tensor, "B"] | None = None,
+        mapping_cond: Float[Tensor, "B E"] | None = None,
+    ) -> Float[Tensor, "B C H W"]:
+        # a network makes these zeros by itself, but with the length of the traced batch
+        none = torch.zeros((sigma.shape[0], AUGMENT_FEATURES), dtype=sigma.dtype, device=sigma.device)
+        return self.denoiser(x, sigma, class_ids, none, mapping_cond)
+
+
+def _neighborhood(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:
+    return plain(q, k, v, kernel_size)[0]
+
+
+def _operator(operator: Operator) -> Operator:
+    """Return an attention operator as a plain function of torch's own operators."""
+    if isinstance(operator, ShiftedWindows):
+        return partial(shifted_window_attention, window_size=operator.window_size, shift=operator.shift)
+    if isinstance(operator, partial) and operator.func is neighborhood_attention:
+        return partial(_neighborhood, kernel_size=operator.keywords["kernel_size"])
+    return operator
+
+
+def _bare(linear: Linear) -> nn.Linear:
+    features_out, features_in = linear.weight.shape
+    bare = nn.Linear(features_in, features_out, bias=False, device="meta")
+    bare.weight = linear.weight
+    return bare
+
+
+def plain_copy(denoiser: Denoiser) -> Denoiser:
+    """Return a copy of a denoiser in which nothing but torch's own operators is called."""
+    result = copy.deepcopy(denoiser).eval().requires_grad_(False)
+    for module in list(result.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, Linear):
+                setattr(module, name, _bare(child))
+        if isinstance(module, AttentionBlock):
+            module.operator = _operator(module.operator)
+    return result
+
+
+def _inputs(denoiser: Denoiser, batch_size: int) -> dict[str, Tensor]:
+    """Return what a program of a denoiser takes, with values that differ from image to image."""
+    model, device = denoiser.recipe.model, next(denoiser.parameters()).device
+    images = range(batch_size)
+    sigma = torch.tensor([CHECKED_SIGMAS[i % len(CHECKED_SIGMAS)] for i in images])
+    x = normal(0, "program", images, (model.channels, *model.image_size)) * (1 + sigma[:, None, None, None] ** 2).sqrt()
+    inputs = {"x": x, "sigma": sigma}
+    if model.num_classes:
+        inputs["class_ids"] = torch.tensor([i % (model.num_classes + 1) for i in images])
+    if model.mapping_cond_dim:
+        inputs["mapping_cond"] = normal(0, "program-vector", images, (model.mapping_cond_dim,))
+    return {name: tensor.to(device) for name, tensor in inputs.items()}
+
+
+@torch.no_grad()
+def trace(denoiser: Denoiser) -> torch.export.ExportedProgram:
+    """Return D(x, sigma, class_ids, mapping_cond) as a program for any batch size up to 4096, in the recipe's size."""
+    program, inputs = Program(plain_copy(denoiser)), _inputs(denoiser, TRACED_BATCH)
+    program(**inputs)  # so that what is kept from call to call (masks) is there, and no stand-in of the trace is kept
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    return torch.export.export(program, (), inputs, dynamic_shapes={name: {0: batch} for name in inputs}, strict=False)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How far a program is from the denoiser.
+
+    Attributes:
+        largest_error: of any pixel of any batch.
+        relative_error: that over the denoiser's largest answer.
+        batches: the sizes of batches that were tried.
+    """
+
+    largest_error: float
+    relative_error: float
+    batches: tuple[int, ...]
+
+
+@torch.no_grad()
+def check(path: Path, denoiser: Denoiser) -> Checked:
+    """Run a program that was written and compare its answers with those of the denoiser.
+
+    Such files can hold pickles, which torch reads with its unpickler: this is for files that this process wrote.
+
+    Raises:
+        CheckpointError: the answers are not the same but for rounding.
+    """
+    program, largest, scale = torch.export.load(path).module(), 0.0, 0.0
+    for size in CHECKED_BATCHES:
+        inputs = _inputs(denoiser, size)
+        expected = denoiser(inputs["x"], inputs["sigma"], inputs.get("class_ids"), None, inputs.get("mapping_cond"))
+        largest = max(largest, (program(**inputs) - expected).abs().max().item())
+        scale = max(scale, expected.abs().max().item())
+    wide = all(parameter.dtype.itemsize >= 4 for parameter in denoiser.parameters())
+    if not largest <= (TOLERANCE if wide else TOLERANCE_16_BITS) * scale:
+        raise CheckpointError(
+            f"{path}: the program's answers are off by {largest:.3g} where the network's go up to {scale:.3g}; "
+            "expected the same but for rounding: leave --program out, and report this"
+        )
+    return Checked(largest, largest / scale, CHECKED_BATCHES)
+
+
+def write_program(path: Path, denoiser: Denoiser) -> Checked:
+    """Write a denoiser as a program (`.pt2`), run what was written, and return how far it is from the denoiser.
+
+    The file tells nothing of this machine, and holds no pickle.
+
+    Args:
+        path: ends in .pt2; in a folder that becomes visible as a whole later.
+
+    Raises:
+        CheckpointError: as `check`.
+    """
+    program = trace(denoiser)
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)  # names this machine's folders
+    program._example_inputs = None  # torch would pickle them
+    torch.export.save(program, path)
+    return check(path, denoiser)

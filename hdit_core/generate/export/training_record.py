@@ -1,0 +1,91 @@
+"""How a network came to be, for its card: from the files of its run, of which none has to be there or intact."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hdit_core.checkpoint.layout import checkpoint_folders, log_file
+from hdit_core.checkpoint.load import newest_checkpoint, open_checkpoint
+from hdit_core.checkpoint.state import State
+from hdit_core.data.format.manifest import MANIFEST, read_manifest
+from hdit_core.errors import CheckpointError, DataError
+from hdit_core.recipe.run import Recipe
+
+LARGEST_LOG_BYTES = 1 << 30
+LAST_RECORDS = 10  # of the log, over which its last loss is the mean
+SCORES = ("fid", "kid", "fd_dinov2", "inception_score", "precision", "recall")
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What is known of a training; None where it is not.
+
+    Attributes:
+        state: of the checkpoint that the weights come from.
+        loss: mean of the log's last lines up to there.
+        scores: the last of each kind in the log, by name.
+        classes: names in the order of their numbers.
+    """
+
+    state: State | None = None
+    loss: float | None = None
+    scores: dict[str, float] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+
+
+def training_record(source: Path, recipe: Recipe) -> TrainingRecord:
+    """Return what the folders around weights say of their training.
+
+    Args:
+        source: a run, a checkpoint of one, or a file, of which nothing is known.
+        recipe: of the network; its data set is asked for class names where it is there and is the run's.
+    """
+    state, run = _state_and_run(source)
+    if state is None or run is None:
+        return TrainingRecord()
+    lines = [line for line in _lines(log_file(run)) if line["step"] <= state.step]
+    losses = [line["loss"] for line in lines if type(line.get("loss")) in (int, float)][-LAST_RECORDS:]
+    scores = {name: float(line[name]) for line in lines for name in SCORES if type(line.get(name)) in (int, float)}
+    loss = sum(losses) / len(losses) if losses else None
+    return TrainingRecord(state, loss, scores, _classes(recipe, state.data_hash))
+
+
+def _state_and_run(source: Path) -> tuple[State | None, Path | None]:
+    if (source / "manifest.json").is_file():
+        return open_checkpoint(source).state, source.absolute().parent.parent
+    if source.is_dir() and checkpoint_folders(source):
+        checkpoint, _ = newest_checkpoint(source)
+        return (checkpoint.state if checkpoint else None), source
+    return None, None
+
+
+def _lines(log: Path) -> Iterator[dict[str, Any]]:
+    """Yield the lines of a log that are what they should be."""
+    try:
+        if log.stat().st_size > LARGEST_LOG_BYTES:
+            return
+        content = log.read_bytes().splitlines()
+    except OSError:
+        return
+    for line in content:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict) and type(record.get("step")) is int:
+            yield record
+
+
+def _classes(recipe: Recipe, data_hash: str) -> tuple[str, ...]:
+    """Return the names of the classes, where the data set that the run was trained on is at its place."""
+    folder = Path(recipe.data.path)
+    try:
+        if not recipe.model.num_classes or not (folder / MANIFEST).is_file():
+            return ()
+        manifest = read_manifest(folder)
+    except (DataError, CheckpointError, OSError, ValueError):
+        return ()
+    names = manifest.contents.classes or ()
+    return names if manifest.root == data_hash and len(names) == recipe.model.num_classes else ()

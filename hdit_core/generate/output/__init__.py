@@ -1,0 +1,1 @@
+"""Where samples are written: folders, archives, animations."""

@@ -1,0 +1,1 @@
+"""Attention of the blocks, and the implementations of neighborhood attention."""

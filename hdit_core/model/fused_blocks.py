@@ -1,0 +1,166 @@
+"""Blocks of a layer in one compiled pass on a CPU, where nothing else is asked of them; else they go step by step.
+
+Step by step each block writes and reads the tokens a dozen times over; between its products a CPU waits for its memory.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.autograd.function import once_differentiable
+from torch.nn.modules import module
+
+from hdit_core.model.linear import Linear
+from hdit_core.model.native.feed_forward import feed_forward, feed_forward_gradient
+from hdit_core.model.native.library import find_gemm
+from hdit_core.model.native.rowwise import Rows, load_rows, rows_for
+from hdit_core.model.native.windows import Kept, Layout, Weights, window_attention, window_attention_gradient
+from hdit_core.model.native.workspace import is_taken
+from hdit_core.model.norm import EPSILON, AdaRMSNorm
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+class FeedForwardPass(torch.autograd.Function):
+    """y = x + down gated(up n), with n the normalised x.
+
+    Values and gates are kept for the backward pass, which works norms and units out again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        result, kept = feed_forward(_library(), x, scale, up, down, EPSILON, keep=True)
+        ctx.save_for_backward(x, scale, up, down, kept)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        x, scale, up, down, kept = ctx.saved_tensors
+        return feed_forward_gradient(_library(), grad.contiguous(), x, scale, up, down, kept, EPSILON)
+
+
+def feed_forward_in_one_pass(
+    x: Float[Tensor, "B *rows C"], scale: Float[Tensor, "..."], up: Float[Tensor, "..."], down: Float[Tensor, "..."]
+) -> Float[Tensor, "B *rows C"] | None:
+    """Return `x + down gated(up norm(x))`, or None where there is no pass for these.
+
+    Args:
+        x: the input.
+        scale: `[B, *ones, C]`; this and the matrices of any other shape are left to those who can say what is wrong.
+        up, down: `[2F, C]` and `[C, F]`.
+    """
+    width, hidden = x.shape[-1], down.shape[-1]
+    fit = up.shape == (2 * hidden, width) and down.shape == (width, hidden) and _is_for_each_image(scale, x)
+    if not fit or rows_for(x, scale, up, down) is None or _trains_other_than_all(x, scale, weights=(up, down)):
+        return None
+    x, scale, up, down = (tensor.contiguous() for tensor in (x, scale, up, down))
+    if _asks_for_gradients(x, scale, up, down):
+        return FeedForwardPass.apply(x, scale, up, down)
+    return feed_forward(_library(), x, scale, up, down, EPSILON)[0]
+
+
+class WindowPass(torch.autograd.Function):
+    """y = x + out attend(similarity(qkv n)), with n the normalised x; see `window.py` and `similarity.py`.
+
+    Queries, keys and values are kept as they meet, and what they gave; who attends to whom is worked out again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, qkv: Tensor, logit_scale: Tensor, out: Tensor, layout: Layout
+    ) -> Tensor:
+        weights = Weights(scale, qkv, logit_scale.sqrt(), out)
+        result, kept = window_attention(_library(), x, weights, layout, EPSILON, keep=True)
+        assert kept is not None
+        ctx.save_for_backward(x, layout.cos, layout.sin, logit_scale, *weights, *kept)
+        ctx.layout = layout.order, layout.windows, layout.tokens, layout.allowed
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, cos, sin, logit_scale, *saved = ctx.saved_tensors
+        weights, kept = Weights(*saved[:4]), Kept(*saved[4:])
+        order, windows, tokens, allowed = ctx.layout
+        layout = Layout(order, windows, tokens, cos, sin, allowed)
+        grad_x, grads = window_attention_gradient(_library(), grad.contiguous(), x, weights, layout, kept, EPSILON)
+        return grad_x, grads.scale, grads.qkv, grads.root / (2 * logit_scale), grads.out, None
+
+
+def window_attention_in_one_pass(
+    x: Float[Tensor, "B H W C"],
+    scale: Float[Tensor, "..."],
+    qkv: Float[Tensor, "..."],
+    logit_scale: Float[Tensor, " N"],
+    out: Float[Tensor, "..."],
+    layout: Layout,
+) -> Float[Tensor, "B H W C"] | None:
+    """Return `x + out attend(similarity(qkv norm(x)))`, or None where there is no pass for these.
+
+    Args:
+        x: the input.
+        scale: `[B, 1, 1, C]`; this and the matrices of any other shape are left to those who can say what is wrong.
+        qkv, out: `[3C, C]` and `[C, C]`.
+        logit_scale: of each head.
+        layout: of windows and rotations.
+    """
+    width, heads, weights = x.shape[-1], len(logit_scale), (qkv, logit_scale, out)
+    features, cells = width // heads, (*x.shape[1:3], heads)
+    fit = layout.cos.shape == (*cells, features) and layout.sin.shape == (*cells, features // 4)
+    fit = fit and _is_for_each_image(scale, x) and qkv.shape == (3 * width, width) and out.shape == (width, width)
+    if not fit or rows_for(x, scale, *weights, layout.cos, layout.sin) is None:
+        return None
+    if _trains_other_than_all(x, scale, weights=weights):
+        return None
+    x, scale, qkv, logit_scale, out = (tensor.contiguous() for tensor in (x, scale, qkv, logit_scale, out))
+    if _asks_for_gradients(x, scale, qkv, logit_scale, out):
+        return WindowPass.apply(x, scale, qkv, logit_scale, out, layout)
+    return window_attention(_library(), x, Weights(scale, qkv, logit_scale.sqrt(), out), layout, EPSILON)[0]
+
+
+def may_go_in_one_pass(block: nn.Module, x: Float[Tensor, "B *rows C"], *weights: Tensor) -> bool:
+    """Return whether a block is nothing but its formula, and one pass is the faster way to it.
+
+    So it is not traced, not autocast, drops nothing, is not differentiated forwards, and nobody looks at what goes
+    through its parts or has put others in their place.
+
+    Args:
+        block: all of its parts are a norm, products and dropout.
+        x: its input.
+        weights: its matrices.
+    """
+    if not is_taken(x.shape[1:-1].numel(), sum(weight.numel() for weight in weights)) or find_gemm() is None:
+        return False
+    if torch.compiler.is_compiling() or torch._C._get_tracing_state() or torch.is_autocast_enabled("cpu"):
+        return False
+    if forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack() > 0:  # as of torch's counter of FLOPs
+        return False
+    return not module._has_any_global_hook() and all(map(_is_itself, block.children()))
+
+
+def _is_itself(part: nn.Module) -> bool:
+    drops = isinstance(part, nn.Dropout) and part.training and part.p > 0
+    hooked = any(getattr(part, hooks) for hooks in HOOKS)
+    return type(part) in (Linear, AdaRMSNorm, nn.Dropout) and "forward" not in vars(part) and not (drops or hooked)
+
+
+def _is_for_each_image(scale: Tensor, x: Tensor) -> bool:
+    return scale.shape == (len(x), *[1] * (x.ndim - 2), x.shape[-1])
+
+
+def _trains_other_than_all(*others: Tensor, weights: tuple[Tensor, ...]) -> bool:
+    """Return whether gradients are asked for, but not of all weights: a pass always works those out."""
+    return _asks_for_gradients(*others, *weights) and not all(weight.requires_grad for weight in weights)
+
+
+def _asks_for_gradients(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _library() -> Rows:
+    found = load_rows()
+    assert isinstance(found, Rows)  # `rows_for` has found it
+    return found

@@ -1,0 +1,1 @@
+"""Runs seen from outside (`hdit runs`): summaries, comparison, plots."""

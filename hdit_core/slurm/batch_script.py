@@ -1,0 +1,226 @@
+"""The batch scripts: text that sbatch takes, with every word from outside quoted for the shell."""
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hdit_core.errors import UsageError
+
+TIME = re.compile(r"[0-9]+(:[0-9]{1,2}){0,2}|[0-9]+-[0-9]{1,2}(:[0-9]{1,2}){0,2}")
+# What sbatch takes as it stands: neither blanks, quotes, $ nor line ends, and no hyphen before it.
+PLAIN = re.compile(r"(?!-)[\w.,:=/%@+\[\]*&|()-]+")
+NAME = re.compile(r"[^\w.-]+")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Nodes, devices and time of a job.
+
+    Attributes:
+        name: of the job; what Slurm could misread becomes a hyphen.
+        time: limit, as sbatch takes it: minutes, hours:minutes:seconds, or days-hours[:minutes[:seconds]].
+        nodes: machines.
+        gpus_per_node: devices on each.
+        ranks_per_node: processes on each; None: one for each GPU, or a single one on the CPU.
+        cpus_per_task: cores of a process; None: as the cluster does.
+        notice_s: seconds before the limit at which the job is told to save; 0: it is not told.
+        more: further options of sbatch without their hyphens, such as `partition=gpu` or `exclusive`.
+    """
+
+    name: str
+    time: str
+    nodes: int = 1
+    gpus_per_node: int = 0
+    ranks_per_node: int | None = None
+    cpus_per_task: int | None = None
+    notice_s: int = 300
+    more: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not TIME.fullmatch(self.time):
+            raise UsageError(f"--time {self.time}: expected a time as sbatch takes it, such as 24:00:00 or 2-12:00")
+        if 0 < self.time_s <= self.notice_s:  # a time of 0 is no limit to sbatch
+            raise UsageError(
+                f"--notice {self.notice_s}: the job would be told to end as soon as it begins, since "
+                f"--time {self.time} is {self.time_s} seconds; expected a shorter notice, or more time"
+            )
+        for option in self.more:
+            if not PLAIN.fullmatch(option):
+                raise UsageError(
+                    f"--sbatch {option}: expected an option of sbatch without hyphens, for example partition=gpu"
+                )
+
+    @property
+    def time_s(self) -> int:
+        """The limit in seconds; 0 where there is none."""
+        days, _, clock = self.time.rpartition("-")
+        parts = [int(part) for part in clock.split(":")]
+        if days:
+            hours, minutes, seconds = [*parts, 0, 0][:3]
+        else:  # minutes, minutes:seconds, or hours:minutes:seconds
+            hours, minutes, seconds = parts if len(parts) == 3 else [0, *parts, 0][:3]
+        return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds
+
+    @property
+    def local_ranks(self) -> int:
+        """Processes that train or draw on a node."""
+        return self.ranks_per_node or max(1, self.gpus_per_node)
+
+    @property
+    def ranks(self) -> int:
+        """Processes of the whole job."""
+        return self.nodes * self.local_ranks
+
+    def cores(self, tasks_per_node: int) -> int | None:
+        """Return the cores of each of srun's tasks, which may start several processes; None: as the cluster does."""
+        return self.cpus_per_task and self.cpus_per_task * self.local_ranks // tasks_per_node
+
+    def directives(self, tasks_per_node: int, *, log: str = "%x-%j.out", array: int | None = None) -> Iterator[str]:
+        """Yield the script's `#SBATCH` lines.
+
+        Args:
+            tasks_per_node: processes that srun starts on a node.
+            log: name of the file for what the job prints.
+            array: number of the tasks of a job array.
+        """
+        options = [f"job-name={NAME.sub('-', self.name)}", f"nodes={self.nodes}", f"ntasks-per-node={tasks_per_node}"]
+        if self.gpus_per_node:
+            options.append(f"gpus-per-node={self.gpus_per_node}")
+        if self.cpus_per_task:
+            options.append(f"cpus-per-task={self.cores(tasks_per_node)}")
+        if array:
+            options.append(f"array=1-{array}")
+        options.append(f"time={self.time}")
+        if self.notice_s:
+            options.append(f"signal=B:USR1@{self.notice_s}")
+        options += ["requeue", "open-mode=append", f"output={log}", *self.more]
+        return (f"#SBATCH --{option}" for option in options)
+
+
+MODULE = "hdit_cli"
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGUSR1,SIGUSR2"  # torchrun dies of those it is not told of, and leaves its ranks
+LINE_ENDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+# A store of torchrun's own listens on every interface, whatever address it is given. On one node the ranks do without:
+# they meet in a file, and the first of them then keeps a store that listens on the loopback alone.
+MEET_IN_FILE = """\
+meet=$(mktemp -d)
+trap 'rm -rf "$meet"' EXIT
+export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+"""
+MEET_AT_PORT = """\
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+port=$((20000 + SLURM_JOB_ID % 10000))
+"""
+IN_FILE = '--rdzv-endpoint="$meet/store" --rdzv-conf=store_type=file --local-addr=127.0.0.1'
+AT_PORT = '--rdzv-endpoint="$head:$port"'
+
+FORWARD = """\
+# told to end before the time limit, or to make room: what runs saves first, and nobody but Slurm has asked for it
+asked=
+end() {{ asked=1; {act}; }}
+trap end USR1 TERM
+
+{srun} &
+job=$!
+[ -z "$asked" ] || end  # it came before there was anything to tell
+while wait "$job"; code=$?; kill -0 "$job" 2> /dev/null; do :; done
+"""
+
+
+TELL = 'kill -TERM "$!"'
+END = 'exit "$code"\n'
+
+
+def train_script(
+    request: Request, words: Sequence[str], run: Path, setup: Iterable[str], launcher: str, most: int | None
+) -> str:
+    """Return the script of a run: after a time limit, a preemption or a crash it goes on, for as long as it advances.
+
+    Args:
+        words: of `hdit train`, without these two.
+        run: its folder.
+        setup: lines of shell that come first, taken as they are.
+        launcher: `"torchrun"` or `"srun"`.
+        most: times that it goes back into the queue without having come further; None: it does once what it does, as
+            a rehearsal, and neither stops the run nor asks how it stands.
+    """
+    start = _torchrun(request) if launcher == "torchrun" else f"{_srun(request, request.local_ranks)} {_python()}"
+    tasks = 1 if launcher == "torchrun" else request.local_ranks
+    act = TELL if most is None else _stop(run)
+    body = FORWARD.format(act=act, srun=f"{start} {shlex.join(['train', *words])}")
+    ending = END if most is None else _again(run, most)
+    return _script(request.directives(tasks), ["train", *words], setup, [_rendezvous(request, launcher), body, ending])
+
+
+def _again(run: Path, most: int) -> str:
+    again = f"{_python()} slurm again {shlex.quote(str(run))} --most {most} ${{asked:+--asked}}"
+    return f'if {again}; then\n  scontrol requeue "$SLURM_JOB_ID"\nelse\n  exit "$code"\nfi\n'
+
+
+def job_script(request: Request, words: Sequence[str], setup: Iterable[str], most: int) -> str:
+    """Return the script of a command that keeps what is done and goes on when it is called again, such as `sample`.
+
+    Args:
+        words: of the command, its name first.
+        setup: lines of shell that come first, taken as they are.
+        most: times that it goes back into the queue.
+    """
+    srun = f"{_srun(request, request.local_ranks)} {_python()} {shlex.join(words)}"
+    body = FORWARD.format(act=TELL, srun=srun)
+    ending = (
+        f'if [ "$asked" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {most} ]; then\n'
+        '  scontrol requeue "$SLURM_JOB_ID"\nelse\n  exit "$code"\nfi\n'
+    )
+    return _script(request.directives(request.local_ranks), words, setup, [body, ending])
+
+
+def array_script(request: Request, words: Sequence[str], setup: Iterable[str], tasks: int | None) -> str:
+    """Return the script of a preparation: a job array that shares the images, or with no tasks a single job.
+
+    Args:
+        words: of the command, its name first.
+        setup: lines of shell that come first, taken as they are.
+        tasks: of the array.
+    """
+    log = "%x-%A-%a.out" if tasks else "%x-%j.out"
+    return _script(
+        request.directives(1, log=log, array=tasks), words, setup, [f"exec {_python()} {shlex.join(words)}\n"]
+    )
+
+
+def _script(directives: Iterable[str], words: Sequence[str], setup: Iterable[str], parts: Iterable[str]) -> str:
+    made_by = LINE_ENDS.sub("?", f"hdit slurm {shlex.join(words)}")  # a comment ends with its line
+    head = ["#!/bin/bash", f"# Made by: {made_by}", *directives, *setup, ""]
+    return "\n".join([*head, *(part for part in parts if part)])
+
+
+def _python() -> str:
+    return f"python -m {MODULE}"
+
+
+def _srun(request: Request, tasks_per_node: int) -> str:
+    """Return how a step begins; since Slurm 22.05 it does not inherit its tasks' cores from the job."""
+    cores = request.cores(tasks_per_node)
+    return "srun --kill-on-bad-exit=1" + (f" --cpus-per-task={cores}" if cores else "")
+
+
+def _rendezvous(request: Request, launcher: str) -> str:
+    if launcher != "torchrun":
+        return ""
+    return MEET_IN_FILE if request.nodes == 1 else MEET_AT_PORT
+
+
+def _torchrun(request: Request) -> str:
+    meet = '--rdzv-backend=c10d --rdzv-id="$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"'
+    where = IN_FILE if request.nodes == 1 else AT_PORT
+    agent = f"--nnodes={request.nodes} --nproc-per-node={request.local_ranks} {meet} \\\n  {where}"
+    patience = f"--signals-to-handle={SIGNALS} --shutdown-timeout={request.notice_s}"
+    return f"{_srun(request, 1)} python -m torch.distributed.run {agent} \\\n  {patience} \\\n  -m {MODULE}"
+
+
+def _stop(run: Path) -> str:
+    """Return what asks a run to save and end: the file that every launcher leaves alone."""
+    return f"touch {shlex.quote(str(run / 'STOP'))}"

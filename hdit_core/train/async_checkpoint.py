@@ -1,0 +1,100 @@
+"""Saving beside training: a copy of the state is written to the disk while the next steps are taken."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+import torch
+
+from hdit_core.checkpoint.retention import prune
+from hdit_core.checkpoint.save import Parts, save_checkpoint
+from hdit_core.checkpoint.state import State
+from hdit_core.distributed import World
+from hdit_core.recipe.run import Recipe
+from hdit_core.train.parallel.sharded_tensors import host_tensors
+
+
+class Saver:
+    """Writes the checkpoints of a run, one at a time.
+
+    `save` and `finish` are for all ranks together; the main one writes. As a context it waits for the last save when
+    training ends with an error of its own.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        recipe: Recipe,
+        world: World,
+        device: torch.device,
+        on_saved: Callable[[State, Path], None] = lambda state, folder: None,
+        on_note: Callable[[str], None] = lambda note: None,
+    ) -> None:
+        """Prepare to save.
+
+        Args:
+            on_saved: is told, by `poll` or `finish`, of every checkpoint that is written and read back.
+            on_note: is told of a failure that nothing else raises.
+        """
+        self._run, self._recipe, self._world, self._device = run, recipe, world, device
+        self._on_saved, self._on_note = on_saved, on_note
+        self._writer = ThreadPoolExecutor(1, "checkpoint")
+        self._pending: tuple[State, Future[Path]] | None = None
+        self.slowest_s = 0.0  # of the saves so far, on the main rank
+
+    def save(self, state: State, parts: Parts) -> None:
+        """Copy the tensors and begin to write them; they may change as soon as this returns.
+
+        Raises:
+            CheckpointError: the save before this one failed.
+            HditError: on the other ranks, for the same reason.
+        """
+        self.finish()
+        copies = {name: host_tensors(tensors, self._world) for name, tensors in parts.items()}
+        if self._world.is_main:
+            self._pending = state, self._writer.submit(self._write, state, copies)
+
+    def poll(self) -> bool:
+        """Tell of a save that is done; return whether it failed, which `finish` then raises on all ranks."""
+        if self._pending is None or not self._pending[1].done():
+            return False
+        if self._pending[1].exception():
+            return True
+        self._settle()
+        return False
+
+    def finish(self) -> None:
+        """Wait for the save that is under way.
+
+        Raises:
+            CheckpointError: it failed.
+            HditError: on the other ranks, for the same reason.
+        """
+        self._world.lead(self._settle, self._device)
+
+    def __enter__(self) -> "Saver":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        try:
+            self._settle()
+        except Exception as problem:
+            if kind is None:
+                raise
+            self._on_note(str(problem))
+        finally:
+            self._writer.shutdown()
+
+    def _settle(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            self._on_saved(pending[0], pending[1].result())
+
+    def _write(self, state: State, parts: Parts) -> Path:
+        began_at = time.perf_counter()
+        folder = save_checkpoint(self._run, self._recipe, state, parts)
+        self.slowest_s = max(self.slowest_s, time.perf_counter() - began_at)
+        prune(self._run, self._recipe.train, just_read=folder)
+        return folder

@@ -1,0 +1,99 @@
+"""What a run needs before it touches its folder: its ranks, their device, and data that fits the recipe."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+
+import torch
+
+from hdit_core.data.loader.build import open_reader
+from hdit_core.data.loader.reader import ImageReader
+from hdit_core.devices import compute_dtype, pick_device
+from hdit_core.distributed import World, join
+from hdit_core.errors import DataError
+from hdit_core.model.attention.backends import chosen
+from hdit_core.model.native.rowwise import rows_note
+from hdit_core.recipe.run import Recipe
+from hdit_core.train.deterministic import deterministic
+from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.parallel.rank_failure import RollCall
+from hdit_core.train.step.batch_plan import check_world
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a recipe is trained, and on what."""
+
+    world: World
+    device: torch.device  # of this rank
+    reader: ImageReader
+    roll_call: RollCall
+    in_one_order: bool  # whether all sums are, as `--deterministic` asks
+
+
+@contextmanager
+def workplace(recipe: Recipe, device: str, watcher: Watcher, in_one_order: bool = False) -> Iterator[Workplace]:
+    """Join the ranks and open the data set; leave the ranks again after the body.
+
+    Args:
+        device: `"auto"`, `"cpu"`, `"cuda"`, ...
+        watcher: is told how attention and the like will be computed.
+        in_one_order: whether `--deterministic` is asked for.
+
+    Raises:
+        UsageError: the ranks cannot share the batch, the recipe's attention backend cannot run on the device, or one
+            order cannot be kept.
+        DataError: the data set is missing, damaged, or not what the recipe's network takes.
+        HditError: another rank is gone.
+    """
+    mode = deterministic(recipe.train, device, watcher.on_note) if in_one_order else nullcontext()
+    with mode, _joined(recipe, device, watcher, in_one_order) as place:
+        yield place
+
+
+@contextmanager
+def _joined(recipe: Recipe, device: str, watcher: Watcher, in_one_order: bool) -> Iterator[Workplace]:
+    world = join(device, recipe.train.rank_timeout_s)
+    roll_call = RollCall(world)
+    try:
+        with roll_call.naming():
+            check_world(recipe.train, world)
+            here = world.device(pick_device(device))
+            dtype = compute_dtype(recipe.train.precision, here)
+            for choice in chosen(recipe.model, here, dtype):
+                watcher.on_note(choice.note)
+            if note := rows_note(here, dtype):
+                watcher.on_note(note)
+            reader = open_reader(recipe.data)
+            check_data(recipe, reader)
+            yield Workplace(world, here, reader, roll_call, in_one_order)
+    finally:
+        roll_call.close()
+        world.leave()
+
+
+def check_data(recipe: Recipe, reader: ImageReader) -> None:
+    """Refuse a data set whose images or classes are not what the recipe's network takes.
+
+    Raises:
+        DataError: saying what it holds and what was expected.
+    """
+    model, found, buckets = recipe.model, reader.manifest.image_shape, reader.manifest.contents.buckets
+    expected = (*model.image_size, model.channels)
+    if found[2] != expected[2] or (found != expected and not buckets):
+        sizes = ["x".join(map(str, size)) for size in (found, expected)]
+        raise DataError(
+            f"{recipe.data.path}: holds images of {sizes[0]} (height x width x channels), the recipe's network takes "
+            f"{sizes[1]}; prepare the data again with that --size, or change model.image_size"
+        )
+    for size in buckets:
+        for _, problem in model.size_problems((size.height, size.width)):
+            raise DataError(
+                f"{recipe.data.path}: holds images of {size.height}x{size.width}, which the recipe's network does not "
+                f"take: {problem}"
+            )
+    if model.num_classes and model.num_classes != reader.num_classes:
+        raise DataError(
+            f"{recipe.data.path}: holds {reader.num_classes} classes, model.num_classes is "
+            f"{model.num_classes}; change it, or set it to 0 to train without classes"
+        )

@@ -1,0 +1,1 @@
+"""What updates the weights: optimizers, learning-rate schedule, EMA, gradient norms."""

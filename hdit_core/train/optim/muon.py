@@ -1,0 +1,124 @@
+"""Muon: momentum whose matrices are made orthogonal before they are added (Jordan et al. 2024).
+
+An update U S V^T of a matrix between hidden features goes on as about U V^T: directions that the gradient seldom shows
+move as far as those that it always shows. Its size is brought to that of AdamW's usual update, so that both share a
+learning rate and a weight decay (Moonlight, Liu et al. 2025, arXiv 2502.16982, section 2.2).
+
+torch has a Muon of its own (2.9 and later, `match_rms_adamw`), with which this one agrees. That takes queries, keys and
+values for one matrix, and values and gates too, rounds products to bfloat16 even on CPUs, where that is five times
+slower, and does not know matrices that ranks hold in parts.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from hdit_core.train.parallel.sharded_tensors import laid_out_like, local
+
+MOMENTUM = 0.95
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: steep at 0, and within about 0.3 of 1 after five rounds
+ROUNDS = 5
+USUAL_UPDATE = 0.2  # root mean square of AdamW's (Moonlight)
+SMALLEST_NORM = 1e-7
+
+
+def orthogonal(matrices: Float[Tensor, "*stack rows columns"]) -> Float[Tensor, "*stack rows columns"]:
+    """Return about U V^T of U S V^T, for each matrix by itself; singular values end between about 0.7 and 1.2.
+
+    Newton-Schulz: a polynomial in X that acts on the singular values alone. In bfloat16 on GPUs, else in float32.
+    """
+    on_gpu = matrices.device.type == "cuda"
+    x = matrices.to(torch.bfloat16 if on_gpu else torch.promote_types(matrices.dtype, torch.float32))
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=SMALLEST_NORM)
+    a, b, c = COEFFICIENTS
+    for _ in range(ROUNDS):
+        square = x @ x.mT
+        x = a * x + (b * square + c * square @ square) @ x
+    return (x.mT if tall else x).to(matrices.dtype)
+
+
+def _whole(part: Tensor, pattern: Tensor) -> Tensor:
+    """Return all of a tensor that the ranks hold in parts as they do the pattern."""
+    if not isinstance(pattern, DTensor):
+        return part
+    mesh, placements, shape, stride = pattern.device_mesh, pattern.placements, pattern.shape, pattern.stride()
+    return DTensor.from_local(part, mesh, placements, run_check=False, shape=shape, stride=stride).full_tensor()
+
+
+class Muon(torch.optim.Optimizer):
+    """The optimizer of matrices. Its state is one tensor for each, `momentum`.
+
+    Ranks that hold parts of the weights put each update together before they make it orthogonal, all of them the same.
+
+    Args:
+        groups: with `params`, `lr`, `weight_decay`, and `stacked`, a list: how many matrices of as many rows each
+            parameter holds, one above the other.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Move every matrix that has a gradient."""
+        for group in self.param_groups:
+            for parameter, stacked in zip(group["params"], group["stacked"], strict=True):
+                if parameter.grad is not None:
+                    self._move(parameter, stacked, group["lr"], group["weight_decay"])
+
+    def _move(self, parameter: Tensor, stacked: int, lr: float, weight_decay: float) -> None:
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum, grad = local(state["momentum"]), local(parameter.grad)
+        momentum.lerp_(grad, 1 - MOMENTUM)
+        ahead = _whole(grad.lerp(momentum, MOMENTUM), parameter)  # Nesterov's
+
+        matrices = rearrange(ahead, "(stack rows) columns -> stack rows columns", stack=stacked)
+        size = USUAL_UPDATE * math.sqrt(max(matrices.shape[-2:]))
+        update = rearrange(orthogonal(matrices), "stack rows columns -> (stack rows) columns")
+        weights = local(parameter)
+        weights.mul_(1 - lr * weight_decay).sub_(local(laid_out_like(update, parameter)), alpha=lr * size)
+
+
+class Together(torch.optim.Optimizer):
+    """Several optimizers as one, each for parameters of its own; they share the list of groups and the state."""
+
+    def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
+        super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], {})
+        self.optimizers = optimizers
+        for optimizer in optimizers:
+            optimizer.state = self.state
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Let each take its step."""
+        for optimizer in self.optimizers:
+            optimizer.step()
+
+
+def is_hidden(name: str, parameter: Tensor) -> bool:
+    """Tell whether a parameter of the network maps hidden features to hidden features: what Muon is for.
+
+    Patches, conditioning and the modulation of norms have pixels, embeddings or scales at one end.
+    """
+    outside = name.startswith(("conditioning.", "patch_in.", "patch_out.")) or name.endswith("norm.modulation.weight")
+    return parameter.ndim == 2 and not outside
+
+
+def stacked_in(name: str, shapes: Mapping[str, torch.Size]) -> int:
+    """Return how many matrices a hidden parameter holds, one above the other: queries, keys, values; values, gates."""
+    if name.endswith("attention.qkv.weight"):
+        return 3
+    if name.endswith("feed_forward.up.weight"):
+        return shapes[name][0] // shapes[name.replace(".up.", ".down.")][1]
+    return 1

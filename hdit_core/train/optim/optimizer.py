@@ -1,0 +1,74 @@
+"""The optimizer with the reference's parameter groups, and its state as named tensors."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hdit_core.model.parameter_groups import parameter_groups
+from hdit_core.recipe.train import OptimizerName, TrainRecipe
+from hdit_core.train.optim.muon import Muon, Together, is_hidden, stacked_in
+from hdit_core.train.parallel.sharded_tensors import laid_out_like
+
+Groups = list[dict[str, Any]]
+
+
+def _adamw(groups: Groups, network: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, betas=recipe.betas, eps=recipe.eps, fused=True)
+
+
+def _muon(groups: Groups, network: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
+    """Muon for the matrices between hidden features, AdamW for all else."""
+    shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
+    hidden, others = _chosen(groups, is_hidden), _chosen(groups, lambda *pair: not is_hidden(*pair))
+    for group in hidden:
+        group["stacked"] = [stacked_in(name, shapes) for name in group["names"]]
+    return Together(Muon(hidden), _adamw(others, network, recipe))
+
+
+def _chosen(groups: Groups, wanted: Callable[[str, Tensor], bool]) -> Groups:
+    """Return the groups with those of their parameters that are wanted; without groups that have none."""
+    chosen = []
+    for group in groups:
+        members = {n: p for n, p in zip(group["names"], group["params"], strict=True) if wanted(n, p)}
+        chosen.append(group | {"params": list(members.values()), "names": list(members)})
+    return [group for group in chosen if group["params"]]
+
+
+MAKERS: dict[OptimizerName, Callable[[Groups, nn.Module, TrainRecipe], torch.optim.Optimizer]] = {
+    "adamw": _adamw,
+    "muon": _muon,
+}
+
+
+def make_optimizer(network: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer over the parameter groups (hdit-facts 4.11: the mapping network learns at 1/3)."""
+    groups = parameter_groups(network, recipe.lr, recipe.weight_decay)
+    for group in groups:
+        group["base_lr"] = group["lr"]
+    return MAKERS[recipe.optimizer](groups, network, recipe)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's learning rate to `factor` times its own."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> dict[str, Tensor]:
+    """Return the optimizer's state as tensors named `<parameter>:<state>`; parameters without state have none."""
+    return {
+        f"{name}:{key}": value
+        for name, parameter in network.named_parameters()
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def load_optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `optimizer_tensors` gave; a fused optimizer has all of it, counts too, beside the parameters."""
+    parameters = dict(network.named_parameters())
+    for full_name, tensor in tensors.items():
+        name, _, key = full_name.rpartition(":")
+        parameter = parameters[name]
+        optimizer.state[parameter][key] = laid_out_like(tensor, parameter)

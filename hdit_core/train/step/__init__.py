@@ -1,0 +1,1 @@
+"""One training step: its batch plan, its data, its update and its result."""

@@ -1,0 +1,77 @@
+"""Which images each step, rank and micro-batch takes: a function of the recipe and the images seen so far."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from hdit_core.checkpoint.state import Skip
+from hdit_core.data.loader.bucket_order import Part
+from hdit_core.distributed import World
+from hdit_core.errors import UsageError
+from hdit_core.recipe.train import TrainRecipe
+
+
+@dataclass(frozen=True)
+class Step:
+    """One update of the weights."""
+
+    number: int  # updates before it
+    num_images: int  # images trained on before it
+    batch_size: int  # images it takes, over all ranks
+    passed_over: int = 0  # images of the order that were passed over before it, see `train.rollback`
+
+    @property
+    def first(self) -> int:
+        """The number of its first image: how many come before it in the order of the run."""
+        return self.num_images + self.passed_over
+
+
+def steps(recipe: TrainRecipe, number: int, num_images: int, skips: Sequence[Skip] = ()) -> Iterator[Step]:
+    """Yield the steps that are left after `number` steps and `num_images` images."""
+    while num_images < recipe.num_images:
+        passed_over = sum(skip.images for skip in skips if skip.after_images <= num_images)
+        step = Step(number, num_images, recipe.batch_size_at(num_images), passed_over)
+        yield step
+        number, num_images = number + 1, num_images + step.batch_size
+
+
+def parts(recipe: TrainRecipe, skips: Sequence[Skip] = ()) -> list[Part]:
+    """Return the parts of the order of a run in which all steps are of one size, those passed over among them."""
+    marks = [(0, recipe.batch_size), *((growth.after_images, growth.batch_size) for growth in recipe.batch_growth)]
+    return [Part(mark + sum(skip.images for skip in skips if skip.after_images < mark), size) for mark, size in marks]
+
+
+def micro_batches(step: Step, world: World, largest: int | None) -> list[range]:
+    """Return the image numbers of a step that fall to this rank, in pieces of at most `largest`.
+
+    A rank takes neighbours; which ones does not matter to any image, since its random numbers are its own.
+    """
+    share = step.batch_size // world.size
+    first = step.first + world.rank * share
+    size = min(largest or share, share)
+    return [range(start, min(start + size, first + share)) for start in range(first, first + share, size)]
+
+
+def check_world(recipe: TrainRecipe, world: World) -> None:
+    """Refuse a number of ranks that does not divide every batch size, or that `shard_ranks` does not divide.
+
+    Raises:
+        UsageError: with the nearest numbers that do.
+    """
+    sizes = [recipe.batch_size, *(growth.batch_size for growth in recipe.batch_growth)]
+    if any(size % world.size for size in sizes):
+        fitting = [count for count in range(1, max(sizes) + 1) if not any(size % count for size in sizes)]
+        raise UsageError(
+            f"train.batch_size = {recipe.batch_size} cannot be shared equally by {world.size} ranks; "
+            f"use {_nearest(fitting, world.size)} ranks, or another batch size"
+        )
+    parts = recipe.shard_ranks or 1
+    if world.size > 1 and world.size % parts:
+        fitting = [count for count in range(1, world.size + 1) if not world.size % count]
+        raise UsageError(
+            f"train.shard_ranks = {parts} does not divide the {world.size} ranks; use {_nearest(fitting, parts)}, "
+            "or leave it out: all ranks then share one copy of the weights"
+        )
+
+
+def _nearest(choices: Sequence[int], found: int) -> str:
+    return " or ".join(map(str, sorted(sorted(choices, key=lambda choice: abs(choice - found))[:2])))

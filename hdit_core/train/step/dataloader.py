@@ -1,0 +1,81 @@
+"""The batches of a run from where it stands, and how long they were waited for."""
+
+import time
+from collections.abc import Callable, Generator, Iterable, Sequence
+
+from hdit_core.checkpoint.state import Skip
+from hdit_core.data.loader.batch import Batch, load_batches
+from hdit_core.data.loader.build import order_of
+from hdit_core.data.loader.order import Order
+from hdit_core.data.loader.quarantine import Quarantine
+from hdit_core.data.loader.reader import ImageReader
+from hdit_core.recipe.run import Recipe
+from hdit_core.train.step.batch_plan import Step, parts
+
+
+def order_of_run(recipe: Recipe, reader: ImageReader, skips: Sequence[Skip]) -> Order:
+    """Return which image of the data set each image of a run is; those passed over keep their numbers."""
+    return order_of(recipe.data, reader.manifest.contents, recipe.train.seed, parts(recipe.train, skips))
+
+
+class Feed:
+    """An iterator over batches that takes the time.
+
+    Attributes:
+        waited_s: for all batches so far.
+        image_size: rows and columns of the last batch, px.
+    """
+
+    def __init__(self, batches: Generator[Batch, None, None]) -> None:
+        self._batches = batches
+        self.waited_s = 0.0
+        self.image_size = (0, 0)
+
+    def __iter__(self) -> "Feed":
+        return self
+
+    def __next__(self) -> Batch:
+        began_at = time.perf_counter()
+        batch = next(self._batches)
+        self.waited_s += time.perf_counter() - began_at
+        self.image_size = (batch.images.shape[-2], batch.images.shape[-1])
+        return batch
+
+    def close(self) -> None:
+        """End the processes that read."""
+        self._batches.close()
+
+
+def feed(
+    recipe: Recipe,
+    reader: ImageReader,
+    plan: Iterable[Step],
+    pieces: Callable[[Step], Sequence[range]],
+    skips: Sequence[Skip] = (),
+    *,
+    quarantine: Quarantine | None = None,
+    workers: int | None = None,
+) -> Feed:
+    """Read the images of some steps of a run, with everything random about them.
+
+    Args:
+        plan: the steps.
+        pieces: tells which image numbers of a step are read, batch by batch.
+        skips: of the run.
+        quarantine: counts damaged images; default: as many as the recipe lets there be.
+        workers: processes that read; default: the recipe's.
+    """
+    data, train = recipe.data, recipe.train
+    return Feed(
+        load_batches(
+            reader,
+            (piece for step in plan for piece in pieces(step)),
+            seed=train.seed,
+            workers=data.workers if workers is None else workers,
+            augment_prob=data.augment_prob,
+            class_dropout=train.class_dropout,
+            num_classes=recipe.model.num_classes,
+            order=order_of_run(recipe, reader, skips),
+            quarantine=quarantine or Quarantine(data.max_damaged),
+        )
+    )

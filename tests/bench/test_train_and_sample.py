@@ -1,0 +1,194 @@
+import itertools
+
+import pytest
+import torch
+
+from hdit_core.bench import sample as sampling
+from hdit_core.bench import train as training
+from hdit_core.bench.child_process import Memory, OutOfMemory
+from hdit_core.bench.sample import SampleFigure, bench_sample, evaluation_flops, evaluations
+from hdit_core.bench.timing import Rounds, Timing
+from hdit_core.bench.train import StepFigure, Waiting, bench_train, random_batches, rounds_for
+from hdit_core.errors import DataError, UsageError
+from hdit_core.flops.count import count
+from hdit_core.model.hourglass import HourglassTransformer
+from hdit_core.recipe.sample import SampleRecipe
+
+CPU = torch.device("cpu")
+FEW = Rounds(warm_up=1, least=2, most=2)
+
+
+def in_this_process(work, *arguments, device, threads, say=lambda line: None):
+    """Stand in for `measured`: no new process, no memory."""
+    return work(*arguments, say=say), Memory(1234)
+
+
+@pytest.fixture(autouse=True)
+def here(monkeypatch):
+    for module in training, sampling:
+        monkeypatch.setattr(module, "measured", in_this_process)
+        monkeypatch.setattr(module, "rate_of", lambda device, dtype, say: 1e12)
+
+
+def test_images_per_second_utilisation_and_waiting_come_from_the_median_step():
+    timing = Timing((1.0, 2.0, 50.0))
+    figure = StepFigure(8, 600, "float32", rate=1000.0, timing=timing, waited_s=0.5, peak_bytes=7)
+    assert (figure.images_per_s, figure.utilisation, figure.waiting) == (4.0, 0.3, 0.25)
+    assert figure.to_json() == {
+        "images": 8,
+        "flops": 600,
+        "dtype": "float32",
+        "product_flops_per_s": 1000.0,
+        "time": timing.to_json(),
+        "images_per_s": 4.0,
+        "utilisation": 0.3,
+        "waiting": 0.25,
+        "peak_bytes": 7,
+    }
+
+
+def test_a_training_step_is_the_trainers_own_and_counts_three_forward_passes(tiny_recipe):
+    said = []
+    found = bench_train(tiny_recipe, CPU, threads=1, rounds=FEW, say=said.append)
+    assert (found.images, found.dtype, found.peak_bytes, found.waiting) == (8, "float32", 1234, None)
+    assert found.flops == 8 * 3 * count(tiny_recipe.model).flops
+    assert len(found.timing.runs_s) == 2
+    assert said[0].startswith("training: 8 images a step")
+
+
+def test_micro_batches_are_taken_as_the_recipe_says(changed):
+    found = bench_train(changed({"train.micro_batch_size": 3}), CPU, threads=1, rounds=FEW)
+    assert len(found.timing.runs_s) == 2
+
+
+def test_with_a_data_set_its_images_are_read_and_waited_for(trained):
+    found = bench_train(trained({}), CPU, threads=1, read_data=True, rounds=FEW)
+    assert 0 < found.waiting < 1
+
+
+def test_a_data_set_that_does_not_fit_the_recipe_is_refused(trained):
+    with pytest.raises(DataError, match=r"holds 3 classes, model\.num_classes is"):
+        recipe = trained({"model.num_classes": 5})
+        bench_train(recipe, CPU, threads=1, read_data=True, rounds=FEW)
+
+
+def test_a_step_that_would_take_minutes_is_refused_before_it_begins(tiny_recipe, monkeypatch):
+    monkeypatch.setattr(training, "rate_of", lambda device, dtype, say: 1e5)
+    with pytest.raises(
+        UsageError, match=r"a training step of 8 images takes .* measure a smaller one with --set train"
+    ):
+        bench_train(tiny_recipe, CPU, threads=1)
+    monkeypatch.setattr(sampling, "rate_of", lambda device, dtype, say: 1e5)
+    with pytest.raises(UsageError, match=r"one evaluation of 4 images takes .* --set sample\.batch_size=1"):
+        bench_sample(tiny_recipe, CPU, threads=1)
+
+
+def test_a_step_that_alone_outlasts_the_limit_is_timed_once():
+    rounds = Rounds(warm_up=1, least=3, most=9, limit_s=10.0)
+    assert rounds_for(rounds, 9.0) == rounds
+    assert rounds_for(rounds, 11.0) == Rounds(warm_up=1, least=1, most=9, limit_s=10.0)
+    assert rounds_for(None, 1.0) == Rounds()
+
+
+def test_a_step_that_does_not_fit_says_what_to_make_smaller(tiny_recipe, monkeypatch):
+    def full(work, *arguments, **options):
+        if work.__name__ == "_measure":
+            raise OutOfMemory("does not fit into the memory of 3.0 GiB that are free")
+        return in_this_process(work, *arguments, **options)
+
+    for module in training, sampling:
+        monkeypatch.setattr(module, "measured", full)
+    with pytest.raises(
+        OutOfMemory, match=r"8 images of 16x24, 8 at once, does not fit .* free; try --set train\.micro_batch_size=1"
+    ):
+        bench_train(tiny_recipe, CPU, threads=1)
+    with pytest.raises(OutOfMemory, match=r"4 images of 16x24 at once does not .* try --set sample\.batch_size=1"):
+        bench_sample(tiny_recipe, CPU, threads=1)
+
+
+def test_waiting_is_the_time_until_the_next_batch(tiny_recipe):
+    batches = list(random_batches(tiny_recipe, [range(2), range(2, 4)]))
+    source = Waiting(iter(batches))
+    assert [next(source) is batch for batch in batches] == [True, True]
+    assert source.waited_s > 0
+    assert list(source) == []
+
+
+def test_noise_stands_in_for_images_with_every_kind_of_conditioning(tiny_recipe):
+    first, second = itertools.islice(random_batches(tiny_recipe, [range(5, 8), range(8, 11)]), 2)
+    assert first.images.shape == first.noise.shape == (3, 3, 16, 24)
+    assert first.images.abs().max() <= 1
+    assert first.class_ids.max() < 3
+    assert first.augment_cond.any()
+    assert (first.numbers.tolist(), second.numbers.tolist()) == ([5, 6, 7], [8, 9, 10])
+
+
+@pytest.mark.parametrize(
+    ("sampler", "calls"),
+    [("euler", 5), ("dpmpp_3m_sde", 5), ("heun", 9), ("dpmpp_2m", 5), ("dpm_adaptive", None)],
+)
+def test_the_denoisers_calls_are_those_that_the_sampler_makes(sampler, calls):
+    assert evaluations(SampleRecipe(sampler=sampler, steps=5)) == calls
+
+
+def test_guidance_is_two_passes_in_one_evaluation(changed):
+    plain = bench_sample(changed({}), CPU, threads=1, rounds=FEW)
+    guided = bench_sample(changed({"sample.guidance": 2.0}), CPU, threads=1, rounds=FEW)
+    assert plain.flops == 4 * count(changed({}).model).flops
+    assert guided.flops == 2 * plain.flops
+    assert (guided.images, guided.evaluations, guided.peak_bytes) == (4, 4, 1234)
+
+
+def test_a_guide_is_one_more_pass_of_its_own_network_at_the_models_size(changed, monkeypatch):
+    recipe = changed({})
+    model = recipe.model.model_copy(update={"image_size": (32, 32), "num_classes": 0})
+    guide = recipe.model_copy(update={"model": model})
+    asked = []
+    real = HourglassTransformer.forward
+
+    def forward(self, x, *rest):
+        asked.append((self.recipe.num_classes, tuple(x.shape)))
+        return real(self, x, *rest)
+
+    monkeypatch.setattr(HourglassTransformer, "forward", forward)
+    led = bench_sample(recipe, CPU, threads=1, guide=guide, rounds=FEW)
+    assert set(asked) == {(3, (4, 3, 16, 24)), (0, (4, 3, 16, 24))}
+    assert led.flops == 4 * (count(recipe.model).flops + count(changed({"model.num_classes": 0}).model).flops)
+
+
+@pytest.mark.parametrize(
+    ("sample", "with_guide", "passes"),
+    [({}, True, 2), ({"guidance": 2.0}, True, 3), ({"guidance": 0.0}, False, 1), ({"guidance": 0.0}, True, 3)],
+)
+def test_the_work_of_an_evaluation_is_that_of_all_its_passes(changed, sample, with_guide, passes):
+    recipe = changed({f"sample.{key}": value for key, value in sample.items()})
+    work = evaluation_flops(recipe, recipe if with_guide else None)
+    assert work == passes * 4 * count(recipe.model).flops
+
+
+def test_guidance_is_measured_where_the_recipe_has_it_whatever_its_interval(changed):
+    recipe = changed({"sample.guidance": 2.0, "sample.guidance_interval": [3.0, 4.0]})
+    calls = []
+    measure = sampling.conditioned
+
+    def counted(*given):
+        denoise = measure(*given)
+        assert given[2].guidance_interval is None
+        return lambda *x: calls.append(denoise(*x))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sampling, "conditioned", counted)
+        bench_sample(recipe, CPU, threads=1, rounds=FEW)
+    assert calls
+
+
+def test_a_guide_that_cannot_be_asked_the_same_is_refused(changed):
+    with pytest.raises(UsageError, match=r"the guide's model.num_classes is 5 and the model's is 3; expected the same"):
+        bench_sample(changed({}), CPU, threads=1, guide=changed({"model.num_classes": 5}))
+
+
+def test_finished_images_per_second_count_all_evaluations():
+    figure = SampleFigure(6, 3, 500, "float32", rate=1000.0, timing=Timing((2.0,)), peak_bytes=None)
+    assert (figure.images_per_s, figure.utilisation) == (1.0, 0.25)
+    adaptive = SampleFigure(6, None, 500, "float32", rate=1000.0, timing=Timing((2.0,)), peak_bytes=None)
+    assert adaptive.images_per_s is None

@@ -1,0 +1,175 @@
+"""`load_denoiser` on k-diffusion's files gives the numbers that k-diffusion gave, in float64."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from hdit_core.checkpoint import load_denoiser
+from hdit_core.checkpoint.kdiffusion.state_dict import their_names
+from hdit_core.diffusion.guidance import guided
+from hdit_core.diffusion.loss import denoising_loss
+from hdit_core.diffusion.samplers.sampler import sample
+from hdit_core.errors import CheckpointError
+from hdit_core.flops.count import count
+from tests.conftest import REFERENCE
+
+CASES = [
+    ("neighborhood", "64x64"),
+    ("neighborhood", "64x96"),
+    ("shifted_window", "64x64"),
+    ("global", "32x32"),
+    ("global", "48x32"),
+]
+
+
+NAMES = {"class_ids": "class_cond", "augment_cond": "aug_cond", "mapping_cond": "mapping_cond"}  # ours: the record's
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+
+
+@pytest.fixture(scope="module")
+def load():
+    """Return a function: the denoiser of a reference checkpoint in float64, and its recording at a size."""
+
+    def load_case(name, size):
+        denoiser = load_denoiser(REFERENCE / f"{name}.safetensors", dtype=torch.float64)
+        recorded = load_file(REFERENCE / f"{name}.io.safetensors")
+        return denoiser, {key.removeprefix(f"{size}."): t for key, t in recorded.items() if key.startswith(f"{size}.")}
+
+    return load_case
+
+
+def conditioning(io, **without):
+    return {ours: wide(io[theirs]) for ours, theirs in (NAMES | without).items() if theirs in io}
+
+
+def wide(tensor):
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+@pytest.mark.parametrize(("name", "size"), CASES)
+def test_network_and_denoiser_give_the_recorded_images(load, name, size):
+    denoiser, io = load(name, size)
+    x, sigma = wide(io["x"]), wide(io["sigma"])
+    close(denoiser.network(x, sigma, **conditioning(io)), io["model_output"])
+    close(denoiser.network(x, sigma, **conditioning(io, augment_cond="")), io["model_output_no_aug"])
+    close(denoiser(x, sigma, **conditioning(io)), io["denoised"])
+
+
+@pytest.mark.parametrize("activation_checkpointing", [False, True])
+@pytest.mark.parametrize(("name", "size"), CASES)
+def test_the_loss_and_the_gradient_of_every_parameter_are_the_recorded_ones(load, name, size, activation_checkpointing):
+    denoiser, io = load(name, size)
+    denoiser.requires_grad_(True)
+    denoiser.network.activation_checkpointing = activation_checkpointing
+    loss = denoising_loss(denoiser, wide(io["clean"]), wide(io["noise"]), wide(io["sigma"]), **conditioning(io))
+    close(loss, io["loss"])
+    loss.mean().backward()
+    gradients = {key: p.grad for key, p in denoiser.network.named_parameters() if p.grad is not None}
+    found = {their_names(key, denoiser.recipe)[0]: gradient.norm().item() for key, gradient in gradients.items()}
+    expected = {key.removeprefix("grad_norm."): norm.item() for key, norm in io.items() if key.startswith("grad_norm.")}
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("name", "size"), CASES[::2])
+def test_in_bfloat16_loss_and_gradients_are_nearly_those_of_float32(name, size):
+    denoiser = load_denoiser(REFERENCE / f"{name}.safetensors").requires_grad_(True)
+    recorded = load_file(REFERENCE / f"{name}.io.safetensors")
+    io = {key.removeprefix(f"{size}."): t for key, t in recorded.items() if key.startswith(f"{size}.")}
+    io = {key: tensor.float() if tensor.is_floating_point() else tensor for key, tensor in io.items()}
+    cond = {ours: io[theirs] for ours, theirs in NAMES.items() if theirs in io}
+    losses, gradients = [], []
+    for short in (False, True):
+        denoiser.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=short):
+            loss = denoising_loss(denoiser, io["clean"], io["noise"], io["sigma"], **cond)
+        loss.mean().backward()
+        losses.append(loss.detach())
+        gradients.append({key: p.grad.clone() for key, p in denoiser.named_parameters() if p.grad is not None})
+    assert loss.dtype == torch.float32 and not torch.equal(*losses)
+    torch.testing.assert_close(losses[1], losses[0], rtol=5e-3, atol=0)
+    for key, exact in gradients[0].items():
+        if exact.ndim == 2:  # the others are small sums of large terms
+            error = (gradients[1][key] - exact).norm() / exact.norm()
+            assert error < 0.2, (key, error)
+
+
+@pytest.mark.parametrize(("name", "size"), CASES)
+def test_the_counted_multiply_adds_are_the_recorded_ones(load, name, size):
+    denoiser, io = load(name, size)
+    height, width = map(int, size.split("x"))
+    assert count(denoiser.recipe.model, (height, width)).macs == int(io["mult_adds"])
+
+
+@pytest.mark.parametrize(("name", "size"), [("neighborhood", "64x64"), ("global", "32x32")])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_2m_sde"])
+def test_guided_samples_are_the_recorded_ones(load, name, size, sampler):
+    denoiser, io = load(name, size)
+    guide = {key.removeprefix("guided."): tensor for key, tensor in io.items() if key.startswith("guided.")}
+    mapping_cond = torch.zeros_like(wide(io["mapping_cond"])) if "mapping_cond" in io else None
+    denoise = guided(denoiser, guide["class"], float(guide["scale"]), mapping_cond=mapping_cond)
+    sigmas = wide(guide["sigmas"])
+
+    def no_noise(sigma, sigma_next):
+        raise AssertionError("a deterministic sampler asked for noise")
+
+    with torch.no_grad():
+        images = sample(sampler, denoise, wide(guide["noise"]) * sigmas[0], sigmas, no_noise, eta=0.0, solver="heun")
+    close(images, guide[{"dpmpp_2m": "dpmpp_2m", "dpmpp_2m_sde": "dpmpp_2m_sde_heun_eta0"}[sampler]])
+
+
+def test_the_loaded_denoiser_is_ready_to_use_and_says_its_recipe():
+    denoiser = load_denoiser(REFERENCE / "neighborhood.safetensors")
+    assert not denoiser.training and not any(p.requires_grad for p in denoiser.parameters())
+    assert denoiser.recipe.model.num_classes == 5 and denoiser.recipe.model.levels[1].kernel_size == 5
+    assert next(denoiser.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state.pop("patch_in.proj.weight"), "lacks the tensor"),
+        (lambda state: state.update({"patch_in.proj.weight": torch.zeros(3, 5)}), "has shape"),
+        (lambda state: state.update({"surplus.weight": torch.zeros(3)}), "does not know"),
+    ],
+)
+def test_tensors_that_are_not_the_networks_are_refused_by_name(tmp_path, change, message):
+    source = REFERENCE / "global.safetensors"
+    with safe_open(source, "pt") as file:
+        metadata = file.metadata()
+    state = load_file(source)
+    change(state)
+    save_file(state, tmp_path / "broken.safetensors", metadata)
+    with pytest.raises(CheckpointError, match=message):
+        load_denoiser(tmp_path / "broken.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({}, "neither hdit's recipe nor k-diffusion's config"),
+        ({"config": "{"}, "metadata is damaged"),
+        ({"config": json.dumps({"model": {"type": "image_v1"}})}, "image_v1"),
+        ({"hdit": "1", "recipe": "[]"}, "damaged"),
+    ],
+)
+def test_files_of_other_programs_are_refused(tmp_path, metadata, message):
+    path = tmp_path / "other.safetensors"
+    save_file({"weight": torch.zeros(2, 3)}, path, metadata)
+    with pytest.raises(CheckpointError, match=message):
+        load_denoiser(path)
+
+
+def test_a_path_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="no such run, checkpoint or file"):
+        load_denoiser(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="neither a run with checkpoints nor a checkpoint"):
+        load_denoiser(tmp_path)
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        load_denoiser(tmp_path / "text.safetensors")

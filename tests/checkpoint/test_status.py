@@ -1,0 +1,47 @@
+"""RUN/status.json says to scripts how a run stands, also when it failed, and why."""
+
+import json
+
+import pytest
+
+from hdit_core.checkpoint.layout import status_file
+from hdit_core.checkpoint.status import read_status, telling_failure, write_status
+from hdit_core.errors import NumericalError, StoppedEarly
+
+
+def test_the_status_says_how_the_run_stands_and_whatever_more_there_is_to_say(tmp_path):
+    write_status(tmp_path, "preempted", 5, 320, images_per_s=2.5)
+    expected = {"state": "preempted", "step": 5, "num_images": 320, "images_per_s": 2.5}
+    assert json.loads(status_file(tmp_path).read_text()) == read_status(tmp_path) == expected
+
+
+@pytest.mark.parametrize("content", [None, "", "[1]", "{", "[" * 100_000])
+def test_a_status_that_cannot_be_read_says_nothing(tmp_path, content):
+    if content is not None:
+        status_file(tmp_path).write_text(content)
+    assert read_status(tmp_path) == {}
+
+
+def test_a_number_of_steps_that_is_none_is_not_said(tmp_path):
+    status_file(tmp_path).write_text('{"state": "running", "step": null, "num_images": "x", "reason": null}')
+    assert read_status(tmp_path) == {"state": "running", "reason": None}
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [(NumericalError("step 3: nan"), "step 3: nan"), (KeyError(), "KeyError"), (OSError(), "OSError")],
+)
+def test_what_failed_says_why_and_where_the_run_stood(tmp_path, error, reason):
+    write_status(tmp_path, "running", 3, 24)
+    with pytest.raises(type(error)), telling_failure(tmp_path, is_main=True):
+        raise error
+    assert read_status(tmp_path) == {"state": "failed", "step": 3, "num_images": 24, "reason": reason}
+
+
+def test_a_request_to_stop_and_the_failure_of_another_rank_leave_the_status_alone(tmp_path):
+    write_status(tmp_path, "preempted", 3, 24)
+    with pytest.raises(StoppedEarly), telling_failure(tmp_path, is_main=True):
+        raise StoppedEarly("stopped")
+    with pytest.raises(NumericalError), telling_failure(tmp_path, is_main=False):
+        raise NumericalError("nan")
+    assert read_status(tmp_path)["state"] == "preempted"

@@ -1,0 +1,134 @@
+"""`hdit edit` takes its model, its settings and its guides as `hdit sample` does."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from hdit_cli.main import main
+from hdit_core.checkpoint.safetensors_file import write_tensors
+from hdit_core.generate.settings import write_defaults
+from hdit_core.model.hourglass import HourglassTransformer, initialize
+from hdit_core.recipe.read import check_recipe
+from tests.conftest import REFERENCE, TINY
+
+RUN = REFERENCE / "neighborhood.safetensors"  # random weights everywhere, so that whatever leads shows
+
+
+@pytest.fixture(scope="module")
+def worse(tmp_path_factory):
+    """Another model of the same images."""
+    path = tmp_path_factory.mktemp("guide") / "worse.safetensors"
+    with safe_open(RUN, "pt") as file:
+        save_file({name: 0.9 * file.get_tensor(name) for name in file.keys()}, path, file.metadata())  # noqa: SIM118
+    return str(path)
+
+
+@pytest.fixture
+def model(tmp_path, monkeypatch):
+    """A model's folder that can hold defaults, beside a picture of its size; the working folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    shutil.copy(RUN, tmp_path / "model" / "weights.safetensors")
+    assert main(["sample", "--ckpt", "model", "--n", "1", "--steps", "2", "--out", "s", "--device", "cpu"]) == 0
+    shutil.copy("s/00000000.png", "picture.png")
+    return tmp_path
+
+
+@pytest.fixture
+def easy(tmp_path, monkeypatch):
+    """A model that hardly says anything, so that its ODE is solved at once; the working folder, with a picture."""
+    monkeypatch.chdir(tmp_path)
+    recipe = check_recipe(TINY, "easy")
+    network = HourglassTransformer(recipe.model)
+    initialize(network, 3)
+    torch.nn.init.normal_(network.patch_out.proj.weight, std=0.05, generator=torch.Generator().manual_seed(1))
+    (tmp_path / "easy").mkdir()
+    write_tensors(tmp_path / "easy" / "weights.safetensors", network.state_dict(), recipe.model_dump_json())
+    Image.new("RGB", (24, 16), "teal").save("picture.png")
+    return "easy"
+
+
+def two(out):
+    return [np.asarray(Image.open(f"{out}/{number:08d}.png")) for number in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    "led",
+    [
+        ["--set", "sample.schedule=vp"],
+        ["--guidance", "3", "--guidance-interval", "0.1,90", "--guidance-rescale", "0.9"],
+        ["--guide", "WORSE", "--guide-weights", "model", "--autoguidance", "3"],
+    ],
+    ids=["set", "interval", "guide"],
+)
+def test_the_ends_of_a_way_are_what_sample_draws_with_the_same_options(model, worse, led):
+    options = ["--ckpt", "model", "--steps", "3", "--device", "cpu"]
+    way = ["edit", "interpolate", "0", "1", "--frames", "2", *options]
+    given = [worse if word == "WORSE" else word for word in led]
+    assert main(["sample", "--n", "2", *options, *given, "--out", "led"]) == 0
+    assert main([*way, *given, "--out", "way"]) == main([*way, "--out", "plain"]) == 0
+    assert np.array_equal(two("led"), two("way")) and not np.array_equal(two("way"), two("plain"))
+    assert json.loads((model / "way" / "samples.json").read_text())["origin"]["edit"]["kind"] == "interpolate"
+
+
+@pytest.mark.parametrize("words", [["vary", "--init", "picture.png"], ["inpaint", "picture.png", "picture.png"]])
+def test_a_guide_leads_every_edit_and_is_recorded(model, worse, words):
+    command = ["edit", *words, "--ckpt", "model", "--steps", "2", "--n", "2", "--device", "cpu"]
+    assert main([*command, "--guide", worse, "--out", "led"]) == main([*command, "--out", "plain"]) == 0
+    guide = json.loads((model / "led" / "samples.json").read_text())["origin"]["guide"]
+    assert guide["weight"] == 2 and not np.array_equal(two("led"), two("plain"))
+
+
+def test_what_a_sweep_found_is_the_default_of_edits_too(model, capsys):
+    write_defaults(model / "model", "ema", {"guidance": 3.0}, "found")
+    command = ["edit", "vary", "--init", "picture.png", "--ckpt", "model", "--steps", "2", "--n", "1", "--json"]
+    assert main([*command, "--out", "a"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["origin"]["settings"]["guidance"] == 3.0
+    assert "sample.toml says where the command does not: weights ema, guidance 3.0" in captured.err
+    assert main([*command, "--guidance", "1", "--out", "b"]) == 0
+    assert json.loads(capsys.readouterr().out)["origin"]["settings"]["guidance"] == 1.0
+
+
+def test_noise_belongs_to_what_led_it(easy, capsys):
+    led = ["--guide", easy, "--autoguidance", "1.5", "--guidance-rescale", "0.5"]
+    command = ["edit", "invert", "picture.png", "--ckpt", easy, "--tolerance", "1e-1", "--device", "cpu"]
+    assert main([*command, *led, "--out", "led.safetensors"]) == 0
+    way = ["edit", "interpolate", "led.safetensors", "1", "--ckpt", easy, "--frames", "2", "--sampler", "euler"]
+    assert main([*way, "--steps", "2"]) == 2
+    assert "its noise belongs to another guidance_rescale; invert the picture again" in capsys.readouterr().err
+    assert main([*way, *led, "--steps", "2"]) == 0
+
+
+def test_a_likelihood_leaves_out_the_runs_guidance_and_refuses_one_that_is_asked_for(easy, capsys):
+    command = ["edit", "likelihood", "picture.png", "--ckpt", easy, "--tolerance", "1e-1", "--device", "cpu"]
+    assert main([*command, "--json"]) == 0
+    expected = json.loads(capsys.readouterr().out)
+    write_defaults(Path(easy), "model", {"guidance": 3.0, "guidance_interval": [0.1, 9.0]}, "found")
+    assert main([*command, "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == expected | {"weights": "model"}
+    assert "says where the command does not: weights model\n" in captured.err
+    assert main([*command, "--set", "sample.guidance=2"]) == 2
+    assert "sample.guidance = 2.0: what guidance draws has no likelihood" in capsys.readouterr().err
+    assert main([*command, "--set", "sample.sigma_min=0.5", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["bits_per_dim"] != expected["bits_per_dim"]
+
+
+def test_settings_that_there_are_not_are_refused_before_anything_is_drawn(model, capsys):
+    command = ["edit", "vary", "--init", "picture.png", "--ckpt", "model", "--out", "v"]
+    for more, message in (
+        (["--set", "train.lr=1"], "only keys of [sample] decide how images are drawn"),
+        (["--autoguidance", "2"], "--autoguidance 2.0: needs a model to lead away from"),
+        (["--guidance-interval", "3"], "--guidance-interval 3: expected LOW,HIGH"),
+        (["--size", "3,4"], "--size 3,4: expected pixels"),
+    ):
+        assert main([*command, *more]) == 2
+        assert message in capsys.readouterr().err and not (model / "v").exists()

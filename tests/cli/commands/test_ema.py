@@ -1,0 +1,82 @@
+"""`hdit ema`, and averages by their length in other commands."""
+
+import json
+
+import pytest
+
+from hdit_cli.main import main
+from hdit_core.checkpoint.ema.post_hoc import build_average
+from hdit_core.checkpoint.layout import averages_folder
+from hdit_core.recipe.read import check_recipe
+from hdit_core.train.run import train
+from tests.conftest import TINY
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_data):
+    """A run with 12 snapshots of two averages."""
+    followed = TINY["train"] | {"ema_profiles": [0.05, 0.1], "ema_snapshot_every_images": 8}
+    recipe = check_recipe(TINY | {"data": TINY["data"] | {"path": str(tiny_data)}, "train": followed}, "followed")
+    folder = tmp_path_factory.mktemp("followed") / "run"
+    train(recipe, folder)
+    return folder
+
+
+def test_it_makes_each_length_and_says_how_well(run, capsys):
+    assert main(["ema", "--std", "0.08", str(run), "--std", ".12", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["std"], row["num_images"], row["snapshots"]) for row in rows] == [(0.08, 96, 24), (0.12, 96, 24)]
+    for row in rows:
+        assert row["file"] == str(averages_folder(run) / f"post-hoc-{row['std']:.3f}.safetensors")
+        made = build_average(run, row["std"])
+        assert (row["profile_error"], row["rounding"]) == (made.mixture.error, made.mixture.gain)
+        assert row["profile_error"] < 0.02
+    assert main(["ema", str(run), "--std", "0.08"]) == 0
+    assert "profile_error" in capsys.readouterr().out
+
+
+def test_one_length_can_go_elsewhere_and_several_cannot(run, tmp_path, capsys):
+    out = tmp_path / "average.safetensors"
+    assert main(["ema", str(run), "--std", "0.06", "--out", str(out)]) == 0 and out.exists()
+    assert main(["ema", str(run), "--std", "0.06", "--std", "0.07", "--out", str(out)]) == 2
+    assert "one file cannot hold 2 averages; leave it out, or give one --std" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("length", "code", "message"),
+    [
+        ("0.0812", 2, "the length of an average is 0.0812; expected a share of the run from 0.001 to 0.288"),
+        ("0.3", 2, "the length of an average is 0.3; expected a share"),
+        ("long", 2, "the length of an average is long; expected a share"),
+        ("0.01", 2, "its 24 snapshots do not give an average of length 0.010"),
+    ],
+)
+def test_lengths_that_cannot_be_are_refused_before_any_is_made(run, capsys, length, code, message):
+    before = set(averages_folder(run).iterdir())
+    assert main(["ema", str(run), "--std", "0.11", "--std", length]) == code
+    assert message in capsys.readouterr().err and set(averages_folder(run).iterdir()) == before
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
+    assert main(["ema", str(tmp_path / "nowhere"), "--std", "0.08"]) == 4
+    assert "nowhere: no such run" in capsys.readouterr().err
+
+
+def test_images_are_drawn_with_an_average_of_any_length(run, tmp_path, capsys):
+    command = ["sample", "--ckpt", str(run), "--n", "3", "--device", "cpu", "--json"]
+    assert main(["ema", str(run), "--std", "0.08"]) == 0
+    hashes = []
+    for weights in ("ema", "0.05", "0.08"):
+        capsys.readouterr()
+        assert main([*command, "--weights", weights, "--out", str(tmp_path / weights)]) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert result["weights"] == weights
+        hashes.append(result["origin"]["weights_sha256"])
+    assert len(set(hashes)) == 3
+    assert main([*command, "--weights", "emma", "--out", str(tmp_path / "no")]) == 2
+    assert "weights emma: expected ema, model, or the length of an average" in capsys.readouterr().err
+
+
+def test_a_followed_average_is_converted_by_its_length(run, tmp_path):
+    target = tmp_path / "average.safetensors"
+    assert main(["convert", str(run), str(target), "--weights", "0.1"]) == 0 and target.exists()

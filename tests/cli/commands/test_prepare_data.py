@@ -1,0 +1,136 @@
+"""`hdit prepare-data`, as it is typed."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hdit_cli.main import main
+from tests.cli.test_documented_commands import commands_in, understand
+
+
+@pytest.fixture
+def photos(tmp_path):
+    random = np.random.default_rng(0)
+    for number in range(6):
+        path = tmp_path / "photos" / ("cat", "dog")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (20, 30, 3), np.uint8)).save(path)
+    (tmp_path / "photos" / "cat" / "x.jpg").write_text("no image")
+    return tmp_path / "photos"
+
+
+def prepare(capsys, photos, *more, source=None):
+    """Run the command; return its exit code, stdout and stderr."""
+    code = main(["prepare-data", str(source or photos), "--out", str(photos.parent / "set"), "--workers", "1", *more])
+    return code, *capsys.readouterr()
+
+
+def test_json_says_what_came_of_it(photos, capsys):
+    code, out, err = prepare(capsys, photos, "--size", "8x12", "--json")
+    assert code == 0
+    result = json.loads(out)
+    expected = {"images": 6, "rejects": 1, "height": 8, "width": 12, "channels": 3, "classes": 2, "shards": 1}
+    assert {key: result[key] for key in expected} == expected
+    assert not result["already_complete"]
+    assert "1 files are left out" in err
+    assert "rejects.jsonl says why" in err
+
+
+def test_the_summary_can_be_read(photos, capsys):
+    code, out, err = prepare(capsys, photos, "--size", "16", "--channels", "1")
+    assert code == 0
+    assert "6 of 16x16 pixels, 1 channel\n" in out
+    assert "root hash" in out
+    assert "preparing: 7 of 7 images" in err
+
+
+def test_run_again_it_says_that_nothing_is_to_be_done(photos, capsys):
+    prepare(capsys, photos, "--size", "8")
+    code, out, err = prepare(capsys, photos, "--size", "8", "--json")
+    assert code == 0
+    assert "already complete, nothing written" in err
+    assert json.loads(out)["already_complete"]
+
+
+def test_choices_of_pixels_and_classes_reach_the_data_set(photos, capsys):
+    (photos.parent / "classes.txt").write_text("dog\nemu\ncat\n")
+    chosen = [
+        "--resize",
+        "area",
+        "--format",
+        "jpeg",
+        "--quality",
+        "80",
+        "--classes",
+        str(photos.parent / "classes.txt"),
+    ]
+    assert prepare(capsys, photos, "--size", "8", *chosen)[0] == 0
+    manifest = json.loads((photos.parent / "set" / "manifest.json").read_text())
+    assert manifest["settings"]["resize"] == "area"
+    assert manifest["settings"]["quality"] == 80
+    assert manifest["contents"]["classes"] == ["dog", "emu", "cat"]
+    assert manifest["contents"]["class_counts"] == [3, 0, 3]
+
+
+def test_paths_come_from_stdin_in_any_order_and_a_rerun_has_nothing_to_do(photos, capsys, monkeypatch):
+    paths = [str(path) for path in photos.rglob("*.png")]
+    roots = []
+    for order in (paths, paths[::-1], [*paths, paths[0]]):
+        text = "\0".join(order).encode()
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text)))
+        roots.append(prepare(capsys, photos, "--size", "8", "--json", source="-"))
+    assert [code for code, *_ in roots] == [0, 0, 2]
+    assert json.loads(roots[1][1])["already_complete"]
+    assert "made from other images" in roots[2][2]
+
+
+def test_jpeg_comes_with_a_warning(photos, capsys):
+    assert "FID against it" in prepare(capsys, photos, "--size", "8", "--format", "jpeg")[2]
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        (["--size", "8y8"], 2, "--size 8y8: expected pixels as N or HEIGHTxWIDTH"),
+        (["--size", "8", "--channels", "4"], 2, "--channels 4: expected 1 for grey or 3 for RGB"),
+        (["--size", "8", "--background", "white"], 2, "--background white: expected a colour as '#RRGGBB'"),
+        (["--size", "8", "--crop", "middle"], 2, "invalid value for '--crop': 'middle' is not one of"),
+        (["--size", "8", "--max-bad", "few"], 2, "--max-bad few: expected a number of images or a share"),
+        (["--size", "8", "--labels", "gone.csv"], 2, "--labels gone.csv: expected auto, none, or a file"),
+        (["--size", "8", "--classes", "gone.txt"], 2, "--classes gone.txt: expected imagenet, a prepared data set, or"),
+        (["--size", "8", "--quality", "90"], 2, "--quality 90: is of JPEG; with --format png every pixel is kept"),
+        (["--size", "8", "--quality", "101", "--format", "jpeg"], 2, "Input should be less than or equal to 100"),
+        (["--size", "8", "--resize", "nearest"], 2, "invalid value for '--resize': 'nearest' is not one of"),
+        (["--size", "8", "--max-bad", "0"], 3, "more than 0 of 7 inputs cannot be used"),
+        ([], 2, "issing option '--size'"),
+    ],
+)
+def test_mistakes_end_with_one_line_and_their_exit_code(photos, capsys, more, code, message):
+    found, out, err = prepare(capsys, photos, *more)
+    assert found == code
+    assert message in err
+    assert "Traceback" not in err
+    assert not out
+
+
+def test_an_empty_folder_ends_with_exit_code_3(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    code, _, err = prepare(capsys, tmp_path / "empty", "--size", "8")
+    assert code == 3
+    assert "holds no files; expected images" in err
+
+
+def test_a_source_that_is_not_there_is_wrong_usage(tmp_path, capsys):
+    assert prepare(capsys, tmp_path / "gone", "--size", "8")[0] == 2
+
+
+def test_what_the_guide_to_data_says_to_type_is_understood():
+    found = commands_in((Path(__file__).parents[3] / "docs" / "data.md").read_text())
+    lines = [line for line in found if "SOURCE" not in line and "..." not in line]
+    assert len(lines) >= 3
+    for line in lines:
+        understand(line)

@@ -1,0 +1,71 @@
+"""`hdit sample --compile`: the same images from compiled layers, and only where it was asked for or pays."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hdit_cli.main import main
+from hdit_core.model import compile as compiled
+from hdit_core.train.run import train
+
+# torch.compile cannot look through the check of shapes that is on in this process; what it traces runs as it stands
+CHILD = """
+import sys
+from functools import partial
+from hdit_cli.main import main
+from hdit_core.model import compile as compiled
+compiled.compile_network = partial(compiled.compile_network, backend="eager")
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    train(trained({"train.num_images": 8, "sample.steps": 2}), tmp_path / "run")
+    return tmp_path / "run"
+
+
+def command(run, out, *options):
+    return [
+        "sample",
+        "--ckpt",
+        str(run),
+        "--n",
+        "3",
+        "--batch-size",
+        "2",
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        *options,
+    ]
+
+
+def images(out):
+    return np.stack([np.asarray(Image.open(path)).astype(int) for path in sorted(out.glob("0*.png"))])
+
+
+def test_compiled_layers_draw_the_same_images_to_one_level(run, tmp_path):
+    assert main(command(run, tmp_path / "plain")) == 0
+    child = [sys.executable, "-c", CHILD, *command(run, tmp_path / "compiled", "--compile")]
+    done = subprocess.run(child, capture_output=True, text=True, timeout=300)
+
+    assert done.returncode == 0, done.stderr
+    assert "the layers are compiled first; --no-compile leaves that out" in done.stderr
+    found, plain = images(tmp_path / "compiled"), images(tmp_path / "plain")
+    assert len(found) == 3 and abs(found - plain).max() <= 1
+
+
+def test_nothing_is_compiled_on_a_cpu_unless_it_was_asked_for_and_then_the_guide_too(run, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(compiled, "compile_network", made.append)
+    main(command(run, tmp_path / "plain"))
+    main(command(run, tmp_path / "not", "--no-compile"))
+    assert not made
+
+    main(command(run, tmp_path / "compiled", "--compile", "--guide", str(run)))
+    assert len(made) == len({id(network) for network in made}) == 2

@@ -1,0 +1,62 @@
+"""`hdit sweep` as it is typed: what it hands on, what it prints, and each point's images by a bar of its own."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from hdit_cli.main import main
+from hdit_core.evaluate.sweep import run as sweep_module
+from hdit_core.evaluate.sweep.journal import Trial
+from hdit_core.evaluate.sweep.run import SweepResult
+from hdit_core.evaluate.sweep.search_space import Point
+
+POINTS = Point("ema", 1.0), Point("ema", 2.0)
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Let a stand-in sweep that tries two points; what it was asked comes to the list."""
+    found = []
+
+    def stand_in(settings, on_images, say, world):
+        found.append(settings)
+        for point in POINTS:
+            for done in (4, 8):
+                on_images(point, done, 8)
+        score = {"name": "fid20", "estimates": {"fid20": {"value": 3.25}}}
+        trials = tuple(Trial(point, 8, 4.0 + place, 0.5) for place, point in enumerate(POINTS))
+        return SweepResult(POINTS[0], score, trials, Path("run/sample.toml"), Path("run/sweep/curve.png"))
+
+    monkeypatch.setattr(sweep_module, "sweep", stand_in)
+    return found
+
+
+def test_every_point_has_a_line_of_its_own_with_its_images_a_second(asked, capsys):
+    assert main(["sweep", "run", "--ref", "faces.npz", "--device", "cpu"]) == 0
+    out, err = capsys.readouterr()
+    for guidance in (1, 2):
+        line = rf"^hdit: weights ema, guidance {guidance}: 8 of 8 images, [0-9.e+,]+ images/s, 0:00 left$"
+        assert len(re.findall(line, err, re.MULTILINE)) == 1
+    assert out.startswith("best: weights ema, guidance 1\nfid20 3.2500\n") and "look at run/sweep/curve.png" in out
+    assert "hdit sample and hdit eval-fid draw this run so from now on, as run/sample.toml says" in err
+
+
+def test_what_is_typed_is_what_is_swept(asked, capsys):
+    grid = ["--ema", "0.05,0.1", "--guidance", "1:3:0.25", "--interval", "all,0.2:5", "--n", "64", "--confirm", "99"]
+    how = ["--extractor", "efficientnet-lite0", "--labels", "uniform", "--seed", "3", "--batch-size", "7"]
+    assert main(["sweep", "run", "--ref", "faces.npz", *grid, *how, "--device", "cpu", "--out", "there", "--json"]) == 0
+    (found,) = asked
+    assert (found.run, found.folder, found.n, found.confirm) == (Path("run"), Path("there"), 64, 99)
+    assert (found.ema, found.guidance, found.interval) == ("0.05,0.1", "1:3:0.25", "all,0.2:5")
+    scoring = found.scoring
+    assert (scoring.reference, scoring.extractor, scoring.labels) == ("faces.npz", "efficientnet-lite0", "uniform")
+    assert (scoring.seed, scoring.batch_size, scoring.device, scoring.allow_small_n) == (3, 7, "cpu", False)
+    assert json.loads(capsys.readouterr().out)["winner"] == {"weights": "ema", "guidance": 1.0}
+
+
+@pytest.mark.parametrize("command", [["eval-fid", "stats"], ["sweep"]])
+def test_no_help_speaks_of_an_option_that_the_command_has_not(command, capsys):
+    assert main([*command, "--help"]) == 0
+    assert "--ckpt" not in capsys.readouterr().out

@@ -1,0 +1,58 @@
+"""A dataclass among the parameters of a command is one option a field on the command line."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from hdit_cli.options.grouped import unbundled
+
+
+@dataclass(frozen=True)
+class Place:
+    row: Annotated[int, typer.Option("--row", help="Which row.")]
+    column: Annotated[int, typer.Option("--column")] = 7
+
+
+@pytest.fixture
+def run():
+    """A function that runs a command with a bundle, and what the command was called with."""
+    app, calls = typer.Typer(), []
+
+    @app.command()
+    @unbundled
+    def act(
+        *, name: Annotated[str, typer.Argument()], place: Place, loud: Annotated[bool, typer.Option("--loud")] = False
+    ) -> None:
+        """Act there."""
+        calls.append((name, place, loud))
+
+    return lambda *words: CliRunner().invoke(app, list(words)), calls
+
+
+def test_the_command_gets_its_bundle_made_of_options_and_of_their_defaults(run):
+    call, calls = run
+    assert call("a", "--row", "3").exit_code == 0
+    assert call("b", "--row", "4", "--column", "5", "--loud").exit_code == 0
+    assert calls == [("a", Place(3), False), ("b", Place(4, 5), True)]
+
+
+def test_a_field_without_a_default_is_an_option_that_must_be_given(run):
+    call, calls = run
+    found = call("a")
+    assert found.exit_code == 2 and "--row" in found.output and not calls
+
+
+def test_the_help_shows_each_field_where_the_bundle_stands_and_the_words_of_the_command(run):
+    text = run[0]("--help").output
+    places = [text.index(word) for word in ("Act there.", "--row", "Which row.", "--column", "--loud")]
+    assert places == sorted(places) and "place" not in text.lower().replace("act there", "")
+
+
+def test_two_options_of_one_name_are_a_mistake_of_the_programmer():
+    def act(*, place: Place, row: int) -> None: ...
+
+    with pytest.raises(ValueError, match="duplicate parameter name: 'row'"):
+        unbundled(act)

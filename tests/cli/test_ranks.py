@@ -1,0 +1,56 @@
+"""Where all ranks of a run end alike, people read one line of the main one."""
+
+import pytest
+import typer
+
+from hdit_cli import ranks as speaking
+from hdit_cli.main import main
+from hdit_core.errors import DataError, HditError, StoppedEarly
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """Return the list of all waits, none of which takes any time."""
+    waited = []
+    monkeypatch.setattr(speaking.time, "sleep", waited.append)
+    return waited
+
+
+def be_rank(monkeypatch, number):
+    for name, value in {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": 2, "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+
+
+@pytest.mark.parametrize("rank", [None, 0, 1])
+def test_a_mistake_is_told_by_the_main_rank_first(monkeypatch, capsys, waits, rank):
+    if rank is not None:
+        be_rank(monkeypatch, rank)
+    assert main(["train", "mnist32", "--set", "train.lr=high"]) == 2
+    assert "train.lr" in capsys.readouterr().err
+    assert waits == ([speaking.LET_MAIN_SPEAK_S] if rank else [])
+
+
+def fail(error):
+    with speaking.main_rank_first():
+        raise error
+
+
+def test_a_request_to_stop_is_told_by_the_main_rank_alone(monkeypatch, waits):
+    be_rank(monkeypatch, 1)
+    with pytest.raises(typer.Exit) as found:
+        fail(StoppedEarly("saved"))
+    assert found.value.exit_code == 75 and waits
+    be_rank(monkeypatch, 0)
+    with pytest.raises(StoppedEarly, match="saved"):
+        fail(StoppedEarly("saved"))
+
+
+def test_a_rank_that_lost_another_says_so_at_once_and_one_with_a_mistake_of_its_own_at_last(monkeypatch, waits):
+    be_rank(monkeypatch, 1)
+    with pytest.raises(HditError, match="lost rank 0"):
+        fail(HditError("rank 1 ends, because it lost rank 0"))
+    assert not waits
+    with pytest.raises(DataError, match="a cut shard"):
+        fail(DataError("a cut shard"))
+    assert waits

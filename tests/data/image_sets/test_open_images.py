@@ -1,0 +1,185 @@
+"""Folders, archives and data sets as sets of images to score, and what is not taken for one."""
+
+import io
+import json
+import shutil
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hdit_core.data.image_sets.image_set import ImageSet
+from hdit_core.data.image_sets.open_images import open_images
+from hdit_core.data.prepare.job import PrepareSettings
+from hdit_core.data.prepare.run import prepare_data
+from hdit_core.errors import DataError, UsageError
+from hdit_core.evaluate.features.measure import measure
+
+
+def measured(location, extractor, n=None, seed=0, batch_size=None):
+    return measure(open_images(str(location), n, seed), extractor, batch_size)
+
+
+def assert_same_set(a, b):
+    assert a.statistics.fingerprint == b.statistics.fingerprint
+    torch.testing.assert_close(a.statistics.mean, b.statistics.mean, rtol=1e-6, atol=1e-6)
+    spread = float(b.statistics.covariance.abs().max())
+    torch.testing.assert_close(a.statistics.covariance, b.statistics.covariance, rtol=0, atol=1e-6 * spread)
+    torch.testing.assert_close(a.statistics.features, b.statistics.features, rtol=1e-5, atol=1e-6)
+
+
+def test_a_folder_its_zip_and_its_data_set_are_the_same_set(picture_folder, toy_extractor, tmp_path):
+    folder = picture_folder("photos")
+    archive = Path(shutil.make_archive(str(tmp_path / "photos"), "zip", folder))
+    prepare_data(PrepareSettings(str(folder), tmp_path / "data", (10, 12)))
+    from_folder = measured(folder, toy_extractor)
+    assert_same_set(measured(archive, toy_extractor), from_folder)
+    from_data_set = measured(tmp_path / "data", toy_extractor)
+    assert_same_set(from_data_set, from_folder)
+    assert from_folder.source["size"] == "10x12" and from_folder.statistics.n == 12
+    manifest = json.loads((tmp_path / "data" / "manifest.json").read_text())
+    assert from_data_set.source["root"] == manifest["root"]
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+def test_a_measurement_does_not_depend_on_batches_or_file_names(picture_folder, toy_extractor, tmp_path, batch_size):
+    folder = picture_folder("photos")
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    for place, path in enumerate(sorted(folder.iterdir(), reverse=True)):
+        shutil.copy(path, renamed / f"{place}.PNG")
+    assert_same_set(measured(renamed, toy_extractor, batch_size=batch_size), measured(folder, toy_extractor))
+
+
+def test_a_grey_image_is_the_same_however_its_file_stores_it(picture_folder, toy_extractor, tmp_path):
+    grey = picture_folder("grey", channels=1)
+    (tmp_path / "rgb").mkdir()
+    for path in grey.iterdir():
+        Image.open(path).convert("RGB").save(tmp_path / "rgb" / path.name)
+    in_grey, in_rgb = measured(grey, toy_extractor), measured(tmp_path / "rgb", toy_extractor)
+    assert_same_set(in_grey, in_rgb)
+    assert in_grey.source["num_grey"] == in_rgb.source["num_grey"] == 12
+
+
+def test_images_of_several_sizes_are_a_set_of_mixed_size(picture_folder, toy_extractor):
+    folder = picture_folder("photos", count=3)
+    Image.new("RGB", (5, 9)).save(folder / "other.png")
+    assert measured(folder, toy_extractor).source["size"] == "mixed"
+
+
+def test_a_part_of_the_images_is_drawn_by_seed_and_not_the_first_ones(picture_folder, toy_extractor):
+    folder = picture_folder("photos", count=30)
+    prints = {measured(folder, toy_extractor, 5, seed).statistics.fingerprint for seed in (0, 0, 1, 2)}
+    assert len(prints) == 3
+    chosen = measured(folder, toy_extractor, 5, 0)
+    assert chosen.statistics.n == 5 and chosen.source["subset_seed"] == 0
+
+
+def test_what_hdit_sample_adds_to_its_images_is_not_scored(picture_folder, toy_extractor):
+    folder = picture_folder("samples", count=4)
+    expected = measured(folder, toy_extractor).statistics.fingerprint
+    Image.new("RGB", (60, 60)).save(folder / "grid.png")
+    (folder / "samples.json").write_text("{}")
+    found = measured(folder, toy_extractor)
+    assert found.statistics.fingerprint == expected and found.remarks == ()
+
+
+def test_files_that_are_no_images_by_their_names_are_left_out_and_counted(picture_folder, toy_extractor):
+    folder = picture_folder("photos", count=4)
+    (folder / "labels.csv").write_text("a")
+    (folder / "README").write_text("b")
+    assert "left out 2 files that are no images by their names" in measured(folder, toy_extractor).remarks[0]
+
+
+def test_jpeg_samples_are_remarked_on(picture_folder, toy_extractor):
+    folder = picture_folder("photos", count=4, ending=".jpg")
+    assert "4 images are JPEG, whose compression moves the score" in measured(folder, toy_extractor).remarks[0]
+
+
+def test_a_truncated_image_is_named(picture_folder, toy_extractor):
+    folder = picture_folder("photos")
+    (folder / "005.png").write_bytes((folder / "005.png").read_bytes()[:-40])
+    with pytest.raises(DataError, match=r"photos: 005\.png: cannot be scored \(.*\); remove it or make it anew"):
+        measured(folder, toy_extractor)
+
+
+def test_text_under_the_name_of_an_image_is_named(picture_folder, toy_extractor):
+    folder = picture_folder("photos")
+    (folder / "005.png").write_text("hello")
+    with pytest.raises(DataError, match=r"005\.png: cannot be scored \(not an image of a known kind\)"):
+        measured(folder, toy_extractor)
+
+
+def test_an_empty_file_is_named(picture_folder, toy_extractor):
+    folder = picture_folder("photos")
+    (folder / "005.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"005\.png: empty file; remove it or make it anew"):
+        measured(folder, toy_extractor)
+
+
+def test_a_damaged_member_of_an_archive_is_named(toy_extractor, tmp_path):
+    png = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 8, 3)).astype(np.uint8)).save(png, "PNG")
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        for name in ("a.png", "b.png", "c.png"):
+            archive.writestr(name, png.getvalue())
+    content = bytearray((tmp_path / "photos.zip").read_bytes())
+    content[content.find(b"c.png") + 60] ^= 1
+    (tmp_path / "photos.zip").write_bytes(content)
+    with pytest.raises(DataError, match=r"photos\.zip: c\.png: cannot be read \(damaged in the archive"):
+        measured(tmp_path / "photos.zip", toy_extractor)
+
+
+def test_an_empty_folder_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="no images in it; expected files such as"):
+        open_images(str(tmp_path))
+
+
+def test_more_images_than_there_are_is_an_error(picture_folder):
+    with pytest.raises(DataError, match="--n 13 images were asked for, it has 12"):
+        open_images(str(picture_folder("photos")), 13)
+
+
+def test_nothing_at_the_path_is_an_error(tmp_path):
+    with pytest.raises(UsageError, match="no such folder, archive or named set"):
+        open_images(str(tmp_path / "nowhere"))
+
+
+def test_progress_is_told_after_every_batch(picture_folder, toy_extractor):
+    told = []
+    measure(open_images(str(picture_folder("photos"))), toy_extractor, 5, lambda *count: told.append(count))
+    assert told == [(5, 12), (10, 12), (12, 12)]
+
+
+def test_images_are_read_only_a_little_ahead_of_the_network(toy_extractor):
+    """A set that is generated as it is scored never lies in memory whole."""
+    drawn, most_ahead, done = 0, 0, 0
+
+    def readers():
+        nonlocal drawn, most_ahead
+        for index in range(300):
+            drawn += 1
+            most_ahead = max(most_ahead, drawn - done)
+            yield lambda index=index: np.full((4, 6, 1), index % 256, np.uint8)
+
+    def on_progress(so_far, _):
+        nonlocal done
+        done = so_far
+
+    measure(ImageSet({"path": "drawn"}, 300, lambda places: readers()), toy_extractor, 4, on_progress)
+    assert done == 300 and most_ahead <= 80
+
+
+def test_a_named_set_is_a_set_of_images_whatever_its_files_are_called(toy_extractor):
+    found = measured("mnist", toy_extractor, n=20)
+    assert (found.source["kind"], found.source["num_grey"], found.source["size"]) == ("named set", 20, "28x28")
+    assert found.remarks == ()
+
+
+def test_a_set_that_shrinks_while_it_is_read_is_an_error(toy_extractor):
+    images = ImageSet({"path": "x"}, 9, lambda places: ((lambda: np.zeros((4, 6, 1), np.uint8)) for _ in range(5)))
+    with pytest.raises(DataError, match="x: 5 of 9 images came; has it changed meanwhile"):
+        measure(images, toy_extractor, 2)

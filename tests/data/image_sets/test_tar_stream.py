@@ -1,0 +1,72 @@
+"""A tar through a pipe: every member once, nothing lost in silence, nothing followed."""
+
+import io
+import tarfile
+
+import pytest
+
+from hdit_core.data.image_sets.tar_stream import read_tar
+from hdit_core.errors import DataError
+
+
+def member(name, size=3, kind=tarfile.REGTYPE):
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info
+
+
+def tar(*members, **settings):
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w", **settings) as archive:
+        for info in members:
+            archive.addfile(info, io.BytesIO(bytes(range(256)) * (info.size // 256 + 1)) if info.isreg() else None)
+    return content.getvalue()
+
+
+def images(content, wanted=lambda name: name.endswith(".png")):
+    pipe = io.BytesIO(content)
+    return list(read_tar(lambda size: pipe.read(min(size, 700)), wanted, "stdin"))  # which gives a few bytes at a time
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
+def test_wanted_members_come_in_order_and_others_are_passed_over(kind):
+    long = f"{'d' * 90}/{'e' * 60}.png"
+    content = tar(member("a.png", 600), member("a.cls", 9000), member(long, 5), member("b.png", 512), format=kind)
+    found = images(content)
+    assert [name for name, _ in found] == ["a.png", long, "b.png"]
+    assert [len(content) for _, content in found] == [600, 5, 512]
+    assert found[0][1] == (bytes(range(256)) * 3)[:600]
+
+
+def test_no_cut_loses_a_member_in_silence():
+    content = tar(*(member(f"{index}.png", 300) for index in range(4)))
+    end = 4 * 1024 + 512  # with the mark of the end
+    for length in range(0, end, 93):
+        with pytest.raises(DataError, match=r"stdin: not a whole tar \(cut short"):
+            images(content[:length])
+    assert len(images(content[:end])) == 4
+
+
+def test_a_flipped_bit_in_a_header_is_damage():
+    content = bytearray(tar(member("0.png", 300), member("1.png", 300)))
+    content[1024 + 3] ^= 4
+    with pytest.raises(DataError, match=r"not a whole tar.*damaged header"):
+        images(bytes(content))
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+def test_a_link_or_device_is_refused_by_name(kind):
+    info = member("evil.png", 0, kind)
+    info.linkname = "/etc/passwd"
+    with pytest.raises(DataError, match=r"stdin: evil\.png: not a regular file of the archive; leave it out"):
+        images(tar(info))
+
+
+def test_a_member_of_gigabytes_is_refused_before_it_is_read():
+    with pytest.raises(DataError, match=r"huge\.png: .* bytes are more than 512 MiB"):
+        images(member("huge.png", 3 << 30).tobuf() + bytes(1024))
+
+
+def test_what_is_no_tar_is_said():
+    with pytest.raises(DataError, match=r"stdin: not a whole tar .*; send it whole and uncompressed"):
+        images(b"GIF89a" * 1000)

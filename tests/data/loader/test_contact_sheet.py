@@ -1,0 +1,74 @@
+"""The contact sheet: images as they are, evenly spread, each over the name of its class."""
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFont
+
+from hdit_core.data.loader.contact_sheet import CELL_PX, GAP_PX, _caption, contact_sheet, spread, write_contact_sheet
+from hdit_core.data.loader.reader import ImageReader
+from hdit_core.errors import UsageError
+
+
+def test_images_are_spread_evenly_and_none_is_shown_twice():
+    assert spread(10, 4) == [0, 2, 5, 7]
+    assert spread(3, 64) == [0, 1, 2]
+    for num_images in (1, 7, 64, 65, 1000):
+        numbers = spread(num_images, 64)
+        assert numbers == sorted(set(numbers))
+        assert len(numbers) == min(64, num_images)
+
+
+def test_the_sheet_shows_the_pixels(data_set):
+    """8x12 pixels, each ten times as large, in the middle of its cell."""
+    sheet = np.asarray(contact_sheet(data_set, 23))
+    pixels = ImageReader(data_set).read(1)[0]
+    left, top = GAP_PX + CELL_PX + GAP_PX + (CELL_PX - 120) // 2, GAP_PX + (CELL_PX - 80) // 2
+    shown = sheet[top : top + 80, left : left + 120]
+    assert np.array_equal(shown[::10, ::10], pixels)
+    assert np.array_equal(shown[9::10, 9::10], pixels)
+
+
+def test_class_names_are_written_under_the_images(data_set, pictures, prepare, tmp_path):
+    prepare(pictures, labels="none")
+    with_names, without = contact_sheet(data_set, 4), contact_sheet(tmp_path / "set", 4)
+    assert with_names.height > without.height
+    caption = np.asarray(with_names)[GAP_PX + CELL_PX + 2 :, GAP_PX : GAP_PX + CELL_PX]
+    assert (caption < 100).any()
+
+
+@pytest.mark.parametrize(("size", "channels"), [((300, 20), 1), ((20, 300), 3), ((128, 128), 3), ((129, 1), 1)])
+def test_images_of_every_shape_find_room(pictures, prepare, tmp_path, size, channels):
+    prepare(pictures, size=size, channels=channels)
+    sheet = contact_sheet(tmp_path / "set", 9)
+    assert sheet.mode == "RGB"
+    assert sheet.width == 8 * (CELL_PX + GAP_PX) + GAP_PX
+
+
+def test_images_of_several_sizes_stand_on_one_sheet(pictures, prepare, tmp_path):
+    with Image.open(pictures / "ant" / "000.png") as image:
+        image.transpose(Image.Transpose.ROTATE_90).save(pictures / "ant" / "000.png")
+    prepare(pictures, buckets=((8, 12), (12, 8)))
+    assert contact_sheet(tmp_path / "set").size[0] > 0
+
+
+def test_a_long_or_hostile_name_is_cut_and_cleaned():
+    font = ImageFont.load_default()
+    assert _caption("cat", font) == "cat"
+    assert _caption("a\x1b[31m\nb\u202e", font) == "a?[31m?b?"
+    long = _caption("n02123045 tabby, tabby cat " * 100, font)
+    assert long.endswith("...")
+    assert font.getlength(long) <= CELL_PX
+
+
+def test_a_sheet_is_a_png_and_replaces_an_older_one(data_set, tmp_path):
+    path = tmp_path / "sheet.png"
+    path.write_text("old")
+    write_contact_sheet(data_set, path, 5)
+    with Image.open(path) as image:
+        assert (image.format, image.size) == ("PNG", contact_sheet(data_set, 5).size)
+    assert [found.name for found in tmp_path.iterdir()] == ["sheet.png"]
+
+
+def test_a_sheet_in_a_folder_that_is_not_there_is_refused(data_set, tmp_path):
+    with pytest.raises(UsageError, match=r"gone/sheet.png: cannot be written, its folder is not there; make it"):
+        write_contact_sheet(data_set, tmp_path / "gone" / "sheet.png")

@@ -1,0 +1,109 @@
+"""Damaged images: an error, or within a stated number others stand in, the same ones wherever they are read."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from hdit_core.checkpoint.log import read_log
+from hdit_core.data.loader.batch import load_batches
+from hdit_core.data.loader.order import image_at
+from hdit_core.data.loader.quarantine import Quarantine
+from hdit_core.data.loader.reader import ImageReader
+from hdit_core.errors import DataError
+from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.run import train
+
+
+def damage(folder, images):
+    """Flip a bit in each of some images."""
+    for row in np.load(folder / "index.npy")[images]:
+        path = folder / f"shard-{row['shard']:06}.tar"
+        content = bytearray(path.read_bytes())
+        content[int(row["offset"]) + 50] ^= 4
+        path.write_bytes(content)
+    return folder
+
+
+@pytest.fixture
+def damaged(data_set, tmp_path):
+    """A data set of 23 images of which 3, 4 and 17 are damaged."""
+    return damage(shutil.copytree(data_set, tmp_path / "damaged"), [3, 4, 17])
+
+
+def load(folder, plan, limit, workers=0, notes=None):
+    quarantine = Quarantine(limit, (notes if notes is not None else []).append)
+    reader = ImageReader(folder, cache_bytes=0)
+    return torch.cat([b.images for b in load_batches(reader, plan, seed=3, workers=workers, quarantine=quarantine)])
+
+
+def test_the_next_sound_image_of_the_run_stands_in(damaged, data_set):
+    sound = ImageReader(data_set)
+    images = load(damaged, [range(46)], 3)
+    for number in range(46):
+        index, later = image_at(3, number, 23), 0
+        while index in (3, 4, 17):
+            later += 1
+            index = image_at(3, number + later, 23)
+        expected = torch.from_numpy(sound.read(index)[0].astype(np.float32)).permute(2, 0, 1) / 127.5 - 1
+        torch.testing.assert_close(images[number], expected)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_ranks_workers_and_micro_batches_put_in_the_same_ones(damaged, workers):
+    whole = load(damaged, [range(46)], 3)
+    pieces = [range(start, min(start + 5, 46)) for start in range(0, 46, 5)]
+    assert torch.equal(whole, load(damaged, pieces, 3, workers))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_each_damaged_image_is_told_of_once(damaged, workers):
+    notes = []
+    load(damaged, [range(start, start + 6) for start in range(0, 66, 6)], 3, workers, notes)
+    assert len(notes) == 3
+    assert notes[2].startswith("damaged image 3 of at most 3, another stands in: ")
+    assert sorted(int(note.split(": image ")[1].split()[0]) for note in notes) == [3, 4, 17]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_one_more_than_may_be_is_an_error(damaged, workers):
+    with pytest.raises(
+        DataError, match=r"^more than data.max_damaged = 2 images are damaged; the last: .*image (3|4|17) at byte"
+    ):
+        load(damaged, [range(start, start + 1) for start in range(46)], 2, workers)
+
+
+def test_without_leave_the_first_is_an_error_that_names_it(damaged):
+    with pytest.raises(DataError, match=r"^[^\n]*shard-00000\d.tar: image (3|4|17) at byte [^\n]*damaged[^\n]*$"):
+        load(damaged, [range(23)], 0)
+
+
+def test_a_set_with_nothing_sound_in_it_ends(data_set, tmp_path):
+    with pytest.raises(DataError, match=r"image after image is damaged; the last: .*shard"):
+        load(damage(shutil.copytree(data_set, tmp_path / "all"), range(23)), [range(3)], 30)
+
+
+def test_a_cut_or_missing_shard_costs_its_images(data_set, tmp_path):
+    cut = shutil.copytree(data_set, tmp_path / "cut")
+    index = np.load(cut / "index.npy")
+    last_of_shard_1 = int(np.flatnonzero(index["shard"] == 1)[-1])
+    with (cut / "shard-000001.tar").open("r+b") as file:
+        file.truncate(int(index["offset"][last_of_shard_1]) + 10)
+    (cut / "shard-000003.tar").unlink()
+    lost = 1 + int(np.sum(index["shard"] == 3))
+    with pytest.raises(DataError, match=r"shard-000003.tar: cannot be read"):
+        ImageReader(cut, max_damaged=lost - 1)
+    reader, notes = ImageReader(cut, max_damaged=lost), []
+    list(load_batches(reader, [range(46)], seed=0, workers=0, quarantine=Quarantine(lost, notes.append)))
+    assert len(notes) == lost
+
+
+def test_a_run_says_and_counts_what_it_goes_on_without(tmp_path, trained, tiny_data):
+    folder = damage(shutil.copytree(tiny_data, tmp_path / "data"), [5, 11])
+    notes, recipe = [], trained({"data.path": str(folder), "data.max_damaged": 2, "train.num_images": 32})
+    train(recipe, tmp_path / "run", watcher=Watcher(on_note=notes.append))
+    assert sum(note.startswith("damaged image") for note in notes) == 2
+    assert [line["damaged_images"] for line in read_log(tmp_path / "run")][-1] == 2
+    with pytest.raises(DataError, match=r"more than data.max_damaged = 1 images are damaged"):
+        train(trained({"data.path": str(folder), "data.max_damaged": 1}), tmp_path / "other")

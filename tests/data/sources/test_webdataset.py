@@ -1,0 +1,218 @@
+"""Webdataset shards as a source: samples, their classes, and nothing else of what lies in them."""
+
+import io
+import json
+import shutil
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.prepare.labels import label_source
+from hdit_core.data.sources.archive import TarSource
+from hdit_core.data.sources.prepared import PreparedSource
+from hdit_core.data.sources.resolve import open_source
+from hdit_core.data.sources.webdataset import ShardedSource
+from hdit_core.errors import DataError
+from tests.data.sources.test_folder_and_archive import contents, problems, write_tar
+
+
+def write_shards(folder, *shards, ending="tar"):
+    folder.mkdir(exist_ok=True)
+    for number, files in enumerate(shards):
+        write_tar(folder / f"{number:05}.{ending}", "w:gz" if ending != "tar" else "w", files)
+    return folder
+
+
+def classes_of(source):
+    _, classes, numbers = label_source(source, "auto")
+    return classes, numbers
+
+
+SAMPLES = {"0001.jpg": b"one", "0001.cls": b"7", "0002.cls": b"3", "0002.png": b"two", "0002.txt": b"a caption"}
+
+
+@pytest.mark.parametrize("ending", ["tar", "tgz", "tar.gz"])
+def test_samples_are_images_with_the_class_beside_them(tmp_path, ending):
+    source = open_source(str(write_shards(tmp_path / "s", SAMPLES, {"0001.webp": b"3"}, ending=ending)))
+    assert source.kind == "shards"
+    assert contents(source) == [("00000/0001.jpg", b"one"), ("00000/0002.png", b"two")]
+    assert problems(source) == {"00001/0001.webp": "no class in its shard"}
+    classes, numbers = classes_of(source)
+    assert classes == tuple(map(str, range(8)))  # a class that these shards happen to lack keeps its number
+    assert numbers == [7, 3, -1]
+
+
+def test_one_shard_alone_is_known_by_what_is_in_it(tmp_path):
+    assert isinstance(open_source(str(write_tar(tmp_path / "a.tar", files=SAMPLES))), ShardedSource)
+    plain = {"1.png": b"x", "2.png": b"y", "about.json": b"{}"}
+    assert isinstance(open_source(str(write_tar(tmp_path / "b.tar", files=plain))), TarSource)
+
+
+def test_a_pattern_means_some_of_the_shards(tmp_path):
+    folder = write_shards(tmp_path / "s", {"a.png": b"1"}, {"b.png": b"2"}, {"c.png": b"3"})
+    source = open_source(f"{folder}/0000[12].tar")
+    assert [content for _, content in contents(source)] == [b"2", b"3"]
+
+
+def test_shards_without_classes_have_none_though_their_names_have_folders(tmp_path):
+    source = open_source(str(write_shards(tmp_path / "s", {"x/a.png": b"1"}, {"y/b.png": b"2"})))
+    assert classes_of(source) == (None, [-1, -1])
+
+
+def test_images2dataset_leaves_tables_beside_its_shards(tmp_path):
+    folder = write_shards(tmp_path / "s", {"a.png": b"1", "a.json": b'{"caption": "x", "status": "success"}'})
+    (folder / "00000.parquet").write_bytes(b"PAR1")
+    (folder / "00000_stats.json").write_text("{}")
+    assert [content for _, content in contents(open_source(str(folder)))] == [b"1"]
+
+
+def test_names_of_classes_may_stand_in_the_description(tmp_path):
+    files = {"a.png": b"1", "a.json": b'{"label": "dog"}', "b.png": b"2", "b.json": b'{"label": "cat"}'}
+    assert classes_of(ShardedSource("s", [write_tar(tmp_path / "s.tar", files=files)])) == (("cat", "dog"), [1, 0])
+
+
+@pytest.mark.parametrize("ending", ["pyd", "pkl", "pickle", "pth", "npy", "npz", "pt", "ten", "py", "sh"])
+def test_a_payload_in_a_shard_is_a_reject_that_is_never_opened(tmp_path, ending):
+    files = {"a.png": b"1", f"a.{ending}": b"cos\nsystem\n(S'touch /tmp/hdit-evil'\ntR.", "a.cls": b"0"}
+    source = ShardedSource("s", [write_tar(tmp_path / "s.tar", files=files)])
+    assert problems(source) == {f"s/a.{ending}": f"a .{ending} file of a shard, which is never opened"}
+    assert contents(source) == [("s/a.png", b"1")]
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        ({"a.cls": b"1"}, {"s/a": "a sample without an image"}),
+        ({"a.png": b""}, {"s/a.png": "empty file"}),
+        (
+            {"a.1.png": b"1", "a.2.png": b"2"},
+            dict.fromkeys(("s/a.1.png", "s/a.2.png"), "one of 2 images of one sample"),
+        ),
+        ({"a.png": b"1", "a.cls": b"\xff"}, {"s/a.png": "its .cls cannot be read"}),
+        ({"a.png": b"1", "a.json": b"{"}, {"s/a.png": "its .json cannot be read"}),
+        ({"a.png": b"1", "a.json": b"[" * 100_000}, {"s/a.png": "its .json cannot be read"}),
+        ({"a.png": b"1", "a.json": b" " * 1_100_000}, {"s/a.png": "its .json: 1,100,000 bytes"}),
+        ({"a.png": b"1", "a.cls": b" "}, {"s/a.png": "its class is neither a number nor a name"}),
+        ({"a.png": b"1", "a.cls": b"x" * 5000}, {"s/a.png": "its class is neither a number nor a name"}),
+        ({"a.png": b"1", "a.cls": b"99999999999"}, {"s/a.png": "its class number is beyond 1,048,575"}),
+        ({"a.png": b"1", "a.cls": b"1048576"}, {"s/a.png": "its class number is beyond 1,048,575"}),
+    ],
+)
+def test_what_cannot_be_used_is_a_reject_with_its_reason(tmp_path, files, problem):
+    assert problems(ShardedSource("s", [write_tar(tmp_path / "s.tar", files=files)])) == problem
+
+
+def test_hidden_files_and_names_without_a_dot_are_not_lost(tmp_path):
+    source = ShardedSource("s", [write_tar(tmp_path / "s.tar", files={".hidden.jpg": b"1", "noending": b"2"})])
+    assert contents(source) == [("s/.hidden.jpg", b"1")]
+    assert problems(source) == {"s/noending": "a . file of a shard, which is never opened"}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a.png": b"1", "a.cls": b"1", "b.png": b"1", "b.cls": b"cat"}, "others only names such as 'cat'"),
+        (
+            {"a.png": b"1", "a.cls": b"1", "a.json": b'{"class": "x"}', "b.png": b"1", "b.cls": b"1", "b.json": b"{}"},
+            "class 1 is called None and 'x'",
+        ),
+        (
+            {"a.png": b"1", "a.cls": b"1", "a.json": b'{"class": "x"}',
+             "b.png": b"1", "b.cls": b"2", "b.json": b'{"class": "x"}'},
+            "several class numbers have one name",
+        ),
+    ],
+)  # fmt: skip
+def test_shards_that_contradict_each_other_are_refused(tmp_path, files, message):
+    with pytest.raises(DataError, match=message):
+        ShardedSource("s", [write_tar(tmp_path / "s.tar", files=files)])
+
+
+def test_links_in_shards_are_never_followed(tmp_path):
+    link = tarfile.TarInfo("b.png")
+    link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    path = write_tar(tmp_path / "s.tar", files={"a.png": b"1"}, extra=[link])
+    assert problems(ShardedSource("s", [path])) == {"s/b.png": "not a regular file of the archive"}
+
+
+@pytest.mark.parametrize("length", range(0, 3000, 97))
+def test_a_cut_shard_is_an_error_that_names_it(tmp_path, length):
+    path = write_tar(tmp_path / "s.tar", files={f"{n}.png": b"x" * 500 for n in range(3)})
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(DataError, match=r"s.tar: not a whole tar \(cut short at byte"):
+        ShardedSource("s", [path])
+
+
+def test_a_shard_that_shrinks_while_it_is_read_is_a_reject(tmp_path):
+    path = write_tar(tmp_path / "s.tar", files={"a.png": b"x" * 5000})
+    source = ShardedSource("s", [path])
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="the shard was cut short while it was read"):
+        source.fetch(0)
+
+
+def test_a_data_set_of_ours_is_prepared_again_with_the_same_names_classes_and_pixels(pictures, prepare, tmp_path):
+    prepare(pictures, name="one")
+    summary = prepare(tmp_path / "one", name="two")
+    assert (summary.images, summary.rejects, summary.classes) == (23, 0, 3)
+    one, two = ImageReader(tmp_path / "one"), ImageReader(tmp_path / "two")
+    assert one.manifest.contents.classes == two.manifest.contents.classes
+    for index in range(len(one)):
+        assert np.array_equal(one.read(index)[0], two.read(index)[0])
+        assert one.read(index)[1] == two.read(index)[1]
+    sources = [open_source(str(tmp_path / name)) for name in ("one", "two")]
+    assert [entry.name for entry in sources[0].entries] == [entry.name for entry in sources[1].entries]
+
+
+def test_shards_of_ours_without_their_manifest_keep_their_classes(pictures, prepare, tmp_path):
+    (tmp_path / "c.txt").write_text("cow\nemu\nbee\nant\n")
+    prepare(pictures, name="one", classes=str(tmp_path / "c.txt"))
+    (tmp_path / "shards").mkdir()
+    for path in (tmp_path / "one").glob("*.tar"):
+        shutil.copy(path, tmp_path / "shards")
+    classes, numbers = classes_of(open_source(str(tmp_path / "shards")))
+    assert classes == ("cow", "1", "bee", "ant")
+    reader = ImageReader(tmp_path / "one")
+    assert numbers == [reader.label(index) for index in range(23)]
+
+
+def test_a_flipped_bit_in_a_data_set_of_ours_is_a_reject(pictures, prepare, tmp_path):
+    prepare(pictures, name="one", codec="webp")
+    source = PreparedSource(tmp_path / "one")
+    shard = tmp_path / "one" / "shard-000000.tar"
+    data = bytearray(shard.read_bytes())
+    data[512 + 60] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(ValueError, match="does not have the checksum of the index: damaged"):
+        source.fetch(0)
+    assert source.fetch(1)
+
+
+def test_a_data_set_whose_parts_do_not_belong_together_is_refused(pictures, prepare, tmp_path):
+    prepare(pictures, name="one")
+    prepare(pictures, name="two", codec="webp")
+    shutil.copy(tmp_path / "two" / "shard-000001.tar", tmp_path / "one")
+    with pytest.raises(DataError, match="one: its shards do not hold the images of its index"):
+        open_source(str(tmp_path / "one"))
+    shutil.copy(tmp_path / "two" / "index.npy", tmp_path / "one")
+    with pytest.raises(DataError, match=r"index.npy: cannot be used \(not the one the manifest was written with\)"):
+        open_source(str(tmp_path / "one"))
+
+
+def test_grey_stays_grey(prepare, tmp_path):
+    (tmp_path / "g").mkdir()
+    Image.fromarray(np.arange(108, dtype=np.uint8).reshape(9, 12)).save(tmp_path / "g" / "a.png")
+    prepare(tmp_path / "g", name="one", channels=1)
+    assert prepare(tmp_path / "one", name="two").channels == 1
+
+
+def test_real_images_of_shards_become_a_data_set(prepare, tmp_path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 30), (200, 10, 10)).save(buffer, "PNG")
+    files = {"00.png": buffer.getvalue(), "00.json": json.dumps({"name": "../../evil", "label": 0}).encode()}
+    write_shards(tmp_path / "s", files)
+    assert prepare(tmp_path / "s").images == 1
+    assert (ImageReader(tmp_path / "set").read(0)[0] == (200, 10, 10)).all()

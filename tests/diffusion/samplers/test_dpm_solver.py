@@ -1,0 +1,141 @@
+import math
+
+import pytest
+import torch
+
+from hdit_core.diffusion.samplers.dpm_solver import StepControl, _third_order, dpm_adaptive, orders
+from hdit_core.diffusion.samplers.sampler import sample
+from hdit_core.diffusion.samplers.sampler_state import Walk
+
+
+def no_noise(sigma, sigma_next):
+    raise AssertionError("no noise was to be asked for")
+
+
+class Counted:
+    """A denoiser that counts how often it is asked."""
+
+    def __init__(self, denoise):
+        self.denoise, self.calls = denoise, 0
+
+    def __call__(self, x, sigma):
+        self.calls += 1
+        return self.denoise(x, sigma)
+
+
+@pytest.mark.parametrize(
+    "questions, expected",
+    [(1, [1]), (2, [2]), (3, [2, 1]), (4, [3, 1]), (5, [3, 2]), (6, [3, 2, 1]), (9, [3, 3, 2, 1]), (10, [3, 3, 3, 1])],
+)
+def test_the_orders_of_dpm_fast_add_up_to_its_questions(questions, expected):
+    assert orders(questions) == expected
+    assert sum(expected) == questions
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 12])
+@pytest.mark.parametrize("ends_at_0", [False, True])
+def test_dpm_fast_asks_once_for_every_step_of_the_schedule(mixture, noisy, even, steps, ends_at_0):
+    sigmas = torch.cat([even(steps - 1) if steps > 1 else even(1)[:1], torch.zeros(1).double()])
+    denoise = Counted(mixture.denoise)
+    sample("dpm_fast", denoise, noisy, sigmas if ends_at_0 else even(steps), no_noise)
+    assert denoise.calls == steps
+
+
+@pytest.mark.parametrize("tolerance, error", [(0.05, 0.1), (1e-3, 1e-2), (1e-5, 1e-4)])
+def test_dpm_adaptive_is_as_near_to_the_solution_as_its_tolerance(mixture, noisy, even, solution, tolerance, error):
+    walk = Walk("dpm_adaptive", mixture.denoise, even(1).tolist(), no_noise)
+    found = dpm_adaptive(walk, noisy, rtol=tolerance, atol=tolerance / 6)
+    assert (found - solution).abs().max() < error
+
+
+def test_one_step_of_order_three_is_of_order_three_and_the_one_beside_it_of_order_two(mixture, noisy, even):
+    x = sample("heun", mixture.denoise, noisy, 40 * (torch.linspace(0, -4, 800).double()).exp(), no_noise)
+    start = torch.full((3,), 4 - math.log(40), dtype=torch.float64)
+
+    def errors(h):
+        walk = Walk("dpm_adaptive", mixture.denoise, [1.0, 0.5], no_noise)
+        levels = torch.exp(-start[0] - h * torch.linspace(0, 1, 400, dtype=torch.float64))
+        exact = sample("heun", mixture.denoise, x, levels, no_noise)
+        return torch.stack([(found - exact).abs().max() for found in _third_order(walk, x, start, 0 * start + h)])
+
+    high, low = (errors(0.2) / errors(0.1)).log2().tolist()
+    assert high == pytest.approx(4, abs=0.5)
+    assert low == pytest.approx(3, abs=0.5)
+
+
+def test_dpm_adaptive_asks_more_the_more_is_asked_of_it(mixture, noisy, even):
+    calls = []
+    for tolerance in (0.1, 1e-2, 1e-3):
+        denoise = Counted(mixture.denoise)
+        dpm_adaptive(Walk("dpm_adaptive", denoise, even(1).tolist(), no_noise), noisy, tolerance, tolerance)
+        calls.append(denoise.calls)
+    assert calls[0] < calls[1] < calls[2] < 2000
+
+
+def test_dpm_adaptive_counts_only_the_ends_of_the_schedule(mixture, noisy, even):
+    few, many = (sample("dpm_adaptive", mixture.denoise, noisy, even(n), no_noise) for n in (3, 50))
+    assert torch.equal(few, many)
+
+
+def test_images_that_arrive_early_wait_unchanged(mixture, noisy, even):
+    easy_and_hard = torch.cat([noisy[:1] * 0, noisy])
+    together = sample("dpm_adaptive", mixture.denoise, easy_and_hard, even(3), no_noise)
+    alone = sample("dpm_adaptive", mixture.denoise, easy_and_hard[:1], even(3), no_noise)
+    torch.testing.assert_close(together[:1], alone, rtol=1e-12, atol=1e-12)
+
+
+def test_steps_grow_after_small_errors_and_are_refused_and_shrunk_after_large_ones():
+    control = StepControl(torch.full((3,), 0.1).double(), order=3)
+    accepted = control.judge(torch.tensor([1e-3, 1.0, 50.0]).double(), control.h)
+    assert accepted.tolist() == [True, True, False]
+    assert control.h[0] > 0.1 and control.h[1].item() == pytest.approx(0.1) and control.h[2] < 0.1
+
+
+def test_one_step_never_changes_the_length_by_much():
+    control = StepControl(torch.ones(2).double(), order=3)
+    control.judge(torch.tensor([0.0, 1e30]).double(), control.h)
+    assert 0.2 < control.h[1] < control.h[0] < 2.6
+
+
+def test_proportional_and_derivative_control_look_at_accepted_errors_before():
+    errors = [torch.tensor([e]).double() for e in (0.2, 0.5, 0.9)]
+    expected = {(0.4, 0.3, 0.1): 0.8, (0.0, 0.3, 0.0): 0.3}
+    for proportional, integral, derivative in expected:
+        control = StepControl(torch.ones(1).double(), 3, proportional, integral, derivative)
+        for error in errors[:2]:
+            assert control.judge(error, control.h).all()
+        before = control.h.clone()
+        control.judge(errors[2], control.h)
+        e, e1, e2 = (1 / (error.item() + 1e-8) for error in reversed(errors))
+        power = (
+            e ** ((proportional + integral + derivative) / 3)
+            * e1 ** (-(proportional + 2 * derivative) / 3)
+            * e2 ** (derivative / 3)
+        )
+        expected_factor = 1 + torch.tensor(power - 1, dtype=torch.float64).atan()
+        torch.testing.assert_close(control.h, before * expected_factor)
+
+
+def test_a_refused_error_is_forgotten():
+    control = StepControl(torch.ones(1).double(), 3, 0.4, 0.3, 0.1)
+    control.judge(torch.tensor([0.5]).double(), control.h)
+    history = [value.clone() for value in control.history]
+    assert not control.judge(torch.tensor([100.0]).double(), control.h).any()
+    assert all(torch.equal(a, b) for a, b in zip(history, control.history, strict=True))
+
+
+@pytest.mark.parametrize("questions", [1, 2, 5, 12])
+def test_dpm_fast_is_the_references(reference, recorded_mixture, questions):
+    numbers = reference("diffusion")
+    start, ends = numbers["sampler.x"], numbers["sampler.sigmas"][[0, -2]]
+    sigmas = torch.linspace(*ends.tolist(), questions + 1, dtype=torch.float64)  # only ends and number count
+    found = sample("dpm_fast", recorded_mixture.denoise, start, sigmas, no_noise)
+    torch.testing.assert_close(found, reference("samplers")[f"dpm_fast.{questions}"], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind, tolerances", [("default", {}), ("fine", {"rtol": 1e-3, "atol": 1e-4})])
+def test_dpm_adaptive_is_the_reference_for_each_image_alone(reference, recorded_mixture, kind, tolerances):
+    numbers = reference("diffusion")
+    walk = Walk("dpm_adaptive", recorded_mixture.denoise, numbers["sampler.sigmas"][[0, -2]].tolist(), no_noise)
+    found = dpm_adaptive(walk, numbers["sampler.x"], **tolerances)
+    torch.testing.assert_close(found, reference("samplers")[f"dpm_adaptive.{kind}"], rtol=1e-9, atol=1e-12)

@@ -1,0 +1,156 @@
+"""Features kept on disk: a killed evaluation goes on, and ends as if it had never stopped."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hdit_core.data.image_sets.image_set import ImageSet
+from hdit_core.data.image_sets.open_images import open_images
+from hdit_core.errors import UsageError
+from hdit_core.evaluate import feature_batch as pieces
+from hdit_core.evaluate import score as score_module
+from hdit_core.evaluate.features.cache import FeatureStore
+from hdit_core.evaluate.features.measure import measure
+from hdit_core.evaluate.score import score
+from hdit_core.evaluate.settings import ScoreSettings
+
+
+@pytest.fixture(autouse=True)
+def few_images_per_file(monkeypatch):
+    monkeypatch.setattr(pieces, "IMAGES_PER_PIECE", 8)
+
+
+def counted(images, made):
+    """The same set, which notes the images that are read."""
+
+    def read(places):
+        for place, reader in zip(places, images.open(places), strict=False):
+            made.append(place)
+            yield reader
+
+    return ImageSet(images.source, images.count, read, images.identity, images.remarks)
+
+
+def run(folder, extractor, kept, stop_after=None, said=None):
+    made = []
+    images = counted(open_images(str(folder)), made)
+
+    def on_progress(done, _):
+        if stop_after is not None and done >= stop_after:
+            raise KeyboardInterrupt
+
+    store = FeatureStore(kept, images, extractor, (said if said is not None else []).append)
+    return measure(images, extractor, 4, on_progress, store=store), made
+
+
+def assert_same(a, b):
+    assert a.source == b.source and a.statistics.fingerprint == b.statistics.fingerprint
+    assert torch.equal(a.statistics.mean, b.statistics.mean)
+    assert torch.equal(a.statistics.covariance, b.statistics.covariance)
+    assert torch.equal(a.statistics.features, b.statistics.features)
+
+
+def test_what_was_done_is_not_done_again_and_the_result_is_bit_for_bit_the_same(
+    picture_folder, toy_extractor, tmp_path
+):
+    folder = picture_folder("photos", 30)
+    whole = measure(open_images(str(folder)), toy_extractor, 4)
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, toy_extractor, tmp_path / "kept", stop_after=20)
+    said = []
+    resumed, made = run(folder, toy_extractor, tmp_path / "kept", said=said)
+    assert_same(resumed, whole)
+    assert made == list(range(16, 30)) and "going on: the features of 2 pieces of the set are in" in said[0]
+    again, made = run(folder, toy_extractor, tmp_path / "kept")
+    assert_same(again, whole)
+    assert made == []
+
+
+def test_what_was_kept_is_told_at_once_so_that_it_is_no_speed(picture_folder, toy_extractor, tmp_path):
+    """Progress takes its first word for where work began; a damaged piece is taken back when it is met."""
+    images = open_images(str(picture_folder("photos", 30)))
+
+    def told():
+        seen = []
+        store = FeatureStore(tmp_path / "kept", images, toy_extractor)
+        measure(images, toy_extractor, 4, lambda done, total: seen.append(done), store=store)
+        return seen
+
+    assert told() == [4, 8, 12, 16, 20, 24, 28, 30]
+    assert told() == [30]
+    files = sorted((tmp_path / "kept").glob("*/features-*"))
+    files[2].unlink()
+    assert told() == [22, 26, 30]
+    files[1].write_bytes(files[1].read_bytes()[:-1])
+    assert told() == [30, 22, 26, 30]
+
+
+def test_the_images_of_a_damaged_file_are_made_again_and_no_others(picture_folder, toy_extractor, tmp_path):
+    folder = picture_folder("photos", 30)
+    whole, _ = run(folder, toy_extractor, tmp_path / "kept")
+    path = next((tmp_path / "kept").glob("*/features-00000008.safetensors"))
+    content = bytearray(path.read_bytes())
+    for place in (5, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        said = []
+        resumed, made = run(folder, toy_extractor, tmp_path / "kept", said=said)
+        assert_same(resumed, whole)
+        assert made == list(range(8, 16)) and "its images are done again" in said[1]
+
+
+def test_other_images_or_another_extractor_have_a_folder_of_their_own(picture_folder, toy_extractor, tmp_path):
+    folder = picture_folder("photos", 12)
+    run(folder, toy_extractor, tmp_path / "kept")
+    (folder / "000.png").write_bytes((folder / "001.png").read_bytes())
+    _, made = run(folder, toy_extractor, tmp_path / "kept")
+    assert len(made) == 12
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+
+
+def test_a_stream_cannot_be_recognised(toy_extractor, tmp_path):
+    stream = ImageSet({"path": "-"}, None, lambda _: iter(()))
+    with pytest.raises(UsageError, match=r"--keep-features .*: a stream cannot be recognised; give a file or folder"):
+        FeatureStore(tmp_path, stream, toy_extractor)
+
+
+def test_a_file_in_the_folders_place_is_refused(picture_folder, toy_extractor, tmp_path):
+    (tmp_path / "kept").write_text("x")
+    with pytest.raises(UsageError, match=r"--keep-features .*kept: is a file; expected a folder"):
+        FeatureStore(tmp_path / "kept", open_images(str(picture_folder("a"))), toy_extractor)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import torch
+from hdit_core.evaluate import feature_batch as pieces, score, settings
+from hdit_core.evaluate.extractors.extractor import Extractor
+
+pieces.IMAGES_PER_PIECE = 8
+weights = torch.randn(5, 192, generator=torch.Generator().manual_seed(1)) / 100
+toy = Extractor("toy", "fd-toy", "kd-toy", 5, 8, 4, "0" * 64, lambda x: x.flatten(1) @ weights.T, torch.device("cpu"))
+score.open_extractor = lambda *_: toy
+wanted = settings.ScoreSettings(*sys.argv[1:3], device="cpu", keep_features=Path(sys.argv[3]))
+score.score(wanted, lambda done, total: done < 20 or os.kill(os.getpid(), signal.SIGKILL))
+"""
+
+
+def test_a_killed_evaluation_goes_on_where_it_was(picture_folder, toy_extractor, tmp_path, monkeypatch):
+    """SIGKILL in the middle, in a process of its own; then the score is that of a run that nobody killed."""
+    sets = [str(picture_folder("light", 30, seed=1)), str(picture_folder("dark", 6, seed=2))]
+    command = [sys.executable, "-c", KILLED, *sets, str(tmp_path / "kept")]
+    killed = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+    monkeypatch.setattr(score_module, "open_extractor", lambda *_: toy_extractor)
+    said = []
+    settings = ScoreSettings(*sets, device="cpu")
+    resumed = score(replace(settings, keep_features=tmp_path / "kept"), say=said.append)
+    assert "going on: the features of 2 pieces of the set are in" in said[0]
+    whole = score(settings)
+    assert resumed.to_json() == whole.to_json()

@@ -1,0 +1,65 @@
+"""Features on their way between ranks: never more than a few pieces, and a clear line where somebody is gone."""
+
+import json
+
+import pytest
+import torch
+
+from hdit_core import distributed
+from hdit_core.errors import HditError
+from hdit_core.evaluate import score as score_module
+from hdit_core.evaluate.features.gather import MOST_UNDERWAY, needing
+from hdit_core.evaluate.settings import ScoreSettings
+from tests.evaluate.relay_rank import work
+from tests.forking import CONTEXT
+from tests.ports import take_port
+
+FEW = MOST_UNDERWAY + 8  # and those that are made, read ahead, taken up or added up
+
+
+@pytest.mark.parametrize("num_pieces", [40, 160])
+def test_no_rank_holds_more_than_a_few_pieces_however_large_the_set(tmp_path, num_pieces):
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(take_port())}
+    ranks = []
+    for rank in (0, 1):
+        place = world | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        ranks.append(CONTEXT.Process(target=work, args=(place, str(tmp_path / f"{rank}"), num_pieces)))
+        ranks[-1].start()
+    for process in ranks:
+        process.join(120)
+    assert [process.exitcode for process in ranks] == [0, 0]
+    most = [json.loads((tmp_path / str(rank)).read_text()) for rank in (0, 1)]
+    assert max(most) <= FEW
+
+
+CLOSED = "[/x/gloo/transport/tcp/pair.cc:553] Connection closed by peer [127.0.0.1]:5. This is typically caused by"
+REFUSED = "Gloo connectFullMesh failed with [/x/gloo/tcp/pair.cc:152] timed out connecting: Connection refused"
+
+
+@pytest.mark.parametrize(
+    "problem, reason",
+    [
+        (RuntimeError(CLOSED), r"Connection closed by peer \[127.0.0.1\]:5"),
+        (RuntimeError(REFUSED), "Gloo connectFullMesh failed with timed out connecting: Connection refused"),
+        (torch.distributed.DistNetworkError("Connection reset by peer\nframe #0"), "Connection reset by peer"),
+    ],
+)
+def test_a_connection_that_breaks_is_told_in_one_line_without_places_in_torchs_source(problem, reason):
+    with pytest.raises(HditError, match=rf"^rank 3 is gone \({reason}\); start all ranks again$"), needing("rank 3"):
+        raise problem
+
+
+def test_what_has_nothing_to_do_with_other_ranks_passes_as_it_is():
+    with pytest.raises(RuntimeError, match="shapes do not fit"), needing("rank 3"):
+        raise RuntimeError("shapes do not fit")
+
+
+def test_a_rank_that_is_lost_before_the_first_image_is_told_of_too(picture_folder, toy_extractor, monkeypatch):
+    def broken(*_):
+        raise RuntimeError(CLOSED)
+
+    monkeypatch.setattr(distributed.distributed, "all_reduce", broken)
+    monkeypatch.setattr(score_module, "open_extractor", lambda *_: toy_extractor)
+    folder = str(picture_folder("a"))
+    with pytest.raises(HditError, match=r"another rank is gone .*; start all ranks again"):
+        score_module.score(ScoreSettings(folder, folder, device="cpu"), world=distributed.World(0, 2))

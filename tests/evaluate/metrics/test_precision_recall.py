@@ -1,0 +1,81 @@
+"""Precision, recall, density and coverage against brute force over all pairs."""
+
+import numpy as np
+import pytest
+import torch
+
+from hdit_core.evaluate.metrics import precision_recall as module
+from hdit_core.evaluate.metrics.precision_recall import manifold
+from hdit_core.evaluate.metrics.statistics import Accumulator, image_digest
+
+
+def measured(features):
+    accumulator = Accumulator(features.shape[1])
+    accumulator.add(features, [image_digest(row.numpy().view(np.uint8)[None, None]) for row in features])
+    return accumulator.statistics()
+
+
+def normal(n, seed, shift=0.0, scale=1.0):
+    return torch.randn(n, 3, generator=torch.Generator().manual_seed(seed)) * scale + shift
+
+
+def by_brute_force(x, y):
+    """The four definitions, pair by pair, as their papers write them."""
+    x, y = x.double().numpy(), y.double().numpy()
+
+    def radius(points, i, k):
+        return sorted(np.linalg.norm(points[i] - other) for other in points)[k]
+
+    def distance(i, j):
+        return np.linalg.norm(x[i] - y[j])
+
+    rows, columns = range(len(x)), range(len(y))
+    r3_x, r3_y = [radius(x, i, 3) for i in rows], [radius(y, j, 3) for j in columns]
+    r5_y = [radius(y, j, 5) for j in columns]
+    return {
+        "precision": np.mean([any(distance(i, j) <= r3_y[j] for j in columns) for i in rows]),
+        "recall": np.mean([any(distance(i, j) <= r3_x[i] for i in rows) for j in columns]),
+        "density": sum(distance(i, j) < r5_y[j] for i in rows for j in columns) / (5 * len(x)),
+        "coverage": np.mean([any(distance(i, j) < r5_y[j] for i in rows) for j in columns]),
+    }
+
+
+@pytest.mark.parametrize("block_distances", [1, 100, 1 << 24])
+def test_the_four_numbers_are_those_of_their_definitions(monkeypatch, block_distances):
+    """However many distances are held at once."""
+    monkeypatch.setattr(module, "BLOCK_DISTANCES", block_distances)
+    x, y = normal(37, seed=1, shift=0.8), normal(44, seed=2)
+    found = manifold(measured(x), measured(y))
+    expected = by_brute_force(x, y)
+    assert 0 < expected["recall"] < 1 and 0 < expected["precision"] < 1 and 0 < expected["coverage"] < 1
+    for name, value in expected.items():
+        assert getattr(found, name).value == pytest.approx(value, abs=1e-12)
+    assert (found.n, found.n_reference) == (37, 44)
+
+
+def test_a_set_lies_wholly_in_itself():
+    x = measured(normal(30, seed=3) * 100 + 1e4)
+    found = manifold(x, x)
+    assert (found.precision.value, found.recall.value, found.coverage.value) == (1, 1, 1)
+
+
+def test_sets_that_lie_apart_share_nothing():
+    found = manifold(measured(normal(30, seed=4)), measured(normal(30, seed=5, shift=100)))
+    assert (found.precision.value, found.recall.value, found.density.value, found.coverage.value) == (0, 0, 0, 0)
+
+
+def test_a_narrow_set_has_precision_without_recall():
+    found = manifold(measured(normal(200, seed=6, scale=0.1)), measured(normal(200, seed=7)))
+    assert found.precision.value > 0.9 and found.recall.value < 0.2
+
+
+def test_intervals_stay_within_what_is_possible():
+    found = manifold(measured(normal(200, seed=8, shift=0.5)), measured(normal(200, seed=9)))
+    for name in ("precision", "recall", "coverage"):
+        share = getattr(found, name)
+        assert 0 <= share.low < share.value < share.high <= 1
+
+
+def test_six_images_are_needed_on_both_sides():
+    assert manifold(measured(normal(5, seed=1)), measured(normal(30, seed=2))) is None
+    assert manifold(measured(normal(6, seed=1)), measured(normal(6, seed=2))) is not None

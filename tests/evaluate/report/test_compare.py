@@ -1,0 +1,105 @@
+"""Two results are compared where they were measured alike, and not otherwise."""
+
+import copy
+import json
+
+import pytest
+
+from hdit_core.errors import DataError, UsageError
+from hdit_core.evaluate import score as score_module
+from hdit_core.evaluate.report.compare import compare_results
+from hdit_core.evaluate.score import score
+from hdit_core.evaluate.settings import ScoreSettings
+
+
+@pytest.fixture
+def results(picture_folder, toy_extractor, monkeypatch, tmp_path):
+    """Return a function that writes two results, of other images against the same reference, the second changed."""
+    monkeypatch.setattr(score_module, "open_extractor", lambda *_: toy_extractor)
+    reference = str(picture_folder("ref", 14, seed=9))
+    made = [
+        score(ScoreSettings(str(picture_folder(name, 60, seed=seed)), reference, device="cpu")).to_json()
+        for seed, name in enumerate("ab")
+    ]
+
+    def write(change=lambda result: None):
+        second = copy.deepcopy(made[1])
+        change(second)
+        for name, result in (("a", made[0]), ("b", second)):
+            (tmp_path / f"{name}.json").write_text(json.dumps(result))
+        return tmp_path / "a.json", tmp_path / "b.json"
+
+    return write
+
+
+def test_other_images_against_the_same_reference_are_compared(results):
+    a, b = results()
+    found = compare_results(a, b)
+    values = [json.loads(path.read_text())["value"] for path in (a, b)]
+    row = found.rows()[0]
+    assert row["metric"] == "fd-toy" and row["b - a"] == pytest.approx(values[1] - values[0])
+    assert row["standard error"] > 0
+    assert found.unlike == [] and "images.path" in [key for key, *_ in found.other]
+    assert json.loads(json.dumps(found.to_json()))["comparable"] is True
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda r: r["passport"]["extractor"].update(resize="other"), r"extractor\.resize is .* and other"),
+        (lambda r: r["passport"]["extractor"].update(weights_sha256="1"), "extractor.weights_sha256 is 0+"),
+        (lambda r: r["passport"]["reference"].update(fingerprint="1"), "reference.fingerprint is "),
+        (lambda r: r.update(n=59), "n is 60 and 59"),
+        (lambda r: r["passport"]["images"].update(labels="uniform"), "images.labels is None and uniform"),
+        (lambda r: r["passport"]["images"].update(rounding="none"), "images.rounding is uint8 and none"),
+    ],
+)
+def test_results_with_unlike_passports_are_refused_unless_forced(results, change, message):
+    a, b = results(change)
+    with pytest.raises(UsageError, match=rf"not comparable: .*{message}.*--force compares them all the same"):
+        compare_results(a, b)
+    found = compare_results(a, b, force=True)
+    assert len(found.unlike) >= 1 and not found.to_json()["comparable"]
+
+
+def test_another_metric_is_not_the_same_number(results):
+    def rename(result):
+        result["metric"], name = "fid", result["name"]
+        result["name"] = "fid60"
+        result["estimates"]["fid60"] = result["estimates"].pop(name)
+
+    with pytest.raises(UsageError, match="metric is fd-toy and fid"):
+        compare_results(*results(rename))
+
+
+def test_statistics_of_the_same_reference_are_the_same_reference(results):
+    def through_file(result):
+        result["passport"]["reference"].update(kind="saved statistics", path="ref.npz", sha256="5" * 64)
+
+    assert compare_results(*results(through_file)).unlike == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"format": "x"}', "[" * 100_000, '{"format": "hdit-score 1", "value": NaN}', "9" * 10_000],
+)
+def test_what_is_no_result_is_named(results, content):
+    a, b = results()
+    b.write_text(content)
+    with pytest.raises(DataError, match=r"b\.json: not a result of hdit eval-fid --json .*; score again"):
+        compare_results(a, b)
+
+
+@pytest.mark.parametrize("key", ["passport", "estimates", "metric", "name", "n"])
+@pytest.mark.parametrize("value", [None, 3, "x", ["x"], {"x": {"value": "y"}}])
+def test_a_result_of_another_shape_ends_in_one_line(results, key, value):
+    a, b = results(lambda result: result.update({key: value}))
+    if key == "n" or (key in ("metric", "name") and value == "x"):
+        return
+    with pytest.raises((DataError, UsageError)):
+        compare_results(a, b)
+
+
+def test_a_missing_file_is_named(results, tmp_path):
+    with pytest.raises(UsageError, match=r"none\.json: no such file; expected a result"):
+        compare_results(tmp_path / "none.json", results()[0])

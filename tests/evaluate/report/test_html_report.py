@@ -1,0 +1,100 @@
+"""The page of a score: whole, alone, and safe whatever the names in it are."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from hdit_core.evaluate import score as score_module
+from hdit_core.evaluate.report.html_report import page
+from hdit_core.evaluate.score import score
+from hdit_core.evaluate.settings import ScoreSettings
+from hdit_core.recipe.diff import flatten
+
+HOSTILE = [
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "</title><style>*{display:none}</style>",
+    "a\x1b[31mb\u202egnp.exe",
+    "&lt;b&gt;",
+    "]]><!-- ",
+]
+
+
+class Page(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.texts, self.attributes = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+
+@pytest.fixture
+def scored(picture_folder, toy_extractor, monkeypatch, tmp_path):
+    """Return a function that scores a folder of some name and returns result and page."""
+    monkeypatch.setattr(score_module, "open_extractor", lambda *_: toy_extractor)
+    monkeypatch.chdir(tmp_path)
+    reference = str(picture_folder("reference", seed=1))
+
+    def run(name="images"):
+        folder = picture_folder(name.replace("/", "_"), 30)
+        result = score(ScoreSettings(str(folder), reference, device="cpu", report=tmp_path / "r.html"))
+        return result, (tmp_path / "r.html").read_text()
+
+    return run
+
+
+def test_the_page_shows_every_number_with_its_interval_and_the_passport(scored):
+    result, text = scored()
+    shown = " ".join(Page(text).texts)
+    for name, estimate in result.estimates().items():
+        assert name in shown and f"{estimate.value:.6g}" in shown
+        assert estimate.low is None or f"{estimate.low:.6g} to {estimate.high:.6g}" in shown
+    for key, value in flatten(result.passport()):
+        assert key in shown and str(value) in shown
+    assert text.count("data:image/png;base64,") == 2, "samples, and their nearest"
+
+
+def test_the_page_needs_nothing_else_and_runs_nothing(scored):
+    _, text = scored()
+    parsed = Page(text)
+    assert "script" not in parsed.tags and not any(name.startswith("on") for name, _ in parsed.attributes)
+    policy = dict(parsed.attributes)["content"] if False else re.search(r'Policy" content="([^"]+)"', text)[1]
+    assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    assert all(value.startswith("data:image/png") for name, value in parsed.attributes if name in ("src", "href"))
+
+
+def test_in_a_narrow_window_no_name_is_squeezed_to_a_letter_a_line(scored):
+    """A cell that may break anywhere may also shrink to one letter, unless it is told of a least width."""
+    _, text = scored()
+    style = text.partition("<style>")[2].partition("</style>")[0]
+    wide, _, narrow = style.partition("@media (max-width: 40rem)")
+    for rules in (wide, narrow):
+        assert re.search(r"tr > :first-child { min-width: \d", rules)
+    assert re.search(r"td\.number,[^{]*{ overflow-wrap: normal }", narrow), "an interval wraps between its numbers"
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_names_are_text(scored, name):
+    _, plain = scored("plain")
+    _, text = scored(name)
+    assert Page(text).tags == Page(plain).tags
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e]", text)
+    shown = " ".join(Page(text).texts)
+    assert name.replace("/", "_").replace("\x1b", r"\x1b").replace("\u202e", r"\u202e") in shown
+
+
+def test_a_page_without_pictures_is_whole(scored):
+    result, _ = scored()
+    text = page(result, None, None)
+    assert "<img" not in text and text.endswith("</html>\n")
+    with_one = page(result, np.zeros((4, 5, 3), np.uint8), None)
+    assert with_one.count("<img") == 1

@@ -1,0 +1,246 @@
+"""A sweep finds the best of what it tries, and finds the same after a kill and on several ranks."""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hdit_core.checkpoint.load import newest_checkpoint
+from hdit_core.data.prepare.job import PrepareSettings
+from hdit_core.data.prepare.run import prepare_data
+from hdit_core.errors import CheckpointError, DataError, UsageError
+from hdit_core.evaluate import feature_batch as pieces
+from hdit_core.evaluate import generated
+from hdit_core.evaluate import score as score_module
+from hdit_core.evaluate.score import score
+from hdit_core.evaluate.settings import ScoreSettings
+from hdit_core.evaluate.sweep import run as sweep_module
+from hdit_core.evaluate.sweep.journal import read_winner
+from hdit_core.evaluate.sweep.run import sweep
+from hdit_core.evaluate.sweep.search_space import Point, SweepSettings
+from hdit_core.recipe.read import check_recipe
+from hdit_core.train.run import train
+from tests.evaluate.scoring_rank import start
+
+
+@pytest.fixture(autouse=True)
+def small(toy_extractor, monkeypatch):
+    """Pieces of 8 images, and the toy extractor."""
+    monkeypatch.setattr(pieces, "IMAGES_PER_PIECE", 8)
+    monkeypatch.setattr(sweep_module, "IMAGES_PER_PIECE", 8)
+    for module in (score_module, sweep_module):
+        monkeypatch.setattr(module, "open_extractor", lambda *_: toy_extractor)
+
+
+MODEL = {
+    "image_size": [8, 12],
+    "patch_size": 2,
+    "num_classes": 3,
+    "mapping_width": 16,
+    "mapping_depth": 1,
+    "levels": [{"depth": 1, "width": 16, "head_dim": 8, "attention": "global"}],
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run of one step with a checkpoint and snapshots of averages, and images to compare with."""
+    folder, numbers = tmp_path_factory.mktemp("sweep"), np.random.default_rng(5)
+    (folder / "pictures").mkdir()
+    for index in range(24):
+        (folder / "pictures" / f"c{index % 3}").mkdir(exist_ok=True)
+        pixels = numbers.integers(0, 256, (8, 12, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / "pictures" / f"c{index % 3}" / f"{index}.png")
+    prepare_data(PrepareSettings(str(folder / "pictures"), folder / "data", (8, 12)))
+    training = {"num_images": 32, "batch_size": 8, "sample_every_images": 0, "ema_profiles": [0.05, 0.1]}
+    data = {"path": str(folder / "data"), "workers": 0}
+    tables = {"model": MODEL, "data": data, "train": training, "sample": {"steps": 2, "sigma_max": 80.0}}
+    train(check_recipe(tables, "small"), folder / "run")
+    return folder
+
+
+@pytest.fixture
+def run(made, tmp_path):
+    """A copy of the run, to itself."""
+    return Path(shutil.copytree(made / "run", tmp_path / "run"))
+
+
+@pytest.fixture
+def reference(made):
+    """The images to compare with."""
+    return made / "data"
+
+
+def wanted(run, reference, **more):
+    scoring = ScoreSettings(None, str(reference), device="cpu", labels="uniform", seed=3)
+    asked = {"guidance": "1:3:1", "interval": "all,0.5:20", "n": 16, "confirm": 24}
+    return SweepSettings(run, scoring, **asked | more)
+
+
+def test_the_best_of_the_grid_wins_and_every_trial_is_what_it_scores_alone(run, reference):
+    before = (run / "recipe.toml").read_bytes()
+    result = sweep(wanted(run, reference, ema="ema,model", n=32, confirm=40))
+    by_size = {n: [trial for trial in result.trials if trial.n == n] for n in (8, 16, 32)}
+    assert [len(trials) for trials in by_size.values()] == [10, 5, 3]
+    for few, more in ((8, 16), (16, 32)):
+        kept = {trial.point for trial in by_size[more]}
+        dropped = [trial.value for trial in by_size[few] if trial.point not in kept]
+        assert max(trial.value for trial in by_size[few] if trial.point in kept) <= min(dropped)
+    assert result.winner == min(by_size[32], key=lambda trial: trial.value).point
+
+    folder = newest_checkpoint(run)[0].folder
+    for trial in (by_size[8][3], by_size[32][0]):
+        how = {"checkpoint": str(folder), "checkpoint_weights": trial.point.weights, "drawn": trial.point.sample}
+        alone = score(ScoreSettings(None, str(reference), n=trial.n, device="cpu", labels="uniform", seed=3, **how))
+        assert alone.frechet.value == trial.value and alone.spread.estimate.standard_error == trial.standard_error
+    assert (run / "recipe.toml").read_bytes() == before
+    assert result.rows()[0]["images"] == 32 and json.loads(json.dumps(result.to_json()))["score"]["n"] == 40
+
+
+def test_the_winner_is_how_the_run_is_drawn_from_then_on(run, reference):
+    result = sweep(wanted(run, reference, guidance="2,3"))
+    said = []
+    drawn = score(
+        ScoreSettings(None, str(reference), checkpoint=str(run), n=24, device="cpu", labels="uniform", seed=3),
+        say=said.append,
+    )
+    assert drawn.frechet.value == result.score["value"]
+    assert f"weights {result.winner.weights}, guidance {result.winner.guidance:.1f}" in said[-1]
+    assert Image.open(result.curve).size[0] > 1000
+    page = (run / "sweep" / "report.html").read_text()
+    assert page.count("<svg") >= 1 and "Distances of the sweep" in page
+    assert not (run / "sweep" / "features").exists()
+
+
+@pytest.mark.parametrize("share_done", [0.3, 0.8, 1.0])
+def test_a_killed_sweep_goes_on_to_the_same_end_and_repeats_nothing(run, reference, tmp_path, share_done):
+    heard: list[int] = []
+    whole = sweep(wanted(run, reference, out=tmp_path / "whole"), lambda point, done, total: heard.append(done))
+    left = round(share_done * len(heard))
+
+    def kill(point, done, total):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(wanted(run, reference, out=tmp_path / "killed"), kill)
+    journal = tmp_path / "killed" / "journal.jsonl"
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join(lines) + '\n{"point": {"wei')  # a line that the kill cut short
+    resumed = sweep(wanted(run, reference, out=tmp_path / "killed"))
+    assert (resumed.winner, resumed.trials) == (whole.winner, whole.trials)
+    assert resumed.score["value"] == whole.score["value"]
+    assert journal.read_text().splitlines()[: len(lines)] == lines
+    points = [json.dumps(json.loads(line)["point"]) + str(json.loads(line)["n"]) for line in lines[1:]]
+    assert len(points) == len(set(points))
+
+
+def test_two_ranks_find_what_one_does_after_a_kill_of_either_too(run, reference, tmp_path):
+    asked = {"run": run, "guidance": "1:3:1", "n": 16, "confirm": 24}
+    options = {"images": None, "reference": str(reference), "labels": "uniform"}
+    one = start(tmp_path / "a", 1, **options, sweep=asked | {"out": tmp_path / "one"}).results()[0]
+    killed = start(tmp_path / "b", 2, stuck=(1, 3), **options, sweep=asked | {"out": tmp_path / "two"})
+    journal = tmp_path / "two" / "journal.jsonl"
+    while not journal.exists() or len(journal.read_text().splitlines()) < 3:
+        assert all(process.is_alive() for process in killed.processes), killed.said()
+        time.sleep(0.01)
+    killed.processes[1].kill()
+    assert "gone" in killed.said()[0]
+    two = start(tmp_path / "b", 2, **options, sweep=asked | {"out": tmp_path / "two"}).results()
+    assert two[1] is None
+    assert two[0]["trials"] == one["trials"], "bit for bit"
+    assert two[0]["score"]["estimates"] == one["score"]["estimates"]
+    assert two[0]["winner"] == one["winner"]
+    passports = [found["score"]["passport"]["images"] for found in (two[0], one)]
+    assert passports[0]["fingerprint"] == passports[1]["fingerprint"], "the very same images"
+
+
+def test_a_sweep_asks_for_the_same_bits_before_its_first_product(run, reference, toy_extractor, monkeypatch):
+    """MKL listens at its first product only, and a resumed sweep, whose reference is measured, begins with another."""
+    asked = []
+    monkeypatch.delenv("MKL_CBWR")
+    monkeypatch.setattr(
+        sweep_module, "open_extractor", lambda *_: asked.append(os.environ.get("MKL_CBWR")) or toy_extractor
+    )
+    sweep(wanted(run, reference, guidance="1", n=8))
+    assert asked == ["AUTO,STRICT"]
+
+
+def test_a_finished_sweep_is_told_again_without_an_image(run, reference):
+    first = sweep(wanted(run, reference))
+    drawn = []
+    assert sweep(wanted(run, reference), lambda *about: drawn.append(about)).to_json() == first.to_json()
+    assert drawn == []
+
+
+@pytest.mark.parametrize(
+    "content", ["", "garbage", "[]", '{"value": 1.0}', '{"value": 1.0, "name": "n", "estimates": {}}']
+)
+def test_a_damaged_winner_is_named_and_says_how_it_is_mended(tmp_path, content):
+    (tmp_path / "winner.json").write_text(content)
+    with pytest.raises(DataError, match=r"winner\.json: not the score that a sweep writes; remove it, and the best is"):
+        read_winner(tmp_path / "winner.json")
+
+
+def test_a_round_goes_on_with_the_images_of_the_one_before(run, reference, monkeypatch):
+    drawn = []
+    original = generated.generate
+    monkeypatch.setattr(
+        generated, "generate", lambda denoiser, places, **how: drawn.extend(places) or original(denoiser, places, **how)
+    )
+    sweep(wanted(run, reference, interval=None, guidance="1,2,3,4"))
+    rounds = drawn[: 4 * 8 + 2 * 8 + 8]  # and then those that the report shows
+    assert sorted(rounds) == sorted([*range(8)] * 4 + [*range(8, 16)] * 2 + [*range(16, 24)])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"n": 32, "confirm": 60}, "holds another sweep: .*n is 8 there and 32 here"),
+        ({"guidance": "1", "n": 8}, "holds another sweep: grid.guidance is '1:3:1' there and '1' here"),
+    ],
+)
+def test_another_sweep_in_the_folder_is_refused(run, reference, change, message):
+    sweep(wanted(run, reference, n=8))
+    with pytest.raises(UsageError, match=message):
+        sweep(wanted(run, reference, **change))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"confirm": 9}, "--confirm 9: expected at least --n 16"),
+        ({"guidance": "x"}, "--guidance x: expected numbers"),
+        ({"ema": "emma"}, "weights emma: expected ema, model, or the length of an average"),
+        ({"n": 4}, "--n: 4 images are too few for the 5 features of toy"),
+    ],
+)
+def test_what_cannot_be_tried_is_refused_before_an_image_is_drawn(run, reference, change, message):
+    with pytest.raises(UsageError, match=message):
+        sweep(wanted(run, reference, **change))
+
+
+def test_a_length_without_snapshots_is_refused(run, reference):
+    shutil.rmtree(run / "averages")
+    with pytest.raises(CheckpointError, match="has no snapshots of averages"):
+        sweep(wanted(run, reference, ema="ema,0.08"))
+
+
+def test_an_average_that_is_missing_is_made_of_the_snapshots(run, reference):
+    said = []
+    result = sweep(wanted(run, reference, ema="0.05,0.08", guidance="1", interval=None), say=said.append)
+    assert any("making the average of length 0.08" in line for line in said)
+    assert {trial.point for trial in result.trials} == {Point("0.05", 1.0), Point("0.08", 1.0)}
+    assert Path(result.score["passport"]["images"]["path"]).exists()
+
+
+def test_a_folder_that_is_no_run_is_refused(reference, tmp_path):
+    with pytest.raises(CheckpointError, match="no run with a checkpoint"):
+        sweep(wanted(tmp_path, reference))

@@ -1,0 +1,142 @@
+"""Statistics on disk come back as they were; what is damaged or hostile does not."""
+
+import io
+import json
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+from hdit_core.errors import DataError, UsageError
+from hdit_core.evaluate.features.measure import Measurement
+from hdit_core.evaluate.metrics.statistics import Accumulator
+from hdit_core.evaluate.statistics_file import load_statistics, save_statistics
+from hdit_core.files import digest
+
+
+@pytest.fixture
+def measurement():
+    accumulator = Accumulator(4)
+    accumulator.add(torch.randn(9, 4, generator=torch.Generator().manual_seed(0)), [bytes([i] * 32) for i in range(9)])
+    return Measurement(
+        accumulator.statistics(), {"name": "toy"}, {"kind": "folder", "path": "x", "size": "8x9"}, ("Hm.",)
+    )
+
+
+@pytest.fixture
+def saved(measurement, tmp_path):
+    save_statistics(tmp_path / "ref.npz", measurement)
+    return tmp_path / "ref.npz"
+
+
+def rewrite(path, **changes):
+    """Replace arrays of a file; None takes one away."""
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files} | changes
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+
+
+def test_statistics_come_back_as_they_were(measurement, saved):
+    found = load_statistics(saved)
+    for name in ("mean", "covariance", "features", "keys"):
+        assert torch.equal(getattr(found.statistics, name), getattr(measurement.statistics, name))
+    assert found.statistics.n == 9
+    assert found.statistics.fingerprint == measurement.statistics.fingerprint
+    assert (found.extractor, found.remarks) == (measurement.extractor, ("Hm.",))
+    source = {"kind": "saved statistics", "path": str(saved), "images": "x", "size": "8x9"}
+    assert found.source == {**source, "sha256": digest(saved).sha256}
+
+
+def test_the_file_is_readable_by_clean_fid(measurement, saved):
+    with np.load(saved) as archive:
+        assert np.array_equal(archive["mu"], measurement.statistics.mean.numpy())
+        assert np.array_equal(archive["sigma"], measurement.statistics.covariance.numpy())
+
+
+def test_clean_fids_own_files_are_readable(tmp_path):
+    path = tmp_path / "theirs.npz"
+    np.savez(path, mu=np.arange(3.0), sigma=np.diag([1.0, 2, 3]).astype(np.float32))
+    found = load_statistics(path)
+    assert found.statistics.n is None and found.statistics.covariance.dtype == torch.float64
+    assert found.statistics.features.shape == (0, 3) and found.extractor == {}
+    assert "does not say which extractor and resize made it" in found.remarks[0]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"mu": None}, "lacks mu and sigma"),
+        ({"mu": np.zeros(5)}, r"mu has shape \(5,\) and sigma \(4, 4\); expected \[F\] and \[F, F\]"),
+        ({"mu": np.zeros(4, np.int64)}, "mu is int64 and sigma float64; expected floating point"),
+        ({"mu": np.full(4, np.nan)}, "holds numbers that are not finite"),
+        ({"sigma": np.triu(np.ones((4, 4)))}, "sigma is not symmetric, so it is no covariance"),
+        ({"keys": None}, "damaged statistics"),
+        ({"keys": np.zeros(8, np.int64)}, "9 images with a sample of features .* do not fit together"),
+        ({"features": np.full((9, 4), np.inf, np.float32)}, "holds numbers that are not finite"),
+        ({"passport": np.frombuffer(b"{", np.uint8)}, "damaged statistics"),
+        ({"passport": np.frombuffer(b"[" * 100_000, np.uint8)}, "damaged statistics"),
+        ({"passport": np.frombuffer(b'{"format": "x"}', np.uint8)}, "of the format 'x', expected 'hdit-statistics 1'"),
+    ],
+)
+def test_damaged_statistics_are_named(saved, changes, message):
+    rewrite(saved, **changes)
+    with pytest.raises(DataError, match=rf"ref\.npz: .*{message}"):
+        load_statistics(saved)
+
+
+def test_no_cut_short_file_is_read(saved):
+    content = saved.read_bytes()
+    for length in range(0, len(content), 37):
+        saved.write_bytes(content[:length])
+        with pytest.raises(DataError, match=r"ref\.npz: cannot be read as saved statistics"):
+            load_statistics(saved)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"none\.npz: cannot be read as saved statistics \(.*No such file"):
+        load_statistics(tmp_path / "none.npz")
+
+
+class _Payload:
+    def __reduce__(self):
+        return (open, ("executed", "w"))
+
+
+@pytest.mark.parametrize("whole_file", [False, True])
+def test_nothing_in_a_file_is_executed(saved, tmp_path, monkeypatch, whole_file):
+    """A pickle as a member of the archive, and in the place of the archive."""
+    monkeypatch.chdir(tmp_path)
+    if whole_file:
+        saved.write_bytes(pickle.dumps(_Payload()))
+    else:
+        array = io.BytesIO()
+        np.save(array, np.array([_Payload()], dtype=object), allow_pickle=True)
+        (tmp_path / "executed").unlink(missing_ok=True)
+        with zipfile.ZipFile(saved, "w") as archive:
+            archive.writestr("mu.npy", array.getvalue())
+            archive.writestr("sigma.npy", array.getvalue())
+    with pytest.raises(DataError, match="cannot be read as saved statistics"):
+        load_statistics(saved)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_file_that_unpacks_to_more_than_memory_is_not_unpacked(saved, monkeypatch):
+    monkeypatch.setattr("hdit_core.evaluate.statistics_file.LARGEST_BYTES", 100)
+    with pytest.raises(DataError, match="bytes unpacked; expected at most 100"):
+        load_statistics(saved)
+
+
+def test_the_passport_is_plain_json(saved):
+    with np.load(saved) as archive:
+        passport = json.loads(archive["passport"].tobytes())
+    assert passport["n"] == 9 and passport["extractor"] == {"name": "toy"}
+
+
+@pytest.mark.parametrize(
+    "name, message", [("ref.pt", r"under a name that ends in \.npz"), ("no/ref.npz", "there is no folder")]
+)
+def test_statistics_are_not_saved_to_odd_places(measurement, tmp_path, name, message):
+    with pytest.raises(UsageError, match=message):
+        save_statistics(tmp_path / name, measurement)

@@ -1,0 +1,274 @@
+"""Images that begin from pictures: variations, inpainting, interpolation, and the job that they are."""
+
+import hashlib
+
+import pytest
+import torch
+
+from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.errors import UsageError
+from hdit_core.generate.edit.img2img import sigmas_of, varying
+from hdit_core.generate.edit.inpaint import inpainting, parts_of, seed_of_round
+from hdit_core.generate.edit.interpolate import End, draws_fresh_noise, end_of, interpolating, slerp
+from hdit_core.generate.generate import generate
+from hdit_core.generate.job import EditJob
+from hdit_core.generate.pipeline import Painter
+from hdit_core.images import to_uint8
+from hdit_core.model.hourglass import HourglassTransformer
+from hdit_core.randomness import stream
+from tests.generate.exact_denoiser import CorrelatedDenoiser, GaussianDenoiser
+
+SIZE = (16, 24)
+SAMPLERS = ["dpmpp_3m_sde", "heun"]
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """Random weights everywhere, so that every input shows in the output."""
+    return lambda name, shape: stream(0, name, 0).standard_normal(shape, "float32") * 0.2
+
+
+@pytest.fixture
+def denoiser(tiny_recipe, weights):
+    network = HourglassTransformer(tiny_recipe.model)
+    for name, tensor in network.state_dict().items():
+        values = torch.from_numpy(weights(name, tensor.shape))
+        tensor.copy_(values.abs() if "scale" in name else values)
+    return Denoiser(network.eval(), tiny_recipe)
+
+
+def painter_of(denoiser, seed=5, size=SIZE, **settings):
+    values = {"batch_size": 2, "steps": 4} | settings
+    return Painter(denoiser, denoiser.recipe.sample.model_copy(update=values), seed, size)
+
+
+def picture(size=SIZE, channels=3):
+    levels = torch.from_numpy(stream(7, "picture", 0).integers(0, 256, (1, channels, *size)))
+    return levels.float() / 127.5 - 1
+
+
+def sampled(painter, numbers, classes):
+    drawn = generate(
+        painter.denoiser,
+        numbers,
+        seed=painter.seed,
+        class_ids=classes,
+        settings=painter.settings,
+        image_size=painter.image_size,
+    )
+    return torch.cat([batch.images for batch in drawn])
+
+
+@torch.inference_mode()
+def drawn(draw, numbers, classes=None):
+    return draw(list(numbers), classes)
+
+
+def test_a_variation_of_strength_0_is_the_picture_to_the_last_level(denoiser):
+    found = drawn(varying(painter_of(denoiser), picture(), 0.0), [0, 3], [1, 2])
+    assert (to_uint8(found) == to_uint8(picture().expand(2, -1, -1, -1))).all()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_variation_of_strength_1_is_the_sample_of_its_number(denoiser, sampler):
+    painter = painter_of(denoiser, sampler=sampler, guidance=2.0)
+    found = drawn(varying(painter, picture(), 1.0), [4, 7], [1, 2])
+    assert torch.equal(found, sampled(painter, [4, 7], [1, 2]))
+
+
+def test_the_stronger_the_variation_the_farther_it_is_from_the_picture(tiny_recipe):
+    painter = painter_of(GaussianDenoiser(tiny_recipe), steps=20)
+    spreads = [
+        (drawn(varying(painter, picture(), strength), range(4), [0] * 4) - picture()).std().item()
+        for strength in (0.1, 0.3, 0.5, 0.7)
+    ]
+    assert spreads == sorted(spreads) and spreads[0] < 0.05 and spreads[-1] > 0.3
+
+
+@pytest.mark.parametrize(("strength", "walked"), [(0.0, 0), (0.01, 1), (0.5, 2), (0.51, 3), (1.0, 4)])
+def test_the_strength_is_the_share_of_the_steps(denoiser, strength, walked):
+    painter = painter_of(denoiser)
+    assert torch.equal(sigmas_of(painter, strength), painter.sigmas[4 - walked :])
+
+
+def test_0_6_of_50_steps_are_30_in_spite_of_rounding(denoiser):
+    assert len(sigmas_of(painter_of(denoiser, steps=50), 0.6)) == 31
+
+
+@pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
+def test_a_strength_that_is_no_share_is_refused(denoiser, strength):
+    with pytest.raises(UsageError, match=r"--strength .*: expected a share from 0 .* to 1"):
+        varying(painter_of(denoiser), picture(), strength)
+
+
+def hole(size=SIZE):
+    mask = torch.zeros(1, 1, *size, dtype=torch.bool)
+    mask[..., 3:9, 5:20] = True
+    return mask
+
+
+@pytest.mark.parametrize(("sampler", "rounds"), [("dpmpp_3m_sde", 1), ("dpmpp_3m_sde", 3), ("dpm_adaptive", 1)])
+def test_outside_of_the_mask_the_picture_stays_to_the_last_level(denoiser, sampler, rounds):
+    found = drawn(inpainting(painter_of(denoiser, sampler=sampler), picture(), hole(), rounds), [0, 1], [1, 2])
+    known = ~hole()[0, 0].numpy()
+    before = to_uint8(picture().expand(2, -1, -1, -1))
+    assert (to_uint8(found)[:, known] == before[:, known]).all()
+    assert (to_uint8(found)[:, ~known] != before[:, ~known]).any()
+    assert not torch.equal(found[0], found[1])
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_with_nothing_known_and_one_round_inpainting_is_sampling(denoiser, sampler):
+    painter = painter_of(denoiser, sampler=sampler)
+    found = drawn(inpainting(painter, picture(), torch.ones(1, 1, *SIZE, dtype=torch.bool), 1), [4, 7], [1, 2])
+    assert torch.equal(found, sampled(painter, [4, 7], [1, 2]))
+
+
+def test_walking_again_brings_what_is_new_nearer_to_what_has_to_be_there(changed):
+    denoiser = CorrelatedDenoiser(changed({"model.num_classes": 0, "model.channels": 1}), correlation=0.8)
+    painter = painter_of(denoiser, size=(8, 12), steps=20, sampler="heun")
+    known, mask = torch.full((1, 1, 8, 12), 0.8), torch.ones(1, 1, 8, 12, dtype=torch.bool)
+    mask[..., 2, :] = False
+    expected = 0.8 * 12 * 0.8 / (0.2 + 12 * 0.8)  # of a new pixel, given twelve that are 0.8
+    errors = [
+        abs(drawn(inpainting(painter, known, mask, rounds), range(60))[mask.expand(60, -1, -1, -1)].mean() - expected)
+        for rounds in (1, 4, 10)
+    ]
+    assert errors[0] > 1.8 * errors[1] > 1.8**2 * errors[2]
+
+
+@pytest.mark.parametrize(("steps", "rounds"), [(1, 3), (7, 2), (50, 4), (50, 1)])
+def test_the_parts_make_the_whole_way(steps, rounds):
+    parts = list(parts_of(steps, rounds))
+    assert [begin for begin, _ in parts] == [0, *(end for _, end in parts[:-1])] and parts[-1][1] == steps
+    assert all(begin < end for begin, end in parts) and (len(parts) == 1 or rounds > 1)
+
+
+def test_every_round_has_noise_of_its_own_and_the_first_that_of_the_seed():
+    seeds = [seed_of_round(9, turn) for turn in range(100)]
+    assert seeds[0] == 9 and len(set(seeds)) == 100 and all(0 <= seed < 2**64 for seed in seeds)
+
+
+def noises():
+    return torch.from_numpy(stream(1, "two", 0).standard_normal((2, 3, 32, 48), "float32"))
+
+
+def test_the_ends_of_slerp_are_its_ends_and_its_middle_is_noise_of_the_same_length():
+    a, b = noises()
+    way = slerp(a, b, torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64))
+    assert torch.equal(way[0], a) and torch.equal(way[3], b)
+    assert (way.flatten(1).std(1) - 1).abs().max() < 0.03
+    straight = (a + b) / 2
+    assert straight.std() < 0.75
+
+
+def test_slerp_goes_at_one_speed_along_one_arc():
+    a, b = (torch.zeros(1, 2, 3) for _ in range(2))
+    a[0, 0, 0], b[0, 1, 2] = 2.0, 2.0
+    way = slerp(a, b, torch.linspace(0, 1, 4, dtype=torch.float64))
+    angles = torch.atan2(way[:, 0, 1, 2], way[:, 0, 0, 0])
+    torch.testing.assert_close(angles, torch.linspace(0, torch.pi / 2, 4))
+    torch.testing.assert_close(way.flatten(1).norm(dim=1), torch.full((4,), 2.0))
+
+
+@pytest.mark.parametrize("factor", [1.0, -1.0])
+def test_slerp_between_equals_or_opposites_is_finite_and_keeps_its_ends(factor):
+    a, _ = noises()
+    way = slerp(a, factor * a, torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
+    assert way.isfinite().all() and torch.equal(way[0], a) and torch.equal(way[2], factor * a)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_first_and_the_last_frame_are_the_samples_of_their_numbers(denoiser, sampler):
+    painter = painter_of(denoiser, sampler=sampler)
+    draw = interpolating(painter, end_of("3", painter), end_of("7", painter), frames=3)
+    frames = torch.cat([drawn(draw, numbers) for numbers in ([0, 1], [2])])
+    assert torch.equal(frames[[0, 2]], sampled(painter, [3, 7], [0, 1]))
+    assert torch.equal(drawn(draw, [1, 2]), frames[1:])
+
+
+def test_one_frame_is_nearer_to_the_next_than_the_ends_are_to_each_other(tiny_recipe):
+    painter = painter_of(GaussianDenoiser(tiny_recipe), steps=20, sampler="dpmpp_2m_sde")
+    frames = drawn(interpolating(painter, end_of("1", painter), end_of("4", painter), frames=9), range(9))
+    steps = (frames[1:] - frames[:-1]).flatten(1).norm(dim=1)
+    assert steps.max() < (frames[0] - frames[8]).norm() / 3
+    assert (frames.flatten(1).std(1) - 0.4).abs().max() < 0.05
+
+
+def test_between_two_classes_the_one_passes_over_to_the_other(tiny_recipe):
+    denoiser = GaussianDenoiser(tiny_recipe, mean=0.5, std=0.01)
+    painter = painter_of(denoiser, steps=20, sampler="heun")
+    start = painter.noise([0])[0]
+    frames = drawn(interpolating(painter, End(start, 0, 0), End(start, 0, 2), frames=3), range(3))
+    torch.testing.assert_close(frames.mean((1, 2, 3)), torch.tensor([0.0, 0.5, 1.0]), atol=0.02, rtol=0)
+    assert {tuple(classes) for classes in denoiser.asked} == {(0, 0, 0), (2, 2, 2)}
+
+
+def test_noise_from_a_file_is_refused_where_the_sampler_draws_more(denoiser):
+    ends = [End(painter_of(denoiser).noise([0])[0], None, 1), End(painter_of(denoiser).noise([1])[0], 1, 1)]
+    with pytest.raises(
+        UsageError, match=r"--sampler dpmpp_3m_sde: draws fresh noise on its way.*use --sampler dpmpp_2m"
+    ):
+        interpolating(painter_of(denoiser, sampler="dpmpp_3m_sde"), *ends, frames=3)
+    for settings in ({"sampler": "dpmpp_2m"}, {"sampler": "dpmpp_3m_sde", "eta": 0.0}):
+        assert drawn(interpolating(painter_of(denoiser, **settings), *ends, frames=3), [1]).isfinite().all()
+
+
+def test_which_samplers_draw_fresh_noise_is_found_by_trying(denoiser):
+    drawing = {name for name in ("euler", "heun", "lms", "dpmpp_2m") if draws_fresh_noise(settings_of(denoiser, name))}
+    assert not drawing
+    for name in ("euler_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde"):
+        assert draws_fresh_noise(settings_of(denoiser, name))
+
+
+def settings_of(denoiser, sampler):
+    return denoiser.recipe.sample.model_copy(update={"sampler": sampler})
+
+
+def test_the_number_of_an_end_has_to_be_one(denoiser):
+    painter = painter_of(denoiser)
+    assert end_of("8", painter).class_id == 2 and end_of("8", painter, 0).class_id == 0
+    with pytest.raises(UsageError, match=r"9+: larger than any image's number"):
+        end_of("9" * 30, painter)
+    with pytest.raises(UsageError, match="class 9: the network has the classes 0 to 2"):
+        end_of("8", painter, 9)
+
+
+def test_a_job_of_edits_has_the_same_bits_in_every_batch_and_says_what_it_is(denoiser):
+    found = {}
+    for batch_size in (1, 3):
+        painter = painter_of(denoiser, batch_size=batch_size)
+        job = EditJob(
+            denoiser,
+            range(3),
+            painter.seed,
+            painter.settings,
+            SIZE,
+            draw=inpainting(painter, picture(), hole(), 2),
+            edit={"kind": "inpaint"},
+        )
+        found[batch_size] = torch.cat([batch.images for batch in job.batches(range(3))])
+        assert [one for batch in job.batches([1, 4]) for one in batch.class_ids] == [1, 1]
+    assert torch.equal(found[1], found[3])
+    assert job.origin()["edit"] == {"kind": "inpaint"} and job.origin()["seed"] == 5
+
+
+def test_a_job_of_edits_refuses_a_class_that_there_is_not(denoiser):
+    painter = painter_of(denoiser)
+    draw = varying(painter, picture(), 0.5)
+    with pytest.raises(UsageError, match="class 7"):
+        EditJob(denoiser, range(2), 5, painter.settings, SIZE, 7, draw=draw, edit={})
+
+
+def test_other_sizes_than_the_trained_one_are_edited_and_impossible_ones_refused(denoiser):
+    painter = painter_of(denoiser, size=(24, 16))
+    assert drawn(varying(painter, picture((24, 16)), 0.5), [0], [1]).shape == (1, 3, 24, 16)
+    with pytest.raises(UsageError, match=r"--size 18x32: height 18 is not a multiple of 4"):
+        painter_of(denoiser, size=(18, 32))
+
+
+def test_an_end_is_known_by_its_noise(denoiser):
+    painter = painter_of(denoiser)
+    end = end_of("3", painter)
+    expected = hashlib.sha256(painter.noise([3])[0].numpy().tobytes()).hexdigest()
+    assert end.identity == {"noise_sha256": expected, "number": 3, "class": 0}

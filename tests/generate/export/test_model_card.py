@@ -1,0 +1,55 @@
+"""The card of an exported network: what its record says, with names of classes that are text, whatever they hold."""
+
+import re
+
+import pytest
+
+from hdit_core.checkpoint.save import save_checkpoint
+from hdit_core.checkpoint.state import State
+from hdit_core.data.format.manifest import read_manifest
+from hdit_core.generate.export.model_card import CardFacts, as_text, card
+from hdit_core.generate.export.training_record import TrainingRecord, training_record
+
+HOSTILE = (
+    "../../etc/passwd",
+    "a\0b",
+    "\x1b[31mred\x07",
+    "x" * 300,
+    "\u202egnp.exe",
+    "| cell | <script>alert(1)</script>",
+    "](javascript:alert(1))",
+    "---\nlicense: mit\n---",
+    "\ud800",
+    "=cmd|' /C calc'!A0",
+)
+FACTS = CardFacts("ema", "float32", "weights.safetensors", "hdit", "0" * 64, 7)
+
+
+@pytest.mark.parametrize("name", HOSTILE, ids=lambda name: repr(name)[:20])
+def test_a_hostile_name_of_a_class_is_text_in_one_cell_of_the_card(tiny_recipe, name):
+    text = card(tiny_recipe, TrainingRecord(classes=(name, "cat")), FACTS)
+    text.encode()  # it can be written
+    (row,) = [line for line in text.split("\n") if line.startswith("| 0 |")]
+    cells = re.split(r"(?<!\\)(?:\\\\)*\|", row)
+    assert len(cells) == 4 and len(row) < 700
+    assert not re.search(r"[<>\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", row)
+    assert not re.search(r"(?<!\\)(?:\\\\)*[\[\]`*_(]", cells[2])
+    assert text.count("\n---\n") == 1 and text.startswith("---\nlicense: other\n")
+
+
+def test_a_plain_name_stays_readable():
+    assert as_text("golden retriever") == "golden retriever" and as_text("café") == "café"
+
+
+def test_names_of_classes_come_from_the_data_set_that_it_was_trained_on_alone(trained, tiny_data, tmp_path):
+    recipe, manifest = trained({}), read_manifest(tiny_data)
+    parts = {"model": {}, "ema": {}}
+    for name, data_hash in (("own", manifest.root), ("other", "0" * 64)):
+        save_checkpoint(tmp_path / name, recipe, State(step=1, num_images=8, data_hash=data_hash), parts)
+    assert training_record(tmp_path / "own", recipe).classes == ("class0", "class1", "class2")
+    assert training_record(tmp_path / "other", recipe).classes == ()
+
+
+def test_of_many_classes_the_card_names_a_hundred(tiny_recipe):
+    text = card(tiny_recipe, TrainingRecord(classes=tuple(f"c{number}" for number in range(1000))), FACTS)
+    assert "| 99 | c99 |" in text and "| 100 |" not in text and "and 900 more in classes.json" in text

@@ -1,0 +1,131 @@
+"""A folder of samples is gone on with, checked, never mixed, and says how it was made."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hdit_core.errors import UsageError
+from hdit_core.generate.generate import Generated
+from hdit_core.generate.output import sample_folder as module
+from hdit_core.generate.output.sample_folder import SampleFolder
+
+ORIGIN = {"weights_sha256": "ab", "seed": 3, "settings": {"steps": 4, "eta": 1.0}}
+
+
+def batch(numbers, height=8, width=12, channels=3):
+    images = torch.stack([torch.full((channels, height, width), number / 16 - 1) for number in numbers])
+    return Generated(list(numbers), [number % 3 for number in numbers], images)
+
+
+def begun(path, origin=ORIGIN):
+    samples = SampleFolder(path, origin, (8, 12, 3))
+    samples.begin()
+    return samples
+
+
+def test_each_image_is_a_png_named_by_its_number_beside_a_grid_and_a_record(tmp_path):
+    samples = begun(tmp_path / "out")
+    samples.write(batch([4, 5]))
+    samples.write(batch([9]))
+    record = samples.finish([4, 5, 9], lambda number: number % 3)
+
+    names = ["00000004.png", "00000005.png", "00000009.png", "grid.png", "samples.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    assert record == {"status": "complete", "num_images": 3, "images": "4-5,9", "origin": ORIGIN}
+    assert json.loads((tmp_path / "out" / "samples.json").read_text()) == record | {"class_ids": [1, 2, 0]}
+    pixels = np.asarray(Image.open(tmp_path / "out" / "00000009.png"))
+    assert pixels.shape == (8, 12, 3) and (pixels == round(127.5 * 9 / 16)).all()
+
+
+def test_a_folder_that_was_begun_says_so_and_from_what(tmp_path):
+    begun(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "samples.json").read_text()) == {"status": "unfinished", "origin": ORIGIN}
+
+
+def test_what_is_missing_cut_short_of_another_size_or_no_png_is_drawn_again_and_the_rest_kept(tmp_path):
+    samples = begun(tmp_path)
+    samples.write(batch(range(6)))
+    whole = samples.path(1).read_bytes()
+    samples.path(1).write_bytes(whole[: len(whole) // 2])
+    samples.path(2).unlink()
+    Image.new("RGB", (8, 8)).save(samples.path(3))
+    samples.path(4).write_bytes(b"GIF89a")
+    looked_at = []
+    assert begun(tmp_path).missing(range(7), looked_at.append) == [1, 2, 3, 4, 6]
+    assert looked_at == [0]
+
+
+def test_a_second_job_of_the_same_making_adds_its_images_to_the_record(tmp_path):
+    first = begun(tmp_path)
+    first.write(batch([0, 1]))
+    first.finish([0, 1], lambda number: None)
+    second = begun(tmp_path)
+    second.write(batch([7]))
+    assert second.finish([7], lambda number: None)["images"] == "0-1,7"
+    assert json.loads((tmp_path / "samples.json").read_text())["class_ids"] is None
+
+
+def test_images_that_vanished_leave_the_record(tmp_path):
+    first = begun(tmp_path)
+    first.write(batch([0, 1]))
+    first.finish([0, 1], lambda number: None)
+    first.path(0).unlink()
+    assert begun(tmp_path).finish([], lambda number: None)["images"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 4}, "seed is 3 there and 4 here"),
+        ({"settings": {"steps": 9, "eta": 1.0}}, r"settings.steps is 4 there and 9 here\. Give another"),
+        ({"weights_sha256": "cd"}, "weights_sha256 is 'ab' there and 'cd' here"),
+    ],
+)
+def test_samples_of_another_making_are_refused_and_nothing_is_touched(tmp_path, changed, message):
+    begun(tmp_path)
+    before = (tmp_path / "samples.json").read_bytes()
+    with pytest.raises(UsageError, match=f"holds samples made otherwise: {message}"):
+        begun(tmp_path, ORIGIN | changed)
+    assert (tmp_path / "samples.json").read_bytes() == before
+
+
+def test_only_three_differences_are_told_and_how_many_more_there_are(tmp_path):
+    begun(tmp_path)
+    other = {"weights_sha256": "x", "seed": 0, "settings": {"steps": 1, "eta": 0.0, "rho": 7}}
+    with pytest.raises(UsageError, match="; and 2 more"):
+        begun(tmp_path, other)
+
+
+def test_a_folder_with_something_else_in_it_and_a_file_are_refused(tmp_path):
+    (tmp_path / "old.png").touch()
+    for place in (tmp_path, tmp_path / "old.png"):
+        with pytest.raises(UsageError, match="exists and is not a folder of samples"):
+            begun(place)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"origin": {}, "images": "x"}', '{"origin": {}, "images": 3}'])
+def test_a_record_that_cannot_be_read_is_refused(tmp_path, content):
+    (tmp_path / "samples.json").write_text(content)
+    with pytest.raises(UsageError, match=r"samples.json: cannot be read .*; give another folder"):
+        begun(tmp_path)
+
+
+def test_leftovers_of_killed_writers_go_away_with_the_finish(tmp_path):
+    samples = begun(tmp_path)
+    (tmp_path / ".tmp-00000003.png-77").write_bytes(b"half")
+    samples.write(batch([0]))
+    samples.finish([0], lambda number: None)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000.png", "grid.png", "samples.json"]
+
+
+def test_the_grid_has_the_shape_that_is_asked_for_and_no_more_pixels_than_a_screen_bears(tmp_path, monkeypatch):
+    samples = begun(tmp_path)
+    samples.write(batch(range(8)))
+    samples.finish(range(8), lambda number: None, (2, 3))
+    assert Image.open(tmp_path / "grid.png").size == (3 * 14 + 2, 2 * 10 + 2)
+    monkeypatch.setattr(module, "MOST_GRID_PIXELS", 3 * 8 * 12)
+    begun(tmp_path).finish(range(8), lambda number: None)
+    assert Image.open(tmp_path / "grid.png").size == (2 * 14 + 2, 2 * 10 + 2)

@@ -1,0 +1,168 @@
+"""Several jobs in one folder of samples at once: no entry is lost, the last to end completes it, none waits long."""
+
+import errno
+import fcntl
+import json
+import os
+import random
+import signal
+
+import pytest
+import torch
+
+from hdit_core import locks as module
+from hdit_core.errors import UsageError
+from hdit_core.generate.generate import Generated
+from hdit_core.generate.output.sample_folder import SampleFolder
+from hdit_core.locks import Claim
+from tests.generate.sampling_ranks import begin, command, contents, end, write_network
+
+ORIGIN = {"seed": 3, "settings": {"steps": 4}}
+
+
+def begun(path):
+    samples = SampleFolder(path, ORIGIN, (8, 12, 3))
+    samples.begin()
+    return samples
+
+
+def draw(samples, numbers):
+    samples.write(Generated(list(numbers), None, torch.zeros(len(numbers), 3, 8, 12)))
+
+
+def finish(samples, numbers):
+    return samples.finish(numbers, lambda number: None)
+
+
+def record(path):
+    return json.loads((path / "samples.json").read_text())
+
+
+class Other:
+    """Another process that does something and then waits until it is let go on, or killed."""
+
+    def __init__(self, act, then=lambda: None):
+        (wait_for, self._go_on), done = os.pipe(), os.pipe()
+        self.process = os.fork()
+        if self.process == 0:
+            code = 9
+            try:
+                act()
+                os.write(done[1], b".")
+                os.close(self._go_on)
+                os.read(wait_for, 1)
+                then()
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(done[1])
+        assert os.read(done[0], 1) == b"."
+
+    def end(self):
+        os.close(self._go_on)
+        assert os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1]) == 0
+
+    def kill(self):
+        os.kill(self.process, signal.SIGKILL)
+        os.waitpid(self.process, 0)
+        os.close(self._go_on)
+
+
+def test_a_job_that_ends_while_another_draws_leaves_it_the_end_of_the_record_and_what_it_writes(tmp_path):
+    theirs = SampleFolder(tmp_path, ORIGIN, (8, 12, 3))
+    half = tmp_path / ".tmp-00000007.png-theirs"
+
+    def act():
+        theirs.begin()
+        half.write_bytes(b"half")
+
+    def then():
+        half.unlink()  # fails where it was taken for a killed job's
+        draw(theirs, [7])
+        finish(theirs, [7])
+
+    other, mine = Other(act, then), begun(tmp_path)
+    draw(mine, [0, 1])
+    assert finish(mine, [0, 1])["status"] == record(tmp_path)["status"] == "unfinished"
+    assert record(tmp_path)["images"] == "0-1" and half.exists()
+    other.end()
+    assert (record(tmp_path)["status"], record(tmp_path)["images"]) == ("complete", "0-1,7")
+    names = ["00000000.png", "00000001.png", "00000007.png", "grid.png", "samples.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_two_jobs_that_begin_and_end_at_once_make_the_folder_of_one(tmp_path):
+    network, numbers = write_network(tmp_path / "tiniest.safetensors"), random.Random(0)
+    whole = command(network, 12, tmp_path / "whole", 2)
+    assert not end(begin(whole, 1, tmp_path / "log"), 60, numbers)
+    for turn in range(2):
+        halves = [command(network, part, tmp_path / f"{turn}", 2) for part in ("0-4,9", "5-8,10-11")]
+        processes = [process for half in halves for process in begin(half, 1, tmp_path / "log")]
+        assert not end(processes, 60, numbers)
+        assert contents(tmp_path / f"{turn}") == contents(tmp_path / "whole")
+
+
+def test_a_killed_job_keeps_nobody_waiting_and_is_not_taken_for_one_at_work(tmp_path):
+    theirs = SampleFolder(tmp_path, ORIGIN, (8, 12, 3))
+
+    def act():
+        theirs.begin()
+        theirs._claim.record().__enter__()
+        (tmp_path / ".tmp-00000001.png-theirs").write_bytes(b"half")
+
+    Other(act).kill()
+    mine = begun(tmp_path)
+    draw(mine, [0])
+    assert finish(mine, [0])["status"] == "complete"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000.png", "grid.png", "samples.json"]
+
+
+def test_who_does_not_let_go_of_the_record_is_named_after_a_while(tmp_path, monkeypatch):
+    theirs = Claim(tmp_path)
+    other = Other(lambda: (theirs.take(), theirs.record().__enter__()))
+    monkeypatch.setattr(module, "LONGEST_WAIT_S", 0.05)
+    with pytest.raises(
+        UsageError, match=r"another hdit has been writing its record for .*; end it, or .* remove .*/\.lock, and"
+    ):
+        begun(tmp_path)
+    other.kill()
+    begun(tmp_path)
+
+
+def test_who_waited_while_the_last_one_removed_the_lock_takes_the_new_one(tmp_path):
+    claim = Claim(tmp_path)
+    removed = []
+
+    def remove_once():
+        found = Claim._is_gone(claim)
+        if not removed:
+            removed.append((tmp_path / ".lock").unlink())
+            return Claim._is_gone(claim)
+        return found
+
+    claim._is_gone = remove_once
+    claim.take()
+    assert os.fstat(claim._descriptor).st_ino == (tmp_path / ".lock").stat().st_ino
+    other = Other(lambda: Claim(tmp_path).take())
+    assert not claim.is_alone()
+    other.kill()
+    assert claim.is_alone()
+
+
+def test_without_locks_it_is_said_and_drawn_all_the_same(tmp_path, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", none)
+    with pytest.warns(UserWarning, match="its file system has no locks .*; let no two hdit draw into it"):
+        mine = begun(tmp_path)
+    draw(mine, [0])
+    assert finish(mine, [0])["status"] == "complete"
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".lock").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        begun(tmp_path / "out")
+    assert not (tmp_path / "nowhere").exists()

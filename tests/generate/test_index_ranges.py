@@ -1,0 +1,32 @@
+"""Lists of image numbers: what people write, and back."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hdit_core.errors import UsageError
+from hdit_core.generate.index_ranges import read_ranges, write_ranges
+
+
+def test_ranges_and_single_numbers_come_in_rising_order_each_once():
+    assert read_ranges("5, 0-3,2,100-101") == [0, 1, 2, 3, 5, 100, 101]
+
+
+@given(st.sets(st.integers(0, 300), min_size=1))
+def test_what_is_written_is_read_back(numbers):
+    assert read_ranges(write_ranges(sorted(numbers))) == sorted(numbers)
+
+
+def test_neighbours_are_written_as_one_range():
+    assert write_ranges([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
+
+
+@pytest.mark.parametrize("text", ["", "a", "3-1", "-1", "1--2", "1,", "1.5", "9" * 20, "0-9999999999999999999"])
+def test_what_is_no_list_is_refused_with_an_example(text):
+    with pytest.raises(UsageError, match=r"--seeds .*expected numbers and ranges .* for example 0-63,100"):
+        read_ranges(text)
+
+
+def test_more_numbers_than_memory_holds_are_refused_before_they_are_made():
+    with pytest.raises(UsageError, match="more than 100,000,000 images"):
+        read_ranges("0-4000000000000000000")

@@ -1,0 +1,44 @@
+"""How a run's images are drawn where nothing else is said."""
+
+import pytest
+
+from hdit_core.errors import RecipeError
+from hdit_core.generate.settings import apply_defaults, read_defaults, write_defaults
+
+
+def test_what_is_written_is_read_back_and_stands_over_the_recipe(tmp_path, tiny_recipe):
+    write_defaults(tmp_path, "0.100", {"guidance": 1.5, "guidance_interval": [0.2, 5.0], "eta": None}, "why")
+    found = read_defaults(tmp_path)
+    assert found.weights == "0.100" and found.sample == {"guidance": 1.5, "guidance_interval": [0.2, 5.0]}
+    drawn = apply_defaults(tiny_recipe, found).sample
+    assert drawn.guidance == 1.5 and drawn.guidance_interval == (0.2, 5.0) and drawn.steps == tiny_recipe.sample.steps
+    assert "weights 0.100, guidance 1.5, guidance_interval [0.2, 5.0]" in found.note and "sample.toml" in found.note
+
+
+def test_without_a_file_the_recipe_and_the_averaged_weights_stand(tmp_path, tiny_recipe):
+    found = read_defaults(tmp_path)
+    assert found.weights == "ema" and found.note is None
+    assert apply_defaults(tiny_recipe, found) is tiny_recipe
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("x = ", r"sample\.toml: not a TOML file"),
+        ("weights = 3", r"sample\.toml: expected weights = .* and \[sample\] and no other key; mend or remove it"),
+        ("colour = 3", r"sample\.toml: expected weights"),
+        ("sample = 3", r"sample\.toml: expected weights"),
+        ("x = " + "[" * 2000, r"sample\.toml: not a TOML file"),
+        ("#" * 200_000, r"sample\.toml: more than 100,000 bytes"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, content, message):
+    (tmp_path / "sample.toml").write_text(content)
+    with pytest.raises(RecipeError, match=message):
+        read_defaults(tmp_path)
+
+
+def test_a_setting_that_there_is_not_is_named_with_the_file(tmp_path, tiny_recipe):
+    (tmp_path / "sample.toml").write_text("[sample]\nguidence = 2")
+    with pytest.raises(RecipeError, match=r"sample\.toml: sample\.guidence: unknown key"):
+        apply_defaults(tiny_recipe, read_defaults(tmp_path))

@@ -1,0 +1,157 @@
+"""NATTEN from 0.20 to the newest, by a stand-in that has its interface, and by itself where it is installed.
+
+No GPU is needed: the stand-in computes by the definition, and the kernels that NATTEN would pick are its to name.
+"""
+
+import importlib.util
+import sys
+from types import ModuleType
+
+import pytest
+import torch
+
+from hdit_core.model.attention import natten
+from hdit_core.model.attention.interface import Place
+from tests.model.neighborhoods import CASES, assert_by_definition, brute_force, random_qkv
+
+HERE = Place(torch.device("cpu"), torch.float32, 8)
+
+
+def na2d(query, key, value, kernel_size, stride=1, dilation=1, is_causal=False, scale=None, backend=None):
+    """What all of 0.20 to 0.21.7 take, but for arguments that only tune; their scale is 1 / sqrt(D) by default."""
+    assert stride == dilation == 1 and not is_causal and backend is None
+    return brute_force(query * (scale or query.shape[-1] ** -0.5), key, value, kernel_size)
+
+
+def choose_0_20_0(input_tensor, torch_compile):
+    return "cutlass-fna"
+
+
+def choose(query, key, value, torch_compile):
+    """How the newest picks on a Hopper GPU."""
+    assert not torch_compile
+    fits = query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] in (32, 64, 128)
+    return "hopper-fna" if fits and query.requires_grad else "cutlass-fna"
+
+
+@pytest.fixture
+def install(monkeypatch):
+    """Return a function that puts a stand-in in the place of NATTEN."""
+
+    def put(version="0.21.7", na2d=na2d, choose=choose, **attributes):
+        modules = {name: ModuleType(name) for name in ("natten", "natten.functional", "natten.backends")}
+        modules["natten"].__version__ = version
+        modules["natten.functional"].na2d = na2d
+        modules["natten.backends"].choose_backend = choose
+        for name, value in attributes.items():
+            setattr(modules["natten"], name, value)
+        for name, module in modules.items():
+            monkeypatch.setitem(sys.modules, name, module)
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("version", "choose"),
+    [("0.20.0", choose_0_20_0), ("0.20.1", choose), ("0.21.0", choose), ("0.21.5+torch290cu128", choose)],
+)
+def test_every_version_from_0_20_on_is_taken(install, version, choose):
+    install(version, choose=choose, HAS_LIBNATTEN=True)
+    assert natten.unavailable(HERE) is None
+    assert natten.describe(HERE).startswith(f"natten {version} cutlass-fna (CPU)")
+
+
+@pytest.mark.parametrize("case", CASES[:3], ids=str)
+def test_its_layout_and_scale_are_ours(install, case):
+    install()
+    assert_by_definition(natten.attend, case)
+
+
+def test_the_log_names_the_kernel_that_it_picks(install):
+    install()
+    assert natten.describe(Place(torch.device("cpu"), torch.bfloat16, 64)) == "natten 0.21.7 hopper-fna (CPU)"
+    assert natten.describe(Place(torch.device("cpu"), torch.bfloat16, 24)) == "natten 0.21.7 cutlass-fna (CPU)"
+
+
+def none(query, key, value, torch_compile):
+    raise NotImplementedError("NATTEN could not find a suitable backend for this use case.")
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"version": "0.17.5"}, "natten 0.17.5 is too old; 0.20 or later is needed"),
+        ({"version": "0.19.0+torch260"}, "is too old"),
+        (
+            {"HAS_LIBNATTEN": False},
+            "natten 0.21.7 was built without its CUDA kernels (libnatten); install the build",
+        ),
+        ({"choose": none}, "natten 0.21.7 has no kernel for CPU, float32, head_dim = 8"),
+        ({"choose": lambda q, k, v, torch_compile: "flex-fna"}, "has no kernel"),
+        ({"na2d": lambda q, k, v, kernel_size, scale: 1 / 0}, "fails a trial: ZeroDivisionError: division by zero"),
+        ({"na2d": lambda q, k, v, kernel_size, scale: na2d(q, k, v, kernel_size)}, "wrong numbers in a trial: outputs"),
+        ({"na2d": lambda q, k, v, kernel_size, scale: na2d(q, k, v, 3, scale=scale)}, "wrong numbers"),
+        (
+            {"na2d": lambda q, k, v, kernel_size, scale: na2d(q, k.detach(), v, kernel_size, scale=scale)},
+            "fails a trial",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_said(install, keys, message):
+    install(**keys)
+    assert message in natten.unavailable(HERE)
+
+
+def test_float64_is_not_for_it(install):
+    install()
+    found = natten.unavailable(Place(torch.device("cpu"), torch.float64, 8))
+    assert found == "natten 0.21.7 takes float16, bfloat16 and float32, found float64"
+
+
+def test_without_it_the_reason_says_where_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "natten", None)
+    assert natten.unavailable(HERE).startswith("natten")
+    monkeypatch.delitem(sys.modules, "natten")
+    monkeypatch.setattr(sys, "meta_path", [])
+    assert natten.unavailable(HERE) == "natten is not installed (https://natten.org/install)"
+
+
+class BrokenImport:
+    """Finds natten, and fails to load it as a build for another torch does."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name == "natten":
+            raise ImportError("libnatten.so: undefined symbol: _ZN3c106detail14torchCheckFail\nand more")
+
+
+def test_a_build_that_does_not_load_is_said_in_one_line(monkeypatch):
+    monkeypatch.delitem(sys.modules, "natten", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [BrokenImport()])
+    expected = "natten does not import: ImportError: libnatten.so: undefined symbol: _ZN3c106detail14torchCheckFail"
+    assert natten.unavailable(HERE) == f"{expected}; install the build for this torch"
+
+
+@pytest.mark.parametrize(("version", "breaks"), [("0.21.1", 1), ("0.21.5", 0)])
+def test_torch_compile_goes_through_it_from_0_21_5_on_and_around_it_before(install, version, breaks):
+    def cheap(q, k, v, kernel_size, scale):
+        return q * scale + k * kernel_size + v
+
+    install(version, na2d=cheap)
+    q, k, v, _ = random_qkv(*CASES[0][:-1])
+    torch._dynamo.reset()
+    found = torch._dynamo.explain(lambda q, k, v: natten.attend(q + 1, k, v, 3) * 2)(q, k, v)
+    assert found.graph_break_count == breaks
+    assert ("which torch.compile passes by" in natten.describe(HERE)) == bool(breaks)
+
+
+def test_the_real_one_gives_the_definitions_numbers():
+    """On a CPU it has no gradients, and takes seconds where ours takes milliseconds."""
+    if importlib.util.find_spec("natten") is None:
+        pytest.skip("natten is not installed")
+    import natten as real
+
+    if natten.kernel(real, Place(torch.device("cpu"), torch.float32, 16)) is None:
+        pytest.skip(f"natten {real.__version__} does not run on a CPU beside this torch")
+    q, k, v, _ = random_qkv(2, 7, 9, 2, 16, torch.float32)
+    torch.testing.assert_close(natten.attend(q, k, v, 5), brute_force(q, k, v, 5), rtol=1e-5, atol=1e-5)
+    assert natten.unavailable(HERE).startswith(f"natten {real.__version__} ")

@@ -1,0 +1,149 @@
+"""The planned memory of a training step, against what the step takes on this machine."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from hdit_core.bench.train import endless_plan, random_batches
+from hdit_core.distributed import World
+from hdit_core.model.native.attention import unavailable
+from hdit_core.model.native.library import find_gemm
+from hdit_core.model.native.rowwise import load_rows
+from hdit_core.plan.memory import Place, training_memory
+from hdit_core.recipe.read import check_recipe, read_recipe
+from hdit_core.recipe.run import Recipe
+from hdit_core.train.step.build import make_learner
+
+
+def there_are_passes() -> bool:
+    """Return whether whole blocks run in one compiled pass here."""
+    return find_gemm() is not None and not isinstance(load_rows(), str)
+
+
+ON_A_CPU = Place(value_bytes=4, attention="native", pass_threads=int(there_are_passes()))
+
+
+def small(**train: object) -> Recipe:
+    levels = [
+        {"depth": 2, "width": 64, "attention": "neighborhood", "kernel_size": 5, "head_dim": 32},
+        {"depth": 1, "width": 128, "attention": "shifted-window", "window_size": 4, "head_dim": 32},
+        {"depth": 2, "width": 160, "attention": "global", "head_dim": 32},
+    ]
+    model = {"image_size": [64, 96], "levels": levels, "num_classes": 3}
+    return check_recipe({"model": model, "train": {"num_images": 1000, "batch_size": 8, **train}}, "a test")
+
+
+def with_one_window() -> Recipe:
+    levels = [
+        {"depth": 1, "width": 32, "attention": "none"},
+        {"depth": 3, "width": 192, "attention": "global", "head_dim": 32},
+    ]
+    return check_recipe(
+        {"model": {"image_size": 96, "levels": levels}, "train": {"num_images": 1000, "batch_size": 6}}, "a test"
+    )
+
+
+RECIPES = {
+    "a grid as one window": with_one_window(),
+    "digits": read_recipe("mnist32", ["train.batch_size=16"]),
+    "digits, mostly weights": read_recipe("mnist32", ["train.batch_size=2"]),
+    "three kinds of attention": small(),
+    "outermost level again": small(activation_checkpointing=1),
+    "all levels again": small(activation_checkpointing=True),
+    "in four pieces": small(micro_batch_size=2),
+}
+
+
+def measured_peak(recipe: Recipe) -> int:
+    """Return the most that a step's allocations hold at once, beyond weights, averages and optimizer."""
+    learner = make_learner(recipe, None, World(), torch.device("cpu"))
+    plan, pieces = endless_plan(learner), (piece for step in endless_plan(learner) for piece in learner.pieces(step))
+    batches = random_batches(recipe, pieces)
+    learner.update(next(plan), batches)
+    learner.optimizer.zero_grad(set_to_none=True)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        learner.update(next(plan), batches)
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = most = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+@pytest.mark.skipif(unavailable() is not None, reason=f"planned for the compiled kernel: {unavailable()}")
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_step_stays_under_its_plan_and_within_15_percent_of_it(recipe):
+    again = recipe.train.activation_checkpointing
+    images = recipe.train.micro_batch_size or recipe.train.batch_size
+    place = replace(ON_A_CPU, accumulates=images < recipe.train.batch_size)
+
+    planned = training_memory(recipe.model, images, place, len(recipe.model.levels) if again is True else int(again))
+
+    peak = measured_peak(recipe)
+    assert peak <= planned.total - planned.fixed <= 1.15 * peak
+
+
+@pytest.mark.skipif(not there_are_passes(), reason="no blocks in one compiled pass here")
+def test_more_threads_work_in_more_room_and_stay_under_the_plan_too():
+    recipe, most = RECIPES["in four pieces"], []
+    for threads in (1, 4):
+        planned = training_memory(recipe.model, 2, replace(ON_A_CPU, accumulates=True, pass_threads=threads))
+        torch.set_num_threads(threads)
+        try:
+            most.append(measured_peak(recipe))
+        finally:
+            torch.set_num_threads(1)
+        assert most[-1] <= planned.total - planned.fixed <= 1.15 * most[-1]
+    assert most[0] < most[1]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_weights_optimizer_and_averages_are_the_tensors_that_a_run_holds(optimizer):
+    recipe = small(optimizer=optimizer)
+    learner = make_learner(recipe, None, World(), torch.device("cpu"))
+    plan, pieces = endless_plan(learner), (piece for step in endless_plan(learner) for piece in learner.pieces(step))
+    learner.update(next(plan), random_batches(recipe, pieces))
+    planned = training_memory(recipe.model, 8, replace(ON_A_CPU, muon=optimizer == "muon"))
+
+    def size(tensors) -> int:
+        return sum(tensor.nbytes for tensor in tensors)
+
+    moments = [v for state in learner.optimizer.state.values() for v in state.values() if v.ndim]
+    assert size(learner.ema.source.parameters()) == planned.weights
+    assert size(learner.ema.network.parameters()) == planned.averages
+    assert size(moments) == planned.optimizer
+
+
+def test_sharding_divides_what_every_device_would_hold_and_no_activation():
+    model = RECIPES["three kinds of attention"].model
+    whole, shards = (training_memory(model, 4, Place(ranks=4, sharded=sharded)) for sharded in (False, True))
+
+    assert shards.weights == -(-whole.weights // 4 // 4) * 4
+    assert shards.optimizer + shards.averages == pytest.approx((whole.optimizer + whole.averages) / 4, rel=1e-4)
+    assert shards.activations == whole.activations
+    assert shards.copies < whole.copies
+
+
+def test_activations_of_any_batch_are_those_of_one_image_so_many_times():
+    model = RECIPES["three kinds of attention"].model
+    one, many = (training_memory(model, images, replace(ON_A_CPU, accumulates=True)) for images in (64, 640))
+
+    assert many.activations == pytest.approx(10 * one.activations, rel=1e-6)
+    assert many.fixed == one.fixed
+
+
+def test_more_levels_computed_again_never_hold_more_activations():
+    model = RECIPES["three kinds of attention"].model
+    held = [training_memory(model, 64, ON_A_CPU, levels).total for levels in range(4)]
+
+    assert held == sorted(held, reverse=True) and held[1] < 0.7 * held[0]
+
+
+def test_a_second_average_costs_the_weights_once_more():
+    model = RECIPES["digits"].model
+    one, two = (training_memory(model, 4, Place(averages=averages)) for averages in (1, 2))
+
+    assert two.total - one.total == one.weights

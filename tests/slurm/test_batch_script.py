@@ -1,0 +1,203 @@
+"""The batch scripts: bash accepts them, no word breaks out, and they do what they say with a Slurm that is played."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hdit_core.errors import UsageError
+from hdit_core.slurm.batch_script import Request, array_script, job_script, train_script
+
+REQUEST = Request("a run", "24:00:00", nodes=2, gpus_per_node=8, cpus_per_task=4, more=("partition=gpu", "exclusive"))
+HOSTILE = ["it's", "$(touch pwned)", "`touch pwned`", "a\n#SBATCH --nodes=99\ntouch pwned", 'a"; touch pwned; "', "x y"]
+
+
+def scripts(words, request=REQUEST, run=Path("runs/a")):
+    return {
+        "torchrun": train_script(request, words, run, (), "torchrun", 3),
+        "srun": train_script(request, words, run, (), "srun", 3),
+        "sample": job_script(request, ["sample", *words], (), 3),
+        "prepare-data": array_script(request, ["prepare-data", *words], (), 10),
+    }
+
+
+@pytest.mark.parametrize("kind", ["torchrun", "srun", "sample", "prepare-data"])
+def test_bash_finds_nothing_wrong_with_a_script(kind):
+    script = scripts(["a recipe.toml", *HOSTILE], run=Path("runs/it's $(here)"))[kind]
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+
+
+def test_the_directives_ask_for_what_was_asked():
+    script = scripts(["imagenet256"])["srun"]
+    found = re.findall(r"^#SBATCH --(.*)$", script, re.MULTILINE)
+    assert found == [
+        "job-name=a-run",
+        "nodes=2",
+        "ntasks-per-node=8",
+        "gpus-per-node=8",
+        "cpus-per-task=4",
+        "time=24:00:00",
+        "signal=B:USR1@300",
+        "requeue",
+        "open-mode=append",
+        "output=%x-%j.out",
+        "partition=gpu",
+        "exclusive",
+    ]
+    torchrun = scripts(["imagenet256"])["torchrun"]
+    assert "ntasks-per-node=1\n" in torchrun and "cpus-per-task=32\n" in torchrun  # the eight ranks of one task
+    assert "array=1-10\n" in scripts([])["prepare-data"]
+    assert "gpus" not in train_script(Request("r", "60"), ["mnist32"], Path("r"), (), "srun", 3)
+
+
+@pytest.mark.parametrize("time", ["", "soon", "1:2:3:4", "24:00:00\n#SBATCH --nodes=9", "-5", "1-"])
+def test_a_time_that_sbatch_would_not_take_is_refused(time):
+    with pytest.raises(UsageError, match=r"(?s)--time .*: expected a time as sbatch takes it, such as 24:00:00"):
+        Request("r", time)
+
+
+@pytest.mark.parametrize("time", ["60", "30:00", "24:00:00", "2-12", "2-12:30", "2-12:30:15"])
+def test_the_times_that_sbatch_takes_are_taken(time):
+    assert f"#SBATCH --time={time}" in list(Request("r", time).directives(1))
+
+
+@pytest.mark.parametrize("option", ["--partition=gpu", "-p", "partition=a b", "comment='x'", "wrap=$(x)", "x\ny", ""])
+def test_an_option_that_could_break_its_line_is_refused(option):
+    with pytest.raises(UsageError, match="expected an option of sbatch without hyphens"):
+        Request("r", "60", more=(option,))
+
+
+@pytest.mark.parametrize(("kind", "cores"), [("torchrun", 32), ("srun", 4), ("sample", 4)])
+def test_srun_is_told_of_the_cores_that_it_does_not_inherit(kind, cores):
+    assert f"srun --kill-on-bad-exit=1 --cpus-per-task={cores} python" in scripts([])[kind]
+
+
+def test_a_preparation_is_not_told_to_end_before_its_limit():
+    assert "signal=" not in array_script(Request("r", "1", notice_s=0), ["prepare-data"], (), 10)
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [("1", 60), ("1:30", 90), ("1:00:30", 3630), ("1-2", 93_600), ("1-2:3", 93_780), ("1-2:3:4", 93_784)],
+)
+def test_a_notice_as_long_as_the_job_is_refused(time, seconds):
+    with pytest.raises(UsageError, match=f"--notice {seconds}: .* --time {time} is {seconds} seconds; expected"):
+        Request("r", time, notice_s=seconds)
+    Request("r", time, notice_s=seconds - 1)
+    Request("r", "0", notice_s=seconds)  # no limit
+
+
+PLAYED = {
+    "srun": """env > "$TMP/environment"; printf "%s\\n" "$@" > "$TMP/srun"
+        if [ -e "$TMP/slow" ]; then while [ ! -e "$TMP/STOP" ]; do sleep 0.05; done; fi
+        exit "${SRUN_EXIT:-0}\"""",
+    "scontrol": 'if [ "$1" = show ]; then echo node1; echo node2; else echo "$@" > "$TMP/scontrol"; fi',
+    "python": 'case "$*" in *again*) echo "$@" > "$TMP/again"; exit "${AGAIN:-0}";; *) exit 9;; esac',
+}
+
+
+def play(tmp_path, script, **environment):
+    """Run a script with commands of Slurm that only note how they were called."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, body in PLAYED.items():
+        (programs / name).write_text(f"#!/bin/bash\n{body}\n")
+        (programs / name).chmod(0o755)
+    path = f"{programs}:{os.environ['PATH']}"
+    known = {
+        "SLURM_JOB_ID": "71",
+        "SLURM_JOB_NODELIST": "node[1-2]",
+        "TMP": str(tmp_path),
+        "STOP": str(tmp_path / "STOP"),
+    }
+    return subprocess.Popen(
+        ["bash", "-c", script], env=os.environ | known | environment | {"PATH": path}, cwd=tmp_path, stderr=sys.stderr
+    )
+
+
+def wait_for(path, job):
+    while not path.exists():
+        assert job.poll() is None
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("kind", ["torchrun", "srun", "sample"])
+def test_every_word_reaches_the_command_as_it_is_and_nothing_else_runs(tmp_path, kind):
+    words = ["recipe.toml", "--set", *HOSTILE]
+    assert play(tmp_path, scripts(words, run=tmp_path)[kind]).wait(120) == 0
+
+    given = (tmp_path / "srun").read_text()
+    assert given.endswith("".join(f"{word}\n" for word in words))
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_ranks_meet_at_the_first_node_on_a_port_of_the_job_s_own(tmp_path):
+    assert play(tmp_path, scripts(["imagenet256"], run=tmp_path)["torchrun"]).wait(120) == 0
+
+    given = (tmp_path / "srun").read_text().splitlines()
+    assert {"--rdzv-endpoint=node1:20071", "--rdzv-id=71-0", "--nnodes=2", "--nproc-per-node=8"} <= set(given)
+    assert "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGUSR1,SIGUSR2" in given
+
+
+def test_ranks_of_one_node_meet_in_a_file_of_their_own_and_not_at_a_port(tmp_path):
+    request = Request("r", "60", ranks_per_node=2)
+    assert play(tmp_path, train_script(request, ["mnist32"], tmp_path, (), "torchrun", 3)).wait(120) == 0
+
+    given = (tmp_path / "srun").read_text().splitlines()
+    endpoint = next(word.partition("=")[2] for word in given if word.startswith("--rdzv-endpoint="))
+    assert Path(endpoint).is_absolute() and Path(endpoint).name == "store"
+    assert not Path(endpoint).parent.exists()  # made for the job, and taken away with it
+    assert {"--rdzv-conf=store_type=file", "--local-addr=127.0.0.1", "--nnodes=1", "--nproc-per-node=2"} <= set(given)
+    assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in (tmp_path / "environment").read_text().splitlines()
+
+
+def test_a_run_that_may_go_on_is_queued_again_and_one_that_may_not_ends_with_its_own_code(tmp_path):
+    (tmp_path / "yes").mkdir()
+    (tmp_path / "no").mkdir()
+    script = scripts(["imagenet256"])["srun"]
+    assert play(tmp_path / "yes", script, AGAIN="0", SRUN_EXIT="75").wait(120) == 0
+    assert play(tmp_path / "no", script, AGAIN="1", SRUN_EXIT="5").wait(120) == 5
+
+    assert (tmp_path / "yes" / "scontrol").read_text() == "requeue 71\n"
+    assert not (tmp_path / "no" / "scontrol").exists()
+    assert (tmp_path / "yes" / "again").read_text() == "-m hdit_cli slurm again runs/a --most 3\n"
+
+
+@pytest.mark.parametrize("launcher", ["torchrun", "srun"])
+def test_a_rehearsal_is_neither_queued_again_nor_does_its_end_stop_the_run_of_that_folder(tmp_path, launcher):
+    (tmp_path / "slow").touch()
+    request = Request("r", "60", ranks_per_node=2)
+    job = play(tmp_path, train_script(request, ["mnist32", "--dry-run"], tmp_path, (), launcher, None), SRUN_EXIT="9")
+    while not (tmp_path / "srun").exists():
+        pass
+    job.send_signal(10)
+
+    assert job.wait(30) != 0
+    assert not {"STOP", "again", "scontrol"} & {path.name for path in tmp_path.iterdir()}
+
+
+def test_slurms_signal_becomes_the_stop_file_and_is_told_from_a_person_s(tmp_path):
+    (tmp_path / "slow").touch()
+    job = play(tmp_path, train_script(REQUEST, ["imagenet256"], tmp_path, (), "srun", 2))
+    wait_for(tmp_path / "srun", job)
+    job.send_signal(10)  # SIGUSR1
+
+    assert job.wait(120) == 0
+    assert (tmp_path / "again").read_text() == f"-m hdit_cli slurm again {tmp_path} --most 2 --asked\n"
+
+
+def test_a_job_of_samples_is_queued_again_only_when_slurm_ended_it_and_not_for_ever(tmp_path):
+    script = job_script(REQUEST, ["sample"], (), 3)
+    for name, restarts, queued in (("first", "0", True), ("fourth", "3", False)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "slow").touch()
+        job = play(folder, script, SLURM_RESTART_COUNT=restarts)
+        wait_for(folder / "srun", job)
+        job.send_signal(10)
+        job.wait(120)
+        assert (folder / "scontrol").exists() == queued

@@ -1,0 +1,218 @@
+"""Averages whose memory is a share of the run: followed in training, saved, resumed and kept in snapshots."""
+
+import pytest
+import torch
+
+from hdit_core.checkpoint.denoiser import load_denoiser
+from hdit_core.checkpoint.ema.post_hoc import build_average
+from hdit_core.checkpoint.ema.profile import gamma_of
+from hdit_core.checkpoint.ema.snapshots import snapshots, stream_tensors
+from hdit_core.checkpoint.layout import averages_folder
+from hdit_core.checkpoint.load import newest_checkpoint
+from hdit_core.errors import CheckpointError, RecipeError, StoppedEarly, UsageError
+from hdit_core.train.async_checkpoint import Saver
+from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.optim.ema import Profiles
+from hdit_core.train.run import train
+from hdit_core.train.step.train_step import Learner
+from tests.train.test_resume import assert_same_bits, stop_at
+
+PROFILES = {"train.ema_profiles": [0.05, 0.2], "train.ema_snapshot_every_images": 24}
+GROWTH = {"train.batch_growth": [{"after_images": 32, "batch_size": 16}]}
+
+
+def test_profiles_are_the_integrals_of_the_weights_over_the_images_whatever_the_batch_sizes(
+    tmp_path, trained, monkeypatch
+):
+    weights, update = [], Learner.update
+
+    def record(learner, step, batches):
+        result = update(learner, step, batches)
+        state = {name: tensor.double() for name, tensor in learner.ema.source.state_dict().items()}
+        weights.append((step.num_images, step.num_images + step.batch_size, state))
+        return result
+
+    monkeypatch.setattr(Learner, "update", record)
+    train(trained(PROFILES | GROWTH), tmp_path / "run")
+    assert [after - before for before, after, _ in weights] == [8] * 4 + [16] * 4
+    checkpoint = newest_checkpoint(tmp_path / "run")[0]
+    for std in (0.05, 0.2):
+        found, power = checkpoint.tensors(f"ema-{std:.3f}"), gamma_of(std) + 1
+        assert found.keys() == checkpoint.tensors("model").keys()
+        for name, tensor in found.items():
+            shares = [((after / 96) ** power - (before / 96) ** power) for before, after, _ in weights]
+            expected = sum(share * state[name] for share, (_, _, state) in zip(shares, weights, strict=True))
+            torch.testing.assert_close(tensor.double(), expected, rtol=1e-5, atol=1e-7)
+
+
+def contents(run):
+    return {path.name: path.read_bytes() for path in averages_folder(run).iterdir()}
+
+
+def test_snapshots_come_when_they_are_due_and_at_the_end_and_hold_the_averages_in_16_bits(tmp_path, trained):
+    train(trained(PROFILES | {"train.num_images": 64, "train.keep_checkpoints": 2}), tmp_path / "run")
+    found = snapshots(tmp_path / "run")
+    assert [(s.profile.num_images, s.profile.std) for s in found] == [
+        (images, std) for images in (24, 48, 64) for std in (0.05, 0.2)
+    ]
+    checkpoint = newest_checkpoint(tmp_path / "run")[0]
+    exact, kept = checkpoint.tensors("ema-0.200"), dict(stream_tensors(found[-1].path))
+    for name, tensor in exact.items():
+        if "frequencies" in name:
+            assert torch.equal(kept[name], tensor)
+        else:
+            assert kept[name].dtype == torch.half
+            torch.testing.assert_close(kept[name].float(), tensor, rtol=2**-11, atol=3e-8)
+
+
+def test_without_profiles_there_are_no_snapshots_and_no_further_parts(tmp_path, trained):
+    run = tmp_path / "run"
+    train(trained({"train.num_images": 16}), run)
+    assert not averages_folder(run).exists()
+    names = {path.name for path in newest_checkpoint(run)[0].folder.iterdir()}
+    assert names == {f"{part}.safetensors" for part in ("model", "ema", "optimizer")} | {"state.json", "manifest.json"}
+
+
+def test_the_weights_do_not_depend_on_whether_profiles_follow_them(tmp_path, trained):
+    train(trained({}), tmp_path / "without")
+    train(trained(PROFILES), tmp_path / "with")
+    assert_same_bits(tmp_path / "without", tmp_path / "with")
+
+
+def test_a_stopped_and_resumed_run_ends_with_the_same_profiles_and_snapshots(tmp_path, trained):
+    recipe, runs = trained(PROFILES), [tmp_path / "unbroken", tmp_path / "broken"]
+    train(recipe, runs[0])
+    with pytest.raises(StoppedEarly):
+        train(recipe, runs[1], watcher=stop_at(runs[1], [4]))
+    train(recipe, runs[1])
+    first, second = (newest_checkpoint(run)[0] for run in runs)
+    for part in ("ema-0.050", "ema-0.200"):
+        assert all(torch.equal(tensor, second.tensors(part)[name]) for name, tensor in first.tensors(part).items())
+    assert contents(runs[0]) == contents(runs[1]) and len(contents(runs[0])) == 8
+
+
+class Killed(Exception):
+    pass
+
+
+def test_a_run_that_goes_on_takes_off_the_snapshots_it_is_yet_to_come_by(tmp_path, trained, monkeypatch):
+    recipe, runs = trained(PROFILES), [tmp_path / "unbroken", tmp_path / "broken"]
+    train(recipe, runs[0])
+    update, left = Learner.update, []
+
+    def killed(learner, step, batches):
+        if step.number == 7:  # the newest checkpoint is of 32 images, the newest snapshots are of 48
+            raise Killed
+        return update(learner, step, batches)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Learner, "update", killed)
+        train(recipe, runs[1])
+    assert [s.profile.num_images for s in snapshots(runs[1])] == [24, 24, 48, 48]
+    (averages_folder(runs[1]) / ".tmp-000000056-ema-0.050.safetensors-1").write_bytes(b"cut short")
+
+    def look(learner, step, batches):
+        left.append([s.profile.num_images for s in snapshots(runs[1])])
+        return update(learner, step, batches)
+
+    monkeypatch.setattr(Learner, "update", look)
+    train(recipe, runs[1])
+    assert left[0] == [24, 24] and contents(runs[0]) == contents(runs[1])
+
+
+def test_a_kill_between_a_snapshot_and_the_checkpoint_of_the_same_step_loses_none(tmp_path, trained, monkeypatch):
+    recipe = trained(PROFILES | {"train.ema_snapshot_every_images": 32})
+    train(recipe, tmp_path / "unbroken")
+    snapshot, save = Profiles.write_snapshots, Saver.save
+    for name, part, act in (("before", Profiles, snapshot), ("between", Saver, save)):
+
+        def killed(self, *arguments, act=act):
+            act(self, *arguments)
+            raise Killed
+
+        attribute = "write_snapshots" if part is Profiles else "save"
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(part, attribute, killed)
+            train(recipe, tmp_path / name)
+        train(recipe, tmp_path / name)
+        assert contents(tmp_path / name) == contents(tmp_path / "unbroken")
+
+
+def test_how_often_snapshots_come_may_change_and_the_profiles_may_not(tmp_path, trained):
+    run = tmp_path / "run"
+    train(trained(PROFILES | {"train.num_images": 24}), run)
+    train(trained(PROFILES | {"train.num_images": 48, "train.ema_snapshot_every_images": 8}), run)
+    assert [s.profile.num_images for s in snapshots(run)][::2] == [24, 32, 40, 48]
+    with pytest.raises(UsageError, match=r"train.ema_profiles is \[0.05, 0.2\] there and \[0.05, 0.1\] here"):
+        train(trained(PROFILES | {"train.ema_profiles": [0.05, 0.1]}), run)
+
+
+def test_by_default_there_are_64_snapshots_and_0_means_none(changed):
+    profiles = {"train.num_images": 6400, "train.ema_profiles": [0.05]}
+    assert changed(profiles).train.snapshot_every_images == 100
+    assert changed(profiles | {"train.ema_snapshot_every_images": 0}).train.snapshot_every_images == 0
+    assert changed({"train.num_images": 6400}).train.snapshot_every_images == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train.ema_profiles": [0.3]}, r"train.ema_profiles\[0\]"),
+        ({"train.ema_profiles": [0.0]}, r"train.ema_profiles\[0\]"),
+        ({"train.ema_profiles": [0.0505]}, r"has more than three decimals, by which averages are named"),
+        ({"train.ema_profiles": [0.05, 0.05]}, r"has a length twice"),
+        ({"train.ema_snapshot_every_images": 8}, r"needs ema_profiles, for example \[0.05, 0.10\]"),
+    ],
+)
+def test_lengths_that_mean_nothing_are_refused(changed, values, message):
+    with pytest.raises(RecipeError, match=message):
+        changed(values)
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory, tiny_data):
+    """A run with 12 snapshots of two profiles."""
+    from hdit_core.recipe.read import check_recipe
+    from tests.conftest import TINY
+
+    train_table = TINY["train"] | {"ema_profiles": [0.05, 0.2], "ema_snapshot_every_images": 8}
+    recipe = check_recipe(TINY | {"data": TINY["data"] | {"path": str(tiny_data)}, "train": train_table}, "followed")
+    run = tmp_path_factory.mktemp("followed") / "run"
+    train(recipe, run, watcher=Watcher())
+    return run
+
+
+def test_weights_are_named_by_the_length_of_their_average(followed):
+    checkpoint = newest_checkpoint(followed)[0]
+    for weights in ("0.05", "0.050", ".05"):
+        state = load_denoiser(followed, weights).network.state_dict()
+        assert all(torch.equal(state[name], t) for name, t in checkpoint.tensors("ema-0.050").items())
+    assert torch.equal(
+        load_denoiser(checkpoint.folder, "0.2").network.out_norm.scale,
+        checkpoint.tensors("ema-0.200")["out_norm.scale"],
+    )
+
+
+def test_a_length_that_was_not_followed_is_there_once_it_is_made_and_as_long_as_its_snapshots_are(followed, tmp_path):
+    with pytest.raises(CheckpointError, match=r"has no average of length 0.100 yet; make it: hdit ema --std 0.1 "):
+        load_denoiser(followed, "0.1")
+    made = build_average(followed, 0.1)
+    state = load_denoiser(followed, "0.1").network.state_dict()
+    assert all(torch.equal(state[name], t) for name, t in load_denoiser(made.path).network.state_dict().items())
+    first = snapshots(followed)[0].path
+    first.rename(tmp_path / first.name)
+    with pytest.raises(CheckpointError, match=r"was made of other snapshots than the run has now; make it again"):
+        load_denoiser(followed, "0.1")
+    (tmp_path / first.name).rename(first)
+
+
+def test_weights_that_a_checkpoint_cannot_have_are_refused(followed, tmp_path, trained):
+    with pytest.raises(
+        UsageError, match=r"weights emma: expected ema, model, or the length of an average such as 0.08"
+    ):
+        load_denoiser(followed, "emma")
+    with pytest.raises(UsageError, match=r"the length of an average is 0.5; expected a share of the run from 0.001"):
+        load_denoiser(followed, "0.5")
+    train(trained({"train.num_images": 8}), tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"has no average of length 0.080, and no snapshots to make it of"):
+        load_denoiser(tmp_path / "run", "0.08")

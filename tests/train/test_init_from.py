@@ -1,0 +1,211 @@
+"""A run that begins with the weights of another: of its own network, or of one for smaller images that it grew from."""
+
+import copy
+import re
+import shutil
+
+import pytest
+import torch
+
+from hdit_core.checkpoint.denoiser import load_denoiser
+from hdit_core.checkpoint.layout import checkpoint_folder, recipe_file
+from hdit_core.checkpoint.load import newest_checkpoint, open_checkpoint
+from hdit_core.checkpoint.log import read_log
+from hdit_core.data.prepare.job import PrepareSettings
+from hdit_core.data.prepare.run import prepare_data
+from hdit_core.errors import CheckpointError, UsageError
+from hdit_core.generate.provenance import weights_sha256
+from hdit_core.model.hourglass import HourglassTransformer, initialize
+from hdit_core.recipe.read import check_recipe
+from hdit_core.train.dry_run import rehearse
+from hdit_core.train.init_from import inherit
+from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.run import train
+from hdit_core.train.step.train_step import Learner
+from tests.conftest import TINY
+
+OUTER = {"depth": 1, "width": 16, "head_dim": 8, "attention": "neighborhood", "kernel_size": 3}
+
+
+def recipe_of(data, **values):
+    """The tiny recipe with other values: `recipe_of(data, model={...}, train={...})`."""
+    tables = copy.deepcopy(TINY)
+    tables["data"]["path"] = str(data)
+    for table, changed in values.items():
+        tables.setdefault(table, {}).update(changed)
+    return check_recipe(tables, "changed")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, tiny_data):
+    """A run on images of 16x24."""
+    run = tmp_path_factory.mktemp("source") / "run"
+    train(recipe_of(tiny_data, train={"num_images": 32, "lr": 5e-3}), run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def larger_data(tmp_path_factory, tiny_data):
+    """The same pictures as images of 32x48."""
+    folder = tmp_path_factory.mktemp("larger")
+    prepare_data(PrepareSettings(str(tiny_data.parent / "pictures"), folder / "data", (32, 48), shard_size=8))
+    return folder / "data"
+
+
+@pytest.fixture
+def grown(source, larger_data):
+    """Return a function that gives the recipe of the network that the source grows to, with other values."""
+    levels = [OUTER, *TINY["model"]["levels"]]
+
+    def make(init_from=source, num_images=32, **values):
+        model = {"image_size": [32, 48], "levels": levels} | values.pop("model", {})
+        tables = {"init_from": str(init_from), "num_images": num_images} | values.pop("train", {})
+        return recipe_of(larger_data, model=model, train=tables, **values)
+
+    return make
+
+
+def test_the_same_network_begins_with_the_same_outputs(tmp_path, source, tiny_data):
+    recipe = recipe_of(tiny_data, train={"init_from": str(source), "num_images": 8, "seed": 5})
+    train(recipe, tmp_path / "run")
+    begin = open_checkpoint(checkpoint_folder(tmp_path / "run", 0))
+    average = newest_checkpoint(source)[0].tensors("ema")
+    for part in ("model", "ema"):
+        assert all(torch.equal(tensor, average[name]) for name, tensor in begin.tensors(part).items())
+    x, sigma, ids = torch.randn(2, 3, 16, 24), torch.tensor([0.3, 2.0]), torch.tensor([0, 3])
+    outputs = [load_denoiser(path)(x, sigma, class_ids=ids) for path in (source, begin.folder)]
+    assert torch.equal(*outputs) and outputs[0].std() > 0.05
+
+
+def moved_in(name):
+    """The name that a tensor of the source has in a network with one more outer level."""
+    return re.sub(r"^(rotary|down|up|merges|splits)\.(\d+)", lambda m: f"{m[1]}.{int(m[2]) + 1}", name)
+
+
+def test_a_grown_network_has_the_inner_levels_bit_for_bit_and_all_else_fresh(tmp_path, source, grown):
+    train(grown(), tmp_path / "run")
+    begin = open_checkpoint(checkpoint_folder(tmp_path / "run", 0)).tensors("model")
+    fresh = HourglassTransformer(grown().model)
+    initialize(fresh, 0)
+    outermost, taken = ("patch_in.", "out_norm.", "patch_out."), set()
+    for name, tensor in newest_checkpoint(source)[0].tensors("ema").items():
+        if not name.startswith(outermost):
+            taken.add(moved_in(name))
+            assert torch.equal(begin[moved_in(name)], tensor), name
+    new = begin.keys() - taken
+    assert all(torch.equal(begin[name], fresh.state_dict()[name]) for name in new)
+    heads = {".".join(name.split(".")[:2]) for name in new}
+    assert heads == {"patch_in.proj", "patch_out.proj", "out_norm.scale", "rotary.0"} | {
+        f"{part}.0" for part in ("down", "up", "merges", "splits")
+    }
+    assert not begin["patch_out.proj.weight"].any()  # so that at first the answer is zero, as of a fresh network
+
+
+def test_a_network_grows_by_two_levels_at_once(source, grown):
+    levels = [OUTER, OUTER, *TINY["model"]["levels"]]
+    tensors = inherit(grown(model={"image_size": [64, 96], "levels": levels})).tensors
+    assert torch.equal(
+        tensors["merges.2.proj.weight"], newest_checkpoint(source)[0].tensors("ema")["merges.0.proj.weight"]
+    )
+    assert {name.split(".")[1] for name in tensors if name.startswith("down.")} == {"2"}
+
+
+def test_a_grown_network_learns_and_the_log_says_so(tmp_path, grown):
+    train(grown(num_images=128, train={"lr": 5e-3, "log_every_images": 32}), tmp_path / "run")
+    losses = [line["loss"] for line in read_log(tmp_path / "run")]
+    assert len(losses) == 4 and losses[-1] < 0.95 * losses[0]
+
+
+def test_what_is_taken_is_noted_and_its_hash_kept_by_every_checkpoint(tmp_path, source, grown):
+    notes = []
+    train(grown(), tmp_path / "run", watcher=Watcher(on_note=notes.append))
+    sha256 = weights_sha256(load_denoiser(source))
+    said = rf"begins with 36 tensors of {source} \({sha256[:16]}\); new: 1 outer level, patch_in, out_norm, patch_out"
+    assert any(re.search(said, note) for note in notes), notes[2]
+    states = [open_checkpoint(folder).state for folder in (tmp_path / "run" / "checkpoints").iterdir()]
+    assert {state.init_from for state in states} == {sha256} and len(states) == 2
+    assert newest_checkpoint(source)[0].state.init_from == ""
+
+
+def test_a_run_that_has_begun_does_not_need_its_source(tmp_path, source, grown, monkeypatch):
+    moved = tmp_path / "moved"
+    shutil.copytree(source, moved)
+    train(grown(moved), tmp_path / "unbroken")
+    update = Learner.update
+
+    def killed(learner, step, batches):
+        if step.number == 1:  # before the first checkpoint that is due
+            raise KeyboardInterrupt
+        return update(learner, step, batches)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Learner, "update", killed)
+        train(grown(moved), tmp_path / "broken")
+    shutil.rmtree(moved)
+    train(grown(moved), tmp_path / "broken")
+    ends = [newest_checkpoint(tmp_path / run)[0] for run in ("unbroken", "broken")]
+    assert ends[0].state.init_from == ends[1].state.init_from
+    for part in ("model", "ema", "optimizer"):
+        tensors = ends[1].tensors(part)
+        assert all(torch.equal(tensor, tensors[name]) for name, tensor in ends[0].tensors(part).items())
+
+
+def test_a_run_does_not_go_on_from_another_source(tmp_path, source, grown):
+    train(grown(), tmp_path / "run")
+    with pytest.raises(UsageError, match=r"holds another run: train.init_from is .* there and None here"):
+        train(grown(train={"init_from": None}), tmp_path / "run")
+
+
+def test_what_fits_and_means_something_else_is_noted(source, tiny_data):
+    levels = [TINY["model"]["levels"][0] | {"kernel_size": 5}, TINY["model"]["levels"][1]]
+    recipe = recipe_of(
+        tiny_data, train={"init_from": str(source)}, model={"levels": levels}, diffusion={"sigma_data": 0.6}
+    )
+    note = inherit(recipe).notes[1]
+    assert "model.levels[0].kernel_size is 3 there and 5 here" in note
+    assert "diffusion.sigma_data is 0.5 there and 0.6 here" in note
+    assert len(inherit(recipe_of(tiny_data, train={"init_from": str(source)})).notes) == 1
+
+
+LOCAL, GLOBAL = TINY["model"]["levels"]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"levels": [GLOBAL]}, r"has 2 levels, model.levels 1; a network grows by outer levels, and loses none"),
+        (
+            {"image_size": [16, 24]},
+            r"trained on images of 16x24; with 1 more level, model.image_size has to be \[32, 48\], and is \[16, 24\]",
+        ),
+        ({"patch_size": [4, 2]}, r"has patches of \[2, 2\], model.patch_size is \[4, 2\]; a network that grows keeps"),
+        (
+            {"levels": [OUTER, LOCAL | {"width": 24}, GLOBAL]},
+            r"its rotary.0.frequencies has shape \(2, 1\), the recipe's network takes it for rotary.1.frequencies, of",
+        ),
+        ({"levels": [OUTER, LOCAL, GLOBAL | {"depth": 2}]}, r"nothing for the tensor middle.1.attention.scale of"),
+        ({"mapping_cond_dim": 7}, r"has nothing for the tensor conditioning.vector_in.weight of the recipe's network"),
+        ({"num_classes": 0}, r"has the tensor conditioning.classes.weight, for which the recipe's network has no"),
+    ],
+)
+def test_a_network_that_the_source_does_not_grow_to_is_refused_by_its_first_tensor(grown, model, message):
+    with pytest.raises(UsageError, match=rf"train.init_from = .*{message}"):
+        inherit(grown(model=model))
+
+
+def test_a_source_that_is_not_there_or_does_not_fit_leaves_no_folder(tmp_path, grown):
+    with pytest.raises(CheckpointError, match=r"nowhere: no such run, checkpoint or file"):
+        train(grown(tmp_path / "nowhere"), tmp_path / "run")
+    with pytest.raises(UsageError, match=r"has nothing for the tensor"):
+        train(grown(model={"levels": [OUTER, LOCAL, GLOBAL | {"depth": 2}]}), tmp_path / "run")
+    assert not recipe_file(tmp_path / "run").exists()
+
+
+def test_a_rehearsal_begins_with_the_weights_too_unless_the_run_has_begun(source, grown):
+    notes = []
+    rehearse(grown(), device="cpu", watcher=Watcher(on_note=notes.append))
+    assert any(note.startswith("begins with 36 tensors") for note in notes)
+    misfit = grown(model={"levels": [OUTER, LOCAL, GLOBAL | {"depth": 2}]})
+    with pytest.raises(UsageError, match=r"has nothing for the tensor middle.1"):
+        rehearse(misfit, device="cpu")
+    rehearse(misfit, device="cpu", done=8)
