@@ -1,9 +1,9 @@
-# `make demo` and `make test` do all the set-up themselves, on a machine with Python 3.11 or newer and nothing else.
+# `make demo` and `make test` set up everything they need; they require only Python 3.11 or newer.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# constraints.txt pins what is tested; as an environment variable it reaches build environments too (`-c` does not).
+# constraints.txt pins the tested versions. The environment variable also applies to build environments; `-c` does not.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -11,11 +11,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 .PHONY: help demo test lint endurance install clean
 
 help:
-	@echo "make demo   train on 5,000 handwritten digits, sample and score them (at most 15 minutes on 2 CPU cores)"
-	@echo "make test   lint, types, import contracts and tests"
-	@echo "make lint   the first three of these"
-	@echo "make endurance  the long tests: kills, cuts and bit flips by the hundred; ARGS='--kills 20' for fewer"
-	@echo "make clean  remove the virtual environment and the demo's results"
+	@echo "make demo       train on 5,000 handwritten digits, sample and evaluate (at most 15 minutes on 2 CPU cores)"
+	@echo "make test       run lint, type checks, import contracts and tests"
+	@echo "make lint       run lint, type checks and import contracts"
+	@echo "make endurance  run the long fault-injection tests: hundreds of kills, truncations and bit flips; ARGS='--kills 20' for fewer"
+	@echo "make clean      remove .venv, runs, data and samples"
 
 install: $(STAMP)
 

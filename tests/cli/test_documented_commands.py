@@ -13,7 +13,8 @@ from hdit_cli.plugins import offered
 from hdit_core.recipe.read import shipped_recipes
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in ("training", "sampling", "data"))]
+PAGES = ("data", "training", "sampling", "evaluation", "flops", "k-diffusion")
+DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in PAGES)]
 BENCH_COMMANDS = ("attention", "train", "sample", "scaling", "data")
 RECIPE_COMMANDS = ("list", "show", "schema", "check", "copy")
 RUNS_COMMANDS = ("show", "compare")

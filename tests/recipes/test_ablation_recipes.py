@@ -109,7 +109,7 @@ def test_the_header_says_which_row_it_is_and_what_it_costs(row):
     header = {line[2:10].strip(): line[12:] for line in lines if re.match(r"# [a-z]+ {2,}\S", line)}
     counted = count(read_recipe(f"ablations/{row}").model)
 
-    paper = "beside the HDiT paper's rows" if len(row) > 2 else f"row {row.upper()} of the HDiT paper"
+    paper = "not in the HDiT paper" if len(row) > 2 else f"row {row.upper()} of the HDiT paper"
     assert re.fullmatch(rf"# ImageNet, 128x128, {paper}: .{{10,75}}[.]", title)
     assert list(header) == ["data", "train", "hardware", "score", "cost"]
     assert header["data"] == "hdit prepare-data imagenet/train --size 128 --out data/imagenet128"
