@@ -1,9 +1,9 @@
-"""How readable are the digits of the demo? A classifier that learned the real ones reads 500 guided samples.
+"""Measure the quality of the demo's samples with a classifier trained on real digits.
 
     python benchmarks/demo_quality.py --data data/mnist32 --samples samples/mnist32
 
-prints the share of samples that it reads as the class that was asked for, beside the share of real digits that it has
-never seen and reads rightly.
+prints the percentage of samples that the classifier assigns to the class they were sampled for, and its accuracy on
+held-out real digits.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from hdit_core.data.loader.reader import ImageReader
 
 
 def real_digits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return all digits of a data set as rows of numbers in [0, 1], and their classes."""
+    """Return all images of a data set as rows of pixels in [0, 1], and their classes."""
     reader = ImageReader(folder)
     pairs = [reader.read(index) for index in range(len(reader))]
     return np.stack([image.reshape(-1) for image, _ in pairs]) / 255, np.array([label for _, label in pairs])
 
 
 def samples(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the samples of a folder as rows, and the class that was asked for in each."""
+    """Return the samples of a folder as rows of pixels in [0, 1], and the classes they were sampled for."""
     record = json.loads((folder / "samples.json").read_text())
     files = sorted(folder.glob("[0-9]*.png"))
     if len(files) != record["num_images"]:
@@ -37,7 +37,7 @@ def samples(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def measure(data: Path, sample_folder: Path) -> dict[str, float | int]:
-    """Return how many real and sampled digits a support vector machine reads rightly, in percent."""
+    """Return the accuracy of a support vector machine on samples and on held-out real digits, in percent."""
     digits, classes = real_digits(data)
     seen, unseen, seen_classes, unseen_classes = train_test_split(
         digits, classes, test_size=0.2, random_state=0, stratify=classes
@@ -52,16 +52,16 @@ def measure(data: Path, sample_folder: Path) -> dict[str, float | int]:
 
 
 def main() -> None:
-    """Parse the command line, print the figures as JSON, and fail where samples are read worse than asked for."""
+    """Parse the command line, print the result as JSON, and fail if the accuracy on samples is below --at-least."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="data set that hdit prepare-data made of mnist")
-    parser.add_argument("--samples", type=Path, required=True, help="folder that hdit sample wrote")
-    parser.add_argument("--at-least", type=float, default=0.0, metavar="PERCENT", help="exit 1 below this share")
+    parser.add_argument("--data", type=Path, required=True, help="data set prepared from mnist by hdit prepare-data")
+    parser.add_argument("--samples", type=Path, required=True, help="folder written by hdit sample")
+    parser.add_argument("--at-least", type=float, default=0.0, metavar="PERCENT", help="exit 1 below this accuracy")
     arguments = parser.parse_args()
     result = measure(arguments.data, arguments.samples)
     print(json.dumps(result))
     if result["samples_read_as_asked_percent"] < arguments.at_least:
-        sys.exit(f"fewer than {arguments.at_least} % of the samples are read as the class that was asked for")
+        sys.exit(f"the classifier assigns fewer than {arguments.at_least} % of the samples to the requested class")
 
 
 if __name__ == "__main__":

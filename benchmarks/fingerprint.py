@@ -1,13 +1,13 @@
-"""Print a checksum of everything that a small run produces: shards, weights, samples and scores.
+"""Print a checksum of everything that a small run produces: shards, weights, losses, samples and metrics.
 
-A refactoring must not change a bit. Run this before and after, on the same machine, and compare the output:
+A refactoring must keep all results bit-identical. Run this before and after, on the same machine, and compare:
 
     python benchmarks/fingerprint.py > before.txt
     python benchmarks/fingerprint.py > after.txt && diff before.txt after.txt
 
-The run goes through the command line only, so the script does not care how the library is laid out: 300 made-up
-pictures -> shards -> two trainings (neighborhood and shifted-window attention, interrupted and resumed) ->
-samples with three samplers, guidance and edits -> a score. It takes about a minute on two cores.
+The script uses the command line only, so it does not depend on the layout of the library: 300 synthetic images ->
+shards -> two runs (neighborhood and shifted-window attention, interrupted and resumed) -> samples from three samplers,
+with guidance and image-to-image -> evaluation. It takes about a minute on two cores.
 """
 
 import argparse
@@ -73,9 +73,9 @@ num_images = 16
 
 
 def main() -> None:
-    """Do the small run in a temporary folder and print one line per result."""
+    """Run everything in a temporary folder and print one line per result."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--keep", type=Path, help="folder to work in, kept afterwards")
+    parser.add_argument("--keep", type=Path, help="working folder; it is not deleted")
     arguments = parser.parse_args()
     if arguments.keep:
         arguments.keep.mkdir(parents=True)
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def small_run(folder: Path) -> None:
-    """Prepare, train, sample, edit and score below `folder`."""
+    """Prepare, train, sample, edit and evaluate below `folder`."""
     make_pictures(folder / "pictures")
     hdit(folder, "prepare-data", "pictures", "--out", "data", "--size", "16x24", "--shard-size", "100")
     for shard in sorted((folder / "data").glob("**/*.tar")):
@@ -102,7 +102,7 @@ def small_run(folder: Path) -> None:
 
 
 def samples(folder: Path, attention: str, run: str) -> None:
-    """Sample in several ways, edit one image, and score the samples."""
+    """Sample with several settings, edit one image, and evaluate the samples."""
     ways = {
         "default": [],
         "heun": ["--sampler", "heun", "--weights", "0.1"],
@@ -122,7 +122,7 @@ def samples(folder: Path, attention: str, run: str) -> None:
 
 
 def make_pictures(folder: Path) -> None:
-    """Write 300 pictures of three classes, of several sizes and modes, the same ones each time."""
+    """Write the same 300 images of three classes, several sizes and modes on each call."""
     numbers = np.random.Generator(np.random.Philox(7))
     for index in range(300):
         height, width = int(numbers.integers(18, 60)), int(numbers.integers(26, 80))
@@ -135,7 +135,7 @@ def make_pictures(folder: Path) -> None:
 
 
 def hdit(folder: Path, *arguments: str) -> str:
-    """Run one command in `folder` and return its standard output; its messages appear only if it fails."""
+    """Run one command in `folder` and return its standard output; its messages are shown only if it fails."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [str(Path(sys.executable).with_name("hdit")), *arguments]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
@@ -145,7 +145,7 @@ def hdit(folder: Path, *arguments: str) -> str:
 
 
 def report_weights(run: Path) -> None:
-    """Print a checksum of each tensor file of the last checkpoint, of its tensors alone."""
+    """Print a checksum of the tensors of each file of the last checkpoint, and one of the losses."""
     last = sorted((run / "checkpoints").iterdir())[-1]
     for path in sorted(last.glob("*.safetensors")):
         content = hashlib.sha256()
@@ -157,7 +157,7 @@ def report_weights(run: Path) -> None:
 
 
 def report_images(folder: Path) -> None:
-    """Print a checksum of the pixels of all images of a folder."""
+    """Print a checksum of the pixels of all images in a folder."""
     content = hashlib.sha256()
     paths = sorted(path for path in folder.glob("*.png") if path.stem.isdigit())
     for path in paths:
@@ -166,7 +166,7 @@ def report_images(folder: Path) -> None:
 
 
 def sha256(content: bytes) -> str:
-    """Return the checksum of some bytes as 64 hexadecimal digits."""
+    """Return the sha256 of some bytes as 64 hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
 
 

@@ -1,9 +1,9 @@
-"""Times the Frechet distance at 2048 features against scipy.linalg.sqrtm, as the usual implementations take it.
+"""Benchmark the Frechet distance at 2048 features against scipy.linalg.sqrtm, which clean-fid and pytorch-fid use.
 
     python benchmarks/frechet.py [--threads 1] [--rounds 1]
 
-Both get the same two covariances, of 5,000 features each, in the same run, one after the other; the medians and the
-ratio are printed, and how far the two results are apart.
+Both compute the distance between the same two sets of 5,000 feature vectors, in the same run. Prints the medians, their
+ratio, and the relative difference of the two results.
 """
 
 import argparse
@@ -22,7 +22,7 @@ NUM_FEATURES, NUM_IMAGES = 2048, 5000
 
 
 def correlated(seed: int, shift: float) -> Statistics:
-    """Return statistics of features whose spectrum falls over three decades, as Inception's does."""
+    """Return statistics of features whose spectrum spans three decades, as that of Inception features does."""
     mix = torch.randn(NUM_FEATURES, NUM_FEATURES, dtype=torch.float64, generator=torch.Generator().manual_seed(99))
     mix *= torch.logspace(0, -3, NUM_FEATURES, dtype=torch.float64) / NUM_FEATURES**0.5
     drawn = torch.randn(NUM_IMAGES, NUM_FEATURES, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -32,15 +32,15 @@ def correlated(seed: int, shift: float) -> Statistics:
 
 
 def by_sqrtm(a: Statistics, b: Statistics) -> float:
-    """Return the distance by the square root of the product of the covariances, as clean-fid and pytorch-fid do."""
+    """Return the distance through the square root of the covariances' product, as clean-fid and pytorch-fid do."""
     root = scipy.linalg.sqrtm((a.covariance @ b.covariance).numpy())
     traces = float(a.covariance.trace() + b.covariance.trace()) - 2 * np.trace(root).real
     return float((a.mean - b.mean).square().sum()) + traces
 
 
 def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Parse the command line, run the benchmark, and print the result as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()

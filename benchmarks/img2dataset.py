@@ -1,8 +1,8 @@
-"""`hdit prepare-data` beside img2dataset: the same pictures, the same size, PNG in tar shards, the same processes.
+"""Benchmark `hdit prepare-data` against img2dataset: same images, same size, PNG in tar shards, same process count.
 
-img2dataset has an environment of its own, and reads the same local files by `file://` addresses from a list. Its
-OpenCV resizes by area, keeps no image's checksum and writes no index; ours resizes by Lanczos from the exact crop,
-hashes each input and each shard, and can be killed. Both run in turn, medians are compared.
+img2dataset runs in its own environment and reads the same local files from a list of `file://` URLs. It resizes by area
+(OpenCV), and writes neither checksums nor an index. hdit resizes by Lanczos, hashes each input and each shard, and can
+resume. Runs are interleaved, and medians are compared.
 
     python3 -m venv img2dataset && img2dataset/bin/python -m pip install img2dataset setuptools
     python benchmarks/img2dataset.py --python img2dataset/bin/python --images 1000 --size 256
@@ -22,13 +22,13 @@ from hdit_core.bench.data import make_pictures
 
 
 def ours(pictures, out, size, processes):
-    """Return the command that prepares with hdit."""
+    """Return the command of hdit."""
     return [sys.executable, "-m", "hdit_cli", "prepare-data", str(pictures), "--out", str(out), "--size", str(size),
             "--labels", "none", "--workers", str(processes)]  # fmt: skip
 
 
 def theirs(python, pictures, out, size, processes):
-    """Return the command that does the same with img2dataset, as far as it can."""
+    """Return the closest equivalent command of img2dataset."""
     addresses = pictures.parent / "addresses.txt"
     addresses.write_text("".join(f"file://{path}\n" for path in sorted(pictures.iterdir())))
     options = {
@@ -38,7 +38,7 @@ def theirs(python, pictures, out, size, processes):
         "image_size": size,
         "resize_mode": "center_crop",
         "encode_format": "png",
-        "encode_quality": 6,  # of PNG: the effort, which is ours too
+        "encode_quality": 6,  # PNG compression level, the same as ours
         "processes_count": processes,
         "thread_count": 4,
         "number_sample_per_shard": 1000,
@@ -48,7 +48,7 @@ def theirs(python, pictures, out, size, processes):
 
 
 def timed(command, out):
-    """Run a command and return its seconds and the number of images in the tars that it wrote."""
+    """Run a command and return its duration in seconds and the number of images in its tars."""
     shutil.rmtree(out, ignore_errors=True)
     began_at = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -63,8 +63,9 @@ def timed(command, out):
 
 
 def main():
+    """Parse the command line, run the benchmark, and print the result as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", required=True, help="of the environment of img2dataset")
+    parser.add_argument("--python", required=True, help="interpreter of the environment with img2dataset")
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--processes", type=int, default=2)

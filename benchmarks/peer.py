@@ -1,13 +1,13 @@
-"""Our training and sampling step beside those of the PyPI package `hdit`, the reference's network: same work, in turn.
+"""Benchmark a training and a sampling step against the PyPI package `hdit`, which contains the reference network.
 
-Both sides run in processes of their own, each in its own environment, and only one works at a time. They begin with the
-same weights, which first have to give the same pictures; a round takes each side's steps in turn, and medians over the
-rounds are compared. 4 images of 128x128, patch 4, widths 128 and 256, depths 2 and 4, float32. The outer level attends
-by shifted windows, which both have, or to a neighborhood, for which the package needs NATTEN and is given our operator.
+Each side runs in its own process and environment, and only one is active at a time. Both start from the same weights
+and must produce the same output. Rounds alternate between the sides, and medians over the rounds are compared. The work
+is 4 images of 128x128, patch size 4, widths 128 and 256, depths 2 and 4, float32. The outer level uses shifted-window
+attention, which both implement, or neighborhood attention, for which the package needs NATTEN and uses our operator.
 
     python benchmarks/peer.py --python peer/bin/python --threads 2
 
-The package's environment, beside a checkout (`constraints.txt` pins the versions that are tested):
+To create the package's environment in a checkout (`constraints.txt` pins the tested versions):
 
     python3 -m venv peer
     export PIP_CONSTRAINT=$PWD/constraints.txt
@@ -15,8 +15,8 @@ The package's environment, beside a checkout (`constraints.txt` pins the version
     peer/bin/python -m pip install --no-deps hdit==0.0.1b6 torchvision dctorch
     peer/bin/python -m pip install jaxtyping pydantic     # for our operator, with `--attention neighborhood`
 
-Its requirements cannot be installed as they stand: it asks for `einop`, which is not what it imports, and `dctorch`
-asks for an older numpy than works. Its small kernels, compiled by torch.compile, take a minute or two on first use.
+`--no-deps` is needed because its requirements are wrong: it requires `einop` but imports `einops`, and `dctorch`
+requires a numpy version that is too old. Compiling its kernels with torch.compile takes a minute or two on first use.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from hdit_core.model.hourglass import HourglassTransformer, initialize
 HERE = Path(__file__).parent
 TOLERANCE = 1e-5
 STEPS = ("train", "sample")
-THEIR_NAMES = {  # where the package renamed a tensor of k-diffusion's
+THEIR_NAMES = {  # tensors of k-diffusion that the package renamed
     "time_emb.": "time_embedding.",
     "time_in_proj.": "time_projection.",
     "aug_emb.": "guidance_modules.0.",
@@ -50,7 +50,7 @@ THEIR_NAMES = {  # where the package renamed a tensor of k-diffusion's
 
 
 class Worker:
-    """A process that runs one side, asleep between requests."""
+    """A process that runs one side and sleeps between requests."""
 
     def __init__(self, python, module, folder, threads, attention, *flags):
         command = [python, str(HERE / "peer_worker.py"), module, str(folder), str(threads), attention, *flags]
@@ -69,20 +69,20 @@ class Worker:
         return json.loads(line)
 
     def task(self, step):
-        """Return what times one step of this side."""
+        """Return a function that runs one step of this side and returns its duration."""
         return lambda: self.ask(do=step, times=1)["seconds"][0]
 
     def close(self):
         self.process.stdin.close()
         try:
             self.process.wait(timeout=10)
-        except subprocess.TimeoutExpired:  # torch's own compiling processes may keep it
+        except subprocess.TimeoutExpired:  # torch's compile workers may keep it alive
             self.process.kill()
             self.process.wait()
 
 
 def write_inputs(folder, attention):
-    """Write the weights, under both sides' names, and what both are given; a tensor of zeros would hide mistakes."""
+    """Write the weights under both naming schemes, and the inputs; replace zero tensors, which would hide errors."""
     network = HourglassTransformer(recipe(attention).model)
     initialize(network, seed=0)
     numbers = torch.Generator().manual_seed(0)
@@ -105,7 +105,7 @@ def _their_name(name):
 
 
 def largest_differences(workers, folder):
-    """Return by how much each side's answer differs from our first one, relative to its largest number."""
+    """Return the largest deviation of each side's output from ours, relative to the largest value of ours."""
     outputs = {}
     for index, (name, worker) in enumerate(workers.items()):
         file = folder / f"output{index}.safetensors"
@@ -116,7 +116,7 @@ def largest_differences(workers, folder):
 
 
 def measure(sides, arguments, folder, threads):
-    """Return what was found with this many threads."""
+    """Return the results for this number of threads."""
     write_inputs(folder, arguments.attention)
     workers = {}
     try:
@@ -150,15 +150,15 @@ def measure(sides, arguments, folder, threads):
 
 
 def check_same_work(facts, differences):
-    """End if the sides are not one network."""
+    """Exit if the sides do not compute the same function."""
     if len({fact["parameters"] for fact in facts.values()}) > 1:
         raise SystemExit(f"peer.py: the networks have different numbers of parameters: {facts}")
     if max(differences.values()) > TOLERANCE:
-        raise SystemExit(f"peer.py: the networks' answers differ by more than {TOLERANCE}: {differences}")
+        raise SystemExit(f"peer.py: the networks' outputs differ by more than {TOLERANCE}: {differences}")
 
 
 def ratio(timings: dict[str, Timing]) -> float:
-    """Return how many times faster our best side is than their best."""
+    """Return the speed of our best variant relative to their best."""
     best = {
         whose: min(timing.median_s for name, timing in timings.items() if name.startswith(whose))
         for whose in ("ours", "peer")
@@ -167,7 +167,7 @@ def ratio(timings: dict[str, Timing]) -> float:
 
 
 def table(found):
-    """Return the lines of a table."""
+    """Return the lines of the result table."""
     rows = [["side", "parameters", "difference", *(f"{step}, ms" for step in STEPS)]]
     for name, side in found["sides"].items():
         times = [
@@ -181,14 +181,14 @@ def table(found):
 
 
 def main():
-    """Compare, and print a table, or JSON."""
+    """Parse the command line, run the benchmark, and print a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", required=True, help="the interpreter that has the package `hdit`")
-    parser.add_argument("--threads", default="1,2", help="commas between; default 1,2")
+    parser.add_argument("--python", required=True, help="interpreter of the environment with the package `hdit`")
+    parser.add_argument("--threads", default="1,2", help="thread counts, comma-separated; default 1,2")
     parser.add_argument("--attention", choices=["shifted-window", "neighborhood"], default="shifted-window")
-    parser.add_argument("--compile", action="store_true", help="run ours with train.compile, too")
-    parser.add_argument("--rounds", type=int, default=15, help="at most; default 15")
-    parser.add_argument("--seconds", type=float, default=40.0, help="of each kind of step, about; default 40")
+    parser.add_argument("--compile", action="store_true", help="also run ours with train.compile")
+    parser.add_argument("--rounds", type=int, default=15, help="maximum number of rounds; default 15")
+    parser.add_argument("--seconds", type=float, default=40.0, help="approximate time per kind of step; default 40")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
 

@@ -1,4 +1,4 @@
-"""The side of `peer.py` that runs this project: the trainer's own step, and the denoiser that a sampler calls."""
+"""The side of `peer.py` that runs this project: a training step of the trainer, and one denoiser evaluation."""
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,14 +13,14 @@ BATCH, SIZE = 4, 128
 
 
 def recipe(attention, compiled=False):
-    """Return the recipe of the network that both sides run."""
+    """Return the recipe of the model that both sides run."""
     levels = [{"depth": 2, "width": 128, "attention": attention}, {"depth": 4, "width": 256, "attention": "global"}]
     train = {"num_images": 1_000_000, "batch_size": BATCH, "precision": "float32", "compile": compiled}
     return check_recipe({"model": {"image_size": SIZE, "levels": levels}, "train": train}, "peer")
 
 
 class Side:
-    """A learner, as `hdit train` makes it."""
+    """The model, optimizer and EMA, built as in `hdit train`."""
 
     def __init__(self, folder, attention, compiled):
         self.inputs = load_file(f"{folder}/inputs.safetensors")

@@ -1,7 +1,7 @@
-"""The side of `peer.py` that runs the PyPI package `hdit`, as its own authors' trainer would: see there.
+"""The side of `peer.py` that runs the PyPI package `hdit` with the settings of its authors' trainer.
 
-The package has the network, the noise levels and the averaging; the loss and the optimizer around them are those of
-k-diffusion's trainer, from which it was extracted.
+The package provides the network, the noise-level density and the EMA update. Loss and optimizer are those of
+k-diffusion's trainer.
 """
 
 import copy
@@ -16,7 +16,7 @@ BATCH, SIZE, SIGMA_DATA = 4, 128, 0.5
 
 
 def prepare_imports():
-    """Make `import hdit` work: with torchvision's two operators where it lacks them, and our operator as NATTEN's."""
+    """Make `import hdit` work: register two missing torchvision operators, and our operator in place of NATTEN's."""
     operators = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -28,7 +28,7 @@ def prepare_imports():
 
 
 def our_operator(q, k, v, kernel_size, scale):
-    """Attend as NATTEN would, by the operator that our own side runs."""
+    """Compute neighborhood attention with our operator, under NATTEN's signature."""
     from hdit_core.model.attention.neighborhood import neighborhood_attention
 
     assert scale == 1.0
@@ -36,10 +36,10 @@ def our_operator(q, k, v, kernel_size, scale):
 
 
 class Side:
-    """The network, its optimizer and its average."""
+    """The network, its optimizer and its EMA."""
 
     def __init__(self, folder, attention, compiled):
-        # read when the package is imported: its small kernels through torch.compile, or all of it eager
+        # read on import of the package: compile its kernels with torch.compile, or run eagerly
         os.environ["K_DIFFUSION_USE_COMPILE"] = "1" if compiled else "0"
         self._operators = prepare_imports()
         from hdit.modules import things
@@ -55,7 +55,7 @@ class Side:
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def network(self, x, sigma, model=None):
-        """Return the network's raw answer; x is scaled already, and nothing was augmented."""
+        """Return the network's raw output for scaled x, without augmentation."""
         return (model or self.model)(x, sigma.log() / 4, x.new_zeros(len(x), 9))
 
     def write_output(self, file):
@@ -72,7 +72,7 @@ class Side:
             return SIGMA_DATA**2 / total * x + level * SIGMA_DATA / total.sqrt() * answer
 
     def backward(self):
-        """Run forward and backward of the loss: soft-min-SNR weighted, noise levels interpolated-cosine."""
+        """Run forward and backward of the soft-min-SNR loss, with the interpolated cosine density."""
         images, noise = self.inputs["images"], self.inputs["noise"]
         draw = self.things.rand_cosine_interpolated
         sigma = draw((BATCH,), SIZE, 32, SIZE, SIGMA_DATA)
@@ -94,7 +94,7 @@ class Side:
 
 
 def build(things, attention):
-    """Return the network: one outer level of 2 + 2 layers of width 128, and 4 of width 256 with global attention."""
+    """Return the network: an outer level of 2 + 2 layers of width 128, and 4 global layers of width 256."""
     from hdit import HourglassDiffusionTransformer
     from hdit.modules.models.hourglass_diffusion_transformer.layers import FourierFeatures
 
@@ -117,19 +117,19 @@ def build(things, attention):
         in_channels=3,
         out_channels=3,
         patch_size=[4, 4],
-        widths=numpy.array([128]),  # a list of one would make its inner width a float
+        widths=numpy.array([128]),  # a list of length one would make its inner width a float
         middle_width=256,
         depths=[2],
         middle_depth=4,
         block_builders={0: local, 1: everywhere, 2: local},
         mapping_width=256,
         mapping_depth=2,
-        guidance_modules=[FourierFeatures(9, 256)],  # what was done to the image: the package lets one add it
+        guidance_modules=[FourierFeatures(9, 256)],  # augmentation conditioning, optional in the package
     )
 
 
 def groups(model):
-    """Return k-diffusion's parameter groups, by the tags that the package puts on its parameters."""
+    """Return k-diffusion's parameter groups, from the tags that the package sets on its parameters."""
     lr, decay = 5e-4, 1e-2
     sorts = {(mapping, wd): [] for mapping in (False, True) for wd in (False, True)}
     for parameter in model.parameters():

@@ -1,12 +1,12 @@
-"""One side of `peer.py`, in a process and an environment of its own: does what it is asked and says how long it took.
+"""One side of `peer.py`, in its own process and environment: runs requested steps and returns their durations.
 
     python peer_worker.py MODULE FOLDER THREADS ATTENTION [compile]
 
-A request is a line of JSON on stdin, its answer one on stdout; between requests the process sleeps:
+A request is a line of JSON on stdin, and its response a line of JSON on stdout. Between requests the process sleeps.
 
     {"do": "facts"}                   {"parameters": ..., "torch": ...}
     {"do": "train", "times": 3}       {"seconds": [...]}
-    {"do": "output", "file": ...}     {}, and the file holds the network's answer to the inputs of FOLDER
+    {"do": "output", "file": ...}     {}, and writes the network's output for the inputs in FOLDER
 """
 
 import importlib
@@ -19,7 +19,7 @@ import time
 def main(module, folder, threads, attention, *flags):
     """Answer requests until stdin ends."""
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # keep output of libraries out of the responses
     import torch
 
     torch.set_num_threads(int(threads))
@@ -30,7 +30,7 @@ def main(module, folder, threads, attention, *flags):
 
 
 def answer(side, request):
-    """Do what was asked."""
+    """Handle one request and return its response."""
     if request["do"] == "facts":
         import torch
 

@@ -1,10 +1,10 @@
 #!/bin/sh
-# The FFHQ-1024 path on real photographs: Debian's wallpapers of 1024 pixels and more are fetched, prepared at 1024,
-# verified image by image, and read once in the order of a training run. Nothing is kept.
+# Tests the FFHQ-1024 pipeline on real photographs: downloads Debian's wallpapers of at least 1024 pixels, prepares them
+# at 1024x1024, verifies every image, and reads all of them once. Everything is deleted afterwards.
 #
 #     benchmarks/photos.sh [WORKERS]
 #
-# Needs apt-get and dpkg-deb (Debian or Ubuntu; no root), 600 MB of disk under $TMPDIR, and some minutes.
+# Needs apt-get and dpkg-deb (Debian or Ubuntu; no root), 600 MB of disk space in $TMPDIR, and a few minutes.
 set -eu
 workers=${1:-2}
 folder=$(mktemp -d)
@@ -18,7 +18,7 @@ cd "$folder"
 say apt-get download plasma-workspace-wallpapers mate-backgrounds
 for package in *.deb; do dpkg-deb -x "$package" photos; done
 
-# Only photographs of at least 1024 pixels a side, each once: the packages hold many sizes of one picture, and previews.
+# Select files of at least 1024 pixels per side: the packages contain many sizes of each image, and previews.
 python - > chosen.txt <<'CHOOSE'
 from pathlib import Path
 from PIL import Image

@@ -1,7 +1,8 @@
-"""What a step pays for a save: written beside training, and waited for. `python benchmarks/saving.py`
+"""Measure the overhead of checkpoints, asynchronous and synchronous: `python benchmarks/saving.py`.
 
-A network of some million parameters on small random pictures, trained three times for as many steps: without saves,
-with saves beside training, and with saves that it waits for. Prints the median step and what a save adds to the run.
+Trains a model of several million parameters on small random images three times for the same number of steps: without
+checkpoints, with asynchronous checkpoints, and with synchronous ones. Prints the median step time and the overhead per
+checkpoint.
 """
 
 import statistics
@@ -27,7 +28,7 @@ LEVELS = [{"depth": 2, "width": 256, "attention": "neighborhood"}, {"depth": 6, 
 
 
 class WaitingSaver(Saver):
-    """Saves in the foreground."""
+    """Saves synchronously."""
 
     def save(self, *args) -> None:
         super().save(*args)
@@ -35,6 +36,7 @@ class WaitingSaver(Saver):
 
 
 def prepared(folder: Path) -> Path:
+    """Write random images below `folder` and return the data set prepared from them."""
     numbers = np.random.default_rng(0)
     for index in range(32):
         (folder / "pictures").mkdir(exist_ok=True)
@@ -44,6 +46,7 @@ def prepared(folder: Path) -> Path:
 
 
 def recipe(data: Path, every_steps: int) -> Recipe:
+    """Return the recipe of a run with a checkpoint every `every_steps` steps."""
     train_table = {"num_images": STEPS * BATCH, "batch_size": BATCH, "sample_every_images": 0, "keep_checkpoints": 2}
     model = {"image_size": [32, 32], "patch_size": 4, "mapping_width": 256, "mapping_depth": 2, "levels": LEVELS}
     return check_recipe(
@@ -57,9 +60,9 @@ def recipe(data: Path, every_steps: int) -> Recipe:
 
 
 def timed(data: Path, run: Path, every_steps: int) -> tuple[float, list[float]]:
-    """Return how long the steps and saves of a run take, and how long from each step to the next; seconds.
+    """Return the total duration of a run and the time between consecutive steps, in seconds.
 
-    The clock stops when the last step begins: the save at the end is the same for all.
+    The measurement ends when the last step begins, because the final checkpoint is the same for all runs.
     """
     began_at, update = [], Learner.update
 
@@ -72,11 +75,12 @@ def timed(data: Path, run: Path, every_steps: int) -> tuple[float, list[float]]:
         train(recipe(data, every_steps), run, device="cpu")
     finally:
         Learner.update = update
-    began_at = began_at[1:]  # the first step allocates
+    began_at = began_at[1:]  # the first step includes allocations
     return began_at[-1] - began_at[0], [later - earlier for earlier, later in pairwise(began_at)]
 
 
 def main() -> None:
+    """Run the benchmark and print the result."""
     import hdit_core.train.trainer as trainer
 
     torch.set_num_threads(1)
@@ -90,9 +94,9 @@ def main() -> None:
         checkpoint = next((folder / "bare" / "checkpoints").iterdir())
         size_mb = sum(file.stat().st_size for file in checkpoint.iterdir()) / 1e6
     saves = (STEPS - 1) // EVERY_STEPS
-    print(f"a checkpoint of {size_mb:.0f} MB; a step without saves: {statistics.median(steps):.3f} s")
-    for name, total_s, between in (("beside training", beside_s, beside), ("waited for", waiting_s, waiting)):
-        print(f"saves {name}: {(total_s - bare_s) / saves:.3f} s more a save; the longest step {max(between):.3f} s")
+    print(f"checkpoint size {size_mb:.0f} MB; step without checkpoints {statistics.median(steps):.3f} s")
+    for name, total_s, between in (("asynchronous", beside_s, beside), ("synchronous", waiting_s, waiting)):
+        print(f"{name}: overhead {(total_s - bare_s) / saves:.3f} s per checkpoint; longest step {max(between):.3f} s")
 
 
 if __name__ == "__main__":
