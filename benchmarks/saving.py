@@ -19,7 +19,7 @@ from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import prepare_data
 from hdit_core.recipe.read import check_recipe
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.async_checkpoint import Saver
+from hdit_core.train.async_checkpoint import AsyncCheckpointer
 from hdit_core.train.run import train
 from hdit_core.train.step.train_step import Learner
 
@@ -27,7 +27,7 @@ STEPS, BATCH, EVERY_STEPS = 26, 4, 8
 LEVELS = [{"depth": 2, "width": 256, "attention": "neighborhood"}, {"depth": 6, "width": 512, "attention": "global"}]
 
 
-class WaitingSaver(Saver):
+class WaitingSaver(AsyncCheckpointer):
     """Saves synchronously."""
 
     def save(self, *args) -> None:

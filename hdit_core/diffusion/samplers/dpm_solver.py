@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from hdit_core.diffusion.samplers.sampler_state import Walk, mean_of_each
+from hdit_core.diffusion.samplers.sampler_state import SamplerState, mean_of_each
 
 FIRST, SECOND = 1 / 3, 2 / 3  # where in a step of order three its inner questions are asked
 RTOL, ATOL = 0.05, 0.0078  # atol: one level of an 8-bit image in [-1, 1]
@@ -44,22 +44,22 @@ def _phi(h: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
     return h.expm1() / h - 1
 
 
-def _inner(walk: Walk, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
-    return _noise_seen(x, walk.denoised(x, (-t).exp()), t)
+def _inner(walk: SamplerState, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
+    return _noise_seen(x, walk.denoise_at(x, (-t).exp()), t)
 
 
-def _start(walk: Walk, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
-    return _noise_seen(x, walk.start(x, (-t).exp()), t)
+def _start(walk: SamplerState, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
+    return _noise_seen(x, walk.denoise_at_step_start(x, (-t).exp()), t)
 
 
 def _first_order(
-    walk: Walk, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"], h: Float64[Tensor, "B"]
+    walk: SamplerState, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"], h: Float64[Tensor, "B"]
 ) -> Float[Tensor, "B C H W"]:
     return _leap(x, t, h, _start(walk, x, t))
 
 
 def _second_order(
-    walk: Walk, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"], h: Float64[Tensor, "B"]
+    walk: SamplerState, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"], h: Float64[Tensor, "B"]
 ) -> Float[Tensor, "B C H W"]:
     """One step of order two, its inner question in the middle."""
     eps = _start(walk, x, t)
@@ -68,7 +68,7 @@ def _second_order(
 
 
 def _third_order(
-    walk: Walk, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"], h: Float64[Tensor, "B"]
+    walk: SamplerState, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"], h: Float64[Tensor, "B"]
 ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B C H W"]]:
     """One step of order three, and the step of order two that shares its first two questions."""
     eps = _start(walk, x, t)
@@ -89,21 +89,21 @@ def orders(questions: int) -> list[int]:
 STEPS = {1: _first_order, 2: _second_order, 3: lambda walk, x, t, h: _third_order(walk, x, t, h)[0]}
 
 
-def _ends(walk: Walk, x: Float[Tensor, "B C H W"]) -> tuple[Float64[Tensor, "B"], float]:
+def _ends(walk: SamplerState, x: Float[Tensor, "B C H W"]) -> tuple[Float64[Tensor, "B"], float]:
     """Return the time at which each image starts, and that at which all of them end."""
     sigma_min = walk.sigmas[-1] or walk.sigmas[-2]
     return torch.full(x.shape[:1], -math.log(walk.sigmas[0]), dtype=torch.float64), -math.log(sigma_min)
 
 
-def _finish(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def _finish(walk: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """Take away the noise that is left, where the schedule ends at 0."""
     if walk.sigmas[-1] > 0:
         return x
     walk.index += 1
-    return walk.start(x, walk.sigmas[-2])
+    return walk.denoise_at_step_start(x, walk.sigmas[-2])
 
 
-def dpm_fast(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def dpm_fast(walk: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """DPM-Solver-fast: as many questions as the schedule has steps, in steps even in ln sigma, of order three mostly.
 
     Of the schedule only the ends and the number of steps count.
@@ -158,7 +158,7 @@ class StepControl:
 
 
 def dpm_adaptive(
-    walk: Walk, x: Float[Tensor, "B C H W"], rtol: float = RTOL, atol: float = ATOL
+    walk: SamplerState, x: Float[Tensor, "B C H W"], rtol: float = RTOL, atol: float = ATOL
 ) -> Float[Tensor, "B C H W"]:
     """DPM-Solver-12/23: order three, its step length set by the difference from order two; three questions a step.
 

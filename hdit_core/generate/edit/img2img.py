@@ -10,12 +10,12 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hdit_core.errors import UsageError
-from hdit_core.generate.pipeline import Draw, Painter
+from hdit_core.generate.pipeline import Draw, SamplingPipeline
 
 ROUNDING = 1e-9  # of strength times steps: 0.6 x 50 is 30
 
 
-def sigmas_of(painter: Painter, strength: float) -> Float64[Tensor, "levels"]:
+def sigmas_of(painter: SamplingPipeline, strength: float) -> Float64[Tensor, "levels"]:
     """Return the last levels of the schedule: that share of its steps, rounded up; with strength 0 only the last, 0.
 
     Raises:
@@ -27,7 +27,7 @@ def sigmas_of(painter: Painter, strength: float) -> Float64[Tensor, "levels"]:
     return painter.sigmas[steps - math.ceil(strength * steps - ROUNDING) :]
 
 
-def varying(painter: Painter, picture: Float[Tensor, "1 C H W"], strength: float) -> Draw:
+def img2img(painter: SamplingPipeline, picture: Float[Tensor, "1 C H W"], strength: float) -> Draw:
     """Return what draws variations of a picture.
 
     Image i gets the noise that `hdit sample` gives image i: at strength 1, where nothing of the picture is left, it is
@@ -45,6 +45,6 @@ def varying(painter: Painter, picture: Float[Tensor, "1 C H W"], strength: float
 
     def draw(numbers: list[int], classes: list[int] | None) -> Float[Tensor, "B C H W"]:
         x = kept * picture + float(sigmas[0]) * painter.noise(numbers)
-        return painter.walk(x, sigmas, painter.motion(numbers), painter.conditioned(classes))
+        return painter.sample(x, sigmas, painter.brownian_noise(numbers), painter.conditioned(classes))
 
     return draw

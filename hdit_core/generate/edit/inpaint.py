@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hdit_core.diffusion.samplers.sampler_state import Denoise
-from hdit_core.generate.pipeline import Draw, Painter
+from hdit_core.generate.pipeline import Draw, SamplingPipeline
 
 PARTS = 10  # that the way is cut in when it is walked again
 PURPOSE = "resample"
@@ -39,8 +39,8 @@ def seed_of_round(seed: int, turn: int) -> int:
     return int.from_bytes(digest, "little")
 
 
-def inpainting(
-    painter: Painter, picture: Float[Tensor, "1 C H W"], mask: Bool[Tensor, "1 1 H W"], rounds: int = 4
+def inpaint(
+    painter: SamplingPipeline, picture: Float[Tensor, "1 C H W"], mask: Bool[Tensor, "1 1 H W"], rounds: int = 4
 ) -> Draw:
     """Return what draws pictures that are new where the mask is True and the given picture, exactly, elsewhere.
 
@@ -64,8 +64,8 @@ def inpainting(
                 if turn > 0:  # back up to where the part began
                     added = math.sqrt(float(sigmas[begin]) ** 2 - float(sigmas[end]) ** 2)
                     x = x + added * painter.noise(numbers, PURPOSE, walked)
-                motion = painter.motion(numbers, seed_of_round(painter.seed, turn))
-                x = painter.walk(x, sigmas[begin : end + 1], motion, denoise)
+                motion = painter.brownian_noise(numbers, seed_of_round(painter.seed, turn))
+                x = painter.sample(x, sigmas[begin : end + 1], motion, denoise)
                 walked += 1
         return torch.where(mask, x, picture)
 

@@ -14,7 +14,7 @@ import torch
 from hdit_core.errors import UsageError
 from hdit_core.model.attention import native as native_backend
 from hdit_core.model.attention import tiled
-from hdit_core.model.attention.interface import Attend, Place
+from hdit_core.model.attention.interface import AttentionFn, KernelTarget
 from hdit_core.recipe.model import AttentionBackend, ModelRecipe
 
 
@@ -22,13 +22,13 @@ from hdit_core.recipe.model import AttentionBackend, ModelRecipe
 class Implementation(Protocol):
     """What the module of an implementation has."""
 
-    attend: Attend
+    attend: AttentionFn
     """Of (q, k, v, kernel_size); see `neighborhood_attention`."""
 
-    def unavailable(self, place: Place) -> str | None:
+    def unavailable(self, place: KernelTarget) -> str | None:
         """Return what is missing for it at a place of its type, None where it can run."""
 
-    def describe(self, place: Place) -> str:
+    def describe(self, place: KernelTarget) -> str:
         """Return how the log calls it at a place where it can run."""
 
 
@@ -53,19 +53,19 @@ class Backend:
         return importlib.import_module(self.module)
 
     @property
-    def attend(self) -> Attend:
+    def attend(self) -> AttentionFn:
         """The function of (q, k, v, kernel_size)."""
         return self.implementation.attend
 
-    def fits(self, place: Place) -> bool:
+    def fits(self, place: KernelTarget) -> bool:
         """Whether it is for devices of that type at all."""
         return self.device_type in (None, place.device.type)
 
-    def missing(self, place: Place) -> str | None:
+    def missing(self, place: KernelTarget) -> str | None:
         """Return what keeps it from running at a place, None where nothing does."""
         if not self.fits(place):
             return f"it is for {self.device_type} devices, the network is on {place.device.type}"
-        if place.in_one_order and self.varies:
+        if place.deterministic and self.varies:
             return f"--deterministic is asked for, and {self.varies}"
         return self.implementation.unavailable(place)
 
@@ -90,7 +90,7 @@ class Choice:
     """An implementation that can run at a place, and why it is this one."""
 
     name: str
-    attend: Attend
+    attend: AttentionFn
     reason: str
 
     @property
@@ -100,7 +100,7 @@ class Choice:
 
 
 @lru_cache(maxsize=64)
-def choose(place: Place, wanted: AttentionBackend = "auto") -> Choice:
+def select_backend(place: KernelTarget, wanted: AttentionBackend = "auto") -> Choice:
     """Return the implementation for a place.
 
     Args:
@@ -118,31 +118,31 @@ def choose(place: Place, wanted: AttentionBackend = "auto") -> Choice:
         if missing := backend.missing(place):
             passed_over.append(missing)
         else:
-            return _choice(backend, place, "; ".join(passed_over))
+            return _select(backend, place, "; ".join(passed_over))
     raise AssertionError("tiled attention runs everywhere")
 
 
-def _choice(backend: Backend, place: Place, why: str) -> Choice:
+def _select(backend: Backend, place: KernelTarget, why: str) -> Choice:
     name = backend.implementation.describe(place)
     return Choice(backend.name, backend.attend, f"{name}: {why}" if why else name)
 
 
-def _forced(place: Place, wanted: str) -> Choice:
+def _forced(place: KernelTarget, wanted: str) -> Choice:
     backend = BACKENDS[wanted]
     if missing := backend.missing(place):
         possible = [name for name, other in BACKENDS.items() if not other.missing(place)]
         raise UsageError(
             f"model.attention_backend = {wanted!r} cannot run here: {missing}; possible are auto, {', '.join(possible)}"
         )
-    return _choice(backend, place, "model.attention_backend asks for it")
+    return _select(backend, place, "model.attention_backend asks for it")
 
 
-def availability(place: Place) -> dict[str, str | None]:
+def availability(place: KernelTarget) -> dict[str, str | None]:
     """Return every implementation by name with what is missing for it at a place, None where it can run."""
     return {name: backend.missing(place) for name, backend in BACKENDS.items()}
 
 
-def chosen(model: ModelRecipe, device: torch.device, dtype: torch.dtype) -> list[Choice]:
+def selected_backends(model: ModelRecipe, device: torch.device, dtype: torch.dtype) -> list[Choice]:
     """Return the choices that a network makes for its levels of neighborhood attention, each once.
 
     Args:
@@ -153,4 +153,6 @@ def chosen(model: ModelRecipe, device: torch.device, dtype: torch.dtype) -> list
     """
     device = torch.empty(0, device=device).device  # tensors say "cuda:0" where "cuda" was asked for
     dims = dict.fromkeys(level.head_dim for level in model.levels if level.attention == "neighborhood")
-    return list(dict.fromkeys(choose(Place(device, dtype, dim), model.attention_backend) for dim in dims))
+    return list(
+        dict.fromkeys(select_backend(KernelTarget(device, dtype, dim), model.attention_backend) for dim in dims)
+    )

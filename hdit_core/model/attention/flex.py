@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from hdit_core.model.attention.interface import Place
-from hdit_core.model.attention.self_test import trial
+from hdit_core.model.attention.interface import KernelTarget
+from hdit_core.model.attention.self_test import self_test
 
 TILE = (8, 16)  # rows and columns of tokens
 BLOCK = TILE[0] * TILE[1]
@@ -29,17 +29,17 @@ MOST_SHAPES = 256  # compiled in one process: levels x batch sizes x image sizes
 Grid = tuple[int, int, int, str]  # height, width, kernel_size, device
 
 
-def unavailable(place: Place) -> str | None:
+def unavailable(place: KernelTarget) -> str | None:
     """Return what is missing for it at a CUDA device, None where it can run."""
     if place.dtype not in DTYPES:
         return f"FlexAttention takes float16, bfloat16 and float32, found {place.dtype_name}"
     if place.head_dim < LEAST_HEAD_DIM:
         return f"FlexAttention takes head_dim from {LEAST_HEAD_DIM} on, found {place.head_dim}"
-    wrong = trial(attend, place)
+    wrong = self_test(attend, place)
     return wrong and f"FlexAttention {wrong}"
 
 
-def describe(place: Place) -> str:
+def describe(place: KernelTarget) -> str:
     """Return its name for the log."""
     return f"FlexAttention of torch {torch.__version__}, compiled ({place.device_name})"
 

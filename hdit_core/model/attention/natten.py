@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hdit_core.model.attention.interface import Place
-from hdit_core.model.attention.self_test import trial
+from hdit_core.model.attention.interface import KernelTarget
+from hdit_core.model.attention.self_test import self_test
 
 OLDEST = (0, 20)
 TRACEABLE = (0, 21, 5)  # torch.compile goes through it from here on
@@ -28,7 +28,7 @@ def version(module: Any) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", module.__version__.partition("+")[0])[:3])
 
 
-def unavailable(place: Place) -> str | None:
+def unavailable(place: KernelTarget) -> str | None:
     """Return what is missing for it at a CUDA device, None where it can run."""
     try:
         module = importlib.import_module("natten")
@@ -45,7 +45,7 @@ def unavailable(place: Place) -> str | None:
     return None
 
 
-def _unfit(module: Any, place: Place) -> str | None:
+def _unfit(module: Any, place: KernelTarget) -> str | None:
     if version(module) < OLDEST:
         return "is too old; 0.20 or later is needed"
     if not getattr(module, "HAS_LIBNATTEN", True):
@@ -54,10 +54,10 @@ def _unfit(module: Any, place: Place) -> str | None:
         return f"takes float16, bfloat16 and float32, found {place.dtype_name}"
     if kernel(module, place) in (None, EAGER_FLEX):
         return f"has no kernel for {place.device_name}, {place.dtype_name}, head_dim = {place.head_dim}"
-    return trial(attend, place)
+    return self_test(attend, place)
 
 
-def kernel(module: Any, place: Place) -> str | None:
+def kernel(module: Any, place: KernelTarget) -> str | None:
     """Return the kernel that NATTEN picks when training at a place, None where it has none."""
     probe = torch.empty(1, 8, 8, 1, place.head_dim, device=place.device, dtype=place.dtype, requires_grad=True)
     choose = importlib.import_module("natten.backends").choose_backend
@@ -68,7 +68,7 @@ def kernel(module: Any, place: Place) -> str | None:
         return None
 
 
-def describe(place: Place) -> str:
+def describe(place: KernelTarget) -> str:
     """Return its name for the log, as in `natten 0.21.7 hopper-fna (CUDA 9.0)`."""
     module = importlib.import_module("natten")
     name = f"natten {module.__version__} {kernel(module, place)} ({place.device_name})"

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from hdit_core.checkpoint.state import SIGMA_BINS, Interval, State
-from hdit_core.train.monitor.spikes import remembered
-from hdit_core.train.step.batch_plan import Step
+from hdit_core.checkpoint.state import SIGMA_BINS, LogWindow, State
+from hdit_core.train.monitor.spikes import with_step_history
+from hdit_core.train.step.batch_plan import PlannedStep
 from hdit_core.train.step.result import StepResult
 
 SIGMA_EDGES = tuple(float(edge) for edge in 10 ** np.linspace(-3, 3, SIGMA_BINS + 1).round(2))
@@ -15,8 +15,8 @@ SIGMA_EDGES = tuple(float(edge) for edge in 10 ** np.linspace(-3, 3, SIGMA_BINS 
 
 
 def with_step(
-    interval: Interval, result: StepResult, *, flops: float, elapsed_s: float, waited_s: float, spikes: int = 0
-) -> Interval:
+    interval: LogWindow, result: StepResult, *, flops: float, elapsed_s: float, waited_s: float, spikes: int = 0
+) -> LogWindow:
     """Return the sums with one more step.
 
     Args:
@@ -29,7 +29,7 @@ def with_step(
     images = np.bincount(bins, minlength=SIGMA_BINS)
     losses = np.bincount(bins, np.asarray(result.losses), SIGMA_BINS)
     parts = {part: interval.grad_norms.get(part, 0.0) + norm for part, norm in result.grad_norms.items()}
-    return Interval(
+    return LogWindow(
         steps=interval.steps + 1,
         num_images=interval.num_images + len(result.losses),
         loss=interval.loss + result.loss,
@@ -45,14 +45,14 @@ def with_step(
     )
 
 
-def loss_by_sigma(interval: Interval) -> list[dict[str, Any]]:
+def loss_by_sigma(interval: LogWindow) -> list[dict[str, Any]]:
     """Return the mean loss of each half decade of noise that there were images of, and how many."""
     edges = pairwise(SIGMA_EDGES)
     rows = zip(edges, interval.bin_images, interval.bin_losses, strict=True)
     return [{"sigma": list(ends), "images": images, "loss": loss / images} for ends, images, loss in rows if images]
 
 
-def log_fields(interval: Interval) -> dict[str, Any]:
+def log_fields(interval: LogWindow) -> dict[str, Any]:
     """Return what a line of the log says of an interval of at least one step: means, speeds, counts."""
     steps, elapsed_s = interval.steps, max(interval.elapsed_s, 1e-9)
     return {
@@ -68,9 +68,9 @@ def log_fields(interval: Interval) -> dict[str, Any]:
     }
 
 
-def advanced(
+def next_state(
     state: State,
-    step: Step,
+    step: PlannedStep,
     result: StepResult,
     *,
     flops: float,
@@ -90,7 +90,7 @@ def advanced(
         damaged: images that were found damaged so far, and how.
     """
     sums = with_step(state.memory.interval, result, flops=flops, elapsed_s=elapsed_s, waited_s=waited_s, spikes=spikes)
-    memory = remembered(state.memory, result).model_copy(update={"interval": sums, "damaged": damaged})
+    memory = with_step_history(state.memory, result).model_copy(update={"interval": sums, "damaged": damaged})
     return state.model_copy(
         update={
             "step": step.number + 1,
@@ -101,6 +101,6 @@ def advanced(
     )
 
 
-def with_new_interval(state: State) -> State:
+def with_new_log_window(state: State) -> State:
     """Return the state after a line of the log: the sums begin anew."""
-    return state.model_copy(update={"memory": state.memory.model_copy(update={"interval": Interval()})})
+    return state.model_copy(update={"memory": state.memory.model_copy(update={"interval": LogWindow()})})
