@@ -221,20 +221,20 @@ def init_ranks(device_name: str = "auto", timeout_s: int = TIMEOUT_S) -> World:
     return World(place.rank, place.size, place.local_rank, store)
 
 
-def gpu_of(place: LaunchInfo, visible: int) -> int:
+def gpu_of(launch: LaunchInfo, visible: int) -> int:
     """Return the number of a rank's GPU among the visible ones.
 
     Raises:
         UsageError: there is none for it.
     """
-    if place.own_gpu and visible == 1:
+    if launch.own_gpu and visible == 1:
         return 0
-    if place.local_rank >= visible:
+    if launch.local_rank >= visible:
         raise UsageError(
-            f"rank {place.rank} is number {place.local_rank} on its node, where {visible} GPUs are visible; start as "
+            f"rank {launch.rank} is number {launch.local_rank} on its node, where {visible} GPUs are visible; start as "
             "many ranks on a node as it has GPUs"
         )
-    return place.local_rank
+    return launch.local_rank
 
 
 def _stay_inside() -> None:
@@ -250,18 +250,18 @@ def hosts_store(rank: int) -> bool:
     return rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
 
 
-def _store(place: LaunchInfo, timeout: timedelta) -> Store:
+def _store(launch: LaunchInfo, timeout: timedelta) -> Store:
     """Return the ranks' common store: torchrun's, or else one that the first of them offers."""
-    if not hosts_store(place.rank):
-        return TCPStore(place.address, place.port, place.size, False, timeout)
-    if not place.one_node:
-        return TCPStore(place.address, place.port, place.size, True, timeout)
+    if not hosts_store(launch.rank):
+        return TCPStore(launch.address, launch.port, launch.size, False, timeout)
+    if not launch.one_node:
+        return TCPStore(launch.address, launch.port, launch.size, True, timeout)
     try:
         # ready before the store has it: given an address, torch would listen on all of them
-        listener = socket.create_server((LOOPBACK, place.port), backlog=place.size)
+        listener = socket.create_server((LOOPBACK, launch.port), backlog=launch.size)
     except OSError as error:
         raise UsageError(
-            f"port {place.port}, where the ranks are to meet, cannot be had ({error.strerror}); set MASTER_PORT to one "
+            f"port {launch.port}, where the ranks meet, is not available ({error.strerror}); set MASTER_PORT to one "
             "that is free"
         ) from None
-    return TCPStore(place.address, place.port, place.size, True, timeout, master_listen_fd=listener.detach())
+    return TCPStore(launch.address, launch.port, launch.size, True, timeout, master_listen_fd=listener.detach())

@@ -177,7 +177,7 @@ def _share(task: str | None, finish: bool) -> "ArrayTask":
     return share
 
 
-def _prepare(settings: "PrepareSettings", share: "ArrayTask", finish: bool) -> "PrepareSummary | TaskSummary":
+def _prepare(settings: "PrepareSettings", task: "ArrayTask", finish: bool) -> "PrepareSummary | TaskSummary":
     """Run the preparation beside a progress bar."""
     from hdit_core.data.prepare.run import finish_data, prepare_data, prepare_task
 
@@ -186,8 +186,8 @@ def _prepare(settings: "PrepareSettings", share: "ArrayTask", finish: bool) -> "
         def show(done: int, total: int, bad: int) -> None:
             bar.update(done, total, f"{bad:,} not usable" if bad else "")
 
-        if share.count > 1:
-            return prepare_task(settings, share, show)
+        if task.count > 1:
+            return prepare_task(settings, task, show)
         return (finish_data if finish else prepare_data)(settings, show)
 
 

@@ -117,8 +117,8 @@ def _train(recipe: "Recipe", run: Path, device: str, deterministic: bool, watch:
         def show(now: Progress) -> None:
             bar.update(now.num_images, now.total_images, f"loss {now.loss:.4f}, gradient {now.grad_norm:.2f}")
 
-        watcher = Callbacks(show, note, tuple(watch))
-        state = train_run(recipe, run, device=device, watcher=watcher, deterministic=deterministic)
+        callbacks = Callbacks(show, note, tuple(watch))
+        state = train_run(recipe, run, device=device, callbacks=callbacks, deterministic=deterministic)
         bar.update(state.num_images, remark=bar.remark)  # a run that was done before reports no step
     result = {"run": str(run), "step": state.step, "num_images": state.num_images, "elapsed_s": state.elapsed_s}
     emit(result, json)
@@ -130,9 +130,9 @@ def _rehearse(recipe: "Recipe", run: Path, device: str, deterministic: bool, jso
     from hdit_core.train.dry_run import dry_run
     from hdit_core.train.monitor.callbacks import Callbacks
 
-    watcher = Callbacks(on_note=note) if is_main_process() else Callbacks()
+    callbacks = Callbacks(on_note=note) if is_main_process() else Callbacks()
     done = read_status(run).get("num_images", 0)
-    rehearsal = dry_run(recipe, device=device, watcher=watcher, done=done, deterministic=deterministic)
+    rehearsal = dry_run(recipe, device=device, callbacks=callbacks, done=done, deterministic=deterministic)
     if is_main_process():
         emit(rehearsal.to_json(), json, _lines(rehearsal))
 
@@ -164,13 +164,13 @@ def _replay(
         replay(recipe, run, step, device=device, save_images=save_images, deterministic=deterministic)
         return
     with progress("repro", unit="steps") as bar:
-        watcher = Callbacks(on_note=note)
+        callbacks = Callbacks(on_note=note)
         found = replay(
             recipe,
             run,
             step,
             device=device,
-            watcher=watcher,
+            callbacks=callbacks,
             save_images=save_images,
             on_step=bar.update,
             deterministic=deterministic,

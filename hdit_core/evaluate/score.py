@@ -95,10 +95,10 @@ class _Scoring:
         extractor: Extractor,
         on_progress: OnProgress,
         say: Say,
-        relay: FeatureGather,
+        gather: FeatureGather,
     ) -> None:
         self.settings, self.images, self.reference, self.extractor = settings, images, reference, extractor
-        self._on_progress, self._say, self._relay = on_progress, say, relay
+        self._on_progress, self._say, self._relay = on_progress, say, gather
         self._classes = InceptionScore(extractor.class_logits) if extractor.class_logits else None
         self._places = DigestIndex()
         self._neighbours: Neighbours | None = None
@@ -108,7 +108,7 @@ class _Scoring:
         for side in (self.images, self.reference):
             if isinstance(side, ImageSet):
                 store = self._store(side)
-                assist(side, self.extractor, self.settings.batch_size, store=store, relay=self._relay)
+                assist(side, self.extractor, self.settings.batch_size, store=store, gather=self._relay)
 
     def run(self) -> Score | SavedStatistics:
         """Measure both sides, compare them, and write what is asked for beside."""
@@ -142,7 +142,7 @@ class _Scoring:
             num_blocks=num_blocks,
             watchers=watchers,
             store=self._store(images),
-            relay=self._relay,
+            gather=self._relay,
         )
 
     def _measure_reference(self, scored: Measurement) -> Measurement:

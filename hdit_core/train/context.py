@@ -32,12 +32,12 @@ class RunContext:
 
 
 @contextmanager
-def run_context(recipe: Recipe, device: str, watcher: Callbacks, in_one_order: bool = False) -> Iterator[RunContext]:
+def run_context(recipe: Recipe, device: str, callbacks: Callbacks, in_one_order: bool = False) -> Iterator[RunContext]:
     """Join the ranks and open the data set; leave the ranks again after the body.
 
     Args:
         device: `"auto"`, `"cpu"`, `"cuda"`, ...
-        watcher: is told how attention and the like will be computed.
+        callbacks: is told how attention and the like will be computed.
         in_one_order: whether `--deterministic` is asked for.
 
     Raises:
@@ -46,29 +46,29 @@ def run_context(recipe: Recipe, device: str, watcher: Callbacks, in_one_order: b
         DataError: the data set is missing, damaged, or not what the recipe's network takes.
         HditError: another rank is gone.
     """
-    mode = deterministic(recipe.train, device, watcher.on_note) if in_one_order else nullcontext()
-    with mode, _joined(recipe, device, watcher, in_one_order) as place:
+    mode = deterministic(recipe.train, device, callbacks.on_note) if in_one_order else nullcontext()
+    with mode, _joined(recipe, device, callbacks, in_one_order) as place:
         yield place
 
 
 @contextmanager
-def _joined(recipe: Recipe, device: str, watcher: Callbacks, in_one_order: bool) -> Iterator[RunContext]:
+def _joined(recipe: Recipe, device: str, callbacks: Callbacks, in_one_order: bool) -> Iterator[RunContext]:
     world = init_ranks(device, recipe.train.rank_timeout_s)
-    roll_call = RankFailureDetector(world)
+    failures = RankFailureDetector(world)
     try:
-        with roll_call.watching():
+        with failures.watching():
             check_world(recipe.train, world)
             here = world.device(pick_device(device))
             dtype = compute_dtype(recipe.train.precision, here)
             for choice in selected_backends(recipe.model, here, dtype):
-                watcher.on_note(choice.note)
+                callbacks.on_note(choice.note)
             if note := kernels_note(here, dtype):
-                watcher.on_note(note)
+                callbacks.on_note(note)
             reader = open_reader(recipe.data)
             check_data(recipe, reader)
-            yield RunContext(world, here, reader, roll_call, in_one_order)
+            yield RunContext(world, here, reader, failures, in_one_order)
     finally:
-        roll_call.close()
+        failures.close()
         world.destroy_ranks()
 
 

@@ -60,7 +60,7 @@ def dry_run(
     recipe: Recipe,
     *,
     device: str = "auto",
-    watcher: Callbacks | None = None,
+    callbacks: Callbacks | None = None,
     done: int = 0,
     deterministic: bool = False,
 ) -> DryRun:
@@ -73,34 +73,34 @@ def dry_run(
     Raises:
         UsageError, DataError, CheckpointError, NumericalError: as `train`.
     """
-    watcher = watcher or Callbacks()
-    with run_context(recipe, device, watcher, deterministic) as place:
+    callbacks = callbacks or Callbacks()
+    with run_context(recipe, device, callbacks, deterministic) as place:
         inherited = load_initial_weights(recipe) if recipe.train.init_from and not done else NOTHING
-        return _rehearse(recipe, place, watcher, max(0, recipe.train.num_images - done), inherited)
+        return _rehearse(recipe, place, callbacks, max(0, recipe.train.num_images - done), inherited)
 
 
 def _rehearse(
-    recipe: Recipe, place: RunContext, watcher: Callbacks, images_left: int, inherited: InitialWeights
+    recipe: Recipe, context: RunContext, callbacks: Callbacks, images_left: int, inherited: InitialWeights
 ) -> DryRun:
     for note in inherited.notes:
-        watcher.on_note(note)
-    learner = build_learner(recipe, None, place.world, place.device, watcher.on_note, inherited.tensors)
+        callbacks.on_note(note)
+    learner = build_learner(recipe, None, context.world, context.device, callbacks.on_note, inherited.tensors)
     endless = recipe.train.model_copy(update={"num_images": 2**62})
     plan = list(islice(steps(endless, 0, 0), STEPS))
-    with closing(build_dataloader(recipe, place.reader, plan, learner.micro_batches)) as batches:
+    with closing(build_dataloader(recipe, context.reader, plan, learner.micro_batches)) as batches:
         times, waits, results = [], [], []
         for step in plan:
             began_at, waited_s = time.perf_counter(), batches.waited_s
             results.append(learner.train_step(step, batches))
-            wait_for(place.device)
+            wait_for(context.device)
             times.append(time.perf_counter() - began_at)
             waits.append(batches.waited_s - waited_s)
         image_size = batches.image_size
     step_s, size = max(times[-1] - results[-1].compile_s, 1e-9), plan[-1].batch_size
     flops_per_s = size * image_flops(recipe.model, image_size) / step_s
-    peak = peak_flops_per_s(place.device, learner.dtype)
+    peak = peak_flops_per_s(context.device, learner.dtype)
     return DryRun(
-        ranks=place.world.size,
+        ranks=context.world.size,
         batch_size=size,
         parameters=sum(parameter.numel() for parameter in learner.ema.source.parameters()),
         loss=results[0].loss,
@@ -108,9 +108,9 @@ def _rehearse(
         step_s=step_s,
         images_per_s=size / step_s,
         flops_per_s=flops_per_s,
-        utilisation=flops_per_s / (peak * place.world.size) if peak else None,
+        utilisation=flops_per_s / (peak * context.world.size) if peak else None,
         waiting=waits[-1] / step_s,
-        peak_bytes=peak_bytes(place.device),
+        peak_bytes=peak_bytes(context.device),
         images_left=images_left,
         days=images_left * step_s / size / DAY_S,
     )

@@ -68,9 +68,9 @@ def open_scores(learner: Learner, run: Path, start: State, on_note: OnNote) -> "
         return None
     wanted, world, device = learner.recipe.evaluate, learner.world, learner.device
     extractor = open_on_all(lambda: _extractor(wanted.extractor, device, on_note), world, device)
-    relay = FeatureGather(world, extractor.num_features)
-    reference = _reference(learner, run, extractor, relay, on_note)
-    return PeriodicEvaluation(learner, run, start, extractor, relay, reference, on_note)
+    gather = FeatureGather(world, extractor.num_features)
+    reference = _reference(learner, run, extractor, gather, on_note)
+    return PeriodicEvaluation(learner, run, start, extractor, gather, reference, on_note)
 
 
 def _extractor(name: str, device: torch.device, on_note: OnNote) -> Extractor:
@@ -84,7 +84,9 @@ def _extractor(name: str, device: torch.device, on_note: OnNote) -> Extractor:
         ) from None
 
 
-def _reference(learner: Learner, run: Path, extractor: Extractor, relay: FeatureGather, on_note: OnNote) -> Measurement:
+def _reference(
+    learner: Learner, run: Path, extractor: Extractor, gather: FeatureGather, on_note: OnNote
+) -> Measurement:
     """Return the statistics that are compared with: saved ones, or those of images, measured once for the run."""
     location = learner.recipe.evaluate.reference or learner.recipe.data.path
     found = open_reference(location)
@@ -93,11 +95,11 @@ def _reference(learner: Learner, run: Path, extractor: Extractor, relay: Feature
         return found
     assert found is not None  # there is a location
     path = run / f"reference-{extractor.name}.npz"
-    if not relay.broadcast(float(learner.world.is_main and _is_of(path, found))):
+    if not gather.broadcast(float(learner.world.is_main and _is_of(path, found))):
         on_note(f"measuring {location}, which scores compare with, once")
         settings = ScoreSettings(location, None, extractor=extractor.name, device=str(learner.device))
         score(replace(settings, save_stats=path, allow_small_n=True), world=learner.world)
-        relay.broadcast(0.0)  # wait until it is written
+        gather.broadcast(0.0)  # wait until it is written
     return load_statistics(path)
 
 
@@ -127,16 +129,16 @@ class PeriodicEvaluation:
         run: Path,
         start: State,
         extractor: Extractor,
-        relay: FeatureGather,
+        gather: FeatureGather,
         reference: Measurement,
         on_note: OnNote,
     ) -> None:
         self._learner, self._run, self._extractor, self._on_note = learner, run, extractor, on_note
-        self._relay, self._reference = relay, reference
-        self._target = FrechetTarget(reference.statistics) if relay.world.is_main else None
-        self._lines = _take_up(run, start.step) if relay.world.is_main else []
+        self._relay, self._reference = gather, reference
+        self._target = FrechetTarget(reference.statistics) if gather.world.is_main else None
+        self._lines = _take_up(run, start.step) if gather.world.is_main else []
         is_there = any(line["num_images"] == start.num_images for line in self._lines)
-        self._is_scored = start.num_images if relay.broadcast(float(is_there)) else -1
+        self._is_scored = start.num_images if gather.broadcast(float(is_there)) else -1
 
     def due(self, state: State) -> bool:
         """Return whether the run is to be scored where it stands, and is not yet."""
@@ -166,7 +168,7 @@ class PeriodicEvaluation:
         images = _stoppable(drawn, any_asked)
         if learner.world.is_main:
             try:
-                return measure(images, self._extractor, relay=None if together else self._relay).statistics
+                return measure(images, self._extractor, gather=None if together else self._relay).statistics
             except Abandoned:
                 if not together:
                     self._relay.drain()
@@ -177,7 +179,7 @@ class PeriodicEvaluation:
                 self._relay.drain()
                 raise Abandoned from None  # that rank was asked, or looked, before this one
         if not together:
-            assist(images, self._extractor, relay=self._relay)
+            assist(images, self._extractor, gather=self._relay)
         else:
             for _ in images.readers():
                 pass

@@ -90,7 +90,7 @@ def replay(
     number: int,
     *,
     device: str = "auto",
-    watcher: Callbacks | None = None,
+    callbacks: Callbacks | None = None,
     save_images: Path | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
     deterministic: bool = False,
@@ -111,17 +111,17 @@ def replay(
         CheckpointError: no checkpoint before the step is intact.
         NotFinite: a step on the way to it is not.
     """
-    watcher = watcher or Callbacks()
+    callbacks = callbacks or Callbacks()
     if not recipe_file(run).exists():
         raise UsageError(f"{run}: is not a run of hdit; give the run of the step with --out")
     check_same(run, recipe)
-    checkpoint, skips = _checkpoint_before(run, number, watcher)
+    checkpoint, skips = _checkpoint_before(run, number, callbacks)
     begin = (checkpoint.state.step, checkpoint.state.num_images) if checkpoint else (0, 0)
     way = _way(recipe, begin, skips, number)
-    with run_context(recipe, device, watcher, deterministic) as place:
+    with run_context(recipe, device, callbacks, deterministic) as place:
         if checkpoint is not None:
-            kept_so_far(checkpoint.state, deterministic, watcher.on_note)
-        learner = build_learner(recipe, checkpoint, place.world, place.device, watcher.on_note)
+            kept_so_far(checkpoint.state, deterministic, callbacks.on_note)
+        learner = build_learner(recipe, checkpoint, place.world, place.device, callbacks.on_note)
         with closing(build_dataloader(recipe, place.reader, way, learner.micro_batches, skips)) as batches:
             for done, step in enumerate(way[:-1]):
                 on_step(done, len(way))
@@ -136,7 +136,7 @@ def replay(
 
 
 def _checkpoint_before(
-    run: Path, number: int, watcher: Callbacks
+    run: Path, number: int, callbacks: Callbacks
 ) -> tuple[Checkpoint | None, tuple[SkippedImages, ...]]:
     """Return the newest intact checkpoint that the step came after, None for the run's beginning."""
     complaints = []
@@ -148,11 +148,11 @@ def _checkpoint_before(
             except CheckpointError as error:
                 complaints.append(str(error))
                 continue
-            watcher.on_note(f"from {folder}")
+            callbacks.on_note(f"from {folder}")
             return checkpoint, checkpoint.state.skips
     for complaint in complaints:
-        watcher.on_note(f"passed over: {complaint}")
-    watcher.on_note(f"from the beginning: {run} has no intact checkpoint before step {number}")
+        callbacks.on_note(f"passed over: {complaint}")
+    callbacks.on_note(f"from the beginning: {run} has no intact checkpoint before step {number}")
     return None, ()
 
 
@@ -169,18 +169,18 @@ def _way(recipe: Recipe, begin: tuple[int, int], skips: tuple[SkippedImages, ...
 
 def _images(
     recipe: Recipe,
-    place: RunContext,
+    context: RunContext,
     learner: Learner,
     step: PlannedStep,
     skips: tuple[SkippedImages, ...],
     result: StepResult,
 ) -> Iterator[ReplayedImage]:
     numbers = range(step.first, step.first + step.batch_size)
-    indices = build_run_order(recipe, place.reader, skips).images_at(np.array(numbers)).tolist()
-    alone = place.world.size == 1
-    norms = _grad_norms(recipe, place.reader, learner, step, skips) if alone else [None] * step.batch_size
+    indices = build_run_order(recipe, context.reader, skips).images_at(np.array(numbers)).tolist()
+    alone = context.world.size == 1
+    norms = _grad_norms(recipe, context.reader, learner, step, skips) if alone else [None] * step.batch_size
     for number, index, sigma, loss, norm in zip(numbers, indices, result.sigmas, result.losses, norms, strict=True):
-        yield ReplayedImage(number, index, place.reader.where(index), sigma, loss, norm)
+        yield ReplayedImage(number, index, context.reader.where(index), sigma, loss, norm)
 
 
 def _grad_norms(

@@ -41,7 +41,7 @@ class Trainer:
         reader: ImageReader,
         run: Path,
         start: State,
-        watcher: Callbacks,
+        callbacks: Callbacks,
         is_saved: bool = True,
     ) -> None:
         """
@@ -53,19 +53,22 @@ class Trainer:
         self._reader = reader
         self._run = run
         self._state = start
-        self._watcher = watcher
+        self._callbacks = callbacks
         self._saved_step = start.step if is_saved else None
         self._saver = AsyncCheckpointer(
-            run, self._recipe, learner.world, learner.device, self._on_saved, watcher.on_note
+            run, self._recipe, learner.world, learner.device, self._on_saved, callbacks.on_note
         )
         self._boards = Trackers()
         self._scores: PeriodicEvaluation | None = None
         incidents = Incidents(run, self._recipe, reader, learner.world)
-        self._alarm = StepGuard(self._recipe.train, incidents, watcher.on_note)
+        self._alarm = StepGuard(self._recipe.train, incidents, callbacks.on_note)
         self._peak_flops_per_s = peak_flops_per_s(learner.device, learner.dtype)
         self._images_per_s: float | None = None  # of the last interval
         most = self._recipe.data.max_damaged
-        self._damaged, self._damaged_here = Quarantine(most, watcher.on_note), Quarantine(most)  # on all ranks, on this
+        self._damaged, self._damaged_here = (
+            Quarantine(most, callbacks.on_note),
+            Quarantine(most),
+        )  # on all ranks, on this
         for quarantine in (self._damaged, self._damaged_here):
             quarantine.damaged.update(start.memory.damaged)
 
@@ -82,7 +85,7 @@ class Trainer:
         """
         deadline = Deadline(job_end_s(os.environ), lambda: self._saver.slowest_s)
         listening = stop_signals(stop_file(self._run), deadline)
-        names = self._watcher.trackers if self._learner.world.is_main else ()
+        names = self._callbacks.trackers if self._learner.world.is_main else ()
         boards = open_trackers(names, self._run, self._recipe, self._state.num_images)
         with (
             listening as stop,
@@ -96,7 +99,7 @@ class Trainer:
                 remove_snapshots_after(self._run, self._state.num_images)
             self._write_status("running")
             self._save()
-            self._scores = open_scores(self._learner, self._run, self._state, self._watcher.on_note)
+            self._scores = open_scores(self._learner, self._run, self._state, self._callbacks.on_note)
             self._score(stop)
             self._stop_if_asked(stop)
             for step in self._steps_left():
@@ -157,7 +160,7 @@ class Trainer:
         except NotFinite as problem:
             self._alarm.not_finite(step, problem, self._state)
         if result.compile_s:
-            self._watcher.on_note(f"compiled in {result.compile_s:.0f} s")
+            self._callbacks.on_note(f"compiled in {result.compile_s:.0f} s")
         return result
 
     def _report(self, log: Log | None, lr: float) -> None:
@@ -176,13 +179,13 @@ class Trainer:
         log.write(record)
         self._boards.add_record(record)
         means = (fields["loss"], fields["grad_norm"], lr, fields["images_per_s"])
-        self._watcher.on_progress(Progress(state.step, state.num_images, self._recipe.train.num_images, *means))
+        self._callbacks.on_progress(Progress(state.step, state.num_images, self._recipe.train.num_images, *means))
 
     def _draw_grid(self) -> None:
         if self._recipe.train.sample_every_images and self._learner.draws:
             classes = self._reader.manifest.contents.classes
             path = draw_grid(self._learner, self._run, self._state.num_images, tuple(classes or ()))
-            self._watcher.on_note(f"samples: {path}")
+            self._callbacks.on_note(f"samples: {path}")
             self._boards.add_sheet(path, self._state.num_images)
 
     def _snapshot(self) -> None:
@@ -211,7 +214,7 @@ class Trainer:
 
     def _on_saved(self, state: State, folder: Path) -> None:
         self._write_status("running", state)
-        self._watcher.on_note(f"saved {folder}")
+        self._callbacks.on_note(f"saved {folder}")
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
         """End here if a save failed, or some rank was asked to stop; all ranks come by together."""

@@ -93,7 +93,7 @@ def test_a_run_of_format_2_goes_on_from_it_to_its_end_on_the_data_set_kept_besid
     recipe = recipe.model_copy(update={"data": data})
     shutil.copytree(released, checkpoint_folder(run, 2))
     keep_recipe(run, recipe)
-    state = train(recipe, run, device="cpu", watcher=Callbacks(on_note=notes.append))
+    state = train(recipe, run, device="cpu", callbacks=Callbacks(on_note=notes.append))
 
     assert (state.step, state.num_images) == (3, 24) and f"resuming {checkpoint_folder(run, 2)}" in notes
     (line,) = read_log(run)  # of all three steps: it remembers the two before

@@ -61,8 +61,8 @@ def work(place: dict[str, str], out: str, num_pieces: int) -> None:
     toy = Extractor("toy", "fd-toy", "kd-toy", 5, 8, PIECE, "0" * 64, network, torch.device("cpu"))
     way, images = relay.FeatureGather(world, toy.num_features), pictures(num_pieces * PIECE)
     if world.is_main:
-        assert measure(images, toy, relay=way).statistics.n == num_pieces * PIECE
+        assert measure(images, toy, gather=way).statistics.n == num_pieces * PIECE
     else:
-        assist(images, toy, relay=way)
+        assist(images, toy, gather=way)
     Path(out).write_text(json.dumps(living.most))
     world.destroy_ranks()

@@ -66,7 +66,7 @@ def learn(recipe: Recipe, run: Path) -> tuple[dict[int, str], list[str]]:
 
     step_module.denoising_loss, step_module.stratified = note_inputs, note_numbers
     try:
-        train(recipe, run, watcher=Callbacks(on_note=notes.append))
+        train(recipe, run, callbacks=Callbacks(on_note=notes.append))
     finally:
         step_module.denoising_loss, step_module.stratified = loss, stratified
     return seen, notes

@@ -176,7 +176,7 @@ def test_a_run_whose_save_fails_ends_after_the_step_in_which_it_did(tmp_path, tr
 
     monkeypatch.setattr(saving_module, "save_checkpoint", fail)
     monkeypatch.setattr(ThreadPoolExecutor, "submit", remember)
-    monkeypatch.setattr(Learner, "update", record)
+    monkeypatch.setattr(Learner, "train_step", record)
     with pytest.raises(CheckpointError, match="No space left"):
         train(trained({"train.checkpoint_every_images": 16}), tmp_path)
     assert steps == [1, 2, 3, 4, 5]
@@ -195,7 +195,7 @@ def test_a_run_says_preempted_only_when_all_is_on_the_disk(tmp_path, trained, mo
     monkeypatch.setattr(saving_module, "save_checkpoint", slow)
     watcher = Callbacks(on_progress=lambda now: stop_file(tmp_path).touch() if now.step == 4 else None)
     with pytest.raises(StoppedEarly):
-        train(trained({}), tmp_path, watcher=watcher)
+        train(trained({}), tmp_path, callbacks=watcher)
     assert newest_checkpoint(tmp_path)[0].state.step == 4
     assert len(said) == 1 and '"running"' in said[0] and '"preempted"' in status_file(tmp_path).read_text()
 
@@ -211,7 +211,7 @@ def test_a_run_that_ends_with_an_error_of_its_own_first_finishes_the_save_under_
             raise NumericalError("the loss is nan")
         return update(learner, step, *batches)
 
-    monkeypatch.setattr(Learner, "update", diverge)
+    monkeypatch.setattr(Learner, "train_step", diverge)
     with pytest.raises(NumericalError):
         train(trained({"train.checkpoint_every_images": 32}), tmp_path)
     assert newest_checkpoint(tmp_path)[0].state.step == 4

@@ -42,7 +42,7 @@ def test_the_time_of_compiling_is_told_and_logged_and_counts_in_no_speed(tmp_pat
     monkeypatch.setattr(step_module, "compile_seconds", lambda: next(spent_s))
     monkeypatch.setattr("time.perf_counter", lambda clock=iter(range(0, 10**10, 2_000_000)): float(next(clock)))
     recipe = trained({"train.num_images": 32, "train.log_every_images": 16})
-    train(recipe, tmp_path / "run", watcher=Callbacks(on_note=notes.append))
+    train(recipe, tmp_path / "run", callbacks=Callbacks(on_note=notes.append))
     assert [note for note in notes if "compiled" in note] == ["compiled in 1000000 s"]
     first, second = read_log(tmp_path / "run")
     assert first["compile_s"] == 1e6 and "compile_s" not in second

@@ -66,7 +66,7 @@ def test_two_runs_end_with_the_same_bytes_and_torch_is_left_as_it_was(tmp_path, 
     before, notes = switches(), []
     for name in ("one", "two"):
         watcher = Callbacks(on_note=notes.append)
-        train(trained({"train.num_images": 16}), tmp_path / name, device="cpu", watcher=watcher, deterministic=True)
+        train(trained({"train.num_images": 16}), tmp_path / name, device="cpu", callbacks=watcher, deterministic=True)
     assert switches() == before
     assert [note.startswith("deterministic: the same bits on this machine with 1 rank of ") for note in notes].count(
         True
@@ -81,7 +81,7 @@ def test_a_run_that_goes_on_without_it_or_comes_to_it_late_says_so(tmp_path, tra
     def go_on(images, wanted):
         notes = []
         recipe = trained({"train.num_images": images, "train.checkpoint_every_images": 8})
-        train(recipe, tmp_path, device="cpu", watcher=Callbacks(on_note=notes.append), deterministic=wanted)
+        train(recipe, tmp_path, device="cpu", callbacks=Callbacks(on_note=notes.append), deterministic=wanted)
         return notes, open_checkpoint(checkpoint_folders(tmp_path)[0]).state.deterministic
 
     assert go_on(8, True)[1]
@@ -117,7 +117,7 @@ def test_other_errors_and_requests_to_stop_pass_through(tmp_path, trained):
         (tmp_path / "run" / "STOP").touch()
 
     with pytest.raises(StoppedEarly):
-        train(trained({}), tmp_path / "run", device="cpu", watcher=Callbacks(stop), deterministic=True)
+        train(trained({}), tmp_path / "run", device="cpu", callbacks=Callbacks(stop), deterministic=True)
 
 
 @pytest.mark.parametrize(("way", "more"), [("run", []), ("dry_run", ["--dry-run"]), ("replay", ["--repro", "1"])])
@@ -222,7 +222,7 @@ def two_backends(gpu):
     gpu.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     gpu.setattr(natten, "unavailable", lambda place: None)
     gpu.setattr(natten, "kernel", lambda module, place: "hopper-fna")
-    gpu.setattr(flex, "trial", lambda attend, place: None)
+    gpu.setattr(flex, "self_test", lambda attend, place: None)
     select_backend.cache_clear()
     yield
     select_backend.cache_clear()

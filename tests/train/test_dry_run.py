@@ -13,7 +13,7 @@ def test_it_takes_two_steps_and_reckons_from_the_second(tmp_path, trained, monke
     monkeypatch.chdir(tmp_path)
     clock, taken, update = iter(range(10**6)), [], Learner.update
     monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
-    monkeypatch.setattr(Learner, "update", lambda learner, *step: taken.append(step[0]) or update(learner, *step))
+    monkeypatch.setattr(Learner, "train_step", lambda learner, *step: taken.append(step[0]) or update(learner, *step))
     recipe = trained({"train.num_images": 8_640_000})
     found = dry_run(recipe, done=4_320_000)
     assert [step.number for step in taken] == [0, 1]

@@ -62,7 +62,7 @@ def test_a_score_is_that_of_eval_fid_on_the_checkpoint_and_changes_no_weight(tra
     plain, scored = tmp_path / "plain", tmp_path / "scored"
     train(trained(EVAL | {"train.eval_every_images": 0}), plain)
     said = []
-    train(trained(EVAL), scored, watcher=Callbacks(on_note=said.append))
+    train(trained(EVAL), scored, callbacks=Callbacks(on_note=said.append))
     ours, theirs = (newest_checkpoint(run)[0].tensors("ema") for run in (scored, plain))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 

@@ -118,7 +118,7 @@ def test_a_grown_network_learns_and_the_log_says_so(tmp_path, grown):
 
 def test_what_is_taken_is_noted_and_its_hash_kept_by_every_checkpoint(tmp_path, source, grown):
     notes = []
-    train(grown(), tmp_path / "run", watcher=Callbacks(on_note=notes.append))
+    train(grown(), tmp_path / "run", callbacks=Callbacks(on_note=notes.append))
     sha256 = weights_sha256(load_denoiser(source))
     said = rf"begins with 36 tensors of {source} \({sha256[:16]}\); new: 1 outer level, patch_in, out_norm, patch_out"
     assert any(re.search(said, note) for note in notes), notes[2]
@@ -139,7 +139,7 @@ def test_a_run_that_has_begun_does_not_need_its_source(tmp_path, source, grown, 
         return update(learner, step, batches)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Learner, "update", killed)
+        patch.setattr(Learner, "train_step", killed)
         train(grown(moved), tmp_path / "broken")
     shutil.rmtree(moved)
     train(grown(moved), tmp_path / "broken")
@@ -203,7 +203,7 @@ def test_a_source_that_is_not_there_or_does_not_fit_leaves_no_folder(tmp_path, g
 
 def test_a_rehearsal_begins_with_the_weights_too_unless_the_run_has_begun(source, grown):
     notes = []
-    dry_run(grown(), device="cpu", watcher=Callbacks(on_note=notes.append))
+    dry_run(grown(), device="cpu", callbacks=Callbacks(on_note=notes.append))
     assert any(note.startswith("begins with 36 tensors") for note in notes)
     misfit = grown(model={"levels": [OUTER, LOCAL, GLOBAL | {"depth": 2}]})
     with pytest.raises(UsageError, match=r"has nothing for the tensor middle.1"):

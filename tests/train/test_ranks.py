@@ -120,7 +120,7 @@ def go_wrong(recipe, run, what):
 
     losses, Learner.losses = Learner.losses, act
     try:
-        train(recipe, run, watcher=Callbacks())
+        train(recipe, run, callbacks=Callbacks())
     except HditError as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"

@@ -32,7 +32,7 @@ def told(tmp_path_factory, tiny_data):
             results[step.number] = update(learner, step, batches)
             return results[step.number]
 
-        patch.setattr(Learner, "update", record)
+        patch.setattr(Learner, "train_step", record)
         train(recipe, run)
     return run, recipe, results
 
@@ -60,7 +60,7 @@ def test_a_damaged_checkpoint_on_the_way_is_passed_over(told, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     (checkpoint_folder(tmp_path / "run", 4) / "model.safetensors").write_bytes(b"damaged")
     notes = []
-    again = replay(recipe, tmp_path / "run", 5, watcher=Callbacks(on_note=notes.append))
+    again = replay(recipe, tmp_path / "run", 5, callbacks=Callbacks(on_note=notes.append))
     assert again.from_step == 0 and again.result.losses == results[5].losses
     assert any("passed over" in note and "step-000000004" in note for note in notes)
     assert any("from the beginning" in note for note in notes)

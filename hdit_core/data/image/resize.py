@@ -1,7 +1,7 @@
-"""From an image of any size to the size of the data set: the second step of preparation.
+"""Resizes an image of any size to the size of the data set: the second step of preparation.
 
-`center` and `random` cut out the largest part with the shape of the target; `pad_and_resize` keeps all and pads. Resizing is
-Pillow's, with its antialiasing and no shortcut (`reducing_gap` off), part and scale in one pass.
+`center` and `random` crop the largest region with the aspect ratio of the target; `pad_and_resize` keeps all and pads.
+Pillow resizes, with antialiasing and without its shortcut (`reducing_gap` off), crop and scale in one operation.
 """
 
 import hashlib

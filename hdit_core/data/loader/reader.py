@@ -32,7 +32,7 @@ CACHE_BYTES = 256 << 20
 
 OPEN_SHARDS = 256  # below the usual limit of 1024 open files
 
-RETRIES = "prepare or copy the data again"
+REPAIR_HINT = "prepare or copy the data again"
 
 
 class DamagedImage(DataError):
@@ -81,11 +81,11 @@ def _found_bytes(path: Path, expected_bytes: int) -> tuple[int, str | None]:
     try:
         found_bytes = path.stat().st_size
     except OSError as problem:
-        return 0, f"{path}: cannot be read ({problem.strerror}); {RETRIES}"
+        return 0, f"{path}: cannot be read ({problem.strerror}); {REPAIR_HINT}"
     if found_bytes == expected_bytes:
         return found_bytes, None
     return found_bytes, (
-        f"{path}: has {found_bytes:,} bytes, the manifest says {expected_bytes:,}: cut short or altered; {RETRIES}"
+        f"{path}: has {found_bytes:,} bytes, the manifest says {expected_bytes:,}: cut short or altered; {REPAIR_HINT}"
     )
 
 
@@ -95,7 +95,7 @@ def _open_index(folder: Path, manifest: Manifest) -> np.ndarray:
     if problem := _found_bytes(path, entry.bytes)[1]:
         raise DataError(problem)
     if crc32(path) != entry.crc32:
-        raise DataError(f"{path}: its checksum does not fit the manifest; {RETRIES}")
+        raise DataError(f"{path}: its checksum does not fit the manifest; {REPAIR_HINT}")
     try:
         index = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
@@ -206,16 +206,17 @@ class ImageReader:
         entry = self._shard(index, shard)
         if offset + length > entry.bytes or length > largest_content(self.shape(index)):
             raise DamagedImage(
-                f"{self.where(index)}: {length:,} bytes there are no image of the set: damaged index; {RETRIES}", index
+                f"{self.where(index)}: {length:,} bytes there are no image of the set: damaged index; {REPAIR_HINT}",
+                index,
             )
         try:
             content = self._open(entry).read(length, offset)
         except OSError as problem:
-            message = f"{self.folder / entry.name}: cannot be read ({problem.strerror}); {RETRIES}"
+            message = f"{self.folder / entry.name}: cannot be read ({problem.strerror}); {REPAIR_HINT}"
             raise DamagedImage(message, index) from None
         if len(content) != length or zlib.crc32(content) != expected_crc32:
             raise DamagedImage(
-                f"{self.where(index)}: {len(content):,} bytes do not have the checksum of the index: damaged; {RETRIES}",
+                f"{self.where(index)}: {len(content):,} bytes do not match the checksum in the index; {REPAIR_HINT}",
                 index,
             )
         return content

@@ -74,8 +74,8 @@ def _line(number: int, name: str, reason: str) -> str:
 class _Chunk:
     """The shards of one piece of the inputs, one a size, while they are being written."""
 
-    def __init__(self, work: PrepareJob, folder: Path, number: int, known: HashIndex | None) -> None:
-        self.work, self.folder, self.number, self.known = work, folder, number, known
+    def __init__(self, job: PrepareJob, folder: Path, number: int, known: HashIndex | None) -> None:
+        self.work, self.folder, self.number, self.known = job, folder, number, known
         self.writers: dict[ImageSize, ShardWriter] = {}
         self.rejects: list[str] = []
         self.duplicates = 0
@@ -132,20 +132,20 @@ class _Chunk:
 
 
 def _build_chunk(
-    piece: _Chunk, results: Iterator[ConvertedImage | RejectedInput], tally: ProgressCounter
+    piece: _Chunk, results: Iterator[ConvertedImage | RejectedInput], progress: ProgressCounter
 ) -> ChunkRecord:
     """Write the shards of one piece from what became of its inputs."""
     with piece.open_files:
         for result in results:
             if isinstance(result, RejectedInput):
-                tally.add(1, 1, piece.reject(result))
+                progress.add(1, 1, piece.reject(result))
             else:
                 piece.add(result)
-                tally.add(1)
+                progress.add(1)
     return piece.record()
 
 
-def _missing(journal: Journal, pieces: range, workers: int, tally: ProgressCounter) -> list[int]:
+def _missing(journal: Journal, pieces: range, workers: int, progress: ProgressCounter) -> list[int]:
     """Return the pieces that are not done, and count the others; several threads hash their shards."""
     missing = []
     with ThreadPoolExecutor(max(1, workers)) as threads:
@@ -155,38 +155,38 @@ def _missing(journal: Journal, pieces: range, workers: int, tally: ProgressCount
                     missing.append(number)
                 else:
                     last_reject = record.rejects[-1] if record.rejects else ""
-                    tally.add(record.inputs, len(record.rejects) - record.duplicates, last_reject)
+                    progress.add(record.inputs, len(record.rejects) - record.duplicates, last_reject)
         finally:
             threads.shutdown(cancel_futures=True)
     return missing
 
 
 def build_chunks(
-    work: PrepareJob,
+    job: PrepareJob,
     journal: Journal,
     pieces: range,
     workers: int,
-    tally: ProgressCounter,
+    progress: ProgressCounter,
     known: HashIndex | None = None,
 ) -> None:
     """Make those of the pieces that are not done yet.
 
     Args:
-        work: what to make of which inputs.
+        job: what to make of which inputs.
         journal: where it is noted what is done.
         pieces: their numbers.
         workers: processes beside this one; 0 and 1 mean none.
-        tally: counts all of their inputs.
+        progress: counts all of their inputs.
         known: images that must not be among them.
 
     Raises:
         DataError: too many inputs are bad, one is known, or a process died.
     """
-    missing = _missing(journal, pieces, workers, tally)
-    inputs = (number for piece in missing for number in work.inputs_of(piece))
-    results = convert_all(map(work.task, inputs), work.rules, workers)
-    for number, group in groupby(results, key=lambda result: _number(result) // work.shard_size):
-        journal.add(_build_chunk(_Chunk(work, journal.folder, number, known), group, tally))
+    missing = _missing(journal, pieces, workers, progress)
+    inputs = (number for piece in missing for number in job.inputs_of(piece))
+    results = convert_all(map(job.task, inputs), job.rules, workers)
+    for number, group in groupby(results, key=lambda result: _number(result) // job.shard_size):
+        journal.add(_build_chunk(_Chunk(job, journal.folder, number, known), group, progress))
 
 
 def _whose(missing: Sequence[int], task_counts: set[int]) -> str:
@@ -200,16 +200,16 @@ def _whose(missing: Sequence[int], task_counts: set[int]) -> str:
     return f"run again: --task {shown}"
 
 
-def verify_chunks(work: PrepareJob, journal: Journal, workers: int, tally: ProgressCounter) -> None:
+def verify_chunks(job: PrepareJob, journal: Journal, workers: int, progress: ProgressCounter) -> None:
     """Verify that all pieces are made, and every byte of them.
 
     Raises:
         DataError: some are missing or damaged; the message names the tasks whose they are.
     """
-    missing = _missing(journal, range(work.num_chunks), workers, tally)
+    missing = _missing(journal, range(job.num_chunks), workers, progress)
     if missing:
         raise DataError(
-            f"{journal.folder}: {len(missing):,} of {work.num_chunks:,} shards are missing or damaged, the first is "
+            f"{journal.folder}: {len(missing):,} of {job.num_chunks:,} shards are missing or damaged, the first is "
             f"{shard_name(missing[0])}; {_whose(missing, journal.task_counts())}"
         )
 

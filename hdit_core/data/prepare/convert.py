@@ -86,49 +86,49 @@ class ConvertedImage:
     remarks: tuple[str, ...]
 
 
-def _frame(image: Image.Image, rules: TransformSettings, name: str) -> Image.Image:
-    if rules.crop == "fit":
-        return pad_and_resize(image, rules.height, rules.width, rules.background, rules.resize)
-    place = random_crop_position(rules.seed, name) if rules.crop == "random" else (0.5, 0.5)
-    return crop_and_resize(image, rules.height, rules.width, place, rules.resize)
+def _frame(image: Image.Image, transform: TransformSettings, name: str) -> Image.Image:
+    if transform.crop == "fit":
+        return pad_and_resize(image, transform.height, transform.width, transform.background, transform.resize)
+    place = random_crop_position(transform.seed, name) if transform.crop == "random" else (0.5, 0.5)
+    return crop_and_resize(image, transform.height, transform.width, place, transform.resize)
 
 
-def _sample(task: InputImage, data: bytes, rules: TransformSettings) -> ConvertedImage:
-    decoded = decode_image(data, rules.channels, rules.background)
+def _sample(task: InputImage, data: bytes, transform: TransformSettings) -> ConvertedImage:
+    decoded = decode_image(data, transform.channels, transform.background)
     image = decoded.image
-    rules = rules.for_shape(image.height, image.width)
-    smaller = (image.height < rules.height, image.width < rules.width)
-    enlarged = all(smaller) if rules.crop == "fit" else any(smaller)
+    transform = transform.for_shape(image.height, image.width)
+    smaller = (image.height < transform.height, image.width < transform.width)
+    enlarged = all(smaller) if transform.crop == "fit" else any(smaller)
     about = {"name": task.name, "sha256": hashlib.sha256(data).hexdigest()}
     if task.class_name is not None:
         about["class"] = task.class_name
-    framed = _frame(image, rules, task.name)
+    framed = _frame(image, transform, task.name)
     sample = Sample(
         number=task.number,
-        image=encode(framed, rules.codec, rules.quality),
-        suffix=SUFFIXES[rules.codec],
+        image=encode(framed, transform.codec, transform.quality),
+        suffix=SUFFIXES[transform.codec],
         label=task.label,
         about=about,
-        size=(rules.height, rules.width),
+        size=(transform.height, transform.width),
         hashes=image_hashes(about["sha256"], framed),
     )
     return ConvertedImage(sample, (*decoded.remarks, *(("enlarged",) if enlarged else ())))
 
 
-def convert(task: InputImage, rules: TransformSettings) -> ConvertedImage | RejectedInput:
+def convert(task: InputImage, transform: TransformSettings) -> ConvertedImage | RejectedInput:
     """Turn one input into a sample, or say why not."""
     if isinstance(task.content, str):
         return RejectedInput(task.number, task.name, task.content)
     try:
-        return _sample(task, read_file(task.content) if isinstance(task.content, Path) else task.content, rules)
+        return _sample(task, read_file(task.content) if isinstance(task.content, Path) else task.content, transform)
     except UnusableImageError as problem:
         return RejectedInput(task.number, task.name, str(problem))
     except OSError as problem:
         return RejectedInput(task.number, task.name, f"cannot be read: {problem.strerror or type(problem).__name__}")
 
 
-def _convert_chunk(tasks: list[InputImage], rules: TransformSettings) -> list[ConvertedImage | RejectedInput]:
-    return [convert(task, rules) for task in tasks]
+def _convert_chunk(tasks: list[InputImage], transform: TransformSettings) -> list[ConvertedImage | RejectedInput]:
+    return [convert(task, transform) for task in tasks]
 
 
 def _end_with_parent() -> None:
@@ -178,27 +178,27 @@ def _results(
 
 
 def convert_all(
-    tasks: Iterable[InputImage], rules: TransformSettings, workers: int
+    tasks: Iterable[InputImage], transform: TransformSettings, workers: int
 ) -> Iterator[ConvertedImage | RejectedInput]:
     """Convert inputs, and yield what became of each in their order.
 
     Args:
         tasks: the inputs; few more are taken than are being worked on, so that memory stays flat.
-        rules: what is done to them.
+        transform: what is done to them.
         workers: processes beside this one; 0 and 1 mean none.
 
     Raises:
         DataError: a process died.
     """
     if workers <= 1:
-        yield from (convert(task, rules) for task in tasks)
+        yield from (convert(task, transform) for task in tasks)
         return
     # A fresh interpreter for each: a fork would inherit the threads that draw the progress bar, and their locks.
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker) as pool:
         waiting: deque[tuple[Future[list[ConvertedImage | RejectedInput]], list[InputImage]]] = deque()
         try:
             for chunk in _chunks(tasks):
-                waiting.append((pool.submit(_convert_chunk, chunk, rules), chunk))
+                waiting.append((pool.submit(_convert_chunk, chunk, transform), chunk))
                 while _is_full(waiting, workers):
                     yield from _results(*waiting.popleft())
             while waiting:

@@ -54,14 +54,14 @@ def _number(path: Path, row: np.void) -> int:
 
 
 def _sample(
-    work: PrepareJob, stored: ShardSample, descriptor: int, image: bytes, row: np.void, size: tuple[int, int]
+    job: PrepareJob, stored: ShardSample, descriptor: int, image: bytes, row: np.void, size: tuple[int, int]
 ) -> Sample:
     hashes = b"".join(row[name].tobytes() for name in HASHES_DTYPE.names or ())
-    suffix, about = SUFFIXES[work.rules.codec], stored.read_json(descriptor)
+    suffix, about = SUFFIXES[job.rules.codec], stored.read_json(descriptor)
     return Sample(int(stored.key), image, suffix, int(row["label"]), about, size, hashes)
 
 
-def _rewrite_without(work: PrepareJob, path: Path, shard: ShardRecord, left_out: set[int]) -> ShardRecord | None:
+def _rewrite_without(job: PrepareJob, path: Path, shard: ShardRecord, left_out: set[int]) -> ShardRecord | None:
     """Write a shard again without some of its samples; None, and no file, if none is left."""
     if len(left_out) == len(shard.rows):
         return None
@@ -71,7 +71,7 @@ def _rewrite_without(work: PrepareJob, path: Path, shard: ShardRecord, left_out:
             if place not in left_out:
                 file.seek(int(row["offset"]))
                 image = file.read(int(row["length"]))
-                writer.add(_sample(work, stored, file.fileno(), image, row, shard.size))
+                writer.add(_sample(job, stored, file.fileno(), image, row, shard.size))
     return ShardRecord.of(shard.name, shard.size, writer.written)
 
 
@@ -101,25 +101,25 @@ class _Places:
         return _number(self.folder / self.of(row)[1], self.rows[row])
 
 
-def _lines(work: PrepareJob, places: _Places, twins: dict[int, _DuplicateOf]) -> dict[int, list[str]]:
+def _lines(job: PrepareJob, places: _Places, twins: dict[int, _DuplicateOf]) -> dict[int, list[str]]:
     """Return the lines of rejects.jsonl of each piece, read before anything is written again."""
     lines: dict[int, list[str]] = {}
     for row, twin in twins.items():
         number, first = places.input(row), places.input(twin.first)
-        reason = f"the same {KINDS[twin.kind]} as {work.inputs[first].name}"
-        line = json.dumps({"number": number, "name": work.inputs[number].name, "reason": reason})
+        reason = f"the same {KINDS[twin.kind]} as {job.inputs[first].name}"
+        line = json.dumps({"number": number, "name": job.inputs[number].name, "reason": reason})
         lines.setdefault(places.of(row)[0], []).append(line)
     return lines
 
 
 def _rewrite_chunk(
-    work: PrepareJob, journal: Journal, record: ChunkRecord, left_out: dict[str, set[int]], lines: Sequence[str]
+    job: PrepareJob, journal: Journal, record: ChunkRecord, left_out: dict[str, set[int]], lines: Sequence[str]
 ) -> None:
     """Write the shards of a piece again, then its record."""
     shards: list[ShardRecord] = []
     for shard in record.shards:
         path = journal.folder / shard.name
-        kept = _rewrite_without(work, path, shard, left_out[shard.name]) if shard.name in left_out else shard
+        kept = _rewrite_without(job, path, shard, left_out[shard.name]) if shard.name in left_out else shard
         shards += [kept] if kept else []
     rejects = sorted([*record.rejects, *lines], key=lambda line: json.loads(line)["number"])
     duplicates = record.duplicates + len(lines)
@@ -127,18 +127,18 @@ def _rewrite_chunk(
     journal.add(record.model_copy(update=changed))
 
 
-def drop_duplicates(work: PrepareJob, journal: Journal) -> None:
+def drop_duplicates(job: PrepareJob, journal: Journal) -> None:
     """Leave out every image that is the same as an earlier one, once all pieces are made."""
-    places = _Places(journal, work.num_chunks)
+    places = _Places(journal, job.num_chunks)
     twins = find_duplicates(places.rows)
     left_out: dict[int, dict[str, set[int]]] = {}
     for row in twins:
         number, name, place = places.of(row)
         left_out.setdefault(number, {}).setdefault(name, set()).add(place)
-    lines = _lines(work, places, twins)
+    lines = _lines(job, places, twins)
     for number in sorted(left_out):
-        _rewrite_chunk(work, journal, journal.read(number), left_out[number], lines[number])
-    _remove_emptied(journal, work.num_chunks)
+        _rewrite_chunk(job, journal, journal.read(number), left_out[number], lines[number])
+    _remove_emptied(journal, job.num_chunks)
 
 
 def _remove_emptied(journal: Journal, num_pieces: int) -> None:

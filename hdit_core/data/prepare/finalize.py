@@ -109,41 +109,41 @@ def duplicate_remarks(rows: Rows) -> dict[str, int]:
     return {remark: count for remark, count in counts.items() if count}
 
 
-def _class_counts(work: PrepareJob, rows: Rows) -> tuple[int, ...] | None:
-    if work.classes is None:
+def _class_counts(job: PrepareJob, rows: Rows) -> tuple[int, ...] | None:
+    if job.classes is None:
         return None
-    counts = np.bincount(rows["label"][rows["label"] >= 0], minlength=len(work.classes))
+    counts = np.bincount(rows["label"][rows["label"] >= 0], minlength=len(job.classes))
     return tuple(map(int, counts))
 
 
-def _contents(work: PrepareJob, pieces: Chunks, index: IndexEntry) -> Contents:
+def _contents(job: PrepareJob, pieces: Chunks, index: IndexEntry) -> Contents:
     sizes = pieces.buckets
     return Contents(
-        format_version=2 if work.rules.buckets else 1,
+        format_version=2 if job.rules.buckets else 1,
         height=max(size.height for size in sizes),
         width=max(size.width for size in sizes),
-        channels=work.rules.channels,
-        codec=work.rules.codec,
+        channels=job.rules.channels,
+        codec=job.rules.codec,
         samples=len(pieces.rows),
-        classes=work.classes,
-        class_counts=_class_counts(work, pieces.rows),
+        classes=job.classes,
+        class_counts=_class_counts(job, pieces.rows),
         shards=pieces.shards,
         index=index,
-        buckets=sizes if work.rules.buckets else (),
+        buckets=sizes if job.rules.buckets else (),
     )
 
 
-def write_data_set(work: PrepareJob, fingerprint: str, pieces: Chunks, folder: Path) -> Manifest:
+def write_data_set(job: PrepareJob, fingerprint: str, pieces: Chunks, folder: Path) -> Manifest:
     """Write everything beside the shards, the manifest last."""
     index = _write_array(folder / INDEX, _index(pieces))
     hashes = _write_array(folder / HASHES, _hashes(pieces))
     write_atomic(folder / REJECTS, "".join(f"{line}\n" for line in pieces.reject_lines))
-    contents = _contents(work, pieces, index)
+    contents = _contents(job, pieces, index)
     manifest = Manifest(
         contents=contents,
         root=root_of(contents),
-        origin=Origin(kind=work.source.kind, name=work.source.name, inputs=len(work.inputs), fingerprint=fingerprint),
-        settings=work.settings(),
+        origin=Origin(kind=job.source.kind, name=job.source.name, inputs=len(job.inputs), fingerprint=fingerprint),
+        settings=job.settings(),
         rejects=len(pieces.reject_lines),
         remarks=dict(sorted((pieces.remarks + Counter(duplicate_remarks(pieces.rows))).items())),  # + drops zeros
         made_with={"pillow": PIL.__version__},

@@ -133,7 +133,7 @@ def plan_job(settings: PrepareSettings) -> PrepareJob:
         raise DataError(f"{settings.source}: holds no files; expected images")
     height, width = settings.size
     channels = settings.channels or source.channels or 3
-    rules = TransformSettings(
+    transform = TransformSettings(
         height=height,
         width=width,
         channels=channels,
@@ -146,4 +146,4 @@ def plan_job(settings: PrepareSettings) -> PrepareJob:
         buckets=bucket_sizes(settings.buckets),
     )
     roots = tuple(read_manifest(folder).root for folder in settings.not_in)
-    return PrepareJob(source, inputs, classes, labels, rules, settings.shard_size, roots, settings.drop_duplicates)
+    return PrepareJob(source, inputs, classes, labels, transform, settings.shard_size, roots, settings.drop_duplicates)

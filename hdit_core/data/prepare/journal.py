@@ -182,14 +182,14 @@ def _check_plans(folder: Path, fingerprint: str) -> None:
             )
 
 
-def _begin(folder: Path, fingerprint: str, share: ArrayTask) -> None:
+def _begin(folder: Path, fingerprint: str, task: ArrayTask) -> None:
     """Begin a preparation in a folder that is empty or not there yet, or join one of the same images and settings."""
     # In this order: another task that begins now writes its plan before it writes a shard.
     found = sorted(path.name for path in folder.iterdir() if path.name != UNFINISHED)
     if found and not _plans(folder):
         raise UsageError(f"{folder}: is not empty (holds '{found[0]}') and no data set; choose another --out")
     _check_plans(folder, fingerprint)
-    own = folder / UNFINISHED / f"plan-{share.index}-of-{share.count}.json"
+    own = folder / UNFINISHED / f"plan-{task.index}-of-{task.count}.json"
     if own.exists():
         return
     write_atomic(own, _Plan(fingerprint=fingerprint).model_dump_json())
@@ -210,18 +210,18 @@ def _remove_leftovers(folder: Path, pieces: range) -> None:
 
 
 @contextmanager
-def open_journal(folder: Path, fingerprint: str, share: ArrayTask, num_pieces: int) -> Iterator[Journal]:
+def open_journal(folder: Path, fingerprint: str, task: ArrayTask, num_pieces: int) -> Iterator[Journal]:
     """Begin or go on with a preparation; one process at a time may make a piece.
 
     Raises:
         UsageError: the folder holds something else, or another process makes some of the same pieces.
     """
-    pieces = share.chunks(num_pieces)
+    pieces = task.chunks(num_pieces)
     with claimed(folder, folder / UNFINISHED, pieces):
         flush_folder(folder.parent)
         try:
             if not holds_data_set(folder):  # another may have finished it since this one looked
-                _begin(folder, fingerprint, share)
+                _begin(folder, fingerprint, task)
                 _remove_leftovers(folder, pieces)
             yield Journal(folder)
         finally:

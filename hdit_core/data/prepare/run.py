@@ -105,16 +105,16 @@ class _Preparation:
             self.on_progress(len(self.work.inputs), len(self.work.inputs), manifest.rejects)
         return _summary(self.settings, manifest, True, self.started_at)
 
-    def _tally(self, share: ArrayTask) -> ProgressCounter:
+    def _tally(self, task: ArrayTask) -> ProgressCounter:
         work = self.work
-        total = sum(len(work.inputs_of(piece)) for piece in share.chunks(work.num_chunks))
+        total = sum(len(work.inputs_of(piece)) for piece in task.chunks(work.num_chunks))
         return ProgressCounter(total, self.limit, self.on_progress)
 
-    def make(self, journal: Journal, share: ArrayTask) -> ProgressCounter:
+    def make(self, journal: Journal, task: ArrayTask) -> ProgressCounter:
         """Make a share, or what is missing of it."""
-        work, tally = self.work, self._tally(share)
+        work, tally = self.work, self._tally(task)
         known = HashIndex(self.settings.not_in) if self.settings.not_in else None
-        build_chunks(work, journal, share.chunks(work.num_chunks), self.settings.workers, tally, known)
+        build_chunks(work, journal, task.chunks(work.num_chunks), self.settings.workers, tally, known)
         return tally
 
     def check(self, journal: Journal) -> None:
@@ -137,9 +137,9 @@ class _Preparation:
         journal.remove()
         return _summary(self.settings, manifest, False, self.started_at)
 
-    def journal(self, share: ArrayTask) -> AbstractContextManager[Journal]:
+    def journal(self, task: ArrayTask) -> AbstractContextManager[Journal]:
         """Keep others out of a share while it is made."""
-        return open_journal(self.settings.out, self.fingerprint, share, self.work.num_chunks)
+        return open_journal(self.settings.out, self.fingerprint, task, self.work.num_chunks)
 
 
 def prepare_data(settings: PrepareSettings, on_progress: Progress | None = None) -> PrepareSummary:
@@ -164,13 +164,13 @@ def prepare_data(settings: PrepareSettings, on_progress: Progress | None = None)
 
 
 def prepare_task(
-    settings: PrepareSettings, share: ArrayTask, on_progress: Progress | None = None
+    settings: PrepareSettings, task: ArrayTask, on_progress: Progress | None = None
 ) -> TaskSummary | PrepareSummary:
     """Make one task's share of a data set in a folder that all tasks share, or go on with it; `finish_data` follows.
 
     Args:
         settings: the same for all tasks.
-        share: which of them this is.
+        task: which of them this is.
         on_progress: as for `prepare_data`, of this share's inputs.
 
     Returns:
@@ -182,13 +182,13 @@ def prepare_task(
     run = _Preparation(settings, on_progress)
     if summary := run.complete():
         return summary
-    with run.journal(share) as journal:
+    with run.journal(task) as journal:
         if summary := run.complete():
             return summary
-        tally = run.make(journal, share)
-    pieces = share.chunks(run.work.num_chunks)
+        tally = run.make(journal, task)
+    pieces = task.chunks(run.work.num_chunks)
     elapsed_s = round(time.monotonic() - run.started_at, 3)
-    return TaskSummary(str(settings.out), str(share), tally.done, tally.bad, len(pieces), elapsed_s)
+    return TaskSummary(str(settings.out), str(task), tally.done, tally.bad, len(pieces), elapsed_s)
 
 
 def finish_data(settings: PrepareSettings, on_progress: Progress | None = None) -> PrepareSummary:

@@ -87,8 +87,8 @@ def sample(
     levels = [float(sigma) for sigma in sigmas]
     if len(levels) < 2 or levels[-1] < 0 or any(a <= b for a, b in pairwise(levels)):
         raise ValueError(f"sigmas must fall and end at 0 or above, got {levels}")
-    walk = SamplerState(name, denoise, levels, noise, eta, solver, churn, unipc_order, unipc_variant, on_step)
-    return SAMPLERS[name](walk, x)
+    state = SamplerState(name, denoise, levels, noise, eta, solver, churn, unipc_order, unipc_variant, on_step)
+    return SAMPLERS[name](state, x)
 
 
 def sample_by(

@@ -67,21 +67,21 @@ def _carried(
     return result
 
 
-def unipc(walk: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def unipc(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """UniPC-p, p being `walk.unipc_order`: orders rise from 1 to p as answers come in; one question a step."""
-    known: deque[Answer] = deque(maxlen=walk.unipc_order)  # the latest first: p answers make a predictor of order p
+    known: deque[Answer] = deque(maxlen=state.unipc_order)  # the latest first: p answers make a predictor of order p
     corrected = x
-    for sigma, sigma_next in walk.pairs():
-        denoised = walk.denoise_at_step_start(x, sigma)
+    for sigma, sigma_next in state.pairs():
+        denoised = state.denoise_at_step_start(x, sigma)
         if sigma_next == 0:
             return denoised
 
         # the step that led here once more, with the answer at its end
         if known:
             start, *before = known
-            corrected = _carried(corrected, start, [*before, (sigma, denoised)], sigma, walk.unipc_variant)
+            corrected = _carried(corrected, start, [*before, (sigma, denoised)], sigma, state.unipc_variant)
 
         known.appendleft((sigma, denoised))
         start, *before = known
-        x = _carried(corrected, start, before, sigma_next, walk.unipc_variant)
+        x = _carried(corrected, start, before, sigma_next, state.unipc_variant)
     return x

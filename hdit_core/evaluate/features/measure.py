@@ -53,7 +53,7 @@ def measure(
     num_blocks: int = 1,
     watchers: Sequence[FeatureObserver] = (),
     store: FeatureCache | None = None,
-    relay: FeatureGather | None = None,
+    gather: FeatureGather | None = None,
 ) -> Measurement:
     """Return the statistics of a set; they do not depend on the batch size, the order or the number of ranks.
 
@@ -65,7 +65,7 @@ def measure(
         num_blocks: into how many parts the set is divided, for the spread of a score.
         watchers: shown every piece once, in order.
         store: keeps the features, and gives those back that a killed run has left in it.
-        relay: where several ranks share the work, brings theirs; each of them calls `assist`.
+        gather: where several ranks share the work, brings theirs; each of them calls `assist`.
 
     Raises:
         DataError: an image is broken, or there are fewer than two.
@@ -76,7 +76,7 @@ def measure(
     shapes: Counter[tuple[int, ...]] = Counter()
     tally = _Tally(on_progress, images.count, store)
     work = FeatureExtraction(images, extractor, batch_size or extractor.batch_size, store, tally.add)
-    for piece in _in_order(work, relay, tally):
+    for piece in _in_order(work, gather, tally):
         for watcher in watchers:
             watcher.observe(piece, accumulator.n)
         accumulator.add(piece.features, piece.digests)
@@ -92,7 +92,7 @@ def assist(
     batch_size: int | None = None,
     *,
     store: FeatureCache | None = None,
-    relay: FeatureGather,
+    gather: FeatureGather,
 ) -> None:
     """Do this rank's share of a set, and send it to the main rank, which calls `measure`.
 
@@ -104,7 +104,7 @@ def assist(
         HditError: the main rank is gone.
     """
     work = FeatureExtraction(images, extractor, batch_size or extractor.batch_size, store, lambda count: None)
-    relay.send_all(_whole_share(work, images, relay.world))
+    gather.send_all(_whole_share(work, images, gather.world))
 
 
 def _whole_share(work: FeatureExtraction, images: ImageSet, world: World) -> Iterator[FeatureBatch]:
@@ -121,21 +121,21 @@ def _share(images: ImageSet, world: World) -> Iterator[range]:
     return islice(chunks_of(images.count), world.rank, None, world.size)
 
 
-def _in_order(work: FeatureExtraction, relay: FeatureGather | None, tally: "_Tally") -> Iterator[FeatureBatch]:
+def _in_order(work: FeatureExtraction, gather: FeatureGather | None, tally: "_Tally") -> Iterator[FeatureBatch]:
     """Yield all pieces of a set, of whichever rank they come."""
-    if relay is None or relay.world.size == 1:
+    if gather is None or gather.world.size == 1:
         yield from work.chunks(chunks_of(work.images.count))
         return
-    own = work.chunks(_share(work.images, relay.world))
+    own = work.chunks(_share(work.images, gather.world))
     for number, places in enumerate(chunks_of(work.images.count)):
-        owner = number % relay.world.size
-        piece = relay.receive(owner) if owner else next(own, None)
+        owner = number % gather.world.size
+        piece = gather.receive(owner) if owner else next(own, None)
         if piece is None:
             return
         if owner and not (work.store and work.store.has(places)):
             tally.add(len(piece))
         yield piece
-    relay.finish()
+    gather.finish()
 
 
 class _Tally:

@@ -207,7 +207,7 @@ class _Sweep:
             seed=self._scoring.seed,
             labels=self._scoring.labels,
             batch_size=self._scoring.batch_size,
-            relay=self._relay,
+            gather=self._relay,
             on_images=self._on_images,
         )
 

@@ -80,7 +80,7 @@ class Trials:
         seed: int,
         labels: Labels,
         batch_size: int | None,
-        relay: FeatureGather,
+        gather: FeatureGather,
         on_images: OnImages,
     ) -> None:
         """Prepare.
@@ -93,14 +93,14 @@ class Trials:
             seed: of the images, the same for every point: image i begins with the same noise in all of them.
             labels: classes of the images.
             batch_size: images at once in the feature network; None: what suits it.
-            relay: between the ranks.
+            gather: between the ranks.
             on_images: told how far a point is.
         """
         self._load, self._extractor, self._features = load, extractor, features
         self._seed, self._labels, self._batch_size, self._on_images = seed, labels, batch_size, on_images
-        self._relay = relay
+        self._relay = gather
         self._counts = reference.source.get("class_counts")
-        self._target = FrechetTarget(reference.statistics) if relay.world.is_main else None
+        self._target = FrechetTarget(reference.statistics) if gather.world.is_main else None
         self._loaded: tuple[str, Denoiser, str] | None = None
 
     def run(self, point: Point, n: int) -> Trial | None:
@@ -108,7 +108,7 @@ class Trials:
         images = self._images(point, n)
         store = FeatureCache(self._features, images, self._extractor, leads=self._relay.world.is_main)
         if not self._relay.world.is_main:
-            assist(images, self._extractor, self._batch_size, store=store, relay=self._relay)
+            assist(images, self._extractor, self._batch_size, store=store, gather=self._relay)
             return None
         measured = measure(
             images,
@@ -117,7 +117,7 @@ class Trials:
             partial(_tell, self._on_images, point, n),
             num_blocks=NUM_BLOCKS,
             store=store,
-            relay=self._relay,
+            gather=self._relay,
         )
         return self._judge(point, measured.statistics)
 

@@ -51,7 +51,7 @@ class Inverted:
 
 @torch.inference_mode()
 def invert(
-    painter: SamplingPipeline,
+    pipeline: SamplingPipeline,
     picture: Float[Tensor, "1 C H W"],
     classes: Sequence[int] | None,
     tolerance: float = TOLERANCE,
@@ -68,9 +68,9 @@ def invert(
     Raises:
         NumericalError: the model's answer is not finite, or the ODE cannot be solved.
     """
-    settings, device = painter.settings, painter.device
-    denoise, low, high = painter.conditioned(classes), settings.sigma_min, settings.sigma_max
-    with autocast(device, compute_dtype(painter.denoiser.recipe.train.precision, device)):
+    settings, device = pipeline.settings, pipeline.device
+    denoise, low, high = pipeline.conditioned(classes), settings.sigma_min, settings.sigma_max
+    with autocast(device, compute_dtype(pipeline.denoiser.recipe.train.precision, device)):
         up = solve_pf_ode(denoise, picture, low, high, rtol=tolerance, atol=tolerance)
         noise = (up.x / high).float()
         down = solve_pf_ode(denoise, noise * high, high, low, rtol=tolerance, atol=tolerance)
@@ -92,12 +92,12 @@ class StoredNoise:
     class_id: int | None
 
 
-def _made_with(painter: SamplingPipeline) -> dict[str, Any]:
+def _made_with(pipeline: SamplingPipeline) -> dict[str, Any]:
     """Return what noise belongs to: with anything else it does not become its picture."""
-    settings, guide = painter.settings, painter.guide
+    settings, guide = pipeline.settings, pipeline.guide
     return {
-        "weights_sha256": weights_sha256(painter.denoiser),
-        "image_size": list(painter.image_size),
+        "weights_sha256": weights_sha256(pipeline.denoiser),
+        "image_size": list(pipeline.image_size),
         "sigma_max": settings.sigma_max,
         "guidance": settings.guidance,
         "guidance_interval": settings.guidance_interval and list(settings.guidance_interval),
@@ -106,7 +106,7 @@ def _made_with(painter: SamplingPipeline) -> dict[str, Any]:
     }
 
 
-def write_noise(path: Path, painter: SamplingPipeline, stored: StoredNoise) -> None:
+def write_noise(path: Path, pipeline: SamplingPipeline, stored: StoredNoise) -> None:
     """Write noise as a safetensors file that says what it belongs to.
 
     Raises:
@@ -115,13 +115,13 @@ def write_noise(path: Path, painter: SamplingPipeline, stored: StoredNoise) -> N
     if path.exists() or path.is_symlink():
         raise UsageError(f"{path}: exists, and is not replaced; give another with --out")
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = _made_with(painter) | {"class": stored.class_id}
+    about = _made_with(pipeline) | {"class": stored.class_id}
     with atomic_file(path) as temporary:
-        recipe = painter.denoiser.recipe.model_dump_json()
+        recipe = pipeline.denoiser.recipe.model_dump_json()
         write_tensors(temporary, {KIND: stored.noise}, recipe, kind=KIND, about=json.dumps(about))
 
 
-def read_noise(path: Path, painter: SamplingPipeline) -> StoredNoise:
+def read_noise(path: Path, pipeline: SamplingPipeline) -> StoredNoise:
     """Read noise that `write_noise` wrote, for the same weights, size, guidance and noise levels.
 
     Raises:
@@ -137,11 +137,11 @@ def read_noise(path: Path, painter: SamplingPipeline) -> StoredNoise:
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: its metadata is damaged ({type(error).__name__})") from None
     about = UNLED | about
-    if changed := [key for key, value in _made_with(painter).items() if about.get(key) != value]:
+    if changed := [key for key, value in _made_with(pipeline).items() if about.get(key) != value]:
         raise UsageError(f"{path}: its noise belongs to another {changed[0]}; invert the picture again with this one")
     noise = tensors[KIND]
-    num_classes = painter.denoiser.recipe.model.num_classes
+    num_classes = pipeline.denoiser.recipe.model.num_classes
     fits = class_id is None or (type(class_id) is int and 0 <= class_id <= num_classes)
-    if noise.shape != painter.shape or noise.dtype != torch.float32 or not noise.isfinite().all() or not fits:
-        raise CheckpointError(f"{path}: its noise is not finite float32 of {painter.shape}, or its class is none")
+    if noise.shape != pipeline.shape or noise.dtype != torch.float32 or not noise.isfinite().all() or not fits:
+        raise CheckpointError(f"{path}: its noise is not finite float32 of {pipeline.shape}, or its class is none")
     return StoredNoise(noise, class_id)

@@ -90,7 +90,7 @@ def dequantised(images_u8: UInt8[np.ndarray, "B H W C"], seed: int, numbers: Seq
 
 
 def bits_per_dim(
-    painter: SamplingPipeline, images: Iterable[LabelledImage], probes: int = 1, tolerance: float = TOLERANCE
+    pipeline: SamplingPipeline, images: Iterable[LabelledImage], probes: int = 1, tolerance: float = TOLERANCE
 ) -> Iterator[ImageBits]:
     """Yield what each image costs, batch after batch of the settings' size.
 
@@ -102,25 +102,25 @@ def bits_per_dim(
         UsageError: guidance, which is no density.
         NumericalError: the model's answer is not finite, or the ODE cannot be solved.
     """
-    if painter.settings.guidance != 1:
+    if pipeline.settings.guidance != 1:
         raise UsageError(
-            f"sample.guidance = {painter.settings.guidance}: what guidance draws has no likelihood; leave it out, or "
+            f"sample.guidance = {pipeline.settings.guidance}: what guidance draws has no likelihood; leave it out, or "
             "set it to 1"
         )
     waiting = iter(images)
-    while batch := list(islice(waiting, painter.settings.batch_size)):
-        bits = _bits(painter, batch, probes, tolerance)
+    while batch := list(islice(waiting, pipeline.settings.batch_size)):
+        bits = _bits(pipeline, batch, probes, tolerance)
         yield from (ImageBits(one.number, one.name, found) for one, found in zip(batch, bits, strict=True))
 
 
-def _bits(painter: SamplingPipeline, batch: Sequence[LabelledImage], probes: int, tolerance: float) -> list[float]:
-    numbers, device, settings = [one.number for one in batch], painter.device, painter.settings
-    x = dequantised(np.stack([one.image_u8 for one in batch]), painter.seed, numbers).to(device)
-    directions = rademacher_probes(painter.seed, numbers, painter.shape, probes).to(device)
+def _bits(pipeline: SamplingPipeline, batch: Sequence[LabelledImage], probes: int, tolerance: float) -> list[float]:
+    numbers, device, settings = [one.number for one in batch], pipeline.device, pipeline.settings
+    x = dequantised(np.stack([one.image_u8 for one in batch]), pipeline.seed, numbers).to(device)
+    directions = rademacher_probes(pipeline.seed, numbers, pipeline.shape, probes).to(device)
     classes = [one.class_id for one in batch if one.class_id is not None] or None
     ends = {"sigma_min": settings.sigma_min, "sigma_max": settings.sigma_max}
-    with autocast(device, compute_dtype(painter.denoiser.recipe.train.precision, device)):
-        found = log_likelihood(painter.conditioned(classes), x, directions, **ends, rtol=tolerance, atol=tolerance)
+    with autocast(device, compute_dtype(pipeline.denoiser.recipe.train.precision, device)):
+        found = log_likelihood(pipeline.conditioned(classes), x, directions, **ends, rtol=tolerance, atol=tolerance)
     return found.bits_per_dim_u8.tolist()
 
 

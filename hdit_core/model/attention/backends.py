@@ -25,10 +25,10 @@ class Implementation(Protocol):
     attend: AttentionFn
     """Of (q, k, v, kernel_size); see `neighborhood_attention`."""
 
-    def unavailable(self, place: KernelTarget) -> str | None:
+    def unavailable(self, target: KernelTarget) -> str | None:
         """Return what is missing for it at a place of its type, None where it can run."""
 
-    def describe(self, place: KernelTarget) -> str:
+    def describe(self, target: KernelTarget) -> str:
         """Return how the log calls it at a place where it can run."""
 
 
@@ -57,17 +57,17 @@ class Backend:
         """The function of (q, k, v, kernel_size)."""
         return self.implementation.attend
 
-    def fits(self, place: KernelTarget) -> bool:
+    def fits(self, target: KernelTarget) -> bool:
         """Whether it is for devices of that type at all."""
-        return self.device_type in (None, place.device.type)
+        return self.device_type in (None, target.device.type)
 
-    def missing(self, place: KernelTarget) -> str | None:
+    def missing(self, target: KernelTarget) -> str | None:
         """Return what keeps it from running at a place, None where nothing does."""
-        if not self.fits(place):
-            return f"it is for {self.device_type} devices, the network is on {place.device.type}"
-        if place.deterministic and self.varies:
+        if not self.fits(target):
+            return f"it is for {self.device_type} devices, the network is on {target.device.type}"
+        if target.deterministic and self.varies:
             return f"--deterministic is asked for, and {self.varies}"
-        return self.implementation.unavailable(place)
+        return self.implementation.unavailable(target)
 
 
 BACKENDS = {
@@ -100,7 +100,7 @@ class Choice:
 
 
 @lru_cache(maxsize=64)
-def select_backend(place: KernelTarget, wanted: AttentionBackend = "auto") -> Choice:
+def select_backend(target: KernelTarget, wanted: AttentionBackend = "auto") -> Choice:
     """Return the implementation for a place.
 
     Args:
@@ -110,36 +110,36 @@ def select_backend(place: KernelTarget, wanted: AttentionBackend = "auto") -> Ch
         UsageError: what is wanted cannot run there; says what is missing.
     """
     if wanted != "auto":
-        return _forced(place, wanted)
+        return _forced(target, wanted)
     passed_over = []
     for backend in BACKENDS.values():
-        if not backend.fits(place):
+        if not backend.fits(target):
             continue
-        if missing := backend.missing(place):
+        if missing := backend.missing(target):
             passed_over.append(missing)
         else:
-            return _select(backend, place, "; ".join(passed_over))
+            return _select(backend, target, "; ".join(passed_over))
     raise AssertionError("tiled attention runs everywhere")
 
 
-def _select(backend: Backend, place: KernelTarget, why: str) -> Choice:
-    name = backend.implementation.describe(place)
+def _select(backend: Backend, target: KernelTarget, why: str) -> Choice:
+    name = backend.implementation.describe(target)
     return Choice(backend.name, backend.attend, f"{name}: {why}" if why else name)
 
 
-def _forced(place: KernelTarget, wanted: str) -> Choice:
+def _forced(target: KernelTarget, wanted: str) -> Choice:
     backend = BACKENDS[wanted]
-    if missing := backend.missing(place):
-        possible = [name for name, other in BACKENDS.items() if not other.missing(place)]
+    if missing := backend.missing(target):
+        possible = [name for name, other in BACKENDS.items() if not other.missing(target)]
         raise UsageError(
             f"model.attention_backend = {wanted!r} cannot run here: {missing}; possible are auto, {', '.join(possible)}"
         )
-    return _select(backend, place, "model.attention_backend asks for it")
+    return _select(backend, target, "model.attention_backend asks for it")
 
 
-def availability(place: KernelTarget) -> dict[str, str | None]:
+def availability(target: KernelTarget) -> dict[str, str | None]:
     """Return every implementation by name with what is missing for it at a place, None where it can run."""
-    return {name: backend.missing(place) for name, backend in BACKENDS.items()}
+    return {name: backend.missing(target) for name, backend in BACKENDS.items()}
 
 
 def selected_backends(model: ModelRecipe, device: torch.device, dtype: torch.dtype) -> list[Choice]:

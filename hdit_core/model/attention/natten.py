@@ -28,7 +28,7 @@ def version(module: Any) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", module.__version__.partition("+")[0])[:3])
 
 
-def unavailable(place: KernelTarget) -> str | None:
+def unavailable(target: KernelTarget) -> str | None:
     """Return what is missing for it at a CUDA device, None where it can run."""
     try:
         module = importlib.import_module("natten")
@@ -40,26 +40,26 @@ def unavailable(place: KernelTarget) -> str | None:
     except Exception as problem:  # a build for another torch fails in many ways
         said = (str(problem).strip().splitlines() or ["no message"])[0]
         return f"natten does not import: {type(problem).__name__}: {said[:200]}; install the build for this torch"
-    if missing := _unfit(module, place):
+    if missing := _unfit(module, target):
         return f"natten {module.__version__} {missing}"
     return None
 
 
-def _unfit(module: Any, place: KernelTarget) -> str | None:
+def _unfit(module: Any, target: KernelTarget) -> str | None:
     if version(module) < OLDEST:
         return "is too old; 0.20 or later is needed"
     if not getattr(module, "HAS_LIBNATTEN", True):
         return "was built without its CUDA kernels (libnatten); install the build for this torch and CUDA"
-    if place.dtype not in DTYPES:
-        return f"takes float16, bfloat16 and float32, found {place.dtype_name}"
-    if kernel(module, place) in (None, EAGER_FLEX):
-        return f"has no kernel for {place.device_name}, {place.dtype_name}, head_dim = {place.head_dim}"
-    return self_test(attend, place)
+    if target.dtype not in DTYPES:
+        return f"takes float16, bfloat16 and float32, found {target.dtype_name}"
+    if kernel(module, target) in (None, EAGER_FLEX):
+        return f"has no kernel for {target.device_name}, {target.dtype_name}, head_dim = {target.head_dim}"
+    return self_test(attend, target)
 
 
-def kernel(module: Any, place: KernelTarget) -> str | None:
+def kernel(module: Any, target: KernelTarget) -> str | None:
     """Return the kernel that NATTEN picks when training at a place, None where it has none."""
-    probe = torch.empty(1, 8, 8, 1, place.head_dim, device=place.device, dtype=place.dtype, requires_grad=True)
+    probe = torch.empty(1, 8, 8, 1, target.head_dim, device=target.device, dtype=target.dtype, requires_grad=True)
     choose = importlib.import_module("natten.backends").choose_backend
     tensors = len(inspect.signature(choose).parameters) - 1  # one of them in 0.20.0; q, k and v later
     try:
@@ -68,10 +68,10 @@ def kernel(module: Any, place: KernelTarget) -> str | None:
         return None
 
 
-def describe(place: KernelTarget) -> str:
+def describe(target: KernelTarget) -> str:
     """Return its name for the log, as in `natten 0.21.7 hopper-fna (CUDA 9.0)`."""
     module = importlib.import_module("natten")
-    name = f"natten {module.__version__} {kernel(module, place)} ({place.device_name})"
+    name = f"natten {module.__version__} {kernel(module, target)} ({target.device_name})"
     return name if _traceable() else f"{name}, which torch.compile passes by; it goes through 0.21.5 and later"
 
 

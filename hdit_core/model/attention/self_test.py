@@ -14,13 +14,13 @@ KERNEL_SIZE = 5
 TOLERANCE = 0.02  # of the largest number; 16-bit results are off by 0.005, a forgotten scale by more than 0.1
 
 
-def self_test(attend: AttentionFn, place: KernelTarget) -> str | None:
+def self_test(attend: AttentionFn, target: KernelTarget) -> str | None:
     """Return what is wrong with `attend(q, k, v, kernel_size)` at a place, None where its numbers are right.
 
     Whatever it raises is caught: it is another's program, and there is one that can take its place.
     """
     generator = torch.Generator().manual_seed(0)
-    q, k, v, grad = torch.randn(4, *SHAPE, place.head_dim, generator=generator).to(place.device, place.dtype)
+    q, k, v, grad = torch.randn(4, *SHAPE, target.head_dim, generator=generator).to(target.device, target.dtype)
     try:
         found = _both_passes(attend, q, k, v, grad)
     except Exception as problem:

@@ -66,7 +66,7 @@ class Pointers(ctypes.Structure):
 
 
 def window_attention(
-    rows: RowwiseKernels,
+    kernels: RowwiseKernels,
     x: Float[Tensor, "B H W C"],
     weights: Weights,
     layout: Layout,
@@ -79,12 +79,12 @@ def window_attention(
     kept = Kept(*(x.new_empty(count, features) for features in (3 * width, width, 2 * heads))) if keep else None
     result = torch.empty_like(x)
     tensors = (x, weights.scale, weights.qkv, weights.root, weights.out, _pointers(kept), result, x.new_empty(forth))
-    rows.run("hdit_windows", sizes, *tensors, threads=sizes.lanes)
+    kernels.run("hdit_windows", sizes, *tensors, threads=sizes.lanes)
     return result, kept
 
 
 def window_attention_gradient(
-    rows: RowwiseKernels,
+    kernels: RowwiseKernels,
     grad: Float[Tensor, "B H W C"],
     x: Tensor,
     weights: Weights,
@@ -99,7 +99,7 @@ def window_attention_gradient(
     sizes, _, back = _sizes(x, weights, layout, epsilon)
     grad_x, grads = torch.empty_like(x), Weights(*map(torch.empty_like, weights))
     inputs = (grad, x, weights.scale, weights.qkv, weights.root, weights.out, _pointers(kept))
-    rows.run("hdit_windows_gradient", sizes, *inputs, grad_x, *grads, x.new_empty(back), threads=sizes.lanes)
+    kernels.run("hdit_windows_gradient", sizes, *inputs, grad_x, *grads, x.new_empty(back), threads=sizes.lanes)
     return grad_x, grads
 
 

@@ -195,7 +195,7 @@ def test_two_tasks_that_begin_at_once_with_other_settings_are_both_refused(setti
         if path.name.startswith("plan-0"):
             write(path.with_name("plan-1-of-2.json"), '{"fingerprint": "other"}')
 
-    monkeypatch.setattr(journal, "write_whole", with_another)
+    monkeypatch.setattr(journal, "write_atomic", with_another)
     with pytest.raises(UsageError, match="made from other images or with other settings"):
         prepare_task(settings, ArrayTask(0, 2))
     assert [path.name for path in settings.out.glob(".unfinished/plan-*")] == ["plan-1-of-2.json"]

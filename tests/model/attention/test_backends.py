@@ -31,7 +31,7 @@ def gpu(monkeypatch):
     """A GPU of compute capability 9.0 without NATTEN, on which FlexAttention runs."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(natten, "unavailable", lambda place: "natten is not installed")
-    monkeypatch.setattr(flex, "trial", lambda attend, place: None)
+    monkeypatch.setattr(flex, "self_test", lambda attend, place: None)
     return monkeypatch
 
 
@@ -66,7 +66,7 @@ def test_a_gpu_without_natten_takes_flexattention(gpu):
 
 
 def test_a_gpu_with_neither_takes_tiles_and_says_all_that_is_missing(gpu):
-    gpu.setattr(flex, "trial", lambda attend, place: "fails a trial: RuntimeError: no Triton")
+    gpu.setattr(flex, "self_test", lambda attend, place: "fails a trial: RuntimeError: no Triton")
     expected = "tiled (CUDA 9.0): natten is not installed; FlexAttention fails a trial: RuntimeError: no Triton"
     assert select_backend(GPU).reason == expected
 

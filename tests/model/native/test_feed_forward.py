@@ -43,7 +43,7 @@ def step_by_step(monkeypatch):
 
     def call(function, *arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(blocks, "may_go_in_one_pass", lambda *_: False)
+            patch.setattr(blocks, "can_fuse", lambda *_: False)
             return function(*arguments)
 
     return call

@@ -32,10 +32,12 @@ def outputs_and_gradients(function, inputs):
 
 def agree(module, function, inputs, monkeypatch, rtol=2e-6):
     taken = []
-    monkeypatch.setattr(module, "rows_for", lambda *tensors: taken.append(rowwise_kernels(*tensors)) or taken[-1])
+    monkeypatch.setattr(
+        module, "rowwise_kernels", lambda *tensors: taken.append(rowwise_kernels(*tensors)) or taken[-1]
+    )
     found = outputs_and_gradients(function, inputs)
     assert len(taken) == 2 and all(isinstance(rows, RowwiseKernels) for rows in taken)
-    monkeypatch.setattr(module, "rows_for", lambda *tensors: None)
+    monkeypatch.setattr(module, "rowwise_kernels", lambda *tensors: None)
     exact = outputs_and_gradients(function, [x.detach().double().requires_grad_() for x in inputs])
     for ours, theirs in zip(found, exact, strict=True):
         assert (ours - theirs).norm() <= rtol * theirs.norm()

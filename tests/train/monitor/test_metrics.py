@@ -67,7 +67,7 @@ def test_the_log_of_a_stopped_and_resumed_run_is_that_of_an_unbroken_one_but_for
             (tmp_path / "run" / "STOP").touch()
         return advanced(state, step, *arguments, **more)
 
-    monkeypatch.setattr(trainer_module, "advanced", stop_within_an_interval)
+    monkeypatch.setattr(trainer_module, "next_state", stop_within_an_interval)
     for _ in range(3):
         with pytest.raises(StoppedEarly):
             train(recipe, tmp_path / "run")

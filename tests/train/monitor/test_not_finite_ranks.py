@@ -21,7 +21,7 @@ def train_past_a_bad_image(recipe, run):
     notes = []
     with pytest.MonkeyPatch.context() as patch:
         poisoned(patch, Poison(-1, math.nan, number=53))
-        train(recipe, run, watcher=Callbacks(on_note=notes.append))
+        train(recipe, run, callbacks=Callbacks(on_note=notes.append))
     return [note for note in notes if "back to the last checkpoint" in note]
 
 

@@ -72,7 +72,7 @@ def images_of(run):
 def test_a_spike_is_noted_logged_and_described_and_the_run_goes_on(tmp_path, trained, monkeypatch, soon):
     poisoned(monkeypatch, Poison(6, 1e4, image=3))
     notes = []
-    train(trained({"train.log_every_images": 32}), tmp_path, watcher=Callbacks(on_note=notes.append))
+    train(trained({"train.log_every_images": 32}), tmp_path, callbacks=Callbacks(on_note=notes.append))
     assert any("step 6: a spike: the loss is" in note and "incidents/step-000000006.json" in note for note in notes)
     assert [line.get("spikes") for line in read_log(tmp_path)] == [None, 1, None]
     record = json.loads(incident_file(tmp_path, 6).read_text())
@@ -89,7 +89,7 @@ def test_a_run_that_rolls_back_ends_as_one_that_was_never_given_those_images(
     met = poisoned(monkeypatch, Poison(-1, value, number=number))
     measure = Learner.measure
     monkeypatch.setattr(
-        Learner, "measure", lambda learner, step, batches: seen.append(step) or measure(learner, step, batches)
+        Learner, "forward_backward", lambda learner, step, batches: seen.append(step) or measure(learner, step, batches)
     )
     if stop:  # between the roll-back and the next checkpoint: the run meets the images again, and goes back again
 
@@ -99,8 +99,8 @@ def test_a_run_that_rolls_back_ends_as_one_that_was_never_given_those_images(
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            train(recipe, tmp_path / "run", watcher=Callbacks(on_progress=kill))
-    train(recipe, tmp_path / "run", watcher=Callbacks(on_note=notes.append))
+            train(recipe, tmp_path / "run", callbacks=Callbacks(on_progress=kill))
+    train(recipe, tmp_path / "run", callbacks=Callbacks(on_note=notes.append))
     assert len([note for note in notes if "back to the last checkpoint" in note]) == 1 and met == [6] * (1 + stop)
     assert seen[-6:] == [PlannedStep(n, 8 * n, 8, 8) for n in range(6, 12)]
     state = newest_checkpoint(tmp_path / "run")[0].state
@@ -137,10 +137,10 @@ def test_a_run_that_was_stopped_after_a_rollback_goes_on_with_its_skips(tmp_path
     recipe = trained({"train.rollback": 2})
     poisoned(monkeypatch, Poison(-1, math.nan, number=17))
     with pytest.raises(StoppedEarly):
-        train(recipe, tmp_path, watcher=Callbacks(on_progress=lambda now: (tmp_path / "STOP").touch()))
+        train(recipe, tmp_path, callbacks=Callbacks(on_progress=lambda now: (tmp_path / "STOP").touch()))
     assert newest_checkpoint(tmp_path)[0].state.skips == ()
     with pytest.raises(StoppedEarly):
-        train(recipe, tmp_path, watcher=Callbacks(on_progress=lambda now: (tmp_path / "STOP").touch()))
+        train(recipe, tmp_path, callbacks=Callbacks(on_progress=lambda now: (tmp_path / "STOP").touch()))
     skips = newest_checkpoint(tmp_path)[0].state.skips
     assert skips == (SkippedImages(after_images=16, images=8),)
     train(recipe, tmp_path)

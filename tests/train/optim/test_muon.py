@@ -171,7 +171,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_pat
             stop_file(tmp_path / "run").touch()
 
     with pytest.raises(StoppedEarly):
-        train(recipe, tmp_path / "run", watcher=Callbacks(on_progress=stop))
+        train(recipe, tmp_path / "run", callbacks=Callbacks(on_progress=stop))
     train(recipe, tmp_path / "run")
     ours, theirs = tensors_left(tmp_path / "run"), tensors_left(tmp_path / "unbroken")
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -32,7 +32,7 @@ def test_profiles_are_the_integrals_of_the_weights_over_the_images_whatever_the_
         weights.append((step.num_images, step.num_images + step.batch_size, state))
         return result
 
-    monkeypatch.setattr(Learner, "update", record)
+    monkeypatch.setattr(Learner, "train_step", record)
     train(trained(PROFILES | GROWTH), tmp_path / "run")
     assert [after - before for before, after, _ in weights] == [8] * 4 + [16] * 4
     checkpoint = newest_checkpoint(tmp_path / "run")[0]
@@ -83,7 +83,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_profiles_and_snapshots(tmp
     recipe, runs = trained(PROFILES), [tmp_path / "unbroken", tmp_path / "broken"]
     train(recipe, runs[0])
     with pytest.raises(StoppedEarly):
-        train(recipe, runs[1], watcher=stop_at(runs[1], [4]))
+        train(recipe, runs[1], callbacks=stop_at(runs[1], [4]))
     train(recipe, runs[1])
     first, second = (newest_checkpoint(run)[0] for run in runs)
     for part in ("ema-0.050", "ema-0.200"):
@@ -106,7 +106,7 @@ def test_a_run_that_goes_on_takes_off_the_snapshots_it_is_yet_to_come_by(tmp_pat
         return update(learner, step, batches)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Learner, "update", killed)
+        patch.setattr(Learner, "train_step", killed)
         train(recipe, runs[1])
     assert [s.profile.num_images for s in snapshots(runs[1])] == [24, 24, 48, 48]
     (ema_folder(runs[1]) / ".tmp-000000056-ema-0.050.safetensors-1").write_bytes(b"cut short")
@@ -115,7 +115,7 @@ def test_a_run_that_goes_on_takes_off_the_snapshots_it_is_yet_to_come_by(tmp_pat
         left.append([s.profile.num_images for s in snapshots(runs[1])])
         return update(learner, step, batches)
 
-    monkeypatch.setattr(Learner, "update", look)
+    monkeypatch.setattr(Learner, "train_step", look)
     train(recipe, runs[1])
     assert left[0] == [24, 24] and contents(runs[0]) == contents(runs[1])
 
@@ -178,7 +178,7 @@ def followed(tmp_path_factory, tiny_data):
     train_table = TINY["train"] | {"ema_profiles": [0.05, 0.2], "ema_snapshot_every_images": 8}
     recipe = check_recipe(TINY | {"data": TINY["data"] | {"path": str(tiny_data)}, "train": train_table}, "followed")
     run = tmp_path_factory.mktemp("followed") / "run"
-    train(recipe, run, watcher=Callbacks())
+    train(recipe, run, callbacks=Callbacks())
     return run
 
 
