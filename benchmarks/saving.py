@@ -64,17 +64,17 @@ def timed(data: Path, run: Path, every_steps: int) -> tuple[float, list[float]]:
 
     The measurement ends when the last step begins, because the final checkpoint is the same for all runs.
     """
-    began_at, update = [], Learner.update
+    began_at, update = [], Learner.train_step
 
     def record(learner, step, batches):
         began_at.append(time.perf_counter())
         return update(learner, step, batches)
 
-    Learner.update = record
+    Learner.train_step = record
     try:
         train(recipe(data, every_steps), run, device="cpu")
     finally:
-        Learner.update = update
+        Learner.train_step = update
     began_at = began_at[1:]  # the first step includes allocations
     return began_at[-1] - began_at[0], [later - earlier for earlier, later in pairwise(began_at)]
 

@@ -155,7 +155,7 @@ def test_other_ranks_write_nothing_and_end_when_the_main_one_failed(tmp_path, ti
 
 def test_a_run_whose_save_fails_ends_after_the_step_in_which_it_did(tmp_path, trained, monkeypatch):
     """The save of step 4 fails while step 5 is taken: the run ends after step 5, and has a reason."""
-    begun, steps, saves, update, submit = threading.Event(), [], [], Learner.update, ThreadPoolExecutor.submit
+    begun, steps, saves, update, submit = threading.Event(), [], [], Learner.train_step, ThreadPoolExecutor.submit
 
     def fail(run, recipe, state, parts):
         if state.step < 4:
@@ -203,7 +203,7 @@ def test_a_run_says_preempted_only_when_all_is_on_the_disk(tmp_path, trained, mo
 def test_a_run_that_ends_with_an_error_of_its_own_first_finishes_the_save_under_way(
     tmp_path, trained, monkeypatch, gate
 ):
-    update = Learner.update
+    update = Learner.train_step
 
     def diverge(learner, step, *batches):
         if step.number == 5:

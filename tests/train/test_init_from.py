@@ -131,7 +131,7 @@ def test_a_run_that_has_begun_does_not_need_its_source(tmp_path, source, grown, 
     moved = tmp_path / "moved"
     shutil.copytree(source, moved)
     train(grown(moved), tmp_path / "unbroken")
-    update = Learner.update
+    update = Learner.train_step
 
     def killed(learner, step, batches):
         if step.number == 1:  # before the first checkpoint that is due

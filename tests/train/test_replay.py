@@ -25,7 +25,7 @@ from tests.train.poison import Poison, poisoned
 def told(tmp_path_factory, tiny_data):
     """A finished run, its recipe, and what each of its steps told."""
     recipe = check_recipe(TINY | {"data": TINY["data"] | {"path": str(tiny_data)}}, "tiny")
-    results, update, run = {}, Learner.update, tmp_path_factory.mktemp("told") / "run"
+    results, update, run = {}, Learner.train_step, tmp_path_factory.mktemp("told") / "run"
     with pytest.MonkeyPatch.context() as patch:
 
         def record(learner, step, batches):

@@ -24,7 +24,7 @@ def test_checkpoints_come_when_they_are_due_and_at_the_end_and_the_newest_few_st
 
 
 def test_the_log_has_means_since_the_last_line_and_the_learning_rate_that_was_used(tmp_path, trained, monkeypatch):
-    results, update = [], Learner.update
+    results, update = [], Learner.train_step
 
     def record(learner, step, batches):
         results.append((update(learner, step, batches), learner.optimizer.param_groups[0]["lr"]))

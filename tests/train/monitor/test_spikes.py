@@ -87,7 +87,7 @@ def test_a_run_that_rolls_back_ends_as_one_that_was_never_given_those_images(
     recipe = trained({"train.rollback": 1, "train.log_every_images": 8})
     number, seen, notes = 51, [], []  # an image of step 6; the checkpoint before it is of step 4
     met = poisoned(monkeypatch, Poison(-1, value, number=number))
-    measure = Learner.measure
+    measure = Learner.forward_backward
     monkeypatch.setattr(
         Learner, "forward_backward", lambda learner, step, batches: seen.append(step) or measure(learner, step, batches)
     )

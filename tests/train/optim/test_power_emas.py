@@ -24,7 +24,7 @@ GROWTH = {"train.batch_growth": [{"after_images": 32, "batch_size": 16}]}
 def test_profiles_are_the_integrals_of_the_weights_over_the_images_whatever_the_batch_sizes(
     tmp_path, trained, monkeypatch
 ):
-    weights, update = [], Learner.update
+    weights, update = [], Learner.train_step
 
     def record(learner, step, batches):
         result = update(learner, step, batches)
@@ -98,7 +98,7 @@ class Killed(Exception):
 def test_a_run_that_goes_on_takes_off_the_snapshots_it_is_yet_to_come_by(tmp_path, trained, monkeypatch):
     recipe, runs = trained(PROFILES), [tmp_path / "unbroken", tmp_path / "broken"]
     train(recipe, runs[0])
-    update, left = Learner.update, []
+    update, left = Learner.train_step, []
 
     def killed(learner, step, batches):
         if step.number == 7:  # the newest checkpoint is of 32 images, the newest snapshots are of 48
