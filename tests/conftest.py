@@ -4,6 +4,7 @@ import copy
 import os
 import random
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,11 @@ from hdit_core.recipe.read import check_recipe
 
 # as in processes that draw or score: those that a test starts have to give the bits of the test's own
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+
+# Triton's own functions are interpreted, as tests/model/triton needs them, if that is set when they are first imported.
+with suppress(ImportError), pytest.MonkeyPatch.context() as patch:
+    patch.setenv("TRITON_INTERPRET", "1")
+    import triton.language  # noqa: F401
 
 REFERENCE = Path(__file__).parent / "reference"
 

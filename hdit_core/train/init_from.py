@@ -33,7 +33,7 @@ WITHOUT_MEANING = {"image_size", "levels", "dropout", "mapping_dropout", "attent
 
 
 @dataclass(frozen=True)
-class InitialWeights:
+class Inheritance:
     """What a run begins with.
 
     Attributes:
@@ -47,10 +47,10 @@ class InitialWeights:
     notes: tuple[str, ...]
 
 
-NOTHING = InitialWeights({}, "", ())
+NOTHING = Inheritance({}, "", ())
 
 
-def load_initial_weights(recipe: Recipe) -> InitialWeights:
+def inherit(recipe: Recipe) -> Inheritance:
     """Read what `train.init_from` names: the averaged weights of a run or checkpoint, or those of a file.
 
     Raises:
@@ -71,7 +71,7 @@ def load_initial_weights(recipe: Recipe) -> InitialWeights:
     notes = [f"begins with {old} of {path} ({sha256[:16]})" + (grown if added else "")]
     if unlike := list(_unlike(source.recipe, recipe, added)):
         notes.append(f"{path} was trained otherwise: {'; '.join(unlike)}")
-    return InitialWeights(tensors, sha256, tuple(notes))
+    return Inheritance(tensors, sha256, tuple(notes))
 
 
 def _check_sizes(here: ModelRecipe, source: ModelRecipe, added: int, where: str) -> None:

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-AttentionFn = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # of (q, k, v, kernel_size)
+Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # of (q, k, v, kernel_size)
 
 
 @dataclass(frozen=True)
-class KernelTarget:
+class Place:
     """A device, and the kind of tensors that it is given.
 
     Attributes:
@@ -22,7 +22,7 @@ class KernelTarget:
     device: torch.device
     dtype: torch.dtype
     head_dim: int
-    deterministic: bool = field(default_factory=torch.are_deterministic_algorithms_enabled)
+    in_one_order: bool = field(default_factory=torch.are_deterministic_algorithms_enabled)
 
     @property
     def device_name(self) -> str:

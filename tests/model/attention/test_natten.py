@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from hdit_core.model.attention import natten
-from hdit_core.model.attention.interface import KernelTarget
+from hdit_core.model.attention.interface import Place
 from tests.model.neighborhoods import CASES, assert_by_definition, brute_force, random_qkv
 
-HERE = KernelTarget(torch.device("cpu"), torch.float32, 8)
+HERE = Place(torch.device("cpu"), torch.float32, 8)
 
 
 def na2d(query, key, value, kernel_size, stride=1, dilation=1, is_causal=False, scale=None, backend=None):
@@ -23,8 +23,12 @@ def na2d(query, key, value, kernel_size, stride=1, dilation=1, is_causal=False, 
     return brute_force(query * (scale or query.shape[-1] ** -0.5), key, value, kernel_size)
 
 
-def choose_0_20_0(input_tensor, torch_compile):
-    return "cutlass-fna"
+def hopper_0_20_0(input_tensor, torch_compile):
+    return "hopper-fna"
+
+
+def hopper(query, key, value, torch_compile):
+    return "hopper-fna"
 
 
 def choose(query, key, value, torch_compile):
@@ -53,12 +57,21 @@ def install(monkeypatch):
 
 @pytest.mark.parametrize(
     ("version", "choose"),
-    [("0.20.0", choose_0_20_0), ("0.20.1", choose), ("0.21.0", choose), ("0.21.5+torch290cu128", choose)],
+    [("0.20.0", hopper_0_20_0), ("0.20.1", hopper), ("0.21.0", hopper), ("0.21.5+torch290cu128", hopper)],
 )
 def test_every_version_from_0_20_on_is_taken(install, version, choose):
     install(version, choose=choose, HAS_LIBNATTEN=True)
     assert natten.unavailable(HERE) is None
-    assert natten.describe(HERE).startswith(f"natten {version} cutlass-fna (CPU)")
+    assert natten.describe(HERE).startswith(f"natten {version} hopper-fna (CPU)")
+
+
+@pytest.mark.parametrize("version", ["0.20.0", "0.21.6", "0.21.6+torch2110cu130"])
+def test_cutlass_fna_is_not_trusted_with_gradients_before_0_21_7(install, version):
+    install(version)
+    expected = "can give NaN gradients by cutlass-fna, the kernel that it picks here; 0.21.7 or later is needed"
+    assert natten.unavailable(HERE) == f"natten {version} {expected}"
+    install("0.21.7")
+    assert natten.unavailable(HERE) is None
 
 
 @pytest.mark.parametrize("case", CASES[:3], ids=str)
@@ -69,8 +82,8 @@ def test_its_layout_and_scale_are_ours(install, case):
 
 def test_the_log_names_the_kernel_that_it_picks(install):
     install()
-    assert natten.describe(KernelTarget(torch.device("cpu"), torch.bfloat16, 64)) == "natten 0.21.7 hopper-fna (CPU)"
-    assert natten.describe(KernelTarget(torch.device("cpu"), torch.bfloat16, 24)) == "natten 0.21.7 cutlass-fna (CPU)"
+    assert natten.describe(Place(torch.device("cpu"), torch.bfloat16, 64)) == "natten 0.21.7 hopper-fna (CPU)"
+    assert natten.describe(Place(torch.device("cpu"), torch.bfloat16, 24)) == "natten 0.21.7 cutlass-fna (CPU)"
 
 
 def none(query, key, value, torch_compile):
@@ -104,7 +117,7 @@ def test_what_cannot_be_used_is_said(install, keys, message):
 
 def test_float64_is_not_for_it(install):
     install()
-    found = natten.unavailable(KernelTarget(torch.device("cpu"), torch.float64, 8))
+    found = natten.unavailable(Place(torch.device("cpu"), torch.float64, 8))
     assert found == "natten 0.21.7 takes float16, bfloat16 and float32, found float64"
 
 
@@ -150,7 +163,7 @@ def test_the_real_one_gives_the_definitions_numbers():
         pytest.skip("natten is not installed")
     import natten as real
 
-    if natten.kernel(real, KernelTarget(torch.device("cpu"), torch.float32, 16)) is None:
+    if natten.kernel(real, Place(torch.device("cpu"), torch.float32, 16)) is None:
         pytest.skip(f"natten {real.__version__} does not run on a CPU beside this torch")
     q, k, v, _ = random_qkv(2, 7, 9, 2, 16, torch.float32)
     torch.testing.assert_close(natten.attend(q, k, v, 5), brute_force(q, k, v, 5), rtol=1e-5, atol=1e-5)

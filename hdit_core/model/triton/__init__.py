@@ -1,0 +1,1 @@
+"""Neighborhood attention by kernels in Triton, for CUDA and ROCm devices."""

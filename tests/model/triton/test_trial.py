@@ -1,0 +1,25 @@
+"""The trial that a backend has to pass before a run uses it, of the kernels in Triton's interpreter."""
+
+import pytest
+
+pytest.importorskip("triton", reason="Triton is not installed")
+
+import torch
+
+from hdit_core.model.attention.interface import Place
+from hdit_core.model.attention.self_test import trial
+from hdit_core.model.attention.triton import attend
+from hdit_core.model.triton import launch
+
+HERE = Place(torch.device("cpu"), torch.bfloat16, 16)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_the_kernels_pass():
+    assert trial(attend, HERE) is None
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_kernels_with_a_wrong_window_do_not(monkeypatch):
+    monkeypatch.setattr(launch.kernels, "window_start", launch.kernels.first_query)
+    assert "a trial" in trial(attend, HERE)
