@@ -6,8 +6,8 @@ from safetensors.torch import load_file, save_file
 from hdit_core.data.loader.batch import Batch
 from hdit_core.distributed import World
 from hdit_core.recipe.read import check_recipe
-from hdit_core.train.step.batch_plan import Step
-from hdit_core.train.step.build import make_learner
+from hdit_core.train.step.batch_plan import PlannedStep
+from hdit_core.train.step.build import build_learner
 
 BATCH, SIZE = 4, 128
 
@@ -24,10 +24,10 @@ class Side:
 
     def __init__(self, folder, attention, compiled):
         self.inputs = load_file(f"{folder}/inputs.safetensors")
-        self.learner = make_learner(recipe(attention, compiled), None, World(), torch.device("cpu"))
+        self.learner = build_learner(recipe(attention, compiled), None, World(), torch.device("cpu"))
         for network in (self.learner.ema.source, self.learner.ema.network):
             network.load_state_dict(load_file(f"{folder}/ours.safetensors"))
-        self.step = Step(number=1000, num_images=1000 * BATCH, batch_size=BATCH)
+        self.step = PlannedStep(number=1000, num_images=1000 * BATCH, batch_size=BATCH)
         numbers = torch.arange(self.step.num_images, self.step.num_images + BATCH)
         images, noise = self.inputs["images"], self.inputs["noise"]
         self.batch = Batch(numbers, images, None, torch.zeros(BATCH, 9), noise, torch.rand(BATCH).double())
@@ -47,4 +47,4 @@ class Side:
 
     def train(self):
         """Take one training step."""
-        self.learner.update(self.step, iter([self.batch]))
+        self.learner.train_step(self.step, iter([self.batch]))

@@ -19,7 +19,7 @@ from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import prepare_data
 from hdit_core.recipe.read import check_recipe
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.async_checkpoint import Saver
+from hdit_core.train.async_checkpoint import AsyncCheckpointer
 from hdit_core.train.run import train
 from hdit_core.train.step.train_step import Learner
 
@@ -27,7 +27,7 @@ STEPS, BATCH, EVERY_STEPS = 26, 4, 8
 LEVELS = [{"depth": 2, "width": 256, "attention": "neighborhood"}, {"depth": 6, "width": 512, "attention": "global"}]
 
 
-class WaitingSaver(Saver):
+class WaitingSaver(AsyncCheckpointer):
     """Saves synchronously."""
 
     def save(self, *args) -> None:
@@ -64,17 +64,17 @@ def timed(data: Path, run: Path, every_steps: int) -> tuple[float, list[float]]:
 
     The measurement ends when the last step begins, because the final checkpoint is the same for all runs.
     """
-    began_at, update = [], Learner.update
+    began_at, update = [], Learner.train_step
 
     def record(learner, step, batches):
         began_at.append(time.perf_counter())
         return update(learner, step, batches)
 
-    Learner.update = record
+    Learner.train_step = record
     try:
         train(recipe(data, every_steps), run, device="cpu")
     finally:
-        Learner.update = update
+        Learner.train_step = update
     began_at = began_at[1:]  # the first step includes allocations
     return began_at[-1] - began_at[0], [later - earlier for earlier, later in pairwise(began_at)]
 

@@ -17,7 +17,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from hdit_cli.console import printable
-from hdit_cli.plugins import load_command, offered
+from hdit_cli.plugins import discover_commands, load_command
 from hdit_core.errors import HditError, RecipeError, StoppedEarly, UsageError, did_you_mean, is_out_of_memory
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
@@ -35,7 +35,7 @@ class CommandGroup(TyperGroup):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._offers = offered()
+        self._offers = discover_commands()
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(self._offers)

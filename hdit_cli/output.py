@@ -11,7 +11,7 @@ from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
     from hdit_core.distributed import World
-    from hdit_core.generate.job import Job
+    from hdit_core.generate.job import SamplingJob
 
 
 STDOUT = Path("-")
@@ -53,7 +53,9 @@ def grid_shape(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def deliver(job: "Job", out: Path, world: "World", columns: tuple[int, int] | None = None) -> dict[str, Any]:
+def write_samples(
+    job: "SamplingJob", out: Path, world: "World", columns: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Draw a job's images, put them where they are to go, and return what the main rank says of them.
 
     Args:
@@ -67,13 +69,13 @@ def deliver(job: "Job", out: Path, world: "World", columns: tuple[int, int] | No
     return _to_stream(job, out, world) if is_stream(out) else _to_folder(job, out, world, columns)
 
 
-def _to_folder(job: "Job", out: Path, world: "World", columns: tuple[int, int] | None) -> dict[str, Any]:
+def _to_folder(job: "SamplingJob", out: Path, world: "World", columns: tuple[int, int] | None) -> dict[str, Any]:
     from hdit_core.generate.job import fill_folder
     from hdit_core.generate.output.sample_folder import GRID, SampleFolder
 
     device = next(job.denoiser.parameters()).device
     folder = SampleFolder(out, job.origin(), job.shape)
-    world.lead(folder.begin, device)
+    world.on_main_rank(folder.begin, device)
     if not world.is_main:
         fill_folder(job, folder, world, device, lambda done: None)
         return {}
@@ -98,7 +100,7 @@ def shard(out: Path, rank: int, size: int) -> Path:
     return out.with_name(f"{out.stem}-{rank:05d}-of-{size:05d}{out.suffix}") if size > 1 else out
 
 
-def _to_stream(job: "Job", out: Path, world: "World") -> dict[str, Any]:
+def _to_stream(job: "SamplingJob", out: Path, world: "World") -> dict[str, Any]:
     import torch
 
     from hdit_core.generate.output.archives import SampleNpz, SampleTar
@@ -106,7 +108,7 @@ def _to_stream(job: "Job", out: Path, world: "World") -> dict[str, Any]:
     device, made_from = next(job.denoiser.parameters()).device, job.origin()
     mine, path = job.numbers[world.rank :: world.size], shard(out, world.rank, world.size)
     target: Any = sys.stdout.buffer if out == STDOUT else path
-    world.lead(lambda: _check_shards(out, world.size), device)
+    world.on_main_rank(lambda: _check_shards(out, world.size), device)
     stream = SampleNpz(out, len(job.numbers), job.shape) if out.suffix == ".npz" else SampleTar(target)
     done = 0
     with stream, progress("sample", total=len(mine)) if world.is_main else nullcontext() as bar:

@@ -20,7 +20,7 @@ from typer.main import get_command
 from hdit_core.errors import UsageError
 
 GROUP = "hdit.commands"
-Offers = dict[str, list[EntryPoint]]  # who offers a name; more than one is an error
+EntryPoints = dict[str, list[EntryPoint]]  # who offers a name; more than one is an error
 
 
 class BrokenCommand(TyperCommand):
@@ -36,9 +36,9 @@ class BrokenCommand(TyperCommand):
         raise UsageError(f"hdit {self.name}: {self.reason}")
 
 
-def offered() -> Offers:
+def discover_commands() -> EntryPoints:
     """Return every name that an installed package offers, sorted, with its entry points."""
-    offers: Offers = {}
+    offers: EntryPoints = {}
     for point in sorted(entry_points(group=GROUP), key=lambda point: (point.name, _origin(point))):
         offers.setdefault(point.name, []).append(point)
     return offers

@@ -9,12 +9,12 @@ import typer
 
 from hdit_core.errors import HditError, StoppedEarly
 
-LET_MAIN_SPEAK_S = 4.0
+MAIN_RANK_WAIT_S = 4.0
 OF_RANKS = {"WORLD_SIZE", "SLURM_STEP_NUM_TASKS"}  # one of them is set by torchrun or srun
 
 
 @contextmanager
-def main_rank_first() -> Iterator[None]:
+def main_rank_reports_first() -> Iterator[None]:
     """Leave to the main rank the line about what ends all ranks alike: a mistake in the recipe, or a request to stop.
 
     Once it has said so and ended, torchrun or srun ends the others, which wait a few seconds for that; if they ended
@@ -25,7 +25,7 @@ def main_rank_first() -> Iterator[None]:
         yield
     except HditError as error:
         if type(error) is not HditError and _is_other_rank():
-            time.sleep(LET_MAIN_SPEAK_S)
+            time.sleep(MAIN_RANK_WAIT_S)
             if isinstance(error, StoppedEarly):
                 raise typer.Exit(error.exit_code) from None
         raise
@@ -34,6 +34,6 @@ def main_rank_first() -> Iterator[None]:
 def _is_other_rank() -> bool:
     if not OF_RANKS & os.environ.keys():
         return False  # without an import of torch, for which a misspelt key would wait
-    from hdit_core.distributed import speaks
+    from hdit_core.distributed import is_main_process
 
-    return not speaks()
+    return not is_main_process()

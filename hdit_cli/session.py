@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from hdit_cli.console import align, emit, note
 from hdit_cli.options.sampling import GuidanceOptions, ModelOptions
-from hdit_cli.output import STDOUT, deliver
+from hdit_cli.output import STDOUT, write_samples
 
 if TYPE_CHECKING:
     import torch
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hdit_core.diffusion.guidance import Guide
     from hdit_core.diffusion.precondition import Denoiser
     from hdit_core.distributed import World
-    from hdit_core.generate.pipeline import Draw, Painter
+    from hdit_core.generate.pipeline import Draw, SamplingPipeline
     from hdit_core.generate.settings import Defaults
     from hdit_core.recipe.sample import SampleRecipe
 
@@ -75,11 +75,11 @@ def opened(
         CheckpointError: a checkpoint cannot be read.
     """
     from hdit_core.devices import pick_device
-    from hdit_core.distributed import APART_S, join
+    from hdit_core.distributed import LONG_TIMEOUT_S, init_ranks
     from hdit_core.generate.pipeline import check_request
     from hdit_core.generate.settings import sample_settings
 
-    world = join(device, APART_S)
+    world = init_ranks(device, LONG_TIMEOUT_S)
     try:
         mine = world.device(pick_device(device))
         denoiser, defaults = _denoiser(model, mine, guided=leading is not None)
@@ -92,7 +92,7 @@ def opened(
         _say_how(here, defaults.note)
         yield here
     finally:
-        world.leave()
+        world.destroy_ranks()
 
 
 def _denoiser(model: ModelOptions, device: "torch.device", *, guided: bool) -> tuple["Denoiser", "Defaults"]:
@@ -124,7 +124,7 @@ class Session:
     """A model that was opened, and what every way of editing is handed."""
 
     model: Opened
-    painter: "Painter"
+    painter: "SamplingPipeline"
 
     @property
     def world(self) -> "World":
@@ -159,9 +159,9 @@ def session(
 ) -> Iterator[Session]:
     """Open a model while the body runs; arguments and errors are those of `opened`."""
     with opened(model, leading, device, given) as here:
-        from hdit_core.generate.pipeline import Painter
+        from hdit_core.generate.pipeline import SamplingPipeline
 
-        yield Session(here, Painter(here.denoiser, here.settings, seed, here.image_size, here.guide))
+        yield Session(here, SamplingPipeline(here.denoiser, here.settings, seed, here.image_size, here.guide))
 
 
 @dataclass(frozen=True)
@@ -186,10 +186,10 @@ class Drawn:
 
 def draw_all(here: Session, drawn: Drawn, json: bool) -> None:
     """Draw the images of an edit, put them where they are to go, and print what they are."""
-    from hdit_core.generate.job import EditJob
+    from hdit_core.generate.job import EditingJob
 
     model = here.model
-    job = EditJob(
+    job = EditingJob(
         model.denoiser,
         list(range(drawn.count)),
         here.painter.seed,
@@ -201,7 +201,7 @@ def draw_all(here: Session, drawn: Drawn, json: bool) -> None:
         edit=drawn.edit,
         classes_follow=drawn.classes_follow,
     )
-    record = deliver(job, drawn.out, here.world)
+    record = write_samples(job, drawn.out, here.world)
     if here.world.is_main:
         result = {"out": str(drawn.out), "ckpt": str(model.ckpt), "weights": model.weights, **record}
         lines = align([(key, str(value)) for key, value in result.items() if key != "origin"])

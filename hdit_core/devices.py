@@ -48,7 +48,7 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
-def keep_freed_memory() -> bool:
+def tune_malloc() -> bool:
     """Let the C library keep the memory that tensors on the CPU free for the next ones; return whether it will.
 
     Else it hands large pieces back and asks for them anew, and the system clears each page every time. The process
@@ -61,7 +61,7 @@ def keep_freed_memory() -> bool:
     return bool(library.mallopt(MMAP_THRESHOLD, 1 << 30) and library.mallopt(TRIM_THRESHOLD, -1))
 
 
-def same_bits_on_any_threads() -> None:
+def make_mkl_reproducible() -> None:
     """Have MKL, who multiplies torch's matrices on x86, add up in one order however many threads share the work.
 
     Else it cuts long sums of few rows into a part for each thread, and an image's last bits depend on the threads and

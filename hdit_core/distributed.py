@@ -14,7 +14,7 @@ from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from hdit_core.errors import HditError, UsageError
 
 TIMEOUT_S = 600  # after which a rank that waits for another gives up
-APART_S = 24 * 3600  # the same, where ranks work by themselves and meet at the end: one may have much less to do
+LONG_TIMEOUT_S = 24 * 3600  # the same, where ranks work by themselves and meet at the end: one may have much less to do
 LOOPBACK = "127.0.0.1"
 FIRST_PORT, NUM_PORTS = 15_000, 16_000  # of jobs of Slurm; below those that systems give out of their own accord
 
@@ -33,7 +33,7 @@ class World:
     size: int = 1
     local_rank: int = 0
     store: Store | None = field(default=None, compare=False, repr=False)
-    farewells: list[Callable[[], None]] = field(default_factory=list, compare=False, repr=False)
+    cleanups: list[Callable[[], None]] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def is_main(self) -> bool:
@@ -42,7 +42,7 @@ class World:
 
     def device(self, chosen: torch.device) -> torch.device:
         """Return this rank's own device of the chosen kind."""
-        mine = chosen.type == "cuda" and self.size > 1  # `join` has set it
+        mine = chosen.type == "cuda" and self.size > 1  # `init_ranks` has set it
         return torch.device("cuda", torch.cuda.current_device()) if mine else chosen
 
     def any(self, flag: bool, device: torch.device) -> bool:
@@ -73,7 +73,7 @@ class World:
         distributed.all_gather(gathered, padded)
         return sorted({int(n) for row, length in zip(gathered, lengths, strict=True) for n in row[: int(length)]})
 
-    def lead(self, act: Callable[[], None], device: torch.device) -> None:
+    def on_main_rank(self, act: Callable[[], None], device: torch.device) -> None:
         """Let the main rank do something while the others wait; where it fails, all ranks end.
 
         Raises:
@@ -88,16 +88,16 @@ class World:
         if self.any(problem is not None, device):
             raise problem or HditError(f"rank {self.rank} ends, because the main rank failed; that one says why")
 
-    def leave(self) -> None:
-        """End what `join` began."""
-        for farewell in self.farewells:
+    def destroy_ranks(self) -> None:
+        """End what `init_ranks` began."""
+        for farewell in self.cleanups:
             farewell()
         if self.size > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
 
 
 @dataclass(frozen=True)
-class Place:
+class LaunchInfo:
     """Where a launcher has put this process: its numbers, and where the ranks meet.
 
     Attributes:
@@ -114,7 +114,7 @@ class Place:
     own_gpu: bool = False
 
 
-def find_place(environment: Mapping[str, str]) -> Place:
+def read_launch_info(environment: Mapping[str, str]) -> LaunchInfo:
     """Return the place that torchrun or, without it, srun announces; alone where neither does.
 
     A batch script and an interactive shell of Slurm have SLURM_PROCID and SLURM_NTASKS too, and are alone; only srun
@@ -124,23 +124,23 @@ def find_place(environment: Mapping[str, str]) -> Place:
         UsageError: the environment names a world but not this process's place in it.
     """
     if "WORLD_SIZE" in environment:
-        return _torchrun_place(environment) if _number(environment, "WORLD_SIZE") > 1 else Place()
+        return _torchrun_launch_info(environment) if _number(environment, "WORLD_SIZE") > 1 else LaunchInfo()
     if environment.get("SLURM_STEP_NUM_TASKS", "1") != "1":
-        return _srun_place(environment)
-    return Place()
+        return _srun_launch_info(environment)
+    return LaunchInfo()
 
 
-def _torchrun_place(environment: Mapping[str, str]) -> Place:
+def _torchrun_launch_info(environment: Mapping[str, str]) -> LaunchInfo:
     rank, size, local_rank, port = (
         _number(environment, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
     )
     address = _text(environment, "MASTER_ADDR")
     if "LOCAL_WORLD_SIZE" in environment:
-        return Place(rank, size, local_rank, address, port, _number(environment, "LOCAL_WORLD_SIZE") == size)
-    return Place(rank, size, local_rank, address, port, address in (LOOPBACK, "localhost"))
+        return LaunchInfo(rank, size, local_rank, address, port, _number(environment, "LOCAL_WORLD_SIZE") == size)
+    return LaunchInfo(rank, size, local_rank, address, port, address in (LOOPBACK, "localhost"))
 
 
-def _srun_place(environment: Mapping[str, str]) -> Place:
+def _srun_launch_info(environment: Mapping[str, str]) -> LaunchInfo:
     """Return the place of one of srun's tasks; those of one step find the same port without having spoken."""
     rank, size, local_rank, nodes = (
         _number(environment, f"SLURM_{name}") for name in ("PROCID", "STEP_NUM_TASKS", "LOCALID", "STEP_NUM_NODES")
@@ -149,7 +149,7 @@ def _srun_place(environment: Mapping[str, str]) -> Place:
     address = LOOPBACK if nodes == 1 else first_host(_text(environment, "SLURM_STEP_NODELIST"))
     port = _number(environment, "MASTER_PORT", FIRST_PORT + (31 * job + step) % NUM_PORTS)
     own_gpu = "," not in environment.get("CUDA_VISIBLE_DEVICES", ",")
-    return Place(rank, size, local_rank, address, port, nodes == 1, own_gpu)
+    return LaunchInfo(rank, size, local_rank, address, port, nodes == 1, own_gpu)
 
 
 def first_host(nodes: str) -> str:
@@ -179,12 +179,12 @@ def _number(environment: Mapping[str, str], name: str, default: int | None = Non
     return int(text)
 
 
-def speaks() -> bool:
+def is_main_process() -> bool:
     """Return whether this process is the one among its ranks that talks to people, before or after they have joined."""
-    return find_place(os.environ).rank == 0
+    return read_launch_info(os.environ).rank == 0
 
 
-def join(device_name: str = "auto", timeout_s: int = TIMEOUT_S) -> World:
+def init_ranks(device_name: str = "auto", timeout_s: int = TIMEOUT_S) -> World:
     """Join the ranks that `torchrun` or `srun` announced in the environment; alone, there is nothing to join.
 
     On one node nothing of it listens on another address than the loopback's; what torchrun itself opens, it does not
@@ -199,7 +199,7 @@ def join(device_name: str = "auto", timeout_s: int = TIMEOUT_S) -> World:
             or the port is taken.
         HditError: the other ranks did not come.
     """
-    place = find_place(os.environ)
+    place = read_launch_info(os.environ)
     if place.size == 1:
         return World()
     on_gpu = torch.cuda.is_available() and device_name.partition(":")[0] in ("auto", "cuda")
@@ -221,20 +221,20 @@ def join(device_name: str = "auto", timeout_s: int = TIMEOUT_S) -> World:
     return World(place.rank, place.size, place.local_rank, store)
 
 
-def gpu_of(place: Place, visible: int) -> int:
+def gpu_of(launch: LaunchInfo, visible: int) -> int:
     """Return the number of a rank's GPU among the visible ones.
 
     Raises:
         UsageError: there is none for it.
     """
-    if place.own_gpu and visible == 1:
+    if launch.own_gpu and visible == 1:
         return 0
-    if place.local_rank >= visible:
+    if launch.local_rank >= visible:
         raise UsageError(
-            f"rank {place.rank} is number {place.local_rank} on its node, where {visible} GPUs are visible; start as "
+            f"rank {launch.rank} is number {launch.local_rank} on its node, where {visible} GPUs are visible; start as "
             "many ranks on a node as it has GPUs"
         )
-    return place.local_rank
+    return launch.local_rank
 
 
 def _stay_inside() -> None:
@@ -245,23 +245,23 @@ def _stay_inside() -> None:
         os.environ.setdefault("NCCL_SOCKET_IFNAME", loopback)
 
 
-def keeps_store(rank: int) -> bool:
+def hosts_store(rank: int) -> bool:
     """Return whether what the ranks have in common is kept by this one, the first: torchrun does it where it is."""
     return rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
 
 
-def _store(place: Place, timeout: timedelta) -> Store:
+def _store(launch: LaunchInfo, timeout: timedelta) -> Store:
     """Return the ranks' common store: torchrun's, or else one that the first of them offers."""
-    if not keeps_store(place.rank):
-        return TCPStore(place.address, place.port, place.size, False, timeout)
-    if not place.one_node:
-        return TCPStore(place.address, place.port, place.size, True, timeout)
+    if not hosts_store(launch.rank):
+        return TCPStore(launch.address, launch.port, launch.size, False, timeout)
+    if not launch.one_node:
+        return TCPStore(launch.address, launch.port, launch.size, True, timeout)
     try:
         # ready before the store has it: given an address, torch would listen on all of them
-        listener = socket.create_server((LOOPBACK, place.port), backlog=place.size)
+        listener = socket.create_server((LOOPBACK, launch.port), backlog=launch.size)
     except OSError as error:
         raise UsageError(
-            f"port {place.port}, where the ranks are to meet, cannot be had ({error.strerror}); set MASTER_PORT to one "
+            f"port {launch.port}, where the ranks meet, is not available ({error.strerror}); set MASTER_PORT to one "
             "that is free"
         ) from None
-    return TCPStore(place.address, place.port, place.size, True, timeout, master_listen_fd=listener.detach())
+    return TCPStore(launch.address, launch.port, launch.size, True, timeout, master_listen_fd=listener.detach())

@@ -110,7 +110,7 @@ def _flush_file(path: Path) -> None:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Give a temporary path: what the block writes there becomes `path`, whole, or is removed when it fails.
 
     An older file of the name is replaced.
@@ -127,9 +127,9 @@ def new_file(path: Path) -> Iterator[Path]:
     flush_folder(path.parent)
 
 
-def write_whole(path: Path, content: bytes | str) -> None:
+def write_atomic(path: Path, content: bytes | str) -> None:
     """Write a file so that it is never seen half; an older one of the name is replaced."""
-    with new_file(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
@@ -143,7 +143,7 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
 
 
 @contextmanager
-def new_folder(final: Path) -> Iterator[Path]:
+def atomic_folder(final: Path) -> Iterator[Path]:
     """Give a temporary folder that becomes `final`, whole, when the block ends well, and is removed when it does not.
 
     Raises:

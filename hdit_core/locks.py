@@ -24,8 +24,8 @@ TAKEN = (BlockingIOError, PermissionError)  # both are how systems say that it i
 NEW_OR_OLD = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-class Claim:
-    """One job's place in a folder, from `take` to `release`."""
+class FolderLock:
+    """One job's place in a folder, from `acquire` to `release`."""
 
     def __init__(self, folder: Path) -> None:
         """Name the folder; nothing is touched yet."""
@@ -33,7 +33,7 @@ class Claim:
         self._descriptor: int | None = None
         self._has_locks = True
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Say that a job is at work in the folder, which is there.
 
         Raises:
@@ -45,7 +45,7 @@ class Claim:
             if self._is_gone():  # who was alone has removed it meanwhile
                 self._close()
 
-    def is_alone(self) -> bool:
+    def is_exclusive(self) -> bool:
         """Return whether no other job is at work; none begins then before `release`. True where there are no locks."""
         try:
             self._lock(fcntl.LOCK_EX, AT_WORK)
@@ -54,7 +54,7 @@ class Claim:
         return True
 
     @contextmanager
-    def record(self) -> Iterator[None]:
+    def exclusive_section(self) -> Iterator[None]:
         """Let nobody else read or write the record while the body runs.
 
         Raises:
@@ -68,7 +68,7 @@ class Claim:
     def release(self) -> None:
         """Say that the job is no longer at work; of both locks at once, so that one of two jobs is the last."""
         if self._descriptor is not None:
-            if self.is_alone():
+            if self.is_exclusive():
                 self.path.unlink(missing_ok=True)
             self._close()
 
@@ -109,7 +109,7 @@ class Claim:
             raise
         except OSError as problem:
             if problem.errno == errno.ESTALE:
-                return  # which `take` finds out
+                return  # which `acquire` finds out
             self._has_locks = False
             warnings.warn(
                 f"{self.folder}: its file system has no locks ({problem.strerror}); let no two hdit draw into it",

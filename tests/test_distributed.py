@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from hdit_core.distributed import Place, find_place, first_host, gpu_of, join, speaks
+from hdit_core.distributed import LaunchInfo, first_host, gpu_of, init_ranks, is_main_process, read_launch_info
 from hdit_core.errors import HditError, UsageError
 from tests.ports import take_port
 
@@ -24,50 +24,50 @@ SRUN = BATCH | {
 
 
 def test_torchrun_says_which_rank_a_process_is_and_where_all_meet():
-    assert find_place(TORCHRUN) == Place(5, 8, 1, "gpu01", 29400, one_node=False)
-    assert find_place(TORCHRUN | {"LOCAL_WORLD_SIZE": "8"}).one_node
+    assert read_launch_info(TORCHRUN) == LaunchInfo(5, 8, 1, "gpu01", 29400, one_node=False)
+    assert read_launch_info(TORCHRUN | {"LOCAL_WORLD_SIZE": "8"}).one_node
 
 
 @pytest.mark.parametrize(("address", "one_node"), [("127.0.0.1", True), ("localhost", True), ("gpu01", False)])
 def test_without_the_number_of_ranks_on_a_node_the_address_tells_whether_there_is_one(address, one_node):
     environment = {name: text for name, text in TORCHRUN.items() if name != "LOCAL_WORLD_SIZE"}
-    assert find_place(environment | {"MASTER_ADDR": address}).one_node is one_node
+    assert read_launch_info(environment | {"MASTER_ADDR": address}).one_node is one_node
 
 
 def test_srun_says_it_too_and_torchrun_under_srun_has_the_last_word():
-    place = find_place(SRUN)
+    place = read_launch_info(SRUN)
     assert (place.rank, place.size, place.local_rank, place.address, place.one_node) == (5, 8, 1, "gpu01", False)
-    assert find_place(SRUN | TORCHRUN) == find_place(TORCHRUN)
+    assert read_launch_info(SRUN | TORCHRUN) == read_launch_info(TORCHRUN)
 
 
 def test_the_ranks_of_a_step_find_one_port_and_other_steps_and_jobs_another():
-    ports = {find_place(SRUN | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": "0"}).port for rank in range(8)}
+    ports = {read_launch_info(SRUN | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": "0"}).port for rank in range(8)}
     others = [{"SLURM_STEP_ID": "1"}, {"SLURM_JOB_ID": "1235"}, {"SLURM_JOB_ID": "1235", "SLURM_STEP_ID": "1"}]
-    found = [find_place(SRUN | other).port for other in others]
+    found = [read_launch_info(SRUN | other).port for other in others]
     assert len(ports) == 1 and len({*ports, *found}) == 4
     assert all(15_000 <= port < 31_000 for port in (*ports, *found))
-    assert find_place(SRUN | {"MASTER_PORT": "777"}).port == 777
+    assert read_launch_info(SRUN | {"MASTER_PORT": "777"}).port == 777
 
 
 def test_on_one_node_ranks_of_srun_meet_at_the_loopback():
-    place = find_place(SRUN | {"SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NODELIST": "gpu01"})
+    place = read_launch_info(SRUN | {"SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NODELIST": "gpu01"})
     assert place.address == "127.0.0.1" and place.one_node
 
 
 @pytest.mark.parametrize("environment", [{}, BATCH, BATCH | {"SLURM_STEP_NUM_TASKS": "1"}, {"WORLD_SIZE": "1"}])
 def test_a_batch_script_and_a_single_process_are_alone(environment, monkeypatch):
-    assert find_place(environment) == Place()
+    assert read_launch_info(environment) == LaunchInfo()
     for name, text in environment.items():
         monkeypatch.setenv(name, text)
-    assert speaks() and join("cpu").size == 1
+    assert is_main_process() and init_ranks("cpu").size == 1
 
 
 def test_only_the_first_rank_of_srun_speaks(monkeypatch):
     for name, text in SRUN.items():
         monkeypatch.setenv(name, text)
-    assert not speaks()
+    assert not is_main_process()
     monkeypatch.setenv("SLURM_PROCID", "0")
-    assert speaks()
+    assert is_main_process()
 
 
 @pytest.mark.parametrize(
@@ -96,21 +96,21 @@ def test_what_is_no_list_of_nodes_is_refused(nodes):
 def test_a_world_without_a_place_in_it_is_refused(name):
     environment = {key: text for key, text in TORCHRUN.items() if key != name}
     with pytest.raises(UsageError, match=f"^{name} is not set, though this is one of several ranks; start them with"):
-        find_place(environment)
+        read_launch_info(environment)
 
 
 def test_a_rank_that_is_no_number_is_refused():
     with pytest.raises(UsageError, match=r"RANK is 'one', expected a number; start the ranks with torchrun or srun"):
-        find_place(TORCHRUN | {"RANK": "one"})
+        read_launch_info(TORCHRUN | {"RANK": "one"})
 
 
 def test_a_rank_takes_the_gpu_of_its_number_or_the_only_one_that_slurm_lets_it_see():
-    assert [gpu_of(Place(rank + 4, 8, rank), 4) for rank in range(4)] == [0, 1, 2, 3]
-    alone = find_place(SRUN | {"CUDA_VISIBLE_DEVICES": "3"})
+    assert [gpu_of(LaunchInfo(rank + 4, 8, rank), 4) for rank in range(4)] == [0, 1, 2, 3]
+    alone = read_launch_info(SRUN | {"CUDA_VISIBLE_DEVICES": "3"})
     assert alone.local_rank == 1 and gpu_of(alone, 1) == 0
-    assert gpu_of(find_place(SRUN | {"CUDA_VISIBLE_DEVICES": "2,3"}), 2) == 1
+    assert gpu_of(read_launch_info(SRUN | {"CUDA_VISIBLE_DEVICES": "2,3"}), 2) == 1
     with pytest.raises(UsageError, match="rank 5 is number 1 on its node, where 1 GPUs are visible; start as many"):
-        gpu_of(Place(5, 8, 1), 1)
+        gpu_of(LaunchInfo(5, 8, 1), 1)
 
 
 def test_a_port_that_is_taken_is_said(monkeypatch):
@@ -119,7 +119,7 @@ def test_a_port_that_is_taken_is_said(monkeypatch):
         for name, text in (here | {"LOCAL_RANK": "0"}).items():
             monkeypatch.setenv(name, text)
         with pytest.raises(UsageError, match=r"port \d+, where .* meet, cannot be had .* set MASTER_PORT"):
-            join("cpu")
+            init_ranks("cpu")
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
@@ -129,4 +129,4 @@ def test_ranks_that_do_not_come_are_not_waited_for_for_ever(rank, monkeypatch):
     for name, text in here.items():
         monkeypatch.setenv(name, text)
     with pytest.raises(HditError, match=rf"rank {rank} on .* did not meet the other 1 at 127.0.0.1:{port} within 1 s"):
-        join("cpu", timeout_s=1)
+        init_ranks("cpu", timeout_s=1)

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from hdit_core.files import new_file, new_folder, remove_temporaries, write_whole
+from hdit_core.files import atomic_file, atomic_folder, remove_temporaries, write_atomic
 
 
 def test_a_file_that_fails_half_way_leaves_the_older_one_and_no_rest(tmp_path):
     path = tmp_path / "numbers"
-    write_whole(path, "old")
+    write_atomic(path, "old")
 
     def fail():
-        with new_file(path) as temporary, temporary.open("wb") as file:
+        with atomic_file(path) as temporary, temporary.open("wb") as file:
             file.write(b"ne")
             raise KeyboardInterrupt
 
@@ -32,13 +32,13 @@ def test_a_file_is_flushed_before_it_has_its_name_and_its_folder_afterwards(tmp_
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", record)
-    write_whole(path, b"new")
+    write_atomic(path, b"new")
     assert flushed == [(False, False), (True, True)]
 
 
 def test_a_folder_that_fails_half_way_leaves_no_rest(tmp_path):
     def fail():
-        with new_folder(tmp_path / "set") as folder:
+        with atomic_folder(tmp_path / "set") as folder:
             (folder / "part").touch()
             raise OSError("the disk is gone")
 

@@ -11,7 +11,7 @@ from hdit_cli.tables.data import describe, describe_lines
 from hdit_core.errors import DataError, UsageError
 
 if TYPE_CHECKING:
-    from hdit_core.data.format.verify import Verdict
+    from hdit_core.data.format.verify import VerifyReport
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -29,16 +29,16 @@ def data() -> None:
     """
 
 
-def _verdict_lines(verdict: "Verdict") -> list[str]:
+def _verdict_lines(verdict: "VerifyReport") -> list[str]:
     """Return every damage, and what was looked at."""
     rows = [
         ("data set", verdict.out),
         ("looked at", f"{verdict.images:,} images, {verdict.shards:,} shards, {verdict.bytes / 1e6:,.1f} MB"),
         ("level", verdict.level),
-        ("damaged", f"{len(verdict.damages):,} parts" if verdict.damages else "nothing"),
+        ("damaged", f"{len(verdict.defects):,} parts" if verdict.defects else "nothing"),
         ("root hash", verdict.root or "-"),
     ]
-    return [*(f"{damage.file}: {damage.problem}" for damage in verdict.damages), *align(rows)]
+    return [*(f"{damage.file}: {damage.problem}" for damage in verdict.defects), *align(rows)]
 
 
 @app.command()
@@ -69,8 +69,8 @@ def verify(
     with progress("verifying") as bar:
         verdict = verify_data_set(folder, level, workers, bar.update)  # type: ignore[arg-type]
     emit(asdict(verdict), json, _verdict_lines(verdict))
-    if verdict.damages:
-        raise DataError(f"{folder}: {len(verdict.damages):,} parts are damaged; prepare or copy the data again")
+    if verdict.defects:
+        raise DataError(f"{folder}: {len(verdict.defects):,} parts are damaged; prepare or copy the data again")
 
 
 @app.command()

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from hdit_cli.commands.edit_ode import invert, likelihood
-from hdit_cli.options.grouped import unbundled
-from hdit_cli.options.sampling import DrawingOptions, GuidanceOptions, ModelOptions
+from hdit_cli.options.grouped import grouped_options
+from hdit_cli.options.sampling import GuidanceOptions, ModelOptions, SamplingOptions
 from hdit_cli.options.shared import DeviceOption, ImagesOutOption, JsonOption
 from hdit_cli.output import check_out, is_stream
 from hdit_cli.session import Drawn, draw_all, session
@@ -46,7 +46,7 @@ def edit() -> None:
 
 
 @app.command()
-@unbundled
+@grouped_options
 def vary(
     *,
     model: ModelOptions,
@@ -54,7 +54,7 @@ def vary(
     strength: StrengthOption = 0.6,
     num: NumOption = 4,
     out: ImagesOutOption = Path("variations"),
-    drawing: DrawingOptions,
+    drawing: SamplingOptions,
     leading: GuidanceOptions,
     device: DeviceOption = "auto",
     json: JsonOption = False,
@@ -68,18 +68,18 @@ def vary(
     """
     check_out(out)
     with session(model, leading, device, drawing.seed, drawing.settings) as here:
-        from hdit_core.generate.edit.img2img import varying
+        from hdit_core.generate.edit.img2img import img2img
         from hdit_core.generate.edit.input_image import read_picture
 
         picture = read_picture(init, here.shape)
         here.note(init, picture.remarks)
-        draw = varying(here.painter, here.painter.image(picture.image_u8), strength)
+        draw = img2img(here.painter, here.painter.image(picture.image_u8), strength)
         edit = {"kind": "vary", "picture_sha256": picture.sha256, "strength": strength}
         draw_all(here, Drawn(draw, edit, num, drawing.class_id, out), json)
 
 
 @app.command()
-@unbundled
+@grouped_options
 def inpaint(
     *,
     image: PicturePath,
@@ -88,7 +88,7 @@ def inpaint(
     rounds: RoundsOption = 4,
     num: NumOption = 4,
     out: ImagesOutOption = Path("inpainted"),
-    drawing: DrawingOptions,
+    drawing: SamplingOptions,
     leading: GuidanceOptions,
     device: DeviceOption = "auto",
     json: JsonOption = False,
@@ -103,20 +103,20 @@ def inpaint(
     with session(model, leading, device, drawing.seed, drawing.settings) as here:
         import torch
 
-        from hdit_core.generate.edit.inpaint import inpainting
+        from hdit_core.generate.edit.inpaint import inpaint
         from hdit_core.generate.edit.input_image import read_mask, read_picture
 
         picture = read_picture(image, here.shape)
         here.note(image, picture.remarks)
         white, mask_sha256 = read_mask(mask, image, here.shape)
         where = torch.from_numpy(white)[None, None].to(here.painter.device)
-        draw = inpainting(here.painter, here.painter.image(picture.image_u8), where, rounds)
+        draw = inpaint(here.painter, here.painter.image(picture.image_u8), where, rounds)
         edit = {"kind": "inpaint", "picture_sha256": picture.sha256, "mask_sha256": mask_sha256, "rounds": rounds}
         draw_all(here, Drawn(draw, edit, num, drawing.class_id, out), json)
 
 
 @app.command()
-@unbundled
+@grouped_options
 def interpolate(
     *,
     start: StartArgument,
@@ -125,7 +125,7 @@ def interpolate(
     frames: FramesOption = 16,
     webp: WebpOption = None,
     out: ImagesOutOption = Path("frames"),
-    drawing: DrawingOptions,
+    drawing: SamplingOptions,
     leading: GuidanceOptions,
     device: DeviceOption = "auto",
     json: JsonOption = False,
@@ -140,10 +140,10 @@ def interpolate(
     check_out(out)
     _check_webp(webp, out)
     with session(model, leading, device, drawing.seed, drawing.settings) as here:
-        from hdit_core.generate.edit.interpolate import end_of, interpolating
+        from hdit_core.generate.edit.interpolate import interpolate, parse_endpoint
 
-        ends = [end_of(text, here.painter, drawing.class_id) for text in (start, end)]
-        draw = interpolating(here.painter, ends[0], ends[1], frames)
+        ends = [parse_endpoint(text, here.painter, drawing.class_id) for text in (start, end)]
+        draw = interpolate(here.painter, ends[0], ends[1], frames)
         edit = {"kind": "interpolate", "ends": [one.identity for one in ends], "frames": frames}
         shared = ends[0].class_id if ends[0].class_id == ends[1].class_id else None
         draw_all(here, Drawn(draw, edit, frames, shared, out, classes_follow=False), json)
@@ -168,8 +168,8 @@ def _check_webp(webp: Path | None, out: Path) -> None:
 
 def _animate(folder: Path, webp: Path, frames: int) -> None:
     from hdit_cli.console import note
-    from hdit_core.files import write_whole
-    from hdit_core.generate.output.animation import film_of
+    from hdit_core.files import write_atomic
+    from hdit_core.generate.output.animation import frames_webp
 
-    write_whole(webp, film_of(folder, frames))
+    write_atomic(webp, frames_webp(folder, frames))
     note(f"look at {webp}")

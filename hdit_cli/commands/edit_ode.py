@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hdit_cli.console import emit, emit_line, note, printable, progress
-from hdit_cli.options.grouped import unbundled
+from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.sampling import GuidanceOptions, ModelOptions
 from hdit_cli.options.shared import BatchSizeOption, DeviceOption, JsonOption, SeedOption
 from hdit_cli.session import session
@@ -15,7 +15,7 @@ from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
     from hdit_core.generate.edit.invert import Inverted
-    from hdit_core.generate.edit.likelihood import Judged
+    from hdit_core.generate.edit.likelihood import ImageBits
 
 
 FAR_LEVELS = 8.0  # root mean square, of 255: what the eye sees at once
@@ -49,7 +49,7 @@ ClassesOption = Annotated[
 ]
 
 
-@unbundled
+@grouped_options
 def invert(
     *,
     image: PicturePath,
@@ -100,11 +100,11 @@ def _check_files(out: Path, back: Path | None) -> None:
 
 
 def _write_back(path: Path | None, found: "Inverted") -> None:
-    from hdit_core.files import write_whole
+    from hdit_core.files import write_atomic
     from hdit_core.images import png_bytes, to_uint8
 
     if path is not None:
-        write_whole(path, png_bytes(to_uint8(found.back[None])[0]))
+        write_atomic(path, png_bytes(to_uint8(found.back[None])[0]))
 
 
 def _report(found: "Inverted", out: Path, class_id: int | None) -> dict[str, Any]:
@@ -115,11 +115,11 @@ def _report(found: "Inverted", out: Path, class_id: int | None) -> dict[str, Any
         "largest_error_levels": found.largest_error_levels,
         "psnr_db": None if found.error_levels == 0 else found.psnr_db,
         "noise_std": found.noise.std().item(),
-        "network_calls": found.questions,
+        "network_calls": found.num_evaluations,
     }
 
 
-@unbundled
+@grouped_options
 def likelihood(
     *,
     images: ImagesArgument,
@@ -143,11 +143,11 @@ def likelihood(
     Example: hdit edit likelihood data/faces-test --ckpt runs/faces --n 1000 --json
     """
     with session(model, None, device, seed, {"batch_size": batch_size}) as here:
-        from hdit_core.generate.edit.likelihood import judged, open_given
+        from hdit_core.generate.edit.likelihood import bits_per_dim, open_labelled_images
 
         here.model.check_class(class_id)
-        given = open_given(images, here.shape, here.model.num_classes, class_id, num, seed)
-        found = judged(here.painter, given.images, probes, tolerance)
+        given = open_labelled_images(images, here.shape, here.model.num_classes, class_id, num, seed)
+        found = bits_per_dim(here.painter, given.images, probes, tolerance)
         result = _tallied(found, given.count, (lambda one: _say(one, json)) if each else lambda one: None)
     if result["images"] == 1:
         note("one image: there is no error bar")
@@ -160,7 +160,7 @@ def likelihood(
         emit(result, json)
 
 
-def _tallied(found: Iterator["Judged"], total: int, say: Callable[["Judged"], None]) -> dict[str, Any]:
+def _tallied(found: Iterator["ImageBits"], total: int, say: Callable[["ImageBits"], None]) -> dict[str, Any]:
     """Judge all images, and return what they cost in the mean."""
     from hdit_core.generate.edit.likelihood import Tally
 
@@ -179,7 +179,7 @@ def _tallied(found: Iterator["Judged"], total: int, say: Callable[["Judged"], No
     }
 
 
-def _say(one: "Judged", as_json: bool) -> None:
+def _say(one: "ImageBits", as_json: bool) -> None:
     if as_json:
         emit_line({"number": one.number, "name": one.name, "bits_per_dim": one.bits_per_dim})
     else:

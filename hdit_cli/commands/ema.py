@@ -40,15 +40,15 @@ def ema(
 
     Example: hdit ema --std 0.08 runs/faces && hdit sample --ckpt runs/faces --weights 0.08
     """
-    from hdit_core.checkpoint.ema.post_hoc import build_average, plan_average
-    from hdit_core.checkpoint.ema.snapshots import read_length
+    from hdit_core.checkpoint.ema.post_hoc import build_post_hoc_ema, plan_post_hoc_ema
+    from hdit_core.checkpoint.ema.snapshots import parse_ema_std
 
-    lengths = [read_length(std) for std in stds]
+    lengths = [parse_ema_std(std) for std in stds]
     if out is not None and len(lengths) > 1:
         raise UsageError(f"--out {out}: one file cannot hold {len(lengths)} averages; leave it out, or give one --std")
     for length in lengths:
-        plan_average(run, length)  # refuses all before it makes any
-    emit([_row(build_average(run, length, out)) for length in lengths], json)
+        plan_post_hoc_ema(run, length)  # refuses all before it makes any
+    emit([_row(build_post_hoc_ema(run, length, out)) for length in lengths], json)
 
 
 def _row(made: "PostHoc") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from hdit_cli.default_command import DEFAULT, DefaultCommand, DefaultGroup
 from hdit_cli.options.evaluation import (
     CountOption,
     DataArgument,
-    DrawnOptions,
+    GeneratedOptions,
     ImagesArgument,
     KeepOption,
     NearestOption,
@@ -23,7 +23,7 @@ from hdit_cli.options.evaluation import (
     SaveStatsOption,
     ScoringOptions,
 )
-from hdit_cli.options.grouped import unbundled
+from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.shared import JsonOption, OutOption
 
 if TYPE_CHECKING:
@@ -34,13 +34,13 @@ app = typer.Typer(cls=DefaultGroup, add_completion=False, help="Score images by 
 
 
 @app.command(DEFAULT, cls=DefaultCommand, epilog="Also: hdit eval-fid stats --help, hdit eval-fid compare --help.")
-@unbundled
+@grouped_options
 def eval_fid(
     *,
     images: ImagesArgument = None,
     ref: ReferenceOption = None,
     num: CountOption = None,
-    drawn: DrawnOptions,
+    drawn: GeneratedOptions,
     scoring: ScoringOptions,
     nearest: NearestOption = None,
     report: ReportOption = None,
@@ -62,7 +62,7 @@ def eval_fid(
 
 
 @app.command()
-@unbundled
+@grouped_options
 def stats(
     *,
     data: DataArgument,
@@ -83,10 +83,10 @@ def stats(
 
 def _score(settings: "ScoreSettings", json: bool) -> None:
     """Score on all ranks; the main one shows progress and the result."""
-    from hdit_core.distributed import APART_S, join
+    from hdit_core.distributed import LONG_TIMEOUT_S, init_ranks
     from hdit_core.evaluate.score import score
 
-    world = join(settings.device, APART_S)
+    world = init_ranks(settings.device, LONG_TIMEOUT_S)
     try:
         if not world.is_main:
             score(settings, world=world)
@@ -94,7 +94,7 @@ def _score(settings: "ScoreSettings", json: bool) -> None:
         with progress("score") as bar:
             result = score(settings, bar.update, note, world)
     finally:
-        world.leave()
+        world.destroy_ranks()
     assert result is not None  # only other ranks have none
     for remark in result.remarks:
         note(remark)

@@ -127,8 +127,8 @@ def _plot(comparison: "Comparison", path: Path) -> None:
     if any(curve.exponent is None for curve in comparison.curves):
         raise UsageError(f"--plot {path}: a curve needs two sizes or more; add --res {DEFAULT_SIZES}")
 
-    from hdit_core.files import write_whole
+    from hdit_core.files import write_atomic
     from hdit_core.flops.plot import scaling_plot
 
-    write_whole(path, scaling_plot(comparison.curves, "png" if path.suffix.lower() == ".png" else "svg"))
+    write_atomic(path, scaling_plot(comparison.curves, "png" if path.suffix.lower() == ".png" else "svg"))
     note(f"wrote {path}")

@@ -13,7 +13,7 @@ from hdit_cli.tables.prepare import report_data_set, report_task
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from hdit_core.data.prepare.array_task import Share
+    from hdit_core.data.prepare.array_task import ArrayTask
     from hdit_core.data.prepare.job import PrepareSettings
     from hdit_core.data.prepare.run import PrepareSummary, TaskSummary
 
@@ -161,23 +161,23 @@ StatsOption = Annotated[
 ]
 
 
-def _share(task: str | None, finish: bool) -> "Share":
+def _share(task: str | None, finish: bool) -> "ArrayTask":
     """Return this process's share of the work: the one it was told, or the one that Slurm gave it."""
-    from hdit_core.data.prepare.array_task import EVERYTHING, parse_share, slurm_share
+    from hdit_core.data.prepare.array_task import WHOLE_JOB, parse_array_task, slurm_array_task
 
     if finish and task is not None:
         raise UsageError("--finish: comes once, after all tasks; leave out --task")
     if finish:
-        return EVERYTHING
+        return WHOLE_JOB
     if task is not None:
-        return parse_share(task)
-    share = slurm_share(os.environ)
-    if share != EVERYTHING:
+        return parse_array_task(task)
+    share = slurm_array_task(os.environ)
+    if share != WHOLE_JOB:
         note(f"task {share} of this Slurm job; --task 0/1 would make everything here")
     return share
 
 
-def _prepare(settings: "PrepareSettings", share: "Share", finish: bool) -> "PrepareSummary | TaskSummary":
+def _prepare(settings: "PrepareSettings", task: "ArrayTask", finish: bool) -> "PrepareSummary | TaskSummary":
     """Run the preparation beside a progress bar."""
     from hdit_core.data.prepare.run import finish_data, prepare_data, prepare_task
 
@@ -186,8 +186,8 @@ def _prepare(settings: "PrepareSettings", share: "Share", finish: bool) -> "Prep
         def show(done: int, total: int, bad: int) -> None:
             bar.update(done, total, f"{bad:,} not usable" if bad else "")
 
-        if share.count > 1:
-            return prepare_task(settings, share, show)
+        if task.count > 1:
+            return prepare_task(settings, task, show)
         return (finish_data if finish else prepare_data)(settings, show)
 
 
@@ -270,8 +270,8 @@ def _check_extractor(name: str) -> None:
 
 def _keep_statistics(out: Path, extractor: str) -> None:
     """Keep the statistics of a finished data set in its folder, unless they are there."""
-    from hdit_core.evaluate.score import kept_statistics
+    from hdit_core.evaluate.score import dataset_statistics
 
     with progress("statistics") as bar:
-        path = kept_statistics(out, extractor, bar.update, note)
+        path = dataset_statistics(out, extractor, bar.update, note)
     note(f"statistics: {path}; compare with hdit eval-fid IMAGES --ref {path}")

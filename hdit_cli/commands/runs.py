@@ -82,13 +82,13 @@ def _check_plot(plot: Path | None) -> None:
 
 
 def _draw(runs: list[Path], plot: Path) -> None:
-    from hdit_core.files import write_whole
+    from hdit_core.files import write_atomic
     from hdit_core.runs.curves import curves_plot, loss_curve, score_curves
 
     losses = [loss_curve(run) for run in runs]
     if not any(curve.num_images for curve in losses):
         raise UsageError(f"--plot {plot}: {' and '.join(map(str, runs))} logged no loss yet; look again later")
-    write_whole(plot, curves_plot(losses, [curve for run in runs for curve in score_curves(run)]))
+    write_atomic(plot, curves_plot(losses, [curve for run in runs for curve in score_curves(run)]))
     note(f"wrote {plot}")
 
 

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hdit_cli.console import align, emit, note
-from hdit_cli.options.grouped import unbundled
-from hdit_cli.options.sampling import DrawingOptions, GuidanceOptions, ModelOptions
+from hdit_cli.options.grouped import grouped_options
+from hdit_cli.options.sampling import GuidanceOptions, ModelOptions, SamplingOptions
 from hdit_cli.options.shared import DeviceOption, ImagesOutOption, JsonOption
-from hdit_cli.output import STDOUT, check_out, deliver, grid_shape
+from hdit_cli.output import STDOUT, check_out, grid_shape, write_samples
 from hdit_cli.session import Opened, opened
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from hdit_core.generate.job import Job
+    from hdit_core.generate.job import SamplingJob
 
 
 WORTH_COMPILING = 1000  # images, below which a minute of compiling is not made good
@@ -101,7 +101,7 @@ def seconds(text: str) -> float:
 
 
 @dataclass(frozen=True)
-class Target:
+class SampleTarget:
     """Where the images go."""
 
     out: Path
@@ -141,7 +141,7 @@ app = typer.Typer(add_completion=False)
 
 
 @app.command()
-@unbundled
+@grouped_options
 def sample(
     *,
     model: ModelOptions,
@@ -151,7 +151,7 @@ def sample(
     grid: GridOption = None,
     trajectory: TrajectoryOption = None,
     budget: BudgetOption = None,
-    drawing: DrawingOptions,
+    drawing: SamplingOptions,
     leading: GuidanceOptions,
     compiled: CompileOption = None,
     device: DeviceOption = "auto",
@@ -164,12 +164,12 @@ def sample(
 
     Example: hdit sample --ckpt runs/digits --n 100 --guidance 2 --out digits/
     """
-    target = Target(out, grid, trajectory, budget)
+    target = SampleTarget(out, grid, trajectory, budget)
     chosen = chosen_numbers(num, numbers)
     with opened(model, leading, device, drawing.settings) as here:
         job = _job(here, chosen, drawing, target.budget_s)
         _compile(job, compiled, here)
-        record = deliver(job, out, here.world, target.columns)
+        record = write_samples(job, out, here.world, target.columns)
         if trajectory is not None and here.world.is_main:
             _animate(job, trajectory)
     if here.world.is_main:
@@ -178,15 +178,15 @@ def sample(
         emit(result, json, lines, err=out == STDOUT)
 
 
-def _job(here: Opened, numbers: list[int], drawing: DrawingOptions, budget_s: float | None) -> "Job":
-    from hdit_core.generate.job import Job
+def _job(here: Opened, numbers: list[int], drawing: SamplingOptions, budget_s: float | None) -> "SamplingJob":
+    from hdit_core.generate.job import SamplingJob
 
     here.check_class(drawing.class_id)
     how = (here.settings, here.image_size, drawing.class_id, budget_s, here.guide)
-    return Job(here.denoiser, numbers, drawing.seed, *how)
+    return SamplingJob(here.denoiser, numbers, drawing.seed, *how)
 
 
-def _compile(job: "Job", wanted: bool | None, here: Opened) -> None:
+def _compile(job: "SamplingJob", wanted: bool | None, here: Opened) -> None:
     """Have the layers compiled as they are first used, where that was asked for or pays."""
     device = next(job.denoiser.parameters()).device
     if wanted is False or (wanted is None and (device.type != "cuda" or len(job.numbers) < WORTH_COMPILING)):
@@ -201,12 +201,12 @@ def _compile(job: "Job", wanted: bool | None, here: Opened) -> None:
         compile_network(denoiser.network)
 
 
-def _animate(job: "Job", path: Path) -> None:
-    from hdit_core.files import write_whole
+def _animate(job: "SamplingJob", path: Path) -> None:
+    from hdit_core.files import write_atomic
     from hdit_core.generate.output.animation import MOST_IMAGES, trajectory_webp
 
     numbers = job.numbers[:MOST_IMAGES]
     how: dict[str, Any] = {"seed": job.seed, "settings": job.settings, "image_size": job.image_size, "guide": job.guide}
     classes = None if job.class_id is None else [job.class_id] * len(numbers)
-    write_whole(path, trajectory_webp(job.denoiser, numbers, class_ids=classes, **how))
+    write_atomic(path, trajectory_webp(job.denoiser, numbers, class_ids=classes, **how))
     note(f"look at {path}")

@@ -178,18 +178,18 @@ def again(
 
     Example: hdit slurm again runs/a --most 3
     """
-    from hdit_core.slurm.requeue import decide
+    from hdit_core.slurm.requeue import should_requeue
 
-    decision = decide(run, most, asked)
+    decision = should_requeue(run, most, asked)
     note(decision.reason)
-    raise typer.Exit(0 if decision.again else 1)
+    raise typer.Exit(0 if decision.requeue else 1)
 
 
 def _parsed(command: str, args: Sequence[str]) -> dict[str, Any]:
     """Return what the command would be given, so that a mistake shows now and not when the job starts."""
-    from hdit_cli.plugins import load_command, offered
+    from hdit_cli.plugins import discover_commands, load_command
 
-    parser, words = load_command(command, offered()[command]), list(args)
+    parser, words = load_command(command, discover_commands()[command]), list(args)
     with parser.make_context(f"hdit {command}", list(words)) as context:
         if not isinstance(parser, DefaultGroup):
             return dict(context.params)

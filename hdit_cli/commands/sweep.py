@@ -8,7 +8,7 @@ import typer
 
 from hdit_cli.console import emit, note, progress, table
 from hdit_cli.options.evaluation import Labels, LabelsOption, ScoringOptions
-from hdit_cli.options.grouped import unbundled
+from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.shared import RECIPES, JsonOption
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ SweepOutOption = Annotated[
 
 
 @app.command()
-@unbundled
+@grouped_options
 def sweep(
     *,
     run: RunArgument,
@@ -103,10 +103,10 @@ class _BarOfEach:
 
 def _sweep(settings: "SweepSettings", json: bool) -> None:
     """Sweep on all ranks; the main one shows progress and the result."""
-    from hdit_core.distributed import APART_S, join
+    from hdit_core.distributed import LONG_TIMEOUT_S, init_ranks
     from hdit_core.evaluate.sweep.run import sweep as run_sweep
 
-    world = join(settings.scoring.device, APART_S)
+    world = init_ranks(settings.scoring.device, LONG_TIMEOUT_S)
     try:
         if not world.is_main:
             run_sweep(settings, world=world)
@@ -114,7 +114,7 @@ def _sweep(settings: "SweepSettings", json: bool) -> None:
         with ExitStack() as shown:
             result = run_sweep(settings, _BarOfEach(shown).update, note, world)
     finally:
-        world.leave()
+        world.destroy_ranks()
     assert result is not None  # only other ranks have none
     estimate = result.score["estimates"][result.score["name"]]
     best = [f"best: {result.winner}", f"{result.score['name']} {estimate['value']:.4f}", ""]

@@ -8,12 +8,12 @@ import typer
 
 from hdit_cli.console import align, emit, note, progress
 from hdit_cli.options.shared import DeviceOption, JsonOption, RecipeArgument, SetOption
-from hdit_cli.ranks import main_rank_first
+from hdit_cli.ranks import main_rank_reports_first
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
     from hdit_core.recipe.run import Recipe
-    from hdit_core.train.dry_run import Rehearsal
+    from hdit_core.train.dry_run import DryRun
     from hdit_core.train.replay import Replay
 
 
@@ -46,7 +46,7 @@ DeterministicOption = Annotated[
 
 
 @app.command()
-@main_rank_first()
+@main_rank_reports_first()
 def train(
     recipe: RecipeArgument,
     out: Annotated[
@@ -105,11 +105,11 @@ def check_options(watch: list[str], dry_run: bool, repro: int | None, save_image
 
 
 def _train(recipe: "Recipe", run: Path, device: str, deterministic: bool, watch: list[str], json: bool) -> None:
-    from hdit_core.distributed import speaks
-    from hdit_core.train.monitor.callbacks import Progress, Watcher
+    from hdit_core.distributed import is_main_process
+    from hdit_core.train.monitor.callbacks import Callbacks, Progress
     from hdit_core.train.run import train as train_run
 
-    if not speaks():
+    if not is_main_process():
         train_run(recipe, run, device=device, deterministic=deterministic)
         return
     with progress("train", total=recipe.train.num_images) as bar:
@@ -117,8 +117,8 @@ def _train(recipe: "Recipe", run: Path, device: str, deterministic: bool, watch:
         def show(now: Progress) -> None:
             bar.update(now.num_images, now.total_images, f"loss {now.loss:.4f}, gradient {now.grad_norm:.2f}")
 
-        watcher = Watcher(show, note, tuple(watch))
-        state = train_run(recipe, run, device=device, watcher=watcher, deterministic=deterministic)
+        callbacks = Callbacks(show, note, tuple(watch))
+        state = train_run(recipe, run, device=device, callbacks=callbacks, deterministic=deterministic)
         bar.update(state.num_images, remark=bar.remark)  # a run that was done before reports no step
     result = {"run": str(run), "step": state.step, "num_images": state.num_images, "elapsed_s": state.elapsed_s}
     emit(result, json)
@@ -126,18 +126,18 @@ def _train(recipe: "Recipe", run: Path, device: str, deterministic: bool, watch:
 
 def _rehearse(recipe: "Recipe", run: Path, device: str, deterministic: bool, json: bool) -> None:
     from hdit_core.checkpoint.status import read_status
-    from hdit_core.distributed import speaks
-    from hdit_core.train.dry_run import rehearse
-    from hdit_core.train.monitor.callbacks import Watcher
+    from hdit_core.distributed import is_main_process
+    from hdit_core.train.dry_run import dry_run
+    from hdit_core.train.monitor.callbacks import Callbacks
 
-    watcher = Watcher(on_note=note) if speaks() else Watcher()
+    callbacks = Callbacks(on_note=note) if is_main_process() else Callbacks()
     done = read_status(run).get("num_images", 0)
-    rehearsal = rehearse(recipe, device=device, watcher=watcher, done=done, deterministic=deterministic)
-    if speaks():
+    rehearsal = dry_run(recipe, device=device, callbacks=callbacks, done=done, deterministic=deterministic)
+    if is_main_process():
         emit(rehearsal.to_json(), json, _lines(rehearsal))
 
 
-def _lines(rehearsal: "Rehearsal") -> Iterator[str]:
+def _lines(rehearsal: "DryRun") -> Iterator[str]:
     ranks = f"{rehearsal.ranks} rank{'s' * (rehearsal.ranks > 1)}"
     share = "" if rehearsal.utilisation is None else f", {rehearsal.utilisation:.0%} of the stated peak"
     speed = f"{rehearsal.images_per_s:,.3g} images/s, {rehearsal.step_s:.3g} s a step"
@@ -156,21 +156,21 @@ def _lines(rehearsal: "Rehearsal") -> Iterator[str]:
 def _replay(
     recipe: "Recipe", run: Path, step: int, device: str, deterministic: bool, save_images: Path | None, json: bool
 ) -> None:
-    from hdit_core.distributed import speaks
-    from hdit_core.train.monitor.callbacks import Watcher
+    from hdit_core.distributed import is_main_process
+    from hdit_core.train.monitor.callbacks import Callbacks
     from hdit_core.train.replay import replay
 
-    if not speaks():
+    if not is_main_process():
         replay(recipe, run, step, device=device, save_images=save_images, deterministic=deterministic)
         return
     with progress("repro", unit="steps") as bar:
-        watcher = Watcher(on_note=note)
+        callbacks = Callbacks(on_note=note)
         found = replay(
             recipe,
             run,
             step,
             device=device,
-            watcher=watcher,
+            callbacks=callbacks,
             save_images=save_images,
             on_step=bar.update,
             deterministic=deterministic,

@@ -144,7 +144,7 @@ class ScoringOptions:
 
 
 @dataclass(frozen=True)
-class DrawnOptions:
+class GeneratedOptions:
     """A model whose images are drawn to be scored, in place of some that are there."""
 
     ckpt: DrawnOption = None

@@ -29,7 +29,7 @@ def _fields_of(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:
         yield inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field.type)
 
 
-def unbundled(command: Callable[..., None]) -> Callable[..., None]:
+def grouped_options(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command that takes each field of its dataclasses by itself, and makes them of what it is given.
 
     Raises:

@@ -159,7 +159,7 @@ class GuidanceOptions:
 
 
 @dataclass(frozen=True)
-class DrawingOptions:
+class SamplingOptions:
     """Which images of the model, and on what way they are drawn."""
 
     seed: SeedOption = 0

@@ -7,11 +7,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hdit_core.bench.child_process import Memory, OutOfMemory, Say, measured
+from hdit_core.bench.child_process import Memory, OutOfMemory, Say, measure_in_child_process
 from hdit_core.bench.machine import FLOPS_PER_MAC, finish, rate_of
 from hdit_core.bench.timing import Rounds, Timing, interleaved, stopwatch
 from hdit_core.model.attention.backends import BACKENDS, availability
-from hdit_core.model.attention.interface import Place
+from hdit_core.model.attention.interface import KernelTarget
 
 Direction = Literal["forward", "forward+backward"]
 DIRECTIONS: tuple[Direction, ...] = ("forward", "forward+backward")
@@ -105,14 +105,14 @@ def bench_attention(
     say: Say = lambda line: None,
 ) -> AttentionBench:
     """Measure every implementation that can run on a device, at every shape, in turn, and the memory of each."""
-    missing = availability(Place(device, dtype, shapes[0].head_dim))
+    missing = availability(KernelTarget(device, dtype, shapes[0].head_dim))
     names = [name for name, problem in missing.items() if problem is None]
-    rate, _ = measured(rate_of, device, dtype, device=device, threads=threads)
+    rate, _ = measure_in_child_process(rate_of, device, dtype, device=device, threads=threads)
     figures = []
     for shape in shapes:
         say(f"attention on a grid of {shape.size}x{shape.size}: {', '.join(names)}")
         work = (names, shape, device, dtype, rounds or Rounds())
-        times, _ = measured(_times, *work, device=device, threads=threads)
+        times, _ = measure_in_child_process(_times, *work, device=device, threads=threads)
         figures += [
             _figure(name, shape, direction, rate, times[name, direction], device, dtype, threads)
             for name in names
@@ -135,7 +135,9 @@ def _figure(
     if isinstance(timing, str):
         return AttentionFigure(name, shape, direction, floor_s, None, None, timing)
     try:
-        _, memory = measured(_once, name, shape, direction, device, dtype, device=device, threads=threads)
+        _, memory = measure_in_child_process(
+            _once, name, shape, direction, device, dtype, device=device, threads=threads
+        )
     except OutOfMemory:
         memory = Memory(None)
     return AttentionFigure(name, shape, direction, floor_s, timing, memory.peak_bytes)

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from hdit_core.devices import keep_freed_memory
+from hdit_core.devices import tune_malloc
 from hdit_core.errors import HditError, is_out_of_memory
 from hdit_core.model.attention.neighborhood import neighborhood_attention
 
@@ -49,7 +49,9 @@ class Memory:
     peak_bytes: int | None
 
 
-def apart(work: Callable[..., R], *arguments: Any, threads: int, say: Say = lambda line: None) -> tuple[R, Memory]:
+def in_child_process(
+    work: Callable[..., R], *arguments: Any, threads: int, say: Say = lambda line: None
+) -> tuple[R, Memory]:
     """Do work in a new process and return its result and what memory it took.
 
     Args:
@@ -79,19 +81,19 @@ def apart(work: Callable[..., R], *arguments: Any, threads: int, say: Say = lamb
         process.join()
 
 
-def measured(
+def measure_in_child_process(
     work: Callable[..., R], *arguments: Any, device: torch.device, threads: int, say: Say = lambda line: None
 ) -> tuple[R, Memory]:
     """Do work that computes on a device, and return its result and what memory it took there.
 
-    On a CPU that is a process of its own, see `apart`; the allocator of a GPU counts by itself.
+    On a CPU that is a process of its own, see `in_child_process`; the allocator of a GPU counts by itself.
 
     Raises:
         OutOfMemory: it does not fit.
         HditError: the work raised it.
     """
     if device.type == "cpu":
-        return apart(work, *arguments, threads=threads, say=say)
+        return in_child_process(work, *arguments, threads=threads, say=say)
     on_cuda = device.type == "cuda"
     if on_cuda:
         torch.cuda.empty_cache()
@@ -133,7 +135,7 @@ def _warm_up() -> None:
 def _answer(pipe: Connection, work: Callable[..., Any], arguments: tuple[Any, ...], threads: int) -> None:
     """Run in the new process: hold it to the free memory, work, and send what came of it."""
     torch.set_num_threads(threads)
-    keep_freed_memory()  # as training and sampling have it
+    tune_malloc()  # as training and sampling have it
     _warm_up()
     before_bytes, limit_bytes = resident_bytes("VmRSS"), hold_to_free_memory()
     try:

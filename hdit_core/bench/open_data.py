@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hdit_core.bench.child_process import Say, apart
+from hdit_core.bench.child_process import Say, in_child_process
 from hdit_core.data.format.manifest import (
     INDEX,
     Contents,
@@ -96,6 +96,6 @@ def bench_opening(images: int = 1_300_000) -> OpeningFigures:
     """Measure, each time in a process of its own, what opening a set of so many images takes."""
     with TemporaryDirectory(prefix="hdit-bench-") as name:
         make_hollow_set(Path(name), images)
-        opened = [apart(_open, Path(name), images, threads=1) for _ in range(5)]
+        opened = [in_child_process(_open, Path(name), images, threads=1) for _ in range(5)]
     peaks = [memory.peak_bytes for _, memory in opened if memory.peak_bytes is not None]
     return OpeningFigures(images, min(open_s for open_s, _ in opened), max(peaks) if peaks else None)

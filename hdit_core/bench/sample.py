@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hdit_core.bench.child_process import OutOfMemory, Say, measured
+from hdit_core.bench.child_process import OutOfMemory, Say, measure_in_child_process
 from hdit_core.bench.machine import FLOPS_PER_MAC, finish, rate_of
 from hdit_core.bench.timing import Rounds, Timing, interleaved, stopwatch
 from hdit_core.bench.train import check_work, rounds_for
-from hdit_core.devices import autocast, compute_dtype, same_bits_on_any_threads
+from hdit_core.devices import autocast, compute_dtype, make_mkl_reproducible
 from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.samplers.sampler import sample_by
@@ -95,13 +95,13 @@ def bench_sample(
     """
     _check_guide(recipe, guide)
     dtype = compute_dtype(recipe.train.precision, device)
-    rate, _ = measured(rate_of, device, dtype, device=device, threads=threads)
+    rate, _ = measure_in_child_process(rate_of, device, dtype, device=device, threads=threads)
     images, flops = recipe.sample.batch_size, evaluation_flops(recipe, guide)
     check_work(flops, rate, f"one evaluation of {images} images", "sample.batch_size")
     say(f"sampling: {images} images at once, {flops / 1e9:,.0f} GFLOP, at least {flops / rate:.2g} s")
     work = (recipe, guide, device, rounds_for(rounds, flops / rate))
     try:
-        timing, memory = measured(_measure, *work, device=device, threads=threads, say=say)
+        timing, memory = measure_in_child_process(_measure, *work, device=device, threads=threads, say=say)
     except OutOfMemory as problem:
         size = "x".join(map(str, recipe.model.image_size))
         raise OutOfMemory(
@@ -153,7 +153,7 @@ def _check_guide(recipe: Recipe, guide: Recipe | None) -> None:
             check_request(_denoiser(recipe), recipe.model.image_size, Guide(_denoiser(guide), GUIDE_WEIGHT))
 
 
-def _begun(recipe: Recipe, device: torch.device) -> Denoiser:
+def _initialized(recipe: Recipe, device: torch.device) -> Denoiser:
     """Return a recipe's denoiser as it would begin its training."""
     denoiser = _denoiser(recipe)
     assert isinstance(denoiser.network, HourglassTransformer)
@@ -163,12 +163,12 @@ def _begun(recipe: Recipe, device: torch.device) -> Denoiser:
 
 def _measure(recipe: Recipe, guide: Recipe | None, device: torch.device, rounds: Rounds, say: Say) -> Timing:
     """Return the times of one evaluation in the middle of the noise levels."""
-    same_bits_on_any_threads()  # as where images are drawn
+    make_mkl_reproducible()  # as where images are drawn
     settings = recipe.sample.model_copy(update={"guidance_interval": None})  # that level may lie outside
     images, num_classes = settings.batch_size, recipe.model.num_classes
-    led_from = Guide(_begun(guide, device), GUIDE_WEIGHT) if guide is not None else None
+    led_from = Guide(_initialized(guide, device), GUIDE_WEIGHT) if guide is not None else None
     classes = [i % num_classes for i in range(images)] if num_classes else None
-    denoise = conditioned(_begun(recipe, device), classes, settings, led_from)
+    denoise = conditioned(_initialized(recipe, device), classes, settings, led_from)
     x = torch.randn(images, recipe.model.channels, *recipe.model.image_size, device=device)
     sigma = torch.ones(images, device=device)
 

@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import torch
 
-from hdit_core.bench.child_process import Memory, OutOfMemory, Say, measured
+from hdit_core.bench.child_process import Memory, OutOfMemory, Say, measure_in_child_process
 from hdit_core.bench.machine import FLOPS_PER_MAC, finish
 from hdit_core.bench.timing import Rounds, Timing, interleaved, stopwatch
 from hdit_core.bench.train import FORWARD_AND_BACKWARD
 from hdit_core.devices import autocast
-from hdit_core.flops.baselines import DIT_B4, HDIT_B4, grown
+from hdit_core.flops.baselines import DIT_B4, HDIT_B4, scale_to_size
 from hdit_core.flops.count import count
 from hdit_core.flops.scaling import fitted_exponent
 from hdit_core.model.hourglass import HourglassTransformer, initialize
@@ -108,7 +108,7 @@ def networks(width: int) -> dict[str, ModelRecipe]:
 def at_size(name: str, network: ModelRecipe, size_px: int) -> ModelRecipe:
     """Return a network for images of a size: HDiT grows by a level for each doubling, DiT stays as it is."""
     if name == "HDiT-B/4":
-        return grown(network, (size_px, size_px))
+        return scale_to_size(network, (size_px, size_px))
     return network.model_copy(update={"image_size": (size_px, size_px)})
 
 
@@ -167,7 +167,9 @@ def _figure(
         problem = f"would take about {flops / rate:,.0f} s" if rate else "the size before did not fit"
     else:
         try:
-            timing, memory = measured(_measure, model, direction, device, dtype, rounds, device=device, threads=threads)
+            timing, memory = measure_in_child_process(
+                _measure, model, direction, device, dtype, rounds, device=device, threads=threads
+            )
         except OutOfMemory as error:
             problem = str(error)
     known = (counted.parameters, flops, timing, memory.peak_bytes, problem)

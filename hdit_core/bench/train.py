@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from hdit_core.bench.child_process import OutOfMemory, Say, measured
+from hdit_core.bench.child_process import OutOfMemory, Say, measure_in_child_process
 from hdit_core.bench.machine import FLOPS_PER_MAC, finish, rate_of
 from hdit_core.bench.timing import Rounds, Timing, interleaved, stopwatch
 from hdit_core.data.loader.batch import Batch, load_batches
@@ -21,8 +21,8 @@ from hdit_core.errors import UsageError
 from hdit_core.flops.count import count
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.context import check_data
-from hdit_core.train.step.batch_plan import Step, steps
-from hdit_core.train.step.build import make_learner
+from hdit_core.train.step.batch_plan import PlannedStep, steps
+from hdit_core.train.step.build import build_learner
 from hdit_core.train.step.train_step import Learner
 
 AUGMENT_FEATURES = 9
@@ -162,7 +162,7 @@ def bench_train(
         OutOfMemory: the step does not fit into the memory there is.
     """
     dtype = compute_dtype(recipe.train.precision, device)
-    rate, _ = measured(rate_of, device, dtype, device=device, threads=threads)
+    rate, _ = measure_in_child_process(rate_of, device, dtype, device=device, threads=threads)
     images = recipe.train.batch_size
     flops = FORWARD_AND_BACKWARD * FLOPS_PER_MAC * count(recipe.model).macs * images
     check_work(flops, rate, f"a training step of {images} images", "train.batch_size")
@@ -171,7 +171,7 @@ def bench_train(
     say(f"training: {images} images a step, {flops / 1e9:,.0f} GFLOP, at least {flops / rate:.2g} s")
     work = (recipe, device, read_data, rounds_for(rounds, flops / rate))
     try:
-        (timing, waited_s), memory = measured(_measure, *work, device=device, threads=threads, say=say)
+        (timing, waited_s), memory = measure_in_child_process(_measure, *work, device=device, threads=threads, say=say)
     except OutOfMemory as problem:
         raise OutOfMemory(
             f"a training step of {images} images of {'x'.join(map(str, recipe.model.image_size))}, "
@@ -205,14 +205,17 @@ def _measure(
     recipe: Recipe, device: torch.device, read_data: bool, rounds: Rounds, say: Say
 ) -> tuple[Timing, float | None]:
     """Return the times of a step, and the median of what it waited for images."""
-    learner = make_learner(recipe, None, World(), device)
-    plan, pieces = endless_plan(learner), (piece for step in endless_plan(learner) for piece in learner.pieces(step))
+    learner = build_learner(recipe, None, World(), device)
+    plan, pieces = (
+        endless_plan(learner),
+        (piece for step in endless_plan(learner) for piece in learner.micro_batches(step)),
+    )
     with closing(read_batches(recipe, pieces) if read_data else random_batches(recipe, pieces)) as batches:
         source, waits_s = Waiting(batches), []
 
         def step() -> None:
             before_s = source.waited_s
-            learner.update(next(plan), source)
+            learner.train_step(next(plan), source)
             waits_s.append(source.waited_s - before_s)
 
         task = stopwatch(step, lambda: finish(device))
@@ -220,6 +223,6 @@ def _measure(
     return timing, statistics.median(waits_s[-len(timing.runs_s) :]) if read_data else None
 
 
-def endless_plan(learner: Learner) -> Iterator[Step]:
+def endless_plan(learner: Learner) -> Iterator[PlannedStep]:
     """Yield the steps of a run that has no end."""
     return steps(learner.recipe.train.model_copy(update={"num_images": 2**62}), 0, 0)

@@ -12,7 +12,7 @@ from hdit_core.checkpoint.kdiffusion.recipe import config_to_kdiffusion, recipe_
 from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion, state_to_kdiffusion
 from hdit_core.checkpoint.safetensors_file import Tensors, read_metadata, write_tensors
 from hdit_core.errors import CheckpointError, UsageError
-from hdit_core.files import new_file, write_whole
+from hdit_core.files import atomic_file, write_atomic
 from hdit_core.recipe.run import Recipe
 
 THEIR_CONFIG = "kdiffusion_config"  # in the metadata of our file: what a recipe has no key for is not lost
@@ -46,10 +46,10 @@ def convert_weights(
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
     if to == "k-diffusion":
         config = config or json.dumps(config_to_kdiffusion(recipe), indent=1)
-        write_whole(target, save(state_to_kdiffusion(state, recipe), {"config": config}))
+        write_atomic(target, save(state_to_kdiffusion(state, recipe), {"config": config}))
     else:
         kept = {THEIR_CONFIG: config} if config else {}
-        with new_file(target) as temporary:
+        with atomic_file(target) as temporary:
             write_tensors(temporary, state, recipe.model_dump_json(), **kept)
     return {"file": str(target), "format": to, "tensors": len(state), "parameters": _count(state)}
 

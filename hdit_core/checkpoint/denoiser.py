@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hdit_core.checkpoint.ema.snapshots import made_average, part_name, read_length
+from hdit_core.checkpoint.ema.snapshots import find_post_hoc_ema, parse_ema_std, part_name
 from hdit_core.checkpoint.kdiffusion.recipe import recipe_from_kdiffusion
 from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion
 from hdit_core.checkpoint.layout import checkpoint_folders
@@ -17,7 +17,7 @@ from hdit_core.checkpoint.safetensors_file import Tensors, read_tensors
 from hdit_core.devices import compute_dtype
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import CheckpointError, RecipeError
-from hdit_core.model.attention.backends import chosen
+from hdit_core.model.attention.backends import selected_backends
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.model import AttentionBackend
 from hdit_core.recipe.read import check_recipe
@@ -75,7 +75,7 @@ def attention_notes(denoiser: Denoiser) -> list[str]:
     parameter = next(denoiser.parameters())
     dtype = compute_dtype(denoiser.recipe.train.precision, parameter.device)
     dtype = parameter.dtype if dtype == torch.float32 else dtype  # only then is there an autocast
-    return [choice.note for choice in chosen(denoiser.recipe.model, parameter.device, dtype)]
+    return [choice.note for choice in selected_backends(denoiser.recipe.model, parameter.device, dtype)]
 
 
 def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors]:
@@ -99,7 +99,7 @@ def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors]
         raise CheckpointError(f"{path}: neither a run with checkpoints nor a checkpoint")
     if part in ("ema", "model") or (checkpoint.folder / f"{part}.safetensors").exists():
         return checkpoint.recipe, checkpoint.tensors(part)
-    return _read_file(made_average(path, read_length(weights)))
+    return _read_file(find_post_hoc_ema(path, parse_ema_std(weights)))
 
 
 def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:

@@ -38,7 +38,7 @@ def grid_file(run: Path, num_images: int) -> Path:
     return run / "grids" / f"{num_images:09d}.png"
 
 
-def averages_folder(run: Path) -> Path:
+def ema_folder(run: Path) -> Path:
     return run / "averages"
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hdit_core.checkpoint.layout import log_file
-from hdit_core.files import write_whole
+from hdit_core.files import write_atomic
 
 
 class Log:
@@ -16,7 +16,7 @@ class Log:
         if self._path.exists():
             lines = self._path.read_bytes().splitlines()
             kept = [line for line in lines if (at := _step_of(line)) is not None and at <= step]
-            write_whole(self._path, b"".join(line + b"\n" for line in kept))
+            write_atomic(self._path, b"".join(line + b"\n" for line in kept))
 
     def write(self, record: dict[str, Any]) -> None:
         """Append a line, at once on its way to the disk."""

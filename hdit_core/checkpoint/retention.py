@@ -13,7 +13,7 @@ from hdit_core.checkpoint.load import open_checkpoint
 from hdit_core.checkpoint.manifest import read_table
 from hdit_core.checkpoint.state import State
 from hdit_core.errors import CheckpointError
-from hdit_core.files import TEMPORARY, flush_folder, write_whole
+from hdit_core.files import TEMPORARY, flush_folder, write_atomic
 from hdit_core.recipe.train import TrainRecipe
 
 
@@ -36,7 +36,7 @@ def mark_best(run: Path, folder: Path, score: Mapping[str, Any]) -> None:
     temporary.replace(link)
     flush_folder(run)
     record = {"checkpoint": f"checkpoints/{folder.name}", **score}
-    write_whole(run / "best.json", json.dumps(record, indent=1) + "\n")
+    write_atomic(run / "best.json", json.dumps(record, indent=1) + "\n")
 
 
 def is_intact(folder: Path) -> bool:

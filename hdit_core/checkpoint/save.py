@@ -14,7 +14,7 @@ from hdit_core.checkpoint.retention import is_intact, remove_checkpoint
 from hdit_core.checkpoint.safetensors_file import num_bytes, write_tensors
 from hdit_core.checkpoint.state import State
 from hdit_core.errors import CheckpointError
-from hdit_core.files import digest, forget_cached, new_folder
+from hdit_core.files import atomic_folder, digest, forget_cached
 from hdit_core.recipe.run import Recipe
 
 HEADER_BYTES = 256  # of a tensor's entry in its file's header, at most
@@ -38,7 +38,7 @@ def save_checkpoint(run: Path, recipe: Recipe, state: State, parts: Parts) -> Pa
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         _check_space(final, recipe, parts)
-        with new_folder(final) as folder:
+        with atomic_folder(final) as folder:
             _write(folder, recipe, state, parts)
         for file in final.iterdir():
             forget_cached(file)

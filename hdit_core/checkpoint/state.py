@@ -5,7 +5,7 @@ from pydantic import BaseModel, ConfigDict
 SIGMA_BINS = 12
 
 
-class Skip(BaseModel):
+class SkippedImages(BaseModel):
     """Images of the order that are passed over, since the weights did not survive them.
 
     Attributes:
@@ -19,7 +19,7 @@ class Skip(BaseModel):
     images: int
 
 
-class Interval(BaseModel):
+class LogWindow(BaseModel):
     """Sums over the steps since the last line of the log.
 
     Attributes:
@@ -48,7 +48,7 @@ class Interval(BaseModel):
     spikes: int = 0
 
 
-class Memory(BaseModel):
+class StepHistory(BaseModel):
     """What later steps are told of earlier ones.
 
     Attributes:
@@ -60,7 +60,7 @@ class Memory(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    interval: Interval = Interval()
+    interval: LogWindow = LogWindow()
     losses: tuple[float, ...] = ()
     grad_norms: tuple[float, ...] = ()
     damaged: dict[int, str] = {}
@@ -77,6 +77,6 @@ class State(BaseModel):
     elapsed_s: float = 0.0
     world_size: int = 1
     init_from: str = ""  # sha256 of the weights that the run began with, see `train.init_from`
-    skips: tuple[Skip, ...] = ()  # images of the order that are passed over, see `train.rollback`
+    skips: tuple[SkippedImages, ...] = ()  # images of the order that are passed over, see `train.rollback`
     deterministic: bool = False  # whether all steps so far were taken with --deterministic
-    memory: Memory = Memory()  # of the steps before
+    memory: StepHistory = StepHistory()  # of the steps before

@@ -8,18 +8,18 @@ from typing import Any, Literal
 
 from hdit_core.checkpoint.layout import status_file
 from hdit_core.errors import StoppedEarly
-from hdit_core.files import write_whole
+from hdit_core.files import write_atomic
 
-Standing = Literal["running", "preempted", "done", "failed"]
+RunStatus = Literal["running", "preempted", "done", "failed"]
 """`preempted`: all is saved, run the same command again. `failed`: look at `reason` first."""
 
 COUNTS = ("step", "num_images")
 
 
-def write_status(run: Path, state: Standing, step: int, num_images: int, **more: Any) -> None:
+def write_status(run: Path, state: RunStatus, step: int, num_images: int, **more: Any) -> None:
     """Say how the run stands after `step` steps and `num_images` images."""
     record = {"state": state, "step": step, "num_images": num_images, **more}
-    write_whole(status_file(run), json.dumps(record) + "\n")
+    write_atomic(status_file(run), json.dumps(record) + "\n")
 
 
 def read_status(run: Path) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def read_status(run: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def telling_failure(run: Path, is_main: bool) -> Iterator[None]:
+def recording_failure(run: Path, is_main: bool) -> Iterator[None]:
     """Write the state "failed" with its reason when the body raises anything but a request to stop.
 
     Args:

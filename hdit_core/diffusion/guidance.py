@@ -46,7 +46,7 @@ class Conditions:
     augment_cond: Float[Tensor, "B 9"] | None
     mapping_cond: Float[Tensor, "B E"] | None
 
-    def ask(
+    def denoise(
         self, denoiser: Denoiser, x: Float[Tensor, "B C H W"], sigma: Float[Tensor, "B"]
     ) -> Float[Tensor, "B C H W"]:
         return denoiser(x, sigma, self.class_ids, self.augment_cond, self.mapping_cond)
@@ -69,7 +69,9 @@ class Conditions:
         return self.class_ids, self.augment_cond, self.mapping_cond
 
 
-def rescaled(led: Float[Tensor, "B C H W"], plain: Float[Tensor, "B C H W"], share: float) -> Float[Tensor, "B C H W"]:
+def rescale_guidance(
+    led: Float[Tensor, "B C H W"], plain: Float[Tensor, "B C H W"], share: float
+) -> Float[Tensor, "B C H W"]:
     """Return led images of which each has its standard deviation, by `share` of the way, from the plain one's."""
     ratio = rearrange(_deviation(plain) / _deviation(led), "b -> b 1 1 1").to(led.dtype)
     return share * ratio * led + (1 - share) * led
@@ -96,50 +98,50 @@ class Guided:
     def __call__(self, x: Float[Tensor, "B C H W"], sigma: Float[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
         """Return the denoised images; those outside of the interval are asked for once."""
         if self.weight == 1 and self.guide is None:
-            return self.given.ask(self.denoiser, x, sigma)
+            return self.given.denoise(self.denoiser, x, sigma)
         if self.interval is None:
-            return self._lead(x, sigma, self.given)
+            return self._guide(x, sigma, self.given)
 
         inside = self._inside(sigma)
         if inside.all():
-            return self._lead(x, sigma, self.given)
+            return self._guide(x, sigma, self.given)
         if not inside.any():
-            return self.given.ask(self.denoiser, x, sigma)
+            return self.given.denoise(self.denoiser, x, sigma)
 
         # images of one batch at noise levels of their own, as `dpm_adaptive` has them
         result, outside = torch.empty_like(x), ~inside
-        result[inside] = self._lead(x[inside], sigma[inside], self.given.of(inside))
-        result[outside] = self.given.of(outside).ask(self.denoiser, x[outside], sigma[outside])
+        result[inside] = self._guide(x[inside], sigma[inside], self.given.of(inside))
+        result[outside] = self.given.of(outside).denoise(self.denoiser, x[outside], sigma[outside])
         return result
 
     def _inside(self, sigma: Float[Tensor, "B"]) -> Bool[Tensor, "B"]:
         low, high = self.interval or (0.0, float("inf"))
         return (low < sigma) & (sigma <= high)
 
-    def _lead(
+    def _guide(
         self, x: Float[Tensor, "B C H W"], sigma: Float[Tensor, "B"], given: Conditions
     ) -> Float[Tensor, "B C H W"]:
         num_classes = self.denoiser.recipe.model.num_classes
         if self.weight == 0 and self.guide is None and not self.rescale:
-            return given.without_class(num_classes).ask(self.denoiser, x, sigma)
+            return given.without_class(num_classes).denoise(self.denoiser, x, sigma)
 
         if self.weight == 1:
-            led = plain = given.ask(self.denoiser, x, sigma)
+            led = plain = given.denoise(self.denoiser, x, sigma)
         else:
             without, plain = self._without_and_with_class(x, sigma, given)
             led = without + self.weight * (plain - without)
         if self.guide is not None:
             known = given if self.guide.denoiser.recipe.model.num_classes else given.without_class()
-            led = led + (self.guide.weight - 1) * (plain - known.ask(self.guide.denoiser, x, sigma))
-        return rescaled(led, plain, self.rescale) if self.rescale else led
+            led = led + (self.guide.weight - 1) * (plain - known.denoise(self.guide.denoiser, x, sigma))
+        return rescale_guidance(led, plain, self.rescale) if self.rescale else led
 
     def _without_and_with_class(
         self, x: Float[Tensor, "B C H W"], sigma: Float[Tensor, "B"], given: Conditions
     ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B C H W"]]:
         unknown = given.without_class(self.denoiser.recipe.model.num_classes)
         if not self.batched:
-            return unknown.ask(self.denoiser, x, sigma), given.ask(self.denoiser, x, sigma)
-        both = given.after(unknown).ask(self.denoiser, torch.cat([x, x]), torch.cat([sigma, sigma]))
+            return unknown.denoise(self.denoiser, x, sigma), given.denoise(self.denoiser, x, sigma)
+        both = given.after(unknown).denoise(self.denoiser, torch.cat([x, x]), torch.cat([sigma, sigma]))
         without, with_class = both.chunk(2)
         return without, with_class
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hdit_core.diffusion.runge_kutta import Slope, integrate
-from hdit_core.diffusion.samplers.sampler_state import Denoise, ask
+from hdit_core.diffusion.samplers.sampler_state import Denoise, call_denoiser
 from hdit_core.randomness import stream
 
 PURPOSE = "probe"
@@ -70,7 +70,7 @@ def _answer_and_trace(
     """Return D(x, sigma) and the estimated trace of its derivative."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        denoised = ask(denoise, x, sigma, "log-likelihood")
+        denoised = call_denoiser(denoise, x, sigma, "log-likelihood")
         trace = torch.zeros_like(sigma)
         for probe in probes:
             (along,) = torch.autograd.grad(denoised, x, probe, retain_graph=True)

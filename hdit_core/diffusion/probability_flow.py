@@ -12,22 +12,22 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hdit_core.diffusion.runge_kutta import integrate
-from hdit_core.diffusion.samplers.sampler_state import Denoise, ask
+from hdit_core.diffusion.samplers.sampler_state import Denoise, call_denoiser
 
 
 @dataclass(frozen=True)
-class Carried:
+class PfOdeSolution:
     """Images at another noise level, and how often the model was asked about the batch on the way."""
 
     x: Float64[Tensor, "B C H W"]
-    questions: int
+    num_evaluations: int
 
 
 def _root_mean_square(errors: Float64[Tensor, "B S"]) -> Float64[Tensor, "B"]:
     return (errors**2).mean(1).sqrt()
 
 
-def carry(
+def solve_pf_ode(
     denoise: Denoise,
     x: Float[Tensor, "B C H W"],
     sigma: float,
@@ -35,7 +35,7 @@ def carry(
     *,
     rtol: float = 1e-4,
     atol: float = 1e-4,
-) -> Carried:
+) -> PfOdeSolution:
     """Carry images along the ODE from one noise level to another, up or down; every image has its own steps.
 
     Args:
@@ -55,11 +55,11 @@ def carry(
         level = (way * t).exp()
         spread = rearrange((1 + level**2).sqrt(), "b -> b 1")
         here = scaled * spread
-        denoised = ask(denoise, here.unflatten(1, shape).to(x.dtype), level, "probability-flow ODE")
+        denoised = call_denoiser(denoise, here.unflatten(1, shape).to(x.dtype), level, "probability-flow ODE")
         return way * ((here - denoised.flatten(1)) / spread - scaled * (1 - 1 / spread**2))
 
     start, end = way * math.log(sigma), way * math.log(sigma_end)
     scaled = x.double().flatten(1) / math.hypot(1, sigma)
     if start < end:
         scaled = integrate(slope, scaled, start, end, rtol=rtol, atol=atol, norm=_root_mean_square)
-    return Carried((scaled * math.hypot(1, sigma_end)).unflatten(1, shape), questions)
+    return PfOdeSolution((scaled * math.hypot(1, sigma_end)).unflatten(1, shape), questions)

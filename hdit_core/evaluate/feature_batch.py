@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-IMAGES_PER_PIECE = 128
+IMAGES_PER_CHUNK = 128
 
 
 @dataclass(frozen=True)
@@ -40,19 +40,19 @@ def joined(batches: Sequence[FeatureBatch]) -> FeatureBatch:
     )
 
 
-def pieces_of(count: int | None) -> Iterator[range]:
+def chunks_of(count: int | None) -> Iterator[range]:
     """Yield the places of each piece of a set; for a stream, whose length is not known, without end."""
-    starts = numbers_from(0, IMAGES_PER_PIECE) if count is None else range(0, count, IMAGES_PER_PIECE)
+    starts = numbers_from(0, IMAGES_PER_CHUNK) if count is None else range(0, count, IMAGES_PER_CHUNK)
     for start in starts:
-        end = start + IMAGES_PER_PIECE
+        end = start + IMAGES_PER_CHUNK
         yield range(start, end if count is None else min(end, count))
 
 
-def by_piece(places: Iterable[int]) -> Iterator[list[int]]:
+def by_chunk(places: Iterable[int]) -> Iterator[list[int]]:
     """Yield rising places in groups that lie in one piece each."""
     group: list[int] = []
     for place in places:
-        if group and place // IMAGES_PER_PIECE != group[0] // IMAGES_PER_PIECE:
+        if group and place // IMAGES_PER_CHUNK != group[0] // IMAGES_PER_CHUNK:
             yield group
             group = []
         group.append(place)
@@ -62,4 +62,4 @@ def by_piece(places: Iterable[int]) -> Iterator[list[int]]:
 
 def whole_up_to(count: int) -> int:
     """Return the number of images in the pieces that hold so many, all of them whole."""
-    return -(-count // IMAGES_PER_PIECE) * IMAGES_PER_PIECE
+    return -(-count // IMAGES_PER_CHUNK) * IMAGES_PER_CHUNK

@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hdit_core.data.format.manifest import MANIFEST, read_manifest
-from hdit_core.data.image_sets.image_set import ImageSet, Read, class_map_sha256
+from hdit_core.data.image_sets.image_set import ImageSet, ReadImage, class_map_sha256
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate.extractors.extractor import Say
-from hdit_core.evaluate.feature_batch import by_piece
+from hdit_core.evaluate.feature_batch import by_chunk
 from hdit_core.generate.generate import generate
 from hdit_core.generate.provenance import weights_sha256
 from hdit_core.images import to_uint8
@@ -52,8 +52,8 @@ def generated_images(
     drawn_with = weights or weights_sha256(denoiser)
     source = _source(denoiser, path, drawn_with) | {"seed": seed, "labels": labels if num_classes else "none"}
 
-    def read(places: Sequence[int]) -> Iterator[Read]:
-        for piece in by_piece(places):
+    def read(places: Sequence[int]) -> Iterator[ReadImage]:
+        for piece in by_chunk(places):
             classes = class_ids(piece, num_classes, seed, labels, class_counts) if num_classes else None
             for batch in generate(denoiser, piece, seed=seed, class_ids=classes):
                 yield from (partial(_given, image_u8) for image_u8 in to_uint8(batch.images))

@@ -48,7 +48,7 @@ def check_same_extractor(saved: Measurement, extractor: Extractor) -> None:
             f"{saved.source['path']}: has {found} features, --extractor {extractor.name} gives "
             f"{extractor.num_features}; {mend}"
         )
-    for key, expected in extractor.passport.items() if saved.extractor else ():
+    for key, expected in extractor.provenance.items() if saved.extractor else ():
         if saved.extractor.get(key) != expected:
             raise DataError(
                 f"{saved.source['path']}: was made with {key} = {saved.extractor.get(key)}, --extractor "

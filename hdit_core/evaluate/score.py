@@ -9,32 +9,32 @@ import torch
 from hdit_core.data.format.manifest import read_manifest
 from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.data.image_sets.open_images import STDIN
-from hdit_core.devices import pick_device, same_bits_on_any_threads
+from hdit_core.devices import make_mkl_reproducible, pick_device
 from hdit_core.distributed import World
 from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate.extractors.extractor import Extractor, Say, open_extractor
-from hdit_core.evaluate.features.cache import FeatureStore
-from hdit_core.evaluate.features.gather import Relay, needing
-from hdit_core.evaluate.features.measure import Measurement, OnProgress, Watcher, assist, measure
+from hdit_core.evaluate.features.cache import FeatureCache
+from hdit_core.evaluate.features.gather import FeatureGather, translating_rank_errors
+from hdit_core.evaluate.features.measure import FeatureObserver, Measurement, OnProgress, assist, measure
 from hdit_core.evaluate.inputs import LEAST_FOR_KERNEL, check_enough, check_fit, open_reference, open_scored, remarks_on
 from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget
-from hdit_core.evaluate.metrics.inception_score import ClassScore
-from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, spread
+from hdit_core.evaluate.metrics.inception_score import InceptionScore
+from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, distance_interval
 from hdit_core.evaluate.metrics.kernel_distance import kernel_distance
-from hdit_core.evaluate.metrics.nearest_neighbours import NearestSearch, Neighbours, Places
-from hdit_core.evaluate.metrics.precision_recall import manifold
+from hdit_core.evaluate.metrics.nearest_neighbours import DigestIndex, NearestSearch, Neighbours
+from hdit_core.evaluate.metrics.precision_recall import precision_recall
 from hdit_core.evaluate.report.html_report import write_report
 from hdit_core.evaluate.report.result import SavedStatistics, Score
 from hdit_core.evaluate.report.sheets import neighbour_sheet
 from hdit_core.evaluate.settings import ScoreSettings, check_settings
 from hdit_core.evaluate.statistics_file import load_statistics, save_statistics
-from hdit_core.files import write_whole
+from hdit_core.files import write_atomic
 from hdit_core.images import png_bytes
 
 ALONE = World()
 
 
-@needing("another rank")
+@translating_rank_errors("another rank")
 def score(
     settings: ScoreSettings,
     on_progress: OnProgress = lambda done, total: None,
@@ -58,7 +58,7 @@ def score(
         HditError: as `open_extractor`; or another rank failed.
     """
     check_settings(settings)
-    same_bits_on_any_threads()
+    make_mkl_reproducible()
     if world.size > 1 and STDIN in (settings.images, settings.reference):
         raise UsageError(f"-: a stream goes to one process, found {world.size} ranks; start one, or give a file")
     device = world.device(pick_device(settings.device))
@@ -68,7 +68,9 @@ def score(
     extractor = open_on_all(lambda: open_extractor(name, settings.weights, device, say, settings.mode), world, device)
     for side in (images, reference):
         check_fit(side, extractor, settings.allow_small_n)
-    scoring = _Scoring(settings, images, reference, extractor, on_progress, say, Relay(world, extractor.num_features))
+    scoring = _Scoring(
+        settings, images, reference, extractor, on_progress, say, FeatureGather(world, extractor.num_features)
+    )
     if world.is_main:
         return scoring.run()
     scoring.assist()
@@ -78,7 +80,7 @@ def score(
 def open_on_all(open_it: Callable[[], Extractor], world: World, device: torch.device) -> Extractor:
     """Open an extractor on every rank, on the main one first: it may have to download the weights for all."""
     found: list[Extractor] = []
-    world.lead(lambda: found.append(open_it()), device)
+    world.on_main_rank(lambda: found.append(open_it()), device)
     return found[0] if found else open_it()
 
 
@@ -93,12 +95,12 @@ class _Scoring:
         extractor: Extractor,
         on_progress: OnProgress,
         say: Say,
-        relay: Relay,
+        gather: FeatureGather,
     ) -> None:
         self.settings, self.images, self.reference, self.extractor = settings, images, reference, extractor
-        self._on_progress, self._say, self._relay = on_progress, say, relay
-        self._classes = ClassScore(extractor.class_logits) if extractor.class_logits else None
-        self._places = Places()
+        self._on_progress, self._say, self._relay = on_progress, say, gather
+        self._classes = InceptionScore(extractor.class_logits) if extractor.class_logits else None
+        self._places = DigestIndex()
         self._neighbours: Neighbours | None = None
 
     def assist(self) -> None:
@@ -106,11 +108,11 @@ class _Scoring:
         for side in (self.images, self.reference):
             if isinstance(side, ImageSet):
                 store = self._store(side)
-                assist(side, self.extractor, self.settings.batch_size, store=store, relay=self._relay)
+                assist(side, self.extractor, self.settings.batch_size, store=store, gather=self._relay)
 
     def run(self) -> Score | SavedStatistics:
         """Measure both sides, compare them, and write what is asked for beside."""
-        watchers: list[Watcher] = [self._places, *([self._classes] if self._classes else [])]
+        watchers: list[FeatureObserver] = [self._places, *([self._classes] if self._classes else [])]
         scored = self._measure(self.images, 0, watchers, 1 if self.reference is None else NUM_BLOCKS)
         n = scored.statistics.n
         check_enough(scored.source["path"], n, self.extractor, self.settings.allow_small_n)  # a stream's is known now
@@ -123,11 +125,13 @@ class _Scoring:
         self._write_pictures(result)
         return result
 
-    def _store(self, images: ImageSet) -> FeatureStore | None:
+    def _store(self, images: ImageSet) -> FeatureCache | None:
         folder, leads = self.settings.keep_features, self._relay.world.is_main
-        return FeatureStore(folder, images, self.extractor, self._say, leads) if folder else None
+        return FeatureCache(folder, images, self.extractor, self._say, leads) if folder else None
 
-    def _measure(self, images: ImageSet, done_before: int, watchers: list[Watcher], num_blocks: int = 1) -> Measurement:
+    def _measure(
+        self, images: ImageSet, done_before: int, watchers: list[FeatureObserver], num_blocks: int = 1
+    ) -> Measurement:
         counts = [side.count for side in (self.images, self.reference) if isinstance(side, ImageSet)]
         total = None if None in counts else sum(count or 0 for count in counts)
         return measure(
@@ -138,7 +142,7 @@ class _Scoring:
             num_blocks=num_blocks,
             watchers=watchers,
             store=self._store(images),
-            relay=self._relay,
+            gather=self._relay,
         )
 
     def _measure_reference(self, scored: Measurement) -> Measurement:
@@ -164,9 +168,9 @@ class _Scoring:
             metric=self.extractor.metric,
             kernel_metric=self.extractor.kernel_metric,
             frechet=frechet,
-            spread=spread(frechet.value, a, target.quick_distance),
+            spread=distance_interval(frechet.value, a, target.quick_distance),
             kernel=kernel_distance(a.features, b.features, self.settings.seed) if enough else None,
-            manifold=manifold(a, b),
+            manifold=precision_recall(a, b),
             class_score=self._classes.estimate() if self._classes else None,
             neighbours=self._neighbours,
             images=scored,
@@ -178,7 +182,7 @@ class _Scoring:
         found, reference = self._neighbours, self.reference
         pairs = neighbour_sheet(self.images, reference, found) if found and isinstance(reference, ImageSet) else None
         if self.settings.nearest is not None and pairs is not None:
-            write_whole(self.settings.nearest, png_bytes(pairs))
+            write_atomic(self.settings.nearest, png_bytes(pairs))
         if self.settings.report is not None:
             write_report(self.settings.report, result, self.images, pairs, self.settings.figures)
 
@@ -187,7 +191,7 @@ def _show(on_progress: OnProgress, done_before: int, total: int | None, done: in
     on_progress(done_before + done, total)
 
 
-def kept_statistics(data: Path, extractor: str, on_progress: OnProgress, say: Say) -> Path:
+def dataset_statistics(data: Path, extractor: str, on_progress: OnProgress, say: Say) -> Path:
     """Return the file of a data set's statistics, made now if it is not there or is of other images.
 
     Args:

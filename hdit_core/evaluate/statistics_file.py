@@ -18,7 +18,7 @@ from torch import Tensor
 from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate.features.measure import Measurement
 from hdit_core.evaluate.metrics.statistics import Statistics
-from hdit_core.files import digest, write_whole
+from hdit_core.files import digest, write_atomic
 
 FORMAT = "hdit-statistics 1"
 LARGEST_BYTES = 4 << 30
@@ -51,7 +51,7 @@ def save_statistics(path: Path, measured: Measurement) -> None:
         keys=statistics.keys.numpy(),
         passport=np.frombuffer(json.dumps(passport).encode(), np.uint8),
     )
-    write_whole(path, content.getvalue())
+    write_atomic(path, content.getvalue())
 
 
 def check_statistics_path(path: Path) -> None:

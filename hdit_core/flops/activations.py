@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hdit_core.flops.count import Operation
-from hdit_core.model.native.workspace import MOST_GLOBAL, MOST_WINDOW, is_taken
+from hdit_core.model.native.workspace import MOST_GLOBAL, MOST_WINDOW, should_fuse
 from hdit_core.recipe.model import FeedForward, LevelRecipe, ModelRecipe, Skip
 
 FLOAT32, INT64 = 4, 8
@@ -64,7 +64,7 @@ def layers_at(model: ModelRecipe, index: int) -> int:
     return depth if index == len(model.levels) - 1 else 2 * depth
 
 
-def blocks_in_one_pass(
+def fused_blocks(
     model: ModelRecipe, index: int, grid: tuple[int, int], value_bytes: int, each_has_one: bool = True
 ) -> frozenset[Operation]:
     """Return which blocks of a layer are trained in one compiled pass, where those can be had.
@@ -82,9 +82,9 @@ def blocks_in_one_pass(
     blocks: set[Operation] = set()
     windows = level.attention == "shifted-window" and level.window_size**2 <= MOST_WINDOW
     windows |= level.attention == "global" and rows <= MOST_GLOBAL and each_has_one
-    if windows and is_taken(rows, 4 * level.width**2):
+    if windows and should_fuse(rows, 4 * level.width**2):
         blocks.add("attention")
-    if model.feed_forward == "geglu" and is_taken(rows, 3 * level.width * level.hidden):
+    if model.feed_forward == "geglu" and should_fuse(rows, 3 * level.width * level.hidden):
         blocks.add("feed-forward")
     return frozenset(blocks)
 
@@ -154,7 +154,7 @@ def _layers(
     operations: tuple[Operation, ...] = ("attention projections", "attention", "feed-forward")
     for index in range(len(model.levels)):
         grid = model.grid(index, image_size)
-        blocks = blocks_in_one_pass(model, index, grid, value_bytes) if one_pass else frozenset()
+        blocks = fused_blocks(model, index, grid, value_bytes) if one_pass else frozenset()
         one = layer_bytes(model, index, grid, value_bytes, attention, blocks)
         for operation in operations:
             if operation in one:

@@ -79,7 +79,7 @@ def count_dit(network: DiT, image_size: ImageSize) -> Count:
     )
 
 
-def grown(model: ModelRecipe, image_size: ImageSize) -> ModelRecipe:
+def scale_to_size(model: ModelRecipe, image_size: ImageSize) -> ModelRecipe:
     """Grow a network laid out for 128x128 by the paper's rule: one more copy of the outermost level for each doubling.
 
     A doubling of the side is four times the pixels; what is left over adds nothing. Whether the grown network takes
@@ -160,7 +160,7 @@ def baseline(name: str) -> Baseline:
 
 
 def _count_hourglass(attention: Attention, feed_forward: FeedForward, image_size: ImageSize) -> Count:
-    return count(grown(_hourglass(attention, feed_forward), image_size))
+    return count(scale_to_size(_hourglass(attention, feed_forward), image_size))
 
 
 def _count_flat(image_size: ImageSize) -> Count:

@@ -10,7 +10,7 @@ from hdit_core.flops.count import Count
 from hdit_core.flops.scaling import Comparison, Series
 from hdit_core.recipe.model import ModelRecipe
 
-Place = tuple[int | None, str]  # level and operation
+Position = tuple[int | None, str]  # level and operation
 CSV_HEAD = ("network", "height", "width", "level", "operation", "parameters", "macs", "flops", "activation_bytes")
 KEPT = "parameters, and what a forward pass of one image keeps for its backward pass, in float32"
 COUNTED = "one forward pass on one image; 1 MAC = 1 multiply-add = 2 FLOPs; the papers' GFLOP are GMACs"
@@ -61,7 +61,7 @@ def _rows(count: Count, model: ModelRecipe | None) -> Iterator[list[Any]]:
         yield [level, part.operation, part.parameters, part.macs, part.flops, held]
 
 
-def activation_bytes(model: ModelRecipe, image_size: tuple[int, int]) -> dict[Place, int]:
+def activation_bytes(model: ModelRecipe, image_size: tuple[int, int]) -> dict[Position, int]:
     """Return the bytes that a forward pass of one image keeps for its backward pass, by level and operation."""
     return {(part.level, part.operation): part.bytes for part in kept_for_backward(model, image_size)}
 

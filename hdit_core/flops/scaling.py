@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from hdit_core.errors import UsageError
-from hdit_core.flops.baselines import DIT_B4, HDIT_B4, Baseline, ImageSize, grown
+from hdit_core.flops.baselines import DIT_B4, HDIT_B4, Baseline, ImageSize, scale_to_size
 from hdit_core.flops.count import Count, count
 from hdit_core.recipe.model import ModelRecipe
 
@@ -141,7 +141,7 @@ def compare(
     """
     sizes = tuple(image_sizes)
     networks = [
-        _series(name, tuple(grown(model, size) for size in sizes), sizes)
+        _series(name, tuple(scale_to_size(model, size) for size in sizes), sizes)
         for name, model in variants(HDIT_B4_NAME, HDIT_B4, kernels, patches)
     ]
     return Comparison(sizes, tuple(networks), _baselines(against, sizes))

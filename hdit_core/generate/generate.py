@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from hdit_core.devices import keep_freed_memory
+from hdit_core.devices import tune_malloc
 from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.samplers.brownian_noise import BrownianNoise
@@ -67,7 +67,7 @@ def generate(
     size = image_size or denoiser.recipe.model.image_size
     check_request(denoiser, size, guide)
     check_classes(denoiser.recipe.model.num_classes, indices, class_ids)
-    keep_freed_memory()
+    tune_malloc()
     return _Drawing(denoiser, seed, settings, size, guide, on_step).batches(indices, class_ids)
 
 

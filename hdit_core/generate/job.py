@@ -13,7 +13,7 @@ from hdit_core.distributed import World
 from hdit_core.generate.generate import Generated, generate
 from hdit_core.generate.output.sample_folder import SampleFolder
 from hdit_core.generate.pipeline import Draw, check_classes
-from hdit_core.generate.provenance import origin
+from hdit_core.generate.provenance import provenance
 from hdit_core.recipe.sample import SampleRecipe
 
 OnProgress = Callable[[int], None]
@@ -21,7 +21,7 @@ OnProgress = Callable[[int], None]
 
 
 @dataclass(frozen=True)
-class Job:
+class SamplingJob:
     """What to draw.
 
     Attributes:
@@ -54,8 +54,8 @@ class Job:
         return number % num_classes
 
     def origin(self) -> dict[str, Any]:
-        """Return what decides the pixels of each image, see `origin.py`."""
-        return origin(self.denoiser, self.settings, self.seed, self.image_size, self.class_id, self.guide)
+        """Return what decides the pixels of each image, see `provenance.py`."""
+        return provenance(self.denoiser, self.settings, self.seed, self.image_size, self.class_id, self.guide)
 
     def batches(self, numbers: Sequence[int]) -> Iterator[Generated]:
         """Yield the batches of some of the images, as long as there is time."""
@@ -84,7 +84,7 @@ def _in_time(batches: Iterator[Generated], budget_s: float) -> Iterator[Generate
 
 
 def fill_folder(
-    job: Job, folder: SampleFolder, world: World, device: torch.device, on_progress: OnProgress
+    job: SamplingJob, folder: SampleFolder, world: World, device: torch.device, on_progress: OnProgress
 ) -> list[int]:
     """Draw what is missing of a job in a folder; every rank draws its share, and none has more than a batch in memory.
 
@@ -105,7 +105,7 @@ def fill_folder(
 
 
 @dataclass(frozen=True)
-class EditJob(Job):
+class EditingJob(SamplingJob):
     """Images that `draw` makes; image i is a function of the job and i alone.
 
     Attributes:

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Float, Float64, UInt8
 from torch import Tensor
 
-from hdit_core.devices import autocast, compute_dtype, same_bits_on_any_threads
+from hdit_core.devices import autocast, compute_dtype, make_mkl_reproducible
 from hdit_core.diffusion.guidance import Guide, check_guide, guided
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.samplers.brownian_noise import BrownianNoise
 from hdit_core.diffusion.samplers.sampler import sample_by
-from hdit_core.diffusion.samplers.sampler_state import Denoise, NoiseSource, Step
+from hdit_core.diffusion.samplers.sampler_state import Denoise, NoiseSource, SamplerStep
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.errors import UsageError
 from hdit_core.images import from_uint8
@@ -22,7 +22,7 @@ from hdit_core.randomness import normal
 from hdit_core.recipe.model import ModelRecipe
 from hdit_core.recipe.sample import SampleRecipe
 
-OnStep = Callable[[Step], None]
+OnStep = Callable[[SamplerStep], None]
 START = "start"  # the purpose of the noise that an image begins as
 
 
@@ -108,14 +108,14 @@ def run_sampler(
         noise: for stochastic samplers.
         denoise: what is asked instead of `conditioned`.
     """
-    same_bits_on_any_threads()
+    make_mkl_reproducible()
     device = x.device
     with autocast(device, compute_dtype(denoiser.recipe.train.precision, device)):
         return sample_by(settings, denoise or conditioned(denoiser, classes, settings), x, sigmas, noise, on_step)
 
 
 @dataclass(frozen=True)
-class Painter:
+class SamplingPipeline:
     """A denoiser that draws images of one size from one seed.
 
     Attributes:
@@ -155,7 +155,7 @@ class Painter:
         """Return the normal noise of each image for a purpose; by default what `hdit sample` begins with."""
         return normal(self.seed, purpose, numbers, self.shape, part).to(self.device)
 
-    def motion(self, numbers: Sequence[int], seed: int | None = None) -> BrownianNoise:
+    def brownian_noise(self, numbers: Sequence[int], seed: int | None = None) -> BrownianNoise:
         """Return the noise of each image on its way down the schedule, of another seed where one is given."""
         seed = self.seed if seed is None else seed
         return BrownianNoise(seed, numbers, self.shape, self.sigmas, device=self.device)
@@ -164,7 +164,7 @@ class Painter:
         """Return what a sampler asks for images of these classes, guided as the settings say."""
         return conditioned(self.denoiser, classes, self.settings, self.guide)
 
-    def walk(
+    def sample(
         self,
         x: Float[Tensor, "B C H W"],
         sigmas: Float64[Tensor, "levels"],

@@ -21,12 +21,12 @@ def weights_sha256(denoiser: Denoiser) -> str:
     return sha256.hexdigest()
 
 
-def guide_origin(guide: Guide) -> dict[str, Any]:
+def guide_provenance(guide: Guide) -> dict[str, Any]:
     """Return what decides where images are led, as plain values."""
     return {"weights_sha256": weights_sha256(guide.denoiser), "weight": guide.weight}
 
 
-def origin(
+def provenance(
     denoiser: Denoiser,
     settings: SampleRecipe,
     seed: int,
@@ -45,7 +45,7 @@ def origin(
         guide: a worse model that they are led away from.
     """
     drawn = settings.model_dump(mode="json", exclude={"batch_size"})
-    led = {"guide": guide_origin(guide)} if guide else {}
+    led = {"guide": guide_provenance(guide)} if guide else {}
     return {
         "weights_sha256": weights_sha256(denoiser),
         "seed": seed,

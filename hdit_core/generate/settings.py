@@ -20,7 +20,7 @@ import torch
 from hdit_core.checkpoint.denoiser import Weights, load_denoiser
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import RecipeError, UsageError
-from hdit_core.files import write_whole
+from hdit_core.files import write_atomic
 from hdit_core.recipe.read import check_recipe, override_key
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.sample import SampleRecipe
@@ -91,7 +91,7 @@ def write_defaults(run: Path, weights: Weights, sample: Mapping[str, Any], remar
         remark: where they come from, one line.
     """
     lines = [f"# {remark}", f"weights = {json.dumps(weights)}", "", "[sample]", *_rows(sample)]
-    write_whole(run / NAME, "\n".join(lines) + "\n")
+    write_atomic(run / NAME, "\n".join(lines) + "\n")
     return run / NAME
 
 

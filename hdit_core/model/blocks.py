@@ -6,12 +6,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hdit_core.model.attention.operator import Operator, global_attention
-from hdit_core.model.attention.qk_norm import cosine_rotary
+from hdit_core.model.attention.qk_norm import cosine_qk_norm_rope
 from hdit_core.model.attention.shifted_window import ShiftedWindows, one_window
-from hdit_core.model.fused_blocks import feed_forward_in_one_pass, may_go_in_one_pass, window_attention_in_one_pass
-from hdit_core.model.geglu import Unit, gated
-from hdit_core.model.linear import Linear, constant, unset
-from hdit_core.model.native.rowwise import rows_for
+from hdit_core.model.fused_blocks import can_fuse, fused_feed_forward, fused_window_attention
+from hdit_core.model.geglu import Activation, geglu
+from hdit_core.model.linear import Linear, constant, nan_init
+from hdit_core.model.native.rowwise import rowwise_kernels
 from hdit_core.model.native.workspace import MOST_GLOBAL, MOST_WINDOW
 from hdit_core.model.norm import AdaNorm, AdaRMSNorm
 from hdit_core.model.position import Rotation
@@ -28,7 +28,7 @@ class AttentionBlock(nn.Module):
         self.operator = operator
         self.norm = norm
         self.qkv = Linear(width, 3 * width)
-        self.scale = nn.Parameter(unset(width // head_dim))
+        self.scale = nn.Parameter(nan_init(width // head_dim))
         self.dropout = nn.Dropout(dropout)
         self.out = Linear(width, width, constant(0.0))
         self.initial = {"scale": constant(INITIAL_LOGIT_SCALE)}
@@ -50,15 +50,15 @@ class AttentionBlock(nn.Module):
     ) -> Float[Tensor, "B H W C"] | None:
         """Return the block's result with fewer trips to memory, or None where it must go step by step."""
         matrices = (self.qkv.weight, self.out.weight)
-        if rows_for(x, cond, *matrices) is None or not self._has_windows(x):
+        if rowwise_kernels(x, cond, *matrices) is None or not self._has_windows(x):
             return None
-        if not may_go_in_one_pass(self, x, *matrices):
+        if not can_fuse(self, x, *matrices):
             return None
         assert isinstance(self.norm, AdaRMSNorm)
         windows = self.operator
         layout = windows.layout(x, rotation) if isinstance(windows, ShiftedWindows) else one_window(x, rotation)
         scale = self.norm.scale(cond)
-        return window_attention_in_one_pass(x, scale, self.qkv.weight, self.scale, self.out.weight, layout)
+        return fused_window_attention(x, scale, self.qkv.weight, self.scale, self.out.weight, layout)
 
     def _has_windows(self, x: Float[Tensor, "B H W C"]) -> bool:
         """Return whether attention is to windows, or to so few tokens that a grid is trained as one.
@@ -82,7 +82,7 @@ class AttentionBlock(nn.Module):
         self, normal: Float[Tensor, "B H W C"], rotation: Rotation
     ) -> tuple[Tensor, Tensor, Tensor]:
         qkv = rearrange(self.qkv(normal), "b h w (t n d) -> b h w t n d", t=3, d=self.head_dim)
-        return cosine_rotary(qkv, self.scale, rotation)
+        return cosine_qk_norm_rope(qkv, self.scale, rotation)
 
     def _project(self, attended: Float[Tensor, "B H W N D"]) -> Float[Tensor, "B H W C"]:
         return self.out(self.dropout(rearrange(attended, "b h w n d -> b h w (n d)")))
@@ -95,7 +95,7 @@ class FeedForwardBlock(nn.Module):
         unit: the unit, and how many features it takes for each of the `hidden` ones.
     """
 
-    def __init__(self, norm: AdaNorm, width: int, hidden: int, unit: tuple[Unit, int], dropout: float) -> None:
+    def __init__(self, norm: AdaNorm, width: int, hidden: int, unit: tuple[Activation, int], dropout: float) -> None:
         super().__init__()
         self.norm = norm
         self.unit, taken = unit
@@ -112,10 +112,10 @@ class FeedForwardBlock(nn.Module):
     def _in_one_pass(self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"]) -> Float[Tensor, "B H W C"] | None:
         """Return the block's result with fewer trips to memory, or None where it must go step by step."""
         matrices = (self.up.weight, self.down.weight)
-        if self.unit is not gated or rows_for(x, cond, *matrices) is None or not may_go_in_one_pass(self, x, *matrices):
+        if self.unit is not geglu or rowwise_kernels(x, cond, *matrices) is None or not can_fuse(self, x, *matrices):
             return None
         assert isinstance(self.norm, AdaRMSNorm)
-        return feed_forward_in_one_pass(x, self.norm.scale(cond), *matrices)
+        return fused_feed_forward(x, self.norm.scale(cond), *matrices)
 
 
 class TransformerLayer(nn.Module):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hdit_core.devices import wide
-from hdit_core.model.geglu import UNITS, Unit
-from hdit_core.model.linear import Linear, constant, standard_normal, unset
+from hdit_core.model.geglu import ACTIVATIONS, Activation
+from hdit_core.model.linear import Linear, constant, nan_init, standard_normal
 from hdit_core.model.norm import RMSNorm
 from hdit_core.model.position import FixedTensor
 from hdit_core.recipe.model import ModelRecipe
@@ -25,7 +25,7 @@ class FourierFeatures(FixedTensor):
 
     def __init__(self, features_in: int, features_out: int) -> None:
         super().__init__()
-        self.register_buffer("frequencies", unset(features_out // 2, features_in))
+        self.register_buffer("frequencies", nan_init(features_out // 2, features_in))
         self.initial = {"frequencies": standard_normal}
 
     def forward(self, z: Float[Tensor, "B E"]) -> Float[Tensor, "B M"]:
@@ -38,7 +38,7 @@ class FourierFeatures(FixedTensor):
 class MappingBlock(nn.Module):
     """A feed-forward block on the conditioning vector, of the same unit as those of the levels."""
 
-    def __init__(self, width: int, hidden: int, unit: tuple[Unit, int], dropout: float) -> None:
+    def __init__(self, width: int, hidden: int, unit: tuple[Activation, int], dropout: float) -> None:
         super().__init__()
         self.norm = RMSNorm(width)
         self.unit, taken = unit
@@ -53,7 +53,7 @@ class MappingBlock(nn.Module):
 class MappingNetwork(nn.Module):
     """The blocks between two norms."""
 
-    def __init__(self, width: int, depth: int, hidden: int, unit: tuple[Unit, int], dropout: float) -> None:
+    def __init__(self, width: int, depth: int, hidden: int, unit: tuple[Activation, int], dropout: float) -> None:
         super().__init__()
         self.in_norm = RMSNorm(width)
         self.blocks = nn.ModuleList(MappingBlock(width, hidden, unit, dropout) for _ in range(depth))
@@ -71,7 +71,7 @@ class ClassTable(nn.Module):
 
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(unset(num_classes + 1, width))
+        self.weight = nn.Parameter(nan_init(num_classes + 1, width))
         self.initial = {"weight": standard_normal}
 
     def forward(self, class_ids: Int64[Tensor, " B"]) -> Float[Tensor, "B M"]:
@@ -90,7 +90,7 @@ class Conditioning(nn.Module):
         self.augment_in = Linear(width, width)
         self.classes = ClassTable(recipe.num_classes, width) if recipe.num_classes else None
         self.vector_in = Linear(recipe.mapping_cond_dim, width) if recipe.mapping_cond_dim else None
-        unit = UNITS[recipe.feed_forward]
+        unit = ACTIVATIONS[recipe.feed_forward]
         self.mapping = MappingNetwork(width, recipe.mapping_depth, recipe.mapping_hidden, unit, recipe.mapping_dropout)
 
     def forward(

@@ -15,15 +15,15 @@ from torch.nn.modules import module
 from hdit_core.model.linear import Linear
 from hdit_core.model.native.feed_forward import feed_forward, feed_forward_gradient
 from hdit_core.model.native.library import find_gemm
-from hdit_core.model.native.rowwise import Rows, load_rows, rows_for
+from hdit_core.model.native.rowwise import RowwiseKernels, load_rowwise_kernels, rowwise_kernels
 from hdit_core.model.native.windows import Kept, Layout, Weights, window_attention, window_attention_gradient
-from hdit_core.model.native.workspace import is_taken
+from hdit_core.model.native.workspace import should_fuse
 from hdit_core.model.norm import EPSILON, AdaRMSNorm
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-class FeedForwardPass(torch.autograd.Function):
+class FusedFeedForward(torch.autograd.Function):
     """y = x + down gated(up n), with n the normalised x.
 
     Values and gates are kept for the backward pass, which works norms and units out again.
@@ -42,7 +42,7 @@ class FeedForwardPass(torch.autograd.Function):
         return feed_forward_gradient(_library(), grad.contiguous(), x, scale, up, down, kept, EPSILON)
 
 
-def feed_forward_in_one_pass(
+def fused_feed_forward(
     x: Float[Tensor, "B *rows C"], scale: Float[Tensor, "..."], up: Float[Tensor, "..."], down: Float[Tensor, "..."]
 ) -> Float[Tensor, "B *rows C"] | None:
     """Return `x + down gated(up norm(x))`, or None where there is no pass for these.
@@ -53,16 +53,16 @@ def feed_forward_in_one_pass(
         up, down: `[2F, C]` and `[C, F]`.
     """
     width, hidden = x.shape[-1], down.shape[-1]
-    fit = up.shape == (2 * hidden, width) and down.shape == (width, hidden) and _is_for_each_image(scale, x)
-    if not fit or rows_for(x, scale, up, down) is None or _trains_other_than_all(x, scale, weights=(up, down)):
+    fit = up.shape == (2 * hidden, width) and down.shape == (width, hidden) and _is_per_image(scale, x)
+    if not fit or rowwise_kernels(x, scale, up, down) is None or _trains_some_but_not_all(x, scale, weights=(up, down)):
         return None
     x, scale, up, down = (tensor.contiguous() for tensor in (x, scale, up, down))
-    if _asks_for_gradients(x, scale, up, down):
-        return FeedForwardPass.apply(x, scale, up, down)
+    if _needs_gradients(x, scale, up, down):
+        return FusedFeedForward.apply(x, scale, up, down)
     return feed_forward(_library(), x, scale, up, down, EPSILON)[0]
 
 
-class WindowPass(torch.autograd.Function):
+class FusedWindowAttention(torch.autograd.Function):
     """y = x + out attend(similarity(qkv n)), with n the normalised x; see `window.py` and `similarity.py`.
 
     Queries, keys and values are kept as they meet, and what they gave; who attends to whom is worked out again.
@@ -90,7 +90,7 @@ class WindowPass(torch.autograd.Function):
         return grad_x, grads.scale, grads.qkv, grads.root / (2 * logit_scale), grads.out, None
 
 
-def window_attention_in_one_pass(
+def fused_window_attention(
     x: Float[Tensor, "B H W C"],
     scale: Float[Tensor, "..."],
     qkv: Float[Tensor, "..."],
@@ -110,18 +110,18 @@ def window_attention_in_one_pass(
     width, heads, weights = x.shape[-1], len(logit_scale), (qkv, logit_scale, out)
     features, cells = width // heads, (*x.shape[1:3], heads)
     fit = layout.cos.shape == (*cells, features) and layout.sin.shape == (*cells, features // 4)
-    fit = fit and _is_for_each_image(scale, x) and qkv.shape == (3 * width, width) and out.shape == (width, width)
-    if not fit or rows_for(x, scale, *weights, layout.cos, layout.sin) is None:
+    fit = fit and _is_per_image(scale, x) and qkv.shape == (3 * width, width) and out.shape == (width, width)
+    if not fit or rowwise_kernels(x, scale, *weights, layout.cos, layout.sin) is None:
         return None
-    if _trains_other_than_all(x, scale, weights=weights):
+    if _trains_some_but_not_all(x, scale, weights=weights):
         return None
     x, scale, qkv, logit_scale, out = (tensor.contiguous() for tensor in (x, scale, qkv, logit_scale, out))
-    if _asks_for_gradients(x, scale, qkv, logit_scale, out):
-        return WindowPass.apply(x, scale, qkv, logit_scale, out, layout)
+    if _needs_gradients(x, scale, qkv, logit_scale, out):
+        return FusedWindowAttention.apply(x, scale, qkv, logit_scale, out, layout)
     return window_attention(_library(), x, Weights(scale, qkv, logit_scale.sqrt(), out), layout, EPSILON)[0]
 
 
-def may_go_in_one_pass(block: nn.Module, x: Float[Tensor, "B *rows C"], *weights: Tensor) -> bool:
+def can_fuse(block: nn.Module, x: Float[Tensor, "B *rows C"], *weights: Tensor) -> bool:
     """Return whether a block is nothing but its formula, and one pass is the faster way to it.
 
     So it is not traced, not autocast, drops nothing, is not differentiated forwards, and nobody looks at what goes
@@ -132,35 +132,35 @@ def may_go_in_one_pass(block: nn.Module, x: Float[Tensor, "B *rows C"], *weights
         x: its input.
         weights: its matrices.
     """
-    if not is_taken(x.shape[1:-1].numel(), sum(weight.numel() for weight in weights)) or find_gemm() is None:
+    if not should_fuse(x.shape[1:-1].numel(), sum(weight.numel() for weight in weights)) or find_gemm() is None:
         return False
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() or torch.is_autocast_enabled("cpu"):
         return False
     if forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack() > 0:  # as of torch's counter of FLOPs
         return False
-    return not module._has_any_global_hook() and all(map(_is_itself, block.children()))
+    return not module._has_any_global_hook() and all(map(_is_unmodified, block.children()))
 
 
-def _is_itself(part: nn.Module) -> bool:
+def _is_unmodified(part: nn.Module) -> bool:
     drops = isinstance(part, nn.Dropout) and part.training and part.p > 0
     hooked = any(getattr(part, hooks) for hooks in HOOKS)
     return type(part) in (Linear, AdaRMSNorm, nn.Dropout) and "forward" not in vars(part) and not (drops or hooked)
 
 
-def _is_for_each_image(scale: Tensor, x: Tensor) -> bool:
+def _is_per_image(scale: Tensor, x: Tensor) -> bool:
     return scale.shape == (len(x), *[1] * (x.ndim - 2), x.shape[-1])
 
 
-def _trains_other_than_all(*others: Tensor, weights: tuple[Tensor, ...]) -> bool:
+def _trains_some_but_not_all(*others: Tensor, weights: tuple[Tensor, ...]) -> bool:
     """Return whether gradients are asked for, but not of all weights: a pass always works those out."""
-    return _asks_for_gradients(*others, *weights) and not all(weight.requires_grad for weight in weights)
+    return _needs_gradients(*others, *weights) and not all(weight.requires_grad for weight in weights)
 
 
-def _asks_for_gradients(*tensors: Tensor) -> bool:
+def _needs_gradients(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def _library() -> Rows:
-    found = load_rows()
-    assert isinstance(found, Rows)  # `rows_for` has found it
+def _library() -> RowwiseKernels:
+    found = load_rowwise_kernels()
+    assert isinstance(found, RowwiseKernels)  # `rowwise_kernels` has found it
     return found

@@ -12,18 +12,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from hdit_core.model.native.rowwise import rows_for
+from hdit_core.model.native.rowwise import rowwise_kernels
 from hdit_core.recipe.model import FeedForward
 
 
-class Gated(torch.autograd.Function):
+class GEGLU(torch.autograd.Function):
     """y = a gelu(b), with a and b the two halves of the features; gelu(b) = b cdf(b), the exact one."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         ctx.save_for_backward(x)
-        if rows := rows_for(x):
-            return rows.gated(x.contiguous())
+        if rows := rowwise_kernels(x):
+            return rows.geglu(x.contiguous())
         values, gates = x.chunk(2, dim=-1)
         # contiguous: it is faster, and a row that stands alone would take another kernel and get other last bits
         return values * F.gelu(gates.contiguous())
@@ -32,18 +32,18 @@ class Gated(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        if rows := rows_for(grad, x):
-            return rows.gated_gradient(grad.contiguous(), x.contiguous())
+        if rows := rowwise_kernels(grad, x):
+            return rows.geglu_gradient(grad.contiguous(), x.contiguous())
         values, gates = x.chunk(2, dim=-1)
         gates = gates.contiguous()
         return torch.cat([grad * F.gelu(gates), torch.ops.aten.gelu_backward(grad * values, gates)], dim=-1)
 
 
-def gated(x: Float[Tensor, "*rows F2"]) -> Float[Tensor, "*rows F"]:
+def geglu(x: Float[Tensor, "*rows F2"]) -> Float[Tensor, "*rows F"]:
     """Return the first half of the features times the GELU of the second half."""
-    return Gated.apply(x)
+    return GEGLU.apply(x)
 
 
-Unit = Callable[[Tensor], Tensor]
-UNITS: dict[FeedForward, tuple[Unit, int]] = {"geglu": (gated, 2), "gelu": (F.gelu, 1)}
+Activation = Callable[[Tensor], Tensor]
+ACTIVATIONS: dict[FeedForward, tuple[Activation, int]] = {"geglu": (geglu, 2), "gelu": (F.gelu, 1)}
 """What a recipe can ask for as `model.feed_forward`: the unit, and how many features it takes for each it gives."""

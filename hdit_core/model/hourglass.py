@@ -12,19 +12,19 @@ from torch.utils.checkpoint import checkpoint
 from hdit_core.model.attention.operator import attention_operator
 from hdit_core.model.blocks import AttentionBlock, FeedForwardBlock, TransformerLayer
 from hdit_core.model.conditioning import Conditioning
-from hdit_core.model.geglu import UNITS
+from hdit_core.model.geglu import ACTIVATIONS
 from hdit_core.model.linear import constant
 from hdit_core.model.norm import ADA_NORMS, RMSNorm
 from hdit_core.model.position import (
     FREQUENCIES,
     AxialRotary,
-    LastRotations,
     Rotation,
+    RotationCache,
     coarser,
     grid_positions,
     sine_positions,
 )
-from hdit_core.model.tokens import MERGES, TokenMerge, TokenSplit
+from hdit_core.model.tokens import SKIPS, TokenMerge, TokenSplit
 from hdit_core.randomness import stream
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
@@ -34,7 +34,7 @@ def transformer_layer(level: LevelRecipe, recipe: ModelRecipe, place: int) -> Tr
     operator = attention_operator(level, place, recipe.attention_backend)
     norms = [ADA_NORMS[recipe.norm](level.width, recipe.mapping_width) for _ in range(2)]
     attention = operator and AttentionBlock(norms[0], level.width, level.head_dim, operator, level.dropout)
-    unit = UNITS[recipe.feed_forward]
+    unit = ACTIVATIONS[recipe.feed_forward]
     return TransformerLayer(attention, FeedForwardBlock(norms[1], level.width, level.hidden, unit, level.dropout))
 
 
@@ -56,7 +56,7 @@ class HourglassTransformer(nn.Module):
         widths = [level.width for level in recipe.levels]
         self.recipe = recipe
         self.activation_checkpointing = False
-        self._last_rotations = LastRotations()
+        self._last_rotations = RotationCache()
 
         self.conditioning = Conditioning(recipe)
         self.rotary = nn.ModuleDict(
@@ -72,7 +72,7 @@ class HourglassTransformer(nn.Module):
         self.down = nn.ModuleList(_layers(level, recipe, 0) for level in outer)
         self.merges = nn.ModuleList(TokenMerge(widths[i], widths[i + 1], (2, 2)) for i in range(len(outer)))
         self.middle = _layers(inner, recipe, 0)
-        self.splits = nn.ModuleList(MERGES[recipe.skip](widths[i + 1], widths[i]) for i in range(len(outer)))
+        self.splits = nn.ModuleList(SKIPS[recipe.skip](widths[i + 1], widths[i]) for i in range(len(outer)))
         self.up = nn.ModuleList(_layers(level, recipe, level.depth) for level in outer)
         self.out_norm = RMSNorm(widths[0])
         self.patch_out = TokenSplit(widths[0], recipe.channels, recipe.patch_size, constant(0.0))

@@ -34,7 +34,7 @@ def standard_normal(numbers: np.random.Generator, shape: Shape) -> np.ndarray:
     return numbers.standard_normal(tuple(shape), np.float32)
 
 
-def unset(*shape: int) -> Tensor:
+def nan_init(*shape: int) -> Tensor:
     """A tensor that nobody has filled yet: NaN, so that a network used before `initialize` cannot pass unseen."""
     return torch.full(shape, math.nan)
 
@@ -50,7 +50,7 @@ class Linear(nn.Module):
 
     def __init__(self, features_in: int, features_out: int, initial: Initial = uniform_fan_in) -> None:
         super().__init__()
-        self.weight = nn.Parameter(unset(features_out, features_in))
+        self.weight = nn.Parameter(nan_init(features_out, features_in))
         self.initial = {"weight": initial}
 
     def forward(self, x: Tensor) -> Tensor:

@@ -17,8 +17,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hdit_core.devices import wide
-from hdit_core.model.linear import Linear, constant, unset
-from hdit_core.model.native.rowwise import Rows, rows_for
+from hdit_core.model.linear import Linear, constant, nan_init
+from hdit_core.model.native.rowwise import RowwiseKernels, rowwise_kernels
 from hdit_core.recipe.model import Norm
 
 EPSILON = 1e-6
@@ -61,10 +61,10 @@ class Normalised(torch.autograd.Function):
         return (grad_x if beside is None else grad_x.add_(beside)).to(x.dtype), grad_scale
 
 
-def _rows_for(x: Tensor, scale: Tensor, *more: Tensor) -> Rows | None:
+def _rows_for(x: Tensor, scale: Tensor, *more: Tensor) -> RowwiseKernels | None:
     """Return the compiled passes where they can take these: one scale for all rows, or one for each image."""
     one_an_image = scale.ndim == x.ndim > 1 and scale.shape == (x.shape[0], *[1] * (x.ndim - 2), x.shape[-1])
-    return rows_for(x, scale, *more) if x.numel() and (scale.ndim == 1 or one_an_image) else None
+    return rowwise_kernels(x, scale, *more) if x.numel() and (scale.ndim == 1 or one_an_image) else None
 
 
 def rms_norm(x: Float[Tensor, "*rows C"], scale: Float[Tensor, "*#rows C"]) -> Float[Tensor, "*rows C"]:
@@ -77,7 +77,7 @@ class RMSNorm(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.scale = nn.Parameter(unset(width))
+        self.scale = nn.Parameter(nan_init(width))
         self.initial = {"scale": constant(1.0)}
 
     def forward(self, x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:

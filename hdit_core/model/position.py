@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from hdit_core.devices import wide
-from hdit_core.model.linear import Initial, Shape, constant, unset
+from hdit_core.model.linear import Initial, Shape, constant, nan_init
 from hdit_core.recipe.model import Positions
 
 Rotation = tuple[Tensor, Tensor]  # cosines [H, W, N, D], with 1 for what is not turned, and sines [H, W, N, D / 4]
@@ -79,7 +79,7 @@ class AxialRotary(FixedTensor):
         self, heads: int, head_dim: int, exact_angles: bool, frequencies: Initial = rotary_frequencies
     ) -> None:
         super().__init__()
-        self.register_buffer("frequencies", unset(heads, head_dim // 8))
+        self.register_buffer("frequencies", nan_init(heads, head_dim // 8))
         self.initial = {"frequencies": frequencies}
         self.exact_angles = exact_angles
 
@@ -114,7 +114,7 @@ def sine_positions(height: int, width: int, features: int, device: torch.device)
     return torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=-1)
 
 
-class LastRotations:
+class RotationCache:
     """The rotations that a network used last, kept for as long as the size and the frequencies stay what they were."""
 
     def __init__(self) -> None:
@@ -147,5 +147,5 @@ class LastRotations:
             for tensor, (before, version) in zip(frequencies, self._frequencies, strict=True)
         )
 
-    def __deepcopy__(self, memo: object) -> "LastRotations":
-        return LastRotations()
+    def __deepcopy__(self, memo: object) -> "RotationCache":
+        return RotationCache()

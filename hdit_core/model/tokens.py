@@ -8,7 +8,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hdit_core.model.linear import Initial, Linear, constant, uniform_fan_in, unset
+from hdit_core.model.linear import Initial, Linear, constant, nan_init, uniform_fan_in
 from hdit_core.recipe.model import Skip
 
 
@@ -40,7 +40,7 @@ class TokenSplit(nn.Module):
         return rearrange(self.proj(x), "b h w (p q c) -> b (h p) (w q) c", p=p, q=q)
 
 
-class SkipSplit(TokenSplit):
+class LerpSkip(TokenSplit):
     """Both are mixed by one learned share: the paper's design.
 
     The mix is `(1 - f) * skip + f * up`, as the reference computes it; equation 2 of the paper has it the other way
@@ -49,7 +49,7 @@ class SkipSplit(TokenSplit):
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__(width_in, width_out, (2, 2))
-        self.mix = torch.nn.Parameter(unset(1))
+        self.mix = torch.nn.Parameter(nan_init(1))
         self.initial = {"mix": constant(0.5)}
 
     def forward(  # type: ignore[override]
@@ -58,7 +58,7 @@ class SkipSplit(TokenSplit):
         return torch.lerp(skip, super().forward(x), self.mix.to(x.dtype))
 
 
-class AddSplit(TokenSplit):
+class AddSkip(TokenSplit):
     """Both are added up (row F2 of table 5)."""
 
     def __init__(self, width_in: int, width_out: int) -> None:
@@ -70,7 +70,7 @@ class AddSplit(TokenSplit):
         return super().forward(x) + skip
 
 
-class ConcatSplit(TokenSplit):
+class ConcatSkip(TokenSplit):
     """Both stand side by side, and a linear map brings them back to the level's width, as in a U-Net (row F1)."""
 
     def __init__(self, width_in: int, width_out: int) -> None:
@@ -83,9 +83,9 @@ class ConcatSplit(TokenSplit):
         return self.join(torch.cat([super().forward(x), skip], dim=-1))
 
 
-MERGES: dict[Skip, type[SkipSplit] | type[AddSplit] | type[ConcatSplit]] = {
-    "lerp": SkipSplit,
-    "add": AddSplit,
-    "concat": ConcatSplit,
+SKIPS: dict[Skip, type[LerpSkip] | type[AddSkip] | type[ConcatSkip]] = {
+    "lerp": LerpSkip,
+    "add": AddSkip,
+    "concat": ConcatSkip,
 }
 """What a recipe can ask for as `model.skip`."""

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from hdit_core.flops.activations import (
     FLOAT32,
     AttentionKind,
-    blocks_in_one_pass,
+    fused_blocks,
     input_bytes,
     joint_bytes,
     layer_bytes,
     patch_bytes,
 )
 from hdit_core.flops.count import Operation, count
-from hdit_core.model.native.workspace import feed_forward_blocks, feed_forward_lanes, window_lanes
+from hdit_core.model.native.workspace import feed_forward_blocks, feed_forward_workspace, window_workspace
 from hdit_core.plan.sharding import hidden_numbers
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
@@ -28,7 +28,7 @@ SLACK = 1.02  # conditioning, angles, masks, and what small tensors are rounded 
 
 
 @dataclass(frozen=True)
-class Place:
+class RankLayout:
     """Where a network is trained, as far as memory depends on it.
 
     Attributes:
@@ -77,7 +77,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Piece:
+class LayerMemory:
     """A stretch of the network.
 
     Attributes:
@@ -93,7 +93,7 @@ class Piece:
     skip: int = 0
 
 
-def training_memory(model: ModelRecipe, images: int, place: Place = Place(), checkpointed: int = 0) -> Memory:
+def training_memory(model: ModelRecipe, images: int, place: RankLayout = RankLayout(), checkpointed: int = 0) -> Memory:
     """Return what a training step holds at most.
 
     Args:
@@ -117,7 +117,7 @@ def training_memory(model: ModelRecipe, images: int, place: Place = Place(), che
     )
 
 
-def _most(pieces: list[Piece], place: Place) -> tuple[int, int, int]:
+def _most(pieces: list[LayerMemory], place: RankLayout) -> tuple[int, int, int]:
     """Return kept activations, gradients and work space of the moment in the backward pass when they are most."""
     all_gradients = FLOAT32 * sum(piece.parameters for piece in pieces)
     held, gradients, waiting = sum(piece.kept for piece in pieces), 0, 0
@@ -134,26 +134,26 @@ def _most(pieces: list[Piece], place: Place) -> tuple[int, int, int]:
     return max((tuple(int(SLACK * n) for n in moment) for moment in moments), key=sum)  # type: ignore[return-value]
 
 
-def _pieces(model: ModelRecipe, images: int, place: Place, checkpointed: int) -> Iterator[Piece]:
+def _pieces(model: ModelRecipe, images: int, place: RankLayout, checkpointed: int) -> Iterator[LayerMemory]:
     """Yield the network from its input to the loss."""
     *outer, _ = model.levels
     skips = [images * input_bytes(level, model.grid(i), place.value_bytes) for i, level in enumerate(outer)]
     joints = [images * joint_bytes(model, i, model.image_size, place.value_bytes) for i in range(len(outer))]
-    yield Piece(images * patch_bytes(model, model.image_size, place.value_bytes) // 2, 0, _mapping(model))
+    yield LayerMemory(images * patch_bytes(model, model.image_size, place.value_bytes) // 2, 0, _mapping(model))
     for index, skip in enumerate(skips):
         yield from _layers(model, index, images, place, checkpointed)
         # the merge's input is kept by it; skip, split tokens and the split's input, by the way up
-        yield Piece(skip, skip, _joint_parameters(model, index), skip=-skip)
+        yield LayerMemory(skip, skip, _joint_parameters(model, index), skip=-skip)
     yield from _layers(model, len(outer), images, place, checkpointed)
     for index, skip in reversed(list(enumerate(skips))):
-        yield Piece(joints[index] - skip, 2 * skip, _joint_parameters(model, index), skip=skip)
+        yield LayerMemory(joints[index] - skip, 2 * skip, _joint_parameters(model, index), skip=skip)
         yield from _layers(model, index, images, place, checkpointed)
     pixels = FLOAT32 * model.channels * model.image_size[0] * model.image_size[1]
     patches = patch_bytes(model, model.image_size, place.value_bytes) // 2
-    yield Piece(images * (patches + IMAGE_COPIES * pixels), 0, 0)
+    yield LayerMemory(images * (patches + IMAGE_COPIES * pixels), 0, 0)
 
 
-def _layers(model: ModelRecipe, index: int, images: int, place: Place, checkpointed: int) -> Iterator[Piece]:
+def _layers(model: ModelRecipe, index: int, images: int, place: RankLayout, checkpointed: int) -> Iterator[LayerMemory]:
     """Yield the layers of a level on one way, one by one."""
     level, grid = model.levels[index], model.grid(index)
     one_pass = _in_one_pass(model, index, images, place)
@@ -162,14 +162,14 @@ def _layers(model: ModelRecipe, index: int, images: int, place: Place, checkpoin
     parameters = _layer_parameters(model, level)
     if index < checkpointed:
         kept = images * input_bytes(level, grid, place.value_bytes)
-        piece = Piece(kept, work + whole, parameters)
+        piece = LayerMemory(kept, work + whole, parameters)
     else:
-        piece = Piece(whole, work, parameters)
+        piece = LayerMemory(whole, work, parameters)
     for _ in range(level.depth):
         yield piece
 
 
-def _work_bytes(model: ModelRecipe, index: int, images: int, place: Place) -> int:
+def _work_bytes(model: ModelRecipe, index: int, images: int, place: RankLayout) -> int:
     """Return what the backward pass of a layer takes beside what is kept.
 
     The widest moments are the gated unit's gradient (the gradients of stream and of both halves), the attention's
@@ -193,12 +193,10 @@ def _work_bytes(model: ModelRecipe, index: int, images: int, place: Place) -> in
     return max(gated, attended, plain)
 
 
-def _in_one_pass(model: ModelRecipe, index: int, images: int, place: Place) -> frozenset[Operation]:
+def _in_one_pass(model: ModelRecipe, index: int, images: int, place: RankLayout) -> frozenset[Operation]:
     if place.pass_threads == 0:
         return frozenset()
-    return blocks_in_one_pass(
-        model, index, model.grid(index), place.value_bytes, each_has_one=images >= place.pass_threads
-    )
+    return fused_blocks(model, index, model.grid(index), place.value_bytes, each_has_one=images >= place.pass_threads)
 
 
 def _room(level: LevelRecipe, grid: tuple[int, int], images: int, threads: int, block: Operation) -> int:
@@ -206,15 +204,15 @@ def _room(level: LevelRecipe, grid: tuple[int, int], images: int, threads: int, 
     rows, width, hidden = grid[0] * grid[1], level.width, level.hidden
     if block == "feed-forward":
         *_, forth = feed_forward_blocks(images * rows, width, hidden, threads, keep=True)
-        _, back = feed_forward_lanes(images, rows, width, hidden, threads)
+        _, back = feed_forward_workspace(images, rows, width, hidden, threads)
     else:
         tokens = rows if level.attention == "global" else level.window_size**2
-        _, forth, back = window_lanes(images, rows // tokens, tokens, width, threads)
+        _, forth, back = window_workspace(images, rows // tokens, tokens, width, threads)
     stream = images * rows * width
     return FLOAT32 * (stream + max(forth, stream + back))
 
 
-def _copies(model: ModelRecipe, parameters: int, place: Place) -> int:
+def _copies(model: ModelRecipe, parameters: int, place: RankLayout) -> int:
     if place.sharded:  # a layer that is put together and the next one, in float32, their cast, and a gradient to send
         return (3 * FLOAT32 + place.value_bytes) * max(_layer_parameters(model, level) for level in model.levels)
     low = parameters * place.value_bytes if place.value_bytes < FLOAT32 else 0  # autocast keeps its casts

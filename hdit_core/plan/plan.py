@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hdit_core.errors import UsageError
 from hdit_core.flops.count import count
 from hdit_core.plan.benchmark_result import Measured
-from hdit_core.plan.memory import Memory, Place, training_memory
+from hdit_core.plan.memory import Memory, RankLayout, training_memory
 from hdit_core.plan.sharding import too_large_for_each
 from hdit_core.recipe.run import Recipe
 
@@ -180,7 +180,7 @@ def training_flops(recipe: Recipe, checkpointed: int = 0) -> int:
 
 
 def _memory(recipe: Recipe, cluster: Cluster, share: int, sharded: bool, checkpointed: int, images: int) -> Memory:
-    place = Place(
+    place = RankLayout(
         ranks=cluster.devices,
         sharded=sharded,
         value_bytes=cluster.value_bytes,

@@ -27,7 +27,7 @@ class DensityRecipe(Table):
     scale_low: PositiveFloat | None = Field(None, description="split-lognormal: spread below loc; default 1.2")
     scale_high: PositiveFloat | None = Field(None, description="split-lognormal: spread above loc; default 1.2")
 
-    def problems(self) -> Iterator[Problem]:
+    def constraint_violations(self) -> Iterator[Problem]:
         used = KEYS_OF_DENSITY[self.type]
         for key in type(self).model_fields:
             if key != "type" and getattr(self, key) is not None and key not in used:
@@ -64,7 +64,7 @@ class DiffusionRecipe(Table):
     )
     density: DensityRecipe = DensityRecipe()
 
-    def problems(self) -> Iterator[Problem]:
+    def constraint_violations(self) -> Iterator[Problem]:
         bias, wanted = self.sigmoid_bias, self.weighting == "sigmoid"
         if wanted and bias is None:
             yield "sigmoid_bias", "missing; expected a number, for example 1.386 (ln 4, the paper's) or -1 for 256x256"

@@ -37,7 +37,7 @@ class LevelRecipe(Table):
         """Attention heads."""
         return self.width // self.head_dim
 
-    def problems(self) -> Iterator[Problem]:
+    def constraint_violations(self) -> Iterator[Problem]:
         if self.attention == "none":
             return
         if self.width % self.head_dim:
@@ -115,7 +115,7 @@ class ModelRecipe(Table):
                     (f"{level.window_size} does not divide the level's {rows}x{columns} grid"),
                 )
 
-    def problems(self) -> Iterator[Problem]:
+    def constraint_violations(self) -> Iterator[Problem]:
         if self.mapping_width % 2:
             yield "mapping_width", f"{self.mapping_width} is odd; Fourier features come in pairs"
         if self.positions == "additive" and self.levels[0].width % 4:

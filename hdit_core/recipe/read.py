@@ -15,10 +15,10 @@ from pydantic import ValidationError
 import hdit_core
 from hdit_core.errors import RecipeError, did_you_mean
 from hdit_core.recipe.run import Recipe
-from hdit_core.recipe.validation_errors import mistakes
+from hdit_core.recipe.validation_errors import format_validation_errors
 
 MAX_RECIPE_BYTES = 1_000_000
-MAX_MISTAKES = 100  # that are printed
+MAX_ERRORS = 100  # that are printed
 MAX_KEY_PARTS = 32
 
 # tomllib's time grows with the square of the number of a key's parts: 24 s for 30,000 of them.
@@ -87,8 +87,8 @@ def check_recipe(tables: Mapping[str, Any], where: str) -> Recipe:
     try:
         return Recipe.model_validate(dict(tables))
     except ValidationError as error:
-        lines = [f"{where}: {mistake}" for mistake in islice(mistakes(error, tables), MAX_MISTAKES + 1)]
-        lines[MAX_MISTAKES:] = [f"{where}: and more mistakes"] if len(lines) > MAX_MISTAKES else []
+        lines = [f"{where}: {mistake}" for mistake in islice(format_validation_errors(error, tables), MAX_ERRORS + 1)]
+        lines[MAX_ERRORS:] = [f"{where}: and more mistakes"] if len(lines) > MAX_ERRORS else []
         raise RecipeError("\n".join(lines)) from None
 
 

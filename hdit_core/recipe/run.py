@@ -23,7 +23,7 @@ class Recipe(Table):
     sample: SampleRecipe = Field(default_factory=SampleRecipe)
     evaluate: EvaluateRecipe = EvaluateRecipe()
 
-    def problems(self) -> Iterator[Problem]:
+    def constraint_violations(self) -> Iterator[Problem]:
         if self.sample.guidance != 1 and not self.model.num_classes:
             yield "sample.guidance", f"{self.sample.guidance} needs classes; model.num_classes is 0"
         checkpointed, levels = self.train.activation_checkpointing, len(self.model.levels)

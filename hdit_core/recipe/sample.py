@@ -35,7 +35,7 @@ class ChurnRecipe(Table):
     sigma_max: PositiveFloat | None = Field(None, description="S_tmax: highest one; left out: no limit")
     noise: PositiveFloat = Field(1.0, description="S_noise: its standard deviation; somewhat above 1 keeps detail")
 
-    def problems(self) -> Iterator[Problem]:
+    def constraint_violations(self) -> Iterator[Problem]:
         if self.sigma_max is not None and self.sigma_min >= self.sigma_max:
             yield "sigma_min", f"{self.sigma_min} is not below sigma_max = {self.sigma_max}"
 
@@ -68,7 +68,7 @@ class SampleRecipe(Table):
     )
     batch_size: Annotated[int, Field(gt=0)] = Field(16, description="images at once on one device")
 
-    def problems(self) -> Iterator[Problem]:
+    def constraint_violations(self) -> Iterator[Problem]:
         if self.sigma_min >= self.sigma_max:
             yield "sigma_min", f"{self.sigma_min} is not below sigma_max = {self.sigma_max}"
         if self.churn is not None and self.churn.amount and self.sampler not in CHURNED:

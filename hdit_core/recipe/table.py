@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, mode
 from pydantic_core import PydanticCustomError
 
 Problem = tuple[str, str]  # the key inside the table, and what is wrong with it
-LAWLESS = "types only"  # pydantic's context in which a table is built whatever laws it breaks
+UNCONSTRAINED = "types only"  # pydantic's context in which a table is built whatever laws it breaks
 
 
 class Table(BaseModel):
@@ -18,15 +18,15 @@ class Table(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
-    def problems(self) -> Iterator[Problem]:
+    def constraint_violations(self) -> Iterator[Problem]:
         """Yield every broken law between the keys of this table, whose own types are already right."""
         yield from ()
 
     @model_validator(mode="after")
-    def _keep_the_laws(self, info: Any) -> "Table":
-        if info.context is LAWLESS:
+    def _check_constraints(self, info: Any) -> "Table":
+        if info.context is UNCONSTRAINED:
             return self
-        if problems := list(self.problems()):
+        if problems := list(self.constraint_violations()):
             raise PydanticCustomError("laws", "broken laws", {"problems": problems})
         return self
 

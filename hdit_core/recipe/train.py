@@ -111,7 +111,7 @@ class TrainRecipe(Table):
             return self.ema_snapshot_every_images or 0
         return max(1, self.num_images // DEFAULT_SNAPSHOTS)
 
-    def problems(self) -> Iterator[Problem]:
+    def constraint_violations(self) -> Iterator[Problem]:
         yield from self._profile_problems()
         yield from self._growth_problems()
         yield from self._schedule_problems()

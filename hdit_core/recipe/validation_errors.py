@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from hdit_core.errors import did_you_mean
 from hdit_core.recipe.run import Recipe
-from hdit_core.recipe.table import LAWLESS, Table
+from hdit_core.recipe.table import UNCONSTRAINED, Table
 
 LONGEST_SHOWN = 60  # characters of a key or value
 Keys = tuple[str | int, ...]
@@ -33,11 +33,11 @@ EXPECTED = {
 }
 
 
-def mistakes(error: ValidationError, tables: Mapping[str, Any]) -> Iterator[str]:
+def format_validation_errors(error: ValidationError, tables: Mapping[str, Any]) -> Iterator[str]:
     """Yield one line for each mistake in a recipe's tables: key path, what was found, what is expected."""
     details = error.errors()
     if all(detail["type"] == "laws" for detail in details):  # a table of which a part breaks a law was not asked yet
-        yield from _broken_laws((), Recipe.model_validate(dict(tables), context=LAWLESS))
+        yield from _constraint_violations((), Recipe.model_validate(dict(tables), context=UNCONSTRAINED))
         return
     said = set()
     for detail in details:
@@ -47,15 +47,17 @@ def mistakes(error: ValidationError, tables: Mapping[str, Any]) -> Iterator[str]
                 yield line
 
 
-def _broken_laws(keys: Keys, part: Any) -> Iterator[str]:
+def _constraint_violations(keys: Keys, part: Any) -> Iterator[str]:
     """Yield what is wrong with a table and all tables in it, whose types are right."""
     if isinstance(part, tuple):
         for index, element in enumerate(part):
-            yield from _broken_laws((*keys, index), element)
+            yield from _constraint_violations((*keys, index), element)
     if isinstance(part, Table):
-        yield from (_broken_law(_key(keys), inner, problem) for inner, problem in part.problems())
+        yield from (
+            _constraint_violation(_key(keys), inner, problem) for inner, problem in part.constraint_violations()
+        )
         for name, value in part:
-            yield from _broken_laws((*keys, name), value)
+            yield from _constraint_violations((*keys, name), value)
 
 
 def _as_written(keys: Keys, tables: Any) -> Keys:
@@ -75,7 +77,7 @@ def _lines(detail: Mapping[str, Any], keys: Keys) -> Iterator[str]:
     key, found = _key(keys), detail["input"]
     match detail["type"]:
         case "laws":
-            yield from (_broken_law(key, inner, problem) for inner, problem in detail["ctx"]["problems"])
+            yield from (_constraint_violation(key, inner, problem) for inner, problem in detail["ctx"]["problems"])
         case "extra_forbidden":
             yield _unknown(keys)
         case "missing":
@@ -90,7 +92,7 @@ def _lines(detail: Mapping[str, Any], keys: Keys) -> Iterator[str]:
             yield f"{key} = {_show(found)}: expected {words.format(**detail.get('ctx', {}))}{near}"
 
 
-def _broken_law(key: str, inner: str, problem: str) -> str:
+def _constraint_violation(key: str, inner: str, problem: str) -> str:
     equals = " = " if problem[:1].isdigit() or problem[:1] == "-" else ": "
     return f"{key}.{inner}{equals}{problem}" if key else f"{inner}{equals}{problem}"
 

@@ -17,7 +17,7 @@ PLACES = ("step", "num_images")  # of a line of the scores; the rest are scores
 
 
 @dataclass(frozen=True)
-class SavedStep:
+class CheckpointInfo:
     """A checkpoint; `problem` says what is damaged, None for an intact one."""
 
     step: int
@@ -58,7 +58,7 @@ class RunSummary:
     parameters: int
     last: dict[str, Any]
     seconds_left: float | None
-    checkpoints: tuple[SavedStep, ...]
+    checkpoints: tuple[CheckpointInfo, ...]
     incidents: tuple[Incident, ...]
     scores: dict[str, Any]
 
@@ -106,7 +106,7 @@ def summarize(run: Path) -> RunSummary:
     )
 
 
-def _saved_steps(folders: Iterable[Path]) -> Iterator[SavedStep]:
+def _saved_steps(folders: Iterable[Path]) -> Iterator[CheckpointInfo]:
     """Look at checkpoints; one that the run at work has meanwhile removed is no damaged one."""
     for folder in folders:
         try:
@@ -117,14 +117,14 @@ def _saved_steps(folders: Iterable[Path]) -> Iterator[SavedStep]:
             yield saved
 
 
-def _saved_step(folder: Path) -> SavedStep:
+def _saved_step(folder: Path) -> CheckpointInfo:
     match, problem = CHECKPOINT_NAME.fullmatch(folder.name), None
     try:
         open_checkpoint(folder)
     except CheckpointError as error:
         problem = str(error)
     size_bytes = sum(file.stat().st_size for file in folder.iterdir()) if folder.is_dir() else 0
-    return SavedStep(int(match[1]) if match else 0, size_bytes, problem)
+    return CheckpointInfo(int(match[1]) if match else 0, size_bytes, problem)
 
 
 def _incidents(run: Path) -> list[Incident]:

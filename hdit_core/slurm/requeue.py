@@ -11,7 +11,7 @@ from pathlib import Path
 from hdit_core.checkpoint.layout import CHECKPOINT_NAME, checkpoint_folders
 from hdit_core.checkpoint.status import read_status
 from hdit_core.errors import UsageError
-from hdit_core.files import write_whole
+from hdit_core.files import write_atomic
 
 COUNT = "requeues.json"
 
@@ -20,11 +20,11 @@ COUNT = "requeues.json"
 class Decision:
     """Whether to go on, and why."""
 
-    again: bool
+    requeue: bool
     reason: str
 
 
-def decide(run: Path, most: int, asked: bool) -> Decision:
+def should_requeue(run: Path, most: int, asked: bool) -> Decision:
     """Decide for a run whose job has ended, and count the times that it came no further.
 
     Args:
@@ -56,7 +56,7 @@ def saved_step(run: Path) -> int:
 def _if_it_advances(run: Path, most: int) -> Decision:
     step, (before, in_vain) = saved_step(run), _counted(run)
     in_vain = 0 if step > before else in_vain + 1
-    write_whole(run / COUNT, json.dumps({"step": max(step, before), "without_progress": in_vain}) + "\n")
+    write_atomic(run / COUNT, json.dumps({"step": max(step, before), "without_progress": in_vain}) + "\n")
     if in_vain > most:
         return Decision(False, f"the run came no further than step {before} in {most} further attempts")
     progress = f"from step {before} to {step}" if step > before else f"no further than {before}, attempt {in_vain}"

@@ -13,10 +13,10 @@ from hdit_core.checkpoint.save import Parts, save_checkpoint
 from hdit_core.checkpoint.state import State
 from hdit_core.distributed import World
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.parallel.sharded_tensors import host_tensors
+from hdit_core.train.parallel.sharded_tensors import full_tensors_on_cpu
 
 
-class Saver:
+class AsyncCheckpointer:
     """Writes the checkpoints of a run, one at a time.
 
     `save` and `finish` are for all ranks together; the main one writes. As a context it waits for the last save when
@@ -52,7 +52,7 @@ class Saver:
             HditError: on the other ranks, for the same reason.
         """
         self.finish()
-        copies = {name: host_tensors(tensors, self._world) for name, tensors in parts.items()}
+        copies = {name: full_tensors_on_cpu(tensors, self._world) for name, tensors in parts.items()}
         if self._world.is_main:
             self._pending = state, self._writer.submit(self._write, state, copies)
 
@@ -72,9 +72,9 @@ class Saver:
             CheckpointError: it failed.
             HditError: on the other ranks, for the same reason.
         """
-        self._world.lead(self._settle, self._device)
+        self._world.on_main_rank(self._settle, self._device)
 
-    def __enter__(self) -> "Saver":
+    def __enter__(self) -> "AsyncCheckpointer":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

@@ -9,35 +9,35 @@ import torch
 from hdit_core.data.loader.build import open_reader
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.devices import compute_dtype, pick_device
-from hdit_core.distributed import World, join
+from hdit_core.distributed import World, init_ranks
 from hdit_core.errors import DataError
-from hdit_core.model.attention.backends import chosen
-from hdit_core.model.native.rowwise import rows_note
+from hdit_core.model.attention.backends import selected_backends
+from hdit_core.model.native.rowwise import kernels_note
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.deterministic import deterministic
-from hdit_core.train.monitor.callbacks import Watcher
-from hdit_core.train.parallel.rank_failure import RollCall
+from hdit_core.train.monitor.callbacks import Callbacks
+from hdit_core.train.parallel.rank_failure import RankFailureDetector
 from hdit_core.train.step.batch_plan import check_world
 
 
 @dataclass(frozen=True)
-class Workplace:
+class RunContext:
     """Where a recipe is trained, and on what."""
 
     world: World
     device: torch.device  # of this rank
     reader: ImageReader
-    roll_call: RollCall
-    in_one_order: bool  # whether all sums are, as `--deterministic` asks
+    roll_call: RankFailureDetector
+    deterministic: bool  # whether all sums are, as `--deterministic` asks
 
 
 @contextmanager
-def workplace(recipe: Recipe, device: str, watcher: Watcher, in_one_order: bool = False) -> Iterator[Workplace]:
+def run_context(recipe: Recipe, device: str, callbacks: Callbacks, in_one_order: bool = False) -> Iterator[RunContext]:
     """Join the ranks and open the data set; leave the ranks again after the body.
 
     Args:
         device: `"auto"`, `"cpu"`, `"cuda"`, ...
-        watcher: is told how attention and the like will be computed.
+        callbacks: is told how attention and the like will be computed.
         in_one_order: whether `--deterministic` is asked for.
 
     Raises:
@@ -46,30 +46,30 @@ def workplace(recipe: Recipe, device: str, watcher: Watcher, in_one_order: bool 
         DataError: the data set is missing, damaged, or not what the recipe's network takes.
         HditError: another rank is gone.
     """
-    mode = deterministic(recipe.train, device, watcher.on_note) if in_one_order else nullcontext()
-    with mode, _joined(recipe, device, watcher, in_one_order) as place:
+    mode = deterministic(recipe.train, device, callbacks.on_note) if in_one_order else nullcontext()
+    with mode, _joined(recipe, device, callbacks, in_one_order) as place:
         yield place
 
 
 @contextmanager
-def _joined(recipe: Recipe, device: str, watcher: Watcher, in_one_order: bool) -> Iterator[Workplace]:
-    world = join(device, recipe.train.rank_timeout_s)
-    roll_call = RollCall(world)
+def _joined(recipe: Recipe, device: str, callbacks: Callbacks, in_one_order: bool) -> Iterator[RunContext]:
+    world = init_ranks(device, recipe.train.rank_timeout_s)
+    failures = RankFailureDetector(world)
     try:
-        with roll_call.naming():
+        with failures.watching():
             check_world(recipe.train, world)
             here = world.device(pick_device(device))
             dtype = compute_dtype(recipe.train.precision, here)
-            for choice in chosen(recipe.model, here, dtype):
-                watcher.on_note(choice.note)
-            if note := rows_note(here, dtype):
-                watcher.on_note(note)
+            for choice in selected_backends(recipe.model, here, dtype):
+                callbacks.on_note(choice.note)
+            if note := kernels_note(here, dtype):
+                callbacks.on_note(note)
             reader = open_reader(recipe.data)
             check_data(recipe, reader)
-            yield Workplace(world, here, reader, roll_call, in_one_order)
+            yield RunContext(world, here, reader, failures, in_one_order)
     finally:
-        roll_call.close()
-        world.leave()
+        failures.close()
+        world.destroy_ranks()
 
 
 def check_data(recipe: Recipe, reader: ImageReader) -> None:

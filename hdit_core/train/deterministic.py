@@ -14,8 +14,8 @@ from importlib import import_module
 import torch
 
 from hdit_core.checkpoint.state import State
-from hdit_core.devices import pick_device, same_bits_on_any_threads
-from hdit_core.distributed import find_place
+from hdit_core.devices import make_mkl_reproducible, pick_device
+from hdit_core.distributed import read_launch_info
 from hdit_core.errors import UsageError
 from hdit_core.recipe.train import TrainRecipe
 
@@ -39,7 +39,7 @@ def deterministic(train: TrainRecipe, device: str, on_note: Callable[[str], None
     kind = pick_device(device).type
     if kind == "mps":
         raise UsageError("--deterministic: torch has no deterministic mode on MPS; use --device cpu, or leave it out")
-    same_bits_on_any_threads()
+    make_mkl_reproducible()
     if kind == "cuda":
         _prepare_cuda(train)
         _prepare_nccl()
@@ -117,7 +117,7 @@ def _prepare_cuda(train: TrainRecipe) -> None:
 
 def _prepare_nccl() -> None:
     """Keep NCCL from sums whose order nobody fixes; Megatron-LM's deterministic mode asks for the same."""
-    if find_place(os.environ).size == 1:
+    if read_launch_info(os.environ).size == 1:
         return
     found = os.environ.setdefault("NCCL_ALGO", f"^{','.join(SWITCH_SUMS)}")
     named = set(re.split(r"[^A-Z0-9]+", found.upper()))
@@ -130,7 +130,7 @@ def _prepare_nccl() -> None:
 
 
 def _what_holds(kind: str) -> str:
-    size = find_place(os.environ).size
+    size = read_launch_info(os.environ).size
     among = f"{size} rank{'s' * (size > 1)} of {torch.get_num_threads()} threads"
     if kind != "cuda":
         return f"the same bits on this machine with {among}; MKL_CBWR={os.environ['MKL_CBWR']}"

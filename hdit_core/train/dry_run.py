@@ -7,13 +7,13 @@ from itertools import islice
 from typing import Any
 
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.context import Workplace, workplace
-from hdit_core.train.init_from import NOTHING, Inheritance, inherit
-from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.context import RunContext, run_context
+from hdit_core.train.init_from import NOTHING, InitialWeights, load_initial_weights
+from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.monitor.throughput import image_flops, peak_bytes, peak_flops_per_s, wait_for
 from hdit_core.train.step.batch_plan import steps
-from hdit_core.train.step.build import make_learner
-from hdit_core.train.step.dataloader import feed
+from hdit_core.train.step.build import build_learner
+from hdit_core.train.step.dataloader import build_dataloader
 
 STEPS = 2
 """The first one warms up; the second is the measure."""
@@ -22,7 +22,7 @@ DAY_S = 86_400
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class DryRun:
     """What two steps showed.
 
     Attributes:
@@ -56,14 +56,14 @@ class Rehearsal:
         return asdict(self)
 
 
-def rehearse(
+def dry_run(
     recipe: Recipe,
     *,
     device: str = "auto",
-    watcher: Watcher | None = None,
+    callbacks: Callbacks | None = None,
     done: int = 0,
     deterministic: bool = False,
-) -> Rehearsal:
+) -> DryRun:
     """Build everything that a run of a recipe needs, and take two steps, without a folder.
 
     Args:
@@ -73,34 +73,34 @@ def rehearse(
     Raises:
         UsageError, DataError, CheckpointError, NumericalError: as `train`.
     """
-    watcher = watcher or Watcher()
-    with workplace(recipe, device, watcher, deterministic) as place:
-        inherited = inherit(recipe) if recipe.train.init_from and not done else NOTHING
-        return _rehearse(recipe, place, watcher, max(0, recipe.train.num_images - done), inherited)
+    callbacks = callbacks or Callbacks()
+    with run_context(recipe, device, callbacks, deterministic) as place:
+        inherited = load_initial_weights(recipe) if recipe.train.init_from and not done else NOTHING
+        return _rehearse(recipe, place, callbacks, max(0, recipe.train.num_images - done), inherited)
 
 
 def _rehearse(
-    recipe: Recipe, place: Workplace, watcher: Watcher, images_left: int, inherited: Inheritance
-) -> Rehearsal:
+    recipe: Recipe, context: RunContext, callbacks: Callbacks, images_left: int, inherited: InitialWeights
+) -> DryRun:
     for note in inherited.notes:
-        watcher.on_note(note)
-    learner = make_learner(recipe, None, place.world, place.device, watcher.on_note, inherited.tensors)
+        callbacks.on_note(note)
+    learner = build_learner(recipe, None, context.world, context.device, callbacks.on_note, inherited.tensors)
     endless = recipe.train.model_copy(update={"num_images": 2**62})
     plan = list(islice(steps(endless, 0, 0), STEPS))
-    with closing(feed(recipe, place.reader, plan, learner.pieces)) as batches:
+    with closing(build_dataloader(recipe, context.reader, plan, learner.micro_batches)) as batches:
         times, waits, results = [], [], []
         for step in plan:
             began_at, waited_s = time.perf_counter(), batches.waited_s
-            results.append(learner.update(step, batches))
-            wait_for(place.device)
+            results.append(learner.train_step(step, batches))
+            wait_for(context.device)
             times.append(time.perf_counter() - began_at)
             waits.append(batches.waited_s - waited_s)
         image_size = batches.image_size
     step_s, size = max(times[-1] - results[-1].compile_s, 1e-9), plan[-1].batch_size
     flops_per_s = size * image_flops(recipe.model, image_size) / step_s
-    peak = peak_flops_per_s(place.device, learner.dtype)
-    return Rehearsal(
-        ranks=place.world.size,
+    peak = peak_flops_per_s(context.device, learner.dtype)
+    return DryRun(
+        ranks=context.world.size,
         batch_size=size,
         parameters=sum(parameter.numel() for parameter in learner.ema.source.parameters()),
         loss=results[0].loss,
@@ -108,9 +108,9 @@ def _rehearse(
         step_s=step_s,
         images_per_s=size / step_s,
         flops_per_s=flops_per_s,
-        utilisation=flops_per_s / (peak * place.world.size) if peak else None,
+        utilisation=flops_per_s / (peak * context.world.size) if peak else None,
         waiting=waits[-1] / step_s,
-        peak_bytes=peak_bytes(place.device),
+        peak_bytes=peak_bytes(context.device),
         images_left=images_left,
         days=images_left * step_s / size / DAY_S,
     )

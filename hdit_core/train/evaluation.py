@@ -16,12 +16,12 @@ from hdit_core.checkpoint.layout import checkpoint_folder
 from hdit_core.checkpoint.log import SCORES
 from hdit_core.checkpoint.retention import mark_best
 from hdit_core.checkpoint.state import State
-from hdit_core.data.image_sets.image_set import ImageSet, Read
+from hdit_core.data.image_sets.image_set import ImageSet, ReadImage
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import HditError
 from hdit_core.evaluate.extractors.extractor import Extractor, open_extractor
-from hdit_core.evaluate.feature_batch import by_piece
-from hdit_core.evaluate.features.gather import RankFailed, Relay
+from hdit_core.evaluate.feature_batch import by_chunk
+from hdit_core.evaluate.features.gather import FeatureGather, RankFailed
 from hdit_core.evaluate.features.measure import Measurement, assist, measure
 from hdit_core.evaluate.generated import generated_images
 from hdit_core.evaluate.inputs import LEAST_FOR_KERNEL, check_fit, open_reference
@@ -32,9 +32,9 @@ from hdit_core.evaluate.report.result import name_with_count
 from hdit_core.evaluate.score import open_on_all, score
 from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.evaluate.statistics_file import load_statistics
-from hdit_core.files import write_whole
+from hdit_core.files import write_atomic
 from hdit_core.recipe.train import TrainRecipe
-from hdit_core.train.parallel.parallelize import is_in_parts
+from hdit_core.train.parallel.parallelize import is_sharded
 from hdit_core.train.step.train_step import Learner
 
 OnNote = Callable[[str], None]
@@ -54,7 +54,7 @@ def is_due(train: TrainRecipe, num_images: int) -> bool:
     return num_images >= train.num_images or num_images // every != before // every
 
 
-def open_scores(learner: Learner, run: Path, start: State, on_note: OnNote) -> "Scores | None":
+def open_scores(learner: Learner, run: Path, start: State, on_note: OnNote) -> "PeriodicEvaluation | None":
     """Open what scores are taken with, and measure the reference if that is still to be done; None if none are wanted.
 
     All ranks call this, at the beginning: what is missing shows before the first image is trained on.
@@ -68,9 +68,9 @@ def open_scores(learner: Learner, run: Path, start: State, on_note: OnNote) -> "
         return None
     wanted, world, device = learner.recipe.evaluate, learner.world, learner.device
     extractor = open_on_all(lambda: _extractor(wanted.extractor, device, on_note), world, device)
-    relay = Relay(world, extractor.num_features)
-    reference = _reference(learner, run, extractor, relay, on_note)
-    return Scores(learner, run, start, extractor, relay, reference, on_note)
+    gather = FeatureGather(world, extractor.num_features)
+    reference = _reference(learner, run, extractor, gather, on_note)
+    return PeriodicEvaluation(learner, run, start, extractor, gather, reference, on_note)
 
 
 def _extractor(name: str, device: torch.device, on_note: OnNote) -> Extractor:
@@ -84,7 +84,9 @@ def _extractor(name: str, device: torch.device, on_note: OnNote) -> Extractor:
         ) from None
 
 
-def _reference(learner: Learner, run: Path, extractor: Extractor, relay: Relay, on_note: OnNote) -> Measurement:
+def _reference(
+    learner: Learner, run: Path, extractor: Extractor, gather: FeatureGather, on_note: OnNote
+) -> Measurement:
     """Return the statistics that are compared with: saved ones, or those of images, measured once for the run."""
     location = learner.recipe.evaluate.reference or learner.recipe.data.path
     found = open_reference(location)
@@ -93,11 +95,11 @@ def _reference(learner: Learner, run: Path, extractor: Extractor, relay: Relay, 
         return found
     assert found is not None  # there is a location
     path = run / f"reference-{extractor.name}.npz"
-    if not relay.agree(float(learner.world.is_main and _is_of(path, found))):
+    if not gather.broadcast(float(learner.world.is_main and _is_of(path, found))):
         on_note(f"measuring {location}, which scores compare with, once")
         settings = ScoreSettings(location, None, extractor=extractor.name, device=str(learner.device))
         score(replace(settings, save_stats=path, allow_small_n=True), world=learner.world)
-        relay.agree(0.0)  # wait until it is written
+        gather.broadcast(0.0)  # wait until it is written
     return load_statistics(path)
 
 
@@ -107,7 +109,7 @@ def _is_of(path: Path, images: ImageSet) -> bool:
 
 
 @dataclass(frozen=True)
-class Standing:
+class ScoreRecord:
     """A line of the scores."""
 
     step: int
@@ -118,7 +120,7 @@ class Standing:
         return {"step": self.step, "num_images": self.num_images, **self.values}
 
 
-class Scores:
+class PeriodicEvaluation:
     """Takes the scores of a run, and keeps its best checkpoint marked."""
 
     def __init__(
@@ -127,16 +129,16 @@ class Scores:
         run: Path,
         start: State,
         extractor: Extractor,
-        relay: Relay,
+        gather: FeatureGather,
         reference: Measurement,
         on_note: OnNote,
     ) -> None:
         self._learner, self._run, self._extractor, self._on_note = learner, run, extractor, on_note
-        self._relay, self._reference = relay, reference
-        self._target = FrechetTarget(reference.statistics) if relay.world.is_main else None
-        self._lines = _take_up(run, start.step) if relay.world.is_main else []
+        self._relay, self._reference = gather, reference
+        self._target = FrechetTarget(reference.statistics) if gather.world.is_main else None
+        self._lines = _take_up(run, start.step) if gather.world.is_main else []
         is_there = any(line["num_images"] == start.num_images for line in self._lines)
-        self._is_scored = start.num_images if relay.agree(float(is_there)) else -1
+        self._is_scored = start.num_images if gather.broadcast(float(is_there)) else -1
 
     def due(self, state: State) -> bool:
         """Return whether the run is to be scored where it stands, and is not yet."""
@@ -154,19 +156,19 @@ class Scores:
             return
         self._is_scored = state.num_images
         if statistics is not None:
-            self._write(Standing(state.step, state.num_images, self._values(statistics)))
+            self._write(ScoreRecord(state.step, state.num_images, self._values(statistics)))
 
     def _measure(self, state: State, asked_to_stop: Asked) -> Statistics | None:
         """Return the statistics of the samples, on the main rank."""
         learner, train = self._learner, self._learner.recipe.train
         denoiser = Denoiser(learner.ema.network, learner.recipe)
-        together = is_in_parts(learner.ema.network)  # then every rank draws all, with the parts of the others
+        together = is_sharded(learner.ema.network)  # then every rank draws all, with the parts of the others
         drawn = generated_images(denoiser, str(self._run), train.eval_num_images, 0, weights=f"step {state.step}")
         any_asked = _asked_anywhere(asked_to_stop, learner, together, f"score {state.num_images}")
         images = _stoppable(drawn, any_asked)
         if learner.world.is_main:
             try:
-                return measure(images, self._extractor, relay=None if together else self._relay).statistics
+                return measure(images, self._extractor, gather=None if together else self._relay).statistics
             except Abandoned:
                 if not together:
                     self._relay.drain()
@@ -177,7 +179,7 @@ class Scores:
                 self._relay.drain()
                 raise Abandoned from None  # that rank was asked, or looked, before this one
         if not together:
-            assist(images, self._extractor, relay=self._relay)
+            assist(images, self._extractor, gather=self._relay)
         else:
             for _ in images.readers():
                 pass
@@ -192,7 +194,7 @@ class Scores:
             found[self._extractor.kernel_metric] = kernel_distance(statistics.features, theirs).value
         return found
 
-    def _write(self, standing: Standing) -> None:
+    def _write(self, standing: ScoreRecord) -> None:
         """Append a line, and look whether it is the best of those whose checkpoints are there."""
         self._lines.append(standing.to_json())
         with (self._run / SCORES).open("a") as file:
@@ -214,7 +216,7 @@ def _take_up(run: Path, step: int) -> list[dict[str, Any]]:
     lines = [line for text in path.read_text().splitlines() if (line := _line(text))] if path.exists() else []
     kept = [line for line in lines if line["step"] <= step]
     if path.exists():
-        write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
     return kept
 
 
@@ -229,8 +231,8 @@ def _line(text: str) -> dict[str, Any] | None:
 def _stoppable(images: ImageSet, any_asked: Asked) -> ImageSet:
     """Return the same set, which looks before each piece whether to go on."""
 
-    def read(places: Sequence[int]) -> Iterator[Read]:
-        for piece in by_piece(places):
+    def read(places: Sequence[int]) -> Iterator[ReadImage]:
+        for piece in by_chunk(places):
             if any_asked():
                 raise Abandoned
             yield from images.open(piece)

@@ -33,7 +33,7 @@ WITHOUT_MEANING = {"image_size", "levels", "dropout", "mapping_dropout", "attent
 
 
 @dataclass(frozen=True)
-class Inheritance:
+class InitialWeights:
     """What a run begins with.
 
     Attributes:
@@ -47,10 +47,10 @@ class Inheritance:
     notes: tuple[str, ...]
 
 
-NOTHING = Inheritance({}, "", ())
+NOTHING = InitialWeights({}, "", ())
 
 
-def inherit(recipe: Recipe) -> Inheritance:
+def load_initial_weights(recipe: Recipe) -> InitialWeights:
     """Read what `train.init_from` names: the averaged weights of a run or checkpoint, or those of a file.
 
     Raises:
@@ -71,7 +71,7 @@ def inherit(recipe: Recipe) -> Inheritance:
     notes = [f"begins with {old} of {path} ({sha256[:16]})" + (grown if added else "")]
     if unlike := list(_unlike(source.recipe, recipe, added)):
         notes.append(f"{path} was trained otherwise: {'; '.join(unlike)}")
-    return Inheritance(tensors, sha256, tuple(notes))
+    return InitialWeights(tensors, sha256, tuple(notes))
 
 
 def _check_sizes(here: ModelRecipe, source: ModelRecipe, added: int, where: str) -> None:

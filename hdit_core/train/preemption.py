@@ -88,7 +88,7 @@ class StopRequest:
 
 
 @contextmanager
-def listen(stop_file: Path, deadline: Deadline) -> Iterator[StopRequest]:
+def stop_signals(stop_file: Path, deadline: Deadline) -> Iterator[StopRequest]:
     """Listen for SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2, the stop file and the clock while the body runs."""
     request = StopRequest(stop_file, deadline)
     before = {number: signal.signal(number, request._note) for number in SIGNALS}

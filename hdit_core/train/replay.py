@@ -11,20 +11,20 @@ import numpy as np
 
 from hdit_core.checkpoint.layout import CHECKPOINT_NAME, checkpoint_folders, recipe_file
 from hdit_core.checkpoint.load import Checkpoint, open_checkpoint
-from hdit_core.checkpoint.state import Skip
+from hdit_core.checkpoint.state import SkippedImages
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.errors import CheckpointError, UsageError
-from hdit_core.files import write_whole
+from hdit_core.files import write_atomic
 from hdit_core.images import png_bytes, sheet, to_uint8
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.context import Workplace, workplace
+from hdit_core.train.context import RunContext, run_context
 from hdit_core.train.deterministic import kept_so_far
-from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.monitor.incidents import in_json
 from hdit_core.train.run_folder import check_same
-from hdit_core.train.step.batch_plan import Step, steps
-from hdit_core.train.step.build import make_learner
-from hdit_core.train.step.dataloader import feed, order_of_run
+from hdit_core.train.step.batch_plan import PlannedStep, steps
+from hdit_core.train.step.build import build_learner
+from hdit_core.train.step.dataloader import build_dataloader, build_run_order
 from hdit_core.train.step.result import StepResult
 from hdit_core.train.step.train_step import Learner
 
@@ -90,7 +90,7 @@ def replay(
     number: int,
     *,
     device: str = "auto",
-    watcher: Watcher | None = None,
+    callbacks: Callbacks | None = None,
     save_images: Path | None = None,
     on_step: Callable[[int, int], None] = lambda done, total: None,
     deterministic: bool = False,
@@ -111,31 +111,33 @@ def replay(
         CheckpointError: no checkpoint before the step is intact.
         NotFinite: a step on the way to it is not.
     """
-    watcher = watcher or Watcher()
+    callbacks = callbacks or Callbacks()
     if not recipe_file(run).exists():
         raise UsageError(f"{run}: is not a run of hdit; give the run of the step with --out")
     check_same(run, recipe)
-    checkpoint, skips = _checkpoint_before(run, number, watcher)
+    checkpoint, skips = _checkpoint_before(run, number, callbacks)
     begin = (checkpoint.state.step, checkpoint.state.num_images) if checkpoint else (0, 0)
     way = _way(recipe, begin, skips, number)
-    with workplace(recipe, device, watcher, deterministic) as place:
+    with run_context(recipe, device, callbacks, deterministic) as place:
         if checkpoint is not None:
-            kept_so_far(checkpoint.state, deterministic, watcher.on_note)
-        learner = make_learner(recipe, checkpoint, place.world, place.device, watcher.on_note)
-        with closing(feed(recipe, place.reader, way, learner.pieces, skips)) as batches:
+            kept_so_far(checkpoint.state, deterministic, callbacks.on_note)
+        learner = build_learner(recipe, checkpoint, place.world, place.device, callbacks.on_note)
+        with closing(build_dataloader(recipe, place.reader, way, learner.micro_batches, skips)) as batches:
             for done, step in enumerate(way[:-1]):
                 on_step(done, len(way))
-                learner.update(step, batches)
-            result = learner.measure(way[-1], batches)
+                learner.train_step(step, batches)
+            result = learner.forward_backward(way[-1], batches)
             on_step(len(way), len(way))
         images = tuple(_images(recipe, place, learner, way[-1], skips, result))
         if save_images and place.world.is_main:
             worst = _worst(images)
-            write_whole(save_images, png_bytes(_pictures(recipe, place.reader, way[-1], skips, worst)))
+            write_atomic(save_images, png_bytes(_pictures(recipe, place.reader, way[-1], skips, worst)))
     return Replay(number, begin[0], result, images)
 
 
-def _checkpoint_before(run: Path, number: int, watcher: Watcher) -> tuple[Checkpoint | None, tuple[Skip, ...]]:
+def _checkpoint_before(
+    run: Path, number: int, callbacks: Callbacks
+) -> tuple[Checkpoint | None, tuple[SkippedImages, ...]]:
     """Return the newest intact checkpoint that the step came after, None for the run's beginning."""
     complaints = []
     for folder in checkpoint_folders(run):
@@ -146,15 +148,15 @@ def _checkpoint_before(run: Path, number: int, watcher: Watcher) -> tuple[Checkp
             except CheckpointError as error:
                 complaints.append(str(error))
                 continue
-            watcher.on_note(f"from {folder}")
+            callbacks.on_note(f"from {folder}")
             return checkpoint, checkpoint.state.skips
     for complaint in complaints:
-        watcher.on_note(f"passed over: {complaint}")
-    watcher.on_note(f"from the beginning: {run} has no intact checkpoint before step {number}")
+        callbacks.on_note(f"passed over: {complaint}")
+    callbacks.on_note(f"from the beginning: {run} has no intact checkpoint before step {number}")
     return None, ()
 
 
-def _way(recipe: Recipe, begin: tuple[int, int], skips: tuple[Skip, ...], number: int) -> list[Step]:
+def _way(recipe: Recipe, begin: tuple[int, int], skips: tuple[SkippedImages, ...], number: int) -> list[PlannedStep]:
     """Return the steps from a checkpoint's (step, images) to the one that is wanted."""
     way = []
     for step in steps(recipe.train, *begin, skips):
@@ -166,28 +168,33 @@ def _way(recipe: Recipe, begin: tuple[int, int], skips: tuple[Skip, ...], number
 
 
 def _images(
-    recipe: Recipe, place: Workplace, learner: Learner, step: Step, skips: tuple[Skip, ...], result: StepResult
+    recipe: Recipe,
+    context: RunContext,
+    learner: Learner,
+    step: PlannedStep,
+    skips: tuple[SkippedImages, ...],
+    result: StepResult,
 ) -> Iterator[ReplayedImage]:
     numbers = range(step.first, step.first + step.batch_size)
-    indices = order_of_run(recipe, place.reader, skips).images_at(np.array(numbers)).tolist()
-    alone = place.world.size == 1
-    norms = _grad_norms(recipe, place.reader, learner, step, skips) if alone else [None] * step.batch_size
+    indices = build_run_order(recipe, context.reader, skips).images_at(np.array(numbers)).tolist()
+    alone = context.world.size == 1
+    norms = _grad_norms(recipe, context.reader, learner, step, skips) if alone else [None] * step.batch_size
     for number, index, sigma, loss, norm in zip(numbers, indices, result.sigmas, result.losses, norms, strict=True):
-        yield ReplayedImage(number, index, place.reader.where(index), sigma, loss, norm)
+        yield ReplayedImage(number, index, context.reader.where(index), sigma, loss, norm)
 
 
 def _grad_norms(
-    recipe: Recipe, reader: ImageReader, learner: Learner, step: Step, skips: tuple[Skip, ...]
+    recipe: Recipe, reader: ImageReader, learner: Learner, step: PlannedStep, skips: tuple[SkippedImages, ...]
 ) -> Iterator[float]:
     """Yield the norm of the gradient of each image's loss by itself."""
-    with closing(feed(recipe, reader, [step], _one_by_one, skips)) as batches:
+    with closing(build_dataloader(recipe, reader, [step], _one_by_one, skips)) as batches:
         for batch in batches:
             learner.optimizer.zero_grad(set_to_none=True)
             learner.losses(batch, learner.sigmas(step, batch)).sum().backward()
             yield learner.grad_norm()
 
 
-def _one_by_one(step: Step) -> list[range]:
+def _one_by_one(step: PlannedStep) -> list[range]:
     return [range(number, number + 1) for number in range(step.first, step.first + step.batch_size)]
 
 
@@ -198,11 +205,11 @@ def _worst(images: tuple[ReplayedImage, ...]) -> list[int]:
 
 
 def _pictures(
-    recipe: Recipe, reader: ImageReader, step: Step, skips: tuple[Skip, ...], numbers: list[int]
+    recipe: Recipe, reader: ImageReader, step: PlannedStep, skips: tuple[SkippedImages, ...], numbers: list[int]
 ) -> np.ndarray:
     """Lay some images of a step out as the network took them, each with its number under it."""
     with closing(
-        feed(recipe, reader, [step], lambda step: [range(n, n + 1) for n in numbers], skips, workers=0)
+        build_dataloader(recipe, reader, [step], lambda step: [range(n, n + 1) for n in numbers], skips, workers=0)
     ) as batches:
         pictures = np.concatenate([to_uint8(batch.to("cpu").images) for batch in batches])
     return sheet(pictures, [str(number) for number in numbers])

@@ -7,21 +7,21 @@ import torch
 
 from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders, log_file
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
-from hdit_core.checkpoint.state import Skip, State
-from hdit_core.checkpoint.status import read_status, telling_failure
+from hdit_core.checkpoint.state import SkippedImages, State
+from hdit_core.checkpoint.status import read_status, recording_failure
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.distributed import World
 from hdit_core.errors import CheckpointError
 from hdit_core.files import remove_temporaries
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.context import Workplace, workplace
+from hdit_core.train.context import RunContext, run_context
 from hdit_core.train.deterministic import kept_so_far, naming_operation
-from hdit_core.train.init_from import NOTHING, Inheritance, inherit
-from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.init_from import NOTHING, InitialWeights, load_initial_weights
+from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.monitor.incidents import RollBack
-from hdit_core.train.monitor.trackers import check_boards
-from hdit_core.train.run_folder import claimed_folder, keep_recipe
-from hdit_core.train.step.build import make_learner
+from hdit_core.train.monitor.trackers import check_trackers
+from hdit_core.train.run_folder import keep_recipe, locked_run_folder
+from hdit_core.train.step.build import build_learner
 from hdit_core.train.trainer import Trainer
 
 
@@ -30,7 +30,7 @@ def train(
     run: Path,
     *,
     device: str = "auto",
-    watcher: Watcher | None = None,
+    callbacks: Callbacks | None = None,
     deterministic: bool = False,
 ) -> State:
     """Train a recipe in a folder and return where the run stands in the end.
@@ -41,7 +41,7 @@ def train(
     Args:
         run: the run's folder; made where it is missing.
         device: `"auto"`, `"cpu"`, `"cuda"`, ...
-        watcher: is told of progress.
+        callbacks: is told of progress.
         deterministic: whether every sum has to be in one order, on any device; what cannot keep it is refused.
 
     Raises:
@@ -54,68 +54,68 @@ def train(
         StoppedEarly: a signal or the stop file asked for it; everything is saved.
         HditError: another rank is gone.
     """
-    watcher = watcher or Watcher()
-    check_boards(watcher.boards)
+    callbacks = callbacks or Callbacks()
+    check_trackers(callbacks.trackers)
     with ExitStack() as held:
-        place = held.enter_context(workplace(recipe, device, watcher, deterministic))
-        inherited = inherit(recipe) if recipe.train.init_from and not checkpoint_folders(run) else NOTHING
-        place.world.lead(lambda: _prepare_folder(run, recipe, held), place.device)
-        held.enter_context(telling_failure(run, place.world.is_main))
-        held.enter_context(place.roll_call.naming())
+        place = held.enter_context(run_context(recipe, device, callbacks, deterministic))
+        inherited = load_initial_weights(recipe) if recipe.train.init_from and not checkpoint_folders(run) else NOTHING
+        place.world.on_main_rank(lambda: _prepare_folder(run, recipe, held), place.device)
+        held.enter_context(recording_failure(run, place.world.is_main))
+        held.enter_context(place.roll_call.watching())
         held.enter_context(naming_operation())
-        skips: tuple[Skip, ...] | None = None
+        skips: tuple[SkippedImages, ...] | None = None
         while True:
             try:
-                return _trainer(recipe, run, place, watcher, skips, inherited).fit()
+                return _trainer(recipe, run, place, callbacks, skips, inherited).fit()
             except RollBack as problem:
-                watcher.on_note(f"{problem}; back to the last checkpoint, and on without the images of that step")
+                callbacks.on_note(f"{problem}; back to the last checkpoint, and on without the images of that step")
                 skips = problem.skips
 
 
 def _trainer(
     recipe: Recipe,
     run: Path,
-    place: Workplace,
-    watcher: Watcher,
-    skips: tuple[Skip, ...] | None,
-    inherited: Inheritance,
+    context: RunContext,
+    callbacks: Callbacks,
+    skips: tuple[SkippedImages, ...] | None,
+    inherited: InitialWeights,
 ) -> Trainer:
     """Build what trains from the newest checkpoint on, or from what it inherits.
 
     Args:
         skips: images to be passed over; None: those of the checkpoint.
     """
-    world, device, reader = place.world, place.device, place.reader
-    checkpoint = _find_checkpoint(run, reader, world, device, watcher)
+    world, device, reader = context.world, context.device, context.reader
+    checkpoint = _find_checkpoint(run, reader, world, device, callbacks)
     inherited = inherited if checkpoint is None else NOTHING
     for note in inherited.notes:
-        watcher.on_note(note)
-    learner = make_learner(recipe, checkpoint, world, device, watcher.on_note, inherited.tensors)
-    world.lead(lambda: keep_recipe(run, recipe), device)
+        callbacks.on_note(note)
+    learner = build_learner(recipe, checkpoint, world, device, callbacks.on_note, inherited.tensors)
+    world.on_main_rank(lambda: keep_recipe(run, recipe), device)
     begin = State(step=0, num_images=0, data_hash=reader.manifest.root, init_from=inherited.sha256)
     start = checkpoint.state if checkpoint else begin
-    _tell_if_overdone(run, start, recipe, watcher)
-    kept = kept_so_far(start, place.in_one_order, watcher.on_note)
+    _tell_if_overdone(run, start, recipe, callbacks)
+    kept = kept_so_far(start, context.deterministic, callbacks.on_note)
     changed = {"world_size": world.size, "deterministic": kept} | ({} if skips is None else {"skips": skips})
-    return Trainer(learner, reader, run, start.model_copy(update=changed), watcher, is_saved=not inherited.tensors)
+    return Trainer(learner, reader, run, start.model_copy(update=changed), callbacks, is_saved=not inherited.tensors)
 
 
-def _tell_if_overdone(run: Path, start: State, recipe: Recipe, watcher: Watcher) -> None:
+def _tell_if_overdone(run: Path, start: State, recipe: Recipe, callbacks: Callbacks) -> None:
     total, last = recipe.train.num_images, recipe.train.batch_size_at(start.num_images)
     if start.num_images >= total + last:  # the last step may go beyond by less than its images
-        watcher.on_note(
+        callbacks.on_note(
             f"{run}: was trained on {start.num_images} images already, more than train.num_images = {total}; nothing "
             "is left to do"
         )
 
 
 def _prepare_folder(run: Path, recipe: Recipe, held: ExitStack) -> None:
-    held.enter_context(claimed_folder(run, recipe))
+    held.enter_context(locked_run_folder(run, recipe))
     remove_temporaries(run / "checkpoints")
 
 
 def _find_checkpoint(
-    run: Path, reader: ImageReader, world: World, device: torch.device, watcher: Watcher
+    run: Path, reader: ImageReader, world: World, device: torch.device, callbacks: Callbacks
 ) -> Checkpoint | None:
     """Return what the run goes on from: the main rank looks and verifies, the others open what it found."""
     found: list[Checkpoint] = []
@@ -123,22 +123,22 @@ def _find_checkpoint(
     def look() -> None:
         checkpoint, complaints = newest_checkpoint(run)
         for complaint in complaints:
-            watcher.on_note(f"passed over: {complaint}")
+            callbacks.on_note(f"passed over: {complaint}")
         if checkpoint is not None:
             _check_data_hash(run, checkpoint, reader)
-            watcher.on_note(f"resuming {checkpoint.folder}")
+            callbacks.on_note(f"resuming {checkpoint.folder}")
             found.append(checkpoint)
         else:
-            _check_new(run, watcher)
+            _check_new(run, callbacks)
 
-    world.lead(look, device)
+    world.on_main_rank(look, device)
     chosen_step = world.union([checkpoint.state.step for checkpoint in found], device)
     if found or not chosen_step:
         return found[0] if found else None
     return open_checkpoint(checkpoint_folder(run, chosen_step[0]), verified=True)
 
 
-def _check_new(run: Path, watcher: Watcher) -> None:
+def _check_new(run: Path, callbacks: Callbacks) -> None:
     """Refuse to begin again where a run had been saved: that would throw away what it has learned.
 
     Its status tells of steps that were saved, its log of others too.
@@ -149,7 +149,7 @@ def _check_new(run: Path, watcher: Watcher) -> None:
             f"{run / 'checkpoints'}, or begin a new run with --out"
         )
     if log_file(run).exists():
-        watcher.on_note(f"{run}: has no checkpoint yet, and begins again at step 0")
+        callbacks.on_note(f"{run}: has no checkpoint yet, and begins again at step 0")
 
 
 def _check_data_hash(run: Path, checkpoint: Checkpoint, reader: ImageReader) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from hdit_core.checkpoint.layout import recipe_file
 from hdit_core.errors import RecipeError, UsageError
-from hdit_core.files import write_whole
+from hdit_core.files import write_atomic
 from hdit_core.recipe.read import read_recipe
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.write import recipe_toml
@@ -108,11 +108,11 @@ def _locked(run: Path) -> Iterator[None]:
 
 def keep_recipe(run: Path, recipe: Recipe) -> None:
     """Write the recipe that a run is trained by from here on."""
-    write_whole(recipe_file(run), recipe_toml(recipe))
+    write_atomic(recipe_file(run), recipe_toml(recipe))
 
 
 @contextmanager
-def claimed_folder(run: Path, recipe: Recipe) -> Iterator[None]:
+def locked_run_folder(run: Path, recipe: Recipe) -> Iterator[None]:
     """Make the folder of a run, or recognise it as this recipe's, and keep other processes out while the body runs.
 
     The recipe of a run that has begun stays as it is until `keep_recipe`: what the run cannot go on with leaves no

@@ -6,7 +6,7 @@ import numpy as np
 
 from hdit_core.checkpoint.layout import grid_file
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.files import write_whole
+from hdit_core.files import write_atomic
 from hdit_core.generate.generate import collect, generate
 from hdit_core.images import png_bytes, sheet
 from hdit_core.train.step.train_step import Learner
@@ -34,5 +34,5 @@ def draw_grid(learner: Learner, run: Path, num_images: int, classes: tuple[str, 
     path = grid_file(run, num_images)
     if learner.world.is_main:
         path.parent.mkdir(exist_ok=True)
-        write_whole(path, png_bytes(sheet(np.asarray(images), captions, columns)))
+        write_atomic(path, png_bytes(sheet(np.asarray(images), captions, columns)))
     return path

@@ -10,24 +10,24 @@ from hdit_core.checkpoint.ema.snapshots import remove_snapshots_after
 from hdit_core.checkpoint.layout import stop_file
 from hdit_core.checkpoint.log import Log
 from hdit_core.checkpoint.state import State
-from hdit_core.checkpoint.status import Standing, write_status
+from hdit_core.checkpoint.status import RunStatus, write_status
 from hdit_core.data.loader.quarantine import Quarantine
 from hdit_core.data.loader.reader import ImageReader
-from hdit_core.data.loader.workers import naming_dead_workers
+from hdit_core.data.loader.workers import translate_worker_errors
 from hdit_core.errors import StoppedEarly
-from hdit_core.train.async_checkpoint import Saver
-from hdit_core.train.evaluation import Scores, open_scores
-from hdit_core.train.monitor.callbacks import Progress, Watcher
-from hdit_core.train.monitor.incidents import Alarm, Incidents
-from hdit_core.train.monitor.metrics import advanced, log_fields, with_new_interval
+from hdit_core.train.async_checkpoint import AsyncCheckpointer
+from hdit_core.train.evaluation import PeriodicEvaluation, open_scores
+from hdit_core.train.monitor.callbacks import Callbacks, Progress
+from hdit_core.train.monitor.incidents import Incidents, StepGuard
+from hdit_core.train.monitor.metrics import log_fields, next_state, with_new_log_window
 from hdit_core.train.monitor.throughput import image_flops, peak_bytes, peak_flops_per_s
-from hdit_core.train.monitor.trackers import Boards, opened_boards
+from hdit_core.train.monitor.trackers import Trackers, open_trackers
 from hdit_core.train.optim.lr_schedule import lr_factor
 from hdit_core.train.optim.optimizer import optimizer_tensors
-from hdit_core.train.preemption import Deadline, StopRequest, job_end_s, listen
+from hdit_core.train.preemption import Deadline, StopRequest, job_end_s, stop_signals
 from hdit_core.train.sample_grid import draw_grid
-from hdit_core.train.step.batch_plan import Step, steps
-from hdit_core.train.step.dataloader import Feed, feed
+from hdit_core.train.step.batch_plan import PlannedStep, steps
+from hdit_core.train.step.dataloader import TimedLoader, build_dataloader
 from hdit_core.train.step.result import NotFinite, StepResult
 from hdit_core.train.step.train_step import Learner
 
@@ -41,7 +41,7 @@ class Trainer:
         reader: ImageReader,
         run: Path,
         start: State,
-        watcher: Watcher,
+        callbacks: Callbacks,
         is_saved: bool = True,
     ) -> None:
         """
@@ -53,17 +53,22 @@ class Trainer:
         self._reader = reader
         self._run = run
         self._state = start
-        self._watcher = watcher
+        self._callbacks = callbacks
         self._saved_step = start.step if is_saved else None
-        self._saver = Saver(run, self._recipe, learner.world, learner.device, self._on_saved, watcher.on_note)
-        self._boards = Boards()
-        self._scores: Scores | None = None
+        self._saver = AsyncCheckpointer(
+            run, self._recipe, learner.world, learner.device, self._on_saved, callbacks.on_note
+        )
+        self._boards = Trackers()
+        self._scores: PeriodicEvaluation | None = None
         incidents = Incidents(run, self._recipe, reader, learner.world)
-        self._alarm = Alarm(self._recipe.train, incidents, watcher.on_note)
+        self._alarm = StepGuard(self._recipe.train, incidents, callbacks.on_note)
         self._peak_flops_per_s = peak_flops_per_s(learner.device, learner.dtype)
         self._images_per_s: float | None = None  # of the last interval
         most = self._recipe.data.max_damaged
-        self._damaged, self._damaged_here = Quarantine(most, watcher.on_note), Quarantine(most)  # on all ranks, on this
+        self._damaged, self._damaged_here = (
+            Quarantine(most, callbacks.on_note),
+            Quarantine(most),
+        )  # on all ranks, on this
         for quarantine in (self._damaged, self._damaged_here):
             quarantine.damaged.update(start.memory.damaged)
 
@@ -79,12 +84,12 @@ class Trainer:
             HditError: the main rank failed, and this is another.
         """
         deadline = Deadline(job_end_s(os.environ), lambda: self._saver.slowest_s)
-        listening = listen(stop_file(self._run), deadline)
-        names = self._watcher.boards if self._learner.world.is_main else ()
-        boards = opened_boards(names, self._run, self._recipe, self._state.num_images)
+        listening = stop_signals(stop_file(self._run), deadline)
+        names = self._callbacks.trackers if self._learner.world.is_main else ()
+        boards = open_trackers(names, self._run, self._recipe, self._state.num_images)
         with (
             listening as stop,
-            naming_dead_workers(),
+            translate_worker_errors(),
             boards as self._boards,
             closing(self._feed()) as batches,
             self._saver,
@@ -94,7 +99,7 @@ class Trainer:
                 remove_snapshots_after(self._run, self._state.num_images)
             self._write_status("running")
             self._save()
-            self._scores = open_scores(self._learner, self._run, self._state, self._watcher.on_note)
+            self._scores = open_scores(self._learner, self._run, self._state, self._callbacks.on_note)
             self._score(stop)
             self._stop_if_asked(stop)
             for step in self._steps_left():
@@ -106,12 +111,14 @@ class Trainer:
         self._write_status("done")
         return self._state
 
-    def _steps_left(self) -> Iterator[Step]:
+    def _steps_left(self) -> Iterator[PlannedStep]:
         return steps(self._recipe.train, self._state.step, self._state.num_images, self._state.skips)
 
-    def _feed(self) -> Feed:
-        plan, pieces = self._steps_left(), self._learner.pieces
-        return feed(self._recipe, self._reader, plan, pieces, self._state.skips, quarantine=self._damaged_here)
+    def _feed(self) -> TimedLoader:
+        plan, pieces = self._steps_left(), self._learner.micro_batches
+        return build_dataloader(
+            self._recipe, self._reader, plan, pieces, self._state.skips, quarantine=self._damaged_here
+        )
 
     def _count_damaged(self) -> None:
         """Tell all ranks which images are damaged: they count alike, and end at the same step if there are too many."""
@@ -120,13 +127,13 @@ class Trainer:
             found = self._learner.world.union(here.keys() - known.keys(), self._learner.device)
             self._damaged.add({index: here.get(index) or self._reader.where(index) for index in found})
 
-    def _take(self, step: Step, batches: Feed, log: Log | None) -> None:
+    def _take(self, step: PlannedStep, batches: TimedLoader, log: Log | None) -> None:
         """Take one step, and do what falls due with it."""
         began_at, waited_s = time.perf_counter(), batches.waited_s
         result = self._update(step, batches)
         elapsed_s = time.perf_counter() - began_at - result.compile_s
         self._count_damaged()
-        self._state = advanced(
+        self._state = next_state(
             self._state,
             step,
             result,
@@ -146,20 +153,20 @@ class Trainer:
         if last or _crosses(train.sample_every_images, step):
             self._draw_grid()
 
-    def _update(self, step: Step, batches: Feed) -> StepResult:
+    def _update(self, step: PlannedStep, batches: TimedLoader) -> StepResult:
         """Let the learner take a step, and look whether it went wrong."""
         try:
-            result = self._learner.update(step, batches)
+            result = self._learner.train_step(step, batches)
         except NotFinite as problem:
             self._alarm.not_finite(step, problem, self._state)
         if result.compile_s:
-            self._watcher.on_note(f"compiled in {result.compile_s:.0f} s")
+            self._callbacks.on_note(f"compiled in {result.compile_s:.0f} s")
         return result
 
     def _report(self, log: Log | None, lr: float) -> None:
         """Write a line of the log, and begin a new interval, on all ranks."""
         fields, state = log_fields(self._state.memory.interval), self._state
-        self._state = with_new_interval(state)
+        self._state = with_new_log_window(state)
         self._images_per_s = fields["images_per_s"]
         if log is None:
             return
@@ -172,13 +179,13 @@ class Trainer:
         log.write(record)
         self._boards.add_record(record)
         means = (fields["loss"], fields["grad_norm"], lr, fields["images_per_s"])
-        self._watcher.on_progress(Progress(state.step, state.num_images, self._recipe.train.num_images, *means))
+        self._callbacks.on_progress(Progress(state.step, state.num_images, self._recipe.train.num_images, *means))
 
     def _draw_grid(self) -> None:
         if self._recipe.train.sample_every_images and self._learner.draws:
             classes = self._reader.manifest.contents.classes
             path = draw_grid(self._learner, self._run, self._state.num_images, tuple(classes or ()))
-            self._watcher.on_note(f"samples: {path}")
+            self._callbacks.on_note(f"samples: {path}")
             self._boards.add_sheet(path, self._state.num_images)
 
     def _snapshot(self) -> None:
@@ -207,7 +214,7 @@ class Trainer:
 
     def _on_saved(self, state: State, folder: Path) -> None:
         self._write_status("running", state)
-        self._watcher.on_note(f"saved {folder}")
+        self._callbacks.on_note(f"saved {folder}")
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
         """End here if a save failed, or some rank was asked to stop; all ranks come by together."""
@@ -230,13 +237,13 @@ class Trainer:
             f"({self._state.num_images} images); all is saved, and the same command goes on from here"
         )
 
-    def _write_status(self, standing: Standing, state: State | None = None, **more: str) -> None:
+    def _write_status(self, standing: RunStatus, state: State | None = None, **more: str) -> None:
         if self._learner.world.is_main:
             state = state or self._state
             speed = {"images_per_s": self._images_per_s} if self._images_per_s else {}
             write_status(self._run, standing, state.step, state.num_images, **speed, **more)
 
 
-def _crosses(every: int, step: Step) -> bool:
+def _crosses(every: int, step: PlannedStep) -> bool:
     """Return whether a multiple of `every` images lies within a step; never for 0."""
     return bool(every) and step.num_images // every != (step.num_images + step.batch_size) // every

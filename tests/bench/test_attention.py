@@ -18,7 +18,7 @@ def in_this_process(work, *arguments, device, threads, say=lambda line: None):
 
 @pytest.fixture
 def here(monkeypatch):
-    monkeypatch.setattr(attention, "measured", in_this_process)
+    monkeypatch.setattr(attention, "measure_in_child_process", in_this_process)
     monkeypatch.setattr(attention, "rate_of", lambda device, dtype, say: 1e9)
 
 

@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 
-from hdit_core.bench.child_process import OutOfMemory, apart, free_bytes, measured
+from hdit_core.bench.child_process import OutOfMemory, free_bytes, in_child_process, measure_in_child_process
 from hdit_core.errors import DataError, is_out_of_memory
 
 MIB = 2**20
@@ -40,33 +40,33 @@ def blunder(say):
 
 def test_work_is_done_in_another_process_with_its_own_threads_and_remarks_come_back():
     remarks = []
-    (number, process, threads), _ = apart(describe, 4, threads=2, say=remarks.append)
+    (number, process, threads), _ = in_child_process(describe, 4, threads=2, say=remarks.append)
     assert (number, threads, remarks) == (5, 2, ["told 4"])
     assert process != os.getpid()
 
 
 @linux
 def test_the_peak_is_what_was_held_at_most_and_each_work_has_its_own():
-    (_, large), (_, small) = apart(fill, 200, threads=1), apart(fill, 20, threads=1)
+    (_, large), (_, small) = in_child_process(fill, 200, threads=1), in_child_process(fill, 20, threads=1)
     assert large.peak_bytes == pytest.approx(200 * MIB, abs=20 * MIB)
     assert small.peak_bytes == pytest.approx(20 * MIB, abs=20 * MIB)
 
 
 def test_what_does_not_fit_is_an_error_that_says_what_is_free():
     with pytest.raises(OutOfMemory, match=r"does not fit into the memory (of [\d.]+ GiB that are|that is) free"):
-        apart(fill_what_is_not_there, threads=1)
+        in_child_process(fill_what_is_not_there, threads=1)
 
 
 def test_a_process_that_the_system_ends_is_an_error_and_no_wait():
     with pytest.raises(OutOfMemory, match=r"was ended by the system \(code 9\): there is not enough memory"):
-        apart(die, 9, threads=1)
+        in_child_process(die, 9, threads=1)
 
 
 def test_what_a_user_can_mend_comes_through_and_a_bug_is_said_to_be_above():
     with pytest.raises(DataError, match=r"^a shard is damaged$"):
-        apart(find_damage, threads=1)
+        in_child_process(find_damage, threads=1)
     with pytest.raises(RuntimeError, match="its traceback is printed above"):
-        apart(blunder, threads=1)
+        in_child_process(blunder, threads=1)
 
 
 @linux
@@ -86,9 +86,9 @@ def test_a_gpu_that_is_full_is_named_and_other_errors_stay_what_they_are(monkeyp
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 110)
     gpu = torch.device("cuda")
 
-    (number, process, _), memory = measured(describe, 4, device=gpu, threads=1)
+    (number, process, _), memory = measure_in_child_process(describe, 4, device=gpu, threads=1)
     assert (number, process, memory.peak_bytes) == (5, os.getpid(), 100)
     assert calls == ["empty_cache", "reset_peak_memory_stats"]
     with pytest.raises(OutOfMemory, match="does not fit into the memory of cuda"):
-        measured(fail_on_the_gpu, device=gpu, threads=1)
+        measure_in_child_process(fail_on_the_gpu, device=gpu, threads=1)
     assert not is_out_of_memory(RuntimeError("shapes differ"))

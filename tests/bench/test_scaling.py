@@ -73,7 +73,9 @@ def measured_by(answer):
 
 
 def test_both_networks_are_measured_in_both_directions_at_every_size(monkeypatch):
-    monkeypatch.setattr(scaling, "measured", measured_by(lambda work, *given: (work(*given, say=print), Memory(99))))
+    monkeypatch.setattr(
+        scaling, "measure_in_child_process", measured_by(lambda work, *given: (work(*given, say=print), Memory(99)))
+    )
     found = list(bench_scaling((32,), 128, CPU, torch.float32, threads=1, rounds=ONCE))
     assert [(figure.network, figure.direction) for figure in found] == [
         (name, direction) for name in ("HDiT-B/4", "DiT-B/4") for direction in ("forward", "forward+backward")
@@ -86,7 +88,7 @@ def test_both_networks_are_measured_in_both_directions_at_every_size(monkeypatch
 
 
 def test_a_size_that_would_take_too_long_is_left_out_and_said_to_be(monkeypatch):
-    monkeypatch.setattr(scaling, "measured", measured_by(lambda *given: (Timing((1.0,)), Memory(1))))
+    monkeypatch.setattr(scaling, "measure_in_child_process", measured_by(lambda *given: (Timing((1.0,)), Memory(1))))
     said = []
     found = list(bench_scaling((128, 256), 128, CPU, torch.float32, threads=1, most_s=5.0, say=said.append))
     problems = {(figure.network, figure.size_px): figure.problem for figure in found}
@@ -107,7 +109,7 @@ def test_what_does_not_fit_ends_no_run_and_larger_sizes_are_not_tried(monkeypatc
         tried.append(model.image_size[0])
         raise OutOfMemory("does not fit into the memory of 3.0 GiB that are free")
 
-    monkeypatch.setattr(scaling, "measured", measured_by(full))
+    monkeypatch.setattr(scaling, "measure_in_child_process", measured_by(full))
     found = list(bench_scaling((64, 128), 128, CPU, torch.float32, threads=1))
     assert set(tried) == {64}
     assert {figure.problem for figure in found if figure.size_px == 64} == {

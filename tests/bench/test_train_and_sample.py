@@ -26,7 +26,7 @@ def in_this_process(work, *arguments, device, threads, say=lambda line: None):
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
     for module in training, sampling:
-        monkeypatch.setattr(module, "measured", in_this_process)
+        monkeypatch.setattr(module, "measure_in_child_process", in_this_process)
         monkeypatch.setattr(module, "rate_of", lambda device, dtype, say: 1e12)
 
 
@@ -97,7 +97,7 @@ def test_a_step_that_does_not_fit_says_what_to_make_smaller(tiny_recipe, monkeyp
         return in_this_process(work, *arguments, **options)
 
     for module in training, sampling:
-        monkeypatch.setattr(module, "measured", full)
+        monkeypatch.setattr(module, "measure_in_child_process", full)
     with pytest.raises(
         OutOfMemory, match=r"8 images of 16x24, 8 at once, does not fit .* free; try --set train\.micro_batch_size=1"
     ):

@@ -11,7 +11,7 @@ from hdit_core.checkpoint.save import save_checkpoint
 from hdit_core.checkpoint.state import State
 from hdit_core.distributed import World
 from hdit_core.files import remove_temporaries
-from hdit_core.train.async_checkpoint import Saver
+from hdit_core.train.async_checkpoint import AsyncCheckpointer
 
 CPU = torch.device("cpu")
 
@@ -27,7 +27,7 @@ def state(step):
 
 def save(run, recipe, step):
     """Save as a run does: beside it, read back, and with the old ones pruned."""
-    with Saver(run, recipe, World(), CPU) as saver:
+    with AsyncCheckpointer(run, recipe, World(), CPU) as saver:
         saver.save(state(step), parts(step))
 
 

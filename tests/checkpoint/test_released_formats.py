@@ -21,10 +21,10 @@ from hdit_core.data.loader.build import open_reader
 from hdit_core.distributed import World
 from hdit_core.errors import CheckpointError
 from hdit_core.recipe.data import DataRecipe
-from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
 from hdit_core.train.run_folder import keep_recipe
-from hdit_core.train.step.build import make_learner
+from hdit_core.train.step.build import build_learner
 from tests.checkpoint.release import release
 
 RELEASED = Path(__file__).parent / "released"
@@ -77,7 +77,7 @@ def test_its_network_answers_as_it_did(name):
 @pytest.mark.parametrize("name", KNOWN)
 def test_training_goes_on_from_it(name):
     checkpoint = open_checkpoint(RELEASED / name)
-    learner = make_learner(checkpoint.recipe, checkpoint, World(), torch.device("cpu"))
+    learner = build_learner(checkpoint.recipe, checkpoint, World(), torch.device("cpu"))
     network = learner.ema.source
     check_fit(dict(network.state_dict()), checkpoint.tensors("model"), name)
     assert all(torch.equal(network.state_dict()[key], value) for key, value in checkpoint.tensors("model").items())
@@ -93,7 +93,7 @@ def test_a_run_of_format_2_goes_on_from_it_to_its_end_on_the_data_set_kept_besid
     recipe = recipe.model_copy(update={"data": data})
     shutil.copytree(released, checkpoint_folder(run, 2))
     keep_recipe(run, recipe)
-    state = train(recipe, run, device="cpu", watcher=Watcher(on_note=notes.append))
+    state = train(recipe, run, device="cpu", callbacks=Callbacks(on_note=notes.append))
 
     assert (state.step, state.num_images) == (3, 24) and f"resuming {checkpoint_folder(run, 2)}" in notes
     (line,) = read_log(run)  # of all three steps: it remembers the two before

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from hdit_core.checkpoint.layout import status_file
-from hdit_core.checkpoint.status import read_status, telling_failure, write_status
+from hdit_core.checkpoint.status import read_status, recording_failure, write_status
 from hdit_core.errors import NumericalError, StoppedEarly
 
 
@@ -33,15 +33,15 @@ def test_a_number_of_steps_that_is_none_is_not_said(tmp_path):
 )
 def test_what_failed_says_why_and_where_the_run_stood(tmp_path, error, reason):
     write_status(tmp_path, "running", 3, 24)
-    with pytest.raises(type(error)), telling_failure(tmp_path, is_main=True):
+    with pytest.raises(type(error)), recording_failure(tmp_path, is_main=True):
         raise error
     assert read_status(tmp_path) == {"state": "failed", "step": 3, "num_images": 24, "reason": reason}
 
 
 def test_a_request_to_stop_and_the_failure_of_another_rank_leave_the_status_alone(tmp_path):
     write_status(tmp_path, "preempted", 3, 24)
-    with pytest.raises(StoppedEarly), telling_failure(tmp_path, is_main=True):
+    with pytest.raises(StoppedEarly), recording_failure(tmp_path, is_main=True):
         raise StoppedEarly("stopped")
-    with pytest.raises(NumericalError), telling_failure(tmp_path, is_main=False):
+    with pytest.raises(NumericalError), recording_failure(tmp_path, is_main=False):
         raise NumericalError("nan")
     assert read_status(tmp_path)["state"] == "preempted"

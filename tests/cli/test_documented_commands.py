@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from hdit_cli.main import app, main
-from hdit_cli.plugins import offered
+from hdit_cli.plugins import discover_commands
 from hdit_core.recipe.read import shipped_recipes
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ BENCH_COMMANDS = ("attention", "train", "sample", "scaling", "data")
 RECIPE_COMMANDS = ("list", "show", "schema", "check", "copy")
 RUNS_COMMANDS = ("show", "compare")
 EDIT_COMMANDS = ("vary", "inpaint", "interpolate", "invert", "likelihood")
-COMMANDS = [[name] for name in offered() if name not in ("recipe", "runs")]
+COMMANDS = [[name] for name in discover_commands() if name not in ("recipe", "runs")]
 GROUPS = {"recipe": RECIPE_COMMANDS, "bench": BENCH_COMMANDS, "runs": RUNS_COMMANDS, "edit": EDIT_COMMANDS}
 COMMANDS += [[group, name] for group, names in GROUPS.items() for name in names]
 

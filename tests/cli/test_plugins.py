@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import pytest
 
 from hdit_cli.main import main
-from hdit_cli.plugins import offered
+from hdit_cli.plugins import discover_commands
 
 HEAVY = ["torch", "numpy", "scipy", "matplotlib", "PIL", "rich", "webdataset", "safetensors", "cleanfid"]
 ONE_COMMAND = """
@@ -51,7 +51,7 @@ def heavy_imports(code, heavy=HEAVY):
 def test_the_commands_of_hdit_come_through_the_same_door_as_anybodys():
     names = ["bench", "convert", "data", "edit", "ema", "eval-fid", "export", "flops", "plan", "prepare-data", "recipe"]
     names += ["runs", "sample", "slurm", "sweep", "train"]
-    assert [name for name, points in offered().items() if points[0].dist.name == "hdit-toolkit"] == names
+    assert [name for name, points in discover_commands().items() if points[0].dist.name == "hdit-toolkit"] == names
 
 
 def test_the_check_for_heavy_imports_sees_one():
@@ -63,9 +63,9 @@ def test_light_commands_import_nothing_heavy(args):
     assert heavy_imports(f"from hdit_cli.main import main; assert main({args}) == 0") == []
 
 
-@pytest.mark.parametrize("name", offered())
+@pytest.mark.parametrize("name", discover_commands())
 def test_the_help_of_every_command_imports_nothing_heavy(name):
-    module = offered()[name][0].value.partition(":")[0]
+    module = discover_commands()[name][0].value.partition(":")[0]
     if find_spec(module) is None:
         pytest.skip(f"{module} is not there yet")
     assert heavy_imports(f"from hdit_cli.main import main; assert main(['{name}', '--help']) == 0") == []

@@ -28,11 +28,11 @@ def test_a_mistake_is_told_by_the_main_rank_first(monkeypatch, capsys, waits, ra
         be_rank(monkeypatch, rank)
     assert main(["train", "mnist32", "--set", "train.lr=high"]) == 2
     assert "train.lr" in capsys.readouterr().err
-    assert waits == ([speaking.LET_MAIN_SPEAK_S] if rank else [])
+    assert waits == ([speaking.MAIN_RANK_WAIT_S] if rank else [])
 
 
 def fail(error):
-    with speaking.main_rank_first():
+    with speaking.main_rank_reports_first():
         raise error
 
 

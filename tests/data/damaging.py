@@ -14,7 +14,7 @@ def flip(path, place, bit=0):
 
 
 def files_of(verdict):
-    return {damage.file for damage in verdict.damages}
+    return {damage.file for damage in verdict.defects}
 
 
 def first_shard(folder):

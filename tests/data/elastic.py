@@ -3,7 +3,7 @@
 import torch
 
 from hdit_core.data.loader.batch import NETWORK_INPUTS, load_batches
-from hdit_core.data.loader.build import open_reader, order_of
+from hdit_core.data.loader.build import build_order, open_reader
 from hdit_core.distributed import World
 from hdit_core.train.step.batch_plan import micro_batches, parts, steps
 
@@ -24,7 +24,7 @@ def inputs_of(recipe, plan, world, workers):
             augment_prob=recipe.data.augment_prob,
             class_dropout=train.class_dropout,
             num_classes=recipe.model.num_classes,
-            order=order_of(recipe.data, reader.manifest.contents, train.seed, parts(train)),
+            order=build_order(recipe.data, reader.manifest.contents, train.seed, parts(train)),
         )
         for place, of_step in enumerate(pieces):
             for _ in of_step:

@@ -53,4 +53,4 @@ def test_memory_is_flat_but_for_the_names(tmp_path):
     peaks = {count: summary["peak_bytes"] for count, summary in found.items()}
     print(", ".join(f"{count:,} images: {peak / 2**20:.0f} MiB" for count, peak in peaks.items()))
     assert peaks[MOST] - peaks[LEAST] < (MOST - LEAST) * BYTES_AN_IMAGE
-    assert verify(tmp_path / str(MOST)).damages == ()
+    assert verify(tmp_path / str(MOST)).defects == ()

@@ -35,7 +35,7 @@ def images_of(folder):
 
 
 def damage_named(shard, level):
-    return {damage.file for damage in verify(shard.parent, level).damages} == {shard.name}
+    return {damage.file for damage in verify(shard.parent, level).defects} == {shard.name}
 
 
 def test_every_cut_is_found_by_verifying_and_by_reading(shard):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hdit_core.data.image_sets.image_set import ImageSet
-from hdit_core.distributed import join
+from hdit_core.distributed import init_ranks
 from hdit_core.evaluate import feature_batch as pieces
 from hdit_core.evaluate.extractors.extractor import Extractor
 from hdit_core.evaluate.features import gather as relay
@@ -51,18 +51,18 @@ def work(place: dict[str, str], out: str, num_pieces: int) -> None:
     """Take part in the measuring of so many pieces, and write the most pieces that were held at once to `out`."""
     os.environ.update(place)
     torch.set_num_threads(1)
-    pieces.IMAGES_PER_PIECE = PIECE
-    living, world = Living(), join("cpu")
+    pieces.IMAGES_PER_CHUNK = PIECE
+    living, world = Living(), init_ranks("cpu")
 
     def network(levels):
         time.sleep(0.005 if world.is_main else 0)  # the others have time to run ahead of it, if they may
         return levels.flatten(1)[:, :5]
 
     toy = Extractor("toy", "fd-toy", "kd-toy", 5, 8, PIECE, "0" * 64, network, torch.device("cpu"))
-    way, images = relay.Relay(world, toy.num_features), pictures(num_pieces * PIECE)
+    way, images = relay.FeatureGather(world, toy.num_features), pictures(num_pieces * PIECE)
     if world.is_main:
-        assert measure(images, toy, relay=way).statistics.n == num_pieces * PIECE
+        assert measure(images, toy, gather=way).statistics.n == num_pieces * PIECE
     else:
-        assist(images, toy, relay=way)
+        assist(images, toy, gather=way)
     Path(out).write_text(json.dumps(living.most))
-    world.leave()
+    world.destroy_ranks()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from hdit_core.distributed import join
+from hdit_core.distributed import init_ranks
 from hdit_core.errors import HditError
 from hdit_core.evaluate import feature_batch as pieces
 from hdit_core.evaluate import score
@@ -45,10 +45,10 @@ def work(place: dict[str, str], out: str, stuck_at: int | None, options: dict) -
     os.environ.update(place)
     os.environ.pop("MKL_CBWR", None)  # which the tests have set, and users have not
     torch.set_num_threads(1)
-    pieces.IMAGES_PER_PIECE = 8
+    pieces.IMAGES_PER_CHUNK = 8
     sweep.IMAGES_PER_PIECE = 8
     score.open_extractor = sweep.open_extractor = lambda *_: toy(stuck_at)
-    world = join("cpu")
+    world = init_ranks("cpu")
     try:
         grid = options.pop("sweep", None)
         settings = ScoreSettings(device="cpu", **options)
@@ -61,7 +61,7 @@ def work(place: dict[str, str], out: str, stuck_at: int | None, options: dict) -
         Path(out).write_text(f"{type(error).__name__}: {error}")
         sys.exit(1)
     finally:
-        world.leave()
+        world.destroy_ranks()
 
 
 @dataclass(frozen=True)

@@ -46,5 +46,5 @@ def test_images_can_be_picked_out_of_those_that_are_drawn(tiny_denoiser):
     images = generated_images(tiny_denoiser, "run", 6, 0, "uniform")
     whole = [read() for read in images.readers()]
     assert len(whole) == 6
-    assert np.array_equal(images.pick([4])[0], whole[4])
+    assert np.array_equal(images.read_many([4])[0], whole[4])
     assert generated_images(tiny_denoiser, "run", 6, 1, "uniform").identity != images.identity

@@ -4,7 +4,7 @@ import pytest
 
 from hdit_core.errors import UsageError
 from hdit_core.flops.adm import ADM
-from hdit_core.flops.baselines import ABLATIONS, DIT_B4, HDIT_B4, baseline, count_dit, dit, grown
+from hdit_core.flops.baselines import ABLATIONS, DIT_B4, HDIT_B4, baseline, count_dit, dit, scale_to_size
 from hdit_core.flops.count import count
 from hdit_core.flops.uvit import UViT
 from hdit_core.recipe.read import read_recipe
@@ -79,7 +79,7 @@ GROWN = {(64, 64): 2, (128, 128): 2, (128, 256): 2, (256, 256): 3, (256, 512): 3
 
 @pytest.mark.parametrize(("image_size", "levels"), list(GROWN.items()))
 def test_growing_copies_the_outermost_level_once_for_each_doubling(image_size, levels):
-    model = grown(HDIT_B4, image_size)
+    model = scale_to_size(HDIT_B4, image_size)
 
     assert model.image_size == image_size
     assert model.levels == (HDIT_B4.levels[0],) * (levels - 1) + HDIT_B4.levels[-1:]

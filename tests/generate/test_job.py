@@ -15,10 +15,10 @@ from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.distributed import World
 from hdit_core.generate import job as module
 from hdit_core.generate.generate import generate
-from hdit_core.generate.job import Job, fill_folder
+from hdit_core.generate.job import SamplingJob, fill_folder
 from hdit_core.generate.output.animation import trajectory_webp
 from hdit_core.generate.output.sample_folder import SampleFolder
-from hdit_core.generate.provenance import origin, weights_sha256
+from hdit_core.generate.provenance import provenance, weights_sha256
 from hdit_core.images import to_uint8
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.train.run import train
@@ -34,11 +34,13 @@ def denoiser(tiny_recipe):
 
 def job_of(denoiser, numbers, **more):
     settings = denoiser.recipe.sample.model_copy(update={"batch_size": 2, "steps": 2})
-    return Job(denoiser, list(numbers), 5, settings, (16, 24), **more)
+    return SamplingJob(denoiser, list(numbers), 5, settings, (16, 24), **more)
 
 
 def folder_of(job, path):
-    samples = SampleFolder(path, origin(job.denoiser, job.settings, job.seed, job.image_size, job.class_id), job.shape)
+    samples = SampleFolder(
+        path, provenance(job.denoiser, job.settings, job.seed, job.image_size, job.class_id), job.shape
+    )
     samples.begin()
     return samples
 
@@ -106,8 +108,8 @@ def test_however_short_the_budget_the_first_batch_comes(denoiser):
 
 def test_what_samples_are_made_from_names_everything_but_the_batch(denoiser):
     job = job_of(denoiser, range(2))
-    made = origin(denoiser, job.settings, 5, (16, 24), None)
-    assert made == origin(denoiser, job.settings.model_copy(update={"batch_size": 9}), 5, (16, 24), None)
+    made = provenance(denoiser, job.settings, 5, (16, 24), None)
+    assert made == provenance(denoiser, job.settings.model_copy(update={"batch_size": 9}), 5, (16, 24), None)
     before = weights_sha256(denoiser)
     with torch.no_grad():
         denoiser.network.patch_out.proj.weight[0, 0] += 1e-6

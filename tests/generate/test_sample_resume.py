@@ -22,7 +22,7 @@ from hdit_core.checkpoint import load_denoiser
 from hdit_core.distributed import World
 from hdit_core.errors import UsageError
 from hdit_core.generate.generate import Generated
-from hdit_core.generate.job import Job, fill_folder
+from hdit_core.generate.job import SamplingJob, fill_folder
 from hdit_core.generate.output.archives import SampleTar
 from hdit_core.generate.output.sample_folder import SampleFolder
 from tests.generate.sampling_ranks import TINIEST, begin, command, contents, end, survive, write_network
@@ -85,7 +85,7 @@ def test_killed_before_any_operation_on_files_the_folder_is_the_same(network, tm
 
     def run(out):
         settings = denoiser.recipe.sample.model_copy(update={"batch_size": 2})
-        job = Job(denoiser, range(4), 11, settings, (8, 12))
+        job = SamplingJob(denoiser, range(4), 11, settings, (8, 12))
         folder = SampleFolder(out, job.origin(), job.shape)
         folder.begin()
         folder.finish(fill_folder(job, folder, World(), torch.device("cpu"), lambda done: None), job.class_of)

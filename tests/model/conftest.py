@@ -12,7 +12,7 @@ from hdit_core.model.attention import qk_norm as similarity
 def without_rows(monkeypatch):
     """Let the formulas in PyTorch do what the compiled passes over rows would."""
     for module in (blocks, gate, norm, similarity):
-        monkeypatch.setattr(module, "rows_for", lambda *tensors: None)
+        monkeypatch.setattr(module, "rowwise_kernels", lambda *tensors: None)
 
 
 @pytest.fixture(params=[1, 2])

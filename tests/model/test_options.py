@@ -9,7 +9,7 @@ from hdit_core.errors import RecipeError
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.model.norm import ADA_NORMS, AdaLayerNorm
 from hdit_core.model.position import sine_positions
-from hdit_core.model.tokens import MERGES, TokenSplit
+from hdit_core.model.tokens import SKIPS, TokenSplit
 from tests.model.small_network import awake, inputs, level, recipe
 
 CPU = torch.device("cpu")
@@ -106,7 +106,7 @@ def test_with_additive_positions_nothing_turns_and_yet_cells_differ():
     ],
 )
 def test_the_way_up_meets_the_skip_connection_as_the_recipe_says(name, expected):
-    split = MERGES[name](8, 2)
+    split = SKIPS[name](8, 2)
     for parameter in split.parameters():
         torch.nn.init.normal_(parameter)
     if name == "lerp":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hdit_core.model.attention.qk_norm import cosine_rotary
+from hdit_core.model.attention.qk_norm import cosine_qk_norm_rope
 from hdit_core.model.conditioning import FourierFeatures
 from hdit_core.model.position import AxialRotary, coarser, grid_positions, rotary_frequencies
 
@@ -57,7 +57,7 @@ def naive(x, scale, positions, frequencies):
 def test_queries_and_keys_are_scaled_and_turned_as_the_formulas_say():
     module, positions = rotary(), grid_positions(3, 5, CPU)
     qkv, scale = torch.randn(2, 3, 5, 3, 2, 16, dtype=torch.float64), torch.tensor([10.0, 3.0], dtype=torch.float64)
-    query, key, value = cosine_rotary(qkv, scale, module(positions))
+    query, key, value = cosine_qk_norm_rope(qkv, scale, module(positions))
     expected = naive(qkv, scale, positions, module.frequencies)
     torch.testing.assert_close(query, expected[..., 0, :, :], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(key, expected[..., 1, :, :], rtol=1e-6, atol=1e-6)
@@ -68,14 +68,14 @@ def test_the_written_out_gradient_is_the_numerical_one():
     rotation = rotary(heads=2, head_dim=8)(grid_positions(1, 3, CPU))
     qkv = torch.randn(2, 1, 3, 3, 2, 8, dtype=torch.float64, requires_grad=True)
     scale = torch.tensor([10.0, 3.0], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda qkv, scale: cosine_rotary(qkv, scale, rotation), (qkv, scale))
+    assert torch.autograd.gradcheck(lambda qkv, scale: cosine_qk_norm_rope(qkv, scale, rotation), (qkv, scale))
 
 
 def test_logits_depend_on_the_distance_only_and_are_at_most_the_scale():
     module = rotary(heads=1, head_dim=16)
     scale = torch.tensor([10.0], dtype=torch.float64)
     feature = torch.randn(1, 1, 1, 1, 1, 16, dtype=torch.float64).expand(1, 4, 8, 3, 1, 16)
-    turned = cosine_rotary(feature, scale, module(grid_positions(4, 8, CPU)))[0][0, :, :, 0]
+    turned = cosine_qk_norm_rope(feature, scale, module(grid_positions(4, 8, CPU)))[0][0, :, :, 0]
     logits = torch.einsum("hwd,ijd->hwij", turned, turned)
     assert logits[0, 0, 1, 3].item() == pytest.approx(logits[2, 4, 3, 7].item(), rel=1e-5)
     assert logits[0, 0, 0, 0].item() == pytest.approx(10, rel=1e-5)
@@ -86,7 +86,7 @@ def test_logits_depend_on_the_distance_only_and_are_at_most_the_scale():
 def test_a_negative_scale_is_seen_as_nan(dtype):
     rotation = rotary().to(dtype)(grid_positions(2, 3, CPU))
     qkv = torch.randn(1, 2, 3, 3, 2, 16, dtype=dtype)
-    query, key, value = cosine_rotary(qkv, torch.tensor([1.0, -1.0], dtype=dtype), rotation)
+    query, key, value = cosine_qk_norm_rope(qkv, torch.tensor([1.0, -1.0], dtype=dtype), rotation)
     assert query[..., 1, :].isnan().all() and key[..., 1, :].isnan().all()
     assert value.isfinite().all() and query[..., 0, :].isfinite().all()
 
@@ -96,7 +96,9 @@ def test_16_bit_queries_are_turned_in_float32(dtype, without_rows):
     module, positions = rotary().float(), grid_positions(3, 5, CPU)
     qkv, scale = torch.randn(2, 3, 5, 3, 2, 16).to(dtype), torch.tensor([10.0, 3.0])
     for found, wide in zip(
-        cosine_rotary(qkv, scale, module(positions)), cosine_rotary(qkv.float(), scale, module(positions)), strict=True
+        cosine_qk_norm_rope(qkv, scale, module(positions)),
+        cosine_qk_norm_rope(qkv.float(), scale, module(positions)),
+        strict=True,
     ):
         assert found.dtype == dtype
         assert torch.equal(found, wide.to(dtype))

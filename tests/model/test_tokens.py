@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hdit_core.model.tokens import SkipSplit, TokenMerge, TokenSplit
+from hdit_core.model.tokens import LerpSkip, TokenMerge, TokenSplit
 
 
 def test_a_block_is_laid_out_row_by_row_with_its_features_together():
@@ -28,7 +28,7 @@ def test_a_split_undoes_a_merge(block):
 
 
 def test_the_mix_is_the_share_of_what_comes_up():
-    split = SkipSplit(8, 2)
+    split = LerpSkip(8, 2)
     split.proj.weight.data = torch.eye(8)
     x, skip = torch.randn(2, 3, 5, 8), torch.randn(2, 6, 10, 2)
     up = TokenSplit.forward(split, x)

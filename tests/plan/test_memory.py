@@ -10,19 +10,19 @@ from hdit_core.bench.train import endless_plan, random_batches
 from hdit_core.distributed import World
 from hdit_core.model.native.attention import unavailable
 from hdit_core.model.native.library import find_gemm
-from hdit_core.model.native.rowwise import load_rows
-from hdit_core.plan.memory import Place, training_memory
+from hdit_core.model.native.rowwise import load_rowwise_kernels
+from hdit_core.plan.memory import RankLayout, training_memory
 from hdit_core.recipe.read import check_recipe, read_recipe
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.step.build import make_learner
+from hdit_core.train.step.build import build_learner
 
 
 def there_are_passes() -> bool:
     """Return whether whole blocks run in one compiled pass here."""
-    return find_gemm() is not None and not isinstance(load_rows(), str)
+    return find_gemm() is not None and not isinstance(load_rowwise_kernels(), str)
 
 
-ON_A_CPU = Place(value_bytes=4, attention="native", pass_threads=int(there_are_passes()))
+ON_A_CPU = RankLayout(value_bytes=4, attention="native", pass_threads=int(there_are_passes()))
 
 
 def small(**train: object) -> Recipe:
@@ -58,13 +58,16 @@ RECIPES = {
 
 def measured_peak(recipe: Recipe) -> int:
     """Return the most that a step's allocations hold at once, beyond weights, averages and optimizer."""
-    learner = make_learner(recipe, None, World(), torch.device("cpu"))
-    plan, pieces = endless_plan(learner), (piece for step in endless_plan(learner) for piece in learner.pieces(step))
+    learner = build_learner(recipe, None, World(), torch.device("cpu"))
+    plan, pieces = (
+        endless_plan(learner),
+        (piece for step in endless_plan(learner) for piece in learner.micro_batches(step)),
+    )
     batches = random_batches(recipe, pieces)
-    learner.update(next(plan), batches)
+    learner.train_step(next(plan), batches)
     learner.optimizer.zero_grad(set_to_none=True)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        learner.update(next(plan), batches)
+        learner.train_step(next(plan), batches)
     events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
     held = most = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -103,9 +106,12 @@ def test_more_threads_work_in_more_room_and_stay_under_the_plan_too():
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_weights_optimizer_and_averages_are_the_tensors_that_a_run_holds(optimizer):
     recipe = small(optimizer=optimizer)
-    learner = make_learner(recipe, None, World(), torch.device("cpu"))
-    plan, pieces = endless_plan(learner), (piece for step in endless_plan(learner) for piece in learner.pieces(step))
-    learner.update(next(plan), random_batches(recipe, pieces))
+    learner = build_learner(recipe, None, World(), torch.device("cpu"))
+    plan, pieces = (
+        endless_plan(learner),
+        (piece for step in endless_plan(learner) for piece in learner.micro_batches(step)),
+    )
+    learner.train_step(next(plan), random_batches(recipe, pieces))
     planned = training_memory(recipe.model, 8, replace(ON_A_CPU, muon=optimizer == "muon"))
 
     def size(tensors) -> int:
@@ -119,7 +125,7 @@ def test_weights_optimizer_and_averages_are_the_tensors_that_a_run_holds(optimiz
 
 def test_sharding_divides_what_every_device_would_hold_and_no_activation():
     model = RECIPES["three kinds of attention"].model
-    whole, shards = (training_memory(model, 4, Place(ranks=4, sharded=sharded)) for sharded in (False, True))
+    whole, shards = (training_memory(model, 4, RankLayout(ranks=4, sharded=sharded)) for sharded in (False, True))
 
     assert shards.weights == -(-whole.weights // 4 // 4) * 4
     assert shards.optimizer + shards.averages == pytest.approx((whole.optimizer + whole.averages) / 4, rel=1e-4)
@@ -144,6 +150,6 @@ def test_more_levels_computed_again_never_hold_more_activations():
 
 def test_a_second_average_costs_the_weights_once_more():
     model = RECIPES["digits"].model
-    one, two = (training_memory(model, 4, Place(averages=averages)) for averages in (1, 2))
+    one, two = (training_memory(model, 4, RankLayout(averages=averages)) for averages in (1, 2))
 
     assert two.total - one.total == one.weights

@@ -11,7 +11,7 @@ from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.checkpoint.log import read_log
 from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import prepare_data
-from hdit_core.flops.baselines import grown
+from hdit_core.flops.baselines import scale_to_size
 from hdit_core.flops.count import count
 from hdit_core.flops.measure import measured_macs
 from hdit_core.model.hourglass import HourglassTransformer
@@ -89,7 +89,7 @@ def test_row_e_is_the_recipe_imagenet128():
 @pytest.mark.parametrize("row", TABLE_1)
 def test_a_row_costs_what_table_1_prints_at_every_size(row):
     model = read_recipe(f"ablations/{row}").model
-    at_sizes = [grown(model, (px, px)) if row[0] != "r" else model for px in SIZES]  # DiT does not grow
+    at_sizes = [scale_to_size(model, (px, px)) if row[0] != "r" else model for px in SIZES]  # DiT does not grow
     counts = [count(each, (px, px)).macs for each, px in zip(at_sizes, SIZES, strict=True)]
     assert tuple(round(macs / 1e9) for macs in counts) == TABLE_1[row]
 

@@ -7,7 +7,7 @@ import pytest
 from hdit_core.checkpoint.layout import checkpoint_folder
 from hdit_core.checkpoint.status import write_status
 from hdit_core.errors import UsageError
-from hdit_core.slurm.requeue import COUNT, decide, saved_step
+from hdit_core.slurm.requeue import COUNT, saved_step, should_requeue
 
 
 def saved(run, step):
@@ -19,54 +19,54 @@ def test_a_run_that_was_killed_or_preempted_goes_on_while_each_attempt_saves_mor
     for step in range(10, 110, 10):
         saved(tmp_path, step)
         write_status(tmp_path, state, step, step)
-        assert decide(tmp_path, 3, asked=True).again
+        assert should_requeue(tmp_path, 3, asked=True).again
 
 
 def test_after_three_attempts_without_progress_it_stays_out(tmp_path):
     saved(tmp_path, 10)
-    assert decide(tmp_path, 3, asked=True).again
-    assert [decide(tmp_path, 3, asked=True).again for _ in range(4)] == [True, True, True, False]
-    assert "no further than step 10 in 3 further attempts" in decide(tmp_path, 3, asked=True).reason
+    assert should_requeue(tmp_path, 3, asked=True).again
+    assert [should_requeue(tmp_path, 3, asked=True).again for _ in range(4)] == [True, True, True, False]
+    assert "no further than step 10 in 3 further attempts" in should_requeue(tmp_path, 3, asked=True).reason
 
     saved(tmp_path, 20)
-    assert decide(tmp_path, 3, asked=True).again  # a later job came further: the count begins anew
+    assert should_requeue(tmp_path, 3, asked=True).again  # a later job came further: the count begins anew
     assert json.loads((tmp_path / COUNT).read_text()) == {"step": 20, "without_progress": 0}
 
 
 def test_a_run_that_dies_before_its_first_checkpoint_is_tried_so_often_too(tmp_path):
-    assert [decide(tmp_path, 2, asked=False).again for _ in range(3)] == [True, True, False]
+    assert [should_requeue(tmp_path, 2, asked=False).again for _ in range(3)] == [True, True, False]
 
 
 def test_a_checkpoint_that_was_lost_is_no_progress(tmp_path):
     saved(tmp_path, 10)
-    decide(tmp_path, 3, asked=True)
+    should_requeue(tmp_path, 3, asked=True)
     checkpoint_folder(tmp_path, 10).rmdir()
-    decide(tmp_path, 3, asked=True)
+    should_requeue(tmp_path, 3, asked=True)
 
     assert json.loads((tmp_path / COUNT).read_text()) == {"step": 10, "without_progress": 1}
 
 
 def test_a_run_that_is_done_or_failed_stays_out_and_says_why(tmp_path):
     write_status(tmp_path, "done", 10, 10)
-    assert decide(tmp_path, 3, asked=True).reason == "the run is done"
+    assert should_requeue(tmp_path, 3, asked=True).reason == "the run is done"
 
     write_status(tmp_path, "failed", 10, 10, reason="step 10: the loss is nan")
-    found = decide(tmp_path, 3, asked=True)
+    found = should_requeue(tmp_path, 3, asked=True)
     assert not found.again and "step 10: the loss is nan" in found.reason
 
 
 def test_a_person_s_stop_file_is_obeyed_and_slurms_is_not(tmp_path):
     write_status(tmp_path, "preempted", 10, 10, reason=f"the file {tmp_path}/STOP")
-    assert not decide(tmp_path, 3, asked=False).again
-    assert decide(tmp_path, 3, asked=True).again
+    assert not should_requeue(tmp_path, 3, asked=False).again
+    assert should_requeue(tmp_path, 3, asked=True).again
 
     write_status(tmp_path, "preempted", 10, 10, reason="SIGTERM")
-    assert decide(tmp_path, 3, asked=False).again
+    assert should_requeue(tmp_path, 3, asked=False).again
 
 
 def test_a_count_that_is_damaged_begins_anew(tmp_path):
     (tmp_path / COUNT).write_text("{")
-    assert decide(tmp_path, 3, asked=True).again
+    assert should_requeue(tmp_path, 3, asked=True).again
 
 
 def test_the_newest_checkpoint_counts(tmp_path):
@@ -78,4 +78,4 @@ def test_the_newest_checkpoint_counts(tmp_path):
 
 def test_a_run_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"nowhere: no such run; hdit train makes it when it starts"):
-        decide(tmp_path / "nowhere", 3, asked=True)
+        should_requeue(tmp_path / "nowhere", 3, asked=True)

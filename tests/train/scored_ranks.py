@@ -35,7 +35,7 @@ def be_rank(place: dict[str, str], recipe: Recipe, run: Path, waits: bool, said:
     """Train and score, and write down what went wrong; one that waits scores nothing until it was asked to stop."""
     os.environ.update(place)
     torch.set_num_threads(1)
-    pieces.IMAGES_PER_PIECE = 4
+    pieces.IMAGES_PER_CHUNK = 4
     weights = torch.randn(5, 192, generator=torch.Generator().manual_seed(1)) / 100
 
     def network(levels):

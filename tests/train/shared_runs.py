@@ -10,18 +10,18 @@ from hdit_core.checkpoint.layout import grid_file
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.checkpoint.log import read_log
 from hdit_core.data.loader.build import open_reader
-from hdit_core.distributed import join
+from hdit_core.distributed import init_ranks
 from hdit_core.model.compile import compile_network
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.monitor.callbacks import Watcher
-from hdit_core.train.parallel.sharded_tensors import host_tensors
+from hdit_core.train.monitor.callbacks import Callbacks
+from hdit_core.train.parallel.sharded_tensors import full_tensors_on_cpu
 from hdit_core.train.run import train
 from hdit_core.train.sample_grid import draw_grid
 from hdit_core.train.step import build as learner_module
 from hdit_core.train.step import train_step as step_module
 from hdit_core.train.step.batch_plan import steps
-from hdit_core.train.step.build import make_learner
-from hdit_core.train.step.dataloader import feed
+from hdit_core.train.step.build import build_learner
+from hdit_core.train.step.dataloader import build_dataloader
 
 LAYOUTS = {
     "one": (1, {}),
@@ -35,15 +35,15 @@ LAYOUTS = {
 
 def initial_weights(recipe: Recipe) -> dict[str, bytes]:
     """Return the bytes of every tensor of the network before training, and of its average; a rank's work."""
-    world = join("cpu")
-    learner = make_learner(recipe, None, world, torch.device("cpu"))
+    world = init_ranks("cpu")
+    learner = build_learner(recipe, None, world, torch.device("cpu"))
     tensors = {
         f"{part} {name}": tensor
         for part, network in (("model", learner.ema.source), ("ema", learner.ema.network))
         for name, tensor in network.state_dict().items()
     }
-    whole = host_tensors(tensors, world)
-    world.leave()
+    whole = full_tensors_on_cpu(tensors, world)
+    world.destroy_ranks()
     return {name: tensor.numpy().tobytes() for name, tensor in whole.items()}
 
 
@@ -66,7 +66,7 @@ def learn(recipe: Recipe, run: Path) -> tuple[dict[int, str], list[str]]:
 
     step_module.denoising_loss, step_module.stratified = note_inputs, note_numbers
     try:
-        train(recipe, run, watcher=Watcher(on_note=notes.append))
+        train(recipe, run, callbacks=Callbacks(on_note=notes.append))
     finally:
         step_module.denoising_loss, step_module.stratified = loss, stratified
     return seen, notes
@@ -83,20 +83,20 @@ def learn_compiled(recipe: Recipe, run: Path) -> None:
 
 def draw_and_learn(recipe: Recipe, source: Path, run: Path) -> tuple[bytes, bytes]:
     """Draw two grids from a run's last checkpoint, one before a step and one after it; a rank's work."""
-    world = join("cpu")
+    world = init_ranks("cpu")
     checkpoint = newest_checkpoint(source)[0]
-    learner = make_learner(recipe, checkpoint, world, torch.device("cpu"))
+    learner = build_learner(recipe, checkpoint, world, torch.device("cpu"))
     reader, state = open_reader(recipe.data), checkpoint.state
     run.mkdir(exist_ok=True)
-    batches = feed(recipe, reader, steps(recipe.train, state.step, state.num_images), learner.pieces)
+    batches = build_dataloader(recipe, reader, steps(recipe.train, state.step, state.num_images), learner.micro_batches)
     for number in (0, 1):
         if learner.draws:
             draw_grid(learner, run, number)
         if number == 0:
-            learner.update(next(steps(recipe.train, state.step, state.num_images)), batches)
+            learner.train_step(next(steps(recipe.train, state.step, state.num_images)), batches)
     batches.close()
     world.any(False, learner.device)
-    world.leave()
+    world.destroy_ranks()
     return tuple(grid_file(run, number).read_bytes() for number in (0, 1))
 
 

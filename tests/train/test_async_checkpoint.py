@@ -15,8 +15,8 @@ from hdit_core.checkpoint.state import State
 from hdit_core.distributed import World
 from hdit_core.errors import CheckpointError, HditError, NumericalError, StoppedEarly
 from hdit_core.train import async_checkpoint as saving_module
-from hdit_core.train.async_checkpoint import Saver
-from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.async_checkpoint import AsyncCheckpointer
+from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
 from hdit_core.train.step.train_step import Learner
 
@@ -61,7 +61,7 @@ def failing(monkeypatch):
 
 def test_what_is_saved_in_the_background_has_the_bytes_of_what_is_saved_in_the_foreground(tmp_path, tiny_recipe, gate):
     tensors = parts()
-    with Saver(tmp_path / "beside", tiny_recipe, World(), CPU) as saver:
+    with AsyncCheckpointer(tmp_path / "beside", tiny_recipe, World(), CPU) as saver:
         saver.save(state(3), tensors)
         for part in tensors.values():  # the next steps are taken
             for tensor in part.values():
@@ -75,7 +75,7 @@ def test_what_is_saved_in_the_background_has_the_bytes_of_what_is_saved_in_the_f
 
 def test_a_second_save_waits_for_the_first(tmp_path, tiny_recipe, gate):
     told = []
-    with Saver(tmp_path, tiny_recipe, World(), CPU, lambda state, folder: told.append(state.step)) as saver:
+    with AsyncCheckpointer(tmp_path, tiny_recipe, World(), CPU, lambda state, folder: told.append(state.step)) as saver:
         saver.save(state(1), parts())
         threading.Timer(0.2, gate.set).start()
         assert not told
@@ -86,7 +86,7 @@ def test_a_second_save_waits_for_the_first(tmp_path, tiny_recipe, gate):
 
 def test_it_is_told_of_once_and_only_when_it_is_on_the_disk(tmp_path, tiny_recipe, gate):
     told = []
-    with Saver(
+    with AsyncCheckpointer(
         tmp_path, tiny_recipe, World(), CPU, lambda state, folder: told.append(open_checkpoint(folder))
     ) as saver:
         saver.save(state(1), parts())
@@ -99,7 +99,7 @@ def test_it_is_told_of_once_and_only_when_it_is_on_the_disk(tmp_path, tiny_recip
 
 
 def test_the_next_look_after_a_failure_knows_and_finish_says_it(tmp_path, tiny_recipe, failing):
-    with Saver(tmp_path, tiny_recipe, World(), CPU) as saver:
+    with AsyncCheckpointer(tmp_path, tiny_recipe, World(), CPU) as saver:
         saver.save(state(4), parts())
         while not saver.poll():
             time.sleep(0.001)
@@ -109,7 +109,7 @@ def test_the_next_look_after_a_failure_knows_and_finish_says_it(tmp_path, tiny_r
 
 
 def test_the_next_save_says_that_the_last_one_failed(tmp_path, tiny_recipe, failing):
-    with Saver(tmp_path, tiny_recipe, World(), CPU) as saver:
+    with AsyncCheckpointer(tmp_path, tiny_recipe, World(), CPU) as saver:
         saver.save(state(4), parts())
         with pytest.raises(CheckpointError, match="step 4"):
             saver.save(state(5), parts())
@@ -117,9 +117,15 @@ def test_the_next_save_says_that_the_last_one_failed(tmp_path, tiny_recipe, fail
 
 def test_a_failure_is_raised_at_the_end_and_noted_where_another_error_ends_the_run(tmp_path, tiny_recipe, failing):
     notes = []
-    with pytest.raises(CheckpointError, match="step 4"), Saver(tmp_path, tiny_recipe, World(), CPU) as saver:
+    with (
+        pytest.raises(CheckpointError, match="step 4"),
+        AsyncCheckpointer(tmp_path, tiny_recipe, World(), CPU) as saver,
+    ):
         saver.save(state(4), parts())
-    with pytest.raises(ZeroDivisionError), Saver(tmp_path, tiny_recipe, World(), CPU, on_note=notes.append) as saver:
+    with (
+        pytest.raises(ZeroDivisionError),
+        AsyncCheckpointer(tmp_path, tiny_recipe, World(), CPU, on_note=notes.append) as saver,
+    ):
         saver.save(state(5), parts())
         _ = 1 // 0
     assert notes == ["step 5: the disk is full"]
@@ -138,18 +144,18 @@ class SecondRank(World):
 
 
 def test_other_ranks_write_nothing_and_end_when_the_main_one_failed(tmp_path, tiny_recipe):
-    with Saver(tmp_path, tiny_recipe, SecondRank(), CPU) as saver:
+    with AsyncCheckpointer(tmp_path, tiny_recipe, SecondRank(), CPU) as saver:
         saver.save(state(1), parts())
         assert not saver.poll()
         saver.finish()
     assert not checkpoint_folders(tmp_path)
     with pytest.raises(HditError, match="rank 1 ends, because the main rank failed"):
-        Saver(tmp_path, tiny_recipe, SecondRank(main_failed=True), CPU).finish()
+        AsyncCheckpointer(tmp_path, tiny_recipe, SecondRank(main_failed=True), CPU).finish()
 
 
 def test_a_run_whose_save_fails_ends_after_the_step_in_which_it_did(tmp_path, trained, monkeypatch):
     """The save of step 4 fails while step 5 is taken: the run ends after step 5, and has a reason."""
-    begun, steps, saves, update, submit = threading.Event(), [], [], Learner.update, ThreadPoolExecutor.submit
+    begun, steps, saves, update, submit = threading.Event(), [], [], Learner.train_step, ThreadPoolExecutor.submit
 
     def fail(run, recipe, state, parts):
         if state.step < 4:
@@ -170,7 +176,7 @@ def test_a_run_whose_save_fails_ends_after_the_step_in_which_it_did(tmp_path, tr
 
     monkeypatch.setattr(saving_module, "save_checkpoint", fail)
     monkeypatch.setattr(ThreadPoolExecutor, "submit", remember)
-    monkeypatch.setattr(Learner, "update", record)
+    monkeypatch.setattr(Learner, "train_step", record)
     with pytest.raises(CheckpointError, match="No space left"):
         train(trained({"train.checkpoint_every_images": 16}), tmp_path)
     assert steps == [1, 2, 3, 4, 5]
@@ -187,9 +193,9 @@ def test_a_run_says_preempted_only_when_all_is_on_the_disk(tmp_path, trained, mo
         return save_checkpoint(run, recipe, state, parts)
 
     monkeypatch.setattr(saving_module, "save_checkpoint", slow)
-    watcher = Watcher(on_progress=lambda now: stop_file(tmp_path).touch() if now.step == 4 else None)
+    watcher = Callbacks(on_progress=lambda now: stop_file(tmp_path).touch() if now.step == 4 else None)
     with pytest.raises(StoppedEarly):
-        train(trained({}), tmp_path, watcher=watcher)
+        train(trained({}), tmp_path, callbacks=watcher)
     assert newest_checkpoint(tmp_path)[0].state.step == 4
     assert len(said) == 1 and '"running"' in said[0] and '"preempted"' in status_file(tmp_path).read_text()
 
@@ -197,7 +203,7 @@ def test_a_run_says_preempted_only_when_all_is_on_the_disk(tmp_path, trained, mo
 def test_a_run_that_ends_with_an_error_of_its_own_first_finishes_the_save_under_way(
     tmp_path, trained, monkeypatch, gate
 ):
-    update = Learner.update
+    update = Learner.train_step
 
     def diverge(learner, step, *batches):
         if step.number == 5:
@@ -205,7 +211,7 @@ def test_a_run_that_ends_with_an_error_of_its_own_first_finishes_the_save_under_
             raise NumericalError("the loss is nan")
         return update(learner, step, *batches)
 
-    monkeypatch.setattr(Learner, "update", diverge)
+    monkeypatch.setattr(Learner, "train_step", diverge)
     with pytest.raises(NumericalError):
         train(trained({"train.checkpoint_every_images": 32}), tmp_path)
     assert newest_checkpoint(tmp_path)[0].state.step == 4
@@ -215,7 +221,7 @@ def test_saving_beside_training_changes_no_bit_of_a_run(tmp_path, trained, monke
     """Also where the writer is slower than the steps; the same run with every save waited for is the measure."""
     recipe, save = (
         trained({"train.num_images": 64, "train.checkpoint_every_images": 16, "train.keep_checkpoints": 20}),
-        Saver.save,
+        AsyncCheckpointer.save,
     )
 
     def slow(*args):
@@ -229,7 +235,7 @@ def test_saving_beside_training_changes_no_bit_of_a_run(tmp_path, trained, monke
         save(saver, *args)
         saver.finish()
 
-    monkeypatch.setattr(Saver, "save", save_and_wait)
+    monkeypatch.setattr(AsyncCheckpointer, "save", save_and_wait)
     train(recipe, tmp_path / "waiting")
     folders = checkpoint_folders(tmp_path / "beside")
     assert len(folders) == 4

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from hdit_core.errors import StoppedEarly, UsageError
-from hdit_core.model.native.rowwise import rows_note
-from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.model.native.rowwise import kernels_note
+from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
 
 
@@ -16,14 +16,14 @@ def test_a_run_says_it_and_goes_on_with_another_after_a_stop(tmp_path, trained):
         (tmp_path / "run" / "STOP").touch()
 
     with pytest.raises(StoppedEarly):
-        train(trained({}), tmp_path / "run", device="cpu", watcher=Watcher(stop_at_once, notes.append))
+        train(trained({}), tmp_path / "run", device="cpu", callbacks=Callbacks(stop_at_once, notes.append))
     assert [note.startswith("neighborhood attention: ") for note in notes].count(True) == 1
-    assert rows_note(torch.device("cpu"), torch.float32) in notes
+    assert kernels_note(torch.device("cpu"), torch.float32) in notes
 
     notes.clear()
     tiled = trained({})
     tiled = tiled.model_copy(update={"model": tiled.model.model_copy(update={"attention_backend": "tiled"})})
-    state = train(tiled, tmp_path / "run", device="cpu", watcher=Watcher(on_note=notes.append))
+    state = train(tiled, tmp_path / "run", device="cpu", callbacks=Callbacks(on_note=notes.append))
     assert state.num_images == tiled.train.num_images
     assert "neighborhood attention: tiled (CPU): model.attention_backend asks for it" in notes
 

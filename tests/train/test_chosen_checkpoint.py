@@ -11,7 +11,7 @@ from hdit_core.checkpoint.state import State
 from hdit_core.data.loader.build import open_reader
 from hdit_core.distributed import World
 from hdit_core.errors import CheckpointError
-from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import _find_checkpoint
 
 
@@ -23,7 +23,7 @@ class SecondRank(World):
     size: int = 2
     found: tuple[int, ...] = ()
 
-    def lead(self, act, device):
+    def on_main_rank(self, act, device):
         pass
 
     def union(self, numbers, device):
@@ -43,7 +43,7 @@ def run_of_three(tmp_path, trained):
 
 
 def find(run_and_reader, world, notes):
-    return _find_checkpoint(*run_and_reader, world, torch.device("cpu"), Watcher(on_note=notes.append))
+    return _find_checkpoint(*run_and_reader, world, torch.device("cpu"), Callbacks(on_note=notes.append))
 
 
 def test_alone_a_run_takes_the_newest_intact_one(run_of_three):

@@ -10,10 +10,10 @@ from hdit_core.checkpoint.log import read_log
 from hdit_core.distributed import World
 from hdit_core.files import cache_folder
 from hdit_core.model.blocks import TransformerLayer
-from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
 from hdit_core.train.step import train_step as step_module
-from hdit_core.train.step.build import make_learner
+from hdit_core.train.step.build import build_learner
 
 
 def compiled(network):
@@ -22,7 +22,7 @@ def compiled(network):
 
 @pytest.mark.parametrize("wanted", [False, True])
 def test_the_recipe_has_every_layer_compiled_or_none_and_never_the_average(trained, wanted):
-    learner = make_learner(trained({"train.compile": wanted}), None, World(), torch.device("cpu"))
+    learner = build_learner(trained({"train.compile": wanted}), None, World(), torch.device("cpu"))
     assert compiled(learner.ema.source) == [wanted] * 3
     assert compiled(learner.ema.network) == [False] * 3
 
@@ -30,10 +30,10 @@ def test_the_recipe_has_every_layer_compiled_or_none_and_never_the_average(train
 def test_what_was_compiled_is_kept_in_the_cache_of_the_user_or_where_he_says(trained, monkeypatch):
     recipe = trained({"train.compile": True})
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
-    make_learner(recipe, None, World(), torch.device("cpu"))
+    build_learner(recipe, None, World(), torch.device("cpu"))
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "/elsewhere"
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-    make_learner(recipe, None, World(), torch.device("cpu"))
+    build_learner(recipe, None, World(), torch.device("cpu"))
     assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == cache_folder() / "inductor"
 
 
@@ -42,7 +42,7 @@ def test_the_time_of_compiling_is_told_and_logged_and_counts_in_no_speed(tmp_pat
     monkeypatch.setattr(step_module, "compile_seconds", lambda: next(spent_s))
     monkeypatch.setattr("time.perf_counter", lambda clock=iter(range(0, 10**10, 2_000_000)): float(next(clock)))
     recipe = trained({"train.num_images": 32, "train.log_every_images": 16})
-    train(recipe, tmp_path / "run", watcher=Watcher(on_note=notes.append))
+    train(recipe, tmp_path / "run", callbacks=Callbacks(on_note=notes.append))
     assert [note for note in notes if "compiled" in note] == ["compiled in 1000000 s"]
     first, second = read_log(tmp_path / "run")
     assert first["compile_s"] == 1e6 and "compile_s" not in second

@@ -13,10 +13,10 @@ from hdit_core.checkpoint.load import open_checkpoint
 from hdit_core.checkpoint.status import read_status
 from hdit_core.errors import StoppedEarly, UsageError
 from hdit_core.model.attention import flex, natten, triton
-from hdit_core.model.attention.backends import availability, choose
-from hdit_core.model.attention.interface import Place
+from hdit_core.model.attention.backends import availability, select_backend
+from hdit_core.model.attention.interface import KernelTarget
 from hdit_core.train.deterministic import deterministic
-from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
 from hdit_core.train.run_folder import keep_recipe
 from hdit_core.train.step.train_step import Learner
@@ -65,8 +65,8 @@ def prepared(recipe, device="cuda"):
 def test_two_runs_end_with_the_same_bytes_and_torch_is_left_as_it_was(tmp_path, trained):
     before, notes = switches(), []
     for name in ("one", "two"):
-        watcher = Watcher(on_note=notes.append)
-        train(trained({"train.num_images": 16}), tmp_path / name, device="cpu", watcher=watcher, deterministic=True)
+        watcher = Callbacks(on_note=notes.append)
+        train(trained({"train.num_images": 16}), tmp_path / name, device="cpu", callbacks=watcher, deterministic=True)
     assert switches() == before
     assert [note.startswith("deterministic: the same bits on this machine with 1 rank of ") for note in notes].count(
         True
@@ -81,7 +81,7 @@ def test_a_run_that_goes_on_without_it_or_comes_to_it_late_says_so(tmp_path, tra
     def go_on(images, wanted):
         notes = []
         recipe = trained({"train.num_images": images, "train.checkpoint_every_images": 8})
-        train(recipe, tmp_path, device="cpu", watcher=Watcher(on_note=notes.append), deterministic=wanted)
+        train(recipe, tmp_path, device="cpu", callbacks=Callbacks(on_note=notes.append), deterministic=wanted)
         return notes, open_checkpoint(checkpoint_folders(tmp_path)[0]).state.deterministic
 
     assert go_on(8, True)[1]
@@ -117,17 +117,17 @@ def test_other_errors_and_requests_to_stop_pass_through(tmp_path, trained):
         (tmp_path / "run" / "STOP").touch()
 
     with pytest.raises(StoppedEarly):
-        train(trained({}), tmp_path / "run", device="cpu", watcher=Watcher(stop), deterministic=True)
+        train(trained({}), tmp_path / "run", device="cpu", callbacks=Callbacks(stop), deterministic=True)
 
 
-@pytest.mark.parametrize(("way", "more"), [("run", []), ("rehearsal", ["--dry-run"]), ("repro", ["--repro", "1"])])
+@pytest.mark.parametrize(("way", "more"), [("run", []), ("dry_run", ["--dry-run"]), ("replay", ["--repro", "1"])])
 def test_the_command_hands_it_on_to_training_rehearsing_and_doing_a_step_again(
     tmp_path, trained, monkeypatch, capsys, way, more
 ):
     def refuse(recipe, device, watcher, in_one_order=False):
         raise UsageError(f"in one order: {in_one_order}")
 
-    monkeypatch.setattr(f"hdit_core.train.{way}.workplace", refuse)
+    monkeypatch.setattr(f"hdit_core.train.{way}.run_context", refuse)
     keep_recipe(tmp_path, trained({}))
     command = ["train", str(recipe_file(tmp_path)), "--out", str(tmp_path), *more]
     assert main(command) == 2 and "in one order: False" in capsys.readouterr().err
@@ -222,32 +222,32 @@ def two_backends(gpu):
     gpu.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     gpu.setattr(natten, "unavailable", lambda place: None)
     gpu.setattr(natten, "kernel", lambda module, place: "hopper-fna")
-    gpu.setattr(flex, "trial", lambda attend, place: None)
+    gpu.setattr(flex, "self_test", lambda attend, place: None)
     gpu.setattr(triton, "unavailable", lambda place: "Triton is not installed")
-    choose.cache_clear()
+    select_backend.cache_clear()
     yield
-    choose.cache_clear()
+    select_backend.cache_clear()
 
 
 def test_attention_that_does_not_promise_it_is_passed_over_with_the_reason(two_backends, trained):
     cuda = (torch.device("cuda", 0), torch.bfloat16, 64)
-    assert choose(Place(*cuda)).name == "natten"
+    assert select_backend(KernelTarget(*cuda)).name == "natten"
     with deterministic(trained({}).train, "cuda", print):
-        chosen = choose(Place(*cuda))
+        chosen = select_backend(KernelTarget(*cuda))
     assert chosen.name == "flex"
     missing = "--deterministic is asked for, and natten does not promise it for all of its kernels"
     assert chosen.note.endswith(f"{missing}; Triton is not installed")
 
 
 def test_attention_that_does_not_promise_it_is_refused_where_the_recipe_asks_for_it(two_backends):
-    place = Place(torch.device("cuda", 0), torch.bfloat16, 64, in_one_order=True)
+    place = KernelTarget(torch.device("cuda", 0), torch.bfloat16, 64, deterministic=True)
     with pytest.raises(
         UsageError, match=r"'natten' cannot run here: --deterministic is asked for, .*auto, flex, tiled$"
     ):
-        choose(place, "natten")
+        select_backend(place, "natten")
     assert availability(place)["flex"] is None
 
 
 def test_attention_on_a_cpu_keeps_it_whoever_computes_it(trained):
-    place = Place(torch.device("cpu"), torch.float32, 8, in_one_order=True)
-    assert choose(place).name == choose(Place(torch.device("cpu"), torch.float32, 8)).name
+    place = KernelTarget(torch.device("cpu"), torch.float32, 8, deterministic=True)
+    assert select_backend(place).name == select_backend(KernelTarget(torch.device("cpu"), torch.float32, 8)).name

@@ -20,7 +20,7 @@ from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.recipe.evaluate import EvaluateRecipe
 from hdit_core.train import evaluation as scoring
 from hdit_core.train.evaluation import is_due
-from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
 
 EVAL = {"train.eval_every_images": 16, "train.eval_num_images": 12, "train.num_images": 40, "sample.steps": 2}
@@ -32,7 +32,7 @@ def toy(monkeypatch):
     weights = torch.randn(5, 3 * 8 * 8, generator=torch.Generator().manual_seed(1)) / 100
     device = torch.device("cpu")
     toy = Extractor("toy", "fd-toy", "kd-toy", 5, 8, 4, "0" * 64, lambda levels: levels.flatten(1) @ weights.T, device)
-    monkeypatch.setattr(pieces, "IMAGES_PER_PIECE", 4)
+    monkeypatch.setattr(pieces, "IMAGES_PER_CHUNK", 4)
     for module in (score_module, scoring):
         monkeypatch.setattr(module, "open_extractor", lambda *_: toy)
 
@@ -62,7 +62,7 @@ def test_a_score_is_that_of_eval_fid_on_the_checkpoint_and_changes_no_weight(tra
     plain, scored = tmp_path / "plain", tmp_path / "scored"
     train(trained(EVAL | {"train.eval_every_images": 0}), plain)
     said = []
-    train(trained(EVAL), scored, watcher=Watcher(on_note=said.append))
+    train(trained(EVAL), scored, callbacks=Callbacks(on_note=said.append))
     ours, theirs = (newest_checkpoint(run)[0].tensors("ema") for run in (scored, plain))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -79,7 +79,7 @@ def test_a_score_is_that_of_eval_fid_on_the_checkpoint_and_changes_no_weight(tra
 
 def test_the_best_is_marked_and_never_pruned_and_can_be_drawn_from(trained, tmp_path, monkeypatch):
     values = iter([5.0, 1.0, 4.0, 3.0, 2.0, 6.0])
-    monkeypatch.setattr(scoring.Scores, "_values", lambda self, statistics: {"fd-toy-12": next(values)})
+    monkeypatch.setattr(scoring.PeriodicEvaluation, "_values", lambda self, statistics: {"fd-toy-12": next(values)})
     change = {"train.num_images": 96, "train.keep_checkpoints": 2, "train.checkpoint_every_images": 16}
     train(trained(EVAL | change), tmp_path)
     steps = [folder.name for folder in checkpoint_folders(tmp_path)]
@@ -98,7 +98,7 @@ def test_the_best_is_marked_and_never_pruned_and_can_be_drawn_from(trained, tmp_
 def test_the_kernel_distance_may_choose_the_best(trained, tmp_path, monkeypatch):
     values = iter([(1.0, 0.5), (2.0, 0.1), (3.0, 0.3)])
     monkeypatch.setattr(
-        scoring.Scores,
+        scoring.PeriodicEvaluation,
         "_values",
         lambda self, statistics: dict(zip(("fd-toy-12", "kd-toy"), next(values), strict=True)),
     )

@@ -17,9 +17,9 @@ from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.generate.provenance import weights_sha256
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.read import check_recipe
-from hdit_core.train.dry_run import rehearse
-from hdit_core.train.init_from import inherit
-from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.dry_run import dry_run
+from hdit_core.train.init_from import load_initial_weights
+from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
 from hdit_core.train.step.train_step import Learner
 from tests.conftest import TINY
@@ -103,7 +103,7 @@ def test_a_grown_network_has_the_inner_levels_bit_for_bit_and_all_else_fresh(tmp
 
 def test_a_network_grows_by_two_levels_at_once(source, grown):
     levels = [OUTER, OUTER, *TINY["model"]["levels"]]
-    tensors = inherit(grown(model={"image_size": [64, 96], "levels": levels})).tensors
+    tensors = load_initial_weights(grown(model={"image_size": [64, 96], "levels": levels})).tensors
     assert torch.equal(
         tensors["merges.2.proj.weight"], newest_checkpoint(source)[0].tensors("ema")["merges.0.proj.weight"]
     )
@@ -118,7 +118,7 @@ def test_a_grown_network_learns_and_the_log_says_so(tmp_path, grown):
 
 def test_what_is_taken_is_noted_and_its_hash_kept_by_every_checkpoint(tmp_path, source, grown):
     notes = []
-    train(grown(), tmp_path / "run", watcher=Watcher(on_note=notes.append))
+    train(grown(), tmp_path / "run", callbacks=Callbacks(on_note=notes.append))
     sha256 = weights_sha256(load_denoiser(source))
     said = rf"begins with 36 tensors of {source} \({sha256[:16]}\); new: 1 outer level, patch_in, out_norm, patch_out"
     assert any(re.search(said, note) for note in notes), notes[2]
@@ -131,7 +131,7 @@ def test_a_run_that_has_begun_does_not_need_its_source(tmp_path, source, grown, 
     moved = tmp_path / "moved"
     shutil.copytree(source, moved)
     train(grown(moved), tmp_path / "unbroken")
-    update = Learner.update
+    update = Learner.train_step
 
     def killed(learner, step, batches):
         if step.number == 1:  # before the first checkpoint that is due
@@ -139,7 +139,7 @@ def test_a_run_that_has_begun_does_not_need_its_source(tmp_path, source, grown, 
         return update(learner, step, batches)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Learner, "update", killed)
+        patch.setattr(Learner, "train_step", killed)
         train(grown(moved), tmp_path / "broken")
     shutil.rmtree(moved)
     train(grown(moved), tmp_path / "broken")
@@ -161,10 +161,10 @@ def test_what_fits_and_means_something_else_is_noted(source, tiny_data):
     recipe = recipe_of(
         tiny_data, train={"init_from": str(source)}, model={"levels": levels}, diffusion={"sigma_data": 0.6}
     )
-    note = inherit(recipe).notes[1]
+    note = load_initial_weights(recipe).notes[1]
     assert "model.levels[0].kernel_size is 3 there and 5 here" in note
     assert "diffusion.sigma_data is 0.5 there and 0.6 here" in note
-    assert len(inherit(recipe_of(tiny_data, train={"init_from": str(source)})).notes) == 1
+    assert len(load_initial_weights(recipe_of(tiny_data, train={"init_from": str(source)})).notes) == 1
 
 
 LOCAL, GLOBAL = TINY["model"]["levels"]
@@ -190,7 +190,7 @@ LOCAL, GLOBAL = TINY["model"]["levels"]
 )
 def test_a_network_that_the_source_does_not_grow_to_is_refused_by_its_first_tensor(grown, model, message):
     with pytest.raises(UsageError, match=rf"train.init_from = .*{message}"):
-        inherit(grown(model=model))
+        load_initial_weights(grown(model=model))
 
 
 def test_a_source_that_is_not_there_or_does_not_fit_leaves_no_folder(tmp_path, grown):
@@ -203,9 +203,9 @@ def test_a_source_that_is_not_there_or_does_not_fit_leaves_no_folder(tmp_path, g
 
 def test_a_rehearsal_begins_with_the_weights_too_unless_the_run_has_begun(source, grown):
     notes = []
-    rehearse(grown(), device="cpu", watcher=Watcher(on_note=notes.append))
+    dry_run(grown(), device="cpu", callbacks=Callbacks(on_note=notes.append))
     assert any(note.startswith("begins with 36 tensors") for note in notes)
     misfit = grown(model={"levels": [OUTER, LOCAL, GLOBAL | {"depth": 2}]})
     with pytest.raises(UsageError, match=r"has nothing for the tensor middle.1"):
-        rehearse(misfit, device="cpu")
-    rehearse(misfit, device="cpu", done=8)
+        dry_run(misfit, device="cpu")
+    dry_run(misfit, device="cpu", done=8)

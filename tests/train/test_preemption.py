@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from hdit_core.train.preemption import Deadline, job_end_s, listen, seconds_left
+from hdit_core.train.preemption import Deadline, job_end_s, seconds_left, stop_signals
 
 
 @pytest.mark.parametrize("slowest_s", [0.0, 45.0])
@@ -45,5 +45,5 @@ def test_what_is_no_time_is_none(text):
 
 
 def test_a_deadline_that_passed_is_a_request_to_stop(tmp_path):
-    with listen(tmp_path / "STOP", Deadline(100.0, lambda: 0.0, now=lambda: 50.0)) as stop:
+    with stop_signals(tmp_path / "STOP", Deadline(100.0, lambda: 0.0, now=lambda: 50.0)) as stop:
         assert stop.raised() and stop.reason == "the end of the Slurm job's time"

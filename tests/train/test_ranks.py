@@ -18,10 +18,10 @@ from hdit_core.checkpoint.layout import checkpoint_folder
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.checkpoint.log import read_log
 from hdit_core.checkpoint.status import read_status
-from hdit_core.distributed import join
+from hdit_core.distributed import init_ranks
 from hdit_core.errors import CheckpointError, DataError, HditError
 from hdit_core.recipe.write import recipe_toml
-from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
 from tests.train.ranks import on_ranks, srun, started
 
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 
 def exchange():
-    world = join("cpu")
+    world = init_ranks("cpu")
     rank = world.rank
     found = {
         "any": [world.any(rank == 1, CPU), world.any(False, CPU)],
@@ -39,7 +39,7 @@ def exchange():
         "listens": sorted({address for address, inode in listening() if inode in own_sockets()}),
     }
     world.any(False, CPU)  # all have looked before the first leaves
-    world.leave()
+    world.destroy_ranks()
     return rank, found
 
 
@@ -72,10 +72,10 @@ def fail_on_the_main_rank():
     def fail():
         raise CheckpointError("the disk is full")
 
-    world = join("cpu")
-    world.lead(lambda: None, CPU)
+    world = init_ranks("cpu")
+    world.on_main_rank(lambda: None, CPU)
     try:
-        world.lead(fail, CPU)
+        world.on_main_rank(fail, CPU)
     except HditError as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"
@@ -120,7 +120,7 @@ def go_wrong(recipe, run, what):
 
     losses, Learner.losses = Learner.losses, act
     try:
-        train(recipe, run, watcher=Watcher())
+        train(recipe, run, callbacks=Callbacks())
     except HditError as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"

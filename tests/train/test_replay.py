@@ -9,11 +9,11 @@ from PIL import Image
 
 from hdit_core.checkpoint.layout import checkpoint_folder, incident_file
 from hdit_core.checkpoint.load import newest_checkpoint
-from hdit_core.checkpoint.state import Skip
+from hdit_core.checkpoint.state import SkippedImages
 from hdit_core.errors import NumericalError, UsageError
 from hdit_core.recipe.read import check_recipe
 from hdit_core.train.monitor import spikes as spikes_module
-from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.replay import replay
 from hdit_core.train.run import train
 from hdit_core.train.step.train_step import Learner
@@ -25,14 +25,14 @@ from tests.train.poison import Poison, poisoned
 def told(tmp_path_factory, tiny_data):
     """A finished run, its recipe, and what each of its steps told."""
     recipe = check_recipe(TINY | {"data": TINY["data"] | {"path": str(tiny_data)}}, "tiny")
-    results, update, run = {}, Learner.update, tmp_path_factory.mktemp("told") / "run"
+    results, update, run = {}, Learner.train_step, tmp_path_factory.mktemp("told") / "run"
     with pytest.MonkeyPatch.context() as patch:
 
         def record(learner, step, batches):
             results[step.number] = update(learner, step, batches)
             return results[step.number]
 
-        patch.setattr(Learner, "update", record)
+        patch.setattr(Learner, "train_step", record)
         train(recipe, run)
     return run, recipe, results
 
@@ -60,7 +60,7 @@ def test_a_damaged_checkpoint_on_the_way_is_passed_over(told, tmp_path):
     shutil.copytree(run, tmp_path / "run")
     (checkpoint_folder(tmp_path / "run", 4) / "model.safetensors").write_bytes(b"damaged")
     notes = []
-    again = replay(recipe, tmp_path / "run", 5, watcher=Watcher(on_note=notes.append))
+    again = replay(recipe, tmp_path / "run", 5, callbacks=Callbacks(on_note=notes.append))
     assert again.from_step == 0 and again.result.losses == results[5].losses
     assert any("passed over" in note and "step-000000004" in note for note in notes)
     assert any("from the beginning" in note for note in notes)
@@ -98,7 +98,7 @@ def test_the_steps_of_a_run_that_passed_over_images_take_those_behind(tmp_path, 
         train(recipe, tmp_path)
     again = replay(recipe, tmp_path, 9)
     assert [image.number for image in again.images] == list(range(80, 88))
-    assert newest_checkpoint(tmp_path)[0].state.skips == (Skip(after_images=40, images=8),)
+    assert newest_checkpoint(tmp_path)[0].state.skips == (SkippedImages(after_images=40, images=8),)
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ from hdit_core.checkpoint.status import write_status
 from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.errors import CheckpointError, DataError, NumericalError, StoppedEarly, UsageError
 from hdit_core.recipe.read import read_recipe
-from hdit_core.train.monitor.callbacks import Watcher
-from hdit_core.train.preemption import SIGNALS, Deadline, listen
+from hdit_core.train.monitor.callbacks import Callbacks
+from hdit_core.train.preemption import SIGNALS, Deadline, stop_signals
 from hdit_core.train.run import train
 from hdit_core.train.step import train_step as step_module
 
@@ -43,7 +43,7 @@ def stop_at(run, steps, **how):
             steps.remove(progress.step)
             stop_file(run).touch() if how.get("by_file") else os.kill(os.getpid(), how.get("by_signal", signal.SIGTERM))
 
-    return Watcher(on_progress=watch)
+    return Callbacks(on_progress=watch)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,9 @@ def test_a_stopped_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(
     watcher = stop_at(run, remaining)
     for _ in range(2):
         with pytest.raises(StoppedEarly, match=r"stopped by SIGTERM .* the same command goes on from here"):
-            train(recipe, run, watcher=watcher)
+            train(recipe, run, callbacks=watcher)
         assert '"state": "preempted"' in status_file(run).read_text()
-    train(recipe, run, watcher=watcher)
+    train(recipe, run, callbacks=watcher)
     assert not remaining
     assert_same_bits(run, unbroken(recipe))
     assert [line["step"] for line in read_log(run)] == [2, 4, 6, 8, 10, 12]
@@ -82,12 +82,12 @@ def test_a_stopped_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(
 def test_a_run_that_lost_its_newest_checkpoint_ends_with_the_same_bits(tmp_path, trained, unbroken):
     recipe, run, notes = trained({}), tmp_path / "run", []
     with pytest.raises(StoppedEarly):
-        train(recipe, run, watcher=stop_at(run, [8]))
+        train(recipe, run, callbacks=stop_at(run, [8]))
     weights = checkpoint_folder(run, 8) / "model.safetensors"  # the run comes by this step again, and saves it again
     content = bytearray(weights.read_bytes())
     content[-100] ^= 4
     weights.write_bytes(content)
-    train(recipe, run, watcher=Watcher(on_note=notes.append))
+    train(recipe, run, callbacks=Callbacks(on_note=notes.append))
     assert any("passed over" in note and "step-000000008/model.safetensors" in note for note in notes)
     assert_same_bits(run, unbroken(recipe))
 
@@ -95,7 +95,7 @@ def test_a_run_that_lost_its_newest_checkpoint_ends_with_the_same_bits(tmp_path,
 def test_every_signal_that_schedulers_send_is_listened_to_and_given_back(tmp_path):
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
-        with listen(tmp_path / "STOP", Deadline(None, lambda: 0.0)) as stop:
+        with stop_signals(tmp_path / "STOP", Deadline(None, lambda: 0.0)) as stop:
             assert not stop.raised()
             os.kill(os.getpid(), number)
             assert stop.raised() and stop.reason == number.name
@@ -105,8 +105,8 @@ def test_every_signal_that_schedulers_send_is_listened_to_and_given_back(tmp_pat
 def test_a_run_at_work_says_so_also_when_it_was_stopped_before(tmp_path, trained):
     run, recipe, states = tmp_path / "run", trained({"train.num_images": 32}), []
     with pytest.raises(StoppedEarly):
-        train(recipe, run, watcher=stop_at(run, [2]))
-    train(recipe, run, watcher=Watcher(on_progress=lambda now: states.append(status_file(run).read_text())))
+        train(recipe, run, callbacks=stop_at(run, [2]))
+    train(recipe, run, callbacks=Callbacks(on_progress=lambda now: states.append(status_file(run).read_text())))
     assert all('"state": "running"' in state for state in states) and states
     assert '"state": "done"' in status_file(run).read_text()
 
@@ -114,13 +114,13 @@ def test_a_run_at_work_says_so_also_when_it_was_stopped_before(tmp_path, trained
 def test_the_stop_file_stops_and_is_gone_afterwards(tmp_path, trained):
     run = tmp_path / "run"
     with pytest.raises(StoppedEarly, match="stopped by the file"):
-        train(trained({}), run, watcher=stop_at(run, [4], by_file=True))
+        train(trained({}), run, callbacks=stop_at(run, [4], by_file=True))
     assert not stop_file(run).exists() and newest_checkpoint(run)[0].state.step == 4
 
 
 def test_a_request_to_stop_in_the_last_step_ends_the_run_and_waits_for_no_other(tmp_path, trained):
     run = tmp_path / "run"
-    assert train(trained({"train.num_images": 16}), run, watcher=stop_at(run, [2], by_file=True)).step == 2
+    assert train(trained({"train.num_images": 16}), run, callbacks=stop_at(run, [2], by_file=True)).step == 2
     assert not stop_file(run).exists() and '"state": "done"' in status_file(run).read_text()
 
 
@@ -145,7 +145,7 @@ def test_a_run_that_is_past_a_shorter_end_says_that_nothing_is_left(tmp_path, tr
     notes = []
     for images in (20, 16):
         recipe = trained({"train.num_images": images})
-        assert train(recipe, tmp_path, device="cpu", watcher=Watcher(on_note=notes.append)).num_images == 24
+        assert train(recipe, tmp_path, device="cpu", callbacks=Callbacks(on_note=notes.append)).num_images == 24
     (told,) = (note for note in notes if "already" in note)
     assert told.endswith("24 images already, more than train.num_images = 16; nothing is left to do")
 
@@ -166,8 +166,8 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_says_that_it_begins_a
     train(trained({"train.num_images": 16}), tmp_path, device="cpu")
     shutil.rmtree(tmp_path / "checkpoints")
     write_status(tmp_path, "running", 0, 0)  # as the kill leaves it: nothing was saved
-    watcher = Watcher(on_note=notes.append)
-    assert train(trained({"train.num_images": 16}), tmp_path, device="cpu", watcher=watcher).step == 2
+    watcher = Callbacks(on_note=notes.append)
+    assert train(trained({"train.num_images": 16}), tmp_path, device="cpu", callbacks=watcher).step == 2
     assert f"{tmp_path}: has no checkpoint yet, and begins again at step 0" in notes
 
 

@@ -10,7 +10,7 @@ import sys
 import pytest
 
 from hdit_core.errors import UsageError
-from hdit_core.train.run_folder import LOCK, claimed_folder
+from hdit_core.train.run_folder import LOCK, locked_run_folder
 
 HOLDER = """
 import os, sys, time
@@ -40,11 +40,11 @@ def test_a_run_that_another_process_trains_is_refused_until_that_is_gone_however
     pid, reader = map(int, holder.stdout.readline().split())
     try:
         where = rf"{run}: another hdit train is at work in it \(process {pid} on .*\); .*touch {run}/STOP"
-        with pytest.raises(UsageError, match=where), claimed_folder(run, mnist):
+        with pytest.raises(UsageError, match=where), locked_run_folder(run, mnist):
             pass
         holder.kill()
         holder.wait()
-        with claimed_folder(run, mnist):
+        with locked_run_folder(run, mnist):
             os.kill(reader, 0)  # still there, and yet it holds nothing
     finally:
         holder.kill()
@@ -52,21 +52,21 @@ def test_a_run_that_another_process_trains_is_refused_until_that_is_gone_however
 
 
 def test_a_folder_is_free_again_after_a_run_that_failed(tmp_path, mnist):
-    with pytest.raises(ZeroDivisionError), claimed_folder(tmp_path / "run", mnist):
+    with pytest.raises(ZeroDivisionError), locked_run_folder(tmp_path / "run", mnist):
         _ = 1 // 0
-    with claimed_folder(tmp_path / "run", mnist):
+    with locked_run_folder(tmp_path / "run", mnist):
         assert (tmp_path / "run" / "recipe.toml").exists()
 
 
 def test_a_folder_that_was_claimed_and_no_more_can_be_begun(tmp_path, mnist):
     (tmp_path / LOCK).touch()  # killed between the lock and the recipe
-    with claimed_folder(tmp_path, mnist):
+    with locked_run_folder(tmp_path, mnist):
         assert (tmp_path / "recipe.toml").exists()
 
 
 def test_a_refused_folder_is_left_as_it_was(tmp_path, mnist):
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UsageError, match="is not a run of hdit"), claimed_folder(tmp_path, mnist):
+    with pytest.raises(UsageError, match="is not a run of hdit"), locked_run_folder(tmp_path, mnist):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -76,7 +76,7 @@ def test_a_recipe_that_was_spoilt_is_told_of_in_one_line(tmp_path, mnist):
     complaint = (
         r"its recipe cannot be read, so that the run cannot go on: .*train\.lr = [^\n]*; [^\n]*train\.batch: [^\n]*$"
     )
-    with pytest.raises(UsageError, match=complaint), claimed_folder(tmp_path, mnist):
+    with pytest.raises(UsageError, match=complaint), locked_run_folder(tmp_path, mnist):
         pass
 
 
@@ -85,5 +85,5 @@ def test_a_file_system_without_locks_is_said_and_used(tmp_path, mnist, monkeypat
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "lockf", no_locks)
-    with pytest.warns(UserWarning, match="file system has no locks"), claimed_folder(tmp_path / "run", mnist):
+    with pytest.warns(UserWarning, match="file system has no locks"), locked_run_folder(tmp_path / "run", mnist):
         assert (tmp_path / "run" / "recipe.toml").exists()

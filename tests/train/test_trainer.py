@@ -9,7 +9,7 @@ from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.checkpoint.log import read_log
 from hdit_core.generate.generate import generate
 from hdit_core.train import sample_grid as grids_module
-from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
 from hdit_core.train.step.train_step import Learner
 
@@ -17,23 +17,23 @@ from hdit_core.train.step.train_step import Learner
 def test_checkpoints_come_when_they_are_due_and_at_the_end_and_the_newest_few_stay(tmp_path, trained):
     notes = []
     recipe = trained({"train.num_images": 72, "train.checkpoint_every_images": 20, "train.keep_checkpoints": 2})
-    train(recipe, tmp_path / "run", watcher=Watcher(on_note=notes.append))
+    train(recipe, tmp_path / "run", callbacks=Callbacks(on_note=notes.append))
     saved = [int(note[-9:]) for note in notes if note.startswith("saved")]
     assert saved == [3, 5, 8, 9]  # a multiple of 20 images lies within these steps, or is their end
     assert [int(folder.name[-9:]) for folder in checkpoint_folders(tmp_path / "run")] == [9, 8]
 
 
 def test_the_log_has_means_since_the_last_line_and_the_learning_rate_that_was_used(tmp_path, trained, monkeypatch):
-    results, update = [], Learner.update
+    results, update = [], Learner.train_step
 
     def record(learner, step, batches):
         results.append((update(learner, step, batches), learner.optimizer.param_groups[0]["lr"]))
         return results[-1][0]
 
-    monkeypatch.setattr(Learner, "update", record)
+    monkeypatch.setattr(Learner, "train_step", record)
     recipe = trained({"train.num_images": 48, "train.log_every_images": 24, "train.warmup_images": 40})
     shown = []
-    train(recipe, tmp_path / "run", watcher=Watcher(on_progress=shown.append))
+    train(recipe, tmp_path / "run", callbacks=Callbacks(on_progress=shown.append))
     lines = read_log(tmp_path / "run")
     assert [line["step"] for line in lines] == [3, 6] and [line["num_images"] for line in lines] == [24, 48]
     for line, now, part in zip(lines, shown, (results[:3], results[3:]), strict=True):

@@ -16,7 +16,7 @@ from hdit_core.checkpoint.ema.profile import LONGEST, SHORTEST, Mixture, Profile
 from hdit_core.checkpoint.ema.snapshots import Snapshot, fingerprint, post_hoc_file, snapshots, stream_tensors
 from hdit_core.checkpoint.safetensors_file import Tensors, read_metadata, write_tensors
 from hdit_core.errors import CheckpointError, RecipeError, UsageError
-from hdit_core.files import new_file
+from hdit_core.files import atomic_file
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.model import ModelRecipe
 from hdit_core.recipe.read import check_recipe
@@ -38,7 +38,7 @@ class PostHoc:
     mixture: Mixture
 
 
-def plan_average(run: Path, std: float) -> tuple[list[Snapshot], Mixture]:
+def plan_post_hoc_ema(run: Path, std: float) -> tuple[list[Snapshot], Mixture]:
     """Return the snapshots of a run, and what an average of this length, up to the newest of them, takes of each.
 
     Raises:
@@ -61,7 +61,7 @@ def plan_average(run: Path, std: float) -> tuple[list[Snapshot], Mixture]:
     return taken, mixture
 
 
-def build_average(run: Path, std: float, target: Path | None = None) -> PostHoc:
+def build_post_hoc_ema(run: Path, std: float, target: Path | None = None) -> PostHoc:
     """Make the average of a length up to a run's newest snapshot, and write it as a file for `load_denoiser`.
 
     Snapshots are read one after the other, tensor by tensor: besides the result, in float32, one tensor is in memory.
@@ -74,12 +74,12 @@ def build_average(run: Path, std: float, target: Path | None = None) -> PostHoc:
         CheckpointError: the run has no snapshots, or one is damaged, or the target cannot be written.
         UsageError: the snapshots cannot give this length.
     """
-    taken, mixture = plan_average(run, std)
+    taken, mixture = plan_post_hoc_ema(run, std)
     path, newest = target or post_hoc_file(run, std), taken[-1]
     recipe, made_of = _recipe_of(newest), fingerprint(taken)
     average = _weighted_sum(taken, mixture.weights, recipe.model)
     try:
-        with new_file(path) as temporary:
+        with atomic_file(path) as temporary:
             write_tensors(temporary, average, recipe.model_dump_json(), std=f"{std:.3f}", made_of=made_of)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from error

@@ -18,10 +18,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hdit_core.checkpoint.ema.profile import LONGEST, SHORTEST, Profile
-from hdit_core.checkpoint.layout import averages_folder
+from hdit_core.checkpoint.layout import ema_folder
 from hdit_core.checkpoint.safetensors_file import metadata_crc32, read_metadata, tensor_crc32, write_tensors
 from hdit_core.errors import CheckpointError, UsageError
-from hdit_core.files import new_file, remove_temporaries
+from hdit_core.files import atomic_file, remove_temporaries
 from hdit_core.recipe.run import Recipe
 
 SNAPSHOT_NAME = re.compile(r"(\d{9,})-ema-(0\.\d{3})\.safetensors")
@@ -35,12 +35,12 @@ class Snapshot:
     profile: Profile
 
 
-def average_name(std: float) -> str:
+def ema_name(std: float) -> str:
     """Return the name of a checkpoint's part that holds the average of a length: `"ema-0.050"`."""
     return f"ema-{std:.3f}"
 
 
-def read_length(text: str) -> float:
+def parse_ema_std(text: str) -> float:
     """Read the length of an average.
 
     Raises:
@@ -65,11 +65,11 @@ def part_name(weights: str) -> str:
         return weights
     if weights.strip()[:1] not in set("0123456789.-"):
         raise UsageError(f"weights {weights}: expected ema, model, or the length of an average such as 0.08")
-    return average_name(read_length(weights))
+    return ema_name(parse_ema_std(weights))
 
 
 def post_hoc_file(run: Path, std: float) -> Path:
-    return averages_folder(run) / f"post-hoc-{std:.3f}.safetensors"
+    return ema_folder(run) / f"post-hoc-{std:.3f}.safetensors"
 
 
 def write_snapshot(run: Path, recipe: Recipe, profile: Profile, tensors: Mapping[str, Tensor]) -> Path:
@@ -81,10 +81,10 @@ def write_snapshot(run: Path, recipe: Recipe, profile: Profile, tensors: Mapping
     Raises:
         CheckpointError: the disk is full, or cannot be written.
     """
-    path = averages_folder(run) / f"{profile.num_images:09d}-{average_name(profile.std)}.safetensors"
+    path = ema_folder(run) / f"{profile.num_images:09d}-{ema_name(profile.std)}.safetensors"
     try:
         path.parent.mkdir(exist_ok=True)
-        with new_file(path) as temporary:
+        with atomic_file(path) as temporary:
             write_tensors(temporary, tensors, recipe.model_dump_json(), std=f"{profile.std:.3f}")
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be saved ({error.strerror or error}); make room, and go on") from error
@@ -99,7 +99,7 @@ def rounded(average: Tensor) -> Tensor:
 
 def snapshots(run: Path) -> list[Snapshot]:
     """Return the snapshots of a run, oldest first."""
-    folder = averages_folder(run)
+    folder = ema_folder(run)
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     return [
         Snapshot(folder / name, Profile(float(match[2]), int(match[1])))
@@ -110,7 +110,7 @@ def snapshots(run: Path) -> list[Snapshot]:
 
 def remove_snapshots_after(run: Path, num_images: int) -> None:
     """Remove what a run that goes on from `num_images` images is yet to come by, and what killed writers left."""
-    folder = averages_folder(run)
+    folder = ema_folder(run)
     remove_temporaries(folder)
     for snapshot in snapshots(run):
         if snapshot.profile.num_images > num_images:
@@ -123,7 +123,7 @@ def fingerprint(taken: Sequence[Snapshot]) -> str:
     return hashlib.sha256("\n".join(said).encode()).hexdigest()
 
 
-def made_average(run: Path, std: float) -> Path:
+def find_post_hoc_ema(run: Path, std: float) -> Path:
     """Return the file that `hdit ema` made of a run's snapshots, if it is of those that are there now.
 
     Raises:

@@ -34,7 +34,7 @@ def image_hashes(sha256: str, framed: Image.Image) -> bytes:
     return bytes.fromhex(sha256)[:HALF_BYTES] + pixels.digest()
 
 
-def first_equal(words: Words) -> Int[np.ndarray, " N"]:
+def first_duplicate(words: Words) -> Int[np.ndarray, " N"]:
     """Return for each row the number of the first row that equals it, which may be itself."""
     order = np.lexsort((words[:, 1], words[:, 0]))
     new = np.ones(len(words), bool)
@@ -86,7 +86,7 @@ class _Table:
         return None
 
 
-class KnownImages:
+class HashIndex:
     """The images of other data sets, which must not be in this one too."""
 
     def __init__(self, folders: Sequence[Path]) -> None:

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer
 
 from hdit_core.errors import DataError
-from hdit_core.files import write_whole
+from hdit_core.files import write_atomic
 
 MANIFEST = "manifest.json"
 INDEX = "index.npy"
@@ -142,7 +142,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write `manifest.json`, and so declare the set complete."""
     document = manifest.model_dump(mode="json")
     document["checksum"] = _sha256(document)
-    write_whole(folder / MANIFEST, json.dumps(document, indent=1) + "\n")
+    write_atomic(folder / MANIFEST, json.dumps(document, indent=1) + "\n")
 
 
 def _load_document(path: Path) -> dict[str, Any]:

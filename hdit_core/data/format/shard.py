@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from hdit_core.files import new_file
+from hdit_core.files import atomic_file
 
 INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("crc32", "<u4"), ("label", "<i4")])
 """One image: its shard's place in the manifest, first byte and number of bytes there, their CRC-32, class or -1."""
@@ -63,7 +63,7 @@ class ShardFile:
     sha256: str
 
 
-class _Hashed:
+class _HashingFile:
     """Passes on what is written and hashes it on the way."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -96,10 +96,10 @@ def _append(tar: tarfile.TarFile, name: str, content: bytes) -> int:
 
 
 class ShardWriter:
-    """Appends samples to a shard; `new_shard` makes one."""
+    """Appends samples to a shard; `atomic_shard` makes one."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._hashed = _Hashed(file)
+        self._hashed = _HashingFile(file)
         self._tar = tarfile.TarFile(fileobj=self._hashed, mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[arg-type]
         self._rows = bytearray()
 
@@ -123,57 +123,57 @@ class ShardWriter:
 
 
 @contextmanager
-def new_shard(path: Path) -> Iterator[ShardWriter]:
+def atomic_shard(path: Path) -> Iterator[ShardWriter]:
     """Give a writer; what it is given becomes the shard of this name, whole, when the block ends well."""
-    with new_file(path) as temporary, temporary.open("wb") as file:
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
         writer = ShardWriter(file)
         yield writer
         writer.close()
 
 
-LARGEST_NOTE_BYTES = 1 << 20  # of a .json or .cls
+LARGEST_MEMBER_BYTES = 1 << 20  # of a .json or .cls
 
 
 @dataclass
-class Stored:
+class ShardSample:
     """One sample as it lies in the tar."""
 
     key: str
     members: dict[str, tuple[int, int]] = field(default_factory=dict)  # suffix: first byte, number of bytes
 
-    def note(self, descriptor: int, suffix: str) -> bytes:
+    def read_text(self, descriptor: int, suffix: str) -> bytes:
         """Return the content of its .json or .cls.
 
         Raises:
             KeyError: it has none.
         """
         offset, length = self.members[suffix]
-        return os.pread(descriptor, min(length, LARGEST_NOTE_BYTES), offset)
+        return os.pread(descriptor, min(length, LARGEST_MEMBER_BYTES), offset)
 
-    def about(self, descriptor: int) -> dict[str, str]:
+    def read_json(self, descriptor: int) -> dict[str, str]:
         """Return what its .json says.
 
         Raises:
             ValueError, KeyError, RecursionError: it is damaged or missing.
         """
-        facts = json.loads(self.note(descriptor, "json"))
+        facts = json.loads(self.read_text(descriptor, "json"))
         if not isinstance(facts, dict) or not all(isinstance(value, str) for value in facts.values()):
             raise ValueError("its .json is not that of a sample")
         return facts
 
 
-def stored_samples(path: Path) -> list[Stored]:
+def read_shard(path: Path) -> list[ShardSample]:
     """Return the samples of a shard: members that lie side by side and share a key.
 
     Raises:
         tarfile.TarError, OSError, ValueError: it is damaged.
     """
-    found: list[Stored] = []
+    found: list[ShardSample] = []
     with tarfile.open(path, "r:") as tar:
         for member in tar:
             key, _, suffix = member.name.partition(".")
             if not found or found[-1].key != key:
-                found.append(Stored(key))
+                found.append(ShardSample(key))
             if not member.isreg() or suffix in found[-1].members:
                 raise ValueError(f"{member.name!r} is no file, or is there twice")
             found[-1].members[suffix] = (member.offset_data, member.size)

@@ -41,7 +41,7 @@ Rows = Shaped[np.ndarray, " _"]
 
 
 @dataclass(frozen=True)
-class Damage:
+class Defect:
     """One thing that is not as it was."""
 
     file: str  # its name in the data set's folder
@@ -49,7 +49,7 @@ class Damage:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class VerifyReport:
     """What was looked at, and what is wrong with it."""
 
     out: str
@@ -58,7 +58,7 @@ class Verdict:
     images: int
     shards: int
     bytes: int
-    damages: tuple[Damage, ...]
+    defects: tuple[Defect, ...]
     elapsed_s: float
 
 
@@ -122,12 +122,12 @@ def _rejects_problem(path: Path, expected: int) -> str | None:
     return None if found == expected else f"has {found:,} lines, the manifest says {expected:,}"
 
 
-def _unnamed_shards(folder: Path, contents: Contents) -> Iterator[Damage]:
+def _unnamed_shards(folder: Path, contents: Contents) -> Iterator[Defect]:
     """Yield shards that a pattern such as `shard-*.tar` would find, and that do not belong to the set."""
     named = {shard.name for shard in contents.shards}
     for path in sorted(folder.glob("shard-*.tar")):
         if path.name not in named:
-            yield Damage(path.name, "is no part of the data set: the manifest does not name it")
+            yield Defect(path.name, "is no part of the data set: the manifest does not name it")
 
 
 class _Verification:
@@ -140,53 +140,53 @@ class _Verification:
         self.hashes: Rows | None = None
         self._ends = list(accumulate(shard.samples for shard in self.contents.shards))
 
-    def small_files(self) -> Iterator[Damage]:
+    def small_files(self) -> Iterator[Defect]:
         """Yield what is wrong with everything but the shards; keep the rows that are whole."""
         samples, hashes = self.contents.samples, self.manifest.hashes
         if problem := _rows_problem(self.folder / INDEX, self.contents.index, INDEX_DTYPE, samples, self.whole):
-            yield Damage(INDEX, problem)
+            yield Defect(INDEX, problem)
         else:
             self.index = np.load(self.folder / INDEX, mmap_mode="r", allow_pickle=False)
             if problem := _index_problem(self.index, self.contents):
-                yield Damage(INDEX, problem)
+                yield Defect(INDEX, problem)
         if hashes and (problem := _rows_problem(self.folder / HASHES, hashes, HASHES_DTYPE, samples, self.whole)):
-            yield Damage(HASHES, problem)
+            yield Defect(HASHES, problem)
         elif hashes:
             self.hashes = np.load(self.folder / HASHES, mmap_mode="r", allow_pickle=False)
         if problem := _rejects_problem(self.folder / REJECTS, self.manifest.rejects):
-            yield Damage(REJECTS, problem)
+            yield Defect(REJECTS, problem)
         yield from _unnamed_shards(self.folder, self.contents)
 
     def _rows_of(self, number: int) -> slice:
         return slice(self._ends[number] - self.contents.shards[number].samples, self._ends[number])
 
-    def shard(self, number: int) -> list[Damage]:
+    def shard(self, number: int) -> list[Defect]:
         """Return what is wrong with a shard."""
         entry = self.contents.shards[number]
         path = self.folder / entry.name
         problem = _file_problem(path, entry, self.whole)
-        damages = [Damage(entry.name, problem)] if problem else []
+        defects = [Defect(entry.name, problem)] if problem else []
         if self.deep and self.index is not None and path.is_file():
             rows = self._rows_of(number)
             hashes = None if self.hashes is None else self.hashes[rows]
             found = image_problems(path, self.contents, rows.start, self.index[rows], hashes)
-            damages += [Damage(entry.name, problem) for problem in found]
-        return damages
+            defects += [Defect(entry.name, problem) for problem in found]
+        return defects
 
 
-def _look(found: _Verification, workers: int, on_progress: Progress | None) -> Iterator[Damage]:
+def _check_all(found: _Verification, workers: int, on_progress: Progress | None) -> Iterator[Defect]:
     """Look at everything; hashing and decoding leave Python's lock to the other threads."""
     yield from found.small_files()
     shards, done = found.contents.shards, 0
     with ThreadPoolExecutor(max(1, workers)) as threads:
-        for number, damages in enumerate(threads.map(found.shard, range(len(shards)))):
-            yield from damages
+        for number, defects in enumerate(threads.map(found.shard, range(len(shards)))):
+            yield from defects
             done += shards[number].samples
             if on_progress:
                 on_progress(done, found.contents.samples)
 
 
-def verify(folder: Path, level: Level = "full", workers: int = 1, on_progress: Progress | None = None) -> Verdict:
+def verify(folder: Path, level: Level = "full", workers: int = 1, on_progress: Progress | None = None) -> VerifyReport:
     """Compare a data set with its manifest, and find everything that is not as it was.
 
     Args:
@@ -196,18 +196,18 @@ def verify(folder: Path, level: Level = "full", workers: int = 1, on_progress: P
         on_progress: called after each shard.
     """
     started_at = time.monotonic()
-    verdict = partial(Verdict, out=str(folder), level=level)
+    verdict = partial(VerifyReport, out=str(folder), level=level)
     try:
         manifest = read_manifest(folder)
     except DataError as problem:
-        damage = Damage(MANIFEST, str(problem).removeprefix(f"{folder / MANIFEST}: "))
-        return verdict(root=None, images=0, shards=0, bytes=0, damages=(damage,), elapsed_s=0.0)
-    damages = tuple(_look(_Verification(folder, manifest, level), workers, on_progress))
+        defect = Defect(MANIFEST, str(problem).removeprefix(f"{folder / MANIFEST}: "))
+        return verdict(root=None, images=0, shards=0, bytes=0, defects=(defect,), elapsed_s=0.0)
+    defects = tuple(_check_all(_Verification(folder, manifest, level), workers, on_progress))
     return verdict(
         root=manifest.root,
         images=manifest.contents.samples,
         shards=len(manifest.contents.shards),
         bytes=sum(shard.bytes for shard in manifest.contents.shards),
-        damages=damages,
+        defects=defects,
         elapsed_s=round(time.monotonic() - started_at, 3),
     )

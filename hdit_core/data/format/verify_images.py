@@ -12,7 +12,7 @@ from PIL import Image
 
 from hdit_core.data.format.hashes import image_hashes
 from hdit_core.data.format.manifest import Contents
-from hdit_core.data.format.shard import HASHES_DTYPE, NO_LABEL, Stored, stored_samples
+from hdit_core.data.format.shard import HASHES_DTYPE, NO_LABEL, ShardSample, read_shard
 from hdit_core.data.image.codec import SUFFIXES, decode
 
 MOST_PROBLEMS = 20  # of one shard; a shard that is shifted by a byte has one for every image
@@ -34,11 +34,11 @@ class _Shard:
     def __init__(self, descriptor: int, contents: Contents, shape: tuple[int, int, int]) -> None:
         self.descriptor, self.contents, self.shape = descriptor, contents, shape
 
-    def _label_problem(self, stored: Stored, label: int) -> str | None:
-        text = stored.note(self.descriptor, "cls").decode() if "cls" in stored.members else str(NO_LABEL)
+    def _label_problem(self, stored: ShardSample, label: int) -> str | None:
+        text = stored.read_text(self.descriptor, "cls").decode() if "cls" in stored.members else str(NO_LABEL)
         return None if text == str(label) else f"class {text[:20]!r} in the tar, {label} in the index"
 
-    def problem(self, stored: Stored, row: Rows, hashes: Rows | None) -> str | None:
+    def problem(self, stored: ShardSample, row: Rows, hashes: Rows | None) -> str | None:
         """Return what is wrong with one image.
 
         Raises:
@@ -51,7 +51,7 @@ class _Shard:
         if zlib.crc32(content) != row["crc32"][0]:
             return "does not have the checksum of the index"
         pixels = decode(content, self.contents.codec, self.shape)
-        about = stored.about(self.descriptor)
+        about = stored.read_json(self.descriptor)
         if problem := self._label_problem(stored, int(row["label"][0])):
             return problem
         lossless = self.contents.codec != "jpeg"  # else the hashes are of what there was before the loss
@@ -69,7 +69,7 @@ def _shape_of(contents: Contents, first: int) -> tuple[int, int, int]:
 
 def _each_problem(path: Path, shard: _Shard, first: int, index: Rows, hashes: Rows | None) -> Iterator[str]:
     try:
-        stored = stored_samples(path)
+        stored = read_shard(path)
     except (tarfile.TarError, OSError, ValueError) as problem:
         yield f"not a whole tar ({problem})"
         return

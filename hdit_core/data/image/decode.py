@@ -41,7 +41,7 @@ _UPRIGHT = {
 }
 
 
-class RefusedImageError(Exception):
+class UnusableImageError(Exception):
     """This file gives no image; the message is the reason, the same on every machine."""
 
 
@@ -64,7 +64,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
     """Read the header, refuse what is too large, and leave the pixels alone."""
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if image.width * image.height > LARGEST_IMAGE_PIXELS:
-        raise RefusedImageError(
+        raise UnusableImageError(
             f"{image.width}x{image.height} pixels are more than {LARGEST_IMAGE_PIXELS // 10**6} million"
         )
     return image
@@ -74,12 +74,12 @@ def _check_depth(image: ImageFile.ImageFile) -> None:
     """Refuse sample formats whose range Pillow does not keep; known before the pixels are decoded only."""
     raw_modes = [str(tile.args[0] if isinstance(tile.args, tuple) else tile.args) for tile in image.tile]
     if any(raw.startswith("I;12") for raw in raw_modes):
-        raise RefusedImageError("12-bit grey has no defined scale here")
+        raise UnusableImageError("12-bit grey has no defined scale here")
     signed = 2 in image.tag_v2.get(_SAMPLE_FORMAT, ()) if isinstance(image, TiffImagePlugin.TiffImageFile) else False
     if signed or any(raw.startswith("I;32") for raw in raw_modes):
-        raise RefusedImageError("signed or 32-bit grey has no defined range")
+        raise UnusableImageError("signed or 32-bit grey has no defined range")
     if image.mode == "RGB" and "transparency" in image.info and any("16" in raw for raw in raw_modes):
-        raise RefusedImageError("a transparent colour of 16 bits, while Pillow reads 8 bits")
+        raise UnusableImageError("a transparent colour of 16 bits, while Pillow reads 8 bits")
 
 
 def _load(data: bytes) -> Image.Image:
@@ -112,7 +112,7 @@ def _grey16_to_grey(image: Image.Image) -> Image.Image:
     """Scale 0..65535 to 0..255. A transparent level becomes alpha."""
     levels = np.asarray(image)
     if levels.max(initial=0) > 0xFFFF or levels.min(initial=0) < 0:
-        raise RefusedImageError("grey beyond 16 bits has no defined range")
+        raise UnusableImageError("grey beyond 16 bits has no defined range")
     grey = _TO_8_BITS_TABLE[levels]
     if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow heeds up to 8 bits only
         grey = 255 - grey
@@ -124,7 +124,7 @@ def _grey16_to_grey(image: Image.Image) -> Image.Image:
 
 
 def _refuse_mode(image: Image.Image) -> Image.Image:
-    raise RefusedImageError(f"pixels of Pillow's mode {image.mode} have no defined range in sRGB")
+    raise UnusableImageError(f"pixels of Pillow's mode {image.mode} have no defined range in sRGB")
 
 
 _TO_8_BITS: dict[str, Callable[[Image.Image], Image.Image]] = {
@@ -161,7 +161,7 @@ def _flatten(image: Image.Image, background: tuple[int, int, int]) -> tuple[Imag
     return sheet, [*remarks, "transparency laid on the background"]
 
 
-def decode_any(data: bytes, channels: int, background: tuple[int, int, int] = (255, 255, 255)) -> Decoded:
+def decode_image(data: bytes, channels: int, background: tuple[int, int, int] = (255, 255, 255)) -> Decoded:
     """Return the image in a file: upright, opaque, sRGB, 8 bits.
 
     Args:
@@ -180,14 +180,14 @@ def decode_any(data: bytes, channels: int, background: tuple[int, int, int] = (2
             remarks = ["first frame of an animation"] if getattr(stored, "is_animated", False) else []
             upright, turned = _upright(stored)
             flat, converted = _flatten(upright, background)
-    except RefusedImageError:
+    except UnusableImageError:
         raise
     except UnidentifiedImageError:
-        raise RefusedImageError("not an image of a known kind") from None
+        raise UnusableImageError("not an image of a known kind") from None
     except Image.DecompressionBombError:
-        raise RefusedImageError(f"more than {LARGEST_IMAGE_PIXELS // 10**6} million pixels") from None
+        raise UnusableImageError(f"more than {LARGEST_IMAGE_PIXELS // 10**6} million pixels") from None
     except Exception as problem:  # a decoder raises whatever a hostile file leads it to
-        raise RefusedImageError(_reason(problem)) from None
+        raise UnusableImageError(_reason(problem)) from None
     image = flat.convert("L" if channels == 1 else "RGB")
     return Decoded(image, (*remarks, *turned, *converted))
 
@@ -197,7 +197,7 @@ def read_file(path: Path) -> bytes:
     with path.open("rb") as file:
         content = file.read(LARGEST_FILE_BYTES + 1)
     if len(content) > LARGEST_FILE_BYTES:
-        raise RefusedImageError(f"more than {LARGEST_FILE_BYTES >> 20} MiB")
+        raise UnusableImageError(f"more than {LARGEST_FILE_BYTES >> 20} MiB")
     return content
 
 

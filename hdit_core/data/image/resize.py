@@ -1,7 +1,7 @@
-"""From an image of any size to the size of the data set: the second step of preparation.
+"""Resizes an image of any size to the size of the data set: the second step of preparation.
 
-`center` and `random` cut out the largest part with the shape of the target; `fit` keeps all and pads. Resizing is
-Pillow's, with its antialiasing and no shortcut (`reducing_gap` off), part and scale in one pass.
+`center` and `random` crop the largest region with the aspect ratio of the target; `pad_and_resize` keeps all and pads.
+Pillow resizes, with antialiasing and without its shortcut (`reducing_gap` off), crop and scale in one operation.
 """
 
 import hashlib
@@ -23,13 +23,13 @@ _FILTERS: dict[Resize, Image.Resampling] = {
 }
 
 
-def random_place(seed: int, name: str) -> tuple[float, float]:
+def random_crop_position(seed: int, name: str) -> tuple[float, float]:
     """Return two numbers in [0, 1) that depend on the seed and an image's name alone."""
     digest = hashlib.blake2b(f"{seed}/crop/{name}".encode(errors="surrogateescape"), digest_size=16).digest()
     return tuple(int.from_bytes(half, "little") / 2**64 for half in (digest[:8], digest[8:]))  # type: ignore[return-value]
 
 
-def cut(
+def crop_and_resize(
     image: Image.Image,
     height: int,
     width: int,
@@ -53,7 +53,7 @@ def cut(
     return image.resize((width, height), _FILTERS[resize], box=box)
 
 
-def fit(
+def pad_and_resize(
     image: Image.Image,
     height: int,
     width: int,

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from hdit_core.errors import UsageError
 
-Read = Callable[[], UInt8[np.ndarray, "H W C"]]
+ReadImage = Callable[[], UInt8[np.ndarray, "H W C"]]
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class ImageSet:
 
     source: dict[str, Any]
     count: int | None
-    open: Callable[[Sequence[int]], Iterator[Read]]
+    open: Callable[[Sequence[int]], Iterator[ReadImage]]
     identity: str = ""
     remarks: tuple[str, ...] = ()
 
-    def readers(self, start: int = 0) -> Iterator[Read]:
+    def readers(self, start: int = 0) -> Iterator[ReadImage]:
         """Return the reading functions of all images, or of all from a place on."""
         return self.open(range(start, sys.maxsize if self.count is None else self.count))
 
-    def pick(self, places: Sequence[int]) -> list[UInt8[np.ndarray, "H W C"]]:
+    def read_many(self, places: Sequence[int]) -> list[UInt8[np.ndarray, "H W C"]]:
         """Read some images, which may have been read before, in the order of `places`.
 
         Raises:

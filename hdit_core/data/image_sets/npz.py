@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS
-from hdit_core.data.image_sets.image_set import Read
+from hdit_core.data.image_sets.image_set import ReadImage
 from hdit_core.errors import DataError
 
 MEMBER = "arr_0.npy"
@@ -45,7 +45,7 @@ class ImageArray:
         self.count = self._shape[0]
         self.identity = f"{member.CRC:08x} {member.file_size}"
 
-    def readers(self, numbers: Sequence[int]) -> Iterator[Read]:
+    def readers(self, numbers: Sequence[int]) -> Iterator[ReadImage]:
         """Return functions that give the images of these numbers, ascending; the file is read as they are asked for."""
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(MEMBER) as file:
@@ -57,7 +57,7 @@ class ImageArray:
         except _DAMAGE as problem:
             raise DataError(f"{self.path}: damaged array of images ({problem}); make it anew") from None
 
-    def _readers(self, file: BufferedIOBase, numbers: Sequence[int]) -> Iterator[Read]:
+    def _readers(self, file: BufferedIOBase, numbers: Sequence[int]) -> Iterator[ReadImage]:
         size_bytes, at = prod(self._shape[1:]), 0
         for number in numbers:
             if number >= self.count:

@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hdit_core.data.format.manifest import MANIFEST
-from hdit_core.data.image.decode import RefusedImageError, decode_any
-from hdit_core.data.image_sets.image_set import ImageSet, Read, class_map_sha256
+from hdit_core.data.image.decode import UnusableImageError, decode_image
+from hdit_core.data.image_sets.image_set import ImageSet, ReadImage, class_map_sha256
 from hdit_core.data.image_sets.npz import ImageArray
 from hdit_core.data.image_sets.tar_stream import read_tar
 from hdit_core.data.loader.reader import ImageReader
@@ -62,7 +62,7 @@ def _of_data_set(location: str, n: int | None, seed: int) -> ImageSet:
     if manifest.contents.classes:
         source["class_map"] = class_map_sha256(manifest.contents.classes)
 
-    def read(places: Sequence[int]) -> Iterator[Read]:
+    def read(places: Sequence[int]) -> Iterator[ReadImage]:
         return (partial(_read_sample, reader, chosen[place]) for place in places)
 
     return ImageSet(source, len(chosen), read, _identity(manifest.root, chosen))
@@ -78,7 +78,7 @@ def _of_arrays(path: Path, n: int | None, seed: int) -> ImageSet:
     chosen = _choose(str(path), array.count, n, seed)
     source = {"kind": "npz", "path": str(path), **_draw(n, seed)}
 
-    def read(places: Sequence[int]) -> Iterator[Read]:
+    def read(places: Sequence[int]) -> Iterator[ReadImage]:
         return array.readers([chosen[place] for place in places])
 
     return ImageSet(source, len(chosen), read, _identity(array.identity, chosen))
@@ -88,7 +88,7 @@ def _of_stream(n: int | None) -> ImageSet:
     if n is not None:
         raise UsageError(f"--n {n}: of a stream all images are scored; send no more than {n}")
 
-    def read(_: Sequence[int]) -> Iterator[Read]:
+    def read(_: Sequence[int]) -> Iterator[ReadImage]:
         for name, content in read_tar(sys.stdin.buffer.read, _is_image, "stdin"):
             yield partial(_decode, content, f"stdin: {name}")
 
@@ -97,7 +97,7 @@ def _of_stream(n: int | None) -> ImageSet:
 
 def _of_source(location: str, n: int | None, seed: int) -> ImageSet:
     source = open_source(location)
-    numbers, others = _sort_out(source, named=not Path(location).exists())
+    numbers, others = _split_images_from_others(source, named=not Path(location).exists())
     chosen = [numbers[place] for place in _choose(location, len(numbers), n, seed)]
     entries = [source.entries[number] for number in chosen]
     lossy = sum(_ending(entry.name) in LOSSY_ENDINGS for entry in entries)
@@ -112,7 +112,7 @@ def _of_source(location: str, n: int | None, seed: int) -> ImageSet:
     )
 
 
-def _sort_out(source: Source, named: bool) -> tuple[list[int], list[str]]:
+def _split_images_from_others(source: Source, named: bool) -> tuple[list[int], list[str]]:
     """Return the numbers of the images and the names of what is no image; what hdit sample adds is neither.
 
     A named set consists of images, whatever they are called.
@@ -134,7 +134,7 @@ def _is_image(name: str) -> bool:
     return _ending(name) in IMAGE_ENDINGS
 
 
-def _fetch_all(source: Source, numbers: Sequence[int], location: str) -> Iterator[Read]:
+def _fetch_all(source: Source, numbers: Sequence[int], location: str) -> Iterator[ReadImage]:
     """Fetch in ascending order, as sources want it, and leave the decoding to whoever calls what this gives."""
     for number in numbers:
         entry = source.entries[number]
@@ -150,8 +150,8 @@ def _fetch_all(source: Source, numbers: Sequence[int], location: str) -> Iterato
 def _decode(content: bytes | Path, where: str) -> UInt8[np.ndarray, "H W C"]:
     try:
         data = content if isinstance(content, bytes) else content.read_bytes()
-        return np.asarray(decode_any(data, channels=3).image)
-    except (OSError, RefusedImageError) as problem:
+        return np.asarray(decode_image(data, channels=3).image)
+    except (OSError, UnusableImageError) as problem:
         raise DataError(f"{where}: cannot be scored ({problem}); remove it or make it anew") from None
 
 

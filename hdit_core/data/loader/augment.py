@@ -135,24 +135,24 @@ def affine(augmentation: Augmentation, height: int, width: int) -> Float64[np.nd
 
 
 @dataclass(frozen=True)
-class Warp:
+class AffineWarp:
     """What is still to be done to a batch of images: some of them resampled, all in one operation."""
 
     places: Int64[Tensor, " K"]  # of those in the batch
     sources: Float[Tensor, "K 2 3"]  # from a point (x, y, 1) of the result to one of the image; see `affine`
 
-    def to(self, device: torch.device | str) -> "Warp":
+    def to(self, device: torch.device | str) -> "AffineWarp":
         """Return the same on a device."""
-        return Warp(self.places.to(device, non_blocking=True), self.sources.to(device, non_blocking=True))
+        return AffineWarp(self.places.to(device, non_blocking=True), self.sources.to(device, non_blocking=True))
 
     def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Return the images, on whose device this is too, in [-1, 1]."""
         if not len(self.places):
             return images
-        return images.index_copy(0, self.places, resampled(images[self.places], self.sources))
+        return images.index_copy(0, self.places, resample(images[self.places], self.sources))
 
 
-def resampled(images: Float[Tensor, "K C H W"], sources: Float[Tensor, "K 2 3"]) -> Float[Tensor, "K C H W"]:
+def resample(images: Float[Tensor, "K C H W"], sources: Float[Tensor, "K 2 3"]) -> Float[Tensor, "K C H W"]:
     """Return images of which each point is taken from where its map sends it.
 
     Each pixel is worked out by itself, so that on one device the bits do not depend on what is batched together.
@@ -178,7 +178,7 @@ def _flipped(images: Float[Tensor, "B C H W"], augmentation: Augmentation) -> Fl
 
 def augment(
     images: Float[Tensor, "B C H W"], seed: int, numbers: Sequence[int], probability: float
-) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B 9"], Warp | None]:
+) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B 9"], AffineWarp | None]:
     """Augment images, each by its own random numbers; what has to be resampled is left to the device they go to.
 
     Args:
@@ -196,5 +196,5 @@ def augment(
     augmentation = draw(seed, numbers, probability)
     places = np.flatnonzero(~augmentation.is_flip_only())
     sources = np.linalg.inv(affine(augmentation, *images.shape[-2:])[places])[:, :2]
-    warp = Warp(torch.from_numpy(places), torch.from_numpy(sources).float())
+    warp = AffineWarp(torch.from_numpy(places), torch.from_numpy(sources).float())
     return _flipped(images, augmentation), condition(augmentation), warp if len(places) else None

@@ -17,7 +17,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hdit_core.data.loader.augment import Warp, augment
+from hdit_core.data.loader.augment import AffineWarp, augment
 from hdit_core.data.loader.order import Order, UniformOrder
 from hdit_core.data.loader.quarantine import Quarantine, read_sound
 from hdit_core.data.loader.reader import ImageReader
@@ -40,7 +40,7 @@ class Batch:
     augment_cond: Float[Tensor, "B 9"]  # what was done to each; zeros for nothing
     noise: Float[Tensor, "B C H W"]  # standard normal
     uniform: Float64[Tensor, " B"]  # in [0, 1), the place within the stratum of noise levels
-    warp: Warp | None = None  # of the images, to be done by `to`
+    warp: AffineWarp | None = None  # of the images, to be done by `to`
     damaged: Mapping[int, str] = field(default_factory=dict)  # images that these stand in for, and what is wrong there
 
     def to(self, device: torch.device | str) -> "Batch":
@@ -64,7 +64,7 @@ class Batch:
         return replace(self, **changed)
 
 
-class TrainingImages(Dataset[Batch]):
+class TrainingDataset(Dataset[Batch]):
     """Makes the batch of any list of image numbers."""
 
     def __init__(
@@ -166,7 +166,7 @@ def load_batches(
     """
     _check_classes(reader, num_classes)
     quarantine = quarantine or Quarantine(0)
-    images = TrainingImages(
+    images = TrainingDataset(
         reader,
         order or UniformOrder(seed, len(reader)),
         seed=seed,

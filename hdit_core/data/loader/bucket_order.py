@@ -18,11 +18,11 @@ from itertools import accumulate
 import numpy as np
 from jaxtyping import Int64, Integer
 
-from hdit_core.data.loader.order import GOLDEN, Order, epoch_keys, mixed, shuffled
+from hdit_core.data.loader.order import GOLDEN, Order, epoch_keys, permute, splitmix64
 
 
 @dataclass(frozen=True)
-class Bucket:
+class SizeBucket:
     """Images of one size."""
 
     first: int  # of its images in the index
@@ -31,7 +31,7 @@ class Bucket:
 
 
 @dataclass(frozen=True)
-class Part:
+class BatchSizePhase:
     """A part of a run whose steps take equally many images."""
 
     after_images: int  # of the run
@@ -39,7 +39,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _BucketPosition:
     """Where a step stands in its part of the run."""
 
     bucket: int
@@ -49,7 +49,7 @@ class _Place:
 class BucketOrder:
     """See above; an `order.Order`."""
 
-    def __init__(self, seed: int, buckets: Sequence[Bucket], parts: Sequence[Part]) -> None:
+    def __init__(self, seed: int, buckets: Sequence[SizeBucket], parts: Sequence[BatchSizePhase]) -> None:
         """Choose an order.
 
         Args:
@@ -81,18 +81,20 @@ class BucketOrder:
         numbers = (part << 24) * bucket.num_images + place.step * batch_size + places
         return bucket.first + bucket.order.images_at(numbers)
 
-    def _place(self, part: int, step: int) -> _Place:
+    def _place(self, part: int, step: int) -> _BucketPosition:
         """Return which step of which bucket the step of a part is."""
         batch_size = self.parts[part].batch_size
         round_number = self._round_of(batch_size, step)
         before, after = self._steps_before(batch_size, round_number), self._steps_before(batch_size, round_number + 1)
         shares = [a - b for b, a in zip(before, after, strict=True)]
 
-        key = mixed(epoch_keys(self.seed, np.array([round_number], np.uint64)) + GOLDEN * np.array([part], np.uint64))
-        slot = int(shuffled(np.array([step - sum(before)], np.uint64), key, sum(shares))[0])
+        key = splitmix64(
+            epoch_keys(self.seed, np.array([round_number], np.uint64)) + GOLDEN * np.array([part], np.uint64)
+        )
+        slot = int(permute(np.array([step - sum(before)], np.uint64), key, sum(shares))[0])
         ends = list(accumulate(shares))
         bucket = bisect_right(ends, slot)
-        return _Place(bucket, before[bucket] + slot - (ends[bucket] - shares[bucket]))
+        return _BucketPosition(bucket, before[bucket] + slot - (ends[bucket] - shares[bucket]))
 
     def _steps_before(self, batch_size: int, round_number: int) -> list[int]:
         """Return how many steps each bucket has had when a round begins."""

@@ -5,10 +5,10 @@ from heapq import nlargest
 from itertools import accumulate
 
 from hdit_core.data.format.manifest import Contents
-from hdit_core.data.loader.bucket_order import Bucket, BucketOrder, Part
+from hdit_core.data.loader.bucket_order import BatchSizePhase, BucketOrder, SizeBucket
 from hdit_core.data.loader.order import GOLDEN, BlockOrder, Order, UniformOrder
 from hdit_core.data.loader.reader import ImageReader
-from hdit_core.data.loader.remote_cache import RemoteSet, default_cache, is_remote
+from hdit_core.data.loader.remote_cache import RemoteDataset, default_cache, is_remote
 from hdit_core.errors import DataError
 from hdit_core.recipe.data import DataRecipe
 
@@ -33,7 +33,7 @@ def open_reader(recipe: DataRecipe) -> ImageReader:
         UsageError: the store is of no known kind, or a package for it is missing.
         DataError: a part is missing or damaged, cannot be fetched, or does not fit the cache.
     """
-    place = RemoteSet(recipe.path, default_cache(), int(recipe.cache_gb * 1e9)) if is_remote(recipe.path) else None
+    place = RemoteDataset(recipe.path, default_cache(), int(recipe.cache_gb * 1e9)) if is_remote(recipe.path) else None
     whole_shards = recipe.order == "blocks"
     reader = ImageReader(place or recipe.path, max_damaged=recipe.max_damaged, whole_shards=whole_shards)
     if place:
@@ -47,7 +47,7 @@ def _order_within(recipe: DataRecipe, seed: int, shard_sizes: Sequence[int]) -> 
     return UniformOrder(seed, sum(shard_sizes))
 
 
-def order_of(recipe: DataRecipe, contents: Contents, seed: int, parts: Sequence[Part]) -> Order:
+def build_order(recipe: DataRecipe, contents: Contents, seed: int, parts: Sequence[BatchSizePhase]) -> Order:
     """Return the order in which a run reads a data set.
 
     Args:
@@ -61,7 +61,7 @@ def order_of(recipe: DataRecipe, contents: Contents, seed: int, parts: Sequence[
     ends = list(accumulate(size.samples for size in contents.sizes))
     shards = _shards_of_buckets([shard.samples for shard in contents.shards], ends)
     buckets = [
-        Bucket(end - size.samples, size.samples, _order_within(recipe, (seed + i * int(GOLDEN)) % 2**64, shards[i]))
+        SizeBucket(end - size.samples, size.samples, _order_within(recipe, (seed + i * int(GOLDEN)) % 2**64, shards[i]))
         for i, (size, end) in enumerate(zip(contents.sizes, ends, strict=True))
     ]
     return BucketOrder(seed, buckets, parts)

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.errors import UsageError
-from hdit_core.files import new_file
+from hdit_core.files import atomic_file
 
 CELL_PX = 128
 GAP_PX = 8
@@ -85,5 +85,5 @@ def write_contact_sheet(folder: Path, path: Path, num_images: int = 64) -> None:
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{path}: cannot be written, its folder is not there; make it, or choose another name")
     sheet = contact_sheet(folder, num_images)
-    with new_file(path) as temporary:
+    with atomic_file(path) as temporary:
         sheet.save(temporary, "PNG")

@@ -33,7 +33,7 @@ class Order(Protocol):
         ...
 
 
-def mixed(words: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray, " B"]:
+def splitmix64(words: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray, " B"]:
     """Scatter 64-bit words: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), modulo 2^64."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -42,7 +42,7 @@ def mixed(words: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray, " B"]:
 
 def epoch_keys(seed: int, epochs: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray, " B"]:
     """Return the key of each epoch's permutation."""
-    return mixed(mixed(np.full_like(epochs, seed) + GOLDEN) + epochs * GOLDEN)
+    return splitmix64(splitmix64(np.full_like(epochs, seed) + GOLDEN) + epochs * GOLDEN)
 
 
 def _permute(
@@ -51,12 +51,12 @@ def _permute(
     """Permute 0 .. num_high * num_low - 1: in turn each digit is shifted by a hash of the other."""
     high, low = np.divmod(places, np.uint64(num_low))
     for turn in range(0, ROUNDS, 2):
-        high = (high + mixed(keys + low + np.uint64(turn << 56)) % np.uint64(num_high)) % np.uint64(num_high)
-        low = (low + mixed(keys + high + np.uint64(turn + 1 << 56)) % np.uint64(num_low)) % np.uint64(num_low)
+        high = (high + splitmix64(keys + low + np.uint64(turn << 56)) % np.uint64(num_high)) % np.uint64(num_high)
+        low = (low + splitmix64(keys + high + np.uint64(turn + 1 << 56)) % np.uint64(num_low)) % np.uint64(num_low)
     return high * np.uint64(num_low) + low
 
 
-def shuffled(places: UInt64[np.ndarray, " B"], keys: UInt64[np.ndarray, " B"], count: int) -> UInt64[np.ndarray, " B"]:
+def permute(places: UInt64[np.ndarray, " B"], keys: UInt64[np.ndarray, " B"], count: int) -> UInt64[np.ndarray, " B"]:
     """Return where a keyed bijection of 0 .. count - 1 sends each place; 1 <= count < 2^62."""
     assert 1 <= count < 1 << 62, count
     num_high = math.isqrt(count - 1) + 1
@@ -76,7 +76,7 @@ def images_at(seed: int, numbers: Integer[np.ndarray, " B"], num_images: int) ->
         num_images: N, images in the data set, 1 <= N < 2^62.
     """
     epochs, places = np.divmod(numbers.astype(np.uint64), np.uint64(num_images))
-    return shuffled(places, epoch_keys(seed, epochs), num_images).astype(np.int64)
+    return permute(places, epoch_keys(seed, epochs), num_images).astype(np.int64)
 
 
 def image_at(seed: int, n: int, num_images: int) -> int:
@@ -107,7 +107,7 @@ class _Epoch:
 
 
 def _window_key(epoch: UInt64[np.ndarray, " one"], window: int) -> UInt64[np.ndarray, " one"]:
-    return mixed(epoch + GOLDEN * np.array([window + 2], np.uint64))  # 1 is for the key of the shards
+    return splitmix64(epoch + GOLDEN * np.array([window + 2], np.uint64))  # 1 is for the key of the shards
 
 
 class BlockOrder:
@@ -140,7 +140,7 @@ class BlockOrder:
         if number not in self._epochs:
             key = epoch_keys(self.seed, np.array([number], np.uint64))
             places = np.arange(len(self._sizes), dtype=np.uint64)
-            shards = shuffled(places, mixed(key + GOLDEN).repeat(len(places)), len(places)).astype(np.int64)
+            shards = permute(places, splitmix64(key + GOLDEN).repeat(len(places)), len(places)).astype(np.int64)
             while len(self._epochs) >= KEPT_EPOCHS:
                 del self._epochs[next(iter(self._epochs))]
             self._epochs[number] = _Epoch(key, shards, np.concatenate([[0], np.cumsum(self._sizes[shards])]))
@@ -155,7 +155,7 @@ class BlockOrder:
             last = min((int(window) + 1) * self.block_shards, len(epoch.shards))
             start, end = int(epoch.starts[window * self.block_shards]), int(epoch.starts[last])
             keys = _window_key(epoch.key, int(window)).repeat(chosen.sum())
-            moved[chosen] = start + shuffled((places[chosen] - start).astype(np.uint64), keys, end - start)
+            moved[chosen] = start + permute((places[chosen] - start).astype(np.uint64), keys, end - start)
         at = _shards_at(epoch, moved)
         return self._offsets[epoch.shards[at]] + moved - epoch.starts[at]
 

@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 from hdit_core.data.format.manifest import INDEX, Manifest, ShardEntry, read_manifest
 from hdit_core.data.format.shard import INDEX_DTYPE
 from hdit_core.data.image.codec import decode
-from hdit_core.data.loader.remote_cache import RemoteSet
+from hdit_core.data.loader.remote_cache import RemoteDataset
 from hdit_core.errors import DataError
 from hdit_core.files import crc32
 
@@ -32,7 +32,7 @@ CACHE_BYTES = 256 << 20
 
 OPEN_SHARDS = 256  # below the usual limit of 1024 open files
 
-AGAIN = "prepare or copy the data again"
+REPAIR_HINT = "prepare or copy the data again"
 
 
 class DamagedImage(DataError):
@@ -65,9 +65,9 @@ class OpenShard:
         os.close(self._descriptor)
 
 
-def _open_shard(place: Path | RemoteSet, whole: bool, entry: ShardEntry) -> OpenShard:
+def _open_shard(place: Path | RemoteDataset, whole: bool, entry: ShardEntry) -> OpenShard:
     """Open a shard; with `whole`, ask the system to read all of it ahead, which it does meanwhile."""
-    if isinstance(place, RemoteSet):
+    if isinstance(place, RemoteDataset):
         descriptor = place.open_shard(entry)
     else:
         descriptor = os.open(place / entry.name, os.O_RDONLY | os.O_CLOEXEC)
@@ -81,11 +81,11 @@ def _found_bytes(path: Path, expected_bytes: int) -> tuple[int, str | None]:
     try:
         found_bytes = path.stat().st_size
     except OSError as problem:
-        return 0, f"{path}: cannot be read ({problem.strerror}); {AGAIN}"
+        return 0, f"{path}: cannot be read ({problem.strerror}); {REPAIR_HINT}"
     if found_bytes == expected_bytes:
         return found_bytes, None
     return found_bytes, (
-        f"{path}: has {found_bytes:,} bytes, the manifest says {expected_bytes:,}: cut short or altered; {AGAIN}"
+        f"{path}: has {found_bytes:,} bytes, the manifest says {expected_bytes:,}: cut short or altered; {REPAIR_HINT}"
     )
 
 
@@ -95,7 +95,7 @@ def _open_index(folder: Path, manifest: Manifest) -> np.ndarray:
     if problem := _found_bytes(path, entry.bytes)[1]:
         raise DataError(problem)
     if crc32(path) != entry.crc32:
-        raise DataError(f"{path}: its checksum does not fit the manifest; {AGAIN}")
+        raise DataError(f"{path}: its checksum does not fit the manifest; {REPAIR_HINT}")
     try:
         index = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError) as error:
@@ -110,7 +110,7 @@ class ImageReader:
 
     def __init__(
         self,
-        folder: Path | RemoteSet | str,
+        folder: Path | RemoteDataset | str,
         cache_bytes: int = CACHE_BYTES,
         *,
         max_damaged: int = 0,
@@ -127,14 +127,14 @@ class ImageReader:
         Raises:
             DataError: a part is missing, or not what the manifest says.
         """
-        place = folder if isinstance(folder, RemoteSet) else Path(folder)
+        place = folder if isinstance(folder, RemoteDataset) else Path(folder)
         self._arguments = {"folder": place, "cache_bytes": cache_bytes, "max_damaged": max_damaged}
         self._arguments["whole_shards"] = whole_shards
-        self.folder = place.folder if isinstance(place, RemoteSet) else place
+        self.folder = place.folder if isinstance(place, RemoteDataset) else place
         self.manifest = read_manifest(self.folder)
         contents = self.manifest.contents
         self._index = _open_index(self.folder, self.manifest)
-        if not isinstance(place, RemoteSet):
+        if not isinstance(place, RemoteDataset):
             self._check_shards(max_damaged)
         self._open: Callable[[ShardEntry], OpenShard] = lru_cache(OPEN_SHARDS)(
             partial(_open_shard, place, whole_shards)
@@ -206,16 +206,17 @@ class ImageReader:
         entry = self._shard(index, shard)
         if offset + length > entry.bytes or length > largest_content(self.shape(index)):
             raise DamagedImage(
-                f"{self.where(index)}: {length:,} bytes there are no image of the set: damaged index; {AGAIN}", index
+                f"{self.where(index)}: {length:,} bytes there are no image of the set: damaged index; {REPAIR_HINT}",
+                index,
             )
         try:
             content = self._open(entry).read(length, offset)
         except OSError as problem:
-            message = f"{self.folder / entry.name}: cannot be read ({problem.strerror}); {AGAIN}"
+            message = f"{self.folder / entry.name}: cannot be read ({problem.strerror}); {REPAIR_HINT}"
             raise DamagedImage(message, index) from None
         if len(content) != length or zlib.crc32(content) != expected_crc32:
             raise DamagedImage(
-                f"{self.where(index)}: {len(content):,} bytes do not have the checksum of the index: damaged; {AGAIN}",
+                f"{self.where(index)}: {len(content):,} bytes do not match the checksum in the index; {REPAIR_HINT}",
                 index,
             )
         return content

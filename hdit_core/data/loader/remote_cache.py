@@ -29,7 +29,7 @@ from hdit_core.data.format.manifest import (
     read_manifest,
 )
 from hdit_core.errors import DataError, HditError, UsageError
-from hdit_core.files import TEMPORARY, write_whole
+from hdit_core.files import TEMPORARY, write_atomic
 
 STORES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "https", "http", "memory")
 """The protocols that are followed; fsspec knows others, some of which run programs or read any file."""
@@ -81,7 +81,7 @@ def _chunks(address: str, most_bytes: int) -> Iterator[bytes]:
             yield chunk
 
 
-def _tried(address: str, act: Callable[[], Any]) -> Any:
+def _retry(address: str, act: Callable[[], Any]) -> Any:
     """Try several times what a network may spoil.
 
     Raises:
@@ -107,7 +107,7 @@ def _locked(path: Path, place: int = 0) -> Iterator[None]:
         yield
 
 
-class RemoteSet:
+class RemoteDataset:
     """A data set elsewhere, and the folder here through which it is read."""
 
     def __init__(self, address: str, cache: Path, cache_bytes: int) -> None:
@@ -126,16 +126,16 @@ class RemoteSet:
         _store(self.address)
         self.folder = self._fetch_manifest()
         manifest = read_manifest(self.folder)
-        self._have(INDEX, manifest.contents.index, turn=0)
+        self._ensure(INDEX, manifest.contents.index, turn=0)
 
     def _fetch_manifest(self) -> Path:
         """Fetch the manifest, which says the identity of the set, and return the folder of that set."""
         address = f"{self.address}/{MANIFEST}"
-        content = _tried(address, lambda: b"".join(_chunks(address, LARGEST_MANIFEST_BYTES)))
+        content = _retry(address, lambda: b"".join(_chunks(address, LARGEST_MANIFEST_BYTES)))
         arriving = self.cache / f"{TEMPORARY}manifest-{os.getpid()}-{threading.get_ident()}"
         arriving.mkdir(parents=True, exist_ok=True)
         try:
-            write_whole(arriving / MANIFEST, content)
+            write_atomic(arriving / MANIFEST, content)
             try:
                 folder = self.cache / read_manifest(arriving).root
             except DataError as problem:
@@ -161,9 +161,9 @@ class RemoteSet:
                     os.utime(descriptor)
                     return descriptor
                 os.close(descriptor)
-            self._have(entry.name, entry, turn=1 + zlib.crc32(path.name.encode()))
+            self._ensure(entry.name, entry, turn=1 + zlib.crc32(path.name.encode()))
 
-    def _have(self, name: str, entry: ShardEntry | IndexEntry, turn: int) -> None:
+    def _ensure(self, name: str, entry: ShardEntry | IndexEntry, turn: int) -> None:
         """Fetch a file that is not here, unless another process does; `turn` is the same for all that want it."""
         with _locked(self.folder / ".fetching", turn):
             path = self.folder / name
@@ -175,8 +175,8 @@ class RemoteSet:
         address, path = f"{self.address}/{name}", self.folder / name
         temporary = path.with_name(f"{TEMPORARY}{name}-{os.getpid()}-{threading.get_ident()}")
         try:
-            self._make_room(temporary, entry.bytes)
-            _tried(address, lambda: self._download(address, temporary, entry))
+            self._evict(temporary, entry.bytes)
+            _retry(address, lambda: self._download(address, temporary, entry))
             temporary.replace(path)
         except OSError as problem:
             raise DataError(f"{path}: cannot be written ({problem.strerror})") from None
@@ -195,7 +195,7 @@ class RemoteSet:
                 f"its {found_bytes:,} bytes do not have the checksum of the manifest, which says {entry.bytes:,} bytes"
             )
 
-    def _make_room(self, temporary: Path, needed_bytes: int) -> None:
+    def _evict(self, temporary: Path, needed_bytes: int) -> None:
         """Take the place of a file in the cache, and let those go that were not opened for longest."""
         with _locked(self.cache / ".making-room"):
             kept = []

@@ -86,7 +86,7 @@ def _failed_worker(problem: RuntimeError) -> DataError | None:
 
 
 @contextmanager
-def naming_dead_workers() -> Iterator[None]:
+def translate_worker_errors() -> Iterator[None]:
     """Say in one line that a worker died: torch raises it in the main thread, at whatever that is doing just then.
 
     Raises:
@@ -123,7 +123,7 @@ def read_in_workers(dataset: Dataset[Any], plan: Iterable[Sequence[int]], worker
         worker_init_fn=_begin_worker,
         generator=torch.Generator(),  # else it draws from torch's own stream, which is the network's dropout
     )
-    with naming_dead_workers():
+    with translate_worker_errors():
         batches: Any = iter(loader)
         at_exit = partial(_kill_at_exit, batches._workers)
         atexit.register(at_exit)  # called before what multiprocessing registered earlier

@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 
-from hdit_core.data.format.hashes import KnownImages
-from hdit_core.data.format.shard import Sample, ShardWriter, new_shard
+from hdit_core.data.format.hashes import HashIndex
+from hdit_core.data.format.shard import Sample, ShardWriter, atomic_shard
 from hdit_core.data.image.resize import ImageSize
-from hdit_core.data.prepare.convert import Converted, Reject, convert_all
-from hdit_core.data.prepare.job import Work
-from hdit_core.data.prepare.journal import Journal, PieceRecord, ShardRecord, shard_name
+from hdit_core.data.prepare.convert import ConvertedImage, RejectedInput, convert_all
+from hdit_core.data.prepare.job import PrepareJob
+from hdit_core.data.prepare.journal import ChunkRecord, Journal, ShardRecord, shard_name
 from hdit_core.errors import DataError, UsageError
 
 Progress = Callable[[int, int, int], None]
@@ -37,7 +37,7 @@ def bad_limit(text: str | None, num_inputs: int) -> int:
     raise UsageError(f"--max-bad {text}: expected a number of images or a share of them, for example 10 or 0.01%")
 
 
-class Tally:
+class ProgressCounter:
     """Counts inputs and those that cannot be used, reports them, and ends the run when there are too many."""
 
     def __init__(self, total: int, limit: int, on_progress: Progress | None) -> None:
@@ -71,11 +71,11 @@ def _line(number: int, name: str, reason: str) -> str:
     return json.dumps({"number": number, "name": name, "reason": reason})
 
 
-class _Piece:
+class _Chunk:
     """The shards of one piece of the inputs, one a size, while they are being written."""
 
-    def __init__(self, work: Work, folder: Path, number: int, known: KnownImages | None) -> None:
-        self.work, self.folder, self.number, self.known = work, folder, number, known
+    def __init__(self, job: PrepareJob, folder: Path, number: int, known: HashIndex | None) -> None:
+        self.work, self.folder, self.number, self.known = job, folder, number, known
         self.writers: dict[ImageSize, ShardWriter] = {}
         self.rejects: list[str] = []
         self.duplicates = 0
@@ -85,7 +85,7 @@ class _Piece:
     def _name(self, size: ImageSize) -> str:
         return shard_name(self.number, size if self.work.rules.buckets else None)
 
-    def reject(self, reject: Reject) -> str:
+    def reject(self, reject: RejectedInput) -> str:
         self.rejects.append(_line(reject.number, reject.name, reject.reason))
         return self.rejects[-1]
 
@@ -107,19 +107,19 @@ class _Piece:
         self.duplicates += 1
         return True
 
-    def add(self, converted: Converted) -> None:
+    def add(self, converted: ConvertedImage) -> None:
         sample = converted.sample
         if self._is_known(sample):
             return
         if sample.size not in self.writers:
             path = self.folder / self._name(sample.size)
-            self.writers[sample.size] = self.open_files.enter_context(new_shard(path))
+            self.writers[sample.size] = self.open_files.enter_context(atomic_shard(path))
         self.writers[sample.size].add(sample)
         self.remarks.update(converted.remarks)
 
-    def record(self) -> PieceRecord:
+    def record(self) -> ChunkRecord:
         """Return what became of it, when the files are closed."""
-        return PieceRecord(
+        return ChunkRecord(
             number=self.number,
             inputs=len(self.work.inputs_of(self.number)),
             shards=tuple(
@@ -131,19 +131,21 @@ class _Piece:
         )
 
 
-def _make_piece(piece: _Piece, results: Iterator[Converted | Reject], tally: Tally) -> PieceRecord:
+def _build_chunk(
+    piece: _Chunk, results: Iterator[ConvertedImage | RejectedInput], progress: ProgressCounter
+) -> ChunkRecord:
     """Write the shards of one piece from what became of its inputs."""
     with piece.open_files:
         for result in results:
-            if isinstance(result, Reject):
-                tally.add(1, 1, piece.reject(result))
+            if isinstance(result, RejectedInput):
+                progress.add(1, 1, piece.reject(result))
             else:
                 piece.add(result)
-                tally.add(1)
+                progress.add(1)
     return piece.record()
 
 
-def _missing(journal: Journal, pieces: range, workers: int, tally: Tally) -> list[int]:
+def _missing(journal: Journal, pieces: range, workers: int, progress: ProgressCounter) -> list[int]:
     """Return the pieces that are not done, and count the others; several threads hash their shards."""
     missing = []
     with ThreadPoolExecutor(max(1, workers)) as threads:
@@ -153,33 +155,38 @@ def _missing(journal: Journal, pieces: range, workers: int, tally: Tally) -> lis
                     missing.append(number)
                 else:
                     last_reject = record.rejects[-1] if record.rejects else ""
-                    tally.add(record.inputs, len(record.rejects) - record.duplicates, last_reject)
+                    progress.add(record.inputs, len(record.rejects) - record.duplicates, last_reject)
         finally:
             threads.shutdown(cancel_futures=True)
     return missing
 
 
-def make_pieces(
-    work: Work, journal: Journal, pieces: range, workers: int, tally: Tally, known: KnownImages | None = None
+def build_chunks(
+    job: PrepareJob,
+    journal: Journal,
+    pieces: range,
+    workers: int,
+    progress: ProgressCounter,
+    known: HashIndex | None = None,
 ) -> None:
     """Make those of the pieces that are not done yet.
 
     Args:
-        work: what to make of which inputs.
+        job: what to make of which inputs.
         journal: where it is noted what is done.
         pieces: their numbers.
         workers: processes beside this one; 0 and 1 mean none.
-        tally: counts all of their inputs.
+        progress: counts all of their inputs.
         known: images that must not be among them.
 
     Raises:
         DataError: too many inputs are bad, one is known, or a process died.
     """
-    missing = _missing(journal, pieces, workers, tally)
-    inputs = (number for piece in missing for number in work.inputs_of(piece))
-    results = convert_all(map(work.task, inputs), work.rules, workers)
-    for number, group in groupby(results, key=lambda result: _number(result) // work.shard_size):
-        journal.add(_make_piece(_Piece(work, journal.folder, number, known), group, tally))
+    missing = _missing(journal, pieces, workers, progress)
+    inputs = (number for piece in missing for number in job.inputs_of(piece))
+    results = convert_all(map(job.task, inputs), job.rules, workers)
+    for number, group in groupby(results, key=lambda result: _number(result) // job.shard_size):
+        journal.add(_build_chunk(_Chunk(job, journal.folder, number, known), group, progress))
 
 
 def _whose(missing: Sequence[int], task_counts: set[int]) -> str:
@@ -193,19 +200,19 @@ def _whose(missing: Sequence[int], task_counts: set[int]) -> str:
     return f"run again: --task {shown}"
 
 
-def check_pieces(work: Work, journal: Journal, workers: int, tally: Tally) -> None:
+def verify_chunks(job: PrepareJob, journal: Journal, workers: int, progress: ProgressCounter) -> None:
     """Verify that all pieces are made, and every byte of them.
 
     Raises:
         DataError: some are missing or damaged; the message names the tasks whose they are.
     """
-    missing = _missing(journal, range(work.num_pieces), workers, tally)
+    missing = _missing(journal, range(job.num_chunks), workers, progress)
     if missing:
         raise DataError(
-            f"{journal.folder}: {len(missing):,} of {work.num_pieces:,} shards are missing or damaged, the first is "
+            f"{journal.folder}: {len(missing):,} of {job.num_chunks:,} shards are missing or damaged, the first is "
             f"{shard_name(missing[0])}; {_whose(missing, journal.task_counts())}"
         )
 
 
-def _number(result: Converted | Reject) -> int:
-    return result.number if isinstance(result, Reject) else result.sample.number
+def _number(result: ConvertedImage | RejectedInput) -> int:
+    return result.number if isinstance(result, RejectedInput) else result.sample.number

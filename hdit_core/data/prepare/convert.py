@@ -18,8 +18,16 @@ from hdit_core.data.format.hashes import image_hashes
 from hdit_core.data.format.manifest import Channels, Codec
 from hdit_core.data.format.shard import Sample
 from hdit_core.data.image.codec import JPEG_QUALITY, SUFFIXES, encode
-from hdit_core.data.image.decode import RefusedImageError, decode_any, read_file
-from hdit_core.data.image.resize import Crop, ImageSize, Resize, cut, fit, nearest_size, random_place
+from hdit_core.data.image.decode import UnusableImageError, decode_image, read_file
+from hdit_core.data.image.resize import (
+    Crop,
+    ImageSize,
+    Resize,
+    crop_and_resize,
+    nearest_size,
+    pad_and_resize,
+    random_crop_position,
+)
 from hdit_core.errors import DataError
 
 CHUNK_INPUTS = 8  # sent to a process at once
@@ -28,7 +36,7 @@ MOST_WAITING_BYTES = 256 << 20  # in all chunks that are being worked on
 
 
 @dataclass(frozen=True)
-class Rules:
+class TransformSettings:
     """What is done to every image."""
 
     height: int
@@ -42,7 +50,7 @@ class Rules:
     quality: int = JPEG_QUALITY  # of JPEG alone
     buckets: tuple[ImageSize, ...] = ()  # sizes to choose from; none: height and width above
 
-    def for_shape(self, height: int, width: int) -> "Rules":
+    def for_shape(self, height: int, width: int) -> "TransformSettings":
         """Return what is done to an image of this shape."""
         if not self.buckets:
             return self
@@ -51,7 +59,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class InputImage:
     """One input on its way to a sample."""
 
     number: int  # place among all inputs
@@ -62,7 +70,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Reject:
+class RejectedInput:
     """An input that gives no sample."""
 
     number: int
@@ -71,56 +79,56 @@ class Reject:
 
 
 @dataclass(frozen=True, slots=True)
-class Converted:
+class ConvertedImage:
     """A sample, and what was done to it that a user may want to know."""
 
     sample: Sample
     remarks: tuple[str, ...]
 
 
-def _frame(image: Image.Image, rules: Rules, name: str) -> Image.Image:
-    if rules.crop == "fit":
-        return fit(image, rules.height, rules.width, rules.background, rules.resize)
-    place = random_place(rules.seed, name) if rules.crop == "random" else (0.5, 0.5)
-    return cut(image, rules.height, rules.width, place, rules.resize)
+def _frame(image: Image.Image, transform: TransformSettings, name: str) -> Image.Image:
+    if transform.crop == "fit":
+        return pad_and_resize(image, transform.height, transform.width, transform.background, transform.resize)
+    place = random_crop_position(transform.seed, name) if transform.crop == "random" else (0.5, 0.5)
+    return crop_and_resize(image, transform.height, transform.width, place, transform.resize)
 
 
-def _sample(task: Task, data: bytes, rules: Rules) -> Converted:
-    decoded = decode_any(data, rules.channels, rules.background)
+def _sample(task: InputImage, data: bytes, transform: TransformSettings) -> ConvertedImage:
+    decoded = decode_image(data, transform.channels, transform.background)
     image = decoded.image
-    rules = rules.for_shape(image.height, image.width)
-    smaller = (image.height < rules.height, image.width < rules.width)
-    enlarged = all(smaller) if rules.crop == "fit" else any(smaller)
+    transform = transform.for_shape(image.height, image.width)
+    smaller = (image.height < transform.height, image.width < transform.width)
+    enlarged = all(smaller) if transform.crop == "fit" else any(smaller)
     about = {"name": task.name, "sha256": hashlib.sha256(data).hexdigest()}
     if task.class_name is not None:
         about["class"] = task.class_name
-    framed = _frame(image, rules, task.name)
+    framed = _frame(image, transform, task.name)
     sample = Sample(
         number=task.number,
-        image=encode(framed, rules.codec, rules.quality),
-        suffix=SUFFIXES[rules.codec],
+        image=encode(framed, transform.codec, transform.quality),
+        suffix=SUFFIXES[transform.codec],
         label=task.label,
         about=about,
-        size=(rules.height, rules.width),
+        size=(transform.height, transform.width),
         hashes=image_hashes(about["sha256"], framed),
     )
-    return Converted(sample, (*decoded.remarks, *(("enlarged",) if enlarged else ())))
+    return ConvertedImage(sample, (*decoded.remarks, *(("enlarged",) if enlarged else ())))
 
 
-def convert(task: Task, rules: Rules) -> Converted | Reject:
+def convert(task: InputImage, transform: TransformSettings) -> ConvertedImage | RejectedInput:
     """Turn one input into a sample, or say why not."""
     if isinstance(task.content, str):
-        return Reject(task.number, task.name, task.content)
+        return RejectedInput(task.number, task.name, task.content)
     try:
-        return _sample(task, read_file(task.content) if isinstance(task.content, Path) else task.content, rules)
-    except RefusedImageError as problem:
-        return Reject(task.number, task.name, str(problem))
+        return _sample(task, read_file(task.content) if isinstance(task.content, Path) else task.content, transform)
+    except UnusableImageError as problem:
+        return RejectedInput(task.number, task.name, str(problem))
     except OSError as problem:
-        return Reject(task.number, task.name, f"cannot be read: {problem.strerror or type(problem).__name__}")
+        return RejectedInput(task.number, task.name, f"cannot be read: {problem.strerror or type(problem).__name__}")
 
 
-def _convert_chunk(tasks: list[Task], rules: Rules) -> list[Converted | Reject]:
-    return [convert(task, rules) for task in tasks]
+def _convert_chunk(tasks: list[InputImage], transform: TransformSettings) -> list[ConvertedImage | RejectedInput]:
+    return [convert(task, transform) for task in tasks]
 
 
 def _end_with_parent() -> None:
@@ -136,12 +144,12 @@ def _begin_worker() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _weight(task: Task) -> int:
+def _weight(task: InputImage) -> int:
     return len(task.content) if isinstance(task.content, bytes) else 0
 
 
-def _chunks(tasks: Iterable[Task]) -> Iterator[list[Task]]:
-    chunk: list[Task] = []
+def _chunks(tasks: Iterable[InputImage]) -> Iterator[list[InputImage]]:
+    chunk: list[InputImage] = []
     for task in tasks:
         chunk.append(task)
         if len(chunk) == CHUNK_INPUTS or sum(map(_weight, chunk)) >= CHUNK_BYTES:
@@ -151,13 +159,15 @@ def _chunks(tasks: Iterable[Task]) -> Iterator[list[Task]]:
         yield chunk
 
 
-def _is_full(waiting: Collection[tuple[object, list[Task]]], workers: int) -> bool:
+def _is_full(waiting: Collection[tuple[object, list[InputImage]]], workers: int) -> bool:
     """Return whether enough is being worked on, by number or by weight."""
     weight = sum(_weight(task) for _, chunk in waiting for task in chunk)
     return len(waiting) > 2 * workers or (len(waiting) > 1 and weight > MOST_WAITING_BYTES)
 
 
-def _results(future: Future[list[Converted | Reject]], chunk: list[Task]) -> list[Converted | Reject]:
+def _results(
+    future: Future[list[ConvertedImage | RejectedInput]], chunk: list[InputImage]
+) -> list[ConvertedImage | RejectedInput]:
     try:
         return future.result()
     except BrokenProcessPool:
@@ -167,26 +177,28 @@ def _results(future: Future[list[Converted | Reject]], chunk: list[Task]) -> lis
         ) from None
 
 
-def convert_all(tasks: Iterable[Task], rules: Rules, workers: int) -> Iterator[Converted | Reject]:
+def convert_all(
+    tasks: Iterable[InputImage], transform: TransformSettings, workers: int
+) -> Iterator[ConvertedImage | RejectedInput]:
     """Convert inputs, and yield what became of each in their order.
 
     Args:
         tasks: the inputs; few more are taken than are being worked on, so that memory stays flat.
-        rules: what is done to them.
+        transform: what is done to them.
         workers: processes beside this one; 0 and 1 mean none.
 
     Raises:
         DataError: a process died.
     """
     if workers <= 1:
-        yield from (convert(task, rules) for task in tasks)
+        yield from (convert(task, transform) for task in tasks)
         return
     # A fresh interpreter for each: a fork would inherit the threads that draw the progress bar, and their locks.
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker) as pool:
-        waiting: deque[tuple[Future[list[Converted | Reject]], list[Task]]] = deque()
+        waiting: deque[tuple[Future[list[ConvertedImage | RejectedInput]], list[InputImage]]] = deque()
         try:
             for chunk in _chunks(tasks):
-                waiting.append((pool.submit(_convert_chunk, chunk, rules), chunk))
+                waiting.append((pool.submit(_convert_chunk, chunk, transform), chunk))
                 while _is_full(waiting, workers):
                     yield from _results(*waiting.popleft())
             while waiting:

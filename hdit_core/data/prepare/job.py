@@ -10,7 +10,7 @@ from hdit_core.data.format.manifest import Channels, Codec, read_manifest
 from hdit_core.data.image.codec import JPEG_QUALITY
 from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS
 from hdit_core.data.image.resize import Crop, ImageSize, Resize, bucket_sizes
-from hdit_core.data.prepare.convert import Rules, Task
+from hdit_core.data.prepare.convert import InputImage, TransformSettings
 from hdit_core.data.prepare.labels import BY_FOLDER, WITHOUT, Input, label_source
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.data.sources.source import Source
@@ -18,20 +18,20 @@ from hdit_core.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)
-class Work:
+class PrepareJob:
     """Everything that decides the result."""
 
     source: Source
     inputs: Sequence[Input]
     classes: tuple[str, ...] | None
     labels: Sequence[int]
-    rules: Rules
+    rules: TransformSettings
     shard_size: int  # inputs a piece
     known_roots: tuple[str, ...] = ()  # data sets of which no image may be in this one
     drop_duplicates: bool = False
 
     @property
-    def num_pieces(self) -> int:
+    def num_chunks(self) -> int:
         return -(-len(self.inputs) // self.shard_size)
 
     def inputs_of(self, piece: int) -> range:
@@ -67,10 +67,10 @@ class Work:
             hashed.update(json.dumps([one.name, one.class_name, one.problem, *facts]).encode())
         return hashed.hexdigest()
 
-    def task(self, number: int) -> Task:
+    def task(self, number: int) -> InputImage:
         """Return one input with its file."""
         one = self.inputs[number]
-        return Task(number, one.name, self.labels[number], one.class_name, one.problem or self._content(number))
+        return InputImage(number, one.name, self.labels[number], one.class_name, one.problem or self._content(number))
 
     def _content(self, number: int) -> bytes | Path | str:
         try:
@@ -118,7 +118,7 @@ def _check_place(settings: PrepareSettings) -> None:
         )
 
 
-def plan(settings: PrepareSettings) -> Work:
+def plan_job(settings: PrepareSettings) -> PrepareJob:
     """List the source and settle what is made of it.
 
     Raises:
@@ -133,7 +133,7 @@ def plan(settings: PrepareSettings) -> Work:
         raise DataError(f"{settings.source}: holds no files; expected images")
     height, width = settings.size
     channels = settings.channels or source.channels or 3
-    rules = Rules(
+    transform = TransformSettings(
         height=height,
         width=width,
         channels=channels,
@@ -146,4 +146,4 @@ def plan(settings: PrepareSettings) -> Work:
         buckets=bucket_sizes(settings.buckets),
     )
     roots = tuple(read_manifest(folder).root for folder in settings.not_in)
-    return Work(source, inputs, classes, labels, rules, settings.shard_size, roots, settings.drop_duplicates)
+    return PrepareJob(source, inputs, classes, labels, transform, settings.shard_size, roots, settings.drop_duplicates)

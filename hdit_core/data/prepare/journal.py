@@ -21,9 +21,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hdit_core.data.format.manifest import MANIFEST, ShardName
 from hdit_core.data.format.shard import ROW_DTYPE, ShardFile
-from hdit_core.data.prepare.array_task import Share
+from hdit_core.data.prepare.array_task import ArrayTask
 from hdit_core.errors import UsageError
-from hdit_core.files import TEMPORARY, digest, flush_folder, write_whole
+from hdit_core.files import TEMPORARY, digest, flush_folder, write_atomic
 
 LOCK = "lock"
 
@@ -73,7 +73,7 @@ def claimed(folder: Path, journal: Path, pieces: range) -> Iterator[None]:
 
 UNFINISHED = ".unfinished"
 
-_OF_PIECE = re.compile(re.escape(TEMPORARY) + r"(?:shard-)?([0-9]{6,})[.-]")
+_OF_CHUNK = re.compile(re.escape(TEMPORARY) + r"(?:shard-)?([0-9]{6,})[.-]")
 _PLAN_NAME = re.compile(r"plan-([0-9]+)-of-([0-9]+)\.json")
 
 
@@ -106,7 +106,7 @@ class ShardRecord(BaseModel):
         return np.frombuffer(base64.b64decode(self.rows_base64), ROW_DTYPE)
 
 
-class PieceRecord(BaseModel):
+class ChunkRecord(BaseModel):
     """What became of one piece of the inputs, a shard's worth."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -136,15 +136,15 @@ class Journal:
     def _path(self, number: int) -> Path:
         return self.folder / UNFINISHED / f"{number:06}.json"
 
-    def read(self, number: int) -> PieceRecord:
+    def read(self, number: int) -> ChunkRecord:
         """Return the record of a piece that is done.
 
         Raises:
             OSError, ValidationError: it is not.
         """
-        return PieceRecord.model_validate_json(self._path(number).read_bytes())
+        return ChunkRecord.model_validate_json(self._path(number).read_bytes())
 
-    def finished(self, number: int) -> PieceRecord | None:
+    def finished(self, number: int) -> ChunkRecord | None:
         """Return the record of a piece, None if there is none or a shard is not what it says."""
         try:
             record = self.read(number)
@@ -153,9 +153,9 @@ class Journal:
             return None
         return record if whole else None
 
-    def add(self, record: PieceRecord) -> None:
+    def add(self, record: ChunkRecord) -> None:
         """Note that a piece is done; its files must be in their places."""
-        write_whole(self._path(record.number), record.model_dump_json())
+        write_atomic(self._path(record.number), record.model_dump_json())
 
     def task_counts(self) -> set[int]:
         """Return into how many tasks those who worked at it took it to be divided."""
@@ -182,17 +182,17 @@ def _check_plans(folder: Path, fingerprint: str) -> None:
             )
 
 
-def _begin(folder: Path, fingerprint: str, share: Share) -> None:
+def _begin(folder: Path, fingerprint: str, task: ArrayTask) -> None:
     """Begin a preparation in a folder that is empty or not there yet, or join one of the same images and settings."""
     # In this order: another task that begins now writes its plan before it writes a shard.
     found = sorted(path.name for path in folder.iterdir() if path.name != UNFINISHED)
     if found and not _plans(folder):
         raise UsageError(f"{folder}: is not empty (holds '{found[0]}') and no data set; choose another --out")
     _check_plans(folder, fingerprint)
-    own = folder / UNFINISHED / f"plan-{share.index}-of-{share.count}.json"
+    own = folder / UNFINISHED / f"plan-{task.index}-of-{task.count}.json"
     if own.exists():
         return
-    write_whole(own, _Plan(fingerprint=fingerprint).model_dump_json())
+    write_atomic(own, _Plan(fingerprint=fingerprint).model_dump_json())
     try:
         _check_plans(folder, fingerprint)  # once more: two may have begun at the same time
     except UsageError:
@@ -204,24 +204,24 @@ def _remove_leftovers(folder: Path, pieces: range) -> None:
     """Remove what killed writers of these pieces left behind; others may be at work on theirs."""
     for place in (folder, folder / UNFINISHED):
         for left in place.glob(f"{TEMPORARY}*"):
-            match = _OF_PIECE.match(left.name)
+            match = _OF_CHUNK.match(left.name)
             if pieces.step == 1 or (match and int(match[1]) in pieces):
                 left.unlink(missing_ok=True)
 
 
 @contextmanager
-def open_journal(folder: Path, fingerprint: str, share: Share, num_pieces: int) -> Iterator[Journal]:
+def open_journal(folder: Path, fingerprint: str, task: ArrayTask, num_pieces: int) -> Iterator[Journal]:
     """Begin or go on with a preparation; one process at a time may make a piece.
 
     Raises:
         UsageError: the folder holds something else, or another process makes some of the same pieces.
     """
-    pieces = share.pieces(num_pieces)
+    pieces = task.chunks(num_pieces)
     with claimed(folder, folder / UNFINISHED, pieces):
         flush_folder(folder.parent)
         try:
             if not holds_data_set(folder):  # another may have finished it since this one looked
-                _begin(folder, fingerprint, share)
+                _begin(folder, fingerprint, task)
                 _remove_leftovers(folder, pieces)
             yield Journal(folder)
         finally:

@@ -11,13 +11,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hdit_core.data.format.hashes import KnownImages
+from hdit_core.data.format.hashes import HashIndex
 from hdit_core.data.format.manifest import Manifest, read_manifest
-from hdit_core.data.prepare.array_task import EVERYTHING, Share
-from hdit_core.data.prepare.build_shards import Progress, Tally, bad_limit, check_pieces, make_pieces
+from hdit_core.data.prepare.array_task import WHOLE_JOB, ArrayTask
+from hdit_core.data.prepare.build_shards import Progress, ProgressCounter, bad_limit, build_chunks, verify_chunks
 from hdit_core.data.prepare.drop_duplicates import drop_duplicates
-from hdit_core.data.prepare.finalize import gather, write_data_set
-from hdit_core.data.prepare.job import PrepareSettings, plan
+from hdit_core.data.prepare.finalize import collect_chunks, write_data_set
+from hdit_core.data.prepare.job import PrepareSettings, plan_job
 from hdit_core.data.prepare.journal import Journal, holds_data_set, open_journal
 from hdit_core.errors import DataError, UsageError
 
@@ -91,7 +91,7 @@ class _Preparation:
     def __init__(self, settings: PrepareSettings, on_progress: Progress | None) -> None:
         self.settings, self.on_progress = settings, on_progress
         self.started_at = time.monotonic()
-        self.work = plan(settings)
+        self.work = plan_job(settings)
         self.fingerprint = self.work.fingerprint()
         self.limit = bad_limit(settings.max_bad, len(self.work.inputs))
 
@@ -105,27 +105,27 @@ class _Preparation:
             self.on_progress(len(self.work.inputs), len(self.work.inputs), manifest.rejects)
         return _summary(self.settings, manifest, True, self.started_at)
 
-    def _tally(self, share: Share) -> Tally:
+    def _tally(self, task: ArrayTask) -> ProgressCounter:
         work = self.work
-        total = sum(len(work.inputs_of(piece)) for piece in share.pieces(work.num_pieces))
-        return Tally(total, self.limit, self.on_progress)
+        total = sum(len(work.inputs_of(piece)) for piece in task.chunks(work.num_chunks))
+        return ProgressCounter(total, self.limit, self.on_progress)
 
-    def make(self, journal: Journal, share: Share) -> Tally:
+    def make(self, journal: Journal, task: ArrayTask) -> ProgressCounter:
         """Make a share, or what is missing of it."""
-        work, tally = self.work, self._tally(share)
-        known = KnownImages(self.settings.not_in) if self.settings.not_in else None
-        make_pieces(work, journal, share.pieces(work.num_pieces), self.settings.workers, tally, known)
+        work, tally = self.work, self._tally(task)
+        known = HashIndex(self.settings.not_in) if self.settings.not_in else None
+        build_chunks(work, journal, task.chunks(work.num_chunks), self.settings.workers, tally, known)
         return tally
 
     def check(self, journal: Journal) -> None:
         """Verify what the tasks made."""
-        check_pieces(self.work, journal, self.settings.workers, self._tally(EVERYTHING))
+        verify_chunks(self.work, journal, self.settings.workers, self._tally(WHOLE_JOB))
 
     def finish(self, journal: Journal) -> PrepareSummary:
         """Turn the pieces into a data set."""
         if self.settings.drop_duplicates:
             drop_duplicates(self.work, journal)
-        pieces = gather(journal, self.work.num_pieces)
+        pieces = collect_chunks(journal, self.work.num_chunks)
         if not len(pieces.rows):
             journal.remove()
             first = json.loads(pieces.reject_lines[0])
@@ -137,9 +137,9 @@ class _Preparation:
         journal.remove()
         return _summary(self.settings, manifest, False, self.started_at)
 
-    def journal(self, share: Share) -> AbstractContextManager[Journal]:
+    def journal(self, task: ArrayTask) -> AbstractContextManager[Journal]:
         """Keep others out of a share while it is made."""
-        return open_journal(self.settings.out, self.fingerprint, share, self.work.num_pieces)
+        return open_journal(self.settings.out, self.fingerprint, task, self.work.num_chunks)
 
 
 def prepare_data(settings: PrepareSettings, on_progress: Progress | None = None) -> PrepareSummary:
@@ -156,21 +156,21 @@ def prepare_data(settings: PrepareSettings, on_progress: Progress | None = None)
     run = _Preparation(settings, on_progress)
     if summary := run.complete():
         return summary
-    with run.journal(EVERYTHING) as journal:
+    with run.journal(WHOLE_JOB) as journal:
         if summary := run.complete():  # another process may have finished it meanwhile
             return summary
-        run.make(journal, EVERYTHING)
+        run.make(journal, WHOLE_JOB)
         return run.finish(journal)
 
 
 def prepare_task(
-    settings: PrepareSettings, share: Share, on_progress: Progress | None = None
+    settings: PrepareSettings, task: ArrayTask, on_progress: Progress | None = None
 ) -> TaskSummary | PrepareSummary:
     """Make one task's share of a data set in a folder that all tasks share, or go on with it; `finish_data` follows.
 
     Args:
         settings: the same for all tasks.
-        share: which of them this is.
+        task: which of them this is.
         on_progress: as for `prepare_data`, of this share's inputs.
 
     Returns:
@@ -182,13 +182,13 @@ def prepare_task(
     run = _Preparation(settings, on_progress)
     if summary := run.complete():
         return summary
-    with run.journal(share) as journal:
+    with run.journal(task) as journal:
         if summary := run.complete():
             return summary
-        tally = run.make(journal, share)
-    pieces = share.pieces(run.work.num_pieces)
+        tally = run.make(journal, task)
+    pieces = task.chunks(run.work.num_chunks)
     elapsed_s = round(time.monotonic() - run.started_at, 3)
-    return TaskSummary(str(settings.out), str(share), tally.done, tally.bad, len(pieces), elapsed_s)
+    return TaskSummary(str(settings.out), str(task), tally.done, tally.bad, len(pieces), elapsed_s)
 
 
 def finish_data(settings: PrepareSettings, on_progress: Progress | None = None) -> PrepareSummary:
@@ -200,7 +200,7 @@ def finish_data(settings: PrepareSettings, on_progress: Progress | None = None) 
     run = _Preparation(settings, on_progress)
     if summary := run.complete():
         return summary
-    with run.journal(EVERYTHING) as journal:
+    with run.journal(WHOLE_JOB) as journal:
         if summary := run.complete():
             return summary
         run.check(journal)

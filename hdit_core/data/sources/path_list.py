@@ -20,7 +20,7 @@ PIECE_BYTES = 1 << 16
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PAR1")
 
 
-def _pieces(file: BufferedIOBase, name: str) -> Iterator[bytes]:
+def _entries(file: BufferedIOBase, name: str) -> Iterator[bytes]:
     """Yield what lies between newlines, or between zeros where the list has any in its first 64 KiB."""
     content = file.read(PIECE_BYTES)
     if content.startswith(_ARCHIVES) or content[257:262] == b"ustar":
@@ -52,7 +52,7 @@ def read_paths(file: BufferedIOBase, name: str) -> list[str]:
         DataError: it is no list of paths, or names nothing.
     """
     paths = []
-    for number, piece in enumerate(_pieces(file, name), 1):
+    for number, piece in enumerate(_entries(file, name), 1):
         if len(piece) > LONGEST_PATH_BYTES:
             raise DataError(f"{name}:{number}: longer than a path can be; expected one path a line")
         text = os.fsdecode(piece.removesuffix(b"\r"))

@@ -22,7 +22,7 @@ from hdit_core.data.sources.source import IMAGE_SUFFIX, LONGEST_CLASS_NAME, MOST
 from hdit_core.data.sources.tar import LONGEST_NAME_BYTES, Member
 from hdit_core.errors import DataError
 
-LARGEST_NOTE_BYTES = 1 << 20  # of a class or a description
+LARGEST_LABEL_BYTES = 1 << 20  # of a class or a description
 
 _PASSED_OVER = frozenset({"txt", "text", "caption"})  # text that goes with the images of other people's shards
 
@@ -49,7 +49,7 @@ class ShardImage:
 
 
 @dataclass(slots=True)
-class _Notes:
+class _Labels:
     """What the texts of a sample say about its image."""
 
     cls: str | None = None
@@ -57,7 +57,7 @@ class _Notes:
     json_class: str | int | None = None
     problem: str | None = None
 
-    def settle(self) -> tuple[str | None, int | None, str | None]:
+    def parse_class(self) -> tuple[str | None, int | None, str | None]:
         """Return what is wrong, the class number, and the class name."""
         said = self.json_class if self.cls is None else self.cls
         text = "" if said is None else str(said).strip()
@@ -82,7 +82,7 @@ def _ending(member: Member) -> str:
     return member.name.removeprefix(_key(member)).removeprefix(".").lower()
 
 
-def _read_json(notes: _Notes, content: bytes) -> None:
+def _read_json(notes: _Labels, content: bytes) -> None:
     about = json.loads(content)
     if not isinstance(about, dict):
         return
@@ -93,16 +93,16 @@ def _read_json(notes: _Notes, content: bytes) -> None:
         notes.json_class = found
 
 
-def _read_cls(notes: _Notes, content: bytes) -> None:
+def _read_cls(notes: _Labels, content: bytes) -> None:
     notes.cls = content.decode()
 
 
 _READ_NOTE = {"json": _read_json, "cls": _read_cls}
 
 
-def _note(notes: _Notes, tar: TarFile, member: Member) -> None:
+def _note(notes: _Labels, tar: TarFile, member: Member) -> None:
     """Take in a text of a sample."""
-    if member.problem or member.size_bytes > LARGEST_NOTE_BYTES:
+    if member.problem or member.size_bytes > LARGEST_LABEL_BYTES:
         notes.problem = f"its .{_ending(member)}: {member.problem or f'{member.size_bytes:,} bytes'}"
         return
     try:
@@ -111,12 +111,12 @@ def _note(notes: _Notes, tar: TarFile, member: Member) -> None:
         notes.problem = f"its .{_ending(member)} cannot be read"
 
 
-def _images(key: str, images: Sequence[Member], notes: _Notes, shard: str) -> Iterator[ShardImage]:
+def _images(key: str, images: Sequence[Member], notes: _Labels, shard: str) -> Iterator[ShardImage]:
     """Yield the image of a sample; none and several are problems."""
     if not images:
         yield ShardImage(f"{shard}/{key}", problem="a sample without an image")
     several = f"one of {len(images)} images of one sample" if len(images) > 1 else None
-    wrong, class_number, class_name = notes.settle()
+    wrong, class_number, class_name = notes.parse_class()
     for image in images:
         problem = image.problem or size_problem(image.size_bytes) or several or wrong
         name = f"{shard}/{image.name}" if several or notes.name is None else notes.name
@@ -131,7 +131,7 @@ def images_of(tar: TarFile, shard: str) -> Iterator[ShardImage]:
         One of archive.TAR_DAMAGE: the tar is damaged.
     """
     for key, group in groupby(tar.members(), _key):
-        images, notes = [], _Notes()
+        images, notes = [], _Labels()
         for member in group:
             ending = _ending(member)
             if IMAGE_SUFFIX.search(member.name):
@@ -141,7 +141,7 @@ def images_of(tar: TarFile, shard: str) -> Iterator[ShardImage]:
             elif ending not in _PASSED_OVER:
                 problem = f"a .{ending[:20]} file of a shard, which is never opened"
                 yield ShardImage(f"{shard}/{member.name}", problem=problem)
-        if images or notes != _Notes():
+        if images or notes != _Labels():
             yield from _images(key, images, notes, shard)
 
 

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from hdit_core.diffusion.samplers.sampler_state import Walk, mean_of_each
+from hdit_core.diffusion.samplers.sampler_state import SamplerState, mean_of_each
 
 FIRST, SECOND = 1 / 3, 2 / 3  # where in a step of order three its inner questions are asked
 RTOL, ATOL = 0.05, 0.0078  # atol: one level of an 8-bit image in [-1, 1]
@@ -44,39 +44,39 @@ def _phi(h: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
     return h.expm1() / h - 1
 
 
-def _inner(walk: Walk, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
-    return _noise_seen(x, walk.denoised(x, (-t).exp()), t)
+def _inner(state: SamplerState, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
+    return _noise_seen(x, state.denoise_at(x, (-t).exp()), t)
 
 
-def _start(walk: Walk, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
-    return _noise_seen(x, walk.start(x, (-t).exp()), t)
+def _start(state: SamplerState, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
+    return _noise_seen(x, state.denoise_at_step_start(x, (-t).exp()), t)
 
 
 def _first_order(
-    walk: Walk, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"], h: Float64[Tensor, "B"]
+    state: SamplerState, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"], h: Float64[Tensor, "B"]
 ) -> Float[Tensor, "B C H W"]:
-    return _leap(x, t, h, _start(walk, x, t))
+    return _leap(x, t, h, _start(state, x, t))
 
 
 def _second_order(
-    walk: Walk, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"], h: Float64[Tensor, "B"]
+    state: SamplerState, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"], h: Float64[Tensor, "B"]
 ) -> Float[Tensor, "B C H W"]:
     """One step of order two, its inner question in the middle."""
-    eps = _start(walk, x, t)
-    middle = _inner(walk, _leap(x, t, h / 2, eps), t + h / 2)
+    eps = _start(state, x, t)
+    middle = _inner(state, _leap(x, t, h / 2, eps), t + h / 2)
     return _leap(x, t, h, eps, _spread(h.expm1(), x) * (middle - eps))
 
 
 def _third_order(
-    walk: Walk, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"], h: Float64[Tensor, "B"]
+    state: SamplerState, x: Float[Tensor, "B C H W"], t: Float64[Tensor, "B"], h: Float64[Tensor, "B"]
 ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B C H W"]]:
     """One step of order three, and the step of order two that shares its first two questions."""
-    eps = _start(walk, x, t)
-    change = _inner(walk, _leap(x, t, FIRST * h, eps), t + FIRST * h) - eps
+    eps = _start(state, x, t)
+    change = _inner(state, _leap(x, t, FIRST * h, eps), t + FIRST * h) - eps
     low = _leap(x, t, h, eps, _spread(h.expm1() / (2 * FIRST), x) * change)
 
     at_second = _leap(x, t, SECOND * h, eps, _spread(SECOND / FIRST * _phi(SECOND * h), x) * change)
-    change = _inner(walk, at_second, t + SECOND * h) - eps
+    change = _inner(state, at_second, t + SECOND * h) - eps
     return _leap(x, t, h, eps, _spread(_phi(h) / SECOND, x) * change), low
 
 
@@ -89,32 +89,32 @@ def orders(questions: int) -> list[int]:
 STEPS = {1: _first_order, 2: _second_order, 3: lambda walk, x, t, h: _third_order(walk, x, t, h)[0]}
 
 
-def _ends(walk: Walk, x: Float[Tensor, "B C H W"]) -> tuple[Float64[Tensor, "B"], float]:
+def _ends(state: SamplerState, x: Float[Tensor, "B C H W"]) -> tuple[Float64[Tensor, "B"], float]:
     """Return the time at which each image starts, and that at which all of them end."""
-    sigma_min = walk.sigmas[-1] or walk.sigmas[-2]
-    return torch.full(x.shape[:1], -math.log(walk.sigmas[0]), dtype=torch.float64), -math.log(sigma_min)
+    sigma_min = state.sigmas[-1] or state.sigmas[-2]
+    return torch.full(x.shape[:1], -math.log(state.sigmas[0]), dtype=torch.float64), -math.log(sigma_min)
 
 
-def _finish(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def _finish(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """Take away the noise that is left, where the schedule ends at 0."""
-    if walk.sigmas[-1] > 0:
+    if state.sigmas[-1] > 0:
         return x
-    walk.index += 1
-    return walk.start(x, walk.sigmas[-2])
+    state.index += 1
+    return state.denoise_at_step_start(x, state.sigmas[-2])
 
 
-def dpm_fast(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def dpm_fast(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """DPM-Solver-fast: as many questions as the schedule has steps, in steps even in ln sigma, of order three mostly.
 
     Of the schedule only the ends and the number of steps count.
     """
-    t, end = _ends(walk, x)
-    questions = len(walk.sigmas) - 1 - (walk.sigmas[-1] == 0)
+    t, end = _ends(state, x)
+    questions = len(state.sigmas) - 1 - (state.sigmas[-1] == 0)
     plan = orders(questions) if questions else []
-    for walk.index, order in enumerate(plan):
-        h = (end - t) / (len(plan) - walk.index)
-        x, t = STEPS[order](walk, x, t, h), t + h
-    return _finish(walk, x)
+    for state.index, order in enumerate(plan):
+        h = (end - t) / (len(plan) - state.index)
+        x, t = STEPS[order](state, x, t, h), t + h
+    return _finish(state, x)
 
 
 class StepControl:
@@ -158,7 +158,7 @@ class StepControl:
 
 
 def dpm_adaptive(
-    walk: Walk, x: Float[Tensor, "B C H W"], rtol: float = RTOL, atol: float = ATOL
+    state: SamplerState, x: Float[Tensor, "B C H W"], rtol: float = RTOL, atol: float = ATOL
 ) -> Float[Tensor, "B C H W"]:
     """DPM-Solver-12/23: order three, its step length set by the difference from order two; three questions a step.
 
@@ -168,17 +168,17 @@ def dpm_adaptive(
     Args:
         rtol, atol: how much the two orders may differ in a step, relative to the image's values, and at least.
     """
-    t, end = _ends(walk, x)
+    t, end = _ends(state, x)
     control = StepControl(torch.full_like(t, FIRST_STEP), order=3)
     before = x
     while (waiting := t >= end - REACHED).logical_not().any():
         h = torch.where(waiting, FIRST_STEP, torch.minimum(control.h, end - t))
-        high, low = _third_order(walk, x, t, h)
+        high, low = _third_order(state, x, t, h)
         tolerance = (rtol * torch.maximum(low.abs(), before.abs())).clamp(min=atol)
         error = mean_of_each(((low - high) / tolerance) ** 2).sqrt()
 
         go = control.judge(error.double().cpu(), h) & ~waiting
         pick = rearrange(go, "b -> b 1 1 1").to(x.device)
         x, before, t = torch.where(pick, high, x), torch.where(pick, low, before), torch.where(go, t + h, t)
-        walk.index += 1
-    return _finish(walk, x)
+        state.index += 1
+    return _finish(state, x)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from hdit_core.diffusion.samplers.sampler_state import Walk, toward
+from hdit_core.diffusion.samplers.sampler_state import SamplerState, euler_step
 
 LMS_ORDER = 4
 GAUSS = ((1 - 1 / math.sqrt(3)) / 2, (1 + 1 / math.sqrt(3)) / 2)  # two points integrate a cubic exactly
@@ -25,46 +25,48 @@ def _lagrange(sigmas: Sequence[float], sigma_next: float, j: int) -> float:
     return length / 2 * sum(math.prod((point - s) / (sigmas[j] - s) for s in others) for point in points)
 
 
-def lms(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def lms(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """Linear multistep (Adams-Bashforth on an uneven grid), order 4 once there are four slopes."""
     slopes: deque[Tensor] = deque(maxlen=LMS_ORDER)
     levels: deque[float] = deque(maxlen=LMS_ORDER)
-    for sigma, sigma_next in walk.pairs():
-        slopes.appendleft((x - walk.start(x, sigma)) / sigma)
+    for sigma, sigma_next in state.pairs():
+        slopes.appendleft((x - state.denoise_at_step_start(x, sigma)) / sigma)
         levels.appendleft(sigma)
         for j, slope in enumerate(slopes):
             x = x + _lagrange(levels, sigma_next, j) * slope
     return x
 
 
-def dpmpp_2m(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def dpmpp_2m(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """DPM-Solver++(2M): the denoised image is a straight line in t; first order on the first and the last step."""
     previous, h_previous = None, 0.0
-    for sigma, sigma_next in walk.pairs():
-        denoised = walk.start(x, sigma)
+    for sigma, sigma_next in state.pairs():
+        denoised = state.denoise_at_step_start(x, sigma)
         if sigma_next == 0:
             return denoised
         h = math.log(sigma / sigma_next)
         ahead = denoised
         if previous is not None:
             ahead = denoised + h / (2 * h_previous) * (denoised - previous)
-        x = toward(x, ahead, sigma, sigma_next)
+        x = euler_step(x, ahead, sigma, sigma_next)
         previous, h_previous = denoised, h
     return x
 
 
 def _carried(
-    walk: Walk, x: Float[Tensor, "B C H W"], denoised: Float[Tensor, "B C H W"], h: float
+    state: SamplerState, x: Float[Tensor, "B C H W"], denoised: Float[Tensor, "B C H W"], h: float
 ) -> Float[Tensor, "B C H W"]:
     """Return the first-order part of an SDE step, without its noise."""
-    kept = math.exp(-(1 + walk.eta) * h)
+    kept = math.exp(-(1 + state.eta) * h)
     return kept * x + (1 - kept) * denoised
 
 
-def _noised(walk: Walk, x: Float[Tensor, "B C H W"], sigma: float, sigma_next: float) -> Float[Tensor, "B C H W"]:
+def _noised(
+    state: SamplerState, x: Float[Tensor, "B C H W"], sigma: float, sigma_next: float
+) -> Float[Tensor, "B C H W"]:
     """Return x with the fresh noise of an SDE step."""
     h = math.log(sigma / sigma_next)
-    return walk.add_noise(x, sigma_next * math.sqrt(-math.expm1(-2 * walk.eta * h)), sigma, sigma_next)
+    return state.add_noise(x, sigma_next * math.sqrt(-math.expm1(-2 * state.eta * h)), sigma, sigma_next)
 
 
 SECOND_ORDER = {
@@ -74,19 +76,19 @@ SECOND_ORDER = {
 """The weight of the denoised image's slope in `dpmpp_2m_sde`, by solver; length = (1 + eta) h."""
 
 
-def dpmpp_2m_sde(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def dpmpp_2m_sde(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """DPM-Solver++(2M) SDE, with the second-order term of `walk.solver`."""
-    slope_weight = SECOND_ORDER[walk.solver]
+    slope_weight = SECOND_ORDER[state.solver]
     previous, h_previous = None, 0.0
-    for sigma, sigma_next in walk.pairs():
-        denoised = walk.start(x, sigma)
+    for sigma, sigma_next in state.pairs():
+        denoised = state.denoise_at_step_start(x, sigma)
         if sigma_next == 0:
             return denoised
         h = math.log(sigma / sigma_next)
-        x = _carried(walk, x, denoised, h)
+        x = _carried(state, x, denoised, h)
         if previous is not None:
-            x = x + slope_weight((1 + walk.eta) * h) * h / h_previous * (denoised - previous)
-        x = _noised(walk, x, sigma, sigma_next)
+            x = x + slope_weight((1 + state.eta) * h) * h / h_previous * (denoised - previous)
+        x = _noised(state, x, sigma, sigma_next)
         previous, h_previous = denoised, h
     return x
 
@@ -110,15 +112,15 @@ def _higher_order(
     return phi_2 * (slope + r_last * bend) - phi_3 * bend
 
 
-def dpmpp_3m_sde(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def dpmpp_3m_sde(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """DPM-Solver++(3M) SDE: the denoised image is a parabola in t. The paper's sampler, at eta = 1."""
     history: deque[tuple[Tensor, float]] = deque(maxlen=2)  # earlier answers, and the steps that followed them
-    for sigma, sigma_next in walk.pairs():
-        denoised = walk.start(x, sigma)
+    for sigma, sigma_next in state.pairs():
+        denoised = state.denoise_at_step_start(x, sigma)
         if sigma_next == 0:
             return denoised
         h = math.log(sigma / sigma_next)
-        x = _carried(walk, x, denoised, h) + _higher_order(denoised, history, h, (1 + walk.eta) * h)
-        x = _noised(walk, x, sigma, sigma_next)
+        x = _carried(state, x, denoised, h) + _higher_order(denoised, history, h, (1 + state.eta) * h)
+        x = _noised(state, x, sigma, sigma_next)
         history.appendleft((denoised, h))
     return x

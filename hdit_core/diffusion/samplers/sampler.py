@@ -9,13 +9,20 @@ from torch import Tensor
 from hdit_core.diffusion.samplers.ancestral import dpm_2_ancestral, dpmpp_2s_ancestral, dpmpp_sde, euler_ancestral
 from hdit_core.diffusion.samplers.dpm_solver import dpm_adaptive, dpm_fast
 from hdit_core.diffusion.samplers.multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, lms
-from hdit_core.diffusion.samplers.sampler_state import UNIPC_ORDER, UNIPC_VARIANT, Denoise, NoiseSource, Step, Walk
+from hdit_core.diffusion.samplers.sampler_state import (
+    UNIPC_ORDER,
+    UNIPC_VARIANT,
+    Denoise,
+    NoiseSource,
+    SamplerState,
+    SamplerStep,
+)
 from hdit_core.diffusion.samplers.single_step import dpm_2, euler, heun
 from hdit_core.diffusion.samplers.unipc import unipc
 from hdit_core.errors import UsageError, did_you_mean
 from hdit_core.recipe.sample import ChurnRecipe, SampleRecipe
 
-Sampler = Callable[[Walk, Float[Tensor, "B C H W"]], Float[Tensor, "B C H W"]]
+Sampler = Callable[[SamplerState, Float[Tensor, "B C H W"]], Float[Tensor, "B C H W"]]
 
 SAMPLERS: dict[str, Sampler] = {
     "euler": euler,
@@ -54,7 +61,7 @@ def sample(
     churn: ChurnRecipe | None = None,
     unipc_order: int = UNIPC_ORDER,
     unipc_variant: str = UNIPC_VARIANT,
-    on_step: Callable[[Step], None] | None = None,
+    on_step: Callable[[SamplerStep], None] | None = None,
 ) -> Float[Tensor, "B C H W"]:
     """Return images, walked from noise down the schedule.
 
@@ -80,8 +87,8 @@ def sample(
     levels = [float(sigma) for sigma in sigmas]
     if len(levels) < 2 or levels[-1] < 0 or any(a <= b for a, b in pairwise(levels)):
         raise ValueError(f"sigmas must fall and end at 0 or above, got {levels}")
-    walk = Walk(name, denoise, levels, noise, eta, solver, churn, unipc_order, unipc_variant, on_step)
-    return SAMPLERS[name](walk, x)
+    state = SamplerState(name, denoise, levels, noise, eta, solver, churn, unipc_order, unipc_variant, on_step)
+    return SAMPLERS[name](state, x)
 
 
 def sample_by(
@@ -90,7 +97,7 @@ def sample_by(
     x: Float[Tensor, "B C H W"],
     sigmas: Float64[Tensor, "levels"],
     noise: NoiseSource,
-    on_step: Callable[[Step], None] | None = None,
+    on_step: Callable[[SamplerStep], None] | None = None,
 ) -> Float[Tensor, "B C H W"]:
     """Return images, walked as a recipe's `[sample]` table says; arguments, order and errors as in `sample`.
 

@@ -27,7 +27,7 @@ UNIPC_ORDER, UNIPC_VARIANT = 3, "bh2"
 
 
 @dataclass(frozen=True)
-class Step:
+class SamplerStep:
     """Where a sampler stands: at the start of its step `index`, from 0, with what the model made of x.
 
     `steps` is the schedule's number of steps; `dpm_fast` takes fewer (of several questions each), `dpm_adaptive` as
@@ -42,7 +42,7 @@ class Step:
 
 
 @dataclass
-class Walk:
+class SamplerState:
     """One walk of a batch from much noise to none."""
 
     name: str
@@ -54,7 +54,7 @@ class Walk:
     churn: ChurnRecipe | None = None
     unipc_order: int = UNIPC_ORDER
     unipc_variant: str = UNIPC_VARIANT
-    on_step: Callable[[Step], None] | None = None
+    on_step: Callable[[SamplerStep], None] | None = None
     index: int = field(default=0, init=False)
 
     def pairs(self) -> Iterator[tuple[float, float]]:
@@ -63,21 +63,23 @@ class Walk:
             self.index = index
             yield pair
 
-    def start(self, x: Float[Tensor, "B C H W"], sigma: float | Float[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
+    def denoise_at_step_start(
+        self, x: Float[Tensor, "B C H W"], sigma: float | Float[Tensor, "B"]
+    ) -> Float[Tensor, "B C H W"]:
         """Return the denoised images at the start of a step, and tell `on_step` of it."""
-        denoised = self.denoised(x, sigma)
+        denoised = self.denoise_at(x, sigma)
         if self.on_step is not None:
             highest = torch.as_tensor(sigma, dtype=torch.float64).max().item()
-            self.on_step(Step(self.index, len(self.sigmas) - 1, highest, x, denoised))
+            self.on_step(SamplerStep(self.index, len(self.sigmas) - 1, highest, x, denoised))
         return denoised
 
-    def denoised(self, x: Float[Tensor, "B C H W"], sigma: float | Float[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
+    def denoise_at(self, x: Float[Tensor, "B C H W"], sigma: float | Float[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
         """Ask the model, at one noise level or at each image's own.
 
         Raises:
             NumericalError: an answer is not finite.
         """
-        return ask(self.denoise, x, sigma, f"{self.name}, step {self.index + 1}")
+        return call_denoiser(self.denoise, x, sigma, f"{self.name}, step {self.index + 1}")
 
     def add_noise(
         self, x: Float[Tensor, "B C H W"], amount: float, sigma: float, sigma_next: float
@@ -86,7 +88,7 @@ class Walk:
         return x + amount * self.noise(sigma, sigma_next) if amount else x
 
 
-def ask(
+def call_denoiser(
     denoise: Denoise, x: Float[Tensor, "B C H W"], sigma: float | Float[Tensor, "B"], where: str
 ) -> Float[Tensor, "B C H W"]:
     """Return the model's answer, at one noise level or at each image's own.
@@ -117,15 +119,15 @@ def mean_of_each(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B"]:
     return reduce(reduce(images, "b c h w -> b c h", "mean"), "b c h -> b", "mean")
 
 
-def toward(
+def euler_step(
     x: Float[Tensor, "B C H W"], denoised: Float[Tensor, "B C H W"], sigma: float, sigma_next: float
 ) -> Float[Tensor, "B C H W"]:
-    """Return x carried from sigma to sigma_next on the straight line to `denoised` (Euler); exactly that at 0."""
+    """Return x carried from sigma to sigma_next on the straight line to `denoise_at` (Euler); exactly that at 0."""
     ratio = sigma_next / sigma
     return ratio * x + (1 - ratio) * denoised
 
 
-def split(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
+def ancestral_step(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
     """Return down and up: an ancestral step walks to noise level `down`, then adds noise of level `up`.
 
     down^2 + up^2 = sigma_next^2; eta = 1 gives the posterior's own share of fresh noise (DDPM), 0 none.

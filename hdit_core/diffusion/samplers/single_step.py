@@ -8,59 +8,65 @@ import math
 from jaxtyping import Float
 from torch import Tensor
 
-from hdit_core.diffusion.samplers.sampler_state import Walk, toward
+from hdit_core.diffusion.samplers.sampler_state import SamplerState, euler_step
 
 MOST_CHURN = math.sqrt(2) - 1  # a step never adds more noise than there is
 
 
-def churned(walk: Walk, x: Float[Tensor, "B C H W"], sigma: float, sigma_next: float) -> tuple[Tensor, float]:
+def add_churn(
+    state: SamplerState, x: Float[Tensor, "B C H W"], sigma: float, sigma_next: float
+) -> tuple[Tensor, float]:
     """Return x with fresh noise, and its noise level then (EDM, algorithm 2, lines 4 to 6); as they are without churn.
 
     The noise is that of the step's own stretch of the Brownian motion, so that a picture settles as steps grow many.
     """
-    churn = walk.churn
+    churn = state.churn
     if churn is None or not churn.sigma_min <= sigma <= (churn.sigma_max or math.inf):
         return x, sigma
-    risen = sigma * (1 + min(churn.amount / (len(walk.sigmas) - 1), MOST_CHURN))
-    return walk.add_noise(x, churn.noise * math.sqrt(risen**2 - sigma**2), sigma, sigma_next), risen
+    risen = sigma * (1 + min(churn.amount / (len(state.sigmas) - 1), MOST_CHURN))
+    return state.add_noise(x, churn.noise * math.sqrt(risen**2 - sigma**2), sigma, sigma_next), risen
 
 
-def euler(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def euler(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """First order: one question a step."""
-    for level, sigma_next in walk.pairs():
-        x, sigma = churned(walk, x, level, sigma_next)
-        x = toward(x, walk.start(x, sigma), sigma, sigma_next)
+    for level, sigma_next in state.pairs():
+        x, sigma = add_churn(state, x, level, sigma_next)
+        x = euler_step(x, state.denoise_at_step_start(x, sigma), sigma, sigma_next)
     return x
 
 
-def heun(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def heun(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """Second order: the mean of the slopes at both ends of a step; two questions a step, one for the last."""
-    for level, sigma_next in walk.pairs():
-        x, sigma = churned(walk, x, level, sigma_next)
-        denoised = walk.start(x, sigma)
-        end = toward(x, denoised, sigma, sigma_next)
+    for level, sigma_next in state.pairs():
+        x, sigma = add_churn(state, x, level, sigma_next)
+        denoised = state.denoise_at_step_start(x, sigma)
+        end = euler_step(x, denoised, sigma, sigma_next)
         if sigma_next == 0:
             return end
-        slopes = (x - denoised) / sigma + (end - walk.denoised(end, sigma_next)) / sigma_next
+        slopes = (x - denoised) / sigma + (end - state.denoise_at(end, sigma_next)) / sigma_next
         x = x + (sigma_next - sigma) / 2 * slopes
     return x
 
 
-def dpm_2(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def dpm_2(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """Second order: the slope at the step's geometric middle; two questions a step, one for the last."""
-    for level, sigma_next in walk.pairs():
-        x, sigma = churned(walk, x, level, sigma_next)
-        x = middle_step(walk, x, walk.start(x, sigma), sigma, sigma_next)
+    for level, sigma_next in state.pairs():
+        x, sigma = add_churn(state, x, level, sigma_next)
+        x = middle_step(state, x, state.denoise_at_step_start(x, sigma), sigma, sigma_next)
     return x
 
 
 def middle_step(
-    walk: Walk, x: Float[Tensor, "B C H W"], denoised: Float[Tensor, "B C H W"], sigma: float, sigma_next: float
+    state: SamplerState,
+    x: Float[Tensor, "B C H W"],
+    denoised: Float[Tensor, "B C H W"],
+    sigma: float,
+    sigma_next: float,
 ) -> Float[Tensor, "B C H W"]:
     """Return x after a step along the slope at the geometric mean of its ends; a step to 0 is Euler's."""
     if sigma_next == 0:
-        return toward(x, denoised, sigma, 0.0)
+        return euler_step(x, denoised, sigma, 0.0)
     middle = math.sqrt(sigma * sigma_next)
-    halfway = toward(x, denoised, sigma, middle)
-    slope = (halfway - walk.denoised(halfway, middle)) / middle
+    halfway = euler_step(x, denoised, sigma, middle)
+    slope = (halfway - state.denoise_at(halfway, middle)) / middle
     return x + (sigma_next - sigma) * slope

@@ -24,7 +24,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hdit_core.diffusion.samplers.sampler_state import Walk, toward
+from hdit_core.diffusion.samplers.sampler_state import SamplerState, euler_step
 
 Answer = tuple[float, Tensor]  # a noise level, and what the model made of the image there
 
@@ -61,27 +61,27 @@ def _carried(
     sigma, denoised = start
     h = math.log(sigma / sigma_next)
     places = [math.log(sigma / level) / h for level, _ in others]
-    result = toward(x, denoised, sigma, sigma_next)
+    result = euler_step(x, denoised, sigma, sigma_next)
     for weight, (_, answer) in zip(weights(h, places, variant) if places else (), others, strict=True):
         result = result + weight * (answer - denoised)
     return result
 
 
-def unipc(walk: Walk, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+def unipc(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """UniPC-p, p being `walk.unipc_order`: orders rise from 1 to p as answers come in; one question a step."""
-    known: deque[Answer] = deque(maxlen=walk.unipc_order)  # the latest first: p answers make a predictor of order p
+    known: deque[Answer] = deque(maxlen=state.unipc_order)  # the latest first: p answers make a predictor of order p
     corrected = x
-    for sigma, sigma_next in walk.pairs():
-        denoised = walk.start(x, sigma)
+    for sigma, sigma_next in state.pairs():
+        denoised = state.denoise_at_step_start(x, sigma)
         if sigma_next == 0:
             return denoised
 
         # the step that led here once more, with the answer at its end
         if known:
             start, *before = known
-            corrected = _carried(corrected, start, [*before, (sigma, denoised)], sigma, walk.unipc_variant)
+            corrected = _carried(corrected, start, [*before, (sigma, denoised)], sigma, state.unipc_variant)
 
         known.appendleft((sigma, denoised))
         start, *before = known
-        x = _carried(corrected, start, before, sigma_next, walk.unipc_variant)
+        x = _carried(corrected, start, before, sigma_next, state.unipc_variant)
     return x

@@ -83,7 +83,7 @@ class Extractor:
     class_logits: Callable[[Float[Tensor, "B F"]], Float[Tensor, "B K"]] | None = None
 
     @property
-    def passport(self) -> dict[str, str | int]:
+    def provenance(self) -> dict[str, str | int]:
         """What two results must share to be comparable."""
         return {
             "name": self.name,

@@ -23,13 +23,13 @@ from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.evaluate.extractors.extractor import Extractor, Say
 from hdit_core.evaluate.feature_batch import FeatureBatch
-from hdit_core.files import new_file, remove_temporaries, write_whole
+from hdit_core.files import atomic_file, remove_temporaries, write_atomic
 
 FILE_PATTERN = "features-{:08d}.safetensors"
 FILE_NAME = re.compile(r"features-(\d{8,})\.safetensors")
 
 
-class FeatureStore:
+class FeatureCache:
     """The features of one set by one extractor."""
 
     def __init__(
@@ -53,13 +53,13 @@ class FeatureStore:
             )
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"--keep-features {folder}: is a file; expected a folder")
-        passport = {"extractor": extractor.passport, "identity": images.identity}
+        passport = {"extractor": extractor.provenance, "identity": images.identity}
         key = hashlib.sha256(json.dumps(passport, sort_keys=True).encode()).hexdigest()
         self._folder, self._say, self._num_features = folder / key[:16], say, extractor.num_features
         self._folder.mkdir(parents=True, exist_ok=True)
         if leads:
             content = json.dumps(passport | {"source": images.source}, indent=1) + "\n"
-            write_whole(self._folder / "passport.json", content)
+            write_atomic(self._folder / "passport.json", content)
         found = map(FILE_NAME.fullmatch, (path.name for path in self._folder.iterdir()))
         self._there = {int(match[1]) for match in found if match}
         if self._there and leads:
@@ -69,7 +69,7 @@ class FeatureStore:
         """Return whether the file of a piece was there in the beginning, intact or not."""
         return piece.start in self._there
 
-    def kept(self, piece: range) -> FeatureBatch | None:
+    def get(self, piece: range) -> FeatureBatch | None:
         """Return the features of a piece; None where they have to be made: missing, damaged, or of fewer images."""
         path = self._path(piece)
         if not path.exists():
@@ -81,11 +81,11 @@ class FeatureStore:
             return None
         return batch.first(len(piece)) if len(batch) >= len(piece) else None
 
-    def keep(self, piece: range, batch: FeatureBatch) -> None:
+    def put(self, piece: range, batch: FeatureBatch) -> None:
         """Write the features of a piece, whole or not at all."""
         path = self._path(piece)
         remove_temporaries(self._folder, path.name)  # of a killed writer; each piece has one writer at a time
-        with new_file(path) as temporary:
+        with atomic_file(path) as temporary:
             write_tensors(temporary, _pack(batch), "")
 
     def _path(self, piece: range) -> Path:

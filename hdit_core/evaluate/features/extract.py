@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from jaxtyping import UInt8
 
-from hdit_core.data.image_sets.image_set import ImageSet, Read
+from hdit_core.data.image_sets.image_set import ImageSet, ReadImage
 from hdit_core.evaluate.extractors.extractor import Extractor, full_precision
 from hdit_core.evaluate.feature_batch import FeatureBatch, joined
-from hdit_core.evaluate.features.cache import FeatureStore
+from hdit_core.evaluate.features.cache import FeatureCache
 from hdit_core.evaluate.metrics.statistics import image_digest
 
 GPU_WORKERS = 8  # that read and resize; the GPU does their batches one after the other
@@ -37,7 +37,7 @@ def _workers(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
 
 
 def _ahead(
-    batches: Iterable[tuple[int, list[Read]]], extractor: Extractor, pool: ThreadPoolExecutor, workers: int
+    batches: Iterable[tuple[int, list[ReadImage]]], extractor: Extractor, pool: ThreadPoolExecutor, workers: int
 ) -> Iterator[tuple[int, FeatureBatch]]:
     """Work on a few batches ahead of the taker, and give them in order."""
     waiting: deque[tuple[int, Future[FeatureBatch]]] = deque()
@@ -50,7 +50,7 @@ def _ahead(
         yield size, batch.result()
 
 
-def _work(reads: list[Read], extractor: Extractor) -> FeatureBatch:
+def _work(reads: list[ReadImage], extractor: Extractor) -> FeatureBatch:
     images = [_grey_once(read()) for read in reads]
     features = extractor.features([extractor.prepare(image_u8) for image_u8 in images])
     return FeatureBatch(
@@ -65,7 +65,7 @@ def _grey_once(image_u8: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C
 
 
 @dataclass(frozen=True)
-class Piecework:
+class FeatureExtraction:
     """What turns a set's images into features.
 
     Attributes:
@@ -79,10 +79,10 @@ class Piecework:
     images: ImageSet
     extractor: Extractor
     batch_size: int
-    store: FeatureStore | None
+    store: FeatureCache | None
     on_done: Callable[[int], None]
 
-    def pieces(self, wanted: Iterable[range]) -> Iterator[FeatureBatch]:
+    def chunks(self, wanted: Iterable[range]) -> Iterator[FeatureBatch]:
         """Yield the features of pieces, in order: those that the store has, and the others, which it keeps."""
         if self.store is None:
             yield from self._made(wanted)
@@ -90,14 +90,14 @@ class Piecework:
         wanted = list(wanted)
         made = self._made([piece for piece in wanted if not self.store.has(piece)])
         for piece in wanted:
-            batch = self.store.kept(piece) if self.store.has(piece) else None
+            batch = self.store.get(piece) if self.store.has(piece) else None
             if batch is None:
                 if self.store.has(piece):
                     self.on_done(-len(piece))  # it is damaged
                 batch = next(self._made([piece]) if self.store.has(piece) else made, None)
                 if batch is None:
                     return  # the set has shrunk, which whoever counts notices
-                self.store.keep(piece, batch)
+                self.store.put(piece, batch)
             yield batch
 
     def _made(self, wanted: Iterable[range]) -> Iterator[FeatureBatch]:
@@ -114,7 +114,7 @@ class Piecework:
             yield joined(parts)
 
 
-def _batches(images: ImageSet, pieces: Iterable[range], batch_size: int) -> Iterator[tuple[int, list[Read]]]:
+def _batches(images: ImageSet, pieces: Iterable[range], batch_size: int) -> Iterator[tuple[int, list[ReadImage]]]:
     """Yield what reads the images of pieces, batch by batch, each with the size of its piece."""
     pieces, again = tee(pieces)
     readers = images.readers() if images.count is None else images.open([place for piece in again for place in piece])

@@ -34,7 +34,7 @@ class RankFailed(HditError):
 
 
 @contextmanager
-def needing(who: str) -> Iterator[None]:
+def translating_rank_errors(who: str) -> Iterator[None]:
     """Turn a connection to other ranks that breaks in the body into a line for people.
 
     Args:
@@ -53,7 +53,7 @@ def needing(who: str) -> Iterator[None]:
         raise HditError(f"{who} is gone ({reason}); start all ranks again") from None
 
 
-class Relay:
+class FeatureGather:
     """The way from every rank to the main one; all ranks make it at the same time."""
 
     def __init__(self, world: World, num_features: int) -> None:
@@ -125,7 +125,7 @@ class Relay:
     def _others(self) -> list[int]:
         return [rank for rank in range(1, self.world.size) if rank not in self._ended]
 
-    def agree(self, value: float) -> float:
+    def broadcast(self, value: float) -> float:
         """Return the main rank's number on every rank; all call this.
 
         Raises:
@@ -133,23 +133,23 @@ class Relay:
         """
         number = torch.tensor(value, dtype=torch.float64)
         if self.world.size > 1:
-            with needing("another rank"):
+            with translating_rank_errors("another rank"):
                 distributed.broadcast(number, 0, group=self._group)
         return float(number)
 
     def _send(self, count: int, *contents: Tensor) -> list[tuple[Any, Tensor]]:
         """Begin to send a header and what belongs to it; the tensors have to live until they are sent."""
         messages = [torch.tensor([count]), *contents]
-        with needing("the main rank"):
+        with translating_rank_errors("the main rank"):
             return [(distributed.isend(message, 0, group=self._group), message) for message in messages]
 
     def _wait(self, messages: list[tuple[Any, Tensor]]) -> None:
-        with needing("the main rank"):
+        with translating_rank_errors("the main rank"):
             for work, _ in messages:
                 work.wait()
 
     def _receive(self, into: Tensor, rank: int) -> None:
-        with needing(f"rank {rank}"):
+        with translating_rank_errors(f"rank {rank}"):
             distributed.recv(into, rank, group=self._group)
 
 

@@ -10,20 +10,20 @@ from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.distributed import World
 from hdit_core.errors import DataError
 from hdit_core.evaluate.extractors.extractor import Extractor
-from hdit_core.evaluate.feature_batch import FeatureBatch, pieces_of
-from hdit_core.evaluate.features.cache import FeatureStore
-from hdit_core.evaluate.features.extract import Piecework
-from hdit_core.evaluate.features.gather import Relay
+from hdit_core.evaluate.feature_batch import FeatureBatch, chunks_of
+from hdit_core.evaluate.features.cache import FeatureCache
+from hdit_core.evaluate.features.extract import FeatureExtraction
+from hdit_core.evaluate.features.gather import FeatureGather
 from hdit_core.evaluate.metrics.statistics import Accumulator, Statistics
 
 OnProgress = Callable[[int, int | None], None]
 
 
 @runtime_checkable
-class Watcher(Protocol):
+class FeatureObserver(Protocol):
     """Somebody who looks at a set's features as they pass."""
 
-    def see(self, batch: FeatureBatch, start: int) -> None:
+    def observe(self, batch: FeatureBatch, start: int) -> None:
         """Look at the features of the images at the places `start`, `start + 1`, ..."""
 
 
@@ -51,9 +51,9 @@ def measure(
     on_progress: OnProgress = lambda done, total: None,
     *,
     num_blocks: int = 1,
-    watchers: Sequence[Watcher] = (),
-    store: FeatureStore | None = None,
-    relay: Relay | None = None,
+    watchers: Sequence[FeatureObserver] = (),
+    store: FeatureCache | None = None,
+    gather: FeatureGather | None = None,
 ) -> Measurement:
     """Return the statistics of a set; they do not depend on the batch size, the order or the number of ranks.
 
@@ -65,7 +65,7 @@ def measure(
         num_blocks: into how many parts the set is divided, for the spread of a score.
         watchers: shown every piece once, in order.
         store: keeps the features, and gives those back that a killed run has left in it.
-        relay: where several ranks share the work, brings theirs; each of them calls `assist`.
+        gather: where several ranks share the work, brings theirs; each of them calls `assist`.
 
     Raises:
         DataError: an image is broken, or there are fewer than two.
@@ -75,15 +75,15 @@ def measure(
     accumulator = Accumulator(extractor.num_features, num_blocks=num_blocks)
     shapes: Counter[tuple[int, ...]] = Counter()
     tally = _Tally(on_progress, images.count, store)
-    work = Piecework(images, extractor, batch_size or extractor.batch_size, store, tally.add)
-    for piece in _in_order(work, relay, tally):
+    work = FeatureExtraction(images, extractor, batch_size or extractor.batch_size, store, tally.add)
+    for piece in _in_order(work, gather, tally):
         for watcher in watchers:
-            watcher.see(piece, accumulator.n)
+            watcher.observe(piece, accumulator.n)
         accumulator.add(piece.features, piece.digests)
         shapes.update(piece.shapes)
     _check_count(images, accumulator.n, images.count)
     source = {**images.source, "size": _size(shapes), "num_grey": _num_grey(shapes), "rounding": "uint8"}
-    return Measurement(accumulator.statistics(), extractor.passport, source, images.remarks + extractor.remarks)
+    return Measurement(accumulator.statistics(), extractor.provenance, source, images.remarks + extractor.remarks)
 
 
 def assist(
@@ -91,8 +91,8 @@ def assist(
     extractor: Extractor,
     batch_size: int | None = None,
     *,
-    store: FeatureStore | None = None,
-    relay: Relay,
+    store: FeatureCache | None = None,
+    gather: FeatureGather,
 ) -> None:
     """Do this rank's share of a set, and send it to the main rank, which calls `measure`.
 
@@ -103,14 +103,14 @@ def assist(
         DataError: an image is broken.
         HditError: the main rank is gone.
     """
-    work = Piecework(images, extractor, batch_size or extractor.batch_size, store, lambda count: None)
-    relay.send_all(_whole_share(work, images, relay.world))
+    work = FeatureExtraction(images, extractor, batch_size or extractor.batch_size, store, lambda count: None)
+    gather.send_all(_whole_share(work, images, gather.world))
 
 
-def _whole_share(work: Piecework, images: ImageSet, world: World) -> Iterator[FeatureBatch]:
+def _whole_share(work: FeatureExtraction, images: ImageSet, world: World) -> Iterator[FeatureBatch]:
     """Yield this rank's pieces, and make sure that none is missing, for which the main rank would wait."""
     expected, done = sum(map(len, _share(images, world))), 0
-    for piece in work.pieces(_share(images, world)):
+    for piece in work.chunks(_share(images, world)):
         done += len(piece)
         yield piece
     _check_count(images, done, expected)
@@ -118,32 +118,32 @@ def _whole_share(work: Piecework, images: ImageSet, world: World) -> Iterator[Fe
 
 def _share(images: ImageSet, world: World) -> Iterator[range]:
     """Yield the pieces of a rank: dealt out in turn, so that all ranks' are wanted about when they are ready."""
-    return islice(pieces_of(images.count), world.rank, None, world.size)
+    return islice(chunks_of(images.count), world.rank, None, world.size)
 
 
-def _in_order(work: Piecework, relay: Relay | None, tally: "_Tally") -> Iterator[FeatureBatch]:
+def _in_order(work: FeatureExtraction, gather: FeatureGather | None, tally: "_Tally") -> Iterator[FeatureBatch]:
     """Yield all pieces of a set, of whichever rank they come."""
-    if relay is None or relay.world.size == 1:
-        yield from work.pieces(pieces_of(work.images.count))
+    if gather is None or gather.world.size == 1:
+        yield from work.chunks(chunks_of(work.images.count))
         return
-    own = work.pieces(_share(work.images, relay.world))
-    for number, places in enumerate(pieces_of(work.images.count)):
-        owner = number % relay.world.size
-        piece = relay.receive(owner) if owner else next(own, None)
+    own = work.chunks(_share(work.images, gather.world))
+    for number, places in enumerate(chunks_of(work.images.count)):
+        owner = number % gather.world.size
+        piece = gather.receive(owner) if owner else next(own, None)
         if piece is None:
             return
         if owner and not (work.store and work.store.has(places)):
             tally.add(len(piece))
         yield piece
-    relay.finish()
+    gather.finish()
 
 
 class _Tally:
     """Counts images, and tells how many are done; those that a store has are, from the beginning."""
 
-    def __init__(self, on_progress: OnProgress, total: int | None, store: FeatureStore | None) -> None:
+    def __init__(self, on_progress: OnProgress, total: int | None, store: FeatureCache | None) -> None:
         self._on_progress, self._total, self._done = on_progress, total, 0
-        if kept := sum(len(piece) for piece in pieces_of(total) if store.has(piece)) if store else 0:
+        if kept := sum(len(piece) for piece in chunks_of(total) if store.has(piece)) if store else 0:
             self.add(kept)
 
     def add(self, count: int) -> None:

@@ -16,7 +16,7 @@ from hdit_core.evaluate.metrics.jackknife import LEAST_IN_BLOCK, NUM_BLOCKS, T_Q
 from hdit_core.evaluate.metrics.statistics import block_of, key_of
 
 
-class ClassScore:
+class InceptionScore:
     """Watches features pass, and keeps three sums for each block."""
 
     def __init__(self, class_logits: Callable[[Float[Tensor, "B F"]], Float[Tensor, "B K"]]) -> None:
@@ -25,7 +25,7 @@ class ClassScore:
         self._certainty = torch.zeros(NUM_BLOCKS, dtype=torch.float64)  # sum of p log p
         self._probabilities: Float[Tensor, "J K"] | None = None
 
-    def see(self, batch: FeatureBatch, start: int) -> None:
+    def observe(self, batch: FeatureBatch, start: int) -> None:
         """Add some images."""
         blocks = block_of(torch.tensor([key_of(digest) for digest in batch.digests]), NUM_BLOCKS)
         logs = self._class_logits(batch.features).double().log_softmax(1)

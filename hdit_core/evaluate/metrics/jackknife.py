@@ -77,7 +77,7 @@ def mean_estimate(values: Float[Tensor, "N"], blocks: Int64[Tensor, "N"]) -> Est
 
 
 @dataclass(frozen=True)
-class Spread:
+class DistanceInterval:
     """A Frechet distance's interval, and its extrapolation to infinitely many images (Chong and Forsyth 2020).
 
     Attributes:
@@ -104,19 +104,19 @@ def without_each_block(value: float, a: Statistics, quick_distance: Callable[[St
     return jackknife(value, [distance for _, distance in found], least=0.0) if found else Estimate(value)
 
 
-def spread(value: float, a: Statistics, quick_distance: Callable[[Statistics], float]) -> Spread:
+def distance_interval(value: float, a: Statistics, quick_distance: Callable[[Statistics], float]) -> DistanceInterval:
     """Return how sure a distance is, and what it would be with infinitely many images; arguments as above."""
     tenths = _left_out(a, quick_distance)
     if not tenths or a.n is None:
-        return Spread(Estimate(value), None)
+        return DistanceInterval(Estimate(value), None)
     found = jackknife(value, [distance for _, distance in tenths], least=0.0)
 
     count = len(a.blocks)
     halves = [a.of_blocks([(first + step) % count for step in range(count // 2)]) for first in range(count)]
     if min(part.n or 0 for part in halves) <= a.num_features:
-        return Spread(found, None)
+        return DistanceInterval(found, None)
     points = [(a.n, value), *tenths, *((part.n or 0, quick_distance(part)) for part in halves)]
-    return Spread(found, extrapolate(points), tuple(points))
+    return DistanceInterval(found, extrapolate(points), tuple(points))
 
 
 def _left_out(a: Statistics, quick_distance: Callable[[Statistics], float]) -> list[tuple[int, float]]:

@@ -14,13 +14,13 @@ MOST_QUERIES = 1000
 NEIGHBOURS = 5
 
 
-class Places:
+class DigestIndex:
     """Watches a set pass, and remembers where those of its images stand that may be searched for."""
 
     def __init__(self) -> None:
         self._of_key: dict[int, int] = {}
 
-    def see(self, batch: FeatureBatch, start: int) -> None:
+    def observe(self, batch: FeatureBatch, start: int) -> None:
         """Remember some images; of all so far, those with the smallest keys, which the kept sample begins with."""
         for place, digest in enumerate(batch.digests, start):
             self._of_key.setdefault(key_of(digest), place)
@@ -62,7 +62,7 @@ class Neighbours:
 class NearestSearch:
     """Watches the reference pass, and keeps for each of some images the nearest that it has seen."""
 
-    def __init__(self, images: Statistics, places: Places) -> None:
+    def __init__(self, images: Statistics, places: DigestIndex) -> None:
         """Begin a search.
 
         Args:
@@ -77,7 +77,7 @@ class NearestSearch:
         self._squared: Float64[Tensor, "Q K"] = torch.full((len(keys), NEIGHBOURS), torch.inf, dtype=torch.float64)
         self._nearest: Int64[Tensor, "Q K"] = torch.full((len(keys), NEIGHBOURS), -1)
 
-    def see(self, batch: FeatureBatch, start: int) -> None:
+    def observe(self, batch: FeatureBatch, start: int) -> None:
         """Look at some images of the reference."""
         self._missing.difference_update(map(key_of, batch.digests))
         squared = torch.cat([rows for _, rows in squared_distances(self._queries, batch.features.double())])

@@ -22,7 +22,7 @@ ROUNDING = 1e-12  # of the squared lengths: what is nearer is the same point
 
 
 @dataclass(frozen=True)
-class Manifold:
+class PrecisionRecall:
     """How two sets lie in each other.
 
     Attributes:
@@ -42,7 +42,7 @@ class Manifold:
     n_reference: int
 
 
-def manifold(images: Statistics, reference: Statistics) -> Manifold | None:
+def precision_recall(images: Statistics, reference: Statistics) -> PrecisionRecall | None:
     """Return how the kept samples of two sets lie in each other; None where one has no more than 5 images."""
     if min(len(images.features), len(reference.features)) <= COVERAGE_NEIGHBOURS:
         return None
@@ -61,7 +61,7 @@ def manifold(images: Statistics, reference: Statistics) -> Manifold | None:
         covered |= inside.any(0)
 
     of_images, of_reference = block_of(images.keys, NUM_BLOCKS), block_of(reference.keys, NUM_BLOCKS)
-    return Manifold(
+    return PrecisionRecall(
         precision=_share(near_y, of_images),
         recall=_share(near_x, of_reference),
         density=mean_estimate(balls, of_images),

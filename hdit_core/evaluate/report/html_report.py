@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hdit_core.data.image_sets.image_set import ImageSet
-from hdit_core.evaluate.metrics.jackknife import Estimate, Spread
+from hdit_core.evaluate.metrics.jackknife import DistanceInterval, Estimate
 from hdit_core.evaluate.report.result import Score
 from hdit_core.evaluate.report.sheets import sample_sheet
 from hdit_core.figures import STYLES, _drawn, _finish
-from hdit_core.files import write_whole
+from hdit_core.files import write_atomic
 from hdit_core.images import png_bytes
 from hdit_core.recipe.diff import flatten
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def extrapolation_svg(spread: Spread, metric: str) -> str:
+def extrapolation_svg(spread: DistanceInterval, metric: str) -> str:
     """Return the line through the distances of parts of a set, over one through their size, as SVG.
 
     Args:
@@ -102,7 +102,7 @@ def write_report(
         figures: further curves, as title and SVG that this library has drawn.
     """
     samples = sample_sheet(images) if images.identity else None
-    write_whole(path, page(score, samples, neighbours, figures))
+    write_atomic(path, page(score, samples, neighbours, figures))
 
 
 def page(
@@ -120,7 +120,7 @@ def page(
         *(_section(title, svg) for title, svg in [*_own_figures(score), *figures]),
         _section("Some of the images", _picture(samples, "Some of the scored images")),
         _section("Nearest in the reference", _picture(neighbours, "Images beside their nearest in the reference")),
-        _section("Passport", _table((key, str(value)) for key, value in flatten(score.passport()))),
+        _section("Passport", _table((key, str(value)) for key, value in flatten(score.provenance()))),
     ]
     return PAGE.format(policy=POLICY, title=_text(title), style=STYLE, body="\n".join(body))
 

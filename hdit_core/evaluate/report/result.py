@@ -9,10 +9,10 @@ import torch
 
 from hdit_core.evaluate.features.measure import Measurement
 from hdit_core.evaluate.metrics.frechet_distance import FrechetDistance
-from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, Estimate, Spread
+from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, DistanceInterval, Estimate
 from hdit_core.evaluate.metrics.kernel_distance import KernelDistance
 from hdit_core.evaluate.metrics.nearest_neighbours import Neighbours
-from hdit_core.evaluate.metrics.precision_recall import COVERAGE_NEIGHBOURS, RECALL_NEIGHBOURS, Manifold
+from hdit_core.evaluate.metrics.precision_recall import COVERAGE_NEIGHBOURS, RECALL_NEIGHBOURS, PrecisionRecall
 
 FORMAT = "hdit-score 1"
 
@@ -38,9 +38,9 @@ class Score:
     metric: str
     kernel_metric: str
     frechet: FrechetDistance
-    spread: Spread
+    spread: DistanceInterval
     kernel: KernelDistance | None
-    manifold: Manifold | None
+    manifold: PrecisionRecall | None
     class_score: Estimate | None
     neighbours: Neighbours | None
     images: Measurement
@@ -63,7 +63,7 @@ class Score:
         return {name: estimate for name, estimate in found.items() if estimate is not None}
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON knows it; `passport` is what two results must share to be compared."""
+        """Return all of it as JSON knows it; `provenance` is what two results must share to be compared."""
         return {
             "format": FORMAT,
             "metric": self.metric,
@@ -77,11 +77,11 @@ class Score:
             "nearest": self.neighbours.to_json() if self.neighbours else None,
             "n": self.images.statistics.n,
             "n_reference": self.reference.statistics.n,
-            "passport": self.passport(),
+            "passport": self.provenance(),
             "remarks": list(self.remarks),
         }
 
-    def passport(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, Any]:
         """Return what made the numbers."""
         return {
             "extractor": self.images.extractor,

@@ -22,7 +22,7 @@ def sample_sheet(images: ImageSet) -> UInt8[np.ndarray, "H W 3"]:
         UsageError: it is a stream.
     """
     count = SAMPLES if images.count is None else min(SAMPLES, images.count)
-    return sheet(np.stack([thumbnail(image_u8) for image_u8 in images.pick(range(count))]))
+    return sheet(np.stack([thumbnail(image_u8) for image_u8 in images.read_many(range(count))]))
 
 
 def neighbour_sheet(images: ImageSet, reference: ImageSet, found: Neighbours) -> UInt8[np.ndarray, "H W 3"]:
@@ -34,10 +34,10 @@ def neighbour_sheet(images: ImageSet, reference: ImageSet, found: Neighbours) ->
     places = found.places[:PAIRS].tolist()
     neighbours = found.reference_places[:PAIRS].tolist()
     wanted = [place for row in neighbours for place in row if place >= 0]
-    theirs = dict(zip(wanted, map(thumbnail, reference.pick(wanted)), strict=True))
+    theirs = dict(zip(wanted, map(thumbnail, reference.read_many(wanted)), strict=True))
     blank = np.full((THUMBNAIL_PX, THUMBNAIL_PX, 3), 255, np.uint8)
     cells, captions = [], []
-    for image_u8, row, distances in zip(images.pick(places), neighbours, found.distances.tolist(), strict=False):
+    for image_u8, row, distances in zip(images.read_many(places), neighbours, found.distances.tolist(), strict=False):
         cells += [thumbnail(image_u8), *(theirs.get(place, blank) for place in row)]
         captions += ["sample", *_captions(distances)]
     return sheet(np.stack(cells), captions, columns=1 + found.reference_places.shape[1])

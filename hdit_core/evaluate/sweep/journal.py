@@ -12,7 +12,7 @@ from typing import Any
 
 from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate.sweep.search_space import Point
-from hdit_core.files import write_whole
+from hdit_core.files import write_atomic
 from hdit_core.recipe.diff import differences
 
 NAME = "journal.jsonl"
@@ -49,7 +49,7 @@ class Journal:
         lines = self._read(folder) if self._path.exists() else []
         for line in lines[1:]:
             self.trials[_key(line["point"], line["n"])] = line
-        write_whole(self._path, "".join(json.dumps(line) + "\n" for line in [{"plan": self._plan}, *lines[1:]]))
+        write_atomic(self._path, "".join(json.dumps(line) + "\n" for line in [{"plan": self._plan}, *lines[1:]]))
 
     def value(self, point: Point, n: int) -> Trial | None:
         """Return what was found of a point at a number of images."""

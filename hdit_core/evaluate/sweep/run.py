@@ -19,12 +19,12 @@ import torch
 
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint
 from hdit_core.data.image_sets.image_set import ImageSet
-from hdit_core.devices import pick_device, same_bits_on_any_threads
+from hdit_core.devices import make_mkl_reproducible, pick_device
 from hdit_core.distributed import World
 from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.evaluate.extractors.extractor import Extractor, Say, open_extractor
-from hdit_core.evaluate.feature_batch import IMAGES_PER_PIECE
-from hdit_core.evaluate.features.gather import Relay, needing
+from hdit_core.evaluate.feature_batch import IMAGES_PER_CHUNK
+from hdit_core.evaluate.features.gather import FeatureGather, translating_rank_errors
 from hdit_core.evaluate.features.measure import Measurement
 from hdit_core.evaluate.inputs import check_enough, check_fit, open_reference
 from hdit_core.evaluate.report.result import Score
@@ -32,10 +32,10 @@ from hdit_core.evaluate.score import ALONE, open_on_all, score
 from hdit_core.evaluate.statistics_file import load_statistics
 from hdit_core.evaluate.sweep.journal import Journal, Trial, read_winner
 from hdit_core.evaluate.sweep.plot import sweep_plot
-from hdit_core.evaluate.sweep.search_space import Point, SweepSettings, better_half, rungs
+from hdit_core.evaluate.sweep.search_space import Point, SweepSettings, halving_schedule, keep_best_half
 from hdit_core.evaluate.sweep.trials import OnImages, SweepWeights, Trials
 from hdit_core.figures import PlotFormat
-from hdit_core.files import write_whole
+from hdit_core.files import write_atomic
 from hdit_core.generate.settings import write_defaults
 
 
@@ -76,7 +76,7 @@ class SweepResult:
         }
 
 
-@needing("another rank")
+@translating_rank_errors("another rank")
 def sweep(
     settings: SweepSettings,
     on_images: OnImages = lambda point, done, total: None,
@@ -103,7 +103,7 @@ def sweep(
         CheckpointError: there is no such run, or no such average of it.
         DataError: the reference is damaged, or of another extractor.
     """
-    same_bits_on_any_threads()  # before the first product, which a resumed sweep comes to by another way
+    make_mkl_reproducible()  # before the first product, which a resumed sweep comes to by another way
     checkpoint, scoring = _checkpoint(settings.run), settings.scoring
     points = settings.points(checkpoint)
     device = world.device(pick_device(scoring.device))
@@ -114,7 +114,7 @@ def sweep(
     check_fit(reference, extractor, scoring.allow_small_n)
     assert reference is not None  # the settings saw to it
     weights = SweepWeights(settings.run, checkpoint, device)
-    world.lead(lambda: weights.prepare({point.weights for point in points}, say), device)
+    world.on_main_rank(lambda: weights.prepare({point.weights for point in points}, say), device)
     return _Sweep(settings, checkpoint, points, extractor, reference, weights, on_images, say, world, device).run()
 
 
@@ -145,23 +145,23 @@ class _Sweep:
         self._weights, self._on_images, self._say, self._world, self._device = weights, on_images, say, world, device
         self._folder = settings.folder
         self._features = self._folder / "features"
-        self._relay = Relay(world, extractor.num_features)
+        self._relay = FeatureGather(world, extractor.num_features)
         self._journal: Journal | None = None
-        world.lead(lambda: self._open_journal(reference), device)
+        world.on_main_rank(lambda: self._open_journal(reference), device)
         self._scoring = replace(settings.scoring, extractor=extractor.name, images=None)
         measured = self._measured(reference) if isinstance(reference, ImageSet) else reference
         self._trials = self._make_trials(measured)
 
     def run(self) -> SweepResult | None:
         """Hold the rounds, confirm the best, and write what is asked for."""
-        least = IMAGES_PER_PIECE if self._scoring.allow_small_n else self._extractor.num_features + 1
+        least = IMAGES_PER_CHUNK if self._scoring.allow_small_n else self._extractor.num_features + 1
         alive = list(self._points)
         held: list[Trial] = []
-        for n in rungs(len(alive), self._settings.n, least):
+        for n in halving_schedule(len(alive), self._settings.n, least):
             self._say(f"{len(alive)} points at {n:,} images")
             trials = [self._trial(point, n) for point in alive]
             held += trials
-            alive = better_half({trial.point: trial.value for trial in trials})
+            alive = keep_best_half({trial.point: trial.value for trial in trials})
         return self._end(alive[0], tuple(held))
 
     def _open_journal(self, reference: ImageSet | Measurement) -> None:
@@ -173,7 +173,7 @@ class _Sweep:
             "step": self._checkpoint.state.step,
             "sample": self._checkpoint.recipe.sample.model_dump(mode="json", exclude={"batch_size"}),
             "reference": identity or reference.source.get("sha256"),
-            "extractor": self._extractor.passport,
+            "extractor": self._extractor.provenance,
             "grid": {"ema": asked.ema, "guidance": asked.guidance, "interval": asked.interval},
             "n": asked.n,
             "confirm": asked.confirm,
@@ -196,7 +196,7 @@ class _Sweep:
 
     def _on_all(self, flag: Callable[[], bool]) -> bool:
         """Return on all ranks what the main one finds."""
-        return bool(self._relay.agree(float(self._world.is_main and flag())))
+        return bool(self._relay.broadcast(float(self._world.is_main and flag())))
 
     def _make_trials(self, reference: Measurement) -> Trials:
         return Trials(
@@ -207,18 +207,18 @@ class _Sweep:
             seed=self._scoring.seed,
             labels=self._scoring.labels,
             batch_size=self._scoring.batch_size,
-            relay=self._relay,
+            gather=self._relay,
             on_images=self._on_images,
         )
 
     def _trial(self, point: Point, n: int) -> Trial:
         """Return a point's distance, from the journal where it is there; all ranks learn it."""
         found = self._journal.value(point, n) if self._journal else None
-        if math.isnan(value := self._relay.agree(found.value if found else math.nan)):
+        if math.isnan(value := self._relay.broadcast(found.value if found else math.nan)):
             found = self._trials.run(point, n)
             if self._journal is not None and found is not None:
                 self._journal.add(found)
-            value = self._relay.agree(found.value if found else math.nan)
+            value = self._relay.broadcast(found.value if found else math.nan)
         return found or Trial(point, n, value, None)
 
     def _curve(self, trials: tuple[Trial, ...], winner: Point, plot_format: PlotFormat) -> bytes:
@@ -230,11 +230,11 @@ class _Sweep:
         if not self._on_all(path.exists):
             confirmed = self._confirm(winner, trials)
             if confirmed is not None:
-                write_whole(path, json.dumps(confirmed.to_json(), indent=1) + "\n")
+                write_atomic(path, json.dumps(confirmed.to_json(), indent=1) + "\n")
         if not self._world.is_main:
             return None
         found = read_winner(path)
-        write_whole(curve := self._folder / "curve.png", self._curve(trials, winner, "png"))
+        write_atomic(curve := self._folder / "curve.png", self._curve(trials, winner, "png"))
         remark = f"found by hdit sweep at step {self._checkpoint.state.step}: {found['name']} {found['value']:.4f}"
         defaults = write_defaults(self._settings.run, winner.weights, winner.sample, remark)
         shutil.rmtree(self._features, ignore_errors=True)

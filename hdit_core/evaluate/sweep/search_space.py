@@ -116,7 +116,7 @@ def grid(
     return tuple(dict.fromkeys(points))
 
 
-def rungs(count: int, n: int, least: int) -> list[int]:
+def halving_schedule(count: int, n: int, least: int) -> list[int]:
     """Return at how many images each round is held: n in the last, half of that before, never fewer than `least`.
 
     Args:
@@ -130,7 +130,7 @@ def rungs(count: int, n: int, least: int) -> list[int]:
     return sizes
 
 
-def better_half(scores: dict[Point, float]) -> list[Point]:
+def keep_best_half(scores: dict[Point, float]) -> list[Point]:
     """Return the better half of the points, best first, but never fewer than two of several."""
     order = sorted(scores, key=lambda point: scores[point])  # stable: of equal ones those that come first in the grid
     return order[: max(math.ceil(len(order) / 2), min(2, len(order)))]

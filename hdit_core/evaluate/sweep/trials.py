@@ -7,15 +7,15 @@ from pathlib import Path
 import torch
 
 from hdit_core.checkpoint.denoiser import load_denoiser
-from hdit_core.checkpoint.ema.post_hoc import build_average
-from hdit_core.checkpoint.ema.snapshots import made_average, part_name, post_hoc_file, read_length
+from hdit_core.checkpoint.ema.post_hoc import build_post_hoc_ema
+from hdit_core.checkpoint.ema.snapshots import find_post_hoc_ema, parse_ema_std, part_name, post_hoc_file
 from hdit_core.checkpoint.load import Checkpoint
 from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import CheckpointError
 from hdit_core.evaluate.extractors.extractor import Extractor, Say
-from hdit_core.evaluate.features.cache import FeatureStore
-from hdit_core.evaluate.features.gather import Relay
+from hdit_core.evaluate.features.cache import FeatureCache
+from hdit_core.evaluate.features.gather import FeatureGather
 from hdit_core.evaluate.features.measure import Measurement, assist, measure
 from hdit_core.evaluate.generated import Labels, generated_images
 from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget
@@ -43,16 +43,16 @@ class SweepWeights:
             if self._is_part(name):
                 continue
             try:
-                made_average(self._run, length := read_length(name))
+                find_post_hoc_ema(self._run, length := parse_ema_std(name))
             except CheckpointError:
                 say(f"making the average of length {name} of the run's snapshots")
-                build_average(self._run, length)
+                build_post_hoc_ema(self._run, length)
 
     def place(self, name: str) -> tuple[Path, str]:
         """Return the path and the name by which `load_denoiser` finds the weights."""
         if self._is_part(name):
             return self._checkpoint.folder, name
-        return post_hoc_file(self._run, read_length(name)), "ema"
+        return post_hoc_file(self._run, parse_ema_std(name)), "ema"
 
     def load(self, name: str) -> tuple[Denoiser, str]:
         """Return the denoiser with the weights of a name, and where they lie."""
@@ -80,7 +80,7 @@ class Trials:
         seed: int,
         labels: Labels,
         batch_size: int | None,
-        relay: Relay,
+        gather: FeatureGather,
         on_images: OnImages,
     ) -> None:
         """Prepare.
@@ -93,22 +93,22 @@ class Trials:
             seed: of the images, the same for every point: image i begins with the same noise in all of them.
             labels: classes of the images.
             batch_size: images at once in the feature network; None: what suits it.
-            relay: between the ranks.
+            gather: between the ranks.
             on_images: told how far a point is.
         """
         self._load, self._extractor, self._features = load, extractor, features
         self._seed, self._labels, self._batch_size, self._on_images = seed, labels, batch_size, on_images
-        self._relay = relay
+        self._relay = gather
         self._counts = reference.source.get("class_counts")
-        self._target = FrechetTarget(reference.statistics) if relay.world.is_main else None
+        self._target = FrechetTarget(reference.statistics) if gather.world.is_main else None
         self._loaded: tuple[str, Denoiser, str] | None = None
 
     def run(self, point: Point, n: int) -> Trial | None:
         """Return the distance of a point's first n images; None on all ranks but the main one."""
         images = self._images(point, n)
-        store = FeatureStore(self._features, images, self._extractor, leads=self._relay.world.is_main)
+        store = FeatureCache(self._features, images, self._extractor, leads=self._relay.world.is_main)
         if not self._relay.world.is_main:
-            assist(images, self._extractor, self._batch_size, store=store, relay=self._relay)
+            assist(images, self._extractor, self._batch_size, store=store, gather=self._relay)
             return None
         measured = measure(
             images,
@@ -117,7 +117,7 @@ class Trials:
             partial(_tell, self._on_images, point, n),
             num_blocks=NUM_BLOCKS,
             store=store,
-            relay=self._relay,
+            gather=self._relay,
         )
         return self._judge(point, measured.statistics)
 

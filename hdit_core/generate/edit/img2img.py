@@ -10,12 +10,12 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hdit_core.errors import UsageError
-from hdit_core.generate.pipeline import Draw, Painter
+from hdit_core.generate.pipeline import Draw, SamplingPipeline
 
 ROUNDING = 1e-9  # of strength times steps: 0.6 x 50 is 30
 
 
-def sigmas_of(painter: Painter, strength: float) -> Float64[Tensor, "levels"]:
+def sigmas_of(pipeline: SamplingPipeline, strength: float) -> Float64[Tensor, "levels"]:
     """Return the last levels of the schedule: that share of its steps, rounded up; with strength 0 only the last, 0.
 
     Raises:
@@ -23,11 +23,11 @@ def sigmas_of(painter: Painter, strength: float) -> Float64[Tensor, "levels"]:
     """
     if not 0 <= strength <= 1:
         raise UsageError(f"--strength {strength}: expected a share from 0 (the picture itself) to 1 (nothing of it)")
-    steps = len(painter.sigmas) - 1
-    return painter.sigmas[steps - math.ceil(strength * steps - ROUNDING) :]
+    steps = len(pipeline.sigmas) - 1
+    return pipeline.sigmas[steps - math.ceil(strength * steps - ROUNDING) :]
 
 
-def varying(painter: Painter, picture: Float[Tensor, "1 C H W"], strength: float) -> Draw:
+def img2img(pipeline: SamplingPipeline, picture: Float[Tensor, "1 C H W"], strength: float) -> Draw:
     """Return what draws variations of a picture.
 
     Image i gets the noise that `hdit sample` gives image i: at strength 1, where nothing of the picture is left, it is
@@ -40,11 +40,11 @@ def varying(painter: Painter, picture: Float[Tensor, "1 C H W"], strength: float
     Raises:
         UsageError: the strength is no share.
     """
-    sigmas = sigmas_of(painter, strength)
-    kept = 0.0 if len(sigmas) == len(painter.sigmas) else 1.0
+    sigmas = sigmas_of(pipeline, strength)
+    kept = 0.0 if len(sigmas) == len(pipeline.sigmas) else 1.0
 
     def draw(numbers: list[int], classes: list[int] | None) -> Float[Tensor, "B C H W"]:
-        x = kept * picture + float(sigmas[0]) * painter.noise(numbers)
-        return painter.walk(x, sigmas, painter.motion(numbers), painter.conditioned(classes))
+        x = kept * picture + float(sigmas[0]) * pipeline.noise(numbers)
+        return pipeline.sample(x, sigmas, pipeline.brownian_noise(numbers), pipeline.conditioned(classes))
 
     return draw

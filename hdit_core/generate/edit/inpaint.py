@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hdit_core.diffusion.samplers.sampler_state import Denoise
-from hdit_core.generate.pipeline import Draw, Painter
+from hdit_core.generate.pipeline import Draw, SamplingPipeline
 
 PARTS = 10  # that the way is cut in when it is walked again
 PURPOSE = "resample"
@@ -39,8 +39,8 @@ def seed_of_round(seed: int, turn: int) -> int:
     return int.from_bytes(digest, "little")
 
 
-def inpainting(
-    painter: Painter, picture: Float[Tensor, "1 C H W"], mask: Bool[Tensor, "1 1 H W"], rounds: int = 4
+def inpaint(
+    pipeline: SamplingPipeline, picture: Float[Tensor, "1 C H W"], mask: Bool[Tensor, "1 1 H W"], rounds: int = 4
 ) -> Draw:
     """Return what draws pictures that are new where the mask is True and the given picture, exactly, elsewhere.
 
@@ -56,16 +56,16 @@ def inpainting(
         return lambda x, sigma: torch.where(mask, denoise(x, sigma), picture.to(x.dtype))
 
     def draw(numbers: list[int], classes: list[int] | None) -> Float[Tensor, "B C H W"]:
-        sigmas, denoise = painter.sigmas, fitted(painter.conditioned(classes))
-        x = torch.where(mask, 0.0, picture) + float(sigmas[0]) * painter.noise(numbers)
+        sigmas, denoise = pipeline.sigmas, fitted(pipeline.conditioned(classes))
+        x = torch.where(mask, 0.0, picture) + float(sigmas[0]) * pipeline.noise(numbers)
         walked = 0
         for begin, end in parts_of(len(sigmas) - 1, rounds):
             for turn in range(rounds):
                 if turn > 0:  # back up to where the part began
                     added = math.sqrt(float(sigmas[begin]) ** 2 - float(sigmas[end]) ** 2)
-                    x = x + added * painter.noise(numbers, PURPOSE, walked)
-                motion = painter.motion(numbers, seed_of_round(painter.seed, turn))
-                x = painter.walk(x, sigmas[begin : end + 1], motion, denoise)
+                    x = x + added * pipeline.noise(numbers, PURPOSE, walked)
+                motion = pipeline.brownian_noise(numbers, seed_of_round(pipeline.seed, turn))
+                x = pipeline.sample(x, sigmas[begin : end + 1], motion, denoise)
                 walked += 1
         return torch.where(mask, x, picture)
 

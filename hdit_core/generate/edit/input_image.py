@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from hdit_core.data.image.decode import RefusedImageError, decode_any, read_file
-from hdit_core.data.image.resize import cut
+from hdit_core.data.image.decode import UnusableImageError, decode_image, read_file
+from hdit_core.data.image.resize import crop_and_resize
 from hdit_core.errors import DataError
 
 WHITE = 128  # from which grey on a mask says "here"
@@ -41,7 +41,7 @@ def frame(image: Image.Image, shape: Shape) -> tuple[UInt8[np.ndarray, "H W C"],
         return np.asarray(image).reshape(shape), ()
     enlarged = found[0] < height or found[1] < width
     remark = f"{'enlarged' if enlarged else 'cut and scaled'} from {found[0]}x{found[1]} to {height}x{width}"
-    return np.asarray(cut(image, height, width)).reshape(shape), (remark,)
+    return np.asarray(crop_and_resize(image, height, width)).reshape(shape), (remark,)
 
 
 def read_picture(path: Path, shape: Shape) -> Picture:
@@ -77,7 +77,7 @@ def read_mask(path: Path, picture: Path, shape: Shape) -> tuple[Bool[np.ndarray,
             f"{path}: the mask has {mask.height}x{mask.width} pixels, {picture} has {image.height}x{image.width}; "
             "give one of the same size"
         )
-    white = np.asarray(cut(mask, shape[0], shape[1], resize="area")) >= WHITE
+    white = np.asarray(crop_and_resize(mask, shape[0], shape[1], resize="area")) >= WHITE
     if not white.any():
         raise DataError(
             f"{path}: nothing in the mask is white where the picture is used; paint white what is to be new"
@@ -88,8 +88,8 @@ def read_mask(path: Path, picture: Path, shape: Shape) -> tuple[Bool[np.ndarray,
 def _decoded(path: Path, channels: int) -> tuple[bytes, Image.Image, tuple[str, ...]]:
     try:
         content = read_file(path)
-        decoded = decode_any(content, channels)
-    except RefusedImageError as problem:
+        decoded = decode_image(content, channels)
+    except UnusableImageError as problem:
         raise DataError(f"{path}: {problem}; expected an image such as a PNG or JPEG") from None
     except OSError as problem:
         raise DataError(f"{path}: cannot be read ({problem.strerror or type(problem).__name__})") from None

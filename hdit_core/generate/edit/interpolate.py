@@ -15,12 +15,12 @@ from hdit_core.diffusion.samplers.sampler_state import Denoise, NoiseSource
 from hdit_core.errors import UsageError
 from hdit_core.generate.edit.invert import read_noise
 from hdit_core.generate.index_ranges import LARGEST_NUMBER
-from hdit_core.generate.pipeline import Draw, Painter, check_classes
+from hdit_core.generate.pipeline import Draw, SamplingPipeline, check_classes
 from hdit_core.recipe.sample import SampleRecipe
 
 
 @dataclass(frozen=True)
-class End:
+class Endpoint:
     """One end of the way.
 
     Attributes:
@@ -40,7 +40,7 @@ class End:
         return {"noise_sha256": start, "number": self.number, "class": self.class_id}
 
 
-def end_of(text: str, painter: Painter, class_id: int | None = None) -> End:
+def parse_endpoint(text: str, pipeline: SamplingPipeline, class_id: int | None = None) -> Endpoint:
     """Return the end that a text means.
 
     Args:
@@ -51,16 +51,16 @@ def end_of(text: str, painter: Painter, class_id: int | None = None) -> End:
         UsageError: the network has no such class, or the noise in the file belongs to something else.
         CheckpointError: there is no such file, or it holds no noise.
     """
-    num_classes = painter.denoiser.recipe.model.num_classes
+    num_classes = pipeline.denoiser.recipe.model.num_classes
     check_classes(num_classes, [0], None if class_id is None else [class_id])
     if not (text.isascii() and text.isdigit()):
-        stored = read_noise(Path(text), painter)
-        return End(stored.noise, None, stored.class_id if class_id is None else class_id)
+        stored = read_noise(Path(text), pipeline)
+        return Endpoint(stored.noise, None, stored.class_id if class_id is None else class_id)
     if len(text) > len(str(LARGEST_NUMBER)) or int(text) > LARGEST_NUMBER:
         raise UsageError(f"{text[:40]}: larger than any image's number, {LARGEST_NUMBER}")
     number = int(text)
     in_turn = number % num_classes if num_classes else None
-    return End(painter.noise([number])[0], number, in_turn if class_id is None else class_id)
+    return Endpoint(pipeline.noise([number])[0], number, in_turn if class_id is None else class_id)
 
 
 FLAT = 1e-4  # radians: below it the circle is a straight line
@@ -100,7 +100,7 @@ def draws_fresh_noise(settings: SampleRecipe) -> bool:
     return asked
 
 
-def check_ends(ends: Iterable[End], settings: SampleRecipe) -> None:
+def check_endpoints(ends: Iterable[Endpoint], settings: SampleRecipe) -> None:
     """Refuse a sampler with fresh noise for an end that is noise from a file, whose image it would not become.
 
     Raises:
@@ -113,7 +113,7 @@ def check_ends(ends: Iterable[End], settings: SampleRecipe) -> None:
         )
 
 
-def interpolating(painter: Painter, a: End, b: End, frames: int) -> Draw:
+def interpolate(pipeline: SamplingPipeline, a: Endpoint, b: Endpoint, frames: int) -> Draw:
     """Return what draws frames 0 to `frames` - 1 of the way from a to b; the first and the last are these exactly.
 
     Where their classes differ, what the model makes of the one passes over to what it makes of the other.
@@ -124,22 +124,24 @@ def interpolating(painter: Painter, a: End, b: End, frames: int) -> Draw:
     Raises:
         UsageError: the sampler draws fresh noise, and an end is noise from a file.
     """
-    check_ends([a, b], painter.settings)
+    check_endpoints([a, b], pipeline.settings)
 
     def draw(numbers: list[int], classes: list[int] | None) -> Float[Tensor, "B C H W"]:
-        shares = torch.tensor(numbers, dtype=torch.float64, device=painter.device) / (frames - 1)
-        x = float(painter.sigmas[0]) * slerp(a.start.to(painter.device), b.start.to(painter.device), shares)
-        denoise = _between(painter, a.class_id, b.class_id, shares)
-        return painter.walk(x, painter.sigmas, _noise_between(painter, a.number, b.number, shares), denoise)
+        shares = torch.tensor(numbers, dtype=torch.float64, device=pipeline.device) / (frames - 1)
+        x = float(pipeline.sigmas[0]) * slerp(a.start.to(pipeline.device), b.start.to(pipeline.device), shares)
+        denoise = _between(pipeline, a.class_id, b.class_id, shares)
+        return pipeline.sample(x, pipeline.sigmas, _noise_between(pipeline, a.number, b.number, shares), denoise)
 
     return draw
 
 
-def _noise_between(painter: Painter, a: int | None, b: int | None, shares: Float64[Tensor, "B"]) -> NoiseSource:
+def _noise_between(
+    pipeline: SamplingPipeline, a: int | None, b: int | None, shares: Float64[Tensor, "B"]
+) -> NoiseSource:
     """Return the noise of the steps, between that of the ends; with an end from a file nobody asks for it."""
     if a is None or b is None:
-        return lambda sigma, sigma_next: torch.zeros(len(shares), *painter.shape, device=painter.device)
-    motion = painter.motion([a, b])
+        return lambda sigma, sigma_next: torch.zeros(len(shares), *pipeline.shape, device=pipeline.device)
+    motion = pipeline.brownian_noise([a, b])
 
     def between(sigma: float, sigma_next: float) -> Float[Tensor, "B C H W"]:
         of_a, of_b = motion(sigma, sigma_next)
@@ -148,9 +150,9 @@ def _noise_between(painter: Painter, a: int | None, b: int | None, shares: Float
     return between
 
 
-def _between(painter: Painter, a: int | None, b: int | None, shares: Float64[Tensor, "B"]) -> Denoise:
+def _between(pipeline: SamplingPipeline, a: int | None, b: int | None, shares: Float64[Tensor, "B"]) -> Denoise:
     """Return what a sampler asks: of one class, or by shares of two."""
-    of_a, of_b = (painter.conditioned(None if one is None else [one] * len(shares)) for one in (a, b))
+    of_a, of_b = (pipeline.conditioned(None if one is None else [one] * len(shares)) for one in (a, b))
     if a == b:
         return of_a
     weight = rearrange(shares, "b -> b 1 1 1")

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from hdit_core.checkpoint.safetensors_file import read_tensors, write_tensors
 from hdit_core.devices import autocast, compute_dtype
-from hdit_core.diffusion.probability_flow import carry
+from hdit_core.diffusion.probability_flow import solve_pf_ode
 from hdit_core.errors import CheckpointError, UsageError
-from hdit_core.files import new_file
-from hdit_core.generate.pipeline import Painter
-from hdit_core.generate.provenance import guide_origin, weights_sha256
+from hdit_core.files import atomic_file
+from hdit_core.generate.pipeline import SamplingPipeline
+from hdit_core.generate.provenance import guide_provenance, weights_sha256
 
 KIND = "noise"
 LEVELS_PER_UNIT = 127.5  # of 8 bits, in images in [-1, 1]
@@ -41,7 +41,7 @@ class Inverted:
     back: Float[Tensor, "C H W"]
     error_levels: float
     largest_error_levels: float
-    questions: int
+    num_evaluations: int
 
     @property
     def psnr_db(self) -> float:
@@ -51,7 +51,10 @@ class Inverted:
 
 @torch.inference_mode()
 def invert(
-    painter: Painter, picture: Float[Tensor, "1 C H W"], classes: Sequence[int] | None, tolerance: float = TOLERANCE
+    pipeline: SamplingPipeline,
+    picture: Float[Tensor, "1 C H W"],
+    classes: Sequence[int] | None,
+    tolerance: float = TOLERANCE,
 ) -> Inverted:
     """Find the noise that the ODE turns into a picture, and turn it into that again.
 
@@ -65,19 +68,19 @@ def invert(
     Raises:
         NumericalError: the model's answer is not finite, or the ODE cannot be solved.
     """
-    settings, device = painter.settings, painter.device
-    denoise, low, high = painter.conditioned(classes), settings.sigma_min, settings.sigma_max
-    with autocast(device, compute_dtype(painter.denoiser.recipe.train.precision, device)):
-        up = carry(denoise, picture, low, high, rtol=tolerance, atol=tolerance)
+    settings, device = pipeline.settings, pipeline.device
+    denoise, low, high = pipeline.conditioned(classes), settings.sigma_min, settings.sigma_max
+    with autocast(device, compute_dtype(pipeline.denoiser.recipe.train.precision, device)):
+        up = solve_pf_ode(denoise, picture, low, high, rtol=tolerance, atol=tolerance)
         noise = (up.x / high).float()
-        down = carry(denoise, noise * high, high, low, rtol=tolerance, atol=tolerance)
+        down = solve_pf_ode(denoise, noise * high, high, low, rtol=tolerance, atol=tolerance)
     errors: Float64[Tensor, "1 C H W"] = (down.x - picture).abs() * LEVELS_PER_UNIT
     return Inverted(
         noise=noise[0].cpu(),
         back=down.x[0].float().cpu(),
         error_levels=(errors**2).mean().sqrt().item(),
         largest_error_levels=errors.max().item(),
-        questions=up.questions + down.questions,
+        num_evaluations=up.num_evaluations + down.num_evaluations,
     )
 
 
@@ -89,21 +92,21 @@ class StoredNoise:
     class_id: int | None
 
 
-def _made_with(painter: Painter) -> dict[str, Any]:
+def _made_with(pipeline: SamplingPipeline) -> dict[str, Any]:
     """Return what noise belongs to: with anything else it does not become its picture."""
-    settings, guide = painter.settings, painter.guide
+    settings, guide = pipeline.settings, pipeline.guide
     return {
-        "weights_sha256": weights_sha256(painter.denoiser),
-        "image_size": list(painter.image_size),
+        "weights_sha256": weights_sha256(pipeline.denoiser),
+        "image_size": list(pipeline.image_size),
         "sigma_max": settings.sigma_max,
         "guidance": settings.guidance,
         "guidance_interval": settings.guidance_interval and list(settings.guidance_interval),
         "guidance_rescale": settings.guidance_rescale,
-        "guide": guide_origin(guide) if guide is not None and guide.weight != 1 else None,
+        "guide": guide_provenance(guide) if guide is not None and guide.weight != 1 else None,
     }
 
 
-def write_noise(path: Path, painter: Painter, stored: StoredNoise) -> None:
+def write_noise(path: Path, pipeline: SamplingPipeline, stored: StoredNoise) -> None:
     """Write noise as a safetensors file that says what it belongs to.
 
     Raises:
@@ -112,13 +115,13 @@ def write_noise(path: Path, painter: Painter, stored: StoredNoise) -> None:
     if path.exists() or path.is_symlink():
         raise UsageError(f"{path}: exists, and is not replaced; give another with --out")
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = _made_with(painter) | {"class": stored.class_id}
-    with new_file(path) as temporary:
-        recipe = painter.denoiser.recipe.model_dump_json()
+    about = _made_with(pipeline) | {"class": stored.class_id}
+    with atomic_file(path) as temporary:
+        recipe = pipeline.denoiser.recipe.model_dump_json()
         write_tensors(temporary, {KIND: stored.noise}, recipe, kind=KIND, about=json.dumps(about))
 
 
-def read_noise(path: Path, painter: Painter) -> StoredNoise:
+def read_noise(path: Path, pipeline: SamplingPipeline) -> StoredNoise:
     """Read noise that `write_noise` wrote, for the same weights, size, guidance and noise levels.
 
     Raises:
@@ -134,11 +137,11 @@ def read_noise(path: Path, painter: Painter) -> StoredNoise:
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: its metadata is damaged ({type(error).__name__})") from None
     about = UNLED | about
-    if changed := [key for key, value in _made_with(painter).items() if about.get(key) != value]:
+    if changed := [key for key, value in _made_with(pipeline).items() if about.get(key) != value]:
         raise UsageError(f"{path}: its noise belongs to another {changed[0]}; invert the picture again with this one")
     noise = tensors[KIND]
-    num_classes = painter.denoiser.recipe.model.num_classes
+    num_classes = pipeline.denoiser.recipe.model.num_classes
     fits = class_id is None or (type(class_id) is int and 0 <= class_id <= num_classes)
-    if noise.shape != painter.shape or noise.dtype != torch.float32 or not noise.isfinite().all() or not fits:
-        raise CheckpointError(f"{path}: its noise is not finite float32 of {painter.shape}, or its class is none")
+    if noise.shape != pipeline.shape or noise.dtype != torch.float32 or not noise.isfinite().all() or not fits:
+        raise CheckpointError(f"{path}: its noise is not finite float32 of {pipeline.shape}, or its class is none")
     return StoredNoise(noise, class_id)

@@ -17,7 +17,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from hdit_core.data.format.manifest import MANIFEST
-from hdit_core.data.image.decode import RefusedImageError, decode_any, read_file
+from hdit_core.data.image.decode import UnusableImageError, decode_image, read_file
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.data.sources.source import IMAGE_SUFFIX, Source
@@ -26,7 +26,7 @@ from hdit_core.diffusion.likelihood import LEVELS_PER_UNIT, log_likelihood, rade
 from hdit_core.errors import DataError, UsageError
 from hdit_core.generate.edit.input_image import Shape, frame, read_picture
 from hdit_core.generate.output.sample_folder import GRID, RECORD
-from hdit_core.generate.pipeline import Painter
+from hdit_core.generate.pipeline import SamplingPipeline
 from hdit_core.images import from_uint8, to_pil
 from hdit_core.randomness import stream, streams
 
@@ -35,7 +35,7 @@ TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
-class Given:
+class LabelledImage:
     """An image to judge.
 
     Attributes:
@@ -51,7 +51,7 @@ class Given:
 
 
 @dataclass(frozen=True)
-class Judged:
+class ImageBits:
     """What an image costs."""
 
     number: int
@@ -89,9 +89,9 @@ def dequantised(images_u8: UInt8[np.ndarray, "B H W C"], seed: int, numbers: Seq
     return images
 
 
-def judged(
-    painter: Painter, images: Iterable[Given], probes: int = 1, tolerance: float = TOLERANCE
-) -> Iterator[Judged]:
+def bits_per_dim(
+    pipeline: SamplingPipeline, images: Iterable[LabelledImage], probes: int = 1, tolerance: float = TOLERANCE
+) -> Iterator[ImageBits]:
     """Yield what each image costs, batch after batch of the settings' size.
 
     Args:
@@ -102,25 +102,25 @@ def judged(
         UsageError: guidance, which is no density.
         NumericalError: the model's answer is not finite, or the ODE cannot be solved.
     """
-    if painter.settings.guidance != 1:
+    if pipeline.settings.guidance != 1:
         raise UsageError(
-            f"sample.guidance = {painter.settings.guidance}: what guidance draws has no likelihood; leave it out, or "
+            f"sample.guidance = {pipeline.settings.guidance}: what guidance draws has no likelihood; leave it out, or "
             "set it to 1"
         )
     waiting = iter(images)
-    while batch := list(islice(waiting, painter.settings.batch_size)):
-        bits = _bits(painter, batch, probes, tolerance)
-        yield from (Judged(one.number, one.name, found) for one, found in zip(batch, bits, strict=True))
+    while batch := list(islice(waiting, pipeline.settings.batch_size)):
+        bits = _bits(pipeline, batch, probes, tolerance)
+        yield from (ImageBits(one.number, one.name, found) for one, found in zip(batch, bits, strict=True))
 
 
-def _bits(painter: Painter, batch: Sequence[Given], probes: int, tolerance: float) -> list[float]:
-    numbers, device, settings = [one.number for one in batch], painter.device, painter.settings
-    x = dequantised(np.stack([one.image_u8 for one in batch]), painter.seed, numbers).to(device)
-    directions = rademacher_probes(painter.seed, numbers, painter.shape, probes).to(device)
+def _bits(pipeline: SamplingPipeline, batch: Sequence[LabelledImage], probes: int, tolerance: float) -> list[float]:
+    numbers, device, settings = [one.number for one in batch], pipeline.device, pipeline.settings
+    x = dequantised(np.stack([one.image_u8 for one in batch]), pipeline.seed, numbers).to(device)
+    directions = rademacher_probes(pipeline.seed, numbers, pipeline.shape, probes).to(device)
     classes = [one.class_id for one in batch if one.class_id is not None] or None
     ends = {"sigma_min": settings.sigma_min, "sigma_max": settings.sigma_max}
-    with autocast(device, compute_dtype(painter.denoiser.recipe.train.precision, device)):
-        found = log_likelihood(painter.conditioned(classes), x, directions, **ends, rtol=tolerance, atol=tolerance)
+    with autocast(device, compute_dtype(pipeline.denoiser.recipe.train.precision, device)):
+        found = log_likelihood(pipeline.conditioned(classes), x, directions, **ends, rtol=tolerance, atol=tolerance)
     return found.bits_per_dim_u8.tolist()
 
 
@@ -128,7 +128,7 @@ SUBSET_PURPOSE = "judged-subset"
 
 
 @dataclass(frozen=True)
-class GivenImages:
+class LabelledImages:
     """Images that are read as they are asked for.
 
     Attributes:
@@ -139,12 +139,12 @@ class GivenImages:
 
     count: int
     classes: str
-    images: Iterator[Given]
+    images: Iterator[LabelledImage]
 
 
-def open_given(
+def open_labelled_images(
     location: str, shape: Shape, num_classes: int, class_id: int | None = None, n: int | None = None, seed: int = 0
-) -> GivenImages:
+) -> LabelledImages:
     """Open images for a network.
 
     Args:
@@ -165,16 +165,18 @@ def open_given(
     classes = "none" if class_id is None else f"all {class_id}"
     one_class = (num_classes if class_id is None else class_id) if num_classes else None
     if path.is_file() and IMAGE_SUFFIX.search(path.name):
-        return GivenImages(1, classes, iter([Given(0, path.name, read_picture(path, shape).image_u8, one_class)]))
+        return LabelledImages(
+            1, classes, iter([LabelledImage(0, path.name, read_picture(path, shape).image_u8, one_class)])
+        )
     source = open_source(location)
     numbers = _images_in(source)
     chosen = _choose(location, numbers, n, seed)
-    return GivenImages(len(chosen), classes, map(partial(_fetch, source, shape, one_class, location), chosen))
+    return LabelledImages(len(chosen), classes, map(partial(_fetch, source, shape, one_class, location), chosen))
 
 
 def _of_data_set(
     path: Path, shape: Shape, num_classes: int, class_id: int | None, n: int | None, seed: int
-) -> GivenImages:
+) -> LabelledImages:
     reader = ImageReader(path, cache_bytes=0)
     follow = bool(num_classes) and class_id is None and reader.num_classes > 0
     if follow and reader.num_classes != num_classes:
@@ -188,15 +190,15 @@ def _of_data_set(
         )
     one_class = (num_classes if class_id is None else class_id) if num_classes else None
 
-    def read(number: int) -> Given:
+    def read(number: int) -> LabelledImage:
         image_u8, label = reader.read(number)
         labelled = follow and label >= 0
         framed, _ = frame(to_pil(image_u8), shape)
-        return Given(number, f"image {number}", framed, label if labelled else one_class)
+        return LabelledImage(number, f"image {number}", framed, label if labelled else one_class)
 
     chosen = _choose(str(path), range(len(reader)), n, seed)
     classes = "of the data set" if follow else "none" if class_id is None else f"all {class_id}"
-    return GivenImages(len(chosen), classes, map(read, chosen))
+    return LabelledImages(len(chosen), classes, map(read, chosen))
 
 
 def _images_in(source: Source) -> list[int]:
@@ -222,7 +224,7 @@ def _choose(location: str, numbers: Sequence[int], n: int | None, seed: int) -> 
     return [numbers[place] for place in sorted(int(place) for place in places)]
 
 
-def _fetch(source: Source, shape: Shape, class_id: int | None, location: str, number: int) -> Given:
+def _fetch(source: Source, shape: Shape, class_id: int | None, location: str, number: int) -> LabelledImage:
     entry = source.entries[number]
     where = f"{location}: {entry.name}"
     if entry.problem is not None:
@@ -230,7 +232,7 @@ def _fetch(source: Source, shape: Shape, class_id: int | None, location: str, nu
     try:
         content = source.fetch(number)
         data = content if isinstance(content, bytes) else read_file(content)
-        image_u8, _ = frame(decode_any(data, shape[2]).image, shape)
-    except (OSError, ValueError, RefusedImageError) as problem:
+        image_u8, _ = frame(decode_image(data, shape[2]).image, shape)
+    except (OSError, ValueError, UnusableImageError) as problem:
         raise DataError(f"{where}: cannot be judged ({problem}); remove it or make it anew") from None
-    return Given(number, entry.name, image_u8, class_id)
+    return LabelledImage(number, entry.name, image_u8, class_id)

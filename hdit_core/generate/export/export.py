@@ -28,7 +28,7 @@ from hdit_core.checkpoint.safetensors_file import write_tensors
 from hdit_core.devices import pick_device
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import UsageError
-from hdit_core.files import digest, new_folder
+from hdit_core.files import atomic_folder, digest
 from hdit_core.generate.export.model_card import CardFacts, card
 from hdit_core.generate.export.torch_program import write_program
 from hdit_core.generate.export.training_record import training_record
@@ -108,7 +108,7 @@ def export(
     record, recipe = training_record(source, recipe), without_place(apply_defaults(recipe, defaults))
     tensors = in_dtype(recipe, state, DTYPES[settings.dtype], str(source))
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with new_folder(folder) as here:
+    with atomic_folder(folder) as here:
         _write_network(here, tensors, recipe, settings.format)
         if record.classes:
             (here / CLASSES).write_text(json.dumps(record.classes, indent=1) + "\n")

@@ -32,7 +32,7 @@ TOLERANCE = 1e-3  # of the largest answer, for float32; beyond it the trace is w
 TOLERANCE_16_BITS = 0.1
 
 
-class Program(nn.Module):
+class ExportedDenoiser(nn.Module):
     """D(x, sigma, class_ids, mapping_cond) without an augmentation; what a network does not take is left out."""
 
     def __init__(self, denoiser: Denoiser) -> None:
@@ -100,7 +100,7 @@ def _inputs(denoiser: Denoiser, batch_size: int) -> dict[str, Tensor]:
 @torch.no_grad()
 def trace(denoiser: Denoiser) -> torch.export.ExportedProgram:
     """Return D(x, sigma, class_ids, mapping_cond) as a program for any batch size up to 4096, in the recipe's size."""
-    program, inputs = Program(plain_copy(denoiser)), _inputs(denoiser, TRACED_BATCH)
+    program, inputs = ExportedDenoiser(plain_copy(denoiser)), _inputs(denoiser, TRACED_BATCH)
     program(**inputs)  # so that what is kept from call to call (masks) is there, and no stand-in of the trace is kept
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     return torch.export.export(program, (), inputs, dynamic_shapes={name: {0: batch} for name in inputs}, strict=False)

@@ -9,7 +9,7 @@ from PIL import Image
 
 from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.diffusion.samplers.sampler_state import Step
+from hdit_core.diffusion.samplers.sampler_state import SamplerStep
 from hdit_core.generate.generate import generate
 from hdit_core.images import grid, to_pil, to_uint8
 from hdit_core.recipe.sample import SampleRecipe
@@ -17,7 +17,7 @@ from hdit_core.recipe.sample import SampleRecipe
 FRAME_MS = 80
 
 
-def film_of(folder: Path, frames: int) -> bytes:
+def frames_webp(folder: Path, frames: int) -> bytes:
     """Return frames 0 to `frames` - 1 of a folder of samples, forth and back again, as an endless lossless WebP."""
     forth = list(range(frames))
     first, *others = (Image.open(folder / f"{number:08d}.png") for number in [*forth, *forth[-2:0:-1]])
@@ -51,7 +51,7 @@ def trajectory_webp(
     class_ids = None if class_ids is None else list(class_ids)[:MOST_IMAGES]
     frames: list[Image.Image] = []
 
-    def keep(step: Step) -> None:
+    def keep(step: SamplerStep) -> None:
         frames.append(to_pil(grid(to_uint8(step.denoised))))
 
     given: dict[str, Any] = {"class_ids": class_ids, "image_size": image_size, "guide": guide}

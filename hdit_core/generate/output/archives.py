@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hdit_core.errors import UsageError
-from hdit_core.files import new_file, remove_temporaries
+from hdit_core.files import atomic_file, remove_temporaries
 from hdit_core.generate.generate import Generated
 from hdit_core.images import png_bytes, to_uint8
 
@@ -40,7 +40,7 @@ class Stream:
         if isinstance(target, Path):
             target.parent.mkdir(parents=True, exist_ok=True)
             remove_temporaries(target.parent, f"{target.name}-")  # as large as what a killed job had drawn
-            target = self._stack.enter_context(self._stack.enter_context(new_file(target)).open("wb"))
+            target = self._stack.enter_context(self._stack.enter_context(atomic_file(target)).open("wb"))
         self._open(target)
         return self
 

@@ -19,12 +19,12 @@ from jaxtyping import UInt8
 from hdit_core.data.image.codec import decode
 from hdit_core.data.loader.reader import largest_content
 from hdit_core.errors import UsageError
-from hdit_core.files import TEMPORARY, flush_folder, remove_temporaries, write_whole
+from hdit_core.files import TEMPORARY, flush_folder, remove_temporaries, write_atomic
 from hdit_core.generate.generate import Generated
 from hdit_core.generate.index_ranges import read_ranges, write_ranges
 from hdit_core.generate.provenance import with_new_settings
 from hdit_core.images import png_bytes, sheet, to_uint8
-from hdit_core.locks import LOCK, Claim
+from hdit_core.locks import LOCK, FolderLock
 from hdit_core.recipe.diff import differences
 
 RECORD = "samples.json"
@@ -47,7 +47,7 @@ class SampleFolder:
             shape: height, width and channels of each image.
         """
         self.folder, self.origin, self.shape = folder, origin, shape
-        self._claim, self._mark = Claim(folder), secrets.token_hex(8)
+        self._claim, self._mark = FolderLock(folder), secrets.token_hex(8)
 
     def begin(self) -> None:
         """Make the folder, or recognise it as this job's; of several ranks the main one does it, before any writes.
@@ -58,9 +58,9 @@ class SampleFolder:
         if not (self.folder / RECORD).is_file() and self.folder.exists() and not self._is_free():
             raise UsageError(f"{self.folder}: exists and is not a folder of samples; give another with --out")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._claim.take()
+        self._claim.acquire()
         try:
-            with self._claim.record():
+            with self._claim.exclusive_section():
                 self._begin_record()
         except BaseException:
             self.leave()
@@ -125,11 +125,11 @@ class SampleFolder:
             columns: rows and columns of the grid; default: up to a hundred images, as square as can be.
         """
         self.flush()
-        with self._claim.record():
+        with self._claim.exclusive_section():
             of_others = self._recorded() if (self.folder / RECORD).is_file() else []
             held = sorted({number for number in of_others if self.holds(number)}.union(numbers))
             self._draw_grid(held, classes, columns)
-            last = self._claim.is_alone()
+            last = self._claim.is_exclusive()
             if last:
                 remove_temporaries(self.folder)
             record = {
@@ -157,7 +157,7 @@ class SampleFolder:
             self._write_record({"status": "unfinished", "origin": self.origin})
 
     def _write_record(self, record: dict[str, Any]) -> None:
-        write_whole(self.folder / RECORD, json.dumps(record, indent=1) + "\n")
+        write_atomic(self.folder / RECORD, json.dumps(record, indent=1) + "\n")
 
     def _recorded(self) -> list[int]:
         """Return the images that the record names, which is this job's.
@@ -202,4 +202,4 @@ class SampleFolder:
         captions = [str(classes(number)) for number, _ in found]
         shown = None if "None" in captions else captions
         picture = sheet(np.stack([image for _, image in found]), shown, columns and columns[1])
-        write_whole(self.folder / GRID, png_bytes(picture))
+        write_atomic(self.folder / GRID, png_bytes(picture))

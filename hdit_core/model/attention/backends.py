@@ -1,6 +1,6 @@
-"""Which implementation computes neighborhood attention: the best that can run at a place, or the one asked for.
+"""Which implementation computes neighborhood attention: the best that can run at a target, or the one asked for.
 
-All are exact and take the same arguments, so that weights do not depend on the choice. It is made once for a place and
+All are exact and take the same arguments, so that weights do not depend on the choice. It is made once for a target and
 said with its reason; nothing falls back in silence.
 """
 
@@ -14,7 +14,7 @@ import torch
 from hdit_core.errors import UsageError
 from hdit_core.model.attention import native as native_backend
 from hdit_core.model.attention import tiled
-from hdit_core.model.attention.interface import Attend, Place
+from hdit_core.model.attention.interface import AttentionFn, KernelTarget
 from hdit_core.recipe.model import AttentionBackend, ModelRecipe
 
 
@@ -22,14 +22,14 @@ from hdit_core.recipe.model import AttentionBackend, ModelRecipe
 class Implementation(Protocol):
     """What the module of an implementation has."""
 
-    attend: Attend
+    attend: AttentionFn
     """Of (q, k, v, kernel_size); see `neighborhood_attention`."""
 
-    def unavailable(self, place: Place) -> str | None:
-        """Return what is missing for it at a place of its type, None where it can run."""
+    def unavailable(self, target: KernelTarget) -> str | None:
+        """Return what is missing for it at a target of its type, None where it can run."""
 
-    def describe(self, place: Place) -> str:
-        """Return how the log calls it at a place where it can run."""
+    def describe(self, target: KernelTarget) -> str:
+        """Return how the log calls it at a target where it can run."""
 
 
 @dataclass(frozen=True)
@@ -55,21 +55,21 @@ class Backend:
         return importlib.import_module(self.module)
 
     @property
-    def attend(self) -> Attend:
+    def attend(self) -> AttentionFn:
         """The function of (q, k, v, kernel_size)."""
         return self.implementation.attend
 
-    def fits(self, place: Place) -> bool:
+    def fits(self, target: KernelTarget) -> bool:
         """Whether it is for devices of that type at all."""
-        return self.device_type in (None, place.device.type)
+        return self.device_type in (None, target.device.type)
 
-    def missing(self, place: Place) -> str | None:
-        """Return what keeps it from running at a place, None where nothing does."""
-        if not self.fits(place):
-            return f"it is for {self.device_type} devices, the network is on {place.device.type}"
-        if place.in_one_order and self.varies:
+    def missing(self, target: KernelTarget) -> str | None:
+        """Return what keeps it from running at a target, None where nothing does."""
+        if not self.fits(target):
+            return f"it is for {self.device_type} devices, the network is on {target.device.type}"
+        if target.deterministic and self.varies:
             return f"--deterministic is asked for, and {self.varies}"
-        return self.implementation.unavailable(place)
+        return self.implementation.unavailable(target)
 
 
 BACKENDS = {
@@ -95,10 +95,10 @@ BACKENDS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """An implementation that can run at a place, and why it is this one."""
+    """An implementation that can run at a target, and why it is this one."""
 
     name: str
-    attend: Attend
+    attend: AttentionFn
     reason: str
 
     @property
@@ -108,8 +108,8 @@ class Choice:
 
 
 @lru_cache(maxsize=64)
-def choose(place: Place, wanted: AttentionBackend = "auto") -> Choice:
-    """Return the implementation for a place.
+def select_backend(target: KernelTarget, wanted: AttentionBackend = "auto") -> Choice:
+    """Return the implementation for a target.
 
     Args:
         wanted: the recipe's `model.attention_backend`.
@@ -118,40 +118,40 @@ def choose(place: Place, wanted: AttentionBackend = "auto") -> Choice:
         UsageError: what is wanted cannot run there; says what is missing.
     """
     if wanted != "auto":
-        return _forced(place, wanted)
+        return _forced(target, wanted)
     passed_over = []
     for backend in BACKENDS.values():
-        if not backend.fits(place):
+        if not backend.fits(target):
             continue
-        if missing := backend.missing(place):
+        if missing := backend.missing(target):
             passed_over.append(missing)
         else:
             reasons = [*passed_over, backend.preferred] if backend.preferred else passed_over
-            return _choice(backend, place, "; ".join(reasons))
+            return _select(backend, target, "; ".join(reasons))
     raise AssertionError("tiled attention runs everywhere")
 
 
-def _choice(backend: Backend, place: Place, why: str) -> Choice:
-    name = backend.implementation.describe(place)
+def _select(backend: Backend, target: KernelTarget, why: str) -> Choice:
+    name = backend.implementation.describe(target)
     return Choice(backend.name, backend.attend, f"{name}: {why}" if why else name)
 
 
-def _forced(place: Place, wanted: str) -> Choice:
+def _forced(target: KernelTarget, wanted: str) -> Choice:
     backend = BACKENDS[wanted]
-    if missing := backend.missing(place):
-        possible = [name for name, other in BACKENDS.items() if not other.missing(place)]
+    if missing := backend.missing(target):
+        possible = [name for name, other in BACKENDS.items() if not other.missing(target)]
         raise UsageError(
             f"model.attention_backend = {wanted!r} cannot run here: {missing}; possible are auto, {', '.join(possible)}"
         )
-    return _choice(backend, place, "model.attention_backend asks for it")
+    return _select(backend, target, "model.attention_backend asks for it")
 
 
-def availability(place: Place) -> dict[str, str | None]:
-    """Return every implementation by name with what is missing for it at a place, None where it can run."""
-    return {name: backend.missing(place) for name, backend in BACKENDS.items()}
+def availability(target: KernelTarget) -> dict[str, str | None]:
+    """Return every implementation by name with what is missing for it at a target, None where it can run."""
+    return {name: backend.missing(target) for name, backend in BACKENDS.items()}
 
 
-def chosen(model: ModelRecipe, device: torch.device, dtype: torch.dtype) -> list[Choice]:
+def selected_backends(model: ModelRecipe, device: torch.device, dtype: torch.dtype) -> list[Choice]:
     """Return the choices that a network makes for its levels of neighborhood attention, each once.
 
     Args:
@@ -162,4 +162,6 @@ def chosen(model: ModelRecipe, device: torch.device, dtype: torch.dtype) -> list
     """
     device = torch.empty(0, device=device).device  # tensors say "cuda:0" where "cuda" was asked for
     dims = dict.fromkeys(level.head_dim for level in model.levels if level.attention == "neighborhood")
-    return list(dict.fromkeys(choose(Place(device, dtype, dim), model.attention_backend) for dim in dims))
+    return list(
+        dict.fromkeys(select_backend(KernelTarget(device, dtype, dim), model.attention_backend) for dim in dims)
+    )

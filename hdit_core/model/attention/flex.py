@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from hdit_core.model.attention.interface import Place
-from hdit_core.model.attention.self_test import trial
+from hdit_core.model.attention.interface import KernelTarget
+from hdit_core.model.attention.self_test import self_test
 
 TILE = (8, 16)  # rows and columns of tokens
 BLOCK = TILE[0] * TILE[1]
@@ -29,19 +29,19 @@ MOST_SHAPES = 256  # compiled in one process: levels x batch sizes x image sizes
 Grid = tuple[int, int, int, str]  # height, width, kernel_size, device
 
 
-def unavailable(place: Place) -> str | None:
+def unavailable(target: KernelTarget) -> str | None:
     """Return what is missing for it at a CUDA device, None where it can run."""
-    if place.dtype not in DTYPES:
-        return f"FlexAttention takes float16, bfloat16 and float32, found {place.dtype_name}"
-    if place.head_dim < LEAST_HEAD_DIM:
-        return f"FlexAttention takes head_dim from {LEAST_HEAD_DIM} on, found {place.head_dim}"
-    wrong = trial(attend, place)
+    if target.dtype not in DTYPES:
+        return f"FlexAttention takes float16, bfloat16 and float32, found {target.dtype_name}"
+    if target.head_dim < LEAST_HEAD_DIM:
+        return f"FlexAttention takes head_dim from {LEAST_HEAD_DIM} on, found {target.head_dim}"
+    wrong = self_test(attend, target)
     return wrong and f"FlexAttention {wrong}"
 
 
-def describe(place: Place) -> str:
+def describe(target: KernelTarget) -> str:
     """Return its name for the log."""
-    return f"FlexAttention of torch {torch.__version__}, compiled ({place.device_name})"
+    return f"FlexAttention of torch {torch.__version__}, compiled ({target.device_name})"
 
 
 def seen_tiles(size: int, tile: int, kernel_size: int) -> Bool[Tensor, "tiles tiles"]:

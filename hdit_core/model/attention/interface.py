@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-Attend = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # of (q, k, v, kernel_size)
+AttentionFn = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # of (q, k, v, kernel_size)
 
 
 @dataclass(frozen=True)
-class Place:
+class KernelTarget:
     """A device, and the kind of tensors that it is given.
 
     Attributes:
@@ -22,7 +22,7 @@ class Place:
     device: torch.device
     dtype: torch.dtype
     head_dim: int
-    in_one_order: bool = field(default_factory=torch.are_deterministic_algorithms_enabled)
+    deterministic: bool = field(default_factory=torch.are_deterministic_algorithms_enabled)
 
     @property
     def device_name(self) -> str:

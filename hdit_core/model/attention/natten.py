@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hdit_core.model.attention.interface import Place
-from hdit_core.model.attention.self_test import trial
+from hdit_core.model.attention.interface import KernelTarget
+from hdit_core.model.attention.self_test import self_test
 
 OLDEST = (0, 20)
 SOUND = (0, 21, 7)  # before, the backward pass of `cutlass-fna` could give NaN for v, and strides overflowed 32 bits
@@ -29,7 +29,7 @@ def version(module: Any) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", module.__version__.partition("+")[0])[:3])
 
 
-def unavailable(place: Place) -> str | None:
+def unavailable(target: KernelTarget) -> str | None:
     """Return what is missing for it at a CUDA device, None where it can run."""
     try:
         module = importlib.import_module("natten")
@@ -41,29 +41,29 @@ def unavailable(place: Place) -> str | None:
     except Exception as problem:  # a build for another torch fails in many ways
         said = (str(problem).strip().splitlines() or ["no message"])[0]
         return f"natten does not import: {type(problem).__name__}: {said[:200]}; install the build for this torch"
-    if missing := _unfit(module, place):
+    if missing := _unfit(module, target):
         return f"natten {module.__version__} {missing}"
     return None
 
 
-def _unfit(module: Any, place: Place) -> str | None:
+def _unfit(module: Any, target: KernelTarget) -> str | None:
     if version(module) < OLDEST:
         return "is too old; 0.20 or later is needed"
     if not getattr(module, "HAS_LIBNATTEN", True):
         return "was built without its CUDA kernels (libnatten); install the build for this torch and CUDA"
-    if place.dtype not in DTYPES:
-        return f"takes float16, bfloat16 and float32, found {place.dtype_name}"
-    picked = kernel(module, place)
+    if target.dtype not in DTYPES:
+        return f"takes float16, bfloat16 and float32, found {target.dtype_name}"
+    picked = kernel(module, target)
     if picked in (None, EAGER_FLEX):
-        return f"has no kernel for {place.device_name}, {place.dtype_name}, head_dim = {place.head_dim}"
+        return f"has no kernel for {target.device_name}, {target.dtype_name}, head_dim = {target.head_dim}"
     if picked == "cutlass-fna" and version(module) < SOUND:
         return "can give NaN gradients by cutlass-fna, the kernel that it picks here; 0.21.7 or later is needed"
-    return trial(attend, place)
+    return self_test(attend, target)
 
 
-def kernel(module: Any, place: Place) -> str | None:
-    """Return the kernel that NATTEN picks when training at a place, None where it has none."""
-    probe = torch.empty(1, 8, 8, 1, place.head_dim, device=place.device, dtype=place.dtype, requires_grad=True)
+def kernel(module: Any, target: KernelTarget) -> str | None:
+    """Return the kernel that NATTEN picks when training at a target, None where it has none."""
+    probe = torch.empty(1, 8, 8, 1, target.head_dim, device=target.device, dtype=target.dtype, requires_grad=True)
     choose = importlib.import_module("natten.backends").choose_backend
     tensors = len(inspect.signature(choose).parameters) - 1  # one of them in 0.20.0; q, k and v later
     try:
@@ -72,10 +72,10 @@ def kernel(module: Any, place: Place) -> str | None:
         return None
 
 
-def describe(place: Place) -> str:
+def describe(target: KernelTarget) -> str:
     """Return its name for the log, as in `natten 0.21.7 hopper-fna (CUDA 9.0)`."""
     module = importlib.import_module("natten")
-    name = f"natten {module.__version__} {kernel(module, place)} ({place.device_name})"
+    name = f"natten {module.__version__} {kernel(module, target)} ({target.device_name})"
     return name if _traceable() else f"{name}, which torch.compile passes by; it goes through 0.21.5 and later"
 
 

@@ -8,16 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hdit_core.model.attention.backends import choose
-from hdit_core.model.attention.interface import Attend, Place
+from hdit_core.model.attention.backends import select_backend
+from hdit_core.model.attention.interface import AttentionFn, KernelTarget
 from hdit_core.recipe.model import AttentionBackend
 
-ATTENDS: dict[str, Attend] = {}
+ATTENDS: dict[str, AttentionFn] = {}
 """Those chosen so far, by name: what a graph that torch.compile traced reads."""
 
 
 def _name_of_choice(device: torch.device, dtype: torch.dtype, head_dim: int, wanted: AttentionBackend) -> str:
-    choice = choose(Place(device, dtype, head_dim), wanted)
+    choice = select_backend(KernelTarget(device, dtype, head_dim), wanted)
     ATTENDS[choice.name] = choice.attend
     return choice.name
 

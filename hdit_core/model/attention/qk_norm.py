@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hdit_core.devices import wide
-from hdit_core.model.native.rowwise import rows_for
+from hdit_core.model.native.rowwise import rowwise_kernels
 from hdit_core.model.norm import EPSILON
 from hdit_core.model.position import Rotation
 
 
-def turned(x: Tensor, rotation: Rotation, way: int) -> Tensor:
+def rotate(x: Tensor, rotation: Rotation, way: int) -> Tensor:
     """Return x turned forth (`way` = 1) or back (-1), a new tensor.
 
     Features i and i + D/4, i < D/4, are the two coordinates of a plane; the second half of D stays as it is.
@@ -43,14 +43,14 @@ class Similarity(torch.autograd.Function):
     def forward(ctx: Any, qkv: Tensor, scale: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         root = scale.to(wide(scale.dtype)).sqrt()
         x, value = qkv[:, :, :, :2], qkv[:, :, :, 2]
-        if rows := rows_for(qkv, root, cos, sin):
+        if rows := rowwise_kernels(qkv, root, cos, sin):
             qkv = qkv.contiguous()
             both, inverse = rows.similarity(qkv, root, cos, sin, EPSILON)
         else:
             high = x.to(wide(x.dtype))
             length = torch.linalg.vector_norm(high, dim=-1, keepdim=True)
             inverse = torch.rsqrt(length.square() + EPSILON)
-            both = turned(high * (inverse * root[:, None]), _for_both(cos, sin), 1).to(x.dtype)
+            both = rotate(high * (inverse * root[:, None]), _for_both(cos, sin), 1).to(x.dtype)
         ctx.save_for_backward(qkv, scale, root, inverse, cos, sin)
         query, key = both.unbind(3)
         return query, key, value
@@ -59,12 +59,12 @@ class Similarity(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         qkv, scale, root, inverse, cos, sin = ctx.saved_tensors
-        if rows := rows_for(qkv, root, cos, sin, *grads):
+        if rows := rowwise_kernels(qkv, root, cos, sin, *grads):
             query, key, value = (grad if grad.stride(-1) == 1 else grad.contiguous() for grad in grads)
             grad_qkv, along_all = rows.similarity_gradient((query, key, value), qkv, root, cos, sin, inverse)
         else:
             x, factor = qkv[:, :, :, :2], inverse * root[:, None]
-            back = turned(torch.stack(grads[:2], dim=3).to(inverse.dtype), _for_both(cos, sin), -1)
+            back = rotate(torch.stack(grads[:2], dim=3).to(inverse.dtype), _for_both(cos, sin), -1)
             along = (back * x).sum(-1, keepdim=True).mul_(factor)
             along_all = rearrange(along, "... n 1 -> (...) n").sum(0)
             grad_x = back.mul_(factor).addcmul_(x, along.mul_(inverse.square()), value=-1)
@@ -76,7 +76,7 @@ def _for_both(cos: Tensor, sin: Tensor) -> Rotation:
     return rearrange(cos, "h w n d -> h w 1 n d"), rearrange(sin, "h w n d -> h w 1 n d")
 
 
-def cosine_rotary(
+def cosine_qk_norm_rope(
     qkv: Float[Tensor, "B H W 3 N D"], scale: Float[Tensor, " N"], rotation: Rotation
 ) -> tuple[Float[Tensor, "B H W N D"], Float[Tensor, "B H W N D"], Float[Tensor, "B H W N D"]]:
     """Give queries and keys the length sqrt(scale) and turn them by their positions; values stay as they are.

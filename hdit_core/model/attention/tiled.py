@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from hdit_core.devices import wide
-from hdit_core.model.attention.interface import Place
+from hdit_core.model.attention.interface import KernelTarget
 
 
 @dataclass(frozen=True)
@@ -136,14 +136,14 @@ def from_halos(halos: Float[Tensor, "BNT keys D"], rows: Axis, columns: Axis, he
 TILE = (4, 8)  # rows and columns of queries; measured best among 2..16 for kernels of 5 to 9
 
 
-def unavailable(place: Place) -> str | None:
+def unavailable(target: KernelTarget) -> str | None:
     """Return what keeps it from running there: nothing ever does."""
     return None
 
 
-def describe(place: Place) -> str:
+def describe(target: KernelTarget) -> str:
     """Return its name for the log."""
-    return f"tiled ({place.device_name})"
+    return f"tiled ({target.device_name})"
 
 
 def cut_grid(x: Tensor, kernel_size: int) -> tuple[Axis, Axis]:

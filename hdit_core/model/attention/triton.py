@@ -7,41 +7,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hdit_core.model.attention.interface import Place
-from hdit_core.model.attention.self_test import trial
+from hdit_core.model.attention.interface import KernelTarget
+from hdit_core.model.attention.self_test import self_test
 from hdit_core.model.triton.configuration import DTYPES, LARGEST_HEAD_DIM
 
 OLDEST = (3, 6)  # of those that the kernels were compiled with
 LEAST_CAPABILITY = (8, 0)
 
 
-def unavailable(place: Place) -> str | None:
+def unavailable(target: KernelTarget) -> str | None:
     """Return what is missing for it at a CUDA or ROCm device, None where it can run."""
     try:
         triton = importlib.import_module("triton")
     except ImportError:
         return "Triton is not installed; CUDA builds of torch bring it on Linux"
-    if missing := _unfit(triton, place):
+    if missing := _unfit(triton, target):
         return missing
-    wrong = trial(attend, place)
+    wrong = self_test(attend, target)
     return wrong and f"Triton {triton.__version__} {wrong}"
 
 
-def _unfit(triton: Any, place: Place) -> str | None:
+def _unfit(triton: Any, target: KernelTarget) -> str | None:
     if tuple(int(number) for number in re.findall(r"\d+", triton.__version__)[:2]) < OLDEST:
         return f"Triton {triton.__version__} is too old; {'.'.join(map(str, OLDEST))} or later is needed"
-    if place.dtype not in DTYPES:
-        return f"the Triton kernels take float16, bfloat16 and float32, found {place.dtype_name}"
-    if place.head_dim > LARGEST_HEAD_DIM:
-        return f"the Triton kernels take head_dim up to {LARGEST_HEAD_DIM}, found {place.head_dim}"
-    if not torch.version.hip and torch.cuda.get_device_capability(place.device) < LEAST_CAPABILITY:
-        return f"the Triton kernels need compute capability 8.0 or later, found {place.device_name}"
+    if target.dtype not in DTYPES:
+        return f"the Triton kernels take float16, bfloat16 and float32, found {target.dtype_name}"
+    if target.head_dim > LARGEST_HEAD_DIM:
+        return f"the Triton kernels take head_dim up to {LARGEST_HEAD_DIM}, found {target.head_dim}"
+    if not torch.version.hip and torch.cuda.get_device_capability(target.device) < LEAST_CAPABILITY:
+        return f"the Triton kernels need compute capability 8.0 or later, found {target.device_name}"
     return None
 
 
-def describe(place: Place) -> str:
+def describe(target: KernelTarget) -> str:
     """Return its name for the log."""
-    return f"Triton {importlib.import_module('triton').__version__} kernels of hdit ({place.device_name})"
+    return f"Triton {importlib.import_module('triton').__version__} kernels of hdit ({target.device_name})"
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:

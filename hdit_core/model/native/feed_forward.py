@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hdit_core.model.native.library import Gemm, find_gemm
-from hdit_core.model.native.rowwise import Rows
-from hdit_core.model.native.workspace import feed_forward_blocks, feed_forward_lanes, gradient_rows
+from hdit_core.model.native.rowwise import RowwiseKernels
+from hdit_core.model.native.workspace import feed_forward_blocks, feed_forward_workspace, gradient_rows
 
 
 class FeedForward(ctypes.Structure):
@@ -25,7 +25,7 @@ class FeedForwardGradient(ctypes.Structure):
 
 
 def feed_forward(
-    rows: Rows,
+    kernels: RowwiseKernels,
     x: Float[Tensor, "B *rows C"],
     scale: Float[Tensor, "B *ones C"],
     up: Float[Tensor, "F2 C"],
@@ -36,7 +36,7 @@ def feed_forward(
     """Return `x + down gated(up norm(x))`, with the bits of torch's own way, and what its gradient needs if asked to.
 
     Args:
-        rows: the library.
+        kernels: the library.
         x: contiguous, as all are.
         scale: of the norm, one for each image.
         up, down: the matrices.
@@ -49,12 +49,12 @@ def feed_forward(
     kept = x.new_empty(*x.shape[:-1], 2 * hidden) if keep else None
     sizes = FeedForward(len(x), total // len(x), width, hidden, blocks, find_gemm())
     tensors = (x, scale, up, down, kept, result, x.new_empty(numbers))
-    rows.run("hdit_feed_forward", sizes, *tensors, epsilon, threads=threads)
+    kernels.run("hdit_feed_forward", sizes, *tensors, epsilon, threads=threads)
     return result, kept
 
 
 def feed_forward_gradient(
-    rows: Rows,
+    kernels: RowwiseKernels,
     grad: Float[Tensor, "B *rows C"],
     x: Float[Tensor, "B *rows C"],
     scale: Float[Tensor, "B *ones C"],
@@ -66,11 +66,11 @@ def feed_forward_gradient(
     """Return the gradients of x, scale, up and down; the last bits of the matrices' depend on the number of threads."""
     (width, hidden), images = down.shape, len(x)
     count = _rows(x) // images
-    lanes, numbers = feed_forward_lanes(images, count, width, hidden, torch.get_num_threads())
+    lanes, numbers = feed_forward_workspace(images, count, width, hidden, torch.get_num_threads())
     sizes = FeedForwardGradient(images, count, width, hidden, gradient_rows(count, width), lanes, find_gemm())
     grad_x, grad_scale, grad_up, grad_down = (torch.empty_like(tensor) for tensor in (x, scale, up, down))
     outputs = (grad_x, grad_scale, grad_up, grad_down, x.new_empty(numbers))
-    rows.run("hdit_feed_forward_gradient", sizes, grad, x, scale, up, down, kept, *outputs, epsilon, threads=lanes)
+    kernels.run("hdit_feed_forward_gradient", sizes, grad, x, scale, up, down, kept, *outputs, epsilon, threads=lanes)
     return grad_x, grad_scale, grad_up, grad_down
 
 

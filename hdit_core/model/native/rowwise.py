@@ -40,7 +40,7 @@ class Heads(ctypes.Structure):
     _fields_ = tuple((name, c_int64) for name in ("images", "rows", "columns", "heads", "features"))
 
 
-class Rows:
+class RowwiseKernels:
     """The functions of the compiled library; all tensors are contiguous but the gradients of `similarity`."""
 
     def __init__(self, path: str) -> None:
@@ -49,14 +49,14 @@ class Rows:
         for name, function in self._functions.items():
             function.argtypes, function.restype = ARGUMENTS[name], None
 
-    def gated(self, x: Tensor) -> Tensor:
+    def geglu(self, x: Tensor) -> Tensor:
         """Return values times the GELU of gates; x holds the ones before the others."""
         features = x.shape[-1] // 2
         result = x.new_empty(*x.shape[:-1], features)
         self.run("hdit_gated", x, result, _rows(x), features)
         return result
 
-    def gated_gradient(self, grad: Tensor, x: Tensor) -> Tensor:
+    def geglu_gradient(self, grad: Tensor, x: Tensor) -> Tensor:
         """Return the gradient of x."""
         result = torch.empty_like(x)
         self.run("hdit_gated_gradient", grad, x, result, _rows(x), x.shape[-1] // 2)
@@ -126,33 +126,33 @@ def _heads(qkv: Tensor) -> Heads:
 
 
 @lru_cache(maxsize=1)
-def load_rows() -> Rows | str:
+def load_rowwise_kernels() -> RowwiseKernels | str:
     """Return the library, compiled when need be, or the reason why there is none."""
     if os.name != "posix":
         return f"it is compiled on POSIX systems only, and this is {os.name}"
     try:
-        return Rows(str(library_path("float", cache_folder() / "native", "rows.cpp", FLAGS)))
+        return RowwiseKernels(str(library_path("float", cache_folder() / "native", "rows.cpp", FLAGS)))
     except (CompileError, OSError) as problem:
         return str(problem)
 
 
-def rows_note(device: torch.device, dtype: torch.dtype) -> str | None:
+def kernels_note(device: torch.device, dtype: torch.dtype) -> str | None:
     """Return what a run says of these passes: that it has them, or why not; None where they are not meant for it."""
     if device.type != "cpu" or dtype != torch.float32:
         return None
-    found = load_rows()
+    found = load_rowwise_kernels()
     if isinstance(found, str):
         return f"norms, rotary positions and gated units: PyTorch (CPU): {found}"
     blocks = "narrow blocks in one pass" if find_gemm() is not None else "no block in one pass: torch has no MKL here"
     return f"norms, rotary positions and gated units: native C++ (CPU), {blocks}"
 
 
-def rows_for(*tensors: Tensor) -> Rows | None:
+def rowwise_kernels(*tensors: Tensor) -> RowwiseKernels | None:
     """Return the library if it can take these tensors: plain ones of float32 on a CPU, and no graph being traced."""
     if torch.compiler.is_compiling() or not all(map(_fits, tensors)):
         return None
-    found = load_rows()
-    return found if isinstance(found, Rows) else None
+    found = load_rowwise_kernels()
+    return found if isinstance(found, RowwiseKernels) else None
 
 
 def _fits(x: Tensor) -> bool:

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from hdit_core.model.native.library import Gemm, find_gemm
-from hdit_core.model.native.rowwise import Rows
-from hdit_core.model.native.workspace import window_lanes, windows_at_a_time
+from hdit_core.model.native.rowwise import RowwiseKernels
+from hdit_core.model.native.workspace import window_workspace, windows_at_a_time
 
 
 class Layout(NamedTuple):
@@ -66,7 +66,12 @@ class Pointers(ctypes.Structure):
 
 
 def window_attention(
-    rows: Rows, x: Float[Tensor, "B H W C"], weights: Weights, layout: Layout, epsilon: float, keep: bool = False
+    kernels: RowwiseKernels,
+    x: Float[Tensor, "B H W C"],
+    weights: Weights,
+    layout: Layout,
+    epsilon: float,
+    keep: bool = False,
 ) -> tuple[Float[Tensor, "B H W C"], Kept | None]:
     """Return `x + out attend(similarity(qkv norm(x)))`, and what its gradient needs if asked to; all are contiguous."""
     sizes, forth, _ = _sizes(x, weights, layout, epsilon)
@@ -74,12 +79,18 @@ def window_attention(
     kept = Kept(*(x.new_empty(count, features) for features in (3 * width, width, 2 * heads))) if keep else None
     result = torch.empty_like(x)
     tensors = (x, weights.scale, weights.qkv, weights.root, weights.out, _pointers(kept), result, x.new_empty(forth))
-    rows.run("hdit_windows", sizes, *tensors, threads=sizes.lanes)
+    kernels.run("hdit_windows", sizes, *tensors, threads=sizes.lanes)
     return result, kept
 
 
 def window_attention_gradient(
-    rows: Rows, grad: Float[Tensor, "B H W C"], x: Tensor, weights: Weights, layout: Layout, kept: Kept, epsilon: float
+    kernels: RowwiseKernels,
+    grad: Float[Tensor, "B H W C"],
+    x: Tensor,
+    weights: Weights,
+    layout: Layout,
+    kept: Kept,
+    epsilon: float,
 ) -> tuple[Tensor, Weights]:
     """Return the gradients of x and of the weights; that of a root is the scale's, times twice the scale.
 
@@ -88,14 +99,14 @@ def window_attention_gradient(
     sizes, _, back = _sizes(x, weights, layout, epsilon)
     grad_x, grads = torch.empty_like(x), Weights(*map(torch.empty_like, weights))
     inputs = (grad, x, weights.scale, weights.qkv, weights.root, weights.out, _pointers(kept))
-    rows.run("hdit_windows_gradient", sizes, *inputs, grad_x, *grads, x.new_empty(back), threads=sizes.lanes)
+    kernels.run("hdit_windows_gradient", sizes, *inputs, grad_x, *grads, x.new_empty(back), threads=sizes.lanes)
     return grad_x, grads
 
 
 def _sizes(x: Tensor, weights: Weights, layout: Layout, epsilon: float) -> tuple[Windows, int, int]:
     """Return the sizes, and the numbers that a pass works in, forth and back."""
     images, windows, tokens, width, heads = len(x), layout.windows, layout.tokens, x.shape[-1], len(weights.root)
-    lanes, forth, back = window_lanes(images, windows, tokens, width, torch.get_num_threads())
+    lanes, forth, back = window_workspace(images, windows, tokens, width, torch.get_num_threads())
     counts = (images, windows, tokens, heads, width // heads, windows_at_a_time(windows, tokens), lanes)
     tensors = (layout.order, layout.cos, layout.sin, layout.allowed)
     pointers = (None if tensor is None else tensor.data_ptr() for tensor in tensors)

@@ -22,7 +22,7 @@ NARROW_ROWS, WIDE_ROWS = 128, 256
 """Rows that the gradient of a feed-forward block is worked out for at a time."""
 
 
-def is_taken(rows: int, weights: int) -> bool:
+def should_fuse(rows: int, weights: int) -> bool:
     """Return whether one pass is the faster way, where it can be had.
 
     Args:
@@ -53,7 +53,7 @@ def feed_forward_blocks(rows: int, width: int, hidden: int, threads: int, keep: 
     return blocks, threads, threads * -(-rows // blocks) * (width + (1 if keep else 3) * hidden)
 
 
-def feed_forward_lanes(images: int, rows: int, width: int, hidden: int, threads: int) -> tuple[int, int]:
+def feed_forward_workspace(images: int, rows: int, width: int, hidden: int, threads: int) -> tuple[int, int]:
     """Return the threads that form sums of weights' gradients, each its own, and the numbers that they work in.
 
     Args:
@@ -77,7 +77,7 @@ def windows_at_a_time(windows: int, tokens: int) -> int:
     return min(max(WINDOW_ROWS // tokens, 1), windows)
 
 
-def window_lanes(images: int, windows: int, tokens: int, width: int, threads: int) -> tuple[int, int, int]:
+def window_workspace(images: int, windows: int, tokens: int, width: int, threads: int) -> tuple[int, int, int]:
     """Return the threads that form sums of weights' gradients, and the numbers that they work in, forth and back.
 
     Args:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import triton
 
-from hdit_core.files import cache_folder, write_whole
+from hdit_core.files import cache_folder, write_atomic
 from hdit_core.model.triton.configuration import Configuration, configurations
 from hdit_core.model.triton.launch import Launch
 
@@ -46,7 +46,7 @@ class Autotuner:
         """Add to the file what is new; without a place for it, each run times anew."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path, json.dumps(self._read() | self._fastest, indent=1))
+            write_atomic(self._path, json.dumps(self._read() | self._fastest, indent=1))
         except OSError:
             return
 

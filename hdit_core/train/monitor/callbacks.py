@@ -18,13 +18,13 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Watcher:
+class Callbacks:
     """What somebody who looks on is told.
 
     Attributes:
-        boards: names of services that draw the curves, see `boards.BOARDS`.
+        boards: names of services that draw the curves, see `trackers.BOARDS`.
     """
 
     on_progress: Callable[[Progress], None] = lambda progress: None
     on_note: Callable[[str], None] = lambda note: None
-    boards: tuple[str, ...] = ()
+    trackers: tuple[str, ...] = ()

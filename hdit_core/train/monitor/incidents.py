@@ -10,16 +10,16 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 
 from hdit_core.checkpoint.layout import incident_file
-from hdit_core.checkpoint.state import Skip, State
+from hdit_core.checkpoint.state import SkippedImages, State
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.distributed import World
 from hdit_core.errors import NumericalError
-from hdit_core.files import write_whole
+from hdit_core.files import write_atomic
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.train import TrainRecipe
 from hdit_core.train.monitor.spikes import Spike, find_spikes
-from hdit_core.train.step.batch_plan import Step
-from hdit_core.train.step.dataloader import order_of_run
+from hdit_core.train.step.batch_plan import PlannedStep
+from hdit_core.train.step.dataloader import build_run_order
 from hdit_core.train.step.result import NotFinite, StepResult
 
 Kind = Literal["not finite", "spike"]
@@ -36,7 +36,9 @@ class Incidents:
     reader: ImageReader
     world: World
 
-    def write(self, kind: Kind, step: Step, result: StepResult, state: State, spikes: Sequence[Spike] = ()) -> str:
+    def write(
+        self, kind: Kind, step: PlannedStep, result: StepResult, state: State, spikes: Sequence[Spike] = ()
+    ) -> str:
         """Describe a step, and return for people where, or why it could not be.
 
         Args:
@@ -52,7 +54,7 @@ class Incidents:
         return str(path)
 
     def _write(
-        self, path: Path, kind: Kind, step: Step, result: StepResult, state: State, spikes: Sequence[Spike]
+        self, path: Path, kind: Kind, step: PlannedStep, result: StepResult, state: State, spikes: Sequence[Spike]
     ) -> None:
         path.parent.mkdir(exist_ok=True)
         if kind == "spike" and sum(1 for _ in path.parent.iterdir()) >= MOST_SPIKES and not path.exists():
@@ -72,11 +74,11 @@ class Incidents:
             "ranks": sorted({image["rank"] for image in images if not math.isfinite(image["loss"])}),
             "images": images,
         }
-        write_whole(path, json.dumps(in_json(record), indent=1, allow_nan=False) + "\n")
+        write_atomic(path, json.dumps(in_json(record), indent=1, allow_nan=False) + "\n")
 
-    def _images(self, step: Step, result: StepResult, state: State) -> list[dict[str, Any]]:
+    def _images(self, step: PlannedStep, result: StepResult, state: State) -> list[dict[str, Any]]:
         numbers = np.arange(step.first, step.first + step.batch_size)
-        indices = order_of_run(self.recipe, self.reader, state.skips).images_at(numbers).tolist()
+        indices = build_run_order(self.recipe, self.reader, state.skips).images_at(numbers).tolist()
         share = step.batch_size // self.world.size
         return [
             {
@@ -105,12 +107,12 @@ def in_json(value: Any) -> Any:
 class RollBack(Exception):
     """The run is to go on from its newest checkpoint, with these images passed over."""
 
-    def __init__(self, reason: str, skips: tuple[Skip, ...]) -> None:
+    def __init__(self, reason: str, skips: tuple[SkippedImages, ...]) -> None:
         super().__init__(reason)
         self.skips = skips
 
 
-def roll_back(recipe: TrainRecipe, step: Step, state: State, reason: str) -> None:
+def roll_back(recipe: TrainRecipe, step: PlannedStep, state: State, reason: str) -> None:
     """Ask for a roll-back past the images of a step, unless the recipe's are used up.
 
     Args:
@@ -121,19 +123,19 @@ def roll_back(recipe: TrainRecipe, step: Step, state: State, reason: str) -> Non
         RollBack: the recipe still grants one.
     """
     if len(state.skips) < recipe.rollback:
-        skip = Skip(after_images=step.num_images, images=step.batch_size)
+        skip = SkippedImages(after_images=step.num_images, images=step.batch_size)
         raise RollBack(reason, (*state.skips, skip))
 
 
 @dataclass(frozen=True)
-class Alarm:
+class StepGuard:
     """Watches over the steps of a run; on all ranks alike, since what a step tells is the same on all."""
 
     recipe: TrainRecipe
     incidents: Incidents
     on_note: Callable[[str], None]
 
-    def not_finite(self, step: Step, problem: NotFinite, state: State) -> NoReturn:
+    def not_finite(self, step: PlannedStep, problem: NotFinite, state: State) -> NoReturn:
         """Deal with a step that was refused.
 
         Args:
@@ -149,7 +151,7 @@ class Alarm:
             f"{problem}. What went into it: {where}; to see it again, add --repro {step.number} to the command"
         ) from None
 
-    def spikes(self, step: Step, result: StepResult, state: State) -> int:
+    def spikes(self, step: PlannedStep, result: StepResult, state: State) -> int:
         """Return whether a step that was taken stood out, 0 or 1.
 
         Raises:

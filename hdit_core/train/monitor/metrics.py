@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from hdit_core.checkpoint.state import SIGMA_BINS, Interval, State
-from hdit_core.train.monitor.spikes import remembered
-from hdit_core.train.step.batch_plan import Step
+from hdit_core.checkpoint.state import SIGMA_BINS, LogWindow, State
+from hdit_core.train.monitor.spikes import with_step_history
+from hdit_core.train.step.batch_plan import PlannedStep
 from hdit_core.train.step.result import StepResult
 
 SIGMA_EDGES = tuple(float(edge) for edge in 10 ** np.linspace(-3, 3, SIGMA_BINS + 1).round(2))
@@ -15,8 +15,8 @@ SIGMA_EDGES = tuple(float(edge) for edge in 10 ** np.linspace(-3, 3, SIGMA_BINS 
 
 
 def with_step(
-    interval: Interval, result: StepResult, *, flops: float, elapsed_s: float, waited_s: float, spikes: int = 0
-) -> Interval:
+    window: LogWindow, result: StepResult, *, flops: float, elapsed_s: float, waited_s: float, spikes: int = 0
+) -> LogWindow:
     """Return the sums with one more step.
 
     Args:
@@ -28,49 +28,49 @@ def with_step(
     bins = np.searchsorted(SIGMA_EDGES[1:-1], result.sigmas, side="right")
     images = np.bincount(bins, minlength=SIGMA_BINS)
     losses = np.bincount(bins, np.asarray(result.losses), SIGMA_BINS)
-    parts = {part: interval.grad_norms.get(part, 0.0) + norm for part, norm in result.grad_norms.items()}
-    return Interval(
-        steps=interval.steps + 1,
-        num_images=interval.num_images + len(result.losses),
-        loss=interval.loss + result.loss,
-        grad_norm=interval.grad_norm + result.grad_norm,
+    parts = {part: window.grad_norms.get(part, 0.0) + norm for part, norm in result.grad_norms.items()}
+    return LogWindow(
+        steps=window.steps + 1,
+        num_images=window.num_images + len(result.losses),
+        loss=window.loss + result.loss,
+        grad_norm=window.grad_norm + result.grad_norm,
         grad_norms=parts,
-        bin_images=tuple((np.asarray(interval.bin_images) + images).tolist()),
-        bin_losses=tuple((np.asarray(interval.bin_losses) + losses).tolist()),
-        flops=interval.flops + flops,
-        elapsed_s=interval.elapsed_s + elapsed_s,
-        waited_s=interval.waited_s + waited_s,
-        compile_s=interval.compile_s + result.compile_s,
-        spikes=interval.spikes + spikes,
+        bin_images=tuple((np.asarray(window.bin_images) + images).tolist()),
+        bin_losses=tuple((np.asarray(window.bin_losses) + losses).tolist()),
+        flops=window.flops + flops,
+        elapsed_s=window.elapsed_s + elapsed_s,
+        waited_s=window.waited_s + waited_s,
+        compile_s=window.compile_s + result.compile_s,
+        spikes=window.spikes + spikes,
     )
 
 
-def loss_by_sigma(interval: Interval) -> list[dict[str, Any]]:
+def loss_by_sigma(window: LogWindow) -> list[dict[str, Any]]:
     """Return the mean loss of each half decade of noise that there were images of, and how many."""
     edges = pairwise(SIGMA_EDGES)
-    rows = zip(edges, interval.bin_images, interval.bin_losses, strict=True)
+    rows = zip(edges, window.bin_images, window.bin_losses, strict=True)
     return [{"sigma": list(ends), "images": images, "loss": loss / images} for ends, images, loss in rows if images]
 
 
-def log_fields(interval: Interval) -> dict[str, Any]:
+def log_fields(window: LogWindow) -> dict[str, Any]:
     """Return what a line of the log says of an interval of at least one step: means, speeds, counts."""
-    steps, elapsed_s = interval.steps, max(interval.elapsed_s, 1e-9)
+    steps, elapsed_s = window.steps, max(window.elapsed_s, 1e-9)
     return {
-        "loss": interval.loss / steps,
-        "grad_norm": interval.grad_norm / steps,
-        "images_per_s": interval.num_images / elapsed_s,
-        "flops_per_s": interval.flops / elapsed_s,
-        "waiting": interval.waited_s / elapsed_s,
-        "grad_norm_by_part": {part: norm / steps for part, norm in interval.grad_norms.items()},
-        "loss_by_sigma": loss_by_sigma(interval),
-        **({"compile_s": interval.compile_s} if interval.compile_s else {}),
-        **({"spikes": interval.spikes} if interval.spikes else {}),
+        "loss": window.loss / steps,
+        "grad_norm": window.grad_norm / steps,
+        "images_per_s": window.num_images / elapsed_s,
+        "flops_per_s": window.flops / elapsed_s,
+        "waiting": window.waited_s / elapsed_s,
+        "grad_norm_by_part": {part: norm / steps for part, norm in window.grad_norms.items()},
+        "loss_by_sigma": loss_by_sigma(window),
+        **({"compile_s": window.compile_s} if window.compile_s else {}),
+        **({"spikes": window.spikes} if window.spikes else {}),
     }
 
 
-def advanced(
+def next_state(
     state: State,
-    step: Step,
+    step: PlannedStep,
     result: StepResult,
     *,
     flops: float,
@@ -90,7 +90,7 @@ def advanced(
         damaged: images that were found damaged so far, and how.
     """
     sums = with_step(state.memory.interval, result, flops=flops, elapsed_s=elapsed_s, waited_s=waited_s, spikes=spikes)
-    memory = remembered(state.memory, result).model_copy(update={"interval": sums, "damaged": damaged})
+    memory = with_step_history(state.memory, result).model_copy(update={"interval": sums, "damaged": damaged})
     return state.model_copy(
         update={
             "step": step.number + 1,
@@ -101,6 +101,6 @@ def advanced(
     )
 
 
-def with_new_interval(state: State) -> State:
+def with_new_log_window(state: State) -> State:
     """Return the state after a line of the log: the sums begin anew."""
-    return state.model_copy(update={"memory": state.memory.model_copy(update={"interval": Interval()})})
+    return state.model_copy(update={"memory": state.memory.model_copy(update={"interval": LogWindow()})})

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from hdit_core.checkpoint.state import Memory
+from hdit_core.checkpoint.state import StepHistory
 from hdit_core.train.step.result import StepResult
 
 WINDOW, LEAST_STEPS = 128, 32
@@ -33,7 +33,7 @@ class Spike:
         return f"the {self.what} is {self.value:.4g}, usually {self.usual:.4g}"
 
 
-def stands_out(value: float, before: Sequence[float]) -> bool:
+def is_spike(value: float, before: Sequence[float]) -> bool:
     """Return whether a value is a spike after the values before it; all are positive or zero."""
     if len(before) < LEAST_STEPS:
         return False
@@ -43,15 +43,15 @@ def stands_out(value: float, before: Sequence[float]) -> bool:
     return math.log(max(value, SMALLEST)) - centre > max(math.log(LEAST_RATIO), DEVIATIONS * spread)
 
 
-def find_spikes(memory: Memory, result: StepResult) -> list[Spike]:
+def find_spikes(history: StepHistory, result: StepResult) -> list[Spike]:
     """Return what stands out of a step: nothing, its loss, its gradient's norm, or both."""
-    looked_at = {"loss": (result.loss, memory.losses), "gradient's norm": (result.grad_norm, memory.grad_norms)}
+    looked_at = {"loss": (result.loss, history.losses), "gradient's norm": (result.grad_norm, history.grad_norms)}
     return [
-        Spike(what, value, median(before)) for what, (value, before) in looked_at.items() if stands_out(value, before)
+        Spike(what, value, median(before)) for what, (value, before) in looked_at.items() if is_spike(value, before)
     ]
 
 
-def remembered(memory: Memory, result: StepResult) -> Memory:
+def with_step_history(history: StepHistory, result: StepResult) -> StepHistory:
     """Return the memory with one more step among those that say what is usual."""
-    losses, grad_norms = (*memory.losses, result.loss), (*memory.grad_norms, result.grad_norm)
-    return memory.model_copy(update={"losses": losses[-WINDOW:], "grad_norms": grad_norms[-WINDOW:]})
+    losses, grad_norms = (*history.losses, result.loss), (*history.grad_norms, result.grad_norm)
+    return history.model_copy(update={"losses": losses[-WINDOW:], "grad_norms": grad_norms[-WINDOW:]})

@@ -24,7 +24,7 @@ def image_flops(model: ModelRecipe, image_size: tuple[int, int]) -> int:
     return FORWARD_AND_BACKWARD * FLOPS_PER_MAC * count(model, image_size).macs
 
 
-def stated_peak(device_name: str, dtype: torch.dtype) -> float | None:
+def datasheet_flops(device_name: str, dtype: torch.dtype) -> float | None:
     """Return the floating-point operations a second that a GPU's maker states, None where the table does not know it.
 
     Args:
@@ -40,7 +40,7 @@ def stated_peak(device_name: str, dtype: torch.dtype) -> float | None:
 
 def peak_flops_per_s(device: torch.device, dtype: torch.dtype) -> float | None:
     """Return what one device does at best by its data sheet; None for what is in no table, CPUs for instance."""
-    return stated_peak(torch.cuda.get_device_name(device), dtype) if device.type == "cuda" else None
+    return datasheet_flops(torch.cuda.get_device_name(device), dtype) if device.type == "cuda" else None
 
 
 def peak_bytes(device: torch.device) -> int:

@@ -15,7 +15,7 @@ from hdit_core.recipe.run import Recipe
 
 
 @runtime_checkable
-class Board(Protocol):
+class Tracker(Protocol):
     """Something that draws curves; steps of it are images, so that runs of other batch sizes lie on each other."""
 
     def add_numbers(self, numbers: dict[str, float], num_images: int) -> None:
@@ -77,10 +77,10 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-BOARDS: dict[str, Callable[[Path, Recipe, int], Board]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+TRACKERS: dict[str, Callable[[Path, Recipe, int], Tracker]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
 
 
-def check_boards(names: Sequence[str]) -> None:
+def check_trackers(names: Sequence[str]) -> None:
     """Refuse boards that cannot be, before anything is trained.
 
     Raises:
@@ -98,9 +98,9 @@ def check_names(names: Sequence[str]) -> None:
         UsageError: a name is unknown.
     """
     for name in names:
-        if name not in BOARDS:
+        if name not in TRACKERS:
             raise UsageError(
-                f"--watch {name}: there is no such board{did_you_mean(name, BOARDS)}; there are {', '.join(BOARDS)}"
+                f"--watch {name}: there is no such board{did_you_mean(name, TRACKERS)}; there are {', '.join(TRACKERS)}"
             )
 
 
@@ -113,10 +113,10 @@ def _imported(name: str, module: str) -> Any:
         ) from None
 
 
-class Boards:
+class Trackers:
     """All boards of a run; where there is none, nothing happens."""
 
-    def __init__(self, boards: Sequence[Board] = ()) -> None:
+    def __init__(self, boards: Sequence[Tracker] = ()) -> None:
         self._boards = boards
 
     def add_record(self, record: dict[str, Any]) -> None:
@@ -131,14 +131,14 @@ class Boards:
 
 
 @contextmanager
-def opened_boards(names: Sequence[str], run: Path, recipe: Recipe, num_images: int) -> Iterator[Boards]:
+def open_trackers(names: Sequence[str], run: Path, recipe: Recipe, num_images: int) -> Iterator[Trackers]:
     """Open boards for a run that stands at so many images, and close them after the body, however it ends."""
     with ExitStack() as held:
         boards = []
         for name in dict.fromkeys(names):
-            boards.append(BOARDS[name](run, recipe, num_images))
+            boards.append(TRACKERS[name](run, recipe, num_images))
             held.callback(boards[-1].close)
-        yield Boards(boards)
+        yield Trackers(boards)
 
 
 def numbers_of(record: dict[str, Any]) -> dict[str, float]:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from hdit_core.checkpoint.ema.profile import Profile, decay, gamma_of
-from hdit_core.checkpoint.ema.snapshots import average_name, rounded, write_snapshot
+from hdit_core.checkpoint.ema.snapshots import ema_name, rounded, write_snapshot
 from hdit_core.distributed import World
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.parallel.sharded_tensors import fill, host_tensors, local
+from hdit_core.train.parallel.sharded_tensors import copy_into_shards, full_tensors_on_cpu, local_shard
 
 
-class RunningProfile:
+class PowerEma:
     """The average of one length."""
 
     def __init__(self, network: nn.Module, std: float) -> None:
@@ -37,8 +37,8 @@ class RunningProfile:
     @torch.no_grad()
     def update(self, before: int, after: int) -> None:
         """Take in the weights after a step that took the run from `before` to `after` images."""
-        weights = [local(weight) for weight in self._network.parameters()]
-        averages = [local(average) for average in self._averages.values()]
+        weights = [local_shard(weight) for weight in self._network.parameters()]
+        averages = [local_shard(average) for average in self._averages.values()]
         torch._foreach_lerp_(averages, weights, 1.0 - decay(self._gamma, before, after))
 
     def tensors(self) -> dict[str, Tensor]:
@@ -52,21 +52,21 @@ class RunningProfile:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `tensors` returned, whole on every rank."""
         for name, average in self._averages.items():
-            fill(average, tensors[name])
+            copy_into_shards(average, tensors[name])
 
 
-class Profiles:
+class PowerEmas:
     """The averages of all lengths that a recipe asks for."""
 
     def __init__(self, network: nn.Module, stds: Iterable[float] = ()) -> None:
-        self._running = {average_name(std): RunningProfile(network, std) for std in stds}
+        self._running = {ema_name(std): PowerEma(network, std) for std in stds}
 
     def update(self, before: int, after: int) -> None:
         """Take in the weights after a step that took the run from `before` to `after` images."""
         for profile in self._running.values():
             profile.update(before, after)
 
-    def items(self) -> Iterator[tuple[str, RunningProfile]]:
+    def items(self) -> Iterator[tuple[str, PowerEma]]:
         """Yield each average with its name, such as `"ema-0.050"`."""
         yield from self._running.items()
 
@@ -82,11 +82,11 @@ class Profiles:
             HditError: on the other ranks, for the same reason.
         """
         for profile in self._running.values():
-            whole = host_tensors(profile.tensors(), world)
-            world.lead(partial(_write, run, recipe, profile, num_images, whole), device)
+            whole = full_tensors_on_cpu(profile.tensors(), world)
+            world.on_main_rank(partial(_write, run, recipe, profile, num_images, whole), device)
 
 
-def _write(run: Path, recipe: Recipe, profile: RunningProfile, num_images: int, whole: Mapping[str, Tensor]) -> None:
+def _write(run: Path, recipe: Recipe, profile: PowerEma, num_images: int, whole: Mapping[str, Tensor]) -> None:
     write_snapshot(run, recipe, Profile(profile.std, num_images), profile.snapshot(whole))
 
 
@@ -120,5 +120,5 @@ class Ema:
     @torch.no_grad()
     def update(self, decay: float) -> None:
         """Move every average towards its weight: ema += (1 - decay) (weight - ema)."""
-        averages, weights = ([local(tensor) for tensor in tensors] for tensors in (self._averages, self._weights))
+        averages, weights = ([local_shard(tensor) for tensor in tensors] for tensors in (self._averages, self._weights))
         torch._foreach_lerp_(averages, weights, 1.0 - decay)

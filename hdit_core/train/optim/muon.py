@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from hdit_core.train.parallel.sharded_tensors import laid_out_like, local
+from hdit_core.train.parallel.sharded_tensors import local_shard, shard_like
 
 MOMENTUM = 0.95
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: steep at 0, and within about 0.3 of 1 after five rounds
@@ -80,18 +80,18 @@ class Muon(torch.optim.Optimizer):
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
-        momentum, grad = local(state["momentum"]), local(parameter.grad)
+        momentum, grad = local_shard(state["momentum"]), local_shard(parameter.grad)
         momentum.lerp_(grad, 1 - MOMENTUM)
         ahead = _whole(grad.lerp(momentum, MOMENTUM), parameter)  # Nesterov's
 
         matrices = rearrange(ahead, "(stack rows) columns -> stack rows columns", stack=stacked)
         size = USUAL_UPDATE * math.sqrt(max(matrices.shape[-2:]))
         update = rearrange(orthogonal(matrices), "stack rows columns -> (stack rows) columns")
-        weights = local(parameter)
-        weights.mul_(1 - lr * weight_decay).sub_(local(laid_out_like(update, parameter)), alpha=lr * size)
+        weights = local_shard(parameter)
+        weights.mul_(1 - lr * weight_decay).sub_(local_shard(shard_like(update, parameter)), alpha=lr * size)
 
 
-class Together(torch.optim.Optimizer):
+class ChainedOptimizer(torch.optim.Optimizer):
     """Several optimizers as one, each for parameters of its own; they share the list of groups and the state."""
 
     def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
@@ -115,7 +115,7 @@ def is_hidden(name: str, parameter: Tensor) -> bool:
     return parameter.ndim == 2 and not outside
 
 
-def stacked_in(name: str, shapes: Mapping[str, torch.Size]) -> int:
+def matrices_in(name: str, shapes: Mapping[str, torch.Size]) -> int:
     """Return how many matrices a hidden parameter holds, one above the other: queries, keys, values; values, gates."""
     if name.endswith("attention.qkv.weight"):
         return 3

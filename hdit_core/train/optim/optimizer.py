@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from hdit_core.model.parameter_groups import parameter_groups
 from hdit_core.recipe.train import OptimizerName, TrainRecipe
-from hdit_core.train.optim.muon import Muon, Together, is_hidden, stacked_in
-from hdit_core.train.parallel.sharded_tensors import laid_out_like
+from hdit_core.train.optim.muon import ChainedOptimizer, Muon, is_hidden, matrices_in
+from hdit_core.train.parallel.sharded_tensors import shard_like
 
 Groups = list[dict[str, Any]]
 
@@ -23,8 +23,8 @@ def _muon(groups: Groups, network: nn.Module, recipe: TrainRecipe) -> torch.opti
     shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
     hidden, others = _chosen(groups, is_hidden), _chosen(groups, lambda *pair: not is_hidden(*pair))
     for group in hidden:
-        group["stacked"] = [stacked_in(name, shapes) for name in group["names"]]
-    return Together(Muon(hidden), _adamw(others, network, recipe))
+        group["stacked"] = [matrices_in(name, shapes) for name in group["names"]]
+    return ChainedOptimizer(Muon(hidden), _adamw(others, network, recipe))
 
 
 def _chosen(groups: Groups, wanted: Callable[[str, Tensor], bool]) -> Groups:
@@ -71,4 +71,4 @@ def load_optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module,
     for full_name, tensor in tensors.items():
         name, _, key = full_name.rpartition(":")
         parameter = parameters[name]
-        optimizer.state[parameter][key] = laid_out_like(tensor, parameter)
+        optimizer.state[parameter][key] = shard_like(tensor, parameter)

@@ -23,7 +23,7 @@ from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.plan.sharding import state_bytes, too_large_for_each
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.train import TrainRecipe
-from hdit_core.train.parallel.sharded_tensors import fill, local
+from hdit_core.train.parallel.sharded_tensors import copy_into_shards, local_shard
 
 # the network's buffers are constants, the same on all ranks, and need not be sent at every step; torch renames it
 _SYNC_BUFFERS = ("forward_sync_buffers", "broadcast_buffers")
@@ -33,7 +33,7 @@ NO_BUFFERS: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Parallel:
+class Parallelism:
     """What several ranks share.
 
     Attributes:
@@ -52,19 +52,19 @@ class Parallel:
             network = HourglassTransformer(recipe.model)
             initialize(network, recipe.train.seed)
             return network.to(device)
-        network = _in_parts(recipe, self.mesh, device)
-        initialize(network, recipe.train.seed, fill)
+        network = _shard(recipe, self.mesh, device)
+        initialize(network, recipe.train.seed, copy_into_shards)
         return network
 
     def copied(self, network: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
         """Return a network with the weights of one that `network` made, held in the same parts."""
         if self.mesh is None:
             return copy.deepcopy(network)
-        twin = _in_parts(recipe, self.mesh, device)
+        twin = _shard(recipe, self.mesh, device)
         assert isinstance(twin, FSDPModule)
         twin.set_reshard_after_forward(True)  # a network that is trained keeps some parts whole until its backward
         for target, source in zip(twin.state_dict().values(), network.state_dict().values(), strict=True):
-            local(target).copy_(local(source))
+            local_shard(target).copy_(local_shard(source))
         return twin
 
     def trained(self, network: nn.Module) -> nn.Module:
@@ -74,7 +74,7 @@ class Parallel:
         return DistributedDataParallel(network, gradient_as_bucket_view=True, **NO_BUFFERS)
 
 
-def arrange(recipe: Recipe, world: World, device: torch.device) -> Parallel:
+def choose_parallelism(recipe: Recipe, world: World, device: torch.device) -> Parallelism:
     """Decide by `train.parallel` what the ranks share; all of them have to call it.
 
     `auto` is DDP, but FSDP where weights, gradients, optimizer state and averages would take more than half of the
@@ -82,22 +82,22 @@ def arrange(recipe: Recipe, world: World, device: torch.device) -> Parallel:
     """
     wanted = recipe.train.parallel
     if world.size == 1:
-        return Parallel(note="" if wanted == "auto" else f"train.parallel = {wanted!r} waits for a second rank")
+        return Parallelism(note="" if wanted == "auto" else f"train.parallel = {wanted!r} waits for a second rank")
     if wanted == "auto":
         in_parts, why = _too_large(recipe, world, device)
     else:
         in_parts, why = wanted == "fsdp", f"train.parallel = {wanted!r}"
     if not in_parts:
-        return Parallel(None, world.size, f"{world.size} ranks, each with all weights (DDP): {why}")
+        return Parallelism(None, world.size, f"{world.size} ranks, each with all weights (DDP): {why}")
     mesh = _mesh(recipe.train, world, device)
     copies, parts = world.size // mesh.shape[-1], mesh.shape[-1]
     shared = (
         f"{parts} ranks share the weights" if copies == 1 else f"{copies} x {parts} ranks, {parts} share the weights"
     )
-    return Parallel(mesh, world.size, f"{shared} (FSDP): {why}")
+    return Parallelism(mesh, world.size, f"{shared} (FSDP): {why}")
 
 
-def accumulating(network: nn.Module, last: bool) -> AbstractContextManager[Any]:
+def gradient_accumulation(network: nn.Module, last: bool) -> AbstractContextManager[Any]:
     """Let the ranks exchange gradients in the last backward of a step only.
 
     Until then, gradients of weights in parts are kept whole: as much memory as the weights take, and nothing is sent.
@@ -109,7 +109,7 @@ def accumulating(network: nn.Module, last: bool) -> AbstractContextManager[Any]:
     return nullcontext()
 
 
-def let_go(network: nn.Module) -> None:
+def release_reducer(network: nn.Module) -> None:
     """Take from a network what it exchanges gradients with; it does so no more.
 
     Ranks have to before they leave their world. If the reducer is the last to know the ranks' group, torch waits for
@@ -120,7 +120,7 @@ def let_go(network: nn.Module) -> None:
             setattr(network, name, None)
 
 
-def is_in_parts(network: nn.Module) -> bool:
+def is_sharded(network: nn.Module) -> bool:
     """Return whether no rank can use a network without the others."""
     return isinstance(network, FSDPModule)
 
@@ -142,7 +142,7 @@ def _mesh(train: TrainRecipe, world: World, device: torch.device) -> DeviceMesh:
     return init_device_mesh(device.type, (world.size // parts, parts), mesh_dim_names=("copies", "parts"))
 
 
-def _in_parts(recipe: Recipe, mesh: DeviceMesh, device: torch.device) -> HourglassTransformer:
+def _shard(recipe: Recipe, mesh: DeviceMesh, device: torch.device) -> HourglassTransformer:
     """Return a network of whose tensors each rank has memory for its part, and that nobody has filled yet."""
     with torch.device("meta"):
         network = HourglassTransformer(recipe.model)

@@ -12,17 +12,17 @@ from contextlib import contextmanager, suppress
 
 from torch.distributed import DistError
 
-from hdit_core.distributed import World, keeps_store
+from hdit_core.distributed import World, hosts_store
 from hdit_core.errors import HditError, StoppedEarly
 
 POLL_S = 0.5
-ROLL_CALL_S = 3.0  # for which all wait for the answers of all
+REPORT_WAIT_S = 3.0  # for which all wait for the answers of all
 LINGER_S = 2.0  # that the rank which keeps the store gives the others to read it
 GIVE_UP_S = 30.0  # after the roll call, when a rank that still waits for the others is ended
 OF_CONNECTIONS = re.compile(r"gloo|NCCL|TCPStore", re.IGNORECASE)
 
 
-class RollCall:
+class RankFailureDetector:
     """Finds out which ranks are gone once one of them has lost another.
 
     A rank may wait in an exchange with a third one and hear nothing; so a thread of each answers for it.
@@ -41,7 +41,7 @@ class RollCall:
             self._thread.start()
 
     @contextmanager
-    def naming(self) -> Iterator[None]:
+    def watching(self) -> Iterator[None]:
         """Turn a connection that broke in the body, or waited too long, into a line that says which rank is to blame.
 
         A rank that leaves the body with an error of its own leaves word of it for the others.
@@ -73,14 +73,14 @@ class RollCall:
         with suppress(DistError):  # nobody is left to read it
             self._store.set(f"hdit/why/{self._rank}", why)
             self._store.set("hdit/lost", "")
-            if keeps_store(self._rank):
+            if hosts_store(self._rank):
                 time.sleep(LINGER_S)
 
     def _call(self) -> str:
         assert self._store is not None
         with suppress(DistError):
             self._store.set("hdit/lost", "")
-        self._thread.join(POLL_S + ROLL_CALL_S + LINGER_S + 1)
+        self._thread.join(POLL_S + REPORT_WAIT_S + LINGER_S + 1)
         self._closed.set()
         return self._lost
 
@@ -92,7 +92,7 @@ class RollCall:
                     return
             self._lost = self._missing()
         except DistError:
-            if not keeps_store(0):  # torchrun is gone, the ranks are not: they can still save
+            if not hosts_store(0):  # torchrun is gone, the ranks are not: they can still save
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
             self._lost = f"{self._first}, which was killed or ended without a word"
@@ -102,14 +102,14 @@ class RollCall:
         """Return who does not answer or has failed, and what they said."""
         assert self._store is not None
         self._store.set(f"hdit/here/{self._rank}", "")
-        deadline, said = time.monotonic() + ROLL_CALL_S, dict[int, str]()
+        deadline, said = time.monotonic() + REPORT_WAIT_S, dict[int, str]()
         missing = set(range(self._size)) - {self._rank}
         while missing and time.monotonic() < deadline and not self._closed.wait(0.1):
             said |= {rank: self._store.get(f"hdit/why/{rank}").decode() for rank in missing if self._has("why", rank)}
             missing = {rank for rank in missing - said.keys() if not self._has("here", rank)}
         said |= dict.fromkeys(missing, "killed, or does not answer")
         found = [f"{self._store.get(f'hdit/who/{rank}').decode()}: {said[rank]}" for rank in sorted(said)]
-        if keeps_store(self._rank):
+        if hosts_store(self._rank):
             self._closed.wait(LINGER_S)
         return "; ".join(found) or "a connection, though all ranks are there: look at the network"
 

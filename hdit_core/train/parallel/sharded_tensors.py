@@ -12,13 +12,13 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from hdit_core.distributed import World
 
 
-def local(tensor: Tensor) -> Tensor:
+def local_shard(tensor: Tensor) -> Tensor:
     """Return what this rank holds of a tensor, without a copy: a part along its rows, or all of it."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
-def host_tensors(named: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
+def full_tensors_on_cpu(named: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
     """Return copies of tensors, whole and on the CPU, on the main rank; the others help and get none.
 
     All ranks have to call it, with the same names in the same order. What happens to the tensors afterwards does not
@@ -33,7 +33,7 @@ def host_tensors(named: Mapping[str, Tensor], world: World) -> dict[str, Tensor]
 
 
 @torch.no_grad()
-def laid_out_like(whole: Tensor, pattern: Tensor) -> Tensor:
+def shard_like(whole: Tensor, pattern: Tensor) -> Tensor:
     """Return a tensor on the device of a pattern, and in parts as the pattern is if it has its shape.
 
     Args:
@@ -45,9 +45,9 @@ def laid_out_like(whole: Tensor, pattern: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def fill(target: Tensor, whole: Tensor) -> None:
+def copy_into_shards(target: Tensor, whole: Tensor) -> None:
     """Write a whole tensor, which every rank has, into one that may be held in parts."""
-    local(target).copy_(local(laid_out_like(whole, target)))
+    local_shard(target).copy_(local_shard(shard_like(whole, target)))
 
 
 def distribute_into(targets: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> None:
@@ -57,4 +57,4 @@ def distribute_into(targets: Mapping[str, Tensor], whole: Mapping[str, Tensor]) 
         KeyError: a target has no tensor.
     """
     for name, target in targets.items():
-        fill(target, whole[name])
+        copy_into_shards(target, whole[name])

@@ -3,44 +3,49 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from hdit_core.checkpoint.state import Skip
-from hdit_core.data.loader.bucket_order import Part
+from hdit_core.checkpoint.state import SkippedImages
+from hdit_core.data.loader.bucket_order import BatchSizePhase
 from hdit_core.distributed import World
 from hdit_core.errors import UsageError
 from hdit_core.recipe.train import TrainRecipe
 
 
 @dataclass(frozen=True)
-class Step:
+class PlannedStep:
     """One update of the weights."""
 
     number: int  # updates before it
     num_images: int  # images trained on before it
     batch_size: int  # images it takes, over all ranks
-    passed_over: int = 0  # images of the order that were passed over before it, see `train.rollback`
+    skipped_images: int = 0  # images of the order that were passed over before it, see `train.rollback`
 
     @property
     def first(self) -> int:
         """The number of its first image: how many come before it in the order of the run."""
-        return self.num_images + self.passed_over
+        return self.num_images + self.skipped_images
 
 
-def steps(recipe: TrainRecipe, number: int, num_images: int, skips: Sequence[Skip] = ()) -> Iterator[Step]:
+def steps(
+    recipe: TrainRecipe, number: int, num_images: int, skips: Sequence[SkippedImages] = ()
+) -> Iterator[PlannedStep]:
     """Yield the steps that are left after `number` steps and `num_images` images."""
     while num_images < recipe.num_images:
         passed_over = sum(skip.images for skip in skips if skip.after_images <= num_images)
-        step = Step(number, num_images, recipe.batch_size_at(num_images), passed_over)
+        step = PlannedStep(number, num_images, recipe.batch_size_at(num_images), passed_over)
         yield step
         number, num_images = number + 1, num_images + step.batch_size
 
 
-def parts(recipe: TrainRecipe, skips: Sequence[Skip] = ()) -> list[Part]:
+def parts(recipe: TrainRecipe, skips: Sequence[SkippedImages] = ()) -> list[BatchSizePhase]:
     """Return the parts of the order of a run in which all steps are of one size, those passed over among them."""
     marks = [(0, recipe.batch_size), *((growth.after_images, growth.batch_size) for growth in recipe.batch_growth)]
-    return [Part(mark + sum(skip.images for skip in skips if skip.after_images < mark), size) for mark, size in marks]
+    return [
+        BatchSizePhase(mark + sum(skip.images for skip in skips if skip.after_images < mark), size)
+        for mark, size in marks
+    ]
 
 
-def micro_batches(step: Step, world: World, largest: int | None) -> list[range]:
+def micro_batches(step: PlannedStep, world: World, largest: int | None) -> list[range]:
     """Return the image numbers of a step that fall to this rank, in pieces of at most `largest`.
 
     A rank takes neighbours; which ones does not matter to any image, since its random numbers are its own.

@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from hdit_core.checkpoint.denoiser import check_fit
 from hdit_core.checkpoint.load import Checkpoint
 from hdit_core.checkpoint.safetensors_file import Tensors
-from hdit_core.devices import compute_dtype, keep_freed_memory
+from hdit_core.devices import compute_dtype, tune_malloc
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.distributed import World
 from hdit_core.model.compile import compile_network
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.optim.ema import Ema, Profiles
+from hdit_core.train.optim.ema import Ema, PowerEmas
 from hdit_core.train.optim.optimizer import load_optimizer_tensors, make_optimizer
-from hdit_core.train.parallel.parallelize import arrange, let_go
+from hdit_core.train.parallel.parallelize import choose_parallelism, release_reducer
 from hdit_core.train.parallel.sharded_tensors import distribute_into
 from hdit_core.train.step.train_step import Learner
 
 
-def make_learner(
+def build_learner(
     recipe: Recipe,
     checkpoint: Checkpoint | None,
     world: World,
@@ -39,8 +39,8 @@ def make_learner(
     Raises:
         CheckpointError: the tensors of the checkpoint are damaged, or not those of the recipe's network.
     """
-    keep_freed_memory()
-    parallel = arrange(recipe, world, device)
+    tune_malloc()
+    parallel = choose_parallelism(recipe, world, device)
     if parallel.note:
         on_note(parallel.note)
     network = parallel.network(recipe, device)
@@ -51,7 +51,7 @@ def make_learner(
         state = network.state_dict()
         distribute_into({name: state[name] for name in inherited}, inherited)
     ema = Ema(network, parallel.copied(network, recipe, device))
-    profiles = Profiles(network, recipe.train.ema_profiles)
+    profiles = PowerEmas(network, recipe.train.ema_profiles)
     optimizer = make_optimizer(network, recipe.train)
     if checkpoint is not None:
         _load(ema.network, checkpoint, "ema")
@@ -61,7 +61,7 @@ def make_learner(
     if recipe.train.compile:
         compile_network(network)
     trained = parallel.trained(network)
-    world.farewells.append(partial(_let_go_if_there, weakref.ref(trained)))
+    world.cleanups.append(partial(_let_go_if_there, weakref.ref(trained)))
     denoiser = Denoiser(trained, recipe)
     dtype = compute_dtype(recipe.train.precision, device)
     return Learner(recipe, denoiser, optimizer, ema, profiles, world, device, dtype)
@@ -70,7 +70,7 @@ def make_learner(
 def _let_go_if_there(trained: weakref.ref[nn.Module]) -> None:
     network = trained()
     if network is not None:
-        let_go(network)
+        release_reducer(network)
 
 
 def _load(network: nn.Module, checkpoint: Checkpoint, part: str) -> None:

@@ -3,22 +3,22 @@
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
 
-from hdit_core.checkpoint.state import Skip
+from hdit_core.checkpoint.state import SkippedImages
 from hdit_core.data.loader.batch import Batch, load_batches
-from hdit_core.data.loader.build import order_of
+from hdit_core.data.loader.build import build_order
 from hdit_core.data.loader.order import Order
 from hdit_core.data.loader.quarantine import Quarantine
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.step.batch_plan import Step, parts
+from hdit_core.train.step.batch_plan import PlannedStep, parts
 
 
-def order_of_run(recipe: Recipe, reader: ImageReader, skips: Sequence[Skip]) -> Order:
+def build_run_order(recipe: Recipe, reader: ImageReader, skips: Sequence[SkippedImages]) -> Order:
     """Return which image of the data set each image of a run is; those passed over keep their numbers."""
-    return order_of(recipe.data, reader.manifest.contents, recipe.train.seed, parts(recipe.train, skips))
+    return build_order(recipe.data, reader.manifest.contents, recipe.train.seed, parts(recipe.train, skips))
 
 
-class Feed:
+class TimedLoader:
     """An iterator over batches that takes the time.
 
     Attributes:
@@ -31,7 +31,7 @@ class Feed:
         self.waited_s = 0.0
         self.image_size = (0, 0)
 
-    def __iter__(self) -> "Feed":
+    def __iter__(self) -> "TimedLoader":
         return self
 
     def __next__(self) -> Batch:
@@ -46,16 +46,16 @@ class Feed:
         self._batches.close()
 
 
-def feed(
+def build_dataloader(
     recipe: Recipe,
     reader: ImageReader,
-    plan: Iterable[Step],
-    pieces: Callable[[Step], Sequence[range]],
-    skips: Sequence[Skip] = (),
+    plan: Iterable[PlannedStep],
+    pieces: Callable[[PlannedStep], Sequence[range]],
+    skips: Sequence[SkippedImages] = (),
     *,
     quarantine: Quarantine | None = None,
     workers: int | None = None,
-) -> Feed:
+) -> TimedLoader:
     """Read the images of some steps of a run, with everything random about them.
 
     Args:
@@ -66,7 +66,7 @@ def feed(
         workers: processes that read; default: the recipe's.
     """
     data, train = recipe.data, recipe.train
-    return Feed(
+    return TimedLoader(
         load_batches(
             reader,
             (piece for step in plan for piece in pieces(step)),
@@ -75,7 +75,7 @@ def feed(
             augment_prob=data.augment_prob,
             class_dropout=train.class_dropout,
             num_classes=recipe.model.num_classes,
-            order=order_of_run(recipe, reader, skips),
+            order=build_run_order(recipe, reader, skips),
             quarantine=quarantine or Quarantine(data.max_damaged),
         )
     )

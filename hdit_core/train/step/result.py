@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hdit_core.distributed import World
 from hdit_core.errors import NumericalError
-from hdit_core.train.step.batch_plan import Step
+from hdit_core.train.step.batch_plan import PlannedStep
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class NotFinite(NumericalError):
         self.result = result
 
 
-def check_finite(step: Step, result: StepResult) -> None:
+def check_finite(step: PlannedStep, result: StepResult) -> None:
     """Refuse a step of which a number is not finite, before it reaches anything.
 
     Raises:
@@ -57,7 +57,7 @@ def check_finite(step: Step, result: StepResult) -> None:
         )
 
 
-class Shares:
+class GlobalBatchResult:
     """Losses and noise levels of a global batch, put together from what each rank has of it."""
 
     def __init__(self, batch_size: int, device: torch.device) -> None:

@@ -16,13 +16,13 @@ from hdit_core.distributed import World
 from hdit_core.model.compile import compile_seconds
 from hdit_core.randomness import stream
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.optim.ema import Ema, Profiles, ema_decay
+from hdit_core.train.optim.ema import Ema, PowerEmas, ema_decay
 from hdit_core.train.optim.grad_norm import Norms, clip, grad_norms, norms_of
 from hdit_core.train.optim.lr_schedule import lr_factor
 from hdit_core.train.optim.optimizer import set_lr
-from hdit_core.train.parallel.parallelize import accumulating, is_in_parts
-from hdit_core.train.step.batch_plan import Step, micro_batches
-from hdit_core.train.step.result import Shares, StepResult, check_finite
+from hdit_core.train.parallel.parallelize import gradient_accumulation, is_sharded
+from hdit_core.train.step.batch_plan import PlannedStep, micro_batches
+from hdit_core.train.step.result import GlobalBatchResult, StepResult, check_finite
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Learner:
     denoiser: Denoiser
     optimizer: torch.optim.Optimizer
     ema: Ema
-    profiles: Profiles
+    profiles: PowerEmas
     world: World
     device: torch.device
     dtype: torch.dtype  # of the products
@@ -41,13 +41,13 @@ class Learner:
     @property
     def draws(self) -> bool:
         """Whether this rank has to take part where the average draws images: all do, if it is held in parts."""
-        return self.world.is_main or is_in_parts(self.ema.network)
+        return self.world.is_main or is_sharded(self.ema.network)
 
-    def pieces(self, step: Step) -> list[range]:
+    def micro_batches(self, step: PlannedStep) -> list[range]:
         """Return the image numbers of the micro-batches that this rank takes of a step."""
         return micro_batches(step, self.world, self.recipe.train.micro_batch_size)
 
-    def update(self, step: Step, batches: Iterator[Batch]) -> StepResult:
+    def train_step(self, step: PlannedStep, batches: Iterator[Batch]) -> StepResult:
         """Take one step.
 
         Args:
@@ -58,7 +58,7 @@ class Learner:
             NotFinite: the loss or the gradient is not finite on some rank; weights and averages are untouched.
         """
         compiled_before_s = compile_seconds()
-        result = self.measure(step, batches)
+        result = self.forward_backward(step, batches)
         check_finite(step, result)
         set_lr(self.optimizer, lr_factor(self.recipe.train, step.num_images))
         self.optimizer.step()
@@ -66,7 +66,7 @@ class Learner:
         self.profiles.update(step.num_images, step.num_images + step.batch_size)
         return replace(result, compile_s=compile_seconds() - compiled_before_s)
 
-    def measure(self, step: Step, batches: Iterator[Batch]) -> StepResult:
+    def forward_backward(self, step: PlannedStep, batches: Iterator[Batch]) -> StepResult:
         """Return what a step tells, be it finite or not, and leave its clipped gradient to the optimizer."""
         self.optimizer.zero_grad(set_to_none=True)
         shares = self._backward(step, batches)
@@ -74,23 +74,23 @@ class Learner:
         by_part = grad_norms(self.ema.source.named_parameters(), len(self.recipe.model.levels), norms)
         return shares.result(self.world, self._clipped(norms), by_part)
 
-    def _backward(self, step: Step, batches: Iterator[Batch]) -> Shares:
+    def _backward(self, step: PlannedStep, batches: Iterator[Batch]) -> GlobalBatchResult:
         """Add up the gradients of this rank's share, and return its losses."""
         share = step.batch_size // self.world.size
-        shares = Shares(step.batch_size, self.device)
-        pieces = self.pieces(step)
+        shares = GlobalBatchResult(step.batch_size, self.device)
+        pieces = self.micro_batches(step)
         for place, piece in enumerate(pieces):
             batch = next(batches)
             assert batch.numbers[0] == piece.start  # the loader walks the same plan
             self._seed_dropout(step, place)
             sigma = self.sigmas(step, batch)
-            with accumulating(self.denoiser.network, last=place == len(pieces) - 1):
+            with gradient_accumulation(self.denoiser.network, last=place == len(pieces) - 1):
                 losses = self.losses(batch, sigma)
                 (losses.sum() / share).backward()
             shares.put(piece.start - step.first, losses, sigma)
         return shares
 
-    def sigmas(self, step: Step, batch: Batch) -> Float[Tensor, " B"]:
+    def sigmas(self, step: PlannedStep, batch: Batch) -> Float[Tensor, " B"]:
         """Return the noise level of each image; its stratum is its place in the global batch."""
         # found on the CPU: the same bits for every device
         u = stratified(batch.numbers - step.first, step.batch_size, batch.uniform)
@@ -118,7 +118,7 @@ class Learner:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         return clip(parameters, self.recipe.train.grad_clip, norms)
 
-    def _seed_dropout(self, step: Step, place: int) -> None:
+    def _seed_dropout(self, step: PlannedStep, place: int) -> None:
         """Make dropout a function of the step, the rank and the micro-batch, so that a resumed run drops the same."""
         if any(level.dropout for level in self.recipe.model.levels) or self.recipe.model.mapping_dropout:
             part = self.world.rank << 32 | place

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hdit_core.checkpoint.denoiser import load_denoiser
 from hdit_core.checkpoint.ema import post_hoc as posthoc_module
-from hdit_core.checkpoint.ema.post_hoc import build_average
+from hdit_core.checkpoint.ema.post_hoc import build_post_hoc_ema
 from hdit_core.checkpoint.ema.profile import Profile
 from hdit_core.checkpoint.ema.snapshots import post_hoc_file, rounded, snapshots, stream_tensors, write_snapshot
 from hdit_core.checkpoint.safetensors_file import read_tensors
@@ -18,7 +18,7 @@ from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.read import check_recipe
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.optim.ema import RunningProfile
+from hdit_core.train.optim.ema import PowerEma
 from tests.conftest import TINY
 
 LENGTHS = (0.05, 0.10, 0.03, 0.075, 0.2)  # of the first two there are snapshots
@@ -60,7 +60,7 @@ def walk(tmp_path_factory):
     initialize(network, 0)
     begin = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     whole, halved = tmp_path_factory.mktemp("whole"), tmp_path_factory.mktemp("halved")
-    running, seen, numbers = [RunningProfile(network, std) for std in LENGTHS], 0, torch.Generator().manual_seed(3)
+    running, seen, numbers = [PowerEma(network, std) for std in LENGTHS], 0, torch.Generator().manual_seed(3)
     for size in SIZES:
         with torch.no_grad():
             for weight in network.parameters():
@@ -87,7 +87,7 @@ def test_an_average_made_afterwards_is_the_one_that_was_followed_and_nearer_the_
     monkeypatch.setattr(posthoc_module, "MOST_ERROR", 1.0)
     errors, bounds = [], []
     for count in (4, 8, 16, 32):
-        made = build_average(walk.run(tmp_path / str(count), count, halved=False), 0.075)
+        made = build_post_hoc_ema(walk.run(tmp_path / str(count), count, halved=False), 0.075)
         assert (made.num_images, made.num_snapshots) == (3072, 2 * count)
         errors.append(distance(read_tensors(made.path)[0], walk.exact[0.075], walk.names))
         bounds.append(made.mixture.error)
@@ -98,7 +98,7 @@ def test_an_average_made_afterwards_is_the_one_that_was_followed_and_nearer_the_
 
 @pytest.mark.parametrize("std", [0.03, 0.05, 0.2])
 def test_rounding_to_16_bits_costs_what_the_gain_says(tmp_path, walk, std):
-    made, exact = build_average(walk.run(tmp_path / "run", 32), std), walk.exact[std]
+    made, exact = build_post_hoc_ema(walk.run(tmp_path / "run", 32), std), walk.exact[std]
     error = distance(read_tensors(made.path)[0], exact, walk.names)
     size = distance(exact, {name: torch.zeros_like(tensor) for name, tensor in exact.items()}, walk.names)
     moved = distance(walk.network.state_dict(), exact, walk.names)
@@ -118,7 +118,7 @@ def test_it_is_what_ema_pytorch_makes_of_the_same_snapshots(tmp_path, walk):
         torch.save(state, theirs / f"{place}.{seen}.pt")
     for std in (0.04, 0.08, 0.15):
         expected = other.synthesize_ema_model(sigma_rel=std).ema_model.state_dict()
-        found = read_tensors(build_average(walk.whole, std, tmp_path / "made.safetensors").path)[0]
+        found = read_tensors(build_post_hoc_ema(walk.whole, std, tmp_path / "made.safetensors").path)[0]
         for name in walk.names:
             largest = float(expected[name].abs().max())
             torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-4 * largest)
@@ -127,7 +127,7 @@ def test_it_is_what_ema_pytorch_makes_of_the_same_snapshots(tmp_path, walk):
 def test_one_snapshot_gives_itself_to_the_bit(tmp_path, walk):
     run = walk.run(tmp_path / "run", 1)
     snapshots(run)[0].path.unlink()
-    made, only = build_average(run, 0.10), snapshots(run)
+    made, only = build_post_hoc_ema(run, 0.10), snapshots(run)
     assert len(only) == 1 and made.mixture.weights == pytest.approx((1.0,), abs=1e-12)
     kept, found = dict(stream_tensors(only[0].path)), read_tensors(made.path)[0]
     assert kept.keys() == found.keys() == walk.begin.keys()
@@ -137,7 +137,7 @@ def test_one_snapshot_gives_itself_to_the_bit(tmp_path, walk):
 
 def test_what_is_made_loads_as_a_file_and_its_fixed_tensors_lose_no_bit(tmp_path, walk):
     run = walk.run(tmp_path / "run", 32)
-    made = build_average(run, 0.03, tmp_path / "elsewhere.safetensors")  # by large weights of either sign
+    made = build_post_hoc_ema(run, 0.03, tmp_path / "elsewhere.safetensors")  # by large weights of either sign
     assert made.path == tmp_path / "elsewhere.safetensors" and not post_hoc_file(run, 0.03).exists()
     denoiser = load_denoiser(made.path)
     assert denoiser.recipe == walk.recipe
@@ -147,20 +147,20 @@ def test_what_is_made_loads_as_a_file_and_its_fixed_tensors_lose_no_bit(tmp_path
 def test_a_length_that_snapshots_do_not_give_is_refused_with_those_that_they_do(tmp_path, walk):
     run = walk.run(tmp_path / "run", 8)
     with pytest.raises(UsageError, match=r"16 snapshots do not give .* 0.020: .* off by 24.\d% .* give 0.037 to 0.172"):
-        build_average(run, 0.020)
+        build_post_hoc_ema(run, 0.020)
     with pytest.raises(UsageError, match=r"of length 0.288"):
-        build_average(run, 0.288)
+        build_post_hoc_ema(run, 0.288)
 
 
 def test_a_length_whose_weights_would_make_rounding_large_is_refused(tmp_path, walk, monkeypatch):
     monkeypatch.setattr(posthoc_module, "MOST_GAIN", 2.0)
     with pytest.raises(UsageError, match=r"rounding of the snapshots 5.\d times as large \(at most 2\)"):
-        build_average(walk.run(tmp_path / "run", 32), 0.030)
+        build_post_hoc_ema(walk.run(tmp_path / "run", 32), 0.030)
 
 
 def test_a_run_without_snapshots_says_how_to_get_some(tmp_path):
     with pytest.raises(CheckpointError, match=r"has no snapshots of averages; train with train.ema_profiles"):
-        build_average(tmp_path, 0.05)
+        build_post_hoc_ema(tmp_path, 0.05)
 
 
 def test_a_damaged_snapshot_is_named_and_nothing_is_written(tmp_path, walk):
@@ -170,7 +170,7 @@ def test_a_damaged_snapshot_is_named_and_nothing_is_written(tmp_path, walk):
     content[-5] ^= 1
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match=rf"{file.name}: damaged: its content has checksum"):
-        build_average(run, 0.08)
+        build_post_hoc_ema(run, 0.08)
     assert not list((run / "averages").glob("*post-hoc*"))
 
 
@@ -180,16 +180,16 @@ def test_a_snapshot_that_is_cut_short_or_says_no_recipe_is_named(tmp_path, walk)
     content = newest.path.read_bytes()
     newest.path.write_bytes(content[:-7])
     with pytest.raises(CheckpointError, match=rf"{newest.path.name}: damaged, or not a safetensors file"):
-        build_average(run, 0.08)
+        build_post_hoc_ema(run, 0.08)
     newest.path.write_bytes(content.replace(b'"recipe"', b'"recipx"'))
     with pytest.raises(CheckpointError, match=rf"{newest.path.name}: its metadata is damaged: 'recipe'"):
-        build_average(run, 0.08)
+        build_post_hoc_ema(run, 0.08)
 
 
 def test_a_disk_that_takes_no_file_is_told_in_one_line(tmp_path, walk):
     run = walk.run(tmp_path / "run", 16)
     with pytest.raises(CheckpointError, match=r"there/average.safetensors: cannot be written \(No such file or dir"):
-        build_average(run, 0.08, tmp_path / "not" / "there" / "average.safetensors")
+        build_post_hoc_ema(run, 0.08, tmp_path / "not" / "there" / "average.safetensors")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "averages").write_text("in the way")
     with pytest.raises(CheckpointError, match=r"000000008-ema-0.050.safetensors: cannot be saved \(.*\); make room"):
@@ -202,11 +202,11 @@ def test_a_snapshot_of_another_network_is_named(tmp_path, walk):
     tensors = dict(stream_tensors(first.path))
     write_snapshot(run, walk.recipe, first.profile, tensors | {PART: tensors[PART][:-1]})
     with pytest.raises(CheckpointError, match=rf"{first.path.name}: {PART} is not of the network"):
-        build_average(run, 0.08)
+        build_post_hoc_ema(run, 0.08)
     del tensors[PART]
     write_snapshot(run, walk.recipe, first.profile, tensors)
     with pytest.raises(CheckpointError, match=rf"{first.path.name}: lacks the tensor {PART}"):
-        build_average(run, 0.08)
+        build_post_hoc_ema(run, 0.08)
 
 
 def test_tensors_that_16_bits_cannot_hold_stay_whole():
@@ -226,5 +226,5 @@ def test_snapshots_are_read_one_after_the_other(tmp_path, walk, monkeypatch):
 
     monkeypatch.setattr(posthoc_module, "stream_tensors", watched)
     run = walk.run(tmp_path / "run", 16)
-    build_average(run, 0.08)
+    build_post_hoc_ema(run, 0.08)
     assert read == [snapshot.path for snapshot in snapshots(run)]

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from hdit_cli.main import main
-from hdit_core.checkpoint.ema.post_hoc import build_average
-from hdit_core.checkpoint.layout import averages_folder
+from hdit_core.checkpoint.ema.post_hoc import build_post_hoc_ema
+from hdit_core.checkpoint.layout import ema_folder
 from hdit_core.recipe.read import check_recipe
 from hdit_core.train.run import train
 from tests.conftest import TINY
@@ -27,8 +27,8 @@ def test_it_makes_each_length_and_says_how_well(run, capsys):
     rows = json.loads(capsys.readouterr().out)
     assert [(row["std"], row["num_images"], row["snapshots"]) for row in rows] == [(0.08, 96, 24), (0.12, 96, 24)]
     for row in rows:
-        assert row["file"] == str(averages_folder(run) / f"post-hoc-{row['std']:.3f}.safetensors")
-        made = build_average(run, row["std"])
+        assert row["file"] == str(ema_folder(run) / f"post-hoc-{row['std']:.3f}.safetensors")
+        made = build_post_hoc_ema(run, row["std"])
         assert (row["profile_error"], row["rounding"]) == (made.mixture.error, made.mixture.gain)
         assert row["profile_error"] < 0.02
     assert main(["ema", str(run), "--std", "0.08"]) == 0
@@ -52,9 +52,9 @@ def test_one_length_can_go_elsewhere_and_several_cannot(run, tmp_path, capsys):
     ],
 )
 def test_lengths_that_cannot_be_are_refused_before_any_is_made(run, capsys, length, code, message):
-    before = set(averages_folder(run).iterdir())
+    before = set(ema_folder(run).iterdir())
     assert main(["ema", str(run), "--std", "0.11", "--std", length]) == code
-    assert message in capsys.readouterr().err and set(averages_folder(run).iterdir()) == before
+    assert message in capsys.readouterr().err and set(ema_folder(run).iterdir()) == before
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):

@@ -7,7 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from hdit_cli.options.grouped import unbundled
+from hdit_cli.options.grouped import grouped_options
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ def run():
     app, calls = typer.Typer(), []
 
     @app.command()
-    @unbundled
+    @grouped_options
     def act(
         *, name: Annotated[str, typer.Argument()], place: Place, loud: Annotated[bool, typer.Option("--loud")] = False
     ) -> None:
@@ -55,4 +55,4 @@ def test_two_options_of_one_name_are_a_mistake_of_the_programmer():
     def act(*, place: Place, row: int) -> None: ...
 
     with pytest.raises(ValueError, match="duplicate parameter name: 'row'"):
-        unbundled(act)
+        grouped_options(act)

@@ -20,7 +20,7 @@ LEVELS = ("quick", "full", "deep")
 def test_a_whole_set_has_no_damage(either_copy, level, workers):
     calls = []
     verdict = verify(either_copy, level, workers, lambda *call: calls.append(call))
-    assert verdict.damages == ()
+    assert verdict.defects == ()
     assert (verdict.images, verdict.root) == (23, read_manifest(either_copy).root)
     assert calls[-1] == (23, 23)
 
@@ -29,7 +29,7 @@ def test_a_whole_set_has_no_damage(either_copy, level, workers):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_whole_set_of_any_kind_has_no_damage(pictures, prepare, tmp_path, codec, channels):
     prepare(pictures, codec=codec, channels=channels, labels="none")
-    assert verify(tmp_path / "set", "deep").damages == ()
+    assert verify(tmp_path / "set", "deep").defects == ()
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -46,7 +46,7 @@ def test_every_missing_and_every_cut_file_is_named(either_copy, level):
 @pytest.mark.parametrize("name", ["index.npy", "hashes.npy"])
 def test_a_flipped_bit_of_the_rows_is_found_even_quickly(either_copy, name):
     flip(either_copy / name, 300, 3)
-    assert [(damage.file, damage.problem) for damage in verify(either_copy, "quick").damages] == [
+    assert [(damage.file, damage.problem) for damage in verify(either_copy, "quick").defects] == [
         (name, "altered: its checksum is not the manifest's")
     ]
 
@@ -70,7 +70,7 @@ def test_every_flipped_bit_of_a_shard_is_found(data_set, tmp_path):
     for place in random.integers(0, path.stat().st_size, 25).tolist():
         flip(path, place, place % 8)
         verdict = verify(copy, "full")
-        assert [(damage.file, damage.problem) for damage in verdict.damages] == [
+        assert [(damage.file, damage.problem) for damage in verdict.defects] == [
             (path.name, "altered: its SHA-256 is not the manifest's")
         ]
         flip(path, place, place % 8)
@@ -81,16 +81,16 @@ def test_a_damaged_manifest_is_the_one_damage(either_copy, level):
     flip(either_copy / "manifest.json", 300)
     verdict = verify(either_copy, level)
     assert (files_of(verdict), verdict.root, verdict.images) == ({"manifest.json"}, None, 0)
-    assert str(either_copy) not in verdict.damages[0].problem
+    assert str(either_copy) not in verdict.defects[0].problem
 
 
 def test_a_folder_without_a_manifest_is_said(tmp_path):
-    assert "not found; expected a data set" in verify(tmp_path).damages[0].problem
+    assert "not found; expected a data set" in verify(tmp_path).defects[0].problem
 
 
 def test_a_shard_that_the_manifest_does_not_name_is_said(either_copy):
     shutil.copy(first_shard(either_copy), either_copy / "shard-000099.tar")
-    assert [(damage.file, damage.problem) for damage in verify(either_copy, "quick").damages] == [
+    assert [(damage.file, damage.problem) for damage in verify(either_copy, "quick").defects] == [
         ("shard-000099.tar", "is no part of the data set: the manifest does not name it")
     ]
 
@@ -110,13 +110,13 @@ def test_an_index_that_contradicts_the_manifest_is_said(either_copy, change, pro
     change(index)
     forge(either_copy, index=write_array(either_copy / "index.npy", index))
     assert any(
-        damage.file == "index.npy" and problem in damage.problem for damage in verify(either_copy, "quick").damages
+        damage.file == "index.npy" and problem in damage.problem for damage in verify(either_copy, "quick").defects
     )
 
 
 def test_rows_of_another_kind_are_said(either_copy):
     forge(either_copy, index=write_array(either_copy / "index.npy", np.zeros(22, INDEX_DTYPE)))
-    assert [damage.problem for damage in verify(either_copy, "quick").damages] == ["not the rows of 23 images"]
+    assert [damage.problem for damage in verify(either_copy, "quick").defects] == ["not the rows of 23 images"]
 
 
 def test_verification_writes_nothing_and_needs_no_torch(either_copy):

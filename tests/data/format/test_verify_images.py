@@ -19,7 +19,7 @@ def test_deep_names_the_images_that_a_flip_hit(either_copy):
     path = first_shard(either_copy)
     row = np.load(either_copy / "index.npy")[2]
     flip(path, int(row["offset"]) + 5)
-    problems = [damage.problem for damage in verify(either_copy, "deep").damages]
+    problems = [damage.problem for damage in verify(either_copy, "deep").defects]
     assert problems[0] == "altered: its SHA-256 is not the manifest's"
     assert problems[1].startswith("image 2 (00")
     assert problems[1].endswith(f"at byte {row['offset']:,}: does not have the checksum of the index")
@@ -71,23 +71,23 @@ def test_deep_finds_what_fits_its_checksums_and_is_wrong(either_copy, change, pr
     ]
     index["crc32"] = np.where(index["shard"] == 0, crcs, index["crc32"])
     forge(either_copy, index=write_array(either_copy / "index.npy", index))
-    assert verify(either_copy, "full").damages == ()
+    assert verify(either_copy, "full").defects == ()
     verdict = verify(either_copy, "deep")
     assert files_of(verdict) == {path.name}
-    assert all(problem in damage.problem for damage in verdict.damages)
+    assert all(problem in damage.problem for damage in verdict.defects)
 
 
 def test_deep_finds_what_is_missing_or_out_of_place(either_copy):
     path = first_shard(either_copy)
     rewrite(path, lambda name, content: content + bytes(600) if name.endswith(".png") else content)
     forge(either_copy)
-    assert "does not lie where the index says" in verify(either_copy, "deep").damages[0].problem
+    assert "does not lie where the index says" in verify(either_copy, "deep").defects[0].problem
     path.write_bytes(bytes(10240))
     forge(either_copy)
-    assert "holds 0 samples, the index" in verify(either_copy, "deep").damages[0].problem
+    assert "holds 0 samples, the index" in verify(either_copy, "deep").defects[0].problem
     path.write_bytes(b"no tar at all" * 100)
     forge(either_copy)
-    assert "not a whole tar" in verify(either_copy, "deep").damages[0].problem
+    assert "not a whole tar" in verify(either_copy, "deep").defects[0].problem
 
 
 def test_a_member_twice_or_a_link_in_a_shard_is_said(either_copy):
@@ -97,13 +97,13 @@ def test_a_member_twice_or_a_link_in_a_shard_is_said(either_copy):
         member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(member)
     forge(either_copy)
-    assert "'000000000.png' is no file, or is there twice" in verify(either_copy, "deep").damages[0].problem
+    assert "'000000000.png' is no file, or is there twice" in verify(either_copy, "deep").defects[0].problem
 
 
 def test_no_more_than_twenty_images_of_a_shard_are_named(pictures, prepare, tmp_path):
     prepare(pictures, shard_size=25)
     path = tmp_path / "set" / "shard-000000.tar"
     rewrite(path, no_image)
-    problems = [damage.problem for damage in verify(tmp_path / "set", "deep").damages]
+    problems = [damage.problem for damage in verify(tmp_path / "set", "deep").defects]
     assert len(problems) == 22
     assert problems[-1] == "and 3 more"

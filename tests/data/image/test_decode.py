@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hdit_core.data.image.decode import RefusedImageError, decode_any
+from hdit_core.data.image.decode import UnusableImageError, decode_image
 from tests.data.zoo import RED, animals, picture, saved
 
 ZOO = animals()
@@ -28,7 +28,7 @@ def test_the_zoo_has_a_hundred_animals():
 @pytest.mark.parametrize("name", GOOD)
 def test_every_kind_of_file_gives_the_pixels_its_author_meant(name):
     animal = GOOD[name]
-    decoded = decode_any(animal.data, 3)
+    decoded = decode_image(animal.data, 3)
     assert decoded.image.mode == "RGB"
     assert decoded.image.size == animal.size
     assert np.abs(quadrants_of(decoded.image) - np.array(animal.quadrants)).max() <= animal.tolerance
@@ -37,8 +37,8 @@ def test_every_kind_of_file_gives_the_pixels_its_author_meant(name):
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_file_without_a_right_answer_is_refused_with_the_reason(name):
-    with pytest.raises(RefusedImageError, match=BAD[name].refusal):
-        decode_any(BAD[name].data, 3)
+    with pytest.raises(UnusableImageError, match=BAD[name].refusal):
+        decode_image(BAD[name].data, 3)
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -46,8 +46,8 @@ def test_a_refusal_reads_the_same_every_time(name):
     """A memory address in it would make rejects.jsonl differ from run to run."""
     reasons = set()
     for _ in range(2):
-        with pytest.raises(RefusedImageError) as caught:
-            decode_any(BAD[name].data, 3)
+        with pytest.raises(UnusableImageError) as caught:
+            decode_image(BAD[name].data, 3)
         reasons.add(str(caught.value))
     assert len(reasons) == 1
     assert "0x" not in reasons.pop()
@@ -55,7 +55,7 @@ def test_a_refusal_reads_the_same_every_time(name):
 
 @pytest.mark.parametrize("name", ["rgb.png", "grey.png", "grey-16.png", "palette.png", "cmyk.jpg", "rgba.png"])
 def test_grey_is_the_luma_of_the_colours(name):
-    colour, grey = decode_any(GOOD[name].data, 3).image, decode_any(GOOD[name].data, 1).image
+    colour, grey = decode_image(GOOD[name].data, 3).image, decode_image(GOOD[name].data, 1).image
     assert grey.mode == "L"
     luma = np.asarray(colour) @ np.array([0.299, 0.587, 0.114])
     assert np.abs(np.asarray(grey) - luma).max() <= 1
@@ -63,14 +63,14 @@ def test_grey_is_the_luma_of_the_colours(name):
 
 def test_transparent_pixels_show_the_background_that_was_asked_for():
     clear = saved(Image.new("RGBA", (3, 2), (*RED, 0)), "PNG")
-    assert decode_any(clear, 3, (10, 20, 30)).image.getpixel((2, 1)) == (10, 20, 30)
+    assert decode_image(clear, 3, (10, 20, 30)).image.getpixel((2, 1)) == (10, 20, 30)
 
 
 def test_a_picture_is_refused_by_its_header_before_it_is_decoded(monkeypatch):
     monkeypatch.setattr("hdit_core.data.image.decode.LARGEST_IMAGE_PIXELS", 95)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: pytest.fail("decoded"))
-    with pytest.raises(RefusedImageError, match="12x8 pixels are more than"):
-        decode_any(saved(picture(), "BMP"), 3)
+    with pytest.raises(UnusableImageError, match="12x8 pixels are more than"):
+        decode_image(saved(picture(), "BMP"), 3)
 
 
 def test_hostile_bytes_are_refused_and_never_raise_anything_else():
@@ -82,7 +82,7 @@ def test_hostile_bytes_are_refused_and_never_raise_anything_else():
             for place in random.integers(0, len(data), min(len(data), 4)):
                 data[place] = random.integers(256)
             try:
-                image = decode_any(bytes(data), 3).image
-            except RefusedImageError:
+                image = decode_image(bytes(data), 3).image
+            except UnusableImageError:
                 continue
             assert Image.open(io.BytesIO(saved(image, "PNG"))).mode == "RGB"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hdit_core.data.image.resize import cut, fit, random_place
+from hdit_core.data.image.resize import crop_and_resize, pad_and_resize, random_crop_position
 
 
 def ramp(height, width):
@@ -17,23 +17,23 @@ def ramp(height, width):
 
 def test_an_image_of_the_right_size_keeps_every_pixel():
     image = ramp(8, 12)
-    assert np.array_equal(np.asarray(cut(image, 8, 12)), np.asarray(image))
-    assert np.array_equal(np.asarray(fit(image, 8, 12, (1, 2, 3))), np.asarray(image))
+    assert np.array_equal(np.asarray(crop_and_resize(image, 8, 12)), np.asarray(image))
+    assert np.array_equal(np.asarray(pad_and_resize(image, 8, 12, (1, 2, 3))), np.asarray(image))
 
 
 def test_the_middle_is_cut_out_without_resampling_where_only_the_shape_differs():
     image = ramp(8, 20)
-    assert np.array_equal(np.asarray(cut(image, 8, 12)), np.asarray(image)[:, 4:16])
+    assert np.array_equal(np.asarray(crop_and_resize(image, 8, 12)), np.asarray(image)[:, 4:16])
     tall = ramp(20, 8)
-    assert np.array_equal(np.asarray(cut(tall, 12, 8)), np.asarray(tall)[4:16])
+    assert np.array_equal(np.asarray(crop_and_resize(tall, 12, 8)), np.asarray(tall)[4:16])
 
 
 def test_the_place_moves_the_cut_from_edge_to_edge():
     image = ramp(8, 20)
-    assert np.array_equal(np.asarray(cut(image, 8, 12, (0.0, 0.0))), np.asarray(image)[:, :12])
-    assert np.array_equal(np.asarray(cut(image, 8, 12, (0.0, 1.0))), np.asarray(image)[:, 8:])
+    assert np.array_equal(np.asarray(crop_and_resize(image, 8, 12, (0.0, 0.0))), np.asarray(image)[:, :12])
+    assert np.array_equal(np.asarray(crop_and_resize(image, 8, 12, (0.0, 1.0))), np.asarray(image)[:, 8:])
     tall = ramp(20, 8)
-    assert np.array_equal(np.asarray(cut(tall, 12, 8, (1.0, 0.0))), np.asarray(tall)[8:])
+    assert np.array_equal(np.asarray(crop_and_resize(tall, 12, 8, (1.0, 0.0))), np.asarray(tall)[8:])
 
 
 def test_a_scaled_cut_is_pillows_lanczos_of_the_middle():
@@ -41,27 +41,29 @@ def test_a_scaled_cut_is_pillows_lanczos_of_the_middle():
     expected = image.resize(
         (30, 20), Image.Resampling.LANCZOS, box=(0, (100 - 61 * 2 / 3) / 2, 61, (100 + 61 * 2 / 3) / 2)
     )
-    assert np.array_equal(np.asarray(cut(image, 20, 30)), np.asarray(expected))
+    assert np.array_equal(np.asarray(crop_and_resize(image, 20, 30)), np.asarray(expected))
 
 
 def test_area_gives_the_mean_of_the_pixels_under_each_new_one():
     random = np.random.default_rng(0).integers(0, 256, (24, 30, 3), np.uint8)
     means = random.reshape(8, 3, 10, 3, 3).mean((1, 3))
     # Pillow rounds after each of its two passes, along rows and along columns
-    assert np.abs(np.asarray(cut(Image.fromarray(random), 8, 10, resize="area")) - means).max() <= 1
+    assert np.abs(np.asarray(crop_and_resize(Image.fromarray(random), 8, 10, resize="area")) - means).max() <= 1
 
 
 @pytest.mark.parametrize(("resize", "theirs"), [("bicubic", Image.Resampling.BICUBIC), ("area", Image.Resampling.BOX)])
 def test_the_filter_that_is_asked_for_is_pillows_without_shortcuts(resize, theirs):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 40, 3), np.uint8))
-    assert np.array_equal(np.asarray(cut(image, 15, 10, resize=resize)), np.asarray(image.resize((10, 15), theirs)))
-    fitted = np.asarray(fit(image, 15, 20, (0, 0, 0), resize))
+    assert np.array_equal(
+        np.asarray(crop_and_resize(image, 15, 10, resize=resize)), np.asarray(image.resize((10, 15), theirs))
+    )
+    fitted = np.asarray(pad_and_resize(image, 15, 20, (0, 0, 0), resize))
     assert np.array_equal(fitted[:, 5:15], np.asarray(image.resize((10, 15), theirs)))
     assert not fitted[:, :5].any()
 
 
 def test_fit_keeps_the_whole_image_and_pads_it_with_the_background():
-    fitted = np.asarray(fit(ramp(10, 40), 20, 20, (9, 8, 7)))
+    fitted = np.asarray(pad_and_resize(ramp(10, 40), 20, 20, (9, 8, 7)))
     assert fitted.shape == (20, 20, 3)
     assert (fitted[:7] == (9, 8, 7)).all()
     assert (fitted[12:] == (9, 8, 7)).all()
@@ -74,17 +76,25 @@ def test_fit_keeps_the_whole_image_and_pads_it_with_the_background():
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_no_shape_is_too_extreme(size, mode):
     image = Image.new(mode, size, 200 if mode == "L" else (200, 200, 200))
-    for framed in (cut(image, 16, 24), cut(image, 16, 24, (1.0, 0.0)), fit(image, 16, 24, (200, 200, 200))):
+    for framed in (
+        crop_and_resize(image, 16, 24),
+        crop_and_resize(image, 16, 24, (1.0, 0.0)),
+        pad_and_resize(image, 16, 24, (200, 200, 200)),
+    ):
         assert framed.size == (24, 16)
         assert framed.mode == mode
         assert (np.asarray(framed) == 200).all()
 
 
 def test_a_random_place_depends_on_seed_and_name_alone():
-    places = {(seed, name): random_place(seed, name) for seed in (0, 1) for name in ("a.png", "b.png", "caf\udce9.png")}
+    places = {
+        (seed, name): random_crop_position(seed, name)
+        for seed in (0, 1)
+        for name in ("a.png", "b.png", "caf\udce9.png")
+    }
     assert len(set(places.values())) == 6
-    assert random_place(0, "a.png") == places[0, "a.png"]
-    many = np.array([random_place(0, str(number)) for number in range(2000)])
+    assert random_crop_position(0, "a.png") == places[0, "a.png"]
+    many = np.array([random_crop_position(0, str(number)) for number in range(2000)])
     assert np.abs(many.mean(0) - 0.5).max() < 0.03
     assert (many >= 0).all()
     assert (many < 1).all()

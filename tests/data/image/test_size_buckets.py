@@ -9,7 +9,7 @@ from PIL import Image
 
 from hdit_core.data.format.manifest import Manifest, read_manifest, root_of, write_manifest
 from hdit_core.data.image.codec import decode
-from hdit_core.data.image.resize import bucket_sizes, cut, nearest_size
+from hdit_core.data.image.resize import bucket_sizes, crop_and_resize, nearest_size
 from hdit_core.errors import DataError, UsageError
 from tests.data.class_folders import bytes_of
 
@@ -79,7 +79,7 @@ def test_every_image_lies_in_the_bucket_of_its_shape(shapes, prepare, tmp_path):
             with Image.open(shapes / name) as image:
                 if nearest_size(sorted(SIZES), image.height, image.width) == size:
                     expected.append(
-                        (size, ("ant", "bee").index(name[:3]), np.asarray(cut(image.convert("RGB"), *size)))
+                        (size, ("ant", "bee").index(name[:3]), np.asarray(crop_and_resize(image.convert("RGB"), *size)))
                     )
     for found, wanted in zip(images_of(tmp_path / "set"), expected, strict=True):
         assert found[:2] == wanted[:2]

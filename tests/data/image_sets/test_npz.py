@@ -40,7 +40,7 @@ def test_the_array_is_the_set_of_its_images(saved, tmp_path, toy_extractor, comp
 
 def test_any_images_can_be_picked_in_any_order(saved):
     images = open_images(str(saved()))
-    picked = images.pick([7, 2, 7])
+    picked = images.read_many([7, 2, 7])
     assert all(np.array_equal(found, IMAGES[place]) for found, place in zip(picked, (7, 2, 7), strict=True))
 
 

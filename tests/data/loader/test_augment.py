@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.ndimage import affine_transform
 
-from hdit_core.data.loader.augment import Augmentation, Warp, affine, augment, condition, draw, resampled
+from hdit_core.data.loader.augment import AffineWarp, Augmentation, affine, augment, condition, draw, resample
 
 HEIGHT, WIDTH = 24, 36
 NAMES = ("flip_x", "flip_y", "scale", "rotation", "squeeze", "squeeze_angle", "shift_x", "shift_y")
@@ -18,7 +18,7 @@ def doing(batch=1, **what):
 
 def warp(image, maps):
     """Move every point of one image to where its map sends it."""
-    return resampled(image[None], torch.from_numpy(np.linalg.inv(maps)[:, :2]).float())[0]
+    return resample(image[None], torch.from_numpy(np.linalg.inv(maps)[:, :2]).float())[0]
 
 
 def augmented(images, seed, numbers, probability):
@@ -169,7 +169,7 @@ def test_resampling_is_left_to_the_device_and_flips_are_not():
     assert torch.equal(warp.places, moved.nonzero()[:, 0])
     assert torch.equal(flipped[moved], images[moved])
     assert torch.equal(warp(flipped)[~moved], flipped[~moved]) and (flipped[~moved] != images[~moved]).any()
-    assert isinstance(warp, Warp) and warp.to("meta").sources.device.type == "meta"
+    assert isinstance(warp, AffineWarp) and warp.to("meta").sources.device.type == "meta"
 
 
 def test_a_batch_of_flips_alone_has_nothing_left_to_do():

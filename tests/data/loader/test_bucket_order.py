@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hdit_core.data.loader.bucket_order import Bucket, BucketOrder, Part
+from hdit_core.data.loader.bucket_order import BatchSizePhase, BucketOrder, SizeBucket
 from hdit_core.data.loader.order import UniformOrder
 
 SIZES = st.lists(st.integers(1, 60), min_size=1, max_size=6)
@@ -16,7 +16,7 @@ STEPS_OF_3_BUCKETS = [1, 0, 2, 2, 1, 2, 2, 1, 0, 2, 1, 2]
 def order_of(seed, sizes, parts):
     firsts = np.cumsum(sizes) - sizes
     buckets = [
-        Bucket(int(first), size, UniformOrder(seed + k, size))
+        SizeBucket(int(first), size, UniformOrder(seed + k, size))
         for k, (first, size) in enumerate(zip(firsts, sizes, strict=True))
     ]
     return BucketOrder(seed, buckets, parts)
@@ -29,7 +29,7 @@ def bucket_of(sizes, images):
 @given(seed=st.integers(0, 2**63), sizes=SIZES, batch=st.integers(1, 40), start=st.integers(0, 10**6))
 @settings(max_examples=25, deadline=None)
 def test_every_step_is_of_one_size(seed, sizes, batch, start):
-    images = order_of(seed, sizes, [Part(0, batch)]).images_at(np.arange(start * batch, (start + 20) * batch))
+    images = order_of(seed, sizes, [BatchSizePhase(0, batch)]).images_at(np.arange(start * batch, (start + 20) * batch))
     assert all(len(set(step)) == 1 for step in bucket_of(sizes, images).reshape(20, batch))
 
 
@@ -37,7 +37,7 @@ def test_every_step_is_of_one_size(seed, sizes, batch, start):
 @settings(max_examples=25, deadline=None)
 def test_after_as_many_rounds_as_a_step_has_images_each_image_was_shown_equally_often(seed, sizes, batch):
     """B rounds are N steps exactly: bucket i has had B N_i / B = N_i of them, B images each."""
-    images = order_of(seed, sizes, [Part(0, batch)]).images_at(np.arange(batch * sum(sizes)))
+    images = order_of(seed, sizes, [BatchSizePhase(0, batch)]).images_at(np.arange(batch * sum(sizes)))
     assert np.array_equal(np.bincount(images, minlength=sum(sizes)), np.full(sum(sizes), batch))
 
 
@@ -45,7 +45,7 @@ def test_after_as_many_rounds_as_a_step_has_images_each_image_was_shown_equally_
 @settings(max_examples=25, deadline=None)
 def test_each_bucket_has_its_share_of_the_steps_to_within_one(seed, sizes, batch, rounds):
     steps = sum(rounds * size // batch for size in sizes)
-    images = order_of(seed, sizes, [Part(0, batch)]).images_at(np.arange(steps) * batch)
+    images = order_of(seed, sizes, [BatchSizePhase(0, batch)]).images_at(np.arange(steps) * batch)
     found = np.bincount(bucket_of(sizes, images), minlength=len(sizes))
     assert found.tolist() == [rounds * size // batch for size in sizes]
 
@@ -53,7 +53,7 @@ def test_each_bucket_has_its_share_of_the_steps_to_within_one(seed, sizes, batch
 @given(seed=st.integers(0, 2**63), data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_an_image_depends_on_seed_and_number_alone(seed, data):
-    sizes, parts = data.draw(SIZES), [Part(0, 4), Part(40, 6), Part(100, 12)]
+    sizes, parts = data.draw(SIZES), [BatchSizePhase(0, 4), BatchSizePhase(40, 6), BatchSizePhase(100, 12)]
     numbers = np.array(data.draw(st.lists(st.integers(0, 2**40), min_size=1, max_size=20)))
     order = order_of(seed, sizes, parts)
     together = order.images_at(numbers).tolist()
@@ -62,13 +62,13 @@ def test_an_image_depends_on_seed_and_number_alone(seed, data):
 
 def test_within_a_bucket_an_epoch_shows_every_image_once():
     sizes, batch = [24, 60, 12], 12
-    images = order_of(3, sizes, [Part(0, batch)]).images_at(np.arange(5 * 96))
+    images = order_of(3, sizes, [BatchSizePhase(0, batch)]).images_at(np.arange(5 * 96))
     for epoch in images.reshape(5, 96):  # a round shows all, since 12 divides every size
         assert np.array_equal(np.sort(epoch), np.arange(96))
 
 
 def test_larger_steps_are_of_one_size_too_and_begin_epochs_of_their_own():
-    sizes, parts = [24, 60], [Part(0, 12), Part(84 * 2, 6)]
+    sizes, parts = [24, 60], [BatchSizePhase(0, 12), BatchSizePhase(84 * 2, 6)]
     order = order_of(3, sizes, parts)
     before, after = order.images_at(np.arange(84 * 2)), order.images_at(np.arange(84 * 2, 84 * 4))
     assert all(len(set(step)) == 1 for step in bucket_of(sizes, after).reshape(-1, 6))
@@ -78,7 +78,7 @@ def test_larger_steps_are_of_one_size_too_and_begin_epochs_of_their_own():
 
 def test_what_stands_in_is_of_the_same_size_and_another():
     sizes = [24, 60, 12]
-    order = order_of(3, sizes, [Part(0, 12)])
+    order = order_of(3, sizes, [BatchSizePhase(0, 12)])
     numbers = np.arange(300)
     for later in (1, 2, 7):
         others = order.images_at(numbers, later)
@@ -87,17 +87,17 @@ def test_what_stands_in_is_of_the_same_size_and_another():
 
 
 def test_steps_of_all_sizes_are_mixed():
-    steps = bucket_of([500, 500], order_of(1, [500, 500], [Part(0, 5)]).images_at(np.arange(200) * 5))
+    steps = bucket_of([500, 500], order_of(1, [500, 500], [BatchSizePhase(0, 5)]).images_at(np.arange(200) * 5))
     assert 60 < np.sum(np.diff(steps) != 0) < 140
 
 
 def test_the_order_never_changes():
     """A run that is resumed by a later version must go on where it was: these numbers are for ever."""
-    images = order_of(0, [10, 20, 30], [Part(0, 5)]).images_at(np.arange(12) * 5)
+    images = order_of(0, [10, 20, 30], [BatchSizePhase(0, 5)]).images_at(np.arange(12) * 5)
     assert bucket_of([10, 20, 30], images).tolist() == STEPS_OF_3_BUCKETS
 
 
 @pytest.mark.parametrize("number", [10**12, 2**61])
 def test_a_run_may_be_long(number):
-    images = order_of(0, [10**6, 3 * 10**5], [Part(0, 256)]).images_at(np.arange(number, number + 512))
+    images = order_of(0, [10**6, 3 * 10**5], [BatchSizePhase(0, 256)]).images_at(np.arange(number, number + 512))
     assert images.min() >= 0 and images.max() < 13 * 10**5

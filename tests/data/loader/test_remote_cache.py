@@ -13,7 +13,7 @@ from hdit_core.data.loader import remote_cache as remote_module
 from hdit_core.data.loader.batch import load_batches
 from hdit_core.data.loader.build import open_reader
 from hdit_core.data.loader.reader import ImageReader
-from hdit_core.data.loader.remote_cache import RemoteSet
+from hdit_core.data.loader.remote_cache import RemoteDataset
 from hdit_core.errors import DataError, UsageError
 from hdit_core.recipe.data import DataRecipe
 
@@ -44,7 +44,7 @@ def fetched(store, monkeypatch):
 
 
 def opened(tmp_path, cache_bytes=10**9, address=ADDRESS):
-    return ImageReader(RemoteSet(address, tmp_path / "cache", cache_bytes), cache_bytes=0)
+    return ImageReader(RemoteDataset(address, tmp_path / "cache", cache_bytes), cache_bytes=0)
 
 
 def same(reader, data_set, indices=range(23)):

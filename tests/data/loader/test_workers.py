@@ -10,7 +10,7 @@ import pytest
 from torch.utils.data import Dataset
 
 from hdit_core.data.loader import workers as workers_module
-from hdit_core.data.loader.workers import naming_dead_workers, read_in_workers
+from hdit_core.data.loader.workers import read_in_workers, translate_worker_errors
 from hdit_core.errors import DataError
 
 UNFINISHED = """
@@ -127,7 +127,7 @@ def test_a_killed_worker_is_reported():
 
 
 def test_a_worker_that_is_killed_while_the_main_process_does_something_else_is_reported():
-    with pytest.raises(DataError, match=r"a process that reads images died"), naming_dead_workers():
+    with pytest.raises(DataError, match=r"a process that reads images died"), translate_worker_errors():
         batches = read_in_workers(Pids(), [[number] for number in range(9)], 1)
         os.kill(next(batches), signal.SIGKILL)
         time.sleep(120)  # the news of it ends the sleep
@@ -148,5 +148,5 @@ def test_a_bug_in_a_worker_keeps_its_own_error():
 
 
 def test_an_error_of_something_else_that_timed_out_is_no_matter_of_the_workers():
-    with pytest.raises(RuntimeError, match="the network timed out after 3 s"), naming_dead_workers():
+    with pytest.raises(RuntimeError, match="the network timed out after 3 s"), translate_worker_errors():
         raise RuntimeError("the network timed out after 3 s")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hdit_core.data.prepare.array_task import Share
+from hdit_core.data.prepare.array_task import ArrayTask
 from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import PrepareSummary, finish_data, prepare_data, prepare_task
 from hdit_core.errors import DataError, UsageError
@@ -57,7 +57,7 @@ def in_another_process(settings, share):
 @pytest.mark.parametrize("count", [2, 3, 5, 8])
 def test_tasks_in_any_order_make_the_set_of_one_process(settings, alone, count):
     for index in np.random.default_rng(count).permutation(count):
-        summary = prepare_task(settings, Share(int(index), count))
+        summary = prepare_task(settings, ArrayTask(int(index), count))
         assert summary.task == f"{index}/{count}"
     assert not (settings.out / "manifest.json").exists()
     assert finish_data(settings).rejects == 2
@@ -66,30 +66,30 @@ def test_tasks_in_any_order_make_the_set_of_one_process(settings, alone, count):
 
 def test_a_task_counts_its_own_inputs(settings):
     calls = []
-    summary = prepare_task(settings, Share(1, 3), lambda *call: calls.append(call))
+    summary = prepare_task(settings, ArrayTask(1, 3), lambda *call: calls.append(call))
     assert (summary.inputs, summary.shards) == (10, 2)
     assert calls[-1][:2] == (10, 10)
 
 
 def test_a_task_that_is_done_writes_nothing_more(settings):
-    prepare_task(settings, Share(0, 2))
+    prepare_task(settings, ArrayTask(0, 2))
     before = facts_of(settings.out)
-    prepare_task(settings, Share(0, 2))
+    prepare_task(settings, ArrayTask(0, 2))
     assert facts_of(settings.out) == before
 
 
 def test_when_the_set_is_complete_tasks_and_the_last_step_write_nothing(settings):
     prepare_data(settings)
     before = facts_of(settings.out)
-    for again in (prepare_task(settings, Share(1, 2)), finish_data(settings), prepare_data(settings)):
+    for again in (prepare_task(settings, ArrayTask(1, 2)), finish_data(settings), prepare_data(settings)):
         assert isinstance(again, PrepareSummary)
         assert again.already_complete
     assert facts_of(settings.out) == before
 
 
 def test_the_last_step_names_the_tasks_that_are_missing(settings):
-    prepare_task(settings, Share(2, 4))
-    prepare_task(settings, Share(0, 4))
+    prepare_task(settings, ArrayTask(2, 4))
+    prepare_task(settings, ArrayTask(0, 4))
     message = r"set: 2 of 5 shards are missing or damaged, the first is shard-000001.tar; run again: --task 1/4, 3/4$"
     with pytest.raises(DataError, match=message):
         finish_data(settings)
@@ -97,14 +97,14 @@ def test_the_last_step_names_the_tasks_that_are_missing(settings):
 
 def test_the_last_step_finds_every_damaged_shard(settings, alone):
     for index in range(4):
-        prepare_task(settings, Share(index, 4))
+        prepare_task(settings, ArrayTask(index, 4))
     path = settings.out / "shard-000002.tar"
     data = bytearray(path.read_bytes())
     data[700] ^= 1
     path.write_bytes(data)
     with pytest.raises(DataError, match=r"the first is shard-000002.tar; run again: --task 2/4$"):
         finish_data(settings)
-    prepare_task(settings, Share(2, 4))
+    prepare_task(settings, ArrayTask(2, 4))
     finish_data(settings)
     assert bytes_of(settings.out) == alone
 
@@ -115,7 +115,7 @@ def test_without_tasks_the_last_step_says_what_makes_the_rest(settings):
 
 
 def test_one_process_finishes_what_tasks_left(settings, alone):
-    prepare_task(settings, Share(1, 3))
+    prepare_task(settings, ArrayTask(1, 3))
     done = facts_of(settings.out)
     prepare_data(settings)
     assert bytes_of(settings.out) == alone
@@ -123,19 +123,19 @@ def test_one_process_finishes_what_tasks_left(settings, alone):
 
 
 def test_as_many_tasks_as_one_likes_go_on_with_what_others_left(settings, alone):
-    prepare_task(settings, Share(1, 3))
+    prepare_task(settings, ArrayTask(1, 3))
     for index in range(2):
-        prepare_task(settings, Share(index, 2))
+        prepare_task(settings, ArrayTask(index, 2))
     finish_data(settings)
     assert bytes_of(settings.out) == alone
 
 
 def test_more_tasks_than_shards_leave_some_without_work(settings):
-    assert prepare_task(settings, Share(7, 9)).inputs == 0
+    assert prepare_task(settings, ArrayTask(7, 9)).inputs == 0
 
 
 def test_tasks_at_work_at_the_same_time_make_the_set_of_one_process(settings, alone):
-    tasks = [in_another_process(settings, Share(index, 3)) for index in range(3)]
+    tasks = [in_another_process(settings, ArrayTask(index, 3)) for index in range(3)]
     for task in tasks:
         task.communicate("go on\n")
     assert [task.returncode for task in tasks] == [0, 0, 0]
@@ -144,43 +144,43 @@ def test_tasks_at_work_at_the_same_time_make_the_set_of_one_process(settings, al
 
 
 def test_a_share_that_another_process_has_is_refused_and_others_are_not(settings):
-    task = in_another_process(settings, Share(0, 2))
-    for share in (Share(0, 2), Share(0, 1), Share(2, 4)):
+    task = in_another_process(settings, ArrayTask(0, 2))
+    for share in (ArrayTask(0, 2), ArrayTask(0, 1), ArrayTask(2, 4)):
         with pytest.raises(UsageError, match="another hdit prepare-data is writing into it, the same images"):
             prepare_task(settings, share)
     with pytest.raises(UsageError, match="another hdit prepare-data is writing into it"):
         finish_data(settings)
-    assert prepare_task(settings, Share(1, 2)).inputs == 10
+    assert prepare_task(settings, ArrayTask(1, 2)).inputs == 10
     task.communicate("go on\n")
     assert task.returncode == 0
 
 
 def test_a_lock_ends_with_its_process(settings, alone):
-    task = in_another_process(settings, Share(0, 2))
+    task = in_another_process(settings, ArrayTask(0, 2))
     task.kill()
     task.wait()
     task.stdin.close(), task.stdout.close()
-    prepare_task(settings, Share(0, 2))
-    prepare_task(settings, Share(1, 2))
+    prepare_task(settings, ArrayTask(0, 2))
+    prepare_task(settings, ArrayTask(1, 2))
     finish_data(settings)
     assert bytes_of(settings.out) == alone
 
 
 def test_what_another_task_is_writing_is_left_alone(settings):
-    prepare_task(settings, Share(0, 2))
+    prepare_task(settings, ArrayTask(0, 2))
     foreign, own = (settings.out / f".tmp-shard-00000{number}.tar-1" for number in (1, 2))
     for path in (foreign, own):
         path.write_text("half")
-    prepare_task(settings, Share(0, 2))
+    prepare_task(settings, ArrayTask(0, 2))
     assert foreign.exists()
     assert not own.exists()
 
 
 def test_tasks_with_other_settings_are_refused(settings, pictures):
-    prepare_task(settings, Share(0, 2))
+    prepare_task(settings, ArrayTask(0, 2))
     other = PrepareSettings(source=str(pictures), out=settings.out, size=SIZE, shard_size=4)
     with pytest.raises(UsageError, match="holds an unfinished data set made from other images or with other settings"):
-        prepare_task(other, Share(1, 2))
+        prepare_task(other, ArrayTask(1, 2))
     assert not list(settings.out.glob(".unfinished/plan-1-*"))
 
 
@@ -195,9 +195,9 @@ def test_two_tasks_that_begin_at_once_with_other_settings_are_both_refused(setti
         if path.name.startswith("plan-0"):
             write(path.with_name("plan-1-of-2.json"), '{"fingerprint": "other"}')
 
-    monkeypatch.setattr(journal, "write_whole", with_another)
+    monkeypatch.setattr(journal, "write_atomic", with_another)
     with pytest.raises(UsageError, match="made from other images or with other settings"):
-        prepare_task(settings, Share(0, 2))
+        prepare_task(settings, ArrayTask(0, 2))
     assert [path.name for path in settings.out.glob(".unfinished/plan-*")] == ["plan-1-of-2.json"]
 
 
@@ -205,14 +205,14 @@ def test_a_folder_with_other_files_is_refused_by_a_task(settings):
     settings.out.mkdir()
     (settings.out / "thesis.tex").write_text("years of work")
     with pytest.raises(UsageError, match=r"is not empty .holds 'thesis.tex'. and no data set"):
-        prepare_task(settings, Share(0, 2))
+        prepare_task(settings, ArrayTask(0, 2))
     assert bytes_of(settings.out) == {"thesis.tex": b"years of work"}
 
 
 def test_too_many_bad_files_of_all_tasks_end_the_last_step(pictures, tmp_path):
     settings = PrepareSettings(str(pictures), tmp_path / "set", SIZE, shard_size=5, max_bad="1")
     for index in range(5):
-        assert isinstance(prepare_task(settings, Share(index, 5)).rejects, int)
+        assert isinstance(prepare_task(settings, ArrayTask(index, 5)).rejects, int)
     with pytest.raises(DataError, match="more than 1 of 25 inputs cannot be used, as --max-bad allows; the last"):
         finish_data(settings)
 
@@ -223,7 +223,7 @@ def test_a_file_system_without_locks_is_said(settings, monkeypatch):
 
     monkeypatch.setattr("fcntl.lockf", no_locks)
     with pytest.warns(UserWarning, match="its file system has no locks .* let no two hdit prepare-data"):
-        prepare_task(settings, Share(0, 2))
+        prepare_task(settings, ArrayTask(0, 2))
 
 
 def test_a_share_may_be_taken_when_its_holder_has_just_finished_the_set(settings, monkeypatch):
@@ -239,5 +239,5 @@ def test_a_share_may_be_taken_when_its_holder_has_just_finished_the_set(settings
             Path(f"/proc/self/fd/{descriptor}").resolve().unlink()
 
     monkeypatch.setattr("fcntl.lockf", late)
-    assert prepare_task(settings, Share(0, 2)).inputs == 15
+    assert prepare_task(settings, ArrayTask(0, 2)).inputs == 15
     assert (settings.out / ".unfinished" / "lock").exists()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hdit_core.data.prepare.array_task import EVERYTHING, Share, parse_share, slurm_share
+from hdit_core.data.prepare.array_task import WHOLE_JOB, ArrayTask, parse_array_task, slurm_array_task
 from hdit_core.errors import UsageError
 
 
@@ -15,50 +15,50 @@ def array(number, count, first, last, step=1, **more):
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 40])
 @pytest.mark.parametrize("num_pieces", [1, 7, 25])
 def test_the_shares_hold_every_piece_once(count, num_pieces):
-    pieces = [piece for index in range(count) for piece in Share(index, count).pieces(num_pieces)]
+    pieces = [piece for index in range(count) for piece in ArrayTask(index, count).pieces(num_pieces)]
     assert sorted(pieces) == list(range(num_pieces))
 
 
 def test_a_share_is_read_as_it_is_written():
-    assert parse_share("3/8") == Share(3, 8)
-    assert parse_share(str(Share(11, 12))) == Share(11, 12)
-    assert parse_share("0/1") == EVERYTHING
+    assert parse_array_task("3/8") == ArrayTask(3, 8)
+    assert parse_array_task(str(ArrayTask(11, 12))) == ArrayTask(11, 12)
+    assert parse_array_task("0/1") == WHOLE_JOB
 
 
 @pytest.mark.parametrize("text", ["8/8", "-1/8", "3", "3/0", "3/", "a/b", "1/2/3", "", "1.0/2"])
 def test_what_is_no_share_is_refused(text):
     with pytest.raises(UsageError, match=r"--task .*: expected I/N with I from 0 to N-1, for example 3/8"):
-        parse_share(text)
+        parse_array_task(text)
 
 
 @pytest.mark.parametrize(
     ("environment", "share"),
     [
-        ({}, EVERYTHING),
-        (array(0, 4, 0, 3), Share(0, 4)),
-        (array(4, 4, 1, 4), Share(3, 4)),
-        (array(8, 4, 0, 12, 4), Share(2, 4)),
-        (array(5, 1, 5, 5), EVERYTHING),
-        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "6"}, Share(2, 6)),
-        (array(4, 4, 1, 4, SLURM_PROCID="1", SLURM_STEP_NUM_TASKS="2"), Share(7, 8)),
+        ({}, WHOLE_JOB),
+        (array(0, 4, 0, 3), ArrayTask(0, 4)),
+        (array(4, 4, 1, 4), ArrayTask(3, 4)),
+        (array(8, 4, 0, 12, 4), ArrayTask(2, 4)),
+        (array(5, 1, 5, 5), WHOLE_JOB),
+        ({"SLURM_PROCID": "2", "SLURM_STEP_NUM_TASKS": "6"}, ArrayTask(2, 6)),
+        (array(4, 4, 1, 4, SLURM_PROCID="1", SLURM_STEP_NUM_TASKS="2"), ArrayTask(7, 8)),
     ],
 )
 def test_slurm_says_the_share(environment, share):
-    assert slurm_share(environment) == share
+    assert slurm_array_task(environment) == share
 
 
 def test_a_batch_script_is_alone_though_slurm_counts_the_tasks_that_it_may_start():
-    assert slurm_share({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1"}) == EVERYTHING
+    assert slurm_array_task({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1"}) == WHOLE_JOB
 
 
 @pytest.mark.parametrize("numbers", [(1, 3, 1, 7), (3, 3, 1, 7), (7, 3, 1, 7), (3, 2, 3, 5)])
 def test_ids_that_are_a_list_say_no_share(numbers):
     with pytest.raises(UsageError, match=r"are a list and no range, so that it is open .*; say --task I/N"):
-        slurm_share(array(*numbers))
+        slurm_array_task(array(*numbers))
 
 
 def test_slurms_numbers_must_be_numbers():
     with pytest.raises(UsageError, match="SLURM_STEP_NUM_TASKS is 'x' in a Slurm job, expected a number"):
-        slurm_share({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "x"})
+        slurm_array_task({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "x"})
     with pytest.raises(UsageError, match="SLURM_ARRAY_TASK_COUNT is None in a Slurm job"):
-        slurm_share({"SLURM_ARRAY_TASK_ID": "0"})
+        slurm_array_task({"SLURM_ARRAY_TASK_ID": "0"})

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hdit_core.data.format.hashes import first_equal, image_hashes, read_hashes
+from hdit_core.data.format.hashes import first_duplicate, image_hashes, read_hashes
 from hdit_core.data.format.manifest import read_manifest
 from hdit_core.data.format.shard import HASHES_DTYPE, ROW_DTYPE
 from hdit_core.data.format.verify import verify
 from hdit_core.data.loader.reader import ImageReader
-from hdit_core.data.prepare.array_task import Share
-from hdit_core.data.prepare.drop_duplicates import find_twins
+from hdit_core.data.prepare.array_task import ArrayTask
+from hdit_core.data.prepare.drop_duplicates import find_duplicates
 from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import finish_data, prepare_data, prepare_task
 from hdit_core.errors import DataError
@@ -45,8 +45,10 @@ def words(*numbers):
 def test_the_first_of_equal_rows_is_found(seed):
     rows = np.random.default_rng(seed).integers(0, 4, (200, 2)).astype(np.uint64)
     seen = {}
-    assert first_equal(rows).tolist() == [seen.setdefault(tuple(row), place) for place, row in enumerate(rows.tolist())]
-    assert first_equal(words()).tolist() == []
+    assert first_duplicate(rows).tolist() == [
+        seen.setdefault(tuple(row), place) for place, row in enumerate(rows.tolist())
+    ]
+    assert first_duplicate(words()).tolist() == []
 
 
 def test_pixels_of_another_shape_or_kind_are_others():
@@ -62,9 +64,9 @@ def test_a_row_has_a_twin_only_among_those_that_stay():
     rows = np.zeros(4, ROW_DTYPE)
     rows["source"] = words(1, 1, 2, 3)
     rows["pixels"] = words(7, 8, 8, 9)
-    assert {row: (twin.kind, twin.first) for row, twin in find_twins(rows).items()} == {1: ("source", 0)}
+    assert {row: (twin.kind, twin.first) for row, twin in find_duplicates(rows).items()} == {1: ("source", 0)}
     rest = np.delete(rows, 1)
-    assert find_twins(rest) == {}
+    assert find_duplicates(rest) == {}
 
 
 def test_the_hashes_are_those_of_the_files_and_the_pixels(pictures, prepare, tmp_path):
@@ -101,7 +103,7 @@ def test_duplicates_are_left_out_and_listed(twins, prepare, tmp_path):
     numbers = [reject["number"] for reject in rejects_of(tmp_path / "set")]
     assert numbers == sorted(numbers)
     assert read_manifest(tmp_path / "set").origin.inputs == summary.images + summary.rejects
-    assert verify(tmp_path / "set", "deep").damages == ()
+    assert verify(tmp_path / "set", "deep").defects == ()
 
 
 def test_what_stays_is_as_if_the_duplicates_had_not_been_there(twins, prepare, tmp_path):
@@ -109,7 +111,9 @@ def test_what_stays_is_as_if_the_duplicates_had_not_been_there(twins, prepare, t
     prepare(twins, name="whole")
     thin, whole = ImageReader(tmp_path / "thin"), ImageReader(tmp_path / "whole")
     first = [
-        place for place, found in enumerate(first_equal(read_hashes(tmp_path / "whole")["pixels"])) if found == place
+        place
+        for place, found in enumerate(first_duplicate(read_hashes(tmp_path / "whole")["pixels"]))
+        if found == place
     ]
     assert len(thin) == len(first)
     for place, number in enumerate(first):
@@ -136,7 +140,7 @@ def test_dropping_is_the_same_with_tasks_and_when_killed_anywhere(twins, tmp_pat
     prepare_data(PrepareSettings(str(twins), tmp_path / "alone", **chosen))
     tasks = PrepareSettings(str(twins), tmp_path / "tasks", **chosen)
     for index in (1, 0, 2):
-        prepare_task(tasks, Share(index, 3))
+        prepare_task(tasks, ArrayTask(index, 3))
     finish_data(tasks)
     assert bytes_of(tmp_path / "tasks") == bytes_of(tmp_path / "alone")
 
@@ -145,7 +149,7 @@ def test_killed_while_duplicates_are_dropped_it_goes_on_to_the_same_bytes(twins,
     from hdit_core.data.prepare import drop_duplicates as dropping
 
     prepare(twins, name="alone", shard_size=5, drop_duplicates=True)
-    thin = dropping._thin_piece
+    thin = dropping._rewrite_chunk
     for step in range(3):
         calls = []
 
@@ -155,10 +159,10 @@ def test_killed_while_duplicates_are_dropped_it_goes_on_to_the_same_bytes(twins,
                 raise KeyboardInterrupt
             thin(*args)
 
-        monkeypatch.setattr(dropping, "_thin_piece", interrupted)
+        monkeypatch.setattr(dropping, "_rewrite_chunk", interrupted)
         with pytest.raises(KeyboardInterrupt):
             prepare(twins, name=f"set-{step}", shard_size=5, drop_duplicates=True)
-        monkeypatch.setattr(dropping, "_thin_piece", thin)
+        monkeypatch.setattr(dropping, "_rewrite_chunk", thin)
         prepare(twins, name=f"set-{step}", shard_size=5, drop_duplicates=True)
         assert bytes_of(tmp_path / f"set-{step}") == bytes_of(tmp_path / "alone")
 

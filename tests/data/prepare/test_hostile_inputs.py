@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hdit_core.data.prepare.convert import Rules, Task, convert_all
+from hdit_core.data.prepare.convert import InputImage, TransformSettings, convert_all
 from hdit_core.data.sources.folder import FolderSource
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError
@@ -231,9 +231,9 @@ def test_few_large_files_of_an_archive_are_in_memory_at_once(monkeypatch):
     def tasks():
         for number in range(12):
             taken.append(number)
-            yield Task(number, f"{number}.png", -1, None, bytes(1 << 20))
+            yield InputImage(number, f"{number}.png", -1, None, bytes(1 << 20))
 
-    rules = Rules(8, 12, 3, "center", "png", (0, 0, 0), 0)
+    rules = TransformSettings(8, 12, 3, "center", "png", (0, 0, 0), 0)
     results = convert_all(tasks(), rules, workers=4)
     assert next(results).reason == "not an image of a known kind"
     assert len(taken) == 4
@@ -244,7 +244,7 @@ def test_a_file_that_grew_since_it_was_listed_is_not_read_whole(prepare, tmp_pat
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "a.png").write_bytes(good() + bytes(5000))
     (tmp_path / "p" / "b.png").write_bytes(good())
-    monkeypatch.setattr("hdit_core.data.prepare.convert.LARGEST_FILE_BYTES", 4000)
+    monkeypatch.setattr("hdit_core.data.image.decode.LARGEST_FILE_BYTES", 4000)
     assert (prepare(tmp_path / "p").images, prepare(tmp_path / "p").rejects) == (1, 1)
     assert b"more than 0 MiB" in bytes_of(tmp_path / "set")["rejects.jsonl"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hdit_core.data.prepare.array_task import Share
+from hdit_core.data.prepare.array_task import ArrayTask
 from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import finish_data, prepare_data, prepare_task
 from hdit_core.errors import UsageError
@@ -41,7 +41,7 @@ def test_tasks_and_their_last_step_killed_at_any_step_and_run_again_give_the_sam
     for step in range(1, 40):
         settings = PrepareSettings(str(pictures), tmp_path / f"set-{step}", (8, 12), shard_size=13)
         killed = []
-        for share in (Share(1, 2), Share(0, 2)):
+        for share in (ArrayTask(1, 2), ArrayTask(0, 2)):
             killed.append(die_at(step, lambda share=share, settings=settings: prepare_task(settings, share)))
             prepare_task(settings, share)
         killed.append(die_at(step, lambda settings=settings: finish_data(settings)))
@@ -110,7 +110,7 @@ def test_four_tasks_killed_at_random_and_run_again_give_the_same_bytes(pictures,
         assert {kill_after(task, delay_s) for task in tasks} <= {0, KILLED}
     settings = PrepareSettings(str(pictures), tmp_path / "set", (8, 12), shard_size=4)
     for task in range(4):
-        prepare_task(settings, Share(task, 4))
+        prepare_task(settings, ArrayTask(task, 4))
     finish_data(settings)
     assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "undisturbed")
 

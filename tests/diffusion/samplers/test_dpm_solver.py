@@ -5,7 +5,7 @@ import torch
 
 from hdit_core.diffusion.samplers.dpm_solver import StepControl, _third_order, dpm_adaptive, orders
 from hdit_core.diffusion.samplers.sampler import sample
-from hdit_core.diffusion.samplers.sampler_state import Walk
+from hdit_core.diffusion.samplers.sampler_state import SamplerState
 
 
 def no_noise(sigma, sigma_next):
@@ -43,7 +43,7 @@ def test_dpm_fast_asks_once_for_every_step_of_the_schedule(mixture, noisy, even,
 
 @pytest.mark.parametrize("tolerance, error", [(0.05, 0.1), (1e-3, 1e-2), (1e-5, 1e-4)])
 def test_dpm_adaptive_is_as_near_to_the_solution_as_its_tolerance(mixture, noisy, even, solution, tolerance, error):
-    walk = Walk("dpm_adaptive", mixture.denoise, even(1).tolist(), no_noise)
+    walk = SamplerState("dpm_adaptive", mixture.denoise, even(1).tolist(), no_noise)
     found = dpm_adaptive(walk, noisy, rtol=tolerance, atol=tolerance / 6)
     assert (found - solution).abs().max() < error
 
@@ -53,7 +53,7 @@ def test_one_step_of_order_three_is_of_order_three_and_the_one_beside_it_of_orde
     start = torch.full((3,), 4 - math.log(40), dtype=torch.float64)
 
     def errors(h):
-        walk = Walk("dpm_adaptive", mixture.denoise, [1.0, 0.5], no_noise)
+        walk = SamplerState("dpm_adaptive", mixture.denoise, [1.0, 0.5], no_noise)
         levels = torch.exp(-start[0] - h * torch.linspace(0, 1, 400, dtype=torch.float64))
         exact = sample("heun", mixture.denoise, x, levels, no_noise)
         return torch.stack([(found - exact).abs().max() for found in _third_order(walk, x, start, 0 * start + h)])
@@ -67,7 +67,7 @@ def test_dpm_adaptive_asks_more_the_more_is_asked_of_it(mixture, noisy, even):
     calls = []
     for tolerance in (0.1, 1e-2, 1e-3):
         denoise = Counted(mixture.denoise)
-        dpm_adaptive(Walk("dpm_adaptive", denoise, even(1).tolist(), no_noise), noisy, tolerance, tolerance)
+        dpm_adaptive(SamplerState("dpm_adaptive", denoise, even(1).tolist(), no_noise), noisy, tolerance, tolerance)
         calls.append(denoise.calls)
     assert calls[0] < calls[1] < calls[2] < 2000
 
@@ -136,6 +136,6 @@ def test_dpm_fast_is_the_references(reference, recorded_mixture, questions):
 @pytest.mark.parametrize("kind, tolerances", [("default", {}), ("fine", {"rtol": 1e-3, "atol": 1e-4})])
 def test_dpm_adaptive_is_the_reference_for_each_image_alone(reference, recorded_mixture, kind, tolerances):
     numbers = reference("diffusion")
-    walk = Walk("dpm_adaptive", recorded_mixture.denoise, numbers["sampler.sigmas"][[0, -2]].tolist(), no_noise)
+    walk = SamplerState("dpm_adaptive", recorded_mixture.denoise, numbers["sampler.sigmas"][[0, -2]].tolist(), no_noise)
     found = dpm_adaptive(walk, numbers["sampler.x"], **tolerances)
     torch.testing.assert_close(found, reference("samplers")[f"dpm_adaptive.{kind}"], rtol=1e-9, atol=1e-12)

@@ -87,8 +87,8 @@ def test_torch_hubs_file_gives_the_same_features(network, weights, tmp_path):
 def test_its_distances_have_its_name_and_its_files_hash(weights):
     extractor = open_extractor("dinov2", weights)
     assert (extractor.metric, extractor.kernel_metric) == ("fd-dinov2", "kd-dinov2")
-    assert extractor.passport["weights_sha256"] == digest(weights).sha256
-    assert extractor.num_features == 64 and "to 224x224" in extractor.passport["resize"]
+    assert extractor.provenance["weights_sha256"] == digest(weights).sha256
+    assert extractor.num_features == 64 and "to 224x224" in extractor.provenance["resize"]
 
 
 def test_a_file_that_would_run_something_is_refused(tmp_path, monkeypatch):

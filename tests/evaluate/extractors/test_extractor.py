@@ -43,8 +43,8 @@ def test_efficientnet_features_do_not_depend_on_the_batch(efficientnet):
 
 def test_efficientnets_distances_are_never_called_fid(efficientnet):
     assert (efficientnet.metric, efficientnet.kernel_metric) == ("fd-efficientnet-lite0", "kd-efficientnet-lite0")
-    assert efficientnet.passport["resize"] == "clean-fid: Pillow bicubic, float32, to 224x224, clipped, not rounded"
-    assert len(efficientnet.passport["weights_sha256"]) == 64
+    assert efficientnet.provenance["resize"] == "clean-fid: Pillow bicubic, float32, to 224x224, clipped, not rounded"
+    assert len(efficientnet.provenance["weights_sha256"]) == 64
 
 
 def test_efficientnet_takes_no_other_weights(tmp_path):
@@ -72,7 +72,7 @@ def test_inception_is_called_as_clean_fid_calls_it(inception_stand_in, tmp_path)
 def test_other_weights_than_inceptions_are_not_called_fid(inception_stand_in):
     extractor = open_extractor("inception", inception_stand_in)
     assert (extractor.metric, extractor.kernel_metric) == ("fd-inception", "kd-inception")
-    assert extractor.passport["weights_sha256"] == digest(inception_stand_in).sha256
+    assert extractor.provenance["weights_sha256"] == digest(inception_stand_in).sha256
     assert "is not the Inception file of FID" in extractor.remarks[0]
 
 
@@ -123,7 +123,7 @@ def test_in_adm_mode_the_graph_itself_resizes_whatever_the_size(inception_stand_
     found = ours.features([ours.prepare(image) for image in images])
     torch.testing.assert_close(found, torch.cat(expected), rtol=1e-5, atol=1e-5)
     assert (ours.metric, ours.kernel_metric) == ("fd-inception-adm", "kd-inception-adm")
-    assert ours.passport != open_extractor("inception", inception_stand_in).passport
+    assert ours.passport != open_extractor("inception", inception_stand_in).provenance
 
 
 def test_the_classifier_is_inceptions_last_layer_without_its_bias(inception_stand_in):

@@ -14,7 +14,7 @@ from hdit_core.data.image_sets.open_images import open_images
 from hdit_core.errors import UsageError
 from hdit_core.evaluate import feature_batch as pieces
 from hdit_core.evaluate import score as score_module
-from hdit_core.evaluate.features.cache import FeatureStore
+from hdit_core.evaluate.features.cache import FeatureCache
 from hdit_core.evaluate.features.measure import measure
 from hdit_core.evaluate.score import score
 from hdit_core.evaluate.settings import ScoreSettings
@@ -22,7 +22,7 @@ from hdit_core.evaluate.settings import ScoreSettings
 
 @pytest.fixture(autouse=True)
 def few_images_per_file(monkeypatch):
-    monkeypatch.setattr(pieces, "IMAGES_PER_PIECE", 8)
+    monkeypatch.setattr(pieces, "IMAGES_PER_CHUNK", 8)
 
 
 def counted(images, made):
@@ -44,7 +44,7 @@ def run(folder, extractor, kept, stop_after=None, said=None):
         if stop_after is not None and done >= stop_after:
             raise KeyboardInterrupt
 
-    store = FeatureStore(kept, images, extractor, (said if said is not None else []).append)
+    store = FeatureCache(kept, images, extractor, (said if said is not None else []).append)
     return measure(images, extractor, 4, on_progress, store=store), made
 
 
@@ -77,7 +77,7 @@ def test_what_was_kept_is_told_at_once_so_that_it_is_no_speed(picture_folder, to
 
     def told():
         seen = []
-        store = FeatureStore(tmp_path / "kept", images, toy_extractor)
+        store = FeatureCache(tmp_path / "kept", images, toy_extractor)
         measure(images, toy_extractor, 4, lambda done, total: seen.append(done), store=store)
         return seen
 
@@ -115,13 +115,13 @@ def test_other_images_or_another_extractor_have_a_folder_of_their_own(picture_fo
 def test_a_stream_cannot_be_recognised(toy_extractor, tmp_path):
     stream = ImageSet({"path": "-"}, None, lambda _: iter(()))
     with pytest.raises(UsageError, match=r"--keep-features .*: a stream cannot be recognised; give a file or folder"):
-        FeatureStore(tmp_path, stream, toy_extractor)
+        FeatureCache(tmp_path, stream, toy_extractor)
 
 
 def test_a_file_in_the_folders_place_is_refused(picture_folder, toy_extractor, tmp_path):
     (tmp_path / "kept").write_text("x")
     with pytest.raises(UsageError, match=r"--keep-features .*kept: is a file; expected a folder"):
-        FeatureStore(tmp_path / "kept", open_images(str(picture_folder("a"))), toy_extractor)
+        FeatureCache(tmp_path / "kept", open_images(str(picture_folder("a"))), toy_extractor)
 
 
 KILLED = """

@@ -8,7 +8,7 @@ import torch
 from hdit_core import distributed
 from hdit_core.errors import HditError
 from hdit_core.evaluate import score as score_module
-from hdit_core.evaluate.features.gather import MOST_UNDERWAY, needing
+from hdit_core.evaluate.features.gather import MOST_UNDERWAY, translating_rank_errors
 from hdit_core.evaluate.settings import ScoreSettings
 from tests.evaluate.relay_rank import work
 from tests.forking import CONTEXT
@@ -45,12 +45,15 @@ REFUSED = "Gloo connectFullMesh failed with [/x/gloo/tcp/pair.cc:152] timed out 
     ],
 )
 def test_a_connection_that_breaks_is_told_in_one_line_without_places_in_torchs_source(problem, reason):
-    with pytest.raises(HditError, match=rf"^rank 3 is gone \({reason}\); start all ranks again$"), needing("rank 3"):
+    with (
+        pytest.raises(HditError, match=rf"^rank 3 is gone \({reason}\); start all ranks again$"),
+        translating_rank_errors("rank 3"),
+    ):
         raise problem
 
 
 def test_what_has_nothing_to_do_with_other_ranks_passes_as_it_is():
-    with pytest.raises(RuntimeError, match="shapes do not fit"), needing("rank 3"):
+    with pytest.raises(RuntimeError, match="shapes do not fit"), translating_rank_errors("rank 3"):
         raise RuntimeError("shapes do not fit")
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hdit_core.evaluate.feature_batch import FeatureBatch
-from hdit_core.evaluate.metrics.inception_score import ClassScore
+from hdit_core.evaluate.metrics.inception_score import InceptionScore
 from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS
 
 
@@ -15,11 +15,11 @@ def digest(index):
 
 
 def scored(logits, batch_size=7, order=None):
-    score = ClassScore(lambda features: features)
+    score = InceptionScore(lambda features: features)
     order = list(range(len(logits)) if order is None else order)
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
-        score.see(FeatureBatch(logits[chosen], [digest(i) for i in chosen], [(4, 5, 3)] * len(chosen)), start)
+        score.observe(FeatureBatch(logits[chosen], [digest(i) for i in chosen], [(4, 5, 3)] * len(chosen)), start)
     return score.estimate()
 
 
@@ -53,4 +53,4 @@ def test_the_score_is_torch_fidelitys(torchvision_beside_cpu_torch):
 
 def test_few_images_have_no_score():
     assert scored(torch.zeros(15, 4)) is None
-    assert ClassScore(lambda features: features).estimate() is None
+    assert InceptionScore(lambda features: features).estimate() is None

@@ -8,11 +8,11 @@ from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget, frechet_d
 from hdit_core.evaluate.metrics.jackknife import (
     NUM_BLOCKS,
     Estimate,
+    distance_interval,
     estimate,
     extrapolate,
     jackknife,
     mean_estimate,
-    spread,
 )
 from hdit_core.evaluate.metrics.statistics import Accumulator, Statistics
 
@@ -74,7 +74,7 @@ def test_the_interval_is_that_of_drawing_the_images_anew():
     drawn = [measured(normal(300, seed=seed, shift=0.4), seed) for seed in range(40)]
     values = [target.distance(one).value for one in drawn]
     errors = [
-        spread(v, one, target.quick_distance).estimate.standard_error
+        distance_interval(v, one, target.quick_distance).estimate.standard_error
         for v, one in zip(values[:8], drawn[:8], strict=True)
     ]
     assert np.std(values) / 2 < np.median(errors) < np.std(values) * 2
@@ -85,7 +85,7 @@ def test_infinitely_many_images_come_nearer_to_the_truth():
     target = FrechetTarget(TRUTH)
     sets = [measured(normal(150, seed=seed), seed) for seed in range(10)]
     values = [target.distance(one).value for one in sets]
-    infinite = [spread(v, one, target.quick_distance).infinity for v, one in zip(values, sets, strict=True)]
+    infinite = [distance_interval(v, one, target.quick_distance).infinity for v, one in zip(values, sets, strict=True)]
     assert np.mean(values) > 0.1
     assert abs(np.mean(infinite)) < np.mean(values) / 4
 
@@ -94,13 +94,13 @@ def test_halves_with_no_more_images_than_features_are_not_extrapolated():
     few = measured(normal(60, seed=3, features=40))
     truth = measured(normal(200, seed=4, features=40))
     target = FrechetTarget(truth)
-    found = spread(target.distance(few).value, few, target.quick_distance)
+    found = distance_interval(target.distance(few).value, few, target.quick_distance)
     assert found.infinity is None and found.estimate.standard_error > 0
 
 
 def test_a_set_with_an_empty_block_has_no_interval():
     few = measured(normal(8, seed=5))
-    assert spread(1.5, few, lambda _: 0.0).estimate == Estimate(1.5)
+    assert distance_interval(1.5, few, lambda _: 0.0).estimate == Estimate(1.5)
     assert str(Estimate(1.5)) == "1.5000" and "95 %" in str(estimate(1.5, 0.1))
 
 

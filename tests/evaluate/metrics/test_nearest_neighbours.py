@@ -7,7 +7,7 @@ import torch
 from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.errors import UsageError
 from hdit_core.evaluate.feature_batch import FeatureBatch
-from hdit_core.evaluate.metrics.nearest_neighbours import MOST_QUERIES, NEIGHBOURS, NearestSearch, Places
+from hdit_core.evaluate.metrics.nearest_neighbours import MOST_QUERIES, NEIGHBOURS, DigestIndex, NearestSearch
 from hdit_core.evaluate.metrics.statistics import Accumulator, key_of
 from hdit_core.evaluate.report.sheets import PAIRS, THUMBNAIL_PX, neighbour_sheet, sample_sheet, thumbnail
 
@@ -21,18 +21,18 @@ def digests(name, count):
 
 
 def found(batch_size, copy=True, reference=REFERENCE):
-    places, accumulator = Places(), Accumulator(4)
+    places, accumulator = DigestIndex(), Accumulator(4)
     ours, theirs = digests("a", 20), digests("bb", len(reference))
     if copy:
         theirs[31] = ours[7]
     batch = FeatureBatch(SAMPLES, ours, [(5, 6, 3)] * 20)
-    places.see(batch, 0)
+    places.observe(batch, 0)
     accumulator.add(SAMPLES, ours)
     search = NearestSearch(accumulator.statistics(), places)
     for start in range(0, len(reference), batch_size):
         here = slice(start, start + batch_size)
         rows = reference[here]
-        search.see(FeatureBatch(rows, theirs[here], [(5, 6, 3)] * len(rows)), start)
+        search.observe(FeatureBatch(rows, theirs[here], [(5, 6, 3)] * len(rows)), start)
     return search.neighbours()
 
 
@@ -46,11 +46,11 @@ def test_the_nearest_are_those_of_all_pairs(batch_size):
 
 
 def test_of_a_large_set_the_places_of_no_more_images_are_remembered_than_may_be_searched_for():
-    places, ours, most = Places(), digests("a", 5 * MOST_QUERIES), 0
+    places, ours, most = DigestIndex(), digests("a", 5 * MOST_QUERIES), 0
     ours[4000:4500] = ours[:500]  # seen again, of which the first counts
     for start in range(0, len(ours), 128):
         here = ours[start : start + 128]
-        places.see(FeatureBatch(torch.zeros(len(here), 4), here, [(5, 6, 3)] * len(here)), start)
+        places.observe(FeatureBatch(torch.zeros(len(here), 4), here, [(5, 6, 3)] * len(here)), start)
         most = max(most, len(places._of_key))
     first = {key_of(digest): place for place, digest in reversed(list(enumerate(ours)))}
     searched = torch.tensor(sorted(first)[:MOST_QUERIES])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hdit_core.evaluate.metrics import precision_recall as module
-from hdit_core.evaluate.metrics.precision_recall import manifold
+from hdit_core.evaluate.metrics.precision_recall import precision_recall
 from hdit_core.evaluate.metrics.statistics import Accumulator, image_digest
 
 
@@ -45,7 +45,7 @@ def test_the_four_numbers_are_those_of_their_definitions(monkeypatch, block_dist
     """However many distances are held at once."""
     monkeypatch.setattr(module, "BLOCK_DISTANCES", block_distances)
     x, y = normal(37, seed=1, shift=0.8), normal(44, seed=2)
-    found = manifold(measured(x), measured(y))
+    found = precision_recall(measured(x), measured(y))
     expected = by_brute_force(x, y)
     assert 0 < expected["recall"] < 1 and 0 < expected["precision"] < 1 and 0 < expected["coverage"] < 1
     for name, value in expected.items():
@@ -55,27 +55,27 @@ def test_the_four_numbers_are_those_of_their_definitions(monkeypatch, block_dist
 
 def test_a_set_lies_wholly_in_itself():
     x = measured(normal(30, seed=3) * 100 + 1e4)
-    found = manifold(x, x)
+    found = precision_recall(x, x)
     assert (found.precision.value, found.recall.value, found.coverage.value) == (1, 1, 1)
 
 
 def test_sets_that_lie_apart_share_nothing():
-    found = manifold(measured(normal(30, seed=4)), measured(normal(30, seed=5, shift=100)))
+    found = precision_recall(measured(normal(30, seed=4)), measured(normal(30, seed=5, shift=100)))
     assert (found.precision.value, found.recall.value, found.density.value, found.coverage.value) == (0, 0, 0, 0)
 
 
 def test_a_narrow_set_has_precision_without_recall():
-    found = manifold(measured(normal(200, seed=6, scale=0.1)), measured(normal(200, seed=7)))
+    found = precision_recall(measured(normal(200, seed=6, scale=0.1)), measured(normal(200, seed=7)))
     assert found.precision.value > 0.9 and found.recall.value < 0.2
 
 
 def test_intervals_stay_within_what_is_possible():
-    found = manifold(measured(normal(200, seed=8, shift=0.5)), measured(normal(200, seed=9)))
+    found = precision_recall(measured(normal(200, seed=8, shift=0.5)), measured(normal(200, seed=9)))
     for name in ("precision", "recall", "coverage"):
         share = getattr(found, name)
         assert 0 <= share.low < share.value < share.high <= 1
 
 
 def test_six_images_are_needed_on_both_sides():
-    assert manifold(measured(normal(5, seed=1)), measured(normal(30, seed=2))) is None
-    assert manifold(measured(normal(6, seed=1)), measured(normal(6, seed=2))) is not None
+    assert precision_recall(measured(normal(5, seed=1)), measured(normal(30, seed=2))) is None
+    assert precision_recall(measured(normal(6, seed=1)), measured(normal(6, seed=2))) is not None

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hdit_core.evaluate.metrics.jackknife import Estimate, Spread, extrapolate
+from hdit_core.evaluate.metrics.jackknife import DistanceInterval, Estimate, extrapolate
 from hdit_core.evaluate.report.html_report import extrapolation_svg
 from hdit_core.evaluate.sweep import plot as curves
 from hdit_core.evaluate.sweep.journal import Trial
@@ -46,7 +46,7 @@ def test_a_sweep_is_drawn_as_png_and_as_svg_with_a_panel_for_each_round(points):
 
 def test_the_extrapolation_is_drawn_with_its_points():
     points = tuple((n, 3.0 + 200 / n) for n in (1000, 900, 900, 500, 500))
-    spread = Spread(Estimate(3.2), extrapolate(points), points)
+    spread = DistanceInterval(Estimate(3.2), extrapolate(points), points)
     assert spread.infinity == pytest.approx(3.0)
     svg = extrapolation_svg(spread, "fid")
     assert svg.startswith("<svg") and "http-equiv" not in svg

@@ -31,8 +31,8 @@ from tests.evaluate.scoring_rank import start
 @pytest.fixture(autouse=True)
 def small(toy_extractor, monkeypatch):
     """Pieces of 8 images, and the toy extractor."""
-    monkeypatch.setattr(pieces, "IMAGES_PER_PIECE", 8)
-    monkeypatch.setattr(sweep_module, "IMAGES_PER_PIECE", 8)
+    monkeypatch.setattr(pieces, "IMAGES_PER_CHUNK", 8)
+    monkeypatch.setattr(sweep_module, "IMAGES_PER_CHUNK", 8)
     for module in (score_module, sweep_module):
         monkeypatch.setattr(module, "open_extractor", lambda *_: toy_extractor)
 

@@ -3,7 +3,14 @@
 import pytest
 
 from hdit_core.errors import UsageError
-from hdit_core.evaluate.sweep.search_space import Point, better_half, grid, read_intervals, read_numbers, rungs
+from hdit_core.evaluate.sweep.search_space import (
+    Point,
+    grid,
+    halving_schedule,
+    keep_best_half,
+    read_intervals,
+    read_numbers,
+)
 
 
 def test_ranges_include_both_ends_and_lists_may_mix_them_with_numbers():
@@ -46,12 +53,12 @@ def test_every_combination_is_tried_once_and_without_guidance_no_interval():
     ],
 )
 def test_rounds_double_their_images_and_never_have_too_few(count, n, least, expected):
-    assert rungs(count, n, least) == expected
+    assert halving_schedule(count, n, least) == expected
 
 
 def test_the_better_half_goes_on_but_never_one_alone():
     points = [Point("ema", float(scale)) for scale in range(5)]
     scores = dict(zip(points, [3.0, 1.0, 2.0, 9.0, 1.0], strict=True))
-    assert better_half(scores) == [points[1], points[4], points[2]]
-    assert better_half({points[0]: 1.0, points[1]: 0.5}) == [points[1], points[0]]
-    assert better_half({points[0]: 1.0}) == [points[0]]
+    assert keep_best_half(scores) == [points[1], points[4], points[2]]
+    assert keep_best_half({points[0]: 1.0, points[1]: 0.5}) == [points[1], points[0]]
+    assert keep_best_half({points[0]: 1.0}) == [points[0]]

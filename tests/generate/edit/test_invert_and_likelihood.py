@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 from hdit_core.checkpoint.safetensors_file import read_tensors, write_tensors
 from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.diffusion.probability_flow import carry
+from hdit_core.diffusion.probability_flow import solve_pf_ode
 from hdit_core.errors import CheckpointError, DataError, UsageError
-from hdit_core.generate.edit.interpolate import end_of, interpolating
+from hdit_core.generate.edit.interpolate import interpolate, parse_endpoint
 from hdit_core.generate.edit.invert import StoredNoise, invert, read_noise, write_noise
-from hdit_core.generate.edit.likelihood import Given, Tally, dequantised, judged, open_given
-from hdit_core.generate.pipeline import Painter
+from hdit_core.generate.edit.likelihood import LabelledImage, Tally, bits_per_dim, dequantised, open_labelled_images
+from hdit_core.generate.pipeline import SamplingPipeline
 from hdit_core.images import from_uint8, png_bytes
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.randomness import stream
@@ -33,7 +33,7 @@ def gaussian(tiny_recipe):
 
 def painter_of(denoiser, seed=5, **settings):
     values = {"batch_size": 3} | settings
-    return Painter(denoiser, denoiser.recipe.sample.model_copy(update=values), seed, SIZE)
+    return SamplingPipeline(denoiser, denoiser.recipe.sample.model_copy(update=values), seed, SIZE)
 
 
 def pictures_u8(count=1):
@@ -46,24 +46,24 @@ def picture():
 
 def test_the_ode_carries_a_gaussian_as_its_closed_form_does(gaussian):
     x = picture().double()
-    up = carry(lambda x, sigma: gaussian(x, sigma), x, 0.01, 80.0, rtol=1e-8, atol=1e-8)
+    up = solve_pf_ode(lambda x, sigma: gaussian(x, sigma), x, 0.01, 80.0, rtol=1e-8, atol=1e-8)
     expected = 0.1 + (x - 0.1) * ((0.4**2 + 80.0**2) / (0.4**2 + 0.01**2)) ** 0.5  # with mean 0.1 at any level
     torch.testing.assert_close(up.x, expected, rtol=1e-6, atol=1e-5)
-    down = carry(lambda x, sigma: gaussian(x, sigma), up.x, 80.0, 0.01, rtol=1e-8, atol=1e-8)
+    down = solve_pf_ode(lambda x, sigma: gaussian(x, sigma), up.x, 80.0, 0.01, rtol=1e-8, atol=1e-8)
     torch.testing.assert_close(down.x, x, rtol=0, atol=1e-6)
-    assert up.questions > 10 and down.questions > 10
+    assert up.num_evaluations > 10 and down.num_evaluations > 10
 
 
 def test_carried_nowhere_an_image_stays(gaussian):
-    found = carry(lambda x, sigma: gaussian(x, sigma), picture().double(), 2.0, 2.0)
+    found = solve_pf_ode(lambda x, sigma: gaussian(x, sigma), picture().double(), 2.0, 2.0)
     torch.testing.assert_close(found.x, picture().double(), rtol=1e-15, atol=1e-15)
-    assert found.questions == 0
+    assert found.num_evaluations == 0
 
 
 def test_an_image_is_carried_alike_in_any_batch(gaussian):
     both = from_uint8(pictures_u8(2)).double()
-    together = carry(lambda x, sigma: gaussian(x, sigma), both, 0.01, 80.0).x
-    alone = carry(lambda x, sigma: gaussian(x, sigma), both[1:], 0.01, 80.0).x
+    together = solve_pf_ode(lambda x, sigma: gaussian(x, sigma), both, 0.01, 80.0).x
+    alone = solve_pf_ode(lambda x, sigma: gaussian(x, sigma), both[1:], 0.01, 80.0).x
     torch.testing.assert_close(together[1:], alone, rtol=1e-12, atol=1e-12)
 
 
@@ -71,7 +71,7 @@ def test_a_picture_comes_back_from_its_noise_and_a_smaller_tolerance_brings_it_n
     errors = [invert(painter_of(gaussian), picture(), [1], tolerance).error_levels for tolerance in (1e-2, 1e-4, 1e-6)]
     assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-2 and errors[1] < 0.1
     found = invert(painter_of(gaussian), picture(), [1], 1e-6)
-    assert found.largest_error_levels < 0.05 and found.psnr_db > 80 and found.questions > 20
+    assert found.largest_error_levels < 0.05 and found.psnr_db > 80 and found.num_evaluations > 20
     assert (found.back - picture()[0]).abs().max() < 1e-3
 
 
@@ -101,7 +101,7 @@ def test_noise_is_written_once_and_read_back(gaussian, tmp_path):
 def test_a_stored_noise_becomes_its_picture_again(gaussian, tmp_path):
     painter = painter_of(gaussian, sampler="heun", steps=60)
     path, _ = stored(tmp_path, painter)
-    draw = interpolating(painter, end_of(str(path), painter), end_of("4", painter, 1), frames=3)
+    draw = interpolate(painter, parse_endpoint(str(path), painter), parse_endpoint("4", painter, 1), frames=3)
     back = draw([0], None)
     assert ((back - picture()).abs() * 127.5).mean() < 3
 
@@ -144,7 +144,7 @@ def test_a_file_that_holds_no_noise_is_refused(gaussian, tmp_path):
     ):
         read_noise(tmp_path / "other.safetensors", painter)
     with pytest.raises(CheckpointError, match="no such file"):
-        end_of("nowhere.safetensors", painter)
+        parse_endpoint("nowhere.safetensors", painter)
     about = json.dumps({"class": 1} | {"weights_sha256": "x"})
     for metadata, message in (("{", "metadata is damaged"), (about, "another weights_sha256")):
         save_file({"noise": torch.zeros(3, *SIZE)}, tmp_path / "x", {"kind": "noise", "about": metadata})
@@ -161,12 +161,12 @@ def test_noise_of_another_shape_or_that_is_not_finite_is_refused(gaussian, tmp_p
 
 
 def given(count=5, class_id=1):
-    return [Given(number, f"{number}.png", image, class_id) for number, image in enumerate(pictures_u8(count))]
+    return [LabelledImage(number, f"{number}.png", image, class_id) for number, image in enumerate(pictures_u8(count))]
 
 
 def test_a_gaussian_costs_what_its_closed_form_says(gaussian):
     painter = painter_of(gaussian, sigma_max=1e4)
-    found = [one.bits_per_dim for one in judged(painter, given(), tolerance=1e-5)]
+    found = [one.bits_per_dim for one in bits_per_dim(painter, given(), tolerance=1e-5)]
     x = dequantised(pictures_u8(5), painter.seed, range(5))
     expected = gaussian.bits_per_dim_u8(x, painter.settings.sigma_min, mean=0.1)
     torch.testing.assert_close(torch.tensor(found).double(), expected, rtol=0, atol=1e-3)
@@ -174,7 +174,7 @@ def test_a_gaussian_costs_what_its_closed_form_says(gaussian):
 
 def test_what_an_image_costs_does_not_depend_on_its_batch_and_does_on_the_seed(gaussian):
     def cost(batch_size, seed=5):
-        return [one.bits_per_dim for one in judged(painter_of(gaussian, seed, batch_size=batch_size), given())]
+        return [one.bits_per_dim for one in bits_per_dim(painter_of(gaussian, seed, batch_size=batch_size), given())]
 
     assert cost(1) == pytest.approx(cost(4), abs=1e-9)
     assert cost(4) != pytest.approx(cost(4, seed=6), abs=1e-6)
@@ -185,14 +185,14 @@ def test_a_network_is_judged_through_its_own_gradients(tiny_recipe):
     initialize(network, 3)
     torch.nn.init.normal_(network.patch_out.proj.weight, std=0.05, generator=torch.Generator().manual_seed(1))
     denoiser = Denoiser(network, tiny_recipe).eval().requires_grad_(False)
-    few = [one.bits_per_dim for one in judged(painter_of(denoiser), given(2), probes=1, tolerance=1e-2)]
-    many = [one.bits_per_dim for one in judged(painter_of(denoiser), given(2), probes=3, tolerance=1e-2)]
+    few = [one.bits_per_dim for one in bits_per_dim(painter_of(denoiser), given(2), probes=1, tolerance=1e-2)]
+    many = [one.bits_per_dim for one in bits_per_dim(painter_of(denoiser), given(2), probes=3, tolerance=1e-2)]
     assert all(5 < bits < 12 for bits in few) and few == pytest.approx(many, abs=0.05) and few != many
 
 
 def test_guidance_has_no_likelihood(gaussian):
     with pytest.raises(UsageError, match="what guidance draws has no likelihood; leave it out, or set it to 1"):
-        list(judged(painter_of(gaussian, guidance=2.0), given()))
+        list(bits_per_dim(painter_of(gaussian, guidance=2.0), given()))
 
 
 def test_dequantised_levels_are_spread_evenly_over_their_own_width():
@@ -224,53 +224,57 @@ def folder_of(tmp_path, count=4):
 
 def test_a_folder_gives_its_images_without_a_class_and_one_class_where_one_is_said(tmp_path):
     folder = folder_of(tmp_path)
-    found = open_given(str(folder), (*SIZE, 3), num_classes=3)
+    found = open_labelled_images(str(folder), (*SIZE, 3), num_classes=3)
     images = list(found.images)
     assert (found.count, found.classes, [one.class_id for one in images]) == (4, "none", [3] * 4)
     assert [one.name for one in images] == ["0.png", "1.png", "2.png", "3.png"]
     assert (images[2].image_u8 == pictures_u8(4)[2]).all()
-    assert [one.class_id for one in open_given(str(folder), (*SIZE, 3), 3, class_id=2).images] == [2] * 4
-    assert [one.class_id for one in open_given(str(folder), (*SIZE, 3), 0).images] == [None] * 4
+    assert [one.class_id for one in open_labelled_images(str(folder), (*SIZE, 3), 3, class_id=2).images] == [2] * 4
+    assert [one.class_id for one in open_labelled_images(str(folder), (*SIZE, 3), 0).images] == [None] * 4
 
 
 def test_images_of_another_size_are_cut_and_scaled(tmp_path):
     folder = folder_of(tmp_path, 2)
     Image.new("RGB", (100, 30)).save(folder / "wide.png")
-    assert all(one.image_u8.shape == (8, 8, 3) for one in open_given(str(folder), (8, 8, 3), 0).images)
-    assert [one.image_u8.shape for one in open_given(str(folder / "wide.png"), (*SIZE, 1), 0).images] == [(*SIZE, 1)]
+    assert all(one.image_u8.shape == (8, 8, 3) for one in open_labelled_images(str(folder), (8, 8, 3), 0).images)
+    assert [one.image_u8.shape for one in open_labelled_images(str(folder / "wide.png"), (*SIZE, 1), 0).images] == [
+        (*SIZE, 1)
+    ]
 
 
 def test_some_of_many_are_drawn_by_the_seed(tmp_path):
     folder = str(folder_of(tmp_path, 8))
-    chosen = [[one.number for one in open_given(folder, (*SIZE, 3), 0, n=3, seed=seed).images] for seed in (0, 0, 1)]
+    chosen = [
+        [one.number for one in open_labelled_images(folder, (*SIZE, 3), 0, n=3, seed=seed).images] for seed in (0, 0, 1)
+    ]
     assert chosen[0] == chosen[1] != chosen[2] and chosen[0] == sorted(set(chosen[0])) and len(chosen[0]) == 3
     with pytest.raises(DataError, match="--n 9 images were asked for, it has 8"):
-        open_given(folder, (*SIZE, 3), 0, n=9)
+        open_labelled_images(folder, (*SIZE, 3), 0, n=9)
 
 
 def test_a_prepared_data_set_gives_its_classes(tiny_data):
-    found = open_given(str(tiny_data), (16, 24, 3), num_classes=3)
+    found = open_labelled_images(str(tiny_data), (16, 24, 3), num_classes=3)
     labels = [one.class_id for one in found.images]
     assert found.count == 20 and set(labels) == {0, 1, 2} and found.classes == "of the data set"
-    assert {one.class_id for one in open_given(str(tiny_data), (16, 24, 3), 3, class_id=1).images} == {1}
+    assert {one.class_id for one in open_labelled_images(str(tiny_data), (16, 24, 3), 3, class_id=1).images} == {1}
     with pytest.raises(DataError, match="holds 3 classes, the network has 5; give one class with --class"):
-        open_given(str(tiny_data), (16, 24, 3), num_classes=5)
+        open_labelled_images(str(tiny_data), (16, 24, 3), num_classes=5)
     with pytest.raises(DataError, match="holds images of 3 channels, the network takes 1"):
-        open_given(str(tiny_data), (16, 24, 1), num_classes=0)
+        open_labelled_images(str(tiny_data), (16, 24, 1), num_classes=0)
 
 
 def test_the_sheet_of_a_folder_of_samples_is_not_judged(tmp_path):
     folder = folder_of(tmp_path, 2)
     (folder / "samples.json").write_text("{}")
     (folder / "grid.png").write_bytes(png_bytes(pictures_u8(1)[0]))
-    assert open_given(str(folder), (*SIZE, 3), 0).count == 2
+    assert open_labelled_images(str(folder), (*SIZE, 3), 0).count == 2
 
 
 def test_what_cannot_be_judged_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: no images in it"):
-        open_given(str(tmp_path / "empty"), (*SIZE, 3), 0)
+        open_labelled_images(str(tmp_path / "empty"), (*SIZE, 3), 0)
     folder = folder_of(tmp_path, 1)
     (folder / "x.png").write_bytes(b"GIF89a")
     with pytest.raises(DataError, match=r"x.png: cannot be judged \(.*\); remove it or make it anew"):
-        list(open_given(str(folder), (*SIZE, 3), 0).images)
+        list(open_labelled_images(str(folder), (*SIZE, 3), 0).images)

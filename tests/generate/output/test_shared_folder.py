@@ -14,7 +14,7 @@ from hdit_core import locks as module
 from hdit_core.errors import UsageError
 from hdit_core.generate.generate import Generated
 from hdit_core.generate.output.sample_folder import SampleFolder
-from hdit_core.locks import Claim
+from hdit_core.locks import FolderLock
 from tests.generate.sampling_ranks import begin, command, contents, end, write_network
 
 ORIGIN = {"seed": 3, "settings": {"steps": 4}}
@@ -107,7 +107,7 @@ def test_a_killed_job_keeps_nobody_waiting_and_is_not_taken_for_one_at_work(tmp_
 
     def act():
         theirs.begin()
-        theirs._claim.record().__enter__()
+        theirs._claim.exclusive_section().__enter__()
         (tmp_path / ".tmp-00000001.png-theirs").write_bytes(b"half")
 
     Other(act).kill()
@@ -118,8 +118,8 @@ def test_a_killed_job_keeps_nobody_waiting_and_is_not_taken_for_one_at_work(tmp_
 
 
 def test_who_does_not_let_go_of_the_record_is_named_after_a_while(tmp_path, monkeypatch):
-    theirs = Claim(tmp_path)
-    other = Other(lambda: (theirs.take(), theirs.record().__enter__()))
+    theirs = FolderLock(tmp_path)
+    other = Other(lambda: (theirs.acquire(), theirs.record().__enter__()))
     monkeypatch.setattr(module, "LONGEST_WAIT_S", 0.05)
     with pytest.raises(
         UsageError, match=r"another hdit has been writing its record for .*; end it, or .* remove .*/\.lock, and"
@@ -130,23 +130,23 @@ def test_who_does_not_let_go_of_the_record_is_named_after_a_while(tmp_path, monk
 
 
 def test_who_waited_while_the_last_one_removed_the_lock_takes_the_new_one(tmp_path):
-    claim = Claim(tmp_path)
+    claim = FolderLock(tmp_path)
     removed = []
 
     def remove_once():
-        found = Claim._is_gone(claim)
+        found = FolderLock._is_gone(claim)
         if not removed:
             removed.append((tmp_path / ".lock").unlink())
-            return Claim._is_gone(claim)
+            return FolderLock._is_gone(claim)
         return found
 
     claim._is_gone = remove_once
-    claim.take()
+    claim.acquire()
     assert os.fstat(claim._descriptor).st_ino == (tmp_path / ".lock").stat().st_ino
-    other = Other(lambda: Claim(tmp_path).take())
-    assert not claim.is_alone()
+    other = Other(lambda: FolderLock(tmp_path).acquire())
+    assert not claim.is_exclusive()
     other.kill()
-    assert claim.is_alone()
+    assert claim.is_exclusive()
 
 
 def test_without_locks_it_is_said_and_drawn_all_the_same(tmp_path, monkeypatch):

@@ -11,19 +11,19 @@ import torch
 from hdit_core.errors import UsageError
 from hdit_core.model.attention import flex, natten, triton
 from hdit_core.model.attention import native as native_backend
-from hdit_core.model.attention.backends import BACKENDS, availability, choose, chosen
-from hdit_core.model.attention.interface import Place
+from hdit_core.model.attention.backends import BACKENDS, availability, select_backend, selected_backends
+from hdit_core.model.attention.interface import KernelTarget
 from hdit_core.recipe.model import ModelRecipe
 
-CPU = Place(torch.device("cpu"), torch.float32, 64)
-GPU = Place(torch.device("cuda", 0), torch.bfloat16, 64)
+CPU = KernelTarget(torch.device("cpu"), torch.float32, 64)
+GPU = KernelTarget(torch.device("cuda", 0), torch.bfloat16, 64)
 
 
 @pytest.fixture(autouse=True)
 def _choose_anew():
-    choose.cache_clear()
+    select_backend.cache_clear()
     yield
-    choose.cache_clear()
+    select_backend.cache_clear()
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(triton, "unavailable", lambda place: "Triton is too old")
     monkeypatch.setattr(natten, "unavailable", lambda place: "natten is not installed")
-    monkeypatch.setattr(flex, "trial", lambda attend, place: None)
+    monkeypatch.setattr(flex, "self_test", lambda attend, place: None)
     return monkeypatch
 
 
@@ -42,14 +42,14 @@ def gpu(monkeypatch):
 def test_a_cpu_with_a_compiler_takes_the_compiled_program(monkeypatch):
     monkeypatch.setattr(native_backend.attention, "unavailable", lambda dtype: None)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    assert choose(CPU).note == "neighborhood attention: native C++ (CPU, AVX512)"
-    assert choose(CPU).attend is BACKENDS["native"].attend
+    assert select_backend(CPU).note == "neighborhood attention: native C++ (CPU, AVX512)"
+    assert select_backend(CPU).attend is BACKENDS["native"].attend
 
 
 def test_a_cpu_without_one_takes_tiles_and_says_why(monkeypatch):
     monkeypatch.setattr(native_backend.attention, "unavailable", lambda dtype: "no C++ compiler is on the PATH")
-    assert choose(CPU).note == "neighborhood attention: tiled (CPU): no C++ compiler is on the PATH"
-    assert choose(CPU).attend is BACKENDS["tiled"].attend
+    assert select_backend(CPU).note == "neighborhood attention: tiled (CPU): no C++ compiler is on the PATH"
+    assert select_backend(CPU).attend is BACKENDS["tiled"].attend
 
 
 def test_a_gpu_with_natten_takes_it_and_names_its_kernel(gpu):
@@ -59,7 +59,7 @@ def test_a_gpu_with_natten_takes_it_and_names_its_kernel(gpu):
     gpu.setattr(natten, "unavailable", lambda place: None)
     gpu.setattr(natten, "kernel", lambda module, place: "hopper-fna")
     reason = "taken before hdit's Triton kernels, which have not been timed against it on a GPU yet"
-    assert choose(GPU).note == f"neighborhood attention: natten 0.21.7 hopper-fna (CUDA 9.0): {reason}"
+    assert select_backend(GPU).note == f"neighborhood attention: natten 0.21.7 hopper-fna (CUDA 9.0): {reason}"
 
 
 def test_a_gpu_without_natten_takes_hdits_triton_kernels(gpu):
@@ -68,31 +68,31 @@ def test_a_gpu_without_natten_takes_hdits_triton_kernels(gpu):
     gpu.setitem(sys.modules, "triton", module)
     gpu.setattr(triton, "unavailable", lambda place: None)
     expected = "Triton 3.7.1 kernels of hdit (CUDA 9.0): natten is not installed"
-    assert choose(GPU).note == f"neighborhood attention: {expected}"
+    assert select_backend(GPU).note == f"neighborhood attention: {expected}"
 
 
 def test_a_gpu_with_neither_natten_nor_triton_takes_flexattention(gpu):
     name = f"FlexAttention of torch {torch.__version__}, compiled (CUDA 9.0)"
-    assert choose(GPU).note == f"neighborhood attention: {name}: natten is not installed; Triton is too old"
+    assert select_backend(GPU).note == f"neighborhood attention: {name}: natten is not installed; Triton is too old"
 
 
 def test_a_gpu_with_none_of_them_takes_tiles_and_says_all_that_is_missing(gpu):
-    gpu.setattr(flex, "trial", lambda attend, place: "fails a trial: RuntimeError: no Triton")
+    gpu.setattr(flex, "self_test", lambda attend, place: "fails a trial: RuntimeError: no Triton")
     missing = "natten is not installed; Triton is too old; FlexAttention fails a trial: RuntimeError: no Triton"
-    assert choose(GPU).reason == f"tiled (CUDA 9.0): {missing}"
+    assert select_backend(GPU).reason == f"tiled (CUDA 9.0): {missing}"
 
 
 def test_float64_on_a_gpu_takes_tiles(gpu):
     gpu.undo()
     gpu.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    found = choose(dataclasses.replace(GPU, dtype=torch.float64))
+    found = select_backend(dataclasses.replace(GPU, dtype=torch.float64))
     assert found.name == "tiled"
     assert "FlexAttention takes float16, bfloat16 and float32, found float64" in found.reason
 
 
 @pytest.mark.parametrize("device", ["mps", "meta", "xpu"])
 def test_any_other_device_takes_tiles(device):
-    assert choose(Place(torch.device(device), torch.float32, 64)).reason == f"tiled ({device.upper()})"
+    assert select_backend(KernelTarget(torch.device(device), torch.float32, 64)).reason == f"tiled ({device.upper()})"
 
 
 def test_amds_gpus_are_called_by_their_name(monkeypatch):
@@ -104,8 +104,8 @@ def test_a_choice_is_made_once_for_a_place(monkeypatch):
     asked = []
     monkeypatch.setattr(native_backend.attention, "unavailable", lambda dtype: asked.append(dtype))
     for _ in range(3):
-        choose(CPU)
-        choose(dataclasses.replace(CPU, dtype=torch.bfloat16))
+        select_backend(CPU)
+        select_backend(dataclasses.replace(CPU, dtype=torch.bfloat16))
     assert asked == [torch.float32, torch.float32]  # 16-bit numbers are computed in 32
 
 
@@ -113,7 +113,9 @@ def test_a_choice_is_made_once_for_a_place(monkeypatch):
 
 
 def test_what_is_asked_for_is_taken_and_said():
-    assert choose(CPU, "tiled").note == "neighborhood attention: tiled (CPU): model.attention_backend asks for it"
+    assert (
+        select_backend(CPU, "tiled").note == "neighborhood attention: tiled (CPU): model.attention_backend asks for it"
+    )
 
 
 @pytest.mark.parametrize(
@@ -131,7 +133,7 @@ def test_what_is_asked_for_is_taken_and_said():
 @pytest.mark.usefixtures("gpu")
 def test_what_cannot_run_is_refused_with_what_is_missing(place, wanted, message):
     with pytest.raises(UsageError, match=rf"^model\.attention_backend = '{wanted}' cannot run here: {message}"):
-        choose(place, wanted)
+        select_backend(place, wanted)
 
 
 def test_every_implementation_is_listed_with_what_is_missing(gpu):
@@ -154,18 +156,18 @@ def model(**changes):
 
 
 def test_a_network_names_each_choice_of_its_levels_once():
-    found = chosen(model(attention_backend="tiled"), torch.device("cpu"), torch.float32)
+    found = selected_backends(model(attention_backend="tiled"), torch.device("cpu"), torch.float32)
     assert [choice.name for choice in found] == ["tiled"]
 
 
 def test_a_network_that_asks_for_what_cannot_run_is_refused():
     with pytest.raises(UsageError, match=r"^model\.attention_backend = 'flex' cannot run here"):
-        chosen(model(attention_backend="flex"), torch.device("cpu"), torch.float32)
+        selected_backends(model(attention_backend="flex"), torch.device("cpu"), torch.float32)
 
 
 def test_a_network_without_neighborhoods_chooses_nothing():
     levels = ({"depth": 1, "width": 64, "attention": "global"},)
-    assert chosen(model(levels=levels, attention_backend="natten"), torch.device("cpu"), torch.float32) == []
+    assert selected_backends(model(levels=levels, attention_backend="natten"), torch.device("cpu"), torch.float32) == []
 
 
 def test_choosing_on_a_cpu_does_not_load_torchs_compiler():

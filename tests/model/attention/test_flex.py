@@ -11,7 +11,7 @@ from einops import rearrange
 from torch.nn.attention import flex_attention as torchs
 
 from hdit_core.model.attention import flex
-from hdit_core.model.attention.interface import Place
+from hdit_core.model.attention.interface import KernelTarget
 from tests.model.neighborhoods import CASES, assert_by_definition, brute_force, random_qkv
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
@@ -133,12 +133,12 @@ def test_what_keeps_it_from_running_is_said(monkeypatch, place, message):
         raise RuntimeError("no compiler\nand a long trace")
 
     monkeypatch.setattr(flex, "_compiled", broken)
-    assert flex.unavailable(Place(torch.device("cpu"), *place)) == message
+    assert flex.unavailable(KernelTarget(torch.device("cpu"), *place)) == message
 
 
 @pytest.mark.usefixtures("gradients")
 def test_a_trial_that_goes_well_is_no_obstacle(monkeypatch):
     monkeypatch.setattr(flex, "_compiled", torchs.flex_attention)
-    place = Place(torch.device("cpu"), torch.bfloat16, 16)
+    place = KernelTarget(torch.device("cpu"), torch.bfloat16, 16)
     assert flex.unavailable(place) is None
     assert flex.describe(place) == f"FlexAttention of torch {torch.__version__}, compiled (CPU)"

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 from hdit_core.model.attention import natten
-from hdit_core.model.attention.interface import Place
+from hdit_core.model.attention.interface import KernelTarget
 from tests.model.neighborhoods import CASES, assert_by_definition, brute_force, random_qkv
 
-HERE = Place(torch.device("cpu"), torch.float32, 8)
+HERE = KernelTarget(torch.device("cpu"), torch.float32, 8)
 
 
 def na2d(query, key, value, kernel_size, stride=1, dilation=1, is_causal=False, scale=None, backend=None):
@@ -82,8 +82,8 @@ def test_its_layout_and_scale_are_ours(install, case):
 
 def test_the_log_names_the_kernel_that_it_picks(install):
     install()
-    assert natten.describe(Place(torch.device("cpu"), torch.bfloat16, 64)) == "natten 0.21.7 hopper-fna (CPU)"
-    assert natten.describe(Place(torch.device("cpu"), torch.bfloat16, 24)) == "natten 0.21.7 cutlass-fna (CPU)"
+    assert natten.describe(KernelTarget(torch.device("cpu"), torch.bfloat16, 64)) == "natten 0.21.7 hopper-fna (CPU)"
+    assert natten.describe(KernelTarget(torch.device("cpu"), torch.bfloat16, 24)) == "natten 0.21.7 cutlass-fna (CPU)"
 
 
 def none(query, key, value, torch_compile):
@@ -117,7 +117,7 @@ def test_what_cannot_be_used_is_said(install, keys, message):
 
 def test_float64_is_not_for_it(install):
     install()
-    found = natten.unavailable(Place(torch.device("cpu"), torch.float64, 8))
+    found = natten.unavailable(KernelTarget(torch.device("cpu"), torch.float64, 8))
     assert found == "natten 0.21.7 takes float16, bfloat16 and float32, found float64"
 
 
@@ -163,7 +163,7 @@ def test_the_real_one_gives_the_definitions_numbers():
         pytest.skip("natten is not installed")
     import natten as real
 
-    if natten.kernel(real, Place(torch.device("cpu"), torch.float32, 16)) is None:
+    if natten.kernel(real, KernelTarget(torch.device("cpu"), torch.float32, 16)) is None:
         pytest.skip(f"natten {real.__version__} does not run on a CPU beside this torch")
     q, k, v, _ = random_qkv(2, 7, 9, 2, 16, torch.float32)
     torch.testing.assert_close(natten.attend(q, k, v, 5), brute_force(q, k, v, 5), rtol=1e-5, atol=1e-5)

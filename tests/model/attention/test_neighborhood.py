@@ -10,7 +10,7 @@ import torch
 from einops import rearrange
 
 from hdit_core.model.attention.backends import BACKENDS
-from hdit_core.model.attention.interface import Place
+from hdit_core.model.attention.interface import KernelTarget
 from hdit_core.model.attention.neighborhood import neighborhood_attention
 from tests.model.neighborhoods import CASES, assert_by_definition, random_qkv, with_gradients
 
@@ -18,7 +18,7 @@ from tests.model.neighborhoods import CASES, assert_by_definition, random_qkv, w
 @pytest.fixture(params=[name for name, backend in BACKENDS.items() if backend.device_type in (None, "cpu")])
 def attend(request):
     """Attention by each of them; where it cannot run, that is said."""
-    if missing := BACKENDS[request.param].missing(Place(torch.device("cpu"), torch.float64, 8)):
+    if missing := BACKENDS[request.param].missing(KernelTarget(torch.device("cpu"), torch.float64, 8)):
         pytest.skip(missing)
     return partial(neighborhood_attention, backend=request.param)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from hdit_core.model.attention import triton
-from hdit_core.model.attention.interface import Place
+from hdit_core.model.attention.interface import KernelTarget
 
-GPU = Place(torch.device("cuda", 0), torch.bfloat16, 64)
+GPU = KernelTarget(torch.device("cuda", 0), torch.bfloat16, 64)
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def gpu(monkeypatch):
     module.__version__ = "3.6.0"
     monkeypatch.setitem(sys.modules, "triton", module)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr(triton, "trial", lambda attend, place: None)
+    monkeypatch.setattr(triton, "self_test", lambda attend, place: None)
     return monkeypatch
 
 
@@ -62,5 +62,5 @@ def test_without_triton_the_reason_says_where_it_comes_from(gpu):
 
 
 def test_kernels_that_fail_the_trial_are_not_used(gpu):
-    gpu.setattr(triton, "trial", lambda attend, place: "gives wrong numbers in a trial: outputs are off by 1")
+    gpu.setattr(triton, "self_test", lambda attend, place: "gives wrong numbers in a trial: outputs are off by 1")
     assert triton.unavailable(GPU) == "Triton 3.6.0 gives wrong numbers in a trial: outputs are off by 1"

@@ -9,23 +9,23 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hdit_core.model import blocks
 from hdit_core.model.blocks import FeedForwardBlock
-from hdit_core.model.fused_blocks import feed_forward_in_one_pass
-from hdit_core.model.geglu import UNITS, gated
+from hdit_core.model.fused_blocks import fused_feed_forward
+from hdit_core.model.geglu import ACTIVATIONS, geglu
 from hdit_core.model.native import library as gemm
 from hdit_core.model.native import rowwise as rows
 from hdit_core.model.native import workspace as extent
-from hdit_core.model.native.rowwise import load_rows
+from hdit_core.model.native.rowwise import load_rowwise_kernels
 from hdit_core.model.norm import ADA_NORMS, AdaRMSNorm
 
 needs_both = pytest.mark.skipif(
-    isinstance(load_rows(), str) or gemm.find_gemm() is None,
-    reason=f"passes over rows: {load_rows()}; MKL in torch: {gemm.find_gemm() is not None}",
+    isinstance(load_rowwise_kernels(), str) or gemm.find_gemm() is None,
+    reason=f"passes over rows: {load_rowwise_kernels()}; MKL in torch: {gemm.find_gemm() is not None}",
 )
 SIZES = [(1, 8, 16, 32, 96), (3, 17, 23, 40, 24), (5, 16, 16, 128, 384)]  # images, grid, features, hidden ones
 
 
 def block_and_inputs(images=2, height=13, width=29, features=24, hidden=72, norm=AdaRMSNorm, unit="geglu"):
-    block = FeedForwardBlock(norm(features, 16), features, hidden, UNITS[unit], dropout=0.1).eval()
+    block = FeedForwardBlock(norm(features, 16), features, hidden, ACTIVATIONS[unit], dropout=0.1).eval()
     for parameter in block.parameters():
         nn.init.normal_(parameter, std=0.3)
     return block, torch.randn(images, height, width, features), torch.randn(images, 16)
@@ -43,7 +43,7 @@ def step_by_step(monkeypatch):
 
     def call(function, *arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(blocks, "may_go_in_one_pass", lambda *_: False)
+            patch.setattr(blocks, "can_fuse", lambda *_: False)
             return function(*arguments)
 
     return call
@@ -198,15 +198,15 @@ def test_where_it_does_not_pay_it_goes_step_by_step(sizes, passes, step_by_step)
 @needs_both
 def test_what_does_not_fit_is_left_to_one_step_after_the_other():
     x, scale, up, down = torch.randn(3, 8, 16, 24), torch.rand(3, 1, 1, 24), torch.randn(144, 24), torch.randn(24, 72)
-    assert feed_forward_in_one_pass(x, scale, up, down) is not None
+    assert fused_feed_forward(x, scale, up, down) is not None
     for wrong in ((x, scale[:1]), (x, scale[:2]), (x[..., :16].contiguous(), scale), (x, scale[:, 0])):
-        assert feed_forward_in_one_pass(*wrong, up, down) is None
-    assert feed_forward_in_one_pass(x, scale, up[:-1], down) is None
-    assert feed_forward_in_one_pass(x, scale, up, down[:-1]) is None
+        assert fused_feed_forward(*wrong, up, down) is None
+    assert fused_feed_forward(x, scale, up[:-1], down) is None
+    assert fused_feed_forward(x, scale, up, down[:-1]) is None
 
 
 def test_what_pays_depends_on_an_image_and_not_on_how_many_there_are():
-    assert extent.is_taken(64, 2**20) and not extent.is_taken(63, 1) and not extent.is_taken(2**20, 2**20 + 1)
+    assert extent.should_fuse(64, 2**20) and not extent.should_fuse(63, 1) and not extent.should_fuse(2**20, 2**20 + 1)
 
 
 def test_without_mkl_it_goes_step_by_step(monkeypatch, passes):
@@ -216,7 +216,7 @@ def test_without_mkl_it_goes_step_by_step(monkeypatch, passes):
         assert gemm.find_gemm() is None
         block, x, cond = block_and_inputs()
         assert block(x, cond).isfinite().all() and passes == []
-        note = rows.rows_note(torch.device("cpu"), torch.float32)
+        note = rows.kernels_note(torch.device("cpu"), torch.float32)
         assert note is None or "native" not in note or note.endswith("no block in one pass: torch has no MKL here")
     finally:
         gemm.find_gemm.cache_clear()
@@ -233,4 +233,4 @@ def test_a_library_without_the_functions_is_as_none(monkeypatch):
 
 
 def test_the_unit_that_the_pass_computes_is_the_one_named_geglu():
-    assert UNITS["geglu"][0] is gated
+    assert ACTIVATIONS["geglu"][0] is geglu

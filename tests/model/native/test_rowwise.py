@@ -6,14 +6,14 @@ import torch
 from hdit_core.model import geglu as gate
 from hdit_core.model import norm
 from hdit_core.model.attention import qk_norm as similarity
-from hdit_core.model.attention.qk_norm import cosine_rotary
-from hdit_core.model.geglu import gated
+from hdit_core.model.attention.qk_norm import cosine_qk_norm_rope
+from hdit_core.model.geglu import geglu
 from hdit_core.model.native import rowwise as rows_module
 from hdit_core.model.native.compiler import CompileError
-from hdit_core.model.native.rowwise import Rows, load_rows, rows_for
+from hdit_core.model.native.rowwise import RowwiseKernels, load_rowwise_kernels, rowwise_kernels
 from hdit_core.model.norm import Normalised
 
-pytestmark = pytest.mark.skipif(isinstance(load_rows(), str), reason=str(load_rows()))
+pytestmark = pytest.mark.skipif(isinstance(load_rowwise_kernels(), str), reason=str(load_rowwise_kernels()))
 
 GRIDS = [(1, 1, 1), (2, 3, 5), (3, 8, 11)]  # images, rows, columns
 
@@ -32,10 +32,12 @@ def outputs_and_gradients(function, inputs):
 
 def agree(module, function, inputs, monkeypatch, rtol=2e-6):
     taken = []
-    monkeypatch.setattr(module, "rows_for", lambda *tensors: taken.append(rows_for(*tensors)) or taken[-1])
+    monkeypatch.setattr(
+        module, "rowwise_kernels", lambda *tensors: taken.append(rowwise_kernels(*tensors)) or taken[-1]
+    )
     found = outputs_and_gradients(function, inputs)
-    assert len(taken) == 2 and all(isinstance(rows, Rows) for rows in taken)
-    monkeypatch.setattr(module, "rows_for", lambda *tensors: None)
+    assert len(taken) == 2 and all(isinstance(rows, RowwiseKernels) for rows in taken)
+    monkeypatch.setattr(module, "rowwise_kernels", lambda *tensors: None)
     exact = outputs_and_gradients(function, [x.detach().double().requires_grad_() for x in inputs])
     for ours, theirs in zip(found, exact, strict=True):
         assert (ours - theirs).norm() <= rtol * theirs.norm()
@@ -46,7 +48,7 @@ def agree(module, function, inputs, monkeypatch, rtol=2e-6):
 @pytest.mark.parametrize("spread", [0.1, 3.0, 30.0])
 def test_the_gated_unit_and_its_gradient_are_those_of_float64(features, spread, monkeypatch):
     x = (spread * torch.randn(2, 3, 5, 2 * features)).requires_grad_()
-    agree(gate, lambda x: (gated(x),), [x], monkeypatch)
+    agree(gate, lambda x: (geglu(x),), [x], monkeypatch)
 
 
 @pytest.mark.parametrize("width", [4, 16, 40, 384])
@@ -72,7 +74,7 @@ def test_similarity_and_its_gradients_are_those_of_float64(head_dim, grid, monke
 
     def similar(qkv, scale):
         rotation = (cos.to(qkv.dtype), angles.sin().to(qkv.dtype))
-        query, key, value = cosine_rotary(qkv, scale, rotation)
+        query, key, value = cosine_qk_norm_rope(qkv, scale, rotation)
         return query.transpose(1, 3).flip(1), 2 * key, value.transpose(1, 2)  # their gradients come as odd views
 
     agree(similarity, similar, [leaf(images, height, width, 3, 3, head_dim), scale], monkeypatch)
@@ -80,7 +82,7 @@ def test_similarity_and_its_gradients_are_those_of_float64(head_dim, grid, monke
 
 def test_what_is_not_finite_stays_so():
     x = torch.tensor([[1.0, 2.0, torch.nan, 4.0], [1.0, torch.inf, 1.0, torch.nan]])
-    assert gated(x).isnan().tolist() == [[True, False], [False, True]]
+    assert geglu(x).isnan().tolist() == [[True, False], [False, True]]
     assert Normalised.apply(x, torch.ones(4))[0][0].isnan().all()
 
 
@@ -99,12 +101,12 @@ def test_sums_over_rows_are_the_same_bits_on_any_number_of_threads(threads):
 
 def test_only_plain_float32_on_a_cpu_is_taken():
     plain = torch.zeros(2, 4)
-    assert isinstance(rows_for(plain, torch.nn.Parameter(plain)), Rows)
-    assert rows_for(plain, plain.double()) is None
-    assert rows_for(plain.bfloat16()) is None
-    assert rows_for(plain.to("meta")) is None
+    assert isinstance(rowwise_kernels(plain, torch.nn.Parameter(plain)), RowwiseKernels)
+    assert rowwise_kernels(plain, plain.double()) is None
+    assert rowwise_kernels(plain.bfloat16()) is None
+    assert rowwise_kernels(plain.to("meta")) is None
     with torch._subclasses.FakeTensorMode() as mode:
-        assert rows_for(mode.from_tensor(plain)) is None
+        assert rowwise_kernels(mode.from_tensor(plain)) is None
 
 
 def test_without_a_compiler_the_formulas_do_it_and_the_reason_is_kept(monkeypatch):
@@ -112,18 +114,18 @@ def test_without_a_compiler_the_formulas_do_it_and_the_reason_is_kept(monkeypatc
         raise CompileError("no C++ compiler (c++, g++, clang++) is on the PATH")
 
     monkeypatch.setattr(rows_module, "library_path", refuse)
-    load_rows.cache_clear()
+    load_rowwise_kernels.cache_clear()
     try:
-        assert load_rows() == "no C++ compiler (c++, g++, clang++) is on the PATH"
-        assert rows_for(torch.zeros(2, 4)) is None
-        assert gated(torch.ones(2, 4)).shape == (2, 2)
+        assert load_rowwise_kernels() == "no C++ compiler (c++, g++, clang++) is on the PATH"
+        assert rowwise_kernels(torch.zeros(2, 4)) is None
+        assert geglu(torch.ones(2, 4)).shape == (2, 2)
     finally:
-        load_rows.cache_clear()
+        load_rowwise_kernels.cache_clear()
 
 
 def test_a_run_is_told_why_the_passes_are_not_compiled_and_nothing_where_they_do_not_belong(monkeypatch):
-    monkeypatch.setattr(rows_module, "load_rows", lambda: "no C++ compiler (c++) is on the PATH")
+    monkeypatch.setattr(rows_module, "load_rowwise_kernels", lambda: "no C++ compiler (c++) is on the PATH")
     expected = "norms, rotary positions and gated units: PyTorch (CPU): no C++ compiler (c++) is on the PATH"
-    assert rows_module.rows_note(torch.device("cpu"), torch.float32) == expected
-    assert rows_module.rows_note(torch.device("cpu"), torch.bfloat16) is None
-    assert rows_module.rows_note(torch.device("cuda"), torch.float32) is None
+    assert rows_module.kernels_note(torch.device("cpu"), torch.float32) == expected
+    assert rows_module.kernels_note(torch.device("cpu"), torch.bfloat16) is None
+    assert rows_module.kernels_note(torch.device("cuda"), torch.float32) is None

@@ -8,15 +8,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from hdit_core.model.attention.operator import global_attention
 from hdit_core.model.attention.shifted_window import ShiftedWindows
 from hdit_core.model.blocks import AttentionBlock
-from hdit_core.model.fused_blocks import window_attention_in_one_pass
+from hdit_core.model.fused_blocks import fused_window_attention
 from hdit_core.model.native import library as gemm
 from hdit_core.model.native import workspace as extent
-from hdit_core.model.native.rowwise import load_rows
+from hdit_core.model.native.rowwise import load_rowwise_kernels
 from hdit_core.model.norm import AdaLayerNorm, AdaRMSNorm
 
 pytestmark = pytest.mark.skipif(
-    isinstance(load_rows(), str) or gemm.find_gemm() is None,
-    reason=f"passes over rows: {load_rows()}; MKL in torch: {gemm.find_gemm() is not None}",
+    isinstance(load_rowwise_kernels(), str) or gemm.find_gemm() is None,
+    reason=f"passes over rows: {load_rowwise_kernels()}; MKL in torch: {gemm.find_gemm() is not None}",
 )
 SIZES = [  # images, grid, width, features of a head, window, shift
     (1, (8, 8), 64, 64, 8, 0),
@@ -223,7 +223,7 @@ def test_what_does_not_fit_is_left_to_one_step_after_the_other():
     layout = block.operator.layout(x, (cos, sin))
 
     def is_taken(x=x, scale=scale, qkv=qkv, out=out, layout=layout) -> bool:
-        return window_attention_in_one_pass(x, scale, qkv, block.scale, out, layout) is not None
+        return fused_window_attention(x, scale, qkv, block.scale, out, layout) is not None
 
     assert is_taken()
     assert not is_taken(scale=scale[:1]) and not is_taken(scale=scale[:2]) and not is_taken(scale=scale[:, 0])

@@ -6,12 +6,11 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 import torch
 
-from hdit_core.model.attention.interface import Place
-from hdit_core.model.attention.self_test import trial
+from hdit_core.model.attention.interface import KernelTarget
 from hdit_core.model.attention.triton import attend
 from hdit_core.model.triton import launch
 
-HERE = Place(torch.device("cpu"), torch.bfloat16, 16)
+HERE = KernelTarget(torch.device("cpu"), torch.bfloat16, 16)
 
 
 @pytest.mark.usefixtures("interpreted")

@@ -5,7 +5,7 @@ import torch
 
 from hdit_core.flops.measure import measured_macs
 from hdit_core.model.hourglass import HourglassTransformer, initialize
-from hdit_core.train.monitor.throughput import image_flops, peak_bytes, peak_flops_per_s, stated_peak
+from hdit_core.train.monitor.throughput import datasheet_flops, image_flops, peak_bytes, peak_flops_per_s
 from hdit_core.train.optim.grad_norm import clip, grad_norms, norms_of, part_of
 
 
@@ -90,8 +90,8 @@ def test_an_image_costs_three_forward_passes_of_two_operations_for_each_multiply
     ],
 )
 def test_a_gpu_is_found_by_the_name_that_torch_gives_it(name, tflops):
-    assert stated_peak(name, torch.bfloat16) == (tflops and tflops * 1e12)
-    assert stated_peak(name, torch.float32) is None
+    assert datasheet_flops(name, torch.bfloat16) == (tflops and tflops * 1e12)
+    assert datasheet_flops(name, torch.float32) is None
 
 
 def test_a_cpu_has_no_stated_peak_and_says_what_the_process_held():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hdit_core.checkpoint.log import read_log
-from hdit_core.checkpoint.state import SIGMA_BINS, Interval, Memory, State
+from hdit_core.checkpoint.state import SIGMA_BINS, LogWindow, State, StepHistory
 from hdit_core.errors import StoppedEarly
 from hdit_core.train import trainer as trainer_module
 from hdit_core.train.monitor.metrics import SIGMA_EDGES, log_fields, loss_by_sigma, with_step
@@ -24,7 +24,7 @@ def test_losses_are_told_apart_by_half_decades_of_noise_and_what_lies_outside_co
     assert len(SIGMA_EDGES) == SIGMA_BINS + 1
     assert np.diff(np.log(SIGMA_EDGES)) == pytest.approx([np.log(10) / 2] * SIGMA_BINS)
     numbers = np.random.default_rng(0)
-    interval, losses, sigmas = Interval(), numbers.random((3, 50)), np.exp(numbers.normal(0, 5, (3, 50)))
+    interval, losses, sigmas = LogWindow(), numbers.random((3, 50)), np.exp(numbers.normal(0, 5, (3, 50)))
     for each, noise in zip(losses, sigmas, strict=True):
         interval = with_step(interval, result(each, noise), flops=10.0, elapsed_s=2.0, waited_s=0.5)
     places = np.clip(np.floor(2 * (np.log10(sigmas) + 3)), 0, SIGMA_BINS - 1)
@@ -38,7 +38,7 @@ def test_losses_are_told_apart_by_half_decades_of_noise_and_what_lies_outside_co
 
 
 def test_a_line_has_means_of_the_steps_and_speeds_of_the_whole_interval():
-    interval = Interval()
+    interval = LogWindow()
     for norm, waited_s in ((1.0, 0.0), (3.0, 2.0)):
         step = result([1.0, 2.0, 6.0], [0.1, 1.0, 10.0], grad_norms={"mapping": norm, "level 0": 1.0})
         interval = with_step(interval, step, flops=1e9, elapsed_s=4.0, waited_s=waited_s, spikes=1)
@@ -49,11 +49,11 @@ def test_a_line_has_means_of_the_steps_and_speeds_of_the_whole_interval():
 
 
 def test_a_state_with_all_that_it_remembers_is_the_same_after_a_checkpoint_and_old_ones_remember_nothing():
-    interval = with_step(Interval(), result([0.1], [0.3]), flops=1 / 3, elapsed_s=0.1, waited_s=1e-9)
-    memory = Memory(interval=interval, losses=(0.1, 1e-7), grad_norms=(1 / 3,), damaged={7: "cut short"})
+    interval = with_step(LogWindow(), result([0.1], [0.3]), flops=1 / 3, elapsed_s=0.1, waited_s=1e-9)
+    memory = StepHistory(interval=interval, losses=(0.1, 1e-7), grad_norms=(1 / 3,), damaged={7: "cut short"})
     state = State(step=3, num_images=24, data_hash="x", memory=memory)
     assert State.model_validate(json.loads(state.model_dump_json())) == state
-    assert State.model_validate({"step": 3, "num_images": 24, "data_hash": "x"}).memory == Memory()
+    assert State.model_validate({"step": 3, "num_images": 24, "data_hash": "x"}).memory == StepHistory()
 
 
 def test_the_log_of_a_stopped_and_resumed_run_is_that_of_an_unbroken_one_but_for_times(tmp_path, trained, monkeypatch):
@@ -67,7 +67,7 @@ def test_the_log_of_a_stopped_and_resumed_run_is_that_of_an_unbroken_one_but_for
             (tmp_path / "run" / "STOP").touch()
         return advanced(state, step, *arguments, **more)
 
-    monkeypatch.setattr(trainer_module, "advanced", stop_within_an_interval)
+    monkeypatch.setattr(trainer_module, "next_state", stop_within_an_interval)
     for _ in range(3):
         with pytest.raises(StoppedEarly):
             train(recipe, tmp_path / "run")

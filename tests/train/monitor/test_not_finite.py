@@ -20,8 +20,8 @@ from hdit_core.train.optim.grad_norm import part_of
 from hdit_core.train.optim.optimizer import optimizer_tensors
 from hdit_core.train.run import train
 from hdit_core.train.step.batch_plan import steps
-from hdit_core.train.step.build import make_learner
-from hdit_core.train.step.dataloader import feed, order_of_run
+from hdit_core.train.step.build import build_learner
+from hdit_core.train.step.dataloader import build_dataloader, build_run_order
 from hdit_core.train.step.result import NotFinite
 from tests.conftest import TINY
 from tests.train.poison import Poison, poisoned
@@ -55,10 +55,10 @@ def begun(trained):
 
     def begin(values=None):
         recipe = trained({"train.micro_batch_size": 3, "train.ema_profiles": [0.05, 0.1]} | (values or {}))
-        learner, reader = make_learner(recipe, None, World(), CPU), ImageReader(recipe.data.path)
+        learner, reader = build_learner(recipe, None, World(), CPU), ImageReader(recipe.data.path)
         first, second = list(steps(recipe.train, 0, 0))[:2]
-        learner.update(first, feed(recipe, reader, [first], learner.pieces))
-        return learner, second, lambda: feed(recipe, reader, [second], learner.pieces)
+        learner.train_step(first, build_dataloader(recipe, reader, [first], learner.micro_batches))
+        return learner, second, lambda: build_dataloader(recipe, reader, [second], learner.micro_batches)
 
     return begin
 
@@ -70,7 +70,7 @@ def test_a_gradient_that_is_not_finite_is_refused_in_whichever_parameter_it_is(b
         with monkeypatch.context() as patch:
             met = poisoned(patch, Poison(step.number, [math.nan, math.inf, -math.inf][place % 3], parameter=name))
             with pytest.raises(NotFinite, match=r"step 1: the loss is .* norm (nan|inf), on images 8 to 15") as refused:
-                learner.update(step, batches())
+                learner.train_step(step, batches())
         assert met == [1]
         unsound = [part for part, norm in refused.value.result.grad_norms.items() if not math.isfinite(norm)]
         assert unsound == [part_of(name, len(TINY["model"]["levels"]))]
@@ -85,7 +85,7 @@ def test_a_loss_that_is_not_finite_is_refused_in_whichever_image_and_micro_batch
         with monkeypatch.context() as patch:
             poisoned(patch, Poison(step.number, value, image))
             with pytest.raises(NotFinite) as refused:
-                learner.update(step, batches())
+                learner.train_step(step, batches())
         assert [math.isfinite(loss) for loss in refused.value.result.losses] == [place != image for place in range(8)]
         assert_untouched(learner, before)
 
@@ -97,19 +97,19 @@ def test_weights_whose_products_overflow_are_refused_before_anything_moves(begun
         learner.ema.source.patch_out.proj.weight.fill_(3e38)
     before = everything(learner)
     with pytest.raises(NotFinite, match=r"the loss is (nan|inf)"):
-        learner.update(step, batches())
+        learner.train_step(step, batches())
     assert_untouched(learner, before)
 
 
 def act_on_rank(recipe, rank_of_the_bad_one, part):
     """Take two steps, the second one with a bad number on one rank; return what was refused, and whether all stayed."""
-    from hdit_core.distributed import join
+    from hdit_core.distributed import init_ranks
 
-    world = join("cpu")
-    learner = make_learner(recipe, None, world, CPU)
+    world = init_ranks("cpu")
+    learner = build_learner(recipe, None, world, CPU)
     plan = list(steps(recipe.train, 0, 0))[:2]
-    batches = feed(recipe, ImageReader(recipe.data.path), plan, learner.pieces)
-    learner.update(plan[0], batches)
+    batches = build_dataloader(recipe, ImageReader(recipe.data.path), plan, learner.micro_batches)
+    learner.train_step(plan[0], batches)
     before = everything(learner)
     with pytest.MonkeyPatch.context() as patch:
         if world.rank == rank_of_the_bad_one and part == "loss":
@@ -117,12 +117,12 @@ def act_on_rank(recipe, rank_of_the_bad_one, part):
         if world.rank == rank_of_the_bad_one and part == "gradient":
             poisoned(patch, Poison(1, math.inf))
         try:
-            learner.update(plan[1], batches)
+            learner.train_step(plan[1], batches)
             refused = None
         except NotFinite as problem:
             refused = [math.isfinite(loss) for loss in problem.result.losses]
     assert_untouched(learner, before)
-    world.leave()
+    world.destroy_ranks()
     return refused
 
 
@@ -162,11 +162,11 @@ def test_the_incident_says_which_images_with_which_numbers_went_into_the_step(tm
     assert record["loss"] == "nan" and record["images"][6]["loss"] == "nan"
     assert [image["number"] for image in record["images"]] == list(range(16, 24))
     reader = ImageReader(recipe.data.path)
-    batch = next(feed(recipe, reader, list(steps(recipe.train, 2, 16))[:1], lambda step: [range(16, 24)]))
+    batch = next(build_dataloader(recipe, reader, list(steps(recipe.train, 2, 16))[:1], lambda step: [range(16, 24)]))
     u = (torch.arange(8) + batch.uniform) / 8
     sigmas = training_sigmas(recipe.diffusion, recipe.model.image_size, u).tolist()
     assert [image["sigma"] for image in record["images"]] == pytest.approx(sigmas)
-    expected = order_of_run(recipe, reader, ()).images_at(np.arange(16, 24)).tolist()
+    expected = build_run_order(recipe, reader, ()).images_at(np.arange(16, 24)).tolist()
     assert [image["index"] for image in record["images"]] == expected
     assert all(image["where"] == reader.where(image["index"]) for image in record["images"])
 

@@ -7,8 +7,8 @@ import pytest
 
 from hdit_core.checkpoint.layout import incident_file
 from hdit_core.checkpoint.load import newest_checkpoint
-from hdit_core.checkpoint.state import Skip
-from hdit_core.train.monitor.callbacks import Watcher
+from hdit_core.checkpoint.state import SkippedImages
+from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.replay import replay
 from hdit_core.train.run import train
 from tests.train.poison import Poison, poisoned
@@ -21,7 +21,7 @@ def train_past_a_bad_image(recipe, run):
     notes = []
     with pytest.MonkeyPatch.context() as patch:
         poisoned(patch, Poison(-1, math.nan, number=53))
-        train(recipe, run, watcher=Watcher(on_note=notes.append))
+        train(recipe, run, callbacks=Callbacks(on_note=notes.append))
     return [note for note in notes if "back to the last checkpoint" in note]
 
 
@@ -41,7 +41,7 @@ def test_ranks_go_back_together_and_only_one_of_them_writes_it_down(tmp_path, tr
     record = json.loads(incident_file(tmp_path / "run", 6).read_text())
     assert (record["ranks"], record["world_size"], record["images"][5]["rank"]) == ([1], 2, 1)
     state = newest_checkpoint(tmp_path / "run")[0].state
-    assert (state.step, state.skips) == (8, (Skip(after_images=48, images=8),))
+    assert (state.step, state.skips) == (8, (SkippedImages(after_images=48, images=8),))
     if layout == "ddp-2":
         (losses, numbers, norms), other = on_ranks(2, losses_of_a_step, recipe, tmp_path / "run")
         assert other == (losses, numbers, norms) and all(map(math.isfinite, losses))

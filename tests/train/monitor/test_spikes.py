@@ -10,14 +10,14 @@ import torch
 from hdit_core.checkpoint.layout import incident_file
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.checkpoint.log import read_log
-from hdit_core.checkpoint.state import Memory, Skip
-from hdit_core.data.loader.bucket_order import Part
+from hdit_core.checkpoint.state import SkippedImages, StepHistory
+from hdit_core.data.loader.bucket_order import BatchSizePhase
 from hdit_core.errors import NumericalError, StoppedEarly
 from hdit_core.train.monitor import spikes as spikes_module
-from hdit_core.train.monitor.callbacks import Watcher
-from hdit_core.train.monitor.spikes import WINDOW, find_spikes, remembered, stands_out
+from hdit_core.train.monitor.callbacks import Callbacks
+from hdit_core.train.monitor.spikes import WINDOW, find_spikes, is_spike, with_step_history
 from hdit_core.train.run import train
-from hdit_core.train.step.batch_plan import Step, parts, steps
+from hdit_core.train.step.batch_plan import PlannedStep, parts, steps
 from hdit_core.train.step.result import StepResult
 from hdit_core.train.step.train_step import Learner
 from tests.train.poison import Poison, poisoned
@@ -25,34 +25,34 @@ from tests.train.poison import Poison, poisoned
 
 def test_what_lies_far_above_the_scatter_and_twice_the_usual_is_a_spike_and_nothing_else_is():
     usual = np.exp(np.random.default_rng(0).normal(0, 0.1, WINDOW)).tolist()
-    assert not any(stands_out(value, usual) for value in (0.0, 1e-9, 1.0, 1.9, max(usual)))
-    assert stands_out(2.5, usual) and stands_out(math.inf, usual)
-    assert not stands_out(1.9, [1.0] * WINDOW) and stands_out(2.1, [1.0] * WINDOW)  # no scatter at all
+    assert not any(is_spike(value, usual) for value in (0.0, 1e-9, 1.0, 1.9, max(usual)))
+    assert is_spike(2.5, usual) and is_spike(math.inf, usual)
+    assert not is_spike(1.9, [1.0] * WINDOW) and is_spike(2.1, [1.0] * WINDOW)  # no scatter at all
     scattered = np.exp(np.random.default_rng(0).normal(0, 1.0, WINDOW)).tolist()
-    assert not stands_out(100.0, scattered) and stands_out(math.exp(9), scattered)
-    assert not stands_out(1e9, usual[:31]) and stands_out(1e9, usual[:32])
+    assert not is_spike(100.0, scattered) and is_spike(math.exp(9), scattered)
+    assert not is_spike(1e9, usual[:31]) and is_spike(1e9, usual[:32])
 
 
 def test_a_few_spikes_hide_no_other_and_a_new_level_becomes_usual():
-    memory = Memory(losses=(1.0,) * 60 + (500.0,) * 4, grad_norms=(1.0,) * 64)
+    memory = StepHistory(losses=(1.0,) * 60 + (500.0,) * 4, grad_norms=(1.0,) * 64)
     found = find_spikes(memory, StepResult(50.0, 1.5))
     assert [(spike.what, spike.value, spike.usual) for spike in found] == [("loss", 50.0, 1.0)]
     told = 0
     for _ in range(WINDOW):
         told += bool(find_spikes(memory, StepResult(50.0, 1.0)))
-        memory = remembered(memory, StepResult(50.0, 1.0))
+        memory = with_step_history(memory, StepResult(50.0, 1.0))
     assert 50 < told < 80 and len(memory.losses) == WINDOW
 
 
 def test_steps_after_a_skip_take_the_images_behind_it_and_parts_of_the_order_begin_later(trained):
     growth = [{"after_images": 24, "batch_size": 12}]
     train_recipe = trained({"train.num_images": 60, "train.batch_growth": growth}).train
-    skips = (Skip(after_images=8, images=8), Skip(after_images=24, images=12))
+    skips = (SkippedImages(after_images=8, images=8), SkippedImages(after_images=24, images=12))
     taken = [range(step.first, step.first + step.batch_size) for step in steps(train_recipe, 0, 0, skips)]
     assert taken == [range(8), range(16, 24), range(24, 32), range(44, 56), range(56, 68), range(68, 80)]
-    assert next(steps(train_recipe, 1, 8, skips)) == Step(1, 8, 8, 8)
+    assert next(steps(train_recipe, 1, 8, skips)) == PlannedStep(1, 8, 8, 8)
     # the images passed over at 24 were of the larger steps, so that their part begins before them
-    assert parts(train_recipe, skips) == [Part(0, 8), Part(32, 12)]
+    assert parts(train_recipe, skips) == [BatchSizePhase(0, 8), BatchSizePhase(32, 12)]
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def images_of(run):
 def test_a_spike_is_noted_logged_and_described_and_the_run_goes_on(tmp_path, trained, monkeypatch, soon):
     poisoned(monkeypatch, Poison(6, 1e4, image=3))
     notes = []
-    train(trained({"train.log_every_images": 32}), tmp_path, watcher=Watcher(on_note=notes.append))
+    train(trained({"train.log_every_images": 32}), tmp_path, callbacks=Callbacks(on_note=notes.append))
     assert any("step 6: a spike: the loss is" in note and "incidents/step-000000006.json" in note for note in notes)
     assert [line.get("spikes") for line in read_log(tmp_path)] == [None, 1, None]
     record = json.loads(incident_file(tmp_path, 6).read_text())
@@ -87,30 +87,30 @@ def test_a_run_that_rolls_back_ends_as_one_that_was_never_given_those_images(
     recipe = trained({"train.rollback": 1, "train.log_every_images": 8})
     number, seen, notes = 51, [], []  # an image of step 6; the checkpoint before it is of step 4
     met = poisoned(monkeypatch, Poison(-1, value, number=number))
-    measure = Learner.measure
+    measure = Learner.forward_backward
     monkeypatch.setattr(
-        Learner, "measure", lambda learner, step, batches: seen.append(step) or measure(learner, step, batches)
+        Learner, "forward_backward", lambda learner, step, batches: seen.append(step) or measure(learner, step, batches)
     )
     if stop:  # between the roll-back and the next checkpoint: the run meets the images again, and goes back again
 
         def kill(now):
-            if seen.count(Step(4, 32, 8, 0)) == 2 and now.step == 6:
+            if seen.count(PlannedStep(4, 32, 8, 0)) == 2 and now.step == 6:
                 seen.clear()
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            train(recipe, tmp_path / "run", watcher=Watcher(on_progress=kill))
-    train(recipe, tmp_path / "run", watcher=Watcher(on_note=notes.append))
+            train(recipe, tmp_path / "run", callbacks=Callbacks(on_progress=kill))
+    train(recipe, tmp_path / "run", callbacks=Callbacks(on_note=notes.append))
     assert len([note for note in notes if "back to the last checkpoint" in note]) == 1 and met == [6] * (1 + stop)
-    assert seen[-6:] == [Step(n, 8 * n, 8, 8) for n in range(6, 12)]
+    assert seen[-6:] == [PlannedStep(n, 8 * n, 8, 8) for n in range(6, 12)]
     state = newest_checkpoint(tmp_path / "run")[0].state
-    assert state.skips == (Skip(after_images=48, images=8),) and (state.step, state.num_images) == (12, 96)
+    assert state.skips == (SkippedImages(after_images=48, images=8),) and (state.step, state.num_images) == (12, 96)
     assert [line["step"] for line in read_log(tmp_path / "run")] == list(range(1, 13))
 
     never = steps
 
     def steps_without(train_recipe, step, num_images, skips=()):
-        return never(train_recipe, step, num_images, (Skip(after_images=48, images=8),))
+        return never(train_recipe, step, num_images, (SkippedImages(after_images=48, images=8),))
 
     monkeypatch.setattr("hdit_core.train.trainer.steps", steps_without)
     train(recipe, tmp_path / "never")
@@ -137,11 +137,11 @@ def test_a_run_that_was_stopped_after_a_rollback_goes_on_with_its_skips(tmp_path
     recipe = trained({"train.rollback": 2})
     poisoned(monkeypatch, Poison(-1, math.nan, number=17))
     with pytest.raises(StoppedEarly):
-        train(recipe, tmp_path, watcher=Watcher(on_progress=lambda now: (tmp_path / "STOP").touch()))
+        train(recipe, tmp_path, callbacks=Callbacks(on_progress=lambda now: (tmp_path / "STOP").touch()))
     assert newest_checkpoint(tmp_path)[0].state.skips == ()
     with pytest.raises(StoppedEarly):
-        train(recipe, tmp_path, watcher=Watcher(on_progress=lambda now: (tmp_path / "STOP").touch()))
+        train(recipe, tmp_path, callbacks=Callbacks(on_progress=lambda now: (tmp_path / "STOP").touch()))
     skips = newest_checkpoint(tmp_path)[0].state.skips
-    assert skips == (Skip(after_images=16, images=8),)
+    assert skips == (SkippedImages(after_images=16, images=8),)
     train(recipe, tmp_path)
     assert newest_checkpoint(tmp_path)[0].state.skips == skips

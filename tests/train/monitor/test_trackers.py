@@ -8,8 +8,8 @@ from PIL import Image
 
 from hdit_core.checkpoint.log import read_log
 from hdit_core.errors import StoppedEarly, UsageError
-from hdit_core.train.monitor.callbacks import Watcher
-from hdit_core.train.monitor.trackers import check_boards, numbers_of, opened_boards
+from hdit_core.train.monitor.callbacks import Callbacks
+from hdit_core.train.monitor.trackers import check_trackers, numbers_of, open_trackers
 from hdit_core.train.run import train
 
 
@@ -44,10 +44,10 @@ def test_wandb_is_given_every_line_of_the_log_and_every_sheet_of_one_run_however
     tmp_path, trained, wandb
 ):
     recipe = trained({"train.num_images": 64, "train.log_every_images": 16, "train.sample_every_images": 64})
-    stop = Watcher(lambda now: (tmp_path / "STOP").touch() if now.step == 4 else None, boards=("wandb", "wandb"))
+    stop = Callbacks(lambda now: (tmp_path / "STOP").touch() if now.step == 4 else None, trackers=("wandb", "wandb"))
     with pytest.raises(StoppedEarly):
-        train(recipe, tmp_path, watcher=stop)
-    train(recipe, tmp_path, watcher=Watcher(boards=("wandb",)))
+        train(recipe, tmp_path, callbacks=stop)
+    train(recipe, tmp_path, callbacks=Callbacks(trackers=("wandb",)))
     assert wandb.finished == len(wandb.begun) == 2 and wandb.begun[0] == wandb.begun[1]
     begun = wandb.begun[0]
     assert (begun["dir"], begun["resume"], begun["name"]) == (str(tmp_path.resolve()), "allow", tmp_path.name)
@@ -71,8 +71,8 @@ def test_tensorboard_keeps_what_it_was_given_and_hides_what_a_resumed_run_takes_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path, watcher=Watcher(die_after_step_6, boards=("tensorboard",)))
-    train(recipe, tmp_path, watcher=Watcher(boards=("tensorboard",)))
+        train(recipe, tmp_path, callbacks=Callbacks(die_after_step_6, trackers=("tensorboard",)))
+    train(recipe, tmp_path, callbacks=Callbacks(trackers=("tensorboard",)))
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     expected = [(line["num_images"], pytest.approx(line["loss"])) for line in read_log(tmp_path)]
@@ -98,17 +98,17 @@ def test_a_board_whose_package_is_missing_is_refused_before_the_run_begins(tmp_p
     with pytest.raises(
         UsageError, match=rf"--watch {name}: the package {name} cannot be imported .*toolkit\[{name}\]'"
     ):
-        train(trained({}), tmp_path / "run", watcher=Watcher(boards=(name,)))
+        train(trained({}), tmp_path / "run", callbacks=Callbacks(trackers=(name,)))
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_board_is_refused():
     with pytest.raises(UsageError, match=r"--watch tensorbord: there is no such board; did you mean 'tensorboard'"):
-        check_boards(["tensorbord"])
+        check_trackers(["tensorbord"])
 
 
 def test_without_a_board_nothing_happens(tmp_path, tiny_recipe):
-    with opened_boards((), tmp_path, tiny_recipe, 0) as boards:
+    with open_trackers((), tmp_path, tiny_recipe, 0) as boards:
         boards.add_record({"num_images": 1, "loss": 1.0})
         boards.add_sheet(tmp_path / "nowhere.png", 1)
     assert list(tmp_path.iterdir()) == []

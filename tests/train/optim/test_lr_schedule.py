@@ -10,7 +10,7 @@ from hdit_core.distributed import World
 from hdit_core.errors import RecipeError, UsageError
 from hdit_core.train.optim.ema import Ema, ema_decay
 from hdit_core.train.optim.lr_schedule import lr_factor
-from hdit_core.train.run_folder import claimed_folder
+from hdit_core.train.run_folder import locked_run_folder
 from hdit_core.train.step.batch_plan import check_world, micro_batches, steps
 
 
@@ -65,14 +65,14 @@ def test_a_schedule_after_warm_up_depends_on_the_images_seen_and_not_on_the_batc
 
 def test_a_run_on_a_cosine_cannot_be_made_longer_and_another_can(tmp_path, changed):
     for schedule in ("cosine", "constant"):
-        with claimed_folder(tmp_path / schedule, changed({"train.schedule": schedule})):
+        with locked_run_folder(tmp_path / schedule, changed({"train.schedule": schedule})):
             pass
-    with claimed_folder(tmp_path / "constant", changed({"train.num_images": 192})):
+    with locked_run_folder(tmp_path / "constant", changed({"train.num_images": 192})):
         pass
     longer = changed({"train.schedule": "cosine", "train.num_images": 192})
     with (
         pytest.raises(UsageError, match=r"holds another run: train\.num_images is 96 there and 192 here"),
-        claimed_folder(tmp_path / "cosine", longer),
+        locked_run_folder(tmp_path / "cosine", longer),
     ):
         pass
 

@@ -7,11 +7,11 @@ from torch import nn
 from hdit_core.checkpoint.layout import stop_file
 from hdit_core.distributed import World
 from hdit_core.errors import StoppedEarly
-from hdit_core.train.monitor.callbacks import Watcher
-from hdit_core.train.optim.muon import MOMENTUM, Muon, Together, orthogonal
+from hdit_core.train.monitor.callbacks import Callbacks
+from hdit_core.train.optim.muon import MOMENTUM, ChainedOptimizer, Muon, orthogonal
 from hdit_core.train.optim.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors, set_lr
 from hdit_core.train.run import train
-from hdit_core.train.step.build import make_learner
+from hdit_core.train.step.build import build_learner
 from tests.train.ranks import on_ranks
 from tests.train.shared_runs import LAYOUTS, learn, losses, tensors_left
 
@@ -26,7 +26,7 @@ def random(*shape, seed=0):
 @pytest.fixture
 def network(changed):
     """The tiny network with a gradient everywhere."""
-    network = make_learner(changed(MUON), None, World(), CPU).ema.source
+    network = build_learner(changed(MUON), None, World(), CPU).ema.source
     for seed, parameter in enumerate(network.parameters()):
         parameter.grad = random(*parameter.shape, seed=seed)
     return network
@@ -149,7 +149,7 @@ def test_what_is_written_down_is_all_that_it_knows(network, changed):
 
     network.load_state_dict(weights)
     other = make_optimizer(network, recipe)
-    assert isinstance(other, Together)
+    assert isinstance(other, ChainedOptimizer)
     load_optimizer_tensors(other, network, tensors)
     other.step()
     assert all(torch.equal(tensor, after[name]) for name, tensor in network.state_dict().items())
@@ -171,7 +171,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_pat
             stop_file(tmp_path / "run").touch()
 
     with pytest.raises(StoppedEarly):
-        train(recipe, tmp_path / "run", watcher=Watcher(on_progress=stop))
+        train(recipe, tmp_path / "run", callbacks=Callbacks(on_progress=stop))
     train(recipe, tmp_path / "run")
     ours, theirs = tensors_left(tmp_path / "run"), tensors_left(tmp_path / "unbroken")
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from hdit_core.checkpoint.denoiser import load_denoiser
-from hdit_core.checkpoint.ema.post_hoc import build_average
+from hdit_core.checkpoint.ema.post_hoc import build_post_hoc_ema
 from hdit_core.checkpoint.ema.profile import gamma_of
 from hdit_core.checkpoint.ema.snapshots import snapshots, stream_tensors
-from hdit_core.checkpoint.layout import averages_folder
+from hdit_core.checkpoint.layout import ema_folder
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.errors import CheckpointError, RecipeError, StoppedEarly, UsageError
-from hdit_core.train.async_checkpoint import Saver
-from hdit_core.train.monitor.callbacks import Watcher
-from hdit_core.train.optim.ema import Profiles
+from hdit_core.train.async_checkpoint import AsyncCheckpointer
+from hdit_core.train.monitor.callbacks import Callbacks
+from hdit_core.train.optim.ema import PowerEmas
 from hdit_core.train.run import train
 from hdit_core.train.step.train_step import Learner
 from tests.train.test_resume import assert_same_bits, stop_at
@@ -24,7 +24,7 @@ GROWTH = {"train.batch_growth": [{"after_images": 32, "batch_size": 16}]}
 def test_profiles_are_the_integrals_of_the_weights_over_the_images_whatever_the_batch_sizes(
     tmp_path, trained, monkeypatch
 ):
-    weights, update = [], Learner.update
+    weights, update = [], Learner.train_step
 
     def record(learner, step, batches):
         result = update(learner, step, batches)
@@ -32,7 +32,7 @@ def test_profiles_are_the_integrals_of_the_weights_over_the_images_whatever_the_
         weights.append((step.num_images, step.num_images + step.batch_size, state))
         return result
 
-    monkeypatch.setattr(Learner, "update", record)
+    monkeypatch.setattr(Learner, "train_step", record)
     train(trained(PROFILES | GROWTH), tmp_path / "run")
     assert [after - before for before, after, _ in weights] == [8] * 4 + [16] * 4
     checkpoint = newest_checkpoint(tmp_path / "run")[0]
@@ -46,7 +46,7 @@ def test_profiles_are_the_integrals_of_the_weights_over_the_images_whatever_the_
 
 
 def contents(run):
-    return {path.name: path.read_bytes() for path in averages_folder(run).iterdir()}
+    return {path.name: path.read_bytes() for path in ema_folder(run).iterdir()}
 
 
 def test_snapshots_come_when_they_are_due_and_at_the_end_and_hold_the_averages_in_16_bits(tmp_path, trained):
@@ -68,7 +68,7 @@ def test_snapshots_come_when_they_are_due_and_at_the_end_and_hold_the_averages_i
 def test_without_profiles_there_are_no_snapshots_and_no_further_parts(tmp_path, trained):
     run = tmp_path / "run"
     train(trained({"train.num_images": 16}), run)
-    assert not averages_folder(run).exists()
+    assert not ema_folder(run).exists()
     names = {path.name for path in newest_checkpoint(run)[0].folder.iterdir()}
     assert names == {f"{part}.safetensors" for part in ("model", "ema", "optimizer")} | {"state.json", "manifest.json"}
 
@@ -83,7 +83,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_profiles_and_snapshots(tmp
     recipe, runs = trained(PROFILES), [tmp_path / "unbroken", tmp_path / "broken"]
     train(recipe, runs[0])
     with pytest.raises(StoppedEarly):
-        train(recipe, runs[1], watcher=stop_at(runs[1], [4]))
+        train(recipe, runs[1], callbacks=stop_at(runs[1], [4]))
     train(recipe, runs[1])
     first, second = (newest_checkpoint(run)[0] for run in runs)
     for part in ("ema-0.050", "ema-0.200"):
@@ -98,7 +98,7 @@ class Killed(Exception):
 def test_a_run_that_goes_on_takes_off_the_snapshots_it_is_yet_to_come_by(tmp_path, trained, monkeypatch):
     recipe, runs = trained(PROFILES), [tmp_path / "unbroken", tmp_path / "broken"]
     train(recipe, runs[0])
-    update, left = Learner.update, []
+    update, left = Learner.train_step, []
 
     def killed(learner, step, batches):
         if step.number == 7:  # the newest checkpoint is of 32 images, the newest snapshots are of 48
@@ -106,16 +106,16 @@ def test_a_run_that_goes_on_takes_off_the_snapshots_it_is_yet_to_come_by(tmp_pat
         return update(learner, step, batches)
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Learner, "update", killed)
+        patch.setattr(Learner, "train_step", killed)
         train(recipe, runs[1])
     assert [s.profile.num_images for s in snapshots(runs[1])] == [24, 24, 48, 48]
-    (averages_folder(runs[1]) / ".tmp-000000056-ema-0.050.safetensors-1").write_bytes(b"cut short")
+    (ema_folder(runs[1]) / ".tmp-000000056-ema-0.050.safetensors-1").write_bytes(b"cut short")
 
     def look(learner, step, batches):
         left.append([s.profile.num_images for s in snapshots(runs[1])])
         return update(learner, step, batches)
 
-    monkeypatch.setattr(Learner, "update", look)
+    monkeypatch.setattr(Learner, "train_step", look)
     train(recipe, runs[1])
     assert left[0] == [24, 24] and contents(runs[0]) == contents(runs[1])
 
@@ -123,14 +123,14 @@ def test_a_run_that_goes_on_takes_off_the_snapshots_it_is_yet_to_come_by(tmp_pat
 def test_a_kill_between_a_snapshot_and_the_checkpoint_of_the_same_step_loses_none(tmp_path, trained, monkeypatch):
     recipe = trained(PROFILES | {"train.ema_snapshot_every_images": 32})
     train(recipe, tmp_path / "unbroken")
-    snapshot, save = Profiles.write_snapshots, Saver.save
-    for name, part, act in (("before", Profiles, snapshot), ("between", Saver, save)):
+    snapshot, save = PowerEmas.write_snapshots, AsyncCheckpointer.save
+    for name, part, act in (("before", PowerEmas, snapshot), ("between", AsyncCheckpointer, save)):
 
         def killed(self, *arguments, act=act):
             act(self, *arguments)
             raise Killed
 
-        attribute = "write_snapshots" if part is Profiles else "save"
+        attribute = "write_snapshots" if part is PowerEmas else "save"
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(part, attribute, killed)
             train(recipe, tmp_path / name)
@@ -178,7 +178,7 @@ def followed(tmp_path_factory, tiny_data):
     train_table = TINY["train"] | {"ema_profiles": [0.05, 0.2], "ema_snapshot_every_images": 8}
     recipe = check_recipe(TINY | {"data": TINY["data"] | {"path": str(tiny_data)}, "train": train_table}, "followed")
     run = tmp_path_factory.mktemp("followed") / "run"
-    train(recipe, run, watcher=Watcher())
+    train(recipe, run, callbacks=Callbacks())
     return run
 
 
@@ -196,7 +196,7 @@ def test_weights_are_named_by_the_length_of_their_average(followed):
 def test_a_length_that_was_not_followed_is_there_once_it_is_made_and_as_long_as_its_snapshots_are(followed, tmp_path):
     with pytest.raises(CheckpointError, match=r"has no average of length 0.100 yet; make it: hdit ema --std 0.1 "):
         load_denoiser(followed, "0.1")
-    made = build_average(followed, 0.1)
+    made = build_post_hoc_ema(followed, 0.1)
     state = load_denoiser(followed, "0.1").network.state_dict()
     assert all(torch.equal(state[name], t) for name, t in load_denoiser(made.path).network.state_dict().items())
     first = snapshots(followed)[0].path

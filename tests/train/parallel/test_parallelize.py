@@ -14,7 +14,7 @@ from hdit_core.distributed import World
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.plan.sharding import state_bytes
 from hdit_core.train.parallel import parallelize as parallel_module
-from hdit_core.train.parallel.parallelize import Parallel, arrange
+from hdit_core.train.parallel.parallelize import Parallelism, choose_parallelism
 from hdit_core.train.run import train
 from tests.train.ranks import on_ranks
 from tests.train.shared_runs import (
@@ -137,8 +137,10 @@ def test_the_ranks_share_what_the_recipe_says_and_the_user_is_told(runs, shared)
 
 
 def test_one_rank_has_nothing_to_share_and_says_so_where_the_recipe_asks_for_it(shared):
-    assert arrange(shared("one"), World(), CPU) == Parallel()
-    assert arrange(shared("fsdp-2"), World(), CPU) == Parallel(note="train.parallel = 'fsdp' waits for a second rank")
+    assert choose_parallelism(shared("one"), World(), CPU) == Parallelism()
+    assert choose_parallelism(shared("fsdp-2"), World(), CPU) == Parallelism(
+        note="train.parallel = 'fsdp' waits for a second rank"
+    )
 
 
 def test_weights_are_shared_of_themselves_where_all_of_them_would_take_half_of_a_gpu(shared, monkeypatch):
@@ -151,9 +153,9 @@ def test_weights_are_shared_of_themselves_where_all_of_them_would_take_half_of_a
         monkeypatch.setattr(
             torch.cuda, "get_device_properties", lambda device, m=memory: SimpleNamespace(total_memory=m)
         )
-        note = arrange(recipe, World(0, 2), gpu).note
+        note = choose_parallelism(recipe, World(0, 2), gpu).note
         assert f"({way}): weights and what goes with them take 0.00" in note and "GB, of a GPU's" in note
-    assert "(DDP): ranks on a CPU share its memory anyway" in arrange(recipe, World(0, 2), CPU).note
+    assert "(DDP): ranks on a CPU share its memory anyway" in choose_parallelism(recipe, World(0, 2), CPU).note
 
 
 def test_further_averages_count_as_memory(shared):

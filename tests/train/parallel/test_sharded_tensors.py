@@ -5,8 +5,14 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from hdit_core.distributed import World, join
-from hdit_core.train.parallel.sharded_tensors import distribute_into, fill, host_tensors, laid_out_like, local
+from hdit_core.distributed import World, init_ranks
+from hdit_core.train.parallel.sharded_tensors import (
+    copy_into_shards,
+    distribute_into,
+    full_tensors_on_cpu,
+    local_shard,
+    shard_like,
+)
 from tests.train.ranks import on_ranks
 
 
@@ -24,19 +30,24 @@ class Small(nn.Module):
 
 
 def gather_and_distribute(mesh_shape):
-    world, network = join("cpu"), Small()
+    world, network = init_ranks("cpu"), Small()
     fully_shard(
         network, mesh=init_device_mesh("cpu", mesh_shape, mesh_dim_names=("copies", "parts")[-len(mesh_shape) :])
     )
-    whole = host_tensors(network.state_dict(), world)
+    whole = full_tensors_on_cpu(network.state_dict(), world)
     named = dict(network.named_parameters())
-    rows = local(named["weight"]).shape[0]
+    rows = local_shard(named["weight"]).shape[0]
     distribute_into(named, {name: -tensor for name, tensor in tensors().items()})
-    moment = laid_out_like(torch.ones(5, 7), named["weight"])
-    count = laid_out_like(torch.tensor(3.0), named["weight"])
-    seen = rows, local(moment).shape[0], local(moment).untyped_storage().nbytes() // 28, type(count).__name__
-    back = host_tensors(named, world)
-    world.leave()
+    moment = shard_like(torch.ones(5, 7), named["weight"])
+    count = shard_like(torch.tensor(3.0), named["weight"])
+    seen = (
+        rows,
+        local_shard(moment).shape[0],
+        local_shard(moment).untyped_storage().nbytes() // 28,
+        type(count).__name__,
+    )
+    back = full_tensors_on_cpu(named, world)
+    world.destroy_ranks()
     return whole, back, seen
 
 
@@ -52,12 +63,12 @@ def test_the_main_rank_gets_whole_tensors_and_parts_take_what_they_are_given_who
 
 def test_a_copy_on_the_host_stays_what_it_was_when_the_tensor_goes_on():
     source = {"x": torch.arange(6.0).view(2, 3).T}
-    copies = host_tensors(source, World())
+    copies = full_tensors_on_cpu(source, World())
     source["x"].zero_()
     assert torch.equal(copies["x"], torch.arange(6.0).view(2, 3).T) and copies["x"].is_contiguous()
 
 
 def test_whole_tensors_are_filled_and_laid_out_as_they_are():
     target = torch.zeros(2, 3)
-    fill(target, torch.ones(2, 3))
-    assert bool(target.all()) and laid_out_like(torch.ones(2), target).tolist() == [1, 1]
+    copy_into_shards(target, torch.ones(2, 3))
+    assert bool(target.all()) and shard_like(torch.ones(2), target).tolist() == [1, 1]

@@ -17,7 +17,7 @@ from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.model.parameter_groups import parameter_groups
 from hdit_core.train.step import train_step as step_module
 from hdit_core.train.step.batch_plan import steps
-from hdit_core.train.step.build import make_learner
+from hdit_core.train.step.build import build_learner
 
 CPU = torch.device("cpu")
 
@@ -47,10 +47,10 @@ def stir(network):
 def test_a_step_is_adamw_on_the_clipped_gradient_of_the_mean_loss_at_stratified_noise_levels(plain):
     values = {"train.micro_batch_size": 3, "train.warmup_images": 32, "train.grad_clip": 0.01, "train.seed": 4}
     recipe = plain(values | {"data.augment_prob": 0.5, "train.betas": [0.8, 0.9], "train.lr": 0.01})
-    learner = make_learner(recipe, None, World(), CPU)
+    learner = build_learner(recipe, None, World(), CPU)
     stir(learner.denoiser.network)
     plan = list(steps(recipe.train, 0, 0))[:2]
-    ours = batches_of(recipe, [piece for step in plan for piece in learner.pieces(step)])
+    ours = batches_of(recipe, [piece for step in plan for piece in learner.micro_batches(step)])
 
     network = HourglassTransformer(recipe.model)
     initialize(network, 4)
@@ -58,7 +58,7 @@ def test_a_step_is_adamw_on_the_clipped_gradient_of_the_mean_loss_at_stratified_
     average = copy.deepcopy(network)
     optimizer = torch.optim.AdamW(parameter_groups(network, 0.01, recipe.train.weight_decay), betas=(0.8, 0.9))
     for step, batch in zip(plan, batches_of(recipe, [range(8), range(8, 16)]), strict=True):
-        found, batch = learner.update(step, ours), batch.to("cpu")
+        found, batch = learner.train_step(step, ours), batch.to("cpu")
         u = (torch.arange(8) + batch.uniform) / 8
         sigma = training_sigmas(recipe.diffusion, recipe.model.image_size, u)
         cond = {"class_ids": batch.class_ids, "augment_cond": batch.augment_cond}
@@ -95,7 +95,7 @@ def watched(monkeypatch):
 
 def test_dropout_is_another_in_every_step_micro_batch_and_rank_and_the_same_when_repeated(trained, watched):
     recipe = trained({"train.micro_batch_size": 3})
-    learner = make_learner(recipe, None, World(), CPU)
+    learner = build_learner(recipe, None, World(), CPU)
     for rank in (0, 1, 0):
         one_of_two = replace(learner, world=World(rank, 2))
         for step in list(steps(recipe.train, 0, 0))[:2]:
@@ -107,19 +107,19 @@ def test_dropout_is_another_in_every_step_micro_batch_and_rank_and_the_same_when
 @pytest.mark.parametrize(("precision", "short"), [("auto", False), ("float32", False), ("bfloat16", True)])
 def test_products_are_in_the_recipes_precision(plain, watched, precision, short):
     recipe = plain({"train.precision": precision})
-    learner = make_learner(recipe, None, World(), CPU)
+    learner = build_learner(recipe, None, World(), CPU)
     step = next(steps(recipe.train, 0, 0))
-    learner.update(step, batches_of(recipe, learner.pieces(step)))
+    learner.train_step(step, batches_of(recipe, learner.micro_batches(step)))
     assert [autocast for _, autocast in watched] == [short]
 
 
 def test_the_average_is_of_the_bare_network_never_trains_and_drops_nothing(trained):
-    learner = make_learner(trained({"train.compile": True}), None, World(), CPU)
+    learner = build_learner(trained({"train.compile": True}), None, World(), CPU)
     assert learner.denoiser.network.training and not learner.ema.network.training
     assert not any(parameter.requires_grad for parameter in learner.ema.network.parameters())
 
 
 @pytest.mark.parametrize("wanted", [False, True, 1])
 def test_activation_checkpointing_is_the_recipes_choice(trained, wanted):
-    learner = make_learner(trained({"train.activation_checkpointing": wanted}), None, World(), CPU)
+    learner = build_learner(trained({"train.activation_checkpointing": wanted}), None, World(), CPU)
     assert learner.denoiser.network.activation_checkpointing is wanted
