@@ -8,12 +8,12 @@ The first argument is a subcommand's name or belongs to the default command; a f
 
 from typing import Any
 
-from typer.core import TyperCommand, TyperGroup
+from hdit_cli.help_format import HelpCommand, HelpGroup
 
 DEFAULT = "default"  # the name under which a group knows it; on the command line it has none
 
 
-class DefaultGroup(TyperGroup):
+class DefaultGroup(HelpGroup):
     """A group whose default command takes whatever does not begin with another's name."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -31,7 +31,7 @@ class DefaultGroup(TyperGroup):
         return bool(args) and args[0] in self.list_commands(ctx)
 
 
-class DefaultCommand(TyperCommand):
+class DefaultCommand(HelpCommand):
     """The default command; help and complaints call it by the group's name."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:

@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperCommand
 from typer.main import get_command
 
+from hdit_cli.help_format import use_help_format
 from hdit_core.errors import UsageError
 
 GROUP = "hdit.commands"
@@ -60,6 +61,7 @@ def _command(name: str, app: Any) -> Any:
         raise TypeError(f"expected a typer.Typer, found {type(app).__name__}")
     app.rich_markup_mode = None  # one look for all, and `[height, width]` in a help text is no markup
     app._add_completion = False  # `hdit` itself offers it
+    use_help_format(app)
     command = get_command(app)
     command.name = name
     return command

@@ -1,0 +1,59 @@
+"""Help pages have titled sections, examples that can be copied, and no types of Python."""
+
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from hdit_cli.help_format import plain_defaults, plain_type, use_help_format
+
+LONG = "hdit act " + " ".join(f"--option{number} value{number}" for number in range(12))
+
+
+@pytest.fixture
+def page():
+    app = typer.Typer(rich_markup_mode=None)
+
+    @app.command()
+    def act(
+        first: Annotated[str, typer.Argument(metavar="IMAGES", help="What to read.")],
+        plain: Annotated[float, typer.Option(min=0, max=1, help="A share.")] = 0.5,
+        speed: Annotated[int, typer.Option(min=1, rich_help_panel="Performance", help="How fast.")] = 4,
+        out: Annotated[str | None, typer.Option(metavar="FILE", rich_help_panel="Output", show_default="none")] = None,
+    ) -> None:
+        """Replaced below."""
+
+    act.__doc__ = f"""Act on images.
+
+    Examples:
+      {LONG}
+      hdit act b
+    """
+    app.registered_commands[0].callback = act
+    use_help_format(app)
+    return CliRunner().invoke(app, ["--help"]).output
+
+
+def test_options_are_printed_in_their_sections_those_without_one_last(page):
+    positions = [page.index(title) for title in ("Arguments:", "Performance:", "Output:", "Options:", "--plain")]
+    assert positions == sorted(positions)
+    assert page.index("Performance:") < page.index("--speed") < page.index("Output:") < page.index("--out FILE")
+
+
+def test_examples_are_printed_one_per_line_whatever_their_length(page):
+    assert f"  Examples:\n    {LONG}\n    hdit act b\n" in page
+
+
+def test_types_and_ranges_are_printed_in_words(page):
+    assert "<" not in page and "x>=" not in page
+    assert "--plain NUMBER" in page and "[default: 0.5; 0 to 1]" in " ".join(page.split())
+    assert "[default: 4; at least 1]" in " ".join(page.split()) and "[default: none]" in page
+    assert "  IMAGES  " in page and "[OPTIONS] IMAGES" in page
+
+
+def test_words_of_defaults_and_types_are_replaced_only_where_they_are_typers():
+    assert plain_defaults("Keeps (a) <b> x>=1.  [default: (the recipe's); x>=1]") == (
+        "Keeps (a) <b> x>=1.  [default: the recipe's; at least 1]"
+    )
+    assert plain_type("-o, --out PATH") == "-o, --out PATH" and plain_type("--set <list[str]>") == "--set VALUE"
