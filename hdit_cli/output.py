@@ -73,16 +73,15 @@ def _to_folder(job: "SamplingJob", out: Path, world: "World", columns: tuple[int
     from hdit_core.generate.job import fill_folder
     from hdit_core.generate.output.sample_folder import GRID, SampleFolder
 
-    device = next(job.denoiser.parameters()).device
     folder = SampleFolder(out, job.origin(), job.shape)
-    world.on_main_rank(folder.begin, device)
+    world.on_main_rank(folder.begin)
     if not world.is_main:
-        fill_folder(job, folder, world, device, lambda done: None)
+        fill_folder(job, folder, world, lambda done: None)
         return {}
     total = len(job.numbers)
     try:
         with progress("sample", total=total) as bar:
-            held = fill_folder(job, folder, world, device, lambda done: bar.update(min(done * world.size, total)))
+            held = fill_folder(job, folder, world, lambda done: bar.update(min(done * world.size, total)))
             bar.update(len(held))
         record = folder.finish(held, job.class_of, columns)
     finally:
@@ -105,10 +104,10 @@ def _to_stream(job: "SamplingJob", out: Path, world: "World") -> dict[str, Any]:
 
     from hdit_core.generate.output.archives import SampleNpz, SampleTar
 
-    device, made_from = next(job.denoiser.parameters()).device, job.origin()
+    made_from = job.origin()
     mine, path = job.numbers[world.rank :: world.size], shard(out, world.rank, world.size)
     target: Any = sys.stdout.buffer if out == STDOUT else path
-    world.on_main_rank(lambda: _check_shards(out, world.size), device)
+    world.on_main_rank(lambda: _check_shards(out, world.size))
     stream = SampleNpz(out, len(job.numbers), job.shape) if out.suffix == ".npz" else SampleTar(target)
     done = 0
     with stream, progress("sample", total=len(mine)) if world.is_main else nullcontext() as bar:
@@ -119,10 +118,10 @@ def _to_stream(job: "SamplingJob", out: Path, world: "World") -> dict[str, Any]:
             done += len(batch.indices)
             if bar is not None:
                 bar.update(done)
-        world.any(False, device)  # no tar gets its name before all are written
+        world.any(False)  # no tar gets its name before all are written
     if done < len(mine) and world.is_main:
         note(f"the time is up: {len(mine) - done:,} images were not drawn")
-    return {"num_images": int(world.sum(torch.tensor(done, device=device))), "origin": made_from}
+    return {"num_images": int(world.sum(torch.tensor(done, device=world.device))), "origin": made_from}
 
 
 def _check_shards(out: Path, size: int) -> None:

@@ -74,25 +74,20 @@ def opened(
         RecipeError: a setting that there is not.
         CheckpointError: a checkpoint cannot be read.
     """
-    from hdit_core.devices import pick_device
     from hdit_core.distributed import LONG_TIMEOUT_S, init_ranks
     from hdit_core.generate.pipeline import check_request
     from hdit_core.generate.settings import sample_settings
 
-    world = init_ranks(device, LONG_TIMEOUT_S)
-    try:
-        mine = world.device(pick_device(device))
-        denoiser, defaults = _denoiser(model, mine, guided=leading is not None)
+    with init_ranks(device, LONG_TIMEOUT_S) as world:
+        denoiser, defaults = _denoiser(model, world.device, guided=leading is not None)
         leading = leading or GuidanceOptions()
         settings = sample_settings(denoiser.recipe, model.overrides or (), **given, **leading.settings)
-        guide = leading.load(model.weights or defaults.weights, mine)
+        guide = leading.load(model.weights or defaults.weights, world.device)
         size = model.pixels or denoiser.recipe.model.image_size
         check_request(denoiser, size, guide)
         here = Opened(model.ckpt, model.weights or defaults.weights, denoiser, settings, size, guide, world)
         _say_how(here, defaults.note)
         yield here
-    finally:
-        world.destroy_ranks()
 
 
 def _denoiser(model: ModelOptions, device: "torch.device", *, guided: bool) -> tuple["Denoiser", "Defaults"]:

@@ -88,14 +88,14 @@ def test_the_first_of_a_list_of_nodes_is_found(nodes, first):
 
 @pytest.mark.parametrize("nodes", ["", "[", "gpu[1-2", "gpu[a]", "gpu 1", "$(reboot)", "gpu[]"])
 def test_what_is_no_list_of_nodes_is_refused(nodes):
-    with pytest.raises(UsageError, match=r"SLURM_STEP_NODELIST is .* expected names of nodes such as gpu"):
+    with pytest.raises(UsageError, match=r"SLURM_STEP_NODELIST is .* expected a node list such as gpu"):
         first_host(nodes)
 
 
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"])
 def test_a_world_without_a_place_in_it_is_refused(name):
     environment = {key: text for key, text in TORCHRUN.items() if key != name}
-    with pytest.raises(UsageError, match=f"^{name} is not set, though this is one of several ranks; start them with"):
+    with pytest.raises(UsageError, match=f"^{name} is not set, but this is one of several ranks; start them with"):
         read_launch_info(environment)
 
 
@@ -109,7 +109,7 @@ def test_a_rank_takes_the_gpu_of_its_number_or_the_only_one_that_slurm_lets_it_s
     alone = read_launch_info(SRUN | {"CUDA_VISIBLE_DEVICES": "3"})
     assert alone.local_rank == 1 and gpu_of(alone, 1) == 0
     assert gpu_of(read_launch_info(SRUN | {"CUDA_VISIBLE_DEVICES": "2,3"}), 2) == 1
-    with pytest.raises(UsageError, match="rank 5 is number 1 on its node, where 1 GPUs are visible; start as many"):
+    with pytest.raises(UsageError, match="rank 5 has local rank 1, but 1 GPUs are visible on its node; start as many"):
         gpu_of(LaunchInfo(5, 8, 1), 1)
 
 
@@ -118,7 +118,7 @@ def test_a_port_that_is_taken_is_said(monkeypatch):
         here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1]), "RANK": "0", "WORLD_SIZE": "2"}
         for name, text in (here | {"LOCAL_RANK": "0"}).items():
             monkeypatch.setenv(name, text)
-        with pytest.raises(UsageError, match=r"port \d+, where .* meet, cannot be had .* set MASTER_PORT"):
+        with pytest.raises(UsageError, match=r"port \d+ .* is not available .* set MASTER_PORT"):
             init_ranks("cpu")
 
 

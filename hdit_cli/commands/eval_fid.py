@@ -86,15 +86,12 @@ def _score(settings: "ScoreSettings", json: bool) -> None:
     from hdit_core.distributed import LONG_TIMEOUT_S, init_ranks
     from hdit_core.evaluate.score import score
 
-    world = init_ranks(settings.device, LONG_TIMEOUT_S)
-    try:
+    with init_ranks(settings.device, LONG_TIMEOUT_S) as world:
         if not world.is_main:
             score(settings, world=world)
             return
         with progress("score") as bar:
             result = score(settings, bar.update, note, world)
-    finally:
-        world.destroy_ranks()
     assert result is not None  # only other ranks have none
     for remark in result.remarks:
         note(remark)

@@ -106,15 +106,12 @@ def _sweep(settings: "SweepSettings", json: bool) -> None:
     from hdit_core.distributed import LONG_TIMEOUT_S, init_ranks
     from hdit_core.evaluate.sweep.run import sweep as run_sweep
 
-    world = init_ranks(settings.scoring.device, LONG_TIMEOUT_S)
-    try:
+    with init_ranks(settings.scoring.device, LONG_TIMEOUT_S) as world:
         if not world.is_main:
             run_sweep(settings, world=world)
             return
         with ExitStack() as shown:
             result = run_sweep(settings, _BarOfEach(shown).update, note, world)
-    finally:
-        world.destroy_ranks()
     assert result is not None  # only other ranks have none
     estimate = result.score["estimates"][result.score["name"]]
     best = [f"best: {result.winner}", f"{result.score['name']} {estimate['value']:.4f}", ""]

@@ -4,8 +4,6 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from hdit_core.data.format.manifest import read_manifest
 from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.data.image_sets.open_images import STDIN
@@ -61,11 +59,11 @@ def score(
     make_mkl_reproducible()
     if world.size > 1 and STDIN in (settings.images, settings.reference):
         raise UsageError(f"-: a stream goes to one process, found {world.size} ranks; start one, or give a file")
-    device = world.device(pick_device(settings.device))
+    device = pick_device(settings.device) if world is ALONE else world.device
     reference = open_reference(settings.reference)
     images, default_extractor = open_scored(settings, reference, device, say)
     name = settings.extractor or default_extractor
-    extractor = open_on_all(lambda: open_extractor(name, settings.weights, device, say, settings.mode), world, device)
+    extractor = open_on_all(lambda: open_extractor(name, settings.weights, device, say, settings.mode), world)
     for side in (images, reference):
         check_fit(side, extractor, settings.allow_small_n)
     scoring = _Scoring(
@@ -77,11 +75,9 @@ def score(
     return None
 
 
-def open_on_all(open_it: Callable[[], Extractor], world: World, device: torch.device) -> Extractor:
+def open_on_all(open_it: Callable[[], Extractor], world: World) -> Extractor:
     """Open an extractor on every rank, on the main one first: it may have to download the weights for all."""
-    found: list[Extractor] = []
-    world.on_main_rank(lambda: found.append(open_it()), device)
-    return found[0] if found else open_it()
+    return world.on_main_rank(open_it) or open_it()
 
 
 class _Scoring:

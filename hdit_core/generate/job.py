@@ -83,9 +83,7 @@ def _in_time(batches: Iterator[Generated], budget_s: float) -> Iterator[Generate
         last = now
 
 
-def fill_folder(
-    job: SamplingJob, folder: SampleFolder, world: World, device: torch.device, on_progress: OnProgress
-) -> list[int]:
+def fill_folder(job: SamplingJob, folder: SampleFolder, world: World, on_progress: OnProgress) -> list[int]:
     """Draw what is missing of a job in a folder; every rank draws its share, and none has more than a batch in memory.
 
     Returns:
@@ -100,7 +98,7 @@ def fill_folder(
         done += len(batch.indices)
         on_progress(done)
     folder.flush()
-    world.any(False, device)  # wait for the others
+    world.any(False)  # wait for the others
     return [number for number in job.numbers if folder.holds(number)]
 
 

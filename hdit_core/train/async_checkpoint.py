@@ -6,8 +6,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 
-import torch
-
 from hdit_core.checkpoint.retention import prune
 from hdit_core.checkpoint.save import Parts, save_checkpoint
 from hdit_core.checkpoint.state import State
@@ -28,7 +26,6 @@ class AsyncCheckpointer:
         run: Path,
         recipe: Recipe,
         world: World,
-        device: torch.device,
         on_saved: Callable[[State, Path], None] = lambda state, folder: None,
         on_note: Callable[[str], None] = lambda note: None,
     ) -> None:
@@ -38,7 +35,7 @@ class AsyncCheckpointer:
             on_saved: is told, by `poll` or `finish`, of every checkpoint that is written and read back.
             on_note: is told of a failure that nothing else raises.
         """
-        self._run, self._recipe, self._world, self._device = run, recipe, world, device
+        self._run, self._recipe, self._world = run, recipe, world
         self._on_saved, self._on_note = on_saved, on_note
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: tuple[State, Future[Path]] | None = None
@@ -72,7 +69,7 @@ class AsyncCheckpointer:
             CheckpointError: it failed.
             HditError: on the other ranks, for the same reason.
         """
-        self._world.on_main_rank(self._settle, self._device)
+        self._world.on_main_rank(self._settle)
 
     def __enter__(self) -> "AsyncCheckpointer":
         return self

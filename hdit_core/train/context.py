@@ -1,14 +1,12 @@
 """What a run needs before it touches its folder: its ranks, their device, and data that fits the recipe."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
-
-import torch
 
 from hdit_core.data.loader.build import open_reader
 from hdit_core.data.loader.reader import ImageReader
-from hdit_core.devices import compute_dtype, pick_device
+from hdit_core.devices import compute_dtype
 from hdit_core.distributed import World, init_ranks
 from hdit_core.errors import DataError
 from hdit_core.model.attention.backends import selected_backends
@@ -25,7 +23,6 @@ class RunContext:
     """Where a recipe is trained, and on what."""
 
     world: World
-    device: torch.device  # of this rank
     reader: ImageReader
     roll_call: RankFailureDetector
     deterministic: bool  # whether all sums are, as `--deterministic` asks
@@ -53,23 +50,20 @@ def run_context(recipe: Recipe, device: str, callbacks: Callbacks, in_one_order:
 
 @contextmanager
 def _joined(recipe: Recipe, device: str, callbacks: Callbacks, in_one_order: bool) -> Iterator[RunContext]:
-    world = init_ranks(device, recipe.train.rank_timeout_s)
-    failures = RankFailureDetector(world)
-    try:
-        with failures.watching():
-            check_world(recipe.train, world)
-            here = world.device(pick_device(device))
-            dtype = compute_dtype(recipe.train.precision, here)
-            for choice in selected_backends(recipe.model, here, dtype):
-                callbacks.on_note(choice.note)
-            if note := kernels_note(here, dtype):
-                callbacks.on_note(note)
-            reader = open_reader(recipe.data)
-            check_data(recipe, reader)
-            yield RunContext(world, here, reader, failures, in_one_order)
-    finally:
-        failures.close()
-        world.destroy_ranks()
+    with (
+        init_ranks(device, recipe.train.rank_timeout_s) as world,
+        closing(RankFailureDetector(world)) as failures,
+        failures.watching(),
+    ):
+        check_world(recipe.train, world)
+        dtype = compute_dtype(recipe.train.precision, world.device)
+        for choice in selected_backends(recipe.model, world.device, dtype):
+            callbacks.on_note(choice.note)
+        if note := kernels_note(world.device, dtype):
+            callbacks.on_note(note)
+        reader = open_reader(recipe.data)
+        check_data(recipe, reader)
+        yield RunContext(world, reader, failures, in_one_order)
 
 
 def check_data(recipe: Recipe, reader: ImageReader) -> None:

@@ -84,7 +84,7 @@ def _rehearse(
 ) -> DryRun:
     for note in inherited.notes:
         callbacks.on_note(note)
-    learner = build_learner(recipe, None, context.world, context.device, callbacks.on_note, inherited.tensors)
+    learner = build_learner(recipe, None, context.world, context.world.device, callbacks.on_note, inherited.tensors)
     endless = recipe.train.model_copy(update={"num_images": 2**62})
     plan = list(islice(steps(endless, 0, 0), STEPS))
     with closing(build_dataloader(recipe, context.reader, plan, learner.micro_batches)) as batches:
@@ -92,13 +92,13 @@ def _rehearse(
         for step in plan:
             began_at, waited_s = time.perf_counter(), batches.waited_s
             results.append(learner.train_step(step, batches))
-            wait_for(context.device)
+            wait_for(context.world.device)
             times.append(time.perf_counter() - began_at)
             waits.append(batches.waited_s - waited_s)
         image_size = batches.image_size
     step_s, size = max(times[-1] - results[-1].compile_s, 1e-9), plan[-1].batch_size
     flops_per_s = size * image_flops(recipe.model, image_size) / step_s
-    peak = peak_flops_per_s(context.device, learner.dtype)
+    peak = peak_flops_per_s(context.world.device, learner.dtype)
     return DryRun(
         ranks=context.world.size,
         batch_size=size,
@@ -110,7 +110,7 @@ def _rehearse(
         flops_per_s=flops_per_s,
         utilisation=flops_per_s / (peak * context.world.size) if peak else None,
         waiting=waits[-1] / step_s,
-        peak_bytes=peak_bytes(context.device),
+        peak_bytes=peak_bytes(context.world.device),
         images_left=images_left,
         days=images_left * step_s / size / DAY_S,
     )

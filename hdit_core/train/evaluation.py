@@ -67,7 +67,7 @@ def open_scores(learner: Learner, run: Path, start: State, on_note: OnNote) -> "
     if not learner.recipe.train.eval_every_images:
         return None
     wanted, world, device = learner.recipe.evaluate, learner.world, learner.device
-    extractor = open_on_all(lambda: _extractor(wanted.extractor, device, on_note), world, device)
+    extractor = open_on_all(lambda: _extractor(wanted.extractor, device, on_note), world)
     gather = FeatureGather(world, extractor.num_features)
     reference = _reference(learner, run, extractor, gather, on_note)
     return PeriodicEvaluation(learner, run, start, extractor, gather, reference, on_note)
@@ -248,7 +248,7 @@ def _asked_anywhere(asked: Asked, learner: Learner, together: bool, key: str) ->
     """
     store = learner.world.store
     if together or store is None:
-        return lambda: learner.world.any(asked(), learner.device)
+        return lambda: learner.world.any(asked())
 
     def look() -> bool:
         if asked():

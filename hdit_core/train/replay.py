@@ -121,7 +121,7 @@ def replay(
     with run_context(recipe, device, callbacks, deterministic) as place:
         if checkpoint is not None:
             kept_so_far(checkpoint.state, deterministic, callbacks.on_note)
-        learner = build_learner(recipe, checkpoint, place.world, place.device, callbacks.on_note)
+        learner = build_learner(recipe, checkpoint, place.world, place.world.device, callbacks.on_note)
         with closing(build_dataloader(recipe, place.reader, way, learner.micro_batches, skips)) as batches:
             for done, step in enumerate(way[:-1]):
                 on_step(done, len(way))

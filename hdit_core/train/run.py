@@ -3,8 +3,6 @@
 from contextlib import ExitStack
 from pathlib import Path
 
-import torch
-
 from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders, log_file
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.state import SkippedImages, State
@@ -59,7 +57,7 @@ def train(
     with ExitStack() as held:
         place = held.enter_context(run_context(recipe, device, callbacks, deterministic))
         inherited = load_initial_weights(recipe) if recipe.train.init_from and not checkpoint_folders(run) else NOTHING
-        place.world.on_main_rank(lambda: _prepare_folder(run, recipe, held), place.device)
+        place.world.on_main_rank(lambda: _prepare_folder(run, recipe, held))
         held.enter_context(recording_failure(run, place.world.is_main))
         held.enter_context(place.roll_call.watching())
         held.enter_context(naming_operation())
@@ -85,13 +83,13 @@ def _trainer(
     Args:
         skips: images to be passed over; None: those of the checkpoint.
     """
-    world, device, reader = context.world, context.device, context.reader
-    checkpoint = _find_checkpoint(run, reader, world, device, callbacks)
+    world, reader = context.world, context.reader
+    checkpoint = _find_checkpoint(run, reader, world, callbacks)
     inherited = inherited if checkpoint is None else NOTHING
     for note in inherited.notes:
         callbacks.on_note(note)
-    learner = build_learner(recipe, checkpoint, world, device, callbacks.on_note, inherited.tensors)
-    world.on_main_rank(lambda: keep_recipe(run, recipe), device)
+    learner = build_learner(recipe, checkpoint, world, world.device, callbacks.on_note, inherited.tensors)
+    world.on_main_rank(lambda: keep_recipe(run, recipe))
     begin = State(step=0, num_images=0, data_hash=reader.manifest.root, init_from=inherited.sha256)
     start = checkpoint.state if checkpoint else begin
     _tell_if_overdone(run, start, recipe, callbacks)
@@ -114,28 +112,25 @@ def _prepare_folder(run: Path, recipe: Recipe, held: ExitStack) -> None:
     remove_temporaries(run / "checkpoints")
 
 
-def _find_checkpoint(
-    run: Path, reader: ImageReader, world: World, device: torch.device, callbacks: Callbacks
-) -> Checkpoint | None:
-    """Return what the run goes on from: the main rank looks and verifies, the others open what it found."""
-    found: list[Checkpoint] = []
+def _find_checkpoint(run: Path, reader: ImageReader, world: World, callbacks: Callbacks) -> Checkpoint | None:
+    """Return the checkpoint to resume from: the main rank finds and verifies it, the others open the same one."""
 
-    def look() -> None:
+    def find() -> Checkpoint | None:
         checkpoint, complaints = newest_checkpoint(run)
         for complaint in complaints:
             callbacks.on_note(f"passed over: {complaint}")
         if checkpoint is not None:
             _check_data_hash(run, checkpoint, reader)
             callbacks.on_note(f"resuming {checkpoint.folder}")
-            found.append(checkpoint)
         else:
             _check_new(run, callbacks)
+        return checkpoint
 
-    world.on_main_rank(look, device)
-    chosen_step = world.union([checkpoint.state.step for checkpoint in found], device)
-    if found or not chosen_step:
-        return found[0] if found else None
-    return open_checkpoint(checkpoint_folder(run, chosen_step[0]), verified=True)
+    found = world.on_main_rank(find)
+    step = world.broadcast(found and found.state.step)
+    if found is not None or step is None:
+        return found
+    return open_checkpoint(checkpoint_folder(run, step), verified=True)
 
 
 def _check_new(run: Path, callbacks: Callbacks) -> None:

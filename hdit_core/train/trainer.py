@@ -55,9 +55,7 @@ class Trainer:
         self._state = start
         self._callbacks = callbacks
         self._saved_step = start.step if is_saved else None
-        self._saver = AsyncCheckpointer(
-            run, self._recipe, learner.world, learner.device, self._on_saved, callbacks.on_note
-        )
+        self._saver = AsyncCheckpointer(run, self._recipe, learner.world, self._on_saved, callbacks.on_note)
         self._boards = Trackers()
         self._scores: PeriodicEvaluation | None = None
         incidents = Incidents(run, self._recipe, reader, learner.world)
@@ -124,7 +122,7 @@ class Trainer:
         """Tell all ranks which images are damaged: they count alike, and end at the same step if there are too many."""
         if self._damaged.limit:
             here, known = self._damaged_here.damaged, self._damaged.damaged
-            found = self._learner.world.union(here.keys() - known.keys(), self._learner.device)
+            found = self._learner.world.union(here.keys() - known.keys())
             self._damaged.add({index: here.get(index) or self._reader.where(index) for index in found})
 
     def _take(self, step: PlannedStep, batches: TimedLoader, log: Log | None) -> None:
@@ -189,8 +187,8 @@ class Trainer:
             self._boards.add_sheet(path, self._state.num_images)
 
     def _snapshot(self) -> None:
-        world, device = self._learner.world, self._learner.device
-        self._learner.profiles.write_snapshots(self._run, self._recipe, self._state.num_images, world, device)
+        world = self._learner.world
+        self._learner.profiles.write_snapshots(self._run, self._recipe, self._state.num_images, world)
 
     def _score(self, stop: StopRequest) -> None:
         """Score the run where it stands, if that is due; what is scored is saved first."""
@@ -219,7 +217,7 @@ class Trainer:
     def _stop_if_asked(self, stop: StopRequest) -> None:
         """End here if a save failed, or some rank was asked to stop; all ranks come by together."""
         failed = self._saver.poll()
-        if self._learner.world.any(failed or stop.raised(), self._learner.device):
+        if self._learner.world.any(failed or stop.raised()):
             self._stop_here(stop)
 
     def _stop_here(self, stop: StopRequest) -> None:

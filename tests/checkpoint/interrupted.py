@@ -27,7 +27,7 @@ def state(step):
 
 def save(run, recipe, step):
     """Save as a run does: beside it, read back, and with the old ones pruned."""
-    with AsyncCheckpointer(run, recipe, World(), CPU) as saver:
+    with AsyncCheckpointer(run, recipe, World()) as saver:
         saver.save(state(step), parts(step))
 
 

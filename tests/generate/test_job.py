@@ -49,17 +49,17 @@ def contents(path):
     return {file.name: file.read_bytes() for file in path.glob("0*.png")}
 
 
-def no_waiting(self, flag, device):
+def no_waiting(self, flag):
     return flag
 
 
 def test_ranks_that_each_draw_their_share_make_the_folder_of_one(denoiser, tmp_path, monkeypatch):
     monkeypatch.setattr(World, "any", no_waiting)
     job, alone, shared = job_of(denoiser, range(7)), tmp_path / "alone", tmp_path / "shared"
-    assert fill_folder(job, folder_of(job, alone), World(), torch.device("cpu"), print) == list(range(7))
+    assert fill_folder(job, folder_of(job, alone), World(), print) == list(range(7))
     shares = []
     for rank in range(3):
-        fill_folder(job, folder_of(job, shared), World(rank, 3), torch.device("cpu"), shares.append)
+        fill_folder(job, folder_of(job, shared), World(rank, 3), shares.append)
     assert contents(alone) == contents(shared) and len(contents(alone)) == 7
     assert [done for done in shares if done] == [2, 3, 2, 2]  # batches of 2: three images, two and two
 
@@ -67,7 +67,7 @@ def test_ranks_that_each_draw_their_share_make_the_folder_of_one(denoiser, tmp_p
 def test_only_what_is_missing_is_drawn_and_comes_out_as_before(denoiser, tmp_path, monkeypatch):
     job = job_of(denoiser, range(5))
     samples = folder_of(job, tmp_path)
-    fill_folder(job, samples, World(), torch.device("cpu"), print)
+    fill_folder(job, samples, World(), print)
     before = contents(tmp_path)
     samples.path(1).unlink()
     samples.path(4).write_bytes(b"cut")
@@ -76,15 +76,15 @@ def test_only_what_is_missing_is_drawn_and_comes_out_as_before(denoiser, tmp_pat
         module, "generate", lambda _, numbers, **rest: drawn.extend(numbers) or generate(_, numbers, **rest)
     )
     done = []
-    assert fill_folder(job, folder_of(job, tmp_path), World(), torch.device("cpu"), done.append) == list(range(5))
+    assert fill_folder(job, folder_of(job, tmp_path), World(), done.append) == list(range(5))
     assert drawn == [1, 4] and done == [3, 5] and contents(tmp_path) == before
 
 
 def test_a_finished_job_draws_nothing(denoiser, tmp_path, monkeypatch):
     job = job_of(denoiser, range(3))
-    fill_folder(job, folder_of(job, tmp_path), World(), torch.device("cpu"), print)
+    fill_folder(job, folder_of(job, tmp_path), World(), print)
     monkeypatch.setattr(module, "generate", None)
-    assert fill_folder(job, folder_of(job, tmp_path), World(), torch.device("cpu"), print) == [0, 1, 2]
+    assert fill_folder(job, folder_of(job, tmp_path), World(), print) == [0, 1, 2]
 
 
 def test_the_class_of_an_image_is_the_one_it_is_drawn_with(denoiser):

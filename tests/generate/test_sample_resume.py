@@ -88,7 +88,7 @@ def test_killed_before_any_operation_on_files_the_folder_is_the_same(network, tm
         job = SamplingJob(denoiser, range(4), 11, settings, (8, 12))
         folder = SampleFolder(out, job.origin(), job.shape)
         folder.begin()
-        folder.finish(fill_folder(job, folder, World(), torch.device("cpu"), lambda done: None), job.class_of)
+        folder.finish(fill_folder(job, folder, World(), lambda done: None), job.class_of)
 
     run(tmp_path / "alone")
     expected, steps = contents(tmp_path / "alone"), 0

@@ -95,7 +95,7 @@ def draw_and_learn(recipe: Recipe, source: Path, run: Path) -> tuple[bytes, byte
         if number == 0:
             learner.train_step(next(steps(recipe.train, state.step, state.num_images)), batches)
     batches.close()
-    world.any(False, learner.device)
+    world.any(False)
     world.destroy_ranks()
     return tuple(grid_file(run, number).read_bytes() for number in (0, 1))
 

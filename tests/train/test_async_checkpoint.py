@@ -20,8 +20,6 @@ from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
 from hdit_core.train.step.train_step import Learner
 
-CPU = torch.device("cpu")
-
 
 def state(step):
     return State(step=step, num_images=8 * step, data_hash="f" * 64)
@@ -61,7 +59,7 @@ def failing(monkeypatch):
 
 def test_what_is_saved_in_the_background_has_the_bytes_of_what_is_saved_in_the_foreground(tmp_path, tiny_recipe, gate):
     tensors = parts()
-    with AsyncCheckpointer(tmp_path / "beside", tiny_recipe, World(), CPU) as saver:
+    with AsyncCheckpointer(tmp_path / "beside", tiny_recipe, World()) as saver:
         saver.save(state(3), tensors)
         for part in tensors.values():  # the next steps are taken
             for tensor in part.values():
@@ -75,7 +73,7 @@ def test_what_is_saved_in_the_background_has_the_bytes_of_what_is_saved_in_the_f
 
 def test_a_second_save_waits_for_the_first(tmp_path, tiny_recipe, gate):
     told = []
-    with AsyncCheckpointer(tmp_path, tiny_recipe, World(), CPU, lambda state, folder: told.append(state.step)) as saver:
+    with AsyncCheckpointer(tmp_path, tiny_recipe, World(), lambda state, folder: told.append(state.step)) as saver:
         saver.save(state(1), parts())
         threading.Timer(0.2, gate.set).start()
         assert not told
@@ -87,7 +85,7 @@ def test_a_second_save_waits_for_the_first(tmp_path, tiny_recipe, gate):
 def test_it_is_told_of_once_and_only_when_it_is_on_the_disk(tmp_path, tiny_recipe, gate):
     told = []
     with AsyncCheckpointer(
-        tmp_path, tiny_recipe, World(), CPU, lambda state, folder: told.append(open_checkpoint(folder))
+        tmp_path, tiny_recipe, World(), lambda state, folder: told.append(open_checkpoint(folder))
     ) as saver:
         saver.save(state(1), parts())
         assert not saver.poll() and not told
@@ -99,7 +97,7 @@ def test_it_is_told_of_once_and_only_when_it_is_on_the_disk(tmp_path, tiny_recip
 
 
 def test_the_next_look_after_a_failure_knows_and_finish_says_it(tmp_path, tiny_recipe, failing):
-    with AsyncCheckpointer(tmp_path, tiny_recipe, World(), CPU) as saver:
+    with AsyncCheckpointer(tmp_path, tiny_recipe, World()) as saver:
         saver.save(state(4), parts())
         while not saver.poll():
             time.sleep(0.001)
@@ -109,7 +107,7 @@ def test_the_next_look_after_a_failure_knows_and_finish_says_it(tmp_path, tiny_r
 
 
 def test_the_next_save_says_that_the_last_one_failed(tmp_path, tiny_recipe, failing):
-    with AsyncCheckpointer(tmp_path, tiny_recipe, World(), CPU) as saver:
+    with AsyncCheckpointer(tmp_path, tiny_recipe, World()) as saver:
         saver.save(state(4), parts())
         with pytest.raises(CheckpointError, match="step 4"):
             saver.save(state(5), parts())
@@ -119,12 +117,12 @@ def test_a_failure_is_raised_at_the_end_and_noted_where_another_error_ends_the_r
     notes = []
     with (
         pytest.raises(CheckpointError, match="step 4"),
-        AsyncCheckpointer(tmp_path, tiny_recipe, World(), CPU) as saver,
+        AsyncCheckpointer(tmp_path, tiny_recipe, World()) as saver,
     ):
         saver.save(state(4), parts())
     with (
         pytest.raises(ZeroDivisionError),
-        AsyncCheckpointer(tmp_path, tiny_recipe, World(), CPU, on_note=notes.append) as saver,
+        AsyncCheckpointer(tmp_path, tiny_recipe, World(), on_note=notes.append) as saver,
     ):
         saver.save(state(5), parts())
         _ = 1 // 0
@@ -139,18 +137,18 @@ class SecondRank(World):
     size: int = 2
     main_failed: bool = False
 
-    def any(self, flag, device):
+    def any(self, flag):
         return flag or self.main_failed
 
 
 def test_other_ranks_write_nothing_and_end_when_the_main_one_failed(tmp_path, tiny_recipe):
-    with AsyncCheckpointer(tmp_path, tiny_recipe, SecondRank(), CPU) as saver:
+    with AsyncCheckpointer(tmp_path, tiny_recipe, SecondRank()) as saver:
         saver.save(state(1), parts())
         assert not saver.poll()
         saver.finish()
     assert not checkpoint_folders(tmp_path)
     with pytest.raises(HditError, match="rank 1 ends, because the main rank failed"):
-        AsyncCheckpointer(tmp_path, tiny_recipe, SecondRank(main_failed=True), CPU).finish()
+        AsyncCheckpointer(tmp_path, tiny_recipe, SecondRank(main_failed=True)).finish()
 
 
 def test_a_run_whose_save_fails_ends_after_the_step_in_which_it_did(tmp_path, trained, monkeypatch):

@@ -21,14 +21,14 @@ class SecondRank(World):
 
     rank: int = 1
     size: int = 2
-    found: tuple[int, ...] = ()
+    found: int | None = None
 
-    def on_main_rank(self, act, device):
-        pass
+    def on_main_rank(self, act):
+        return None
 
-    def union(self, numbers, device):
-        assert not list(numbers)
-        return list(self.found)
+    def broadcast(self, value):
+        assert value is None
+        return self.found
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def run_of_three(tmp_path, trained):
 
 
 def find(run_and_reader, world, notes):
-    return _find_checkpoint(*run_and_reader, world, torch.device("cpu"), Callbacks(on_note=notes.append))
+    return _find_checkpoint(*run_and_reader, world, Callbacks(on_note=notes.append))
 
 
 def test_alone_a_run_takes_the_newest_intact_one(run_of_three):
@@ -54,10 +54,10 @@ def test_alone_a_run_takes_the_newest_intact_one(run_of_three):
 
 
 def test_another_rank_takes_what_the_main_one_took_whatever_it_sees_itself(run_of_three):
-    assert find(run_of_three, SecondRank(found=(2,)), []).state.step == 2
+    assert find(run_of_three, SecondRank(found=2), []).state.step == 2
     assert find(run_of_three, SecondRank(), []) is None
 
 
 def test_a_rank_that_does_not_see_the_main_ones_checkpoint_says_so(run_of_three):
     with pytest.raises(CheckpointError, match=r"step-000000007/manifest.json: no such file"):
-        find(run_of_three, SecondRank(found=(7,)), [])
+        find(run_of_three, SecondRank(found=7), [])

@@ -25,20 +25,24 @@ from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
 from tests.train.ranks import on_ranks, srun, started
 
-CPU = torch.device("cpu")
-
 
 def exchange():
     world = init_ranks("cpu")
     rank = world.rank
     found = {
-        "any": [world.any(rank == 1, CPU), world.any(False, CPU)],
+        "any": [world.any(rank == 1), world.any(False)],
         "sum": world.sum(torch.tensor([rank, 1.0])).tolist(),
-        "union": [world.union([7, rank, 7], CPU), world.union([5, 3] if rank == 2 else [], CPU), world.union([], CPU)],
-        "device": str(world.device(CPU)),
+        "union": [world.union([7, rank, 7]), world.union([5, 3] if rank == 2 else []), world.union([])],
+        "broadcast": [
+            world.broadcast({"step": rank, "why": "naïve"}),
+            world.broadcast(0.1 + rank),
+            world.broadcast(None),
+        ],
+        "made": world.on_main_rank(lambda: "by the main rank"),
+        "device": str(world.device),
         "listens": sorted({address for address, inode in listening() if inode in own_sockets()}),
     }
-    world.any(False, CPU)  # all have looked before the first leaves
+    world.any(False)  # all have looked before the first leaves
     world.destroy_ranks()
     return rank, found
 
@@ -64,7 +68,9 @@ def test_ranks_exchange_flags_sums_and_numbers_and_listen_on_the_loopback_alone(
     for found in answers.values():
         assert found["any"] == [True, False] and found["sum"] == [3, 3] and found["device"] == "cpu"
         assert found["union"] == [[0, 1, 2, 7], [3, 5], []]
+        assert found["broadcast"] == [{"step": 0, "why": "naïve"}, 0.1, None]
         assert set(found["listens"]) <= {"0100007F"}  # 127.0.0.1
+    assert [answers[rank]["made"] for rank in range(3)] == ["by the main rank", None, None]
     assert answers[0]["listens"]  # the store that they meet at
 
 
@@ -73,9 +79,9 @@ def fail_on_the_main_rank():
         raise CheckpointError("the disk is full")
 
     world = init_ranks("cpu")
-    world.on_main_rank(lambda: None, CPU)
+    world.on_main_rank(lambda: None)
     try:
-        world.on_main_rank(fail, CPU)
+        world.on_main_rank(fail)
     except HditError as error:
         return f"{type(error).__name__}: {error}"
     return "nothing"

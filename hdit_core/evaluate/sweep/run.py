@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint
 from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.devices import make_mkl_reproducible, pick_device
@@ -106,16 +104,16 @@ def sweep(
     make_mkl_reproducible()  # before the first product, which a resumed sweep comes to by another way
     checkpoint, scoring = _checkpoint(settings.run), settings.scoring
     points = settings.points(checkpoint)
-    device = world.device(pick_device(scoring.device))
+    device = pick_device(scoring.device) if world is ALONE else world.device
     name = scoring.extractor or checkpoint.recipe.evaluate.extractor
-    extractor = open_on_all(lambda: open_extractor(name, scoring.weights, device, say, scoring.mode), world, device)
+    extractor = open_on_all(lambda: open_extractor(name, scoring.weights, device, say, scoring.mode), world)
     check_enough("--n", settings.n, extractor, scoring.allow_small_n)
     reference = open_reference(scoring.reference)
     check_fit(reference, extractor, scoring.allow_small_n)
     assert reference is not None  # the settings saw to it
     weights = SweepWeights(settings.run, checkpoint, device)
-    world.on_main_rank(lambda: weights.prepare({point.weights for point in points}, say), device)
-    return _Sweep(settings, checkpoint, points, extractor, reference, weights, on_images, say, world, device).run()
+    world.on_main_rank(lambda: weights.prepare({point.weights for point in points}, say))
+    return _Sweep(settings, checkpoint, points, extractor, reference, weights, on_images, say, world).run()
 
 
 def _checkpoint(run: Path) -> Checkpoint:
@@ -139,15 +137,14 @@ class _Sweep:
         on_images: OnImages,
         say: Say,
         world: World,
-        device: torch.device,
     ) -> None:
         self._settings, self._checkpoint, self._points, self._extractor = settings, checkpoint, points, extractor
-        self._weights, self._on_images, self._say, self._world, self._device = weights, on_images, say, world, device
+        self._weights, self._on_images, self._say, self._world = weights, on_images, say, world
         self._folder = settings.folder
         self._features = self._folder / "features"
         self._relay = FeatureGather(world, extractor.num_features)
         self._journal: Journal | None = None
-        world.on_main_rank(lambda: self._open_journal(reference), device)
+        world.on_main_rank(lambda: self._open_journal(reference))
         self._scoring = replace(settings.scoring, extractor=extractor.name, images=None)
         measured = self._measured(reference) if isinstance(reference, ImageSet) else reference
         self._trials = self._make_trials(measured)

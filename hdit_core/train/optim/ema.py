@@ -74,7 +74,7 @@ class PowerEmas:
         """Return the tensors of each average by its name, as parts of a checkpoint."""
         return {name: profile.tensors() for name, profile in self._running.items()}
 
-    def write_snapshots(self, run: Path, recipe: Recipe, num_images: int, world: World, device: torch.device) -> None:
+    def write_snapshots(self, run: Path, recipe: Recipe, num_images: int, world: World) -> None:
         """Write each average as it is after `num_images` images, one after the other; all ranks have to call it.
 
         Raises:
@@ -83,7 +83,7 @@ class PowerEmas:
         """
         for profile in self._running.values():
             whole = full_tensors_on_cpu(profile.tensors(), world)
-            world.on_main_rank(partial(_write, run, recipe, profile, num_images, whole), device)
+            world.on_main_rank(partial(_write, run, recipe, profile, num_images, whole))
 
 
 def _write(run: Path, recipe: Recipe, profile: PowerEma, num_images: int, whole: Mapping[str, Tensor]) -> None:

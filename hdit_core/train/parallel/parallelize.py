@@ -131,7 +131,7 @@ def _too_large(recipe: Recipe, world: World, device: torch.device) -> tuple[bool
         return False, f"ranks on a {device.type.upper()} share its memory anyway"
     needed, there_is = state_bytes(recipe), torch.cuda.get_device_properties(device).total_memory
     why = f"weights and what goes with them take {needed / 1e9:.3g} GB, of a GPU's {there_is / 1e9:.3g} GB"
-    return world.any(too_large_for_each(recipe, there_is), device), why
+    return world.any(too_large_for_each(recipe, there_is)), why
 
 
 def _mesh(train: TrainRecipe, world: World, device: torch.device) -> DeviceMesh:
