@@ -4,6 +4,7 @@ Text that comes from files goes through `printable`, so that no name can move th
 """
 
 import json
+import logging
 import re
 import sys
 import time
@@ -12,6 +13,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import typer
+
+from hdit_cli.ranks import is_main_rank
 
 SECONDS_BETWEEN_LINES = 30.0  # of progress, where stderr is no terminal
 
@@ -27,6 +30,23 @@ def printable(text: str) -> str:
 def note(message: str) -> None:
     """Print a remark on stderr."""
     typer.echo(f"hdit: {printable(message)}", err=True)
+
+
+class NoteHandler(logging.Handler):
+    """Prints the messages of the library's logger `hdit` as notes on stderr, on the main rank only."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        if is_main_rank():
+            note(record.getMessage())
+
+
+def show_log_messages() -> None:
+    """Print what the library logs, from INFO up, once per message however often this is called."""
+    logger = logging.getLogger("hdit")
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, NoteHandler) for handler in logger.handlers):
+        logger.addHandler(NoteHandler())
 
 
 def emit(result: Any, as_json: bool, lines: Iterable[str] | None = None, *, err: bool = False) -> None:

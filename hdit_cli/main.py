@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from hdit_cli.console import printable
+from hdit_cli.console import printable, show_log_messages
 from hdit_cli.plugins import discover_commands, load_command
 from hdit_core.errors import HditError, RecipeError, StoppedEarly, UsageError, did_you_mean, is_out_of_memory
 
@@ -138,6 +138,7 @@ def _run(args: Sequence[str] | None) -> int:
 def main(args: Sequence[str] | None = None) -> int:
     """Run `hdit` and return its exit code (0, 2 usage, 3 data, 4 checkpoint, 5 numerical, 75 stopped early)."""
     _replace_closed_streams()
+    show_log_messages()
     try:
         return _run(args)
     except StoppedEarly as error:

@@ -24,16 +24,17 @@ def main_rank_reports_first() -> Iterator[None]:
     try:
         yield
     except HditError as error:
-        if type(error) is not HditError and _is_other_rank():
+        if type(error) is not HditError and not is_main_rank():
             time.sleep(MAIN_RANK_WAIT_S)
             if isinstance(error, StoppedEarly):
                 raise typer.Exit(error.exit_code) from None
         raise
 
 
-def _is_other_rank() -> bool:
+def is_main_rank() -> bool:
+    """Return whether this process is rank 0, or the only one; torch is imported only where a launcher set ranks."""
     if not OF_RANKS & os.environ.keys():
-        return False  # without an import of torch, for which a misspelt key would wait
+        return True
     from hdit_core.distributed import is_main_process
 
-    return not is_main_process()
+    return is_main_process()

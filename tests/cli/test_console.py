@@ -1,4 +1,5 @@
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -119,3 +120,18 @@ def test_a_size_is_height_and_width(text, pixels):
 def test_a_size_that_is_none_is_refused(text):
     with pytest.raises(UsageError, match="expected pixels as N or HEIGHTxWIDTH"):
         image_size(text)
+
+
+def test_what_the_library_logs_is_a_note_on_stderr_of_the_main_rank_alone(capsys, monkeypatch):
+    console.show_log_messages()
+    console.show_log_messages()
+    logger = logging.getLogger("hdit")
+    logger.info("samples: %s", "a\rb")
+    logger.debug("hidden")
+    launched = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    logger.warning("rank 1 keeps silent")
+    logger.handlers.clear()
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "hdit: samples: a\\rb\n")
