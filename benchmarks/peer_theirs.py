@@ -6,6 +6,7 @@ k-diffusion's trainer.
 
 import copy
 import os
+import subprocess
 import sys
 import types
 
@@ -16,10 +17,13 @@ BATCH, SIZE, SIGMA_DATA = 4, 128, 0.5
 
 
 def prepare_imports():
-    """Make `import hdit` work: register two missing torchvision operators, and our operator in place of NATTEN's."""
-    operators = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    """Make `import hdit` work: declare torchvision's operators if its own cannot load, and replace NATTEN's by ours."""
+    operators = None
+    # In a child process, since a second declaration of operators that did load would abort this one.
+    if subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode:
+        operators = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
     natten, functional = types.ModuleType("natten"), types.ModuleType("natten.functional")
     natten.functional, natten.has_fused_na, functional.na2d = functional, lambda: True, our_operator

@@ -17,7 +17,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (3, 18, 27, 3)).astype(np.uin
 
 
 @pytest.fixture(scope="module")
-def network(torchvision_beside_cpu_torch):
+def network(importable_torchvision):
     """A DINOv2 of two blocks with random weights, made for 70 pixels, 5 patches a side."""
     config = transformers.Dinov2Config(
         hidden_size=64, num_hidden_layers=2, num_attention_heads=1, image_size=70, patch_size=14

@@ -39,7 +39,7 @@ def test_the_score_depends_on_neither_batches_nor_order():
     assert scored(logits, 90).value == pytest.approx(scored(logits, 4, shuffled).value, rel=1e-12)
 
 
-def test_the_score_is_torch_fidelitys(torchvision_beside_cpu_torch):
+def test_the_score_is_torch_fidelitys(importable_torchvision):
     metric = pytest.importorskip("torch_fidelity.metric_isc")
     logits = torch.randn(200, 9, generator=torch.Generator().manual_seed(1)) * 2
     by_block = torch.cat([logits[block::NUM_BLOCKS] for block in range(NUM_BLOCKS)]).double()
