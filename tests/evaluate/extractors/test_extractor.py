@@ -123,7 +123,7 @@ def test_in_adm_mode_the_graph_itself_resizes_whatever_the_size(inception_stand_
     found = ours.features([ours.prepare(image) for image in images])
     torch.testing.assert_close(found, torch.cat(expected), rtol=1e-5, atol=1e-5)
     assert (ours.metric, ours.kernel_metric) == ("fd-inception-adm", "kd-inception-adm")
-    assert ours.passport != open_extractor("inception", inception_stand_in).provenance
+    assert ours.provenance != open_extractor("inception", inception_stand_in).provenance
 
 
 def test_the_classifier_is_inceptions_last_layer_without_its_bias(inception_stand_in):

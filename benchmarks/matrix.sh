@@ -1,0 +1,42 @@
+#!/bin/sh
+# Install hdit as in the README, pinned and unpinned, with torch's CPU build and its CUDA build, and run mypy and a part
+# of the tests with each installation. No GPU is needed. Each CUDA build takes about 7 GB and is removed after its row.
+#
+#   sh benchmarks/matrix.sh FOLDER [ROW ...]      rows: pinned-cpu pinned-cuda latest-cpu latest-cuda; default all
+#
+# On Linux, pip resolves torch to the CUDA build. For the CPU rows set CPU_TORCH to the options of pip that select
+# PyTorch's CPU wheels (see "Get started" on pytorch.org). TESTS replaces the part of the tests that is run.
+set -eu
+folder=${1:?"usage: sh benchmarks/matrix.sh FOLDER [ROW ...]"}
+shift
+[ $# -gt 0 ] || set -- pinned-cpu pinned-cuda latest-cpu latest-cuda
+cd "$(dirname "$0")/.."
+tests=${TESTS:-tests/evaluate tests/model tests/diffusion tests/checkpoint}
+
+run_row() {
+    version=${1%-*} build=${1#*-} venv=$folder/$1
+    if [ "$version" = pinned ]; then export PIP_CONSTRAINT="$PWD/constraints.txt"; else unset PIP_CONSTRAINT; fi
+    python3 -m venv --clear "$venv"
+    # torch first, so that the other packages find the build that is wanted
+    if [ "$build" = cpu ]; then "$venv/bin/python" -m pip install --quiet torch torchvision ${CPU_TORCH:-}
+    else "$venv/bin/python" -m pip install --quiet torch torchvision; fi
+    "$venv/bin/python" -m pip install --quiet -e ".[demo,dev]"
+    "$venv/bin/python" - "$build" <<'PYTHON'
+import sys
+import torch
+build = "cuda" if torch.version.cuda else "cpu"
+print(f"torch {torch.__version__}, {build} build")
+if build != sys.argv[1]:
+    sys.exit(f"expected the {sys.argv[1]} build; set CPU_TORCH to the options of pip that select it, or leave the row out")
+PYTHON
+    "$venv/bin/mypy"
+    "$venv/bin/python" -m pytest $tests
+}
+
+failed=""
+for row; do
+    echo "== $row"
+    if (run_row "$row"); then echo "== $row: passed"; else echo "== $row: FAILED"; failed="$failed $row"; fi
+    rm -rf "${folder:?}/$row"
+done
+[ -z "$failed" ] || { echo "failed:$failed"; exit 1; }
