@@ -4,6 +4,7 @@ A kill at any moment leaves the old file or the new one, and at worst a sibling 
 """
 
 import hashlib
+import json
 import os
 import shutil
 import zlib
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 TEMPORARY = ".tmp-"
 CHUNK_BYTES = 1 << 20
@@ -82,6 +83,32 @@ def crc32(path: Path) -> int:
         while chunk := file.read(CHUNK_BYTES):
             crc = zlib.crc32(chunk, crc)
     return crc
+
+
+def read_json(path: Path, largest_bytes: int) -> dict[str, Any]:
+    """Return the JSON object in a file that anybody may have written.
+
+    Raises:
+        ValueError: the file is larger, or is not a JSON object; the message is the reason, without the path.
+        OSError: the file is missing or cannot be read.
+    """
+    with path.open("rb") as file:
+        content = file.read(largest_bytes + 1)
+    if len(content) > largest_bytes:
+        raise ValueError(f"larger than {largest_bytes:,} bytes")
+    try:
+        record = json.loads(content, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"not JSON ({error})") from None
+    if not isinstance(record, dict):
+        raise ValueError("not a JSON object")
+    return record
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"it contains {name}, which JSON does not have")
 
 
 def flush_folder(folder: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hdit_core.files import atomic_file, atomic_folder, remove_temporaries, write_atomic
+from hdit_core.files import atomic_file, atomic_folder, read_json, remove_temporaries, write_atomic
 
 
 def test_a_file_that_fails_half_way_leaves_the_older_one_and_no_rest(tmp_path):
@@ -61,3 +61,20 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
 def test_files_need_no_torch():
     code = "import sys, hdit_core.files; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"{", "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[1]", "not a JSON object"),
+        (b'{"a": NaN}', "not JSON .it contains NaN"),
+        (b"[" * 500_000, "nested too deeply"),
+        (b" " * 1_000_001, "larger than 1,000,000 bytes"),
+    ],
+)
+def test_what_is_not_a_json_object_of_reasonable_size_is_refused_with_the_reason(tmp_path, content, reason):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=reason):
+        read_json(tmp_path / "a.json", 1_000_000)

@@ -29,6 +29,10 @@ def log_file(run: Path) -> Path:
     return run / "log.jsonl"
 
 
+def scores_file(run: Path) -> Path:
+    return run / "scores.jsonl"
+
+
 def stop_file(run: Path) -> Path:
     """Return the file whose presence asks the run to save and stop."""
     return run / "STOP"

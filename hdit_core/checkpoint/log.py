@@ -1,56 +1,40 @@
-"""The record of a run: one JSON line each so many images."""
+"""The log of a run, `log.jsonl`, and its scores, `scores.jsonl`: one JSON line every so many images."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from hdit_core.checkpoint.layout import log_file
-from hdit_core.files import write_atomic
+from hdit_core import jsonl
+from hdit_core.checkpoint.layout import log_file, scores_file
 
 
 class Log:
-    """`log.jsonl` of a run. A resumed run continues the log of the step it resumes from: later lines are taken off."""
+    """`log.jsonl` of a run. A resumed run continues the log of the step it resumes from; later lines are removed."""
 
     def __init__(self, run: Path, step: int) -> None:
         self._path = log_file(run)
-        if self._path.exists():
-            lines = self._path.read_bytes().splitlines()
-            kept = [line for line in lines if (at := _step_of(line)) is not None and at <= step]
-            write_atomic(self._path, b"".join(line + b"\n" for line in kept))
+        jsonl.cut_back(self._path, lambda record: _has_counts(record, "step") and record["step"] <= step)
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append a line, at once on its way to the disk."""
-        with self._path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        """Append a record; it is on the disk when this returns."""
+        jsonl.append(self._path, record)
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """Return the records of a run, oldest first; a line that a crash cut short or spoilt is left out."""
-    path = log_file(run)
-    lines = path.read_bytes().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if _step_of(line) is not None]
-
-
-def _step_of(line: bytes) -> int | None:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
-        return None
-
-
-SCORES = "scores.jsonl"
+    """Return the records of a run's log, oldest first, without truncated or damaged lines."""
+    return [record for record in jsonl.read(log_file(run)) if _has_counts(record, "step")]
 
 
 def read_scores(run: Path) -> list[dict[str, Any]]:
-    """Return the lines of RUN/scores.jsonl, oldest first; a line that a crash cut short or spoilt is left out."""
-    path = run / SCORES
-    lines = [_table(line) for line in path.read_bytes().splitlines()] if path.exists() else []
-    return [line for line in lines if "num_images" in line]
+    """Return the records of a run's scores, oldest first, without truncated or damaged lines."""
+    return [record for record in jsonl.read(scores_file(run)) if _has_counts(record, "step", "num_images")]
 
 
-def _table(text: bytes) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+def cut_back_scores(run: Path, step: int) -> list[dict[str, Any]]:
+    """Remove the scores of later steps, which a resumed run reaches again, and return the others."""
+    return jsonl.cut_back(
+        scores_file(run), lambda record: _has_counts(record, "step", "num_images") and record["step"] <= step
+    )
+
+
+def _has_counts(record: dict[str, Any], *names: str) -> bool:
+    return all(type(record.get(name)) is int for name in names)

@@ -15,12 +15,13 @@ import torch
 
 from hdit_core.checkpoint.state import State
 from hdit_core.errors import CheckpointError
-from hdit_core.files import Digest, crc32
+from hdit_core.files import Digest, crc32, read_json
 from hdit_core.recipe.run import Recipe
 
 FORMAT = 2
 READABLE = (1, 2)
 NAME = "manifest.json"
+LARGEST_BYTES = 64 << 20
 
 
 def recipe_hash(recipe: Mapping[str, Any]) -> str:
@@ -91,14 +92,13 @@ def read_table(path: Path) -> dict[str, Any]:
         CheckpointError: it is missing, or is not that.
     """
     try:
-        content = json.loads(path.read_bytes())
+        return read_json(path, LARGEST_BYTES)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; is this a checkpoint of hdit?") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
         raise CheckpointError(f"{path}: damaged: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: damaged: not a table")
-    return content
 
 
 def _verify(path: Path, expected: Any) -> None:

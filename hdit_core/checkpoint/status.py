@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 from hdit_core.checkpoint.layout import status_file
 from hdit_core.errors import StoppedEarly
-from hdit_core.files import write_atomic
+from hdit_core.files import read_json, write_atomic
 
 RunStatus = Literal["running", "preempted", "done", "failed"]
 """`preempted`: all is saved, run the same command again. `failed`: look at `reason` first."""
 
+LARGEST_BYTES = 1 << 20
 COUNTS = ("step", "num_images")
 
 
@@ -25,10 +26,8 @@ def write_status(run: Path, state: RunStatus, step: int, num_images: int, **more
 def read_status(run: Path) -> dict[str, Any]:
     """Return what was last said, or an empty table where nothing readable was."""
     try:
-        record = json.loads(status_file(run).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(record, dict):
+        record = read_json(status_file(run), LARGEST_BYTES)
+    except (OSError, ValueError):
         return {}
     return {key: value for key, value in record.items() if key not in COUNTS or isinstance(value, int)}
 

@@ -1,10 +1,10 @@
 """A speed that was measured: what `hdit bench train --json` printed on a device of the kind that is planned for."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from hdit_core.errors import UsageError
+from hdit_core.files import read_json
 
 MOST_BYTES = 1_000_000
 X86 = ("x86_64", "amd64")
@@ -66,9 +66,7 @@ def read_measured(path: Path) -> Measured:
         UsageError: there is no such file, or it is another's.
     """
     try:
-        if path.stat().st_size > MOST_BYTES:
-            raise ValueError("too large")
-        found = json.loads(path.read_bytes())
+        found = read_json(path, MOST_BYTES)
         seconds, flops, images = float(found["time"]["median_s"]), float(found["flops"]), int(found["images"])
         if not (0 < seconds < float("inf") and 0 < flops < float("inf") and images > 0):
             raise ValueError("times, operations and images have to be positive")
@@ -81,7 +79,7 @@ def read_measured(path: Path) -> Measured:
         return Measured(*what, images, flops, seconds, None if peak is None else int(peak), threads, system)
     except OSError as problem:
         raise UsageError(f"--measured {path}: cannot be read ({problem.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError):
         raise UsageError(
             f"--measured {path}: not what `hdit bench train RECIPE --json` prints; make it with that command"
         ) from None

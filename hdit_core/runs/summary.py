@@ -7,12 +7,14 @@ from typing import Any
 
 from hdit_core.checkpoint.layout import CHECKPOINT_NAME, checkpoint_folders, recipe_file
 from hdit_core.checkpoint.load import open_checkpoint
-from hdit_core.checkpoint.log import _table, read_log, read_scores
+from hdit_core.checkpoint.log import read_log, read_scores
 from hdit_core.checkpoint.status import read_status
 from hdit_core.errors import CheckpointError, UsageError
+from hdit_core.files import read_json
 from hdit_core.recipe.read import read_recipe
 from hdit_core.recipe.run import Recipe
 
+LARGEST_INCIDENT_BYTES = 16 << 20
 PLACES = ("step", "num_images")  # of a line of the scores; the rest are scores
 
 
@@ -130,7 +132,10 @@ def _saved_step(folder: Path) -> CheckpointInfo:
 def _incidents(run: Path) -> list[Incident]:
     found = []
     for file in sorted((run / "incidents").glob("step-*.json")):
-        record = _table(file.read_bytes()) if file.is_file() else {}
+        try:
+            record = read_json(file, LARGEST_INCIDENT_BYTES)
+        except (OSError, ValueError):
+            continue
         if {"kind", "step", "loss", "grad_norm"} <= record.keys():
             where = str(file.relative_to(run))
             found.append(Incident(where, record["kind"], record["step"], record["loss"], record["grad_norm"]))

@@ -11,9 +11,10 @@ from pathlib import Path
 from hdit_core.checkpoint.layout import CHECKPOINT_NAME, checkpoint_folders
 from hdit_core.checkpoint.status import read_status
 from hdit_core.errors import UsageError
-from hdit_core.files import write_atomic
+from hdit_core.files import read_json, write_atomic
 
 COUNT = "requeues.json"
+LARGEST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _if_it_advances(run: Path, most: int) -> Decision:
 def _counted(run: Path) -> tuple[int, int]:
     """Return the newest checkpoint of the last time, and how often in a row there was none newer."""
     try:
-        record = json.loads((run / COUNT).read_bytes())
+        record = read_json(run / COUNT, LARGEST_BYTES)
         return int(record["step"]), int(record["without_progress"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return 0, 0

@@ -4,7 +4,6 @@ RUN/scores.jsonl           a line each time: {"step": 1500, "num_images": 96000,
 RUN/reference-<name>.npz   statistics of what is compared with, measured once
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 
 import torch
 
-from hdit_core.checkpoint.layout import checkpoint_folder
-from hdit_core.checkpoint.log import SCORES
+from hdit_core import jsonl
+from hdit_core.checkpoint.layout import checkpoint_folder, scores_file
+from hdit_core.checkpoint.log import cut_back_scores
 from hdit_core.checkpoint.retention import mark_best
 from hdit_core.checkpoint.state import State
 from hdit_core.data.image_sets.image_set import ImageSet, ReadImage
@@ -32,7 +32,6 @@ from hdit_core.evaluate.report.result import name_with_count
 from hdit_core.evaluate.score import open_on_all, score
 from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.evaluate.statistics_file import load_statistics
-from hdit_core.files import write_atomic
 from hdit_core.recipe.train import TrainRecipe
 from hdit_core.train.parallel.parallelize import is_sharded
 from hdit_core.train.step.train_step import Learner
@@ -136,7 +135,7 @@ class PeriodicEvaluation:
         self._learner, self._run, self._extractor, self._on_note = learner, run, extractor, on_note
         self._relay, self._reference = gather, reference
         self._target = FrechetTarget(reference.statistics) if gather.world.is_main else None
-        self._lines = _take_up(run, start.step) if gather.world.is_main else []
+        self._lines = cut_back_scores(run, start.step) if gather.world.is_main else []
         is_there = any(line["num_images"] == start.num_images for line in self._lines)
         self._is_scored = start.num_images if gather.broadcast(float(is_there)) else -1
 
@@ -197,8 +196,7 @@ class PeriodicEvaluation:
     def _write(self, standing: ScoreRecord) -> None:
         """Append a line, and look whether it is the best of those whose checkpoints are there."""
         self._lines.append(standing.to_json())
-        with (self._run / SCORES).open("a") as file:
-            file.write(json.dumps(standing.to_json()) + "\n")
+        jsonl.append(scores_file(self._run), standing.to_json())
         key = list(standing.values)[-1 if self._learner.recipe.train.eval_metric == "kernel" else 0]
         there = [line for line in self._lines if key in line and checkpoint_folder(self._run, line["step"]).is_dir()]
         best = min(there, key=lambda line: line[key], default=None)
@@ -208,24 +206,6 @@ class PeriodicEvaluation:
         )
         if best is not None:
             mark_best(self._run, checkpoint_folder(self._run, best["step"]), {"metric": key, **best})
-
-
-def _take_up(run: Path, step: int) -> list[dict[str, Any]]:
-    """Return the lines of a run up to a step, and take off those that it will come by again."""
-    path = run / SCORES
-    lines = [line for text in path.read_text().splitlines() if (line := _line(text))] if path.exists() else []
-    kept = [line for line in lines if line["step"] <= step]
-    if path.exists():
-        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
-    return kept
-
-
-def _line(text: str) -> dict[str, Any] | None:
-    try:
-        line = json.loads(text)
-        return dict(line) if isinstance(line["step"], int) and isinstance(line["num_images"], int) else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
 
 
 def _stoppable(images: ImageSet, any_asked: Asked) -> ImageSet:

@@ -1,9 +1,11 @@
 """The log of a run continues from the step that is resumed, and survives a line that a crash cut short."""
 
+import json
+
 import pytest
 
-from hdit_core.checkpoint.layout import log_file
-from hdit_core.checkpoint.log import Log, read_log
+from hdit_core.checkpoint.layout import log_file, scores_file
+from hdit_core.checkpoint.log import Log, cut_back_scores, read_log, read_scores
 
 
 def test_lines_after_the_resumed_step_are_taken_off(tmp_path):
@@ -29,3 +31,10 @@ def test_a_spoilt_line_is_left_out_and_the_log_goes_on(tmp_path, spoilt):
     assert read_log(tmp_path) == [{"step": 1}, {"step": 2}]
     Log(tmp_path, 2).write({"step": 3})
     assert log_file(tmp_path).read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3}\n'
+
+
+def test_a_damaged_line_of_the_scores_does_not_end_a_resumed_run(tmp_path):
+    lines = [{"step": step, "num_images": 8 * step, "fid5k": 1 / step} for step in (1, 2, 3)]
+    with scores_file(tmp_path).open("wb") as file:
+        file.write(b"\xff\xfe not UTF-8\n" + b"".join(json.dumps(line).encode() + b"\n" for line in lines) + b'{"st')
+    assert cut_back_scores(tmp_path, 2) == lines[:2] == read_scores(tmp_path)

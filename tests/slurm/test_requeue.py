@@ -19,22 +19,22 @@ def test_a_run_that_was_killed_or_preempted_goes_on_while_each_attempt_saves_mor
     for step in range(10, 110, 10):
         saved(tmp_path, step)
         write_status(tmp_path, state, step, step)
-        assert should_requeue(tmp_path, 3, asked=True).again
+        assert should_requeue(tmp_path, 3, asked=True).requeue
 
 
 def test_after_three_attempts_without_progress_it_stays_out(tmp_path):
     saved(tmp_path, 10)
-    assert should_requeue(tmp_path, 3, asked=True).again
-    assert [should_requeue(tmp_path, 3, asked=True).again for _ in range(4)] == [True, True, True, False]
+    assert should_requeue(tmp_path, 3, asked=True).requeue
+    assert [should_requeue(tmp_path, 3, asked=True).requeue for _ in range(4)] == [True, True, True, False]
     assert "no further than step 10 in 3 further attempts" in should_requeue(tmp_path, 3, asked=True).reason
 
     saved(tmp_path, 20)
-    assert should_requeue(tmp_path, 3, asked=True).again  # a later job came further: the count begins anew
+    assert should_requeue(tmp_path, 3, asked=True).requeue  # a later job came further: the count begins anew
     assert json.loads((tmp_path / COUNT).read_text()) == {"step": 20, "without_progress": 0}
 
 
 def test_a_run_that_dies_before_its_first_checkpoint_is_tried_so_often_too(tmp_path):
-    assert [should_requeue(tmp_path, 2, asked=False).again for _ in range(3)] == [True, True, False]
+    assert [should_requeue(tmp_path, 2, asked=False).requeue for _ in range(3)] == [True, True, False]
 
 
 def test_a_checkpoint_that_was_lost_is_no_progress(tmp_path):
@@ -57,16 +57,16 @@ def test_a_run_that_is_done_or_failed_stays_out_and_says_why(tmp_path):
 
 def test_a_person_s_stop_file_is_obeyed_and_slurms_is_not(tmp_path):
     write_status(tmp_path, "preempted", 10, 10, reason=f"the file {tmp_path}/STOP")
-    assert not should_requeue(tmp_path, 3, asked=False).again
-    assert should_requeue(tmp_path, 3, asked=True).again
+    assert not should_requeue(tmp_path, 3, asked=False).requeue
+    assert should_requeue(tmp_path, 3, asked=True).requeue
 
     write_status(tmp_path, "preempted", 10, 10, reason="SIGTERM")
-    assert should_requeue(tmp_path, 3, asked=False).again
+    assert should_requeue(tmp_path, 3, asked=False).requeue
 
 
 def test_a_count_that_is_damaged_begins_anew(tmp_path):
     (tmp_path / COUNT).write_text("{")
-    assert should_requeue(tmp_path, 3, asked=True).again
+    assert should_requeue(tmp_path, 3, asked=True).requeue
 
 
 def test_the_newest_checkpoint_counts(tmp_path):

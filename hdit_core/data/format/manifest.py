@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer
 
 from hdit_core.errors import DataError
-from hdit_core.files import write_atomic
+from hdit_core.files import read_json, write_atomic
 
 MANIFEST = "manifest.json"
 INDEX = "index.npy"
@@ -148,18 +148,13 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def _load_document(path: Path) -> dict[str, Any]:
     """Read the JSON of a manifest, whoever wrote it."""
     try:
-        if path.stat().st_size > LARGEST_MANIFEST_BYTES:
-            raise DataError(f"{path}: larger than {LARGEST_MANIFEST_BYTES >> 20} MiB, which no manifest is")
-        document = json.loads(path.read_bytes())
+        return read_json(path, LARGEST_MANIFEST_BYTES)
     except FileNotFoundError:
         raise DataError(
             f"{path}: not found; expected a data set made by `hdit prepare-data`, and a finished one"
         ) from None
-    except (ValueError, RecursionError) as problem:
-        raise DataError(f"{path}: damaged, not JSON ({problem}); prepare the data again") from None
-    if not isinstance(document, dict):
-        raise DataError(f"{path}: damaged, not a JSON object; prepare the data again")
-    return document
+    except ValueError as problem:
+        raise DataError(f"{path}: damaged: {problem}; prepare the data again") from None
 
 
 def _contradiction(contents: Contents) -> str | None:

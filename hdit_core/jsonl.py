@@ -1,0 +1,48 @@
+"""Append-only files of JSON lines, which a crash may leave with a truncated last line.
+
+Every line is one JSON object. Lines that are anything else (truncated, damaged, not UTF-8) are skipped.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hdit_core.files import write_atomic
+
+Record = dict[str, Any]
+
+
+def append(path: Path, record: Record) -> None:
+    """Append one record; it is on the disk when this returns."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read(path: Path) -> list[Record]:
+    """Return the records of a file, oldest first; none if there is no such file."""
+    return [record for _, record in _lines(path)]
+
+
+def cut_back(path: Path, keep: Callable[[Record], bool]) -> list[Record]:
+    """Remove every line that is not a record or that `keep` rejects, and return the remaining records.
+
+    The bytes of the lines that stay do not change.
+    """
+    kept = [(line, record) for line, record in _lines(path) if keep(record)]
+    if path.exists():
+        write_atomic(path, b"".join(line + b"\n" for line, _ in kept))
+    return [record for _, record in kept]
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict):
+            yield line, record
