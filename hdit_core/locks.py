@@ -1,117 +1,174 @@
-"""Who is at work in a folder of samples: several jobs may be, and what they have in common one at a time writes.
+"""Advisory locks: one run, one sample folder, one chunk, one download at a time.
 
-Record locks on two bytes of an empty file, `.lock`: each job shares the first while it draws, and has the second for
-itself while it reads and writes the record. The kernel takes them back when a process ends, however it ends, and NFS
-hands them from machine to machine (flock holds within one machine only, on some). Who is alone removes the file.
+They are record locks on bytes of a file. The kernel releases them when the process that holds them ends, however it
+ends, and NFS passes them between machines. The package `filelock` is no replacement: it uses flock, which forked
+reader processes inherit, so that a killed run would stay locked; which some network file systems keep within one
+machine; and which has no byte ranges.
+
+A process that closes any descriptor of a file loses all its locks on that file: one descriptor per file and process.
 """
 
 import errno
 import fcntl
+import logging
 import os
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from hdit_core.errors import UsageError
 
-LOCK = ".lock"
-AT_WORK, RECORD = 0, 1  # bytes
-LONGEST_WAIT_S = 600.0  # a job has the record for seconds: who has it for longer is stopped, or gone with its machine
-BETWEEN_S = 0.02
-TAKEN = (BlockingIOError, PermissionError)  # both are how systems say that it is
-NEW_OR_OLD = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+logger = logging.getLogger("hdit")
+
+HELD = (BlockingIOError, PermissionError)  # systems report a lock that somebody else holds by either
+POLL_S = 0.02
+OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
+Ranges = Sequence[tuple[int, int]]
+"""First byte and number of bytes of each lock."""
+
+
+class LockHeldError(Exception):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def locked(path: Path, ranges: Ranges = ((0, 1),), *, wait_s: float = 0.0) -> Iterator[int]:
+    """Hold exclusive locks on bytes of a file while the body runs; yield the file's descriptor.
+
+    The file and its folder are created if missing. If the file system has no locks, a warning is logged and the body
+    runs without.
+
+    Raises:
+        LockHeldError: another process still holds one of the locks after `wait_s` seconds.
+    """
+    descriptor, _ = _open_locked(path, fcntl.LOCK_EX, ranges, wait_s)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _open_locked(path: Path, kind: int, ranges: Ranges, wait_s: float) -> tuple[int, bool]:
+    """Return the descriptor of a locked file that still has its name (the holder before may have removed it).
+
+    Also returns whether the file system has locks.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, OPEN_FLAGS, 0o666)
+        try:
+            has_locks = all(_lock(descriptor, path, kind, start, length, wait_s) for start, length in ranges)
+            if not _is_removed(descriptor):
+                return descriptor, has_locks
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: Path, kind: int, start: int, length: int = 1, wait_s: float = 0.0) -> bool:
+    """Lock bytes and return True; return False if the file system has no locks."""
+    give_up_at = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.lockf(descriptor, kind | fcntl.LOCK_NB, length, start)
+            return True
+        except HELD:
+            if time.monotonic() >= give_up_at:
+                raise LockHeldError(path) from None
+        except OSError as error:
+            if error.errno == errno.ESTALE:  # the file was removed on another machine: see `_is_removed`
+                return True
+            logger.warning(
+                "%s: its file system has no locks (%s); make sure that no two processes of hdit write to it",
+                path.parent,
+                error.strerror,
+            )
+            return False
+        time.sleep(POLL_S)
+
+
+def _is_removed(descriptor: int) -> bool:
+    try:
+        return os.fstat(descriptor).st_nlink == 0
+    except OSError as error:
+        if error.errno != errno.ESTALE:  # as NFS reports it
+            raise
+        return True
 
 
 class FolderLock:
-    """One job's place in a folder, from `acquire` to `release`."""
+    """One job's lock on a folder that several jobs may write to, from `acquire` to `release`.
+
+    Locks on two bytes of an empty file, `.lock`: jobs share the first while they work, and each holds the second
+    exclusively while it reads and writes what they have in common, the record. The last job removes the file.
+    """
+
+    NAME = ".lock"
+    WORKING, RECORD = 0, 1  # bytes
+    WAIT_S = 600.0  # a job holds the record for seconds; one that holds it for longer hangs, or its machine is gone
 
     def __init__(self, folder: Path) -> None:
         """Name the folder; nothing is touched yet."""
-        self.folder, self.path = folder, folder / LOCK
+        self.folder, self.path = folder, folder / self.NAME
         self._descriptor: int | None = None
         self._has_locks = True
 
     def acquire(self) -> None:
-        """Say that a job is at work in the folder, which is there.
+        """Register this job as one that writes to the folder.
 
         Raises:
-            UsageError: another job keeps it from that.
+            UsageError: another job is finishing and does not end.
         """
-        while self._descriptor is None:
-            self._descriptor = os.open(self.path, NEW_OR_OLD, 0o666)
-            self._wait(fcntl.LOCK_SH, AT_WORK)
-            if self._is_gone():  # who was alone has removed it meanwhile
-                self._close()
+        try:
+            self._descriptor, self._has_locks = _open_locked(
+                self.path, fcntl.LOCK_SH, ((self.WORKING, 1),), self.WAIT_S
+            )
+        except LockHeldError:
+            raise self._stuck() from None
 
     def is_exclusive(self) -> bool:
-        """Return whether no other job is at work; none begins then before `release`. True where there are no locks."""
+        """Return whether no other job writes to the folder, and let none begin before `release`.
+
+        True if the file system has no locks.
+        """
         try:
-            self._lock(fcntl.LOCK_EX, AT_WORK)
-        except TAKEN:
+            self._lock(self.WORKING)
+        except LockHeldError:
             return False
         return True
 
     @contextmanager
     def exclusive_section(self) -> Iterator[None]:
-        """Let nobody else read or write the record while the body runs.
+        """Let no other job read or write the record while the body runs.
 
         Raises:
-            UsageError: another job does not let go of it.
+            UsageError: another job does not release it.
         """
-        self._wait(fcntl.LOCK_EX, RECORD)
+        try:
+            self._lock(self.RECORD, self.WAIT_S)
+        except LockHeldError:
+            raise self._stuck() from None
         yield
-        if self._descriptor is not None:
-            self._lock(fcntl.LOCK_UN, RECORD)
+        if self._descriptor is not None and self._has_locks:
+            fcntl.lockf(self._descriptor, fcntl.LOCK_UN, 1, self.RECORD)
 
     def release(self) -> None:
-        """Say that the job is no longer at work; of both locks at once, so that one of two jobs is the last."""
+        """Deregister this job; both locks end at once, so that one of two jobs is the last."""
         if self._descriptor is not None:
             if self.is_exclusive():
                 self.path.unlink(missing_ok=True)
-            self._close()
+            os.close(self._descriptor)
+            self._descriptor = None
 
-    def _close(self) -> None:
-        assert self._descriptor is not None
-        os.close(self._descriptor)
-        self._descriptor = None
+    def _lock(self, byte: int, wait_s: float = 0.0) -> None:
+        assert self._descriptor is not None, "not acquired"
+        self._has_locks = self._has_locks and _lock(self._descriptor, self.path, fcntl.LOCK_EX, byte, wait_s=wait_s)
 
-    def _is_gone(self) -> bool:
-        assert self._descriptor is not None
-        try:
-            return os.fstat(self._descriptor).st_nlink == 0
-        except OSError as problem:
-            if problem.errno != errno.ESTALE:  # as NFS says it
-                raise
-            return True
-
-    def _wait(self, kind: int, byte: int) -> None:
-        give_up_at = time.monotonic() + LONGEST_WAIT_S
-        while True:
-            try:
-                return self._lock(kind, byte)
-            except TAKEN:
-                if time.monotonic() > give_up_at:
-                    raise UsageError(
-                        f"{self.folder}: another hdit has been writing its record for more than {LONGEST_WAIT_S:g} s; "
-                        f"end it, or where there is none remove {self.path}, and run this again"
-                    ) from None
-                time.sleep(BETWEEN_S)
-
-    def _lock(self, kind: int, byte: int) -> None:
-        assert self._descriptor is not None, "it was not taken"
-        if not self._has_locks:
-            return
-        try:
-            fcntl.lockf(self._descriptor, kind | (0 if kind == fcntl.LOCK_UN else fcntl.LOCK_NB), 1, byte)
-        except TAKEN:
-            raise
-        except OSError as problem:
-            if problem.errno == errno.ESTALE:
-                return  # which `acquire` finds out
-            self._has_locks = False
-            warnings.warn(
-                f"{self.folder}: its file system has no locks ({problem.strerror}); let no two hdit draw into it",
-                stacklevel=2,
-            )
+    def _stuck(self) -> UsageError:
+        return UsageError(
+            f"{self.folder}: another hdit process has held its record for more than {self.WAIT_S:g} s; end that "
+            f"process, or if there is none remove {self.path}, and rerun this command"
+        )

@@ -52,11 +52,12 @@ def compare(
     Example: hdit runs compare runs/digits runs/digits-larger --plot both.png
     """
     _check_plot(plot)
+    from hdit_core.recipe.diff import differences
     from hdit_core.runs.curves import loss_curve, score_curves, side_by_side
-    from hdit_core.runs.summary import recipe_differences, recipe_of
+    from hdit_core.runs.summary import recipe_of
 
     runs = [first, second]
-    differences = recipe_differences(recipe_of(first), recipe_of(second))
+    changed = differences(*(recipe_of(run).model_dump(mode="json") for run in runs))
     losses = side_by_side([loss_curve(run) for run in runs])
     names = dict.fromkeys(curve.name for run in runs for curve in score_curves(run))
     scores = {
@@ -65,7 +66,7 @@ def compare(
     }
     result = {
         "runs": [str(run) for run in runs],
-        "recipe": [{"key": key, "first": one, "second": other} for key, one, other in differences],
+        "recipe": [{"key": key, "first": one, "second": other} for key, one, other in changed],
         "loss": losses,
         "scores": scores,
     }

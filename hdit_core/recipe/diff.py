@@ -1,20 +1,44 @@
-"""New."""
+"""Differences between nested tables, such as two recipes: by key path, as in `model.levels[1].width`."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+Difference = tuple[str, Any, Any]
+"""A key path and both values; None where a table has no such key."""
 
-def flatten(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Return nested mappings as pairs of a dotted key and a value."""
-    if not isinstance(value, Mapping):
-        return [(prefix, value)]
-    return [pair for key, inner in value.items() for pair in flatten(inner, f"{prefix}.{key}" if prefix else str(key))]
+MOST_SHOWN = 3
 
 
-def differences(there: Any, here: Any, key: str = "") -> Iterator[str]:
-    """Yield what differs between two such records, as `settings.steps is 50 there and 25 here`."""
-    if isinstance(there, Mapping) and isinstance(here, Mapping):
-        for name in sorted({*there, *here}):
-            yield from differences(there.get(name), here.get(name), f"{key}.{name}".lstrip("."))
-    elif there != here:
-        yield f"{key} is {there!r} there and {here!r} here"
+def flatten(value: Any, key: str = "") -> dict[str, Any]:
+    """Return every leaf of nested tables and arrays of tables by its key path."""
+    if isinstance(value, Mapping):
+        children = [(f"{key}.{name}" if key else str(name), child) for name, child in value.items()]
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        children = [(f"{key}[{index}]", child) for index, child in enumerate(value)]
+    else:
+        return {key: value}
+    return {path: leaf for name, child in children for path, leaf in flatten(child, name).items()}
+
+
+def differences(first: Any, second: Any) -> list[Difference]:
+    """Return the leaves that differ between two nested tables."""
+    a, b = flatten(first), flatten(second)
+    return [(key, a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
+
+
+def describe_differences(found: Iterable[Difference], first: str, second: str) -> str:
+    """Return the first differences as text, such as `"train.lr 0.001 (run) vs 0.002 (command); and 2 more"`.
+
+    Args:
+        found: what `differences` returned.
+        first: the name of the first table.
+        second: the name of the second.
+    """
+    rows = list(found)
+    shown = [f"{key} {_shown(a)} ({first}) vs {_shown(b)} ({second})" for key, a, b in rows[:MOST_SHOWN]]
+    more = [f"and {len(rows) - MOST_SHOWN} more"] if len(rows) > MOST_SHOWN else []
+    return "; ".join([*shown, *more])
+
+
+def _shown(value: Any) -> str:
+    return "not set" if value is None else repr(value)

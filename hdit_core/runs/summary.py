@@ -140,19 +140,3 @@ def _incidents(run: Path) -> list[Incident]:
             where = str(file.relative_to(run))
             found.append(Incident(where, record["kind"], record["step"], record["loss"], record["grad_norm"]))
     return found
-
-
-def recipe_differences(first: Recipe, second: Recipe) -> list[tuple[str, Any, Any]]:
-    """Return the keys of two recipes that differ, with both values; None where one has no such key."""
-    flat = [_flat(recipe.model_dump(mode="json")) for recipe in (first, second)]
-    keys = dict.fromkeys([*flat[0], *flat[1]])
-    return [(key, flat[0].get(key), flat[1].get(key)) for key in keys if flat[0].get(key) != flat[1].get(key)]
-
-
-def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    """Return every leaf of a document by its path, as in `model.levels[1].width`."""
-    if isinstance(value, dict):
-        return {k: v for name, each in value.items() for k, v in _flat(each, f"{key}.{name}" if key else name).items()}
-    if isinstance(value, list) and value and isinstance(value[0], dict):
-        return {k: v for place, each in enumerate(value) for k, v in _flat(each, f"{key}[{place}]").items()}
-    return {key: value}

@@ -1,17 +1,16 @@
 """The folder of a run: begun, recognised and resumed, or refused because it holds something else or is at work."""
 
-import fcntl
 import os
 import socket
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from hdit_core.checkpoint.layout import recipe_file
 from hdit_core.errors import RecipeError, UsageError
 from hdit_core.files import write_atomic
+from hdit_core.locks import LockHeldError, locked
+from hdit_core.recipe.diff import describe_differences, differences
 from hdit_core.recipe.read import read_recipe
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.write import recipe_toml
@@ -45,13 +44,6 @@ MAY_CHANGE = (
 """Keys of a recipe that a run may go on with when they have changed. All others decide what the weights become."""
 
 
-def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
 def check_same(run: Path, recipe: Recipe) -> None:
     """Refuse a recipe by which a run that has begun cannot go on.
 
@@ -59,21 +51,21 @@ def check_same(run: Path, recipe: Recipe) -> None:
         UsageError: naming the keys that differ, or saying why the run's own recipe cannot be read.
     """
     try:
-        before = _flat(read_recipe(str(recipe_file(run))).model_dump(mode="json"))
+        before = read_recipe(str(recipe_file(run)))
     except RecipeError as error:
         problems = "; ".join(str(error).splitlines())
-        raise UsageError(f"{run}: its recipe cannot be read, so that the run cannot go on: {problems}") from None
-    now = _flat(recipe.model_dump(mode="json"))
-    decisive = ("train.num_images",) if recipe.train.schedule == "cosine" else ()  # each of its steps knows the end
+        raise UsageError(f"{run}: its recipe cannot be read, so the run cannot be resumed: {problems}") from None
+    decisive = ("train.num_images",) if recipe.train.schedule == "cosine" else ()  # each of its steps depends on it
     changed = [
-        key
-        for key in now | before
-        if now.get(key) != before.get(key) and (key in decisive or not key.startswith(MAY_CHANGE))
+        (key, old, new)
+        for key, old, new in differences(before.model_dump(mode="json"), recipe.model_dump(mode="json"))
+        if key in decisive or not key.startswith(MAY_CHANGE)
     ]
     if changed:
-        details = "; ".join(f"{key} is {before.get(key)!r} there and {now.get(key)!r} here" for key in changed[:3])
-        more = f"; and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise UsageError(f"{run}: holds another run: {details}{more}. Give another folder with --out")
+        raise UsageError(
+            f"{run}: is a run with different settings: {describe_differences(changed, 'run', 'command')}. Give another "
+            "folder with --out"
+        )
 
 
 def _is_free(folder: Path) -> bool:
@@ -82,28 +74,17 @@ def _is_free(folder: Path) -> bool:
 
 @contextmanager
 def _locked(run: Path) -> Iterator[None]:
-    """Hold the run's lock, which the kernel takes back when this process ends, however it ends.
-
-    A record lock: a forked process that reads images does not inherit it, so that it never outlives its holder, as one
-    of flock's would after a kill; and network file systems have it.
-    """
-    with os.fdopen(os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):  # both are how systems say that it is taken
-            raise UsageError(
-                f"{run}: another hdit train is at work in it ({file.readline().strip()}); wait for it, end it with "
-                f"`touch {run / 'STOP'}`, or give another folder with --out"
-            ) from None
-        except OSError as problem:
-            warnings.warn(
-                f"{run}: its file system has no locks ({problem.strerror}); let no other hdit train into it",
-                stacklevel=2,
-            )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
-        yield
+    """Hold the run's lock, whose file names its holder."""
+    try:
+        with locked(run / LOCK) as descriptor:
+            os.truncate(descriptor, 0)
+            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            yield
+    except LockHeldError:
+        raise UsageError(
+            f"{run}: another hdit train is running in it ({(run / LOCK).read_text().strip()}); wait for it, stop it "
+            f"with `touch {run / 'STOP'}`, or give another folder with --out"
+        ) from None
 
 
 def keep_recipe(run: Path, recipe: Recipe) -> None:

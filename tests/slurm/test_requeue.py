@@ -52,7 +52,7 @@ def test_a_run_that_is_done_or_failed_stays_out_and_says_why(tmp_path):
 
     write_status(tmp_path, "failed", 10, 10, reason="step 10: the loss is nan")
     found = should_requeue(tmp_path, 3, asked=True)
-    assert not found.again and "step 10: the loss is nan" in found.reason
+    assert not found.requeue and "step 10: the loss is nan" in found.reason
 
 
 def test_a_person_s_stop_file_is_obeyed_and_slurms_is_not(tmp_path):

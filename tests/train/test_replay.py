@@ -105,7 +105,7 @@ def test_the_steps_of_a_run_that_passed_over_images_take_those_behind(tmp_path, 
     ("number", "changes", "message"),
     [
         (12, {}, "--repro 12: the last step of the run is 11; steps are counted from 0"),
-        (3, {"train.lr": 0.1}, "holds another run: train.lr"),
+        (3, {"train.lr": 0.1}, "different settings: train.lr"),
     ],
 )
 def test_what_is_no_step_of_the_run_is_refused(told, trained, number, changes, message):

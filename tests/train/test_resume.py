@@ -181,7 +181,7 @@ def test_a_finished_run_can_be_made_longer(tmp_path, trained, unbroken):
 def test_a_folder_of_another_run_is_refused_and_says_what_differs(tmp_path, trained):
     run = tmp_path / "run"
     train(trained({"train.num_images": 8}), run)
-    with pytest.raises(UsageError, match=r"holds another run: train.lr is 0.0005 there and 0.01 here"):
+    with pytest.raises(UsageError, match=r"different settings: train.lr 0.0005 \(run\) vs 0.01 \(command\)"):
         train(trained({"train.num_images": 8, "train.lr": 0.01}), run)
 
 

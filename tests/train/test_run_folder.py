@@ -16,9 +16,9 @@ HOLDER = """
 import os, sys, time
 from pathlib import Path
 from hdit_core.recipe.read import read_recipe
-from hdit_core.train.run_folder import claimed_folder
+from hdit_core.train.run_folder import locked_run_folder
 
-with claimed_folder(Path(sys.argv[1]), read_recipe("mnist32")):
+with locked_run_folder(Path(sys.argv[1]), read_recipe("mnist32")):
     reader = os.fork()  # as a loader's worker is, which may live on for seconds when its parent is killed
     if reader:
         print(os.getpid(), reader, flush=True)
@@ -39,7 +39,7 @@ def test_a_run_that_another_process_trains_is_refused_until_that_is_gone_however
     assert holder.stdout is not None
     pid, reader = map(int, holder.stdout.readline().split())
     try:
-        where = rf"{run}: another hdit train is at work in it \(process {pid} on .*\); .*touch {run}/STOP"
+        where = rf"{run}: another hdit train is running in it \(process {pid} on .*\); .*touch {run}/STOP"
         with pytest.raises(UsageError, match=where), locked_run_folder(run, mnist):
             pass
         holder.kill()
@@ -74,16 +74,17 @@ def test_a_refused_folder_is_left_as_it_was(tmp_path, mnist):
 def test_a_recipe_that_was_spoilt_is_told_of_in_one_line(tmp_path, mnist):
     (tmp_path / "recipe.toml").write_text("[train]\nlr = 'high'\nbatch = 3\n")
     complaint = (
-        r"its recipe cannot be read, so that the run cannot go on: .*train\.lr = [^\n]*; [^\n]*train\.batch: [^\n]*$"
+        r"its recipe cannot be read, so the run cannot be resumed: .*train\.lr = [^\n]*; [^\n]*train\.batch: [^\n]*$"
     )
     with pytest.raises(UsageError, match=complaint), locked_run_folder(tmp_path, mnist):
         pass
 
 
-def test_a_file_system_without_locks_is_said_and_used(tmp_path, mnist, monkeypatch):
+def test_a_file_system_without_locks_is_logged_and_used(tmp_path, mnist, monkeypatch, caplog):
     def no_locks(*_):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
     monkeypatch.setattr(fcntl, "lockf", no_locks)
-    with pytest.warns(UserWarning, match="file system has no locks"), locked_run_folder(tmp_path / "run", mnist):
+    with locked_run_folder(tmp_path / "run", mnist):
         assert (tmp_path / "run" / "recipe.toml").exists()
+    assert "its file system has no locks" in caplog.text

@@ -9,14 +9,14 @@ opened for longest go, which hurts nobody who is reading from them. fsspec (`pip
 the stores.
 """
 
-import fcntl
 import hashlib
+import math
 import os
 import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from hdit_core.data.format.manifest import (
     read_manifest,
 )
 from hdit_core.errors import DataError, HditError, UsageError
-from hdit_core.files import TEMPORARY, write_atomic
+from hdit_core.files import TEMPORARY, cache_folder, write_atomic
+from hdit_core.locks import locked
 
 STORES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "https", "http", "memory")
 """The protocols that are followed; fsspec knows others, some of which run programs or read any file."""
@@ -47,7 +48,7 @@ def is_remote(location: Path | str) -> bool:
 
 def default_cache() -> Path:
     """Return where shards are kept: `hdit/data` under `$XDG_CACHE_HOME`, or under `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hdit" / "data"
+    return cache_folder() / "data"
 
 
 def _store(address: str) -> Any:
@@ -97,14 +98,6 @@ def _retry(address: str, act: Callable[[], Any]) -> Any:
         if attempt < ATTEMPTS - 1:
             time.sleep(PAUSE_S * 2**attempt)
     raise DataError(f"{address}: cannot be fetched ({type(last).__name__}: {last}); tried {ATTEMPTS} times")
-
-
-@contextmanager
-def _locked(path: Path, place: int = 0) -> Iterator[None]:
-    """Hold one byte of a file, so that processes take turns; a process that dies lets go."""
-    with path.open("a") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX, 1, place)
-        yield
 
 
 class RemoteDataset:
@@ -165,7 +158,7 @@ class RemoteDataset:
 
     def _ensure(self, name: str, entry: ShardEntry | IndexEntry, turn: int) -> None:
         """Fetch a file that is not here, unless another process does; `turn` is the same for all that want it."""
-        with _locked(self.folder / ".fetching", turn):
+        with locked(self.folder / ".fetching", ((turn, 1),), wait_s=math.inf):
             path = self.folder / name
             if not (path.exists() and path.stat().st_size == entry.bytes):
                 self._fetch(name, entry)
@@ -197,7 +190,7 @@ class RemoteDataset:
 
     def _evict(self, temporary: Path, needed_bytes: int) -> None:
         """Take the place of a file in the cache, and let those go that were not opened for longest."""
-        with _locked(self.cache / ".making-room"):
+        with locked(self.cache / ".making-room", wait_s=math.inf):
             kept = []
             for path in self.cache.glob("*/*.tar*"):
                 with suppress(FileNotFoundError):

@@ -1,16 +1,11 @@
-"""Who makes which pieces of a data set: a lock of one byte a piece, so that tasks share a folder and never a piece.
+"""The journal of a preparation in progress: which chunks are finished, and a lock of one byte for each chunk.
 
-They are record locks, which the kernel takes back when a process ends, however it ends, and which network file systems
-have: NFS hands them from machine to machine (flock holds within one machine only, on some). Processes that were
-started by the holder do not inherit them.
+Tasks share a folder, and no two process the same chunk.
 """
 
 import base64
-import fcntl
-import os
 import re
 import shutil
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +19,7 @@ from hdit_core.data.format.shard import ROW_DTYPE, ShardFile
 from hdit_core.data.prepare.array_task import ArrayTask
 from hdit_core.errors import UsageError
 from hdit_core.files import TEMPORARY, digest, flush_folder, write_atomic
+from hdit_core.locks import LockHeldError, locked
 
 LOCK = "lock"
 
@@ -33,42 +29,26 @@ def _ranges(pieces: range) -> list[tuple[int, int]]:
     return [(pieces.start, max(1, len(pieces)))] if pieces.step == 1 else [(number, 1) for number in pieces]
 
 
-def _lock(descriptor: int, pieces: range, folder: Path) -> None:
-    try:
-        for start, length in _ranges(pieces):
-            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, length, start)
-    except (BlockingIOError, PermissionError):  # both are how systems say that it is taken
-        raise UsageError(
-            f"{folder}: another hdit prepare-data is writing into it, the same images; wait for it, choose another "
-            "--out, or give each its share with --task I/N"
-        ) from None
-    except OSError as problem:
-        warnings.warn(
-            f"{folder}: its file system has no locks ({problem.strerror}); let no two hdit prepare-data make the same "
-            "images in it",
-            stacklevel=2,
-        )
-
-
 @contextmanager
-def claimed(folder: Path, journal: Path, pieces: range) -> Iterator[None]:
-    """Keep other processes off these pieces while the body runs.
+def locked_chunks(folder: Path, journal: Path, chunks: range) -> Iterator[None]:
+    """Keep other processes off these chunks while the body runs.
 
     Args:
         folder: of the data set, for the message.
-        journal: where the lock file lies; made where it is not there.
-        pieces: their numbers.
+        journal: the folder of the lock file; created if missing.
+        chunks: their indices.
 
     Raises:
-        UsageError: another process has one of them.
+        UsageError: another process holds one of them.
     """
-    while True:
-        journal.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(journal / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)) as file:
-            _lock(file.fileno(), pieces, folder)
-            if os.fstat(file.fileno()).st_nlink:  # else whoever held it has finished and removed it meanwhile
-                yield
-                return
+    try:
+        with locked(journal / LOCK, _ranges(chunks)):
+            yield
+    except LockHeldError:
+        raise UsageError(
+            f"{folder}: another hdit prepare-data is writing the same images to it; wait for it, choose another "
+            "--out, or give each process its own part with --task I/N"
+        ) from None
 
 
 UNFINISHED = ".unfinished"
@@ -217,7 +197,7 @@ def open_journal(folder: Path, fingerprint: str, task: ArrayTask, num_pieces: in
         UsageError: the folder holds something else, or another process makes some of the same pieces.
     """
     pieces = task.chunks(num_pieces)
-    with claimed(folder, folder / UNFINISHED, pieces):
+    with locked_chunks(folder, folder / UNFINISHED, pieces):
         flush_folder(folder.parent)
         try:
             if not holds_data_set(folder):  # another may have finished it since this one looked

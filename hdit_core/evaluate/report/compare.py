@@ -8,7 +8,7 @@ from typing import Any
 from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate.report.result import FORMAT
 from hdit_core.files import read_json
-from hdit_core.recipe.diff import flatten
+from hdit_core.recipe.diff import differences, flatten
 
 LARGEST_BYTES = 16 << 20
 
@@ -82,7 +82,7 @@ def compare_results(a: Path, b: Path, force: bool = False) -> Comparison:
         DataError: a file is no such result.
     """
     results = _load(a), _load(b)
-    passports = [dict(flatten(result["passport"])) | {"n": result["n"]} for result in results]
+    passports = [result["passport"] | {"n": result["n"]} for result in results]
     unlike, other = _differences(*passports)
     if results[0]["metric"] != results[1]["metric"]:
         unlike.insert(0, ("metric", results[0]["metric"], results[1]["metric"]))
@@ -99,12 +99,12 @@ def _short(value: Any) -> str:
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any]) -> tuple[list[tuple[str, Any, Any]], list[tuple[str, Any, Any]]]:
-    """Return in what two flat passports differ: what forbids a comparison, and what does not."""
-    differing = [(key, a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
-    same_reference = any(a.get(key) and a.get(key) == b.get(key) for key in REFERENCE_HASHES)
+    """Return in what two passports differ: what forbids a comparison, and what does not."""
+    flat_a, flat_b = flatten(a), flatten(b)
+    same_reference = any(flat_a.get(key) and flat_a.get(key) == flat_b.get(key) for key in REFERENCE_HASHES)
     unlike: list[tuple[str, Any, Any]] = []
     other: list[tuple[str, Any, Any]] = []
-    for row in differing:
+    for row in differences(a, b):
         free = row[0].startswith(FREE) or (same_reference and row[0] in REFERENCE_HASHES)
         (other if free else unlike).append(row)
     return unlike, other
@@ -144,7 +144,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _check_shape(result: dict[str, Any]) -> None:
     """Raise where something is not of its kind."""
-    dict(flatten(result["passport"])), str(result["metric"]) + str(result["name"])
+    dict(result["passport"]), str(result["metric"]) + str(result["name"])
     for key in ("extractor", "images", "reference"):
         result["passport"][key].items()
     result["estimates"][result["name"]]

@@ -120,7 +120,7 @@ def page(
         *(_section(title, svg) for title, svg in [*_own_figures(score), *figures]),
         _section("Some of the images", _picture(samples, "Some of the scored images")),
         _section("Nearest in the reference", _picture(neighbours, "Images beside their nearest in the reference")),
-        _section("Passport", _table((key, str(value)) for key, value in flatten(score.provenance()))),
+        _section("Passport", _table((key, str(value)) for key, value in flatten(score.provenance()).items())),
     ]
     return PAGE.format(policy=POLICY, title=_text(title), style=STYLE, body="\n".join(body))
 

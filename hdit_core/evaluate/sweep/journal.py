@@ -13,7 +13,7 @@ from hdit_core import jsonl
 from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate.sweep.search_space import Point
 from hdit_core.files import read_json, write_atomic
-from hdit_core.recipe.diff import differences
+from hdit_core.recipe.diff import describe_differences, differences
 
 NAME = "journal.jsonl"
 LARGEST_BYTES = 64 << 20
@@ -70,10 +70,9 @@ class Journal:
         lines = [line for line in jsonl.read(self._path) if _is_valid(line)]
         if not lines or "plan" not in lines[0]:
             raise UsageError(f"{self._path}: not the journal of a sweep; give another folder with --out")
-        if found := list(differences(lines[0]["plan"], self._plan)):
-            raise UsageError(
-                f"{folder}: holds another sweep: {'; '.join(found[:3])}; remove it, or give another folder with --out"
-            )
+        if found := differences(lines[0]["plan"], self._plan):
+            changes = describe_differences(found, "there", "now")
+            raise UsageError(f"{folder}: holds another sweep: {changes}; remove it, or give another folder with --out")
         return lines
 
 

@@ -24,8 +24,8 @@ from hdit_core.generate.generate import Generated
 from hdit_core.generate.index_ranges import read_ranges, write_ranges
 from hdit_core.generate.provenance import with_new_settings
 from hdit_core.images import png_bytes, sheet, to_uint8
-from hdit_core.locks import LOCK, FolderLock
-from hdit_core.recipe.diff import differences
+from hdit_core.locks import FolderLock
+from hdit_core.recipe.diff import describe_differences, differences
 
 RECORD = "samples.json"
 GRID = "grid.png"
@@ -147,7 +147,7 @@ class SampleFolder:
     def _is_free(self) -> bool:
         """Return whether there is nothing in the folder but what jobs leave or have at their very beginning."""
         return self.folder.is_dir() and all(
-            path.name == LOCK or path.name.startswith(TEMPORARY) for path in self.folder.iterdir()
+            path.name == FolderLock.NAME or path.name.startswith(TEMPORARY) for path in self.folder.iterdir()
         )
 
     def _begin_record(self) -> None:
@@ -174,10 +174,10 @@ class SampleFolder:
             raise UsageError(
                 f"{path}: cannot be read ({type(problem).__name__}); give another folder with --out"
             ) from None
-        if found := list(differences(there, self.origin)):
-            more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
+        if found := differences(there, self.origin):
+            changes = describe_differences(found, "there", "now")
             raise UsageError(
-                f"{self.folder}: holds samples made otherwise: {'; '.join(found[:3])}{more}. Give another with --out"
+                f"{self.folder}: holds samples with other settings: {changes}. Give another folder with --out"
             )
         return images
 

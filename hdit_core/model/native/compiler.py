@@ -4,18 +4,16 @@ A library's name is the digest of all it depends on, the source, the flags, the 
 (homes are shared by unlike machines), and of its own bytes, so that a damaged one is seen and made anew.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from hdit_core.files import TEMPORARY, digest
+from hdit_core.locks import LockHeldError, locked
 
 SOURCE = Path(__file__).parent
 COMPILERS = ("c++", "g++", "clang++")
@@ -59,7 +57,9 @@ def library_path(real: str, folder: Path, source: str = "attention.cpp", more_fl
         _make_private(folder)
         if (path := _find(key, folder)) is not None:
             return path
-        with _turn(folder / f"{key}.lock"):
+        with ExitStack() as stack:
+            with suppress(LockHeldError):  # then it is compiled twice, which does no harm
+                stack.enter_context(locked(folder / f"{key}.lock", wait_s=TIMEOUT_S))
             return _find(key, folder) or _compile([compiler, *flags, str(SOURCE / source)], key, folder)
     except OSError as problem:
         raise CompileError(f"{folder}: cannot be used as a cache of compiled code ({problem})") from None
@@ -98,22 +98,6 @@ def _check_private(path: Path) -> None:
     found = path.stat()
     if found.st_uid != os.getuid() or found.st_mode & OTHERS_MAY_WRITE:
         raise CompileError(f"{path}: other users can write it; code is only loaded from where they cannot")
-
-
-@contextmanager
-def _turn(lock: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process; after a while, or where the file system has none, go on without it."""
-    with lock.open("w") as file:
-        until = time.monotonic() + TIMEOUT_S
-        while time.monotonic() < until:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                time.sleep(0.05)
-            except OSError:
-                break
-        yield
 
 
 def _find(key: str, folder: Path) -> Path | None:

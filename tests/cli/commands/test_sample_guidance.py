@@ -59,9 +59,9 @@ def test_a_guide_of_weight_1_makes_the_same_images_and_is_told_of(worse, tmp_pat
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (["--guidance", "3", "--guidance-interval", "0.1,8"], "settings.guidance_interval is None there"),
-        (["--set", "sample.schedule=vp"], "settings.schedule is 'karras' there and 'vp' here"),
-        (["--guide", "RUN"], "guide is None there and {"),
+        (["--guidance", "3", "--guidance-interval", "0.1,8"], "settings.guidance_interval not set (there)"),
+        (["--set", "sample.schedule=vp"], "settings.schedule 'karras' (there) vs 'vp' (now)"),
+        (["--guide", "RUN"], "not set (there) vs "),
     ],
 )
 def test_a_folder_refuses_images_that_are_led_otherwise(tmp_path, capsys, other, message):

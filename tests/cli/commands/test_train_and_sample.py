@@ -91,7 +91,7 @@ def test_sample_goes_on_with_its_folder_and_refuses_another_job_in_it(run, tmp_p
     assert (tmp_path / "s" / "00000001.png").stat().st_mtime_ns == first.st_mtime_ns
     assert "0-2,5-6" in capsys.readouterr().out
     assert main([*command, "--guidance", "2"]) == 2
-    assert "settings.guidance is 1.0 there and 2.0 here" in capsys.readouterr().err
+    assert "settings.guidance 1.0 (there) vs 2.0 (now)" in capsys.readouterr().err
 
 
 def test_sample_streams_a_tar_to_stdout_and_its_result_to_stderr(run, tmp_path):

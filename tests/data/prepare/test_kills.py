@@ -163,4 +163,4 @@ def test_two_at_once_are_refused(pictures, prepare, tmp_path):
             refusals.append(subprocess.run(command, capture_output=True, text=True).stderr)
 
     assert prepare(pictures, on_progress=second).images == 23
-    assert "another hdit prepare-data is writing into it" in refusals[0]
+    assert "another hdit prepare-data is writing the same images to it" in refusals[0]

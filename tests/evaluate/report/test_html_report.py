@@ -58,7 +58,7 @@ def test_the_page_shows_every_number_with_its_interval_and_the_passport(scored):
     for name, estimate in result.estimates().items():
         assert name in shown and f"{estimate.value:.6g}" in shown
         assert estimate.low is None or f"{estimate.low:.6g} to {estimate.high:.6g}" in shown
-    for key, value in flatten(result.provenance()):
+    for key, value in flatten(result.provenance()).items():
         assert key in shown and str(value) in shown
     assert text.count("data:image/png;base64,") == 2, "samples, and their nearest"
 

@@ -203,8 +203,8 @@ def test_a_round_goes_on_with_the_images_of_the_one_before(run, reference, monke
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"n": 32, "confirm": 60}, "holds another sweep: .*n is 8 there and 32 here"),
-        ({"guidance": "1", "n": 8}, "holds another sweep: grid.guidance is '1:3:1' there and '1' here"),
+        ({"n": 32, "confirm": 60}, "holds another sweep: .*n 8 .there. vs 32 .now."),
+        ({"guidance": "1", "n": 8}, "holds another sweep: grid.guidance '1:3:1' .there. vs '1' .now."),
     ],
 )
 def test_another_sweep_in_the_folder_is_refused(run, reference, change, message):

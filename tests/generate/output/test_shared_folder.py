@@ -10,7 +10,7 @@ import signal
 import pytest
 import torch
 
-from hdit_core import locks as module
+from hdit_core import locks
 from hdit_core.errors import UsageError
 from hdit_core.generate.generate import Generated
 from hdit_core.generate.output.sample_folder import SampleFolder
@@ -119,45 +119,42 @@ def test_a_killed_job_keeps_nobody_waiting_and_is_not_taken_for_one_at_work(tmp_
 
 def test_who_does_not_let_go_of_the_record_is_named_after_a_while(tmp_path, monkeypatch):
     theirs = FolderLock(tmp_path)
-    other = Other(lambda: (theirs.acquire(), theirs.record().__enter__()))
-    monkeypatch.setattr(module, "LONGEST_WAIT_S", 0.05)
+    other = Other(lambda: (theirs.acquire(), theirs.exclusive_section().__enter__()))
+    monkeypatch.setattr(FolderLock, "WAIT_S", 0.05)
     with pytest.raises(
-        UsageError, match=r"another hdit has been writing its record for .*; end it, or .* remove .*/\.lock, and"
+        UsageError, match=r"another hdit process has held its record for .*; end .* remove .*/\.lock, and"
     ):
         begun(tmp_path)
     other.kill()
     begun(tmp_path)
 
 
-def test_who_waited_while_the_last_one_removed_the_lock_takes_the_new_one(tmp_path):
-    claim = FolderLock(tmp_path)
-    removed = []
+def test_a_job_that_waited_while_the_last_one_removed_the_lock_takes_the_new_one(tmp_path, monkeypatch):
+    lock, real, removed = FolderLock(tmp_path), locks._is_removed, []
 
-    def remove_once():
-        found = FolderLock._is_gone(claim)
+    def remove_once(descriptor):
         if not removed:
             removed.append((tmp_path / ".lock").unlink())
-            return FolderLock._is_gone(claim)
-        return found
+        return real(descriptor)
 
-    claim._is_gone = remove_once
-    claim.acquire()
-    assert os.fstat(claim._descriptor).st_ino == (tmp_path / ".lock").stat().st_ino
+    monkeypatch.setattr(locks, "_is_removed", remove_once)
+    lock.acquire()
+    assert os.fstat(lock._descriptor).st_ino == (tmp_path / ".lock").stat().st_ino
     other = Other(lambda: FolderLock(tmp_path).acquire())
-    assert not claim.is_exclusive()
+    assert not lock.is_exclusive()
     other.kill()
-    assert claim.is_exclusive()
+    assert lock.is_exclusive()
 
 
-def test_without_locks_it_is_said_and_drawn_all_the_same(tmp_path, monkeypatch):
+def test_without_locks_a_warning_is_logged_once_and_samples_are_written(tmp_path, monkeypatch, caplog):
     def none(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "lockf", none)
-    with pytest.warns(UserWarning, match="its file system has no locks .*; let no two hdit draw into it"):
-        mine = begun(tmp_path)
+    mine = begun(tmp_path)
     draw(mine, [0])
     assert finish(mine, [0])["status"] == "complete"
+    assert caplog.text.count("its file system has no locks (No locks available); make sure that no two") == 1
 
 
 def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):

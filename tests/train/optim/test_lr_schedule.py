@@ -71,7 +71,7 @@ def test_a_run_on_a_cosine_cannot_be_made_longer_and_another_can(tmp_path, chang
         pass
     longer = changed({"train.schedule": "cosine", "train.num_images": 192})
     with (
-        pytest.raises(UsageError, match=r"holds another run: train\.num_images is 96 there and 192 here"),
+        pytest.raises(UsageError, match=r"different settings: train\.num_images 96 \(run\) vs 192"),
         locked_run_folder(tmp_path / "cosine", longer),
     ):
         pass

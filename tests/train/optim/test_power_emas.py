@@ -143,7 +143,7 @@ def test_how_often_snapshots_come_may_change_and_the_profiles_may_not(tmp_path, 
     train(trained(PROFILES | {"train.num_images": 24}), run)
     train(trained(PROFILES | {"train.num_images": 48, "train.ema_snapshot_every_images": 8}), run)
     assert [s.profile.num_images for s in snapshots(run)][::2] == [24, 32, 40, 48]
-    with pytest.raises(UsageError, match=r"train.ema_profiles is \[0.05, 0.2\] there and \[0.05, 0.1\] here"):
+    with pytest.raises(UsageError, match=r"train.ema_profiles \[0.05, 0.2\] \(run\) vs \[0.05, 0.1\]"):
         train(trained(PROFILES | {"train.ema_profiles": [0.05, 0.1]}), run)
 
 

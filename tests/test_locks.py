@@ -1,0 +1,54 @@
+"""Locks on bytes of a file: exclusive per byte, released when their holder ends, and optional where there are none."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from hdit_core.locks import LockHeldError, locked
+
+
+def held_elsewhere(path, ranges=((0, 1),)):
+    """Start a process that holds locks until it is killed; return its id."""
+    ready, done = os.pipe()
+    if (pid := os.fork()) == 0:
+        with locked(path, ranges):
+            os.write(done, b".")
+            time.sleep(60)
+        os._exit(0)
+    os.read(ready, 1)
+    return pid
+
+
+def end(pid):
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+def test_a_byte_is_held_by_one_process_and_other_bytes_are_free(tmp_path):
+    path = tmp_path / "new" / "lock"
+    holder = held_elsewhere(path, ((0, 1), (4, 2)))
+    try:
+        for byte in (0, 4, 5):
+            with pytest.raises(LockHeldError), locked(path, ((byte, 1),)):
+                pass
+        with locked(path, ((1, 3), (6, 10))):
+            pass
+    finally:
+        end(holder)
+    with locked(path, ((0, 10),)):
+        pass
+
+
+def test_a_lock_is_waited_for_at_most_as_long_as_asked(tmp_path):
+    path = tmp_path / "lock"
+    holder = held_elsewhere(path)
+    began = time.monotonic()
+    with pytest.raises(LockHeldError), locked(path, wait_s=0.2):
+        pass
+    assert time.monotonic() - began >= 0.2
+    os.kill(holder, signal.SIGKILL)
+    with locked(path, wait_s=60.0):
+        pass
+    os.waitpid(holder, 0)
