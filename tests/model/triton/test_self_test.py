@@ -1,4 +1,4 @@
-"""The trial that a backend has to pass before a run uses it, of the kernels in Triton's interpreter."""
+"""The self-test that a backend has to pass before a run uses it, of the kernels in Triton's interpreter."""
 
 import pytest
 
@@ -7,6 +7,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 import torch
 
 from hdit_core.model.attention.interface import KernelTarget
+from hdit_core.model.attention.self_test import self_test
 from hdit_core.model.attention.triton import attend
 from hdit_core.model.triton import launch
 
@@ -15,10 +16,10 @@ HERE = KernelTarget(torch.device("cpu"), torch.bfloat16, 16)
 
 @pytest.mark.usefixtures("interpreted")
 def test_the_kernels_pass():
-    assert trial(attend, HERE) is None
+    assert self_test(attend, HERE) is None
 
 
 @pytest.mark.usefixtures("interpreted")
 def test_kernels_with_a_wrong_window_do_not(monkeypatch):
     monkeypatch.setattr(launch.kernels, "window_start", launch.kernels.first_query)
-    assert "a trial" in trial(attend, HERE)
+    assert "a trial" in self_test(attend, HERE)

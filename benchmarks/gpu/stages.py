@@ -1,0 +1,173 @@
+"""Runs the stages one after the other, each within its time, and writes what each printed as it ends.
+
+A stage that fails or is too slow costs its own results only. `summary.json` and `summary.txt` say how each ended.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent
+LIMIT_S = 540.0
+SLOW_S = 600.0  # each: a shared CPU may be busy
+PYTHON = [sys.executable]
+HDIT = [*PYTHON, "-m", "hdit_cli"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command.
+
+    Attributes:
+        name: of its files.
+        limit_s: it is ended then.
+        command: what it prints on stdout is kept as NAME.json if it is JSON, and as NAME.txt else.
+    """
+
+    name: str
+    limit_s: float
+    command: list[str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended: code 0 is success, None is a stage that ran out of time or was not begun."""
+
+    name: str
+    code: int | None
+    elapsed_s: float
+    problem: str
+
+
+def bench(*arguments: str) -> list[str]:
+    """Return a command of `hdit bench` that prints JSON."""
+    return [*HDIT, "bench", *arguments, "--json"]
+
+
+def own(script: str, *arguments: str) -> list[str]:
+    """Return a command of a script in this folder."""
+    return [*PYTHON, str(HERE / script), *arguments]
+
+
+def train(recipe: str, backend: str, compiled: bool, batch_size: int, seconds: str) -> list[str]:
+    """Return the command that times a training step."""
+    settings = {
+        "model.attention_backend": f'"{backend}"',
+        "train.compile": str(compiled).lower(),
+        "train.batch_size": str(batch_size),
+    }
+    overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
+    return bench("train", recipe, "--device", "cuda", "--seconds", seconds, *overrides)
+
+
+def gpu_stages(out: Path) -> list[Stage]:
+    """Return the stages on a GPU, the most needed first."""
+    cuda = ("--device", "cuda")
+    return [
+        Stage("environment", 20, own("environment.py", *cuda)),
+        Stage("correctness", 75, own("correctness.py", *cuda)),
+        Stage("attention", 60, bench("attention", *cuda, "--sizes", "64,128,256", "--seconds", "3")),
+        Stage("train-ffhq1024-triton", 35, train("ffhq1024", "triton", False, 32, "8")),
+        Stage("train-ffhq1024-triton-compiled", 80, train("ffhq1024", "triton", True, 32, "8")),
+        Stage("train-ffhq1024-flex", 45, train("ffhq1024", "flex", False, 32, "8")),
+        Stage("train-ffhq1024-natten", 25, train("ffhq1024", "natten", False, 32, "8")),
+        Stage("train-imagenet256-compiled", 60, train("imagenet256", "auto", True, 64, "8")),
+        Stage("train-imagenet256", 30, train("imagenet256", "auto", False, 64, "8")),
+        Stage("profile", 30, own("profile_step.py", *cuda, "--recipe", "ffhq1024", "--batch-size", "16")),
+        Stage("resume", 60, own("resume.py", *cuda, "--work", str(out / "resume"))),
+        Stage("mnist32", 75, own("digits.py", *cuda, "--work", str(out / "mnist32"))),
+        Stage("sample", 25, bench("sample", "ffhq1024", *cuda, "--seconds", "8")),
+        Stage("scaling", 60, bench("scaling", *cuda, "--sizes", "256,512,1024,2048", "--width", "768")),
+    ]
+
+
+def rehearsal(out: Path) -> list[Stage]:
+    """Return the same stages as they can run on a CPU, each at a size that takes seconds."""
+    cpu = ("--device", "cpu")
+    tiny = ("--set", "train.batch_size=2", "--seconds", "0.1", *cpu)
+    return [
+        Stage("environment", SLOW_S, own("environment.py", *cpu)),
+        Stage("correctness", SLOW_S, own("correctness.py", *cpu, "--rehearse")),
+        Stage("attention", SLOW_S, bench("attention", *cpu, "--sizes", "16", "--seconds", "0.1")),
+        Stage("train", SLOW_S, bench("train", "mnist32", *tiny)),
+        Stage("profile", SLOW_S, own("profile_step.py", *cpu, "--recipe", "mnist32", "--batch-size", "2")),
+        Stage("resume", SLOW_S, own("resume.py", *cpu, "--work", str(out / "resume"), "--num-images", "128")),
+        Stage("mnist32", SLOW_S, own("digits.py", *cpu, "--work", str(out / "mnist32"), "--rehearse")),
+        Stage(
+            "sample",
+            SLOW_S,
+            bench("sample", "mnist32", *cpu, "--set", "sample.batch_size=2", "--seconds", "0.1"),
+        ),
+        Stage("scaling", SLOW_S, bench("scaling", *cpu, "--sizes", "32,64", "--seconds", "0.1")),
+    ]
+
+
+def run(stage: Stage, out: Path, left_s: float) -> Outcome:
+    """Run a stage within its time and what is left of all, and write what it printed."""
+    if left_s < 5:
+        return Outcome(stage.name, None, 0.0, "no time was left to begin")
+    began_at, problem = time.monotonic(), ""
+    with (out / f"{stage.name}.log").open("w") as log:
+        process = subprocess.Popen(
+            stage.command, stdout=subprocess.PIPE, stderr=log, cwd=HERE.parents[1], start_new_session=True, text=True
+        )
+        try:
+            printed, _ = process.communicate(timeout=min(stage.limit_s, left_s))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            printed, _ = process.communicate()
+            problem = f"ended after {time.monotonic() - began_at:.0f} s"
+    write(stage.name, printed, out)
+    code = None if problem else process.returncode
+    return Outcome(stage.name, code, time.monotonic() - began_at, problem or (last_line(out, stage) if code else ""))
+
+
+def write(name: str, printed: str, out: Path) -> None:
+    """Write what a stage printed, as JSON where it is that."""
+    try:
+        content, ending = json.dumps(json.loads(printed), indent=1), "json"
+    except ValueError:
+        content, ending = printed, "txt"
+    (out / f"{name}.{ending}").write_text(content)
+
+
+def last_line(out: Path, stage: Stage) -> str:
+    """Return the last line that a stage wrote on stderr."""
+    return (out / f"{stage.name}.log").read_text().strip().rpartition("\n")[2][:300]
+
+
+def summarize(outcomes: list[Outcome], out: Path) -> None:
+    """Write how all stages so far ended."""
+    (out / "summary.json").write_text(json.dumps([asdict(outcome) for outcome in outcomes], indent=1))
+    lines = [f"{o.name:<32}{'ok' if o.code == 0 else 'FAILED':<8}{o.elapsed_s:6.1f} s  {o.problem}" for o in outcomes]
+    (out / "summary.txt").write_text("".join(f"{line.rstrip()}\n" for line in lines))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Stages of benchmarks/gpu/run.sh.")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--only", nargs="+", metavar="STAGE", help="run these stages only")
+    arguments = parser.parse_args()
+    out, began_at = arguments.out.resolve(), time.monotonic()
+    stages = rehearsal(out) if arguments.rehearse else gpu_stages(out)
+    outcomes: list[Outcome] = []
+    for stage in stages:
+        if arguments.only and stage.name not in arguments.only:
+            continue
+        left_s = float("inf") if arguments.rehearse else LIMIT_S - (time.monotonic() - began_at)
+        outcomes.append(run(stage, out, left_s))
+        summarize(outcomes, out)
+        print(f"{outcomes[-1].name}: {outcomes[-1].code} after {outcomes[-1].elapsed_s:.0f} s", file=sys.stderr)
+    print((out / "summary.txt").read_text(), end="")
+    return 0 if all(outcome.code == 0 for outcome in outcomes) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

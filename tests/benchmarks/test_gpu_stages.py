@@ -1,0 +1,75 @@
+"""The script for the day a GPU is at hand: no stage takes another's results with it, and all of them run on a CPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.gpu.stages import LIMIT_S, Outcome, Stage, gpu_stages, rehearsal, run, summarize
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(code, limit_s=60.0):
+    return Stage("stage", limit_s, [sys.executable, "-c", code])
+
+
+def test_what_a_stage_prints_is_kept_as_json_or_as_text(tmp_path):
+    outcome = run(python("print('{\"a\": 1}')"), tmp_path, 100)
+    assert (outcome.code, outcome.problem) == (0, "")
+    assert json.loads((tmp_path / "stage.json").read_text()) == {"a": 1}
+    run(python("print('a table')"), tmp_path, 100)
+    assert (tmp_path / "stage.txt").read_text() == "a table\n"
+
+
+def test_a_stage_that_fails_keeps_what_it_printed_and_says_why(tmp_path):
+    outcome = run(python("import sys; print('half'); print('why', file=sys.stderr); sys.exit(3)"), tmp_path, 100)
+    assert (outcome.code, outcome.problem) == (3, "why")
+    assert (tmp_path / "stage.txt").read_text() == "half\n"
+
+
+def test_a_stage_that_takes_too_long_is_ended_with_its_children_and_keeps_what_it_printed(tmp_path):
+    code = "import subprocess, sys; print('begun', flush=True); subprocess.run(['sleep', '600'])"
+    outcome = run(python(code, limit_s=5.0), tmp_path, 100)
+    assert outcome.code is None and outcome.problem.startswith("ended after ")
+    assert outcome.elapsed_s < 300
+    assert (tmp_path / "stage.txt").read_text() == "begun\n"
+
+
+def test_a_stage_without_time_is_not_begun(tmp_path):
+    outcome = run(python("print(1)"), tmp_path, 3.0)
+    assert (outcome.code, outcome.problem) == (None, "no time was left to begin")
+
+
+def test_the_summary_says_how_each_ended(tmp_path):
+    outcomes = [Outcome("good", 0, 1.0, ""), Outcome("bad", 2, 2.0, "why")]
+    summarize(outcomes, tmp_path)
+    assert [one["code"] for one in json.loads((tmp_path / "summary.json").read_text())] == [0, 2]
+    lines = (tmp_path / "summary.txt").read_text().splitlines()
+    assert lines[0].split() == ["good", "ok", "1.0", "s"]
+    assert lines[1].split() == ["bad", "FAILED", "2.0", "s", "why"]
+
+
+def test_the_stages_that_are_needed_most_fit_into_the_time_whatever_the_others_take(tmp_path):
+    limits_s = {stage.name: stage.limit_s for stage in gpu_stages(tmp_path)}
+    assert LIMIT_S <= 9 * 60
+    names = list(limits_s)
+    assert sum(limits_s[name] for name in names[: names.index("mnist32") + 1]) <= LIMIT_S + 60
+    assert sum(limits_s[name] for name in names[: names.index("profile") + 1]) <= LIMIT_S
+
+
+@pytest.mark.slow
+def test_a_rehearsal_runs_every_kind_of_stage(tmp_path):
+    environment = os.environ | {"OUT": str(tmp_path / "out"), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    command = [ROOT / "benchmarks" / "gpu" / "run.sh", "--rehearse"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
+    kinds = {stage.name.partition("-")[0] for stage in gpu_stages(tmp_path)}
+    assert kinds == {stage.name for stage in rehearsal(tmp_path)}
+    for name in kinds:
+        assert any((tmp_path / "out" / f"{name}.{ending}").stat().st_size > 2 for ending in ("json", "txt")
+                   if (tmp_path / "out" / f"{name}.{ending}").exists()), name  # fmt: skip
+    assert json.loads((tmp_path / "out" / "resume.json").read_text())["same_bits"]
