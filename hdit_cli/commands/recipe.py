@@ -20,7 +20,7 @@ def _title(path: Path) -> str:
 
 @app.command("list")
 def list_recipes(json: JsonOption = False) -> None:
-    """Print the names of the shipped recipes and what each trains.
+    """List the built-in recipes and what each trains.
 
     Example: hdit recipe list
     """
@@ -35,7 +35,7 @@ def show(
     overrides: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Print a recipe with defaults and overrides written out.
+    """Print a recipe with all defaults and overrides.
 
     Example: hdit recipe show mnist32 --set train.batch_size=64
     """
@@ -48,9 +48,9 @@ def show(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of recipes, for editors.
+    """Print the JSON Schema of recipes.
 
-    Those with a TOML language server complete keys by it and mark mistakes.
+    Editors with a TOML language server use it for completion and validation.
 
     Example: hdit recipe schema > recipe.schema.json
     """
@@ -60,14 +60,25 @@ def schema() -> None:
 
 
 @app.command()
+def reference() -> None:
+    """Print the reference of all recipe keys in Markdown.
+
+    Example: hdit recipe reference > recipe.md
+    """
+    from hdit_core.recipe.write import recipe_reference
+
+    typer.echo(recipe_reference(), nl=False)
+
+
+@app.command()
 def check(
     recipes: Annotated[
         list[str],
-        typer.Argument(metavar="RECIPE", help="TOML files, or names of shipped recipes.", autocompletion=recipe_names),
+        typer.Argument(metavar="RECIPE", help="TOML files, or names of built-in recipes.", autocompletion=recipe_names),
     ],
     overrides: SetOption = None,
 ) -> None:
-    """Check recipes and report every mistake in each.
+    """Check recipes and report all mistakes.
 
     Example: hdit recipe check my.toml other.toml
     """
@@ -88,21 +99,28 @@ def check(
 def copy(
     recipe: RecipeArgument,
     target: Annotated[
-        Path, typer.Argument(metavar="TARGET", help="File or folder to write.", show_default="here")
+        Path, typer.Argument(metavar="TARGET", help="File or folder to write.", show_default="this folder")
     ] = Path(),
+    annotated: Annotated[
+        bool, typer.Option("--annotated", help="Write every key, with its description as a comment.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
-    """Copy a recipe with its comments, to change it.
+    """Copy a recipe as a starting point.
 
-    Example: hdit recipe copy ffhq1024 my.toml
+    Examples:
+      hdit recipe copy ffhq1024 my.toml
+      hdit recipe copy --annotated ffhq1024 my.toml
     """
-    from hdit_core.recipe.read import find_recipe
+    from hdit_core.recipe.read import find_recipe, read_recipe
+    from hdit_core.recipe.write import annotated_toml
 
     source = find_recipe(recipe)
-    path, content = target / source.name if target.is_dir() else target, source.read_bytes()
+    path = target / source.name if target.is_dir() else target
+    content = annotated_toml(read_recipe(recipe)).encode() if annotated else source.read_bytes()
     try:
         with path.open("wb" if force else "xb") as file:
             file.write(content)
     except FileExistsError:
-        raise UsageError(f"{path}: exists; take another name, or --force to overwrite it") from None
+        raise UsageError(f"{path}: exists; choose another name, or add --force to overwrite it") from None
     emit({"path": str(path)}, False, [str(path)])

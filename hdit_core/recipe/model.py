@@ -16,16 +16,22 @@ Skip = Literal["lerp", "add", "concat"]
 
 
 class LevelRecipe(Table):
-    """One level of the hourglass; all but the innermost stand on the way down and again on the way up."""
+    """One level of the hourglass; every level but the innermost is used in both encoder and decoder."""
 
-    depth: PositiveInt = Field(description="transformer layers, on each of the two ways")
+    depth: PositiveInt = Field(description="transformer layers, in the encoder and again in the decoder")
     width: PositiveInt = Field(description="features per token")
-    attention: Attention = Field(description="what a token attends to: everything, a k x k window around it, ...")
-    head_dim: PositiveInt = Field(64, description="features per attention head")
-    kernel_size: PositiveInt = Field(7, description="neighborhood: side of the window, odd")
-    window_size: PositiveInt = Field(8, description="shifted-window: side of the window")
-    d_ff: PositiveInt | None = Field(None, description="hidden features of the feed-forward; default 3 x width")
-    dropout: Probability = Field(0.0, description="dropout rate of attention and feed-forward")
+    attention: Attention = Field(
+        description="what a token attends to: all tokens, the k x k neighborhood around it, its window, or nothing"
+    )
+    head_dim: PositiveInt = Field(
+        64, description="features per attention head, a multiple of 8; width is a multiple of it"
+    )
+    kernel_size: PositiveInt = Field(
+        7, description="neighborhood: side of the neighborhood in tokens, odd and at least 3"
+    )
+    window_size: PositiveInt = Field(8, description="shifted-window: side of the window in tokens")
+    d_ff: PositiveInt | None = Field(None, description="hidden features of the feed-forward block. Default: 3 x width")
+    dropout: Probability = Field(0.0, description="dropout rate in attention and feed-forward blocks")
 
     @property
     def hidden(self) -> int:
@@ -38,6 +44,7 @@ class LevelRecipe(Table):
         return self.width // self.head_dim
 
     def constraint_violations(self) -> Iterator[Problem]:
+        """Yield the violated constraints between keys."""
         if self.attention == "none":
             return
         if self.width % self.head_dim:
@@ -53,26 +60,36 @@ class LevelRecipe(Table):
 class ModelRecipe(Table):
     """The network: image and patch size, levels from the outermost (most tokens) to the innermost, conditioning."""
 
-    image_size: Pair = Field(description="pixels: one number, or [height, width]")
-    channels: PositiveInt = Field(3, description="3 for colour, 1 for grey")
-    patch_size: Pair = Field((4, 4), description="pixels of one token: one number, or [height, width]")
-    levels: Annotated[tuple[LevelRecipe, ...], Listed, Field(min_length=1)] = Field(description="outermost first")
-    num_classes: NonNegativeInt = Field(0, description="0: no class conditioning")
-    mapping_width: PositiveInt = Field(256, description="features of the conditioning vector")
+    image_size: Pair = Field(description="image size in pixels: one number, or [height, width]")
+    channels: PositiveInt = Field(3, description="image channels: 3 for color, 1 for gray")
+    patch_size: Pair = Field((4, 4), description="pixels per token: one number, or [height, width]")
+    levels: Annotated[tuple[LevelRecipe, ...], Listed, Field(min_length=1)] = Field(
+        description="levels of the hourglass, outermost (most tokens) first"
+    )
+    num_classes: NonNegativeInt = Field(0, description="number of classes; 0: unconditional")
+    mapping_width: PositiveInt = Field(256, description="features of the conditioning vector, an even number")
     mapping_depth: PositiveInt = Field(2, description="blocks of the mapping network")
-    mapping_d_ff: PositiveInt | None = Field(None, description="default 3 x mapping_width")
-    mapping_dropout: Probability = 0.0
-    mapping_cond_dim: NonNegativeInt = Field(0, description="length of an extra conditioning vector, 0: none")
-    feed_forward: FeedForward = Field("geglu", description="the feed-forward blocks' unit: gated, or a plain GELU")
+    mapping_d_ff: PositiveInt | None = Field(
+        None, description="hidden features of the mapping network. Default: 3 x mapping_width"
+    )
+    mapping_dropout: Probability = Field(0.0, description="dropout rate in the mapping network")
+    mapping_cond_dim: NonNegativeInt = Field(
+        0,
+        description="length of an extra conditioning vector; 0: none. Cannot be trained yet",
+    )
+    feed_forward: FeedForward = Field(
+        "geglu", description="activation of the feed-forward blocks: gated (GEGLU) or plain GELU"
+    )
     norm: Norm = Field(
-        "rms", description="conditioned norms: a scale of the root mean square, or scale and shift (AdaLN)"
+        "rms",
+        description="conditioned norms: RMSNorm with a scale (AdaRMSNorm), or LayerNorm with scale and shift (AdaLN)",
     )
     positions: Positions = Field(
-        "rotary", description="turn queries and keys in each layer, or add sines to the tokens"
+        "rotary", description="position embedding: axial RoPE in each layer, or sinusoids added to the tokens"
     )
-    skip: Skip = Field("lerp", description="how the way up meets the skip connections: by a learned share, a sum, ...")
+    skip: Skip = Field("lerp", description="skip connections: learned lerp, addition or concatenation")
     attention_backend: AttentionBackend = Field(
-        "auto", description="who computes neighborhood attention; weights do not depend on it"
+        "auto", description="kernel of neighborhood attention; does not affect the weights"
     )
 
     @property
@@ -81,12 +98,12 @@ class ModelRecipe(Table):
         return self.mapping_d_ff or 3 * self.mapping_width
 
     def grid(self, level: int, image_size: tuple[int, int] | None = None) -> tuple[int, int]:
-        """Return rows and columns of tokens at a level, for the recipe's image size or another."""
+        """Return the rows and columns of tokens at a level, for the recipe's image size or another one."""
         height, width = image_size or self.image_size
         return height // self.patch_size[0] >> level, width // self.patch_size[1] >> level
 
     def size_problems(self, image_size: tuple[int, int]) -> Iterator[Problem]:
-        """Yield what keeps the network from taking images of this size; `image_size` itself is one such size."""
+        """Yield the constraints that images of this size violate; also used for `image_size` itself."""
         for axis, pixels, patch in zip(("height", "width"), image_size, self.patch_size, strict=True):
             unit = patch * 2 ** (len(self.levels) - 1)
             if pixels % unit:
@@ -116,6 +133,7 @@ class ModelRecipe(Table):
                 )
 
     def constraint_violations(self) -> Iterator[Problem]:
+        """Yield the violated constraints between keys."""
         if self.mapping_width % 2:
             yield "mapping_width", f"{self.mapping_width} is odd; Fourier features come in pairs"
         if self.positions == "additive" and self.levels[0].width % 4:

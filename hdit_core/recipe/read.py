@@ -1,6 +1,6 @@
-"""From a TOML file, or the name of a shipped one, and `--set` overrides to a checked `Recipe`.
+"""A checked `Recipe` from a TOML file or the name of a built-in recipe, with `--set` overrides.
 
-Every mistake is reported at once.
+All mistakes are reported at once.
 """
 
 import re
@@ -21,18 +21,20 @@ MAX_RECIPE_BYTES = 1_000_000
 MAX_ERRORS = 100  # that are printed
 MAX_KEY_PARTS = 32
 
-# tomllib's time grows with the square of the number of a key's parts: 24 s for 30,000 of them.
+# tomllib's time is quadratic in the number of parts of a key: 24 s for 30,000 parts.
 _ENDLESS_KEY = re.compile(
     r"""(?<![\w-])(?:(?:[\w-]+|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){MAX}""".replace("MAX", str(MAX_KEY_PARTS))
 )
+
+_INDEX = re.compile(r"\[([^\[\]]*)\]")  # `levels[0]` is `levels.0`
 
 _NOT_UNICODE = re.compile("[\ud800-\udfff]")  # how Python carries bytes of the command line that are not UTF-8
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Return the recipes that come with hdit, by name, from the installed package or the source tree.
+    """Return the built-in recipes by name, from the installed package or the source tree.
 
-    Those of a folder within come last, and are named after it: `ablations/b1`.
+    Those in subfolders come last, with the folder in their name: `ablations/b1`.
     """
     package = Path(hdit_core.__file__).parent
     return {
@@ -44,7 +46,7 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def find_recipe(name: str) -> Path:
-    """Return the file of a recipe given by path or by shipped name.
+    """Return the file of a recipe given by its path or by the name of a built-in recipe.
 
     Raises:
         RecipeError: there is no such file and no such name.
@@ -55,7 +57,7 @@ def find_recipe(name: str) -> Path:
     if name in shipped:
         return shipped[name]
     raise RecipeError(
-        f"{name}: no such recipe file, and no shipped recipe of that name (there are {', '.join(shipped)})"
+        f"{name}: no such recipe file, and no built-in recipe of that name (there are {', '.join(shipped)})"
         + (did_you_mean(name.removesuffix(".toml"), shipped) or did_you_mean(path.stem, shipped))
     )
 
@@ -64,9 +66,9 @@ def read_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     """Read and check a recipe.
 
     Args:
-        name: path of a TOML file, or the name of a shipped recipe.
-        overrides: `table.key=value` each, the value in TOML; a bare word is taken as a string. An element of an
-            array is named by its place: `model.levels.0.width=64`.
+        name: path of a TOML file, or the name of a built-in recipe.
+        overrides: `table.key=value` each, the value in TOML; a bare word is a string. Elements of an array are given by
+            index: `model.levels[0].width=64` or `model.levels.0.width=64`.
 
     Raises:
         RecipeError: with one line for every mistake, each naming file, key, what was found and what is expected.
@@ -75,11 +77,17 @@ def read_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     tables = _parse(path)
     for override in overrides:
         override_key(tables, override)
-    return check_recipe(tables, str(path))
+    recipe = check_recipe(tables, str(path))
+    if length := recipe.model.mapping_cond_dim:
+        raise RecipeError(
+            f"{path}: model.mapping_cond_dim = {length}: a model with an extra conditioning vector can be "
+            "converted and sampled, but not trained yet; expected 0"
+        )
+    return recipe
 
 
 def check_recipe(tables: Mapping[str, Any], where: str) -> Recipe:
-    """Turn parsed tables into a `Recipe`; `where` names their origin in errors.
+    """Return the `Recipe` of parsed tables; `where` names their origin in errors.
 
     Raises:
         RecipeError: as `read_recipe`.
@@ -94,7 +102,7 @@ def check_recipe(tables: Mapping[str, Any], where: str) -> Recipe:
 
 def _parse(path: Path) -> dict[str, Any]:
     if (size_bytes := path.stat().st_size) > MAX_RECIPE_BYTES:
-        raise RecipeError(f"{path}: {size_bytes} bytes are too many for a recipe (at most {MAX_RECIPE_BYTES})")
+        raise RecipeError(f"{path}: {size_bytes} bytes, too large for a recipe (at most {MAX_RECIPE_BYTES})")
     try:
         text = path.read_text(encoding="utf-8")
         tables = None if _ENDLESS_KEY.search(text) else tomllib.loads(text)
@@ -108,45 +116,45 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def override_key(tables: dict[str, Any], override: str) -> None:
-    """Set one key of a recipe's tables, in place, as `--set table.key=value` says.
+    """Apply one `--set table.key=value` to a recipe's tables, in place.
 
     Raises:
-        RecipeError: it is not of that form, or there is no such place.
+        RecipeError: it is not of that form, or there is no such array element.
     """
     key, equals, text = override.partition("=")
-    *parents, last = key.strip().split(".")
+    *parents, last = _INDEX.sub(r".\1", key.strip()).split(".")
     if not equals or not last:
         raise RecipeError(f"--set {override}: expected table.key=value, for example train.batch_size=64")
     if len(parents) >= MAX_KEY_PARTS:
         raise RecipeError(f"--set: a key of {len(parents) + 1} parts; a recipe has at most {MAX_KEY_PARTS}")
     if _NOT_UNICODE.search(override):
         raise RecipeError(f"--set {override}: not UTF-8, as a recipe has to be")
-    here: Any = tables
+    table: Any = tables
     for part in parents:
-        here = _enter(here, part, override)
-    if isinstance(here, list):
-        here[_place(here, last, override)] = _value(text)
+        table = _enter(table, part, override)
+    if isinstance(table, list):
+        table[_index(table, last, override)] = _value(text)
     else:
-        here[last] = _value(text)
+        table[last] = _value(text)
 
 
-def _enter(here: Any, part: str, override: str) -> Any:
-    inside = here[_place(here, part, override)] if isinstance(here, list) else here.setdefault(part, {})
-    if not isinstance(inside, dict | list):
+def _enter(table: Any, part: str, override: str) -> Any:
+    inner = table[_index(table, part, override)] if isinstance(table, list) else table.setdefault(part, {})
+    if not isinstance(inner, dict | list):
         raise RecipeError(f"--set {override}: '{part}' is a value, not a table")
-    return inside
+    return inner
 
 
-def _place(array: list[Any], part: str, override: str) -> int:
+def _index(array: list[Any], part: str, override: str) -> int:
     if not array:
         raise RecipeError(f"--set {override}: the array has no element '{part}', it is empty")
     if re.fullmatch("[0-9]{1,9}", part) and int(part) < len(array):
         return int(part)
-    raise RecipeError(f"--set {override}: expected a place from 0 to {len(array) - 1} in the array, found '{part}'")
+    raise RecipeError(f"--set {override}: expected an index from 0 to {len(array) - 1}, found '{part}'")
 
 
 def _value(text: str) -> Any:
-    """Return what the text means in TOML; the text itself where it means nothing, or more than one value."""
+    """Return the value of a text in TOML; the text itself if it is not exactly one value."""
     try:
         tables = tomllib.loads(f"value = {text.strip()}")
     except (ValueError, RecursionError):

@@ -14,7 +14,7 @@ from hdit_core.recipe.train import TrainRecipe
 
 
 class Recipe(Table):
-    """What a run is: everything that decides its result, and nothing about the machine it runs on."""
+    """Everything that determines the result of a run, and nothing about the machine it runs on."""
 
     model: ModelRecipe
     diffusion: DiffusionRecipe = DiffusionRecipe()
@@ -24,8 +24,9 @@ class Recipe(Table):
     evaluate: EvaluateRecipe = EvaluateRecipe()
 
     def constraint_violations(self) -> Iterator[Problem]:
+        """Yield the violated constraints between tables."""
         if self.sample.guidance != 1 and not self.model.num_classes:
-            yield "sample.guidance", f"{self.sample.guidance} needs classes; model.num_classes is 0"
+            yield "sample.guidance", f"{self.sample.guidance} needs classes, but model.num_classes is 0"
         checkpointed, levels = self.train.activation_checkpointing, len(self.model.levels)
         if not isinstance(checkpointed, bool) and checkpointed > levels:
-            yield "train.activation_checkpointing", f"{checkpointed} is more than the {levels} levels there are"
+            yield "train.activation_checkpointing", f"{checkpointed} is more than the {levels} levels of the model"

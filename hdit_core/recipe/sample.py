@@ -1,4 +1,4 @@
-"""`[sample]`: how images are drawn. The defaults are the paper's: 50 steps of DPM++(3M) SDE on Karras' schedule."""
+"""`[sample]`: how images are generated. Defaults as in the paper: 50 steps of DPM++(3M) SDE, Karras schedule."""
 
 from collections.abc import Iterator
 from typing import Annotated, Literal
@@ -28,51 +28,62 @@ Schedule = Literal["karras", "exponential", "polyexponential", "vp"]
 
 
 class ChurnRecipe(Table):
-    """Fresh noise before each step of a sampler that has none of its own (EDM, algorithm 2)."""
+    """Noise added before each step of a deterministic sampler (EDM, algorithm 2)."""
 
-    amount: NonNegativeFloat = Field(0.0, description="S_churn: noise added in all steps together; 0: none")
-    sigma_min: NonNegativeFloat = Field(0.0, description="S_tmin: lowest noise level at which some is added")
-    sigma_max: PositiveFloat | None = Field(None, description="S_tmax: highest one; left out: no limit")
-    noise: PositiveFloat = Field(1.0, description="S_noise: its standard deviation; somewhat above 1 keeps detail")
+    amount: NonNegativeFloat = Field(0.0, description="S_churn: total amount of noise added over all steps; 0: none")
+    sigma_min: NonNegativeFloat = Field(0.0, description="S_tmin: lowest noise level at which noise is added")
+    sigma_max: PositiveFloat | None = Field(
+        None, description="S_tmax: highest noise level at which noise is added. Default: no limit"
+    )
+    noise: PositiveFloat = Field(
+        1.0, description="S_noise: standard deviation of the added noise; slightly above 1 preserves detail"
+    )
 
     def constraint_violations(self) -> Iterator[Problem]:
+        """Yield the violated constraints between keys."""
         if self.sigma_max is not None and self.sigma_min >= self.sigma_max:
             yield "sigma_min", f"{self.sigma_min} is not below sigma_max = {self.sigma_max}"
 
 
 class SampleRecipe(Table):
-    """How `hdit sample`, and the grids of a run, draw images."""
+    """How `hdit sample` and the sample grids of a run generate images."""
 
-    sampler: Sampler = "dpmpp_3m_sde"
-    steps: PositiveInt = 50
-    schedule: Schedule = "karras"
+    sampler: Sampler = Field("dpmpp_3m_sde", description="sampler; euler is DDIM, heun is EDM's second-order sampler")
+    steps: PositiveInt = Field(50, description="number of sampling steps")
+    schedule: Schedule = Field("karras", description="spacing of the noise levels")
     rho: PositiveFloat | None = Field(
-        None, description="exponent of karras (default 7) and polyexponential (default 1)"
+        None, description="exponent of the karras (default: 7) and polyexponential (default: 1) schedules"
     )
-    sigma_min: PositiveFloat = 1e-2
-    sigma_max: PositiveFloat = 160.0
-    eta: NonNegativeFloat = Field(1.0, description="share of fresh noise in stochastic samplers; 0: none")
-    solver: Literal["heun", "midpoint"] = Field("midpoint", description="dpmpp_2m_sde: its second-order term")
-    churn: ChurnRecipe | None = Field(None, description="noise added at each step of euler, heun or dpm_2")
-    unipc_order: Literal[2, 3] | None = Field(None, description="unipc: order of its predictor (default 3)")
-    unipc_variant: Literal["bh1", "bh2"] | None = Field(None, description="unipc: its B(h) (default bh2)")
-    guidance: NonNegativeFloat = Field(1.0, description="classifier-free guidance weight; 1: none")
+    sigma_min: PositiveFloat = Field(1e-2, description="lowest noise level of the schedule")
+    sigma_max: PositiveFloat = Field(160.0, description="highest noise level of the schedule, where sampling starts")
+    eta: NonNegativeFloat = Field(1.0, description="amount of noise that stochastic samplers add; 0: deterministic")
+    solver: Literal["heun", "midpoint"] = Field("midpoint", description="dpmpp_2m_sde: type of its second-order term")
+    churn: ChurnRecipe | None = Field(None, description="noise added before each step of euler, heun or dpm_2")
+    unipc_order: Literal[2, 3] | None = Field(None, description="unipc: order of the predictor. Default: 3")
+    unipc_variant: Literal["bh1", "bh2"] | None = Field(None, description="unipc: the function B(h). Default: bh2")
+    guidance: NonNegativeFloat = Field(1.0, description="classifier-free guidance scale; 1 disables guidance")
     guidance_interval: Annotated[tuple[NonNegativeFloat, PositiveFloat], Listed] | None = Field(
-        None, description="guide only where [low, high] has low < sigma <= high; the rest costs one pass (default all)"
+        None,
+        description="[low, high]: apply guidance only for low < sigma <= high; others cost half. Default: all",
     )
     guidance_rescale: Probability = Field(
-        0.0, description="share to which guided images get back the contrast of unguided ones; 0: none"
+        0.0, description="guidance rescale factor phi (Lin et al. 2023); 0 disables it"
     )
     guidance_batched: bool = Field(
-        True, description="guidance asks with and without class at once; false: in turn, in half of the memory"
+        True,
+        description="evaluate conditional and unconditional in one batch; false: sequentially, with half the memory",
     )
-    batch_size: Annotated[int, Field(gt=0)] = Field(16, description="images at once on one device")
+    batch_size: Annotated[int, Field(gt=0)] = Field(16, description="batch size per device")
 
     def constraint_violations(self) -> Iterator[Problem]:
+        """Yield the violated constraints between keys."""
         if self.sigma_min >= self.sigma_max:
             yield "sigma_min", f"{self.sigma_min} is not below sigma_max = {self.sigma_max}"
         if self.churn is not None and self.churn.amount and self.sampler not in CHURNED:
-            yield "churn.amount", f"{self.churn.amount} means nothing to '{self.sampler}', only to {', '.join(CHURNED)}"
+            yield (
+                "churn.amount",
+                f"{self.churn.amount} has no effect with '{self.sampler}', only with {', '.join(CHURNED)}",
+            )
         if self.guidance_interval is not None and self.guidance_interval[0] >= self.guidance_interval[1]:
             low, high = self.guidance_interval
             yield "guidance_interval", f"it ends at {high}, which is not above its start at {low}"

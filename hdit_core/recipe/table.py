@@ -1,25 +1,41 @@
-"""What the tables of a recipe have in common: strict types, no unknown keys, and laws between keys.
+"""The base of a recipe's tables: strict types, no unknown keys, and constraints between keys.
 
-A law that ties several keys together is a line of `Table.problems`; all that are broken are reported at once.
+A constraint between several keys is a line of `Table.constraint_violations`; all violations are reported at once.
 """
 
+import os
 from collections.abc import Iterator
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
-Problem = tuple[str, str]  # the key inside the table, and what is wrong with it
-UNCONSTRAINED = "types only"  # pydantic's context in which a table is built whatever laws it breaks
+Problem = tuple[str, str]
+"""The key inside a table, and what is wrong with it."""
+
+CONSTRAINTS = "constraints"
+"""pydantic's type of an error that lists violated constraints."""
+
+UNCONSTRAINED = "types only"
+"""pydantic's context in which a table is built even if it violates constraints."""
 
 
 class Table(BaseModel):
-    """One table of a recipe. Immutable; unknown keys, wrong types and numbers that are not finite are refused."""
+    """One table of a recipe. Immutable; unknown keys, wrong types and non-finite numbers are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
     def constraint_violations(self) -> Iterator[Problem]:
-        """Yield every broken law between the keys of this table, whose own types are already right."""
+        """Yield every violated constraint between the keys of this table, whose types are right."""
         yield from ()
 
     @model_validator(mode="after")
@@ -27,12 +43,16 @@ class Table(BaseModel):
         if info.context is UNCONSTRAINED:
             return self
         if problems := list(self.constraint_violations()):
-            raise PydanticCustomError("laws", "broken laws", {"problems": problems})
+            raise PydanticCustomError(CONSTRAINTS, "constraints are violated", {"problems": problems})
         return self
 
 
 def _as_pair(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, list) else value
+
+
+def _expand_home(path: str) -> str:
+    return os.path.expanduser(path) if path.startswith("~") else path  # noqa: PTH111  pathlib spoils addresses
 
 
 PositiveInt = Annotated[int, Field(gt=0, lt=2**63)]
@@ -42,7 +62,18 @@ NonNegativeFloat = Annotated[float, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
-Pair = Annotated[tuple[PositiveInt, PositiveInt], BeforeValidator(_as_pair)]
+Path = Annotated[str, AfterValidator(_expand_home)]
+"""A path or address; `~` means the home folder."""
+
+_COUNT = {"type": "integer", "exclusiveMinimum": 0, "exclusiveMaximum": 2**63}
+
+Pair = Annotated[
+    tuple[PositiveInt, PositiveInt],
+    BeforeValidator(_as_pair),
+    WithJsonSchema(
+        {"anyOf": [_COUNT, {"type": "array", "prefixItems": [_COUNT, _COUNT], "minItems": 2, "maxItems": 2}]}
+    ),
+]
 """Rows and columns; one number in the recipe means both."""
 
 Listed = Strict(False)

@@ -1,4 +1,4 @@
-"""pydantic's errors about a recipe in the words of someone who writes TOML."""
+"""pydantic's errors about a recipe, as messages for someone who writes TOML."""
 
 import json
 import math
@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from hdit_core.errors import did_you_mean
 from hdit_core.recipe.run import Recipe
-from hdit_core.recipe.table import UNCONSTRAINED, Table
+from hdit_core.recipe.table import CONSTRAINTS, UNCONSTRAINED, Table
 
 LONGEST_SHOWN = 60  # characters of a key or value
 Keys = tuple[str | int, ...]
@@ -36,19 +36,19 @@ EXPECTED = {
 def format_validation_errors(error: ValidationError, tables: Mapping[str, Any]) -> Iterator[str]:
     """Yield one line for each mistake in a recipe's tables: key path, what was found, what is expected."""
     details = error.errors()
-    if all(detail["type"] == "laws" for detail in details):  # a table of which a part breaks a law was not asked yet
+    if all(detail["type"] == CONSTRAINTS for detail in details):  # a table with an invalid part was not checked yet
         yield from _constraint_violations((), Recipe.model_validate(dict(tables), context=UNCONSTRAINED))
         return
-    said = set()
+    seen = set()
     for detail in details:
         for line in _lines(detail, _as_written(detail["loc"], tables)):
-            if line not in said:
-                said.add(line)
+            if line not in seen:
+                seen.add(line)
                 yield line
 
 
 def _constraint_violations(keys: Keys, part: Any) -> Iterator[str]:
-    """Yield what is wrong with a table and all tables in it, whose types are right."""
+    """Yield the violated constraints of a table and of all tables in it, whose types are right."""
     if isinstance(part, tuple):
         for index, element in enumerate(part):
             yield from _constraint_violations((*keys, index), element)
@@ -61,22 +61,22 @@ def _constraint_violations(keys: Keys, part: Any) -> Iterator[str]:
 
 
 def _as_written(keys: Keys, tables: Any) -> Keys:
-    """Return the key path up to where the recipe has it: of `image_size = 0`, pydantic names `image_size[0]`."""
-    here = tables
+    """Return the part of a key path that the recipe contains: for `image_size = 0`, pydantic names `image_size[0]`."""
+    value = tables
     for depth, part in enumerate(keys):
-        if isinstance(part, int) and not isinstance(here, list | tuple):
+        if isinstance(part, int) and not isinstance(value, list | tuple):
             return keys[:depth]
-        if isinstance(here, Mapping):
-            here = here.get(str(part))
-        elif isinstance(part, int) and isinstance(here, list | tuple) and part < len(here):
-            here = here[part]
+        if isinstance(value, Mapping):
+            value = value.get(str(part))
+        elif isinstance(part, int) and isinstance(value, list | tuple) and part < len(value):
+            value = value[part]
     return keys
 
 
 def _lines(detail: Mapping[str, Any], keys: Keys) -> Iterator[str]:
     key, found = _key(keys), detail["input"]
     match detail["type"]:
-        case "laws":
+        case kind if kind == CONSTRAINTS:
             yield from (_constraint_violation(key, inner, problem) for inner, problem in detail["ctx"]["problems"])
         case "extra_forbidden":
             yield _unknown(keys)
@@ -85,7 +85,7 @@ def _lines(detail: Mapping[str, Any], keys: Keys) -> Iterator[str]:
         case "tuple_type":
             yield f"{key} = {_show(found)}: expected {_array(keys)}"
         case "too_short" if len(found) >= detail["ctx"]["min_length"]:
-            return  # pydantic counts only the elements that are right; what is wrong with the others is said already
+            return  # pydantic counts only valid elements; the others are reported already
         case kind:
             words = EXPECTED.get(kind, detail["msg"].removeprefix("Input should be "))
             near = did_you_mean(str(found), _choices(keys)) if kind == "literal_error" else ""
@@ -118,7 +118,7 @@ def _cut(text: str) -> str:
 
 
 def _field(keys: Keys) -> Any:
-    """Return pydantic's description of the field at a key path, or None where there is none."""
+    """Return pydantic's description of the field at a key path; None if there is no such key."""
     field: Any = None
     table: Any = Recipe
     for part in keys:
@@ -146,7 +146,7 @@ def _choices(keys: Keys) -> list[str]:
 
 def _array(keys: Keys) -> str:
     field = _field(keys)
-    return "an array of tables" if _table_of(field.annotation) else field.description or "an array"
+    return "an array of tables" if _table_of(field.annotation) else f"an array ({field.description})"
 
 
 def _expectation(keys: Keys) -> str:

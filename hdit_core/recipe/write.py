@@ -1,10 +1,23 @@
-"""A `Recipe` back to TOML: what a run keeps beside its checkpoints, with every default written out."""
+"""A recipe as text: TOML with every default written out, annotated TOML, and the reference of all keys."""
 
 import json
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hdit_core.recipe.run import Recipe
+
+COMMENT_WIDTH = 110
+RANGES = (("exclusiveMinimum", ">"), ("minimum", ">="), ("maximum", "<="), ("exclusiveMaximum", "<"))
+LARGEST_INTEGER = 2**63  # the bound of every integer, which the reference does not repeat
+
+INTRODUCTION = """\
+# Recipe keys
+
+Written by `hdit recipe reference`. A recipe is a TOML file with the tables below; `hdit train RECIPE --set
+table.key=value` overrides single keys. `hdit recipe copy --annotated RECIPE` writes a recipe with these descriptions
+as comments.
+"""
 
 
 def recipe_toml(recipe: Recipe) -> str:
@@ -12,13 +25,31 @@ def recipe_toml(recipe: Recipe) -> str:
     return "\n".join(_lines((), recipe.model_dump(mode="json", exclude_none=True))).lstrip("\n") + "\n"
 
 
+def annotated_toml(recipe: Recipe) -> str:
+    """Return the recipe as TOML with each key's description above it, and with unset keys as comments."""
+    return "\n".join(_annotated((), recipe.model_dump(mode="json"), _schema())).lstrip("\n") + "\n"
+
+
+def recipe_reference() -> str:
+    """Return the reference of all recipe keys as Markdown: type and range, default, description."""
+    schema = _schema()
+    return INTRODUCTION + "".join(f"{line}\n" for line in _sections("", _resolve(schema, schema), schema))
+
+
+def toml_line(key: str, value: Any) -> str:
+    """Return `key = value` in TOML.
+
+    JSON's numbers, booleans, strings and arrays of these are also TOML's, apart from the escape of DEL.
+    """
+    return f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007F")
+
+
 def _lines(keys: tuple[str, ...], table: Mapping[str, Any], brackets: str = "[{}]") -> Iterator[str]:
     if keys:
         yield "\n" + brackets.format(".".join(keys))
     for key, value in table.items():
         if not isinstance(value, dict) and not _is_array_of_tables(value):
-            # JSON's numbers, booleans, strings and arrays of these are TOML's too, but for the escape of DEL
-            yield f"{key} = {json.dumps(value, ensure_ascii=False)}".replace("\x7f", "\\u007F")
+            yield toml_line(key, value)
     for key, value in table.items():
         if isinstance(value, dict):
             yield from _lines((*keys, key), value)
@@ -29,3 +60,100 @@ def _lines(keys: tuple[str, ...], table: Mapping[str, Any], brackets: str = "[{}
 
 def _is_array_of_tables(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
+
+
+Schema = Mapping[str, Any]
+
+
+def _schema() -> Schema:
+    return Recipe.model_json_schema()
+
+
+def _resolve(field: Schema, schema: Schema) -> Schema:
+    """Return a field's schema, or that of the table it refers to."""
+    return schema["$defs"][field["$ref"].rpartition("/")[2]] if "$ref" in field else field
+
+
+def _table_of(field: Schema, schema: Schema) -> Schema | None:
+    """Return the schema of the table or of the array of tables that a field holds; None for a plain value."""
+    for option in [field, *field.get("anyOf", []), field.get("items", {})]:
+        if "properties" in (table := _resolve(option, schema)):
+            return table
+    return None
+
+
+def _annotated(
+    keys: tuple[str, ...], table: Mapping[str, Any], schema: Schema, brackets: str = "[{}]"
+) -> Iterator[str]:
+    if keys:
+        yield "\n" + brackets.format(".".join(keys))
+    fields = _fields(keys, schema)
+    nested = [key for key, value in table.items() if isinstance(value, dict) or _is_array_of_tables(value)]
+    for key, value in table.items():
+        if key not in nested:
+            text = f"{fields[key]['description']} ({_type(fields[key])})"
+            yield from textwrap.wrap(text, COMMENT_WIDTH, initial_indent="# ", subsequent_indent="#   ")
+            yield f"# {key} =" if value is None else toml_line(key, value)
+    for key in nested:
+        elements = table[key] if isinstance(table[key], list) else [table[key]]
+        for element in elements:
+            yield from _annotated((*keys, key), element, schema, "[[{}]]" if table[key] is not element else "[{}]")
+
+
+def _fields(keys: tuple[str, ...], schema: Schema) -> Mapping[str, Schema]:
+    table = schema
+    for key in keys:
+        inner = _table_of(table["properties"][key], schema)
+        assert inner is not None  # the keys are those of a recipe
+        table = inner
+    fields: Mapping[str, Schema] = table["properties"]
+    return fields
+
+
+def _sections(name: str, table: Schema, schema: Schema) -> Iterator[str]:
+    rows, nested = [], []
+    for key, field in table["properties"].items():
+        inner = _table_of(field, schema)
+        if inner is not None:
+            is_array = any(option.get("type") == "array" for option in [field, *field.get("anyOf", [])])
+            nested.append((f"{name}.{key}".lstrip(".") + ("[]" if is_array else ""), inner))
+        else:
+            cells = (
+                f"`{key}`",
+                _type(field),
+                _default(field, key in table.get("required", ())),
+                field["description"],
+            )
+            rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    if name:
+        yield from ("", f"## `[{name}]`" if "[]" not in name else f"## `[[{name.replace('[]', '')}]]`", "")
+        yield table["description"]
+    if rows:
+        yield from ("", "| key | type | default | description |", "|---|---|---|---|", *rows)
+    for inner_name, inner in nested:
+        yield from _sections(inner_name, inner, schema)
+
+
+def _default(field: Schema, required: bool) -> str:
+    if required:
+        return "required"
+    default = field.get("default")
+    return "" if default is None else f"`{json.dumps(default)}`"
+
+
+def _type(field: Schema) -> str:
+    """Return the type and range of a value, such as `"number > 0 and <= 1"`."""
+    if "anyOf" in field:
+        options = [_type(option) for option in field["anyOf"] if option.get("type") != "null"]
+        return " or ".join(options)
+    if "$ref" in field:
+        return "table"
+    if "enum" in field:
+        return ", ".join(f"`{choice}`" for choice in field["enum"])
+    if field["type"] == "array":
+        if "prefixItems" in field:
+            return "[" + ", ".join(_type(item) for item in field["prefixItems"]) + "]"
+        return f"array of {_type(field['items'])}"
+    name = {"boolean": "true or false", "string": "text"}.get(field["type"], field["type"])
+    bounds = [f"{sign} {field[key]:g}" for key, sign in RANGES if field.get(key) not in (None, LARGEST_INTEGER)]
+    return f"{name} {' and '.join(bounds)}".rstrip()

@@ -93,7 +93,7 @@ def test_the_papers_two_min_snr_count_images_up_to_gamma_as_often(gamma):
         ({"weighting": "sigmoid"}, r"diffusion\.sigmoid_bias: missing; expected a number, for example 1\.386"),
         (
             {"sigmoid_bias": -1.0},
-            r"sigmoid_bias = -1\.0 means nothing to weighting = 'soft-min-snr', only to 'sigmoid'",
+            r"sigmoid_bias = -1\.0 has no effect with weighting = 'soft-min-snr', only with 'sigmoid'",
         ),
     ],
 )

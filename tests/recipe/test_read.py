@@ -112,7 +112,10 @@ def test_a_recipe_that_is_not_there_is_answered_with_the_nearest(name):
         ("data=3", "data = 3: expected a table"),
         ("model.levels=3", "model.levels = 3: expected an array of tables"),
         ("model.levels.0=3", "model.levels[0] = 3: expected a table"),
-        ("model.image_size=3.5", "model.image_size = 3.5: expected pixels: one number, or [height, width]"),
+        (
+            "model.image_size=3.5",
+            "model.image_size = 3.5: expected an array (image size in pixels: one number, or [height, width])",
+        ),
         ("train.betas=0.5", "train.betas = 0.5: expected an array"),
         # out of range
         ("train.lr=nan", "train.lr = nan: expected a finite number"),
@@ -127,8 +130,11 @@ def test_a_recipe_that_is_not_there_is_answered_with_the_nearest(name):
         ("model.image_size=[8, 8, 8]", "model.image_size = [8, 8, 8]: expected an array with at most 2 in it"),
         ("model.levels=[]", "model.levels = []: expected an array with at least 1 in it"),
         # missing
-        ("train={}", "train.num_images: missing; expected images to train on, repetitions counted"),
-        ("train.batch_growth=[{after_images=8}]", "train.batch_growth[0].batch_size: missing; expected a whole number"),
+        ("train={}", "train.num_images: missing; expected length of the run in images, counting repetitions"),
+        (
+            "train.batch_growth=[{after_images=8}]",
+            "train.batch_growth[0].batch_size: missing; expected images per step from then on",
+        ),
         # laws between keys
         ("model.levels.0.width=100", "model.levels[0].width = 100 is not a multiple of head_dim = 32; use 96 or 128"),
         ("model.image_size=[32, 50]", "model.image_size: width 50 is not a multiple of 4 (patch 2 x 2 for each of 1 "),
@@ -139,9 +145,9 @@ def test_a_recipe_that_is_not_there_is_answered_with_the_nearest(name):
         ("model.levels.0.kernel_size=4", "model.levels[0].kernel_size = 4 is not an odd number of at least 3"),
         (
             "diffusion.density.loc=1.0",
-            "diffusion.density.loc: means nothing to type = 'cosine-interpolated', which takes",
+            "diffusion.density.loc: has no effect with type = 'cosine-interpolated', which takes",
         ),
-        ("sample.guidance=2.0", "sample.guidance = 2.0 needs classes; model.num_classes is 0"),
+        ("sample.guidance=2.0", "sample.guidance = 2.0 needs classes, but model.num_classes is 0"),
         ("train.activation_checkpointing=9", "train.activation_checkpointing = 9 is more than the "),
     ],
 )
@@ -217,10 +223,10 @@ def test_overrides_reach_array_elements_and_new_tables_and_the_last_one_holds(wr
         ("", "--set : expected table.key=value"),
         ("=3", "--set =3: expected table.key=value"),
         ("train.=3", "--set train.=3: expected table.key=value"),
-        ("model.levels.2.width=8", r"expected a place from 0 to 1 in the array, found '2'"),
-        ("model.levels.-1.width=8", r"expected a place from 0 to 1 in the array, found '-1'"),
-        ("model.levels.²=8", r"expected a place from 0 to 1 in the array, found '²'"),
-        ("model.levels." + "1" * 5000 + ".width=8", r"expected a place from 0 to 1 in the array"),
+        ("model.levels.2.width=8", r"expected an index from 0 to 1, found '2'"),
+        ("model.levels.-1.width=8", r"expected an index from 0 to 1, found '-1'"),
+        ("model.levels.²=8", r"expected an index from 0 to 1, found '²'"),
+        ("model.levels." + "1" * 5000 + ".width=8", r"expected an index from 0 to 1"),
         ("train.num_images.x=8", "'num_images' is a value, not a table"),
         ("a" + ".a" * 5000 + "=1", "a key of 5001 parts; a recipe has at most 32"),
         ("data.path=\udcff", "not UTF-8, as a recipe has to be"),
@@ -229,6 +235,26 @@ def test_overrides_reach_array_elements_and_new_tables_and_the_last_one_holds(wr
 def test_an_override_that_cannot_be_is_refused(write, override, message):
     with pytest.raises(RecipeError, match=message):
         read_recipe(write(GOOD), [override])
+
+
+def test_array_elements_are_also_given_in_brackets(write):
+    overrides = ["model.levels[1].width=64", "train.betas=[0.5, 0.6]"]
+    assert read_recipe(write(GOOD), [overrides[0]]).model.levels[1].width == 64
+    assert read_recipe(write(GOOD), overrides[::-1]).train.betas == (0.5, 0.6)
+    with pytest.raises(RecipeError, match=r"--set model.levels\[2\].width=8: expected an index from 0 to 1, found '2'"):
+        read_recipe(write(GOOD), ["model.levels[2].width=8"])
+
+
+def test_the_home_folder_is_expanded_in_paths(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    recipe = read_recipe(write(GOOD), ["data.path=~/set", "train.init_from=~/run", "evaluate.reference=s3://a//~b"])
+    assert (recipe.data.path, recipe.train.init_from) == ("/home/someone/set", "/home/someone/run")
+    assert recipe.evaluate.reference == "s3://a//~b"
+
+
+def test_a_model_that_cannot_be_trained_yet_is_refused(write):
+    with pytest.raises(RecipeError, match=r"model.mapping_cond_dim = 4: .* not trained yet; expected 0"):
+        read_recipe(write(GOOD), ["model.mapping_cond_dim=4"])
 
 
 def test_an_empty_array_has_no_place(write):
@@ -243,7 +269,7 @@ HOSTILE = {
     "a key of 30,000 quoted parts": (GOOD + "'a b'" + ' . "a"' * 30_000 + " = 1", "nested too deeply"),
     "a heading of 30,000 parts": (GOOD + "[a" + ".a" * 30_000 + "]", "nested too deeply"),
     "5,000 digits": (GOOD + "a = " + "9" * 5000, "not a TOML file: Exceeds the limit"),
-    "more than a megabyte": (GOOD + "#" * 1_000_000, "bytes are too many for a recipe"),
+    "more than a megabyte": (GOOD + "#" * 1_000_000, "bytes, too large for a recipe"),
     "NUL": (GOOD + "\0", "not a TOML file: Invalid statement (at line 20, column 1)"),
     "not UTF-8": (GOOD.encode() + b"a = '\xff'", "not a TOML file: 'utf-8' codec"),
     "cut short": (GOOD + "[data", "not a TOML file: Expected ']'"),

@@ -12,7 +12,7 @@ def test_list_names_every_shipped_recipe_with_what_it_trains(capsys):
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["name", "trains"]
     assert [line.split()[0] for line in lines] == list(shipped_recipes())
-    assert "Handwritten digits" in lines[list(shipped_recipes()).index("mnist32")]
+    assert "MNIST digits" in lines[list(shipped_recipes()).index("mnist32")]
     assert "row B1 of the HDiT paper" in lines[list(shipped_recipes()).index("ablations/b1")]
 
 
@@ -82,7 +82,7 @@ def test_copy_overwrites_only_when_forced(capsys, tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text("mine")
     assert main(["recipe", "copy", "mnist32", str(path)]) == 2
-    assert f"{path}: exists; take another name, or --force to overwrite it" in capsys.readouterr().err
+    assert f"{path}: exists; choose another name, or add --force to overwrite it" in capsys.readouterr().err
     assert path.read_text() == "mine"
     assert main(["recipe", "copy", "mnist32", str(path), "--force"]) == 0
     assert path.read_bytes() == shipped_recipes()["mnist32"].read_bytes()
@@ -105,3 +105,9 @@ def test_copying_a_recipe_onto_itself_by_force_keeps_it(tmp_path):
     path.write_text("# mine\n")
     assert main(["recipe", "copy", str(path), str(path), "--force"]) == 0
     assert path.read_text() == "# mine\n"
+
+
+def test_an_annotated_copy_is_the_same_recipe(capsys, tmp_path):
+    assert main(["recipe", "copy", "--annotated", "mnist32", str(tmp_path / "mine.toml")]) == 0
+    assert read_recipe(str(tmp_path / "mine.toml")) == read_recipe("mnist32")
+    assert "# peak learning rate (number > 0)\nlr = " in (tmp_path / "mine.toml").read_text()

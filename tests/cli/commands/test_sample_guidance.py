@@ -106,7 +106,7 @@ def test_unipc_and_churn_are_had_by_their_keys(tmp_path):
         (
             ["--set", "sample.churn.amount=5"],
             2,
-            "sample.churn.amount = 5.0 means nothing to 'dpmpp_3m_sde', only to euler",
+            "sample.churn.amount = 5.0 has no effect with 'dpmpp_3m_sde', only with euler",
         ),
         (["--set", "sample.guidance_interval=[3.0, 2.0]"], 2, "it ends at 2.0, which is not above its start at 3.0"),
         (
