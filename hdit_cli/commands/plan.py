@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-UTILISATION = 0.17  # what the paper's own run on ImageNet-256 reached of an H100's peak
-
 GpuOption = Annotated[
     str | None, typer.Option("--gpu", metavar="NAME", help="a100, h100, h200, l40s, rtx4090, ...", show_default=False)
 ]
 CountOption = Annotated[int, typer.Option("--count", "-n", min=1, metavar="N", help="How many of them.")]
 UtilisationOption = Annotated[
-    float,
-    typer.Option(min=0.001, max=1.0, metavar="SHARE", help="Of the GPU's peak; 0.17: the paper's ImageNet-256 run."),
+    float | None,
+    typer.Option(
+        min=0.001,
+        max=1.0,
+        metavar="SHARE",
+        help="Model FLOPs utilization, as a share of the GPU's peak.",
+        show_default="a range from the roofline",
+    ),
 ]
 MeasuredOption = Annotated[
     Path | None,
@@ -52,7 +56,7 @@ def plan(
     recipe: RecipeArgument,
     gpu: GpuOption = None,
     number: CountOption = 1,
-    utilisation: UtilisationOption = UTILISATION,
+    utilisation: UtilisationOption = None,
     measured: MeasuredOption = None,
     memory: MemoryOption = None,
     price: PriceOption = None,
@@ -62,7 +66,8 @@ def plan(
     """Say what a run will take: memory, days, energy, price.
 
     Memory is an upper bound, for one device in the fullest moment of a step, with each number of levels whose
-    activations are computed again. Speed is the utilisation times the data sheet's, or what was measured.
+    activations are computed again. Speed is a range from the roofline (products and memory
+    traffic), the utilisation times the data sheet's, or what was measured.
 
     Example: hdit plan ffhq1024 --gpu h100 --count 64 --price 2.5
     """
@@ -87,7 +92,7 @@ def _cluster(
     gpu: "Gpu | None",
     measured: "Measured | None",
     number: int,
-    utilisation: float,
+    utilisation: float | None,
     memory_gb: float | None,
     price: float | None,
 ) -> "Cluster":
@@ -96,21 +101,24 @@ def _cluster(
     usable = int(memory_gb * 1e9) if memory_gb else gpu.usable_bytes if gpu else None
     on_cpu = gpu is None and measured is not None and measured.on_cpu
     if measured is not None:
-        speed = measured.flops_per_s
+        speed: float | None = measured.flops_per_s
     else:
         assert gpu is not None  # one of the two there is
-        speed = gpu.tflops * 1e12 * utilisation
+        speed = None if utilisation is None else gpu.tflops * 1e12 * utilisation
     watts = float(gpu.watts) if gpu else None
     whole = usable if memory_gb else gpu.memory_gb * 10**9 if gpu else None
     memory = None if on_cpu else whole
     value_bytes = 4 if on_cpu else 2
     threads = measured.pass_threads if measured is not None else 0
-    return Cluster(number, usable, speed, watts, price, memory, value_bytes, on_cpu, threads, measured)
+    return Cluster(number, usable, speed, watts, price, memory, value_bytes, on_cpu, threads, measured, gpu)
 
 
-def _grounds(gpu: "Gpu | None", measured: "Measured | None", utilisation: float, memory_gb: float | None) -> list[str]:
+def _grounds(
+    gpu: "Gpu | None", measured: "Measured | None", utilisation: float | None, memory_gb: float | None
+) -> list[str]:
     """Return what the figures rest on."""
     from hdit_core.plan.gpus import USABLE
+    from hdit_core.plan.roofline import EFFICIENCY
 
     grounds = []
     if gpu is not None:
@@ -120,6 +128,12 @@ def _grounds(gpu: "Gpu | None", measured: "Measured | None", utilisation: float,
         where = f"{measured.processor} ({measured.device})"
         what = f"{measured.recipe}, {measured.images} images a step"
         grounds.append(f"speed: {measured.flops_per_s / 1e12:.3g} TFLOP/s, measured on {where} with {what}")
+    elif gpu is not None and utilisation is None:
+        low, high = EFFICIENCY
+        grounds.append(
+            f"speed: {low:.2g} to {high:.2g} of the slower of products at {gpu.tflops:g} TFLOP/s and memory traffic at "
+            f"{gpu.memory_tb_per_s:g} TB/s, as the paper's two runs; --utilisation or --measured give one speed"
+        )
     elif gpu is not None:
         grounds.append(f"speed: {utilisation:.0%} of {gpu.tflops:g} TFLOP/s in bfloat16, as --utilisation says")
     return grounds

@@ -1,6 +1,6 @@
 """The tables that `hdit plan` prints: memory by part for each way of keeping activations, and the bill of the run."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from hdit_cli.console import align
 from hdit_core.plan.plan import SECONDS_A_DAY, Choice, Plan
@@ -31,7 +31,6 @@ def _by_choice(plan: Plan) -> list[str]:
 
 
 def _bill(plan: Plan) -> Iterator[tuple[str, str]]:
-    train = plan.recipe.train
     yield "step", _step(plan)
     if plan.chosen is None or plan.seconds is None:
         yield "fits", "no: not even one image, with every level computed again; take a larger GPU, or smaller images"
@@ -44,12 +43,25 @@ def _bill(plan: Plan) -> Iterator[tuple[str, str]]:
     if (found := plan.measured_itself) and found.peak_bytes:
         what = "the whole process, not of tensors alone" if found.on_cpu else "the device"
         yield "measured", f"{_gibi(found.peak_bytes)} GiB of {what}, {found.images} images a step"
-    yield "speed", f"{_rate(plan.chosen.images_per_s)} images/s"
-    yield "time", f"{_time(plan.seconds)} for {train.num_images:,} images"
+    yield from _speed_and_cost(plan, plan.chosen, plan.seconds)
+
+
+def _speed_and_cost(plan: Plan, chosen: Choice, seconds: float) -> Iterator[tuple[str, str]]:
+    """Yield speed, time, energy and price; each is a range where the speed is one."""
+    slow, fast = chosen.range_per_s
+    shares = dict.fromkeys((chosen.images_per_s / fast, chosen.images_per_s / slow))  # of the seconds
+
+    def span(show: Callable[[float], str], value: float) -> str:
+        return " to ".join(show(value * share) for share in shares)
+
+    speed = " to ".join(map(_rate, dict.fromkeys((slow, fast))))
+    bound = f", bound by {chosen.roofline.bound}" if chosen.roofline else ""
+    yield "speed", f"{speed} images/s{bound}"
+    yield "time", f"{span(_time, seconds)} for {plan.recipe.train.num_images:,} images"
     if plan.kilowatt_hours is not None:
-        yield "energy", f"{plan.kilowatt_hours:,.1f} kWh at the most that the GPUs draw"
+        yield "energy", f"{span('{:,.1f}'.format, plan.kilowatt_hours)} kWh at the most that the GPUs draw"
     if plan.price is not None:
-        yield "price", f"{plan.price:,.2f}"
+        yield "price", span("{:,.2f}".format, plan.price)
 
 
 def _step(plan: Plan) -> str:

@@ -17,12 +17,14 @@ class Gpu:
         memory_gb: in units of 10^9 bytes.
         tflops: dense products in bfloat16 summed in float32, 10^12 floating-point operations a second (a MAC is two).
         watts: the most it draws.
+        memory_tb_per_s: bandwidth of the memory, 10^12 bytes a second.
     """
 
     name: str
     memory_gb: int
     tflops: int
     watts: int
+    memory_tb_per_s: float
 
     @property
     def usable_bytes(self) -> int:
@@ -33,20 +35,20 @@ class Gpu:
 GPUS = {
     gpu.name: gpu
     for gpu in (
-        Gpu("a100-40gb", 40, 312, 400),
-        Gpu("a100", 80, 312, 400),
-        Gpu("h100", 80, 989, 700),
-        Gpu("h100-pcie", 80, 756, 350),
-        Gpu("h200", 141, 989, 700),
-        Gpu("b200", 180, 2250, 1000),
-        Gpu("l4", 24, 121, 72),
-        Gpu("l40s", 48, 362, 350),
-        Gpu("a10", 24, 125, 150),
-        Gpu("a6000", 48, 155, 300),
-        Gpu("rtx3090", 24, 71, 350),
-        Gpu("rtx4090", 24, 165, 450),
-        Gpu("rtx5090", 32, 210, 575),
-        Gpu("mi300x", 192, 1307, 750),
+        Gpu("a100-40gb", 40, 312, 400, 1.555),
+        Gpu("a100", 80, 312, 400, 2.039),
+        Gpu("h100", 80, 989, 700, 3.35),
+        Gpu("h100-pcie", 80, 756, 350, 2.0),
+        Gpu("h200", 141, 989, 700, 4.8),
+        Gpu("b200", 180, 2250, 1000, 7.7),
+        Gpu("l4", 24, 121, 72, 0.3),
+        Gpu("l40s", 48, 362, 350, 0.864),
+        Gpu("a10", 24, 125, 150, 0.6),
+        Gpu("a6000", 48, 155, 300, 0.768),
+        Gpu("rtx3090", 24, 71, 350, 0.936),
+        Gpu("rtx4090", 24, 165, 450, 1.008),
+        Gpu("rtx5090", 32, 210, 575, 1.792),
+        Gpu("mi300x", 192, 1307, 750, 5.3),
     )
 }
 

@@ -1,12 +1,15 @@
 """Whether a run fits, how fast it goes and what it takes, before it is begun."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hdit_core.errors import UsageError
 from hdit_core.flops.count import count
 from hdit_core.plan.benchmark_result import Measured
+from hdit_core.plan.gpus import Gpu
 from hdit_core.plan.memory import Memory, RankLayout, training_memory
+from hdit_core.plan.roofline import Roofline, roofline
 from hdit_core.plan.sharding import too_large_for_each
 from hdit_core.recipe.run import Recipe
 
@@ -26,18 +29,20 @@ class Cluster:
         devices: how many.
         usable_bytes: of memory on each; None: unknown.
         memory_bytes: all of it; None: unknown, or a CPU's.
-        flops_per_s: of the model's own operations on each, what is lost to everything else already taken off.
+        flops_per_s: of the model's own operations on each, what is lost to everything else already taken off; None:
+            worked out from `gpu`.
         watts: the most that one draws; None: unknown.
         price_per_hour: of one, in any currency; None: unknown.
         value_bytes: of a number in the products: 2 for bfloat16, 4 for float32.
         native: on CPUs: neighborhood attention keeps its weights.
         pass_threads: see `memory.Place`.
         measured: the step that the speed is of; None: a data sheet's.
+        gpu: whose roofline gives a range of speeds, where `flops_per_s` is None.
     """
 
     devices: int
     usable_bytes: int | None
-    flops_per_s: float
+    flops_per_s: float | None
     watts: float | None = None
     price_per_hour: float | None = None
     memory_bytes: int | None = None
@@ -45,6 +50,7 @@ class Cluster:
     native: bool = False
     pass_threads: int = 0
     measured: Measured | None = None
+    gpu: Gpu | None = None
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,9 @@ class Choice:
         images: of the micro-batch that one device takes at once.
         memory: what that takes.
         largest: the largest micro-batch that fits; None where the memory is unknown.
-        images_per_s: of all devices.
+        images_per_s: of all devices; the geometric mean of the range.
+        range_per_s: images a second of all devices, lowest and highest expected; equal where one speed is known.
+        roofline: where the range is from.
     """
 
     checkpointed: int
@@ -66,6 +74,8 @@ class Choice:
     memory: Memory
     largest: int | None
     images_per_s: float
+    range_per_s: tuple[float, float]
+    roofline: Roofline | None = None
 
     @property
     def fits(self) -> bool:
@@ -93,6 +103,14 @@ class Plan:
     def seconds(self) -> float | None:
         """How long the run takes, without start, checkpoints and what the network between devices costs."""
         return self.recipe.train.num_images / self.chosen.images_per_s if self.chosen else None
+
+    @property
+    def range_seconds(self) -> tuple[float, float] | None:
+        """The shortest and the longest that it is expected to take."""
+        if self.chosen is None:
+            return None
+        slow, fast = self.chosen.range_per_s
+        return self.recipe.train.num_images / fast, self.recipe.train.num_images / slow
 
     @property
     def kilowatt_hours(self) -> float | None:
@@ -162,8 +180,21 @@ def _choices(recipe: Recipe, cluster: Cluster, share: int, sharded: bool) -> Ite
         largest = _largest(recipe, cluster, share, sharded, checkpointed)
         taken = _equal_pieces(images, largest) if largest else images
         memory = _memory(recipe, cluster, share, sharded, checkpointed, taken)
-        rate = cluster.devices * cluster.flops_per_s / training_flops(recipe, checkpointed)
-        yield Choice(checkpointed, sharded, taken, memory, largest, rate)
+        bounds, slow, fast = _speed(recipe, cluster, checkpointed)
+        rate = math.sqrt(slow * fast)
+        yield Choice(checkpointed, sharded, taken, memory, largest, rate, (slow, fast), bounds)
+
+
+def _speed(recipe: Recipe, cluster: Cluster, checkpointed: int) -> tuple[Roofline | None, float, float]:
+    """Return the lowest and the highest images a second of all devices, and the roofline where they are from one."""
+    flops = training_flops(recipe, checkpointed)
+    if cluster.flops_per_s is not None:
+        rate = cluster.devices * cluster.flops_per_s / flops
+        return None, rate, rate
+    assert cluster.gpu is not None, "a cluster has a speed, or a GPU that it is worked out from"
+    bounds = roofline(recipe, cluster.gpu, flops, checkpointed)
+    slow, fast = (cluster.devices * rate for rate in bounds.images_per_s)
+    return bounds, slow, fast
 
 
 def _equal_pieces(images: int, largest: int) -> int:

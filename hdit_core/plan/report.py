@@ -5,6 +5,7 @@ from typing import Any
 
 from hdit_core.plan.memory import Memory
 from hdit_core.plan.plan import SECONDS_A_DAY, Choice, Plan, training_flops
+from hdit_core.plan.roofline import EFFICIENCY
 
 PARTS = ("weights", "optimizer", "averages", "copies", "gradients", "activations", "work_space")
 
@@ -24,6 +25,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         "chosen": _choice(plan.chosen) if plan.chosen else None,
         "num_images": plan.recipe.train.num_images,
         "seconds": plan.seconds,
+        "range_seconds": plan.range_seconds,
         "days": None if plan.seconds is None else plan.seconds / SECONDS_A_DAY,
         "watts": plan.cluster.watts,
         "kilowatt_hours": plan.kilowatt_hours,
@@ -49,6 +51,11 @@ def memory_parts(memory: Memory) -> dict[str, int]:
     return {part: getattr(memory, part) for part in PARTS}
 
 
+def _roofline(choice: Choice) -> dict[str, Any] | None:
+    found = choice.roofline
+    return {**asdict(found), "bound": found.bound, "efficiency": EFFICIENCY} if found else None
+
+
 def _choice(choice: Choice) -> dict[str, Any]:
     return {
         "activation_checkpointing": choice.checkpointed,
@@ -57,4 +64,6 @@ def _choice(choice: Choice) -> dict[str, Any]:
         "fits": choice.fits,
         "largest_micro_batch_size": choice.largest,
         "images_per_s": choice.images_per_s,
+        "range_images_per_s": choice.range_per_s,
+        "roofline": _roofline(choice),
     }

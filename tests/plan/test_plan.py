@@ -11,6 +11,7 @@ from hdit_core.plan.benchmark_result import Measured, read_measured
 from hdit_core.plan.gpus import GPUS, find_gpu
 from hdit_core.plan.plan import ENOUGH_TOKENS, Cluster, plan, training_flops
 from hdit_core.plan.report import as_dict, parallel
+from hdit_core.plan.roofline import EFFICIENCY, roofline, traffic_bytes
 from hdit_core.plan.sharding import optimizer_numbers
 from hdit_core.recipe.read import read_recipe
 
@@ -27,6 +28,36 @@ def test_the_paper_s_own_runs_have_the_utilisation_that_is_known_of_them(recipe,
     reached = images_per_s * training_flops(recipe) / (find_gpu(gpu).tflops * 1e12)
 
     assert reached == pytest.approx(utilisation, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "gpu", "images_per_s", "share", "bound"),
+    [(FFHQ, "a100", 9.3, 0.045, "memory traffic"), (IMAGENET, "h100", 141, 0.17, "products")],
+    ids=["FFHQ-1024 on an A100", "ImageNet-256 on an H100"],
+)
+def test_the_paper_s_own_runs_are_the_ends_of_the_range(recipe, gpu, images_per_s, share, bound):
+    found = roofline(recipe, find_gpu(gpu), training_flops(recipe))
+
+    assert share in EFFICIENCY and found.bound == bound
+    assert images_per_s * found.seconds == pytest.approx(share, rel=0.02)
+
+
+def test_the_range_is_of_all_devices_and_the_bill_is_of_its_middle():
+    cluster = replace(CLUSTER, flops_per_s=None, gpu=find_gpu("h100"))
+    bill = plan(FFHQ, cluster)
+    assert bill.chosen is not None and bill.range_seconds is not None and bill.seconds is not None
+
+    slow, fast = bill.chosen.range_per_s
+    one = roofline(FFHQ, find_gpu("h100"), training_flops(FFHQ, bill.chosen.checkpointed), bill.chosen.checkpointed)
+    assert (slow, fast) == pytest.approx([4 * rate for rate in one.images_per_s])
+    assert bill.chosen.images_per_s**2 == pytest.approx(slow * fast)
+    assert bill.range_seconds == pytest.approx([FFHQ.train.num_images / rate for rate in (fast, slow)])
+    assert as_dict(bill)["chosen"]["roofline"]["bound"] == one.bound
+
+
+def test_what_is_computed_again_moves_through_memory_once_more():
+    none, all_levels = traffic_bytes(FFHQ), traffic_bytes(FFHQ, len(FFHQ.model.levels))
+    assert 1.4 < all_levels / none <= 1.5
 
 
 def test_time_energy_and_price_follow_from_speed():

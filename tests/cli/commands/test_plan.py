@@ -19,7 +19,21 @@ def test_the_table_has_a_row_for_each_number_of_levels_and_the_bill_below(capsys
 
     assert "levels computed again" in out and "none (the recipe's)" in out and "all" in out
     assert "256 images, 4 on each of 64 devices" in out
-    assert "80 GB, of which 92% are filled" in err and "17% of 989 TFLOP/s" in err
+    assert "80 GB, of which 92% are filled" in err
+    assert "0.045 to 0.17 of the slower of products at 989 TFLOP/s and memory traffic at 3.35 TB/s" in err
+
+
+def test_without_a_utilisation_speed_time_energy_and_price_are_ranges(capsys):
+    assert main(["plan", "ffhq1024", "--gpu", "h100", "--count", "64", "--price", "2.5"]) == 0
+    bill = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[-5:])
+    assert bill["speed"].endswith(" images/s, bound by memory traffic")
+    assert all(" to " in bill[name] for name in ("speed", "time", "energy", "price"))
+
+
+def test_a_utilisation_gives_one_speed(capsys):
+    assert main(["plan", "ffhq1024", "--gpu", "h100", "--utilisation", "0.2"]) == 0
+    out, err = capsys.readouterr()
+    assert "20% of 989 TFLOP/s" in err and " to " not in out
 
 
 def test_a_step_that_grows_is_told_from_its_first_images_to_its_last(capsys):
