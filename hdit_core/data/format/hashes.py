@@ -1,8 +1,6 @@
-"""The same image twice: told by 128 bits of a hash of its file, or of the pixels that were written."""
+"""Exact duplicates: recognised by 128 bits of a hash of the original file, or of the pixels that were written."""
 
 import hashlib
-import io
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import numpy as np
 from jaxtyping import Int, Shaped, UInt64
 from PIL import Image
 
-from hdit_core.data.format.manifest import HASHES, read_manifest
+from hdit_core.data.format.manifest import HASHES, load_rows, read_manifest
 from hdit_core.data.format.shard import HASHES_DTYPE
 from hdit_core.errors import DataError
 
@@ -27,7 +25,7 @@ def image_hashes(sha256: str, framed: Image.Image) -> bytes:
 
     Args:
         sha256: of the original file, hexadecimal.
-        framed: the image as it is written, before any loss by its encoding.
+        framed: the image as it is written, before lossy encoding.
     """
     pixels = hashlib.blake2b(f"{framed.mode} {framed.size} ".encode(), digest_size=HALF_BYTES)
     pixels.update(framed.tobytes())
@@ -35,7 +33,7 @@ def image_hashes(sha256: str, framed: Image.Image) -> bytes:
 
 
 def first_duplicate(words: Words) -> Int[np.ndarray, " N"]:
-    """Return for each row the number of the first row that equals it, which may be itself."""
+    """Return for each row the number of the first equal row, which may be the row itself."""
     order = np.lexsort((words[:, 1], words[:, 0]))
     new = np.ones(len(words), bool)
     new[1:] = (words[order][1:] != words[order][:-1]).any(1)
@@ -48,28 +46,16 @@ def read_hashes(folder: Path) -> Hashes:
     """Return the hashes of a prepared data set, one row an image.
 
     Raises:
-        DataError: it has none, or they are damaged.
+        DataError: it has none, or they are missing or damaged.
     """
-    manifest, path = read_manifest(folder), folder / HASHES
+    manifest = read_manifest(folder)
     if manifest.hashes is None:
-        raise DataError(f"{folder}: was made by an hdit that kept no hashes of its images; prepare it again")
-    try:
-        content = path.read_bytes()
-    except OSError as problem:
-        raise DataError(f"{path}: cannot be read ({problem.strerror}); prepare or copy the data again") from None
-    if zlib.crc32(content) != manifest.hashes.crc32:
-        raise DataError(f"{path}: its checksum does not fit the manifest; prepare or copy the data again")
-    try:
-        hashes = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError) as problem:
-        raise DataError(f"{path}: no hashes ({problem}); prepare the data again") from None
-    if hashes.dtype != HASHES_DTYPE or hashes.shape != (manifest.contents.samples,):
-        raise DataError(f"{path}: not the hashes of {manifest.contents.samples:,} images; prepare the data again")
-    return hashes
+        raise DataError(f"{folder}: an early hdit made it, without hashes of its images; prepare it again")
+    return load_rows(folder, HASHES, manifest.hashes, HASHES_DTYPE, manifest.contents.samples)
 
 
 class _Table:
-    """Finds a hash among many: 24 bytes each, and no Python object."""
+    """Finds a hash among many, in 24 bytes each."""
 
     def __init__(self, words: Words) -> None:
         self._order = np.lexsort((words[:, 1], words[:, 0]))
@@ -77,23 +63,23 @@ class _Table:
         self._firsts = np.ascontiguousarray(self._words[:, 0])
 
     def find(self, wanted: UInt64[np.ndarray, " 2"]) -> int | None:
-        """Return the row of a hash, None where there is no such."""
-        place = int(np.searchsorted(self._firsts, wanted[0]))
-        while place < len(self._words) and self._words[place, 0] == wanted[0]:
-            if self._words[place, 1] == wanted[1]:
-                return int(self._order[place])
-            place += 1
+        """Return the row of a hash, None if it is not there."""
+        index = int(np.searchsorted(self._firsts, wanted[0]))
+        while index < len(self._words) and self._words[index, 0] == wanted[0]:
+            if self._words[index, 1] == wanted[1]:
+                return int(self._order[index])
+            index += 1
         return None
 
 
 class HashIndex:
-    """The images of other data sets, which must not be in this one too."""
+    """The images of other data sets, which must not be in the new one too."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         """Load the hashes of prepared data sets.
 
         Raises:
-            DataError: one is none, or damaged.
+            DataError: one is missing or damaged.
         """
         self.roots = tuple(read_manifest(folder).root for folder in folders)
         self._tables = [
@@ -104,7 +90,7 @@ class HashIndex:
         ]
 
     def find(self, hashes: bytes) -> str | None:
-        """Return where an image of these hashes is known from, None if from nowhere."""
+        """Return which data set has an image with one of these hashes, None if none has."""
         row = np.frombuffer(hashes, HASHES_DTYPE)[0]
         for folder, kind, table in self._tables:
             if (number := table.find(row[kind])) is not None:

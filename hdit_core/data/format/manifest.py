@@ -1,15 +1,16 @@
 """`manifest.json`: what a prepared data set holds, and the hashes that hold it together.
 
-    manifest.json        written last: where it is, the set is complete
-    index.npy            one row an image (`shard.INDEX_DTYPE`), bucket by bucket, in each in the order of the inputs
-    hashes.npy           one row an image (`shard.HASHES_DTYPE`): what tells duplicates
+    manifest.json        written last: a set with a manifest is complete
+    index.npy            one row per image (`shard.INDEX_DTYPE`), bucket by bucket, each in the order of the inputs
+    hashes.npy           one row per image (`shard.HASHES_DTYPE`), to find duplicates
     shard-000000.tar     ordinary webdataset tars; shard-000000-832x1216.tar where images have several sizes
     rejects.jsonl        inputs that could not be used, each with the reason
 
-`root` identifies the set: the SHA-256 of everything that a reader gets to see (image format, classes, shards, index).
-It does not depend on how many processes made the set, on kills, nor on the order in which a folder lists its files.
+`root` identifies the set: the SHA-256 of everything that a reader sees (image format, classes, shards, index). It
+depends neither on the number of processes that made the set, nor on kills, nor on the order in which a folder lists its
+files.
 
-Version 2 has buckets, that is images of several sizes; a set of one size is still written as version 1.
+Version 2 has buckets: images of several sizes. A set of one size is still written as version 1.
 """
 
 import hashlib
@@ -18,10 +19,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from jaxtyping import Shaped
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer
 
+from hdit_core.data.format.transient import retry_transient
 from hdit_core.errors import DataError
-from hdit_core.files import read_json, write_atomic
+from hdit_core.files import crc32, read_json, write_atomic
 
 MANIFEST = "manifest.json"
 INDEX = "index.npy"
@@ -29,20 +33,20 @@ HASHES = "hashes.npy"
 REJECTS = "rejects.jsonl"
 FORMAT_VERSION = 2
 LARGEST_MANIFEST_BYTES = 1 << 28
+REPAIR_HINT = "prepare or copy the data again"
 
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 Crc32 = Annotated[int, Field(ge=0, lt=1 << 32)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-# No other file can be named, so that no manifest leads a reader out of its folder.
+# Nothing else matches, so that no manifest can lead a reader out of its folder.
 ShardName = Annotated[str, Field(pattern=r"^shard-[0-9]{6,12}(-[0-9]{1,7}x[0-9]{1,7})?\.tar$")]
 ClassName = Annotated[str, Field(max_length=4096)]
 Side = Annotated[int, Field(ge=1, le=1 << 20)]
 Channels = Literal[1, 3]
 Codec = Literal["png", "webp", "jpeg"]
 
-
 LATER_FIELDS = ("buckets", "hashes")
-"""Left out where they are empty, so that a set without them keeps the hashes that it always had."""
+"""Omitted where they are empty, so that the checksums of older sets stay valid."""
 
 
 class _Strict(BaseModel):
@@ -64,7 +68,7 @@ class ShardEntry(_Strict):
 
 
 class IndexEntry(_Strict):
-    """A file of rows: the index, or the hashes."""
+    """A file of rows: the index or the hashes."""
 
     bytes: Count
     crc32: Crc32
@@ -72,7 +76,7 @@ class IndexEntry(_Strict):
 
 
 class Bucket(_Strict):
-    """Images of one size: as many rows of the index, after those of the buckets before."""
+    """Images of one size, which are consecutive rows of the index."""
 
     height: Side
     width: Side
@@ -80,20 +84,20 @@ class Bucket(_Strict):
 
 
 class Origin(_Strict):
-    """Where the images came from; not part of the identity."""
+    """Where the images came from; not part of the set's identity."""
 
     kind: str
     name: str
     inputs: Count
-    fingerprint: Sha256  # of names, sizes, times and settings: the same again means there is nothing to do
+    fingerprint: Sha256  # of names, sizes, times and settings: with the same one again there is nothing to do
 
 
 class Contents(_Strict):
-    """What a reader gets to see: the identity of a data set."""
+    """What a reader sees of a data set: its identity."""
 
     format: Literal["hdit-data"] = "hdit-data"
     format_version: Literal[1, 2] = 1
-    height: Side  # with buckets the largest of any, and so the width
+    height: Side  # with buckets, the largest of any; likewise the width
     width: Side
     channels: Channels
     codec: Codec
@@ -102,29 +106,29 @@ class Contents(_Strict):
     class_counts: tuple[Count, ...] | None = Field(strict=False)
     shards: tuple[ShardEntry, ...] = Field(strict=False)
     index: IndexEntry
-    buckets: tuple[Bucket, ...] = Field((), strict=False)  # by height, then width; version 2 has them, 1 has none
+    buckets: tuple[Bucket, ...] = Field((), strict=False)  # sorted by height, then width; in version 2 only
 
     @property
     def sizes(self) -> tuple[Bucket, ...]:
-        """The sizes of its images in the order of the index, one where there are no buckets."""
+        """The sizes of the images in the order of the index; a single one without buckets."""
         return self.buckets or (Bucket(height=self.height, width=self.width, samples=self.samples),)
 
 
 class Manifest(_Strict):
-    """A data set."""
+    """A prepared data set."""
 
     contents: Contents
     root: Sha256
     origin: Origin
     settings: dict[str, str | int]
     rejects: Count
-    remarks: dict[str, Count]  # how many images something was done to that a user may want to know
+    remarks: dict[str, Count]  # what a user may want to know: number of images per remark
     made_with: dict[str, str]
-    hashes: IndexEntry | None = None  # None in sets that were made before there were any
+    hashes: IndexEntry | None = None  # None in sets of early versions
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of every image; with buckets, of the smallest that would hold every image."""
+        """Height, width and channels of every image; with buckets, of the smallest shape that holds every image."""
         return self.contents.height, self.contents.width, self.contents.channels
 
 
@@ -139,7 +143,7 @@ def root_of(contents: Contents) -> str:
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json`, and so declare the set complete."""
+    """Write `manifest.json`, which marks the set as complete."""
     document = manifest.model_dump(mode="json")
     document["checksum"] = _sha256(document)
     write_atomic(folder / MANIFEST, json.dumps(document, indent=1) + "\n")
@@ -148,43 +152,45 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 def _load_document(path: Path) -> dict[str, Any]:
     """Read the JSON of a manifest, whoever wrote it."""
     try:
-        return read_json(path, LARGEST_MANIFEST_BYTES)
+        return retry_transient(path, lambda: read_json(path, LARGEST_MANIFEST_BYTES))
     except FileNotFoundError:
         raise DataError(
             f"{path}: not found; expected a data set made by `hdit prepare-data`, and a finished one"
         ) from None
+    except OSError as problem:
+        raise DataError(f"{path}: cannot be read ({problem.strerror}); {REPAIR_HINT}") from None
     except ValueError as problem:
-        raise DataError(f"{path}: damaged: {problem}; prepare the data again") from None
+        raise DataError(f"{path}: damaged: {problem}; {REPAIR_HINT}") from None
 
 
 def _contradiction(contents: Contents) -> str | None:
-    """Return what in a manifest does not fit together."""
+    """Return what is inconsistent in a manifest, None if nothing is."""
     if sum(shard.samples for shard in contents.shards) != contents.samples:
         return f"its shards do not add up to {contents.samples:,} samples"
     if len(contents.classes or ()) != len(contents.class_counts or ()):
-        return "classes and their counts differ in number"
+        return "it has different numbers of classes and of class counts"
     if bool(contents.buckets) != (contents.format_version == 2):
-        return f"format version {contents.format_version} and {len(contents.buckets)} buckets"
+        return f"format version {contents.format_version} does not fit {len(contents.buckets)} buckets"
     if sum(bucket.samples for bucket in contents.sizes) != contents.samples:
         return f"its buckets do not add up to {contents.samples:,} samples"
     sizes = [(bucket.height, bucket.width) for bucket in contents.sizes]
     if sizes != sorted(set(sizes)) or (contents.height, contents.width) != tuple(map(max, zip(*sizes, strict=True))):
-        return "its buckets are out of order, or not of the size that it says"
+        return "its buckets are out of order, or do not have the stated largest size"
     return None
 
 
 def _check_consistency(path: Path, manifest: Manifest, document: dict[str, Any], checksum: object) -> None:
     if checksum != _sha256(document) or manifest.root != _sha256(document["contents"]):
-        raise DataError(f"{path}: changed since it was written, its checksum does not fit; prepare the data again")
+        raise DataError(f"{path}: changed since it was written, its checksum does not match; {REPAIR_HINT}")
     if problem := _contradiction(manifest.contents):
-        raise DataError(f"{path}: {problem}; prepare the data again")
+        raise DataError(f"{path}: {problem}; {REPAIR_HINT}")
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Read and check the manifest of a data set.
 
     Raises:
-        DataError: there is none, it is damaged, or a newer version of hdit made it.
+        DataError: it is missing or damaged, or a newer version of hdit wrote it.
     """
     path = folder / MANIFEST
     document = _load_document(path)
@@ -197,7 +203,46 @@ def read_manifest(folder: Path) -> Manifest:
         manifest = Manifest.model_validate(document)
     except ValidationError as problem:
         first = problem.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path}: damaged at {where}: {first['msg']}; prepare the data again") from None
+        key = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: damaged at {key}: {first['msg']}; {REPAIR_HINT}") from None
     _check_consistency(path, manifest, document, checksum)
     return manifest
+
+
+def size_problem(path: Path, expected_bytes: int) -> tuple[int, str | None]:
+    """Return how many bytes a file has, and what is wrong with that."""
+    try:
+        size_bytes = retry_transient(path, path.stat).st_size
+    except OSError as problem:
+        return 0, f"cannot be read ({problem.strerror})"
+    if size_bytes == expected_bytes:
+        return size_bytes, None
+    return size_bytes, f"has {size_bytes:,} bytes, the manifest says {expected_bytes:,}: truncated or altered"
+
+
+def load_rows(folder: Path, name: str, entry: IndexEntry, dtype: np.dtype, samples: int) -> Shaped[np.ndarray, " _"]:
+    """Map the index or the hashes of a data set into memory, after checking that the manifest means this file.
+
+    Args:
+        folder: of the data set.
+        name: of the file.
+        entry: what the manifest says of it.
+        dtype: of its rows.
+        samples: how many rows it has.
+
+    Raises:
+        DataError: it is missing, damaged, or another file.
+    """
+    path = folder / name
+    problem = size_problem(path, entry.bytes)[1]
+    try:
+        if problem is None and retry_transient(path, lambda: crc32(path)) != entry.crc32:
+            problem = "its checksum does not match the manifest"
+        if problem is None:
+            rows = np.load(path, mmap_mode="r", allow_pickle=False)
+            if rows.dtype == dtype and rows.shape == (samples,):
+                return rows.view(np.ndarray)
+            problem = f"does not have the rows of {samples:,} images"
+    except (OSError, ValueError, EOFError) as error:
+        problem = f"cannot be read ({error})"
+    raise DataError(f"{path}: {problem}; {REPAIR_HINT}")

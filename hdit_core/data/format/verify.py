@@ -1,8 +1,8 @@
-"""Is a prepared data set still what it was? Every part that is not is named.
+"""Verifies a prepared data set against its manifest, and reports every damaged part.
 
 - `quick`: the size of every file and the checksum of the index; a second for a million images.
 - `full`: every byte of every file, by SHA-256.
-- `deep`: also every image: whether it decodes, and whether tar, index, label and hashes say the same of it.
+- `deep`: also every image: whether it decodes, and whether tar, index, label and hashes agree.
 """
 
 import time
@@ -22,16 +22,19 @@ from hdit_core.data.format.manifest import (
     INDEX,
     MANIFEST,
     REJECTS,
+    REPAIR_HINT,
     Contents,
     IndexEntry,
     Manifest,
     ShardEntry,
+    load_rows,
     read_manifest,
+    size_problem,
 )
 from hdit_core.data.format.shard import HASHES_DTYPE, INDEX_DTYPE
 from hdit_core.data.format.verify_images import image_problems
 from hdit_core.errors import DataError
-from hdit_core.files import crc32, digest
+from hdit_core.files import digest
 
 Level = Literal["quick", "full", "deep"]
 Progress = Callable[[int, int], None]
@@ -42,7 +45,7 @@ Rows = Shaped[np.ndarray, " _"]
 
 @dataclass(frozen=True)
 class Defect:
-    """One thing that is not as it was."""
+    """One damaged part."""
 
     file: str  # its name in the data set's folder
     problem: str
@@ -50,11 +53,11 @@ class Defect:
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was looked at, and what is wrong with it."""
+    """What was checked, and what is wrong with it."""
 
     out: str
     level: Level
-    root: str | None  # None: the manifest is damaged, and with it the word on everything else
+    root: str | None  # None: the manifest is damaged, so nothing else can be checked
     images: int
     shards: int
     bytes: int
@@ -62,97 +65,86 @@ class VerifyReport:
     elapsed_s: float
 
 
-def _size_problem(path: Path, expected_bytes: int) -> str | None:
-    try:
-        found_bytes = path.stat().st_size
-    except OSError as problem:
-        return f"cannot be read ({problem.strerror})"
-    if found_bytes == expected_bytes:
-        return None
-    return f"has {found_bytes:,} bytes, the manifest says {expected_bytes:,}"
-
-
-def _file_problem(path: Path, entry: IndexEntry | ShardEntry, whole: bool) -> str | None:
-    """Return what is wrong with a file by its size and, with `whole`, by its bytes."""
-    if problem := _size_problem(path, entry.bytes):
+def _file_problem(path: Path, entry: IndexEntry | ShardEntry, full: bool) -> str | None:
+    """Return what is wrong with a file by its size and, with `full`, by its bytes."""
+    if problem := size_problem(path, entry.bytes)[1]:
         return problem
     try:
-        found = digest(path) if whole else None
+        altered = full and digest(path).sha256 != entry.sha256
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    return "altered: its SHA-256 is not the manifest's" if found and found.sha256 != entry.sha256 else None
-
-
-def _rows_problem(path: Path, entry: IndexEntry, dtype: np.dtype, samples: int, whole: bool) -> str | None:
-    """Return what is wrong with a file of rows."""
-    if problem := _file_problem(path, entry, whole):
-        return problem
-    try:
-        if crc32(path) != entry.crc32:
-            return "altered: its checksum is not the manifest's"
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as problem:
-        return f"cannot be read ({problem})"
-    return None if rows.dtype == dtype and rows.shape == (samples,) else f"not the rows of {samples:,} images"
+    return "altered: its SHA-256 is not the manifest's" if altered else None
 
 
 def _index_problem(index: Rows, contents: Contents) -> str | None:
-    """Return what in the index contradicts the manifest."""
+    """Return how the index contradicts the manifest, None if it does not."""
     counts = np.bincount(np.minimum(index["shard"], len(contents.shards)), minlength=len(contents.shards))
     if (
         counts.tolist() != [shard.samples for shard in contents.shards]
         or (np.diff(index["shard"].astype(int)) < 0).any()
     ):
-        return "its images do not lie in the shards as the manifest says"
+        return "does not have as many images per shard as the manifest says"
     num_classes = len(contents.classes or ())
     if index["label"].min() < -1 or index["label"].max() >= num_classes:
-        return f"has labels outside of the {num_classes} classes"
+        return f"has labels that are none of the {num_classes} classes"
     labels = np.bincount(index["label"][index["label"] >= 0], minlength=num_classes)
     if labels.tolist() != list(contents.class_counts or ()):
-        return "its classes do not have as many images as the manifest says"
+        return "does not have as many images per class as the manifest says"
     return None
 
 
 def _rejects_problem(path: Path, expected: int) -> str | None:
     try:
         with path.open("rb") as file:
-            found = sum(1 for _ in file)
+            lines = sum(1 for _ in file)
     except OSError as problem:
         return f"cannot be read ({problem.strerror})"
-    return None if found == expected else f"has {found:,} lines, the manifest says {expected:,}"
+    return None if lines == expected else f"has {lines:,} lines, the manifest says {expected:,}"
 
 
 def _unnamed_shards(folder: Path, contents: Contents) -> Iterator[Defect]:
-    """Yield shards that a pattern such as `shard-*.tar` would find, and that do not belong to the set."""
+    """Yield shards that match a pattern such as `shard-*.tar`, and do not belong to the set."""
     named = {shard.name for shard in contents.shards}
     for path in sorted(folder.glob("shard-*.tar")):
         if path.name not in named:
-            yield Defect(path.name, "is no part of the data set: the manifest does not name it")
+            yield Defect(path.name, "is not part of the data set: the manifest does not name it")
 
 
 class _Verification:
-    """A data set whose manifest is whole, being looked at."""
+    """The verification of a data set whose manifest is intact."""
 
     def __init__(self, folder: Path, manifest: Manifest, level: Level) -> None:
         self.folder, self.manifest, self.contents = folder, manifest, manifest.contents
-        self.whole, self.deep = level != "quick", level == "deep"
+        self.full, self.deep = level != "quick", level == "deep"
         self.index: Rows | None = None
         self.hashes: Rows | None = None
         self._ends = list(accumulate(shard.samples for shard in self.contents.shards))
 
+    def _rows(self, name: str, entry: IndexEntry, dtype: np.dtype) -> Rows | Defect:
+        """Return the rows of a file, or what is wrong with it."""
+        path = self.folder / name
+        if problem := _file_problem(path, entry, self.full):
+            return Defect(name, problem)
+        try:
+            return load_rows(self.folder, name, entry, dtype, self.contents.samples)
+        except DataError as error:
+            return Defect(name, str(error).removeprefix(f"{path}: ").removesuffix(f"; {REPAIR_HINT}"))
+
     def small_files(self) -> Iterator[Defect]:
-        """Yield what is wrong with everything but the shards; keep the rows that are whole."""
-        samples, hashes = self.contents.samples, self.manifest.hashes
-        if problem := _rows_problem(self.folder / INDEX, self.contents.index, INDEX_DTYPE, samples, self.whole):
-            yield Defect(INDEX, problem)
+        """Yield what is wrong with everything but the shards; keep the rows that are intact."""
+        index = self._rows(INDEX, self.contents.index, INDEX_DTYPE)
+        if isinstance(index, Defect):
+            yield index
         else:
-            self.index = np.load(self.folder / INDEX, mmap_mode="r", allow_pickle=False)
-            if problem := _index_problem(self.index, self.contents):
+            self.index = index
+            if problem := _index_problem(index, self.contents):
                 yield Defect(INDEX, problem)
-        if hashes and (problem := _rows_problem(self.folder / HASHES, hashes, HASHES_DTYPE, samples, self.whole)):
-            yield Defect(HASHES, problem)
-        elif hashes:
-            self.hashes = np.load(self.folder / HASHES, mmap_mode="r", allow_pickle=False)
+        if self.manifest.hashes:
+            hashes = self._rows(HASHES, self.manifest.hashes, HASHES_DTYPE)
+            if isinstance(hashes, Defect):
+                yield hashes
+            else:
+                self.hashes = hashes
         if problem := _rejects_problem(self.folder / REJECTS, self.manifest.rejects):
             yield Defect(REJECTS, problem)
         yield from _unnamed_shards(self.folder, self.contents)
@@ -164,46 +156,46 @@ class _Verification:
         """Return what is wrong with a shard."""
         entry = self.contents.shards[number]
         path = self.folder / entry.name
-        problem = _file_problem(path, entry, self.whole)
+        problem = _file_problem(path, entry, self.full)
         defects = [Defect(entry.name, problem)] if problem else []
         if self.deep and self.index is not None and path.is_file():
             rows = self._rows_of(number)
             hashes = None if self.hashes is None else self.hashes[rows]
-            found = image_problems(path, self.contents, rows.start, self.index[rows], hashes)
-            defects += [Defect(entry.name, problem) for problem in found]
+            problems = image_problems(path, self.contents, rows.start, self.index[rows], hashes)
+            defects += [Defect(entry.name, problem) for problem in problems]
         return defects
 
 
-def _check_all(found: _Verification, workers: int, on_progress: Progress | None) -> Iterator[Defect]:
-    """Look at everything; hashing and decoding leave Python's lock to the other threads."""
-    yield from found.small_files()
-    shards, done = found.contents.shards, 0
+def _check_all(verification: _Verification, workers: int, on_progress: Progress | None) -> Iterator[Defect]:
+    """Check everything, in threads: hashing and decoding release Python's lock."""
+    yield from verification.small_files()
+    shards, done = verification.contents.shards, 0
     with ThreadPoolExecutor(max(1, workers)) as threads:
-        for number, defects in enumerate(threads.map(found.shard, range(len(shards)))):
+        for number, defects in enumerate(threads.map(verification.shard, range(len(shards)))):
             yield from defects
             done += shards[number].samples
             if on_progress:
-                on_progress(done, found.contents.samples)
+                on_progress(done, verification.contents.samples)
 
 
 def verify(folder: Path, level: Level = "full", workers: int = 1, on_progress: Progress | None = None) -> VerifyReport:
-    """Compare a data set with its manifest, and find everything that is not as it was.
+    """Compare a data set with its manifest, and return every damaged part.
 
     Args:
         folder: of the data set; nothing in it is written.
-        level: how closely it is looked at.
-        workers: shards that are looked at side by side.
+        level: how thorough the check is.
+        workers: shards checked in parallel.
         on_progress: called after each shard.
     """
     started_at = time.monotonic()
-    verdict = partial(VerifyReport, out=str(folder), level=level)
+    report = partial(VerifyReport, out=str(folder), level=level)
     try:
         manifest = read_manifest(folder)
     except DataError as problem:
         defect = Defect(MANIFEST, str(problem).removeprefix(f"{folder / MANIFEST}: "))
-        return verdict(root=None, images=0, shards=0, bytes=0, defects=(defect,), elapsed_s=0.0)
+        return report(root=None, images=0, shards=0, bytes=0, defects=(defect,), elapsed_s=0.0)
     defects = tuple(_check_all(_Verification(folder, manifest, level), workers, on_progress))
-    return verdict(
+    return report(
         root=manifest.root,
         images=manifest.contents.samples,
         shards=len(manifest.contents.shards),

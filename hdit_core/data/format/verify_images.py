@@ -1,4 +1,4 @@
-"""Every image of a shard, one by one: do the tar, the index, the label and the hashes say the same of it?"""
+"""Verifies every image of a shard: whether the tar, the index, the label and the hashes agree."""
 
 import os
 import tarfile
@@ -15,17 +15,17 @@ from hdit_core.data.format.manifest import Contents
 from hdit_core.data.format.shard import HASHES_DTYPE, NO_LABEL, ShardSample, read_shard
 from hdit_core.data.image.codec import SUFFIXES, decode
 
-MOST_PROBLEMS = 20  # of one shard; a shard that is shifted by a byte has one for every image
+MOST_PROBLEMS = 20  # reported per shard; a shard that is shifted by a byte has one for every image
 
 Rows = Shaped[np.ndarray, " _"]
 
 
 def _pixels_problem(pixels: UInt8[np.ndarray, "H W C"], about: dict[str, str], hashes: Rows) -> str | None:
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    found = np.frombuffer(image_hashes(about["sha256"], image), HASHES_DTYPE)
-    if (found["source"] != hashes["source"]).any():
-        return "its original is not that of the hashes"
-    return "its pixels are not those of the hashes" if (found["pixels"] != hashes["pixels"]).any() else None
+    actual = np.frombuffer(image_hashes(about["sha256"], image), HASHES_DTYPE)
+    if (actual["source"] != hashes["source"]).any():
+        return "the hash of its original file is not that in hashes.npy"
+    return "the hash of its pixels is not that in hashes.npy" if (actual["pixels"] != hashes["pixels"]).any() else None
 
 
 class _Shard:
@@ -42,24 +42,24 @@ class _Shard:
         """Return what is wrong with one image.
 
         Raises:
-            ValueError, KeyError, TypeError, RecursionError: its image, .json or .cls is none.
+            ValueError, KeyError, TypeError, RecursionError: its image, .json or .cls is damaged.
         """
-        place = (int(row["offset"][0]), int(row["length"][0]))
-        if stored.members[SUFFIXES[self.contents.codec]] != place:
-            return "does not lie where the index says"
-        content = os.pread(self.descriptor, place[1], place[0])
+        offset, length = int(row["offset"][0]), int(row["length"][0])
+        if stored.members[SUFFIXES[self.contents.codec]] != (offset, length):
+            return "is not at the position in the index"
+        content = os.pread(self.descriptor, length, offset)
         if zlib.crc32(content) != row["crc32"][0]:
             return "does not have the checksum of the index"
         pixels = decode(content, self.contents.codec, self.shape)
         about = stored.read_json(self.descriptor)
         if problem := self._label_problem(stored, int(row["label"][0])):
             return problem
-        lossless = self.contents.codec != "jpeg"  # else the hashes are of what there was before the loss
+        lossless = self.contents.codec != "jpeg"  # the hashes are of the pixels before encoding
         return _pixels_problem(pixels, about, hashes) if hashes is not None and lossless else None
 
 
 def _shape_of(contents: Contents, first: int) -> tuple[int, int, int]:
-    """Return the shape of the images of the shard whose first image has this number."""
+    """Return the shape of the images of the shard that begins with this image."""
     for bucket in contents.sizes:
         if first < bucket.samples:
             return bucket.height, bucket.width, contents.channels
@@ -70,33 +70,33 @@ def _shape_of(contents: Contents, first: int) -> tuple[int, int, int]:
 def _each_problem(path: Path, shard: _Shard, first: int, index: Rows, hashes: Rows | None) -> Iterator[str]:
     try:
         stored = read_shard(path)
-    except (tarfile.TarError, OSError, ValueError) as problem:
-        yield f"not a whole tar ({problem})"
+    except (tarfile.TarError, OSError, ValueError) as error:
+        yield f"not an intact tar ({error})"
         return
     if len(stored) != len(index):
         yield f"holds {len(stored):,} samples, the index {len(index):,}"
     for number, sample in enumerate(stored[: len(index)]):
-        one = slice(number, number + 1)
+        row = slice(number, number + 1)
         try:
-            found = shard.problem(sample, index[one], None if hashes is None else hashes[one])
-        except (ValueError, KeyError, TypeError, RecursionError, OSError) as problem:
-            found = f"damaged ({problem})"
-        if found:
-            yield f"image {first + number} ({sample.key}) at byte {index['offset'][number]:,}: {found}"
+            problem = shard.problem(sample, index[row], None if hashes is None else hashes[row])
+        except (ValueError, KeyError, TypeError, RecursionError, OSError) as error:
+            problem = f"damaged ({error})"
+        if problem:
+            yield f"image {first + number} ({sample.key}) at byte {index['offset'][number]:,}: {problem}"
 
 
 def image_problems(path: Path, contents: Contents, first: int, index: Rows, hashes: Rows | None) -> list[str]:
-    """Return what is wrong with the images of a shard, at most MOST_PROBLEMS and how many more.
+    """Return what is wrong with the images of a shard: at most MOST_PROBLEMS, and the number of others.
 
     Args:
         path: of the shard.
         contents: of the data set.
-        first: number of its first image in the data set.
+        first: index of its first image in the data set.
         index: its rows of the index.
-        hashes: its rows of the hashes, where the data set has them.
+        hashes: its rows of the hashes, None where the data set has none.
     """
     with path.open("rb") as file:
         shard = _Shard(file.fileno(), contents, _shape_of(contents, first))
-        found = list(_each_problem(path, shard, first, index, hashes))
-    more = [f"and {len(found) - MOST_PROBLEMS:,} more"] if len(found) > MOST_PROBLEMS else []
-    return found[:MOST_PROBLEMS] + more
+        problems = list(_each_problem(path, shard, first, index, hashes))
+    more = [f"and {len(problems) - MOST_PROBLEMS:,} more"] if len(problems) > MOST_PROBLEMS else []
+    return problems[:MOST_PROBLEMS] + more

@@ -1,7 +1,7 @@
-"""Batches as the trainer takes them: images, and everything random about each as a function of (seed, its number).
+"""Batches for the trainer: images, and all randomness of each as a function of (seed, its number).
 
 The number of an image is how many came before it in the run. Which image it is, its flip and augmentation, whether its
-class is dropped, its place within the stratum of noise levels and its noise depend on (seed, number) alone, so that
+class is dropped, its position within the stratum of noise levels and its noise depend on (seed, number) alone, so that
 workers, ranks and micro-batches change no bit.
 """
 
@@ -9,6 +9,7 @@ from collections import ChainMap
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from hdit_core.data.format.transient import never
 from hdit_core.data.loader.augment import AffineWarp, augment
 from hdit_core.data.loader.order import Order, UniformOrder
-from hdit_core.data.loader.quarantine import Quarantine, read_sound
+from hdit_core.data.loader.quarantine import Quarantine, read_intact
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.data.loader.workers import read_in_workers
 from hdit_core.errors import DataError, HditError
@@ -27,27 +29,27 @@ from hdit_core.images import from_uint8
 from hdit_core.randomness import normal, uniform
 
 NETWORK_INPUTS = ("images", "class_ids", "augment_cond", "noise")
-"""What goes to the device. Noise levels are worked out of the rest on the CPU, in float64, which MPS does not have."""
+"""Tensors that are moved to the device. Noise levels are computed on the CPU in float64, which MPS does not have."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What one micro-batch of training needs; on the CPU, and the augmentation not finished, until `to`."""
+    """The inputs of one micro-batch of training; on the CPU, and not fully augmented, until `to` is called."""
 
-    numbers: Int64[Tensor, " B"]  # images before each in the run
+    numbers: Int64[Tensor, " B"]  # position of each in the run
     images: Float[Tensor, "B C H W"]  # in [-1, 1]
     class_ids: Int64[Tensor, " B"] | None  # num_classes where the class is dropped; None without classes
-    augment_cond: Float[Tensor, "B 9"]  # what was done to each; zeros for nothing
+    augment_cond: Float[Tensor, "B 9"]  # augmentation parameters; zeros for none
     noise: Float[Tensor, "B C H W"]  # standard normal
-    uniform: Float64[Tensor, " B"]  # in [0, 1), the place within the stratum of noise levels
-    warp: AffineWarp | None = None  # of the images, to be done by `to`
-    damaged: Mapping[int, str] = field(default_factory=dict)  # images that these stand in for, and what is wrong there
+    uniform: Float64[Tensor, " B"]  # in [0, 1), the position within the stratum of noise levels
+    warp: AffineWarp | None = None  # of the images; applied by `to`
+    damaged: Mapping[int, str] = field(default_factory=dict)  # images that were replaced, and what is wrong with them
 
     def to(self, device: torch.device | str) -> "Batch":
-        """Return the batch with what the network takes on a device, and the images augmented."""
+        """Return the batch with the network's inputs on a device, and the images fully augmented."""
         device = torch.device(device)
-        at_once = self if device.type == "cuda" else self._warped()  # others lack bicubic sampling
-        return at_once._with(NETWORK_INPUTS, lambda tensor: tensor.to(device, non_blocking=True))._warped()
+        batch = self if device.type == "cuda" else self._warped()  # other devices lack bicubic sampling
+        return batch._with(NETWORK_INPUTS, lambda tensor: tensor.to(device, non_blocking=True))._warped()
 
     def _warped(self) -> "Batch":
         if self.warp is None:
@@ -55,7 +57,7 @@ class Batch:
         return replace(self, images=self.warp.to(self.images.device)(self.images), warp=None)
 
     def pin_memory(self) -> "Batch":
-        """Return the batch with the same in page-locked memory; DataLoader calls this."""
+        """Return the batch with these tensors in page-locked memory; DataLoader calls this."""
         return self._with(NETWORK_INPUTS, Tensor.pin_memory)
 
     def _with(self, names: Sequence[str], change: Callable[[Tensor], Tensor]) -> "Batch":
@@ -65,7 +67,7 @@ class Batch:
 
 
 class TrainingDataset(Dataset[Batch]):
-    """Makes the batch of any list of image numbers."""
+    """Returns the batch of any list of image numbers."""
 
     def __init__(
         self,
@@ -82,14 +84,15 @@ class TrainingDataset(Dataset[Batch]):
         self.class_dropout, self.num_classes, self.max_damaged = class_dropout, num_classes, max_damaged
 
     def batch(self, numbers: Sequence[int]) -> Batch:
-        """Read and draw everything for the given images of the run, which have one size.
+        """Return the batch of these images of the run, which have one size.
 
         Raises:
             DataError: the data set is damaged.
+            StorageUnavailable: the data cannot be read at the moment.
         """
         indices = self.order.images_at(np.fromiter(numbers, np.int64)).tolist()
         read = [
-            read_sound(self.reader, self.order, number, index, self.max_damaged)
+            read_intact(self.reader, self.order, number, index, self.max_damaged)
             for number, index in zip(numbers, indices, strict=True)
         ]
         images = from_uint8(np.stack([image for image, *_ in read]))
@@ -115,25 +118,46 @@ class TrainingDataset(Dataset[Batch]):
         return ids.where(~dropped, self.num_classes)
 
     def __getitems__(self, numbers: list[int]) -> Batch | HditError:
-        """Return a batch, or what is wrong as a value: raised in a worker, its message would carry the traceback."""
+        """Return a batch, or an error as a value: raised in a worker, its message would contain the traceback."""
         try:
             return self.batch(numbers)
-        except HditError as problem:
-            return problem
+        except HditError as error:
+            return error
 
 
 def _check_classes(reader: ImageReader, num_classes: int) -> None:
-    """Refuse a model with classes on images without, or with fewer classes than the images have."""
+    """Refuse a model with classes for images without any, or with fewer classes than the images have."""
     if num_classes and not reader.num_classes:
         raise DataError(
-            f"{reader.folder}: its images have no classes, the model wants {num_classes}; "
+            f"{reader.folder}: its images have no classes, the model expects {num_classes}; "
             "set model.num_classes to 0, or prepare the data with class folders or --labels"
         )
     if num_classes and reader.num_classes > num_classes:
         raise DataError(
-            f"{reader.folder}: its images have {reader.num_classes} classes, the model {num_classes}; "
+            f"{reader.folder}: its images have {reader.num_classes} classes, the model has {num_classes}; "
             f"set model.num_classes to {reader.num_classes}"
         )
+
+
+def _batch_bytes(reader: ImageReader, num_images: int) -> int:
+    """Return the bytes of images and noise of a micro-batch, nearly all that passes through shared memory."""
+    contents = reader.manifest.contents
+    return num_images * max(size.height * size.width for size in contents.sizes) * contents.channels * 2 * 4
+
+
+def _batches(
+    images: TrainingDataset, plan: Iterable[Sequence[int]], workers: int, stop_requested: Callable[[], bool]
+) -> Generator[Batch | HditError, None, None]:
+    """Yield batches and errors, read in this process or in others."""
+    plan = iter(plan)
+    if (first := next(plan, None)) is None:
+        return
+    plan = chain([first], plan)
+    if workers:
+        batch_bytes = _batch_bytes(images.reader, len(first))
+        yield from read_in_workers(images, plan, workers, batch_bytes=batch_bytes, stop_requested=stop_requested)
+    else:
+        yield from (images.__getitems__(list(numbers)) for numbers in plan)
 
 
 def load_batches(
@@ -147,25 +171,30 @@ def load_batches(
     num_classes: int = 0,
     order: Order | None = None,
     quarantine: Quarantine | None = None,
+    stop_requested: Callable[[], bool] = never,
 ) -> Generator[Batch, None, None]:
-    """Yield the batches of a run; closing the iterator ends the processes that read.
+    """Yield the batches of a run; closing the iterator ends the worker processes.
 
     Args:
         reader: the data set.
-        plan: the image numbers of each micro-batch, as many as there are to be batches.
+        plan: the image numbers of each micro-batch.
         seed: the run's.
-        workers: processes that read and decode; 0 reads here. No bit depends on it.
-        augment_prob: probability of each augmentation; 0 turns all of them off, the mirror image too.
+        workers: processes that read and decode; 0 reads in this one. No bit depends on it.
+        augment_prob: probability of each augmentation; 0 turns all of them off, horizontal flips too.
         class_dropout: probability that a class becomes `num_classes`, "no class".
         num_classes: of the model; 0 for none.
-        order: of the images; default: the uniform one. Each entry of the plan has to be of one size.
-        quarantine: counts damaged images, and says how many there may be; default: none.
+        order: of the images; default: uniform. Each entry of the plan has images of one size.
+        quarantine: counts damaged images, and limits them; default: none are allowed.
+        stop_requested: asked about once a second while no batch comes.
 
     Raises:
-        DataError: the data set is damaged or does not fit the model, or a process that reads it died.
+        DataError: the data set is damaged or does not fit the model, or a worker died.
+        StorageUnavailable: the data cannot be read at the moment.
+        WaitInterrupted: a stop was requested while no batch came.
     """
     _check_classes(reader, num_classes)
     quarantine = quarantine or Quarantine(0)
+    reader.stop_requested = stop_requested  # in this process: workers are interrupted by ending them
     images = TrainingDataset(
         reader,
         order or UniformOrder(seed, len(reader)),
@@ -175,7 +204,7 @@ def load_batches(
         num_classes=num_classes,
         max_damaged=quarantine.limit,
     )
-    batches = read_in_workers(images, plan, workers) if workers else (images.__getitems__(list(each)) for each in plan)
+    batches = _batches(images, plan, workers, stop_requested)
     with closing(batches):  # a traceback of what is raised here would keep it, and its processes, alive
         for batch in batches:
             if isinstance(batch, HditError):

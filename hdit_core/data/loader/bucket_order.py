@@ -60,7 +60,7 @@ class BucketOrder:
         self.seed, self.buckets, self.parts = seed, tuple(buckets), tuple(parts)
         self._num_images = sum(bucket.num_images for bucket in buckets)
 
-    def images_at(self, numbers: Integer[np.ndarray, " B"], later: int = 0) -> Int64[np.ndarray, " B"]:
+    def images_at(self, numbers: Integer[np.ndarray, " B"], skip: int = 0) -> Int64[np.ndarray, " B"]:
         """See `Order`."""
         numbers = numbers.astype(np.int64)
         starts = np.array([part.after_images for part in self.parts])
@@ -70,7 +70,7 @@ class BucketOrder:
         indices = np.empty_like(numbers)
         for part, step in {*zip(parts.tolist(), steps.tolist(), strict=True)}:
             chosen = (parts == part) & (steps == step)
-            indices[chosen] = self._images_of(part, step, places[chosen] + later)
+            indices[chosen] = self._images_of(part, step, places[chosen] + skip)
         return indices
 
     def _images_of(self, part: int, step: int, places: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:

@@ -23,12 +23,12 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: keeps the mu
 class Order(Protocol):
     """Which image of the data set each image of a run is."""
 
-    def images_at(self, numbers: Integer[np.ndarray, " B"], later: int = 0) -> Int64[np.ndarray, " B"]:
+    def images_at(self, numbers: Integer[np.ndarray, " B"], skip: int = 0) -> Int64[np.ndarray, " B"]:
         """Return places in the index.
 
         Args:
             numbers: images before each in the run, 0 <= n < 2^63; in any order, of any epochs.
-            later: 0; or k for the image that stands k places further on: others of the same size, which can stand in.
+            skip: 0; or k for the image k positions later, which has the same size and can replace it.
         """
         ...
 
@@ -91,9 +91,9 @@ class UniformOrder:
     seed: int
     num_images: int
 
-    def images_at(self, numbers: Integer[np.ndarray, " B"], later: int = 0) -> Int64[np.ndarray, " B"]:
+    def images_at(self, numbers: Integer[np.ndarray, " B"], skip: int = 0) -> Int64[np.ndarray, " B"]:
         """See `Order`."""
-        return images_at(self.seed, numbers + later, self.num_images)
+        return images_at(self.seed, numbers + skip, self.num_images)
 
 
 KEPT_EPOCHS = 2
@@ -126,9 +126,9 @@ class BlockOrder:
         self._offsets = np.cumsum(self._sizes) - self._sizes
         self._epochs: dict[int, _Epoch] = {}
 
-    def images_at(self, numbers: Integer[np.ndarray, " B"], later: int = 0) -> Int64[np.ndarray, " B"]:
+    def images_at(self, numbers: Integer[np.ndarray, " B"], skip: int = 0) -> Int64[np.ndarray, " B"]:
         """See `Order`."""
-        epochs, places = np.divmod(numbers.astype(np.int64) + later, self._sizes.sum())
+        epochs, places = np.divmod(numbers.astype(np.int64) + skip, self._sizes.sum())
         indices = np.empty_like(places)
         for number in np.unique(epochs):
             chosen = epochs == number

@@ -1,7 +1,7 @@
-"""Damaged images that a run goes on without: others stand in for them, each is told of, and there may be only so many.
+"""Damaged images that a run continues without: they are replaced and reported, up to a limit.
 
-Which image stands in is a function of (seed, number) and of what is damaged, like everything about a batch: the next
-sound one in the order of the run, of the same size.
+The replacement is a function of (seed, number) and of what is damaged, like everything about a batch: the next intact
+image of the same size in the order of the run.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,20 +15,23 @@ from hdit_core.errors import DataError
 
 
 class Quarantine:
-    """Counts the images that are damaged, each once however often it is met."""
+    """Counts damaged images, each of them once."""
 
     def __init__(self, limit: int, on_damage: Callable[[str], None] = lambda message: None) -> None:
-        """Begin with none.
+        """Start without damaged images.
 
         Args:
-            limit: images that may be damaged.
-            on_damage: is told of each that is new.
+            limit: number of images that may be damaged.
+            on_damage: called with a message for each new one.
         """
         self.limit, self.on_damage = limit, on_damage
         self.damaged: dict[int, str] = {}
 
     def add(self, damaged: Mapping[int, str]) -> None:
-        """Count images, given with what is wrong with each.
+        """Count damaged images.
+
+        Args:
+            damaged: what is wrong with each, by its index.
 
         Raises:
             DataError: there are more than the limit.
@@ -40,33 +43,33 @@ class Quarantine:
                     f"more than data.max_damaged = {self.limit} images are damaged; the last: {damaged[index]}"
                 )
             self.on_damage(
-                f"damaged image {len(self.damaged)} of at most {self.limit}, another stands in: {damaged[index]}"
+                f"damaged image {len(self.damaged)} of at most {self.limit}, replaced by another: {damaged[index]}"
             )
 
 
-def read_sound(
+def read_intact(
     reader: ImageReader, order: Order, number: int, index: int, max_damaged: int
 ) -> tuple[UInt8[np.ndarray, "H W C"], int, dict[int, str]]:
-    """Return an image of a run, its class number, and what was found to be damaged on the way to it.
+    """Return an image of a run, its class number, and the damaged images that it replaces.
 
     Args:
         reader: the data set.
         order: of the run.
         number: of the image in the run.
-        index: which image of the data set that is.
-        max_damaged: images that may be damaged.
+        index: of the image in the data set.
+        max_damaged: number of images that may be damaged.
 
     Raises:
-        DamagedImage: and no image may stand in, or those that could are damaged too.
+        DamagedImage: no image may be replaced, or the replacements are damaged too.
     """
     damaged: dict[int, str] = {}
-    # an epoch that begins anew on the way may show images again that were met before
-    for later in range(1, 2 * max_damaged + 3):
+    # where a new epoch begins among the replacements, an image may come twice
+    for skip in range(1, 2 * max_damaged + 3):
         try:
             return *reader.read(index), damaged
         except DamagedImage as problem:
             damaged[problem.index] = str(problem)
             if len(damaged) > max_damaged:
                 raise
-            index = int(order.images_at(np.array([number]), later)[0])
-    raise DataError(f"{reader.folder}: image after image is damaged; the last: {list(damaged.values())[-1]}")
+            index = int(order.images_at(np.array([number]), skip)[0])
+    raise DataError(f"{reader.folder}: too many consecutive images are damaged; the last: {list(damaged.values())[-1]}")

@@ -1,16 +1,17 @@
-"""Processes that read for a run: torch's DataLoader, with workers that live as long as the run needs them, no longer.
+"""Worker processes that read for a run: torch's DataLoader, with workers that live no longer than the run needs them.
 
-A scheduler signals all processes of a job, so workers ignore what asks a run to stop: the main process needs them until
-it has saved. They end by its word, are killed where they do not (stuck on a dead disk), and see by themselves when it
-is gone, whatever it died of.
+A scheduler signals all processes of a job, so workers ignore the signals that ask a run to stop: the main process needs
+them until it has saved. They end when the main process tells them to, are killed where they do not (stuck on a dead
+disk), and notice by themselves when the main process is gone, whatever ended it.
 """
 
 import atexit
+import errno
 import os
 import signal
 import threading
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import parent_process
@@ -20,17 +21,27 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from hdit_core.errors import DataError
+from hdit_core.data.format.transient import never
+from hdit_core.data.loader.shared_memory import check_shared_memory
+from hdit_core.errors import DataError, HditError
 
 TIMEOUT_S = 600.0
-"""A worker that has not read one micro-batch in this time hangs, on a dead disk for instance."""
+"""A worker that takes longer for one micro-batch hangs, on a dead disk for instance."""
 
-GRACE_S = 5.0  # for a worker to finish the image that it is at when it is told to end
+POLL_S = 1.0
+"""Between two looks at the stop request while no batch comes."""
+
+GRACE_S = 5.0  # for a worker to finish its current image when it is told to end
 PARENT_CHECK_S = 1.0
+_END = object()
 
 
-def _end_with_the_main_process() -> None:
-    """Wait until the main process is gone, and go as well, wherever the reading stands."""
+class WaitInterrupted(Exception):
+    """A stop was requested while the run waited for a batch; no batch is lost to the run's state."""
+
+
+def _end_with_main_process() -> None:
+    """Wait until the main process is gone, then end this one, whatever its state."""
     started_by, main = os.getppid(), parent_process()
     while os.getppid() == started_by and (main is None or main.is_alive()):
         time.sleep(PARENT_CHECK_S)
@@ -40,7 +51,7 @@ def _end_with_the_main_process() -> None:
 def _begin_worker(worker: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_main_process, daemon=True).start()
+    threading.Thread(target=_end_with_main_process, daemon=True).start()
 
 
 def _kill(workers: Iterable[BaseProcess]) -> None:
@@ -49,12 +60,12 @@ def _kill(workers: Iterable[BaseProcess]) -> None:
 
 
 def _end_workers(batches: Any) -> None:
-    """Tell the workers of a DataLoader's iterator to end, and kill those that have not within the grace."""
+    """Tell the workers of a DataLoader's iterator to end, and kill those that have not ended after the grace period."""
     if not any(worker.is_alive() for worker in batches._workers):
-        return  # the interpreter is ending, where no thread can begin
+        return  # the interpreter is shutting down, and no thread can be started
     killer = threading.Timer(GRACE_S, _kill, [batches._workers])
     killer.start()
-    with suppress(RuntimeError):  # torch's own report of a worker that was killed
+    with suppress(RuntimeError):  # torch's own report of a killed worker
         batches._shutdown_workers()
     killer.cancel()
     _kill(batches._workers)
@@ -68,50 +79,83 @@ def _kill_at_exit(workers: Sequence[BaseProcess]) -> None:
         worker.join()
 
 
-def _failed_worker(problem: RuntimeError) -> DataError | None:
+def _is_timeout(error: RuntimeError) -> bool:
+    return str(error).startswith("DataLoader timed out after")
+
+
+def _failed_worker(error: RuntimeError | OSError) -> HditError | None:
     """Return what a broken DataLoader means, None where the error is another."""
-    text = str(problem)
-    if not text.startswith("DataLoader"):
-        return None
-    if "killed by signal" in text or "exited unexpectedly" in text:
-        return DataError(
-            f"a process that reads images died (killed, out of memory?): {text.splitlines()[0]}; "
-            "run the same command again to go on, with fewer data.workers if memory is short"
+    text = str(error)
+    if "items of ancdata" in text or "Too many open files" in text or getattr(error, "errno", None) == errno.EMFILE:
+        return HditError(
+            "too many open files while batches came from the worker processes; raise the limit with `ulimit -n 4096`, "
+            "or lower data.workers"
         )
-    if "timed out after" in text:
+    if text.startswith("DataLoader") and ("killed by signal" in text or "exited unexpectedly" in text):
         return DataError(
-            f"no batch was read within {TIMEOUT_S:.0f} s: is the disk or a process that reads images stuck?"
+            f"a worker process that reads images died (killed, out of memory?): {text.splitlines()[0]}; "
+            "run the same command to resume, with fewer data.workers if memory is short"
         )
     return None
 
 
 @contextmanager
 def translate_worker_errors() -> Iterator[None]:
-    """Say in one line that a worker died: torch raises it in the main thread, at whatever that is doing just then.
+    """Report in one line that a worker died: torch raises it in the main thread, whatever that is doing at the time.
 
     Raises:
-        DataError: instead of torch's RuntimeError.
+        DataError, HditError: instead of torch's RuntimeError.
     """
     try:
         yield
-    except RuntimeError as problem:
-        raise _failed_worker(problem) or problem from None
+    except (RuntimeError, OSError) as error:
+        raise _failed_worker(error) or error from None
 
 
 def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def read_in_workers(dataset: Dataset[Any], plan: Iterable[Sequence[int]], workers: int) -> Generator[Any, None, None]:
-    """Yield what a data set's `__getitems__` makes of each entry of the plan, in its order, made in other processes.
+def _next_batch(batches: Iterator[Any], batch_bytes: int, stop_requested: Callable[[], bool]) -> Any:
+    """Return the next batch, or `_END`; the DataLoader's own time-out is only the interval between two checks."""
+    started_at = time.monotonic()
+    while True:
+        try:
+            return next(batches, _END)
+        except RuntimeError as error:
+            if not _is_timeout(error):
+                raise
+        if stop_requested():
+            raise WaitInterrupted
+        check_shared_memory(batch_bytes, "one more batch")
+        if time.monotonic() - started_at >= TIMEOUT_S:
+            raise DataError(
+                f"no batch was read within {TIMEOUT_S:.0f} s: is the disk or a worker process stuck? Run the same "
+                "command to resume"
+            )
+
+
+def read_in_workers(
+    dataset: Dataset[Any],
+    plan: Iterable[Sequence[int]],
+    workers: int,
+    *,
+    batch_bytes: int = 0,
+    stop_requested: Callable[[], bool] = never,
+) -> Generator[Any, None, None]:
+    """Yield what a data set's `__getitems__` returns for each entry of the plan, in order, from worker processes.
 
     Args:
         dataset: what is read; each worker has a copy.
         plan: image numbers.
         workers: processes, at least 1. They end when the iterator is closed, and at the latest with this process.
+        batch_bytes: of the tensors of one batch, which pass through shared memory; 0 where that is not checked.
+        stop_requested: asked every `POLL_S` seconds while no batch comes.
 
     Raises:
-        DataError: a worker died, or nothing came within `TIMEOUT_S`.
+        DataError: a worker died, or no batch came within `TIMEOUT_S`.
+        HditError: there is too little shared memory.
+        WaitInterrupted: a stop was requested during a wait.
     """
     loader = DataLoader(
         dataset,
@@ -119,16 +163,19 @@ def read_in_workers(dataset: Dataset[Any], plan: Iterable[Sequence[int]], worker
         num_workers=workers,
         collate_fn=_unchanged,
         pin_memory=torch.cuda.is_available(),
-        timeout=TIMEOUT_S,
+        timeout=min(POLL_S, TIMEOUT_S),
         worker_init_fn=_begin_worker,
-        generator=torch.Generator(),  # else it draws from torch's own stream, which is the network's dropout
+        generator=torch.Generator(),  # else it draws from torch's default generator, which the network's dropout uses
     )
+    prefetched = loader.prefetch_factor or 2
+    check_shared_memory((prefetched * workers + 1) * batch_bytes, f"{workers} worker processes")
     with translate_worker_errors():
         batches: Any = iter(loader)
         at_exit = partial(_kill_at_exit, batches._workers)
         atexit.register(at_exit)  # called before what multiprocessing registered earlier
         try:
-            yield from batches
+            while (batch := _next_batch(batches, batch_bytes, stop_requested)) is not _END:
+                yield batch
         finally:
             atexit.unregister(at_exit)
             _end_workers(batches)

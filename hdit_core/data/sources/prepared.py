@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from hdit_core.data.format.manifest import INDEX, read_manifest
+from hdit_core.data.format.manifest import INDEX, load_rows, read_manifest
+from hdit_core.data.format.shard import INDEX_DTYPE
 from hdit_core.data.sources.source import Entry
 from hdit_core.data.sources.webdataset import ShardedSource, ShardImage
 from hdit_core.errors import DataError
-from hdit_core.files import crc32
 
 
 class PreparedSource(ShardedSource):
@@ -27,7 +27,8 @@ class PreparedSource(ShardedSource):
         """
         self._folder = folder
         self._manifest = read_manifest(folder)
-        self._index = self._read_index()
+        contents = self._manifest.contents
+        self._index = load_rows(folder, INDEX, contents.index, INDEX_DTYPE, contents.samples)
         super().__init__(folder.resolve().name, [folder / shard.name for shard in self._manifest.contents.shards])
         self.channels = self._manifest.contents.channels
         sizes = (entry.size_bytes for entry in self.entries)
@@ -36,15 +37,6 @@ class PreparedSource(ShardedSource):
         if not np.array_equal(np.array(found, np.int64).reshape(-1, 3), expected):
             raise DataError(f"{folder}: its shards do not hold the images of its index; copy or prepare the data again")
         self.entries = [self._checked(entry, number) for number, entry in enumerate(self.entries)]
-
-    def _read_index(self) -> np.ndarray:
-        path, expected = self._folder / INDEX, self._manifest.contents.index
-        try:
-            if path.stat().st_size != expected.bytes or crc32(path) != expected.crc32:
-                raise ValueError("not the one the manifest was written with")
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as problem:
-            raise DataError(f"{path}: cannot be used ({problem}); copy or prepare the data again") from None
 
     def _classes(self, images: Sequence[ShardImage]) -> tuple[str, ...]:
         classes = self._manifest.contents.classes or ()

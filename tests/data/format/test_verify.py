@@ -47,7 +47,7 @@ def test_every_missing_and_every_cut_file_is_named(either_copy, level):
 def test_a_flipped_bit_of_the_rows_is_found_even_quickly(either_copy, name):
     flip(either_copy / name, 300, 3)
     assert [(damage.file, damage.problem) for damage in verify(either_copy, "quick").defects] == [
-        (name, "altered: its checksum is not the manifest's")
+        (name, "its checksum does not match the manifest")
     ]
 
 
@@ -91,18 +91,21 @@ def test_a_folder_without_a_manifest_is_said(tmp_path):
 def test_a_shard_that_the_manifest_does_not_name_is_said(either_copy):
     shutil.copy(first_shard(either_copy), either_copy / "shard-000099.tar")
     assert [(damage.file, damage.problem) for damage in verify(either_copy, "quick").defects] == [
-        ("shard-000099.tar", "is no part of the data set: the manifest does not name it")
+        ("shard-000099.tar", "is not part of the data set: the manifest does not name it")
     ]
 
 
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        (lambda index: index["shard"].__setitem__(0, 1), "its images do not lie in the shards as the manifest says"),
-        (lambda index: index["shard"].__setitem__(-1, 99), "its images do not lie in the shards as the manifest says"),
-        (lambda index: index["label"].__setitem__(0, 3), "has labels outside of the 3 classes"),
-        (lambda index: index["label"].__setitem__(0, -2), "has labels outside of the 3 classes"),
-        (lambda index: index["label"].__setitem__(0, 2), "its classes do not have as many images as the manifest"),
+        (lambda index: index["shard"].__setitem__(0, 1), "does not have as many images per shard as the manifest says"),
+        (
+            lambda index: index["shard"].__setitem__(-1, 99),
+            "does not have as many images per shard as the manifest says",
+        ),
+        (lambda index: index["label"].__setitem__(0, 3), "has labels that are none of the 3 classes"),
+        (lambda index: index["label"].__setitem__(0, -2), "has labels that are none of the 3 classes"),
+        (lambda index: index["label"].__setitem__(0, 2), "does not have as many images per class as the manifest"),
     ],
 )
 def test_an_index_that_contradicts_the_manifest_is_said(either_copy, change, problem):
@@ -116,7 +119,9 @@ def test_an_index_that_contradicts_the_manifest_is_said(either_copy, change, pro
 
 def test_rows_of_another_kind_are_said(either_copy):
     forge(either_copy, index=write_array(either_copy / "index.npy", np.zeros(22, INDEX_DTYPE)))
-    assert [damage.problem for damage in verify(either_copy, "quick").defects] == ["not the rows of 23 images"]
+    assert [damage.problem for damage in verify(either_copy, "quick").defects] == [
+        "does not have the rows of 23 images"
+    ]
 
 
 def test_verification_writes_nothing_and_needs_no_torch(either_copy):
@@ -126,7 +131,7 @@ def test_verification_writes_nothing_and_needs_no_torch(either_copy):
     before = {path: path.stat().st_mtime_ns for path in [either_copy, *either_copy.iterdir()]}
     code = (
         "import sys; from pathlib import Path; from hdit_core.data.format.verify import verify\n"
-        "assert not verify(Path(sys.argv[1]), 'deep').damages; sys.exit('torch' in sys.modules)"
+        "assert not verify(Path(sys.argv[1]), 'deep').defects; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, str(either_copy)]).returncode == 0
     assert {path: path.stat().st_mtime_ns for path in [either_copy, *either_copy.iterdir()]} == before

@@ -54,9 +54,9 @@ def no_image(name, content):
     ("change", "problem"),
     [
         (reject_json, "damaged (Expecting value"),
-        (other_json, "its original is not that of the hashes"),
+        (other_json, "the hash of its original file is not that"),
         (other_label, "class '2' in the tar, 0 in the index"),
-        (other_image, "its pixels are not those of the hashes"),
+        (other_image, "the hash of its pixels is not that"),
         (no_image, "damaged (not a PNG image"),
     ],
 )
@@ -81,13 +81,13 @@ def test_deep_finds_what_is_missing_or_out_of_place(either_copy):
     path = first_shard(either_copy)
     rewrite(path, lambda name, content: content + bytes(600) if name.endswith(".png") else content)
     forge(either_copy)
-    assert "does not lie where the index says" in verify(either_copy, "deep").defects[0].problem
+    assert "is not at the position in the index" in verify(either_copy, "deep").defects[0].problem
     path.write_bytes(bytes(10240))
     forge(either_copy)
     assert "holds 0 samples, the index" in verify(either_copy, "deep").defects[0].problem
     path.write_bytes(b"no tar at all" * 100)
     forge(either_copy)
-    assert "not a whole tar" in verify(either_copy, "deep").defects[0].problem
+    assert "not an intact tar" in verify(either_copy, "deep").defects[0].problem
 
 
 def test_a_member_twice_or_a_link_in_a_shard_is_said(either_copy):

@@ -117,13 +117,13 @@ def test_a_batch_moves_but_for_the_numbers_that_noise_levels_are_found_from_on_t
 def test_a_model_with_classes_refuses_images_without(tmp_path):
     prepare_data(PrepareSettings(str(write_pictures(tmp_path / "p")), tmp_path / "set", (8, 12), labels="none"))
     with pytest.raises(
-        DataError, match=r"set: its images have no classes, the model wants 3; set model.num_classes to 0"
+        DataError, match=r"set: its images have no classes, the model expects 3; set model.num_classes to 0"
     ):
         load(tmp_path / "set", [range(4)])
 
 
 def test_a_model_with_too_few_classes_is_refused(data_set):
-    with pytest.raises(DataError, match=r"its images have 3 classes, the model 2; set model.num_classes to 3"):
+    with pytest.raises(DataError, match=r"its images have 3 classes, the model has 2; set model.num_classes to 3"):
         load(data_set, [range(4)], num_classes=2)
 
 

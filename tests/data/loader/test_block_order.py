@@ -48,7 +48,7 @@ def test_an_image_depends_on_seed_and_number_alone(seed, sizes, block, data):
     order = BlockOrder(seed, sizes, block)
     together = order.images_at(numbers)
     assert [int(BlockOrder(seed, sizes, block).images_at(np.array([n]))[0]) for n in numbers] == together.tolist()
-    assert order.images_at(numbers, later=3).tolist() == order.images_at(numbers + 3).tolist()
+    assert order.images_at(numbers, skip=3).tolist() == order.images_at(numbers + 3).tolist()
     assert pickle.loads(pickle.dumps(order)).images_at(numbers).tolist() == together.tolist()
 
 

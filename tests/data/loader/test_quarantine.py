@@ -62,7 +62,7 @@ def test_each_damaged_image_is_told_of_once(damaged, workers):
     notes = []
     load(damaged, [range(start, start + 6) for start in range(0, 66, 6)], 3, workers, notes)
     assert len(notes) == 3
-    assert notes[2].startswith("damaged image 3 of at most 3, another stands in: ")
+    assert notes[2].startswith("damaged image 3 of at most 3, replaced by another: ")
     assert sorted(int(note.split(": image ")[1].split()[0]) for note in notes) == [3, 4, 17]
 
 
@@ -80,7 +80,7 @@ def test_without_leave_the_first_is_an_error_that_names_it(damaged):
 
 
 def test_a_set_with_nothing_sound_in_it_ends(data_set, tmp_path):
-    with pytest.raises(DataError, match=r"image after image is damaged; the last: .*shard"):
+    with pytest.raises(DataError, match=r"too many consecutive images are damaged; the last: .*shard"):
         load(damage(shutil.copytree(data_set, tmp_path / "all"), range(23)), [range(3)], 30)
 
 

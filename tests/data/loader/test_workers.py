@@ -7,11 +7,14 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 from torch.utils.data import Dataset
 
 from hdit_core.data.loader import workers as workers_module
-from hdit_core.data.loader.workers import read_in_workers, translate_worker_errors
-from hdit_core.errors import DataError
+from hdit_core.data.loader.workers import WaitInterrupted, read_in_workers, translate_worker_errors
+from hdit_core.data.prepare.job import PrepareSettings
+from hdit_core.data.prepare.run import prepare_data
+from hdit_core.errors import DataError, HditError
 
 UNFINISHED = """
 import sys, time
@@ -121,13 +124,13 @@ def test_batches_come_in_the_order_of_the_plan():
 
 def test_a_killed_worker_is_reported():
     with pytest.raises(
-        DataError, match=r"a process that reads images died .killed, out of memory\?.: .* run the same command"
+        DataError, match=r"a worker process that reads images died .killed, out of memory\?.: .* run the same command"
     ):
         list(read_in_workers(Dying(), [[0]], 1))
 
 
 def test_a_worker_that_is_killed_while_the_main_process_does_something_else_is_reported():
-    with pytest.raises(DataError, match=r"a process that reads images died"), translate_worker_errors():
+    with pytest.raises(DataError, match=r"a worker process that reads images died"), translate_worker_errors():
         batches = read_in_workers(Pids(), [[number] for number in range(9)], 1)
         os.kill(next(batches), signal.SIGKILL)
         time.sleep(120)  # the news of it ends the sleep
@@ -136,9 +139,7 @@ def test_a_worker_that_is_killed_while_the_main_process_does_something_else_is_r
 def test_a_stuck_worker_is_reported(monkeypatch):
     monkeypatch.setattr(workers_module, "TIMEOUT_S", 1.0)
     monkeypatch.setattr(workers_module, "GRACE_S", 0.3)
-    with pytest.raises(
-        DataError, match=r"no batch was read within 1 s: is the disk or a process that reads images stuck"
-    ):
+    with pytest.raises(DataError, match=r"no batch was read within 1 s: is the disk or a worker process stuck"):
         list(read_in_workers(Stuck(), [[1]], 1))
 
 
@@ -150,3 +151,82 @@ def test_a_bug_in_a_worker_keeps_its_own_error():
 def test_an_error_of_something_else_that_timed_out_is_no_matter_of_the_workers():
     with pytest.raises(RuntimeError, match="the network timed out after 3 s"), translate_worker_errors():
         raise RuntimeError("the network timed out after 3 s")
+
+
+def test_a_stop_request_is_heeded_while_no_batch_comes(monkeypatch):
+    monkeypatch.setattr(workers_module, "GRACE_S", 0.3)
+    asked_at = []
+
+    def stop_requested():
+        asked_at.append(time.monotonic())
+        return len(asked_at) == 2
+
+    batches = read_in_workers(Stuck(), [[0], [1]], 1, stop_requested=stop_requested)
+    pid = next(batches)
+    os.kill(pid, signal.SIGSTOP)
+    started_at = time.monotonic()
+    with pytest.raises(WaitInterrupted):
+        next(batches)
+    assert asked_at[-1] - started_at < 5
+    assert all_gone([pid], within_s=120)
+
+
+def test_a_worker_that_is_slower_than_the_polls_loses_no_batch(monkeypatch):
+    monkeypatch.setattr(workers_module, "POLL_S", 0.05)
+
+    class Slow(Dataset):
+        def __getitems__(self, numbers):
+            time.sleep(0.3)
+            return numbers
+
+    assert list(read_in_workers(Slow(), [[number] for number in range(5)], 2)) == [[number] for number in range(5)]
+
+
+def test_too_little_shared_memory_is_reported_before_a_worker_starts(monkeypatch):
+    monkeypatch.setattr("hdit_core.data.loader.shared_memory.free_shared_memory", lambda: 64 << 20)
+    with pytest.raises(
+        HditError, match=r"/dev/shm: 67 MB .* the batches of 2 worker processes need 100 MB; .*--shm-size"
+    ):
+        next(read_in_workers(Pids(), [[0]], 2, batch_bytes=20 * 10**6))
+    assert next(read_in_workers(Pids(), [[0]], 2, batch_bytes=10 * 10**6))
+
+
+def test_shared_memory_that_runs_out_later_is_reported_while_no_batch_comes(monkeypatch):
+    monkeypatch.setattr(workers_module, "GRACE_S", 0.3)
+    free = iter([1 << 30])
+    monkeypatch.setattr("hdit_core.data.loader.shared_memory.free_shared_memory", lambda: next(free, 1 << 10))
+    with pytest.raises(HditError, match=r"the batches of one more batch need .*--shm-size"):
+        list(read_in_workers(Stuck(), [[1]], 1, batch_bytes=10**6))
+
+
+READ_ALL = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), int(sys.argv[3])))
+from hdit_core.data.loader.batch import load_batches
+from hdit_core.data.loader.reader import ImageReader
+
+if __name__ == "__main__":
+    reader = ImageReader(sys.argv[1], cache_bytes=0)
+    plan = [range(first, first + 4) for first in range(0, len(reader) - 3, 4)] * 3
+    batches = load_batches(reader, plan, seed=0, workers=int(sys.argv[4]))
+    print(sum(1 for batch in batches) == len(plan), resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+@pytest.fixture(scope="module")
+def many_shards(tmp_path_factory):
+    """Return a data set of 300 shards with one image each."""
+    folder = tmp_path_factory.mktemp("many")
+    (folder / "pictures").mkdir()
+    for number in range(300):
+        Image.new("L", (12, 8), number % 256).save(folder / "pictures" / f"{number}.png")
+    prepare_data(PrepareSettings(str(folder / "pictures"), folder / "set", (8, 12), shard_size=1))
+    return folder / "set"
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("soft", "hard", "raised"), [(256, 256, 256), (200, 3000, 3000)])
+def test_a_set_of_more_shards_than_files_may_be_open_can_be_read(many_shards, workers, soft, hard, raised):
+    command = [sys.executable, "-c", READ_ALL, str(many_shards), str(soft), str(hard), str(workers)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    assert done.stdout.split() == ["True", str(raised)], done.stderr

@@ -15,7 +15,7 @@ def array(number, count, first, last, step=1, **more):
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 40])
 @pytest.mark.parametrize("num_pieces", [1, 7, 25])
 def test_the_shares_hold_every_piece_once(count, num_pieces):
-    pieces = [piece for index in range(count) for piece in ArrayTask(index, count).pieces(num_pieces)]
+    pieces = [piece for index in range(count) for piece in ArrayTask(index, count).chunks(num_pieces)]
     assert sorted(pieces) == list(range(num_pieces))
 
 

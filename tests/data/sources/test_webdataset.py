@@ -198,7 +198,7 @@ def test_a_data_set_whose_parts_do_not_belong_together_is_refused(pictures, prep
     with pytest.raises(DataError, match="one: its shards do not hold the images of its index"):
         open_source(str(tmp_path / "one"))
     shutil.copy(tmp_path / "two" / "index.npy", tmp_path / "one")
-    with pytest.raises(DataError, match=r"index.npy: cannot be used \(not the one the manifest was written with\)"):
+    with pytest.raises(DataError, match=r"index.npy: (has [\d,]+ bytes|its checksum does not match the manifest)"):
         open_source(str(tmp_path / "one"))
 
 

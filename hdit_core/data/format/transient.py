@@ -1,0 +1,85 @@
+"""Reads that fail for a moment, as network file systems let them: tried again with pauses before they end a run.
+
+A transient error says nothing about the data, so it never marks an image as damaged, and it never fails a run for good:
+once the retries are used up, the run ends with exit code 75 and can be started again.
+"""
+
+import errno
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from hdit_core.errors import StoppedEarly
+
+T = TypeVar("T")
+logger = logging.getLogger("hdit")
+
+PAUSES_S = (0.1, 1.0, 4.0, 10.0, 20.0, 30.0)
+"""Before each further attempt: 65 s in all, longer than a usual failover of a file server."""
+
+POLL_S = 1.0  # between two looks at the stop request during a pause
+
+_NAMES = (
+    "ESTALE", "EIO", "EREMOTEIO", "ETIMEDOUT", "ENOTCONN", "ESHUTDOWN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN",
+    "ENETUNREACH", "ECONNRESET", "ECONNREFUSED", "ECONNABORTED", "ECOMM", "EAGAIN", "EBUSY", "EMFILE", "ENFILE",
+)  # fmt: skip
+TRANSIENT_ERRNOS = frozenset(getattr(errno, name) for name in _NAMES if hasattr(errno, name))
+
+
+class StorageUnavailable(StoppedEarly):
+    """A file could not be read for longer than the retries take; the same command resumes once it can."""
+
+
+def never() -> bool:
+    """Return False: the stop request of code that nobody asks to stop."""
+    return False
+
+
+def _pause(seconds: float, stop_requested: Callable[[], bool]) -> None:
+    until = time.monotonic() + seconds
+    while (left_s := until - time.monotonic()) > 0 and not stop_requested():
+        time.sleep(min(left_s, POLL_S))
+
+
+def retry_transient(
+    path: Path,
+    read: Callable[[], T],
+    stop_requested: Callable[[], bool] = never,
+    before_retry: Callable[[], object] = never,
+) -> T:
+    """Return what `read` returns, after further attempts where it fails with a transient error.
+
+    Args:
+        path: the file, for the message.
+        read: reads it; it opens the file anew where `before_retry` has closed it.
+        stop_requested: ends the pauses early.
+        before_retry: called before each further attempt.
+
+    Raises:
+        StorageUnavailable: all attempts failed, or a stop was requested meanwhile.
+        OSError: the error is no transient one.
+    """
+    for pause_s in (*PAUSES_S, None):
+        try:
+            return read()
+        except OSError as error:
+            if error.errno not in TRANSIENT_ERRNOS:
+                raise
+            if pause_s is None or stop_requested():
+                raise _unavailable(path, error) from None
+            logger.warning("%s: cannot be read (%s); trying again in %g s", path, error.strerror, pause_s)
+        before_retry()
+        _pause(pause_s, stop_requested)
+    raise AssertionError
+
+
+def _unavailable(path: Path, error: OSError) -> StorageUnavailable:
+    reason = error.strerror or type(error).__name__
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return StorageUnavailable(f"{path}: {reason}; raise the limit with `ulimit -n 4096`, then run the same command")
+    return StorageUnavailable(
+        f"{path}: cannot be read ({reason}), tried for {sum(PAUSES_S):.0f} s; check the disk or the network file "
+        "system, then run the same command to resume"
+    )

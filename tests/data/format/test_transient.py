@@ -1,0 +1,88 @@
+"""Reads that fail for a moment: tried again, then a run that can be resumed, and never a damaged image."""
+
+import errno
+import os
+
+import pytest
+
+from hdit_core.data.format import transient
+from hdit_core.data.format.transient import StorageUnavailable, retry_transient
+from hdit_core.data.loader.order import UniformOrder
+from hdit_core.data.loader.quarantine import read_intact
+from hdit_core.data.loader.reader import ImageReader
+
+
+class Failing:
+    """Fails a number of times with an error, then answers."""
+
+    def __init__(self, times, number):
+        self.times, self.number, self.calls = times, number, 0
+
+    def __call__(self):
+        self.calls += 1
+        if self.calls <= self.times:
+            raise OSError(self.number, os.strerror(self.number))
+        return "answer"
+
+
+@pytest.fixture
+def short_pauses(monkeypatch):
+    monkeypatch.setattr(transient, "PAUSES_S", (0.001,) * 3)
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE])
+def test_a_read_that_fails_for_a_moment_is_tried_again(short_pauses, tmp_path, number):
+    read, reopened = Failing(3, number), []
+    assert retry_transient(tmp_path / "x", read, before_retry=lambda: reopened.append(read.calls)) == "answer"
+    assert reopened == [1, 2, 3]
+
+
+def test_a_read_that_keeps_failing_ends_with_the_exit_code_of_a_run_that_can_be_resumed(short_pauses, tmp_path):
+    with pytest.raises(
+        StorageUnavailable, match=r"x: cannot be read .Stale file handle., tried for .* to resume"
+    ) as end:
+        retry_transient(tmp_path / "x", Failing(9, errno.ESTALE))
+    assert end.value.exit_code == 75
+    with pytest.raises(StorageUnavailable, match="Too many open files; raise the limit with `ulimit -n"):
+        retry_transient(tmp_path / "x", Failing(9, errno.EMFILE))
+
+
+def test_an_error_that_does_not_pass_is_not_tried_again(tmp_path):
+    read = Failing(1, errno.EACCES)
+    with pytest.raises(PermissionError):
+        retry_transient(tmp_path / "x", read)
+    assert read.calls == 1
+
+
+def test_a_stop_request_ends_the_pauses(monkeypatch, tmp_path):
+    monkeypatch.setattr(transient, "POLL_S", 0.01)
+    requests = iter([False, False, True, True])
+    with pytest.raises(StorageUnavailable):
+        retry_transient(tmp_path / "x", Failing(99, errno.EIO), stop_requested=lambda: next(requests))
+
+
+def test_an_image_that_cannot_be_read_for_a_moment_is_read_and_not_called_damaged(
+    short_pauses, prepare, pictures, tmp_path, monkeypatch
+):
+    prepare(pictures)
+    reader, whole = ImageReader(tmp_path / "set"), ImageReader(tmp_path / "set")
+    real, failures = os.pread, iter([errno.ESTALE, errno.EIO, None])
+
+    def pread(*arguments):
+        if number := next(failures, None):
+            raise OSError(number, os.strerror(number))
+        return real(*arguments)
+
+    monkeypatch.setattr(os, "pread", pread)
+    image, label, damaged = read_intact(reader, UniformOrder(0, len(reader)), 0, 5, max_damaged=3)
+    assert damaged == {} and (image == whole.read(5)[0]).all() and label == whole.label(5)
+
+
+def test_a_set_whose_folder_is_gone_is_a_lost_mount_and_no_damaged_image(short_pauses, prepare, pictures, tmp_path):
+    prepare(pictures)
+    reader = ImageReader(tmp_path / "set")
+    (tmp_path / "set").rename(tmp_path / "elsewhere")
+    with pytest.raises(StorageUnavailable, match="is gone: a lost mount"):
+        reader.read(0)
+    (tmp_path / "elsewhere").rename(tmp_path / "set")
+    assert reader.read(0)
