@@ -13,7 +13,7 @@ def write_pictures(folder, count=23, classes=("ant", "bee", "cow")):
         path = folder / classes[number % len(classes)] / f"{number:03}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (9, 14, 3), np.uint8)).save(path)
-    (folder / classes[0] / "notes.txt").write_text("not an image")
+    (folder / classes[0] / "notes.bin").write_text("not an image")
     (folder / classes[1] / "cut.png").write_bytes((folder / classes[1] / "001.png").read_bytes()[:150])
     return folder
 

@@ -115,7 +115,7 @@ def test_too_few_images_of_a_stream_are_refused_when_it_has_ended(picture_folder
         ({"labels": "uniform"}, "--labels uniform: goes with --ckpt"),
         ({"reference": "none.npz"}, r"none\.npz: no such file; expected statistics"),
         ({"images": "-", "reference": "-"}, "-: one stream cannot be both the images and the reference"),
-        ({"images": "-", "n": 3}, "--n 3: of a stream all images are scored"),
+        ({"images": "-", "n": 3}, "--n 3: all images of a stream are scored"),
         ({"images": "-", "nearest": "x.png"}, r"--nearest .*: a stream can be read once"),
         (
             {"reference": "ref.npz", "nearest": "x.png"},

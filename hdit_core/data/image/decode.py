@@ -201,6 +201,20 @@ def read_file(path: Path) -> bytes:
     return content
 
 
+def is_image_file(path: Path) -> bool:
+    """Return whether a file is one image, by its header."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with path.open("rb") as file:
+                if file.read(512)[257:262] == b"ustar":
+                    return False
+            with Image.open(path, formats=FORMATS):
+                return True
+    except Exception:  # a parser raises whatever a file leads it to
+        return False
+
+
 def size_problem(size_bytes: int) -> str | None:
     """Return why a file of this size is not worth reading, or None."""
     if size_bytes > LARGEST_FILE_BYTES:

@@ -1,4 +1,4 @@
-"""What can be scored, by where it is: a data set of ours, a folder, an archive, arrays, a named set, a stream."""
+"""Opens images to score: a prepared data set, a folder, an archive, arrays, a named set, a stream."""
 
 import hashlib
 import sys
@@ -15,17 +15,15 @@ from hdit_core.data.image_sets.image_set import ImageSet, ReadImage, class_map_s
 from hdit_core.data.image_sets.npz import ImageArray
 from hdit_core.data.image_sets.tar_stream import read_tar
 from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.sources.file_filter import is_hidden
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.data.sources.source import Source
 from hdit_core.errors import DataError, UsageError
 from hdit_core.randomness import stream
 
-# By its name a file is meant to be an image or not; if it is meant to be one, it has to be one.
+# A file that is an image by its name has to be one by its content.
 LOSSY_ENDINGS = frozenset({".jpg", ".jpeg", ".jpe"})
 IMAGE_ENDINGS = LOSSY_ENDINGS | {".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
-
-# What `hdit sample` writes beside its images.
-SAMPLES_RECORD, SAMPLES_SHEET = "samples.json", "grid.png"
 
 STDIN = "-"
 
@@ -86,22 +84,22 @@ def _of_arrays(path: Path, n: int | None, seed: int) -> ImageSet:
 
 def _of_stream(n: int | None) -> ImageSet:
     if n is not None:
-        raise UsageError(f"--n {n}: of a stream all images are scored; send no more than {n}")
+        raise UsageError(f"--n {n}: all images of a stream are scored; send only {n} of them")
 
     def read(_: Sequence[int]) -> Iterator[ReadImage]:
-        for name, content in read_tar(sys.stdin.buffer.read, _is_image, "stdin"):
+        for name, content in read_tar(sys.stdin.buffer.read, _is_wanted, "stdin"):
             yield partial(_decode, content, f"stdin: {name}")
 
     return ImageSet({"kind": "stream", "path": STDIN}, None, read)
 
 
 def _of_source(location: str, n: int | None, seed: int) -> ImageSet:
-    source = open_source(location)
+    source = open_source(location, read_labels=False)
     numbers, others = _split_images_from_others(source, named=not Path(location).exists())
     chosen = [numbers[place] for place in _choose(location, len(numbers), n, seed)]
     entries = [source.entries[number] for number in chosen]
     lossy = sum(_ending(entry.name) in LOSSY_ENDINGS for entry in entries)
-    left_out = f"{location}: left out {len(others)} files that are no images by their names"
+    left_out = f"{location}: skipped {len(others)} files that are no images by their names"
     compressed = f"{location}: {lossy} images are JPEG, whose compression moves the score"
     return ImageSet(
         source={"kind": source.kind, "path": location, **_draw(n, seed)},
@@ -113,13 +111,11 @@ def _of_source(location: str, n: int | None, seed: int) -> ImageSet:
 
 
 def _split_images_from_others(source: Source, named: bool) -> tuple[list[int], list[str]]:
-    """Return the numbers of the images and the names of what is no image; what hdit sample adds is neither.
+    """Return the numbers of the images and the names of other files.
 
     A named set consists of images, whatever they are called.
     """
-    records = {entry.name for entry in source.entries if PurePosixPath(entry.name).name == SAMPLES_RECORD}
-    sheets = {str(PurePosixPath(name).with_name(SAMPLES_SHEET)) for name in records}
-    files = [(number, entry.name) for number, entry in enumerate(source.entries) if entry.name not in records | sheets]
+    files = [(number, entry.name) for number, entry in enumerate(source.entries)]
     return (
         [number for number, name in files if named or _is_image(name)],
         [name for _, name in files if not named and not _is_image(name)],
@@ -134,13 +130,17 @@ def _is_image(name: str) -> bool:
     return _ending(name) in IMAGE_ENDINGS
 
 
+def _is_wanted(name: str) -> bool:
+    return _is_image(name) and not is_hidden(name)
+
+
 def _fetch_all(source: Source, numbers: Sequence[int], location: str) -> Iterator[ReadImage]:
-    """Fetch in ascending order, as sources want it, and leave the decoding to whoever calls what this gives."""
+    """Yield functions that decode the images; they are fetched in ascending order, as sources need it."""
     for number in numbers:
         entry = source.entries[number]
         where = f"{location}: {entry.name}"
         if entry.problem is not None:
-            raise DataError(f"{where}: {entry.problem}; remove it or make it anew")
+            raise DataError(f"{where}: {entry.problem}; remove or replace it")
         try:
             yield partial(_decode, source.fetch(number), where)
         except (OSError, ValueError) as problem:
@@ -152,7 +152,7 @@ def _decode(content: bytes | Path, where: str) -> UInt8[np.ndarray, "H W C"]:
         data = content if isinstance(content, bytes) else content.read_bytes()
         return np.asarray(decode_image(data, channels=3).image)
     except (OSError, UnusableImageError) as problem:
-        raise DataError(f"{where}: cannot be scored ({problem}); remove it or make it anew") from None
+        raise DataError(f"{where}: cannot be scored ({problem}); remove or replace it") from None
 
 
 def _choose(location: str, count: int, n: int | None, seed: int) -> list[int]:
@@ -162,7 +162,7 @@ def _choose(location: str, count: int, n: int | None, seed: int) -> list[int]:
     if n is None or n == count:
         return list(range(count))
     if n > count:
-        raise DataError(f"{location}: --n {n} images were asked for, it has {count}")
+        raise DataError(f"{location}: --n {n}: it has only {count} images")
     chosen = stream(seed, "score-subset", 0).choice(count, n, replace=False)
     return sorted(int(number) for number in chosen)
 

@@ -127,10 +127,10 @@ def plan_job(settings: PrepareSettings) -> PrepareJob:
     """
     _check_place(settings)
     labels_path = None if settings.labels in (BY_FOLDER, WITHOUT) else Path(settings.labels)
-    source = open_source(settings.source, leave_out=labels_path)
+    source = open_source(settings.source, labels_path, read_labels=settings.labels == BY_FOLDER)
     inputs, classes, labels = label_source(source, settings.labels, settings.classes)
     if not inputs:
-        raise DataError(f"{settings.source}: holds no files; expected images")
+        raise DataError(f"{settings.source}: holds no images (hidden, system and text files do not count)")
     height, width = settings.size
     channels = settings.channels or source.channels or 3
     transform = TransformSettings(

@@ -1,17 +1,21 @@
-"""Labels that come in a file of their own beside the images.
+"""Labels in a file of their own.
 
-.csv     columns file,label; or ImageId,PredictionString, as ImageNet's LOC_val_solution.csv has them
-.jsonl   one {"file": ..., "label": ...} a line
-.txt     one label a line, in the order of the files' names, as ImageNet's lists for its validation images
+.csv, .tsv  columns of file names and labels, such as file,label; or ImageNet's ImageId,PredictionString
+.jsonl      one {"file": ..., "label": ...} per line
+.json       StyleGAN's and EDM's dataset.json, {"labels": [["00000/img00000000.png", 6], ...]}
+.txt        one label per line, in the order of the files' names, as ImageNet's lists for its validation images
 """
 
-import csv
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Sequence
+from pathlib import Path
 
 from hdit_core.data.format.manifest import MANIFEST, read_manifest
+from hdit_core.data.sources.labels.class_label import as_names
+from hdit_core.data.sources.labels.name_index import AmbiguousNameError, NameIndex
+from hdit_core.data.sources.labels.tables import join, read_rows
+from hdit_core.data.sources.labels.text_encoding import decode_text
 from hdit_core.errors import DataError, UsageError
 
 LARGEST_LABEL_FILE_BYTES = 1 << 30
@@ -19,99 +23,84 @@ LARGEST_LABEL_FILE_BYTES = 1 << 30
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth"
 """Its numbers follow a list of ImageNet's own, not the sorted wnids: a model would learn the wrong names."""
 
-Row = tuple[int, object, object]  # line, file, label
+_TABLES = (".csv", ".tsv", ".jsonl", ".json")
+_INDEX_AND_LABEL = re.compile(r"[0-9]+[\s,;]+[0-9]+")  # as in CUB-200's image_class_labels.txt
+_PAIR = re.compile(r"(.+?)[\s,;]+(\S+)")
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        table = csv.DictReader(file)
-        columns = set(table.fieldnames or ())
-        if {"ImageId", "PredictionString"} <= columns:
-            yield from ((table.line_num, row["ImageId"], _first_word(row["PredictionString"])) for row in table)
-        elif {"file", "label"} <= columns:
-            yield from ((table.line_num, row["file"], row["label"]) for row in table)
-        else:
-            raise DataError(f"{path}: its first line must name the columns file,label; found {table.fieldnames}")
+def _lines(text: str) -> list[str]:
+    """Return the lines of a list, whatever system wrote them, without the empty ones at its end."""
+    lines = [line.strip() for line in re.split("\r\n|\n|\r", text)]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
 
 
-def _first_word(prediction: str | None) -> str | None:
-    """Return the class of `n03995372 85 1 499 272 ...`, a class and its box, repeated where there are several boxes."""
-    words = (prediction or "").split()
-    return words[0] if words else None
+def _pairs(lines: Sequence[str], names: Sequence[str]) -> dict[str, str] | None:
+    """Return the label of each file where each line is a name and a label, as in Caffe's lists; else None."""
+    matches = [_PAIR.fullmatch(line) for line in lines if line]
+    index = NameIndex(names)
+    try:
+        if matches and all(match is not None and index.find(match[1]) is not None for match in matches):
+            return {match[1]: match[2] for match in matches if match is not None}
+    except AmbiguousNameError:
+        pass
+    return None
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    with path.open(encoding="utf-8-sig") as file:
-        for line_number, line in enumerate(file, 1):
-            if line.strip():
-                row = json.loads(line)
-                fields = row if isinstance(row, dict) else {}
-                yield line_number, fields.get("file"), fields.get("label")
-
-
-_ROWS: dict[str, Callable[[Path], Iterator[Row]]] = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
-
-
-def _named(path: Path) -> dict[str, str]:
-    """Return the label of each file name in a csv or jsonl file."""
-    labels: dict[str, str] = {}
-    for line_number, name, label in _ROWS[path.suffix.lower()](path):
-        if not isinstance(name, str) or not name or not isinstance(label, str | int) or label == "":
-            raise DataError(f"{path}:{line_number}: expected a file and a label, found {name!r} and {label!r}")
-        first = labels.setdefault(str(PurePosixPath(name)), str(label))
-        if first != str(label):
-            raise DataError(f"{path}:{line_number}: '{name}' has two labels, {first!r} and {str(label)!r}")
-    return labels
-
-
-def _in_order(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """Return the label of each file where the list has one label a line."""
+def _in_order(path: Path, content: bytes, names: Sequence[str]) -> dict[str, str]:
+    """Return the label of each file where the list has one label per line."""
     if path.stem == _GROUND_TRUTH:
         raise DataError(
             f"{path}: its numbers are not places among the sorted class names; "
             "take LOC_val_solution.csv, or a list with one wnid such as n01440764 a line"
         )
-    lines = path.read_text(encoding="utf-8-sig").split("\n")
-    labels = [line.strip() for line in (lines[:-1] if lines[-1] == "" else lines)]
-    if len(labels) != len(names):
+    lines = _lines(decode_text(content))
+    if (pairs := _pairs(lines, names)) is not None:
+        return join(pairs, names, str(path))
+    if len(lines) != len(names):
         raise DataError(
-            f"{path}: has {len(labels):,} lines, the source {len(names):,} files; "
-            "expected one label a line, in the order of the files' names"
+            f"{path}: has {len(lines):,} lines, the source {len(names):,} files; "
+            "expected one label per line, in the order of the files' names"
         )
-    if "" in labels:
-        raise DataError(f"{path}:{labels.index('') + 1}: expected a label, found an empty line")
-    return dict(zip(sorted(names), labels, strict=True))
-
-
-def _whole_names(labels: dict[str, str], names: Sequence[str]) -> dict[str, str]:
-    """Give labels that name files without folder and ending, as ImageNet's do, the names that the source has."""
-    known = set(names)
-    stems = {PurePosixPath(name).stem: name for name in names}
-    return {name if name in known else stems.get(name, name): label for name, label in labels.items()}
+    if "" in lines:
+        raise DataError(f"{path}:{lines.index('') + 1}: expected a label, found an empty line")
+    if all(map(_INDEX_AND_LABEL.fullmatch, lines)):
+        raise DataError(
+            f"{path}:1: expected one label per line, found two numbers, {lines[0]!r}; write a table file,label"
+        )
+    return dict(zip(sorted(names), lines, strict=True))
 
 
 def read_labels(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """Return the label of each file name that the labels name, whether the source has it or not.
+    """Return the label of each file name in a file of labels, whether the source has it or not.
 
     Args:
         path: of the labels.
         names: of the files of the source.
 
     Raises:
-        UsageError: there is no such file, or its name ends in something else.
-        DataError: it cannot be read, contradicts itself, or names nothing.
+        UsageError: there is no such file, or its name has another ending.
+        DataError: it cannot be read, contradicts itself, names nothing, or no file of the source.
     """
-    if path.suffix.lower() not in (*_ROWS, ".txt") or not path.is_file():
-        raise UsageError(f"--labels {path}: expected auto, none, or a file that ends in .csv, .jsonl or .txt")
+    ending = path.suffix.lower()
+    if ending not in (*_TABLES, ".txt") or not path.is_file():
+        raise UsageError(
+            f"--labels {path}: expected auto, none, or a file that ends in .csv, .tsv, .jsonl, .json or .txt"
+        )
     if path.stat().st_size > LARGEST_LABEL_FILE_BYTES:
         raise DataError(f"{path}: larger than {LARGEST_LABEL_FILE_BYTES >> 20} MiB, which no list of labels is")
-    try:
-        labels = _named(path) if path.suffix.lower() in _ROWS else _in_order(path, names)
-    except (ValueError, csv.Error, RecursionError) as problem:
-        raise DataError(f"{path}: cannot be read as {path.suffix[1:]} ({problem})") from None
+    content = path.read_bytes()
+    if ending == ".txt":
+        try:
+            labels = as_names(_in_order(path, content, names))
+        except ValueError as problem:
+            raise DataError(f"{path}: cannot be read as txt ({problem})") from None
+    else:
+        labels = join(read_rows(content, ending, str(path)), names, str(path))
     if not labels:
         raise DataError(f"{path}: names no file")
-    return _whole_names(labels, names)
+    return labels
 
 
 IMAGENET = "imagenet"
@@ -122,18 +111,18 @@ _WNID_LINE = re.compile(r"(n[0-9]{8})(\s|$)")
 
 
 def _of_text(path: Path) -> list[str]:
-    """Return the classes of a list with one a line: its first word where each line begins with a wnid, else all."""
-    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    """Return the classes of a list with one per line: its first word where each line begins with a wnid, else all."""
+    lines = [line for line in _lines(decode_text(path.read_bytes())) if line]
     wnids = [match[1] for line in lines if (match := _WNID_LINE.match(line))]
     return wnids if len(wnids) == len(lines) else lines
 
 
 def _of_json(path: Path) -> list[str]:
     """Return the classes of a JSON list, or of an object {"0": ["n01440764", "tench"], ...} such as Keras has."""
-    document = json.loads(path.read_text(encoding="utf-8-sig"))
+    document = json.loads(decode_text(path.read_bytes()))
     if isinstance(document, dict):
         document = [document.get(str(number)) for number in range(len(document))]
-    first = [one[0] if isinstance(one, list) and one else one for one in document] if document else []
+    first = [name[0] if isinstance(name, list) and name else name for name in document] if document else []
     if not isinstance(document, list) or not all(isinstance(name, str) for name in first):
         raise DataError(f'{path}: expected a list of class names, or {{"0": ["n01440764", "tench"], "1": ...}}')
     return first

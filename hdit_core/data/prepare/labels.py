@@ -1,28 +1,43 @@
-"""Folders that are no classes, though images lie in them: the pieces of a numbered list, sizes, and splits."""
+"""Which class each input has: by its source, its folder, or a file of labels.
 
+Folders are not always classes: FFHQ, StyleGAN and EDM number theirs, and others hold splits or sizes of one set.
+"""
+
+import logging
 import re
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hdit_core.data.format.shard import NO_LABEL
 from hdit_core.data.prepare.label_files import read_classes, read_labels
+from hdit_core.data.sources.file_filter import common_folders
 from hdit_core.data.sources.source import IMAGE_SUFFIX, Entry, Source, class_names
 from hdit_core.errors import DataError
 
-_NUMBERED = re.compile(r"([0-9]{5})/([0-9]{5})\.[a-z]+")
+logger = logging.getLogger("hdit")
+
+_NUMBERED = re.compile(r"([0-9]{5})/([0-9]{5})\.[a-z]+", re.IGNORECASE)
+_EDM = re.compile(r"([0-9]{5})/img([0-9]{5})[0-9]{3}\.(png|npy)")
 _FFHQ = {"images1024x1024", "thumbnails128x128", "in-the-wild-images"}
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 def is_numbered(names: Iterable[str]) -> bool:
-    """Return whether folders hold a thousand numbered files each, as FFHQ's do: `01000/01234.png`."""
-    matches = map(_NUMBERED.fullmatch, names)
-    return all(match is not None and int(match[2]) // 1000 * 1000 == int(match[1]) for match in matches)
+    """Return whether folders hold a thousand numbered files each.
+
+    FFHQ's are called `01000/01234.png`, those of StyleGAN and EDM `00001/img00001234.png`.
+    """
+    names = list(names)
+    ffhq, edm = ([pattern.fullmatch(name) for name in names] for pattern in (_NUMBERED, _EDM))
+    return all(match is not None and int(match[2]) // 1000 * 1000 == int(match[1]) for match in ffhq) or all(
+        match is not None and match[1] == match[2] for match in edm
+    )
 
 
 def check_folders(folders: Collection[str]) -> None:
-    """Refuse folders of which each holds a whole data set, when they are about to be taken for classes.
+    """Refuse to take folders for classes that hold a whole data set each.
 
     Raises:
         DataError: they are FFHQ's sizes, or a training set beside its validation set.
@@ -36,13 +51,12 @@ def check_folders(folders: Collection[str]) -> None:
     if len(names) > 1 and names <= _SPLITS:
         raise DataError(
             f"the folders {', '.join(sorted(folders))} are splits, not classes; "
-            "give one of them as the source, or say --labels none"
+            "give one of them as the source, or use --labels none"
         )
 
 
 BY_FOLDER = "auto"
 WITHOUT = "none"
-_NOT_A_CLASS = re.compile(r"(^|/)(\.[^/]*|__MACOSX)/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +75,35 @@ def class_ids(inputs: Sequence[Input], order: Sequence[str] | None = None) -> tu
         inputs: with their classes.
         order: the classes in the order of their numbers, of which some may have no input; default: the sorted names.
     """
-    found = {one.class_name for one in inputs if one.class_name is not None}
-    classes = class_names(found) if order is None or not found else tuple(order)
+    names = {image.class_name for image in inputs if image.class_name is not None}
+    classes = class_names(names) if order is None or not names else tuple(order)
+    _warn_of_twins(classes)
     numbers = {name: number for number, name in enumerate(classes)}
-    return classes or None, [NO_LABEL if one.class_name is None else numbers[one.class_name] for one in inputs]
+    return classes or None, [NO_LABEL if image.class_name is None else numbers[image.class_name] for image in inputs]
+
+
+def _warn_of_twins(classes: Sequence[str]) -> None:
+    """Warn of two classes whose names differ in case or accents' encoding only: they may be one."""
+    first: dict[str, str] = {}
+    for name in classes:
+        twin = first.setdefault(unicodedata.normalize("NFC", name).strip().casefold(), name)
+        if twin != name:
+            logger.warning("the classes %r and %r differ in case or spelling only; they are kept apart", twin, name)
 
 
 def _only_known(inputs: Sequence[Input], order: Sequence[str], where: str) -> list[Input]:
-    """Make a reject of each input whose class is not in a list of classes."""
+    """Reject each input whose class is not in a list of classes."""
     known = set(order)
     return [
-        one
-        if one.class_name is None or one.class_name in known
-        else replace(one, class_name=None, problem=one.problem or f"its class {one.class_name!r} is not in {where}")
-        for one in inputs
+        image
+        if image.class_name is None or image.class_name in known
+        else replace(image, class_name=None, problem=image.problem or _unknown(image.class_name, where))
+        for image in inputs
     ]
+
+
+def _unknown(class_name: str, where: str) -> str:
+    return f"its class {class_name!r} is not in {where}"
 
 
 def _without_labels(entries: Sequence[Entry]) -> list[Input]:
@@ -86,44 +114,32 @@ def _by_source(entries: Sequence[Entry]) -> list[Input]:
     return [Input(entry.name, entry.class_name, entry.problem) for entry in entries]
 
 
-def _common_folders(names: Sequence[str]) -> str:
-    """Return the folders that all names lie in, as `"a/b/"`: an archive often wraps everything in one."""
-    folders = [name.split("/")[:-1] for name in (min(names), max(names))]
-    shared = 0
-    while shared < min(map(len, folders)) and folders[0][shared] == folders[1][shared]:
-        shared += 1
-    return "".join(f"{folder}/" for folder in folders[0][:shared])
-
-
 def _by_folder(entries: Sequence[Entry]) -> list[Input]:
-    """Take the top folder of each entry for its class, where all images lie in such folders."""
-    around = _common_folders([entry.name for entry in entries]) if entries else ""
-    visible = [entry.name for entry in entries if not _NOT_A_CLASS.search(entry.name.removeprefix(around))]
-    images = [name for name in visible if IMAGE_SUFFIX.search(name)] or visible
+    """Return inputs whose classes are their top folders, if all images are in such folders."""
+    names = [entry.name for entry in entries]
+    images = [name for name in names if IMAGE_SUFFIX.search(name)] or names
     if not images:
         return _without_labels(entries)
-    wrapping = _common_folders(images)
+    wrapping = common_folders(images)
     inside = [name.removeprefix(wrapping) for name in images]
     loose = [name for name in inside if "/" not in name]
     if len(loose) == len(images) or is_numbered(inside):
         return _without_labels(entries)
     if loose:
         raise DataError(
-            f"{len(loose):,} images such as '{wrapping}{loose[0]}' lie beside {len(images) - len(loose):,} in folders: "
-            "no class for the former; move them into a class folder, or say --labels none"
+            f"{len(loose):,} images such as '{wrapping}{loose[0]}' lie next to {len(images) - len(loose):,} in "
+            "folders: the former have no class; move them into a class folder, or use --labels none"
         )
     check_folders({name.split("/")[0] for name in inside})
-    return [_input_in_folder(entry, wrapping, around) for entry in entries]
+    return [_input_in_folder(entry, wrapping) for entry in entries]
 
 
 def _readable(name: str) -> str:
-    r"""Return a name with the bytes that are not UTF-8 written out, as in `caf\xe9`."""
+    r"""Return a name with bytes that are not UTF-8 escaped, as in `caf\xe9`."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _input_in_folder(entry: Entry, wrapping: str, around: str) -> Input:
-    if _NOT_A_CLASS.search(entry.name.removeprefix(around)):
-        return Input(entry.name, problem=entry.problem or "in a hidden folder")
+def _input_in_folder(entry: Entry, wrapping: str) -> Input:
     inside = entry.name.removeprefix(wrapping)
     if "/" not in inside or not entry.name.startswith(wrapping):
         return Input(entry.name, problem=entry.problem or "not in a class folder")
@@ -131,29 +147,29 @@ def _input_in_folder(entry: Entry, wrapping: str, around: str) -> Input:
 
 
 def _by_file(entries: Sequence[Entry], path: Path) -> list[Input]:
-    """Take labels from a file; entries that it does not name are rejects, and so are names that are no entry."""
+    """Return inputs with the labels of a file; entries without a label and labels without an entry are rejects."""
     labels = read_labels(path, [entry.name for entry in entries])
     unnamed = f"no label in {path.name}"
-    found = [
+    labelled = [
         Input(entry.name, labels.get(entry.name), entry.problem or (None if entry.name in labels else unnamed))
         for entry in entries
     ]
     names = {entry.name for entry in entries}
-    return found + [
+    return labelled + [
         Input(name, label, f"named in {path.name}, not found") for name, label in labels.items() if name not in names
     ]
 
 
 def label_entries(entries: Sequence[Entry], labels: str, by_source: bool = False) -> list[Input]:
-    """Return the inputs: the entries in their order, then what the labels name and the source does not hold.
+    """Return the inputs: the entries in their order, then names in the labels that are not in the source.
 
     Args:
         entries: of the source.
-        labels: `"auto"` (what the source says, else class folders, where there are), `"none"`, or a file of labels.
-        by_source: the source itself says which classes its entries have, or that they have none.
+        labels: `"auto"` (the source's own classes, else class folders, if any), `"none"`, or a file of labels.
+        by_source: the source itself knows which classes its entries have, or that they have none.
 
     Raises:
-        UsageError, DataError: the labels cannot be read, or leave it open which class an image has.
+        UsageError, DataError: the labels cannot be read, or are ambiguous.
     """
     if labels == WITHOUT:
         return _without_labels(entries)
@@ -173,7 +189,7 @@ def label_source(
         classes: what `--classes` names; None: the source's own list, else the sorted names of the classes found.
 
     Raises:
-        UsageError, DataError: labels or classes cannot be read, or leave it open which class an image has.
+        UsageError, DataError: labels or classes cannot be read, or are ambiguous.
     """
     inputs = label_entries(source.entries, labels, source.classes is not None)
     if classes is not None:

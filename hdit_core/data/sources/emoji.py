@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hdit_core.data.format.manifest import Channels
-from hdit_core.data.sources.archive import TarSource
-from hdit_core.data.sources.folder import FolderSource
+from hdit_core.data.sources.files.folder import FolderSource
+from hdit_core.data.sources.files.tar import TarSource
 from hdit_core.data.sources.source import Source
 from hdit_core.errors import DataError, UsageError
 from hdit_core.files import cache_folder, read_json

@@ -1,7 +1,7 @@
-"""Parquet files of the kind that Hugging Face keeps images in, read a few rows at a time.
+"""Parquet files in the layout of Hugging Face image data sets, read a few rows at a time.
 
-A row has an image, bytes or a struct {bytes, path}, and may have a class, whose numbers are explained in the file's own
-notes. Nothing that a path in a row names is opened.
+A row has an image, bytes or a struct {bytes, path}, and may have a class, whose numbers the file's metadata explain.
+Paths in rows are never opened.
 """
 
 import re
@@ -15,8 +15,9 @@ from typing import Any
 
 from hdit_core.data.format.manifest import Channels
 from hdit_core.data.image.decode import LARGEST_FILE_BYTES
+from hdit_core.data.sources.labels.class_label import MOST_CLASSES, parse_label
 from hdit_core.data.sources.parquet_columns import find_columns
-from hdit_core.data.sources.source import LONGEST_CLASS_NAME, MOST_CLASSES, Entry, class_names
+from hdit_core.data.sources.source import Entry, class_names
 from hdit_core.errors import DataError, UsageError
 
 PARQUET_ENDING = ".parquet"
@@ -54,13 +55,18 @@ def _flat(batch: Any) -> dict[str, Any]:
 
 
 def _class_of(label: object, classes: Sequence[str] | None) -> tuple[str | None, str | None]:
-    """Return the class name, and what is wrong with it; -1 is Hugging Face's word for an unknown class."""
-    if label is None or (label == -1 and not isinstance(label, str)):
+    """Return the class name, and what is wrong with it; Hugging Face writes -1 for an unknown class."""
+    if label is None or (label == -1 and not isinstance(label, str)) or label != label:
         return None, None
-    if isinstance(label, str) and classes is None and 0 < len(label) <= LONGEST_CLASS_NAME:
-        return label, None
-    if type(label) is int and 0 <= label < (MOST_CLASSES if classes is None else len(classes)):
-        return str(label) if classes is None else classes[label], None
+    try:
+        parsed = parse_label(label)
+    except ValueError as problem:
+        return None, str(problem)
+    if isinstance(parsed, str) and (classes is None or parsed in classes):
+        return parsed, None
+    if isinstance(parsed, int) and 0 <= parsed < (MOST_CLASSES if classes is None else len(classes)):
+        raw = label if isinstance(label, str) and label.isdecimal() else str(parsed)
+        return raw if classes is None else classes[parsed], None
     return None, "its class is none of the file's classes" if classes else "its class is neither a number nor a name"
 
 

@@ -1,4 +1,4 @@
-"""New."""
+"""A data set that `hdit prepare-data` made, as a source."""
 
 import zlib
 from collections.abc import Sequence

@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import cast
 
 from hdit_core.data.format.manifest import MANIFEST
-from hdit_core.data.sources.archive import TAR_DAMAGE, TarFile, TarSource, ZipSource, is_zip
-from hdit_core.data.sources.folder import FolderSource
+from hdit_core.data.image.decode import is_image_file
+from hdit_core.data.sources.file_filter import is_hidden
+from hdit_core.data.sources.files.folder import FolderSource
+from hdit_core.data.sources.files.path_list import LIST_ENDINGS, STDIN, PathListSource, open_list, open_stdin
+from hdit_core.data.sources.files.tar import TAR_DAMAGE, TarFile, TarSource, damaged
+from hdit_core.data.sources.files.zip import ZipSource, is_zip
 from hdit_core.data.sources.parquet import PARQUET_ENDING, ParquetSource, is_parquet
-from hdit_core.data.sources.path_list import LIST_ENDINGS, open_list
 from hdit_core.data.sources.prepared import PreparedSource
 from hdit_core.data.sources.source import IMAGE_SUFFIX, Source
-from hdit_core.data.sources.webdataset import SHARD_ENDINGS, ShardedSource, is_sharded
+from hdit_core.data.sources.webdataset import SHARD_ENDINGS, ShardedSource, is_note, is_sharded
 from hdit_core.errors import DataError, UsageError, did_you_mean
 
 _WILD = frozenset("*?[")
+_ARROW = (".arrow", (b"ARROW1", b"\xff\xff\xff\xff"))
 
 
 def _open_several(name: str, paths: Sequence[Path]) -> Source | None:
@@ -29,60 +33,83 @@ def _open_several(name: str, paths: Sequence[Path]) -> Source | None:
     return ParquetSource(name, tables) if tables else None
 
 
-def _open_folder(path: Path, leave_out: Path | None) -> Source:
+def _arrow_error(path: Path) -> DataError:
+    return DataError(
+        f"{path}: holds Arrow files, as Hugging Face's save_to_disk writes them; write Parquet instead: "
+        f"datasets.load_from_disk({str(path)!r}).to_parquet('images.parquet'), for each split"
+    )
+
+
+def _open_folder(path: Path, leave_out: Path | None, read_labels: bool) -> Source:
     if (path / MANIFEST).is_file():
         return PreparedSource(path)
-    folder = FolderSource(path, leave_out)
+    folder = FolderSource(path, leave_out, read_labels)
     if any(IMAGE_SUFFIX.search(entry.name) for entry in folder.entries):
         return folder
-    visible = [entry.name for entry in folder.entries if entry.problem is None and "/." not in f"/{entry.name}"]
-    return _open_several(folder.name, [path / name for name in visible]) or folder
+    usable = [entry.name for entry in folder.entries if entry.problem is None and not is_hidden(entry.name)]
+    source = _open_several(folder.name, [path / name for name in usable])
+    if source is None and any(name.endswith(_ARROW[0]) for name in usable):
+        raise _arrow_error(path)
+    return source or folder
 
 
-def _is_sharded(path: Path) -> bool:
+def _open_tar(path: Path, read_labels: bool) -> Source:
+    """Open a tar: a webdataset shard where labels in it belong to images in it, else a folder of files."""
     try:
-        return is_sharded(TarFile(path))
-    except TAR_DAMAGE:  # which TarSource says better
-        return False
+        listing = TarFile(path).listing(is_note)
+    except TAR_DAMAGE as problem:
+        raise damaged(path, problem) from None
+    return ShardedSource(path.name, [path], [listing]) if is_sharded(listing) else TarSource(path, listing, read_labels)
 
 
-def _open_file(path: Path) -> Source:
+def _open_file(path: Path, read_labels: bool) -> Source:
     if is_zip(path):
-        return ZipSource(path)
+        return ZipSource(path, read_labels)
     if is_parquet(path):
         return ParquetSource(path.name, [path])
+    with path.open("rb") as file:
+        head = file.read(8)
+    if not head:
+        raise DataError(f"{path}: is empty; copy or download it again")
+    if path.suffix.lower() == PARQUET_ENDING:
+        raise DataError(f"{path}: is no Parquet file, whatever its name says; download it again")
+    if head.startswith(_ARROW[1]) and (path.suffix == _ARROW[0] or head.startswith(_ARROW[1][0])):
+        raise _arrow_error(path)
     if path.suffix.lower() in LIST_ENDINGS:
-        return open_list(path)
-    return ShardedSource(path.name, [path]) if _is_sharded(path) else TarSource(path)
+        return open_list(path, read_labels)
+    if is_image_file(path):
+        return PathListSource(path.name, [path.name], path.parent, read_labels)
+    return _open_tar(path, read_labels)
 
 
 def _open_pattern(pattern: Path) -> Source | None:
-    """Open the shards or Parquet files that a pattern such as `train-*.parquet` means."""
-    paths = sorted(path for path in pattern.parent.glob(pattern.name) if path.is_file())
+    """Open the shards or Parquet files that match a pattern such as `train-*.parquet`."""
+    paths = sorted(path for path in pattern.parent.glob(pattern.name) if path.is_file() and not is_hidden(path.name))
     source = _open_several(pattern.name, paths)
     if paths and source is None:
-        raise UsageError(f"{pattern}: means {paths[0].name}; a pattern can mean shards (.tar) or .parquet files")
+        raise UsageError(f"{pattern}: matches {paths[0].name}; a pattern can match shards (.tar) or .parquet files")
     return source
 
 
-def open_path(path: Path, leave_out: Path | None = None) -> Source | None:
-    """Open a folder, an archive, shards, Parquet files, a list of paths, or what a pattern means.
+def open_path(path: Path, leave_out: Path | None = None, read_labels: bool = True) -> Source | None:
+    """Open a folder, an archive, shards, Parquet files, a list of paths, one image, or what a pattern matches.
 
     Args:
         path: its last part may be a pattern with `*`, `?` or `[...]`, where there is no file of that very name.
         leave_out: a file that is no input where it lies in a folder, such as the labels.
+        read_labels: take the classes from label files among the images.
 
     Returns:
         None where there is nothing.
 
     Raises:
-        UsageError: it is a device or a pipe, or a pattern that means something else.
+        UsageError: it is a device or a pipe, or a pattern that matches something else.
         DataError: it is damaged.
     """
     if path.is_dir():
-        return _open_folder(path, leave_out)
+        return _open_folder(path, leave_out, read_labels)
     if path.is_file():
-        return _open_file(path)
+        return _open_file(path, read_labels)
     if path.exists():
         raise UsageError(f"{path}: is a device or a pipe; expected a folder, an archive or a named set")
     return _open_pattern(path) if _WILD & set(path.name) else None
@@ -95,27 +122,25 @@ def _named_sets() -> dict[str, EntryPoint]:
     return {entry.name: entry for entry in entry_points(group=NAMED_SETS)}
 
 
-def _open_path(location: str, leave_out: Path | None) -> Source | None:
-    from hdit_core.data.sources.path_list import STDIN, open_stdin
-    from hdit_core.data.sources.resolve import open_path
-
+def _open_location(location: str, leave_out: Path | None, read_labels: bool) -> Source | None:
     if location == STDIN:
         is_piped = sys.stdin is not None and not sys.stdin.isatty()
-        return open_stdin(cast(BufferedIOBase, sys.stdin.buffer) if is_piped else None)
+        return open_stdin(cast(BufferedIOBase, sys.stdin.buffer) if is_piped else None, read_labels)
     try:
-        return open_path(Path(location), leave_out)
+        return open_path(Path(location), leave_out, read_labels)
     except OSError as problem:
         raise DataError(f"{problem.filename or location}: cannot be read ({problem.strerror or problem})") from None
 
 
-def open_source(location: str, leave_out: Path | None = None) -> Source:
-    """Open whatever holds images.
+def open_source(location: str, leave_out: Path | None = None, read_labels: bool = True) -> Source:
+    """Open a set of images of any kind.
 
     Args:
         location: a folder (of images, of webdataset shards, of Parquet files, or a prepared data set), a zip, a tar
             (plain, gz, bz2, xz), a shard, a Parquet file, a pattern for some of the last two, a text file of paths,
-            `-` for such a text on stdin, or the name of a set.
+            `-` for such a text on stdin, one image, or the name of a set.
         leave_out: a file that is no input where it lies in the folder, such as the labels.
+        read_labels: take the classes from label files among the images, such as dataset.json.
 
     Raises:
         UsageError: there is nothing of this name, or two things.
@@ -126,7 +151,7 @@ def open_source(location: str, leave_out: Path | None = None) -> Source:
         raise UsageError(f"{location}: is a named set, and a file or folder here; write ./{location} for the latter")
     if location in sets:
         return sets[location].load()()
-    source = _open_path(location, leave_out)
+    source = _open_location(location, leave_out, read_labels)
     if source is None:
         near = did_you_mean(location, sets) or f"; named sets: {', '.join(sets) or 'none'}"
         raise UsageError(f"{location}: no such folder, archive or named set{near}")

@@ -1,7 +1,7 @@
-"""Where images come from: a folder, an archive, a list, or a named set that some installed package offers.
+"""The interface of sources: a folder, an archive, a list, or a named set that an installed package offers.
 
-A source lists its entries once and hands out their bytes by number. Names in it are text to show and to sort by, and
-nothing is ever written under them.
+A source lists its entries once and returns their bytes by number. Names are text to show and to sort by; nothing is
+ever written under them.
 """
 
 import re
@@ -21,7 +21,7 @@ class Entry:
     size_bytes: int
     changed_at: int = 0  # anything that changes when the file does
     problem: str | None = None  # why it cannot be read at all, such as being a link that leads elsewhere
-    class_name: str | None = None  # where the source itself knows it, and not the folder it lies in
+    class_name: str | None = None  # where the source itself knows it, and not the folder that it lies in
 
 
 @runtime_checkable
@@ -30,11 +30,11 @@ class Source(Protocol):
 
     @property
     def kind(self) -> str:
-        """What it is: "folder", "zip", ..."""
+        """Kind of the source: "folder", "zip", ..."""
 
     @property
     def name(self) -> str:
-        """What it is called, without its path."""
+        """Name of the source, without its path."""
 
     @property
     def channels(self) -> Channels | None:
@@ -42,21 +42,23 @@ class Source(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Class names in the order of their numbers; () where it knows of none, None where folders are the classes."""
+        """Class names in index order; () where there are none, None where folders are the classes."""
 
     @property
     def entries(self) -> Sequence[Entry]:
         """Its files, in the order of their numbers."""
 
     def fetch(self, number: int) -> bytes | Path:
-        """Return the file of an entry without a problem, or the path to read it from; asked in ascending order.
+        """Return the content of an entry without a problem, or the path to read it from; called in ascending order.
 
         Raises:
             OSError, ValueError: it cannot be read.
         """
 
 
-IMAGE_SUFFIX = re.compile(r"\.(png|jpe?g|webp|gif|bmp|tiff?|p[bgpn]m|jp2|avif)$", re.IGNORECASE)
+IMAGE_SUFFIX = re.compile(
+    r"\.(png|jpe?g|jpe|jfif|webp|gif|bmp|dib|tiff?|p[bgpn]m|jp2|j2k|jpx|avif|mpo)$", re.IGNORECASE
+)
 _WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
@@ -65,7 +67,3 @@ def class_names(names: Iterable[str]) -> tuple[str, ...]:
     distinct = set(names)
     as_numbers = all(_WHOLE_NUMBER.fullmatch(name) for name in distinct)
     return tuple(sorted(distinct, key=int if as_numbers else None))
-
-
-MOST_CLASSES = 1 << 20
-LONGEST_CLASS_NAME = 4096  # as the manifest has it

@@ -1,35 +1,39 @@
-"""Webdataset shards as a source: tars in which a sample is a run of members that share a key.
+"""Webdataset shards as a source: tars in which the members of a sample share a key.
 
     00012.jpg    the image; the key is the name up to its first dot
     00012.cls    its class, a number or a name
     00012.json   {"name": ..., "class": ...} as `hdit prepare-data` writes it
 
-Only these are looked at. Whatever else lies in a sample (`.pyd`, `.pkl`, `.pth`, `.npy`: some readers run what is in
-them) is never opened. A data set of ours keeps its class numbers, and each image is checked against its index.
+Members are joined by key over the whole shard, wherever they lie in it. Only these are read; everything else in a
+sample (`.pyd`, `.pkl`, `.pth`, `.npy`: some readers execute them) is never opened. A prepared data set keeps its class
+numbers, and each image is checked against its index.
 """
 
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hdit_core.data.format.manifest import Channels
 from hdit_core.data.image.decode import size_problem
-from hdit_core.data.sources.archive import TAR_DAMAGE, TarFile
-from hdit_core.data.sources.source import IMAGE_SUFFIX, LONGEST_CLASS_NAME, MOST_CLASSES, Entry, class_names
-from hdit_core.data.sources.tar import LONGEST_NAME_BYTES, Member
+from hdit_core.data.sources.file_filter import is_hidden
+from hdit_core.data.sources.files.links import Member
+from hdit_core.data.sources.files.tar import LARGEST_NOTE_BYTES, TAR_DAMAGE, TarFile, TarListing
+from hdit_core.data.sources.files.tar_headers import LONGEST_NAME_BYTES
+from hdit_core.data.sources.labels.class_label import MOST_CLASSES, parse_label
+from hdit_core.data.sources.labels.sidecars import is_label_file
+from hdit_core.data.sources.labels.text_encoding import decode_text
+from hdit_core.data.sources.source import IMAGE_SUFFIX, Entry, class_names
 from hdit_core.errors import DataError
 
-LARGEST_LABEL_BYTES = 1 << 20  # of a class or a description
-
-_PASSED_OVER = frozenset({"txt", "text", "caption"})  # text that goes with the images of other people's shards
+_CAPTIONS = frozenset({"txt", "text", "caption"})  # text that other people's shards have with their images
+_NOTES = ("cls", "json")
 
 
 @dataclass(frozen=True, slots=True)
 class ShardImage:
-    """An image in a shard, or what stands in its place."""
+    """An image in a shard, or what is wrong with a sample."""
 
     name: str
     offset: int = 0
@@ -40,7 +44,7 @@ class ShardImage:
     class_name: str | None = None
 
     def entry(self, classes: Sequence[str]) -> Entry:
-        """Return it as an entry of a source; where there are classes, it has to have one."""
+        """Return it as an entry of a source; where there are classes, it needs one."""
         if self.problem is not None:
             return Entry(self.name, self.size_bytes, self.changed_at, self.problem)
         name = self.class_name if self.class_number is None else classes[self.class_number]
@@ -49,111 +53,180 @@ class ShardImage:
 
 
 @dataclass(slots=True)
-class _Labels:
+class _Notes:
     """What the texts of a sample say about its image."""
 
     cls: str | None = None
     name: str | None = None
-    json_class: str | int | None = None
+    json_class: str | int | float | None = None
+    json_label: int | None = None  # a number that has to agree with `cls`
     problem: str | None = None
+
+    @property
+    def is_labelled(self) -> bool:
+        return self.cls is not None or self.json_class is not None
 
     def parse_class(self) -> tuple[str | None, int | None, str | None]:
         """Return what is wrong, the class number, and the class name."""
-        said = self.json_class if self.cls is None else self.cls
-        text = "" if said is None else str(said).strip()
-        if said is not None and not 0 < len(text) <= LONGEST_CLASS_NAME:
-            return "its class is neither a number nor a name", None, None
-        if not text.isdecimal():
-            return self.problem, None, text or None
-        if len(text) > 7 or int(text) >= MOST_CLASSES:
-            return f"its class number is beyond {MOST_CLASSES - 1:,}", None, None
+        label = self.json_class if self.cls is None else self.cls
+        if label is None:
+            return self.problem, None, None
+        try:
+            number = parse_label(label)
+        except ValueError as problem:
+            return str(problem), None, None
+        if isinstance(number, str):
+            return self.problem, None, number
+        if not 0 <= number < MOST_CLASSES:
+            what = "negative" if number < 0 else f"beyond {MOST_CLASSES - 1:,}"
+            return f"its class number is {what}", None, None
+        if self.cls is not None and self.json_label not in (None, number):
+            return f"its class is {number} in .cls and {self.json_label} in .json", None, None
         name = self.json_class if isinstance(self.json_class, str) and self.cls is not None else None
-        return self.problem, int(text), name
+        return self.problem, number, name
 
 
-def _key(member: Member) -> str:
-    """Return the name up to the first dot of its last part, as webdataset does; a hidden file stands alone."""
-    folder, slash, last = member.name.rpartition("/")
+@dataclass(slots=True)
+class _Sample:
+    """The members that share a key."""
+
+    images: list[Member] = field(default_factory=list)
+    notes: list[Member] = field(default_factory=list)
+
+
+def _key(name: str) -> str:
+    """Return the name up to the first dot of its last part, as webdataset does."""
+    folder, slash, last = name.rpartition("/")
     first, _, _ = last.partition(".")
     return f"{folder}{slash}{first or last}"
 
 
-def _ending(member: Member) -> str:
-    return member.name.removeprefix(_key(member)).removeprefix(".").lower()
+def _stem(name: str) -> str:
+    """Return the name without its last ending: `img_0.3` of `img_0.3.jpg`."""
+    return name.rpartition(".")[0]
 
 
-def _read_json(notes: _Labels, content: bytes) -> None:
-    about = json.loads(content)
+def _ending(name: str) -> str:
+    return name.rpartition("/")[2].rpartition(".")[2].lower() if "." in name.rpartition("/")[2] else ""
+
+
+def is_note(member: Member) -> bool:
+    """Return whether a member may name the class of images: it is kept when a tar is listed."""
+    return not is_hidden(member.name) and (_ending(member.name) in _NOTES or is_label_file(member.name))
+
+
+def _first(about: dict[str, object], *keys: str) -> object:
+    return next((about[key] for key in keys if about.get(key) is not None), None)
+
+
+def _read_json(notes: _Notes, content: bytes) -> None:
+    about = json.loads(decode_text(content))
     if not isinstance(about, dict):
         return
-    name, found = about.get("name"), about.get("class", about.get("label"))
+    name, label = about.get("name"), _first(about, "class", "label")
     if isinstance(name, str) and 0 < len(name) <= LONGEST_NAME_BYTES:
         notes.name = name
-    if isinstance(found, str | int):
-        notes.json_class = found
+    if isinstance(label, str | int | float) and not isinstance(label, bool):
+        notes.json_class = label
+    if isinstance(about.get("label"), int) and not isinstance(about["label"], bool):
+        notes.json_label = about["label"]
 
 
-def _read_cls(notes: _Labels, content: bytes) -> None:
-    notes.cls = content.decode()
+def _read_cls(notes: _Notes, content: bytes) -> None:
+    notes.cls = decode_text(content)
 
 
-_READ_NOTE = {"json": _read_json, "cls": _read_cls}
+def _read_notes(members: Sequence[Member], contents: dict[int, bytes]) -> _Notes:
+    """Return what the texts of a sample say."""
+    notes = _Notes()
+    endings = [_ending(member.name) for member in members]
+    for member, ending in zip(members, endings, strict=True):
+        if endings.count(ending) > 1:
+            notes.problem = f"several .{ending} files have its key"
+        elif member.problem or member.size_bytes > LARGEST_NOTE_BYTES:
+            notes.problem = f"its .{ending}: {member.problem or f'{member.size_bytes:,} bytes'}"
+        else:
+            try:
+                (_read_cls if ending == "cls" else _read_json)(notes, contents[member.offset])
+            except (ValueError, RecursionError):
+                notes.problem = f"its .{ending} cannot be read"
+    return notes
 
 
-def _note(notes: _Labels, tar: TarFile, member: Member) -> None:
-    """Take in a text of a sample."""
-    if member.problem or member.size_bytes > LARGEST_LABEL_BYTES:
-        notes.problem = f"its .{_ending(member)}: {member.problem or f'{member.size_bytes:,} bytes'}"
-        return
-    try:
-        _READ_NOTE[_ending(member)](notes, tar.read(member.offset, member.size_bytes))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):
-        notes.problem = f"its .{_ending(member)} cannot be read"
+def _split(sample: _Sample) -> list[_Sample]:
+    """Return one sample for each image where every image has notes of its own: `a.1.jpg`, `a.1.cls`, `a.2.jpg`, ..."""
+    parts = {_stem(image.name): _Sample([image]) for image in sample.images}
+    if len(sample.images) < 2 or len(parts) < len(sample.images):
+        return [sample]
+    for note in sample.notes:
+        if _stem(note.name) not in parts:
+            return [sample]
+        parts[_stem(note.name)].notes.append(note)
+    return list(parts.values()) if all(part.notes for part in parts.values()) else [sample]
 
 
-def _images(key: str, images: Sequence[Member], notes: _Labels, shard: str) -> Iterator[ShardImage]:
-    """Yield the image of a sample; none and several are problems."""
-    if not images:
-        yield ShardImage(f"{shard}/{key}", problem="a sample without an image")
-    several = f"one of {len(images)} images of one sample" if len(images) > 1 else None
+def _images(key: str, sample: _Sample, contents: dict[int, bytes], shard: str) -> Iterator[tuple[ShardImage, bool]]:
+    """Yield the image of a sample, and whether it is labelled; no image and several are problems."""
+    notes = _read_notes(sample.notes, contents)
+    if not sample.images:
+        yield ShardImage(f"{shard}/{key}", problem="a sample without an image"), notes.is_labelled
+    several = f"one of {len(sample.images)} images of one sample" if len(sample.images) > 1 else None
     wrong, class_number, class_name = notes.parse_class()
-    for image in images:
+    for image in sample.images:
         problem = image.problem or size_problem(image.size_bytes) or several or wrong
         name = f"{shard}/{image.name}" if several or notes.name is None else notes.name
         where = (image.offset, image.size_bytes, image.changed_at)
-        yield ShardImage(name, *where, problem, class_number, class_name)
+        yield ShardImage(name, *where, problem, class_number, class_name), notes.is_labelled
 
 
-def images_of(tar: TarFile, shard: str) -> Iterator[ShardImage]:
-    """Yield what a shard holds, in its order; an image is called by its `.json`, else by its place in the shard.
-
-    Raises:
-        One of archive.TAR_DAMAGE: the tar is damaged.
-    """
-    for key, group in groupby(tar.members(), _key):
-        images, notes = [], _Labels()
-        for member in group:
-            ending = _ending(member)
-            if IMAGE_SUFFIX.search(member.name):
-                images.append(member)
-            elif ending in _READ_NOTE:
-                _note(notes, tar, member)
-            elif ending not in _PASSED_OVER:
-                problem = f"a .{ending[:20]} file of a shard, which is never opened"
-                yield ShardImage(f"{shard}/{member.name}", problem=problem)
-        if images or notes != _Labels():
-            yield from _images(key, images, notes, shard)
+def _samples(listing: TarListing, shard: str) -> tuple[dict[str, _Sample], list[ShardImage]]:
+    """Return the samples of a shard by their key, and what else lies in it."""
+    samples: dict[str, _Sample] = {}
+    others = []
+    for member in listing.members:
+        ending = _ending(member.name)
+        if is_hidden(member.name) or ending in _CAPTIONS:
+            continue
+        if IMAGE_SUFFIX.search(member.name):
+            samples.setdefault(_key(member.name), _Sample()).images.append(member)
+        elif ending in _NOTES:
+            samples.setdefault(_key(member.name), _Sample()).notes.append(member)
+        else:
+            problem = f"a .{ending[:20]} file of a shard, which is never opened"
+            others.append(ShardImage(f"{shard}/{member.name}", problem=problem))
+    return samples, others
 
 
-def is_sharded(tar: TarFile) -> bool:
-    """Return whether a tar is a webdataset shard: among its first members an image and its class or description.
+@dataclass(frozen=True)
+class ShardContents:
+    """What a shard holds, in its order, and whether its labels belong to its images."""
 
-    Raises:
-        One of archive.TAR_DAMAGE: it is no tar.
-    """
-    first = list(islice(tar.members(), 64))
-    images = {_key(member) for member in first if IMAGE_SUFFIX.search(member.name)}
-    return any(_key(member) in images for member in first if _ending(member) in _READ_NOTE)
+    images: list[ShardImage]
+    labelled: int  # images with labels
+    orphans: int  # labels without an image
+
+
+def read_shard(listing: TarListing, shard: str) -> ShardContents:
+    """Return what a shard holds; an image is called by its `.json`, else by its name in the shard."""
+    samples, others = _samples(listing, shard)
+    images: list[ShardImage] = []
+    labelled = orphans = 0
+    for key, sample in samples.items():
+        for part in _split(sample):
+            for image, is_labelled in _images(key, part, listing.notes, shard):
+                has_file = bool(part.images)
+                images.append(image)
+                labelled += is_labelled and has_file
+                orphans += is_labelled and not has_file
+    return ShardContents(images + others, labelled, orphans)
+
+
+def is_sharded(listing: TarListing) -> bool:
+    """Return whether a tar is a webdataset shard: it holds images, and classes (`.cls`) or descriptions of them."""
+    names = [member.name for member in listing.members if not is_hidden(member.name)]
+    images = {_key(name) for name in names if IMAGE_SUFFIX.search(name)}
+    notes = [name for name in names if _ending(name) in _NOTES]
+    return bool(images) and any(_ending(name) == "cls" or _key(name) in images for name in notes)
 
 
 def classes_of(images: Sequence[ShardImage], where: str) -> tuple[str, ...]:
@@ -177,21 +250,40 @@ def classes_of(images: Sequence[ShardImage], where: str) -> tuple[str, ...]:
     return classes or class_names(named)
 
 
+def _check_joined(where: str, shards: Sequence[ShardContents]) -> None:
+    """Refuse shards whose labels belong to none of their images."""
+    orphans = sum(shard.orphans for shard in shards)
+    if orphans and not any(shard.labelled for shard in shards):
+        first = next(image.name for shard in shards for image in shard.images if image.offset == 0)
+        images = [image.name for shard in shards for image in shard.images if image.size_bytes]
+        if images:
+            raise DataError(
+                f"{where}: its {orphans:,} labels belong to none of its {len(images):,} images: a label such as "
+                f"'{first}' needs an image of the same key, up to the first dot, and '{images[0]}' a label"
+            )
+
+
 SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz")
 
 
 _WNID = re.compile(r"n[0-9]{8}")  # ImageNet's own tars, one a class, are called by it
 
 
-def _list_shard(path: Path) -> list[ShardImage]:
+def _list_shard(path: Path, listing: TarListing | None) -> ShardContents:
     name = path.name.split(".", 1)[0]
     try:
-        images = list(images_of(TarFile(path), name))
+        listing = listing or TarFile(path).listing(is_note)
     except TAR_DAMAGE as problem:
         raise DataError(f"{path}: not a whole tar ({problem}); copy or download it again") from None
-    if _WNID.fullmatch(name) and all(image.class_name is image.class_number is None for image in images):
-        return [replace(image, class_name=name) for image in images]
-    return images
+    if listing.repeated:
+        raise DataError(
+            f"{path}: holds two files '{listing.repeated[0]}': webdataset reads both, tar keeps the last; "
+            "write the shard again with a name for each"
+        )
+    contents = read_shard(listing, name)
+    if _WNID.fullmatch(name) and all(image.class_name is image.class_number is None for image in contents.images):
+        return replace(contents, images=[replace(image, class_name=name) for image in contents.images])
+    return contents
 
 
 class ShardedSource:
@@ -200,21 +292,23 @@ class ShardedSource:
     kind = "shards"
     channels: Channels | None = None
 
-    def __init__(self, name: str, paths: Sequence[Path]) -> None:
+    def __init__(self, name: str, paths: Sequence[Path], listings: Sequence[TarListing] | None = None) -> None:
         """List shards.
 
         Args:
             name: what to call them.
             paths: of the shards, in their order.
+            listings: of the shards, where they have been listed before.
 
         Raises:
             DataError: one is damaged, or they contradict each other about their classes.
         """
         self.name = name
         self._paths = paths
-        found = [(shard, image) for shard, path in enumerate(paths) for image in _list_shard(path)]
-        self._places = [(shard, image.offset) for shard, image in found]
-        images = [image for _, image in found]
+        shards = [_list_shard(path, listings[number] if listings else None) for number, path in enumerate(paths)]
+        _check_joined(name, shards)
+        self._places = [(number, image.offset) for number, shard in enumerate(shards) for image in shard.images]
+        images = [image for shard in shards for image in shard.images]
         self.classes: tuple[str, ...] | None = self._classes(images)
         self.entries = [image.entry(self.classes) for image in images]
         self._open: tuple[int, TarFile] | None = None
@@ -223,7 +317,7 @@ class ShardedSource:
         return classes_of(images, self.name)
 
     def _shard(self, number: int) -> TarFile:
-        """Return a shard, keeping open the one that was asked for last."""
+        """Return a shard, keeping open the one that was read last."""
         if self._open is None or self._open[0] != number:
             if self._open is not None:
                 self._open[1].file.close()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from hdit_core.devices import autocast, compute_dtype
 from hdit_core.diffusion.likelihood import LEVELS_PER_UNIT, log_likelihood, rademacher_probes
 from hdit_core.errors import DataError, UsageError
 from hdit_core.generate.edit.input_image import Shape, frame, read_picture
-from hdit_core.generate.output.sample_folder import GRID, RECORD
 from hdit_core.generate.pipeline import SamplingPipeline
 from hdit_core.images import from_uint8, to_pil
 from hdit_core.randomness import stream, streams
@@ -168,7 +167,7 @@ def open_labelled_images(
         return LabelledImages(
             1, classes, iter([LabelledImage(0, path.name, read_picture(path, shape).image_u8, one_class)])
         )
-    source = open_source(location)
+    source = open_source(location, read_labels=False)
     numbers = _images_in(source)
     chosen = _choose(location, numbers, n, seed)
     return LabelledImages(len(chosen), classes, map(partial(_fetch, source, shape, one_class, location), chosen))
@@ -202,13 +201,11 @@ def _of_data_set(
 
 
 def _images_in(source: Source) -> list[int]:
-    """Return the numbers of the images, by their names, without the sheet that `hdit sample` puts beside its own."""
-    folders = {PurePosixPath(entry.name).parent for entry in source.entries if PurePosixPath(entry.name).name == RECORD}
-    sheets = {str(folder / GRID) for folder in folders}
+    """Return the numbers of the images, by their names."""
     return [
         number
         for number, entry in enumerate(source.entries)
-        if entry.name not in sheets and (source.kind not in ("folder", "zip", "tar") or IMAGE_SUFFIX.search(entry.name))
+        if source.kind not in ("folder", "zip", "tar") or IMAGE_SUFFIX.search(entry.name)
     ]
 
 

@@ -106,7 +106,7 @@ def test_torchrun_passes_the_number_of_images_on_by_its_other_name(folders, caps
         words = [*command, "--count", "9"]
         assert get_args_parser().parse_args(["-m", "hdit_cli", *words]).training_script_args == words
     assert main(["eval-fid", folders[0], "--ref", folders[1], *OFFLINE, "--count", "9"]) == 3
-    assert "--n 9 images were asked for, it has 5" in capsys.readouterr().err
+    assert "--n 9: it has only 5 images" in capsys.readouterr().err
 
 
 def test_missing_weights_without_a_network_are_exit_code_1_and_how_to_mend_it(folders, capsys, monkeypatch, tmp_path):

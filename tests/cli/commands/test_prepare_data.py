@@ -121,7 +121,7 @@ def test_an_empty_folder_ends_with_exit_code_3(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     code, _, err = prepare(capsys, tmp_path / "empty", "--size", "8")
     assert code == 3
-    assert "holds no files; expected images" in err
+    assert "holds no images" in err
 
 
 def test_a_source_that_is_not_there_is_wrong_usage(tmp_path, capsys):

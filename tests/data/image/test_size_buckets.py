@@ -25,7 +25,7 @@ def shapes(tmp_path):
         path = tmp_path / "shapes" / ("ant", "bee")[number % 2] / f"{number:03}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(random.integers(0, 256, (*SHAPES[number % 7], 3), np.uint8)).save(path)
-    (tmp_path / "shapes" / "ant" / "notes.txt").write_text("not an image")
+    (tmp_path / "shapes" / "ant" / "notes.bin").write_text("not an image")
     return tmp_path / "shapes"
 
 

@@ -87,11 +87,12 @@ def test_what_hdit_sample_adds_to_its_images_is_not_scored(picture_folder, toy_e
     assert found.statistics.fingerprint == expected and found.remarks == ()
 
 
-def test_files_that_are_no_images_by_their_names_are_left_out_and_counted(picture_folder, toy_extractor):
+def test_files_that_are_no_images_by_their_names_are_skipped_and_counted(picture_folder, toy_extractor):
     folder = picture_folder("photos", count=4)
-    (folder / "labels.csv").write_text("a")
-    (folder / "README").write_text("b")
-    assert "left out 2 files that are no images by their names" in measured(folder, toy_extractor).remarks[0]
+    (folder / "clip.mp4").write_text("a")
+    (folder / "latents.npz").write_text("b")
+    (folder / "labels.csv").write_text("c")
+    assert "skipped 2 files that are no images by their names" in measured(folder, toy_extractor).remarks[0]
 
 
 def test_jpeg_samples_are_remarked_on(picture_folder, toy_extractor):
@@ -102,7 +103,7 @@ def test_jpeg_samples_are_remarked_on(picture_folder, toy_extractor):
 def test_a_truncated_image_is_named(picture_folder, toy_extractor):
     folder = picture_folder("photos")
     (folder / "005.png").write_bytes((folder / "005.png").read_bytes()[:-40])
-    with pytest.raises(DataError, match=r"photos: 005\.png: cannot be scored \(.*\); remove it or make it anew"):
+    with pytest.raises(DataError, match=r"photos: 005\.png: cannot be scored \(.*\); remove or replace it"):
         measured(folder, toy_extractor)
 
 
@@ -116,7 +117,7 @@ def test_text_under_the_name_of_an_image_is_named(picture_folder, toy_extractor)
 def test_an_empty_file_is_named(picture_folder, toy_extractor):
     folder = picture_folder("photos")
     (folder / "005.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"005\.png: empty file; remove it or make it anew"):
+    with pytest.raises(DataError, match=r"005\.png: empty file; remove or replace it"):
         measured(folder, toy_extractor)
 
 
@@ -139,7 +140,7 @@ def test_an_empty_folder_is_an_error(tmp_path):
 
 
 def test_more_images_than_there_are_is_an_error(picture_folder):
-    with pytest.raises(DataError, match="--n 13 images were asked for, it has 12"):
+    with pytest.raises(DataError, match="--n 13: it has only 12 images"):
         open_images(str(picture_folder("photos")), 13)
 
 

@@ -30,18 +30,14 @@ def test_a_flat_folder_has_no_classes():
     assert set(labelled(["1.png", "2.png", "readme.txt"])[0].values()) == {None}
 
 
-def test_files_beside_the_class_folders_and_hidden_folders_are_no_classes():
-    classes, problems = labelled(["README.md", "cat/1.png", "dog/3.png", ".git/x.png", "__MACOSX/cat/1.png"])
+def test_other_files_next_to_the_class_folders_are_rejected():
+    classes, problems = labelled(["clip.mp4", "cat/1.png", "dog/3.png"])
     assert {name for name, found in classes.items() if found} == {"cat/1.png", "dog/3.png"}
-    assert problems == {
-        "README.md": "not in a class folder",
-        ".git/x.png": "in a hidden folder",
-        "__MACOSX/cat/1.png": "in a hidden folder",
-    }
+    assert problems == {"clip.mp4": "not in a class folder"}
 
 
 def test_images_beside_class_folders_are_an_error_that_says_what_to_do():
-    with pytest.raises(DataError, match=r"1 images such as '0.png' lie beside 2 in folders.*--labels none"):
+    with pytest.raises(DataError, match=r"1 images such as '0.png' lie next to 2 in folders.*--labels none"):
         labelled(["0.png", "cat/1.png", "dog/2.png"])
     assert set(labelled(["0.png", "cat/1.png", "dog/2.png"], "none")[0].values()) == {None}
 
@@ -82,8 +78,8 @@ def test_nothing_is_dropped_where_labels_and_files_differ(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("l.csv", "name,class\n1.png,a\n", "its first line must name the columns file,label; found"),
-        ("l.csv", "", "its first line must name the columns file,label; found None"),
+        ("l.csv", "1.png,a\n2.png,b\n", "its first line must name the columns file,label; found"),
+        ("l.csv", "", "its first line must name the columns file,label; found ''"),
         ("l.csv", "file,label\n", "names no file"),
         ("l.csv", "file,label\n1.png,\n", "l.csv:2: expected a file and a label, found '1.png' and ''"),
         ("l.csv", "file,label\n1.png,a\n1.png,b\n", "l.csv:3: '1.png' has two labels, 'a' and 'b'"),
@@ -103,5 +99,77 @@ def test_a_mistake_in_the_labels_is_named_with_its_line(tmp_path, name, text, me
 
 
 def test_labels_must_be_a_file_that_says_its_kind(tmp_path):
-    with pytest.raises(UsageError, match=r"expected auto, none, or a file that ends in .csv, .jsonl or .txt"):
+    with pytest.raises(
+        UsageError, match=r"expected auto, none, or a file that ends in .csv, .tsv, .jsonl, .json or .txt"
+    ):
         labelled(["1.png"], tmp_path / "labels.xml")
+
+
+TABLE = "file,label\r\ntrain/0.png,dog\r\ntrain/1.png,cat\r\n"
+
+
+@pytest.mark.parametrize(
+    ("ending", "content"),
+    [
+        ("csv", TABLE.encode()),
+        ("csv", TABLE.encode("utf-8-sig")),
+        ("csv", TABLE.encode("utf-16")),
+        ("csv", TABLE.replace(",", ";").encode()),
+        ("csv", TABLE.replace(",", "\t").encode()),
+        ("tsv", TABLE.replace(",", "\t").encode()),
+        ("csv", TABLE.replace("\r\n", "\r").encode()),
+        ("csv", TABLE.replace("file,", "file_name,").encode()),
+        ("csv", TABLE.replace("file,label", "Image , Class").replace(",dog", ", dog").encode()),
+        ("csv", ("sep=;\n" + TABLE.replace(",", ";")).encode()),
+        ("csv", TABLE.replace("train/", "").encode()),
+        ("csv", TABLE.replace(".png", "").replace("train/", "").encode()),
+        ("csv", TABLE.replace("/", "\\").encode()),
+        ("csv", (TABLE + "\r\n\r\n").encode()),
+        ("jsonl", b'{"image": "0.png", "category": "dog"}\n{"image": "1.png", "category": "cat"}'),
+        ("json", b'{"labels": [["0.png", "dog"], ["1.png", "cat"]]}'),
+        ("json", b'{"0.png": "dog", "1.png": "cat"}'),
+        ("txt", b"0.png dog\n1.png cat\n"),
+        ("txt", b"train/0.png\tdog\r\ntrain/1.png\tcat"),
+        ("txt", "dog\r\ncat".encode("utf-16")),
+    ],
+)
+def test_a_table_of_another_system_gives_the_same_labels(tmp_path, ending, content):
+    path = tmp_path / f"labels.{ending}"
+    path.write_bytes(content)
+    assert labelled(["train/0.png", "train/1.png"], path) == ({"train/0.png": "dog", "train/1.png": "cat"}, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("l.csv", b"file,label\n0.png,a\n", "'0.png' could be 'x/0.png' or 'y/0.png'; write the folder"),
+        ("l.csv", b"file,label\nx/0.png,a\nx/0,b\n", "'x/0.png' has two labels, 'a' and 'b'"),
+        ("l.csv", b"file,label\nz/9.png,a\n", "none of its 1 names is a file of the source"),
+        ("l.csv", b"file,label\nx/0.png,a,b\n", "l.csv:2: has 3 fields where the first line names 2 columns"),
+        ("l.csv", b"file,label,class_id,category\nx/0.png,a\n", "has 2 fields where the first line names 4"),
+        ("l.csv", b"file,class,category\nx/0.png,a,b\n", "its first line must name the columns file,label"),
+        ("l.csv", "file,label\nx/0.png,caf\xe9\n".encode("latin-1"), "byte 22 is not UTF-8; save it as UTF-8"),
+        (
+            "l.csv",
+            "file,label\nx/0.png,a\n".encode("utf-16-le"),
+            "zeros between its letters, perhaps UTF-16 without its mark",
+        ),
+        ("l.csv", b"file,label\nx/0.png,nan\ny/0.png,a\n", "'x/0.png': its class 'nan' stands for a missing value"),
+        ("l.csv", b"file,label\nx/0.png,1.5\n", "is a number with a fraction"),
+        ("l.txt", b"1 2\n2 1\n", "expected one label per line, found two numbers, '1 2'"),
+    ],
+)
+def test_labels_that_are_not_clear_are_refused(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        labelled(["x/0.png", "y/0.png"], tmp_path / name)
+
+
+def test_numbers_as_pandas_writes_them_are_one_class(tmp_path):
+    (tmp_path / "l.csv").write_text("file,label\n0.png,1\n1.png,1.0\n2.png,10.0\n")
+    assert labelled(["0.png", "1.png", "2.png"], tmp_path / "l.csv")[0] == {"0.png": "1", "1.png": "1", "2.png": "10"}
+
+
+def test_classes_that_differ_in_case_only_are_warned_of(caplog):
+    class_ids(label_entries([Entry("Dog/1.png", 1), Entry("dog/2.png", 1)], "auto"))
+    assert "the classes 'Dog' and 'dog' differ in case or spelling only" in caplog.text

@@ -7,12 +7,13 @@ import pytest
 
 from hdit_core.data.prepare.label_files import read_classes
 from hdit_core.data.prepare.labels import label_source
-from hdit_core.data.sources.archive import TarSource, ZipSource, is_zip
-from hdit_core.data.sources.folder import FolderSource
+from hdit_core.data.sources.files.folder import FolderSource
+from hdit_core.data.sources.files.tar import TarSource
+from hdit_core.data.sources.files.zip import ZipSource, is_zip
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError, UsageError
 from tests.data.prepare.test_labels import labelled
-from tests.data.sources.test_folder_and_archive import contents, write_tar
+from tests.data.sources.files.test_folder_and_archive import contents, write_tar
 
 
 def open_archive(path):
@@ -132,7 +133,7 @@ def test_a_list_of_wnids_goes_by_the_order_of_the_names(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("l.txt", "a\nb\n", "l.txt: has 2 lines, the source 3 files; expected one label a line, in the order"),
+        ("l.txt", "a\nb\n", "l.txt: has 2 lines, the source 3 files; expected one label per line, in the order"),
         ("l.txt", "a\n\nb\n", "l.txt:2: expected a label, found an empty line"),
         ("ILSVRC2012_validation_ground_truth.txt", "490\n361\n171\n", "are not places among the sorted class names"),
     ],

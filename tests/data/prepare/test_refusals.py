@@ -68,15 +68,15 @@ def test_a_size_beyond_all_memory_is_refused(pictures, prepare, tmp_path):
 
 def test_an_empty_folder_is_an_error(prepare, tmp_path):
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
-    with pytest.raises(DataError, match="empty: holds no files; expected images"):
+    with pytest.raises(DataError, match="empty: holds no images"):
         prepare(tmp_path / "empty")
 
 
 def test_a_folder_of_text_files_is_an_error_that_leaves_nothing_behind(prepare, tmp_path):
     (tmp_path / "texts").mkdir()
     for number in range(3):
-        (tmp_path / "texts" / f"{number}.txt").write_text("words")
-    message = r"texts: none of its 3 files is a usable image; the first is 0.txt: not an image of a known kind"
+        (tmp_path / "texts" / f"{number}.dat").write_text("words")
+    message = r"texts: none of its 3 files is a usable image; the first is 0.dat: not an image of a known kind"
     with pytest.raises(DataError, match=message):
         prepare(tmp_path / "texts")
     assert not (tmp_path / "set").exists()

@@ -10,7 +10,7 @@ from hdit_core.data.loader.reader import ImageReader
 from hdit_core.data.sources.emoji import PACKAGE
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError, UsageError
-from tests.data.sources.test_folder_and_archive import contents, write_folder, write_tar
+from tests.data.sources.files.test_folder_and_archive import contents, write_folder, write_tar
 
 
 def webp(colour):

@@ -11,7 +11,7 @@ from hdit_core.data.loader.reader import ImageReader
 from hdit_core.data.prepare.labels import label_source
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError, UsageError
-from tests.data.sources.test_folder_and_archive import problems
+from tests.data.sources.files.test_folder_and_archive import problems
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")

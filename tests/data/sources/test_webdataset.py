@@ -11,12 +11,12 @@ from PIL import Image
 
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.data.prepare.labels import label_source
-from hdit_core.data.sources.archive import TarSource
+from hdit_core.data.sources.files.tar import TarSource
 from hdit_core.data.sources.prepared import PreparedSource
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.data.sources.webdataset import ShardedSource
 from hdit_core.errors import DataError
-from tests.data.sources.test_folder_and_archive import contents, problems, write_tar
+from tests.data.sources.files.test_folder_and_archive import contents, problems, write_tar
 
 
 def write_shards(folder, *shards, ending="tar"):
@@ -105,9 +105,10 @@ def test_what_cannot_be_used_is_a_reject_with_its_reason(tmp_path, files, proble
     assert problems(ShardedSource("s", [write_tar(tmp_path / "s.tar", files=files)])) == problem
 
 
-def test_hidden_files_and_names_without_a_dot_are_not_lost(tmp_path):
-    source = ShardedSource("s", [write_tar(tmp_path / "s.tar", files={".hidden.jpg": b"1", "noending": b"2"})])
-    assert contents(source) == [("s/.hidden.jpg", b"1")]
+def test_hidden_files_are_skipped_and_names_without_a_dot_are_not_lost(tmp_path):
+    files = {".hidden.jpg": b"1", "a/._b.jpg": b"1", "noending": b"2"}
+    source = ShardedSource("s", [write_tar(tmp_path / "s.tar", files=files)])
+    assert contents(source) == []
     assert problems(source) == {"s/noending": "a . file of a shard, which is never opened"}
 
 
@@ -135,7 +136,7 @@ def test_links_in_shards_are_never_followed(tmp_path):
     link = tarfile.TarInfo("b.png")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     path = write_tar(tmp_path / "s.tar", files={"a.png": b"1"}, extra=[link])
-    assert problems(ShardedSource("s", [path])) == {"s/b.png": "not a regular file of the archive"}
+    assert problems(ShardedSource("s", [path])) == {"s/b.png": "a link that leads out of the archive"}
 
 
 @pytest.mark.parametrize("length", range(0, 3000, 97))
@@ -216,3 +217,62 @@ def test_real_images_of_shards_become_a_data_set(prepare, tmp_path):
     write_shards(tmp_path / "s", files)
     assert prepare(tmp_path / "s").images == 1
     assert (ImageReader(tmp_path / "set").read(0)[0] == (200, 10, 10)).all()
+
+
+def test_labels_are_joined_over_the_whole_shard(tmp_path):
+    """As a writer leaves them that goes column by column, or that asks for another order (webdataset#140)."""
+    images, labels = (
+        {f"{n:05}.jpg": b"%d" % n for n in range(100)},
+        {f"{n:05}.cls": b"%d" % (n % 3) for n in range(100)},
+    )
+    for name, mode in (("a.tar", "w"), ("a.tgz", "w:gz")):
+        for files in (images | labels, labels | images):
+            source = open_source(str(write_tar(tmp_path / name, mode, files)))
+            assert source.kind == "shards"
+            assert classes_of(source) == (("0", "1", "2"), [n % 3 for n in range(100)])
+            assert [content for _, content in contents(source)] == list(images.values())
+
+
+def test_keys_with_dots_have_their_labels(tmp_path):
+    files = {"img_0.3.cls": b"1", "img_0.3.jpg": b"a", "img_1.3.cls": b"0", "img_1.3.jpg": b"b"}
+    assert classes_of(open_source(str(write_tar(tmp_path / "a.tar", files=files)))) == (("0", "1"), [1, 0])
+    files = {"v1.0.jpg": b"a", "v1.0.cls": b"1", "v1.1.jpg": b"b", "v1.1.cls": b"0"}
+    assert classes_of(open_source(str(write_tar(tmp_path / "b.tar", files=files)))) == (("0", "1"), [1, 0])
+
+
+@pytest.mark.parametrize("text", ["tensor(10)", "10.0", "np.int64(10)", "[10]", "+10", "1e1"])
+def test_numbers_written_otherwise_are_numbers(tmp_path, text):
+    files = {"a.png": b"1", "a.cls": text.encode(), "b.png": b"2", "b.cls": b"2"}
+    assert classes_of(open_source(str(write_tar(tmp_path / "a.tar", files=files))))[1] == [10, 2]
+
+
+@pytest.mark.parametrize(
+    ("files", "problem"),
+    [
+        (
+            {"a.png": b"1", "a.cls": b"[0, 1]"},
+            "its class '[0, 1]' looks like a printed Python object, not a number or a name",
+        ),
+        ({"a.png": b"1", "a.cls": b"-1"}, "its class number is negative"),
+        ({"a.png": b"1", "a.cls": b"1", "a.json": b'{"label": 2}'}, "its class is 1 in .cls and 2 in .json"),
+        ({"a.png": b"1", "a.cls": b"1", "a.b.cls": b"2"}, "several .cls files have its key"),
+    ],
+)
+def test_a_label_that_is_not_clear_is_a_reject_with_its_reason(tmp_path, files, problem):
+    assert problems(open_source(str(write_tar(tmp_path / "s.tar", files=files)))) == {"s/a.png": problem}
+
+
+@pytest.mark.parametrize("labels", [{"b/0.cls": b"1"}, {"labels/0.json": b'{"label": 1}', "x.cls": b"1"}])
+def test_labels_that_belong_to_no_image_are_refused(tmp_path, labels):
+    path = write_tar(tmp_path / "s.tar", files={"a/0.png": b"1", **labels})
+    with pytest.raises(DataError, match=r"labels belong to none of its 1 images: a label such as .* needs an image"):
+        open_source(str(path))
+
+
+def test_a_shard_with_a_name_twice_is_refused(tmp_path):
+    path = write_tar(tmp_path / "s.tar", files={"a.png": b"1", "a.cls": b"0"})
+    with tarfile.open(path, "a") as archive:
+        member = tarfile.TarInfo("a.png")
+        archive.addfile(member)
+    with pytest.raises(DataError, match=r"holds two files 'a\.png': webdataset reads both, tar keeps the last"):
+        open_source(str(path))

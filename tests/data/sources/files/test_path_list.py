@@ -7,10 +7,17 @@ import random
 import pytest
 
 from hdit_core.data.prepare.labels import label_source
-from hdit_core.data.sources.path_list import open_stdin
+from hdit_core.data.sources.files.path_list import open_stdin
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError, UsageError
-from tests.data.sources.test_folder_and_archive import FILES, contents, problems, write_folder, write_tar, write_zip
+from tests.data.sources.files.test_folder_and_archive import (
+    FILES,
+    contents,
+    problems,
+    write_folder,
+    write_tar,
+    write_zip,
+)
 
 
 def write_list(path, lines):
@@ -102,9 +109,9 @@ def test_nothing_piped_into_stdin_is_said_with_an_example(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"", "stdin: names no file; expected one path a line"),
+        (b"", "stdin: names no file; expected one path per line"),
         (b"\n\n", "stdin: names no file"),
-        (b"a.png\n" + b"x" * 5000, "stdin:2: longer than a path can be; expected one path a line"),
+        (b"a.png\n" + b"x" * 5000, "stdin:2: longer than a path can be; expected one path per line"),
         (b"x" * 100_000 + b"\n", "stdin:1: longer than a path can be"),
     ],
 )
@@ -131,7 +138,7 @@ def test_an_archive_on_stdin_is_told_to_be_named(tmp_path, write):
 )
 def test_an_endless_list_is_left(endless, message, monkeypatch):
     """`hdit prepare-data - < /dev/zero`."""
-    monkeypatch.setattr("hdit_core.data.sources.path_list.LARGEST_LIST_BYTES", 1 << 20)
+    monkeypatch.setattr("hdit_core.data.sources.files.path_list.LARGEST_LIST_BYTES", 1 << 20)
 
     class Endless(io.BytesIO):
         def read(self, count):
@@ -147,7 +154,7 @@ def test_a_text_file_that_is_an_archive_is_read_as_one(tmp_path):
 
 def test_a_pattern_of_other_files_is_refused(tmp_path):
     write_folder(tmp_path)
-    with pytest.raises(UsageError, match=r"means c.png; a pattern can mean shards \(.tar\) or .parquet files"):
+    with pytest.raises(UsageError, match=r"matches c.png; a pattern can match shards \(.tar\) or .parquet files"):
         open_source(f"{tmp_path}/*.png")
     with pytest.raises(UsageError, match="no such folder, archive or named set"):
         open_source(f"{tmp_path}/*.tar")

@@ -1,11 +1,11 @@
-"""The members of a tar, header by header, in memory that no archive can make grow.
+"""Reads the members of a tar, header by header, in bounded memory.
 
 Python's own reader takes a damaged header for the end of the archive, reads a name as long as the archive says, and can
-be led in circles. Here a header is right or the archive is damaged; nothing is followed, and nothing written.
+be led in circles. Here a header is valid or the archive is damaged.
 
 A header is 512 bytes, and the content follows in blocks of 512: name 0:100, size 124:136, time 136:148, checksum
-148:156, kind 156, magic 257:265, first part of the name 345:500 (POSIX.1-1988 ustar; with the long names of pax and
-GNU). Two blocks of zeros are the end; one is enough here.
+148:156, kind 156, target of a link 157:257, magic 257:265, first part of the name 345:500 (POSIX.1-1988 ustar; with the
+long names of pax and GNU). Two blocks of zeros are the end; one is enough here.
 """
 
 import re
@@ -14,12 +14,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedIOBase
 
+from hdit_core.data.sources.files.links import Member
+
 BLOCK_BYTES = 512
 LONGEST_EXTENSION_BYTES = 1 << 20  # of a long name or of pax records
 LONGEST_NAME_BYTES = 4096  # as Linux has it
 
-_FILE, _FOLDER, _SPARSE = (b"0", b"\0", b"7"), b"5", b"S"
+_HARD_LINK, _SYMBOLIC_LINK, _FOLDER, _SPARSE = b"1", b"2", b"5", b"S"
 _WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders, pipes, whatever size they declare
+_NO_FILE = (b"3", b"4", b"6", _SPARSE, b"D", b"M", b"N", b"V")  # any other kind is a file, as POSIX says
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_OF_ALL = b"L", b"K", (b"x", b"X"), b"g"
 _EXTENDS = (_LONG_NAME, _LONG_LINK, *_PAX, _PAX_OF_ALL)
 _OCTAL = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
@@ -29,22 +32,12 @@ class DamagedTarError(ValueError):
     """Not a tar, or not a whole one; the message says where."""
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
-    """One member that is no folder."""
-
-    name: str
-    offset: int  # of its content
-    size_bytes: int
-    changed_at: int
-    problem: str | None  # why it is nothing to read
-
-
 @dataclass(slots=True)
 class _Extension:
     """What headers before a member's own say about it."""
 
     name: bytes | None = None
+    link: bytes | None = None
     size_bytes: int | None = None
     is_sparse: bool = False
 
@@ -58,7 +51,11 @@ class _Header:
 
     @property
     def end(self) -> int:
-        return self.content + -(-self.size_bytes // BLOCK_BYTES) * BLOCK_BYTES
+        return self.content + _whole_blocks(self.size_bytes)
+
+
+def _whole_blocks(size_bytes: int) -> int:
+    return -(-size_bytes // BLOCK_BYTES) * BLOCK_BYTES
 
 
 def _number(field: bytes, place: int) -> int:
@@ -104,6 +101,8 @@ def _add_pax(extension: _Extension, content: bytes, place: int) -> None:
         key, _, value = record.partition(b"=")
         if key == b"path":
             extension.name = value
+        elif key == b"linkpath":
+            extension.link = value
         elif key == b"size" and value.isdigit() and len(value) < 20:
             extension.size_bytes = int(value)
         elif key.startswith(b"GNU.sparse."):
@@ -111,14 +110,16 @@ def _add_pax(extension: _Extension, content: bytes, place: int) -> None:
 
 
 def _extend(extension: _Extension, file: BufferedIOBase, header: _Header) -> None:
-    """Take in a header that only says something about the next one."""
-    if header.kind in (_LONG_LINK, _PAX_OF_ALL):
+    """Read a header that only describes the next one."""
+    if header.kind == _PAX_OF_ALL:
         return
     if header.size_bytes > LONGEST_EXTENSION_BYTES:
         raise DamagedTarError(f"a name of {header.size_bytes:,} bytes at byte {header.content:,}")
     content = _read(file, header.content, header.size_bytes)
     if header.kind == _LONG_NAME:
         extension.name = _text(content)
+    elif header.kind == _LONG_LINK:
+        extension.link = _text(content)
     else:
         _add_pax(extension, content, header.content)
 
@@ -131,7 +132,7 @@ def _name(header: _Header, extension: _Extension) -> bytes:
 
 
 def _content_start(file: BufferedIOBase, block: bytes, place: int) -> int:
-    """Return where a content begins: after the map of a GNU sparse file, which goes on while a byte says so."""
+    """Return where a content begins: after the map of a GNU sparse file, which continues while a byte is set."""
     more, place = block[156:157] == _SPARSE and block[482], place + BLOCK_BYTES
     while more:
         more, place = _read(file, place, BLOCK_BYTES)[504], place + BLOCK_BYTES
@@ -151,12 +152,26 @@ def _header(file: BufferedIOBase, place: int, extension: _Extension) -> _Header 
     return _Header(block, kind, content, 0 if kind in _WITHOUT_CONTENT else size_bytes)
 
 
+def _link_size(header: _Header) -> int:
+    """Return the size that a hard link declares; by its pax format a copy of the content follows, by GNU's none."""
+    return _number(header.block[124:136], header.content) if header.kind == _HARD_LINK else 0
+
+
 def _headers(file: BufferedIOBase, start: int, end: int) -> Iterator[tuple[_Header, _Extension]]:
     """Yield the header of each member, and what the headers before it say about it."""
-    place, extension = start, _Extension()
-    while header := _header(file, place, extension):
+    place, extension, copy_bytes = start, _Extension(), 0
+    while True:
+        try:
+            header = _header(file, place, extension)
+        except DamagedTarError:
+            if not copy_bytes:
+                raise
+            header = _header(file, place + _whole_blocks(copy_bytes), extension)
+        if header is None:
+            return
         if header.end > end:
             raise DamagedTarError(f"reaches beyond byte {end:,}")
+        copy_bytes = _link_size(header)
         if header.kind in _EXTENDS:
             _extend(extension, file, header)
         else:
@@ -166,9 +181,33 @@ def _headers(file: BufferedIOBase, start: int, end: int) -> Iterator[tuple[_Head
 
 
 def _problem(header: _Header, name: bytes, extension: _Extension) -> str | None:
-    if header.kind not in _FILE or extension.is_sparse:
+    if header.kind in _NO_FILE or extension.is_sparse:
         return "not a regular file of the archive"
     return f"a name of {len(name):,} bytes" if len(name) > LONGEST_NAME_BYTES else None
+
+
+def _is_folder(header: _Header, name: bytes) -> bool:
+    """Return whether a member is a folder; the oldest programs mark it by a slash alone, as GNU tar still reads it."""
+    return header.kind == _FOLDER or (header.kind not in _NO_FILE and name.endswith(b"/"))
+
+
+def _shown(name: bytes) -> str:
+    return name[:LONGEST_NAME_BYTES].decode(errors="surrogateescape").removeprefix("./")
+
+
+def _member(header: _Header, extension: _Extension, name: bytes) -> Member:
+    changed_at = int.from_bytes(header.block[136:148])  # undecoded: it only has to differ when the file does
+    problem = _problem(header, name, extension)
+    link = extension.link if extension.link is not None else _text(header.block[157:257])
+    return Member(
+        _shown(name),
+        header.content,
+        header.size_bytes,
+        changed_at,
+        problem,
+        hard_link=_shown(link) if header.kind == _HARD_LINK else None,
+        symbolic_link=link.decode(errors="surrogateescape") if header.kind == _SYMBOLIC_LINK else None,
+    )
 
 
 def _check_rest(file: BufferedIOBase, end: int) -> None:
@@ -179,10 +218,10 @@ def _check_rest(file: BufferedIOBase, end: int) -> None:
 
 
 def members(file: BufferedIOBase, start: int = 0, end: int = 1 << 62) -> Iterator[Member]:
-    """Yield the members of a tar that are no folders; they may be read in between.
+    """Yield the members of a tar that are no folders; their contents may be read in between.
 
     Args:
-        file: where it lies; it is read from front to back.
+        file: the tar; it is read from front to back.
         start: the archive's first byte.
         end: the byte after its last, or how far a compressed one may expand.
 
@@ -191,12 +230,6 @@ def members(file: BufferedIOBase, start: int = 0, end: int = 1 << 62) -> Iterato
     """
     for header, extension in _headers(file, start, end):
         name = _name(header, extension)
-        if header.kind == _FOLDER or (
-            header.kind == b"\0" and name.endswith(b"/")
-        ):  # the latter by the oldest programs
-            continue
-        shown = name[:LONGEST_NAME_BYTES].decode(errors="surrogateescape").removeprefix("./")
-        changed_at = int.from_bytes(header.block[136:148])  # as it stands: it only has to differ when the file does
-        problem = _problem(header, name, extension)
-        yield Member(shown, header.content, header.size_bytes, changed_at, problem)
+        if not _is_folder(header, name):
+            yield _member(header, extension, name)
     _check_rest(file, end)

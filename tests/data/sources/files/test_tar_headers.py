@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hdit_core.data.sources.archive import TAR_DAMAGE, TarFile
-from hdit_core.data.sources.tar import DamagedTarError, members
+from hdit_core.data.sources.files.tar import TAR_DAMAGE, TarFile
+from hdit_core.data.sources.files.tar_headers import DamagedTarError, members
 
 NAMES = ["a.png", "b/" * 60 + "long.png", "x" * 300 + ".png", "é/ü.png", os.fsdecode(b"caf\xe9.png"), "./c/d.png"]
 
@@ -82,9 +82,8 @@ def test_pax_says_the_size_where_it_does():
 
 @pytest.mark.parametrize(
     ("kind", "what"),
-    [(tarfile.SYMTYPE, "link"), (tarfile.LNKTYPE, "hard"), (tarfile.CHRTYPE, "device"), (tarfile.BLKTYPE, "disk"),
-     (tarfile.FIFOTYPE, "pipe"), (b"V", "label"), (b"Z", "unknown")],
-)  # fmt: skip
+    [(tarfile.CHRTYPE, "device"), (tarfile.BLKTYPE, "disk"), (tarfile.FIFOTYPE, "pipe"), (b"V", "label"), (b"M", "x")],
+)
 def test_what_is_no_file_is_named_and_what_follows_is_found(kind, what):
     def prepare(member):
         member.type, member.linkname = (kind, "/etc/passwd") if member.name == what else (tarfile.REGTYPE, "")
@@ -95,6 +94,43 @@ def test_what_is_no_file_is_named_and_what_follows_is_found(kind, what):
         (what, "not a regular file of the archive"),
         ("after.png", None),
     ]
+
+
+def test_links_name_what_they_lead_to_and_an_unknown_kind_is_a_file():
+    kinds = {"symbolic": tarfile.SYMTYPE, "hard": tarfile.LNKTYPE, "unknown": b"Z"}
+
+    def prepare(member):
+        member.type = kinds[member.name]
+        member.linkname, member.size = ("./a/b.png", 0) if member.name != "unknown" else ("", member.size)
+
+    for tar_format in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        found = listed(archive_of(list(kinds), tar_format, prepare))
+        assert [(one.symbolic_link, one.hard_link, one.problem) for one in found] == [
+            ("./a/b.png", None, None),
+            (None, "a/b.png", None),
+            (None, None, None),
+        ]
+        assert found[2].size_bytes == len("unknown")
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
+def test_long_targets_of_links_come_whole(tar_format):
+    def prepare(member):
+        member.type, member.linkname, member.size = tarfile.LNKTYPE, "x" * 300, 0
+
+    assert listed(archive_of(["a.png"], tar_format, prepare))[0].hard_link == "x" * 300
+
+
+def test_a_hard_link_may_carry_a_copy_of_its_content():
+    """As POSIX's pax writes it, where GNU tar declares the size and writes none (libarchive#392)."""
+    first = header(b"a.png", b"00000000005") + b"hello".ljust(512, b"\0")
+    link = bytearray(header(b"b.png", b"00000000005", kind=b"1"))
+    link[157:162], link[148:156] = b"a.png", b" " * 8
+    link[148:156] = b"%06o\0 " % sum(link)
+    last = header(b"c.png", b"00000000002") + b"hi".ljust(512, b"\0") + bytes(1024)
+    for copy in (b"", b"hello".ljust(512, b"\0")):
+        found = listed(first + bytes(link) + copy + last)
+        assert [(one.name, one.hard_link) for one in found] == [("a.png", None), ("b.png", "a.png"), ("c.png", None)]
 
 
 def test_a_sparse_file_is_none_and_what_follows_is_found():

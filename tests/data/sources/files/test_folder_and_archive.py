@@ -8,8 +8,9 @@ import zipfile
 import pytest
 
 from hdit_core.data.sources import mnist
-from hdit_core.data.sources.archive import TarSource, ZipSource, is_zip
-from hdit_core.data.sources.folder import FolderSource
+from hdit_core.data.sources.files.folder import FolderSource
+from hdit_core.data.sources.files.tar import TarSource
+from hdit_core.data.sources.files.zip import ZipSource, is_zip
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError, UsageError
 
@@ -145,8 +146,12 @@ def special_members():
 def test_links_devices_and_pipes_of_a_tar_are_never_touched(tmp_path):
     source = open_archive(write_tar(tmp_path / "a.tar", extra=special_members()))
     assert [name for name, _ in contents(source)] == sorted(FILES)
-    assert set(problems(source).values()) == {"not a regular file of the archive"}
-    assert len(problems(source)) == 4
+    assert problems(source) == {
+        "link.png": "a link that leads out of the archive",
+        "hard.png": "a hard link to a file that is not in the archive",
+        "device.png": "not a regular file of the archive",
+        "pipe.png": "not a regular file of the archive",
+    }
 
 
 def test_a_link_in_a_zip_is_not_followed(tmp_path):
@@ -155,7 +160,7 @@ def test_a_link_in_a_zip_is_not_followed(tmp_path):
         link = zipfile.ZipInfo("link.png")
         link.external_attr = 0o120777 << 16
         archive.writestr(link, "/etc/passwd")
-    assert problems(open_archive(path)) == {"link.png": "not a regular file of the archive"}
+    assert problems(open_archive(path)) == {"link.png": "a link that leads out of the archive"}
 
 
 def test_hostile_names_are_text_and_nothing_is_written(tmp_path):
@@ -199,7 +204,7 @@ def test_a_tar_cut_short_anywhere_is_an_error(tmp_path, mode):
     cut = tmp_path / "cut.tar"
     for length in range(0, end, 97):
         cut.write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"cut.tar: not a whole zip or tar archive"):
+        with pytest.raises(DataError, match=r"cut.tar: (not a whole zip or tar archive|is empty)"):
             open_archive(cut)
 
 

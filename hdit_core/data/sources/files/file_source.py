@@ -1,0 +1,61 @@
+"""What folders, archives and lists share: which of their files are inputs, and the labels that lie among them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from hdit_core.data.format.manifest import Channels
+from hdit_core.data.sources.file_filter import choose_inputs
+from hdit_core.data.sources.labels.sidecars import is_label_file, label_by_sidecars
+from hdit_core.data.sources.source import Entry
+
+
+class FileSource:
+    """Files by name. A subclass sets `kind` and implements `_read`."""
+
+    kind = "files"
+    channels: Channels | None = None
+    is_folder = False
+
+    def __init__(self, name: str, files: Sequence[Entry], where: str, read_labels: bool = True) -> None:
+        """Choose the inputs among the files, and read the labels that lie among them.
+
+        Args:
+            name: of the source.
+            files: all of them, in the order in which they can be read.
+            where: what to call the source in messages.
+            read_labels: take the classes from label files among them.
+
+        Raises:
+            DataError: the labels cannot be read, or belong to no image.
+        """
+        self.name = name
+        self._files = files
+        names = [file.name for file in files]
+        chosen = choose_inputs(names, where, self.is_folder)
+        inputs = [number for number, is_input in enumerate(chosen) if is_input]
+        self._numbers: Sequence[int | None] = inputs
+        self.entries: Sequence[Entry] = [files[number] for number in inputs]
+        self.classes: tuple[str, ...] | None = None
+        label_files = [number for number, file in enumerate(files) if file.problem is None and is_label_file(file.name)]
+        labels = (
+            label_by_sidecars(files, inputs, label_files, self._text, where) if read_labels and label_files else None
+        )
+        if labels is not None:
+            self._numbers, self.entries, self.classes = labels.numbers, labels.entries, labels.classes
+
+    def _text(self, number: int) -> bytes:
+        content = self._read(number)
+        return content.read_bytes() if isinstance(content, Path) else content
+
+    def _read(self, number: int) -> bytes | Path:
+        """Return a file by its number among all files, or the path to read it from."""
+        raise NotImplementedError
+
+    def fetch(self, number: int) -> bytes | Path:
+        """Return the content of an entry, or the path to read it from.
+
+        Raises:
+            OSError, ValueError: it cannot be read.
+        """
+        return self._read(cast(int, self._numbers[number]))

@@ -1,0 +1,97 @@
+"""A folder as a source: every file below it, sorted by name."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from hdit_core.data.image.decode import size_problem
+from hdit_core.data.sources.file_filter import is_hidden
+from hdit_core.data.sources.files.file_source import FileSource
+from hdit_core.data.sources.source import Entry
+from hdit_core.errors import DataError
+
+LEADS_OUT = "a link that leads out of the folder"
+
+
+def _link_problem(path: Path, root: Path) -> str | None:
+    """Return why a link is not followed: its target must be a file of the same folder."""
+    try:
+        target = path.resolve(strict=True)
+    except (OSError, RuntimeError):
+        return "a broken link"
+    if not target.is_relative_to(root):
+        return LEADS_OUT
+    return "a link to a folder, which is listed under its own name" if target.is_dir() else None
+
+
+def _entry(item: os.DirEntry[str], name: str, root: Path) -> Entry:
+    problem = _link_problem(Path(item.path), root) if item.is_symlink() else None
+    if problem:
+        return Entry(name, 0, problem=problem)
+    status = item.stat()
+    if not stat.S_ISREG(status.st_mode):
+        return Entry(name, 0, problem="not a regular file")
+    return Entry(name, status.st_size, status.st_mtime_ns, size_problem(status.st_size))
+
+
+def _list(folder: str, prefix: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as listing:
+            return list(listing)
+    except OSError as problem:
+        if is_hidden(prefix):  # nothing in it would be an input
+            return []
+        raise DataError(f"{folder}: cannot be listed ({problem.strerror}); make it readable, or move it away") from None
+
+
+def _walk(root: Path) -> Iterator[Entry]:
+    """Yield every file below a folder; links to folders are not followed, so there are no loops."""
+    resolved, folders = root.resolve(), [(str(root), "")]
+    while folders:  # a list instead of recursion: folders may be nested deeper than calls
+        folder, prefix = folders.pop()
+        for item in _list(folder, prefix):
+            if item.is_dir(follow_symlinks=False):
+                folders.append((item.path, f"{prefix}{item.name}/"))
+            else:
+                yield _entry(item, f"{prefix}{item.name}", resolved)
+
+
+def _check_links(path: Path, files: list[Entry]) -> None:
+    """Refuse a folder of which every file is a link to a place outside, as in a snapshot of the Hugging Face hub."""
+    if files and all(file.problem == LEADS_OUT for file in files):
+        raise DataError(
+            f"{path}: its {len(files):,} files, such as {files[0].name}, are links that lead out of the folder, as in "
+            f"a snapshot of the Hugging Face hub; copy it with its files: cp -rL '{path}' COPY"
+        )
+
+
+class FolderSource(FileSource):
+    """All files below a folder; their content decides which of them are images."""
+
+    kind = "folder"
+    is_folder = True
+
+    def __init__(self, path: Path, leave_out: Path | None = None, read_labels: bool = True) -> None:
+        """List a folder.
+
+        Args:
+            path: the folder.
+            leave_out: a file in it that is no input, such as the labels.
+            read_labels: take the classes from label files in it.
+
+        Raises:
+            DataError: it, or a folder in it, cannot be listed, or the labels in it cannot be used.
+        """
+        self._root = path
+        files = sorted(_walk(path), key=lambda entry: entry.name)
+        _check_links(path, files)
+        files = [file for file in files if not leave_out or not self._is(file, leave_out)]
+        super().__init__(path.resolve().name, files, str(path), read_labels)
+
+    def _is(self, entry: Entry, other: Path) -> bool:
+        return entry.problem is None and entry.name.endswith(other.name) and (self._root / entry.name).samefile(other)
+
+    def _read(self, number: int) -> Path:
+        """Return the path of a file; the decoder reads it."""
+        return self._root / self._files[number].name

@@ -1,0 +1,74 @@
+"""What an archive holds once it is unpacked: later members replace earlier ones, and links lead to their files."""
+
+import posixpath
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+MOST_LINKS = 40  # in a row, as Linux has it
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of an archive that is no folder."""
+
+    name: str
+    offset: int  # of its content; in a zip its number
+    size_bytes: int
+    changed_at: int
+    problem: str | None  # why it cannot be read
+    hard_link: str | None = None  # the member whose content it shares
+    symbolic_link: str | None = None  # a path relative to its folder
+
+
+M = TypeVar("M", bound=Member)
+
+
+def tidy_name(name: str) -> str:
+    """Return the name that a member gets on disk, without `./` and doubled slashes."""
+    return re.sub(r"/(\.?/)+", "/", re.sub(r"^(\./+)+", "", name))
+
+
+def _follow(member: Member, found: dict[str, Member]) -> Member:
+    """Return a member with the content that its symbolic link leads to."""
+    place, target = member.name, member
+    for _ in range(MOST_LINKS):
+        if target.symbolic_link is None:
+            return replace(
+                member, offset=target.offset, size_bytes=target.size_bytes, changed_at=target.changed_at,
+                problem=target.problem, symbolic_link=None,
+            )  # fmt: skip
+        place = posixpath.normpath(posixpath.join(posixpath.dirname(place), target.symbolic_link))
+        if place.startswith(("/", "../")) or place == "..":
+            return replace(member, problem="a link that leads out of the archive")
+        if place not in found:
+            is_folder = any(name.startswith(f"{place}/") for name in found)
+            what = "a link to a folder, which is listed under its own name" if is_folder else "a broken link"
+            return replace(member, problem=what)
+        target = found[place]
+    return replace(member, problem="a link that leads to itself")
+
+
+def unpacked(members: Iterable[Member]) -> tuple[list[Member], list[str]]:
+    """Return what an unpacker leaves of the members of an archive, and the names that occur several times.
+
+    Args:
+        members: in the order of the archive. A hard link shares the content that its target has so far.
+    """
+    found: dict[str, Member] = {}
+    repeated: list[str] = []
+    for member in members:
+        member = replace(member, name=tidy_name(member.name))
+        if member.hard_link is not None:
+            target = found.get(tidy_name(member.hard_link))
+            if target is None or target.name == member.name:
+                member = replace(member, problem="a hard link to a file that is not in the archive")
+            else:
+                member = replace(target, name=member.name)
+        if found.pop(member.name, None) is not None:
+            repeated.append(member.name)
+        found[member.name] = member
+    return [
+        _follow(member, found) if member.symbolic_link is not None else member for member in found.values()
+    ], repeated

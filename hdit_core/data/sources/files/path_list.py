@@ -1,0 +1,207 @@
+"""A list of paths as a source: a text file with one path per line, or the output of `find` on stdin (also -print0)."""
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from io import BufferedIOBase
+from pathlib import Path
+from urllib.parse import unquote
+
+from hdit_core.data.image.decode import size_problem
+from hdit_core.data.sources.files.file_source import FileSource
+from hdit_core.data.sources.labels.text_encoding import decode_text, marked_encoding
+from hdit_core.data.sources.source import Entry
+from hdit_core.errors import DataError, UsageError
+
+STDIN = "-"
+LIST_ENDINGS = (".txt", ".lst", ".list")
+LONGEST_PATH_BYTES = 4096  # as Linux has it
+LARGEST_LIST_BYTES = 1 << 30
+CHUNK_BYTES = 1 << 16
+
+_ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PAR1")
+_ALIKE = 16  # bytes in a row of which every second one is zero
+
+
+class _Rejoined(io.BufferedIOBase):
+    """A file of which the first chunk has been read already."""
+
+    def __init__(self, head: bytes, file: BufferedIOBase) -> None:
+        self._head, self._file = head, file
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Return the first chunk, then what follows."""
+        head, self._head = self._head, b""
+        return head or self._file.read(size)
+
+
+def _separator(content: bytes) -> bytes:
+    """Return what ends a path: a zero where there is any, else a line ends as its system has it."""
+    if b"\0" in content:
+        return b"\0"
+    return b"\r" if b"\r" in content and b"\n" not in content else b"\n"
+
+
+def _check_list(content: bytes, name: str) -> None:
+    """Refuse what is no list of paths, by its first bytes."""
+    if content.startswith(_ARCHIVES) or content[257:262] == b"ustar":
+        raise UsageError(f"{name}: is an archive, expected paths; give the archive's own path as the source")
+    zeros = [content[first : first + 2 * _ALIKE : 2].count(0) for first in (0, 1)]
+    if len(content) >= 2 * _ALIKE and sorted(zeros) == [0, _ALIKE]:
+        raise DataError(f"{name}: looks like UTF-16 without its mark; save it as UTF-8")
+
+
+def _in_utf8(content: bytes, file: BufferedIOBase, name: str) -> BufferedIOBase:
+    """Return a list in UTF-8: one that begins with the mark of another encoding is read as a whole."""
+    if marked_encoding(content) is None:
+        return _Rejoined(content, file)
+    content += file.read(LARGEST_LIST_BYTES)
+    try:
+        return io.BytesIO(decode_text(content).encode())
+    except ValueError as problem:
+        raise DataError(f"{name}: cannot be read ({problem})") from None
+
+
+def _lines(file: BufferedIOBase, name: str) -> Iterator[bytes]:
+    """Yield the paths of a list as they are written."""
+    content = file.read(CHUNK_BYTES)
+    file = _in_utf8(content, file, name)
+    content = file.read(CHUNK_BYTES)
+    _check_list(content, name)
+    separator, read_bytes, rest = _separator(content), 0, b""
+    while content:
+        read_bytes += len(content)
+        if len(content) == CHUNK_BYTES and not content.strip(separator):
+            raise DataError(f"{name}: {CHUNK_BYTES:,} bytes without a path at byte {read_bytes:,}; is it a device?")
+        *whole, rest = (rest + content).split(separator)
+        yield from (line.removesuffix(b"\r") for line in whole) if separator == b"\n" else whole
+        if len(rest) > LONGEST_PATH_BYTES or read_bytes > LARGEST_LIST_BYTES:
+            break
+        content = file.read(CHUNK_BYTES)
+    if read_bytes > LARGEST_LIST_BYTES:
+        raise DataError(f"{name}: more than {LARGEST_LIST_BYTES >> 20} MiB, which no list of paths is")
+    yield rest.removesuffix(b"\r") if separator == b"\n" else rest
+
+
+def read_paths(file: BufferedIOBase, name: str) -> list[str]:
+    """Return the paths of a list, without empty lines.
+
+    Args:
+        file: the list.
+        name: what to call it in errors.
+
+    Raises:
+        UsageError: it is an archive.
+        DataError: it is no list of paths, or names nothing.
+    """
+    paths = []
+    for number, line in enumerate(_lines(file, name), 1):
+        if len(line) > LONGEST_PATH_BYTES:
+            raise DataError(f"{name}:{number}: longer than a path can be; expected one path per line")
+        text = os.fsdecode(line)
+        if text:
+            paths.append(text)
+    if not paths:
+        raise DataError(f"{name}: names no file; expected one path per line")
+    return paths
+
+
+def _forms(path: str) -> Iterator[str]:
+    """Yield what a line may mean, the line itself first: other systems write backslashes, quotes, or addresses."""
+    yield path
+    bare = path.strip()
+    for quote in "\"'":
+        if len(bare) > 2 and bare[0] == bare[-1] == quote:
+            bare = bare[1:-1]
+    if bare.startswith("file:///"):
+        bare = unquote(bare.removeprefix("file://"))
+    yield bare
+    yield bare.replace("\\", "/")
+
+
+def _problem(status: os.stat_result) -> str | None:
+    if stat.S_ISDIR(status.st_mode):
+        return "a folder; list the files in it"
+    return size_problem(status.st_size) if stat.S_ISREG(status.st_mode) else "not a regular file"
+
+
+class PathListSource(FileSource):
+    """The files that a list names, sorted by name: `find` gives them in another order each time."""
+
+    kind = "list"
+
+    def __init__(self, name: str, paths: list[str], base: Path, read_labels: bool = True) -> None:
+        """Look up the files of a list.
+
+        Args:
+            name: of the list.
+            paths: as they are written there.
+            base: the folder that they are relative to.
+            read_labels: take the classes from label files among them.
+
+        Raises:
+            DataError: none of them exists.
+        """
+        self._base = base
+        files = sorted((self._entry(path) for path in paths), key=lambda file: file.name)
+        self._check_found(name, files)
+        files = [
+            Entry(file.name, 0, problem="named twice in the list")
+            if number and files[number - 1].name == file.name
+            else file
+            for number, file in enumerate(files)
+        ]
+        super().__init__(name, files, name, read_labels)
+
+    def _entry(self, path: str) -> Entry:
+        """Return the file that a line names; the reason for none is that of the line as it is written."""
+        reason = ""
+        for form in _forms(path):
+            name = os.path.normpath(form)
+            try:
+                status = (self._base / name).stat()
+            except (OSError, ValueError) as problem:  # the latter for a zero in a name
+                reason = reason or getattr(problem, "strerror", None) or "not a path"
+                continue
+            return Entry(name, status.st_size, status.st_mtime_ns, _problem(status))
+        return Entry(os.path.normpath(path), 0, problem=f"cannot be found: {reason}")
+
+    def _check_found(self, name: str, files: list[Entry]) -> None:
+        missing = [file for file in files if (file.problem or "").startswith("cannot be found")]
+        if len(missing) == len(files):
+            raise DataError(
+                f"{name}: none of its {len(files):,} paths can be found, such as '{missing[0].name}' "
+                f"({missing[0].problem}); expected one path per line, relative to {self._base.resolve()}; "
+                "labels belong into a table for --labels"
+            )
+
+    def _read(self, number: int) -> Path:
+        """Return the path of a file; the decoder reads it."""
+        return self._base / self._files[number].name
+
+
+def open_list(path: Path, read_labels: bool = True) -> PathListSource:
+    """Open a text file of paths; they are relative to the folder it lies in.
+
+    Raises:
+        DataError: it is no list of paths.
+    """
+    with path.open("rb") as file:
+        return PathListSource(path.name, read_paths(file, str(path)), path.parent, read_labels)
+
+
+def open_stdin(file: BufferedIOBase | None, read_labels: bool = True) -> PathListSource:
+    """Read a list from stdin; its paths are relative to the current folder.
+
+    Args:
+        file: stdin, None where it is closed or a terminal.
+        read_labels: take the classes from label files among them.
+
+    Raises:
+        UsageError: nothing is piped into it.
+        DataError: it is no list of paths.
+    """
+    if file is None:
+        raise UsageError("-: reads paths from stdin, and nothing is piped into it; for example: find photos | hdit ...")
+    return PathListSource("stdin", read_paths(file, "stdin"), Path(), read_labels)

@@ -1,0 +1,187 @@
+"""Tars as sources, plain or compressed, read member by member and never unpacked to disk.
+
+The members of a plain tar come sorted by name, as a folder's files do, so that a folder and its archive give the same
+data set. A compressed tar can only be read from front to back: its members come as they lie. A tar inside a tar is a
+folder of its name, as in ImageNet's `ILSVRC2012_img_train.tar`.
+"""
+
+import bz2
+import gzip
+import logging
+import lzma
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from io import BufferedIOBase
+from pathlib import Path
+
+from hdit_core.data.image.decode import size_problem
+from hdit_core.data.sources.files.file_source import FileSource
+from hdit_core.data.sources.files.links import Member, unpacked
+from hdit_core.data.sources.files.tar_headers import DamagedTarError, members
+from hdit_core.data.sources.labels.sidecars import is_label_file
+from hdit_core.data.sources.source import Entry
+from hdit_core.errors import DataError
+
+logger = logging.getLogger("hdit")
+
+# How a file begins: what opens it. Anything else is read as it is.
+_OPENERS: dict[bytes, Callable[[Path], BufferedIOBase]] = {
+    b"\x1f\x8b": gzip.GzipFile,
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\x00": lzma.LZMAFile,
+}
+
+_MOST_EXPANSION = 200  # images are compressed already; a file of zeros shrinks to a thousandth
+_ALWAYS_ALLOWED_BYTES = 1 << 30  # of a whole tar, whatever it expands from
+LARGEST_NOTE_BYTES = 1 << 20  # of a label that lies in a tar; it is kept in memory from the first reading
+
+TAR_DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
+"""What reading a damaged tar raises."""
+
+_OTHER_ARCHIVES = {
+    b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
+    b"Rar!": "a RAR archive",
+    b"\x28\xb5\x2f\xfd": "compressed by Zstandard",
+    b"\x04\x22\x4d\x18": "compressed by LZ4",
+    b"\x1f\x9d": "compressed by compress",
+    b"LZIP": "compressed by lzip",
+    b"MSCF": "a cabinet file",
+}
+
+
+@dataclass(frozen=True)
+class TarListing:
+    """What unpacking a tar would leave, in the order in which it can be read."""
+
+    members: list[Member]
+    repeated: list[str]  # names that occur several times
+    notes: dict[int, bytes]  # small files that were wanted, by the place of their content
+
+
+class TarFile:
+    """A tar, plain or compressed, opened for reading from front to back."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            head = file.read(6)
+        opener = next((opener for magic, opener in _OPENERS.items() if head.startswith(magic)), None)
+        self.is_compressed = opener is not None
+        self.file: BufferedIOBase = opener(path) if opener else path.open("rb")
+        self._last: tuple[int, bytes] = (-1, b"")
+
+    def members(self) -> Iterator[Member]:
+        """Yield the members, those of a tar in it under its name.
+
+        Raises:
+            One of TAR_DAMAGE: it is no tar, damaged, or expands without end.
+        """
+        end = _ALWAYS_ALLOWED_BYTES + _MOST_EXPANSION * self.path.stat().st_size if self.is_compressed else 1 << 62
+        for member in members(self.file, end=end):
+            if (
+                member.problem is None
+                and member.name.endswith(".tar")
+                and member.hard_link is member.symbolic_link is None
+            ):
+                yield from self._inner(member)
+            else:
+                yield member
+
+    def _inner(self, outer: Member) -> Iterator[Member]:
+        """Yield the members of a tar in this one, or the file itself where only its name says that it is a tar."""
+        folder, count = outer.name.removesuffix(".tar"), 0
+        try:
+            for member in members(self.file, outer.offset, outer.offset + outer.size_bytes):
+                count += 1
+                link = None if member.hard_link is None else f"{folder}/{member.hard_link}"
+                yield replace(member, name=f"{folder}/{member.name}", hard_link=link)
+        except DamagedTarError:
+            if count or self.read(outer.offset, 512)[257:262] == b"ustar":
+                raise
+            yield outer
+
+    def listing(self, is_wanted: Callable[[Member], bool] = lambda member: False) -> TarListing:
+        """Return what unpacking would leave, and the content of the small files that are wanted.
+
+        Raises:
+            One of TAR_DAMAGE: it is no tar, or damaged.
+        """
+        notes: dict[int, bytes] = {}
+
+        def seen() -> Iterable[Member]:
+            for member in self.members():
+                if member.problem is None and member.size_bytes <= LARGEST_NOTE_BYTES and is_wanted(member):
+                    notes[member.offset] = self.read(member.offset, member.size_bytes)
+                yield member
+
+        found, repeated = unpacked(seen())
+        if self.is_compressed:
+            found.sort(key=lambda member: member.offset)  # a link is read with the file that it leads to
+        return TarListing(found, repeated, notes)
+
+    def read(self, offset: int, size_bytes: int) -> bytes:
+        """Return a content; the next one asked for should lie behind it, or be the same."""
+        if (offset, size_bytes) != (self._last[0], len(self._last[1])):
+            self.file.seek(offset)
+            self._last = offset, self.file.read(size_bytes)
+        return self._last[1]
+
+
+def entry_of(member: Member) -> Entry:
+    """Return a member of a tar as an entry."""
+    problem = member.problem or size_problem(member.size_bytes)
+    return Entry(member.name, member.size_bytes, member.changed_at, problem)
+
+
+def _is_label(member: Member) -> bool:
+    return is_label_file(member.name)
+
+
+def damaged(path: Path, problem: Exception) -> DataError:
+    """Return the error for a file that is neither a zip nor a whole tar; it says what it is where that is known."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    if not head:
+        return DataError(f"{path}: is empty; copy or download it again")
+    other = next((what for magic, what in _OTHER_ARCHIVES.items() if head.startswith(magic)), None)
+    if other:
+        return DataError(f"{path}: is {other}, which cannot be read in place; unpack it and give the folder")
+    return DataError(f"{path}: not a whole zip or tar archive ({problem}); copy or download it again")
+
+
+class TarSource(FileSource):
+    """The members of a tar, plain or compressed."""
+
+    kind = "tar"
+
+    def __init__(self, path: Path, listing: TarListing | None = None, read_labels: bool = True) -> None:
+        """List a tar.
+
+        Args:
+            path: of the tar.
+            listing: of it, where it has been listed before.
+            read_labels: take the classes from label files in it.
+
+        Raises:
+            DataError: it is neither a zip nor a tar, or cut short, or the labels in it cannot be used.
+        """
+        self._tar = TarFile(path)
+        try:
+            listing = listing or self._tar.listing(_is_label)
+        except TAR_DAMAGE as problem:
+            raise damaged(path, problem) from None
+        if listing.repeated:
+            count, first = len(listing.repeated), listing.repeated[0]
+            logger.warning("%s: %s names occur twice, such as %r; the later file is used", path, count, first)
+        found = listing.members
+        if not self._tar.is_compressed:
+            found = sorted(found, key=lambda member: member.name)
+        self._members, self._notes = found, listing.notes
+        super().__init__(path.name, [entry_of(member) for member in found], str(path), read_labels)
+        self._notes = {}
+
+    def _read(self, number: int) -> bytes:
+        member = self._members[number]
+        note = self._notes.get(member.offset)
+        return self._tar.read(member.offset, member.size_bytes) if note is None else note

@@ -1,0 +1,124 @@
+"""Zip files as sources, read member by member and never unpacked to disk."""
+
+import logging
+import stat
+import zipfile
+import zlib
+from lzma import LZMAError
+from pathlib import Path
+
+from hdit_core.data.image.decode import size_problem
+from hdit_core.data.sources.files.file_source import FileSource
+from hdit_core.data.sources.files.links import Member, unpacked
+from hdit_core.data.sources.source import Entry
+from hdit_core.errors import DataError
+
+logger = logging.getLogger("hdit")
+
+MOST_EXPANSION = 200  # images are compressed already; a file of zeros shrinks to a thousandth
+LARGE_BYTES = 64 << 20  # of one file
+LONGEST_LINK_BYTES = 4096  # as Linux has it
+
+_FAT = 0  # the system that programs for Windows name
+_READABLE = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA})
+_METHODS = {
+    1: "Shrink",
+    6: "Implode",
+    9: "Deflate64",
+    93: "Zstandard",
+    95: "XZ",
+    96: "JPEG",
+    97: "WavPack",
+    98: "PPMd",
+    99: "AES",
+}
+_DAMAGE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError, zlib.error, LZMAError, ValueError)
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """Return the name that `unzip` gives a member: backslashes separate folders in what Windows programs write."""
+    name = member.filename
+    return name.replace("\\", "/") if member.create_system == _FAT and "/" not in name else name
+
+
+def _problem(member: zipfile.ZipInfo) -> str | None:
+    kind = stat.S_IFMT(member.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG, stat.S_IFLNK):
+        return "not a regular file of the archive"
+    if member.flag_bits & 1:
+        return "encrypted; decrypt the archive first"
+    if member.compress_type not in _READABLE:
+        method = _METHODS.get(member.compress_type, f"method {member.compress_type}")
+        return f"compressed by {method}, which Python cannot read; unpack the archive and give the folder"
+    if member.file_size > LARGE_BYTES and member.file_size > MOST_EXPANSION * member.compress_size:
+        return f"expands to {member.file_size:,} bytes, as no image does"
+    return size_problem(member.file_size)
+
+
+class ZipSource(FileSource):
+    """The members of a zip file, sorted by name as a folder's files are."""
+
+    kind = "zip"
+
+    def __init__(self, path: Path, read_labels: bool = True) -> None:
+        """List a zip file.
+
+        Raises:
+            DataError: it is damaged or cut short, or the labels in it cannot be used.
+        """
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, NotImplementedError, ValueError) as problem:
+            raise DataError(f"{path}: not a whole zip file ({problem}); copy or download it again") from None
+        self._members = self._zip.infolist()
+        files, repeated = unpacked(
+            self._member(number, member)
+            for number, member in enumerate(self._members)
+            if not _name(member).endswith("/")
+        )
+        if repeated:
+            logger.warning(
+                "%s: %s names occur twice, such as %r; the later file is used", path, len(repeated), repeated[0]
+            )
+        files.sort(key=lambda file: file.name)
+        self._in_zip = [file.offset for file in files]
+        entries = [Entry(file.name, file.size_bytes, file.changed_at, file.problem) for file in files]
+        super().__init__(path.name, entries, str(path), read_labels)
+
+    def _member(self, number: int, member: zipfile.ZipInfo) -> Member:
+        problem = _problem(member)
+        link = None
+        if stat.S_ISLNK(member.external_attr >> 16) and problem is None:
+            link, problem = self._link(member)
+        return Member(_name(member), number, member.file_size, member.CRC, problem, symbolic_link=link)
+
+    def _link(self, member: zipfile.ZipInfo) -> tuple[str | None, str | None]:
+        """Return where a symbolic link leads, and what is wrong with it."""
+        if member.file_size > LONGEST_LINK_BYTES:
+            return None, "not a regular file of the archive"
+        try:
+            return self._zip.read(member).decode(errors="surrogateescape"), None
+        except _DAMAGE as problem:
+            return None, f"damaged in the archive: {problem}"
+
+    def _read(self, number: int) -> bytes:
+        """Return the content of a member; its checksum and size are checked.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        member = self._members[self._in_zip[number]]
+        try:
+            with self._zip.open(member) as file:
+                content = file.read(member.file_size + 1)
+        except _DAMAGE as problem:
+            raise ValueError(f"damaged in the archive: {problem}") from None
+        if len(content) != member.file_size:
+            raise ValueError("damaged in the archive: another size than its header says")
+        return content
+
+
+def is_zip(path: Path) -> bool:
+    """Return whether a file begins as a zip does; one at the end is a tar's last member, or stands behind a picture."""
+    with path.open("rb") as file:
+        return file.read(4) in (b"PK\3\4", b"PK\5\6")

@@ -1,0 +1,171 @@
+"""Labels that lie among the images of a folder or an archive.
+
+dataset.json                 of StyleGAN and EDM; its "labels" may be null, and then folders are no classes either
+metadata.csv, metadata.jsonl of Hugging Face, where they have a column of labels
+0001.cls                     beside 0001.jpg, as in webdataset shards
+"""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from hdit_core.data.sources.file_filter import common_folders, is_hidden
+from hdit_core.data.sources.labels.class_label import MOST_CLASSES, parse_label
+from hdit_core.data.sources.labels.tables import find_columns, join, read_rows
+from hdit_core.data.sources.labels.text_encoding import decode_text
+from hdit_core.data.sources.source import IMAGE_SUFFIX, Entry, class_names
+from hdit_core.errors import DataError
+
+logger = logging.getLogger("hdit")
+
+LARGEST_SIDECAR_BYTES = 1 << 30
+LARGEST_CLS_BYTES = 1 << 20
+
+_TABLES = ("dataset.json", "metadata.csv", "metadata.jsonl")
+_CLS = ".cls"
+
+
+def is_label_file(name: str) -> bool:
+    """Return whether a file may hold the labels of others, by its name."""
+    last = name.rpartition("/")[2]
+    return last in _TABLES or (last.endswith(_CLS) and not is_hidden(name))
+
+
+@dataclass(frozen=True)
+class SidecarLabels:
+    """The inputs of a source with their classes."""
+
+    entries: Sequence[Entry]
+    numbers: Sequence[int | None]  # of each entry among all files; None for a name that is no file
+    classes: tuple[str, ...]  # in the order of their numbers
+
+
+Read = Callable[[int], bytes]
+
+
+def index_classes(labels: Sequence[str]) -> tuple[str, ...]:
+    """Return class names in the order of their numbers: labels that are numbers are the numbers of their classes."""
+    distinct = set(labels)
+    if distinct and all(label.isdecimal() and label == str(int(label)) for label in distinct):
+        highest = max(map(int, distinct))
+        if highest < MOST_CLASSES:
+            return tuple(map(str, range(highest + 1)))
+    return class_names(distinct)
+
+
+def _labelled(
+    files: Sequence[Entry], inputs: Sequence[int], labels: Mapping[str, str], source_of_labels: str
+) -> SidecarLabels:
+    """Give each input its class; inputs without one, and names without a file, are entries with a problem."""
+    names = {files[number].name for number in inputs}
+    entries, numbers = [], list[int | None](inputs)
+    for number in inputs:
+        file = files[number]
+        label = labels.get(file.name)
+        problem = file.problem or (None if label is not None else f"no label in {source_of_labels}")
+        entries.append(replace(file, class_name=label, problem=problem))
+    for name in labels.keys() - names:
+        entries.append(Entry(name, 0, problem=f"named in {source_of_labels}, not found"))
+        numbers.append(None)
+    tail = sorted(zip(entries[len(inputs) :], numbers[len(inputs) :], strict=True), key=lambda one: one[0].name)
+    entries[len(inputs) :] = [entry for entry, _ in tail]
+    return SidecarLabels(entries, numbers, index_classes(list(labels.values())))
+
+
+def _table(files: Sequence[Entry], inputs: Sequence[int], label_files: Sequence[int]) -> int | None:
+    """Return the file that holds the labels of all inputs: it lies above them."""
+    around = common_folders([files[number].name for number in inputs])
+    found = {files[number].name: number for number in label_files}
+    parts = around.split("/")
+    for depth in range(len(parts)):
+        folder = "".join(f"{part}/" for part in parts[:depth])
+        for table in _TABLES:
+            if folder + table in found:
+                return found[folder + table]
+    return None
+
+
+def _has_labels(content: bytes, name: str, where: str) -> bool | None:
+    """Return whether a table has labels; None where it says that there are none."""
+    if name.endswith(".csv"):
+        first = decode_text(content).lstrip().split("\n", 1)[0]
+        return any(find_columns(first.strip().split(separator)) for separator in ",;\t")
+    if name.endswith(".jsonl"):
+        row = json.loads(decode_text(content).lstrip().split("\n", 1)[0] or "null")
+        return isinstance(row, dict) and find_columns(list(row)) is not None
+    document = json.loads(decode_text(content))
+    if not isinstance(document, dict) or "labels" not in document:
+        return False
+    return None if document["labels"] is None else True
+
+
+def _by_table(
+    files: Sequence[Entry], inputs: Sequence[int], number: int, read: Read, where: str
+) -> SidecarLabels | None:
+    name = files[number].name
+    place = f"{where}: {name}"
+    if files[number].size_bytes > LARGEST_SIDECAR_BYTES:
+        raise DataError(f"{place}: larger than {LARGEST_SIDECAR_BYTES >> 20} MiB, which no table of labels is")
+    try:
+        content = read(number)
+        has_labels = _has_labels(content, name, place)
+    except (OSError, ValueError, RecursionError) as problem:
+        raise DataError(f"{place}: cannot be read ({problem}); fix it, or choose the classes with --labels") from None
+    if has_labels is None:
+        return SidecarLabels([files[one] for one in inputs], list(inputs), ())
+    if not has_labels:
+        return None
+    logger.info("%s: takes the classes from %s", where, name)
+    labels = join(read_rows(content, name[name.rindex(".") :], place), [files[one].name for one in inputs], place)
+    return _labelled(files, inputs, labels, name)
+
+
+def _cls_label(files: Sequence[Entry], number: int, read: Read) -> int | str:
+    if files[number].size_bytes > LARGEST_CLS_BYTES:
+        raise ValueError(f"{files[number].size_bytes:,} bytes")
+    return parse_label(decode_text(read(number)))
+
+
+def _by_cls(
+    files: Sequence[Entry], inputs: Sequence[int], sidecars: Sequence[int], read: Read, where: str
+) -> SidecarLabels:
+    """Join each `.cls` to the image of the same name."""
+    by_stem = {
+        files[number].name.rpartition(".")[0]: number for number in inputs if IMAGE_SUFFIX.search(files[number].name)
+    }
+    joined = [(one, by_stem[stem]) for one in sidecars if (stem := files[one].name.removesuffix(_CLS)) in by_stem]
+    if not joined:
+        raise DataError(
+            f"{where}: its {len(sidecars):,} .cls files belong to none of its images: '{files[sidecars[0]].name}' "
+            "needs an image of the same name; rename them, or choose the classes with --labels"
+        )
+    labels = {}
+    for one, image in joined:
+        try:
+            labels[files[image].name] = str(_cls_label(files, one, read))
+        except ValueError as problem:
+            raise DataError(f"{where}: {files[one].name}: {problem}") from None
+    return _labelled(files, inputs, labels, _CLS)
+
+
+def label_by_sidecars(
+    files: Sequence[Entry], inputs: Sequence[int], label_files: Sequence[int], read: Read, where: str
+) -> SidecarLabels | None:
+    """Return the inputs with the classes that files among them name; None where no file does.
+
+    Args:
+        files: all files of a source.
+        inputs: the numbers of those that are inputs.
+        label_files: the numbers of those that may hold labels.
+        read: returns the content of a file by its number.
+        where: what to call the source in messages.
+
+    Raises:
+        DataError: labels cannot be read, or belong to no image.
+    """
+    table = _table(files, inputs, label_files)
+    if table is not None and (labels := _by_table(files, inputs, table, read, where)):
+        return labels
+    sidecars = [number for number in label_files if files[number].name.endswith(_CLS)]
+    return _by_cls(files, inputs, sidecars, read, where) if sidecars else None

@@ -1,0 +1,197 @@
+"""Tables of labels: file names and labels in CSV (comma, semicolon, tab), JSON lines, or StyleGAN's and EDM's JSON."""
+
+import csv
+import io
+import json
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+from hdit_core.data.sources.labels.class_label import as_names
+from hdit_core.data.sources.labels.name_index import AmbiguousNameError, NameIndex, normalize
+from hdit_core.data.sources.labels.text_encoding import decode_text
+from hdit_core.errors import DataError
+
+Row = tuple[int, object, object]  # line, file, label
+
+FILE_COLUMNS = (
+    *("file", "file_name", "filename", "image", "image_name", "image_id", "imageid", "img"),
+    *("path", "filepath", "file_path", "image_path", "name", "id"),
+)
+LABEL_COLUMNS = (
+    "label",
+    "class",
+    "category",
+    "target",
+    "class_name",
+    "label_name",
+    "class_id",
+    "label_id",
+    "predictionstring",
+)
+
+_SEPARATORS = ",;\t|"
+
+
+def _column(fields: Sequence[str], known: Sequence[str], prefer: str) -> str | None:
+    """Return the column with a known name; the preferred one where there are several."""
+    found = [field for field in fields if field.strip().lower() in known]
+    preferred = [field for field in found if field.strip().lower() == prefer]
+    return preferred[0] if len(preferred) == 1 else found[0] if len(found) == 1 else None
+
+
+def find_columns(fields: Sequence[str]) -> tuple[str, str] | None:
+    """Return the columns of files and labels, None where the names of the columns leave it open."""
+    file, label = _column(fields, FILE_COLUMNS, "file"), _column(fields, LABEL_COLUMNS, "label")
+    return None if file is None or label is None else (file, label)
+
+
+def _header(line: str) -> tuple[str, list[str]] | None:
+    """Return the separator of a table and its columns, by its first line."""
+    for separator in _SEPARATORS:
+        fields = next(csv.reader([line], delimiter=separator), [])
+        if len(fields) > 1 and find_columns(fields):
+            return separator, fields
+    return None
+
+
+def first_word(prediction: str) -> str:
+    """Return the class of `n03995372 85 1 499 272 ...`, a class and its box, repeated where there are several boxes."""
+    words = prediction.split()
+    return words[0] if words else ""
+
+
+def csv_rows(text: str, where: str) -> Iterator[Row]:
+    """Yield the rows of a table with the columns file and label; the separator is that of its first line.
+
+    Raises:
+        DataError: its columns are not clear, or a line has more or fewer fields than there are columns.
+    """
+    text = text.lstrip("\n\r")
+    if text.lower().startswith("sep=") and "\n" in text:  # Excel's first line
+        text = text.split("\n", 1)[1]
+    first = text.splitlines()[0] if text else ""
+    header = _header(first)
+    if header is None:
+        raise DataError(f"{where}: its first line must name the columns file,label; found {first[:200]!r}")
+    separator, fields = header
+    file, label = find_columns(fields) or ("", "")
+    at = fields.index(file), fields.index(label)
+    table = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    next(table)
+    for row in table:
+        if not any(field.strip() for field in row):
+            continue
+        if len(row) != len(fields):
+            raise DataError(
+                f"{where}:{table.line_num}: has {len(row)} fields where the first line names {len(fields)} columns; "
+                "put names with a separator in quotes"
+            )
+        is_prediction = label.strip().lower() == "predictionstring"
+        yield table.line_num, row[at[0]], first_word(row[at[1]]) if is_prediction else row[at[1]]
+
+
+def jsonl_rows(text: str, where: str) -> Iterator[Row]:
+    """Yield the rows of JSON lines such as {"file": ..., "label": ...}.
+
+    Raises:
+        ValueError: a line is no JSON.
+    """
+    for line_number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            row = json.loads(line)
+            columns = find_columns(list(row)) if isinstance(row, dict) else None
+            yield line_number, *((row[columns[0]], row[columns[1]]) if columns else _unclear(row))
+
+
+def _unclear(row: object) -> tuple[object, object]:
+    return (row.get("file"), row.get("label")) if isinstance(row, dict) else (None, None)
+
+
+def dataset_rows(document: object, where: str) -> Iterator[Row]:
+    """Yield the rows of `dataset.json` as StyleGAN and EDM write it: {"labels": [["00000/img00000000.png", 6], ...]}.
+
+    Raises:
+        DataError: a label is a vector, or the labels are no list.
+    """
+    labels = document.get("labels", document) if isinstance(document, dict) else document
+    pairs = list(labels.items()) if isinstance(labels, dict) else labels
+    if not isinstance(pairs, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+        raise DataError(f'{where}: expected {{"labels": [["00000/img00000000.png", 6], ...]}}')
+    for number, (name, label) in enumerate(pairs, 1):
+        if isinstance(label, list) and len(label) != 1:
+            raise DataError(
+                f"{where}: the label of '{name}' is a vector of {len(label)}, expected a class; use --labels"
+            )
+        yield number, name, label[0] if isinstance(label, list) else label
+
+
+def read_rows(content: bytes, ending: str, where: str) -> dict[str, str]:
+    """Return the label of each file name in a table.
+
+    Args:
+        content: of the file.
+        ending: ".csv", ".tsv", ".jsonl" or ".json".
+        where: what to call it in messages.
+
+    Raises:
+        DataError: it cannot be read, or contradicts itself.
+    """
+    try:
+        text = decode_text(content)
+        if ending == ".json":
+            rows = dataset_rows(json.loads(text), where)
+        else:
+            rows = jsonl_rows(text, where) if ending == ".jsonl" else csv_rows(text, where)
+        return _unique(rows, where)
+    except (ValueError, csv.Error, RecursionError) as problem:
+        raise DataError(f"{where}: cannot be read as {ending[1:]} ({problem})") from None
+
+
+def _unique(rows: Iterator[Row], where: str) -> dict[str, str]:
+    """Return the labels by name, where no name has two."""
+    labels: dict[str, object] = {}
+    shown: dict[str, str] = {}
+    for line_number, name, label in rows:
+        usable = isinstance(label, str | int | float) and not isinstance(label, bool)
+        if isinstance(label, float) and not label.is_integer():
+            usable = False
+        if not isinstance(name, str) or not name.strip() or not usable or not str(label).strip():
+            raise DataError(f"{where}:{line_number}: expected a file and a label, found {name!r} and {label!r}")
+        key = normalize(name)
+        first = labels.setdefault(key, label)
+        if _same(first) != _same(label):
+            raise DataError(f"{where}:{line_number}: '{name}' has two labels, {str(first)!r} and {str(label)!r}")
+        shown.setdefault(key, name)
+    try:
+        return as_names(labels)
+    except ValueError as problem:
+        raise DataError(f"{where}: {problem}") from None
+
+
+def _same(label: object) -> str:
+    return unicodedata.normalize("NFC", str(label)).strip()
+
+
+def join(labels: dict[str, str], names: Sequence[str], where: str) -> dict[str, str]:
+    """Return the labels by the names that the files of a source have; a name that no file has stays as it is.
+
+    Raises:
+        DataError: a name could mean several files, two names mean one file with two labels, or no name means a file.
+    """
+    index = NameIndex(names)
+    joined: dict[str, str] = {}
+    found_any = False
+    for name, label in labels.items():
+        try:
+            file = index.find(name)
+        except AmbiguousNameError as problem:
+            raise DataError(f"{where}: {problem}; write the folder and the ending of each name") from None
+        found_any = found_any or file is not None
+        if joined.setdefault(file or name, label) != label:
+            raise DataError(f"{where}: '{file or name}' has two labels, {joined[file or name]!r} and {label!r}")
+    if labels and names and not found_any:
+        raise DataError(
+            f"{where}: none of its {len(labels):,} names is a file of the source: it has names such as "
+            f"'{next(iter(labels))}', the source '{names[0]}'"
+        )
+    return joined

@@ -1,0 +1,149 @@
+"""Archives give what their own programs unpack."""
+
+import io
+import shutil
+import subprocess
+import tarfile
+import zipfile
+
+import pytest
+
+from hdit_core.data.prepare.labels import label_source
+from hdit_core.data.sources.files.folder import FolderSource
+from hdit_core.data.sources.resolve import open_source
+from hdit_core.errors import DataError
+from tests.data.sources.files.test_folder_and_archive import contents, problems
+
+
+def add(archive, name, content=b"", kind=tarfile.REGTYPE, link=""):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname, member.size = kind, link, len(content)
+    archive.addfile(member, io.BytesIO(content))
+
+
+HARD, SYMBOLIC = tarfile.LNKTYPE, tarfile.SYMTYPE
+
+TARS = {
+    "hard links": [("cats/0.png", b"0"), ("cats/1.png", b"1"), ("pets/0.png", b"", HARD, "cats/0.png"),
+                   ("pets/1.png", b"", HARD, "./cats/1.png")],
+    "symbolic links": [("pets/0.png", b"", SYMBOLIC, "../cats/0.png"), ("cats/0.png", b"0"),
+                       ("pets/1.png", b"", SYMBOLIC, "0.png")],
+    "the last of several": [("a.png", b"old"), ("b.png", b"b"), ("./a.png", b"new")],
+    "a hard link to what is replaced later": [("a.png", b"old"), ("b.png", b"", HARD, "a.png"), ("a.png", b"new")],
+    "a file that replaces a link": [("a.png", b"a"), ("b.png", b"", SYMBOLIC, "a.png"), ("b.png", b"b")],
+    "doubled slashes": [("a//0.png", b"0"), ("a/./1.png", b"1"), ("./././b.png", b"b")],
+    "a folder by its slash": [("a/", b""), ("a/0.png", b"0")],
+    "another kind of file": [("a.png", b"a", b"7"), ("b.png", b"b", tarfile.AREGTYPE)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("ending", ["tar", "tgz"])
+@pytest.mark.parametrize("what", TARS)
+def test_a_tar_holds_what_tar_unpacks(tmp_path, what, ending):
+    path = tmp_path / f"a.{ending}"
+    with tarfile.open(path, "w:gz" if ending == "tgz" else "w") as archive:
+        for member in TARS[what]:
+            add(archive, *member)
+    (tmp_path / "out").mkdir()
+    subprocess.run(["tar", "xf", path, "-C", tmp_path / "out"], check=True)
+    expected = {
+        path.relative_to(tmp_path / "out").as_posix(): path.read_bytes() for path in (tmp_path / "out").rglob("*.png")
+    }
+    assert dict(contents(open_source(str(path)))) == expected
+    assert dict(contents(FolderSource(tmp_path / "out"))) == expected
+
+
+def write_members(path, members):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content, system, mode in members:
+            member = zipfile.ZipInfo("x")
+            member.filename, member.create_system, member.external_attr = name, system, mode << 16
+            archive.writestr(member, content)
+    return path
+
+
+ZIPS = {
+    "backslashes of Windows": [("cats\\0.png", b"0", 0, 0), ("dogs\\", b"", 0, 0), ("dogs\\1.png", b"1", 0, 0)],
+    "a backslash of Linux": [("cats\\0.png", b"0", 3, 0o100644)],
+    "a backslash beside a slash": [("cats/0\\1.png", b"0", 0, 0)],
+    "the last of several": [("a.png", b"old", 3, 0), ("a.png", b"new", 3, 0), ("./b.png", b"b", 3, 0)],
+    "symbolic links": [("a/0.png", b"0", 3, 0o100644), ("b/0.png", b"../a/0.png", 3, 0o120777)],
+}
+
+
+@pytest.mark.skipif(shutil.which("unzip") is None, reason="needs unzip")
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("what", ZIPS)
+def test_a_zip_holds_what_unzip_unpacks(tmp_path, what):
+    path = write_members(tmp_path / "a.zip", ZIPS[what])
+    subprocess.run(["unzip", "-oq", path, "-d", tmp_path / "out"], capture_output=True)
+    expected = {
+        path.relative_to(tmp_path / "out").as_posix(): path.read_bytes() for path in (tmp_path / "out").rglob("*.png")
+    }
+    assert expected and dict(contents(open_source(str(path)))) == expected
+
+
+def test_hard_links_keep_their_classes(tmp_path):
+    with tarfile.open(tmp_path / "links.tar", "w") as archive:
+        for number in range(4):
+            add(archive, f"cats/{number}.png", b"%d" % number)
+            add(archive, f"pets/{number}.png", b"", HARD, f"cats/{number}.png")
+    _, classes, numbers = label_source(open_source(str(tmp_path / "links.tar")), "auto")
+    assert classes == ("cats", "pets") and numbers == [0] * 4 + [1] * 4
+
+
+def test_links_that_lead_nowhere_are_rejected_with_the_reason(tmp_path):
+    links = {
+        "out.png": "../x.png",
+        "root.png": "/etc/passwd",
+        "gone.png": "missing.png",
+        "self.png": "self.png",
+        "dir.png": "d",
+    }
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        add(archive, "d/0.png", b"0")
+        for name, link in links.items():
+            add(archive, name, b"", SYMBOLIC, link)
+        add(archive, "hard.png", b"", HARD, "missing.png")
+    assert problems(open_source(str(tmp_path / "a.tar"))) == {
+        "out.png": "a link that leads out of the archive",
+        "root.png": "a link that leads out of the archive",
+        "gone.png": "a broken link",
+        "self.png": "a link that leads to itself",
+        "dir.png": "a link to a folder, which is listed under its own name",
+        "hard.png": "a hard link to a file that is not in the archive",
+    }
+
+
+def test_repeated_names_are_logged(tmp_path, caplog):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        add(archive, "a.png", b"old")
+        add(archive, "a.png", b"new")
+    open_source(str(tmp_path / "a.tar"))
+    assert "1 names occur twice, such as 'a.png'; the later file is used" in caplog.text
+
+
+@pytest.mark.parametrize(("method", "name"), [(9, "Deflate64"), (93, "Zstandard"), (98, "PPMd"), (77, "method 77")])
+def test_a_compression_that_python_cannot_read_is_named(tmp_path, method, name):
+    path = write_members(tmp_path / "a.zip", [("a.png", b"0", 3, 0)])
+    data = bytearray(path.read_bytes())
+    directory = data.index(b"PK\x01\x02")
+    data[8:10] = data[directory + 10 : directory + 12] = method.to_bytes(2, "little")
+    path.write_bytes(data)
+    assert problems(open_source(str(path))) == {
+        "a.png": f"compressed by {name}, which Python cannot read; unpack the archive and give the folder"
+    }
+
+
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [
+        (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+        (b"Rar!\x1a\7", "a RAR archive"),
+        (b"\x28\xb5\x2f\xfd", "compressed by Zstand"),
+    ],
+)
+def test_another_kind_of_archive_is_named(tmp_path, head, what):
+    (tmp_path / "a.tar").write_bytes(head + bytes(600))
+    with pytest.raises(DataError, match=f"a.tar: is {what}.*; unpack it and give the folder"):
+        open_source(str(tmp_path / "a.tar"))

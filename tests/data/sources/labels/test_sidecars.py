@@ -1,0 +1,118 @@
+"""Labels that lie among the images: dataset.json, metadata tables, .cls."""
+
+import json
+
+import pytest
+
+from hdit_core.data.prepare.labels import label_source
+from hdit_core.data.sources.resolve import open_source
+from hdit_core.errors import DataError
+from tests.data.sources.files.test_folder_and_archive import contents, write_folder, write_tar, write_zip
+
+EDM = {f"{number // 1000:05}/img{number:08}.png": b"%d" % number for number in (0, 1, 2, 999, 1000, 1029)}
+WRITERS = {"folder": write_folder, "a.zip": write_zip, "a.tar": lambda path, files: write_tar(path, files=files),
+           "a.tgz": lambda path, files: write_tar(path, "w:gz", files)}  # fmt: skip
+
+
+def dataset(labels):
+    return {"dataset.json": json.dumps({"labels": labels}).encode()}
+
+
+def labelled(path, labels="auto"):
+    source = open_source(str(path), read_labels=labels == "auto")
+    inputs, classes, numbers = label_source(source, labels)
+    return {image.name: number for image, number in zip(inputs, numbers, strict=True)}, classes, inputs, source
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_edms_labels_are_those_of_dataset_json(tmp_path, kind):
+    expected = {name: number % 3 for number, name in enumerate(EDM)}
+    path = WRITERS[kind](tmp_path / kind, EDM | dataset(list(expected.items())))
+    labels, classes, _, source = labelled(path)
+    assert labels == expected and classes == ("0", "1", "2")
+    assert dict(contents(source)) == EDM
+
+
+@pytest.mark.parametrize("extra", [dataset(None), {}])
+def test_edms_folders_are_no_classes(tmp_path, extra):
+    labels, classes, _, _ = labelled(write_zip(tmp_path / "a.zip", EDM | extra))
+    assert classes is None and set(labels.values()) == {-1}
+
+
+def test_a_class_that_no_image_has_keeps_its_number(tmp_path):
+    path = write_zip(tmp_path / "a.zip", {"0.png": b"0", "1.png": b"1", **dataset({"0.png": 5, "1.png": 2.0})})
+    assert labelled(path)[:2] == ({"0.png": 5, "1.png": 2}, tuple("012345"))
+
+
+def test_a_folder_around_everything_and_backslashes_do_not_matter(tmp_path):
+    files = {
+        "x/00000/img00000000.png": b"0",
+        "x/dataset.json": dataset([["00000\\img00000000.png", 1]])["dataset.json"],
+    }
+    assert labelled(write_zip(tmp_path / "a.zip", files))[0] == {"x/00000/img00000000.png": 1}
+
+
+def test_images_and_labels_without_each_other_are_rejected_by_name(tmp_path):
+    path = write_zip(tmp_path / "a.zip", {"0.png": b"0", "1.png": b"1", **dataset([["0.png", 0], ["2.png", 1]])})
+    inputs = labelled(path)[2]
+    assert {image.name: image.problem for image in inputs} == {
+        "0.png": None, "1.png": "no label in dataset.json", "2.png": "named in dataset.json, not found",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([["0.png", [0.5, 0.5]]], "is a vector of 2, expected a class"),
+        (
+            [["x.png", 0]],
+            "none of its 1 names is a file of the source: it has names such as 'x.png', the source '0.png'",
+        ),
+        ([["0.png", 0], ["0.png", 1]], "'0.png' has two labels, '0' and '1'"),
+        ([["0.png", "nan"]], "'0.png': its class 'nan' stands for a missing value"),
+        (7, "expected {.labels"),
+    ],
+)
+def test_labels_that_cannot_be_meant_are_refused_and_may_be_left_out(tmp_path, labels, message):
+    path = write_zip(tmp_path / "a.zip", {"0.png": b"0", **dataset(labels)})
+    with pytest.raises(DataError, match=message):
+        labelled(path)
+    assert labelled(path, "none")[1] is None
+
+
+def test_a_dataset_json_of_another_kind_is_a_text_and_a_broken_one_is_refused(tmp_path):
+    files = {"cat/0.png": b"0", "dog/1.png": b"1"}
+    assert labelled(write_zip(tmp_path / "a.zip", files | {"dataset.json": b'{"name": "pets"}'}))[1] == ("cat", "dog")
+    with pytest.raises(
+        DataError, match=r"dataset.json: cannot be read .*; fix it, or choose the classes with --labels"
+    ):
+        labelled(write_zip(tmp_path / "b.zip", files | {"dataset.json": b"{"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.csv", "file_name,label\n0.png,dog\n1.png,cat\n"),
+        ("metadata.jsonl", '{"file_name": "0.png", "label": "dog"}\n{"file_name": "1.png", "label": "cat"}\n'),
+    ],
+)
+def test_metadata_of_hugging_face_has_the_classes(tmp_path, name, text):
+    path = write_folder(tmp_path / "f", {"0.png": b"0", "1.png": b"1", name: text.encode()})
+    assert labelled(path)[:2] == ({"0.png": 1, "1.png": 0}, ("cat", "dog"))
+
+
+def test_metadata_without_labels_is_a_text(tmp_path):
+    files = {"cat/0.png": b"0", "dog/1.png": b"1", "metadata.csv": b"file_name,text\ncat/0.png,a cat\n"}
+    assert labelled(write_folder(tmp_path / "f", files))[1] == ("cat", "dog")
+
+
+@pytest.mark.parametrize("kind", ["folder", "a.zip"])
+def test_cls_files_label_the_images_of_their_name(tmp_path, kind):
+    files = {"a.1.png": b"0", "a.1.cls": b"tensor(10)", "b.jpg": b"1", "b.cls": b"2", "a.txt": b"caption"}
+    labels, classes, _, _ = labelled(WRITERS[kind](tmp_path / kind, files))
+    assert labels == {"a.1.png": 10, "b.jpg": 2} and len(classes) == 11
+
+
+def test_cls_files_that_belong_to_nothing_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"its 1 \.cls files belong to none of its images: 'y\.cls' needs an image"):
+        labelled(write_folder(tmp_path / "f", {"x.png": b"0", "y.cls": b"1"}))

@@ -1,0 +1,46 @@
+"""What SOURCE may be, and the way out where it is something else."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hdit_core.data.sources.resolve import open_source
+from hdit_core.errors import DataError
+
+
+def test_one_picture_is_a_source(tmp_path, prepare):
+    Image.fromarray(np.zeros((9, 12, 3), np.uint8)).save(tmp_path / "photo.jpg")
+    assert [entry.name for entry in open_source(str(tmp_path / "photo.jpg")).entries] == ["photo.jpg"]
+    assert prepare(tmp_path / "photo.jpg").images == 1
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "a.tar", "a.zip", "a.png", "a.txt"])
+def test_an_empty_file_is_called_empty(tmp_path, name):
+    (tmp_path / name).touch()
+    with pytest.raises(DataError, match=f"{name}: is empty; copy or download it again"):
+        open_source(str(tmp_path / name))
+
+
+def test_a_file_that_is_parquet_by_its_name_only_is_called_that(tmp_path):
+    (tmp_path / "t.parquet").write_bytes(b"<html>404</html>")
+    with pytest.raises(DataError, match=r"t\.parquet: is no Parquet file, whatever its name says; download it again"):
+        open_source(str(tmp_path / "t.parquet"))
+
+
+def test_a_snapshot_of_the_hub_names_the_way_out(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshots" / "main").mkdir(parents=True)
+    for number in range(3):
+        (tmp_path / "blobs" / f"{number}").write_bytes(b"x")
+        (tmp_path / "snapshots" / "main" / f"{number}.png").symlink_to(f"../../blobs/{number}")
+    with pytest.raises(DataError, match=r"its 3 files, such as 0\.png, are links.*; copy it with its files: cp -rL"):
+        open_source(str(tmp_path / "snapshots" / "main"))
+
+
+def test_arrow_files_name_the_way_out(tmp_path):
+    (tmp_path / "d" / "train").mkdir(parents=True)
+    (tmp_path / "d" / "dataset_dict.json").write_text("{}")
+    (tmp_path / "d" / "train" / "data-00000-of-00001.arrow").write_bytes(b"\xff\xff\xff\xff" + bytes(60))
+    for source in (tmp_path / "d", tmp_path / "d" / "train", tmp_path / "d" / "train" / "data-00000-of-00001.arrow"):
+        with pytest.raises(DataError, match=r"holds Arrow files.*save_to_disk.*load_from_disk\(.*to_parquet"):
+            open_source(str(source))
