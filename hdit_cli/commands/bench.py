@@ -1,4 +1,4 @@
-"""`hdit bench`: what the machine at hand does with the network, each figure beside its floor."""
+"""`hdit bench`: benchmarks of attention, training, sampling and data loading, compared with lower bounds."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,48 +31,51 @@ ThreadsOption = Annotated[
     typer.Option("--threads", min=1, metavar="N", help="CPU threads.", show_default="OMP_NUM_THREADS, or all cores"),
 ]
 SecondsOption = Annotated[
-    float, typer.Option("--seconds", min=0.0, metavar="S", help="How long each figure is measured, about.")
+    float, typer.Option("--seconds", min=0.0, metavar="S", help="Approximate time per measurement, in seconds.")
 ]
 GuideOption = Annotated[
     str | None,
     typer.Option(
         "--guide",
         metavar="RECIPE",
-        help="Lead away from a model of this recipe, as hdit sample --guide does; one of the same costs a pass more.",
+        help="Include autoguidance with a model of this recipe (the same recipe adds one forward pass).",
         autocompletion=recipe_names,
         show_default=False,
     ),
 ]
-SizesOption = Annotated[str, typer.Option("--sizes", metavar="N,...", help="Sides, commas between.")]
+SizesOption = Annotated[str, typer.Option("--sizes", metavar="N,...", help="Side lengths, separated by commas.")]
 
 
 @app.callback()
 def bench() -> None:
-    """Measure attention, training, sampling and data here.
+    """Benchmark attention, training, sampling and data loading on this machine.
 
-    Tasks that are compared take turns; figures are medians. It ends within a minute or two on two idle cores.
+    Compared tasks are interleaved; results are medians. A benchmark takes a minute or two on two idle cores.
 
-    Example: hdit bench train mnist32 --threads 1
+    Examples:
+      hdit bench attention
+      hdit bench train mnist32 --threads 1
     """
 
 
 @app.command()
 def attention(
     sizes: SizesOption = "32,64,128,256",
-    kernel_size: Annotated[int, typer.Option("--kernel-size", min=3, metavar="K", help="Side of the window.")] = 7,
+    kernel_size: Annotated[int, typer.Option("--kernel-size", min=3, metavar="K", help="Attention window size.")] = 7,
     heads: Annotated[int, typer.Option("--heads", min=1, metavar="N", help="Attention heads.")] = 2,
-    head_dim: Annotated[int, typer.Option("--head-dim", min=8, metavar="D", help="Features of a head.")] = 64,
+    head_dim: Annotated[int, typer.Option("--head-dim", min=8, metavar="D", help="Features per head.")] = 64,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     seconds: SecondsOption = 2.0,
     json: JsonOption = False,
 ) -> None:
-    """Time neighborhood attention by every implementation that can run here, and its peak memory.
+    """Time every available implementation of neighborhood attention, and report its peak memory.
 
-    Sizes are those of the grid of tokens; one image. The floor is the time of the products alone at the rate that
-    large matrix products reach on this machine.
+    Sizes are those of the token grid, for one image. The lower bound is the time of the matrix products alone at the
+    rate that large products reach on this machine.
 
-    Example: hdit bench attention --sizes 32,64 --threads 1
+    Example:
+      hdit bench attention --sizes 32,64 --threads 1
     """
     sides = _sizes(sizes)
     if kernel_size % 2 == 0 or kernel_size > min(sides):
@@ -93,7 +96,7 @@ def attention(
 def train(
     recipe: RecipeArgument = "mnist32",
     read_data: Annotated[
-        bool, typer.Option("--read-data", help="Read the recipe's data.path and its workers' images, not noise.")
+        bool, typer.Option("--read-data", help="Read batches from the recipe's data.path instead of using noise.")
     ] = False,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
@@ -101,12 +104,13 @@ def train(
     seconds: SecondsOption = 15.0,
     json: JsonOption = False,
 ) -> None:
-    """Time a recipe's training step: images/s, utilisation, waiting for data, peak memory.
+    """Time the training step of a recipe: images/s, utilisation, data wait, peak memory.
 
-    Utilisation is the model's FLOPs in a second over those of the machine's own large matrix products. The memory of a
-    CPU is that of a process of its own, weights and optimizer included.
+    Utilisation is the model's FLOP/s over the FLOP/s of large matrix products on this machine. On a CPU the peak
+    memory is that of a separate process, including weights and optimizer.
 
-    Example: hdit bench train ffhq1024 --set train.batch_size=1
+    Example:
+      hdit bench train ffhq1024 --set train.batch_size=1
     """
     from hdit_cli.tables.bench import train_lines
     from hdit_core.recipe.read import read_recipe
@@ -131,9 +135,10 @@ def sample(
     seconds: SecondsOption = 15.0,
     json: JsonOption = False,
 ) -> None:
-    """Time one evaluation of a recipe's denoiser, guidance included: images/s, utilisation, peak memory.
+    """Time one denoiser evaluation of a recipe, including guidance: images/s, utilisation, peak memory.
 
-    Example: hdit bench sample imagenet128 --guide imagenet128 --set sample.batch_size=2
+    Example:
+      hdit bench sample imagenet128 --guide imagenet128 --set sample.batch_size=2
     """
     from hdit_cli.tables.bench import sample_lines
     from hdit_core.recipe.read import read_recipe
@@ -152,21 +157,24 @@ def sample(
 def scaling(
     sizes: SizesOption = "64,128,256,512,1024",
     width: Annotated[
-        int, typer.Option("--width", min=1, metavar="N", help="Features of the innermost level; 768 is HDiT-B's.")
+        int, typer.Option("--width", min=1, metavar="N", help="Width of the innermost level; HDiT-B has 768.")
     ] = 128,
     most_s: Annotated[
-        float, typer.Option("--most", min=0.0, metavar="S", help="Leave out what would take longer once.")
+        float,
+        typer.Option("--most", min=0.0, metavar="S", help="Skip cases that take longer than S seconds."),
     ] = 5.0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     seconds: SecondsOption = 2.0,
     json: JsonOption = False,
 ) -> None:
-    """Time HDiT-B/4 and a DiT of the same width, both cut, over image sizes, and fit how time and memory grow.
+    """Time HDiT-B/4 and a DiT of the same width over image sizes, and fit scaling exponents of time and memory.
 
-    HDiT gets one more level for each doubling, the paper's rule. Growth is fitted from 256x256 on.
+    Both networks are narrowed to --width. HDiT gets one more level per doubling of the size, as in the paper.
+    Exponents are fitted from 256x256 on.
 
-    Example: hdit bench scaling --sizes 64,128,256 --threads 1
+    Example:
+      hdit bench scaling --sizes 64,128,256 --threads 1
     """
     from hdit_cli.tables.bench import scaling_lines
     from hdit_core.bench.scaling import bench_scaling, exponents, networks
@@ -188,16 +196,17 @@ def scaling(
 def data(
     pictures: Annotated[
         Path | None,
-        typer.Argument(metavar="DIR", help="Folder of pictures.", show_default="noise, made for the purpose"),
+        typer.Argument(metavar="DIR", help="Folder of pictures.", show_default="generated noise"),
     ] = None,
     size: SizeOption = "256",
-    images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="How many are taken.")] = 200,
+    images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Number of pictures.")] = 200,
     seconds: SecondsOption = 15.0,
     json: JsonOption = False,
 ) -> None:
-    """Time preparing pictures and reading them again, beside bare loops that only decode and encode.
+    """Time preparation and reading of pictures against a Pillow-only baseline.
 
-    Example: hdit bench data photos/ --size 128 --images 100
+    Example:
+      hdit bench data photos/ --size 128 --images 100
     """
     height, width = image_size(size or "256")
     if pictures is not None and not pictures.is_dir():
@@ -215,7 +224,7 @@ def data(
 def _sizes(text: str) -> list[int]:
     parts = text.split(",")
     if not all(part.strip().isdecimal() and 0 < int(part) < 100_000 for part in parts):
-        raise UsageError(f"--sizes {text}: expected numbers, commas between, for example 64,128")
+        raise UsageError(f"--sizes {text}: expected numbers separated by commas, for example 64,128")
     return sorted({int(part) for part in parts})
 
 

@@ -1,4 +1,4 @@
-"""`hdit flops`: parameters and multiply-adds, by level and operation, at any image size. Instant: it needs no torch."""
+"""`hdit flops`: parameters and multiply-adds by level and operation, at any image size. Imports no torch."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -22,7 +22,7 @@ ResolutionOption = Annotated[
     typer.Option(
         "--res",
         metavar="N|HxW,...",
-        help=f"Image sizes in pixels, commas between; the recipe's own, or without a recipe {DEFAULT_SIZES}.",
+        help=f"Image sizes in pixels, separated by commas. [default: the recipe's, or {DEFAULT_SIZES}]",
         show_default=False,
     ),
 ]
@@ -31,22 +31,21 @@ AgainstOption = Annotated[
     typer.Option(
         "--against",
         metavar="NAME,...",
-        help="Networks to measure against: dit-{s,b,l,xl}/PATCH, u-vit-{s,m,l,h}/PATCH, adm; or none.",
+        help="Baselines: dit-{s,b,l,xl}/PATCH, u-vit-{s,m,l,h}/PATCH, adm; or none.",
     ),
 ]
 KernelOption = Annotated[
     str | None,
-    typer.Option("--kernel", metavar="K,...", help="Sides of the attention window, a network each, e.g. 5,7,9."),
+    typer.Option("--kernel", metavar="K,...", help="Attention window sizes, e.g. 5,7,9; one network each."),
 ]
 PatchOption = Annotated[
-    str | None, typer.Option("--patch", metavar="P,...", help="Sides of a patch in pixels, a network each, e.g. 2,4,8.")
+    str | None,
+    typer.Option("--patch", metavar="P,...", help="Patch sizes, e.g. 2,4,8; one network each."),
 ]
-CsvOption = Annotated[
-    bool, typer.Option("--csv", help="Print one line a network, size, level and operation, for spreadsheets.")
-]
+CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV: one row per network, size, level and operation.")]
 PlotOption = Annotated[
     Path | None,
-    typer.Option("--plot", metavar="FILE", help="Draw the scaling curves; .png or .svg.", show_default=False),
+    typer.Option("--plot", metavar="FILE", help="Plot the scaling curves to a .png or .svg file.", show_default=False),
 ]
 
 
@@ -64,11 +63,13 @@ def flops(
 ) -> None:
     """Count a network's parameters, MACs and FLOPs.
 
-    The network is a recipe's, or HDiT-B/4 (ablation E of the paper) grown to each size by the paper's rule; DiT-B/4
-    stands beside it, or what --against names. One network at one size is broken down by level and operation; several
-    are compared, with the exponents of their growth.
+    Counts the network of a recipe, or HDiT-B/4 (ablation E of the paper) scaled to each size by the paper's rule, and
+    compares it with DiT-B/4 or the networks of --against. A single network at a single size is broken down by level
+    and operation. Several are compared, with fitted scaling exponents.
 
-    Example: hdit flops --res 128,256,512,1024 --against dit-b/4,u-vit-m/4,adm --plot scaling.svg
+    Examples:
+      hdit flops ffhq1024
+      hdit flops --res 128,256,512,1024 --against dit-b/4,u-vit-m/4,adm --plot scaling.svg
     """
     from hdit_cli.tables.flops import lines
     from hdit_core.flops.report import as_csv, as_dict
@@ -96,7 +97,7 @@ def _compare(
         model = read_recipe(recipe, overrides).model
         return compare_recipe(recipe, model, _image_sizes(resolutions), baselines, **sides)
     if overrides:
-        raise UsageError(f"--set {overrides[0]}: there is no recipe to change; name one, for example imagenet256")
+        raise UsageError(f"--set {overrides[0]}: needs a recipe, for example imagenet256")
     return compare(_image_sizes(DEFAULT_SIZES if resolutions is None else resolutions), baselines, **sides)
 
 
@@ -104,7 +105,7 @@ def _sides(option: str, text: str | None) -> list[int]:
     try:
         return [int(part) for part in text.split(",")] if text is not None else []
     except ValueError:
-        raise UsageError(f"{option} {text}: expected whole numbers with commas between, for example 5,7,9") from None
+        raise UsageError(f"{option} {text}: expected whole numbers separated by commas, for example 5,7,9") from None
 
 
 def _image_sizes(text: str | None) -> list[tuple[int, int]]:
@@ -112,15 +113,15 @@ def _image_sizes(text: str | None) -> list[tuple[int, int]]:
         return [image_size(size) for size in text.split(",")] if text is not None else []
     except UsageError:
         raise UsageError(
-            f"--res {text}: expected pixels as N or HEIGHTxWIDTH, commas between, for example 256 or 512x768,1024"
+            f"--res {text}: expected N or HEIGHTxWIDTH in pixels, separated by commas, for example 256 or 512x768,1024"
         ) from None
 
 
 def _check_plot(path: Path) -> None:
     if path.suffix.lower() not in (".png", ".svg"):
-        raise UsageError(f"--plot {path}: expected a name that ends in .png or .svg")
+        raise UsageError(f"--plot {path}: expected a file name ending in .png or .svg")
     if not path.parent.is_dir():
-        raise UsageError(f"--plot {path}: there is no folder {path.parent}")
+        raise UsageError(f"--plot {path}: the folder {path.parent} does not exist")
 
 
 def _plot(comparison: "Comparison", path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`hdit plan`: memory, time, energy and price of a run before it begins. Instant: it needs no torch."""
+"""`hdit plan`: estimates of memory, time, energy and cost before a run. Imports no torch."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False)
 
 GpuOption = Annotated[
-    str | None, typer.Option("--gpu", metavar="NAME", help="a100, h100, h200, l40s, rtx4090, ...", show_default=False)
+    str | None,
+    typer.Option("--gpu", metavar="NAME", help="GPU: a100, h100, h200, l40s, rtx4090, ...", show_default=False),
 ]
-CountOption = Annotated[int, typer.Option("--count", "-n", min=1, metavar="N", help="How many of them.")]
+CountOption = Annotated[int, typer.Option("--count", "-n", min=1, metavar="N", help="Number of GPUs.")]
 UtilisationOption = Annotated[
     float | None,
     typer.Option(
@@ -34,19 +35,17 @@ UtilisationOption = Annotated[
 MeasuredOption = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Speed from `hdit bench train --json` instead of a data sheet's.", show_default=False
+        metavar="FILE", help="Take the speed from the output of `hdit bench train --json`.", show_default=False
     ),
 ]
 MemoryOption = Annotated[
     float | None,
-    typer.Option(
-        min=0.01, max=1_000_000, metavar="GB", help="Memory of one device, all usable.", show_default="the GPU's"
-    ),
+    typer.Option(min=0.01, max=1_000_000, metavar="GB", help="Usable memory per device.", show_default="the GPU's"),
 ]
 PriceOption = Annotated[
     float | None,
     typer.Option(
-        min=0, max=1_000_000_000, metavar="AMOUNT", help="Of one GPU for an hour, any currency.", show_default=False
+        min=0, max=1_000_000_000, metavar="AMOUNT", help="Cost per GPU-hour, in any currency.", show_default=False
     ),
 ]
 
@@ -63,13 +62,15 @@ def plan(
     overrides: SetOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say what a run will take: memory, days, energy, price.
+    """Estimate memory, training time, energy and cost of a run.
 
-    Memory is an upper bound, for one device in the fullest moment of a step, with each number of levels whose
-    activations are computed again. Speed is a range from the roofline (products and memory
-    traffic), the utilisation times the data sheet's, or what was measured.
+    Memory is an upper bound of the peak per device, for each number of activation-checkpointed levels. Throughput is
+    a range from the roofline (products and memory traffic), the utilisation times the GPU's peak FLOP/s, or measured.
 
-    Example: hdit plan ffhq1024 --gpu h100 --count 64 --price 2.5
+    Examples:
+      hdit plan ffhq1024 --gpu h100 --count 64 --price 2.5
+      hdit bench train mnist32 --json > bench.json
+      hdit plan mnist32 --measured bench.json
     """
     from hdit_cli.tables.plan import lines
     from hdit_core.plan.benchmark_result import read_measured
@@ -79,7 +80,7 @@ def plan(
     from hdit_core.recipe.read import read_recipe
 
     if gpu is None and measured is None:
-        raise UsageError("--gpu or --measured: one of them has to say what the run goes on, for example --gpu h100")
+        raise UsageError("give the hardware with --gpu or --measured, for example --gpu h100")
     checked = read_recipe(recipe, overrides or ())
     known, timed = find_gpu(gpu) if gpu else None, read_measured(measured) if measured else None
     bill = make_plan(checked, _cluster(known, timed, number, utilisation, memory, price))
@@ -103,7 +104,7 @@ def _cluster(
     if measured is not None:
         speed: float | None = measured.flops_per_s
     else:
-        assert gpu is not None  # one of the two there is
+        assert gpu is not None  # checked by `plan`: --gpu or --measured is given
         speed = None if utilisation is None else gpu.tflops * 1e12 * utilisation
     watts = float(gpu.watts) if gpu else None
     whole = usable if memory_gb else gpu.memory_gb * 10**9 if gpu else None
@@ -116,42 +117,42 @@ def _cluster(
 def _grounds(
     gpu: "Gpu | None", measured: "Measured | None", utilisation: float | None, memory_gb: float | None
 ) -> list[str]:
-    """Return what the figures rest on."""
+    """Return the assumptions behind the estimates."""
     from hdit_core.plan.gpus import USABLE
     from hdit_core.plan.roofline import EFFICIENCY
 
     grounds = []
     if gpu is not None:
-        filled = f"of which {USABLE:.0%} are filled" if memory_gb is None else f"of which {memory_gb:g} are filled"
+        filled = f"{USABLE:.0%} usable" if memory_gb is None else f"{memory_gb:g} GB usable"
         grounds.append(f"{gpu.name}: {gpu.memory_gb:g} GB, {filled}; {gpu.watts:g} W")
     if measured is not None:
         where = f"{measured.processor} ({measured.device})"
-        what = f"{measured.recipe}, {measured.images} images a step"
+        what = f"{measured.recipe}, {measured.images} images per step"
         grounds.append(f"speed: {measured.flops_per_s / 1e12:.3g} TFLOP/s, measured on {where} with {what}")
     elif gpu is not None and utilisation is None:
         low, high = EFFICIENCY
         grounds.append(
             f"speed: {low:.2g} to {high:.2g} of the slower of products at {gpu.tflops:g} TFLOP/s and memory traffic at "
-            f"{gpu.memory_tb_per_s:g} TB/s, as the paper's two runs; --utilisation or --measured give one speed"
+            f"{gpu.memory_tb_per_s:g} TB/s (the paper's two runs); --utilisation or --measured gives one speed"
         )
     elif gpu is not None:
-        grounds.append(f"speed: {utilisation:.0%} of {gpu.tflops:g} TFLOP/s in bfloat16, as --utilisation says")
+        grounds.append(f"speed: {utilisation:.0%} of {gpu.tflops:g} TFLOP/s in bfloat16 (--utilisation)")
     return grounds
 
 
 def _doubts(bill: "Plan") -> list[str]:
-    """Return what the figures do not say."""
+    """Return the caveats of the estimates."""
     from hdit_core.plan.plan import training_flops
 
     measured, doubts = bill.cluster.measured, []
     if measured is not None and bill.measured_itself is None:
         theirs, ours = measured.flops_per_image / 1e9, training_flops(bill.recipe) / 1e9
         doubts.append(
-            f"another network than {measured.recipe} as it was measured ({ours:,.4g} GFLOP an image, there "
-            f"{theirs:,.4g}) reaches another share of the same machine; measure this one with hdit bench train"
+            f"the measurement is of another network ({measured.recipe}: {theirs:,.4g} GFLOP per image; this recipe: "
+            f"{ours:,.4g}), whose utilisation can differ; measure this one with hdit bench train"
         )
     if measured is not None and measured.on_cpu and bill.cluster.watts is not None:
-        doubts.append("the speed was measured on a CPU; memory and power are those of --gpu")
+        doubts.append("the speed was measured on a CPU; memory and power are from --gpu")
     if bill.cluster.usable_bytes is None:
-        doubts.append("what fits is not known: say with --memory GB, or --gpu, how much memory a device has")
+        doubts.append("the memory per device is unknown; give --memory GB or --gpu to see what fits")
     return doubts

@@ -1,4 +1,4 @@
-"""The tables that `hdit flops` prints: a network by level and by operation, beside baselines, and how all grow."""
+"""The tables of `hdit flops`: a network by level and by operation, its baselines, and scaling exponents."""
 
 from collections.abc import Iterator
 
@@ -11,11 +11,11 @@ from hdit_core.flops.scaling import Comparison, Curve
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
 WORK_HEAD = ("parameters", "GMAC", "GFLOP")
-BYTES_HEAD = ("MB of parameters", "MB kept")
+BYTES_HEAD = ("MB of parameters", "MB saved")
 
 
 def lines(comparison: Comparison) -> Iterator[str]:
-    """Yield what `hdit flops` prints without `--json`."""
+    """Yield the lines that `hdit flops` prints without `--json`."""
     yield f"{COUNTED[0].upper()}{COUNTED[1:]}."
     yield ""
     if len(comparison.image_sizes) == len(comparison.networks) == 1:
@@ -65,14 +65,14 @@ def _by_operation(model: ModelRecipe, count: Count) -> list[str]:
 
 
 def _totals(comparison: Comparison) -> list[str]:
-    """One row a network and size; the last columns say how much of each baseline's work that is."""
-    rows = [["network", "size", *WORK_HEAD, *(f"of {series.name}" for series in comparison.baselines)]]
+    """Return one row per network and size; the last columns are the MACs relative to each baseline."""
+    rows = [["network", "size", *WORK_HEAD, *(f"vs {series.name}" for series in comparison.baselines)]]
     for place, size in enumerate(comparison.image_sizes):
         against = [series.counts[place] for series in comparison.baselines]
         for series in (*comparison.networks, *comparison.baselines):
             count = series.counts[place]
             if count is None:
-                rows.append([series.name, _size(size), "does not take this size", "-", "-", *("-" for _ in against)])
+                rows.append([series.name, _size(size), "size not supported", "-", "-", *("-" for _ in against)])
                 continue
             shares = [_share(count, whole) if whole and whole is not count else "-" for whole in against]
             rows.append([series.name, _size(size), *_work(count), *shares])
@@ -80,7 +80,7 @@ def _totals(comparison: Comparison) -> list[str]:
 
 
 def _growth(curve: Curve) -> str:
-    growth = f"MACs of {curve.name} grow as pixels^{curve.exponent:.3f}"
+    growth = f"MACs of {curve.name} scale as pixels^{curve.exponent:.3f}"
     if len(curve.pixels) == 2:
         return growth
     return f"{growth} (least squares over all sizes), pixels^{curve.final_exponent:.3f} between the two largest"

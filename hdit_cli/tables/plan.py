@@ -1,4 +1,4 @@
-"""The tables that `hdit plan` prints: memory by part for each way of keeping activations, and the bill of the run."""
+"""The tables of `hdit plan`: memory by part for each number of checkpointed levels, and the cost of the run."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,8 +10,8 @@ GIBI = 1 << 30
 
 
 def lines(plan: Plan) -> Iterator[str]:
-    """Yield what `hdit plan` prints without `--json`."""
-    yield f"GiB on one device at the fullest moment of a training step, an upper bound ({parallel(plan)}):"
+    """Yield the lines that `hdit plan` prints without `--json`."""
+    yield f"Peak memory per device in GiB, an upper bound ({parallel(plan)}):"
     yield ""
     yield from _by_choice(plan)
     yield ""
@@ -20,7 +20,7 @@ def lines(plan: Plan) -> Iterator[str]:
 
 def _by_choice(plan: Plan) -> list[str]:
     parts = [part.replace("_", " ") for part in memory_parts(plan.choices[0].memory)]
-    rows = [["levels computed again", "images at once", *parts, "total", "at most", "images/s"]]
+    rows = [["checkpointed levels", "micro-batch", *parts, "total", "max micro-batch", "images/s"]]
     for choice in plan.choices:
         mark = " <-" if choice is plan.chosen else ""
         cells = [_gibi(part) for part in memory_parts(choice.memory).values()]
@@ -33,7 +33,7 @@ def _by_choice(plan: Plan) -> list[str]:
 def _bill(plan: Plan) -> Iterator[tuple[str, str]]:
     yield "step", _step(plan)
     if plan.chosen is None or plan.seconds is None:
-        yield "fits", "no: not even one image, with every level computed again; take a larger GPU, or smaller images"
+        yield "fits", "no, not even one image with all levels checkpointed; use a larger GPU or smaller images"
         return
     settings = [
         f"train.micro_batch_size={plan.chosen.images}",
@@ -41,13 +41,13 @@ def _bill(plan: Plan) -> Iterator[tuple[str, str]]:
     ]
     yield "settings", " ".join(f"--set {setting}" for setting in settings)
     if (found := plan.measured_itself) and found.peak_bytes:
-        what = "the whole process, not of tensors alone" if found.on_cpu else "the device"
-        yield "measured", f"{_gibi(found.peak_bytes)} GiB of {what}, {found.images} images a step"
+        what = "whole process" if found.on_cpu else "device"
+        yield "measured", f"peak {_gibi(found.peak_bytes)} GiB ({what}), {found.images} images per step"
     yield from _speed_and_cost(plan, plan.chosen, plan.seconds)
 
 
 def _speed_and_cost(plan: Plan, chosen: Choice, seconds: float) -> Iterator[tuple[str, str]]:
-    """Yield speed, time, energy and price; each is a range where the speed is one."""
+    """Yield speed, time, energy and price, as ranges if the speed is a range."""
     slow, fast = chosen.range_per_s
     shares = dict.fromkeys((chosen.images_per_s / fast, chosen.images_per_s / slow))  # of the seconds
 
@@ -59,7 +59,7 @@ def _speed_and_cost(plan: Plan, chosen: Choice, seconds: float) -> Iterator[tupl
     yield "speed", f"{speed} images/s{bound}"
     yield "time", f"{span(_time, seconds)} for {plan.recipe.train.num_images:,} images"
     if plan.kilowatt_hours is not None:
-        yield "energy", f"{span('{:,.1f}'.format, plan.kilowatt_hours)} kWh at the most that the GPUs draw"
+        yield "energy", f"{span('{:,.1f}'.format, plan.kilowatt_hours)} kWh at the GPUs' maximum power"
     if plan.price is not None:
         yield "price", span("{:,.2f}".format, plan.price)
 
@@ -67,9 +67,9 @@ def _speed_and_cost(plan: Plan, chosen: Choice, seconds: float) -> Iterator[tupl
 def _step(plan: Plan) -> str:
     first, devices = plan.recipe.train.batch_size, plan.cluster.devices
     last = plan.share * devices
-    images = f"{first} images" if last == first else f"{first} images, later as many as {last}"
+    images = f"{first} images" if last == first else f"{first} images, growing to {last}"
     most = "" if last == first else "at most "
-    return f"{images}, {most}{plan.share} on each of {devices} devices" if devices > 1 else images
+    return f"{images}, {most}{plan.share} per device on {devices} devices" if devices > 1 else images
 
 
 def _levels(plan: Plan, choice: Choice) -> str:

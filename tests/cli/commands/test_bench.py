@@ -75,7 +75,7 @@ def test_attention_on_next_to_nothing_measures_what_it_prints(capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["attention", "--sizes", "8,x"], "--sizes 8,x: expected numbers, commas between, for example 64,128"),
+        (["attention", "--sizes", "8,x"], "--sizes 8,x: expected numbers separated by commas, for example 64,128"),
         (["attention", "--sizes", "0"], "--sizes 0: expected numbers"),
         (
             ["attention", "--sizes", "8", "--kernel-size", "4"],
@@ -106,8 +106,8 @@ def test_train_prints_speed_utilisation_waiting_and_memory(fake, capsys):
     for line in (
         "step 500 ms (quartiles 450 to 550, 3 steps)",
         "images/s 16",
-        "utilisation of these 50.0 %",
-        "waiting for data 20.0 %",
+        "utilisation 50.0 %",
+        "data wait 20.0 %",
         "peak memory 7 MiB",
     ):
         assert says(text, line)
@@ -133,9 +133,9 @@ def test_sample_prints_what_an_evaluation_makes_of_images(fake, capsys):
     fake(sample, "bench_sample", SampleFigure(4, 20, 10**9, "bfloat16", 4e9, HALF_A_SECOND, None))
     assert main(["bench", "sample", "--device", "cpu"]) == 0
     text = capsys.readouterr().out
-    for line in ("denoiser calls an image 20", "images/s 0.4", "peak memory - MiB"):
+    for line in ("NFE per image 20", "images/s 0.4", "peak memory - MiB"):
         assert says(text, line)
-    assert "led away from" not in text
+    assert "autoguidance with" not in text
 
 
 def test_sample_takes_the_recipe_of_a_guide(fake, capsys):
@@ -143,7 +143,7 @@ def test_sample_takes_the_recipe_of_a_guide(fake, capsys):
     assert main(["bench", "sample", "imagenet128", "--guide", "mnist32", "--device", "cpu"]) == 0
     (recipe, _), options = calls[0]
     assert (recipe.model.image_size, options["guide"].model.image_size) == ((128, 128), (32, 32))
-    assert says(capsys.readouterr().out, "led away from mnist32")
+    assert says(capsys.readouterr().out, "autoguidance with mnist32")
 
 
 def test_scaling_prints_every_size_what_was_left_out_and_the_exponents(fake, capsys):
@@ -159,4 +159,4 @@ def test_scaling_prints_every_size_what_was_left_out_and_the_exponents(fake, cap
     assert (sizes, width, options["most_s"]) == ([64], 256, 9)
     text = capsys.readouterr().out
     assert "DiT-B/4 at 1024x1024, forward: not measured: would take about 80 s" in text
-    assert "HDiT-B/4, forward: time grows as pixels^1.00, memory as pixels^1.00 (from 256x256 to 1024x1024)\n" in text
+    assert "HDiT-B/4, forward: time scales as pixels^1.00, memory as pixels^1.00 (from 256x256 to 1024x1024)\n" in text

@@ -64,9 +64,9 @@ def test_several_sizes_print_totals_and_exponents_and_two_of_them_only_one_expon
     two = capsys.readouterr().out
 
     assert "256x512" in three
-    assert "MACs of HDiT-B/4 grow as pixels^" in three
+    assert "MACs of HDiT-B/4 scale as pixels^" in three
     assert "between the two largest" in three
-    assert "MACs of DiT-B/4 grow as pixels^" in two
+    assert "MACs of DiT-B/4 scale as pixels^" in two
     assert "between the two largest" not in two
 
 
@@ -114,21 +114,21 @@ MISTAKES = {
         ["--against", "dit-q/4"],
         "--against dit-q/4: expected dit-{s,b,l,xl}/patch, u-vit-{s,m,l,h}/patch or adm, for example dit-b/4",
     ),
-    "a sweep of words": (["--kernel", "large"], "--kernel large: expected whole numbers with commas between"),
+    "a sweep of words": (["--kernel", "large"], "--kernel large: expected whole numbers separated by commas"),
     "two formats": (["--csv", "--json"], "--csv and --json: choose one"),
     "a size that is none": (
         ["--res", "128,large"],
-        "--res 128,large: expected pixels as N or HEIGHTxWIDTH, commas between, for example 256 or 512x768,1024",
+        "--res 128,large: expected N or HEIGHTxWIDTH in pixels, separated by commas, for example 256 or 512x768,1024",
     ),
     "a size between those that fit": (["--res", "100"], "HDiT-B/4 does not take images of 100x100"),
     "a size too small for the recipe": (["imagenet256", "--res", "48"], "larger than the level's 6x6 grid"),
     "an override without a recipe": (
         ["--set", "model.patch_size=2"],
-        "--set model.patch_size=2: there is no recipe to change; name one, for example imagenet256",
+        "--set model.patch_size=2: needs a recipe, for example imagenet256",
     ),
-    "a plot of another kind": (["--plot", "x.jpg"], "--plot x.jpg: expected a name that ends in .png or .svg"),
-    "a plot into no folder": (["--plot", "nowhere/x.png"], "--plot nowhere/x.png: there is no folder nowhere"),
-    "no size at all": (["--res", ""], "expected pixels as N or HEIGHTxWIDTH"),
+    "a plot of another kind": (["--plot", "x.jpg"], "--plot x.jpg: expected a file name ending in .png or .svg"),
+    "a plot into no folder": (["--plot", "nowhere/x.png"], "--plot nowhere/x.png: the folder nowhere does not exist"),
+    "no size at all": (["--res", ""], "expected N or HEIGHTxWIDTH"),
     "a plot of one point": (
         ["--res", "128", "--plot", "x.png"],
         "--plot x.png: a curve needs two sizes or more; add --res 128,256,512,1024,2048",

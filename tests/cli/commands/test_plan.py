@@ -17,9 +17,9 @@ def test_the_table_has_a_row_for_each_number_of_levels_and_the_bill_below(capsys
     assert main(["plan", "ffhq1024", "--gpu", "h100", "--count", "64", "--price", "2.5"]) == 0
     out, err = capsys.readouterr()
 
-    assert "levels computed again" in out and "none (the recipe's)" in out and "all" in out
-    assert "256 images, 4 on each of 64 devices" in out
-    assert "80 GB, of which 92% are filled" in err
+    assert "checkpointed levels" in out and "none (the recipe's)" in out and "all" in out
+    assert "256 images, 4 per device on 64 devices" in out
+    assert "80 GB, 92% usable" in err
     assert "0.045 to 0.17 of the slower of products at 989 TFLOP/s and memory traffic at 3.35 TB/s" in err
 
 
@@ -38,7 +38,7 @@ def test_a_utilisation_gives_one_speed(capsys):
 
 def test_a_step_that_grows_is_told_from_its_first_images_to_its_last(capsys):
     assert main(["plan", "imagenet256", "--gpu", "h100", "--count", "8"]) == 0
-    assert "256 images, later as many as 2048, at most 256 on each of 8 devices" in capsys.readouterr().out
+    assert "256 images, growing to 2048, at most 256 per device on 8 devices" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", ["--memory", "--price"])
@@ -83,11 +83,11 @@ def test_a_measured_speed_takes_the_data_sheet_s_place(measured, capsys):
 def test_the_measured_peak_stands_beside_the_bound_where_the_network_is_the_same(measured, capsys):
     assert main(["plan", "mnist32", "--measured", measured(), "--memory", "2"]) == 0
     out, err = capsys.readouterr()
-    assert "measured  1.50 GiB of the whole process, not of tensors alone, 8 images a step" in out
-    assert "measured on a processor (cpu) with mnist32, 8 images a step" in err and "another network" not in err
+    assert "measured  peak 1.50 GiB (whole process), 8 images per step" in out
+    assert "measured on a processor (cpu) with mnist32, 8 images per step" in err and "another network" not in err
 
     assert main(["plan", "mnist32", "--measured", measured(device="cuda:0"), "--gpu", "h100"]) == 0
-    assert "measured  1.50 GiB of the device, 8 images a step" in capsys.readouterr().out
+    assert "measured  peak 1.50 GiB (device), 8 images per step" in capsys.readouterr().out
     assert main(["plan", "mnist32", "--measured", measured(peak=None), "--memory", "2"]) == 0
     assert "GiB of" not in capsys.readouterr().out
 
@@ -95,27 +95,27 @@ def test_the_measured_peak_stands_beside_the_bound_where_the_network_is_the_same
 def test_a_speed_of_another_network_or_of_a_cpu_for_gpus_is_told_of(measured, capsys):
     assert main(["plan", "ffhq1024", "--measured", measured(), "--gpu", "h100"]) == 0
     out, err = capsys.readouterr()
-    assert "another network than mnist32 as it was measured (1,236 GFLOP an image, there 0.5493)" in err
-    assert "the speed was measured on a CPU; memory and power are those of --gpu" in err
+    assert "another network (mnist32: 0.5493 GFLOP per image; this recipe: 1,236)" in err
+    assert "the speed was measured on a CPU; memory and power are from --gpu" in err
     assert "GiB of" not in out
 
 
 def test_where_no_memory_is_known_it_says_how_to_tell(measured, capsys):
     assert main(["plan", "mnist32", "--measured", measured()]) == 0
     out, err = capsys.readouterr()
-    assert "what fits is not known: say with --memory GB, or --gpu, how much memory a device has" in err
+    assert "the memory per device is unknown; give --memory GB or --gpu to see what fits" in err
     assert " ? " in out
 
 
 def test_memory_that_is_given_goes_before_the_data_sheet_s(capsys):
     assert main(["plan", "mnist32", "--gpu", "h100", "--memory", "16", "--json"]) == 0
     out, err = capsys.readouterr()
-    assert "h100: 80 GB, of which 16 are filled" in err and json.loads(out)["usable_bytes"] == 16 * 10**9
+    assert "h100: 80 GB, 16 GB usable" in err and json.loads(out)["usable_bytes"] == 16 * 10**9
 
 
 def test_without_anything_to_go_by_it_says_what_is_missing(capsys):
     assert main(["plan", "mnist32"]) == 2
-    assert "--gpu or --measured: one of them has to say" in capsys.readouterr().err
+    assert "give the hardware with --gpu or --measured" in capsys.readouterr().err
 
 
 def test_it_imports_nothing_heavy():
