@@ -14,7 +14,7 @@ from typing import Any
 
 import typer
 
-from hdit_cli.ranks import is_main_rank
+from hdit_core.launch import is_main_process
 
 SECONDS_BETWEEN_LINES = 30.0  # of progress, where stderr is no terminal
 
@@ -37,7 +37,7 @@ class NoteHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
-        if is_main_rank():
+        if is_main_process():
             note(record.getMessage())
 
 

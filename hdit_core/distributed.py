@@ -1,10 +1,10 @@
 """The ranks of a run: one process, or those that torchrun or srun started."""
 
 import json
+import logging
 import os
-import re
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
@@ -15,14 +15,15 @@ from torch import Tensor, distributed
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from hdit_core.devices import pick_device
-from hdit_core.errors import HditError, UsageError
+from hdit_core.errors import HditError, OtherRankFailed, UsageError
+from hdit_core.launch import LOOPBACK, LaunchInfo, read_launch_info
+
+logger = logging.getLogger("hdit")
 
 T = TypeVar("T")
 
 TIMEOUT_S = 600  # how long a rank waits for the others
 LONG_TIMEOUT_S = 24 * 3600  # the same for ranks that work independently and meet at the end: one may have less to do
-LOOPBACK = "127.0.0.1"
-FIRST_PORT, NUM_PORTS = 15_000, 16_000  # for Slurm jobs; below the ephemeral ports of usual systems
 CPU = torch.device("cpu")
 
 
@@ -103,7 +104,7 @@ class World:
         """Run `act` on the main rank while the others wait; return its result there and None on the others.
 
         Raises:
-            HditError: on the other ranks, if `act` failed. On the main one, whatever `act` raised.
+            OtherRankFailed: on the other ranks, if `act` failed. On the main one, whatever `act` raised.
         """
         result, problem = None, None
         if self.is_main:
@@ -112,7 +113,7 @@ class World:
             except Exception as error:
                 problem = error
         if self.any(problem is not None):
-            raise problem or HditError(f"rank {self.rank} ends, because the main rank failed; that one says why")
+            raise problem or OtherRankFailed(f"rank {self.rank} ends, because the main rank failed")
         return result
 
     def destroy_ranks(self) -> None:
@@ -121,94 +122,6 @@ class World:
             cleanup()
         if self.size > 1 and distributed.is_initialized():
             distributed.destroy_process_group()
-
-
-@dataclass(frozen=True)
-class LaunchInfo:
-    """What the launcher assigned to this process: rank, world size, and the address of the rendezvous.
-
-    Attributes:
-        one_node: whether all ranks are on this node, so that nothing has to listen on the network.
-        own_gpu: whether this process sees only its own GPU.
-    """
-
-    rank: int = 0
-    size: int = 1
-    local_rank: int = 0
-    address: str = LOOPBACK
-    port: int = 0
-    one_node: bool = True
-    own_gpu: bool = False
-
-
-def read_launch_info(environment: Mapping[str, str]) -> LaunchInfo:
-    """Return what torchrun or else srun put into the environment; a single rank if there is neither.
-
-    A batch script and an interactive shell of Slurm also have SLURM_PROCID and SLURM_NTASKS, but are a single process;
-    only srun sets SLURM_STEP_NUM_TASKS.
-
-    Raises:
-        UsageError: the environment gives a world size but not the rank of this process.
-    """
-    if "WORLD_SIZE" in environment:
-        return _torchrun_launch_info(environment) if _number(environment, "WORLD_SIZE") > 1 else LaunchInfo()
-    if environment.get("SLURM_STEP_NUM_TASKS", "1") != "1":
-        return _srun_launch_info(environment)
-    return LaunchInfo()
-
-
-def _torchrun_launch_info(environment: Mapping[str, str]) -> LaunchInfo:
-    rank, size, local_rank, port = (
-        _number(environment, name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")
-    )
-    address = _text(environment, "MASTER_ADDR")
-    if "LOCAL_WORLD_SIZE" in environment:
-        return LaunchInfo(rank, size, local_rank, address, port, _number(environment, "LOCAL_WORLD_SIZE") == size)
-    return LaunchInfo(rank, size, local_rank, address, port, address in (LOOPBACK, "localhost"))
-
-
-def _srun_launch_info(environment: Mapping[str, str]) -> LaunchInfo:
-    """Return the rank of a task of srun; all tasks of a step derive the same port from the job and step ids."""
-    rank, size, local_rank, nodes = (
-        _number(environment, f"SLURM_{name}") for name in ("PROCID", "STEP_NUM_TASKS", "LOCALID", "STEP_NUM_NODES")
-    )
-    job, step = _number(environment, "SLURM_JOB_ID"), _number(environment, "SLURM_STEP_ID")
-    address = LOOPBACK if nodes == 1 else first_host(_text(environment, "SLURM_STEP_NODELIST"))
-    port = _number(environment, "MASTER_PORT", FIRST_PORT + (31 * job + step) % NUM_PORTS)
-    own_gpu = "," not in environment.get("CUDA_VISIBLE_DEVICES", ",")
-    return LaunchInfo(rank, size, local_rank, address, port, nodes == 1, own_gpu)
-
-
-def first_host(nodes: str) -> str:
-    """Return the first host of a Slurm node list: `"gpu007"` for `"gpu[007-010,12],cpu3"`.
-
-    Raises:
-        UsageError: it is not a node list.
-    """
-    match = re.match(r"(?:[\w.-]|\[[0-9][0-9,-]*\])+(?=,|$)", nodes)
-    if match is None:
-        raise UsageError(f"SLURM_STEP_NODELIST is {nodes!r}, expected a node list such as gpu[01-04],cpu7")
-    return re.sub(r"\[([0-9]+)[^]]*\]", r"\1", match[0])
-
-
-def _text(environment: Mapping[str, str], name: str) -> str:
-    if not environment.get(name):
-        raise UsageError(f"{name} is not set, but this is one of several ranks; start them with torchrun or srun")
-    return environment[name]
-
-
-def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
-    if default is not None and name not in environment:
-        return default
-    text = _text(environment, name)
-    if not re.fullmatch(r"[0-9]{1,18}", text):
-        raise UsageError(f"{name} is {text!r}, expected a number; start the ranks with torchrun or srun")
-    return int(text)
-
-
-def is_main_process() -> bool:
-    """Return whether this process is the main rank; works before and after `init_ranks`."""
-    return read_launch_info(os.environ).rank == 0
 
 
 def init_ranks(device_name: str = "auto", timeout_s: int = TIMEOUT_S) -> World:
@@ -235,6 +148,9 @@ def init_ranks(device_name: str = "auto", timeout_s: int = TIMEOUT_S) -> World:
     if launch.one_node:
         _stay_inside()
     timeout, meet_s = timedelta(seconds=timeout_s), min(timeout_s, TIMEOUT_S)
+    logger.info(
+        "waiting for %d other ranks at %s:%d (at most %g s)", launch.size - 1, launch.address, launch.port, meet_s
+    )
     try:
         store = _store(launch, timedelta(seconds=meet_s))
         distributed.init_process_group(

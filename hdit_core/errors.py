@@ -14,6 +14,10 @@ class HditError(Exception):
     exit_code = 1
 
 
+class OtherRankFailed(HditError):
+    """This rank ends because another one failed, which reports the reason."""
+
+
 class UsageError(HditError):
     """The command was given something that it cannot take."""
 

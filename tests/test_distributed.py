@@ -4,8 +4,9 @@ import socket
 
 import pytest
 
-from hdit_core.distributed import LaunchInfo, first_host, gpu_of, init_ranks, is_main_process, read_launch_info
+from hdit_core.distributed import gpu_of, init_ranks
 from hdit_core.errors import HditError, UsageError
+from hdit_core.launch import LaunchInfo, _is_batch_script, first_host, is_main_process, read_launch_info, step_tasks
 from tests.ports import take_port
 
 TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4"} | {
@@ -100,7 +101,7 @@ def test_a_world_without_a_place_in_it_is_refused(name):
 
 
 def test_a_rank_that_is_no_number_is_refused():
-    with pytest.raises(UsageError, match=r"RANK is 'one', expected a number; start the ranks with torchrun or srun"):
+    with pytest.raises(UsageError, match=r"RANK is 'one', expected a number; torchrun, srun or a Slurm job array"):
         read_launch_info(TORCHRUN | {"RANK": "one"})
 
 
@@ -130,3 +131,21 @@ def test_ranks_that_do_not_come_are_not_waited_for_for_ever(rank, monkeypatch):
         monkeypatch.setenv(name, text)
     with pytest.raises(HditError, match=rf"rank {rank} on .* did not meet the other 1 at 127.0.0.1:{port} within 1 s"):
         init_ranks("cpu", timeout_s=1)
+
+
+def slurm_process(proc, title):
+    """Lay out a task of Slurm and its daemon under /proc."""
+    for pid, stat, cmdline in ((20, "20 (ba) sh) S 10 20 20 0", "bash"), (10, "10 (slurmstepd) S 1 10 10 0", title)):
+        (proc / str(pid)).mkdir(parents=True)
+        (proc / str(pid) / "stat").write_text(stat)
+        (proc / str(pid) / "cmdline").write_text(cmdline + "\0")
+
+
+def test_the_variables_of_a_step_do_not_count_in_a_batch_script_that_was_submitted_from_it(tmp_path, monkeypatch):
+    leaked = SRUN | {"SLURM_TASK_PID": "20", "SLURM_PROCID": "0"}
+    slurm_process(tmp_path / "batch", "slurmstepd: [1234.batch]")
+    slurm_process(tmp_path / "step", "slurmstepd: [1234.0]")
+    assert _is_batch_script(leaked, tmp_path / "batch") and not _is_batch_script(leaked, tmp_path / "step")
+    assert not _is_batch_script(leaked, tmp_path / "no such proc") and not _is_batch_script({}, tmp_path / "batch")
+    monkeypatch.setattr("hdit_core.launch._is_batch_script", lambda environment: True)
+    assert step_tasks(leaked) == 1 and read_launch_info(leaked) == LaunchInfo()

@@ -105,7 +105,7 @@ def check_options(watch: list[str], dry_run: bool, repro: int | None, save_image
 
 
 def _train(recipe: "Recipe", run: Path, device: str, deterministic: bool, watch: list[str], json: bool) -> None:
-    from hdit_core.distributed import is_main_process
+    from hdit_core.launch import is_main_process
     from hdit_core.train.monitor.callbacks import Callbacks, Progress
     from hdit_core.train.run import train as train_run
 
@@ -126,7 +126,7 @@ def _train(recipe: "Recipe", run: Path, device: str, deterministic: bool, watch:
 
 def _rehearse(recipe: "Recipe", run: Path, device: str, deterministic: bool, json: bool) -> None:
     from hdit_core.checkpoint.status import read_status
-    from hdit_core.distributed import is_main_process
+    from hdit_core.launch import is_main_process
     from hdit_core.train.dry_run import dry_run
     from hdit_core.train.monitor.callbacks import Callbacks
 
@@ -156,7 +156,7 @@ def _lines(rehearsal: "DryRun") -> Iterator[str]:
 def _replay(
     recipe: "Recipe", run: Path, step: int, device: str, deterministic: bool, save_images: Path | None, json: bool
 ) -> None:
-    from hdit_core.distributed import is_main_process
+    from hdit_core.launch import is_main_process
     from hdit_core.train.monitor.callbacks import Callbacks
     from hdit_core.train.replay import replay
 

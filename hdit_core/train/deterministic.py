@@ -15,8 +15,8 @@ import torch
 
 from hdit_core.checkpoint.state import State
 from hdit_core.devices import make_mkl_reproducible, pick_device
-from hdit_core.distributed import read_launch_info
 from hdit_core.errors import UsageError
+from hdit_core.launch import read_launch_info
 from hdit_core.recipe.train import TrainRecipe
 
 WORKSPACE, WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")  # those that cuBLAS documents for it

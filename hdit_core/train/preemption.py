@@ -1,5 +1,6 @@
 """The end of a Slurm job's time, before which a run saves by itself: a signal may not come, or come too late."""
 
+import logging
 import re
 import signal
 import subprocess
@@ -8,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+
+logger = logging.getLogger("hdit")
 
 MARGIN_S = 60.0
 SLOWEST_SAVES = 2.0  # room for so many saves as the slowest one so far
@@ -34,12 +37,17 @@ class Deadline:
 
 
 def job_end_s(environment: Mapping[str, str]) -> float | None:
-    """Return when the Slurm job of this process ends, in seconds since 1970; None: it is in none, or that has no end.
+    """Return when the Slurm job of this process ends, in seconds since 1970; None without a job or a time limit.
 
-    Newer Slurms say so in the environment, older ones are asked.
+    Newer versions of Slurm set it in the environment, older ones are asked. An end in the past belongs to an earlier
+    job, whose shell this process was started from.
     """
     if text := environment.get("SLURM_JOB_END_TIME"):
-        return float(text) if re.fullmatch(r"[0-9]{1,12}", text) else None
+        if not re.fullmatch(r"[0-9]{1,12}", text):
+            return None
+        if float(text) > time.time():
+            return float(text)
+        logger.info("SLURM_JOB_END_TIME is in the past and is ignored; is this a shell of a Slurm job that has ended?")
     job = environment.get("SLURM_JOB_ID", "")
     return _asked(job) if re.fullmatch(r"[0-9]{1,12}", job) else None
 

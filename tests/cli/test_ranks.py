@@ -5,7 +5,7 @@ import typer
 
 from hdit_cli import ranks as speaking
 from hdit_cli.main import main
-from hdit_core.errors import DataError, HditError, StoppedEarly
+from hdit_core.errors import DataError, HditError, OtherRankFailed, StoppedEarly
 
 
 @pytest.fixture
@@ -44,6 +44,13 @@ def test_a_request_to_stop_is_told_by_the_main_rank_alone(monkeypatch, waits):
     be_rank(monkeypatch, 0)
     with pytest.raises(StoppedEarly, match="saved"):
         fail(StoppedEarly("saved"))
+
+
+def test_the_failure_of_another_rank_is_not_reported_again(monkeypatch, waits):
+    be_rank(monkeypatch, 1)
+    with pytest.raises(typer.Exit) as found:
+        fail(OtherRankFailed("rank 1 ends, because the main rank failed"))
+    assert found.value.exit_code == 1 and waits
 
 
 def test_a_rank_that_lost_another_says_so_at_once_and_one_with_a_mistake_of_its_own_at_last(monkeypatch, waits):

@@ -20,9 +20,12 @@ def test_without_an_end_it_never_passes():
     assert not Deadline(None, lambda: 0.0, now=lambda: 1e12).passed()
 
 
-def test_slurm_says_the_end_or_is_asked_for_what_is_left(tmp_path, monkeypatch):
-    assert job_end_s({"SLURM_JOB_END_TIME": "1700000000", "SLURM_JOB_ID": "7"}) == 1.7e9
+def test_slurm_says_the_end_or_is_asked_for_what_is_left(tmp_path, monkeypatch, caplog):
+    assert job_end_s({"SLURM_JOB_END_TIME": "99999999999", "SLURM_JOB_ID": "7"}) == 99_999_999_999
     assert job_end_s({}) is None
+    caplog.set_level("INFO", "hdit")
+    assert job_end_s({"SLURM_JOB_END_TIME": "1700000000"}) is None
+    assert "SLURM_JOB_END_TIME is in the past and is ignored" in caplog.text
 
     squeue = tmp_path / "squeue"
     squeue.write_text('#!/bin/sh\n[ "$3" = 7 ] && echo 1-02:03:04\n')

@@ -90,7 +90,7 @@ def fail_on_the_main_rank():
 def test_where_the_main_rank_fails_all_end_and_say_so():
     first, second = on_ranks(2, fail_on_the_main_rank)
     assert first == "CheckpointError: the disk is full"
-    assert second == "HditError: rank 1 ends, because the main rank failed; that one says why"
+    assert second == "OtherRankFailed: rank 1 ends, because the main rank failed"
 
 
 def reducers_that_outlive_the_ranks(recipe, run):

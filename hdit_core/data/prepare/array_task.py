@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hdit_core.errors import UsageError
+from hdit_core.launch import env_int, step_tasks
 
 
 @dataclass(frozen=True)
@@ -37,20 +38,12 @@ def parse_array_task(text: str) -> ArrayTask:
     return ArrayTask(int(match[1]), int(match[2]))
 
 
-def _number(environment: Mapping[str, str], name: str) -> int:
-    try:
-        return int(environment[name])
-    except (KeyError, ValueError):
-        found = environment.get(name)
-        raise UsageError(f"{name} is {found!r} in a Slurm job, expected a number; say --task I/N") from None
-
-
 def _slurm_array_task(environment: Mapping[str, str]) -> ArrayTask:
     """Return the place in a job array, whose ids may begin anywhere and lie apart, but evenly."""
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return WHOLE_JOB
-    number, count = (_number(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT"))
-    first, last, step = (_number(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("MIN", "MAX", "STEP"))
+    number, count = (env_int(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT"))
+    first, last, step = (env_int(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("MIN", "MAX", "STEP"))
     if last != first + step * (count - 1):  # of a list of ids Slurm says the step 1
         raise UsageError(
             f"the {count} ids of this Slurm job array, from {first} to {last}, are a list and no range, so that it is "
@@ -60,13 +53,9 @@ def _slurm_array_task(environment: Mapping[str, str]) -> ArrayTask:
 
 
 def _slurm_step_task(environment: Mapping[str, str]) -> ArrayTask:
-    """Return the place among the processes of one srun.
-
-    The batch script itself has SLURM_PROCID=0 and SLURM_NTASKS too, and is alone; only srun sets SLURM_STEP_NUM_TASKS.
-    """
-    if "SLURM_STEP_NUM_TASKS" not in environment:
-        return WHOLE_JOB
-    return ArrayTask(_number(environment, "SLURM_PROCID"), _number(environment, "SLURM_STEP_NUM_TASKS"))
+    """Return the part of this process among the tasks of one srun."""
+    tasks = step_tasks(environment)
+    return ArrayTask(env_int(environment, "SLURM_PROCID"), tasks) if tasks > 1 else WHOLE_JOB
 
 
 def slurm_array_task(environment: Mapping[str, str]) -> ArrayTask:

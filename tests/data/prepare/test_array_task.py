@@ -58,7 +58,7 @@ def test_ids_that_are_a_list_say_no_share(numbers):
 
 
 def test_slurms_numbers_must_be_numbers():
-    with pytest.raises(UsageError, match="SLURM_STEP_NUM_TASKS is 'x' in a Slurm job, expected a number"):
+    with pytest.raises(UsageError, match="SLURM_STEP_NUM_TASKS is 'x', expected a number"):
         slurm_array_task({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "x"})
-    with pytest.raises(UsageError, match="SLURM_ARRAY_TASK_COUNT is None in a Slurm job"):
+    with pytest.raises(UsageError, match="SLURM_ARRAY_TASK_COUNT is not set"):
         slurm_array_task({"SLURM_ARRAY_TASK_ID": "0"})

@@ -80,7 +80,7 @@ def test_a_run_on_a_cosine_cannot_be_made_longer_and_another_can(tmp_path, chang
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"schedule": "inverse-sqrt"}, r"train\.inverse_sqrt_images: missing; .* images on, for example 9"),
+        ({"schedule": "inverse-sqrt"}, r"train\.inverse_sqrt_images: missing; required by .*, for example 9"),
         (
             {"inverse_sqrt_images": 40},
             r"inverse_sqrt_images = 40 has no effect with schedule = 'constant', only with 'inverse",
