@@ -23,10 +23,12 @@ from hdit_core.errors import HditError, RecipeError, StoppedEarly, UsageError, d
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 NOBODY_READS = 141  # 128 + SIGPIPE
 
-# The machine's or the user's doing, when a system call fails this way; anything else is ours.
+# Reasons of system calls without a path that lie in the machine; any other one without a path is a bug of hdit.
 OUTSIDE_REASONS = {
     errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE,
     errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
+    errno.ENFILE, errno.ENOLCK, errno.ENOMEM, errno.ENOSYS, errno.ENOTSUP, errno.ENXIO, errno.ENODEV, errno.ESTALE,
+    errno.ETIMEDOUT, errno.EREMOTEIO,
 }  # fmt: skip
 
 
@@ -147,10 +149,13 @@ def main(args: Sequence[str] | None = None) -> int:
         lines = str(error).splitlines() if isinstance(error, RecipeError) else [str(error)]
         return _complain("error", lines, error.exit_code)
     except OSError as error:
-        if error.errno not in OUTSIDE_REASONS:
+        paths = [
+            os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes | Path)
+        ]
+        if not paths and error.errno not in OUTSIDE_REASONS:
             raise
-        where = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-        return _complain("error", [f"{where}{error.strerror}"], HditError.exit_code)
+        where = f"{' -> '.join(paths)}: " if paths else ""
+        return _complain("error", [f"{where}{error.strerror or error}"], HditError.exit_code)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -1,4 +1,4 @@
-"""Where the numbers are worked out, and in which precision."""
+"""The device of the computation, and its precision."""
 
 import ctypes
 import os
@@ -7,35 +7,33 @@ import torch
 
 from hdit_core.errors import UsageError
 
-CHOICES = ("auto", "cpu", "cuda", "mps")
-
-# of glibc's malloc.h: from which size on memory comes from the system by itself, and when unused memory is given back
+# of glibc's malloc.h: the size from which an allocation is a mapping of its own, and when unused memory is returned
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """Return the device of that name; `"auto"` takes a GPU where there is one. `"cuda:1"` names one of several.
+    """Return a device by name; `"auto"` picks a GPU if there is one, `"cuda:1"` one of several.
 
     Raises:
-        UsageError: there is no such device here.
+        UsageError: this machine has no such device.
     """
     present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if name == "auto":
         return torch.device(next(kind for kind in ("cuda", "mps", "cpu") if present[kind]))
-    kind, _, place = name.partition(":")
-    if not present.get(kind, False) or (place and not place.isdigit()):
-        found = ", ".join(kind for kind in present if present[kind])
-        raise UsageError(f"--device {name}: no such device here; there is {found}")
-    if kind == "cuda" and place and int(place) >= torch.cuda.device_count():
+    kind, _, index = name.partition(":")
+    if not present.get(kind, False) or (index and not index.isdigit()):
+        available = ", ".join(kind for kind in present if present[kind])
+        raise UsageError(f"--device {name}: this machine has no such device; available: {available}")
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
         raise UsageError(f"--device {name}: there are only {torch.cuda.device_count()} CUDA devices")
     return torch.device(name)
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Return the dtype of the network's products for `train.precision` on a device.
+    """Return the dtype of the model's matrix products for `train.precision` on a device.
 
-    `"auto"` is bfloat16 on GPUs that have it and float32 elsewhere: on CPUs without matrix units for it, products in
-    bfloat16 are several times slower.
+    `"auto"` is bfloat16 on GPUs that support it and float32 elsewhere: CPUs without matrix units for bfloat16 are
+    several times slower with it.
     """
     if precision == "auto":
         fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -44,16 +42,15 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
-    """Return the context in which products run in `dtype`; for float32 it changes nothing."""
+    """Return the context in which matrix products run in `dtype`; it does nothing for float32."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
 def tune_malloc() -> bool:
-    """Let the C library keep the memory that tensors on the CPU free for the next ones; return whether it will.
+    """Make the C library reuse the memory of freed CPU tensors; return whether it does.
 
-    Else it hands large pieces back and asks for them anew, and the system clears each page every time. The process
-    never needs more for it than at its peak, but for what lies scattered in pieces. C libraries other than
-    glibc do as they always do.
+    By default it returns large blocks to the system and requests them again, and the system clears each page every
+    time. Peak memory grows only by fragmentation. C libraries other than glibc are left alone.
     """
     library = ctypes.CDLL(None)
     if not hasattr(library, "mallopt"):
@@ -62,20 +59,15 @@ def tune_malloc() -> bool:
 
 
 def make_mkl_reproducible() -> None:
-    """Have MKL, who multiplies torch's matrices on x86, add up in one order however many threads share the work.
+    """Make the results of MKL, torch's matrix library on x86, independent of the number of threads.
 
-    Else it cuts long sums of few rows into a part for each thread, and an image's last bits depend on the threads and
-    on how many images are in its batch. MKL asks for this once, at the process's first product: later calls come too
-    late, and a choice of the user's own (MKL_CBWR) holds.
+    By default MKL splits long sums of few rows among threads, so that the last bits of an image depend on the number of
+    threads and on the batch size. MKL reads the setting once, at the first matrix product of the process; later calls
+    have no effect. A value that the user has set (MKL_CBWR) stays.
     """
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype in which statistics are taken: float32, or float64 where the activations are."""
-    return torch.promote_types(dtype, torch.float32)
-
-
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """Return the type in which noise levels and statistics beside tensors of `dtype` are computed."""
+    """Return the dtype of noise levels and statistics for tensors of `dtype`: float32, or float64 for float64."""
     return torch.promote_types(dtype, torch.float32)

@@ -1,7 +1,7 @@
-"""What a user can mend: one line each that says where, what was found, what was expected and how to mend it.
+"""Errors that a user can fix. The message is one line: where, what was found, what was expected, how to fix it.
 
-The command line prints the message without a traceback and exits with the kind's `exit_code`; a programmer's mistake
-stays a ValueError.
+The command line prints the message without a traceback and exits with the `exit_code` of the class. Errors of the
+caller's code stay ValueErrors.
 """
 
 import difflib
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 class HditError(Exception):
-    """The run cannot go on for a reason that lies outside the program."""
+    """The program cannot continue for an external reason."""
 
     exit_code = 1
 
@@ -19,17 +19,17 @@ class OtherRankFailed(HditError):
 
 
 class UsageError(HditError):
-    """The command was given something that it cannot take."""
+    """The command was called with invalid arguments."""
 
     exit_code = 2
 
 
 class RecipeError(UsageError):
-    """The recipe says something that it cannot say; the message has one line for every mistake in it."""
+    """The recipe is invalid; the message has one line for every mistake."""
 
 
 class DataError(HditError):
-    """Images, shards or a data set are missing, damaged, or not what their manifest says."""
+    """Images, shards or a data set are missing, damaged, or do not match their manifest."""
 
     exit_code = 3
 
@@ -40,24 +40,30 @@ class CheckpointError(HditError):
     exit_code = 4
 
 
+class CheckpointWriteError(CheckpointError):
+    """A checkpoint or file of weights cannot be written: the disk is full, or refuses it."""
+
+    exit_code = HditError.exit_code
+
+
 class NumericalError(HditError):
-    """A number that has to be finite is not."""
+    """A number is not finite."""
 
     exit_code = 5
 
 
 class StoppedEarly(HditError):
-    """The run was asked to stop; everything is saved, and the same command goes on from there."""
+    """The run was asked to stop; everything is saved, and rerunning the command resumes it."""
 
     exit_code = 75
 
 
 def is_out_of_memory(problem: BaseException) -> bool:
-    """Return whether an error of Python's or torch's says that memory ran out; torch has a type for GPUs alone."""
+    """Return whether an error means that memory ran out; torch has a type of its own only for GPUs."""
     return isinstance(problem, MemoryError) or "allocate memory" in str(problem) or "out of memory" in str(problem)
 
 
 def did_you_mean(found: str, valid: Iterable[str]) -> str:
-    """Return `"; did you mean 'width'?"` for the valid word nearest to `found`, or `""` where none is near."""
+    """Return `"; did you mean 'width'?"` for the valid word nearest to `found`; `""` if none is near."""
     near = difflib.get_close_matches(found, list(valid), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""

@@ -1,51 +1,69 @@
-"""Files that are whole or not there: written to a temporary sibling, flushed to the disk, renamed; and their checksums.
+"""Atomic writes of files and folders, and checksums.
 
-A kill at any moment leaves the old file or the new one, and at worst a sibling whose name begins with `.tmp-`.
+A file is written to a temporary sibling, flushed to the disk and renamed. A kill at any moment leaves the old file or
+the new one, and at worst a sibling whose name begins with `.tmp-`.
 """
 
+import errno
 import hashlib
 import json
+import logging
 import os
 import shutil
+import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
+logger = logging.getLogger("hdit")
+
 TEMPORARY = ".tmp-"
 CHUNK_BYTES = 1 << 20
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FOLDER_FLUSH_REFUSED = {errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP, errno.EACCES, errno.EPERM}
 
 
 @dataclass(frozen=True)
 class Digest:
-    """What a file has to be, byte for byte."""
+    """Size and checksums of a file."""
 
     size_bytes: int
     crc32: int
     sha256: str
 
     def to_json(self) -> dict[str, int | str]:
+        """Return it as a JSON object."""
         return asdict(self)
 
 
 def cache_folder() -> Path:
-    """Return where hdit keeps what it downloads or compiles: `hdit` under `$XDG_CACHE_HOME`, or under `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hdit"
+    """Return where hdit keeps what it downloads or compiles: `hdit` under `$XDG_CACHE_HOME` or `~/.cache`.
+
+    A user without a home folder (an arbitrary user id in a container) has a folder under the temporary one.
+    """
+    if base := os.environ.get("XDG_CACHE_HOME"):
+        return Path(base) / "hdit"
+    try:
+        return Path.home() / ".cache" / "hdit"
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"hdit-{os.getuid()}"
 
 
 class Digester:
-    """The digest of bytes that come one piece after the other."""
+    """Computes the digest of bytes that arrive in chunks."""
 
     def __init__(self) -> None:
         self._size_bytes, self._crc32, self._sha256 = 0, 0, hashlib.sha256()
 
-    def add(self, piece: bytes | memoryview) -> None:
-        """Take the next bytes."""
-        self._crc32 = zlib.crc32(piece, self._crc32)
-        self._sha256.update(piece)
-        self._size_bytes += len(piece)
+    def add(self, chunk: bytes | memoryview) -> None:
+        """Add the next bytes."""
+        self._crc32 = zlib.crc32(chunk, self._crc32)
+        self._sha256.update(chunk)
+        self._size_bytes += len(chunk)
 
     def digest(self) -> Digest:
         """Return the digest of all bytes so far."""
@@ -53,18 +71,18 @@ class Digester:
 
 
 class DigestingWriter:
-    """Writes to a file what it digests: nothing has to be read again."""
+    """Writes to a file and computes its digest on the way."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._digester = file, Digester()
         self.digest = self._digester.digest
 
     def write(self, content: bytes | memoryview) -> None:
-        """Write bytes, in pieces while they are in the processor's cache."""
+        """Write bytes, in chunks that stay in the processor's cache."""
         for begin in range(0, len(content), CHUNK_BYTES):
-            piece = content[begin : begin + CHUNK_BYTES]
-            self._file.write(piece)
-            self._digester.add(piece)
+            chunk = content[begin : begin + CHUNK_BYTES]
+            self._file.write(chunk)
+            self._digester.add(chunk)
 
 
 def digest(path: Path) -> Digest:
@@ -77,7 +95,7 @@ def digest(path: Path) -> Digest:
 
 
 def crc32(path: Path) -> int:
-    """Return a file's crc32, ten times as fast as its sha256."""
+    """Return a file's crc32, which is ten times as fast as its sha256."""
     crc = 0
     with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
@@ -112,16 +130,45 @@ def _refuse_constant(name: str) -> float:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Flush the names in a folder to the disk, so that they survive a power failure.
+
+    Some file systems (CIFS, sshfs) refuse that; it is then logged, and the names are written when the system does so.
+    """
+    with naming(folder):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in FOLDER_FLUSH_REFUSED:
+                raise
+            _log_refused_flush(error.strerror or str(error))
+        finally:
+            os.close(descriptor)
+
+
+@cache  # once per process
+def _log_refused_flush(reason: str) -> None:
+    logger.info("the file system cannot flush folders (%s); a power failure may lose the newest files", reason)
+
+
+@contextmanager
+def naming(path: Path, errnos: Container[int] | None = None) -> Iterator[None]:
+    """Add the path to an OSError of the body that has none: `write`, `fsync` and others fail without one.
+
+    Args:
+        path: what the body works on.
+        errnos: only these errors, if the body also works on other files.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None and (errnos is None or error.errno in errnos):
+            error.filename = str(path)
+        raise
 
 
 def forget_cached(path: Path) -> None:
-    """Ask the system to read a flushed file from the disk when it is read next, and not from memory."""
+    """Make the system read a flushed file from the disk, not from memory, when it is read next."""
     if hasattr(os, "posix_fadvise"):
         with path.open("rb") as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -132,20 +179,21 @@ def _temporary(path: Path) -> Path:
 
 
 def _flush_file(path: Path) -> None:
-    with path.open("rb+") as file:
+    with naming(path), path.open("rb+") as file:
         os.fsync(file.fileno())
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Give a temporary path: what the block writes there becomes `path`, whole, or is removed when it fails.
+    """Yield a temporary path; what the body writes there becomes `path`, or is removed if the body fails.
 
-    An older file of the name is replaced.
+    An existing file is replaced.
     """
     temporary = _temporary(path)
-    temporary.unlink(missing_ok=True)  # a link that somebody put there would be written through
+    temporary.unlink(missing_ok=True)  # a link that somebody put there would be followed
     try:
-        yield temporary
+        with naming(path, DISK_FULL):
+            yield temporary
         _flush_file(temporary)
         temporary.replace(path)
     except BaseException:
@@ -155,13 +203,13 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a file so that it is never seen half; an older one of the name is replaced."""
-    with atomic_file(path) as temporary:
+    """Write a file atomically; an existing one is replaced."""
+    with atomic_file(path) as temporary, naming(path):
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def remove_temporaries(folder: Path, name: str = "") -> None:
-    """Remove what killed writers of this name (default: any) left behind in a folder."""
+    """Remove the temporary files that killed writers of this name (default: any) left in a folder."""
     for left in folder.glob(f"{TEMPORARY}{name}*"):
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
@@ -171,10 +219,10 @@ def remove_temporaries(folder: Path, name: str = "") -> None:
 
 @contextmanager
 def atomic_folder(final: Path) -> Iterator[Path]:
-    """Give a temporary folder that becomes `final`, whole, when the block ends well, and is removed when it does not.
+    """Yield a temporary folder that becomes `final` when the body succeeds, and is removed when it fails.
 
     Raises:
-        FileExistsError: `final` is there already.
+        FileExistsError: `final` exists.
     """
     if final.exists():
         raise FileExistsError(final)
@@ -182,7 +230,8 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     remove_temporaries(final.parent, final.name)
     temporary.mkdir(parents=True)
     try:
-        yield temporary
+        with naming(final, DISK_FULL):
+            yield temporary
         for file in temporary.iterdir():
             _flush_file(file)
         flush_folder(temporary)

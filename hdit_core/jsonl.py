@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hdit_core.files import write_atomic
+from hdit_core.files import naming, write_atomic
 
 Record = dict[str, Any]
 
 
 def append(path: Path, record: Record) -> None:
     """Append one record; it is on the disk when this returns."""
-    with path.open("a", encoding="utf-8") as file:
+    with naming(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
         file.flush()
         os.fsync(file.fileno())

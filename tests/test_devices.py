@@ -8,8 +8,8 @@ import pytest
 
 PAGES = """
 import ctypes, resource, sys, torch
-from hdit_core.devices import keep_freed_memory
-assert sys.argv[1] == "plain" or keep_freed_memory()
+from hdit_core.devices import tune_malloc
+assert sys.argv[1] == "plain" or tune_malloc()
 PR_SET_THP_DISABLE = 41
 ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # pages of 4 KiB, whatever the machine would give
 for _ in range(10):

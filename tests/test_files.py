@@ -1,13 +1,23 @@
 """A file is whole or not there, and nothing is left of one that failed."""
 
+import errno
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from hdit_core.files import atomic_file, atomic_folder, read_json, remove_temporaries, write_atomic
+from hdit_core.files import (
+    _log_refused_flush,
+    atomic_file,
+    atomic_folder,
+    cache_folder,
+    read_json,
+    remove_temporaries,
+    write_atomic,
+)
 
 
 def test_a_file_that_fails_half_way_leaves_the_older_one_and_no_rest(tmp_path):
@@ -78,3 +88,40 @@ def test_what_is_not_a_json_object_of_reasonable_size_is_refused_with_the_reason
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ValueError, match=reason):
         read_json(tmp_path / "a.json", 1_000_000)
+
+
+def test_a_file_system_that_cannot_flush_folders_is_logged_once_and_used(tmp_path, monkeypatch, caplog):
+    flush = os.fsync
+
+    def refuse_folders(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    _log_refused_flush.cache_clear()
+    caplog.set_level("INFO", "hdit")
+    write_atomic(tmp_path / "a", "one")
+    with atomic_folder(tmp_path / "b") as folder:
+        (folder / "c").write_text("two")
+    assert (tmp_path / "a").read_text() == "one" and (tmp_path / "b" / "c").read_text() == "two"
+    assert caplog.text.count("the file system cannot flush folders (Invalid argument)") == 1
+
+
+def test_an_error_while_writing_names_the_file(tmp_path):
+    with pytest.raises(OSError, match="No space left") as found, atomic_file(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert found.value.filename == str(tmp_path / "a") and not list(tmp_path.iterdir())
+    with pytest.raises(OSError) as found, atomic_folder(tmp_path / "b"):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+    assert found.value.filename is None  # it may come from reading another file
+
+
+def test_without_a_home_the_cache_lies_in_the_temporary_folder(monkeypatch, tmp_path):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    assert cache_folder() == tmp_path / f"hdit-{os.getuid()}"

@@ -12,7 +12,7 @@ from hdit_core.checkpoint.layout import checkpoint_folders
 from hdit_core.checkpoint.load import open_checkpoint
 from hdit_core.checkpoint.manifest import read_table
 from hdit_core.checkpoint.state import State
-from hdit_core.errors import CheckpointError
+from hdit_core.errors import CheckpointError, CheckpointWriteError
 from hdit_core.files import TEMPORARY, flush_folder, write_atomic
 from hdit_core.recipe.train import TrainRecipe
 
@@ -95,4 +95,6 @@ def remove_checkpoint(folder: Path) -> None:
         flush_folder(folder.parent)
         shutil.rmtree(doomed)
     except OSError as error:
-        raise CheckpointError(f"{folder}: cannot be removed ({error.strerror or error}); remove it by hand") from error
+        raise CheckpointWriteError(
+            f"{folder}: cannot be removed ({error.strerror or error}); remove it by hand"
+        ) from error

@@ -13,7 +13,7 @@ from hdit_core.checkpoint.manifest import NAME, make_manifest
 from hdit_core.checkpoint.retention import is_intact, remove_checkpoint
 from hdit_core.checkpoint.safetensors_file import num_bytes, write_tensors
 from hdit_core.checkpoint.state import State
-from hdit_core.errors import CheckpointError
+from hdit_core.errors import CheckpointError, CheckpointWriteError
 from hdit_core.files import atomic_folder, digest, forget_cached
 from hdit_core.recipe.run import Recipe
 
@@ -43,7 +43,7 @@ def save_checkpoint(run: Path, recipe: Recipe, state: State, parts: Parts) -> Pa
         for file in final.iterdir():
             forget_cached(file)
     except OSError as error:
-        raise CheckpointError(
+        raise CheckpointWriteError(
             f"{final}: cannot be saved ({error.strerror or error}); older checkpoints are intact"
         ) from error
     return open_checkpoint(final).folder
@@ -67,7 +67,7 @@ def _make_way(final: Path) -> None:
 def _check_space(final: Path, recipe: Recipe, parts: Parts) -> None:
     needed, free = needed_bytes(recipe, parts), shutil.disk_usage(final.parent).free
     if needed > free:
-        raise CheckpointError(
+        raise CheckpointWriteError(
             f"{final}: cannot be saved: it takes {needed:,} bytes, {free:,} are free; older checkpoints are intact. "
             "Make room, or give a lower train.keep_checkpoints, and run the same command again"
         )

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hdit_core.devices import wide
+from hdit_core.devices import at_least_float32
 from hdit_core.model.geglu import ACTIVATIONS, Activation
 from hdit_core.model.linear import Linear, constant, nan_init, standard_normal
 from hdit_core.model.norm import RMSNorm
@@ -30,7 +30,7 @@ class FourierFeatures(FixedTensor):
 
     def forward(self, z: Float[Tensor, "B E"]) -> Float[Tensor, "B M"]:
         # a sum and no matrix product: autocast would round the angles of one to 16 bits
-        z = rearrange(z.to(wide(self.frequencies.dtype)), "b e -> b 1 e")
+        z = rearrange(z.to(at_least_float32(self.frequencies.dtype)), "b e -> b 1 e")
         angles = (z * self.frequencies).sum(-1) * (2 * math.pi)
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from hdit_core.devices import wide
+from hdit_core.devices import at_least_float32
 from hdit_core.model.linear import Linear, constant, nan_init
 from hdit_core.model.native.rowwise import RowwiseKernels, rowwise_kernels
 from hdit_core.recipe.model import Norm
@@ -36,7 +36,7 @@ class Normalised(torch.autograd.Function):
         if rows := _rows_for(x, scale):
             normal, inverse = rows.norm(x.contiguous(), scale.contiguous(), EPSILON)
         else:
-            high = x.to(wide(x.dtype))
+            high = x.to(at_least_float32(x.dtype))
             length = torch.linalg.vector_norm(high, dim=-1, keepdim=True)
             inverse = torch.rsqrt(length.square() / x.shape[-1] + EPSILON)
             normal = (high * inverse).mul_(scale).to(x.dtype)
@@ -120,7 +120,7 @@ class AdaLayerNorm(nn.Module):
     ) -> tuple[Float[Tensor, "B H W C"], Float[Tensor, "B H W C"]]:
         """Return x normalised, and x as it was, as `AdaRMSNorm` does."""
         scale, shift = rearrange(self.modulation(cond), "b (two c) -> two b 1 1 c", two=2)
-        normal = F.layer_norm(x.to(wide(x.dtype)), x.shape[-1:], eps=EPSILON)
+        normal = F.layer_norm(x.to(at_least_float32(x.dtype)), x.shape[-1:], eps=EPSILON)
         return torch.addcmul(shift, normal, scale + 1).to(x.dtype), x
 
 

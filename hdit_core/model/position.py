@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hdit_core.devices import wide
+from hdit_core.devices import at_least_float32
 from hdit_core.model.linear import Initial, Shape, constant, nan_init
 from hdit_core.recipe.model import Positions
 
@@ -59,7 +59,7 @@ class FixedTensor(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         def keep_wide(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
-            return moved if moved.dtype == wide(moved.dtype) else tensor.to(moved.device)
+            return moved if moved.dtype == at_least_float32(moved.dtype) else tensor.to(moved.device)
 
         return super()._apply(keep_wide, recurse)
 
@@ -88,7 +88,7 @@ class AxialRotary(FixedTensor):
 
         There are D/4 of these angles for a head. Each turns two features, of the first half of D.
         """
-        exact = wide(self.frequencies.dtype)  # a checkpoint may hold them in 16 bits
+        exact = at_least_float32(self.frequencies.dtype)  # a checkpoint may hold them in 16 bits
         dtype = exact if self.exact_angles else positions.dtype
         place = rearrange(positions.to(dtype), "h w yx -> h w 1 yx 1")
         angles = place * rearrange(self.frequencies.to(dtype), "n k -> n 1 k")

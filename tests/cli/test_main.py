@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -61,6 +62,13 @@ def test_a_full_disk_is_one_line(install_body, capsys):
     install_body("import errno, os\nraise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))")
     assert main(["act"]) == 1
     assert capsys.readouterr().err == "hdit: error: No space left on device\n"
+
+
+@pytest.mark.parametrize("code", sorted(set(errno.errorcode) - {errno.EPIPE, errno.ESHUTDOWN}))
+def test_any_error_of_a_system_call_with_a_path_is_one_line_with_that_path(install_body, capsys, code):
+    install_body(f"raise OSError({code}, 'reason {code}', '/some/file')")
+    assert main(["act"]) == 1
+    assert capsys.readouterr().err == f"hdit: error: /some/file: reason {code}\n"
 
 
 @pytest.mark.parametrize(

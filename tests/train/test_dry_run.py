@@ -29,6 +29,6 @@ def test_it_takes_two_steps_and_reckons_from_the_second(tmp_path, trained, monke
 def test_what_training_would_refuse_is_refused(tmp_path, trained):
     with pytest.raises(DataError, match="nowhere"):
         dry_run(trained({"data.path": str(tmp_path / "nowhere")}))
-    with pytest.raises(UsageError, match="no such device here"):
+    with pytest.raises(UsageError, match="this machine has no such device"):
         dry_run(trained({}), device="cuda:9")
     assert read_status(tmp_path) == {} and list(tmp_path.iterdir()) == []

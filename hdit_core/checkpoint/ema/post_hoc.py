@@ -15,7 +15,7 @@ import torch
 from hdit_core.checkpoint.ema.profile import LONGEST, SHORTEST, Mixture, Profile, mixtures
 from hdit_core.checkpoint.ema.snapshots import Snapshot, fingerprint, post_hoc_file, snapshots, stream_tensors
 from hdit_core.checkpoint.safetensors_file import Tensors, read_metadata, write_tensors
-from hdit_core.errors import CheckpointError, RecipeError, UsageError
+from hdit_core.errors import CheckpointError, CheckpointWriteError, RecipeError, UsageError
 from hdit_core.files import atomic_file
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.model import ModelRecipe
@@ -82,7 +82,7 @@ def build_post_hoc_ema(run: Path, std: float, target: Path | None = None) -> Pos
         with atomic_file(path) as temporary:
             write_tensors(temporary, average, recipe.model_dump_json(), std=f"{std:.3f}", made_of=made_of)
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written ({error.strerror or error})") from error
+        raise CheckpointWriteError(f"{path}: cannot be written ({error.strerror or error})") from error
     return PostHoc(path, std, newest.profile.num_images, len(taken), mixture)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from hdit_core.checkpoint.ema.profile import LONGEST, SHORTEST, Profile
 from hdit_core.checkpoint.layout import ema_folder
 from hdit_core.checkpoint.safetensors_file import metadata_crc32, read_metadata, tensor_crc32, write_tensors
-from hdit_core.errors import CheckpointError, UsageError
+from hdit_core.errors import CheckpointError, CheckpointWriteError, UsageError
 from hdit_core.files import atomic_file, remove_temporaries
 from hdit_core.recipe.run import Recipe
 
@@ -87,7 +87,9 @@ def write_snapshot(run: Path, recipe: Recipe, profile: Profile, tensors: Mapping
         with atomic_file(path) as temporary:
             write_tensors(temporary, tensors, recipe.model_dump_json(), std=f"{profile.std:.3f}")
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be saved ({error.strerror or error}); make room, and go on") from error
+        raise CheckpointWriteError(
+            f"{path}: cannot be saved ({error.strerror or error}); make room, and go on"
+        ) from error
     return path
 
 

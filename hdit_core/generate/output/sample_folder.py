@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from hdit_core.data.image.codec import decode
 from hdit_core.data.loader.reader import largest_content
 from hdit_core.errors import UsageError
-from hdit_core.files import TEMPORARY, flush_folder, read_json, remove_temporaries, write_atomic
+from hdit_core.files import TEMPORARY, flush_folder, naming, read_json, remove_temporaries, write_atomic
 from hdit_core.generate.generate import Generated
 from hdit_core.generate.index_ranges import read_ranges, write_ranges
 from hdit_core.generate.provenance import with_new_settings
@@ -90,7 +90,7 @@ class SampleFolder:
         for number, image in zip(batch.indices, to_uint8(batch.images), strict=True):
             path = self.path(number)
             temporary = path.with_name(f"{TEMPORARY}{path.name}-{self._mark}")  # another machine's job may have our pid
-            with os.fdopen(os.open(temporary, NEW_FILE, 0o666), "wb") as file:
+            with naming(path), os.fdopen(os.open(temporary, NEW_FILE, 0o666), "wb") as file:
                 file.write(png_bytes(image))
             temporary.replace(path)  # not flushed each: what a power failure leaves is found by decoding it
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from hdit_core.devices import wide
+from hdit_core.devices import at_least_float32
 from hdit_core.model.attention.interface import KernelTarget
 from hdit_core.model.native import attention
 
@@ -11,7 +11,7 @@ attend = attention.native_attention
 
 def unavailable(target: KernelTarget) -> str | None:
     """Return why it cannot be compiled or loaded on this machine, None where it can; the first call compiles it."""
-    return attention.unavailable(wide(target.dtype))
+    return attention.unavailable(at_least_float32(target.dtype))
 
 
 def describe(target: KernelTarget) -> str:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from hdit_core.devices import wide
+from hdit_core.devices import at_least_float32
 from hdit_core.model.native.rowwise import rowwise_kernels
 from hdit_core.model.norm import EPSILON
 from hdit_core.model.position import Rotation
@@ -41,13 +41,13 @@ class Similarity(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, scale: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        root = scale.to(wide(scale.dtype)).sqrt()
+        root = scale.to(at_least_float32(scale.dtype)).sqrt()
         x, value = qkv[:, :, :, :2], qkv[:, :, :, 2]
         if rows := rowwise_kernels(qkv, root, cos, sin):
             qkv = qkv.contiguous()
             both, inverse = rows.similarity(qkv, root, cos, sin, EPSILON)
         else:
-            high = x.to(wide(x.dtype))
+            high = x.to(at_least_float32(x.dtype))
             length = torch.linalg.vector_norm(high, dim=-1, keepdim=True)
             inverse = torch.rsqrt(length.square() + EPSILON)
             both = rotate(high * (inverse * root[:, None]), _for_both(cos, sin), 1).to(x.dtype)

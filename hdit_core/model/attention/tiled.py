@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from hdit_core.devices import wide
+from hdit_core.devices import at_least_float32
 from hdit_core.model.attention.interface import KernelTarget
 
 
@@ -157,13 +157,13 @@ def product_dtype(x: Tensor) -> torch.dtype:
     16-bit logits of 10 are off by a percent; what follows the softmax loses no more than the results' own rounding. On
     a CPU products in 16 bits are slower than those in 32.
     """
-    return wide(x.dtype) if x.device.type == "cpu" else x.dtype
+    return at_least_float32(x.dtype) if x.device.type == "cpu" else x.dtype
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     """Return what each query attended to, and the weights, as no operator of its own, for programs that know none."""
     rows, columns = cut_grid(q, kernel_size)
-    heads, high, low = q.shape[3], wide(q.dtype), product_dtype(q)
+    heads, high, low = q.shape[3], at_least_float32(q.dtype), product_dtype(q)
     with torch.autocast(q.device.type, enabled=False):
         queries = to_tiles(q.to(high), rows, columns)
         keys, values = (to_halos(x.to(low), rows, columns) for x in (k, v))
@@ -198,7 +198,7 @@ def _backward(
 def _(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
     rows, columns = cut_grid(q, kernel_size)
     tiles = q.shape[0] * q.shape[3] * rows.tiles * columns.tiles
-    weights = q.new_empty(tiles, rows.tile * columns.tile, rows.halo * columns.halo, dtype=wide(q.dtype))
+    weights = q.new_empty(tiles, rows.tile * columns.tile, rows.halo * columns.halo, dtype=at_least_float32(q.dtype))
     return v.new_empty(v.shape), weights
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-from hdit_core.devices import wide
+from hdit_core.devices import at_least_float32
 from hdit_core.model.native.library import Library, load
 
 
@@ -38,7 +38,7 @@ def unavailable(dtype: torch.dtype = torch.float32) -> str | None:
 
 
 def _library(dtype: torch.dtype) -> Library:
-    found = load(wide(dtype))
+    found = load(at_least_float32(dtype))
     if isinstance(found, str):
         raise RuntimeError(f"native neighborhood attention cannot be had: {found}")
     return found
@@ -55,7 +55,7 @@ def _kept_weights(q: Tensor, kernel_size: int) -> Tensor:
     batch, height, width, heads, _ = q.shape
     lanes = _library(q.dtype).lanes
     shape = (batch, heads, height, (width + lanes - 1) // lanes, kernel_size**2, lanes)
-    return torch.empty(shape, dtype=wide(q.dtype), device=q.device)
+    return torch.empty(shape, dtype=at_least_float32(q.dtype), device=q.device)
 
 
 @_operator("hdit::native_attention")
@@ -63,7 +63,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, keep: bool) -> tu
     """Return the output, and the weights where they are to be kept."""
     if not q.shape == k.shape == v.shape:  # the program trusts what it is told
         raise ValueError(f"q, k and v have shapes {[tuple(x.shape) for x in (q, k, v)]}: expected the same")
-    high = wide(q.dtype)
+    high = at_least_float32(q.dtype)
     out = torch.empty(q.shape, dtype=high)
     weights = _kept_weights(q, kernel_size) if keep else q.new_empty(0, dtype=high)
     inputs = [_plain(x, high) for x in (q, k, v)]
@@ -73,7 +73,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, keep: bool) -> tu
 
 @torch.library.register_fake("hdit::native_attention")
 def _(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, keep: bool) -> tuple[Tensor, Tensor]:
-    weights = _kept_weights(q, kernel_size) if keep else q.new_empty(0, dtype=wide(q.dtype))
+    weights = _kept_weights(q, kernel_size) if keep else q.new_empty(0, dtype=at_least_float32(q.dtype))
     return torch.empty(q.shape, dtype=v.dtype, device=q.device), weights
 
 

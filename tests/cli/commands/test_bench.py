@@ -83,7 +83,7 @@ def test_attention_on_next_to_nothing_measures_what_it_prints(capsys):
         ),
         (["attention", "--sizes", "5,8"], "--kernel-size 7: expected an odd number up to the smallest size, 5"),
         (["scaling", "--width", "100"], "--width 100: a width of 100 of 768 makes one of 384 no multiple of 64; use a"),
-        (["train", "--device", "cpu:x"], "--device cpu:x: no such device here"),
+        (["train", "--device", "cpu:x"], "--device cpu:x: this machine has no such device"),
         (["train", "--set", "train.batch_sise=4"], "batch_sise"),
         (["data", "no/such/folder"], "no/such/folder: expected a folder of pictures"),
     ],

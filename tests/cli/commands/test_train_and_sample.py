@@ -57,7 +57,7 @@ def test_train_prints_its_result_as_json_and_progress_on_stderr(tmp_path, tiny_d
         (["train", "nothing.toml"], 2, "no such recipe file"),
         (["train", "mnist32", "--set", "train.batch_sise=3"], 2, "did you mean 'batch_size'"),
         (["train", "mnist32", "--set", "data.path=nowhere"], 3, "nowhere"),
-        (["train", "mnist32", "--device", "cuda:9"], 2, "no such device here"),
+        (["train", "mnist32", "--device", "cuda:9"], 2, "this machine has no such device"),
         (["sample", "--ckpt", "nowhere"], 4, "no such run, checkpoint or file"),
         (["convert", "nowhere.safetensors", "x.safetensors"], 4, "no such run, checkpoint or file"),
         (["convert", "nowhere.pth", "x.safetensors"], 2, "--i-trust-this-pickle"),
