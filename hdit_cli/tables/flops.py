@@ -7,7 +7,7 @@ from hdit_core.flops.activations import FLOAT32
 from hdit_core.flops.baselines import ImageSize
 from hdit_core.flops.count import OPERATIONS, Count
 from hdit_core.flops.report import COUNTED, KEPT, activation_bytes
-from hdit_core.flops.scaling import Comparison, Curve
+from hdit_core.flops.scaling import SCALED, Comparison, Curve
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
 WORK_HEAD = ("parameters", "GMAC", "GFLOP")
@@ -29,6 +29,11 @@ def lines(comparison: Comparison) -> Iterator[str]:
         yield f"MB: {KEPT}."
         yield ""
     yield from _totals(comparison)
+    if any(SCALED in name for series in comparison.baselines for name in series.published):
+        yield f"{SCALED}: published for another image size, and counted at this one."
+    for series in comparison.baselines:
+        if len({name.removesuffix(f" {SCALED}") for name in series.published}) > 1:
+            yield f"{series.name}: the published network of each size, so its growth is not that of one network."
     if all(curve.exponent is not None for curve in comparison.curves):
         yield ""
         yield from map(_growth, comparison.curves)
@@ -67,15 +72,15 @@ def _by_operation(model: ModelRecipe, count: Count) -> list[str]:
 def _totals(comparison: Comparison) -> list[str]:
     """Return one row per network and size; the last columns are the MACs relative to each baseline."""
     rows = [["network", "size", *WORK_HEAD, *(f"vs {series.name}" for series in comparison.baselines)]]
-    for place, size in enumerate(comparison.image_sizes):
-        against = [series.counts[place] for series in comparison.baselines]
+    for index, size in enumerate(comparison.image_sizes):
+        against = [series.counts[index] for series in comparison.baselines]
         for series in (*comparison.networks, *comparison.baselines):
-            count = series.counts[place]
+            count, name = series.counts[index], series.name_at(index)
             if count is None:
-                rows.append([series.name, _size(size), "size not supported", "-", "-", *("-" for _ in against)])
+                rows.append([name, _size(size), "size not supported", "-", "-", *("-" for _ in against)])
                 continue
             shares = [_share(count, whole) if whole and whole is not count else "-" for whole in against]
-            rows.append([series.name, _size(size), *_work(count), *shares])
+            rows.append([name, _size(size), *_work(count), *shares])
     return align(rows)
 
 

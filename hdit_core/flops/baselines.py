@@ -7,7 +7,7 @@ from functools import partial
 from typing import Protocol, runtime_checkable
 
 from hdit_core.errors import UsageError
-from hdit_core.flops.adm import ADM
+from hdit_core.flops.adm import PublishedADM
 from hdit_core.flops.count import Count, Part, count
 from hdit_core.flops.uvit import UVIT_SHAPES, UViT
 from hdit_core.recipe.model import Attention, FeedForward, LevelRecipe, ModelRecipe
@@ -18,6 +18,8 @@ LARGEST_PATCH = 64
 BASE_SIZE_PX = 128  # the ablation's networks are laid out for 128x128 and grown from there
 DIT_TIME_FEATURES = 256
 DIT_SHAPES = {"S": (12, 384), "B": (12, 768), "L": (24, 1024), "XL": (28, 1152)}  # depth, width
+DIT_LATENTS = ((4, 32), (4, 64))  # channels and side of the latents of the DiT paper
+DIT_PIXELS = {"DiT-B/4": (3, BASE_SIZE_PX)}  # the HDiT paper's baseline on pixels (table 1, row R1)
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,17 @@ class DiT:
         return all(pixels % self.patch_size == 0 for pixels in image_size)
 
     def count(self, image_size: ImageSize) -> Count:
-        """Count it at this size, in pixels or in latents."""
+        """Return parameters and MACs at this size, in pixels or in latents."""
         return count_dit(self, image_size)
+
+    def published_name(self, image_size: ImageSize) -> str:
+        """Return the name, which is the same at every size."""
+        return self.name
+
+    def is_published(self, image_size: ImageSize) -> bool:
+        """Return whether the network was published for this size: latents, or for DiT-B/4 also 128x128 pixels."""
+        height, width = image_size
+        return height == width and (self.channels, height) in (*DIT_LATENTS, DIT_PIXELS.get(self.name))
 
 
 def dit(name: str, channels: int = 3, learned_variance: bool = False) -> DiT:
@@ -135,7 +146,15 @@ class Baseline(Protocol):
         ...
 
     def count(self, image_size: ImageSize) -> Count:
-        """Count it at a size that it takes."""
+        """Return parameters and MACs at a size that it accepts."""
+        ...
+
+    def published_name(self, image_size: ImageSize) -> str:
+        """Return the name of the published network that is counted at this size."""
+        ...
+
+    def is_published(self, image_size: ImageSize) -> bool:
+        """Return whether that network was published for this size."""
         ...
 
 
@@ -147,7 +166,7 @@ def baseline(name: str) -> Baseline:
     """
     lower = name.strip().lower()
     if lower == "adm":
-        return ADM()
+        return PublishedADM()
     family, _, size = lower.rpartition("-")
     shape, _, patch = size.partition("/")
     if patch.isdigit() and 1 <= int(patch) <= LARGEST_PATCH:

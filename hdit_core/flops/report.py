@@ -26,8 +26,8 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
             {
                 "name": series.name,
                 "sizes": [
-                    {"image_size": list(size), **(_totals(count) if count else {"macs": None})}
-                    for size, count in zip(comparison.image_sizes, series.counts, strict=True)
+                    {"image_size": list(size), "network": name, **(_totals(count) if count else {"macs": None})}
+                    for size, name, count in zip(comparison.image_sizes, series.published, series.counts, strict=True)
                 ],
             }
             for series in comparison.baselines
@@ -45,10 +45,10 @@ def as_csv(comparison: Comparison) -> str:
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(CSV_HEAD)
     for series in (*comparison.networks, *comparison.baselines):
-        for place, count in enumerate(series.counts):
-            model = series.models[place] if series.models else None
+        for index, count in enumerate(series.counts):
+            model = series.models[index] if series.models else None
             if count is not None:
-                rows.writerows([series.name, *count.image_size, *row] for row in _rows(count, model))
+                rows.writerows([series.name_at(index), *count.image_size, *row] for row in _rows(count, model))
     return text.getvalue()
 
 

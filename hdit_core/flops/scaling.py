@@ -49,6 +49,7 @@ def _changed(model: ModelRecipe, kernel: int | None, patch: int | None) -> Model
 
 
 HDIT_B4_NAME = "HDiT-B/4"
+SCALED = "(scaled)"  # behind the name of a baseline at a size that it was not published for
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,18 @@ class Series:
         name: what it is called.
         counts: its work at each size, None where it does not take the size.
         models: the network at each size, the same unless it grows; none for a baseline.
+        published: for a baseline, the published network at each size; with "(scaled)" where that was published for
+            another size.
     """
 
     name: str
     counts: tuple[Count | None, ...]
     models: tuple[ModelRecipe, ...] = ()
+    published: tuple[str, ...] = ()
+
+    def name_at(self, index: int) -> str:
+        """Return the name of the network at the size of this index."""
+        return self.published[index] if self.published else self.name
 
     @property
     def curve(self) -> Curve | None:
@@ -175,5 +183,15 @@ def _series(name: str, models: tuple[ModelRecipe, ...], image_sizes: Sequence[Im
 
 def _baselines(against: Sequence[Baseline], image_sizes: Sequence[ImageSize]) -> tuple[Series, ...]:
     return tuple(
-        Series(one.name, tuple(one.count(size) if one.takes(size) else None for size in image_sizes)) for one in against
+        Series(
+            network.name,
+            tuple(network.count(size) if network.takes(size) else None for size in image_sizes),
+            published=tuple(_published_name(network, size) for size in image_sizes),
+        )
+        for network in against
     )
+
+
+def _published_name(network: Baseline, image_size: ImageSize) -> str:
+    suffix = "" if network.is_published(image_size) else f" {SCALED}"
+    return f"{network.published_name(image_size)}{suffix}"

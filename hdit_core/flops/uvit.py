@@ -5,6 +5,12 @@ from dataclasses import dataclass
 from hdit_core.flops.count import Count, Part
 
 UVIT_SHAPES = {"S": (13, 512), "M": (17, 768), "L": (21, 1024), "H": (29, 1152)}  # layers, width
+UVIT_PUBLISHED = {  # (channels, side in pixels or latents, patch) -> sizes of the paper
+    (3, 32, 2): "S",
+    (3, 64, 4): "SML",
+    (4, 32, 2): "SMLH",
+    (4, 64, 4): "LH",
+}
 CONDITIONING_TOKENS = 2  # the noise level and the class are tokens beside those of the image
 KERNEL = 9  # of the 3x3 convolution that ends the network
 
@@ -26,6 +32,15 @@ class UViT:
     def takes(self, image_size: tuple[int, int]) -> bool:
         """Return whether the patches tile images of this size."""
         return all(pixels % self.patch_size == 0 for pixels in image_size)
+
+    def published_name(self, image_size: tuple[int, int]) -> str:
+        """Return the name, which is the same at every size."""
+        return self.name
+
+    def is_published(self, image_size: tuple[int, int]) -> bool:
+        """Return whether the paper has this network for images, or latents, of this size."""
+        height, width = image_size
+        return height == width and self.size in UVIT_PUBLISHED.get((self.channels, height, self.patch_size), "")
 
     def count(self, image_size: tuple[int, int]) -> Count:
         """Count it by the convention of `hdit_core.flops.count`."""

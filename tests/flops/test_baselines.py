@@ -3,7 +3,7 @@
 import pytest
 
 from hdit_core.errors import UsageError
-from hdit_core.flops.adm import ADM
+from hdit_core.flops.adm import ADM_NETWORKS
 from hdit_core.flops.baselines import ABLATIONS, DIT_B4, HDIT_B4, baseline, count_dit, dit, scale_to_size
 from hdit_core.flops.count import count
 from hdit_core.flops.uvit import UViT
@@ -103,26 +103,57 @@ def test_dit_is_quadratic_in_its_attention_and_linear_in_everything_that_sees_to
     assert once.of("conditioning").macs == four_times.of("conditioning").macs
 
 
-# ADM's own model sizes (arXiv 2105.05233), and its cost as the DiT paper prints it (arXiv 2212.09748, section 5.1).
-ADM_SHAPES = {
-    64: (ADM(192, (1, 2, 3, 4), blocks=3, attention_from=2), 296, None),
-    128: (ADM(256, (1, 1, 2, 3, 4), attention_from=4), 422, None),
-    256: (ADM(), 554, 1120),
-    512: (ADM(256, (0.5, 1, 1, 2, 2, 4, 4), attention_from=16), 559, 1983),
-}
-
-
-@pytest.mark.parametrize("px", ADM_SHAPES)
-def test_adm_counts_as_published(px):
-    network, parameters_m, gmac = ADM_SHAPES[px]
-    counted = network.count((px, px))
+# Parameters in millions from ADM's paper (arXiv 2105.05233), GMACs from DiT's (arXiv 2212.09748, section 5.1).
+@pytest.mark.parametrize(
+    ("px", "parameters_m", "gmac"), [(64, 296, None), (128, 422, None), (256, 554, 1120), (512, 559, 1983)]
+)
+def test_adm_is_the_published_network_of_each_size(px, parameters_m, gmac):
+    adm = baseline("adm")
+    counted = adm.count((px, px))
 
     assert round(counted.parameters / 1e6) == parameters_m
     assert gmac is None or counted.macs / 1e9 == pytest.approx(gmac, rel=1e-3)
+    assert adm.is_published((px, px)) and adm.published_name((px, px)) == f"ADM-{px}"
 
 
 def test_adm_at_256_has_the_parameters_of_the_released_checkpoint():
-    assert ADM().count((256, 256)).parameters == 553_838_086
+    assert ADM_NETWORKS[256].count((256, 256)).parameters == 553_838_086
+
+
+@pytest.mark.parametrize(
+    ("image_size", "name"),
+    [
+        ((32, 32), "ADM-64"),
+        ((192, 192), "ADM-256"),
+        ((160, 160), "ADM-128"),
+        ((256, 512), "ADM-256"),
+        ((1024, 1024), "ADM-512"),
+    ],
+)
+def test_adm_at_another_size_is_the_network_of_the_nearest_size_and_not_published_for_it(image_size, name):
+    adm = baseline("adm")
+
+    assert adm.published_name(image_size) == name
+    assert adm.count(image_size).parameters == ADM_NETWORKS[int(name[4:])].count(image_size).parameters
+    assert not adm.is_published(image_size)
+
+
+@pytest.mark.parametrize(
+    ("network", "image_size", "published"),
+    [
+        (baseline("dit-b/4"), (128, 128), True),
+        (baseline("dit-b/4"), (256, 256), False),
+        (baseline("dit-b/2"), (128, 128), False),
+        (baseline("dit-xl/2"), (32, 32), False),
+        (dit("XL/2", channels=4), (32, 32), True),
+        (baseline("u-vit-m/4"), (64, 64), True),
+        (baseline("u-vit-m/4"), (64, 128), False),
+        (baseline("u-vit-h/4"), (64, 64), False),
+        (UViT("H", 4, 4), (64, 64), True),
+    ],
+)
+def test_dit_and_u_vit_are_published_for_the_sizes_of_the_papers_alone(network, image_size, published):
+    assert network.is_published(image_size) == published
 
 
 # U-ViT's own model sizes (arXiv 2209.12152, table 1), in latents of 32x32x4; S on 32x32 pixels without classes

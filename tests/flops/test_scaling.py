@@ -68,7 +68,9 @@ def test_where_dit_s_patches_do_not_tile_the_image_the_network_stands_alone():
 
     assert comparison.baselines[0].counts == (None,)
     assert [curve.name for curve in comparison.curves] == ["x"]
-    assert as_dict(comparison)["baselines"] == [{"name": "DiT-B/4", "sizes": [{"image_size": [36, 34], "macs": None}]}]
+    assert as_dict(comparison)["baselines"] == [
+        {"name": "DiT-B/4", "sizes": [{"image_size": [36, 34], "network": "DiT-B/4 (scaled)", "macs": None}]}
+    ]
 
 
 def test_a_sweep_counts_every_combination_under_a_name_that_says_what_differs():
@@ -113,11 +115,12 @@ def test_each_line_of_the_csv_is_a_part_and_they_add_up():
     comparison = compare([(256, 512), (1024, 1024)], [baseline("dit-b/4"), baseline("adm")])
     rows = list(csv.DictReader(io.StringIO(as_csv(comparison))))
     for series in (*comparison.networks, *comparison.baselines):
-        for counted in series.counts:
+        for index, counted in enumerate(series.counts):
             mine = [
                 row
                 for row in rows
-                if (row["network"], int(row["height"]), int(row["width"])) == (series.name, *counted.image_size)
+                if (row["network"], int(row["height"]), int(row["width"]))
+                == (series.name_at(index), *counted.image_size)
             ]
 
             assert sum(int(row["macs"]) for row in mine) == counted.macs

@@ -53,7 +53,7 @@ def test_one_size_prints_levels_operations_and_both_macs_and_flops(capsys):
     assert "1 MAC = 1 multiply-add = 2 FLOPs" in text
     for words in ("level 4", "neighborhood 7x7", "feed-forward", "merges and splits", "mapping", "DiT-B/4"):
         assert words in text
-    assert "ffhq1024  1024x1024   85,079,300     206.076      412.152" in text
+    assert "ffhq1024          1024x1024   85,079,300     206.076      412.152" in text
     assert "grow" not in text
 
 
@@ -97,6 +97,19 @@ def test_baselines_are_chosen_by_name_and_none_leaves_the_network_alone(capsys):
 
     assert names == ["ADM", "U-ViT-L/2"]
     assert result(capsys, "--res", "256", "--against", "none")["baselines"] == []
+
+
+def test_each_size_names_the_published_network_and_whether_it_is_scaled(capsys):
+    args = ["--res", "64,128,256,512,1024", "--against", "adm,dit-b/4"]
+    adm, dit = result(capsys, *args)["baselines"]
+
+    assert [size["network"] for size in adm["sizes"]] == ["ADM-64", "ADM-128", "ADM-256", "ADM-512", "ADM-512 (scaled)"]
+    assert [size["network"] for size in dit["sizes"][:3]] == ["DiT-B/4 (scaled)", "DiT-B/4", "DiT-B/4 (scaled)"]
+    assert main(["flops", *args]) == 0
+    text = capsys.readouterr().out
+    assert "ADM-512 (scaled)  1024x1024" in text
+    assert "ADM: the published network of each size, so its growth is not that of one network." in text
+    assert "(scaled): published for another image size, and counted at this one." in text
 
 
 def test_the_csv_has_a_head_and_a_line_for_each_part(capsys):
