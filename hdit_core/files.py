@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, Protocol, runtime_checkable
 
 logger = logging.getLogger("hdit")
 
@@ -70,19 +70,34 @@ class Digester:
         return Digest(self._size_bytes, self._crc32, self._sha256.hexdigest())
 
 
+@runtime_checkable
+class Writable(Protocol):
+    """Anything that takes bytes: a file, a pipe, or a buffer."""
+
+    def write(self, content: Any, /) -> object:
+        """Write bytes."""
+
+
 class DigestingWriter:
     """Writes to a file and computes its digest on the way."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._digester = file, Digester()
+    def __init__(self, file: Writable) -> None:
+        self._file: Writable | None = file
+        self._digester = Digester()
         self.digest = self._digester.digest
 
     def write(self, content: bytes | memoryview) -> None:
         """Write bytes, in chunks that stay in the processor's cache."""
+        if self._file is None:
+            return
         for begin in range(0, len(content), CHUNK_BYTES):
             chunk = content[begin : begin + CHUNK_BYTES]
             self._file.write(chunk)
             self._digester.add(chunk)
+
+    def discard(self) -> None:
+        """Ignore what is written from now on: the file is given up, and may be closed already."""
+        self._file = None
 
 
 def digest(path: Path) -> Digest:

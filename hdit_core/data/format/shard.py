@@ -1,15 +1,13 @@
-"""One shard: an ordinary webdataset tar whose bytes depend on its samples alone, and where each image lies in it.
+"""One shard: an ordinary webdataset tar whose bytes depend on its samples alone, and the position of each image in it.
 
     000000012.png     the image
-    000000012.cls     its class number as text, where there are classes
+    000000012.cls     its class number as text, if there are classes
     000000012.json    {"name": its name in the source, "class": ..., "sha256": of the original file}
 
 Keys are numbers and never names: webdataset cuts a name at its first dot, so that `a.cat.1.jpg` and `a.cat.2.jpg` would
 become one sample.
 """
 
-import hashlib
-import io
 import json
 import os
 import struct
@@ -19,20 +17,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from hdit_core.files import atomic_file
+from hdit_core.files import DigestingWriter, atomic_file
+
+if TYPE_CHECKING:
+    from webdataset import TarWriter
 
 INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("crc32", "<u4"), ("label", "<i4")])
-"""One image: its shard's place in the manifest, first byte and number of bytes there, their CRC-32, class or -1."""
+"""One image: its shard's index in the manifest, first byte and number of bytes there, their CRC-32, class or -1."""
 
 HASHES_DTYPE = np.dtype([("source", "<u8", 2), ("pixels", "<u8", 2)])
-"""What tells duplicates: the first 128 bits of the SHA-256 of the original file, and of the pixels' BLAKE2b."""
+"""Hashes that find duplicates: 128 bits of the original file's SHA-256, and of the BLAKE2b of the pixels."""
 
 ROW_DTYPE = np.dtype([*(field for field in INDEX_DTYPE.descr if field[0] != "shard"), *HASHES_DTYPE.descr])
-"""One image of a shard: what the index and the hashes say of it."""
+"""One image of a shard: its row of the index and its hashes."""
 
 _ROW = struct.Struct("<QIIi32s")
 assert _ROW.size == ROW_DTYPE.itemsize
@@ -42,9 +43,9 @@ NO_LABEL = -1
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What is stored of one image."""
+    """One image and what is stored with it."""
 
-    number: int  # its place among all inputs: the key
+    number: int  # its position among all inputs: the key
     image: bytes  # encoded
     suffix: str  # of the image's file, such as "png"
     label: int  # class number, or NO_LABEL
@@ -63,35 +64,18 @@ class ShardFile:
     sha256: str
 
 
-class _HashingFile:
-    """Passes on what is written and hashes it on the way."""
+def open_tar(file: DigestingWriter) -> "TarWriter":
+    """Return webdataset's writer of a tar whose bytes depend on its members alone: fixed time, owner and mode."""
+    from webdataset import TarWriter  # imports torch, which the readers of this module do not need
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._sha256 = hashlib.sha256()
-        self.bytes = self.crc32 = 0
-
-    def write(self, content: bytes) -> int:
-        self._file.write(content)
-        self._sha256.update(content)
-        self.crc32 = zlib.crc32(content, self.crc32)
-        self.bytes += len(content)
-        return len(content)
-
-    def tell(self) -> int:
-        return self.bytes
-
-    @property
-    def sha256(self) -> str:
-        return self._sha256.hexdigest()
+    return TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False)
 
 
-def _append(tar: tarfile.TarFile, name: str, content: bytes) -> int:
-    """Append one member and return where its content begins."""
-    member = tarfile.TarInfo(name)  # time 0, owner 0 without a name
-    member.size = len(content)
-    offset = tar.offset + tarfile.BLOCKSIZE
-    tar.addfile(member, io.BytesIO(content))
+def append_member(tar: "TarWriter", key: str, suffix: str, content: bytes) -> int:
+    """Append one member and return the position of its content. One at a time: the writer would sort them."""
+    offset: int = tar.tarstream.offset + tarfile.BLOCKSIZE
+    tar.write({"__key__": key, suffix: content})
+    tar.tarstream.members.clear()  # kept for readers: a kilobyte per member
     return offset
 
 
@@ -99,16 +83,17 @@ class ShardWriter:
     """Appends samples to a shard; `atomic_shard` makes one."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._hashed = _HashingFile(file)
-        self._tar = tarfile.TarFile(fileobj=self._hashed, mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[arg-type]
+        self._file = DigestingWriter(file)
+        self._tar = open_tar(self._file)
         self._rows = bytearray()
 
     def add(self, sample: Sample) -> None:
         """Append one sample."""
-        offset = _append(self._tar, f"{sample.number:09}.{sample.suffix}", sample.image)
+        key = f"{sample.number:09}"
+        offset = append_member(self._tar, key, sample.suffix, sample.image)
         if sample.label != NO_LABEL:
-            _append(self._tar, f"{sample.number:09}.cls", str(sample.label).encode())
-        _append(self._tar, f"{sample.number:09}.json", json.dumps(sample.about).encode())
+            append_member(self._tar, key, "cls", str(sample.label).encode())
+        append_member(self._tar, key, "json", json.dumps(sample.about).encode())
         facts = (offset, len(sample.image), zlib.crc32(sample.image), sample.label)
         self._rows += _ROW.pack(*facts, sample.hashes)
 
@@ -116,19 +101,28 @@ class ShardWriter:
         """Write the end of the tar."""
         self._tar.close()
 
+    def discard(self) -> None:
+        """Write nothing more: the shard is given up."""
+        self._file.discard()
+
     @property
     def written(self) -> ShardFile:
-        """What was written, once it is closed."""
-        return ShardFile(bytes(self._rows), self._hashed.bytes, self._hashed.crc32, self._hashed.sha256)
+        """The closed shard's rows, size and checksums."""
+        digest = self._file.digest()
+        return ShardFile(bytes(self._rows), digest.size_bytes, digest.crc32, digest.sha256)
 
 
 @contextmanager
 def atomic_shard(path: Path) -> Iterator[ShardWriter]:
-    """Give a writer; what it is given becomes the shard of this name, whole, when the block ends well."""
+    """Give a writer whose samples become the shard of this name when the block ends without an error."""
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         writer = ShardWriter(file)
-        yield writer
-        writer.close()
+        try:
+            yield writer
+            writer.close()
+        except BaseException:
+            writer.discard()
+            raise
 
 
 LARGEST_MEMBER_BYTES = 1 << 20  # of a .json or .cls
@@ -136,7 +130,7 @@ LARGEST_MEMBER_BYTES = 1 << 20  # of a .json or .cls
 
 @dataclass
 class ShardSample:
-    """One sample as it lies in the tar."""
+    """The position of one sample in the tar."""
 
     key: str
     members: dict[str, tuple[int, int]] = field(default_factory=dict)  # suffix: first byte, number of bytes
@@ -151,30 +145,30 @@ class ShardSample:
         return os.pread(descriptor, min(length, LARGEST_MEMBER_BYTES), offset)
 
     def read_json(self, descriptor: int) -> dict[str, str]:
-        """Return what its .json says.
+        """Return the content of its .json.
 
         Raises:
             ValueError, KeyError, RecursionError: it is damaged or missing.
         """
         facts = json.loads(self.read_text(descriptor, "json"))
         if not isinstance(facts, dict) or not all(isinstance(value, str) for value in facts.values()):
-            raise ValueError("its .json is not that of a sample")
+            raise ValueError("its .json is not one of a sample")
         return facts
 
 
 def read_shard(path: Path) -> list[ShardSample]:
-    """Return the samples of a shard: members that lie side by side and share a key.
+    """Return the samples of a shard: consecutive members with the same key.
 
     Raises:
         tarfile.TarError, OSError, ValueError: it is damaged.
     """
-    found: list[ShardSample] = []
+    samples: list[ShardSample] = []
     with tarfile.open(path, "r:") as tar:
         for member in tar:
             key, _, suffix = member.name.partition(".")
-            if not found or found[-1].key != key:
-                found.append(ShardSample(key))
-            if not member.isreg() or suffix in found[-1].members:
-                raise ValueError(f"{member.name!r} is no file, or is there twice")
-            found[-1].members[suffix] = (member.offset_data, member.size)
-    return found
+            if not samples or samples[-1].key != key:
+                samples.append(ShardSample(key))
+            if not member.isreg() or suffix in samples[-1].members:
+                raise ValueError(f"{member.name!r} is not a file, or occurs twice")
+            samples[-1].members[suffix] = (member.offset_data, member.size)
+    return samples

@@ -2,7 +2,6 @@
 
 import io
 import json
-import tarfile
 import zipfile
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -12,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from hdit_core.data.format.shard import append_member, open_tar
 from hdit_core.errors import UsageError
-from hdit_core.files import atomic_file, remove_temporaries
+from hdit_core.files import DigestingWriter, atomic_file, remove_temporaries
 from hdit_core.generate.generate import Generated
 from hdit_core.images import png_bytes, to_uint8
 
@@ -49,6 +49,8 @@ class Stream:
     ) -> None:
         if problem is None:
             self._close()
+        else:
+            self._discard()
         self._stack.__exit__(kind, problem, trace)
 
     def write(self, batch: Generated) -> None:
@@ -61,45 +63,31 @@ class Stream:
     def _close(self) -> None:
         raise NotImplementedError
 
-
-class _Forward:
-    """A file that can only be written on and on, and knows how far it is: a pipe does not."""
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self._written = 0
-
-    def write(self, content: bytes) -> int:
-        self._file.write(content)
-        self._written += len(content)
-        return len(content)
-
-    def tell(self) -> int:
-        return self._written
+    def _discard(self) -> None:
+        """Write nothing more: the file is given up."""
 
 
 class SampleTar(Stream):
     """A tar in the manner of our shards: `000000012.png`, `.cls` where there are classes, `.json` with the number."""
 
     def _open(self, file: Any) -> None:
-        self._tar = tarfile.TarFile(fileobj=_Forward(file), mode="w", format=tarfile.USTAR_FORMAT)  # type: ignore[arg-type]
+        self._file = DigestingWriter(file)
+        self._tar = open_tar(self._file)
 
     def write(self, batch: Generated) -> None:
         classes: Sequence[int | None] = batch.class_ids or [None] * len(batch.indices)
         for number, image, class_id in zip(batch.indices, to_uint8(batch.images), classes, strict=True):
-            self._append(f"{number:09d}.png", png_bytes(image))
+            key = f"{number:09d}"
+            append_member(self._tar, key, "png", png_bytes(image))
             if class_id is not None:
-                self._append(f"{number:09d}.cls", str(class_id).encode())
-            self._append(f"{number:09d}.json", json.dumps({"number": number}).encode())
-
-    def _append(self, name: str, content: bytes) -> None:
-        member = tarfile.TarInfo(name)  # time 0, owner 0 without a name
-        member.size = len(content)
-        self._tar.addfile(member, io.BytesIO(content))
-        self._tar.getmembers().clear()  # which it keeps for readers: a kilobyte a member, and streams are long
+                append_member(self._tar, key, "cls", str(class_id).encode())
+            append_member(self._tar, key, "json", json.dumps({"number": number}).encode())
 
     def _close(self) -> None:
         self._tar.close()
+
+    def _discard(self) -> None:
+        self._file.discard()
 
 
 class SampleNpz(Stream):

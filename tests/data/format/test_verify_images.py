@@ -97,7 +97,7 @@ def test_a_member_twice_or_a_link_in_a_shard_is_said(either_copy):
         member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
         tar.addfile(member)
     forge(either_copy)
-    assert "'000000000.png' is no file, or is there twice" in verify(either_copy, "deep").defects[0].problem
+    assert "'000000000.png' is not a file, or occurs twice" in verify(either_copy, "deep").defects[0].problem
 
 
 def test_no_more_than_twenty_images_of_a_shard_are_named(pictures, prepare, tmp_path):
