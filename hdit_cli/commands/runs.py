@@ -1,4 +1,4 @@
-"""`hdit runs`: how runs stand, and in what they differ."""
+"""`hdit runs`: the status of runs, and their differences."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,20 +14,42 @@ if TYPE_CHECKING:
     from hdit_core.runs.summary import RunSummary
 
 
-app = typer.Typer(add_completion=False, help="Show how a run stands, or compare two.")
+app = typer.Typer(add_completion=False, help="Show the status of runs, or compare two.")
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.", show_default=False)]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)]
 PlotOption = Annotated[
     Path | None,
-    typer.Option("--plot", metavar="FILE.png", help="Draw the curves of loss and scores.", show_default=False),
+    typer.Option(
+        "--plot",
+        metavar="FILE.png",
+        help="Plot loss, gradients, speed and scores.",
+        show_default=False,
+    ),
 ]
+
+
+@app.command("list")
+def list_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that contains runs.")] = Path("runs"),
+    json: JsonOption = False,
+) -> None:
+    """List the runs in a folder with their state, progress and last loss.
+
+    Example: hdit runs list runs
+    """
+    from hdit_core.runs.summary import list_runs
+
+    runs = list_runs(folder)
+    emit(runs, json)
+    if not runs:
+        note(f"{folder}: no runs")
 
 
 @app.command()
 def show(run: RunArgument, plot: PlotOption = None, json: JsonOption = False) -> None:
-    """Print how a run stands: progress, speed, losses, checkpoints, incidents.
+    """Print the status of a run: progress, throughput, losses, checkpoints, anomaly reports.
 
-    Every checkpoint is read and checked.
+    Every checkpoint is read and verified.
 
     Example: hdit runs show runs/digits --plot digits.png
     """
@@ -43,11 +65,11 @@ def show(run: RunArgument, plot: PlotOption = None, json: JsonOption = False) ->
 @app.command()
 def compare(
     first: RunArgument,
-    second: Annotated[Path, typer.Argument(metavar="OTHER", help="Folder of another run.", show_default=False)],
+    second: Annotated[Path, typer.Argument(metavar="OTHER", help="Another run directory.", show_default=False)],
     plot: PlotOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Print in which keys the recipes of two runs differ, and their losses side by side.
+    """Compare the recipes of two runs, and their losses and scores side by side.
 
     Example: hdit runs compare runs/digits runs/digits-larger --plot both.png
     """
@@ -79,32 +101,32 @@ def _check_plot(plot: Path | None) -> None:
     if plot is not None and plot.suffix != ".png":
         raise UsageError(f"--plot {plot}: expected a name that ends in .png")
     if plot is not None and not plot.parent.is_dir():
-        raise UsageError(f"--plot {plot}: there is no folder {plot.parent}; make it, or give another name")
+        raise UsageError(f"--plot {plot}: no such directory: {plot.parent}")
 
 
 def _draw(runs: list[Path], plot: Path) -> None:
     from hdit_core.files import write_atomic
-    from hdit_core.runs.curves import curves_plot, loss_curve, score_curves
+    from hdit_core.runs.curves import loss_curve, run_plot
 
     losses = [loss_curve(run) for run in runs]
     if not any(curve.num_images for curve in losses):
-        raise UsageError(f"--plot {plot}: {' and '.join(map(str, runs))} logged no loss yet; look again later")
-    write_atomic(plot, curves_plot(losses, [curve for run in runs for curve in score_curves(run)]))
+        raise UsageError(f"--plot {plot}: {' and '.join(map(str, runs))} logged no loss yet")
+    write_atomic(plot, run_plot(runs))
     note(f"wrote {plot}")
 
 
 def _lines(summary: "RunSummary") -> Iterator[str]:
-    last, share = summary.last, summary.num_images / summary.total_images
+    last, done = summary.last, summary.num_images / summary.total_images
     left = "" if summary.seconds_left is None else f", {duration(summary.seconds_left)} left"
     reason = f": {printable(summary.reason)}" if summary.reason else ""
     rows = [("run", summary.run), ("state", summary.state + reason)]
-    rows += [("network", f"{summary.parameters:,} parameters")]
-    progress = f"{summary.num_images:,} of {summary.total_images:,} images ({share:.1%}), step {summary.step:,}"
+    rows += [("model", f"{summary.parameters:,} parameters")]
+    progress = f"{summary.num_images:,} of {summary.total_images:,} images ({done:.1%}), step {summary.step:,}"
     rows += [("progress", progress + left)]
     if {"loss", "grad_norm", "lr"} <= last.keys():
-        rows += [("loss", f"{last['loss']:.4g}, gradient {last['grad_norm']:.3g}, learning rate {last['lr']:.3g}")]
+        rows += [("loss", f"{last['loss']:.4g}, grad norm {last['grad_norm']:.3g}, learning rate {last['lr']:.3g}")]
     if "images_per_s" in last:
-        rows += [("speed", _speed(last))]
+        rows += [("throughput", _throughput(last))]
     if summary.scores:
         scores = {key: value for key, value in summary.scores.items() if key not in ("step", "num_images")}
         rows += [
@@ -123,18 +145,18 @@ def _bin(row: dict[str, Any]) -> dict[str, Any]:
     return {"noise level": f"{low:.3g} to {high:.3g}", "images": row["images"], "loss": row["loss"]}
 
 
-def _speed(last: dict[str, Any]) -> str:
-    words = [f"{last['images_per_s']:,.3g} images/s"]
-    words += [f"{last['flops_per_s'] / 1e9:,.3g} GFLOP/s"] if "flops_per_s" in last else []
-    words += [f"{last['utilisation']:.0%} of the stated peak"] if "utilisation" in last else []
-    words += [f"{last['waiting']:.0%} waiting for images"] if "waiting" in last else []
-    words += [f"{last['peak_bytes'] / 1e9:.3g} GB at most"] if "peak_bytes" in last else []
-    return ", ".join(words)
+def _throughput(last: dict[str, Any]) -> str:
+    parts = [f"{last['images_per_s']:,.3g} images/s"]
+    parts += [f"{last['flops_per_s'] / 1e9:,.3g} GFLOP/s"] if "flops_per_s" in last else []
+    parts += [f"MFU {last['utilisation']:.0%}"] if "utilisation" in last else []
+    parts += [f"data wait {last['waiting']:.0%}"] if "waiting" in last else []
+    parts += [f"peak memory {last['peak_bytes'] / 1e9:.3g} GB"] if "peak_bytes" in last else []
+    return ", ".join(parts)
 
 
 def _checkpoint(saved: Any) -> str:
     return f"step {saved.step:,}, {saved.size_bytes / 1e6:,.3g} MB, " + (
-        f"damaged: {saved.problem}" if saved.problem else "intact"
+        f"corrupt: {saved.problem}" if saved.problem else "valid"
     )
 
 
@@ -145,7 +167,7 @@ def _comparison(result: dict[str, Any]) -> Iterator[str]:
             [{"key": row["key"], first: str(row["first"]), second: str(row["second"])} for row in result["recipe"]]
         )
     else:
-        yield "the recipes are the same"
+        yield "the recipes are equal"
     for name, rows in {"loss": result["loss"], **result["scores"]}.items():
         if rows:
             yield ""

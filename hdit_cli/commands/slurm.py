@@ -11,39 +11,49 @@ from hdit_cli.default_command import DefaultGroup
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
+    from hdit_core.recipe.run import Recipe
     from hdit_core.slurm.batch_script import Request
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
+CPU_FLOPS_PER_S = 100e9  # per rank; optimistic
+MOST_CPU_DAYS = 7
+
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 TimeOption = Annotated[
-    str, typer.Option("--time", "-t", metavar="TIME", help="Limit, e.g. 24:00:00 or 2-12:00.", show_default=False)
+    str, typer.Option("--time", "-t", metavar="TIME", help="Time limit, e.g. 24:00:00 or 2-12:00.", show_default=False)
 ]
-NodesOption = Annotated[int, typer.Option("--nodes", "-N", min=1, metavar="N", help="Machines.")]
-GpusOption = Annotated[int, typer.Option("--gpus-per-node", min=0, metavar="N", help="GPUs on each.")]
+NodesOption = Annotated[int, typer.Option("--nodes", "-N", min=1, metavar="N", help="Number of nodes.")]
+GpusOption = Annotated[int, typer.Option("--gpus-per-node", min=0, metavar="N", help="GPUs per node.")]
 RanksOption = Annotated[
     int | None,
-    typer.Option("--ranks-per-node", min=1, metavar="N", help="Processes on each.", show_default="one a GPU, or one"),
+    typer.Option("--ranks-per-node", min=1, metavar="N", help="Ranks per node.", show_default="one per GPU, or one"),
 ]
 CpusOption = Annotated[
     int | None,
-    typer.Option("--cpus-per-task", "-c", min=1, metavar="N", help="Cores a process.", show_default="the cluster's"),
+    typer.Option("--cpus-per-task", "-c", min=1, metavar="N", help="CPU cores per rank.", show_default="the cluster's"),
 ]
 NoticeOption = Annotated[
-    int, typer.Option("--notice", min=30, metavar="S", help="Seconds before the limit at which a job saves and ends.")
+    int,
+    typer.Option("--notice", min=30, metavar="SECONDS", help="Lead time of the checkpoint signal before the limit."),
 ]
 MoreOption = Annotated[
     list[str] | None,
-    typer.Option("--sbatch", metavar="OPTION", help="Any other, e.g. partition=gpu; repeatable.", show_default=False),
+    typer.Option(
+        "--sbatch",
+        metavar="OPTION",
+        help="Other sbatch option, e.g. partition=gpu; repeatable.",
+        show_default=False,
+    ),
 ]
 SetupOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="LINE", help="Shell that comes first, e.g. 'source venv/bin/activate'; repeatable."),
+    typer.Option(metavar="LINE", help="Shell line to run first, e.g. 'source venv/bin/activate'; repeatable."),
 ]
 RequeuesOption = Annotated[
-    int, typer.Option("--requeues", min=0, metavar="N", help="Times it is queued again without having come further.")
+    int, typer.Option("--requeues", min=0, metavar="N", help="Maximum number of requeues without progress.")
 ]
 
 
@@ -51,7 +61,7 @@ RequeuesOption = Annotated[
 def slurm() -> None:
     """Print batch scripts for Slurm.
 
-    What is not an option here goes to the command in the script.
+    Options that are not listed are passed to the command in the script.
 
     Example: hdit slurm train imagenet256 --nodes 2 --gpus-per-node 8 --time 24:00:00 | sbatch
     """
@@ -68,15 +78,15 @@ def train(
     notice: NoticeOption = 300,
     requeues: RequeuesOption = 3,
     launcher: Annotated[
-        Literal["torchrun", "srun"], typer.Option(help="Who starts the ranks: torchrun on each node, or srun itself.")
+        Literal["torchrun", "srun"], typer.Option(help="What starts the ranks: torchrun on each node, or srun.")
     ] = "torchrun",
     more: MoreOption = None,
     setup: SetupOption = None,
 ) -> None:
-    """Print the script of a run that goes on after time limits, preemptions and crashes.
+    """Print a batch script that trains a recipe and auto-resumes after time limits, preemption and crashes.
 
-    The recipe is read, and the ranks are counted against its batch size, before anything waits in a queue. With
-    --dry-run or --repro it is the script of one that does so once.
+    The recipe is checked now, also whether its batch size can be divided among the ranks. With --dry-run or --repro,
+    the job runs once.
 
     Example: hdit slurm train imagenet256 --out runs/a --nodes 8 --gpus-per-node 8 --time 24:00:00 | sbatch
     """
@@ -86,19 +96,22 @@ def train(
     from hdit_core.slurm.batch_script import train_script
     from hdit_core.train.monitor.trackers import check_names
 
-    given = _parsed("train", ctx.args)
-    check_options(given["watch"] or [], given["dry_run"], given["repro"], given["save_images"])
-    check_names(given["watch"] or [])
-    recipe, out = given["recipe"], given.get("out")
+    params = _parsed("train", ctx.args)
+    check_options(params["watch"] or [], params["dry_run"], params["repro"], params["save_images"])
+    check_names(params["watch"] or [])
+    recipe, out = params["recipe"], params.get("out")
     run = Path(out or Path("runs") / Path(recipe).stem)
     request = _request(f"hdit-{run.name}", time, nodes, gpus, ranks, cpus, notice, more)
-    images_per_device(read_recipe(recipe, given.get("overrides") or ()), request.ranks, "the job's ranks")
-    once = given.get("dry_run") or given.get("repro") is not None
+    parsed = read_recipe(recipe, params.get("overrides") or ())
+    images_per_device(parsed, request.ranks, "the job's ranks")
+    if not gpus:
+        _warn_without_gpus(parsed, request.ranks)
+    once = params.get("dry_run") or params.get("repro") is not None
     typer.echo(train_script(request, ctx.args, run, setup or (), launcher, None if once else requeues), nl=False)
 
 
 def _offer_job(command: str, help_text: str) -> None:
-    """Add the subcommand for a command whose job goes on with what is missing when it is called again."""
+    """Add the subcommand for a command that resumes when it is called again."""
 
     @app.command(command, help=help_text, context_settings=PASS_ON)
     def job(
@@ -115,24 +128,24 @@ def _offer_job(command: str, help_text: str) -> None:
     ) -> None:
         from hdit_core.slurm.batch_script import job_script
 
-        given = _parsed(command, ctx.args)
-        _check_streams(given)
+        params = _parsed(command, ctx.args)
+        _check_streams(params)
         if command == "eval-fid":
-            _check_score(given)
+            _check_score(params)
         request = _request(f"hdit-{command}", time, nodes, gpus, ranks, cpus, notice, more)
         typer.echo(job_script(request, [command, *ctx.args], setup or (), requeues), nl=False)
 
 
 _offer_job(
     "sample",
-    """Print the script of a job that draws images, and goes on with what is missing.
+    """Print a batch script that generates images and auto-resumes.
 
     Example: hdit slurm sample --ckpt runs/a --n 50000 --gpus-per-node 8 --time 4:00:00 | sbatch
     """,
 )
 _offer_job(
     "eval-fid",
-    """Print the script of a job that scores images.
+    """Print a batch script that scores images.
 
     Example: hdit slurm eval-fid samples/ --ref data/faces --gpus-per-node 1 --time 1:00:00 | sbatch
     """,
@@ -144,39 +157,41 @@ def prepare_data(
     ctx: typer.Context,
     time: TimeOption,
     tasks: Annotated[
-        int | None, typer.Option("--tasks", min=1, metavar="N", help="Of a job array.", show_default="one job")
+        int | None,
+        typer.Option("--tasks", min=1, metavar="N", help="Tasks of a job array.", show_default="one job"),
     ] = None,
     cpus: CpusOption = None,
     more: MoreOption = None,
     setup: SetupOption = None,
 ) -> None:
-    """Print the script of a preparation, shared by the tasks of a job array; --finish comes after them.
+    """Print a batch script that prepares data, split among the tasks of a job array. Run --finish after them.
 
     Example: hdit slurm prepare-data photos/ --out data/a --size 256 --tasks 50 --time 2:00:00 | sbatch
     """
     from hdit_core.slurm.batch_script import array_script
 
-    given = _parsed("prepare-data", ctx.args)
-    _check_streams(given)
-    if tasks and given.get("finish"):
-        raise UsageError("--finish with --tasks: the last step is one job that waits for the array; leave out --tasks")
-    if tasks and given.get("task"):
-        raise UsageError("--task with --tasks: every job of the array would make that one share; leave out --task")
-    request = _request("hdit-prepare", time, 1, 0, None, cpus, 0, more)  # told or not, it keeps what it has made
+    params = _parsed("prepare-data", ctx.args)
+    _check_streams(params)
+    if tasks and params.get("finish"):
+        raise UsageError("--finish with --tasks: merging is a single job that waits for the array; remove --tasks")
+    if tasks and params.get("task"):
+        raise UsageError("--task with --tasks: every job of the array would process that same part; remove --task")
+    request = _request("hdit-prepare", time, 1, 0, None, cpus, 0, more)  # it resumes without a signal
     typer.echo(array_script(request, ["prepare-data", *ctx.args], setup or (), tasks), nl=False)
     if tasks:
-        note("then the same with --finish instead of --tasks, | sbatch --dependency=afterok:ID of the array")
+        note("next: the same command with --finish instead of --tasks, | sbatch --dependency=afterok:ID_OF_THE_ARRAY")
 
 
+@app.command("again", hidden=True)  # in scripts of older versions
 @app.command(hidden=True)
-def again(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run.")],
-    most: Annotated[int, typer.Option(min=0, metavar="N", help="Attempts in a row without a newer checkpoint.")] = 3,
-    asked: Annotated[bool, typer.Option("--asked", help="Slurm asked the job to end, and not a person.")] = False,
+def requeue(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
+    most: Annotated[int, typer.Option(min=0, metavar="N", help="Maximum attempts without a newer checkpoint.")] = 3,
+    asked: Annotated[bool, typer.Option("--asked", help="Slurm ended the job, not a person.")] = False,
 ) -> None:
-    """Decide whether a run goes back into the queue: exit code 0 for yes and 1 for no.
+    """Decide whether a run is requeued: exit code 0 for yes and 1 for no.
 
-    Example: hdit slurm again runs/a --most 3
+    Example: hdit slurm requeue runs/a --most 3
     """
     from hdit_core.slurm.requeue import should_requeue
 
@@ -186,7 +201,7 @@ def again(
 
 
 def _parsed(command: str, args: Sequence[str]) -> dict[str, Any]:
-    """Return what the command would be given, so that a mistake shows now and not when the job starts."""
+    """Return the parameters of the command, so that mistakes show now and not when the job starts."""
     from hdit_cli.plugins import discover_commands, load_command
 
     parser, words = load_command(command, discover_commands()[command]), list(args)
@@ -198,24 +213,39 @@ def _parsed(command: str, args: Sequence[str]) -> dict[str, Any]:
             return dict(inner.params)
 
 
-def _check_streams(given: dict[str, Any]) -> None:
-    """Refuse what comes from stdin or goes to stdout: a job has the one empty, and the other is its log."""
+def _check_streams(params: dict[str, Any]) -> None:
+    """Refuse stdin and stdout: the stdin of a job is empty, and its stdout is the log."""
     for name in ("source", "images", "data", "ref"):
-        if given.get(name) == "-":
-            raise UsageError("-: a job of Slurm is given nothing on stdin; keep it in a file, and name that")
-    if str(given.get("out")) == "-":
-        raise UsageError("--out -: the images would go into the job's log; give a folder, a .tar or an .npz")
+        if params.get(name) == "-":
+            raise UsageError("-: the stdin of a Slurm job is empty; write the data to a file and name the file")
+    if str(params.get("out")) == "-":
+        raise UsageError("--out -: the images would be written to the job's log; give a folder, a .tar or an .npz")
 
 
-def _check_score(given: dict[str, Any]) -> None:
-    """Refuse a score that contradicts itself, with the words of the command."""
-    if "images" not in given:
+def _check_score(params: dict[str, Any]) -> None:
+    """Refuse contradicting options of a score, as the command itself does."""
+    if "images" not in params:
         return  # `stats` or `compare`
     from hdit_core.evaluate.settings import ScoreSettings, check_settings
 
-    drawn = {"checkpoint": given["ckpt"], "checkpoint_weights": given["weights"], "labels": given["labels"].value}
-    files = {name: given[name] for name in ("nearest", "report", "save_stats")}
-    check_settings(ScoreSettings(given["images"], given["ref"], **drawn, **files, overrides=given["overrides"] or ()))
+    source = {"checkpoint": params["ckpt"], "checkpoint_weights": params["weights"], "labels": params["labels"].value}
+    files = {name: params[name] for name in ("nearest", "report", "save_stats")}
+    check_settings(
+        ScoreSettings(params["images"], params["ref"], **source, **files, overrides=params["overrides"] or ())
+    )
+
+
+def _warn_without_gpus(recipe: "Recipe", ranks: int) -> None:
+    """Warn about a training that takes more than a week without GPUs."""
+    from hdit_core.flops.count import count
+
+    training_flops = 3 * count(recipe.model).flops * recipe.train.num_images  # the backward pass is two forward passes
+    days = training_flops / (CPU_FLOPS_PER_S * ranks) / 86_400
+    if days > MOST_CPU_DAYS:
+        note(
+            f"warning: the job has no GPUs (--gpus-per-node 0): at {CPU_FLOPS_PER_S / 1e9:g} GFLOP/s per rank this run "
+            f"takes {days:,.0f} days; add --gpus-per-node N"
+        )
 
 
 def _request(

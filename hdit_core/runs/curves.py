@@ -1,7 +1,7 @@
-"""The curves of runs: losses and scores over images, as numbers side by side and as a figure."""
+"""Curves of runs over images, as a table side by side and as a figure: loss, gradient norm, speed, scores."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -11,20 +11,21 @@ import numpy as np
 
 from hdit_core.checkpoint.log import read_log, read_scores
 from hdit_core.figures import DOTS_PER_INCH, HEIGHT_INCHES, SETTINGS, STYLES, WIDTH_INCHES
-from hdit_core.runs.summary import PLACES
+from hdit_core.runs.summary import COUNTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 ROWS = 12
-WIDE = 5.0  # ratio of the largest to the smallest value from which on the axis is logarithmic
-MARKED = 30  # points up to which each gets its marker
+LOGARITHMIC = 5.0  # ratio of the largest to the smallest value above which the axis is logarithmic
+MAX_MARKERS = 30  # points of a curve with markers
+PANELS = {"loss": "loss", "grad_norm": "gradient norm", "lr": "learning rate", "images_per_s": "images/s"}
 
 
 @dataclass(frozen=True)
 class Curve:
-    """One number of one run, at each of several numbers of images."""
+    """One quantity of one run over the number of images."""
 
     run: str
     name: str
@@ -32,7 +33,7 @@ class Curve:
     values: tuple[float, ...]
 
     def at(self, num_images: int) -> float | None:
-        """Return the value there, on the line between its neighbours; None outside of the curve."""
+        """Return the linearly interpolated value; None outside of the curve."""
         if not self.num_images or not self.num_images[0] <= num_images <= self.num_images[-1]:
             return None
         return float(np.interp(num_images, self.num_images, self.values))
@@ -43,16 +44,35 @@ def loss_curve(run: Path) -> Curve:
     return _curve(run, "loss", read_log(run))
 
 
+def log_curves(run: Path) -> list[list[Curve]]:
+    """Return the panels of a run's log: loss, loss by noise level, gradient norm, learning rate and speed."""
+    log = read_log(run)
+    panels = [[_curve(run, name, log)] for name in PANELS]
+    return [panels[0], _loss_by_sigma(run, log), *panels[1:]]
+
+
+def _loss_by_sigma(run: Path, log: Sequence[dict[str, Any]]) -> list[Curve]:
+    """Return a curve for each noise level of the last line."""
+    levels = [tuple(row["sigma"]) for row in log[-1].get("loss_by_sigma", ())] if log else []
+    rows = [
+        {"num_images": line["num_images"]} | {tuple(row["sigma"]): row["loss"] for row in line.get("loss_by_sigma", ())}
+        for line in log
+        if "num_images" in line
+    ]
+    return [_curve(run, f"sigma {low:.2g}-{high:.2g}", rows, key=(low, high)) for low, high in levels]
+
+
 def score_curves(run: Path) -> list[Curve]:
-    """Return a curve of each score that the run was given."""
+    """Return a curve for each metric of a run's scores."""
     lines = read_scores(run)
     names = dict.fromkeys(key for line in lines for key, value in line.items() if _is_number(value))
-    return [_curve(run, name, lines) for name in names if name not in PLACES]
+    return [_curve(run, name, lines) for name in names if name not in COUNTS]
 
 
-def _curve(run: Path, name: str, lines: Sequence[dict[str, Any]]) -> Curve:
-    points = {line["num_images"]: line[name] for line in lines if _is_number(line.get(name))}
-    return Curve(str(run), name, tuple(sorted(points)), tuple(float(points[key]) for key in sorted(points)))
+def _curve(run: Path, name: str, lines: Sequence[dict[Any, Any]], key: Any = None) -> Curve:
+    key = name if key is None else key
+    points = {line["num_images"]: line[key] for line in lines if _is_number(line.get(key))}
+    return Curve(str(run), name, tuple(sorted(points)), tuple(float(points[at]) for at in sorted(points)))
 
 
 def _is_number(value: Any) -> bool:
@@ -60,46 +80,61 @@ def _is_number(value: Any) -> bool:
 
 
 def side_by_side(curves: Sequence[Curve]) -> list[dict[str, Any]]:
-    """Return at most twelve rows: a number of images, evenly spread over all curves, and each curve's value there."""
+    """Return at most twelve rows: numbers of images, evenly spaced over all curves, and each curve's value there."""
     ends = [end for curve in curves for end in (curve.num_images[:1] + curve.num_images[-1:])]
     if not ends:
         return []
-    places = dict.fromkeys(np.linspace(min(ends), max(ends), ROWS).round().astype(int).tolist())
-    return [{"num_images": place} | {curve.run: curve.at(place) for curve in curves} for place in places]
+    counts = dict.fromkeys(np.linspace(min(ends), max(ends), ROWS).round().astype(int).tolist())
+    return [{"num_images": count} | {curve.run: curve.at(count) for curve in curves} for count in counts]
 
 
-def curves_plot(losses: Sequence[Curve], scores: Sequence[Curve] = ()) -> bytes:
-    """Draw losses over images, and scores under them where there are some, as a PNG."""
+def run_plot(runs: Sequence[Path]) -> bytes:
+    """Plot the log and the scores of runs over images, as a PNG with one panel per quantity.
+
+    The loss by noise level is only plotted for a single run.
+    """
+    panels = [[curve for panel in group for curve in panel] for group in zip(*map(log_curves, runs), strict=True)]
+    if len(runs) > 1:
+        panels[1] = []
+    scores = [curve for run in runs for curve in score_curves(run)]
+    panels += [[curve for curve in scores if curve.name == name] for name in dict.fromkeys(c.name for c in scores)]
+    return curves_plot(panels, " and ".join(run.absolute().name for run in runs))
+
+
+def curves_plot(panels: Iterable[Sequence[Curve]], title: str = "") -> bytes:
+    """Plot panels of curves over images, one below the other, as a PNG; panels without points are left out."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    drawn = [list(group) for group in (losses, scores) if any(curve.num_images for curve in group)]
+    plotted = [list(panel) for panel in panels if any(curve.num_images for curve in panel)]
     with rc_context(SETTINGS):
-        height = HEIGHT_INCHES * max(1, len(drawn))
+        height = HEIGHT_INCHES * max(1, len(plotted))
         figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
-        for place, group in enumerate(drawn, 1):
-            axes = figure.add_subplot(len(drawn), 1, place)
-            several = len({curve.run for curve in group}) > 1
-            for curve, style in zip(group, cycle(STYLES), strict=False):
+        figure.suptitle(title)
+        for index, panel in enumerate(plotted, 1):
+            axes = figure.add_subplot(len(plotted), 1, index)
+            several = len({curve.run for curve in panel}) > 1
+            for curve, style in zip(panel, cycle(STYLES), strict=False):
                 _draw(axes, curve, style, several)
-            _frame(axes, group)
+            _frame(axes, panel)
         content = io.BytesIO()
         figure.savefig(content, format="png", dpi=DOTS_PER_INCH)
     return content.getvalue()
 
 
 def _draw(axes: "Axes", curve: Curve, style: dict[str, Any], several: bool) -> None:
-    marker = style["marker"] if len(curve.num_images) <= MARKED else ""
+    marker = style["marker"] if len(curve.num_images) <= MAX_MARKERS else ""
     label = f"{Path(curve.run).name}: {curve.name}" if several else curve.name
     axes.plot(curve.num_images, curve.values, label=label, linewidth=1.4, markersize=4.5, **style | {"marker": marker})
 
 
-def _frame(axes: "Axes", group: Sequence[Curve]) -> None:
-    values = [value for curve in group for value in curve.values]
-    if min(values) > 0 and max(values) > WIDE * min(values):
+def _frame(axes: "Axes", panel: Sequence[Curve]) -> None:
+    values = [value for curve in panel for value in curve.values]
+    if min(values) > 0 and max(values) > LOGARITHMIC * min(values):
         axes.set_yscale("log")
     axes.set_xlabel("images")
-    axes.set_ylabel(" / ".join(dict.fromkeys(curve.name for curve in group)))
+    names = list(dict.fromkeys(curve.name for curve in panel))
+    axes.set_ylabel(PANELS.get(names[0], names[0]) if len(names) == 1 else "loss by noise level")
     axes.grid(linewidth=0.4, alpha=0.5, which="both")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, handlelength=3)

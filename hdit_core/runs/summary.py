@@ -1,4 +1,4 @@
-"""Runs looked at from outside, at work or not: how one stands, and in what two differ."""
+"""The status of runs, running or not: a summary of one, and a list of all in a folder."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -9,18 +9,18 @@ from hdit_core.checkpoint.layout import CHECKPOINT_NAME, checkpoint_folders, rec
 from hdit_core.checkpoint.load import open_checkpoint
 from hdit_core.checkpoint.log import read_log, read_scores
 from hdit_core.checkpoint.status import read_status
-from hdit_core.errors import CheckpointError, UsageError
+from hdit_core.errors import CheckpointError, RecipeError, UsageError
 from hdit_core.files import read_json
 from hdit_core.recipe.read import read_recipe
 from hdit_core.recipe.run import Recipe
 
 LARGEST_INCIDENT_BYTES = 16 << 20
-PLACES = ("step", "num_images")  # of a line of the scores; the rest are scores
+COUNTS = ("step", "num_images")  # keys of a line of the scores; the others are scores
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """A checkpoint; `problem` says what is damaged, None for an intact one."""
+    """A checkpoint; `problem` is None if it is valid."""
 
     step: int
     size_bytes: int
@@ -29,7 +29,7 @@ class CheckpointInfo:
 
 @dataclass(frozen=True)
 class Incident:
-    """What RUN/incidents says of a step that went wrong."""
+    """An anomaly report: a non-finite loss or a loss spike."""
 
     file: str
     kind: str
@@ -40,13 +40,13 @@ class Incident:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """How a run stands.
+    """The status of a run.
 
     Attributes:
-        state: running, preempted, done, failed, or unknown; a run that was killed still says running.
-        reason: why it failed or was preempted.
+        state: running, preempted, done, failed, or unknown; a killed run is still `running`.
+        reason: why it failed or was stopped.
         last: the last line of the log.
-        seconds_left: to the end, at the speed of that line; None where it is not known.
+        seconds_left: remaining time at the speed of that line; None if unknown.
         checkpoints: newest first.
         scores: the last line of the scores.
     """
@@ -65,25 +65,29 @@ class RunSummary:
     scores: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
         return asdict(self)
 
 
 def recipe_of(run: Path) -> Recipe:
-    """Return the recipe that a run is trained by.
+    """Return the recipe of a run.
 
     Raises:
-        UsageError: the folder is no run; a RecipeError, where its recipe cannot be read.
+        UsageError: there is no such folder, or it is not a run.
+        RecipeError: the recipe cannot be read.
     """
+    if not run.is_dir():
+        raise UsageError(f"{run}: no such directory")
     if not recipe_file(run).is_file():
         raise UsageError(f"{run}: is not a run of hdit: there is no {recipe_file(run).name} in it")
     return read_recipe(str(recipe_file(run)))
 
 
 def summarize(run: Path) -> RunSummary:
-    """Look at a run; every checkpoint is read and checked.
+    """Return the status of a run; every checkpoint is read and verified.
 
     Raises:
-        UsageError: the folder is no run, or its recipe cannot be read.
+        UsageError: the folder is not a run, or its recipe cannot be read.
     """
     from hdit_core.flops.count import count
 
@@ -108,8 +112,36 @@ def summarize(run: Path) -> RunSummary:
     )
 
 
+def list_runs(folder: Path) -> list[dict[str, Any]]:
+    """Return name, state, progress and last loss of each run in a folder, sorted by name; checkpoints are not read.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such directory")
+    return [_brief(run) for run in sorted(folder.iterdir()) if recipe_file(run).is_file()]
+
+
+def _brief(run: Path) -> dict[str, Any]:
+    status, log = read_status(run), read_log(run)
+    last = log[-1] if log else {}
+    try:
+        total: int | None = read_recipe(str(recipe_file(run))).train.num_images
+    except RecipeError:
+        total = None
+    return {
+        "run": str(run),
+        "state": str(status.get("state", "unknown")),
+        "step": max(int(status.get("step", 0)), int(last.get("step", 0))),
+        "images": max(int(status.get("num_images", 0)), int(last.get("num_images", 0))),
+        "total_images": total,
+        "loss": last.get("loss"),
+    }
+
+
 def _saved_steps(folders: Iterable[Path]) -> Iterator[CheckpointInfo]:
-    """Look at checkpoints; one that the run at work has meanwhile removed is no damaged one."""
+    """Verify checkpoints; skip one that a running process has removed meanwhile."""
     for folder in folders:
         try:
             saved = _saved_step(folder)
@@ -130,7 +162,7 @@ def _saved_step(folder: Path) -> CheckpointInfo:
 
 
 def _incidents(run: Path) -> list[Incident]:
-    found = []
+    incidents = []
     for file in sorted((run / "incidents").glob("step-*.json")):
         try:
             record = read_json(file, LARGEST_INCIDENT_BYTES)
@@ -138,5 +170,5 @@ def _incidents(run: Path) -> list[Incident]:
             continue
         if {"kind", "step", "loss", "grad_norm"} <= record.keys():
             where = str(file.relative_to(run))
-            found.append(Incident(where, record["kind"], record["step"], record["loss"], record["grad_norm"]))
-    return found
+            incidents.append(Incident(where, record["kind"], record["step"], record["loss"], record["grad_norm"]))
+    return incidents

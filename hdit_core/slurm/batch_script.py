@@ -1,4 +1,4 @@
-"""The batch scripts: text that sbatch takes, with every word from outside quoted for the shell."""
+"""Batch scripts for sbatch, with all external words quoted for the shell."""
 
 import re
 import shlex
@@ -9,24 +9,30 @@ from pathlib import Path
 from hdit_core.errors import UsageError
 
 TIME = re.compile(r"[0-9]+(:[0-9]{1,2}){0,2}|[0-9]+-[0-9]{1,2}(:[0-9]{1,2}){0,2}")
-# What sbatch takes as it stands: neither blanks, quotes, $ nor line ends, and no hyphen before it.
+# An option of sbatch without leading hyphens, and without spaces, quotes, $ and line ends.
 PLAIN = re.compile(r"(?!-)[\w.,:=/%@+\[\]*&|()-]+")
+SWITCHES = {"contiguous", "exclusive", "hold", "ignore-pbs", "no-kill", "no-requeue", "overcommit", "oversubscribe"} | {
+    "parsable", "propagate", "quiet", "reboot", "requeue", "spread-job", "test-only", "use-min-nodes", "verbose",
+    "wait",
+}  # fmt: skip
+"""The options of sbatch that take no value, or may go without."""
+
 NAME = re.compile(r"[^\w.-]+")
 
 
 @dataclass(frozen=True)
 class Request:
-    """Nodes, devices and time of a job.
+    """Resources of a job.
 
     Attributes:
-        name: of the job; what Slurm could misread becomes a hyphen.
-        time: limit, as sbatch takes it: minutes, hours:minutes:seconds, or days-hours[:minutes[:seconds]].
-        nodes: machines.
-        gpus_per_node: devices on each.
-        ranks_per_node: processes on each; None: one for each GPU, or a single one on the CPU.
-        cpus_per_task: cores of a process; None: as the cluster does.
-        notice_s: seconds before the limit at which the job is told to save; 0: it is not told.
-        more: further options of sbatch without their hyphens, such as `partition=gpu` or `exclusive`.
+        name: of the job; characters that Slurm could misread become hyphens.
+        time: time limit as sbatch takes it: minutes, hours:minutes:seconds, or days-hours[:minutes[:seconds]].
+        nodes: number of nodes.
+        gpus_per_node: GPUs per node.
+        ranks_per_node: ranks per node; None: one per GPU, or a single one without GPUs.
+        cpus_per_task: CPU cores per rank; None: the default of the cluster.
+        notice_s: lead time of the checkpoint signal before the time limit, in seconds; 0: no signal.
+        more: further options of sbatch without hyphens, such as `partition=gpu` or `exclusive`.
     """
 
     name: str
@@ -41,9 +47,9 @@ class Request:
     def __post_init__(self) -> None:
         if not TIME.fullmatch(self.time):
             raise UsageError(f"--time {self.time}: expected a time as sbatch takes it, such as 24:00:00 or 2-12:00")
-        if 0 < self.time_s <= self.notice_s:  # a time of 0 is no limit to sbatch
+        if 0 < self.time_s <= self.notice_s:  # sbatch takes a time of 0 as no limit
             raise UsageError(
-                f"--notice {self.notice_s}: the job would be told to end as soon as it begins, since "
+                f"--notice {self.notice_s}: the job would get the signal as soon as it starts, since "
                 f"--time {self.time} is {self.time_s} seconds; expected a shorter notice, or more time"
             )
         for option in self.more:
@@ -51,10 +57,13 @@ class Request:
                 raise UsageError(
                     f"--sbatch {option}: expected an option of sbatch without hyphens, for example partition=gpu"
                 )
+            name, _, value = option.partition("=")
+            if not value and name not in SWITCHES:
+                raise UsageError(f"--sbatch {option}: expected a value, for example {name}=NAME")
 
     @property
     def time_s(self) -> int:
-        """The limit in seconds; 0 where there is none."""
+        """The time limit in seconds; 0 if there is none."""
         days, _, clock = self.time.rpartition("-")
         parts = [int(part) for part in clock.split(":")]
         if days:
@@ -65,16 +74,16 @@ class Request:
 
     @property
     def local_ranks(self) -> int:
-        """Processes that train or draw on a node."""
+        """Ranks per node."""
         return self.ranks_per_node or max(1, self.gpus_per_node)
 
     @property
     def ranks(self) -> int:
-        """Processes of the whole job."""
+        """Ranks of the whole job."""
         return self.nodes * self.local_ranks
 
     def cores(self, tasks_per_node: int) -> int | None:
-        """Return the cores of each of srun's tasks, which may start several processes; None: as the cluster does."""
+        """Return the CPU cores per task of srun, which may start several ranks; None: the default of the cluster."""
         return self.cpus_per_task and self.cpus_per_task * self.local_ranks // tasks_per_node
 
     def directives(self, tasks_per_node: int, *, log: str = "%x-%j.out", array: int | None = None) -> Iterator[str]:
@@ -82,8 +91,8 @@ class Request:
 
         Args:
             tasks_per_node: processes that srun starts on a node.
-            log: name of the file for what the job prints.
-            array: number of the tasks of a job array.
+            log: name of the job's output file.
+            array: number of tasks of a job array.
         """
         options = [f"job-name={NAME.sub('-', self.name)}", f"nodes={self.nodes}", f"ntasks-per-node={tasks_per_node}"]
         if self.gpus_per_node:
@@ -100,11 +109,11 @@ class Request:
 
 
 MODULE = "hdit_cli"
-SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGUSR1,SIGUSR2"  # torchrun dies of those it is not told of, and leaves its ranks
+SIGNALS = "SIGTERM,SIGINT,SIGHUP,SIGUSR1,SIGUSR2"  # other signals kill torchrun and leave its ranks running
 LINE_ENDS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
-# A store of torchrun's own listens on every interface, whatever address it is given. On one node the ranks do without:
-# they meet in a file, and the first of them then keeps a store that listens on the loopback alone.
+# The store of torchrun listens on every interface, whatever address it is given. On one node the rendezvous is a file,
+# and the first rank hosts a store that listens on the loopback interface only.
 MEET_IN_FILE = """\
 meet=$(mktemp -d)
 trap 'rm -rf "$meet"' EXIT
@@ -118,18 +127,19 @@ IN_FILE = '--rdzv-endpoint="$meet/store" --rdzv-conf=store_type=file --local-add
 AT_PORT = '--rdzv-endpoint="$head:$port"'
 
 FORWARD = """\
-# told to end before the time limit, or to make room: what runs saves first, and nobody but Slurm has asked for it
+# before the time limit or a preemption: forward the signal, so that a checkpoint is saved before the job ends
 asked=
 end() {{ asked=1; {act}; }}
 trap end USR1 TERM
 
 {srun} &
 job=$!
-[ -z "$asked" ] || end  # it came before there was anything to tell
+[ -z "$asked" ] || end  # the signal came before the command had started
 while wait "$job"; code=$?; kill -0 "$job" 2> /dev/null; do :; done
 """
 
 
+DROP_LEAKED = 'unset "${!SLURM_STEP@}"  # of the step in which sbatch was called'
 TELL = 'kill -TERM "$!"'
 END = 'exit "$code"\n'
 
@@ -137,15 +147,16 @@ END = 'exit "$code"\n'
 def train_script(
     request: Request, words: Sequence[str], run: Path, setup: Iterable[str], launcher: str, most: int | None
 ) -> str:
-    """Return the script of a run: after a time limit, a preemption or a crash it goes on, for as long as it advances.
+    """Return the script of a run that resumes after a time limit, a preemption or a crash, as long as it advances.
 
     Args:
-        words: of `hdit train`, without these two.
-        run: its folder.
-        setup: lines of shell that come first, taken as they are.
+        request: the resources.
+        words: arguments of `hdit train`.
+        run: the run directory.
+        setup: shell lines to run first, verbatim.
         launcher: `"torchrun"` or `"srun"`.
-        most: times that it goes back into the queue without having come further; None: it does once what it does, as
-            a rehearsal, and neither stops the run nor asks how it stands.
+        most: maximum number of requeues without progress; None: a job that runs once, such as a dry run, and neither
+            stops the run nor is requeued.
     """
     start = _torchrun(request) if launcher == "torchrun" else f"{_srun(request, request.local_ranks)} {_python()}"
     tasks = 1 if launcher == "torchrun" else request.local_ranks
@@ -156,17 +167,18 @@ def train_script(
 
 
 def _again(run: Path, most: int) -> str:
-    again = f"{_python()} slurm again {shlex.quote(str(run))} --most {most} ${{asked:+--asked}}"
+    again = f"{_python()} slurm requeue {shlex.quote(str(run))} --most {most} ${{asked:+--asked}}"
     return f'if {again}; then\n  scontrol requeue "$SLURM_JOB_ID"\nelse\n  exit "$code"\nfi\n'
 
 
 def job_script(request: Request, words: Sequence[str], setup: Iterable[str], most: int) -> str:
-    """Return the script of a command that keeps what is done and goes on when it is called again, such as `sample`.
+    """Return the script of a command that resumes when it is called again, such as `sample`.
 
     Args:
-        words: of the command, its name first.
-        setup: lines of shell that come first, taken as they are.
-        most: times that it goes back into the queue.
+        request: the resources.
+        words: the command and its arguments.
+        setup: shell lines to run first, verbatim.
+        most: maximum number of requeues.
     """
     srun = f"{_srun(request, request.local_ranks)} {_python()} {shlex.join(words)}"
     body = FORWARD.format(act=TELL, srun=srun)
@@ -178,12 +190,13 @@ def job_script(request: Request, words: Sequence[str], setup: Iterable[str], mos
 
 
 def array_script(request: Request, words: Sequence[str], setup: Iterable[str], tasks: int | None) -> str:
-    """Return the script of a preparation: a job array that shares the images, or with no tasks a single job.
+    """Return the script of `prepare-data`: a job array in which each task processes a part, or a single job.
 
     Args:
-        words: of the command, its name first.
-        setup: lines of shell that come first, taken as they are.
-        tasks: of the array.
+        request: the resources.
+        words: the command and its arguments.
+        setup: shell lines to run first, verbatim.
+        tasks: number of tasks of the array; None: a single job.
     """
     log = "%x-%A-%a.out" if tasks else "%x-%j.out"
     return _script(
@@ -193,7 +206,7 @@ def array_script(request: Request, words: Sequence[str], setup: Iterable[str], t
 
 def _script(directives: Iterable[str], words: Sequence[str], setup: Iterable[str], parts: Iterable[str]) -> str:
     made_by = LINE_ENDS.sub("?", f"hdit slurm {shlex.join(words)}")  # a comment ends with its line
-    head = ["#!/bin/bash", f"# Made by: {made_by}", *directives, *setup, ""]
+    head = ["#!/bin/bash", f"# Made by: {made_by}", *directives, DROP_LEAKED, *setup, ""]
     return "\n".join([*head, *(part for part in parts if part)])
 
 
@@ -202,7 +215,7 @@ def _python() -> str:
 
 
 def _srun(request: Request, tasks_per_node: int) -> str:
-    """Return how a step begins; since Slurm 22.05 it does not inherit its tasks' cores from the job."""
+    """Return the start of a step; since Slurm 22.05 a step does not inherit --cpus-per-task from the job."""
     cores = request.cores(tasks_per_node)
     return "srun --kill-on-bad-exit=1" + (f" --cpus-per-task={cores}" if cores else "")
 
@@ -222,5 +235,5 @@ def _torchrun(request: Request) -> str:
 
 
 def _stop(run: Path) -> str:
-    """Return what asks a run to save and end: the file that every launcher leaves alone."""
+    """Return the command that asks a run to save and stop: a file, which works with every launcher."""
     return f"touch {shlex.quote(str(run / 'STOP'))}"

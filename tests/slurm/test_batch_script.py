@@ -96,7 +96,7 @@ PLAYED = {
         if [ -e "$TMP/slow" ]; then while [ ! -e "$TMP/STOP" ]; do sleep 0.05; done; fi
         exit "${SRUN_EXIT:-0}\"""",
     "scontrol": 'if [ "$1" = show ]; then echo node1; echo node2; else echo "$@" > "$TMP/scontrol"; fi',
-    "python": 'case "$*" in *again*) echo "$@" > "$TMP/again"; exit "${AGAIN:-0}";; *) exit 9;; esac',
+    "python": 'case "$*" in *requeue*) echo "$@" > "$TMP/again"; exit "${AGAIN:-0}";; *) exit 9;; esac',
 }
 
 
@@ -164,7 +164,7 @@ def test_a_run_that_may_go_on_is_queued_again_and_one_that_may_not_ends_with_its
 
     assert (tmp_path / "yes" / "scontrol").read_text() == "requeue 71\n"
     assert not (tmp_path / "no" / "scontrol").exists()
-    assert (tmp_path / "yes" / "again").read_text() == "-m hdit_cli slurm again runs/a --most 3\n"
+    assert (tmp_path / "yes" / "again").read_text() == "-m hdit_cli slurm requeue runs/a --most 3\n"
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "srun"])
@@ -187,7 +187,7 @@ def test_slurms_signal_becomes_the_stop_file_and_is_told_from_a_person_s(tmp_pat
     job.send_signal(10)  # SIGUSR1
 
     assert job.wait(120) == 0
-    assert (tmp_path / "again").read_text() == f"-m hdit_cli slurm again {tmp_path} --most 2 --asked\n"
+    assert (tmp_path / "again").read_text() == f"-m hdit_cli slurm requeue {tmp_path} --most 2 --asked\n"
 
 
 def test_a_job_of_samples_is_queued_again_only_when_slurm_ended_it_and_not_for_ever(tmp_path):

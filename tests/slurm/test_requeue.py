@@ -26,7 +26,7 @@ def test_after_three_attempts_without_progress_it_stays_out(tmp_path):
     saved(tmp_path, 10)
     assert should_requeue(tmp_path, 3, asked=True).requeue
     assert [should_requeue(tmp_path, 3, asked=True).requeue for _ in range(4)] == [True, True, True, False]
-    assert "no further than step 10 in 3 further attempts" in should_requeue(tmp_path, 3, asked=True).reason
+    assert "no progress beyond step 10 in 3 further attempts" in should_requeue(tmp_path, 3, asked=True).reason
 
     saved(tmp_path, 20)
     assert should_requeue(tmp_path, 3, asked=True).requeue  # a later job came further: the count begins anew
@@ -77,5 +77,5 @@ def test_the_newest_checkpoint_counts(tmp_path):
 
 
 def test_a_run_that_is_not_there_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"nowhere: no such run; hdit train makes it when it starts"):
+    with pytest.raises(UsageError, match=r"nowhere: no such run; hdit train creates it"):
         should_requeue(tmp_path / "nowhere", 3, asked=True)

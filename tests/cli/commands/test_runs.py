@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from hdit_core.checkpoint.layout import checkpoint_folder
 from hdit_core.recipe.read import check_recipe
 from hdit_core.recipe.write import recipe_toml
 from hdit_core.runs import summary as runs_looked_at
-from hdit_core.runs.curves import Curve, curves_plot, score_curves, side_by_side
+from hdit_core.runs.curves import Curve, curves_plot, log_curves, score_curves, side_by_side
 from tests.conftest import TINY
 
 
@@ -47,7 +48,7 @@ def test_a_summary_says_how_the_run_stands_and_which_checkpoints_are_intact(runs
     assert said["last"]["loss"] > 0 and said["seconds_left"] == 0
     assert main(["runs", "show", str(tmp_path / "a"), "--plot", str(tmp_path / "a.png")]) == 0
     text = capsys.readouterr().out
-    assert "64 of 64 images (100.0%), step 8" in text and "step 4, " in text and "damaged: " in text
+    assert "64 of 64 images (100.0%), step 8" in text and "step 4, " in text and "corrupt: " in text
     assert "spike, loss 3.5" in text and "noise level" in text
     assert Image.open(tmp_path / "a.png").width > 800
 
@@ -93,7 +94,7 @@ def test_two_runs_are_compared_by_their_recipes_and_losses(runs, tmp_path, capsy
     assert main([*command, "--plot", str(tmp_path / "both.png")]) == 0
     assert "train.lr" in capsys.readouterr().out and Image.open(tmp_path / "both.png").format == "PNG"
     assert main(["runs", "compare", str(runs / "a"), str(runs / "a")]) == 0
-    assert "the recipes are the same" in capsys.readouterr().out
+    assert "the recipes are equal" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -101,8 +102,10 @@ def test_two_runs_are_compared_by_their_recipes_and_losses(runs, tmp_path, capsy
     [
         (["runs", "show", "."], "is not a run of hdit: there is no recipe.toml in it"),
         (["runs", "show", "RUN", "--plot", "x.jpg"], "--plot x.jpg: expected a name that ends in .png"),
-        (["runs", "show", "RUN", "--plot", "no/x.png"], "--plot no/x.png: there is no folder no; make it, or give"),
+        (["runs", "show", "RUN", "--plot", "no/x.png"], "--plot no/x.png: no such directory: no"),
         (["runs", "compare", "RUN", "."], "is not a run of hdit"),
+        (["runs", "show", "nope"], "nope: no such directory"),
+        (["runs", "list", "nope"], "nope: no such directory"),
         (["train", "RECIPE", "--dry-run", "--repro", "1"], "--dry-run and --repro are two things to do"),
         (["train", "RECIPE", "--dry-run", "--watch", "wandb"], "--watch is for training"),
         (["train", "RECIPE", "--save-images", "x.png"], "say which with --repro STEP"),
@@ -165,10 +168,28 @@ def test_scores_are_drawn_under_the_losses(tmp_path):
     (tmp_path / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"num_im')
     [curve] = score_curves(tmp_path)
     assert (curve.name, curve.num_images, curve.values) == ("fid", (10, 20, 30), (50.0, 25.0, 50.0 / 3))
-    alone = curves_plot([Curve("a", "loss", (10, 30), (4.0, 2.0))])
-    both = curves_plot([Curve("a", "loss", (10, 30), (4.0, 2.0))], [curve])
+    alone = curves_plot([[Curve("a", "loss", (10, 30), (4.0, 2.0))]])
+    both = curves_plot([[Curve("a", "loss", (10, 30), (4.0, 2.0))], [curve], [Curve("a", "lr", (), ())]])
     heights = [np.asarray(Image.open(io.BytesIO(png))).shape[0] for png in (alone, both)]
     assert heights[1] == 2 * heights[0]
+
+
+def test_runs_of_a_folder_are_listed_with_state_progress_and_loss(runs, capsys):
+    assert main(["runs", "list", str(runs), "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [Path(row["run"]).name for row in listed] == ["a", "b"]
+    facts = [[row[key] for key in ("state", "step", "images", "total_images")] for row in listed]
+    assert facts == [["done", 8, 64, 64]] * 2
+    assert all(row["loss"] > 0 for row in listed)
+    assert main(["runs", "list", str(runs)]) == 0
+    assert "done" in capsys.readouterr().out
+
+
+def test_a_plot_shows_loss_by_noise_level_gradient_learning_rate_and_speed(runs):
+    panels = log_curves(runs / "a")
+    assert [panel[0].name for panel in panels if len(panel) == 1] == ["loss", "grad_norm", "lr", "images_per_s"]
+    assert all(panel[0].num_images for panel in panels)
+    assert all(curve.name.startswith("sigma ") for curve in panels[1]) and len(panels[1]) > 1
 
 
 def test_the_help_of_runs_loads_neither_torch_nor_numpy():

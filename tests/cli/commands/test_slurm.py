@@ -1,10 +1,20 @@
 """`hdit slurm`: scripts on stdout, mistakes before anything waits in a queue."""
 
+import subprocess
+
 import pytest
 
 from hdit_cli.main import main
 
 MISTAKES = {
+    "an option of sbatch without its value": (
+        ["train", "mnist32", "--sbatch", "account", "--time", "60"],
+        "--sbatch account: expected a value, for example account=NAME",
+    ),
+    "an option of sbatch with an empty value": (
+        ["train", "mnist32", "--sbatch", "account=", "--time", "60"],
+        "a value",
+    ),
     "ranks that cannot share a step": (
         ["train", "imagenet256", "--nodes", "3", "--time", "60"],
         "the job's ranks: a step of 256 images cannot be shared equally by 3; use 2 or 4",
@@ -18,23 +28,23 @@ MISTAKES = {
     "no time": (["train", "imagenet256"], "missing option '--time'"),
     "the last step in an array": (
         ["prepare-data", "photos", "--out", "d", "--size", "64", "--finish", "--tasks", "4", "--time", "60"],
-        "--finish with --tasks: the last step is one job that waits for the array",
+        "--finish with --tasks: merging is a single job that waits for the array",
     ),
     "one share of an array": (
         ["prepare-data", "photos", "--out", "d", "--size", "64", "--task", "0/4", "--tasks", "4", "--time", "60"],
-        "--task with --tasks: every job of the array would make that one share; leave out --task",
+        "--task with --tasks: every job of the array would process that same part; remove --task",
     ),
     "paths on a stdin that a job has not": (
         ["prepare-data", "-", "--out", "d", "--size", "64", "--time", "60"],
-        "-: a job of Slurm is given nothing on stdin; keep it in a file",
+        "-: the stdin of a Slurm job is empty; write the data to a file",
     ),
     "images on a stdin that a job has not": (
         ["eval-fid", "-", "--ref", "faces.npz", "--time", "60"],
-        "nothing on stdin",
+        "the stdin of a Slurm job is empty",
     ),
     "images in the log": (
         ["sample", "--ckpt", "runs/a", "--out", "-", "--time", "60"],
-        "--out -: the images would go into the job's log; give a folder, a .tar or an .npz",
+        "--out -: the images would be written to the job's log; give a folder, a .tar or an .npz",
     ),
     "a score of nothing": (
         ["eval-fid", "--ref", "faces.npz", "--time", "60"],
@@ -51,7 +61,7 @@ MISTAKES = {
     ),
     "a job that is told to end as it begins": (
         ["sample", "--ckpt", "runs/a", "--time", "1"],
-        "--notice 60: the job would be told to end as soon as it begins, since --time 1 is 60 seconds",
+        "--notice 60: the job would get the signal as soon as it starts, since --time 1 is 60 seconds",
     ),
     "two things to do": (["train", "mnist32", "--dry-run", "--repro", "3", "--time", "60"], "give one of them"),
     "a board that is none": (
@@ -75,7 +85,7 @@ def test_the_script_alone_is_on_stdout_and_has_the_command_s_words_in_it(capsys)
 
     assert out.startswith("#!/bin/bash\n# Made by: hdit slurm train imagenet256 --out 'runs/a b'")
     assert "-m hdit_cli train imagenet256 --out 'runs/a b' --set train.num_images=512 &" in out
-    assert "slurm again 'runs/a b' --most 3" in out
+    assert "slurm requeue 'runs/a b' --most 3" in out
     assert "--nnodes=2 --nproc-per-node=8" in out and not err
 
 
@@ -84,7 +94,7 @@ def test_what_is_done_once_is_not_queued_again(capsys, once):
     assert main(["slurm", "train", "mnist32", *once, "--time", "60"]) == 0
     out, _ = capsys.readouterr()
     assert f"-m hdit_cli train mnist32 {' '.join(once)} &" in out
-    assert "slurm again" not in out and "scontrol requeue" not in out and "STOP" not in out
+    assert "slurm requeue" not in out and "scontrol requeue" not in out and "STOP" not in out
 
 
 @pytest.mark.parametrize("words", ["samples --ref a.npz", "--ckpt runs/a --ref a.npz", "stats data --out a.npz"])
@@ -110,4 +120,22 @@ def test_an_array_says_what_comes_after_it(capsys):
 def test_a_run_that_may_go_on_exits_with_0_and_one_that_may_not_with_1(tmp_path, capsys):
     assert main(["slurm", "again", str(tmp_path), "--most", "1"]) == 0
     assert main(["slurm", "again", str(tmp_path), "--most", "1"]) == 1
-    assert "the run came no further" in capsys.readouterr().err
+    assert "no progress beyond step" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "gpus", "warned"), [("imagenet256", "0", True), ("imagenet256", "8", False), ("mnist32", "0", False)]
+)
+def test_a_long_training_without_gpus_is_warned_about(capsys, recipe, gpus, warned):
+    assert main(["slurm", "train", recipe, "--gpus-per-node", gpus, "--sbatch", "exclusive", "--time", "60"]) == 0
+    captured = capsys.readouterr()
+    assert ("warning: the job has no GPUs (--gpus-per-node 0)" in captured.err) is warned
+    assert captured.out.startswith("#!/bin/bash") and "#SBATCH --exclusive\n" in captured.out
+
+
+def test_the_step_variables_that_sbatch_passes_on_are_unset_first(capsys):
+    assert main(["slurm", "prepare-data", "photos", "--out", "d", "--size", "64", "--time", "60"]) == 0
+    script = "SLURM_STEP_NUM_TASKS=2 SLURM_STEP_ID=0 SLURM_JOB_ID=7; export SLURM_STEP_NUM_TASKS\n"
+    script += capsys.readouterr().out.replace("exec python", "env; exit; python")
+    found = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
+    assert "SLURM_STEP" not in found
