@@ -4,7 +4,9 @@ The picture is 12 wide and 8 high; its quadrants are red, green (right), blue (b
 case says otherwise. Everything is made on the spot by Pillow, or byte by byte where Pillow cannot write it.
 """
 
+from tests.data.zoo_color_spaces import named_spaces, profiles_and_others
 from tests.data.zoo_colours import colours, inks, profiles, transparencies
+from tests.data.zoo_damage import jpegs, others, pngs, tiffs
 from tests.data.zoo_greys import greys, palettes
 from tests.data.zoo_parts import RED as RED
 from tests.data.zoo_parts import Animal
@@ -16,6 +18,7 @@ from tests.data.zoo_shapes import animations, broken, orientations, shapes
 def animals() -> dict[str, Animal]:
     """Return every file by its name."""
     groups = (
-        orientations, palettes, greys, colours, transparencies, inks, profiles, animations, shapes, broken
+        orientations, palettes, greys, colours, transparencies, inks, profiles, animations, shapes, broken,
+        named_spaces, profiles_and_others, jpegs, pngs, tiffs, others
     )  # fmt: skip
     return {name: animal for group in groups for name, animal in group()}

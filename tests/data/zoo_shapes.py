@@ -54,7 +54,7 @@ def shapes():
 def broken():
     large = saved(Image.effect_noise((64, 64), 50).convert("RGB"), "JPEG")
     yield "truncated.jpg", Animal(large[: len(large) // 2], refusal="truncated")
-    for kind, reason in {"PNG": "Truncated File Read", "WEBP": "decoder", "GIF": "truncated"}.items():
+    for kind, reason in {"PNG": "truncated PNG", "WEBP": "decoder", "GIF": "truncated"}.items():
         data = saved(Image.effect_noise((64, 64), 50).convert("RGB"), kind)
         yield f"truncated.{kind.lower()}", Animal(data[: len(data) // 2], refusal=reason)
     good = saved(Image.effect_noise((64, 64), 50), "PNG")
@@ -71,7 +71,7 @@ def broken():
     yield "page.html", Animal(b"<html>404</html>", refusal="not an image of a known kind")
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"
     yield "program.eps", Animal(postscript, refusal="not an image of a known kind")
-    yield "header-only.png", Animal(saved(picture(), "PNG")[:33], refusal="not an image of a known kind")
+    yield "header-only.png", Animal(saved(picture(), "PNG")[:33], refusal="truncated PNG: its end is missing")
     wide = saved(Image.new("RGB", (10, 10), RED), "WEBP", lossless=True)
     wide = wide[:21] + struct.pack("<I", 16382 | 16382 << 14) + wide[25:]  # width and height less one, 14 bits each
     yield "bomb-268-million.webp", Animal(wide, refusal="more than 100 million")
@@ -80,9 +80,9 @@ def broken():
     yield "bomb-4294-million.gif", Animal(bytes(gif), refusal="more than 100 million")
     words = zlib.compress(bytes(50_000_000))
     rows = [bytes(3 * WIDTH)] * HEIGHT
-    for kind in (b"zTXt", b"iCCP"):
+    for kind, remarks in {b"zTXt": (), b"iCCP": ("unusable colour profile passed over",)}.items():
         data = png(rows, 8, 2, [(kind, b"x\0\0" + words)])
-        yield f"bomb-in-{kind.decode()}.png", Animal(data, refusal="Decompressed data too large")
+        yield f"bomb-in-{kind.decode()}.png", Animal(data, (BLACK,) * 4, remarks=remarks)
     yield "no-end.jpg", Animal(saved(picture(16), "JPEG")[:-2], refusal="truncated")
     yield "drawing.svg", Animal(b'<svg xmlns="http://www.w3.org/2000/svg"/>', refusal="not an image of a known kind")
     others = {"icon.ico": "ICO", "old.pcx": "PCX", "film.dds": "DDS", "scan.pdf": "PDF", "old.tga": "TGA"}

@@ -1,21 +1,29 @@
-"""From a file to the pixels that its author meant, as grey or RGB bytes: the first of the two steps of preparation.
+"""Decodes a file to the pixels that its author meant, as grey or RGB bytes: the first step of preparation.
 
-Content decides the kind, never the name. A pixel is never wrong in silence: what has no defined meaning in 8-bit
-sRGB is refused with the reason. Pillow alone is not enough: its `convert("RGB")` clips 16-bit grey to white, shows the
-colour under transparent pixels and leaves the orientation and the colour profile out.
+The content decides the kind, never the name. What has no defined meaning in 8-bit sRGB, or is damaged, is refused with
+the reason. Pillow alone is not enough: its `convert("RGB")` clips 16-bit grey to white, shows the colour under
+transparent pixels and ignores the orientation and the colours' space, and its decoders repair damaged data in silence.
 """
 
 import io
 import re
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from hdit_core.data.image.boxes import CODESTREAM, JP2_SIGNATURE, read_avif, read_jpeg2000
+from hdit_core.data.image.color_space import ADOBE_RGB, ColorSpace, color_space_to_srgb
+from hdit_core.data.image.file_facts import FileFacts
+from hdit_core.data.image.frames import check_gif, check_webp, read_bmp
 from hdit_core.data.image.icc_profile import to_srgb
+from hdit_core.data.image.jpeg import decode_jpeg
+from hdit_core.data.image.png import CORRUPT_EXIF, SIGNATURE, check_rows, read_png
+from hdit_core.data.image.tiff import RAW, check_data, check_raw, is_raw_of_own_kind, is_tiff
+from hdit_core.data.image.unusable import UnusableImageError as UnusableImageError
 
 LARGEST_FILE_BYTES = 1 << 29  # no image is this large; a video or an archive among them is not worth the memory
 
@@ -27,6 +35,8 @@ LARGEST_IMAGE_PIXELS = 100_000_000
 ORIENTATION_TAG = 0x0112
 _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0106, 0x0153  # of TIFF
 _WHITE_IS_ZERO = 0
+_EXIF_TAGS, _INTEROPERABILITY, _COLOR_SPACE = 0x8769, 0xA005, 0xA001  # of EXIF
+_ADOBE, _UNCALIBRATED = 2, 0xFFFF
 _SRGB_GAMMA = 0.45455
 
 # EXIF orientation: what brings the stored image upright.
@@ -41,13 +51,9 @@ _UPRIGHT = {
 }
 
 
-class UnusableImageError(Exception):
-    """This file gives no image; the message is the reason, the same on every machine."""
-
-
 @dataclass(frozen=True)
 class Decoded:
-    """An image of mode L or RGB, and what was done to it that a user may want to know."""
+    """An image of mode L or RGB, and remarks on what was done to it."""
 
     image: Image.Image
     remarks: tuple[str, ...]
@@ -61,7 +67,7 @@ def _reason(problem: Exception) -> str:
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
-    """Read the header, refuse what is too large, and leave the pixels alone."""
+    """Read the header, and refuse what is too large; the pixels are not decoded."""
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     if image.width * image.height > LARGEST_IMAGE_PIXELS:
         raise UnusableImageError(
@@ -71,7 +77,7 @@ def _open(data: bytes) -> ImageFile.ImageFile:
 
 
 def _check_depth(image: ImageFile.ImageFile) -> None:
-    """Refuse sample formats whose range Pillow does not keep; known before the pixels are decoded only."""
+    """Refuse sample formats whose range Pillow does not keep; this is known only before the pixels are decoded."""
     raw_modes = [str(tile.args[0] if isinstance(tile.args, tuple) else tile.args) for tile in image.tile]
     if any(raw.startswith("I;12") for raw in raw_modes):
         raise UnusableImageError("12-bit grey has no defined scale here")
@@ -82,26 +88,77 @@ def _check_depth(image: ImageFile.ImageFile) -> None:
         raise UnusableImageError("a transparent colour of 16 bits, while Pillow reads 8 bits")
 
 
-def _load(data: bytes) -> Image.Image:
-    """Decode the first frame whole, or refuse."""
-    image = _open(data)
-    if image.format == "PNG":
-        image.verify()  # the checksums, which Pillow passes over when it decodes
-        image = _open(data)
-    _check_depth(image)
-    image.load()
-    return image
+def _read_facts(data: bytes) -> FileFacts:
+    """Return what Pillow does not read of a file, and refuse what its decoders get wrong."""
+    if is_raw_of_own_kind(data):
+        raise UnusableImageError(RAW)
+    if data.startswith(SIGNATURE):
+        return read_png(data)
+    if data[4:8] == b"ftyp":
+        return read_avif(data)
+    if data.startswith((JP2_SIGNATURE, CODESTREAM)):
+        return read_jpeg2000(data)
+    if data.startswith(b"BM"):
+        return read_bmp(data)
+    if is_tiff(data):
+        check_raw(data)
+    return FileFacts(data)
 
 
-def _upright(image: Image.Image) -> tuple[Image.Image, list[str]]:
-    """Apply the EXIF orientation; what is corrupt there is passed over, and said."""
-    try:
-        orientation = image.getexif().get(ORIENTATION_TAG)
-    except Exception:  # Pillow's parser raises whatever a broken tag leads it to
-        return image, ["corrupt EXIF passed over"]
+def _check(data: bytes, image: ImageFile.ImageFile) -> None:
+    """Refuse what a decoder would repair in silence; it takes longer, so the header has been read before."""
+    if is_tiff(data):
+        check_data(data)
+    elif image.format == "GIF":
+        check_gif(data)
+    elif image.format == "WEBP":
+        check_webp(data)
+
+
+def _load(facts: FileFacts) -> tuple[ImageFile.ImageFile, Image.Image, list[str]]:
+    """Return the opened file, its first frame, and remarks, or refuse it."""
+    header = _open(facts.data)
+    _check(facts.data, header)
+    _check_depth(header)
+    if facts.data.startswith(b"\xff\xd8"):
+        return header, *decode_jpeg(facts.data, header)
+    header.load()
+    if header.format == "PNG":
+        check_rows(facts.data, header)
+    return header, header, []
+
+
+def _upright(image: Image.Image, exif: Image.Exif | None) -> tuple[Image.Image, list[str]]:
+    """Apply the EXIF orientation; corrupt EXIF is ignored, with a remark."""
+    if exif is None:
+        return image, [CORRUPT_EXIF]
+    orientation = exif.get(ORIENTATION_TAG)
     if orientation not in _UPRIGHT:
         return image, []
     return image.transpose(_UPRIGHT[orientation]), ["turned upright by EXIF orientation"]
+
+
+def _read_exif(header: Image.Image) -> Image.Exif | None:
+    """Return the EXIF of a file, None where it is corrupt."""
+    try:
+        exif = header.getexif()
+        exif.get(ORIENTATION_TAG)
+    except Exception:  # Pillow's parser raises whatever a broken tag leads it to
+        return None
+    return exif
+
+
+def _camera_space(exif: Image.Exif | None) -> ColorSpace | None:
+    """Return Adobe RGB where a camera names it in EXIF (DCF): there is no profile then."""
+    if not exif or _EXIF_TAGS not in exif:
+        return None
+    try:
+        named = exif.get_ifd(_EXIF_TAGS).get(_COLOR_SPACE)
+        interoperability = exif.get_ifd(_INTEROPERABILITY).get(1) if named == _UNCALIBRATED else None
+    except Exception:  # as above
+        return None
+    is_adobe = named == _ADOBE or str(interoperability).strip("\0 ") == "R03"
+    return ColorSpace(*ADOBE_RGB) if is_adobe else None
 
 
 # 0..65535 to 0..255: divided by 257 and rounded.
@@ -144,21 +201,45 @@ def _gamma_remarks(image: Image.Image) -> list[str]:
     return [] if "srgb" in image.info or abs(gamma - _SRGB_GAMMA) < 0.01 else ["another gamma than sRGB's passed over"]
 
 
-def _flatten(image: Image.Image, background: tuple[int, int, int]) -> tuple[Image.Image, list[str]]:
-    """Return RGB or grey of 8 bits: colours by their profile, then transparency laid on the background."""
+def _to_srgb(image: Image.Image, header: Image.Image, facts: FileFacts) -> tuple[Image.Image, list[str]]:
+    """Return an opaque image in sRGB: by cICP or nclx, an ICC profile, or what a camera says.
+
+    PNG's cICP comes before its profile, AVIF's nclx after it.
+    """
+    profile = facts.profile or header.info.get("icc_profile")
+    if facts.space and image.mode != "CMYK" and (header.format == "PNG" or not profile):
+        return color_space_to_srgb(image, facts.space)
+    return to_srgb(image, profile) if profile else (image, _gamma_remarks(header))
+
+
+def _flatten(
+    image: Image.Image, header: Image.Image, facts: FileFacts, background: tuple[int, int, int]
+) -> tuple[Image.Image, list[str]]:
+    """Return RGB or grey of 8 bits: converted to sRGB, then transparency composited over the background."""
     image = _TO_8_BITS.get(image.mode, lambda same: same)(image)
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     grey = image.mode in ("1", "L", "LA")
     opaque = image if image.mode == "CMYK" else image.convert("L" if grey else "RGB")
-
-    profile_bytes = image.info.get("icc_profile")
-    opaque, remarks = to_srgb(opaque, profile_bytes) if profile_bytes else (opaque, _gamma_remarks(image))
+    opaque, remarks = _to_srgb(opaque, header, facts)
     if alpha is None:
         return opaque, remarks
 
     sheet = Image.new("RGB", image.size, background)
     sheet.paste(opaque.convert("RGB"), mask=alpha)
     return sheet, [*remarks, "transparency laid on the background"]
+
+
+def _decode(data: bytes, background: tuple[int, int, int]) -> Decoded:
+    facts = _read_facts(data)
+    header, stored, of_decoder = _load(facts)
+    frames = ["first frame of an animation"] if getattr(header, "is_animated", False) else []
+    exif = _read_exif(header)
+    if facts.space is None and not header.info.get("icc_profile"):
+        facts = replace(facts, space=_camera_space(exif))
+    upright, turned = _upright(stored, exif)
+    flat, converted = _flatten(upright, header, facts, background)
+    remarks = dict.fromkeys((*frames, *facts.remarks, *of_decoder, *turned, *converted))
+    return Decoded(flat, tuple(remarks))
 
 
 def decode_image(data: bytes, channels: int, background: tuple[int, int, int] = (255, 255, 255)) -> Decoded:
@@ -170,16 +251,13 @@ def decode_image(data: bytes, channels: int, background: tuple[int, int, int] = 
         background: what shows through transparent pixels, RGB in 0..255.
 
     Raises:
-        RefusedImageError: it is no image, too large (by its header, before decoding), cut short or damaged, or of a
+        UnusableImageError: it is no image, too large (by its header, before decoding), cut short or damaged, or of a
             kind whose pixels have no defined meaning.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about sizes, which are checked here, and about broken metadata
-            stored = _load(data)
-            remarks = ["first frame of an animation"] if getattr(stored, "is_animated", False) else []
-            upright, turned = _upright(stored)
-            flat, converted = _flatten(upright, background)
+            decoded = _decode(data, background)
     except UnusableImageError:
         raise
     except UnidentifiedImageError:
@@ -188,12 +266,11 @@ def decode_image(data: bytes, channels: int, background: tuple[int, int, int] = 
         raise UnusableImageError(f"more than {LARGEST_IMAGE_PIXELS // 10**6} million pixels") from None
     except Exception as problem:  # a decoder raises whatever a hostile file leads it to
         raise UnusableImageError(_reason(problem)) from None
-    image = flat.convert("L" if channels == 1 else "RGB")
-    return Decoded(image, (*remarks, *turned, *converted))
+    return replace(decoded, image=decoded.image.convert("L" if channels == 1 else "RGB"))
 
 
 def read_file(path: Path) -> bytes:
-    """Return a file; one that has grown since it was listed must not fill the memory."""
+    """Return the content of a file; one that has grown since it was listed must not fill the memory."""
     with path.open("rb") as file:
         content = file.read(LARGEST_FILE_BYTES + 1)
     if len(content) > LARGEST_FILE_BYTES:

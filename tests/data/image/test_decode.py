@@ -1,6 +1,7 @@
 """A pixel is right, or the file is refused with the reason: the zoo."""
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -21,8 +22,8 @@ def quadrants_of(image):
     return np.array([image.getpixel((x, y)) for y in rows for x in columns], int)
 
 
-def test_the_zoo_has_a_hundred_animals():
-    assert len(ZOO) >= 100
+def test_the_zoo_has_two_hundred_animals():
+    assert len(ZOO) >= 200
 
 
 @pytest.mark.parametrize("name", GOOD)
@@ -50,7 +51,7 @@ def test_a_refusal_reads_the_same_every_time(name):
             decode_image(BAD[name].data, 3)
         reasons.add(str(caught.value))
     assert len(reasons) == 1
-    assert "0x" not in reasons.pop()
+    assert not re.search(r"0x[0-9a-f]{6}", reasons.pop())
 
 
 @pytest.mark.parametrize("name", ["rgb.png", "grey.png", "grey-16.png", "palette.png", "cmyk.jpg", "rgba.png"])

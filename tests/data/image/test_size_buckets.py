@@ -124,12 +124,18 @@ def test_a_set_of_one_size_says_nothing_of_buckets(shapes, prepare, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda contents: contents["buckets"].reverse(), "its buckets are out of order, or not of the size"),
+        (
+            lambda contents: contents["buckets"].reverse(),
+            "its buckets are out of order, or do not have the stated largest size",
+        ),
         (lambda contents: contents["buckets"].append(contents["buckets"][-1]), "its buckets do not add up to 21"),
         (lambda contents: contents["buckets"][0].update(samples=7), "its buckets do not add up to 21 samples"),
-        (lambda contents: contents.update(height=13), "its buckets are out of order, or not of the size"),
-        (lambda contents: contents.update(format_version=1), "format version 1 and 3 buckets"),
-        (lambda contents: contents.update(buckets=[]), "format version 2 and 0 buckets"),
+        (
+            lambda contents: contents.update(height=13),
+            "its buckets are out of order, or do not have the stated largest size",
+        ),
+        (lambda contents: contents.update(format_version=1), "format version 1 does not fit 3 buckets"),
+        (lambda contents: contents.update(buckets=[]), "format version 2 does not fit 0 buckets"),
     ],
 )
 def test_forged_buckets_are_refused(shapes, prepare, tmp_path, change, message):

@@ -1,0 +1,161 @@
+"""TIFF: refuses camera raw, reduced-resolution pages, and damaged data that libtiff repairs in silence."""
+
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import simplejpeg
+
+from hdit_core.data.image.unusable import UnusableImageError
+
+RAW = "camera raw: what opens is a preview; export it first, for example as TIFF"
+
+_MOST_PAGES = 64
+_MOST_VALUES = 1 << 20
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+_LETTERS = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 18: "Q"}
+
+_NEW_SUBFILE, _SUBFILE, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 254, 255, 259, 262, 266
+_STRIPS, _STRIP_SIZES, _TILES, _TILE_SIZES, _SUB_IFDS, _JPEG_TABLES, _DNG_VERSION = 273, 279, 324, 325, 330, 347, 50706
+_CFA, _LINEAR_RAW = 32803, 34892
+_GROUP_4, _JPEG, _DEFLATE = 4, 7, (8, 32946)
+_END_OF_GROUP_4 = "000000000001" * 2
+
+_RAW_MAGICS = (b"IIU\0", b"IIRO", b"IIRS", b"MMOR", b"FUJIFILMCCD-RAW", b"FOVb", b"\0MRM", b"HEAPCCDR")
+_TIFF_MAGICS = {b"II*\0": ("<", False), b"MM\0*": (">", False), b"II+\0": ("<", True), b"MM\0+": (">", True)}
+
+
+def is_raw_of_own_kind(data: bytes) -> bool:
+    """Return whether a file is camera raw in a container of its maker's."""
+    head = data[:16]
+    return head.startswith(_RAW_MAGICS) or head[6:14] == b"HEAPCCDR" or (head[4:8] == b"ftyp" and head[8:11] == b"crx")
+
+
+def is_tiff(data: bytes) -> bool:
+    """Return whether a file is a TIFF."""
+    return data[:4] in _TIFF_MAGICS
+
+
+@dataclass(frozen=True)
+class _Tiff:
+    """A file and how its numbers are written."""
+
+    data: bytes
+    order: str
+    is_big: bool
+
+    def unpack(self, letters: str, place: int) -> tuple[int, ...]:
+        return struct.unpack_from(self.order + letters, self.data, place)
+
+    def page(self, place: int) -> tuple[dict[int, tuple[int, ...]], int]:
+        """Return the tags of a page that hold whole numbers, and the place of the next page."""
+        count_letter, entry_bytes, inline_bytes, letter = ("Q", 20, 8, "Q") if self.is_big else ("H", 12, 4, "I")
+        (count,) = self.unpack(count_letter, place)
+        place += 8 if self.is_big else 2
+        tags = {}
+        for number in range(min(count, 4096)):
+            at = place + number * entry_bytes
+            tag, kind = self.unpack("HH", at)
+            (values,) = self.unpack(letter, at + 4)
+            start = at + 4 + inline_bytes
+            if kind not in _LETTERS or values > _MOST_VALUES:
+                continue
+            if values * _SIZES[kind] > inline_bytes:
+                (start,) = self.unpack(letter, start)
+            if start + values * _SIZES[kind] <= len(self.data):
+                tags[tag] = self.unpack(f"{values}{_LETTERS[kind]}", start)
+        (following,) = self.unpack(letter, place + count * entry_bytes)
+        return tags, following
+
+    def pages(self) -> Iterator[dict[int, tuple[int, ...]]]:
+        """Yield the pages, each followed by those inside it."""
+        (first,) = self.unpack("Q", 8) if self.is_big else self.unpack("I", 4)
+        waiting, seen = [first], set[int]()
+        while waiting and len(seen) < _MOST_PAGES:
+            place = waiting.pop(0)
+            if not place or place in seen:
+                continue
+            seen.add(place)
+            try:
+                tags, following = self.page(place)
+            except struct.error:
+                continue
+            yield tags
+            waiting += [*tags.get(_SUB_IFDS, ()), following]
+
+
+def _one(tags: dict[int, tuple[int, ...]], tag: int, default: int = 0) -> int:
+    return (tags.get(tag) or (default,))[0]
+
+
+def _parts(tiff: _Tiff, tags: dict[int, tuple[int, ...]]) -> Sequence[bytes]:
+    """Return the compressed strips or tiles of a page."""
+    offsets = tags.get(_TILES) or tags.get(_STRIPS) or ()
+    sizes = tags.get(_TILE_SIZES) or tags.get(_STRIP_SIZES) or ()
+    return [tiff.data[offset : offset + size] for offset, size in zip(offsets, sizes, strict=False)]
+
+
+def _check_jpeg(part: bytes, tables: bytes) -> None:
+    """Decode a strip, which shares its tables with the others."""
+    whole = tables[:-2] + part[2:] if tables.endswith(b"\xff\xd9") and part.startswith(b"\xff\xd8") else part
+    space = simplejpeg.decode_jpeg_header(whole)[2]
+    simplejpeg.decode_jpeg(whole, "CMYK" if space in ("CMYK", "YCCK") else "GRAY", strict=True)
+
+
+def _check_group_4(part: bytes, is_reversed: bool) -> None:
+    bits = "".join(f"{byte:08b}"[::-1] if is_reversed else f"{byte:08b}" for byte in part[-8:])
+    if _END_OF_GROUP_4 not in bits:
+        raise ValueError("its end is missing")
+
+
+def _check_data(tiff: _Tiff, tags: dict[int, tuple[int, ...]]) -> None:
+    compression = _one(tags, _COMPRESSION, 1)
+    tables = bytes(tags.get(_JPEG_TABLES, ()))
+    try:
+        for part in _parts(tiff, tags):
+            if compression == _JPEG:
+                _check_jpeg(part, tables)
+            elif compression in _DEFLATE:
+                unpacker = zlib.decompressobj()
+                unpacker.decompress(part)
+                if not unpacker.eof:
+                    raise ValueError("cut short")
+            elif compression == _GROUP_4:
+                _check_group_4(part, _one(tags, _FILL_ORDER, 1) == 2)
+    except (ValueError, zlib.error) as problem:
+        raise UnusableImageError(f"damaged or truncated TIFF: {problem}") from None
+
+
+def check_raw(data: bytes) -> None:
+    """Refuse camera raw and a first page of reduced resolution, before anything is decoded.
+
+    Raises:
+        UnusableImageError: the file is one of these.
+    """
+    tiff = _Tiff(data, *_TIFF_MAGICS[data[:4]])
+    try:
+        pages = list(tiff.pages())
+    except struct.error:  # Pillow says what is wrong with the first page
+        return
+    photometric = {_one(tags, _PHOTOMETRIC, -1) for tags in pages}
+    is_canon = data[8:10] == b"CR"
+    if is_canon or photometric & {_CFA, _LINEAR_RAW} or any(_DNG_VERSION in tags for tags in pages):
+        raise UnusableImageError(RAW)
+    if pages and (_one(pages[0], _NEW_SUBFILE) & 1 or _one(pages[0], _SUBFILE) == 2):
+        raise UnusableImageError("its first page is a reduced-resolution copy; export the full image")
+
+
+def check_data(data: bytes) -> None:
+    """Refuse damaged data that libtiff would repair.
+
+    Raises:
+        UnusableImageError: the data are damaged.
+    """
+    tiff = _Tiff(data, *_TIFF_MAGICS[data[:4]])
+    try:
+        first = next(tiff.pages(), None)
+    except struct.error:
+        return
+    if first:
+        _check_data(tiff, first)
