@@ -1,11 +1,12 @@
-"""New."""
+"""The one style of matplotlib figures, and figures as PNG or SVG bytes."""
 
 import io
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
+    from matplotlib.figure import Figure
 
 WIDTH_INCHES, HEIGHT_INCHES, DOTS_PER_INCH = 5.5, 3.8, 200
 STYLES: tuple[dict[str, Any], ...] = (
@@ -20,25 +21,40 @@ SETTINGS: Any = {"font.size": 9, "axes.linewidth": 0.7, "svg.hashsalt": "hdit"}
 
 PlotFormat = Literal["png", "svg"]
 
-PANEL_HEIGHT_INCHES = 3.2
 
+def render(
+    draw: Callable[["Figure"], None],
+    plot_format: PlotFormat,
+    width_inches: float = WIDTH_INCHES,
+    height_inches: float = HEIGHT_INCHES,
+) -> bytes:
+    """Return a figure as PNG, or as SVG to stand in an HTML page, the same bytes each time.
 
-def _finish(axes: "Axes", metric: str) -> None:
-    axes.set_ylabel(metric)
-    axes.grid(linewidth=0.4, alpha=0.5)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def _drawn(draw: Any, plot_format: PlotFormat, width_inches: float) -> bytes:
-    """Return what a function draws into a figure; an SVG as it stands inside a page."""
+    Args:
+        draw: draws into the empty figure.
+        plot_format: "png" or "svg".
+        width_inches, height_inches: the figure's size.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(SETTINGS):
-        figure = Figure(figsize=(width_inches, PANEL_HEIGHT_INCHES), layout="constrained")
+        figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
         draw(figure)
         content = io.BytesIO()
         no_date = {"Date": None} if plot_format == "svg" else None
         figure.savefig(content, format=plot_format, dpi=DOTS_PER_INCH, metadata=no_date)
-    found = content.getvalue()
-    return found if plot_format == "png" else found[found.index(b"<svg") :]
+    return content.getvalue()
+
+
+def inline_svg(svg: bytes) -> str:
+    """Return an SVG file as an element of an HTML page, without its XML header."""
+    return svg[svg.index(b"<svg") :].decode()
+
+
+def finish(axes: "Axes", x_label: str = "", y_label: str = "", *, minor_grid: bool = False) -> None:
+    """Label axes, draw a thin grid and hide the upper and right spines."""
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.grid(linewidth=0.4, alpha=0.5, which="both" if minor_grid else "major")
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,8 +1,10 @@
-"""`hdit eval-fid`: how far images are from a reference.
+"""`hdit eval-fid`: FID, KID and precision/recall of images against a reference.
 
-`stats` keeps one side for later, `compare` sets two results beside each other. Under torchrun all ranks share the work.
+`stats` saves the statistics of one set for later, `compare` compares two results.
 """
 
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +18,7 @@ from hdit_cli.options.evaluation import (
     DataArgument,
     GeneratedOptions,
     ImagesArgument,
+    JsonOption,
     KeepOption,
     NearestOption,
     ReferenceOption,
@@ -24,13 +27,17 @@ from hdit_cli.options.evaluation import (
     ScoringOptions,
 )
 from hdit_cli.options.grouped import grouped_options
-from hdit_cli.options.shared import JsonOption, OutOption
+from hdit_cli.options.shared import OutOption
 
 if TYPE_CHECKING:
     from hdit_core.evaluate.settings import ScoreSettings
 
 
-app = typer.Typer(cls=DefaultGroup, add_completion=False, help="Score images by their distance to a reference.")
+app = typer.Typer(
+    cls=DefaultGroup,
+    add_completion=False,
+    help="Compute FID, KID and precision/recall of images against a reference.",
+)
 
 
 @app.command(DEFAULT, cls=DefaultCommand, epilog="Also: hdit eval-fid stats --help, hdit eval-fid compare --help.")
@@ -42,23 +49,27 @@ def eval_fid(
     num: CountOption = None,
     drawn: GeneratedOptions,
     scoring: ScoringOptions,
-    nearest: NearestOption = None,
     report: ReportOption = None,
+    nearest: NearestOption = None,
     save_stats: SaveStatsOption = None,
     keep_features: KeepOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Score images by Frechet and kernel distance to a reference, by precision, recall, density and coverage.
+    """Compute FID, KID, precision, recall, density and coverage of images against a reference.
 
-    Called FID and KID with Inception and clean-fid's resize; with any other extractor they have another name.
-    Under torchrun each rank works on its share, and the result is the same, bit for bit.
+    Examples:
+      hdit eval-fid samples/ --ref data/faces
+      hdit eval-fid --ckpt runs/faces --n 50000 --report faces.html
+      hdit sample --ckpt runs/faces --n 50000 --out - | hdit eval-fid - --ref faces.npz
 
-    Example: hdit eval-fid samples/ --ref data/faces
+    Reported as FID and KID only with Inception and clean-fid resizing; other extractors give FD-NAME and KD-NAME.
+    Under torchrun the ranks share the work; the result is bit-identical for any number of ranks.
     """
     from hdit_core.evaluate.settings import ScoreSettings
 
     settings = ScoreSettings(images, ref, n=num, **drawn.settings, **scoring.settings, keep_features=keep_features)
-    _score(replace(settings, nearest=nearest, report=report, save_stats=save_stats), json)
+    command = shlex.join(["hdit", *sys.argv[1:]])
+    _score(replace(settings, nearest=nearest, report=report, save_stats=save_stats, command=command), json)
 
 
 @app.command()
@@ -72,9 +83,10 @@ def stats(
     keep_features: KeepOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Keep the statistics of a set of images, as a reference that need not be read again.
+    """Save the statistics of a set of images, for use as --ref without reading the images again.
 
-    Example: hdit eval-fid stats data/faces --out faces.npz
+    Example:
+      hdit eval-fid stats data/faces --out faces.npz
     """
     from hdit_core.evaluate.settings import ScoreSettings
 
@@ -82,7 +94,7 @@ def stats(
 
 
 def _score(settings: "ScoreSettings", json: bool) -> None:
-    """Score on all ranks; the main one shows progress and the result."""
+    """Score on all ranks; print progress and the result on the main rank."""
     from hdit_core.distributed import LONG_TIMEOUT_S, init_ranks
     from hdit_core.evaluate.score import score
 
@@ -91,8 +103,8 @@ def _score(settings: "ScoreSettings", json: bool) -> None:
             score(settings, world=world)
             return
         with progress("score") as bar:
-            result = score(settings, bar.update, note, world)
-    assert result is not None  # only other ranks have none
+            result = score(settings, bar.update, world)
+    assert result is not None  # only on other ranks
     for remark in result.remarks:
         note(remark)
     emit(result.to_json(), json, align(result.lines()))
@@ -101,18 +113,20 @@ def _score(settings: "ScoreSettings", json: bool) -> None:
 @app.command()
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A.json", help="A result of --json.", show_default=False)],
-    b: Annotated[Path, typer.Argument(metavar="B.json", help="Another.", show_default=False)],
-    force: Annotated[bool, typer.Option("--force", help="Compare results whose passports are unlike.")] = False,
+    b: Annotated[Path, typer.Argument(metavar="B.json", help="Another result.", show_default=False)],
+    force: Annotated[bool, typer.Option("--force", help="Compare despite different settings.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Set two results beside each other, unless they were measured differently.
+    """Compare two results; refuse if they were measured differently.
 
-    Example: hdit eval-fid compare before.json after.json
+    Example:
+      hdit eval-fid compare before.json after.json
     """
     from hdit_core.evaluate.report.compare import compare_results
 
-    found = compare_results(a, b, force)
-    for key, *values in found.unlike:
-        note(f"not comparable: {key} is {values[0]} and {values[1]}")
-    differences = [("", str(a), str(b)), *((key, str(x), str(y)) for key, x, y in [*found.unlike, *found.other])]
-    emit(found.to_json(), json, [*table(found.rows()), "", *align(differences)])
+    comparison = compare_results(a, b, force)
+    for key, *values in comparison.unlike:
+        note(f"not comparable: {key}: {values[0]} and {values[1]}")
+    rows = [*comparison.unlike, *comparison.other]
+    differences = [("", str(a), str(b)), *((key, str(x), str(y)) for key, x, y in rows)]
+    emit(comparison.to_json(), json, [*table(comparison.rows()), "", *align(differences)])

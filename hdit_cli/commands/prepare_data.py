@@ -265,7 +265,7 @@ def _check_extractor(name: str) -> None:
     """Refuse an extractor that there is not, or whose weights cannot be had, before hours are spent on the images."""
     from hdit_core.evaluate.extractors.extractor import open_extractor
 
-    open_extractor(name, say=note)
+    open_extractor(name)
 
 
 def _keep_statistics(out: Path, extractor: str) -> None:
@@ -273,5 +273,5 @@ def _keep_statistics(out: Path, extractor: str) -> None:
     from hdit_core.evaluate.score import dataset_statistics
 
     with progress("statistics") as bar:
-        path = dataset_statistics(out, extractor, bar.update, note)
+        path = dataset_statistics(out, extractor, bar.update)
     note(f"statistics: {path}; compare with hdit eval-fid IMAGES --ref {path}")

@@ -1,4 +1,4 @@
-"""`hdit sweep`: how a run's images are best drawn."""
+"""`hdit sweep`: search of EMA length, guidance and guidance interval for the lowest FID."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -7,29 +7,47 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hdit_cli.console import emit, note, progress, table
-from hdit_cli.options.evaluation import Labels, LabelsOption, ScoringOptions
+from hdit_cli.options.evaluation import OUTPUT, JsonOption, LabelsOption, ScoringOptions
 from hdit_cli.options.grouped import grouped_options
-from hdit_cli.options.shared import RECIPES, JsonOption
+from hdit_cli.options.shared import RECIPES
 
 if TYPE_CHECKING:
+    from hdit_core.evaluate.sweep.run import SweepResult
     from hdit_core.evaluate.sweep.search_space import Point, SweepSettings
 
 
 app = typer.Typer(add_completion=False)
 
+SEARCH = "Search"
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run with a checkpoint.", show_default=False)]
 ReferenceOption = Annotated[
-    str,
-    typer.Option("--ref", metavar="DATA", help="Folder, data set, or saved statistics (.npz).", show_default=False),
+    str | None,
+    typer.Option(
+        "--ref",
+        metavar="DATA",
+        help="Reference: a folder, a data set, or saved statistics (.npz).",
+        show_default=False,
+        rich_help_panel=SEARCH,
+    ),
 ]
 EmaOption = Annotated[
-    str, typer.Option("--ema", metavar="LIST", help="Weights: ema, model, lengths of averages such as 0.05,0.1.")
+    str,
+    typer.Option(
+        "--ema",
+        metavar="LIST",
+        help="Weights: ema, model (raw), or EMA lengths such as 0.05,0.1.",
+        rich_help_panel=SEARCH,
+    ),
 ]
 GuidanceOption = Annotated[
     str | None,
     typer.Option(
-        "--guidance", metavar="LIST", help="Numbers, or LOW:HIGH:STEP, such as 1:3:0.25.", show_default=RECIPES
+        "--guidance",
+        metavar="LIST",
+        help="Guidance scales: numbers or LOW:HIGH:STEP, such as 1:3:0.25.",
+        show_default=RECIPES,
+        rich_help_panel=SEARCH,
     ),
 ]
 IntervalOption = Annotated[
@@ -37,16 +55,40 @@ IntervalOption = Annotated[
     typer.Option(
         "--interval",
         metavar="LIST",
-        help="Noise levels LOW:HIGH between which there is guidance, or all, such as all,0.2:5.",
+        help="Noise levels LOW:HIGH at which guidance is applied, or all, such as all,0.2:5.",
         show_default=RECIPES,
+        rich_help_panel=SEARCH,
     ),
 ]
 NumOption = Annotated[
-    int, typer.Option("--n", "--count", min=1, metavar="N", help="Images of a point in the last round.")
+    int,
+    typer.Option(
+        "--n",
+        "-n",
+        "--count",
+        min=1,
+        metavar="N",
+        help="Images per candidate in the final round; under torchrun write --count.",
+        rich_help_panel=SEARCH,
+    ),
 ]
-ConfirmOption = Annotated[int, typer.Option("--confirm", min=1, metavar="N", help="Images of the best, in the end.")]
+ConfirmOption = Annotated[
+    int,
+    typer.Option("--confirm", min=1, metavar="N", help="Images for re-scoring the winner.", rich_help_panel=SEARCH),
+]
+ApplyOption = Annotated[
+    bool,
+    typer.Option("--apply", help="Make the winner the run's default (RUN/sample.toml).", rich_help_panel=OUTPUT),
+]
+UnapplyOption = Annotated[
+    bool,
+    typer.Option("--unapply", help="Undo --apply, and do nothing else.", rich_help_panel=OUTPUT),
+]
 SweepOutOption = Annotated[
-    Path | None, typer.Option("--out", "-o", metavar="DIR", help="Folder of the sweep.", show_default="RUN/sweep")
+    Path | None,
+    typer.Option(
+        "--out", "-o", metavar="DIR", help="Folder of the sweep.", show_default="RUN/sweep", rich_help_panel=OUTPUT
+    ),
 ]
 
 
@@ -55,54 +97,69 @@ SweepOutOption = Annotated[
 def sweep(
     *,
     run: RunArgument,
-    ref: ReferenceOption,
+    ref: ReferenceOption = None,
     ema: EmaOption = "ema",
     guidance: GuidanceOption = None,
     interval: IntervalOption = None,
     num: NumOption = 8_000,
     confirm: ConfirmOption = 50_000,
-    labels: LabelsOption = Labels.BALANCED,
-    scoring: ScoringOptions,
+    apply: ApplyOption = False,
+    unapply: UnapplyOption = False,
     out: SweepOutOption = None,
     json: JsonOption = False,
+    labels: LabelsOption = "balanced",
+    scoring: ScoringOptions,
 ) -> None:
-    """Find how a run's images are best drawn.
+    """Search guidance, noise interval and EMA length for the lowest FID.
 
-    That is, which weights and what guidance; what is found becomes the run's default.
+    Examples:
+      hdit sweep runs/faces --ref faces.npz --ema 0.05,0.1 --guidance 1:3:0.25
+      hdit sweep runs/faces --ref faces.npz --ema 0.05,0.1 --guidance 1:3:0.25 --apply
+      hdit sweep runs/faces --unapply
 
-    Every combination is scored at few images, the better half at twice as many, and so on up to --n; the best is
-    scored again at --confirm. Image i begins with the same noise everywhere. The same command goes on after a kill;
-    under torchrun the ranks share the work. RUN/sample.toml then tells hdit sample and hdit eval-fid how to draw.
-
-    Example: hdit sweep runs/faces --ref faces.npz --ema 0.05,0.1 --guidance 1:3:0.25
+    Successive halving: every combination is scored with few images, the better half with twice as many, and so on up
+    to --n; the winner is scored again with --confirm images. With --apply it becomes the default of hdit sample,
+    eval-fid, edit and export. Rerun the same command to resume; other grids reuse the scores in the same folder. Image
+    i starts from the same noise for every combination. Under torchrun the ranks share the work.
     """
     from hdit_core.evaluate.settings import ScoreSettings
     from hdit_core.evaluate.sweep.search_space import SweepSettings
 
-    judged = ScoreSettings(images=None, reference=ref, labels=labels.value, **scoring.settings)
-    _sweep(SweepSettings(run, judged, ema, guidance, interval, num, confirm, out), json)
+    if unapply:
+        _unapply(run, json)
+        return
+    settings = ScoreSettings(images=None, reference=ref, labels=labels, **scoring.settings)
+    _sweep(SweepSettings(run, settings, ema, guidance, interval, num, confirm, out, apply), json)
 
 
-class _BarOfEach:
-    """Shows every point by a bar of its own, since its images are counted, and timed, from its beginning."""
+def _unapply(run: Path, json: bool) -> None:
+    from hdit_core.evaluate.sweep.defaults import unapply_winner
 
-    def __init__(self, shown: ExitStack) -> None:
-        self._shown = shown
-        self._point: tuple[Point, int] | None = None
+    restored = unapply_winner(run)
+    text = f"restored {restored}" if restored else f"{run}: the recipe's sampling settings are the defaults again"
+    emit({"run": str(run), "defaults": str(restored) if restored else None}, json, [text])
+
+
+class _BarPerCandidate:
+    """Shows a progress bar for each candidate, whose images are counted and timed separately."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._current: tuple[Point, int] | None = None
 
     def update(self, point: "Point", done: int, total: int) -> None:
-        """Show how many of a point's images are done."""
-        if (point, total) != self._point:
-            self._shown.close()
-            self._point, self._bar = (point, total), self._shown.enter_context(progress(str(point)))
+        """Show the number of images of a candidate that are done."""
+        if (point, total) != self._current:
+            self._stack.close()
+            self._current, self._bar = (point, total), self._stack.enter_context(progress(str(point)))
         self._bar.update(done, total)
-        if done == total:  # what is said next stands below
-            self._shown.close()
-            self._point = None
+        if done == total:  # messages that follow are printed below the bar
+            self._stack.close()
+            self._current = None
 
 
 def _sweep(settings: "SweepSettings", json: bool) -> None:
-    """Sweep on all ranks; the main one shows progress and the result."""
+    """Sweep on all ranks; print progress and the result on the main rank."""
     from hdit_core.distributed import LONG_TIMEOUT_S, init_ranks
     from hdit_core.evaluate.sweep.run import sweep as run_sweep
 
@@ -110,10 +167,23 @@ def _sweep(settings: "SweepSettings", json: bool) -> None:
         if not world.is_main:
             run_sweep(settings, world=world)
             return
-        with ExitStack() as shown:
-            result = run_sweep(settings, _BarOfEach(shown).update, note, world)
-    assert result is not None  # only other ranks have none
+        with ExitStack() as stack:
+            result = run_sweep(settings, _BarPerCandidate(stack).update, world)
+    assert result is not None  # only on other ranks
     estimate = result.score["estimates"][result.score["name"]]
     best = [f"best: {result.winner}", f"{result.score['name']} {estimate['value']:.4f}", ""]
-    emit(result.to_json(), json, [*best, *table(result.rows()), "", f"look at {result.curve}"])
-    note(f"hdit sample and hdit eval-fid draw this run so from now on, as {result.defaults} says")
+    emit(result.to_json(), json, [*best, *table(result.rows()), "", f"plot: {result.curve}"])
+    _note_decision(settings, result)
+
+
+def _note_decision(settings: "SweepSettings", result: "SweepResult") -> None:
+    """Say whether the winner is significant, and whether it is the run's default now."""
+    if result.ties:
+        names = "; ".join(map(str, result.ties[:3])) + ("; ..." if len(result.ties) > 3 else "")
+        note(f"not significant: the winner is within the 95 % interval of {len(result.ties)} others: {names}")
+    if result.defaults is None:
+        note("the run's defaults are unchanged; rerun with --apply to make the winner the default")
+        return
+    if settings.scoring.allow_small_n:
+        note("the winner was found with --allow-small-n, on fewer images than the metric needs")
+    note(f"saved as defaults for hdit sample, eval-fid, edit and export: {result.defaults}; --unapply undoes this")

@@ -1,37 +1,108 @@
-"""Options of `hdit eval-fid` and of the commands that score beside it, declared once and bundled."""
+"""Options of `hdit eval-fid` and of other commands that score images."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from hdit_cli.options.shared import DeviceOption, SeedOption
+INPUT, OUTPUT, SAMPLING, METRIC, PERFORMANCE = "Input", "Output", "Sampling", "Metric", "Performance"
 
+# As in hdit_core.evaluate, which is not imported here to keep `hdit --help` fast.
+Mode = Literal["clean", "adm"]
+Labels = Literal["balanced", "uniform", "data"]
 
-class Mode(StrEnum):
-    """How images are resized for Inception."""
-
-    CLEAN = "clean"
-    ADM = "adm"
-
-
-class Labels(StrEnum):
-    """Which classes a checkpoint's images have."""
-
-    BALANCED = "balanced"
-    UNIFORM = "uniform"
-    DATA = "data"
-
-
+ImagesArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="IMAGES",
+        help="Folder, zip, tar, npz or data set of images; - for tars on stdin.",
+        show_default=False,
+    ),
+]
+DataArgument = Annotated[
+    str,
+    typer.Argument(metavar="DATA", help="Folder, zip, tar, npz or data set; - for tars on stdin.", show_default=False),
+]
+ReferenceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ref",
+        metavar="DATA",
+        help="Reference: images as for IMAGES, or saved statistics (.npz).",
+        show_default="with --ckpt, the run's data",
+        rich_help_panel=INPUT,
+    ),
+]
+CheckpointImagesOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ckpt",
+        metavar="PATH",
+        help="Instead of IMAGES: a run or checkpoint, whose samples are scored.",
+        rich_help_panel=INPUT,
+    ),
+]
+CountOption = Annotated[
+    int | None,
+    typer.Option(
+        "--n",
+        "-n",
+        "--count",
+        min=1,
+        metavar="N",
+        help="Number of images; under torchrun write --count.",
+        show_default="all; for a model, the recipe's",
+        rich_help_panel=INPUT,
+    ),
+]
+DrawnWeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="NAME",
+        help="Weights of the checkpoint: ema, model (raw, non-averaged), or an EMA length (sigma_rel) such as 0.08.",
+        show_default="RUN/sample.toml's, or ema",
+        rich_help_panel=SAMPLING,
+    ),
+]
+SampledSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="sample.KEY=VALUE",
+        help="Override a sampling setting of --ckpt; repeatable.",
+        show_default=False,
+        rich_help_panel=SAMPLING,
+    ),
+]
+LabelsOption = Annotated[
+    Labels,
+    typer.Option(
+        "--labels",
+        metavar="balanced|uniform|data",
+        help="Classes of samples: balanced (cycled), uniform (random), or data (the class distribution of --ref).",
+        rich_help_panel=SAMPLING,
+    ),
+]
+SeedOption = Annotated[
+    int,
+    typer.Option(
+        "--seed",
+        min=0,
+        metavar="N",
+        help="Seed of samples, of the choice of --n images, and of the kernel distance.",
+        rich_help_panel=SAMPLING,
+    ),
+]
 ExtractorOption = Annotated[
     str | None,
     typer.Option(
         "--extractor",
         metavar="NAME",
-        help="inception; efficientnet-lite0, which works offline; dinov2; or a package's.",
-        show_default="inception; for images of a run the recipe's",
+        help="Feature network: inception; efficientnet-lite0, which works offline; dinov2; or one of a plug-in.",
+        show_default="inception; for runs, the recipe's",
+        rich_help_panel=METRIC,
     ),
 ]
 ExtractorWeightsOption = Annotated[
@@ -40,120 +111,129 @@ ExtractorWeightsOption = Annotated[
         "--extractor-weights",
         "--inception-weights",
         metavar="PATH",
-        help="File of the extractor's weights.",
-        show_default="cache, download",
+        help="Weight file of the extractor.",
+        show_default="from the cache, or downloaded",
+        rich_help_panel=METRIC,
     ),
 ]
 ModeOption = Annotated[
-    Mode, typer.Option("--mode", help="Resize as clean-fid does, or inside Inception's graph as ADM's evaluator does.")
-]
-CountOption = Annotated[
-    int | None,
+    Mode,
     typer.Option(
-        "--n",
-        "--count",
-        min=1,
-        metavar="N",
-        help="Images to score; torchrun passes on only --count.",
-        show_default="all; for images of a run the recipe's number",
+        "--mode",
+        metavar="clean|adm",
+        help="Resizing for Inception: clean (as clean-fid), or adm (inside the graph, as ADM's evaluator).",
+        rich_help_panel=METRIC,
     ),
 ]
 SmallOption = Annotated[
-    bool, typer.Option("--allow-small-n", help="Score sets with no more images than there are features.")
-]
-KeepOption = Annotated[
-    Path | None,
-    typer.Option("--keep-features", metavar="DIR", help="Keep features there: a killed run goes on where it was."),
-]
-NetworkBatchOption = Annotated[
-    int | None,
+    bool,
     typer.Option(
-        "--batch-size", min=1, max=128, metavar="N", help="Images at once in the network.", show_default="what suits it"
+        "--allow-small-n",
+        help="Score sets with no more images than feature dimensions; comparable only at equal n.",
+        rich_help_panel=METRIC,
     ),
-]
-ImagesArgument = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="IMAGES",
-        help="Folder, zip, tar, npz or data set of images; - for a tar on stdin.",
-        show_default=False,
-    ),
-]
-DataArgument = Annotated[
-    str,
-    typer.Argument(metavar="DATA", help="Folder, zip, tar, npz or data set; - for a tar on stdin.", show_default=False),
-]
-ReferenceOption = Annotated[
-    str | None, typer.Option("--ref", metavar="DATA", help="The same, or saved statistics (.npz).")
-]
-DrawnOption = Annotated[
-    str | None,
-    typer.Option("--ckpt", metavar="PATH", help="In place of IMAGES: a run or checkpoint; its images are drawn."),
-]
-DrawnWeightsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        metavar="NAME",
-        help="Of the checkpoint: ema, model, or the length of an average such as 0.08.",
-        show_default="RUN/sample.toml's, or ema",
-    ),
-]
-DrawnSetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set", metavar="sample.KEY=VALUE", help="How --ckpt's images are drawn; repeatable.", show_default=False
-    ),
-]
-LabelsOption = Annotated[
-    Labels,
-    typer.Option("--labels", help="Classes of the images that are drawn: in turn, by chance, or as often as in --ref."),
-]
-NearestOption = Annotated[
-    Path | None,
-    typer.Option("--nearest", metavar="FILE.png", help="Draw the images nearest to the reference beside it."),
 ]
 ReportOption = Annotated[
     Path | None,
-    typer.Option("--report", metavar="FILE.html", help="Write a page with numbers, pictures and passport."),
+    typer.Option(
+        "--report",
+        metavar="FILE.html",
+        help="Write an HTML report: metrics, sample sheet, provenance.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+NearestOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--nearest",
+        metavar="FILE.png",
+        help="Write a nearest-neighbor sheet (memorization check).",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 SaveStatsOption = Annotated[
     Path | None,
-    typer.Option("--save-stats", metavar="FILE.npz", help="Keep the statistics of IMAGES, for a later --ref."),
+    typer.Option(
+        "--save-stats",
+        metavar="FILE.npz",
+        help="Save the statistics of IMAGES, for use as --ref.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
+KeepOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--keep-features",
+        metavar="DIR",
+        help="Cache features in this folder, so that an interrupted evaluation resumes.",
+        rich_help_panel=PERFORMANCE,
+    ),
+]
+DeviceOption = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:1, mps; or auto.",
+        rich_help_panel=PERFORMANCE,
+    ),
+]
+FeatureBatchOption = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size",
+        min=1,
+        max=128,
+        metavar="N",
+        help="Feature-extraction batch size.",
+        show_default="the extractor's",
+        rich_help_panel=PERFORMANCE,
+    ),
 ]
 
 
 @dataclass(frozen=True)
 class ScoringOptions:
-    """By which network images are scored, and on what."""
+    """The extractor, and where it runs."""
 
     extractor: ExtractorOption = None
     extractor_weights: ExtractorWeightsOption = None
-    mode: ModeOption = Mode.CLEAN
+    mode: ModeOption = "clean"
     allow_small_n: SmallOption = False
     seed: SeedOption = 0
-    batch_size: NetworkBatchOption = None
+    batch_size: FeatureBatchOption = None
     device: DeviceOption = "auto"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `ScoreSettings` calls them."""
-        how = {"extractor": self.extractor, "weights": self.extractor_weights, "mode": self.mode.value}
-        run = {"seed": self.seed, "batch_size": self.batch_size, "device": self.device}
-        return {**how, **run, "allow_small_n": self.allow_small_n}
+        """The same values under the names of `ScoreSettings`."""
+        return {
+            "extractor": self.extractor,
+            "weights": self.extractor_weights,
+            "mode": self.mode,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "device": self.device,
+            "allow_small_n": self.allow_small_n,
+        }
 
 
 @dataclass(frozen=True)
 class GeneratedOptions:
-    """A model whose images are drawn to be scored, in place of some that are there."""
+    """The model whose samples are scored, instead of existing images."""
 
-    ckpt: DrawnOption = None
+    ckpt: CheckpointImagesOption = None
     weights: DrawnWeightsOption = None
-    overrides: DrawnSetOption = None
-    labels: LabelsOption = Labels.BALANCED
+    overrides: SampledSetOption = None
+    labels: LabelsOption = "balanced"
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What `ScoreSettings` calls them."""
-        which = {"checkpoint": self.ckpt, "checkpoint_weights": self.weights}
-        return {**which, "overrides": self.overrides or (), "labels": self.labels.value}
+        """The same values under the names of `ScoreSettings`."""
+        return {
+            "checkpoint": self.ckpt,
+            "checkpoint_weights": self.weights,
+            "overrides": self.overrides or (),
+            "labels": self.labels,
+        }

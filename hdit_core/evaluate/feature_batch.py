@@ -1,7 +1,7 @@
-"""A set falls into pieces of 128 images: what one rank works on, what one file keeps, what is added up at once.
+"""Batches of features, and chunks of 128 images: what one rank computes, one cache file holds, one addition covers.
 
-A batch of the feature network or of a sampler never crosses the end of a piece. So the features of an image are the
-same, bit for bit, whoever computes them, and however much of the set was there before.
+A batch of the feature network or of a sampler never crosses the end of a chunk. So the features of an image are
+bit-identical on any rank and for any part of the set that was cached before.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -41,25 +41,25 @@ def joined(batches: Sequence[FeatureBatch]) -> FeatureBatch:
 
 
 def chunks_of(count: int | None) -> Iterator[range]:
-    """Yield the places of each piece of a set; for a stream, whose length is not known, without end."""
+    """Yield the indices of each chunk of a set; endlessly for a stream, whose length is unknown."""
     starts = numbers_from(0, IMAGES_PER_CHUNK) if count is None else range(0, count, IMAGES_PER_CHUNK)
     for start in starts:
         end = start + IMAGES_PER_CHUNK
         yield range(start, end if count is None else min(end, count))
 
 
-def by_chunk(places: Iterable[int]) -> Iterator[list[int]]:
-    """Yield rising places in groups that lie in one piece each."""
+def by_chunk(indices: Iterable[int]) -> Iterator[list[int]]:
+    """Yield ascending indices in groups, each within one chunk."""
     group: list[int] = []
-    for place in places:
-        if group and place // IMAGES_PER_CHUNK != group[0] // IMAGES_PER_CHUNK:
+    for index in indices:
+        if group and index // IMAGES_PER_CHUNK != group[0] // IMAGES_PER_CHUNK:
             yield group
             group = []
-        group.append(place)
+        group.append(index)
     if group:
         yield group
 
 
 def whole_up_to(count: int) -> int:
-    """Return the number of images in the pieces that hold so many, all of them whole."""
+    """Return `count` rounded up to whole chunks."""
     return -(-count // IMAGES_PER_CHUNK) * IMAGES_PER_CHUNK

@@ -1,6 +1,7 @@
-"""A checkpoint as a set of images to score: drawn as they are asked for, and kept nowhere."""
+"""Samples of a checkpoint as a set of images to score: generated on demand and not stored."""
 
 import hashlib
+import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,6 @@ from hdit_core.data.format.manifest import MANIFEST, read_manifest
 from hdit_core.data.image_sets.image_set import ImageSet, ReadImage, class_map_sha256
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import DataError, UsageError
-from hdit_core.evaluate.extractors.extractor import Say
 from hdit_core.evaluate.feature_batch import by_chunk
 from hdit_core.generate.generate import generate
 from hdit_core.generate.provenance import weights_sha256
@@ -22,6 +22,8 @@ from hdit_core.randomness import uniform
 from hdit_core.recipe.run import Recipe
 
 Labels = Literal["balanced", "uniform", "data"]
+
+logger = logging.getLogger("hdit")
 
 
 def generated_images(
@@ -36,29 +38,29 @@ def generated_images(
     """Return images 0 to n - 1 of a seed, rounded to bytes as if they had been saved.
 
     Args:
-        denoiser: what draws them, by its recipe's sampling settings.
-        path: where it was loaded from, for the passport.
-        n: how many.
-        seed: of the starts, the sampler's noise and the drawing of labels.
-        labels: which classes: each in turn, each with equal chance, or as often as in the data.
-        class_counts: of the data, for "data".
-        weights: what identifies the weights; default their hash, which has to be at hand as a whole.
+        denoiser: the model; its recipe has the sampling settings.
+        path: where it was loaded from, for the provenance.
+        n: number of images.
+        seed: of the initial noise, the sampler's noise and the labels.
+        labels: "balanced" (cycled), "uniform" (random) or "data" (the class distribution of the reference).
+        class_counts: images per class of the reference, for "data".
+        weights: identifies the weights; default: their hash, which needs the unsharded tensors.
 
     Raises:
-        UsageError: the data's classes are not known, or not the network's.
+        UsageError: the reference's class counts are unknown, or do not match the model.
     """
     num_classes = denoiser.recipe.model.num_classes
     _check_classes(num_classes, labels, class_counts)
-    drawn_with = weights or weights_sha256(denoiser)
-    source = _source(denoiser, path, drawn_with) | {"seed": seed, "labels": labels if num_classes else "none"}
+    source = _source(denoiser, path, weights or weights_sha256(denoiser))
+    source |= {"seed": seed, "labels": labels if num_classes else "none"}
 
-    def read(places: Sequence[int]) -> Iterator[ReadImage]:
-        for piece in by_chunk(places):
-            classes = class_ids(piece, num_classes, seed, labels, class_counts) if num_classes else None
-            for batch in generate(denoiser, piece, seed=seed, class_ids=classes):
-                yield from (partial(_given, image_u8) for image_u8 in to_uint8(batch.images))
+    def read(indices: Sequence[int]) -> Iterator[ReadImage]:
+        for chunk in by_chunk(indices):
+            classes = class_ids(chunk, num_classes, seed, labels, class_counts) if num_classes else None
+            for batch in generate(denoiser, chunk, seed=seed, class_ids=classes):
+                yield from (partial(_identity, image_u8) for image_u8 in to_uint8(batch.images))
 
-    # neither n nor where the weights lie is part of it: a larger set of the same seed begins with the same images
+    # Without n and the path of the weights: a larger set of the same seed begins with the same images.
     identity = repr((source | {"path": None}, class_counts))
     return ImageSet(source, n, read, hashlib.sha256(identity.encode()).hexdigest())
 
@@ -71,57 +73,56 @@ def _source(denoiser: Denoiser, path: str, weights: str) -> dict[str, Any]:
 def class_ids(
     indices: Sequence[int], num_classes: int, seed: int, labels: Labels, class_counts: Sequence[int] | None = None
 ) -> list[int]:
-    """Return the class of each image: a function of its index alone, so that any part of a set has the same."""
+    """Return the class of each image, a function of its index alone."""
     if labels == "balanced":
         return [index % num_classes for index in indices]
     weights = np.asarray(class_counts if labels == "data" else [1] * num_classes, np.float64)
     edges = np.cumsum(weights / weights.sum())[:-1]
-    return [int(place) for place in np.searchsorted(edges, uniform(seed, "class", indices), side="right")]
+    return [int(class_id) for class_id in np.searchsorted(edges, uniform(seed, "class", indices), side="right")]
 
 
 def _check_classes(num_classes: int, labels: Labels, class_counts: Sequence[int] | None) -> None:
     if labels != "data" or not num_classes:
         return
     if not class_counts:
-        raise UsageError("--labels data: the reference does not say how often each class is; give a data set as --ref")
+        raise UsageError("--labels data: the reference has no class counts; pass a prepared data set as --ref")
     if len(class_counts) != num_classes:
         raise UsageError(
-            f"--labels data: the reference has {len(class_counts)} classes, the network {num_classes}; "
-            "give the data set that it was trained on as --ref"
+            f"--labels data: the reference has {len(class_counts)} classes, the model {num_classes}; "
+            "pass the model's training data as --ref"
         )
 
 
-def _given(image_u8: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
+def _identity(image_u8: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C"]:
     return image_u8
 
 
-def check_classes(recipe: Recipe, source: dict[str, Any], labels: Labels, say: Say) -> None:
-    """Compare the classes of a reference with those that a network was trained on.
+def check_classes(recipe: Recipe, source: dict[str, Any], labels: Labels) -> None:
+    """Compare the classes of a reference with those of a model's training data, and log differences.
 
     Args:
-        recipe: the network's.
-        source: the reference's part of the passport.
-        labels: how the network's images get their classes; drawn as in the reference, they have to be its own.
-        say: told of what differs, or cannot be checked, and may.
+        recipe: the model's.
+        source: the reference's part of the provenance.
+        labels: how samples get their classes; "data" needs the classes of the reference.
 
     Raises:
-        UsageError: the images are to have the reference's classes, and those are others.
+        UsageError: `labels` is "data", and the reference has other classes.
     """
-    counts, theirs = source.get("class_counts"), source.get("class_map")
+    counts, reference_map = source.get("class_counts"), source.get("class_map")
     if not recipe.model.num_classes or not counts:
         return
     where = source["path"]
-    if len(counts) != recipe.model.num_classes and labels != "data":  # with "data" it is refused where they are drawn
-        say(f"{where}: has {len(counts)} classes, the network {recipe.model.num_classes}: they are not the same images")
-    ours = _trained_map(recipe)
-    if labels == "data" and ours is None:
-        say(f"whether the classes of {where} are the network's is taken on trust: {recipe.data.path} is not here")
-    if None in (ours, theirs) or ours == theirs:
+    if len(counts) != recipe.model.num_classes and labels != "data":  # "data" is refused by `generated_images`
+        logger.warning(f"{where} has {len(counts)} classes, the model {recipe.model.num_classes}; is it the right set?")
+    trained_map = _trained_map(recipe)
+    if labels == "data" and trained_map is None:
+        logger.warning(f"{where}: cannot check its classes against the training data, {recipe.data.path} is not here")
+    if None in (trained_map, reference_map) or trained_map == reference_map:
         return
-    problem = f"{where}: its classes are not those of {recipe.data.path}, on which the network was trained"
+    problem = f"{where}: its classes differ from those of the training data, {recipe.data.path}"
     if labels == "data":
-        raise UsageError(f"--labels data: {problem}; give that, or one prepared with its --classes")
-    say(problem)
+        raise UsageError(f"--labels data: {problem}; pass that as --ref, or a set prepared with --classes of it")
+    logger.warning(problem)
 
 
 def _trained_map(recipe: Recipe) -> str | None:

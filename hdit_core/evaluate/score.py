@@ -1,20 +1,30 @@
-"""The whole way from two sets of images to a score, with everything that can go wrong asked for first."""
+"""Scores a set of images against a reference: checks the settings, measures both sets, computes all metrics."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from hdit_core.data.format.manifest import read_manifest
 from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.data.image_sets.open_images import STDIN
 from hdit_core.devices import make_mkl_reproducible, pick_device
 from hdit_core.distributed import World
 from hdit_core.errors import DataError, UsageError
-from hdit_core.evaluate.extractors.extractor import Extractor, Say, open_extractor
+from hdit_core.evaluate.extractors.extractor import Extractor, open_extractor
 from hdit_core.evaluate.features.cache import FeatureCache
 from hdit_core.evaluate.features.gather import FeatureGather, translating_rank_errors
-from hdit_core.evaluate.features.measure import FeatureObserver, Measurement, OnProgress, assist, measure
-from hdit_core.evaluate.inputs import LEAST_FOR_KERNEL, check_enough, check_fit, open_reference, open_scored, remarks_on
+from hdit_core.evaluate.features.measure import FeatureObserver, Measurement, OnProgress, measure
+from hdit_core.evaluate.inputs import (
+    DEFAULT_EXTRACTOR,
+    LEAST_FOR_KERNEL,
+    check_enough,
+    check_fit,
+    open_model,
+    open_reference,
+    open_scored,
+    remarks_on,
+    with_default_reference,
+)
 from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget
 from hdit_core.evaluate.metrics.inception_score import InceptionScore
 from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, distance_interval
@@ -23,65 +33,62 @@ from hdit_core.evaluate.metrics.nearest_neighbours import DigestIndex, NearestSe
 from hdit_core.evaluate.metrics.precision_recall import precision_recall
 from hdit_core.evaluate.report.html_report import write_report
 from hdit_core.evaluate.report.result import SavedStatistics, Score
-from hdit_core.evaluate.report.sheets import neighbour_sheet
+from hdit_core.evaluate.report.sheets import FirstImages, neighbour_sheet
 from hdit_core.evaluate.settings import ScoreSettings, check_settings
-from hdit_core.evaluate.statistics_file import load_statistics, save_statistics
+from hdit_core.evaluate.statistics_file import load_statistics, read_identity, save_statistics
 from hdit_core.files import write_atomic
 from hdit_core.images import png_bytes
 
 ALONE = World()
 
+logger = logging.getLogger("hdit")
 
-@translating_rank_errors("another rank")
+
+@translating_rank_errors()
 def score(
-    settings: ScoreSettings,
-    on_progress: OnProgress = lambda done, total: None,
-    say: Say = lambda _: None,
-    world: World = ALONE,
+    settings: ScoreSettings, on_progress: OnProgress = lambda done, total: None, world: World = ALONE
 ) -> Score | SavedStatistics | None:
-    """Score images against a reference, or without one save their statistics.
+    """Score images against a reference, or save their statistics without one.
 
     Args:
-        settings: what and how.
-        on_progress: called with how many images of both sets are done, of how many.
-        say: told of what takes long, and of work of a killed run that is taken up.
+        settings: what is scored, and how.
+        on_progress: called with the number of images of both sets that are done, and the total.
         world: the ranks that share the work; all of them call this, with the same settings.
 
     Returns:
-        The result, the same bit for bit for any number of ranks; None on all ranks but the main one.
+        The result, bit-identical for any number of ranks; None on all ranks but the main one.
 
     Raises:
         UsageError: the settings contradict each other, or a set is too small.
-        DataError: a set is empty, damaged or not of the extractor's kind.
+        DataError: a set is empty, damaged, or of another extractor.
         HditError: as `open_extractor`; or another rank failed.
     """
     check_settings(settings)
     make_mkl_reproducible()
     if world.size > 1 and STDIN in (settings.images, settings.reference):
-        raise UsageError(f"-: a stream goes to one process, found {world.size} ranks; start one, or give a file")
+        raise UsageError(
+            f"-: a stream can be read by one process only, got {world.size} ranks; start one, or pass a file"
+        )
     device = pick_device(settings.device) if world is ALONE else world.device
+    model, weights = open_model(settings, device)
+    settings = with_default_reference(settings, model)
     reference = open_reference(settings.reference)
-    images, default_extractor = open_scored(settings, reference, device, say)
-    name = settings.extractor or default_extractor
-    extractor = open_on_all(lambda: open_extractor(name, settings.weights, device, say, settings.mode), world)
+    images = open_scored(settings, model, weights, reference)
+    name = settings.extractor or (model.recipe.evaluate.extractor if model else DEFAULT_EXTRACTOR)
+    extractor = open_on_all(lambda: open_extractor(name, settings.weights, device, settings.mode), world)
     for side in (images, reference):
         check_fit(side, extractor, settings.allow_small_n)
-    scoring = _Scoring(
-        settings, images, reference, extractor, on_progress, say, FeatureGather(world, extractor.num_features)
-    )
-    if world.is_main:
-        return scoring.run()
-    scoring.assist()
-    return None
+    gather = FeatureGather(world, extractor.num_features)
+    return _Scoring(settings, images, reference, extractor, on_progress, gather).run()
 
 
 def open_on_all(open_it: Callable[[], Extractor], world: World) -> Extractor:
-    """Open an extractor on every rank, on the main one first: it may have to download the weights for all."""
+    """Open an extractor on every rank, first on the main one, which may have to download the weights."""
     return world.on_main_rank(open_it) or open_it()
 
 
 class _Scoring:
-    """One score in the making."""
+    """One score in progress."""
 
     def __init__(
         self,
@@ -90,44 +97,43 @@ class _Scoring:
         reference: ImageSet | Measurement | None,
         extractor: Extractor,
         on_progress: OnProgress,
-        say: Say,
         gather: FeatureGather,
     ) -> None:
-        self.settings, self.images, self.reference, self.extractor = settings, images, reference, extractor
-        self._on_progress, self._say, self._relay = on_progress, say, gather
+        self.settings, self.reference, self.extractor = settings, reference, extractor
+        self._on_progress, self._gather = on_progress, gather
+        self._first = FirstImages(images) if settings.report is not None and not images.identity else None
+        self.images = self._first.images if self._first else images
         self._classes = InceptionScore(extractor.class_logits) if extractor.class_logits else None
-        self._places = DigestIndex()
+        self._indices = DigestIndex()
         self._neighbours: Neighbours | None = None
 
-    def assist(self) -> None:
-        """Do this rank's share of both sides for the main rank."""
-        for side in (self.images, self.reference):
-            if isinstance(side, ImageSet):
-                store = self._store(side)
-                assist(side, self.extractor, self.settings.batch_size, store=store, gather=self._relay)
-
-    def run(self) -> Score | SavedStatistics:
-        """Measure both sides, compare them, and write what is asked for beside."""
-        watchers: list[FeatureObserver] = [self._places, *([self._classes] if self._classes else [])]
-        scored = self._measure(self.images, 0, watchers, 1 if self.reference is None else NUM_BLOCKS)
-        n = scored.statistics.n
-        check_enough(scored.source["path"], n, self.extractor, self.settings.allow_small_n)  # a stream's is known now
-        if self.settings.save_stats is not None:
-            save_statistics(self.settings.save_stats, scored)
+    def run(self) -> Score | SavedStatistics | None:
+        """Measure both sides, compare them, and write the requested files; all ranks call this."""
+        observers: list[FeatureObserver] = [self._indices, *([self._classes] if self._classes else [])]
+        scored = self._measure(self.images, 0, observers, 1 if self.reference is None else NUM_BLOCKS)
+        if scored is not None:
+            self._check_and_save(scored)
         if self.reference is None:
-            assert self.settings.save_stats is not None  # check_settings saw to it
-            return SavedStatistics(self.settings.save_stats, scored)
-        result = self._compare(scored, self._measure_reference(scored))
-        self._write_pictures(result)
+            assert self.settings.save_stats is not None  # by check_settings
+            return SavedStatistics(self.settings.save_stats, scored) if scored else None
+        reference = self._measure_reference(scored)
+        if scored is None or reference is None:
+            return None  # this is not the main rank
+        result = self._compare(scored, reference)
+        self._write_files(result)
         return result
 
-    def _store(self, images: ImageSet) -> FeatureCache | None:
-        folder, leads = self.settings.keep_features, self._relay.world.is_main
-        return FeatureCache(folder, images, self.extractor, self._say, leads) if folder else None
+    def _check_and_save(self, scored: Measurement) -> None:
+        n = scored.statistics.n
+        check_enough(
+            scored.source["path"], n, self.extractor, self.settings.allow_small_n
+        )  # n of a stream is known now
+        if self.settings.save_stats is not None:
+            save_statistics(self.settings.save_stats, scored, self.images.identity)
 
     def _measure(
-        self, images: ImageSet, done_before: int, watchers: list[FeatureObserver], num_blocks: int = 1
-    ) -> Measurement:
+        self, images: ImageSet, done_before: int, observers: list[FeatureObserver], num_blocks: int = 1
+    ) -> Measurement | None:
         counts = [side.count for side in (self.images, self.reference) if isinstance(side, ImageSet)]
         total = None if None in counts else sum(count or 0 for count in counts)
         return measure(
@@ -136,16 +142,17 @@ class _Scoring:
             self.settings.batch_size,
             partial(_show, self._on_progress, done_before, total),
             num_blocks=num_blocks,
-            watchers=watchers,
-            store=self._store(images),
-            gather=self._relay,
+            observers=observers,
+            cache=open_cache(self.settings.keep_features, images, self.extractor, self._gather),
+            gather=self._gather,
         )
 
-    def _measure_reference(self, scored: Measurement) -> Measurement:
+    def _measure_reference(self, scored: Measurement | None) -> Measurement | None:
         if not isinstance(self.reference, ImageSet):
-            assert self.reference is not None
             return self.reference
-        search = NearestSearch(scored.statistics, self._places) if self._wants_neighbours() else None
+        if scored is None:  # not the main rank
+            return self._measure(self.reference, 0, [])
+        search = NearestSearch(scored.statistics, self._indices) if self._wants_neighbours() else None
         measured = self._measure(self.reference, scored.statistics.n or 0, [search] if search else [])
         self._neighbours = search.neighbours() if search else None
         return measured
@@ -174,44 +181,92 @@ class _Scoring:
             remarks=tuple(remarks),
         )
 
-    def _write_pictures(self, result: Score) -> None:
-        found, reference = self._neighbours, self.reference
-        pairs = neighbour_sheet(self.images, reference, found) if found and isinstance(reference, ImageSet) else None
+    def _write_files(self, result: Score) -> None:
+        """Write the sheet of neighbors and the report."""
+        pairs = None
+        if self._neighbours is not None and isinstance(self.reference, ImageSet):
+            pairs = neighbour_sheet(self.images, self.reference, self._neighbours)
         if self.settings.nearest is not None and pairs is not None:
             write_atomic(self.settings.nearest, png_bytes(pairs))
         if self.settings.report is not None:
-            write_report(self.settings.report, result, self.images, pairs, self.settings.figures)
+            samples = self._first.sheet() if self._first else None
+            write_report(self.settings, result, self.images, samples, pairs)
+
+
+def open_cache(
+    folder: Path | None, images: ImageSet, extractor: Extractor, gather: FeatureGather
+) -> FeatureCache | None:
+    """Return the feature cache of a set in a folder, None without a folder."""
+    return FeatureCache(folder, images, extractor, gather.world.is_main) if folder else None
 
 
 def _show(on_progress: OnProgress, done_before: int, total: int | None, done: int, _: int | None) -> None:
     on_progress(done_before + done, total)
 
 
-def dataset_statistics(data: Path, extractor: str, on_progress: OnProgress, say: Say) -> Path:
-    """Return the file of a data set's statistics, made now if it is not there or is of other images.
+def saved_reference(
+    path: Path,
+    settings: ScoreSettings,
+    extractor: Extractor,
+    gather: FeatureGather,
+    on_progress: OnProgress = lambda done, total: None,
+) -> Measurement:
+    """Return the statistics of a reference, measured once and saved in a file; all ranks call this.
+
+    The file is used as long as the reference has the same images, and is measured again otherwise.
+
+    Args:
+        path: the file.
+        settings: with the reference; and with `batch_size` and `keep_features` for measuring it.
+        extractor: the feature network.
+        gather: connects the ranks.
+        on_progress: called with the number of images done and the total.
+
+    Raises:
+        UsageError: the reference is a stream, or does not exist.
+        DataError: it is damaged, or was made by another extractor.
+    """
+    reference = open_reference(settings.reference)
+    check_fit(reference, extractor, allow_small_n=True)
+    if isinstance(reference, Measurement):
+        return reference
+    if reference is None or not reference.identity:
+        raise UsageError(f"--ref {settings.reference}: a stream can be read only once; pass a file or folder")
+    world = gather.world
+    if not world.broadcast(world.is_main and _is_current(path, reference, extractor)):
+        logger.info(f"computing the statistics of {settings.reference}, once")
+        cache = open_cache(settings.keep_features, reference, extractor, gather)
+        measured = measure(reference, extractor, settings.batch_size, on_progress, cache=cache, gather=gather)
+        if measured is not None:
+            save_statistics(path, measured, reference.identity)
+        world.broadcast(None)  # wait until it is written
+    return load_statistics(path)
+
+
+def _is_current(path: Path, images: ImageSet, extractor: Extractor) -> bool:
+    """Return whether saved statistics are those of these images by this extractor."""
+    try:
+        return path.is_file() and read_identity(path) == (images.identity, extractor.provenance)
+    except DataError:
+        return False
+
+
+def dataset_statistics(data: Path, extractor: str, on_progress: OnProgress) -> Path:
+    """Return the file of a data set's statistics, which is computed if it does not exist or is of other images.
 
     Args:
         data: a prepared data set.
         extractor: name of the feature network; also part of the file's name.
-        on_progress: told how many images are done, of how many.
-        say: told of what takes long.
+        on_progress: called with the number of images done and the total.
 
     Raises:
         UsageError: there is no such extractor.
-        HditError: its weights cannot be had.
+        HditError: its weights cannot be downloaded.
     """
     path = data / f"statistics-{extractor}.npz"
-    if path.exists() and _is_of(path, data):
-        return path
-    settings = ScoreSettings(str(data), None, extractor=extractor, save_stats=path, allow_small_n=True)
-    result = score(settings, on_progress, say)
-    for remark in result.remarks if result else ():
-        say(remark)
+    opened = open_extractor(extractor, device=pick_device("auto"))
+    gather = FeatureGather(ALONE, opened.num_features)
+    make_mkl_reproducible()
+    for remark in saved_reference(path, ScoreSettings(None, str(data)), opened, gather, on_progress).remarks:
+        logger.info(remark)
     return path
-
-
-def _is_of(path: Path, data: Path) -> bool:
-    try:
-        return bool(load_statistics(path).source.get("root") == read_manifest(data).root)
-    except DataError:
-        return False

@@ -1,4 +1,4 @@
-"""What is to be scored, against what and how; and what contradicts itself in it."""
+"""Settings of a score: images, reference, extractor, outputs; and checks for contradictions between them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,26 +16,28 @@ class ScoreSettings:
     """What is scored, against what, and how.
 
     Attributes:
-        images: a folder, an archive, an npz, a data set, or "-"; None where a checkpoint is scored.
-        reference: the same, or saved statistics (.npz); None to make statistics of the images alone.
-        checkpoint: a run or checkpoint whose images are drawn and scored, with its averaged weights.
-        checkpoint_weights: which of the checkpoint's weights; default what RUN/sample.toml says, or the averaged ones.
-        drawn: keys of its recipe's `[sample]` in place of the recipe's and those of RUN/sample.toml.
-        overrides: the same as `sample.key=value`, weaker than `drawn`.
-        extractor: name of the feature network; default the checkpoint's recipe's, otherwise Inception.
-        weights: file of its weights.
+        images: a folder, an archive, an npz, a data set, or "-" for tars on stdin; None to score a checkpoint.
+        reference: the same, or saved statistics (.npz); None for a checkpoint's training data, or with `save_stats`
+            to save statistics without a score.
+        checkpoint: a run or checkpoint whose samples are scored.
+        checkpoint_weights: which of its weights; default those in RUN/sample.toml, otherwise the EMA weights.
+        drawn: keys of `[sample]` that override the recipe and RUN/sample.toml.
+        overrides: the same as `sample.key=value`, with lower precedence than `drawn`.
+        extractor: name of the feature network; default the one of the checkpoint's recipe, otherwise Inception.
+        weights: weight file of the extractor.
         mode: how images are resized for Inception.
-        n: how many of the images; default all, and of a checkpoint's as many as its recipe says.
-        labels: classes of a checkpoint's images.
-        batch_size: images at once in the feature network; default what suits it.
+        n: number of images; default all, for a checkpoint the number in its recipe.
+        labels: classes of a checkpoint's samples.
+        batch_size: batch size of the extractor; default: its own.
         device: name of the device.
         seed: of generated images, of the choice of n images, and of the kernel distance's subsets.
         allow_small_n: score sets with no more images than there are features.
-        save_stats: where the statistics of the images are kept, as a reference for later scores.
-        keep_features: folder in which features are kept as they come, so that a killed run goes on.
-        nearest: where a sheet of the images beside their nearest in the reference is written, a PNG.
-        report: where the result is written as a page for people, HTML.
-        figures: curves for that page beside its own, as title and SVG.
+        save_stats: where the statistics of the images are saved, as a reference for later scores.
+        keep_features: folder in which features are cached, so that an interrupted evaluation resumes.
+        nearest: where a sheet of samples and their nearest neighbors in the reference is written, a PNG.
+        report: where an HTML report is written.
+        figures: further figures of the report, as title and SVG.
+        command: the command line, for the report.
     """
 
     images: str | None
@@ -58,27 +60,28 @@ class ScoreSettings:
     nearest: Path | None = None
     report: Path | None = None
     figures: Sequence[tuple[str, str]] = ()
+    command: str = ""
 
 
 def check_settings(settings: ScoreSettings) -> None:
-    """Refuse settings that contradict each other, before an hour is spent on them.
+    """Refuse settings that contradict each other, before any image is read.
 
     Raises:
-        UsageError: saying which.
+        UsageError: two settings contradict each other.
     """
     if (settings.images is None) == (settings.checkpoint is None):
-        found = "neither" if settings.images is None else f"{settings.images} and --ckpt {settings.checkpoint}"
-        raise UsageError(f"expected either IMAGES (a folder, an archive or a data set) or --ckpt RUN, found {found}")
+        got = "neither" if settings.images is None else f"{settings.images} and --ckpt {settings.checkpoint}"
+        raise UsageError(f"expected either IMAGES (a folder, an archive or a data set) or --ckpt RUN, got {got}")
     if settings.images == settings.reference == STDIN:
         raise UsageError("-: one stream cannot be both the images and the reference")
-    if settings.reference is None and settings.save_stats is None:
-        raise UsageError("--ref is missing: a data set, a folder, or statistics made with hdit eval-fid stats")
-    if settings.reference is None and settings.report is not None:
-        raise UsageError(f"--report {settings.report}: there is no score to report without --ref; leave it out")
+    if settings.reference is None and settings.save_stats is None and settings.checkpoint is None:
+        raise UsageError("--ref is missing: pass a data set, a folder, or statistics of hdit eval-fid stats")
+    if settings.reference is None and settings.save_stats is not None and settings.report is not None:
+        raise UsageError(f"--report {settings.report}: without --ref there is no score to report; leave it out")
     if settings.checkpoint is None and settings.labels != "balanced":
-        raise UsageError(f"--labels {settings.labels}: goes with --ckpt; images that are there have their classes")
+        raise UsageError(f"--labels {settings.labels}: applies to --ckpt; existing images already have their classes")
     if settings.checkpoint is None and (settings.checkpoint_weights or settings.overrides):
-        raise UsageError("--weights and --set go with --ckpt; images that are there are drawn")
+        raise UsageError("--weights and --set apply to --ckpt; existing images are already sampled")
     if settings.save_stats is not None:
         check_statistics_path(settings.save_stats)
     _check_path("--nearest", settings.nearest, ".png")
@@ -89,4 +92,4 @@ def _check_path(option: str, path: Path | None, ending: str) -> None:
     if path is not None and path.suffix != ending:
         raise UsageError(f"{option} {path}: expected a name that ends in {ending}")
     if path is not None and not path.parent.is_dir():
-        raise UsageError(f"{option} {path}: there is no folder {path.parent}")
+        raise UsageError(f"{option} {path}: no such folder: {path.parent}")

@@ -1,13 +1,14 @@
-"""Statistics on disk: an npz of plain arrays, readable by clean-fid too; and clean-fid's and ADM's own files.
+"""Reference statistics on disk: an npz of plain arrays, readable by clean-fid; reads clean-fid's and ADM's too.
 
-mu, sigma       mean and unbiased covariance, float64: what clean-fid, pytorch-fid and others keep
-features, keys  the kept sample, for the kernel distance
-passport        JSON as UTF-8 bytes: number of images, fingerprint, extractor, source, versions
+mu, sigma       mean and unbiased covariance, float64, as in the files of clean-fid, pytorch-fid and others
+features, keys  the kept sample of features, for the kernel distance
+passport        JSON as UTF-8 bytes: number of images, fingerprint, identity, extractor, source, remarks
 """
 
 import io
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,16 @@ from hdit_core.files import digest, write_atomic
 FORMAT = "hdit-statistics 1"
 LARGEST_BYTES = 4 << 30
 LARGEST_FEATURES = 1 << 14
-ASYMMETRY = 1e-6  # of a covariance, relative to its largest entry: float32 rounding passes
+ASYMMETRY = 1e-6  # of a covariance, relative to its largest entry; allows float32 rounding
 
 
-def save_statistics(path: Path, measured: Measurement) -> None:
-    """Write a measurement to a file, whole or not at all.
+def save_statistics(path: Path, measured: Measurement, identity: str = "") -> None:
+    """Write statistics to a file atomically.
+
+    Args:
+        path: the file.
+        measured: the statistics.
+        identity: of the image set, see `ImageSet`; lets `read_identity` recognize it.
 
     Raises:
         UsageError: the name does not end in .npz, or there is no such folder.
@@ -38,6 +44,7 @@ def save_statistics(path: Path, measured: Measurement) -> None:
         "format": FORMAT,
         "n": statistics.n,
         "fingerprint": statistics.fingerprint,
+        "identity": identity,
         "extractor": measured.extractor,
         "source": measured.source,
         "remarks": measured.remarks,
@@ -55,63 +62,77 @@ def save_statistics(path: Path, measured: Measurement) -> None:
 
 
 def check_statistics_path(path: Path) -> None:
-    """Refuse a path that statistics cannot be saved to, before an hour is spent on them.
+    """Refuse a path that statistics cannot be saved to, before they are computed.
 
     Raises:
         UsageError: as `save_statistics`.
     """
     if path.suffix != ".npz":
-        raise UsageError(f"{path}: statistics are kept under a name that ends in .npz")
+        raise UsageError(f"{path}: expected a name for statistics that ends in .npz")
     if not path.parent.is_dir():
-        raise UsageError(f"{path}: there is no folder {path.parent} for the statistics")
+        raise UsageError(f"{path}: no such folder: {path.parent}")
 
 
 def holds_statistics(path: Path) -> bool:
-    """Return whether an npz is to be read as statistics: it has mu and sigma, or is not an npz of images either."""
+    """Return whether an npz is to be read as statistics: it has `mu`, or is not an npz of images either."""
     try:
         with zipfile.ZipFile(path) as members:
             names = set(members.namelist())
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return True  # reading it says what is wrong
+        return True  # `load_statistics` reports what is wrong
     return "mu.npy" in names or "arr_0.npy" not in names
 
 
 def load_statistics(path: Path) -> Measurement:
-    """Read statistics that hdit or clean-fid saved; nothing in the file is executed.
+    """Read statistics of hdit, clean-fid or ADM; nothing in the file is executed.
 
     Raises:
-        DataError: it is damaged, or holds something else.
+        DataError: the file is damaged or something else.
     """
     arrays = _read_arrays(path)
     mean, covariance = _moments(path, arrays)
     if "passport" not in arrays:
         empty = torch.empty(0, len(mean)), torch.empty(0, dtype=torch.int64)
-        remark = f"{path} does not say which extractor and resize made it: that they match is taken on trust"
+        remark = f"{path} does not say which extractor and resize made it; they are assumed to match"
         source = {**_source(path, {}), "sha256": digest(path).sha256}
         return Measurement(Statistics(None, mean, covariance, *empty, ""), {}, source, (remark,))
     try:
         passport = json.loads(arrays["passport"].tobytes())
         if passport["format"] != FORMAT:
-            raise DataError(f"{path}: is of the format {passport['format']!r}, expected {FORMAT!r}; make it anew")
+            raise DataError(f"{path}: has format {passport['format']!r}, expected {FORMAT!r}; make it again")
         features, keys = _sample(path, arrays, passport["n"], len(mean))
         statistics = Statistics(passport["n"], mean, covariance, features, keys, str(passport["fingerprint"]))
         source = {**_source(path, dict(passport["source"])), "sha256": digest(path).sha256}
         remarks = tuple(map(str, passport["remarks"]))
         return Measurement(statistics, dict(passport["extractor"]), source, remarks)
     except (KeyError, TypeError, ValueError, RecursionError) as problem:
-        raise DataError(f"{path}: damaged statistics ({type(problem).__name__}: {problem}); make them anew") from None
+        raise DataError(f"{path}: damaged statistics ({type(problem).__name__}: {problem}); make them again") from None
+
+
+def read_identity(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return the identity of the image set that statistics are of, "" if unknown, and the extractor's provenance.
+
+    Raises:
+        DataError: the file is damaged or something else.
+    """
+    try:
+        passport = json.loads(_read_arrays(path, ("passport",))["passport"].tobytes())
+        return str(passport.get("identity", "")), dict(passport["extractor"])
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as problem:
+        raise DataError(f"{path}: damaged statistics ({type(problem).__name__}: {problem})") from None
 
 
 def _source(path: Path, of_images: dict[str, Any]) -> dict[str, Any]:
     return {**of_images, "kind": "saved statistics", "path": str(path), "images": of_images.get("path", "unknown")}
 
 
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    wanted = ("mu", "sigma", "features", "keys", "passport")
+def _read_arrays(
+    path: Path, wanted: Sequence[str] = ("mu", "sigma", "features", "keys", "passport")
+) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as members:
             sizes = {member.filename.removesuffix(".npy"): member.file_size for member in members.infolist()}
-        size_bytes = sum(sizes.get(name, 0) for name in wanted)  # ADM's references hold their images too
+        size_bytes = sum(sizes.get(name, 0) for name in wanted)  # ADM's files also have images
         if size_bytes > LARGEST_BYTES:
             raise DataError(f"{path}: {size_bytes:,} bytes unpacked; expected at most {LARGEST_BYTES:,}")
         with np.load(path, allow_pickle=False) as archive:
@@ -123,7 +144,7 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
 def _moments(path: Path, arrays: dict[str, np.ndarray]) -> tuple[Tensor, Tensor]:
     """Return mean and covariance in float64, checked."""
     if "mu" not in arrays or "sigma" not in arrays:
-        raise DataError(f"{path}: lacks mu and sigma; expected statistics of hdit eval-fid stats, clean-fid or ADM")
+        raise DataError(f"{path}: has no mu and sigma; expected statistics of hdit eval-fid stats, clean-fid or ADM")
     mean, covariance = arrays["mu"], arrays["sigma"]
     length = mean.shape[0] if mean.ndim == 1 else 0
     if not 0 < length <= LARGEST_FEATURES or covariance.shape != (length, length):
@@ -131,9 +152,9 @@ def _moments(path: Path, arrays: dict[str, np.ndarray]) -> tuple[Tensor, Tensor]
     if mean.dtype.kind != "f" or covariance.dtype.kind != "f":
         raise DataError(f"{path}: mu is {mean.dtype} and sigma {covariance.dtype}; expected floating point")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise DataError(f"{path}: holds numbers that are not finite")
+        raise DataError(f"{path}: has values that are not finite")
     if np.abs(covariance - covariance.T).max() > ASYMMETRY * np.abs(covariance).max():
-        raise DataError(f"{path}: sigma is not symmetric, so it is no covariance")
+        raise DataError(f"{path}: sigma is not symmetric, so it is not a covariance")
     symmetric = (covariance.astype(np.float64) + covariance.T.astype(np.float64)) / 2
     return torch.from_numpy(mean.astype(np.float64)), torch.from_numpy(symmetric)
 
@@ -143,7 +164,7 @@ def _sample(path: Path, arrays: dict[str, np.ndarray], n: object, num_features: 
     features, keys = arrays["features"], arrays["keys"]
     fits = features.shape == (*keys.shape, num_features) and isinstance(n, int) and 2 <= n >= len(keys)
     if not fits or features.dtype != np.float32 or keys.dtype != np.int64:
-        raise DataError(f"{path}: {n} images with a sample of features {features.shape} do not fit together")
+        raise DataError(f"{path}: {n} images do not match a sample of features {features.shape}")
     if not np.isfinite(features).all():
-        raise DataError(f"{path}: holds numbers that are not finite")
+        raise DataError(f"{path}: has values that are not finite")
     return torch.from_numpy(features), torch.from_numpy(keys)

@@ -1,6 +1,5 @@
 """Curves of runs over images, as a table side by side and as a figure: loss, gradient norm, speed, scores."""
 
-import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -10,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hdit_core.checkpoint.log import read_log, read_scores
-from hdit_core.figures import DOTS_PER_INCH, HEIGHT_INCHES, SETTINGS, STYLES, WIDTH_INCHES
+from hdit_core.figures import HEIGHT_INCHES, STYLES, finish, render
 from hdit_core.runs.summary import COUNTS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 ROWS = 12
@@ -103,23 +103,18 @@ def run_plot(runs: Sequence[Path]) -> bytes:
 
 def curves_plot(panels: Iterable[Sequence[Curve]], title: str = "") -> bytes:
     """Plot panels of curves over images, one below the other, as a PNG; panels without points are left out."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     plotted = [list(panel) for panel in panels if any(curve.num_images for curve in panel)]
-    with rc_context(SETTINGS):
-        height = HEIGHT_INCHES * max(1, len(plotted))
-        figure = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
+
+    def draw(figure: "Figure") -> None:
         figure.suptitle(title)
         for index, panel in enumerate(plotted, 1):
             axes = figure.add_subplot(len(plotted), 1, index)
             several = len({curve.run for curve in panel}) > 1
             for curve, style in zip(panel, cycle(STYLES), strict=False):
                 _draw(axes, curve, style, several)
-            _frame(axes, panel)
-        content = io.BytesIO()
-        figure.savefig(content, format="png", dpi=DOTS_PER_INCH)
-    return content.getvalue()
+            _label_axes(axes, panel)
+
+    return render(draw, "png", height_inches=HEIGHT_INCHES * max(1, len(plotted)))
 
 
 def _draw(axes: "Axes", curve: Curve, style: dict[str, Any], several: bool) -> None:
@@ -128,13 +123,11 @@ def _draw(axes: "Axes", curve: Curve, style: dict[str, Any], several: bool) -> N
     axes.plot(curve.num_images, curve.values, label=label, linewidth=1.4, markersize=4.5, **style | {"marker": marker})
 
 
-def _frame(axes: "Axes", panel: Sequence[Curve]) -> None:
+def _label_axes(axes: "Axes", panel: Sequence[Curve]) -> None:
     values = [value for curve in panel for value in curve.values]
     if min(values) > 0 and max(values) > LOGARITHMIC * min(values):
         axes.set_yscale("log")
-    axes.set_xlabel("images")
     names = list(dict.fromkeys(curve.name for curve in panel))
-    axes.set_ylabel(PANELS.get(names[0], names[0]) if len(names) == 1 else "loss by noise level")
-    axes.grid(linewidth=0.4, alpha=0.5, which="both")
-    axes.spines[["top", "right"]].set_visible(False)
+    y_label = PANELS.get(names[0], names[0]) if len(names) == 1 else "loss by noise level"
+    finish(axes, "images", y_label, minor_grid=True)
     axes.legend(frameon=False, handlelength=3)

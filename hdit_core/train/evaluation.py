@@ -21,27 +21,22 @@ from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import HditError
 from hdit_core.evaluate.extractors.extractor import Extractor, open_extractor
 from hdit_core.evaluate.feature_batch import by_chunk
-from hdit_core.evaluate.features.gather import FeatureGather, RankFailed
-from hdit_core.evaluate.features.measure import Measurement, assist, measure
+from hdit_core.evaluate.features.gather import FeatureGather, MeasurementStopped
+from hdit_core.evaluate.features.measure import Measurement, measure
 from hdit_core.evaluate.generated import generated_images
-from hdit_core.evaluate.inputs import LEAST_FOR_KERNEL, check_fit, open_reference
+from hdit_core.evaluate.inputs import LEAST_FOR_KERNEL
 from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget
 from hdit_core.evaluate.metrics.kernel_distance import kernel_distance
 from hdit_core.evaluate.metrics.statistics import Statistics
 from hdit_core.evaluate.report.result import name_with_count
-from hdit_core.evaluate.score import open_on_all, score
+from hdit_core.evaluate.score import open_on_all, saved_reference
 from hdit_core.evaluate.settings import ScoreSettings
-from hdit_core.evaluate.statistics_file import load_statistics
 from hdit_core.recipe.train import TrainRecipe
 from hdit_core.train.parallel.parallelize import is_sharded
 from hdit_core.train.step.train_step import Learner
 
 OnNote = Callable[[str], None]
 Asked = Callable[[], bool]
-
-
-class Abandoned(Exception):
-    """Somebody asked the run to stop while it was scored: it is saved, and is scored when it goes on."""
 
 
 def is_due(train: TrainRecipe, num_images: int) -> bool:
@@ -68,43 +63,21 @@ def open_scores(learner: Learner, run: Path, start: State, on_note: OnNote) -> "
     wanted, world, device = learner.recipe.evaluate, learner.world, learner.device
     extractor = open_on_all(lambda: _extractor(wanted.extractor, device, on_note), world)
     gather = FeatureGather(world, extractor.num_features)
-    reference = _reference(learner, run, extractor, gather, on_note)
+    location = learner.recipe.evaluate.reference or learner.recipe.data.path
+    path = run / f"reference-{extractor.name}.npz"
+    reference = saved_reference(path, ScoreSettings(None, location), extractor, gather)
     return PeriodicEvaluation(learner, run, start, extractor, gather, reference, on_note)
 
 
 def _extractor(name: str, device: torch.device, on_note: OnNote) -> Extractor:
     """Open a feature network; what keeps it from being opened is told in the words of a recipe."""
     try:
-        return open_extractor(name, None, device, on_note)
+        return open_extractor(name, None, device)
     except HditError as error:
         raise type(error)(
             f"train.eval_every_images needs evaluate.extractor = {name!r}: {error} (for a run: --set "
             "evaluate.extractor=NAME, or --set train.eval_every_images=0 for no scores)"
         ) from None
-
-
-def _reference(
-    learner: Learner, run: Path, extractor: Extractor, gather: FeatureGather, on_note: OnNote
-) -> Measurement:
-    """Return the statistics that are compared with: saved ones, or those of images, measured once for the run."""
-    location = learner.recipe.evaluate.reference or learner.recipe.data.path
-    found = open_reference(location)
-    check_fit(found, extractor, allow_small_n=True)
-    if isinstance(found, Measurement):
-        return found
-    assert found is not None  # there is a location
-    path = run / f"reference-{extractor.name}.npz"
-    if not gather.broadcast(float(learner.world.is_main and _is_of(path, found))):
-        on_note(f"measuring {location}, which scores compare with, once")
-        settings = ScoreSettings(location, None, extractor=extractor.name, device=str(learner.device))
-        score(replace(settings, save_stats=path, allow_small_n=True), world=learner.world)
-        gather.broadcast(0.0)  # wait until it is written
-    return load_statistics(path)
-
-
-def _is_of(path: Path, images: ImageSet) -> bool:
-    """Return whether statistics are those of a data set."""
-    return path.is_file() and load_statistics(path).source.get("root") == images.source.get("root", "another")
 
 
 @dataclass(frozen=True)
@@ -133,11 +106,11 @@ class PeriodicEvaluation:
         on_note: OnNote,
     ) -> None:
         self._learner, self._run, self._extractor, self._on_note = learner, run, extractor, on_note
-        self._relay, self._reference = gather, reference
+        self._gather, self._reference = gather, reference
         self._target = FrechetTarget(reference.statistics) if gather.world.is_main else None
         self._lines = cut_back_scores(run, start.step) if gather.world.is_main else []
         is_there = any(line["num_images"] == start.num_images for line in self._lines)
-        self._is_scored = start.num_images if gather.broadcast(float(is_there)) else -1
+        self._is_scored = start.num_images if gather.world.broadcast(is_there) else -1
 
     def due(self, state: State) -> bool:
         """Return whether the run is to be scored where it stands, and is not yet."""
@@ -151,37 +124,31 @@ class PeriodicEvaluation:
         """
         try:
             statistics = self._measure(state, asked_to_stop)
-        except Abandoned:
+        except MeasurementStopped:
             return
         self._is_scored = state.num_images
         if statistics is not None:
             self._write(ScoreRecord(state.step, state.num_images, self._values(statistics)))
 
     def _measure(self, state: State, asked_to_stop: Asked) -> Statistics | None:
-        """Return the statistics of the samples, on the main rank."""
-        learner, train = self._learner, self._learner.recipe.train
+        """Return the statistics of the samples, on the main rank.
+
+        A sharded network needs all ranks for every image: each generates all of them, and the main one extracts
+        features. Otherwise each rank does its part of the set.
+        """
+        learner, world = self._learner, self._learner.world
         denoiser = Denoiser(learner.ema.network, learner.recipe)
-        together = is_sharded(learner.ema.network)  # then every rank draws all, with the parts of the others
-        drawn = generated_images(denoiser, str(self._run), train.eval_num_images, 0, weights=f"step {state.step}")
-        any_asked = _asked_anywhere(asked_to_stop, learner, together, f"score {state.num_images}")
-        images = _stoppable(drawn, any_asked)
-        if learner.world.is_main:
-            try:
-                return measure(images, self._extractor, gather=None if together else self._relay).statistics
-            except Abandoned:
-                if not together:
-                    self._relay.drain()
-                raise
-            except RankFailed:
-                if not any_asked():
-                    raise
-                self._relay.drain()
-                raise Abandoned from None  # that rank was asked, or looked, before this one
-        if not together:
-            assist(images, self._extractor, gather=self._relay)
-        else:
-            for _ in images.readers():
-                pass
+        n = learner.recipe.train.eval_num_images
+        images = generated_images(denoiser, str(self._run), n, 0, weights=f"step {state.step}")
+        if not is_sharded(learner.ema.network):
+            measured = measure(_stoppable(images, asked_to_stop), self._extractor, gather=self._gather)
+            return measured.statistics if measured else None
+        images = _stoppable(images, lambda: world.any(asked_to_stop()))
+        if world.is_main:
+            measured = measure(images, self._extractor)
+            return measured.statistics if measured else None
+        for _ in images.readers():
+            pass
         return None
 
     def _values(self, statistics: Statistics) -> dict[str, float]:
@@ -208,31 +175,13 @@ class PeriodicEvaluation:
             mark_best(self._run, checkpoint_folder(self._run, best["step"]), {"metric": key, **best})
 
 
-def _stoppable(images: ImageSet, any_asked: Asked) -> ImageSet:
-    """Return the same set, which looks before each piece whether to go on."""
+def _stoppable(images: ImageSet, asked_to_stop: Asked) -> ImageSet:
+    """Return the same set, which raises before a chunk once a stop is requested."""
 
-    def read(places: Sequence[int]) -> Iterator[ReadImage]:
-        for piece in by_chunk(places):
-            if any_asked():
-                raise Abandoned
-            yield from images.open(piece)
+    def read(indices: Sequence[int]) -> Iterator[ReadImage]:
+        for chunk in by_chunk(indices):
+            if asked_to_stop():
+                raise MeasurementStopped
+            yield from images.open(chunk)
 
     return replace(images, open=read)
-
-
-def _asked_anywhere(asked: Asked, learner: Learner, together: bool, key: str) -> Asked:
-    """Return what says whether any rank is asked to stop.
-
-    Ranks that draw together look together. Those with shares of their own must not wait for each other to look, since
-    each is ahead of the main one by what it likes: they leave word in the common store.
-    """
-    store = learner.world.store
-    if together or store is None:
-        return lambda: learner.world.any(asked())
-
-    def look() -> bool:
-        if asked():
-            store.set(key, "asked")
-        return bool(store.check([key]))
-
-    return look

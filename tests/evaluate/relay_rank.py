@@ -1,4 +1,4 @@
-"""One rank of several, as a process of its own, that sends features to the main one and counts what it holds."""
+"""A rank of several, as a child process, that sends features to the main one and counts the chunks it holds."""
 
 import json
 import os
@@ -11,22 +11,22 @@ import torch
 
 from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.distributed import init_ranks
-from hdit_core.evaluate import feature_batch as pieces
+from hdit_core.evaluate import feature_batch as chunks
 from hdit_core.evaluate.extractors.extractor import Extractor
-from hdit_core.evaluate.features import gather as relay
-from hdit_core.evaluate.features.measure import assist, measure
+from hdit_core.evaluate.features import gather as gathering
+from hdit_core.evaluate.features.measure import measure
 
-PIECE = 8
+IMAGES_PER_CHUNK = 8
 
 
 class Living:
-    """Counts pieces and packed pieces that somebody holds, and the most that there ever were."""
+    """Counts the chunks and packed chunks that exist, and their maximum."""
 
     def __init__(self) -> None:
         self.now = self.most = 0
-        pack, begin = relay._pack, pieces.FeatureBatch.__init__
-        relay._pack = lambda piece: self._note(pack(piece))
-        pieces.FeatureBatch.__init__ = lambda piece, *content: begin(self._note(piece), *content)
+        pack, init = gathering._pack, chunks.FeatureBatch.__init__
+        gathering._pack = lambda chunk: self._note(pack(chunk))
+        chunks.FeatureBatch.__init__ = lambda chunk, *content: init(self._note(chunk), *content)
 
     def _note(self, held):
         self.now += 1
@@ -47,22 +47,20 @@ def pictures(count: int) -> ImageSet:
     return ImageSet({"path": "x"}, count, lambda places: ((lambda p=p: read(p)) for p in places), "x")
 
 
-def work(place: dict[str, str], out: str, num_pieces: int) -> None:
-    """Take part in the measuring of so many pieces, and write the most pieces that were held at once to `out`."""
-    os.environ.update(place)
+def work(environment: dict[str, str], out: str, num_chunks: int) -> None:
+    """Take part in measuring so many chunks, and write the maximum number of chunks that existed to `out`."""
+    os.environ.update(environment)
     torch.set_num_threads(1)
-    pieces.IMAGES_PER_CHUNK = PIECE
+    chunks.IMAGES_PER_CHUNK = IMAGES_PER_CHUNK
     living, world = Living(), init_ranks("cpu")
 
     def network(levels):
-        time.sleep(0.005 if world.is_main else 0)  # the others have time to run ahead of it, if they may
+        time.sleep(0.005 if world.is_main else 0)  # the others could run ahead of it
         return levels.flatten(1)[:, :5]
 
-    toy = Extractor("toy", "fd-toy", "kd-toy", 5, 8, PIECE, "0" * 64, network, torch.device("cpu"))
-    way, images = relay.FeatureGather(world, toy.num_features), pictures(num_pieces * PIECE)
-    if world.is_main:
-        assert measure(images, toy, gather=way).statistics.n == num_pieces * PIECE
-    else:
-        assist(images, toy, gather=way)
+    toy = Extractor("toy", "fd-toy", "kd-toy", 5, 8, IMAGES_PER_CHUNK, "0" * 64, network, torch.device("cpu"))
+    n = num_chunks * IMAGES_PER_CHUNK
+    measured = measure(pictures(n), toy, gather=gathering.FeatureGather(world, toy.num_features))
+    assert measured.statistics.n == n if world.is_main else measured is None
     Path(out).write_text(json.dumps(living.most))
     world.destroy_ranks()

@@ -46,7 +46,7 @@ def work(place: dict[str, str], out: str, stuck_at: int | None, options: dict) -
     os.environ.pop("MKL_CBWR", None)  # which the tests have set, and users have not
     torch.set_num_threads(1)
     pieces.IMAGES_PER_CHUNK = 8
-    sweep.IMAGES_PER_PIECE = 8
+    sweep.IMAGES_PER_CHUNK = 8
     score.open_extractor = sweep.open_extractor = lambda *_: toy(stuck_at)
     world = init_ranks("cpu")
     try:

@@ -33,8 +33,8 @@ def test_labels_of_the_data_are_as_frequent_as_there():
 @pytest.mark.parametrize(
     "counts, message",
     [
-        (None, "--labels data: the reference does not say how often each class is"),
-        ([4, 5], "--labels data: the reference has 2 classes, the network 3; give the data set"),
+        (None, "--labels data: the reference has no class counts"),
+        ([4, 5], "--labels data: the reference has 2 classes, the model 3; pass the model"),
     ],
 )
 def test_labels_of_the_data_need_the_data_of_the_network(tiny_denoiser, counts, message):

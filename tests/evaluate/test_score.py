@@ -15,6 +15,7 @@ from cleanfid.resize import build_resizer
 from PIL import Image
 
 from hdit_core.checkpoint import load_denoiser
+from hdit_core.errors import UsageError
 from hdit_core.evaluate import score as score_module
 from hdit_core.evaluate.score import score
 from hdit_core.evaluate.settings import ScoreSettings
@@ -54,7 +55,7 @@ def test_a_set_scored_against_itself_is_at_distance_zero_and_says_so(picture_fol
     folder = picture_folder("a")
     result = toy(folder, folder)
     assert result.frechet.value <= 1e-8 * float(result.images.statistics.covariance.trace())
-    assert "both sets hold the very same images" in result.remarks
+    assert "both sets hold exactly the same images" in result.remarks
 
 
 def test_the_score_does_not_depend_on_batches_or_names(picture_folder, toy, tmp_path):
@@ -98,8 +99,8 @@ def test_the_passport_says_what_made_the_score(picture_folder, toy):
     assert passport["images"]["path"] == str(a) and passport["images"]["subset_seed"] == 4
     assert passport["reference"]["num_grey"] == 12 and len(passport["reference"]["fingerprint"]) == 64
     assert set(passport["versions"]) == {"hdit", "torch", "numpy", "pillow"}
-    assert "the images are 10x12 pixels, those of the reference 8x9" in found["remarks"]
-    assert "the images of one set are all grey, those of the other are not" in found["remarks"]
+    assert "image sizes are 10x12; those of the reference are 8x9" in found["remarks"]
+    assert "all images of one set are grey, those of the other are not" in found["remarks"]
 
 
 def test_a_checkpoint_scores_as_its_saved_samples_do(picture_folder, toy, checkpoint, tmp_path):
@@ -139,6 +140,33 @@ def test_progress_counts_the_images_of_both_sides(picture_folder, toy_extractor,
     told = []
     score(ScoreSettings(str(a), str(b), device="cpu"), lambda *count: told.append(count))
     assert told == [(4, 13), (6, 13), (10, 13), (13, 13)]
+
+
+def test_a_checkpoint_without_a_reference_is_compared_with_its_data(toy, checkpoint, tiny_data, caplog, monkeypatch):
+    caplog.set_level("INFO", "hdit")
+    recipe = load_denoiser(checkpoint).recipe
+    monkeypatch.chdir(tiny_data.parent)
+    assert recipe.data.path == tiny_data.name or recipe.data.path == str(tiny_data)
+    result = toy(None, None, checkpoint=str(checkpoint), n=8)
+    assert result.reference.source["path"] == recipe.data.path and result.reference.statistics.n == 20
+    assert f"comparing with the data of {checkpoint}: {recipe.data.path}" in caplog.text
+
+
+def test_a_checkpoint_whose_data_are_not_here_needs_a_reference(toy, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hdit_core.evaluate.inputs.Path.exists", lambda path: False)
+    with pytest.raises(UsageError, match=r"--ref is missing, and the data of .* are not here; pass a data set"):
+        toy(None, None, checkpoint=str(checkpoint), n=8)
+
+
+def test_the_record_of_hdit_sample_is_part_of_the_provenance(picture_folder, toy, caplog):
+    folder, reference = picture_folder("a"), picture_folder("b", seed=1)
+    record = {"status": "complete", "origin": {"weights_sha256": "5" * 64, "seed": 7, "settings": {"steps": 9}}}
+    (folder / "samples.json").write_text(json.dumps(record))
+    assert toy(folder, reference).to_json()["passport"]["images"]["samples"] == record["origin"]
+    (folder / "samples.json").write_text("[")
+    assert "samples" not in toy(folder, reference).images.source
+    assert "samples.json: cannot be read" in caplog.text
 
 
 def test_labels_of_the_data_come_from_the_reference(toy, checkpoint, tiny_data, tmp_path):

@@ -1,4 +1,4 @@
-"""Two ranks and three score as one process does, bit for bit; killed, they go on in any number."""
+"""Two and three ranks give the bits of one process; killed ranks resume in any number."""
 
 import time
 
@@ -55,7 +55,7 @@ def test_saved_statistics_are_the_same_for_any_number_of_ranks(sets, tmp_path):
         assert all(np.array_equal(one[name], two[name]) for name in one.files)
 
 
-def test_killed_ranks_go_on_in_any_number_where_they_were(sets, alone, tmp_path):
+def test_killed_ranks_resume_in_any_number(sets, alone, tmp_path):
     """SIGKILL to one of two ranks: the other ends by itself; then three ranks do what is missing, and then one."""
     options = {"images": str(sets[0]), "reference": str(sets[1]), "keep_features": tmp_path / "kept"}
     ranks = start(tmp_path / "killed", 2, stuck=(1, 3), **options)
@@ -63,33 +63,35 @@ def test_killed_ranks_go_on_in_any_number_where_they_were(sets, alone, tmp_path)
         assert all(process.is_alive() for process in ranks.processes), ranks.said()
         time.sleep(0.01)
     ranks.processes[1].kill()
-    assert "rank 1 is gone" in ranks.said()[0] and ranks.processes[0].exitcode == 1
+    assert "another rank is gone" in ranks.said()[0] and ranks.processes[0].exitcode == 1
     written_at = {path: path.stat().st_mtime_ns for path in kept}
     assert len(list((tmp_path / "kept").glob("*/features-*"))) < 14
     for count in (3, 1):
         assert start(tmp_path / str(count), count, **options).results()[0] == alone
-    assert {path: path.stat().st_mtime_ns for path in kept} == written_at, "what was there is not made again"
+    assert {path: path.stat().st_mtime_ns for path in kept} == written_at, "existing features are not computed again"
 
 
-def test_where_a_rank_cannot_read_its_image_all_end_and_it_says_why(sets, tmp_path):
+def test_if_a_rank_cannot_read_an_image_all_end_and_it_reports_the_reason(sets, tmp_path):
     (tmp_path / "broken").mkdir()
     for path in sets[0].iterdir():
         (tmp_path / "broken" / path.name).write_bytes(path.read_bytes() if path.stem != "009" else b"text")
     said = start(tmp_path, 2, images=str(tmp_path / "broken"), reference=str(sets[1])).said()
-    assert said[0] == "RankFailed: rank 1 failed; it says why"
+    assert said[0] == "RankFailed: rank 1 failed; it reports the reason"
     assert "DataError" in said[1] and "009.png: cannot be scored" in said[1]
 
 
-def test_where_the_main_rank_is_killed_the_others_end_and_say_so(sets, tmp_path):
+def test_if_the_main_rank_is_killed_the_others_end_and_say_so(sets, tmp_path):
     options = {"images": str(sets[0]), "reference": str(sets[1]), "keep_features": tmp_path / "kept"}
     ranks = start(tmp_path, 2, stuck=(0, 3), **options)
     while not list((tmp_path / "kept").glob("*/features-*")):
         assert all(process.is_alive() for process in ranks.processes), ranks.said()
         time.sleep(0.01)
     ranks.processes[0].kill()
-    assert "HditError: the main rank is gone" in ranks.said()[1]
+    assert "HditError: another rank is gone" in ranks.said()[1]
 
 
-def test_a_stream_goes_to_one_process(sets):
-    with pytest.raises(UsageError, match="-: a stream goes to one process, found 2 ranks; start one, or give a file"):
+def test_a_stream_is_refused_on_several_ranks(sets):
+    with pytest.raises(
+        UsageError, match="-: a stream can be read by one process only, got 2 ranks; start one, or pass a file"
+    ):
         score(ScoreSettings("-", str(sets[1])), world=World(0, 2, 0))

@@ -28,7 +28,7 @@ def test_no_more_images_than_features_are_refused_unless_allowed(picture_folder,
     with pytest.raises(UsageError, match=f"/{small}: 5 images are too few for the 5 features of toy; score at least 6"):
         toy(a, b)
     result = toy(a, b, allow_small_n=True)
-    assert any("compares only with itself at the same numbers of images" in remark for remark in result.remarks)
+    assert any("comparable only at equal numbers of images" in remark for remark in result.remarks)
     assert np.isfinite(result.frechet.value) and result.frechet.value > 0
 
 
@@ -45,7 +45,7 @@ def test_saved_statistics_that_are_too_small_are_refused(picture_folder, toy, tm
 def test_statistics_of_another_extractor_are_refused(picture_folder, toy, tmp_path):
     a = picture_folder("a")
     np.savez(tmp_path / "other.npz", mu=np.zeros(7), sigma=np.eye(7))
-    with pytest.raises(DataError, match=r"other\.npz: has 7 features, --extractor toy gives 5; give the"):
+    with pytest.raises(DataError, match=r"other\.npz: has 7 features, --extractor toy has 5; pass the"):
         toy(a, tmp_path / "other.npz")
     toy(a, None, save_stats=tmp_path / "ref.npz")
     with np.load(tmp_path / "ref.npz") as archive:
@@ -65,15 +65,15 @@ def test_damaged_statistics_are_remarked_on(picture_folder, toy, tmp_path):
 @pytest.mark.parametrize(
     "settings, message",
     [
-        ({"images": None, "reference": "b"}, "expected either IMAGES .* or --ckpt RUN, found neither"),
+        ({"images": None, "reference": "b"}, "expected either IMAGES .* or --ckpt RUN, got neither"),
         (
             {"images": "a", "reference": "b", "checkpoint": "run"},
-            "expected either .* or --ckpt RUN, found a and --ckpt run",
+            "expected either .* or --ckpt RUN, got a and --ckpt run",
         ),
         ({"images": "a", "reference": None}, "--ref is missing"),
         (
             {"images": "a", "reference": None, "save_stats": Path("ref.npz"), "report": Path("x.html")},
-            r"--report x\.html: there is no score to report without --ref; leave it out",
+            r"--report x\.html: without --ref there is no score to report; leave it out",
         ),
     ],
 )
@@ -83,7 +83,7 @@ def test_settings_that_contradict_each_other_are_refused(settings, message):
 
 
 def test_a_folder_that_statistics_cannot_be_saved_to_is_refused_at_once(toy, tmp_path):
-    with pytest.raises(UsageError, match=r"ref\.npz: there is no folder"):
+    with pytest.raises(UsageError, match=r"ref\.npz: no such folder"):
         toy("nowhere", None, save_stats=tmp_path / "no" / "ref.npz")
 
 
@@ -93,7 +93,7 @@ def test_a_missing_checkpoint_is_named(picture_folder, toy, tmp_path):
 
 
 def test_labels_of_the_data_need_a_reference_with_classes(toy, checkpoint, picture_folder):
-    with pytest.raises(UsageError, match="--labels data: the reference does not say how often each class is"):
+    with pytest.raises(UsageError, match="--labels data: the reference has no class counts"):
         toy(None, picture_folder("b"), checkpoint=str(checkpoint), n=8, labels="data")
 
 
@@ -111,12 +111,12 @@ def test_too_few_images_of_a_stream_are_refused_when_it_has_ended(picture_folder
     [
         ({"nearest": "x.jpg"}, r"--nearest .*x\.jpg: expected a name that ends in \.png"),
         ({"report": "x.txt"}, r"--report .*x\.txt: expected a name that ends in \.html"),
-        ({"report": "no/x.html"}, r"--report .*: there is no folder .*no"),
-        ({"labels": "uniform"}, "--labels uniform: goes with --ckpt"),
+        ({"report": "no/x.html"}, r"--report .*: no such folder: .*no"),
+        ({"labels": "uniform"}, "--labels uniform: applies to --ckpt"),
         ({"reference": "none.npz"}, r"none\.npz: no such file; expected statistics"),
         ({"images": "-", "reference": "-"}, "-: one stream cannot be both the images and the reference"),
         ({"images": "-", "n": 3}, "--n 3: all images of a stream are scored"),
-        ({"images": "-", "nearest": "x.png"}, r"--nearest .*: a stream can be read once"),
+        ({"images": "-", "nearest": "x.png"}, r"--nearest .*: a stream can be read only once"),
         (
             {"reference": "ref.npz", "nearest": "x.png"},
             "--nearest .*: needs images as --ref, not statistics",

@@ -4,14 +4,19 @@ import io
 import json
 import pickle
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from hdit_core.distributed import World
 from hdit_core.errors import DataError, UsageError
+from hdit_core.evaluate.features.gather import FeatureGather
 from hdit_core.evaluate.features.measure import Measurement
 from hdit_core.evaluate.metrics.statistics import Accumulator
+from hdit_core.evaluate.score import saved_reference
+from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.evaluate.statistics_file import load_statistics, save_statistics
 from hdit_core.files import digest
 
@@ -67,17 +72,17 @@ def test_clean_fids_own_files_are_readable(tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"mu": None}, "lacks mu and sigma"),
+        ({"mu": None}, "has no mu and sigma"),
         ({"mu": np.zeros(5)}, r"mu has shape \(5,\) and sigma \(4, 4\); expected \[F\] and \[F, F\]"),
         ({"mu": np.zeros(4, np.int64)}, "mu is int64 and sigma float64; expected floating point"),
-        ({"mu": np.full(4, np.nan)}, "holds numbers that are not finite"),
-        ({"sigma": np.triu(np.ones((4, 4)))}, "sigma is not symmetric, so it is no covariance"),
+        ({"mu": np.full(4, np.nan)}, "has values that are not finite"),
+        ({"sigma": np.triu(np.ones((4, 4)))}, "sigma is not symmetric, so it is not a covariance"),
         ({"keys": None}, "damaged statistics"),
-        ({"keys": np.zeros(8, np.int64)}, "9 images with a sample of features .* do not fit together"),
-        ({"features": np.full((9, 4), np.inf, np.float32)}, "holds numbers that are not finite"),
+        ({"keys": np.zeros(8, np.int64)}, "9 images do not match a sample of features"),
+        ({"features": np.full((9, 4), np.inf, np.float32)}, "has values that are not finite"),
         ({"passport": np.frombuffer(b"{", np.uint8)}, "damaged statistics"),
         ({"passport": np.frombuffer(b"[" * 100_000, np.uint8)}, "damaged statistics"),
-        ({"passport": np.frombuffer(b'{"format": "x"}', np.uint8)}, "of the format 'x', expected 'hdit-statistics 1'"),
+        ({"passport": np.frombuffer(b'{"format": "x"}', np.uint8)}, "has format 'x', expected 'hdit-statistics 1'"),
     ],
 )
 def test_damaged_statistics_are_named(saved, changes, message):
@@ -135,8 +140,35 @@ def test_the_passport_is_plain_json(saved):
 
 
 @pytest.mark.parametrize(
-    "name, message", [("ref.pt", r"under a name that ends in \.npz"), ("no/ref.npz", "there is no folder")]
+    "name, message",
+    [("ref.pt", r"expected a name for statistics that ends in \.npz"), ("no/ref.npz", "no such folder")],
 )
 def test_statistics_are_not_saved_to_odd_places(measurement, tmp_path, name, message):
     with pytest.raises(UsageError, match=message):
         save_statistics(tmp_path / name, measurement)
+
+
+def test_a_reference_is_measured_once_and_again_when_its_images_or_the_extractor_change(
+    picture_folder, toy_extractor, tmp_path, caplog
+):
+    caplog.set_level("INFO", "hdit")
+    folder, path = picture_folder("a", 9), tmp_path / "ref.npz"
+    settings, gather = ScoreSettings(None, str(folder)), FeatureGather(World(), 5)
+
+    def measured_again(extractor=toy_extractor):
+        caplog.clear()
+        found = saved_reference(path, settings, extractor, gather)
+        assert found.statistics.n == len(list(folder.iterdir())) and found.extractor == extractor.provenance
+        return caplog.messages == [f"computing the statistics of {folder}, once"]
+
+    assert measured_again() and not measured_again()
+    (folder / "008.png").unlink()
+    assert measured_again() and not measured_again()
+    assert measured_again(replace(toy_extractor, weights_sha256="1" * 64))
+    path.write_bytes(b"damaged")
+    assert measured_again()
+
+
+def test_a_stream_cannot_be_a_saved_reference(toy_extractor, tmp_path):
+    with pytest.raises(UsageError, match="--ref -: a stream can be read only once; pass a file or folder"):
+        saved_reference(tmp_path / "x.npz", ScoreSettings(None, "-"), toy_extractor, FeatureGather(World(), 5))

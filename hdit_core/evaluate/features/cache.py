@@ -1,16 +1,17 @@
-"""Features on disk as they come, so that a long evaluation goes on where it was killed.
+"""Features on disk, written as they are computed, so that a long evaluation can resume.
 
-A folder per set of images and extractor, named by the hash of what its features depend on; in it one safetensors file
-for each piece of the set, whole or not there, named by the piece's first image:
+One folder per set of images and extractor, named by the hash of what the features depend on. In it, each chunk of the
+set has one safetensors file, written atomically and named by the chunk's first image:
 
-    KEPT/3f9a…/passport.json
-    KEPT/3f9a…/features-00000128.safetensors    features [B, F], digests [B, 32], shapes [B, 3], a checksum
+    CACHE/3f9a…/passport.json
+    CACHE/3f9a…/features-00000128.safetensors    features [B, F], digests [B, 32], shapes [B, 3], a checksum
 
-Several ranks share the folder, each with pieces of its own; any number of them takes up what any other has left.
+Several ranks share the folder, each writes its own chunks; a later evaluation uses them with any number of ranks.
 """
 
 import hashlib
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -21,75 +22,74 @@ from torch import Tensor
 from hdit_core.checkpoint.safetensors_file import read_tensors, write_tensors
 from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.errors import CheckpointError, UsageError
-from hdit_core.evaluate.extractors.extractor import Extractor, Say
+from hdit_core.evaluate.extractors.extractor import Extractor
 from hdit_core.evaluate.feature_batch import FeatureBatch
 from hdit_core.files import atomic_file, remove_temporaries, write_atomic
 
 FILE_PATTERN = "features-{:08d}.safetensors"
 FILE_NAME = re.compile(r"features-(\d{8,})\.safetensors")
 
+logger = logging.getLogger("hdit")
+
 
 class FeatureCache:
     """The features of one set by one extractor."""
 
-    def __init__(
-        self, folder: Path, images: ImageSet, extractor: Extractor, say: Say = lambda _: None, leads: bool = True
-    ) -> None:
-        """Open or begin.
+    def __init__(self, folder: Path, images: ImageSet, extractor: Extractor, is_main: bool = True) -> None:
+        """Open or create the cache of a set.
 
         Args:
-            folder: holds a folder for each set; made where it is missing.
+            folder: holds a folder for each set; created if missing.
             images: the set.
             extractor: the feature network.
-            say: told of what is found, and of a damaged file, whose images are done again.
-            leads: whether this is the rank that says what the folder is for.
+            is_main: whether this is the main rank, which writes the folder's description.
 
         Raises:
-            UsageError: the set is a stream, which cannot be recognised, or `folder` is a file.
+            UsageError: the set is a stream, which cannot be recognized again, or `folder` is a file.
         """
         if not images.identity:
             raise UsageError(
-                f"--keep-features {folder}: a stream cannot be recognised; give a file or folder of images"
+                f"--keep-features {folder}: a stream cannot be recognized again; pass a file or folder of images"
             )
         if folder.exists() and not folder.is_dir():
             raise UsageError(f"--keep-features {folder}: is a file; expected a folder")
         passport = {"extractor": extractor.provenance, "identity": images.identity}
         key = hashlib.sha256(json.dumps(passport, sort_keys=True).encode()).hexdigest()
-        self._folder, self._say, self._num_features = folder / key[:16], say, extractor.num_features
+        self._folder, self._num_features = folder / key[:16], extractor.num_features
         self._folder.mkdir(parents=True, exist_ok=True)
-        if leads:
+        if is_main:
             content = json.dumps(passport | {"source": images.source}, indent=1) + "\n"
             write_atomic(self._folder / "passport.json", content)
-        found = map(FILE_NAME.fullmatch, (path.name for path in self._folder.iterdir()))
-        self._there = {int(match[1]) for match in found if match}
-        if self._there and leads:
-            say(f"going on: the features of {len(self._there):,} pieces of the set are in {self._folder}")
+        matches = map(FILE_NAME.fullmatch, (path.name for path in self._folder.iterdir()))
+        self._cached = {int(match[1]) for match in matches if match}
+        if self._cached and is_main:
+            logger.info(f"resuming: {self._folder} has the features of {len(self._cached):,} chunks of the set")
 
-    def has(self, piece: range) -> bool:
-        """Return whether the file of a piece was there in the beginning, intact or not."""
-        return piece.start in self._there
+    def has(self, indices: range) -> bool:
+        """Return whether the file of a chunk existed at the start, valid or not."""
+        return indices.start in self._cached
 
-    def get(self, piece: range) -> FeatureBatch | None:
-        """Return the features of a piece; None where they have to be made: missing, damaged, or of fewer images."""
-        path = self._path(piece)
+    def get(self, indices: range) -> FeatureBatch | None:
+        """Return the features of a chunk; None if the file is missing, damaged, or has fewer images."""
+        path = self._path(indices)
         if not path.exists():
             return None
         try:
             batch = _unpack(path, self._num_features)
         except CheckpointError as problem:
-            self._say(f"{problem}; its images are done again")
+            logger.warning(f"{problem}; computing its features again")
             return None
-        return batch.first(len(piece)) if len(batch) >= len(piece) else None
+        return batch.first(len(indices)) if len(batch) >= len(indices) else None
 
-    def put(self, piece: range, batch: FeatureBatch) -> None:
-        """Write the features of a piece, whole or not at all."""
-        path = self._path(piece)
-        remove_temporaries(self._folder, path.name)  # of a killed writer; each piece has one writer at a time
+    def put(self, indices: range, batch: FeatureBatch) -> None:
+        """Write the features of a chunk atomically."""
+        path = self._path(indices)
+        remove_temporaries(self._folder, path.name)  # of a killed writer; each chunk has one writer at a time
         with atomic_file(path) as temporary:
             write_tensors(temporary, _pack(batch), "")
 
-    def _path(self, piece: range) -> Path:
-        return self._folder / FILE_PATTERN.format(piece.start)
+    def _path(self, indices: range) -> Path:
+        return self._folder / FILE_PATTERN.format(indices.start)
 
 
 def _pack(batch: FeatureBatch) -> dict[str, Tensor]:
@@ -106,7 +106,7 @@ def _unpack(path: Path, num_features: int) -> FeatureBatch:
     count = shapes.get("digests", (0,))[0]
     expected: dict[str, Any] = {"features": (count, num_features), "digests": (count, 32), "shapes": (count, 3)}
     if shapes != expected or not count or "crc32" not in metadata:
-        raise CheckpointError(f"{path}: not features as --keep-features writes them")
+        raise CheckpointError(f"{path}: not a file of features as --keep-features writes them")
     return FeatureBatch(
         tensors["features"],
         [bytes(row.tolist()) for row in tensors["digests"]],

@@ -1,13 +1,13 @@
-"""Features of all ranks come to the main one, a piece at a time and in the order of the images.
+"""Features of all ranks on the main rank, in the order of the images.
 
-The main rank adds them up as one process would, so that every number is the same, bit for bit, for any number of ranks.
-Features travel rather than sums: those of 50,000 images are 410 MB in the course of an evaluation, while the sums of
-every single rank, ten blocks of 2048 x 2048 doubles, are 336 MB at once. No rank holds more than a few pieces.
+Ranks work in rounds: in round r, rank k makes chunk r * size + k of the set, then all chunks go to the main rank. It
+adds them up as a single process would, so every result is bit-identical for any number of ranks. Features are sent
+rather than sums: those of 50,000 images are 410 MB in the course of an evaluation, the sums of a single rank, ten
+blocks of 2048 x 2048 doubles, are 336 MB at once.
 """
 
 import re
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -20,144 +20,97 @@ from hdit_core.distributed import World
 from hdit_core.errors import HditError
 from hdit_core.evaluate.feature_batch import FeatureBatch
 
-PATIENCE = timedelta(days=2)  # a piece may take hours; a rank that died is noticed at once, by its closed connection
-MOST_UNDERWAY = 4  # pieces that a rank may be ahead of the main one
-FAILED, DONE = -1, 0  # in place of a piece's number of images
+TIMEOUT = timedelta(days=2)  # a chunk may take hours; the connection to a dead rank closes at once
+FAILED, STOPPED = -1, -2  # status words, in place of a chunk's number of images
 DIGEST_BYTES, SHAPE_BYTES = 32, 24
 
-OF_CONNECTIONS = re.compile(r"gloo|NCCL|TCPStore", re.IGNORECASE)
-PLACE_IN_SOURCE = re.compile(r"\[/\S*\] ")
+CONNECTION_ERROR = re.compile(r"gloo|NCCL|TCPStore", re.IGNORECASE)
+SOURCE_LOCATION = re.compile(r"\[/\S*\] ")
 
 
 class RankFailed(HditError):
-    """A rank cannot go on with its share, and says why by itself."""
+    """Another rank failed while features were extracted; that rank reports the reason."""
+
+
+class MeasurementStopped(Exception):
+    """Some rank was asked to stop while features were extracted. All ranks raise this."""
 
 
 @contextmanager
-def translating_rank_errors(who: str) -> Iterator[None]:
-    """Turn a connection to other ranks that breaks in the body into a line for people.
-
-    Args:
-        who: whom the body speaks with.
+def translating_rank_errors() -> Iterator[None]:
+    """Turn a broken connection to another rank into a one-line error.
 
     Raises:
-        HditError: they are gone.
+        HditError: another rank is gone.
     """
     try:
         yield
     except RuntimeError as problem:
-        if not isinstance(problem, distributed.DistError) and not OF_CONNECTIONS.search(str(problem)):
+        if not isinstance(problem, distributed.DistError) and not CONNECTION_ERROR.search(str(problem)):
             raise
         first = next(iter(str(problem).splitlines()), "")
-        reason = PLACE_IN_SOURCE.sub("", first).split(". ")[0]
-        raise HditError(f"{who} is gone ({reason}); start all ranks again") from None
+        reason = SOURCE_LOCATION.sub("", first).split(". ")[0]
+        raise HditError(f"another rank is gone ({reason}); start all ranks again") from None
 
 
 class FeatureGather:
-    """The way from every rank to the main one; all ranks make it at the same time."""
+    """Brings the features of all ranks to the main rank; all ranks create it at the same time."""
 
     def __init__(self, world: World, num_features: int) -> None:
         self.world, self.num_features = world, num_features
         self._image_bytes = 4 * num_features + DIGEST_BYTES + SHAPE_BYTES
-        # of its own and over the hosts' memory: the features are there, and the GPUs' group may wait for something else
-        self._ended: set[int] = set()  # ranks from which nothing more comes of this set of images
-        self._group: Any = distributed.new_group(backend="gloo", timeout=PATIENCE) if world.size > 1 else None
+        # A group of its own in host memory: features are there, and its timeout is longer than that of other groups.
+        self._group: Any = distributed.new_group(backend="gloo", timeout=TIMEOUT) if world.size > 1 else None
 
-    def send_all(self, pieces: Iterator[FeatureBatch]) -> None:
-        """Send this rank's pieces to the main one as they come; where one cannot be made, tell it so.
+    @translating_rank_errors()
+    def gather_round(self, make_chunk: Callable[[], FeatureBatch | None]) -> list[FeatureBatch]:
+        """Make one chunk per rank; return them all on the main rank, in the order of ranks. All ranks call this.
+
+        Args:
+            make_chunk: makes this rank's chunk, None where none is left for it.
+
+        Returns:
+            The chunks that were made; on the other ranks an empty list.
 
         Raises:
-            HditError: the main rank is gone.
+            MeasurementStopped: a rank was asked to stop.
+            RankFailed: another rank failed.
+            HditError: another rank is gone.
         """
-        underway: deque[list[tuple[Any, Tensor]]] = deque()
         try:
-            for piece in pieces:
-                underway.append(self._send(len(piece), _pack(piece)))
-                if len(underway) > MOST_UNDERWAY:
-                    self._wait(underway.popleft())
-            underway.append(self._send(DONE))
-        except BaseException:
-            underway.append(self._send(FAILED))
+            chunk = make_chunk()
+        except BaseException as problem:
+            with suppress(RuntimeError):  # another rank is gone too
+                self._exchange(STOPPED if isinstance(problem, MeasurementStopped) else FAILED)
             raise
-        finally:
-            while underway:
-                self._wait(underway.popleft())
+        statuses = self._exchange(len(chunk) if chunk else 0)
+        if FAILED in statuses:
+            raise RankFailed(f"rank {statuses.index(FAILED)} failed; it reports the reason")
+        if STOPPED in statuses:
+            raise MeasurementStopped
+        return self._gather(chunk, statuses)
 
-    def receive(self, rank: int) -> FeatureBatch | None:
-        """Return the next piece of a rank, None when it has sent all; the main one calls this.
+    def _exchange(self, status: int) -> list[int]:
+        """Return the status words of all ranks."""
+        words = torch.zeros(self.world.size, dtype=torch.int64)
+        distributed.all_gather_into_tensor(words, torch.tensor([status]), group=self._group)
+        return words.tolist()
 
-        Raises:
-            RankFailed: that rank has failed.
-            HditError: it is gone.
-        """
-        header = torch.zeros(1, dtype=torch.int64)
-        self._receive(header, rank)
-        count = int(header)
-        if count in (FAILED, DONE):
-            self._ended.add(rank)
-        if count == FAILED:
-            raise RankFailed(f"rank {rank} failed; it says why")
-        if count == DONE:
-            return None
-        content = torch.empty(count, self._image_bytes, dtype=torch.uint8)
-        self._receive(content, rank)
-        return _unpack(content, self.num_features)
-
-    def finish(self) -> None:
-        """Hear of all ranks that they have done the whole of a set; the main one calls this, and the next set may come.
-
-        Raises:
-            RankFailed: one of them has failed.
-            HditError: one of them is gone.
-        """
-        for rank in self._others():
-            self.receive(rank)
-        self._ended.clear()
-
-    def drain(self) -> None:
-        """Take what the other ranks still send of a set that the main one, which calls this, has given up."""
-        for rank in self._others():
-            with suppress(HditError):
-                while self.receive(rank) is not None:
-                    pass
-        self._ended.clear()
-
-    def _others(self) -> list[int]:
-        return [rank for rank in range(1, self.world.size) if rank not in self._ended]
-
-    def broadcast(self, value: float) -> float:
-        """Return the main rank's number on every rank; all call this.
-
-        Raises:
-            HditError: the main rank is gone.
-        """
-        number = torch.tensor(value, dtype=torch.float64)
-        if self.world.size > 1:
-            with translating_rank_errors("another rank"):
-                distributed.broadcast(number, 0, group=self._group)
-        return float(number)
-
-    def _send(self, count: int, *contents: Tensor) -> list[tuple[Any, Tensor]]:
-        """Begin to send a header and what belongs to it; the tensors have to live until they are sent."""
-        messages = [torch.tensor([count]), *contents]
-        with translating_rank_errors("the main rank"):
-            return [(distributed.isend(message, 0, group=self._group), message) for message in messages]
-
-    def _wait(self, messages: list[tuple[Any, Tensor]]) -> None:
-        with translating_rank_errors("the main rank"):
-            for work, _ in messages:
-                work.wait()
-
-    def _receive(self, into: Tensor, rank: int) -> None:
-        with translating_rank_errors(f"rank {rank}"):
-            distributed.recv(into, rank, group=self._group)
+    def _gather(self, chunk: FeatureBatch | None, counts: list[int]) -> list[FeatureBatch]:
+        content = torch.zeros(max(counts), self._image_bytes, dtype=torch.uint8)
+        if chunk:
+            content[: len(chunk)] = _pack(chunk)
+        contents = [torch.empty_like(content) for _ in counts] if self.world.is_main else None
+        distributed.gather(content, contents, 0, group=self._group)
+        packed = zip(contents or [], counts, strict=False)
+        return [_unpack(rows[:count], self.num_features) for rows, count in packed if count]
 
 
-def _pack(piece: FeatureBatch) -> UInt8[Tensor, "B S"]:
+def _pack(chunk: FeatureBatch) -> UInt8[Tensor, "B S"]:
     """Return each image's features, digest and shape as a row of bytes."""
-    shapes = torch.tensor(piece.shapes, dtype=torch.int64)
-    digests = torch.frombuffer(bytearray(b"".join(piece.digests)), dtype=torch.uint8).reshape(-1, DIGEST_BYTES)
-    return torch.cat([_bytes(piece.features.float()), digests, _bytes(shapes)], 1)
+    shapes = torch.tensor(chunk.shapes, dtype=torch.int64)
+    digests = torch.frombuffer(bytearray(b"".join(chunk.digests)), dtype=torch.uint8).reshape(-1, DIGEST_BYTES)
+    return torch.cat([_bytes(chunk.features.float()), digests, _bytes(shapes)], 1)
 
 
 def _bytes(rows: Tensor) -> UInt8[Tensor, "B S"]:

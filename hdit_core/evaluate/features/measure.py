@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Protocol, runtime_checkable
 
 from hdit_core.data.image_sets.image_set import ImageSet
@@ -51,100 +50,77 @@ def measure(
     on_progress: OnProgress = lambda done, total: None,
     *,
     num_blocks: int = 1,
-    watchers: Sequence[FeatureObserver] = (),
-    store: FeatureCache | None = None,
+    observers: Sequence[FeatureObserver] = (),
+    cache: FeatureCache | None = None,
     gather: FeatureGather | None = None,
-) -> Measurement:
-    """Return the statistics of a set; they do not depend on the batch size, the order or the number of ranks.
+) -> Measurement | None:
+    """Return the statistics of a set, on the main rank only; independent of batch size, order and number of ranks.
 
     Args:
-        images: the set.
-        extractor: the feature network.
-        batch_size: images at once, at most a piece; default what suits the extractor.
-        on_progress: called with how many images are done, of how many; first with those that the store has.
-        num_blocks: into how many parts the set is divided, for the spread of a score.
-        watchers: shown every piece once, in order.
-        store: keeps the features, and gives those back that a killed run has left in it.
-        gather: where several ranks share the work, brings theirs; each of them calls `assist`.
+        images, extractor: the set and the feature network.
+        batch_size: images per batch, at most a chunk; default: the extractor's.
+        on_progress: called with the number of images done and the total; first with those in the cache.
+        num_blocks: number of parts of the set whose moments are kept, for the interval of a score.
+        observers: shown every chunk once, in order, on the main rank.
+        cache: keeps the features, and returns those that an interrupted evaluation left in it.
+        gather: set where several ranks share the work; all of them call this.
 
     Raises:
         DataError: an image is broken, or there are fewer than two.
         NumericalError: a feature is not finite.
-        HditError: another rank failed.
+        HditError, MeasurementStopped: another rank failed; or a rank was asked to stop.
     """
+    gather = gather or FeatureGather(World(), extractor.num_features)
     accumulator = Accumulator(extractor.num_features, num_blocks=num_blocks)
     shapes: Counter[tuple[int, ...]] = Counter()
-    tally = _Tally(on_progress, images.count, store)
-    work = FeatureExtraction(images, extractor, batch_size or extractor.batch_size, store, tally.add)
-    for piece in _in_order(work, gather, tally):
-        for watcher in watchers:
-            watcher.observe(piece, accumulator.n)
-        accumulator.add(piece.features, piece.digests)
-        shapes.update(piece.shapes)
+    counter = _Counter(on_progress, images.count, cache)
+    extraction = FeatureExtraction(images, extractor, batch_size or extractor.batch_size, cache, counter.add)
+    for chunk in _chunks_in_order(extraction, gather, counter):
+        for observer in observers:
+            observer.observe(chunk, accumulator.n)
+        accumulator.add(chunk.features, chunk.digests)
+        shapes.update(chunk.shapes)
+    if not gather.world.is_main:
+        return None
     _check_count(images, accumulator.n, images.count)
     source = {**images.source, "size": _size(shapes), "num_grey": _num_grey(shapes), "rounding": "uint8"}
     return Measurement(accumulator.statistics(), extractor.provenance, source, images.remarks + extractor.remarks)
 
 
-def assist(
-    images: ImageSet,
-    extractor: Extractor,
-    batch_size: int | None = None,
-    *,
-    store: FeatureCache | None = None,
-    gather: FeatureGather,
-) -> None:
-    """Do this rank's share of a set, and send it to the main rank, which calls `measure`.
-
-    Args:
-        images, extractor, batch_size, store, relay: as `measure` has them.
-
-    Raises:
-        DataError: an image is broken.
-        HditError: the main rank is gone.
-    """
-    work = FeatureExtraction(images, extractor, batch_size or extractor.batch_size, store, lambda count: None)
-    gather.send_all(_whole_share(work, images, gather.world))
-
-
-def _whole_share(work: FeatureExtraction, images: ImageSet, world: World) -> Iterator[FeatureBatch]:
-    """Yield this rank's pieces, and make sure that none is missing, for which the main rank would wait."""
-    expected, done = sum(map(len, _share(images, world))), 0
-    for piece in work.chunks(_share(images, world)):
-        done += len(piece)
-        yield piece
-    _check_count(images, done, expected)
-
-
-def _share(images: ImageSet, world: World) -> Iterator[range]:
-    """Yield the pieces of a rank: dealt out in turn, so that all ranks' are wanted about when they are ready."""
-    return islice(chunks_of(images.count), world.rank, None, world.size)
-
-
-def _in_order(work: FeatureExtraction, gather: FeatureGather | None, tally: "_Tally") -> Iterator[FeatureBatch]:
-    """Yield all pieces of a set, of whichever rank they come."""
-    if gather is None or gather.world.size == 1:
-        yield from work.chunks(chunks_of(work.images.count))
+def _chunks_in_order(
+    extraction: FeatureExtraction, gather: FeatureGather, counter: "_Counter"
+) -> Iterator[FeatureBatch]:
+    """Yield all chunks of a set, by whichever rank they were made; on ranks but the main one, none."""
+    world, images = gather.world, extraction.images
+    if world.size == 1:
+        yield from extraction.chunks(chunks_of(images.count))
         return
-    own = work.chunks(_share(work.images, gather.world))
-    for number, places in enumerate(chunks_of(work.images.count)):
-        owner = number % gather.world.size
-        piece = gather.receive(owner) if owner else next(own, None)
-        if piece is None:
-            return
-        if owner and not (work.store and work.store.has(places)):
-            tally.add(len(piece))
-        yield piece
-    gather.finish()
+    ranges = list(chunks_of(images.count))
+    own = _all_chunks(extraction, ranges[world.rank :: world.size])
+    for start in range(0, len(ranges), world.size):
+        chunks = gather.gather_round(lambda: next(own, None))
+        for rank, (indices, chunk) in enumerate(zip(ranges[start:], chunks, strict=False)):
+            if rank and not (extraction.cache and extraction.cache.has(indices)):
+                counter.add(len(chunk))
+            yield chunk
 
 
-class _Tally:
-    """Counts images, and tells how many are done; those that a store has are, from the beginning."""
+def _all_chunks(extraction: FeatureExtraction, ranges: Sequence[range]) -> Iterator[FeatureBatch]:
+    """Yield the chunks of these ranges, and fail if an image is missing, for which the other ranks would wait."""
+    num_images = 0
+    for chunk in extraction.chunks(ranges):
+        num_images += len(chunk)
+        yield chunk
+    _check_count(extraction.images, num_images, sum(map(len, ranges)))
 
-    def __init__(self, on_progress: OnProgress, total: int | None, store: FeatureCache | None) -> None:
+
+class _Counter:
+    """Counts the images that are done and reports progress; cached images count from the beginning."""
+
+    def __init__(self, on_progress: OnProgress, total: int | None, cache: FeatureCache | None) -> None:
         self._on_progress, self._total, self._done = on_progress, total, 0
-        if kept := sum(len(piece) for piece in chunks_of(total) if store.has(piece)) if store else 0:
-            self.add(kept)
+        if cached := sum(len(chunk) for chunk in chunks_of(total) if cache.has(chunk)) if cache else 0:
+            self.add(cached)
 
     def add(self, count: int) -> None:
         self._done += count

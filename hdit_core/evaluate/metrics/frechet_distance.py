@@ -1,8 +1,8 @@
-"""Distances between two sets of features: Frechet's between their Gaussians, and the kernel distance.
+"""The Frechet distance between two sets of features, as Gaussians: called FID with Inception's features.
 
-No matrix square root is taken: scipy's has changed its answers between releases, and its squared spectrum costs half of
-the digits. With covariances A^T A and B^T B, the trace of sqrt(Cov_a^.5 Cov_b Cov_a^.5) is the sum of the singular
-values of A B^T, which are right to the last digits of the largest.
+It needs no matrix square root, whose results differ between releases of scipy, and which loses half of the digits by
+squaring the spectrum. With covariances A^T A and B^T B, the trace of sqrt(Cov_a^.5 Cov_b Cov_a^.5) is the sum of the
+singular values of A B^T, which are accurate to the last digits of the largest.
 """
 
 import math
@@ -18,13 +18,13 @@ from hdit_core.evaluate.metrics.statistics import Statistics
 
 @dataclass(frozen=True)
 class FrechetDistance:
-    """Frechet's distance, squared as always, and what went into it.
+    """The squared Frechet distance and its parts.
 
     Attributes:
         value: |mean_a - mean_b|^2 + tr(Cov_a + Cov_b - 2 sqrt(Cov_a^.5 Cov_b Cov_a^.5)), at least 0.
         mean_term: the first summand.
-        clipped_mass: how much negative eigenvalue, which no covariance has, was set to 0 in either covariance; beyond
-            rounding it says that saved statistics are damaged.
+        clipped_mass: the sum of negative eigenvalues of both covariances that were set to 0; more than rounding means
+            that saved statistics are damaged.
     """
 
     value: float
@@ -33,7 +33,7 @@ class FrechetDistance:
 
 
 class FrechetTarget:
-    """A reference that many sets are compared with: what it takes for that is worked out once."""
+    """A reference for many distances; its factorization is computed once."""
 
     def __init__(self, reference: Statistics) -> None:
         self._reference = reference
@@ -41,21 +41,21 @@ class FrechetTarget:
         self._factor, self._clipped = _factor(reference)
 
     def distance(self, a: Statistics) -> FrechetDistance:
-        """Return the Frechet distance of a set, right to the last digits.
+        """Return the Frechet distance of a set, to full precision.
 
         Raises:
-            NumericalError: the numbers are so large that the distance is not finite.
+            NumericalError: the distance is not finite.
         """
         mean_term, traces = self._finite_terms(a)
         factor, clipped = _factor(a)
         overlap = float(torch.linalg.svdvals(factor @ self._factor.T).sum())
-        spread_term = max(traces + clipped + self._clipped - 2 * overlap, 0.0)  # what rounding puts below 0 is 0
+        spread_term = max(traces + clipped + self._clipped - 2 * overlap, 0.0)  # rounding can make it negative
         return FrechetDistance(mean_term + spread_term, mean_term, clipped + self._clipped)
 
     def quick_distance(self, a: Statistics) -> float:
-        """Return the same by the eigenvalues of B Cov_a B^T, three times as fast, to half of the digits.
+        """Return the same from the eigenvalues of B Cov_a B^T: three times as fast, with half of the digits.
 
-        Enough for how a distance varies between parts of a set, which is in its third digit.
+        Precise enough for the variation between parts of a set, which is in the third digit.
 
         Raises:
             NumericalError: as `distance`.
@@ -73,7 +73,7 @@ class FrechetTarget:
         mean_term = float((a.mean - self._reference.mean).square().sum())
         traces = float(a.covariance.trace()) + self._trace
         if not math.isfinite(mean_term + traces):
-            raise NumericalError("the Frechet distance is not finite: the features are too large for float64")
+            raise NumericalError("the Frechet distance is not finite; the features are too large for float64")
         return mean_term, traces
 
 
@@ -87,20 +87,20 @@ def frechet_distance(a: Statistics, b: Statistics) -> FrechetDistance:
 
 
 def _is_small(statistics: Statistics) -> bool:
-    """Return whether the set has no more images than features, and all of those at hand."""
+    """Return whether the set has no more images than features, and all of its features are kept."""
     return statistics.has_all_features and len(statistics.features) <= statistics.num_features
 
 
 def _factor(statistics: Statistics) -> tuple[Float64[Tensor, "R F"], float]:
-    """Return A with A^T A = the covariance, and the negative eigenvalue that had to be clipped for it.
+    """Return A with A^T A = the covariance, and the sum of negative eigenvalues that were clipped.
 
-    With no more images than features, the centred features themselves: exact, and the n x n form of the problem.
-    Otherwise Cholesky's factor, or where the covariance is singular, the one from its eigenvalues.
+    With no more images than features A is the centered features, which is exact and gives an n x n problem. Otherwise
+    it is the Cholesky factor, or for a singular covariance the factor from its eigenvalues.
     """
     if _is_small(statistics):
         return (statistics.features.double() - statistics.mean) / math.sqrt(len(statistics.features) - 1), 0.0
     if not statistics.covariance.isfinite().all():
-        return statistics.covariance, 0.0  # told of when the terms are added up
+        return statistics.covariance, 0.0  # `_finite_terms` raises
 
     factor, failed = torch.linalg.cholesky_ex(statistics.covariance, upper=True)
     if not failed:

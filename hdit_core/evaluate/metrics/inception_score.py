@@ -1,7 +1,7 @@
-"""The Inception Score (Salimans et al. 2016): how sure a classifier is of each image, and how many classes it sees.
+"""The Inception Score (Salimans et al. 2016): confidence of a classifier in each image, and diversity of its classes.
 
-exp of the mean of KL(p(class | image), p(class)) in each of ten parts of the set, averaged over the parts, as has been
-usual; the parts are the blocks of the set, so that the order of the images does not matter.
+exp of the mean of KL(p(class | image), p(class)) in each of ten parts of the set, averaged over the parts, as is common
+practice. The parts are the blocks of the set, so the order of the images does not matter.
 """
 
 import math
@@ -17,7 +17,7 @@ from hdit_core.evaluate.metrics.statistics import block_of, key_of
 
 
 class InceptionScore:
-    """Watches features pass, and keeps three sums for each block."""
+    """Observes features, and accumulates three sums per block."""
 
     def __init__(self, class_logits: Callable[[Float[Tensor, "B F"]], Float[Tensor, "B K"]]) -> None:
         self._class_logits = class_logits
@@ -37,7 +37,7 @@ class InceptionScore:
         self._counts += torch.bincount(blocks, minlength=NUM_BLOCKS)
 
     def estimate(self) -> Estimate | None:
-        """Return the score, at least 1; None where a part of the set has hardly an image."""
+        """Return the score, at least 1; None if a block has fewer than 2 images."""
         if self._probabilities is None or int(self._counts.min()) < LEAST_IN_BLOCK:
             return None
         marginal = self._probabilities / self._counts[:, None]

@@ -1,4 +1,4 @@
-"""New."""
+"""The kernel distance between two sets of features, called KID with Inception's."""
 
 import math
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ class KernelDistance:
     """The kernel distance with its standard error.
 
     Attributes:
-        value: the mean over the subsets; unbiased, so that it can be below 0.
-        standard_error: of the value as an estimate from these images, by the delete-d jackknife.
-        subsets: how many pairs of subsets.
-        subset_size: images in each.
-        seed: what the subsets were drawn with.
+        value: the mean over the subsets; unbiased, so it can be negative.
+        standard_error: its standard error, by the delete-d jackknife.
+        subsets: number of pairs of subsets.
+        subset_size: number of images in each subset.
+        seed: the seed of the subsets.
     """
 
     value: float
@@ -44,9 +44,9 @@ def kernel_distance(
 ) -> KernelDistance:
     """Return the squared maximum mean discrepancy under the kernel (x.y / F + 1)^3 (Binkowski et al. 2018, KID).
 
-    Subsets have 1000 images, or half of the smaller set where it has fewer than 2000: unbiased whatever their size,
-    and subsets that leave none out would show no spread. They overlap, so that their mean is surer than one of them
-    and less sure than if they were independent: variance = m / (n - m) times theirs (Shao and Wu 1989).
+    Subsets have 1000 images, or half of the smaller set if it has fewer than 2000: the estimate is unbiased for any
+    size, and subsets of the whole set would have no variance. Subsets overlap, so the variance of the mean is
+    size / (n - size) times theirs (Shao and Wu 1989).
 
     Raises:
         DataError: a set has fewer than 4 images.
@@ -74,5 +74,5 @@ def _discrepancy(x: Float[Tensor, "M F"], y: Float[Tensor, "M F"]) -> float:
 
 
 def _kernel(x: Float[Tensor, "M F"], y: Float[Tensor, "M F"]) -> Float64[Tensor, "M M"]:
-    products = (x @ y.T).double()  # in the features' own float32: what is lost averages out over a million pairs
+    products = (x @ y.T).double()  # in float32: rounding errors average out over a million pairs
     return (products / x.shape[1] + 1) ** 3

@@ -1,7 +1,7 @@
-"""Precision, recall, density and coverage: how much of one set lies among the other, by balls around its images.
+"""Precision, recall, density and coverage: the overlap of two sets, estimated by balls around their images.
 
-A ball around an image of a set reaches to its k-th nearest other image of that set. Precision and recall: Kynkäänniemi
-et al. 2019, with k = 3; density and coverage: Naeem et al. 2020, with k = 5. Distances are taken block by block: memory
+The ball around an image reaches to its k-th nearest neighbor in the same set. Precision and recall: Kynkäänniemi et al.
+2019, with k = 3; density and coverage: Naeem et al. 2020, with k = 5. Distances are computed block by block, so memory
 does not grow with the square of the set.
 """
 
@@ -18,20 +18,21 @@ from hdit_core.evaluate.metrics.statistics import Statistics, block_of
 RECALL_NEIGHBOURS = 3
 COVERAGE_NEIGHBOURS = 5
 BLOCK_DISTANCES = 1 << 24  # 134 MB in float64
-ROUNDING = 1e-12  # of the squared lengths: what is nearer is the same point
+ROUNDING = 1e-12  # relative to the squared lengths; smaller squared distances count as 0
+TAIL = 0.025  # of a 95 % interval, on each side
 
 
 @dataclass(frozen=True)
 class PrecisionRecall:
-    """How two sets lie in each other.
+    """The overlap of two sets.
 
     Attributes:
-        precision: share of the images that lie in a ball of the reference.
-        recall: share of the reference that lies in a ball of the images.
-        density: how many balls of the reference an image lies in, divided by k.
-        coverage: share of the reference whose ball has an image in it.
-        n: images that were looked at.
-        n_reference: and of the reference.
+        precision: fraction of the images that lie in a ball of the reference.
+        recall: fraction of the reference that lies in a ball of the images.
+        density: mean number of balls of the reference that an image lies in, divided by k.
+        coverage: fraction of the reference whose ball contains an image.
+        n: number of images used.
+        n_reference: number of reference images used.
     """
 
     precision: Estimate
@@ -43,15 +44,15 @@ class PrecisionRecall:
 
 
 def precision_recall(images: Statistics, reference: Statistics) -> PrecisionRecall | None:
-    """Return how the kept samples of two sets lie in each other; None where one has no more than 5 images."""
+    """Return the overlap of the kept samples of two sets; None if one has no more than 5 images."""
     if min(len(images.features), len(reference.features)) <= COVERAGE_NEIGHBOURS:
         return None
     x, y = images.features.double() - reference.mean, reference.features.double() - reference.mean
     radii_x = radii(x, RECALL_NEIGHBOURS)
     radii_y, wide_radii_y = radii(y, RECALL_NEIGHBOURS), radii(y, COVERAGE_NEIGHBOURS)
 
-    near_y = torch.zeros(len(x), dtype=torch.bool)  # in a ball of the reference
-    balls = torch.zeros(len(x), dtype=torch.float64)  # how many wide balls of the reference
+    near_y = torch.zeros(len(x), dtype=torch.bool)  # in a ball of the reference?
+    balls = torch.zeros(len(x), dtype=torch.float64)  # number of wide balls of the reference, divided by k
     near_x, covered = torch.zeros(len(y), dtype=torch.bool), torch.zeros(len(y), dtype=torch.bool)
     for rows, squared in squared_distances(x, y):
         inside: Bool[Tensor, "B Ny"] = squared < wide_radii_y
@@ -72,23 +73,30 @@ def precision_recall(images: Statistics, reference: Statistics) -> PrecisionReca
 
 
 def _share(flags: Bool[Tensor, "N"], blocks: Int64[Tensor, "N"]) -> Estimate:
-    """Return the share that is true, its interval within [0, 1]."""
-    found = mean_estimate(flags.double(), blocks)
-    if found.low is None or found.high is None:
-        return found
-    return Estimate(found.value, found.standard_error, max(found.low, 0.0), min(found.high, 1.0))
+    """Return the fraction that is true, with an interval within [0, 1].
+
+    Where all flags are equal the jackknife sees no variance. The interval is then the exact binomial one (Clopper and
+    Pearson 1934), and there is no standard error.
+    """
+    fraction = mean_estimate(flags.double(), blocks)
+    if fraction.value in (0.0, 1.0):
+        margin = 1 - TAIL ** (1 / len(flags))
+        return Estimate(fraction.value, None, fraction.value * (1 - margin), max(margin, fraction.value))
+    if fraction.low is None or fraction.high is None:
+        return fraction
+    return Estimate(fraction.value, fraction.standard_error, max(fraction.low, 0.0), min(fraction.high, 1.0))
 
 
 def radii(x: Float64[Tensor, "N F"], neighbours: int) -> Float64[Tensor, "N"]:
-    """Return the squared distance of each point to its k-th nearest other."""
+    """Return the squared distance of each point to its k-th nearest neighbor."""
     nearest = [squared.kthvalue(neighbours + 1, dim=1).values for _, squared in squared_distances(x, x)]
-    return torch.cat(nearest)  # the first is the point itself
+    return torch.cat(nearest)  # k + 1, since the nearest is the point itself
 
 
 def squared_distances(
     x: Float64[Tensor, "Nx F"], y: Float64[Tensor, "Ny F"]
 ) -> Iterator[tuple[slice, Float64[Tensor, "B Ny"]]]:
-    """Yield the squared distances of some rows of x to all of y; points that are the same have exactly 0."""
+    """Yield the squared distances of some rows of x to all of y; those of equal points are exactly 0."""
     length_y = y.square().sum(1)
     for start in range(0, len(x), step := max(1, BLOCK_DISTANCES // len(y))):
         part: Float[Tensor, "B F"] = x[start : start + step]

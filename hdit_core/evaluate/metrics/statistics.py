@@ -1,9 +1,8 @@
 """Statistics of a set of images in a feature space: mean and covariance in float64, and a bounded sample of features.
 
-Sets are added image by image or merged whole, in any order and any division, and come out the same. Which features are
-kept, how a set falls into blocks and how it is identified is decided by the pixels alone: each image has the sha256 of
-its pixels, the kept are those with the smallest, and the fingerprint is the sum of all. So nothing depends on file
-names, batches, threads or ranks.
+The sample of features, the division into blocks and the fingerprint of a set depend on its pixels alone: each image has
+the sha256 of its pixels, the sample consists of the images with the smallest digests, and the fingerprint is the sum of
+all digests. So nothing depends on file names, order, batches, threads or ranks.
 """
 
 import hashlib
@@ -23,7 +22,7 @@ class Moments:
     """The first two moments of a set of features.
 
     Attributes:
-        n: how many images.
+        n: number of images.
         mean: `[F]`.
         scatter: `[F, F]`, the sum over images of (x - mean) (x - mean)^T.
     """
@@ -34,12 +33,12 @@ class Moments:
 
     @property
     def covariance(self) -> Float64[Tensor, "F F"]:
-        """The unbiased covariance; of fewer than two images there is none."""
+        """The unbiased covariance; needs at least two images."""
         return self.scatter / (self.n - 1)
 
 
 class MomentSum:
-    """Moments in the making; rows wait until a product over many of them is worth its while."""
+    """Accumulates moments; rows are buffered until there are enough for an efficient matrix product."""
 
     ROWS_AT_ONCE = 512
 
@@ -47,32 +46,30 @@ class MomentSum:
         self.num_features = num_features
         self._n = 0
         self._mean = torch.zeros(num_features, dtype=torch.float64)
-        self._scatter: Float64[Tensor, "F F"] | None = (
-            None  # 34 MB at 2048 features, made when there is something in it
-        )
-        self._waiting: list[Tensor] = []
+        self._scatter: Float64[Tensor, "F F"] | None = None  # 34 MB at 2048 features, allocated with the first rows
+        self._buffer: list[Tensor] = []
 
     def add(self, features: Float[Tensor, "B F"]) -> None:
-        """Add features; in which portions they come changes no bit of the result."""
+        """Add features; the result is bit-identical for any batch sizes."""
         while len(features):
-            room = self.ROWS_AT_ONCE - sum(map(len, self._waiting))
-            self._waiting.append(features[:room])
+            room = self.ROWS_AT_ONCE - sum(map(len, self._buffer))
+            self._buffer.append(features[:room])
             features = features[room:]
-            if len(self._waiting[-1]) == room:
-                self._settle()
+            if len(self._buffer[-1]) == room:
+                self._flush()
 
     def moments(self) -> Moments:
-        """Return what has come together so far."""
-        self._settle()
+        """Return the moments of all rows so far."""
+        self._flush()
         empty = torch.zeros(self.num_features, self.num_features, dtype=torch.float64)
         return Moments(self._n, self._mean, empty if self._scatter is None else self._scatter)
 
-    def _settle(self) -> None:
-        if self._waiting:
-            exact = torch.cat(self._waiting).double()
+    def _flush(self) -> None:
+        if self._buffer:
+            exact = torch.cat(self._buffer).double()
             mean = exact.mean(0)
             self.merge(Moments(len(exact), mean, (exact - mean).T @ (exact - mean)))
-        self._waiting = []
+        self._buffer = []
 
     def merge(self, other: Moments) -> None:
         """Add another set's moments."""
@@ -87,14 +84,14 @@ class MomentSum:
 
 
 def merged(parts: Iterable[Moments], num_features: int) -> Moments:
-    """Return the moments of several sets together."""
+    """Return the moments of the union of several sets."""
     whole = MomentSum(num_features)
     for part in parts:
         whole.merge(part)
     return whole.moments()
 
 
-KEPT_FEATURES = 10_000  # of a set, for the kernel distance: 82 MB at 2048 features
+KEPT_FEATURES = 10_000  # per set, for the kernel distance: 82 MB at 2048 features
 
 
 def image_digest(image_u8: UInt8[np.ndarray, "H W C"]) -> bytes:
@@ -103,7 +100,7 @@ def image_digest(image_u8: UInt8[np.ndarray, "H W C"]) -> bytes:
 
 
 class FeatureSample:
-    """The features of the `capacity` images whose digests are smallest: a uniform sample that merges in any order."""
+    """The features of the `capacity` images with the smallest digests: a uniform sample in any order."""
 
     def __init__(self, num_features: int, capacity: int) -> None:
         self.capacity = capacity
@@ -112,17 +109,17 @@ class FeatureSample:
         self._pending: list[tuple[Tensor, Tensor]] = []
 
     def add(self, keys: Int64[Tensor, "B"], features: Float32[Tensor, "B F"]) -> None:
-        """Offer features with the keys that decide which of them stay."""
+        """Add features with their keys, the smallest of which are kept."""
         self._pending.append((keys, features))
         if sum(len(keys) for keys, _ in self._pending) >= self.capacity:
-            self._settle()
+            self._flush()
 
     def sorted(self) -> tuple[Int64[Tensor, "B"], Float32[Tensor, "B F"]]:
-        """Return the keys in ascending order and the features that belong to them."""
-        self._settle()
+        """Return the keys in ascending order, and their features."""
+        self._flush()
         return self._keys, self._features
 
-    def _settle(self) -> None:
+    def _flush(self) -> None:
         if self._pending:
             keys = torch.cat([self._keys, *(keys for keys, _ in self._pending)])
             order = keys.argsort(stable=True)[: self.capacity]
@@ -132,17 +129,17 @@ class FeatureSample:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What is known of a set of images in a feature space.
+    """Statistics of a set of images in a feature space.
 
     Attributes:
-        n: how many images; None where saved statistics of another program do not say.
+        n: number of images; None if unknown, as in statistics of other programs.
         mean: `[F]` float64.
         covariance: `[F, F]` float64, unbiased.
-        features: `[K, F]` float32, the kept sample of the features, all of them where n <= KEPT_FEATURES; K may be 0.
-        keys: `[K]` int64, ascending: the first 8 bytes of each kept image's digest.
-        fingerprint: the sum of the images' digests modulo 2^256, 64 hexadecimal digits: equal for equal sets in any
-            order; "" where it is not known.
-        blocks: the moments of the set's parts, for the spread of a score; empty where they were not asked for.
+        features: `[K, F]` float32, the sample of features, all of them if n <= KEPT_FEATURES; K may be 0.
+        keys: `[K]` int64, ascending: the first 8 bytes of the digest of each image in the sample.
+        fingerprint: the sum of the images' digests modulo 2^256, 64 hexadecimal digits; equal for equal sets in any
+            order; "" if unknown.
+        blocks: the moments of the set's blocks, for the interval of a score; may be empty.
     """
 
     n: int | None
@@ -160,11 +157,11 @@ class Statistics:
 
     @property
     def has_all_features(self) -> bool:
-        """Whether the kept sample is the whole set."""
+        """Whether the sample of features is complete."""
         return self.n is not None and len(self.features) == self.n
 
     def of_blocks(self, chosen: Collection[int]) -> "Statistics":
-        """Return the statistics of some of the set's parts, by their numbers."""
+        """Return the statistics of some of the set's blocks."""
         moments = merged([self.blocks[block] for block in chosen], self.num_features)
         rows = torch.isin(block_of(self.keys, len(self.blocks)), torch.tensor(sorted(chosen)))
         return Statistics(
@@ -173,25 +170,25 @@ class Statistics:
 
 
 def key_of(digest: bytes) -> int:
-    """Return the number that decides an image's place in the kept sample and its block."""
+    """Return the number that decides whether an image is in the sample, and its block."""
     return int.from_bytes(digest[:8], "big", signed=True)
 
 
 def block_of(keys: Int64[Tensor, "B"], num_blocks: int) -> Int64[Tensor, "B"]:
-    """Return the block of each image, 0 <= block < num_blocks: by chance, yet the same for equal pixels."""
+    """Return the block of each image, 0 <= block < num_blocks: pseudo-random, and equal for equal pixels."""
     return keys.remainder(num_blocks)
 
 
 class Accumulator:
-    """Statistics in the making: add images, merge the accumulators of other parts of the set, ask for the result."""
+    """Accumulates the statistics of a set."""
 
     def __init__(self, num_features: int, kept: int = KEPT_FEATURES, num_blocks: int = 1) -> None:
-        """Begin a set.
+        """Create an accumulator without images.
 
         Args:
             num_features: the dimension of the feature space.
-            kept: how many features are kept.
-            num_blocks: into how many parts the set is divided; each has moments of its own, 34 MB at 2048 features.
+            kept: size of the sample of features.
+            num_blocks: number of blocks; each has its own moments, 34 MB at 2048 features.
         """
         self.n = 0
         self._num_features = num_features
@@ -200,13 +197,13 @@ class Accumulator:
         self._fingerprint = 0
 
     def add(self, features: Float[Tensor, "B F"], digests: Sequence[bytes]) -> None:
-        """Add the features of images, with the images' digests.
+        """Add the features and digests of images.
 
         Raises:
             NumericalError: a feature is not finite.
         """
         if not features.isfinite().all():
-            raise NumericalError("the feature network returned numbers that are not finite; are its weights intact?")
+            raise NumericalError("the feature network returned non-finite values; are its weights damaged?")
         keys = torch.tensor([key_of(digest) for digest in digests], dtype=torch.int64)
         blocks = block_of(keys, len(self._blocks))
         for block in blocks.unique().tolist():
@@ -219,7 +216,7 @@ class Accumulator:
         """Return the statistics of all images so far.
 
         Raises:
-            DataError: of fewer than two images there is no covariance.
+            DataError: there are fewer than two images.
         """
         if self.n < 2:
             raise DataError(f"a score needs at least 2 images on both sides; found {self.n}")

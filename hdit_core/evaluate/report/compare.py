@@ -1,4 +1,4 @@
-"""Two results side by side: what is unlike in their passports, and whether their numbers may be compared at all."""
+"""Compares two results: differences of their metrics, and of their provenance, which may make them incomparable."""
 
 import math
 from dataclasses import dataclass
@@ -12,13 +12,14 @@ from hdit_core.recipe.diff import differences, flatten
 
 LARGEST_BYTES = 16 << 20
 
-# What two results may differ in, and are usually compared for: where the images came from, and who drew them how.
+# What comparable results may differ in: where the images came from, and how they were sampled.
 FREE = (
     "images.path",
     "images.kind",
     "images.root",
     "images.fingerprint",
     "images.weights",
+    "images.samples",
     "images.sampling",
     "images.seed",
     "images.subset_seed",
@@ -31,6 +32,7 @@ FREE = (
     "versions",
     "settings.kernel_seed",
 )
+LABELS = "images.labels"
 REFERENCE_HASHES = ("reference.fingerprint", "reference.sha256", "reference.root")
 
 
@@ -40,10 +42,10 @@ class Comparison:
 
     Attributes:
         paths: their files.
-        names: of their metrics, with the number of images.
+        names: names of their metrics, with the number of images.
         estimates: by metric, the estimates of both, as in their files.
-        unlike: keys of the passports, and values on both sides, which make the numbers incomparable.
-        other: those that differ and may.
+        unlike: provenance keys, and the values of both, that make the numbers incomparable.
+        other: provenance keys that differ and may.
     """
 
     paths: tuple[str, str]
@@ -53,11 +55,11 @@ class Comparison:
     other: list[tuple[str, Any, Any]]
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return a row for each metric: both values and their difference with its standard error."""
+        """Return a row for each metric: both values, and their difference with its standard error."""
         return [_row(metric, a, b) for metric, (a, b) in self.estimates.items()]
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON knows it."""
+        """Return the comparison as JSON values."""
         keys = ("key", "a", "b")
         return {
             "a": self.paths[0],
@@ -75,48 +77,54 @@ def compare_results(a: Path, b: Path, force: bool = False) -> Comparison:
     Args:
         a: a file that `hdit eval-fid --json` printed.
         b: another.
-        force: compare results whose passports are unlike.
+        force: compare despite different settings.
 
     Raises:
-        UsageError: there is no such file, or the passports are unlike and nobody forced it.
-        DataError: a file is no such result.
+        UsageError: there is no such file, or the results were measured differently and `force` is not set.
+        DataError: a file is not such a result.
     """
     results = _load(a), _load(b)
-    passports = [result["passport"] | {"n": result["n"]} for result in results]
-    unlike, other = _differences(*passports)
+    unlike, other = _differences(*(_provenance(result) for result in results))
     if results[0]["metric"] != results[1]["metric"]:
         unlike.insert(0, ("metric", results[0]["metric"], results[1]["metric"]))
     if unlike and not force:
-        first = "; ".join(f"{key} is {_short(x)} and {_short(y)}" for key, x, y in unlike[:3])
+        first = "; ".join(f"{key}: {_short(x)} and {_short(y)}" for key, x, y in unlike[:3])
         more = f"; and {len(unlike) - 3} more" if len(unlike) > 3 else ""
-        raise UsageError(f"{a} and {b} are not comparable: {first}{more}; --force compares them all the same")
+        raise UsageError(f"{a} and {b} are not comparable: {first}{more}; --force compares them anyway")
     return Comparison((str(a), str(b)), (results[0]["name"], results[1]["name"]), _estimates(*results), unlike, other)
 
 
+def _provenance(result: dict[str, Any]) -> dict[str, Any]:
+    """Return what determines a result as key paths, without settings that have no value."""
+    flat = flatten(result["passport"] | {"n": result["n"]})
+    return {key: value for key, value in flat.items() if value not in (None, "none")}
+
+
 def _short(value: Any) -> str:
-    text = str(value)
+    text = "not set" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
 def _differences(a: dict[str, Any], b: dict[str, Any]) -> tuple[list[tuple[str, Any, Any]], list[tuple[str, Any, Any]]]:
-    """Return in what two passports differ: what forbids a comparison, and what does not."""
-    flat_a, flat_b = flatten(a), flatten(b)
-    same_reference = any(flat_a.get(key) and flat_a.get(key) == flat_b.get(key) for key in REFERENCE_HASHES)
-    unlike: list[tuple[str, Any, Any]] = []
-    other: list[tuple[str, Any, Any]] = []
-    for row in differences(a, b):
-        free = row[0].startswith(FREE) or (same_reference and row[0] in REFERENCE_HASHES)
-        (other if free else unlike).append(row)
-    return unlike, other
+    """Return the differences of two provenances: those that forbid a comparison, and the others."""
+    allowed = [*FREE]
+    if any(a.get(key) and a.get(key) == b.get(key) for key in REFERENCE_HASHES):
+        allowed.append("reference.")
+    if a.get("images.fingerprint") == b.get("images.fingerprint") or None in (a.get(LABELS), b.get(LABELS)):
+        allowed.append(LABELS)  # the same images, or a folder, which does not say how its classes were chosen
+    rows = differences(a, b)
+    is_free = [key.startswith(tuple(allowed)) for key, _, _ in rows]
+    unlike = [row for row, free in zip(rows, is_free, strict=True) if not free]
+    return unlike, [row for row, free in zip(rows, is_free, strict=True) if free]
 
 
 def _estimates(a: dict[str, Any], b: dict[str, Any]) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
-    """Return the estimates that both have; the Frechet distance's under one name, whatever the numbers of images."""
-    found = []
+    """Return the metrics that both have; the Frechet distance has one name for any numbers of images."""
+    tables = []
     for result in (a, b):
         rows = dict(result["estimates"])
-        found.append({result["metric"]: rows.pop(result["name"]), **rows})
-    return {metric: (found[0][metric], found[1][metric]) for metric in found[0] if metric in found[1]}
+        tables.append({result["metric"]: rows.pop(result["name"]), **rows})
+    return {metric: (tables[0][metric], tables[1][metric]) for metric in tables[0] if metric in tables[1]}
 
 
 def _row(metric: str, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
@@ -127,7 +135,7 @@ def _row(metric: str, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """Read a result, whoever wrote the file."""
+    """Return the result in a file, which need not be of this program."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file; expected a result that hdit eval-fid --json printed")
     try:
@@ -143,12 +151,12 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _check_shape(result: dict[str, Any]) -> None:
-    """Raise where something is not of its kind."""
+    """Raise if a value has the wrong type."""
     dict(result["passport"]), str(result["metric"]) + str(result["name"])
     for key in ("extractor", "images", "reference"):
         result["passport"][key].items()
     result["estimates"][result["name"]]
-    for name, found in result["estimates"].items():
+    for name, estimate in result["estimates"].items():
         for key in ("value", "standard_error"):
-            if not isinstance(found[key], int | float) and (found[key] is not None or key == "value"):
-                raise ValueError(f"{name}: its {key} is no number")
+            if not isinstance(estimate[key], int | float) and (estimate[key] is not None or key == "value"):
+                raise ValueError(f"{name}: its {key} is not a number")

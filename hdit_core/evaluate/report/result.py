@@ -1,4 +1,4 @@
-"""A score with its passport: what produced it, and what a reader has to know before comparing it."""
+"""A score with its provenance: what produced it, and what a reader has to know before comparing it."""
 
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -22,17 +22,17 @@ class Score:
     """The distances of two sets of images in one feature space.
 
     Attributes:
-        metric: what the Frechet distance is called: "fid", or "fd-" with the extractor's name.
-        kernel_metric: the same for the kernel distance: "kid", or "kd-...".
+        metric: name of the Frechet distance: "fid", or "fd-" with the extractor's name.
+        kernel_metric: name of the kernel distance: "kid", or "kd-" with the extractor's name.
         frechet: the Frechet distance.
         spread: its interval, and its extrapolation to infinitely many images.
-        kernel: the kernel distance; None where a side has no features to draw from.
-        manifold: precision, recall, density and coverage; None for the same reason.
-        class_score: the Inception Score; None where the extractor has no classifier, or images are few.
-        neighbours: the nearest images of the reference, where they were looked for.
+        kernel: the kernel distance; None if a side has too few features.
+        manifold: precision, recall, density and coverage; None if a side has too few features.
+        class_score: the Inception Score; None if the extractor has no classifier, or images are few.
+        neighbours: the nearest neighbors in the reference, if they were searched for.
         images: the scored set.
-        reference: the set it is compared with.
-        remarks: in plain words, what the numbers may not be used for.
+        reference: the reference set.
+        remarks: limits of the numbers, in plain words.
     """
 
     metric: str
@@ -49,21 +49,21 @@ class Score:
 
     @property
     def name(self) -> str:
-        """The metric with the number of images in it: "fid50k" for 50,000 and only for them."""
+        """The metric with the number of images: "fid50k" for exactly 50,000."""
         return name_with_count(self.metric, self.images.statistics.n)
 
     def estimates(self) -> dict[str, Estimate]:
-        """Return every number that has an interval, by its name; those that could not be had are left out."""
-        found: dict[str, Estimate | None] = {self.name: self.spread.estimate}
+        """Return every metric that could be computed, by name."""
+        estimates: dict[str, Estimate | None] = {self.name: self.spread.estimate}
         if self.kernel:
-            found[self.kernel_metric] = self.kernel.estimate
-        found["inception_score"] = self.class_score
+            estimates[self.kernel_metric] = self.kernel.estimate
+        estimates["inception_score"] = self.class_score
         if self.manifold:
-            found |= {name: getattr(self.manifold, name) for name in ("precision", "recall", "density", "coverage")}
-        return {name: estimate for name, estimate in found.items() if estimate is not None}
+            estimates |= {name: getattr(self.manifold, name) for name in ("precision", "recall", "density", "coverage")}
+        return {name: estimate for name, estimate in estimates.items() if estimate is not None}
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON knows it; `provenance` is what two results must share to be compared."""
+        """Return the result as JSON values; "passport" is its provenance."""
         return {
             "format": FORMAT,
             "metric": self.metric,
@@ -82,7 +82,7 @@ class Score:
         }
 
     def provenance(self) -> dict[str, Any]:
-        """Return what made the numbers."""
+        """Return what determines the numbers: extractor, both sets, settings and versions."""
         return {
             "extractor": self.images.extractor,
             "images": describe(self.images),
@@ -101,15 +101,15 @@ class Score:
         }
 
     def lines(self) -> list[tuple[str, str]]:
-        """Return what is read first, as label and text."""
-        found = [(name, str(estimate)) for name, estimate in self.estimates().items() if name != self.kernel_metric]
+        """Return the summary, as label and text."""
+        lines = [(name, str(estimate)) for name, estimate in self.estimates().items() if name != self.kernel_metric]
         kernel = f"{self.kernel.value:.6f} +- {self.kernel.standard_error:.6f}" if self.kernel else "-"
         infinity = [] if self.spread.infinity is None else [(f"{self.metric}-infinity", f"{self.spread.infinity:.4f}")]
         return [
-            found[0],
+            lines[0],
             *infinity,
             (self.kernel_metric, kernel),
-            *found[1:],
+            *lines[1:],
             *self._neighbour_lines(),
             ("images", _one_line(self.images)),
             ("reference", _one_line(self.reference)),
@@ -121,24 +121,24 @@ class Score:
         if self.neighbours is None:
             return []
         numbers = self.neighbours.to_json()
-        text = "{copies} of {queries} are in the reference, pixel for pixel; nearest at {smallest_distance:.4g}"
-        return [("copies", text.format(**numbers))]
+        text = "{copies} of {queries} in the reference; smallest feature distance {smallest_distance:.4g}"
+        return [("exact duplicates", text.format(**numbers))]
 
 
 @dataclass(frozen=True)
 class SavedStatistics:
-    """What `--save-stats` did: the file, and the set whose statistics are in it."""
+    """The result of `--save-stats` without a reference: the file, and the set whose statistics it has."""
 
     path: Path
     images: Measurement
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """In plain words, what the statistics may not be used for."""
+        """Limits of the statistics, in plain words."""
         return self.images.remarks
 
     def to_json(self) -> dict[str, Any]:
-        """Return all but the statistics themselves."""
+        """Return everything but the statistics as JSON values."""
         passport = {"extractor": self.images.extractor, "images": describe(self.images), "versions": versions()}
         return {
             "saved": str(self.path),
@@ -148,7 +148,7 @@ class SavedStatistics:
         }
 
     def lines(self) -> list[tuple[str, str]]:
-        """Return what is read first, as label and text."""
+        """Return the summary, as label and text."""
         extractor = _extractor_line(self.images.extractor)
         return [("saved", str(self.path)), ("images", _one_line(self.images)), ("extractor", extractor)]
 
@@ -162,12 +162,12 @@ def name_with_count(metric: str, n: int | None) -> str:
 
 
 def describe(measured: Measurement) -> dict[str, Any]:
-    """Return a set's part of the passport."""
+    """Return a set's part of the provenance."""
     return {**measured.source, "n": measured.statistics.n, "fingerprint": measured.statistics.fingerprint}
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that numbers may depend on."""
+    """Return the versions of the packages that the numbers may depend on."""
     packages = {"numpy": version("numpy"), "pillow": version("pillow")}
     return {"hdit": version("hdit-toolkit"), "torch": str(torch.__version__), **packages}
 
@@ -177,5 +177,5 @@ def _one_line(measured: Measurement) -> str:
     return f"{measured.source['path']} ({'unknown' if n is None else f'{n:,}'} images)"
 
 
-def _extractor_line(passport: dict[str, Any]) -> str:
-    return f"{passport['name']}, sha256 {passport['weights_sha256'][:16]}"
+def _extractor_line(extractor: dict[str, Any]) -> str:
+    return f"{extractor['name']}, sha256 {extractor['weights_sha256'][:16]}"

@@ -1,17 +1,20 @@
-"""The search for how a run's images are best drawn: which average, how much guidance, at which noise levels.
+"""Searches EMA length, guidance and guidance interval for the lowest distance, by successive halving.
 
-RUN/sweep/journal.jsonl     what is asked, and every distance found, as it is found
-RUN/sweep/features/         of the images drawn so far; removed in the end
-RUN/sweep/curve.png         distances of all rounds
-RUN/sweep/winner.json       the best, scored again with more images, as `hdit eval-fid --json` has it; report.html
-RUN/sample.toml             the best, as defaults for `hdit sample` and `hdit eval-fid`
+RUN/sweep/journal.jsonl     the settings that scores depend on, and every distance, as it is computed
+RUN/sweep/reference.npz     statistics of the reference, if that is images
+RUN/sweep/features/         features of the samples so far; removed at the end
+RUN/sweep/curve.png         the distances of all rounds
+RUN/sweep/winner.json       the best candidate, scored again with more images, as `hdit eval-fid --json`; report.html
+RUN/sample.toml             the best candidate as the run's defaults, with `apply`
 """
 
 import json
+import logging
 import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,39 +23,51 @@ from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.devices import make_mkl_reproducible, pick_device
 from hdit_core.distributed import World
 from hdit_core.errors import CheckpointError, UsageError
-from hdit_core.evaluate.extractors.extractor import Extractor, Say, open_extractor
+from hdit_core.evaluate.extractors.extractor import Extractor, open_extractor
 from hdit_core.evaluate.feature_batch import IMAGES_PER_CHUNK
+from hdit_core.evaluate.features.cache import FeatureCache
 from hdit_core.evaluate.features.gather import FeatureGather, translating_rank_errors
-from hdit_core.evaluate.features.measure import Measurement
+from hdit_core.evaluate.features.measure import measure
+from hdit_core.evaluate.generated import generated_images
 from hdit_core.evaluate.inputs import check_enough, check_fit, open_reference
+from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget
+from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, without_each_block
+from hdit_core.evaluate.metrics.statistics import Statistics
 from hdit_core.evaluate.report.result import Score
-from hdit_core.evaluate.score import ALONE, open_on_all, score
-from hdit_core.evaluate.statistics_file import load_statistics
+from hdit_core.evaluate.score import ALONE, open_on_all, saved_reference, score
+from hdit_core.evaluate.sweep.defaults import apply_winner
 from hdit_core.evaluate.sweep.journal import Journal, Trial, read_winner
 from hdit_core.evaluate.sweep.plot import sweep_plot
 from hdit_core.evaluate.sweep.search_space import Point, SweepSettings, halving_schedule, keep_best_half
-from hdit_core.evaluate.sweep.trials import OnImages, SweepWeights, Trials
-from hdit_core.figures import PlotFormat
+from hdit_core.evaluate.sweep.weights import SweepWeights
+from hdit_core.figures import PlotFormat, inline_svg
 from hdit_core.files import write_atomic
-from hdit_core.generate.settings import write_defaults
+from hdit_core.generate.settings import sample_settings, with_sample
+
+OnImages = Callable[[Point, int, int], None]
+"""Called with a candidate, the number of its images that are done, and the total."""
+
+logger = logging.getLogger("hdit")
 
 
 @dataclass(frozen=True)
 class SweepResult:
-    """What was found.
+    """The result of a sweep.
 
     Attributes:
-        winner: the best point.
-        score: its result at the larger number of images, as `Score.to_json` gives it.
-        trials: of all rounds, in their order.
-        defaults: the file that says how the run's images are drawn now.
-        curve: the picture of the trials.
+        winner: the best candidate.
+        score: its result at the larger number of images, as `Score.to_json` returns it.
+        trials: the trials of all rounds, in order.
+        ties: the other candidates of the last round whose 95 % interval contains the winner's distance.
+        defaults: the file with the run's new defaults; None if they were not applied.
+        curve: the plot of the trials.
     """
 
     winner: Point
     score: dict[str, Any]
     trials: tuple[Trial, ...]
-    defaults: Path
+    ties: tuple[Point, ...]
+    defaults: Path | None
     curve: Path
 
     def rows(self) -> list[dict[str, Any]]:
@@ -64,56 +79,50 @@ class SweepResult:
         ]
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as JSON knows it."""
+        """Return the result as JSON values."""
         return {
             "winner": self.winner.to_json(),
             "score": self.score,
             "trials": [trial.to_json() for trial in self.trials],
-            "defaults": str(self.defaults),
+            "ties": [point.to_json() for point in self.ties],
+            "defaults": str(self.defaults) if self.defaults else None,
             "curve": str(self.curve),
         }
 
 
-@translating_rank_errors("another rank")
+@translating_rank_errors()
 def sweep(
-    settings: SweepSettings,
-    on_images: OnImages = lambda point, done, total: None,
-    say: Say = lambda _: None,
-    world: World = ALONE,
+    settings: SweepSettings, on_images: OnImages = lambda point, done, total: None, world: World = ALONE
 ) -> SweepResult | None:
-    """Find the best way to draw a run's images, and make it the run's default.
+    """Find the sampling settings of a run with the lowest distance; with `settings.apply` make them its defaults.
 
-    The same call again goes on where a killed one was, to the same end. Image i of every point begins with the same
-    noise, so that points differ by what they do with it, not by luck.
+    The same call resumes an interrupted sweep, with the same result; a sweep with another grid reuses the trials.
+    Image i of every candidate starts from the same noise, so candidates do not differ by chance.
 
     Args:
-        settings: what and how.
-        on_images: told of a point, how many of its images are done, and of how many.
-        say: told of rounds, and of what takes long.
+        settings: the run, the grid and the scoring.
+        on_images: called with a candidate, the number of its images that are done, and the total.
         world: the ranks that share the work; all call this.
 
     Returns:
-        What was found; None on all ranks but the main one.
+        The result; None on all ranks but the main one.
 
     Raises:
-        UsageError: something asked for cannot be; or the folder holds another sweep.
-        RecipeError: the run's network cannot be guided so.
-        CheckpointError: there is no such run, or no such average of it.
+        UsageError: a setting is wrong, or the folder has the trials of another checkpoint or reference.
+        RecipeError: the model does not support the guidance.
+        CheckpointError: there is no such run, or it has no such weights.
         DataError: the reference is damaged, or of another extractor.
     """
-    make_mkl_reproducible()  # before the first product, which a resumed sweep comes to by another way
+    make_mkl_reproducible()  # before the first matrix product, so that a resumed sweep has the same bits
     checkpoint, scoring = _checkpoint(settings.run), settings.scoring
-    points = settings.points(checkpoint)
     device = pick_device(scoring.device) if world is ALONE else world.device
     name = scoring.extractor or checkpoint.recipe.evaluate.extractor
-    extractor = open_on_all(lambda: open_extractor(name, scoring.weights, device, say, scoring.mode), world)
+    extractor = open_on_all(lambda: open_extractor(name, scoring.weights, device, scoring.mode), world)
     check_enough("--n", settings.n, extractor, scoring.allow_small_n)
-    reference = open_reference(scoring.reference)
-    check_fit(reference, extractor, scoring.allow_small_n)
-    assert reference is not None  # the settings saw to it
+    check_fit(open_reference(scoring.reference), extractor, scoring.allow_small_n)
     weights = SweepWeights(settings.run, checkpoint, device)
-    world.on_main_rank(lambda: weights.prepare({point.weights for point in points}, say))
-    return _Sweep(settings, checkpoint, points, extractor, reference, weights, on_images, say, world).run()
+    world.on_main_rank(lambda: weights.prepare({point.weights for point in settings.points(checkpoint)}))
+    return _Sweep(settings, checkpoint, extractor, weights, on_images, world).run()
 
 
 def _checkpoint(run: Path) -> Checkpoint:
@@ -124,131 +133,133 @@ def _checkpoint(run: Path) -> Checkpoint:
 
 
 class _Sweep:
-    """A sweep at work."""
+    """A sweep in progress; all ranks call the same methods, the main one gets the numbers."""
 
     def __init__(
         self,
         settings: SweepSettings,
         checkpoint: Checkpoint,
-        points: tuple[Point, ...],
         extractor: Extractor,
-        reference: ImageSet | Measurement,
         weights: SweepWeights,
         on_images: OnImages,
-        say: Say,
         world: World,
     ) -> None:
-        self._settings, self._checkpoint, self._points, self._extractor = settings, checkpoint, points, extractor
-        self._weights, self._on_images, self._say, self._world = weights, on_images, say, world
-        self._folder = settings.folder
-        self._features = self._folder / "features"
-        self._relay = FeatureGather(world, extractor.num_features)
-        self._journal: Journal | None = None
-        world.on_main_rank(lambda: self._open_journal(reference))
-        self._scoring = replace(settings.scoring, extractor=extractor.name, images=None)
-        measured = self._measured(reference) if isinstance(reference, ImageSet) else reference
-        self._trials = self._make_trials(measured)
+        self._settings, self._checkpoint, self._extractor = settings, checkpoint, extractor
+        self._weights, self._on_images, self._world = weights, on_images, world
+        self._folder, self._features = settings.folder, settings.folder / "features"
+        self._gather = FeatureGather(world, extractor.num_features)
+        self._journal = world.on_main_rank(self._open_journal)
+        scoring = replace(settings.scoring, extractor=extractor.name, images=None, keep_features=self._features)
+        path = self._folder / "reference.npz"
+        reference = saved_reference(path, scoring, extractor, self._gather)
+        is_saved = reference.source["path"] == str(path)
+        self._scoring = replace(scoring, reference=str(path)) if is_saved else scoring
+        self._counts = reference.source.get("class_counts")
+        self._target = FrechetTarget(reference.statistics) if world.is_main else None
 
     def run(self) -> SweepResult | None:
-        """Hold the rounds, confirm the best, and write what is asked for."""
-        least = IMAGES_PER_CHUNK if self._scoring.allow_small_n else self._extractor.num_features + 1
-        alive = list(self._points)
-        held: list[Trial] = []
+        """Run all rounds, score the best candidate again, and write the results."""
+        least = IMAGES_PER_CHUNK if self._settings.scoring.allow_small_n else self._extractor.num_features + 1
+        alive = list(self._settings.points(self._checkpoint))
+        trials: list[Trial] = []
         for n in halving_schedule(len(alive), self._settings.n, least):
-            self._say(f"{len(alive)} points at {n:,} images")
-            trials = [self._trial(point, n) for point in alive]
-            held += trials
-            alive = keep_best_half({trial.point: trial.value for trial in trials})
-        return self._end(alive[0], tuple(held))
+            logger.info(f"{len(alive)} candidates at {n:,} images")
+            latest = [self._trial(point, n) for point in alive]
+            trials += latest
+            alive = keep_best_half({trial.point: trial.value for trial in latest})
+        return self._finish(alive[0], tuple(trials))
 
-    def _open_journal(self, reference: ImageSet | Measurement) -> None:
+    def _open_journal(self) -> Journal:
+        scoring = self._settings.scoring
+        reference = open_reference(scoring.reference)
+        assert reference is not None  # by SweepSettings
         identity = reference.identity if isinstance(reference, ImageSet) else reference.statistics.fingerprint
         if isinstance(reference, ImageSet) and not identity:
-            raise UsageError("--ref -: a stream can be read once, and a sweep goes on after a kill; give a file")
-        asked, scoring = self._settings, self._settings.scoring
+            raise UsageError("--ref -: a stream can be read only once, and a sweep has to resume; pass a file")
         plan = {
             "step": self._checkpoint.state.step,
             "sample": self._checkpoint.recipe.sample.model_dump(mode="json", exclude={"batch_size"}),
             "reference": identity or reference.source.get("sha256"),
             "extractor": self._extractor.provenance,
-            "grid": {"ema": asked.ema, "guidance": asked.guidance, "interval": asked.interval},
-            "n": asked.n,
-            "confirm": asked.confirm,
             "labels": scoring.labels,
             "seed": scoring.seed,
         }
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._journal = Journal(self._folder, plan)
-
-    def _measured(self, reference: ImageSet) -> Measurement:
-        """Measure the reference's images, once for all points."""
-        path = self._folder / "reference.npz"
-        if not self._on_all(path.exists):
-            location = self._scoring.reference
-            wanted = replace(self._scoring, images=location, reference=None, labels="balanced", save_stats=path)
-            score(replace(wanted, keep_features=self._features), say=self._say, world=self._world)
-            self._on_all(path.exists)  # wait until it is written
-        self._scoring = replace(self._scoring, reference=str(path))
-        return load_statistics(path)
-
-    def _on_all(self, flag: Callable[[], bool]) -> bool:
-        """Return on all ranks what the main one finds."""
-        return bool(self._relay.broadcast(float(self._world.is_main and flag())))
-
-    def _make_trials(self, reference: Measurement) -> Trials:
-        return Trials(
-            self._weights.load,
-            reference,
-            self._extractor,
-            self._features,
-            seed=self._scoring.seed,
-            labels=self._scoring.labels,
-            batch_size=self._scoring.batch_size,
-            gather=self._relay,
-            on_images=self._on_images,
-        )
+        return Journal(self._folder, plan)
 
     def _trial(self, point: Point, n: int) -> Trial:
-        """Return a point's distance, from the journal where it is there; all ranks learn it."""
-        found = self._journal.value(point, n) if self._journal else None
-        if math.isnan(value := self._relay.broadcast(found.value if found else math.nan)):
-            found = self._trials.run(point, n)
-            if self._journal is not None and found is not None:
-                self._journal.add(found)
-            value = self._relay.broadcast(found.value if found else math.nan)
-        return found or Trial(point, n, value, None)
+        """Return the distance of a candidate's first n images, from the journal if it is there, on all ranks."""
+        trial = self._journal.trial(point, n) if self._journal else None
+        if not self._world.broadcast(trial is not None):
+            trial = self._score(point, n)
+            if self._journal is not None and trial is not None:
+                self._journal.add(trial)
+        value, error = self._world.broadcast([trial.value, trial.standard_error] if trial else None)
+        return Trial(point, n, value, error)
 
-    def _curve(self, trials: tuple[Trial, ...], winner: Point, plot_format: PlotFormat) -> bytes:
-        return sweep_plot(trials, self._extractor.metric, plot_format, winner)
+    def _score(self, point: Point, n: int) -> Trial | None:
+        denoiser = self._weights.load(point.weights)
+        denoiser = with_sample(denoiser, sample_settings(denoiser.recipe, **point.sample))
+        path, scoring = str(self._weights.locate(point.weights)[0]), self._scoring
+        images = generated_images(denoiser, path, n, scoring.seed, scoring.labels, self._counts)
+        measured = measure(
+            images,
+            self._extractor,
+            scoring.batch_size,
+            lambda done, _: self._on_images(point, done, n),
+            num_blocks=NUM_BLOCKS,
+            cache=FeatureCache(self._features, images, self._extractor, self._world.is_main),
+            gather=self._gather,
+        )
+        return self._judge(point, measured.statistics) if measured else None
 
-    def _end(self, winner: Point, trials: tuple[Trial, ...]) -> SweepResult | None:
-        """Score the best with more images, write it down, and leave the features' room to others."""
+    def _judge(self, point: Point, statistics: Statistics) -> Trial:
+        """Return the distance with its standard error by the jackknife over blocks of images."""
+        assert self._target is not None and statistics.n is not None  # on the main rank, which has counted
+        value = self._target.distance(statistics).value
+        estimate = without_each_block(value, statistics, self._target.quick_distance)
+        return Trial(point, statistics.n, value, estimate.standard_error)
+
+    def _finish(self, winner: Point, trials: tuple[Trial, ...]) -> SweepResult | None:
+        """Score the best candidate with more images, write the results, and remove the features."""
         path = self._folder / "winner.json"
-        if not self._on_all(path.exists):
+        read = partial(read_winner, path, winner, self._settings.confirm)
+        if not self._world.broadcast(self._world.is_main and read() is not None):
             confirmed = self._confirm(winner, trials)
             if confirmed is not None:
-                write_atomic(path, json.dumps(confirmed.to_json(), indent=1) + "\n")
-        if not self._world.is_main:
+                write_atomic(path, json.dumps({**confirmed.to_json(), "point": winner.to_json()}, indent=1) + "\n")
+        result = read() if self._world.is_main else None
+        if result is None:
             return None
-        found = read_winner(path)
-        write_atomic(curve := self._folder / "curve.png", self._curve(trials, winner, "png"))
-        remark = f"found by hdit sweep at step {self._checkpoint.state.step}: {found['name']} {found['value']:.4f}"
-        defaults = write_defaults(self._settings.run, winner.weights, winner.sample, remark)
+        write_atomic(curve := self._folder / "curve.png", self._plot(trials, winner, "png"))
+        remark = f"hdit sweep at step {self._checkpoint.state.step}: {result['name']} {result['value']:.4f}"
+        defaults = apply_winner(self._settings.run, winner, remark) if self._settings.apply else None
         shutil.rmtree(self._features, ignore_errors=True)
-        return SweepResult(winner, found, trials, defaults, curve)
+        return SweepResult(winner, result, trials, ties(winner, trials), defaults, curve)
 
     def _confirm(self, winner: Point, trials: tuple[Trial, ...]) -> Score | None:
-        n, (path, weights) = self._settings.confirm, self._weights.place(winner.weights)
-        self._say(f"the best: {winner}; again at {n:,} images")
-        wanted = replace(
+        n, (path, weights) = self._settings.confirm, self._weights.locate(winner.weights)
+        logger.info(f"scoring the best candidate again at {n:,} images: {winner}")
+        figure = inline_svg(self._plot(trials, winner, "svg"))
+        settings = replace(
             self._scoring,
             checkpoint=str(path),
             checkpoint_weights=weights,
             drawn=winner.sample,
             n=n,
-            keep_features=self._features,
             report=self._folder / "report.html",
-            figures=[(f"Distances of the sweep; circled: {winner}", self._curve(trials, winner, "svg").decode())],
+            figures=[(f"Distances of the sweep; circled: {winner}", figure)],
         )
-        found = score(wanted, lambda done, _: self._on_images(winner, done, n), world=self._world)
-        return found if isinstance(found, Score) else None
+        result = score(settings, lambda done, _: self._on_images(winner, done, n), self._world)
+        return result if isinstance(result, Score) else None
+
+    def _plot(self, trials: tuple[Trial, ...], winner: Point, plot_format: PlotFormat) -> bytes:
+        return sweep_plot(trials, self._extractor.metric, plot_format, winner)
+
+
+def ties(winner: Point, trials: tuple[Trial, ...]) -> tuple[Point, ...]:
+    """Return the other candidates of the last round whose 95 % interval contains the winner's distance."""
+    last = [trial for trial in trials if trial.n == trials[-1].n]
+    value = min(trial.value for trial in last if trial.point == winner)
+    others = [trial for trial in last if trial.point != winner]
+    return tuple(trial.point for trial in others if math.isnan(trial.margin) or trial.value - trial.margin <= value)

@@ -1,4 +1,4 @@
-"""What a sweep is asked for."""
+"""The search space of a sweep: candidates, rounds and settings."""
 
 import math
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Point:
-    """One way to draw a run's images.
+    """A candidate: sampling settings of a run.
 
     Attributes:
-        weights: which of the run's weights, as `load_denoiser` takes them.
-        guidance: the guidance weight; None: the recipe's.
-        interval: noise levels (low, high] at which there is guidance; None: the recipe's.
+        weights: the run's weights, as `load_denoiser` takes them.
+        guidance: the guidance scale; None: the recipe's.
+        interval: noise levels (low, high] at which guidance is applied; None: the recipe's.
     """
 
     weights: str
@@ -34,13 +34,13 @@ class Point:
 
     @property
     def sample(self) -> dict[str, Any]:
-        """The keys of the recipe's `[sample]` that it decides."""
+        """The keys of the recipe's `[sample]` that it sets."""
         interval = None if self.interval is None else list(self.interval)
-        found = {"guidance": self.guidance, "guidance_interval": interval}
-        return {key: value for key, value in found.items() if value is not None}
+        keys = {"guidance": self.guidance, "guidance_interval": interval}
+        return {key: value for key, value in keys.items() if value is not None}
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as JSON knows it; equal points, equal JSON."""
+        """Return the candidate as JSON values; equal candidates have equal JSON."""
         return {"weights": self.weights, **self.sample}
 
     def __str__(self) -> str:
@@ -53,51 +53,51 @@ class Point:
 
 
 def read_numbers(option: str, text: str) -> tuple[float, ...]:
-    """Read numbers and ranges with commas between: `"1:3:0.25,4"`, both ends of a range included.
+    """Return comma-separated numbers and ranges such as `"1:3:0.25,4"`; both ends of a range are included.
 
     Raises:
-        UsageError: it is no such list, or has more numbers than anybody tries.
+        UsageError: the text is not such a list, or a range has more than 1,000 numbers.
     """
-    found: list[float] = []
+    values: list[float] = []
     for part in text.split(","):
         numbers = _floats(part)
         if len(numbers) == 1:
-            found += numbers
+            values += numbers
             continue
         low, high, step = numbers if len(numbers) == 3 else (0.0, -1.0, 1.0)
         if not (low <= high and step > 0 and (high - low) / step < MOST_VALUES):
             raise UsageError(
-                f"{option} {text}: expected numbers, or ranges as LOW:HIGH:STEP, with commas, such as 1:3:0.25,4"
+                f"{option} {text}: expected comma-separated numbers or ranges LOW:HIGH:STEP, such as 1:3:0.25,4"
             )
-        found += [round(low + place * step, 9) for place in range(math.floor((high - low) / step + 1e-6) + 1)]
-    return tuple(dict.fromkeys(found))
+        values += [round(low + index * step, 9) for index in range(math.floor((high - low) / step + 1e-6) + 1)]
+    return tuple(dict.fromkeys(values))
 
 
 def read_intervals(option: str, text: str, everywhere: Interval | None) -> tuple[Interval | None, ...]:
-    """Read `"all,0.2:5"`: noise levels between which there is guidance.
+    """Return intervals of noise levels at which guidance is applied, from a list such as `"all,0.2:5"`.
 
     Args:
-        option: for messages.
-        text: what was given.
-        everywhere: what "all" means.
+        option: the option's name, for messages.
+        text: the list.
+        everywhere: the meaning of "all".
 
     Raises:
-        UsageError: it is no such list.
+        UsageError: the text is not such a list.
     """
-    found: list[Interval | None] = []
+    intervals: list[Interval | None] = []
     for part in text.split(","):
         if part.strip() == EVERYWHERE:
-            found.append(everywhere)
+            intervals.append(everywhere)
             continue
         numbers = _floats(part)
         if len(numbers) != 2 or not 0 <= numbers[0] < numbers[1]:
             raise UsageError(f"{option} {text}: expected LOW:HIGH with 0 <= LOW < HIGH, or all, for example all,0.2:5")
-        found.append((numbers[0], numbers[1]))
-    return tuple(dict.fromkeys(found))
+        intervals.append((numbers[0], numbers[1]))
+    return tuple(dict.fromkeys(intervals))
 
 
 def _floats(part: str) -> list[float]:
-    """Return the numbers between colons, none where one of them is none."""
+    """Return colon-separated numbers, an empty list if one of them is not a finite number."""
     try:
         numbers = [float(number) for number in part.split(":")]
     except ValueError:
@@ -108,7 +108,7 @@ def _floats(part: str) -> list[float]:
 def grid(
     weights: Sequence[str], guidance: Sequence[float | None], intervals: Sequence[Interval | None]
 ) -> tuple[Point, ...]:
-    """Return every combination once; without guidance (1) there are no intervals to tell apart."""
+    """Return every combination once; without guidance (scale 1) the interval has no effect."""
     points = (
         Point(name, scale, None if scale == 1 else interval)
         for name, scale, interval in product(weights, guidance, intervals)
@@ -117,38 +117,39 @@ def grid(
 
 
 def halving_schedule(count: int, n: int, least: int) -> list[int]:
-    """Return at how many images each round is held: n in the last, half of that before, never fewer than `least`.
+    """Return the number of images of each round: n in the last, half as many in the one before, and so on.
 
     Args:
-        count: of points; so many rounds that at least two are left for the last.
-        n: images of the last round.
-        least: images of any round.
+        count: number of candidates; there are so many rounds that at least two are left for the last.
+        n: images per candidate in the last round.
+        least: minimum number of images in any round.
     """
     sizes = [n]
     while len(sizes) < (count - 1).bit_length() and sizes[0] / 2 >= least:
-        sizes.insert(0, min(whole_up_to(sizes[0] // 2), sizes[0]))  # whole pieces, which the next round goes on with
+        sizes.insert(0, min(whole_up_to(sizes[0] // 2), sizes[0]))  # whole chunks, which the next round reuses
     return sizes
 
 
 def keep_best_half(scores: dict[Point, float]) -> list[Point]:
-    """Return the better half of the points, best first, but never fewer than two of several."""
-    order = sorted(scores, key=lambda point: scores[point])  # stable: of equal ones those that come first in the grid
+    """Return the better half of the candidates, best first, at least two if there are several."""
+    order = sorted(scores, key=lambda point: scores[point])  # stable: ties keep the order of the grid
     return order[: max(math.ceil(len(order) / 2), min(2, len(order)))]
 
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """What is tried, and how it is judged.
+    """The grid of a sweep, and how its candidates are scored.
 
     Attributes:
-        run: a run's folder; its newest intact checkpoint is taken.
-        scoring: reference, extractor, classes, seed and whatever else all points have in common.
-        ema: the weights to try, with commas: ema, model, or lengths of averages.
-        guidance: guidance weights, as numbers and ranges; None: the recipe's.
-        interval: noise levels of guidance, with commas; None: the recipe's.
-        n: images of the last round; earlier ones have half as many, and so on.
-        confirm: images at which the best is scored again.
+        run: a run's folder; its newest valid checkpoint is used.
+        scoring: reference, extractor, classes, seed and everything else that all candidates have in common.
+        ema: the weights to try, comma-separated: ema, model, or EMA lengths.
+        guidance: guidance scales, as numbers and ranges; None: the recipe's.
+        interval: guidance intervals, comma-separated; None: the recipe's.
+        n: images per candidate in the last round; half as many in the one before, and so on.
+        confirm: images at which the best candidate is scored again.
         out: folder of the sweep; default RUN/sweep.
+        apply: make the best candidate the run's default.
     """
 
     run: Path
@@ -159,23 +160,24 @@ class SweepSettings:
     n: int = 8_000
     confirm: int = 50_000
     out: Path | None = None
+    apply: bool = False
 
     def __post_init__(self) -> None:
         if self.confirm < self.n:
-            raise UsageError(f"--confirm {self.confirm}: expected at least --n {self.n}, to be surer than that")
+            raise UsageError(f"--confirm {self.confirm}: expected at least --n {self.n}")
         if self.scoring.reference is None:
-            raise UsageError("--ref is missing: a data set, a folder, or statistics made with hdit eval-fid stats")
+            raise UsageError("--ref is missing: pass a data set, a folder, or statistics of hdit eval-fid stats")
 
     @property
     def folder(self) -> Path:
-        """Where the sweep is kept."""
+        """The folder of the sweep."""
         return self.out or self.run / "sweep"
 
     def points(self, checkpoint: Checkpoint) -> tuple[Point, ...]:
-        """Return the points that are tried.
+        """Return the candidates.
 
         Raises:
-            UsageError: something in the settings cannot be read.
+            UsageError: a list in the settings is malformed.
         """
         sample = checkpoint.recipe.sample
         everywhere = (0.0, sample.sigma_max) if sample.guidance_interval else None

@@ -20,14 +20,15 @@ def asked(monkeypatch):
     """Let a stand-in sweep that tries two points; what it was asked comes to the list."""
     found = []
 
-    def stand_in(settings, on_images, say, world):
+    def stand_in(settings, on_images, world):
         found.append(settings)
         for point in POINTS:
             for done in (4, 8):
                 on_images(point, done, 8)
         score = {"name": "fid20", "estimates": {"fid20": {"value": 3.25}}}
         trials = tuple(Trial(point, 8, 4.0 + place, 0.5) for place, point in enumerate(POINTS))
-        return SweepResult(POINTS[0], score, trials, Path("run/sample.toml"), Path("run/sweep/curve.png"))
+        defaults = Path("run/sample.toml") if settings.apply else None
+        return SweepResult(POINTS[0], score, trials, POINTS[1:], defaults, Path("run/sweep/curve.png"))
 
     monkeypatch.setattr(sweep_module, "sweep", stand_in)
     return found
@@ -39,8 +40,9 @@ def test_every_point_has_a_line_of_its_own_with_its_images_a_second(asked, capsy
     for guidance in (1, 2):
         line = rf"^hdit: weights ema, guidance {guidance}: 8 of 8 images, [0-9.e+,]+ images/s, 0:00 left$"
         assert len(re.findall(line, err, re.MULTILINE)) == 1
-    assert out.startswith("best: weights ema, guidance 1\nfid20 3.2500\n") and "look at run/sweep/curve.png" in out
-    assert "hdit sample and hdit eval-fid draw this run so from now on, as run/sample.toml says" in err
+    assert out.startswith("best: weights ema, guidance 1\nfid20 3.2500\n") and "plot: run/sweep/curve.png" in out
+    assert "not significant: the winner is within the 95 % interval of 1 others: weights ema, guidance 2" in err
+    assert "the run's defaults are unchanged; rerun with --apply" in err
 
 
 def test_what_is_typed_is_what_is_swept(asked, capsys):
@@ -54,6 +56,22 @@ def test_what_is_typed_is_what_is_swept(asked, capsys):
     assert (scoring.reference, scoring.extractor, scoring.labels) == ("faces.npz", "efficientnet-lite0", "uniform")
     assert (scoring.seed, scoring.batch_size, scoring.device, scoring.allow_small_n) == (3, 7, "cpu", False)
     assert json.loads(capsys.readouterr().out)["winner"] == {"weights": "ema", "guidance": 1.0}
+
+
+def test_apply_is_reported_with_the_way_back_and_with_a_small_n(asked, capsys):
+    assert main(["sweep", "run", "--ref", "faces.npz", "--device", "cpu", "--apply", "--allow-small-n"]) == 0
+    err = capsys.readouterr().err
+    assert "run/sample.toml; --unapply undoes this" in err
+    assert "the winner was found with --allow-small-n" in err
+
+
+def test_unapply_needs_no_reference_and_runs_no_sweep(asked, capsys, tmp_path):
+    (tmp_path / "sample.toml").write_text("# hdit sweep at step 1\n")
+    assert main(["sweep", str(tmp_path), "--unapply"]) == 0
+    assert "the recipe's sampling settings are the defaults again" in capsys.readouterr().out
+    assert main(["sweep", str(tmp_path), "--unapply"]) == 2
+    assert "no defaults of a sweep to undo" in capsys.readouterr().err
+    assert asked == []
 
 
 @pytest.mark.parametrize("command", [["eval-fid", "stats"], ["sweep"]])

@@ -70,3 +70,23 @@ def test_a_member_of_gigabytes_is_refused_before_it_is_read():
 def test_what_is_no_tar_is_said():
     with pytest.raises(DataError, match=r"stdin: not a whole tar .*; send it whole and uncompressed"):
         images(b"GIF89a" * 1000)
+
+
+def test_concatenated_tars_are_one_set():
+    """As `cat a.tar b.tar` gives them, each padded to whole records of 10,240 bytes."""
+    first, second = tar(member("0.png", 300), member("1.png", 600)), tar(member("0.png", 5))
+    assert len(first) % 10_240 == 0
+    assert [name for name, _ in images(first + second)] == ["0.png", "1.png", "0.png"]
+    assert [len(content) for _, content in images(first + second + tar())] == [300, 600, 5]
+
+
+def test_no_cut_of_concatenated_tars_loses_a_member_in_silence():
+    first, second = tar(member("0.png", 300)), tar(member("1.png", 300))
+    for length in range(len(first) + 1, len(first) + 1024 + 512, 93):
+        with pytest.raises(DataError, match=r"stdin: not a whole tar \(cut short"):
+            images((first + second)[:length])
+
+
+def test_what_follows_a_tar_and_is_no_tar_is_refused():
+    with pytest.raises(DataError, match=r"not a whole tar .*damaged header at byte 10,240"):
+        images(tar(member("0.png", 300)) + b"GIF89a" * 1000)

@@ -29,8 +29,23 @@ def network(importable_torchvision):
     return made
 
 
-def state_of(network):
-    return {name: tensor.clone() for name, tensor in network.state_dict().items()}
+VERSION_5 = {
+    "attention.query": "q_proj",
+    "attention.key": "k_proj",
+    "attention.value": "v_proj",
+    "output.dense": "o_proj",
+}
+
+
+def state_of(network, version=4):
+    """The weights under the names of Hugging Face's files, which are those of the modules of transformers 4 or of 5."""
+    state = {}
+    for name, tensor in network.state_dict().items():
+        for file_part, module_part in VERSION_5.items():
+            old, new = (file_part, module_part) if version == 5 else (module_part, file_part)
+            name = name.replace(f".attention.{old}.", f".attention.{new}.")
+        state[name] = tensor.clone()
+    return state
 
 
 def as_meta_names(state):
@@ -41,7 +56,7 @@ def as_meta_names(state):
         name = name.replace("layer_scale1.lambda1", "ls1.gamma").replace("layer_scale2.lambda1", "ls2.gamma")
         name = name.replace("embeddings.patch_embeddings.projection", "patch_embed.proj").replace("layernorm", "norm")
         name = name.replace("embeddings.position_embeddings", "pos_embed").replace("embeddings.", "")
-        if ".attention.attention." not in name:
+        if "attention." not in name:
             renamed[name] = tensor
     for block in range(2):
         for kind in ("weight", "bias"):
@@ -84,6 +99,14 @@ def test_torch_hubs_file_gives_the_same_features(network, weights, tmp_path):
     assert torch.equal(features(theirs), features(open_extractor("dinov2", weights)))
 
 
+def test_weights_with_the_names_of_either_version_of_transformers_give_the_same_features(network, weights, tmp_path):
+    state = state_of(network, version=5)
+    assert "encoder.layer.0.attention.q_proj.weight" in state
+    save_file(state, tmp_path / "version-5.safetensors")
+    found = features(open_extractor("dinov2", tmp_path / "version-5.safetensors"))
+    assert torch.equal(found, features(open_extractor("dinov2", weights)))
+
+
 def test_its_distances_have_its_name_and_its_files_hash(weights):
     extractor = open_extractor("dinov2", weights)
     assert (extractor.metric, extractor.kernel_metric) == ("fd-dinov2", "kd-dinov2")
@@ -100,7 +123,7 @@ def test_a_file_that_would_run_something_is_refused(tmp_path, monkeypatch):
     torch.save({"cls_token": Payload()}, tmp_path / "evil.pth")
     (tmp_path / "plain.pth").write_bytes(pickle.dumps(Payload()))
     for name in ("evil.pth", "plain.pth"):
-        with pytest.raises(CheckpointError, match=rf"{name}: cannot be read as weights alone"):
+        with pytest.raises(CheckpointError, match=rf"{name}: cannot be read as weights only"):
             open_extractor("dinov2", tmp_path / name)
     assert not (tmp_path / "executed").exists()
 
@@ -123,7 +146,7 @@ def test_weights_of_something_else_are_refused(network, tmp_path, change, messag
 
 
 def test_weights_have_to_be_given(tmp_path):
-    with pytest.raises(UsageError, match=r"--extractor dinov2: no weights; give DINOv2's file .* --extractor-weights"):
+    with pytest.raises(UsageError, match=r"--extractor dinov2: no weights; pass DINOv2's file .* --extractor-weights"):
         open_extractor("dinov2")
     with pytest.raises(UsageError, match=r"none\.pth: no such file"):
         open_extractor("dinov2", tmp_path / "none.pth")
@@ -138,5 +161,7 @@ def test_a_missing_package_is_named(weights, monkeypatch):
 
 
 def test_the_resize_inside_inceptions_graph_is_not_for_it(weights):
-    with pytest.raises(UsageError, match="--mode adm: is the resize inside Inception's graph; --extractor dinov2 has"):
+    with pytest.raises(
+        UsageError, match="--mode adm: is the resize inside Inception's graph, which --extractor dinov2"
+    ):
         open_extractor("dinov2", weights, mode="adm")

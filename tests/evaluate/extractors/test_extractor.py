@@ -9,6 +9,7 @@ from cleanfid.inception_torchscript import InceptionV3W
 
 from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.evaluate.extractors.extractor import open_extractor
+from hdit_core.evaluate.extractors.inception import LAYERS
 from hdit_core.files import digest
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 18, 27, 3)).astype(np.uint8)
@@ -48,7 +49,7 @@ def test_efficientnets_distances_are_never_called_fid(efficientnet):
 
 
 def test_efficientnet_takes_no_other_weights(tmp_path):
-    with pytest.raises(UsageError, match="--extractor efficientnet-lite0 has weights of its own; leave one out"):
+    with pytest.raises(UsageError, match="--extractor efficientnet-lite0 brings its own weights; leave one out"):
         open_extractor("efficientnet-lite0", tmp_path / "weights.pt")
 
 
@@ -80,7 +81,7 @@ def test_the_pinned_weights_are_called_fid(inception_stand_in, monkeypatch):
     from hdit_core.evaluate.extractors import inception
 
     genuine = inception.WeightsFile("x.pt", "https://example.invalid/x.pt", digest(inception_stand_in).sha256, 1)
-    extractor = inception.open_inception(inception_stand_in, torch.device("cpu"), print, wanted=genuine)
+    extractor = inception.open_inception(inception_stand_in, torch.device("cpu"), wanted=genuine)
     assert (extractor.metric, extractor.kernel_metric, extractor.remarks) == ("fid", "kid", ())
 
 
@@ -126,6 +127,67 @@ def test_in_adm_mode_the_graph_itself_resizes_whatever_the_size(inception_stand_
     assert ours.provenance != open_extractor("inception", inception_stand_in).provenance
 
 
+class _AsTorchScript(torch.nn.Module):
+    """torch-fidelity's Inception with the interface of NVIDIA's TorchScript file."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.layers = torch.nn.Sequential(*(getattr(module, name) for name in LAYERS), torch.nn.Flatten())
+        self.output = module.fc
+
+    def forward(self, x, return_features: bool = False):
+        raise NotImplementedError
+
+
+@pytest.fixture(scope="module")
+def both_files(importable_torchvision, tmp_path_factory):
+    """The same random Inception weights as a state dict and as TorchScript."""
+    from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+
+    folder = tmp_path_factory.mktemp("inception")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fidelity, "load_state_dict_from_url", lambda *_, **__: {})
+        patch.setattr(fidelity.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
+        torch.manual_seed(0)
+        module = fidelity.FeatureExtractorInceptionV3("inception", ["2048"])
+    torch.save(module.state_dict(), folder / "weights.pth", _use_new_zipfile_serialization=False)
+    torch.jit.script(_AsTorchScript(module).eval()).save(folder / "weights.pt")
+    return folder / "weights.pth", folder / "weights.pt", module
+
+
+def test_a_state_dict_gives_the_features_and_the_classifier_of_the_torchscript_file(both_files):
+    state_dict, torchscript, _ = both_files
+    first, second = (open_extractor("inception", path) for path in (state_dict, torchscript))
+    prepared = [first.prepare(image) for image in IMAGES[:1]]
+    features = first.features(prepared)
+    torch.testing.assert_close(features, second.features(prepared), rtol=1e-4, atol=1e-5)
+    assert features.std() > 0 and torch.equal(first.class_logits(features), second.class_logits(features))
+    assert first.metric == "fd-inception" and first.weights_sha256 == digest(state_dict).sha256
+
+
+def test_in_adm_mode_a_state_dict_gives_torch_fidelitys_features(both_files):
+    state_dict, _, module = both_files
+    extractor = open_extractor("inception", state_dict, mode="adm")
+    with torch.inference_mode():
+        (expected,) = module(torch.from_numpy(IMAGES[0]).permute(2, 0, 1)[None])
+    found = extractor.features([extractor.prepare(IMAGES[0])])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_torch_fidelitys_published_weights_are_called_fid(both_files, monkeypatch):
+    from hdit_core.evaluate.extractors import inception
+
+    assert "6726825d" in [text[:8] for text in inception.GENUINE]
+    monkeypatch.setattr(inception, "GENUINE", frozenset({digest(both_files[0]).sha256}))
+    assert open_extractor("inception", both_files[0]).metric == "fid"
+
+
+def test_a_state_dict_of_another_network_is_refused(tmp_path, importable_torchvision):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match=r"other\.pth: not a state dict of torch-fidelity's Inception"):
+        open_extractor("inception", tmp_path / "other.pth")
+
+
 def test_the_classifier_is_inceptions_last_layer_without_its_bias(inception_stand_in):
     base = torch.jit.load(inception_stand_in)
     features = torch.randn(4, 2048, generator=torch.Generator().manual_seed(0))
@@ -153,8 +215,8 @@ def offer(monkeypatch, *openers):
 def test_a_package_offers_an_extractor_that_is_loaded_when_it_is_asked_for(monkeypatch, toy_extractor, tmp_path):
     asked = []
     offer(monkeypatch, lambda: lambda *arguments: asked.append(arguments) or toy_extractor)
-    assert open_extractor("mine", tmp_path, torch.device("cpu"), print) is toy_extractor
-    assert asked == [(tmp_path, torch.device("cpu"), print, "clean")]
+    assert open_extractor("mine", tmp_path, torch.device("cpu")) is toy_extractor
+    assert asked == [(tmp_path, torch.device("cpu"), "clean")]
 
 
 def test_a_package_that_does_not_load_is_named(monkeypatch):
@@ -170,7 +232,7 @@ def test_a_package_that_does_not_load_is_named(monkeypatch):
 
 def test_what_is_no_extractor_is_refused(monkeypatch):
     offer(monkeypatch, lambda: lambda *_: "x")
-    with pytest.raises(UsageError, match="--extractor mine: expected an Extractor, its package gave a str"):
+    with pytest.raises(UsageError, match="--extractor mine: expected an Extractor, its package returned str"):
         open_extractor("mine")
 
 
@@ -181,5 +243,5 @@ def test_two_packages_with_one_name_are_refused(monkeypatch):
 
 
 def test_the_mode_of_inception_is_not_for_others():
-    with pytest.raises(UsageError, match="--mode adm: is the resize inside Inception's graph; --extractor effi"):
+    with pytest.raises(UsageError, match="--mode adm: is the resize inside Inception's graph, which --extractor effi"):
         open_extractor("efficientnet-lite0", mode="adm")

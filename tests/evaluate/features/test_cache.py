@@ -1,4 +1,4 @@
-"""Features kept on disk: a killed evaluation goes on, and ends as if it had never stopped."""
+"""Features cached on disk: a killed evaluation resumes, with the result of an uninterrupted one."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ import torch
 from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.data.image_sets.open_images import open_images
 from hdit_core.errors import UsageError
-from hdit_core.evaluate import feature_batch as pieces
+from hdit_core.evaluate import feature_batch as chunks
 from hdit_core.evaluate import score as score_module
 from hdit_core.evaluate.features.cache import FeatureCache
 from hdit_core.evaluate.features.measure import measure
@@ -22,7 +22,7 @@ from hdit_core.evaluate.settings import ScoreSettings
 
 @pytest.fixture(autouse=True)
 def few_images_per_file(monkeypatch):
-    monkeypatch.setattr(pieces, "IMAGES_PER_CHUNK", 8)
+    monkeypatch.setattr(chunks, "IMAGES_PER_CHUNK", 8)
 
 
 def counted(images, made):
@@ -36,7 +36,7 @@ def counted(images, made):
     return ImageSet(images.source, images.count, read, images.identity, images.remarks)
 
 
-def run(folder, extractor, kept, stop_after=None, said=None):
+def run(folder, extractor, kept, stop_after=None):
     made = []
     images = counted(open_images(str(folder)), made)
 
@@ -44,8 +44,8 @@ def run(folder, extractor, kept, stop_after=None, said=None):
         if stop_after is not None and done >= stop_after:
             raise KeyboardInterrupt
 
-    store = FeatureCache(kept, images, extractor, (said if said is not None else []).append)
-    return measure(images, extractor, 4, on_progress, store=store), made
+    cache = FeatureCache(kept, images, extractor)
+    return measure(images, extractor, 4, on_progress, cache=cache), made
 
 
 def assert_same(a, b):
@@ -55,17 +55,17 @@ def assert_same(a, b):
     assert torch.equal(a.statistics.features, b.statistics.features)
 
 
-def test_what_was_done_is_not_done_again_and_the_result_is_bit_for_bit_the_same(
-    picture_folder, toy_extractor, tmp_path
+def test_cached_features_are_not_computed_again_and_the_result_is_bit_identical(
+    picture_folder, toy_extractor, tmp_path, caplog
 ):
+    caplog.set_level("INFO", "hdit")
     folder = picture_folder("photos", 30)
     whole = measure(open_images(str(folder)), toy_extractor, 4)
     with pytest.raises(KeyboardInterrupt):
         run(folder, toy_extractor, tmp_path / "kept", stop_after=20)
-    said = []
-    resumed, made = run(folder, toy_extractor, tmp_path / "kept", said=said)
+    resumed, made = run(folder, toy_extractor, tmp_path / "kept")
     assert_same(resumed, whole)
-    assert made == list(range(16, 30)) and "going on: the features of 2 pieces of the set are in" in said[0]
+    assert made == list(range(16, 30)) and "has the features of 2 chunks of the set" in caplog.text
     again, made = run(folder, toy_extractor, tmp_path / "kept")
     assert_same(again, whole)
     assert made == []
@@ -77,8 +77,8 @@ def test_what_was_kept_is_told_at_once_so_that_it_is_no_speed(picture_folder, to
 
     def told():
         seen = []
-        store = FeatureCache(tmp_path / "kept", images, toy_extractor)
-        measure(images, toy_extractor, 4, lambda done, total: seen.append(done), store=store)
+        cache = FeatureCache(tmp_path / "kept", images, toy_extractor)
+        measure(images, toy_extractor, 4, lambda done, total: seen.append(done), cache=cache)
         return seen
 
     assert told() == [4, 8, 12, 16, 20, 24, 28, 30]
@@ -90,17 +90,17 @@ def test_what_was_kept_is_told_at_once_so_that_it_is_no_speed(picture_folder, to
     assert told() == [30, 22, 26, 30]
 
 
-def test_the_images_of_a_damaged_file_are_made_again_and_no_others(picture_folder, toy_extractor, tmp_path):
+def test_only_the_features_of_a_damaged_file_are_computed_again(picture_folder, toy_extractor, tmp_path, caplog):
     folder = picture_folder("photos", 30)
     whole, _ = run(folder, toy_extractor, tmp_path / "kept")
     path = next((tmp_path / "kept").glob("*/features-00000008.safetensors"))
     content = bytearray(path.read_bytes())
     for place in (5, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
-        said = []
-        resumed, made = run(folder, toy_extractor, tmp_path / "kept", said=said)
+        caplog.clear()
+        resumed, made = run(folder, toy_extractor, tmp_path / "kept")
         assert_same(resumed, whole)
-        assert made == list(range(8, 16)) and "its images are done again" in said[1]
+        assert made == list(range(8, 16)) and "computing its features again" in caplog.text
 
 
 def test_other_images_or_another_extractor_have_a_folder_of_their_own(picture_folder, toy_extractor, tmp_path):
@@ -114,7 +114,7 @@ def test_other_images_or_another_extractor_have_a_folder_of_their_own(picture_fo
 
 def test_a_stream_cannot_be_recognised(toy_extractor, tmp_path):
     stream = ImageSet({"path": "-"}, None, lambda _: iter(()))
-    with pytest.raises(UsageError, match=r"--keep-features .*: a stream cannot be recognised; give a file or folder"):
+    with pytest.raises(UsageError, match=r"--keep-features .*: a stream cannot be recognized again; pass a file"):
         FeatureCache(tmp_path, stream, toy_extractor)
 
 
@@ -128,10 +128,10 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from hdit_core.evaluate import feature_batch as pieces, score, settings
+from hdit_core.evaluate import feature_batch as chunks, score, settings
 from hdit_core.evaluate.extractors.extractor import Extractor
 
-pieces.IMAGES_PER_PIECE = 8
+chunks.IMAGES_PER_CHUNK = 8
 weights = torch.randn(5, 192, generator=torch.Generator().manual_seed(1)) / 100
 toy = Extractor("toy", "fd-toy", "kd-toy", 5, 8, 4, "0" * 64, lambda x: x.flatten(1) @ weights.T, torch.device("cpu"))
 score.open_extractor = lambda *_: toy
@@ -140,7 +140,7 @@ score.score(wanted, lambda done, total: done < 20 or os.kill(os.getpid(), signal
 """
 
 
-def test_a_killed_evaluation_goes_on_where_it_was(picture_folder, toy_extractor, tmp_path, monkeypatch):
+def test_a_killed_evaluation_resumes(picture_folder, toy_extractor, tmp_path, monkeypatch, caplog):
     """SIGKILL in the middle, in a process of its own; then the score is that of a run that nobody killed."""
     sets = [str(picture_folder("light", 30, seed=1)), str(picture_folder("dark", 6, seed=2))]
     command = [sys.executable, "-c", KILLED, *sets, str(tmp_path / "kept")]
@@ -148,9 +148,9 @@ def test_a_killed_evaluation_goes_on_where_it_was(picture_folder, toy_extractor,
     assert killed.returncode == -signal.SIGKILL, killed.stderr
 
     monkeypatch.setattr(score_module, "open_extractor", lambda *_: toy_extractor)
-    said = []
+    caplog.set_level("INFO", "hdit")
     settings = ScoreSettings(*sets, device="cpu")
-    resumed = score(replace(settings, keep_features=tmp_path / "kept"), say=said.append)
-    assert "going on: the features of 2 pieces of the set are in" in said[0]
+    resumed = score(replace(settings, keep_features=tmp_path / "kept"))
+    assert "has the features of 2 chunks of the set" in caplog.text
     whole = score(settings)
     assert resumed.to_json() == whole.to_json()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy.stats import binomtest
 
 from hdit_core.evaluate.metrics import precision_recall as module
 from hdit_core.evaluate.metrics.precision_recall import precision_recall
@@ -67,6 +68,18 @@ def test_sets_that_lie_apart_share_nothing():
 def test_a_narrow_set_has_precision_without_recall():
     found = precision_recall(measured(normal(200, seed=6, scale=0.1)), measured(normal(200, seed=7)))
     assert found.precision.value > 0.9 and found.recall.value < 0.2
+
+
+def test_a_share_of_all_or_nothing_has_the_exact_binomial_interval():
+    """As scipy has it; the jackknife sees no variance there."""
+    apart = precision_recall(measured(normal(30, seed=4)), measured(normal(40, seed=5, shift=100)))
+    exact = binomtest(0, 30).proportion_ci(0.95, "exact")
+    assert (apart.precision.standard_error, apart.precision.low) == (None, 0)
+    assert apart.precision.high == pytest.approx(exact.high, rel=1e-9) and apart.precision.high > 0.1
+    same = measured(normal(30, seed=3))
+    exact = binomtest(30, 30).proportion_ci(0.95, "exact")
+    recall = precision_recall(same, same).recall
+    assert (recall.low, recall.high) == (pytest.approx(exact.low, rel=1e-9), 1)
 
 
 def test_intervals_stay_within_what_is_possible():

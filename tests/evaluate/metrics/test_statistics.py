@@ -74,7 +74,7 @@ def test_the_digest_tells_shapes_and_pixels_apart():
 
 
 def test_features_that_are_not_finite_are_an_error():
-    with pytest.raises(NumericalError, match="the feature network returned numbers that are not finite"):
+    with pytest.raises(NumericalError, match="the feature network returned non-finite values"):
         Accumulator(2).add(torch.tensor([[1.0, float("nan")]]), [bytes(32)])
 
 

@@ -46,17 +46,16 @@ def test_other_images_against_the_same_reference_are_compared(results):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda r: r["passport"]["extractor"].update(resize="other"), r"extractor\.resize is .* and other"),
-        (lambda r: r["passport"]["extractor"].update(weights_sha256="1"), "extractor.weights_sha256 is 0+"),
-        (lambda r: r["passport"]["reference"].update(fingerprint="1"), "reference.fingerprint is "),
-        (lambda r: r.update(n=59), "n is 60 and 59"),
-        (lambda r: r["passport"]["images"].update(labels="uniform"), "images.labels is None and uniform"),
-        (lambda r: r["passport"]["images"].update(rounding="none"), "images.rounding is uint8 and none"),
+        (lambda r: r["passport"]["extractor"].update(resize="other"), r"extractor\.resize: .* and other"),
+        (lambda r: r["passport"]["extractor"].update(weights_sha256="1"), "extractor.weights_sha256: 0+"),
+        (lambda r: r["passport"]["reference"].update(fingerprint="1"), "reference.fingerprint: "),
+        (lambda r: r.update(n=59), "n: 60 and 59"),
+        (lambda r: r["passport"]["images"].update(rounding="float"), "images.rounding: uint8 and float"),
     ],
 )
 def test_results_with_unlike_passports_are_refused_unless_forced(results, change, message):
     a, b = results(change)
-    with pytest.raises(UsageError, match=rf"not comparable: .*{message}.*--force compares them all the same"):
+    with pytest.raises(UsageError, match=rf"not comparable: .*{message}.*--force compares them anyway"):
         compare_results(a, b)
     found = compare_results(a, b, force=True)
     assert len(found.unlike) >= 1 and not found.to_json()["comparable"]
@@ -68,8 +67,29 @@ def test_another_metric_is_not_the_same_number(results):
         result["name"] = "fid60"
         result["estimates"]["fid60"] = result["estimates"].pop(name)
 
-    with pytest.raises(UsageError, match="metric is fd-toy and fid"):
+    with pytest.raises(UsageError, match="metric: fd-toy and fid"):
         compare_results(*results(rename))
+
+
+def test_other_labels_are_refused_where_both_results_say_them(results, tmp_path):
+    a, b = results(lambda r: r["passport"]["images"].update(labels="uniform"))
+    assert compare_results(a, b).unlike == [], "a folder does not say how its classes were chosen"
+    first = json.loads(a.read_text())
+    first["passport"]["images"]["labels"] = "balanced"
+    a.write_text(json.dumps(first))
+    with pytest.raises(UsageError, match=r"images\.labels: balanced and uniform"):
+        compare_results(a, b)
+
+
+def test_equal_settings_are_equal_however_they_were_reached(results):
+    """A folder of an unconditional model and the model itself, against images and against their statistics."""
+
+    def from_checkpoint(result):
+        result["passport"]["images"].update(kind="checkpoint", labels="none", sampling={"steps": 50}, seed=0)
+        reference = result["passport"]["reference"]
+        reference.update(kind="saved statistics", images="data", sha256="5" * 64, class_counts=[3, 4], size="unknown")
+
+    assert compare_results(*results(from_checkpoint)).unlike == []
 
 
 def test_statistics_of_the_same_reference_are_the_same_reference(results):

@@ -1,13 +1,20 @@
 """The page of a score: whole, alone, and safe whatever the names in it are."""
 
+import base64
+import io
 import re
+import tarfile
+import types
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hdit_core.evaluate import score as score_module
 from hdit_core.evaluate.report.html_report import page
+from hdit_core.evaluate.report.sheets import THUMBNAIL_PX
 from hdit_core.evaluate.score import score
 from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.recipe.diff import flatten
@@ -69,7 +76,40 @@ def test_the_page_needs_nothing_else_and_runs_nothing(scored):
     assert "script" not in parsed.tags and not any(name.startswith("on") for name, _ in parsed.attributes)
     policy = dict(parsed.attributes)["content"] if False else re.search(r'Policy" content="([^"]+)"', text)[1]
     assert policy == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    assert all(value.startswith("data:image/png") for name, value in parsed.attributes if name in ("src", "href"))
+    assert all(value.startswith("data:image/png") for name, value in parsed.attributes if name == "src")
+    assert [value for name, value in parsed.attributes if name == "href"] == ["images", "reference"], "on this machine"
+
+
+def test_the_page_names_its_date_and_command_and_links_what_it_was_made_from(scored, picture_folder, tmp_path):
+    settings = ScoreSettings("a #b", "reference", device="cpu", report=tmp_path / "r.html", command="hdit eval-fid <x>")
+    picture_folder("a #b", 30)
+    scored()
+    score(settings)
+    text = (tmp_path / "r.html").read_text()
+    assert "hdit eval-fid &lt;x&gt;" in text and '<a href="a%20%23b">a #b</a>' in text
+    assert f"{datetime.now(UTC):%Y-%m-%d}" in text
+
+
+def test_the_page_of_a_stream_shows_its_first_images_and_says_why_it_has_no_neighbors(
+    scored, picture_folder, monkeypatch, tmp_path
+):
+    scored()
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        archive.add(picture_folder("streamed", 40), arcname="a")
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(content.getvalue())))
+    score(ScoreSettings("-", "reference", device="cpu", report=tmp_path / "r.html"))
+    text = (tmp_path / "r.html").read_text()
+    assert text.count("data:image/png;base64,") == 1 and "a stream can be read only once" in text
+    sheet = Image.open(io.BytesIO(base64.b64decode(re.search('base64,([^"]+)', text)[1])))
+    assert sheet.size == (6 * THUMBNAIL_PX + 5 * 6, 6 * THUMBNAIL_PX + 5 * 6) or sheet.size[0] >= 6 * THUMBNAIL_PX
+
+
+def test_the_page_says_that_statistics_have_no_images_to_show(scored, tmp_path):
+    scored()
+    score(ScoreSettings("images", None, device="cpu", save_stats=tmp_path / "ref.npz"))
+    score(ScoreSettings("images", "ref.npz", device="cpu", report=tmp_path / "r.html"))
+    assert "saved statistics contain no images" in (tmp_path / "r.html").read_text()
 
 
 def test_in_a_narrow_window_no_name_is_squeezed_to_a_letter_a_line(scored):

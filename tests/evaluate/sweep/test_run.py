@@ -1,9 +1,10 @@
-"""A sweep finds the best of what it tries, and finds the same after a kill and on several ranks."""
+"""A sweep finds the best candidate, and the same one after a kill and on several ranks."""
 
 import json
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ from hdit_core.evaluate import score as score_module
 from hdit_core.evaluate.score import score
 from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.evaluate.sweep import run as sweep_module
-from hdit_core.evaluate.sweep.journal import read_winner
-from hdit_core.evaluate.sweep.run import sweep
+from hdit_core.evaluate.sweep.defaults import apply_winner, unapply_winner
+from hdit_core.evaluate.sweep.journal import Trial, read_winner
+from hdit_core.evaluate.sweep.run import sweep, ties
 from hdit_core.evaluate.sweep.search_space import Point, SweepSettings
 from hdit_core.recipe.read import check_recipe
 from hdit_core.train.run import train
@@ -102,15 +104,29 @@ def test_the_best_of_the_grid_wins_and_every_trial_is_what_it_scores_alone(run, 
     assert result.rows()[0]["images"] == 32 and json.loads(json.dumps(result.to_json()))["score"]["n"] == 40
 
 
-def test_the_winner_is_how_the_run_is_drawn_from_then_on(run, reference):
+def test_an_applied_winner_is_the_default_of_the_run_and_can_be_undone(run, reference, caplog):
+    caplog.set_level("INFO", "hdit")
+    result = sweep(wanted(run, reference, guidance="2,3", apply=True))
+    settings = ScoreSettings(None, str(reference), checkpoint=str(run), n=24, device="cpu", labels="uniform", seed=3)
+    assert score(settings).frechet.value == result.score["value"]
+    assert f"weights {result.winner.weights}, guidance {result.winner.guidance:.1f}" in caplog.messages[-1]
+    assert unapply_winner(run) is None and not (run / "sample.toml").exists()
+    with pytest.raises(UsageError, match=r"sample\.toml: no defaults of a sweep to undo"):
+        unapply_winner(run)
+
+
+def test_undoing_an_applied_winner_restores_the_defaults_before_it(run):
+    (run / "sample.toml").write_text('weights = "model"\n')
+    for guidance in (2.0, 3.0):
+        apply_winner(run, Point("ema", guidance), "hdit sweep at step 1: fid 3")
+    assert "guidance = 3.0" in (run / "sample.toml").read_text()
+    assert unapply_winner(run) == run / "sample.toml"
+    assert (run / "sample.toml").read_text() == 'weights = "model"\n'
+
+
+def test_without_apply_the_defaults_of_the_run_stay(run, reference):
     result = sweep(wanted(run, reference, guidance="2,3"))
-    said = []
-    drawn = score(
-        ScoreSettings(None, str(reference), checkpoint=str(run), n=24, device="cpu", labels="uniform", seed=3),
-        say=said.append,
-    )
-    assert drawn.frechet.value == result.score["value"]
-    assert f"weights {result.winner.weights}, guidance {result.winner.guidance:.1f}" in said[-1]
+    assert result.defaults is None and not (run / "sample.toml").exists()
     assert Image.open(result.curve).size[0] > 1000
     page = (run / "sweep" / "report.html").read_text()
     assert page.count("<svg") >= 1 and "Distances of the sweep" in page
@@ -183,10 +199,12 @@ def test_a_finished_sweep_is_told_again_without_an_image(run, reference):
 @pytest.mark.parametrize(
     "content", ["", "garbage", "[]", '{"value": 1.0}', '{"value": 1.0, "name": "n", "estimates": {}}']
 )
-def test_a_damaged_winner_is_named_and_says_how_it_is_mended(tmp_path, content):
+def test_a_damaged_winner_is_named_with_the_fix(tmp_path, content):
     (tmp_path / "winner.json").write_text(content)
-    with pytest.raises(DataError, match=r"winner\.json: not the score that a sweep writes; remove it, and the best is"):
-        read_winner(tmp_path / "winner.json")
+    with pytest.raises(
+        DataError, match=r"winner\.json: not the score of a sweep's winner; remove it to score the winner again"
+    ):
+        read_winner(tmp_path / "winner.json", Point("ema"), 24)
 
 
 def test_a_round_goes_on_with_the_images_of_the_one_before(run, reference, monkeypatch):
@@ -200,24 +218,35 @@ def test_a_round_goes_on_with_the_images_of_the_one_before(run, reference, monke
     assert sorted(rounds) == sorted([*range(8)] * 4 + [*range(8, 16)] * 2 + [*range(16, 24)])
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"n": 32, "confirm": 60}, "holds another sweep: .*n 8 .there. vs 32 .now."),
-        ({"guidance": "1", "n": 8}, "holds another sweep: grid.guidance '1:3:1' .there. vs '1' .now."),
-    ],
-)
-def test_another_sweep_in_the_folder_is_refused(run, reference, change, message):
+def test_another_grid_reuses_the_trials_of_the_one_before(run, reference):
+    first = sweep(wanted(run, reference, guidance="1,2,3,4", interval=None))
+    sampled = set()
+    second = sweep(
+        wanted(run, reference, guidance="1,2,3,5", interval=None), lambda point, done, n: sampled.add((point, n))
+    )
+    assert {point for point, n in sampled if n == 8} == {Point("ema", 5.0)}
+    assert len({trial for trial in first.trials if trial.n == 8} & set(second.trials)) == 3
+
+
+def test_a_sweep_with_other_settings_in_the_folder_is_refused(run, reference):
     sweep(wanted(run, reference, n=8))
-    with pytest.raises(UsageError, match=message):
-        sweep(wanted(run, reference, **change))
+    other = wanted(run, reference, n=8)
+    with pytest.raises(UsageError, match=r"has a sweep with other settings: seed 3 .there. vs 4 .now."):
+        sweep(replace(other, scoring=replace(other.scoring, seed=4)))
+
+
+def test_candidates_whose_interval_contains_the_winner_are_ties():
+    points = [Point("ema", guidance) for guidance in (1.0, 2.0, 3.0, 4.0)]
+    rows = [(3.0, 0.1), (3.19, 0.1), (3.2, 0.1), (9.0, None)]
+    last = tuple(Trial(point, 16, *row) for point, row in zip(points, rows, strict=True))
+    assert ties(points[0], (Trial(points[2], 8, 1.0, 0.1), *last)) == (points[1], points[3])
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
         ({"confirm": 9}, "--confirm 9: expected at least --n 16"),
-        ({"guidance": "x"}, "--guidance x: expected numbers"),
+        ({"guidance": "x"}, "--guidance x: expected comma-separated numbers"),
         ({"ema": "emma"}, "weights emma: expected ema, model, or the length of an average"),
         ({"n": 4}, "--n: 4 images are too few for the 5 features of toy"),
     ],
@@ -233,10 +262,10 @@ def test_a_length_without_snapshots_is_refused(run, reference):
         sweep(wanted(run, reference, ema="ema,0.08"))
 
 
-def test_an_average_that_is_missing_is_made_of_the_snapshots(run, reference):
-    said = []
-    result = sweep(wanted(run, reference, ema="0.05,0.08", guidance="1", interval=None), say=said.append)
-    assert any("making the average of length 0.08" in line for line in said)
+def test_missing_ema_weights_are_reconstructed_from_the_snapshots(run, reference, caplog):
+    caplog.set_level("INFO", "hdit")
+    result = sweep(wanted(run, reference, ema="0.05,0.08", guidance="1", interval=None))
+    assert "reconstructing EMA weights of length 0.08" in caplog.text
     assert {trial.point for trial in result.trials} == {Point("0.05", 1.0), Point("0.08", 1.0)}
     assert Path(result.score["passport"]["images"]["path"]).exists()
 

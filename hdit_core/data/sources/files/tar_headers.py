@@ -217,13 +217,14 @@ def _check_rest(file: BufferedIOBase, end: int) -> None:
             raise DamagedTarError(f"something follows its end before byte {file.tell():,}; two archives in one file?")
 
 
-def members(file: BufferedIOBase, start: int = 0, end: int = 1 << 62) -> Iterator[Member]:
+def members(file: BufferedIOBase, start: int = 0, end: int = 1 << 62, may_continue: bool = False) -> Iterator[Member]:
     """Yield the members of a tar that are no folders; their contents may be read in between.
 
     Args:
         file: the tar; it is read from front to back.
         start: the archive's first byte.
         end: the byte after its last, or how far a compressed one may expand.
+        may_continue: leave what follows the end of the archive to the caller.
 
     Raises:
         DamagedTarError: it is no tar, cut short, damaged, too large, or followed by something.
@@ -232,4 +233,5 @@ def members(file: BufferedIOBase, start: int = 0, end: int = 1 << 62) -> Iterato
         name = _name(header, extension)
         if not _is_folder(header, name):
             yield _member(header, extension, name)
-    _check_rest(file, end)
+    if not may_continue:
+        _check_rest(file, end)
