@@ -13,6 +13,7 @@ logger = logging.getLogger("hdit")
 SAMPLES_RECORD, SAMPLES_SHEET = "samples.json", "grid.png"
 """What `hdit sample` writes beside its images."""
 
+_SAMPLE = re.compile(r"[0-9]{8,}\.png")
 _HIDDEN = re.compile(r"(^|/)\.(?!\.?(/|$))")
 _SYSTEM_FOLDER = re.compile(
     r"(^|/)(__macosx|__pycache__|@eadir|#recycle|#snapshot|\$recycle\.bin|recycler|system volume information"
@@ -53,6 +54,20 @@ def common_folders(names: Sequence[str]) -> str:
     return "".join(f"{folder}/" for folder in folders[0][:shared])
 
 
+def _sheets_of_numbered(names: Sequence[str]) -> set[str]:
+    """Return every `grid.png` whose neighbors all have numbers as `hdit sample` gives them: its record is lost."""
+    folders: dict[str, set[str]] = {}
+    for name in names:
+        folder, _, file = name.rpartition("/")
+        if not (is_hidden(file) or is_text(file)):
+            folders.setdefault(folder, set()).add(file)
+    return {
+        f"{folder}/{SAMPLES_SHEET}" if folder else SAMPLES_SHEET
+        for folder, files in folders.items()
+        if SAMPLES_SHEET in files and len(files) > 1 and all(map(_SAMPLE.fullmatch, files - {SAMPLES_SHEET}))
+    }
+
+
 def choose_inputs(names: Sequence[str], where: str, is_folder: bool = False) -> list[bool]:
     """Return for each file whether it is an input, and log how many are not.
 
@@ -64,7 +79,7 @@ def choose_inputs(names: Sequence[str], where: str, is_folder: bool = False) -> 
     """
     start = 0 if is_folder else len(common_folders(names))
     records = {name for name in names if name.rpartition("/")[2] == SAMPLES_RECORD}
-    sheets = {name.removesuffix(SAMPLES_RECORD) + SAMPLES_SHEET for name in records}
+    sheets = {name.removesuffix(SAMPLES_RECORD) + SAMPLES_SHEET for name in records} | _sheets_of_numbered(names)
     chosen = [not (is_hidden(name[start:]) or is_text(name) or name in sheets) for name in names]
     skipped = [name for name, is_input in zip(names, chosen, strict=True) if not is_input]
     if skipped:

@@ -99,3 +99,10 @@ def test_a_stream_that_is_scored_skips_hidden_files(tmp_path, monkeypatch):
 def test_skipped_files_do_not_count_as_bad(prepare, tmp_path):
     summary = prepare(write_zip(tmp_path / "a.zip", FILES), max_bad="0")
     assert (summary.images, summary.rejects, summary.classes) == (2, 0, 0)
+
+
+def test_the_sheet_of_hdit_sample_is_no_input_in_a_copied_folder_without_its_record():
+    names = ["grid.png", "00000000.png", "00000001.png", ".DS_Store", "a/grid.png", "a/00000007.png"]
+    assert choose_inputs(names, "x") == [False, True, True, False, False, True]
+    assert choose_inputs(["grid.png", "cat.png", "00000001.png"], "x") == [True, True, True]
+    assert choose_inputs(["grid.png"], "x") == [True]
