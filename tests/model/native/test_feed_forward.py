@@ -34,7 +34,7 @@ def block_and_inputs(images=2, height=13, width=29, features=24, hidden=72, norm
 @pytest.fixture
 def passes(watch_passes):
     """Return a list to which every block that might go in one pass adds whether it did."""
-    return watch_passes("feed_forward_in_one_pass")
+    return watch_passes("fused_feed_forward")
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def case(images=2, grid=(16, 24), width=64, head_dim=32, window=8, shift=4, norm
 @pytest.fixture
 def passes(watch_passes):
     """Return a list to which every block that might go in one pass adds whether it did."""
-    return watch_passes("window_attention_in_one_pass")
+    return watch_passes("fused_window_attention")
 
 
 def output_and_gradients(block, x, cond, rotation):
