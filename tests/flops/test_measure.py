@@ -5,9 +5,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from hdit_core.flops.count import count
-from hdit_core.flops.measure import measured_macs
 from hdit_core.model.attention.neighborhood import neighborhood_attention
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
+from tests.flops.measure import measured_macs
 
 
 def network(attentions: list[str], **settings) -> ModelRecipe:

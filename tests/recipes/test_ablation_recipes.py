@@ -13,10 +13,10 @@ from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import prepare_data
 from hdit_core.flops.baselines import scale_to_size
 from hdit_core.flops.count import count
-from hdit_core.flops.measure import measured_macs
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.read import read_recipe, shipped_recipes
 from hdit_core.train.run import train
+from tests.flops.measure import measured_macs
 
 # Row, the row that it was made from, and what was changed (hdit-facts 1.1 to 1.3 and 1.8).
 CHANGES = {

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from hdit_core.flops.count import count
-from hdit_core.flops.measure import measured_macs
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.read import read_recipe, shipped_recipes
 from hdit_core.recipe.write import recipe_toml
+from tests.flops.measure import measured_macs
 
 # Parameters and GMACs: hdit-facts 1.8, by the reference's own counter.
 PUBLISHED = {

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from hdit_core.flops.measure import measured_macs
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.train.monitor.throughput import datasheet_flops, image_flops, peak_bytes, peak_flops_per_s
 from hdit_core.train.optim.grad_norm import clip, grad_norms, norms_of, part_of
+from tests.flops.measure import measured_macs
 
 
 def test_every_parameter_has_its_part_and_their_squares_add_up_to_the_whole(tiny_recipe):
