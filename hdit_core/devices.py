@@ -46,6 +46,14 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has completed all operations."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def tune_malloc() -> bool:
     """Make the C library reuse the memory of freed CPU tensors; return whether it does.
 

@@ -7,8 +7,8 @@ from contextlib import closing
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from hdit_core.bench.machine import finish
 from hdit_core.bench.train import endless_plan, random_batches
+from hdit_core.devices import synchronize
 from hdit_core.distributed import World
 from hdit_core.recipe.read import read_recipe
 from hdit_core.train.step.build import build_learner
@@ -25,19 +25,17 @@ def main() -> None:
     on_gpu = device.type == "cuda"
     recipe = read_recipe(arguments.recipe, [f"train.batch_size={arguments.batch_size}"])
     learner = build_learner(recipe, None, World(), device)
-    plan, pieces = (
-        endless_plan(learner),
-        (piece for step in endless_plan(learner) for piece in learner.micro_batches(step)),
-    )
+    plan = endless_plan(learner)
+    chunks = (chunk for step in endless_plan(learner) for chunk in learner.micro_batches(step))
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
-    with closing(random_batches(recipe, pieces)) as batches:
+    with closing(random_batches(recipe, chunks)) as batches:
         for _ in range(2):
             learner.train_step(next(plan), batches)
-        finish(device)
+        synchronize(device)
         with profile(activities=activities) as profiler:
             for _ in range(arguments.steps):
                 learner.train_step(next(plan), batches)
-            finish(device)
+            synchronize(device)
         print(profiler.key_averages().table(sort_by="cuda_time_total" if on_gpu else "cpu_time_total", row_limit=30))
         if on_gpu:
             print(*synchronizations(learner, plan, batches), sep="\n")

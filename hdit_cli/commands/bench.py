@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hdit_cli.console import emit, note
+from hdit_cli.console import emit
 from hdit_cli.options.shared import (
     DeviceOption,
     JsonOption,
@@ -19,9 +19,7 @@ from hdit_cli.options.shared import (
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
-    import torch
-
-    from hdit_core.bench.timing import Rounds
+    from hdit_core.bench.child_process import BenchSettings
 
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
@@ -85,11 +83,10 @@ def attention(
     from hdit_core.bench.attention import Shape, bench_attention
     from hdit_core.devices import compute_dtype
 
-    here, count = _place(device, threads)
+    settings = _settings(device, threads, seconds)
     shapes = [Shape(side, 1, heads, head_dim, kernel_size) for side in sides]
-    dtype, rounds = compute_dtype("auto", here), _rounds(seconds)
-    found = bench_attention(shapes, here, dtype, threads=count, rounds=rounds, say=note)
-    _print(here, count, found.to_json(), json, attention_lines(found))
+    found = bench_attention(shapes, compute_dtype("auto", settings.device), settings)
+    _print(settings, found.to_json(), json, attention_lines(found))
 
 
 @app.command()
@@ -119,10 +116,9 @@ def train(
 
     from hdit_core.bench.train import bench_train
 
-    here, count = _place(device, threads)
-    rounds = _rounds(seconds)
-    found = bench_train(checked, here, threads=count, read_data=read_data, rounds=rounds, say=note)
-    _print(here, count, {"recipe": recipe, **found.to_json()}, json, train_lines(found))
+    settings = _settings(device, threads, seconds)
+    found = bench_train(checked, settings, read_data=read_data)
+    _print(settings, {"recipe": recipe, **found.to_json()}, json, train_lines(found))
 
 
 @app.command()
@@ -148,9 +144,9 @@ def sample(
 
     from hdit_core.bench.sample import bench_sample
 
-    here, count = _place(device, threads)
-    found = bench_sample(checked, here, threads=count, guide=leading, rounds=_rounds(seconds), say=note)
-    _print(here, count, {"recipe": recipe, "guide": guide, **found.to_json()}, json, sample_lines(found, guide))
+    settings = _settings(device, threads, seconds)
+    found = bench_sample(checked, settings, guide=leading)
+    _print(settings, {"recipe": recipe, "guide": guide, **found.to_json()}, json, sample_lines(found, guide))
 
 
 @app.command()
@@ -184,12 +180,12 @@ def scaling(
         networks(width)
     except ValueError as problem:
         raise UsageError(f"--width {width}: {problem}; use a multiple of 128") from None
-    here, count = _place(device, threads)
-    limits: dict[str, Any] = {"threads": count, "most_s": most_s, "rounds": _rounds(seconds)}
-    found = list(bench_scaling(_sizes(sizes), width, here, compute_dtype("auto", here), **limits, say=note))
+    settings = _settings(device, threads, seconds)
+    dtype = compute_dtype("auto", settings.device)
+    found = list(bench_scaling(_sizes(sizes), width, dtype, settings, most_s=most_s))
     growth = list(exponents(found))
     result = {"figures": [figure.to_json() for figure in found], "exponents": [law.to_json() for law in growth]}
-    _print(here, count, result, json, scaling_lines(found, growth))
+    _print(settings, result, json, scaling_lines(found, growth))
 
 
 @app.command()
@@ -212,13 +208,12 @@ def data(
     if pictures is not None and not pictures.is_dir():
         raise UsageError(f"{pictures}: expected a folder of pictures")
 
-    import torch
-
     from hdit_cli.tables.bench import data_lines
     from hdit_core.bench.data import bench_data
 
-    found = bench_data(pictures, (height, width), images=images, rounds=_rounds(seconds), say=note)
-    _print(torch.device("cpu"), torch.get_num_threads(), found.to_json(), json, data_lines(found))
+    settings = _settings("cpu", None, seconds)
+    found = bench_data(pictures, (height, width), images=images, rounds=settings.rounds)
+    _print(settings, found.to_json(), json, data_lines(found))
 
 
 def _sizes(text: str) -> list[int]:
@@ -228,22 +223,18 @@ def _sizes(text: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def _place(device: str, threads: int | None) -> tuple["torch.device", int]:
+def _settings(device: str, threads: int | None, seconds: float) -> "BenchSettings":
     import torch
 
+    from hdit_core.bench.child_process import BenchSettings
+    from hdit_core.bench.timing import Rounds
     from hdit_core.devices import pick_device
 
-    return pick_device(device), threads or torch.get_num_threads()
+    return BenchSettings(pick_device(device), threads or torch.get_num_threads(), Rounds(limit_s=seconds))
 
 
-def _rounds(seconds: float) -> "Rounds":
-    from hdit_core.bench.timing import Rounds
-
-    return Rounds(limit_s=seconds)
-
-
-def _print(device: "torch.device", threads: int, result: dict[str, Any], json: bool, lines: Iterable[str]) -> None:
+def _print(settings: "BenchSettings", result: dict[str, Any], json: bool, lines: Iterable[str]) -> None:
     from hdit_core.bench.machine import this_machine
 
-    machine = this_machine(device, threads)
+    machine = this_machine(settings.device, settings.threads)
     emit({"machine": machine.to_json(), **result}, json, [f"{machine}", *lines])

@@ -23,8 +23,8 @@ def attention_lines(found: "AttentionBench") -> Iterator[str]:
     rows = [["grid", "direction", "backend", "ms", "quartiles", "bound, ms", "x bound", "peak MiB"]]
     for figure in found.figures:
         size = f"{figure.shape.size}x{figure.shape.size}"
-        floor, times = _number(1e3 * figure.floor_s), figure.times_the_floor
-        cells = [*_ms(figure.timing), floor, "-" if times is None else f"{times:.1f}", _mib(figure.peak_bytes)]
+        bound, times = _number(1e3 * figure.bound_s), figure.times_bound
+        cells = [*_ms(figure.timing), bound, "-" if times is None else f"{times:.1f}", _mib(figure.peak_bytes)]
         rows.append([size, figure.direction, figure.backend, *cells])
     yield from align(rows)
     yield from (f"{figure.backend}: {figure.problem}" for figure in found.figures if figure.problem)

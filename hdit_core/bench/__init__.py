@@ -1,1 +1,1 @@
-"""What the machine at hand does with the network and the data, each figure beside its floor."""
+"""Benchmarks of this machine: attention, training, sampling, scaling and data loading, each with a lower bound."""

@@ -1,5 +1,6 @@
-"""Neighborhood attention by every implementation there is, each beside the time that its products alone would take."""
+"""Benchmark of all backends of neighborhood attention, relative to the time of their matrix products alone."""
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -7,21 +8,24 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hdit_core.bench.child_process import Memory, OutOfMemory, Say, measure_in_child_process
-from hdit_core.bench.machine import FLOPS_PER_MAC, finish, rate_of
-from hdit_core.bench.timing import Rounds, Timing, interleaved, stopwatch
+from hdit_core.bench.child_process import BenchSettings, Memory, OutOfMemory, measure_in_child_process
+from hdit_core.bench.machine import FLOPS_PER_MAC, product_rate
+from hdit_core.bench.timing import Timing, interleaved, stopwatch
+from hdit_core.devices import synchronize
 from hdit_core.model.attention.backends import BACKENDS, availability
 from hdit_core.model.attention.interface import KernelTarget
+
+logger = logging.getLogger("hdit")
 
 Direction = Literal["forward", "forward+backward"]
 DIRECTIONS: tuple[Direction, ...] = ("forward", "forward+backward")
 PRODUCTS = {"forward": 2, "forward+backward": 6}
-"""Products of queries, keys and features: logits and their weighting of values; each one's gradient by both factors."""
+"""Number of matrix products: forward, logits and the weighted sum of values; backward, two gradients of each."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What is attended: a square grid of `size` cells a side."""
+    """The shape of the attention: one head attends on a square grid of `size` x `size` tokens."""
 
     size: int
     batch: int = 1
@@ -30,45 +34,46 @@ class Shape:
     kernel_size: int = 7
 
     def flops(self, direction: Direction) -> int:
-        """Return the FLOPs of the products that nobody can do without."""
+        """Return the FLOPs of the matrix products that every implementation needs."""
         pairs = self.batch * self.heads * self.size**2 * self.kernel_size**2
         return PRODUCTS[direction] * FLOPS_PER_MAC * pairs * self.head_dim
 
 
 @dataclass(frozen=True)
 class AttentionFigure:
-    """One implementation at one shape in one direction.
+    """The result of one backend at one shape in one direction.
 
     Attributes:
         backend: its name, see `hdit_core.model.attention.backends`.
-        floor_s: the products' FLOPs at the machine's own rate.
-        timing: None where it could not be measured, `problem` then says why.
-        peak_bytes: most memory that it took at once, queries, keys and values included; None where unknown.
+        bound_s: lower bound: the time of the matrix products at the peak rate of this machine.
+        timing: None if it could not be measured, for the reason `problem`.
+        peak_bytes: peak memory, including queries, keys and values; None if unknown.
     """
 
     backend: str
     shape: Shape
     direction: Direction
-    floor_s: float
+    bound_s: float
     timing: Timing | None
     peak_bytes: int | None
     problem: str | None = None
 
     @property
-    def times_the_floor(self) -> float | None:
-        """How many times longer it took than its products would at the machine's rate."""
-        return None if self.timing is None else self.timing.median_s / self.floor_s
+    def times_bound(self) -> float | None:
+        """The median time as a multiple of the lower bound."""
+        return None if self.timing is None else self.timing.median_s / self.bound_s
 
     def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON."""
         times = self.timing.to_json() if self.timing else None
         shape = asdict(self.shape) | {"flops": self.shape.flops(self.direction)}
         return {
             "backend": self.backend,
             "direction": self.direction,
             "shape": shape,
-            "floor_s": self.floor_s,
+            "floor_s": self.bound_s,
             "time": times,
-            "times_the_floor": self.times_the_floor,
+            "times_the_floor": self.times_bound,
             "peak_bytes": self.peak_bytes,
             "problem": self.problem,
         }
@@ -76,11 +81,11 @@ class AttentionFigure:
 
 @dataclass(frozen=True)
 class AttentionBench:
-    """All figures, and what could not run.
+    """The results of all backends.
 
     Attributes:
-        rate: FLOP/s of large matrix products, of which the floors are made.
-        unavailable: implementations that cannot run here, with what is missing.
+        rate: FLOP/s of large matrix products, which gives the lower bounds.
+        unavailable: reasons of the backends that cannot run on this machine.
     """
 
     rate: float
@@ -88,6 +93,7 @@ class AttentionBench:
     figures: list[AttentionFigure]
 
     def to_json(self) -> dict[str, Any]:
+        """Return all results as JSON."""
         return {
             "product_flops_per_s": self.rate,
             "unavailable": self.unavailable,
@@ -95,26 +101,18 @@ class AttentionBench:
         }
 
 
-def bench_attention(
-    shapes: Sequence[Shape],
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    threads: int,
-    rounds: Rounds | None = None,
-    say: Say = lambda line: None,
-) -> AttentionBench:
-    """Measure every implementation that can run on a device, at every shape, in turn, and the memory of each."""
+def bench_attention(shapes: Sequence[Shape], dtype: torch.dtype, settings: BenchSettings) -> AttentionBench:
+    """Measure the time and memory of every backend that can run on the device, at every shape."""
+    device = settings.device
     missing = availability(KernelTarget(device, dtype, shapes[0].head_dim))
     names = [name for name, problem in missing.items() if problem is None]
-    rate, _ = measure_in_child_process(rate_of, device, dtype, device=device, threads=threads)
+    rate, _ = measure_in_child_process(product_rate, device, dtype, settings=settings)
     figures = []
     for shape in shapes:
-        say(f"attention on a grid of {shape.size}x{shape.size}: {', '.join(names)}")
-        work = (names, shape, device, dtype, rounds or Rounds())
-        times, _ = measure_in_child_process(_times, *work, device=device, threads=threads)
+        logger.info(f"attention on a grid of {shape.size}x{shape.size}: {', '.join(names)}")
+        times, _ = measure_in_child_process(_times, names, shape, dtype, settings, settings=settings)
         figures += [
-            _figure(name, shape, direction, rate, times[name, direction], device, dtype, threads)
+            _figure(name, shape, direction, rate, times[name, direction], dtype, settings)
             for name in names
             for direction in DIRECTIONS
         ]
@@ -127,47 +125,45 @@ def _figure(
     direction: Direction,
     rate: float,
     timing: Timing | str,
-    device: torch.device,
     dtype: torch.dtype,
-    threads: int,
+    settings: BenchSettings,
 ) -> AttentionFigure:
-    floor_s = shape.flops(direction) / rate
+    bound_s = shape.flops(direction) / rate
     if isinstance(timing, str):
-        return AttentionFigure(name, shape, direction, floor_s, None, None, timing)
+        return AttentionFigure(name, shape, direction, bound_s, None, None, timing)
+    case = (name, shape, direction, settings.device, dtype)
     try:
-        _, memory = measure_in_child_process(
-            _once, name, shape, direction, device, dtype, device=device, threads=threads
-        )
+        _, memory = measure_in_child_process(_run_once, *case, settings=settings)
     except OutOfMemory:
         memory = Memory(None)
-    return AttentionFigure(name, shape, direction, floor_s, timing, memory.peak_bytes)
+    return AttentionFigure(name, shape, direction, bound_s, timing, memory.peak_bytes)
 
 
 def _times(
-    names: Sequence[str], shape: Shape, device: torch.device, dtype: torch.dtype, rounds: Rounds, say: Say
+    names: Sequence[str], shape: Shape, dtype: torch.dtype, settings: BenchSettings
 ) -> dict[tuple[str, Direction], Timing | str]:
-    """Return the times of each implementation and direction, or why one of them failed."""
-    places: list[tuple[str, Direction]] = [(name, direction) for name in names for direction in DIRECTIONS]
-    tasks, found = {}, {}
-    for name, direction in places:
-        act = _act(name, shape, direction, device, dtype)
+    """Return the timing of each backend and direction, or why it failed."""
+    cases: list[tuple[str, Direction]] = [(name, direction) for name in names for direction in DIRECTIONS]
+    tasks, problems = {}, {}
+    for name, direction in cases:
+        act = _act(name, shape, direction, settings.device, dtype)
         try:
             act()
-        except NotImplementedError as problem:  # forward only, for one
-            found[name, direction] = str(problem)
+        except NotImplementedError as problem:  # for example of a backend without a backward pass
+            problems[name, direction] = str(problem)
         else:
-            tasks[name, direction] = stopwatch(act, lambda: finish(device))
-    return found | interleaved(tasks, rounds)
+            tasks[name, direction] = stopwatch(act, lambda: synchronize(settings.device))
+    return problems | interleaved(tasks, settings.rounds)
 
 
-def _once(name: str, shape: Shape, direction: Direction, device: torch.device, dtype: torch.dtype, say: Say) -> None:
+def _run_once(name: str, shape: Shape, direction: Direction, device: torch.device, dtype: torch.dtype) -> None:
     _act(name, shape, direction, device, dtype)()
 
 
 def _act(
     name: str, shape: Shape, direction: Direction, device: torch.device, dtype: torch.dtype
 ) -> Callable[[], object]:
-    """Return what attends once, on queries, keys and values of its own."""
+    """Return a function that computes attention once, on random queries, keys and values."""
     sizes = (shape.batch, shape.size, shape.size, shape.heads, shape.head_dim)
     q, k, v, grad = (torch.randn(sizes, device=device, dtype=dtype) for _ in range(4))
     attend = BACKENDS[name].attend

@@ -1,31 +1,34 @@
-"""Work in a process of its own: what memory it took at most, and an error rather than a kill when there is not enough.
+"""Measurements in a child process: its peak memory, and an error instead of a kill when memory runs out.
 
-A process's peak is for ever, and what it has freed it may keep: so each figure gets a new process, forked from a server
-that has imported torch and done nothing yet. Where the system lets us, the new process is held to the memory that was
-free when it began.
+The peak memory of a process never falls, and it may keep memory that was freed. So each measurement gets a new process,
+forked from a server that has imported torch and done nothing else. Where the system supports it, the new process is
+limited to the memory that was free when it started.
 """
 
+import logging
 import multiprocessing
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from hdit_core.bench.timing import Rounds
 from hdit_core.devices import tune_malloc
 from hdit_core.errors import HditError, is_out_of_memory
 from hdit_core.model.attention.neighborhood import neighborhood_attention
 
+logger = logging.getLogger("hdit")
+
 R = TypeVar("R")
-Say = Callable[[str], None]
 
 GROUP = "/sys/fs/cgroup"
-SPARE = 0.05  # of the free memory, left to others
+SPARE = 0.05  # fraction of the free memory that is left to other processes
 PRELOADED = [
-    "torch._dynamo",  # which torch's custom operators import when first called, for seconds
+    "torch._dynamo",  # imported by the first call of a custom operator of torch, which takes seconds
     "hdit_core.bench.attention",
     "hdit_core.bench.train",
     "hdit_core.bench.sample",
@@ -34,73 +37,84 @@ PRELOADED = [
 
 
 class OutOfMemory(HditError):
-    """The work does not fit into the memory there is."""
+    """A measurement does not fit into the available memory."""
+
+
+@dataclass(frozen=True)
+class BenchSettings:
+    """How to measure.
+
+    Attributes:
+        device: runs the computation.
+        threads: CPU threads of torch.
+        rounds: number of runs.
+    """
+
+    device: torch.device
+    threads: int
+    rounds: Rounds = field(default_factory=Rounds)
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a process took.
+    """The memory of a process.
 
     Attributes:
-        peak_bytes: most that was resident at once, beyond what the idle process had with its libraries; None where the
-            system does not tell.
+        peak_bytes: peak resident memory above that of an idle process with the same libraries; None if unknown.
     """
 
     peak_bytes: int | None
 
 
-def in_child_process(
-    work: Callable[..., R], *arguments: Any, threads: int, say: Say = lambda line: None
-) -> tuple[R, Memory]:
-    """Do work in a new process and return its result and what memory it took.
+def in_child_process(function: Callable[..., R], *arguments: Any, threads: int) -> tuple[R, Memory]:
+    """Call a function in a new process and return its result and the memory of the process.
+
+    What the function logs is logged in this process.
 
     Args:
-        work: a function at the top of a module; called with `arguments` and, as `say=`, with what hands on remarks.
-        threads: that torch computes with there.
-        say: is told of remarks.
+        function: at the top level of a module.
+        arguments: of the function.
+        threads: CPU threads of torch in the new process.
 
     Raises:
-        OutOfMemory: the process could not get what it needed, or was ended by the system.
-        HditError: the work raised it.
+        OutOfMemory: the process ran out of memory, or was killed by the system.
+        HditError: the function raised it.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    ours, theirs = context.Pipe()
-    process = context.Process(
-        target=_answer, args=(theirs, work, arguments, threads)
-    )  # no daemon: it may have children
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(sender, function, arguments, threads))  # no daemon: may have children
     process.start()
-    theirs.close()
+    sender.close()
     try:
-        return _listen(ours, say)
+        return _receive(receiver)
     except EOFError:
         process.join()
-        raise _end_of(process.exitcode) from None
+        raise _exit_error(process.exitcode) from None
     finally:
-        process.kill()  # it has answered, or nobody waits for it any more
+        process.kill()  # it has sent its result, or nobody waits for it any more
         process.join()
 
 
-def measure_in_child_process(
-    work: Callable[..., R], *arguments: Any, device: torch.device, threads: int, say: Say = lambda line: None
-) -> tuple[R, Memory]:
-    """Do work that computes on a device, and return its result and what memory it took there.
+def measure_in_child_process(function: Callable[..., R], *arguments: Any, settings: BenchSettings) -> tuple[R, Memory]:
+    """Call a function that computes on a device, and return its result and the memory it used there.
 
-    On a CPU that is a process of its own, see `in_child_process`; the allocator of a GPU counts by itself.
+    On a CPU it runs in a child process, see `in_child_process`; on a GPU the allocator counts.
 
     Raises:
         OutOfMemory: it does not fit.
-        HditError: the work raised it.
+        HditError: the function raised it.
     """
+    device = settings.device
     if device.type == "cpu":
-        return in_child_process(work, *arguments, threads=threads, say=say)
+        return in_child_process(function, *arguments, threads=settings.threads)
     on_cuda = device.type == "cuda"
     if on_cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     before_bytes = torch.cuda.memory_allocated(device) if on_cuda else 0
     try:
-        result = work(*arguments, say=say)
+        result = function(*arguments)
     except RuntimeError as problem:
         if not is_out_of_memory(problem):
             raise
@@ -108,43 +122,57 @@ def measure_in_child_process(
     return result, Memory(torch.cuda.max_memory_allocated(device) - before_bytes if on_cuda else None)
 
 
-def _end_of(code: int | None) -> Exception:
-    """Return what it means that a process ended without an answer: by a traceback, which it printed, or killed."""
+def _exit_error(code: int | None) -> Exception:
+    """Return the error of a process that ended without a result: after a traceback, which it printed, or killed."""
     if code == 1:
-        return RuntimeError("the process that measures failed; its traceback is printed above")
-    return OutOfMemory(f"was ended by the system (code {code}): there is not enough memory")
+        return RuntimeError("the measuring process failed; its traceback is printed above")
+    return OutOfMemory(f"was killed by the system (code {code}): not enough memory")
 
 
-def _listen(pipe: Connection, say: Say) -> Any:
+def _receive(pipe: Connection) -> Any:
     while True:
         kind, value = pipe.recv()
-        if kind == "remark":
-            say(value)
+        if kind == "log":
+            logger.info(value)
         elif kind == "error":
             raise value
         else:
             return value
 
 
+class _PipeHandler(logging.Handler):
+    """Sends log messages to the parent process."""
+
+    def __init__(self, pipe: Connection) -> None:
+        super().__init__()
+        self._pipe = pipe
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one message."""
+        self._pipe.send(("log", record.getMessage()))
+
+
 def _warm_up() -> None:
-    """Load what loads itself on first use: it is not what the work takes."""
+    """Load what is loaded on first use, so that it is not counted as memory of the function."""
     q, k, v = torch.randn(3, 1, 3, 3, 1, 8, requires_grad=True)
     neighborhood_attention(q, k, v, 3).sum().backward()
 
 
-def _answer(pipe: Connection, work: Callable[..., Any], arguments: tuple[Any, ...], threads: int) -> None:
-    """Run in the new process: hold it to the free memory, work, and send what came of it."""
+def _run(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, ...], threads: int) -> None:
+    """Limit the new process to the free memory, call the function, and send its result or error."""
+    logger.setLevel(logging.INFO)
+    logger.addHandler(_PipeHandler(pipe))
     torch.set_num_threads(threads)
-    tune_malloc()  # as training and sampling have it
+    tune_malloc()  # as in training and sampling
     _warm_up()
-    before_bytes, limit_bytes = resident_bytes("VmRSS"), hold_to_free_memory()
+    before_bytes, limit_bytes = resident_bytes("VmRSS"), limit_to_free_memory()
     try:
-        result = work(*arguments, say=lambda line: pipe.send(("remark", line)))
+        result = function(*arguments)
     except (RuntimeError, MemoryError) as problem:
         if not is_out_of_memory(problem):
             raise
-        free = "that is free" if limit_bytes is None else f"of {limit_bytes / 2**30:.1f} GiB that are free"
-        pipe.send(("error", OutOfMemory(f"does not fit into the memory {free}")))
+        free = "free memory" if limit_bytes is None else f"{limit_bytes / 2**30:.1f} GiB of free memory"
+        pipe.send(("error", OutOfMemory(f"does not fit into the {free}")))
     except HditError as problem:
         pipe.send(("error", problem))
     else:
@@ -154,22 +182,22 @@ def _answer(pipe: Connection, work: Callable[..., Any], arguments: tuple[Any, ..
 
 
 def resident_bytes(key: str) -> int | None:
-    """Return `VmRSS` (now) or `VmHWM` (at most so far) of this process, None where there is no /proc."""
+    """Return `VmRSS` (current) or `VmHWM` (peak) of this process, None on systems without /proc."""
     return _kibibytes("/proc/self/status", key)
 
 
 def free_bytes() -> int | None:
-    """Return how much memory this process could still get, by the system and by its control group."""
+    """Return the memory that this process can still allocate, by the system and by its control group."""
     free = _kibibytes("/proc/meminfo", "MemAvailable")
     limit, used = (_find(f"{GROUP}/memory.{name}", r"(\d+)") for name in ("max", "current"))
-    cached = _find(f"{GROUP}/memory.stat", r"^inactive_file (\d+)$")  # counts as used, and is given back on demand
+    cached = _find(f"{GROUP}/memory.stat", r"^inactive_file (\d+)$")  # counts as used, but is reclaimed on demand
     if free is None or limit is None or used is None:
         return free
     return min(free, max(0, limit - used + (cached or 0)))
 
 
-def hold_to_free_memory() -> int | None:
-    """Let allocations beyond the free memory fail, before the system begins to kill; return how much that is."""
+def limit_to_free_memory() -> int | None:
+    """Make allocations beyond the free memory fail, before the system kills processes; return the limit."""
     import resource
 
     used, free = _kibibytes("/proc/self/status", "VmData"), free_bytes()
@@ -182,14 +210,14 @@ def hold_to_free_memory() -> int | None:
 
 
 def _kibibytes(file: str, key: str) -> int | None:
-    found = _find(file, rf"^{key}:\s*(\d+) kB$")
-    return None if found is None else 1024 * found
+    value = _find(file, rf"^{key}:\s*(\d+) kB$")
+    return None if value is None else 1024 * value
 
 
 def _find(file: str, pattern: str) -> int | None:
-    """Return the number that the pattern finds in a file, None where there is no such file or number."""
+    """Return the number that matches the pattern in a file, None if there is no such file or number."""
     try:
-        found = re.search(pattern, Path(file).read_text(), re.MULTILINE)
+        match = re.search(pattern, Path(file).read_text(), re.MULTILINE)
     except OSError:
         return None
-    return int(found[1]) if found else None
+    return int(match[1]) if match else None

@@ -1,10 +1,11 @@
-"""Preparing and reading images beside their floors, timed in turn in the same run: what bare Pillow takes for the same.
+"""Benchmark of preparing and reading images, interleaved with lower bounds: plain Pillow loops that do the same.
 
-The floor of preparation is a loop that decodes, cuts, resizes and encodes the same files in one process and writes
-nothing; that of reading is one that reads each encoded image from a file of its own and decodes it.
+The lower bound of preparation decodes, crops, resizes and encodes the same files in one process and writes nothing;
+that of reading reads and decodes each encoded image from its own file.
 """
 
 import io
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,22 +25,24 @@ from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import prepare_data
 from hdit_core.errors import UsageError
 
+logger = logging.getLogger("hdit")
+
 ORDERED = (1_000, 100_000_000)
-"""Images of the sets whose order is timed."""
+"""Sizes of the data sets whose shuffled order is timed."""
 
 BATCH = 256
 
 
 @dataclass(frozen=True)
 class DataFigures:
-    """What was measured; rates are images per second.
+    """The measurements of data preparation and loading; rates are images per second.
 
     Attributes:
-        images: prepared and read in each run.
-        timings: by task: `prepare floor`, `prepare`, `prepare with 2` processes, `read floor`, `read`, and `batches` of
-            training with two workers, which have noise in them.
-        order_s: seconds that drawing the order takes for one image, by the number of images in the set.
-        opening: what opening a large set takes.
+        images: images prepared and read in each run.
+        timings: by task: `prepare floor`, `prepare`, `prepare with 2` processes, `read floor`, `read`, and training
+            `batches` with two workers, noise included.
+        order_s: time to compute the shuffled position of one image, by the size of the data set.
+        opening: of a large data set.
     """
 
     images: int
@@ -54,12 +57,12 @@ class DataFigures:
 
     @property
     def ratios(self) -> dict[str, float]:
-        """What share of its floor each task reaches, in one process or in two."""
-        floors = {"prepare": "prepare floor", "prepare with 2": "prepare floor", "read": "read floor"}
-        return {task: self.rate(task) / self.rate(floor) for task, floor in floors.items()}
+        """The rate of each task as a fraction of its lower bound's, in one process or in two."""
+        bounds = {"prepare": "prepare floor", "prepare with 2": "prepare floor", "read": "read floor"}
+        return {task: self.rate(task) / self.rate(bound) for task, bound in bounds.items()}
 
     def to_json(self) -> dict[str, Any]:
-        """Return all figures."""
+        """Return all measurements as JSON."""
         return {
             "images": self.images,
             "size": list(self.size),
@@ -72,7 +75,7 @@ class DataFigures:
 
 
 def make_pictures(folder: Path, count: int, height: int, width: int) -> Path:
-    """Write pictures that are about as hard to decode and encode as photographs: noise of all sizes, as JPEG."""
+    """Write JPEG files of multi-scale noise, about as expensive to decode and encode as photographs."""
     random = np.random.default_rng(0)
     folder.mkdir(parents=True)
     for number in range(count):
@@ -85,7 +88,7 @@ def make_pictures(folder: Path, count: int, height: int, width: int) -> Path:
 
 
 def prepare_barely(files: Sequence[Path], size: tuple[int, int]) -> None:
-    """Do what preparation does to pixels, and nothing else."""
+    """Decode, crop, resize and encode images with Pillow only: the lower bound of preparation."""
     for file in files:
         with Image.open(file) as picture:
             image = picture.convert("RGB")
@@ -97,7 +100,7 @@ def prepare_barely(files: Sequence[Path], size: tuple[int, int]) -> None:
 
 
 def read_barely(files: Sequence[Path]) -> None:
-    """Read and decode image files, and nothing else."""
+    """Read and decode image files with Pillow only: the lower bound of reading."""
     for file in files:
         np.asarray(Image.open(io.BytesIO(file.read_bytes())))
 
@@ -134,52 +137,51 @@ def bench_data(
     *,
     images: int = 500,
     rounds: Rounds | None = None,
-    say: Callable[[str], None] = lambda line: None,
 ) -> DataFigures:
-    """Time preparing a folder of pictures, and reading what became of it.
+    """Measure preparing a folder of images and reading the result.
 
     Args:
-        source: a folder with as many pictures below it, in files that Pillow opens; None: made for the purpose.
-        size: height and width to prepare.
-        images: how many to take.
-        say: is told how far it is.
+        source: a folder of images that Pillow opens, searched recursively; None: synthetic images.
+        size: height and width of the prepared images, px.
+        images: maximum number of images.
+        rounds: number of runs.
 
     Raises:
-        UsageError: the folder holds no pictures.
+        UsageError: the folder has no images.
         DataError: they cannot be prepared.
     """
     rounds = rounds or Rounds(most=5)
     with TemporaryDirectory(prefix="hdit-bench-") as name:
         folder = Path(name)
-        pictures = _taken(source, folder, images) if source else make_pictures(folder / "in", images, 500, 400)
+        pictures = _copied(source, folder, images) if source else make_pictures(folder / "in", images, 500, 400)
         files = sorted(pictures.iterdir())
-        say(f"preparing {len(files)} pictures")
+        logger.info(f"preparing {len(files)} images")
         preparing = {"prepare floor": stopwatch(lambda: prepare_barely(files, size))}
         preparing |= {
             task: _preparing(pictures, folder / f"out{workers}", size, workers)
             for task, workers in (("prepare", 1), ("prepare with 2", 2))
         }
-        timings = interleaved(preparing, rounds, on_round=lambda done: say(f"prepared {done} times"))
+        timings = interleaved(preparing, rounds, on_round=lambda done: logger.info(f"prepared {done} times"))
         timings |= interleaved(_reading(folder / "out1", folder / "bare"), rounds)
     ordering = interleaved({count: stopwatch(_order_s(count)) for count in ORDERED}, Rounds(most=50, limit_s=2.0))
     order_s = {count: timing.median_s / 20 / BATCH for count, timing in ordering.items()}
-    say("opening a set of 1.3 million images")
+    logger.info("opening a data set of 1.3 million images")
     return DataFigures(len(files), size, timings, order_s, bench_opening())
 
 
-def _taken(source: Path, folder: Path, images: int) -> Path:
-    """Copy the first pictures below a folder into one of their own."""
-    found = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in Image.registered_extensions()]
-    if not found:
-        raise UsageError(f"{source}: holds no pictures; expected a folder of files such as PNG and JPEG")
+def _copied(source: Path, folder: Path, images: int) -> Path:
+    """Copy the first images of a folder into a new folder."""
+    files = [path for path in sorted(source.rglob("*")) if path.suffix.lower() in Image.registered_extensions()]
+    if not files:
+        raise UsageError(f"{source}: no images found; expected a folder of files such as PNG or JPEG")
     (folder / "in").mkdir()
-    for number, path in enumerate(found[:images]):
+    for number, path in enumerate(files[:images]):
         shutil.copy(path, folder / "in" / f"{number:06}{path.suffix}")
     return folder / "in"
 
 
 def _reading(prepared: Path, bare: Path) -> dict[str, Task]:
-    """Return what reads a prepared set, and its floor on the same encoded images, each in a file."""
+    """Return the tasks that read a prepared data set, and their lower bound on the same encoded images in files."""
     reader = ImageReader(prepared, cache_bytes=0)
     bare.mkdir()
     for index in range(len(reader)):

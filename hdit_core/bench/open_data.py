@@ -1,4 +1,4 @@
-"""What opening a large data set takes: seconds and memory, of a set whose index is real and whose shards are hollow."""
+"""Benchmark of opening a large data set: time and memory, with a real index and sparse shards."""
 
 import hashlib
 import time
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hdit_core.bench.child_process import Say, in_child_process
+from hdit_core.bench.child_process import in_child_process
 from hdit_core.data.format.manifest import (
     INDEX,
     Contents,
@@ -31,12 +31,12 @@ SHARD_IMAGES = 1000
 
 @dataclass(frozen=True)
 class OpeningFigures:
-    """What was measured.
+    """The measurements of opening a data set.
 
     Attributes:
-        images: of the set.
-        open_s: from nothing to a reader, the least of five times.
-        peak_bytes: most memory that opening it and looking up a thousand images took; None where unknown.
+        images: size of the data set.
+        open_s: time to construct a reader, the minimum of five runs.
+        peak_bytes: peak memory of opening the set and looking up a thousand images; None if unknown.
     """
 
     images: int
@@ -44,15 +44,16 @@ class OpeningFigures:
     peak_bytes: int | None
 
     def to_json(self) -> dict[str, Any]:
+        """Return the measurements as JSON."""
         return asdict(self)
 
 
 def make_hollow_set(folder: Path, images: int) -> None:
-    """Write the manifest and the index of a set of so many images; its shards are of the right size and hold zeros."""
+    """Write the manifest and the index of a data set; its shards have the right size but contain zeros."""
     numbers = np.arange(images)
     index = np.zeros(images, INDEX_DTYPE)
-    index["shard"], places = np.divmod(numbers, SHARD_IMAGES)
-    index["offset"], index["length"] = places * IMAGE_BYTES, IMAGE_BYTES
+    index["shard"], positions = np.divmod(numbers, SHARD_IMAGES)
+    index["offset"], index["length"] = positions * IMAGE_BYTES, IMAGE_BYTES
     index["label"] = numbers % 1000
     np.save(folder / INDEX, index)
     content = (folder / INDEX).read_bytes()
@@ -82,8 +83,8 @@ def make_hollow_set(folder: Path, images: int) -> None:
     write_manifest(folder, manifest)
 
 
-def _open(folder: Path, images: int, say: Say) -> float:
-    """Open a set, look up images of all of it, and return the seconds that opening took."""
+def _open(folder: Path, images: int) -> float:
+    """Open a data set, look up images all over it, and return the time that opening took, in seconds."""
     began_at = time.perf_counter()
     reader = ImageReader(folder)
     open_s = time.perf_counter() - began_at
@@ -93,7 +94,7 @@ def _open(folder: Path, images: int, say: Say) -> float:
 
 
 def bench_opening(images: int = 1_300_000) -> OpeningFigures:
-    """Measure, each time in a process of its own, what opening a set of so many images takes."""
+    """Measure how long it takes to open a data set of this many images, each time in a new process."""
     with TemporaryDirectory(prefix="hdit-bench-") as name:
         make_hollow_set(Path(name), images)
         opened = [in_child_process(_open, Path(name), images, threads=1) for _ in range(5)]

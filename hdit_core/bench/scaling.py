@@ -1,44 +1,44 @@
-"""How time and memory grow with the image: HDiT, grown by the paper's rule, beside a DiT of the same width.
+"""Scaling of time and memory with image size: HDiT, with levels added by the paper's rule, and a DiT of equal width.
 
-Both are measured forward and backward on one image, and forward alone as a sampler calls them. The DiT is a stand-in:
-DiT-B's one level of twelve layers with global attention, in HDiT's own blocks (row R3 of the paper's table 1), so that
-the two differ in their hourglass and in what attends to what, and in nothing else.
+Both are measured on one image, forward and backward as in training, and forward only as in sampling. The DiT has one
+level of twelve layers with global attention as DiT-B, but HDiT's blocks (row R3 of the paper's table 1), so that the
+two differ only in the hourglass and in their attention.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 
-from hdit_core.bench.child_process import Memory, OutOfMemory, Say, measure_in_child_process
-from hdit_core.bench.machine import FLOPS_PER_MAC, finish
-from hdit_core.bench.timing import Rounds, Timing, interleaved, stopwatch
+from hdit_core.bench.child_process import BenchSettings, Memory, OutOfMemory, measure_in_child_process
+from hdit_core.bench.machine import FLOPS_PER_MAC
+from hdit_core.bench.timing import Timing, interleaved, stopwatch
 from hdit_core.bench.train import FORWARD_AND_BACKWARD
-from hdit_core.devices import autocast
+from hdit_core.devices import autocast, synchronize
 from hdit_core.flops.baselines import DIT_B4, HDIT_B4, scale_to_size
 from hdit_core.flops.count import count
 from hdit_core.flops.scaling import fitted_exponent
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
+logger = logging.getLogger("hdit")
+
 Direction = Literal["forward", "forward+backward"]
 DIRECTIONS: tuple[Direction, ...] = ("forward", "forward+backward")
 
-SIZES_PX = (64, 128, 256, 512, 1024)
 FROM_PX = 256
-"""Growth is fitted from here on; below, what costs the same at any size still counts."""
-
-FULL_WIDTH = HDIT_B4.levels[-1].width
+"""Smallest image size of the fit; below, costs that do not depend on the size matter."""
 
 
 @dataclass(frozen=True)
 class ScalingFigure:
-    """One network at one size.
+    """The measurements of one network at one image size.
 
     Attributes:
-        timing: None where it was not measured; `problem` then says why.
-        peak_bytes: most memory beyond an idle process, weights included; None where unknown.
+        timing: None if it was not measured, for the reason `problem`.
+        peak_bytes: peak memory above an idle process, including weights; None if unknown.
     """
 
     network: str
@@ -51,6 +51,7 @@ class ScalingFigure:
     problem: str | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """Return the measurements as JSON."""
         return {
             "network": self.network,
             "size": self.size_px,
@@ -65,7 +66,7 @@ class ScalingFigure:
 
 @dataclass(frozen=True)
 class Exponent:
-    """The a of time ~ pixels^a, and of memory, over the sizes from `from_px` to `to_px`."""
+    """The exponents a of time ~ pixels^a, and of memory, fitted from `from_px` to `to_px`."""
 
     network: str
     direction: Direction
@@ -75,14 +76,15 @@ class Exponent:
     memory: float | None
 
     def to_json(self) -> dict[str, Any]:
+        """Return the exponents as JSON."""
         return vars(self).copy()
 
 
 def cut(model: ModelRecipe, width: int) -> ModelRecipe:
-    """Return a network with the widths of all of its levels cut in proportion, the innermost to `width`.
+    """Return a network with the widths of all levels scaled in proportion, the innermost to `width`.
 
     Raises:
-        ValueError: some level's width would be no multiple of its heads'.
+        ValueError: the width of a level would not be a multiple of its head_dim.
     """
     full = model.levels[-1].width
     levels = tuple(_cut_level(level, width, full) for level in model.levels)
@@ -94,49 +96,46 @@ def cut(model: ModelRecipe, width: int) -> ModelRecipe:
 
 def _cut_level(level: LevelRecipe, width: int, full: int) -> LevelRecipe:
     if level.width * width % (full * level.head_dim):
-        raise ValueError(f"a width of {width} of {full} makes one of {level.width} no multiple of {level.head_dim}")
+        raise ValueError(
+            f"scaling {full} to {width} makes the width of {level.width} no multiple of head_dim = {level.head_dim}"
+        )
     changes = {"width": level.width * width // full, "d_ff": level.hidden * width // full}
     return level.model_copy(update=changes)
 
 
 def networks(width: int) -> dict[str, ModelRecipe]:
-    """Return both networks at 128x128, HDiT's innermost level and all of DiT's this wide."""
+    """Return both networks at 128x128, with this width of HDiT's innermost level and of DiT."""
     flat = LevelRecipe(depth=DIT_B4.depth, width=DIT_B4.width, attention="global", d_ff=4 * DIT_B4.width)
     return {"HDiT-B/4": cut(HDIT_B4, width), "DiT-B/4": cut(HDIT_B4.model_copy(update={"levels": (flat,)}), width)}
 
 
 def at_size(name: str, network: ModelRecipe, size_px: int) -> ModelRecipe:
-    """Return a network for images of a size: HDiT grows by a level for each doubling, DiT stays as it is."""
+    """Return a network for an image size: HDiT gets one more level per doubling, DiT is unchanged."""
     if name == "HDiT-B/4":
         return scale_to_size(network, (size_px, size_px))
     return network.model_copy(update={"image_size": (size_px, size_px)})
 
 
 def bench_scaling(
-    sizes_px: Sequence[int],
-    width: int,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    threads: int,
-    most_s: float = 30.0,
-    rounds: Rounds | None = None,
-    say: Say = lambda line: None,
+    sizes_px: Sequence[int], width: int, dtype: torch.dtype, settings: BenchSettings, *, most_s: float = 30.0
 ) -> Iterator[ScalingFigure]:
-    """Yield the figures of both networks, size by size.
+    """Yield the measurements of both networks, size by size.
 
     Args:
-        sizes_px: sides of the square images, rising.
+        sizes_px: sides of the square images, ascending.
         width: of the innermost level.
-        most_s: a run that would take longer, by what the size before took, is left out and said to be.
+        dtype: of the matrix products.
+        settings: of the measurement.
+        most_s: a size whose run would take longer, extrapolated from the size before, is skipped.
     """
     for name, network in networks(width).items():
         for direction in DIRECTIONS:
-            rate = None  # FLOP/s at the size before
+            rate = None  # FLOP/s at the previous size
             for size_px in sizes_px:
                 model = at_size(name, network, size_px)
-                figure = _figure(name, model, direction, rate, device, dtype, threads, most_s, rounds or Rounds())
-                say(f"{name} at {size_px}x{size_px}, {direction}: {_said(figure)}")
+                figure = _figure(name, model, direction, rate, dtype, settings, most_s)
+                result = f"{figure.timing.median_s:.3g} s" if figure.timing else figure.problem
+                logger.info(f"{name} at {size_px}x{size_px}, {direction}: {result}")
                 yield figure
                 if figure.timing is None:
                     rate = 0.0 if rate is None else rate
@@ -144,41 +143,32 @@ def bench_scaling(
                     rate = figure.flops / figure.timing.median_s
 
 
-def _said(figure: ScalingFigure) -> str:
-    return f"{figure.timing.median_s:.3g} s" if figure.timing else str(figure.problem)
-
-
 def _figure(
     name: str,
     model: ModelRecipe,
     direction: Direction,
     rate: float | None,
-    device: torch.device,
     dtype: torch.dtype,
-    threads: int,
+    settings: BenchSettings,
     most_s: float,
-    rounds: Rounds,
 ) -> ScalingFigure:
     counted = count(model)
     passes = FORWARD_AND_BACKWARD if direction == "forward+backward" else 1
     flops = FLOPS_PER_MAC * passes * counted.macs
     problem, timing, memory = None, None, Memory(None)
     if rate is not None and flops > most_s * rate:
-        problem = f"would take about {flops / rate:,.0f} s" if rate else "the size before did not fit"
+        problem = f"would take about {flops / rate:,.0f} s" if rate else "the previous size did not fit"
     else:
         try:
-            timing, memory = measure_in_child_process(
-                _measure, model, direction, device, dtype, rounds, device=device, threads=threads
-            )
+            timing, memory = measure_in_child_process(_measure, model, direction, dtype, settings, settings=settings)
         except OutOfMemory as error:
             problem = str(error)
     known = (counted.parameters, flops, timing, memory.peak_bytes, problem)
     return ScalingFigure(name, model.image_size[0], direction, *known)
 
 
-def _measure(
-    model: ModelRecipe, direction: Direction, device: torch.device, dtype: torch.dtype, rounds: Rounds, say: Say
-) -> Timing:
+def _measure(model: ModelRecipe, direction: Direction, dtype: torch.dtype, settings: BenchSettings) -> Timing:
+    device = settings.device
     network = HourglassTransformer(model)
     initialize(network, seed=0)
     network = network.to(device)
@@ -193,25 +183,25 @@ def _measure(
             network(x, sigma).square().mean().backward()
 
     act = forward if direction == "forward" else both
-    return interleaved({"step": stopwatch(act, lambda: finish(device))}, rounds)["step"]
+    return interleaved({"step": stopwatch(act, lambda: synchronize(device))}, settings.rounds)["step"]
 
 
 def exponents(figures: Sequence[ScalingFigure], from_px: int = FROM_PX) -> Iterator[Exponent]:
-    """Yield the growth of each network in each direction over its measured sizes from `from_px` on.
+    """Yield the exponents of each network in each direction, fitted to its measured sizes from `from_px` on.
 
-    Where these are not two, the two largest that were measured make the law; one makes none.
+    With fewer than two of these, the two largest measured sizes are used; with a single one there is no fit.
     """
     for name, direction in dict.fromkeys((figure.network, figure.direction) for figure in figures):
-        mine = [figure for figure in figures if (figure.network, figure.direction) == (name, direction)]
-        measured_here = [figure for figure in mine if figure.timing]
-        large = [figure for figure in measured_here if figure.size_px >= from_px]
-        found = large if len(large) >= 2 else measured_here[-2:]
-        if len(found) < 2:
+        same = [figure for figure in figures if (figure.network, figure.direction) == (name, direction)]
+        measured = [figure for figure in same if figure.timing]
+        large = [figure for figure in measured if figure.size_px >= from_px]
+        fitted = large if len(large) >= 2 else measured[-2:]
+        if len(fitted) < 2:
             continue
-        pixels = [figure.size_px**2 for figure in found]
-        times = [figure.timing.median_s for figure in found if figure.timing]
-        peaks = [figure.peak_bytes for figure in found if figure.peak_bytes]
+        pixels = [figure.size_px**2 for figure in fitted]
+        times = [figure.timing.median_s for figure in fitted if figure.timing]
+        peaks = [figure.peak_bytes for figure in fitted if figure.peak_bytes]
         time = fitted_exponent(pixels, times)
         memory = fitted_exponent(pixels, peaks) if len(peaks) == len(pixels) else None
-        assert time is not None  # the sizes are different
-        yield Exponent(name, direction, found[0].size_px, found[-1].size_px, time, memory)
+        assert time is not None  # the sizes differ
+        yield Exponent(name, direction, fitted[0].size_px, fitted[-1].size_px, time, memory)

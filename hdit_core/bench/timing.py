@@ -1,7 +1,7 @@
-"""Times of several tasks taken in turn, so that what slows the machine down slows all of them; medians and quartiles.
+"""Interleaved timing of several tasks, with medians and quartiles.
 
-A machine that others use too drifts by tens of percent within a minute: two tasks that are timed one after the other
-cannot be compared, two that take turns can.
+The speed of a shared machine drifts by tens of percent within a minute, so that tasks timed one after the other cannot
+be compared. Interleaved, they all see the same drift.
 """
 
 import statistics
@@ -13,30 +13,30 @@ from typing import TypeVar
 Name = TypeVar("Name")
 Clock = Callable[[], float]
 Task = Callable[[], float]
-"""Does its work once and returns the seconds that it took."""
+"""Runs once and returns its duration in seconds."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """The seconds that one task took, each time that it ran."""
+    """The durations of all runs of a task, in seconds."""
 
     runs_s: tuple[float, ...]
 
     @property
     def median_s(self) -> float:
-        """The middle one."""
+        """The median duration."""
         return statistics.median(self.runs_s)
 
     @property
     def quartiles_s(self) -> tuple[float, float]:
-        """What a quarter of the runs stayed below, and what three quarters did; both the median for a single run."""
+        """The lower and upper quartile; both the median for a single run."""
         if len(self.runs_s) == 1:
             return self.runs_s[0], self.runs_s[0]
         first, _, third = statistics.quantiles(self.runs_s, n=4, method="inclusive")
         return first, third
 
     def to_json(self) -> dict[str, float | int]:
-        """Return the figures, without the single runs."""
+        """Return the statistics, without the single runs."""
         first, third = self.quartiles_s
         return {
             "median_s": self.median_s,
@@ -49,13 +49,13 @@ class Timing:
 
 @dataclass(frozen=True)
 class Rounds:
-    """How often tasks take their turn.
+    """The number of rounds; each runs every task once.
 
     Attributes:
-        warm_up: untimed rounds at first: caches, threads, what compiles itself on first use.
-        least: rounds that are timed however long they take.
-        most: rounds after which it is enough.
-        limit_s: no further round begins once the timed ones have taken as long.
+        warm_up: untimed rounds at the start, for caches, threads and compilation on first use.
+        least: minimum number of timed rounds, however long they take.
+        most: maximum number of timed rounds.
+        limit_s: no further round starts after this much time in timed rounds.
     """
 
     warm_up: int = 1
@@ -68,9 +68,9 @@ def stopwatch(act: Callable[[], object], finish: Callable[[], None] | None = Non
     """Return a task that times `act`.
 
     Args:
-        act: what is timed.
-        finish: waits until the device has done all that was asked of it (a GPU works on after `act` returns).
-        clock: seconds since any moment.
+        act: the function to time.
+        finish: waits until the device has completed all operations (a GPU runs asynchronously).
+        clock: returns seconds since an arbitrary moment.
     """
     now = clock or time.perf_counter
 
@@ -93,13 +93,13 @@ def interleaved(
     clock: Clock | None = None,
     on_round: Callable[[int], None] = lambda done: None,
 ) -> dict[Name, Timing]:
-    """Run every task once a round, in an order that is turned round each time, and return the times of each.
+    """Run every task once per round, in alternating order, and return the timings of each.
 
     Args:
         tasks: by name.
-        rounds: how many.
-        clock: tells when the limit is reached.
-        on_round: told how many timed rounds are done.
+        rounds: their number.
+        clock: measures `limit_s`.
+        on_round: called with the number of timed rounds done.
     """
     rounds, now = rounds or Rounds(), clock or time.perf_counter
     names: Sequence[Name] = list(tasks)

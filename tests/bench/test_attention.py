@@ -3,32 +3,30 @@ import torch
 
 from hdit_core.bench import attention
 from hdit_core.bench.attention import AttentionFigure, Shape, bench_attention
+from hdit_core.bench.child_process import BenchSettings, Memory
 from hdit_core.bench.timing import Rounds, Timing
 
-CPU = torch.device("cpu")
-FEW = Rounds(warm_up=0, least=1, most=1)
+FEW = BenchSettings(torch.device("cpu"), 1, Rounds(warm_up=0, least=1, most=1))
 
 
-def in_this_process(work, *arguments, device, threads, say=lambda line: None):
-    """Stand in for `measured`: no new process, no memory."""
-    from hdit_core.bench.child_process import Memory
-
-    return work(*arguments, say=say), Memory(1234)
+def in_this_process(function, *arguments, settings):
+    """Replace `measure_in_child_process`: no new process, a made-up peak memory."""
+    return function(*arguments), Memory(1234)
 
 
 @pytest.fixture
 def here(monkeypatch):
     monkeypatch.setattr(attention, "measure_in_child_process", in_this_process)
-    monkeypatch.setattr(attention, "rate_of", lambda device, dtype, say: 1e9)
+    monkeypatch.setattr(attention, "product_rate", lambda device, dtype: 1e9)
 
 
-def test_the_floor_is_two_products_forward_and_four_more_backward():
+def test_the_lower_bound_is_two_products_forward_and_four_more_backward():
     shape = Shape(64)
     forward = 2 * 2 * 64 * 64 * 2 * 49 * 64  # products, operations, queries, heads, keys, features
     assert (shape.flops("forward"), shape.flops("forward+backward")) == (forward, 3 * forward)
 
 
-def test_the_floor_of_the_forward_pass_is_what_torch_counts_for_as_many_keys():
+def test_the_lower_bound_of_the_forward_pass_is_what_torch_counts_for_as_many_keys():
     from torch.utils.flop_counter import FlopCounterMode
 
     shape = Shape(6, batch=2, heads=3, head_dim=8, kernel_size=5)
@@ -38,16 +36,16 @@ def test_the_floor_of_the_forward_pass_is_what_torch_counts_for_as_many_keys():
     assert shape.flops("forward") == counter.get_total_flops()
 
 
-def test_a_figure_is_held_against_its_floor():
+def test_a_time_is_also_given_as_a_multiple_of_its_lower_bound():
     figure = AttentionFigure("tiled", Shape(64), "forward", 0.5, Timing((1.0, 2.0, 9.0)), 5)
-    assert figure.times_the_floor == 4.0
+    assert figure.times_bound == 4.0
     assert figure.to_json()["times_the_floor"] == 4.0
-    assert AttentionFigure("natten", Shape(64), "forward", 0.5, None, None, "forward only").times_the_floor is None
+    assert AttentionFigure("natten", Shape(64), "forward", 0.5, None, None, "forward only").times_bound is None
 
 
 def test_every_implementation_that_can_run_is_measured_at_every_shape_in_both_directions(here):
     shapes = [Shape(8, 1, 1, 8, 3), Shape(9, 2, 2, 8, 5)]
-    found = bench_attention(shapes, CPU, torch.float32, threads=1, rounds=FEW)
+    found = bench_attention(shapes, torch.float32, FEW)
 
     assert "tiled" in {figure.backend for figure in found.figures}
     assert {figure.backend for figure in found.figures}.isdisjoint(found.unavailable)
@@ -58,7 +56,7 @@ def test_every_implementation_that_can_run_is_measured_at_every_shape_in_both_di
             (figure.backend, direction) for figure in found.figures for direction in attention.DIRECTIONS
         }
         for figure in mine:
-            assert figure.floor_s == shape.flops(figure.direction) / 1e9
+            assert figure.bound_s == shape.flops(figure.direction) / 1e9
             assert figure.timing.median_s > 0
             assert figure.peak_bytes == 1234
     assert [figure["shape"]["size"] for figure in found.to_json()["figures"]] == [
@@ -75,7 +73,7 @@ def test_an_implementation_without_a_backward_pass_says_so_and_the_others_are_me
 
     monkeypatch.setattr(attention, "availability", lambda place: {"half": None, "tiled": None})
     monkeypatch.setitem(attention.BACKENDS, "half", ForwardOnly())
-    found = bench_attention([Shape(8, 1, 1, 8, 3)], CPU, torch.float32, threads=1, rounds=FEW)
+    found = bench_attention([Shape(8, 1, 1, 8, 3)], torch.float32, FEW)
 
     by_place = {(figure.backend, figure.direction): figure for figure in found.figures}
     assert by_place["half", "forward+backward"].problem == "forward only"

@@ -1,47 +1,54 @@
+import logging
 import os
 import sys
 
 import pytest
 import torch
 
-from hdit_core.bench.child_process import OutOfMemory, free_bytes, in_child_process, measure_in_child_process
+from hdit_core.bench.child_process import (
+    BenchSettings,
+    OutOfMemory,
+    free_bytes,
+    in_child_process,
+    measure_in_child_process,
+)
 from hdit_core.errors import DataError, is_out_of_memory
 
 MIB = 2**20
 linux = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
 
-def describe(number, say):
-    say(f"told {number}")
+def describe(number):
+    logging.getLogger("hdit").info("told %d", number)
     return number + 1, os.getpid(), torch.get_num_threads()
 
 
-def fill(mebibytes, say):
-    """Hold so much at once, give it back, and hold a little."""
+def fill(mebibytes):
+    """Allocate memory, free it, and allocate a little."""
     torch.ones(mebibytes, MIB // 4).sum()
     return torch.ones(4).sum().item()
 
 
-def fill_what_is_not_there(say):
+def fill_what_is_not_there():
     torch.ones(1 << 44)
 
 
-def find_damage(say):
+def find_damage():
     raise DataError("a shard is damaged")
 
 
-def die(code, say):
+def die(code):
     os._exit(code)
 
 
-def blunder(say):
+def blunder():
     raise KeyError("a bug")
 
 
-def test_work_is_done_in_another_process_with_its_own_threads_and_remarks_come_back():
-    remarks = []
-    (number, process, threads), _ = in_child_process(describe, 4, threads=2, say=remarks.append)
-    assert (number, threads, remarks) == (5, 2, ["told 4"])
+def test_a_function_runs_in_another_process_with_its_own_threads_and_its_log_messages_come_back(caplog):
+    caplog.set_level("INFO", logger="hdit")
+    (number, process, threads), _ = in_child_process(describe, 4, threads=2)
+    assert (number, threads, caplog.messages) == (5, 2, ["told 4"])
     assert process != os.getpid()
 
 
@@ -53,12 +60,12 @@ def test_the_peak_is_what_was_held_at_most_and_each_work_has_its_own():
 
 
 def test_what_does_not_fit_is_an_error_that_says_what_is_free():
-    with pytest.raises(OutOfMemory, match=r"does not fit into the memory (of [\d.]+ GiB that are|that is) free"):
+    with pytest.raises(OutOfMemory, match=r"does not fit into the ([\d.]+ GiB of )?free memory"):
         in_child_process(fill_what_is_not_there, threads=1)
 
 
 def test_a_process_that_the_system_ends_is_an_error_and_no_wait():
-    with pytest.raises(OutOfMemory, match=r"was ended by the system \(code 9\): there is not enough memory"):
+    with pytest.raises(OutOfMemory, match=r"was killed by the system \(code 9\): not enough memory"):
         in_child_process(die, 9, threads=1)
 
 
@@ -74,7 +81,7 @@ def test_free_memory_is_no_more_than_the_machine_has():
     assert 0 < free_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def fail_on_the_gpu(say):
+def fail_on_the_gpu():
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
@@ -84,11 +91,11 @@ def test_a_gpu_that_is_full_is_named_and_other_errors_stay_what_they_are(monkeyp
         monkeypatch.setattr(torch.cuda, name, lambda *args, name=name: calls.append(name))
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 10)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 110)
-    gpu = torch.device("cuda")
+    gpu = BenchSettings(torch.device("cuda"), 1)
 
-    (number, process, _), memory = measure_in_child_process(describe, 4, device=gpu, threads=1)
+    (number, process, _), memory = measure_in_child_process(describe, 4, settings=gpu)
     assert (number, process, memory.peak_bytes) == (5, os.getpid(), 100)
     assert calls == ["empty_cache", "reset_peak_memory_stats"]
     with pytest.raises(OutOfMemory, match="does not fit into the memory of cuda"):
-        measure_in_child_process(fail_on_the_gpu, device=gpu, threads=1)
+        measure_in_child_process(fail_on_the_gpu, settings=gpu)
     assert not is_out_of_memory(RuntimeError("shapes differ"))

@@ -60,5 +60,5 @@ def test_a_hollow_set_opens_and_has_no_images(tmp_path):
 
 
 def test_a_folder_without_pictures_is_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"holds no pictures; expected a folder of files such as PNG and JPEG"):
+    with pytest.raises(UsageError, match=r"no images found; expected a folder of files such as PNG or JPEG"):
         bench_data(tmp_path, (8, 12))

@@ -2,14 +2,13 @@ import pytest
 import torch
 
 from hdit_core.bench import scaling
-from hdit_core.bench.child_process import Memory, OutOfMemory
-from hdit_core.bench.scaling import FULL_WIDTH, ScalingFigure, at_size, bench_scaling, cut, exponents, networks
+from hdit_core.bench.child_process import BenchSettings, Memory, OutOfMemory
+from hdit_core.bench.scaling import ScalingFigure, at_size, bench_scaling, cut, exponents, networks
 from hdit_core.bench.timing import Rounds, Timing
 from hdit_core.flops.baselines import HDIT_B4
 from hdit_core.flops.count import count
 
-CPU = torch.device("cpu")
-ONCE = Rounds(warm_up=0, least=1, most=1)
+ONCE = BenchSettings(torch.device("cpu"), 1, Rounds(warm_up=0, least=1, most=1))
 
 
 def figures_of(time, memory, sizes=(64, 128, 256, 512)):
@@ -41,7 +40,7 @@ def test_where_large_sizes_are_missing_the_two_largest_make_the_law_and_one_make
 
 
 def test_the_full_width_is_the_papers_network_without_its_classes():
-    mine, papers = networks(FULL_WIDTH)["HDiT-B/4"], HDIT_B4
+    mine, papers = networks(HDIT_B4.levels[-1].width)["HDiT-B/4"], HDIT_B4
     assert mine.levels == papers.levels
     assert count(mine).at(0) == count(papers).at(0)
 
@@ -54,7 +53,7 @@ def test_a_cut_divides_every_width_alike():
 
 
 def test_a_cut_that_leaves_half_a_head_is_refused():
-    with pytest.raises(ValueError, match="a width of 192 of 768 makes one of 384 no multiple of 64"):
+    with pytest.raises(ValueError, match="scaling 768 to 192 makes the width of 384 no multiple of head_dim = 64"):
         cut(HDIT_B4, 192)
 
 
@@ -66,17 +65,17 @@ def test_hdit_grows_by_a_level_for_each_doubling_and_dit_does_not():
 
 
 def measured_by(answer):
-    def measured(work, *arguments, device, threads, say=lambda line: None):
-        return answer(work, *arguments)
+    def measured(function, *arguments, settings):
+        return answer(function, *arguments)
 
     return measured
 
 
 def test_both_networks_are_measured_in_both_directions_at_every_size(monkeypatch):
     monkeypatch.setattr(
-        scaling, "measure_in_child_process", measured_by(lambda work, *given: (work(*given, say=print), Memory(99)))
+        scaling, "measure_in_child_process", measured_by(lambda function, *given: (function(*given), Memory(99)))
     )
-    found = list(bench_scaling((32,), 128, CPU, torch.float32, threads=1, rounds=ONCE))
+    found = list(bench_scaling((32,), 128, torch.float32, ONCE))
     assert [(figure.network, figure.direction) for figure in found] == [
         (name, direction) for name in ("HDiT-B/4", "DiT-B/4") for direction in ("forward", "forward+backward")
     ]
@@ -87,10 +86,10 @@ def test_both_networks_are_measured_in_both_directions_at_every_size(monkeypatch
     assert found[0].to_json()["size"] == 32
 
 
-def test_a_size_that_would_take_too_long_is_left_out_and_said_to_be(monkeypatch):
+def test_a_size_that_would_take_too_long_is_left_out_and_said_to_be(monkeypatch, caplog):
     monkeypatch.setattr(scaling, "measure_in_child_process", measured_by(lambda *given: (Timing((1.0,)), Memory(1))))
-    said = []
-    found = list(bench_scaling((128, 256), 128, CPU, torch.float32, threads=1, most_s=5.0, say=said.append))
+    caplog.set_level("INFO", logger="hdit")
+    found = list(bench_scaling((128, 256), 128, torch.float32, ONCE, most_s=5.0))
     problems = {(figure.network, figure.size_px): figure.problem for figure in found}
     work = [count(at_size("DiT-B/4", networks(128)["DiT-B/4"], size)).macs for size in (128, 256)]
     assert problems == {
@@ -99,20 +98,20 @@ def test_a_size_that_would_take_too_long_is_left_out_and_said_to_be(monkeypatch)
         ("DiT-B/4", 128): None,
         ("DiT-B/4", 256): f"would take about {work[1] / work[0]:.0f} s",
     }
-    assert said[-1].endswith(problems["DiT-B/4", 256])
+    assert caplog.messages[-1].endswith(problems["DiT-B/4", 256])
 
 
 def test_what_does_not_fit_ends_no_run_and_larger_sizes_are_not_tried(monkeypatch):
     tried = []
 
-    def full(work, model, *rest):
+    def full(function, model, *rest):
         tried.append(model.image_size[0])
-        raise OutOfMemory("does not fit into the memory of 3.0 GiB that are free")
+        raise OutOfMemory("does not fit into the 3.0 GiB of free memory")
 
     monkeypatch.setattr(scaling, "measure_in_child_process", measured_by(full))
-    found = list(bench_scaling((64, 128), 128, CPU, torch.float32, threads=1))
+    found = list(bench_scaling((64, 128), 128, torch.float32, ONCE))
     assert set(tried) == {64}
     assert {figure.problem for figure in found if figure.size_px == 64} == {
-        "does not fit into the memory of 3.0 GiB that are free"
+        "does not fit into the 3.0 GiB of free memory"
     }
-    assert {figure.problem for figure in found if figure.size_px == 128} == {"the size before did not fit"}
+    assert {figure.problem for figure in found if figure.size_px == 128} == {"the previous size did not fit"}

@@ -1,33 +1,36 @@
 import itertools
 
+import fsspec
 import pytest
 import torch
 
 from hdit_core.bench import sample as sampling
 from hdit_core.bench import train as training
-from hdit_core.bench.child_process import Memory, OutOfMemory
+from hdit_core.bench.child_process import BenchSettings, Memory, OutOfMemory
 from hdit_core.bench.sample import SampleFigure, bench_sample, evaluation_flops, evaluations
 from hdit_core.bench.timing import Rounds, Timing
-from hdit_core.bench.train import StepFigure, Waiting, bench_train, random_batches, rounds_for
+from hdit_core.bench.train import StepFigure, bench_train, random_batches, rounds_for
+from hdit_core.data.loader.order import BlockOrder
 from hdit_core.errors import DataError, UsageError
 from hdit_core.flops.count import count
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.sample import SampleRecipe
+from hdit_core.train.step import dataloader
 
 CPU = torch.device("cpu")
-FEW = Rounds(warm_up=1, least=2, most=2)
+FEW = BenchSettings(CPU, 1, Rounds(warm_up=1, least=2, most=2))
 
 
-def in_this_process(work, *arguments, device, threads, say=lambda line: None):
-    """Stand in for `measured`: no new process, no memory."""
-    return work(*arguments, say=say), Memory(1234)
+def in_this_process(function, *arguments, settings):
+    """Replace `measure_in_child_process`: no new process, a made-up peak memory."""
+    return function(*arguments), Memory(1234)
 
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
     for module in training, sampling:
         monkeypatch.setattr(module, "measure_in_child_process", in_this_process)
-        monkeypatch.setattr(module, "rate_of", lambda device, dtype, say: 1e12)
+        monkeypatch.setattr(module, "product_rate", lambda device, dtype: 1e12)
 
 
 def test_images_per_second_utilisation_and_waiting_come_from_the_median_step():
@@ -47,71 +50,80 @@ def test_images_per_second_utilisation_and_waiting_come_from_the_median_step():
     }
 
 
-def test_a_training_step_is_the_trainers_own_and_counts_three_forward_passes(tiny_recipe):
-    said = []
-    found = bench_train(tiny_recipe, CPU, threads=1, rounds=FEW, say=said.append)
+def test_a_training_step_is_the_trainers_own_and_counts_three_forward_passes(tiny_recipe, caplog):
+    caplog.set_level("INFO", logger="hdit")
+    found = bench_train(tiny_recipe, FEW)
     assert (found.images, found.dtype, found.peak_bytes, found.waiting) == (8, "float32", 1234, None)
     assert found.flops == 8 * 3 * count(tiny_recipe.model).flops
     assert len(found.timing.runs_s) == 2
-    assert said[0].startswith("training: 8 images a step")
+    assert caplog.messages[0].startswith("training: 8 images per step")
 
 
 def test_micro_batches_are_taken_as_the_recipe_says(changed):
-    found = bench_train(changed({"train.micro_batch_size": 3}), CPU, threads=1, rounds=FEW)
+    found = bench_train(changed({"train.micro_batch_size": 3}), FEW)
     assert len(found.timing.runs_s) == 2
 
 
 def test_with_a_data_set_its_images_are_read_and_waited_for(trained):
-    found = bench_train(trained({}), CPU, threads=1, read_data=True, rounds=FEW)
+    found = bench_train(trained({}), FEW, read_data=True)
     assert 0 < found.waiting < 1
+
+
+def test_a_remote_data_set_is_read_in_the_order_and_with_the_tolerance_of_the_recipe(
+    trained, tiny_data, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    store = fsspec.filesystem("memory")
+    store.put(str(tiny_data), "/bench/tiny", recursive=True)
+    loads, load = [], dataloader.load_batches
+    monkeypatch.setattr(dataloader, "load_batches", lambda *a, **options: loads.append(options) or load(*a, **options))
+    try:
+        recipe = trained({"data.path": "memory://bench/tiny", "data.order": "blocks", "data.max_damaged": 3})
+        figure = bench_train(recipe, FEW, read_data=True)
+    finally:
+        store.rm("/bench", recursive=True)
+    assert len(figure.timing.runs_s) == 2
+    assert isinstance(loads[0]["order"], BlockOrder) and loads[0]["quarantine"].limit == 3
 
 
 def test_a_data_set_that_does_not_fit_the_recipe_is_refused(trained):
     with pytest.raises(DataError, match=r"holds 3 classes, model\.num_classes is"):
         recipe = trained({"model.num_classes": 5})
-        bench_train(recipe, CPU, threads=1, read_data=True, rounds=FEW)
+        bench_train(recipe, FEW, read_data=True)
 
 
 def test_a_step_that_would_take_minutes_is_refused_before_it_begins(tiny_recipe, monkeypatch):
-    monkeypatch.setattr(training, "rate_of", lambda device, dtype, say: 1e5)
+    monkeypatch.setattr(training, "product_rate", lambda device, dtype: 1e5)
     with pytest.raises(
-        UsageError, match=r"a training step of 8 images takes .* measure a smaller one with --set train"
+        UsageError, match=r"a training step of 8 images takes at least .* measure a smaller one with --set train"
     ):
-        bench_train(tiny_recipe, CPU, threads=1)
-    monkeypatch.setattr(sampling, "rate_of", lambda device, dtype, say: 1e5)
+        bench_train(tiny_recipe, FEW)
+    monkeypatch.setattr(sampling, "product_rate", lambda device, dtype: 1e5)
     with pytest.raises(UsageError, match=r"one evaluation of 4 images takes .* --set sample\.batch_size=1"):
-        bench_sample(tiny_recipe, CPU, threads=1)
+        bench_sample(tiny_recipe, FEW)
 
 
 def test_a_step_that_alone_outlasts_the_limit_is_timed_once():
-    rounds = Rounds(warm_up=1, least=3, most=9, limit_s=10.0)
-    assert rounds_for(rounds, 9.0) == rounds
-    assert rounds_for(rounds, 11.0) == Rounds(warm_up=1, least=1, most=9, limit_s=10.0)
-    assert rounds_for(None, 1.0) == Rounds()
+    settings = BenchSettings(CPU, 1, Rounds(warm_up=1, least=3, most=9, limit_s=10.0))
+    assert rounds_for(settings, 9.0) == settings
+    assert rounds_for(settings, 11.0).rounds == Rounds(warm_up=1, least=1, most=9, limit_s=10.0)
 
 
 def test_a_step_that_does_not_fit_says_what_to_make_smaller(tiny_recipe, monkeypatch):
-    def full(work, *arguments, **options):
-        if work.__name__ == "_measure":
-            raise OutOfMemory("does not fit into the memory of 3.0 GiB that are free")
-        return in_this_process(work, *arguments, **options)
+    def full(function, *arguments, settings):
+        if function.__name__ == "_measure":
+            raise OutOfMemory("does not fit into the 3.0 GiB of free memory")
+        return in_this_process(function, *arguments, settings=settings)
 
     for module in training, sampling:
         monkeypatch.setattr(module, "measure_in_child_process", full)
     with pytest.raises(
-        OutOfMemory, match=r"8 images of 16x24, 8 at once, does not fit .* free; try --set train\.micro_batch_size=1"
+        OutOfMemory,
+        match=r"8 images of 16x24, in micro-batches of 8, does not fit .* memory; try --set train\.micro_batch",
     ):
-        bench_train(tiny_recipe, CPU, threads=1)
-    with pytest.raises(OutOfMemory, match=r"4 images of 16x24 at once does not .* try --set sample\.batch_size=1"):
-        bench_sample(tiny_recipe, CPU, threads=1)
-
-
-def test_waiting_is_the_time_until_the_next_batch(tiny_recipe):
-    batches = list(random_batches(tiny_recipe, [range(2), range(2, 4)]))
-    source = Waiting(iter(batches))
-    assert [next(source) is batch for batch in batches] == [True, True]
-    assert source.waited_s > 0
-    assert list(source) == []
+        bench_train(tiny_recipe, FEW)
+    with pytest.raises(OutOfMemory, match=r"a batch of 4 images of 16x24 does not .* try --set sample\.batch_size=1"):
+        bench_sample(tiny_recipe, FEW)
 
 
 def test_noise_stands_in_for_images_with_every_kind_of_conditioning(tiny_recipe):
@@ -132,8 +144,8 @@ def test_the_denoisers_calls_are_those_that_the_sampler_makes(sampler, calls):
 
 
 def test_guidance_is_two_passes_in_one_evaluation(changed):
-    plain = bench_sample(changed({}), CPU, threads=1, rounds=FEW)
-    guided = bench_sample(changed({"sample.guidance": 2.0}), CPU, threads=1, rounds=FEW)
+    plain = bench_sample(changed({}), FEW)
+    guided = bench_sample(changed({"sample.guidance": 2.0}), FEW)
     assert plain.flops == 4 * count(changed({}).model).flops
     assert guided.flops == 2 * plain.flops
     assert (guided.images, guided.evaluations, guided.peak_bytes) == (4, 4, 1234)
@@ -151,7 +163,7 @@ def test_a_guide_is_one_more_pass_of_its_own_network_at_the_models_size(changed,
         return real(self, x, *rest)
 
     monkeypatch.setattr(HourglassTransformer, "forward", forward)
-    led = bench_sample(recipe, CPU, threads=1, guide=guide, rounds=FEW)
+    led = bench_sample(recipe, FEW, guide=guide)
     assert set(asked) == {(3, (4, 3, 16, 24)), (0, (4, 3, 16, 24))}
     assert led.flops == 4 * (count(recipe.model).flops + count(changed({"model.num_classes": 0}).model).flops)
 
@@ -178,13 +190,13 @@ def test_guidance_is_measured_where_the_recipe_has_it_whatever_its_interval(chan
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sampling, "conditioned", counted)
-        bench_sample(recipe, CPU, threads=1, rounds=FEW)
+        bench_sample(recipe, FEW)
     assert calls
 
 
 def test_a_guide_that_cannot_be_asked_the_same_is_refused(changed):
     with pytest.raises(UsageError, match=r"the guide's model.num_classes is 5 and the model's is 3; expected the same"):
-        bench_sample(changed({}), CPU, threads=1, guide=changed({"model.num_classes": 5}))
+        bench_sample(changed({}), FEW, guide=changed({"model.num_classes": 5}))
 
 
 def test_finished_images_per_second_count_all_evaluations():

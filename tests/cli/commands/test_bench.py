@@ -49,9 +49,9 @@ def test_attention_prints_each_implementation_beside_its_floor_and_what_cannot_r
     calls = fake(attention, "bench_attention", AttentionBench(2e9, {"flex": "it is for cuda devices"}, figures))
     assert main(["bench", "attention", "--sizes", "32,16", "--device", "cpu", "--threads", "3", "--seconds", "4"]) == 0
 
-    (shapes, device, dtype), options = calls[0]
-    assert (shapes, device, dtype) == ([Shape(16), Shape(32)], torch.device("cpu"), torch.float32)
-    assert (options["threads"], options["rounds"].limit_s) == (3, 4)
+    (shapes, dtype, settings), _ = calls[0]
+    assert (shapes, dtype) == ([Shape(16), Shape(32)], torch.float32)
+    assert (settings.device, settings.threads, settings.rounds.limit_s) == (torch.device("cpu"), 3, 4)
     text = capsys.readouterr().out
     assert "Large matrix products: 2 GFLOP/s" in text
     assert "Not measured: flex: it is for cuda devices" in text
@@ -82,7 +82,10 @@ def test_attention_on_next_to_nothing_measures_what_it_prints(capsys):
             "--kernel-size 4: expected an odd number up to the small",
         ),
         (["attention", "--sizes", "5,8"], "--kernel-size 7: expected an odd number up to the smallest size, 5"),
-        (["scaling", "--width", "100"], "--width 100: a width of 100 of 768 makes one of 384 no multiple of 64; use a"),
+        (
+            ["scaling", "--width", "100"],
+            "--width 100: scaling 768 to 100 makes the width of 384 no multiple of head_dim = 64; use a",
+        ),
         (["train", "--device", "cpu:x"], "--device cpu:x: this machine has no such device"),
         (["train", "--set", "train.batch_sise=4"], "batch_sise"),
         (["data", "no/such/folder"], "no/such/folder: expected a folder of pictures"),
@@ -100,8 +103,8 @@ def test_train_prints_speed_utilisation_waiting_and_memory(fake, capsys):
     calls = fake(train, "bench_train", figure)
     assert main(["bench", "train", "mnist32", "--set", "train.batch_size=8", "--read-data", "--device", "cpu"]) == 0
 
-    (recipe, device), options = calls[0]
-    assert (recipe.train.batch_size, device, options["read_data"]) == (8, torch.device("cpu"), True)
+    (recipe, settings), options = calls[0]
+    assert (recipe.train.batch_size, settings.device, options["read_data"]) == (8, torch.device("cpu"), True)
     text = capsys.readouterr().out
     for line in (
         "step 500 ms (quartiles 450 to 550, 3 steps)",
