@@ -31,5 +31,5 @@ def test_data_prints_rates_beside_their_floors(monkeypatch, tmp_path, capsys):
     assert says(text, "30 images of 64x48")
     assert says(text, "prepare 15.0 2,000 2,000 to 2,000 50 %")
     assert says(text, "prepare with 2 60.0 500 500 to 500 200 %")
-    assert "order of 1,000 images: 2.00 us an image" in text
-    assert "opening a set of 5,000 images: 250 ms, 3 MiB" in text
+    assert "order of 1,000 images: 2.00 us per image" in text
+    assert "opening a data set of 5,000 images: 250 ms, 3 MiB" in text
