@@ -1,4 +1,4 @@
-"""`hdit data`: looks at a prepared data set, and finds out whether it is still whole."""
+"""`hdit data`: inspects or verifies a prepared data set."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 DataSetArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", help="Folder that hdit prepare-data wrote.", show_default=False)
+    Path, typer.Argument(metavar="DIR", help="Folder written by hdit prepare-data.", show_default=False)
 ]
 
 
 @app.callback()
 def data() -> None:
-    """Look at a prepared data set, or verify it.
+    """Inspect or verify a prepared data set.
 
     Example: hdit data verify data/faces
     """
 
 
 def _verdict_lines(verdict: "VerifyReport") -> list[str]:
-    """Return every damage, and what was looked at."""
+    """Return every damaged part, and what was checked."""
     rows = [
         ("data set", verdict.out),
-        ("looked at", f"{verdict.images:,} images, {verdict.shards:,} shards, {verdict.bytes / 1e6:,.1f} MB"),
+        ("checked", f"{verdict.images:,} images, {verdict.shards:,} shards, {verdict.bytes / 1e6:,.1f} MB"),
         ("level", verdict.level),
         ("damaged", f"{len(verdict.defects):,} parts" if verdict.defects else "nothing"),
         ("root hash", verdict.root or "-"),
@@ -44,18 +44,16 @@ def _verdict_lines(verdict: "VerifyReport") -> list[str]:
 @app.command()
 def verify(
     folder: DataSetArgument,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Compare sizes and the index only, in about a second.")
-    ] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Check only sizes and the index, in about a second.")] = False,
     deep: Annotated[
         bool, typer.Option("--deep", help="Also decode every image and compare it with the index.")
     ] = False,
-    workers: Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Shards side by side.")] = 2,
+    workers: Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Shards checked in parallel.")] = 2,
     json: JsonOption = False,
 ) -> None:
-    """Find every part of a data set that is damaged.
+    """Find every damaged part of a data set.
 
-    Every byte is compared with the manifest. What is not the same is named, one part a line; the exit code is 3 then.
+    Every byte is compared with the manifest. Damaged parts are listed, one per line, with exit code 3.
 
     Example: hdit data verify data/faces --deep
     """
@@ -64,11 +62,13 @@ def verify(
     from hdit_core.data.format.verify import verify as verify_data_set
 
     if quick and deep:
-        raise UsageError("--quick, --deep: expected one of them at most")
+        raise UsageError("--quick, --deep: expected at most one of them")
     level = "quick" if quick else "deep" if deep else "full"
     with progress("verifying") as bar:
-        verdict = verify_data_set(folder, level, workers, bar.update)  # type: ignore[arg-type]
-    emit(asdict(verdict), json, _verdict_lines(verdict))
+        verdict = verify_data_set(folder.expanduser(), level, workers, bar.update)  # type: ignore[arg-type]
+    result = asdict(verdict)
+    result["damages"] = result.pop("defects")
+    emit(result, json, _verdict_lines(verdict))
     if verdict.defects:
         raise DataError(f"{folder}: {len(verdict.defects):,} parts are damaged; prepare or copy the data again")
 
@@ -83,18 +83,19 @@ def show(
     images: Annotated[int, typer.Option("--images", min=1, max=4096, metavar="N", help="Images on the sheet.")] = 64,
     json: JsonOption = False,
 ) -> None:
-    """Say what a data set holds and how it was made.
+    """Print contents, classes, pixel statistics and preparation settings.
 
     Example: hdit data show data/faces --sheet faces.png
     """
     from hdit_core.data.format.manifest import read_manifest
 
     if sheet is not None and sheet.suffix.lower() != ".png":
-        raise UsageError(f"--sheet {sheet}: expected a name that ends in .png")
+        raise UsageError(f"--sheet {sheet}: expected a file name ending in .png")
+    folder = folder.expanduser()
     manifest = read_manifest(folder)
     if sheet is not None:
         from hdit_core.data.loader.contact_sheet import write_contact_sheet
 
-        write_contact_sheet(folder, sheet, images)
+        write_contact_sheet(folder, sheet.expanduser(), images)
         note(f"{sheet}: contact sheet written")
     emit(describe(folder, manifest), json, describe_lines(folder, manifest))

@@ -1,4 +1,4 @@
-"""`hdit prepare-data`: pictures of any kind become shards that `hdit train` reads."""
+"""`hdit prepare-data`: converts images of any kind to shards that `hdit train` reads."""
 
 import os
 import re
@@ -20,39 +20,54 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False)
 
-MOST_WORKERS = 16  # by default: a login node with 128 cores belongs to others too
+MOST_WORKERS = 16  # by default: others use a login node with 128 cores too
+
+INPUT, PIXELS, OUTPUT = "Input", "Image transform", "Output"
+FILTERS, CLUSTER = "Filtering and duplicates", "Performance and job arrays"
 
 SourceArgument = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="Folder (of images: its folders are classes; of shards or Parquet files), zip, tar, tar.gz, a pattern "
-        "such as 'train-*.parquet', a text file of paths, - for such paths on stdin, or a named set (mnist, emoji).",
+        help="Folder of images (subfolders are classes), shards or Parquet files; zip, tar or tar.gz; a pattern such "
+        "as 'train-*.parquet'; a text file of paths, or - for such paths on stdin; or a named set (mnist, emoji).",
         show_default=False,
     ),
 ]
 OutOption = Annotated[
-    Path, typer.Option("--out", "-o", metavar="DIR", help="Where the data set is written.", show_default=False)
+    Path,
+    typer.Option(
+        "--out", "-o", metavar="DIR", help="Folder of the data set.", show_default=False, rich_help_panel=OUTPUT
+    ),
 ]
 SizeOption = Annotated[
     str,
     typer.Option(
         "--size",
         metavar="N|HxW[,HxW...]",
-        help="Height and width in pixels, one number for both; of several, an image gets the nearest in shape.",
+        help="Height and width in pixels; one number for both. With several sizes, each image gets the one with the "
+        "nearest aspect ratio.",
+        rich_help_panel=PIXELS,
     ),
 ]
 ChannelsOption = Annotated[
     int | None,
-    typer.Option("--channels", metavar="1|3", help="1 grey, 3 RGB.", show_default="the named set's, or 3"),
+    typer.Option(
+        "--channels",
+        metavar="1|3",
+        help="1: greyscale; 3: RGB.",
+        show_default="the named set's, or 3",
+        rich_help_panel=PIXELS,
+    ),
 ]
 LabelsOption = Annotated[
     str,
     typer.Option(
         "--labels",
         metavar="FILE|auto|none",
-        help="CSV with the columns file,label, JSONL with these keys, or TXT with one label a line in the order of the "
-        "names; auto: what shards or Parquet say, else class folders, if there are.",
+        help="auto: labels of the source, else class folders, if any; none: no classes; or a file: CSV with the "
+        "columns file,label, JSONL with these keys, or TXT with one label per line, in the order of the sorted names.",
+        rich_help_panel=INPUT,
     ),
 ]
 ClassesOption = Annotated[
@@ -60,41 +75,71 @@ ClassesOption = Annotated[
     typer.Option(
         "--classes",
         metavar="FILE|DIR|imagenet",
-        help="What numbers the classes have: those of a list (one a line, or JSON), of a prepared set, or ImageNet's.",
-        show_default="by their sorted names",
+        help="Class names in index order: a list file (one per line, or JSON), a prepared set, or imagenet.",
+        show_default="the sorted names",
+        rich_help_panel=INPUT,
     ),
 ]
 CropOption = Annotated[
     Literal["center", "random", "fit"],
-    typer.Option("--crop", help="Which part of an image of another shape is kept; fit pads instead."),
+    typer.Option(
+        "--crop",
+        metavar="center|random|fit",
+        help="Crop of images with another aspect ratio: center or random; fit pads them instead.",
+        rich_help_panel=PIXELS,
+    ),
 ]
 FormatOption = Annotated[
-    Literal["png", "webp", "jpeg"], typer.Option("--format", help="PNG, lossless WebP, or JPEG, which loses detail.")
+    Literal["png", "webp", "jpeg"],
+    typer.Option(
+        "--format",
+        metavar="png|webp|jpeg",
+        help="Image format in the shards: png or webp (both lossless), or jpeg (lossy).",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 QualityOption = Annotated[
     int | None,
-    typer.Option("--quality", min=1, max=100, metavar="1-100", help="Of JPEG.", show_default="95"),
+    typer.Option(
+        "--quality", min=1, max=100, metavar="1-100", help="JPEG quality.", show_default="95", rich_help_panel=OUTPUT
+    ),
 ]
 ResizeOption = Annotated[
     Literal["lanczos", "area", "bicubic"],
-    typer.Option("--resize", help="How pixels become fewer: Lanczos, the mean of an area, or bicubic."),
+    typer.Option("--resize", metavar="lanczos|area|bicubic", help="Downsampling filter.", rich_help_panel=PIXELS),
 ]
-ShardSizeOption = Annotated[int, typer.Option("--shard-size", min=1, metavar="N", help="Images a shard.")]
+ShardSizeOption = Annotated[
+    int, typer.Option("--shard-size", min=1, metavar="N", help="Images per shard.", rich_help_panel=OUTPUT)
+]
 WorkersOption = Annotated[
     int | None,
-    typer.Option("--workers", min=0, metavar="N", help="Processes.", show_default=f"one a CPU, at most {MOST_WORKERS}"),
+    typer.Option(
+        "--workers",
+        min=0,
+        metavar="N",
+        help="Worker processes.",
+        show_default=f"one per CPU, at most {MOST_WORKERS}",
+        rich_help_panel=CLUSTER,
+    ),
 ]
 MaxBadOption = Annotated[
     str | None,
     typer.Option(
         "--max-bad",
         metavar="N|P%",
-        help="Stop with exit code 3 when more files than this cannot be used, for example 10 or 0.01%.",
-        show_default="any number is listed and skipped",
+        help="Stop with exit code 3 if more files than this are unusable, for example 10 or 0.01%.",
+        show_default="unusable files are listed and skipped",
+        rich_help_panel=FILTERS,
     ),
 ]
 BackgroundOption = Annotated[
-    str, typer.Option("--background", metavar="#RRGGBB", help="Colour behind transparent pixels and around fit.")
+    str,
+    typer.Option(
+        "--background",
+        metavar="#RRGGBB",
+        help="Colour behind transparent pixels, and of the padding of --crop fit.",
+        rich_help_panel=PIXELS,
+    ),
 ]
 
 
@@ -107,7 +152,7 @@ def _colour(text: str) -> tuple[int, int, int]:
 
 def _channels(number: int | None) -> Literal[1, 3] | None:
     if number not in (None, 1, 3):
-        raise UsageError(f"--channels {number}: expected 1 for grey or 3 for RGB")
+        raise UsageError(f"--channels {number}: expected 1 for greyscale or 3 for RGB")
     return number  # type: ignore[return-value]
 
 
@@ -115,8 +160,13 @@ def _quality(chosen: int | None, codec: str) -> int:
     from hdit_core.data.image.codec import JPEG_QUALITY
 
     if chosen is not None and codec != "jpeg":
-        raise UsageError(f"--quality {chosen}: is of JPEG; with --format {codec} every pixel is kept")
+        raise UsageError(f"--quality {chosen}: applies to JPEG only; --format {codec} is lossless")
     return JPEG_QUALITY if chosen is None else chosen
+
+
+def _expanded(text: str) -> str:
+    """Return a path with its home folder, which the shell leaves alone in `--labels=~/x` and between quotes."""
+    return str(Path(text).expanduser()) if text.startswith("~") else text
 
 
 def _default_workers() -> int:
@@ -129,62 +179,88 @@ TaskOption = Annotated[
     typer.Option(
         "--task",
         metavar="I/N",
-        help="Make share I of N (0 to N-1) of the data set, which all tasks have in one folder; 0/1: all of it.",
-        show_default="Slurm's, in a job array or under srun, else 0/1",
+        help="Process part I of N (I from 0); all parts share --out. 0/1: everything.",
+        show_default="Slurm's array task or srun rank, else 0/1",
+        rich_help_panel=CLUSTER,
     ),
 ]
 FinishOption = Annotated[
-    bool, typer.Option("--finish", help="Verify what the tasks made, and make one data set of it; the last step.")
+    bool, typer.Option("--finish", help="Verify and merge the parts (run once, last).", rich_help_panel=CLUSTER)
 ]
 NotInOption = Annotated[
     list[Path] | None,
     typer.Option(
         "--not-in",
         metavar="DIR",
-        help="Refuse images that this prepared set holds too, such as those for validation; repeatable.",
+        help="Fail if an image is also in this prepared set (e.g. validation), or drop it with --drop-duplicates; "
+        "repeatable.",
+        rich_help_panel=FILTERS,
         show_default=False,
     ),
 ]
 DropDuplicatesOption = Annotated[
     bool,
-    typer.Option("--drop-duplicates", help="Leave out images that came before, or are in --not-in; else they count."),
+    typer.Option(
+        "--drop-duplicates",
+        help="Drop exact duplicates, within the set and against --not-in; without it, they are kept and counted.",
+        rich_help_panel=FILTERS,
+    ),
+]
+MinSizeOption = Annotated[
+    int,
+    typer.Option(
+        "--min-size",
+        min=0,
+        metavar="PX",
+        help="Leave out images whose shorter side has fewer pixels; 0: none.",
+        rich_help_panel=FILTERS,
+    ),
+]
+NoUpscaleOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-upscale",
+        help="Leave out images that would have to be upscaled to --size; without it, they are upscaled and counted.",
+        rich_help_panel=FILTERS,
+    ),
 ]
 StatsOption = Annotated[
     str | None,
     typer.Option(
         "--stats",
         metavar="EXTRACTOR",
-        help="At the end keep the set's statistics beside the shards, a reference for hdit eval-fid --ref: inception, "
-        "efficientnet-lite0, or a package's.",
+        help="Also write reference statistics for hdit eval-fid --ref next to the shards: inception, "
+        "efficientnet-lite0, or the name of an installed extractor.",
         show_default=False,
+        rich_help_panel=OUTPUT,
     ),
 ]
 
 
 def _share(task: str | None, finish: bool) -> "ArrayTask":
-    """Return this process's share of the work: the one it was told, or the one that Slurm gave it."""
+    """Return this process's part: the one of --task, or the one of Slurm's environment."""
     from hdit_core.data.prepare.array_task import WHOLE_JOB, parse_array_task, slurm_array_task
 
     if finish and task is not None:
-        raise UsageError("--finish: comes once, after all tasks; leave out --task")
+        raise UsageError("--finish: merges the parts of all tasks; leave out --task")
     if finish:
         return WHOLE_JOB
     if task is not None:
         return parse_array_task(task)
     share = slurm_array_task(os.environ)
     if share != WHOLE_JOB:
-        note(f"task {share} of this Slurm job; --task 0/1 would make everything here")
+        note(f"task {share} of this Slurm job; --task 0/1 would process everything in this process")
     return share
 
 
 def _prepare(settings: "PrepareSettings", task: "ArrayTask", finish: bool) -> "PrepareSummary | TaskSummary":
-    """Run the preparation beside a progress bar."""
+    """Run the preparation with a progress bar."""
     from hdit_core.data.prepare.run import finish_data, prepare_data, prepare_task
 
     with progress("verifying" if finish else "preparing") as bar:
 
         def show(done: int, total: int, bad: int) -> None:
-            bar.update(done, total, f"{bad:,} not usable" if bad else "")
+            bar.update(done, total, f"{bad:,} unusable" if bad else "")
 
         if task.count > 1:
             return prepare_task(settings, task, show)
@@ -210,17 +286,19 @@ def prepare_data(
     seed: SeedOption = 0,
     not_in: NotInOption = None,
     drop_duplicates: DropDuplicatesOption = False,
+    min_size: MinSizeOption = 0,
+    no_upscale: NoUpscaleOption = False,
     task: TaskOption = None,
     finish: FinishOption = False,
     stats: StatsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Turn pictures into verified webdataset shards.
+    """Convert images to verified webdataset shards, with a manifest and an index.
 
-    Beside the shards lie a manifest and an index. Orientation, palettes, CMYK, 16 bits, colour profiles and
-    transparency are taken care of; files that cannot be used are listed with the reason in rejects.jsonl. After a
-    kill, the same command goes on; the result is the same, byte for byte, whatever the number of processes.
-    On a cluster, each task of a job array makes its share, and the same command with --finish comes last.
+    EXIF orientation, palettes, CMYK, 16 bits, colour profiles and transparency are handled; unusable files are listed
+    in rejects.jsonl with the reason. If interrupted, rerun the same command to resume; the result is byte-identical for
+    any number of processes. On a cluster, each array task processes one part; run the command once more with --finish
+    to merge them.
 
     Example: hdit prepare-data photos/ --out data/faces --size 1024
     """
@@ -229,12 +307,12 @@ def prepare_data(
 
     sizes = image_sizes(size)
     settings = PrepareSettings(
-        source=source,
-        out=out,
+        source=_expanded(source),
+        out=out.expanduser(),
         size=sizes[0],
         channels=_channels(channels),
-        labels=labels,
-        classes=classes,
+        labels=_expanded(labels),
+        classes=None if classes is None else _expanded(classes),
         crop=crop,
         resize=resize,
         codec=codec,
@@ -245,11 +323,13 @@ def prepare_data(
         background=_colour(background),
         seed=seed,
         buckets=sizes if len(sizes) > 1 else (),
-        not_in=tuple(not_in or ()),
+        not_in=tuple(folder.expanduser() for folder in not_in or ()),
         drop_duplicates=drop_duplicates,
+        min_size=min_size,
+        no_upscale=no_upscale,
     )
     if codec == "jpeg":
-        note("JPEG loses detail: a model trained on it, and FID against it, show its artefacts; png and webp keep all")
+        note("JPEG is lossy: models trained on it, and FID against it, show its artefacts; png and webp are lossless")
     if stats is not None:
         _check_extractor(stats)
     summary = _prepare(settings, _share(task, finish), finish)
@@ -257,19 +337,19 @@ def prepare_data(
         report_task(summary, json)
         return
     if stats is not None:
-        _keep_statistics(out, stats)
+        _write_statistics(settings.out, stats)
     report_data_set(summary, json)
 
 
 def _check_extractor(name: str) -> None:
-    """Refuse an extractor that there is not, or whose weights cannot be had, before hours are spent on the images."""
+    """Refuse an unknown extractor, or one without weights, before hours are spent on the images."""
     from hdit_core.evaluate.extractors.extractor import open_extractor
 
     open_extractor(name)
 
 
-def _keep_statistics(out: Path, extractor: str) -> None:
-    """Keep the statistics of a finished data set in its folder, unless they are there."""
+def _write_statistics(out: Path, extractor: str) -> None:
+    """Write the statistics of a finished data set to its folder, unless they are there."""
     from hdit_core.evaluate.score import dataset_statistics
 
     with progress("statistics") as bar:

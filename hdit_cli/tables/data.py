@@ -1,5 +1,6 @@
-"""What `hdit data show` says of a data set."""
+"""The output of `hdit data show`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,16 @@ BAR = 40  # characters of the longest bar
 MOST_BARS = 40  # with more classes, a histogram of their sizes is shown instead
 
 
+def pixel_rows(mean: Sequence[float], std: Sequence[float], sigma_data: float | None) -> list[tuple[str, str]]:
+    """Return the rows with the statistics of the pixels, none where they are unknown."""
+    if sigma_data is None:
+        return []
+    return [
+        ("pixel mean", f"{' '.join(f'{value:.3f}' for value in mean)} (per channel, in [-1, 1])"),
+        ("pixel std", f"{' '.join(f'{value:.3f}' for value in std)}; diffusion.sigma_data = {sigma_data:.3f}"),
+    ]
+
+
 def _bar(count: int, most: int) -> str:
     return "#" * -(-count * BAR // max(1, most))
 
@@ -24,7 +35,7 @@ def _class_bars(contents: "Contents") -> list[tuple[str, ...]]:
 
 
 def _sizes_of_classes(contents: "Contents", ranges: int = 10) -> list[tuple[str, ...]]:
-    """Return how many classes have how many images: the smallest and the largest, then counts in equal ranges."""
+    """Return a histogram of the class sizes in equal ranges."""
     counts = contents.class_counts or ()
     fewest, most = min(counts), max(counts)
     step = max(1, -(-(most - fewest + 1) // ranges))
@@ -44,7 +55,9 @@ def _histogram(contents: "Contents") -> list[str]:
 
 
 def describe(folder: Path, manifest: "Manifest") -> dict[str, Any]:
-    """Return what a data set holds, for a program to read."""
+    """Return the description of a data set, for programs."""
+    from hdit_core.data.format.manifest import sigma_data
+
     contents = manifest.contents
     classes = zip(contents.classes or (), contents.class_counts or (), strict=True)
     return {
@@ -61,12 +74,17 @@ def describe(folder: Path, manifest: "Manifest") -> dict[str, Any]:
         "source": {"kind": manifest.origin.kind, "name": manifest.origin.name, "inputs": manifest.origin.inputs},
         "settings": manifest.settings,
         "made_with": manifest.made_with,
+        "pixel_mean": list(manifest.pixel_mean),
+        "pixel_std": list(manifest.pixel_std),
+        "sigma_data": sigma_data(manifest),
         "root": manifest.root,
     }
 
 
 def describe_lines(folder: Path, manifest: "Manifest") -> list[str]:
-    """Return what a data set holds, for a person to read."""
+    """Return the description of a data set, for people."""
+    from hdit_core.data.format.manifest import sigma_data
+
     contents = manifest.contents
     channels = "3 channels" if contents.channels == 3 else "1 channel"
     total_bytes = sum(shard.bytes for shard in contents.shards)
@@ -80,6 +98,7 @@ def describe_lines(folder: Path, manifest: "Manifest") -> list[str]:
         ("left out", f"{manifest.rejects:,}"),
         *((remark, f"{count:,}") for remark, count in manifest.remarks.items()),
         *((setting.replace("_", " "), str(value)) for setting, value in manifest.settings.items()),
+        *pixel_rows(manifest.pixel_mean, manifest.pixel_std, sigma_data(manifest)),
         ("root hash", manifest.root),
     ]
     return [*align(rows), *_histogram(contents)]

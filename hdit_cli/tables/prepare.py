@@ -1,12 +1,19 @@
-"""What `hdit prepare-data` says at its end."""
+"""The summary of `hdit prepare-data`."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from hdit_cli.console import align, emit, note
+from hdit_cli.tables.data import pixel_rows
 
 if TYPE_CHECKING:
     from hdit_core.data.prepare.run import PrepareSummary, TaskSummary
+
+
+HINTS = {
+    "upscaled": "; --no-upscale or --min-size leaves them out",
+    "exact duplicates of an earlier image": "; --drop-duplicates drops them",
+}
 
 
 def _sizes(summary: "PrepareSummary") -> list[tuple[str, str]]:
@@ -17,13 +24,22 @@ def _sizes(summary: "PrepareSummary") -> list[tuple[str, str]]:
     return [("images", f"{summary.images:,}, {channels}"), *sizes]
 
 
+def _folder_classes(summary: "PrepareSummary") -> str:
+    if not summary.classes_from_folders:
+        return ""
+    names = ", ".join(f"{name} ({count:,})" for name, count in summary.first_classes.items())
+    more = ", ..." if summary.classes > len(summary.first_classes) else ""
+    return f", from folders: {names}{more}; --labels none ignores them"
+
+
 def _lines(summary: "PrepareSummary") -> list[str]:
     rows = [
         ("data set", summary.out),
         *_sizes(summary),
-        ("classes", f"{summary.classes:,}"),
+        ("classes", f"{summary.classes:,}{_folder_classes(summary)}"),
         ("left out", f"{summary.rejects:,}"),
-        *((remark, f"{count:,}") for remark, count in summary.remarks.items()),
+        *((remark, f"{count:,}{HINTS.get(remark, '')}") for remark, count in summary.remarks.items()),
+        *pixel_rows(summary.pixel_mean, summary.pixel_std, summary.sigma_data),
         ("shards", f"{summary.shards:,}, {summary.bytes / 1e6:,.1f} MB"),
         ("root hash", summary.root),
     ]
@@ -31,22 +47,22 @@ def _lines(summary: "PrepareSummary") -> list[str]:
 
 
 def report_data_set(summary: "PrepareSummary", as_json: bool) -> None:
-    """Say what a data set holds, and what may be wrong with it."""
+    """Print what a data set contains, and what may be wrong with it."""
     if summary.rejects:
-        note(f"{summary.rejects:,} files are left out; {summary.out}/rejects.jsonl says why")
+        note(f"{summary.rejects:,} files are left out; the reasons are in {summary.out}/rejects.jsonl")
     if summary.already_complete:
         note(f"{summary.out}: already complete, nothing written")
     emit(asdict(summary), as_json, None if as_json else _lines(summary))
 
 
 def report_task(summary: "TaskSummary", as_json: bool) -> None:
-    """Say what a task made, and what comes after it."""
-    note(f"task {summary.task} is done; when all are, the same command with --finish makes the data set")
+    """Print what a task processed, and the next step."""
+    note(f"task {summary.task} is done; once all are, run the same command with --finish to merge the parts")
     rows = [
         ("data set", summary.out),
         ("task", summary.task),
         ("inputs", f"{summary.inputs:,}"),
-        ("not usable", f"{summary.rejects:,}"),
+        ("unusable", f"{summary.rejects:,}"),
         ("shards", f"{summary.shards:,}"),
     ]
     emit(asdict(summary), as_json, None if as_json else align(rows))

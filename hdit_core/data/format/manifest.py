@@ -23,6 +23,7 @@ import numpy as np
 from jaxtyping import Shaped
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer
 
+from hdit_core.data.format.pixel_stats import overall_std
 from hdit_core.data.format.transient import retry_transient
 from hdit_core.errors import DataError
 from hdit_core.files import crc32, read_json, write_atomic
@@ -45,7 +46,7 @@ Side = Annotated[int, Field(ge=1, le=1 << 20)]
 Channels = Literal[1, 3]
 Codec = Literal["png", "webp", "jpeg"]
 
-LATER_FIELDS = ("buckets", "hashes")
+LATER_FIELDS = ("buckets", "hashes", "pixel_mean", "pixel_std")
 """Omitted where they are empty, so that the checksums of older sets stay valid."""
 
 
@@ -125,11 +126,18 @@ class Manifest(_Strict):
     remarks: dict[str, Count]  # what a user may want to know: number of images per remark
     made_with: dict[str, str]
     hashes: IndexEntry | None = None  # None in sets of early versions
+    pixel_mean: tuple[float, ...] = Field((), strict=False)  # of each channel, of pixels in [-1, 1]; empty: not known
+    pixel_std: tuple[float, ...] = Field((), strict=False)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width and channels of every image; with buckets, of the smallest shape that holds every image."""
         return self.contents.height, self.contents.width, self.contents.channels
+
+
+def sigma_data(manifest: Manifest) -> float | None:
+    """Return the standard deviation of the pixels over all channels, in [-1, 1]; None for sets of early versions."""
+    return overall_std(manifest.pixel_mean, manifest.pixel_std) if manifest.pixel_mean else None
 
 
 def _sha256(document: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""A task's share of a preparation that several machines make: every N-th piece of the inputs."""
+"""One task's part of a preparation by several machines: every N-th chunk of the inputs."""
 
 import re
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ class ArrayTask:
     index: int
     count: int
 
-    def chunks(self, num_pieces: int) -> range:
-        """Return the numbers of its pieces."""
-        return range(self.index, num_pieces, self.count)
+    def chunks(self, num_chunks: int) -> range:
+        """Return the indices of its chunks."""
+        return range(self.index, num_chunks, self.count)
 
     def __str__(self) -> str:
         return f"{self.index}/{self.count}"

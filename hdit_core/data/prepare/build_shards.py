@@ -1,4 +1,4 @@
-"""How far a preparation has come, and whether too much of its input is bad."""
+"""Builds the shards of each chunk of the inputs, and counts progress and unusable inputs."""
 
 import json
 from collections import Counter
@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 
 from hdit_core.data.format.hashes import HashIndex
+from hdit_core.data.format.pixel_stats import Moments, add_moments
 from hdit_core.data.format.shard import Sample, ShardWriter, atomic_shard
 from hdit_core.data.image.resize import ImageSize
 from hdit_core.data.prepare.convert import ConvertedImage, RejectedInput, convert_all
@@ -17,14 +18,14 @@ from hdit_core.data.prepare.journal import ChunkRecord, Journal, ShardRecord, sh
 from hdit_core.errors import DataError, UsageError
 
 Progress = Callable[[int, int, int], None]
-"""Called with inputs done, inputs in all, and how many of those cannot be used."""
+"""Called with the number of inputs done, of all inputs, and of unusable ones."""
 
 
 def bad_limit(text: str | None, num_inputs: int) -> int:
-    """Return how many inputs may be bad, from `--max-bad`: a number, a share such as "0.01%", or None for any.
+    """Return how many inputs may be unusable, from `--max-bad`: a number, a share such as "0.01%", or None for all.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: the text is neither.
     """
     try:
         if text is None:
@@ -34,35 +35,39 @@ def bad_limit(text: str | None, num_inputs: int) -> int:
             return int(limit)
     except (ValueError, OverflowError):
         pass
-    raise UsageError(f"--max-bad {text}: expected a number of images or a share of them, for example 10 or 0.01%")
+    raise UsageError(f"--max-bad {text}: expected a number of inputs or a percentage, for example 10 or 0.01%")
 
 
 class ProgressCounter:
-    """Counts inputs and those that cannot be used, reports them, and ends the run when there are too many."""
+    """Counts inputs and unusable ones, reports progress, and ends the run when too many are unusable."""
 
     def __init__(self, total: int, limit: int, on_progress: Progress | None) -> None:
         self.total, self.limit, self.on_progress = total, limit, on_progress
         self.done = self.bad = 0
 
     def add(self, inputs: int, bad: int = 0, last_reject: str = "") -> None:
-        """Count what is done.
+        """Count finished inputs and report progress.
 
         Args:
-            inputs: more of them.
-            bad: how many of these cannot be used.
+            inputs: how many more are done.
+            bad: how many of these are unusable.
             last_reject: the line of rejects.jsonl of the last of those.
 
         Raises:
-            DataError: more are bad than allowed.
+            DataError: more are unusable than allowed.
         """
         self.done += inputs
         self.bad += bad
         if self.bad > self.limit:
             last = json.loads(last_reject)
             raise DataError(
-                f"more than {self.limit:,} of {self.total:,} inputs cannot be used, as --max-bad allows; the last: "
+                f"{self.bad:,} of {self.total:,} inputs are unusable, more than --max-bad {self.limit:,}; the last: "
                 f"{last['name']}: {last['reason']}"
             )
+        self.report()
+
+    def report(self) -> None:
+        """Report progress: also once before the first input, which starts the clock of a progress bar."""
         if self.on_progress:
             self.on_progress(self.done, self.total, self.bad)
 
@@ -72,36 +77,38 @@ def _line(number: int, name: str, reason: str) -> str:
 
 
 class _Chunk:
-    """The shards of one piece of the inputs, one a size, while they are being written."""
+    """The shards of one chunk of the inputs, one per size, while they are being written."""
 
     def __init__(self, job: PrepareJob, folder: Path, number: int, known: HashIndex | None) -> None:
-        self.work, self.folder, self.number, self.known = job, folder, number, known
+        self.job, self.folder, self.number, self.known = job, folder, number, known
         self.writers: dict[ImageSize, ShardWriter] = {}
         self.rejects: list[str] = []
-        self.duplicates = 0
+        self.duplicates = self.excluded = 0
+        self.moments: Moments = ()
         self.remarks: Counter[str] = Counter()
         self.open_files = ExitStack()
 
     def _name(self, size: ImageSize) -> str:
-        return shard_name(self.number, size if self.work.rules.buckets else None)
+        return shard_name(self.number, size if self.job.rules.buckets else None)
 
     def reject(self, reject: RejectedInput) -> str:
+        self.excluded += not reject.is_bad
         self.rejects.append(_line(reject.number, reject.name, reject.reason))
         return self.rejects[-1]
 
     def _is_known(self, sample: Sample) -> bool:
-        """Return whether a sample is left out, because another data set has it.
+        """Return whether a sample is dropped because another data set has it.
 
         Raises:
-            DataError: another has it, and nothing was said of leaving it out.
+            DataError: another data set has it, and duplicates are not dropped.
         """
         where = self.known.find(sample.hashes) if self.known else None
         if where is None:
             return False
-        if not self.work.drop_duplicates:
+        if not self.job.drop_duplicates:
             raise DataError(
-                f"{sample.about['name']}: {where}, as --not-in forbids: a model that trains on what it is judged by "
-                "is judged too well; leave such images out with --drop-duplicates, or prepare them without --not-in"
+                f"{sample.about['name']}: {where}, which --not-in forbids: scores of a model that trains on its "
+                "evaluation images are too good; drop such images with --drop-duplicates, or leave out --not-in"
             )
         self.rejects.append(_line(sample.number, sample.about["name"], where))
         self.duplicates += 1
@@ -116,46 +123,49 @@ class _Chunk:
             self.writers[sample.size] = self.open_files.enter_context(atomic_shard(path))
         self.writers[sample.size].add(sample)
         self.remarks.update(converted.remarks)
+        self.moments = add_moments(self.moments, converted.moments)
 
     def record(self) -> ChunkRecord:
-        """Return what became of it, when the files are closed."""
+        """Return the record of the chunk, once the files are closed."""
         return ChunkRecord(
             number=self.number,
-            inputs=len(self.work.inputs_of(self.number)),
+            inputs=len(self.job.inputs_of(self.number)),
             shards=tuple(
                 ShardRecord.of(self._name(size), size, writer.written) for size, writer in sorted(self.writers.items())
             ),
             rejects=tuple(self.rejects),
             duplicates=self.duplicates,
             remarks=dict(sorted(self.remarks.items())),
+            excluded=self.excluded,
+            moments=self.moments,
         )
 
 
 def _build_chunk(
-    piece: _Chunk, results: Iterator[ConvertedImage | RejectedInput], progress: ProgressCounter
+    chunk: _Chunk, results: Iterator[ConvertedImage | RejectedInput], progress: ProgressCounter
 ) -> ChunkRecord:
-    """Write the shards of one piece from what became of its inputs."""
-    with piece.open_files:
+    """Write the shards of one chunk from the results of its inputs."""
+    with chunk.open_files:
         for result in results:
             if isinstance(result, RejectedInput):
-                progress.add(1, 1, piece.reject(result))
+                progress.add(1, int(result.is_bad), chunk.reject(result))
             else:
-                piece.add(result)
+                chunk.add(result)
                 progress.add(1)
-    return piece.record()
+    return chunk.record()
 
 
-def _missing(journal: Journal, pieces: range, workers: int, progress: ProgressCounter) -> list[int]:
-    """Return the pieces that are not done, and count the others; several threads hash their shards."""
+def _missing(journal: Journal, chunks: range, workers: int, progress: ProgressCounter) -> list[int]:
+    """Return the chunks that are not finished, and count the others; several threads hash their shards."""
     missing = []
     with ThreadPoolExecutor(max(1, workers)) as threads:
         try:
-            for number, record in zip(pieces, threads.map(journal.finished, pieces), strict=True):
+            for number, record in zip(chunks, threads.map(journal.finished, chunks), strict=True):
                 if record is None:
                     missing.append(number)
                 else:
                     last_reject = record.rejects[-1] if record.rejects else ""
-                    progress.add(record.inputs, len(record.rejects) - record.duplicates, last_reject)
+                    progress.add(record.inputs, record.bad, last_reject)
         finally:
             threads.shutdown(cancel_futures=True)
     return missing
@@ -164,36 +174,37 @@ def _missing(journal: Journal, pieces: range, workers: int, progress: ProgressCo
 def build_chunks(
     job: PrepareJob,
     journal: Journal,
-    pieces: range,
+    chunks: range,
     workers: int,
     progress: ProgressCounter,
     known: HashIndex | None = None,
 ) -> None:
-    """Make those of the pieces that are not done yet.
+    """Build the chunks that are not finished yet.
 
     Args:
-        job: what to make of which inputs.
-        journal: where it is noted what is done.
-        pieces: their numbers.
-        workers: processes beside this one; 0 and 1 mean none.
-        progress: counts all of their inputs.
+        job: the inputs and how they are transformed.
+        journal: records finished chunks.
+        chunks: their indices.
+        workers: processes; 0 and 1 convert in this one.
+        progress: counts all their inputs.
         known: images that must not be among them.
 
     Raises:
-        DataError: too many inputs are bad, one is known, or a process died.
+        DataError: too many inputs are unusable, one is known, or a process died.
     """
-    missing = _missing(journal, pieces, workers, progress)
-    inputs = (number for piece in missing for number in job.inputs_of(piece))
+    progress.report()
+    missing = _missing(journal, chunks, workers, progress)
+    inputs = (number for chunk in missing for number in job.inputs_of(chunk))
     results = convert_all(map(job.task, inputs), job.rules, workers)
     for number, group in groupby(results, key=lambda result: _number(result) // job.shard_size):
         journal.add(_build_chunk(_Chunk(job, journal.folder, number, known), group, progress))
 
 
-def _whose(missing: Sequence[int], task_counts: set[int]) -> str:
-    """Return which tasks have something left to do, and how to have it done."""
+def _repair_hint(missing: Sequence[int], task_counts: set[int]) -> str:
+    """Return how to build the missing chunks: which tasks to run again."""
     counts = task_counts - {1}
     if len(counts) != 1:
-        return "run the same command without --finish, which makes what is missing"
+        return "run the same command without --finish, which builds them"
     count = counts.pop()
     tasks = sorted({number % count for number in missing})
     shown = ", ".join(f"{task}/{count}" for task in tasks[:20]) + (", ..." if len(tasks) > 20 else "")
@@ -201,16 +212,16 @@ def _whose(missing: Sequence[int], task_counts: set[int]) -> str:
 
 
 def verify_chunks(job: PrepareJob, journal: Journal, workers: int, progress: ProgressCounter) -> None:
-    """Verify that all pieces are made, and every byte of them.
+    """Verify that all chunks are finished, and every byte of their shards.
 
     Raises:
-        DataError: some are missing or damaged; the message names the tasks whose they are.
+        DataError: some are missing or damaged; the message names the tasks to run again.
     """
     missing = _missing(journal, range(job.num_chunks), workers, progress)
     if missing:
         raise DataError(
             f"{journal.folder}: {len(missing):,} of {job.num_chunks:,} shards are missing or damaged, the first is "
-            f"{shard_name(missing[0])}; {_whose(missing, journal.task_counts())}"
+            f"{shard_name(missing[0])}; {_repair_hint(missing, journal.task_counts())}"
         )
 
 

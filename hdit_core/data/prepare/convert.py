@@ -1,6 +1,7 @@
-"""One input becomes one sample of a shard, or a reject with its reason; in this process or in several."""
+"""Converts each input to a sample of a shard, or to a reject with its reason; in this process or in several."""
 
 import hashlib
+import io
 import os
 import signal
 import threading
@@ -16,6 +17,7 @@ from PIL import Image
 
 from hdit_core.data.format.hashes import image_hashes
 from hdit_core.data.format.manifest import Channels, Codec
+from hdit_core.data.format.pixel_stats import Moments, image_moments
 from hdit_core.data.format.shard import Sample
 from hdit_core.data.image.codec import JPEG_QUALITY, SUFFIXES, encode
 from hdit_core.data.image.decode import UnusableImageError, decode_image, read_file
@@ -30,14 +32,14 @@ from hdit_core.data.image.resize import (
 )
 from hdit_core.errors import DataError
 
-CHUNK_INPUTS = 8  # sent to a process at once
-CHUNK_BYTES = 32 << 20  # fewer inputs where they are large: those of an archive are sent with their content
-MOST_WAITING_BYTES = 256 << 20  # in all chunks that are being worked on
+BATCH_INPUTS = 8  # sent to a process at once
+BATCH_BYTES = 32 << 20  # fewer inputs if they are large: those of an archive are sent with their content
+MOST_WAITING_BYTES = 256 << 20  # in all batches in progress
 
 
 @dataclass(frozen=True)
 class TransformSettings:
-    """What is done to every image."""
+    """How every image is transformed."""
 
     height: int
     width: int
@@ -47,11 +49,13 @@ class TransformSettings:
     background: tuple[int, int, int]
     seed: int
     resize: Resize = "lanczos"
-    quality: int = JPEG_QUALITY  # of JPEG alone
-    buckets: tuple[ImageSize, ...] = ()  # sizes to choose from; none: height and width above
+    quality: int = JPEG_QUALITY  # of JPEG only
+    buckets: tuple[ImageSize, ...] = ()  # sizes to choose from; empty: height and width above
+    min_size: int = 0  # smaller images are left out: shorter side in pixels
+    no_upscale: bool = False  # leave out images that would have to be enlarged
 
     def for_shape(self, height: int, width: int) -> "TransformSettings":
-        """Return what is done to an image of this shape."""
+        """Return how an image of this shape is transformed."""
         if not self.buckets:
             return self
         height, width = nearest_size(self.buckets, height, width)
@@ -62,11 +66,11 @@ class TransformSettings:
 class InputImage:
     """One input on its way to a sample."""
 
-    number: int  # place among all inputs
+    number: int  # position among all inputs
     name: str
     label: int
     class_name: str | None
-    content: bytes | Path | str  # the file, where it lies, or why there is none
+    content: bytes | Path | str  # the file, its path, or why it cannot be read
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,29 +80,58 @@ class RejectedInput:
     number: int
     name: str
     reason: str
+    is_bad: bool = True  # False: a usable image that the user's settings exclude
 
 
 @dataclass(frozen=True, slots=True)
 class ConvertedImage:
-    """A sample, and what was done to it that a user may want to know."""
+    """A sample, with remarks for the user and the moments of its stored pixels."""
 
     sample: Sample
     remarks: tuple[str, ...]
+    moments: Moments
+
+
+class _ExcludedError(Exception):
+    """The settings exclude an image, for the reason in the message."""
+
+
+def _size_remark(image: Image.Image, transform: TransformSettings) -> tuple[str, ...]:
+    """Return the remark on an image that is upscaled.
+
+    Raises:
+        _ExcludedError: the settings exclude its size.
+    """
+    size = f"{image.height}x{image.width} pixels"
+    if min(image.size) < transform.min_size:
+        raise _ExcludedError(f"{size}, smaller than --min-size {transform.min_size}")
+    smaller = (image.height < transform.height, image.width < transform.width)
+    if not (all(smaller) if transform.crop == "fit" else any(smaller)):
+        return ()
+    if transform.no_upscale:
+        raise _ExcludedError(f"{size}, would be upscaled to {transform.height}x{transform.width} (--no-upscale)")
+    return ("upscaled",)
+
+
+def _stored_moments(framed: Image.Image, encoded: bytes, transform: TransformSettings) -> Moments:
+    """Return the moments of the pixels that a reader gets: after JPEG, others than those that were encoded."""
+    if transform.codec == "jpeg":
+        return image_moments(Image.open(io.BytesIO(encoded), formats=["JPEG"]))
+    return image_moments(framed)
 
 
 def _frame(image: Image.Image, transform: TransformSettings, name: str) -> Image.Image:
     if transform.crop == "fit":
         return pad_and_resize(image, transform.height, transform.width, transform.background, transform.resize)
-    place = random_crop_position(transform.seed, name) if transform.crop == "random" else (0.5, 0.5)
-    return crop_and_resize(image, transform.height, transform.width, place, transform.resize)
+    position = random_crop_position(transform.seed, name) if transform.crop == "random" else (0.5, 0.5)
+    return crop_and_resize(image, transform.height, transform.width, position, transform.resize)
 
 
 def _sample(task: InputImage, data: bytes, transform: TransformSettings) -> ConvertedImage:
     decoded = decode_image(data, transform.channels, transform.background)
     image = decoded.image
     transform = transform.for_shape(image.height, image.width)
-    smaller = (image.height < transform.height, image.width < transform.width)
-    enlarged = all(smaller) if transform.crop == "fit" else any(smaller)
+    remarks = (*decoded.remarks, *_size_remark(image, transform))
     about = {"name": task.name, "sha256": hashlib.sha256(data).hexdigest()}
     if task.class_name is not None:
         about["class"] = task.class_name
@@ -112,22 +145,24 @@ def _sample(task: InputImage, data: bytes, transform: TransformSettings) -> Conv
         size=(transform.height, transform.width),
         hashes=image_hashes(about["sha256"], framed),
     )
-    return ConvertedImage(sample, (*decoded.remarks, *(("enlarged",) if enlarged else ())))
+    return ConvertedImage(sample, remarks, _stored_moments(framed, sample.image, transform))
 
 
 def convert(task: InputImage, transform: TransformSettings) -> ConvertedImage | RejectedInput:
-    """Turn one input into a sample, or say why not."""
+    """Return the sample of an input, or the reason why there is none."""
     if isinstance(task.content, str):
         return RejectedInput(task.number, task.name, task.content)
     try:
         return _sample(task, read_file(task.content) if isinstance(task.content, Path) else task.content, transform)
+    except _ExcludedError as reason:
+        return RejectedInput(task.number, task.name, str(reason), is_bad=False)
     except UnusableImageError as problem:
         return RejectedInput(task.number, task.name, str(problem))
     except OSError as problem:
         return RejectedInput(task.number, task.name, f"cannot be read: {problem.strerror or type(problem).__name__}")
 
 
-def _convert_chunk(tasks: list[InputImage], transform: TransformSettings) -> list[ConvertedImage | RejectedInput]:
+def _convert_batch(tasks: list[InputImage], transform: TransformSettings) -> list[ConvertedImage | RejectedInput]:
     return [convert(task, transform) for task in tasks]
 
 
@@ -139,53 +174,53 @@ def _end_with_parent() -> None:
 
 
 def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when it is killed: a worker would wait for its next task for ever."""
+    """Leave Ctrl-C to the parent, and end when the parent is killed; else a worker would wait for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _weight(task: InputImage) -> int:
+def _size_bytes(task: InputImage) -> int:
     return len(task.content) if isinstance(task.content, bytes) else 0
 
 
-def _chunks(tasks: Iterable[InputImage]) -> Iterator[list[InputImage]]:
-    chunk: list[InputImage] = []
+def _input_batches(tasks: Iterable[InputImage]) -> Iterator[list[InputImage]]:
+    batch: list[InputImage] = []
     for task in tasks:
-        chunk.append(task)
-        if len(chunk) == CHUNK_INPUTS or sum(map(_weight, chunk)) >= CHUNK_BYTES:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
+        batch.append(task)
+        if len(batch) == BATCH_INPUTS or sum(map(_size_bytes, batch)) >= BATCH_BYTES:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
 
 
 def _is_full(waiting: Collection[tuple[object, list[InputImage]]], workers: int) -> bool:
-    """Return whether enough is being worked on, by number or by weight."""
-    weight = sum(_weight(task) for _, chunk in waiting for task in chunk)
-    return len(waiting) > 2 * workers or (len(waiting) > 1 and weight > MOST_WAITING_BYTES)
+    """Return whether enough is in progress, by number or by size."""
+    size_bytes = sum(_size_bytes(task) for _, batch in waiting for task in batch)
+    return len(waiting) > 2 * workers or (len(waiting) > 1 and size_bytes > MOST_WAITING_BYTES)
 
 
 def _results(
-    future: Future[list[ConvertedImage | RejectedInput]], chunk: list[InputImage]
+    future: Future[list[ConvertedImage | RejectedInput]], batch: list[InputImage]
 ) -> list[ConvertedImage | RejectedInput]:
     try:
         return future.result()
     except BrokenProcessPool:
         raise DataError(
-            f"a process died (killed, out of memory?) while it read one of {len(chunk)} images from '{chunk[0].name}' "
-            "on, or shortly after; run the same command again to go on, with fewer --workers if memory is short"
+            f"a worker process died (killed, out of memory?) at or after one of the {len(batch)} images from "
+            f"'{batch[0].name}' on; run the same command to resume, with fewer --workers if memory is short"
         ) from None
 
 
 def convert_all(
     tasks: Iterable[InputImage], transform: TransformSettings, workers: int
 ) -> Iterator[ConvertedImage | RejectedInput]:
-    """Convert inputs, and yield what became of each in their order.
+    """Convert inputs, and yield the result of each in order.
 
     Args:
-        tasks: the inputs; few more are taken than are being worked on, so that memory stays flat.
-        transform: what is done to them.
-        workers: processes beside this one; 0 and 1 mean none.
+        tasks: the inputs; taken only a little ahead, so that memory stays bounded.
+        transform: how they are transformed.
+        workers: processes; 0 and 1 convert in this one.
 
     Raises:
         DataError: a process died.
@@ -193,12 +228,12 @@ def convert_all(
     if workers <= 1:
         yield from (convert(task, transform) for task in tasks)
         return
-    # A fresh interpreter for each: a fork would inherit the threads that draw the progress bar, and their locks.
+    # spawned: a fork would inherit the threads of the progress bar, and their locks
     with ProcessPoolExecutor(workers, get_context("spawn"), _begin_worker) as pool:
         waiting: deque[tuple[Future[list[ConvertedImage | RejectedInput]], list[InputImage]]] = deque()
         try:
-            for chunk in _chunks(tasks):
-                waiting.append((pool.submit(_convert_chunk, chunk, transform), chunk))
+            for batch in _input_batches(tasks):
+                waiting.append((pool.submit(_convert_batch, batch, transform), batch))
                 while _is_full(waiting, workers):
                     yield from _results(*waiting.popleft())
             while waiting:

@@ -1,20 +1,22 @@
-"""`--drop-duplicates`: when all pieces are made, the shards that hold an image for the second time are written again.
+"""`--drop-duplicates`: once all chunks are finished, the shards that hold duplicates are written again.
 
-Only now is it known which image came first, whichever task was done first. A kill between a shard and its record leaves
-a piece that counts as not made, as any other kill does.
+Only then is it known which image came first, independent of the order of the tasks. A kill between a shard and its
+record leaves a chunk that counts as unfinished, like any other kill.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Shaped
+from PIL import Image
 
 from hdit_core.data.format.hashes import KINDS, first_duplicate
+from hdit_core.data.format.pixel_stats import Moments, add_moments, image_moments
 from hdit_core.data.format.shard import HASHES_DTYPE, ROW_DTYPE, Sample, ShardSample, atomic_shard, read_shard
-from hdit_core.data.image.codec import SUFFIXES
+from hdit_core.data.image.codec import SUFFIXES, decode
 from hdit_core.data.prepare.job import PrepareJob
 from hdit_core.data.prepare.journal import ChunkRecord, Journal, ShardRecord
 
@@ -23,31 +25,31 @@ Rows = Shaped[np.ndarray, " _"]
 
 @dataclass(frozen=True)
 class _DuplicateOf:
-    """Why an image is left out."""
+    """The reason why an image is dropped."""
 
-    kind: str  # of the hash that is the same
-    first: int  # row of the image that stays
+    kind: str  # of the equal hash
+    first: int  # row of the image that is kept
 
 
 def find_duplicates(rows: Rows) -> dict[int, _DuplicateOf]:
-    """Return the rows that equal an earlier one that stays, by their file or by their pixels."""
+    """Return the rows that equal an earlier row that is kept, by file or by pixels."""
     firsts = {kind: first_duplicate(np.ascontiguousarray(rows[kind])) for kind in KINDS}
     several = np.logical_or.reduce([np.bincount(first, minlength=len(rows))[first] > 1 for first in firsts.values()])
-    staying: dict[str, dict[int, int]] = {kind: {} for kind in KINDS}
-    twins: dict[int, _DuplicateOf] = {}
+    kept: dict[str, dict[int, int]] = {kind: {} for kind in KINDS}
+    duplicates: dict[int, _DuplicateOf] = {}
     for row in np.flatnonzero(several).tolist():
         groups = {kind: int(first[row]) for kind, first in firsts.items()}
-        same = [_DuplicateOf(kind, staying[kind][group]) for kind, group in groups.items() if group in staying[kind]]
+        same = [_DuplicateOf(kind, kept[kind][group]) for kind, group in groups.items() if group in kept[kind]]
         if same:
-            twins[row] = same[0]
+            duplicates[row] = same[0]
         else:
             for kind, group in groups.items():
-                staying[kind][group] = row
-    return twins
+                kept[kind][group] = row
+    return duplicates
 
 
 def _number(path: Path, row: np.void) -> int:
-    """Return the number of the input that an image was made from: the key in its tar header, a block before it."""
+    """Return the index of the input of an image: the key in its tar header, one block before it."""
     with path.open("rb") as file:
         file.seek(int(row["offset"]) - 512)
         return int(file.read(100).split(b".")[0])
@@ -62,88 +64,104 @@ def _sample(
 
 
 def _rewrite_without(job: PrepareJob, path: Path, shard: ShardRecord, left_out: set[int]) -> ShardRecord | None:
-    """Write a shard again without some of its samples; None, and no file, if none is left."""
+    """Write a shard again without some of its samples; return None and write nothing if none is left."""
     if len(left_out) == len(shard.rows):
         return None
     samples = read_shard(path)
     with path.open("rb") as file, atomic_shard(path) as writer:
-        for place, (stored, row) in enumerate(zip(samples, shard.rows, strict=True)):
-            if place not in left_out:
+        for position, (stored, row) in enumerate(zip(samples, shard.rows, strict=True)):
+            if position not in left_out:
                 file.seek(int(row["offset"]))
                 image = file.read(int(row["length"]))
                 writer.add(_sample(job, stored, file.fileno(), image, row, shard.size))
     return ShardRecord.of(shard.name, shard.size, writer.written)
 
 
-class _Places:
-    """Where each row lies: rows are counted through all pieces and their shards."""
+class _RowPositions:
+    """The position of each row, counted through all chunks and their shards."""
 
-    def __init__(self, journal: Journal, num_pieces: int) -> None:
+    def __init__(self, journal: Journal, num_chunks: int) -> None:
         self.folder = journal.folder
-        self.shards: list[tuple[int, int, str]] = []  # first row, piece, name of each shard
-        found = [np.empty(0, ROW_DTYPE)]
+        self.shards: list[tuple[int, int, str]] = []  # first row, chunk, name of each shard
+        rows = [np.empty(0, ROW_DTYPE)]
         first = 0
-        for number in range(num_pieces):
+        for number in range(num_chunks):
             for shard in journal.read(number).shards:
                 self.shards.append((first, number, shard.name))
-                found.append(shard.rows)
+                rows.append(shard.rows)
                 first += len(shard.rows)
-        self.rows = np.concatenate(found)
+        self.rows = np.concatenate(rows)
         self._firsts = np.array([first for first, *_ in self.shards], np.int64)
 
     def of(self, row: int) -> tuple[int, str, int]:
-        """Return piece, shard and place in the shard of a row."""
+        """Return the chunk, shard and position in the shard of a row."""
         first, number, name = self.shards[int(np.searchsorted(self._firsts, row, "right")) - 1]
         return number, name, row - first
 
     def input(self, row: int) -> int:
-        """Return the number of the input that a row was made from."""
+        """Return the index of the input of a row."""
         return _number(self.folder / self.of(row)[1], self.rows[row])
 
 
-def _lines(job: PrepareJob, places: _Places, twins: dict[int, _DuplicateOf]) -> dict[int, list[str]]:
-    """Return the lines of rejects.jsonl of each piece, read before anything is written again."""
+def _lines(job: PrepareJob, positions: _RowPositions, duplicates: dict[int, _DuplicateOf]) -> dict[int, list[str]]:
+    """Return the new lines of rejects.jsonl of each chunk, before any shard is rewritten."""
     lines: dict[int, list[str]] = {}
-    for row, twin in twins.items():
-        number, first = places.input(row), places.input(twin.first)
-        reason = f"the same {KINDS[twin.kind]} as {job.inputs[first].name}"
+    for row, duplicate in duplicates.items():
+        number, first = positions.input(row), positions.input(duplicate.first)
+        reason = f"the same {KINDS[duplicate.kind]} as {job.inputs[first].name}"
         line = json.dumps({"number": number, "name": job.inputs[number].name, "reason": reason})
-        lines.setdefault(places.of(row)[0], []).append(line)
+        lines.setdefault(positions.of(row)[0], []).append(line)
     return lines
+
+
+def _moments_of(job: PrepareJob, path: Path, shard: ShardRecord, left_out: Collection[int]) -> Moments:
+    """Return the moments of some images of a shard."""
+    moments: Moments = ()
+    shape, codec = (*shard.size, job.rules.channels), job.rules.codec
+    with path.open("rb") as file:
+        for row in shard.rows[sorted(left_out)]:
+            file.seek(int(row["offset"]))
+            pixels = decode(file.read(int(row["length"])), codec, shape)
+            image = Image.fromarray(pixels[..., 0] if shape[-1] == 1 else pixels)
+            moments = add_moments(moments, image_moments(image))
+    return moments
 
 
 def _rewrite_chunk(
     job: PrepareJob, journal: Journal, record: ChunkRecord, left_out: dict[str, set[int]], lines: Sequence[str]
 ) -> None:
-    """Write the shards of a piece again, then its record."""
+    """Write the shards of a chunk again, then its record."""
+    moments = record.moments
     shards: list[ShardRecord] = []
     for shard in record.shards:
         path = journal.folder / shard.name
+        if moments:
+            moments = add_moments(moments, _moments_of(job, path, shard, left_out.get(shard.name, ())), -1)
         kept = _rewrite_without(job, path, shard, left_out[shard.name]) if shard.name in left_out else shard
         shards += [kept] if kept else []
     rejects = sorted([*record.rejects, *lines], key=lambda line: json.loads(line)["number"])
     duplicates = record.duplicates + len(lines)
-    changed = {"shards": tuple(shards), "rejects": tuple(rejects), "duplicates": duplicates}
+    changed = {"shards": tuple(shards), "rejects": tuple(rejects), "duplicates": duplicates, "moments": moments}
     journal.add(record.model_copy(update=changed))
 
 
 def drop_duplicates(job: PrepareJob, journal: Journal) -> None:
-    """Leave out every image that is the same as an earlier one, once all pieces are made."""
-    places = _Places(journal, job.num_chunks)
-    twins = find_duplicates(places.rows)
+    """Drop every image that equals an earlier one, once all chunks are finished."""
+    positions = _RowPositions(journal, job.num_chunks)
+    duplicates = find_duplicates(positions.rows)
     left_out: dict[int, dict[str, set[int]]] = {}
-    for row in twins:
-        number, name, place = places.of(row)
-        left_out.setdefault(number, {}).setdefault(name, set()).add(place)
-    lines = _lines(job, places, twins)
+    for row in duplicates:
+        number, name, position = positions.of(row)
+        left_out.setdefault(number, {}).setdefault(name, set()).add(position)
+    lines = _lines(job, positions, duplicates)
     for number in sorted(left_out):
         _rewrite_chunk(job, journal, journal.read(number), left_out[number], lines[number])
     _remove_emptied(journal, job.num_chunks)
 
 
-def _remove_emptied(journal: Journal, num_pieces: int) -> None:
-    """Remove shards of which nothing is left, also where a kill came between the record and this."""
-    named = {shard.name for number in range(num_pieces) for shard in journal.read(number).shards}
+def _remove_emptied(journal: Journal, num_chunks: int) -> None:
+    """Remove shards without any image left, also after a kill between the record and this."""
+    named = {shard.name for number in range(num_chunks) for shard in journal.read(number).shards}
     for path in journal.folder.glob("shard-*.tar"):
         if path.name not in named:
             path.unlink()

@@ -24,9 +24,9 @@ from hdit_core.locks import LockHeldError, locked
 LOCK = "lock"
 
 
-def _ranges(pieces: range) -> list[tuple[int, int]]:
-    """Return first byte and number of bytes of each lock: one lock for pieces that lie together."""
-    return [(pieces.start, max(1, len(pieces)))] if pieces.step == 1 else [(number, 1) for number in pieces]
+def _ranges(chunks: range) -> list[tuple[int, int]]:
+    """Return first byte and number of bytes of each lock: one lock for chunks that lie together."""
+    return [(chunks.start, max(1, len(chunks)))] if chunks.step == 1 else [(number, 1) for number in chunks]
 
 
 @contextmanager
@@ -58,7 +58,7 @@ _PLAN_NAME = re.compile(r"plan-([0-9]+)-of-([0-9]+)\.json")
 
 
 def shard_name(number: int, size: tuple[int, int] | None = None) -> str:
-    """Return the file name of a piece's shard, with its height and width where images have several sizes."""
+    """Return the file name of a chunk's shard, with its height and width where images have several sizes."""
     return f"shard-{number:06}{'-{}x{}'.format(*size) if size else ''}.tar"
 
 
@@ -87,7 +87,7 @@ class ShardRecord(BaseModel):
 
 
 class ChunkRecord(BaseModel):
-    """What became of one piece of the inputs, a shard's worth."""
+    """What became of one chunk of the inputs, a shard's worth."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -95,8 +95,15 @@ class ChunkRecord(BaseModel):
     inputs: int
     shards: tuple[ShardRecord, ...]  # one a size; none where no input was usable
     rejects: tuple[str, ...]  # their lines of rejects.jsonl
-    duplicates: int  # how many of those could be used, and are left out because they are known
+    duplicates: int  # how many of those are usable images that were dropped as duplicates
     remarks: dict[str, int]
+    excluded: int = 0  # how many rejects are usable images that --min-size or --no-upscale leaves out
+    moments: tuple[int, ...] = ()  # of the stored pixels, see `pixel_stats`
+
+    @property
+    def bad(self) -> int:
+        """How many inputs are unusable."""
+        return len(self.rejects) - self.duplicates - self.excluded
 
 
 class _Plan(BaseModel):
@@ -117,7 +124,7 @@ class Journal:
         return self.folder / UNFINISHED / f"{number:06}.json"
 
     def read(self, number: int) -> ChunkRecord:
-        """Return the record of a piece that is done.
+        """Return the record of a chunk that is done.
 
         Raises:
             OSError, ValidationError: it is not.
@@ -125,7 +132,7 @@ class Journal:
         return ChunkRecord.model_validate_json(self._path(number).read_bytes())
 
     def finished(self, number: int) -> ChunkRecord | None:
-        """Return the record of a piece, None if there is none or a shard is not what it says."""
+        """Return the record of a chunk, None if there is none or a shard is not what it says."""
         try:
             record = self.read(number)
             whole = all(digest(self.folder / shard.name).sha256 == shard.sha256 for shard in record.shards)
@@ -134,7 +141,7 @@ class Journal:
         return record if whole else None
 
     def add(self, record: ChunkRecord) -> None:
-        """Note that a piece is done; its files must be in their places."""
+        """Note that a chunk is done; its files must be in their places."""
         write_atomic(self._path(record.number), record.model_dump_json())
 
     def task_counts(self) -> set[int]:
@@ -180,29 +187,29 @@ def _begin(folder: Path, fingerprint: str, task: ArrayTask) -> None:
         raise
 
 
-def _remove_leftovers(folder: Path, pieces: range) -> None:
-    """Remove what killed writers of these pieces left behind; others may be at work on theirs."""
+def _remove_leftovers(folder: Path, chunks: range) -> None:
+    """Remove what killed writers of these chunks left behind; others may be at work on theirs."""
     for place in (folder, folder / UNFINISHED):
         for left in place.glob(f"{TEMPORARY}*"):
             match = _OF_CHUNK.match(left.name)
-            if pieces.step == 1 or (match and int(match[1]) in pieces):
+            if chunks.step == 1 or (match and int(match[1]) in chunks):
                 left.unlink(missing_ok=True)
 
 
 @contextmanager
-def open_journal(folder: Path, fingerprint: str, task: ArrayTask, num_pieces: int) -> Iterator[Journal]:
-    """Begin or go on with a preparation; one process at a time may make a piece.
+def open_journal(folder: Path, fingerprint: str, task: ArrayTask, num_chunks: int) -> Iterator[Journal]:
+    """Begin or go on with a preparation; one process at a time may make a chunk.
 
     Raises:
-        UsageError: the folder holds something else, or another process makes some of the same pieces.
+        UsageError: the folder holds something else, or another process makes some of the same chunks.
     """
-    pieces = task.chunks(num_pieces)
-    with locked_chunks(folder, folder / UNFINISHED, pieces):
+    chunks = task.chunks(num_chunks)
+    with locked_chunks(folder, folder / UNFINISHED, chunks):
         flush_folder(folder.parent)
         try:
             if not holds_data_set(folder):  # another may have finished it since this one looked
                 _begin(folder, fingerprint, task)
-                _remove_leftovers(folder, pieces)
+                _remove_leftovers(folder, chunks)
             yield Journal(folder)
         finally:
             _drop_empty(folder)

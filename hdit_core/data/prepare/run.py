@@ -1,30 +1,36 @@
-"""Images of any kind become a verified data set: shards, index and manifest.
+"""Prepares images of any kind as a verified data set: shards, index and manifest.
 
-Each shard is made from a fixed piece of the inputs, so that its bytes depend on those alone: not on the number of
-processes or machines, on the order in which a folder lists its files, nor on where an earlier attempt was killed. What
-cannot be used is listed with its reason, and inputs = samples + rejects.
+Each shard is made from a fixed chunk of the inputs, so its bytes depend on those alone: not on the number of processes
+or machines, the order in which a folder lists its files, or where an earlier attempt was killed. Unusable inputs are
+listed with the reason, and inputs = samples + rejects.
 """
 
 import json
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from hdit_core.data.format.hashes import HashIndex
-from hdit_core.data.format.manifest import Manifest, read_manifest
+from hdit_core.data.format.manifest import Manifest, read_manifest, sigma_data
 from hdit_core.data.prepare.array_task import WHOLE_JOB, ArrayTask
 from hdit_core.data.prepare.build_shards import Progress, ProgressCounter, bad_limit, build_chunks, verify_chunks
 from hdit_core.data.prepare.drop_duplicates import drop_duplicates
 from hdit_core.data.prepare.finalize import collect_chunks, write_data_set
 from hdit_core.data.prepare.job import PrepareSettings, plan_job
 from hdit_core.data.prepare.journal import Journal, holds_data_set, open_journal
+from hdit_core.data.prepare.labels import BY_FOLDER
 from hdit_core.errors import DataError, UsageError
+
+Result = TypeVar("Result")
+FIRST_CLASSES = 4
 
 
 @dataclass(frozen=True)
 class PrepareSummary:
-    """What came of it."""
+    """The result of a preparation."""
 
     out: str
     images: int
@@ -39,23 +45,28 @@ class PrepareSummary:
     already_complete: bool
     elapsed_s: float
     remarks: dict[str, int] = field(default_factory=dict)
-    buckets: dict[str, int] = field(default_factory=dict)  # images of each size, where there are several
+    buckets: dict[str, int] = field(default_factory=dict)  # images of each size, if there are several
+    classes_from_folders: bool = False
+    first_classes: dict[str, int] = field(default_factory=dict)  # images of each, at most FIRST_CLASSES
+    pixel_mean: tuple[float, ...] = ()  # of each channel, of pixels in [-1, 1]
+    pixel_std: tuple[float, ...] = ()
+    sigma_data: float | None = None  # standard deviation over all channels
 
 
 @dataclass(frozen=True)
 class TaskSummary:
-    """What came of one task's share."""
+    """The result of one task's part."""
 
     out: str
     task: str  # such as "3/8"
     inputs: int
     rejects: int
-    shards: int  # pieces of the inputs
+    shards: int  # chunks of the inputs
     elapsed_s: float
 
 
 def _complete_manifest(folder: Path, fingerprint: str) -> Manifest:
-    """Return the manifest of a finished data set, if it is the one that is asked for."""
+    """Return the manifest of a finished data set if it was made from the same images with the same settings."""
     manifest = read_manifest(folder)
     if manifest.origin.fingerprint != fingerprint:
         raise UsageError(
@@ -65,8 +76,11 @@ def _complete_manifest(folder: Path, fingerprint: str) -> Manifest:
     return manifest
 
 
-def _summary(settings: PrepareSettings, manifest: Manifest, complete: bool, started_at: float) -> PrepareSummary:
+def _summary(
+    settings: PrepareSettings, manifest: Manifest, complete: bool, started_at: float, by_folder: bool
+) -> PrepareSummary:
     contents = manifest.contents
+    classes = zip(contents.classes or (), contents.class_counts or (), strict=True)
     return PrepareSummary(
         out=str(settings.out),
         images=contents.samples,
@@ -82,126 +96,134 @@ def _summary(settings: PrepareSettings, manifest: Manifest, complete: bool, star
         elapsed_s=round(time.monotonic() - started_at, 3),
         remarks=manifest.remarks,
         buckets={f"{bucket.height}x{bucket.width}": bucket.samples for bucket in contents.buckets},
+        classes_from_folders=by_folder and bool(contents.classes),
+        first_classes=dict(islice(classes, FIRST_CLASSES)),
+        pixel_mean=manifest.pixel_mean,
+        pixel_std=manifest.pixel_std,
+        sigma_data=sigma_data(manifest),
     )
 
 
 class _Preparation:
-    """One run: what is to be made, and how far it is."""
+    """One run of a preparation: its job and its progress."""
 
     def __init__(self, settings: PrepareSettings, on_progress: Progress | None) -> None:
         self.settings, self.on_progress = settings, on_progress
         self.started_at = time.monotonic()
-        self.work = plan_job(settings)
-        self.fingerprint = self.work.fingerprint()
-        self.limit = bad_limit(settings.max_bad, len(self.work.inputs))
+        self.job = plan_job(settings)
+        self.fingerprint = self.job.fingerprint()
+        self.limit = bad_limit(settings.max_bad, len(self.job.inputs))
 
     def complete(self) -> PrepareSummary | None:
-        """Return the summary of a set that is finished, None where it is not."""
+        """Return the summary of a finished set, None if it is not finished."""
         if not holds_data_set(self.settings.out):
             return None
         manifest = _complete_manifest(self.settings.out, self.fingerprint)
-        Journal(self.settings.out).remove()  # a kill may have come between the manifest and this
+        Journal(self.settings.out).remove()  # after a kill between the manifest and this
         if self.on_progress:
-            self.on_progress(len(self.work.inputs), len(self.work.inputs), manifest.rejects)
-        return _summary(self.settings, manifest, True, self.started_at)
+            self.on_progress(len(self.job.inputs), len(self.job.inputs), manifest.rejects)
+        return self.summary(manifest, True)
 
-    def _tally(self, task: ArrayTask) -> ProgressCounter:
-        work = self.work
-        total = sum(len(work.inputs_of(piece)) for piece in task.chunks(work.num_chunks))
+    def summary(self, manifest: Manifest, already_complete: bool) -> PrepareSummary:
+        """Return the summary of the finished set."""
+        by_folder = self.settings.labels == BY_FOLDER and self.job.source.classes is None
+        return _summary(self.settings, manifest, already_complete, self.started_at, by_folder)
+
+    def _counter(self, task: ArrayTask) -> ProgressCounter:
+        total = sum(len(self.job.inputs_of(chunk)) for chunk in task.chunks(self.job.num_chunks))
         return ProgressCounter(total, self.limit, self.on_progress)
 
-    def make(self, journal: Journal, task: ArrayTask) -> ProgressCounter:
-        """Make a share, or what is missing of it."""
-        work, tally = self.work, self._tally(task)
+    def build(self, journal: Journal, task: ArrayTask) -> ProgressCounter:
+        """Build the unfinished chunks of a task."""
+        counter = self._counter(task)
         known = HashIndex(self.settings.not_in) if self.settings.not_in else None
-        build_chunks(work, journal, task.chunks(work.num_chunks), self.settings.workers, tally, known)
-        return tally
+        build_chunks(self.job, journal, task.chunks(self.job.num_chunks), self.settings.workers, counter, known)
+        return counter
 
-    def check(self, journal: Journal) -> None:
-        """Verify what the tasks made."""
-        verify_chunks(self.work, journal, self.settings.workers, self._tally(WHOLE_JOB))
+    def verify(self, journal: Journal) -> None:
+        """Verify the chunks of all tasks."""
+        verify_chunks(self.job, journal, self.settings.workers, self._counter(WHOLE_JOB))
 
     def finish(self, journal: Journal) -> PrepareSummary:
-        """Turn the pieces into a data set."""
+        """Merge the chunks into a data set."""
         if self.settings.drop_duplicates:
-            drop_duplicates(self.work, journal)
-        pieces = collect_chunks(journal, self.work.num_chunks)
-        if not len(pieces.rows):
+            drop_duplicates(self.job, journal)
+        chunks = collect_chunks(journal, self.job.num_chunks)
+        if not len(chunks.rows):
             journal.remove()
-            first = json.loads(pieces.reject_lines[0])
+            first = json.loads(chunks.reject_lines[0])
             raise DataError(
-                f"{self.settings.source}: none of its {len(self.work.inputs):,} files is a usable image; "
+                f"{self.settings.source}: none of its {len(self.job.inputs):,} files is a usable image; "
                 f"the first is {first['name']}: {first['reason']}"
             )
-        manifest = write_data_set(self.work, self.fingerprint, pieces, self.settings.out)
+        manifest = write_data_set(self.job, self.fingerprint, chunks, self.settings.out)
         journal.remove()
-        return _summary(self.settings, manifest, False, self.started_at)
+        return self.summary(manifest, False)
 
-    def journal(self, task: ArrayTask) -> AbstractContextManager[Journal]:
-        """Keep others out of a share while it is made."""
-        return open_journal(self.settings.out, self.fingerprint, task, self.work.num_chunks)
+    def with_journal(self, task: ArrayTask, act: Callable[[Journal], Result]) -> Result | PrepareSummary:
+        """Return the result of `act` while other processes are kept off the task, or the summary of a finished set."""
+        if summary := self.complete():
+            return summary
+        with open_journal(self.settings.out, self.fingerprint, task, self.job.num_chunks) as journal:
+            return self.complete() or act(journal)  # another process may have finished it meanwhile
 
 
 def prepare_data(settings: PrepareSettings, on_progress: Progress | None = None) -> PrepareSummary:
-    """Make a data set, go on with an unfinished one, or find that it is complete and write nothing.
+    """Prepare a data set, resume an unfinished one, or find a complete one and write nothing.
 
     Args:
-        settings: what to make of which images.
-        on_progress: called after every image with inputs done, inputs in all, and how many cannot be used.
+        settings: the source, and how it is prepared.
+        on_progress: called after every image with the number of inputs done, of all inputs, and of unusable ones.
 
     Raises:
         UsageError: there is no such source, or the folder holds something else.
-        DataError: the source cannot be read, no image in it is usable, or more are bad than `max_bad` allows.
+        DataError: the source cannot be read, no image is usable, or more are unusable than `max_bad` allows.
     """
     run = _Preparation(settings, on_progress)
-    if summary := run.complete():
-        return summary
-    with run.journal(WHOLE_JOB) as journal:
-        if summary := run.complete():  # another process may have finished it meanwhile
-            return summary
-        run.make(journal, WHOLE_JOB)
+
+    def act(journal: Journal) -> PrepareSummary:
+        run.build(journal, WHOLE_JOB)
         return run.finish(journal)
+
+    return run.with_journal(WHOLE_JOB, act)
 
 
 def prepare_task(
     settings: PrepareSettings, task: ArrayTask, on_progress: Progress | None = None
 ) -> TaskSummary | PrepareSummary:
-    """Make one task's share of a data set in a folder that all tasks share, or go on with it; `finish_data` follows.
+    """Prepare or resume one task's part of a data set in a folder that all tasks share; `finish_data` follows.
 
     Args:
         settings: the same for all tasks.
         task: which of them this is.
-        on_progress: as for `prepare_data`, of this share's inputs.
+        on_progress: as for `prepare_data`, of this task's inputs.
 
     Returns:
-        The data set's summary where it is complete already.
+        The data set's summary if it is complete already.
 
     Raises:
-        UsageError, DataError: as `prepare_data` does, and where another process is making the same share.
+        UsageError, DataError: as `prepare_data`, and if another process works on the same part.
     """
     run = _Preparation(settings, on_progress)
-    if summary := run.complete():
-        return summary
-    with run.journal(task) as journal:
-        if summary := run.complete():
-            return summary
-        tally = run.make(journal, task)
-    pieces = task.chunks(run.work.num_chunks)
-    elapsed_s = round(time.monotonic() - run.started_at, 3)
-    return TaskSummary(str(settings.out), str(task), tally.done, tally.bad, len(pieces), elapsed_s)
+
+    def act(journal: Journal) -> TaskSummary:
+        counter, chunks = run.build(journal, task), task.chunks(run.job.num_chunks)
+        elapsed_s = round(time.monotonic() - run.started_at, 3)
+        return TaskSummary(str(settings.out), str(task), counter.done, counter.bad, len(chunks), elapsed_s)
+
+    return run.with_journal(task, act)
 
 
 def finish_data(settings: PrepareSettings, on_progress: Progress | None = None) -> PrepareSummary:
-    """Verify every shard that the tasks made, and turn them into the data set that one process would have made.
+    """Verify the shards of all tasks, and merge them into the data set that one process would have made.
 
     Raises:
-        UsageError, DataError: as `prepare_data` does, and where a task is missing or still at work.
+        UsageError, DataError: as `prepare_data`, and if a part is missing or a task is still running.
     """
     run = _Preparation(settings, on_progress)
-    if summary := run.complete():
-        return summary
-    with run.journal(WHOLE_JOB) as journal:
-        if summary := run.complete():
-            return summary
-        run.check(journal)
+
+    def act(journal: Journal) -> PrepareSummary:
+        run.verify(journal)
         return run.finish(journal)
+
+    return run.with_journal(WHOLE_JOB, act)

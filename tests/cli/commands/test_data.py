@@ -75,7 +75,7 @@ def test_a_program_reads_what_is_damaged(prepare, run, tmp_path):
 def test_two_levels_are_one_too_many(run, tmp_path):
     code, _, err = run("data", "verify", tmp_path, "--quick", "--deep")
     assert code == 2
-    assert "--quick, --deep: expected one of them at most" in err
+    assert "--quick, --deep: expected at most one of them" in err
 
 
 def test_show_says_what_a_set_holds(prepare, run, tmp_path):
@@ -136,7 +136,7 @@ def test_a_contact_sheet_is_a_png(prepare, run, tmp_path):
     prepare()
     code, _, err = run("data", "show", tmp_path / "set", "--sheet", tmp_path / "sheet.jpg")
     assert code == 2
-    assert "sheet.jpg: expected a name that ends in .png" in err
+    assert "sheet.jpg: expected a file name ending in .png" in err
 
 
 def test_a_folder_without_a_data_set_is_said(run, tmp_path):
@@ -149,7 +149,7 @@ def test_tasks_are_finished_to_one_set(prepare, run, tmp_path):
     code, out, err = prepare("--task", "0/2", "--json")
     assert code == 0
     assert json.loads(out)["task"] == "0/2"
-    assert "task 0/2 is done; when all are, the same command with --finish makes the data set" in err
+    assert "task 0/2 is done; once all are, run the same command with --finish to merge the parts" in err
     code, _, err = prepare("--finish")
     assert code == 3
     assert "run again: --task 1/2" in err
@@ -167,7 +167,7 @@ def test_slurm_gives_the_task_and_a_word_takes_it_back(prepare, monkeypatch):
     code, out, err = prepare("--json")
     assert code == 0
     assert json.loads(out)["task"] == "2/3"
-    assert "task 2/3 of this Slurm job; --task 0/1 would make everything here" in err
+    assert "task 2/3 of this Slurm job; --task 0/1 would process everything in this process" in err
     code, out, err = prepare("--task", "0/1", "--json")
     assert code == 0
     assert json.loads(out)["images"] == 12
@@ -178,7 +178,7 @@ def test_slurm_gives_the_task_and_a_word_takes_it_back(prepare, monkeypatch):
 def test_the_last_step_is_no_task(prepare):
     code, _, err = prepare("--finish", "--task", "0/2")
     assert code == 2
-    assert "--finish: comes once, after all tasks; leave out --task" in err
+    assert "--finish: merges the parts of all tasks; leave out --task" in err
 
 
 def test_several_sizes_are_buckets(prepare):

@@ -37,7 +37,7 @@ def test_json_says_what_came_of_it(photos, capsys):
     assert {key: result[key] for key in expected} == expected
     assert not result["already_complete"]
     assert "1 files are left out" in err
-    assert "rejects.jsonl says why" in err
+    assert "the reasons are in" in err
 
 
 def test_the_summary_can_be_read(photos, capsys):
@@ -96,16 +96,16 @@ def test_jpeg_comes_with_a_warning(photos, capsys):
     ("more", "code", "message"),
     [
         (["--size", "8y8"], 2, "--size 8y8: expected pixels as N or HEIGHTxWIDTH"),
-        (["--size", "8", "--channels", "4"], 2, "--channels 4: expected 1 for grey or 3 for RGB"),
+        (["--size", "8", "--channels", "4"], 2, "--channels 4: expected 1 for greyscale or 3 for RGB"),
         (["--size", "8", "--background", "white"], 2, "--background white: expected a colour as '#RRGGBB'"),
         (["--size", "8", "--crop", "middle"], 2, "invalid value for '--crop': 'middle' is not one of"),
-        (["--size", "8", "--max-bad", "few"], 2, "--max-bad few: expected a number of images or a share"),
+        (["--size", "8", "--max-bad", "few"], 2, "--max-bad few: expected a number of inputs or a percentage"),
         (["--size", "8", "--labels", "gone.csv"], 2, "--labels gone.csv: expected auto, none, or a file"),
         (["--size", "8", "--classes", "gone.txt"], 2, "--classes gone.txt: expected imagenet, a prepared data set, or"),
-        (["--size", "8", "--quality", "90"], 2, "--quality 90: is of JPEG; with --format png every pixel is kept"),
+        (["--size", "8", "--quality", "90"], 2, "--quality 90: applies to JPEG only; --format png is lossless"),
         (["--size", "8", "--quality", "101", "--format", "jpeg"], 2, "Input should be less than or equal to 100"),
         (["--size", "8", "--resize", "nearest"], 2, "invalid value for '--resize': 'nearest' is not one of"),
-        (["--size", "8", "--max-bad", "0"], 3, "more than 0 of 7 inputs cannot be used"),
+        (["--size", "8", "--max-bad", "0"], 3, "1 of 7 inputs are unusable, more than --max-bad 0"),
         ([], 2, "issing option '--size'"),
     ],
 )

@@ -213,7 +213,7 @@ def test_too_many_bad_files_of_all_tasks_end_the_last_step(pictures, tmp_path):
     settings = PrepareSettings(str(pictures), tmp_path / "set", SIZE, shard_size=5, max_bad="1")
     for index in range(5):
         assert isinstance(prepare_task(settings, ArrayTask(index, 5)).rejects, int)
-    with pytest.raises(DataError, match="more than 1 of 25 inputs cannot be used, as --max-bad allows; the last"):
+    with pytest.raises(DataError, match="of 25 inputs are unusable, more than --max-bad 1; the last"):
         finish_data(settings)
 
 

@@ -19,7 +19,7 @@ from hdit_core.data.prepare.run import finish_data, prepare_data, prepare_task
 from hdit_core.errors import DataError
 from tests.data.class_folders import SIZE, bytes_of
 
-DROPPED = "left out, the same as another image"
+DROPPED = "dropped duplicates"
 
 
 @pytest.fixture
@@ -84,8 +84,8 @@ def test_the_hashes_are_those_of_the_files_and_the_pixels(pictures, prepare, tmp
 def test_duplicates_are_counted_and_stay(twins, prepare):
     summary = prepare(twins)
     assert (summary.images, summary.rejects) == (27, 2)
-    assert summary.remarks["the same as an earlier image"] == 4
-    assert summary.remarks["the same as an earlier image of another class"] == 3
+    assert summary.remarks["exact duplicates of an earlier image"] == 4
+    assert summary.remarks["exact duplicates of an earlier image of another class"] == 3
 
 
 def test_duplicates_are_left_out_and_listed(twins, prepare, tmp_path):
@@ -180,7 +180,7 @@ def validation(pictures, prepare, tmp_path):
 
 
 def test_an_image_of_another_set_is_refused(pictures, prepare, validation, tmp_path):
-    message = r"bee/001.png: the same file as image 0 of .*held-out, as --not-in forbids: .* with --drop-duplicates"
+    message = r"bee/001.png: the same file as image 0 of .*held-out, which --not-in forbids: .* with --drop-duplicates"
     with pytest.raises(DataError, match=message):
         prepare(pictures, not_in=(validation,))
 
@@ -221,7 +221,7 @@ def test_a_set_without_hashes_cannot_be_kept_out(pictures, prepare, validation):
     from hdit_core.data.format.manifest import write_manifest
 
     write_manifest(validation, read_manifest(validation).model_copy(update={"hashes": None}))
-    with pytest.raises(DataError, match="held-out: was made by an hdit that kept no hashes of its images; prepare it"):
+    with pytest.raises(DataError, match="held-out: an early hdit made it, without hashes of its images; prepare it"):
         prepare(pictures, not_in=(validation,))
 
 
@@ -229,7 +229,7 @@ def test_a_set_without_hashes_cannot_be_kept_out(pictures, prepare, validation):
     ("damage", "message"),
     [
         (lambda path: path.unlink(), r"hashes.npy: cannot be read .No such file or directory.; prepare or copy"),
-        (lambda path: os.truncate(path, 100), r"hashes.npy: its checksum does not fit the manifest; prepare or copy"),
+        (lambda path: os.truncate(path, 100), r"hashes.npy: has 100 bytes, the manifest says .*; prepare or copy"),
     ],
 )
 def test_damaged_hashes_are_said(pictures, prepare, validation, damage, message):
@@ -240,7 +240,10 @@ def test_damaged_hashes_are_said(pictures, prepare, validation, damage, message)
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"no numpy", "hashes.npy: no hashes "), (None, "hashes.npy: not the hashes of 2 images; prepare the data again")],
+    [
+        (b"no numpy", "hashes.npy: cannot be read "),
+        (None, "hashes.npy: does not have the rows of 2 images; prepare or copy"),
+    ],
 )
 def test_forged_hashes_are_said(validation, content, message):
     import io
@@ -253,7 +256,7 @@ def test_forged_hashes_are_said(validation, content, message):
     content = content or buffer.getvalue()
     (validation / "hashes.npy").write_bytes(content)
     manifest = read_manifest(validation)
-    entry = manifest.hashes.model_copy(update={"crc32": zlib.crc32(content)})
+    entry = manifest.hashes.model_copy(update={"crc32": zlib.crc32(content), "bytes": len(content)})
     write_manifest(validation, manifest.model_copy(update={"hashes": entry}))
     with pytest.raises(DataError, match=message):
         read_hashes(validation)

@@ -225,7 +225,7 @@ def test_bombs_of_every_kind_end_with_a_line_in_two_gigabytes(tmp_path):
 
 def test_few_large_files_of_an_archive_are_in_memory_at_once(monkeypatch):
     """300 members of 40 MB each would be 12 GB, if as many were taken as of small ones."""
-    monkeypatch.setattr("hdit_core.data.prepare.convert.CHUNK_BYTES", 1 << 20)
+    monkeypatch.setattr("hdit_core.data.prepare.convert.BATCH_BYTES", 1 << 20)
     monkeypatch.setattr("hdit_core.data.prepare.convert.MOST_WAITING_BYTES", 3 << 20)
     taken = []
 

@@ -124,7 +124,7 @@ def test_random_crops_depend_on_the_seed(pictures, prepare):
 
 
 @pytest.mark.parametrize(
-    ("size", "crop", "enlarged"),
+    ("size", "crop", "upscaled"),
     [
         ((9, 14), "center", 0),
         ((9, 15), "center", 23),
@@ -133,8 +133,8 @@ def test_random_crops_depend_on_the_seed(pictures, prepare):
         ((10, 15), "fit", 23),
     ],
 )
-def test_images_that_had_to_be_enlarged_are_counted(pictures, prepare, size, crop, enlarged):
-    assert prepare(pictures, size=size, crop=crop).remarks.get("enlarged", 0) == enlarged
+def test_images_that_had_to_be_upscaled_are_counted(pictures, prepare, size, crop, upscaled):
+    assert prepare(pictures, size=size, crop=crop).remarks.get("upscaled", 0) == upscaled
 
 
 def test_nothing_of_the_source_but_its_pixels_is_written(prepare, tmp_path):
@@ -175,7 +175,7 @@ def test_shards_without_any_usable_input_are_left_out(prepare, tmp_path):
     assert ImageReader(tmp_path / "set").read(0)[0].shape == (8, 12, 3)
 
 
-COUNTED_IN_ALL = ("enlarged", "the same as an earlier image")
+COUNTED_IN_ALL = ("upscaled", "exact duplicates of an earlier image")
 
 
 def test_the_whole_zoo_goes_through_and_nothing_is_lost(prepare, tmp_path):
