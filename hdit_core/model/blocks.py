@@ -20,7 +20,7 @@ INITIAL_LOGIT_SCALE = 10.0
 
 
 class AttentionBlock(nn.Module):
-    """Cosine-similarity attention with rotary positions; which tokens attend to which, the operator says."""
+    """Cosine-similarity attention with rotary position embedding; the operator defines which tokens attend to which."""
 
     def __init__(self, norm: AdaNorm, width: int, head_dim: int, operator: Operator, dropout: float) -> None:
         super().__init__()
@@ -36,19 +36,20 @@ class AttentionBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"], rotation: Rotation | None
     ) -> Float[Tensor, "B H W C"]:
+        """Return x after the block, residual included."""
         assert rotation is not None
-        if (whole := self._in_one_pass(x, cond, rotation)) is not None:
-            return whole
+        if (fused := self._fused(x, cond, rotation)) is not None:
+            return fused
         normal, x = self.norm(x, cond)
         if isinstance(self.operator, ShiftedWindows) and not torch.compiler.is_compiling():
             return self._in_windows(self.operator, normal, rotation).add_(x)
         attended = self.operator(*self._queries_keys_values(normal, rotation))
         return self._project(attended).add_(x)
 
-    def _in_one_pass(
+    def _fused(
         self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"], rotation: Rotation
     ) -> Float[Tensor, "B H W C"] | None:
-        """Return the block's result with fewer trips to memory, or None where it must go step by step."""
+        """Return the result of the fused kernel, or None if it does not apply."""
         matrices = (self.qkv.weight, self.out.weight)
         if rowwise_kernels(x, cond, *matrices) is None or not self._has_windows(x):
             return None
@@ -61,9 +62,9 @@ class AttentionBlock(nn.Module):
         return fused_window_attention(x, scale, self.qkv.weight, self.scale, self.out.weight, layout)
 
     def _has_windows(self, x: Float[Tensor, "B H W C"]) -> bool:
-        """Return whether attention is to windows, or to so few tokens that a grid is trained as one.
+        """Return whether attention has windows, or few enough tokens to train the grid as a single window.
 
-        In sampling it is not: there one image is to be drawn by all threads, and has the bits that it has among others.
+        Not in sampling: there all threads share an image, and its bits must not depend on the batch.
         """
         if isinstance(self.operator, ShiftedWindows):
             return self.operator.window_size**2 <= MOST_WINDOW
@@ -73,7 +74,7 @@ class AttentionBlock(nn.Module):
     def _in_windows(
         self, windows: ShiftedWindows, normal: Float[Tensor, "B H W C"], rotation: Rotation
     ) -> Float[Tensor, "B H W C"]:
-        """Do all but the sum with the tokens window by window."""
+        """Return the block without its residual, computed window by window."""
         _, height, width, _ = normal.shape
         q, k, v = self._queries_keys_values(windows.arrange(normal), windows.arranged(rotation))
         return windows.restore(self._project(windows.within(q, k, v, height, width)), height, width)
@@ -92,7 +93,7 @@ class FeedForwardBlock(nn.Module):
     """A feed-forward block, gated or not.
 
     Args:
-        unit: the unit, and how many features it takes for each of the `hidden` ones.
+        unit: the activation, and its number of input features per hidden feature.
     """
 
     def __init__(self, norm: AdaNorm, width: int, hidden: int, unit: tuple[Activation, int], dropout: float) -> None:
@@ -104,13 +105,14 @@ class FeedForwardBlock(nn.Module):
         self.down = Linear(hidden, width, constant(0.0))
 
     def forward(self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"]) -> Float[Tensor, "B H W C"]:
-        if (whole := self._in_one_pass(x, cond)) is not None:
-            return whole
+        """Return x after the block, residual included."""
+        if (fused := self._fused(x, cond)) is not None:
+            return fused
         normal, x = self.norm(x, cond)
         return self.down(self.dropout(self.unit(self.up(normal)))).add_(x)
 
-    def _in_one_pass(self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"]) -> Float[Tensor, "B H W C"] | None:
-        """Return the block's result with fewer trips to memory, or None where it must go step by step."""
+    def _fused(self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"]) -> Float[Tensor, "B H W C"] | None:
+        """Return the result of the fused kernel, or None if it does not apply."""
         matrices = (self.up.weight, self.down.weight)
         if self.unit is not geglu or rowwise_kernels(x, cond, *matrices) is None or not can_fuse(self, x, *matrices):
             return None
@@ -119,7 +121,7 @@ class FeedForwardBlock(nn.Module):
 
 
 class TransformerLayer(nn.Module):
-    """Attention, where the level has any, then feed-forward."""
+    """Attention, if the level has it, and feed-forward."""
 
     def __init__(self, attention: AttentionBlock | None, feed_forward: FeedForwardBlock) -> None:
         super().__init__()
@@ -129,6 +131,7 @@ class TransformerLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"], rotation: Rotation | None
     ) -> Float[Tensor, "B H W C"]:
+        """Return x after both blocks."""
         if self.attention is not None:
             x = self.attention(x, cond, rotation)
         return self.feed_forward(x, cond)

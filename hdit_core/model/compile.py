@@ -1,4 +1,4 @@
-"""`torch.compile`: what is compiled, where the results are kept for the next run, and how long it took."""
+"""`torch.compile` of the network: the layers, the persistent cache, and the compilation time."""
 
 import os
 
@@ -9,14 +9,14 @@ from hdit_core.files import cache_folder
 from hdit_core.model.hourglass import HourglassTransformer
 
 PHASES = ("entire_frame_compile", "entire_backward_compile")
-MOST_KINDS = 256  # of layers, shapes and modes together; torch gives up at 8 of its own accord
+MOST_KINDS = 256  # of layers, shapes and modes together; the default of torch is 8
 
 
 def compile_network(network: HourglassTransformer, backend: str = "inductor") -> None:
-    """Let the layers be compiled as they are first used, each shape by itself.
+    """Compile the layers on first use, separately for each shape.
 
     Args:
-        backend: of `torch.compile`. Inductor's results are kept in hdit's cache, or in `$TORCHINDUCTOR_CACHE_DIR`.
+        backend: of `torch.compile`. Inductor's results are stored in hdit's cache, or in `$TORCHINDUCTOR_CACHE_DIR`.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
     torch._dynamo.config.recompile_limit = max(MOST_KINDS, torch._dynamo.config.recompile_limit)
@@ -24,5 +24,5 @@ def compile_network(network: HourglassTransformer, backend: str = "inductor") ->
 
 
 def compile_seconds() -> float:
-    """Return for how long this process has compiled so far."""
+    """Return the compilation time of this process so far, in seconds."""
     return sum(cumulative_time_spent_ns.get(phase, 0.0) for phase in PHASES) / 1e9

@@ -1,4 +1,4 @@
-"""Noise level, augmentation, class and an extra vector become one conditioning vector (hdit-facts 4.9)."""
+"""The conditioning vector, from noise level, augmentation, class and an extra vector (hdit-facts 4.9)."""
 
 import math
 
@@ -19,7 +19,7 @@ AUGMENT_FEATURES = 9
 
 
 class FourierFeatures(FixedTensor):
-    """`[cos(2 pi W z), sin(2 pi W z)]`; W is random, fixed, and part of a checkpoint: without it that is worthless."""
+    """`[cos(2 pi W z), sin(2 pi W z)]`; W is random, fixed, and saved in checkpoints."""
 
     frequencies: Tensor
 
@@ -29,14 +29,15 @@ class FourierFeatures(FixedTensor):
         self.initial = {"frequencies": standard_normal}
 
     def forward(self, z: Float[Tensor, "B E"]) -> Float[Tensor, "B M"]:
-        # a sum and no matrix product: autocast would round the angles of one to 16 bits
+        """Return the features of z."""
+        # a sum instead of a matrix product, whose angles autocast would round to 16 bits
         z = rearrange(z.to(at_least_float32(self.frequencies.dtype)), "b e -> b 1 e")
         angles = (z * self.frequencies).sum(-1) * (2 * math.pi)
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 class MappingBlock(nn.Module):
-    """A feed-forward block on the conditioning vector, of the same unit as those of the levels."""
+    """A feed-forward block on the conditioning vector, with the activation of the levels."""
 
     def __init__(self, width: int, hidden: int, unit: tuple[Activation, int], dropout: float) -> None:
         super().__init__()
@@ -47,11 +48,12 @@ class MappingBlock(nn.Module):
         self.down = Linear(hidden, width, constant(0.0))
 
     def forward(self, x: Float[Tensor, "B M"]) -> Float[Tensor, "B M"]:
+        """Return x after the block."""
         return x + self.down(self.dropout(self.unit(self.up(self.norm(x)))))
 
 
 class MappingNetwork(nn.Module):
-    """The blocks between two norms."""
+    """Blocks between two norms."""
 
     def __init__(self, width: int, depth: int, hidden: int, unit: tuple[Activation, int], dropout: float) -> None:
         super().__init__()
@@ -60,6 +62,7 @@ class MappingNetwork(nn.Module):
         self.out_norm = RMSNorm(width)
 
     def forward(self, x: Float[Tensor, "B M"]) -> Float[Tensor, "B M"]:
+        """Return the mapped vector."""
         x = self.in_norm(x)
         for block in self.blocks:
             x = block(x)
@@ -67,7 +70,7 @@ class MappingNetwork(nn.Module):
 
 
 class ClassTable(nn.Module):
-    """One learned vector a class, and a last one for "no class"."""
+    """One learned vector per class, and a last one for "no class"."""
 
     def __init__(self, num_classes: int, width: int) -> None:
         super().__init__()
@@ -75,11 +78,12 @@ class ClassTable(nn.Module):
         self.initial = {"weight": standard_normal}
 
     def forward(self, class_ids: Int64[Tensor, " B"]) -> Float[Tensor, "B M"]:
+        """Return the vector of each class."""
         return F.embedding(class_ids, self.weight)
 
 
 class Conditioning(nn.Module):
-    """The whole of it: a sum of embeddings, mapped."""
+    """The sum of all embeddings, mapped."""
 
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
@@ -107,7 +111,7 @@ class Conditioning(nn.Module):
         time = self.time_features(rearrange(sigma.log() / 4, "b -> b 1"))
         cond = self.time_in(time.to(dtype))
 
-        # no augmentation is an embedding too, and not zero: the cosines of 0 are 1
+        # without augmentation the embedding is not zero: the cosines of 0 are 1
         if augment_cond is None:
             augment_cond = sigma.new_zeros(len(sigma), AUGMENT_FEATURES)
         cond = cond + self.augment_in(self.augment_features(augment_cond).to(dtype))

@@ -1,6 +1,6 @@
-"""Blocks of a layer in one compiled pass on a CPU, where nothing else is asked of them; else they go step by step.
+"""Fused CPU kernels for whole blocks of a layer, and the conditions for using them.
 
-Step by step each block writes and reads the tokens a dozen times over; between its products a CPU waits for its memory.
+Unfused, a block writes and reads the tokens a dozen times, and between matrix products a CPU is memory-bound.
 """
 
 from typing import Any
@@ -24,13 +24,14 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 class FusedFeedForward(torch.autograd.Function):
-    """y = x + down gated(up n), with n the normalised x.
+    """y = x + down geglu(up n), with n the normalized x.
 
-    Values and gates are kept for the backward pass, which works norms and units out again.
+    Values and gates are saved for the backward pass, which recomputes the norm and the activation.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        """Return y."""
         result, kept = feed_forward(_library(), x, scale, up, down, EPSILON, keep=True)
         ctx.save_for_backward(x, scale, up, down, kept)
         return result
@@ -38,6 +39,7 @@ class FusedFeedForward(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        """Return the gradients of the inputs."""
         x, scale, up, down, kept = ctx.saved_tensors
         return feed_forward_gradient(_library(), grad.contiguous(), x, scale, up, down, kept, EPSILON)
 
@@ -45,11 +47,11 @@ class FusedFeedForward(torch.autograd.Function):
 def fused_feed_forward(
     x: Float[Tensor, "B *rows C"], scale: Float[Tensor, "..."], up: Float[Tensor, "..."], down: Float[Tensor, "..."]
 ) -> Float[Tensor, "B *rows C"] | None:
-    """Return `x + down gated(up norm(x))`, or None where there is no pass for these.
+    """Return `x + down geglu(up norm(x))`, or None if the kernel does not support these tensors.
 
     Args:
         x: the input.
-        scale: `[B, *ones, C]`; this and the matrices of any other shape are left to those who can say what is wrong.
+        scale: `[B, *ones, C]`; wrong shapes, here or of matrices, give None, so that the unfused block reports them.
         up, down: `[2F, C]` and `[C, F]`.
     """
     width, hidden = x.shape[-1], down.shape[-1]
@@ -63,15 +65,16 @@ def fused_feed_forward(
 
 
 class FusedWindowAttention(torch.autograd.Function):
-    """y = x + out attend(similarity(qkv n)), with n the normalised x; see `window.py` and `similarity.py`.
+    """y = x + out attend(qk_norm(qkv n)), with n the normalized x; see `shifted_window.py` and `qk_norm.py`.
 
-    Queries, keys and values are kept as they meet, and what they gave; who attends to whom is worked out again.
+    Normalized queries and keys, values and attention outputs are saved; attention weights are recomputed.
     """
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, qkv: Tensor, logit_scale: Tensor, out: Tensor, layout: Layout
     ) -> Tensor:
+        """Return y."""
         weights = Weights(scale, qkv, logit_scale.sqrt(), out)
         result, kept = window_attention(_library(), x, weights, layout, EPSILON, keep=True)
         assert kept is not None
@@ -82,6 +85,7 @@ class FusedWindowAttention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the inputs."""
         x, cos, sin, logit_scale, *saved = ctx.saved_tensors
         weights, kept = Weights(*saved[:4]), Kept(*saved[4:])
         order, windows, tokens, allowed = ctx.layout
@@ -98,14 +102,14 @@ def fused_window_attention(
     out: Float[Tensor, "..."],
     layout: Layout,
 ) -> Float[Tensor, "B H W C"] | None:
-    """Return `x + out attend(similarity(qkv norm(x)))`, or None where there is no pass for these.
+    """Return `x + out attend(qk_norm(qkv norm(x)))`, or None if the kernel does not support these tensors.
 
     Args:
         x: the input.
-        scale: `[B, 1, 1, C]`; this and the matrices of any other shape are left to those who can say what is wrong.
+        scale: `[B, 1, 1, C]`; wrong shapes, here or of matrices, give None, so that the unfused block reports them.
         qkv, out: `[3C, C]` and `[C, C]`.
-        logit_scale: of each head.
-        layout: of windows and rotations.
+        logit_scale: one per head.
+        layout: windows and rotations.
     """
     width, heads, weights = x.shape[-1], len(logit_scale), (qkv, logit_scale, out)
     features, cells = width // heads, (*x.shape[1:3], heads)
@@ -122,13 +126,13 @@ def fused_window_attention(
 
 
 def can_fuse(block: nn.Module, x: Float[Tensor, "B *rows C"], *weights: Tensor) -> bool:
-    """Return whether a block is nothing but its formula, and one pass is the faster way to it.
+    """Return whether a block may use its fused kernel, and is faster with it.
 
-    So it is not traced, not autocast, drops nothing, is not differentiated forwards, and nobody looks at what goes
-    through its parts or has put others in their place.
+    It may not under tracing, autocast, forward-mode AD or a dispatch mode, with active dropout, or if hooks are set on
+    its submodules or these were replaced.
 
     Args:
-        block: all of its parts are a norm, products and dropout.
+        block: its submodules are a norm, linear layers and dropout.
         x: its input.
         weights: its matrices.
     """
@@ -136,7 +140,7 @@ def can_fuse(block: nn.Module, x: Float[Tensor, "B *rows C"], *weights: Tensor) 
         return False
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() or torch.is_autocast_enabled("cpu"):
         return False
-    if forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack() > 0:  # as of torch's counter of FLOPs
+    if forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack() > 0:  # such as FlopCounterMode
         return False
     return not module._has_any_global_hook() and all(map(_is_unmodified, block.children()))
 
@@ -152,7 +156,7 @@ def _is_per_image(scale: Tensor, x: Tensor) -> bool:
 
 
 def _trains_some_but_not_all(*others: Tensor, weights: tuple[Tensor, ...]) -> bool:
-    """Return whether gradients are asked for, but not of all weights: a pass always works those out."""
+    """Return whether gradients are needed, but not of all weights: the kernel always computes all."""
     return _needs_gradients(*others, *weights) and not all(weight.requires_grad for weight in weights)
 
 
@@ -162,5 +166,5 @@ def _needs_gradients(*tensors: Tensor) -> bool:
 
 def _library() -> RowwiseKernels:
     found = load_rowwise_kernels()
-    assert isinstance(found, RowwiseKernels)  # `rowwise_kernels` has found it
+    assert isinstance(found, RowwiseKernels)  # `rowwise_kernels` loaded it
     return found

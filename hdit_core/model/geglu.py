@@ -1,6 +1,6 @@
-"""The units of feed-forward blocks: the gated one (GEGLU: Shazeer 2020, arXiv 2002.05202; HDiT paper, section 3.2).
+"""Activations of feed-forward blocks: GEGLU (Shazeer 2020, arXiv 2002.05202; HDiT paper, section 3.2) and GELU.
 
-Only its input is kept for the backward pass, which works the gates out again: that is cheap beside fetching them.
+GEGLU saves only its input for the backward pass, which recomputes the gates: that is cheaper than reading them.
 """
 
 from collections.abc import Callable
@@ -17,20 +17,22 @@ from hdit_core.recipe.model import FeedForward
 
 
 class GEGLU(torch.autograd.Function):
-    """y = a gelu(b), with a and b the two halves of the features; gelu(b) = b cdf(b), the exact one."""
+    """y = a gelu(b), with a and b the two halves of the features; gelu(b) = b cdf(b), not approximated."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Return y."""
         ctx.save_for_backward(x)
         if rows := rowwise_kernels(x):
             return rows.geglu(x.contiguous())
         values, gates = x.chunk(2, dim=-1)
-        # contiguous: it is faster, and a row that stands alone would take another kernel and get other last bits
+        # contiguous: faster, and a single row would otherwise use another kernel with other last bits
         return values * F.gelu(gates.contiguous())
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
+        """Return the gradient of x."""
         (x,) = ctx.saved_tensors
         if rows := rowwise_kernels(grad, x):
             return rows.geglu_gradient(grad.contiguous(), x.contiguous())
@@ -46,4 +48,4 @@ def geglu(x: Float[Tensor, "*rows F2"]) -> Float[Tensor, "*rows F"]:
 
 Activation = Callable[[Tensor], Tensor]
 ACTIVATIONS: dict[FeedForward, tuple[Activation, int]] = {"geglu": (geglu, 2), "gelu": (F.gelu, 1)}
-"""What a recipe can ask for as `model.feed_forward`: the unit, and how many features it takes for each it gives."""
+"""Values of `model.feed_forward`: the activation, and its number of input features per output feature."""

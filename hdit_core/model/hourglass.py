@@ -30,7 +30,7 @@ from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
 
 def transformer_layer(level: LevelRecipe, recipe: ModelRecipe, place: int) -> TransformerLayer:
-    """Build one layer of a level; `place` counts from 0 on the way down and goes on on the way up."""
+    """Return layer number `place` of a level, counted through its encoder layers and then its decoder layers."""
     operator = attention_operator(level, place, recipe.attention_backend)
     norms = [ADA_NORMS[recipe.norm](level.width, recipe.mapping_width) for _ in range(2)]
     attention = operator and AttentionBlock(norms[0], level.width, level.head_dim, operator, level.dropout)
@@ -39,13 +39,13 @@ def transformer_layer(level: LevelRecipe, recipe: ModelRecipe, place: int) -> Tr
 
 
 class HourglassTransformer(nn.Module):
-    """The network F of the preconditioned denoiser: tokens get fewer and wider on the way in, and come back.
+    """The network F of the preconditioned denoiser: an encoder to fewer and wider tokens, and a decoder back.
 
     Its tensors are NaN until `initialize` or `load_state_dict` fills them. It computes in the dtype of its weights.
 
     Attributes:
-        activation_checkpointing: of how many levels, outermost first, each layer's activations are computed again in
-            the backward pass instead of kept; True: of all, False: of none. Gradients are the same bits.
+        activation_checkpointing: number of levels, outermost first, whose activations are recomputed in the backward
+            pass instead of saved; True: all, False: none. Gradients are bit-identical.
     """
 
     activation_checkpointing: bool | int
@@ -88,15 +88,15 @@ class HourglassTransformer(nn.Module):
         """Return the network's raw output.
 
         Args:
-            x: noised images, already scaled by c_in. Other sizes than the recipe's are taken where
-                `ModelRecipe.size_problems` has nothing to say.
+            x: noised images, already scaled by c_in. Sizes other than the recipe's are allowed if
+                `ModelRecipe.size_problems` yields nothing.
             sigma: noise level of each image, > 0; the network forms ln(sigma) / 4 itself.
-            class_ids: class of each image, `num_classes` for none; needed if and only if the network has classes.
-            augment_cond: what was done to each image (nine numbers, see `data/augment.py`); None: nothing, zeros.
-            mapping_cond: the extra conditioning vector, E = `mapping_cond_dim`; needed if and only if that is not 0.
+            class_ids: class of each image, `num_classes` for none; required if and only if the network has classes.
+            augment_cond: augmentation of each image (nine numbers, see `data/loader/augment.py`); None: zeros.
+            mapping_cond: the extra conditioning vector, E = `mapping_cond_dim`; required if and only if that is not 0.
 
         Raises:
-            ValueError: the size does not fit, or conditioning is missing or not known to the network.
+            ValueError: the size does not fit, or conditioning is missing or unknown to the network.
         """
         height, width = x.shape[-2:]
         if (height, width) != self.recipe.image_size:
@@ -111,7 +111,7 @@ class HourglassTransformer(nn.Module):
     def _in_and_out(
         self, tokens: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"], rotations: list[Rotation | None]
     ) -> Float[Tensor, "B H W C"]:
-        # on the way in: each level, then fewer and wider tokens
+        # encoder: each level, then fewer and wider tokens
         skips = []
         for level, (layers, merge) in enumerate(zip(self.down, self.merges, strict=True)):
             tokens = self._run(level, layers, tokens, cond, rotations[level])
@@ -120,16 +120,16 @@ class HourglassTransformer(nn.Module):
 
         tokens = self._run(len(skips), self.middle, tokens, cond, rotations[-1])
 
-        # on the way out: more and narrower tokens, the skip, then the level
+        # decoder: more and narrower tokens, the skip connection, then the level
         for level, (layers, split) in reversed(list(enumerate(zip(self.up, self.splits, strict=True)))):
             tokens = split(tokens, skips.pop())
             tokens = self._run(level, layers, tokens, cond, rotations[level])
         return tokens
 
     def compile_layers(self, **options: Any) -> None:
-        """Let `torch.compile` have each layer as a whole; layers that are alike share what it makes of the first.
+        """Compile each layer as a whole with `torch.compile`; equal layers share one compilation.
 
-        It never sees what depends on the grid alone: angles are made outside, and tiles' masks inside of operators.
+        What depends only on the grid is not compiled: angles are computed outside, masks inside custom operators.
 
         Args:
             options: of `torch.compile`.
@@ -139,14 +139,14 @@ class HourglassTransformer(nn.Module):
                 module.compile(fullgraph=True, **options)
 
     def _placed(self, tokens: Tensor) -> Tensor:
-        """Tell tokens where they are, unless rotations will."""
+        """Return the tokens with additive position embeddings, unless positions are rotary."""
         if self.recipe.positions == "rotary":
             return tokens
         _, height, width, features = tokens.shape
         return (tokens + sine_positions(height, width, features, tokens.device)).to(tokens.dtype)
 
     def _rotations(self, height: int, width: int) -> list[Rotation | None]:
-        """Return the rotary angles of each level, outermost first: once for all of its layers and steps."""
+        """Return the rotations of each level, outermost first, cached for all layers and steps."""
         frequencies = [rotary.get_buffer("frequencies") for rotary in self.rotary.values()]
         return self._last_rotations.get((height, width), frequencies, lambda: self._new_rotations(height, width))
 

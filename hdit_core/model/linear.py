@@ -1,7 +1,7 @@
-"""What weights are before training (HDiT paper, section 3; hdit-facts 4.11), and the linear map that all parts use.
+"""Weight initialization (HDiT paper, section 3; hdit-facts 4.11), and the linear layer.
 
-Every module of the network that owns tensors says in `initial` how each of them begins, a function of the shape and of
-the tensor's own random stream; `initialize` of `hourglass.py` carries it out.
+Every module with tensors has an attribute `initial` with an initializer for each, a function of the shape and of the
+tensor's own random stream; `initialize` in `hourglass.py` calls them.
 """
 
 import math
@@ -19,31 +19,31 @@ LEAST_ROWS = 16
 
 
 def constant(value: float) -> Initial:
-    """All entries the same."""
+    """Return an initializer that sets all entries to one value."""
     return lambda numbers, shape: np.full(shape, value, np.float32)
 
 
 def uniform_fan_in(numbers: np.random.Generator, shape: Shape) -> np.ndarray:
-    """Uniform in +-1/sqrt(columns): what torch gives a linear layer."""
+    """Return values uniform in +-1/sqrt(columns), torch's default for linear layers."""
     bound = 1 / math.sqrt(shape[-1])
     return (2 * numbers.random(tuple(shape), np.float32) - 1) * np.float32(bound)
 
 
 def standard_normal(numbers: np.random.Generator, shape: Shape) -> np.ndarray:
-    """Mean 0, standard deviation 1."""
+    """Return values with mean 0 and standard deviation 1."""
     return numbers.standard_normal(tuple(shape), np.float32)
 
 
 def nan_init(*shape: int) -> Tensor:
-    """A tensor that nobody has filled yet: NaN, so that a network used before `initialize` cannot pass unseen."""
+    """Return an uninitialized tensor: NaN, so that using a network before `initialize` is noticed."""
     return torch.full(shape, math.nan)
 
 
 class Linear(nn.Module):
-    """y = W x. No linear map of HDiT has a bias.
+    """y = W x. No linear layer of HDiT has a bias.
 
-    Fewer than `LEAST_ROWS` rows are padded with rows of zeros: CPU matrix products sum short stacks of rows in another
-    order, and an image's last bits would depend on how many others are in its batch. Gradients are not touched.
+    Fewer than `LEAST_ROWS` rows are padded with zeros: CPU matrix products of few rows sum in another order, so that
+    the last bits of an image would depend on the batch size. Gradients are unaffected.
     """
 
     initial: Mapping[str, Initial]

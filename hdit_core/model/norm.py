@@ -1,9 +1,7 @@
-"""Root-mean-square normalisation (HDiT paper, section 3.2): no mean is taken off and nothing is added. Beside it, the
-layer norm of DiT, which does both.
+"""Adaptive RMS norm (HDiT paper, section 3.2), without mean subtraction and bias, and the adaptive layer norm of DiT.
 
-Statistics are taken in float32 at least, whatever the dtype of the activations. The backward pass is written out: these
-small operations stand between all matrix products, and autograd's own takes twice the time. On a CPU with a compiler
-both are one pass of `native/rows.cpp`.
+Statistics are computed in float32 or float64, whatever the dtype of the activations. The backward pass is written out,
+since that of autograd takes twice as long. On a CPU with a compiler both directions are fused kernels.
 """
 
 from collections.abc import Callable
@@ -25,13 +23,14 @@ EPSILON = 1e-6
 
 
 class Normalised(torch.autograd.Function):
-    """y = scale * n with n = r x and r = (mean(x^2) + eps)^(-1/2); and x again, for what goes past the norm.
+    """y = scale * n with n = r x and r = (mean(x^2) + eps)^(-1/2); and x again, for the residual connection.
 
-    The gradient of x is r (scale g - n mean(scale g n)), plus that of what went past, and that of scale is g n.
+    The gradient of x is r (scale g - n mean(scale g n)) plus that of the residual; the gradient of scale is g n.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Return y and x."""
         ctx.set_materialize_grads(False)
         if rows := _rows_for(x, scale):
             normal, inverse = rows.norm(x.contiguous(), scale.contiguous(), EPSILON)
@@ -46,23 +45,24 @@ class Normalised(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, beside: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients of x and scale."""
         x, scale, inverse = ctx.saved_tensors
         if grad is None:
             return beside, None
         if rows := _rows_for(x, scale, grad):
             beside = None if beside is None else beside.contiguous()
             return rows.norm_gradient(grad.contiguous(), beside, x.contiguous(), scale.contiguous(), inverse)
-        grad = grad.to(inverse.dtype)  # else 16-bit gradients and scales would be rounded at every step of this
+        grad = grad.to(inverse.dtype)  # otherwise 16-bit gradients would be rounded after each operation
         normal = x * inverse
         product = grad * normal
         grad_scale = product.sum_to_size(scale.shape).to(scale.dtype)
-        along = (product * scale).mean(-1, keepdim=True)  # not in place: with one row an image, product is grad_scale
+        along = (product * scale).mean(-1, keepdim=True)  # not in place: with one row per image, product is grad_scale
         grad_x = (grad * scale).addcmul_(normal, along, value=-1).mul_(inverse)
         return (grad_x if beside is None else grad_x.add_(beside)).to(x.dtype), grad_scale
 
 
 def _rows_for(x: Tensor, scale: Tensor, *more: Tensor) -> RowwiseKernels | None:
-    """Return the compiled passes where they can take these: one scale for all rows, or one for each image."""
+    """Return the fused kernels if they support these tensors: one scale for all rows, or one per image."""
     one_an_image = scale.ndim == x.ndim > 1 and scale.shape == (x.shape[0], *[1] * (x.ndim - 2), x.shape[-1])
     return rowwise_kernels(x, scale, *more) if x.numel() and (scale.ndim == 1 or one_an_image) else None
 
@@ -73,7 +73,7 @@ def rms_norm(x: Float[Tensor, "*rows C"], scale: Float[Tensor, "*#rows C"]) -> F
 
 
 class RMSNorm(nn.Module):
-    """Normalisation with a learned scale for each feature."""
+    """RMS norm with a learned scale per feature."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -81,11 +81,12 @@ class RMSNorm(nn.Module):
         self.initial = {"scale": constant(1.0)}
 
     def forward(self, x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:
+        """Return x, normalized."""
         return rms_norm(x, self.scale)
 
 
 class AdaRMSNorm(nn.Module):
-    """Normalisation whose scale, `1 + W cond`, comes from the conditioning; W begins at zero (hdit-facts 4.8)."""
+    """RMS norm with the scale `1 + W cond`; W is initialized to zero (hdit-facts 4.8)."""
 
     def __init__(self, width: int, mapping_width: int) -> None:
         super().__init__()
@@ -94,21 +95,21 @@ class AdaRMSNorm(nn.Module):
     def forward(
         self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"]
     ) -> tuple[Float[Tensor, "B H W C"], Float[Tensor, "B H W C"]]:
-        """Return x normalised, and x as it was, for the sum behind the branch.
+        """Return x normalized, and x itself for the residual connection.
 
-        It is handed through so that its two gradients are added up where one of them arises, and not once more.
+        Passing x through adds its two gradients inside the backward pass of the norm, without another operation.
         """
         return Normalised.apply(x, self.scale(cond))
 
     def scale(self, cond: Float[Tensor, "B M"]) -> Float[Tensor, "B 1 1 C"]:
-        """Return each image's scale."""
+        """Return the scale of each image."""
         return rearrange(self.modulation(cond) + 1, "b c -> b 1 1 c")
 
 
 class AdaLayerNorm(nn.Module):
-    """Layer norm whose scale, `1 + W cond`, and shift, `V cond`, come from the conditioning (DiT, section 3.2; row G).
+    """Layer norm with the scale `1 + W cond` and the shift `V cond` (DiT, section 3.2; row G of table 5).
 
-    W and V begin at zero. DiT's gate of the branch is not part of it, as in row G of table 5.
+    W and V are initialized to zero. DiT's gate of the residual branch is left out, as in row G.
     """
 
     def __init__(self, width: int, mapping_width: int) -> None:
@@ -118,7 +119,7 @@ class AdaLayerNorm(nn.Module):
     def forward(
         self, x: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"]
     ) -> tuple[Float[Tensor, "B H W C"], Float[Tensor, "B H W C"]]:
-        """Return x normalised, and x as it was, as `AdaRMSNorm` does."""
+        """Return x normalized, and x itself, as `AdaRMSNorm` does."""
         scale, shift = rearrange(self.modulation(cond), "b (two c) -> two b 1 1 c", two=2)
         normal = F.layer_norm(x.to(at_least_float32(x.dtype)), x.shape[-1:], eps=EPSILON)
         return torch.addcmul(shift, normal, scale + 1).to(x.dtype), x
@@ -126,4 +127,4 @@ class AdaLayerNorm(nn.Module):
 
 AdaNorm = AdaRMSNorm | AdaLayerNorm
 ADA_NORMS: dict[Norm, Callable[[int, int], AdaNorm]] = {"rms": AdaRMSNorm, "layer": AdaLayerNorm}
-"""What a recipe can ask for as `model.norm`: functions of the width and the mapping network's."""
+"""Values of `model.norm`: constructors that take the width and the mapping width."""

@@ -1,4 +1,4 @@
-"""The optimizer's parameter groups, as the reference has them (hdit-facts 4.11)."""
+"""The optimizer's parameter groups, as in the reference implementation (hdit-facts 4.11)."""
 
 from typing import Any
 
@@ -8,21 +8,21 @@ MAPPING_LR_FACTOR = 1 / 3
 
 
 def is_mapping(name: str) -> bool:
-    """Tell whether a parameter belongs to the mapping network or carries its result into a norm: it learns slower."""
+    """Return whether a parameter belongs to the mapping network or to a modulation, with a lower learning rate."""
     return name.startswith("conditioning.mapping.") or name.endswith("norm.modulation.weight")
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
-    """Tell whether weight decay applies: to matrices, but not to those that bring the conditioning in."""
+    """Return whether weight decay applies: to matrices, except those of the conditioning inputs."""
     return parameter.ndim == 2 and (is_mapping(name) or not name.startswith("conditioning."))
 
 
 def parameter_groups(network: nn.Module, lr: float, weight_decay: float) -> list[dict[str, Any]]:
-    """Sort the network's parameters into groups for an optimizer.
+    """Return the network's parameters in groups for an optimizer.
 
     Args:
-        network: a bare `HourglassTransformer`, wrapped by nothing that renames its parameters.
-        lr: learning rate; the mapping network and its projections get a third of it.
+        network: a `HourglassTransformer`, without wrappers that rename its parameters.
+        lr: learning rate; the mapping network and its projections get one third of it.
         weight_decay: for matrices; scales, mixes, embeddings and conditioning inputs get none.
 
     Returns:

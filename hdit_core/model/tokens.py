@@ -1,6 +1,6 @@
-"""From pixels to tokens, from tokens to fewer and wider tokens, and back (HDiT paper, section 3.1; hdit-facts 4.10).
+"""Patching, token merging and splitting, and skip connections (HDiT paper, section 3.1; hdit-facts 4.10).
 
-A block of p x q cells becomes one token by laying its features one after the other, rows first, and a linear map.
+A block of p x q cells becomes one token by concatenating its features in row-major order, followed by a linear map.
 """
 
 import torch
@@ -13,7 +13,7 @@ from hdit_core.recipe.model import Skip
 
 
 class TokenMerge(nn.Module):
-    """p x q cells become one token."""
+    """Merges blocks of p x q cells into tokens."""
 
     def __init__(self, width_in: int, width_out: int, block: tuple[int, int]) -> None:
         super().__init__()
@@ -21,12 +21,13 @@ class TokenMerge(nn.Module):
         self.proj = Linear(width_in * block[0] * block[1], width_out)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 C2"]:
+        """Return the merged tokens."""
         p, q = self.block
         return self.proj(rearrange(x, "b (h p) (w q) c -> b h w (p q c)", p=p, q=q))
 
 
 class TokenSplit(nn.Module):
-    """One token becomes p x q cells."""
+    """Splits each token into p x q cells."""
 
     def __init__(
         self, width_in: int, width_out: int, block: tuple[int, int], initial: Initial = uniform_fan_in
@@ -36,15 +37,16 @@ class TokenSplit(nn.Module):
         self.proj = Linear(width_in, width_out * block[0] * block[1], initial)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H2 W2 C2"]:
+        """Return the cells."""
         p, q = self.block
         return rearrange(self.proj(x), "b h w (p q c) -> b (h p) (w q) c", p=p, q=q)
 
 
 class LerpSkip(TokenSplit):
-    """Both are mixed by one learned share: the paper's design.
+    """Split tokens and skip, interpolated with one learned weight: the paper's design.
 
-    The mix is `(1 - f) * skip + f * up`, as the reference computes it; equation 2 of the paper has it the other way
-    round. It begins at 1/2, where both agree.
+    The result is `(1 - f) * skip + f * up` as in the reference implementation; equation 2 of the paper swaps the
+    weights. f is initialized to 1/2, where both agree.
     """
 
     def __init__(self, width_in: int, width_out: int) -> None:
@@ -55,11 +57,12 @@ class LerpSkip(TokenSplit):
     def forward(  # type: ignore[override]
         self, x: Float[Tensor, "B H W C"], skip: Float[Tensor, "B H2 W2 C2"]
     ) -> Float[Tensor, "B H2 W2 C2"]:
+        """Return the interpolated tokens."""
         return torch.lerp(skip, super().forward(x), self.mix.to(x.dtype))
 
 
 class AddSkip(TokenSplit):
-    """Both are added up (row F2 of table 5)."""
+    """Split tokens plus skip (row F2 of table 5)."""
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__(width_in, width_out, (2, 2))
@@ -67,11 +70,12 @@ class AddSkip(TokenSplit):
     def forward(  # type: ignore[override]
         self, x: Float[Tensor, "B H W C"], skip: Float[Tensor, "B H2 W2 C2"]
     ) -> Float[Tensor, "B H2 W2 C2"]:
+        """Return the sum."""
         return super().forward(x) + skip
 
 
 class ConcatSkip(TokenSplit):
-    """Both stand side by side, and a linear map brings them back to the level's width, as in a U-Net (row F1)."""
+    """Split tokens and skip, concatenated and projected to the level's width, as in a U-Net (row F1)."""
 
     def __init__(self, width_in: int, width_out: int) -> None:
         super().__init__(width_in, width_out, (2, 2))
@@ -80,6 +84,7 @@ class ConcatSkip(TokenSplit):
     def forward(  # type: ignore[override]
         self, x: Float[Tensor, "B H W C"], skip: Float[Tensor, "B H2 W2 C2"]
     ) -> Float[Tensor, "B H2 W2 C2"]:
+        """Return the projected tokens."""
         return self.join(torch.cat([super().forward(x), skip], dim=-1))
 
 
@@ -88,4 +93,4 @@ SKIPS: dict[Skip, type[LerpSkip] | type[AddSkip] | type[ConcatSkip]] = {
     "add": AddSkip,
     "concat": ConcatSkip,
 }
-"""What a recipe can ask for as `model.skip`."""
+"""Values of `model.skip`."""
