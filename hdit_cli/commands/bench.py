@@ -46,7 +46,7 @@ SizesOption = Annotated[str, typer.Option("--sizes", metavar="N,...", help="Side
 
 @app.callback()
 def bench() -> None:
-    """Benchmark attention, training, sampling and data loading on this machine.
+    """Benchmark attention, training, sampling and data loading.
 
     Compared tasks are interleaved; results are medians. A benchmark takes a minute or two on two idle cores.
 

@@ -120,7 +120,7 @@ def test_what_a_command_returns_is_no_exit_code_unless_it_is_a_number(install_bo
         (["recip"], "no command 'recip'; did you mean 'recipe'? (see 'hdit --help')"),
         (
             ["xyzzy"],
-            "no command 'xyzzy'; there are bench, convert, data, edit,",
+            "no command 'xyzzy'; there are bench, convert, data, doctor, edit,",
         ),
         (["recipe", "lsit"], "no such command 'lsit'. Did you mean 'list'? (see 'hdit recipe --help')"),
         (["recipe", "show", "--jsn"], "no such option: --jsn; did you mean '--json'? (see 'hdit recipe show --help')"),
