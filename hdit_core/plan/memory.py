@@ -19,6 +19,7 @@ from hdit_core.flops.activations import (
 )
 from hdit_core.flops.count import Operation, count
 from hdit_core.model.native.workspace import feed_forward_blocks, feed_forward_workspace, window_workspace
+from hdit_core.plan.muon import muon_workspace
 from hdit_core.plan.sharding import hidden_numbers
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
@@ -105,7 +106,8 @@ def training_memory(model: ModelRecipe, images: int, place: RankLayout = RankLay
     parameters, holders = count(model).parameters, place.ranks if place.sharded else 1
     share = -(-parameters // holders)
     kept = ADAM_STATES * parameters - (hidden_numbers(model) if place.muon else 0)
-    held, gradients, work = _most(list(_pieces(model, images, place, checkpointed)), place)
+    muon = muon_workspace(model, place.value_bytes, place.sharded) if place.muon else 0
+    held, gradients, work = _most(list(_pieces(model, images, place, checkpointed)), place, muon)
     return Memory(
         weights=FLOAT32 * share,
         optimizer=FLOAT32 * -(-kept // holders),
@@ -117,11 +119,11 @@ def training_memory(model: ModelRecipe, images: int, place: RankLayout = RankLay
     )
 
 
-def _most(pieces: list[LayerMemory], place: RankLayout) -> tuple[int, int, int]:
-    """Return kept activations, gradients and work space of the moment in the backward pass when they are most."""
+def _most(pieces: list[LayerMemory], place: RankLayout, optimizer_work: int) -> tuple[int, int, int]:
+    """Return kept activations, gradients and work space at the peak of the backward pass or the optimizer step."""
     all_gradients = FLOAT32 * sum(piece.parameters for piece in pieces)
     held, gradients, waiting = sum(piece.kept for piece in pieces), 0, 0
-    moments = []
+    moments = [(0, all_gradients, optimizer_work)]
     for piece in reversed(pieces):
         waiting += piece.skip
         own = FLOAT32 * piece.parameters

@@ -1,0 +1,36 @@
+"""The planned memory of Muon's step, against what it takes on this machine."""
+
+from dataclasses import replace
+
+import pytest
+
+from hdit_core.plan.memory import training_memory
+from hdit_core.plan.muon import MatrixStack
+from hdit_core.recipe.read import check_recipe
+from tests.plan.test_memory import ON_A_CPU, measured_peak
+
+
+def wide(optimizer: str):
+    levels = [{"depth": 2, "width": 256, "attention": "global", "head_dim": 32}]
+    model = {"image_size": [16, 24], "levels": levels}
+    train = {"num_images": 1000, "batch_size": 2, "optimizer": optimizer}
+    return check_recipe({"model": model, "train": train}, "a test")
+
+
+def test_a_step_of_muon_whose_weights_outweigh_its_activations_stays_under_its_plan():
+    planned = training_memory(wide("muon").model, 2, replace(ON_A_CPU, muon=True))
+
+    peak = measured_peak(wide("muon"))
+    assert peak <= planned.total - planned.fixed <= 1.15 * peak
+
+
+def test_without_muon_its_workspace_is_not_planned():
+    model = wide("adamw").model
+    with_muon, without = (training_memory(model, 2, replace(ON_A_CPU, muon=muon)) for muon in (True, False))
+
+    assert with_muon.work_space > without.work_space
+
+
+@pytest.mark.parametrize(("value_bytes", "numbers"), [(4, 4 + 4 * 5), (2, 4 + 2 * 5)])
+def test_a_square_matrix_is_held_at_most_six_times_in_the_sum(value_bytes, numbers):
+    assert MatrixStack(3, 64, 64).workspace(value_bytes) >= numbers * 3 * 64**2
