@@ -57,8 +57,7 @@ def measure(
     """Return the statistics of a set, on the main rank only; independent of batch size, order and number of ranks.
 
     Args:
-        images, extractor: the set and the feature network.
-        batch_size: images per batch, at most a chunk; default: the extractor's.
+        images, extractor, batch_size: the set, the feature network, and images per batch, by default its own.
         on_progress: called with the number of images done and the total; first with those in the cache.
         num_blocks: number of parts of the set whose moments are kept, for the interval of a score.
         observers: shown every chunk once, in order, on the main rank.
@@ -66,8 +65,7 @@ def measure(
         gather: set where several ranks share the work; all of them call this.
 
     Raises:
-        DataError: an image is broken, or there are fewer than two.
-        NumericalError: a feature is not finite.
+        DataError, NumericalError: an image is broken, or there are fewer than two; or a feature is not finite.
         HditError, MeasurementStopped: another rank failed; or a rank was asked to stop.
     """
     gather = gather or FeatureGather(World(), extractor.num_features)

@@ -75,8 +75,7 @@ def page(
     """Return the report as text; arguments as for `write_report`.
 
     Args:
-        origin: when and how the score was made, as key, text and a link or "".
-        no_neighbours: why there is no sheet of neighbors.
+        origin, no_neighbours: key, text and a link or "" each; and why there is no sheet of neighbors.
     """
     estimates = list(score.estimates().items())
     if score.spread.infinity is not None:
