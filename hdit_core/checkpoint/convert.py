@@ -32,7 +32,7 @@ def convert_weights(
 
     Raises:
         UsageError: the target exists, or the source is a pickle and nobody vouched for it.
-        CheckpointError: the source is missing, damaged, or not such a file.
+        CheckpointError: the source is missing, corrupt, or not such a file.
     """
     if target.exists():
         raise UsageError(f"{target}: exists, and is not replaced; give another name, or remove it")

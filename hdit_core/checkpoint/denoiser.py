@@ -1,8 +1,9 @@
-"""From a path to a denoiser that can be called: a run, a checkpoint, a file of ours, or one of k-diffusion's."""
+"""Loading a denoiser from a run, a checkpoint, an exported model, or a file of hdit or k-diffusion."""
 
 import json
-import warnings
+import logging
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from hdit_core.checkpoint.ema.snapshots import find_post_hoc_ema, parse_ema_std, part_name
 from hdit_core.checkpoint.kdiffusion.recipe import recipe_from_kdiffusion
 from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion
-from hdit_core.checkpoint.layout import checkpoint_folders
+from hdit_core.checkpoint.layout import checkpoint_folders, recipe_file
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.safetensors_file import Tensors, read_tensors
 from hdit_core.devices import compute_dtype
@@ -20,15 +21,17 @@ from hdit_core.errors import CheckpointError, RecipeError
 from hdit_core.model.attention.backends import selected_backends
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.model import AttentionBackend
-from hdit_core.recipe.read import check_recipe
+from hdit_core.recipe.read import check_recipe, read_recipe
 from hdit_core.recipe.run import Recipe
 
+logger = logging.getLogger("hdit")
+
 Weights = str
-"""`"ema"`, `"model"`, or the length of an average: `"0.08"`."""
+"""`"ema"`, `"model"` (raw, not averaged), or an EMA length (sigma_rel) such as `"0.08"`."""
 
 
 EXPORTED = "weights.safetensors"
-"""What a folder of `hdit export` has in it, and neither a run nor a checkpoint."""
+"""The file that only folders of `hdit export` contain."""
 
 
 def load_denoiser(
@@ -38,23 +41,22 @@ def load_denoiser(
     dtype: torch.dtype | None = None,
     attention_backend: AttentionBackend = "auto",
 ) -> Denoiser:
-    """Load a denoiser, ready to be called: `denoiser(x, sigma, class_ids, augment_cond, mapping_cond)`.
+    """Load a denoiser: `denoiser(x, sigma, class_ids, augment_cond, mapping_cond)`.
 
     Args:
-        path: a run's folder (its newest intact checkpoint is taken), a checkpoint's folder, one that `hdit export`
-            wrote, a safetensors file that hdit wrote, or an inference checkpoint of k-diffusion.
-        weights: of a run or a checkpoint, the averaged weights (`"ema"`), the raw ones (`"model"`), or those of an
-            average of another length, such as `"0.08"`: one of `train.ema_profiles`, or of a run what `hdit ema` made.
-            A single file has only its own, and so has what was exported.
-        device: where the network goes.
-        dtype: of the network's parameters and buffers; default as they were saved.
-        attention_backend: who computes neighborhood attention. Not the recipe's, which was chosen for the machine that
-            trained.
+        path: a run (its newest valid checkpoint is used), a checkpoint, a folder of `hdit export`, a safetensors file
+            of hdit, or an inference checkpoint of k-diffusion.
+        weights: for a run or a checkpoint, the EMA weights (`"ema"`), the raw ones (`"model"`), or those of another EMA
+            length, such as `"0.08"`: one of `train.ema_profiles`, or for a run one that `hdit ema` reconstructed.
+            Files and exported models contain one kind only.
+        device: of the model.
+        dtype: of the model's parameters and buffers; default: as saved, and the widest one if they are mixed.
+        attention_backend: kernel of neighborhood attention. The recipe's is not used: it was chosen for the machine of
+            the training.
 
     Raises:
-        CheckpointError: there is nothing at the path, or it is damaged, or not what it says it is, or it has no such
-            average.
-        UsageError: the attention backend cannot run on the device, or the weights are none of the three kinds.
+        CheckpointError: there is nothing at the path, it is corrupt or not a checkpoint, or it has no such EMA.
+        UsageError: the attention backend cannot run on the device, or `weights` is invalid.
     """
     recipe, state = read_weights(Path(path), weights)
     recipe = recipe.model_copy(
@@ -62,24 +64,24 @@ def load_denoiser(
     )
     denoiser = build_denoiser(recipe, state, str(path)).to(device=device, dtype=dtype).eval().requires_grad_(False)
     if attention_backend != "auto":
-        attention_notes(denoiser)  # refuses here what could not run later
+        attention_notes(denoiser)  # raises now what would fail later
     return denoiser
 
 
 def attention_notes(denoiser: Denoiser) -> list[str]:
-    """Return who computes the denoiser's neighborhood attention where it is, a line for each choice.
+    """Return the kernels of the denoiser's neighborhood attention on its device, one line each.
 
     Raises:
-        UsageError: the attention backend that was asked for cannot run there.
+        UsageError: the requested attention backend cannot run on the device.
     """
     parameter = next(denoiser.parameters())
     dtype = compute_dtype(denoiser.recipe.train.precision, parameter.device)
-    dtype = parameter.dtype if dtype == torch.float32 else dtype  # only then is there an autocast
+    dtype = parameter.dtype if dtype == torch.float32 else dtype  # there is no autocast in float32
     return [choice.note for choice in selected_backends(denoiser.recipe.model, parameter.device, dtype)]
 
 
 def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors]:
-    """Return the recipe and the network's tensors of whatever `load_denoiser` takes.
+    """Return the recipe and the model's tensors of anything that `load_denoiser` accepts.
 
     Raises:
         CheckpointError, UsageError: as `load_denoiser`.
@@ -96,47 +98,62 @@ def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors]
     elif checkpoint_folders(path):
         checkpoint = _newest(path)
     else:
-        raise CheckpointError(f"{path}: neither a run with checkpoints nor a checkpoint")
+        raise CheckpointError(f"{path}: {_no_checkpoint(path)}")
     if part in ("ema", "model") or (checkpoint.folder / f"{part}.safetensors").exists():
         return checkpoint.recipe, checkpoint.tensors(part)
     return _read_file(find_post_hoc_ema(path, parse_ema_std(weights)))
 
 
+def _no_checkpoint(folder: Path) -> str:
+    """Return why a folder without checkpoints cannot be loaded."""
+    try:
+        train = read_recipe(str(recipe_file(folder))).train
+    except RecipeError:
+        return "neither a run with checkpoints nor a checkpoint"
+    first = min(train.checkpoint_every_images, train.num_images)
+    return f"no checkpoint yet; the first one is saved after {first:,} images"
+
+
 def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str) -> None:
-    """Refuse tensors that are not, name for name and shape for shape, those of a network.
+    """Refuse tensors whose names or shapes are not those of a model.
 
     Raises:
-        CheckpointError: naming the first that is missing, misshapen or unknown.
+        CheckpointError: naming the first tensor that is missing, misshapen or unknown.
     """
     for name, tensor in expected.items():
         if name not in found:
-            raise CheckpointError(f"{where}: lacks the tensor {name}, which its recipe asks for")
+            raise CheckpointError(f"{where}: lacks the tensor {name}, which its recipe requires")
         if found[name].shape != tensor.shape:
             raise CheckpointError(
-                f"{where}: {name} has shape {tuple(found[name].shape)}, its recipe asks for {tuple(tensor.shape)}"
+                f"{where}: {name} has shape {tuple(found[name].shape)}, its recipe requires {tuple(tensor.shape)}"
             )
     if surplus := sorted(set(found) - set(expected)):
-        raise CheckpointError(f"{where}: has the tensor {surplus[0]}, which its recipe does not know")
+        raise CheckpointError(f"{where}: has the tensor {surplus[0]}, which its recipe does not have")
 
 
 def build_denoiser(recipe: Recipe, state: Mapping[str, Tensor], where: str) -> Denoiser:
-    """Return the recipe's network with these tensors in it, wrapped as a denoiser.
+    """Return the denoiser of a recipe with these tensors.
+
+    Parameters of several floating-point types are cast to the widest one, since the layers need a common type.
 
     Raises:
-        CheckpointError: the tensors are not those of the recipe's network.
+        CheckpointError: the tensors are not those of the recipe's model.
     """
     with torch.device("meta"):
         network = HourglassTransformer(recipe.model)
     check_fit(network.state_dict(), state, where)
     network.load_state_dict(dict(state), assign=True)
+    dtypes = {parameter.dtype for parameter in network.parameters()}
+    if len(dtypes) > 1:
+        network.to(reduce(torch.promote_types, dtypes))
     return Denoiser(network, recipe)
 
 
 def _newest(run: Path) -> Checkpoint:
-    checkpoint, complaints = newest_checkpoint(run)
-    assert checkpoint is not None  # the caller saw that there is one
-    for complaint in complaints:
-        warnings.warn(f"{complaint}; {checkpoint.folder.name} is taken in its place", stacklevel=2)
+    checkpoint, errors = newest_checkpoint(run)
+    assert checkpoint is not None  # the caller checked that
+    for error in errors:
+        logger.warning("%s; %s is used instead", error, checkpoint.folder.name)
     return checkpoint
 
 
@@ -149,5 +166,5 @@ def _read_file(path: Path) -> tuple[Recipe, Tensors]:
             recipe = recipe_from_kdiffusion(json.loads(metadata["config"]))
             return recipe, state_from_kdiffusion(tensors, recipe)
     except (KeyError, ValueError, RecursionError, RecipeError) as error:
-        raise CheckpointError(f"{path}: its metadata is damaged: {error}") from None
-    raise CheckpointError(f"{path}: holds neither hdit's recipe nor k-diffusion's config; it may be another program's")
+        raise CheckpointError(f"{path}: its metadata is corrupt: {error}") from None
+    raise CheckpointError(f"{path}: contains neither a recipe of hdit nor a config of k-diffusion")

@@ -35,7 +35,7 @@ def open_checkpoint(folder: Path, *, verified: bool = False) -> Checkpoint:
             tensors have a checksum of their own.
 
     Raises:
-        CheckpointError: a file of it is missing, damaged, or of a format that this hdit does not read.
+        CheckpointError: a file of it is missing, corrupt, or of a format that this hdit does not read.
     """
     manifest = read_manifest(folder)
     if not verified:
@@ -49,7 +49,7 @@ def open_checkpoint(folder: Path, *, verified: bool = False) -> Checkpoint:
             f"that one, or a newer: {'; '.join(str(error).splitlines())}"
         ) from None
     except (ValidationError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}: damaged: {error}") from None
+        raise CheckpointError(f"{folder}: corrupt: {error}") from None
     return Checkpoint(folder, recipe, state)
 
 

@@ -20,12 +20,12 @@ class Log:
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's log, oldest first, without truncated or damaged lines."""
+    """Return the records of a run's log, oldest first, without truncated or corrupt lines."""
     return [record for record in jsonl.read(log_file(run)) if _has_counts(record, "step")]
 
 
 def read_scores(run: Path) -> list[dict[str, Any]]:
-    """Return the records of a run's scores, oldest first, without truncated or damaged lines."""
+    """Return the records of a run's scores, oldest first, without truncated or corrupt lines."""
     return [record for record in jsonl.read(scores_file(run)) if _has_counts(record, "step", "num_images")]
 
 

@@ -56,20 +56,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Read the manifest of a checkpoint and see that it is whole.
 
     Raises:
-        CheckpointError: it is missing, damaged, or of a format that this hdit does not read.
+        CheckpointError: it is missing, corrupt, or of a format that this hdit does not read.
     """
     manifest = read_table(folder / NAME)
     if manifest.get("format") not in READABLE:
         known = " and ".join(map(str, READABLE))
         raise CheckpointError(
-            f"{folder}/{NAME}: its format is {manifest.get('format')!r}, this hdit reads {known}; it is damaged, or a "
+            f"{folder}/{NAME}: its format is {manifest.get('format')!r}, this hdit reads {known}; it is corrupt, or a "
             "newer hdit wrote it: use that one"
         )
     if manifest.get("checksum") != manifest_checksum(manifest):
-        raise CheckpointError(f"{folder}/{NAME}: damaged: its checksum does not fit its content")
+        raise CheckpointError(f"{folder}/{NAME}: corrupt: its checksum does not fit its content")
     files = manifest.get("files")
     if not isinstance(files, dict) or "state.json" not in files or "model.safetensors" not in files:
-        raise CheckpointError(f"{folder}/{NAME}: damaged: it does not list the checkpoint's files")
+        raise CheckpointError(f"{folder}/{NAME}: corrupt: it does not list the checkpoint's files")
     if any("/" in name or "\\" in name or name.startswith(".") for name in files):
         raise CheckpointError(f"{folder}/{NAME}: names a file outside of its folder")
     return manifest
@@ -98,19 +98,19 @@ def read_table(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
-        raise CheckpointError(f"{path}: damaged: {error}") from None
+        raise CheckpointError(f"{path}: corrupt: {error}") from None
 
 
 def _verify(path: Path, expected: Any) -> None:
     if not path.is_file():
         raise CheckpointError(f"{path}: missing")
     if not isinstance(expected, dict):
-        raise CheckpointError(f"{path.parent}/{NAME}: damaged")
+        raise CheckpointError(f"{path.parent}/{NAME}: corrupt")
     if (size_bytes := path.stat().st_size) != expected.get("size_bytes"):
-        raise CheckpointError(f"{path}: damaged: {size_bytes} bytes, expected {expected.get('size_bytes')}")
+        raise CheckpointError(f"{path}: corrupt: {size_bytes} bytes, expected {expected.get('size_bytes')}")
     try:
         found = crc32(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     if found != expected.get("crc32"):
-        raise CheckpointError(f"{path}: damaged: its crc32 is {found}, expected {expected.get('crc32')}")
+        raise CheckpointError(f"{path}: corrupt: its crc32 is {found}, expected {expected.get('crc32')}")

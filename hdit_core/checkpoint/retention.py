@@ -51,7 +51,7 @@ def is_intact(folder: Path) -> bool:
 def prune(run: Path, train: TrainRecipe, just_read: Path | None = None) -> None:
     """Remove checkpoints older than the newest `train.keep_checkpoints` intact ones, but for those kept for ever.
 
-    All that are to count are read again and checksummed before anything is removed; a damaged one does not count. So
+    All that are to count are read again and checksummed before anything is removed; a corrupt one does not count. So
     at least two are intact at any moment, wherever a kill falls.
 
     Args:

@@ -1,7 +1,7 @@
-"""Safetensors files that say what they are: tensors, the recipe they belong to, and a checksum of all.
+"""Safetensors files of hdit: tensors, their recipe and a checksum of the content.
 
-safetensors itself loads most single-bit flips as different weights without an error; the checksum of the content,
-names and shapes included, catches them also in a file that was copied out of its checkpoint.
+safetensors loads most single-bit flips as different weights without an error. The checksum of the content, names and
+shapes included, detects them, also in a file that was copied out of its checkpoint.
 """
 
 import json
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hdit_core.errors import CheckpointError
-from hdit_core.files import Digest, DigestingWriter
+from hdit_core.files import Digest, DigestingWriter, naming
 
 NAMES = {
     torch.int64: "I64",
@@ -30,18 +30,21 @@ NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-"""The format's name of each type, in the order in which the tensors follow each other: so that all are aligned."""
+"""The format's name of each dtype, in the order in which tensors are stored, so that all are aligned."""
 
 ALIGNMENT_BYTES = 8
+SNIFFED_BYTES = 64
+PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""The first bytes of files of `torch.save`: a zip archive, or a bare pickle in older ones."""
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
-    """Return the bytes of a tensor on the CPU, without a copy where it is contiguous."""
+    """Return the bytes of a CPU tensor, without a copy if it is contiguous."""
     return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def num_bytes(tensors: Iterable[Tensor]) -> int:
-    """Return how many bytes the numbers of these tensors take."""
+    """Return the size of the tensors' data in bytes."""
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
@@ -49,15 +52,17 @@ def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], metadata: Mappi
     """Write a safetensors file and return its size and checksums.
 
     Args:
-        tensors: on the CPU, of the types in `NAMES`.
+        path: the file to write.
+        tensors: on the CPU, with dtypes in `NAMES`.
+        metadata: stored in the header.
 
     Raises:
         OSError: the disk is full, or cannot be written.
     """
-    places = list(NAMES)
-    names = sorted(tensors, key=lambda name: (places.index(tensors[name].dtype), name))
+    order = list(NAMES)
+    names = sorted(tensors, key=lambda name: (order.index(tensors[name].dtype), name))
     header = _header_bytes({name: tensors[name] for name in names}, metadata)
-    with path.open("wb") as file:
+    with naming(path), path.open("wb") as file:
         writer = DigestingWriter(file)
         writer.write(len(header).to_bytes(8, "little"))
         writer.write(header)
@@ -83,7 +88,7 @@ Tensors = dict[str, Tensor]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], recipe_json: str, **more: str) -> Digest:
-    """Write tensors with the recipe, whatever more is to be kept, and the checksum of it all in the file's metadata.
+    """Write tensors, with the recipe, further metadata and the checksum of all in the file's metadata.
 
     Returns:
         The file's size and checksums.
@@ -94,31 +99,31 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], recipe_json: str, *
 
 
 def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
-    """Read a safetensors file, ours or another's: its tensors and its metadata.
+    """Return the tensors and the metadata of a safetensors file, of hdit or another program.
 
     Raises:
-        CheckpointError: the file is missing, not safetensors, beyond all measure, or not what its checksum says.
+        CheckpointError: the file is missing, not safetensors, too large, or does not match its checksum.
     """
     metadata = read_metadata(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged, or not a safetensors file ({error})") from None
+        raise CheckpointError(f"{path}: corrupt, or not a safetensors file ({error})") from None
     if metadata.get("hdit") is not None:
-        found, expected = content_crc32(tensors, metadata), metadata.get("crc32")
-        if str(found) != expected:
+        actual, expected = content_crc32(tensors, metadata), metadata.get("crc32")
+        if str(actual) != expected:
             raise CheckpointError(
-                f"{path}: damaged: its content has checksum {found}, expected {expected}; use an intact copy"
+                f"{path}: corrupt: its content has checksum {actual}, expected {expected}; use another copy"
             )
     return tensors, metadata
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Return the metadata of a safetensors file after checking its header, without reading a tensor.
+    """Return the metadata of a safetensors file after checking its header, without reading tensors.
 
     Raises:
-        CheckpointError: there is no such file, or its header is not one.
+        CheckpointError: there is no such file, or its header is invalid.
     """
     header = _read_header(path)
     metadata = header.pop("__metadata__", {})
@@ -130,7 +135,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def content_crc32(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
-    """Return one checksum over the metadata and every tensor's name, dtype, shape and bytes, in the order of names."""
+    """Return a checksum over the metadata and every tensor's name, dtype, shape and bytes, in the order of names."""
     crc = metadata_crc32(metadata)
     for name in sorted(tensors):
         crc = tensor_crc32(name, tensors[name], crc)
@@ -138,13 +143,13 @@ def content_crc32(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) ->
 
 
 def metadata_crc32(metadata: Mapping[str, str]) -> int:
-    """Return the part of a file's checksum that is its metadata's."""
-    said = {key: value for key, value in metadata.items() if key != "crc32"}
-    return zlib.crc32(json.dumps(said, sort_keys=True).encode())
+    """Return the checksum of the metadata, with which `content_crc32` begins."""
+    content = {key: value for key, value in metadata.items() if key != "crc32"}
+    return zlib.crc32(json.dumps(content, sort_keys=True).encode())
 
 
 def tensor_crc32(name: str, tensor: Tensor, crc: int) -> int:
-    """Go on with a checksum by one tensor's name, dtype, shape and bytes."""
+    """Continue a checksum with a tensor's name, dtype, shape and bytes."""
     crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
     return zlib.crc32(bytes_of(tensor), crc)
 
@@ -152,24 +157,39 @@ def tensor_crc32(name: str, tensor: Tensor, crc: int) -> int:
 def _read_header(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
-            start = file.read(8)
-            size_bytes = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-            if not 2 <= size_bytes <= MAX_HEADER_BYTES:
-                raise CheckpointError(f"{path}: not a safetensors file, or cut short")
+            start = file.read(SNIFFED_BYTES)
+            size_bytes = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
+            if not 2 <= size_bytes <= MAX_HEADER_BYTES or start[8:9] != b"{":
+                raise CheckpointError(f"{path}: {_other_format(start)}")
+            file.seek(8)
             header = json.loads(file.read(size_bytes).decode(), object_pairs_hook=_without_duplicates)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: damaged, or not a safetensors file ({error})") from None
+        raise CheckpointError(f"{path}: corrupt, or not a safetensors file ({error})") from None
     if not isinstance(header, dict):
-        raise CheckpointError(f"{path}: damaged, or not a safetensors file (its header is not a table)")
+        raise CheckpointError(f"{path}: corrupt, or not a safetensors file (its header is not a table)")
     return header
+
+
+def _other_format(start: bytes) -> str:
+    """Return what a file without a safetensors header is, by its first bytes, and what to do about it."""
+    if start.startswith(PICKLES):
+        return (
+            "a PyTorch pickle, not a safetensors file; convert it: "
+            "hdit convert --i-trust-this-pickle FILE.pth FILE.safetensors"
+        )
+    if start.lstrip()[:1] == b"<":
+        return "an HTML page, not a safetensors file; download the file itself"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file itself; run `git lfs pull` in its repository"
+    return "not a safetensors file, or truncated"
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
-        raise ValueError("a name stands twice in the header")
+        raise ValueError("the header contains a name twice")
     return table

@@ -26,7 +26,7 @@ def save_checkpoint(run: Path, recipe: Recipe, state: State, parts: Parts) -> Pa
     """Write a checkpoint of a run, read it back, and return its folder.
 
     The files are written into a temporary sibling and flushed to the disk; the folder then gets its name in one step.
-    A damaged one of the same step is replaced: a run comes by it again when it had to begin from an older one.
+    A corrupt one of the same step is replaced: a run comes by it again when it had to begin from an older one.
 
     Raises:
         CheckpointError: the disk is full or cannot be written, what was written reads back as something else, or an

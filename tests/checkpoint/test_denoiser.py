@@ -8,12 +8,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from hdit_core.checkpoint import load_denoiser
+from hdit_core.checkpoint.denoiser import build_denoiser
 from hdit_core.checkpoint.kdiffusion.state_dict import their_names
 from hdit_core.diffusion.guidance import guided
 from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.diffusion.samplers.sampler import sample
 from hdit_core.errors import CheckpointError
 from hdit_core.flops.count import count
+from hdit_core.model.hourglass import HourglassTransformer
+from hdit_core.recipe.write import recipe_toml
 from tests.conftest import REFERENCE
 
 CASES = [
@@ -152,10 +155,10 @@ def test_tensors_that_are_not_the_networks_are_refused_by_name(tmp_path, change,
 @pytest.mark.parametrize(
     ("metadata", "message"),
     [
-        ({}, "neither hdit's recipe nor k-diffusion's config"),
-        ({"config": "{"}, "metadata is damaged"),
+        ({}, "neither a recipe of hdit nor a config of k-diffusion"),
+        ({"config": "{"}, "metadata is corrupt"),
         ({"config": json.dumps({"model": {"type": "image_v1"}})}, "image_v1"),
-        ({"hdit": "1", "recipe": "[]"}, "damaged"),
+        ({"hdit": "1", "recipe": "[]"}, "corrupt"),
     ],
 )
 def test_files_of_other_programs_are_refused(tmp_path, metadata, message):
@@ -173,3 +176,39 @@ def test_a_path_without_a_checkpoint_is_refused(tmp_path):
     (tmp_path / "text.safetensors").write_text("hello")
     with pytest.raises(CheckpointError, match="not a safetensors file"):
         load_denoiser(tmp_path / "text.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"PK\x03\x04" + bytes(100), r"a PyTorch pickle, not a safetensors file; convert it: hdit convert"),
+        (b"\x80\x02\x8a" + bytes(100), "a PyTorch pickle"),
+        (b"\n<!DOCTYPE html><html><head><title>Not Found</title>", "an HTML page, not a safetensors file; download"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "a Git LFS pointer.*; run `git lfs pull`"),
+        (b"", "not a safetensors file, or truncated"),
+        (b"\xff" * 200, "not a safetensors file, or truncated"),
+    ],
+)
+def test_a_file_that_is_no_safetensors_file_is_named_by_what_it_is(tmp_path, content, message):
+    (tmp_path / "weights.pth").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        load_denoiser(tmp_path / "weights.pth")
+
+
+def test_weights_of_mixed_types_are_cast_to_the_widest_one(changed):
+    recipe = changed({})
+    shapes = HourglassTransformer(recipe.model).state_dict()
+    state = {name: torch.full_like(tensor, 0.01) for name, tensor in shapes.items()}
+    mixed = {name: tensor.half() if index % 2 else tensor for index, (name, tensor) in enumerate(state.items())}
+    denoiser = build_denoiser(recipe, mixed, "mixed")
+    assert {parameter.dtype for parameter in denoiser.parameters()} == {torch.float32}
+    height, width = recipe.model.image_size
+    x, sigma = torch.zeros(2, recipe.model.channels, height, width), torch.ones(2)
+    classes = torch.zeros(2, dtype=torch.int64) if recipe.model.num_classes else None
+    assert denoiser(x, sigma, classes).isfinite().all()
+
+
+def test_a_run_without_a_checkpoint_says_when_the_first_one_comes(tmp_path, changed):
+    (tmp_path / "recipe.toml").write_text(recipe_toml(changed({"train.checkpoint_every_images": 32})))
+    with pytest.raises(CheckpointError, match="no checkpoint yet; the first one is saved after 32 images"):
+        load_denoiser(tmp_path)

@@ -59,7 +59,7 @@ def test_a_manifest_that_was_changed_is_not_believed(tmp_path, tiny_recipe, key)
     folder = save(tmp_path, tiny_recipe)
     table = manifest_of(folder)
     (folder / "manifest.json").write_text(json.dumps(table | {key: 7}))
-    with pytest.raises(CheckpointError, match=r"manifest.json: damaged: its checksum does not fit"):
+    with pytest.raises(CheckpointError, match=r"manifest.json: corrupt: its checksum does not fit"):
         open_checkpoint(folder)
 
 

@@ -71,7 +71,7 @@ def build_post_hoc_ema(run: Path, std: float, target: Path | None = None) -> Pos
         target: default RUN/averages/post-hoc-0.080.safetensors; what is there is replaced.
 
     Raises:
-        CheckpointError: the run has no snapshots, or one is damaged, or the target cannot be written.
+        CheckpointError: the run has no snapshots, or one is corrupt, or the target cannot be written.
         UsageError: the snapshots cannot give this length.
     """
     taken, mixture = plan_post_hoc_ema(run, std)
@@ -111,7 +111,7 @@ def _recipe_of(snapshot: Snapshot) -> Recipe:
     try:
         return check_recipe(json.loads(read_metadata(snapshot.path)["recipe"]), str(snapshot.path))
     except (KeyError, ValueError, RecursionError, RecipeError) as error:
-        raise CheckpointError(f"{snapshot.path}: its metadata is damaged: {error}") from None
+        raise CheckpointError(f"{snapshot.path}: its metadata is corrupt: {error}") from None
 
 
 def _is_good(mixture: Mixture) -> bool:

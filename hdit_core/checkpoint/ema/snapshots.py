@@ -151,7 +151,7 @@ def stream_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of a file of ours one by one, in the order of their names, and see that they are intact.
 
     Raises:
-        CheckpointError: the file is missing or damaged; the latter may show after its last tensor only.
+        CheckpointError: the file is missing or corrupt; the latter may show after its last tensor only.
     """
     metadata = read_metadata(path)
     crc = metadata_crc32(metadata)
@@ -162,6 +162,6 @@ def stream_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
                 crc = tensor_crc32(name, tensor, crc)
                 yield name, tensor
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged, or not a safetensors file ({error})") from None
+        raise CheckpointError(f"{path}: corrupt, or not a safetensors file ({error})") from None
     if str(crc) != metadata.get("crc32"):
-        raise CheckpointError(f"{path}: damaged: its content has checksum {crc}, expected {metadata.get('crc32')}")
+        raise CheckpointError(f"{path}: corrupt: its content has checksum {crc}, expected {metadata.get('crc32')}")

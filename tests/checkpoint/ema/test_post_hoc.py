@@ -169,7 +169,7 @@ def test_a_damaged_snapshot_is_named_and_nothing_is_written(tmp_path, walk):
     content = bytearray(file.read_bytes())
     content[-5] ^= 1
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match=rf"{file.name}: damaged: its content has checksum"):
+    with pytest.raises(CheckpointError, match=rf"{file.name}: corrupt: its content has checksum"):
         build_post_hoc_ema(run, 0.08)
     assert not list((run / "averages").glob("*post-hoc*"))
 
@@ -179,10 +179,10 @@ def test_a_snapshot_that_is_cut_short_or_says_no_recipe_is_named(tmp_path, walk)
     newest = snapshots(run)[-1]
     content = newest.path.read_bytes()
     newest.path.write_bytes(content[:-7])
-    with pytest.raises(CheckpointError, match=rf"{newest.path.name}: damaged, or not a safetensors file"):
+    with pytest.raises(CheckpointError, match=rf"{newest.path.name}: corrupt, or not a safetensors file"):
         build_post_hoc_ema(run, 0.08)
     newest.path.write_bytes(content.replace(b'"recipe"', b'"recipx"'))
-    with pytest.raises(CheckpointError, match=rf"{newest.path.name}: its metadata is damaged: 'recipe'"):
+    with pytest.raises(CheckpointError, match=rf"{newest.path.name}: its metadata is corrupt: 'recipe'"):
         build_post_hoc_ema(run, 0.08)
 
 
