@@ -1,6 +1,6 @@
-"""A command with subcommands beside its own arguments: `hdit eval-fid samples/` and `hdit eval-fid stats data/`.
+"""A command with its own arguments and with subcommands: `hdit eval-fid samples/` and `hdit eval-fid stats data/`.
 
-The first argument is a subcommand's name or belongs to the default command; a folder of that name is `./stats`.
+The first argument is the name of a subcommand or belongs to the default command; a folder of that name is `./stats`.
 
     app = typer.Typer(cls=DefaultGroup, help="...")
     @app.command(DEFAULT, cls=DefaultCommand)
@@ -10,20 +10,22 @@ from typing import Any
 
 from hdit_cli.help_format import HelpCommand, HelpGroup
 
-DEFAULT = "default"  # the name under which a group knows it; on the command line it has none
+DEFAULT = "default"  # its name in the group; it has none on the command line
 
 
 class DefaultGroup(HelpGroup):
-    """A group whose default command takes whatever does not begin with another's name."""
+    """A group whose default command takes the arguments that do not start with the name of a subcommand."""
 
     def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of the subcommands."""
         return [name for name in super().list_commands(ctx) if name != DEFAULT]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, of the default command if there is no subcommand."""
         return super().parse_args(ctx, args if self._named(ctx, args) else [DEFAULT, *args])
 
     def chosen(self, ctx: Any, args: list[str]) -> tuple[Any, list[str]]:
-        """Return the subcommand or the default command that these words call, and those that it is given."""
+        """Return the command that these arguments call, and its own arguments."""
         named = self._named(ctx, args)
         return self.get_command(ctx, args[0] if named else DEFAULT), args[named:]
 
@@ -32,9 +34,10 @@ class DefaultGroup(HelpGroup):
 
 
 class DefaultCommand(HelpCommand):
-    """The default command; help and complaints call it by the group's name."""
+    """The default command; help and error messages show the name of the group."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        """Return the context of the command, in place of that of the group."""
         inside = parent is not None
         return super().make_context(
             parent.info_name if inside else info_name, args, parent=parent.parent if inside else None, **extra

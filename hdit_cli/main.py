@@ -40,26 +40,31 @@ class CommandGroup(TyperGroup):
         self._offers = discover_commands()
 
     def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names of all commands."""
         return list(self._offers)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, loaded when it is first used."""
         if cmd_name not in self.commands and cmd_name in self._offers:
             self.commands[cmd_name] = load_command(cmd_name, self._offers[cmd_name])
         return self.commands.get(cmd_name)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments; without any, print the help on stderr."""
         if not args and not ctx.resilient_parsing:
             typer.echo(ctx.get_help(), err=True)
             raise typer.Exit(UsageError.exit_code)
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command of the arguments, or suggest the nearest name."""
         if args[0] not in self._offers and not args[0].startswith("-") and not ctx.resilient_parsing:
             names = f"; there are {', '.join(self._offers)}"
             ctx.fail(f"no command '{args[0]}'" + (did_you_mean(args[0], self._offers) or names))
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
+        """Run the command, and end quietly if nobody reads its output."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()

@@ -104,8 +104,7 @@ def train(
     request = _request(f"hdit-{run.name}", time, nodes, gpus, ranks, cpus, notice, more)
     parsed = read_recipe(recipe, params.get("overrides") or ())
     images_per_device(parsed, request.ranks, "the job's ranks")
-    if not gpus:
-        _warn_without_gpus(parsed, request.ranks)
+    _warn_without_gpus(parsed, request)
     once = params.get("dry_run") or params.get("repro") is not None
     typer.echo(train_script(request, ctx.args, run, setup or (), launcher, None if once else requeues), nl=False)
 
@@ -235,12 +234,14 @@ def _check_score(params: dict[str, Any]) -> None:
     )
 
 
-def _warn_without_gpus(recipe: "Recipe", ranks: int) -> None:
-    """Warn about a training that takes more than a week without GPUs."""
+def _warn_without_gpus(recipe: "Recipe", request: "Request") -> None:
+    """Warn about a job without GPUs that would take more than a week."""
+    if request.gpus_per_node:
+        return
     from hdit_core.flops.count import count
 
     training_flops = 3 * count(recipe.model).flops * recipe.train.num_images  # the backward pass is two forward passes
-    days = training_flops / (CPU_FLOPS_PER_S * ranks) / 86_400
+    days = training_flops / (CPU_FLOPS_PER_S * request.ranks) / 86_400
     if days > MOST_CPU_DAYS:
         note(
             f"warning: the job has no GPUs (--gpus-per-node 0): at {CPU_FLOPS_PER_S / 1e9:g} GFLOP/s per rank this run "

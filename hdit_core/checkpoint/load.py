@@ -1,4 +1,4 @@
-"""Reading a checkpoint: only an intact one, and only with data formats that cannot run code."""
+"""Loading of checkpoints: only verified ones, in data formats that cannot run code."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from hdit_core.recipe.run import Recipe
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """An intact checkpoint; its tensors are read when they are asked for."""
+    """A verified checkpoint; its tensors are read on demand."""
 
     folder: Path
     recipe: Recipe
@@ -28,14 +28,14 @@ class Checkpoint:
 
 
 def open_checkpoint(folder: Path, *, verified: bool = False) -> Checkpoint:
-    """Verify a checkpoint, for which every file is read once, and open it.
+    """Verify a checkpoint, which reads every file once, and open it.
 
     Args:
-        verified: whether somebody else has done so a moment ago, so that only the manifest and the state are read; the
-            tensors have a checksum of their own.
+        folder: of the checkpoint.
+        verified: skip the verification, since it was just done; tensors have a checksum of their own.
 
     Raises:
-        CheckpointError: a file of it is missing, corrupt, or of a format that this hdit does not read.
+        CheckpointError: a file is missing, corrupt, or has a format that this version does not read.
     """
     manifest = read_manifest(folder)
     if not verified:
@@ -43,10 +43,10 @@ def open_checkpoint(folder: Path, *, verified: bool = False) -> Checkpoint:
     try:
         recipe = check_recipe(manifest["recipe"], f"{folder}/{NAME}")
         state = State.model_validate(read_table(folder / "state.json"))
-    except RecipeError as error:  # the bytes are as they were written
+    except RecipeError as error:  # the file itself is intact
         raise CheckpointError(
-            f"{folder}: was written by hdit {manifest['versions']['hdit']}, and this one does not take its recipe; use "
-            f"that one, or a newer: {'; '.join(str(error).splitlines())}"
+            f"{folder}: was written by hdit {manifest['versions']['hdit']}, and this version refuses its recipe; use "
+            f"that version or a newer one: {'; '.join(str(error).splitlines())}"
         ) from None
     except (ValidationError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder}: corrupt: {error}") from None
@@ -54,19 +54,19 @@ def open_checkpoint(folder: Path, *, verified: bool = False) -> Checkpoint:
 
 
 def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[str]]:
-    """Return the newest intact checkpoint of a run, or None where it has none yet, and what is wrong with newer ones.
+    """Return the newest valid checkpoint of a run (None if it has no checkpoints), and the errors of newer ones.
 
     Raises:
-        CheckpointError: the run has checkpoints and none is intact. Starting again from nothing is never the answer.
+        CheckpointError: the run has checkpoints, but none is valid. It must not start over silently.
     """
-    complaints: list[str] = []
+    errors: list[str] = []
     for folder in checkpoint_folders(run):
         try:
-            return open_checkpoint(folder), complaints
+            return open_checkpoint(folder), errors
         except CheckpointError as error:
-            complaints.append(str(error))
-    if complaints:
+            errors.append(str(error))
+    if errors:
         raise CheckpointError(
-            f"{run}: no checkpoint is intact: {'; '.join(complaints)}. Bring one back from a copy, or begin a new run"
+            f"{run}: no checkpoint is intact: {'; '.join(errors)}. Restore one from a backup, or start a new run"
         )
-    return None, complaints
+    return None, errors

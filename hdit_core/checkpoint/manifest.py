@@ -1,7 +1,7 @@
-"""`manifest.json` of a checkpoint: which bytes each file has to have, and what the whole belongs to.
+"""`manifest.json` of a checkpoint: sizes and checksums of its files, and the run that it belongs to.
 
-Format 2 (since 0.2) names step, images, ranks, and the hashes of recipe and data set beside format 1's files,
-versions and recipe. Both are read, and will be.
+Format 1 has files, versions and recipe. Format 2 (since 0.2) adds step, images, ranks, and hashes of recipe and data
+set. Both are supported.
 """
 
 import hashlib
@@ -25,12 +25,12 @@ LARGEST_BYTES = 64 << 20
 
 
 def recipe_hash(recipe: Mapping[str, Any]) -> str:
-    """Return the sha256 of a recipe, given as the table that a manifest holds."""
+    """Return the sha256 of a recipe, given as the table in a manifest."""
     return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 
 
 def make_manifest(recipe: Recipe, state: State, files: Mapping[str, Digest]) -> dict[str, Any]:
-    """Return what the manifest of a checkpoint says; it holds no time, so that equal checkpoints have equal bytes."""
+    """Return the manifest of a checkpoint. It contains no time, so that equal checkpoints have equal bytes."""
     table = recipe.model_dump(mode="json")
     manifest: dict[str, Any] = {
         "format": FORMAT,
@@ -47,26 +47,26 @@ def make_manifest(recipe: Recipe, state: State, files: Mapping[str, Digest]) -> 
 
 
 def manifest_checksum(manifest: Mapping[str, Any]) -> str:
-    """Return the sha256 of what a manifest says, but for its own checksum."""
+    """Return the sha256 of a manifest without its checksum."""
     content = {key: value for key, value in manifest.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read the manifest of a checkpoint and see that it is whole.
+    """Read and verify the manifest of a checkpoint.
 
     Raises:
-        CheckpointError: it is missing, corrupt, or of a format that this hdit does not read.
+        CheckpointError: it is missing, corrupt, or has a format that this version does not read.
     """
     manifest = read_table(folder / NAME)
     if manifest.get("format") not in READABLE:
         known = " and ".join(map(str, READABLE))
         raise CheckpointError(
-            f"{folder}/{NAME}: its format is {manifest.get('format')!r}, this hdit reads {known}; it is corrupt, or a "
-            "newer hdit wrote it: use that one"
+            f"{folder}/{NAME}: its format is {manifest.get('format')!r}, this version reads {known}; it is corrupt, or "
+            "was written by a newer version of hdit"
         )
     if manifest.get("checksum") != manifest_checksum(manifest):
-        raise CheckpointError(f"{folder}/{NAME}: corrupt: its checksum does not fit its content")
+        raise CheckpointError(f"{folder}/{NAME}: corrupt: its checksum does not match its content")
     files = manifest.get("files")
     if not isinstance(files, dict) or "state.json" not in files or "model.safetensors" not in files:
         raise CheckpointError(f"{folder}/{NAME}: corrupt: it does not list the checkpoint's files")
@@ -76,20 +76,20 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def verify_files(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Read every file of a checkpoint and compare it with its manifest.
+    """Read every file of a checkpoint and compare it with the manifest.
 
     Raises:
-        CheckpointError: naming the first that is missing, cannot be read, or is not what it was.
+        CheckpointError: naming the first file that is missing, cannot be read, or has changed.
     """
     for name, expected in manifest["files"].items():
         _verify(folder / name, expected)
 
 
 def read_table(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds a table.
+    """Read a JSON object.
 
     Raises:
-        CheckpointError: it is missing, or is not that.
+        CheckpointError: the file is missing, or is not a JSON object.
     """
     try:
         return read_json(path, LARGEST_BYTES)
@@ -109,8 +109,8 @@ def _verify(path: Path, expected: Any) -> None:
     if (size_bytes := path.stat().st_size) != expected.get("size_bytes"):
         raise CheckpointError(f"{path}: corrupt: {size_bytes} bytes, expected {expected.get('size_bytes')}")
     try:
-        found = crc32(path)
+        actual = crc32(path)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
-    if found != expected.get("crc32"):
-        raise CheckpointError(f"{path}: corrupt: its crc32 is {found}, expected {expected.get('crc32')}")
+    if actual != expected.get("crc32"):
+        raise CheckpointError(f"{path}: corrupt: its crc32 is {actual}, expected {expected.get('crc32')}")

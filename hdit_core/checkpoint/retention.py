@@ -1,4 +1,4 @@
-"""Which checkpoints of a run stay: the newest few that are intact, and those that are kept for ever."""
+"""Which checkpoints of a run are kept: the newest valid ones, the best one, and those that are never removed."""
 
 import json
 import shutil
@@ -18,17 +18,18 @@ from hdit_core.recipe.train import TrainRecipe
 
 
 def best_checkpoint(run: Path) -> Path | None:
-    """Return the folder of a run's best checkpoint; None where none is marked, or it is gone."""
+    """Return the folder of a run's best checkpoint; None if none is marked, or it was removed."""
     link = run / "best"
     return run / "checkpoints" / link.readlink().name if link.is_symlink() and link.is_dir() else None
 
 
 def mark_best(run: Path, folder: Path, score: Mapping[str, Any]) -> None:
-    """Make a checkpoint the best of its run; the one before may go from now on.
+    """Mark a checkpoint as the best of its run; the previous best may then be removed.
 
     Args:
-        folder: in RUN/checkpoints.
-        score: what it is the best by, as JSON knows it.
+        run: the run directory.
+        folder: of the checkpoint, in RUN/checkpoints.
+        score: the metric and its value, as JSON.
     """
     link, temporary = run / "best", run / f"{TEMPORARY}best"
     temporary.unlink(missing_ok=True)
@@ -40,7 +41,7 @@ def mark_best(run: Path, folder: Path, score: Mapping[str, Any]) -> None:
 
 
 def is_intact(folder: Path) -> bool:
-    """Read a checkpoint and return whether it is what its manifest says."""
+    """Return whether a checkpoint is valid; every file is read."""
     try:
         open_checkpoint(folder)
     except CheckpointError:
@@ -49,13 +50,15 @@ def is_intact(folder: Path) -> bool:
 
 
 def prune(run: Path, train: TrainRecipe, just_read: Path | None = None) -> None:
-    """Remove checkpoints older than the newest `train.keep_checkpoints` intact ones, but for those kept for ever.
+    """Remove checkpoints older than the newest `train.keep_checkpoints` valid ones, except those kept for ever.
 
-    All that are to count are read again and checksummed before anything is removed; a corrupt one does not count. So
-    at least two are intact at any moment, wherever a kill falls.
+    The ones to keep are read and verified before anything is removed, and a corrupt one does not count. So at least
+    two are valid at any moment, even if the process is killed.
 
     Args:
-        just_read: a checkpoint that was read and found intact a moment ago.
+        run: the run directory.
+        train: the `[train]` table of the recipe.
+        just_read: a checkpoint that was just verified.
 
     Raises:
         CheckpointError: one cannot be removed.
@@ -72,7 +75,7 @@ def prune(run: Path, train: TrainRecipe, just_read: Path | None = None) -> None:
 
 
 def is_kept_for_ever(folder: Path, train: TrainRecipe) -> bool:
-    """Return whether a multiple of `train.keep_every_images` lies within the step that a checkpoint was saved after."""
+    """Return whether the step before a checkpoint contains a multiple of `train.keep_every_images`."""
     every = train.keep_every_images
     try:
         after = State.model_validate(read_table(folder / "state.json")).num_images
@@ -82,12 +85,12 @@ def is_kept_for_ever(folder: Path, train: TrainRecipe) -> bool:
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Remove a checkpoint; one that lacks files is never seen.
+    """Remove a checkpoint; no incomplete one is ever visible.
 
     Raises:
         CheckpointError: it cannot be removed.
     """
-    # renamed first: a kill in the midst of removing leaves no checkpoint that lacks files
+    # renamed first, so that a kill while removing leaves no incomplete checkpoint
     doomed = folder.with_name(f"{TEMPORARY}removed-{folder.name}")
     shutil.rmtree(doomed, ignore_errors=True)
     try:

@@ -1,4 +1,4 @@
-"""Writing a checkpoint: all of it or nothing, whatever happens in between."""
+"""Atomic saving of checkpoints."""
 
 import json
 import shutil
@@ -17,20 +17,20 @@ from hdit_core.errors import CheckpointError, CheckpointWriteError
 from hdit_core.files import atomic_folder, digest, forget_cached
 from hdit_core.recipe.run import Recipe
 
-HEADER_BYTES = 256  # of a tensor's entry in its file's header, at most
+HEADER_BYTES = 256  # of a tensor in the header of its file, at most
 Parts = Mapping[str, Mapping[str, Tensor]]
-"""The tensors of each file, by the file's name without its ending: model, ema, optimizer."""
+"""The tensors of each file by its stem: model, ema, optimizer."""
 
 
 def save_checkpoint(run: Path, recipe: Recipe, state: State, parts: Parts) -> Path:
     """Write a checkpoint of a run, read it back, and return its folder.
 
-    The files are written into a temporary sibling and flushed to the disk; the folder then gets its name in one step.
-    A corrupt one of the same step is replaced: a run comes by it again when it had to begin from an older one.
+    The files are written to a temporary sibling and flushed to the disk; then the folder is renamed. A corrupt
+    checkpoint of the same step is replaced: a run that resumed from an older one reaches it again.
 
     Raises:
-        CheckpointError: the disk is full or cannot be written, what was written reads back as something else, or an
-            intact checkpoint of that step is there. Older checkpoints are as they were.
+        CheckpointWriteError: the disk is full or cannot be written. Older checkpoints are unchanged.
+        CheckpointError: the checkpoint reads back differently, or a valid one of that step exists.
     """
     final = checkpoint_folder(run, state.step)
     if final.exists():
@@ -50,7 +50,7 @@ def save_checkpoint(run: Path, recipe: Recipe, state: State, parts: Parts) -> Pa
 
 
 def needed_bytes(recipe: Recipe, parts: Parts) -> int:
-    """Return how much a checkpoint takes on the disk, a little more rather than less."""
+    """Return an upper bound of the size of a checkpoint in bytes."""
     tensors = [tensor for part in parts.values() for tensor in part.values()]
     texts = (len(parts) + 2) * len(recipe.model_dump_json(indent=1))
     return num_bytes(tensors) + len(tensors) * HEADER_BYTES + texts
@@ -59,7 +59,7 @@ def needed_bytes(recipe: Recipe, parts: Parts) -> int:
 def _make_way(final: Path) -> None:
     if is_intact(final):
         raise CheckpointError(
-            f"{final}: is there already, and intact; a checkpoint is never written over. Move it out of the run"
+            f"{final}: exists and is valid; a checkpoint is never overwritten. Move it out of the run"
         )
     remove_checkpoint(final)
 
@@ -68,8 +68,8 @@ def _check_space(final: Path, recipe: Recipe, parts: Parts) -> None:
     needed, free = needed_bytes(recipe, parts), shutil.disk_usage(final.parent).free
     if needed > free:
         raise CheckpointWriteError(
-            f"{final}: cannot be saved: it takes {needed:,} bytes, {free:,} are free; older checkpoints are intact. "
-            "Make room, or give a lower train.keep_checkpoints, and run the same command again"
+            f"{final}: cannot be saved: it needs {needed:,} bytes, {free:,} are free; older checkpoints are intact. "
+            "Free disk space or lower train.keep_checkpoints, and rerun the command"
         )
 
 

@@ -1,4 +1,4 @@
-"""Where a run stands, beside its tensors."""
+"""The state of a run besides its tensors."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -6,11 +6,11 @@ SIGMA_BINS = 12
 
 
 class SkippedImages(BaseModel):
-    """Images of the order that are passed over, since the weights did not survive them.
+    """Images that are skipped after a rollback.
 
     Attributes:
         after_images: images that are trained on before.
-        images: how many are passed over; a whole step.
+        images: number of skipped images; a whole step.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -23,13 +23,13 @@ class LogWindow(BaseModel):
     """Sums over the steps since the last line of the log.
 
     Attributes:
-        loss: sum of the steps' losses; as `grad_norm` and `grad_norms` (by part of the network) of their gradients.
-        bin_images: images by noise level, see `hdit_core/train/interval.py`.
+        loss: sum of the losses; `grad_norm` and `grad_norms` (by part of the model) are sums of gradient norms.
+        bin_images: images by noise level, see `hdit_core/train/monitor/metrics.py`.
         bin_losses: sums of their losses.
-        flops: floating-point operations of the products, forward and backward, over all ranks.
-        waited_s: of `elapsed_s`, for images to be read.
-        compile_s: beside `elapsed_s`.
-        spikes: steps of which the loss or the gradient was a spike.
+        flops: floating-point operations of the matrix products, forward and backward, over all ranks.
+        waited_s: the part of `elapsed_s` spent waiting for images.
+        compile_s: compile time, not part of `elapsed_s`.
+        spikes: steps with a spike of loss or gradient.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -49,13 +49,13 @@ class LogWindow(BaseModel):
 
 
 class StepHistory(BaseModel):
-    """What later steps are told of earlier ones.
+    """What later steps need to know of earlier ones.
 
     Attributes:
-        interval: what the next line of the log is made of.
-        losses: of the last steps, oldest first; what is usual, for spikes to stand out from.
-        grad_norms: the same.
-        damaged: images of the data set that were found damaged, and how; others stand in for them.
+        interval: the sums for the next line of the log.
+        losses: of the last steps, oldest first; spikes are detected against them.
+        grad_norms: the same for gradient norms.
+        damaged: corrupt images of the data set and what is wrong with them; other images replace them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,7 +67,7 @@ class StepHistory(BaseModel):
 
 
 class State(BaseModel):
-    """What `state.json` of a checkpoint says. Later fields have defaults, so that older checkpoints stay loadable."""
+    """The content of a checkpoint's `state.json`. Later fields have defaults, so that older checkpoints load."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -76,7 +76,7 @@ class State(BaseModel):
     data_hash: str
     elapsed_s: float = 0.0
     world_size: int = 1
-    init_from: str = ""  # sha256 of the weights that the run began with, see `train.init_from`
-    skips: tuple[SkippedImages, ...] = ()  # images of the order that are passed over, see `train.rollback`
-    deterministic: bool = False  # whether all steps so far were taken with --deterministic
-    memory: StepHistory = StepHistory()  # of the steps before
+    init_from: str = ""  # sha256 of the initial weights, see `train.init_from`
+    skips: tuple[SkippedImages, ...] = ()  # see `train.rollback`
+    deterministic: bool = False  # whether all steps so far used --deterministic
+    memory: StepHistory = StepHistory()  # of earlier steps

@@ -1,4 +1,4 @@
-"""RUN/status.json: how a run stands, for scripts. The file is whole or not there, and the last word is always true."""
+"""RUN/status.json: the status of a run, for scripts. It is written atomically."""
 
 import json
 from collections.abc import Iterator
@@ -11,20 +11,20 @@ from hdit_core.errors import StoppedEarly
 from hdit_core.files import read_json, write_atomic
 
 RunStatus = Literal["running", "preempted", "done", "failed"]
-"""`preempted`: all is saved, run the same command again. `failed`: look at `reason` first."""
+"""`preempted`: everything is saved, rerun the command. `failed`: see `reason`."""
 
 LARGEST_BYTES = 1 << 20
 COUNTS = ("step", "num_images")
 
 
 def write_status(run: Path, state: RunStatus, step: int, num_images: int, **more: Any) -> None:
-    """Say how the run stands after `step` steps and `num_images` images."""
+    """Write the status of a run after `step` steps and `num_images` images."""
     record = {"state": state, "step": step, "num_images": num_images, **more}
     write_atomic(status_file(run), json.dumps(record) + "\n")
 
 
 def read_status(run: Path) -> dict[str, Any]:
-    """Return what was last said, or an empty table where nothing readable was."""
+    """Return the last status; empty if there is none, or it cannot be read."""
     try:
         record = read_json(status_file(run), LARGEST_BYTES)
     except (OSError, ValueError):
@@ -34,9 +34,10 @@ def read_status(run: Path) -> dict[str, Any]:
 
 @contextmanager
 def recording_failure(run: Path, is_main: bool) -> Iterator[None]:
-    """Write the state "failed" with its reason when the body raises anything but a request to stop.
+    """Write the status "failed" with its reason if the body raises anything but a request to stop.
 
     Args:
+        run: the run directory.
         is_main: whether this rank writes the run's files.
     """
     try:

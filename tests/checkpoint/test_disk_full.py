@@ -122,7 +122,9 @@ def test_a_disk_without_room_is_found_out_before_anything_is_written(tmp_path, r
     run = begun(tmp_path / "run", recipe)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10_000, 10_000))
     monkeypatch.setattr("hdit_core.checkpoint.save.atomic_folder", None)
-    where = r"step-000000003: cannot be saved: it takes [3-9]\d,\d{3} bytes, 10,000 are free; .* intact\. Make room"
+    where = (
+        r"step-000000003: cannot be saved: it needs [3-9]\d,\d{3} bytes, 10,000 are free; .* intact\. Free disk space"
+    )
     with pytest.raises(CheckpointError, match=where):
         save_checkpoint(run, recipe, state(3), parts(3))
 

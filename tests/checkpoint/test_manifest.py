@@ -59,7 +59,7 @@ def test_a_manifest_that_was_changed_is_not_believed(tmp_path, tiny_recipe, key)
     folder = save(tmp_path, tiny_recipe)
     table = manifest_of(folder)
     (folder / "manifest.json").write_text(json.dumps(table | {key: 7}))
-    with pytest.raises(CheckpointError, match=r"manifest.json: corrupt: its checksum does not fit"):
+    with pytest.raises(CheckpointError, match=r"manifest.json: corrupt: its checksum does not match"):
         open_checkpoint(folder)
 
 
@@ -69,7 +69,7 @@ def test_a_recipe_of_another_hdit_is_not_called_damaged(tmp_path, tiny_recipe):
     table["recipe"]["train"]["of_the_future"] = 1
     table["versions"]["hdit"] = "9.0"
     (folder / "manifest.json").write_text(json.dumps(table | {"checksum": manifest_checksum(table)}))
-    where = r"step-000000012: was written by hdit 9.0, and this one does not take its recipe(.|\n)*unknown"
+    where = r"step-000000012: was written by hdit 9.0, and this version refuses its recipe(.|\n)*unknown"
     with pytest.raises(CheckpointError, match=where):
         open_checkpoint(folder)
 

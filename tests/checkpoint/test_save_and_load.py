@@ -51,7 +51,7 @@ def test_a_run_none_of_whose_checkpoints_is_intact_does_not_begin_again_from_not
         newest_checkpoint(tmp_path)
     said = str(raised.value)  # one line, with the same kind of number twice
     assert re.search(r"02/model.safetensors: corrupt: its crc32 is \d+, expected \d+; .*01/state.json: missing", said)
-    assert "\n" not in said and said.endswith(". Bring one back from a copy, or begin a new run")
+    assert "\n" not in said and said.endswith(". Restore one from a backup, or start a new run")
 
 
 def test_a_run_without_checkpoints_has_no_newest_one(tmp_path):

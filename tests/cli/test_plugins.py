@@ -140,7 +140,7 @@ def test_a_name_offered_twice_is_an_error_that_names_both_and_the_rest_works(ins
     install("second", "greet", ONE_COMMAND)
     assert main(["greet", "Ann"]) == 2
     err = capsys.readouterr().err
-    assert "hdit greet: offered by first 1.0 (first:app) and by second 1.0 (second:app)" in err
+    assert "hdit greet: defined by first 1.0 (first:app) and by second 1.0 (second:app)" in err
     assert err.count("\n") == 1
     assert main(["--help"]) == 0
     assert main(["recipe", "list"]) == 0
@@ -149,7 +149,7 @@ def test_a_name_offered_twice_is_an_error_that_names_both_and_the_rest_works(ins
 def test_nobody_replaces_a_command_of_hdit_unseen(install, capsys):
     install("usurper", "train", ONE_COMMAND)
     assert main(["train", "Ann"]) == 2
-    assert "offered by hdit-toolkit" in capsys.readouterr().err
+    assert "defined by hdit-toolkit" in capsys.readouterr().err
 
 
 def test_a_command_loads_no_other_plugin(install):
@@ -175,7 +175,7 @@ def complete(monkeypatch, capsys, line):
     ("line", "offers"),
     [
         ("hdit re", ["recipe"]),
-        ("hdit recipe ", ["list", "show", "schema", "check", "copy"]),
+        ("hdit recipe ", ["list", "show", "schema", "reference", "check", "copy"]),
         ("hdit recipe show mn", ["mnist32"]),
         ("hdit recipe copy imagenet2", ["imagenet256"]),
         ("hdit recipe check mnist32 ffh", ["ffhq1024"]),

@@ -1,7 +1,7 @@
-"""The average of any length, made of snapshots of others after the training.
+"""Reconstruction of the EMA of any length after training, from snapshots of other EMAs.
 
-Karras et al. (2024), section 3.2 and appendix C: an average of weights is linear in its profile, so that snapshots
-whose profiles add up to another profile add up to its average.
+Karras et al. (2024), section 3.2 and appendix C: an EMA is linear in its profile, so a combination of snapshots has the
+same combination of their profiles.
 """
 
 import json
@@ -24,12 +24,12 @@ from hdit_core.recipe.run import Recipe
 
 MOST_ERROR = 0.05
 MOST_GAIN = 20.0
-"""How much larger the rounding of snapshots may become: at 20 it is 0.4 % of a weight, that of 7 bits."""
+"""The largest amplification of the snapshots' rounding error: 20 is 0.4 % of a weight, as with 7 bits."""
 
 
 @dataclass(frozen=True)
 class PostHoc:
-    """An average that was made of snapshots."""
+    """An EMA that was reconstructed from snapshots."""
 
     path: Path
     std: float
@@ -39,40 +39,41 @@ class PostHoc:
 
 
 def plan_post_hoc_ema(run: Path, std: float) -> tuple[list[Snapshot], Mixture]:
-    """Return the snapshots of a run, and what an average of this length, up to the newest of them, takes of each.
+    """Return the snapshots of a run and their coefficients for the EMA of a length up to the newest of them.
 
     Raises:
         CheckpointError: there is no such run, or it has no snapshots.
-        UsageError: they cannot give this length; the message says which they can.
+        UsageError: the length cannot be reconstructed; the message names the possible ones.
     """
     if not run.is_dir():
         raise CheckpointError(f"{run}: no such run")
     taken = snapshots(run)
     if not taken:
-        raise CheckpointError(f"{run}: has no snapshots of averages; train with train.ema_profiles = [0.05, 0.10]")
+        raise CheckpointError(f"{run}: has no EMA snapshots; train with train.ema_profiles = [0.05, 0.10]")
     parts = [snapshot.profile for snapshot in taken]
     mixture = mixtures(parts, [Profile(std, parts[-1].num_images)])[0]
     if not _is_good(mixture):
         raise UsageError(
-            f"{run}: its {len(taken)} snapshots do not give an average of length {std:.3f}: its profile would be off "
-            f"by {mixture.error:.1%} (at most {MOST_ERROR:.0%}), and the rounding of the snapshots {mixture.gain:.1f} "
-            f"times as large (at most {MOST_GAIN:.0f}). They give {_ranges(parts)}"
+            f"{run}: its {len(taken)} snapshots do not allow an EMA of length {std:.3f}: its profile error would be "
+            f"{mixture.error:.1%} (at most {MOST_ERROR:.0%}), and the amplification of rounding {mixture.gain:.1f} "
+            f"(at most {MOST_GAIN:.0f}). Possible lengths: {_ranges(parts)}"
         )
     return taken, mixture
 
 
 def build_post_hoc_ema(run: Path, std: float, target: Path | None = None) -> PostHoc:
-    """Make the average of a length up to a run's newest snapshot, and write it as a file for `load_denoiser`.
+    """Reconstruct the EMA of a length up to a run's newest snapshot, and write it as a file for `load_denoiser`.
 
-    Snapshots are read one after the other, tensor by tensor: besides the result, in float32, one tensor is in memory.
+    Snapshots are read one by one, tensor by tensor: memory holds the result in float32 and one tensor.
 
     Args:
-        std: the length, a share of the run; from 0.001 to 0.288.
-        target: default RUN/averages/post-hoc-0.080.safetensors; what is there is replaced.
+        run: the run directory.
+        std: the relative length (sigma_rel), from 0.001 to 0.288.
+        target: default RUN/averages/post-hoc-0.080.safetensors; an existing file is replaced.
 
     Raises:
-        CheckpointError: the run has no snapshots, or one is corrupt, or the target cannot be written.
-        UsageError: the snapshots cannot give this length.
+        CheckpointError: the run has no snapshots, one is corrupt, or the target cannot be written.
+        UsageError: the length cannot be reconstructed.
     """
     taken, mixture = plan_post_hoc_ema(run, std)
     path, newest = target or post_hoc_file(run, std), taken[-1]
@@ -87,7 +88,7 @@ def build_post_hoc_ema(run: Path, std: float, target: Path | None = None) -> Pos
 
 
 def _weighted_sum(taken: Sequence[Snapshot], weights: Sequence[float], model: ModelRecipe) -> Tensors:
-    """Add up what is averaged; fixed tensors, the same in all snapshots, are kept to the bit."""
+    """Return the weighted sum of the snapshots; buffers, which are equal in all of them, are copied."""
     with torch.device("meta"):
         network = HourglassTransformer(model)
     fixed = {name for name, _ in network.named_buffers()}
@@ -96,7 +97,7 @@ def _weighted_sum(taken: Sequence[Snapshot], weights: Sequence[float], model: Mo
         left = set(total)
         for name, tensor in stream_tensors(snapshot.path):
             if name not in left or total[name].shape != tensor.shape:
-                raise CheckpointError(f"{snapshot.path}: {name} is not of the network of the run's newest snapshot")
+                raise CheckpointError(f"{snapshot.path}: {name} does not fit the model of the run's newest snapshot")
             left.remove(name)
             if name in fixed:
                 total[name] = tensor
@@ -119,9 +120,9 @@ def _is_good(mixture: Mixture) -> bool:
 
 
 def _ranges(parts: Sequence[Profile]) -> str:
-    """Return the lengths that can be made, such as `"0.016 to 0.240"`."""
+    """Return the lengths that can be reconstructed, such as `"0.016 to 0.240"`."""
     steps = range(round(1000 * SHORTEST), round(1000 * LONGEST) + 1)
-    found = mixtures(parts, [Profile(step / 1000, parts[-1].num_images) for step in steps])
-    good = [step for step, mixture in zip(steps, found, strict=True) if _is_good(mixture)]
+    results = mixtures(parts, [Profile(step / 1000, parts[-1].num_images) for step in steps])
+    good = [step for step, mixture in zip(steps, results, strict=True) if _is_good(mixture)]
     runs = [[step for _, step in group] for _, group in groupby(enumerate(good), lambda pair: pair[1] - pair[0])]
     return " and ".join(f"{run[0] / 1000:.3f} to {run[-1] / 1000:.3f}" for run in runs)

@@ -1,10 +1,10 @@
-"""How much an average counts the weights of each moment of training: power functions, and others made of them.
+"""EMA profiles: how much an average weights each moment of training. Power functions, and mixtures of them.
 
 Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion Models" (2024), section 3.1 and appendix C.
 
-Time t is counted in images. An average over a run of t images counts the weights after tau images in proportion to
-tau^gamma: its profile is p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1) on [0, t]. Its length is the standard deviation
-of p as a share of t, here `std`.
+Time t is counted in images. After t images, the EMA is proportional to tau^gamma for the weights after tau images: its
+profile is p(tau) = (gamma + 1) tau^gamma / t^(gamma + 1) on [0, t]. Its length (sigma_rel) is the standard deviation of
+p relative to t, here `std`.
 """
 
 import math
@@ -15,16 +15,16 @@ import numpy as np
 from jaxtyping import Float
 
 SHORTEST, LONGEST = 0.001, 0.288
-"""The lengths that an average can be asked for; that of the mean of a whole run (gamma = 0) is 1/sqrt(12) = 0.2887."""
+"""The range of EMA lengths; the mean of the whole run (gamma = 0) has 1/sqrt(12) = 0.2887."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The profile of one average.
+    """The profile of one EMA.
 
     Attributes:
-        std: its length, a share of the run up to then.
-        num_images: how long the run was up to then.
+        std: its length, relative to `num_images`.
+        num_images: the length of the run so far.
     """
 
     std: float
@@ -33,12 +33,12 @@ class Profile:
 
 @dataclass(frozen=True)
 class Mixture:
-    """A profile that others add up to.
+    """A linear combination of profiles.
 
     Attributes:
-        weights: how much of each; they sum to 1.
-        error: how far the mixture is from what was wanted: ||sum_i x_i p_i - p|| / ||p|| in L2.
-        gain: root of the sum of the squared weights: independent errors of the parts come out so much larger.
+        weights: the coefficients; they sum to 1.
+        error: relative error of the combination, ||sum_i x_i p_i - p|| / ||p|| in L2.
+        gain: root of the sum of the squared weights: amplification of independent errors of the parts.
     """
 
     weights: tuple[float, ...]
@@ -47,31 +47,26 @@ class Mixture:
 
 
 def gamma_of(std: float) -> float:
-    """Return the exponent of the profile of a length.
+    """Return the exponent of the profile with a length.
 
     The length is std = sqrt((gamma + 1) / ((gamma + 2)^2 (gamma + 3))) (appendix C); with s = std^-2 that is the cubic
-    gamma^3 + 7 gamma^2 + (16 - s) gamma + 12 - s = 0, of whose roots the largest is meant.
+    gamma^3 + 7 gamma^2 + (16 - s) gamma + 12 - s = 0, whose largest root it is.
     """
     s = std**-2
     return float(np.roots([1, 7, 16 - s, 12 - s]).real.max())
 
 
-def std_of(gamma: float) -> float:
-    """Return the length of the profile of an exponent."""
-    return math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
-
-
 def decay(gamma: float, before: int, after: int) -> float:
-    """Return what an average keeps of itself in a step: beta = (before / after)^(gamma + 1) (section 3.1).
+    """Return the EMA decay of a step: beta = (before / after)^(gamma + 1) (section 3.1).
 
-    With steps of one size this is the paper's (1 - 1/t)^(gamma + 1), t in steps. Counted in images it is right for
-    steps of any size: after each of them the average is exactly the integral of p(tau) times the weights at tau, where
-    the weights that a step leaves stand for the images that it took.
+    For steps of equal size this is the paper's (1 - 1/t)^(gamma + 1), t in steps. Counted in images it is exact for
+    steps of any size: the EMA is the integral of p(tau) times the weights at tau, where the weights after a step stand
+    for the images of that step.
 
     Args:
         gamma: the profile's exponent.
-        before: images before the step; with 0, the average becomes the weights.
-        after: images after it.
+        before: images before the step; if 0, the EMA becomes the weights.
+        after: images after the step.
     """
     return (before / after) ** (gamma + 1)
 
@@ -90,14 +85,15 @@ def inner_products(first: Sequence[Profile], second: Sequence[Profile]) -> Float
 
 
 def mixtures(parts: Sequence[Profile], wanted: Sequence[Profile]) -> list[Mixture]:
-    """Return for each profile that is wanted the mixture of others that is nearest to it.
+    """Return the best approximation of each target profile by a mixture of others.
 
-    Least squares: the weights x make ||sum_i x_i p_i - p||^2 = x'Ax - 2 x'b + c smallest, with A_ij = <p_i, p_j>,
-    b_i = <p_i, p>, c = <p, p>, under the condition that they sum to 1, without which the mixture were no average:
-    x = A^-1 b + A^-1 1 (1 - 1'A^-1 b) / (1'A^-1 1). In float64, with every profile scaled to a norm of 1 on the way.
+    Least squares: x minimizes ||sum_i x_i p_i - p||^2 = x'Ax - 2 x'b + c with A_ij = <p_i, p_j>, b_i = <p_i, p> and
+    c = <p, p>, subject to sum(x) = 1, so that the mixture is an average:
+    x = A^-1 b + A^-1 1 (1 - 1'A^-1 b) / (1'A^-1 1). In float64, with every profile scaled to norm 1.
 
     Args:
-        parts: at least one.
+        parts: the profiles to combine, at least one.
+        wanted: the target profiles.
     """
     gram = inner_products(parts, parts)
     norms = np.sqrt(np.diag(gram))
@@ -105,14 +101,14 @@ def mixtures(parts: Sequence[Profile], wanted: Sequence[Profile]) -> list[Mixtur
     products = inner_products(parts, wanted) / norms[:, None]
     squares = [inner_products([profile], [profile]).item() for profile in wanted]
     solved = np.linalg.lstsq(gram, np.column_stack([ones, products]), rcond=1e-14)[0]
-    flat, found = solved[:, 0], []
+    flat, results = solved[:, 0], []
     for free, product, square in zip(solved[:, 1:].T, products.T, squares, strict=True):
         x = free + flat * (1 - ones @ free) / (ones @ flat)
         squared_error = (x @ gram @ x - 2 * x @ product) / square + 1
         weights = x / norms
         gain = float(np.linalg.norm(weights))
-        found.append(Mixture(tuple(weights.tolist()), math.sqrt(max(squared_error, 0.0)), gain))
-    return found
+        results.append(Mixture(tuple(weights.tolist()), math.sqrt(max(squared_error, 0.0)), gain))
+    return results
 
 
 def _columns(profiles: Sequence[Profile]) -> tuple[np.ndarray, np.ndarray]:

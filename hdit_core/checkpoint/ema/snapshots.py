@@ -1,10 +1,10 @@
-"""Averages of a run's weights as files of their own: snapshots on the way, and what is made of them afterwards.
+"""Files of EMA weights: snapshots taken during training, and EMAs that are reconstructed from them.
 
-RUN/averages/000096000-ema-0.050.safetensors      the average of length 0.050 after 96,000 images
-RUN/averages/post-hoc-0.080.safetensors           what `hdit ema --std 0.08` made of the snapshots
+RUN/averages/000096000-ema-0.050.safetensors      the EMA of length 0.050 after 96,000 images
+RUN/averages/post-hoc-0.080.safetensors           the EMA that `hdit ema --std 0.08` reconstructed
 
-Snapshots hold averages in float16, which rounds a weight by at most 2^-11 of itself, or by 3e-8 where it is smaller
-than 6e-5; a tensor that does not fit into float16, and those that are not averaged, stay as they are.
+Snapshots are stored in float16: relative error at most 2^-11, or 3e-8 for weights below 6e-5. Tensors that overflow
+float16, and those that are not averaged, keep their type.
 """
 
 import hashlib
@@ -29,54 +29,57 @@ SNAPSHOT_NAME = re.compile(r"(\d{9,})-ema-(0\.\d{3})\.safetensors")
 
 @dataclass(frozen=True)
 class Snapshot:
-    """An average as it was at one moment of the run."""
+    """An EMA at one moment of the run."""
 
     path: Path
     profile: Profile
 
 
 def ema_name(std: float) -> str:
-    """Return the name of a checkpoint's part that holds the average of a length: `"ema-0.050"`."""
+    """Return the name of the checkpoint's file with the EMA of a length: `"ema-0.050"`."""
     return f"ema-{std:.3f}"
 
 
 def parse_ema_std(text: str) -> float:
-    """Read the length of an average.
+    """Parse an EMA length.
 
     Raises:
-        UsageError: it is no number from 0.001 to 0.288 of at most three decimals, by which files are named.
+        UsageError: it is not a number from 0.001 to 0.288 with at most three decimals, as in file names.
     """
-    found = re.fullmatch(r"0?\.(\d{1,3})0{0,9}", text.strip())
-    if found is None or not SHORTEST <= float(text) <= LONGEST:
+    match = re.fullmatch(r"0?\.(\d{1,3})0{0,9}", text.strip())
+    if match is None or not SHORTEST <= float(text) <= LONGEST:
         raise UsageError(
-            f"the length of an average is {text}; expected a share of the run from {SHORTEST} to {LONGEST} with at "
-            "most three decimals, for example 0.08"
+            f"EMA length {text}: expected a number from {SHORTEST} to {LONGEST} with three decimals at most, e.g. 0.08"
         )
     return float(text)
 
 
 def part_name(weights: str) -> str:
-    """Return the name of the part of a checkpoint that holds these weights: `"ema"`, `"model"` or `"ema-0.080"`.
+    """Return the name of the checkpoint's file with these weights: `"ema"`, `"model"` or `"ema-0.080"`.
 
     Raises:
-        UsageError: they are none of these, and no length.
+        UsageError: they are neither of these nor an EMA length.
     """
     if weights in ("ema", "model"):
         return weights
     if weights.strip()[:1] not in set("0123456789.-"):
-        raise UsageError(f"weights {weights}: expected ema, model, or the length of an average such as 0.08")
+        raise UsageError(f"weights {weights}: expected ema, model, or an EMA length such as 0.08")
     return ema_name(parse_ema_std(weights))
 
 
 def post_hoc_file(run: Path, std: float) -> Path:
+    """Return the file of a reconstructed EMA."""
     return ema_folder(run) / f"post-hoc-{std:.3f}.safetensors"
 
 
 def write_snapshot(run: Path, recipe: Recipe, profile: Profile, tensors: Mapping[str, Tensor]) -> Path:
-    """Write an average as it is now, whole or not at all; one of the same moment is replaced.
+    """Write a snapshot of an EMA atomically; one of the same moment is replaced.
 
     Args:
-        tensors: of the network's state, on the CPU; what is averaged is `rounded` already.
+        run: the run directory.
+        recipe: of the run.
+        profile: of the EMA.
+        tensors: the state of the model, on the CPU; averaged tensors are already `rounded`.
 
     Raises:
         CheckpointError: the disk is full, or cannot be written.
@@ -94,7 +97,7 @@ def write_snapshot(run: Path, recipe: Recipe, profile: Profile, tensors: Mapping
 
 
 def rounded(average: Tensor) -> Tensor:
-    """Return a tensor in float16, or as it is where that would make something infinite."""
+    """Return a tensor in float16, or unchanged if it overflows."""
     half = average.half()
     return half if bool(torch.isfinite(half).all()) else average
 
@@ -111,7 +114,7 @@ def snapshots(run: Path) -> list[Snapshot]:
 
 
 def remove_snapshots_after(run: Path, num_images: int) -> None:
-    """Remove what a run that goes on from `num_images` images is yet to come by, and what killed writers left."""
+    """Remove snapshots after `num_images` images, which a resumed run writes again, and temporary files."""
     folder = ema_folder(run)
     remove_temporaries(folder)
     for snapshot in snapshots(run):
@@ -120,38 +123,38 @@ def remove_snapshots_after(run: Path, num_images: int) -> None:
 
 
 def fingerprint(taken: Sequence[Snapshot]) -> str:
-    """Return a hash of the names and contents of snapshots: the averages made of them are theirs and no others'."""
-    said = [f"{snapshot.path.name} {read_metadata(snapshot.path).get('crc32')}" for snapshot in taken]
-    return hashlib.sha256("\n".join(said).encode()).hexdigest()
+    """Return a hash of the names and contents of snapshots, to recognize the EMAs reconstructed from them."""
+    entries = [f"{snapshot.path.name} {read_metadata(snapshot.path).get('crc32')}" for snapshot in taken]
+    return hashlib.sha256("\n".join(entries).encode()).hexdigest()
 
 
 def find_post_hoc_ema(run: Path, std: float) -> Path:
-    """Return the file that `hdit ema` made of a run's snapshots, if it is of those that are there now.
+    """Return the file of an EMA that was reconstructed from the run's current snapshots.
 
     Raises:
-        CheckpointError: there is none, or the run has got other snapshots since.
+        CheckpointError: there is none, or it was reconstructed from other snapshots.
     """
     path, taken = post_hoc_file(run, std), snapshots(run)
     if not taken:
         raise CheckpointError(
-            f"{run}: has no average of length {std:.3f}, and no snapshots to make it of; train with "
-            "train.ema_profiles = [0.05, 0.10], or take --weights ema"
+            f"{run}: has no EMA of length {std:.3f} and no snapshots to reconstruct it from; train with "
+            "train.ema_profiles = [0.05, 0.10], or use --weights ema"
         )
     if not path.exists():
-        raise CheckpointError(f"{run}: has no average of length {std:.3f} yet; make it: hdit ema --std {std:g} {run}")
+        raise CheckpointError(f"{run}: has no EMA of length {std:.3f} yet; run hdit ema --std {std:g} {run}")
     if read_metadata(path).get("made_of") != fingerprint(taken):
         raise CheckpointError(
-            f"{path}: was made of other snapshots than the run has now; make it again with hdit ema --std {std:g} "
+            f"{path}: was reconstructed from other snapshots than the run has now; rerun hdit ema --std {std:g} "
             f"{run}, or give the file itself with --ckpt"
         )
     return path
 
 
 def stream_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Yield the tensors of a file of ours one by one, in the order of their names, and see that they are intact.
+    """Yield the tensors of a file one by one, in the order of their names, and verify the checksum.
 
     Raises:
-        CheckpointError: the file is missing or corrupt; the latter may show after its last tensor only.
+        CheckpointError: the file is missing or corrupt; a wrong checksum is only found after the last tensor.
     """
     metadata = read_metadata(path)
     crc = metadata_crc32(metadata)

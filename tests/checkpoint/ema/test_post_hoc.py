@@ -146,7 +146,7 @@ def test_what_is_made_loads_as_a_file_and_its_fixed_tensors_lose_no_bit(tmp_path
 
 def test_a_length_that_snapshots_do_not_give_is_refused_with_those_that_they_do(tmp_path, walk):
     run = walk.run(tmp_path / "run", 8)
-    with pytest.raises(UsageError, match=r"16 snapshots do not give .* 0.020: .* off by 24.\d% .* give 0.037 to 0.172"):
+    with pytest.raises(UsageError, match=r"16 snapshots do not allow .* 0.020: .* 24.\d% .* lengths: 0.037 to 0.172"):
         build_post_hoc_ema(run, 0.020)
     with pytest.raises(UsageError, match=r"of length 0.288"):
         build_post_hoc_ema(run, 0.288)
@@ -154,12 +154,12 @@ def test_a_length_that_snapshots_do_not_give_is_refused_with_those_that_they_do(
 
 def test_a_length_whose_weights_would_make_rounding_large_is_refused(tmp_path, walk, monkeypatch):
     monkeypatch.setattr(posthoc_module, "MOST_GAIN", 2.0)
-    with pytest.raises(UsageError, match=r"rounding of the snapshots 5.\d times as large \(at most 2\)"):
+    with pytest.raises(UsageError, match=r"amplification of rounding 5.\d \(at most 2\)"):
         build_post_hoc_ema(walk.run(tmp_path / "run", 32), 0.030)
 
 
 def test_a_run_without_snapshots_says_how_to_get_some(tmp_path):
-    with pytest.raises(CheckpointError, match=r"has no snapshots of averages; train with train.ema_profiles"):
+    with pytest.raises(CheckpointError, match=r"has no EMA snapshots; train with train.ema_profiles"):
         build_post_hoc_ema(tmp_path, 0.05)
 
 
@@ -201,7 +201,7 @@ def test_a_snapshot_of_another_network_is_named(tmp_path, walk):
     first = snapshots(run)[0]
     tensors = dict(stream_tensors(first.path))
     write_snapshot(run, walk.recipe, first.profile, tensors | {PART: tensors[PART][:-1]})
-    with pytest.raises(CheckpointError, match=rf"{first.path.name}: {PART} is not of the network"):
+    with pytest.raises(CheckpointError, match=rf"{first.path.name}: {PART} does not fit the model"):
         build_post_hoc_ema(run, 0.08)
     del tensors[PART]
     write_snapshot(run, walk.recipe, first.profile, tensors)

@@ -6,9 +6,14 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from hdit_core.checkpoint.ema.profile import Profile, decay, gamma_of, inner_products, mixtures, std_of
+from hdit_core.checkpoint.ema.profile import Profile, decay, gamma_of, inner_products, mixtures
 
 GRID = 200_000
+
+
+def std_of(gamma):
+    """Return the length of the profile of an exponent (appendix C)."""
+    return ((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3))) ** 0.5
 
 
 def density(profile, length):

@@ -45,10 +45,10 @@ def test_one_length_can_go_elsewhere_and_several_cannot(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("length", "code", "message"),
     [
-        ("0.0812", 2, "the length of an average is 0.0812; expected a share of the run from 0.001 to 0.288"),
-        ("0.3", 2, "the length of an average is 0.3; expected a share"),
-        ("long", 2, "the length of an average is long; expected a share"),
-        ("0.01", 2, "its 24 snapshots do not give an average of length 0.010"),
+        ("0.0812", 2, "EMA length 0.0812: expected a number from 0.001 to 0.288"),
+        ("0.3", 2, "EMA length 0.3: expected a number"),
+        ("long", 2, "EMA length long: expected a number"),
+        ("0.01", 2, "its 24 snapshots do not allow an EMA of length 0.010"),
     ],
 )
 def test_lengths_that_cannot_be_are_refused_before_any_is_made(run, capsys, length, code, message):
@@ -74,7 +74,7 @@ def test_images_are_drawn_with_an_average_of_any_length(run, tmp_path, capsys):
         hashes.append(result["origin"]["weights_sha256"])
     assert len(set(hashes)) == 3
     assert main([*command, "--weights", "emma", "--out", str(tmp_path / "no")]) == 2
-    assert "weights emma: expected ema, model, or the length of an average" in capsys.readouterr().err
+    assert "weights emma: expected ema, model, or an EMA length" in capsys.readouterr().err
 
 
 def test_a_followed_average_is_converted_by_its_length(run, tmp_path):

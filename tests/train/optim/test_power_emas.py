@@ -194,25 +194,23 @@ def test_weights_are_named_by_the_length_of_their_average(followed):
 
 
 def test_a_length_that_was_not_followed_is_there_once_it_is_made_and_as_long_as_its_snapshots_are(followed, tmp_path):
-    with pytest.raises(CheckpointError, match=r"has no average of length 0.100 yet; make it: hdit ema --std 0.1 "):
+    with pytest.raises(CheckpointError, match=r"has no EMA of length 0.100 yet; run hdit ema --std 0.1 "):
         load_denoiser(followed, "0.1")
     made = build_post_hoc_ema(followed, 0.1)
     state = load_denoiser(followed, "0.1").network.state_dict()
     assert all(torch.equal(state[name], t) for name, t in load_denoiser(made.path).network.state_dict().items())
     first = snapshots(followed)[0].path
     first.rename(tmp_path / first.name)
-    with pytest.raises(CheckpointError, match=r"was made of other snapshots than the run has now; make it again"):
+    with pytest.raises(CheckpointError, match=r"was reconstructed from other snapshots than the run has now; rerun"):
         load_denoiser(followed, "0.1")
     (tmp_path / first.name).rename(first)
 
 
 def test_weights_that_a_checkpoint_cannot_have_are_refused(followed, tmp_path, trained):
-    with pytest.raises(
-        UsageError, match=r"weights emma: expected ema, model, or the length of an average such as 0.08"
-    ):
+    with pytest.raises(UsageError, match=r"weights emma: expected ema, model, or an EMA length such as 0.08"):
         load_denoiser(followed, "emma")
-    with pytest.raises(UsageError, match=r"the length of an average is 0.5; expected a share of the run from 0.001"):
+    with pytest.raises(UsageError, match=r"EMA length 0.5: expected a number from 0.001"):
         load_denoiser(followed, "0.5")
     train(trained({"train.num_images": 8}), tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"has no average of length 0.080, and no snapshots to make it of"):
+    with pytest.raises(CheckpointError, match=r"has no EMA of length 0.080 and no snapshots to reconstruct it from"):
         load_denoiser(tmp_path / "run", "0.08")
