@@ -1,4 +1,4 @@
-"""How an image lies in a shard: PNG, lossless WebP or JPEG, and nothing else is ever decoded from one."""
+"""Encodes images for shards, and decodes them: PNG, lossless WebP or JPEG, and nothing else."""
 
 import io
 
@@ -22,9 +22,9 @@ def encode(image: Image.Image, codec: str, quality: int = JPEG_QUALITY) -> bytes
     """Return an image of mode L or RGB as a file of the given kind, without any metadata.
 
     Args:
-        image: what to store.
+        image: to store.
         codec: "png", "webp" (both lossless) or "jpeg".
-        quality: of JPEG, 1..100.
+        quality: JPEG quality, 1 to 100.
     """
     buffer = io.BytesIO()
     bare = image.copy()
@@ -38,12 +38,12 @@ def decode(content: bytes, codec: str, shape: tuple[int, int, int]) -> UInt8[np.
     """Return the pixels of an image that `encode` made.
 
     Args:
-        content: the file.
-        codec: which kind it has to be.
-        shape: height, width and channels that it has to have.
+        content: of the file.
+        codec: the expected kind.
+        shape: the expected height, width and channels.
 
     Raises:
-        ValueError: it is another kind, another size, or cannot be decoded.
+        ValueError: it has another kind or size, or cannot be decoded.
     """
     height, width, channels = shape
     try:

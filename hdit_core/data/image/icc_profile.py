@@ -1,7 +1,7 @@
-"""Colours by their ICC profile: what a colour-managed viewer would show, as sRGB.
+"""Converts colours by their ICC profile to sRGB, as a colour-managed viewer shows them.
 
-Whether a profile is sRGB is asked of its numbers and not of its name, which `sRGB, linear` has too. What a profile does
-is worked out once and kept, since a million photographs share a few.
+A profile is sRGB by its numbers, not by its name, which `sRGB, linear` has too. The transform of a profile is cached,
+since a million photographs share a few.
 """
 
 import io
@@ -14,7 +14,7 @@ CONVERTED = "converted to sRGB by its colour profile"
 UNUSABLE = "unusable colour profile passed over"
 
 SAME_LEVELS = 2
-"""A profile that moves no colour further than this is sRGB; makers round its curve in ways of their own."""
+"""A profile that moves no colour further than this is sRGB; programs round its curve differently."""
 
 _MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
@@ -30,7 +30,7 @@ def _probe_grey() -> Image.Image:
 
 
 def _keeps_all(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Return whether a transform leaves every colour where it is."""
+    """Return whether a transform leaves every colour unchanged."""
     if mode == "CMYK":
         return False
     before = _probe() if mode == "RGB" else _probe_grey()
@@ -40,10 +40,10 @@ def _keeps_all(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
 
 @lru_cache(maxsize=64)
 def _transform(profile_bytes: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-    """Return the mode of pixels that a profile is of, and what brings them to sRGB: None where they are there.
+    """Return the mode of pixels that a profile describes, and their transform to sRGB; None where they are sRGB.
 
     Raises:
-        ValueError: it is of another space, or damaged.
+        ValueError: it describes another space, or is damaged.
     """
     try:
         profile = ImageCms.ImageCmsProfile(io.BytesIO(profile_bytes))
@@ -64,7 +64,7 @@ def to_srgb(image: Image.Image, profile_bytes: bytes) -> tuple[Image.Image, list
         profile_bytes: the profile.
 
     Returns:
-        The image in RGB, or as it is where the profile is sRGB or cannot be used; and what is to be said of it.
+        The image in RGB, or unchanged where the profile is sRGB or cannot be used; and remarks.
     """
     try:
         mode, transform = _transform(profile_bytes)

@@ -24,7 +24,7 @@ _FILTERS: dict[Resize, Image.Resampling] = {
 
 
 def random_crop_position(seed: int, name: str) -> tuple[float, float]:
-    """Return two numbers in [0, 1) that depend on the seed and an image's name alone."""
+    """Return two numbers in [0, 1) that depend only on the seed and an image's name."""
     digest = hashlib.blake2b(f"{seed}/crop/{name}".encode(errors="surrogateescape"), digest_size=16).digest()
     return tuple(int.from_bytes(half, "little") / 2**64 for half in (digest[:8], digest[8:]))  # type: ignore[return-value]
 
@@ -36,13 +36,13 @@ def crop_and_resize(
     place: tuple[float, float] = (0.5, 0.5),
     resize: Resize = "lanczos",
 ) -> Image.Image:
-    """Scale the largest part of the target's shape to its size.
+    """Crop the largest region with the target's aspect ratio, and scale it to the target's size.
 
     Args:
         image: mode L or RGB, any size.
         height: of the result, pixels.
         width: of the result, pixels.
-        place: where the part lies, down and across: 0 at the top or left, 1 at the bottom or right.
+        place: of the region, down and across: 0 is the top or left, 1 the bottom or right.
         resize: the filter.
     """
     scale = min(image.height / height, image.width / width)
@@ -72,13 +72,13 @@ ImageSize = tuple[int, int]  # height, width in pixels
 
 
 def _distance(size: ImageSize, height: int, width: int) -> Fraction:
-    """Return by what factor the aspect ratios differ, 1 for the same: the logarithm of it, without rounding."""
-    one, other = size[0] * width, size[1] * height
-    return Fraction(max(one, other), min(one, other))
+    """Return the factor by which the aspect ratios differ, 1 for equal ones: exact, where a logarithm is rounded."""
+    ours, its = size[0] * width, size[1] * height
+    return Fraction(max(ours, its), min(ours, its))
 
 
 def nearest_size(sizes: Sequence[ImageSize], height: int, width: int) -> ImageSize:
-    """Return the size of which the aspect ratio is nearest to an image's, by the logarithm of their quotient.
+    """Return the size whose aspect ratio is nearest to an image's, by the logarithm of their quotient.
 
     Args:
         sizes: to choose from; the first of two that are equally near is taken.
@@ -92,7 +92,7 @@ def bucket_sizes(sizes: Sequence[ImageSize]) -> tuple[ImageSize, ...]:
     """Return sizes in the order of a data set's buckets: by height, then width.
 
     Raises:
-        UsageError: two have the same shape, so that it would be left open which of them an image gets.
+        UsageError: two have the same aspect ratio, so that an image could get either.
     """
     ordered = sorted(sizes)
     by_shape: dict[Fraction, ImageSize] = {}
@@ -102,7 +102,7 @@ def bucket_sizes(sizes: Sequence[ImageSize]) -> tuple[ImageSize, ...]:
             other = by_shape[shape]
             raise UsageError(
                 f"--size: {other[0]}x{other[1]} and {size[0]}x{size[1]} have the same shape, so that an image could "
-                "become either; give one size a shape"
+                "become either; give one size per shape"
             )
         by_shape[shape] = size
     return tuple(ordered)

@@ -1,4 +1,4 @@
-"""A set of images to score: each by a function that reads it, called in threads and a little ahead of the network."""
+"""A set of images to score: functions that read them, called in threads ahead of the network."""
 
 import hashlib
 import json
@@ -20,11 +20,11 @@ class ImageSet:
     """Images to score.
 
     Attributes:
-        source: where they come from, for the passport.
-        count: how many; None for a stream, which ends when it ends.
-        open: gives the reading functions of the images at some places, 0 <= place < count, asked in ascending order;
+        source: where they come from, for the provenance of the score.
+        count: number of images; None for a stream.
+        open: returns the reading functions of the images at some indices, 0 <= index < count, in ascending order;
             making such a function is quick, calling it takes time.
-        identity: changes when any image may have changed; "" for a stream, which can be read once only.
+        identity: changes when any image may have changed; "" for a stream, which can be read only once.
         remarks: what a reader of the score has to know.
     """
 
@@ -35,11 +35,11 @@ class ImageSet:
     remarks: tuple[str, ...] = ()
 
     def readers(self, start: int = 0) -> Iterator[ReadImage]:
-        """Return the reading functions of all images, or of all from a place on."""
+        """Return the reading functions of all images, or of all from an index on."""
         return self.open(range(start, sys.maxsize if self.count is None else self.count))
 
     def read_many(self, places: Sequence[int]) -> list[UInt8[np.ndarray, "H W C"]]:
-        """Read some images, which may have been read before, in the order of `places`.
+        """Return some images, which may have been read before, in the order of `places`.
 
         Raises:
             UsageError: the set is a stream.

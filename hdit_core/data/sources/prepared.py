@@ -9,8 +9,9 @@ import numpy as np
 
 from hdit_core.data.format.manifest import INDEX, load_rows, read_manifest
 from hdit_core.data.format.shard import INDEX_DTYPE
+from hdit_core.data.sources.shard_samples import ShardImage
 from hdit_core.data.sources.source import Entry
-from hdit_core.data.sources.webdataset import ShardedSource, ShardImage
+from hdit_core.data.sources.webdataset import ShardedSource
 from hdit_core.errors import DataError
 
 

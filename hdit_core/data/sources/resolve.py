@@ -16,8 +16,9 @@ from hdit_core.data.sources.files.tar import TAR_DAMAGE, TarFile, TarSource, dam
 from hdit_core.data.sources.files.zip import ZipSource, is_zip
 from hdit_core.data.sources.parquet import PARQUET_ENDING, ParquetSource, is_parquet
 from hdit_core.data.sources.prepared import PreparedSource
+from hdit_core.data.sources.shard_samples import is_note, is_sharded
 from hdit_core.data.sources.source import IMAGE_SUFFIX, Source
-from hdit_core.data.sources.webdataset import SHARD_ENDINGS, ShardedSource, is_note, is_sharded
+from hdit_core.data.sources.webdataset import SHARD_ENDINGS, ShardedSource
 from hdit_core.errors import DataError, UsageError, did_you_mean
 
 _WILD = frozenset("*?[")

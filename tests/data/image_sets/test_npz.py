@@ -63,7 +63,7 @@ def test_the_identity_changes_with_the_pixels(saved):
         (IMAGES[..., :2], r"arr_0 is uint8 \(9, 10, 12, 2\)"),
         (IMAGES[0], r"arr_0 is uint8 \(10, 12, 3\)"),
         (IMAGES[:0], r"arr_0 is uint8 \(0, 10, 12, 3\)"),
-        (np.asfortranarray(IMAGES), "arr_0 is uint8"),
+        (np.asfortranarray(IMAGES), "arr_0 is in Fortran order; save numpy.ascontiguousarray"),
         (np.array([{}]), "arr_0 is object"),
     ],
 )
@@ -106,7 +106,7 @@ def test_a_damaged_pixel_is_found_by_the_checksum(saved):
     content = bytearray(path.read_bytes())
     content[100_000] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"damaged array of images.*make it anew"):
+    with pytest.raises(DataError, match=r"damaged array of images.*write it again"):
         list(open_images(str(path)).readers())
 
 

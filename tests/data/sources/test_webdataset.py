@@ -240,6 +240,12 @@ def test_keys_with_dots_have_their_labels(tmp_path):
     assert classes_of(open_source(str(write_tar(tmp_path / "b.tar", files=files)))) == (("0", "1"), [1, 0])
 
 
+@pytest.mark.parametrize("ending", ["class", "label", "lbl", "target", "CLS", "cls.txt"])
+def test_labels_have_other_endings_too(tmp_path, ending):
+    files = {"a.png": b"1", f"a.{ending}": b"1", "b.png": b"2", f"b.{ending}": b"0"}
+    assert classes_of(open_source(str(write_tar(tmp_path / "a.tar", files=files)))) == (("0", "1"), [1, 0])
+
+
 @pytest.mark.parametrize("text", ["tensor(10)", "10.0", "np.int64(10)", "[10]", "+10", "1e1"])
 def test_numbers_written_otherwise_are_numbers(tmp_path, text):
     files = {"a.png": b"1", "a.cls": text.encode(), "b.png": b"2", "b.cls": b"2"}

@@ -1,0 +1,222 @@
+"""Reads the samples of a webdataset shard: members are joined by key, wherever they lie in it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from hdit_core.data.image.decode import size_problem
+from hdit_core.data.sources.file_filter import is_hidden
+from hdit_core.data.sources.files.links import Member
+from hdit_core.data.sources.files.tar import LARGEST_NOTE_BYTES, TarListing
+from hdit_core.data.sources.files.tar_headers import LONGEST_NAME_BYTES
+from hdit_core.data.sources.labels.class_label import MOST_CLASSES, parse_label
+from hdit_core.data.sources.labels.sidecars import is_label_file
+from hdit_core.data.sources.labels.text_encoding import decode_text
+from hdit_core.data.sources.source import IMAGE_SUFFIX, Entry
+
+_CAPTIONS = frozenset({"txt", "text", "caption"})  # text that other people's shards have with their images
+_LABELS = ("cls", "class", "label", "lbl", "target")
+_NOTES = (*_LABELS, "json")
+
+
+@dataclass(frozen=True, slots=True)
+class ShardImage:
+    """An image in a shard, or what is wrong with a sample."""
+
+    name: str
+    offset: int = 0
+    size_bytes: int = 0
+    changed_at: int = 0
+    problem: str | None = None
+    class_number: int | None = None
+    class_name: str | None = None
+
+    def entry(self, classes: Sequence[str]) -> Entry:
+        """Return it as an entry of a source; where there are classes, it needs one."""
+        if self.problem is not None:
+            return Entry(self.name, self.size_bytes, self.changed_at, self.problem)
+        name = self.class_name if self.class_number is None else classes[self.class_number]
+        missing = "no class in its shard" if classes and name is None else None
+        return Entry(self.name, self.size_bytes, self.changed_at, missing, name)
+
+
+@dataclass(slots=True)
+class _Notes:
+    """What the texts of a sample say about its image."""
+
+    cls: str | None = None
+    name: str | None = None
+    json_class: str | int | float | None = None
+    json_label: int | None = None  # a number that has to agree with `cls`
+    problem: str | None = None
+
+    @property
+    def is_labelled(self) -> bool:
+        return self.cls is not None or self.json_class is not None
+
+    def parse_class(self) -> tuple[str | None, int | None, str | None]:
+        """Return what is wrong, the class number, and the class name."""
+        label = self.json_class if self.cls is None else self.cls
+        if label is None:
+            return self.problem, None, None
+        try:
+            number = parse_label(label)
+        except ValueError as problem:
+            return str(problem), None, None
+        if isinstance(number, str):
+            return self.problem, None, number
+        if not 0 <= number < MOST_CLASSES:
+            what = "negative" if number < 0 else f"beyond {MOST_CLASSES - 1:,}"
+            return f"its class number is {what}", None, None
+        if self.cls is not None and self.json_label not in (None, number):
+            return f"its class is {number} in .cls and {self.json_label} in .json", None, None
+        name = self.json_class if isinstance(self.json_class, str) and self.cls is not None else None
+        return self.problem, number, name
+
+
+@dataclass(slots=True)
+class _Sample:
+    """The members that share a key."""
+
+    images: list[Member] = field(default_factory=list)
+    notes: list[Member] = field(default_factory=list)
+
+
+def _key(name: str) -> str:
+    """Return the name up to the first dot of its last part, as webdataset does."""
+    folder, slash, last = name.rpartition("/")
+    first, _, _ = last.partition(".")
+    return f"{folder}{slash}{first or last}"
+
+
+def _stem(name: str) -> str:
+    """Return the name without its last ending: `img_0.3` of `img_0.3.jpg`."""
+    return name.rpartition(".")[0]
+
+
+def _ending(name: str) -> str:
+    """Return the last ending of a name in lower case; that of `0.cls.txt` is cls."""
+    parts = name.rpartition("/")[2].lower().split(".")
+    if parts[-1] in _CAPTIONS and len(parts) > 2 and parts[-2] in _LABELS:
+        return parts[-2]
+    return parts[-1] if len(parts) > 1 else ""
+
+
+def is_note(member: Member) -> bool:
+    """Return whether a member may name the class of images: it is kept when a tar is listed."""
+    return not is_hidden(member.name) and (_ending(member.name) in _NOTES or is_label_file(member.name))
+
+
+def _first(about: dict[str, object], *keys: str) -> object:
+    return next((about[key] for key in keys if about.get(key) is not None), None)
+
+
+def _read_json(notes: _Notes, content: bytes) -> None:
+    about = json.loads(decode_text(content))
+    if not isinstance(about, dict):
+        return
+    name, label = about.get("name"), _first(about, "class", "label")
+    if isinstance(name, str) and 0 < len(name) <= LONGEST_NAME_BYTES:
+        notes.name = name
+    if isinstance(label, str | int | float) and not isinstance(label, bool):
+        notes.json_class = label
+    if isinstance(about.get("label"), int) and not isinstance(about["label"], bool):
+        notes.json_label = about["label"]
+
+
+def _read_cls(notes: _Notes, content: bytes) -> None:
+    notes.cls = decode_text(content)
+
+
+def _read_notes(members: Sequence[Member], contents: dict[int, bytes]) -> _Notes:
+    """Return what the texts of a sample say."""
+    notes = _Notes()
+    endings = [_ending(member.name) for member in members]
+    kinds = [ending == "json" for ending in endings]
+    for member, ending in zip(members, endings, strict=True):
+        if kinds.count(ending == "json") > 1:
+            notes.problem = f"several .{ending} files have its key"
+        elif member.problem or member.size_bytes > LARGEST_NOTE_BYTES:
+            notes.problem = f"its .{ending}: {member.problem or f'{member.size_bytes:,} bytes'}"
+        else:
+            try:
+                (_read_json if ending == "json" else _read_cls)(notes, contents[member.offset])
+            except (ValueError, RecursionError):
+                notes.problem = f"its .{ending} cannot be read"
+    return notes
+
+
+def _split(sample: _Sample) -> list[_Sample]:
+    """Return one sample for each image where every image has notes of its own: `a.1.jpg`, `a.1.cls`, `a.2.jpg`, ..."""
+    parts = {_stem(image.name): _Sample([image]) for image in sample.images}
+    if len(sample.images) < 2 or len(parts) < len(sample.images):
+        return [sample]
+    for note in sample.notes:
+        if _stem(note.name) not in parts:
+            return [sample]
+        parts[_stem(note.name)].notes.append(note)
+    return list(parts.values()) if all(part.notes for part in parts.values()) else [sample]
+
+
+def _images(key: str, sample: _Sample, contents: dict[int, bytes], shard: str) -> Iterator[tuple[ShardImage, bool]]:
+    """Yield the image of a sample, and whether it is labelled; no image and several are problems."""
+    notes = _read_notes(sample.notes, contents)
+    if not sample.images:
+        yield ShardImage(f"{shard}/{key}", problem="a sample without an image"), notes.is_labelled
+    several = f"one of {len(sample.images)} images of one sample" if len(sample.images) > 1 else None
+    wrong, class_number, class_name = notes.parse_class()
+    for image in sample.images:
+        problem = image.problem or size_problem(image.size_bytes) or several or wrong
+        name = f"{shard}/{image.name}" if several or notes.name is None else notes.name
+        where = (image.offset, image.size_bytes, image.changed_at)
+        yield ShardImage(name, *where, problem, class_number, class_name), notes.is_labelled
+
+
+def _samples(listing: TarListing, shard: str) -> tuple[dict[str, _Sample], list[ShardImage]]:
+    """Return the samples of a shard by their key, and what else lies in it."""
+    samples: dict[str, _Sample] = {}
+    others = []
+    for member in listing.members:
+        ending = _ending(member.name)
+        if is_hidden(member.name) or ending in _CAPTIONS:
+            continue
+        if IMAGE_SUFFIX.search(member.name):
+            samples.setdefault(_key(member.name), _Sample()).images.append(member)
+        elif ending in _NOTES:
+            samples.setdefault(_key(member.name), _Sample()).notes.append(member)
+        else:
+            problem = f"a .{ending[:20]} file of a shard, which is never opened"
+            others.append(ShardImage(f"{shard}/{member.name}", problem=problem))
+    return samples, others
+
+
+@dataclass(frozen=True)
+class ShardContents:
+    """What a shard holds, in its order, and whether its labels belong to its images."""
+
+    images: list[ShardImage]
+    labelled: int  # images with labels
+    orphans: int  # labels without an image
+
+
+def read_shard(listing: TarListing, shard: str) -> ShardContents:
+    """Return what a shard holds; an image is called by its `.json`, else by its name in the shard."""
+    samples, others = _samples(listing, shard)
+    images: list[ShardImage] = []
+    labelled = orphans = 0
+    for key, sample in samples.items():
+        for part in _split(sample):
+            for image, is_labelled in _images(key, part, listing.notes, shard):
+                has_file = bool(part.images)
+                images.append(image)
+                labelled += is_labelled and has_file
+                orphans += is_labelled and not has_file
+    return ShardContents(images + others, labelled, orphans)
+
+
+def is_sharded(listing: TarListing) -> bool:
+    """Return whether a tar is a webdataset shard: it holds images, and classes (`.cls`) or descriptions of them."""
+    names = [member.name for member in listing.members if not is_hidden(member.name)]
+    images = {_key(name) for name in names if IMAGE_SUFFIX.search(name)}
+    notes = [name for name in names if _ending(name) in _NOTES]
+    return bool(images) and any(_ending(name) in _LABELS or _key(name) in images for name in notes)
