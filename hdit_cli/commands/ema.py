@@ -33,7 +33,7 @@ def ema(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Make averages of any length from a run's snapshots.
+    """Reconstruct EMA weights of any length (EDM2).
 
     profile_error says how far an average is from the one that would have been followed in training, rounding how many
     times as large as in one snapshot the rounding of weights to 16 bits is.

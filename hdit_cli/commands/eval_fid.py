@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     cls=DefaultGroup,
     add_completion=False,
-    help="Compute FID, KID and precision/recall of images against a reference.",
+    help="Compute FID, KID, precision and recall of images.",
 )
 
 

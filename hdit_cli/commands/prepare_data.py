@@ -293,7 +293,7 @@ def prepare_data(
     stats: StatsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Convert images to verified webdataset shards, with a manifest and an index.
+    """Convert images to verified webdataset shards.
 
     EXIF orientation, palettes, CMYK, 16 bits, colour profiles and transparency are handled; unusable files are listed
     in rejects.jsonl with the reason. If interrupted, rerun the same command to resume; the result is byte-identical for

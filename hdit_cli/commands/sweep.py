@@ -110,7 +110,7 @@ def sweep(
     labels: LabelsOption = "balanced",
     scoring: ScoringOptions,
 ) -> None:
-    """Search guidance, noise interval and EMA length for the lowest FID.
+    """Search guidance and EMA length for the lowest FID.
 
     Examples:
       hdit sweep runs/faces --ref faces.npz --ema 0.05,0.1 --guidance 1:3:0.25
