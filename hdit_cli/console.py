@@ -14,6 +14,7 @@ from typing import Any
 
 import typer
 
+from hdit_core.errors import UsageError
 from hdit_core.launch import is_main_process
 
 SECONDS_BETWEEN_LINES = 30.0  # of progress, where stderr is no terminal
@@ -27,18 +28,26 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def _speaks() -> bool:
+    """Return whether this process prints: the main rank does, and any process whose launcher left half a rank."""
+    try:
+        return is_main_process()
+    except UsageError:  # only commands that join ranks have to refuse that
+        return True
+
+
 def note(message: str) -> None:
-    """Print a remark on stderr."""
-    typer.echo(f"hdit: {printable(message)}", err=True)
+    """Print a remark on stderr; on the main rank only, like everything here."""
+    if _speaks():
+        typer.echo(f"hdit: {printable(message)}", err=True)
 
 
 class NoteHandler(logging.Handler):
-    """Prints the messages of the library's logger `hdit` as notes on stderr, on the main rank only."""
+    """Prints the messages of the library's logger `hdit` as notes on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one message."""
-        if is_main_process():
-            note(record.getMessage())
+        note(record.getMessage())
 
 
 def show_log_messages() -> None:
@@ -50,7 +59,7 @@ def show_log_messages() -> None:
 
 
 def emit(result: Any, as_json: bool, lines: Iterable[str] | None = None, *, err: bool = False) -> None:
-    """Print a command's result on stdout, or on stderr where stdout carries images.
+    """Print a command's result on stdout, or on stderr where stdout carries images; on the main rank only.
 
     Args:
         result: what `--json` prints as one document: mappings, sequences, numbers, text, paths.
@@ -59,6 +68,8 @@ def emit(result: Any, as_json: bool, lines: Iterable[str] | None = None, *, err:
             mappings as a table.
         err: print on stderr.
     """
+    if not _speaks():
+        return
     if as_json:
         typer.echo(json.dumps(result, indent=2, default=str, allow_nan=False), err=err)
         return
@@ -151,9 +162,12 @@ def duration(seconds: float) -> str:
 def progress(label: str, *, unit: str = "images", total: int | None = None) -> Iterator[Progress]:
     """Show a bar on stderr while the body runs; where stderr is no terminal, a line every half minute and at the end.
 
-    What is printed to stderr meanwhile appears above the bar.
+    What is printed to stderr meanwhile appears above the bar. Ranks other than the main one show nothing.
     """
     state = Progress(label, unit, total)
+    if not _speaks():
+        yield state
+        return
     with (_bar if sys.stderr.isatty() else _log)(state):
         yield state
 

@@ -1,6 +1,6 @@
-"""Images between their two forms: `images` `[B, C, H, W]` float in [-1, 1], and `images_u8` `[B, H, W, C]` bytes.
+"""Conversion between `images` `[B, C, H, W]` float in [-1, 1] and `images_u8` `[B, H, W, C]` bytes; contact sheets.
 
-One rounding for the whole library: to the nearest of the 256 levels.
+All of the library rounds in one way: to the nearest of the 256 levels.
 """
 
 import io
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 def to_uint8(images: Float[Tensor, "B C H W"]) -> UInt8[np.ndarray, "B H W C"]:
-    """Round images in [-1, 1] to bytes; what lies outside is clipped, and NaN becomes black."""
+    """Return images in [-1, 1] rounded to bytes; values outside are clipped, and NaN becomes black."""
     levels = ((images.detach().float() + 1) * 127.5).nan_to_num(0).clamp(0, 255).round().to(torch.uint8)
     return rearrange(levels.cpu(), "b c h w -> b h w c").numpy()
 
@@ -27,7 +27,7 @@ def from_uint8(images_u8: UInt8[np.ndarray, "B H W C"]) -> Float[Tensor, "B C H 
 
 
 def to_pil(image_u8: UInt8[np.ndarray, "H W C"]) -> Image.Image:
-    """Return one image, grey for one channel and RGB for three, as Pillow's."""
+    """Return one image as a Pillow image: grey for one channel, RGB for three."""
     return Image.fromarray(image_u8[..., 0] if image_u8.shape[-1] == 1 else image_u8)
 
 
@@ -41,36 +41,56 @@ def png_bytes(image_u8: UInt8[np.ndarray, "H W C"]) -> bytes:
 def grid(
     images_u8: UInt8[np.ndarray, "B H W C"], columns: int | None = None, gap_px: int = 2
 ) -> UInt8[np.ndarray, "H2 W2 C"]:
-    """Lay images out on white in rows of `columns` (default: as square as can be)."""
+    """Return images laid out on white in rows of `columns` (default: nearly square)."""
     count, height, width, channels = images_u8.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    sheet = np.full((rows * (height + gap_px) + gap_px, columns * (width + gap_px) + gap_px, channels), 255, np.uint8)
-    for place, image in enumerate(images_u8):
-        top = gap_px + place // columns * (height + gap_px)
-        left = gap_px + place % columns * (width + gap_px)
-        sheet[top : top + height, left : left + width] = image
-    return sheet
+    page = np.full((rows * (height + gap_px) + gap_px, columns * (width + gap_px) + gap_px, channels), 255, np.uint8)
+    for index, image in enumerate(images_u8):
+        top = gap_px + index // columns * (height + gap_px)
+        left = gap_px + index % columns * (width + gap_px)
+        page[top : top + height, left : left + width] = image
+    return page
 
 
 CAPTION_PX = 14
+FONT_PX = 11
+LONGEST_CAPTION = 256  # characters that are measured at all
 
 
 def sheet(
-    images_u8: UInt8[np.ndarray, "B H W C"], captions: Sequence[str] | None = None, columns: int | None = None
+    images_u8: UInt8[np.ndarray, "B H W C"],
+    captions: Sequence[str] | None = None,
+    columns: int | None = None,
+    gap_px: int = 2,
 ) -> UInt8[np.ndarray, "H2 W2 C"]:
-    """Lay images out in rows, each with its caption under it."""
+    """Return images laid out in rows, each with its caption below."""
     if captions is not None:
-        strips = np.stack([_caption(text, images_u8.shape[2], images_u8.shape[3]) for text in captions])
+        strips = np.stack([caption(text, images_u8.shape[2], images_u8.shape[3]) for text in captions])
         images_u8 = np.concatenate([images_u8, strips], axis=1)
-    return grid(images_u8, columns)
+    return grid(images_u8, columns, gap_px)
 
 
-def _caption(text: str, width_px: int, channels: int) -> UInt8[np.ndarray, "H W C"]:
+def caption(text: str, width_px: int, channels: int) -> UInt8[np.ndarray, "H W C"]:
+    """Return a strip with a line of centred text, truncated to the width, unprintable characters replaced by ?."""
     strip = Image.new("L", (width_px, CAPTION_PX), 255)
-    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(size=11)
-    printable = "".join(letter if letter.isprintable() else "?" for letter in text)
-    while printable and draw.textlength(printable, font) > width_px:
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(size=FONT_PX)
+    printable = "".join(letter if letter.isprintable() else "?" for letter in text[:LONGEST_CAPTION])
+    shown = printable
+    while printable and draw.textlength(shown, font) > width_px:
         printable = printable[:-1]
-    draw.text((width_px / 2, CAPTION_PX / 2), printable, fill=0, font=font, anchor="mm")
+        shown = f"{printable}..." if width_px > 4 * CAPTION_PX else printable
+    draw.text((width_px / 2, CAPTION_PX / 2), shown, fill=0, font=font, anchor="mm")
     return np.repeat(np.asarray(strip)[..., None], channels, axis=-1)
+
+
+def thumbnail(image_u8: UInt8[np.ndarray, "H W C"], size_px: int = 128) -> UInt8[np.ndarray, "S S 3"]:
+    """Return an image in RGB, fitted into a white square; small images are enlarged by a whole factor."""
+    image = to_pil(image_u8).convert("RGB")
+    longest = max(image.size)
+    scale = size_px // longest or size_px / longest
+    resample = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
+    image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), resample)
+    square = Image.new("RGB", (size_px, size_px), (255, 255, 255))
+    square.paste(image, ((size_px - image.width) // 2, (size_px - image.height) // 2))
+    return np.asarray(square)

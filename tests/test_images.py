@@ -5,7 +5,7 @@ import math
 import numpy as np
 import torch
 
-from hdit_core.images import from_uint8, to_uint8
+from hdit_core.images import caption, from_uint8, thumbnail, to_uint8
 
 
 def test_every_level_comes_back(tmp_path):
@@ -19,3 +19,17 @@ def test_numbers_are_rounded_to_the_nearest_level_and_clipped_and_nan_is_black()
     values = [-1.0, 1.0, 0.0, -7.0, 7.0, math.nan, math.inf, -math.inf, 100.4 / 127.5 - 1, 100.6 / 127.5 - 1]
     image = torch.tensor(values).reshape(1, 1, 2, 5)
     assert to_uint8(image).reshape(-1).tolist() == [0, 255, 128, 0, 255, 0, 255, 0, 100, 101]
+
+
+def test_a_caption_is_truncated_to_its_width_and_shows_hostile_characters_as_question_marks():
+    assert np.array_equal(caption("a\x1b[31m\nb\u202e", 128, 1), caption("a?[31m?b?", 128, 1))
+    long, cut = caption("n02123045 tabby, tabby cat " * 100, 128, 3), caption("n02123045 tabby, tabb...", 128, 3)
+    assert long.shape == (14, 128, 3) and np.array_equal(long, cut)
+    assert not np.array_equal(caption("cat", 128, 1), caption("dog", 128, 1))
+
+
+def test_a_thumbnail_enlarges_small_images_by_a_whole_factor_and_shrinks_large_ones():
+    small = np.arange(8 * 12 * 3, dtype=np.uint8).reshape(8, 12, 3)
+    shown = thumbnail(small, 128)[24:104, 4:124]
+    assert np.array_equal(shown[::10, ::10], small) and np.array_equal(shown[9::10, 9::10], small)
+    assert thumbnail(np.zeros((300, 40, 1), np.uint8)).shape == (128, 128, 3)

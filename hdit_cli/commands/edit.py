@@ -1,4 +1,4 @@
-"""`hdit edit`: images that begin from something else than noise alone."""
+"""`hdit edit`: image-to-image, inpainting and interpolation; `edit_ode.py` has inversion and likelihood."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,40 +6,77 @@ from typing import Annotated
 import typer
 
 from hdit_cli.commands.edit_ode import invert, likelihood
+from hdit_cli.console import note
 from hdit_cli.options.grouped import grouped_options
-from hdit_cli.options.sampling import GuidanceOptions, ModelOptions, SamplingOptions
-from hdit_cli.options.shared import DeviceOption, ImagesOutOption, JsonOption
+from hdit_cli.options.sampling import GuidanceOptions, ImagesOutOption, ModelOptions, SamplingOptions
+from hdit_cli.options.shared import INPUT, OUTPUT, DeviceOption, JsonOption, check_output
 from hdit_cli.output import check_out, is_stream
-from hdit_cli.session import Drawn, draw_all, session
+from hdit_cli.session import open_session
 from hdit_core.errors import UsageError
 
 app = typer.Typer(add_completion=False)
 
 MOST_FRAMES = 10_000
 
-NumOption = Annotated[int, typer.Option("--n", "--count", min=1, metavar="N", help="How many images.")]
-FramesOption = Annotated[int, typer.Option("--frames", min=2, max=MOST_FRAMES, metavar="N", help="With both ends.")]
+CountOption = Annotated[
+    int,
+    typer.Option("--count", "--n", "-n", min=1, metavar="N", help="Number of images.", rich_help_panel=OUTPUT),
+]
+FramesOption = Annotated[
+    int,
+    typer.Option(
+        min=2, max=MOST_FRAMES, metavar="N", help="Number of frames, endpoints included.", rich_help_panel=OUTPUT
+    ),
+]
 InitOption = Annotated[
-    Path, typer.Option("--init", metavar="IMAGE", help="The picture to begin from.", show_default=False)
+    Path,
+    typer.Option(
+        "--init", metavar="IMAGE", help="Input image of any format and size.", show_default=False, rich_help_panel=INPUT
+    ),
 ]
 StrengthOption = Annotated[
-    float, typer.Option(min=0, max=1, help="How much is drawn anew: 0 the picture itself, 1 nothing of it.")
+    float,
+    typer.Option(
+        min=0,
+        max=1,
+        metavar="S",
+        help="Denoising strength: 0 returns the input, 1 ignores it.",
+        rich_help_panel="Sampling",
+    ),
 ]
-PicturePath = Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture of any kind and size.")]
-MaskPath = Annotated[Path, typer.Argument(metavar="MASK", help="Of the same size: white is drawn anew.")]
+ImagePath = Annotated[Path, typer.Argument(metavar="IMAGE", help="Input image of any format and size.")]
+MaskPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MASK", help="Mask of the image's size: white is regenerated, black and transparent are kept."
+    ),
+]
 RoundsOption = Annotated[
-    int, typer.Option(min=1, max=100, metavar="N", help="How often each part of the way is walked, to fit better.")
+    int,
+    typer.Option(
+        min=1,
+        max=100,
+        metavar="N",
+        help="Resampling iterations per step (RePaint); more blend better and cost as much more.",
+        rich_help_panel="Sampling",
+    ),
 ]
-StartArgument = Annotated[str, typer.Argument(metavar="FROM", help="Number of an image, or noise that invert wrote.")]
-EndArgument = Annotated[str, typer.Argument(metavar="TO", help="The same.")]
+StartArgument = Annotated[str, typer.Argument(metavar="FROM", help="Image index, or a noise file of hdit edit invert.")]
+EndArgument = Annotated[str, typer.Argument(metavar="TO", help="Image index, or a noise file.")]
 WebpOption = Annotated[
-    Path | None, typer.Option(metavar="FILE.webp", help="An animation, forth and back.", show_default=False)
+    Path | None,
+    typer.Option(
+        metavar="FILE.webp",
+        help="Also write a back-and-forth animation.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
 ]
 
 
 @app.callback()
 def edit() -> None:
-    """Vary, inpaint, interpolate, invert and judge images.
+    """Image-to-image, inpainting, interpolation, inversion and likelihood.
 
     Example: hdit edit vary --init photo.png --ckpt runs/faces --strength 0.5
     """
@@ -52,67 +89,73 @@ def vary(
     model: ModelOptions,
     init: InitOption,
     strength: StrengthOption = 0.6,
-    num: NumOption = 4,
+    count: CountOption = 4,
     out: ImagesOutOption = Path("variations"),
-    drawing: SamplingOptions,
-    leading: GuidanceOptions,
+    sampling: SamplingOptions,
+    guidance: GuidanceOptions,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Draw variations of a picture, or more detail into it.
+    """Image-to-image (SDEdit): variations of an image, or upscaling.
 
-    Noise is laid on it and taken off again, at a larger --size too, to which it is enlarged before. The strength is
-    the share of the sampler's steps that are walked. Image i has the noise that hdit sample gives it.
+    The image is noised and denoised again, after upscaling if --size is larger. The strength is the fraction of sampler
+    steps that are run. Variation i has the noise of image i of hdit sample.
 
-    Example: hdit edit vary --init small.png --ckpt runs/faces --size 1024 --strength 0.4 --n 4
+    Examples:
+      hdit edit vary --init photo.png --ckpt runs/faces --strength 0.5 --count 8
+      hdit edit vary --init small.png --ckpt runs/faces --size 1024 --strength 0.4
     """
     check_out(out)
-    with session(model, leading, device, drawing.seed, drawing.settings) as here:
+    with open_session(model, guidance, device, sampling.seed, sampling.settings) as session:
         from hdit_core.generate.edit.img2img import img2img
-        from hdit_core.generate.edit.input_image import read_picture
+        from hdit_core.generate.edit.input_image import read_image
+        from hdit_core.generate.job import SamplingJob
 
-        picture = read_picture(init, here.shape)
-        here.note(init, picture.remarks)
-        draw = img2img(here.painter, here.painter.image(picture.image_u8), strength)
-        edit = {"kind": "vary", "picture_sha256": picture.sha256, "strength": strength}
-        draw_all(here, Drawn(draw, edit, num, drawing.class_id, out), json)
+        image = read_image(init, session.shape)
+        session.report_remarks(init, image.remarks)
+        draw = img2img(session.pipeline, session.pipeline.image(image.image_u8), strength)
+        edit = {"kind": "vary", "picture_sha256": image.sha256, "strength": strength}
+        session.run(SamplingJob(session.pipeline, range(count), sampling.class_id, draw=draw, edit=edit), out, json)
 
 
 @app.command()
 @grouped_options
 def inpaint(
     *,
-    image: PicturePath,
+    image: ImagePath,
     mask: MaskPath,
     model: ModelOptions,
     rounds: RoundsOption = 4,
-    num: NumOption = 4,
+    count: CountOption = 4,
     out: ImagesOutOption = Path("inpainted"),
-    drawing: SamplingOptions,
-    leading: GuidanceOptions,
+    sampling: SamplingOptions,
+    guidance: GuidanceOptions,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Draw anew what is white in a mask, to fit the rest.
+    """Inpaint: regenerate the white region of a mask.
 
-    All else stays as it is, to the last bit, once the picture has the network's size.
+    Pixels outside the mask are unchanged (after resizing to the model's resolution).
 
-    Example: hdit edit inpaint photo.png mask.png --ckpt runs/faces --n 8 --rounds 6
+    Example: hdit edit inpaint photo.png mask.png --ckpt runs/faces --count 8 --rounds 6
     """
     check_out(out)
-    with session(model, leading, device, drawing.seed, drawing.settings) as here:
+    with open_session(model, guidance, device, sampling.seed, sampling.settings) as session:
         import torch
 
         from hdit_core.generate.edit.inpaint import inpaint
-        from hdit_core.generate.edit.input_image import read_mask, read_picture
+        from hdit_core.generate.edit.input_image import read_image, read_mask
+        from hdit_core.generate.job import SamplingJob
 
-        picture = read_picture(image, here.shape)
-        here.note(image, picture.remarks)
-        white, mask_sha256 = read_mask(mask, image, here.shape)
-        where = torch.from_numpy(white)[None, None].to(here.painter.device)
-        draw = inpaint(here.painter, here.painter.image(picture.image_u8), where, rounds)
-        edit = {"kind": "inpaint", "picture_sha256": picture.sha256, "mask_sha256": mask_sha256, "rounds": rounds}
-        draw_all(here, Drawn(draw, edit, num, drawing.class_id, out), json)
+        pipeline = session.pipeline
+        known = read_image(image, session.shape)
+        session.report_remarks(image, known.remarks)
+        region = read_mask(mask, image, session.shape)
+        session.report_remarks(mask, region.remarks)
+        painted = torch.from_numpy(region.painted)[None, None].to(pipeline.device)
+        draw = inpaint(pipeline, pipeline.image(known.image_u8), painted, rounds)
+        edit = {"kind": "inpaint", "picture_sha256": known.sha256, "mask_sha256": region.sha256, "rounds": rounds}
+        session.run(SamplingJob(pipeline, range(count), sampling.class_id, draw=draw, edit=edit), out, json)
 
 
 @app.command()
@@ -125,29 +168,34 @@ def interpolate(
     frames: FramesOption = 16,
     webp: WebpOption = None,
     out: ImagesOutOption = Path("frames"),
-    drawing: SamplingOptions,
-    leading: GuidanceOptions,
+    sampling: SamplingOptions,
+    guidance: GuidanceOptions,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Draw the way from one image to another.
+    """Interpolate between two images in noise space.
 
-    The ends are what hdit sample draws for these numbers. Between two classes the one passes over to the
-    other. Pictures take part by their noise, see hdit edit invert.
+    The endpoints are the images of these indices from hdit sample. Class embeddings are interpolated too. For a real
+    image give the noise written by hdit edit invert.
 
-    Example: hdit edit interpolate 3 7 --ckpt runs/faces --frames 24 --out way --webp way.webp
+    Example: hdit edit interpolate 3 7 --ckpt runs/faces --frames 24 --out frames --webp frames.webp
     """
     check_out(out)
-    _check_webp(webp, out)
-    with session(model, leading, device, drawing.seed, drawing.settings) as here:
+    check_output("--webp", webp, ".webp")
+    if webp is not None and is_stream(out):
+        raise UsageError(f"--webp {webp}: the animation is made from the frames in a folder; give a folder with --out")
+    with open_session(model, guidance, device, sampling.seed, sampling.settings) as session:
         from hdit_core.generate.edit.interpolate import interpolate, parse_endpoint
+        from hdit_core.generate.job import SamplingJob
 
-        ends = [parse_endpoint(text, here.painter, drawing.class_id) for text in (start, end)]
-        draw = interpolate(here.painter, ends[0], ends[1], frames)
-        edit = {"kind": "interpolate", "ends": [one.identity for one in ends], "frames": frames}
-        shared = ends[0].class_id if ends[0].class_id == ends[1].class_id else None
-        draw_all(here, Drawn(draw, edit, frames, shared, out, classes_follow=False), json)
-        if webp is not None and here.world.is_main:
+        pipeline = session.pipeline
+        endpoints = [parse_endpoint(text, pipeline, sampling.class_id) for text in (start, end)]
+        draw = interpolate(pipeline, endpoints[0], endpoints[1], frames)
+        edit = {"kind": "interpolate", "ends": [endpoint.identity for endpoint in endpoints], "frames": frames}
+        class_id = endpoints[0].class_id if endpoints[0].class_id == endpoints[1].class_id else None
+        job = SamplingJob(pipeline, range(frames), class_id, draw=draw, edit=edit, cycle_classes=False)
+        session.run(job, out, json)
+        if webp is not None and session.world.is_main:
             _animate(out, webp, frames)
 
 
@@ -155,21 +203,9 @@ app.command()(invert)
 app.command()(likelihood)
 
 
-def _check_webp(webp: Path | None, out: Path) -> None:
-    if webp is None:
-        return
-    if webp.suffix.lower() != ".webp":
-        raise UsageError(f"--webp {webp}: expected a name that ends in .webp")
-    if is_stream(out):
-        raise UsageError(f"--webp {webp}: the animation is made of a folder's frames; give a folder with --out")
-    if not webp.absolute().parent.is_dir():
-        raise UsageError(f"--webp {webp}: there is no folder {webp.parent}")
-
-
 def _animate(folder: Path, webp: Path, frames: int) -> None:
-    from hdit_cli.console import note
     from hdit_core.files import write_atomic
     from hdit_core.generate.output.animation import frames_webp
 
     write_atomic(webp, frames_webp(folder, frames))
-    note(f"look at {webp}")
+    note(f"animation: {webp}")

@@ -1,6 +1,7 @@
-"""`hdit edit invert` and `hdit edit likelihood`: what the model's ODE says of pictures that there are."""
+"""`hdit edit invert` and `hdit edit likelihood`: real images through the probability-flow ODE."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,113 +10,156 @@ import typer
 from hdit_cli.console import emit, emit_line, note, printable, progress
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.sampling import GuidanceOptions, ModelOptions
-from hdit_cli.options.shared import BatchSizeOption, DeviceOption, JsonOption, SeedOption
-from hdit_cli.session import session
-from hdit_core.errors import UsageError
+from hdit_cli.options.shared import INPUT, OUTPUT, BatchSizeOption, DeviceOption, JsonOption, SeedOption, check_output
+from hdit_cli.session import open_session
 
 if TYPE_CHECKING:
     from hdit_core.generate.edit.invert import Inverted
     from hdit_core.generate.edit.likelihood import ImageBits
 
 
-FAR_LEVELS = 8.0  # root mean square, of 255: what the eye sees at once
+OnImage = Callable[["ImageBits"], None]
+LARGE_ERROR_LEVELS = 8.0  # root mean square, of 255: visible at first glance
+SOLVER = "ODE solver"
 
-PicturePath = Annotated[Path, typer.Argument(metavar="IMAGE", help="A picture of any kind and size.")]
+ImagePath = Annotated[Path, typer.Argument(metavar="IMAGE", help="Input image of any format and size.")]
 NoiseOption = Annotated[
-    Path, typer.Option("--out", "-o", metavar="FILE.safetensors", help="The noise; never replaced.")
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="FILE.safetensors",
+        help="Noise file; an existing one is never replaced.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 BackOption = Annotated[
-    Path | None, typer.Option(metavar="FILE.png", help="Also write what comes back.", show_default=False)
+    Path | None,
+    typer.Option(
+        metavar="FILE.png", help="Also write the reconstructed image.", show_default=False, rich_help_panel=OUTPUT
+    ),
 ]
-OneClassOption = Annotated[
-    int | None, typer.Option("--class", min=0, metavar="ID", help="Class of the picture.", show_default="none of them")
+InputClassOption = Annotated[
+    int | None,
+    typer.Option(
+        "--class", min=0, metavar="ID", help="Class of the image.", show_default="no class", rich_help_panel=INPUT
+    ),
 ]
 ToleranceOption = Annotated[
-    float, typer.Option(min=1e-9, max=1e-1, metavar="T", help="Of the solver; smaller is slower and more exact.")
+    float,
+    typer.Option(
+        min=1e-9,
+        max=1e-1,
+        metavar="T",
+        help="Relative and absolute error tolerance; smaller is slower and more accurate.",
+        rich_help_panel=SOLVER,
+    ),
 ]
-ImagesArgument = Annotated[str, typer.Argument(metavar="IMAGES", help="An image, a folder or archive, or a data set.")]
-NumOption = Annotated[
-    int | None, typer.Option("--n", min=1, metavar="N", help="Only so many, drawn by --seed.", show_default="all")
+ImagesArgument = Annotated[
+    str, typer.Argument(metavar="IMAGES", help="An image, a folder or archive of images, or a data set.")
+]
+CountOption = Annotated[
+    int | None,
+    typer.Option(
+        "--count",
+        "--n",
+        "-n",
+        min=1,
+        metavar="N",
+        help="Random subset of this many images, drawn by --seed.",
+        show_default="all",
+        rich_help_panel=INPUT,
+    ),
 ]
 ProbesOption = Annotated[
-    int, typer.Option(min=1, max=1000, metavar="N", help="Random directions an image; more scatter less.")
+    int,
+    typer.Option(
+        min=1,
+        max=1000,
+        metavar="N",
+        help="Hutchinson probes per image; more reduce the variance.",
+        rich_help_panel=SOLVER,
+    ),
 ]
 EachOption = Annotated[
-    bool, typer.Option("--each", help="Also a line for each image, as soon as it is known; with --json, JSON lines.")
+    bool,
+    typer.Option(
+        "--each",
+        help="Also print one line per image as it is finished; with --json, JSON lines.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 ClassesOption = Annotated[
     int | None,
-    typer.Option("--class", min=0, metavar="ID", help="One class for all.", show_default="the data set's, or none"),
+    typer.Option(
+        "--class",
+        min=0,
+        metavar="ID",
+        help="One class for all images.",
+        show_default="the data set's, or no class",
+        rich_help_panel=INPUT,
+    ),
 ]
 
 
 @grouped_options
 def invert(
     *,
-    image: PicturePath,
+    image: ImagePath,
     model: ModelOptions,
+    class_id: InputClassOption = None,
     out: NoiseOption = Path("noise.safetensors"),
     back: BackOption = None,
     tolerance: ToleranceOption = 1e-4,
-    class_id: OneClassOption = None,
-    leading: GuidanceOptions,
+    guidance: GuidanceOptions,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Find the noise that becomes a picture.
+    """Invert an image to its noise latent (probability-flow ODE).
 
-    By the probability-flow ODE, there and back: the error of that is said, in 8-bit levels. `hdit edit interpolate`
-    takes the noise.
+    Reports the round-trip error, in units of 1/255, and the noise's standard deviation, which should be close to 1.
+    The noise file is an endpoint for hdit edit interpolate.
 
-    Example: hdit edit invert photo.png --ckpt runs/faces --out photo.safetensors
+    Example: hdit edit invert photo.png --ckpt runs/faces --out photo.safetensors --back back.png
     """
-    _check_files(out, back)
-    with session(model, leading, device, 0, {}) as here:
-        from hdit_core.generate.edit.input_image import read_picture
+    check_output("--out", out, ".safetensors", new=True)
+    check_output("--back", back, ".png")
+    with open_session(model, guidance, device, 0, {}) as session:
+        from hdit_core.generate.edit.input_image import read_image
         from hdit_core.generate.edit.invert import StoredNoise, write_noise
-        from hdit_core.generate.edit.invert import invert as invert_picture
+        from hdit_core.generate.edit.invert import invert as invert_image
 
-        picture = read_picture(image, here.shape)
-        here.note(image, picture.remarks)
-        chosen = here.class_of_one(class_id)
-        classes = None if chosen is None else [chosen]
-        found = invert_picture(here.painter, here.painter.image(picture.image_u8), classes, tolerance)
-        if here.world.is_main:
-            write_noise(out, here.painter, StoredNoise(found.noise, chosen))
-            _write_back(back, found)
-            if found.error_levels > FAR_LEVELS:
-                note(f"the way back misses the picture by far; a --tolerance below {tolerance:g} may bring it nearer")
-            emit(_report(found, out, chosen), json)
-
-
-def _check_files(out: Path, back: Path | None) -> None:
-    if out.suffix != ".safetensors":
-        raise UsageError(f"--out {out}: expected a name that ends in .safetensors")
-    if out.exists() or out.is_symlink():
-        raise UsageError(f"{out}: exists, and is not replaced; give another with --out")
-    if back is not None and back.suffix.lower() != ".png":
-        raise UsageError(f"--back {back}: expected a name that ends in .png")
-    if back is not None and not back.absolute().parent.is_dir():
-        raise UsageError(f"--back {back}: there is no folder {back.parent}")
+        pipeline = session.pipeline
+        read = read_image(image, session.shape)
+        session.report_remarks(image, read.remarks)
+        class_id = session.class_of_input(class_id)
+        classes = None if class_id is None else [class_id]
+        result = invert_image(pipeline, pipeline.image(read.image_u8), classes, tolerance)
+        if session.world.is_main:
+            write_noise(out, pipeline, StoredNoise(result.noise, class_id))
+            _write_back(back, result)
+        if result.error_levels > LARGE_ERROR_LEVELS:
+            note(f"large round-trip error; a --tolerance below {tolerance:g} may reduce it")
+        emit(_report(result, out, class_id), json)
 
 
-def _write_back(path: Path | None, found: "Inverted") -> None:
+def _write_back(path: Path | None, result: "Inverted") -> None:
     from hdit_core.files import write_atomic
     from hdit_core.images import png_bytes, to_uint8
 
     if path is not None:
-        write_atomic(path, png_bytes(to_uint8(found.back[None])[0]))
+        write_atomic(path, png_bytes(to_uint8(result.back[None])[0]))
 
 
-def _report(found: "Inverted", out: Path, class_id: int | None) -> dict[str, Any]:
+def _report(result: "Inverted", out: Path, class_id: int | None) -> dict[str, Any]:
     return {
         "noise": str(out),
         "class": class_id,
-        "error_levels": found.error_levels,
-        "largest_error_levels": found.largest_error_levels,
-        "psnr_db": None if found.error_levels == 0 else found.psnr_db,
-        "noise_std": found.noise.std().item(),
-        "network_calls": found.num_evaluations,
+        "error_levels": result.error_levels,
+        "largest_error_levels": result.largest_error_levels,
+        "psnr_db": None if result.error_levels == 0 else result.psnr_db,
+        "noise_std": result.noise.std().item(),
+        "network_calls": result.num_evaluations,
     }
 
 
@@ -124,63 +168,65 @@ def likelihood(
     *,
     images: ImagesArgument,
     model: ModelOptions,
-    num: NumOption = None,
+    class_id: ClassesOption = None,
+    count: CountOption = None,
     probes: ProbesOption = 1,
     tolerance: ToleranceOption = 1e-4,
     each: EachOption = False,
     seed: SeedOption = 0,
-    class_id: ClassesOption = None,
     batch_size: BatchSizeOption = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Say how many bits per dimension images cost.
+    """Compute negative log-likelihood in bits per dimension, with its standard error.
 
-    With the standard error over them. Their levels get uniform noise of one level (dequantisation): on average a bound
-    from above. The density is the probability-flow ODE's at the recipe's sigma_min, its trace by Hutchinson's
-    estimator; both follow --seed. Nothing leads: there is no density of what guidance draws.
+    Pixels are uniformly dequantised, so the result is an upper bound in expectation. The density is that of the
+    probability-flow ODE at the recipe's sigma_min, with Hutchinson's trace estimator; both use --seed. Guidance does
+    not apply: guided samples have no tractable density.
 
-    Example: hdit edit likelihood data/faces-test --ckpt runs/faces --n 1000 --json
+    Example: hdit edit likelihood data/faces-test --ckpt runs/faces --count 1000 --json
     """
-    with session(model, None, device, seed, {"batch_size": batch_size}) as here:
+    with open_session(model, None, device, seed, {"batch_size": batch_size}) as session:
         from hdit_core.generate.edit.likelihood import bits_per_dim, open_labelled_images
 
-        here.model.check_class(class_id)
-        given = open_labelled_images(images, here.shape, here.model.num_classes, class_id, num, seed)
-        found = bits_per_dim(here.painter, given.images, probes, tolerance)
-        result = _tallied(found, given.count, (lambda one: _say(one, json)) if each else lambda one: None)
-    if result["images"] == 1:
-        note("one image: there is no error bar")
-    how = {"sigma_min": here.model.settings.sigma_min, "probes": probes, "tolerance": tolerance}
-    classes = given.classes if here.model.num_classes else None
-    result |= {**how, "classes": classes, "weights": here.model.weights, "seed": seed}
+        session.class_of_input(class_id)
+        num_classes = session.pipeline.num_classes
+        opened = open_labelled_images(images, session.shape, num_classes, class_id, count, seed)
+        results = bits_per_dim(session.pipeline, opened.images, probes, tolerance)
+        on_image = partial(_print_one, json) if each else None
+        summary = _summarize(results, opened.count, on_image)
+        summary |= {"sigma_min": session.pipeline.settings.sigma_min, "probes": probes, "tolerance": tolerance}
+        summary |= {"classes": opened.classes if num_classes else None, "weights": session.weights, "seed": seed}
+    if summary["images"] == 1:
+        note("a single image has no standard error")
     if each and json:
-        emit_line(result)
+        emit_line(summary)
     else:
-        emit(result, json)
+        emit(summary, json)
 
 
-def _tallied(found: Iterator["ImageBits"], total: int, say: Callable[["ImageBits"], None]) -> dict[str, Any]:
-    """Judge all images, and return what they cost in the mean."""
-    from hdit_core.generate.edit.likelihood import Tally
+def _summarize(results: Iterator["ImageBits"], total: int, on_image: OnImage | None) -> dict[str, Any]:
+    """Evaluate all images and return their mean bits per dimension."""
+    from hdit_core.generate.edit.likelihood import RunningMean
 
-    tally = Tally()
+    mean = RunningMean()
     with progress("likelihood", total=total) as bar:
-        bar.update(0)  # they come in batches: the first would count as done from the start
-        for one in found:
-            tally.add(one.bits_per_dim)
-            bar.update(tally.count, remark=f"{tally.mean:.4f} bits/dim")
-            say(one)
+        bar.update(0)  # starts the clock: otherwise the first batch would not count towards the speed
+        for bits in results:
+            mean.add(bits.bits_per_dim)
+            bar.update(mean.count, remark=f"{mean.mean:.4f} bits/dim")
+            if on_image is not None:
+                on_image(bits)
     return {
-        "images": tally.count,
-        "bits_per_dim": tally.mean,
-        "standard_error": tally.standard_error,
+        "images": mean.count,
+        "bits_per_dim": mean.mean,
+        "standard_error": mean.standard_error,
         "dequantisation": "uniform, one level of 8 bits",
     }
 
 
-def _say(one: "ImageBits", as_json: bool) -> None:
+def _print_one(as_json: bool, bits: "ImageBits") -> None:
     if as_json:
-        emit_line({"number": one.number, "name": one.name, "bits_per_dim": one.bits_per_dim})
+        emit_line({"number": bits.index, "name": bits.name, "bits_per_dim": bits.bits_per_dim})
     else:
-        typer.echo(f"{one.bits_per_dim:.4f}  {printable(one.name)}")
+        typer.echo(f"{bits.bits_per_dim:.4f}  {printable(bits.name)}")

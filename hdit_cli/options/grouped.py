@@ -1,51 +1,68 @@
-"""Options that belong together as one parameter of a command: a dataclass of which each field is an option.
+"""Groups of options as one parameter of a command: a dataclass in which each field is an option.
 
     @dataclass(frozen=True)
     class ModelOptions:
+        SECTION: ClassVar[str] = "Input"
         ckpt: CheckpointOption
-        weights: DrawnWeightsOption = None
+        weights: GeneratedWeightsOption = None
 
     @app.command()
-    @unbundled
+    @grouped_options
     def sample(*, model: ModelOptions, out: ImagesOutOption = Path("samples")) -> None: ...
 
-Typer is shown `--ckpt`, `--weights` and `--out`; the function gets a `ModelOptions` and a path.
+Typer sees `--ckpt`, `--weights` and `--out`; the function gets a `ModelOptions` and a path. `SECTION` is the section of
+the help page for those options of the group that do not name one.
 """
 
+import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterator
 from functools import wraps
-from typing import Any
+from typing import Annotated, Any, get_args
 
 
-def _fields_of(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:
-    """Yield what Typer is to see of a parameter: the fields of a bundle, or the parameter itself."""
-    if not dataclasses.is_dataclass(parameter.annotation):
+def _in_section(annotation: Any, section: str | None) -> Any:
+    """Return an option's annotation with a section of the help page, unless it names one."""
+    python_type, *details = get_args(annotation)
+    if section is None or any(getattr(detail, "rich_help_panel", None) for detail in details):
+        return annotation
+    option = copy.copy(details[0])
+    option.rich_help_panel = section
+    return Annotated[python_type, option]
+
+
+def _parameters_of(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:
+    """Yield the parameters that Typer sees for one parameter: the fields of a group, or the parameter itself."""
+    group = parameter.annotation
+    if not dataclasses.is_dataclass(group):
         yield parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         return
-    for field in dataclasses.fields(parameter.annotation):
+    for field in dataclasses.fields(group):
         default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
-        yield inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=field.type)
+        annotation = _in_section(field.type, getattr(group, "SECTION", None))
+        yield inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def grouped_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that takes each field of its dataclasses by itself, and makes them of what it is given.
+    """Return a command that takes each field of its dataclass parameters as an option of its own.
 
     Raises:
-        ValueError: two of them have an option of one name.
+        ValueError: two options have the same name.
     """
     parameters = inspect.signature(command).parameters.values()
-    bundles: dict[str, Any] = {
-        one.name: one.annotation for one in parameters if dataclasses.is_dataclass(one.annotation)
+    groups: dict[str, Any] = {
+        parameter.name: parameter.annotation
+        for parameter in parameters
+        if dataclasses.is_dataclass(parameter.annotation)
     }
 
     @wraps(command)
-    def run(**given: Any) -> None:
-        for name, bundle in bundles.items():
-            given[name] = bundle(**{field.name: given.pop(field.name) for field in dataclasses.fields(bundle)})
-        command(**given)
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in dataclasses.fields(group)})
+        command(**values)
 
-    seen = [field for one in parameters for field in _fields_of(one)]
-    run.__signature__ = inspect.Signature(seen)  # type: ignore[attr-defined]  # refuses two of one name
+    expanded = [expanded for parameter in parameters for expanded in _parameters_of(parameter)]
+    run.__signature__ = inspect.Signature(expanded)  # type: ignore[attr-defined]  # refuses duplicate names
     return run

@@ -1,25 +1,22 @@
-"""How images are drawn, for the commands that draw some or ask what was drawn: their options, bundled."""
+"""Options of the commands that generate images, in groups."""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
 from hdit_cli.options.evaluation import DrawnWeightsOption
 from hdit_cli.options.shared import (
+    INPUT,
+    OUTPUT,
     RECIPES,
     WEIGHTS,
     BatchSizeOption,
     CheckpointOption,
-    ClassOption,
-    GuidanceOption,
-    SamplerOption,
     SeedOption,
-    SizeOption,
-    StepsOption,
     image_size,
 )
 from hdit_core.errors import UsageError
@@ -30,15 +27,73 @@ if TYPE_CHECKING:
     from hdit_core.diffusion.guidance import Guide
 
 
-AUTOGUIDANCE = 2.0  # a weight near which Karras et al. (2024, table 1) find the best of their models
+AUTOGUIDANCE = 2.0  # scale close to the best ones of Karras et al. (2024, table 1)
+SAMPLERS = (
+    "euler (DDIM), euler_ancestral, heun, dpm_2, dpm_2_ancestral, lms, dpm_fast, dpm_adaptive, dpmpp_2s_ancestral, "
+    "dpmpp_sde, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, unipc"
+)  # written out: an import of the recipe's would slow down every --help
+
+ImagesOutOption = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="PATH",
+        help="Folder, or a file .tar or .npz; - writes a tar to stdout.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+ImageSizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="N|HxW",
+        help="Height and width in pixels; one number for both.",
+        show_default="the training size",
+        rich_help_panel="Sampling",
+    ),
+]
+"""A text; `image_size` converts it."""
 
 SampleSetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="sample.KEY=VALUE",
-        help="Any other key of the recipe's [sample]; repeatable.",
+        help="Override any other key of the recipe's [sample]; repeatable.",
         show_default=False,
+        rich_help_panel="Sampling",
+    ),
+]
+
+ClassOption = Annotated[
+    int | None,
+    typer.Option(
+        "--class",
+        min=0,
+        metavar="ID",
+        help="One class for all images; the number of classes means no class.",
+        show_default="cycles through all classes",
+    ),
+]
+
+SamplerOption = Annotated[
+    str | None, typer.Option("--sampler", metavar="NAME", help=f"One of {SAMPLERS}.", show_default=RECIPES)
+]
+
+StepsOption = Annotated[
+    int | None, typer.Option("--steps", min=1, metavar="N", help="Sampler steps.", show_default=RECIPES)
+]
+
+GuidanceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--guidance",
+        min=0,
+        metavar="SCALE",
+        help="Classifier-free guidance scale; 1 disables it.",
+        show_default=RECIPES,
     ),
 ]
 
@@ -46,8 +101,8 @@ IntervalOption = Annotated[
     str | None,
     typer.Option(
         "--guidance-interval",
-        metavar="LOW,HIGH",
-        help="Guide only where LOW < sigma <= HIGH; the rest takes half the time.",
+        metavar="LOW:HIGH",
+        help="Apply guidance only for LOW < sigma <= HIGH; other steps cost half.",
         show_default=RECIPES,
     ),
 ]
@@ -58,8 +113,8 @@ RescaleOption = Annotated[
         "--guidance-rescale",
         min=0,
         max=1,
-        metavar="SHARE",
-        help="How far to give guided images the contrast of unguided ones; 0: not.",
+        metavar="PHI",
+        help="Guidance rescale factor (Lin et al. 2023); 0 disables it.",
         show_default=RECIPES,
     ),
 ]
@@ -69,7 +124,7 @@ GuideOption = Annotated[
     typer.Option(
         "--guide",
         metavar="CKPT",
-        help="Lead away from a worse model: an earlier or smaller run. Needs no classes.",
+        help="Autoguidance: checkpoint of a weaker model (Karras et al. 2024); works without classes.",
         show_default=False,
     ),
 ]
@@ -82,46 +137,54 @@ GuideWeightsOption = Annotated[
 AutoguidanceOption = Annotated[
     float | None,
     typer.Option(
-        "--autoguidance", min=0, metavar="W", help="How far to lead away from --guide; 1: not at all.", show_default="2"
+        "--autoguidance",
+        min=0,
+        metavar="SCALE",
+        help="Autoguidance scale, with --guide; 1 disables it.",
+        show_default=f"{AUTOGUIDANCE:g}",
     ),
 ]
 
 
 def noise_levels(text: str) -> list[float]:
-    """Read `"0.28,2.9"`: two noise levels, the lower one first.
+    """Read `"0.28:2.9"` (or `"0.28,2.9"`): two noise levels, the lower one first.
 
     Raises:
-        UsageError: it is not of that form.
+        UsageError: the text has another form.
     """
     number = r"\s*([0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]{1,3})?)\s*"
-    match = re.fullmatch(f"{number},{number}", text)
+    match = re.fullmatch(rf"\[?{number}[,:]{number}\]?", text.strip())
     if match is None or not float(match[1]) < float(match[2]) < float("inf"):
-        raise UsageError(f"--guidance-interval {text}: expected LOW,HIGH in sigma, for example 0.28,2.9")
+        raise UsageError(f"--guidance-interval {text}: expected LOW:HIGH in sigma, for example 0.28:2.9")
     return [float(match[1]), float(match[2])]
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What draws, the size of what it draws, and keys of its `[sample]` in place of the run's."""
+    """The model, the size of its images, and overrides of its `[sample]` settings."""
+
+    SECTION: ClassVar[str] = INPUT
 
     ckpt: CheckpointOption
     weights: DrawnWeightsOption = None
-    size: SizeOption = None
+    size: ImageSizeOption = None
     overrides: SampleSetOption = None
 
     def __post_init__(self) -> None:
-        """Refuse, with a UsageError, a size that is none."""
+        """Refuse a malformed size, with a UsageError."""
         _ = self.pixels
 
     @property
     def pixels(self) -> tuple[int, int] | None:
-        """Height and width that were asked for; None: the recipe's."""
+        """Height and width; None: the recipe's."""
         return None if self.size is None else image_size(self.size)
 
 
 @dataclass(frozen=True)
 class GuidanceOptions:
-    """What images are led away from, and how far."""
+    """Classifier-free guidance and autoguidance."""
+
+    SECTION: ClassVar[str] = "Guidance"
 
     guidance: GuidanceOption = None
     interval: IntervalOption = None
@@ -131,20 +194,24 @@ class GuidanceOptions:
     autoguidance: AutoguidanceOption = None
 
     def __post_init__(self) -> None:
-        """Refuse, with a UsageError, an interval that is none, and words on a guide that there is not."""
+        """Refuse, with a UsageError, a malformed interval, and options of a guide without --guide."""
         _ = self.settings
         for option, value in (("--autoguidance", self.autoguidance), ("--guide-weights", self.guide_weights)):
             if self.guide is None and value is not None:
-                raise UsageError(f"{option} {value}: needs a model to lead away from; give one with --guide CKPT")
+                raise UsageError(f"{option} {value}: needs a weaker model; give one with --guide CKPT")
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Sampling settings by key, None where the recipe's count."""
+        """Sampling settings by recipe key, None for the recipe's value."""
         interval = None if self.interval is None else noise_levels(self.interval)
         return {"guidance": self.guidance, "guidance_interval": interval, "guidance_rescale": self.rescale}
 
     def load(self, weights: str, device: "torch.device") -> "Guide | None":
-        """Return the guide, None where there is to be none; its weights are those of the model if no others are named.
+        """Return the guide, None without one.
+
+        Args:
+            weights: those of the model, used for the guide too unless --guide-weights is given.
+            device: of the guide.
 
         Raises:
             CheckpointError: it cannot be read.
@@ -160,7 +227,9 @@ class GuidanceOptions:
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """Which images of the model, and on what way they are drawn."""
+    """Seed, class and sampler."""
+
+    SECTION: ClassVar[str] = "Sampling"
 
     seed: SeedOption = 0
     class_id: ClassOption = None
@@ -170,5 +239,5 @@ class SamplingOptions:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """Sampling settings by key, None where the recipe's count."""
+        """Sampling settings by recipe key, None for the recipe's value."""
         return {"sampler": self.sampler, "steps": self.steps, "batch_size": self.batch_size}

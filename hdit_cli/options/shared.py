@@ -1,6 +1,6 @@
 """Options and arguments that several commands share, declared once; a command writes `device: DeviceOption = "auto"`.
 
-The default stands in the command. Knobs of the recipe have no option: `--set table.key=value` reaches all of them.
+The default is set by the command. Recipe keys have no options: `--set table.key=value` reaches all of them.
 """
 
 import re
@@ -11,9 +11,12 @@ import typer
 
 from hdit_core.errors import UsageError
 
+INPUT, OUTPUT, PERFORMANCE = "Input", "Output", "Performance"  # sections of help pages
+RECIPES = "the recipe's"
+
 
 def recipe_names(incomplete: str) -> list[str]:
-    """Return the shipped recipes of which the name begins so; the shell itself completes paths."""
+    """Return the built-in recipes whose names begin with a text; the shell itself completes paths."""
     from hdit_core.recipe.read import shipped_recipes
 
     return [name for name in shipped_recipes() if name.startswith(incomplete)]
@@ -23,7 +26,7 @@ RecipeArgument = Annotated[
     str,
     typer.Argument(
         metavar="RECIPE",
-        help="TOML file, or the name of a shipped recipe (hdit recipe list).",
+        help="TOML file, or the name of a built-in recipe (hdit recipe list).",
         autocompletion=recipe_names,
         show_default=False,
     ),
@@ -35,29 +38,48 @@ SetOption = Annotated[
         "--set", metavar="TABLE.KEY=VALUE", help="Override a key of the recipe; repeatable.", show_default=False
     ),
 ]
-"""Default None; hand on `overrides or ()` to `read_recipe`."""
+"""Default None; pass `overrides or ()` to `read_recipe`."""
 
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
 
 CheckpointOption = Annotated[
     Path,
-    typer.Option("--ckpt", metavar="PATH", help="Run, checkpoint folder, or safetensors file.", show_default=False),
+    typer.Option(
+        "--ckpt",
+        metavar="PATH",
+        help="Run, checkpoint folder, exported folder, or safetensors file.",
+        show_default=False,
+        rich_help_panel=INPUT,
+    ),
 ]
 
-OutOption = Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="Where the result is written.")]
+OutOption = Annotated[
+    Path, typer.Option("--out", "-o", metavar="PATH", help="Where the result is written.", rich_help_panel=OUTPUT)
+]
 
 DeviceOption = Annotated[
-    str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps; auto: the best there is.")
+    str,
+    typer.Option(
+        "--device",
+        metavar="DEVICE",
+        help="cpu, cuda, cuda:1 or mps; auto: the best available.",
+        rich_help_panel=PERFORMANCE,
+    ),
 ]
 
-SeedOption = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Seed of everything random.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Random seed.")]
 
 BatchSizeOption = Annotated[
     int | None,
-    typer.Option("--batch-size", min=1, metavar="N", help="Images at once on one device.", show_default="the recipe's"),
+    typer.Option(
+        "--batch-size",
+        min=1,
+        metavar="N",
+        help="Images per batch and device.",
+        show_default=RECIPES,
+        rich_help_panel=PERFORMANCE,
+    ),
 ]
-
-WorkersOption = Annotated[int, typer.Option("--workers", min=0, metavar="N", help="Processes beside the main one.")]
 
 WEIGHTS = "ema|model|LENGTH"
 
@@ -66,47 +88,24 @@ WeightsOption = Annotated[
     typer.Option(
         "--weights",
         metavar=WEIGHTS,
-        help="Averaged weights, raw ones, or an average of a length such as 0.08 (hdit ema).",
+        help="EMA weights, raw (non-averaged) weights, or an EMA length (sigma_rel) such as 0.08 (hdit ema).",
+        rich_help_panel=INPUT,
     ),
 ]
 
+
 SizeOption = Annotated[
     str | None,
-    typer.Option("--size", metavar="N|HxW", help="Height and width in pixels; one number means both."),
+    typer.Option("--size", metavar="N|HxW", help="Height and width in pixels; one number for both."),
 ]
-"""A text; `image_size` turns it into numbers."""
-
-
-RECIPES = "the recipe's"
-
-ClassOption = Annotated[
-    int | None,
-    typer.Option("--class", min=0, metavar="ID", help="One class for all images.", show_default="each in turn"),
-]
-
-GuidanceOption = Annotated[
-    float | None,
-    typer.Option("--guidance", min=0, metavar="W", help="Classifier-free guidance; 1: none.", show_default=RECIPES),
-]
-
-SamplerOption = Annotated[
-    str | None, typer.Option("--sampler", metavar="NAME", help="Such as dpmpp_2m.", show_default=RECIPES)
-]
-
-StepsOption = Annotated[
-    int | None, typer.Option("--steps", min=1, metavar="N", help="Sampler steps.", show_default=RECIPES)
-]
-
-ImagesOutOption = Annotated[
-    Path, typer.Option("--out", "-o", metavar="PATH", help="Folder, or a file .tar or .npz, or - (tar to stdout).")
-]
+"""A text; `image_size` converts it."""
 
 
 def image_size(text: str) -> tuple[int, int]:
     """Read `"512"` or `"512x768"` (height x width, in pixels).
 
     Raises:
-        UsageError: it is neither.
+        UsageError: the text is neither.
     """
     match = re.fullmatch(r"([1-9][0-9]{0,5})(?:x([1-9][0-9]{0,5}))?", text.strip())
     if match is None:
@@ -116,9 +115,33 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 def image_sizes(text: str) -> tuple[tuple[int, int], ...]:
-    """Read one size or several, such as `"1024,832x1216"`.
+    """Read one or several sizes, such as `"1024,832x1216"`.
 
     Raises:
-        UsageError: one of them is none.
+        UsageError: one of them is not a size.
     """
-    return tuple(image_size(one) for one in text.split(","))
+    return tuple(image_size(size) for size in text.split(","))
+
+
+def check_output(option: str, path: Path | None, *endings: str, new: bool = False) -> None:
+    """Refuse, before any work, a file that cannot be written.
+
+    Args:
+        option: names the file, for the message.
+        path: None if the option was not given.
+        endings: allowed endings of the name, lower case; none: any.
+        new: whether an existing file is never replaced; the folder of a new file is created, others must exist.
+
+    Raises:
+        UsageError: the name has another ending, the file exists, or its folder does not.
+    """
+    if path is None:
+        return
+    if endings and path.suffix.lower() not in endings:
+        raise UsageError(f"{option} {path}: expected a name that ends in {' or '.join(endings)}")
+    if new and (path.exists() or path.is_symlink()):
+        raise UsageError(f"{option} {path}: already exists and is never replaced; choose another name")
+    if path.is_dir():
+        raise UsageError(f"{option} {path}: is a folder; give the name of a file")
+    if not new and not path.absolute().parent.is_dir():
+        raise UsageError(f"{option} {path}: there is no folder {path.parent}; create it, or choose another name")

@@ -17,7 +17,7 @@ from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.samplers.sampler import sample_by
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.flops.count import count
-from hdit_core.generate.pipeline import check_request, conditioned
+from hdit_core.generate.pipeline import SamplingPipeline, check_request
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.sample import SampleRecipe
@@ -165,7 +165,8 @@ def _measure(recipe: Recipe, guide: Recipe | None, bench: BenchSettings) -> Timi
     images, num_classes = settings.batch_size, recipe.model.num_classes
     guidance_model = Guide(_initialized(guide, device), GUIDE_WEIGHT) if guide is not None else None
     classes = [i % num_classes for i in range(images)] if num_classes else None
-    denoise = conditioned(_initialized(recipe, device), classes, settings, guidance_model)
+    pipeline = SamplingPipeline(_initialized(recipe, device), settings, 0, recipe.model.image_size, guidance_model)
+    denoise = pipeline.conditioned(classes)
     x = torch.randn(images, recipe.model.channels, *recipe.model.image_size, device=device)
     sigma = torch.ones(images, device=device)
 

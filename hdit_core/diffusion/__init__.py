@@ -1,1 +1,1 @@
-"""The mathematics of noise: densities, preconditioning, losses, schedules, samplers, guidance."""
+"""Diffusion: noise densities, preconditioning, losses, schedules, samplers, guidance, likelihood."""

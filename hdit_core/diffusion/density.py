@@ -1,6 +1,6 @@
-"""Which noise levels are trained, and how often: uniform numbers in, sigmas out (HDiT, section 4.5; EDM, table 1).
+"""Densities of the training noise levels: uniform numbers in, sigmas out (HDiT, section 4.5; EDM, table 1).
 
-Every density is the inverse of its distribution function, so that stratified uniform numbers give stratified sigmas.
+Each density is sampled by its inverse CDF, so that stratified uniform numbers give stratified sigmas.
 """
 
 import math
@@ -15,22 +15,22 @@ from hdit_core.recipe.diffusion import DiffusionRecipe
 SIGMA_MIN, SIGMA_MAX = 1e-3, 1e3  # the bounds of training, not those of sampling (HDiT, table 7)
 NOISE_SIZE_LOW = 32
 LOC, SCALE = -1.2, 1.2  # of ln sigma: EDM, table 1
-TAIL = 1e-7  # share that an unbounded density loses at each end, so that no sigma is 0 or infinite
+TAIL = 1e-7  # fraction cut off at each end of an unbounded density, so that no sigma is 0 or infinite
 
-ULP = 2**-53  # of float64: keeps a uniform number of exactly 0 or 1 off the ends
+ULP = 2**-53  # of float64: keeps uniform numbers of exactly 0 or 1 away from the ends
 
 Density = Callable[[Float[Tensor, "B"], DiffusionRecipe, tuple[int, int]], Float[Tensor, "B"]]
 
 
-def stratified(place: Int64[Tensor, "B"], batch_size: int, uniform: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
-    """Return one uniform number from each of `batch_size` equal parts of [0, 1).
+def stratified(position: Int64[Tensor, "B"], batch_size: int, uniform: Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+    """Return one uniform number for each image, from the stratum of [0, 1) that its position selects.
 
     Args:
-        place: the image's place in the global batch, 0 <= place < batch_size: its part.
-        batch_size: images in the global batch.
-        uniform: where in its part, [0, 1).
+        position: the image's position in the global batch, 0 <= position < batch_size.
+        batch_size: size of the global batch, the number of strata.
+        uniform: position within the stratum, [0, 1).
     """
-    return (place + uniform.double()) / batch_size
+    return (position + uniform.double()) / batch_size
 
 
 def _default(value: float | None, otherwise: float) -> float:
@@ -48,7 +48,7 @@ def _between(u: Float[Tensor, "B"], low: float, high: float) -> Float[Tensor, "B
 def _cosine_interpolated(
     u: Float[Tensor, "B"], recipe: DiffusionRecipe, image_size: tuple[int, int]
 ) -> Float[Tensor, "B"]:
-    """Shifted cosine of a small image at high noise, of a large one at low noise; u = 0 is the noisiest."""
+    """Interpolated shifted cosine: a small image's at high noise, a large one's at low noise; u = 0 is the noisiest."""
     sigma_min, sigma_max = _bounds(recipe)
     longer = max(image_size)
     sizes = (recipe.density.noise_size_low or NOISE_SIZE_LOW, recipe.density.noise_size_high or longer)
@@ -63,7 +63,7 @@ def _cosine_interpolated(
 
 
 def _cosine(u: Float[Tensor, "B"], recipe: DiffusionRecipe, image_size: tuple[int, int]) -> Float[Tensor, "B"]:
-    """v-diffusion's: the angle of noise against signal is uniform."""
+    """v-diffusion's density: the angle between noise and signal is uniform."""
     low, high = (math.atan(bound / recipe.sigma_data) for bound in _bounds(recipe))
     return recipe.sigma_data * _between(u, low, high).tan()
 
@@ -79,7 +79,7 @@ def _lognormal(u: Float[Tensor, "B"], recipe: DiffusionRecipe, image_size: tuple
 
 
 def _split_lognormal(u: Float[Tensor, "B"], recipe: DiffusionRecipe, image_size: tuple[int, int]) -> Float[Tensor, "B"]:
-    """Two half normals of ln sigma that meet at loc, each as likely as it is wide: the density is continuous."""
+    """Two half normals of ln sigma that meet at loc, weighted by their widths: the density is continuous."""
     loc = _default(recipe.density.loc, LOC)
     below, above = _default(recipe.density.scale_low, SCALE), _default(recipe.density.scale_high, SCALE)
     split = below / (below + above)
@@ -94,11 +94,11 @@ def _loglogistic(u: Float[Tensor, "B"], recipe: DiffusionRecipe, image_size: tup
     density = recipe.density
     loc, scale = _default(density.loc, math.log(recipe.sigma_data)), _default(density.scale, 0.5)
 
-    def share_below(sigma: float) -> float:
+    def cdf(sigma: float) -> float:
         return 1 / (1 + math.exp((loc - math.log(sigma)) / scale))
 
-    low = 0.0 if density.sigma_min is None else share_below(density.sigma_min)
-    high = 1.0 if density.sigma_max is None else share_below(density.sigma_max)
+    low = 0.0 if density.sigma_min is None else cdf(density.sigma_min)
+    high = 1.0 if density.sigma_max is None else cdf(density.sigma_max)
     return (loc + scale * _between(u, low, high).logit(ULP)).exp()
 
 
@@ -118,11 +118,11 @@ def training_sigmas(
     u: Float[Tensor, "B"],
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "B"]:
-    """Return the noise levels that the recipe's density gives to uniform numbers; computed in float64.
+    """Return the noise levels of the recipe's density for uniform numbers; computed in float64.
 
     Args:
-        recipe: names the density and its parameters.
-        image_size: rows and columns of the images, px; the longer one sets the cosine-interpolated density.
+        recipe: sets the density and its parameters.
+        image_size: height and width in pixels; the larger one sets the cosine-interpolated density.
         u: uniform numbers in [0, 1).
         dtype: of the result.
     """

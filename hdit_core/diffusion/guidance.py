@@ -1,13 +1,13 @@
-"""Guidance: the denoised image is led away from that of a model which knows less.
+"""Guidance: extrapolates the denoised image away from that of a weaker model.
 
-Two kinds, alone or together, each nothing at weight 1. Away from the same model without the class: classifier-free
-guidance on denoised images (Ho and Salimans, eq. 6; HDiT, section 5.2). Away from a worse model, the class being the
-same: autoguidance (Karras et al. 2024, section 3), which needs no classes. With both,
+Two kinds, alone or combined, each disabled at scale 1. Classifier-free guidance uses the same model without the class
+(Ho and Salimans, eq. 6; HDiT, section 5.2). Autoguidance uses a weaker model with the same class (Karras et al. 2024,
+section 3), and works without classes. With both,
 
     D + (w - 1) (D - D_no_class) + (w_guide - 1) (D - D_guide),
 
-in an interval of noise levels only where one is given (Kynkaanniemi et al. 2024, section 3). Guidance widens the range
-of the pixels; rescaling gives each image back its contrast (Lin et al. 2023, section 3.4).
+optionally in an interval of noise levels only (Kynkaanniemi et al. 2024, section 3). Guidance widens the range of the
+pixels; rescaling restores each image's contrast (Lin et al. 2023, section 3.4).
 """
 
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Guide:
-    """A worse model of the same images: trained for less long, smaller, or averaged over less.
+    """A weaker model of the same images, for autoguidance: trained for less time, smaller, or with a shorter EMA.
 
     Attributes:
-        denoiser: its classes are the led model's, or it has none.
-        weight: of its guidance; 1: none.
+        denoiser: with the same classes as the main model, or without classes.
+        weight: autoguidance scale; 1 disables it.
     """
 
     denoiser: Denoiser
@@ -40,7 +40,7 @@ class Guide:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the images of a batch are conditioned on."""
+    """The conditioning of the images of a batch."""
 
     class_ids: Int64[Tensor, "B"] | None
     augment_cond: Float[Tensor, "B 9"] | None
@@ -49,19 +49,20 @@ class Conditions:
     def denoise(
         self, denoiser: Denoiser, x: Float[Tensor, "B C H W"], sigma: Float[Tensor, "B"]
     ) -> Float[Tensor, "B C H W"]:
+        """Return the denoised images under these conditions."""
         return denoiser(x, sigma, self.class_ids, self.augment_cond, self.mapping_cond)
 
     def of(self, rows: Tensor) -> "Conditions":
-        """Return those of some of the images, by a mask or by numbers."""
+        """Return the conditions of some of the images, selected by a mask or by indices."""
         return Conditions(*(None if each is None else each[rows] for each in self._each()))
 
     def after(self, other: "Conditions") -> "Conditions":
-        """Return those of a batch that has the other's images first."""
+        """Return the conditions of a batch that contains the other's images first, then these."""
         pairs = zip(other._each(), self._each(), strict=True)
         return Conditions(*(None if a is None or b is None else torch.cat([a, b]) for a, b in pairs))
 
     def without_class(self, num_classes: int | None = None) -> "Conditions":
-        """Return the same but for the class: that which means none, or for a model that has no classes none at all."""
+        """Return the same without the class: the null class, or for a model without classes no class argument."""
         unknown = torch.full_like(self.class_ids, num_classes) if self.class_ids is not None and num_classes else None
         return Conditions(unknown, self.augment_cond, self.mapping_cond)
 
@@ -70,11 +71,11 @@ class Conditions:
 
 
 def rescale_guidance(
-    led: Float[Tensor, "B C H W"], plain: Float[Tensor, "B C H W"], share: float
+    guided: Float[Tensor, "B C H W"], plain: Float[Tensor, "B C H W"], phi: float
 ) -> Float[Tensor, "B C H W"]:
-    """Return led images of which each has its standard deviation, by `share` of the way, from the plain one's."""
-    ratio = rearrange(_deviation(plain) / _deviation(led), "b -> b 1 1 1").to(led.dtype)
-    return share * ratio * led + (1 - share) * led
+    """Return guided images with their standard deviations moved towards the unguided images' by the factor phi."""
+    ratio = rearrange(_deviation(plain) / _deviation(guided), "b -> b 1 1 1").to(guided.dtype)
+    return phi * ratio * guided + (1 - phi) * guided
 
 
 def _deviation(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B"]:
@@ -85,10 +86,10 @@ def _deviation(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B"]:
 
 @dataclass(frozen=True)
 class Guided:
-    """A denoiser bound to its conditions and its guidance: what a sampler asks, see `guided`."""
+    """A denoiser with its conditions and guidance, as samplers call it; see `guided`."""
 
     denoiser: Denoiser
-    given: Conditions
+    conditions: Conditions
     weight: float
     guide: Guide | None
     interval: Interval | None
@@ -96,22 +97,22 @@ class Guided:
     batched: bool
 
     def __call__(self, x: Float[Tensor, "B C H W"], sigma: Float[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
-        """Return the denoised images; those outside of the interval are asked for once."""
+        """Return the denoised images; outside the interval the model is evaluated only once."""
         if self.weight == 1 and self.guide is None:
-            return self.given.denoise(self.denoiser, x, sigma)
+            return self.conditions.denoise(self.denoiser, x, sigma)
         if self.interval is None:
-            return self._guide(x, sigma, self.given)
+            return self._guide(x, sigma, self.conditions)
 
         inside = self._inside(sigma)
         if inside.all():
-            return self._guide(x, sigma, self.given)
+            return self._guide(x, sigma, self.conditions)
         if not inside.any():
-            return self.given.denoise(self.denoiser, x, sigma)
+            return self.conditions.denoise(self.denoiser, x, sigma)
 
-        # images of one batch at noise levels of their own, as `dpm_adaptive` has them
+        # images of one batch at different noise levels, as in `dpm_adaptive`
         result, outside = torch.empty_like(x), ~inside
-        result[inside] = self._guide(x[inside], sigma[inside], self.given.of(inside))
-        result[outside] = self.given.of(outside).denoise(self.denoiser, x[outside], sigma[outside])
+        result[inside] = self._guide(x[inside], sigma[inside], self.conditions.of(inside))
+        result[outside] = self.conditions.of(outside).denoise(self.denoiser, x[outside], sigma[outside])
         return result
 
     def _inside(self, sigma: Float[Tensor, "B"]) -> Bool[Tensor, "B"]:
@@ -119,29 +120,30 @@ class Guided:
         return (low < sigma) & (sigma <= high)
 
     def _guide(
-        self, x: Float[Tensor, "B C H W"], sigma: Float[Tensor, "B"], given: Conditions
+        self, x: Float[Tensor, "B C H W"], sigma: Float[Tensor, "B"], conditions: Conditions
     ) -> Float[Tensor, "B C H W"]:
         num_classes = self.denoiser.recipe.model.num_classes
         if self.weight == 0 and self.guide is None and not self.rescale:
-            return given.without_class(num_classes).denoise(self.denoiser, x, sigma)
+            return conditions.without_class(num_classes).denoise(self.denoiser, x, sigma)
 
         if self.weight == 1:
-            led = plain = given.denoise(self.denoiser, x, sigma)
+            result = plain = conditions.denoise(self.denoiser, x, sigma)
         else:
-            without, plain = self._without_and_with_class(x, sigma, given)
-            led = without + self.weight * (plain - without)
+            without, plain = self._without_and_with_class(x, sigma, conditions)
+            result = without + self.weight * (plain - without)
         if self.guide is not None:
-            known = given if self.guide.denoiser.recipe.model.num_classes else given.without_class()
-            led = led + (self.guide.weight - 1) * (plain - known.denoise(self.guide.denoiser, x, sigma))
-        return rescale_guidance(led, plain, self.rescale) if self.rescale else led
+            has_classes = self.guide.denoiser.recipe.model.num_classes
+            of_guide = conditions if has_classes else conditions.without_class()
+            result = result + (self.guide.weight - 1) * (plain - of_guide.denoise(self.guide.denoiser, x, sigma))
+        return rescale_guidance(result, plain, self.rescale) if self.rescale else result
 
     def _without_and_with_class(
-        self, x: Float[Tensor, "B C H W"], sigma: Float[Tensor, "B"], given: Conditions
+        self, x: Float[Tensor, "B C H W"], sigma: Float[Tensor, "B"], conditions: Conditions
     ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B C H W"]]:
-        unknown = given.without_class(self.denoiser.recipe.model.num_classes)
+        unknown = conditions.without_class(self.denoiser.recipe.model.num_classes)
         if not self.batched:
-            return unknown.denoise(self.denoiser, x, sigma), given.denoise(self.denoiser, x, sigma)
-        both = given.after(unknown).denoise(self.denoiser, torch.cat([x, x]), torch.cat([sigma, sigma]))
+            return unknown.denoise(self.denoiser, x, sigma), conditions.denoise(self.denoiser, x, sigma)
+        both = conditions.after(unknown).denoise(self.denoiser, torch.cat([x, x]), torch.cat([sigma, sigma]))
         without, with_class = both.chunk(2)
         return without, with_class
 
@@ -158,43 +160,41 @@ def guided(
     interval: Interval | None = None,
     rescale: float = 0.0,
 ) -> Denoise:
-    """Return `denoise(x, sigma)`, what a sampler asks for, with the conditioning bound to it.
+    """Return the function `denoise(x, sigma)` that samplers call, with conditioning and guidance.
 
-    Weight 1 is the plain conditional model and weight 0 the unconditional one, each at the cost of one pass; any other
-    weight costs two, and a guide of another weight than 1 one of its own.
+    Scale 1 is the conditional model and scale 0 the unconditional one, each at one evaluation per call; any other scale
+    costs two, and a guide of a scale other than 1 costs one of its own.
 
     Args:
         denoiser: the model.
         class_ids: class of each image; None for models without classes.
-        weight: of guidance away from the model without class, w.
-        augment_cond, mapping_cond: the same in all passes; None as in the denoiser.
-        batched: run the passes with and without class as one batch, whose first half is unconditional; else one after
-            the other, in half of the memory. On a CPU both ways give the same bits.
-        guide: a worse model to lead away from as well.
-        interval: of noise levels, low < sigma <= high, outside of which nothing is guided; None: everywhere.
-        rescale: share of the way, 0 to 1, by which each image's standard deviation is set back to the unguided one's.
+        weight: classifier-free guidance scale, w.
+        augment_cond, mapping_cond: the same in all evaluations; None as in the denoiser.
+        batched: evaluate with and without class in one batch, whose first half is unconditional; else sequentially, in
+            half the memory. On a CPU the results are bit-identical.
+        guide: a weaker model for autoguidance.
+        interval: of noise levels, low < sigma <= high, outside which there is no guidance; None: no limits.
+        rescale: factor phi, 0 to 1, by which each image's standard deviation is moved back to the unguided one's.
 
     Raises:
-        UsageError: guidance without classes, or a guide with others.
+        UsageError: guidance without classes, or a guide that does not match the model.
     """
     if weight != 1 and class_ids is None:
-        raise UsageError(
-            f"sample.guidance = {weight} needs classes, and this model is given none; use sample.guidance = 1"
-        )
+        raise UsageError(f"sample.guidance = {weight} needs classes, but this model has none or none are given; use 1")
     if guide is not None:
         check_guide(denoiser, guide.denoiser)
-    worth_asking = guide if guide is not None and guide.weight != 1 else None
-    given = Conditions(class_ids, augment_cond, mapping_cond)
-    return Guided(denoiser, given, weight, worth_asking, interval, rescale, batched)
+    active_guide = guide if guide is not None and guide.weight != 1 else None
+    conditions = Conditions(class_ids, augment_cond, mapping_cond)
+    return Guided(denoiser, conditions, weight, active_guide, interval, rescale, batched)
 
 
 def check_guide(denoiser: Denoiser, guide: Denoiser) -> None:
-    """Refuse a guide that cannot be asked what the model is asked.
+    """Refuse a guide that does not take the model's inputs.
 
     Raises:
-        UsageError: its channels, classes or conditioning vector are others.
+        UsageError: its channels, classes or conditioning vector differ.
     """
     for key, may_lack in (("channels", False), ("num_classes", True), ("mapping_cond_dim", False)):
-        own, other = (getattr(one.recipe.model, key) for one in (denoiser, guide))
+        own, other = (getattr(model.recipe.model, key) for model in (denoiser, guide))
         if other != own and not (may_lack and other == 0):
-            raise UsageError(f"the guide's model.{key} is {other} and the model's is {own}; expected the same")
+            raise UsageError(f"the guide's model.{key} is {other}, the model's is {own}; expected equal values")

@@ -1,8 +1,8 @@
-"""How likely images are under a model: the probability-flow ODE, run from the image into noise (Song 2021, eq. 39).
+"""Log-likelihood of images by the probability-flow ODE, solved from the image to noise (Song 2021, eq. 39).
 
-With time l = ln sigma the ODE is dx/dl = x - D(x, sigma), and ln p falls along it by dims - tr dD/dx. The trace is
-estimated with random probes (Hutchinson), drawn from each image's own stream, or taken exactly for tiny images. What is
-solved is the ODE of x / sqrt(1 + sigma^2), and its ln p per dimension: all of order 1 at every noise level.
+With time l = ln sigma the ODE is dx/dl = x - D(x, sigma), and ln p decreases along it by dims - tr dD/dx. The trace is
+estimated with random probes (Hutchinson) from each image's own stream, or computed exactly for tiny images. The state
+that is integrated is x / sqrt(1 + sigma^2) and ln p per dimension, which are of order 1 at every noise level.
 """
 
 import math
@@ -24,7 +24,7 @@ LEVELS_PER_UNIT = 127.5  # 8-bit images in [-1, 1]
 
 @dataclass(frozen=True)
 class LogLikelihood:
-    """ln p of images with a little noise, sigma_min, under the model; `dims` is C x H x W."""
+    """ln p of images with noise of level sigma_min under the model; `dims` is C x H x W."""
 
     nats: Float64[Tensor, "B"]
     dims: int
@@ -36,9 +36,9 @@ class LogLikelihood:
 
     @property
     def bits_per_dim_u8(self) -> Float64[Tensor, "B"]:
-        """Bits per dimension to store the images with 8 bits, a density's value times the width of a grey level.
+        """Bits per dimension of 8-bit images: the density times the width of a level, 2/255.
 
-        An upper bound where the images were given uniform noise as wide as one level, 2/255.
+        An upper bound in expectation if the images were uniformly dequantised.
         """
         return self.bits_per_dim + math.log2(LEVELS_PER_UNIT)
 
@@ -55,13 +55,13 @@ def rademacher_probes(
 
 
 def exact_probes(batch_size: int, shape: Sequence[int]) -> Float[Tensor, "P B C H W"]:
-    """Return the C x H x W probes with which the estimate is the trace itself; for tiny images."""
+    """Return the C x H x W probes for which the estimate is exact; for tiny images."""
     dims = math.prod(shape)
     unit = torch.eye(dims).reshape(dims, *shape) * math.sqrt(dims)
     return repeat(unit, "p c h w -> p b c h w", b=batch_size)
 
 
-def _answer_and_trace(
+def _denoised_and_trace(
     denoise: Denoise,
     x: Float[Tensor, "B C H W"],
     sigma: Float64[Tensor, "B"],
@@ -79,23 +79,23 @@ def _answer_and_trace(
 
 
 def _spread(t: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
-    """What the solver's images are divided by."""
+    """Return sqrt(1 + sigma^2), the scale of the solver's images."""
     return (1 + (2 * t).exp()).sqrt()
 
 
 def _norm(errors: Float64[Tensor, "B S"]) -> Float64[Tensor, "B"]:
-    """The root mean square over pixels, or the error of the log-likelihood per dimension where that is larger."""
+    """Return the RMS error over pixels, or the error of the log-likelihood per dimension if that is larger."""
     return torch.maximum((errors[:, :-1] ** 2).mean(1).sqrt(), errors[:, -1].abs())
 
 
 def _slope(denoise: Denoise, images: Float[Tensor, "B C H W"], probes: Float[Tensor, "P B C H W"]) -> Slope:
-    """Return the slope of states (images over their spread, nats per dimension) in t = ln sigma."""
+    """Return the derivative of states (scaled images, nats per dimension) with respect to t = ln sigma."""
     shape, dims, probes = images.shape[1:], images[0].numel(), probes.to(images)
 
     def slope(t: Float64[Tensor, "B"], state: Float64[Tensor, "B S"]) -> Float64[Tensor, "B S"]:
         sigma, spread, scaled = t.exp(), rearrange(_spread(t), "b -> b 1"), state[:, :-1]
         x = scaled * spread
-        denoised, trace = _answer_and_trace(denoise, x.unflatten(1, shape).to(images.dtype), sigma, probes)
+        denoised, trace = _denoised_and_trace(denoise, x.unflatten(1, shape).to(images.dtype), sigma, probes)
         change = (x - denoised.flatten(1)) / spread - scaled * (1 - 1 / spread**2)
         trace_of_change = rearrange(dims - trace, "b -> b 1") - dims * (1 - 1 / spread**2)
         return torch.cat([change, trace_of_change / dims], dim=1)
@@ -117,13 +117,13 @@ def log_likelihood(
 
     Args:
         denoise: (x, sigma [B]) -> denoised images; differentiable with respect to x.
-        images: pixels in [-1, 1]; what is found is the density of images with noise of level sigma_min.
+        images: pixels in [-1, 1]; the density is that of images with noise of level sigma_min.
         probes: `rademacher_probes`, or `exact_probes`.
         sigma_min, sigma_max: the ends of the ODE.
-        rtol, atol: of the ODE's solver, for pixels in units of their spread and for nats per dimension.
+        rtol, atol: of the ODE solver, for scaled pixels and for nats per dimension.
 
     Raises:
-        NumericalError: the model's answer is not finite, or the ODE cannot be solved.
+        NumericalError: the denoiser returns NaN or infinity, or the ODE cannot be solved.
     """
     ends = torch.tensor([sigma_min, sigma_max], dtype=torch.float64).log()
     start_spread, end_spread = _spread(ends).tolist()

@@ -1,8 +1,8 @@
-"""A squared error that counts coarse structure more than fine: the multi-scale loss of large images.
+"""The denoising loss: its weighting over noise levels, and the multi-scale squared error for large images.
 
-Most pixels of a large image say the same thing, and a plain mean over them hears mostly of its finest grain. Here the
-error is taken apart by spatial frequency, with the orthonormal cosine transform, and each doubling of the wavelength
-counts one more (k-diffusion's `loss_scales`; simple diffusion, Hoogeboom et al. 2023, adds up the losses of downsampled
+In a large image most pixels are redundant, and a plain mean is dominated by the finest detail. The multi-scale error
+is decomposed by spatial frequency with the orthonormal cosine transform, and its weight grows by 1 with each doubling
+of the wavelength (k-diffusion's `loss_scales`; simple diffusion, Hoogeboom et al. 2023, sums the losses of downsampled
 images to the same end).
 """
 
@@ -21,11 +21,11 @@ from hdit_core.recipe.diffusion import DiffusionRecipe
 
 
 @lru_cache(maxsize=32)
-@torch.inference_mode(False)  # what is kept serves training too, whoever asks first
+@torch.inference_mode(False)  # the cached tensor must be usable in training, whoever computes it first
 def cosine_transform(size: int, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "N N"]:
-    """Return the matrix of the orthonormal DCT-II: row k holds the cosine of k half periods over the axis."""
-    places = torch.arange(size, dtype=torch.float64)
-    waves = torch.cos(math.pi / size * places[:, None] * (places[None, :] + 0.5)) * math.sqrt(2 / size)
+    """Return the matrix of the orthonormal DCT-II: row k is the cosine of k half periods over the axis."""
+    positions = torch.arange(size, dtype=torch.float64)
+    waves = torch.cos(math.pi / size * positions[:, None] * (positions[None, :] + 0.5)) * math.sqrt(2 / size)
     waves[0] /= math.sqrt(2)
     return waves.to(device, dtype)
 
@@ -35,10 +35,10 @@ def cosine_transform(size: int, dtype: torch.dtype, device: torch.device) -> Flo
 def frequency_weights(
     height: int, width: int, scales: int, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "H W"]:
-    """Return how much each frequency counts: 1 at the highest, 1 more for each halving of it, at most `scales`.
+    """Return the weight of each frequency: 1 at the highest, 1 more for each halving, at most `scales`.
 
-    Of the two axes, the one with the higher frequency decides. Without a bound, for `scales` = 0, it ends at
-    log2(2 size) for what does not vary along an axis.
+    The axis with the higher frequency determines the weight. `scales` = 0 sets no bound: the weight of a component that
+    is constant along both axes is then log2(2 size).
     """
     per_axis = []
     for size in (height, width):
@@ -48,16 +48,16 @@ def frequency_weights(
 
 
 def mean_square(error: Float[Tensor, "B C H W"], scales: int = 1) -> Float[Tensor, "B"]:
-    """Return each image's mean squared error, its frequencies weighted.
+    """Return each image's mean squared error, weighted by frequency.
 
     Args:
         error: in at least float32.
-        scales: how much the lowest frequencies count; 1: all alike, the plain mean over pixels; 0: no bound.
+        scales: largest weight of low frequencies; 1: all equal, the plain mean over pixels; 0: no bound.
     """
     if scales == 1:
         return reduce(error**2, "b c h w -> b", "mean")
     height, width = error.shape[-2:]
-    with torch.autocast(error.device.type, enabled=False):  # it would round the cosines to 16 bits
+    with torch.autocast(error.device.type, enabled=False):  # would round the cosines to 16 bits
         rows, columns = (cosine_transform(size, error.dtype, error.device) for size in (height, width))
         spectrum = rows @ error @ columns.T
     weights = frequency_weights(height, width, scales, error.dtype, error.device)
@@ -93,13 +93,13 @@ def _sigmoid(sigma: Float[Tensor, "B"], recipe: DiffusionRecipe) -> Float[Tensor
     The error of the image is sigma times that of the noise, so that its own weight is
     sigmoid(bias + 2 ln sigma) / sigma^2 = 1 / (sigma^2 + exp(-bias)): soft-min-SNR with gamma = exp(bias).
     """
-    assert recipe.sigmoid_bias is not None  # the recipe's law
+    assert recipe.sigmoid_bias is not None  # guaranteed by the recipe's validation
     _, c_out, _ = scalings(sigma, recipe.sigma_data)
     return c_out**2 / (sigma**2 + math.exp(-recipe.sigmoid_bias))
 
 
 def _velocity(sigma: Float[Tensor, "B"], recipe: DiffusionRecipe) -> Float[Tensor, "B"]:
-    """What makes the velocity's error of a flow count the same at all levels; images count 1 / (sigma_data s)^2."""
+    """Weight the velocity error of a flow equally at all levels."""
     return (sigma + recipe.sigma_data) ** 2 / (sigma**2 + recipe.sigma_data**2)
 
 
@@ -114,15 +114,15 @@ WEIGHTS: dict[str, Weight] = {
 
 
 def weight(sigma: Float[Tensor, "B"], recipe: DiffusionRecipe) -> Float[Tensor, "B"]:
-    """Return what the network's own squared error is multiplied by at each noise level.
+    """Return the weight of the network's squared error at each noise level.
 
     Args:
         sigma: noise levels, positive.
-        recipe: names the weighting and the objective, and gives sigma_data and what the weighting takes.
+        recipe: sets the weighting with its parameters, the objective, and sigma_data.
     """
-    _, of_edm, _ = scalings(sigma, recipe.sigma_data)
+    _, c_out_edm, _ = scalings(sigma, recipe.sigma_data)
     _, c_out, _ = scalings(sigma, recipe.sigma_data, recipe.objective)
-    return WEIGHTS[recipe.weighting](sigma, recipe) * (c_out / of_edm) ** 2
+    return WEIGHTS[recipe.weighting](sigma, recipe) * (c_out / c_out_edm) ** 2
 
 
 def denoising_loss(
@@ -135,7 +135,7 @@ def denoising_loss(
     """Return each image's weighted squared error, the mean over its pixels, in at least float32.
 
     Args:
-        denoiser: whose recipe names objective, weighting and scales.
+        denoiser: its recipe sets objective, weighting and scales.
         images: clean images in [-1, 1].
         noise: standard normal numbers.
         sigma: noise level of each image.
@@ -144,8 +144,8 @@ def denoising_loss(
     sigma, diffusion = sigma.to(at_least_float32(images.dtype)), denoiser.recipe.diffusion
     level = rearrange(sigma, "b -> b 1 1 1")
 
-    answer = denoiser.raw((images + level * noise).to(images.dtype), sigma, **conditioning)
-    wanted = target(images, noise, level, diffusion.sigma_data, diffusion.objective)
+    prediction = denoiser.raw((images + level * noise).to(images.dtype), sigma, **conditioning)
+    expected = target(images, noise, level, diffusion.sigma_data, diffusion.objective)
 
-    error = answer.to(wanted.dtype) - wanted
+    error = prediction.to(expected.dtype) - expected
     return weight(sigma, diffusion) * mean_square(error, diffusion.loss_scales)

@@ -1,4 +1,4 @@
-"""The denoiser that a network becomes (EDM, section 5; HDiT, section 4.5); by what scalings, `objective.py` says."""
+"""Preconditioning: the scalings that turn a network into a denoiser (EDM, section 5; HDiT, section 4.5)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,12 +31,12 @@ def _x_scalings(sigma: Float[Tensor, "*B"], sigma_data: float) -> Scalings:
 
 @dataclass(frozen=True)
 class Parametrisation:
-    """How a denoiser is made of a network.
+    """A prediction target with its scalings.
 
     Attributes:
-        scalings: c_skip, c_out and c_in, of sigma and sigma_data.
-        target: what F is to answer, of images, noise, sigma and sigma_data: (x0 - c_skip x) / c_out, written out so
-            that nothing cancels and nothing is divided by a small c_out.
+        scalings: c_skip, c_out and c_in as functions of sigma and sigma_data.
+        target: the target of F as a function of images, noise, sigma and sigma_data: (x0 - c_skip x) / c_out, written
+            out to avoid cancellation and division by a small c_out.
     """
 
     scalings: Callable[[Tensor, float], Scalings]
@@ -61,7 +61,7 @@ def scalings(sigma: Float[Tensor, "*B"], sigma_data: float, objective: Objective
     Args:
         sigma: noise levels, positive.
         sigma_data: standard deviation of the images' pixels in [-1, 1].
-        objective: what the network is asked for.
+        objective: the prediction target.
     """
     return PARAMETRISATIONS[objective].scalings(sigma, sigma_data)
 
@@ -73,27 +73,27 @@ def target(
     sigma_data: float,
     objective: Objective = "edm",
 ) -> Float[Tensor, "B C H W"]:
-    """Return what the network is to answer, in at least the type of sigma.
+    """Return the network's prediction target, in at least the dtype of sigma.
 
     Args:
         images: clean images in [-1, 1].
         noise: standard normal numbers.
         sigma: noise levels, positive.
         sigma_data: standard deviation of the images' pixels in [-1, 1].
-        objective: what the network is asked for.
+        objective: the prediction target.
     """
     dtype = torch.promote_types(images.dtype, sigma.dtype)
     return PARAMETRISATIONS[objective].target(images.to(dtype), noise.to(dtype), sigma, sigma_data)
 
 
 class Denoiser(nn.Module):
-    """The network with its scalings: the expected clean image, given a noisy one."""
+    """A network with its scalings: predicts the clean image from a noisy one."""
 
     def __init__(self, network: nn.Module, recipe: Recipe):
         """
         Args:
-            network: `network(x, sigma, class_ids, augment_cond, mapping_cond) -> F`, handed an already scaled x.
-            recipe: whose `diffusion.sigma_data` and `diffusion.objective` the scalings use.
+            network: `network(x, sigma, class_ids, augment_cond, mapping_cond) -> F`, called with a scaled x.
+            recipe: its `diffusion.sigma_data` and `diffusion.objective` set the scalings.
         """
         super().__init__()
         self.network = network
@@ -109,7 +109,7 @@ class Denoiser(nn.Module):
         augment_cond: Float[Tensor, "B 9"] | None = None,
         mapping_cond: Float[Tensor, "B E"] | None = None,
     ) -> Float[Tensor, "B C H W"]:
-        """Return F(c_in x, sigma), what the network itself answers to a noisy image. Arguments as in `forward`."""
+        """Return F(c_in x, sigma), the network's own output for noisy images. Arguments as in `forward`."""
         sigma = sigma.to(at_least_float32(x.dtype))
         _, _, c_in = scalings(rearrange(sigma, "b -> b 1 1 1"), self.sigma_data, self.objective)
         return self.network((x * c_in).to(x.dtype), sigma, class_ids, augment_cond, mapping_cond)
@@ -122,16 +122,16 @@ class Denoiser(nn.Module):
         augment_cond: Float[Tensor, "B 9"] | None = None,
         mapping_cond: Float[Tensor, "B E"] | None = None,
     ) -> Float[Tensor, "B C H W"]:
-        """Return the denoised images D(x, sigma), in the type of x.
+        """Return the denoised images D(x, sigma), in the dtype of x.
 
         Args:
             x: clean image in [-1, 1] plus sigma times standard normal noise, not scaled.
             sigma: noise level of each image, positive.
             class_ids: class of each image; `num_classes` means no class.
-            augment_cond: the nine parameters of the augmentation; left out, zeros.
+            augment_cond: the nine parameters of the augmentation; default: zeros.
             mapping_cond: the extra conditioning vector, for models that have one.
         """
-        answer = self.raw(x, sigma, class_ids, augment_cond, mapping_cond)
+        output = self.raw(x, sigma, class_ids, augment_cond, mapping_cond)
         sigma = sigma.to(at_least_float32(x.dtype))
         c_skip, c_out, _ = scalings(rearrange(sigma, "b -> b 1 1 1"), self.sigma_data, self.objective)
-        return (c_skip * x + c_out * answer).to(x.dtype)
+        return (c_skip * x + c_out * output).to(x.dtype)

@@ -1,7 +1,7 @@
-"""The probability-flow ODE, which carries an image to the noise that stands for it, and back (EDM, eq. 1).
+"""The probability-flow ODE, which maps an image to its noise and back, deterministically (EDM, eq. 1).
 
-With time l = ln sigma it is dx/dl = x - D(x, sigma), and nothing in it is random. What is solved is the ODE of
-x / sqrt(1 + sigma^2), of order 1 at every noise level.
+With time l = ln sigma it is dx/dl = x - D(x, sigma). The state that is integrated is x / sqrt(1 + sigma^2), which is of
+order 1 at every noise level.
 """
 
 import math
@@ -17,7 +17,7 @@ from hdit_core.diffusion.samplers.sampler_state import Denoise, call_denoiser
 
 @dataclass(frozen=True)
 class PfOdeSolution:
-    """Images at another noise level, and how often the model was asked about the batch on the way."""
+    """Images at another noise level, and the number of denoiser calls for the batch."""
 
     x: Float64[Tensor, "B C H W"]
     num_evaluations: int
@@ -36,30 +36,30 @@ def solve_pf_ode(
     rtol: float = 1e-4,
     atol: float = 1e-4,
 ) -> PfOdeSolution:
-    """Carry images along the ODE from one noise level to another, up or down; every image has its own steps.
+    """Solve the ODE from one noise level to another, up or down; each image has its own step sizes.
 
     Args:
-        denoise: (x, sigma [B]) -> denoised images; asked in the type of x.
+        denoise: (x, sigma [B]) -> denoised images; called in the dtype of x.
         x: images at noise level sigma.
         sigma, sigma_end: positive.
-        rtol, atol: of the solver, for pixels in units of sqrt(1 + sigma^2).
+        rtol, atol: tolerances of the solver, for pixels in units of sqrt(1 + sigma^2).
 
     Raises:
-        NumericalError: the model's answer is not finite, or the ODE cannot be solved.
+        NumericalError: the denoiser returns NaN or infinity, or the ODE cannot be solved.
     """
-    shape, way, questions = x.shape[1:], 1 if sigma_end > sigma else -1, 0
+    shape, direction, calls = x.shape[1:], 1 if sigma_end > sigma else -1, 0
 
     def slope(t: Float64[Tensor, "B"], scaled: Float64[Tensor, "B S"]) -> Float64[Tensor, "B S"]:
-        nonlocal questions
-        questions += 1
-        level = (way * t).exp()
-        spread = rearrange((1 + level**2).sqrt(), "b -> b 1")
-        here = scaled * spread
-        denoised = call_denoiser(denoise, here.unflatten(1, shape).to(x.dtype), level, "probability-flow ODE")
-        return way * ((here - denoised.flatten(1)) / spread - scaled * (1 - 1 / spread**2))
+        nonlocal calls
+        calls += 1
+        level = (direction * t).exp()
+        scale = rearrange((1 + level**2).sqrt(), "b -> b 1")
+        noisy = scaled * scale
+        denoised = call_denoiser(denoise, noisy.unflatten(1, shape).to(x.dtype), level, "probability-flow ODE")
+        return direction * ((noisy - denoised.flatten(1)) / scale - scaled * (1 - 1 / scale**2))
 
-    start, end = way * math.log(sigma), way * math.log(sigma_end)
+    start, end = direction * math.log(sigma), direction * math.log(sigma_end)
     scaled = x.double().flatten(1) / math.hypot(1, sigma)
     if start < end:
         scaled = integrate(slope, scaled, start, end, rtol=rtol, atol=atol, norm=_root_mean_square)
-    return PfOdeSolution((scaled * math.hypot(1, sigma_end)).unflatten(1, shape), questions)
+    return PfOdeSolution((scaled * math.hypot(1, sigma_end)).unflatten(1, shape), calls)

@@ -1,4 +1,4 @@
-"""An adaptive Runge-Kutta solver in which every row has its own steps (Dormand and Prince 1980, order 5 with 4)."""
+"""An adaptive Runge-Kutta solver with separate step sizes for each row (Dormand and Prince 1980, order 5(4))."""
 
 from collections.abc import Callable
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from hdit_core.errors import NumericalError
 
-# When each stage is asked, and of which earlier slopes its place is made; the last stage stands at the step's end.
+# The Butcher tableau: times of the stages and weights of the earlier slopes; the last stage is at the step's end.
 TIMES = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
-PLACES = (
+STAGES = (
     (),
     (1 / 5,),
     (3 / 40, 9 / 40),
@@ -20,11 +20,11 @@ PLACES = (
     (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
     (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
 )
-# Fifth order less fourth: the error of a step.
+# Fifth order minus fourth: the error of a step.
 ERRORS = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
 
 SAFETY, SHRINK, GROW = 0.9, 0.2, 10.0
-FIRST_STEP, SHORTEST_STEP = 0.01, 1e-10  # as shares of the whole way
+FIRST_STEP, SHORTEST_STEP = 0.01, 1e-10  # as fractions of the whole interval
 
 Slope = Callable[[Float64[Tensor, "B"], Float64[Tensor, "B S"]], Float64[Tensor, "B S"]]
 Norm = Callable[[Float64[Tensor, "B S"]], Float64[Tensor, "B"]]
@@ -44,27 +44,27 @@ def _step(
     h: Float64[Tensor, "B"],
     first: Float64[Tensor, "B S"],
 ) -> tuple[Float64[Tensor, "B S"], Float64[Tensor, "B S"], Float64[Tensor, "B S"]]:
-    """Return the state after a step, its error, and the slope there, which is the next step's first."""
+    """Return the state after a step, its error, and the slope there, which is the first of the next step."""
     length = rearrange(h, "b -> b 1")
     slopes = [first]
-    for time, weights in zip(TIMES[1:], PLACES[1:], strict=True):
-        place = y + length * _sum(weights, slopes)
-        slopes.append(slope(t + time * h, place))
-    return place, length * _sum(ERRORS, slopes), slopes[-1]
+    for time, weights in zip(TIMES[1:], STAGES[1:], strict=True):
+        stage = y + length * _sum(weights, slopes)
+        slopes.append(slope(t + time * h, stage))
+    return stage, length * _sum(ERRORS, slopes), slopes[-1]
 
 
 def _next_length(h: Float64[Tensor, "B"], size: Float64[Tensor, "B"]) -> Float64[Tensor, "B"]:
-    """Return how long each row's next step is, from the size of the last one's error in units of its tolerance."""
+    """Return each row's next step size, from the last step's error in units of the tolerance."""
     return h * (SAFETY * size**-0.2).nan_to_num(SHRINK).clamp(SHRINK, GROW)
 
 
-def _check_length(h: Float64[Tensor, "B"], t: Float64[Tensor, "B"], end: float, way: float) -> None:
-    short = (h < SHORTEST_STEP * way) & (t < end)
+def _check_length(h: Float64[Tensor, "B"], t: Float64[Tensor, "B"], end: float, interval: float) -> None:
+    short = (h < SHORTEST_STEP * interval) & (t < end)
     if short.any():
         rows = short.nonzero().flatten().tolist()
         raise NumericalError(
-            f"the ODE of rows {', '.join(map(str, rows))} of the batch needs steps below {SHORTEST_STEP * way:.3g} at "
-            f"t = {t[rows[0]]:.6g}; expected a smooth slope: use larger tolerances"
+            f"the ODE of rows {', '.join(map(str, rows))} of the batch needs steps below "
+            f"{SHORTEST_STEP * interval:.3g} at t = {t[rows[0]]:.6g}; expected a smooth function: use larger tolerances"
         )
 
 
@@ -78,32 +78,32 @@ def integrate(
     atol: float,
     norm: Norm,
 ) -> Float64[Tensor, "B S"]:
-    """Return the solution at `end` of dy/dt = slope(t, y), y at `start` being given.
+    """Return the solution at `end` of dy/dt = slope(t, y) for a given y at `start`.
 
     Args:
         slope: (t [B], y [B, S]) -> dy/dt, row by row: no row may depend on another.
-        y: one state a row.
+        y: one state per row.
         start, end: times, start < end.
         rtol, atol: a step's error may be atol + rtol |y|.
-        norm: makes one number a row of the errors in units of that tolerance; up to 1 is good.
+        norm: one number per row from the errors in units of that tolerance; steps with up to 1 are accepted.
 
     Raises:
-        NumericalError: a row's step had to become too short.
+        NumericalError: the step size of a row became too small.
     """
-    way, t = end - start, torch.full_like(y[:, 0], start)
-    h, first = torch.full_like(t, FIRST_STEP * way), slope(t, y)
+    interval, t = end - start, torch.full_like(y[:, 0], start)
+    h, first = torch.full_like(t, FIRST_STEP * interval), slope(t, y)
     while (t < end).any():
-        # Rows that have arrived take steps of length 0 until the last arrives.
+        # Finished rows take steps of length 0 until the last row is finished.
         h = torch.minimum(h, end - t)
         y_next, error, last = _step(slope, t, y, h, first)
         size = norm(error / (atol + rtol * torch.maximum(y.abs(), y_next.abs())))
 
         good = size <= 1
         pick = rearrange(good, "b -> b 1")
-        arrived = good & (h >= end - t)
-        t = torch.where(arrived, end, torch.where(good, t + h, t))
+        finished = good & (h >= end - t)
+        t = torch.where(finished, end, torch.where(good, t + h, t))
         y, first = torch.where(pick, y_next, y), torch.where(pick, last, first)
 
         h = _next_length(h, size)
-        _check_length(h, t, end, way)
+        _check_length(h, t, end, interval)
     return y

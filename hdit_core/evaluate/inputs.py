@@ -56,7 +56,8 @@ def open_model(settings: ScoreSettings, device: torch.device) -> tuple[Denoiser 
     if settings.checkpoint is None:
         return None, ""
     denoiser, defaults = open_denoiser(settings.checkpoint, settings.checkpoint_weights, device)
-    for line in [*attention_notes(denoiser), *([defaults.note] if defaults.note else [])]:
+    note = defaults.note(settings.checkpoint_weights, settings.overrides, **settings.drawn)
+    for line in [*attention_notes(denoiser), *([note] if note else [])]:
         logger.info(line)
     sample = sample_settings(denoiser.recipe, settings.overrides, **settings.drawn)
     return with_sample(denoiser, sample), settings.checkpoint_weights or defaults.weights

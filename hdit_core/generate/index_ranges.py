@@ -1,4 +1,4 @@
-"""Numbers of images in the short form that people write: `0-63,100`."""
+"""Image indices in their short form: `0-63,100`."""
 
 import re
 from collections.abc import Iterable
@@ -6,32 +6,32 @@ from itertools import groupby
 
 from hdit_core.errors import UsageError
 
-MOST_NUMBERS = 100_000_000
-LARGEST_NUMBER = 2**62
+MOST_INDICES = 100_000_000
+LARGEST_INDEX = 2**62
 
 
 def read_ranges(text: str) -> list[int]:
-    """Return the numbers that `"0-63,100"` means, in rising order, each once.
+    """Return the indices that `"0-63,100"` lists, sorted, without repeats.
 
     Raises:
-        UsageError: it is no such list, or means more numbers than anybody draws.
+        UsageError: the text is no such list, or lists too many indices.
     """
-    numbers: set[int] = set()
+    indices: set[int] = set()
     for part in text.split(","):
         match = re.fullmatch(r"([0-9]{1,19})(?:-([0-9]{1,19}))?", part.strip())
         first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if first > last or last > LARGEST_NUMBER:
-            raise UsageError(f"--seeds {text}: expected numbers and ranges with commas between, for example 0-63,100")
-        if last - first + len(numbers) >= MOST_NUMBERS:
-            raise UsageError(f"--seeds {text}: more than {MOST_NUMBERS:,} images")
-        numbers.update(range(first, last + 1))
-    return sorted(numbers)
+        if first > last or last > LARGEST_INDEX:
+            raise UsageError(f"--indices {text}: expected indices and ranges separated by commas, for example 0-63,100")
+        if last - first + len(indices) >= MOST_INDICES:
+            raise UsageError(f"--indices {text}: more than {MOST_INDICES:,} images")
+        indices.update(range(first, last + 1))
+    return sorted(indices)
 
 
-def write_ranges(numbers: Iterable[int]) -> str:
-    """Return the short form of rising numbers; `read_ranges` reads it."""
+def write_ranges(indices: Iterable[int]) -> str:
+    """Return the short form of increasing indices, as `read_ranges` reads it."""
     runs = []
-    for _, run in groupby(enumerate(numbers), key=lambda pair: pair[1] - pair[0]):
-        members = [number for _, number in run]
+    for _, run in groupby(enumerate(indices), key=lambda pair: pair[1] - pair[0]):
+        members = [index for _, index in run]
         runs.append(f"{members[0]}-{members[-1]}" if len(members) > 1 else f"{members[0]}")
     return ",".join(runs)

@@ -1,8 +1,9 @@
-"""What every way of drawing is handed: the denoiser with its settings, and the noise that belongs to each image."""
+"""The sampling pipeline: a denoiser with its settings, seed and image size, which generates images batch by batch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 import numpy as np
 import torch
@@ -23,26 +24,38 @@ from hdit_core.recipe.model import ModelRecipe
 from hdit_core.recipe.sample import SampleRecipe
 
 OnStep = Callable[[SamplerStep], None]
-START = "start"  # the purpose of the noise that an image begins as
+Draw = Callable[[list[int], list[int] | None], Float[Tensor, "B C H W"]]
+"""(indices, their classes, None where the network has none) -> finished images in [-1, 1]."""
+
+START = "start"  # purpose of the random stream of an image's initial noise
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A batch of finished images."""
+
+    indices: list[int]
+    class_ids: list[int] | None
+    images: Float[Tensor, "B C H W"]  # in [-1, 1] up to the sampler's overshoot; on the CPU
 
 
 def check_size(model: ModelRecipe, size: tuple[int, int]) -> None:
-    """Refuse a size that the network cannot take.
+    """Refuse an image size that the network cannot process.
 
     Raises:
-        UsageError: saying why, and which sizes near it would do.
+        UsageError: with the reason and the nearest valid sizes.
     """
     trained = "x".join(map(str, model.image_size))
     for key, problem in model.size_problems(size):
-        of_level = f"model.{key} = {problem}".partition(";")[0] + f"; use a size nearer to its own, {trained}"
+        of_level = f"model.{key} = {problem}".partition(";")[0] + f"; use a size closer to the training size, {trained}"
         raise UsageError(f"--size {size[0]}x{size[1]}: {problem if key == 'image_size' else of_level}")
 
 
 def check_request(denoiser: Denoiser, size: tuple[int, int], guide: Guide | None) -> None:
-    """Refuse a size that the network or its guide cannot take, and a guide that cannot be asked the same.
+    """Refuse an image size that the network or its guide cannot process, and a guide that does not match the network.
 
     Raises:
-        UsageError: saying why.
+        UsageError: with the reason.
     """
     check_size(denoiser.recipe.model, size)
     if guide is not None:
@@ -50,77 +63,29 @@ def check_request(denoiser: Denoiser, size: tuple[int, int], guide: Guide | None
         check_size(guide.denoiser.recipe.model, size)
 
 
-def check_classes(num_classes: int, indices: Sequence[int], class_ids: Sequence[int] | None) -> None:
-    """Refuse classes that the network does not have; None is every network's default.
+def check_class(num_classes: int, class_id: int | None) -> None:
+    """Refuse a class that the network does not have; None, the network's default, is always valid.
 
     Raises:
-        UsageError: naming the class and those that there are.
+        UsageError: with the class and the valid range.
     """
-    if class_ids is None:
+    if class_id is None:
         return
     if not num_classes:
-        raise UsageError("classes were asked for, but the network was trained without any")
-    for class_id in class_ids:
-        if not 0 <= class_id <= num_classes:
-            raise UsageError(
-                f"class {class_id}: the network has the classes 0 to {num_classes - 1} ({num_classes} means none)"
-            )
-    if len(class_ids) != len(indices):
-        raise ValueError(f"{len(class_ids)} classes for {len(indices)} images")
-
-
-def conditioned(
-    denoiser: Denoiser, classes: Sequence[int] | None, settings: SampleRecipe, guide: Guide | None = None
-) -> Denoise:
-    """Return what a sampler asks: the denoiser for images of these classes, guided as the settings say.
-
-    Args:
-        classes: of each image of the batch; None for networks without classes.
-        guide: a worse model to lead away from.
-    """
-    device = next(denoiser.parameters()).device
-    return guided(
-        denoiser,
-        None if classes is None else torch.tensor(list(classes), device=device),
-        settings.guidance,
-        batched=settings.guidance_batched,
-        guide=guide,
-        interval=settings.guidance_interval,
-        rescale=settings.guidance_rescale,
-    )
-
-
-def run_sampler(
-    denoiser: Denoiser,
-    classes: Sequence[int] | None,
-    settings: SampleRecipe,
-    x: Float[Tensor, "B C H W"],
-    sigmas: Float64[Tensor, "levels"],
-    noise: NoiseSource,
-    on_step: OnStep | None = None,
-    denoise: Denoise | None = None,
-) -> Float[Tensor, "B C H W"]:
-    """Walk a batch down noise levels with the sampler of the settings, in the precision of the denoiser's recipe.
-
-    Args:
-        x: the start, images with noise of level sigmas[0].
-        sigmas: falling; all of the schedule or a part of it.
-        noise: for stochastic samplers.
-        denoise: what is asked instead of `conditioned`.
-    """
-    make_mkl_reproducible()
-    device = x.device
-    with autocast(device, compute_dtype(denoiser.recipe.train.precision, device)):
-        return sample_by(settings, denoise or conditioned(denoiser, classes, settings), x, sigmas, noise, on_step)
+        raise UsageError("a class was given, but the network was trained without classes")
+    if not 0 <= class_id <= num_classes:
+        raise UsageError(
+            f"class {class_id}: the network has the classes 0 to {num_classes - 1} ({num_classes} means no class)"
+        )
 
 
 @dataclass(frozen=True)
 class SamplingPipeline:
-    """A denoiser that draws images of one size from one seed.
+    """A denoiser that generates images of one size from one seed.
 
     Attributes:
-        image_size: rows and columns in pixels.
-        guide: a worse model to lead away from.
+        image_size: height and width in pixels.
+        guide: a weaker model for autoguidance.
     """
 
     denoiser: Denoiser
@@ -137,32 +102,50 @@ class SamplingPipeline:
         """Channels, height and width of an image."""
         return (self.denoiser.recipe.model.channels, *self.image_size)
 
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the network, 0 without classes."""
+        return self.denoiser.recipe.model.num_classes
+
     @cached_property
     def device(self) -> torch.device:
-        """Where the denoiser is."""
+        """The denoiser's device."""
         return next(self.denoiser.parameters()).device
 
     @cached_property
     def sigmas(self) -> Float64[Tensor, "levels"]:
-        """The whole schedule, from sigma_max to 0."""
+        """The full noise schedule, from sigma_max down to 0."""
         return sampling_sigmas(self.settings)
+
+    def default_class(self, index: int) -> int | None:
+        """Return the class of image `index` where none is given: index modulo num_classes, None without classes."""
+        return index % self.num_classes if self.num_classes else None
 
     def image(self, image_u8: UInt8[np.ndarray, "H W C"]) -> Float[Tensor, "1 C H W"]:
         """Return bytes as one image in [-1, 1] on the device."""
         return from_uint8(image_u8[None].copy()).to(self.device)
 
-    def noise(self, numbers: Sequence[int], purpose: str = START, part: int = 0) -> Float[Tensor, "B C H W"]:
-        """Return the normal noise of each image for a purpose; by default what `hdit sample` begins with."""
-        return normal(self.seed, purpose, numbers, self.shape, part).to(self.device)
+    def noise(self, indices: Sequence[int], purpose: str = START, part: int = 0) -> Float[Tensor, "B C H W"]:
+        """Return standard normal noise of each image for a purpose; by default the initial noise of `hdit sample`."""
+        return normal(self.seed, purpose, indices, self.shape, part).to(self.device)
 
-    def brownian_noise(self, numbers: Sequence[int], seed: int | None = None) -> BrownianNoise:
-        """Return the noise of each image on its way down the schedule, of another seed where one is given."""
+    def brownian_noise(self, indices: Sequence[int], seed: int | None = None) -> BrownianNoise:
+        """Return the noise source of each image along the schedule, by default of the pipeline's seed."""
         seed = self.seed if seed is None else seed
-        return BrownianNoise(seed, numbers, self.shape, self.sigmas, device=self.device)
+        return BrownianNoise(seed, indices, self.shape, self.sigmas, device=self.device)
 
     def conditioned(self, classes: Sequence[int] | None) -> Denoise:
-        """Return what a sampler asks for images of these classes, guided as the settings say."""
-        return conditioned(self.denoiser, classes, self.settings, self.guide)
+        """Return the denoising function for images of these classes, with the guidance of the settings."""
+        settings = self.settings
+        return guided(
+            self.denoiser,
+            None if classes is None else torch.tensor(list(classes), device=self.device),
+            settings.guidance,
+            batched=settings.guidance_batched,
+            guide=self.guide,
+            interval=settings.guidance_interval,
+            rescale=settings.guidance_rescale,
+        )
 
     def sample(
         self,
@@ -170,12 +153,43 @@ class SamplingPipeline:
         sigmas: Float64[Tensor, "levels"],
         noise: NoiseSource,
         denoise: Denoise,
+        on_step: OnStep | None = None,
     ) -> Float[Tensor, "B C H W"]:
-        """Walk images down some levels of the schedule; one level alone is no way, and changes nothing."""
+        """Run the sampler over some levels of the schedule, in the precision of the denoiser's recipe.
+
+        Args:
+            x: the initial images, with noise of level sigmas[0].
+            sigmas: decreasing noise levels, the whole schedule or a part of it; a single level returns x unchanged.
+            noise: noise source for stochastic samplers.
+            denoise: the denoising function, see `conditioned`.
+            on_step: called at the start of each sampler step.
+        """
         if len(sigmas) < 2:
             return x
-        return run_sampler(self.denoiser, None, self.settings, x, sigmas, noise, denoise=denoise)
+        make_mkl_reproducible()
+        with autocast(self.device, compute_dtype(self.denoiser.recipe.train.precision, self.device)):
+            return sample_by(self.settings, denoise, x, sigmas, noise, on_step)
 
+    def draw(
+        self, indices: list[int], classes: list[int] | None, on_step: OnStep | None = None
+    ) -> Float[Tensor, "B C H W"]:
+        """Generate one batch of images from noise alone."""
+        x = self.noise(indices) * self.settings.sigma_max
+        return self.sample(x, self.sigmas, self.brownian_noise(indices), self.conditioned(classes), on_step)
 
-Draw = Callable[[list[int], list[int] | None], Float[Tensor, "B C H W"]]
-"""(numbers, their classes, None where the network has none) -> finished images in [-1, 1]."""
+    @torch.inference_mode()
+    def generate(
+        self, indices: Sequence[int], class_ids: Iterable[int | None], draw: Draw | None = None
+    ) -> Iterator[Generated]:
+        """Yield batches of images, each generated when it is asked for.
+
+        Args:
+            indices: image indices.
+            class_ids: one for each index, read batch by batch; None for images without a class.
+            draw: generates a batch; default: from noise alone.
+        """
+        draw, remaining = draw or self.draw, iter(class_ids)
+        for start in range(0, len(indices), self.settings.batch_size):
+            batch = list(indices[start : start + self.settings.batch_size])
+            classes = [class_id for class_id in islice(remaining, len(batch)) if class_id is not None] or None
+            yield Generated(batch, classes, draw(batch, classes).float().cpu())

@@ -1,4 +1,4 @@
-"""What a set of samples is made from: everything that decides its pixels, so that two sets never mix."""
+"""What determines the pixels of a set of samples, so that two different sets are never mixed."""
 
 import hashlib
 from collections.abc import Mapping
@@ -9,11 +9,12 @@ from einops import rearrange
 
 from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.generate.pipeline import SamplingPipeline
 from hdit_core.recipe.sample import SampleRecipe
 
 
 def weights_sha256(denoiser: Denoiser) -> str:
-    """Return the sha256 of names, dtypes and values of all tensors, wherever they were loaded from."""
+    """Return the sha256 of the names, dtypes and values of all tensors, independent of the file they came from."""
     sha256 = hashlib.sha256()
     for name, tensor in sorted(denoiser.state_dict().items()):
         sha256.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
@@ -22,42 +23,30 @@ def weights_sha256(denoiser: Denoiser) -> str:
 
 
 def guide_provenance(guide: Guide) -> dict[str, Any]:
-    """Return what decides where images are led, as plain values."""
+    """Return what determines the effect of a guide, as plain values."""
     return {"weights_sha256": weights_sha256(guide.denoiser), "weight": guide.weight}
 
 
-def provenance(
-    denoiser: Denoiser,
-    settings: SampleRecipe,
-    seed: int,
-    image_size: tuple[int, int],
-    class_id: int | None,
-    guide: Guide | None = None,
-) -> dict[str, Any]:
-    """Return what decides the pixels of image i, whatever i, as plain values; batches and devices are not part of it.
+def provenance(pipeline: SamplingPipeline, class_id: int | None = None) -> dict[str, Any]:
+    """Return what determines the pixels of image i for any i, as plain values; batch size and device do not.
 
     Args:
-        denoiser: the model.
-        settings: of the sampler.
-        seed: of the images.
-        image_size: rows and columns in pixels.
-        class_id: of all images, None where each class has its turn or there are none.
-        guide: a worse model that they are led away from.
+        pipeline: generates the images.
+        class_id: of all images; None where classes are cycled or there are none.
     """
-    drawn = settings.model_dump(mode="json", exclude={"batch_size"})
-    led = {"guide": guide_provenance(guide)} if guide else {}
+    guide = {"guide": guide_provenance(pipeline.guide)} if pipeline.guide else {}
     return {
-        "weights_sha256": weights_sha256(denoiser),
-        "seed": seed,
-        "image_size": list(image_size),
+        "weights_sha256": weights_sha256(pipeline.denoiser),
+        "seed": pipeline.seed,
+        "image_size": list(pipeline.image_size),
         "class": class_id,
-        "settings": drawn,
-        **led,
+        "settings": pipeline.settings.model_dump(mode="json", exclude={"batch_size"}),
+        **guide,
     }
 
 
-def with_new_settings(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record, with those settings that an earlier hdit did not know as they are by default: without effect."""
-    known = dict(there.get("settings", {}))
-    defaults = SampleRecipe().model_dump(mode="json", include=set(here.get("settings", {})) - set(known))
-    return {**there, "settings": defaults | known}
+def with_new_settings(recorded: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recorded provenance, completed by the defaults of settings that an earlier hdit did not have."""
+    known = dict(recorded.get("settings", {}))
+    defaults = SampleRecipe().model_dump(mode="json", include=set(current.get("settings", {})) - set(known))
+    return {**recorded, "settings": defaults | known}

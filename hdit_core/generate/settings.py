@@ -1,14 +1,15 @@
-"""How the images of a run are drawn where nothing else is said: what `hdit sweep` found best, in RUN/sample.toml.
+"""Default sampling settings of a run, such as those that `hdit sweep` found best: RUN/sample.toml.
 
     weights = "0.100"
 
     [sample]
     guidance = 1.5
 
-It stands between the recipe's `[sample]`, which stays as the run began with it, and what a command is given.
+They override the recipe's `[sample]`, which never changes, and are overridden by a command's options.
 """
 
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,48 +33,57 @@ DEFAULT_WEIGHTS = "ema"
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a run's images are drawn with.
+    """Default weights and sampling settings of a run.
 
     Attributes:
-        weights: which of its weights.
-        sample: keys of the recipe's `[sample]`, in place of the recipe's.
-        path: the file that says so; None where there is none.
+        weights: kind of its weights.
+        sample: keys of `[sample]` that override the recipe's.
+        path: the file that they come from; None without one.
     """
 
     weights: Weights = DEFAULT_WEIGHTS
     sample: Mapping[str, Any] = field(default_factory=dict)
     path: Path | None = None
 
-    @property
-    def note(self) -> str | None:
-        """What a user has to know who asked for none of it."""
-        said = [f"weights {self.weights}", *(f"{key} {value}" for key, value in self.sample.items())]
-        return f"as {self.path} says where the command does not: {', '.join(said)}" if self.path else None
+    def note(self, weights: Weights | None, overrides: Iterable[str] = (), **values: object) -> str | None:
+        """Return a message that lists the defaults that a command uses, None if it uses none.
+
+        Args:
+            weights: chosen by the command, None for the default.
+            overrides, values: sampling settings of the command, as `sample_settings` takes them.
+        """
+        overridden = {re.split(r"[.=\[]", f"{override.strip()}=")[1] for override in overrides}
+        overridden |= {key for key, value in values.items() if value is not None}
+        used = {} if weights is not None else {"weights": self.weights}
+        used |= {key: value for key, value in self.sample.items() if key not in overridden}
+        if self.path is None or not used:
+            return None
+        return f"using defaults from {self.path}: {', '.join(f'{key}={value}' for key, value in used.items())}"
 
 
 def read_defaults(run: Path) -> Defaults:
-    """Return the defaults of a run; those of everything else, a checkpoint or a file, are the recipe's.
+    """Return the defaults in a run's sample.toml; without that file, those of the recipe.
 
     Raises:
-        RecipeError: the file is damaged, or says what it cannot say.
+        RecipeError: the file is damaged or has unknown keys.
     """
     path = run / NAME
     if not path.is_file():
         return Defaults()
     if path.stat().st_size > LARGEST_BYTES:
-        raise RecipeError(f"{path}: more than {LARGEST_BYTES:,} bytes, which no sampling defaults have; remove it")
+        raise RecipeError(f"{path}: larger than {LARGEST_BYTES:,} bytes; expected sampling defaults: remove it")
     try:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as problem:
-        raise RecipeError(f"{path}: not a TOML file: {problem}; mend or remove it") from None
+        raise RecipeError(f"{path}: not a TOML file: {problem}; fix or remove it") from None
     weights, sample = tables.pop("weights", DEFAULT_WEIGHTS), tables.pop("sample", {})
     if tables or not isinstance(weights, str) or not isinstance(sample, dict):
-        raise RecipeError(f'{path}: expected weights = "..." and [sample] and no other key; mend or remove it')
+        raise RecipeError(f'{path}: expected weights = "..." and [sample], and no other key; fix or remove it')
     return Defaults(weights, sample, path)
 
 
 def _rows(sample: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield a line for each key; JSON's strings, numbers, booleans and arrays of these are TOML's too."""
+    """Yield a TOML line for each key; JSON's strings, numbers, booleans and arrays of these are valid TOML."""
     for key, value in sample.items():
         if isinstance(value, Mapping):
             yield from _rows(value, f"{prefix}{key}.")
@@ -82,13 +92,13 @@ def _rows(sample: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def write_defaults(run: Path, weights: Weights, sample: Mapping[str, Any], remark: str) -> Path:
-    """Write the defaults of a run, whole or not at all; older ones are replaced.
+    """Write the defaults of a run atomically, replacing earlier ones, and return the file.
 
     Args:
         run: the run's folder.
         weights: as `load_denoiser` takes them.
-        sample: keys of `[sample]`; those that are None are left out.
-        remark: where they come from, one line.
+        sample: keys of `[sample]`; None values are omitted.
+        remark: their origin, one line.
     """
     lines = [f"# {remark}", f"weights = {json.dumps(weights)}", "", "[sample]", *_rows(sample)]
     write_atomic(run / NAME, "\n".join(lines) + "\n")
@@ -99,7 +109,7 @@ def apply_defaults(recipe: Recipe, defaults: Defaults) -> Recipe:
     """Return the recipe with the defaults in its `[sample]`.
 
     Raises:
-        RecipeError: they do not go with the network.
+        RecipeError: they do not match the network.
     """
     if not defaults.sample:
         return recipe
@@ -111,16 +121,16 @@ def apply_defaults(recipe: Recipe, defaults: Defaults) -> Recipe:
 def open_denoiser(
     path: str | Path, weights: Weights | None = None, device: str | torch.device = "cpu"
 ) -> tuple[Denoiser, Defaults]:
-    """Load a denoiser whose recipe says how its images are drawn by default, and return those defaults too.
+    """Return a denoiser whose recipe includes the run's default sampling settings, and those defaults.
 
     Args:
         path: as `load_denoiser` takes it.
-        weights: the same; default those of RUN/sample.toml, otherwise the averaged ones.
-        device: where the network goes.
+        weights: as `load_denoiser` takes them; default: those of RUN/sample.toml, else the EMA weights.
+        device: of the network.
 
     Raises:
         CheckpointError, UsageError: as `load_denoiser`.
-        RecipeError: RUN/sample.toml is damaged, or does not go with the network.
+        RecipeError: RUN/sample.toml is damaged, or does not match the network.
     """
     defaults = read_defaults(Path(path))
     denoiser = load_denoiser(path, weights or defaults.weights, device)
@@ -128,29 +138,29 @@ def open_denoiser(
 
 
 def with_sample(denoiser: Denoiser, sample: SampleRecipe) -> Denoiser:
-    """Return the same network in a denoiser whose recipe draws otherwise."""
+    """Return a denoiser with the same network and other default sampling settings."""
     recipe = denoiser.recipe.model_copy(update={"sample": sample})
     return Denoiser(denoiser.network, recipe).eval()
 
 
-def sample_settings(recipe: Recipe, overrides: Iterable[str] = (), **given: object) -> SampleRecipe:
-    """Return the recipe's sampling settings with those replaced that are given and not None.
+def sample_settings(recipe: Recipe, overrides: Iterable[str] = (), **values: object) -> SampleRecipe:
+    """Return the recipe's sampling settings with overrides.
 
     Args:
-        recipe: whose `[sample]` table is the preset.
+        recipe: whose `[sample]` table gives the defaults.
         overrides: `sample.key=value` each, as on the command line.
-        given: by key of the table, stronger than overrides.
+        values: by key of the table; None keeps the default. They take precedence over `overrides`.
 
     Raises:
-        UsageError: an override of another table, which decides nothing here.
-        RecipeError: a setting that there is not, or that does not go with the network.
+        UsageError: an override of another table, which has no effect on sampling.
+        RecipeError: an unknown setting, or one that does not match the network.
     """
     tables = recipe.model_dump(mode="json", exclude_none=True)
     for override in overrides:
         if not override.strip().startswith("sample."):
             raise UsageError(
-                f"--set {override}: only keys of [sample] decide how images are drawn, for example sample.schedule=vp"
+                f"--set {override}: only keys of [sample] apply to sampling, for example sample.schedule=vp"
             )
         override_key(tables, override)
-    tables["sample"] |= {key: value for key, value in given.items() if value is not None}
+    tables["sample"] |= {key: value for key, value in values.items() if value is not None}
     return check_recipe(tables, "sampling").sample

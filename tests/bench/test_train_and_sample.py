@@ -13,6 +13,7 @@ from hdit_core.bench.train import StepFigure, bench_train, random_batches, round
 from hdit_core.data.loader.order import BlockOrder
 from hdit_core.errors import DataError, UsageError
 from hdit_core.flops.count import count
+from hdit_core.generate.pipeline import SamplingPipeline
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.sample import SampleRecipe
 from hdit_core.train.step import dataloader
@@ -181,21 +182,21 @@ def test_the_work_of_an_evaluation_is_that_of_all_its_passes(changed, sample, wi
 def test_guidance_is_measured_where_the_recipe_has_it_whatever_its_interval(changed):
     recipe = changed({"sample.guidance": 2.0, "sample.guidance_interval": [3.0, 4.0]})
     calls = []
-    measure = sampling.conditioned
+    conditioned = SamplingPipeline.conditioned
 
-    def counted(*given):
-        denoise = measure(*given)
-        assert given[2].guidance_interval is None
+    def counted(pipeline, classes):
+        denoise = conditioned(pipeline, classes)
+        assert pipeline.settings.guidance_interval is None
         return lambda *x: calls.append(denoise(*x))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sampling, "conditioned", counted)
+        patch.setattr(SamplingPipeline, "conditioned", counted)
         bench_sample(recipe, FEW)
     assert calls
 
 
 def test_a_guide_that_cannot_be_asked_the_same_is_refused(changed):
-    with pytest.raises(UsageError, match=r"the guide's model.num_classes is 5 and the model's is 3; expected the same"):
+    with pytest.raises(UsageError, match=r"the guide's model.num_classes is 5, the model's is 3; expected equal"):
         bench_sample(changed({}), FEW, guide=changed({"model.num_classes": 5}))
 
 

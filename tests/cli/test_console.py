@@ -135,3 +135,19 @@ def test_what_the_library_logs_is_a_note_on_stderr_of_the_main_rank_alone(capsys
     logger.handlers.clear()
     out, err = capsys.readouterr()
     assert (out, err) == ("", "hdit: samples: a\\rb\n")
+
+
+def test_only_the_main_rank_prints_and_half_a_launcher_silences_nobody(capsys, monkeypatch):
+    launched = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    console.note("a note")
+    console.emit({"a": 1}, False)
+    with console.progress("work", total=2) as bar:
+        bar.update(2)
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.delenv("RANK")
+    console.note("a note")
+    console.emit({"a": 1}, True)
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {"a": 1} and err == "hdit: a note\n"

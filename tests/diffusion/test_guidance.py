@@ -93,7 +93,7 @@ def test_both_halves_have_the_same_other_conditioning(denoiser, x, sigma):
 
 
 def test_guidance_without_classes_is_refused(denoiser):
-    with pytest.raises(UsageError, match=r"sample\.guidance = 2\.0 needs classes.*use sample\.guidance = 1"):
+    with pytest.raises(UsageError, match=r"sample\.guidance = 2\.0 needs classes.*; use 1"):
         guided(denoiser, None, 2.0)
 
 
@@ -206,9 +206,9 @@ def test_the_unconditional_model_is_rescaled_to_the_conditional_one(denoiser, x,
 @pytest.mark.parametrize(
     "key, value, message",
     [
-        ("model.num_classes", 5, r"the guide's model.num_classes is 5 and the model's is 3; expected the same"),
-        ("model.channels", 1, r"the guide's model.channels is 1 and the model's is 3"),
-        ("model.mapping_cond_dim", 4, r"the guide's model.mapping_cond_dim is 4 and the model's is 0"),
+        ("model.num_classes", 5, r"the guide's model.num_classes is 5, the model's is 3; expected equal values"),
+        ("model.channels", 1, r"the guide's model.channels is 1, the model's is 3"),
+        ("model.mapping_cond_dim", 4, r"the guide's model.mapping_cond_dim is 4, the model's is 0"),
     ],
 )
 def test_a_guide_that_cannot_be_asked_the_same_is_refused(denoiser, changed, key, value, message):

@@ -103,6 +103,6 @@ def test_gradients_are_found_under_no_grad_and_left_nowhere(mixture, images):
 
 def test_an_answer_that_is_not_finite_is_an_error(mixture, images):
     with pytest.raises(
-        NumericalError, match=r"log-likelihood, sigma = [\d.e-]+: images 0, 1 of the batch of 2 are not"
+        NumericalError, match=r"log-likelihood, sigma = [\d.e-]+: images 0, 1 of the batch of 2 are NaN or infinite"
     ):
         log_likelihood(lambda x, sigma: x / 0, images[:2], exact_probes(2, SHAPE))

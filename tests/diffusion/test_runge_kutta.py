@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from hdit_core.diffusion.runge_kutta import ERRORS, PLACES, TIMES, integrate
+from hdit_core.diffusion.runge_kutta import ERRORS, STAGES, TIMES, integrate
 from hdit_core.errors import NumericalError
 
 
@@ -16,10 +16,10 @@ def solve(slope, y, end, tolerance=1e-9):
 
 
 def test_the_tableau_fulfils_the_conditions_of_its_orders():
-    for time, weights in zip(TIMES, PLACES, strict=True):
+    for time, weights in zip(TIMES, STAGES, strict=True):
         assert sum(weights) == pytest.approx(time, abs=1e-14)
     for order in range(5):
-        fifth = sum(weight * time**order for weight, time in zip(PLACES[-1], TIMES, strict=False))
+        fifth = sum(weight * time**order for weight, time in zip(STAGES[-1], TIMES, strict=False))
         assert fifth == pytest.approx(1 / (order + 1), abs=1e-14)
     for order in range(4):
         assert sum(error * time**order for error, time in zip(ERRORS, TIMES, strict=True)) == pytest.approx(

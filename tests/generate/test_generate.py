@@ -79,7 +79,7 @@ def test_a_guide_leads_and_one_that_cannot_is_refused(denoiser, changed):
     assert torch.equal(images(denoiser, [0, 1], guide=Guide(guide, 1.0)), plain)
 
     other = changed({"model.num_classes": 7})
-    with pytest.raises(UsageError, match=r"the guide's model\.num_classes is 7 and the model's is 3"):
+    with pytest.raises(UsageError, match=r"the guide's model\.num_classes is 7, the model's is 3"):
         generate(denoiser, [0], guide=Guide(Denoiser(HourglassTransformer(other.model), other), 2.0))
     coarse = changed({"model.patch_size": 4})
     with pytest.raises(UsageError, match=r"--size 20x24: height 20 is not a multiple of 8"):
@@ -88,11 +88,11 @@ def test_a_guide_leads_and_one_that_cannot_is_refused(denoiser, changed):
 
 def test_the_package_offers_what_its_example_uses_and_the_example_runs(denoiser, monkeypatch, capsys):
     import hdit_core.checkpoint
-    from hdit_core.generate.generate import generate as offered
+    from hdit_core.generate import generate as offered
 
     assert offered is generate
     monkeypatch.setattr(hdit_core.checkpoint, "load_denoiser", lambda path: denoiser)
-    example = generate.__doc__.split("kept.\n\n")[1].split("\n\n    Args")[0]
+    example = generate.__doc__.split("by batch.\n\n")[1].split("\n\n    Args")[0]
     exec(textwrap.dedent(example), {})
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "[0, 1, 2, 3] [0, 1, 2, 0] (4, 3, 16, 24)" and len(printed) == 3
@@ -103,7 +103,7 @@ def test_overrides_reach_every_key_of_the_table_and_of_no_other(tiny_recipe):
     settings = sample_settings(tiny_recipe, overrides, sampler="heun", steps=7)
     assert (settings.schedule, settings.churn.amount, settings.guidance_interval) == ("vp", 3.0, (0.3, 5.0))
     assert settings.steps == 7
-    with pytest.raises(UsageError, match=r"--set train\.lr=1: only keys of \[sample\] decide how images are drawn"):
+    with pytest.raises(UsageError, match=r"--set train\.lr=1: only keys of \[sample\] apply to sampling"):
         sample_settings(tiny_recipe, ["train.lr=1"])
 
 

@@ -1,4 +1,4 @@
-"""Lists of image numbers: what people write, and back."""
+"""Lists of image indices in their short form, read and written."""
 
 import pytest
 from hypothesis import given
@@ -23,7 +23,7 @@ def test_neighbours_are_written_as_one_range():
 
 @pytest.mark.parametrize("text", ["", "a", "3-1", "-1", "1--2", "1,", "1.5", "9" * 20, "0-9999999999999999999"])
 def test_what_is_no_list_is_refused_with_an_example(text):
-    with pytest.raises(UsageError, match=r"--seeds .*expected numbers and ranges .* for example 0-63,100"):
+    with pytest.raises(UsageError, match=r"--indices .*expected indices and ranges .* for example 0-63,100"):
         read_ranges(text)
 
 

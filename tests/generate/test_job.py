@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from hdit_core.generate.generate import generate
 from hdit_core.generate.job import SamplingJob, fill_folder
 from hdit_core.generate.output.animation import trajectory_webp
 from hdit_core.generate.output.sample_folder import SampleFolder
+from hdit_core.generate.pipeline import SamplingPipeline
 from hdit_core.generate.provenance import provenance, weights_sha256
 from hdit_core.images import to_uint8
 from hdit_core.model.hourglass import HourglassTransformer, initialize
@@ -34,13 +36,11 @@ def denoiser(tiny_recipe):
 
 def job_of(denoiser, numbers, **more):
     settings = denoiser.recipe.sample.model_copy(update={"batch_size": 2, "steps": 2})
-    return SamplingJob(denoiser, list(numbers), 5, settings, (16, 24), **more)
+    return SamplingJob(SamplingPipeline(denoiser, settings, 5, (16, 24)), list(numbers), **more)
 
 
 def folder_of(job, path):
-    samples = SampleFolder(
-        path, provenance(job.denoiser, job.settings, job.seed, job.image_size, job.class_id), job.shape
-    )
+    samples = SampleFolder(path, job.provenance(), job.shape)
     samples.begin()
     return samples
 
@@ -71,10 +71,8 @@ def test_only_what_is_missing_is_drawn_and_comes_out_as_before(denoiser, tmp_pat
     before = contents(tmp_path)
     samples.path(1).unlink()
     samples.path(4).write_bytes(b"cut")
-    drawn = []
-    monkeypatch.setattr(
-        module, "generate", lambda _, numbers, **rest: drawn.extend(numbers) or generate(_, numbers, **rest)
-    )
+    drawn, draw = [], SamplingPipeline.draw
+    monkeypatch.setattr(SamplingPipeline, "draw", lambda self, *batch: drawn.extend(batch[0]) or draw(self, *batch))
     done = []
     assert fill_folder(job, folder_of(job, tmp_path), World(), done.append) == list(range(5))
     assert drawn == [1, 4] and done == [3, 5] and contents(tmp_path) == before
@@ -83,33 +81,34 @@ def test_only_what_is_missing_is_drawn_and_comes_out_as_before(denoiser, tmp_pat
 def test_a_finished_job_draws_nothing(denoiser, tmp_path, monkeypatch):
     job = job_of(denoiser, range(3))
     fill_folder(job, folder_of(job, tmp_path), World(), print)
-    monkeypatch.setattr(module, "generate", None)
+    monkeypatch.setattr(SamplingPipeline, "draw", None)
     assert fill_folder(job, folder_of(job, tmp_path), World(), print) == [0, 1, 2]
 
 
 def test_the_class_of_an_image_is_the_one_it_is_drawn_with(denoiser):
     for class_id in (None, 1):
         job = job_of(denoiser, [4, 6, 8], class_id=class_id)
-        drawn = [one for batch in job.batches(job.numbers) for one in batch.class_ids]
-        assert drawn == [job.class_of(number) for number in job.numbers]
+        drawn = [one for batch in job.batches(job.indices) for one in batch.class_ids]
+        assert drawn == [job.class_of(number) for number in job.indices]
 
 
 def test_a_budget_ends_the_job_before_the_batch_that_would_come_too_late(denoiser, monkeypatch):
     clock = iter([0.0, 3.0, 6.0, 9.0, 12.0])
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
     job = job_of(denoiser, range(10), budget_s=10.0)
-    assert [batch.indices for batch in job.batches(job.numbers)] == [[0, 1], [2, 3], [4, 5]]
+    assert [batch.indices for batch in job.batches(job.indices)] == [[0, 1], [2, 3], [4, 5]]
 
 
 def test_however_short_the_budget_the_first_batch_comes(denoiser):
     job = job_of(denoiser, range(10), budget_s=1e-9)
-    assert [batch.indices for batch in job.batches(job.numbers)] == [[0, 1]]
+    assert [batch.indices for batch in job.batches(job.indices)] == [[0, 1]]
 
 
 def test_what_samples_are_made_from_names_everything_but_the_batch(denoiser):
     job = job_of(denoiser, range(2))
-    made = provenance(denoiser, job.settings, 5, (16, 24), None)
-    assert made == provenance(denoiser, job.settings.model_copy(update={"batch_size": 9}), 5, (16, 24), None)
+    made = job.provenance()
+    other = replace(job.pipeline, settings=job.pipeline.settings.model_copy(update={"batch_size": 9}))
+    assert made == provenance(other)
     before = weights_sha256(denoiser)
     with torch.no_grad():
         denoiser.network.patch_out.proj.weight[0, 0] += 1e-6
@@ -118,7 +117,8 @@ def test_what_samples_are_made_from_names_everything_but_the_batch(denoiser):
 
 def test_the_animation_has_a_frame_for_each_step_and_ends_with_the_images(denoiser):
     settings = denoiser.recipe.sample.model_copy(update={"steps": 3, "sampler": "euler"})
-    film = Image.open(io.BytesIO(trajectory_webp(denoiser, range(20), seed=5, settings=settings)))
+    pipeline = SamplingPipeline(denoiser, settings, 5, (16, 24))
+    film = Image.open(io.BytesIO(trajectory_webp(pipeline, range(20), [index % 3 for index in range(20)])))
     frames = settings.steps  # Euler ends on what the model sees in its last step, and equal neighbours are one frame
     assert film.n_frames == frames and film.size == (4 * 26 + 2, 4 * 18 + 2)
     film.seek(frames - 1)

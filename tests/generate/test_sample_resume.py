@@ -21,10 +21,10 @@ from PIL import Image
 from hdit_core.checkpoint import load_denoiser
 from hdit_core.distributed import World
 from hdit_core.errors import UsageError
-from hdit_core.generate.generate import Generated
 from hdit_core.generate.job import SamplingJob, fill_folder
 from hdit_core.generate.output.archives import SampleTar
 from hdit_core.generate.output.sample_folder import SampleFolder
+from hdit_core.generate.pipeline import Generated, SamplingPipeline
 from tests.generate.sampling_ranks import TINIEST, begin, command, contents, end, survive, write_network
 
 COUNT = 40
@@ -85,8 +85,8 @@ def test_killed_before_any_operation_on_files_the_folder_is_the_same(network, tm
 
     def run(out):
         settings = denoiser.recipe.sample.model_copy(update={"batch_size": 2})
-        job = SamplingJob(denoiser, range(4), 11, settings, (8, 12))
-        folder = SampleFolder(out, job.origin(), job.shape)
+        job = SamplingJob(SamplingPipeline(denoiser, settings, 11, (8, 12)), range(4))
+        folder = SampleFolder(out, job.provenance(), job.shape)
         folder.begin()
         folder.finish(fill_folder(job, folder, World(), lambda done: None), job.class_of)
 
@@ -118,8 +118,8 @@ def test_ranks_write_a_tar_each_that_together_hold_what_one_would(network, tmp_p
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("x.npz", "several ranks write into a folder, or a .tar each"),
-        ("x.tar", "x-00001-of-00002.tar: exists, and is not replaced"),
+        ("x.npz", "several ranks write into a folder, or one .tar each"),
+        ("x.tar", "x-00001-of-00002.tar: already exists and is never replaced"),
     ],
 )
 def test_ranks_that_cannot_write_all_end_and_leave_nothing(network, tmp_path, name, message):
@@ -184,7 +184,7 @@ def test_the_folder_itself_may_be_a_link_to_a_folder_and_a_broken_one_is_refused
 
 def test_a_stream_replaces_no_link(tmp_path):
     (tmp_path / "x.tar").symlink_to(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match=r"x.tar: exists, and is not replaced"):
+    with pytest.raises(UsageError, match=r"x.tar: already exists and is never replaced"):
         SampleTar(tmp_path / "x.tar")
 
 

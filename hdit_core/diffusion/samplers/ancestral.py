@@ -1,6 +1,6 @@
-"""Stochastic one-step samplers: each step walks below its end and climbs back with fresh noise (DDPM's posterior).
+"""Stochastic single-step samplers: each step goes below its end and returns by adding fresh noise (DDPM's posterior).
 
-How far below is `ancestral_step`'s to say: eta = 1 is DDPM's share of fresh noise, eta = 0 the deterministic sampler.
+`ancestral_step` sets how far below: eta = 1 adds as much noise as DDPM, eta = 0 gives the deterministic sampler.
 """
 
 import math
@@ -13,7 +13,7 @@ from hdit_core.diffusion.samplers.single_step import middle_step
 
 
 def euler_ancestral(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """First order: one question a step."""
+    """First order: one evaluation per step."""
     for sigma, sigma_next in state.pairs():
         down, up = ancestral_step(sigma, sigma_next, state.eta)
         x = euler_step(x, state.denoise_at_step_start(x, sigma), sigma, down)
@@ -22,7 +22,7 @@ def euler_ancestral(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[T
 
 
 def dpm_2_ancestral(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """Second order where nothing is random: DPM-Solver-2 down, then noise; two questions a step, one for the last."""
+    """DPM-Solver-2 steps, then noise; second order without noise; two evaluations per step, one in the last."""
     for sigma, sigma_next in state.pairs():
         down, up = ancestral_step(sigma, sigma_next, state.eta)
         x = middle_step(state, x, state.denoise_at_step_start(x, sigma), sigma, down)
@@ -31,7 +31,7 @@ def dpm_2_ancestral(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[T
 
 
 def dpmpp_2s_ancestral(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """DPM-Solver++(2S): the denoised image of the middle of ln sigma stands for the step; two questions a step."""
+    """DPM-Solver++(2S): uses the denoised image at the midpoint of ln sigma; two evaluations per step."""
     for sigma, sigma_next in state.pairs():
         denoised = state.denoise_at_step_start(x, sigma)
         down, up = ancestral_step(sigma, sigma_next, state.eta)
@@ -44,7 +44,7 @@ def dpmpp_2s_ancestral(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Floa
 
 
 def dpmpp_sde(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """DPM-Solver++ SDE: as 2S, but the middle is reached with its own share of the noise; two questions a step."""
+    """DPM-Solver++ SDE: like 2S, with noise added at the midpoint too; two evaluations per step."""
     for sigma, sigma_next in state.pairs():
         denoised = state.denoise_at_step_start(x, sigma)
         if sigma_next > 0:

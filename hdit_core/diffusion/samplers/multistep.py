@@ -1,7 +1,7 @@
-"""Samplers that remember earlier answers: one question to the model a step (DPM-Solver++, Lu et al. 2022; LMS).
+"""Multistep samplers: one evaluation per step, using earlier ones (DPM-Solver++, Lu et al. 2022; LMS).
 
-Time is t = -ln sigma, h the length of a step in it. The SDE samplers walk (1 + eta) h and put back what is too little
-as fresh noise; eta = 0 is the deterministic walk.
+Time is t = -ln sigma, and h is a step size in t. The SDE samplers take steps of (1 + eta) h and restore the noise level
+with fresh noise; eta = 0 is deterministic.
 """
 
 import math
@@ -14,7 +14,10 @@ from torch import Tensor
 from hdit_core.diffusion.samplers.sampler_state import SamplerState, euler_step
 
 LMS_ORDER = 4
-GAUSS = ((1 - 1 / math.sqrt(3)) / 2, (1 + 1 / math.sqrt(3)) / 2)  # two points integrate a cubic exactly
+GAUSS = (
+    (1 - 1 / math.sqrt(3)) / 2,
+    (1 + 1 / math.sqrt(3)) / 2,
+)  # two Gauss-Legendre nodes integrate a cubic exactly
 
 
 def _lagrange(sigmas: Sequence[float], sigma_next: float, j: int) -> float:
@@ -26,7 +29,7 @@ def _lagrange(sigmas: Sequence[float], sigma_next: float, j: int) -> float:
 
 
 def lms(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """Linear multistep (Adams-Bashforth on an uneven grid), order 4 once there are four slopes."""
+    """Linear multistep (Adams-Bashforth on a non-uniform grid), order 4 once four slopes are known."""
     slopes: deque[Tensor] = deque(maxlen=LMS_ORDER)
     levels: deque[float] = deque(maxlen=LMS_ORDER)
     for sigma, sigma_next in state.pairs():
@@ -38,22 +41,22 @@ def lms(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C 
 
 
 def dpmpp_2m(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """DPM-Solver++(2M): the denoised image is a straight line in t; first order on the first and the last step."""
+    """DPM-Solver++(2M): extrapolates the denoised image linearly in t; first order in the first and last step."""
     previous, h_previous = None, 0.0
     for sigma, sigma_next in state.pairs():
         denoised = state.denoise_at_step_start(x, sigma)
         if sigma_next == 0:
             return denoised
         h = math.log(sigma / sigma_next)
-        ahead = denoised
+        extrapolated = denoised
         if previous is not None:
-            ahead = denoised + h / (2 * h_previous) * (denoised - previous)
-        x = euler_step(x, ahead, sigma, sigma_next)
+            extrapolated = denoised + h / (2 * h_previous) * (denoised - previous)
+        x = euler_step(x, extrapolated, sigma, sigma_next)
         previous, h_previous = denoised, h
     return x
 
 
-def _carried(
+def _first_order(
     state: SamplerState, x: Float[Tensor, "B C H W"], denoised: Float[Tensor, "B C H W"], h: float
 ) -> Float[Tensor, "B C H W"]:
     """Return the first-order part of an SDE step, without its noise."""
@@ -61,7 +64,7 @@ def _carried(
     return kept * x + (1 - kept) * denoised
 
 
-def _noised(
+def _with_noise(
     state: SamplerState, x: Float[Tensor, "B C H W"], sigma: float, sigma_next: float
 ) -> Float[Tensor, "B C H W"]:
     """Return x with the fresh noise of an SDE step."""
@@ -73,11 +76,11 @@ SECOND_ORDER = {
     "heun": lambda length: 1 + math.expm1(-length) / length,
     "midpoint": lambda length: -math.expm1(-length) / 2,
 }
-"""The weight of the denoised image's slope in `dpmpp_2m_sde`, by solver; length = (1 + eta) h."""
+"""Weight of the denoised image's slope in `dpmpp_2m_sde`, by solver; length = (1 + eta) h."""
 
 
 def dpmpp_2m_sde(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """DPM-Solver++(2M) SDE, with the second-order term of `walk.solver`."""
+    """DPM-Solver++(2M) SDE, with the second-order term of `state.solver`."""
     slope_weight = SECOND_ORDER[state.solver]
     previous, h_previous = None, 0.0
     for sigma, sigma_next in state.pairs():
@@ -85,10 +88,10 @@ def dpmpp_2m_sde(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tens
         if sigma_next == 0:
             return denoised
         h = math.log(sigma / sigma_next)
-        x = _carried(state, x, denoised, h)
+        x = _first_order(state, x, denoised, h)
         if previous is not None:
             x = x + slope_weight((1 + state.eta) * h) * h / h_previous * (denoised - previous)
-        x = _noised(state, x, sigma, sigma_next)
+        x = _with_noise(state, x, sigma, sigma_next)
         previous, h_previous = denoised, h
     return x
 
@@ -96,7 +99,7 @@ def dpmpp_2m_sde(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tens
 def _higher_order(
     denoised: Float[Tensor, "B C H W"], history: Sequence[tuple[Tensor, float]], h: float, length: float
 ) -> Float[Tensor, "B C H W"] | float:
-    """Return the second- and third-order terms that the history allows; length = (1 + eta) h."""
+    """Return the second- and third-order terms, as far as the history allows; length = (1 + eta) h."""
     if not history:
         return 0.0
     phi_2 = 1 + math.expm1(-length) / length
@@ -113,14 +116,16 @@ def _higher_order(
 
 
 def dpmpp_3m_sde(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """DPM-Solver++(3M) SDE: the denoised image is a parabola in t. The paper's sampler, at eta = 1."""
-    history: deque[tuple[Tensor, float]] = deque(maxlen=2)  # earlier answers, and the steps that followed them
+    """DPM-Solver++(3M) SDE: extrapolates the denoised image quadratically in t. The paper's sampler, at eta = 1."""
+    history: deque[tuple[Tensor, float]] = deque(
+        maxlen=2
+    )  # earlier denoised images, and the sizes of the steps after them
     for sigma, sigma_next in state.pairs():
         denoised = state.denoise_at_step_start(x, sigma)
         if sigma_next == 0:
             return denoised
         h = math.log(sigma / sigma_next)
-        x = _carried(state, x, denoised, h) + _higher_order(denoised, history, h, (1 + state.eta) * h)
-        x = _noised(state, x, sigma, sigma_next)
+        x = _first_order(state, x, denoised, h) + _higher_order(denoised, history, h, (1 + state.eta) * h)
+        x = _with_noise(state, x, sigma, sigma_next)
         history.appendleft((denoised, h))
     return x

@@ -1,4 +1,4 @@
-"""Every sampler by its name, behind one call."""
+"""All samplers by name, behind one function."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -63,30 +63,30 @@ def sample(
     unipc_variant: str = UNIPC_VARIANT,
     on_step: Callable[[SamplerStep], None] | None = None,
 ) -> Float[Tensor, "B C H W"]:
-    """Return images, walked from noise down the schedule.
+    """Return images sampled from noise along the schedule.
 
     Args:
         name: of the sampler, a key of `SAMPLERS`.
         denoise: (x, sigma [B]) -> denoised images, such as `guided` returns.
-        x: the start, sigmas[0] times standard normal noise.
-        sigmas: the schedule, falling; its last may be 0, and then the result is free of noise.
+        x: initial noise, sigmas[0] times standard normal.
+        sigmas: the schedule, decreasing; if its last level is 0, the result is free of noise.
         noise: (sigma, sigma_next) -> standard normal noise for that step, such as a `BrownianNoise`; deterministic
-            samplers never call it but for churn.
-        eta: share of fresh noise in the stochastic samplers; at 0 they are deterministic.
+            samplers call it for churn only.
+        eta: amount of fresh noise of stochastic samplers, 1 as in DDPM; at 0 they are deterministic.
         solver: `dpmpp_2m_sde`'s second-order term, `heun` or `midpoint`.
         churn: noise that `euler`, `heun` and `dpm_2` add before each step; None: none.
         unipc_order: of `unipc`'s predictor, 2 or 3.
         unipc_variant: of `unipc`'s B(h), `bh1` or `bh2`.
-        on_step: told of every step as it starts; it must not change what it is shown.
+        on_step: called at the start of each step; must not modify its tensors.
 
     Raises:
-        UsageError: no such sampler.
-        NumericalError: the model's answer is not finite.
+        UsageError: unknown sampler.
+        NumericalError: the denoiser returns NaN or infinity.
     """
     _check_name(name)
     levels = [float(sigma) for sigma in sigmas]
     if len(levels) < 2 or levels[-1] < 0 or any(a <= b for a, b in pairwise(levels)):
-        raise ValueError(f"sigmas must fall and end at 0 or above, got {levels}")
+        raise ValueError(f"sigmas must be decreasing and end at 0 or above, got {levels}")
     state = SamplerState(name, denoise, levels, noise, eta, solver, churn, unipc_order, unipc_variant, on_step)
     return SAMPLERS[name](state, x)
 
@@ -99,10 +99,10 @@ def sample_by(
     noise: NoiseSource,
     on_step: Callable[[SamplerStep], None] | None = None,
 ) -> Float[Tensor, "B C H W"]:
-    """Return images, walked as a recipe's `[sample]` table says; arguments, order and errors as in `sample`.
+    """Return images sampled with the settings of a recipe; arguments and errors as in `sample`.
 
     Args:
-        settings: of which the sampler and its own keys count; the schedule is what `sigmas` is.
+        settings: the `[sample]` table; its schedule is ignored in favour of `sigmas`.
     """
     return sample(
         settings.sampler,

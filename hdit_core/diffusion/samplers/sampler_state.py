@@ -1,6 +1,6 @@
-"""What every sampler is handed: the way down the noise levels, the model to ask on it, and fresh noise for it.
+"""The state of a sampler run: noise levels, denoising function, noise source, and the current step.
 
-Coefficients are Python floats, hence float64 whatever the type of the images, and cost the device nothing.
+Coefficients are Python floats, hence float64 for any dtype of the images, and need no work on the device.
 """
 
 import math
@@ -21,17 +21,17 @@ Denoise = Callable[[Float[Tensor, "B C H W"], Float[Tensor, "B"]], Float[Tensor,
 """(x, sigma) -> denoised images."""
 
 NoiseSource = Callable[[float, float], Float[Tensor, "B C H W"]]
-"""(sigma, sigma_next) -> standard normal noise for that step, on the device and in the type of the images."""
+"""(sigma, sigma_next) -> standard normal noise for that step, on the device and in the dtype of the images."""
 
 UNIPC_ORDER, UNIPC_VARIANT = 3, "bh2"
 
 
 @dataclass(frozen=True)
 class SamplerStep:
-    """Where a sampler stands: at the start of its step `index`, from 0, with what the model made of x.
+    """The start of step `index`, counted from 0: noisy images x, and their denoised images.
 
-    `steps` is the schedule's number of steps; `dpm_fast` takes fewer (of several questions each), `dpm_adaptive` as
-    many as it needs, and its `sigma` is that of the image with the longest way to go. Churn raises x and `sigma` first.
+    `steps` is the schedule's number of steps; `dpm_fast` takes fewer (with several evaluations each), `dpm_adaptive` as
+    many as it needs, and its `sigma` is the highest of the batch. With churn, x and `sigma` are those after it.
     """
 
     index: int
@@ -43,7 +43,7 @@ class SamplerStep:
 
 @dataclass
 class SamplerState:
-    """One walk of a batch from much noise to none."""
+    """A run of a sampler over one batch."""
 
     name: str
     denoise: Denoise
@@ -58,7 +58,7 @@ class SamplerState:
     index: int = field(default=0, init=False)
 
     def pairs(self) -> Iterator[tuple[float, float]]:
-        """Yield the noise levels at which each step starts and ends, and keep count of the steps."""
+        """Yield the noise levels at which each step starts and ends, and count the steps."""
         for index, pair in enumerate(pairwise(self.sigmas)):
             self.index = index
             yield pair
@@ -66,7 +66,7 @@ class SamplerState:
     def denoise_at_step_start(
         self, x: Float[Tensor, "B C H W"], sigma: float | Float[Tensor, "B"]
     ) -> Float[Tensor, "B C H W"]:
-        """Return the denoised images at the start of a step, and tell `on_step` of it."""
+        """Return the denoised images at the start of a step, and call `on_step`."""
         denoised = self.denoise_at(x, sigma)
         if self.on_step is not None:
             highest = torch.as_tensor(sigma, dtype=torch.float64).max().item()
@@ -74,10 +74,10 @@ class SamplerState:
         return denoised
 
     def denoise_at(self, x: Float[Tensor, "B C H W"], sigma: float | Float[Tensor, "B"]) -> Float[Tensor, "B C H W"]:
-        """Ask the model, at one noise level or at each image's own.
+        """Return the denoised images, at one noise level or at each image's own.
 
         Raises:
-            NumericalError: an answer is not finite.
+            NumericalError: the denoiser returns NaN or infinity.
         """
         return call_denoiser(self.denoise, x, sigma, f"{self.name}, step {self.index + 1}")
 
@@ -91,13 +91,13 @@ class SamplerState:
 def call_denoiser(
     denoise: Denoise, x: Float[Tensor, "B C H W"], sigma: float | Float[Tensor, "B"], where: str
 ) -> Float[Tensor, "B C H W"]:
-    """Return the model's answer, at one noise level or at each image's own.
+    """Return the denoised images, at one noise level or at each image's own.
 
     Args:
-        where: what is being done, for the message.
+        where: the operation, for the error message.
 
     Raises:
-        NumericalError: the answer is not finite.
+        NumericalError: the denoiser returns NaN or infinity.
     """
     levels = torch.as_tensor(sigma, dtype=at_least_float32(x.dtype), device=x.device).expand(x.shape[0])
     denoised = denoise(x, levels)
@@ -105,16 +105,16 @@ def call_denoiser(
     if broken:
         raise NumericalError(
             f"{where}, sigma = {levels[broken[0]]:.6g}: images {', '.join(map(str, broken))} of the batch of "
-            f"{x.shape[0]} are not finite once denoised; expected finite numbers: try an earlier checkpoint, "
-            "float32, less guidance or a smaller sigma_max"
+            f"{x.shape[0]} are NaN or infinite once denoised; try an earlier checkpoint, float32, less guidance or a "
+            "smaller sigma_max"
         )
     return denoised
 
 
 def mean_of_each(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B"]:
-    """Return the mean of each image, with the same bits in any batch and on any number of threads.
+    """Return the mean of each image, bit-identical for any batch size and number of threads.
 
-    It is taken row by row first: torch shares out a sum among threads where there is but one long one.
+    Rows are averaged first: torch splits a single long sum among threads.
     """
     return reduce(reduce(images, "b c h w -> b c h", "mean"), "b c h -> b", "mean")
 
@@ -122,15 +122,15 @@ def mean_of_each(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B"]:
 def euler_step(
     x: Float[Tensor, "B C H W"], denoised: Float[Tensor, "B C H W"], sigma: float, sigma_next: float
 ) -> Float[Tensor, "B C H W"]:
-    """Return x carried from sigma to sigma_next on the straight line to `denoise_at` (Euler); exactly that at 0."""
+    """Return x after an Euler step from sigma to sigma_next, towards `denoised`; exactly `denoised` at 0."""
     ratio = sigma_next / sigma
     return ratio * x + (1 - ratio) * denoised
 
 
 def ancestral_step(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
-    """Return down and up: an ancestral step walks to noise level `down`, then adds noise of level `up`.
+    """Return down and up: an ancestral step goes to noise level `down`, then adds noise of level `up`.
 
-    down^2 + up^2 = sigma_next^2; eta = 1 gives the posterior's own share of fresh noise (DDPM), 0 none.
+    down^2 + up^2 = sigma_next^2; eta = 1 adds as much fresh noise as the posterior has (DDPM), eta = 0 none.
     """
     up = min(sigma_next, eta * sigma_next * math.sqrt(sigma**2 - sigma_next**2) / sigma)
     return math.sqrt(sigma_next**2 - up**2), up

@@ -1,4 +1,4 @@
-"""The noise levels that a sampler walks down (EDM, eq. 5 and table 1)."""
+"""Sampling schedules: the noise levels of a sampler (EDM, eq. 5 and table 1)."""
 
 import math
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def _from_one_to_zero(steps: int) -> Float64[Tensor, "T"]:
 
 
 def _karras(recipe: SampleRecipe) -> Float64[Tensor, "T"]:
-    """Even in sigma^(1/rho)."""
+    """Uniform in sigma^(1/rho)."""
     rho = recipe.rho or KARRAS_RHO
     low, high = recipe.sigma_min ** (1 / rho), recipe.sigma_max ** (1 / rho)
     return (low + (high - low) * _from_one_to_zero(recipe.steps)) ** rho
@@ -31,17 +31,17 @@ def _in_ln_sigma(recipe: SampleRecipe, exponent: float) -> Float64[Tensor, "T"]:
 
 
 def _exponential(recipe: SampleRecipe) -> Float64[Tensor, "T"]:
-    """Even in ln sigma."""
+    """Uniform in ln sigma."""
     return _in_ln_sigma(recipe, 1.0)
 
 
 def _polyexponential(recipe: SampleRecipe) -> Float64[Tensor, "T"]:
-    """ln sigma follows a power of time."""
+    """ln sigma is a power of time."""
     return _in_ln_sigma(recipe, recipe.rho or 1.0)
 
 
 def _vp(recipe: SampleRecipe) -> Float64[Tensor, "T"]:
-    """Even in the time of the VP diffusion, sped up so that it ends at sigma_max, from where it passes sigma_min."""
+    """Uniform in the time of the VP diffusion, rescaled so that it runs from sigma_min to sigma_max."""
     speed = math.log1p(recipe.sigma_max**2) / (VP_SLOPE / 2 + VP_START)
     start = math.log1p(recipe.sigma_min**2) / speed
     first = 2 * start / (VP_START + math.sqrt(VP_START**2 + 2 * VP_SLOPE * start))
@@ -58,9 +58,9 @@ SCHEDULES: dict[str, Callable[[SampleRecipe], Float64[Tensor, "T"]]] = {
 
 
 def sampling_sigmas(recipe: SampleRecipe) -> Float64[Tensor, "levels"]:
-    """Return `recipe.steps` noise levels from sigma_max down to sigma_min, and a last 0.
+    """Return `recipe.steps` noise levels from sigma_max down to sigma_min, and a final 0.
 
-    With one step there is sigma_max alone, then 0.
+    With one step the levels are sigma_max and 0.
     """
     sigmas = SCHEDULES[recipe.schedule](recipe)
     return torch.cat([sigmas, sigmas.new_zeros(1)])

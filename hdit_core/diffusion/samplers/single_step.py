@@ -1,6 +1,6 @@
-"""One-step samplers along slopes of dx/dsigma = (x - D) / sigma (EDM, eq. 1 and algorithm 1; DPM-Solver-2).
+"""Single-step samplers that integrate dx/dsigma = (x - D) / sigma (EDM, eq. 1 and algorithm 1; DPM-Solver-2).
 
-They are deterministic unless `walk.churn` asks for noise: then every step begins a little higher (EDM, algorithm 2).
+They are deterministic without `state.churn`; with it, each step first raises the noise level (EDM, algorithm 2).
 """
 
 import math
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from hdit_core.diffusion.samplers.sampler_state import SamplerState, euler_step
 
-MOST_CHURN = math.sqrt(2) - 1  # a step never adds more noise than there is
+MOST_CHURN = math.sqrt(2) - 1  # the noise level grows by at most a factor of sqrt(2)
 
 
 def add_churn(
     state: SamplerState, x: Float[Tensor, "B C H W"], sigma: float, sigma_next: float
 ) -> tuple[Tensor, float]:
-    """Return x with fresh noise, and its noise level then (EDM, algorithm 2, lines 4 to 6); as they are without churn.
+    """Return x with added noise, and its noise level (EDM, algorithm 2, lines 4 to 6); both unchanged without churn.
 
-    The noise is that of the step's own stretch of the Brownian motion, so that a picture settles as steps grow many.
+    The noise is the Brownian motion's increment over the step, so that images converge with the number of steps.
     """
     churn = state.churn
     if churn is None or not churn.sigma_min <= sigma <= (churn.sigma_max or math.inf):
@@ -28,7 +28,7 @@ def add_churn(
 
 
 def euler(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """First order: one question a step."""
+    """First order (DDIM): one evaluation per step."""
     for level, sigma_next in state.pairs():
         x, sigma = add_churn(state, x, level, sigma_next)
         x = euler_step(x, state.denoise_at_step_start(x, sigma), sigma, sigma_next)
@@ -36,7 +36,7 @@ def euler(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 
 
 
 def heun(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """Second order: the mean of the slopes at both ends of a step; two questions a step, one for the last."""
+    """Second order: averages the slopes at both ends of a step; two evaluations per step, one in the last."""
     for level, sigma_next in state.pairs():
         x, sigma = add_churn(state, x, level, sigma_next)
         denoised = state.denoise_at_step_start(x, sigma)
@@ -49,7 +49,7 @@ def heun(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C
 
 
 def dpm_2(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """Second order: the slope at the step's geometric middle; two questions a step, one for the last."""
+    """Second order: the slope at the geometric midpoint; two evaluations per step, one in the last."""
     for level, sigma_next in state.pairs():
         x, sigma = add_churn(state, x, level, sigma_next)
         x = middle_step(state, x, state.denoise_at_step_start(x, sigma), sigma, sigma_next)
@@ -63,7 +63,7 @@ def middle_step(
     sigma: float,
     sigma_next: float,
 ) -> Float[Tensor, "B C H W"]:
-    """Return x after a step along the slope at the geometric mean of its ends; a step to 0 is Euler's."""
+    """Return x after a step along the slope at the geometric mean of its ends; a step to 0 is an Euler step."""
     if sigma_next == 0:
         return euler_step(x, denoised, sigma, 0.0)
     middle = math.sqrt(sigma * sigma_next)

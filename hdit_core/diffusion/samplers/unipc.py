@@ -1,19 +1,19 @@
-"""UniPC: a predictor and a corrector of one form, at one question to the model a step (Zhao et al. 2023, section 3).
+"""UniPC: a predictor and a corrector of the same form, with one evaluation per step (Zhao et al. 2023, section 3).
 
-Time is t = -ln sigma. Over a step of length h from sigma to sigma e^-h, the probability-flow ODE's solution is
+Time is t = -ln sigma. Over a step of size h from sigma to sigma e^-h, the probability-flow ODE's solution is
 
     x(h) = e^-h x + integral over r in [0, 1] of h e^(-h (1 - r)) D(r h) dr,
 
-D being the denoised image along the way. D becomes the polynomial in r through the answers that are known: D_0 at the
-step's start and D_m at the places r_m. Then
+where D is the denoised image along the trajectory. D is replaced by the polynomial in r through the known values: D_0
+at the step's start and D_m at the positions r_m. Then
 
     x(h) = e^-h x + (1 - e^-h) D_0 + sum over m of w_m (D_m - D_0),
     sum over m of w_m r_m^k = M_k = h times the integral of e^(-h (1 - r)) r^k     for k = 1, 2, ...
 
-which is theorem 3.1 for models that predict images, w_m being its B(h) a_m / r_m. The predictor (UniP-p) knows answers
-before the step, r_m < 0, and is of order p; the corrector (UniC-p) knows the one at its end too, r = 1, and is of order
-p + 1. That answer is asked where the predictor ended, and serves the next step as well. Where one r is left, M_1 may be
-replaced by B(h) / 2 (B is h in `bh1`, 1 - e^-h in `bh2`); where there are several, B drops out.
+which is theorem 3.1 for image prediction, with w_m its B(h) a_m / r_m. The predictor (UniP-p) uses values before the
+step, r_m < 0, and has order p; the corrector (UniC-p) also uses the value at its end, r = 1, and has order p + 1. That
+value is evaluated at the predictor's result, and is reused in the next step. With a single r, M_1 may be replaced by
+B(h) / 2 (B is h in `bh1`, 1 - e^-h in `bh2`); with several, B cancels.
 """
 
 import math
@@ -26,62 +26,62 @@ from torch import Tensor
 
 from hdit_core.diffusion.samplers.sampler_state import SamplerState, euler_step
 
-Answer = tuple[float, Tensor]  # a noise level, and what the model made of the image there
+Evaluation = tuple[float, Tensor]  # a noise level, and the denoised image there
 
 HALF_MOMENTS = {"bh1": lambda h: h / 2, "bh2": lambda h: -math.expm1(-h) / 2}
-"""B(h) / 2, which stands for M_1 where a single difference is weighed."""
+"""B(h) / 2, which replaces M_1 for a single difference."""
 
 
 def moments(h: float, count: int) -> list[float]:
     """Return M_1 to M_count; by parts, M_k = 1 - k M_(k-1) / h, from M_0 = 1 - e^-h."""
-    found = [-math.expm1(-h)]
+    values = [-math.expm1(-h)]
     for k in range(1, count + 1):
-        found.append(1 - k * found[-1] / h)
-    return found[1:]
+        values.append(1 - k * values[-1] / h)
+    return values[1:]
 
 
-def weights(h: float, places: Sequence[float], variant: str) -> list[float]:
-    """Return w_m for answers at the places r_m, none of which is 0.
+def weights(h: float, positions: Sequence[float], variant: str) -> list[float]:
+    """Return w_m for values at the positions r_m, none of which is 0.
 
     Args:
-        h: length of the step in t.
-        places: in steps from the step's start, the end being 1.
+        h: step size in t.
+        positions: in units of the step, from 0 at its start to 1 at its end.
         variant: of B(h), `bh1` or `bh2`.
     """
-    if len(places) == 1:
-        return [HALF_MOMENTS[variant](h) / places[0]]
-    powers = torch.tensor([[r**k for r in places] for k in range(1, len(places) + 1)], dtype=torch.float64)
-    return torch.linalg.solve(powers, powers.new_tensor(moments(h, len(places)))).tolist()
+    if len(positions) == 1:
+        return [HALF_MOMENTS[variant](h) / positions[0]]
+    powers = torch.tensor([[r**k for r in positions] for k in range(1, len(positions) + 1)], dtype=torch.float64)
+    return torch.linalg.solve(powers, powers.new_tensor(moments(h, len(positions)))).tolist()
 
 
-def _carried(
-    x: Float[Tensor, "B C H W"], start: Answer, others: Sequence[Answer], sigma_next: float, variant: str
+def _update(
+    x: Float[Tensor, "B C H W"], start: Evaluation, others: Sequence[Evaluation], sigma_next: float, variant: str
 ) -> Float[Tensor, "B C H W"]:
-    """Return x at sigma_next, for answers that are known at the step's start and at other noise levels."""
+    """Return x at sigma_next from the denoised images at the step's start and at other noise levels."""
     sigma, denoised = start
     h = math.log(sigma / sigma_next)
-    places = [math.log(sigma / level) / h for level, _ in others]
+    positions = [math.log(sigma / level) / h for level, _ in others]
     result = euler_step(x, denoised, sigma, sigma_next)
-    for weight, (_, answer) in zip(weights(h, places, variant) if places else (), others, strict=True):
-        result = result + weight * (answer - denoised)
+    for weight, (_, other) in zip(weights(h, positions, variant) if positions else (), others, strict=True):
+        result = result + weight * (other - denoised)
     return result
 
 
 def unipc(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """UniPC-p, p being `walk.unipc_order`: orders rise from 1 to p as answers come in; one question a step."""
-    known: deque[Answer] = deque(maxlen=state.unipc_order)  # the latest first: p answers make a predictor of order p
+    """UniPC-p with p = `state.unipc_order`; the order rises from 1 to p in the first steps; one evaluation per step."""
+    known: deque[Evaluation] = deque(maxlen=state.unipc_order)  # the latest first: p values give a predictor of order p
     corrected = x
     for sigma, sigma_next in state.pairs():
         denoised = state.denoise_at_step_start(x, sigma)
         if sigma_next == 0:
             return denoised
 
-        # the step that led here once more, with the answer at its end
+        # repeat the step that led here, with the value at its end
         if known:
             start, *before = known
-            corrected = _carried(corrected, start, [*before, (sigma, denoised)], sigma, state.unipc_variant)
+            corrected = _update(corrected, start, [*before, (sigma, denoised)], sigma, state.unipc_variant)
 
         known.appendleft((sigma, denoised))
         start, *before = known
-        x = _carried(corrected, start, before, sigma_next, state.unipc_variant)
+        x = _update(corrected, start, before, sigma_next, state.unipc_variant)
     return x

@@ -6,11 +6,10 @@ from functools import partial
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
 
 from hdit_core.data.image_sets.image_set import ImageSet, ReadImage
 from hdit_core.evaluate.metrics.nearest_neighbours import Neighbours
-from hdit_core.images import sheet, to_pil
+from hdit_core.images import sheet, thumbnail
 
 THUMBNAIL_PX = 128
 PAIRS = 8  # rows of the sheet of neighbors
@@ -69,14 +68,3 @@ def neighbour_sheet(images: ImageSet, reference: ImageSet, neighbours: Neighbour
         cells += [thumbnail(image_u8), *(thumbnails.get(index, blank) for index in row)]
         captions += ["sample", *(f"at {distance:.4g}" if np.isfinite(distance) else "" for distance in distances)]
     return sheet(np.stack(cells), captions, columns=1 + neighbours.reference_places.shape[1])
-
-
-def thumbnail(image_u8: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "S S 3"]:
-    """Return an image in color, fitted into a white square; small images are enlarged pixel by pixel."""
-    image = to_pil(image_u8).convert("RGB")
-    scale = THUMBNAIL_PX / max(image.size)
-    filter_ = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST
-    image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))), filter_)
-    square = Image.new("RGB", (THUMBNAIL_PX, THUMBNAIL_PX), (255, 255, 255))
-    square.paste(image, ((THUMBNAIL_PX - image.width) // 2, (THUMBNAIL_PX - image.height) // 2))
-    return np.asarray(square)

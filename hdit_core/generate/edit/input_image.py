@@ -1,4 +1,4 @@
-"""A user's picture as the network takes it: read like any hostile file, and cut to the size."""
+"""A user's image or mask, decoded like any untrusted file and resized for the network."""
 
 import hashlib
 from dataclasses import dataclass
@@ -12,20 +12,22 @@ from hdit_core.data.image.decode import UnusableImageError, decode_image, read_f
 from hdit_core.data.image.resize import crop_and_resize
 from hdit_core.errors import DataError
 
-WHITE = 128  # from which grey on a mask says "here"
+PAINTED = 128  # smallest grey level of a mask that means "regenerate"
+MIDTONES = range(32, 224)  # grey levels that the opaque part of a mask hardly has
+MOST_MIDTONES = 0.1  # fraction of opaque pixels; a soft brush has fewer
 
 Shape = tuple[int, int, int]
 """Height, width and channels."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that was read.
+class InputImage:
+    """An image that was read.
 
     Attributes:
-        image_u8: as the network takes it.
+        image_u8: in the network's size.
         sha256: of its file.
-        remarks: what was done to it that its owner may want to know.
+        remarks: changes that the user may want to know about.
     """
 
     image_u8: UInt8[np.ndarray, "H W C"]
@@ -33,64 +35,104 @@ class Picture:
     remarks: tuple[str, ...]
 
 
-def frame(image: Image.Image, shape: Shape) -> tuple[UInt8[np.ndarray, "H W C"], tuple[str, ...]]:
-    """Return the largest middle part of the shape's proportions at its size, and what was done for that."""
+@dataclass(frozen=True)
+class Mask:
+    """A mask that was read.
+
+    Attributes:
+        painted: True where the image is to be regenerated.
+        sha256: of its file.
+        remarks: what the user may want to know.
+    """
+
+    painted: Bool[np.ndarray, "H W"]
+    sha256: str
+    remarks: tuple[str, ...]
+
+
+def fit_to_shape(image: Image.Image, shape: Shape) -> tuple[UInt8[np.ndarray, "H W C"], tuple[str, ...]]:
+    """Return the largest central crop with the shape's aspect ratio, resized to it, and a remark on that."""
     height, width, _ = shape
-    found = (image.height, image.width)
-    if found == (height, width):
+    if (image.height, image.width) == (height, width):
         return np.asarray(image).reshape(shape), ()
-    enlarged = found[0] < height or found[1] < width
-    remark = f"{'enlarged' if enlarged else 'cut and scaled'} from {found[0]}x{found[1]} to {height}x{width}"
+    enlarged = image.height < height or image.width < width
+    remark = (
+        f"{'enlarged' if enlarged else 'cropped and resized'} from {image.height}x{image.width} to {height}x{width}"
+    )
     return np.asarray(crop_and_resize(image, height, width)).reshape(shape), (remark,)
 
 
-def read_picture(path: Path, shape: Shape) -> Picture:
-    """Read one picture and cut it to a shape.
+def read_image(path: Path, shape: Shape) -> InputImage:
+    """Read one image and resize it to a shape.
 
     Args:
-        path: a file of any kind that `hdit prepare-data` reads.
+        path: a file of any format that `hdit prepare-data` reads.
         shape: height and width in pixels, and 1 channel for grey or 3 for colour.
 
     Raises:
-        DataError: it cannot be read, is no image, too large, or damaged.
+        DataError: it cannot be read, is not an image, too large, or damaged.
     """
-    content, image, remarks = _decoded(path, shape[2])
-    image_u8, more = frame(image, shape)
-    return Picture(image_u8, hashlib.sha256(content).hexdigest(), (*remarks, *more))
+    content = _read(path)
+    image, remarks = _decode(path, content, shape[2])
+    image_u8, more = fit_to_shape(image, shape)
+    return InputImage(image_u8, hashlib.sha256(content).hexdigest(), (*remarks, *more))
 
 
-def read_mask(path: Path, picture: Path, shape: Shape) -> tuple[Bool[np.ndarray, "H W"], str]:
-    """Read the mask of a picture, True where it is white, and the sha256 of its file.
+def read_mask(path: Path, image_path: Path, shape: Shape) -> Mask:
+    """Read the mask of an image: white is painted, black and transparent are not.
 
     Args:
-        path: the mask, of the picture's size; grey from 128 on is white.
-        picture: the picture's file.
-        shape: what the picture is cut to.
+        path: the mask, of the image's size; grey levels from 128 on count as white.
+        image_path: the image's file.
+        shape: what the image is resized to.
 
     Raises:
-        DataError: it cannot be read, is of another size than the picture, or has nothing white in it.
+        DataError: it cannot be read, differs in size from the image, is a picture with a cut-out, or has nothing white.
     """
-    content, mask, _ = _decoded(path, 1)
-    _, image, _ = _decoded(picture, 1)
+    content = _read(path)
+    mask, _ = _decode(path, content, 1, background=0)  # transparent becomes black: not painted
+    image, _ = _decode(image_path, _read(image_path), 1)
     if mask.size != image.size:
         raise DataError(
-            f"{path}: the mask has {mask.height}x{mask.width} pixels, {picture} has {image.height}x{image.width}; "
-            "give one of the same size"
+            f"{path}: the mask has {mask.height}x{mask.width} pixels, {image_path} has {image.height}x{image.width}; "
+            "use a mask of the same size"
         )
-    white = np.asarray(crop_and_resize(mask, shape[0], shape[1], resize="area")) >= WHITE
-    if not white.any():
+    on_white, _ = _decode(path, content, 1, background=255)
+    _refuse_cut_out(path, np.asarray(mask), np.asarray(on_white))
+    painted = np.asarray(crop_and_resize(mask, shape[0], shape[1], resize="area")) >= PAINTED
+    if not painted.any():
         raise DataError(
-            f"{path}: nothing in the mask is white where the picture is used; paint white what is to be new"
+            f"{path}: nothing in the mask is white within the crop of the image (its brightest grey level is "
+            f"{np.asarray(mask).max()} of 255, white starts at {PAINTED}); paint the region to regenerate white"
         )
-    return white, hashlib.sha256(content).hexdigest()
+    remarks = ("the mask is white everywhere, so that nothing of the image is kept",) if painted.all() else ()
+    return Mask(painted, hashlib.sha256(content).hexdigest(), remarks)
 
 
-def _decoded(path: Path, channels: int) -> tuple[bytes, Image.Image, tuple[str, ...]]:
+def _refuse_cut_out(path: Path, on_black: UInt8[np.ndarray, "H W"], on_white: UInt8[np.ndarray, "H W"]) -> None:
+    """Refuse, with a DataError, a picture in which the region to regenerate was erased: other tools' convention."""
+    opaque = on_black[on_black == on_white]
+    if opaque.size in (0, on_black.size):
+        return
+    if np.isin(opaque, MIDTONES).mean() > MOST_MIDTONES:
+        raise DataError(
+            f"{path}: looks like a picture with a transparent cut-out, not like a mask; expected white where the image "
+            "is to be regenerated, and black or transparent elsewhere"
+        )
+
+
+def _read(path: Path) -> bytes:
     try:
-        content = read_file(path)
-        decoded = decode_image(content, channels)
+        return read_file(path)
     except UnusableImageError as problem:
         raise DataError(f"{path}: {problem}; expected an image such as a PNG or JPEG") from None
     except OSError as problem:
         raise DataError(f"{path}: cannot be read ({problem.strerror or type(problem).__name__})") from None
-    return content, decoded.image, decoded.remarks
+
+
+def _decode(path: Path, content: bytes, channels: int, background: int = 255) -> tuple[Image.Image, tuple[str, ...]]:
+    try:
+        decoded = decode_image(content, channels, (background, background, background))
+    except UnusableImageError as problem:
+        raise DataError(f"{path}: {problem}; expected an image such as a PNG or JPEG") from None
+    return decoded.image, decoded.remarks

@@ -1,4 +1,4 @@
-"""The ends of an interpolation, as people write them: the number of an image, or a file with a picture's noise."""
+"""Interpolation between two images in noise space: each endpoint is an image index, or a file with an image's noise."""
 
 import hashlib
 from collections.abc import Iterable
@@ -14,146 +14,148 @@ from hdit_core.diffusion.samplers.sampler import sample_by
 from hdit_core.diffusion.samplers.sampler_state import Denoise, NoiseSource
 from hdit_core.errors import UsageError
 from hdit_core.generate.edit.invert import read_noise
-from hdit_core.generate.index_ranges import LARGEST_NUMBER
-from hdit_core.generate.pipeline import Draw, SamplingPipeline, check_classes
+from hdit_core.generate.index_ranges import LARGEST_INDEX
+from hdit_core.generate.pipeline import Draw, SamplingPipeline, check_class
 from hdit_core.recipe.sample import SampleRecipe
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One end of the way.
+    """One end of an interpolation.
 
     Attributes:
-        start: the standard normal noise that it begins as.
-        number: whose noise it meets on its way down; None: it meets none, its start says all.
+        start: its standard normal initial noise.
+        index: of the image whose noise stochastic samplers add; None for noise from a file, which needs none.
         class_id: None for networks without classes.
     """
 
     start: Float[Tensor, "C H W"]
-    number: int | None
+    index: int | None
     class_id: int | None
 
     @property
     def identity(self) -> dict[str, object]:
-        """What decides its pixels besides the seed, as plain values."""
+        """What determines its pixels besides the seed, as plain values."""
         start = hashlib.sha256(self.start.cpu().numpy().tobytes()).hexdigest()
-        return {"noise_sha256": start, "number": self.number, "class": self.class_id}
+        return {"noise_sha256": start, "number": self.index, "class": self.class_id}
 
 
 def parse_endpoint(text: str, pipeline: SamplingPipeline, class_id: int | None = None) -> Endpoint:
-    """Return the end that a text means.
+    """Return the endpoint that a command-line argument names.
 
     Args:
-        text: digits are the number of an image of the painter's seed, anything else is a file of `write_noise`.
-        class_id: of the image; None: as `hdit sample` gives it to the number, or as the file says.
+        text: digits are an image index of the pipeline's seed, anything else is a file of `write_noise`.
+        class_id: of the image; None: the class that `hdit sample` gives the index, or that the file records.
 
     Raises:
-        UsageError: the network has no such class, or the noise in the file belongs to something else.
+        UsageError: the network has no such class, or the noise in the file belongs to another model.
         CheckpointError: there is no such file, or it holds no noise.
     """
-    num_classes = pipeline.denoiser.recipe.model.num_classes
-    check_classes(num_classes, [0], None if class_id is None else [class_id])
+    check_class(pipeline.num_classes, class_id)
     if not (text.isascii() and text.isdigit()):
         stored = read_noise(Path(text), pipeline)
         return Endpoint(stored.noise, None, stored.class_id if class_id is None else class_id)
-    if len(text) > len(str(LARGEST_NUMBER)) or int(text) > LARGEST_NUMBER:
-        raise UsageError(f"{text[:40]}: larger than any image's number, {LARGEST_NUMBER}")
-    number = int(text)
-    in_turn = number % num_classes if num_classes else None
-    return Endpoint(pipeline.noise([number])[0], number, in_turn if class_id is None else class_id)
+    if len(text) > len(str(LARGEST_INDEX)) or int(text) > LARGEST_INDEX:
+        raise UsageError(f"{text[:40]}: larger than the largest image index, {LARGEST_INDEX}")
+    index = int(text)
+    return Endpoint(pipeline.noise([index])[0], index, pipeline.default_class(index) if class_id is None else class_id)
 
 
-FLAT = 1e-4  # radians: below it the circle is a straight line
+FLAT = 1e-4  # radians: at smaller angles the great circle is numerically a straight line
 
 
 def slerp(
-    a: Float[Tensor, "C H W"], b: Float[Tensor, "C H W"], shares: Float64[Tensor, "B"]
+    a: Float[Tensor, "C H W"], b: Float[Tensor, "C H W"], fractions: Float64[Tensor, "B"]
 ) -> Float[Tensor, "B C H W"]:
-    """Return noise between two images of noise, at shares of the angle between them; at 0 and 1 exactly these.
+    """Return noise interpolated spherically, at fractions of the angle between a and b; exactly these at 0 and 1.
 
-    Between independent images of normal noise all of it is normal noise again, which a straight line's middle is not.
+    Between independent normal noise every result is normal noise again, unlike the middle of a straight line.
     """
     cosine = (a.double() * b.double()).sum() / (a.double().norm() * b.double().norm())
     angle = cosine.clamp(-1, 1).acos().item()
     if FLAT < angle < torch.pi - FLAT:
-        weights = torch.stack([(1 - shares) * angle, shares * angle]).sin() / torch.tensor(angle).double().sin()
+        weights = torch.stack([(1 - fractions) * angle, fractions * angle]).sin() / torch.tensor(angle).double().sin()
     else:
-        weights = torch.stack([1 - shares, shares])
-    of_a, of_b = rearrange(weights.to(a), "ends b -> ends b 1 1 1")
-    return of_a * a + of_b * b
+        weights = torch.stack([1 - fractions, fractions])
+    weight_a, weight_b = rearrange(weights.to(a), "ends b -> ends b 1 1 1")
+    return weight_a * a + weight_b * b
 
 
-def draws_fresh_noise(settings: SampleRecipe) -> bool:
-    """Return whether the sampler of the settings asks for noise on its way: tried on a grain, by a model of nothing."""
-    asked = False
+def uses_fresh_noise(settings: SampleRecipe) -> bool:
+    """Return whether the sampler of the settings adds noise while it runs: found by a trial run on one pixel."""
+    used = False
 
-    def notice(sigma: float, sigma_next: float) -> Tensor:
-        nonlocal asked
-        asked = True
+    def record(sigma: float, sigma_next: float) -> Tensor:
+        nonlocal used
+        used = True
         return torch.zeros(1, 1, 1, 1)
 
-    def nothing(x: Tensor, sigma: Tensor) -> Tensor:
+    def zero(x: Tensor, sigma: Tensor) -> Tensor:
         return torch.zeros_like(x)
 
     levels = torch.tensor([4.0, 2.0, 1.0, 0.5, 0.0], dtype=torch.float64)
-    sample_by(settings, nothing, torch.ones(1, 1, 1, 1), levels, notice)
-    return asked
+    sample_by(settings, zero, torch.ones(1, 1, 1, 1), levels, record)
+    return used
 
 
-def check_endpoints(ends: Iterable[Endpoint], settings: SampleRecipe) -> None:
-    """Refuse a sampler with fresh noise for an end that is noise from a file, whose image it would not become.
+def check_endpoints(endpoints: Iterable[Endpoint], settings: SampleRecipe) -> None:
+    """Refuse a stochastic sampler where an endpoint is noise from a file: it would not reproduce the file's image.
 
     Raises:
-        UsageError: naming one that will do.
+        UsageError: naming a deterministic sampler.
     """
-    if any(end.number is None for end in ends) and draws_fresh_noise(settings):
+    if any(endpoint.index is None for endpoint in endpoints) and uses_fresh_noise(settings):
         raise UsageError(
-            f"--sampler {settings.sampler}: draws fresh noise on its way, and noise from a file does not become its "
-            "image with that; use --sampler dpmpp_2m"
+            f"--sampler {settings.sampler}: adds fresh noise, so that noise from a file does not become its image; "
+            "use --sampler dpmpp_2m"
         )
 
 
 def interpolate(pipeline: SamplingPipeline, a: Endpoint, b: Endpoint, frames: int) -> Draw:
-    """Return what draws frames 0 to `frames` - 1 of the way from a to b; the first and the last are these exactly.
+    """Return a function that generates frames 0 to `frames` - 1 from a to b; the first and last frame are a and b.
 
-    Where their classes differ, what the model makes of the one passes over to what it makes of the other.
+    Where their classes differ, the denoised images for the two classes are interpolated.
 
     Args:
         frames: at least 2.
 
     Raises:
-        UsageError: the sampler draws fresh noise, and an end is noise from a file.
+        UsageError: the sampler is stochastic, and an endpoint is noise from a file.
     """
     check_endpoints([a, b], pipeline.settings)
 
-    def draw(numbers: list[int], classes: list[int] | None) -> Float[Tensor, "B C H W"]:
-        shares = torch.tensor(numbers, dtype=torch.float64, device=pipeline.device) / (frames - 1)
-        x = float(pipeline.sigmas[0]) * slerp(a.start.to(pipeline.device), b.start.to(pipeline.device), shares)
-        denoise = _between(pipeline, a.class_id, b.class_id, shares)
-        return pipeline.sample(x, pipeline.sigmas, _noise_between(pipeline, a.number, b.number, shares), denoise)
+    def draw(indices: list[int], classes: list[int] | None) -> Float[Tensor, "B C H W"]:
+        fractions = torch.tensor(indices, dtype=torch.float64, device=pipeline.device) / (frames - 1)
+        x = float(pipeline.sigmas[0]) * slerp(a.start.to(pipeline.device), b.start.to(pipeline.device), fractions)
+        denoise = _denoise_between(pipeline, a.class_id, b.class_id, fractions)
+        return pipeline.sample(x, pipeline.sigmas, _noise_between(pipeline, a.index, b.index, fractions), denoise)
 
     return draw
 
 
 def _noise_between(
-    pipeline: SamplingPipeline, a: int | None, b: int | None, shares: Float64[Tensor, "B"]
+    pipeline: SamplingPipeline, a: int | None, b: int | None, fractions: Float64[Tensor, "B"]
 ) -> NoiseSource:
-    """Return the noise of the steps, between that of the ends; with an end from a file nobody asks for it."""
+    """Return the samplers' noise, interpolated; an endpoint from a file implies a sampler that never calls it."""
     if a is None or b is None:
-        return lambda sigma, sigma_next: torch.zeros(len(shares), *pipeline.shape, device=pipeline.device)
-    motion = pipeline.brownian_noise([a, b])
+        return lambda sigma, sigma_next: torch.zeros(len(fractions), *pipeline.shape, device=pipeline.device)
+    brownian = pipeline.brownian_noise([a, b])
 
     def between(sigma: float, sigma_next: float) -> Float[Tensor, "B C H W"]:
-        of_a, of_b = motion(sigma, sigma_next)
-        return slerp(of_a, of_b, shares)
+        noise_a, noise_b = brownian(sigma, sigma_next)
+        return slerp(noise_a, noise_b, fractions)
 
     return between
 
 
-def _between(pipeline: SamplingPipeline, a: int | None, b: int | None, shares: Float64[Tensor, "B"]) -> Denoise:
-    """Return what a sampler asks: of one class, or by shares of two."""
-    of_a, of_b = (pipeline.conditioned(None if one is None else [one] * len(shares)) for one in (a, b))
+def _denoise_between(
+    pipeline: SamplingPipeline, a: int | None, b: int | None, fractions: Float64[Tensor, "B"]
+) -> Denoise:
+    """Return the denoising function for one class, or interpolated between two."""
+    denoise_a, denoise_b = (
+        pipeline.conditioned(None if class_id is None else [class_id] * len(fractions)) for class_id in (a, b)
+    )
     if a == b:
-        return of_a
-    weight = rearrange(shares, "b -> b 1 1 1")
-    return lambda x, sigma: torch.lerp(of_a(x, sigma), of_b(x, sigma), weight.to(x.dtype))
+        return denoise_a
+    weight = rearrange(fractions, "b -> b 1 1 1")
+    return lambda x, sigma: torch.lerp(denoise_a(x, sigma), denoise_b(x, sigma), weight.to(x.dtype))

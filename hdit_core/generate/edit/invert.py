@@ -1,4 +1,4 @@
-"""A picture as noise: by the probability-flow ODE up to the highest noise level, and back to see what is lost."""
+"""Inversion: an image to its noise by the probability-flow ODE, and back to measure the round-trip error."""
 
 import json
 import math
@@ -20,21 +20,21 @@ from hdit_core.generate.pipeline import SamplingPipeline
 from hdit_core.generate.provenance import guide_provenance, weights_sha256
 
 KIND = "noise"
-LEVELS_PER_UNIT = 127.5  # of 8 bits, in images in [-1, 1]
+LEVELS_PER_UNIT = 127.5  # 8-bit levels per unit of images in [-1, 1]
 TOLERANCE = 1e-4
-UNLED = {"guidance_interval": None, "guidance_rescale": 0.0, "guide": None}  # of files that do not say it
+UNGUIDED = {"guidance_interval": None, "guidance_rescale": 0.0, "guide": None}  # of files that lack these keys
 
 
 @dataclass(frozen=True)
 class Inverted:
-    """A picture's noise, and what comes back of the picture.
+    """An image's noise, and the image reconstructed from it.
 
     Attributes:
-        noise: standard normal as far as the model is right.
-        back: the picture that the ODE makes of the noise, in [-1, 1].
-        error_levels: root mean square of what differs, in 8-bit levels.
-        largest_error_levels: of any pixel.
-        questions: how often the model was asked on both ways.
+        noise: standard normal in so far as the model is right.
+        back: the reconstruction, in [-1, 1].
+        error_levels: root mean square difference from the image, in units of 1/255.
+        largest_error_levels: largest difference of any pixel.
+        num_evaluations: denoiser calls in both directions (NFE).
     """
 
     noise: Float[Tensor, "C H W"]
@@ -45,36 +45,36 @@ class Inverted:
 
     @property
     def psnr_db(self) -> float:
-        """Peak signal-to-noise ratio of what comes back."""
+        """Peak signal-to-noise ratio of the reconstruction."""
         return 20 * math.log10(255 / self.error_levels) if self.error_levels else math.inf
 
 
 @torch.inference_mode()
 def invert(
     pipeline: SamplingPipeline,
-    picture: Float[Tensor, "1 C H W"],
+    image: Float[Tensor, "1 C H W"],
     classes: Sequence[int] | None,
     tolerance: float = TOLERANCE,
 ) -> Inverted:
-    """Find the noise that the ODE turns into a picture, and turn it into that again.
+    """Return the noise that the ODE turns into an image, and the image reconstructed from it.
 
-    The picture is taken as it is for one with noise of level sigma_min, which is not seen.
+    The image is treated as one with noise of level sigma_min, which is invisible.
 
     Args:
-        picture: in [-1, 1].
-        classes: of the one picture; None for networks without classes.
-        tolerance: of the solver, relative and absolute.
+        image: in [-1, 1].
+        classes: of the one image; None for networks without classes.
+        tolerance: of the ODE solver, relative and absolute.
 
     Raises:
-        NumericalError: the model's answer is not finite, or the ODE cannot be solved.
+        NumericalError: the denoiser returns NaN or infinity, or the ODE cannot be solved.
     """
     settings, device = pipeline.settings, pipeline.device
     denoise, low, high = pipeline.conditioned(classes), settings.sigma_min, settings.sigma_max
     with autocast(device, compute_dtype(pipeline.denoiser.recipe.train.precision, device)):
-        up = solve_pf_ode(denoise, picture, low, high, rtol=tolerance, atol=tolerance)
+        up = solve_pf_ode(denoise, image, low, high, rtol=tolerance, atol=tolerance)
         noise = (up.x / high).float()
         down = solve_pf_ode(denoise, noise * high, high, low, rtol=tolerance, atol=tolerance)
-    errors: Float64[Tensor, "1 C H W"] = (down.x - picture).abs() * LEVELS_PER_UNIT
+    errors: Float64[Tensor, "1 C H W"] = (down.x - image).abs() * LEVELS_PER_UNIT
     return Inverted(
         noise=noise[0].cpu(),
         back=down.x[0].float().cpu(),
@@ -86,14 +86,14 @@ def invert(
 
 @dataclass(frozen=True)
 class StoredNoise:
-    """Noise in a file, and the class with which it becomes its picture; None for networks without classes."""
+    """Noise in a file, and the class for which it becomes its image; None for networks without classes."""
 
     noise: Float[Tensor, "C H W"]
     class_id: int | None
 
 
-def _made_with(pipeline: SamplingPipeline) -> dict[str, Any]:
-    """Return what noise belongs to: with anything else it does not become its picture."""
+def _provenance(pipeline: SamplingPipeline) -> dict[str, Any]:
+    """Return what noise belongs to: with anything else it does not become its image."""
     settings, guide = pipeline.settings, pipeline.guide
     return {
         "weights_sha256": weights_sha256(pipeline.denoiser),
@@ -107,15 +107,15 @@ def _made_with(pipeline: SamplingPipeline) -> dict[str, Any]:
 
 
 def write_noise(path: Path, pipeline: SamplingPipeline, stored: StoredNoise) -> None:
-    """Write noise as a safetensors file that says what it belongs to.
+    """Write noise as a safetensors file whose metadata records what it belongs to.
 
     Raises:
         UsageError: the file exists.
     """
     if path.exists() or path.is_symlink():
-        raise UsageError(f"{path}: exists, and is not replaced; give another with --out")
+        raise UsageError(f"{path}: already exists and is never replaced; choose another name with --out")
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = _made_with(pipeline) | {"class": stored.class_id}
+    about = _provenance(pipeline) | {"class": stored.class_id}
     with atomic_file(path) as temporary:
         recipe = pipeline.denoiser.recipe.model_dump_json()
         write_tensors(temporary, {KIND: stored.noise}, recipe, kind=KIND, about=json.dumps(about))
@@ -125,23 +125,22 @@ def read_noise(path: Path, pipeline: SamplingPipeline) -> StoredNoise:
     """Read noise that `write_noise` wrote, for the same weights, size, guidance and noise levels.
 
     Raises:
-        CheckpointError: there is no such file, or it is damaged, or no such noise.
+        CheckpointError: there is no such file, or it is damaged, or not such noise.
         UsageError: it belongs to something else.
     """
     tensors, metadata = read_tensors(path)
     if metadata.get("kind") != KIND or set(tensors) != {KIND}:
-        raise CheckpointError(f"{path}: holds no noise; expected a file that `hdit edit invert` wrote")
+        raise CheckpointError(f"{path}: contains no noise; expected a file that `hdit edit invert` wrote")
     try:
         about = dict(json.loads(metadata["about"]))
         class_id = about.pop("class")
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}: its metadata is damaged ({type(error).__name__})") from None
-    about = UNLED | about
-    if changed := [key for key, value in _made_with(pipeline).items() if about.get(key) != value]:
-        raise UsageError(f"{path}: its noise belongs to another {changed[0]}; invert the picture again with this one")
+    about = UNGUIDED | about
+    if changed := [key for key, value in _provenance(pipeline).items() if about.get(key) != value]:
+        raise UsageError(f"{path}: its noise was made with another {changed[0]}; invert the image again with this one")
     noise = tensors[KIND]
-    num_classes = pipeline.denoiser.recipe.model.num_classes
-    fits = class_id is None or (type(class_id) is int and 0 <= class_id <= num_classes)
-    if noise.shape != pipeline.shape or noise.dtype != torch.float32 or not noise.isfinite().all() or not fits:
-        raise CheckpointError(f"{path}: its noise is not finite float32 of {pipeline.shape}, or its class is none")
+    valid_class = class_id is None or (type(class_id) is int and 0 <= class_id <= pipeline.num_classes)
+    if noise.shape != pipeline.shape or noise.dtype != torch.float32 or not noise.isfinite().all() or not valid_class:
+        raise CheckpointError(f"{path}: expected finite float32 noise of shape {pipeline.shape} and a valid class")
     return StoredNoise(noise, class_id)

@@ -1,7 +1,7 @@
-"""Bits per dimension of many images under a model, batch by batch, with error bars.
+"""Negative log-likelihood of images under a model, in bits per dimension, batch by batch, with error bars.
 
-8-bit images get uniform noise as wide as one level (dequantisation), so that a density becomes a number of bits: on
-average an upper bound of what storing the levels costs (Theis et al. 2016). Noise and probes are each image's own.
+8-bit images are uniformly dequantised (noise one level wide), which turns the density into a number of bits: in
+expectation an upper bound on the cost of coding the levels (Theis et al. 2016). Every image has its own noise.
 """
 
 import math
@@ -24,7 +24,7 @@ from hdit_core.data.sources.source import IMAGE_SUFFIX, Source
 from hdit_core.devices import autocast, compute_dtype
 from hdit_core.diffusion.likelihood import LEVELS_PER_UNIT, log_likelihood, rademacher_probes
 from hdit_core.errors import DataError, UsageError
-from hdit_core.generate.edit.input_image import Shape, frame, read_picture
+from hdit_core.generate.edit.input_image import Shape, fit_to_shape, read_image
 from hdit_core.generate.pipeline import SamplingPipeline
 from hdit_core.images import from_uint8, to_pil
 from hdit_core.randomness import stream, streams
@@ -35,15 +35,15 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """An image to judge.
+    """An image to evaluate.
 
     Attributes:
-        number: its place among all, which its random numbers belong to.
-        name: for people.
+        index: its position among all images, which determines its random numbers.
+        name: for display.
         class_id: None for networks without classes.
     """
 
-    number: int
+    index: int
     name: str
     image_u8: UInt8[np.ndarray, "H W C"]
     class_id: int | None
@@ -51,23 +51,23 @@ class LabelledImage:
 
 @dataclass(frozen=True)
 class ImageBits:
-    """What an image costs."""
+    """The negative log-likelihood of an image."""
 
-    number: int
+    index: int
     name: str
     bits_per_dim: float
 
 
 @dataclass
-class Tally:
-    """Mean and standard error of numbers that come one by one (Welford 1962)."""
+class RunningMean:
+    """Running mean and standard error of numbers (Welford 1962)."""
 
     count: int = 0
     mean: float = 0.0
     _squares: float = field(default=0.0, repr=False)
 
     def add(self, value: float) -> None:
-        """Count one more."""
+        """Include one more number."""
         self.count += 1
         before = value - self.mean
         self.mean += before / self.count
@@ -75,14 +75,14 @@ class Tally:
 
     @property
     def standard_error(self) -> float | None:
-        """Of the mean; None for a single number. It covers images, dequantisation and probes alike."""
+        """Standard error of the mean, over images, dequantisation and probes; None for a single number."""
         return math.sqrt(self._squares / (self.count - 1) / self.count) if self.count > 1 else None
 
 
-def dequantised(images_u8: UInt8[np.ndarray, "B H W C"], seed: int, numbers: Sequence[int]) -> Float[Tensor, "B C H W"]:
-    """Return images in [-1, 1] with uniform noise of one level, of half a level to either side."""
+def dequantise(images_u8: UInt8[np.ndarray, "B H W C"], seed: int, indices: Sequence[int]) -> Float[Tensor, "B C H W"]:
+    """Return images in [-1, 1] with uniform noise of up to half a level in either direction."""
     images = from_uint8(images_u8)
-    for image, generator in zip(images, streams(seed, PURPOSE, numbers), strict=True):
+    for image, generator in zip(images, streams(seed, PURPOSE, indices), strict=True):
         shift = generator.random(tuple(image.shape), np.float32) - np.float32(0.5)
         image += torch.from_numpy(shift) / LEVELS_PER_UNIT
     return images
@@ -91,36 +91,36 @@ def dequantised(images_u8: UInt8[np.ndarray, "B H W C"], seed: int, numbers: Seq
 def bits_per_dim(
     pipeline: SamplingPipeline, images: Iterable[LabelledImage], probes: int = 1, tolerance: float = TOLERANCE
 ) -> Iterator[ImageBits]:
-    """Yield what each image costs, batch after batch of the settings' size.
+    """Yield the bits per dimension of each image, in batches of the settings' size.
 
     Args:
-        probes: random directions in which each image's trace is measured (Hutchinson); more scatter less.
-        tolerance: of the ODE's solver, relative and absolute.
+        probes: Hutchinson probes per image; more reduce the variance.
+        tolerance: of the ODE solver, relative and absolute.
 
     Raises:
-        UsageError: guidance, which is no density.
-        NumericalError: the model's answer is not finite, or the ODE cannot be solved.
+        UsageError: guidance is on; guided samples have no tractable density.
+        NumericalError: the denoiser returns NaN or infinity, or the ODE cannot be solved.
     """
     if pipeline.settings.guidance != 1:
         raise UsageError(
-            f"sample.guidance = {pipeline.settings.guidance}: what guidance draws has no likelihood; leave it out, or "
+            f"sample.guidance = {pipeline.settings.guidance}: guided samples have no tractable density; omit it or "
             "set it to 1"
         )
-    waiting = iter(images)
-    while batch := list(islice(waiting, pipeline.settings.batch_size)):
+    remaining = iter(images)
+    while batch := list(islice(remaining, pipeline.settings.batch_size)):
         bits = _bits(pipeline, batch, probes, tolerance)
-        yield from (ImageBits(one.number, one.name, found) for one, found in zip(batch, bits, strict=True))
+        yield from (ImageBits(image.index, image.name, value) for image, value in zip(batch, bits, strict=True))
 
 
 def _bits(pipeline: SamplingPipeline, batch: Sequence[LabelledImage], probes: int, tolerance: float) -> list[float]:
-    numbers, device, settings = [one.number for one in batch], pipeline.device, pipeline.settings
-    x = dequantised(np.stack([one.image_u8 for one in batch]), pipeline.seed, numbers).to(device)
-    directions = rademacher_probes(pipeline.seed, numbers, pipeline.shape, probes).to(device)
-    classes = [one.class_id for one in batch if one.class_id is not None] or None
+    indices, device, settings = [image.index for image in batch], pipeline.device, pipeline.settings
+    x = dequantise(np.stack([image.image_u8 for image in batch]), pipeline.seed, indices).to(device)
+    directions = rademacher_probes(pipeline.seed, indices, pipeline.shape, probes).to(device)
+    classes = [image.class_id for image in batch if image.class_id is not None] or None
     ends = {"sigma_min": settings.sigma_min, "sigma_max": settings.sigma_max}
     with autocast(device, compute_dtype(pipeline.denoiser.recipe.train.precision, device)):
-        found = log_likelihood(pipeline.conditioned(classes), x, directions, **ends, rtol=tolerance, atol=tolerance)
-    return found.bits_per_dim_u8.tolist()
+        result = log_likelihood(pipeline.conditioned(classes), x, directions, **ends, rtol=tolerance, atol=tolerance)
+    return result.bits_per_dim_u8.tolist()
 
 
 SUBSET_PURPOSE = "judged-subset"
@@ -165,7 +165,7 @@ def open_labelled_images(
     one_class = (num_classes if class_id is None else class_id) if num_classes else None
     if path.is_file() and IMAGE_SUFFIX.search(path.name):
         return LabelledImages(
-            1, classes, iter([LabelledImage(0, path.name, read_picture(path, shape).image_u8, one_class)])
+            1, classes, iter([LabelledImage(0, path.name, read_image(path, shape).image_u8, one_class)])
         )
     source = open_source(location, read_labels=False)
     numbers = _images_in(source)
@@ -192,7 +192,7 @@ def _of_data_set(
     def read(number: int) -> LabelledImage:
         image_u8, label = reader.read(number)
         labelled = follow and label >= 0
-        framed, _ = frame(to_pil(image_u8), shape)
+        framed, _ = fit_to_shape(to_pil(image_u8), shape)
         return LabelledImage(number, f"image {number}", framed, label if labelled else one_class)
 
     chosen = _choose(str(path), range(len(reader)), n, seed)
@@ -229,7 +229,7 @@ def _fetch(source: Source, shape: Shape, class_id: int | None, location: str, nu
     try:
         content = source.fetch(number)
         data = content if isinstance(content, bytes) else read_file(content)
-        image_u8, _ = frame(decode_image(data, shape[2]).image, shape)
+        image_u8, _ = fit_to_shape(decode_image(data, shape[2]).image, shape)
     except (OSError, ValueError, UnusableImageError) as problem:
         raise DataError(f"{where}: cannot be judged ({problem}); remove it or make it anew") from None
     return LabelledImage(number, entry.name, image_u8, class_id)

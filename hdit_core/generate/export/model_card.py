@@ -1,7 +1,7 @@
-"""README.md of an exported network: a model card as hubs read it, with the record of its training.
+"""README.md of an exported model: a model card as model hubs read it, with the training record.
 
-Text that comes from data, such as names of classes, is written so that no viewer takes it for anything but text: not
-for Markdown, HTML or YAML, and not for marks that turn or hide what stands beside it.
+Text from data, such as class names, is escaped so that viewers render it literally: not as Markdown, HTML or YAML, and
+without control characters that reorder or hide the text around it.
 """
 
 import string
@@ -19,14 +19,15 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card tells besides recipe and training.
+    """The contents of a card besides recipe and training.
 
     Attributes:
-        weights: which of the checkpoint's, such as "ema".
-        file: of the weights, with `format`: "hdit" or "k-diffusion".
-        parameters: how many.
-        sheet: the file of the sample grid, None without one.
-        drawn: how many images are on it, of which seed.
+        weights: kind of the weights, such as "ema".
+        file: of the weights.
+        format: of that file, "hdit" or "k-diffusion".
+        parameters: their number.
+        sheet: the file of the sample sheet, None without one.
+        sampled: the number of images on it, and their seed.
         program: the file of the program and its largest error, None without one.
     """
 
@@ -37,12 +38,12 @@ class CardFacts:
     sha256: str
     parameters: int
     sheet: str | None = None
-    drawn: tuple[int, int] = (0, 0)
+    sampled: tuple[int, int] = (0, 0)
     program: tuple[str, float] | None = None
 
 
 def as_text(name: str) -> str:
-    """Return a name as Markdown that shows it and does nothing: cut, unprintable letters written out, marks escaped."""
+    """Return a name as literal Markdown text: truncated, unprintable characters written out, markup escaped."""
     shown = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
     return "".join(map(_shown, shown))
 
@@ -77,23 +78,23 @@ def _head(recipe: Recipe, facts: CardFacts) -> Iterator[str]:
     yield f"# Hourglass Diffusion Transformer, {height}x{width} pixels"
     yield ""
     yield (
-        f"An image diffusion model directly in pixels ({recipe.model.channels} channels, {kind}), "
+        f"A pixel-space image diffusion model ({recipe.model.channels} channels, {kind}) with "
         f"{facts.parameters:,} parameters, trained and exported with `hdit`."
     )
     yield ""
-    yield "**Before you publish this**: choose a license, put it into the lines at the top and into a file LICENSE, and"
-    yield "say whose images it was trained on."
+    yield "**Before you publish this**: choose a license, enter it at the top of this file and in a file LICENSE, and"
+    yield "name the source of the training images."
     if facts.sheet:
-        number, seed = facts.drawn
+        count, seed = facts.sampled
         yield ""
         yield f"![samples]({facts.sheet})"
         yield ""
-        yield f"Not chosen: images 0 to {number - 1} of seed {seed}, with the settings below."
+        yield f"Uncurated samples: images 0 to {count - 1} of seed {seed}, with the settings below."
 
 
 def _use(recipe: Recipe, facts: CardFacts) -> Iterator[str]:
     settings = recipe.sample
-    yield "## How to use it"
+    yield "## Usage"
     yield ""
     yield "    hdit sample --ckpt FOLDER --n 64 --out samples"
     yield ""
@@ -103,46 +104,46 @@ def _use(recipe: Recipe, facts: CardFacts) -> Iterator[str]:
     yield '    denoiser = load_denoiser("FOLDER")'
     yield ""
     yield (
-        f"Samples are drawn with {settings.steps} steps of `{settings.sampler}` from sigma {settings.sigma_max:g} to "
-        f"{settings.sigma_min:g}, guidance {settings.guidance:g}, unless other settings are asked for."
+        f"Default sampling settings: {settings.steps} steps of `{settings.sampler}` from sigma {settings.sigma_max:g} "
+        f"to {settings.sigma_min:g}, guidance scale {settings.guidance:g}."
     )
     yield ""
-    yield "| file | what it is |"
+    yield "| file | contents |"
     yield "|---|---|"
     yield f"| {facts.file} | {facts.weights} weights, {facts.dtype}, {facts.format} format, sha256 {facts.sha256} |"
     yield "| recipe.toml | the recipe of the run |"
     if facts.format == "k-diffusion":
-        yield "| sample.toml | how hdit draws images where nothing else is asked for |"
+        yield "| sample.toml | the default sampling settings |"
     if facts.program:
         file, error = facts.program
-        yield f"| {file} | D(x, sigma, class) for torch.export.load; off by at most {error:.2g} from the network |"
+        yield f"| {file} | D(x, sigma, class) for torch.export.load; differs from the network by at most {error:.2g} |"
 
 
 def _training(recipe: Recipe, record: TrainingRecord, facts: CardFacts) -> Iterator[str]:
     yield "## Training"
     yield ""
     if record.state is None:
-        yield "Nothing is known of it beyond the recipe: this was exported from a file of weights."
+        yield "Unknown apart from the recipe: this was exported from a single file of weights."
         return
     state, rows = record.state, []
     rows += [("images seen", f"{state.num_images:,}"), ("steps", f"{state.step:,}")]
-    rows += [("images a step", f"{recipe.train.batch_size:,}"), ("weights", facts.weights)]
-    rows += [("data set (hash of its manifest)", state.data_hash), ("seed", str(recipe.train.seed))]
+    rows += [("batch size", f"{recipe.train.batch_size:,}"), ("weights", facts.weights)]
+    rows += [("data set (manifest hash)", state.data_hash), ("seed", str(recipe.train.seed))]
     rows += [("time", f"{state.elapsed_s / 3600:.2f} hours on {state.world_size} ranks")]
-    rows += [] if record.loss is None else [("loss at the end", f"{record.loss:.5g}")]
+    rows += [] if record.loss is None else [("final loss", f"{record.loss:.5g}")]
     rows += [(name, f"{value:.5g}") for name, value in record.scores.items()]
     yield "| | |"
     yield "|---|---|"
     yield from (f"| {name} | {value} |" for name, value in rows)
     if not record.scores:
         yield ""
-        yield "It was not scored during training; `hdit eval-fid FOLDER --ref DATA` does that."
+        yield "No scores were measured during training; see `hdit eval-fid --ckpt FOLDER --ref DATA`."
 
 
 def _classes(names: Sequence[str]) -> Iterator[str]:
     yield "## Classes"
     yield ""
-    yield "| number | name |"
+    yield "| class | name |"
     yield "|---|---|"
     yield from (f"| {number} | {as_text(name)} |" for number, name in enumerate(names[:MOST_CLASSES]))
     if len(names) > MOST_CLASSES:
@@ -153,5 +154,5 @@ def _classes(names: Sequence[str]) -> Iterator[str]:
 def _limits() -> Iterator[str]:
     yield "## Limits"
     yield ""
-    yield "It draws what its training images look like, with their gaps and biases. What it draws shows nobody and"
-    yield "nothing that is."
+    yield "Samples resemble the training images and reproduce their gaps and biases. They are synthetic and depict no"
+    yield "real person or object."

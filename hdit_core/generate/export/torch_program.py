@@ -1,7 +1,7 @@
-"""The denoiser as a program of torch's own operators (torch.export), for machines that have torch and no hdit.
+"""The denoiser as a torch.export program of torch's own operators, for machines that have torch but not hdit.
 
-Traced is what every device computes: attention in tiles, no compiled passes, no written-out gradients, no padding of
-short products. So the program's last bits are others than the network's; how far off it is, is measured.
+The traced computation runs on every device: tiled attention, no fused kernels, no custom gradients, no padding of short
+matrix products. Its results therefore differ from the network's by rounding; the difference is measured.
 """
 
 import copy
@@ -28,12 +28,12 @@ LARGEST_BATCH = 4096
 TRACED_BATCH = 3
 CHECKED_BATCHES = (1, 2, 5)
 CHECKED_SIGMAS = (0.02, 0.5, 3.0, 40.0, 0.1)
-TOLERANCE = 1e-3  # of the largest answer, for float32; beyond it the trace is wrong and not only rounded otherwise
+TOLERANCE = 1e-3  # relative to the largest output, float32; larger differences are errors in the trace, not rounding
 TOLERANCE_16_BITS = 0.1
 
 
 class ExportedDenoiser(nn.Module):
-    """D(x, sigma, class_ids, mapping_cond) without an augmentation; what a network does not take is left out."""
+    """D(x, sigma, class_ids, mapping_cond) without augmentation; arguments that the network lacks are omitted."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
@@ -46,7 +46,8 @@ class ExportedDenoiser(nn.Module):
         class_ids: Int64[Tensor, "B"] | None = None,
         mapping_cond: Float[Tensor, "B E"] | None = None,
     ) -> Float[Tensor, "B C H W"]:
-        # a network makes these zeros by itself, but with the length of the traced batch
+        """Return the denoised images, see `Denoiser.forward`."""
+        # the network would create these zeros itself, but with the batch size of the trace
         none = torch.zeros((sigma.shape[0], AUGMENT_FEATURES), dtype=sigma.dtype, device=sigma.device)
         return self.denoiser(x, sigma, class_ids, none, mapping_cond)
 
@@ -56,7 +57,7 @@ def _neighborhood(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:
 
 
 def _operator(operator: Operator) -> Operator:
-    """Return an attention operator as a plain function of torch's own operators."""
+    """Return an attention operator that calls torch's own operators only."""
     if isinstance(operator, ShiftedWindows):
         return partial(shifted_window_attention, window_size=operator.window_size, shift=operator.shift)
     if isinstance(operator, partial) and operator.func is neighborhood_attention:
@@ -72,7 +73,7 @@ def _bare(linear: Linear) -> nn.Linear:
 
 
 def plain_copy(denoiser: Denoiser) -> Denoiser:
-    """Return a copy of a denoiser in which nothing but torch's own operators is called."""
+    """Return a copy of a denoiser that calls torch's own operators only."""
     result = copy.deepcopy(denoiser).eval().requires_grad_(False)
     for module in list(result.modules()):
         for name, child in list(module.named_children()):
@@ -84,7 +85,7 @@ def plain_copy(denoiser: Denoiser) -> Denoiser:
 
 
 def _inputs(denoiser: Denoiser, batch_size: int) -> dict[str, Tensor]:
-    """Return what a program of a denoiser takes, with values that differ from image to image."""
+    """Return inputs of a denoiser's program, different for each image."""
     model, device = denoiser.recipe.model, next(denoiser.parameters()).device
     images = range(batch_size)
     sigma = torch.tensor([CHECKED_SIGMAS[i % len(CHECKED_SIGMAS)] for i in images])
@@ -99,21 +100,21 @@ def _inputs(denoiser: Denoiser, batch_size: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def trace(denoiser: Denoiser) -> torch.export.ExportedProgram:
-    """Return D(x, sigma, class_ids, mapping_cond) as a program for any batch size up to 4096, in the recipe's size."""
+    """Return D(x, sigma, class_ids, mapping_cond) as a program for batches of up to 4096 of the recipe's size."""
     program, inputs = ExportedDenoiser(plain_copy(denoiser)), _inputs(denoiser, TRACED_BATCH)
-    program(**inputs)  # so that what is kept from call to call (masks) is there, and no stand-in of the trace is kept
+    program(**inputs)  # fills caches (masks) with real tensors, so that none of the trace's placeholders is cached
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     return torch.export.export(program, (), inputs, dynamic_shapes={name: {0: batch} for name in inputs}, strict=False)
 
 
 @dataclass(frozen=True)
 class Checked:
-    """How far a program is from the denoiser.
+    """The difference between a program and its denoiser.
 
     Attributes:
-        largest_error: of any pixel of any batch.
-        relative_error: that over the denoiser's largest answer.
-        batches: the sizes of batches that were tried.
+        largest_error: largest absolute difference of any pixel.
+        relative_error: the same relative to the denoiser's largest output.
+        batches: the batch sizes that were compared.
     """
 
     largest_error: float
@@ -123,12 +124,12 @@ class Checked:
 
 @torch.no_grad()
 def check(path: Path, denoiser: Denoiser) -> Checked:
-    """Run a program that was written and compare its answers with those of the denoiser.
+    """Run a written program and compare its outputs with the denoiser's.
 
-    Such files can hold pickles, which torch reads with its unpickler: this is for files that this process wrote.
+    Such files can contain pickles, which torch unpickles: call this only for files that this process wrote.
 
     Raises:
-        CheckpointError: the answers are not the same but for rounding.
+        CheckpointError: the outputs differ by more than rounding.
     """
     program, largest, scale = torch.export.load(path).module(), 0.0, 0.0
     for size in CHECKED_BATCHES:
@@ -139,19 +140,19 @@ def check(path: Path, denoiser: Denoiser) -> Checked:
     wide = all(parameter.dtype.itemsize >= 4 for parameter in denoiser.parameters())
     if not largest <= (TOLERANCE if wide else TOLERANCE_16_BITS) * scale:
         raise CheckpointError(
-            f"{path}: the program's answers are off by {largest:.3g} where the network's go up to {scale:.3g}; "
-            "expected the same but for rounding: leave --program out, and report this"
+            f"{path}: the program's outputs differ by {largest:.3g} from the network's, which are up to {scale:.3g}; "
+            "expected equality up to rounding: omit --program, and report this as a bug"
         )
     return Checked(largest, largest / scale, CHECKED_BATCHES)
 
 
 def write_program(path: Path, denoiser: Denoiser) -> Checked:
-    """Write a denoiser as a program (`.pt2`), run what was written, and return how far it is from the denoiser.
+    """Write a denoiser as a program (`.pt2`), run it, and return its difference from the denoiser.
 
-    The file tells nothing of this machine, and holds no pickle.
+    The file contains no path of this machine, and no pickle.
 
     Args:
-        path: ends in .pt2; in a folder that becomes visible as a whole later.
+        path: ends in .pt2, in a folder that is still temporary.
 
     Raises:
         CheckpointError: as `check`.
@@ -159,7 +160,7 @@ def write_program(path: Path, denoiser: Denoiser) -> Checked:
     program = trace(denoiser)
     for module in program.graph_module.modules():
         for node in module.graph.nodes if isinstance(module, fx.GraphModule) else ():
-            node.meta.pop("stack_trace", None)  # names this machine's folders
+            node.meta.pop("stack_trace", None)  # contains paths of this machine
     program._example_inputs = None  # torch would pickle them
     torch.export.save(program, path)
     return check(path, denoiser)

@@ -1,4 +1,4 @@
-"""How a network came to be, for its card: from the files of its run, of which none has to be there or intact."""
+"""The training record of a network for its model card, from the run's files; any of them may be missing or damaged."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,18 +13,18 @@ from hdit_core.data.format.manifest import MANIFEST, read_manifest
 from hdit_core.errors import CheckpointError, DataError
 from hdit_core.recipe.run import Recipe
 
-LAST_RECORDS = 10  # of the log, over which its last loss is the mean
+LAST_RECORDS = 10  # of the log, over which the final loss is averaged
 
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """What is known of a training; None where it is not.
+    """What is known about a training run; None where unknown.
 
     Attributes:
-        state: of the checkpoint that the weights come from.
-        loss: mean of the log's last lines up to there.
-        scores: the last of each metric up to there, by name.
-        classes: names in the order of their numbers.
+        state: of the checkpoint that contains the weights.
+        loss: mean over the log's last records up to that checkpoint.
+        scores: the last of each metric up to that checkpoint, by name.
+        classes: names in index order.
     """
 
     state: State | None = None
@@ -34,11 +34,11 @@ class TrainingRecord:
 
 
 def training_record(source: Path, recipe: Recipe) -> TrainingRecord:
-    """Return what the folders around weights say of their training.
+    """Return the training record of weights.
 
     Args:
-        source: a run, a checkpoint of one, or a file, of which nothing is known.
-        recipe: of the network; its data set is asked for class names where it is there and is the run's.
+        source: a run, a checkpoint of a run, or a file, which has no record.
+        recipe: of the network; class names are read from its data set where that exists and is unchanged.
     """
     state, run = _state_and_run(source)
     if state is None or run is None:
@@ -68,7 +68,7 @@ def _readable(read: Callable[[Path], list[dict[str, Any]]], run: Path) -> list[d
 
 
 def _classes(recipe: Recipe, data_hash: str) -> tuple[str, ...]:
-    """Return the names of the classes, where the data set that the run was trained on is at its place."""
+    """Return the class names, where the data set of the run still exists at its path."""
     folder = Path(recipe.data.path)
     try:
         if not recipe.model.num_classes or not (folder / MANIFEST).is_file():

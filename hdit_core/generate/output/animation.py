@@ -1,65 +1,50 @@
-"""The frames in a folder as an animation."""
+"""Animations (WebP): frames of an interpolation, and the denoising trajectory."""
 
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+import torch
 from PIL import Image
 
-from hdit_core.diffusion.guidance import Guide
-from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.samplers.sampler_state import SamplerStep
-from hdit_core.generate.generate import generate
+from hdit_core.generate.pipeline import SamplingPipeline
 from hdit_core.images import grid, to_pil, to_uint8
-from hdit_core.recipe.sample import SampleRecipe
 
 FRAME_MS = 80
+LAST_FRAME_MS = 2000
+MOST_IMAGES = 16
 
 
 def frames_webp(folder: Path, frames: int) -> bytes:
-    """Return frames 0 to `frames` - 1 of a folder of samples, forth and back again, as an endless lossless WebP."""
+    """Return frames 0 to `frames` - 1 of a folder of samples, played back and forth, as an endless lossless WebP."""
     forth = list(range(frames))
-    first, *others = (Image.open(folder / f"{number:08d}.png") for number in [*forth, *forth[-2:0:-1]])
-    content = io.BytesIO()
-    first.save(content, "WEBP", save_all=True, append_images=others, duration=FRAME_MS, loop=0, lossless=True)
-    return content.getvalue()
+    images = [Image.open(folder / f"{index:08d}.png") for index in [*forth, *forth[-2:0:-1]]]
+    return _webp(images, FRAME_MS)
 
 
-MOST_IMAGES = 16
-FRAME_MS = 80
-LAST_FRAME_MS = 2000
-
-
-def trajectory_webp(
-    denoiser: Denoiser,
-    indices: Sequence[int],
-    *,
-    seed: int = 0,
-    class_ids: Sequence[int] | None = None,
-    settings: SampleRecipe | None = None,
-    image_size: tuple[int, int] | None = None,
-    guide: Guide | None = None,
-) -> bytes:
-    """Draw up to 16 images and return an animated, lossless WebP of the denoised images at every step.
+@torch.inference_mode()
+def trajectory_webp(pipeline: SamplingPipeline, indices: Sequence[int], class_ids: Sequence[int] | None) -> bytes:
+    """Return an animated lossless WebP of the denoised images at each step of the sampler, for up to 16 images.
 
     Args:
-        denoiser, indices, seed, class_ids, settings, image_size, guide: as `generate` takes them; all in one batch.
+        indices: image indices.
+        class_ids: one for each index; None for networks without classes.
     """
-    settings = (settings or denoiser.recipe.sample).model_copy(update={"batch_size": MOST_IMAGES})
-    indices = list(indices)[:MOST_IMAGES]
-    class_ids = None if class_ids is None else list(class_ids)[:MOST_IMAGES]
     frames: list[Image.Image] = []
 
-    def keep(step: SamplerStep) -> None:
+    def add_frame(step: SamplerStep) -> None:
         frames.append(to_pil(grid(to_uint8(step.denoised))))
 
-    given: dict[str, Any] = {"class_ids": class_ids, "image_size": image_size, "guide": guide}
-    drawn = generate(denoiser, indices, seed=seed, settings=settings, on_step=keep, **given)
-    for batch in drawn:
-        frames.append(to_pil(grid(to_uint8(batch.images))))
+    classes = None if class_ids is None else list(class_ids)[:MOST_IMAGES]
+    images = pipeline.draw(list(indices)[:MOST_IMAGES], classes, add_frame)
+    frames.append(to_pil(grid(to_uint8(images))))
+    return _webp(frames, [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS])
+
+
+def _webp(frames: Sequence[Image.Image], duration_ms: int | list[int]) -> bytes:
     content = io.BytesIO()
-    first, *others = frames
-    durations = [FRAME_MS] * len(others) + [LAST_FRAME_MS]
-    first.save(content, "WEBP", save_all=True, append_images=others, duration=durations, loop=0, lossless=True)
+    frames[0].save(
+        content, "WEBP", save_all=True, append_images=frames[1:], duration=duration_ms, loop=0, lossless=True
+    )
     return content.getvalue()

@@ -1,4 +1,4 @@
-"""Samples as one file that is written from its beginning to its end: a tar for webdataset, or ADM's npz."""
+"""Samples in one file, written sequentially: a webdataset tar, or an npz in ADM's layout."""
 
 import io
 import json
@@ -14,24 +14,24 @@ import numpy as np
 from hdit_core.data.format.shard import append_member, open_tar
 from hdit_core.errors import UsageError
 from hdit_core.files import DigestingWriter, atomic_file, remove_temporaries
-from hdit_core.generate.generate import Generated
+from hdit_core.generate.pipeline import Generated
 from hdit_core.images import png_bytes, to_uint8
 
 LARGEST_NPZ_BYTES = 16 << 30
-_EARLIEST = (1980, 1, 1, 0, 0, 0)  # that a zip can say: the same samples give the same bytes
+_EARLIEST = (1980, 1, 1, 0, 0, 0)  # zip's earliest time: the same samples give the same bytes
 
 
 class Stream:
-    """A file of samples: whole when the block ends well, and not there when it does not."""
+    """A file of samples: written atomically, when the `with` block ends without an error."""
 
     def __init__(self, target: Path | io.IOBase) -> None:
-        """Write to a path, where nothing may be yet, or to an open binary file such as stdout's.
+        """Write to a path, which must not exist, or to an open binary file such as stdout's.
 
         Raises:
             UsageError: the path exists.
         """
         if isinstance(target, Path) and (target.exists() or target.is_symlink()):
-            raise UsageError(f"{target}: exists, and is not replaced; give another with --out")
+            raise UsageError(f"{target}: already exists and is never replaced; choose another name with --out")
         self.target = target
         self._stack = ExitStack()
 
@@ -39,7 +39,7 @@ class Stream:
         target: Any = self.target
         if isinstance(target, Path):
             target.parent.mkdir(parents=True, exist_ok=True)
-            remove_temporaries(target.parent, f"{target.name}-")  # as large as what a killed job had drawn
+            remove_temporaries(target.parent, f"{target.name}-")  # a killed job's, as large as its images
             target = self._stack.enter_context(self._stack.enter_context(atomic_file(target)).open("wb"))
         self._open(target)
         return self
@@ -68,20 +68,21 @@ class Stream:
 
 
 class SampleTar(Stream):
-    """A tar in the manner of our shards: `000000012.png`, `.cls` where there are classes, `.json` with the number."""
+    """A webdataset tar: `000000012.png`, `.cls` where there are classes, and `.json` with the index as "number"."""
 
     def _open(self, file: Any) -> None:
         self._file = DigestingWriter(file)
         self._tar = open_tar(self._file)
 
     def write(self, batch: Generated) -> None:
+        """Append the images of a batch."""
         classes: Sequence[int | None] = batch.class_ids or [None] * len(batch.indices)
-        for number, image, class_id in zip(batch.indices, to_uint8(batch.images), classes, strict=True):
-            key = f"{number:09d}"
+        for index, image, class_id in zip(batch.indices, to_uint8(batch.images), classes, strict=True):
+            key = f"{index:09d}"
             append_member(self._tar, key, "png", png_bytes(image))
             if class_id is not None:
                 append_member(self._tar, key, "cls", str(class_id).encode())
-            append_member(self._tar, key, "json", json.dumps({"number": number}).encode())
+            append_member(self._tar, key, "json", json.dumps({"number": index}).encode())
 
     def _close(self) -> None:
         self._tar.close()
@@ -91,21 +92,21 @@ class SampleTar(Stream):
 
 
 class SampleNpz(Stream):
-    """ADM's file of samples: `arr_0` bytes [N, H, W, C], and `arr_1` int64 [N] where there are classes."""
+    """An npz in ADM's layout: `arr_0` uint8 [N, H, W, C], and `arr_1` int64 [N] where there are classes."""
 
     def __init__(self, target: Path | io.IOBase, count: int, shape: tuple[int, int, int]) -> None:
-        """Announce how many images of which height, width and channels will come.
+        """Declare the number of images and their height, width and channels.
 
         Raises:
-            UsageError: the path exists, or the file would be larger than anybody can load.
+            UsageError: the path exists, or the file would be too large to load.
         """
         super().__init__(target)
         self.shape = (count, *shape)
         size_bytes = int(np.prod(self.shape, dtype=np.int64))
         if size_bytes > LARGEST_NPZ_BYTES:
             raise UsageError(
-                f"--out: an npz of {count:,} images would have {size_bytes / 2**30:,.0f} GiB, and is loaded whole by "
-                f"those who read it; more than {LARGEST_NPZ_BYTES >> 30} GiB are refused: use a folder or .tar"
+                f"--out: an npz of {count:,} images would take {size_bytes / 2**30:,.0f} GiB, and readers load it "
+                f"entirely; the limit is {LARGEST_NPZ_BYTES >> 30} GiB: use a folder or .tar"
             )
         self._classes: list[int] = []
         self._written = 0
@@ -118,6 +119,7 @@ class SampleNpz(Stream):
         np.lib.format.write_array_header_1_0(self._images, header)
 
     def write(self, batch: Generated) -> None:
+        """Append the images of a batch."""
         self._images.write(np.ascontiguousarray(to_uint8(batch.images)).data)
         self._written += len(batch.indices)
         self._classes.extend(batch.class_ids or [])

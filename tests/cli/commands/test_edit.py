@@ -92,7 +92,7 @@ def test_what_a_sweep_found_is_the_default_of_edits_too(model, capsys):
     assert main([*command, "--out", "a"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["origin"]["settings"]["guidance"] == 3.0
-    assert "sample.toml says where the command does not: weights ema, guidance 3.0" in captured.err
+    assert "sample.toml: weights=ema, guidance=3.0" in captured.err
     assert main([*command, "--guidance", "1", "--out", "b"]) == 0
     assert json.loads(capsys.readouterr().out)["origin"]["settings"]["guidance"] == 1.0
 
@@ -103,7 +103,7 @@ def test_noise_belongs_to_what_led_it(easy, capsys):
     assert main([*command, *led, "--out", "led.safetensors"]) == 0
     way = ["edit", "interpolate", "led.safetensors", "1", "--ckpt", easy, "--frames", "2", "--sampler", "euler"]
     assert main([*way, "--steps", "2"]) == 2
-    assert "its noise belongs to another guidance_rescale; invert the picture again" in capsys.readouterr().err
+    assert "its noise was made with another guidance_rescale; invert the image again" in capsys.readouterr().err
     assert main([*way, *led, "--steps", "2"]) == 0
 
 
@@ -115,9 +115,9 @@ def test_a_likelihood_leaves_out_the_runs_guidance_and_refuses_one_that_is_asked
     assert main([*command, "--json"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out) == expected | {"weights": "model"}
-    assert "says where the command does not: weights model\n" in captured.err
+    assert "easy/sample.toml: weights=model\n" in captured.err
     assert main([*command, "--set", "sample.guidance=2"]) == 2
-    assert "sample.guidance = 2.0: what guidance draws has no likelihood" in capsys.readouterr().err
+    assert "sample.guidance = 2.0: guided samples have no tractable density" in capsys.readouterr().err
     assert main([*command, "--set", "sample.sigma_min=0.5", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bits_per_dim"] != expected["bits_per_dim"]
 
@@ -125,9 +125,9 @@ def test_a_likelihood_leaves_out_the_runs_guidance_and_refuses_one_that_is_asked
 def test_settings_that_there_are_not_are_refused_before_anything_is_drawn(model, capsys):
     command = ["edit", "vary", "--init", "picture.png", "--ckpt", "model", "--out", "v"]
     for more, message in (
-        (["--set", "train.lr=1"], "only keys of [sample] decide how images are drawn"),
-        (["--autoguidance", "2"], "--autoguidance 2.0: needs a model to lead away from"),
-        (["--guidance-interval", "3"], "--guidance-interval 3: expected LOW,HIGH"),
+        (["--set", "train.lr=1"], "only keys of [sample] apply to sampling"),
+        (["--autoguidance", "2"], "--autoguidance 2.0: needs a weaker model"),
+        (["--guidance-interval", "3"], "--guidance-interval 3: expected LOW:HIGH"),
         (["--size", "3,4"], "--size 3,4: expected pixels"),
     ):
         assert main([*command, *more]) == 2

@@ -88,22 +88,22 @@ def test_invert_writes_noise_that_interpolate_takes(ckpt, here, capsys):
     command = ["edit", "invert", "photo.png", "--ckpt", ckpt, "--out", "noise.safetensors", "--device", "cpu", "--json"]
     assert main([*command, "--back", "back.png"]) == 0
     captured = capsys.readouterr()
-    assert "misses the picture" not in captured.err
+    assert "large round-trip error" not in captured.err
     record = json.loads(captured.out)
     assert 0 < record["error_levels"] < 3 and record["psnr_db"] > 35 and record["network_calls"] > 10
-    assert "cut and scaled from 32x48 to 16x24" in captured.err and pixels("back.png").shape == (16, 24, 3)
+    assert "cropped and resized from 32x48 to 16x24" in captured.err and pixels("back.png").shape == (16, 24, 3)
     way = ["edit", "interpolate", "noise.safetensors", "7", "--ckpt", ckpt, "--frames", "2", "--out", "w", *DRAWING]
     assert main(way) == 2
     assert "use --sampler dpmpp_2m" in capsys.readouterr().err and not (here / "w").exists()
     assert main([*way, "--sampler", "heun"]) == 0
     assert main(command) == 2
-    assert "noise.safetensors: exists, and is not replaced" in capsys.readouterr().err
+    assert "noise.safetensors: already exists and is never replaced" in capsys.readouterr().err
 
 
 def test_a_way_back_that_misses_the_picture_by_far_is_said_with_what_may_help(ckpt, here, capsys, monkeypatch):
-    monkeypatch.setattr(edit_measuring, "FAR_LEVELS", 1e-9)
+    monkeypatch.setattr(edit_measuring, "LARGE_ERROR_LEVELS", 1e-9)
     assert main(["edit", "invert", "small.png", "--ckpt", ckpt, "--tolerance", "1e-2", "--device", "cpu"]) == 0
-    assert "misses the picture by far; a --tolerance below 0.01 may bring it nearer" in capsys.readouterr().err
+    assert "large round-trip error; a --tolerance below 0.01 may reduce it" in capsys.readouterr().err
 
 
 def test_likelihood_says_bits_with_an_error_bar_and_each_as_it_comes(ckpt, here, capsys):
@@ -117,7 +117,7 @@ def test_likelihood_says_bits_with_an_error_bar_and_each_as_it_comes(ckpt, here,
     command[2] = "small.png"
     assert main(command[:-1]) == 0
     captured = capsys.readouterr()
-    assert "there is no error bar" in captured.err and "bits_per_dim" in captured.out
+    assert "a single image has no standard error" in captured.err and "bits_per_dim" in captured.out
 
 
 def test_an_edit_streams_to_stdout_as_samples_do(ckpt, here):
@@ -134,12 +134,16 @@ def test_an_edit_streams_to_stdout_as_samples_do(ckpt, here):
         (["vary", "--init", "text.png"], 3, "text.png: not an image of a known kind; expected an image such as a PNG"),
         (["vary", "--init", "small.png", "--class", "9"], 2, "class 9: the network has the classes 0 to 2"),
         (["vary", "--init", "small.png", "--size", "18"], 2, "height 18 is not a multiple of 4"),
-        (["vary", "--init", "small.png", "--size", "4"], 2, "2x2 grid; use a size nearer to its own, 16x24"),
+        (["vary", "--init", "small.png", "--size", "4"], 2, "2x2 grid; use a size closer to the training size, 16x24"),
         (["inpaint", "photo.png", "mask.png"], 3, "mask.png: the mask has 16x24 pixels, photo.png has 32x48"),
         (["inpaint", "small.png", "black.png"], 3, "black.png: nothing in the mask is white"),
         (["interpolate", "1", "2", "--webp", "x.gif"], 2, "--webp x.gif: expected a name that ends in .webp"),
         (["interpolate", "1", "2", "--webp", "no/x.webp"], 2, "--webp no/x.webp: there is no folder no"),
-        (["interpolate", "1", "2", "--webp", "x.webp", "--out", "x.tar"], 2, "the animation is made of a folder's"),
+        (
+            ["interpolate", "1", "2", "--webp", "x.webp", "--out", "x.tar"],
+            2,
+            "the animation is made from the frames in a folder",
+        ),
         (["interpolate", "1", "small.png"], 4, "small.png: not a safetensors file"),
         (["invert", "small.png", "--out", "x.png"], 2, "--out x.png: expected a name that ends in .safetensors"),
         (["invert", "small.png", "--back", "back.jpg"], 2, "--back back.jpg: expected a name that ends in .png"),
@@ -166,7 +170,7 @@ def test_export_gives_a_folder_that_sample_reads(ckpt, here, capsys):
     assert load_denoiser(here / "model").recipe.model == check_recipe(TINY, "tiny").model
     assert main(["sample", "--ckpt", "model", "--n", "1", "--out", "s", *DRAWING]) == 0
     assert main(["export", ckpt, "--to", "model"]) == 2
-    assert "model: exists, and is not replaced; give another with --to" in capsys.readouterr().err
+    assert "model: already exists and is never replaced; choose another name with --to" in capsys.readouterr().err
 
 
 def test_export_writes_k_diffusions_format_on_request(ckpt, here, capsys):

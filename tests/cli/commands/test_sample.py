@@ -14,7 +14,7 @@ RUN = str(REFERENCE / "neighborhood.safetensors")
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (["--n", "4", "--seeds", "0-3,7"], "--n 4 and --seeds 0-3,7: each says which images; give one of them"),
+        (["--n", "4", "--seeds", "0-3,7"], "--count 4 and --indices 0-3,7: both select the images; give one of them"),
         (["--out", "x.tar.gz"], "--out x.tar.gz: expected a folder, a name that ends in .tar or .npz, or - for a tar"),
         (["--out", "x.PNG"], "--out x.PNG: expected a folder, a name that ends in .tar or .npz"),
         (["--out", "x.TAR"], "--out x.TAR: expected a folder, a name that ends in .tar or .npz"),
@@ -50,10 +50,10 @@ def test_a_folder_may_be_called_like_a_file_once_it_is_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("out", "message"), [("s", "3 images are missing, and the same command again draws on"), ("s.tar", "3 images were")]
+    ("out", "message"), [("s", "3 images are missing; rerun the same command to continue"), ("s.tar", "3 images were")]
 )
 def test_a_budget_that_was_too_short_says_what_is_missing(tmp_path, monkeypatch, capsys, out, message):
     monkeypatch.setattr(module.time, "monotonic", itertools.count(step=10).__next__)
     command = ["sample", "--ckpt", RUN, "--n", "5", "--batch-size", "2", "--steps", "1", "--device", "cpu"]
     assert main([*command, "--budget", "1s", "--out", str(tmp_path / out)]) == 0
-    assert f"the time is up: {message}" in capsys.readouterr().err
+    assert f"time limit reached: {message}" in capsys.readouterr().err

@@ -55,7 +55,7 @@ def test_compiled_layers_draw_the_same_images_to_one_level(run, tmp_path):
     done = subprocess.run(child, capture_output=True, text=True, timeout=300)
 
     assert done.returncode == 0, done.stderr
-    assert "the layers are compiled first; --no-compile leaves that out" in done.stderr
+    assert "compiling the network first; --no-compile skips that" in done.stderr
     found, plain = images(tmp_path / "compiled"), images(tmp_path / "plain")
     assert len(found) == 3 and abs(found - plain).max() <= 1
 

@@ -22,7 +22,7 @@ def test_what_a_sweep_found_is_the_default_and_no_more(trained, tmp_path, capsys
     drawn(run, tmp_path / "default")
     out, err = capsys.readouterr()
     assert json.loads(out)["origin"] == expected and json.loads(out)["weights"] == "model"
-    assert "sample.toml says where the command does not: weights model, guidance 2.0" in err
+    assert "sample.toml: weights=model, guidance=2.0" in err
     for name in ("00000000.png", "00000001.png"):
         assert (tmp_path / "default" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
 

@@ -53,7 +53,7 @@ def test_a_guide_of_weight_1_makes_the_same_images_and_is_told_of(worse, tmp_pat
     drawn(tmp_path / "plain")
     drawn(tmp_path / "led", "--guide", worse, "--autoguidance", "1")
     assert pictures(tmp_path / "plain") == pictures(tmp_path / "led")
-    assert "the guide is not asked: --autoguidance 1 leads nowhere" in capsys.readouterr().err
+    assert "--guide has no effect: the autoguidance scale is 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -95,13 +95,13 @@ def test_unipc_and_churn_are_had_by_their_keys(tmp_path):
 @pytest.mark.parametrize(
     ("option", "code", "message"),
     [
-        (["--guidance-interval", "5"], 2, "--guidance-interval 5: expected LOW,HIGH in sigma, for example 0.28,2.9"),
-        (["--guidance-interval", "5,1"], 2, "--guidance-interval 5,1: expected LOW,HIGH in sigma"),
+        (["--guidance-interval", "5"], 2, "--guidance-interval 5: expected LOW:HIGH in sigma, for example 0.28:2.9"),
+        (["--guidance-interval", "5,1"], 2, "--guidance-interval 5,1: expected LOW:HIGH in sigma"),
         (["--guidance-rescale", "1.5"], 2, "--guidance-rescale': Input should be less than or equal to 1"),
-        (["--autoguidance", "2"], 2, "--autoguidance 2.0: needs a model to lead away from; give one with --guide CKPT"),
-        (["--guide-weights", "ema"], 2, "--guide-weights ema: needs a model to lead away from"),
+        (["--autoguidance", "2"], 2, "--autoguidance 2.0: needs a weaker model; give one with --guide CKPT"),
+        (["--guide-weights", "ema"], 2, "--guide-weights ema: needs a weaker model"),
         (["--guide", "nowhere"], 4, "nowhere: no such run, checkpoint or file"),
-        (["--set", "train.lr=1"], 2, "--set train.lr=1: only keys of [sample] decide how images are drawn"),
+        (["--set", "train.lr=1"], 2, "--set train.lr=1: only keys of [sample] apply to sampling"),
         (["--set", "sample.stepz=1"], 2, "did you mean 'steps'"),
         (
             ["--set", "sample.churn.amount=5"],

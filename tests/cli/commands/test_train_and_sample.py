@@ -112,14 +112,14 @@ def test_sample_streams_a_tar_to_stdout_and_its_result_to_stderr(run, tmp_path):
         (["--size", "17"], "height 17 is not a multiple of 4"),
         (["--sampler", "dpmpp3m"], "did you mean"),
         (["--size", "huge"], "expected pixels"),
-        (["--seeds", "3-1"], "--seeds 3-1: expected numbers and ranges"),
+        (["--seeds", "3-1"], "--indices 3-1: expected indices and ranges"),
         (["--grid", "4"], "--grid 4: expected ROWSxCOLUMNS, for example 4x8"),
         (["--budget", "soon"], "--budget soon: expected a time such as 90s, 10m or 2h"),
         (["--budget", "0s"], "--budget 0s: expected a time"),
         (["--trajectory", "x.gif"], "expected a name that ends in .webp"),
         (["--trajectory", "nowhere/x.webp"], "there is no folder nowhere"),
-        (["--out", "x.npz", "--budget", "9s"], "an npz says at its beginning how many images it holds"),
-        (["--out", "x.tar", "--grid", "2x2"], "there is a grid only in a folder"),
+        (["--out", "x.npz", "--budget", "9s"], "an npz declares its number of images in advance"),
+        (["--out", "x.tar", "--grid", "2x2"], "only a folder has a grid"),
     ],
 )
 def test_sample_refuses_what_the_network_cannot(run, tmp_path, capsys, option, message):

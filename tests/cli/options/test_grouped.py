@@ -1,7 +1,8 @@
 """A dataclass among the parameters of a command is one option a field on the command line."""
 
+import inspect
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import pytest
 import typer
@@ -56,3 +57,19 @@ def test_two_options_of_one_name_are_a_mistake_of_the_programmer():
 
     with pytest.raises(ValueError, match="duplicate parameter name: 'row'"):
         grouped_options(act)
+
+
+def test_a_group_names_the_section_of_its_options_that_have_none():
+    @dataclass(frozen=True)
+    class Group:
+        SECTION: ClassVar[str] = "Sampling"
+        steps: Annotated[int, typer.Option(help="Steps.")] = 5
+        batch: Annotated[int, typer.Option(help="Size.", rich_help_panel="Performance")] = 5
+
+    def act(*, group: Group) -> None: ...
+
+    parameters = inspect.signature(grouped_options(act)).parameters.values()
+    assert [parameter.annotation.__metadata__[0].rich_help_panel for parameter in parameters] == [
+        "Sampling",
+        "Performance",
+    ]

@@ -86,14 +86,14 @@ def test_images_that_arrive_early_wait_unchanged(mixture, noisy, even):
 
 def test_steps_grow_after_small_errors_and_are_refused_and_shrunk_after_large_ones():
     control = StepControl(torch.full((3,), 0.1).double(), order=3)
-    accepted = control.judge(torch.tensor([1e-3, 1.0, 50.0]).double(), control.h)
+    accepted = control.accept(torch.tensor([1e-3, 1.0, 50.0]).double(), control.h)
     assert accepted.tolist() == [True, True, False]
     assert control.h[0] > 0.1 and control.h[1].item() == pytest.approx(0.1) and control.h[2] < 0.1
 
 
 def test_one_step_never_changes_the_length_by_much():
     control = StepControl(torch.ones(2).double(), order=3)
-    control.judge(torch.tensor([0.0, 1e30]).double(), control.h)
+    control.accept(torch.tensor([0.0, 1e30]).double(), control.h)
     assert 0.2 < control.h[1] < control.h[0] < 2.6
 
 
@@ -103,9 +103,9 @@ def test_proportional_and_derivative_control_look_at_accepted_errors_before():
     for proportional, integral, derivative in expected:
         control = StepControl(torch.ones(1).double(), 3, proportional, integral, derivative)
         for error in errors[:2]:
-            assert control.judge(error, control.h).all()
+            assert control.accept(error, control.h).all()
         before = control.h.clone()
-        control.judge(errors[2], control.h)
+        control.accept(errors[2], control.h)
         e, e1, e2 = (1 / (error.item() + 1e-8) for error in reversed(errors))
         power = (
             e ** ((proportional + integral + derivative) / 3)
@@ -118,9 +118,9 @@ def test_proportional_and_derivative_control_look_at_accepted_errors_before():
 
 def test_a_refused_error_is_forgotten():
     control = StepControl(torch.ones(1).double(), 3, 0.4, 0.3, 0.1)
-    control.judge(torch.tensor([0.5]).double(), control.h)
+    control.accept(torch.tensor([0.5]).double(), control.h)
     history = [value.clone() for value in control.history]
-    assert not control.judge(torch.tensor([100.0]).double(), control.h).any()
+    assert not control.accept(torch.tensor([100.0]).double(), control.h).any()
     assert all(torch.equal(a, b) for a, b in zip(history, control.history, strict=True))
 
 

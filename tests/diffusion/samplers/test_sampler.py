@@ -124,7 +124,7 @@ def test_a_misspelt_sampler_is_answered_with_the_nearest(mixture, noisy, even):
 
 @pytest.mark.parametrize("sigmas", [[1.0], [1.0, 1.0, 0.0], [0.5, 1.0], [1.0, -0.1]])
 def test_schedules_that_do_not_fall_are_a_programmers_mistake(mixture, noisy, sigmas):
-    with pytest.raises(ValueError, match="sigmas must fall and end at 0 or above"):
+    with pytest.raises(ValueError, match="sigmas must be decreasing and end at 0 or above"):
         sample("euler", mixture.denoise, noisy, torch.tensor(sigmas).double(), no_noise)
 
 

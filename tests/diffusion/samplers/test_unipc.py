@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hdit_core.diffusion.samplers.sampler import sample
-from hdit_core.diffusion.samplers.unipc import _carried, moments, weights
+from hdit_core.diffusion.samplers.unipc import _update, moments, weights
 
 KINDS = list(itertools.product((2, 3), ("bh1", "bh2")))
 
@@ -76,7 +76,7 @@ def test_a_step_is_exact_where_the_answers_lie_on_a_polynomial_that_they_determi
     x = torch.randn(2, 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     denoise = polynomial_model([0.3, -0.2, 0.5, 0.1][: len(others) + 1])
     answers = [(level, denoise(x, torch.full((2,), level, dtype=torch.float64))) for level in (4.0, *others)]
-    found = _carried(x, answers[0], answers[1:], 2.2, "bh1")
+    found = _update(x, answers[0], answers[1:], 2.2, "bh1")
     t = torch.linspace(-math.log(4.0), -math.log(2.2), 20_001, dtype=torch.float64)
     on_the_way = denoise(t.view(-1, 1, 1, 1), (-t).exp()).flatten() * (t - t[-1]).exp()
     exact = 2.2 / 4 * x + torch.trapezoid(on_the_way, t)
@@ -86,7 +86,7 @@ def test_a_step_is_exact_where_the_answers_lie_on_a_polynomial_that_they_determi
 def test_the_predictor_alone_of_order_2_is_dpmpp_2m(mixture, noisy, even, monkeypatch):
     from hdit_core.diffusion.samplers import unipc as module
 
-    carried = module._carried
+    carried = module._update
     predicted = {}
 
     def without_corrector(x, start, others, sigma_next, variant):
@@ -96,7 +96,7 @@ def test_the_predictor_alone_of_order_2_is_dpmpp_2m(mixture, noisy, even, monkey
         predicted[sigma_next] = carried(x, start, others, sigma_next, variant)
         return predicted[sigma_next]
 
-    monkeypatch.setattr(module, "_carried", without_corrector)
+    monkeypatch.setattr(module, "_update", without_corrector)
     sigmas = torch.cat([even(9), torch.zeros(1).double()])
     found = walked(mixture.denoise, noisy, sigmas, 2, "bh2")
     expected = sample("dpmpp_2m", mixture.denoise, noisy, sigmas, no_noise)

@@ -9,7 +9,8 @@ from hdit_core.errors import UsageError
 from hdit_core.evaluate.feature_batch import FeatureBatch
 from hdit_core.evaluate.metrics.nearest_neighbours import MOST_QUERIES, NEIGHBOURS, DigestIndex, NearestSearch
 from hdit_core.evaluate.metrics.statistics import Accumulator, key_of
-from hdit_core.evaluate.report.sheets import PAIRS, THUMBNAIL_PX, neighbour_sheet, sample_sheet, thumbnail
+from hdit_core.evaluate.report.sheets import PAIRS, THUMBNAIL_PX, neighbour_sheet, sample_sheet
+from hdit_core.images import thumbnail
 
 SAMPLES = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
 REFERENCE = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))

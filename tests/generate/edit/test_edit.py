@@ -8,10 +8,10 @@ import torch
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import UsageError
 from hdit_core.generate.edit.img2img import img2img, sigmas_of
-from hdit_core.generate.edit.inpaint import inpaint, parts_of, seed_of_round
-from hdit_core.generate.edit.interpolate import Endpoint, draws_fresh_noise, interpolate, parse_endpoint, slerp
+from hdit_core.generate.edit.inpaint import inpaint, sections_of, seed_of_round
+from hdit_core.generate.edit.interpolate import Endpoint, interpolate, parse_endpoint, slerp, uses_fresh_noise
 from hdit_core.generate.generate import generate
-from hdit_core.generate.job import EditingJob
+from hdit_core.generate.job import SamplingJob
 from hdit_core.generate.pipeline import SamplingPipeline
 from hdit_core.images import to_uint8
 from hdit_core.model.hourglass import HourglassTransformer
@@ -37,7 +37,7 @@ def denoiser(tiny_recipe, weights):
     return Denoiser(network.eval(), tiny_recipe)
 
 
-def painter_of(denoiser, seed=5, size=SIZE, **settings):
+def pipeline_of(denoiser, seed=5, size=SIZE, **settings):
     values = {"batch_size": 2, "steps": 4} | settings
     return SamplingPipeline(denoiser, denoiser.recipe.sample.model_copy(update=values), seed, size)
 
@@ -47,14 +47,14 @@ def picture(size=SIZE, channels=3):
     return levels.float() / 127.5 - 1
 
 
-def sampled(painter, numbers, classes):
+def sampled(pipeline, numbers, classes):
     drawn = generate(
-        painter.denoiser,
+        pipeline.denoiser,
         numbers,
-        seed=painter.seed,
+        seed=pipeline.seed,
         class_ids=classes,
-        settings=painter.settings,
-        image_size=painter.image_size,
+        settings=pipeline.settings,
+        image_size=pipeline.image_size,
     )
     return torch.cat([batch.images for batch in drawn])
 
@@ -65,21 +65,21 @@ def drawn(draw, numbers, classes=None):
 
 
 def test_a_variation_of_strength_0_is_the_picture_to_the_last_level(denoiser):
-    found = drawn(img2img(painter_of(denoiser), picture(), 0.0), [0, 3], [1, 2])
+    found = drawn(img2img(pipeline_of(denoiser), picture(), 0.0), [0, 3], [1, 2])
     assert (to_uint8(found) == to_uint8(picture().expand(2, -1, -1, -1))).all()
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_variation_of_strength_1_is_the_sample_of_its_number(denoiser, sampler):
-    painter = painter_of(denoiser, sampler=sampler, guidance=2.0)
-    found = drawn(img2img(painter, picture(), 1.0), [4, 7], [1, 2])
-    assert torch.equal(found, sampled(painter, [4, 7], [1, 2]))
+    pipeline = pipeline_of(denoiser, sampler=sampler, guidance=2.0)
+    found = drawn(img2img(pipeline, picture(), 1.0), [4, 7], [1, 2])
+    assert torch.equal(found, sampled(pipeline, [4, 7], [1, 2]))
 
 
 def test_the_stronger_the_variation_the_farther_it_is_from_the_picture(tiny_recipe):
-    painter = painter_of(GaussianDenoiser(tiny_recipe), steps=20)
+    pipeline = pipeline_of(GaussianDenoiser(tiny_recipe), steps=20)
     spreads = [
-        (drawn(img2img(painter, picture(), strength), range(4), [0] * 4) - picture()).std().item()
+        (drawn(img2img(pipeline, picture(), strength), range(4), [0] * 4) - picture()).std().item()
         for strength in (0.1, 0.3, 0.5, 0.7)
     ]
     assert spreads == sorted(spreads) and spreads[0] < 0.05 and spreads[-1] > 0.3
@@ -87,18 +87,18 @@ def test_the_stronger_the_variation_the_farther_it_is_from_the_picture(tiny_reci
 
 @pytest.mark.parametrize(("strength", "walked"), [(0.0, 0), (0.01, 1), (0.5, 2), (0.51, 3), (1.0, 4)])
 def test_the_strength_is_the_share_of_the_steps(denoiser, strength, walked):
-    painter = painter_of(denoiser)
-    assert torch.equal(sigmas_of(painter, strength), painter.sigmas[4 - walked :])
+    pipeline = pipeline_of(denoiser)
+    assert torch.equal(sigmas_of(pipeline, strength), pipeline.sigmas[4 - walked :])
 
 
 def test_0_6_of_50_steps_are_30_in_spite_of_rounding(denoiser):
-    assert len(sigmas_of(painter_of(denoiser, steps=50), 0.6)) == 31
+    assert len(sigmas_of(pipeline_of(denoiser, steps=50), 0.6)) == 31
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
 def test_a_strength_that_is_no_share_is_refused(denoiser, strength):
-    with pytest.raises(UsageError, match=r"--strength .*: expected a share from 0 .* to 1"):
-        img2img(painter_of(denoiser), picture(), strength)
+    with pytest.raises(UsageError, match=r"--strength .*: expected a number from 0 .* to 1"):
+        img2img(pipeline_of(denoiser), picture(), strength)
 
 
 def hole(size=SIZE):
@@ -109,7 +109,7 @@ def hole(size=SIZE):
 
 @pytest.mark.parametrize(("sampler", "rounds"), [("dpmpp_3m_sde", 1), ("dpmpp_3m_sde", 3), ("dpm_adaptive", 1)])
 def test_outside_of_the_mask_the_picture_stays_to_the_last_level(denoiser, sampler, rounds):
-    found = drawn(inpaint(painter_of(denoiser, sampler=sampler), picture(), hole(), rounds), [0, 1], [1, 2])
+    found = drawn(inpaint(pipeline_of(denoiser, sampler=sampler), picture(), hole(), rounds), [0, 1], [1, 2])
     known = ~hole()[0, 0].numpy()
     before = to_uint8(picture().expand(2, -1, -1, -1))
     assert (to_uint8(found)[:, known] == before[:, known]).all()
@@ -119,19 +119,19 @@ def test_outside_of_the_mask_the_picture_stays_to_the_last_level(denoiser, sampl
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_with_nothing_known_and_one_round_inpainting_is_sampling(denoiser, sampler):
-    painter = painter_of(denoiser, sampler=sampler)
-    found = drawn(inpaint(painter, picture(), torch.ones(1, 1, *SIZE, dtype=torch.bool), 1), [4, 7], [1, 2])
-    assert torch.equal(found, sampled(painter, [4, 7], [1, 2]))
+    pipeline = pipeline_of(denoiser, sampler=sampler)
+    found = drawn(inpaint(pipeline, picture(), torch.ones(1, 1, *SIZE, dtype=torch.bool), 1), [4, 7], [1, 2])
+    assert torch.equal(found, sampled(pipeline, [4, 7], [1, 2]))
 
 
 def test_walking_again_brings_what_is_new_nearer_to_what_has_to_be_there(changed):
     denoiser = CorrelatedDenoiser(changed({"model.num_classes": 0, "model.channels": 1}), correlation=0.8)
-    painter = painter_of(denoiser, size=(8, 12), steps=20, sampler="heun")
+    pipeline = pipeline_of(denoiser, size=(8, 12), steps=20, sampler="heun")
     known, mask = torch.full((1, 1, 8, 12), 0.8), torch.ones(1, 1, 8, 12, dtype=torch.bool)
     mask[..., 2, :] = False
     expected = 0.8 * 12 * 0.8 / (0.2 + 12 * 0.8)  # of a new pixel, given twelve that are 0.8
     errors = [
-        abs(drawn(inpaint(painter, known, mask, rounds), range(60))[mask.expand(60, -1, -1, -1)].mean() - expected)
+        abs(drawn(inpaint(pipeline, known, mask, rounds), range(60))[mask.expand(60, -1, -1, -1)].mean() - expected)
         for rounds in (1, 4, 10)
     ]
     assert errors[0] > 1.8 * errors[1] > 1.8**2 * errors[2]
@@ -139,7 +139,7 @@ def test_walking_again_brings_what_is_new_nearer_to_what_has_to_be_there(changed
 
 @pytest.mark.parametrize(("steps", "rounds"), [(1, 3), (7, 2), (50, 4), (50, 1)])
 def test_the_parts_make_the_whole_way(steps, rounds):
-    parts = list(parts_of(steps, rounds))
+    parts = list(sections_of(steps, rounds))
     assert [begin for begin, _ in parts] == [0, *(end for _, end in parts[:-1])] and parts[-1][1] == steps
     assert all(begin < end for begin, end in parts) and (len(parts) == 1 or rounds > 1)
 
@@ -180,16 +180,18 @@ def test_slerp_between_equals_or_opposites_is_finite_and_keeps_its_ends(factor):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_first_and_the_last_frame_are_the_samples_of_their_numbers(denoiser, sampler):
-    painter = painter_of(denoiser, sampler=sampler)
-    draw = interpolate(painter, parse_endpoint("3", painter), parse_endpoint("7", painter), frames=3)
+    pipeline = pipeline_of(denoiser, sampler=sampler)
+    draw = interpolate(pipeline, parse_endpoint("3", pipeline), parse_endpoint("7", pipeline), frames=3)
     frames = torch.cat([drawn(draw, numbers) for numbers in ([0, 1], [2])])
-    assert torch.equal(frames[[0, 2]], sampled(painter, [3, 7], [0, 1]))
+    assert torch.equal(frames[[0, 2]], sampled(pipeline, [3, 7], [0, 1]))
     assert torch.equal(drawn(draw, [1, 2]), frames[1:])
 
 
 def test_one_frame_is_nearer_to_the_next_than_the_ends_are_to_each_other(tiny_recipe):
-    painter = painter_of(GaussianDenoiser(tiny_recipe), steps=20, sampler="dpmpp_2m_sde")
-    frames = drawn(interpolate(painter, parse_endpoint("1", painter), parse_endpoint("4", painter), frames=9), range(9))
+    pipeline = pipeline_of(GaussianDenoiser(tiny_recipe), steps=20, sampler="dpmpp_2m_sde")
+    frames = drawn(
+        interpolate(pipeline, parse_endpoint("1", pipeline), parse_endpoint("4", pipeline), frames=9), range(9)
+    )
     steps = (frames[1:] - frames[:-1]).flatten(1).norm(dim=1)
     assert steps.max() < (frames[0] - frames[8]).norm() / 3
     assert (frames.flatten(1).std(1) - 0.4).abs().max() < 0.05
@@ -197,28 +199,26 @@ def test_one_frame_is_nearer_to_the_next_than_the_ends_are_to_each_other(tiny_re
 
 def test_between_two_classes_the_one_passes_over_to_the_other(tiny_recipe):
     denoiser = GaussianDenoiser(tiny_recipe, mean=0.5, std=0.01)
-    painter = painter_of(denoiser, steps=20, sampler="heun")
-    start = painter.noise([0])[0]
-    frames = drawn(interpolate(painter, Endpoint(start, 0, 0), Endpoint(start, 0, 2), frames=3), range(3))
+    pipeline = pipeline_of(denoiser, steps=20, sampler="heun")
+    start = pipeline.noise([0])[0]
+    frames = drawn(interpolate(pipeline, Endpoint(start, 0, 0), Endpoint(start, 0, 2), frames=3), range(3))
     torch.testing.assert_close(frames.mean((1, 2, 3)), torch.tensor([0.0, 0.5, 1.0]), atol=0.02, rtol=0)
     assert {tuple(classes) for classes in denoiser.asked} == {(0, 0, 0), (2, 2, 2)}
 
 
 def test_noise_from_a_file_is_refused_where_the_sampler_draws_more(denoiser):
-    ends = [Endpoint(painter_of(denoiser).noise([0])[0], None, 1), Endpoint(painter_of(denoiser).noise([1])[0], 1, 1)]
-    with pytest.raises(
-        UsageError, match=r"--sampler dpmpp_3m_sde: draws fresh noise on its way.*use --sampler dpmpp_2m"
-    ):
-        interpolate(painter_of(denoiser, sampler="dpmpp_3m_sde"), *ends, frames=3)
+    ends = [Endpoint(pipeline_of(denoiser).noise([0])[0], None, 1), Endpoint(pipeline_of(denoiser).noise([1])[0], 1, 1)]
+    with pytest.raises(UsageError, match=r"--sampler dpmpp_3m_sde: adds fresh noise.*use --sampler dpmpp_2m"):
+        interpolate(pipeline_of(denoiser, sampler="dpmpp_3m_sde"), *ends, frames=3)
     for settings in ({"sampler": "dpmpp_2m"}, {"sampler": "dpmpp_3m_sde", "eta": 0.0}):
-        assert drawn(interpolate(painter_of(denoiser, **settings), *ends, frames=3), [1]).isfinite().all()
+        assert drawn(interpolate(pipeline_of(denoiser, **settings), *ends, frames=3), [1]).isfinite().all()
 
 
 def test_which_samplers_draw_fresh_noise_is_found_by_trying(denoiser):
-    drawing = {name for name in ("euler", "heun", "lms", "dpmpp_2m") if draws_fresh_noise(settings_of(denoiser, name))}
+    drawing = {name for name in ("euler", "heun", "lms", "dpmpp_2m") if uses_fresh_noise(settings_of(denoiser, name))}
     assert not drawing
     for name in ("euler_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde"):
-        assert draws_fresh_noise(settings_of(denoiser, name))
+        assert uses_fresh_noise(settings_of(denoiser, name))
 
 
 def settings_of(denoiser, sampler):
@@ -226,49 +226,42 @@ def settings_of(denoiser, sampler):
 
 
 def test_the_number_of_an_end_has_to_be_one(denoiser):
-    painter = painter_of(denoiser)
-    assert parse_endpoint("8", painter).class_id == 2 and parse_endpoint("8", painter, 0).class_id == 0
-    with pytest.raises(UsageError, match=r"9+: larger than any image's number"):
-        parse_endpoint("9" * 30, painter)
+    pipeline = pipeline_of(denoiser)
+    assert parse_endpoint("8", pipeline).class_id == 2 and parse_endpoint("8", pipeline, 0).class_id == 0
+    with pytest.raises(UsageError, match=r"9+: larger than the largest image index"):
+        parse_endpoint("9" * 30, pipeline)
     with pytest.raises(UsageError, match="class 9: the network has the classes 0 to 2"):
-        parse_endpoint("8", painter, 9)
+        parse_endpoint("8", pipeline, 9)
 
 
 def test_a_job_of_edits_has_the_same_bits_in_every_batch_and_says_what_it_is(denoiser):
     found = {}
     for batch_size in (1, 3):
-        painter = painter_of(denoiser, batch_size=batch_size)
-        job = EditingJob(
-            denoiser,
-            range(3),
-            painter.seed,
-            painter.settings,
-            SIZE,
-            draw=inpaint(painter, picture(), hole(), 2),
-            edit={"kind": "inpaint"},
-        )
+        pipeline = pipeline_of(denoiser, batch_size=batch_size)
+        draw = inpaint(pipeline, picture(), hole(), 2)
+        job = SamplingJob(pipeline, range(3), draw=draw, edit={"kind": "inpaint"})
         found[batch_size] = torch.cat([batch.images for batch in job.batches(range(3))])
         assert [one for batch in job.batches([1, 4]) for one in batch.class_ids] == [1, 1]
     assert torch.equal(found[1], found[3])
-    assert job.origin()["edit"] == {"kind": "inpaint"} and job.origin()["seed"] == 5
+    assert job.provenance()["edit"] == {"kind": "inpaint"} and job.provenance()["seed"] == 5
 
 
 def test_a_job_of_edits_refuses_a_class_that_there_is_not(denoiser):
-    painter = painter_of(denoiser)
-    draw = img2img(painter, picture(), 0.5)
+    pipeline = pipeline_of(denoiser)
+    draw = img2img(pipeline, picture(), 0.5)
     with pytest.raises(UsageError, match="class 7"):
-        EditingJob(denoiser, range(2), 5, painter.settings, SIZE, 7, draw=draw, edit={})
+        SamplingJob(pipeline, range(2), 7, draw=draw, edit={})
 
 
 def test_other_sizes_than_the_trained_one_are_edited_and_impossible_ones_refused(denoiser):
-    painter = painter_of(denoiser, size=(24, 16))
-    assert drawn(img2img(painter, picture((24, 16)), 0.5), [0], [1]).shape == (1, 3, 24, 16)
+    pipeline = pipeline_of(denoiser, size=(24, 16))
+    assert drawn(img2img(pipeline, picture((24, 16)), 0.5), [0], [1]).shape == (1, 3, 24, 16)
     with pytest.raises(UsageError, match=r"--size 18x32: height 18 is not a multiple of 4"):
-        painter_of(denoiser, size=(18, 32))
+        pipeline_of(denoiser, size=(18, 32))
 
 
 def test_an_end_is_known_by_its_noise(denoiser):
-    painter = painter_of(denoiser)
-    end = parse_endpoint("3", painter)
-    expected = hashlib.sha256(painter.noise([3])[0].numpy().tobytes()).hexdigest()
+    pipeline = pipeline_of(denoiser)
+    end = parse_endpoint("3", pipeline)
+    expected = hashlib.sha256(pipeline.noise([3])[0].numpy().tobytes()).hexdigest()
     assert end.identity == {"noise_sha256": expected, "number": 3, "class": 0}

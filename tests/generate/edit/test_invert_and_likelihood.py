@@ -16,7 +16,13 @@ from hdit_core.diffusion.probability_flow import solve_pf_ode
 from hdit_core.errors import CheckpointError, DataError, UsageError
 from hdit_core.generate.edit.interpolate import interpolate, parse_endpoint
 from hdit_core.generate.edit.invert import StoredNoise, invert, read_noise, write_noise
-from hdit_core.generate.edit.likelihood import LabelledImage, Tally, bits_per_dim, dequantised, open_labelled_images
+from hdit_core.generate.edit.likelihood import (
+    LabelledImage,
+    RunningMean,
+    bits_per_dim,
+    dequantise,
+    open_labelled_images,
+)
 from hdit_core.generate.pipeline import SamplingPipeline
 from hdit_core.images import from_uint8, png_bytes
 from hdit_core.model.hourglass import HourglassTransformer, initialize
@@ -31,7 +37,7 @@ def gaussian(tiny_recipe):
     return GaussianDenoiser(tiny_recipe, mean=0.1, std=0.4)
 
 
-def painter_of(denoiser, seed=5, **settings):
+def pipeline_of(denoiser, seed=5, **settings):
     values = {"batch_size": 3} | settings
     return SamplingPipeline(denoiser, denoiser.recipe.sample.model_copy(update=values), seed, SIZE)
 
@@ -68,40 +74,40 @@ def test_an_image_is_carried_alike_in_any_batch(gaussian):
 
 
 def test_a_picture_comes_back_from_its_noise_and_a_smaller_tolerance_brings_it_nearer(gaussian):
-    errors = [invert(painter_of(gaussian), picture(), [1], tolerance).error_levels for tolerance in (1e-2, 1e-4, 1e-6)]
+    errors = [invert(pipeline_of(gaussian), picture(), [1], tolerance).error_levels for tolerance in (1e-2, 1e-4, 1e-6)]
     assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-2 and errors[1] < 0.1
-    found = invert(painter_of(gaussian), picture(), [1], 1e-6)
+    found = invert(pipeline_of(gaussian), picture(), [1], 1e-6)
     assert found.largest_error_levels < 0.05 and found.psnr_db > 80 and found.num_evaluations > 20
     assert (found.back - picture()[0]).abs().max() < 1e-3
 
 
 def test_the_noise_of_a_gaussians_own_images_is_standard_normal(gaussian):
     images = 0.1 + 0.4 * torch.from_numpy(stream(1, "own", 0).standard_normal((1, 3, *SIZE), "float32"))
-    noise = invert(painter_of(gaussian), images, [1]).noise
+    noise = invert(pipeline_of(gaussian), images, [1]).noise
     assert abs(noise.std().item() - 1) < 0.05 and noise.shape == (3, *SIZE)
 
 
-def stored(tmp_path, painter, class_id=1):
-    noise = invert(painter, picture(), [class_id]).noise
-    write_noise(tmp_path / "noise.safetensors", painter, StoredNoise(noise, class_id))
+def stored(tmp_path, pipeline, class_id=1):
+    noise = invert(pipeline, picture(), [class_id]).noise
+    write_noise(tmp_path / "noise.safetensors", pipeline, StoredNoise(noise, class_id))
     return tmp_path / "noise.safetensors", noise
 
 
 def test_noise_is_written_once_and_read_back(gaussian, tmp_path):
-    path, noise = stored(tmp_path, painter_of(gaussian))
-    found = read_noise(path, painter_of(gaussian, seed=99))
+    path, noise = stored(tmp_path, pipeline_of(gaussian))
+    found = read_noise(path, pipeline_of(gaussian, seed=99))
     assert torch.equal(found.noise, noise) and found.class_id == 1
-    with pytest.raises(UsageError, match=r"noise.safetensors: exists, and is not replaced"):
-        write_noise(path, painter_of(gaussian), StoredNoise(noise, 1))
+    with pytest.raises(UsageError, match=r"noise.safetensors: already exists and is never replaced"):
+        write_noise(path, pipeline_of(gaussian), StoredNoise(noise, 1))
     (tmp_path / "link").symlink_to(tmp_path / "nothing")
-    with pytest.raises(UsageError, match="link: exists"):
-        write_noise(tmp_path / "link", painter_of(gaussian), StoredNoise(noise, 1))
+    with pytest.raises(UsageError, match="link: already exists"):
+        write_noise(tmp_path / "link", pipeline_of(gaussian), StoredNoise(noise, 1))
 
 
 def test_a_stored_noise_becomes_its_picture_again(gaussian, tmp_path):
-    painter = painter_of(gaussian, sampler="heun", steps=60)
-    path, _ = stored(tmp_path, painter)
-    draw = interpolate(painter, parse_endpoint(str(path), painter), parse_endpoint("4", painter, 1), frames=3)
+    pipeline = pipeline_of(gaussian, sampler="heun", steps=60)
+    path, _ = stored(tmp_path, pipeline)
+    draw = interpolate(pipeline, parse_endpoint(str(path), pipeline), parse_endpoint("4", pipeline, 1), frames=3)
     back = draw([0], None)
     assert ((back - picture()).abs() * 127.5).mean() < 3
 
@@ -110,22 +116,25 @@ def test_a_stored_noise_becomes_its_picture_again(gaussian, tmp_path):
     ("changes", "key"), [({"sigma_max": 60.0}, "sigma_max"), ({"guidance": 2.0}, "guidance"), ({}, "weights_sha256")]
 )
 def test_noise_that_belongs_to_something_else_is_refused(gaussian, tmp_path, changes, key):
-    path, _ = stored(tmp_path, painter_of(gaussian))
+    path, _ = stored(tmp_path, pipeline_of(gaussian))
     if not changes:
         torch.nn.init.constant_(gaussian.network.weight, 3.0)
-    with pytest.raises(UsageError, match=f"its noise belongs to another {key}; invert the picture again"):
-        read_noise(path, painter_of(gaussian, **changes))
+    with pytest.raises(UsageError, match=f"its noise was made with another {key}; invert the image again"):
+        read_noise(path, pipeline_of(gaussian, **changes))
 
 
 def test_noise_belongs_to_what_led_it_and_a_file_that_does_not_say_it_to_nothing_such(gaussian, tmp_path):
-    noise, led, guide = torch.zeros(3, *SIZE), painter_of(gaussian), Guide(gaussian, 2.0)
+    noise, led, guide = torch.zeros(3, *SIZE), pipeline_of(gaussian), Guide(gaussian, 2.0)
     interval, rescale = {"guidance_interval": (0.3, 5.0)}, {"guidance_rescale": 0.5}
-    ways = {"guidance_interval": painter_of(gaussian, **interval), "guidance_rescale": painter_of(gaussian, **rescale)}
+    ways = {
+        "guidance_interval": pipeline_of(gaussian, **interval),
+        "guidance_rescale": pipeline_of(gaussian, **rescale),
+    }
     ways["guide"] = replace(led, guide=guide)
     for name, way in ways.items():
         write_noise(tmp_path / name, way, StoredNoise(noise, 1))
         assert torch.equal(read_noise(tmp_path / name, way).noise, noise)
-        with pytest.raises(UsageError, match=f"its noise belongs to another {name};"):
+        with pytest.raises(UsageError, match=f"its noise was made with another {name};"):
             read_noise(tmp_path / name, led)
     write_noise(tmp_path / "idle", replace(led, guide=replace(guide, weight=1.0)), StoredNoise(noise, 1))
     assert torch.equal(read_noise(tmp_path / "idle", led).noise, noise)
@@ -137,27 +146,27 @@ def test_noise_belongs_to_what_led_it_and_a_file_that_does_not_say_it_to_nothing
 
 
 def test_a_file_that_holds_no_noise_is_refused(gaussian, tmp_path):
-    painter = painter_of(gaussian)
+    pipeline = pipeline_of(gaussian)
     save_file({"noise": torch.zeros(3, *SIZE)}, tmp_path / "other.safetensors")
     with pytest.raises(
-        CheckpointError, match=r"other.safetensors: holds no noise; expected a file that `hdit edit inv"
+        CheckpointError, match=r"other.safetensors: contains no noise; expected a file that `hdit edit inv"
     ):
-        read_noise(tmp_path / "other.safetensors", painter)
+        read_noise(tmp_path / "other.safetensors", pipeline)
     with pytest.raises(CheckpointError, match="no such file"):
-        parse_endpoint("nowhere.safetensors", painter)
+        parse_endpoint("nowhere.safetensors", pipeline)
     about = json.dumps({"class": 1} | {"weights_sha256": "x"})
     for metadata, message in (("{", "metadata is damaged"), (about, "another weights_sha256")):
         save_file({"noise": torch.zeros(3, *SIZE)}, tmp_path / "x", {"kind": "noise", "about": metadata})
         with pytest.raises((CheckpointError, UsageError), match=message):
-            read_noise(tmp_path / "x", painter)
+            read_noise(tmp_path / "x", pipeline)
 
 
 @pytest.mark.parametrize("noise", [torch.zeros(3, 8, 8), torch.full((3, *SIZE), torch.nan)])
 def test_noise_of_another_shape_or_that_is_not_finite_is_refused(gaussian, tmp_path, noise):
-    painter = painter_of(gaussian)
-    write_noise(tmp_path / "x", painter, StoredNoise(noise, 1))
-    with pytest.raises(CheckpointError, match=r"x: its noise is not finite float32 of \(3, 16, 24\)"):
-        read_noise(tmp_path / "x", painter)
+    pipeline = pipeline_of(gaussian)
+    write_noise(tmp_path / "x", pipeline, StoredNoise(noise, 1))
+    with pytest.raises(CheckpointError, match=r"x: expected finite float32 noise of shape \(3, 16, 24\)"):
+        read_noise(tmp_path / "x", pipeline)
 
 
 def given(count=5, class_id=1):
@@ -165,16 +174,16 @@ def given(count=5, class_id=1):
 
 
 def test_a_gaussian_costs_what_its_closed_form_says(gaussian):
-    painter = painter_of(gaussian, sigma_max=1e4)
-    found = [one.bits_per_dim for one in bits_per_dim(painter, given(), tolerance=1e-5)]
-    x = dequantised(pictures_u8(5), painter.seed, range(5))
-    expected = gaussian.bits_per_dim_u8(x, painter.settings.sigma_min, mean=0.1)
+    pipeline = pipeline_of(gaussian, sigma_max=1e4)
+    found = [one.bits_per_dim for one in bits_per_dim(pipeline, given(), tolerance=1e-5)]
+    x = dequantise(pictures_u8(5), pipeline.seed, range(5))
+    expected = gaussian.bits_per_dim_u8(x, pipeline.settings.sigma_min, mean=0.1)
     torch.testing.assert_close(torch.tensor(found).double(), expected, rtol=0, atol=1e-3)
 
 
 def test_what_an_image_costs_does_not_depend_on_its_batch_and_does_on_the_seed(gaussian):
     def cost(batch_size, seed=5):
-        return [one.bits_per_dim for one in bits_per_dim(painter_of(gaussian, seed, batch_size=batch_size), given())]
+        return [one.bits_per_dim for one in bits_per_dim(pipeline_of(gaussian, seed, batch_size=batch_size), given())]
 
     assert cost(1) == pytest.approx(cost(4), abs=1e-9)
     assert cost(4) != pytest.approx(cost(4, seed=6), abs=1e-6)
@@ -185,27 +194,27 @@ def test_a_network_is_judged_through_its_own_gradients(tiny_recipe):
     initialize(network, 3)
     torch.nn.init.normal_(network.patch_out.proj.weight, std=0.05, generator=torch.Generator().manual_seed(1))
     denoiser = Denoiser(network, tiny_recipe).eval().requires_grad_(False)
-    few = [one.bits_per_dim for one in bits_per_dim(painter_of(denoiser), given(2), probes=1, tolerance=1e-2)]
-    many = [one.bits_per_dim for one in bits_per_dim(painter_of(denoiser), given(2), probes=3, tolerance=1e-2)]
+    few = [one.bits_per_dim for one in bits_per_dim(pipeline_of(denoiser), given(2), probes=1, tolerance=1e-2)]
+    many = [one.bits_per_dim for one in bits_per_dim(pipeline_of(denoiser), given(2), probes=3, tolerance=1e-2)]
     assert all(5 < bits < 12 for bits in few) and few == pytest.approx(many, abs=0.05) and few != many
 
 
 def test_guidance_has_no_likelihood(gaussian):
-    with pytest.raises(UsageError, match="what guidance draws has no likelihood; leave it out, or set it to 1"):
-        list(bits_per_dim(painter_of(gaussian, guidance=2.0), given()))
+    with pytest.raises(UsageError, match="guided samples have no tractable density; omit it or set it to 1"):
+        list(bits_per_dim(pipeline_of(gaussian, guidance=2.0), given()))
 
 
-def test_dequantised_levels_are_spread_evenly_over_their_own_width():
+def test_dequantise_levels_are_spread_evenly_over_their_own_width():
     levels = pictures_u8(2)
-    noisy = dequantised(levels, 3, [4, 9])
+    noisy = dequantise(levels, 3, [4, 9])
     shift = (noisy - from_uint8(levels)) * 127.5
     assert shift.min() >= -0.501 and shift.max() <= 0.501 and abs(shift.mean()) < 0.02
     assert abs(shift.var().item() - 1 / 12) < 0.005
-    assert torch.equal(dequantised(levels[1:], 3, [9]), noisy[1:])
+    assert torch.equal(dequantise(levels[1:], 3, [9]), noisy[1:])
 
 
 def test_the_tally_gives_mean_and_standard_error():
-    values, tally = [3.0, 4.5, 1.25, 7.0], Tally()
+    values, tally = [3.0, 4.5, 1.25, 7.0], RunningMean()
     assert tally.standard_error is None
     for value in values:
         tally.add(value)
@@ -245,7 +254,7 @@ def test_images_of_another_size_are_cut_and_scaled(tmp_path):
 def test_some_of_many_are_drawn_by_the_seed(tmp_path):
     folder = str(folder_of(tmp_path, 8))
     chosen = [
-        [one.number for one in open_labelled_images(folder, (*SIZE, 3), 0, n=3, seed=seed).images] for seed in (0, 0, 1)
+        [one.index for one in open_labelled_images(folder, (*SIZE, 3), 0, n=3, seed=seed).images] for seed in (0, 0, 1)
     ]
     assert chosen[0] == chosen[1] != chosen[2] and chosen[0] == sorted(set(chosen[0])) and len(chosen[0]) == 3
     with pytest.raises(DataError, match="--n 9 images were asked for, it has 8"):

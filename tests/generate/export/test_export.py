@@ -58,9 +58,11 @@ def run(recipe, state, tmp_path):
         parts = {"model": state, "ema": {name: tensor * 0.9 for name, tensor in state.items()}}
         saved = State(step=step, num_images=8 * step, data_hash="ab" * 32, elapsed_s=7200.0, world_size=2)
         save_checkpoint(tmp_path / "run", recipe, saved, parts)
-    lines = [{"step": 1, "loss": 9.0}, {"step": 4, "loss": 0.5}, {"step": 5, "loss": 0.25, "fid": 12.5}]
+    lines = [{"step": 1, "loss": 9.0}, {"step": 4, "loss": 0.5}, {"step": 5, "loss": 0.25}]
     text = "\n".join([*map(json.dumps, lines), "cut sho", "[1]", '{"step": 7, "loss": 99}', '{"step": "x"}'])
     (tmp_path / "run" / "log.jsonl").write_text(text)
+    scores = [{"step": 5, "num_images": 40, "fid5k": 12.5}, {"step": 7, "num_images": 56, "fid5k": 3.0}]
+    (tmp_path / "run" / "scores.jsonl").write_text("\n".join(map(json.dumps, scores)) + "\n")
     return tmp_path / "run"
 
 
@@ -108,7 +110,7 @@ def test_an_export_draws_as_its_run_does_by_default(run, tmp_path, form):
     assert result["weights"] == "model"
     assert torch.equal(of_export.network.patch_in.proj.weight, of_run.network.patch_in.proj.weight)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "2 steps of `heun`" in card and "guidance 2," in card
+    assert "2 steps of `heun`" in card and "guidance scale 2." in card
     assert all(f"| {name} |" in card or name in ("README.md", "samples.png") for name in result["files"])
 
     images_u8, classes = collect(generate(of_run, range(3)))
@@ -120,16 +122,16 @@ def test_an_export_draws_as_its_run_does_by_default(run, tmp_path, form):
 def test_the_card_tells_the_record_of_the_weights_and_not_of_later_steps(run, tmp_path):
     exported(run, tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
-    for line in ("| images seen | 40 |", "| steps | 5 |", f"| data set (hash of its manifest) | {'ab' * 32} |"):
+    for line in ("| images seen | 40 |", "| steps | 5 |", f"| data set (manifest hash) | {'ab' * 32} |"):
         assert line in text
-    assert f"| loss at the end | {(9.0 + 0.5 + 0.25) / 3:.5g} |" in text and "| fid | 12.5 |" in text
+    assert f"| final loss | {(9.0 + 0.5 + 0.25) / 3:.5g} |" in text and "| fid5k | 12.5 |" in text
     assert "| time | 2.00 hours on 2 ranks |" in text
     front = text.split("---\n")[1]
     assert re.search(r"^license: other$", front, re.MULTILINE) and "- class-conditional" in front
     older = run / "checkpoints" / "step-000000003"
     exported(older, tmp_path / "older", num_samples=0)
     text = (tmp_path / "older" / "README.md").read_text()
-    assert "| steps | 3 |" in text and "| loss at the end | 9 |" in text and "was not scored" in text
+    assert "| steps | 3 |" in text and "| final loss | 9 |" in text and "No scores were measured" in text
 
 
 def contents_of(folder):
@@ -152,7 +154,7 @@ def test_nothing_that_is_exported_names_a_folder_of_this_machine(with_program):
 def test_of_a_file_of_weights_nothing_is_claimed(recipe, state, tmp_path):
     write_tensors(tmp_path / "x.safetensors", state, recipe.model_dump_json())
     exported(tmp_path / "x.safetensors", tmp_path / "out", num_samples=0)
-    assert "Nothing is known of it beyond the recipe" in (tmp_path / "out" / "README.md").read_text()
+    assert "Unknown apart from the recipe" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_same_export_has_the_same_bytes(run, tmp_path):
@@ -166,7 +168,7 @@ def test_the_same_export_has_the_same_bytes(run, tmp_path):
 def test_what_is_there_is_not_replaced(run, tmp_path, kind):
     target = tmp_path / "there"
     {"folder": target.mkdir, "file": target.touch, "link": lambda: target.symlink_to(tmp_path / "x")}[kind]()
-    with pytest.raises(UsageError, match="there: exists, and is not replaced; give another with --to"):
+    with pytest.raises(UsageError, match="there: already exists and is never replaced; choose another name with --to"):
         exported(run, target)
     assert not (tmp_path / "x").exists()
 
@@ -190,9 +192,7 @@ def test_a_program_with_other_answers_is_refused(run, tmp_path, monkeypatch):
             return lambda x, sigma, class_ids: denoiser(x, sigma, class_ids) * 1.01
 
     monkeypatch.setattr(torch.export, "load", lambda path: Other())
-    with pytest.raises(
-        CheckpointError, match=r"the program's answers are off by .*; expected the same but for rounding"
-    ):
+    with pytest.raises(CheckpointError, match=r"the program's outputs differ by .*; expected equality up to rounding"):
         program_module.check(tmp_path / "x.pt2", denoiser)
 
 

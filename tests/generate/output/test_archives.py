@@ -10,9 +10,9 @@ import torch
 import webdataset
 
 from hdit_core.errors import UsageError
-from hdit_core.generate.generate import Generated
 from hdit_core.generate.output import archives as module
 from hdit_core.generate.output.archives import SampleNpz, SampleTar
+from hdit_core.generate.pipeline import Generated
 
 NUMBERS = torch.arange(3 * 3 * 4 * 6).reshape(3, 3, 4, 6)
 LEVELS = (NUMBERS % 256).permute(0, 2, 3, 1).numpy()
@@ -89,13 +89,13 @@ def test_a_file_has_the_same_bytes_every_time_and_is_not_there_after_a_failure(t
         stream.write(next(batches()))
         raise KeyError
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
-    with pytest.raises(UsageError, match="a: exists, and is not replaced"):
+    with pytest.raises(UsageError, match="a: already exists and is never replaced"):
         make(tmp_path / "a")
 
 
 def test_an_npz_that_nobody_can_load_is_refused_with_what_to_use_instead(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LARGEST_NPZ_BYTES", 1 << 30)
-    with pytest.raises(UsageError, match=r"an npz of 1,000 images would have 3 GiB.*use a folder or .tar"):
+    with pytest.raises(UsageError, match=r"an npz of 1,000 images would take 3 GiB.*use a folder or .tar"):
         SampleNpz(tmp_path / "x.npz", 1000, (1024, 1024, 3))
 
 

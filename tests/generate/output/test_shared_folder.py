@@ -12,8 +12,8 @@ import torch
 
 from hdit_core import locks
 from hdit_core.errors import UsageError
-from hdit_core.generate.generate import Generated
 from hdit_core.generate.output.sample_folder import SampleFolder
+from hdit_core.generate.pipeline import Generated
 from hdit_core.locks import FolderLock
 from tests.generate.sampling_ranks import begin, command, contents, end, write_network
 
@@ -107,7 +107,7 @@ def test_a_killed_job_keeps_nobody_waiting_and_is_not_taken_for_one_at_work(tmp_
 
     def act():
         theirs.begin()
-        theirs._claim.exclusive_section().__enter__()
+        theirs._lock.exclusive_section().__enter__()
         (tmp_path / ".tmp-00000001.png-theirs").write_bytes(b"half")
 
     Other(act).kill()
