@@ -17,7 +17,9 @@ import typer
 from hdit_core.errors import UsageError
 from hdit_core.launch import is_main_process
 
-SECONDS_BETWEEN_LINES = 30.0  # of progress, where stderr is no terminal
+SECONDS_TO_FIRST_LINE = 3.0  # of progress, where stderr is no terminal
+SECONDS_BETWEEN_LINES = 30.0
+MIN_BAR_COLUMNS = 6
 
 # Control characters, the marks that turn the writing direction, and bytes of a file name that are not UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -123,36 +125,57 @@ def _is_number(cell: str) -> bool:
 
 
 class Progress:
-    """How far a long task has come; `update` says so and shows it."""
+    """The progress of a long task; `update` sets and shows it."""
 
     def __init__(self, label: str, unit: str, total: int | None) -> None:
         self.label, self.unit, self.total = label, unit, total
         self.done = 0
         self.remark = ""
+        self.per_s: float | None = None
         self.show: Callable[[], None] = lambda: None
         self._first: tuple[int, float] | None = None  # done and time at the first update: resumed work is not speed
 
-    def update(self, done: int, total: int | None = None, remark: str = "") -> None:
-        """Set how many are done, of how many where that is only known now; `remark` is shown behind, e.g. a loss."""
+    def update(self, done: int, total: int | None = None, remark: str = "", per_s: float | None = None) -> None:
+        """Set how many are done.
+
+        Args:
+            done: so far.
+            total: if it is only known now.
+            remark: shown with it, e.g. a loss.
+            per_s: throughput; by default it is measured from the first update on.
+        """
         self.done, self.total, self.remark = done, self.total if total is None else total, remark
         self._first = self._first or (done, time.monotonic())
+        self.per_s = per_s
         self.show()
 
-    def text(self) -> str:
-        """Return `12,000 of 70,000 images, 1,200 images/s, 0:48 left, loss 0.1`."""
+    def text(self, most: int = 1000) -> str:
+        """Return `12,000 of 70,000 images, 1,200 images/s, 0:48 left, loss 0.1`, or less if `most` columns are few."""
         of = f" of {self.total:,}" if self.total is not None else ""
-        parts = [f"{self.done:,}{of} {self.unit}"]
+        long = [f"{self.done:,}{of} {self.unit}"]
+        short = [f"{self.done / self.total:.0%}"] if self.total else [f"{self.done:,}"]
+        if per_s := self._rate():
+            digits = f"{per_s:,.3g}" if per_s < 1000 else f"{per_s:,.0f}"
+            left = [f"{duration((self.total - self.done) / per_s)} left"] if self.total is not None else []
+            long += [f"{digits} {self.unit}/s", *left]
+            short += [f"{digits}/s", *left]
+        remarks = self.remark.split(", ") if self.remark else []
+        texts = [", ".join([*long, *remarks]), ", ".join([*short, *remarks]), ", ".join([*short, *remarks[-1:]])]
+        return next((text for text in texts if len(text) <= most), ", ".join(short))
+
+    def _rate(self) -> float | None:
+        if self.per_s is not None:
+            return self.per_s
         first_done, started_at = self._first or (0, 0.0)
-        if self.done > first_done and (elapsed_s := time.monotonic() - started_at) > 0:
-            per_s = (self.done - first_done) / elapsed_s
-            parts.append(f"{per_s:,.3g} {self.unit}/s" if per_s < 1000 else f"{per_s:,.0f} {self.unit}/s")
-            if self.total is not None:
-                parts.append(f"{duration((self.total - self.done) / per_s)} left")
-        return ", ".join([*parts, self.remark] if self.remark else parts)
+        elapsed_s = time.monotonic() - started_at
+        return (self.done - first_done) / elapsed_s if self.done > first_done and elapsed_s > 0 else None
 
 
 def duration(seconds: float) -> str:
-    """Return `0:48`, or `26:05:09` from an hour on."""
+    """Return `0:48`, `26:05:09` from an hour on, `3.2 days` from two days on, or `1.4 years`."""
+    days = seconds / 86_400
+    if days >= 2:
+        return f"{days / 365.25:,.1f} years" if days >= 730 else f"{days:,.1f} days"
     minutes, seconds_left = divmod(max(0, round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds_left:02}" if hours else f"{minutes}:{seconds_left:02}"
@@ -177,24 +200,38 @@ def _bar(state: Progress) -> Iterator[None]:
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
+    from rich.table import Column
 
-    words = [TextColumn(f"{{task.{name}}}", markup=False) for name in ("description", "fields[text]")]
-    with Bars(words[0], BarColumn(), words[1], console=Console(stderr=True)) as bars:
+    console = Console(stderr=True)
+    text = TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
+    label = TextColumn("{task.description}", markup=False)
+    with Bars(label, BarColumn(bar_width=None), text, console=console, expand=True) as bars:
         task = bars.add_task(printable(state.label), total=state.total, text="")
-        state.show = lambda: bars.update(task, completed=state.done, total=state.total, text=printable(state.text()))
+        most = console.width - len(state.label) - MIN_BAR_COLUMNS - 2
+
+        def show() -> None:
+            bars.update(task, completed=state.done, total=state.total, text=printable(state.text(most)))
+
+        state.show = show
         yield
 
 
 @contextmanager
 def _log(state: Progress) -> Iterator[None]:
-    said_at = time.monotonic()
+    next_at, last = time.monotonic() + SECONDS_TO_FIRST_LINE, ""
+
+    def say() -> None:
+        nonlocal next_at, last
+        next_at = time.monotonic() + SECONDS_BETWEEN_LINES
+        line = f"{state.label}: {state.text()}"
+        if line != last:
+            note(line)
+        last = line
 
     def show() -> None:
-        nonlocal said_at
-        if time.monotonic() - said_at >= SECONDS_BETWEEN_LINES:
-            said_at = time.monotonic()
-            note(f"{state.label}: {state.text()}")
+        if time.monotonic() >= next_at:
+            say()
 
     state.show = show
     yield
-    note(f"{state.label}: {state.text()}")
+    say()

@@ -58,6 +58,10 @@ class StoppedEarly(HditError):
     exit_code = 75
 
 
+class WaitInterrupted(BaseException):
+    """A request to stop came while a run waited for data; no `except Exception` on the way may take it for a fault."""
+
+
 def is_out_of_memory(problem: BaseException) -> bool:
     """Return whether an error means that memory ran out; torch has a type of its own only for GPUs."""
     return isinstance(problem, MemoryError) or "allocate memory" in str(problem) or "out of memory" in str(problem)

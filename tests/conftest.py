@@ -1,10 +1,12 @@
 """What every test can use."""
 
 import copy
+import logging
 import os
 import random
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,39 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 with suppress(ImportError), pytest.MonkeyPatch.context() as patch:
     patch.setenv("TRITON_INTERPRET", "1")
     import triton.language  # noqa: F401
+
+
+class _Collector(logging.Handler):
+    """Appends the messages of the library to a list."""
+
+    def __init__(self, messages: list[str]) -> None:
+        super().__init__()
+        self.messages = messages
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+@contextmanager
+def collected_messages() -> Iterator[list[str]]:
+    """Yield a list that grows by each message that hdit logs while the body runs; for other processes than pytest's."""
+    logger, messages = logging.getLogger("hdit"), list[str]()
+    handler, level = _Collector(messages), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield messages
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+@pytest.fixture
+def notes() -> Iterator[list[str]]:
+    """Return the messages that hdit has logged so far in this test."""
+    with collected_messages() as messages:
+        yield messages
+
 
 REFERENCE = Path(__file__).parent / "reference"
 

@@ -120,6 +120,7 @@ def _lines(summary: "RunSummary") -> Iterator[str]:
     left = "" if summary.seconds_left is None else f", {duration(summary.seconds_left)} left"
     reason = f": {printable(summary.reason)}" if summary.reason else ""
     rows = [("run", summary.run), ("state", summary.state + reason)]
+    rows += [("forked from", str(fork)) for fork in reversed(summary.lineage)]
     rows += [("model", f"{summary.parameters:,} parameters")]
     progress = f"{summary.num_images:,} of {summary.total_images:,} images ({done:.1%}), step {summary.step:,}"
     rows += [("progress", progress + left)]

@@ -90,17 +90,20 @@ def train(
 
     Example: hdit slurm train imagenet256 --out runs/a --nodes 8 --gpus-per-node 8 --time 24:00:00 | sbatch
     """
-    from hdit_cli.commands.train import check_options
+    from hdit_cli.commands.train import CheckOptions, StartOptions, check_options
+    from hdit_core.checkpoint.layout import recipe_file
     from hdit_core.plan.plan import images_per_device
     from hdit_core.recipe.read import read_recipe
     from hdit_core.slurm.batch_script import train_script
     from hdit_core.train.monitor.trackers import check_names
 
     params = _parsed("train", ctx.args)
-    check_options(params["watch"] or [], params["dry_run"], params["repro"], params["save_images"])
+    start = StartOptions(params["resume"], params["source"], params["reset"])
+    check = CheckOptions(params["dry_run"], params["repro"], params["save_images"])
+    check_options(params["recipe"], params["out"], start, check, params["watch"] or [])
     check_names(params["watch"] or [])
-    recipe, out = params["recipe"], params.get("out")
-    run = Path(out or Path("runs") / Path(recipe).stem)
+    recipe = str(recipe_file(start.resume)) if start.resume else params["recipe"]
+    run = Path(start.resume or params["out"] or Path("runs") / Path(recipe).stem)
     request = _request(f"hdit-{run.name}", time, nodes, gpus, ranks, cpus, notice, more)
     parsed = read_recipe(recipe, params.get("overrides") or ())
     images_per_device(parsed, request.ranks, "the job's ranks")

@@ -1,154 +1,316 @@
-"""`hdit train`: a recipe becomes a run."""
+"""`hdit train`: trains, resumes or forks a run; dry runs; re-executes a step."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hdit_cli.console import align, emit, note, progress
-from hdit_cli.options.shared import DeviceOption, JsonOption, RecipeArgument, SetOption
+from hdit_cli.console import align, duration, emit, progress
+from hdit_cli.options.grouped import grouped_options
+from hdit_cli.options.shared import DeviceOption, JsonOption, SetOption, recipe_names
 from hdit_cli.ranks import main_rank_reports_first
 from hdit_core.errors import UsageError
+from hdit_core.launch import is_main_process
 
 if TYPE_CHECKING:
     from hdit_core.recipe.run import Recipe
     from hdit_core.train.dry_run import DryRun
     from hdit_core.train.replay import Replay
+    from hdit_core.train.start.fork import ForkSource
 
 
 app = typer.Typer(add_completion=False)
 
-WatchOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--watch", metavar="BOARD", help="tensorboard or wandb, beside the log; repeatable.", show_default=False
-    ),
-]
-ReproOption = Annotated[
-    int | None,
-    typer.Option(
-        "--repro",
-        min=0,
-        metavar="STEP",
-        help="Do this step of the run again, writing nothing there.",
-        show_default=False,
-    ),
-]
-SaveImagesOption = Annotated[
-    Path | None,
-    typer.Option("--save-images", metavar="FILE", help="--repro: a PNG of the step's images.", show_default=False),
-]
+START, OUTPUT, CHECK, COMPUTE = "Start, resume, fork", "Output", "Try and debug", "Performance"
 
-DeterministicOption = Annotated[
-    bool, typer.Option("--deterministic", help="Sum in one order everywhere, or refuse what cannot.")
-]
+
+@dataclass(frozen=True)
+class StartOptions:
+    """What a run starts from."""
+
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            metavar="RUN",
+            help="Resume this run with its own recipe, without RECIPE and --out.",
+            show_default=False,
+            rich_help_panel=START,
+        ),
+    ] = None
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="RUN[@STEP]",
+            help="Fork: start the new run --out from a checkpoint of another run (default: its newest), with changed "
+            "settings. Takes over weights, optimizer, EMA, counters and data position.",
+            show_default=False,
+            rich_help_panel=START,
+        ),
+    ] = None
+    reset: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reset",
+            metavar="optimizer|ema|counter",
+            help="--from: start this part anew; repeatable. counter: images, steps and data position.",
+            show_default=False,
+            rich_help_panel=START,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """What is done instead of training."""
+
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Run two steps and report memory, throughput and training time; writes nothing.",
+            rich_help_panel=CHECK,
+        ),
+    ] = False
+    repro: Annotated[
+        int | None,
+        typer.Option(
+            "--repro",
+            min=0,
+            metavar="STEP",
+            help="Re-execute one step of the run, for debugging; the run is not modified.",
+            show_default=False,
+            rich_help_panel=CHECK,
+        ),
+    ] = None
+    save_images: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-images",
+            metavar="FILE.png",
+            help="--repro: write the input images of the step.",
+            show_default=False,
+            rich_help_panel=CHECK,
+        ),
+    ] = None
 
 
 @app.command()
 @main_rank_reports_first()
+@grouped_options
 def train(
-    recipe: RecipeArgument,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="RUN", help="Folder of the run.", show_default="runs/NAME-OF-RECIPE"),
+    *,
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="RECIPE",
+            help="TOML file, or the name of a shipped recipe (hdit recipe list).",
+            autocompletion=recipe_names,
+            show_default=False,
+        ),
     ] = None,
     overrides: SetOption = None,
-    device: DeviceOption = "auto",
-    watch: WatchOption = None,
-    deterministic: DeterministicOption = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Take two steps, print memory, speed and days, leave nothing behind.")
-    ] = False,
-    repro: ReproOption = None,
-    save_images: SaveImagesOption = None,
+    start: StartOptions,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="RUN",
+            help="Run directory.",
+            show_default="runs/NAME-OF-RECIPE",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
+    watch: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tracker",
+            "--watch",
+            metavar="TRACKER",
+            help="Also log to tensorboard or wandb; repeatable.",
+            show_default=False,
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     json: JsonOption = False,
+    check: CheckOptions,
+    device: DeviceOption = "auto",
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="Use deterministic algorithms; fail if an operation has none.",
+            rich_help_panel=COMPUTE,
+        ),
+    ] = False,
 ) -> None:
-    """Train a recipe; the same command again resumes it.
+    """Train a recipe; rerun the same command to resume.
 
-    A signal (SIGTERM, SIGINT, SIGUSR1, ...) or a file STOP in the run's folder saves and ends with exit code 75.
-    A step whose loss is not finite, or a spike, is described in RUN/incidents; --repro STEP does it again.
+    SIGTERM, SIGINT (Ctrl-C), SIGUSR1 or a file STOP in the run directory save and exit with code 75; a second Ctrl-C
+    exits at once. Non-finite losses and loss spikes are recorded in RUN/incidents.
 
-    Example: hdit train mnist32 --out runs/digits --set train.batch_size=128
-    && hdit train mnist32 --dry-run
-    && hdit train mnist32 --out runs/digits --repro 12 --save-images step12.png
+    Examples:
+      hdit train mnist32 --out runs/digits --set train.batch_size=128
+      hdit train mnist32 --dry-run
+      hdit train --resume runs/digits
+      hdit train mnist32 --out runs/slower --from runs/digits@750 --set train.lr=5e-4
+      hdit train mnist32 --out runs/digits --repro 12 --save-images step12.png
     """
-    from hdit_core.recipe.read import read_recipe
-
-    check_options(watch or [], dry_run, repro, save_images)
-    checked = read_recipe(recipe, overrides or ())
-    run = out or Path("runs") / Path(recipe).stem
-    if dry_run:
-        _rehearse(checked, run, device, deterministic, json)
-    elif repro is not None:
-        _replay(checked, run, repro, device, deterministic, save_images, json)
+    check_options(recipe, out, start, check, watch or [])
+    if start.resume is not None:
+        recipe, out = str(_recipe_of(start.resume)), start.resume
+    assert recipe is not None  # check_options saw to it
+    checked, run = _read(recipe, overrides or [], out)
+    if check.dry_run:
+        _dry_run(checked, run, device, deterministic, json)
+    elif check.repro is not None:
+        _replay(checked, run, check.repro, device, deterministic, check.save_images, json)
     else:
-        _train(checked, run, device, deterministic, watch or [], json)
+        _train(checked, run, device, deterministic, watch or [], json, _fork_source(start))
 
 
-def check_options(watch: list[str], dry_run: bool, repro: int | None, save_images: Path | None) -> None:
+def check_options(
+    recipe: str | None, out: Path | None, start: StartOptions, check: CheckOptions, trackers: list[str]
+) -> None:
     """Refuse options that contradict each other.
 
     Raises:
-        UsageError: saying which.
+        UsageError: says which.
     """
-    if dry_run and repro is not None:
-        raise UsageError("--dry-run and --repro are two things to do; give one of them")
-    if watch and (dry_run or repro is not None):
-        raise UsageError("--watch is for training; --dry-run and --repro write to no board")
-    if save_images is not None and repro is None:
-        raise UsageError("--save-images is of one step; say which with --repro STEP")
-    if save_images is not None and save_images.suffix != ".png":
-        raise UsageError(f"--save-images {save_images}: expected a name that ends in .png")
-    if save_images is not None and not save_images.parent.is_dir():
-        raise UsageError(f"--save-images {save_images}: there is no folder {save_images.parent}")
+    if (recipe is None) == (start.resume is None):
+        raise UsageError("give either RECIPE, or --resume RUN")
+    if start.resume is not None and (out is not None or start.source is not None):
+        raise UsageError("--resume continues a run in its directory; leave out --out and --from")
+    if start.source is not None and out is None:
+        raise UsageError("--from starts a new run; say where with --out NEW")
+    if start.reset and start.source is None:
+        raise UsageError("--reset is for forks; say from which run with --from RUN")
+    if check.dry_run and check.repro is not None:
+        raise UsageError("--dry-run and --repro exclude each other")
+    if check.dry_run or check.repro is not None:
+        if trackers:
+            raise UsageError("--tracker is for training; --dry-run and --repro log nothing")
+        if start.source is not None:
+            raise UsageError("--from is for training; leave it out with --dry-run and --repro")
+    _check_save_images(check)
 
 
-def _train(recipe: "Recipe", run: Path, device: str, deterministic: bool, watch: list[str], json: bool) -> None:
-    from hdit_core.launch import is_main_process
+def _check_save_images(check: CheckOptions) -> None:
+    path = check.save_images
+    if path is None:
+        return
+    if check.repro is None:
+        raise UsageError("--save-images is for one step; say which with --repro STEP")
+    if path.suffix != ".png":
+        raise UsageError(f"--save-images {path}: expected a name that ends in .png")
+    if not path.parent.is_dir():
+        raise UsageError(f"--save-images {path}: there is no directory {path.parent}")
+
+
+def _recipe_of(run: Path) -> Path:
+    from hdit_core.checkpoint.layout import recipe_file
+
+    if not recipe_file(run).is_file():
+        problem = "is not a run of hdit (no recipe.toml in it)" if run.is_dir() else "no such directory"
+        raise UsageError(f"--resume {run}: {problem}")
+    return recipe_file(run)
+
+
+def _read(recipe: str, overrides: list[str], out: Path | None) -> tuple["Recipe", Path]:
+    """Return the checked recipe and the run directory; its data have to exist."""
+    from hdit_core.recipe.read import find_recipe, read_recipe
+    from hdit_core.train.start.checks import check_data_folder
+
+    _refuse_run(Path(recipe), out)
+    checked = read_recipe(recipe, overrides)
+    check_data_folder(checked, find_recipe(recipe).read_text(encoding="utf-8"))
+    return checked, out or Path("runs") / Path(recipe).stem
+
+
+def _refuse_run(path: Path, out: Path | None) -> None:
+    """Refuse a run in place of a recipe: it would start another run from the beginning."""
+    from hdit_core.checkpoint.layout import recipe_file, status_file
+
+    run = path if path.is_dir() else path.parent
+    is_run = recipe_file(run).is_file() and status_file(run).is_file() and path in (run, recipe_file(run))
+    if is_run and (out is None or path == run):
+        raise UsageError(
+            f"{path}: belongs to the run {run}, and would start another run from the beginning. To resume it: hdit "
+            f"train --resume {run}. To continue it with other settings: hdit train {recipe_file(run)} --out NEW "
+            f"--from {run}. To start over: hdit train {recipe_file(run)} --out NEW"
+        )
+
+
+def _fork_source(start: StartOptions) -> "ForkSource | None":
+    if start.source is None:
+        return None
+    from hdit_core.train.start.fork import parse_source
+
+    return parse_source(start.source, start.reset or ())
+
+
+def _train(
+    recipe: "Recipe",
+    run: Path,
+    device: str,
+    deterministic: bool,
+    trackers: list[str],
+    json: bool,
+    fork: "ForkSource | None",
+) -> None:
     from hdit_core.train.monitor.callbacks import Callbacks, Progress
     from hdit_core.train.run import train as train_run
 
+    settings: dict[str, Any] = {"device": device, "deterministic": deterministic, "fork": fork}
     if not is_main_process():
-        train_run(recipe, run, device=device, deterministic=deterministic)
+        train_run(recipe, run, **settings)
         return
     with progress("train", total=recipe.train.num_images) as bar:
 
         def show(now: Progress) -> None:
-            bar.update(now.num_images, now.total_images, f"loss {now.loss:.4f}, gradient {now.grad_norm:.2f}")
+            remark = f"step {now.step:,}, loss {now.loss:.4f}"
+            bar.update(now.num_images, now.total_images, remark, per_s=now.images_per_s)
 
-        callbacks = Callbacks(show, note, tuple(watch))
-        state = train_run(recipe, run, device=device, callbacks=callbacks, deterministic=deterministic)
-        bar.update(state.num_images, remark=bar.remark)  # a run that was done before reports no step
+        callbacks = Callbacks(on_step=show, trackers=tuple(trackers))
+        state = train_run(recipe, run, callbacks=callbacks, **settings)
+        bar.update(state.num_images, remark=bar.remark, per_s=bar.per_s)  # a finished run reports no step
     result = {"run": str(run), "step": state.step, "num_images": state.num_images, "elapsed_s": state.elapsed_s}
     emit(result, json)
 
 
-def _rehearse(recipe: "Recipe", run: Path, device: str, deterministic: bool, json: bool) -> None:
-    from hdit_core.checkpoint.status import read_status
-    from hdit_core.launch import is_main_process
+def _dry_run(recipe: "Recipe", run: Path, device: str, deterministic: bool, json: bool) -> None:
     from hdit_core.train.dry_run import dry_run
-    from hdit_core.train.monitor.callbacks import Callbacks
 
-    callbacks = Callbacks(on_note=note) if is_main_process() else Callbacks()
-    done = read_status(run).get("num_images", 0)
-    rehearsal = dry_run(recipe, device=device, callbacks=callbacks, done=done, deterministic=deterministic)
+    result = dry_run(recipe, run, device=device, deterministic=deterministic)
     if is_main_process():
-        emit(rehearsal.to_json(), json, _lines(rehearsal))
+        emit(result.to_json(), json, _lines(result))
 
 
-def _lines(rehearsal: "DryRun") -> Iterator[str]:
-    ranks = f"{rehearsal.ranks} rank{'s' * (rehearsal.ranks > 1)}"
-    share = "" if rehearsal.utilisation is None else f", {rehearsal.utilisation:.0%} of the stated peak"
-    speed = f"{rehearsal.images_per_s:,.3g} images/s, {rehearsal.step_s:.3g} s a step"
+def _lines(result: "DryRun") -> Iterator[str]:
+    gib = 1 << 30
+    ranks = f"{result.ranks} rank{'s' * (result.ranks > 1)}"
+    share = "" if result.utilisation is None else f", {result.utilisation:.0%} MFU"
+    speed = f"{result.images_per_s:,.3g} images/s, {result.step_s:.3g} s/step"
+    has = "" if result.machine_bytes is None else f", this machine has {result.machine_bytes / gib:.3g} GiB"
+    micro_batch = f"{result.micro_batch_size:,} images at a time"
+    if result.largest_micro_batch_size:
+        micro_batch += f"; at most {result.largest_micro_batch_size:,} fit (train.micro_batch_size)"
     yield from align(
         [
-            ("network", f"{rehearsal.parameters:,} parameters"),
-            ("step", f"{rehearsal.batch_size:,} images on {ranks}, loss {rehearsal.loss:.4g}"),
-            ("memory", f"{rehearsal.peak_bytes / 1e9:,.3g} GB at most on the main rank"),
-            ("speed", f"{speed}, {rehearsal.flops_per_s / 1e9:,.3g} GFLOP/s{share}"),
-            ("waiting", f"{rehearsal.waiting:.0%} of a step for images"),
-            ("to go", f"{rehearsal.images_left:,} images, {rehearsal.days:,.3g} days"),
+            ("network", f"{result.parameters:,} parameters"),
+            ("step", f"{result.batch_size:,} images on {ranks}, loss {result.loss:.4g}"),
+            (
+                "memory",
+                f"needs {result.peak_bytes / gib:.3g} GiB (plan: {result.planned_bytes / gib:.3g}){has}",
+            ),
+            ("micro-batch", micro_batch),
+            ("throughput", f"{speed}, {result.flops_per_s / 1e9:,.3g} GFLOP/s{share}"),
+            ("data wait", f"{result.waiting:.0%} of a step"),
+            ("remaining", f"{result.images_left:,} images, {duration(result.days * 86_400)}"),
         ]
     )
 
@@ -156,30 +318,19 @@ def _lines(rehearsal: "DryRun") -> Iterator[str]:
 def _replay(
     recipe: "Recipe", run: Path, step: int, device: str, deterministic: bool, save_images: Path | None, json: bool
 ) -> None:
-    from hdit_core.launch import is_main_process
-    from hdit_core.train.monitor.callbacks import Callbacks
     from hdit_core.train.replay import replay
 
+    settings: dict[str, Any] = {"device": device, "save_images": save_images, "deterministic": deterministic}
     if not is_main_process():
-        replay(recipe, run, step, device=device, save_images=save_images, deterministic=deterministic)
+        replay(recipe, run, step, **settings)
         return
     with progress("repro", unit="steps") as bar:
-        callbacks = Callbacks(on_note=note)
-        found = replay(
-            recipe,
-            run,
-            step,
-            device=device,
-            callbacks=callbacks,
-            save_images=save_images,
-            on_step=bar.update,
-            deterministic=deterministic,
-        )
-    emit(found.to_json(), json, _rows(found))
+        result = replay(recipe, run, step, on_step=bar.update, **settings)
+    emit(result.to_json(), json, _rows(result))
 
 
-def _rows(found: "Replay") -> Iterator[str]:
-    columns = ("number", "index", "sigma", "loss", "gradient", "finite")
+def _rows(result: "Replay") -> Iterator[str]:
+    columns = ("number", "index", "sigma", "loss", "grad norm", "finite")
     rows = [
         (
             str(image.number),
@@ -189,8 +340,8 @@ def _rows(found: "Replay") -> Iterator[str]:
             "-" if image.grad_norm is None else f"{image.grad_norm:.4g}",
             "yes" if image.finite else "no",
         )
-        for image in found.images
+        for image in result.images
     ]
     yield from align([columns, *rows])
-    state = "finite" if found.finite else "not finite"
-    yield f"step {found.step}: {state}, loss {found.result.loss:.4g}, gradient {found.result.grad_norm:.4g}"
+    state = "finite" if result.finite else "not finite"
+    yield f"step {result.step}: {state}, loss {result.result.loss:.4g}, grad norm {result.result.grad_norm:.4g}"

@@ -66,8 +66,10 @@ class TrainRecipe(Table):
         None,
         description="inverse-sqrt: the learning rate is lr x sqrt(this / images) after this many images",
     )
-    warmup_images: NonNegativeInt = Field(0, description="images of linear warm-up at the start")
-    cooldown_images: NonNegativeInt = Field(0, description="images of linear cool-down to zero at the end")
+    warmup: Probability = Field(0.0, description="fraction of the run with linear warm-up, at the start")
+    warmup_images: NonNegativeInt = Field(0, description="the same as a number of images; give one of the two")
+    cooldown: Probability = Field(0.0, description="fraction of the run with linear cool-down to zero, at the end")
+    cooldown_images: NonNegativeInt = Field(0, description="the same as a number of images; give one of the two")
     grad_clip: PositiveFloat = Field(1.0, description="gradient norm above which gradients are clipped")
     class_dropout: Probability = Field(0.1, description="label dropout probability for classifier-free guidance")
     ema_power: PositiveFloat = Field(0.75, description="EMA decay: 1 - (1 + steps)^-power, at most `ema_max`")
@@ -122,6 +124,16 @@ class TrainRecipe(Table):
         )
 
     @property
+    def warmup_length(self) -> int:
+        """Images of the warm-up, whichever key gives it."""
+        return self.warmup_images or round(self.warmup * self.num_images)
+
+    @property
+    def cooldown_length(self) -> int:
+        """Images of the cool-down, whichever key gives it."""
+        return self.cooldown_images or round(self.cooldown * self.num_images)
+
+    @property
     def snapshot_every_images(self) -> int:
         """Images between two snapshots of `ema_profiles`; 0: none."""
         if not self.ema_profiles or self.ema_snapshot_every_images is not None:
@@ -171,13 +183,14 @@ class TrainRecipe(Table):
                 "inverse_sqrt_images",
                 f"{point} has no effect with schedule = '{self.schedule}', only with 'inverse-sqrt'",
             )
-        if self.warmup_images + self.cooldown_images > self.num_images:
+        for name in ("warmup", "cooldown"):
+            if getattr(self, name) and getattr(self, f"{name}_images"):
+                yield name, f"and {name}_images give the same length; leave out one of them"
+        if self.warmup_length + self.cooldown_length > self.num_images + (self.warmup > 0):  # fractions are rounded
             yield (
-                "cooldown_images",
-                (
-                    f"warm-up ({self.warmup_images}) and cool-down ({self.cooldown_images}) together "
-                    f"exceed num_images = {self.num_images}"
-                ),
+                "cooldown_images" if self.cooldown_images else "cooldown",
+                f"warm-up ({self.warmup_length}) and cool-down ({self.cooldown_length}) together exceed "
+                f"num_images = {self.num_images}; use the fractions warmup and cooldown, which follow num_images",
             )
 
     def _profile_problems(self) -> Iterator[Problem]:

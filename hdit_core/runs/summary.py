@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hdit_core.checkpoint.layout import CHECKPOINT_NAME, checkpoint_folders, recipe_file
+from hdit_core.checkpoint.lineage import Fork, read_lineage
 from hdit_core.checkpoint.load import open_checkpoint
 from hdit_core.checkpoint.log import read_log, read_scores
 from hdit_core.checkpoint.status import read_status
@@ -49,6 +50,7 @@ class RunSummary:
         seconds_left: remaining time at the speed of that line; None if unknown.
         checkpoints: newest first.
         scores: the last line of the scores.
+        lineage: the forks that led to the run, oldest first.
     """
 
     run: str
@@ -63,10 +65,11 @@ class RunSummary:
     checkpoints: tuple[CheckpointInfo, ...]
     incidents: tuple[Incident, ...]
     scores: dict[str, Any]
+    lineage: tuple[Fork, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON object."""
-        return asdict(self)
+        return asdict(self) | {"lineage": [fork.model_dump(mode="json") for fork in self.lineage]}
 
 
 def recipe_of(run: Path) -> Recipe:
@@ -93,14 +96,15 @@ def summarize(run: Path) -> RunSummary:
 
     recipe, status, log = recipe_of(run), read_status(run), read_log(run)
     last = log[-1] if log else {}
-    num_images = max(int(status.get("num_images", 0)), int(last.get("num_images", 0)))
-    speed, total = last.get("images_per_s"), recipe.train.num_images
+    places = [status, status.get("progress") or {}, last]
+    step, num_images = (max(int(place.get(name, 0)) for place in places) for name in ("step", "num_images"))
+    speed, total = status.get("images_per_s") or last.get("images_per_s"), recipe.train.num_images
     scores = read_scores(run)
     return RunSummary(
         run=str(run),
         state=str(status.get("state", "unknown")),
         reason=status.get("reason"),
-        step=max(int(status.get("step", 0)), int(last.get("step", 0))),
+        step=step,
         num_images=num_images,
         total_images=total,
         parameters=count(recipe.model).parameters,
@@ -109,6 +113,7 @@ def summarize(run: Path) -> RunSummary:
         checkpoints=tuple(_saved_steps(checkpoint_folders(run))),
         incidents=tuple(_incidents(run)),
         scores=scores[-1] if scores else {},
+        lineage=read_lineage(run),
     )
 
 

@@ -1,5 +1,6 @@
-"""Saving beside training: a copy of the state is written to the disk while the next steps are taken."""
+"""Asynchronous checkpoints: a copy of the state is written to disk while training continues."""
 
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,12 +14,14 @@ from hdit_core.distributed import World
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.parallel.sharded_tensors import full_tensors_on_cpu
 
+logger = logging.getLogger("hdit")
+
 
 class AsyncCheckpointer:
     """Writes the checkpoints of a run, one at a time.
 
-    `save` and `finish` are for all ranks together; the main one writes. As a context it waits for the last save when
-    training ends with an error of its own.
+    `save` and `finish` are collective operations; the main rank writes. As a context, it waits for the last save when
+    training fails.
     """
 
     def __init__(
@@ -27,22 +30,24 @@ class AsyncCheckpointer:
         recipe: Recipe,
         world: World,
         on_saved: Callable[[State, Path], None] = lambda state, folder: None,
-        on_note: Callable[[str], None] = lambda note: None,
     ) -> None:
-        """Prepare to save.
-
+        """
         Args:
-            on_saved: is told, by `poll` or `finish`, of every checkpoint that is written and read back.
-            on_note: is told of a failure that nothing else raises.
+            on_saved: called by `poll` or `finish` for every checkpoint that was written and read back.
         """
         self._run, self._recipe, self._world = run, recipe, world
-        self._on_saved, self._on_note = on_saved, on_note
+        self._on_saved = on_saved
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._pending: tuple[State, Future[Path]] | None = None
         self.slowest_s = 0.0  # of the saves so far, on the main rank
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._pending is not None and not self._pending[1].done()
+
     def save(self, state: State, parts: Parts) -> None:
-        """Copy the tensors and begin to write them; they may change as soon as this returns.
+        """Copy the tensors and start to write them; they may change as soon as this returns.
 
         Raises:
             CheckpointError: the save before this one failed.
@@ -54,7 +59,7 @@ class AsyncCheckpointer:
             self._pending = state, self._writer.submit(self._write, state, copies)
 
     def poll(self) -> bool:
-        """Tell of a save that is done; return whether it failed, which `finish` then raises on all ranks."""
+        """Report a save that is done; return whether it failed, which `finish` then raises on all ranks."""
         if self._pending is None or not self._pending[1].done():
             return False
         if self._pending[1].exception():
@@ -63,7 +68,7 @@ class AsyncCheckpointer:
         return False
 
     def finish(self) -> None:
-        """Wait for the save that is under way.
+        """Wait for the pending save.
 
         Raises:
             CheckpointError: it failed.
@@ -80,7 +85,7 @@ class AsyncCheckpointer:
         except Exception as problem:
             if kind is None:
                 raise
-            self._on_note(str(problem))
+            logger.warning(str(problem))
         finally:
             self._writer.shutdown()
 

@@ -1,8 +1,10 @@
-"""What a run needs before it touches its folder: its ranks, their device, and data that fits the recipe."""
+"""What a run needs before it touches its folder: the ranks, their devices, and data that fits the recipe."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 from hdit_core.data.loader.build import open_reader
 from hdit_core.data.loader.reader import ImageReader
@@ -17,40 +19,46 @@ from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.parallel.rank_failure import RankFailureDetector
 from hdit_core.train.step.batch_plan import check_world
 
+logger = logging.getLogger("hdit")
+
 
 @dataclass(frozen=True)
 class RunContext:
-    """Where a recipe is trained, and on what."""
+    """What the parts of a run share.
 
+    Attributes:
+        folder: of the run; dry runs and replays write nothing there.
+        deterministic: whether all operations are, as `--deterministic` asks.
+    """
+
+    recipe: Recipe
+    folder: Path
     world: World
     reader: ImageReader
-    roll_call: RankFailureDetector
-    deterministic: bool  # whether all sums are, as `--deterministic` asks
+    callbacks: Callbacks
+    failures: RankFailureDetector
+    deterministic: bool
 
 
 @contextmanager
-def run_context(recipe: Recipe, device: str, callbacks: Callbacks, in_one_order: bool = False) -> Iterator[RunContext]:
-    """Join the ranks and open the data set; leave the ranks again after the body.
+def run_context(
+    recipe: Recipe, folder: Path, device: str, callbacks: Callbacks, wants_deterministic: bool = False
+) -> Iterator[RunContext]:
+    """Join the ranks and open the data set; leave the ranks after the body.
 
     Args:
         device: `"auto"`, `"cpu"`, `"cuda"`, ...
-        callbacks: is told how attention and the like will be computed.
-        in_one_order: whether `--deterministic` is asked for.
+        wants_deterministic: whether `--deterministic` is given.
 
     Raises:
-        UsageError: the ranks cannot share the batch, the recipe's attention backend cannot run on the device, or one
-            order cannot be kept.
-        DataError: the data set is missing, damaged, or not what the recipe's network takes.
-        HditError: another rank is gone.
+        UsageError: the ranks cannot share the batch, the attention backend cannot run on the device, or deterministic
+            algorithms are not available.
+        DataError: the data set is missing, damaged, or does not fit the recipe's network.
+        HditError: another rank failed.
     """
-    mode = deterministic(recipe.train, device, callbacks.on_note) if in_one_order else nullcontext()
-    with mode, _joined(recipe, device, callbacks, in_one_order) as place:
-        yield place
-
-
-@contextmanager
-def _joined(recipe: Recipe, device: str, callbacks: Callbacks, in_one_order: bool) -> Iterator[RunContext]:
+    mode = deterministic(recipe.train, device) if wants_deterministic else nullcontext()
     with (
+        mode,
         init_ranks(device, recipe.train.rank_timeout_s) as world,
         closing(RankFailureDetector(world)) as failures,
         failures.watching(),
@@ -58,36 +66,36 @@ def _joined(recipe: Recipe, device: str, callbacks: Callbacks, in_one_order: boo
         check_world(recipe.train, world)
         dtype = compute_dtype(recipe.train.precision, world.device)
         for choice in selected_backends(recipe.model, world.device, dtype):
-            callbacks.on_note(choice.note)
+            logger.info(choice.note)
         if note := kernels_note(world.device, dtype):
-            callbacks.on_note(note)
+            logger.info(note)
         reader = open_reader(recipe.data)
         check_data(recipe, reader)
-        yield RunContext(world, reader, failures, in_one_order)
+        yield RunContext(recipe, folder, world, reader, callbacks, failures, wants_deterministic)
 
 
 def check_data(recipe: Recipe, reader: ImageReader) -> None:
-    """Refuse a data set whose images or classes are not what the recipe's network takes.
+    """Check that the images and classes of a data set fit the recipe's network.
 
     Raises:
-        DataError: saying what it holds and what was expected.
+        DataError: they do not; says what was found and what was expected.
     """
-    model, found, buckets = recipe.model, reader.manifest.image_shape, reader.manifest.contents.buckets
+    model, shape, buckets = recipe.model, reader.manifest.image_shape, reader.manifest.contents.buckets
     expected = (*model.image_size, model.channels)
-    if found[2] != expected[2] or (found != expected and not buckets):
-        sizes = ["x".join(map(str, size)) for size in (found, expected)]
+    if shape[2] != expected[2] or (shape != expected and not buckets):
+        sizes = ["x".join(map(str, size)) for size in (shape, expected)]
         raise DataError(
-            f"{recipe.data.path}: holds images of {sizes[0]} (height x width x channels), the recipe's network takes "
+            f"{recipe.data.path}: has images of {sizes[0]} (height x width x channels), the recipe's network takes "
             f"{sizes[1]}; prepare the data again with that --size, or change model.image_size"
         )
     for size in buckets:
         for _, problem in model.size_problems((size.height, size.width)):
             raise DataError(
-                f"{recipe.data.path}: holds images of {size.height}x{size.width}, which the recipe's network does not "
+                f"{recipe.data.path}: has images of {size.height}x{size.width}, which the recipe's network does not "
                 f"take: {problem}"
             )
     if model.num_classes and model.num_classes != reader.num_classes:
         raise DataError(
-            f"{recipe.data.path}: holds {reader.num_classes} classes, model.num_classes is "
-            f"{model.num_classes}; change it, or set it to 0 to train without classes"
+            f"{recipe.data.path}: has {reader.num_classes} classes, model.num_classes is {model.num_classes}; change "
+            "it, or set it to 0 to train without classes"
         )

@@ -1,13 +1,14 @@
-"""`hdit train --deterministic`: every sum in one order, so that a run on the same machine ends with the same bits.
+"""`hdit train --deterministic`: deterministic algorithms, so that a run on the same machine is bit-identical.
 
-What cannot keep that is refused by its name, or passed over where something else can take its place; nothing is done
-otherwise in silence. On CPUs a run does so anyhow, but for threads that share a product of matrices; on CUDA it takes
-the switches that torch names for it (https://docs.pytorch.org/docs/stable/notes/randomness.html), and NCCL one more.
+An operation without a deterministic implementation is refused by name. On CPUs, only the threads of a matrix product
+have to be controlled; on CUDA, torch has switches (https://docs.pytorch.org/docs/stable/notes/randomness.html), and
+NCCL has one more.
 """
 
+import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 
@@ -19,22 +20,23 @@ from hdit_core.errors import UsageError
 from hdit_core.launch import read_launch_info
 from hdit_core.recipe.train import TrainRecipe
 
+logger = logging.getLogger("hdit")
+
 WORKSPACE, WORKSPACES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")  # those that cuBLAS documents for it
-SWITCH_SUMS = ("NVLS", "NVLSTREE")  # of NCCL: switches add up what comes, in the order in which it comes
+SWITCH_SUMS = ("NVLS", "NVLSTREE")  # of NCCL: network switches add up in order of arrival
 MESSAGE = re.compile(r"(\S+) does not have a deterministic implementation|Deterministic behavior was enabled with")
 
 
 @contextmanager
-def deterministic(train: TrainRecipe, device: str, on_note: Callable[[str], None]) -> Iterator[None]:
-    """Have torch compute in one order while the body runs; it comes before ranks join and before anything is computed.
+def deterministic(train: TrainRecipe, device: str) -> Iterator[None]:
+    """Use deterministic algorithms while the body runs; must start before ranks join and before anything is computed.
 
     Args:
         device: `"auto"`, `"cpu"`, `"cuda"`, ...
-        on_note: is told what holds.
 
     Raises:
-        UsageError: it cannot be kept on the device, or with what the environment says, or the body comes to an
-            operation that has no such form.
+        UsageError: the device or an environment variable does not allow it, or the body runs an operation that has no
+            deterministic implementation.
     """
     kind = pick_device(device).type
     if kind == "mps":
@@ -44,16 +46,16 @@ def deterministic(train: TrainRecipe, device: str, on_note: Callable[[str], None
         _prepare_cuda(train)
         _prepare_nccl()
     with _switched_on(), naming_operation():
-        on_note(f"deterministic: {_what_holds(kind)}")
+        logger.info("deterministic: %s", _guarantee(kind))
         yield
 
 
 @contextmanager
 def naming_operation() -> Iterator[None]:
-    """Turn torch's refusal of an operation that has no deterministic form into one line that names it.
+    """Turn torch's error about an operation without a deterministic implementation into one line that names it.
 
     Raises:
-        UsageError: the body came to one; only ever under `deterministic`.
+        UsageError: the body ran one; only under `deterministic`.
     """
     try:
         yield
@@ -63,23 +65,23 @@ def naming_operation() -> Iterator[None]:
             raise
         name = match[1] or "a product of cuBLAS"
         raise UsageError(
-            f"--deterministic: {name} has no deterministic form in torch {torch.__version__}; train without "
-            "--deterministic, or change what of the recipe asks for it"
+            f"--deterministic: {name} has no deterministic implementation in torch {torch.__version__}; train "
+            "without --deterministic, or change the setting of the recipe that uses it"
         ) from error
 
 
-def kept_so_far(state: State, wanted: bool, on_note: Callable[[str], None]) -> bool:
-    """Return whether all steps of a run are deterministic, those before and those to come; say so where that changes.
+def kept_so_far(state: State, wanted: bool) -> bool:
+    """Return whether all steps of a run are deterministic, past and future; log where that changes.
 
     Args:
-        state: from which it goes on.
-        wanted: whether the steps to come are.
+        state: that the run continues from.
+        wanted: whether the future steps are deterministic.
     """
     before = state.deterministic or state.step == 0
     if before and state.step and not wanted:
-        on_note(f"the first {state.step} steps were taken with --deterministic, those from here on are not")
+        logger.info("steps 0 to %d were deterministic, those from now on are not", state.step - 1)
     if wanted and not before:
-        on_note(f"deterministic from step {state.step} on; the steps before were not all taken with --deterministic")
+        logger.info("deterministic from step %d on; not all earlier steps were", state.step)
     return before and wanted
 
 
@@ -90,7 +92,7 @@ def _switched_on() -> Iterator[None]:
     flags = cudnn.deterministic, cudnn.benchmark, cuda.cudnn_sdp_enabled()
     torch.use_deterministic_algorithms(True)
     cudnn.deterministic, cudnn.benchmark = True, False
-    cuda.enable_cudnn_sdp(False)  # global attention by cuDNN: of torch's three kernels the one that does not keep it
+    cuda.enable_cudnn_sdp(False)  # of torch's kernels for global attention, the one that is not deterministic
     try:
         yield
     finally:
@@ -116,7 +118,7 @@ def _prepare_cuda(train: TrainRecipe) -> None:
 
 
 def _prepare_nccl() -> None:
-    """Keep NCCL from sums whose order nobody fixes; Megatron-LM's deterministic mode asks for the same."""
+    """Keep NCCL from sums in random order; Megatron-LM's deterministic mode does the same."""
     if read_launch_info(os.environ).size == 1:
         return
     found = os.environ.setdefault("NCCL_ALGO", f"^{','.join(SWITCH_SUMS)}")
@@ -129,14 +131,14 @@ def _prepare_nccl() -> None:
         )
 
 
-def _what_holds(kind: str) -> str:
+def _guarantee(kind: str) -> str:
     size = read_launch_info(os.environ).size
     among = f"{size} rank{'s' * (size > 1)} of {torch.get_num_threads()} threads"
     if kind != "cuda":
-        return f"the same bits on this machine with {among}; MKL_CBWR={os.environ['MKL_CBWR']}"
+        return f"bit-identical on this machine with {among}; MKL_CBWR={os.environ['MKL_CBWR']}"
     tf32 = "TF32" if torch.backends.cuda.matmul.allow_tf32 else "full float32, not TF32"
     nccl = f", NCCL_ALGO={os.environ['NCCL_ALGO']}" if size > 1 else ""
     return (
-        f"asked of torch for {among}: deterministic algorithms, {WORKSPACE}={os.environ[WORKSPACE]}{nccl}, cuDNN "
-        f"without trials and not for attention, float32 products in {tf32}"
+        f"requested from torch for {among}: deterministic algorithms, {WORKSPACE}={os.environ[WORKSPACE]}{nccl}, cuDNN "
+        f"without benchmarking and not for attention, float32 matmuls in {tf32}"
     )

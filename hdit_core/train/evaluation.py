@@ -1,12 +1,12 @@
-"""Scores on the way: the averaged network's samples against the training images, every `train.eval_every_images`.
+"""Evaluation during training: samples of the EMA weights against a reference, every `train.eval_every_images`.
 
-RUN/scores.jsonl           a line each time: {"step": 1500, "num_images": 96000, "fid5k": 12.3, "kid": 0.0045}
-RUN/reference-<name>.npz   statistics of what is compared with, measured once
+RUN/scores.jsonl           one line per evaluation: {"step": 1500, "num_images": 96000, "fid5k": 12.3, "kid": 0.0045}
+RUN/reference-<name>.npz   statistics of the reference, computed once
 """
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,15 +32,17 @@ from hdit_core.evaluate.report.result import name_with_count
 from hdit_core.evaluate.score import open_on_all, saved_reference
 from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.recipe.train import TrainRecipe
+from hdit_core.train.context import RunContext
 from hdit_core.train.parallel.parallelize import is_sharded
 from hdit_core.train.step.train_step import Learner
 
-OnNote = Callable[[str], None]
+logger = logging.getLogger("hdit")
+
 Asked = Callable[[], bool]
 
 
 def is_due(train: TrainRecipe, num_images: int) -> bool:
-    """Return whether a run is to be scored after so many images."""
+    """Return whether an evaluation is due after so many images."""
     every = train.eval_every_images
     if not every or not num_images:
         return False
@@ -48,79 +50,79 @@ def is_due(train: TrainRecipe, num_images: int) -> bool:
     return num_images >= train.num_images or num_images // every != before // every
 
 
-def open_scores(learner: Learner, run: Path, start: State, on_note: OnNote) -> "PeriodicEvaluation | None":
-    """Open what scores are taken with, and measure the reference if that is still to be done; None if none are wanted.
+def open_scores(context: RunContext, learner: Learner, start: State) -> "PeriodicEvaluation | None":
+    """Open the extractor, and compute the statistics of the reference unless they exist; None without evaluation.
 
-    All ranks call this, at the beginning: what is missing shows before the first image is trained on.
+    All ranks call this at the start, so that missing parts are found before the first step.
 
     Raises:
         UsageError: there is no such extractor, or no such reference.
-        DataError: the reference is damaged, or of another extractor.
-        HditError: the extractor's weights cannot be had.
+        DataError: the reference is damaged, or from another extractor.
+        HditError: the extractor's weights cannot be loaded.
     """
-    if not learner.recipe.train.eval_every_images:
+    if not context.recipe.train.eval_every_images:
         return None
-    wanted, world, device = learner.recipe.evaluate, learner.world, learner.device
-    extractor = open_on_all(lambda: _extractor(wanted.extractor, device, on_note), world)
+    world, name = context.world, context.recipe.evaluate.extractor
+    extractor = open_on_all(lambda: _extractor(name, world.device), world)
     gather = FeatureGather(world, extractor.num_features)
-    location = learner.recipe.evaluate.reference or learner.recipe.data.path
-    path = run / f"reference-{extractor.name}.npz"
+    location = context.recipe.evaluate.reference or context.recipe.data.path
+    path = context.folder / f"reference-{extractor.name}.npz"
     reference = saved_reference(path, ScoreSettings(None, location), extractor, gather)
-    return PeriodicEvaluation(learner, run, start, extractor, gather, reference, on_note)
+    return PeriodicEvaluation(context, learner, start, extractor, gather, reference)
 
 
-def _extractor(name: str, device: torch.device, on_note: OnNote) -> Extractor:
-    """Open a feature network; what keeps it from being opened is told in the words of a recipe."""
+def _extractor(name: str, device: torch.device) -> Extractor:
+    """Open a feature network; its errors name the recipe's keys."""
     try:
         return open_extractor(name, None, device)
     except HditError as error:
         raise type(error)(
-            f"train.eval_every_images needs evaluate.extractor = {name!r}: {error} (for a run: --set "
-            "evaluate.extractor=NAME, or --set train.eval_every_images=0 for no scores)"
+            f"train.eval_every_images needs evaluate.extractor = {name!r}: {error} (use --set "
+            "evaluate.extractor=NAME, or --set train.eval_every_images=0 to train without evaluation)"
         ) from None
 
 
 @dataclass(frozen=True)
 class ScoreRecord:
-    """A line of the scores."""
+    """A line of RUN/scores.jsonl."""
 
     step: int
     num_images: int
     values: dict[str, float]
 
     def to_json(self) -> dict[str, Any]:
+        """Return the record as a JSON object."""
         return {"step": self.step, "num_images": self.num_images, **self.values}
 
 
 class PeriodicEvaluation:
-    """Takes the scores of a run, and keeps its best checkpoint marked."""
+    """Evaluates a run, and marks its best checkpoint."""
 
     def __init__(
         self,
+        context: RunContext,
         learner: Learner,
-        run: Path,
         start: State,
         extractor: Extractor,
         gather: FeatureGather,
         reference: Measurement,
-        on_note: OnNote,
     ) -> None:
-        self._learner, self._run, self._extractor, self._on_note = learner, run, extractor, on_note
+        self._learner, self._run, self._extractor = learner, context.folder, extractor
         self._gather, self._reference = gather, reference
         self._target = FrechetTarget(reference.statistics) if gather.world.is_main else None
-        self._lines = cut_back_scores(run, start.step) if gather.world.is_main else []
+        self._lines = cut_back_scores(self._run, start.step) if gather.world.is_main else []
         is_there = any(line["num_images"] == start.num_images for line in self._lines)
         self._is_scored = start.num_images if gather.world.broadcast(is_there) else -1
 
     def due(self, state: State) -> bool:
-        """Return whether the run is to be scored where it stands, and is not yet."""
+        """Return whether an evaluation is due and has not been done."""
         return is_due(self._learner.recipe.train, state.num_images) and state.num_images != self._is_scored
 
     def take(self, state: State, asked_to_stop: Asked) -> None:
-        """Score the averaged network, write it down, and mark the checkpoint of this step if it is the best.
+        """Evaluate the EMA weights, append the scores, and mark the checkpoint of this step if it is the best.
 
-        All ranks call this, after the checkpoint is written. Where any of them is asked to stop it ends soon, with no
-        score; the run is scored when it goes on.
+        All ranks call this, after the checkpoint is written. If any of them is asked to stop, it ends soon without
+        scores; the run is evaluated when it resumes.
         """
         try:
             statistics = self._measure(state, asked_to_stop)
@@ -160,17 +162,16 @@ class PeriodicEvaluation:
             found[self._extractor.kernel_metric] = kernel_distance(statistics.features, theirs).value
         return found
 
-    def _write(self, standing: ScoreRecord) -> None:
-        """Append a line, and look whether it is the best of those whose checkpoints are there."""
-        self._lines.append(standing.to_json())
-        jsonl.append(scores_file(self._run), standing.to_json())
-        key = list(standing.values)[-1 if self._learner.recipe.train.eval_metric == "kernel" else 0]
-        there = [line for line in self._lines if key in line and checkpoint_folder(self._run, line["step"]).is_dir()]
-        best = min(there, key=lambda line: line[key], default=None)
-        said = ", ".join(f"{name} {value:.4g}" for name, value in standing.values.items())
-        self._on_note(
-            f"score after {standing.num_images:,} images: {said}{' (the best)' if best is self._lines[-1] else ''}"
-        )
+    def _write(self, record: ScoreRecord) -> None:
+        """Append a line, and mark the best of the checkpoints that exist."""
+        self._lines.append(record.to_json())
+        jsonl.append(scores_file(self._run), record.to_json())
+        key = list(record.values)[-1 if self._learner.recipe.train.eval_metric == "kernel" else 0]
+        existing = [line for line in self._lines if key in line and checkpoint_folder(self._run, line["step"]).is_dir()]
+        best = min(existing, key=lambda line: line[key], default=None)
+        values = ", ".join(f"{name} {value:.4g}" for name, value in record.values.items())
+        suffix = " (the best)" if best is self._lines[-1] else ""
+        logger.info("score after %s images: %s%s", f"{record.num_images:,}", values, suffix)
         if best is not None:
             mark_best(self._run, checkpoint_folder(self._run, best["step"]), {"metric": key, **best})
 

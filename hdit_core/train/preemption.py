@@ -1,30 +1,41 @@
-"""The end of a Slurm job's time, before which a run saves by itself: a signal may not come, or come too late."""
+"""Requests to stop: signals, the stop file, and the end of a Slurm job, before which a run saves by the clock."""
 
 import logging
+import os
 import re
+import select
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from hdit_core.errors import WaitInterrupted
+
 logger = logging.getLogger("hdit")
 
 MARGIN_S = 60.0
-SLOWEST_SAVES = 2.0  # room for so many saves as the slowest one so far
-PATIENCE_S = 10.0
+SLOWEST_SAVES = 2.0  # time reserved, as a multiple of the slowest save so far
+SQUEUE_TIMEOUT_S = 10.0
+POLL_S = 1.0
+AGAIN_S = 0.5  # a second SIGINT after this time is another Ctrl-C: launchers forward the first one
+END_S = 2.0  # from a second Ctrl-C to the end of the process
+INTERRUPTED = 130
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Deadline:
-    """When a run has to begin its last save: the end, less two of the slowest saves so far and a minute."""
+    """When a run has to start its last save: the end, less two of the slowest saves so far and a minute."""
 
     def __init__(self, end_s: float | None, slowest_save_s: Callable[[], float], now: Callable[[], float] = time.time):
         """
         Args:
             end_s: seconds since 1970; None: there is no end.
-            slowest_save_s: tells how long the slowest save has taken so far.
+            slowest_save_s: returns the duration of the slowest save so far.
             now: the clock.
         """
         self._end_s, self._slowest_save_s, self._now = end_s, slowest_save_s, now
@@ -49,13 +60,15 @@ def job_end_s(environment: Mapping[str, str]) -> float | None:
             return float(text)
         logger.info("SLURM_JOB_END_TIME is in the past and is ignored; is this a shell of a Slurm job that has ended?")
     job = environment.get("SLURM_JOB_ID", "")
-    return _asked(job) if re.fullmatch(r"[0-9]{1,12}", job) else None
+    return _ask_squeue(job) if re.fullmatch(r"[0-9]{1,12}", job) else None
 
 
-def _asked(job: str) -> float | None:
+def _ask_squeue(job: str) -> float | None:
     command = ["squeue", "--noheader", "--jobs", job, "--format", "%L"]  # the time that is left; job is digits
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)  # noqa: S603
+        done = subprocess.run(  # noqa: S603
+            command, capture_output=True, text=True, timeout=SQUEUE_TIMEOUT_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     left_s = seconds_left(done.stdout.strip())
@@ -71,9 +84,6 @@ def seconds_left(text: str) -> float | None:
     return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
 
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-
-
 class StopRequest:
     """Whether this process was asked to stop, and by what."""
 
@@ -81,27 +91,77 @@ class StopRequest:
         self.reason: str | None = None
         self._stop_file = stop_file
         self._deadline = deadline
+        self._is_waiting = False
+        self._interrupted_at_s: float | None = None
 
     def raised(self) -> bool:
-        """Look for the stop file and at the clock, and return whether there is any request."""
+        """Check the stop file and the clock, and return whether there is any request."""
         if self.reason is None and self._stop_file.exists():
             self.reason = f"the file {self._stop_file}"
         if self.reason is None and self._deadline.passed():
             self.reason = "the end of the Slurm job's time"
         return self.reason is not None
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        # nothing but a flag: saving inside a handler could begin in the middle of a step, or of a save
-        self.reason = signal.Signals(number).name
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Let a request interrupt the body, which waits for something outside of this process.
+
+        Raises:
+            WaitInterrupted: in the body, when a request comes.
+        """
+        self._is_waiting = True
+        try:
+            yield
+        finally:
+            self._is_waiting = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        # sets a flag only: to save inside a handler could start in the middle of a step, or of a save
+        now_s = time.monotonic()
+        if number == signal.SIGINT and self._interrupted_at_s is not None and now_s - self._interrupted_at_s > AGAIN_S:
+            raise KeyboardInterrupt
+        if number == signal.SIGINT and self._interrupted_at_s is None:
+            self._interrupted_at_s = now_s
+        if self.reason is None:
+            self.reason = signal.Signals(number).name
+        if self._is_waiting:
+            self._is_waiting = False
+            raise WaitInterrupted
+
+    def _watch(self, pipe: int) -> None:
+        """Look for requests while the main thread waits or computes; runs in a thread until the pipe is closed."""
+        interrupts: list[float] = []
+        while True:
+            if select.select([pipe], [], [], POLL_S)[0]:
+                numbers = os.read(pipe, 64)
+                if not numbers:
+                    return
+                interrupts += [time.monotonic()] * (signal.SIGINT in numbers)
+            if self._is_waiting and self.raised():
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
+            if interrupts and interrupts[-1] - interrupts[0] > AGAIN_S and time.monotonic() - interrupts[-1] > END_S:
+                os._exit(INTERRUPTED)  # the main thread does not get to the KeyboardInterrupt
 
 
 @contextmanager
 def stop_signals(stop_file: Path, deadline: Deadline) -> Iterator[StopRequest]:
-    """Listen for SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGUSR2, the stop file and the clock while the body runs."""
+    """Listen for SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, the stop file and the clock while the body runs.
+
+    A second Ctrl-C ends the process at once, without saving.
+    """
     request = StopRequest(stop_file, deadline)
-    before = {number: signal.signal(number, request._note) for number in SIGNALS}
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = {number: signal.signal(number, request._handle) for number in SIGNALS}
+    old_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=request._watch, args=(reader,), name="stop requests", daemon=True)
+    watcher.start()
     try:
         yield request
     finally:
+        signal.set_wakeup_fd(old_writer)
         for number, handler in before.items():
             signal.signal(number, handler)
+        os.close(writer)
+        watcher.join()
+        os.close(reader)

@@ -1,155 +1,210 @@
-"""From a recipe and a folder to a finished run: begins it, or resumes it where its newest intact checkpoint stands."""
+"""From a recipe and a directory to a finished run: starts it, forks it, or resumes its newest valid checkpoint."""
 
+import logging
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders, log_file
+from hdit_core.checkpoint.lineage import Fork, Part, read_lineage
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.state import SkippedImages, State
 from hdit_core.checkpoint.status import read_status, recording_failure
-from hdit_core.data.loader.reader import ImageReader
-from hdit_core.distributed import World
-from hdit_core.errors import CheckpointError
+from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.files import remove_temporaries
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.context import RunContext, run_context
 from hdit_core.train.deterministic import kept_so_far, naming_operation
-from hdit_core.train.init_from import NOTHING, InitialWeights, load_initial_weights
 from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.monitor.incidents import RollBack
+from hdit_core.train.monitor.memory import memory_need, naming_memory
 from hdit_core.train.monitor.trackers import check_trackers
-from hdit_core.train.run_folder import keep_recipe, locked_run_folder
+from hdit_core.train.start.checks import check_data_folder, check_main_guard
+from hdit_core.train.start.fork import ForkSource, check_fork, fork_state, forks_of, open_parent
+from hdit_core.train.start.init_from import NOTHING, InitialWeights, load_initial_weights
+from hdit_core.train.start.run_folder import keep_recipe, locked_run_folder
 from hdit_core.train.step.build import build_learner
 from hdit_core.train.trainer import Trainer
+
+logger = logging.getLogger("hdit")
 
 
 def train(
     recipe: Recipe,
-    run: Path,
+    run: Path | str,
     *,
     device: str = "auto",
     callbacks: Callbacks | None = None,
     deterministic: bool = False,
+    fork: ForkSource | None = None,
 ) -> State:
-    """Train a recipe in a folder and return where the run stands in the end.
+    """Train a recipe in a directory and return the final state.
 
-    The same call on a folder that holds an unfinished run of the same recipe goes on with it, exactly: on one machine
-    the weights become those of a run that was never interrupted, bit for bit.
+    If the directory holds an unfinished run of the same recipe, it is resumed exactly: on one machine the final weights
+    are bit-identical to those of an uninterrupted run.
 
     Args:
-        run: the run's folder; made where it is missing.
+        run: the run directory; created if it is missing.
         device: `"auto"`, `"cpu"`, `"cuda"`, ...
-        callbacks: is told of progress.
-        deterministic: whether every sum has to be in one order, on any device; what cannot keep it is refused.
+        callbacks: called with the progress.
+        deterministic: whether to use deterministic algorithms, and to fail if an operation has none.
+        fork: the checkpoint of another run to continue from.
 
     Raises:
-        UsageError: the folder holds another run, another process trains in it, the ranks cannot share the batch, the
-            recipe's attention backend cannot run on the device, the weights to begin with do not fit its network, or
-            what is asked for cannot be kept.
-        DataError: the data set is missing, damaged, or not what the recipe's network takes.
-        CheckpointError: no checkpoint is intact, or it cannot be saved, or what `train.init_from` names is not.
+        UsageError: the directory holds another run or is in use, the ranks cannot share the batch, the attention
+            backend cannot run on the device, or initial weights or a fork's state do not fit.
+        DataError: the data set is missing, damaged, or does not fit the recipe's network.
+        CheckpointError: no checkpoint is valid, it cannot be saved, or the source of the weights is not valid.
         NumericalError: the loss or the gradient is not finite.
         StoppedEarly: a signal or the stop file asked for it; everything is saved.
-        HditError: another rank is gone.
+        HditError: another rank failed.
     """
-    callbacks = callbacks or Callbacks()
+    run, callbacks = Path(run), callbacks or Callbacks()
+    check_main_guard(recipe.data.workers)
+    check_data_folder(recipe)
     check_trackers(callbacks.trackers)
-    with ExitStack() as held:
-        place = held.enter_context(run_context(recipe, device, callbacks, deterministic))
-        inherited = load_initial_weights(recipe) if recipe.train.init_from and not checkpoint_folders(run) else NOTHING
-        place.world.on_main_rank(lambda: _prepare_folder(run, recipe, held))
-        held.enter_context(recording_failure(run, place.world.is_main))
-        held.enter_context(place.roll_call.watching())
-        held.enter_context(naming_operation())
+    with ExitStack() as stack:
+        context = stack.enter_context(run_context(recipe, run, device, callbacks, deterministic))
+        starts_new = fork is None and not checkpoint_folders(run)
+        initial = load_initial_weights(recipe) if recipe.train.init_from and starts_new else NOTHING
+        context.world.on_main_rank(lambda: _prepare_folder(context, fork, stack))
+        stack.enter_context(recording_failure(run, context.world.is_main))
+        stack.enter_context(context.failures.watching())
+        stack.enter_context(naming_operation())
+        stack.enter_context(naming_memory(recipe, context.world))
+        need = memory_need(recipe, context.world)
+        if not need.fits:
+            logger.warning("the memory may not suffice: %s; %s", need, need.advice)
         skips: tuple[SkippedImages, ...] | None = None
         while True:
             try:
-                return _trainer(recipe, run, place, callbacks, skips, inherited).fit()
+                return _trainer(context, skips, initial).fit()
             except RollBack as problem:
-                callbacks.on_note(f"{problem}; back to the last checkpoint, and on without the images of that step")
+                logger.warning("%s; back to the last checkpoint, skipping the images of that step", problem)
                 skips = problem.skips
 
 
-def _trainer(
-    recipe: Recipe,
-    run: Path,
-    context: RunContext,
-    callbacks: Callbacks,
-    skips: tuple[SkippedImages, ...] | None,
-    inherited: InitialWeights,
-) -> Trainer:
-    """Build what trains from the newest checkpoint on, or from what it inherits.
+@dataclass(frozen=True)
+class _Start:
+    """What a run begins with."""
+
+    state: State
+    checkpoint: Checkpoint | None = None
+    reset: tuple[Part, ...] = ()
+    is_saved: bool = True
+
+
+def _trainer(context: RunContext, skips: tuple[SkippedImages, ...] | None, initial: InitialWeights) -> Trainer:
+    """Build the trainer that continues from the newest checkpoint, the parent's, or the initial weights.
 
     Args:
-        skips: images to be passed over; None: those of the checkpoint.
+        skips: images to skip; None: those of the checkpoint.
     """
-    world, reader = context.world, context.reader
-    checkpoint = _find_checkpoint(run, reader, world, callbacks)
-    inherited = inherited if checkpoint is None else NOTHING
-    for note in inherited.notes:
-        callbacks.on_note(note)
-    learner = build_learner(recipe, checkpoint, world, world.device, callbacks.on_note, inherited.tensors)
+    recipe, run, world = context.recipe, context.folder, context.world
+    start = _start(context, initial)
+    initial = initial if start.checkpoint is None else NOTHING
+    for note in initial.notes:
+        logger.info(note)
+    learner = build_learner(recipe, start.checkpoint, world, world.device, initial.tensors, start.reset)
     world.on_main_rank(lambda: keep_recipe(run, recipe))
-    begin = State(step=0, num_images=0, data_hash=reader.manifest.root, init_from=inherited.sha256)
-    start = checkpoint.state if checkpoint else begin
-    _tell_if_overdone(run, start, recipe, callbacks)
-    kept = kept_so_far(start, context.deterministic, callbacks.on_note)
+    _note_if_nothing_is_left(context, start.state)
+    kept = kept_so_far(start.state, context.deterministic)
     changed = {"world_size": world.size, "deterministic": kept} | ({} if skips is None else {"skips": skips})
-    return Trainer(learner, reader, run, start.model_copy(update=changed), callbacks, is_saved=not inherited.tensors)
+    return Trainer(context, learner, start.state.model_copy(update=changed), start.is_saved)
 
 
-def _tell_if_overdone(run: Path, start: State, recipe: Recipe, callbacks: Callbacks) -> None:
-    total, last = recipe.train.num_images, recipe.train.batch_size_at(start.num_images)
-    if start.num_images >= total + last:  # the last step may go beyond by less than its images
-        callbacks.on_note(
-            f"{run}: was trained on {start.num_images} images already, more than train.num_images = {total}; nothing "
-            "is left to do"
+def _start(context: RunContext, initial: InitialWeights) -> _Start:
+    """Return what the run begins with; all ranks the same."""
+    checkpoint, data_hash = _find_checkpoint(context), context.reader.manifest.root
+    if checkpoint is not None:
+        return _Start(checkpoint.state, checkpoint)
+    record = context.world.on_main_rank(lambda: [fork.model_dump(mode="json") for fork in read_lineage(context.folder)])
+    if lineage := context.world.broadcast(record):
+        source = _source_of(Fork.model_validate(lineage[-1]))
+        parent = open_parent(source)
+        logger.info("forking %s", parent.folder)
+        return _Start(fork_state(parent, source, data_hash), parent, source.reset, is_saved=False)
+    state = State(step=0, num_images=0, data_hash=data_hash, init_from=initial.sha256)
+    return _Start(state, is_saved=not initial.tensors)
+
+
+def _source_of(fork: Fork) -> ForkSource:
+    return ForkSource(Path(fork.run), fork.step, fork.reset)
+
+
+def _note_if_nothing_is_left(context: RunContext, start: State) -> None:
+    train = context.recipe.train
+    if start.num_images >= train.num_images + train.batch_size_at(start.num_images):  # the last step may go beyond
+        logger.info(
+            "%s: was trained on %d images already, more than train.num_images = %d; nothing is left to do",
+            context.folder,
+            start.num_images,
+            train.num_images,
         )
 
 
-def _prepare_folder(run: Path, recipe: Recipe, held: ExitStack) -> None:
-    held.enter_context(locked_run_folder(run, recipe))
+def _prepare_folder(context: RunContext, fork: ForkSource | None, stack: ExitStack) -> None:
+    run, lineage = context.folder, tuple[Fork, ...]()
+    if fork is not None and checkpoint_folders(run):
+        _check_forked_from(run, fork)
+    elif fork is not None:
+        parent = open_parent(fork)
+        check_fork(parent, context.recipe, context.reader, fork)
+        lineage = forks_of(parent, context.recipe, fork, context.reader.manifest.root)
+    stack.enter_context(locked_run_folder(run, context.recipe, lineage))
     remove_temporaries(run / "checkpoints")
 
 
-def _find_checkpoint(run: Path, reader: ImageReader, world: World, callbacks: Callbacks) -> Checkpoint | None:
+def _check_forked_from(run: Path, fork: ForkSource) -> None:
+    """Check that an existing run was forked from this source, so that the command resumes it."""
+    lineage = read_lineage(run)
+    known = _source_of(lineage[-1]) if lineage else None
+    wanted = replace(fork, run=fork.run.resolve(), step=known.step if known and fork.step is None else fork.step)
+    if known != wanted:
+        origin = f"was forked from {lineage[-1]}" if lineage else "was not forked"
+        raise UsageError(
+            f"{run}: is a run already, and {origin}; to resume it, leave out --from and --reset; to fork again, use "
+            "another directory with --out"
+        )
+
+
+def _find_checkpoint(context: RunContext) -> Checkpoint | None:
     """Return the checkpoint to resume from: the main rank finds and verifies it, the others open the same one."""
+    run, world = context.folder, context.world
 
     def find() -> Checkpoint | None:
-        checkpoint, complaints = newest_checkpoint(run)
-        for complaint in complaints:
-            callbacks.on_note(f"passed over: {complaint}")
+        checkpoint, problems = newest_checkpoint(run)
+        for problem in problems:
+            logger.warning("skipped: %s", problem)
         if checkpoint is not None:
-            _check_data_hash(run, checkpoint, reader)
-            callbacks.on_note(f"resuming {checkpoint.folder}")
+            _check_data_hash(context, checkpoint)
+            logger.info("resuming %s", checkpoint.folder)
         else:
-            _check_new(run, callbacks)
+            _check_new(run)
         return checkpoint
 
-    found = world.on_main_rank(find)
-    step = world.broadcast(found and found.state.step)
-    if found is not None or step is None:
-        return found
+    checkpoint = world.on_main_rank(find)
+    step = world.broadcast(checkpoint and checkpoint.state.step)
+    if checkpoint is not None or step is None:
+        return checkpoint
     return open_checkpoint(checkpoint_folder(run, step), verified=True)
 
 
-def _check_new(run: Path, callbacks: Callbacks) -> None:
-    """Refuse to begin again where a run had been saved: that would throw away what it has learned.
-
-    Its status tells of steps that were saved, its log of others too.
-    """
+def _check_new(run: Path) -> None:
+    """Refuse to start over if the run had saved checkpoints, which its status tells."""
     if step := read_status(run).get("step"):
         raise CheckpointError(
-            f"{run}: stood at step {step}, and its checkpoints are gone; bring one back from a copy into "
-            f"{run / 'checkpoints'}, or begin a new run with --out"
+            f"{run}: was at step {step}, but its checkpoints are gone; restore one to {run / 'checkpoints'}, or start "
+            "a new run with --out"
         )
     if log_file(run).exists():
-        callbacks.on_note(f"{run}: has no checkpoint yet, and begins again at step 0")
+        logger.info("%s: has no checkpoint yet; starts again", run)
 
 
-def _check_data_hash(run: Path, checkpoint: Checkpoint, reader: ImageReader) -> None:
-    if checkpoint.state.data_hash != reader.manifest.root:
+def _check_data_hash(context: RunContext, checkpoint: Checkpoint) -> None:
+    reader, data_hash = context.reader, checkpoint.state.data_hash
+    if data_hash != reader.manifest.root:
         raise CheckpointError(
-            f"{run}: was trained on the data set {checkpoint.state.data_hash[:16]}, {reader.folder} is "
-            f"{reader.manifest.root[:16]}; give it its own data, or begin a new run with --out"
+            f"{context.folder}: was trained on the data set {data_hash[:16]}, {reader.folder} is "
+            f"{reader.manifest.root[:16]}; use the same data, or fork the run: --out NEW --from {context.folder}"
         )

@@ -1,4 +1,4 @@
-"""Sheets of samples along a run, always of the same seeds, so that one sees them become."""
+"""Grids of samples during a run, always with the same noise, so that they can be compared."""
 
 from pathlib import Path
 
@@ -16,14 +16,14 @@ MOST_PIXELS = 4_000_000
 
 
 def draw_grid(learner: Learner, run: Path, num_images: int, classes: tuple[str, ...] = ()) -> Path:
-    """Draw a few samples of the averaged network, write them into the run's folder, and return where.
+    """Generate a few samples with the EMA weights, write them into the run directory, and return the path.
 
-    An average in parts is not put together for it, since one GPU may have no memory for all of it: every rank draws the
-    samples with the parts of the others, and the main one writes. It is for the ranks whose `Learner.draws` is true.
+    Sharded EMA weights are not gathered, since one GPU may lack the memory: every rank generates the samples with the
+    shards of the others, and the main one writes. To be called on the ranks whose `Learner.draws` is true.
 
     Args:
-        num_images: images trained on so far: the sheet's name.
-        classes: names to be written under the samples; default: the classes' numbers.
+        num_images: images trained on so far, for the file's name.
+        classes: names to be written under the samples; default: the class indices.
     """
     model, size = learner.recipe.model, learner.recipe.model.image_size
     count = max(1, min(MOST_IMAGES, MOST_PIXELS // (size[0] * size[1])))

@@ -1,10 +1,13 @@
-"""The training loop: step by step, with checkpoints and sample grids on the way, until the end or a request to stop."""
+"""The training loop: step by step, with log lines, checkpoints, sample grids and scores, until the end or a stop."""
 
+import logging
+import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from hdit_core.checkpoint.ema.snapshots import remove_snapshots_after
 from hdit_core.checkpoint.layout import stop_file
@@ -12,13 +15,13 @@ from hdit_core.checkpoint.log import Log
 from hdit_core.checkpoint.state import State
 from hdit_core.checkpoint.status import RunStatus, write_status
 from hdit_core.data.loader.quarantine import Quarantine
-from hdit_core.data.loader.reader import ImageReader
 from hdit_core.data.loader.workers import translate_worker_errors
-from hdit_core.errors import StoppedEarly
+from hdit_core.errors import StoppedEarly, WaitInterrupted
 from hdit_core.train.async_checkpoint import AsyncCheckpointer
+from hdit_core.train.context import RunContext
 from hdit_core.train.evaluation import PeriodicEvaluation, open_scores
-from hdit_core.train.monitor.callbacks import Callbacks, Progress
-from hdit_core.train.monitor.incidents import Incidents, StepGuard
+from hdit_core.train.monitor.callbacks import Progress
+from hdit_core.train.monitor.incidents import StepGuard
 from hdit_core.train.monitor.metrics import log_fields, next_state, with_new_log_window
 from hdit_core.train.monitor.throughput import image_flops, peak_bytes, peak_flops_per_s
 from hdit_core.train.monitor.trackers import Trackers, open_trackers
@@ -31,106 +34,99 @@ from hdit_core.train.step.dataloader import TimedLoader, build_dataloader
 from hdit_core.train.step.result import NotFinite, StepResult
 from hdit_core.train.step.train_step import Learner
 
+logger = logging.getLogger("hdit")
+
+STATUS_EVERY_S = 20.0
+
 
 class Trainer:
-    """A run at work. `hdit_core.train.run.train` makes one; its only method is `fit`."""
+    """The loop over the steps of a run. `hdit_core.train.run.train` makes one; its only method is `fit`."""
 
-    def __init__(
-        self,
-        learner: Learner,
-        reader: ImageReader,
-        run: Path,
-        start: State,
-        callbacks: Callbacks,
-        is_saved: bool = True,
-    ) -> None:
+    def __init__(self, context: RunContext, learner: Learner, start: State, is_saved: bool = True) -> None:
         """
         Args:
-            is_saved: whether the run can begin again from here; if not, the first thing it does is to save.
+            is_saved: whether the start can be restored from disk; if not, the run begins by saving it.
         """
-        self._learner = learner
-        self._recipe = learner.recipe
-        self._reader = reader
-        self._run = run
-        self._state = start
-        self._callbacks = callbacks
-        self._saved_step = start.step if is_saved else None
-        self._saver = AsyncCheckpointer(run, self._recipe, learner.world, self._on_saved, callbacks.on_note)
-        self._boards = Trackers()
+        self._context, self._learner, self._state = context, learner, start
+        self._recipe, self._run, self._world = context.recipe, context.folder, context.world
+        self._saved = start if is_saved else None  # the newest state that is on disk
+        self._saved_step = start.step if is_saved else None  # the newest one whose save has begun
+        self._saver = AsyncCheckpointer(self._run, self._recipe, self._world, self._on_saved)
+        self._guard = StepGuard(self._recipe, self._run, context.reader, self._world)
+        self._trackers, self._log = Trackers(), Log(self._run, start.step) if self._world.is_main else None
         self._scores: PeriodicEvaluation | None = None
-        incidents = Incidents(run, self._recipe, reader, learner.world)
-        self._alarm = StepGuard(self._recipe.train, incidents, callbacks.on_note)
         self._peak_flops_per_s = peak_flops_per_s(learner.device, learner.dtype)
-        self._images_per_s: float | None = None  # of the last interval
-        most = self._recipe.data.max_damaged
-        self._damaged, self._damaged_here = (
-            Quarantine(most, callbacks.on_note),
-            Quarantine(most),
-        )  # on all ranks, on this
-        for quarantine in (self._damaged, self._damaged_here):
+        self._progress: Progress | None = None
+        self._status_at_s = 0.0
+        limit = self._recipe.data.max_damaged
+        self._damaged = Quarantine(limit, logger.warning)  # of all ranks
+        self._own_damaged = Quarantine(limit)  # of this rank
+        for quarantine in (self._damaged, self._own_damaged):
             quarantine.damaged.update(start.memory.damaged)
 
     def fit(self) -> State:
-        """Train to the end and return where the run stands.
+        """Train to the end and return the final state.
 
         Raises:
             StoppedEarly: a signal or the stop file asked for it; everything is saved.
-            NumericalError: the loss or the gradient is not finite; the newest checkpoint is from before it.
-            RollBack: they were not, or were a spike, and the recipe lets the run go back and pass over those images.
+            NumericalError: the loss or the gradient is not finite; the newest checkpoint is from before that step.
+            RollBack: they were not finite, or a spike, and the recipe allows to skip those images.
             DataError: an image cannot be read.
             CheckpointError: a checkpoint cannot be saved.
-            HditError: the main rank failed, and this is another.
+            HditError: the main rank failed, and this is another one.
         """
         deadline = Deadline(job_end_s(os.environ), lambda: self._saver.slowest_s)
-        listening = stop_signals(stop_file(self._run), deadline)
-        names = self._callbacks.trackers if self._learner.world.is_main else ()
-        boards = open_trackers(names, self._run, self._recipe, self._state.num_images)
+        names = self._context.callbacks.trackers if self._world.is_main else ()
         with (
-            listening as stop,
+            stop_signals(stop_file(self._run), deadline) as stop,
             translate_worker_errors(),
-            boards as self._boards,
-            closing(self._feed()) as batches,
+            open_trackers(names, self._run, self._recipe, self._state.num_images) as self._trackers,
+            closing(self._batches()) as batches,
             self._saver,
         ):
-            log = Log(self._run, self._state.step) if self._learner.world.is_main else None
-            if log is not None:
+            if self._world.is_main:
                 remove_snapshots_after(self._run, self._state.num_images)
             self._write_status("running")
             self._save()
-            self._scores = open_scores(self._learner, self._run, self._state, self._callbacks.on_note)
+            self._scores = open_scores(self._context, self._learner, self._state)
             self._score(stop)
             self._stop_if_asked(stop)
-            for step in self._steps_left():
-                self._take(step, batches, log)
-                self._score(stop)
-                self._stop_if_asked(stop)
+            self._train(batches, stop)
             self._save()
             self._saver.finish()
         self._write_status("done")
         return self._state
 
+    def _train(self, batches: TimedLoader, stop: StopRequest) -> None:
+        if self._world.size == 1:  # others wait for this rank in collective operations
+            batches.waiting = stop.interrupting
+        for step in self._steps_left():
+            try:
+                self._take(step, batches)
+            except WaitInterrupted:
+                self._stop_here(stop)  # the weights are those of the last whole step
+            self._score(stop)
+            self._stop_if_asked(stop)
+
     def _steps_left(self) -> Iterator[PlannedStep]:
         return steps(self._recipe.train, self._state.step, self._state.num_images, self._state.skips)
 
-    def _feed(self) -> TimedLoader:
-        plan, pieces = self._steps_left(), self._learner.micro_batches
+    def _batches(self) -> TimedLoader:
         return build_dataloader(
-            self._recipe, self._reader, plan, pieces, self._state.skips, quarantine=self._damaged_here
+            self._recipe,
+            self._context.reader,
+            self._steps_left(),
+            self._learner.micro_batches,
+            self._state.skips,
+            quarantine=self._own_damaged,
         )
 
-    def _count_damaged(self) -> None:
-        """Tell all ranks which images are damaged: they count alike, and end at the same step if there are too many."""
-        if self._damaged.limit:
-            here, known = self._damaged_here.damaged, self._damaged.damaged
-            found = self._learner.world.union(here.keys() - known.keys())
-            self._damaged.add({index: here.get(index) or self._reader.where(index) for index in found})
-
-    def _take(self, step: PlannedStep, batches: TimedLoader, log: Log | None) -> None:
-        """Take one step, and do what falls due with it."""
-        began_at, waited_s = time.perf_counter(), batches.waited_s
-        result = self._update(step, batches)
-        elapsed_s = time.perf_counter() - began_at - result.compile_s
-        self._count_damaged()
+    def _take(self, step: PlannedStep, batches: TimedLoader) -> None:
+        """Take one step, and run the periodic actions that are due after it."""
+        began_at_s, waited_s = time.perf_counter(), batches.waited_s
+        result = self._checked_step(step, batches)
+        elapsed_s = time.perf_counter() - began_at_s - result.compile_s
+        self._share_damaged()
         self._state = next_state(
             self._state,
             step,
@@ -138,67 +134,93 @@ class Trainer:
             flops=float(step.batch_size * image_flops(self._recipe.model, batches.image_size)),
             elapsed_s=elapsed_s,
             waited_s=batches.waited_s - waited_s,
-            spikes=self._alarm.spikes(step, result, self._state),
+            spikes=self._guard.spikes(step, result, self._state),
             damaged=dict(self._damaged.damaged),
         )
-        train, last = self._recipe.train, self._state.num_images >= self._recipe.train.num_images
-        if last or _crosses(train.log_every_images, step):
-            self._report(log, lr_factor(train, step.num_images) * train.lr)
-        if (last and train.snapshot_every_images) or _crosses(train.snapshot_every_images, step):
-            self._snapshot()  # before a checkpoint, from which the run would not come by this step again
-        if last or _crosses(train.checkpoint_every_images, step):
-            self._save()
-        if last or _crosses(train.sample_every_images, step):
-            self._draw_grid()
+        self._report_progress(step)
+        last = self._state.num_images >= self._recipe.train.num_images
+        for every, action in self._periodic_actions():
+            if every and (last or _crosses(every, step)):
+                action()
 
-    def _update(self, step: PlannedStep, batches: TimedLoader) -> StepResult:
-        """Let the learner take a step, and look whether it went wrong."""
+    def _periodic_actions(self) -> list[tuple[int, Callable[[], None]]]:
+        """Return the actions with their intervals in images (0: never), in the order in which they have to run."""
+        train = self._recipe.train
+        return [
+            (train.log_every_images, self._write_log),
+            (train.snapshot_every_images, self._snapshot),  # first: the step of a checkpoint is not repeated
+            (train.checkpoint_every_images, self._save),
+            (train.sample_every_images, self._draw_grid),
+        ]
+
+    def _checked_step(self, step: PlannedStep, batches: TimedLoader) -> StepResult:
         try:
             result = self._learner.train_step(step, batches)
         except NotFinite as problem:
-            self._alarm.not_finite(step, problem, self._state)
+            self._guard.not_finite(step, problem, self._state)
         if result.compile_s:
-            self._callbacks.on_note(f"compiled in {result.compile_s:.0f} s")
+            logger.info("compiled in %.0f s", result.compile_s)
         return result
 
-    def _report(self, log: Log | None, lr: float) -> None:
-        """Write a line of the log, and begin a new interval, on all ranks."""
-        fields, state = log_fields(self._state.memory.interval), self._state
+    def _share_damaged(self) -> None:
+        """Let all ranks know which images are damaged, so that they end at the same step if there are too many."""
+        if self._damaged.limit:
+            own, known = self._own_damaged.damaged, self._damaged.damaged
+            new = self._world.union(own.keys() - known.keys())
+            self._damaged.add({index: own.get(index) or self._context.reader.where(index) for index in new})
+
+    def _report_progress(self, step: PlannedStep) -> None:
+        window, state = self._state.memory.interval, self._state
+        self._progress = Progress(
+            state.step,
+            state.num_images,
+            self._recipe.train.num_images,
+            loss=window.loss / window.steps,
+            grad_norm=window.grad_norm / window.steps,
+            lr=lr_factor(self._recipe.train, step.num_images) * self._recipe.train.lr,
+            images_per_s=window.num_images / max(window.elapsed_s, 1e-9),
+        )
+        if time.monotonic() - self._status_at_s >= STATUS_EVERY_S:
+            self._write_status("running")
+        self._context.callbacks.on_step(self._progress)
+
+    def _write_log(self) -> None:
+        """Write a line of the log, and start a new window, on all ranks."""
+        state, progress = self._state, self._progress
+        assert progress is not None  # there was a step
+        fields = log_fields(state.memory.interval)
         self._state = with_new_log_window(state)
-        self._images_per_s = fields["images_per_s"]
-        if log is None:
+        if self._log is None:
             return
-        where = {"step": state.step, "num_images": state.num_images, "lr": lr, "elapsed_s": state.elapsed_s}
+        position = {"step": state.step, "num_images": state.num_images, "lr": progress.lr, "elapsed_s": state.elapsed_s}
         if self._peak_flops_per_s:
-            fields["utilisation"] = fields["flops_per_s"] / (self._peak_flops_per_s * self._learner.world.size)
+            fields["utilisation"] = fields["flops_per_s"] / (self._peak_flops_per_s * self._world.size)
         if self._damaged.limit:
             fields["damaged_images"] = len(self._damaged.damaged)
-        record = where | fields | {"peak_bytes": peak_bytes(self._learner.device)}
-        log.write(record)
-        self._boards.add_record(record)
-        means = (fields["loss"], fields["grad_norm"], lr, fields["images_per_s"])
-        self._callbacks.on_progress(Progress(state.step, state.num_images, self._recipe.train.num_images, *means))
+        record = position | fields | {"peak_bytes": peak_bytes(self._learner.device)}
+        self._log.write(record)
+        self._trackers.add_record(record)
+        self._context.callbacks.on_progress(progress)
 
     def _draw_grid(self) -> None:
-        if self._recipe.train.sample_every_images and self._learner.draws:
-            classes = self._reader.manifest.contents.classes
+        if self._learner.draws:
+            classes = self._context.reader.manifest.contents.classes
             path = draw_grid(self._learner, self._run, self._state.num_images, tuple(classes or ()))
-            self._callbacks.on_note(f"samples: {path}")
-            self._boards.add_sheet(path, self._state.num_images)
+            logger.info("samples: %s", path)
+            self._trackers.add_sheet(path, self._state.num_images)
 
     def _snapshot(self) -> None:
-        world = self._learner.world
-        self._learner.profiles.write_snapshots(self._run, self._recipe, self._state.num_images, world)
+        self._learner.profiles.write_snapshots(self._run, self._recipe, self._state.num_images, self._world)
 
     def _score(self, stop: StopRequest) -> None:
-        """Score the run where it stands, if that is due; what is scored is saved first."""
+        """Evaluate the EMA weights if that is due, after saving them."""
         if self._scores is not None and self._scores.due(self._state):
             self._save()
             self._saver.finish()
             self._scores.take(self._state, stop.raised)
 
     def _save(self) -> None:
-        """Begin to save, unless this very step is saved already."""
+        """Start to save, unless this step is saved already."""
         if self._saved_step == self._state.step:
             return
         network = self._learner.ema.source
@@ -211,18 +233,21 @@ class Trainer:
         self._saved_step = self._state.step
 
     def _on_saved(self, state: State, folder: Path) -> None:
-        self._write_status("running", state)
-        self._callbacks.on_note(f"saved {folder}")
+        self._saved = state
+        self._write_status("running")
+        logger.info("saved %s", folder)
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
-        """End here if a save failed, or some rank was asked to stop; all ranks come by together."""
+        """Stop if a save failed or any rank was asked to stop; a collective operation."""
         failed = self._saver.poll()
-        if self._learner.world.any(failed or stop.raised()):
+        if self._world.any(failed or stop.raised()):
             self._stop_here(stop)
 
     def _stop_here(self, stop: StopRequest) -> None:
-        self._saver.finish()  # raises what was the matter, if it was no request but a save that failed
-        stop.raised()  # names the file where another rank saw it first
+        if self._saver.is_busy:
+            logger.info("stopping: waiting for the checkpoint that is being written")
+        self._saver.finish()  # raises if a save failed
+        stop.raised()  # sets the reason if another rank saw the stop file first
         stop_file(self._run).unlink(missing_ok=True)
         if self._state.num_images >= self._recipe.train.num_images:
             return
@@ -231,17 +256,28 @@ class Trainer:
         reason = stop.reason or "another rank"
         self._write_status("preempted", reason=reason)
         raise StoppedEarly(
-            f"{self._run}: stopped by {reason} after step {self._state.step} "
-            f"({self._state.num_images} images); all is saved, and the same command goes on from here"
+            f"{self._run}: stopped by {reason} after step {self._state.step} ({self._state.num_images} images); "
+            f"everything is saved. To resume: hdit train --resume {self._run}"
         )
 
-    def _write_status(self, standing: RunStatus, state: State | None = None, **more: str) -> None:
-        if self._learner.world.is_main:
-            state = state or self._state
-            speed = {"images_per_s": self._images_per_s} if self._images_per_s else {}
-            write_status(self._run, standing, state.step, state.num_images, **speed, **more)
+    def _write_status(self, status: RunStatus, **more: Any) -> None:
+        """Write RUN/status.json: `step` and `num_images` of the newest checkpoint, and the progress beyond it."""
+        if not self._world.is_main:
+            return
+        self._status_at_s = time.monotonic()
+        saved, now = self._saved, self._progress
+        if now is not None:
+            more["images_per_s"] = now.images_per_s
+        if now is not None and status == "running":
+            more["progress"] = {
+                "step": now.step,
+                "num_images": now.num_images,
+                "loss": now.loss if math.isfinite(now.loss) else None,
+                "seconds_left": round(now.seconds_left),
+            }
+        write_status(self._run, status, saved.step if saved else 0, saved.num_images if saved else 0, **more)
 
 
 def _crosses(every: int, step: PlannedStep) -> bool:
-    """Return whether a multiple of `every` images lies within a step; never for 0."""
-    return bool(every) and step.num_images // every != (step.num_images + step.batch_size) // every
+    """Return whether a multiple of `every` images lies within a step."""
+    return step.num_images // every != (step.num_images + step.batch_size) // every

@@ -88,7 +88,7 @@ def test_a_remote_data_set_is_read_in_the_order_and_with_the_tolerance_of_the_re
 
 
 def test_a_data_set_that_does_not_fit_the_recipe_is_refused(trained):
-    with pytest.raises(DataError, match=r"holds 3 classes, model\.num_classes is"):
+    with pytest.raises(DataError, match=r"has 3 classes, model\.num_classes is"):
         recipe = trained({"model.num_classes": 5})
         bench_train(recipe, FEW, read_data=True)
 

@@ -21,9 +21,8 @@ from hdit_core.data.loader.build import open_reader
 from hdit_core.distributed import World
 from hdit_core.errors import CheckpointError
 from hdit_core.recipe.data import DataRecipe
-from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
-from hdit_core.train.run_folder import keep_recipe
+from hdit_core.train.start.run_folder import keep_recipe
 from hdit_core.train.step.build import build_learner
 from tests.checkpoint.release import release
 
@@ -85,15 +84,15 @@ def test_training_goes_on_from_it(name):
     assert {"exp_avg", "exp_avg_sq", "step"} <= moments
 
 
-def test_a_run_of_format_2_goes_on_from_it_to_its_end_on_the_data_set_kept_beside_it(tmp_path):
+def test_a_run_of_format_2_goes_on_from_it_to_its_end_on_the_data_set_kept_beside_it(tmp_path, notes):
     # the folder of a run as it was left, and the same command again
-    released, run, notes = RELEASED / "format-2", tmp_path / "run", []
+    released, run = RELEASED / "format-2", tmp_path / "run"
     recipe = open_checkpoint(released).recipe
     data = recipe.data.model_copy(update={"path": str(RELEASED / recipe.data.path)})
     recipe = recipe.model_copy(update={"data": data})
     shutil.copytree(released, checkpoint_folder(run, 2))
     keep_recipe(run, recipe)
-    state = train(recipe, run, device="cpu", callbacks=Callbacks(on_note=notes.append))
+    state = train(recipe, run, device="cpu")
 
     assert (state.step, state.num_images) == (3, 24) and f"resuming {checkpoint_folder(run, 2)}" in notes
     (line,) = read_log(run)  # of all three steps: it remembers the two before

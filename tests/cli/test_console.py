@@ -62,14 +62,14 @@ def clock(monkeypatch):
     return clock
 
 
-def test_progress_into_a_log_is_a_line_every_half_minute_and_one_at_the_end(capsys, clock):
+def test_progress_in_a_log_is_a_line_after_seconds_then_every_half_minute_and_one_at_the_end(capsys, clock):
     with console.progress("train", total=1000) as bar:
         for done in range(0, 700, 100):
             bar.update(done, remark=f"loss 0.{done}")
             clock.now += 10
     assert capsys.readouterr().err.splitlines() == [
-        "hdit: train: 300 of 1,000 images, 10 images/s, 1:10 left, loss 0.300",
-        "hdit: train: 600 of 1,000 images, 10 images/s, 0:40 left, loss 0.600",
+        "hdit: train: 100 of 1,000 images, 10 images/s, 1:30 left, loss 0.100",
+        "hdit: train: 400 of 1,000 images, 10 images/s, 1:00 left, loss 0.400",
         "hdit: train: 600 of 1,000 images, 8.57 images/s, 0:47 left, loss 0.600",
     ]
 

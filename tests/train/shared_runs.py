@@ -13,7 +13,6 @@ from hdit_core.data.loader.build import open_reader
 from hdit_core.distributed import init_ranks
 from hdit_core.model.compile import compile_network
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.parallel.sharded_tensors import full_tensors_on_cpu
 from hdit_core.train.run import train
 from hdit_core.train.sample_grid import draw_grid
@@ -22,6 +21,7 @@ from hdit_core.train.step import train_step as step_module
 from hdit_core.train.step.batch_plan import steps
 from hdit_core.train.step.build import build_learner
 from hdit_core.train.step.dataloader import build_dataloader
+from tests.conftest import collected_messages
 
 LAYOUTS = {
     "one": (1, {}),
@@ -49,7 +49,7 @@ def initial_weights(recipe: Recipe) -> dict[str, bytes]:
 
 def learn(recipe: Recipe, run: Path) -> tuple[dict[int, str], list[str]]:
     """Train; return digests of what went into the network at each place of a batch, and what was said."""
-    seen, notes = {}, []
+    seen = {}
     loss, stratified = step_module.denoising_loss, step_module.stratified
     numbers: list[int] = []
 
@@ -66,7 +66,8 @@ def learn(recipe: Recipe, run: Path) -> tuple[dict[int, str], list[str]]:
 
     step_module.denoising_loss, step_module.stratified = note_inputs, note_numbers
     try:
-        train(recipe, run, callbacks=Callbacks(on_note=notes.append))
+        with collected_messages() as notes:
+            train(recipe, run)
     finally:
         step_module.denoising_loss, step_module.stratified = loss, stratified
     return seen, notes

@@ -113,8 +113,9 @@ def test_the_next_save_says_that_the_last_one_failed(tmp_path, tiny_recipe, fail
             saver.save(state(5), parts())
 
 
-def test_a_failure_is_raised_at_the_end_and_noted_where_another_error_ends_the_run(tmp_path, tiny_recipe, failing):
-    notes = []
+def test_a_failure_is_raised_at_the_end_and_noted_where_another_error_ends_the_run(
+    tmp_path, tiny_recipe, failing, notes
+):
     with (
         pytest.raises(CheckpointError, match="step 4"),
         AsyncCheckpointer(tmp_path, tiny_recipe, World()) as saver,
@@ -122,7 +123,7 @@ def test_a_failure_is_raised_at_the_end_and_noted_where_another_error_ends_the_r
         saver.save(state(4), parts())
     with (
         pytest.raises(ZeroDivisionError),
-        AsyncCheckpointer(tmp_path, tiny_recipe, World(), on_note=notes.append) as saver,
+        AsyncCheckpointer(tmp_path, tiny_recipe, World()) as saver,
     ):
         saver.save(state(5), parts())
         _ = 1 // 0

@@ -9,21 +9,20 @@ from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
 
 
-def test_a_run_says_it_and_goes_on_with_another_after_a_stop(tmp_path, trained):
-    notes = []
+def test_a_run_says_it_and_goes_on_with_another_after_a_stop(tmp_path, trained, notes):
 
     def stop_at_once(progress):
         (tmp_path / "run" / "STOP").touch()
 
     with pytest.raises(StoppedEarly):
-        train(trained({}), tmp_path / "run", device="cpu", callbacks=Callbacks(stop_at_once, notes.append))
+        train(trained({}), tmp_path / "run", device="cpu", callbacks=Callbacks(stop_at_once))
     assert [note.startswith("neighborhood attention: ") for note in notes].count(True) == 1
     assert kernels_note(torch.device("cpu"), torch.float32) in notes
 
     notes.clear()
     tiled = trained({})
     tiled = tiled.model_copy(update={"model": tiled.model.model_copy(update={"attention_backend": "tiled"})})
-    state = train(tiled, tmp_path / "run", device="cpu", callbacks=Callbacks(on_note=notes.append))
+    state = train(tiled, tmp_path / "run", device="cpu")
     assert state.num_images == tiled.train.num_images
     assert "neighborhood attention: tiled (CPU): model.attention_backend asks for it" in notes
 

@@ -11,7 +11,9 @@ from hdit_core.checkpoint.state import State
 from hdit_core.data.loader.build import open_reader
 from hdit_core.distributed import World
 from hdit_core.errors import CheckpointError
+from hdit_core.train.context import RunContext
 from hdit_core.train.monitor.callbacks import Callbacks
+from hdit_core.train.parallel.rank_failure import RankFailureDetector
 from hdit_core.train.run import _find_checkpoint
 
 
@@ -39,25 +41,26 @@ def run_of_three(tmp_path, trained):
     for step in (1, 2, 3):
         state = State(step=step, num_images=8 * step, data_hash=reader.manifest.root)
         save_checkpoint(tmp_path, recipe, state, {"model": {"weight": torch.zeros(2, 3)}})
-    return tmp_path, reader
+    return tmp_path, reader, recipe
 
 
-def find(run_and_reader, world, notes):
-    return _find_checkpoint(*run_and_reader, world, Callbacks(on_note=notes.append))
+def find(run_and_reader, world):
+    run, reader, recipe = run_and_reader
+    context = RunContext(recipe, run, world, reader, Callbacks(), RankFailureDetector(World()), deterministic=False)
+    return _find_checkpoint(context)
 
 
-def test_alone_a_run_takes_the_newest_intact_one(run_of_three):
-    notes = []
+def test_alone_a_run_takes_the_newest_valid_one(run_of_three, notes):
     (checkpoint_folder(run_of_three[0], 3) / "model.safetensors").write_bytes(b"")
-    assert find(run_of_three, World(), notes).state.step == 2
-    assert "passed over" in notes[0] and "step-000000003/model.safetensors" in notes[0] and len(notes) == 2
+    assert find(run_of_three, World()).state.step == 2
+    assert "skipped: " in notes[0] and "step-000000003/model.safetensors" in notes[0] and len(notes) == 2
 
 
 def test_another_rank_takes_what_the_main_one_took_whatever_it_sees_itself(run_of_three):
-    assert find(run_of_three, SecondRank(found=2), []).state.step == 2
-    assert find(run_of_three, SecondRank(), []) is None
+    assert find(run_of_three, SecondRank(found=2)).state.step == 2
+    assert find(run_of_three, SecondRank()) is None
 
 
 def test_a_rank_that_does_not_see_the_main_ones_checkpoint_says_so(run_of_three):
     with pytest.raises(CheckpointError, match=r"step-000000007/manifest.json: no such file"):
-        find(run_of_three, SecondRank(found=7), [])
+        find(run_of_three, SecondRank(found=7))

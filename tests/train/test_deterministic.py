@@ -18,8 +18,9 @@ from hdit_core.model.attention.interface import KernelTarget
 from hdit_core.train.deterministic import deterministic
 from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
-from hdit_core.train.run_folder import keep_recipe
+from hdit_core.train.start.run_folder import keep_recipe
 from hdit_core.train.step.train_step import Learner
+from tests.conftest import collected_messages
 
 SWITCHES = ("CUBLAS_WORKSPACE_CONFIG", "NCCL_ALGO", "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -51,8 +52,7 @@ def switches():
 
 def prepared(recipe, device="cuda"):
     """Enter and leave the mode; return its note."""
-    notes = []
-    with deterministic(recipe.train, device, notes.append):
+    with collected_messages() as notes, deterministic(recipe.train, device):
         assert switches() == (True, True, False, False)
     assert not torch.are_deterministic_algorithms_enabled()
     (note,) = notes
@@ -62,13 +62,12 @@ def prepared(recipe, device="cuda"):
 # --- a run -----------------------------------------------------------------------------------------------------------
 
 
-def test_two_runs_end_with_the_same_bytes_and_torch_is_left_as_it_was(tmp_path, trained):
-    before, notes = switches(), []
+def test_two_runs_end_with_the_same_bytes_and_torch_is_left_as_it_was(tmp_path, trained, notes):
+    before = switches()
     for name in ("one", "two"):
-        watcher = Callbacks(on_note=notes.append)
-        train(trained({"train.num_images": 16}), tmp_path / name, device="cpu", callbacks=watcher, deterministic=True)
+        train(trained({"train.num_images": 16}), tmp_path / name, device="cpu", deterministic=True)
     assert switches() == before
-    assert [note.startswith("deterministic: the same bits on this machine with 1 rank of ") for note in notes].count(
+    assert [note.startswith("deterministic: bit-identical on this machine with 1 rank of ") for note in notes].count(
         True
     ) == 2
     folders = [checkpoint_folder(tmp_path / name, 2) for name in ("one", "two")]
@@ -77,18 +76,18 @@ def test_two_runs_end_with_the_same_bytes_and_torch_is_left_as_it_was(tmp_path, 
         assert (folders[0] / part).read_bytes() == (folders[1] / part).read_bytes()
 
 
-def test_a_run_that_goes_on_without_it_or_comes_to_it_late_says_so(tmp_path, trained):
+def test_a_run_that_goes_on_without_it_or_comes_to_it_late_says_so(tmp_path, trained, notes):
     def go_on(images, wanted):
-        notes = []
+        notes.clear()
         recipe = trained({"train.num_images": images, "train.checkpoint_every_images": 8})
-        train(recipe, tmp_path, device="cpu", callbacks=Callbacks(on_note=notes.append), deterministic=wanted)
+        train(recipe, tmp_path, device="cpu", deterministic=wanted)
         return notes, open_checkpoint(checkpoint_folders(tmp_path)[0]).state.deterministic
 
     assert go_on(8, True)[1]
     notes, kept = go_on(16, False)
-    assert "the first 1 steps were taken with --deterministic, those from here on are not" in notes and not kept
+    assert "steps 0 to 0 were deterministic, those from now on are not" in notes and not kept
     notes, kept = go_on(24, True)
-    late = "deterministic from step 2 on; the steps before were not all taken with --deterministic"
+    late = "deterministic from step 2 on; not all earlier steps were"
     assert late in notes and not kept
 
 
@@ -100,7 +99,7 @@ def test_an_operation_without_a_deterministic_form_ends_the_run_by_its_name(tmp_
         return losses(learner, *args)
 
     monkeypatch.setattr(Learner, "losses", scattering)
-    message = r"^--deterministic: put_ has no deterministic form in torch .*; train without --deterministic, or change"
+    message = r"^--deterministic: put_ has no deterministic implementation in torch .*; train without"
     with pytest.raises(UsageError, match=message):
         train(trained({}), tmp_path / "run", device="cpu", deterministic=True)
     status = read_status(tmp_path / "run")
@@ -109,7 +108,7 @@ def test_an_operation_without_a_deterministic_form_ends_the_run_by_its_name(tmp_
 
 
 def test_other_errors_and_requests_to_stop_pass_through(tmp_path, trained):
-    with pytest.raises(RuntimeError, match=r"^a shape"), deterministic(trained({}).train, "cpu", print):
+    with pytest.raises(RuntimeError, match=r"^a shape"), deterministic(trained({}).train, "cpu"):
         raise RuntimeError("a shape does not fit")
     (tmp_path / "run").mkdir()
 
@@ -124,14 +123,14 @@ def test_other_errors_and_requests_to_stop_pass_through(tmp_path, trained):
 def test_the_command_hands_it_on_to_training_rehearsing_and_doing_a_step_again(
     tmp_path, trained, monkeypatch, capsys, way, more
 ):
-    def refuse(recipe, device, watcher, in_one_order=False):
-        raise UsageError(f"in one order: {in_one_order}")
+    def refuse(recipe, folder, device, callbacks, wants_deterministic=False):
+        raise UsageError(f"deterministic: {wants_deterministic}")
 
     monkeypatch.setattr(f"hdit_core.train.{way}.run_context", refuse)
     keep_recipe(tmp_path, trained({}))
     command = ["train", str(recipe_file(tmp_path)), "--out", str(tmp_path), *more]
-    assert main(command) == 2 and "in one order: False" in capsys.readouterr().err
-    assert main([*command, "--deterministic"]) == 2 and "in one order: True" in capsys.readouterr().err
+    assert main(command) == 2 and "deterministic: False" in capsys.readouterr().err
+    assert main([*command, "--deterministic"]) == 2 and "deterministic: True" in capsys.readouterr().err
 
 
 def test_a_job_of_slurm_hands_it_on(capsys):
@@ -145,14 +144,14 @@ def test_a_job_of_slurm_hands_it_on(capsys):
 def test_cuda_gets_its_switches_before_anything_is_computed(gpu, trained):
     note = prepared(trained({}))
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and "NCCL_ALGO" not in os.environ
-    assert "CUBLAS_WORKSPACE_CONFIG=:4096:8, cuDNN without trials" in note
-    assert note.endswith("float32 products in full float32, not TF32")
+    assert "CUBLAS_WORKSPACE_CONFIG=:4096:8, cuDNN without benchmarking" in note
+    assert note.endswith("float32 matmuls in full float32, not TF32")
 
 
 def test_products_in_tf32_are_told_of(gpu, trained):
     torch.backends.cuda.matmul.allow_tf32 = True  # torch takes it on machines without CUDA too
     try:
-        assert prepared(trained({})).endswith("float32 products in TF32")
+        assert prepared(trained({})).endswith("float32 matmuls in TF32")
     finally:
         torch.backends.cuda.matmul.allow_tf32 = False
 
@@ -232,7 +231,7 @@ def two_backends(gpu):
 def test_attention_that_does_not_promise_it_is_passed_over_with_the_reason(two_backends, trained):
     cuda = (torch.device("cuda", 0), torch.bfloat16, 64)
     assert select_backend(KernelTarget(*cuda)).name == "natten"
-    with deterministic(trained({}).train, "cuda", print):
+    with deterministic(trained({}).train, "cuda"):
         chosen = select_backend(KernelTarget(*cuda))
     assert chosen.name == "flex"
     missing = "--deterministic is asked for, and natten does not promise it for all of its kernels"

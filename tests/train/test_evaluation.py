@@ -20,7 +20,6 @@ from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.recipe.evaluate import EvaluateRecipe
 from hdit_core.train import evaluation as scoring
 from hdit_core.train.evaluation import is_due
-from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
 
 EVAL = {"train.eval_every_images": 16, "train.eval_num_images": 12, "train.num_images": 40, "sample.steps": 2}
@@ -58,11 +57,10 @@ def against(recipe, path):
     return recipe.model_copy(update={"evaluate": EvaluateRecipe(reference=str(path))})
 
 
-def test_a_score_is_that_of_eval_fid_on_the_checkpoint_and_changes_no_weight(trained, tiny_data, tmp_path):
+def test_a_score_is_that_of_eval_fid_on_the_checkpoint_and_changes_no_weight(trained, tiny_data, tmp_path, notes):
     plain, scored = tmp_path / "plain", tmp_path / "scored"
     train(trained(EVAL | {"train.eval_every_images": 0}), plain)
-    said = []
-    train(trained(EVAL), scored, callbacks=Callbacks(on_note=said.append))
+    train(trained(EVAL), scored)
     ours, theirs = (newest_checkpoint(run)[0].tensors("ema") for run in (scored, plain))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -73,7 +71,7 @@ def test_a_score_is_that_of_eval_fid_on_the_checkpoint_and_changes_no_weight(tra
         result = score(ScoreSettings(None, str(tiny_data), checkpoint=checkpoint, n=12, device="cpu"))
         assert line["fd-toy-12"] == pytest.approx(result.frechet.value, rel=1e-12)
         assert line["kd-toy"] == result.kernel.value
-    assert sum("score after" in line for line in said) == 3
+    assert sum("score after" in line for line in notes) == 3
     assert not (plain / "scores.jsonl").exists()
 
 

@@ -70,7 +70,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(
     run, remaining = tmp_path / "run", [2, 8]
     watcher = stop_at(run, remaining)
     for _ in range(2):
-        with pytest.raises(StoppedEarly, match=r"stopped by SIGTERM .* the same command goes on from here"):
+        with pytest.raises(StoppedEarly, match=r"stopped by SIGTERM .* To resume: hdit train --resume"):
             train(recipe, run, callbacks=watcher)
         assert '"state": "preempted"' in status_file(run).read_text()
     train(recipe, run, callbacks=watcher)
@@ -79,16 +79,16 @@ def test_a_stopped_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(
     assert [line["step"] for line in read_log(run)] == [2, 4, 6, 8, 10, 12]
 
 
-def test_a_run_that_lost_its_newest_checkpoint_ends_with_the_same_bits(tmp_path, trained, unbroken):
-    recipe, run, notes = trained({}), tmp_path / "run", []
+def test_a_run_that_lost_its_newest_checkpoint_ends_with_the_same_bits(tmp_path, trained, unbroken, notes):
+    recipe, run = trained({}), tmp_path / "run"
     with pytest.raises(StoppedEarly):
         train(recipe, run, callbacks=stop_at(run, [8]))
     weights = checkpoint_folder(run, 8) / "model.safetensors"  # the run comes by this step again, and saves it again
     content = bytearray(weights.read_bytes())
     content[-100] ^= 4
     weights.write_bytes(content)
-    train(recipe, run, callbacks=Callbacks(on_note=notes.append))
-    assert any("passed over" in note and "step-000000008/model.safetensors" in note for note in notes)
+    train(recipe, run)
+    assert any("skipped: " in note and "step-000000008/model.safetensors" in note for note in notes)
     assert_same_bits(run, unbroken(recipe))
 
 
@@ -140,12 +140,11 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, trained):
     assert train(recipe, run).step == before.step == 2
 
 
-def test_a_run_that_is_past_a_shorter_end_says_that_nothing_is_left(tmp_path, trained):
+def test_a_run_that_is_past_a_shorter_end_says_that_nothing_is_left(tmp_path, trained, notes):
     train(trained({"train.num_images": 20}), tmp_path, device="cpu")  # three steps of 8
-    notes = []
     for images in (20, 16):
         recipe = trained({"train.num_images": images})
-        assert train(recipe, tmp_path, device="cpu", callbacks=Callbacks(on_note=notes.append)).num_images == 24
+        assert train(recipe, tmp_path, device="cpu").num_images == 24
     (told,) = (note for note in notes if "already" in note)
     assert told.endswith("24 images already, more than train.num_images = 16; nothing is left to do")
 
@@ -153,22 +152,18 @@ def test_a_run_that_is_past_a_shorter_end_says_that_nothing_is_left(tmp_path, tr
 def test_a_run_whose_checkpoints_are_gone_does_not_begin_again_from_nothing(tmp_path, trained):
     train(trained({"train.num_images": 16}), tmp_path, device="cpu")
     (tmp_path / "checkpoints").rename(tmp_path / "elsewhere")
-    with pytest.raises(
-        CheckpointError, match=r"stood at step 2, and its checkpoints are gone; bring one back .* --out$"
-    ):
+    with pytest.raises(CheckpointError, match=r"was at step 2, but its checkpoints are gone; restore one .* --out$"):
         train(trained({"train.num_images": 24}), tmp_path, device="cpu")
     (tmp_path / "elsewhere").rename(tmp_path / "checkpoints")
     assert train(trained({"train.num_images": 24}), tmp_path, device="cpu").step == 3
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_says_that_it_begins_again(tmp_path, trained):
-    notes = []
+def test_a_run_that_was_killed_before_its_first_checkpoint_says_that_it_begins_again(tmp_path, trained, notes):
     train(trained({"train.num_images": 16}), tmp_path, device="cpu")
     shutil.rmtree(tmp_path / "checkpoints")
     write_status(tmp_path, "running", 0, 0)  # as the kill leaves it: nothing was saved
-    watcher = Callbacks(on_note=notes.append)
-    assert train(trained({"train.num_images": 16}), tmp_path, device="cpu", callbacks=watcher).step == 2
-    assert f"{tmp_path}: has no checkpoint yet, and begins again at step 0" in notes
+    assert train(trained({"train.num_images": 16}), tmp_path, device="cpu").step == 2
+    assert f"{tmp_path}: has no checkpoint yet; starts again" in notes
 
 
 def test_a_finished_run_can_be_made_longer(tmp_path, trained, unbroken):
@@ -200,9 +195,9 @@ def test_a_run_does_not_go_on_with_other_data(tmp_path, trained, tiny_data, othe
 
 
 def test_data_that_the_network_does_not_take_is_refused(tmp_path, trained):
-    with pytest.raises(DataError, match=r"holds images of 16x24x3 .* network takes 24x16x3"):
+    with pytest.raises(DataError, match=r"has images of 16x24x3 .* network takes 24x16x3"):
         train(trained({"model.image_size": [24, 16]}), tmp_path / "a")
-    with pytest.raises(DataError, match=r"holds 3 classes, model.num_classes is 5"):
+    with pytest.raises(DataError, match=r"has 3 classes, model.num_classes is 5"):
         train(trained({"model.num_classes": 5}), tmp_path / "b")
 
 

@@ -1,10 +1,12 @@
 """A signal to every process of a run, as a scheduler sends it, saves and ends the run and leaves no process behind."""
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -12,6 +14,7 @@ from hdit_cli.main import main
 from hdit_core.checkpoint.layout import log_file
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.recipe.write import recipe_toml
+from hdit_core.train.step.train_step import Learner
 from tests.forking import CONTEXT
 
 
@@ -30,9 +33,11 @@ def wait_until(happened):
         time.sleep(0.05)
 
 
-def be_hdit(arguments, said):
+def be_hdit(arguments, said, prepare=None):
     """Do what the program does with these arguments, as the first of a group of processes."""
     os.setsid()
+    if prepare is not None:
+        prepare()
     os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT), sys.stderr.fileno())
     sys.exit(main(arguments))
 
@@ -56,3 +61,81 @@ def test_a_signal_to_the_whole_group_saves_and_ends_with_75(tmp_path, trained, n
     assert f"stopped by {number.name}" in complaints and "Traceback" not in complaints
     assert newest_checkpoint(run)[0].state.step > 0
     wait_until(lambda: not processes_of(process.pid))  # the last of them has said all, and may still be on its way out
+
+
+@pytest.fixture
+def started(tmp_path, trained):
+    """Return a function that starts a long run with two readers, and returns its process after the first log line."""
+    processes = []
+
+    def start(**options):
+        (tmp_path / "long.toml").write_text(recipe_toml(trained({"data.workers": 2, "train.num_images": 10**9})))
+        arguments = ["train", str(tmp_path / "long.toml"), "--out", str(tmp_path / "run")]
+        process = CONTEXT.Process(target=be_hdit, args=(arguments, tmp_path / "said"), kwargs=options)
+        processes.append(process)
+        process.start()
+        return process
+
+    yield start
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("request_by", ["signal", "file"])
+def test_a_run_whose_readers_hang_saves_the_last_whole_step_and_ends_with_75(tmp_path, started, request_by):
+    run = tmp_path / "run"
+    process = started()
+    wait_until(lambda: log_file(run).exists() and log_file(run).stat().st_size)
+    for reader in set(processes_of(process.pid)) - {process.pid}:
+        os.kill(reader, signal.SIGSTOP)
+    size_bytes = -1
+    while size_bytes != (size_bytes := log_file(run).stat().st_size):
+        time.sleep(10)  # until what was read ahead is used up
+    os.kill(process.pid, signal.SIGTERM) if request_by == "signal" else (run / "STOP").touch()
+    process.join(240)
+    said = (tmp_path / "said").read_text()
+    assert process.exitcode == 75, said
+    assert "stopped by " in said and "everything is saved" in said and "Traceback" not in said
+    assert newest_checkpoint(run)[0].state.step > 0
+
+
+def hang_in_c_after_step_3():
+    """Let the main thread wait for a lock outside of Python, as it waits for other ranks."""
+    train_step = Learner.train_step
+
+    def hang(learner, step, batches):
+        if step.number == 3:
+            mutex, libc = ctypes.create_string_buffer(256), ctypes.CDLL(None)
+            while True:
+                libc.pthread_mutex_lock(mutex)
+        return train_step(learner, step, batches)
+
+    Learner.train_step = hang
+
+
+def sleep_after_step_3():
+    """Let the main thread wait in Python."""
+    train_step = Learner.train_step
+
+    def hang(learner, step, batches):
+        if step.number == 3:
+            time.sleep(10_000)
+        return train_step(learner, step, batches)
+
+    Learner.train_step = hang
+
+
+@pytest.mark.parametrize("hang", [hang_in_c_after_step_3, sleep_after_step_3])
+def test_a_second_ctrl_c_ends_a_run_that_waits_for_whatever_at_once(tmp_path, started, hang):
+    run = tmp_path / "run"
+    process = started(prepare=hang)
+    wait_until(lambda: log_file(run).exists() and log_file(run).stat().st_size)
+    time.sleep(3)
+    os.kill(process.pid, signal.SIGINT)
+    time.sleep(1.5)
+    assert process.is_alive()  # the first one waits for the step
+    os.kill(process.pid, signal.SIGINT)
+    process.join(120)
+    assert process.exitcode == 130
+    wait_until(lambda: not processes_of(process.pid))

@@ -14,10 +14,9 @@ from hdit_core.train.run import train
 from hdit_core.train.step.train_step import Learner
 
 
-def test_checkpoints_come_when_they_are_due_and_at_the_end_and_the_newest_few_stay(tmp_path, trained):
-    notes = []
+def test_checkpoints_come_when_they_are_due_and_at_the_end_and_the_newest_few_stay(tmp_path, trained, notes):
     recipe = trained({"train.num_images": 72, "train.checkpoint_every_images": 20, "train.keep_checkpoints": 2})
-    train(recipe, tmp_path / "run", callbacks=Callbacks(on_note=notes.append))
+    train(recipe, tmp_path / "run")
     saved = [int(note[-9:]) for note in notes if note.startswith("saved")]
     assert saved == [3, 5, 8, 9]  # a multiple of 20 images lies within these steps, or is their end
     assert [int(folder.name[-9:]) for folder in checkpoint_folders(tmp_path / "run")] == [9, 8]

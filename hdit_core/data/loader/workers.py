@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from hdit_core.data.format.transient import never
 from hdit_core.data.loader.shared_memory import check_shared_memory
-from hdit_core.errors import DataError, HditError
+from hdit_core.errors import DataError, HditError, WaitInterrupted
 
 TIMEOUT_S = 600.0
 """A worker that takes longer for one micro-batch hangs, on a dead disk for instance."""
@@ -34,10 +34,6 @@ POLL_S = 1.0
 GRACE_S = 5.0  # for a worker to finish its current image when it is told to end
 PARENT_CHECK_S = 1.0
 _END = object()
-
-
-class WaitInterrupted(Exception):
-    """A stop was requested while the run waited for a batch; no batch is lost to the run's state."""
 
 
 def _end_with_main_process() -> None:
@@ -176,6 +172,9 @@ def read_in_workers(
         try:
             while (batch := _next_batch(batches, batch_bytes, stop_requested)) is not _END:
                 yield batch
+        except WaitInterrupted:  # the workers hang, and the run has to save
+            _kill(batches._workers)
+            raise
         finally:
             atexit.unregister(at_exit)
             _end_workers(batches)

@@ -1,4 +1,4 @@
-"""What somebody who looks on at a run is told while it runs."""
+"""What the caller of a training run is told while it runs. Messages go to `logging.getLogger("hdit")`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is; loss, gradient norm and speed are means since the last report."""
+    """Progress of a run; loss, gradient norm and throughput are means since the last line of the log."""
 
     step: int
     num_images: int
@@ -14,17 +14,24 @@ class Progress:
     loss: float
     grad_norm: float
     lr: float
-    images_per_s: float
+    images_per_s: float  # of training alone: without evaluation, sample grids and compilation
+
+    @property
+    def seconds_left(self) -> float:
+        """Time to the end of the run at this throughput."""
+        return max(0, self.total_images - self.num_images) / max(self.images_per_s, 1e-9)
 
 
 @dataclass(frozen=True)
 class Callbacks:
-    """What somebody who looks on is told.
+    """Functions that a run calls.
 
     Attributes:
-        boards: names of services that draw the curves, see `trackers.BOARDS`.
+        on_progress: called after each line of the log.
+        on_step: called after each step.
+        trackers: names of experiment trackers, see `trackers.TRACKERS`.
     """
 
     on_progress: Callable[[Progress], None] = lambda progress: None
-    on_note: Callable[[str], None] = lambda note: None
+    on_step: Callable[[Progress], None] = lambda progress: None
     trackers: tuple[str, ...] = ()

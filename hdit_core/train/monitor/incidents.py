@@ -1,8 +1,9 @@
-"""What a run does about a step that went wrong: it is described, told of, and the run ends, goes back, or goes on."""
+"""Non-finite steps and loss spikes: recorded in RUN/incidents, then the run ends, rolls back, or continues."""
 
 import json
+import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -16,51 +17,89 @@ from hdit_core.distributed import World
 from hdit_core.errors import NumericalError
 from hdit_core.files import write_atomic
 from hdit_core.recipe.run import Recipe
-from hdit_core.recipe.train import TrainRecipe
 from hdit_core.train.monitor.spikes import Spike, find_spikes
 from hdit_core.train.step.batch_plan import PlannedStep
 from hdit_core.train.step.dataloader import build_run_order
 from hdit_core.train.step.result import NotFinite, StepResult
 
+logger = logging.getLogger("hdit")
+
 Kind = Literal["not finite", "spike"]
 MOST_SPIKES = 100
-"""Files of spikes that a run keeps: one that has gone wild would fill the disk. Non-finite steps end a run."""
+"""Spike records that a run keeps at most, so that a diverging run cannot fill the disk. Non-finite steps end a run."""
+
+
+class RollBack(Exception):
+    """The run is to continue from its newest checkpoint and to skip these images."""
+
+    def __init__(self, reason: str, skips: tuple[SkippedImages, ...]) -> None:
+        super().__init__(reason)
+        self.skips = skips
 
 
 @dataclass(frozen=True)
-class Incidents:
-    """Writes the incidents of a run, on its main rank."""
+class StepGuard:
+    """Checks each step of a run; alike on all ranks, since the result of a step is the same on all."""
 
-    run: Path
     recipe: Recipe
+    run: Path
     reader: ImageReader
     world: World
 
-    def write(
-        self, kind: Kind, step: PlannedStep, result: StepResult, state: State, spikes: Sequence[Spike] = ()
-    ) -> str:
-        """Describe a step, and return for people where, or why it could not be.
+    def not_finite(self, step: PlannedStep, problem: NotFinite, state: State) -> NoReturn:
+        """Record a step that was refused because its loss or gradient is not finite.
 
         Args:
             state: of the run before the step.
-            spikes: what stood out.
+
+        Raises:
+            RollBack: the recipe allows another one.
+            NumericalError: it does not.
         """
+        file = self._record("not finite", step, problem.result, state)
+        self._roll_back(step, state, str(problem))
+        raise NumericalError(f"{problem}. Recorded in {file}; to re-execute it, add --repro {step.number}") from None
+
+    def spikes(self, step: PlannedStep, result: StepResult, state: State) -> int:
+        """Return 1 if a step that was taken is a spike, else 0.
+
+        Raises:
+            RollBack: it is one, and the recipe allows another roll-back.
+        """
+        if not (spikes := find_spikes(state.memory, result)):
+            return 0
+        file = self._record("spike", step, result, state, spikes)
+        text = f"step {step.number}: loss spike: {' and '.join(map(str, spikes))}"
+        logger.warning("%s; recorded in %s", text, file)
+        self._roll_back(step, state, text)
+        return 1
+
+    def _roll_back(self, step: PlannedStep, state: State, reason: str) -> None:
+        if len(state.skips) < self.recipe.train.rollback:
+            skip = SkippedImages(after_images=step.num_images, images=step.batch_size)
+            raise RollBack(reason, (*state.skips, skip))
+
+    def _record(
+        self, kind: Kind, step: PlannedStep, result: StepResult, state: State, spikes: Sequence[Spike] = ()
+    ) -> str:
+        """Write the record of a step on the main rank; return its path, or why it could not be written."""
         path = incident_file(self.run, step.number, len(state.skips))
-        if self.world.is_main:
-            try:
-                self._write(path, kind, step, result, state, spikes)
-            except OSError as error:  # the step's own trouble is the greater one
-                return f"nowhere, since {path} cannot be written ({error.strerror})"
+        if not self.world.is_main:
+            return str(path)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            if kind == "not finite" or path.exists() or sum(1 for _ in path.parent.iterdir()) < MOST_SPIKES:
+                record = in_json(self._fields(kind, step, result, state, spikes))
+                write_atomic(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
+        except OSError as error:  # the step itself is the greater problem
+            return f"no file, since {path} cannot be written ({error.strerror})"
         return str(path)
 
-    def _write(
-        self, path: Path, kind: Kind, step: PlannedStep, result: StepResult, state: State, spikes: Sequence[Spike]
-    ) -> None:
-        path.parent.mkdir(exist_ok=True)
-        if kind == "spike" and sum(1 for _ in path.parent.iterdir()) >= MOST_SPIKES and not path.exists():
-            return
-        images = list(self._images(step, result, state))
-        record = {
+    def _fields(
+        self, kind: Kind, step: PlannedStep, result: StepResult, state: State, spikes: Sequence[Spike]
+    ) -> dict[str, Any]:
+        images = self._images(step, result, state)
+        return {
             "kind": kind,
             "step": step.number,
             "num_images": step.num_images,
@@ -74,93 +113,29 @@ class Incidents:
             "ranks": sorted({image["rank"] for image in images if not math.isfinite(image["loss"])}),
             "images": images,
         }
-        write_atomic(path, json.dumps(in_json(record), indent=1, allow_nan=False) + "\n")
 
     def _images(self, step: PlannedStep, result: StepResult, state: State) -> list[dict[str, Any]]:
         numbers = np.arange(step.first, step.first + step.batch_size)
         indices = build_run_order(self.recipe, self.reader, state.skips).images_at(numbers).tolist()
+        rows = zip(numbers.tolist(), indices, result.sigmas, result.losses, strict=True)
         share = step.batch_size // self.world.size
         return [
             {
-                "number": int(number),
+                "number": number,
                 "index": index,
                 "where": self.reader.where(index),
-                "rank": place // share,
+                "rank": position // share,
                 "sigma": sigma,
                 "loss": loss,
             }
-            for place, (number, index, sigma, loss) in enumerate(
-                zip(numbers, indices, result.sigmas, result.losses, strict=True)
-            )
+            for position, (number, index, sigma, loss) in enumerate(rows)
         ]
 
 
 def in_json(value: Any) -> Any:
-    """Return a document in which `"nan"`, `"inf"` and `"-inf"` stand for what JSON has no number for."""
+    """Return a document with `"nan"`, `"inf"` and `"-inf"` in place of the numbers that JSON lacks."""
     if isinstance(value, dict):
         return {key: in_json(each) for key, each in value.items()}
     if isinstance(value, list):
         return [in_json(each) for each in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
-
-
-class RollBack(Exception):
-    """The run is to go on from its newest checkpoint, with these images passed over."""
-
-    def __init__(self, reason: str, skips: tuple[SkippedImages, ...]) -> None:
-        super().__init__(reason)
-        self.skips = skips
-
-
-def roll_back(recipe: TrainRecipe, step: PlannedStep, state: State, reason: str) -> None:
-    """Ask for a roll-back past the images of a step, unless the recipe's are used up.
-
-    Args:
-        state: of the run before the step.
-        reason: for people.
-
-    Raises:
-        RollBack: the recipe still grants one.
-    """
-    if len(state.skips) < recipe.rollback:
-        skip = SkippedImages(after_images=step.num_images, images=step.batch_size)
-        raise RollBack(reason, (*state.skips, skip))
-
-
-@dataclass(frozen=True)
-class StepGuard:
-    """Watches over the steps of a run; on all ranks alike, since what a step tells is the same on all."""
-
-    recipe: TrainRecipe
-    incidents: Incidents
-    on_note: Callable[[str], None]
-
-    def not_finite(self, step: PlannedStep, problem: NotFinite, state: State) -> NoReturn:
-        """Deal with a step that was refused.
-
-        Args:
-            state: of the run before the step.
-
-        Raises:
-            RollBack: the recipe grants another one.
-            NumericalError: it does not.
-        """
-        where = self.incidents.write("not finite", step, problem.result, state)
-        roll_back(self.recipe, step, state, str(problem))
-        raise NumericalError(
-            f"{problem}. What went into it: {where}; to see it again, add --repro {step.number} to the command"
-        ) from None
-
-    def spikes(self, step: PlannedStep, result: StepResult, state: State) -> int:
-        """Return whether a step that was taken stood out, 0 or 1.
-
-        Raises:
-            RollBack: it did, and the recipe grants another one.
-        """
-        if not (spikes := find_spikes(state.memory, result)):
-            return 0
-        where = self.incidents.write("spike", step, result, state, spikes)
-        text = f"step {step.number}: a spike: {' and '.join(map(str, spikes))}"
-        self.on_note(f"{text}; what went into it: {where}")
-        roll_back(self.recipe, step, state, text)
-        return 1

@@ -1,4 +1,4 @@
-"""The sums between two lines of the log, and what the next line says of them."""
+"""The log window: sums since the last line of the log, and the fields of the next line."""
 
 from itertools import pairwise
 from typing import Any
@@ -11,18 +11,18 @@ from hdit_core.train.step.batch_plan import PlannedStep
 from hdit_core.train.step.result import StepResult
 
 SIGMA_EDGES = tuple(float(edge) for edge in 10 ** np.linspace(-3, 3, SIGMA_BINS + 1).round(2))
-"""Noise levels are told apart by half decades from 0.001 to 1000; what lies outside counts to the first or last."""
+"""Edges of the noise-level bins, half decades from 0.001 to 1000; levels outside count to the first or last bin."""
 
 
 def with_step(
     window: LogWindow, result: StepResult, *, flops: float, elapsed_s: float, waited_s: float, spikes: int = 0
 ) -> LogWindow:
-    """Return the sums with one more step.
+    """Return the window with one more step.
 
     Args:
-        flops: of the step's products over all ranks.
-        elapsed_s: that the step took, compiling left out.
-        waited_s: of that, for images.
+        flops: of the model's own operations over all ranks.
+        elapsed_s: duration of the step without compilation.
+        waited_s: of that, waiting for data.
         spikes: 1 if it was one.
     """
     bins = np.searchsorted(SIGMA_EDGES[1:-1], result.sigmas, side="right")
@@ -46,14 +46,14 @@ def with_step(
 
 
 def loss_by_sigma(window: LogWindow) -> list[dict[str, Any]]:
-    """Return the mean loss of each half decade of noise that there were images of, and how many."""
+    """Return the mean loss and the number of images of each noise-level bin that is not empty."""
     edges = pairwise(SIGMA_EDGES)
     rows = zip(edges, window.bin_images, window.bin_losses, strict=True)
     return [{"sigma": list(ends), "images": images, "loss": loss / images} for ends, images, loss in rows if images]
 
 
 def log_fields(window: LogWindow) -> dict[str, Any]:
-    """Return what a line of the log says of an interval of at least one step: means, speeds, counts."""
+    """Return the fields of a line of the log: means, throughput, counts; the window has at least one step."""
     steps, elapsed_s = window.steps, max(window.elapsed_s, 1e-9)
     return {
         "loss": window.loss / steps,
@@ -79,15 +79,15 @@ def next_state(
     spikes: int,
     damaged: dict[int, str],
 ) -> State:
-    """Return where the run stands after a step.
+    """Return the state after a step.
 
     Args:
         state: before it.
-        flops: of the step's products over all ranks.
-        elapsed_s: that the step took, compiling left out.
-        waited_s: of that, for images.
-        spikes: 1 if the step stood out.
-        damaged: images that were found damaged so far, and how.
+        flops: of the model's own operations over all ranks.
+        elapsed_s: duration of the step without compilation.
+        waited_s: of that, waiting for data.
+        spikes: 1 if the step is one.
+        damaged: damaged images so far, with the reasons.
     """
     sums = with_step(state.memory.interval, result, flops=flops, elapsed_s=elapsed_s, waited_s=waited_s, spikes=spikes)
     memory = with_step_history(state.memory, result).model_copy(update={"interval": sums, "damaged": damaged})
@@ -102,5 +102,5 @@ def next_state(
 
 
 def with_new_log_window(state: State) -> State:
-    """Return the state after a line of the log: the sums begin anew."""
+    """Return the state after a line of the log, with an empty window."""
     return state.model_copy(update={"memory": state.memory.model_copy(update={"interval": LogWindow()})})

@@ -1,10 +1,10 @@
-"""Steps that stand out: a loss or a gradient far beyond those of the steps before.
+"""Loss spikes: a loss or gradient norm far above those of the previous steps.
 
-The rule: the logarithm of a step's loss, or of its gradient's norm, is compared with those of the last 128 steps. It is
-a spike if it lies above their median by more than 8 times their spread and more than ln 2: at least twice the usual
-value, and outside of what this run's steps scatter. The spread is 1.4826 times the median distance from the median,
-which equals the standard deviation of normal numbers and does not move for a few spikes among them. There is no verdict
-before the 32nd step. A spike counts among the steps before, so that a new level becomes usual in 64 steps.
+The logarithm of a step's loss, or of its gradient norm, is compared with those of the last 128 steps. It is a spike if
+it exceeds their median by more than 8 times their spread and by more than ln 2, i.e. if it is at least twice the usual
+value. The spread is 1.4826 times the median absolute deviation: the standard deviation for normal values, and robust
+against a few spikes. The first 32 steps are never spikes. A spike counts among the previous steps of later ones, so
+that a new level becomes usual after 64 steps.
 """
 
 import math
@@ -18,12 +18,12 @@ from hdit_core.train.step.result import StepResult
 WINDOW, LEAST_STEPS = 128, 32
 LEAST_RATIO, DEVIATIONS = 2.0, 8.0
 NORMAL_SPREAD = 1.4826  # standard deviations in a median absolute deviation
-SMALLEST = 1e-30  # a loss of zero has a logarithm
+SMALLEST = 1e-30  # so that a loss of zero has a logarithm
 
 
 @dataclass(frozen=True)
 class Spike:
-    """What stood out, and from what."""
+    """An unusual value, and the usual one."""
 
     what: str
     value: float
@@ -34,7 +34,7 @@ class Spike:
 
 
 def is_spike(value: float, before: Sequence[float]) -> bool:
-    """Return whether a value is a spike after the values before it; all are positive or zero."""
+    """Return whether a value is a spike after previous values; none is negative."""
     if len(before) < LEAST_STEPS:
         return False
     logs = [math.log(max(each, SMALLEST)) for each in before]
@@ -44,14 +44,12 @@ def is_spike(value: float, before: Sequence[float]) -> bool:
 
 
 def find_spikes(history: StepHistory, result: StepResult) -> list[Spike]:
-    """Return what stands out of a step: nothing, its loss, its gradient's norm, or both."""
-    looked_at = {"loss": (result.loss, history.losses), "gradient's norm": (result.grad_norm, history.grad_norms)}
-    return [
-        Spike(what, value, median(before)) for what, (value, before) in looked_at.items() if is_spike(value, before)
-    ]
+    """Return the spikes of a step: of its loss, its gradient norm, both, or none."""
+    checked = {"loss": (result.loss, history.losses), "gradient norm": (result.grad_norm, history.grad_norms)}
+    return [Spike(what, value, median(before)) for what, (value, before) in checked.items() if is_spike(value, before)]
 
 
 def with_step_history(history: StepHistory, result: StepResult) -> StepHistory:
-    """Return the memory with one more step among those that say what is usual."""
+    """Return the history with one more step."""
     losses, grad_norms = (*history.losses, result.loss), (*history.grad_norms, result.grad_norm)
     return history.model_copy(update={"losses": losses[-WINDOW:], "grad_norms": grad_norms[-WINDOW:]})

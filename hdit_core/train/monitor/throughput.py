@@ -1,4 +1,4 @@
-"""How much of the machine a run uses: its arithmetic a second, and the most memory it held."""
+"""Throughput in FLOP/s, and peak memory."""
 
 import resource
 import sys
@@ -12,24 +12,24 @@ from hdit_core.recipe.model import ModelRecipe
 
 FLOPS_PER_MAC = 2
 FORWARD_AND_BACKWARD = 3
-"""A backward pass has two products for each of the forward pass: the gradient of each factor."""
+"""The backward pass has two matmuls for each one of the forward pass: the gradient of each factor."""
 
 
 @lru_cache(maxsize=256)
 def image_flops(model: ModelRecipe, image_size: tuple[int, int]) -> int:
-    """Return the floating-point operations of training on one image of so many rows and columns.
+    """Return the floating-point operations of training on one image of a size (height, width).
 
-    Only the model's own products count, once each: not those that activation checkpointing does again.
+    Only the model's own operations count: not those that activation checkpointing repeats.
     """
     return FORWARD_AND_BACKWARD * FLOPS_PER_MAC * count(model, image_size).macs
 
 
 def datasheet_flops(device_name: str, dtype: torch.dtype) -> float | None:
-    """Return the floating-point operations a second that a GPU's maker states, None where the table does not know it.
+    """Return the peak FLOP/s of a GPU's data sheet; None if it is not in the table.
 
     Args:
-        device_name: as `torch.cuda.get_device_name` says it, such as `"NVIDIA H100 80GB HBM3"`.
-        dtype: of the products; only bfloat16 is in the table.
+        device_name: as from `torch.cuda.get_device_name`, such as `"NVIDIA H100 80GB HBM3"`.
+        dtype: of the operands; only bfloat16 is in the table.
     """
     words = device_name.lower().replace("geforce rtx ", "rtx").replace("rtx a6000", "a6000").replace("-", " ").split()
     known = [gpu for name, gpu in GPUS.items() if set(name.split("-")) <= set(words)]
@@ -39,21 +39,13 @@ def datasheet_flops(device_name: str, dtype: torch.dtype) -> float | None:
 
 
 def peak_flops_per_s(device: torch.device, dtype: torch.dtype) -> float | None:
-    """Return what one device does at best by its data sheet; None for what is in no table, CPUs for instance."""
+    """Return the peak FLOP/s of a device by its data sheet; None for CPUs and unknown GPUs."""
     return datasheet_flops(torch.cuda.get_device_name(device), dtype) if device.type == "cuda" else None
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Return the most memory held so far: of tensors on a CUDA device, of the whole process elsewhere."""
+    """Return the peak memory so far: of tensors on a CUDA device, of the whole process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def wait_for(device: torch.device) -> None:
-    """Wait until a device has done all that it was asked to do."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()

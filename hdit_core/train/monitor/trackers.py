@@ -1,4 +1,4 @@
-"""Where the lines of the log go beside log.jsonl: TensorBoard and Weights & Biases, each an extra of its own."""
+"""Experiment trackers: TensorBoard and Weights & Biases, each an optional extra."""
 
 import hashlib
 import importlib
@@ -16,64 +16,70 @@ from hdit_core.recipe.run import Recipe
 
 @runtime_checkable
 class Tracker(Protocol):
-    """Something that draws curves; steps of it are images, so that runs of other batch sizes lie on each other."""
+    """An experiment tracker; its steps are images, so that runs with different batch sizes can be compared."""
 
     def add_numbers(self, numbers: dict[str, float], num_images: int) -> None:
-        """Show the numbers of one line of the log."""
+        """Add the numbers of one line of the log."""
 
     def add_sheet(self, path: Path, num_images: int) -> None:
-        """Show a sheet of samples, a PNG."""
+        """Add a grid of samples, a PNG."""
 
     def close(self) -> None:
-        """Send what is left."""
+        """Flush and close."""
 
 
 class TensorBoard:
-    """Events in RUN/tensorboard. A run that is resumed hides the events after the point that it resumes from."""
+    """Events in RUN/tensorboard. A resumed run hides the events after the point that it resumes from."""
 
     def __init__(self, run: Path, recipe: Recipe, num_images: int) -> None:
         writer = _imported("tensorboard", "torch.utils.tensorboard").SummaryWriter
         self._writer = writer(str(run / "tensorboard"), purge_step=num_images + 1 if num_images else None)
 
     def add_numbers(self, numbers: dict[str, float], num_images: int) -> None:
+        """Add the numbers of one line of the log."""
         for name, value in numbers.items():
             self._writer.add_scalar(name, value, num_images)
         self._writer.flush()
 
     def add_sheet(self, path: Path, num_images: int) -> None:
+        """Add a grid of samples."""
         with Image.open(path) as image:
             self._writer.add_image("samples", np.asarray(image.convert("RGB")), num_images, dataformats="HWC")
 
     def close(self) -> None:
+        """Flush and close."""
         self._writer.close()
 
 
 class WeightsAndBiases:
-    """A run of Weights & Biases, the same one however often ours is resumed; files in RUN/wandb.
+    """A run of Weights & Biases, the same one after a resume; files in RUN/wandb.
 
-    Project, entity, mode and key are what its own environment says, such as WANDB_PROJECT and WANDB_MODE=offline.
+    Project, entity, mode and key come from its environment variables, such as WANDB_PROJECT and WANDB_MODE=offline.
     """
 
     def __init__(self, run: Path, recipe: Recipe, num_images: int) -> None:
         self._wandb = _imported("wandb", "wandb")
-        place = str(run.resolve())
+        folder = str(run.resolve())
         self._run = self._wandb.init(
-            id=hashlib.sha256(place.encode()).hexdigest()[:16],
+            id=hashlib.sha256(folder.encode()).hexdigest()[:16],
             name=run.name,
-            dir=place,
+            dir=folder,
             config=recipe.model_dump(mode="json"),
             resume="allow",
         )
-        # lines that a resumed run writes again come later in its own order; num_images puts them where they belong
+        # a resumed run repeats some lines; num_images, not the order, says where they belong
         self._run.define_metric("*", step_metric="num_images")
 
     def add_numbers(self, numbers: dict[str, float], num_images: int) -> None:
+        """Add the numbers of one line of the log."""
         self._run.log({**numbers, "num_images": num_images})
 
     def add_sheet(self, path: Path, num_images: int) -> None:
+        """Add a grid of samples."""
         self._run.log({"samples": self._wandb.Image(str(path)), "num_images": num_images})
 
     def close(self) -> None:
+        """Flush and close."""
         self._run.finish()
 
 
@@ -81,7 +87,7 @@ TRACKERS: dict[str, Callable[[Path, Recipe, int], Tracker]] = {"tensorboard": Te
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuse boards that cannot be, before anything is trained.
+    """Check trackers before anything is trained.
 
     Raises:
         UsageError: a name is unknown, or its package is not installed.
@@ -92,7 +98,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def check_names(names: Sequence[str]) -> None:
-    """Refuse boards that hdit does not know, whether or not their packages are installed here.
+    """Check the names of trackers, whether or not their packages are installed.
 
     Raises:
         UsageError: a name is unknown.
@@ -100,7 +106,7 @@ def check_names(names: Sequence[str]) -> None:
     for name in names:
         if name not in TRACKERS:
             raise UsageError(
-                f"--watch {name}: there is no such board{did_you_mean(name, TRACKERS)}; there are {', '.join(TRACKERS)}"
+                f"--tracker {name}: no such tracker{did_you_mean(name, TRACKERS)}; there are {', '.join(TRACKERS)}"
             )
 
 
@@ -109,36 +115,36 @@ def _imported(name: str, module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(
-            f"--watch {name}: the package {name} cannot be imported ({error}); pip install 'hdit-toolkit[{name}]'"
+            f"--tracker {name}: the package {name} cannot be imported ({error}); pip install 'hdit-toolkit[{name}]'"
         ) from None
 
 
 class Trackers:
-    """All boards of a run; where there is none, nothing happens."""
+    """All trackers of a run, possibly none."""
 
-    def __init__(self, boards: Sequence[Tracker] = ()) -> None:
-        self._boards = boards
+    def __init__(self, trackers: Sequence[Tracker] = ()) -> None:
+        self._trackers = trackers
 
     def add_record(self, record: dict[str, Any]) -> None:
-        """Show a line of the log."""
-        for board in self._boards:
-            board.add_numbers(numbers_of(record), record["num_images"])
+        """Add a line of the log."""
+        for tracker in self._trackers:
+            tracker.add_numbers(numbers_of(record), record["num_images"])
 
     def add_sheet(self, path: Path, num_images: int) -> None:
-        """Show a sheet of samples."""
-        for board in self._boards:
-            board.add_sheet(path, num_images)
+        """Add a grid of samples."""
+        for tracker in self._trackers:
+            tracker.add_sheet(path, num_images)
 
 
 @contextmanager
 def open_trackers(names: Sequence[str], run: Path, recipe: Recipe, num_images: int) -> Iterator[Trackers]:
-    """Open boards for a run that stands at so many images, and close them after the body, however it ends."""
+    """Open trackers for a run at `num_images` images, and close them after the body."""
     with ExitStack() as held:
-        boards = []
+        trackers = []
         for name in dict.fromkeys(names):
-            boards.append(TRACKERS[name](run, recipe, num_images))
-            held.callback(boards[-1].close)
-        yield Trackers(boards)
+            trackers.append(TRACKERS[name](run, recipe, num_images))
+            held.callback(trackers[-1].close)
+        yield Trackers(trackers)
 
 
 def numbers_of(record: dict[str, Any]) -> dict[str, float]:

@@ -1,7 +1,7 @@
-"""Averages whose memory is a share of the run, whatever its length: what any other length is made of afterwards.
+"""Moving averages of the weights: the run's EMA, and power-function EMAs for post-hoc reconstruction (EDM2).
 
-Karras et al. (2024), section 3.1; see `hdit_core/checkpoint/profile.py`. They are tensors and no networks, each held in
-parts where the parameters are, so that an update sends nothing.
+Karras et al. (2024), section 3.1; see `hdit_core/checkpoint/ema/profile.py`. Averages are sharded like the parameters,
+so that an update needs no communication.
 """
 
 import copy
@@ -19,77 +19,6 @@ from hdit_core.recipe.run import Recipe
 from hdit_core.train.parallel.sharded_tensors import copy_into_shards, full_tensors_on_cpu, local_shard
 
 
-class PowerEma:
-    """The average of one length."""
-
-    def __init__(self, network: nn.Module, std: float) -> None:
-        """Begin with the weights of a network.
-
-        Args:
-            network: the trained one itself, before anything wraps it.
-            std: the length, a share of the run.
-        """
-        self.std = std
-        self._gamma = gamma_of(std)
-        self._network = network
-        self._averages = {name: weight.detach().clone() for name, weight in network.named_parameters()}
-
-    @torch.no_grad()
-    def update(self, before: int, after: int) -> None:
-        """Take in the weights after a step that took the run from `before` to `after` images."""
-        weights = [local_shard(weight) for weight in self._network.parameters()]
-        averages = [local_shard(average) for average in self._averages.values()]
-        torch._foreach_lerp_(averages, weights, 1.0 - decay(self._gamma, before, after))
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return what the network's state would be with these averages in it; fixed tensors are the network's own."""
-        return dict(self._network.state_dict()) | self._averages
-
-    def snapshot(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what is kept of `tensors` once they are whole and on the CPU: averages in float16."""
-        return {name: rounded(tensor) if name in self._averages else tensor for name, tensor in whole.items()}
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Go on from what `tensors` returned, whole on every rank."""
-        for name, average in self._averages.items():
-            copy_into_shards(average, tensors[name])
-
-
-class PowerEmas:
-    """The averages of all lengths that a recipe asks for."""
-
-    def __init__(self, network: nn.Module, stds: Iterable[float] = ()) -> None:
-        self._running = {ema_name(std): PowerEma(network, std) for std in stds}
-
-    def update(self, before: int, after: int) -> None:
-        """Take in the weights after a step that took the run from `before` to `after` images."""
-        for profile in self._running.values():
-            profile.update(before, after)
-
-    def items(self) -> Iterator[tuple[str, PowerEma]]:
-        """Yield each average with its name, such as `"ema-0.050"`."""
-        yield from self._running.items()
-
-    def parts(self) -> dict[str, dict[str, Tensor]]:
-        """Return the tensors of each average by its name, as parts of a checkpoint."""
-        return {name: profile.tensors() for name, profile in self._running.items()}
-
-    def write_snapshots(self, run: Path, recipe: Recipe, num_images: int, world: World) -> None:
-        """Write each average as it is after `num_images` images, one after the other; all ranks have to call it.
-
-        Raises:
-            CheckpointError: the disk is full, or cannot be written.
-            HditError: on the other ranks, for the same reason.
-        """
-        for profile in self._running.values():
-            whole = full_tensors_on_cpu(profile.tensors(), world)
-            world.on_main_rank(partial(_write, run, recipe, profile, num_images, whole))
-
-
-def _write(run: Path, recipe: Recipe, profile: PowerEma, num_images: int, whole: Mapping[str, Tensor]) -> None:
-    write_snapshot(run, recipe, Profile(profile.std, num_images), profile.snapshot(whole))
-
-
 def ema_decay(step: int, power: float, largest: float) -> float:
     """Return the decay of the update after `step` earlier ones: 1 - (1 + step)^-power, at most `largest`.
 
@@ -98,27 +27,107 @@ def ema_decay(step: int, power: float, largest: float) -> float:
     return min(max(1.0 - (1.0 + step) ** -power, 0.0), largest)
 
 
-class Ema:
-    """A second network whose weights follow those of the trained one.
+class WeightAverage:
+    """Averages that follow the parameters of a network."""
+
+    def __init__(self, averages: Iterable[Tensor], network: nn.Module) -> None:
+        """
+        Args:
+            averages: one for each parameter, sharded like it.
+            network: the trained one itself, before anything wraps it.
+        """
+        self._averages, self._weights = list(averages), list(network.parameters())
+
+    @torch.no_grad()
+    def update(self, decay: float) -> None:
+        """Move every average towards its weight: average += (1 - decay) (weight - average)."""
+        averages, weights = ([local_shard(tensor) for tensor in tensors] for tensors in (self._averages, self._weights))
+        torch._foreach_lerp_(averages, weights, 1.0 - decay)
+
+
+class Ema(WeightAverage):
+    """A second network whose weights are the averages.
 
     Attributes:
         source: the trained network itself, before anything wraps it.
-        network: the average; it drops nothing and learns nothing.
+        network: the averaged one, in evaluation mode.
     """
 
     def __init__(self, source: nn.Module, network: nn.Module | None = None) -> None:
         """
         Args:
             source: the trained network itself, before anything wraps it.
-            network: another with the same weights, held in the same parts; default: a copy.
+            network: another one with the same weights, sharded like it; default: a copy.
         """
         self.source = source
         self.network = (network or copy.deepcopy(source)).eval().requires_grad_(False)
-        self._averages: list[Tensor] = list(self.network.parameters())
-        self._weights: list[Tensor] = list(source.parameters())
+        super().__init__(self.network.parameters(), source)
 
-    @torch.no_grad()
-    def update(self, decay: float) -> None:
-        """Move every average towards its weight: ema += (1 - decay) (weight - ema)."""
-        averages, weights = ([local_shard(tensor) for tensor in tensors] for tensors in (self._averages, self._weights))
-        torch._foreach_lerp_(averages, weights, 1.0 - decay)
+
+class PowerEma(WeightAverage):
+    """A power-function EMA of one width."""
+
+    def __init__(self, network: nn.Module, std: float) -> None:
+        """Start with the weights of a network.
+
+        Args:
+            network: the trained one itself, before anything wraps it.
+            std: the width sigma_rel, relative to the length of the run.
+        """
+        self.std = std
+        self._gamma = gamma_of(std)
+        self._network = network
+        self._named = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+        super().__init__(self._named.values(), network)
+
+    def update_after(self, before: int, after: int) -> None:
+        """Include the weights after a step from `before` to `after` images."""
+        self.update(decay(self._gamma, before, after))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the state of the network with these averages as its parameters."""
+        return dict(self._network.state_dict()) | self._named
+
+    def snapshot(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the contents of a snapshot, from `tensors` on the CPU: averages in float16."""
+        return {name: rounded(tensor) if name in self._named else tensor for name, tensor in whole.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Restore what `tensors` returned, unsharded on every rank."""
+        for name, average in self._named.items():
+            copy_into_shards(average, tensors[name])
+
+
+class PowerEmas:
+    """The power-function EMAs of a recipe."""
+
+    def __init__(self, network: nn.Module, stds: Iterable[float] = ()) -> None:
+        self._emas = {ema_name(std): PowerEma(network, std) for std in stds}
+
+    def update(self, before: int, after: int) -> None:
+        """Include the weights after a step from `before` to `after` images."""
+        for ema in self._emas.values():
+            ema.update_after(before, after)
+
+    def items(self) -> Iterator[tuple[str, PowerEma]]:
+        """Yield each EMA with its name, such as `"ema-0.050"`."""
+        yield from self._emas.items()
+
+    def parts(self) -> dict[str, dict[str, Tensor]]:
+        """Return the tensors of each EMA by its name, as parts of a checkpoint."""
+        return {name: ema.tensors() for name, ema in self._emas.items()}
+
+    def write_snapshots(self, run: Path, recipe: Recipe, num_images: int, world: World) -> None:
+        """Write a snapshot of each EMA, one after the other; a collective operation.
+
+        Raises:
+            CheckpointError: the disk is full or cannot be written.
+            HditError: on the other ranks, for the same reason.
+        """
+        for ema in self._emas.values():
+            whole = full_tensors_on_cpu(ema.tensors(), world)
+            world.on_main_rank(partial(_write, run, recipe, ema, num_images, whole))
+
+
+def _write(run: Path, recipe: Recipe, ema: PowerEma, num_images: int, whole: Mapping[str, Tensor]) -> None:
+    write_snapshot(run, recipe, Profile(ema.std, num_images), ema.snapshot(whole))

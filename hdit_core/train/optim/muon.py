@@ -1,12 +1,12 @@
-"""Muon: momentum whose matrices are made orthogonal before they are added (Jordan et al. 2024).
+"""Muon: momentum whose matrices are orthogonalized before the update (Jordan et al. 2024).
 
-An update U S V^T of a matrix between hidden features goes on as about U V^T: directions that the gradient seldom shows
-move as far as those that it always shows. Its size is brought to that of AdamW's usual update, so that both share a
-learning rate and a weight decay (Moonlight, Liu et al. 2025, arXiv 2502.16982, section 2.2).
+An update U S V^T of a hidden matrix becomes about U V^T, so that rare directions of the gradient move as far as
+frequent ones. It is scaled to the usual size of AdamW's updates, so that both share a learning rate and a weight decay
+(Moonlight, Liu et al. 2025, arXiv 2502.16982, section 2.2).
 
-torch has a Muon of its own (2.9 and later, `match_rms_adamw`), with which this one agrees. That takes queries, keys and
-values for one matrix, and values and gates too, rounds products to bfloat16 even on CPUs, where that is five times
-slower, and does not know matrices that ranks hold in parts.
+torch has its own Muon (2.9 and later, `match_rms_adamw`), and the two agree. torch's takes queries, keys and values as
+one matrix, and values and gates too, rounds to bfloat16 even on CPUs, where that is five times slower, and does not
+support sharded matrices.
 """
 
 import math
@@ -22,16 +22,20 @@ from torch.distributed.tensor import DTensor
 from hdit_core.train.parallel.sharded_tensors import local_shard, shard_like
 
 MOMENTUM = 0.95
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: steep at 0, and within about 0.3 of 1 after five rounds
-ROUNDS = 5
+COEFFICIENTS = (
+    3.4445,
+    -4.7750,
+    2.0315,
+)  # Jordan's quintic: steep at 0, and within 0.3 of 1 after five iterations
+ITERATIONS = 5
 USUAL_UPDATE = 0.2  # root mean square of AdamW's (Moonlight)
 SMALLEST_NORM = 1e-7
 
 
 def orthogonal(matrices: Float[Tensor, "*stack rows columns"]) -> Float[Tensor, "*stack rows columns"]:
-    """Return about U V^T of U S V^T, for each matrix by itself; singular values end between about 0.7 and 1.2.
+    """Return about U V^T of U S V^T for each matrix; singular values end between about 0.7 and 1.2.
 
-    Newton-Schulz: a polynomial in X that acts on the singular values alone. In bfloat16 on GPUs, else in float32.
+    Newton-Schulz iteration: a polynomial in X acts on the singular values only. In bfloat16 on GPUs, else float32.
     """
     on_gpu = matrices.device.type == "cuda"
     x = matrices.to(torch.bfloat16 if on_gpu else torch.promote_types(matrices.dtype, torch.float32))
@@ -40,28 +44,28 @@ def orthogonal(matrices: Float[Tensor, "*stack rows columns"]) -> Float[Tensor, 
         x = x.mT
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=SMALLEST_NORM)
     a, b, c = COEFFICIENTS
-    for _ in range(ROUNDS):
+    for _ in range(ITERATIONS):
         square = x @ x.mT
         x = a * x + (b * square + c * square @ square) @ x
     return (x.mT if tall else x).to(matrices.dtype)
 
 
-def _whole(part: Tensor, pattern: Tensor) -> Tensor:
-    """Return all of a tensor that the ranks hold in parts as they do the pattern."""
+def _gathered(shard: Tensor, pattern: Tensor) -> Tensor:
+    """Return the full tensor of a shard that is laid out like the pattern."""
     if not isinstance(pattern, DTensor):
-        return part
+        return shard
     mesh, placements, shape, stride = pattern.device_mesh, pattern.placements, pattern.shape, pattern.stride()
-    return DTensor.from_local(part, mesh, placements, run_check=False, shape=shape, stride=stride).full_tensor()
+    return DTensor.from_local(shard, mesh, placements, run_check=False, shape=shape, stride=stride).full_tensor()
 
 
 class Muon(torch.optim.Optimizer):
-    """The optimizer of matrices. Its state is one tensor for each, `momentum`.
+    """The optimizer of matrices. Its state is one tensor per parameter, `momentum`.
 
-    Ranks that hold parts of the weights put each update together before they make it orthogonal, all of them the same.
+    If the weights are sharded, every rank gathers and orthogonalizes the full update.
 
     Args:
-        groups: with `params`, `lr`, `weight_decay`, and `stacked`, a list: how many matrices of as many rows each
-            parameter holds, one above the other.
+        groups: with `params`, `lr`, `weight_decay`, and `stacked`: for each parameter, the number of matrices stacked
+            in it along the rows.
     """
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
@@ -69,20 +73,20 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Move every matrix that has a gradient."""
+        """Update every matrix that has a gradient."""
         for group in self.param_groups:
             for parameter, stacked in zip(group["params"], group["stacked"], strict=True):
                 if parameter.grad is not None:
-                    self._move(parameter, stacked, group["lr"], group["weight_decay"])
+                    self._update(parameter, stacked, group["lr"], group["weight_decay"])
 
-    def _move(self, parameter: Tensor, stacked: int, lr: float, weight_decay: float) -> None:
+    def _update(self, parameter: Tensor, stacked: int, lr: float, weight_decay: float) -> None:
         assert parameter.grad is not None
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
         momentum, grad = local_shard(state["momentum"]), local_shard(parameter.grad)
         momentum.lerp_(grad, 1 - MOMENTUM)
-        ahead = _whole(grad.lerp(momentum, MOMENTUM), parameter)  # Nesterov's
+        ahead = _gathered(grad.lerp(momentum, MOMENTUM), parameter)  # Nesterov's
 
         matrices = rearrange(ahead, "(stack rows) columns -> stack rows columns", stack=stacked)
         size = USUAL_UPDATE * math.sqrt(max(matrices.shape[-2:]))
@@ -92,7 +96,7 @@ class Muon(torch.optim.Optimizer):
 
 
 class ChainedOptimizer(torch.optim.Optimizer):
-    """Several optimizers as one, each for parameters of its own; they share the list of groups and the state."""
+    """Several optimizers as one, each for its own parameters; they share the list of groups and the state."""
 
     def __init__(self, *optimizers: torch.optim.Optimizer) -> None:
         super().__init__([group for optimizer in optimizers for group in optimizer.param_groups], {})
@@ -101,22 +105,22 @@ class ChainedOptimizer(torch.optim.Optimizer):
             optimizer.state = self.state
 
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Let each take its step."""
+        """Step each optimizer."""
         for optimizer in self.optimizers:
             optimizer.step()
 
 
 def is_hidden(name: str, parameter: Tensor) -> bool:
-    """Tell whether a parameter of the network maps hidden features to hidden features: what Muon is for.
+    """Return whether a parameter maps hidden features to hidden features, which is what Muon is for.
 
-    Patches, conditioning and the modulation of norms have pixels, embeddings or scales at one end.
+    Patches, conditioning and the modulation of norms have pixels, embeddings or scales on one side.
     """
     outside = name.startswith(("conditioning.", "patch_in.", "patch_out.")) or name.endswith("norm.modulation.weight")
     return parameter.ndim == 2 and not outside
 
 
 def matrices_in(name: str, shapes: Mapping[str, torch.Size]) -> int:
-    """Return how many matrices a hidden parameter holds, one above the other: queries, keys, values; values, gates."""
+    """Return how many matrices are stacked in a hidden parameter: queries, keys, values; or values, gates."""
     if name.endswith("attention.qkv.weight"):
         return 3
     if name.endswith("feed_forward.up.weight"):

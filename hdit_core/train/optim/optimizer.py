@@ -1,4 +1,4 @@
-"""The optimizer with the reference's parameter groups, and its state as named tensors."""
+"""The optimizer with the reference implementation's parameter groups, and its state as named tensors."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ def _adamw(groups: Groups, network: nn.Module, recipe: TrainRecipe) -> torch.opt
 
 
 def _muon(groups: Groups, network: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
-    """Muon for the matrices between hidden features, AdamW for all else."""
+    """Muon for the hidden matrices, AdamW for the rest."""
     shapes = {name: parameter.shape for name, parameter in network.named_parameters()}
     hidden, others = _chosen(groups, is_hidden), _chosen(groups, lambda *pair: not is_hidden(*pair))
     for group in hidden:
@@ -28,7 +28,7 @@ def _muon(groups: Groups, network: nn.Module, recipe: TrainRecipe) -> torch.opti
 
 
 def _chosen(groups: Groups, wanted: Callable[[str, Tensor], bool]) -> Groups:
-    """Return the groups with those of their parameters that are wanted; without groups that have none."""
+    """Return the groups with only the wanted parameters, without empty groups."""
     chosen = []
     for group in groups:
         members = {n: p for n, p in zip(group["names"], group["params"], strict=True) if wanted(n, p)}
@@ -51,7 +51,7 @@ def make_optimizer(network: nn.Module, recipe: TrainRecipe) -> torch.optim.Optim
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's learning rate to `factor` times its own."""
+    """Set the learning rate of every group to `factor` times its base rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["base_lr"] * factor
 
@@ -66,7 +66,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module) -> d
 
 
 def load_optimizer_tensors(optimizer: torch.optim.Optimizer, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave; a fused optimizer has all of it, counts too, beside the parameters."""
+    """Restore what `optimizer_tensors` returned; a fused optimizer keeps all of it on the parameters' device."""
     parameters = dict(network.named_parameters())
     for full_name, tensor in tensors.items():
         name, _, key = full_name.rpartition(":")

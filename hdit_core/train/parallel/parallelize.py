@@ -1,8 +1,8 @@
-"""How several ranks train one network: each with all of its weights (DDP), or each with a part of them (FSDP2, HSDP).
+"""Data parallelism: replicated weights (DDP) or sharded ones (FSDP2, HSDP).
 
-Whichever it is, weights begin as the same bits, images and noise are the same, and checkpoints are whole: a run may go
-on with another number of ranks, or in another way. Products are rounded alike too: parts are put together as float32,
-and `autocast` rounds products as `train.precision` says.
+Initial weights, images and noise are bit-identical in every mode, and checkpoints are unsharded: a run may resume with
+another number of ranks, or in another mode. Rounding is the same too: shards are gathered in float32, and `autocast`
+rounds as `train.precision` says.
 """
 
 import copy
@@ -25,7 +25,7 @@ from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.train import TrainRecipe
 from hdit_core.train.parallel.sharded_tensors import copy_into_shards, local_shard
 
-# the network's buffers are constants, the same on all ranks, and need not be sent at every step; torch renames it
+# the network's buffers are the same constants on all ranks; torch renames the option
 _SYNC_BUFFERS = ("forward_sync_buffers", "broadcast_buffers")
 NO_BUFFERS: dict[str, Any] = {
     next(name for name in _SYNC_BUFFERS if name in signature(DistributedDataParallel).parameters): False
@@ -34,12 +34,12 @@ NO_BUFFERS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Parallelism:
-    """What several ranks share.
+    """How the ranks share the network.
 
     Attributes:
-        mesh: the ranks that have the parts of the weights between them; None: each rank has all.
-        ranks: how many there are.
-        note: a line for the user that says so, with the reason; empty where there is nothing to say.
+        mesh: the ranks over which the weights are sharded; None: each rank has all of them.
+        ranks: number of ranks.
+        note: a message with the mode and its reason; may be empty.
     """
 
     mesh: DeviceMesh | None = None
@@ -47,7 +47,7 @@ class Parallelism:
     note: str = ""
 
     def network(self, recipe: Recipe, device: torch.device) -> HourglassTransformer:
-        """Return a recipe's network with its initial weights, the same bits in whichever parts they are held."""
+        """Return a recipe's network with its initial weights, bit-identical however they are sharded."""
         if self.mesh is None:
             network = HourglassTransformer(recipe.model)
             initialize(network, recipe.train.seed)
@@ -57,50 +57,52 @@ class Parallelism:
         return network
 
     def copied(self, network: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
-        """Return a network with the weights of one that `network` made, held in the same parts."""
+        """Return a copy of a network from `network`, sharded like it."""
         if self.mesh is None:
             return copy.deepcopy(network)
-        twin = _shard(recipe, self.mesh, device)
-        assert isinstance(twin, FSDPModule)
-        twin.set_reshard_after_forward(True)  # a network that is trained keeps some parts whole until its backward
-        for target, source in zip(twin.state_dict().values(), network.state_dict().values(), strict=True):
+        clone = _shard(recipe, self.mesh, device)
+        assert isinstance(clone, FSDPModule)
+        clone.set_reshard_after_forward(True)  # a trained network keeps some weights gathered until its backward
+        for target, source in zip(clone.state_dict().values(), network.state_dict().values(), strict=True):
             local_shard(target).copy_(local_shard(source))
-        return twin
+        return clone
 
     def trained(self, network: nn.Module) -> nn.Module:
-        """Return what is trained in the network's place, so that the ranks exchange gradients."""
+        """Return the module to train in the network's place, so that the ranks exchange gradients."""
         if self.mesh is not None or self.ranks == 1:
             return network
         return DistributedDataParallel(network, gradient_as_bucket_view=True, **NO_BUFFERS)
 
 
 def choose_parallelism(recipe: Recipe, world: World, device: torch.device) -> Parallelism:
-    """Decide by `train.parallel` what the ranks share; all of them have to call it.
+    """Select the mode by `train.parallel`; a collective operation.
 
-    `auto` is DDP, but FSDP where weights, gradients, optimizer state and averages would take more than half of the
-    memory of some rank's GPU. Ranks on CPUs have DDP: what they do not share of the network, they share of the memory.
+    `auto` is FSDP if weights, gradients, optimizer state and EMAs would take more than half of the memory of some
+    rank's GPU, else DDP. Ranks on CPUs use DDP, since they share the memory.
     """
     wanted = recipe.train.parallel
     if world.size == 1:
-        return Parallelism(note="" if wanted == "auto" else f"train.parallel = {wanted!r} waits for a second rank")
+        return Parallelism(note="" if wanted == "auto" else f"train.parallel = {wanted!r} has no effect with one rank")
     if wanted == "auto":
-        in_parts, why = _too_large(recipe, world, device)
+        sharded, why = _too_large(recipe, world, device)
     else:
-        in_parts, why = wanted == "fsdp", f"train.parallel = {wanted!r}"
-    if not in_parts:
-        return Parallelism(None, world.size, f"{world.size} ranks, each with all weights (DDP): {why}")
+        sharded, why = wanted == "fsdp", f"train.parallel = {wanted!r}"
+    if not sharded:
+        return Parallelism(None, world.size, f"{world.size} ranks, weights replicated (DDP): {why}")
     mesh = _mesh(recipe.train, world, device)
-    copies, parts = world.size // mesh.shape[-1], mesh.shape[-1]
-    shared = (
-        f"{parts} ranks share the weights" if copies == 1 else f"{copies} x {parts} ranks, {parts} share the weights"
+    replicas, shards = world.size // mesh.shape[-1], mesh.shape[-1]
+    layout = (
+        f"weights sharded over {shards} ranks (FSDP)"
+        if replicas == 1
+        else f"weights sharded over {shards} ranks, in {replicas} replicas (HSDP)"
     )
-    return Parallelism(mesh, world.size, f"{shared} (FSDP): {why}")
+    return Parallelism(mesh, world.size, f"{layout}: {why}")
 
 
 def gradient_accumulation(network: nn.Module, last: bool) -> AbstractContextManager[Any]:
-    """Let the ranks exchange gradients in the last backward of a step only.
+    """Let the ranks exchange gradients only in the last backward pass of a step.
 
-    Until then, gradients of weights in parts are kept whole: as much memory as the weights take, and nothing is sent.
+    Until then, gradients of sharded weights are kept unsharded: as much memory as the full weights, no communication.
     """
     if isinstance(network, FSDPModule):
         network.set_requires_gradient_sync(last)
@@ -110,40 +112,40 @@ def gradient_accumulation(network: nn.Module, last: bool) -> AbstractContextMana
 
 
 def release_reducer(network: nn.Module) -> None:
-    """Take from a network what it exchanges gradients with; it does so no more.
+    """Remove DDP's reducer from a network, which then exchanges no gradients any more.
 
-    Ranks have to before they leave their world. If the reducer is the last to know the ranks' group, torch waits for
-    the group's threads with Python's lock held: one of them that still wants it, to free a tensor, never ends.
+    Necessary before the process group is destroyed. If the reducer has the last reference to the group, torch waits for
+    the group's threads while it holds the GIL, and one of them may need the GIL to free a tensor: a deadlock.
     """
     if isinstance(network, DistributedDataParallel):
-        for name in ("logger", "reducer"):  # the first knows the second
+        for name in ("logger", "reducer"):  # the first refers to the second
             setattr(network, name, None)
 
 
 def is_sharded(network: nn.Module) -> bool:
-    """Return whether no rank can use a network without the others."""
+    """Return whether a network's weights are sharded."""
     return isinstance(network, FSDPModule)
 
 
 def _too_large(recipe: Recipe, world: World, device: torch.device) -> tuple[bool, str]:
-    """Return whether all weights and what goes with them are too much for some rank's GPU, and what was compared."""
+    """Return whether replicated weights are too large for some rank's GPU, and the comparison as text."""
     if device.type != "cuda":
-        return False, f"ranks on a {device.type.upper()} share its memory anyway"
-    needed, there_is = state_bytes(recipe), torch.cuda.get_device_properties(device).total_memory
-    why = f"weights and what goes with them take {needed / 1e9:.3g} GB, of a GPU's {there_is / 1e9:.3g} GB"
-    return world.any(too_large_for_each(recipe, there_is)), why
+        return False, f"ranks on a {device.type.upper()} share its memory"
+    needed, available = state_bytes(recipe), torch.cuda.get_device_properties(device).total_memory
+    why = f"weights, gradients, optimizer state and EMAs take {needed / 1e9:.3g} GB of a GPU's {available / 1e9:.3g} GB"
+    return world.any(too_large_for_each(recipe, available)), why
 
 
 def _mesh(train: TrainRecipe, world: World, device: torch.device) -> DeviceMesh:
-    """Return one dimension of ranks where all of them share one copy, else copies by ranks that share one."""
-    parts = train.shard_ranks or world.size
-    if parts == world.size:
-        return init_device_mesh(device.type, (parts,), mesh_dim_names=("parts",))
-    return init_device_mesh(device.type, (world.size // parts, parts), mesh_dim_names=("copies", "parts"))
+    """Return a mesh of all ranks (FSDP), or of replicas by shards (HSDP)."""
+    shards = train.shard_ranks or world.size
+    if shards == world.size:
+        return init_device_mesh(device.type, (shards,), mesh_dim_names=("shards",))
+    return init_device_mesh(device.type, (world.size // shards, shards), mesh_dim_names=("replicas", "shards"))
 
 
 def _shard(recipe: Recipe, mesh: DeviceMesh, device: torch.device) -> HourglassTransformer:
-    """Return a network of whose tensors each rank has memory for its part, and that nobody has filled yet."""
+    """Return a sharded network whose weights are not initialized."""
     with torch.device("meta"):
         network = HourglassTransformer(recipe.model)
     network.register_forward_hook(_own_output)
@@ -155,5 +157,5 @@ def _shard(recipe: Recipe, mesh: DeviceMesh, device: torch.device) -> HourglassT
 
 
 def _own_output(network: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-    # FSDP fetches the weights for the backward pass when the output's gradient comes; writing into a view would undo it
+    # FSDP gathers weights for the backward pass by a hook on the output, which an in-place write to a view loses
     return output.clone()

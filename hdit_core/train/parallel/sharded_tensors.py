@@ -1,6 +1,6 @@
-"""Whole tensors on the host from those that the ranks hold in parts, one after the other, and the way back.
+"""Conversion between sharded tensors and full tensors on the CPU, one tensor at a time.
 
-No rank ever holds more than one whole parameter besides its parts, but for the main one, whose copies are on the CPU.
+No rank holds more than one full parameter at a time, except the main one, whose copies are on the CPU.
 """
 
 from collections.abc import Mapping
@@ -13,16 +13,15 @@ from hdit_core.distributed import World
 
 
 def local_shard(tensor: Tensor) -> Tensor:
-    """Return what this rank holds of a tensor, without a copy: a part along its rows, or all of it."""
+    """Return this rank's shard of a tensor (of its rows), or the tensor itself, without a copy."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 @torch.no_grad()
 def full_tensors_on_cpu(named: Mapping[str, Tensor], world: World) -> dict[str, Tensor]:
-    """Return copies of tensors, whole and on the CPU, on the main rank; the others help and get none.
+    """Return full copies of tensors on the CPU, on the main rank only.
 
-    All ranks have to call it, with the same names in the same order. What happens to the tensors afterwards does not
-    reach the copies.
+    A collective operation: all ranks call it with the same names in the same order.
     """
     copies = {}
     for name, tensor in named.items():
@@ -34,10 +33,10 @@ def full_tensors_on_cpu(named: Mapping[str, Tensor], world: World) -> dict[str, 
 
 @torch.no_grad()
 def shard_like(whole: Tensor, pattern: Tensor) -> Tensor:
-    """Return a tensor on the device of a pattern, and in parts as the pattern is if it has its shape.
+    """Return a tensor on the device of a pattern, and sharded like it if it has the same shape.
 
     Args:
-        whole: all of it, on every rank: nothing is sent.
+        whole: the full tensor, on every rank; there is no communication.
     """
     if isinstance(pattern, DTensor) and pattern.shape == whole.shape:
         return distribute_tensor(whole, pattern.device_mesh, pattern.placements, src_data_rank=None)
@@ -46,12 +45,12 @@ def shard_like(whole: Tensor, pattern: Tensor) -> Tensor:
 
 @torch.no_grad()
 def copy_into_shards(target: Tensor, whole: Tensor) -> None:
-    """Write a whole tensor, which every rank has, into one that may be held in parts."""
+    """Copy a full tensor, which every rank has, into one that may be sharded."""
     local_shard(target).copy_(local_shard(shard_like(whole, target)))
 
 
 def distribute_into(targets: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> None:
-    """Write whole tensors, which every rank has, into those of the same names that may be held in parts.
+    """Copy full tensors, which every rank has, into those of the same names, which may be sharded.
 
     Raises:
         KeyError: a target has no tensor.

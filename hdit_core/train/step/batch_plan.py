@@ -1,4 +1,4 @@
-"""Which images each step, rank and micro-batch takes: a function of the recipe and the images seen so far."""
+"""The images of each step, rank and micro-batch, as a function of the recipe and the images seen so far."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,32 +12,32 @@ from hdit_core.recipe.train import TrainRecipe
 
 @dataclass(frozen=True)
 class PlannedStep:
-    """One update of the weights."""
+    """One step."""
 
-    number: int  # updates before it
+    number: int  # steps before it
     num_images: int  # images trained on before it
     batch_size: int  # images it takes, over all ranks
-    skipped_images: int = 0  # images of the order that were passed over before it, see `train.rollback`
+    skipped_images: int = 0  # images of the data order that were skipped before it, see `train.rollback`
 
     @property
     def first(self) -> int:
-        """The number of its first image: how many come before it in the order of the run."""
+        """The index of its first image in the data order of the run."""
         return self.num_images + self.skipped_images
 
 
 def steps(
     recipe: TrainRecipe, number: int, num_images: int, skips: Sequence[SkippedImages] = ()
 ) -> Iterator[PlannedStep]:
-    """Yield the steps that are left after `number` steps and `num_images` images."""
+    """Yield the remaining steps after `number` steps and `num_images` images."""
     while num_images < recipe.num_images:
-        passed_over = sum(skip.images for skip in skips if skip.after_images <= num_images)
-        step = PlannedStep(number, num_images, recipe.batch_size_at(num_images), passed_over)
+        skipped = sum(skip.images for skip in skips if skip.after_images <= num_images)
+        step = PlannedStep(number, num_images, recipe.batch_size_at(num_images), skipped)
         yield step
         number, num_images = number + 1, num_images + step.batch_size
 
 
 def parts(recipe: TrainRecipe, skips: Sequence[SkippedImages] = ()) -> list[BatchSizePhase]:
-    """Return the parts of the order of a run in which all steps are of one size, those passed over among them."""
+    """Return the phases of a run with a constant batch size, skipped images included."""
     marks = [(0, recipe.batch_size), *((growth.after_images, growth.batch_size) for growth in recipe.batch_growth)]
     return [
         BatchSizePhase(mark + sum(skip.images for skip in skips if skip.after_images < mark), size)
@@ -46,9 +46,9 @@ def parts(recipe: TrainRecipe, skips: Sequence[SkippedImages] = ()) -> list[Batc
 
 
 def micro_batches(step: PlannedStep, world: World, largest: int | None) -> list[range]:
-    """Return the image numbers of a step that fall to this rank, in pieces of at most `largest`.
+    """Return the image numbers of this rank's micro-batches of a step, each of at most `largest` images.
 
-    A rank takes neighbours; which ones does not matter to any image, since its random numbers are its own.
+    A rank takes consecutive images; which ones does not affect any image, since its random numbers are its own.
     """
     share = step.batch_size // world.size
     first = step.first + world.rank * share
@@ -57,16 +57,16 @@ def micro_batches(step: PlannedStep, world: World, largest: int | None) -> list[
 
 
 def check_world(recipe: TrainRecipe, world: World) -> None:
-    """Refuse a number of ranks that does not divide every batch size, or that `shard_ranks` does not divide.
+    """Check that the number of ranks divides every batch size, and that `shard_ranks` divides the number of ranks.
 
     Raises:
-        UsageError: with the nearest numbers that do.
+        UsageError: gives the nearest numbers that do.
     """
     sizes = [recipe.batch_size, *(growth.batch_size for growth in recipe.batch_growth)]
     if any(size % world.size for size in sizes):
         fitting = [count for count in range(1, max(sizes) + 1) if not any(size % count for size in sizes)]
         raise UsageError(
-            f"train.batch_size = {recipe.batch_size} cannot be shared equally by {world.size} ranks; "
+            f"train.batch_size = {recipe.batch_size} is not divisible by the {world.size} ranks; "
             f"use {_nearest(fitting, world.size)} ranks, or another batch size"
         )
     parts = recipe.shard_ranks or 1
@@ -74,9 +74,9 @@ def check_world(recipe: TrainRecipe, world: World) -> None:
         fitting = [count for count in range(1, world.size + 1) if not world.size % count]
         raise UsageError(
             f"train.shard_ranks = {parts} does not divide the {world.size} ranks; use {_nearest(fitting, parts)}, "
-            "or leave it out: all ranks then share one copy of the weights"
+            "or leave it out to shard over all ranks"
         )
 
 
-def _nearest(choices: Sequence[int], found: int) -> str:
-    return " or ".join(map(str, sorted(sorted(choices, key=lambda choice: abs(choice - found))[:2])))
+def _nearest(choices: Sequence[int], wanted: int) -> str:
+    return " or ".join(map(str, sorted(sorted(choices, key=lambda choice: abs(choice - wanted))[:2])))

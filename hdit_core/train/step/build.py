@@ -1,7 +1,8 @@
-"""What a run trains: network, average and optimizer, as they begin or as a checkpoint left them."""
+"""Network, EMA and optimizer of a run: new, or restored from a checkpoint."""
 
+import logging
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 
 import torch
@@ -21,53 +22,59 @@ from hdit_core.train.parallel.parallelize import choose_parallelism, release_red
 from hdit_core.train.parallel.sharded_tensors import distribute_into
 from hdit_core.train.step.train_step import Learner
 
+logger = logging.getLogger("hdit")
+
 
 def build_learner(
     recipe: Recipe,
     checkpoint: Checkpoint | None,
     world: World,
     device: torch.device,
-    on_note: Callable[[str], None] = lambda note: None,
-    inherited: Mapping[str, Tensor] | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+    reset: Collection[str] = (),
 ) -> Learner:
-    """Build what a run trains; all ranks have to call it.
+    """Build what a run trains; a collective operation.
 
     Args:
-        on_note: is told what the ranks share.
-        inherited: without a checkpoint, tensors of the network that do not begin fresh; see `growth.py`.
+        initial: without a checkpoint, tensors that replace those of a new network; see `init_from.py`.
+        reset: parts that are not restored from the checkpoint: `"optimizer"`, `"ema"`.
 
     Raises:
-        CheckpointError: the tensors of the checkpoint are damaged, or not those of the recipe's network.
+        CheckpointError: the tensors of the checkpoint are damaged, or do not fit the recipe's network.
     """
     tune_malloc()
     parallel = choose_parallelism(recipe, world, device)
     if parallel.note:
-        on_note(parallel.note)
+        logger.info(parallel.note)
     network = parallel.network(recipe, device)
     network.activation_checkpointing = recipe.train.activation_checkpointing
     if checkpoint is not None:
         _load(network, checkpoint, "model")
-    elif inherited:
+    elif initial:
         state = network.state_dict()
-        distribute_into({name: state[name] for name in inherited}, inherited)
+        distribute_into({name: state[name] for name in initial}, initial)
     ema = Ema(network, parallel.copied(network, recipe, device))
     profiles = PowerEmas(network, recipe.train.ema_profiles)
     optimizer = make_optimizer(network, recipe.train)
-    if checkpoint is not None:
-        _load(ema.network, checkpoint, "ema")
-        for name, profile in profiles.items():
-            profile.load(_checked(network, checkpoint, name))
+    if checkpoint is not None and "ema" not in reset:
+        _load_emas(ema, profiles, checkpoint)
+    if checkpoint is not None and "optimizer" not in reset:
         load_optimizer_tensors(optimizer, network, checkpoint.tensors("optimizer"))
     if recipe.train.compile:
         compile_network(network)
     trained = parallel.trained(network)
-    world.cleanups.append(partial(_let_go_if_there, weakref.ref(trained)))
-    denoiser = Denoiser(trained, recipe)
+    world.cleanups.append(partial(_release, weakref.ref(trained)))
     dtype = compute_dtype(recipe.train.precision, device)
-    return Learner(recipe, denoiser, optimizer, ema, profiles, world, device, dtype)
+    return Learner(recipe, Denoiser(trained, recipe), optimizer, ema, profiles, world, device, dtype)
 
 
-def _let_go_if_there(trained: weakref.ref[nn.Module]) -> None:
+def _load_emas(ema: Ema, profiles: PowerEmas, checkpoint: Checkpoint) -> None:
+    _load(ema.network, checkpoint, "ema")
+    for name, profile in profiles.items():
+        profile.load(_checked(ema.source, checkpoint, name))
+
+
+def _release(trained: weakref.ref[nn.Module]) -> None:
     network = trained()
     if network is not None:
         release_reducer(network)

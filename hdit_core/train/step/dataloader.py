@@ -1,7 +1,8 @@
-"""The batches of a run from where it stands, and how long they were waited for."""
+"""The batches of a run, and the time spent waiting for them."""
 
 import time
 from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from hdit_core.checkpoint.state import SkippedImages
 from hdit_core.data.loader.batch import Batch, load_batches
@@ -14,20 +15,22 @@ from hdit_core.train.step.batch_plan import PlannedStep, parts
 
 
 def build_run_order(recipe: Recipe, reader: ImageReader, skips: Sequence[SkippedImages]) -> Order:
-    """Return which image of the data set each image of a run is; those passed over keep their numbers."""
+    """Return which image of the data set each image of a run is; skipped ones keep their numbers."""
     return build_order(recipe.data, reader.manifest.contents, recipe.train.seed, parts(recipe.train, skips))
 
 
 class TimedLoader:
-    """An iterator over batches that takes the time.
+    """An iterator over batches that measures the time spent waiting.
 
     Attributes:
         waited_s: for all batches so far.
-        image_size: rows and columns of the last batch, px.
+        image_size: height and width of the last batch, px.
+        waiting: a context around each wait.
     """
 
     def __init__(self, batches: Generator[Batch, None, None]) -> None:
         self._batches = batches
+        self.waiting: Callable[[], AbstractContextManager[None]] = nullcontext
         self.waited_s = 0.0
         self.image_size = (0, 0)
 
@@ -36,13 +39,14 @@ class TimedLoader:
 
     def __next__(self) -> Batch:
         began_at = time.perf_counter()
-        batch = next(self._batches)
+        with self.waiting():
+            batch = next(self._batches)
         self.waited_s += time.perf_counter() - began_at
         self.image_size = (batch.images.shape[-2], batch.images.shape[-1])
         return batch
 
     def close(self) -> None:
-        """End the processes that read."""
+        """End the reader processes."""
         self._batches.close()
 
 
@@ -50,26 +54,26 @@ def build_dataloader(
     recipe: Recipe,
     reader: ImageReader,
     plan: Iterable[PlannedStep],
-    pieces: Callable[[PlannedStep], Sequence[range]],
+    micro_batches: Callable[[PlannedStep], Sequence[range]],
     skips: Sequence[SkippedImages] = (),
     *,
     quarantine: Quarantine | None = None,
     workers: int | None = None,
 ) -> TimedLoader:
-    """Read the images of some steps of a run, with everything random about them.
+    """Return the batches of some steps of a run, with everything random about them.
 
     Args:
         plan: the steps.
-        pieces: tells which image numbers of a step are read, batch by batch.
+        micro_batches: returns the image numbers of each micro-batch of a step.
         skips: of the run.
-        quarantine: counts damaged images; default: as many as the recipe lets there be.
-        workers: processes that read; default: the recipe's.
+        quarantine: counts damaged images; default: a new one with the recipe's limit.
+        workers: reader processes; default: the recipe's.
     """
     data, train = recipe.data, recipe.train
     return TimedLoader(
         load_batches(
             reader,
-            (piece for step in plan for piece in pieces(step)),
+            (numbers for step in plan for numbers in micro_batches(step)),
             seed=train.seed,
             workers=data.workers if workers is None else workers,
             augment_prob=data.augment_prob,

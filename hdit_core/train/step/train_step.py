@@ -1,4 +1,4 @@
-"""One update of the weights: forward and backward over micro-batches, clip, optimizer, average."""
+"""One training step: forward and backward over micro-batches, gradient clipping, optimizer, EMA."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -27,7 +27,7 @@ from hdit_core.train.step.result import GlobalBatchResult, StepResult, check_fin
 
 @dataclass(frozen=True)
 class Learner:
-    """Everything that an update reads or changes."""
+    """Everything that a training step reads or changes."""
 
     recipe: Recipe
     denoiser: Denoiser
@@ -36,15 +36,15 @@ class Learner:
     profiles: PowerEmas
     world: World
     device: torch.device
-    dtype: torch.dtype  # of the products
+    dtype: torch.dtype  # of matmuls
 
     @property
     def draws(self) -> bool:
-        """Whether this rank has to take part where the average draws images: all do, if it is held in parts."""
+        """Whether this rank takes part in sampling with the EMA weights: all ranks do if they are sharded."""
         return self.world.is_main or is_sharded(self.ema.network)
 
     def micro_batches(self, step: PlannedStep) -> list[range]:
-        """Return the image numbers of the micro-batches that this rank takes of a step."""
+        """Return the image numbers of this rank's micro-batches of a step."""
         return micro_batches(step, self.world, self.recipe.train.micro_batch_size)
 
     def train_step(self, step: PlannedStep, batches: Iterator[Batch]) -> StepResult:
@@ -52,10 +52,10 @@ class Learner:
 
         Args:
             step: which one.
-            batches: of the run; as many are taken as the step has pieces, one after the other.
+            batches: of the run; one is taken for each micro-batch.
 
         Raises:
-            NotFinite: the loss or the gradient is not finite on some rank; weights and averages are untouched.
+            NotFinite: the loss or the gradient is not finite on some rank; weights and EMAs are unchanged.
         """
         compiled_before_s = compile_seconds()
         result = self.forward_backward(step, batches)
@@ -67,32 +67,32 @@ class Learner:
         return replace(result, compile_s=compile_seconds() - compiled_before_s)
 
     def forward_backward(self, step: PlannedStep, batches: Iterator[Batch]) -> StepResult:
-        """Return what a step tells, be it finite or not, and leave its clipped gradient to the optimizer."""
+        """Return the result of a step, finite or not, and leave the clipped gradient to the optimizer."""
         self.optimizer.zero_grad(set_to_none=True)
-        shares = self._backward(step, batches)
+        results = self._backward(step, batches)
         norms = norms_of(self.ema.source.parameters())
         by_part = grad_norms(self.ema.source.named_parameters(), len(self.recipe.model.levels), norms)
-        return shares.result(self.world, self._clipped(norms), by_part)
+        return results.result(self.world, self._clipped(norms), by_part)
 
     def _backward(self, step: PlannedStep, batches: Iterator[Batch]) -> GlobalBatchResult:
-        """Add up the gradients of this rank's share, and return its losses."""
-        share = step.batch_size // self.world.size
-        shares = GlobalBatchResult(step.batch_size, self.device)
-        pieces = self.micro_batches(step)
-        for place, piece in enumerate(pieces):
+        """Accumulate the gradients of this rank's images, and return their losses."""
+        images_per_rank = step.batch_size // self.world.size
+        results = GlobalBatchResult(step.batch_size, self.device)
+        micro_batches = self.micro_batches(step)
+        for index, numbers in enumerate(micro_batches):
             batch = next(batches)
-            assert batch.numbers[0] == piece.start  # the loader walks the same plan
-            self._seed_dropout(step, place)
+            assert batch.numbers[0] == numbers.start  # the loader follows the same plan
+            self._seed_dropout(step, index)
             sigma = self.sigmas(step, batch)
-            with gradient_accumulation(self.denoiser.network, last=place == len(pieces) - 1):
+            with gradient_accumulation(self.denoiser.network, last=index == len(micro_batches) - 1):
                 losses = self.losses(batch, sigma)
-                (losses.sum() / share).backward()
-            shares.put(piece.start - step.first, losses, sigma)
-        return shares
+                (losses.sum() / images_per_rank).backward()
+            results.put(numbers.start - step.first, losses, sigma)
+        return results
 
     def sigmas(self, step: PlannedStep, batch: Batch) -> Float[Tensor, " B"]:
-        """Return the noise level of each image; its stratum is its place in the global batch."""
-        # found on the CPU: the same bits for every device
+        """Return the noise level of each image; its stratum is its position in the global batch."""
+        # computed on the CPU: bit-identical for every device
         u = stratified(batch.numbers - step.first, step.batch_size, batch.uniform)
         return training_sigmas(self.recipe.diffusion, self.recipe.model.image_size, u).to(self.device)
 
@@ -110,7 +110,7 @@ class Learner:
             )
 
     def grad_norm(self) -> float:
-        """Return the norm of the gradient that a backward pass left."""
+        """Return the norm of the current gradient."""
         by_part = grad_norms(self.ema.source.named_parameters(), len(self.recipe.model.levels))
         return float(torch.stack(list(by_part.values())).square().sum().sqrt())
 
@@ -118,9 +118,9 @@ class Learner:
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
         return clip(parameters, self.recipe.train.grad_clip, norms)
 
-    def _seed_dropout(self, step: PlannedStep, place: int) -> None:
-        """Make dropout a function of the step, the rank and the micro-batch, so that a resumed run drops the same."""
+    def _seed_dropout(self, step: PlannedStep, micro_batch: int) -> None:
+        """Make dropout a function of the step, the rank and the micro-batch, so that a resumed run repeats it."""
         if any(level.dropout for level in self.recipe.model.levels) or self.recipe.model.mapping_dropout:
-            part = self.world.rank << 32 | place
+            part = self.world.rank << 32 | micro_batch
             numbers = stream(self.recipe.train.seed, "dropout", step.number, part)
             torch.manual_seed(int(numbers.integers(2**63)))

@@ -106,13 +106,13 @@ def test_two_runs_are_compared_by_their_recipes_and_losses(runs, tmp_path, capsy
         (["runs", "compare", "RUN", "."], "is not a run of hdit"),
         (["runs", "show", "nope"], "nope: no such directory"),
         (["runs", "list", "nope"], "nope: no such directory"),
-        (["train", "RECIPE", "--dry-run", "--repro", "1"], "--dry-run and --repro are two things to do"),
-        (["train", "RECIPE", "--dry-run", "--watch", "wandb"], "--watch is for training"),
+        (["train", "RECIPE", "--dry-run", "--repro", "1"], "--dry-run and --repro exclude each other"),
+        (["train", "RECIPE", "--dry-run", "--watch", "wandb"], "--tracker is for training"),
         (["train", "RECIPE", "--save-images", "x.png"], "say which with --repro STEP"),
         (["train", "RECIPE", "--repro", "1", "--save-images", "x.gif"], "expected a name that ends in .png"),
-        (["train", "RECIPE", "--repro", "1", "--save-images", "nowhere/x.png"], "there is no folder nowhere"),
+        (["train", "RECIPE", "--repro", "1", "--save-images", "nowhere/x.png"], "there is no directory nowhere"),
         (["train", "RECIPE", "--repro", "99", "--out", "RUN"], "the last step of the run is 11"),
-        (["train", "RECIPE", "--out", "NEW", "--watch", "tensorbored"], "there is no such board"),
+        (["train", "RECIPE", "--out", "NEW", "--watch", "tensorbored"], "no such tracker"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(runs, tmp_path, monkeypatch, capsys, arguments, message):
@@ -148,7 +148,7 @@ def test_a_step_is_done_again_from_the_shell(runs, tmp_path, capsys):
     assert main([*command, "--save-images", str(tmp_path / "five.png")]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
-    assert lines[0].split() == ["number", "index", "sigma", "loss", "gradient", "finite"] and len(lines) == 10
+    assert lines[0].split() == ["number", "index", "sigma", "loss", "grad", "norm", "finite"] and len(lines) == 10
     assert lines[1].split()[0] == "40" and lines[-1].startswith("step 5: finite, loss 0.")
     assert "2 of 2 steps" in captured.err and (tmp_path / "five.png").exists()
     assert main([*command, "--json"]) == 0

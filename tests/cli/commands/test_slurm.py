@@ -63,10 +63,10 @@ MISTAKES = {
         ["sample", "--ckpt", "runs/a", "--time", "1"],
         "--notice 60: the job would get the signal as soon as it starts, since --time 1 is 60 seconds",
     ),
-    "two things to do": (["train", "mnist32", "--dry-run", "--repro", "3", "--time", "60"], "give one of them"),
+    "two things to do": (["train", "mnist32", "--dry-run", "--repro", "3", "--time", "60"], "exclude each other"),
     "a board that is none": (
         ["train", "mnist32", "--watch", "tensorbord", "--time", "60"],
-        "--watch tensorbord: there is no such board; did you mean 'tensorboard'?",
+        "--tracker tensorbord: no such tracker; did you mean 'tensorboard'?",
     ),
 }
 

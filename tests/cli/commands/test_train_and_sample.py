@@ -65,6 +65,8 @@ def test_train_prints_its_result_as_json_and_progress_on_stderr(tmp_path, tiny_d
 )
 def test_a_mistake_is_one_line_and_an_exit_code(tmp_path, monkeypatch, capsys, arguments, code, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "mnist32").mkdir(parents=True)
+    (tmp_path / "data" / "mnist32" / "manifest.json").touch()
     assert main(arguments) == code
     captured = capsys.readouterr()
     complaints = [line for line in captured.err.splitlines() if "error" in line]

@@ -12,7 +12,6 @@ from hdit_core.data.loader.order import image_at
 from hdit_core.data.loader.quarantine import Quarantine
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.errors import DataError
-from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
 
 
@@ -99,10 +98,10 @@ def test_a_cut_or_missing_shard_costs_its_images(data_set, tmp_path):
     assert len(notes) == lost
 
 
-def test_a_run_says_and_counts_what_it_goes_on_without(tmp_path, trained, tiny_data):
+def test_a_run_says_and_counts_what_it_goes_on_without(tmp_path, trained, tiny_data, notes):
     folder = damage(shutil.copytree(tiny_data, tmp_path / "data"), [5, 11])
-    notes, recipe = [], trained({"data.path": str(folder), "data.max_damaged": 2, "train.num_images": 32})
-    train(recipe, tmp_path / "run", callbacks=Callbacks(on_note=notes.append))
+    recipe = trained({"data.path": str(folder), "data.max_damaged": 2, "train.num_images": 32})
+    train(recipe, tmp_path / "run")
     assert sum(note.startswith("damaged image") for note in notes) == 2
     assert [line["damaged_images"] for line in read_log(tmp_path / "run")][-1] == 2
     with pytest.raises(DataError, match=r"more than data.max_damaged = 1 images are damaged"):

@@ -59,7 +59,7 @@ def test_a_state_with_all_that_it_remembers_is_the_same_after_a_checkpoint_and_o
 def test_the_log_of_a_stopped_and_resumed_run_is_that_of_an_unbroken_one_but_for_times(tmp_path, trained, monkeypatch):
     recipe = trained({"train.log_every_images": 40, "train.checkpoint_every_images": 1000})
     train(recipe, tmp_path / "whole")
-    advanced, stops = trainer_module.advanced, [2, 7, 8]
+    advanced, stops = trainer_module.next_state, [2, 7, 8]
 
     def stop_within_an_interval(state, step, *arguments, **more):
         if step.number in stops:

@@ -140,7 +140,7 @@ def test_a_run_that_was_refused_a_step_ends_with_the_bits_of_one_that_never_was(
     train(recipe, tmp_path / "whole")
     with monkeypatch.context() as patch:
         met = poisoned(patch, poison)
-        with pytest.raises(NumericalError, match="add --repro 5 to the command"):
+        with pytest.raises(NumericalError, match="to re-execute it, add --repro 5"):
             train(recipe, tmp_path / "run")
         assert met == [5]
     status = read_status(tmp_path / "run")
@@ -155,7 +155,7 @@ def test_a_run_that_was_refused_a_step_ends_with_the_bits_of_one_that_never_was(
 def test_the_incident_says_which_images_with_which_numbers_went_into_the_step(tmp_path, trained, monkeypatch):
     recipe = trained({"train.seed": 3})
     poisoned(monkeypatch, Poison(2, math.nan, image=6))
-    with pytest.raises(NumericalError, match=r"on images 16 to 23 .* What went into it: .*step-000000002.json"):
+    with pytest.raises(NumericalError, match=r"on images 16 to 23 .* Recorded in .*step-000000002.json"):
         train(recipe, tmp_path)
     record = json.loads(incident_file(tmp_path, 2).read_text())
     assert (record["kind"], record["step"], record["seed"], record["ranks"]) == ("not finite", 2, 3, [0])
@@ -177,6 +177,6 @@ def test_an_incident_that_cannot_be_written_does_not_hide_what_went_wrong(tmp_pa
     (tmp_path / "run" / "incidents").write_text("in the way")
     poisoned(monkeypatch, Poison(2, math.nan, image=6))
     with pytest.raises(
-        NumericalError, match=r"step 2: the loss is nan.*nowhere, since .*step-000000002.json cannot be"
+        NumericalError, match=r"step 2: the loss is nan.*no file, since .*step-000000002.json cannot be"
     ):
         train(trained({}), tmp_path / "run")

@@ -8,9 +8,9 @@ import pytest
 from hdit_core.checkpoint.layout import incident_file
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.checkpoint.state import SkippedImages
-from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.replay import replay
 from hdit_core.train.run import train
+from tests.conftest import collected_messages
 from tests.train.poison import Poison, poisoned
 from tests.train.ranks import on_ranks
 from tests.train.shared_runs import LAYOUTS
@@ -18,10 +18,9 @@ from tests.train.shared_runs import LAYOUTS
 
 def train_past_a_bad_image(recipe, run):
     """Train with an image of which the loss is never finite; return what was noted of it."""
-    notes = []
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, collected_messages() as notes:
         poisoned(patch, Poison(-1, math.nan, number=53))
-        train(recipe, run, callbacks=Callbacks(on_note=notes.append))
+        train(recipe, run)
     return [note for note in notes if "back to the last checkpoint" in note]
 
 

@@ -69,23 +69,22 @@ def images_of(run):
     }
 
 
-def test_a_spike_is_noted_logged_and_described_and_the_run_goes_on(tmp_path, trained, monkeypatch, soon):
+def test_a_spike_is_noted_logged_and_described_and_the_run_goes_on(tmp_path, trained, monkeypatch, soon, notes):
     poisoned(monkeypatch, Poison(6, 1e4, image=3))
-    notes = []
-    train(trained({"train.log_every_images": 32}), tmp_path, callbacks=Callbacks(on_note=notes.append))
-    assert any("step 6: a spike: the loss is" in note and "incidents/step-000000006.json" in note for note in notes)
+    train(trained({"train.log_every_images": 32}), tmp_path)
+    assert any("step 6: loss spike: the loss is" in note and "incidents/step-000000006.json" in note for note in notes)
     assert [line.get("spikes") for line in read_log(tmp_path)] == [None, 1, None]
     record = json.loads(incident_file(tmp_path, 6).read_text())
-    assert record["kind"] == "spike" and [spike["what"] for spike in record["spikes"]] == ["loss", "gradient's norm"]
+    assert record["kind"] == "spike" and [spike["what"] for spike in record["spikes"]] == ["loss", "gradient norm"]
     assert max(range(8), key=lambda place: record["images"][place]["loss"]) == 3 and record["ranks"] == []
 
 
 @pytest.mark.parametrize(("value", "stop"), [(math.nan, False), (1e4, True)])
 def test_a_run_that_rolls_back_ends_as_one_that_was_never_given_those_images(
-    tmp_path, trained, monkeypatch, soon, value, stop
+    tmp_path, trained, monkeypatch, soon, value, stop, notes
 ):
     recipe = trained({"train.rollback": 1, "train.log_every_images": 8})
-    number, seen, notes = 51, [], []  # an image of step 6; the checkpoint before it is of step 4
+    number, seen = 51, []  # an image of step 6; the checkpoint before it is of step 4
     met = poisoned(monkeypatch, Poison(-1, value, number=number))
     measure = Learner.forward_backward
     monkeypatch.setattr(
@@ -100,7 +99,8 @@ def test_a_run_that_rolls_back_ends_as_one_that_was_never_given_those_images(
 
         with pytest.raises(KeyboardInterrupt):
             train(recipe, tmp_path / "run", callbacks=Callbacks(on_progress=kill))
-    train(recipe, tmp_path / "run", callbacks=Callbacks(on_note=notes.append))
+    notes.clear()
+    train(recipe, tmp_path / "run")
     assert len([note for note in notes if "back to the last checkpoint" in note]) == 1 and met == [6] * (1 + stop)
     assert seen[-6:] == [PlannedStep(n, 8 * n, 8, 8) for n in range(6, 12)]
     state = newest_checkpoint(tmp_path / "run")[0].state

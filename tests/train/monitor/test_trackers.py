@@ -96,14 +96,14 @@ def test_lines_of_the_log_become_numbers_with_flat_names():
 def test_a_board_whose_package_is_missing_is_refused_before_the_run_begins(tmp_path, trained, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(
-        UsageError, match=rf"--watch {name}: the package {name} cannot be imported .*toolkit\[{name}\]'"
+        UsageError, match=rf"--tracker {name}: the package {name} cannot be imported .*toolkit\[{name}\]'"
     ):
         train(trained({}), tmp_path / "run", callbacks=Callbacks(trackers=(name,)))
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unknown_board_is_refused():
-    with pytest.raises(UsageError, match=r"--watch tensorbord: there is no such board; did you mean 'tensorboard'"):
+    with pytest.raises(UsageError, match=r"--tracker tensorbord: no such tracker; did you mean 'tensorboard'"):
         check_trackers(["tensorbord"])
 
 

@@ -10,7 +10,7 @@ from hdit_core.distributed import World
 from hdit_core.errors import RecipeError, UsageError
 from hdit_core.train.optim.ema import Ema, ema_decay
 from hdit_core.train.optim.lr_schedule import lr_factor
-from hdit_core.train.run_folder import locked_run_folder
+from hdit_core.train.start.run_folder import locked_run_folder
 from hdit_core.train.step.batch_plan import check_world, micro_batches, steps
 
 
@@ -130,7 +130,7 @@ def test_every_image_of_a_step_is_taken_once_whatever_the_ranks_and_micro_batche
 
 def test_ranks_that_cannot_share_the_batch_are_refused_with_those_that_could(tiny_recipe):
     check_world(tiny_recipe.train, World(0, 4))
-    with pytest.raises(UsageError, match=r"cannot be shared equally by 3 ranks; use 2 or 4 ranks"):
+    with pytest.raises(UsageError, match=r"is not divisible by the 3 ranks; use 2 or 4 ranks"):
         check_world(tiny_recipe.train, World(0, 3))
 
 

@@ -131,15 +131,15 @@ def test_an_average_in_parts_draws_what_one_in_one_piece_does(runs, shared, tmp_
 def test_the_ranks_share_what_the_recipe_says_and_the_user_is_told(runs, shared):
     said = {layout: runs(layout, shared(layout))[1][0][1] for layout in LAYOUTS}
     assert not [note for note in said["one"] if "rank" in note]
-    assert "2 ranks, each with all weights (DDP): train.parallel = 'ddp'" in said["ddp-2"]
-    assert "2 ranks share the weights (FSDP): train.parallel = 'fsdp'" in said["fsdp-2"]
-    assert "2 x 2 ranks, 2 share the weights (FSDP): train.parallel = 'fsdp'" in said["hsdp-2x2"]
+    assert "2 ranks, weights replicated (DDP): train.parallel = 'ddp'" in said["ddp-2"]
+    assert "weights sharded over 2 ranks (FSDP): train.parallel = 'fsdp'" in said["fsdp-2"]
+    assert "weights sharded over 2 ranks, in 2 replicas (HSDP): train.parallel = 'fsdp'" in said["hsdp-2x2"]
 
 
 def test_one_rank_has_nothing_to_share_and_says_so_where_the_recipe_asks_for_it(shared):
     assert choose_parallelism(shared("one"), World(), CPU) == Parallelism()
     assert choose_parallelism(shared("fsdp-2"), World(), CPU) == Parallelism(
-        note="train.parallel = 'fsdp' waits for a second rank"
+        note="train.parallel = 'fsdp' has no effect with one rank"
     )
 
 
@@ -147,15 +147,15 @@ def test_weights_are_shared_of_themselves_where_all_of_them_would_take_half_of_a
     recipe, gpu = shared("one"), torch.device("cuda", 0)
     needed = state_bytes(recipe)
     assert needed == 4 * 5 * sum(weight.numel() for weight in HourglassTransformer(recipe.model).parameters())
-    monkeypatch.setattr(World, "any", lambda world, flag, device: flag)
+    monkeypatch.setattr(World, "any", lambda world, flag: flag)
     monkeypatch.setattr(parallel_module, "_mesh", lambda *arguments: mock.Mock(DeviceMesh, shape=(2,)))
     for memory, way in ((2 * needed, "DDP"), (2 * needed - 2, "FSDP")):
         monkeypatch.setattr(
             torch.cuda, "get_device_properties", lambda device, m=memory: SimpleNamespace(total_memory=m)
         )
         note = choose_parallelism(recipe, World(0, 2), gpu).note
-        assert f"({way}): weights and what goes with them take 0.00" in note and "GB, of a GPU's" in note
-    assert "(DDP): ranks on a CPU share its memory anyway" in choose_parallelism(recipe, World(0, 2), CPU).note
+        assert f"({way}): weights, gradients, optimizer state and EMAs take 0.00" in note and "GB of a GPU's" in note
+    assert "(DDP): ranks on a CPU share its memory" in choose_parallelism(recipe, World(0, 2), CPU).note
 
 
 def test_further_averages_count_as_memory(shared):

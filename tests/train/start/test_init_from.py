@@ -11,6 +11,7 @@ from hdit_core.checkpoint.denoiser import load_denoiser
 from hdit_core.checkpoint.layout import checkpoint_folder, recipe_file
 from hdit_core.checkpoint.load import newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.log import read_log
+from hdit_core.checkpoint.status import write_status
 from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import prepare_data
 from hdit_core.errors import CheckpointError, UsageError
@@ -18,9 +19,8 @@ from hdit_core.generate.provenance import weights_sha256
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.read import check_recipe
 from hdit_core.train.dry_run import dry_run
-from hdit_core.train.init_from import load_initial_weights
-from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
+from hdit_core.train.start.init_from import load_initial_weights
 from hdit_core.train.step.train_step import Learner
 from tests.conftest import TINY
 
@@ -116,11 +116,10 @@ def test_a_grown_network_learns_and_the_log_says_so(tmp_path, grown):
     assert len(losses) == 4 and losses[-1] < 0.95 * losses[0]
 
 
-def test_what_is_taken_is_noted_and_its_hash_kept_by_every_checkpoint(tmp_path, source, grown):
-    notes = []
-    train(grown(), tmp_path / "run", callbacks=Callbacks(on_note=notes.append))
+def test_what_is_taken_is_noted_and_its_hash_kept_by_every_checkpoint(tmp_path, source, grown, notes):
+    train(grown(), tmp_path / "run")
     sha256 = weights_sha256(load_denoiser(source))
-    said = rf"begins with 36 tensors of {source} \({sha256[:16]}\); new: 1 outer level, patch_in, out_norm, patch_out"
+    said = rf"initial weights: 36 tensors of {source} \({sha256[:16]}\); new: 1 outer level, patch_in, out_norm"
     assert any(re.search(said, note) for note in notes), notes[2]
     states = [open_checkpoint(folder).state for folder in (tmp_path / "run" / "checkpoints").iterdir()]
     assert {state.init_from for state in states} == {sha256} and len(states) == 2
@@ -162,8 +161,8 @@ def test_what_fits_and_means_something_else_is_noted(source, tiny_data):
         tiny_data, train={"init_from": str(source)}, model={"levels": levels}, diffusion={"sigma_data": 0.6}
     )
     note = load_initial_weights(recipe).notes[1]
-    assert "model.levels[0].kernel_size is 3 there and 5 here" in note
-    assert "diffusion.sigma_data is 0.5 there and 0.6 here" in note
+    assert "model.levels[0].kernel_size is 3 there and 5 in the recipe" in note
+    assert "diffusion.sigma_data is 0.5 there and 0.6 in the recipe" in note
     assert len(load_initial_weights(recipe_of(tiny_data, train={"init_from": str(source)})).notes) == 1
 
 
@@ -173,19 +172,19 @@ LOCAL, GLOBAL = TINY["model"]["levels"]
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"levels": [GLOBAL]}, r"has 2 levels, model.levels 1; a network grows by outer levels, and loses none"),
+        ({"levels": [GLOBAL]}, r"has 2 levels, model.levels has 1; levels can be added, not removed"),
         (
             {"image_size": [16, 24]},
-            r"trained on images of 16x24; with 1 more level, model.image_size has to be \[32, 48\], and is \[16, 24\]",
+            r"trained on images of 16x24; with 1 more level, model.image_size must be \[32, 48\], not \[16, 24\]",
         ),
-        ({"patch_size": [4, 2]}, r"has patches of \[2, 2\], model.patch_size is \[4, 2\]; a network that grows keeps"),
+        ({"patch_size": [4, 2]}, r"has patches of \[2, 2\], model.patch_size is \[4, 2\]; a grown network keeps"),
         (
             {"levels": [OUTER, LOCAL | {"width": 24}, GLOBAL]},
-            r"its rotary.0.frequencies has shape \(2, 1\), the recipe's network takes it for rotary.1.frequencies, of",
+            r"rotary.0.frequencies has shape \(2, 1\), rotary.1.frequencies of the recipe's network has shape",
         ),
-        ({"levels": [OUTER, LOCAL, GLOBAL | {"depth": 2}]}, r"nothing for the tensor middle.1.attention.scale of"),
-        ({"mapping_cond_dim": 7}, r"has nothing for the tensor conditioning.vector_in.weight of the recipe's network"),
-        ({"num_classes": 0}, r"has the tensor conditioning.classes.weight, for which the recipe's network has no"),
+        ({"levels": [OUTER, LOCAL, GLOBAL | {"depth": 2}]}, r"no tensor for middle.1.attention.scale of"),
+        ({"mapping_cond_dim": 7}, r"has no tensor for conditioning.vector_in.weight of the recipe's network"),
+        ({"num_classes": 0}, r"has the tensor conditioning.classes.weight, which the recipe's network does not have"),
     ],
 )
 def test_a_network_that_the_source_does_not_grow_to_is_refused_by_its_first_tensor(grown, model, message):
@@ -196,16 +195,17 @@ def test_a_network_that_the_source_does_not_grow_to_is_refused_by_its_first_tens
 def test_a_source_that_is_not_there_or_does_not_fit_leaves_no_folder(tmp_path, grown):
     with pytest.raises(CheckpointError, match=r"nowhere: no such run, checkpoint or file"):
         train(grown(tmp_path / "nowhere"), tmp_path / "run")
-    with pytest.raises(UsageError, match=r"has nothing for the tensor"):
+    with pytest.raises(UsageError, match=r"has no tensor for"):
         train(grown(model={"levels": [OUTER, LOCAL, GLOBAL | {"depth": 2}]}), tmp_path / "run")
     assert not recipe_file(tmp_path / "run").exists()
 
 
-def test_a_rehearsal_begins_with_the_weights_too_unless_the_run_has_begun(source, grown):
-    notes = []
-    dry_run(grown(), device="cpu", callbacks=Callbacks(on_note=notes.append))
-    assert any(note.startswith("begins with 36 tensors") for note in notes)
+def test_a_rehearsal_begins_with_the_weights_too_unless_the_run_has_begun(source, grown, tmp_path, notes):
+    dry_run(grown(), device="cpu")
+    assert any(note.startswith("initial weights: 36 tensors") for note in notes)
     misfit = grown(model={"levels": [OUTER, LOCAL, GLOBAL | {"depth": 2}]})
-    with pytest.raises(UsageError, match=r"has nothing for the tensor middle.1"):
+    with pytest.raises(UsageError, match=r"has no tensor for middle.1"):
         dry_run(misfit, device="cpu")
-    dry_run(misfit, device="cpu", done=8)
+    (tmp_path / "begun").mkdir()
+    write_status(run := tmp_path / "begun", "running", 1, 8)
+    dry_run(misfit, run, device="cpu")

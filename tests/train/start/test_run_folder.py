@@ -10,13 +10,13 @@ import sys
 import pytest
 
 from hdit_core.errors import UsageError
-from hdit_core.train.run_folder import LOCK, locked_run_folder
+from hdit_core.train.start.run_folder import LOCK, locked_run_folder
 
 HOLDER = """
 import os, sys, time
 from pathlib import Path
 from hdit_core.recipe.read import read_recipe
-from hdit_core.train.run_folder import locked_run_folder
+from hdit_core.train.start.run_folder import locked_run_folder
 
 with locked_run_folder(Path(sys.argv[1]), read_recipe("mnist32")):
     reader = os.fork()  # as a loader's worker is, which may live on for seconds when its parent is killed

@@ -1,0 +1,62 @@
+"""RUN/lineage.json: the runs that a run was forked from, oldest first, with step and changes of each fork."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from hdit_core.errors import UsageError
+from hdit_core.files import write_atomic
+
+LINEAGE = "lineage.json"
+
+Part = Literal["optimizer", "ema", "counter"]
+
+
+class Fork(BaseModel):
+    """One fork.
+
+    Attributes:
+        run: the parent.
+        step: of the parent's checkpoint.
+        reset: parts of the parent's state that were not taken over.
+        changes: recipe keys with the values of parent and child; `data set` with the hashes of the data.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run: str
+    step: int
+    num_images: int
+    reset: tuple[Part, ...] = ()
+    changes: dict[str, tuple[Any, Any]] = {}
+
+    def __str__(self) -> str:
+        parts = [f"{self.run} at step {self.step} ({self.num_images:,} images)"]
+        if self.reset:
+            parts.append(f"reset {', '.join(self.reset)}")
+        parts += [f"{key} {before!r} -> {after!r}" for key, (before, after) in self.changes.items()]
+        return "; ".join(parts)
+
+
+_LIST = TypeAdapter(tuple[Fork, ...])
+
+
+def read_lineage(run: Path) -> tuple[Fork, ...]:
+    """Return the forks that led to a run, oldest first; none if it began by itself.
+
+    Raises:
+        UsageError: the file is damaged.
+    """
+    path = run / LINEAGE
+    try:
+        return _LIST.validate_json(path.read_bytes()) if path.exists() else ()
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"]
+        raise UsageError(f"{path}: damaged ({problem}); restore it from a copy, or remove it") from None
+
+
+def write_lineage(run: Path, forks: tuple[Fork, ...]) -> None:
+    """Write the forks that led to a run."""
+    write_atomic(run / LINEAGE, json.dumps([fork.model_dump(mode="json") for fork in forks], indent=1) + "\n")

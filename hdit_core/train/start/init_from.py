@@ -1,0 +1,147 @@
+"""Initial weights from another run: from the same network, or from one for smaller images.
+
+A network grows by outer levels, one for each doubling of the image size (HDiT paper, table 1, duplicates the
+shallowest level; hdit-facts 1.1). The patch size stays, so that the old network's outermost grid becomes the grid one
+level further in. Conditioning, levels, merges, splits and rotary frequencies are copied bit by bit, with the level in
+their names raised by the number of new levels.
+
+The new levels with their merges and splits, `patch_in`, `out_norm` and `patch_out` are initialized as in any new
+network; the zeros of `patch_out` make the first output zero.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hdit_core.checkpoint.denoiser import load_denoiser
+from hdit_core.checkpoint.safetensors_file import Tensors
+from hdit_core.errors import UsageError
+from hdit_core.generate.provenance import weights_sha256
+from hdit_core.model.hourglass import HourglassTransformer
+from hdit_core.recipe.model import ModelRecipe
+from hdit_core.recipe.run import Recipe
+
+LEVELLED = re.compile(r"(rotary|down|up|merges|splits)\.(\d+)\.(.+)")
+OUTERMOST = ("patch_in.", "out_norm.", "patch_out.")
+NOT_COMPARED = {"image_size", "levels", "dropout", "mapping_dropout", "attention_backend"}
+"""Keys that do not affect what given weights compute, or are compared separately."""
+
+
+@dataclass(frozen=True)
+class InitialWeights:
+    """The initial weights of a run.
+
+    Attributes:
+        tensors: by their names in the new network; all others are initialized as usual.
+        sha256: of the source's weights.
+        notes: messages on what is copied, and on settings that differ from the source's.
+    """
+
+    tensors: Tensors
+    sha256: str
+    notes: tuple[str, ...]
+
+
+NOTHING = InitialWeights({}, "", ())
+
+
+def load_initial_weights(recipe: Recipe) -> InitialWeights:
+    """Read `train.init_from`: the EMA weights of a run or checkpoint, or the weights of a file.
+
+    Raises:
+        CheckpointError: it does not exist, or is damaged.
+        UsageError: the recipe's network is neither the same nor a grown one; names the first tensor that does not fit.
+    """
+    path = recipe.train.init_from
+    assert path is not None
+    source = load_denoiser(path)
+    added = len(recipe.model.levels) - len(source.recipe.model.levels)
+    _check_sizes(recipe.model, source.recipe.model, added, f"train.init_from = {path}")
+    with torch.device("meta"):
+        new_state = HourglassTransformer(recipe.model).state_dict()
+    tensors = _copied(new_state, source.network.state_dict(), added, f"train.init_from = {path}")
+    sha256 = weights_sha256(source)
+    old, new = (f"{count} tensor{'s' if count != 1 else ''}" for count in (len(tensors), len(new_state) - len(tensors)))
+    grown = f"; new: {added} outer level{'s' if added > 1 else ''}, patch_in, out_norm, patch_out ({new})"
+    notes = [f"initial weights: {old} of {path} ({sha256[:16]})" + (grown if added else "")]
+    if differences := list(_differences(source.recipe, recipe, added)):
+        notes.append(f"{path} was trained with other settings: {'; '.join(differences)}")
+    return InitialWeights(tensors, sha256, tuple(notes))
+
+
+def _check_sizes(model: ModelRecipe, source: ModelRecipe, added: int, where: str) -> None:
+    if added < 0:
+        raise UsageError(
+            f"{where}: its network has {len(source.levels)} levels, model.levels has {len(model.levels)}; levels can "
+            "be added, not removed"
+        )
+    height, width = (side << added for side in source.image_size)
+    if added and model.image_size != (height, width):
+        raise UsageError(
+            f"{where}: was trained on images of {source.image_size[0]}x{source.image_size[1]}; with {added} more "
+            f"level{'s' if added > 1 else ''}, model.image_size must be [{height}, {width}], not "
+            f"{list(model.image_size)}"
+        )
+    if added and model.patch_size != source.patch_size:
+        raise UsageError(
+            f"{where}: has patches of {list(source.patch_size)}, model.patch_size is {list(model.patch_size)}; a "
+            "grown network keeps the patch size"
+        )
+
+
+def _copied(target: Mapping[str, Tensor], source: Mapping[str, Tensor], added: int, where: str) -> Tensors:
+    """Return the source's tensors by their new names; checks that none is missing and that all shapes fit."""
+    renamed = {_renamed(name, added): (name, tensor) for name, tensor in source.items() if not _is_left(name, added)}
+    for name, tensor in target.items():
+        if _is_new(name, added):
+            continue
+        if name not in renamed:
+            raise UsageError(f"{where}: has no tensor for {name} of the recipe's network")
+        old_name, old = renamed[name]
+        if old.shape != tensor.shape:
+            raise UsageError(
+                f"{where}: {old_name} has shape {tuple(old.shape)}, {name} of the recipe's network has shape "
+                f"{tuple(tensor.shape)}"
+            )
+    if surplus := sorted(set(renamed) - set(target)):
+        raise UsageError(f"{where}: has the tensor {renamed[surplus[0]][0]}, which the recipe's network does not have")
+    return {name: tensor for name, (_, tensor) in renamed.items()}
+
+
+def _renamed(name: str, added: int) -> str:
+    match = LEVELLED.fullmatch(name)
+    return f"{match[1]}.{int(match[2]) + added}.{match[3]}" if match else name
+
+
+def _is_left(name: str, added: int) -> bool:
+    """Return whether a grown network does not copy a tensor."""
+    return bool(added) and name.startswith(OUTERMOST)
+
+
+def _is_new(name: str, added: int) -> bool:
+    match = LEVELLED.fullmatch(name)
+    return _is_left(name, added) or (match is not None and int(match[2]) < added)
+
+
+def _differences(source: Recipe, recipe: Recipe, added: int) -> Iterator[str]:
+    """Yield settings that differ although all tensors fit, and change what the weights compute."""
+    for key, (before, now) in _pairs("model", source.model, recipe.model):
+        yield f"{key} is {before!r} there and {now!r} in the recipe"
+    for index, level in enumerate(source.model.levels):
+        for key, (before, now) in _pairs(f"model.levels[{index + added}]", level, recipe.model.levels[index + added]):
+            yield f"{key} is {before!r} there and {now!r} in the recipe"
+    for key in ("sigma_data", "objective"):
+        before, now = getattr(source.diffusion, key), getattr(recipe.diffusion, key)
+        if before != now:
+            yield f"diffusion.{key} is {before!r} there and {now!r} in the recipe"
+
+
+def _pairs(where: str, before: Any, now: Any) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    tables = before.model_dump(exclude=NOT_COMPARED), now.model_dump(exclude=NOT_COMPARED)
+    for key, value in tables[0].items():
+        if value != tables[1][key]:
+            yield f"{where}.{key}", (value, tables[1][key])
