@@ -230,7 +230,7 @@ def _check_score(params: dict[str, Any]) -> None:
         return  # `stats` or `compare`
     from hdit_core.evaluate.settings import ScoreSettings, check_settings
 
-    source = {"checkpoint": params["ckpt"], "checkpoint_weights": params["weights"], "labels": params["labels"].value}
+    source = {"checkpoint": params["ckpt"], "checkpoint_weights": params["weights"], "labels": params["labels"]}
     files = {name: params[name] for name in ("nearest", "report", "save_stats")}
     check_settings(
         ScoreSettings(params["images"], params["ref"], **source, **files, overrides=params["overrides"] or ())

@@ -48,7 +48,7 @@ MISTAKES = {
     ),
     "a score of nothing": (
         ["eval-fid", "--ref", "faces.npz", "--time", "60"],
-        "expected either IMAGES (a folder, an archive or a data set) or --ckpt RUN, found neither",
+        "expected either IMAGES (a folder, an archive or a data set) or --ckpt RUN, got neither",
     ),
     "a score against nothing": (["eval-fid", "samples", "--time", "60"], "--ref is missing"),
     "an option that hdit eval-fid does not have": (
