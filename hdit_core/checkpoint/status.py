@@ -34,7 +34,7 @@ def read_status(run: Path) -> dict[str, Any]:
 
 @contextmanager
 def recording_failure(run: Path, is_main: bool) -> Iterator[None]:
-    """Write the status "failed" with its reason if the body raises anything but a request to stop.
+    """Write the status "failed" with its reason if the body raises, or "preempted" if the run can be resumed.
 
     Args:
         run: the run directory.
@@ -42,7 +42,10 @@ def recording_failure(run: Path, is_main: bool) -> Iterator[None]:
     """
     try:
         yield
-    except StoppedEarly:
+    except StoppedEarly as stop:
+        last = read_status(run) if is_main else {}
+        if last.get("state") == "running":  # the run could not write its own status, for lack of its data
+            write_status(run, "preempted", last.get("step", 0), last.get("num_images", 0), reason=str(stop))
         raise
     except Exception as error:
         if is_main:

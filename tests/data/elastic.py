@@ -1,9 +1,11 @@
 """What enters the network in the first steps of a run, for ranks and workers that change on the way."""
 
+import numpy as np
 import torch
 
 from hdit_core.data.loader.batch import NETWORK_INPUTS, load_batches
 from hdit_core.data.loader.build import build_order, open_reader
+from hdit_core.data.loader.order import images_at
 from hdit_core.distributed import World
 from hdit_core.train.step.batch_plan import micro_batches, parts, steps
 
@@ -49,3 +51,8 @@ def same_inputs(recipe, segments, steps_each=2):
             for number, one in ours.items():
                 assert all(torch.equal(one[name], theirs[number][name]) for name in NAMES), (world, workers, number)
     return expected
+
+
+def image_at(seed, n, num_images):
+    """Return which image of the data set the n-th image of a run is."""
+    return int(images_at(seed, np.array([n]), num_images)[0])

@@ -2,10 +2,11 @@
 
 All of it is one affine map, sampled once: bicubic (the convolution kernel with a = -0.75), what lies outside mirrored
 about the outermost pixels, then clipped to [-1, 1]. (The reference samples with cubic splines, mirrors alike, and does
-not clip.) An image that is only flipped keeps its pixels exactly. The network is told what was done in nine numbers.
+not clip.) An image that is only flipped keeps its pixels exactly. Nine numbers condition the network
+on the augmentation.
 
-The process that reads draws the numbers of each image; resampling, as dear as decoding, is one operation for a batch on
-the device of the training.
+The reading process draws the parameters of each image; resampling, as expensive as decoding, is one operation per batch
+on the training device.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,12 +31,12 @@ Numbers = Float64[np.ndarray, " B"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to each image, in the order of the conditioning vector; zeros do nothing."""
+    """The parameters of each image, in the order of the conditioning vector; zeros for none."""
 
-    flip_x: Float64[np.ndarray, " B"]  # 0 or 1: left and right change places
+    flip_x: Float64[np.ndarray, " B"]  # 0 or 1: horizontal flip
     flip_y: Float64[np.ndarray, " B"]  # 0 or 1
     scale: Float64[np.ndarray, " B"]  # 2^(0.2 scale) times as large
-    rotation: Float64[np.ndarray, " B"]  # radians, counterclockwise as one sees the image
+    rotation: Float64[np.ndarray, " B"]  # radians, counterclockwise on the screen
     squeeze: Float64[np.ndarray, " B"]  # 2^(0.2 squeeze) times as long in one direction, 2^(-0.2 squeeze) across
     squeeze_angle: Float64[np.ndarray, " B"]  # of that direction, radians, clockwise from the x axis
     shift_x: Float64[np.ndarray, " B"]  # in eighths of the width, to the right
@@ -49,7 +50,7 @@ class Augmentation:
 
 
 def draw(seed: int, numbers: Sequence[int], probability: float) -> Augmentation:
-    """Draw the augmentation of each image from its own streams (hdit-facts 4.9).
+    """Draw the augmentation of each image from its own streams.
 
     Args:
         seed: the run's.
@@ -80,7 +81,7 @@ def draw(seed: int, numbers: Sequence[int], probability: float) -> Augmentation:
 
 
 def condition(augmentation: Augmentation) -> Float[Tensor, "B 9"]:
-    """Return what the network is told, in the order of hdit-facts 4.9; zeros for nothing."""
+    """Return the conditioning vector of each image; zeros for no augmentation."""
     a = augmentation
     columns = [
         a.flip_x,
@@ -97,7 +98,7 @@ def condition(augmentation: Augmentation) -> Float[Tensor, "B 9"]:
 
 
 def _maps(batch: int, entries: Mapping[tuple[int, int], ArrayLike]) -> Float64[np.ndarray, "B 3 3"]:
-    """Return maps of points (x, y, 1) that leave them where they are but for the given entries."""
+    """Return identity maps of points (x, y, 1) with some entries replaced."""
     maps = np.tile(np.eye(3), (batch, 1, 1))
     for (row, column), values in entries.items():
         maps[:, row, column] = values
@@ -109,7 +110,7 @@ def _scalings(along_x: Numbers, along_y: Numbers) -> Float64[np.ndarray, "B 3 3"
 
 
 def _rotations(angles: Numbers) -> Float64[np.ndarray, "B 3 3"]:
-    """Return the turns from the x axis towards the y axis: clockwise as one sees it, since y points down."""
+    """Return rotations from the x axis towards the y axis: clockwise on the screen, since y points down."""
     cos, sin = np.cos(angles), np.sin(angles)
     return _maps(len(angles), {(0, 0): cos, (0, 1): -sin, (1, 0): sin, (1, 1): cos})
 
@@ -136,7 +137,7 @@ def affine(augmentation: Augmentation, height: int, width: int) -> Float64[np.nd
 
 @dataclass(frozen=True)
 class AffineWarp:
-    """What is still to be done to a batch of images: some of them resampled, all in one operation."""
+    """The pending resampling of some images of a batch, in one operation."""
 
     places: Int64[Tensor, " K"]  # of those in the batch
     sources: Float[Tensor, "K 2 3"]  # from a point (x, y, 1) of the result to one of the image; see `affine`
@@ -146,16 +147,16 @@ class AffineWarp:
         return AffineWarp(self.places.to(device, non_blocking=True), self.sources.to(device, non_blocking=True))
 
     def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-        """Return the images, on whose device this is too, in [-1, 1]."""
+        """Return the images, on the same device, in [-1, 1]."""
         if not len(self.places):
             return images
         return images.index_copy(0, self.places, resample(images[self.places], self.sources))
 
 
 def resample(images: Float[Tensor, "K C H W"], sources: Float[Tensor, "K 2 3"]) -> Float[Tensor, "K C H W"]:
-    """Return images of which each point is taken from where its map sends it.
+    """Return images whose points are sampled at the positions given by the maps.
 
-    Each pixel is worked out by itself, so that on one device the bits do not depend on what is batched together.
+    Each pixel is computed independently, so on one device the bits do not depend on the batch.
     """
     height, width = images.shape[-2:]
     half_height, half_width = (height - 1) / 2, (width - 1) / 2
@@ -168,7 +169,7 @@ def resample(images: Float[Tensor, "K C H W"], sources: Float[Tensor, "K 2 3"]) 
 
 
 def _flipped(images: Float[Tensor, "B C H W"], augmentation: Augmentation) -> Float[Tensor, "B C H W"]:
-    """Return the images, those that are only flipped in their final state."""
+    """Return the images, with the flips of those that are only flipped."""
     only = augmentation.is_flip_only()
     for axis, flips in ((-1, augmentation.flip_x), (-2, augmentation.flip_y)):
         chosen = torch.from_numpy((flips == 1) & only)
@@ -179,17 +180,16 @@ def _flipped(images: Float[Tensor, "B C H W"], augmentation: Augmentation) -> Fl
 def augment(
     images: Float[Tensor, "B C H W"], seed: int, numbers: Sequence[int], probability: float
 ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B 9"], AffineWarp | None]:
-    """Augment images, each by its own random numbers; what has to be resampled is left to the device they go to.
+    """Augment images, each by its own random numbers; resampling is left to the training device.
 
     Args:
         images: in [-1, 1].
         seed: the run's.
         numbers: of the images in the run.
-        probability: of each augmentation, in [0, 1]; 0 turns all of them off, the mirror image too.
+        probability: of each augmentation, in [0, 1]; 0 turns all of them off, horizontal flips too.
 
     Returns:
-        The images in [-1, 1]; what is done to each as the network is told it (hdit-facts 4.9), zeros for nothing; and
-        what has still to be done to the images, None for nothing.
+        The images in [-1, 1]; their conditioning vectors, zeros for none; and the pending resampling, None for none.
     """
     if not probability:
         return images, images.new_zeros(len(images), NUM_PARAMETERS), None

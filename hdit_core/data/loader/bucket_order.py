@@ -1,10 +1,10 @@
-"""The order of images of several sizes: every step of training takes images of one size.
+"""The order of images of several sizes: every training step takes images of one size.
 
 Round c of a run gives bucket i, of N_i images, as many whole steps of B images as it takes for it to have had
 floor((c + 1) N_i / B) in all: so each image of any bucket is shown equally often, to within one step, and a bucket of
 fewer than B images gets a step every few rounds. The steps of a round are shuffled by a keyed bijection; the k-th step
-of a bucket takes the images k B to k B + B - 1 of the bucket's own order, which has its own epochs. All of it is worked
-out from (seed, n), and nothing is kept.
+of a bucket takes the images k B to k B + B - 1 of the bucket's own order, which has its own epochs. All of it is
+computed from (seed, n), and nothing is stored.
 
 Where the steps of a run grow (`train.batch_growth`), each part of the run with steps of one size has such an order of
 its own: the epochs of the buckets begin anew there.
@@ -27,12 +27,12 @@ class SizeBucket:
 
     first: int  # of its images in the index
     num_images: int
-    order: Order  # of its images among themselves: what it gives begins at 0
+    order: Order  # of its images; its indices begin at 0
 
 
 @dataclass(frozen=True)
 class BatchSizePhase:
-    """A part of a run whose steps take equally many images."""
+    """A part of a run with a constant batch size."""
 
     after_images: int  # of the run
     batch_size: int
@@ -40,14 +40,14 @@ class BatchSizePhase:
 
 @dataclass(frozen=True)
 class _BucketPosition:
-    """Where a step stands in its part of the run."""
+    """The position of a step in its part of the run."""
 
     bucket: int
-    step: int  # of the bucket, counted from the beginning of the part
+    step: int  # of the bucket, counted from the start of the part
 
 
 class BucketOrder:
-    """See above; an `order.Order`."""
+    """Takes all images of a step from one bucket; an `order.Order`."""
 
     def __init__(self, seed: int, buckets: Sequence[SizeBucket], parts: Sequence[BatchSizePhase]) -> None:
         """Choose an order.
@@ -74,15 +74,15 @@ class BucketOrder:
         return indices
 
     def _images_of(self, part: int, step: int, places: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
-        """Return the images at some places of a step."""
+        """Return the images at some positions of a step."""
         place = self._place(part, step)
         bucket, batch_size = self.buckets[place.bucket], self.parts[part].batch_size
-        # a part's epochs are numbered from a point of its own, so that none has the order of another part's
+        # each part numbers its epochs from another offset, so that no two parts share an order
         numbers = (part << 24) * bucket.num_images + place.step * batch_size + places
         return bucket.first + bucket.order.images_at(numbers)
 
     def _place(self, part: int, step: int) -> _BucketPosition:
-        """Return which step of which bucket the step of a part is."""
+        """Return the bucket of a step, and which of its steps this is."""
         batch_size = self.parts[part].batch_size
         round_number = self._round_of(batch_size, step)
         before, after = self._steps_before(batch_size, round_number), self._steps_before(batch_size, round_number + 1)
@@ -97,12 +97,12 @@ class BucketOrder:
         return _BucketPosition(bucket, before[bucket] + slot - (ends[bucket] - shares[bucket]))
 
     def _steps_before(self, batch_size: int, round_number: int) -> list[int]:
-        """Return how many steps each bucket has had when a round begins."""
+        """Return how many steps each bucket has had before a round."""
         return [round_number * bucket.num_images // batch_size for bucket in self.buckets]
 
     def _round_of(self, batch_size: int, step: int) -> int:
-        """Return the round that a step lies in: the last that begins with no more steps before it, and is not empty."""
-        low = step * batch_size // self._num_images  # as many steps were given at most
+        """Return the round of a step: the last non-empty one with no more steps before it."""
+        low = step * batch_size // self._num_images  # a lower bound
         high = (step + len(self.buckets)) * batch_size // self._num_images + 1
         while low < high:
             middle = (low + high + 1) // 2

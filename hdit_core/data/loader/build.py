@@ -1,4 +1,4 @@
-"""From the `[data]` of a recipe to a reader and an order."""
+"""Builds the reader and the order from the `[data]` table of a recipe."""
 
 from collections.abc import Sequence
 from heapq import nlargest
@@ -14,29 +14,29 @@ from hdit_core.recipe.data import DataRecipe
 
 
 def _check_cache(recipe: DataRecipe, contents: Contents) -> None:
-    """Refuse a cache that would have to fetch every shard again and again."""
+    """Refuse a cache so small that shards would be fetched again and again."""
     sizes = [shard.bytes for shard in contents.shards]
-    # images are read ahead, so that the next window is begun while one is being finished
+    # images are read ahead, so two windows are in use at the same time
     needed_bytes = sum(sizes if recipe.order == "uniform" else nlargest(2 * recipe.block_shards, sizes))
     if needed_bytes > recipe.cache_gb * 1e9:
         hint = ", or set data.order = 'blocks'" if recipe.order == "uniform" else ", or lower data.block_shards"
         raise DataError(
             f"{recipe.path}: with data.order = '{recipe.order}' {needed_bytes / 1e9:.3g} GB of it are in use at a "
-            f"time, data.cache_gb is {recipe.cache_gb:g}; raise that to {needed_bytes / 1e9 * 1.01:.3g}{hint}"
+            f"time, and data.cache_gb is {recipe.cache_gb:g}; raise it to {needed_bytes / 1e9 * 1.01:.3g}{hint}"
         )
 
 
 def open_reader(recipe: DataRecipe) -> ImageReader:
-    """Open the data set of a recipe, here or on a remote store.
+    """Open the data set of a recipe, local or on a remote store.
 
     Raises:
-        UsageError: the store is of no known kind, or a package for it is missing.
+        UsageError: the store is of an unknown kind, or a package for it is missing.
         DataError: a part is missing or damaged, cannot be fetched, or does not fit the cache.
     """
-    place = RemoteDataset(recipe.path, default_cache(), int(recipe.cache_gb * 1e9)) if is_remote(recipe.path) else None
+    remote = RemoteDataset(recipe.path, default_cache(), int(recipe.cache_gb * 1e9)) if is_remote(recipe.path) else None
     whole_shards = recipe.order == "blocks"
-    reader = ImageReader(place or recipe.path, max_damaged=recipe.max_damaged, whole_shards=whole_shards)
-    if place:
+    reader = ImageReader(remote or recipe.path, max_damaged=recipe.max_damaged, whole_shards=whole_shards)
+    if remote:
         _check_cache(recipe, reader.manifest.contents)
     return reader
 
@@ -51,10 +51,10 @@ def build_order(recipe: DataRecipe, contents: Contents, seed: int, parts: Sequen
     """Return the order in which a run reads a data set.
 
     Args:
-        recipe: says which kind.
+        recipe: the kind of order.
         contents: of the data set.
         seed: the run's, 0 <= seed < 2^64.
-        parts: of the run: how many images a step takes, on which the order depends where they have several sizes.
+        parts: of the run, with their batch sizes, on which the order of images of several sizes depends.
     """
     if len(contents.sizes) == 1:
         return _order_within(recipe, seed, [shard.samples for shard in contents.shards])
@@ -68,7 +68,7 @@ def build_order(recipe: DataRecipe, contents: Contents, seed: int, parts: Sequen
 
 
 def _shards_of_buckets(shard_sizes: Sequence[int], ends: Sequence[int]) -> list[list[int]]:
-    """Deal the shards out to the buckets that they hold images of; a shard holds images of one."""
+    """Return the shard sizes of each bucket; a shard has images of one bucket."""
     dealt: list[list[int]] = [[] for _ in ends]
     bucket = 0
     for size, end in zip(shard_sizes, accumulate(shard_sizes), strict=True):

@@ -1,10 +1,10 @@
-"""Which image comes n-th: every epoch a permutation of its own that is computed, not stored.
+"""The order of images: each epoch is a different permutation, computed and not stored.
 
-The n-th image of a run is a function of (seed, n) alone, so a run's position is one integer, and neither ranks, workers
-nor micro-batches have a part in it. Epoch `n // N` is a keyed bijection of `n % N`: a Feistel network over the digits
-of a number in mixed radix (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002), walked along its
-cycle until it is back among the N images. Two digits of about sqrt(N) values leave fewer than sqrt(N) numbers outside,
-so that hardly any has to walk. It costs the same for a thousand images as for a hundred million.
+The n-th image of a run is a function of (seed, n) alone, so a run's position is one integer, independent of ranks,
+workers and micro-batches. Epoch `n // N` is a keyed bijection of `n % N`: a Feistel network over the digits
+of a number in mixed radix (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002), iterated until the
+result is one of the N images (cycle walking). Two digits of about sqrt(N) values leave fewer than sqrt(N) numbers
+outside, so iteration is rarely needed. The cost does not depend on the number of images.
 """
 
 import math
@@ -16,25 +16,25 @@ import numpy as np
 from jaxtyping import Int64, Integer, UInt64
 
 ROUNDS = 8
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: keeps the multiples of a small number apart
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: spreads multiples of small numbers
 
 
 @runtime_checkable
 class Order(Protocol):
-    """Which image of the data set each image of a run is."""
+    """Maps each image of a run to an image of the data set."""
 
     def images_at(self, numbers: Integer[np.ndarray, " B"], skip: int = 0) -> Int64[np.ndarray, " B"]:
-        """Return places in the index.
+        """Return positions in the index.
 
         Args:
-            numbers: images before each in the run, 0 <= n < 2^63; in any order, of any epochs.
+            numbers: positions in the run, 0 <= n < 2^63; in any order, of any epochs.
             skip: 0; or k for the image k positions later, which has the same size and can replace it.
         """
         ...
 
 
 def splitmix64(words: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray, " B"]:
-    """Scatter 64-bit words: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), modulo 2^64."""
+    """Return well-mixed 64-bit words: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), modulo 2^64."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))
@@ -48,7 +48,7 @@ def epoch_keys(seed: int, epochs: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray
 def _permute(
     places: UInt64[np.ndarray, " B"], keys: UInt64[np.ndarray, " B"], num_high: int, num_low: int
 ) -> UInt64[np.ndarray, " B"]:
-    """Permute 0 .. num_high * num_low - 1: in turn each digit is shifted by a hash of the other."""
+    """Permute 0 .. num_high * num_low - 1: each digit in turn is shifted by a hash of the other."""
     high, low = np.divmod(places, np.uint64(num_low))
     for turn in range(0, ROUNDS, 2):
         high = (high + splitmix64(keys + low + np.uint64(turn << 56)) % np.uint64(num_high)) % np.uint64(num_high)
@@ -57,7 +57,7 @@ def _permute(
 
 
 def permute(places: UInt64[np.ndarray, " B"], keys: UInt64[np.ndarray, " B"], count: int) -> UInt64[np.ndarray, " B"]:
-    """Return where a keyed bijection of 0 .. count - 1 sends each place; 1 <= count < 2^62."""
+    """Apply a keyed bijection of 0 .. count - 1; 1 <= count < 2^62."""
     assert 1 <= count < 1 << 62, count
     num_high = math.isqrt(count - 1) + 1
     num_low = -(-count // num_high)
@@ -68,25 +68,20 @@ def permute(places: UInt64[np.ndarray, " B"], keys: UInt64[np.ndarray, " B"], co
 
 
 def images_at(seed: int, numbers: Integer[np.ndarray, " B"], num_images: int) -> Int64[np.ndarray, " B"]:
-    """Return which image of the data set the n-th image of a run is.
+    """Return which images of the data set the n-th images of a run are.
 
     Args:
         seed: the run's, 0 <= seed < 2^64.
-        numbers: n, images before it in the run, 0 <= n < 2^63; in any order, of any epochs.
+        numbers: n, 0 <= n < 2^63; in any order, of any epochs.
         num_images: N, images in the data set, 1 <= N < 2^62.
     """
     epochs, places = np.divmod(numbers.astype(np.uint64), np.uint64(num_images))
     return permute(places, epoch_keys(seed, epochs), num_images).astype(np.int64)
 
 
-def image_at(seed: int, n: int, num_images: int) -> int:
-    """Return which image of the data set the n-th image of a run is; `images_at` for one."""
-    return int(images_at(seed, np.array([n]), num_images)[0])
-
-
 @dataclass(frozen=True)
 class UniformOrder:
-    """All orders of an epoch are alike; each image is read from anywhere in the data set."""
+    """A uniformly random order of each epoch; consecutive images come from anywhere in the data set."""
 
     seed: int
     num_images: int
@@ -111,15 +106,15 @@ def _window_key(epoch: UInt64[np.ndarray, " one"], window: int) -> UInt64[np.nda
 
 
 class BlockOrder:
-    """See above; an `order.Order`."""
+    """Shuffles the shards, then the images within windows of consecutive shards; an `Order`."""
 
     def __init__(self, seed: int, shard_sizes: Sequence[int], block_shards: int) -> None:
         """Choose an order.
 
         Args:
             seed: the run's, 0 <= seed < 2^64.
-            shard_sizes: images in each shard; those of a shard are neighbours in the index.
-            block_shards: shards in a window, at least 1. More mix better.
+            shard_sizes: images in each shard; those of a shard are consecutive in the index.
+            block_shards: shards per window, at least 1; more shuffle better.
         """
         self.seed, self.block_shards = seed, block_shards
         self._sizes = np.array(shard_sizes, np.int64)
@@ -136,7 +131,7 @@ class BlockOrder:
         return indices
 
     def _epoch(self, number: int) -> _Epoch:
-        """Return the order of the shards in an epoch, kept while it is in use."""
+        """Return the order of the shards in an epoch, cached while it is in use."""
         if number not in self._epochs:
             key = epoch_keys(self.seed, np.array([number], np.uint64))
             places = np.arange(len(self._sizes), dtype=np.uint64)
@@ -147,7 +142,7 @@ class BlockOrder:
         return self._epochs[number]
 
     def _images_of(self, epoch: _Epoch, places: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
-        """Return which images have these places in an epoch."""
+        """Return the images at these positions of an epoch."""
         windows = _shards_at(epoch, places) // self.block_shards
         moved = np.empty_like(places)
         for window in np.unique(windows):
@@ -161,5 +156,5 @@ class BlockOrder:
 
 
 def _shards_at(epoch: _Epoch, places: Int64[np.ndarray, " B"]) -> Int64[np.ndarray, " B"]:
-    """Return which shard of the epoch's order each place lies in; empty ones hold none."""
+    """Return which shard of the epoch's order contains each position; empty shards contain none."""
     return np.searchsorted(epoch.starts, places, side="right") - 1

@@ -1,12 +1,12 @@
-"""A prepared data set on a remote store, read through a folder here that holds the shards in use.
+"""A prepared data set on a remote store, read through a local cache of the shards in use.
 
     <cache>/<identity of the set>/manifest.json, index.npy     fetched when the set is opened
     <cache>/<identity of the set>/shard-000007.tar             fetched when its first image is wanted
 
 Nothing else is fetched. A file takes its name when it has the size and the SHA-256 that the manifest says; processes
-that want the same one fetch it once. The shards of all sets together stay below a number of bytes: those that were not
-opened for longest go, which hurts nobody who is reading from them. fsspec (`pip install 'hdit-toolkit[remote]'`) knows
-the stores.
+that need the same one fetch it once. The shards of all sets together stay below a number of bytes: the least recently
+opened are removed, which does not disturb processes that read from them. fsspec
+(`pip install 'hdit-toolkit[remote]'`) reads the stores.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from hdit_core.files import TEMPORARY, cache_folder, write_atomic
 from hdit_core.locks import locked
 
 STORES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "https", "http", "memory")
-"""The protocols that are followed; fsspec knows others, some of which run programs or read any file."""
+"""The accepted protocols; fsspec has others, some of which run programs or read any file."""
 
 ATTEMPTS = 3
 PAUSE_S = 2.0  # before the second attempt, and twice as long before each later one
@@ -42,7 +42,7 @@ ABANDONED_S = 3600.0  # a temporary file that nobody has written to for so long
 
 
 def is_remote(location: Path | str) -> bool:
-    """Return whether a data set's place is the address of a store and no folder."""
+    """Return whether the location of a data set is the address of a store, not a folder."""
     return "://" in str(location)
 
 
@@ -52,7 +52,7 @@ def default_cache() -> Path:
 
 
 def _store(address: str) -> Any:
-    """Return fsspec's view of the store, made anew in each process that asks."""
+    """Return the fsspec file system of a store; each process makes its own."""
     protocol = address.partition("://")[0]
     if protocol not in STORES or "::" in address:
         raise UsageError(
@@ -72,7 +72,7 @@ def _store(address: str) -> Any:
 
 
 def _chunks(address: str, most_bytes: int) -> Iterator[bytes]:
-    """Yield what a remote file holds, and no more than it may."""
+    """Yield the content of a remote file, up to a limit."""
     left = most_bytes
     with _store(address).open(address, "rb") as file:
         while chunk := file.read(min(CHUNK_BYTES, left + 1)):
@@ -83,10 +83,10 @@ def _chunks(address: str, most_bytes: int) -> Iterator[bytes]:
 
 
 def _retry(address: str, act: Callable[[], Any]) -> Any:
-    """Try several times what a network may spoil.
+    """Return the result of `act`, with further attempts after network errors.
 
     Raises:
-        DataError: it failed each time.
+        DataError: all attempts failed.
     """
     for attempt in range(ATTEMPTS):
         try:
@@ -101,7 +101,7 @@ def _retry(address: str, act: Callable[[], Any]) -> Any:
 
 
 class RemoteDataset:
-    """A data set elsewhere, and the folder here through which it is read."""
+    """A data set on a remote store, and the local folder through which it is read."""
 
     def __init__(self, address: str, cache: Path, cache_bytes: int) -> None:
         """Fetch its manifest and its index.
@@ -122,7 +122,7 @@ class RemoteDataset:
         self._ensure(INDEX, manifest.contents.index, turn=0)
 
     def _fetch_manifest(self) -> Path:
-        """Fetch the manifest, which says the identity of the set, and return the folder of that set."""
+        """Fetch the manifest, which identifies the set, and return the cache folder of that set."""
         address = f"{self.address}/{MANIFEST}"
         content = _retry(address, lambda: b"".join(_chunks(address, LARGEST_MANIFEST_BYTES)))
         arriving = self.cache / f"{TEMPORARY}manifest-{os.getpid()}-{threading.get_ident()}"
@@ -141,7 +141,7 @@ class RemoteDataset:
         return folder
 
     def open_shard(self, entry: ShardEntry) -> int:
-        """Return a descriptor of a shard, fetched where it is not here; it stays good when the shard has to go.
+        """Return a descriptor of a shard, fetched if it is not cached; it stays valid when the shard is evicted.
 
         Raises:
             DataError: it cannot be fetched or kept, or is not what the manifest says.
@@ -157,14 +157,14 @@ class RemoteDataset:
             self._ensure(entry.name, entry, turn=1 + zlib.crc32(path.name.encode()))
 
     def _ensure(self, name: str, entry: ShardEntry | IndexEntry, turn: int) -> None:
-        """Fetch a file that is not here, unless another process does; `turn` is the same for all that want it."""
+        """Fetch a file that is not cached, unless another process does; `turn` is the same for all that need it."""
         with locked(self.folder / ".fetching", ((turn, 1),), wait_s=math.inf):
             path = self.folder / name
             if not (path.exists() and path.stat().st_size == entry.bytes):
                 self._fetch(name, entry)
 
     def _fetch(self, name: str, entry: ShardEntry | IndexEntry) -> None:
-        """Fetch a file, check it, and give it its name."""
+        """Fetch and check a file, then rename it into place."""
         address, path = f"{self.address}/{name}", self.folder / name
         temporary = path.with_name(f"{TEMPORARY}{name}-{os.getpid()}-{threading.get_ident()}")
         try:
@@ -189,7 +189,7 @@ class RemoteDataset:
             )
 
     def _evict(self, temporary: Path, needed_bytes: int) -> None:
-        """Take the place of a file in the cache, and let those go that were not opened for longest."""
+        """Reserve room for a file in the cache, and remove the least recently opened shards."""
         with locked(self.cache / ".making-room", wait_s=math.inf):
             kept = []
             for path in self.cache.glob("*/*.tar*"):

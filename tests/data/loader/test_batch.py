@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from hdit_core.data.loader.batch import Batch, load_batches
-from hdit_core.data.loader.order import image_at
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import prepare_data
 from hdit_core.errors import DataError
 from hdit_core.randomness import normal, stream, streams
 from tests.data.class_folders import write_pictures
+from tests.data.elastic import image_at
 
 NAMES = ("numbers", "images", "class_ids", "augment_cond", "noise", "uniform")
 SETTINGS = {"seed": 3, "augment_prob": 0.5, "class_dropout": 0.3, "num_classes": 3}

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hdit_core.data.loader.order import image_at, images_at
+from hdit_core.data.loader.order import images_at
+from tests.data.elastic import image_at
 
 ORDER_OF_1000 = [343, 666, 996, 481, 801, 849, 23, 586]
 ORDER_FAR_OUT = 71986687

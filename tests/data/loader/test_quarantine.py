@@ -8,11 +8,11 @@ import torch
 
 from hdit_core.checkpoint.log import read_log
 from hdit_core.data.loader.batch import load_batches
-from hdit_core.data.loader.order import image_at
 from hdit_core.data.loader.quarantine import Quarantine
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.errors import DataError
 from hdit_core.train.run import train
+from tests.data.elastic import image_at
 
 
 def damage(folder, images):
