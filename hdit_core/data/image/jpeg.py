@@ -11,7 +11,7 @@ from hdit_core.data.image.unusable import UnusableImageError
 
 NONSTANDARD = "nonstandard JPEG header"
 
-_MODES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
+_MODES = {"L": "GRAY", "RGB": "RGBX", "CMYK": "CMYK"}  # RGBX is how Pillow stores RGB
 _HARMLESS = ("Invalid SOS parameters", "Unknown Adobe color transform", "unknown JFIF revision")
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
 _SOS, _EOI = 0xDA, 0xD9
@@ -53,7 +53,7 @@ class _Scans:
 
 
 def _read_scans(data: bytes) -> _Scans:
-    """Read the markers of a JPEG up to its end."""
+    """Read the markers of a JPEG up to its end, or up to a sequential scan that completes it."""
     scans, place = _Scans(), 2
     while match := _MARKER.search(data, place):
         marker, place = match[1][0], match.end()
@@ -67,6 +67,8 @@ def _read_scans(data: bytes) -> _Scans:
             scans.add_frame(marker, segment)
         elif marker == _SOS:
             scans.add_scan(segment, place + 2)
+            if not scans.is_progressive and scans.are_complete():
+                break
         place += length
     return scans
 
@@ -118,4 +120,4 @@ def decode_jpeg(data: bytes, image: Image.Image) -> tuple[Image.Image, list[str]
     if pixels is None or image.mode == "CMYK":
         image.load()
         return image, remarks
-    return Image.fromarray(pixels[..., 0] if image.mode == "L" else pixels), remarks
+    return Image.frombytes(image.mode, image.size, pixels.data, "raw", "L" if image.mode == "L" else "RGBX"), remarks
