@@ -1,4 +1,4 @@
-"""`hdit ema`: averages of other lengths than were followed in training."""
+"""`hdit ema`: EMA weights of any length, reconstructed after training."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,12 +19,13 @@ app = typer.Typer(add_completion=False)
 @app.command()
 def ema(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="Run with snapshots of train.ema_profiles.", show_default=False)
+        Path,
+        typer.Argument(metavar="RUN", help="Run with snapshots of train.ema_profiles.", show_default=False),
     ],
     stds: Annotated[
         list[str],
         typer.Option(
-            "--std", metavar="LENGTH", help="Length, a share of the run up to 0.288; repeatable.", show_default=False
+            "--std", metavar="LENGTH", help="Relative EMA width sigma_rel, up to 0.288; repeatable.", show_default=False
         ),
     ],
     out: Annotated[
@@ -35,19 +36,21 @@ def ema(
 ) -> None:
     """Reconstruct EMA weights of any length (EDM2).
 
-    profile_error says how far an average is from the one that would have been followed in training, rounding how many
-    times as large as in one snapshot the rounding of weights to 16 bits is.
+    profile_error: relative error against the EMA profile tracked during training. rounding: amplification of the
+    snapshots' 16-bit rounding error.
 
-    Example: hdit ema --std 0.08 runs/faces && hdit sample --ckpt runs/faces --weights 0.08
+    Examples:
+      hdit ema --std 0.08 runs/faces
+      hdit sample --ckpt runs/faces --weights 0.08
     """
     from hdit_core.checkpoint.ema.post_hoc import build_post_hoc_ema, plan_post_hoc_ema
     from hdit_core.checkpoint.ema.snapshots import parse_ema_std
 
     lengths = [parse_ema_std(std) for std in stds]
     if out is not None and len(lengths) > 1:
-        raise UsageError(f"--out {out}: one file cannot hold {len(lengths)} averages; leave it out, or give one --std")
+        raise UsageError(f"--out {out}: one file cannot hold {len(lengths)} EMAs; remove it, or give one --std")
     for length in lengths:
-        plan_post_hoc_ema(run, length)  # refuses all before it makes any
+        plan_post_hoc_ema(run, length)  # refuse all of them before writing any
     emit([_row(build_post_hoc_ema(run, length, out)) for length in lengths], json)
 
 

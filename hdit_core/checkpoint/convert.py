@@ -1,4 +1,4 @@
-"""Weights between k-diffusion's inference format and ours: the same numbers, other names."""
+"""Conversion of weights between the inference formats of k-diffusion and hdit: the same values, other names."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.files import atomic_file, write_atomic
 from hdit_core.recipe.run import Recipe
 
-THEIR_CONFIG = "kdiffusion_config"  # in the metadata of our file: what a recipe has no key for is not lost
+THEIR_CONFIG = "kdiffusion_config"  # in the metadata of hdit's file, to keep what a recipe has no key for
 
 
 def convert_weights(
@@ -55,7 +55,7 @@ def convert_weights(
 
 
 def _their_config(path: Path) -> str | None:
-    """Return k-diffusion's own config of a file of theirs, or of one that was made from it, to the letter."""
+    """Return the unchanged k-diffusion config of a file of k-diffusion, or of one converted from it."""
     metadata = read_metadata(path) if path.is_file() else {}
     return metadata.get(THEIR_CONFIG if "hdit" in metadata else "config")
 

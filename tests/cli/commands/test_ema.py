@@ -39,7 +39,7 @@ def test_one_length_can_go_elsewhere_and_several_cannot(run, tmp_path, capsys):
     out = tmp_path / "average.safetensors"
     assert main(["ema", str(run), "--std", "0.06", "--out", str(out)]) == 0 and out.exists()
     assert main(["ema", str(run), "--std", "0.06", "--std", "0.07", "--out", str(out)]) == 2
-    assert "one file cannot hold 2 averages; leave it out, or give one --std" in capsys.readouterr().err
+    assert "one file cannot hold 2 EMAs; remove it, or give one --std" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
