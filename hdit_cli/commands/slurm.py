@@ -90,7 +90,7 @@ def train(
 
     Example: hdit slurm train imagenet256 --out runs/a --nodes 8 --gpus-per-node 8 --time 24:00:00 | sbatch
     """
-    from hdit_cli.commands.train import CheckOptions, StartOptions, check_options
+    from hdit_cli.options.training import CheckOptions, StartOptions, check_options
     from hdit_core.checkpoint.layout import recipe_file
     from hdit_core.plan.plan import images_per_device
     from hdit_core.recipe.read import read_recipe

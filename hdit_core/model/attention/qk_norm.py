@@ -41,6 +41,7 @@ class Similarity(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, scale: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the rotated, normalized queries and keys, and the values, each `[B, H, W, N, D]`."""
         root = scale.to(at_least_float32(scale.dtype)).sqrt()
         x, value = qkv[:, :, :, :2], qkv[:, :, :, 2]
         if rows := rowwise_kernels(qkv, root, cos, sin):
@@ -58,6 +59,7 @@ class Similarity(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Return the gradients of `qkv` and of the scale."""
         qkv, scale, root, inverse, cos, sin = ctx.saved_tensors
         if rows := rowwise_kernels(qkv, root, cos, sin, *grads):
             query, key, value = (grad if grad.stride(-1) == 1 else grad.contiguous() for grad in grads)

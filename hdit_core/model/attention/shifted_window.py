@@ -58,16 +58,18 @@ def one_window(x: Float[Tensor, "B H W C"], rotation: Rotation) -> Layout:
 
 
 class Permuted(torch.autograd.Function):
-    """Rows in another order; the gradient goes the way back, where autograd's own would add up row by row."""
+    """Permutes rows. Its backward pass applies the inverse permutation; autograd's own would accumulate row by row."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        """Return the rows of x in the given order; `back` is the inverse permutation."""
         ctx.save_for_backward(back)
         return x.index_select(0, order)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        """Return the gradient of x."""
         (back,) = ctx.saved_tensors
         return grad.contiguous().index_select(0, back), None, None
 

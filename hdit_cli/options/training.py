@@ -1,0 +1,162 @@
+"""The options of `hdit train`, and which of them exclude each other."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hdit_cli.options.shared import recipe_names
+from hdit_core.errors import UsageError
+
+START, OUTPUT, CHECK, COMPUTE = "Start, resume, fork", "Output", "Try and debug", "Performance"
+
+RunRecipeArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RECIPE",
+        help="TOML file, or the name of a built-in recipe (hdit recipe list).",
+        autocompletion=recipe_names,
+        show_default=False,
+    ),
+]
+RunOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="RUN",
+        help="Run directory.",
+        show_default="runs/NAME-OF-RECIPE",
+        rich_help_panel=OUTPUT,
+    ),
+]
+TrackerOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tracker",
+        "--watch",
+        metavar="TRACKER",
+        help="Also log to tensorboard or wandb; repeatable.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+DeterministicOption = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic",
+        help="Use deterministic algorithms; fail if an operation has none.",
+        rich_help_panel=COMPUTE,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class StartOptions:
+    """What a run starts from."""
+
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            "--resume",
+            metavar="RUN",
+            help="Resume this run with its own recipe, without RECIPE and --out.",
+            show_default=False,
+            rich_help_panel=START,
+        ),
+    ] = None
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="RUN[@STEP]",
+            help="Fork: start the new run --out from a checkpoint of another run (default: its newest), with changed "
+            "settings. Takes over weights, optimizer, EMA, counters and data position.",
+            show_default=False,
+            rich_help_panel=START,
+        ),
+    ] = None
+    reset: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--reset",
+            metavar="optimizer|ema|counter",
+            help="--from: start this part anew; repeatable. counter: images, steps and data position.",
+            show_default=False,
+            rich_help_panel=START,
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """What is done instead of training."""
+
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Run two steps and report memory, throughput and training time; writes nothing.",
+            rich_help_panel=CHECK,
+        ),
+    ] = False
+    repro: Annotated[
+        int | None,
+        typer.Option(
+            "--repro",
+            min=0,
+            metavar="STEP",
+            help="Re-execute one step of the run, for debugging; the run is not modified.",
+            show_default=False,
+            rich_help_panel=CHECK,
+        ),
+    ] = None
+    save_images: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-images",
+            metavar="FILE.png",
+            help="--repro: write the input images of the step.",
+            show_default=False,
+            rich_help_panel=CHECK,
+        ),
+    ] = None
+
+
+def check_options(
+    recipe: str | None, out: Path | None, start: StartOptions, check: CheckOptions, trackers: list[str]
+) -> None:
+    """Refuse options that contradict each other.
+
+    Raises:
+        UsageError: says which.
+    """
+    if (recipe is None) == (start.resume is None):
+        raise UsageError("give either RECIPE, or --resume RUN")
+    if start.resume is not None and (out is not None or start.source is not None):
+        raise UsageError("--resume continues a run in its directory; leave out --out and --from")
+    if start.source is not None and out is None:
+        raise UsageError("--from starts a new run; say where with --out NEW")
+    if start.reset and start.source is None:
+        raise UsageError("--reset is for forks; say from which run with --from RUN")
+    if check.dry_run and check.repro is not None:
+        raise UsageError("--dry-run and --repro exclude each other")
+    if check.dry_run or check.repro is not None:
+        if trackers:
+            raise UsageError("--tracker is for training; --dry-run and --repro log nothing")
+        if start.source is not None:
+            raise UsageError("--from is for training; leave it out with --dry-run and --repro")
+    _check_save_images(check)
+
+
+def _check_save_images(check: CheckOptions) -> None:
+    path = check.save_images
+    if path is None:
+        return
+    if check.repro is None:
+        raise UsageError("--save-images is for one step; say which with --repro STEP")
+    if path.suffix != ".png":
+        raise UsageError(f"--save-images {path}: expected a name that ends in .png")
+    if not path.parent.is_dir():
+        raise UsageError(f"--save-images {path}: there is no directory {path.parent}")
