@@ -126,5 +126,25 @@ def _print_notes(pipeline: "SamplingPipeline", defaults: str | None) -> None:
         note(line)
     if defaults is not None:
         note(defaults)
-    if pipeline.guide is not None and pipeline.guide.weight == 1:
-        note("--guide has no effect: the autoguidance scale is 1")
+    for line in _ineffective_options(pipeline):
+        note(line)
+
+
+def _ineffective_options(pipeline: "SamplingPipeline") -> Iterator[str]:
+    """Yield a message for each option without effect, and for a size other than the training size."""
+    settings, guide, trained = pipeline.settings, pipeline.guide, pipeline.denoiser.recipe.model.image_size
+    active_guide = guide is not None and guide.weight != 1
+    if guide is not None and not active_guide:
+        yield "--guide has no effect: the autoguidance scale is 1"
+    elif guide is not None and _same_weights(pipeline.denoiser, guide.denoiser):
+        yield "--guide has no effect: it has the same weights as the model"
+    if settings.guidance_interval is not None and settings.guidance == 1 and not active_guide:
+        yield "the guidance interval has no effect: the guidance scale is 1"
+    if pipeline.image_size != trained:
+        sizes = ["x".join(map(str, size)) for size in (pipeline.image_size, trained)]
+        yield f"generating at {sizes[0]}; the model was trained at {sizes[1]}"
+
+
+def _same_weights(model: "Denoiser", guide: "Denoiser") -> bool:
+    ours, theirs = model.state_dict(), guide.state_dict()
+    return ours.keys() == theirs.keys() and all(ours[name].equal(theirs[name]) for name in ours)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 OnImage = Callable[["ImageBits"], None]
 LARGE_ERROR_LEVELS = 8.0  # root mean square, of 255: visible at first glance
+LARGE_STD_ERROR = 0.1  # difference of the noise's standard deviation from 1
 SOLVER = "ODE solver"
 
 ImagePath = Annotated[Path, typer.Argument(metavar="IMAGE", help="Input image of any format and size.")]
@@ -140,6 +141,8 @@ def invert(
             _write_back(back, result)
         if result.error_levels > LARGE_ERROR_LEVELS:
             note(f"large round-trip error; a --tolerance below {tolerance:g} may reduce it")
+        if abs(result.noise.std().item() - 1) > LARGE_STD_ERROR:
+            note(f"noise_std is {result.noise.std():.2f}, expected about 1: the image is unlike the training images")
         emit(_report(result, out, class_id), json)
 
 

@@ -237,6 +237,11 @@ class SamplingOptions:
     steps: StepsOption = None
     batch_size: BatchSizeOption = None
 
+    def __post_init__(self) -> None:
+        """Refuse DDIM by that name, with a UsageError that gives hdit's."""
+        if self.sampler is not None and self.sampler.lower() == "ddim":
+            raise UsageError(f"--sampler {self.sampler}: DDIM is euler here; use --sampler euler")
+
     @property
     def settings(self) -> Mapping[str, Any]:
         """Sampling settings by recipe key, None for the recipe's value."""

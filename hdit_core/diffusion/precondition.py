@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from hdit_core.devices import at_least_float32
+from hdit_core.errors import UsageError
 from hdit_core.recipe.diffusion import Objective
 from hdit_core.recipe.run import Recipe
 
@@ -117,7 +118,7 @@ class Denoiser(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B C H W"],
-        sigma: Float[Tensor, "B"],
+        sigma: Float[Tensor, "B"] | Float[Tensor, ""] | float,
         class_ids: Int64[Tensor, "B"] | None = None,
         augment_cond: Float[Tensor, "B 9"] | None = None,
         mapping_cond: Float[Tensor, "B E"] | None = None,
@@ -126,11 +127,19 @@ class Denoiser(nn.Module):
 
         Args:
             x: clean image in [-1, 1] plus sigma times standard normal noise, not scaled.
-            sigma: noise level of each image, positive.
+            sigma: noise level of each image, or one for all, positive.
             class_ids: class of each image; `num_classes` means no class.
             augment_cond: the nine parameters of the augmentation; default: zeros.
             mapping_cond: the extra conditioning vector, for models that have one.
+
+        Raises:
+            UsageError: the images have another number of channels than the model.
         """
+        channels = self.recipe.model.channels
+        if x.shape[1] != channels:
+            raise UsageError(f"x has shape {tuple(x.shape)}; this model takes [B, {channels}, H, W]")
+        if not isinstance(sigma, Tensor) or sigma.ndim == 0:
+            sigma = torch.as_tensor(sigma, dtype=at_least_float32(x.dtype), device=x.device).expand(x.shape[0])
         output = self.raw(x, sigma, class_ids, augment_cond, mapping_cond)
         sigma = sigma.to(at_least_float32(x.dtype))
         c_skip, c_out, _ = scalings(rearrange(sigma, "b -> b 1 1 1"), self.sigma_data, self.objective)

@@ -8,6 +8,7 @@ from itertools import islice
 import numpy as np
 import torch
 from jaxtyping import Float, Float64, UInt8
+from PIL import Image
 from torch import Tensor
 
 from hdit_core.devices import autocast, compute_dtype, make_mkl_reproducible
@@ -18,7 +19,7 @@ from hdit_core.diffusion.samplers.sampler import sample_by
 from hdit_core.diffusion.samplers.sampler_state import Denoise, NoiseSource, SamplerStep
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.errors import UsageError
-from hdit_core.images import from_uint8
+from hdit_core.images import from_uint8, to_pil, to_uint8
 from hdit_core.randomness import normal
 from hdit_core.recipe.model import ModelRecipe
 from hdit_core.recipe.sample import SampleRecipe
@@ -37,6 +38,14 @@ class Generated:
     indices: list[int]
     class_ids: list[int] | None
     images: Float[Tensor, "B C H W"]  # in [-1, 1] up to the sampler's overshoot; on the CPU
+
+    def to_uint8(self) -> UInt8[np.ndarray, "B H W C"]:
+        """Return the images as bytes; values outside [-1, 1] are clipped."""
+        return to_uint8(self.images)
+
+    def to_pil(self) -> list[Image.Image]:
+        """Return the images as Pillow images."""
+        return [to_pil(image_u8) for image_u8 in self.to_uint8()]
 
 
 def check_size(model: ModelRecipe, size: tuple[int, int]) -> None:

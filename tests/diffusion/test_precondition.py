@@ -20,7 +20,7 @@ class Recorder(torch.nn.Module):
 
 @pytest.fixture
 def x():
-    return torch.randn(3, 2, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    return torch.randn(3, 3, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
 def test_scalings_are_the_references(reference):
@@ -70,7 +70,7 @@ def test_images_keep_their_type_and_noise_levels_have_at_least_float32(tiny_reci
 
 def test_the_scalings_of_half_precision_images_are_not_rounded_to_half_precision(tiny_recipe):
     sigma = torch.tensor([0.5013, 0.5017])  # one bfloat16 number, two float32 numbers
-    denoised = Denoiser(Recorder(0.0), tiny_recipe)(torch.full((2, 1, 1, 2), 256.0, dtype=torch.float16), sigma)
+    denoised = Denoiser(Recorder(0.0), tiny_recipe)(torch.full((2, 3, 1, 2), 256.0, dtype=torch.float16), sigma)
     assert denoised[0, 0, 0, 0] != denoised[1, 0, 0, 0]
 
 

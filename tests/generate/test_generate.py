@@ -2,6 +2,7 @@
 
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,7 @@ from hdit_core.diffusion.samplers.sampler import SAMPLERS, sample
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.errors import RecipeError, UsageError
 from hdit_core.generate.generate import generate
+from hdit_core.generate.pipeline import Generated
 from hdit_core.generate.settings import sample_settings
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.randomness import normal, stream
@@ -132,3 +134,19 @@ def test_settings_are_checked_like_a_recipe(tiny_recipe):
         sample_settings(tiny_recipe, sampler="dpmpp2m")
     with pytest.raises(RecipeError, match="guidance"):
         sample_settings(tiny_recipe, guidance=float("nan"))
+
+
+def test_a_batch_converts_to_clipped_bytes_and_pillow_images():
+    images = torch.tensor([-1.5, -1.0, 0.0, 1.39]).reshape(2, 1, 1, 2)
+    batch = Generated([0, 1], None, images)
+    assert batch.to_uint8().reshape(-1).tolist() == [0, 0, 128, 255]
+    assert [list(np.asarray(image).ravel()) for image in batch.to_pil()] == [[0, 0], [128, 255]]
+
+
+def test_one_noise_level_serves_for_all_images_and_other_channels_are_one_line(denoiser):
+    x = torch.randn(2, 3, 16, 24)
+    expected = denoiser(x, torch.full((2,), 1.5), torch.tensor([0, 1]))
+    assert torch.equal(denoiser(x, 1.5, torch.tensor([0, 1])), expected)
+    assert torch.equal(denoiser(x, torch.tensor(1.5), torch.tensor([0, 1])), expected)
+    with pytest.raises(UsageError, match=r"x has shape \(2, 1, 16, 24\); this model takes \[B, 3, H, W\]"):
+        denoiser(x[:, :1], 1.5)

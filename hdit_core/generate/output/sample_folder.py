@@ -139,8 +139,14 @@ class SampleFolder:
             path.name == FolderLock.NAME or path.name.startswith(TEMPORARY) for path in self.folder.iterdir()
         )
 
+    def _is_abandoned(self) -> bool:
+        """Return whether a job that ended before its first image left the record, and no other job is running."""
+        own = {RECORD, GRID, FolderLock.NAME}
+        names = {path.name for path in self.folder.iterdir()}
+        return self._lock.is_exclusive() and all(name in own or name.startswith(TEMPORARY) for name in names)
+
     def _begin_record(self) -> None:
-        if (self.folder / RECORD).is_file():
+        if (self.folder / RECORD).is_file() and not self._is_abandoned():
             self._recorded()
         else:
             self._write_record({"status": "unfinished", "origin": self.provenance})

@@ -57,3 +57,19 @@ def test_a_budget_that_was_too_short_says_what_is_missing(tmp_path, monkeypatch,
     command = ["sample", "--ckpt", RUN, "--n", "5", "--batch-size", "2", "--steps", "1", "--device", "cpu"]
     assert main([*command, "--budget", "1s", "--out", str(tmp_path / out)]) == 0
     assert f"time limit reached: {message}" in capsys.readouterr().err
+
+
+def test_options_without_effect_and_another_size_are_said(tmp_path, capsys):
+    command = ["sample", "--ckpt", RUN, "-n", "1", "--steps", "1", "--device", "cpu"]
+    assert main([*command, "--guidance-interval", "0.2:5", "--guide", RUN, "--out", str(tmp_path / "a")]) == 0
+    assert "--guide has no effect: it has the same weights as the model" in capsys.readouterr().err
+    assert main([*command, "--guidance", "1", "--guidance-interval", "0.2:5", "--out", str(tmp_path / "b")]) == 0
+    captured = capsys.readouterr().err
+    assert "the guidance interval has no effect: the guidance scale is 1" in captured and "trained at" not in captured
+    assert main([*command, "--size", "64x96", "--out", str(tmp_path / "c")]) == 0
+    assert "generating at 64x96; the model was trained at 64x64" in capsys.readouterr().err
+
+
+def test_ddim_is_answered_with_the_name_of_that_sampler(capsys):
+    assert main(["sample", "--ckpt", RUN, "--sampler", "ddim"]) == 2
+    assert "--sampler ddim: DDIM is euler here; use --sampler euler" in capsys.readouterr().err

@@ -83,15 +83,22 @@ def test_images_that_vanished_leave_the_record(tmp_path):
     ],
 )
 def test_samples_of_another_making_are_refused_and_nothing_is_touched(tmp_path, changed, message):
-    begun(tmp_path)
+    begun(tmp_path).write(batch([0]))
     before = (tmp_path / "samples.json").read_bytes()
     with pytest.raises(UsageError, match=f"contains samples with other settings: {message}"):
         begun(tmp_path, ORIGIN | changed)
     assert (tmp_path / "samples.json").read_bytes() == before
 
 
+def test_a_folder_that_was_left_before_its_first_image_takes_other_settings(tmp_path):
+    begun(tmp_path).leave()
+    other = ORIGIN | {"seed": 4}
+    begun(tmp_path, other)
+    assert json.loads((tmp_path / "samples.json").read_text())["origin"] == other
+
+
 def test_only_three_differences_are_told_and_how_many_more_there_are(tmp_path):
-    begun(tmp_path)
+    begun(tmp_path).write(batch([0]))
     other = {"weights_sha256": "x", "seed": 0, "settings": {"steps": 1, "eta": 0.0, "rho": 7}}
     with pytest.raises(UsageError, match="; and 2 more"):
         begun(tmp_path, other)
@@ -107,6 +114,7 @@ def test_a_folder_with_something_else_in_it_and_a_file_are_refused(tmp_path):
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"origin": {}, "images": "x"}', '{"origin": {}, "images": 3}'])
 def test_a_record_that_cannot_be_read_is_refused(tmp_path, content):
     (tmp_path / "samples.json").write_text(content)
+    (tmp_path / "00000000.png").touch()
     with pytest.raises(UsageError, match=r"samples.json: cannot be read .*; choose another folder"):
         begun(tmp_path)
 
