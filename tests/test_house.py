@@ -13,8 +13,6 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 MOST_MODULES, MOST_FILE_LINES, MOST_FUNCTION_LINES = 12, 300, 40
-UNDOCUMENTED, LONG_FUNCTIONS, LONG_FILES = 50, 9, 2
-"""The numbers that are still allowed; each may only be lowered, down to zero."""
 
 MODULE_NAMES = {"clean-fid": "cleanfid", "pillow": "PIL", "scikit-learn": "sklearn"}
 EXTRAS = ("natten", "parquet", "remote", "dinov2", "tensorboard", "wandb")
@@ -47,11 +45,6 @@ def length(node):
     return node.end_lineno - first + 1
 
 
-def check(found, left):
-    """Fail if more is left than allowed."""
-    assert len(found) <= left, "\n".join(found)
-
-
 def test_no_folder_has_more_than_12_modules():
     folders = {path.parent for path in FILES} - {ROOT / "hdit_cli" / "commands"}
     sizes = {folder: len([path for path in folder.glob("*.py") if path.name != "__init__.py"]) for folder in folders}
@@ -59,19 +52,16 @@ def test_no_folder_has_more_than_12_modules():
 
 
 def test_no_file_has_more_than_300_lines():
-    check([str(path) for path in FILES if len(path.read_text().splitlines()) > MOST_FILE_LINES], LONG_FILES)
+    assert [str(path) for path in FILES if len(path.read_text().splitlines()) > MOST_FILE_LINES] == []
 
 
 def test_no_function_has_more_than_40_lines():
-    check(
-        [
-            f"{path}:{node.lineno}: {node.name}"
-            for path, tree in TREES.items()
-            for node, _ in definitions(tree)
-            if not isinstance(node, ast.ClassDef) and length(node) > MOST_FUNCTION_LINES
-        ],
-        LONG_FUNCTIONS,
-    )
+    assert [
+        f"{path}:{node.lineno}: {node.name}"
+        for path, tree in TREES.items()
+        for node, _ in definitions(tree)
+        if not isinstance(node, ast.ClassDef) and length(node) > MOST_FUNCTION_LINES
+    ] == []
 
 
 def test_everything_public_has_a_docstring():
@@ -82,7 +72,7 @@ def test_everything_public_has_a_docstring():
         for node, is_public in definitions(tree)
         if is_public and ast.get_docstring(node) is None and not is_overload(node)
     ]
-    check(found, UNDOCUMENTED)
+    assert found == []
 
 
 def imported_modules(path, tree):

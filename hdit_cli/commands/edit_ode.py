@@ -139,11 +139,15 @@ def invert(
         if session.world.is_main:
             write_noise(out, pipeline, StoredNoise(result.noise, class_id))
             _write_back(back, result)
-        if result.error_levels > LARGE_ERROR_LEVELS:
-            note(f"large round-trip error; a --tolerance below {tolerance:g} may reduce it")
-        if abs(result.noise.std().item() - 1) > LARGE_STD_ERROR:
-            note(f"noise_std is {result.noise.std():.2f}, expected about 1: the image is unlike the training images")
+        _note_large_errors(result, tolerance)
         emit(_report(result, out, class_id), json)
+
+
+def _note_large_errors(result: "Inverted", tolerance: float) -> None:
+    if result.error_levels > LARGE_ERROR_LEVELS:
+        note(f"large round-trip error; a --tolerance below {tolerance:g} may reduce it")
+    if abs(result.noise.std().item() - 1) > LARGE_STD_ERROR:
+        note(f"noise_std is {result.noise.std():.2f}, expected about 1: the image is unlike the training images")
 
 
 def _write_back(path: Path | None, result: "Inverted") -> None:

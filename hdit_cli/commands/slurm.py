@@ -90,26 +90,33 @@ def train(
 
     Example: hdit slurm train imagenet256 --out runs/a --nodes 8 --gpus-per-node 8 --time 24:00:00 | sbatch
     """
-    from hdit_cli.options.training import CheckOptions, StartOptions, check_options
     from hdit_core.checkpoint.layout import recipe_file
     from hdit_core.plan.plan import images_per_device
     from hdit_core.recipe.read import read_recipe
     from hdit_core.slurm.batch_script import train_script
-    from hdit_core.train.monitor.trackers import check_names
 
-    params = _parsed("train", ctx.args)
-    start = StartOptions(params["resume"], params["source"], params["reset"])
-    check = CheckOptions(params["dry_run"], params["repro"], params["save_images"])
-    check_options(params["recipe"], params["out"], start, check, params["watch"] or [])
-    check_names(params["watch"] or [])
-    recipe = str(recipe_file(start.resume)) if start.resume else params["recipe"]
-    run = Path(start.resume or params["out"] or Path("runs") / Path(recipe).stem)
+    params = _train_parameters(ctx.args)
+    recipe = str(recipe_file(params["resume"])) if params["resume"] else params["recipe"]
+    run = Path(params["resume"] or params["out"] or Path("runs") / Path(recipe).stem)
     request = _request(f"hdit-{run.name}", time, nodes, gpus, ranks, cpus, notice, more)
     parsed = read_recipe(recipe, params.get("overrides") or ())
     images_per_device(parsed, request.ranks, "the job's ranks")
     _warn_without_gpus(parsed, request)
     once = params.get("dry_run") or params.get("repro") is not None
     typer.echo(train_script(request, ctx.args, run, setup or (), launcher, None if once else requeues), nl=False)
+
+
+def _train_parameters(words: list[str]) -> dict[str, Any]:
+    """Return the parameters of `hdit train` in these words, checked as the command does."""
+    from hdit_cli.options.training import CheckOptions, StartOptions, check_options
+    from hdit_core.train.monitor.trackers import check_names
+
+    params = _parsed("train", words)
+    start = StartOptions(params["resume"], params["source"], params["reset"])
+    check = CheckOptions(params["dry_run"], params["repro"], params["save_images"])
+    check_options(params["recipe"], params["out"], start, check, params["watch"] or [])
+    check_names(params["watch"] or [])
+    return params
 
 
 def _offer_job(command: str, help_text: str) -> None:

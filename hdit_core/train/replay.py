@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -114,10 +114,7 @@ def replay(
         CheckpointError: no checkpoint before the step is valid.
         NotFinite: a step before it is not finite.
     """
-    run = Path(run)
-    if not recipe_file(run).exists():
-        raise UsageError(f"{run}: is not a run of hdit; give the run of the step with --out")
-    check_same(run, recipe)
+    run = _checked_run(Path(run), recipe)
     checkpoint, skips = _checkpoint_before(run, number)
     start = (checkpoint.state.step, checkpoint.state.num_images) if checkpoint else (0, 0)
     plan = _steps_to(recipe, start, skips, number)
@@ -125,16 +122,36 @@ def replay(
         if checkpoint is not None:
             kept_so_far(checkpoint.state, deterministic)
         learner = build_learner(recipe, checkpoint, context.world, context.world.device)
-        with closing(build_dataloader(recipe, context.reader, plan, learner.micro_batches, skips)) as batches:
-            for done, step in enumerate(plan[:-1]):
-                on_step(done, len(plan))
-                learner.train_step(step, batches)
-            result = learner.forward_backward(plan[-1], batches)
-            on_step(len(plan), len(plan))
+        result = _last_result(context, learner, plan, skips, on_step)
         images = tuple(_images(context, learner, plan[-1], skips, result))
         if save_images and context.world.is_main:
             write_atomic(save_images, png_bytes(_input_sheet(context, plan[-1], skips, _largest_losses(images))))
     return Replay(number, start[0], result, images)
+
+
+def _checked_run(run: Path, recipe: Recipe) -> Path:
+    """Return the run directory if it holds a run of the recipe."""
+    if not recipe_file(run).exists():
+        raise UsageError(f"{run}: is not a run of hdit; give the run of the step with --out")
+    check_same(run, recipe)
+    return run
+
+
+def _last_result(
+    context: RunContext,
+    learner: Learner,
+    plan: Sequence[PlannedStep],
+    skips: tuple[SkippedImages, ...],
+    on_step: Callable[[int, int], None],
+) -> StepResult:
+    """Execute the steps of a plan, and return the result of the last one, whose update is not done."""
+    with closing(build_dataloader(context.recipe, context.reader, plan, learner.micro_batches, skips)) as batches:
+        for done, step in enumerate(plan[:-1]):
+            on_step(done, len(plan))
+            learner.train_step(step, batches)
+        result = learner.forward_backward(plan[-1], batches)
+        on_step(len(plan), len(plan))
+    return result
 
 
 def _checkpoint_before(run: Path, number: int) -> tuple[Checkpoint | None, tuple[SkippedImages, ...]]:

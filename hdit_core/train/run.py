@@ -1,7 +1,7 @@
 """From a recipe and a directory to a finished run: starts it, forks it, or resumes its newest valid checkpoint."""
 
 import logging
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -60,28 +60,46 @@ def train(
         HditError: another rank failed.
     """
     run, callbacks = Path(run), callbacks or Callbacks()
-    check_main_guard(recipe.data.workers)
-    check_data_folder(recipe)
-    check_trackers(callbacks.trackers)
+    _check_start(recipe, callbacks)
     with ExitStack() as stack:
         context = stack.enter_context(run_context(recipe, run, device, callbacks, deterministic))
         starts_new = fork is None and not checkpoint_folders(run)
         initial = load_initial_weights(recipe) if recipe.train.init_from and starts_new else NOTHING
         context.world.on_main_rank(lambda: _prepare_folder(context, fork, stack))
-        stack.enter_context(recording_failure(run, context.world.is_main))
-        stack.enter_context(context.failures.watching())
-        stack.enter_context(naming_operation())
-        stack.enter_context(naming_memory(recipe, context.world))
-        need = memory_need(recipe, context.world)
-        if not need.fits:
-            logger.warning("the memory may not suffice: %s; %s", need, need.advice)
-        skips: tuple[SkippedImages, ...] | None = None
-        while True:
-            try:
-                return _trainer(context, skips, initial).fit()
-            except RollBack as problem:
-                logger.warning("%s; back to the last checkpoint, skipping the images of that step", problem)
-                skips = problem.skips
+        for reporter in _failure_reporters(context):
+            stack.enter_context(reporter)
+        return _fit(context, initial)
+
+
+def _failure_reporters(context: RunContext) -> tuple[AbstractContextManager[None], ...]:
+    """Return what reports a failure of the run: in its status, to other ranks, and by operation and memory."""
+    return (
+        recording_failure(context.folder, context.world.is_main),
+        context.failures.watching(),
+        naming_operation(),
+        naming_memory(context.recipe, context.world),
+    )
+
+
+def _check_start(recipe: Recipe, callbacks: Callbacks) -> None:
+    """Refuse what can be refused before a rank is started."""
+    check_main_guard(recipe.data.workers)
+    check_data_folder(recipe)
+    check_trackers(callbacks.trackers)
+
+
+def _fit(context: RunContext, initial: InitialWeights) -> State:
+    """Train to the end, going back to the last checkpoint after a loss spike where the recipe asks for it."""
+    need = memory_need(context.recipe, context.world)
+    if not need.fits:
+        logger.warning("the memory may not suffice: %s; %s", need, need.advice)
+    skips: tuple[SkippedImages, ...] | None = None
+    while True:
+        try:
+            return _trainer(context, skips, initial).fit()
+        except RollBack as problem:
+            logger.warning("%s; back to the last checkpoint, skipping the images of that step", problem)
+            skips = problem.skips
 
 
 @dataclass(frozen=True)

@@ -176,14 +176,9 @@ def load_batches(
     """Yield the batches of a run; closing the iterator ends the worker processes.
 
     Args:
-        reader: the data set.
-        plan: the image numbers of each micro-batch.
-        seed: the run's.
+        reader, seed, augment_prob, class_dropout, num_classes, order: see `TrainingDataset`; default order: uniform.
+        plan: the image numbers of each micro-batch; all images of one are of one size.
         workers: processes that read and decode; 0 reads in this one. No bit depends on it.
-        augment_prob: probability of each augmentation; 0 turns all of them off, horizontal flips too.
-        class_dropout: probability that a class becomes `num_classes`, "no class".
-        num_classes: of the model; 0 for none.
-        order: of the images; default: uniform. Each entry of the plan has images of one size.
         quarantine: counts damaged images, and limits them; default: none are allowed.
         stop_requested: asked about once a second while no batch comes.
 
@@ -204,7 +199,11 @@ def load_batches(
         num_classes=num_classes,
         max_damaged=quarantine.limit,
     )
-    batches = _batches(images, plan, workers, stop_requested)
+    yield from _checked(_batches(images, plan, workers, stop_requested), quarantine)
+
+
+def _checked(batches: Generator[Any, None, None], quarantine: Quarantine) -> Generator[Batch, None, None]:
+    """Yield batches; raise an error that came in place of one, and count damaged images."""
     with closing(batches):  # a traceback of what is raised here would keep it, and its processes, alive
         for batch in batches:
             if isinstance(batch, HditError):

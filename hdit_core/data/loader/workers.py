@@ -131,6 +131,20 @@ def _next_batch(batches: Iterator[Any], batch_bytes: int, stop_requested: Callab
             )
 
 
+def _worker_loader(dataset: Dataset[Any], plan: Iterable[Sequence[int]], workers: int) -> DataLoader[Any]:
+    """Return torch's loader, which reads each entry of the plan in one of its processes."""
+    return DataLoader(
+        dataset,
+        batch_sampler=map(list, plan),
+        num_workers=workers,
+        collate_fn=_unchanged,
+        pin_memory=torch.cuda.is_available(),
+        timeout=min(POLL_S, TIMEOUT_S),
+        worker_init_fn=_begin_worker,
+        generator=torch.Generator(),  # else it draws from torch's default generator, which the network's dropout uses
+    )
+
+
 def read_in_workers(
     dataset: Dataset[Any],
     plan: Iterable[Sequence[int]],
@@ -153,16 +167,7 @@ def read_in_workers(
         HditError: there is too little shared memory.
         WaitInterrupted: a stop was requested during a wait.
     """
-    loader = DataLoader(
-        dataset,
-        batch_sampler=map(list, plan),
-        num_workers=workers,
-        collate_fn=_unchanged,
-        pin_memory=torch.cuda.is_available(),
-        timeout=min(POLL_S, TIMEOUT_S),
-        worker_init_fn=_begin_worker,
-        generator=torch.Generator(),  # else it draws from torch's default generator, which the network's dropout uses
-    )
+    loader = _worker_loader(dataset, plan, workers)
     prefetched = loader.prefetch_factor or 2
     check_shared_memory((prefetched * workers + 1) * batch_bytes, f"{workers} worker processes")
     with translate_worker_errors():

@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from hdit_core.checkpoint.denoiser import check_fit
 from hdit_core.checkpoint.load import Checkpoint
@@ -56,16 +57,29 @@ def build_learner(
     ema = Ema(network, parallel.copied(network, recipe, device))
     profiles = PowerEmas(network, recipe.train.ema_profiles)
     optimizer = make_optimizer(network, recipe.train)
-    if checkpoint is not None and "ema" not in reset:
-        _load_emas(ema, profiles, checkpoint)
-    if checkpoint is not None and "optimizer" not in reset:
-        load_optimizer_tensors(optimizer, network, checkpoint.tensors("optimizer"))
+    if checkpoint is not None:
+        _restore(checkpoint, reset, ema, profiles, optimizer, network)
     if recipe.train.compile:
         compile_network(network)
     trained = parallel.trained(network)
     world.cleanups.append(partial(_release, weakref.ref(trained)))
     dtype = compute_dtype(recipe.train.precision, device)
     return Learner(recipe, Denoiser(trained, recipe), optimizer, ema, profiles, world, device, dtype)
+
+
+def _restore(
+    checkpoint: Checkpoint,
+    reset: Collection[str],
+    ema: Ema,
+    profiles: PowerEmas,
+    optimizer: Optimizer,
+    network: nn.Module,
+) -> None:
+    """Load EMA weights and optimizer state from a checkpoint, except those that are reset."""
+    if "ema" not in reset:
+        _load_emas(ema, profiles, checkpoint)
+    if "optimizer" not in reset:
+        load_optimizer_tensors(optimizer, network, checkpoint.tensors("optimizer"))
 
 
 def _load_emas(ema: Ema, profiles: PowerEmas, checkpoint: Checkpoint) -> None:
