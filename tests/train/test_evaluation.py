@@ -47,8 +47,8 @@ def test_a_run_whose_extractor_cannot_be_had_says_so_in_the_words_of_its_recipe(
     monkeypatch.setattr(scoring, "open_extractor", fail)
     with pytest.raises(
         DataError,
-        match=r"^train.eval_every_images needs evaluate.extractor = 'inception': weights.pt: .* \(for a run: --set "
-        r"evaluate.extractor=NAME, or --set train.eval_every_images=0 for no scores\)$",
+        match=r"^train.eval_every_images needs evaluate.extractor = 'inception': weights.pt: .* \(use --set "
+        r"evaluate.extractor=NAME, or --set train.eval_every_images=0 to train without evaluation\)$",
     ):
         train(trained(EVAL), tmp_path)
 
