@@ -8,7 +8,7 @@ import math
 from typing import Any
 
 from hdit_core.checkpoint.kdiffusion.config import Config, read_config
-from hdit_core.diffusion.density import LOC, NOISE_SIZE_LOW, SCALE, SIGMA_MAX, SIGMA_MIN
+from hdit_core.diffusion.noise_density import LOC, NOISE_SIZE_LOW, SCALE, SIGMA_MAX, SIGMA_MIN
 from hdit_core.errors import CheckpointError, RecipeError
 from hdit_core.recipe.diffusion import KEYS_OF_DENSITY
 from hdit_core.recipe.model import LevelRecipe

@@ -7,8 +7,8 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hdit_core.diffusion.samplers.ancestral import dpm_2_ancestral, dpmpp_2s_ancestral, dpmpp_sde, euler_ancestral
-from hdit_core.diffusion.samplers.dpm_solver import dpm_adaptive, dpm_fast
-from hdit_core.diffusion.samplers.multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, lms
+from hdit_core.diffusion.samplers.dpm_adaptive import dpm_adaptive, dpm_fast
+from hdit_core.diffusion.samplers.dpmpp_multistep import dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, lms
 from hdit_core.diffusion.samplers.sampler_state import (
     UNIPC_ORDER,
     UNIPC_VARIANT,

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from hdit_core.data.loader.batch import Batch
 from hdit_core.devices import autocast
-from hdit_core.diffusion.density import stratified, training_sigmas
 from hdit_core.diffusion.loss import denoising_loss
+from hdit_core.diffusion.noise_density import stratified, training_sigmas
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.distributed import World
 from hdit_core.model.compile import compile_seconds

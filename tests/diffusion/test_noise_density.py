@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from hdit_core.diffusion.density import DENSITIES, stratified, training_sigmas
+from hdit_core.diffusion.noise_density import DENSITIES, stratified, training_sigmas
 from hdit_core.recipe.diffusion import DensityRecipe, DiffusionRecipe
 
 SIZE = (16, 24)

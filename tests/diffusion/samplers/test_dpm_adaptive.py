@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from hdit_core.diffusion.samplers.dpm_solver import StepControl, _third_order, dpm_adaptive, orders
+from hdit_core.diffusion.samplers.dpm_adaptive import StepControl, _third_order, dpm_adaptive, orders
 from hdit_core.diffusion.samplers.sampler import sample
 from hdit_core.diffusion.samplers.sampler_state import SamplerState
 
