@@ -77,6 +77,8 @@ def plain_type(names: str) -> str:
         return names
     if not word.startswith("-"):  # an argument, whose name says what it is
         return word
+    if "|" in type_name:  # choices
+        return f"{word} {type_name.rstrip('>')}"
     return f"{word} {TYPE_NAMES.get(type_name.split()[0].rstrip('>'), 'VALUE')}"
 
 

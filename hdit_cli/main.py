@@ -103,9 +103,9 @@ def hdit(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Train, sample and score Hourglass Diffusion Transformers, image diffusion directly in pixels.
+    """Train, sample from and evaluate Hourglass Diffusion Transformers (pixel-space image diffusion).
 
-    The way of the data: prepare-data, train, sample, eval-fid. Every command has --help.
+    Typical workflow: prepare-data, train, sample, eval-fid. Every command has --help.
     """
 
 

@@ -18,7 +18,7 @@ app = typer.Typer(add_completion=False)
 def doctor(device: DeviceOption = "auto", json: JsonOption = False) -> None:
     """Check this machine and the installation of hdit.
 
-    Examined are device, torch, CUDA, Triton, NATTEN, compiler, cores, memory, disk, shared memory, Slurm and ranks.
+    Checks device, torch, CUDA, Triton, NATTEN, compiler, cores, memory, disk, shared memory, Slurm and ranks.
 
     Each line has a verdict: ok, note (a limitation) or problem (runs fail, or are much slower). The exit code is 1
     if there is a problem.

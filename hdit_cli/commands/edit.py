@@ -57,7 +57,7 @@ RoundsOption = Annotated[
         min=1,
         max=100,
         metavar="N",
-        help="Resampling iterations per step (RePaint); more blend better and cost as much more.",
+        help="Resampling iterations per step (RePaint); more blend better, at proportional cost.",
         rich_help_panel="Sampling",
     ),
 ]
@@ -76,7 +76,7 @@ WebpOption = Annotated[
 
 @app.callback()
 def edit() -> None:
-    """Image-to-image, inpainting, interpolation, inversion and likelihood.
+    """Image-to-image, inpainting, interpolation, inversion.
 
     Example: hdit edit vary --init photo.png --ckpt runs/faces --strength 0.5
     """

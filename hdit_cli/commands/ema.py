@@ -25,7 +25,10 @@ def ema(
     stds: Annotated[
         list[str],
         typer.Option(
-            "--std", metavar="LENGTH", help="Relative EMA width sigma_rel, up to 0.288; repeatable.", show_default=False
+            "--std",
+            metavar="SIGMA_REL",
+            help="EMA length (sigma_rel), up to 0.288; repeatable.",
+            show_default=False,
         ),
     ],
     out: Annotated[

@@ -61,7 +61,7 @@ def export(
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Export a model (weights, recipe, model card, samples) for publication.
+    """Export a model as a folder for publication.
 
     load_denoiser(DIR) loads it, and hdit sample --ckpt DIR samples with the run's default settings. The model card has
     a placeholder for your license.

@@ -65,7 +65,7 @@ def plan(
     """Estimate memory, training time, energy and cost of a run.
 
     Memory is an upper bound of the peak per device, for each number of activation-checkpointed levels. Throughput is
-    a range from the roofline (products and memory traffic), the utilisation times the GPU's peak FLOP/s, or measured.
+    a range from a roofline model (matmuls and memory traffic), or set by --utilisation (MFU) or --measured.
 
     Examples:
       hdit plan ffhq1024 --gpu h100 --count 64 --price 2.5

@@ -69,7 +69,7 @@ def compare(
     plot: PlotOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Compare the recipes of two runs, and their losses and scores side by side.
+    """Compare two runs: recipes, losses, scores; --plot draws both.
 
     Example: hdit runs compare runs/digits runs/digits-larger --plot both.png
     """

@@ -85,8 +85,8 @@ def train(
 ) -> None:
     """Print a batch script that trains a recipe and auto-resumes after time limits, preemption and crashes.
 
-    The recipe is checked now, also whether its batch size can be divided among the ranks. With --dry-run or --repro,
-    the job runs once.
+    The recipe is validated first, including that the batch size is divisible by the number of ranks. With --dry-run or
+    --repro, the job is not requeued.
 
     Example: hdit slurm train imagenet256 --out runs/a --nodes 8 --gpus-per-node 8 --time 24:00:00 | sbatch
     """

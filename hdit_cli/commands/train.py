@@ -50,11 +50,13 @@ def train(
     """Train a recipe; rerun the same command to resume.
 
     SIGTERM, SIGINT (Ctrl-C), SIGUSR1 or a file STOP in the run directory save and exit with code 75; a second Ctrl-C
-    exits at once. Non-finite losses and loss spikes are recorded in RUN/incidents.
+    exits at once. Non-finite losses and loss spikes are recorded in RUN/incidents. For several
+    GPUs, start one process per GPU with torchrun or srun.
 
     Examples:
       hdit train mnist32 --out runs/digits --set train.batch_size=128
       hdit train mnist32 --dry-run
+      torchrun --nproc-per-node 8 -m hdit_cli train imagenet256 --out runs/imagenet
       hdit train --resume runs/digits
       hdit train mnist32 --out runs/slower --from runs/digits@750 --set train.lr=5e-4
       hdit train mnist32 --out runs/digits --repro 12 --save-images step12.png

@@ -91,7 +91,7 @@ SeedOption = Annotated[
         "--seed",
         min=0,
         metavar="N",
-        help="Seed of samples, of the choice of --n images, and of the kernel distance.",
+        help="Random seed for sampling, for the subset of --n images, and for KID.",
         rich_help_panel=SAMPLING,
     ),
 ]
@@ -100,7 +100,7 @@ ExtractorOption = Annotated[
     typer.Option(
         "--extractor",
         metavar="NAME",
-        help="Feature network: inception; efficientnet-lite0, which works offline; dinov2; or one of a plug-in.",
+        help="Feature network: inception; efficientnet-lite0, which works offline; dinov2; or a plug-in's.",
         show_default="inception; for runs, the recipe's",
         rich_help_panel=METRIC,
     ),

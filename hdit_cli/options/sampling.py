@@ -73,7 +73,7 @@ ClassOption = Annotated[
         "--class",
         min=0,
         metavar="ID",
-        help="One class for all images; the number of classes means no class.",
+        help="Class index for all images; num_classes for the unconditional (null) class.",
         show_default="cycles through all classes",
     ),
 ]
@@ -102,7 +102,7 @@ IntervalOption = Annotated[
     typer.Option(
         "--guidance-interval",
         metavar="LOW:HIGH",
-        help="Apply guidance only for LOW < sigma <= HIGH; other steps cost half.",
+        help="Apply guidance only for LOW < sigma <= HIGH; others need one evaluation, not two.",
         show_default=RECIPES,
     ),
 ]
@@ -131,7 +131,7 @@ GuideOption = Annotated[
 
 GuideWeightsOption = Annotated[
     str | None,
-    typer.Option("--guide-weights", metavar=WEIGHTS, help="Which of the guide's weights.", show_default="as --weights"),
+    typer.Option("--guide-weights", metavar=WEIGHTS, help="Weights of the guide model.", show_default="as --weights"),
 ]
 
 AutoguidanceOption = Annotated[

@@ -82,7 +82,7 @@ class StartOptions:
         typer.Option(
             "--reset",
             metavar="optimizer|ema|counter",
-            help="--from: start this part anew; repeatable. counter: images, steps and data position.",
+            help="With --from: reinitialize this state; repeatable. counter resets images, steps and data position.",
             show_default=False,
             rich_help_panel=START,
         ),

@@ -57,3 +57,8 @@ def test_words_of_defaults_and_types_are_replaced_only_where_they_are_typers():
         "Keeps (a) <b> x>=1.  [default: the recipe's; at least 1]"
     )
     assert plain_type("-o, --out PATH") == "-o, --out PATH" and plain_type("--set <list[str]>") == "--set VALUE"
+
+
+def test_choices_are_shown_as_they_are_typed():
+    assert plain_type("--dtype <float32|bfloat16>") == "--dtype float32|bfloat16"
+    assert plain_type("--scale <float range>") == "--scale NUMBER"
