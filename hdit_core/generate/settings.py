@@ -52,7 +52,7 @@ class Defaults:
             weights: chosen by the command, None for the default.
             overrides, values: sampling settings of the command, as `sample_settings` takes them.
         """
-        overridden = {re.split(r"[.=\[]", f"{override.strip()}=")[1] for override in overrides}
+        overridden = {re.split(r"[.=\[]", f"{override}=")[1].strip() for override in overrides}
         overridden |= {key for key, value in values.items() if value is not None}
         used = {} if weights is not None else {"weights": self.weights}
         used |= {key: value for key, value in self.sample.items() if key not in overridden}

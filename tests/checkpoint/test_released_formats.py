@@ -110,7 +110,7 @@ def test_a_run_of_format_2_that_finds_other_data_refuses_to_go_on(tmp_path, tiny
     shutil.copytree(RELEASED / "format-2", checkpoint_folder(run, 2))
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(tiny_data)})})
     keep_recipe(run, recipe)
-    with pytest.raises(CheckpointError, match=r"was trained on the data set [0-9a-f]{16}, .* give it its own data"):
+    with pytest.raises(CheckpointError, match=r"was trained on the data set [0-9a-f]{16}, "):
         train(recipe, run, device="cpu")
 
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 CODE = (
     "import sys; from pathlib import Path; from hdit_core.data.prepare.run import *\n"
-    "from hdit_core.data.prepare.array_task import parse_share\n"
+    "from hdit_core.data.prepare.array_task import parse_array_task\n"
     "if __name__ == '__main__':\n"
     "    source, out, share, workers, shard_size, drop = sys.argv[1:]\n"
     "    settings = PrepareSettings(source, Path(out), (8, 12), shard_size=int(shard_size), workers=int(workers),"
     " drop_duplicates=drop == 'drop')\n"
     "    run = {'all': prepare_data, 'finish': finish_data}.get(share)\n"
-    "    run(settings) if run else prepare_task(settings, parse_share(share))\n"
+    "    run(settings) if run else prepare_task(settings, parse_array_task(share))\n"
 )
 
 

@@ -66,7 +66,7 @@ def walk(tmp_path_factory):
             for weight in network.parameters():
                 weight.add_(torch.randn(weight.shape, generator=numbers), alpha=0.02)
         for profile in running:
-            profile.update(seen, seen + size)
+            profile.update_after(seen, seen + size)
         seen += size
         if seen % (sum(SIZES) // 32) == 0:
             for profile in running[:2]:

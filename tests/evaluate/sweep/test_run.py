@@ -109,7 +109,7 @@ def test_an_applied_winner_is_the_default_of_the_run_and_can_be_undone(run, refe
     result = sweep(wanted(run, reference, guidance="2,3", apply=True))
     settings = ScoreSettings(None, str(reference), checkpoint=str(run), n=24, device="cpu", labels="uniform", seed=3)
     assert score(settings).frechet.value == result.score["value"]
-    assert f"weights {result.winner.weights}, guidance {result.winner.guidance:.1f}" in caplog.messages[-1]
+    assert f"weights={result.winner.weights}, guidance={result.winner.guidance:.1f}" in caplog.messages[-1]
     assert unapply_winner(run) is None and not (run / "sample.toml").exists()
     with pytest.raises(UsageError, match=r"sample\.toml: no defaults of a sweep to undo"):
         unapply_winner(run)

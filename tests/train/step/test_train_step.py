@@ -99,7 +99,7 @@ def test_dropout_is_another_in_every_step_micro_batch_and_rank_and_the_same_when
     for rank in (0, 1, 0):
         one_of_two = replace(learner, world=World(rank, 2))
         for step in list(steps(recipe.train, 0, 0))[:2]:
-            one_of_two._backward(step, batches_of(recipe, one_of_two.pieces(step)))
+            one_of_two._backward(step, batches_of(recipe, one_of_two.micro_batches(step)))
     seeds = [seed for seed, _ in watched]
     assert len(set(seeds[:8])) == 8 and seeds[8:] == seeds[:4]
 
