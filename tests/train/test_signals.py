@@ -82,24 +82,6 @@ def started(tmp_path, trained):
             os.killpg(process.pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("request_by", ["signal", "file"])
-def test_a_run_whose_readers_hang_saves_the_last_whole_step_and_ends_with_75(tmp_path, started, request_by):
-    run = tmp_path / "run"
-    process = started()
-    wait_until(lambda: log_file(run).exists() and log_file(run).stat().st_size)
-    for reader in set(processes_of(process.pid)) - {process.pid}:
-        os.kill(reader, signal.SIGSTOP)
-    size_bytes = -1
-    while size_bytes != (size_bytes := log_file(run).stat().st_size):
-        time.sleep(10)  # until what was read ahead is used up
-    os.kill(process.pid, signal.SIGTERM) if request_by == "signal" else (run / "STOP").touch()
-    process.join(240)
-    said = (tmp_path / "said").read_text()
-    assert process.exitcode == 75, said
-    assert "stopped by " in said and "everything is saved" in said and "Traceback" not in said
-    assert newest_checkpoint(run)[0].state.step > 0
-
-
 def hang_in_c_after_step_3():
     """Let the main thread wait for a lock outside of Python, as it waits for other ranks."""
     train_step = Learner.train_step
