@@ -37,7 +37,7 @@ class Part:
     """What one operation of one level holds and costs, both ways of the hourglass together.
 
     Attributes:
-        level: 0 for the outermost; None for the mapping network, which stands beside the levels.
+        level: 0 for the outermost; None for the mapping network, which is outside the levels.
         operation: one of `OPERATIONS`.
         parameters: learned numbers.
         macs: multiply-adds of one forward pass on one image.

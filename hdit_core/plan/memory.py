@@ -101,7 +101,7 @@ def training_memory(model: ModelRecipe, images: int, place: RankLayout = RankLay
         model: the network.
         images: of a micro-batch.
         place: where.
-        checkpointed: levels, outermost first, whose activations are computed again in the backward pass.
+        checkpointed: levels, outermost first, with activation checkpointing.
     """
     parameters, holders = count(model).parameters, place.ranks if place.sharded else 1
     share = -(-parameters // holders)

@@ -58,7 +58,7 @@ class Choice:
     """One way to keep activations.
 
     Attributes:
-        checkpointed: levels, outermost first, whose activations are computed again.
+        checkpointed: levels, outermost first, with activation checkpointing.
         sharded: FSDP and not DDP.
         images: of the micro-batch that one device takes at once.
         memory: what that takes.
@@ -88,7 +88,7 @@ class Plan:
     """The bill of a run.
 
     Attributes:
-        choices: by the number of levels whose activations are computed again, none first.
+        choices: by the number of checkpointed levels, none first.
         chosen: the first of them that fits; None: none does.
         share: images of a step that fall to one device.
     """
@@ -204,7 +204,7 @@ def _equal_pieces(images: int, largest: int) -> int:
 
 
 def training_flops(recipe: Recipe, checkpointed: int = 0) -> int:
-    """Return the floating-point operations of one image: forward, backward, and what is computed again."""
+    """Return the floating-point operations of one image: forward, backward and recomputation."""
     whole = count(recipe.model)
     again = sum(whole.at(level).macs for level in range(checkpointed))
     return FLOPS_PER_MAC * (FORWARD_AND_BACKWARD * whole.macs + again)

@@ -13,7 +13,7 @@ from hdit_core.recipe.run import Recipe
 
 BFLOAT16_BYTES = 2
 TRAFFIC = 4  # a saved activation is written and read, and its gradient is written and read: at least that
-TRAFFIC_AGAIN = 2  # one that is computed again is written and read once more
+TRAFFIC_AGAIN = 2  # a recomputed one is written and read once more
 EFFICIENCY = (0.045, 0.17)
 """Shares of the bound: the paper's FFHQ-1024 run on A100s and its ImageNet-256 run on H100s."""
 
@@ -60,8 +60,8 @@ def roofline(recipe: Recipe, gpu: Gpu, flops_per_image: int, checkpointed: int =
     Args:
         recipe: whose activations move.
         gpu: whose data sheet counts.
-        flops_per_image: of all products, those that are computed again included.
-        checkpointed: levels, outermost first, whose activations are computed again.
+        flops_per_image: of all products, recomputed ones included.
+        checkpointed: levels, outermost first, with activation checkpointing.
     """
     products_s = flops_per_image / (gpu.tflops * 1e12)
     return Roofline(products_s, traffic_bytes(recipe, checkpointed) / (gpu.memory_tb_per_s * 1e12))

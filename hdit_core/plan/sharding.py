@@ -5,7 +5,7 @@ from hdit_core.flops.count import count
 from hdit_core.recipe.model import ModelRecipe
 from hdit_core.recipe.run import Recipe
 
-COPIES = 3  # of the weights in float32, beside the optimizer's state: they, their gradient, and their average
+COPIES = 3  # of the weights in float32, next to the optimizer's state: they, their gradient, and their average
 MOST_OF_A_GPU = 0.5  # that these may take where every rank has all of them; activations need the rest
 
 
