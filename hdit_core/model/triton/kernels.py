@@ -142,7 +142,7 @@ def product(a, b):
 @triton.jit
 @no_type_check
 def masked(logits, below, beside, kernel_size: constexpr):
-    """Return logits, minus infinity where keys are not within `kernel_size` rows and columns of the windows' first ones."""
+    """Return logits, minus infinity for keys outside of the `kernel_size` rows and columns of the query's window."""
     in_rows = below.to(tl.uint32, bitcast=True) < kernel_size  # as unsigned numbers, negative distances are large
     in_columns = beside.to(tl.uint32, bitcast=True) < kernel_size
     return tl.where(in_rows & in_columns, logits, float("-inf"))
