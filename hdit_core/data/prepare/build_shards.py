@@ -192,8 +192,9 @@ def build_chunks(
     Raises:
         DataError: too many inputs are unusable, one is known, or a process died.
     """
-    progress.report()
     missing = _missing(journal, chunks, workers, progress)
+    if not progress.done:
+        progress.report()
     inputs = (number for chunk in missing for number in job.inputs_of(chunk))
     results = convert_all(map(job.task, inputs), job.rules, workers)
     for number, group in groupby(results, key=lambda result: _number(result) // job.shard_size):
