@@ -141,7 +141,9 @@ class Bumps(torch.nn.Module):
 
 @everywhere
 def test_samplers_and_likelihood_do_not_hear_of_the_objective(tiny_recipe, mixture, noisy, even, objective):
-    denoiser = denoiser_with(tiny_recipe, Bumps(objective, mixture.denoise), objective=objective)
+    grey = tiny_recipe.model.model_copy(update={"channels": 1})
+    recipe = tiny_recipe.model_copy(update={"model": grey})
+    denoiser = denoiser_with(recipe, Bumps(objective, mixture.denoise), objective=objective)
     walks = [(denoise, noisy, even(8), lambda *levels: noisy) for denoise in (denoiser, mixture.denoise)]
     found, expected = (sample("dpmpp_2m_sde", *walk) for walk in walks)
     torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-10)
