@@ -21,6 +21,7 @@ from hdit_cli.options.evaluation import (
     JsonOption,
     KeepOption,
     NearestOption,
+    PairedOption,
     ReferenceOption,
     ReportOption,
     SaveStatsOption,
@@ -49,6 +50,7 @@ def eval_fid(
     num: CountOption = None,
     drawn: GeneratedOptions,
     scoring: ScoringOptions,
+    paired: PairedOption = False,
     report: ReportOption = None,
     nearest: NearestOption = None,
     save_stats: SaveStatsOption = None,
@@ -61,6 +63,7 @@ def eval_fid(
       hdit eval-fid samples/ --ref data/faces
       hdit eval-fid --ckpt runs/faces --n 50000 --report faces.html
       hdit sample --ckpt runs/faces --n 50000 --out - | hdit eval-fid - --ref faces.npz
+      hdit eval-fid restored/ --ref originals/ --paired
 
     Reported as FID and KID only with Inception and clean-fid resizing; other extractors give FD-NAME and KD-NAME.
     Under torchrun the ranks share the work; the result is bit-identical for any number of ranks.
@@ -69,7 +72,8 @@ def eval_fid(
 
     settings = ScoreSettings(images, ref, n=num, **drawn.settings, **scoring.settings, keep_features=keep_features)
     command = shlex.join(["hdit", *sys.argv[1:]])
-    _score(replace(settings, nearest=nearest, report=report, save_stats=save_stats, command=command), json)
+    settings = replace(settings, paired=paired, nearest=nearest, report=report, save_stats=save_stats, command=command)
+    _score(settings, json)
 
 
 @app.command()
@@ -96,14 +100,16 @@ def stats(
 def _score(settings: "ScoreSettings", json: bool) -> None:
     """Score on all ranks; print progress and the result on the main rank."""
     from hdit_core.distributed import LONG_TIMEOUT_S, init_ranks
+    from hdit_core.evaluate.paired.score_pairs import score_pairs
     from hdit_core.evaluate.score import score
 
+    compute = score_pairs if settings.paired else score
     with init_ranks(settings.device, LONG_TIMEOUT_S) as world:
         if not world.is_main:
-            score(settings, world=world)
+            compute(settings, world=world)
             return
         with progress("score") as bar:
-            result = score(settings, bar.update, world)
+            result = compute(settings, bar.update, world)
     assert result is not None  # only on other ranks
     for remark in result.remarks:
         note(remark)

@@ -95,13 +95,21 @@ SeedOption = Annotated[
         rich_help_panel=SAMPLING,
     ),
 ]
+PairedOption = Annotated[
+    bool,
+    typer.Option(
+        "--paired",
+        help="Compare each image with its original of the same name in --ref: PSNR, SSIM, feature distance.",
+        rich_help_panel=METRIC,
+    ),
+]
 ExtractorOption = Annotated[
     str | None,
     typer.Option(
         "--extractor",
         metavar="NAME",
         help="Feature network: inception; efficientnet-lite0, which works offline; dinov2; or a plug-in's.",
-        show_default="inception; for runs, the recipe's",
+        show_default="inception; for runs, the recipe's; with --paired, none",
         rich_help_panel=METRIC,
     ),
 ]

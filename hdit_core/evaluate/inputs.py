@@ -104,7 +104,7 @@ def open_scored(
     images = open_images(settings.images, settings.n, settings.seed)
     if settings.nearest is not None and not images.identity:
         raise UsageError(f"--nearest {settings.nearest}: a stream can be read only once; pass a file or folder")
-    return replace(images, source=images.source | _sampling_record(Path(settings.images)))
+    return replace(images, source=images.source | sampling_record(Path(settings.images)))
 
 
 def _samples_of(
@@ -120,7 +120,7 @@ def _samples_of(
     )  # the name is for people; a hash identifies them
 
 
-def _sampling_record(folder: Path) -> dict[str, Any]:
+def sampling_record(folder: Path) -> dict[str, Any]:
     """Return what `samples.json` in a folder of images says about how they were sampled."""
     path = folder / RECORD
     if (folder / MANIFEST).exists() or not path.is_file():

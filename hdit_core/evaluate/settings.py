@@ -34,6 +34,7 @@ class ScoreSettings:
         allow_small_n: score sets with no more images than there are features.
         save_stats: where the statistics of the images are saved, as a reference for later scores.
         keep_features: folder in which features are cached, so that an interrupted evaluation resumes.
+        paired: score each image against its original in the reference: PSNR, SSIM, and with `extractor` a distance.
         nearest: where a sheet of samples and their nearest neighbors in the reference is written, a PNG.
         report: where an HTML report is written.
         figures: further figures of the report, as title and SVG.
@@ -57,6 +58,7 @@ class ScoreSettings:
     allow_small_n: bool = False
     save_stats: Path | None = None
     keep_features: Path | None = None
+    paired: bool = False
     nearest: Path | None = None
     report: Path | None = None
     figures: Sequence[tuple[str, str]] = ()
@@ -82,10 +84,28 @@ def check_settings(settings: ScoreSettings) -> None:
         raise UsageError(f"--labels {settings.labels}: applies to --ckpt; existing images already have their classes")
     if settings.checkpoint is None and (settings.checkpoint_weights or settings.overrides):
         raise UsageError("--weights and --set apply to --ckpt; existing images are already sampled")
+    if settings.paired:
+        _check_paired(settings)
     if settings.save_stats is not None:
         check_statistics_path(settings.save_stats)
     _check_path("--nearest", settings.nearest, ".png")
     _check_path("--report", settings.report, ".html")
+
+
+def _check_paired(settings: ScoreSettings) -> None:
+    """Refuse what does not apply to pairs."""
+    options = {
+        "--ckpt": settings.checkpoint,
+        "--report": settings.report,
+        "--nearest": settings.nearest,
+        "--save-stats": settings.save_stats,
+        "--keep-features": settings.keep_features,
+    }
+    for option, value in options.items():
+        if value is not None:
+            raise UsageError(f"{option} {value}: does not apply to --paired; leave it out")
+    if settings.extractor is None and settings.weights is not None:
+        raise UsageError(f"--extractor-weights {settings.weights}: --paired has no extractor without --extractor NAME")
 
 
 def _check_path(option: str, path: Path | None, ending: str) -> None:

@@ -15,6 +15,7 @@ from hdit_core.errors import HditError
 from hdit_core.evaluate import feature_batch as pieces
 from hdit_core.evaluate import score
 from hdit_core.evaluate.extractors.extractor import Extractor
+from hdit_core.evaluate.paired import score_pairs
 from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.evaluate.sweep import run as sweep
 from hdit_core.evaluate.sweep.search_space import SweepSettings
@@ -47,13 +48,14 @@ def work(place: dict[str, str], out: str, stuck_at: int | None, options: dict) -
     torch.set_num_threads(1)
     pieces.IMAGES_PER_CHUNK = 8
     sweep.IMAGES_PER_CHUNK = 8
-    score.open_extractor = sweep.open_extractor = lambda *_: toy(stuck_at)
+    score.open_extractor = score_pairs.open_extractor = sweep.open_extractor = lambda *_: toy(stuck_at)
     world = init_ranks("cpu")
     try:
         grid = options.pop("sweep", None)
         settings = ScoreSettings(device="cpu", **options)
         if grid is None:
-            result = score.score(settings, world=world)
+            compute = score_pairs.score_pairs if settings.paired else score.score
+            result = compute(settings, world=world)
         else:
             result = sweep.sweep(SweepSettings(scoring=settings, **grid), world=world)
         Path(out).write_text(json.dumps(result and result.to_json()))

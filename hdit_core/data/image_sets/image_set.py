@@ -26,6 +26,7 @@ class ImageSet:
             making such a function is quick, calling it takes time.
         identity: changes when any image may have changed; "" for a stream, which can be read only once.
         remarks: what a reader of the score has to know.
+        names: of the files, relative to the source; None where images have none.
     """
 
     source: dict[str, Any]
@@ -33,6 +34,7 @@ class ImageSet:
     open: Callable[[Sequence[int]], Iterator[ReadImage]]
     identity: str = ""
     remarks: tuple[str, ...] = ()
+    names: Sequence[str] | None = None
 
     def readers(self, start: int = 0) -> Iterator[ReadImage]:
         """Return the reading functions of all images, or of all from an index on."""

@@ -107,6 +107,7 @@ def _of_source(location: str, n: int | None, seed: int) -> ImageSet:
         open=lambda places: _fetch_all(source, [chosen[place] for place in places], location),
         identity=_identity([(entry.name, entry.size_bytes, entry.changed_at) for entry in entries]),
         remarks=((left_out,) if others else ()) + ((compressed,) if lossy else ()),
+        names=[entry.name for entry in entries],
     )
 
 

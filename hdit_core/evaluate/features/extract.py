@@ -64,7 +64,7 @@ class FeatureExtraction:
     def _extract(self, wanted: Iterable[range]) -> Iterator[FeatureBatch]:
         """Yield the features of chunks; several batches are computed in parallel, a few ahead of the consumer."""
         parts: list[FeatureBatch] = []
-        with full_precision(), _workers(self.extractor.device) as (pool, workers):
+        with full_precision(), feature_workers(self.extractor.device) as (pool, workers):
             batches = _batches(self.images, wanted, self.batch_size)
             for chunk_size, batch in _prefetch(batches, self.extractor, pool, workers):
                 parts.append(batch)
@@ -77,7 +77,7 @@ class FeatureExtraction:
 
 
 @contextmanager
-def _workers(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
+def feature_workers(device: torch.device) -> Iterator[tuple[ThreadPoolExecutor, int]]:
     """Yield a thread pool and its size; on a CPU torch uses one core in each of its threads."""
     cores = torch.get_num_threads()
     workers, cores_each = (cores, 1) if device.type == "cpu" else (GPU_WORKERS, cores)
@@ -115,14 +115,14 @@ def _prefetch(
 
 
 def _features_of(reads: list[ReadImage], extractor: Extractor) -> FeatureBatch:
-    images = [_as_grey(read()) for read in reads]
+    images = [as_grey(read()) for read in reads]
     features = extractor.features([extractor.prepare(image_u8) for image_u8 in images])
     return FeatureBatch(
         features, [image_digest(image_u8) for image_u8 in images], [image_u8.shape for image_u8 in images]
     )
 
 
-def _as_grey(image_u8: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C2"]:
+def as_grey(image_u8: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C2"]:
     """Return a grey image with one channel, so that it is the same image however its file stores it."""
     grey = image_u8[..., :1]
     return grey if (image_u8 == grey).all() else image_u8

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hdit_core.errors import DataError, UsageError
-from hdit_core.evaluate.report.result import FORMAT
+from hdit_core.evaluate.report.result import FORMAT, PAIRED_FORMAT
 from hdit_core.files import read_json
 from hdit_core.recipe.diff import differences, flatten
 
@@ -140,7 +140,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: no such file; expected a result that hdit eval-fid --json printed")
     try:
         result = read_json(path, LARGEST_BYTES)
-        if result["format"] != FORMAT:
+        if result["format"] not in (FORMAT, PAIRED_FORMAT):
             raise ValueError(f"its format is {result['format']!r}")
         _check_shape(result)
     except (ValueError, TypeError, KeyError, AttributeError) as problem:

@@ -15,6 +15,7 @@ from hdit_core.evaluate.metrics.nearest_neighbours import Neighbours
 from hdit_core.evaluate.metrics.precision_recall import COVERAGE_NEIGHBOURS, RECALL_NEIGHBOURS, PrecisionRecall
 
 FORMAT = "hdit-score 1"
+PAIRED_FORMAT = "hdit-paired-score 1"
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class Score:
             *self._neighbour_lines(),
             ("images", _one_line(self.images)),
             ("reference", _one_line(self.reference)),
-            ("extractor", _extractor_line(self.images.extractor)),
+            ("extractor", extractor_line(self.images.extractor)),
             ("resize", str(self.images.extractor["resize"])),
         ]
 
@@ -149,7 +150,7 @@ class SavedStatistics:
 
     def lines(self) -> list[tuple[str, str]]:
         """Return the summary, as label and text."""
-        extractor = _extractor_line(self.images.extractor)
+        extractor = extractor_line(self.images.extractor)
         return [("saved", str(self.path)), ("images", _one_line(self.images)), ("extractor", extractor)]
 
 
@@ -177,5 +178,6 @@ def _one_line(measured: Measurement) -> str:
     return f"{measured.source['path']} ({'unknown' if n is None else f'{n:,}'} images)"
 
 
-def _extractor_line(extractor: dict[str, Any]) -> str:
+def extractor_line(extractor: dict[str, Any]) -> str:
+    """Return the name of an extractor and the start of its checksum."""
     return f"{extractor['name']}, sha256 {extractor['weights_sha256'][:16]}"

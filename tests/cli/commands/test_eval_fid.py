@@ -143,3 +143,14 @@ def test_help_names_every_extractor_and_imports_nothing_heavy():
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert run.returncode == 0, run.stderr
     assert all(name in run.stdout for name in EXTRACTORS)
+
+
+def test_pairs_are_scored_with_and_without_features(folders, capsys):
+    assert main(["eval-fid", folders[0], "--ref", folders[1], "--paired", "--device", "cpu"]) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("psnr ") and " dB\n" in out and "matched by name" in out and "extractor" not in out
+    assert "5 of 5 images" in err
+    assert main(["eval-fid", folders[0], "--ref", folders[1], "--paired", *OFFLINE, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["estimates"]) == ["psnr", "ssim", "cosine-distance-efficientnet-lite0"]
+    assert found["passport"]["settings"]["matched_by"] == "name" and found["passport"]["images"]["fingerprint"]

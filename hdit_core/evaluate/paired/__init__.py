@@ -1,0 +1,1 @@
+"""Scores of images against their originals, pair by pair: PSNR, SSIM and a feature distance."""

@@ -1,0 +1,160 @@
+"""Which images of two sets belong together: those of the same name, or of the same position."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Literal
+
+from hdit_core.data.image_sets.image_set import ImageSet, ReadImage
+from hdit_core.data.image_sets.open_images import IMAGE_ENDINGS
+from hdit_core.errors import DataError, UsageError
+from hdit_core.randomness import stream
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and its original.
+
+    Attributes:
+        name: for messages and results.
+        image, original: functions that read them.
+    """
+
+    name: str
+    image: ReadImage
+    original: ReadImage
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """The pairs of two sets.
+
+    Attributes:
+        images, originals: the sets.
+        matched_by: "name", or "order" where one of the sets has no file names.
+        places: of each pair, the indices in both sets, ascending in the images; None for a stream, in its order.
+    """
+
+    images: ImageSet
+    originals: ImageSet
+    matched_by: Literal["name", "order"]
+    places: list[tuple[int, int]] | None
+
+    def __iter__(self) -> Iterator[Pair]:
+        """Yield all pairs.
+
+        Raises:
+            DataError: a stream has more or fewer images than the other set.
+        """
+        if self.places is None:
+            yield from self._streamed()
+            return
+        yield from self.chosen(range(len(self.places)))
+
+    def chosen(self, numbers: Sequence[int]) -> Iterator[Pair]:
+        """Yield the pairs of these numbers, ascending; not of a stream."""
+        assert self.places is not None
+        places = [self.places[number] for number in numbers]
+        originals = _in_any_order(self.originals, [original for _, original in places])
+        images = self.images.open([image for image, _ in places])
+        for (place, _), image, original in zip(places, images, originals, strict=True):
+            yield Pair(self._name(place), image, original)
+
+    def _name(self, place: int) -> str:
+        return self.images.names[place] if self.images.names else f"image {place}"
+
+    def _streamed(self) -> Iterator[Pair]:
+        images, originals = self.images.readers(), self.originals.readers()
+        for number, image in enumerate(images):
+            original = next(originals, None)
+            if original is None:
+                raise DataError(_counts_differ(self, f"more than {number}", str(number)))
+            yield Pair(f"image {number}", image, original)
+        if next(originals, None) is not None:
+            raise DataError(_counts_differ(self, str(number + 1), f"more than {number + 1}"))
+
+
+def _in_any_order(images: ImageSet, places: list[int]) -> Iterator[ReadImage]:
+    """Yield the reading functions of images in any order; archives that only go forward are opened once per image."""
+    if places == sorted(places):
+        yield from images.open(places)
+        return
+    for place in places:
+        yield next(iter(images.open([place])))
+
+
+def match(images: ImageSet, originals: ImageSet, n: int | None = None, seed: int = 0) -> Pairs:
+    """Return the pairs of two sets: by file name without ending, or by order where one set has no names.
+
+    Args:
+        images, originals: the sets.
+        n: how many of the pairs, drawn without replacement; default all.
+        seed: of that draw.
+
+    Raises:
+        DataError: an image has no partner, two have the same name, or there are fewer than n pairs.
+        UsageError: n pairs of a stream are asked for.
+    """
+    if None in (images.count, originals.count):
+        if n is not None:
+            raise UsageError(f"--n {n}: all images of a stream are scored; send only {n} of them")
+        return Pairs(images, originals, "order", None)
+    if images.names and originals.names:
+        pairs = Pairs(images, originals, "name", _by_name(images, originals))
+    else:
+        pairs = Pairs(images, originals, "order", [(place, place) for place in range(images.count or 0)])
+        if images.count != originals.count:
+            raise DataError(_counts_differ(pairs, str(images.count), str(originals.count)))
+    return pairs if n is None else _draw(pairs, n, seed)
+
+
+def _by_name(images: ImageSet, originals: ImageSet) -> list[tuple[int, int]]:
+    place_of, wanted = _places(originals), _places(images)
+    for a, b, others in ((images, originals, place_of), (originals, images, wanted)):
+        missing = [name for name in _places(a) if name not in others]
+        if missing:
+            raise DataError(
+                f"{a.source['path']}: {len(missing)} of {a.count} images have no partner of the same name in "
+                f"{b.source['path']}, the first is {missing[0]!r}; give both sets the same names"
+            )
+    return [(place, place_of[name]) for name, place in wanted.items()]
+
+
+def _places(images: ImageSet) -> dict[str, int]:
+    """Return the position of each image by its name without ending.
+
+    Raises:
+        DataError: two images have the same name.
+    """
+    places: dict[str, int] = {}
+    for place, name in enumerate(images.names or ()):
+        key = without_ending(name)
+        if key in places:
+            raise DataError(
+                f"{images.source['path']}: has two images named {key!r}, which differ in their endings only; "
+                "rename or remove one"
+            )
+        places[key] = place
+    return places
+
+
+def without_ending(name: str) -> str:
+    """Return a file name without the ending of an image format."""
+    path = PurePosixPath(name)
+    return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_ENDINGS else name
+
+
+def _counts_differ(pairs: Pairs, images: str, originals: str) -> str:
+    return (
+        f"{pairs.images.source['path']}: has {images} images, {pairs.originals.source['path']} has {originals}; "
+        "expected pairs in the same order"
+    )
+
+
+def _draw(pairs: Pairs, n: int, seed: int) -> Pairs:
+    assert pairs.places is not None
+    count = len(pairs.places)
+    if n > count:
+        raise DataError(f"{pairs.images.source['path']}: --n {n}: there are only {count} pairs")
+    chosen = sorted(int(number) for number in stream(seed, "score-subset", 0).choice(count, n, replace=False))
+    return Pairs(pairs.images, pairs.originals, pairs.matched_by, [pairs.places[number] for number in chosen])
