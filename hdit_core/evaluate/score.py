@@ -27,10 +27,11 @@ from hdit_core.evaluate.inputs import (
 )
 from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget
 from hdit_core.evaluate.metrics.inception_score import InceptionScore
-from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, distance_interval
+from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, Estimate, distance_interval
 from hdit_core.evaluate.metrics.kernel_distance import kernel_distance
 from hdit_core.evaluate.metrics.nearest_neighbours import DigestIndex, NearestSearch, Neighbours
 from hdit_core.evaluate.metrics.precision_recall import precision_recall
+from hdit_core.evaluate.metrics.statistics import Statistics
 from hdit_core.evaluate.report.html_report import write_report
 from hdit_core.evaluate.report.result import SavedStatistics, Score
 from hdit_core.evaluate.report.sheets import FirstImages, neighbour_sheet
@@ -39,6 +40,8 @@ from hdit_core.evaluate.statistics_file import load_statistics, read_identity, s
 from hdit_core.files import write_atomic
 from hdit_core.images import png_bytes
 
+# The metrics besides the two distances. Each returns its estimates by name, or none if there are too few images.
+METRICS: tuple[Callable[[Statistics, Statistics], dict[str, Estimate]], ...] = (precision_recall,)
 ALONE = World()
 
 logger = logging.getLogger("hdit")
@@ -166,6 +169,7 @@ class _Scoring:
         target = FrechetTarget(b)
         frechet = target.distance(a)
         enough = min(len(a.features), len(b.features)) >= LEAST_FOR_KERNEL
+        classes = self._classes.estimates() if self._classes else {}
         remarks = dict.fromkeys([*scored.remarks, *reference.remarks, *remarks_on(scored, reference, frechet)])
         return Score(
             metric=self.extractor.metric,
@@ -173,8 +177,7 @@ class _Scoring:
             frechet=frechet,
             spread=distance_interval(frechet.value, a, target.quick_distance),
             kernel=kernel_distance(a.features, b.features, self.settings.seed) if enough else None,
-            manifold=precision_recall(a, b),
-            class_score=self._classes.estimate() if self._classes else None,
+            others=classes | {name: value for metric in METRICS for name, value in metric(a, b).items()},
             neighbours=self._neighbours,
             images=scored,
             reference=reference,

@@ -36,12 +36,12 @@ class InceptionScore:
         self._certainty.index_add_(0, blocks, (probabilities * logs).sum(1))
         self._counts += torch.bincount(blocks, minlength=NUM_BLOCKS)
 
-    def estimate(self) -> Estimate | None:
-        """Return the score, at least 1; None if a block has fewer than 2 images."""
+    def estimates(self) -> dict[str, Estimate]:
+        """Return the score, at least 1; empty if a block has fewer than 2 images."""
         if self._probabilities is None or int(self._counts.min()) < LEAST_IN_BLOCK:
-            return None
+            return {}
         marginal = self._probabilities / self._counts[:, None]
         variety = torch.special.entr(marginal).sum(1)
         scores = (self._certainty / self._counts + variety).exp()
         error = float(scores.std()) / math.sqrt(NUM_BLOCKS)
-        return estimate(float(scores.mean()), error, T_QUANTILE, least=1.0)
+        return {"inception_score": estimate(float(scores.mean()), error, T_QUANTILE, least=1.0)}

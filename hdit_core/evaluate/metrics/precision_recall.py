@@ -6,7 +6,6 @@ does not grow with the square of the set.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
@@ -22,31 +21,17 @@ ROUNDING = 1e-12  # relative to the squared lengths; smaller squared distances c
 TAIL = 0.025  # of a 95 % interval, on each side
 
 
-@dataclass(frozen=True)
-class PrecisionRecall:
-    """The overlap of two sets.
+def precision_recall(images: Statistics, reference: Statistics) -> dict[str, Estimate]:
+    """Return the overlap of the kept samples of two sets; empty if one has no more than 5 images.
 
-    Attributes:
+    Returns:
         precision: fraction of the images that lie in a ball of the reference.
         recall: fraction of the reference that lies in a ball of the images.
         density: mean number of balls of the reference that an image lies in, divided by k.
         coverage: fraction of the reference whose ball contains an image.
-        n: number of images used.
-        n_reference: number of reference images used.
     """
-
-    precision: Estimate
-    recall: Estimate
-    density: Estimate
-    coverage: Estimate
-    n: int
-    n_reference: int
-
-
-def precision_recall(images: Statistics, reference: Statistics) -> PrecisionRecall | None:
-    """Return the overlap of the kept samples of two sets; None if one has no more than 5 images."""
     if min(len(images.features), len(reference.features)) <= COVERAGE_NEIGHBOURS:
-        return None
+        return {}
     x, y = images.features.double() - reference.mean, reference.features.double() - reference.mean
     radii_x = radii(x, RECALL_NEIGHBOURS)
     radii_y, wide_radii_y = radii(y, RECALL_NEIGHBOURS), radii(y, COVERAGE_NEIGHBOURS)
@@ -62,14 +47,12 @@ def precision_recall(images: Statistics, reference: Statistics) -> PrecisionReca
         covered |= inside.any(0)
 
     of_images, of_reference = block_of(images.keys, NUM_BLOCKS), block_of(reference.keys, NUM_BLOCKS)
-    return PrecisionRecall(
-        precision=_share(near_y, of_images),
-        recall=_share(near_x, of_reference),
-        density=mean_estimate(balls, of_images),
-        coverage=_share(covered, of_reference),
-        n=len(x),
-        n_reference=len(y),
-    )
+    return {
+        "precision": _share(near_y, of_images),
+        "recall": _share(near_x, of_reference),
+        "density": mean_estimate(balls, of_images),
+        "coverage": _share(covered, of_reference),
+    }
 
 
 def _share(flags: Bool[Tensor, "N"], blocks: Int64[Tensor, "N"]) -> Estimate:

@@ -12,7 +12,7 @@ from hdit_core.evaluate.metrics.frechet_distance import FrechetDistance
 from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, DistanceInterval, Estimate
 from hdit_core.evaluate.metrics.kernel_distance import KernelDistance
 from hdit_core.evaluate.metrics.nearest_neighbours import Neighbours
-from hdit_core.evaluate.metrics.precision_recall import COVERAGE_NEIGHBOURS, RECALL_NEIGHBOURS, PrecisionRecall
+from hdit_core.evaluate.metrics.precision_recall import COVERAGE_NEIGHBOURS, RECALL_NEIGHBOURS
 
 FORMAT = "hdit-score 1"
 PAIRED_FORMAT = "hdit-paired-score 1"
@@ -28,8 +28,7 @@ class Score:
         frechet: the Frechet distance.
         spread: its interval, and its extrapolation to infinitely many images.
         kernel: the kernel distance; None if a side has too few features.
-        manifold: precision, recall, density and coverage; None if a side has too few features.
-        class_score: the Inception Score; None if the extractor has no classifier, or images are few.
+        others: the other metrics that could be computed, by name.
         neighbours: the nearest neighbors in the reference, if they were searched for.
         images: the scored set.
         reference: the reference set.
@@ -41,8 +40,7 @@ class Score:
     frechet: FrechetDistance
     spread: DistanceInterval
     kernel: KernelDistance | None
-    manifold: PrecisionRecall | None
-    class_score: Estimate | None
+    others: dict[str, Estimate]
     neighbours: Neighbours | None
     images: Measurement
     reference: Measurement
@@ -55,13 +53,8 @@ class Score:
 
     def estimates(self) -> dict[str, Estimate]:
         """Return every metric that could be computed, by name."""
-        estimates: dict[str, Estimate | None] = {self.name: self.spread.estimate}
-        if self.kernel:
-            estimates[self.kernel_metric] = self.kernel.estimate
-        estimates["inception_score"] = self.class_score
-        if self.manifold:
-            estimates |= {name: getattr(self.manifold, name) for name in ("precision", "recall", "density", "coverage")}
-        return {name: estimate for name, estimate in estimates.items() if estimate is not None}
+        kernel = {self.kernel_metric: self.kernel.estimate} if self.kernel else {}
+        return {self.name: self.spread.estimate, **kernel, **self.others}
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as JSON values; "passport" is its provenance."""
@@ -84,6 +77,8 @@ class Score:
 
     def provenance(self) -> dict[str, Any]:
         """Return what determines the numbers: extractor, both sets, settings and versions."""
+        images, reference = self.images.statistics, self.reference.statistics
+        overlaps = "precision" in self.others
         return {
             "extractor": self.images.extractor,
             "images": describe(self.images),
@@ -95,8 +90,8 @@ class Score:
                 "kernel_seed": self.kernel.seed if self.kernel else None,
                 "recall_neighbours": RECALL_NEIGHBOURS,
                 "coverage_neighbours": COVERAGE_NEIGHBOURS,
-                "manifold_n": self.manifold.n if self.manifold else None,
-                "manifold_n_reference": self.manifold.n_reference if self.manifold else None,
+                "manifold_n": len(images.features) if overlaps else None,
+                "manifold_n_reference": len(reference.features) if overlaps else None,
             },
             "versions": versions(),
         }
