@@ -6,7 +6,9 @@ Text that comes from files goes through `printable`, so that no name can move th
 import json
 import logging
 import re
+import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from hdit_core.launch import is_main_process
 
 SECONDS_TO_FIRST_LINE = 3.0  # of progress, where stderr is no terminal
 SECONDS_BETWEEN_LINES = 30.0
+SECONDS_OF_SILENCE = 60.0  # after which a line says that the task still runs
 MIN_BAR_COLUMNS = 6
 
 # Control characters, the marks that turn the writing direction, and bytes of a file name that are not UTF-8.
@@ -41,7 +44,8 @@ def _speaks() -> bool:
 def note(message: str) -> None:
     """Print a remark on stderr; on the main rank only, like everything here."""
     if _speaks():
-        typer.echo(f"hdit: {printable(message)}", err=True)
+        sys.stderr.write(f"hdit: {printable(message)}\n")  # not typer.echo, which would write into a live bar
+        sys.stderr.flush()
 
 
 class NoteHandler(logging.Handler):
@@ -99,17 +103,36 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of cells as lines with aligned columns; a column of numbers, whatever its head, to the right."""
-    columns = list(zip(*rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    right = [all(map(_is_number, column[1:])) and len(column) > 1 for column in columns]
-    return [
-        "  ".join(
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(row, widths, right, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
+    """Return rows of cells as lines with aligned columns; a column of numbers, whatever its head, to the right.
+
+    A table of three or more columns that is wider than the terminal is printed in blocks of columns, each with the
+    first column. Where stdout is not a terminal, a table is never split.
+    """
+    columns = [_padded(column) for column in zip(*rows, strict=True)]
+    most = shutil.get_terminal_size().columns if sys.stdout.isatty() and len(columns) > 2 else None
+    lines: list[str] = []
+    for block in _blocks(columns, most):
+        lines += [""] * bool(lines) + ["  ".join(cells).rstrip() for cells in zip(*block, strict=True)]
+    return lines
+
+
+def _padded(column: Sequence[str]) -> list[str]:
+    width, is_numeric = max(map(len, column)), len(column) > 1 and all(map(_is_number, column[1:]))
+    return [cell.rjust(width) if is_numeric else cell.ljust(width) for cell in column]
+
+
+def _blocks(columns: list[list[str]], most: int | None) -> Iterator[list[list[str]]]:
+    """Yield the columns in blocks of at most `most` characters; each begins with the first column."""
+    if most is None or not columns:
+        yield columns
+        return
+    first, block = columns[0], columns[:1]
+    for column in columns[1:]:
+        if len(block) > 1 and sum(len(kept[0]) + 2 for kept in block) + len(column[0]) > most:
+            yield block
+            block = [first]
+        block.append(column)
+    yield block
 
 
 def _cell(value: Any) -> str:
@@ -183,8 +206,9 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress(label: str, *, unit: str = "images", total: int | None = None) -> Iterator[Progress]:
-    """Show a bar on stderr while the body runs; where stderr is no terminal, a line every half minute and at the end.
+    """Show a bar on stderr while the body runs.
 
+    Where stderr is no terminal: a line every half minute and at the end, and one a minute while there is no progress.
     What is printed to stderr meanwhile appears above the bar. Ranks other than the main one show nothing.
     """
     state = Progress(label, unit, total)
@@ -218,9 +242,10 @@ def _bar(state: Progress) -> Iterator[None]:
 
 @contextmanager
 def _log(state: Progress) -> Iterator[None]:
-    next_at, last = time.monotonic() + SECONDS_TO_FIRST_LINE, ""
+    started_at = time.monotonic()
+    next_at, updated_at, last, ended = started_at + SECONDS_TO_FIRST_LINE, started_at, "", threading.Event()
 
-    def say() -> None:
+    def print_line() -> None:
         nonlocal next_at, last
         next_at = time.monotonic() + SECONDS_BETWEEN_LINES
         line = f"{state.label}: {state.text()}"
@@ -229,9 +254,20 @@ def _log(state: Progress) -> Iterator[None]:
         last = line
 
     def show() -> None:
-        if time.monotonic() >= next_at:
-            say()
+        nonlocal updated_at
+        updated_at = time.monotonic()
+        if updated_at >= next_at:
+            print_line()
+
+    def print_waits() -> None:
+        while not ended.wait(SECONDS_OF_SILENCE):
+            if (waited_s := time.monotonic() - updated_at) >= SECONDS_OF_SILENCE:
+                note(f"{state.label}: {state.text()}; {duration(waited_s)} since the last update")
 
     state.show = show
-    yield
-    say()
+    threading.Thread(target=print_waits, daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+    print_line()

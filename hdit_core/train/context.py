@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+from hdit_core.data.format.manifest import sigma_data
 from hdit_core.data.loader.build import open_reader
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.devices import compute_dtype
@@ -20,6 +21,9 @@ from hdit_core.train.parallel.rank_failure import RankFailureDetector
 from hdit_core.train.step.batch_plan import check_world
 
 logger = logging.getLogger("hdit")
+
+SIGMA_DATA_TOLERANCE = 0.2
+"""Relative difference to the measured standard deviation above which a run warns."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ def run_context(
             logger.info(note)
         reader = open_reader(recipe.data)
         check_data(recipe, reader)
+        _warn_of_sigma_data(recipe, reader)
         yield RunContext(recipe, folder, world, reader, callbacks, failures, wants_deterministic)
 
 
@@ -98,4 +103,18 @@ def check_data(recipe: Recipe, reader: ImageReader) -> None:
         raise DataError(
             f"{recipe.data.path}: has {reader.num_classes} classes, model.num_classes is {model.num_classes}; change "
             "it, or set it to 0 to train without classes"
+        )
+
+
+def _warn_of_sigma_data(recipe: Recipe, reader: ImageReader) -> None:
+    """Warn if the recipe's sigma_data is far from the standard deviation of the data set's pixels."""
+    measured, configured = sigma_data(reader.manifest), recipe.diffusion.sigma_data
+    if measured and abs(configured / measured - 1) > SIGMA_DATA_TOLERANCE:
+        logger.warning(
+            "diffusion.sigma_data is %g, but the pixels of %s have a standard deviation of %.3g; for a new run use "
+            "--set diffusion.sigma_data=%.3g",
+            configured,
+            recipe.data.path,
+            measured,
+            measured,
         )

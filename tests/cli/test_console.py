@@ -1,6 +1,7 @@
 import json
 import logging
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,16 @@ def test_progress_in_a_log_is_a_line_after_seconds_then_every_half_minute_and_on
         "hdit: train: 400 of 1,000 images, 10 images/s, 1:00 left, loss 0.400",
         "hdit: train: 600 of 1,000 images, 8.57 images/s, 0:47 left, loss 0.600",
     ]
+
+
+def test_a_log_says_once_a_minute_that_a_task_without_progress_still_runs(capsys, monkeypatch):
+    monkeypatch.setattr(console, "SECONDS_OF_SILENCE", 0.05)
+    with console.progress("train", total=1000) as bar:
+        bar.update(100)
+        time.sleep(0.3)
+    *waits, last = capsys.readouterr().err.splitlines()
+    assert "hdit: train: 100 of 1,000 images; 0:00 since the last update" in waits
+    assert last == "hdit: train: 100 of 1,000 images"
 
 
 def test_the_speed_counts_only_what_this_process_has_done(clock):

@@ -1,5 +1,7 @@
 """What falls due along a run: lines of the log, grids of the average, checkpoints and their end."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from hdit_core.checkpoint.layout import checkpoint_folders
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.checkpoint.log import read_log
+from hdit_core.data.format.manifest import read_manifest, sigma_data
 from hdit_core.generate.generate import generate
 from hdit_core.train import sample_grid as grids_module
 from hdit_core.train.monitor.callbacks import Callbacks
@@ -63,3 +66,14 @@ def test_the_seed_of_the_run_decides_its_first_weights(tmp_path, trained):
         train(trained({"train.num_images": 8, "train.seed": seed, "train.lr": 1e-12}), tmp_path / str(seed))
         weights.append(newest_checkpoint(tmp_path / str(seed))[0].tensors("model")["patch_in.proj.weight"])
     assert (weights[0] - weights[1]).abs().max() > 0.1
+
+
+def test_a_run_warns_of_a_sigma_data_that_is_far_from_the_pixels(tmp_path, trained, notes):
+    recipe = trained({"train.num_images": 8})
+    measured = sigma_data(read_manifest(Path(recipe.data.path)))
+    for factor, warned in ((1.1, False), (1.3, True), (0.7, True)):
+        notes.clear()
+        train(trained({"train.num_images": 8, "diffusion.sigma_data": factor * measured}), tmp_path / str(factor))
+        warnings = [note for note in notes if "sigma_data" in note]
+        assert len(warnings) == warned
+        assert not warned or f"--set diffusion.sigma_data={measured:.3g}" in warnings[0]
