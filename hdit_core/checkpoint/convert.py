@@ -70,8 +70,12 @@ def _read_pickle(path: Path, weights: Weights, trusted: bool) -> tuple[Recipe, T
         # the restricted unpickler even so: tensors, numbers and text are all that such a checkpoint needs
         content = torch.load(path, map_location="cpu", weights_only=True)
         recipe = recipe_from_kdiffusion(content["config"])
-        state = state_from_kdiffusion(content["model_ema" if weights == "ema" else "model"], recipe)
-        return recipe, state, json.dumps(content["config"], indent=1)
+        part = "model_ema" if weights == "ema" else "model"
+        if part not in content:
+            raise CheckpointError(
+                f"{path}: has no {part}, which --weights {weights} needs; it has {', '.join(content)}"
+            )
+        return recipe, state_from_kdiffusion(content[part], recipe), json.dumps(content["config"], indent=1)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except CheckpointError:

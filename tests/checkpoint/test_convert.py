@@ -12,7 +12,7 @@ from hdit_core.checkpoint.convert import convert_weights
 from hdit_core.checkpoint.safetensors_file import read_tensors
 from hdit_core.checkpoint.save import save_checkpoint
 from hdit_core.checkpoint.state import State
-from hdit_core.errors import UsageError
+from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.model.hourglass import HourglassTransformer
 from tests.conftest import REFERENCE
 
@@ -44,6 +44,37 @@ def test_of_a_run_the_weights_that_were_asked_for_are_loaded_and_converted(tmp_p
     assert load_denoiser(tmp_path / "run", weights).network.out_norm.scale.unique().item() == value
     convert_weights(tmp_path / "run", tmp_path / "ours", to="hdit", weights=weights)
     assert read_tensors(tmp_path / "ours")[0]["out_norm.scale"].unique().item() == value
+
+
+@pytest.fixture
+def iem(tmp_path):
+    """A checkpoint in the layout of the Information-Estimation Metric's: config and averaged weights, nothing else.
+
+    All keys of the config are given, the density is loguniform, and there are no classes.
+    """
+    state = load_file(REFERENCE / "global.safetensors")
+    with safe_open(REFERENCE / "global.safetensors", "pt") as file:
+        config = json.loads(file.metadata()["config"])
+    config["model"] |= {
+        "loss_config": "karras",
+        "loss_weighting": "soft-min-snr",
+        "sigma_sample_density": {"type": "loguniform", "min_value": 1e-3, "max_value": 1e3},
+    }
+    path = tmp_path / "imagenet_256x256_loguniform_00400000.pth"
+    torch.save({"config": config, "model_ema": state}, path)
+    return path, state["patch_in.proj.weight"]
+
+
+def test_a_checkpoint_of_averaged_weights_alone_is_converted_with_its_loguniform_density(iem, tmp_path):
+    path, expected = iem
+    convert_weights(path, tmp_path / "ours", to="hdit", trust_pickle=True)
+    denoiser = load_denoiser(tmp_path / "ours")
+    assert torch.equal(denoiser.network.state_dict()["patch_in.proj.weight"], expected)
+    assert denoiser.recipe.diffusion.density.type == "loguniform"
+    with pytest.raises(
+        CheckpointError, match=r"pth: has no model, which --weights model needs; it has config, model_ema"
+    ):
+        convert_weights(path, tmp_path / "raw", to="hdit", weights="model", trust_pickle=True)
 
 
 @pytest.mark.parametrize("to", ["hdit", "k-diffusion"])
