@@ -1,6 +1,6 @@
-"""Conversion between `images` `[B, C, H, W]` float in [-1, 1] and `images_u8` `[B, H, W, C]` bytes; contact sheets.
+"""Conversion between `images` `[B, C, H, W]` float in [-1, 1] and stored pixels `[B, H, W, C]`; contact sheets.
 
-All of the library rounds in one way: to the nearest of the 256 levels.
+All of the library rounds in one way: to the nearest of the 256 levels of `images_u8`, or of the 65,536 of 16 bits.
 """
 
 import io
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -24,6 +24,47 @@ def to_uint8(images: Float[Tensor, "B C H W"]) -> UInt8[np.ndarray, "B H W C"]:
 def from_uint8(images_u8: UInt8[np.ndarray, "B H W C"]) -> Float[Tensor, "B C H W"]:
     """Return bytes as images in [-1, 1], float32."""
     return rearrange(torch.from_numpy(images_u8).float() / 127.5 - 1, "b h w c -> b c h w").contiguous()
+
+
+FULL_8_BIT_RANGE = ((0.0, 255.0),)
+
+
+def _low_and_half(ranges: Sequence[tuple[float, float]], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the lowest value and half the width of each range."""
+    bounds = torch.tensor(list(ranges), dtype=torch.float64)
+    return bounds[:, 0].to(dtype), ((bounds[:, 1] - bounds[:, 0]) / 2).to(dtype)
+
+
+def to_float(pixels: Shaped[np.ndarray, "B H W C"], ranges: Sequence[tuple[float, float]]) -> Float[Tensor, "B C H W"]:
+    """Return stored pixels of any data type as images in [-1, 1], float32.
+
+    Args:
+        pixels: as stored.
+        ranges: the values that are mapped to -1 and 1: one pair for all channels, or one per channel.
+    """
+    if pixels.dtype == np.uint8 and tuple(ranges) == FULL_8_BIT_RANGE:
+        return from_uint8(pixels)
+    low, half = _low_and_half(ranges, torch.float32)
+    values = torch.from_numpy(pixels.astype(np.float32))
+    return rearrange((values - low) / half - 1, "b h w c -> b c h w").contiguous()
+
+
+def from_float(
+    images: Float[Tensor, "B C H W"], dtype: str, ranges: Sequence[tuple[float, float]]
+) -> Shaped[np.ndarray, "B H W C"]:
+    """Return images in [-1, 1] as stored pixels, the inverse of `to_float`; values outside are clipped, NaN is lowest.
+
+    Args:
+        images: in [-1, 1].
+        dtype: of the pixels: "uint8", "uint16" or "float32"; integers are rounded.
+        ranges: as for `to_float`.
+    """
+    if dtype == "uint8" and tuple(ranges) == FULL_8_BIT_RANGE:
+        return to_uint8(images)
+    low, half = _low_and_half(ranges, torch.float64)
+    clipped = rearrange(images.detach().cpu().double().nan_to_num(-1).clamp(-1, 1), "b c h w -> b h w c")
+    values = ((clipped + 1) * half + low).numpy()
+    return (np.rint(values) if np.dtype(dtype).kind == "u" else values).astype(dtype)
 
 
 def to_pil(image_u8: UInt8[np.ndarray, "H W C"]) -> Image.Image:

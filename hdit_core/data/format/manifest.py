@@ -3,6 +3,8 @@
     manifest.json        written last: a set with a manifest is complete
     index.npy            one row per image (`shard.INDEX_DTYPE`), bucket by bucket, each in the order of the inputs
     hashes.npy           one row per image (`shard.HASHES_DTYPE`), to find duplicates
+    condition.npy        where there are condition images: one row per image, as in the index
+    vectors.npy          where there are vectors: float32, one row per image
     shard-000000.tar     ordinary webdataset tars; shard-000000-832x1216.tar where images have several sizes
     rejects.jsonl        inputs that could not be used, each with the reason
 
@@ -10,81 +12,53 @@
 depends neither on the number of processes that made the set, nor on kills, nor on the order in which a folder lists its
 files.
 
-Version 2 has buckets: images of several sizes. A set of one size is still written as version 1.
+Version 2 has buckets: images of several sizes. Version 3 has condition images, vectors, captions, or other pixels than
+8-bit greyscale and RGB. A set without these is still written as version 1 or 2.
 """
 
 import hashlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from jaxtyping import Shaped
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer
+from pydantic import Field, ValidationError
 
+from hdit_core.data.format.entries import (
+    Bucket,
+    Channels,
+    Codec,
+    ConditionEntry,
+    Count,
+    IndexEntry,
+    Range,
+    Sha256,
+    ShardEntry,
+    Side,
+    StrictModel,
+    VectorsEntry,
+)
 from hdit_core.data.format.pixel_stats import overall_std
 from hdit_core.data.format.transient import retry_transient
+from hdit_core.data.image.arrays.pixel_format import Dtype, PixelFormat
 from hdit_core.errors import DataError
 from hdit_core.files import crc32, read_json, write_atomic
 
 MANIFEST = "manifest.json"
 INDEX = "index.npy"
 HASHES = "hashes.npy"
+CONDITION = "condition.npy"
+VECTORS = "vectors.npy"
 REJECTS = "rejects.jsonl"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 LARGEST_MANIFEST_BYTES = 1 << 28
 REPAIR_HINT = "prepare or copy the data again"
 
-Count = Annotated[int, Field(ge=0, lt=1 << 62)]
-Crc32 = Annotated[int, Field(ge=0, lt=1 << 32)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-# Nothing else matches, so that no manifest can lead a reader out of its folder.
-ShardName = Annotated[str, Field(pattern=r"^shard-[0-9]{6,12}(-[0-9]{1,7}x[0-9]{1,7})?\.tar$")]
 ClassName = Annotated[str, Field(max_length=4096)]
-Side = Annotated[int, Field(ge=1, le=1 << 20)]
-Channels = Literal[1, 3]
-Codec = Literal["png", "webp", "jpeg"]
-
-LATER_FIELDS = ("buckets", "hashes", "pixel_mean", "pixel_std")
-"""Omitted where they are empty, so that the checksums of older sets stay valid."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    @model_serializer(mode="wrap")
-    def _without_empty(self, serialize: Callable[["_Strict"], dict[str, Any]]) -> dict[str, Any]:
-        return {key: value for key, value in serialize(self).items() if value or key not in LATER_FIELDS}
-
-
-class ShardEntry(_Strict):
-    """One shard."""
-
-    name: ShardName
-    bytes: Count
-    crc32: Crc32
-    sha256: Sha256
-    samples: Count
-
-
-class IndexEntry(_Strict):
-    """A file of rows: the index or the hashes."""
-
-    bytes: Count
-    crc32: Crc32
-    sha256: Sha256
-
-
-class Bucket(_Strict):
-    """Images of one size, which are consecutive rows of the index."""
-
-    height: Side
-    width: Side
-    samples: Annotated[int, Field(ge=1, lt=1 << 62)]
-
-
-class Origin(_Strict):
+class Origin(StrictModel):
     """Where the images came from; not part of the set's identity."""
 
     kind: str
@@ -93,11 +67,11 @@ class Origin(_Strict):
     fingerprint: Sha256  # of names, sizes, times and settings: with the same one again there is nothing to do
 
 
-class Contents(_Strict):
+class Contents(StrictModel):
     """What a reader sees of a data set: its identity."""
 
     format: Literal["hdit-data"] = "hdit-data"
-    format_version: Literal[1, 2] = 1
+    format_version: Literal[1, 2, 3] = 1
     height: Side  # with buckets, the largest of any; likewise the width
     width: Side
     channels: Channels
@@ -107,7 +81,30 @@ class Contents(_Strict):
     class_counts: tuple[Count, ...] | None = Field(strict=False)
     shards: tuple[ShardEntry, ...] = Field(strict=False)
     index: IndexEntry
-    buckets: tuple[Bucket, ...] = Field((), strict=False)  # sorted by height, then width; in version 2 only
+    buckets: tuple[Bucket, ...] = Field((), strict=False)  # sorted by height, then width; not in version 1
+    dtype: Dtype = "uint8"  # this and what follows: in version 3 only
+    value_range: tuple[Range, ...] = Field((), strict=False)  # mapped to [-1, 1]: one, or one per channel
+    condition: ConditionEntry | None = None
+    vectors: VectorsEntry | None = None
+    captions: bool = False  # whether some images have one
+
+    @property
+    def pixels(self) -> PixelFormat:
+        """Channels, data type and range of the images."""
+        return PixelFormat(self.channels, self.dtype, self.value_range)
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of all decoded images and condition images."""
+        formats = [self.pixels, *([self.condition.pixels] if self.condition else [])]
+        num_pixels = sum(size.samples * size.height * size.width for size in self.sizes)
+        return sum(num_pixels * each.channels * each.itemsize for each in formats)
+
+    @property
+    def lowest_version(self) -> int:
+        """The first format version that has all parts of this set."""
+        later = self.condition or self.vectors or self.captions or self.value_range
+        return 3 if later or not self.pixels.is_8_bit_image else 2 if self.buckets else 1
 
     @property
     def sizes(self) -> tuple[Bucket, ...]:
@@ -115,7 +112,7 @@ class Contents(_Strict):
         return self.buckets or (Bucket(height=self.height, width=self.width, samples=self.samples),)
 
 
-class Manifest(_Strict):
+class Manifest(StrictModel):
     """A prepared data set."""
 
     contents: Contents
@@ -177,13 +174,28 @@ def _contradiction(contents: Contents) -> str | None:
         return f"its shards do not add up to {contents.samples:,} samples"
     if len(contents.classes or ()) != len(contents.class_counts or ()):
         return "it has different numbers of classes and of class counts"
-    if bool(contents.buckets) != (contents.format_version == 2):
-        return f"format version {contents.format_version} does not fit {len(contents.buckets)} buckets"
+    if contents.format_version != contents.lowest_version:
+        return f"format version {contents.format_version} does not fit its parts, which need {contents.lowest_version}"
+    if problem := _pixels_problem(contents):
+        return problem
     if sum(bucket.samples for bucket in contents.sizes) != contents.samples:
         return f"its buckets do not add up to {contents.samples:,} samples"
     sizes = [(bucket.height, bucket.width) for bucket in contents.sizes]
     if sizes != sorted(set(sizes)) or (contents.height, contents.width) != tuple(map(max, zip(*sizes, strict=True))):
         return "its buckets are out of order, or do not have the stated largest size"
+    return None
+
+
+def _pixels_problem(contents: Contents) -> str | None:
+    """Return what is inconsistent in the formats of the images and of the condition images, None if nothing is."""
+    parts: dict[str, Contents | ConditionEntry] = {"images": contents}
+    if contents.condition:
+        parts["condition images"] = contents.condition
+    for what, part in parts.items():
+        if problem := part.pixels.problem():
+            return f"{what} of {problem}"
+        if (part.codec == "npy") == part.pixels.is_8_bit_image:
+            return f"{what} of {part.channels} channels and type {part.dtype} are not stored as {part.codec}"
     return None
 
 
@@ -228,8 +240,10 @@ def size_problem(path: Path, expected_bytes: int) -> tuple[int, str | None]:
     return size_bytes, f"has {size_bytes:,} bytes, the manifest says {expected_bytes:,}: truncated or altered"
 
 
-def load_rows(folder: Path, name: str, entry: IndexEntry, dtype: np.dtype, samples: int) -> Shaped[np.ndarray, " _"]:
-    """Map the index or the hashes of a data set into memory, after checking that the manifest means this file.
+def load_rows(
+    folder: Path, name: str, entry: IndexEntry, dtype: np.dtype, samples: int, *row_shape: int
+) -> Shaped[np.ndarray, "_ ..."]:
+    """Map a file with a row per image into memory, after checking that it is the one in the manifest.
 
     Args:
         folder: of the data set.
@@ -237,6 +251,7 @@ def load_rows(folder: Path, name: str, entry: IndexEntry, dtype: np.dtype, sampl
         entry: what the manifest says of it.
         dtype: of its rows.
         samples: how many rows it has.
+        row_shape: of a row; nothing where a row is one element.
 
     Raises:
         DataError: it is missing, damaged, or another file.
@@ -248,7 +263,7 @@ def load_rows(folder: Path, name: str, entry: IndexEntry, dtype: np.dtype, sampl
             problem = "its checksum does not match the manifest"
         if problem is None:
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
-            if rows.dtype == dtype and rows.shape == (samples,):
+            if rows.dtype == dtype and rows.shape == (samples, *row_shape):
                 return rows.view(np.ndarray)
             problem = f"does not have the rows of {samples:,} images"
     except (OSError, ValueError, EOFError) as error:

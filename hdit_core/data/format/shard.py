@@ -1,8 +1,10 @@
 """One shard: an ordinary webdataset tar whose bytes depend on its samples alone, and the position of each image in it.
 
-    000000012.png     the image
-    000000012.cls     its class number as text, if there are classes
-    000000012.json    {"name": its name in the source, "class": ..., "sha256": of the original file}
+    000000012.png         the image: PNG, WebP or JPEG, or .npy for other pixels than 8-bit greyscale and RGB
+    000000012.cond.png    its condition image, if there are any: PNG or .npy
+    000000012.cls         its class number as text, if there are classes
+    000000012.txt         its caption, if it has one
+    000000012.json        {"name": its name in the source, "class": ..., "sha256": of the original file}
 
 Keys are numbers and never names: webdataset cuts a name at its first dot, so that `a.cat.1.jpg` and `a.cat.2.jpg` would
 become one sample.
@@ -13,7 +15,7 @@ import os
 import struct
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,7 +40,21 @@ ROW_DTYPE = np.dtype([*(field for field in INDEX_DTYPE.descr if field[0] != "sha
 _ROW = struct.Struct("<QIIi32s")
 assert _ROW.size == ROW_DTYPE.itemsize
 
+CONDITION_ROW_DTYPE = np.dtype([field for field in ROW_DTYPE.descr if field[0] in ("offset", "length", "crc32")])
+"""One condition image of a shard; it lies in the same shard as its image."""
+
+_CONDITION_ROW = struct.Struct("<QII")
+assert _CONDITION_ROW.size == CONDITION_ROW_DTYPE.itemsize
+
 NO_LABEL = -1
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCondition:
+    """An encoded condition image."""
+
+    image: bytes
+    suffix: str  # of its file, such as "png"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +68,9 @@ class Sample:
     about: dict[str, str]  # goes into the .json
     size: tuple[int, int]  # height, width in pixels
     hashes: bytes  # a row of HASHES_DTYPE
+    condition: StoredCondition | None = None
+    vector: bytes = b""  # float32, little-endian
+    caption: str | None = None
 
 
 @dataclass(frozen=True)
@@ -59,9 +78,19 @@ class ShardFile:
     """A finished shard."""
 
     rows: bytes  # of ROW_DTYPE, one an image
+    condition_rows: bytes  # of CONDITION_ROW_DTYPE, one an image; empty without condition images
+    vectors: bytes  # one after another; empty without vectors
     bytes: int
     crc32: int
     sha256: str
+
+
+CAPTION_SUFFIX = "txt"
+
+
+def condition_suffix(suffix: str) -> str:
+    """Return the suffix of a condition image: `cond.png` for `png`."""
+    return f"cond.{suffix}"
 
 
 def open_tar(file: DigestingWriter) -> "TarWriter":
@@ -85,17 +114,26 @@ class ShardWriter:
     def __init__(self, file: BinaryIO) -> None:
         self._file = DigestingWriter(file)
         self._tar = open_tar(self._file)
-        self._rows = bytearray()
+        self._rows, self._condition_rows, self._vectors = bytearray(), bytearray(), bytearray()
 
     def add(self, sample: Sample) -> None:
         """Append one sample."""
         key = f"{sample.number:09}"
         offset = append_member(self._tar, key, sample.suffix, sample.image)
-        if sample.label != NO_LABEL:
-            append_member(self._tar, key, "cls", str(sample.label).encode())
-        append_member(self._tar, key, "json", json.dumps(sample.about).encode())
         facts = (offset, len(sample.image), zlib.crc32(sample.image), sample.label)
         self._rows += _ROW.pack(*facts, sample.hashes)
+        if sample.condition:
+            self._add_condition(key, sample.condition)
+        self._vectors += sample.vector
+        if sample.label != NO_LABEL:
+            append_member(self._tar, key, "cls", str(sample.label).encode())
+        if sample.caption is not None:
+            append_member(self._tar, key, CAPTION_SUFFIX, sample.caption.encode())
+        append_member(self._tar, key, "json", json.dumps(sample.about).encode())
+
+    def _add_condition(self, key: str, condition: StoredCondition) -> None:
+        offset = append_member(self._tar, key, condition_suffix(condition.suffix), condition.image)
+        self._condition_rows += _CONDITION_ROW.pack(offset, len(condition.image), zlib.crc32(condition.image))
 
     def close(self) -> None:
         """Write the end of the tar."""
@@ -109,7 +147,8 @@ class ShardWriter:
     def written(self) -> ShardFile:
         """The closed shard's rows, size and checksums."""
         digest = self._file.digest()
-        return ShardFile(bytes(self._rows), digest.size_bytes, digest.crc32, digest.sha256)
+        rows, condition_rows, vectors = map(bytes, (self._rows, self._condition_rows, self._vectors))
+        return ShardFile(rows, condition_rows, vectors, digest.size_bytes, digest.crc32, digest.sha256)
 
 
 @contextmanager
@@ -125,7 +164,7 @@ def atomic_shard(path: Path) -> Iterator[ShardWriter]:
             raise
 
 
-LARGEST_MEMBER_BYTES = 1 << 20  # of a .json or .cls
+LARGEST_MEMBER_BYTES = 1 << 20  # of a .json, .cls or .txt
 
 
 @dataclass
@@ -136,7 +175,7 @@ class ShardSample:
     members: dict[str, tuple[int, int]] = field(default_factory=dict)  # suffix: first byte, number of bytes
 
     def read_text(self, descriptor: int, suffix: str) -> bytes:
-        """Return the content of its .json or .cls.
+        """Return the content of its .json, .cls or .txt.
 
         Raises:
             KeyError: it has none.
@@ -172,3 +211,36 @@ def read_shard(path: Path) -> list[ShardSample]:
                 raise ValueError(f"{member.name!r} is not a file, or occurs twice")
             samples[-1].members[suffix] = (member.offset_data, member.size)
     return samples
+
+
+def read_caption(read: Callable[[int, int], bytes], offset: int) -> str | None:
+    """Return the caption of the sample whose image lies at a position, None where it has none.
+
+    The members of a sample follow its image; their headers are read one by one.
+
+    Args:
+        read: returns so many bytes at an offset, as `read(length, offset)`.
+        offset: of the image.
+
+    Raises:
+        ValueError: the tar is damaged there.
+    """
+    key = None
+    while True:
+        name, length = _member(read(tarfile.BLOCKSIZE, offset - tarfile.BLOCKSIZE), offset)
+        member_key, _, suffix = name.partition(".")
+        key = key or member_key
+        if member_key != key or suffix == "json":  # the last member of a sample
+            return None
+        if suffix == CAPTION_SUFFIX:
+            return read(min(length, LARGEST_MEMBER_BYTES), offset).decode()
+        offset += -(-length // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE + tarfile.BLOCKSIZE
+
+
+def _member(header: bytes, offset: int) -> tuple[str, int]:
+    """Return name and size of the member with this header."""
+    try:
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+    except tarfile.HeaderError as problem:
+        raise ValueError(f"no intact tar header before byte {offset:,} ({problem})") from None
+    return member.name, member.size

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Shaped
 
+from hdit_core.data.format.entries import IndexEntry, ShardEntry
 from hdit_core.data.format.manifest import (
     HASHES,
     INDEX,
@@ -24,9 +25,7 @@ from hdit_core.data.format.manifest import (
     REJECTS,
     REPAIR_HINT,
     Contents,
-    IndexEntry,
     Manifest,
-    ShardEntry,
     load_rows,
     read_manifest,
     size_problem,

@@ -1,12 +1,14 @@
-"""Encodes images for shards, and decodes them: PNG, lossless WebP or JPEG, and nothing else."""
+"""Encodes images for shards, and decodes them: PNG, lossless WebP, JPEG or .npy, and nothing else."""
 
 import io
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 from PIL import Image
 
-SUFFIXES = {"png": "png", "webp": "webp", "jpeg": "jpg"}
+from hdit_core.data.image.arrays.npy import read_npy
+
+SUFFIXES = {"png": "png", "webp": "webp", "jpeg": "jpg", "npy": "npy"}
 JPEG_QUALITY = 95
 
 _SAVE_OPTIONS: dict[str, dict[str, object]] = {
@@ -34,17 +36,22 @@ def encode(image: Image.Image, codec: str, quality: int = JPEG_QUALITY) -> bytes
     return buffer.getvalue()
 
 
-def decode(content: bytes, codec: str, shape: tuple[int, int, int]) -> UInt8[np.ndarray, "H W C"]:
-    """Return the pixels of an image that `encode` made.
+def decode(
+    content: bytes, codec: str, shape: tuple[int, int, int], dtype: str = "uint8"
+) -> Shaped[np.ndarray, "H W C"]:
+    """Return the pixels of an image that was stored in a shard.
 
     Args:
         content: of the file.
         codec: the expected kind.
         shape: the expected height, width and channels.
+        dtype: the expected data type; that of PNG, WebP and JPEG is uint8.
 
     Raises:
-        ValueError: it has another kind or size, or cannot be decoded.
+        ValueError: it has another kind, size or data type, or cannot be decoded.
     """
+    if codec == "npy":
+        return _decode_npy(content, shape, dtype)
     height, width, channels = shape
     try:
         image = Image.open(io.BytesIO(content), formats=(codec.upper(),))
@@ -55,3 +62,12 @@ def decode(content: bytes, codec: str, shape: tuple[int, int, int]) -> UInt8[np.
     except (OSError, SyntaxError, Image.DecompressionBombError) as problem:
         raise ValueError(f"not a {codec.upper()} image ({problem})") from None
     return pixels.reshape(shape)
+
+
+def _decode_npy(content: bytes, shape: tuple[int, int, int], dtype: str) -> Shaped[np.ndarray, "H W C"]:
+    array = read_npy(content)
+    if array.shape != shape or array.dtype != dtype:
+        raise ValueError(f"an array {array.shape} of {array.dtype} where the manifest says {shape} of {dtype}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError("values that are NaN or infinite")
+    return array

@@ -1,6 +1,11 @@
-"""How many shards a process keeps open: as many as help, within the system's limit of open files."""
+"""Open shards, and how many a process keeps open: as many as help, within the system's limit of open files."""
 
+import os
 import resource
+from pathlib import Path
+
+from hdit_core.data.format.entries import ShardEntry
+from hdit_core.data.loader.remote_cache import RemoteDataset
 
 WANTED_LIMIT = 4096  # of open files; some systems start with 256
 MOST_OPEN_SHARDS = 256
@@ -24,3 +29,33 @@ def raise_open_files_limit() -> int:
 def open_shards_limit() -> int:
     """Return how many shards may be open at once."""
     return min(MOST_OPEN_SHARDS, max(8, (raise_open_files_limit() - RESERVED) // 2))
+
+
+class OpenShard:
+    """An open shard; its descriptor is closed with the last reference, even if the reader evicted it earlier."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def read(self, length: int, offset: int) -> bytes:
+        """Return bytes of the shard, fewer at its end; one system call may return only some of them."""
+        content = os.pread(self._descriptor, length, offset)
+        while len(content) < length and (
+            more := os.pread(self._descriptor, length - len(content), offset + len(content))
+        ):
+            content += more
+        return content
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+def open_shard(location: Path | RemoteDataset, read_ahead: bool, entry: ShardEntry) -> OpenShard:
+    """Open a shard; with `read_ahead`, ask the system to load all of it in the background."""
+    if isinstance(location, RemoteDataset):
+        descriptor = location.open_shard(entry)
+    else:
+        descriptor = os.open(location / entry.name, os.O_RDONLY | os.O_CLOEXEC)
+    if read_ahead and hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+    return OpenShard(descriptor)

@@ -1,5 +1,7 @@
 """Random access to a prepared data set: an image by its number, each read checked against the index.
 
+Condition images, vectors and captions are read in the same way, where the set has them.
+
 A shard that is missing, truncated or altered is an error that names it, never a shorter epoch: sizes are compared when
 the set is opened, and the CRC-32 of an image each time it is read. Only images are decoded, by `codec`; nothing else in
 a shard is parsed, and the label comes from the index. Shards are read by offset and not mapped into memory: one that is
@@ -9,7 +11,6 @@ Any number of threads may read from one reader, and processes may fork from it.
 """
 
 import errno
-import os
 import zlib
 from bisect import bisect_right
 from collections.abc import Callable
@@ -19,18 +20,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, Shaped
 
-from hdit_core.data.format.manifest import INDEX, REPAIR_HINT, ShardEntry, load_rows, read_manifest, size_problem
-from hdit_core.data.format.shard import INDEX_DTYPE
+from hdit_core.data.format.entries import ShardEntry
+from hdit_core.data.format.manifest import INDEX, REPAIR_HINT, load_rows, read_manifest, size_problem
+from hdit_core.data.format.optional_rows import load_condition_index, load_vectors
+from hdit_core.data.format.shard import INDEX_DTYPE, read_caption
 from hdit_core.data.format.transient import never, retry_transient
 from hdit_core.data.image.codec import decode
-from hdit_core.data.loader.open_files import open_shards_limit
+from hdit_core.data.loader.open_files import OpenShard, open_shard, open_shards_limit
 from hdit_core.data.loader.remote_cache import RemoteDataset
 from hdit_core.errors import DataError
 
 CACHE_BYTES = 256 << 20
 """A set whose decoded images fit into this is decoded once: 64 digits take 4 ms to decode, 0.1 ms to look up."""
+
+
+Pixels = Shaped[np.ndarray, "H W C"]  # of the data type of the set
+Rows = Shaped[np.ndarray, " _"]  # of INDEX_DTYPE
 
 
 class DamagedImage(DataError):
@@ -42,36 +49,6 @@ class DamagedImage(DataError):
 
     def __reduce__(self) -> tuple[type, tuple[str, int]]:
         return DamagedImage, (str(self), self.index)
-
-
-class OpenShard:
-    """An open shard; its descriptor is closed with the last reference, even if the reader evicted it earlier."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
-
-    def read(self, length: int, offset: int) -> bytes:
-        """Return bytes of the shard, fewer at its end; one system call may return only some of them."""
-        content = os.pread(self._descriptor, length, offset)
-        while len(content) < length and (
-            more := os.pread(self._descriptor, length - len(content), offset + len(content))
-        ):
-            content += more
-        return content
-
-    def __del__(self) -> None:
-        os.close(self._descriptor)
-
-
-def _open_shard(location: Path | RemoteDataset, read_ahead: bool, entry: ShardEntry) -> OpenShard:
-    """Open a shard; with `read_ahead`, ask the system to load all of it in the background."""
-    if isinstance(location, RemoteDataset):
-        descriptor = location.open_shard(entry)
-    else:
-        descriptor = os.open(location / entry.name, os.O_RDONLY | os.O_CLOEXEC)
-    if read_ahead and hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
-    return OpenShard(descriptor)
 
 
 class ImageReader:
@@ -110,15 +87,17 @@ class ImageReader:
         self.stop_requested: Callable[[], bool] = never
         contents = self.manifest.contents
         self._index = load_rows(self.folder, INDEX, contents.index, INDEX_DTYPE, contents.samples)
+        self._condition_index = load_condition_index(self.folder, contents)
+        self._vectors = load_vectors(self.folder, contents)
         if not isinstance(location, RemoteDataset):
             self._check_shards(max_damaged)
-        open_shard = partial(_open_shard, location, whole_shards)
-        self._open: Callable[[ShardEntry], OpenShard] = lru_cache(open_shards_limit())(open_shard)
+        opener = partial(open_shard, location, whole_shards)
+        self._open: Callable[[ShardEntry], OpenShard] = lru_cache(open_shards_limit())(opener)
         self._shapes = [(size.height, size.width, contents.channels) for size in contents.sizes]
         self._bucket_ends = list(accumulate(size.samples for size in contents.sizes))
-        pixels = sum(size.samples * size.height * size.width for size in contents.sizes)
-        self._caches_images = pixels * contents.channels <= cache_bytes
-        self._cached: dict[int, UInt8[np.ndarray, "H W C"]] = {}
+        self._caches_images = contents.decoded_bytes <= cache_bytes
+        self._cached: dict[int, Pixels] = {}
+        self._cached_conditions: dict[int, Pixels] = {}
 
     def _check_shards(self, max_damaged: int) -> None:
         """Refuse shards of other sizes than the manifest says, unless few enough images are lost with them."""
@@ -148,7 +127,7 @@ class ImageReader:
         """Return height, width and channels of an image."""
         return self._shapes[bisect_right(self._bucket_ends, index)]
 
-    def read(self, index: int) -> tuple[UInt8[np.ndarray, "H W C"], int]:
+    def read(self, index: int) -> tuple[Pixels, int]:
         """Return an image and its class number (-1 without one).
 
         Args:
@@ -168,12 +147,68 @@ class ImageReader:
                 self._cached[index] = image
         return image, self.label(index)
 
-    def _decode(self, index: int) -> UInt8[np.ndarray, "H W C"]:
-        shape = self.shape(index)
+    @property
+    def condition_channels(self) -> int:
+        """Channels of the condition images, 0 where the set has none."""
+        condition = self.manifest.contents.condition
+        return condition.channels if condition else 0
+
+    @property
+    def vector_dim(self) -> int:
+        """Length of the vectors, 0 where the set has none."""
+        vectors = self.manifest.contents.vectors
+        return vectors.dim if vectors else 0
+
+    def condition(self, index: int) -> Pixels | None:
+        """Return the condition image of an image, None where the set has none.
+
+        Raises:
+            DamagedImage, StorageUnavailable: as `read`.
+        """
+        if self._condition_index is None:
+            return None
+        condition = self._cached_conditions.get(index)
+        if condition is None:
+            condition = self._decode_condition(index)
+            if self._caches_images:
+                self._cached_conditions[index] = condition
+        return condition
+
+    def vector(self, index: int) -> Float32[np.ndarray, " E"] | None:
+        """Return the vector of an image, None where the set has none."""
+        return None if self._vectors is None else np.array(self._vectors[index])
+
+    def caption(self, index: int) -> str | None:
+        """Return the caption of an image, None where it has none.
+
+        Raises:
+            DamagedImage: the shard is damaged there.
+        """
+        if not self.manifest.contents.captions:
+            return None
+        shard, offset, *_ = self._index[index].item()
+        entry = self._shard(index, shard)
         try:
-            return decode(self.encoded(index), self.manifest.contents.codec, shape)
+            return read_caption(lambda length, offset: self._read_retried(entry, length, offset), offset)
+        except (ValueError, OSError) as problem:
+            raise DamagedImage(f"{self.where(index)}: its caption: {problem}; {REPAIR_HINT}", index) from None
+
+    def _decode(self, index: int) -> Pixels:
+        contents = self.manifest.contents
+        try:
+            return decode(self.encoded(index), contents.codec, self.shape(index), contents.dtype)
         except ValueError as problem:
             raise DamagedImage(f"{self.where(index)}: {problem}; prepare the data again", index) from None
+
+    def _decode_condition(self, index: int) -> Pixels:
+        condition = self.manifest.contents.condition
+        assert condition is not None and self._condition_index is not None
+        shape = (*self.shape(index)[:2], condition.channels)
+        content = self._checked_content(self._condition_index, index, largest_content(shape, condition.pixels.itemsize))
+        try:
+            return decode(content, condition.codec, shape, condition.dtype)
+        except ValueError as problem:
+            raise DamagedImage(f"{self.where(index)}: its condition image: {problem}; {REPAIR_HINT}", index) from None
 
     def encoded(self, index: int) -> bytes:
         """Return the encoded image as it is stored in its shard, checked.
@@ -182,18 +217,21 @@ class ImageReader:
             DamagedImage: its bytes are not those that were stored.
             StorageUnavailable: the storage did not answer, for longer than the retries take.
         """
-        shard, offset, length, expected_crc32, _ = self._index[index].item()
+        itemsize = self.manifest.contents.pixels.itemsize
+        return self._checked_content(self._index, index, largest_content(self.shape(index), itemsize))
+
+    def _checked_content(self, rows: Rows, index: int, most_bytes: int) -> bytes:
+        """Return what a row says, after comparison with its checksum."""
+        shard, offset, length, expected_crc32, _ = rows[index].item()
         entry = self._shard(index, shard)
-        if offset + length > entry.bytes or length > largest_content(self.shape(index)):
+        if offset + length > entry.bytes or length > most_bytes:
             raise DamagedImage(
                 f"{self.where(index)}: {length:,} bytes there are no image of the set: damaged index; {REPAIR_HINT}",
                 index,
             )
         path = self.folder / entry.name
         try:
-            content = retry_transient(
-                path, lambda: self._read_bytes(entry, length, offset), self.stop_requested, before_retry=self.close
-            )
+            content = self._read_retried(entry, length, offset)
         except OSError as problem:
             raise DamagedImage(f"{path}: cannot be read ({problem.strerror}); {REPAIR_HINT}", index) from None
         if len(content) != length or zlib.crc32(content) != expected_crc32:
@@ -203,6 +241,12 @@ class ImageReader:
                 index,
             )
         return content
+
+    def _read_retried(self, entry: ShardEntry, length: int, offset: int) -> bytes:
+        path = self.folder / entry.name
+        return retry_transient(
+            path, lambda: self._read_bytes(entry, length, offset), self.stop_requested, before_retry=self.close
+        )
 
     def _read_bytes(self, entry: ShardEntry, length: int, offset: int) -> bytes:
         try:
@@ -238,7 +282,12 @@ class ImageReader:
         self.__init__(**state)  # type: ignore[misc]
 
 
-def largest_content(shape: tuple[int, int, int]) -> int:
-    """Return a bound on the bytes of an encoded image, so that no damaged index makes a reader load more."""
+def largest_content(shape: tuple[int, int, int], itemsize: int = 1) -> int:
+    """Return a bound on the bytes of an encoded image, so that no damaged index makes a reader load more.
+
+    Args:
+        shape: height, width and channels.
+        itemsize: bytes per value.
+    """
     height, width, channels = shape
-    return 2 * height * width * channels + (1 << 20)
+    return 2 * height * width * channels * itemsize + (1 << 20)

@@ -1,6 +1,7 @@
 """A prepared data set on a remote store, read through a local cache of the shards in use.
 
-    <cache>/<identity of the set>/manifest.json, index.npy     fetched when the set is opened
+    <cache>/<identity of the set>/manifest.json, index.npy     fetched when the set is opened; likewise condition.npy
+                                                               and vectors.npy, where the set has them
     <cache>/<identity of the set>/shard-000007.tar             fetched when its first image is wanted
 
 Nothing else is fetched. A file takes its name when it has the size and the SHA-256 that the manifest says; processes
@@ -20,14 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hdit_core.data.format.manifest import (
-    INDEX,
-    LARGEST_MANIFEST_BYTES,
-    MANIFEST,
-    IndexEntry,
-    ShardEntry,
-    read_manifest,
-)
+from hdit_core.data.format.entries import IndexEntry, ShardEntry
+from hdit_core.data.format.manifest import CONDITION, INDEX, LARGEST_MANIFEST_BYTES, MANIFEST, VECTORS, read_manifest
 from hdit_core.errors import DataError, HditError, UsageError
 from hdit_core.files import TEMPORARY, cache_folder, write_atomic
 from hdit_core.locks import locked
@@ -118,8 +113,12 @@ class RemoteDataset:
         self.address, self.cache, self.cache_bytes = address.rstrip("/"), cache, cache_bytes
         _store(self.address)
         self.folder = self._fetch_manifest()
-        manifest = read_manifest(self.folder)
-        self._ensure(INDEX, manifest.contents.index, turn=0)
+        contents = read_manifest(self.folder).contents
+        self._ensure(INDEX, contents.index, turn=0)
+        if contents.condition:
+            self._ensure(CONDITION, contents.condition.index, turn=0)
+        if contents.vectors:
+            self._ensure(VECTORS, contents.vectors.file, turn=0)
 
     def _fetch_manifest(self) -> Path:
         """Fetch the manifest, which identifies the set, and return the cache folder of that set."""

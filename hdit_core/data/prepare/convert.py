@@ -15,8 +15,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from hdit_core.data.format.entries import Channels, Codec
 from hdit_core.data.format.hashes import image_hashes
-from hdit_core.data.format.manifest import Channels, Codec
 from hdit_core.data.format.pixel_stats import Moments, image_moments
 from hdit_core.data.format.shard import Sample
 from hdit_core.data.image.codec import JPEG_QUALITY, SUFFIXES, encode

@@ -11,20 +11,9 @@ import numpy as np
 import PIL
 from jaxtyping import Shaped
 
+from hdit_core.data.format.entries import Bucket, IndexEntry, ShardEntry
 from hdit_core.data.format.hashes import first_duplicate
-from hdit_core.data.format.manifest import (
-    HASHES,
-    INDEX,
-    REJECTS,
-    Bucket,
-    Contents,
-    IndexEntry,
-    Manifest,
-    Origin,
-    ShardEntry,
-    root_of,
-    write_manifest,
-)
+from hdit_core.data.format.manifest import HASHES, INDEX, REJECTS, Contents, Manifest, Origin, root_of, write_manifest
 from hdit_core.data.format.pixel_stats import Moments, add_moments, mean_and_std
 from hdit_core.data.format.shard import HASHES_DTYPE, INDEX_DTYPE, ROW_DTYPE
 from hdit_core.data.prepare.job import PrepareJob

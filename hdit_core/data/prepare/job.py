@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from hdit_core.data.format.manifest import Channels, Codec, read_manifest
+from hdit_core.data.format.entries import Channels, Codec
+from hdit_core.data.format.manifest import read_manifest
 from hdit_core.data.image.codec import JPEG_QUALITY
 from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS
 from hdit_core.data.image.resize import Crop, ImageSize, Resize, bucket_sizes

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Shaped
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hdit_core.data.format.manifest import MANIFEST, ShardName
+from hdit_core.data.format.entries import ShardName
+from hdit_core.data.format.manifest import MANIFEST
 from hdit_core.data.format.shard import ROW_DTYPE, ShardFile
 from hdit_core.data.prepare.array_task import ArrayTask
 from hdit_core.errors import UsageError

@@ -13,7 +13,7 @@ from itertools import accumulate, islice, repeat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hdit_core.data.format.manifest import Channels
+from hdit_core.data.format.entries import Channels
 from hdit_core.data.image.decode import LARGEST_FILE_BYTES
 from hdit_core.data.sources.labels.class_label import MOST_CLASSES, parse_label
 from hdit_core.data.sources.parquet_columns import find_columns

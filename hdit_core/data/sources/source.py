@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from hdit_core.data.format.manifest import Channels
+from hdit_core.data.format.entries import Channels
 
 
 @dataclass(frozen=True, slots=True)

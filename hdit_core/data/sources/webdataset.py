@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hdit_core.data.format.manifest import Channels
+from hdit_core.data.format.entries import Channels
 from hdit_core.data.sources.files.tar import TAR_DAMAGE, TarFile, TarListing
 from hdit_core.data.sources.shard_samples import ShardContents, ShardImage, is_note, read_shard
 from hdit_core.data.sources.source import class_names

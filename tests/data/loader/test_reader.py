@@ -181,9 +181,9 @@ def test_a_manifest_cannot_lead_out_of_its_folder(copy, name):
 def test_a_newer_format_asks_for_a_newer_hdit(copy):
     path = copy / "manifest.json"
     document = json.loads(path.read_text())
-    document["contents"]["format_version"] = 3
+    document["contents"]["format_version"] = 4
     path.write_text(json.dumps(document))
-    with pytest.raises(DataError, match=r"has format version 3, this hdit reads up to 2; update hdit"):
+    with pytest.raises(DataError, match=r"has format version 4, this hdit reads up to 3; update hdit"):
         ImageReader(copy)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
-from hdit_core.data.format.manifest import Channels
+from hdit_core.data.format.entries import Channels
 from hdit_core.data.sources.file_filter import choose_inputs
 from hdit_core.data.sources.labels.sidecars import is_label_file, label_by_sidecars
 from hdit_core.data.sources.source import Entry
