@@ -1,15 +1,13 @@
 """Weight files of feature networks: passed by path, found in the cache, or downloaded once and verified."""
 
-import hashlib
 import logging
-import os
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from hdit_core.errors import CheckpointError, HditError, UsageError
-from hdit_core.files import CHUNK_BYTES, TEMPORARY, digest, flush_folder
+from hdit_core.files import CHUNK_BYTES, DigestingWriter, atomic_file, digest
 
 TIMEOUT_S = 20.0  # without a byte from the server
 
@@ -57,24 +55,20 @@ def find_weights(wanted: WeightsFile, path: Path | None, cache: Path) -> tuple[P
 
 
 def _download(wanted: WeightsFile, path: Path) -> None:
-    """Download to a temporary file next to `path`, and rename it once its checksum is right."""
+    """Download a file, which gets its name once its checksum is right."""
     _check_scheme(wanted.url)
-    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sha256 = _fetch(wanted, temporary)
-        if sha256 != wanted.sha256:
-            raise HditError(f"{wanted.url}: the download has sha256 {sha256}, expected {wanted.sha256}; not kept")
-        temporary.replace(path)
-        flush_folder(path.parent)
+        with atomic_file(path) as temporary:
+            sha256 = _fetch(wanted, temporary)
+            if sha256 != wanted.sha256:
+                raise HditError(f"{wanted.url}: the download has sha256 {sha256}, expected {wanted.sha256}; not kept")
     except OSError as problem:  # no network, no such host, a time-out, a full disk
         raise HditError(
             f"{wanted.url}: cannot be downloaded to {path} ({problem}); download it on a machine with network access "
             "and put it there, pass it by --extractor-weights PATH, or use --extractor efficientnet-lite0, which works "
             "offline"
         ) from None
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_scheme(url: str) -> None:
@@ -84,18 +78,14 @@ def _check_scheme(url: str) -> None:
 
 
 def _fetch(wanted: WeightsFile, temporary: Path) -> str:
-    """Write what the server sends to a file, flushed, and return its sha256."""
-    sha256, size_bytes = hashlib.sha256(), 0
+    """Write what the server sends to a file, and return its sha256."""
     with (
         urllib.request.urlopen(wanted.url, timeout=TIMEOUT_S) as response,  # noqa: S310  the scheme was checked
         temporary.open("wb") as file,
     ):
+        writer = DigestingWriter(file)
         while chunk := response.read(CHUNK_BYTES):
-            size_bytes += len(chunk)
-            if size_bytes > wanted.size_bytes:
+            writer.write(chunk)
+            if writer.digest().size_bytes > wanted.size_bytes:
                 raise HditError(f"{wanted.url}: longer than the expected {wanted.size_bytes:,} bytes; not kept")
-            sha256.update(chunk)
-            file.write(chunk)
-        file.flush()
-        os.fsync(file.fileno())
-    return sha256.hexdigest()
+    return writer.digest().sha256
