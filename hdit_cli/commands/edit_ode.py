@@ -57,7 +57,10 @@ ToleranceOption = Annotated[
     ),
 ]
 ImagesArgument = Annotated[
-    str, typer.Argument(metavar="IMAGES", help="An image, a folder or archive of images, or a data set.")
+    str,
+    typer.Argument(
+        metavar="IMAGES", help="An image, a folder, archive or npz of images, a data set, or - for a tar on stdin."
+    ),
 ]
 CountOption = Annotated[
     int | None,
@@ -212,7 +215,7 @@ def likelihood(
         emit(summary, json)
 
 
-def _summarize(results: Iterator["ImageBits"], total: int, on_image: OnImage | None) -> dict[str, Any]:
+def _summarize(results: Iterator["ImageBits"], total: int | None, on_image: OnImage | None) -> dict[str, Any]:
     """Evaluate all images and return their mean bits per dimension."""
     from hdit_core.generate.edit.likelihood import RunningMean
 

@@ -27,6 +27,8 @@ class ImageSet:
         identity: changes when any image may have changed; "" for a stream, which can be read only once.
         remarks: what a reader of the score has to know.
         names: of the files, relative to the source; None where images have none.
+        numbers: of the images among all of the source, ascending; None for a stream.
+        label: returns the class number of the image at an index, -1 without one; None for sources without classes.
     """
 
     source: dict[str, Any]
@@ -35,6 +37,8 @@ class ImageSet:
     identity: str = ""
     remarks: tuple[str, ...] = ()
     names: Sequence[str] | None = None
+    numbers: Sequence[int] | None = None
+    label: Callable[[int], int] | None = None
 
     def readers(self, start: int = 0) -> Iterator[ReadImage]:
         """Return the reading functions of all images, or of all from an index on."""

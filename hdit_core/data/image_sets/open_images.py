@@ -1,60 +1,68 @@
-"""Opens images to score: a prepared data set, a folder, an archive, arrays, a named set, a stream."""
+"""Opens images to evaluate: a prepared data set, a folder, an archive, arrays, a named set, a stream."""
 
 import hashlib
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
 from hdit_core.data.format.manifest import MANIFEST
-from hdit_core.data.image.decode import UnusableImageError, decode_image
+from hdit_core.data.image.decode import UnusableImageError, decode_image, read_file
 from hdit_core.data.image_sets.image_set import ImageSet, ReadImage, class_map_sha256
 from hdit_core.data.image_sets.npz import ImageArray
 from hdit_core.data.image_sets.tar_stream import read_tar
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.data.sources.file_filter import is_hidden
 from hdit_core.data.sources.resolve import open_source
-from hdit_core.data.sources.source import Source
+from hdit_core.data.sources.source import IMAGE_SUFFIX, Source
 from hdit_core.errors import DataError, UsageError
 from hdit_core.randomness import stream
 
-# A file that is an image by its name has to be one by its content.
-LOSSY_ENDINGS = frozenset({".jpg", ".jpeg", ".jpe"})
-IMAGE_ENDINGS = LOSSY_ENDINGS | {".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif"}
+LOSSY_SUFFIX = re.compile(r"\.(jpe?g|jpe|jfif|mpo)$", re.IGNORECASE)
+FILE_KINDS = ("folder", "zip", "tar")  # may also hold files that are no images; one with an image's name has to be one
 
 STDIN = "-"
+Choose = Callable[[int], list[int]]
+"""Returns the numbers of the chosen images, given how many there are."""
+
+SUBSET_PURPOSE = "score-subset"  # of the random numbers that draw n images
 
 
-def open_images(location: str, n: int | None = None, seed: int = 0) -> ImageSet:
+def open_images(
+    location: str, n: int | None = None, seed: int = 0, *, channels: int = 3, purpose: str = SUBSET_PURPOSE
+) -> ImageSet:
     """Return the images of a prepared data set, a folder, an archive, ADM's npz, a named set, or a tar on stdin.
 
     Args:
         location: its path, its name, or "-".
         n: how many of them, drawn without replacement; default all.
         seed: of that draw.
+        channels: that image files are decoded to; data sets and arrays keep theirs.
+        purpose: names the random numbers of the draw.
 
     Raises:
         UsageError: there is nothing at `location`, or n images of a stream are asked for.
         DataError: it holds no images, fewer than n, or is damaged; reading an image that is broken names it.
     """
     if location == STDIN:
-        return _of_stream(n)
-    path = Path(location)
+        return _of_stream(n, channels)
+    path, choose, draw = Path(location), partial(_choose, location, n, seed, purpose), _draw(n, seed)
     if (path / MANIFEST).is_file():
-        return _of_data_set(location, n, seed)
+        return _of_data_set(location, choose, draw)
     if path.suffix == ".npz" and path.is_file():
-        return _of_arrays(path, n, seed)
-    return _of_source(location, n, seed)
+        return _of_arrays(path, choose, draw)
+    return _of_source(location, choose, draw, channels)
 
 
-def _of_data_set(location: str, n: int | None, seed: int) -> ImageSet:
+def _of_data_set(location: str, choose: Choose, draw: dict[str, int]) -> ImageSet:
     reader = ImageReader(Path(location), cache_bytes=0)
-    chosen = _choose(location, len(reader), n, seed)
+    chosen = choose(len(reader))
     manifest = reader.manifest
-    source = {"kind": "data set", "path": location, "root": manifest.root, **_draw(n, seed)}
+    source = {"kind": "data set", "path": location, "root": manifest.root, **draw}
     if manifest.contents.class_counts:
         source["class_counts"] = list(manifest.contents.class_counts)
     if manifest.contents.classes:
@@ -63,7 +71,11 @@ def _of_data_set(location: str, n: int | None, seed: int) -> ImageSet:
     def read(places: Sequence[int]) -> Iterator[ReadImage]:
         return (partial(_read_sample, reader, chosen[place]) for place in places)
 
-    return ImageSet(source, len(chosen), read, _identity(manifest.root, chosen))
+    def label(place: int) -> int:
+        return reader.label(chosen[place])
+
+    identity = _identity(manifest.root, chosen)
+    return ImageSet(source, len(chosen), read, identity, numbers=chosen, label=label if reader.num_classes else None)
 
 
 def _read_sample(reader: ImageReader, index: int) -> UInt8[np.ndarray, "H W C"]:
@@ -71,71 +83,58 @@ def _read_sample(reader: ImageReader, index: int) -> UInt8[np.ndarray, "H W C"]:
     return image_u8
 
 
-def _of_arrays(path: Path, n: int | None, seed: int) -> ImageSet:
+def _of_arrays(path: Path, choose: Choose, draw: dict[str, int]) -> ImageSet:
     array = ImageArray(path)
-    chosen = _choose(str(path), array.count, n, seed)
-    source = {"kind": "npz", "path": str(path), **_draw(n, seed)}
+    chosen = choose(array.count)
+    source = {"kind": "npz", "path": str(path), **draw}
 
     def read(places: Sequence[int]) -> Iterator[ReadImage]:
         return array.readers([chosen[place] for place in places])
 
-    return ImageSet(source, len(chosen), read, _identity(array.identity, chosen))
+    return ImageSet(source, len(chosen), read, _identity(array.identity, chosen), numbers=chosen)
 
 
-def _of_stream(n: int | None) -> ImageSet:
+def _of_stream(n: int | None, channels: int) -> ImageSet:
     if n is not None:
         raise UsageError(f"--n {n}: all images of a stream are scored; send only {n} of them")
 
     def read(_: Sequence[int]) -> Iterator[ReadImage]:
         for name, content in read_tar(sys.stdin.buffer.read, _is_wanted, "stdin"):
-            yield partial(_decode, content, f"stdin: {name}")
+            yield partial(_decode, content, channels, f"stdin: {name}")
 
     return ImageSet({"kind": "stream", "path": STDIN}, None, read)
 
 
-def _of_source(location: str, n: int | None, seed: int) -> ImageSet:
+def _of_source(location: str, choose: Choose, draw: dict[str, int], channels: int) -> ImageSet:
     source = open_source(location, read_labels=False)
-    numbers, others = _split_images_from_others(source, named=not Path(location).exists())
-    chosen = [numbers[place] for place in _choose(location, len(numbers), n, seed)]
+    is_image = [source.kind not in FILE_KINDS or _is_image(entry.name) for entry in source.entries]
+    numbers = [number for number, wanted in enumerate(is_image) if wanted]
+    others = len(is_image) - len(numbers)
+    chosen = [numbers[place] for place in choose(len(numbers))]
     entries = [source.entries[number] for number in chosen]
-    lossy = sum(_ending(entry.name) in LOSSY_ENDINGS for entry in entries)
-    left_out = f"{location}: skipped {len(others)} files that are no images by their names"
+    lossy = sum(bool(LOSSY_SUFFIX.search(entry.name)) for entry in entries)
+    left_out = f"{location}: skipped {others} files that are no images by their names"
     compressed = f"{location}: {lossy} images are JPEG, whose compression moves the score"
     return ImageSet(
-        source={"kind": source.kind, "path": location, **_draw(n, seed)},
+        source={"kind": source.kind, "path": location, **draw},
         count=len(chosen),
-        open=lambda places: _fetch_all(source, [chosen[place] for place in places], location),
+        open=lambda places: _fetch_all(source, [chosen[place] for place in places], location, channels),
         identity=_identity([(entry.name, entry.size_bytes, entry.changed_at) for entry in entries]),
         remarks=((left_out,) if others else ()) + ((compressed,) if lossy else ()),
         names=[entry.name for entry in entries],
+        numbers=chosen,
     )
-
-
-def _split_images_from_others(source: Source, named: bool) -> tuple[list[int], list[str]]:
-    """Return the numbers of the images and the names of other files.
-
-    A named set consists of images, whatever they are called.
-    """
-    files = [(number, entry.name) for number, entry in enumerate(source.entries)]
-    return (
-        [number for number, name in files if named or _is_image(name)],
-        [name for _, name in files if not named and not _is_image(name)],
-    )
-
-
-def _ending(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
 
 
 def _is_image(name: str) -> bool:
-    return _ending(name) in IMAGE_ENDINGS
+    return bool(IMAGE_SUFFIX.search(name))
 
 
 def _is_wanted(name: str) -> bool:
     return _is_image(name) and not is_hidden(name)
 
 
-def _fetch_all(source: Source, numbers: Sequence[int], location: str) -> Iterator[ReadImage]:
+def _fetch_all(source: Source, numbers: Sequence[int], location: str, channels: int) -> Iterator[ReadImage]:
     """Yield functions that decode the images; they are fetched in ascending order, as sources need it."""
     for number in numbers:
         entry = source.entries[number]
@@ -143,28 +142,29 @@ def _fetch_all(source: Source, numbers: Sequence[int], location: str) -> Iterato
         if entry.problem is not None:
             raise DataError(f"{where}: {entry.problem}; remove or replace it")
         try:
-            yield partial(_decode, source.fetch(number), where)
+            yield partial(_decode, source.fetch(number), channels, where)
         except (OSError, ValueError) as problem:
             raise DataError(f"{where}: cannot be read ({problem})") from None
 
 
-def _decode(content: bytes | Path, where: str) -> UInt8[np.ndarray, "H W C"]:
+def _decode(content: bytes | Path, channels: int, where: str) -> UInt8[np.ndarray, "H W C"]:
     try:
-        data = content if isinstance(content, bytes) else content.read_bytes()
-        return np.asarray(decode_image(data, channels=3).image)
+        data = content if isinstance(content, bytes) else read_file(content)
+        image = decode_image(data, channels).image
+        return np.asarray(image).reshape(image.height, image.width, channels)
     except (OSError, UnusableImageError) as problem:
         raise DataError(f"{where}: cannot be scored ({problem}); remove or replace it") from None
 
 
-def _choose(location: str, count: int, n: int | None, seed: int) -> list[int]:
-    """Return the numbers of the images to score, in ascending order."""
+def _choose(location: str, n: int | None, seed: int, purpose: str, count: int) -> list[int]:
+    """Return the numbers of n images out of `count`, in ascending order."""
     if not count:
-        raise DataError(f"{location}: no images in it; expected files such as {', '.join(sorted(IMAGE_ENDINGS))}")
+        raise DataError(f"{location}: no images in it; expected files such as .png, .jpg or .webp")
     if n is None or n == count:
         return list(range(count))
     if n > count:
         raise DataError(f"{location}: --n {n}: it has only {count} images")
-    chosen = stream(seed, "score-subset", 0).choice(count, n, replace=False)
+    chosen = stream(seed, purpose, 0).choice(count, n, replace=False)
     return sorted(int(number) for number in chosen)
 
 

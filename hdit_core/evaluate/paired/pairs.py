@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Literal
 
 from hdit_core.data.image_sets.image_set import ImageSet, ReadImage
-from hdit_core.data.image_sets.open_images import IMAGE_ENDINGS
+from hdit_core.data.sources.source import IMAGE_SUFFIX
 from hdit_core.errors import DataError, UsageError
 from hdit_core.randomness import stream
 
@@ -140,8 +139,7 @@ def _places(images: ImageSet) -> dict[str, int]:
 
 def without_ending(name: str) -> str:
     """Return a file name without the ending of an image format."""
-    path = PurePosixPath(name)
-    return str(path.with_suffix("")) if path.suffix.lower() in IMAGE_ENDINGS else name
+    return IMAGE_SUFFIX.sub("", name)
 
 
 def _counts_differ(pairs: Pairs, images: str, originals: str) -> str:

@@ -7,8 +7,7 @@ expectation an upper bound on the cost of coding the levels (Theis et al. 2016).
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +15,16 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from hdit_core.data.format.manifest import MANIFEST
-from hdit_core.data.image.decode import UnusableImageError, decode_image, read_file
-from hdit_core.data.loader.reader import ImageReader
-from hdit_core.data.sources.resolve import open_source
-from hdit_core.data.sources.source import IMAGE_SUFFIX, Source
+from hdit_core.data.image_sets.image_set import ImageSet
+from hdit_core.data.image_sets.open_images import open_images
+from hdit_core.data.sources.source import IMAGE_SUFFIX
 from hdit_core.devices import autocast, compute_dtype
 from hdit_core.diffusion.likelihood import LEVELS_PER_UNIT, log_likelihood, rademacher_probes
 from hdit_core.errors import DataError, UsageError
 from hdit_core.generate.edit.input_image import Shape, fit_to_shape, read_image
 from hdit_core.generate.pipeline import SamplingPipeline
 from hdit_core.images import from_uint8, to_pil
-from hdit_core.randomness import stream, streams
+from hdit_core.randomness import streams
 
 PURPOSE = "dequantise"
 TOLERANCE = 1e-4
@@ -123,7 +120,7 @@ def _bits(pipeline: SamplingPipeline, batch: Sequence[LabelledImage], probes: in
     return result.bits_per_dim_u8.tolist()
 
 
-SUBSET_PURPOSE = "judged-subset"
+SUBSET_PURPOSE = "judged-subset"  # not that of scores, so that a seed still draws the same images
 
 
 @dataclass(frozen=True)
@@ -131,12 +128,12 @@ class LabelledImages:
     """Images that are read as they are asked for.
 
     Attributes:
-        count: how many.
+        count: how many; None for a stream.
         classes: where their classes come from, for people.
         images: reads them, one after the other.
     """
 
-    count: int
+    count: int | None
     classes: str
     images: Iterator[LabelledImage]
 
@@ -147,7 +144,7 @@ def open_labelled_images(
     """Open images for a network.
 
     Args:
-        location: an image file, a folder or archive of images, a named set, or a prepared data set.
+        location: an image file, or anything that `open_images` opens.
         shape: height, width and channels that the network takes; images of other sizes are cut and scaled.
         num_classes: of the network.
         class_id: of all images; None: as a prepared data set says, else `num_classes`, which means none.
@@ -158,78 +155,41 @@ def open_labelled_images(
         UsageError: there is nothing at `location`.
         DataError: it holds no images, fewer than n, or one that cannot be read.
     """
-    path = Path(location)
-    if (path / MANIFEST).is_file():
-        return _of_data_set(path, shape, num_classes, class_id, n, seed)
+    one_class = (num_classes if class_id is None else class_id) if num_classes else None
     classes = "none" if class_id is None else f"all {class_id}"
-    one_class = (num_classes if class_id is None else class_id) if num_classes else None
+    path = Path(location)
     if path.is_file() and IMAGE_SUFFIX.search(path.name):
-        return LabelledImages(
-            1, classes, iter([LabelledImage(0, path.name, read_image(path, shape).image_u8, one_class)])
-        )
-    source = open_source(location, read_labels=False)
-    numbers = _images_in(source)
-    chosen = _choose(location, numbers, n, seed)
-    return LabelledImages(len(chosen), classes, map(partial(_fetch, source, shape, one_class, location), chosen))
+        image = LabelledImage(0, path.name, read_image(path, shape).image_u8, one_class)
+        return LabelledImages(1, classes, iter([image]))
+    images = open_images(location, n, seed, channels=shape[2], purpose=SUBSET_PURPOSE)
+    label = images.label if num_classes and class_id is None else None
+    if label is not None:
+        _check_classes(images, num_classes)
+        classes = "of the data set"
+
+    def read_all() -> Iterator[LabelledImage]:
+        numbers = count() if images.numbers is None else images.numbers
+        for place, (number, read) in enumerate(zip(numbers, images.readers(), strict=False)):
+            name = images.names[place] if images.names else f"image {number}"
+            found = label(place) if label else -1
+            yield LabelledImage(number, name, _framed(read(), shape, location), one_class if found < 0 else found)
+
+    return LabelledImages(images.count, classes, read_all())
 
 
-def _of_data_set(
-    path: Path, shape: Shape, num_classes: int, class_id: int | None, n: int | None, seed: int
-) -> LabelledImages:
-    reader = ImageReader(path, cache_bytes=0)
-    follow = bool(num_classes) and class_id is None and reader.num_classes > 0
-    if follow and reader.num_classes != num_classes:
+def _check_classes(images: ImageSet, num_classes: int) -> None:
+    found = len(images.source["class_counts"])
+    if found != num_classes:
         raise DataError(
-            f"{path}: holds {reader.num_classes} classes, the network has {num_classes}; give one class with --class"
+            f"{images.source['path']}: holds {found} classes, the network has {num_classes}; give one class with "
+            "--class"
         )
-    if reader.manifest.image_shape[2] != shape[2]:
+
+
+def _framed(image_u8: UInt8[np.ndarray, "H0 W0 C"], shape: Shape, location: str) -> UInt8[np.ndarray, "H W C"]:
+    if image_u8.shape[2] != shape[2]:
         raise DataError(
-            f"{path}: holds images of {reader.manifest.image_shape[2]} channels, the network takes {shape[2]}; "
-            "prepare the data again for it"
+            f"{location}: holds images of {image_u8.shape[2]} channels, the network takes {shape[2]}; prepare the data "
+            "again for it"
         )
-    one_class = (num_classes if class_id is None else class_id) if num_classes else None
-
-    def read(number: int) -> LabelledImage:
-        image_u8, label = reader.read(number)
-        labelled = follow and label >= 0
-        framed, _ = fit_to_shape(to_pil(image_u8), shape)
-        return LabelledImage(number, f"image {number}", framed, label if labelled else one_class)
-
-    chosen = _choose(str(path), range(len(reader)), n, seed)
-    classes = "of the data set" if follow else "none" if class_id is None else f"all {class_id}"
-    return LabelledImages(len(chosen), classes, map(read, chosen))
-
-
-def _images_in(source: Source) -> list[int]:
-    """Return the numbers of the images, by their names."""
-    return [
-        number
-        for number, entry in enumerate(source.entries)
-        if source.kind not in ("folder", "zip", "tar") or IMAGE_SUFFIX.search(entry.name)
-    ]
-
-
-def _choose(location: str, numbers: Sequence[int], n: int | None, seed: int) -> list[int]:
-    """Return the numbers of the images to judge, in ascending order."""
-    if not numbers:
-        raise DataError(f"{location}: no images in it")
-    if n is None or n == len(numbers):
-        return list(numbers)
-    if n > len(numbers):
-        raise DataError(f"{location}: --n {n} images were asked for, it has {len(numbers)}")
-    places = stream(seed, SUBSET_PURPOSE, 0).choice(len(numbers), n, replace=False)
-    return [numbers[place] for place in sorted(int(place) for place in places)]
-
-
-def _fetch(source: Source, shape: Shape, class_id: int | None, location: str, number: int) -> LabelledImage:
-    entry = source.entries[number]
-    where = f"{location}: {entry.name}"
-    if entry.problem is not None:
-        raise DataError(f"{where}: {entry.problem}; remove it or make it anew")
-    try:
-        content = source.fetch(number)
-        data = content if isinstance(content, bytes) else read_file(content)
-        image_u8, _ = fit_to_shape(decode_image(data, shape[2]).image, shape)
-    except (OSError, ValueError, UnusableImageError) as problem:
-        raise DataError(f"{where}: cannot be judged ({problem}); remove it or make it anew") from None
-    return LabelledImage(number, entry.name, image_u8, class_id)
+    return fit_to_shape(to_pil(image_u8), shape)[0]

@@ -1,7 +1,10 @@
 """A picture to noise and back, and its bits per dimension: against closed forms, and the files that hold noise."""
 
+import io
 import json
+import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -257,7 +260,7 @@ def test_some_of_many_are_drawn_by_the_seed(tmp_path):
         [one.index for one in open_labelled_images(folder, (*SIZE, 3), 0, n=3, seed=seed).images] for seed in (0, 0, 1)
     ]
     assert chosen[0] == chosen[1] != chosen[2] and chosen[0] == sorted(set(chosen[0])) and len(chosen[0]) == 3
-    with pytest.raises(DataError, match="--n 9 images were asked for, it has 8"):
+    with pytest.raises(DataError, match="--n 9: it has only 8 images"):
         open_labelled_images(folder, (*SIZE, 3), 0, n=9)
 
 
@@ -269,7 +272,20 @@ def test_a_prepared_data_set_gives_its_classes(tiny_data):
     with pytest.raises(DataError, match="holds 3 classes, the network has 5; give one class with --class"):
         open_labelled_images(str(tiny_data), (16, 24, 3), num_classes=5)
     with pytest.raises(DataError, match="holds images of 3 channels, the network takes 1"):
-        open_labelled_images(str(tiny_data), (16, 24, 1), num_classes=0)
+        next(open_labelled_images(str(tiny_data), (16, 24, 1), num_classes=0).images)
+
+
+def test_arrays_and_streams_are_read_too(tmp_path, monkeypatch):
+    images_u8 = pictures_u8(4)
+    np.savez(tmp_path / "samples.npz", arr_0=images_u8)
+    found = open_labelled_images(str(tmp_path / "samples.npz"), (*SIZE, 3), num_classes=0, n=2)
+    chosen = list(found.images)
+    assert found.count == 2 and all((one.image_u8 == images_u8[one.index]).all() for one in chosen)
+    assert [one.name for one in chosen] == [f"image {one.index}" for one in chosen]
+    shutil.make_archive(str(tmp_path / "all"), "tar", folder_of(tmp_path))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO((tmp_path / "all.tar").read_bytes())))
+    streamed = open_labelled_images("-", (*SIZE, 3), num_classes=0)
+    assert streamed.count is None and [one.index for one in streamed.images] == [0, 1, 2, 3]
 
 
 def test_the_sheet_of_a_folder_of_samples_is_not_judged(tmp_path):
@@ -285,5 +301,5 @@ def test_what_cannot_be_judged_is_named(tmp_path):
         open_labelled_images(str(tmp_path / "empty"), (*SIZE, 3), 0)
     folder = folder_of(tmp_path, 1)
     (folder / "x.png").write_bytes(b"GIF89a")
-    with pytest.raises(DataError, match=r"x.png: cannot be judged \(.*\); remove it or make it anew"):
+    with pytest.raises(DataError, match=r"x.png: cannot be scored \(.*\); remove or replace it"):
         list(open_labelled_images(str(folder), (*SIZE, 3), 0).images)
