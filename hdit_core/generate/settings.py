@@ -8,10 +8,9 @@
 They override the recipe's `[sample]`, which never changes, and are overridden by a command's options.
 """
 
-import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from hdit_core.files import write_atomic
 from hdit_core.recipe.read import check_recipe, override_key
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.sample import SampleRecipe
+from hdit_core.recipe.write import tables_toml
 
 NAME = "sample.toml"
 LARGEST_BYTES = 100_000
@@ -82,15 +82,6 @@ def read_defaults(run: Path) -> Defaults:
     return Defaults(weights, sample, path)
 
 
-def _rows(sample: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yield a TOML line for each key; JSON's strings, numbers, booleans and arrays of these are valid TOML."""
-    for key, value in sample.items():
-        if isinstance(value, Mapping):
-            yield from _rows(value, f"{prefix}{key}.")
-        elif value is not None:
-            yield f"{prefix}{key} = {json.dumps(value)}"
-
-
 def write_defaults(run: Path, weights: Weights, sample: Mapping[str, Any], remark: str) -> Path:
     """Write the defaults of a run atomically, replacing earlier ones, and return the file.
 
@@ -100,8 +91,8 @@ def write_defaults(run: Path, weights: Weights, sample: Mapping[str, Any], remar
         sample: keys of `[sample]`; None values are omitted.
         remark: their origin, one line.
     """
-    lines = [f"# {remark}", f"weights = {json.dumps(weights)}", "", "[sample]", *_rows(sample)]
-    write_atomic(run / NAME, "\n".join(lines) + "\n")
+    tables = {"weights": weights, "sample": {key: value for key, value in sample.items() if value is not None}}
+    write_atomic(run / NAME, f"# {remark}\n{tables_toml(tables)}")
     return run / NAME
 
 

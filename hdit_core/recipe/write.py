@@ -22,7 +22,12 @@ as comments.
 
 def recipe_toml(recipe: Recipe) -> str:
     """Return the recipe as TOML that `read_recipe` reads back to an equal one. Keys that are None are left out."""
-    return "\n".join(_lines((), recipe.model_dump(mode="json", exclude_none=True))).lstrip("\n") + "\n"
+    return tables_toml(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def tables_toml(tables: Mapping[str, Any]) -> str:
+    """Return nested tables of JSON values, none of them null, as TOML."""
+    return "\n".join(_lines((), tables)).lstrip("\n") + "\n"
 
 
 def annotated_toml(recipe: Recipe) -> str:

@@ -26,10 +26,10 @@ LOSSY_SUFFIX = re.compile(r"\.(jpe?g|jpe|jfif|mpo)$", re.IGNORECASE)
 FILE_KINDS = ("folder", "zip", "tar")  # may also hold files that are no images; one with an image's name has to be one
 
 STDIN = "-"
+SUBSET_PURPOSE = "score-subset"  # of the random numbers that draw n images
+
 Choose = Callable[[int], list[int]]
 """Returns the numbers of the chosen images, given how many there are."""
-
-SUBSET_PURPOSE = "score-subset"  # of the random numbers that draw n images
 
 
 def open_images(
