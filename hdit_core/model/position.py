@@ -1,4 +1,4 @@
-"""Where a token is, and the axial rotary embedding of it (HDiT paper, section 3.3; hdit-facts 4.5 and 4.6)."""
+"""Token positions and their axial rotary embedding (HDiT paper, section 3.3; hdit-facts 4.5 and 4.6)."""
 
 import math
 from collections.abc import Callable
@@ -13,33 +13,33 @@ from hdit_core.devices import at_least_float32
 from hdit_core.model.linear import Initial, Shape, constant, nan_init
 from hdit_core.recipe.model import Positions
 
-Rotation = tuple[Tensor, Tensor]  # cosines [H, W, N, D], with 1 for what is not turned, and sines [H, W, N, D / 4]
+Rotation = tuple[Tensor, Tensor]  # cosines [H, W, N, D], 1 for features that are not rotated; sines [H, W, N, D / 4]
 
 
 def grid_positions(height: int, width: int, device: torch.device) -> Float[Tensor, "H W 2"]:
-    """Return the centre (y, x) of each cell: the longer side spans [-1, 1], the shorter one as much as is its share.
+    """Return the center (y, x) of each cell: the longer side spans [-1, 1], the shorter one proportionally less.
 
-    In float32 whatever the network computes in, and as the middle of rounded edges: what the reference's weights know.
+    Always in float32, and as the mean of rounded edges: the positions that the reference implementation uses.
     """
     longer = max(height, width)
 
-    def centres(cells: int) -> Tensor:
+    def centers(cells: int) -> Tensor:
         edges = torch.linspace(-cells / longer, cells / longer, cells + 1, dtype=torch.float32, device=device)
         return (edges[:-1] + edges[1:]) / 2
 
-    return torch.stack(torch.meshgrid(centres(height), centres(width), indexing="ij"), dim=-1)
+    return torch.stack(torch.meshgrid(centers(height), centers(width), indexing="ij"), dim=-1)
 
 
 def coarser(positions: Float[Tensor, "H W 2"]) -> Float[Tensor, "H2 W2 2"]:
-    """Return the positions of the merged tokens: the mean of their 2 x 2, added up row by row as the reference does."""
+    """Return the positions of 2 x 2 merged tokens: their means, summed in row-major order as in the reference."""
     first, second, third, fourth = rearrange(positions, "(h a) (w b) yx -> (a b) h w yx", a=2, b=2)
     return (first + second + third + fourth) / 4
 
 
 def rotary_frequencies(numbers: np.random.Generator, shape: Shape) -> np.ndarray:
-    """Return N x K frequencies from pi up to, not including, 10 pi, evenly spaced in the logarithm, heads interleaved.
+    """Return `[N, K]` frequencies in [pi, 10 pi), evenly spaced in the logarithm and interleaved over heads.
 
-    They are not random: the stream is there because every tensor gets one.
+    They are not random; `numbers` is unused and there because every initializer takes it.
     """
     heads, count = shape
     step = np.arange(count)[None, :] * heads + np.arange(heads)[:, None]
@@ -47,13 +47,13 @@ def rotary_frequencies(numbers: np.random.Generator, shape: Shape) -> np.ndarray
 
 
 FREQUENCIES: dict[Positions, Initial] = {"rotary": rotary_frequencies, "additive": constant(0.0)}
-"""The rotary frequencies of a network whose recipe asks for these `model.positions`."""
+"""The initial rotary frequencies for each value of `model.positions`; zero frequencies do not rotate."""
 
 
 class FixedTensor(nn.Module):
-    """A module with buffers that are never rounded to 16 bits, however the network is cast.
+    """A module whose buffers stay in at least float32 when the network is cast to 16 bits.
 
-    A frequency of 10 pi in bfloat16 is wrong by 0.06 radians.
+    In bfloat16 a frequency of 10 pi would be off by 0.06 radians.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
@@ -65,12 +65,13 @@ class FixedTensor(nn.Module):
 
 
 class AxialRotary(FixedTensor):
-    """The rotation of one level's queries and keys; its frequencies are part of a checkpoint.
+    """The axial rotary embedding of one level's queries and keys. Its frequencies are stored in checkpoints.
 
     Args:
-        frequencies: at first; all zero where positions are told in another way, and then nothing turns.
-        exact_angles: form position times frequency in the dtype of the frequencies, not in float32. It matters in
-            float64 only, where the reference does so for global attention and not for local.
+        heads, head_dim: of the level.
+        exact_angles: whether angles are computed in the dtype of the frequencies instead of float32. This matters only
+            in float64, where the reference does so for global attention and not for local attention.
+        frequencies: initializer; zero frequencies, for additive positions, do not rotate.
     """
 
     frequencies: Tensor
@@ -84,38 +85,38 @@ class AxialRotary(FixedTensor):
         self.exact_angles = exact_angles
 
     def forward(self, positions: Float[Tensor, "H W 2"]) -> Rotation:
-        """Return cosines and sines of y times each frequency, then of x times each.
+        """Return cosines and sines of the angles: y times each frequency, then x times each frequency.
 
-        There are D/4 of these angles for a head. Each turns two features, of the first half of D.
+        A head has D/4 angles. Each rotates two features of the first half of D.
         """
-        exact = at_least_float32(self.frequencies.dtype)  # a checkpoint may hold them in 16 bits
+        exact = at_least_float32(self.frequencies.dtype)  # a checkpoint may store them in 16 bits
         dtype = exact if self.exact_angles else positions.dtype
-        place = rearrange(positions.to(dtype), "h w yx -> h w 1 yx 1")
-        angles = place * rearrange(self.frequencies.to(dtype), "n k -> n 1 k")
+        position = rearrange(positions.to(dtype), "h w yx -> h w 1 yx 1")
+        angles = position * rearrange(self.frequencies.to(dtype), "n k -> n 1 k")
         angles = rearrange(angles, "h w n yx k -> h w n (yx k)").to(exact)
-        cos, still = angles.cos(), torch.ones_like(angles)
-        return torch.cat([cos, cos, still, still], dim=-1), angles.sin()
+        cos, ones = angles.cos(), torch.ones_like(angles)
+        return torch.cat([cos, cos, ones, ones], dim=-1), angles.sin()
 
 
 def sine_positions(height: int, width: int, features: int, device: torch.device) -> Float[Tensor, "H W C"]:
-    """Return sines and cosines of each cell's row, then of its column, to be added to tokens (the paper's rows A to C).
+    """Return additive sine-cosine position embeddings of row and column (rows A to C of the paper's ablation).
 
-    The waves are those of DiT and MAE, 10000^(-k / (C/4)) radians a cell, k < C/4. These have columns first, which a
-    network that learns its patches cannot tell.
+    The frequencies are those of DiT and MAE, 10000^(-k / (C/4)) radians per cell, k < C/4. DiT and MAE put columns
+    first; with a learned patch embedding the order makes no difference.
     """
     quarter = features // 4
-    waves = 10_000 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    frequencies = 10_000 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
 
-    def along(cells: int) -> Tensor:
-        angles = torch.arange(cells, dtype=torch.float64)[:, None] * waves
+    def embedding(cells: int) -> Tensor:
+        angles = torch.arange(cells, dtype=torch.float64)[:, None] * frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=-1).to(device, torch.float32)
 
-    rows, columns = along(height), along(width)
+    rows, columns = embedding(height), embedding(width)
     return torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=-1)
 
 
 class RotationCache:
-    """The rotations that a network used last, kept for as long as the size and the frequencies stay what they were."""
+    """Caches the rotations of a network until the image size or the frequencies change."""
 
     def __init__(self) -> None:
         self._size = (0, 0)
@@ -128,15 +129,15 @@ class RotationCache:
         """Return the rotations of each level.
 
         Args:
-            size: of the images.
-            frequencies: what they depend on besides; where one was replaced (by another device's) or written to (by a
-                checkpoint's), rotations are made anew.
-            make: makes them.
+            size: height and width of the images.
+            frequencies: of each level. Rotations are recomputed if one was replaced, as by a move to another device,
+                or written to, as by loading a checkpoint.
+            make: computes the rotations.
         """
-        if any(tensor.is_inference() for tensor in frequencies):  # nobody counts what is written to these
+        if any(tensor.is_inference() for tensor in frequencies):  # inference tensors have no version counter
             return make()
         if size != self._size or not self._unchanged(frequencies):
-            with torch.inference_mode(False):  # a later training step may need them
+            with torch.inference_mode(False):  # a later training step may use them
                 self._rotations = make()
             self._size, self._frequencies = size, [(tensor, tensor._version) for tensor in frequencies]
         return self._rotations

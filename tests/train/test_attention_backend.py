@@ -1,4 +1,4 @@
-"""A run says who computes its neighborhood attention, refuses what cannot, and may go on with another."""
+"""A run logs its attention backend, refuses one that cannot run, and may be resumed with another."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
 
 
-def test_a_run_says_it_and_goes_on_with_another_after_a_stop(tmp_path, trained, notes):
+def test_a_run_logs_its_backend_and_may_be_resumed_with_another(tmp_path, trained, notes):
 
     def stop_at_once(progress):
         (tmp_path / "run" / "STOP").touch()
@@ -24,12 +24,12 @@ def test_a_run_says_it_and_goes_on_with_another_after_a_stop(tmp_path, trained, 
     tiled = tiled.model_copy(update={"model": tiled.model.model_copy(update={"attention_backend": "tiled"})})
     state = train(tiled, tmp_path / "run", device="cpu")
     assert state.num_images == tiled.train.num_images
-    assert "neighborhood attention: tiled (CPU): model.attention_backend asks for it" in notes
+    assert "neighborhood attention: tiled (CPU): set by model.attention_backend" in notes
 
 
-def test_a_run_that_asks_for_what_cannot_run_is_refused_before_it_leaves_a_folder(tmp_path, trained):
+def test_a_run_whose_requested_backend_cannot_run_is_refused_before_a_folder_is_made(tmp_path, trained):
     recipe = trained({})
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"attention_backend": "natten"})})
-    with pytest.raises(UsageError, match=r"^model\.attention_backend = 'natten' cannot run here: .*possible are auto"):
+    with pytest.raises(UsageError, match=r"^model\.attention_backend = 'natten' cannot run here: .*available: auto"):
         train(recipe, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()

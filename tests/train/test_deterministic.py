@@ -228,21 +228,19 @@ def two_backends(gpu):
     select_backend.cache_clear()
 
 
-def test_attention_that_does_not_promise_it_is_passed_over_with_the_reason(two_backends, trained):
+def test_a_backend_without_guaranteed_determinism_is_skipped_with_the_reason(two_backends, trained):
     cuda = (torch.device("cuda", 0), torch.bfloat16, 64)
     assert select_backend(KernelTarget(*cuda)).name == "natten"
     with deterministic(trained({}).train, "cuda"):
         chosen = select_backend(KernelTarget(*cuda))
     assert chosen.name == "flex"
-    missing = "--deterministic is asked for, and natten does not promise it for all of its kernels"
+    missing = "--deterministic is set, and natten does not guarantee determinism for all of its kernels"
     assert chosen.note.endswith(f"{missing}; Triton is not installed")
 
 
-def test_attention_that_does_not_promise_it_is_refused_where_the_recipe_asks_for_it(two_backends):
+def test_a_requested_backend_without_guaranteed_determinism_is_refused(two_backends):
     place = KernelTarget(torch.device("cuda", 0), torch.bfloat16, 64, deterministic=True)
-    with pytest.raises(
-        UsageError, match=r"'natten' cannot run here: --deterministic is asked for, .*auto, flex, tiled$"
-    ):
+    with pytest.raises(UsageError, match=r"'natten' cannot run here: --deterministic is set, .*auto, flex, tiled$"):
         select_backend(place, "natten")
     assert availability(place)["flex"] is None
 

@@ -1,1 +1,1 @@
-"""Attention of the blocks, and the implementations of neighborhood attention."""
+"""Attention operators of the transformer blocks, and the backends of neighborhood attention."""

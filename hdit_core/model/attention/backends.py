@@ -1,7 +1,7 @@
-"""Which implementation computes neighborhood attention: the best that can run at a target, or the one asked for.
+"""Selects the backend of neighborhood attention: the best one available for a target, or the one that is requested.
 
-All are exact and take the same arguments, so that weights do not depend on the choice. It is made once for a target and
-said with its reason; nothing falls back in silence.
+All backends are exact and take the same arguments, so weights do not depend on the choice. The choice is made once per
+target and logged with its reason; there is no silent fallback.
 """
 
 import importlib
@@ -20,73 +20,73 @@ from hdit_core.recipe.model import AttentionBackend, ModelRecipe
 
 @runtime_checkable
 class Implementation(Protocol):
-    """What the module of an implementation has."""
+    """The interface of a backend's module."""
 
     attend: AttentionFn
-    """Of (q, k, v, kernel_size); see `neighborhood_attention`."""
+    """The attention function, (q, k, v, kernel_size) -> output; see `neighborhood_attention`."""
 
     def unavailable(self, target: KernelTarget) -> str | None:
-        """Return what is missing for it at a target of its type, None where it can run."""
+        """Return why the backend cannot run on a target of its device type, or None if it can."""
 
     def describe(self, target: KernelTarget) -> str:
-        """Return how the log calls it at a target where it can run."""
+        """Return the backend's name in the log, for a target on which it can run."""
 
 
 @dataclass(frozen=True)
 class Backend:
-    """An implementation by name. Those for CUDA are loaded when asked about: they bring torch's compiler, two seconds.
+    """A backend by name. Modules of CUDA backends are imported lazily: they load torch's compiler, which takes 2 s.
 
     Attributes:
-        module: where it is, see `Implementation`.
-        device_type: the only type of device it is for; None: any.
-        varies: why its sums may come in another order the next time, a clause; None: they do not.
-        preferred: why it is taken before those that are listed after it, where that has to be said.
+        module: import path of its `Implementation`.
+        device_type: the only device type it supports; None: any.
+        nondeterministic: why its results may differ from call to call, as a clause; None: they never do.
+        preferred: why it is chosen before the backends listed after it, if the log should say so.
     """
 
     name: str
     module: str
     device_type: str | None
-    varies: str | None = None
+    nondeterministic: str | None = None
     preferred: str | None = None
 
     @property
     def implementation(self) -> Implementation:
-        """The module."""
+        """The imported module."""
         return importlib.import_module(self.module)
 
     @property
     def attend(self) -> AttentionFn:
-        """The function of (q, k, v, kernel_size)."""
+        """The attention function, (q, k, v, kernel_size) -> output."""
         return self.implementation.attend
 
     def fits(self, target: KernelTarget) -> bool:
-        """Whether it is for devices of that type at all."""
+        """Return whether the backend supports devices of the target's type."""
         return self.device_type in (None, target.device.type)
 
     def missing(self, target: KernelTarget) -> str | None:
-        """Return what keeps it from running at a target, None where nothing does."""
+        """Return why the backend cannot run on a target, or None if it can."""
         if not self.fits(target):
-            return f"it is for {self.device_type} devices, the network is on {target.device.type}"
-        if target.deterministic and self.varies:
-            return f"--deterministic is asked for, and {self.varies}"
+            return f"it runs on {self.device_type} devices only, the network is on {target.device.type}"
+        if target.deterministic and self.nondeterministic:
+            return f"--deterministic is set, and {self.nondeterministic}"
         return self.implementation.unavailable(target)
 
 
 BACKENDS = {
     backend.name: backend
-    for backend in (  # the best of each type of device first
+    for backend in (  # for each device type, the best one first
         Backend("native", native_backend.__name__, "cpu"),
-        # its library names one of its backward passes deterministic, under a setting, and says nothing of the others
+        # NATTEN documents one deterministic backward kernel, behind a setting, and nothing about the others
         Backend(
             "natten",
             "hdit_core.model.attention.natten",
             "cuda",
-            "natten does not promise it for all of its kernels",
-            "taken before hdit's Triton kernels, which have not been timed against it on a GPU yet",
+            "natten does not guarantee determinism for all of its kernels",
+            "preferred over hdit's Triton kernels, which have not been timed against it on a GPU yet",
         ),
-        # each number is added up by one program
+        # deterministic: each output element is accumulated by one program
         Backend("triton", "hdit_core.model.attention.triton", "cuda"),
-        # torch names the Triton kernels of its backward deterministic, which it takes unless others are asked for
+        # torch documents the Triton kernels of its backward pass, which are its default, as deterministic
         Backend("flex", "hdit_core.model.attention.flex", "cuda"),
         Backend("tiled", tiled.__name__, None),
     )
@@ -95,7 +95,7 @@ BACKENDS = {
 
 @dataclass(frozen=True)
 class Choice:
-    """An implementation that can run at a target, and why it is this one."""
+    """The backend selected for a target, and the reason."""
 
     name: str
     attend: AttentionFn
@@ -103,30 +103,31 @@ class Choice:
 
     @property
     def note(self) -> str:
-        """A line for the user."""
+        """The choice and its reason, as a line for the log."""
         return f"neighborhood attention: {self.reason}"
 
 
 @lru_cache(maxsize=64)
 def select_backend(target: KernelTarget, wanted: AttentionBackend = "auto") -> Choice:
-    """Return the implementation for a target.
+    """Return the backend to use on a target.
 
     Args:
-        wanted: the recipe's `model.attention_backend`.
+        target: device, dtype and head dimension.
+        wanted: the recipe's `model.attention_backend`; "auto": the best available one.
 
     Raises:
-        UsageError: what is wanted cannot run there; says what is missing.
+        UsageError: the requested backend cannot run on the target.
     """
     if wanted != "auto":
         return _forced(target, wanted)
-    passed_over = []
+    unavailable = []
     for backend in BACKENDS.values():
         if not backend.fits(target):
             continue
         if missing := backend.missing(target):
-            passed_over.append(missing)
+            unavailable.append(missing)
         else:
-            reasons = [*passed_over, backend.preferred] if backend.preferred else passed_over
+            reasons = [*unavailable, backend.preferred] if backend.preferred else unavailable
             return _select(backend, target, "; ".join(reasons))
     raise AssertionError("tiled attention runs everywhere")
 
@@ -139,28 +140,30 @@ def _select(backend: Backend, target: KernelTarget, why: str) -> Choice:
 def _forced(target: KernelTarget, wanted: str) -> Choice:
     backend = BACKENDS[wanted]
     if missing := backend.missing(target):
-        possible = [name for name, other in BACKENDS.items() if not other.missing(target)]
+        available = [name for name, other in BACKENDS.items() if not other.missing(target)]
         raise UsageError(
-            f"model.attention_backend = {wanted!r} cannot run here: {missing}; possible are auto, {', '.join(possible)}"
+            f"model.attention_backend = {wanted!r} cannot run here: {missing}; available: auto, {', '.join(available)}"
         )
-    return _select(backend, target, "model.attention_backend asks for it")
+    return _select(backend, target, "set by model.attention_backend")
 
 
 def availability(target: KernelTarget) -> dict[str, str | None]:
-    """Return every implementation by name with what is missing for it at a target, None where it can run."""
+    """Return for every backend name why it cannot run on a target, or None if it can."""
     return {name: backend.missing(target) for name, backend in BACKENDS.items()}
 
 
 def selected_backends(model: ModelRecipe, device: torch.device, dtype: torch.dtype) -> list[Choice]:
-    """Return the choices that a network makes for its levels of neighborhood attention, each once.
+    """Return the distinct backend choices for a network's levels with neighborhood attention.
 
     Args:
-        dtype: in which its queries and keys are, see `devices.compute_dtype`.
+        model: the network's recipe.
+        device: where the network runs.
+        dtype: of queries and keys, see `devices.compute_dtype`.
 
     Raises:
-        UsageError: the recipe's `attention_backend` cannot run there.
+        UsageError: the recipe's `attention_backend` cannot run on the device.
     """
-    device = torch.empty(0, device=device).device  # tensors say "cuda:0" where "cuda" was asked for
+    device = torch.empty(0, device=device).device  # "cuda" becomes "cuda:0", as on tensors
     dims = dict.fromkeys(level.head_dim for level in model.levels if level.attention == "neighborhood")
     return list(
         dict.fromkeys(select_backend(KernelTarget(device, dtype, dim), model.attention_backend) for dim in dims)

@@ -1,4 +1,4 @@
-"""Where attention is to be computed: what decides which of its implementations can."""
+"""The interface between attention backends and their selection: device, dtype and head dimension of a call."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,17 +6,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-AttentionFn = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # of (q, k, v, kernel_size)
+AttentionFn = Callable[[Tensor, Tensor, Tensor, int], Tensor]  # (q, k, v, kernel_size) -> output
 
 
 @dataclass(frozen=True)
 class KernelTarget:
-    """A device, and the kind of tensors that it is given.
+    """What a backend has to support to compute a network's attention.
 
     Attributes:
+        device: where the network runs.
         dtype: of queries, keys and values.
         head_dim: features per head.
-        in_one_order: whether all sums have to be in one order, as torch was told to have them.
+        deterministic: whether only deterministic kernels are allowed; by default torch's global setting.
     """
 
     device: torch.device
@@ -26,7 +27,7 @@ class KernelTarget:
 
     @property
     def device_name(self) -> str:
-        """What a user calls the device: CPU, MPS, or CUDA with its compute capability."""
+        """The device as shown to the user: CPU, MPS, ROCm, or CUDA with its compute capability."""
         if self.device.type != "cuda":
             return self.device.type.upper()
         if torch.version.hip:
@@ -35,5 +36,5 @@ class KernelTarget:
 
     @property
     def dtype_name(self) -> str:
-        """The dtype as recipes write it: float32, bfloat16, ..."""
+        """The dtype as in recipes: float32, bfloat16, ..."""
         return str(self.dtype).removeprefix("torch.")

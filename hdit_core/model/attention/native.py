@@ -1,4 +1,4 @@
-"""The compiled program of `native/` as one of the backends."""
+"""The C++ kernels of `model/native/` as an attention backend."""
 
 import torch
 
@@ -10,10 +10,10 @@ attend = attention.native_attention
 
 
 def unavailable(target: KernelTarget) -> str | None:
-    """Return why it cannot be compiled or loaded on this machine, None where it can; the first call compiles it."""
+    """Return why the kernels cannot be compiled or loaded on this machine, or None; the first call compiles them."""
     return attention.unavailable(at_least_float32(target.dtype))
 
 
 def describe(target: KernelTarget) -> str:
-    """Return its name for the log, with what torch says of the processor."""
+    """Return the backend's name in the log, with the CPU capability that torch reports."""
     return f"native C++ ({target.device_name}, {torch.backends.cpu.get_cpu_capability()})"

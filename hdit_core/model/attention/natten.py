@@ -1,9 +1,9 @@
-"""Neighborhood attention by NATTEN (https://natten.org), on CUDA: the fastest there is on such a GPU.
+"""Neighborhood attention with NATTEN (https://natten.org) on CUDA.
 
-Its `functional.na2d` of 0.20 and later takes our layout as it is; `has_fused_na`, `na2d_qk` and `na2d_av` of before
-are gone. NATTEN picks the kernel itself: on compute capability 9.0 `hopper-fna`, on 10.0 and 10.3 `blackwell-fna`, for
-16-bit numbers and the head dimensions that each knows; else `cutlass-fna`, from 6.0 on, for float32 too and any
-multiple of 8.
+`functional.na2d` of version 0.20 and later takes the layout `[B, H, W, N, D]`; the older `has_fused_na`, `na2d_qk` and
+`na2d_av` no longer exist. NATTEN selects its kernel itself: `hopper-fna` on compute capability 9.0 and `blackwell-fna`
+on 10.0 and 10.3, each for 16-bit dtypes and certain head dimensions; otherwise `cutlass-fna`, from capability 6.0 on,
+also for float32 and for any head dimension that is a multiple of 8.
 """
 
 import importlib
@@ -17,52 +17,52 @@ from torch import Tensor
 from hdit_core.model.attention.interface import KernelTarget
 from hdit_core.model.attention.self_test import self_test
 
-OLDEST = (0, 20)
-SOUND = (0, 21, 7)  # before, the backward pass of `cutlass-fna` could give NaN for v, and strides overflowed 32 bits
-TRACEABLE = (0, 21, 5)  # torch.compile goes through it from here on
+MIN_VERSION = (0, 20)
+MIN_CUTLASS_VERSION = (0, 21, 7)  # before: NaN gradients of v in `cutlass-fna`, and strides that overflowed 32 bits
+MIN_TRACEABLE_VERSION = (0, 21, 5)  # before: a graph break in torch.compile
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
-EAGER_FLEX = "flex-fna"  # its last resort, FlexAttention that is not compiled: ours is
+EAGER_FLEX = "flex-fna"  # its fallback, uncompiled FlexAttention; the flex backend compiles it
 
 
 def version(module: Any) -> tuple[int, ...]:
-    """Return NATTEN's version as numbers: `"0.21.7+torch2130cu130"` is (0, 21, 7)."""
+    """Return NATTEN's version as a tuple: (0, 21, 7) for `"0.21.7+torch2130cu130"`."""
     return tuple(int(number) for number in re.findall(r"\d+", module.__version__.partition("+")[0])[:3])
 
 
 def unavailable(target: KernelTarget) -> str | None:
-    """Return what is missing for it at a CUDA device, None where it can run."""
+    """Return why NATTEN cannot run on a CUDA target, or None if it can."""
     try:
         module = importlib.import_module("natten")
         importlib.import_module("natten.functional")
     except ModuleNotFoundError as problem:
         if problem.name == "natten":
             return "natten is not installed (https://natten.org/install)"
-        return f"natten does not import: {problem}"
+        return f"natten cannot be imported: {problem}"
     except Exception as problem:  # a build for another torch fails in many ways
-        said = (str(problem).strip().splitlines() or ["no message"])[0]
-        return f"natten does not import: {type(problem).__name__}: {said[:200]}; install the build for this torch"
+        message = (str(problem).strip().splitlines() or ["no message"])[0]
+        return f"natten cannot be imported: {type(problem).__name__}: {message[:200]}; install the build for this torch"
     if missing := _unfit(module, target):
         return f"natten {module.__version__} {missing}"
     return None
 
 
 def _unfit(module: Any, target: KernelTarget) -> str | None:
-    if version(module) < OLDEST:
+    if version(module) < MIN_VERSION:
         return "is too old; 0.20 or later is needed"
     if not getattr(module, "HAS_LIBNATTEN", True):
         return "was built without its CUDA kernels (libnatten); install the build for this torch and CUDA"
     if target.dtype not in DTYPES:
-        return f"takes float16, bfloat16 and float32, found {target.dtype_name}"
-    picked = kernel(module, target)
-    if picked in (None, EAGER_FLEX):
+        return f"supports float16, bfloat16 and float32, found {target.dtype_name}"
+    selected = kernel(module, target)
+    if selected in (None, EAGER_FLEX):
         return f"has no kernel for {target.device_name}, {target.dtype_name}, head_dim = {target.head_dim}"
-    if picked == "cutlass-fna" and version(module) < SOUND:
-        return "can give NaN gradients by cutlass-fna, the kernel that it picks here; 0.21.7 or later is needed"
+    if selected == "cutlass-fna" and version(module) < MIN_CUTLASS_VERSION:
+        return "selects its cutlass-fna kernel, whose gradients can be NaN; 0.21.7 or later is needed"
     return self_test(attend, target)
 
 
 def kernel(module: Any, target: KernelTarget) -> str | None:
-    """Return the kernel that NATTEN picks when training at a target, None where it has none."""
+    """Return the kernel that NATTEN selects for training on a target, or None if it has none."""
     probe = torch.empty(1, 8, 8, 1, target.head_dim, device=target.device, dtype=target.dtype, requires_grad=True)
     choose = importlib.import_module("natten.backends").choose_backend
     tensors = len(inspect.signature(choose).parameters) - 1  # one of them in 0.20.0; q, k and v later
@@ -73,15 +73,15 @@ def kernel(module: Any, target: KernelTarget) -> str | None:
 
 
 def describe(target: KernelTarget) -> str:
-    """Return its name for the log, as in `natten 0.21.7 hopper-fna (CUDA 9.0)`."""
+    """Return the backend's name in the log, such as `natten 0.21.7 hopper-fna (CUDA 9.0)`."""
     module = importlib.import_module("natten")
     name = f"natten {module.__version__} {kernel(module, target)} ({target.device_name})"
-    return name if _traceable() else f"{name}, which torch.compile passes by; it goes through 0.21.5 and later"
+    return name if _traceable() else f"{name}, which torch.compile cannot trace; it traces 0.21.5 and later"
 
 
 @torch.compiler.assume_constant_result
 def _traceable() -> bool:
-    return version(importlib.import_module("natten")) >= TRACEABLE
+    return version(importlib.import_module("natten")) >= MIN_TRACEABLE_VERSION
 
 
 def _na2d(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:
@@ -95,5 +95,5 @@ _untraced_na2d = torch.compiler.disable(_na2d)
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:
-    """Attend as `neighborhood_attention` says, `[B, H, W, N, D]`; the arguments are already checked."""
+    """Return neighborhood attention `[B, H, W, N, D]`; see `neighborhood_attention`, which checks the arguments."""
     return _na2d(q, k, v, kernel_size) if _traceable() else _untraced_na2d(q, k, v, kernel_size)

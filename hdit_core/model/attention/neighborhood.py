@@ -1,7 +1,7 @@
 """Neighborhood attention (Hassani et al. 2022, arXiv 2204.07143): each query attends to the k x k keys around it.
 
-At borders the window moves inwards, so that there are always exactly k^2 keys. One function; who computes it is chosen
-by device in `backends.py`.
+At borders the window is shifted inwards, so each query has exactly k^2 keys. `backends.py` selects the implementation
+by device.
 """
 
 import torch
@@ -13,7 +13,7 @@ from hdit_core.model.attention.interface import AttentionFn, KernelTarget
 from hdit_core.recipe.model import AttentionBackend
 
 ATTENDS: dict[str, AttentionFn] = {}
-"""Those chosen so far, by name: what a graph that torch.compile traced reads."""
+"""The attention functions selected so far, by backend name; graphs traced by torch.compile read them from this dict."""
 
 
 def _name_of_choice(device: torch.device, dtype: torch.dtype, head_dim: int, wanted: AttentionBackend) -> str:
@@ -22,8 +22,8 @@ def _name_of_choice(device: torch.device, dtype: torch.dtype, head_dim: int, wan
     return choice.name
 
 
-# While torch.compile traces, the choice is made and only its name is kept. This is what
-# torch.compiler.assume_constant_result sets, without the two seconds of loading the compiler that it costs.
+# The choice is made while torch.compile traces, and the graph keeps only its name. This is what
+# torch.compiler.assume_constant_result sets, without the 2 s that it takes to load the compiler.
 _name_of_choice._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -34,19 +34,21 @@ def neighborhood_attention(
     kernel_size: int,
     backend: AttentionBackend = "auto",
 ) -> Float[Tensor, "B H W N D"]:
-    """Attend from each token to the `kernel_size` x `kernel_size` tokens around it, moved inwards at borders.
+    """Return the attention of each token to the `kernel_size` x `kernel_size` window around it.
+
+    Windows are shifted inwards at borders.
 
     Args:
-        q, k: queries and keys; logits are their plain products.
+        q, k: queries and keys, already scaled: logits are their plain products.
         v: values.
         kernel_size: odd, and no larger than the grid.
-        backend: who computes it; all give the same numbers.
+        backend: the implementation; results agree up to rounding.
 
     Returns:
-        What each query attended to. Differentiable once: a second derivative raises RuntimeError.
+        The weighted sum of values for each query. A second derivative raises RuntimeError.
 
     Raises:
-        ValueError: the kernel is even, or larger than the grid.
+        ValueError: the kernel size is even, or larger than the grid.
         UsageError: the backend cannot run on the tensors' device.
     """
     _, height, width, _, head_dim = q.shape

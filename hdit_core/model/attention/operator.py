@@ -1,7 +1,7 @@
-"""Which tokens attend to which: operators, functions of (q, k, v), and the choice of one for a layer.
+"""Attention operators, which define the tokens that attend to each other, and the operator of each layer.
 
-An operator takes queries, keys and values `[B, H, W, N, D]` and returns as much; logits are the plain products of
-queries and keys, which carry their scale already (see `similarity.py`).
+An operator maps queries, keys and values `[B, H, W, N, D]` to an output of the same shape. Logits are the plain
+products of queries and keys, which are already scaled (see `qk_norm.py`).
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Operator = Callable[[Tensor, Tensor, Tensor], Tensor]
 def global_attention(
     q: Float[Tensor, "B H W N D"], k: Float[Tensor, "B H W N D"], v: Float[Tensor, "B H W N D"]
 ) -> Float[Tensor, "B H W N D"]:
-    """Every token attends to every token."""
+    """Return the attention of every token to every token; q and k are already scaled."""
     _, height, width, _, _ = q.shape
     q, k, v = (rearrange(x, "b h w n d -> b n (h w) d") for x in (q, k, v))
     attended = F.scaled_dot_product_attention(q, k, v, scale=1.0)
@@ -30,13 +30,13 @@ def global_attention(
 
 
 def attention_operator(level: LevelRecipe, layer: int, backend: AttentionBackend = "auto") -> Operator | None:
-    """Return the operator of a level's layer, None where the level has no attention.
+    """Return the operator of a layer, or None if its level has no attention.
 
     Args:
         level: the level's recipe.
-        layer: the layer's place in its level; the way up goes on counting where the way down ended. Shifted windows
-            are shifted, by half a window, in odd layers.
-        backend: who computes neighborhood attention; "auto": the best on the device of the tensors.
+        layer: the index of the layer in its level, counted through encoder and then decoder layers. Odd layers of
+            shifted-window attention shift by half a window.
+        backend: of neighborhood attention; "auto": the best one for the tensors' device.
     """
     shift = level.window_size // 2 if layer % 2 else 0
     operators: dict[str, Operator | None] = {

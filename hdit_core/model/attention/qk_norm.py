@@ -1,8 +1,8 @@
-"""What becomes of queries and keys before they meet: one length for all, and a turn by where the token is.
+"""Cosine-similarity QK norm and axial RoPE, fused into one autograd function (hdit-facts 4.6 and 4.7).
 
-So that their product is `scale * cos(angle between them)`, seen from where they stand (hdit-facts 4.6 and 4.7). Both
-steps are one function with its backward pass written out, since they are a fifth of the network's time otherwise. On a
-CPU with a compiler both are one pass of `native/rows.cpp`.
+Queries and keys are scaled to the length sqrt(scale), so that logits are `scale * cos(angle between them)`, and are
+then rotated by their positions. The backward pass is written out: left to autograd, the two steps take a fifth of the
+network's time. On a CPU with a compiler both directions are fused kernels of `native/rows.cpp`.
 """
 
 from typing import Any
@@ -19,24 +19,24 @@ from hdit_core.model.norm import EPSILON
 from hdit_core.model.position import Rotation
 
 
-def rotate(x: Tensor, rotation: Rotation, way: int) -> Tensor:
-    """Return x turned forth (`way` = 1) or back (-1), a new tensor.
+def rotate(x: Tensor, rotation: Rotation, direction: int) -> Tensor:
+    """Return x rotated by the angles (`direction` = 1) or by their negatives (-1), as a new tensor.
 
-    Features i and i + D/4, i < D/4, are the two coordinates of a plane; the second half of D stays as it is.
+    Features i and i + D/4, i < D/4, are the two coordinates of a plane; the second half of D is not rotated.
     """
     cos, sin = rotation
     first, second = (slice(part * sin.shape[-1], (part + 1) * sin.shape[-1]) for part in (0, 1))
     result = x * cos
-    result[..., first].addcmul_(x[..., second], sin, value=-way)
-    result[..., second].addcmul_(x[..., first], sin, value=way)
+    result[..., first].addcmul_(x[..., second], sin, value=-direction)
+    result[..., second].addcmul_(x[..., first], sin, value=direction)
     return result
 
 
-class Similarity(torch.autograd.Function):
-    """y = R n with n = sqrt(s) r x and r = (|x|^2 + eps)^(-1/2), for queries and keys x, in float32 at least.
+class CosineQKNormRope(torch.autograd.Function):
+    """y = R n with n = sqrt(s) r x and r = (|x|^2 + eps)^(-1/2), for queries and keys x, in at least float32.
 
     With d = n . R^-1 g, the gradient of x is sqrt(s) r R^-1 g - r^2 d x, and that of s is the sum of d / 2s. Values are
-    handed through, so that the gradient of all three is written in one piece.
+    passed through, so that the gradient of `qkv` is written as one tensor.
     """
 
     @staticmethod
@@ -81,14 +81,14 @@ def _for_both(cos: Tensor, sin: Tensor) -> Rotation:
 def cosine_qk_norm_rope(
     qkv: Float[Tensor, "B H W 3 N D"], scale: Float[Tensor, " N"], rotation: Rotation
 ) -> tuple[Float[Tensor, "B H W N D"], Float[Tensor, "B H W N D"], Float[Tensor, "B H W N D"]]:
-    """Give queries and keys the length sqrt(scale) and turn them by their positions; values stay as they are.
+    """Return queries and keys scaled to the length sqrt(scale) and rotated by their positions, and unchanged values.
 
     Args:
         qkv: queries, keys and values of each token.
-        scale: the learned logit scale of each head, stored as it is: a negative one gives NaN.
-        rotation: of the level, see `position.AxialRotary`.
+        scale: the learned logit scale of each head, not its logarithm: a negative one gives NaN.
+        rotation: the level's cosines and sines, see `position.AxialRotary`.
 
     Returns:
-        Queries, keys and values, views of what lies together in memory.
+        Queries, keys and values; they may be views of shared memory.
     """
-    return Similarity.apply(qkv, scale, *rotation)
+    return CosineQKNormRope.apply(qkv, scale, *rotation)

@@ -1,6 +1,7 @@
-"""A trial before an implementation from outside is trusted: small tensors, both passes, against the tiled one.
+"""Self-test of attention kernels before their first use: forward and backward pass against the tiled backend.
 
-Kernels that were built for another torch or another GPU import well and fail when they are called, or worse, do not.
+Kernels that were built for another torch or another GPU may import without error and then fail, or compute wrong
+numbers.
 """
 
 import torch
@@ -9,28 +10,29 @@ from torch import Tensor
 from hdit_core.model.attention.interface import AttentionFn, KernelTarget
 from hdit_core.model.attention.tiled import attend as tiled
 
-SHAPE = (1, 12, 20, 2)  # batch, rows, columns, heads: not square, and no multiple of anybody's tiles
+SHAPE = (1, 12, 20, 2)  # batch, rows, columns, heads: not square, and not a multiple of any kernel's tiles
 KERNEL_SIZE = 5
-TOLERANCE = 0.02  # of the largest number; 16-bit results are off by 0.005, a forgotten scale by more than 0.1
+TOLERANCE = 0.02  # relative to the largest number; 16-bit errors are 0.005, a missing scale more than 0.1
 
 
 def self_test(attend: AttentionFn, target: KernelTarget) -> str | None:
-    """Return what is wrong with `attend(q, k, v, kernel_size)` at a place, None where its numbers are right.
+    """Return how `attend(q, k, v, kernel_size)` fails on a target, or None if it passes.
 
-    Whatever it raises is caught: it is another's program, and there is one that can take its place.
+    All exceptions are caught: the code is third-party, and another backend can be used.
     """
     generator = torch.Generator().manual_seed(0)
     q, k, v, grad = torch.randn(4, *SHAPE, target.head_dim, generator=generator).to(target.device, target.dtype)
     try:
-        found = _both_passes(attend, q, k, v, grad)
+        results = _both_passes(attend, q, k, v, grad)
     except Exception as problem:
-        said = str(problem).strip().splitlines() or ["no message"]
-        return f"fails a trial: {type(problem).__name__}: {said[0][:200]}"
-    expected = _both_passes(tiled, q, k, v, grad)
-    for name, ours, theirs in zip(("outputs", "gradients of q", "of k", "of v"), expected, found, strict=True):
-        error = ((theirs.float() - ours.float()).abs().max() / ours.float().abs().max()).item()
+        message = str(problem).strip().splitlines() or ["no message"]
+        return f"fails its self-test: {type(problem).__name__}: {message[0][:200]}"
+    references = _both_passes(tiled, q, k, v, grad)
+    names = ("outputs", "gradients of q", "gradients of k", "gradients of v")
+    for name, reference, result in zip(names, references, results, strict=True):
+        error = ((result.float() - reference.float()).abs().max() / reference.float().abs().max()).item()
         if not error <= TOLERANCE:
-            return f"gives wrong numbers in a trial: {name} are off by {error:.2g} of the largest"
+            return f"fails its self-test: {name} have a relative error of {error:.2g}, expected at most {TOLERANCE}"
     return None
 
 

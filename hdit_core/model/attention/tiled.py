@@ -1,10 +1,11 @@
-"""Neighborhood attention in plain PyTorch, for every device and dtype: the base that all others are held against.
+"""Neighborhood attention in plain PyTorch, for every device and dtype: the reference for all other backends.
 
-Per tile of queries (see `tiling.py`) that is one product, a mask, a softmax and a second product; memory is O(tokens).
-The backward pass is written out, since autograd's own for overlapping halos scatters number by number.
+Queries are processed in tiles, each with a halo of keys: one matrix product, a mask, a softmax and a second product.
+Memory is O(tokens). The backward pass is written out, since that of autograd scatters overlapping halos element by
+element.
 
-Both passes are operators of torch's library: `torch.compile` takes each as a whole, and never sees how its mask is made
-(inductor crashes on that).
+Both passes are custom operators: `torch.compile` treats each as opaque and does not trace how the mask is made, which
+crashes inductor.
 """
 
 import math
@@ -24,13 +25,14 @@ from hdit_core.model.attention.interface import KernelTarget
 
 @dataclass(frozen=True)
 class Axis:
-    """How one axis of the grid is cut.
+    """The division of one grid axis into tiles of queries and overlapping halos of keys.
 
     Attributes:
-        size: cells.
-        tile: queries of a tile; `tiles * tile >= size`.
-        halo: keys of a halo.
-        front: cells of padding before the first key; halo i begins at `i * tile` of the padded keys.
+        size: length of the axis in cells.
+        tile: queries per tile.
+        tiles: number of tiles; `tiles * tile >= size`.
+        halo: keys per halo.
+        front: cells of padding before the first key; halo i begins at index `i * tile` of the padded keys.
     """
 
     size: int
@@ -41,16 +43,16 @@ class Axis:
 
     @property
     def whole(self) -> bool:
-        """Whether the axis is not cut at all: halos are tiles then."""
+        """Whether the axis is a single tile, which is its own halo."""
         return self.tiles == 1
 
     @property
     def padded(self) -> int:
-        """Cells from the first halo's begin to the last one's end."""
+        """Number of cells from the start of the first halo to the end of the last."""
         return (self.tiles - 1) * self.tile + self.halo
 
     def allowed(self, kernel_size: int, device: torch.device) -> Bool[Tensor, "tiles tile halo"]:
-        """Return which keys of its halo each query may see; queries that hang over see what the last one sees."""
+        """Return which keys of its halo each query attends to; padded queries attend to the keys of the last one."""
         tile = torch.arange(self.tiles, device=device)[:, None, None] * self.tile
         query = tile + torch.arange(self.tile, device=device)[None, :, None]
         key = tile + torch.arange(self.halo, device=device)[None, None, :] - self.front
@@ -58,10 +60,10 @@ class Axis:
         return (key >= first) & (key < first + kernel_size)
 
 
-def cut(size: int, kernel_size: int, preferred: int) -> Axis:
-    """Cut an axis in tiles of about the preferred size; one that is hardly longer than a halo stays whole."""
-    least = kernel_size // 2 + 1  # or the window of a border would leave its tile's halo
-    tile = max(least, math.ceil(size / math.ceil(size / max(preferred, least))))
+def divide_axis(size: int, kernel_size: int, preferred: int) -> Axis:
+    """Return tiles of about the preferred size for an axis, or a single tile if a halo would span the axis."""
+    smallest = kernel_size // 2 + 1  # otherwise a window at a border would leave its tile's halo
+    tile = max(smallest, math.ceil(size / math.ceil(size / max(preferred, smallest))))
     tiles = math.ceil(size / tile)
     over = tiles * tile - size
     halo = tile + kernel_size - 1 + over
@@ -74,7 +76,7 @@ def cut(size: int, kernel_size: int, preferred: int) -> Axis:
 def tile_mask(
     rows: Axis, columns: Axis, kernel_size: int, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "tiles queries keys"]:
-    """Return what is added to the logits of each tile: 0, or minus infinity for a key out of the query's window."""
+    """Return the additive mask of each tile's logits: 0, or minus infinity for keys outside of the query's window."""
     row = rearrange(rows.allowed(kernel_size, device), "i t h -> i 1 t 1 h 1")
     column = rearrange(columns.allowed(kernel_size, device), "j u w -> 1 j 1 u 1 w")
     allowed = rearrange(row & column, "i j t u h w -> (i j) (t u) (h w)")
@@ -82,7 +84,7 @@ def tile_mask(
 
 
 def to_tiles(x: Float[Tensor, "B H W N D"], rows: Axis, columns: Axis) -> Float[Tensor, "BNT queries D"]:
-    """Lay queries out tile by tile; what hangs over the grid is zero."""
+    """Return queries in tile order; padding is zero."""
     over = (rows.tiles * rows.tile - rows.size, columns.tiles * columns.tile - columns.size)
     if any(over):
         x = torch.nn.functional.pad(x, (0, 0, 0, 0, 0, over[1], 0, over[0]))
@@ -92,14 +94,14 @@ def to_tiles(x: Float[Tensor, "B H W N D"], rows: Axis, columns: Axis) -> Float[
 def from_tiles(
     tiles: Float[Tensor, "BNT queries D"], rows: Axis, columns: Axis, heads: int
 ) -> Float[Tensor, "B H W N D"]:
-    """The reverse of `to_tiles`."""
+    """Return queries in grid order without padding: the inverse of `to_tiles`."""
     sizes = {"n": heads, "i": rows.tiles, "j": columns.tiles, "t": rows.tile}
     grid = rearrange(tiles, "(b n i j) (t u) d -> b (i t) (j u) n d", **sizes)
     return grid[:, : rows.size, : columns.size].contiguous()
 
 
 def to_halos(x: Float[Tensor, "B H W N D"], rows: Axis, columns: Axis) -> Float[Tensor, "BNT keys D"]:
-    """Lay keys or values out halo by halo; what lies outside the grid is zero, and masked."""
+    """Return keys or values in halo order; cells outside of the grid are zero, and masked."""
     if rows.whole and columns.whole:
         return to_tiles(x, rows, columns)
     batch, height, width, heads, features = x.shape
@@ -111,10 +113,10 @@ def to_halos(x: Float[Tensor, "B H W N D"], rows: Axis, columns: Axis) -> Float[
 
 
 def from_halos(halos: Float[Tensor, "BNT keys D"], rows: Axis, columns: Axis, heads: int) -> Float[Tensor, "B H W N D"]:
-    """Add up what each key got from all the halos it is in: the transpose of `to_halos`.
+    """Return the sum over all halos that contain a key: the transpose of `to_halos`.
 
-    A halo is wider than a tile; it is cut in pieces of a tile's size, and one piece of all halos, which do not overlap,
-    is added at once.
+    A halo is larger than a tile. It is split into parts of a tile's size; the same part of all halos, which do not
+    overlap, is added in one operation.
     """
     if rows.whole and columns.whole:
         return from_tiles(halos, rows, columns, heads)
@@ -137,32 +139,32 @@ TILE = (4, 8)  # rows and columns of queries; measured best among 2..16 for kern
 
 
 def unavailable(target: KernelTarget) -> str | None:
-    """Return what keeps it from running there: nothing ever does."""
+    """Return None: the tiled backend runs on every target."""
     return None
 
 
 def describe(target: KernelTarget) -> str:
-    """Return its name for the log."""
+    """Return the backend's name in the log."""
     return f"tiled ({target.device_name})"
 
 
-def cut_grid(x: Tensor, kernel_size: int) -> tuple[Axis, Axis]:
-    """Return how the rows and the columns of a `[B, H, W, N, D]` tensor are cut."""
-    return cut(x.shape[1], kernel_size, TILE[0]), cut(x.shape[2], kernel_size, TILE[1])
+def divide_grid(x: Tensor, kernel_size: int) -> tuple[Axis, Axis]:
+    """Return the tiles along the rows and the columns of a `[B, H, W, N, D]` tensor."""
+    return divide_axis(x.shape[1], kernel_size, TILE[0]), divide_axis(x.shape[2], kernel_size, TILE[1])
 
 
 def product_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype of all products but that of queries and keys, which is float32 at least.
+    """Return the dtype of all matrix products except queries x keys, which is computed in at least float32.
 
-    16-bit logits of 10 are off by a percent; what follows the softmax loses no more than the results' own rounding. On
-    a CPU products in 16 bits are slower than those in 32.
+    16-bit logits of 10 have an error of 1 %; after the softmax, 16-bit products lose no more than the rounding of the
+    result. On a CPU 16-bit products are slower than float32.
     """
     return at_least_float32(x.dtype) if x.device.type == "cpu" else x.dtype
 
 
 def plain(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
-    """Return what each query attended to, and the weights, as no operator of its own, for programs that know none."""
-    rows, columns = cut_grid(q, kernel_size)
+    """Return the output and the weights, without the custom operator, which exported programs cannot contain."""
+    rows, columns = divide_grid(q, kernel_size)
     heads, high, low = q.shape[3], at_least_float32(q.dtype), product_dtype(q)
     with torch.autocast(q.device.type, enabled=False):
         queries = to_tiles(q.to(high), rows, columns)
@@ -180,7 +182,7 @@ _forward = torch.library.custom_op("hdit::tiled_attention", plain, mutates_args=
 def _backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, weights: Tensor, kernel_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    rows, columns = cut_grid(q, kernel_size)
+    rows, columns = divide_grid(q, kernel_size)
     heads, high, low = q.shape[3], weights.dtype, product_dtype(q)
     with torch.autocast(q.device.type, enabled=False):
         grads = to_tiles(grad.to(low), rows, columns)
@@ -196,7 +198,7 @@ def _backward(
 
 @_forward.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
-    rows, columns = cut_grid(q, kernel_size)
+    rows, columns = divide_grid(q, kernel_size)
     tiles = q.shape[0] * q.shape[3] * rows.tiles * columns.tiles
     weights = q.new_empty(tiles, rows.tile * columns.tile, rows.halo * columns.halo, dtype=at_least_float32(q.dtype))
     return v.new_empty(v.shape), weights
@@ -232,20 +234,20 @@ _backward.register_autograd(_refuse)
 
 @register_flop_formula(torch.ops.hdit.tiled_attention)
 def _forward_flops(q: torch.Size, k: torch.Size, v: torch.Size, kernel_size: int, **outputs: Any) -> int:
-    """Two products of all queries with the keys of their windows; what the mask throws away is no work of the model."""
+    """Return the FLOPs of two products of all queries with the keys of their windows; masked products do not count."""
     return 4 * q.numel() * kernel_size**2
 
 
 @register_flop_formula(torch.ops.hdit.tiled_attention_backward)
 def _backward_flops(grad: torch.Size, q: torch.Size, *rest: Any, **outputs: Any) -> int:
-    """Four such products: for the gradients of the weights, and of q, k and v."""
+    """Return the FLOPs of four such products: gradients of the weights, and of q, k and v."""
     return 8 * q.numel() * rest[-1] ** 2
 
 
 def attend(
     q: Float[Tensor, "B H W N D"], k: Float[Tensor, "B H W N D"], v: Float[Tensor, "B H W N D"], kernel_size: int
 ) -> Float[Tensor, "B H W N D"]:
-    """Attend as `neighborhood_attention` says; the arguments are already checked.
+    """Return neighborhood attention; see `neighborhood_attention`, which checks the arguments.
 
     A second derivative raises RuntimeError.
     """

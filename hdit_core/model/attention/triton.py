@@ -1,4 +1,4 @@
-"""Neighborhood attention by hdit's own kernels in Triton (`model/triton/`), for CUDA and ROCm devices."""
+"""Neighborhood attention with hdit's Triton kernels (`model/triton/`) on CUDA and ROCm devices."""
 
 import importlib
 import re
@@ -11,41 +11,41 @@ from hdit_core.model.attention.interface import KernelTarget
 from hdit_core.model.attention.self_test import self_test
 from hdit_core.model.triton.configuration import DTYPES, LARGEST_HEAD_DIM
 
-OLDEST = (3, 6)  # of those that the kernels were compiled with
-LEAST_CAPABILITY = (8, 0)
+MIN_VERSION = (3, 6)  # the oldest version that the kernels were compiled with
+MIN_CAPABILITY = (8, 0)
 
 
 def unavailable(target: KernelTarget) -> str | None:
-    """Return what is missing for it at a CUDA or ROCm device, None where it can run."""
+    """Return why the kernels cannot run on a CUDA or ROCm target, or None if they can."""
     try:
         triton = importlib.import_module("triton")
     except ImportError:
-        return "Triton is not installed; CUDA builds of torch bring it on Linux"
+        return "Triton is not installed; CUDA builds of torch include it on Linux"
     if missing := _unfit(triton, target):
         return missing
-    wrong = self_test(attend, target)
-    return wrong and f"Triton {triton.__version__} {wrong}"
+    failure = self_test(attend, target)
+    return failure and f"Triton {triton.__version__} {failure}"
 
 
 def _unfit(triton: Any, target: KernelTarget) -> str | None:
-    if tuple(int(number) for number in re.findall(r"\d+", triton.__version__)[:2]) < OLDEST:
-        return f"Triton {triton.__version__} is too old; {'.'.join(map(str, OLDEST))} or later is needed"
+    if tuple(int(number) for number in re.findall(r"\d+", triton.__version__)[:2]) < MIN_VERSION:
+        return f"Triton {triton.__version__} is too old; {'.'.join(map(str, MIN_VERSION))} or later is needed"
     if target.dtype not in DTYPES:
-        return f"the Triton kernels take float16, bfloat16 and float32, found {target.dtype_name}"
+        return f"the Triton kernels support float16, bfloat16 and float32, found {target.dtype_name}"
     if target.head_dim > LARGEST_HEAD_DIM:
-        return f"the Triton kernels take head_dim up to {LARGEST_HEAD_DIM}, found {target.head_dim}"
-    if not torch.version.hip and torch.cuda.get_device_capability(target.device) < LEAST_CAPABILITY:
+        return f"the Triton kernels support head_dim up to {LARGEST_HEAD_DIM}, found {target.head_dim}"
+    if not torch.version.hip and torch.cuda.get_device_capability(target.device) < MIN_CAPABILITY:
         return f"the Triton kernels need compute capability 8.0 or later, found {target.device_name}"
     return None
 
 
 def describe(target: KernelTarget) -> str:
-    """Return its name for the log."""
+    """Return the backend's name in the log."""
     return f"Triton {importlib.import_module('triton').__version__} kernels of hdit ({target.device_name})"
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:
-    """Attend as `neighborhood_attention` says, `[B, H, W, N, D]`; the arguments are already checked."""
+    """Return neighborhood attention `[B, H, W, N, D]`; see `neighborhood_attention`, which checks the arguments."""
     from hdit_core.model.triton.attention import triton_attention
 
     return triton_attention(q, k, v, kernel_size)

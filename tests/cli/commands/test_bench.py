@@ -46,7 +46,7 @@ def test_attention_prints_each_implementation_beside_its_floor_and_what_cannot_r
         AttentionFigure("tiled", shape, "forward", 0.125, HALF_A_SECOND, 3 * MIB),
         AttentionFigure("natten", shape, "forward+backward", 0.125, None, None, "forward only"),
     ]
-    calls = fake(attention, "bench_attention", AttentionBench(2e9, {"flex": "it is for cuda devices"}, figures))
+    calls = fake(attention, "bench_attention", AttentionBench(2e9, {"flex": "it runs on cuda devices only"}, figures))
     assert main(["bench", "attention", "--sizes", "32,16", "--device", "cpu", "--threads", "3", "--seconds", "4"]) == 0
 
     (shapes, dtype, settings), _ = calls[0]
@@ -54,7 +54,7 @@ def test_attention_prints_each_implementation_beside_its_floor_and_what_cannot_r
     assert (settings.device, settings.threads, settings.rounds.limit_s) == (torch.device("cpu"), 3, 4)
     text = capsys.readouterr().out
     assert "Large matrix products: 2 GFLOP/s" in text
-    assert "Not measured: flex: it is for cuda devices" in text
+    assert "Not measured: flex: it runs on cuda devices only" in text
     assert "natten: forward only" in text
     assert says(text, "16x16 forward tiled 500 450 to 550 125 4.0 3")
 

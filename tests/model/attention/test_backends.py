@@ -1,4 +1,4 @@
-"""The choice between implementations of neighborhood attention, its reason, and that nothing but time depends on it."""
+"""The selection of the backend of neighborhood attention, and the reason that is logged."""
 
 import dataclasses
 import subprocess
@@ -20,7 +20,7 @@ GPU = KernelTarget(torch.device("cuda", 0), torch.bfloat16, 64)
 
 
 @pytest.fixture(autouse=True)
-def _choose_anew():
+def _clear_cached_choices():
     select_backend.cache_clear()
     yield
     select_backend.cache_clear()
@@ -36,33 +36,33 @@ def gpu(monkeypatch):
     return monkeypatch
 
 
-# --- which -----------------------------------------------------------------------------------------------------------
+# --- automatic selection ---------------------------------------------------------------------------------------------
 
 
-def test_a_cpu_with_a_compiler_takes_the_compiled_program(monkeypatch):
+def test_a_cpu_with_a_compiler_uses_the_native_kernels(monkeypatch):
     monkeypatch.setattr(native_backend.attention, "unavailable", lambda dtype: None)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     assert select_backend(CPU).note == "neighborhood attention: native C++ (CPU, AVX512)"
     assert select_backend(CPU).attend is BACKENDS["native"].attend
 
 
-def test_a_cpu_without_one_takes_tiles_and_says_why(monkeypatch):
+def test_a_cpu_without_a_compiler_uses_the_tiled_backend_and_logs_the_reason(monkeypatch):
     monkeypatch.setattr(native_backend.attention, "unavailable", lambda dtype: "no C++ compiler is on the PATH")
     assert select_backend(CPU).note == "neighborhood attention: tiled (CPU): no C++ compiler is on the PATH"
     assert select_backend(CPU).attend is BACKENDS["tiled"].attend
 
 
-def test_a_gpu_with_natten_takes_it_and_names_its_kernel(gpu):
+def test_a_gpu_with_natten_uses_it_and_logs_the_name_of_its_kernel(gpu):
     module = ModuleType("natten")
     module.__version__ = "0.21.7"
     gpu.setitem(sys.modules, "natten", module)
     gpu.setattr(natten, "unavailable", lambda place: None)
     gpu.setattr(natten, "kernel", lambda module, place: "hopper-fna")
-    reason = "taken before hdit's Triton kernels, which have not been timed against it on a GPU yet"
+    reason = "preferred over hdit's Triton kernels, which have not been timed against it on a GPU yet"
     assert select_backend(GPU).note == f"neighborhood attention: natten 0.21.7 hopper-fna (CUDA 9.0): {reason}"
 
 
-def test_a_gpu_without_natten_takes_hdits_triton_kernels(gpu):
+def test_a_gpu_without_natten_uses_hdits_triton_kernels(gpu):
     module = ModuleType("triton")
     module.__version__ = "3.7.1"
     gpu.setitem(sys.modules, "triton", module)
@@ -71,36 +71,36 @@ def test_a_gpu_without_natten_takes_hdits_triton_kernels(gpu):
     assert select_backend(GPU).note == f"neighborhood attention: {expected}"
 
 
-def test_a_gpu_with_neither_natten_nor_triton_takes_flexattention(gpu):
+def test_a_gpu_with_neither_natten_nor_triton_uses_flexattention(gpu):
     name = f"FlexAttention of torch {torch.__version__}, compiled (CUDA 9.0)"
     assert select_backend(GPU).note == f"neighborhood attention: {name}: natten is not installed; Triton is too old"
 
 
-def test_a_gpu_with_none_of_them_takes_tiles_and_says_all_that_is_missing(gpu):
-    gpu.setattr(flex, "self_test", lambda attend, place: "fails a trial: RuntimeError: no Triton")
-    missing = "natten is not installed; Triton is too old; FlexAttention fails a trial: RuntimeError: no Triton"
+def test_a_gpu_with_none_of_them_uses_the_tiled_backend_and_logs_all_reasons(gpu):
+    gpu.setattr(flex, "self_test", lambda attend, place: "fails its self-test: RuntimeError: no Triton")
+    missing = "natten is not installed; Triton is too old; FlexAttention fails its self-test: RuntimeError: no Triton"
     assert select_backend(GPU).reason == f"tiled (CUDA 9.0): {missing}"
 
 
-def test_float64_on_a_gpu_takes_tiles(gpu):
+def test_float64_on_a_gpu_uses_the_tiled_backend(gpu):
     gpu.undo()
     gpu.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     found = select_backend(dataclasses.replace(GPU, dtype=torch.float64))
     assert found.name == "tiled"
-    assert "FlexAttention takes float16, bfloat16 and float32, found float64" in found.reason
+    assert "FlexAttention supports float16, bfloat16 and float32, found float64" in found.reason
 
 
 @pytest.mark.parametrize("device", ["mps", "meta", "xpu"])
-def test_any_other_device_takes_tiles(device):
+def test_any_other_device_uses_the_tiled_backend(device):
     assert select_backend(KernelTarget(torch.device(device), torch.float32, 64)).reason == f"tiled ({device.upper()})"
 
 
-def test_amds_gpus_are_called_by_their_name(monkeypatch):
+def test_amd_gpus_are_called_rocm(monkeypatch):
     monkeypatch.setattr(torch.version, "hip", "7.0")
     assert GPU.device_name == "ROCm"
 
 
-def test_a_choice_is_made_once_for_a_place(monkeypatch):
+def test_a_choice_is_made_once_per_target(monkeypatch):
     asked = []
     monkeypatch.setattr(native_backend.attention, "unavailable", lambda dtype: asked.append(dtype))
     for _ in range(3):
@@ -109,42 +109,44 @@ def test_a_choice_is_made_once_for_a_place(monkeypatch):
     assert asked == [torch.float32, torch.float32]  # 16-bit numbers are computed in 32
 
 
-# --- what is asked for -----------------------------------------------------------------------------------------------
+# --- requested backends ----------------------------------------------------------------------------------------------
 
 
-def test_what_is_asked_for_is_taken_and_said():
-    assert (
-        select_backend(CPU, "tiled").note == "neighborhood attention: tiled (CPU): model.attention_backend asks for it"
-    )
+def test_a_requested_backend_is_used_and_logged():
+    assert select_backend(CPU, "tiled").note == "neighborhood attention: tiled (CPU): set by model.attention_backend"
 
 
 @pytest.mark.parametrize(
     ("place", "wanted", "message"),
     [
-        (CPU, "natten", "it is for cuda devices, the network is on cpu; possible are auto, .*tiled"),
-        (CPU, "triton", "it is for cuda devices, the network is on cpu"),
-        (GPU, "triton", "Triton is too old; possible are auto, flex, tiled"),
-        (CPU, "flex", "it is for cuda devices, the network is on cpu"),
-        (GPU, "native", "it is for cpu devices, the network is on cuda; possible are auto, flex, tiled"),
-        (GPU, "natten", "natten is not installed; possible are auto, flex, tiled"),
-        (dataclasses.replace(GPU, head_dim=8), "flex", "FlexAttention takes head_dim from 16 on, found 8; possible"),
+        (CPU, "natten", "it runs on cuda devices only, the network is on cpu; available: auto, .*tiled"),
+        (CPU, "triton", "it runs on cuda devices only, the network is on cpu"),
+        (GPU, "triton", "Triton is too old; available: auto, flex, tiled"),
+        (CPU, "flex", "it runs on cuda devices only, the network is on cpu"),
+        (GPU, "native", "it runs on cpu devices only, the network is on cuda; available: auto, flex, tiled"),
+        (GPU, "natten", "natten is not installed; available: auto, flex, tiled"),
+        (
+            dataclasses.replace(GPU, head_dim=8),
+            "flex",
+            "FlexAttention supports head_dim of at least 16, found 8; avail",
+        ),
     ],
 )
 @pytest.mark.usefixtures("gpu")
-def test_what_cannot_run_is_refused_with_what_is_missing(place, wanted, message):
+def test_a_requested_backend_that_cannot_run_is_refused_with_the_reason(place, wanted, message):
     with pytest.raises(UsageError, match=rf"^model\.attention_backend = '{wanted}' cannot run here: {message}"):
         select_backend(place, wanted)
 
 
-def test_every_implementation_is_listed_with_what_is_missing(gpu):
+def test_availability_lists_every_backend_with_its_reason(gpu):
     found = availability(GPU)
     assert list(found) == ["native", "natten", "triton", "flex", "tiled"]
     assert found["flex"] is found["tiled"] is None
     assert found["natten"] == "natten is not installed"
-    assert found["native"] == "it is for cpu devices, the network is on cuda"
+    assert found["native"] == "it runs on cpu devices only, the network is on cuda"
 
 
-# --- of a network ----------------------------------------------------------------------------------------------------
+# --- the choices of a network ----------------------------------------------------------------------------------------
 
 
 def model(**changes):
@@ -155,21 +157,21 @@ def model(**changes):
     return ModelRecipe(**({"image_size": 32, "levels": levels} | changes))
 
 
-def test_a_network_names_each_choice_of_its_levels_once():
+def test_a_network_lists_each_choice_of_its_levels_once():
     found = selected_backends(model(attention_backend="tiled"), torch.device("cpu"), torch.float32)
     assert [choice.name for choice in found] == ["tiled"]
 
 
-def test_a_network_that_asks_for_what_cannot_run_is_refused():
+def test_a_network_whose_requested_backend_cannot_run_is_refused():
     with pytest.raises(UsageError, match=r"^model\.attention_backend = 'flex' cannot run here"):
         selected_backends(model(attention_backend="flex"), torch.device("cpu"), torch.float32)
 
 
-def test_a_network_without_neighborhoods_chooses_nothing():
+def test_a_network_without_neighborhood_attention_selects_no_backend():
     levels = ({"depth": 1, "width": 64, "attention": "global"},)
     assert selected_backends(model(levels=levels, attention_backend="natten"), torch.device("cpu"), torch.float32) == []
 
 
-def test_choosing_on_a_cpu_does_not_load_torchs_compiler():
+def test_selecting_a_backend_on_a_cpu_does_not_load_torchs_compiler():
     code = "import sys, hdit_core.checkpoint.denoiser; assert 'torch._dynamo' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

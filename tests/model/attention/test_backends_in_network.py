@@ -1,4 +1,4 @@
-"""Whoever computes neighborhood attention, the network gives the reference's numbers; torch.compile goes through it."""
+"""With every backend the network computes the reference's numbers, and torch.compile traces it."""
 
 from functools import partial
 from pathlib import Path
@@ -28,14 +28,14 @@ CONDITIONING = {"class_ids": "class_cond", "augment_cond": "aug_cond", "mapping_
 BACKENDS = {
     "native": partial(neighborhood_attention, backend="native"),
     "tiled": partial(neighborhood_attention, backend="tiled"),
-    "natten": brute_force,  # what NATTEN's interface is held to in its own tests
+    "natten": brute_force,  # test_natten.py compares NATTEN with it
     "flex": partial(flex.attend_in_blocks, plain=flex._plain_attend),
 }
 
 
 @pytest.fixture
 def unchecked():
-    """No types are checked: torch.compile cannot trace the checks."""
+    """Disable shape checks, which torch.compile cannot trace."""
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
@@ -52,8 +52,8 @@ def use(network, attend):
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("name", BACKENDS)
-def test_in_float32_outputs_and_gradients_are_the_references(name, monkeypatch):
-    monkeypatch.setattr(torchs, "_validate_device", lambda *tensors: None)  # it would refuse gradients on a CPU
+def test_in_float32_outputs_and_gradients_are_those_of_the_reference(name, monkeypatch):
+    monkeypatch.setattr(torchs, "_validate_device", lambda *tensors: None)  # it refuses gradients on a CPU
     denoiser = load_denoiser(REFERENCE / "neighborhood.safetensors").requires_grad_(True)
     use(denoiser.network, BACKENDS[name])
     recorded = load_file(REFERENCE / "neighborhood.io.safetensors")
@@ -76,7 +76,7 @@ def neighborhood_level(**changes):
 
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("backend", ["native", "tiled", "auto"])
-def test_torch_compile_goes_through_it_without_a_break_forward_and_backward(backend):
+def test_torch_compile_traces_forward_and_backward_without_a_graph_break(backend):
     attend = attention_operator(neighborhood_level(), 0, backend)
     torch._dynamo.reset()
     compiled = torch.compile(lambda q, k, v: attend(q * 2, k, v) + q, fullgraph=True, backend="aot_eager")
@@ -91,7 +91,7 @@ def test_torch_compile_goes_through_it_without_a_break_forward_and_backward(back
 
 
 @pytest.mark.parametrize("backend", ["native", "tiled"])
-def test_a_network_moves_to_another_dtype_and_device_and_chooses_there(backend):
+def test_a_network_that_moves_to_another_dtype_or_device_selects_a_backend_again(backend):
     network = awake(HourglassTransformer(recipe(attention_backend=backend))).double()
     given = inputs(network, dtype=torch.float64)
     out = network(**given)
@@ -102,7 +102,7 @@ def test_a_network_moves_to_another_dtype_and_device_and_chooses_there(backend):
     assert on_meta(**{key: value.to("meta") for key, value in given.items()}).device.type == "meta"
 
 
-def test_what_was_trained_with_natten_loads_where_there_is_none(tmp_path, changed):
+def test_a_network_trained_with_natten_loads_without_natten(tmp_path, changed):
     from hdit_core.checkpoint.safetensors_file import write_tensors
 
     trained = changed({"model.attention_backend": "natten"})
@@ -115,6 +115,6 @@ def test_what_was_trained_with_natten_loads_where_there_is_none(tmp_path, change
     assert attention_notes(denoiser)[0].startswith("neighborhood attention: ")
     assert "tiled" in attention_notes(load_denoiser(path, attention_backend="tiled"))[0]
     with pytest.raises(
-        UsageError, match=r"model\.attention_backend = 'natten' cannot run here: it is for cuda devices"
+        UsageError, match=r"model\.attention_backend = 'natten' cannot run here: it runs on cuda devices only"
     ):
         load_denoiser(path, attention_backend="natten")

@@ -1,7 +1,8 @@
-"""FlexAttention under our block mask is neighborhood attention, in as many blocks as the grid has tiles.
+"""FlexAttention with hdit's block mask is neighborhood attention, and visits a number of blocks linear in the tokens.
 
-On a CPU it runs uncompiled, or traced by torch.compile. Its own check that no gradient is asked for there is taken
-away: the compiled CPU kernels have none, its formulas do. It always traces the mask, so that no types are checked here.
+On a CPU it runs uncompiled, or traced by torch.compile. Its check that no gradient is needed on a CPU is disabled: the
+compiled CPU kernels have no gradient, but the uncompiled formulas do. FlexAttention always traces the mask, so shape
+checks are disabled here.
 """
 
 import jaxtyping
@@ -26,7 +27,7 @@ def _unchecked():
 
 @pytest.fixture
 def gradients(monkeypatch):
-    """Let FlexAttention differentiate on a CPU."""
+    """Allow gradients of FlexAttention on a CPU."""
     monkeypatch.setattr(torchs, "_validate_device", lambda *tensors: None)
 
 
@@ -41,45 +42,45 @@ def test_outputs_and_gradients_are_those_of_the_definition(case):
 
 
 @pytest.mark.usefixtures("gradients")
-def test_in_float32_too():
+def test_outputs_and_gradients_in_float32_are_those_of_the_definition():
     assert_by_definition(attend, CASES[0], torch.float32)
 
 
 @pytest.mark.parametrize("case", [(7, 9, 3), (8, 16, 7), (31, 17, 5), (12, 40, 9), (33, 67, 15), (29, 40, 29)], ids=str)
-def test_the_mask_of_tokens_is_the_definitions(case):
+def test_the_mask_of_tokens_is_that_of_the_definition(case):
     height, width, kernel_size = case
     mask = flex.block_mask(height, width, kernel_size, "cpu")
     tokens = torch.arange(mask.seq_lengths[0])
-    sees = mask.mask_mod(0, 0, tokens[:, None], tokens[None, :])
+    attends = mask.mask_mod(0, 0, tokens[:, None], tokens[None, :])
     at = flex.to_blocks(torch.arange(height * width).view(1, height, width, 1, 1) + 1).flatten() - 1  # -1: padding
     inside = at >= 0
-    assert not sees[:, ~inside].any()
-    assert (sees.sum(-1) == kernel_size**2).all()
+    assert not attends[:, ~inside].any()
+    assert (attends.sum(-1) == kernel_size**2).all()
     for axis, size in ((at // width, height), (at % width, width)):
         first = (axis - kernel_size // 2).clamp(0, size - kernel_size)[inside, None]
         key = axis[None, inside]
-        wrong = sees[inside][:, inside] & ~((key >= first) & (key < first + kernel_size))
+        wrong = attends[inside][:, inside] & ~((key >= first) & (key < first + kernel_size))
         assert not wrong.any()
 
 
 @pytest.mark.parametrize("case", [(7, 9, 3), (8, 16, 7), (31, 17, 5), (12, 40, 9), (33, 67, 15), (29, 40, 29)], ids=str)
-def test_the_blocks_to_visit_are_those_in_which_anything_is_seen(case):
+def test_the_visited_blocks_are_those_that_are_not_fully_masked(case):
     mask = flex.block_mask(*case, "cpu")
     tokens = torch.arange(mask.seq_lengths[0])
-    sees = mask.mask_mod(0, 0, tokens[:, None], tokens[None, :])
-    expected = rearrange(sees, "(q a) (k b) -> q k (a b)", a=flex.BLOCK, b=flex.BLOCK).any(-1)
+    attends = mask.mask_mod(0, 0, tokens[:, None], tokens[None, :])
+    expected = rearrange(attends, "(q a) (k b) -> q k (a b)", a=flex.BLOCK, b=flex.BLOCK).any(-1)
     assert torch.equal(mask.to_dense()[0, 0].bool(), expected)
 
 
 @pytest.mark.parametrize(("kernel_size", "most"), [(3, 9), (7, 9), (15, 9), (19, 15)])
-def test_the_number_of_blocks_grows_as_the_number_of_tokens(kernel_size, most):
+def test_the_number_of_visited_blocks_is_linear_in_the_number_of_tokens(kernel_size, most):
     for height, width in ((64, 64), (64, 256), (256, 256)):
         visited = flex.block_mask(height, width, kernel_size, "cpu").kv_num_blocks
         assert visited.max() == most
         assert visited.sum() <= most * height * width / flex.BLOCK
 
 
-def test_blocks_are_undone():
+def test_from_blocks_inverts_to_blocks():
     x = torch.randn(2, 13, 37, 3, 8)
     blocks = flex.to_blocks(x)
     assert blocks.shape == (2, 3, 2 * 3 * flex.BLOCK, 8)
@@ -88,7 +89,7 @@ def test_blocks_are_undone():
 
 
 @pytest.mark.usefixtures("gradients")
-def test_torch_compile_goes_through_it_forward_and_backward_and_makes_each_mask_once(monkeypatch):
+def test_torch_compile_traces_forward_and_backward_and_builds_each_mask_once(monkeypatch):
     made = []
     make = flex.block_mask
     monkeypatch.setattr(flex, "block_mask", lambda *grid: made.append(grid) or make(*grid))
@@ -111,7 +112,7 @@ def test_torch_compile_goes_through_it_forward_and_backward_and_makes_each_mask_
 
 
 @pytest.mark.usefixtures("gradients")
-def test_a_mask_made_in_inference_mode_serves_training_too(monkeypatch):
+def test_a_mask_made_in_inference_mode_can_be_used_in_training(monkeypatch):
     monkeypatch.setattr(flex, "MASKS", {})
     q, k, v, grad = random_qkv(1, 9, 17, 1, 8)
     with torch.inference_mode():
@@ -123,12 +124,12 @@ def test_a_mask_made_in_inference_mode_serves_training_too(monkeypatch):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        ((torch.float64, 64), "FlexAttention takes float16, bfloat16 and float32, found float64"),
-        ((torch.float32, 8), "FlexAttention takes head_dim from 16 on, found 8"),
-        ((torch.float32, 16), "FlexAttention fails a trial: RuntimeError: no compiler"),
+        ((torch.float64, 64), "FlexAttention supports float16, bfloat16 and float32, found float64"),
+        ((torch.float32, 8), "FlexAttention supports head_dim of at least 16, found 8"),
+        ((torch.float32, 16), "FlexAttention fails its self-test: RuntimeError: no compiler"),
     ],
 )
-def test_what_keeps_it_from_running_is_said(monkeypatch, place, message):
+def test_the_reason_why_flexattention_cannot_run_is_reported(monkeypatch, place, message):
     def broken(*arguments, **keys):
         raise RuntimeError("no compiler\nand a long trace")
 
@@ -137,7 +138,7 @@ def test_what_keeps_it_from_running_is_said(monkeypatch, place, message):
 
 
 @pytest.mark.usefixtures("gradients")
-def test_a_trial_that_goes_well_is_no_obstacle(monkeypatch):
+def test_flexattention_is_available_if_its_self_test_passes(monkeypatch):
     monkeypatch.setattr(flex, "_compiled", torchs.flex_attention)
     place = KernelTarget(torch.device("cpu"), torch.bfloat16, 16)
     assert flex.unavailable(place) is None

@@ -1,6 +1,6 @@
-"""NATTEN from 0.20 to the newest, by a stand-in that has its interface, and by itself where it is installed.
+"""NATTEN from 0.20 to the newest version, by a fake module with its interface, and the real one if it is installed.
 
-No GPU is needed: the stand-in computes by the definition, and the kernels that NATTEN would pick are its to name.
+No GPU is needed: the fake computes attention by its definition, and reports the kernels that NATTEN would select.
 """
 
 import importlib.util
@@ -18,7 +18,7 @@ HERE = KernelTarget(torch.device("cpu"), torch.float32, 8)
 
 
 def na2d(query, key, value, kernel_size, stride=1, dilation=1, is_causal=False, scale=None, backend=None):
-    """What all of 0.20 to 0.21.7 take, but for arguments that only tune; their scale is 1 / sqrt(D) by default."""
+    """Has the signature of versions 0.20 to 0.21.7, without tuning arguments; the default scale is 1 / sqrt(D)."""
     assert stride == dilation == 1 and not is_causal and backend is None
     return brute_force(query * (scale or query.shape[-1] ** -0.5), key, value, kernel_size)
 
@@ -32,7 +32,7 @@ def hopper(query, key, value, torch_compile):
 
 
 def choose(query, key, value, torch_compile):
-    """How the newest picks on a Hopper GPU."""
+    """Selects a kernel as the newest version does on a Hopper GPU."""
     assert not torch_compile
     fits = query.dtype in (torch.float16, torch.bfloat16) and query.shape[-1] in (32, 64, 128)
     return "hopper-fna" if fits and query.requires_grad else "cutlass-fna"
@@ -40,7 +40,7 @@ def choose(query, key, value, torch_compile):
 
 @pytest.fixture
 def install(monkeypatch):
-    """Return a function that puts a stand-in in the place of NATTEN."""
+    """Return a function that installs a fake NATTEN module."""
 
     def put(version="0.21.7", na2d=na2d, choose=choose, **attributes):
         modules = {name: ModuleType(name) for name in ("natten", "natten.functional", "natten.backends")}
@@ -59,28 +59,28 @@ def install(monkeypatch):
     ("version", "choose"),
     [("0.20.0", hopper_0_20_0), ("0.20.1", hopper), ("0.21.0", hopper), ("0.21.5+torch290cu128", hopper)],
 )
-def test_every_version_from_0_20_on_is_taken(install, version, choose):
+def test_every_version_from_0_20_on_is_used(install, version, choose):
     install(version, choose=choose, HAS_LIBNATTEN=True)
     assert natten.unavailable(HERE) is None
     assert natten.describe(HERE).startswith(f"natten {version} hopper-fna (CPU)")
 
 
 @pytest.mark.parametrize("version", ["0.20.0", "0.21.6", "0.21.6+torch2110cu130"])
-def test_cutlass_fna_is_not_trusted_with_gradients_before_0_21_7(install, version):
+def test_cutlass_fna_is_not_used_before_0_21_7(install, version):
     install(version)
-    expected = "can give NaN gradients by cutlass-fna, the kernel that it picks here; 0.21.7 or later is needed"
+    expected = "selects its cutlass-fna kernel, whose gradients can be NaN; 0.21.7 or later is needed"
     assert natten.unavailable(HERE) == f"natten {version} {expected}"
     install("0.21.7")
     assert natten.unavailable(HERE) is None
 
 
 @pytest.mark.parametrize("case", CASES[:3], ids=str)
-def test_its_layout_and_scale_are_ours(install, case):
+def test_its_layout_and_scale_are_those_of_the_definition(install, case):
     install()
     assert_by_definition(natten.attend, case)
 
 
-def test_the_log_names_the_kernel_that_it_picks(install):
+def test_the_log_names_the_kernel_that_natten_selects(install):
     install()
     assert natten.describe(KernelTarget(torch.device("cpu"), torch.bfloat16, 64)) == "natten 0.21.7 hopper-fna (CPU)"
     assert natten.describe(KernelTarget(torch.device("cpu"), torch.bfloat16, 24)) == "natten 0.21.7 cutlass-fna (CPU)"
@@ -101,27 +101,33 @@ def none(query, key, value, torch_compile):
         ),
         ({"choose": none}, "natten 0.21.7 has no kernel for CPU, float32, head_dim = 8"),
         ({"choose": lambda q, k, v, torch_compile: "flex-fna"}, "has no kernel"),
-        ({"na2d": lambda q, k, v, kernel_size, scale: 1 / 0}, "fails a trial: ZeroDivisionError: division by zero"),
-        ({"na2d": lambda q, k, v, kernel_size, scale: na2d(q, k, v, kernel_size)}, "wrong numbers in a trial: outputs"),
-        ({"na2d": lambda q, k, v, kernel_size, scale: na2d(q, k, v, 3, scale=scale)}, "wrong numbers"),
+        (
+            {"na2d": lambda q, k, v, kernel_size, scale: 1 / 0},
+            "fails its self-test: ZeroDivisionError: division by zero",
+        ),
+        (
+            {"na2d": lambda q, k, v, kernel_size, scale: na2d(q, k, v, kernel_size)},
+            "self-test: outputs have a relative",
+        ),
+        ({"na2d": lambda q, k, v, kernel_size, scale: na2d(q, k, v, 3, scale=scale)}, "outputs have a relative error"),
         (
             {"na2d": lambda q, k, v, kernel_size, scale: na2d(q, k.detach(), v, kernel_size, scale=scale)},
-            "fails a trial",
+            "fails its self-test",
         ),
     ],
 )
-def test_what_cannot_be_used_is_said(install, keys, message):
+def test_a_natten_that_cannot_be_used_is_reported_with_the_reason(install, keys, message):
     install(**keys)
     assert message in natten.unavailable(HERE)
 
 
-def test_float64_is_not_for_it(install):
+def test_float64_is_not_supported(install):
     install()
     found = natten.unavailable(KernelTarget(torch.device("cpu"), torch.float64, 8))
-    assert found == "natten 0.21.7 takes float16, bfloat16 and float32, found float64"
+    assert found == "natten 0.21.7 supports float16, bfloat16 and float32, found float64"
 
 
-def test_without_it_the_reason_says_where_to_get_it(monkeypatch):
+def test_without_natten_the_reason_says_how_to_install_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "natten", None)
     assert natten.unavailable(HERE).startswith("natten")
     monkeypatch.delitem(sys.modules, "natten")
@@ -130,22 +136,22 @@ def test_without_it_the_reason_says_where_to_get_it(monkeypatch):
 
 
 class BrokenImport:
-    """Finds natten, and fails to load it as a build for another torch does."""
+    """Finds natten and fails to load it, as a build for another torch does."""
 
     def find_spec(self, name, path=None, target=None):
         if name == "natten":
             raise ImportError("libnatten.so: undefined symbol: _ZN3c106detail14torchCheckFail\nand more")
 
 
-def test_a_build_that_does_not_load_is_said_in_one_line(monkeypatch):
+def test_a_build_that_cannot_be_imported_is_reported_in_one_line(monkeypatch):
     monkeypatch.delitem(sys.modules, "natten", raising=False)
     monkeypatch.setattr(sys, "meta_path", [BrokenImport()])
-    expected = "natten does not import: ImportError: libnatten.so: undefined symbol: _ZN3c106detail14torchCheckFail"
+    expected = "natten cannot be imported: ImportError: libnatten.so: undefined symbol: _ZN3c106detail14torchCheckFail"
     assert natten.unavailable(HERE) == f"{expected}; install the build for this torch"
 
 
 @pytest.mark.parametrize(("version", "breaks"), [("0.21.1", 1), ("0.21.5", 0)])
-def test_torch_compile_goes_through_it_from_0_21_5_on_and_around_it_before(install, version, breaks):
+def test_torch_compile_traces_natten_from_0_21_5_on(install, version, breaks):
     def cheap(q, k, v, kernel_size, scale):
         return q * scale + k * kernel_size + v
 
@@ -154,17 +160,17 @@ def test_torch_compile_goes_through_it_from_0_21_5_on_and_around_it_before(insta
     torch._dynamo.reset()
     found = torch._dynamo.explain(lambda q, k, v: natten.attend(q + 1, k, v, 3) * 2)(q, k, v)
     assert found.graph_break_count == breaks
-    assert ("which torch.compile passes by" in natten.describe(HERE)) == bool(breaks)
+    assert ("which torch.compile cannot trace" in natten.describe(HERE)) == bool(breaks)
 
 
-def test_the_real_one_gives_the_definitions_numbers():
-    """On a CPU it has no gradients, and takes seconds where ours takes milliseconds."""
+def test_the_real_natten_computes_the_definition():
+    """On a CPU NATTEN has no gradients, and takes seconds where hdit's kernels take milliseconds."""
     if importlib.util.find_spec("natten") is None:
         pytest.skip("natten is not installed")
     import natten as real
 
     if natten.kernel(real, KernelTarget(torch.device("cpu"), torch.float32, 16)) is None:
-        pytest.skip(f"natten {real.__version__} does not run on a CPU beside this torch")
+        pytest.skip(f"natten {real.__version__} does not run on a CPU with this torch")
     q, k, v, _ = random_qkv(2, 7, 9, 2, 16, torch.float32)
     torch.testing.assert_close(natten.attend(q, k, v, 5), brute_force(q, k, v, 5), rtol=1e-5, atol=1e-5)
     assert natten.unavailable(HERE).startswith(f"natten {real.__version__} ")

@@ -1,6 +1,6 @@
-"""Every implementation of neighborhood attention that a CPU can run is neighborhood attention.
+"""Every backend that runs on a CPU computes neighborhood attention.
 
-Those for GPUs are held against the same definition in `test_flex.py` and `test_natten.py`.
+GPU backends are compared with the same definition in `test_flex.py`, `test_natten.py` and `tests/model/triton`.
 """
 
 from functools import partial
@@ -17,7 +17,7 @@ from tests.model.neighborhoods import CASES, assert_by_definition, random_qkv, w
 
 @pytest.fixture(params=[name for name, backend in BACKENDS.items() if backend.device_type in (None, "cpu")])
 def attend(request):
-    """Attention by each of them; where it cannot run, that is said."""
+    """Neighborhood attention by each backend; skips, with the reason, those that cannot run."""
     if missing := BACKENDS[request.param].missing(KernelTarget(torch.device("cpu"), torch.float64, 8)):
         pytest.skip(missing)
     return partial(neighborhood_attention, backend=request.param)
@@ -29,7 +29,7 @@ def test_outputs_and_gradients_are_those_of_the_definition(attend, case, dtype):
     assert_by_definition(attend, case, dtype)
 
 
-def test_outputs_and_gradients_are_the_references(attend, reference):
+def test_outputs_and_gradients_are_those_of_the_reference(attend, reference):
     tensors = reference("na2d")
     cases = {key.rsplit(".", 1)[0] for key in tensors}
     assert len(cases) == 4
@@ -40,7 +40,7 @@ def test_outputs_and_gradients_are_the_references(attend, reference):
         scale, kernel_size = q.shape[-1] ** -0.5, int(case.rsplit("_k", 1)[1])
         found = with_gradients(lambda q, k, v: attend(q * scale, k, v, kernel_size), q, k, v, grad)  # noqa: B023
         for ours, theirs in zip(found, expected, strict=True):
-            assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-7  # what is recorded was rounded to float32
+            assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-7  # recorded in float32
 
 
 def test_the_written_out_gradient_is_the_numerical_one(attend):
@@ -81,7 +81,7 @@ def test_inputs_may_be_views(attend):
     assert torch.equal(attend(q, k, v, 5), expected)
 
 
-def test_a_mask_made_in_inference_mode_serves_training_too(attend):
+def test_a_mask_made_in_inference_mode_can_be_used_in_training(attend):
     q, k, v, grad = random_qkv(1, 21, 22, 1, 8)
     with torch.inference_mode():
         expected = attend(q, k, v, 3)
@@ -97,7 +97,7 @@ def test_an_even_or_too_large_kernel_is_refused(attend, height, width, kernel_si
         attend(q, k, v, kernel_size)
 
 
-def test_a_second_derivative_is_refused_aloud(attend):
+def test_a_second_derivative_raises_an_error(attend):
     q, k, v, _ = random_qkv(1, 6, 9, 1, 8)
     q.requires_grad_()
     (grad,) = torch.autograd.grad(attend(q, k, v, 3).square().sum(), q, create_graph=True)
@@ -105,7 +105,7 @@ def test_a_second_derivative_is_refused_aloud(attend):
         grad.sum().backward()
 
 
-def test_a_key_is_seen_by_exactly_the_queries_whose_window_holds_it(attend):
+def test_a_key_affects_exactly_the_queries_whose_window_contains_it(attend):
     q, k, v, _ = random_qkv(1, 20, 26, 1, 8)
     before = attend(q, k, v, 5)
     for x in (k, v):

@@ -18,7 +18,7 @@ def random_qkv(height, width):
 
 
 def masked(q, k, v, allowed):
-    """Plain attention between all tokens, [tokens, tokens] of which may see each other."""
+    """Return plain attention with the mask `allowed` [tokens, tokens]."""
     height = q.shape[1]
     q, k, v = (rearrange(x, "b h w n d -> b n (h w) d") for x in (q, k, v))
     weights = (q @ k.mT).masked_fill(~allowed, -torch.inf).softmax(-1)
@@ -26,13 +26,13 @@ def masked(q, k, v, allowed):
 
 
 def shares(cells, window, shift):
-    """Which cells of one axis share a window: the same one after the roll, and not come round from the other end."""
-    place = (torch.arange(cells) + shift) % cells
-    region = place // window * 2 + (place < shift)
+    """Return which cells of an axis share a window after the roll, without those that wrapped around."""
+    position = (torch.arange(cells) + shift) % cells
+    region = position // window * 2 + (position < shift)
     return region[:, None] == region[None, :]
 
 
-def test_global_attention_sees_every_token():
+def test_global_attention_attends_to_every_token():
     q, k, v = random_qkv(4, 7)
     everything = torch.ones(28, 28, dtype=torch.bool)
     torch.testing.assert_close(global_attention(q, k, v), masked(q, k, v, everything), rtol=1e-12, atol=1e-12)
@@ -40,7 +40,7 @@ def test_global_attention_sees_every_token():
 
 @pytest.mark.parametrize("shift", [0, 1, 2, 3])
 @pytest.mark.parametrize(("height", "width"), [(8, 12), (4, 8), (4, 4)])
-def test_shifted_windows_see_their_window_and_not_what_came_round(height, width, shift):
+def test_tokens_attend_to_their_shifted_window_without_wrapped_tokens(height, width, shift):
     q, k, v = random_qkv(height, width)
     rows, columns = shares(height, 4, shift), shares(width, 4, shift)
     allowed = rearrange(rows[:, None, :, None] & columns[None, :, None, :], "h w i j -> (h w) (i j)")
@@ -53,7 +53,7 @@ def test_a_window_that_does_not_divide_the_grid_is_refused():
         shifted_window_attention(*random_qkv(8, 10), window_size=4, shift=0)
 
 
-def test_a_window_mask_made_in_inference_mode_serves_training_too():
+def test_a_window_mask_made_in_inference_mode_can_be_used_in_training():
     qkv = [x[:, :, :, :1] for x in random_qkv(16, 8)]
     with torch.inference_mode():
         expected = shifted_window_attention(*qkv, window_size=8, shift=4)
@@ -80,8 +80,8 @@ def kernels(compute):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("attend", OPERATORS.values(), ids=OPERATORS)
 def test_the_networks_layout_reaches_the_fast_kernel_forward_and_backward(attend, dtype):
-    """Which a call with six axes, windows beside each other, does not."""
-    packed = torch.randn(2, 8, 12, 3, 2, 64, dtype=dtype, requires_grad=True)  # as the projection gives them
+    """A call with six axes, two of them for the windows, does not reach it."""
+    packed = torch.randn(2, 8, 12, 3, 2, 64, dtype=dtype, requires_grad=True)  # as returned by the projection
     found = kernels(lambda: attend(*packed.unbind(3)).sum().backward())
     assert found == {"aten::scaled_dot_product_attention", FLASH, f"{FLASH}_backward"}
 
@@ -101,7 +101,7 @@ def test_odd_layers_shift_their_windows_by_half():
         assert torch.equal(found, shifted_window_attention(*qkv, window_size=4, shift=shift))
 
 
-def test_the_recipe_names_the_operator():
+def test_the_recipe_selects_the_operator():
     qkv = random_qkv(9, 12)
     assert torch.equal(attention_operator(level("global"), 1)(*qkv), global_attention(*qkv))
     found = attention_operator(level("neighborhood", kernel_size=5), 1)(*qkv)
@@ -109,7 +109,7 @@ def test_the_recipe_names_the_operator():
     assert attention_operator(level("none"), 1) is None
 
 
-def test_windows_that_were_first_used_for_sampling_serve_training(small_windows):
+def test_windows_that_were_first_used_for_sampling_can_be_used_in_training(small_windows):
     network, x, sigma = small_windows
     with torch.inference_mode():
         sampled = network(x, sigma)
@@ -119,11 +119,11 @@ def test_windows_that_were_first_used_for_sampling_serve_training(small_windows)
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_tokens_that_are_arranged_in_windows_attend_as_in_their_places(small_windows, monkeypatch):
+def test_attention_is_the_same_in_window_order_and_in_grid_order(small_windows, monkeypatch):
     network, x, sigma = small_windows
     arranged = network(x, sigma)
     grads = torch.autograd.grad(arranged.square().sum(), list(network.parameters()))
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # then blocks roll and cut
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)  # blocks then use the grid order
     in_place = network(x, sigma)
     expected = torch.autograd.grad(in_place.square().sum(), list(network.parameters()))
     torch.testing.assert_close(arranged, in_place, rtol=1e-12, atol=1e-12)

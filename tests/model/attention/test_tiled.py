@@ -1,4 +1,4 @@
-"""What tiles compute in: as a GPU would, where 16-bit products are the fast ones."""
+"""The dtypes of the tiled backend's products, including 16-bit ones, which are used on GPUs."""
 
 import pytest
 import torch
@@ -22,6 +22,6 @@ def test_sixteen_bit_products_after_the_softmax_lose_no_more_than_the_rounding_o
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_on_a_cpu_all_products_are_in_float32_at_least(dtype):
+def test_on_a_cpu_all_products_are_in_at_least_float32(dtype):
     assert tiled.product_dtype(torch.zeros(2, dtype=dtype)) == torch.promote_types(dtype, torch.float32)
     assert tiled.product_dtype(torch.zeros(2, dtype=dtype, device="meta")) == dtype

@@ -1,4 +1,4 @@
-"""Where hdit's own Triton kernels can run, what is said where they cannot, and that they have to pass the trial."""
+"""The targets on which hdit's Triton kernels can run, the reasons why they cannot on others, and their self-test."""
 
 import dataclasses
 import sys
@@ -15,7 +15,7 @@ GPU = KernelTarget(torch.device("cuda", 0), torch.bfloat16, 64)
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """A GPU of compute capability 9.0 with Triton 3.6, whose kernels pass the trial."""
+    """A GPU of compute capability 9.0 with Triton 3.6, whose kernels pass the self-test."""
     module = ModuleType("triton")
     module.__version__ = "3.6.0"
     monkeypatch.setitem(sys.modules, "triton", module)
@@ -26,7 +26,7 @@ def gpu(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("head_dim", [16, 64, 128])
-def test_it_runs_for_every_dtype_and_width_of_training(gpu, dtype, head_dim):
+def test_the_kernels_run_for_every_dtype_and_head_dim_of_training(gpu, dtype, head_dim):
     place = dataclasses.replace(GPU, dtype=dtype, head_dim=head_dim)
     assert triton.unavailable(place) is None
     assert triton.describe(place) == "Triton 3.6.0 kernels of hdit (CUDA 9.0)"
@@ -35,15 +35,15 @@ def test_it_runs_for_every_dtype_and_width_of_training(gpu, dtype, head_dim):
 @pytest.mark.parametrize(
     ("place", "message"),
     [
-        (dataclasses.replace(GPU, dtype=torch.float64), "take float16, bfloat16 and float32, found float64"),
-        (dataclasses.replace(GPU, head_dim=136), "the Triton kernels take head_dim up to 128, found 136"),
+        (dataclasses.replace(GPU, dtype=torch.float64), "support float16, bfloat16 and float32, found float64"),
+        (dataclasses.replace(GPU, head_dim=136), "the Triton kernels support head_dim up to 128, found 136"),
     ],
 )
-def test_what_they_do_not_take_is_said(gpu, place, message):
+def test_unsupported_targets_are_reported_with_the_reason(gpu, place, message):
     assert message in triton.unavailable(place)
 
 
-def test_older_gpus_are_refused_and_amds_are_tried(gpu):
+def test_older_gpus_are_refused_and_amd_gpus_are_not(gpu):
     gpu.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert triton.unavailable(GPU) == "the Triton kernels need compute capability 8.0 or later, found CUDA 7.5"
     gpu.setattr(torch.version, "hip", "7.0")
@@ -58,9 +58,9 @@ def test_an_older_triton_is_refused(gpu, version):
 
 def test_without_triton_the_reason_says_where_it_comes_from(gpu):
     gpu.setitem(sys.modules, "triton", None)
-    assert triton.unavailable(GPU) == "Triton is not installed; CUDA builds of torch bring it on Linux"
+    assert triton.unavailable(GPU) == "Triton is not installed; CUDA builds of torch include it on Linux"
 
 
-def test_kernels_that_fail_the_trial_are_not_used(gpu):
-    gpu.setattr(triton, "self_test", lambda attend, place: "gives wrong numbers in a trial: outputs are off by 1")
-    assert triton.unavailable(GPU) == "Triton 3.6.0 gives wrong numbers in a trial: outputs are off by 1"
+def test_kernels_that_fail_the_self_test_are_not_used(gpu):
+    gpu.setattr(triton, "self_test", lambda attend, place: "fails its self-test: outputs are wrong")
+    assert triton.unavailable(GPU) == "Triton 3.6.0 fails its self-test: outputs are wrong"

@@ -1,4 +1,4 @@
-"""The self-test that a backend has to pass before a run uses it, of the kernels in Triton's interpreter."""
+"""The self-test of a backend before its first use, with the kernels in Triton's interpreter."""
 
 import pytest
 
@@ -15,11 +15,11 @@ HERE = KernelTarget(torch.device("cpu"), torch.bfloat16, 16)
 
 
 @pytest.mark.usefixtures("interpreted")
-def test_the_kernels_pass():
+def test_the_kernels_pass_the_self_test():
     assert self_test(attend, HERE) is None
 
 
 @pytest.mark.usefixtures("interpreted")
-def test_kernels_with_a_wrong_window_do_not(monkeypatch):
+def test_kernels_with_a_wrong_window_fail_the_self_test(monkeypatch):
     monkeypatch.setattr(launch.kernels, "window_start", launch.kernels.first_query)
-    assert "a trial" in self_test(attend, HERE)
+    assert "self-test" in self_test(attend, HERE)
