@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hdit_core.flops.count import Operation
-from hdit_core.model.native.workspace import MOST_GLOBAL, MOST_WINDOW, should_fuse
+from hdit_core.model.native.workspace import MAX_GLOBAL_TOKENS, MAX_WINDOW_TOKENS, should_fuse
 from hdit_core.recipe.model import FeedForward, LevelRecipe, ModelRecipe, Skip
 
 FLOAT32, INT64 = 4, 8
@@ -80,8 +80,8 @@ def fused_blocks(
     if value_bytes != FLOAT32 or model.norm != "rms" or level.dropout > 0:
         return frozenset()
     blocks: set[Operation] = set()
-    windows = level.attention == "shifted-window" and level.window_size**2 <= MOST_WINDOW
-    windows |= level.attention == "global" and rows <= MOST_GLOBAL and each_has_one
+    windows = level.attention == "shifted-window" and level.window_size**2 <= MAX_WINDOW_TOKENS
+    windows |= level.attention == "global" and rows <= MAX_GLOBAL_TOKENS and each_has_one
     if windows and should_fuse(rows, 4 * level.width**2):
         blocks.add("attention")
     if model.feed_forward == "geglu" and should_fuse(rows, 3 * level.width * level.hidden):

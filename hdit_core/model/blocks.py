@@ -1,4 +1,4 @@
-"""The two blocks of a transformer layer (HDiT paper, section 3.2, figure 4; hdit-facts 4.8)."""
+"""The two blocks of a transformer layer (HDiT paper, section 3.2, figure 4)."""
 
 import torch
 from einops import rearrange
@@ -12,7 +12,7 @@ from hdit_core.model.fused_blocks import can_fuse, fused_feed_forward, fused_win
 from hdit_core.model.geglu import Activation, geglu
 from hdit_core.model.linear import Linear, constant, nan_init
 from hdit_core.model.native.rowwise import rowwise_kernels
-from hdit_core.model.native.workspace import MOST_GLOBAL, MOST_WINDOW
+from hdit_core.model.native.workspace import MAX_GLOBAL_TOKENS, MAX_WINDOW_TOKENS
 from hdit_core.model.norm import AdaNorm, AdaRMSNorm
 from hdit_core.model.position import Rotation
 
@@ -62,14 +62,14 @@ class AttentionBlock(nn.Module):
         return fused_window_attention(x, scale, self.qkv.weight, self.scale, self.out.weight, layout)
 
     def _has_windows(self, x: Float[Tensor, "B H W C"]) -> bool:
-        """Return whether attention has windows, or few enough tokens to train the grid as a single window.
+        """Return whether attention is in windows, or in training has few enough tokens to treat the grid as one window.
 
-        Not in sampling: there all threads share an image, and its bits must not depend on the batch.
+        Sampling does not do the latter: all threads share an image, and its bits must not depend on the batch size.
         """
         if isinstance(self.operator, ShiftedWindows):
-            return self.operator.window_size**2 <= MOST_WINDOW
-        few = self.operator is global_attention and x.shape[1] * x.shape[2] <= MOST_GLOBAL
-        return few and torch.is_grad_enabled() and len(x) >= torch.get_num_threads()
+            return self.operator.window_size**2 <= MAX_WINDOW_TOKENS
+        is_small = self.operator is global_attention and x.shape[1] * x.shape[2] <= MAX_GLOBAL_TOKENS
+        return is_small and torch.is_grad_enabled() and len(x) >= torch.get_num_threads()
 
     def _in_windows(
         self, windows: ShiftedWindows, normal: Float[Tensor, "B H W C"], rotation: Rotation
@@ -99,8 +99,8 @@ class FeedForwardBlock(nn.Module):
     def __init__(self, norm: AdaNorm, width: int, hidden: int, unit: tuple[Activation, int], dropout: float) -> None:
         super().__init__()
         self.norm = norm
-        self.unit, taken = unit
-        self.up = Linear(width, taken * hidden)
+        self.unit, inputs_per_output = unit
+        self.up = Linear(width, inputs_per_output * hidden)
         self.dropout = nn.Dropout(dropout)
         self.down = Linear(hidden, width, constant(0.0))
 

@@ -9,7 +9,7 @@ from hdit_core.files import cache_folder
 from hdit_core.model.hourglass import HourglassTransformer
 
 PHASES = ("entire_frame_compile", "entire_backward_compile")
-MOST_KINDS = 256  # of layers, shapes and modes together; the default of torch is 8
+MAX_COMPILATIONS = 256  # of all combinations of layers, shapes and modes; torch's default is 8
 
 
 def compile_network(network: HourglassTransformer, backend: str = "inductor") -> None:
@@ -19,7 +19,7 @@ def compile_network(network: HourglassTransformer, backend: str = "inductor") ->
         backend: of `torch.compile`. Inductor's results are stored in hdit's cache, or in `$TORCHINDUCTOR_CACHE_DIR`.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "inductor"))
-    torch._dynamo.config.recompile_limit = max(MOST_KINDS, torch._dynamo.config.recompile_limit)
+    torch._dynamo.config.recompile_limit = max(MAX_COMPILATIONS, torch._dynamo.config.recompile_limit)
     network.compile_layers(dynamic=False, backend=backend)
 
 

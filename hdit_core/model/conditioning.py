@@ -1,4 +1,4 @@
-"""The conditioning vector, from noise level, augmentation, class and an extra vector (hdit-facts 4.9)."""
+"""The conditioning vector, from noise level, augmentation, class and an extra vector."""
 
 import math
 
@@ -42,8 +42,8 @@ class MappingBlock(nn.Module):
     def __init__(self, width: int, hidden: int, unit: tuple[Activation, int], dropout: float) -> None:
         super().__init__()
         self.norm = RMSNorm(width)
-        self.unit, taken = unit
-        self.up = Linear(width, taken * hidden)
+        self.unit, inputs_per_output = unit
+        self.up = Linear(width, inputs_per_output * hidden)
         self.dropout = nn.Dropout(dropout)
         self.down = Linear(hidden, width, constant(0.0))
 
@@ -117,18 +117,18 @@ class Conditioning(nn.Module):
         cond = cond + self.augment_in(self.augment_features(augment_cond).to(dtype))
 
         if self.classes is not None:
-            cond = cond + self.classes(_given("class_ids", class_ids))
+            cond = cond + self.classes(_required("class_ids", class_ids))
         elif class_ids is not None:
-            raise ValueError("class_ids given to a network without classes")
+            raise ValueError("class_ids: expected None, since the network has no classes; found a tensor")
 
         if self.vector_in is not None:
-            cond = cond + self.vector_in(_given("mapping_cond", mapping_cond).to(dtype))
+            cond = cond + self.vector_in(_required("mapping_cond", mapping_cond).to(dtype))
         elif mapping_cond is not None:
-            raise ValueError("mapping_cond given to a network that takes none")
+            raise ValueError("mapping_cond: expected None, since the network's mapping_cond_dim is 0; found a tensor")
         return self.mapping(cond)
 
 
-def _given(name: str, value: Tensor | None) -> Tensor:
+def _required(name: str, value: Tensor | None) -> Tensor:
     if value is None:
         raise ValueError(f"the network is conditioned on {name}; expected a tensor, found None")
     return value

@@ -16,7 +16,7 @@ from hdit_core.model.linear import Linear
 from hdit_core.model.native.feed_forward import feed_forward, feed_forward_gradient
 from hdit_core.model.native.library import find_gemm
 from hdit_core.model.native.rowwise import RowwiseKernels, load_rowwise_kernels, rowwise_kernels
-from hdit_core.model.native.windows import Kept, Layout, Weights, window_attention, window_attention_gradient
+from hdit_core.model.native.windows import Layout, Saved, Weights, window_attention, window_attention_gradient
 from hdit_core.model.native.workspace import should_fuse
 from hdit_core.model.norm import EPSILON, AdaRMSNorm
 
@@ -32,16 +32,16 @@ class FusedFeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, up: Tensor, down: Tensor) -> Tensor:
         """Return y."""
-        result, kept = feed_forward(_library(), x, scale, up, down, EPSILON, keep=True)
-        ctx.save_for_backward(x, scale, up, down, kept)
+        result, saved = feed_forward(_library(), x, scale, up, down, EPSILON, keep=True)
+        ctx.save_for_backward(x, scale, up, down, saved)
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients of the inputs."""
-        x, scale, up, down, kept = ctx.saved_tensors
-        return feed_forward_gradient(_library(), grad.contiguous(), x, scale, up, down, kept, EPSILON)
+        x, scale, up, down, saved = ctx.saved_tensors
+        return feed_forward_gradient(_library(), grad.contiguous(), x, scale, up, down, saved, EPSILON)
 
 
 def fused_feed_forward(
@@ -76,9 +76,9 @@ class FusedWindowAttention(torch.autograd.Function):
     ) -> Tensor:
         """Return y."""
         weights = Weights(scale, qkv, logit_scale.sqrt(), out)
-        result, kept = window_attention(_library(), x, weights, layout, EPSILON, keep=True)
-        assert kept is not None
-        ctx.save_for_backward(x, layout.cos, layout.sin, logit_scale, *weights, *kept)
+        result, saved = window_attention(_library(), x, weights, layout, EPSILON, keep=True)
+        assert saved is not None
+        ctx.save_for_backward(x, layout.cos, layout.sin, logit_scale, *weights, *saved)
         ctx.layout = layout.order, layout.windows, layout.tokens, layout.allowed
         return result
 
@@ -86,11 +86,11 @@ class FusedWindowAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs."""
-        x, cos, sin, logit_scale, *saved = ctx.saved_tensors
-        weights, kept = Weights(*saved[:4]), Kept(*saved[4:])
+        x, cos, sin, logit_scale, *tensors = ctx.saved_tensors
+        weights, saved = Weights(*tensors[:4]), Saved(*tensors[4:])
         order, windows, tokens, allowed = ctx.layout
         layout = Layout(order, windows, tokens, cos, sin, allowed)
-        grad_x, grads = window_attention_gradient(_library(), grad.contiguous(), x, weights, layout, kept, EPSILON)
+        grad_x, grads = window_attention_gradient(_library(), grad.contiguous(), x, weights, layout, saved, EPSILON)
         return grad_x, grads.scale, grads.qkv, grads.root / (2 * logit_scale), grads.out, None
 
 
@@ -126,13 +126,13 @@ def fused_window_attention(
 
 
 def can_fuse(block: nn.Module, x: Float[Tensor, "B *rows C"], *weights: Tensor) -> bool:
-    """Return whether a block may use its fused kernel, and is faster with it.
+    """Return whether a block can use its fused kernel and is faster with it.
 
-    It may not under tracing, autocast, forward-mode AD or a dispatch mode, with active dropout, or if hooks are set on
-    its submodules or these were replaced.
+    It cannot under tracing, autocast, forward-mode AD or a dispatch mode, with active dropout, or if its submodules
+    have hooks or were replaced.
 
     Args:
-        block: its submodules are a norm, linear layers and dropout.
+        block: a block of a norm, linear layers and dropout.
         x: its input.
         weights: its matrices.
     """
@@ -165,6 +165,6 @@ def _needs_gradients(*tensors: Tensor) -> bool:
 
 
 def _library() -> RowwiseKernels:
-    found = load_rowwise_kernels()
-    assert isinstance(found, RowwiseKernels)  # `rowwise_kernels` loaded it
-    return found
+    library = load_rowwise_kernels()
+    assert isinstance(library, RowwiseKernels)  # `rowwise_kernels` loaded it
+    return library

@@ -1,4 +1,4 @@
-"""The Hourglass Diffusion Transformer (HDiT paper, section 3, figure 3; hdit-facts 4)."""
+"""The Hourglass Diffusion Transformer (HDiT paper, arXiv 2401.11605, section 3, figure 3)."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,9 +29,9 @@ from hdit_core.randomness import stream
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
 
-def transformer_layer(level: LevelRecipe, recipe: ModelRecipe, place: int) -> TransformerLayer:
-    """Return layer number `place` of a level, counted through its encoder layers and then its decoder layers."""
-    operator = attention_operator(level, place, recipe.attention_backend)
+def transformer_layer(level: LevelRecipe, recipe: ModelRecipe, index: int) -> TransformerLayer:
+    """Return layer number `index` of a level, counted through its encoder layers and then its decoder layers."""
+    operator = attention_operator(level, index, recipe.attention_backend)
     norms = [ADA_NORMS[recipe.norm](level.width, recipe.mapping_width) for _ in range(2)]
     attention = operator and AttentionBlock(norms[0], level.width, level.head_dim, operator, level.dropout)
     unit = ACTIVATIONS[recipe.feed_forward]
@@ -103,12 +103,12 @@ class HourglassTransformer(nn.Module):
             self._check_size(height, width)
         dtype = self.patch_in.proj.weight.dtype
         cond = self.conditioning(sigma, class_ids, augment_cond, mapping_cond)
-        tokens = self._placed(self.patch_in(rearrange(x.to(dtype), "b c h w -> b h w c")))
-        tokens = self._in_and_out(tokens, cond, self._rotations(height, width))
+        tokens = self._add_positions(self.patch_in(rearrange(x.to(dtype), "b c h w -> b h w c")))
+        tokens = self._encode_decode(tokens, cond, self._rotations(height, width))
         images = self.patch_out(self.out_norm(tokens))
         return rearrange(images, "b h w c -> b c h w").to(x.dtype)
 
-    def _in_and_out(
+    def _encode_decode(
         self, tokens: Float[Tensor, "B H W C"], cond: Float[Tensor, "B M"], rotations: list[Rotation | None]
     ) -> Float[Tensor, "B H W C"]:
         # encoder: each level, then fewer and wider tokens
@@ -138,7 +138,7 @@ class HourglassTransformer(nn.Module):
             if isinstance(module, TransformerLayer):
                 module.compile(fullgraph=True, **options)
 
-    def _placed(self, tokens: Tensor) -> Tensor:
+    def _add_positions(self, tokens: Tensor) -> Tensor:
         """Return the tokens with additive position embeddings, unless positions are rotary."""
         if self.recipe.positions == "rotary":
             return tokens
@@ -159,9 +159,9 @@ class HourglassTransformer(nn.Module):
         return rotations
 
     def _run(self, level: int, layers: nn.Module, x: Tensor, cond: Tensor, rotation: Rotation | None) -> Tensor:
-        again = self.activation_checkpointing is True or level < self.activation_checkpointing
+        recompute = self.activation_checkpointing is True or level < self.activation_checkpointing
         for layer in layers.children():
-            if again and torch.is_grad_enabled():
+            if recompute and torch.is_grad_enabled():
                 x = checkpoint(layer, x, cond, rotation, use_reentrant=False)
             else:
                 x = layer(x, cond, rotation)
@@ -178,14 +178,14 @@ def _layers(level: LevelRecipe, recipe: ModelRecipe, first: int) -> nn.ModuleLis
 
 @torch.no_grad()
 def initialize(network: nn.Module, seed: int, put: Callable[[Tensor, Tensor], object] = Tensor.copy_) -> None:
-    """Fill every parameter and buffer from its own random stream, named after it.
+    """Fill every parameter and buffer from its own random stream, named after the tensor.
 
-    So the order of the modules, the device and the dtype do not matter. At first the network's output is zero.
+    Values thus do not depend on the order of modules, the device or the dtype. The initial output is zero.
 
     Args:
-        network: on any device but meta (use `to_empty` before).
-        seed: the run's.
-        put: writes all of a tensor's numbers, on the CPU, into it, however it is held.
+        network: on any device but meta (call `to_empty` first).
+        seed: the run's seed.
+        put: copies values from a CPU tensor into a parameter or buffer, which may be sharded.
     """
     for path, module in network.named_modules():
         for key, initial in getattr(module, "initial", {}).items():

@@ -1,4 +1,4 @@
-"""Weight initialization (HDiT paper, section 3; hdit-facts 4.11), and the linear layer.
+"""Weight initialization (HDiT paper, section 3, and k-diffusion), and the linear layer.
 
 Every module with tensors has an attribute `initial` with an initializer for each, a function of the shape and of the
 tensor's own random stream; `initialize` in `hourglass.py` calls them.
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 Shape = Sequence[int]
 Initial = Callable[[np.random.Generator, Shape], np.ndarray]
 
-LEAST_ROWS = 16
+MIN_ROWS = 16
 
 
 def constant(value: float) -> Initial:
@@ -35,15 +35,15 @@ def standard_normal(numbers: np.random.Generator, shape: Shape) -> np.ndarray:
 
 
 def nan_init(*shape: int) -> Tensor:
-    """Return an uninitialized tensor: NaN, so that using a network before `initialize` is noticed."""
+    """Return a tensor of NaN, which marks it as not initialized: a network used before `initialize` outputs NaN."""
     return torch.full(shape, math.nan)
 
 
 class Linear(nn.Module):
     """y = W x. No linear layer of HDiT has a bias.
 
-    Fewer than `LEAST_ROWS` rows are padded with zeros: CPU matrix products of few rows sum in another order, so that
-    the last bits of an image would depend on the batch size. Gradients are unaffected.
+    Fewer than `MIN_ROWS` rows are padded with zeros: CPU matrix products of few rows sum in another order, which would
+    make the last bits of an image depend on the batch size. Gradients are unaffected.
     """
 
     initial: Mapping[str, Initial]
@@ -56,7 +56,7 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `[..., features_in]` to `[..., features_out]`."""
         rows = x.numel() // x.shape[-1]
-        if rows >= LEAST_ROWS:
+        if rows >= MIN_ROWS:
             return F.linear(x, self.weight)
-        padded = F.pad(x.reshape(rows, x.shape[-1]), (0, 0, 0, LEAST_ROWS - rows))
+        padded = F.pad(x.reshape(rows, x.shape[-1]), (0, 0, 0, MIN_ROWS - rows))
         return F.linear(padded, self.weight)[:rows].reshape(*x.shape[:-1], -1)

@@ -1,7 +1,7 @@
 """Adaptive RMS norm (HDiT paper, section 3.2), without mean subtraction and bias, and the adaptive layer norm of DiT.
 
-Statistics are computed in float32 or float64, whatever the dtype of the activations. The backward pass is written out,
-since that of autograd takes twice as long. On a CPU with a compiler both directions are fused kernels.
+Statistics are computed in at least float32. The backward pass is written out, since that of autograd takes twice as
+long. On a CPU with a compiler both directions are fused kernels.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from hdit_core.recipe.model import Norm
 EPSILON = 1e-6
 
 
-class Normalised(torch.autograd.Function):
+class ScaledRMSNorm(torch.autograd.Function):
     """y = scale * n with n = r x and r = (mean(x^2) + eps)^(-1/2); and x again, for the residual connection.
 
     The gradient of x is r (scale g - n mean(scale g n)) plus that of the residual; the gradient of scale is g n.
@@ -44,32 +44,32 @@ class Normalised(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor | None, beside: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor | None, residual: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of x and scale."""
         x, scale, inverse = ctx.saved_tensors
         if grad is None:
-            return beside, None
+            return residual, None
         if rows := _rows_for(x, scale, grad):
-            beside = None if beside is None else beside.contiguous()
-            return rows.norm_gradient(grad.contiguous(), beside, x.contiguous(), scale.contiguous(), inverse)
+            residual = None if residual is None else residual.contiguous()
+            return rows.norm_gradient(grad.contiguous(), residual, x.contiguous(), scale.contiguous(), inverse)
         grad = grad.to(inverse.dtype)  # otherwise 16-bit gradients would be rounded after each operation
         normal = x * inverse
         product = grad * normal
         grad_scale = product.sum_to_size(scale.shape).to(scale.dtype)
         along = (product * scale).mean(-1, keepdim=True)  # not in place: with one row per image, product is grad_scale
         grad_x = (grad * scale).addcmul_(normal, along, value=-1).mul_(inverse)
-        return (grad_x if beside is None else grad_x.add_(beside)).to(x.dtype), grad_scale
+        return (grad_x if residual is None else grad_x.add_(residual)).to(x.dtype), grad_scale
 
 
 def _rows_for(x: Tensor, scale: Tensor, *more: Tensor) -> RowwiseKernels | None:
     """Return the fused kernels if they support these tensors: one scale for all rows, or one per image."""
-    one_an_image = scale.ndim == x.ndim > 1 and scale.shape == (x.shape[0], *[1] * (x.ndim - 2), x.shape[-1])
-    return rowwise_kernels(x, scale, *more) if x.numel() and (scale.ndim == 1 or one_an_image) else None
+    per_image = scale.ndim == x.ndim > 1 and scale.shape == (x.shape[0], *[1] * (x.ndim - 2), x.shape[-1])
+    return rowwise_kernels(x, scale, *more) if x.numel() and (scale.ndim == 1 or per_image) else None
 
 
 def rms_norm(x: Float[Tensor, "*rows C"], scale: Float[Tensor, "*#rows C"]) -> Float[Tensor, "*rows C"]:
     """Return `scale * x / sqrt(mean(x^2) + eps)`, the mean taken over the features."""
-    return Normalised.apply(x, scale)[0]
+    return ScaledRMSNorm.apply(x, scale)[0]
 
 
 class RMSNorm(nn.Module):
@@ -86,7 +86,7 @@ class RMSNorm(nn.Module):
 
 
 class AdaRMSNorm(nn.Module):
-    """RMS norm with the scale `1 + W cond`; W is initialized to zero (hdit-facts 4.8)."""
+    """RMS norm with the scale `1 + W cond`; W is initialized to zero."""
 
     def __init__(self, width: int, mapping_width: int) -> None:
         super().__init__()
@@ -99,7 +99,7 @@ class AdaRMSNorm(nn.Module):
 
         Passing x through adds its two gradients inside the backward pass of the norm, without another operation.
         """
-        return Normalised.apply(x, self.scale(cond))
+        return ScaledRMSNorm.apply(x, self.scale(cond))
 
     def scale(self, cond: Float[Tensor, "B M"]) -> Float[Tensor, "B 1 1 C"]:
         """Return the scale of each image."""

@@ -1,4 +1,4 @@
-"""The optimizer's parameter groups, as in the reference implementation (hdit-facts 4.11)."""
+"""The optimizer's parameter groups, as in the reference implementation (k-diffusion, `image_transformer_v2`)."""
 
 from typing import Any
 

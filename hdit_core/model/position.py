@@ -1,4 +1,4 @@
-"""Token positions and their axial rotary embedding (HDiT paper, section 3.3; hdit-facts 4.5 and 4.6)."""
+"""Token positions and their axial rotary embedding (HDiT paper, section 3.3)."""
 
 import math
 from collections.abc import Callable

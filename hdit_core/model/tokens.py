@@ -1,4 +1,4 @@
-"""Patching, token merging and splitting, and skip connections (HDiT paper, section 3.1; hdit-facts 4.10).
+"""Patching, token merging and splitting, and skip connections (HDiT paper, section 3.1).
 
 A block of p x q cells becomes one token by concatenating its features in row-major order, followed by a linear map.
 """

@@ -11,7 +11,7 @@ from hdit_core.recipe.read import read_recipe
 
 SIZES = (128, 256, 512, 1024)
 
-# Table 1; the last column is not printed there and comes from the closed form of hdit-facts 4.14.
+# Table 1; the last column is not printed there and was computed in closed form.
 TABLE_1 = {
     "R1": (106, 657, 6_341, 84_736),
     "R2": (106, 657, 6_341, 84_736),
@@ -25,7 +25,7 @@ TABLE_1 = {
     "E": (31, 65, 198, 732),
 }
 
-# The same without the work on the conditioning, which does not depend on the size (hdit-facts 1.1).
+# The same without the conditioning, whose cost does not depend on the image size.
 CLOSED_FORM = {
     "R3": (106.4, 657.4, 6340.6, 84735.9),
     "A": (32.1, 114.0, 1059.9, 14739.0),
@@ -65,7 +65,7 @@ def test_at_a_megapixel_hdit_needs_less_than_a_hundredth_of_dit():
 
 
 def test_parameters_of_the_ablation_lie_where_the_paper_says():
-    """Section 1.3 of hdit-facts: DiT about 130M, HDiT 105M to 120M."""
+    """Parameter counts of the paper's ablation: DiT about 130M, HDiT 105M to 120M."""
     assert round(ABLATIONS["R1"]((128, 128)).parameters / 1e6) == 130
     assert all(105e6 < ABLATIONS[row]((128, 128)).parameters < 120e6 for row in ("A", "B1", "B2", "C", "D", "E"))
 

@@ -80,7 +80,7 @@ def test_the_networks_above_are_those_of_the_reference_checkpoints(request, name
     assert [attention["type"] for attention in config["self_attns"]] == [level.attention for level in model.levels]
 
 
-# k-diffusion's example configurations as its own counter counts them (hdit-facts 1.8)
+# k-diffusion's example configurations as its own counter counts them
 CIFAR10 = ModelRecipe(
     image_size=32, patch_size=2, levels=(level(2, 256, "global"), level(4, 512, "global")), num_classes=10
 )

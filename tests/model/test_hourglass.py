@@ -12,7 +12,7 @@ from tests.model.small_network import awake, inputs, level, recipe
 
 # --- size ------------------------------------------------------------------------------------------------------------
 
-PAPER = {  # hdit-facts 1.8
+PAPER = {  # HDiT paper, table 7
     "FFHQ-1024": (
         85_079_300,
         {
@@ -135,8 +135,16 @@ def test_no_augmentation_is_nine_zeros():
     [
         ({"num_classes": 3}, {}, "conditioned on class_ids; expected a tensor, found None"),
         ({"mapping_cond_dim": 2}, {}, "conditioned on mapping_cond; expected a tensor, found None"),
-        ({}, {"class_ids": torch.zeros(3, dtype=torch.int64)}, "class_ids given to a network without classes"),
-        ({}, {"mapping_cond": torch.zeros(3, 2)}, "mapping_cond given to a network that takes none"),
+        (
+            {},
+            {"class_ids": torch.zeros(3, dtype=torch.int64)},
+            "class_ids: expected None, since the network has no classes",
+        ),
+        (
+            {},
+            {"mapping_cond": torch.zeros(3, 2)},
+            "mapping_cond: expected None, since the network.s mapping_cond_dim is 0",
+        ),
     ],
 )
 def test_conditioning_that_is_missing_or_unknown_is_refused(keys, given, message):

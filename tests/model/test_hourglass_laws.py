@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hdit_core.model.hourglass import HourglassTransformer
-from hdit_core.model.linear import LEAST_ROWS, Linear
+from hdit_core.model.linear import MIN_ROWS, Linear
 from tests.model.small_network import awake, inputs, level, recipe
 
 
@@ -147,7 +147,7 @@ def test_an_images_result_is_the_same_bits_on_any_number_of_threads():
 def test_rows_of_padding_leave_results_and_gradients_alone():
     linear = Linear(6, 4).double()
     torch.nn.init.normal_(linear.weight)
-    for rows in (1, 5, LEAST_ROWS, 40):
+    for rows in (1, 5, MIN_ROWS, 40):
         x = torch.randn(rows, 1, 6, dtype=torch.float64, requires_grad=True)
         weight = linear.weight.detach().clone().requires_grad_()
         expected = torch.autograd.grad((x @ weight.T).square().sum(), (x, weight))

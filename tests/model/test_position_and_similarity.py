@@ -46,7 +46,7 @@ def test_frequencies_are_those_of_the_references_checkpoints(reference):
 
 
 def naive(x, scale, positions, frequencies):
-    """Feature by feature, from hdit-facts 4.6 and 4.7."""
+    """Compute both steps feature by feature."""
     x = x * (scale[:, None] / (x.square().sum(-1, keepdim=True) + 1e-6)).sqrt()
     count = frequencies.shape[1]
     angles = torch.cat([positions[:, :, None, None, axis, None] * frequencies for axis in (0, 1)], dim=-1)

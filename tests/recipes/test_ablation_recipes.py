@@ -18,7 +18,7 @@ from hdit_core.recipe.read import read_recipe, shipped_recipes
 from hdit_core.train.run import train
 from tests.flops.measure import measured_macs
 
-# Row, the row that it was made from, and what was changed (hdit-facts 1.1 to 1.3 and 1.8).
+# Row, the row that it is derived from, and the changes (HDiT paper, tables 1, 2, 5 and 7).
 CHANGES = {
     "r4": ("r3", {"diffusion.weighting": "soft-min-snr"}),
     "b1": ("a", {"model.levels[0].attention": "shifted-window", "model.levels[0].window_size": 8}),
@@ -37,7 +37,7 @@ CHANGES = {
 ROWS = sorted({*CHANGES, "a", "r3"})
 SIZES = (128, 256, 512, 1024)
 
-# Table 1, in GMAC; the last column is not printed there and comes from the closed form of hdit-facts 4.14.
+# Table 1, in GMAC; the last column is not printed there and was computed in closed form.
 FLAT, GATED = (106, 657, 6_341, 84_736), (31, 65, 198, 732)
 TABLE_1 = {
     "r3": FLAT, "r4": FLAT, "a": (32, 114, 1_060, 14_739), "b1": (29, 60, 185, 683), "b2": (29, 60, 184, 679),

@@ -12,7 +12,7 @@ from hdit_core.recipe.read import read_recipe, shipped_recipes
 from hdit_core.recipe.write import recipe_toml
 from tests.flops.measure import measured_macs
 
-# Parameters and GMACs: hdit-facts 1.8, by the reference's own counter.
+# Parameters and GMACs, as counted by the reference implementation's counter.
 PUBLISHED = {
     "ffhq1024": (85_079_300, "206.076"),
     "flowers256": (22_361_274, "11.636"),

@@ -1,4 +1,4 @@
-"""The JSON configuration of k-diffusion's `image_transformer_v2`: what it may say, and its defaults (hdit-facts 2.2).
+"""The JSON configuration of k-diffusion's `image_transformer_v2`: allowed values and defaults.
 
 Keys that are not known here are let through: they do not change the network.
 """

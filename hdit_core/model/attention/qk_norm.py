@@ -1,4 +1,4 @@
-"""Cosine-similarity QK norm and axial RoPE, fused into one autograd function (hdit-facts 4.6 and 4.7).
+"""Cosine-similarity QK norm and axial RoPE, fused into one autograd function (HDiT paper, sections 3.2 and 3.3).
 
 Queries and keys are scaled to the length sqrt(scale), so that logits are `scale * cos(angle between them)`, and are
 then rotated by their positions. The backward pass is written out: left to autograd, the two steps take a fifth of the
@@ -46,7 +46,7 @@ class CosineQKNormRope(torch.autograd.Function):
         x, value = qkv[:, :, :, :2], qkv[:, :, :, 2]
         if rows := rowwise_kernels(qkv, root, cos, sin):
             qkv = qkv.contiguous()
-            both, inverse = rows.similarity(qkv, root, cos, sin, EPSILON)
+            both, inverse = rows.qk_norm_rope(qkv, root, cos, sin, EPSILON)
         else:
             high = x.to(at_least_float32(x.dtype))
             length = torch.linalg.vector_norm(high, dim=-1, keepdim=True)
@@ -63,7 +63,7 @@ class CosineQKNormRope(torch.autograd.Function):
         qkv, scale, root, inverse, cos, sin = ctx.saved_tensors
         if rows := rowwise_kernels(qkv, root, cos, sin, *grads):
             query, key, value = (grad if grad.stride(-1) == 1 else grad.contiguous() for grad in grads)
-            grad_qkv, along_all = rows.similarity_gradient((query, key, value), qkv, root, cos, sin, inverse)
+            grad_qkv, along_all = rows.qk_norm_rope_gradient((query, key, value), qkv, root, cos, sin, inverse)
         else:
             x, factor = qkv[:, :, :, :2], inverse * root[:, None]
             back = rotate(torch.stack(grads[:2], dim=3).to(inverse.dtype), _for_both(cos, sin), -1)

@@ -1,4 +1,4 @@
-"""Shifted-window attention (Swin, Liu et al. 2021, arXiv 2103.14030; hdit-facts 4.8): row B1 of the HDiT ablation."""
+"""Shifted-window attention (Swin, Liu et al. 2021, arXiv 2103.14030): row B1 of table 1 of the HDiT paper."""
 
 from functools import lru_cache
 from typing import Any

@@ -1,1 +1,1 @@
-"""C++ kernels for CPUs and their bindings, compiled on the machine when they are first used."""
+"""C++ kernels for CPUs and their Python bindings, compiled on first use."""

@@ -1,7 +1,7 @@
-"""Neighborhood attention (Hassani et al. 2022, arXiv 2204.07143) by the compiled program, as an operator of torch.
+"""Neighborhood attention (Hassani et al. 2022, arXiv 2204.07143) by the C++ kernels, as a custom operator.
 
-The same function as in `neighborhood.py`, with the same borders. The backward pass is given the weights of the forward
-pass, k^2 numbers a query and head; nothing else grows faster than the tokens.
+The same function as in `neighborhood.py`, with the same borders. The forward pass saves its attention weights for the
+backward pass: k^2 numbers per query and head. All memory is linear in the number of tokens.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,10 @@ from hdit_core.model.native.library import Library, load
 
 
 def _operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Make a function an operator of torch on CPUs, its schema that of its annotations.
+    """Return a decorator that registers a function as a custom operator for CPUs; annotations define its schema.
 
-    `torch.library.custom_op` would do the same and more, and with its first call import torch's compiler, a second's
-    work that an image drawn on a CPU has no use for.
+    `torch.library.custom_op` does the same, but its first call imports torch's compiler, which takes a second that
+    sampling on a CPU does not need to spend.
     """
 
     def define(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,26 +32,26 @@ def _operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def unavailable(dtype: torch.dtype = torch.float32) -> str | None:
-    """Return why there is no compiled program on this machine, None where there is; the first call compiles it."""
-    found = load(dtype)
-    return found if isinstance(found, str) else None
+    """Return why the kernels are unavailable on this machine, or None; the first call compiles them."""
+    library = load(dtype)
+    return library if isinstance(library, str) else None
 
 
 def _library(dtype: torch.dtype) -> Library:
-    found = load(at_least_float32(dtype))
-    if isinstance(found, str):
-        raise RuntimeError(f"native neighborhood attention cannot be had: {found}")
-    return found
+    library = load(at_least_float32(dtype))
+    if isinstance(library, str):
+        raise RuntimeError(f"native neighborhood attention is unavailable: {library}")
+    return library
 
 
 def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a tensor as the program takes it: of that dtype, the features of a head side by side."""
+    """Return a tensor as the kernels require it: in that dtype, with contiguous features."""
     x = x.to(dtype)
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _kept_weights(q: Tensor, kernel_size: int) -> Tensor:
-    """Return room for the weights, in the program's own layout."""
+def _empty_weights(q: Tensor, kernel_size: int) -> Tensor:
+    """Return an uninitialized tensor for the attention weights, in the kernels' layout."""
     batch, height, width, heads, _ = q.shape
     lanes = _library(q.dtype).lanes
     shape = (batch, heads, height, (width + lanes - 1) // lanes, kernel_size**2, lanes)
@@ -60,12 +60,12 @@ def _kept_weights(q: Tensor, kernel_size: int) -> Tensor:
 
 @_operator("hdit::native_attention")
 def _attend(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, keep: bool) -> tuple[Tensor, Tensor]:
-    """Return the output, and the weights where they are to be kept."""
-    if not q.shape == k.shape == v.shape:  # the program trusts what it is told
+    """Return the output, and the attention weights if `keep` is true (otherwise an empty tensor)."""
+    if not q.shape == k.shape == v.shape:  # the kernels do not check shapes
         raise ValueError(f"q, k and v have shapes {[tuple(x.shape) for x in (q, k, v)]}: expected the same")
     high = at_least_float32(q.dtype)
     out = torch.empty(q.shape, dtype=high)
-    weights = _kept_weights(q, kernel_size) if keep else q.new_empty(0, dtype=high)
+    weights = _empty_weights(q, kernel_size) if keep else q.new_empty(0, dtype=high)
     inputs = [_plain(x, high) for x in (q, k, v)]
     _library(q.dtype).forward(inputs, kernel_size, out, weights if keep else None)
     return out.to(v.dtype), weights
@@ -73,7 +73,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, keep: bool) -> tu
 
 @torch.library.register_fake("hdit::native_attention")
 def _(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, keep: bool) -> tuple[Tensor, Tensor]:
-    weights = _kept_weights(q, kernel_size) if keep else q.new_empty(0, dtype=at_least_float32(q.dtype))
+    weights = _empty_weights(q, kernel_size) if keep else q.new_empty(0, dtype=at_least_float32(q.dtype))
     return torch.empty(q.shape, dtype=v.dtype, device=q.device), weights
 
 
@@ -99,7 +99,7 @@ def _(
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, v, ctx.kernel_size, keep = inputs
-    assert keep, "the weights have to be kept where a gradient is wanted"
+    assert keep, "a gradient needs the weights of the forward pass"
     ctx.save_for_backward(q, k, v, output[1])
     ctx.mark_non_differentiable(output[1])
 
@@ -118,7 +118,7 @@ torch.library.register_autograd("hdit::native_attention_backward", _refuse)
 
 @register_flop_formula(torch.ops.hdit.native_attention)
 def _forward_flops(q: torch.Size, k: torch.Size, v: torch.Size, kernel_size: int, *rest: Any, **outputs: Any) -> int:
-    """Two products of all queries with the keys of their windows."""
+    """Return the FLOPs of two products of all queries with the keys of their windows."""
     return 4 * q.numel() * kernel_size**2
 
 
@@ -126,28 +126,28 @@ def _forward_flops(q: torch.Size, k: torch.Size, v: torch.Size, kernel_size: int
 def _backward_flops(
     grad: torch.Size, q: torch.Size, k: torch.Size, v: torch.Size, weights: torch.Size, kernel_size: int, **outputs: Any
 ) -> int:
-    """Four such products: of the weights, and of q, k and v."""
+    """Return the FLOPs of four such products: gradients of the weights, and of q, k and v."""
     return 8 * q.numel() * kernel_size**2
 
 
 def native_attention(
     q: Float[Tensor, "B H W N D"], k: Float[Tensor, "B H W N D"], v: Float[Tensor, "B H W N D"], kernel_size: int
 ) -> Float[Tensor, "B H W N D"]:
-    """Attend from each token to the `kernel_size` x `kernel_size` tokens around it, moved inwards at borders.
+    """Return the attention of each token to the `kernel_size` x `kernel_size` window around it.
 
-    The same bits come out for any number of threads, and for an image alone or in a batch.
+    Windows are shifted inwards at borders. Results are bit-identical for any number of threads and any batch size.
 
     Args:
-        q, k: queries and keys on the CPU; logits are their plain products. They may be views.
+        q, k: queries and keys on the CPU, already scaled: logits are their plain products. They may be views.
         v: values.
         kernel_size: odd, and no larger than the grid.
 
     Returns:
-        What each query attended to, in the dtype of v. Differentiable once: a second derivative raises RuntimeError.
+        The weighted sum of values for each query, in the dtype of v. A second derivative raises RuntimeError.
 
     Raises:
-        ValueError: the kernel is even, or larger than the grid; or q, k and v differ in shape.
-        RuntimeError: there is no compiled program here; `unavailable` says why.
+        ValueError: the kernel size is even, or larger than the grid; or q, k and v differ in shape.
+        RuntimeError: the kernels are not available on this machine; see `unavailable`.
     """
     _, height, width, _, _ = q.shape
     if kernel_size % 2 == 0 or kernel_size > min(height, width):

@@ -1,4 +1,4 @@
-"""The compiled pass of a gated feed-forward block (`feed_forward.h`) seen from Python."""
+"""Python bindings of the fused gated feed-forward block (`feed_forward.h`)."""
 
 import ctypes
 from ctypes import c_int64
@@ -13,13 +13,13 @@ from hdit_core.model.native.workspace import feed_forward_blocks, feed_forward_w
 
 
 class FeedForward(ctypes.Structure):
-    """The sizes of a block, into how many blocks of rows it is divided, and what multiplies."""
+    """Arguments of the forward kernel: sizes, number of row blocks, and the matrix product."""
 
     _fields_ = (*((name, c_int64) for name in ("images", "rows", "width", "hidden", "blocks")), ("gemm", Gemm))
 
 
 class FeedForwardGradient(ctypes.Structure):
-    """The sizes of a block, how many rows are worked on at a time, in how many sums, and what multiplies."""
+    """Arguments of the backward kernel: sizes, rows per block, number of partial sums, and the matrix product."""
 
     _fields_ = (*((name, c_int64) for name in ("images", "rows", "width", "hidden", "block", "lanes")), ("gemm", Gemm))
 
@@ -33,24 +33,26 @@ def feed_forward(
     epsilon: float,
     keep: bool = False,
 ) -> tuple[Float[Tensor, "B *rows C"], Float[Tensor, "B *rows F2"] | None]:
-    """Return `x + down gated(up norm(x))`, with the bits of torch's own way, and what its gradient needs if asked to.
+    """Return `x + down geglu(up norm(x))`, bit-identical to the unfused block, and the tensor saved for the gradient.
+
+    All tensors are contiguous.
 
     Args:
-        kernels: the library.
-        x: contiguous, as all are.
-        scale: of the norm, one for each image.
-        up, down: the matrices.
+        kernels: the compiled library.
+        x: tokens of B images.
+        scale: of the norm, one per image.
+        up, down: weight matrices.
         epsilon: of the norm.
-        keep: whether a gradient will be asked for.
+        keep: whether to return `up norm(x)` for the backward pass; otherwise the second result is None.
     """
     (width, hidden), total = down.shape, _rows(x)
     blocks, threads, numbers = feed_forward_blocks(total, width, hidden, torch.get_num_threads(), keep)
     result = torch.empty_like(x)
-    kept = x.new_empty(*x.shape[:-1], 2 * hidden) if keep else None
+    saved = x.new_empty(*x.shape[:-1], 2 * hidden) if keep else None
     sizes = FeedForward(len(x), total // len(x), width, hidden, blocks, find_gemm())
-    tensors = (x, scale, up, down, kept, result, x.new_empty(numbers))
+    tensors = (x, scale, up, down, saved, result, x.new_empty(numbers))
     kernels.run("hdit_feed_forward", sizes, *tensors, epsilon, threads=threads)
-    return result, kept
+    return result, saved
 
 
 def feed_forward_gradient(
@@ -60,17 +62,20 @@ def feed_forward_gradient(
     scale: Float[Tensor, "B *ones C"],
     up: Float[Tensor, "F2 C"],
     down: Float[Tensor, "C F"],
-    kept: Float[Tensor, "B *rows F2"],
+    saved: Float[Tensor, "B *rows F2"],
     epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the gradients of x, scale, up and down; the last bits of the matrices' depend on the number of threads."""
+    """Return the gradients of x, scale, up and down.
+
+    The last bits of the matrices' gradients depend on the number of threads.
+    """
     (width, hidden), images = down.shape, len(x)
     count = _rows(x) // images
     lanes, numbers = feed_forward_workspace(images, count, width, hidden, torch.get_num_threads())
     sizes = FeedForwardGradient(images, count, width, hidden, gradient_rows(count, width), lanes, find_gemm())
     grad_x, grad_scale, grad_up, grad_down = (torch.empty_like(tensor) for tensor in (x, scale, up, down))
     outputs = (grad_x, grad_scale, grad_up, grad_down, x.new_empty(numbers))
-    kernels.run("hdit_feed_forward_gradient", sizes, grad, x, scale, up, down, kept, *outputs, epsilon, threads=lanes)
+    kernels.run("hdit_feed_forward_gradient", sizes, grad, x, scale, up, down, saved, *outputs, epsilon, threads=lanes)
     return grad_x, grad_scale, grad_up, grad_down
 
 

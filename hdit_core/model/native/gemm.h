@@ -1,14 +1,14 @@
-// The matrix product that torch itself calls, for use by threads that each have work of their own.
+// The matrix product that torch itself calls, for use inside parallel regions.
 #pragma once
 
 #include "rowwise.h"
 
 struct Gemm {
-    void* sgemm;  // the Fortran function, of the library that torch takes its products from
-    void* limit;  // MKL's own that limits the threads of products that this thread asks for; returns the limit before
+    void* sgemm;  // the Fortran BLAS function of torch's library
+    void* limit;  // MKL_Set_Num_Threads_Local: sets the calling thread's thread limit and returns the previous one
 
-    // c [rows, columns] = a b, or added to c; a is [rows, inner] and b [inner, columns], or where TRANSPOSED they lie
-    // as [inner, rows] and [columns, inner]. Rows lie `_step` apart; the library's own matrices are by columns.
+    // c [rows, columns] = a b, or c += a b if `add`; a is [rows, inner] and b [inner, columns], stored as [inner, rows]
+    // and [columns, inner] if TRANSPOSED. `_step` is the row stride. BLAS matrices are column-major.
     template <bool TRANSPOSED_A, bool TRANSPOSED_B>
     void product(Index rows, Index columns, Index inner, const float* a, Index a_step, const float* b, Index b_step,
                  float* c, Index c_step, bool add = false) const {
@@ -22,12 +22,12 @@ struct Gemm {
     }
 };
 
-// While it lives, products that this thread asks for are worked out by this thread alone.
-class Alone {
+// During its lifetime, matrix products of the calling thread run on that thread only.
+class SingleThreaded {
   public:
-    explicit Alone(const Gemm& gemm) : limit(reinterpret_cast<int (*)(int)>(gemm.limit)), before(limit(1)) {}
-    ~Alone() { limit(before); }
-    Alone(const Alone&) = delete;
+    explicit SingleThreaded(const Gemm& gemm) : limit(reinterpret_cast<int (*)(int)>(gemm.limit)), before(limit(1)) {}
+    ~SingleThreaded() { limit(before); }
+    SingleThreaded(const SingleThreaded&) = delete;
 
   private:
     int (*limit)(int);

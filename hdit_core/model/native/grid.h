@@ -1,4 +1,4 @@
-// The grid of tokens, its memory, and which keys a query sees.
+// The grid of tokens, its memory layout, and the windows of queries.
 #pragma once
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 
 using Index = int64_t;
 
-// Numbers [batch, height, width, heads, features]; the features of a token's head lie side by side.
+// A tensor [batch, height, width, heads, features] with contiguous features.
 struct View {
     Real* data;
     Index batch, row, column, head;  // strides in numbers
@@ -24,24 +24,24 @@ struct Shape {
     Index weights_of_row() const { return blocks() * window() * LANES; }
 };
 
-// One axis: the window of query i is start(i) ... start(i) + kernel - 1; it moves inwards at the borders.
+// One axis: the window of query i is start(i) ... start(i) + kernel - 1, shifted inwards at the borders.
 struct Axis {
     Index size, kernel;
 
     Index start(Index query) const { return std::clamp<Index>(query - kernel / 2, 0, size - kernel); }
-    // the first and the last query whose window starts there
+    // the first and the last query whose window starts at `start`
     Index first(Index start) const { return start == 0 ? 0 : start + kernel / 2; }
     Index last(Index start) const { return start == size - kernel ? size - 1 : start + kernel / 2; }
-    // the first and the last start of the windows that hold a key
+    // the first and the last start of windows that contain a key
     Index lowest(Index key) const { return std::max<Index>(key - kernel + 1, 0); }
     Index highest(Index key) const { return std::min<Index>(key, size - kernel); }
 };
 
-// Weights, or gradients of logits, of a head and image: [height, blocks, kernel^2, LANES]; a lane is a query.
+// Weights, or gradients of logits, of one head of an image: [height, blocks, kernel^2, LANES]; a lane is a query.
 struct Weights {
     Real* data;
     Index window, row;
 
-    Index place(Index x) const { return Index(size_t(x) / LANES) * window * LANES + Index(size_t(x) % LANES); }
-    Real* at(Index y, Index x) const { return data + y * row + place(x); }
+    Index offset(Index x) const { return Index(size_t(x) / LANES) * window * LANES + Index(size_t(x) % LANES); }
+    Real* at(Index y, Index x) const { return data + y * row + offset(x); }
 };

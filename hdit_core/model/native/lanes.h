@@ -1,4 +1,4 @@
-// Vectors of numbers by the extensions of GCC and Clang: their types, loads and stores, exp, and the transpose.
+// SIMD vectors with GCC and Clang extensions: types, loads and stores, exp, and transposition.
 #pragma once
 
 #include <cmath>
@@ -18,18 +18,18 @@ constexpr int VECTOR_BYTES = 32;
 constexpr int VECTOR_BYTES = 16;
 #endif
 constexpr int LANES = VECTOR_BYTES / sizeof(Real);
-constexpr bool MANY_REGISTERS = VECTOR_BYTES == 64;  // 32 of them, else 16 (or 32 on ARM)
+constexpr bool MANY_REGISTERS = VECTOR_BYTES == 64;  // 32 vector registers, otherwise 16 (or 32 on ARM)
 
 #define INLINED __attribute__((always_inline))
 #define INLINE inline INLINED
 
 template <int I> using Number = std::integral_constant<int, I>;
 
-// Call act(0) ... act(N - 1), each with a number known to the compiler: what they index is then kept in registers.
-template <class Act, int... I> INLINE void each(std::integer_sequence<int, I...>, const Act& act) {
+// Calls act(0) ... act(N - 1) with compile-time constants, so that arrays indexed by them can stay in registers.
+template <class Act, int... I> INLINE void unroll(std::integer_sequence<int, I...>, const Act& act) {
     (act(Number<I>()), ...);
 }
-template <int N, class Act> INLINE void each(const Act& act) { each(std::make_integer_sequence<int, N>(), act); }
+template <int N, class Act> INLINE void unroll(const Act& act) { unroll(std::make_integer_sequence<int, N>(), act); }
 
 template <int N> struct Lanes {
     typedef Real vector __attribute__((vector_size(N * sizeof(Real))));
@@ -40,7 +40,7 @@ typedef Integer WideInteger __attribute__((vector_size(VECTOR_BYTES)));
 
 template <int N = LANES> INLINE Vector<N> load(const Real* from) {
     Vector<N> vector;
-    std::memcpy(&vector, from, sizeof vector);  // the way to say: not aligned
+    std::memcpy(&vector, from, sizeof vector);  // an unaligned load
     return vector;
 }
 
@@ -48,7 +48,7 @@ template <int N = LANES> INLINE void store(Real* to, Vector<N> vector) { std::me
 
 template <int N = LANES> INLINE Vector<N> spread(Real number) { return number - Vector<N>{}; }
 
-// Say that a vector stays in a register: else GCC reads it from memory again at each use.
+// Keeps a vector in a register: otherwise GCC reads it from memory again at each use.
 template <int N> INLINE void keep(Vector<N>& vector) {
 #if defined(__AVX__)
     if constexpr (N * sizeof(Real) >= 16) asm("" : "+v"(vector));
@@ -59,13 +59,13 @@ template <int N> INLINE void keep(Vector<N>& vector) {
 
 inline Wide larger(Wide a, Wide b) { return a > b ? a : b; }
 
-// exp(x) for x <= 0, to the last bits; what would be smaller than the smallest normal number is that number.
+// exp(x) for x <= 0, accurate to the last bits; results below the smallest normal number are that number.
 inline Wide exponential(Wide x) {
     if constexpr (sizeof(Real) == 8) {
         for (int lane = 0; lane < LANES; lane++) x[lane] = std::exp(x[lane]);
         return x;
     } else {
-        // exp(x) = 2^n exp(r) with |r| <= ln(2)/2; adding and taking off 1.5 2^23 rounds to a whole number
+        // exp(x) = 2^n exp(r) with |r| <= ln(2)/2; adding and subtracting 1.5 2^23 rounds to an integer
         const Wide least = spread(-87.3f), magic = spread(12582912.0f);
         x = x < least ? least : x;
         const Wide shifted = x * spread(1.44269504f) + magic;
@@ -76,14 +76,14 @@ inline Wide exponential(Wide x) {
             series = series * r + spread(factor);
         WideInteger bits;
         std::memcpy(&bits, &shifted, sizeof bits);
-        bits = (bits + 127) << 23;  // its low bits are n; a number's exponent is kept with 127 added
+        bits = (bits + 127) << 23;  // the low bits are n; the exponent is biased by 127
         Wide power;
         std::memcpy(&power, &bits, sizeof power);
-        return series * power;  // a product, so that what is not a number stays none
+        return series * power;  // a product, so that NaN stays NaN
     }
 }
 
-// The first halves of two vectors, number by number in turn (or the second halves, for offset = LANES / 2).
+// Interleaves the first halves of two vectors (or the second halves, for OFFSET = LANES / 2).
 template <int OFFSET, int... I> inline Wide riffle(Wide a, Wide b, std::integer_sequence<int, I...>) {
 #if defined(__clang__)
     return __builtin_shufflevector(a, b, (OFFSET + I / 2 + I % 2 * LANES)...);
@@ -92,15 +92,15 @@ template <int OFFSET, int... I> inline Wide riffle(Wide a, Wide b, std::integer_
 #endif
 }
 
-// Transpose a square: riffling the upper half of its rows with the lower half, once per bit of LANES.
+// Transposes a square by interleaving the upper half of its rows with the lower half, once per bit of LANES.
 inline void transpose(Wide (&rows)[LANES]) {
     constexpr auto order = std::make_integer_sequence<int, LANES>();
     for (int pass = 1; pass < LANES; pass *= 2) {
         Wide mixed[LANES];
-        each<LANES / 2>([&](auto i) INLINED {
+        unroll<LANES / 2>([&](auto i) INLINED {
             mixed[2 * i] = riffle<0>(rows[i], rows[i + LANES / 2], order);
             mixed[2 * i + 1] = riffle<LANES / 2>(rows[i], rows[i + LANES / 2], order);
         });
-        each<LANES>([&](auto i) INLINED { rows[i] = mixed[i]; });
+        unroll<LANES>([&](auto i) INLINED { rows[i] = mixed[i]; });
     }
 }

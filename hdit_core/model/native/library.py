@@ -1,6 +1,6 @@
-"""The matrix product that torch itself calls on a CPU, for compiled passes that need one in their midst.
+"""Python bindings of the neighborhood attention kernels, and the matrix product of torch's CPU library.
 
-Taken from torch's own library, so that what they compute has the bits that torch's products have.
+Fused kernels call the same matrix product as torch, so their results are bit-identical to torch's.
 """
 
 import ctypes
@@ -19,14 +19,14 @@ LIBRARY = Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"
 
 
 class Gemm(ctypes.Structure):
-    """Addresses of two functions of MKL's: the product, and what limits its threads for the thread that calls it."""
+    """Addresses of two MKL functions: the matrix product, and the setter of the calling thread's thread limit."""
 
     _fields_ = (("sgemm", c_void_p), ("limit", c_void_p))
 
 
 @lru_cache(maxsize=1)
 def find_gemm() -> Gemm | None:
-    """Return where the functions are, or None where torch multiplies by another library."""
+    """Return the addresses of the MKL functions, or None if torch uses another library."""
     if not torch.backends.mkl.is_available():
         return None
     try:
@@ -42,13 +42,13 @@ NAMES = {torch.float32: "float", torch.float64: "double"}
 
 
 class View(ctypes.Structure):
-    """A tensor [B, H, W, N, D] whose features lie side by side; strides in numbers."""
+    """A tensor [B, H, W, N, D] with contiguous features; strides in elements."""
 
     _fields_ = (("data", ctypes.c_void_p), *((name, ctypes.c_int64) for name in ("batch", "row", "column", "head")))
 
 
 class Shape(ctypes.Structure):
-    """The sizes of a call."""
+    """The sizes of an attention call."""
 
     _fields_ = tuple(
         (name, ctypes.c_int64) for name in ("batch", "height", "width", "heads", "features", "kernel_size")
@@ -56,16 +56,16 @@ class Shape(ctypes.Structure):
 
 
 def view(x: Tensor) -> View:
-    """Return a tensor as the library takes it."""
+    """Return the address and strides of a tensor [B, H, W, N, D]."""
     batch, row, column, head, _ = x.stride()
     return View(x.data_ptr(), batch, row, column, head)
 
 
 class Library:
-    """The functions of one compiled library.
+    """The functions of a compiled attention library.
 
     Attributes:
-        lanes: how many queries lie side by side in the weights that are kept for the backward pass.
+        lanes: number of adjacent queries in the layout of the weights that are saved for the backward pass.
     """
 
     def __init__(self, path: str) -> None:
@@ -73,14 +73,14 @@ class Library:
         self.lanes = int(self._library.hdit_lanes())
 
     def forward(self, inputs: list[Tensor], kernel_size: int, out: Tensor, weights: Tensor | None) -> None:
-        """Write what each query attends to, and the weights where they are kept; `inputs` are q, k and v."""
-        kept = ctypes.c_void_p(None if weights is None else weights.data_ptr())
-        self._run("hdit_forward", inputs[0], kernel_size, [view(x) for x in (*inputs, out)], kept)
+        """Write the output, and the attention weights unless that argument is None; `inputs` are q, k and v."""
+        saved = ctypes.c_void_p(None if weights is None else weights.data_ptr())
+        self._run("hdit_forward", inputs[0], kernel_size, [view(x) for x in (*inputs, out)], saved)
 
     def backward(
         self, inputs: list[Tensor], weights: Tensor, grad_logits: Tensor, kernel_size: int, grads: list[Tensor]
     ) -> None:
-        """Write the gradients of q, k and v; `inputs` are these and the output's gradient."""
+        """Write the gradients of q, k and v to `grads`; `inputs` are q, k, v and the gradient of the output."""
         pointers = [ctypes.c_void_p(x.data_ptr()) for x in (weights, grad_logits)]
         views = (View * 3)(*(view(x) for x in grads))
         self._run("hdit_backward", inputs[0], kernel_size, [view(x) for x in inputs], *pointers, ctypes.byref(views))
@@ -89,15 +89,16 @@ class Library:
         shape = Shape(*q.shape, kernel_size)
         pointers = [ctypes.byref(x) for x in (shape, *views)]
         if getattr(self._library, name)(*pointers, *more, torch.get_num_threads()) != 0:
-            raise MemoryError(f"neighborhood attention: no memory for the scratch of {torch.get_num_threads()} threads")
+            threads = torch.get_num_threads()
+            raise MemoryError(f"neighborhood attention: out of memory for the temporary buffers of {threads} threads")
 
 
 @lru_cache(maxsize=len(NAMES))
 def load(dtype: torch.dtype) -> Library | str:
-    """Return the library for float32 or float64, compiled when need be, or the reason why there is none."""
+    """Return the library for float32 or float64, compiled if necessary, or the reason why it is unavailable."""
     if os.name != "posix":
         return f"it is compiled on POSIX systems only, and this is {os.name}"
     try:
         return Library(str(library_path(NAMES[dtype], cache_folder() / "native")))
-    except (CompileError, OSError, RuntimeError) as problem:  # RuntimeError: this user has no home
+    except (CompileError, OSError, RuntimeError) as problem:  # RuntimeError: the user has no home folder
         return str(problem)

@@ -1,4 +1,4 @@
-// Threads that wait for tasks. Which thread takes a task makes no difference to its result.
+// A thread pool. Results of tasks do not depend on the thread that runs them.
 #pragma once
 
 #include <pthread.h>
@@ -15,7 +15,7 @@ class Pool {
   public:
     using Task = std::function<void(int64_t task, int worker)>;
 
-    // Do tasks 0 ... count - 1, by up to that many threads, this one among them. Workers count from 0.
+    // Runs tasks 0 ... count - 1 on up to `threads` threads, including the caller. Workers are numbered from 0.
     void run(int64_t count, int threads, const Task& task) {
         if (threads <= 1 || count <= 1) return take(0, count, task);
         {
@@ -26,7 +26,7 @@ class Pool {
         wake.notify_all();
         take_shared(task, 0);
         std::unique_lock lock(mutex);
-        job = nullptr;  // a thread that wakes up only now goes back to sleep: nobody waits for it
+        job = nullptr;  // a thread that wakes up after this goes back to sleep
         done.wait(lock, [this] { return active == 0; });
     }
 
@@ -50,7 +50,7 @@ class Pool {
         for (; size < wanted; size++) try {
                 std::thread([this] { serve(); }).detach();
             } catch (const std::system_error&) {
-                return;  // the system gives no more: the others do the work
+                return;  // no more threads available: continue with fewer
             }
     }
 
@@ -71,19 +71,19 @@ class Pool {
     }
 };
 
-// The process's pool; a child after a fork, which has none of its parent's threads, gets its own.
-inline Pool* the_pool = nullptr;
-inline std::mutex* the_turn = nullptr;
+// The pool of this process. After a fork the child, which has none of its parent's threads, creates its own.
+inline Pool* process_pool = nullptr;
+inline std::mutex* pool_mutex = nullptr;
 
-inline void renew_pool() { the_pool = new Pool, the_turn = new std::mutex; }  // never freed: threads wait in it
+inline void create_pool() { process_pool = new Pool, pool_mutex = new std::mutex; }  // never freed: threads wait in it
 
 __attribute__((constructor)) inline void prepare_pool() {
-    renew_pool();
-    pthread_atfork(nullptr, nullptr, renew_pool);
+    create_pool();
+    pthread_atfork(nullptr, nullptr, create_pool);
 }
 
-// Share tasks out; while another thread of this process does so, do them alone.
-inline void share(int64_t count, int threads, const Pool::Task& task) {
-    std::unique_lock turn(*the_turn, std::try_to_lock);
-    the_pool->run(count, turn.owns_lock() ? threads : 1, task);
+// Runs tasks on the pool, or on the calling thread alone if another thread is using the pool.
+inline void run_shared(int64_t count, int threads, const Pool::Task& task) {
+    std::unique_lock lock(*pool_mutex, std::try_to_lock);
+    process_pool->run(count, lock.owns_lock() ? threads : 1, task);
 }

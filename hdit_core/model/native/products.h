@@ -1,17 +1,17 @@
-// Products of neighbouring queries with the keys of their windows; lanes are queries, so no lane is wasted.
+// Dot products of neighboring queries with the keys of their windows; lanes are queries, so no lane is wasted.
 //
-// Of a row of keys, laid out feature by feature, a vector that begins at key x + c holds for each of the queries
-// x ... x + LANES - 1 the c-th key of its window. At borders, where windows do not move on with their queries, such
-// lanes get the right key put in.
+// In a transposed row of keys [features, width], a vector that begins at key x + c contains the c-th key of the windows
+// of queries x ... x + LANES - 1. At borders, where windows do not slide with their queries, the affected lanes are
+// replaced by the right key.
 #pragma once
 
 #include "grid.h"
 
-constexpr int ROWS = MANY_REGISTERS ? 3 : 2;     // rows of queries that share the loads of a row of keys
-constexpr int COLUMNS = MANY_REGISTERS ? 7 : 5;  // columns of keys at a time; ROWS x COLUMNS sums stay in registers
+constexpr int ROWS = MANY_REGISTERS ? 3 : 2;     // query rows that share the loads of a row of keys
+constexpr int COLUMNS = MANY_REGISTERS ? 7 : 5;  // key columns at a time; ROWS x COLUMNS sums fit in registers
 
-// Lay out a row of tokens [width, features] as [features, stride]: where x went, x + 1 lies beside it.
-inline void lay_out(const Real* from, Index step, Index width, Index features, Real* to, Index stride) {
+// Transposes a row of tokens [width, features] to [features, stride].
+inline void transpose_tokens(const Real* from, Index step, Index width, Index features, Real* to, Index stride) {
     const bool squares = width >= LANES && features >= LANES;
     for (Index x = 0; squares && x < width; x += LANES)
         for (Index d = 0; d < features; d += LANES) {
@@ -25,7 +25,7 @@ inline void lay_out(const Real* from, Index step, Index width, Index features, R
         for (Index d = 0; d < features; d++) to[d * stride + x] = from[x * step + d];
 }
 
-// Which lanes of a block of queries have their window at the left or at the right border of the grid.
+// The lanes of a block of queries whose windows are at the left or right border of the grid.
 struct Border {
     WideInteger left, right;
     bool any;
@@ -42,31 +42,31 @@ struct Border {
 
 struct Products {
     const Real* queries;    // [rows, features, LANES]
-    const Real* keys;       // [features, stride]: what the first query sees, from a column of its window on
+    const Real* keys;       // [features, stride]: keys of the first query, from some column of its window on
     const Real* leftmost;   // the same for a query at the left border
-    const Real* rightmost;  // and at the right one
+    const Real* rightmost;  // the same for a query at the right border
     Index features, stride;
     const Border* border;
-    Real* out[ROWS];  // of each row of queries: [columns, LANES]
+    Real* out[ROWS];  // for each query row: [columns, LANES]
 };
 
 template <int R, int C, bool BORDER> void multiply(const Products& p) {
     Wide sums[R][C] = {};
     for (Index d = 0; d < p.features; d++) {
         Wide query[R];
-        each<R>([&](auto r) INLINED { query[r] = load(p.queries + (r * p.features + d) * LANES); });
-        each<C>([&](auto c) INLINED {
-            const Index place = d * p.stride + c;
-            Wide key = load(p.keys + place);
+        unroll<R>([&](auto r) INLINED { query[r] = load(p.queries + (r * p.features + d) * LANES); });
+        unroll<C>([&](auto c) INLINED {
+            const Index index = d * p.stride + c;
+            Wide key = load(p.keys + index);
             if constexpr (BORDER) {
-                key = p.border->left ? spread(p.leftmost[place]) : key;
-                key = p.border->right ? spread(p.rightmost[place]) : key;
+                key = p.border->left ? spread(p.leftmost[index]) : key;
+                key = p.border->right ? spread(p.rightmost[index]) : key;
             }
             keep<LANES>(key);
-            each<R>([&](auto r) INLINED { sums[r][c] += query[r] * key; });
+            unroll<R>([&](auto r) INLINED { sums[r][c] += query[r] * key; });
         });
     }
-    each<R>([&](auto r) INLINED { each<C>([&](auto c) INLINED { store(p.out[r] + c * LANES, sums[r][c]); }); });
+    unroll<R>([&](auto r) INLINED { unroll<C>([&](auto c) INLINED { store(p.out[r] + c * LANES, sums[r][c]); }); });
 }
 
 template <int R, int C> void multiply(const Products& p, int columns) {
@@ -87,7 +87,7 @@ template <int R = ROWS> void multiply(const Products& p, int rows, int columns) 
     }
 }
 
-// Products of up to ROWS rows of queries with all keys of their windows, over a band of rows of one head.
+// Products of up to ROWS query rows at a time with all keys of their windows, for a band of rows of one head.
 class Band {
   public:
     static Index scratch(const Shape& s) {
@@ -99,15 +99,17 @@ class Band {
           block(scratch + (s.kernel + ROWS - 1) * s.features * stride(s)), rows{s.height, s.kernel},
           columns{s.width, s.kernel} {}
 
-    // The products of rows y ... y + count - 1 of queries: out[r] is [blocks, kernel^2, LANES]. Call it going down.
+    // Computes the products of query rows y ... y + count - 1: out[r] is [blocks, kernel^2, LANES]. Call it with
+    // increasing y.
     void products(Index y, int count, Real* const* out) {
         const Index top = rows.start(y), bottom = rows.start(y + count - 1) + s.kernel;
-        for (laid = std::max(laid, top); laid < bottom; laid++)
-            lay_out(keys.at(b, n, laid), keys.column, s.width, s.features, slot(laid) + s.kernel / 2, stride(s));
+        for (next_row = std::max(next_row, top); next_row < bottom; next_row++)
+            transpose_tokens(keys.at(b, n, next_row), keys.column, s.width, s.features, slot(next_row) + s.kernel / 2,
+                             stride(s));
         for (Index x = 0; x < s.width; x += LANES) {
             for (int r = 0; r < count; r++) {
                 const Real* from = queries.at(b, n, y + r) + x * queries.column;
-                lay_out(from, queries.column, std::min<Index>(LANES, s.width - x), s.features,
+                transpose_tokens(from, queries.column, std::min<Index>(LANES, s.width - x), s.features,
                         block + r * s.features * LANES, LANES);
             }
             const Border border(columns, x);
@@ -118,14 +120,14 @@ class Band {
   private:
     const Shape& s;
     const View &queries, &keys;
-    Index b, n, laid = 0;
+    Index b, n, next_row = 0;
     Real *ring, *block;
     Axis rows, columns;
 
     static Index stride(const Shape& s) { return s.blocks() * LANES + (s.kernel + LANES - 1) / LANES * LANES; }
     Real* slot(Index key) { return ring + key % (s.kernel + ROWS - 1) * s.features * stride(s); }
 
-    // The products of a block of columns with one row of keys, for those rows of queries that see it.
+    // Computes the products of a block of columns with one row of keys, for the query rows that attend to it.
     void products_with(Index key, Index y, int count, Index x, const Border& border, Real* const* out) {
         int from = 0, to = count;
         while (rows.start(y + from) + s.kernel <= key) from++;

@@ -1,7 +1,7 @@
-// What stands between the matrix products of a layer, each in one pass over its rows: norms, similarity, gated units.
+// Fused row-wise operations between a layer's matrix products: norm, QK norm with RoPE, GEGLU.
 //
-// A row is worked out by one thread and in an order that depends on nothing but its length; sums over rows are formed
-// in blocks of fixed size, block after block. So neither threads nor batch make a difference to bits.
+// A row is computed by one thread, in an order that depends only on its length; sums over rows are formed in blocks of
+// fixed size, in order. Results are thus bit-identical for any number of threads and any batch size.
 #include "rowwise.h"
 
 #include <omp.h>
@@ -24,17 +24,17 @@ struct View {
 
 namespace {
 
-constexpr Index BLOCK = 32;  // rows that are summed at a time
+constexpr Index BLOCK = 32;  // rows per partial sum
 
 }  // namespace
 
-// Rows of values and gates, `features` of each => values gelu(gates).
-EXPORTED void hdit_gated(const float* x, float* y, Index rows, Index features, int threads) {
+// x [rows, 2 features] holds values and gates; y [rows, features] = values gelu(gates).
+EXPORTED void hdit_geglu(const float* x, float* y, Index rows, Index features, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (Index row = 0; row < rows; row++) gate(x + row * 2 * features, features, y + row * features);
 }
 
-EXPORTED void hdit_gated_gradient(const float* grad, const float* x, float* grad_x, Index rows, Index features,
+EXPORTED void hdit_geglu_gradient(const float* grad, const float* x, float* grad_x, Index rows, Index features,
                                   int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (Index row = 0; row < rows; row++) {
@@ -49,17 +49,17 @@ EXPORTED void hdit_gated_gradient(const float* grad, const float* x, float* grad
     }
 }
 
-// Image after image has `rows` rows of `width` numbers and a scale of its own => each row divided by its root mean
-// square, times the scale; `inverse` is kept for the gradient.
+// y = x / RMS(x) * scale for x [images, rows, width], with one scale per image; `inverse`, 1 / RMS(x) of each row, is
+// saved for the gradient.
 EXPORTED void hdit_norm(const float* x, const float* scale, float* y, float* inverse, Index images, Index rows,
                         Index width, float epsilon, int threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (Index row = 0; row < images * rows; row++)
-        inverse[row] = normalise(x + row * width, scale + row / rows * width, width, epsilon, y + row * width);
+        inverse[row] = normalize(x + row * width, scale + row / rows * width, width, epsilon, y + row * width);
 }
 
-// `beside` is what else adds to the gradient of x, or null.
-EXPORTED void hdit_norm_gradient(const float* grad, const float* beside, const float* x, const float* scale,
+// `residual` is the gradient of the residual connection, added to that of x, or null.
+EXPORTED void hdit_norm_gradient(const float* grad, const float* residual, const float* x, const float* scale,
                                  const float* inverse, float* grad_x, float* grad_scale, Index images, Index rows,
                                  Index width, int threads) {
     const Index blocks = (rows + BLOCK - 1) / BLOCK;
@@ -71,15 +71,16 @@ EXPORTED void hdit_norm_gradient(const float* grad, const float* beside, const f
         float* part = parts.data() + block * width;
         for (Index row = image * rows + first; row < image * rows + std::min(first + BLOCK, rows); row++) {
             const float *from = x + row * width, *g = grad + row * width;
-            const float* add = beside ? beside + row * width : nullptr;
-            normalise_gradient(g, add, from, factor, inverse[row], width, grad_x + row * width, part);
+            const float* add = residual ? residual + row * width : nullptr;
+            normalize_gradient(g, add, from, factor, inverse[row], width, grad_x + row * width, part);
         }
     }
-    add_up(parts.data(), images, blocks, width, grad_scale);
+    sum_parts(parts.data(), images, blocks, width, grad_scale);
 }
 
-// Queries and keys (not values) of qkv [tokens, 3, heads, features] => both [tokens, 2, heads, features].
-EXPORTED void hdit_similarity(const Heads* shape, const float* qkv, const float* root, const float* cos,
+// Normalizes and rotates the queries and keys (not values) of qkv [tokens, 3, heads, features]; writes
+// both [tokens, 2, heads, features] and their inverse lengths.
+EXPORTED void hdit_qk_norm_rope(const Heads* shape, const float* qkv, const float* root, const float* cos,
                               const float* sin, float* both, float* inverse, float epsilon, int threads) {
     const Heads s = *shape;
     const Index pairs = 2 * s.heads, quarter = s.features / 4;
@@ -91,14 +92,15 @@ EXPORTED void hdit_similarity(const Heads* shape, const float* qkv, const float*
             const float* from = qkv + (token * 3 * s.heads + pair) * s.features;
             const float square = sum(s.features, [&](Index i) { return from[i] * from[i]; });
             const float r = inverse[token * pairs + pair] = 1 / std::sqrt(square + epsilon);
-            turn(from, r * root[n], cos + angle * s.features, sin + angle * quarter, 1, s.features,
+            rotate(from, r * root[n], cos + angle * s.features, sin + angle * quarter, 1, s.features,
                  both + (token * pairs + pair) * s.features);
         }
     }
 }
 
-// Gradients of queries, keys and values => those of qkv, and of each head's scale, times 2 scale.
-EXPORTED void hdit_similarity_gradient(const Heads* shape, const View* grads, const float* qkv, const float* root,
+// Writes the gradient of qkv, and 2 scale times the gradient of each head's scale, from the gradients of queries, keys
+// and values.
+EXPORTED void hdit_qk_norm_rope_gradient(const Heads* shape, const View* grads, const float* qkv, const float* root,
                                        const float* cos, const float* sin, const float* inverse, float* grad_qkv,
                                        float* grad_scale, int threads) {
     const Heads s = *shape;
@@ -114,7 +116,7 @@ EXPORTED void hdit_similarity_gradient(const Heads* shape, const View* grads, co
                 const float* from = qkv + (token * 3 * s.heads + pair) * s.features;
                 float* to = grad_qkv + (token * 3 * s.heads + pair) * s.features;
                 const float r = inverse[token * pairs + pair], factor = r * root[n];
-                turn(grads[pair / s.heads].at(s, token, n), factor, cos + angle * s.features, sin + angle * quarter,
+                rotate(grads[pair / s.heads].at(s, token, n), factor, cos + angle * s.features, sin + angle * quarter,
                      -1, s.features, to);
                 const float along = sum(s.features, [&](Index i) { return to[i] * from[i]; });
                 parts[block * s.heads + n] += along;
@@ -126,9 +128,9 @@ EXPORTED void hdit_similarity_gradient(const Heads* shape, const View* grads, co
             for (Index n = 0; n < s.heads; n++)
                 std::memcpy(values + n * s.features, grads[2].at(s, token, n), s.features * sizeof(float));
         }
-    add_up(parts.data(), 1, blocks, s.heads, grad_scale);
+    sum_parts(parts.data(), 1, blocks, s.heads, grad_scale);
 }
 
-// Whole blocks of a layer; the gradients of their matrices are added up thread by thread, and then these sums.
+// Whole blocks of a layer. Gradients of their matrices are summed per thread, and then over threads.
 #include "feed_forward.h"
 #include "windows.h"

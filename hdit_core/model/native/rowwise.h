@@ -1,4 +1,4 @@
-// What the passes over rows are made of: sums in a fixed order, exp, and the GELU.
+// Building blocks of the row-wise kernels: sums in a fixed order, exp, GELU, norms and rotations.
 #pragma once
 
 #include <algorithm>
@@ -12,9 +12,9 @@ using Index = int64_t;
 
 namespace {
 
-constexpr int LANES = 16;  // sums run in so many numbers side by side, whatever the processor has
+constexpr int LANES = 16;  // number of partial sums, the same on all processors
 
-// Sum term(i) for i < count, in an order that is always the same.
+// Returns the sum of term(i) for i < count, in a fixed order.
 template <class Term> inline float sum(Index count, const Term& term) {
     float lanes[LANES] = {};
     Index i = 0;
@@ -27,9 +27,9 @@ template <class Term> inline float sum(Index count, const Term& term) {
     return lanes[0];
 }
 
-// exp(x) for x <= 0, to the last bits; what would be smaller than the smallest normal number is that number.
+// exp(x) for x <= 0, accurate to the last bits; results below the smallest normal number are that number.
 inline float exponential(float x) {
-    // exp(x) = 2^n exp(r) with |r| <= ln(2)/2; adding and taking off 1.5 2^23 rounds to a whole number
+    // exp(x) = 2^n exp(r) with |r| <= ln(2)/2; adding and subtracting 1.5 2^23 rounds to an integer
     x = x < -87.3f ? -87.3f : x;
     const float shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
     const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
@@ -50,7 +50,7 @@ inline float exponential(float x) {
 }
 
 struct Gate {
-    float value, slope;  // of x cdf(x), with cdf that of the standard normal distribution
+    float value, slope;  // x cdf(x) and its derivative, with the cdf of the standard normal distribution
 };
 
 // Abramowitz and Stegun 7.1.26: the error of cdf is below 1e-7.
@@ -63,33 +63,33 @@ inline Gate gelu(float x) {
     return {x * cdf, cdf + x * square * 0.39894228f};
 }
 
-// One over the root mean square of a row.
+// Returns 1 / RMS of a row.
 inline float inverse_of(const float* row, Index width, float epsilon) {
     return 1 / std::sqrt(sum(width, [&](Index i) { return row[i] * row[i]; }) / width + epsilon);
 }
 
-// A row divided by its root mean square, times a factor for each number; returns what it was multiplied by.
-inline float normalise(const float* from, const float* factor, Index width, float epsilon, float* to) {
+// Writes a row divided by its RMS, times a factor per feature; returns 1 / RMS.
+inline float normalize(const float* from, const float* factor, Index width, float epsilon, float* to) {
     const float r = inverse_of(from, width, epsilon);
 #pragma omp simd
     for (Index i = 0; i < width; i++) to[i] = from[i] * r * factor[i];
     return r;
 }
 
-// A row of values and gates, `features` of each => values gelu(gates).
+// Writes values gelu(gates); a row consists of `features` values and as many gates.
 inline void gate(const float* values, Index features, float* to) {
     const float* gates = values + features;
 #pragma omp simd
     for (Index i = 0; i < features; i++) to[i] = values[i] * gelu(gates[i]).value;
 }
 
-// Features i and i + quarter are the two coordinates of a plane; the second half is not turned.
-inline void turn(const float* from, float factor, const float* cos, const float* sin, float way, Index features,
+// Rotates features i and i + quarter as the two coordinates of a plane; the second half is only multiplied by `factor`.
+inline void rotate(const float* from, float factor, const float* cos, const float* sin, float direction, Index features,
                  float* to) {
     const Index quarter = features / 4;
 #pragma omp simd
     for (Index i = 0; i < quarter; i++) {
-        const float a = from[i] * factor, b = from[i + quarter] * factor, s = way * sin[i];
+        const float a = from[i] * factor, b = from[i + quarter] * factor, s = direction * sin[i];
         to[i] = a * cos[i] - b * s;
         to[i + quarter] = b * cos[i] + a * s;
     }
@@ -97,7 +97,7 @@ inline void turn(const float* from, float factor, const float* cos, const float*
     for (Index i = 2 * quarter; i < features; i++) to[i] = from[i] * factor;
 }
 
-// The gradients of values and gates from that of their units, in whose place the units themselves come.
+// Writes the gradients of values and gates. `units` contains the gradient of geglu on entry, its output on return.
 inline void gate_gradient(const float* values, Index features, float* units, float* grad_values) {
     const float* gates = values + features;
     float* grad_gates = grad_values + features;
@@ -111,9 +111,9 @@ inline void gate_gradient(const float* values, Index features, float* units, flo
     }
 }
 
-// The gradient of a row from `g`, that of its normalised one, and `add` (or null) beside it; `r` is what `normalise`
-// returned. The gradient of the factor is added up in `part`.
-inline void normalise_gradient(const float* g, const float* add, const float* from, const float* factor, float r,
+// Writes the gradient of a row from `g`, that of the normalized row, plus `add` unless it is null; `r` was returned by
+// `normalize`. The gradient of the factor is added to `part`.
+inline void normalize_gradient(const float* g, const float* add, const float* from, const float* factor, float r,
                                Index width, float* to, float* part) {
     const float along = sum(width, [&](Index i) { return g[i] * factor[i] * from[i]; }) * r * r * r / width;
 #pragma omp simd
@@ -123,23 +123,23 @@ inline void normalise_gradient(const float* g, const float* add, const float* fr
     }
 }
 
-// Parts [images, count, width] => for each image their sum, one after the other.
-inline void add_up(const float* parts, Index images, Index count, Index width, float* to) {
+// Writes the sum of the parts [images, count, width] of each image, in order.
+inline void sum_parts(const float* parts, Index images, Index count, Index width, float* to) {
     std::fill_n(to, images * width, 0.0f);
     for (Index part = 0; part < images * count; part++)
         for (Index i = 0; i < width; i++) to[part / count * width + i] += parts[part * width + i];
 }
 
-// Where the gradients of a block's two matrices are added up: each lane has sums of its own, the first the results.
+// Accumulators for the gradients of a block's two matrices: each lane has its own; those of lane 0 become the results.
 struct Lanes {
-    Index count, blocks;   // lanes, and blocks of rows that they share
-    Index first, second;   // numbers of the matrices
+    Index count, blocks;   // number of lanes, and of row blocks
+    Index first, second;   // sizes of the matrices
     float *to_first, *to_second;
     float* sums;           // [count - 1, first + second]
 };
 
-// Call act(block, whether to add, the sums of the lane) for all blocks and add up; called by all threads of a team.
-template <class Act> inline void in_lanes(const Lanes& s, const Act& act) {
+// Calls act(block, add, first sums, second sums) for all blocks, then sums over lanes; called by all threads of a team.
+template <class Act> inline void run_lanes(const Lanes& s, const Act& act) {
     const Index size = s.first + s.second;
 #pragma omp for schedule(static)
     for (Index lane = 0; lane < s.count; lane++) {

@@ -1,7 +1,7 @@
-"""The compiled passes over rows (`rows.cpp`) seen from Python: for float32 tensors on a CPU, or not at all.
+"""Python bindings of the fused row-wise kernels (`rows.cpp`), for float32 tensors on a CPU.
 
-They stand in for the same formulas in PyTorch (`norm.py`, `similarity.py`, `gate.py`), which read and write every
-number several times over: between matrix products a CPU waits for its memory, not for its arithmetic.
+They replace the same formulas in PyTorch (`norm.py`, `qk_norm.py`, `geglu.py`), which read and write every number
+several times: between matrix products a CPU is memory-bound.
 """
 
 import ctypes
@@ -16,18 +16,18 @@ from hdit_core.files import cache_folder
 from hdit_core.model.native.compiler import CompileError, library_path
 from hdit_core.model.native.library import View, find_gemm, view
 
-FLAGS = ("-O3", "-fopenmp", "-fno-trapping-math")  # OpenMP: its threads are those of torch, which are awake
+FLAGS = ("-O3", "-fopenmp", "-fno-trapping-math")  # OpenMP: the kernels share torch's thread pool
 ARGUMENTS = {
-    "hdit_gated": [c_void_p] * 2 + [c_int64] * 2 + [c_int],
-    "hdit_gated_gradient": [c_void_p] * 3 + [c_int64] * 2 + [c_int],
+    "hdit_geglu": [c_void_p] * 2 + [c_int64] * 2 + [c_int],
+    "hdit_geglu_gradient": [c_void_p] * 3 + [c_int64] * 2 + [c_int],
     "hdit_norm": [c_void_p] * 4 + [c_int64] * 3 + [c_float, c_int],
     "hdit_norm_gradient": [c_void_p] * 7 + [c_int64] * 3 + [c_int],
     "hdit_feed_forward": [c_void_p] * 8 + [c_float, c_int],
     "hdit_feed_forward_gradient": [c_void_p] * 12 + [c_float, c_int],
     "hdit_windows": [c_void_p] * 9 + [c_int],
     "hdit_windows_gradient": [c_void_p] * 14 + [c_int],
-    "hdit_similarity": [c_void_p] * 7 + [c_float, c_int],
-    "hdit_similarity_gradient": [c_void_p] * 9 + [c_int],
+    "hdit_qk_norm_rope": [c_void_p] * 7 + [c_float, c_int],
+    "hdit_qk_norm_rope_gradient": [c_void_p] * 9 + [c_int],
 }
 
 
@@ -41,7 +41,7 @@ class Heads(ctypes.Structure):
 
 
 class RowwiseKernels:
-    """The functions of the compiled library; all tensors are contiguous but the gradients of `similarity`."""
+    """The functions of the compiled library. All tensors are contiguous, except the gradients of `qk_norm_rope`."""
 
     def __init__(self, path: str) -> None:
         library = ctypes.CDLL(path)
@@ -50,43 +50,45 @@ class RowwiseKernels:
             function.argtypes, function.restype = ARGUMENTS[name], None
 
     def geglu(self, x: Tensor) -> Tensor:
-        """Return values times the GELU of gates; x holds the ones before the others."""
+        """Return values times the GELU of gates; x is their concatenation along the features."""
         features = x.shape[-1] // 2
         result = x.new_empty(*x.shape[:-1], features)
-        self.run("hdit_gated", x, result, _rows(x), features)
+        self.run("hdit_geglu", x, result, _rows(x), features)
         return result
 
     def geglu_gradient(self, grad: Tensor, x: Tensor) -> Tensor:
-        """Return the gradient of x."""
+        """Return the gradient of x; `grad` is that of the output of `geglu`."""
         result = torch.empty_like(x)
-        self.run("hdit_gated_gradient", grad, x, result, _rows(x), x.shape[-1] // 2)
+        self.run("hdit_geglu_gradient", grad, x, result, _rows(x), x.shape[-1] // 2)
         return result
 
     def norm(self, x: Tensor, scale: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-        """Return x over its root mean square times the scale, one for all rows or one an image, and the inverses."""
+        """Return x / RMS(x) * scale, with one scale for all rows or one per image, and 1 / RMS(x)."""
         result, inverse, width = torch.empty_like(x), x.new_empty(*x.shape[:-1], 1), x.shape[-1]
         images = scale.numel() // width
         self.run("hdit_norm", x, scale, result, inverse, images, _rows(x) // images, width, epsilon)
         return result, inverse
 
     def norm_gradient(
-        self, grad: Tensor, beside: Tensor | None, x: Tensor, scale: Tensor, inverse: Tensor
+        self, grad: Tensor, residual: Tensor | None, x: Tensor, scale: Tensor, inverse: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return the gradients of x, to which `beside` is added, and of the scale."""
+        """Return the gradients of x, to which that of the residual connection is added, and of the scale."""
         grad_x, grad_scale, width = torch.empty_like(x), torch.empty_like(scale), x.shape[-1]
         images = scale.numel() // width
-        tensors = (grad, beside, x, scale, inverse, grad_x, grad_scale)
+        tensors = (grad, residual, x, scale, inverse, grad_x, grad_scale)
         self.run("hdit_norm_gradient", *tensors, images, _rows(x) // images, width)
         return grad_x, grad_scale
 
-    def similarity(self, qkv: Tensor, root: Tensor, cos: Tensor, sin: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-        """Return queries and keys `[B, H, W, 2, N, D]` at their lengths and turned, and their inverse lengths."""
+    def qk_norm_rope(
+        self, qkv: Tensor, root: Tensor, cos: Tensor, sin: Tensor, epsilon: float
+    ) -> tuple[Tensor, Tensor]:
+        """Return the normalized and rotated queries and keys `[B, H, W, 2, N, D]`, and their inverse lengths."""
         both = torch.empty_like(qkv[:, :, :, :2], memory_format=torch.contiguous_format)
         inverse = qkv.new_empty(*both.shape[:-1], 1)
-        self.run("hdit_similarity", _heads(qkv), qkv, root, cos, sin, both, inverse, epsilon)
+        self.run("hdit_qk_norm_rope", _heads(qkv), qkv, root, cos, sin, both, inverse, epsilon)
         return both, inverse
 
-    def similarity_gradient(
+    def qk_norm_rope_gradient(
         self,
         grads: tuple[Tensor, Tensor, Tensor],
         qkv: Tensor,
@@ -95,19 +97,23 @@ class RowwiseKernels:
         sin: Tensor,
         inverse: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Return the gradients of qkv and of the root of the scale, times that root.
+        """Return the gradient of qkv, and that of the root of the scale times that root.
 
         Args:
-            grads: of queries, keys and values `[B, H, W, N, D]`; views whose features lie side by side.
+            grads: of queries, keys and values `[B, H, W, N, D]`; views with contiguous features.
+            qkv: input of `qk_norm_rope`.
+            root: square root of each head's logit scale.
+            cos, sin: of the rotation.
+            inverse: inverse lengths from `qk_norm_rope`.
         """
         grad_qkv, grad_root = torch.empty_like(qkv), torch.empty_like(root)
         views = (View * 3)(*(view(grad) for grad in grads))
         tensors = (qkv, root, cos, sin, inverse, grad_qkv, grad_root)
-        self.run("hdit_similarity_gradient", _heads(qkv), views, *tensors)
+        self.run("hdit_qk_norm_rope_gradient", _heads(qkv), views, *tensors)
         return grad_qkv, grad_root
 
     def run(self, name: str, *arguments: Argument, threads: int | None = None) -> None:
-        """Call a function of the library with these arguments and so many threads; by default as many as torch has."""
+        """Call a function of the library; by default with as many threads as torch uses."""
         plain = (x.data_ptr() if isinstance(x, Tensor) else _pointer(x) for x in arguments)
         self._functions[name](*plain, threads or torch.get_num_threads())
 
@@ -127,7 +133,7 @@ def _heads(qkv: Tensor) -> Heads:
 
 @lru_cache(maxsize=1)
 def load_rowwise_kernels() -> RowwiseKernels | str:
-    """Return the library, compiled when need be, or the reason why there is none."""
+    """Return the library, compiled if necessary, or the reason why it is unavailable."""
     if os.name != "posix":
         return f"it is compiled on POSIX systems only, and this is {os.name}"
     try:
@@ -137,22 +143,25 @@ def load_rowwise_kernels() -> RowwiseKernels | str:
 
 
 def kernels_note(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Return what a run says of these passes: that it has them, or why not; None where they are not meant for it."""
+    """Return a line for the log: whether the kernels are used, or why not. None for other devices and dtypes."""
     if device.type != "cpu" or dtype != torch.float32:
         return None
-    found = load_rowwise_kernels()
-    if isinstance(found, str):
-        return f"norms, rotary positions and gated units: PyTorch (CPU): {found}"
-    blocks = "narrow blocks in one pass" if find_gemm() is not None else "no block in one pass: torch has no MKL here"
-    return f"norms, rotary positions and gated units: native C++ (CPU), {blocks}"
+    library = load_rowwise_kernels()
+    if isinstance(library, str):
+        return f"fused CPU kernels: none, using PyTorch: {library}"
+    blocks = ", narrow blocks" if find_gemm() is not None else "; no fused blocks: this torch build has no MKL"
+    return f"fused CPU kernels: norm, RoPE, GEGLU{blocks}"
 
 
 def rowwise_kernels(*tensors: Tensor) -> RowwiseKernels | None:
-    """Return the library if it can take these tensors: plain ones of float32 on a CPU, and no graph being traced."""
+    """Return the library, or None if it does not support these tensors or torch.compile is tracing.
+
+    Supported are plain float32 tensors on a CPU.
+    """
     if torch.compiler.is_compiling() or not all(map(_fits, tensors)):
         return None
-    found = load_rowwise_kernels()
-    return found if isinstance(found, RowwiseKernels) else None
+    library = load_rowwise_kernels()
+    return library if isinstance(library, RowwiseKernels) else None
 
 
 def _fits(x: Tensor) -> bool:

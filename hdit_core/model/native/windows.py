@@ -1,4 +1,4 @@
-"""The compiled pass of an attention block with windows (`windows.h`) seen from Python."""
+"""Python bindings of the fused attention block with windows (`windows.h`)."""
 
 import ctypes
 from ctypes import c_float, c_int64, c_void_p
@@ -10,17 +10,17 @@ from torch import Tensor
 
 from hdit_core.model.native.library import Gemm, find_gemm
 from hdit_core.model.native.rowwise import RowwiseKernels
-from hdit_core.model.native.workspace import window_workspace, windows_at_a_time
+from hdit_core.model.native.workspace import window_workspace, windows_per_block
 
 
 class Layout(NamedTuple):
-    """Where tokens stand and what they see of one another.
+    """The division of a batch's tokens into windows, their rotations and their mask.
 
     Attributes:
-        order: which row of the batch's grids, counted row by row, stands where in the order of windows.
-        windows, tokens: windows of an image; tokens of a window.
-        cos, sin: of the rotations, in the order of the grid.
-        allowed: which tokens of a window may attend to which; None: all.
+        order: for each token in window order, its row-major index in the batch.
+        windows, tokens: windows per image; tokens per window.
+        cos, sin: of the rotations, in grid order.
+        allowed: which tokens of a window may attend to each other; None: all.
     """
 
     order: Int64[Tensor, " rows"]
@@ -32,7 +32,7 @@ class Layout(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """The tensors of a block: scales of the norm for each image, matrices, and roots of the scales of the logits."""
+    """The tensors of a block: norm scales of each image, weight matrices, and roots of the logit scales."""
 
     scale: Float[Tensor, "B 1 1 C"]
     qkv: Float[Tensor, "C3 C"]
@@ -40,8 +40,8 @@ class Weights(NamedTuple):
     out: Float[Tensor, "C C"]
 
 
-class Kept(NamedTuple):
-    """What the backward pass needs of the forward one, in the order of windows."""
+class Saved(NamedTuple):
+    """The tensors that the forward pass saves for the backward pass, in window order."""
 
     qkv: Float[Tensor, "rows C3"]
     attended: Float[Tensor, "rows C"]
@@ -49,7 +49,7 @@ class Kept(NamedTuple):
 
 
 class Windows(ctypes.Structure):
-    """The sizes, the layout, and what multiplies."""
+    """Arguments of the kernels: sizes, layout, and the matrix product."""
 
     _fields_ = (
         *((name, c_int64) for name in ("images", "windows", "tokens", "heads", "features", "block", "lanes")),
@@ -60,9 +60,9 @@ class Windows(ctypes.Structure):
 
 
 class Pointers(ctypes.Structure):
-    """Of what is kept, or none."""
+    """Addresses of the saved tensors, or null pointers."""
 
-    _fields_ = tuple((name, c_void_p) for name in Kept._fields)
+    _fields_ = tuple((name, c_void_p) for name in Saved._fields)
 
 
 def window_attention(
@@ -72,15 +72,27 @@ def window_attention(
     layout: Layout,
     epsilon: float,
     keep: bool = False,
-) -> tuple[Float[Tensor, "B H W C"], Kept | None]:
-    """Return `x + out attend(similarity(qkv norm(x)))`, and what its gradient needs if asked to; all are contiguous."""
-    sizes, forth, _ = _sizes(x, weights, layout, epsilon)
+) -> tuple[Float[Tensor, "B H W C"], Saved | None]:
+    """Return `x + out attend(qk_norm(qkv norm(x)))`, and the saved tensors if `keep` is true.
+
+    All tensors are contiguous.
+    """
+    sizes, forward_size, _ = _sizes(x, weights, layout, epsilon)
     count, width, heads = x.numel() // x.shape[-1], x.shape[-1], len(weights.root)
-    kept = Kept(*(x.new_empty(count, features) for features in (3 * width, width, 2 * heads))) if keep else None
+    saved = Saved(*(x.new_empty(count, features) for features in (3 * width, width, 2 * heads))) if keep else None
     result = torch.empty_like(x)
-    tensors = (x, weights.scale, weights.qkv, weights.root, weights.out, _pointers(kept), result, x.new_empty(forth))
+    tensors = (
+        x,
+        weights.scale,
+        weights.qkv,
+        weights.root,
+        weights.out,
+        _pointers(saved),
+        result,
+        x.new_empty(forward_size),
+    )
     kernels.run("hdit_windows", sizes, *tensors, threads=sizes.lanes)
-    return result, kept
+    return result, saved
 
 
 def window_attention_gradient(
@@ -89,29 +101,31 @@ def window_attention_gradient(
     x: Tensor,
     weights: Weights,
     layout: Layout,
-    kept: Kept,
+    saved: Saved,
     epsilon: float,
 ) -> tuple[Tensor, Weights]:
-    """Return the gradients of x and of the weights; that of a root is the scale's, times twice the scale.
+    """Return the gradients of x and of the weights; in place of a root's, the logit scale's times twice the scale.
 
-    The last bits of the matrices' depend on the number of threads.
+    The last bits of the matrices' gradients depend on the number of threads.
     """
-    sizes, _, back = _sizes(x, weights, layout, epsilon)
+    sizes, _, backward_size = _sizes(x, weights, layout, epsilon)
     grad_x, grads = torch.empty_like(x), Weights(*map(torch.empty_like, weights))
-    inputs = (grad, x, weights.scale, weights.qkv, weights.root, weights.out, _pointers(kept))
-    kernels.run("hdit_windows_gradient", sizes, *inputs, grad_x, *grads, x.new_empty(back), threads=sizes.lanes)
+    inputs = (grad, x, weights.scale, weights.qkv, weights.root, weights.out, _pointers(saved))
+    kernels.run(
+        "hdit_windows_gradient", sizes, *inputs, grad_x, *grads, x.new_empty(backward_size), threads=sizes.lanes
+    )
     return grad_x, grads
 
 
 def _sizes(x: Tensor, weights: Weights, layout: Layout, epsilon: float) -> tuple[Windows, int, int]:
-    """Return the sizes, and the numbers that a pass works in, forth and back."""
+    """Return the kernel arguments, and the sizes of the forward and backward workspaces in numbers."""
     images, windows, tokens, width, heads = len(x), layout.windows, layout.tokens, x.shape[-1], len(weights.root)
-    lanes, forth, back = window_workspace(images, windows, tokens, width, torch.get_num_threads())
-    counts = (images, windows, tokens, heads, width // heads, windows_at_a_time(windows, tokens), lanes)
+    lanes, forward_size, backward_size = window_workspace(images, windows, tokens, width, torch.get_num_threads())
+    counts = (images, windows, tokens, heads, width // heads, windows_per_block(windows, tokens), lanes)
     tensors = (layout.order, layout.cos, layout.sin, layout.allowed)
     pointers = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
-    return Windows(*counts, *pointers, epsilon, find_gemm()), forth, back
+    return Windows(*counts, *pointers, epsilon, find_gemm()), forward_size, backward_size
 
 
-def _pointers(kept: Kept | None) -> Pointers:
-    return Pointers() if kept is None else Pointers(*(tensor.data_ptr() for tensor in kept))
+def _pointers(saved: Saved | None) -> Pointers:
+    return Pointers() if saved is None else Pointers(*(tensor.data_ptr() for tensor in saved))

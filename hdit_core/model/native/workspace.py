@@ -1,91 +1,94 @@
-"""Which blocks one compiled pass takes, and what room it works in: from sizes alone, for those who plan memory too."""
+"""When fused blocks are used, and the sizes of their temporary buffers; computed from sizes alone, as `plan` needs.
 
-LEAST_ROWS = 64
-"""Rows of an image: products of fewer are slow."""
+"Numbers" are float32 elements.
+"""
 
-MOST_WEIGHTS = 2**20
-"""Numbers of a block's matrices, 4 MiB: larger ones would be fetched from afar for each block of rows."""
+MIN_ROWS = 64
+"""Fewest rows per image: matrix products of fewer rows are slow."""
 
-MOST_WINDOW = 1024
-"""Tokens of a window, whose weights are all there at once."""
+MAX_WEIGHTS = 2**20
+"""Most numbers in a block's matrices, 4 MiB: larger matrices would leave the cache for each block of rows."""
 
-MOST_GLOBAL = 256
-"""Tokens of a grid that is trained as one window; there is one thread for an image then, so each has to have one."""
+MAX_WINDOW_TOKENS = 1024
+"""Most tokens per window, whose attention weights are all in memory at once."""
+
+MAX_GLOBAL_TOKENS = 256
+"""Most tokens of a grid that is trained as a single window, with one thread per image."""
 
 WINDOW_ROWS = 128
-"""Rows that are worked on at a time where they come in windows, about."""
+"""Approximate number of rows that are processed at a time, in whole windows."""
 
 BLOCK_NUMBERS = 320 * 1024
-"""Numbers that a block of the feed-forward pass works on: 1.25 MiB, which a core keeps to itself."""
+"""Numbers that a block of the feed-forward kernel works on: 1.25 MiB, which fits in the cache of one core."""
 
 NARROW_ROWS, WIDE_ROWS = 128, 256
-"""Rows that the gradient of a feed-forward block is worked out for at a time."""
+"""Rows per block in the backward pass of a feed-forward block, for narrow and for wide tokens."""
 
 
 def should_fuse(rows: int, weights: int) -> bool:
-    """Return whether one pass is the faster way, where it can be had.
+    """Return whether the fused kernel of a block is faster than separate operations.
 
     Args:
-        rows: of an image; no matter how many images there are, so that an image has the same bits among any others.
-        weights: numbers of the block's matrices.
+        rows: per image. The batch size is not considered, so that it does not change the bits of an image.
+        weights: numbers in the block's matrices.
     """
-    return rows >= LEAST_ROWS and weights <= MOST_WEIGHTS
+    return rows >= MIN_ROWS and weights <= MAX_WEIGHTS
 
 
 def gradient_rows(rows: int, width: int) -> int:
-    """Return how many rows of an image are worked on at a time: more of wide ones, whose weights' sums are larger."""
+    """Return the rows per block in the backward pass: more for wide rows, whose weight gradients are larger."""
     return min(rows, max(NARROW_ROWS, min(width, WIDE_ROWS)))
 
 
 def feed_forward_blocks(rows: int, width: int, hidden: int, threads: int, keep: bool) -> tuple[int, int, int]:
-    """Return into how many blocks all rows are divided, the threads at work, and the numbers that they work in.
+    """Return the number of row blocks, the number of threads, and the size of the workspace in numbers.
 
     Args:
         rows: of all images.
         width: of the tokens.
-        hidden: features.
-        threads: that there are.
-        keep: whether values and gates are kept, and so need no room of their own.
+        hidden: hidden features.
+        threads: available threads.
+        keep: whether values and gates are saved; otherwise they are part of the workspace.
     """
     blocks = rows * (width + 3 * hidden) // BLOCK_NUMBERS + 1
-    blocks = min(blocks + -blocks % threads, rows // LEAST_ROWS)
+    blocks = min(blocks + -blocks % threads, rows // MIN_ROWS)
     threads = min(threads, blocks)
     return blocks, threads, threads * -(-rows // blocks) * (width + (1 if keep else 3) * hidden)
 
 
 def feed_forward_workspace(images: int, rows: int, width: int, hidden: int, threads: int) -> tuple[int, int]:
-    """Return the threads that form sums of weights' gradients, each its own, and the numbers that they work in.
+    """Return the number of threads, each with its own partial sums, and the size of the workspace in numbers.
 
     Args:
-        images, rows: how many, and rows of each.
+        images, rows: number of images, and rows per image.
         width: of the tokens.
-        hidden: features.
-        threads: that there are.
+        hidden: hidden features.
+        threads: available threads.
     """
     block = gradient_rows(rows, width)
     lanes = min(threads, images * -(-rows // block))
     return lanes, lanes * block * (2 * width + 3 * hidden) + (lanes - 1) * 3 * width * hidden
 
 
-def windows_at_a_time(windows: int, tokens: int) -> int:
-    """Return how many windows of an image are worked on at a time.
+def windows_per_block(windows: int, tokens: int) -> int:
+    """Return how many windows of an image are processed at a time.
 
     Args:
-        windows: of an image.
-        tokens: of a window.
+        windows: per image.
+        tokens: per window.
     """
     return min(max(WINDOW_ROWS // tokens, 1), windows)
 
 
 def window_workspace(images: int, windows: int, tokens: int, width: int, threads: int) -> tuple[int, int, int]:
-    """Return the threads that form sums of weights' gradients, and the numbers that they work in, forth and back.
+    """Return the number of threads with partial sums, and the forward and backward workspace sizes in numbers.
 
     Args:
-        images, windows, tokens: how many, windows of each, and tokens of a window.
+        images, windows, tokens: number of images, windows per image, and tokens per window.
         width: of the tokens.
-        threads: that there are.
+        threads: available threads.
     """
-    block = windows_at_a_time(windows, tokens)
+    block = windows_per_block(windows, tokens)
     lanes = min(threads, images * -(-windows // block))
-    forth = lanes * (block * tokens * 6 * width + 2 * tokens**2)
-    return lanes, forth, forth + (lanes - 1) * 4 * width**2
+    forward_size = lanes * (block * tokens * 6 * width + 2 * tokens**2)
+    return lanes, forward_size, forward_size + (lanes - 1) * 4 * width**2

@@ -1,1 +1,1 @@
-"""Neighborhood attention by kernels in Triton, for CUDA and ROCm devices."""
+"""Triton kernels of neighborhood attention for CUDA and ROCm devices."""

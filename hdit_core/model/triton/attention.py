@@ -1,7 +1,7 @@
-"""Neighborhood attention by the kernels, as operators of torch's library: one forward, one backward.
+"""Neighborhood attention with the Triton kernels, as two custom operators: one forward, one backward.
 
-`torch.compile`, `torch.export`, checkpointing and the counter of FLOPs see each as a whole. The forward pass keeps the
-logarithm of each query's sum of weights; the backward passes compute the weights from it again.
+The operators are opaque to `torch.compile`, `torch.export`, activation checkpointing and FLOP counters. The forward
+pass saves the log-sum-exp of each query's logits, from which the backward kernels recompute the weights.
 """
 
 from typing import Any
@@ -22,25 +22,25 @@ def _run(kernel: Kernel, kernel_size: int, *tensors: Tensor) -> None:
 
 
 def _readable(x: Tensor) -> Tensor:
-    """Return a tensor whose features lie side by side, itself if they do."""
+    """Return the tensor with contiguous features, copied only if necessary."""
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
-def _contiguous(x: Tensor) -> Tensor:
+def _empty_contiguous(x: Tensor) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
-def _for_each_query(q: Tensor) -> Tensor:
+def _empty_per_query(q: Tensor) -> Tensor:
     return torch.empty(q.shape[:-1], dtype=torch.float32, device=q.device)
 
 
 @torch.library.custom_op("hdit::triton_attention", mutates_args=())
 def _forward(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
-    """Return the output and the logarithm of each query's sum of weights."""
+    """Return the output and the log-sum-exp of each query's logits."""
     if not (q.shape == k.shape == v.shape and q.dtype == k.dtype == v.dtype):
-        found = [f"{tuple(x.shape)} {x.dtype}" for x in (q, k, v)]
-        raise ValueError(f"q, k and v are {', '.join(found)}: expected one shape and one dtype")
-    out, lse = _contiguous(q), _for_each_query(q)
+        tensors = [f"{tuple(x.shape)} {x.dtype}" for x in (q, k, v)]
+        raise ValueError(f"q, k and v are {', '.join(tensors)}: expected the same shape and dtype")
+    out, lse = _empty_contiguous(q), _empty_per_query(q)
     _run("forward", kernel_size, *map(_readable, (q, k, v)), out, lse)
     return out, lse
 
@@ -50,8 +50,8 @@ def _backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, kernel_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of q, k and v."""
-    q, k, v, grad, delta = _readable(q), _readable(k), _readable(v), grad.contiguous(), _for_each_query(q)
-    grad_q, grad_k, grad_v = (_contiguous(x) for x in (q, k, v))
+    q, k, v, grad, delta = _readable(q), _readable(k), _readable(v), grad.contiguous(), _empty_per_query(q)
+    grad_q, grad_k, grad_v = (_empty_contiguous(x) for x in (q, k, v))
     _run("backward_queries", kernel_size, q, k, v, out, grad, lse, delta, grad_q)
     _run("backward_keys", kernel_size, q, k, v, grad, lse, delta, grad_k, grad_v)
     return grad_q, grad_k, grad_v
@@ -59,14 +59,14 @@ def _backward(
 
 @_forward.register_fake
 def _(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> tuple[Tensor, Tensor]:
-    return _contiguous(q), _for_each_query(q)
+    return _empty_contiguous(q), _empty_per_query(q)
 
 
 @_backward.register_fake
 def _(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, kernel_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return _contiguous(q), _contiguous(k), _contiguous(v)
+    return _empty_contiguous(q), _empty_contiguous(k), _empty_contiguous(v)
 
 
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -92,28 +92,30 @@ _backward.register_autograd(_refuse)
 
 @register_flop_formula(torch.ops.hdit.triton_attention)
 def _forward_flops(q: torch.Size, k: torch.Size, v: torch.Size, kernel_size: int, **outputs: Any) -> int:
-    """Two products of all queries with the keys of their windows; what tiles compute beyond is no work of the model."""
+    """Return the FLOPs of two products of all queries with the keys of their windows; masked products do not count."""
     return 4 * q.numel() * kernel_size**2
 
 
 @register_flop_formula(torch.ops.hdit.triton_attention_backward)
 def _backward_flops(grad: torch.Size, q: torch.Size, *rest: Any, **outputs: Any) -> int:
-    """Four such products: for the gradients of the weights, and of q, k and v."""
+    """Return the FLOPs of four such products: gradients of the weights, and of q, k and v."""
     return 8 * q.numel() * rest[-1] ** 2
 
 
 def triton_attention(
     q: Float[Tensor, "B H W N D"], k: Float[Tensor, "B H W N D"], v: Float[Tensor, "B H W N D"], kernel_size: int
 ) -> Float[Tensor, "B H W N D"]:
-    """Attend from each token to the `kernel_size` x `kernel_size` tokens around it, moved inwards at borders.
+    """Return the attention of each token to the `kernel_size` x `kernel_size` window around it.
+
+    Windows are shifted inwards at borders.
 
     Args:
-        q, k: queries and keys; logits are their plain products. They may be views.
+        q, k: queries and keys, already scaled: logits are their plain products. They may be views.
         v: values.
         kernel_size: odd, and no larger than the grid.
 
     Returns:
-        What each query attended to. Differentiable once: a second derivative raises RuntimeError.
+        The weighted sum of values for each query. A second derivative raises RuntimeError.
 
     Raises:
         ValueError: q, k and v differ in shape or dtype.

@@ -1,4 +1,4 @@
-"""The fastest configuration of a kernel on the GPU at hand, timed once and kept in hdit's cache between runs."""
+"""Selects the fastest configuration of a kernel on this GPU, timed once and stored in hdit's cache folder."""
 
 import hashlib
 import json
@@ -13,22 +13,28 @@ from hdit_core.files import cache_folder, write_atomic
 from hdit_core.model.triton.configuration import Configuration, configurations
 from hdit_core.model.triton.launch import Launch
 
-FEWEST_TOKENS = 1 << 14  # of all images and heads; less says little of a GPU's speed
+MIN_TOKENS = 1 << 14  # of all images and heads; timings of smaller tensors are not representative
 RUNS = 5
 
 
 class Autotuner:
-    """Remembers what was fastest, in memory and in a file."""
+    """Stores the fastest configurations in memory and in a JSON file."""
 
     def __init__(self, path: Path) -> None:
-        """Read what earlier runs found; a file that is not theirs counts as none."""
+        """Read the results of earlier runs; a missing or invalid file is treated as empty."""
         self._path = path
         self._fastest: dict[str, str] = self._read()
 
     def fastest(
         self, key: str, candidates: Sequence[Configuration], seconds: Callable[[Configuration], float]
     ) -> Configuration:
-        """Return the fastest candidate, timed where the key is new; one that fails is passed over."""
+        """Return the fastest candidate for a key, timing all candidates if the key is new; those that fail are skipped.
+
+        Args:
+            key: identifies kernel, dtype and shapes.
+            candidates: configurations to compare.
+            seconds: times one candidate.
+        """
         by_name = {str(candidate): candidate for candidate in candidates}
         if self._fastest.get(key) not in by_name:
             self._fastest[key] = min(by_name, key=lambda name: _seconds(seconds, by_name[name]))
@@ -37,13 +43,13 @@ class Autotuner:
 
     def _read(self) -> dict[str, str]:
         try:
-            found = json.loads(self._path.read_text())
+            stored = json.loads(self._path.read_text())
         except (OSError, ValueError):
             return {}
-        return {key: str(name) for key, name in found.items()} if isinstance(found, dict) else {}
+        return {key: str(name) for key, name in stored.items()} if isinstance(stored, dict) else {}
 
     def _write(self) -> None:
-        """Add to the file what is new; without a place for it, each run times anew."""
+        """Add new results to the file; if it cannot be written, every run times again."""
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self._path, json.dumps(self._read() | self._fastest, indent=1))
@@ -54,20 +60,20 @@ class Autotuner:
 def _seconds(seconds: Callable[[Configuration], float], candidate: Configuration) -> float:
     try:
         return seconds(candidate)
-    except Exception:  # too much shared memory for this GPU, for one
+    except Exception:  # for example, too much shared memory for this GPU
         return float("inf")
 
 
 def select(launch: Launch) -> Configuration:
-    """Return the configuration for a launch: the fastest known, or the first of them where nothing may be timed.
+    """Return the fastest known configuration for a launch, or the first candidate if nothing may be timed.
 
-    Nothing is timed for small tensors, while a CUDA graph is recorded, and where torch is told to be deterministic:
-    configurations add up in other orders.
+    Nothing is timed for small tensors, during CUDA graph capture, or with deterministic algorithms, since
+    configurations differ in their order of summation.
     """
     q = launch.tensors[0]
     candidates = configurations(launch.kernel, q.dtype, q.shape[-1])
-    few = q.numel() // max(q.shape[-1], 1) < FEWEST_TOKENS
-    if not q.is_cuda or few or len(candidates) == 1 or torch.are_deterministic_algorithms_enabled():
+    is_small = q.numel() // max(q.shape[-1], 1) < MIN_TOKENS
+    if not q.is_cuda or is_small or len(candidates) == 1 or torch.are_deterministic_algorithms_enabled():
         return candidates[0]
     if torch.cuda.is_current_stream_capturing():
         return candidates[0]
@@ -83,7 +89,7 @@ def _autotuner(device_name: str) -> Autotuner:
 
 
 def _time_s(launch: Launch, configuration: Configuration) -> float:
-    """Return the seconds of one run, compiled and warm."""
+    """Return the duration of one run in seconds, after compilation and warm-up."""
     launch.run(configuration)
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     begin.record()

@@ -1,4 +1,4 @@
-"""A kernel with its arguments, ready to run in any configuration."""
+"""Launches a kernel on tensors, in any configuration."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,7 +16,9 @@ class Launch:
     """One call of a kernel.
 
     Attributes:
-        tensors: queries, keys and values, and what else the kernel takes, in its order.
+        kernel: name of the kernel.
+        tensors: queries, keys, values and the kernel's other tensors, in the order of its arguments.
+        kernel_size: of the attention window.
     """
 
     kernel: Kernel
@@ -37,13 +39,13 @@ class Launch:
 
     @property
     def arguments(self) -> tuple[Any, ...]:
-        """What the kernel takes by place."""
+        """The kernel's positional arguments."""
         _, height, width, heads, _ = self.tensors[0].shape
         strides = tuple(x.stride()[:4] for x in self.tensors[:3])
         return *self.tensors, strides, (height, width, heads)
 
     def keywords(self, configuration: Configuration) -> dict[str, Any]:
-        """Return what the kernel and its compiler take by name."""
+        """Return the keyword arguments of the kernel and its compiler."""
         head_dim = self.tensors[0].shape[-1]
         return {
             "dims": (self.kernel_size, head_dim, block_dim(head_dim)),

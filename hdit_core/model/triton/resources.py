@@ -1,4 +1,4 @@
-"""What a compiled kernel takes of a GPU, read from its machine code: no GPU is needed to compile and to read it."""
+"""GPU resources of a compiled kernel, read from its machine code; neither step needs a GPU."""
 
 import re
 import subprocess
@@ -24,13 +24,13 @@ MATRIX_INSTRUCTIONS = re.compile(r"\b(?:HMMA|HGMMA|UTCHMMA)\b")  # of compute ca
 
 @dataclass(frozen=True)
 class Resources:
-    """What one program of a kernel takes.
+    """Resources of one program of a kernel.
 
     Attributes:
         shared_bytes: shared memory.
-        registers: of a thread, 255 at most.
-        spilled_bytes: of a thread, what did not fit in registers.
-        matrix_instructions: how many of each name are in the machine code.
+        registers: per thread, at most 255.
+        spilled_bytes: per thread, spilled from registers to memory.
+        matrix_instructions: number of tensor core instructions in the machine code, by name.
     """
 
     shared_bytes: int
@@ -40,13 +40,13 @@ class Resources:
 
 
 class _Device:
-    """What Triton asks a driver about, for a GPU that is not there."""
+    """A stand-in for Triton's GPU driver, with a given compute capability."""
 
     def __init__(self, capability: int) -> None:
         self._capability = capability
 
     def get_current_device(self) -> int:
-        return -self._capability  # what is compiled for it is kept apart by this number
+        return -self._capability  # Triton caches compiled kernels per device number
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -74,7 +74,7 @@ def example(
     grid: tuple[int, int] = (64, 64),
     heads: int = 2,
 ) -> Launch:
-    """Return a launch as in a network: q, k and v are views of one tensor. Its tensors are on no device."""
+    """Return a launch with meta tensors, as in a network: q, k and v are views of one tensor."""
     q, k, v = torch.empty(1, *grid, 3, heads, head_dim, dtype=dtype, device="meta").unbind(3)
     like = torch.empty(1, *grid, heads, head_dim, dtype=dtype, device="meta")
     each = torch.empty(1, *grid, heads, device="meta")
@@ -87,19 +87,19 @@ def example(
 
 
 def resources(launch: Launch, configuration: Configuration, capability: int) -> Resources:
-    """Compile a kernel for a compute capability (80 for 8.0) and return what it takes."""
+    """Compile a kernel for a compute capability (80 for 8.0) and return its resources."""
     function: Any = getattr(kernels, launch.kernel)
     with _compiling_for(capability):
         compiled = function.warmup(*launch.arguments, **launch.keywords(configuration), grid=(1,))
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        usage, code = (_cuobjdump(what, file.name) for what in ("--dump-resource-usage", "--dump-sass"))
+        usage, code = (_cuobjdump(option, file.name) for option in ("--dump-resource-usage", "--dump-sass"))
     used = {name: int(number) for name, number in re.findall(r"\b(REG|STACK|LOCAL):(\d+)", usage)}
-    found = Counter(MATRIX_INSTRUCTIONS.findall(code))
-    return Resources(compiled.metadata.shared, used["REG"], used["STACK"] + used["LOCAL"], dict(found))
+    instructions = Counter(MATRIX_INSTRUCTIONS.findall(code))
+    return Resources(compiled.metadata.shared, used["REG"], used["STACK"] + used["LOCAL"], dict(instructions))
 
 
-def _cuobjdump(what: str, path: str) -> str:
-    done = subprocess.run([BINARIES / "cuobjdump", what, path], capture_output=True, text=True, check=True)  # noqa: S603
-    return done.stdout
+def _cuobjdump(option: str, path: str) -> str:
+    command = [str(BINARIES / "cuobjdump"), option, path]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603

@@ -43,7 +43,7 @@ MAKERS: dict[OptimizerName, Callable[[Groups, nn.Module, TrainRecipe], torch.opt
 
 
 def make_optimizer(network: nn.Module, recipe: TrainRecipe) -> torch.optim.Optimizer:
-    """Return the recipe's optimizer over the parameter groups (hdit-facts 4.11: the mapping network learns at 1/3)."""
+    """Return the recipe's optimizer over the parameter groups of `parameter_groups`."""
     groups = parameter_groups(network, recipe.lr, recipe.weight_decay)
     for group in groups:
         group["base_lr"] = group["lr"]

@@ -1,9 +1,9 @@
 """Initial weights from another run: from the same network, or from one for smaller images.
 
 A network grows by outer levels, one for each doubling of the image size (HDiT paper, table 1, duplicates the
-shallowest level; hdit-facts 1.1). The patch size stays, so that the old network's outermost grid becomes the grid one
-level further in. Conditioning, levels, merges, splits and rotary frequencies are copied bit by bit, with the level in
-their names raised by the number of new levels.
+shallowest level). The patch size stays the same, so the old network's outermost grid becomes the grid one level
+further in. Conditioning, levels, merges, splits and rotary frequencies are copied exactly, with the level in their
+names increased by the number of new levels.
 
 The new levels with their merges and splits, `patch_in`, `out_norm` and `patch_out` are initialized as in any new
 network; the zeros of `patch_out` make the first output zero.

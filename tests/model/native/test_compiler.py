@@ -116,7 +116,7 @@ def test_code_that_other_users_can_write_is_not_loaded(tmp_path):
     path = library_path("float", tmp_path / "cache")
     for place in (path, path.parent):
         place.chmod(0o770)
-        with pytest.raises(CompileError, match=f"{place}: other users can write it"):
+        with pytest.raises(CompileError, match=f"{place}: writable by other users"):
             library_path("float", tmp_path / "cache")
         place.chmod(0o700)
 
@@ -137,7 +137,7 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(tmp_path, scripted):
 def test_a_compiler_that_hangs_is_given_up(tmp_path, scripted, monkeypatch):
     monkeypatch.setattr(compiler, "TIMEOUT_S", 0.2)
     scripted("exec /bin/sleep 60")
-    with pytest.raises(CompileError, match=r"c\+\+ did not end within 0 s"):
+    with pytest.raises(CompileError, match=r"c\+\+ did not finish within 0 s"):
         library_path("float", tmp_path / "cache")
 
 
@@ -145,7 +145,7 @@ def test_a_compiler_that_hangs_is_given_up(tmp_path, scripted, monkeypatch):
 def test_a_cache_that_cannot_be_written_is_the_reason(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(
-        CompileError, match=r"file/cache: cannot be used as a cache of compiled code \(.*Not a directory"
+        CompileError, match=r"file/cache: cannot be used as cache folder for compiled code \(.*Not a directory"
     ):
         library_path("float", tmp_path / "file" / "cache")
 
@@ -161,7 +161,7 @@ def test_a_compiled_library_is_found_in_a_cache_that_can_only_be_read(tmp_path, 
 def test_the_reason_is_given_to_who_asks_and_to_who_does_not(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert unavailable() == "no C++ compiler (c++, g++, clang++) is on the PATH"
-    with pytest.raises(RuntimeError, match="native neighborhood attention cannot be had: no C"):
+    with pytest.raises(RuntimeError, match="native neighborhood attention is unavailable: no C"):
         native_attention(*torch.zeros(3, 1, 3, 4, 1, 8), 3)
 
 

@@ -11,7 +11,7 @@ from hdit_core.model.geglu import geglu
 from hdit_core.model.native import rowwise as rows_module
 from hdit_core.model.native.compiler import CompileError
 from hdit_core.model.native.rowwise import RowwiseKernels, load_rowwise_kernels, rowwise_kernels
-from hdit_core.model.norm import Normalised
+from hdit_core.model.norm import ScaledRMSNorm
 
 pytestmark = pytest.mark.skipif(isinstance(load_rowwise_kernels(), str), reason=str(load_rowwise_kernels()))
 
@@ -55,12 +55,12 @@ def test_the_gated_unit_and_its_gradient_are_those_of_float64(features, spread, 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_each_images_norm_and_its_gradients_are_those_of_float64(width, grid, monkeypatch):
     inputs = [leaf(*grid, width), leaf(grid[0], 1, 1, width)]
-    agree(norm, lambda x, scale: Normalised.apply(x, scale), inputs, monkeypatch)
+    agree(norm, lambda x, scale: ScaledRMSNorm.apply(x, scale), inputs, monkeypatch)
 
 
 @pytest.mark.parametrize("shape", [(1, 8), (5, 24), (2, 3, 70, 16)])
 def test_a_norm_of_one_scale_for_all_rows_and_its_gradients_are_those_of_float64(shape, monkeypatch):
-    agree(norm, lambda x, scale: Normalised.apply(x, scale)[:1], [leaf(*shape), leaf(shape[-1])], monkeypatch)
+    agree(norm, lambda x, scale: ScaledRMSNorm.apply(x, scale)[:1], [leaf(*shape), leaf(shape[-1])], monkeypatch)
 
 
 @pytest.mark.parametrize("head_dim", [8, 24, 64])
@@ -83,17 +83,17 @@ def test_similarity_and_its_gradients_are_those_of_float64(head_dim, grid, monke
 def test_what_is_not_finite_stays_so():
     x = torch.tensor([[1.0, 2.0, torch.nan, 4.0], [1.0, torch.inf, 1.0, torch.nan]])
     assert geglu(x).isnan().tolist() == [[True, False], [False, True]]
-    assert Normalised.apply(x, torch.ones(4))[0][0].isnan().all()
+    assert ScaledRMSNorm.apply(x, torch.ones(4))[0][0].isnan().all()
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_sums_over_rows_are_the_same_bits_on_any_number_of_threads(threads):
     torch.manual_seed(0)
     inputs = [leaf(2, 9, 11, 40), leaf(2, 1, 1, 40)]
-    expected = outputs_and_gradients(lambda x, scale: Normalised.apply(x, scale), inputs)
+    expected = outputs_and_gradients(lambda x, scale: ScaledRMSNorm.apply(x, scale), inputs)
     torch.set_num_threads(threads)
     try:
-        found = outputs_and_gradients(lambda x, scale: Normalised.apply(x, scale), inputs)
+        found = outputs_and_gradients(lambda x, scale: ScaledRMSNorm.apply(x, scale), inputs)
     finally:
         torch.set_num_threads(1)
     assert all(map(torch.equal, found, expected))
@@ -125,7 +125,7 @@ def test_without_a_compiler_the_formulas_do_it_and_the_reason_is_kept(monkeypatc
 
 def test_a_run_is_told_why_the_passes_are_not_compiled_and_nothing_where_they_do_not_belong(monkeypatch):
     monkeypatch.setattr(rows_module, "load_rowwise_kernels", lambda: "no C++ compiler (c++) is on the PATH")
-    expected = "norms, rotary positions and gated units: PyTorch (CPU): no C++ compiler (c++) is on the PATH"
+    expected = "fused CPU kernels: none, using PyTorch: no C++ compiler (c++) is on the PATH"
     assert rows_module.kernels_note(torch.device("cpu"), torch.float32) == expected
     assert rows_module.kernels_note(torch.device("cpu"), torch.bfloat16) is None
     assert rows_module.kernels_note(torch.device("cuda"), torch.float32) is None

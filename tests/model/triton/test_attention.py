@@ -82,8 +82,8 @@ def test_sixteen_bit_numbers_lose_no_more_than_their_rounding(dtype, tolerance, 
 @pytest.mark.usefixtures("coarse")
 def test_every_number_of_the_results_is_written(monkeypatch):
     poisoned = lambda x: torch.full(x.shape, float("nan"), dtype=x.dtype)  # noqa: E731
-    monkeypatch.setattr(attention, "_contiguous", poisoned)
-    monkeypatch.setattr(attention, "_for_each_query", lambda q: torch.full(q.shape[:-1], float("nan")))
+    monkeypatch.setattr(attention, "_empty_contiguous", poisoned)
+    monkeypatch.setattr(attention, "_empty_per_query", lambda q: torch.full(q.shape[:-1], float("nan")))
     q, k, v, grad = random_qkv(2, 9, 13, 2, 24, torch.float32)
     out, lse = attention._forward(q, k, v, 5)
     grads = attention._backward(grad, q, k, v, out, lse, 5)
@@ -200,5 +200,5 @@ def test_a_second_derivative_is_refused():
 def test_queries_keys_and_values_of_unlike_shapes_or_dtypes_are_refused():
     q, k, v, _ = random_qkv(1, 6, 9, 1, 16, torch.float32)
     for unlike in (k[:, :5], k.bfloat16()):
-        with pytest.raises(ValueError, match=r"q, k and v are .*: expected one shape and one dtype"):
+        with pytest.raises(ValueError, match=r"q, k and v are .*: expected the same shape and dtype"):
             torch.ops.hdit.triton_attention(q, unlike, v, 3)
