@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hdit_core.model.norm import AdaRMSNorm, Normalised, RMSNorm, rms_norm
+from hdit_core.model.norm import AdaRMSNorm, RMSNorm, ScaledRMSNorm, rms_norm
 
 
 def test_it_divides_by_the_root_of_the_mean_square():
@@ -19,7 +19,7 @@ def test_the_written_out_gradient_is_the_numerical_one(grid, scale_shape):
     x = torch.randn(2, *grid, 5, dtype=torch.float64, requires_grad=True)
     scale = torch.randn(scale_shape, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(rms_norm, (x, scale))
-    assert torch.autograd.gradcheck(Normalised.apply, (x, scale))  # and with what goes past the norm
+    assert torch.autograd.gradcheck(ScaledRMSNorm.apply, (x, scale))  # and with what goes past the norm
 
 
 def test_a_row_of_zeros_stays_zero_and_has_a_gradient():
