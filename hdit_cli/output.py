@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hdit_cli.console import note, progress
-from hdit_cli.options.shared import check_output
 from hdit_core.errors import UsageError
+from hdit_core.files import check_output
 
 if TYPE_CHECKING:
     from hdit_core.distributed import World

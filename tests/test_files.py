@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from hdit_core.errors import UsageError
 from hdit_core.files import (
     _log_refused_flush,
     atomic_file,
     atomic_folder,
     cache_folder,
+    check_output,
     read_json,
     remove_temporaries,
     write_atomic,
@@ -125,3 +127,19 @@ def test_without_a_home_the_cache_lies_in_the_temporary_folder(monkeypatch, tmp_
     monkeypatch.setattr(Path, "home", no_home)
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     assert cache_folder() == tmp_path / f"hdit-{os.getuid()}"
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path):
+    (tmp_path / "old.png").touch()
+    check_output("--x", None, ".png")
+    check_output("--x", tmp_path / "NEW.PNG", ".png", ".svg")
+    check_output("--x", tmp_path / "old.png", ".png")
+    check_output("--x", tmp_path / "gone" / "new.png", ".png", new=True)
+    with pytest.raises(UsageError, match=r"--x .*a.jpg: expected a name that ends in .png or .svg"):
+        check_output("--x", tmp_path / "a.jpg", ".png", ".svg")
+    with pytest.raises(UsageError, match=r"--x .*old.png: already exists and is never replaced; choose another name"):
+        check_output("--x", tmp_path / "old.png", ".png", new=True)
+    with pytest.raises(UsageError, match=r"--x .*new.png: there is no folder .*gone; create it"):
+        check_output("--x", tmp_path / "gone" / "new.png", ".png")
+    with pytest.raises(UsageError, match=r"--x .*: is a folder; give the name of a file"):
+        check_output("--x", tmp_path)

@@ -9,6 +9,7 @@ from hdit_cli.console import align, emit, note, progress
 from hdit_cli.options.shared import JsonOption
 from hdit_cli.tables.data import describe, describe_lines
 from hdit_core.errors import DataError, UsageError
+from hdit_core.files import check_output
 
 if TYPE_CHECKING:
     from hdit_core.data.format.verify import VerifyReport
@@ -89,13 +90,13 @@ def show(
     """
     from hdit_core.data.format.manifest import read_manifest
 
-    if sheet is not None and sheet.suffix.lower() != ".png":
-        raise UsageError(f"--sheet {sheet}: expected a file name ending in .png")
+    sheet = sheet and sheet.expanduser()
+    check_output("--sheet", sheet, ".png")
     folder = folder.expanduser()
     manifest = read_manifest(folder)
     if sheet is not None:
         from hdit_core.data.loader.contact_sheet import write_contact_sheet
 
-        write_contact_sheet(folder, sheet.expanduser(), images)
+        write_contact_sheet(folder, sheet, images)
         note(f"{sheet}: contact sheet written")
     emit(describe(folder, manifest), json, describe_lines(folder, manifest))

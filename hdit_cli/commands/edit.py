@@ -9,10 +9,11 @@ from hdit_cli.commands.edit_ode import invert, likelihood
 from hdit_cli.console import note
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.sampling import GuidanceOptions, ImagesOutOption, ModelOptions, SamplingOptions
-from hdit_cli.options.shared import INPUT, OUTPUT, DeviceOption, JsonOption, check_output
+from hdit_cli.options.shared import INPUT, OUTPUT, DeviceOption, JsonOption
 from hdit_cli.output import check_out, is_stream
 from hdit_cli.session import open_session
 from hdit_core.errors import UsageError
+from hdit_core.files import check_output
 
 app = typer.Typer(add_completion=False)
 

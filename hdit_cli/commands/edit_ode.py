@@ -10,8 +10,9 @@ import typer
 from hdit_cli.console import emit, emit_line, note, printable, progress
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.sampling import GuidanceOptions, ModelOptions
-from hdit_cli.options.shared import INPUT, OUTPUT, BatchSizeOption, DeviceOption, JsonOption, SeedOption, check_output
+from hdit_cli.options.shared import INPUT, OUTPUT, BatchSizeOption, DeviceOption, JsonOption, SeedOption
 from hdit_cli.session import open_session
+from hdit_core.files import check_output
 
 if TYPE_CHECKING:
     from hdit_core.generate.edit.invert import Inverted

@@ -8,6 +8,7 @@ import typer
 from hdit_cli.console import emit, note
 from hdit_cli.options.shared import JsonOption, RecipeArgument, SetOption, image_size
 from hdit_core.errors import UsageError
+from hdit_core.files import check_output
 
 if TYPE_CHECKING:
     from hdit_core.flops.scaling import Comparison
@@ -76,8 +77,7 @@ def flops(
 
     if csv and json:
         raise UsageError("--csv and --json: choose one")
-    if plot is not None:
-        _check_plot(plot)
+    check_output("--plot", plot, ".png", ".svg")
     comparison = _compare(recipe, resolutions, against, kernels, patches, overrides or [])
     if plot is not None:
         _plot(comparison, plot)
@@ -115,13 +115,6 @@ def _image_sizes(text: str | None) -> list[tuple[int, int]]:
         raise UsageError(
             f"--res {text}: expected N or HEIGHTxWIDTH in pixels, separated by commas, for example 256 or 512x768,1024"
         ) from None
-
-
-def _check_plot(path: Path) -> None:
-    if path.suffix.lower() not in (".png", ".svg"):
-        raise UsageError(f"--plot {path}: expected a file name ending in .png or .svg")
-    if not path.parent.is_dir():
-        raise UsageError(f"--plot {path}: the folder {path.parent} does not exist")
 
 
 def _plot(comparison: "Comparison", path: Path) -> None:

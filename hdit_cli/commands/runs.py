@@ -9,6 +9,7 @@ import typer
 from hdit_cli.console import align, duration, emit, note, printable, table
 from hdit_cli.options.shared import JsonOption
 from hdit_core.errors import UsageError
+from hdit_core.files import check_output
 
 if TYPE_CHECKING:
     from hdit_core.runs.summary import RunSummary
@@ -53,7 +54,7 @@ def show(run: RunArgument, plot: PlotOption = None, json: JsonOption = False) ->
 
     Example: hdit runs show runs/digits --plot digits.png
     """
-    _check_plot(plot)
+    check_output("--plot", plot, ".png")
     from hdit_core.runs.summary import summarize
 
     summary = summarize(run)
@@ -73,7 +74,7 @@ def compare(
 
     Example: hdit runs compare runs/digits runs/digits-larger --plot both.png
     """
-    _check_plot(plot)
+    check_output("--plot", plot, ".png")
     from hdit_core.recipe.diff import differences
     from hdit_core.runs.curves import loss_curve, score_curves, side_by_side
     from hdit_core.runs.summary import recipe_of
@@ -95,13 +96,6 @@ def compare(
     emit(result, json, _comparison(result))
     if plot:
         _draw(runs, plot)
-
-
-def _check_plot(plot: Path | None) -> None:
-    if plot is not None and plot.suffix != ".png":
-        raise UsageError(f"--plot {plot}: expected a name that ends in .png")
-    if plot is not None and not plot.parent.is_dir():
-        raise UsageError(f"--plot {plot}: no such directory: {plot.parent}")
 
 
 def _draw(runs: list[Path], plot: Path) -> None:

@@ -9,10 +9,11 @@ import typer
 from hdit_cli.console import note
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.sampling import GuidanceOptions, ImagesOutOption, ModelOptions, SamplingOptions
-from hdit_cli.options.shared import OUTPUT, PERFORMANCE, DeviceOption, JsonOption, check_output
+from hdit_cli.options.shared import OUTPUT, PERFORMANCE, DeviceOption, JsonOption
 from hdit_cli.output import check_out, grid_shape
 from hdit_cli.session import open_session
 from hdit_core.errors import UsageError
+from hdit_core.files import check_output
 
 if TYPE_CHECKING:
     from hdit_core.generate.job import SamplingJob

@@ -8,6 +8,7 @@ import typer
 
 from hdit_cli.options.shared import recipe_names
 from hdit_core.errors import UsageError
+from hdit_core.files import check_output
 
 START, OUTPUT, CHECK, COMPUTE = "Start, resume, fork", "Output", "Try and debug", "Performance"
 
@@ -147,16 +148,6 @@ def check_options(
             raise UsageError("--tracker is for training; --dry-run and --repro log nothing")
         if start.source is not None:
             raise UsageError("--from is for training; leave it out with --dry-run and --repro")
-    _check_save_images(check)
-
-
-def _check_save_images(check: CheckOptions) -> None:
-    path = check.save_images
-    if path is None:
-        return
-    if check.repro is None:
+    if check.save_images is not None and check.repro is None:
         raise UsageError("--save-images is for one step; say which with --repro STEP")
-    if path.suffix != ".png":
-        raise UsageError(f"--save-images {path}: expected a name that ends in .png")
-    if not path.parent.is_dir():
-        raise UsageError(f"--save-images {path}: there is no directory {path.parent}")
+    check_output("--save-images", check.save_images, ".png")

@@ -41,9 +41,10 @@ def open_reference(location: str | None) -> ImageSet | Measurement | None:
     if location is None:
         return None
     path = Path(location)
-    if path.suffix == ".npz" and not path.exists():
+    is_npz = path.suffix.lower() == ".npz"
+    if is_npz and not path.exists():
         raise UsageError(f"{path}: no such file; expected statistics of hdit eval-fid stats, or images")
-    return load_statistics(path) if path.suffix == ".npz" and holds_statistics(path) else open_images(location)
+    return load_statistics(path) if is_npz and holds_statistics(path) else open_images(location)
 
 
 def open_model(settings: ScoreSettings, device: torch.device) -> tuple[Denoiser | None, str]:

@@ -8,7 +8,7 @@ from hdit_core.data.image_sets.open_images import STDIN
 from hdit_core.errors import UsageError
 from hdit_core.evaluate.extractors.extractor import Mode
 from hdit_core.evaluate.generated import Labels
-from hdit_core.evaluate.statistics_file import check_statistics_path
+from hdit_core.files import check_output
 
 
 @dataclass(frozen=True)
@@ -86,10 +86,9 @@ def check_settings(settings: ScoreSettings) -> None:
         raise UsageError("--weights and --set apply to --ckpt; existing images are already sampled")
     if settings.paired:
         _check_paired(settings)
-    if settings.save_stats is not None:
-        check_statistics_path(settings.save_stats)
-    _check_path("--nearest", settings.nearest, ".png")
-    _check_path("--report", settings.report, ".html")
+    check_output("statistics", settings.save_stats, ".npz")
+    check_output("--nearest", settings.nearest, ".png")
+    check_output("--report", settings.report, ".html")
 
 
 def _check_paired(settings: ScoreSettings) -> None:
@@ -106,10 +105,3 @@ def _check_paired(settings: ScoreSettings) -> None:
             raise UsageError(f"{option} {value}: does not apply to --paired; leave it out")
     if settings.extractor is None and settings.weights is not None:
         raise UsageError(f"--extractor-weights {settings.weights}: --paired has no extractor without --extractor NAME")
-
-
-def _check_path(option: str, path: Path | None, ending: str) -> None:
-    if path is not None and path.suffix != ending:
-        raise UsageError(f"{option} {path}: expected a name that ends in {ending}")
-    if path is not None and not path.parent.is_dir():
-        raise UsageError(f"{option} {path}: no such folder: {path.parent}")

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hdit_core.errors import DataError, UsageError
+from hdit_core.errors import DataError
 from hdit_core.evaluate.features.measure import Measurement
 from hdit_core.evaluate.metrics.statistics import Statistics
-from hdit_core.files import digest, write_atomic
+from hdit_core.files import check_output, digest, write_atomic
 
 FORMAT = "hdit-statistics 1"
 LARGEST_BYTES = 4 << 30
@@ -38,7 +38,7 @@ def save_statistics(path: Path, measured: Measurement, identity: str = "") -> No
     Raises:
         UsageError: the name does not end in .npz, or there is no such folder.
     """
-    check_statistics_path(path)
+    check_output("statistics", path, ".npz")
     statistics = measured.statistics
     passport = {
         "format": FORMAT,
@@ -59,18 +59,6 @@ def save_statistics(path: Path, measured: Measurement, identity: str = "") -> No
         passport=np.frombuffer(json.dumps(passport).encode(), np.uint8),
     )
     write_atomic(path, content.getvalue())
-
-
-def check_statistics_path(path: Path) -> None:
-    """Refuse a path that statistics cannot be saved to, before they are computed.
-
-    Raises:
-        UsageError: as `save_statistics`.
-    """
-    if path.suffix != ".npz":
-        raise UsageError(f"{path}: expected a name for statistics that ends in .npz")
-    if not path.parent.is_dir():
-        raise UsageError(f"{path}: no such folder: {path.parent}")
 
 
 def holds_statistics(path: Path) -> bool:

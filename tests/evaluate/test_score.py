@@ -71,9 +71,9 @@ def test_the_score_does_not_depend_on_batches_or_names(picture_folder, toy, tmp_
 
 def test_saved_statistics_are_as_good_as_the_images(picture_folder, toy, tmp_path):
     a, b = picture_folder("a", seed=1), picture_folder("b", seed=2)
-    saved = toy(b, None, save_stats=tmp_path / "ref.npz")
-    assert saved.to_json()["saved"] == str(tmp_path / "ref.npz") and saved.to_json()["n"] == 12
-    direct, through_file = toy(a, b), toy(a, tmp_path / "ref.npz")
+    saved = toy(b, None, save_stats=tmp_path / "ref.NPZ")
+    assert saved.to_json()["saved"] == str(tmp_path / "ref.NPZ") and saved.to_json()["n"] == 12
+    direct, through_file = toy(a, b), toy(a, tmp_path / "ref.NPZ")
     assert (through_file.frechet, through_file.kernel) == (direct.frechet, direct.kernel)
     assert through_file.reference.source["images"] == str(b)
 

@@ -83,7 +83,7 @@ def test_settings_that_contradict_each_other_are_refused(settings, message):
 
 
 def test_a_folder_that_statistics_cannot_be_saved_to_is_refused_at_once(toy, tmp_path):
-    with pytest.raises(UsageError, match=r"ref\.npz: no such folder"):
+    with pytest.raises(UsageError, match=r"ref\.npz: there is no folder"):
         toy("nowhere", None, save_stats=tmp_path / "no" / "ref.npz")
 
 
@@ -111,7 +111,7 @@ def test_too_few_images_of_a_stream_are_refused_when_it_has_ended(picture_folder
     [
         ({"nearest": "x.jpg"}, r"--nearest .*x\.jpg: expected a name that ends in \.png"),
         ({"report": "x.txt"}, r"--report .*x\.txt: expected a name that ends in \.html"),
-        ({"report": "no/x.html"}, r"--report .*: no such folder: .*no"),
+        ({"report": "no/x.html"}, r"--report .*: there is no folder .*no"),
         ({"labels": "uniform"}, "--labels uniform: applies to --ckpt"),
         ({"reference": "none.npz"}, r"none\.npz: no such file; expected statistics"),
         ({"images": "-", "reference": "-"}, "-: one stream cannot be both the images and the reference"),

@@ -141,7 +141,7 @@ def test_the_passport_is_plain_json(saved):
 
 @pytest.mark.parametrize(
     "name, message",
-    [("ref.pt", r"expected a name for statistics that ends in \.npz"), ("no/ref.npz", "no such folder")],
+    [("ref.pt", r"expected a name that ends in \.npz"), ("no/ref.npz", "there is no folder")],
 )
 def test_statistics_are_not_saved_to_odd_places(measurement, tmp_path, name, message):
     with pytest.raises(UsageError, match=message):

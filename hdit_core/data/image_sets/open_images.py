@@ -53,7 +53,7 @@ def open_images(
     path, choose, draw = Path(location), partial(_choose, location, n, seed, purpose), _draw(n, seed)
     if (path / MANIFEST).is_file():
         return _of_data_set(location, choose, draw)
-    if path.suffix == ".npz" and path.is_file():
+    if path.suffix.lower() == ".npz" and path.is_file():
         return _of_arrays(path, choose, draw)
     return _of_source(location, choose, draw, channels)
 

@@ -6,7 +6,6 @@ import numpy as np
 from PIL import Image
 
 from hdit_core.data.loader.reader import ImageReader
-from hdit_core.errors import UsageError
 from hdit_core.files import write_atomic
 from hdit_core.images import png_bytes, sheet, thumbnail, to_pil
 
@@ -42,8 +41,5 @@ def write_contact_sheet(folder: Path, path: Path, num_images: int = 64) -> None:
 
     Raises:
         DataError: the data set is damaged.
-        UsageError: the folder of the file does not exist.
     """
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{path}: its folder does not exist; create it, or choose another name")
     write_atomic(path, png_bytes(np.asarray(contact_sheet(folder, num_images))))

@@ -136,7 +136,7 @@ def test_a_contact_sheet_is_a_png(prepare, run, tmp_path):
     prepare()
     code, _, err = run("data", "show", tmp_path / "set", "--sheet", tmp_path / "sheet.jpg")
     assert code == 2
-    assert "sheet.jpg: expected a file name ending in .png" in err
+    assert "sheet.jpg: expected a name that ends in .png" in err
 
 
 def test_a_folder_without_a_data_set_is_said(run, tmp_path):

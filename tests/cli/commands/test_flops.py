@@ -139,8 +139,8 @@ MISTAKES = {
         ["--set", "model.patch_size=2"],
         "--set model.patch_size=2: needs a recipe, for example imagenet256",
     ),
-    "a plot of another kind": (["--plot", "x.jpg"], "--plot x.jpg: expected a file name ending in .png or .svg"),
-    "a plot into no folder": (["--plot", "nowhere/x.png"], "--plot nowhere/x.png: the folder nowhere does not exist"),
+    "a plot of another kind": (["--plot", "x.jpg"], "--plot x.jpg: expected a name that ends in .png or .svg"),
+    "a plot into no folder": (["--plot", "nowhere/x.png"], "--plot nowhere/x.png: there is no folder nowhere"),
     "no size at all": (["--res", ""], "expected N or HEIGHTxWIDTH"),
     "a plot of one point": (
         ["--res", "128", "--plot", "x.png"],

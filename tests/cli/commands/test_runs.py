@@ -102,7 +102,7 @@ def test_two_runs_are_compared_by_their_recipes_and_losses(runs, tmp_path, capsy
     [
         (["runs", "show", "."], "is not a run of hdit: there is no recipe.toml in it"),
         (["runs", "show", "RUN", "--plot", "x.jpg"], "--plot x.jpg: expected a name that ends in .png"),
-        (["runs", "show", "RUN", "--plot", "no/x.png"], "--plot no/x.png: no such directory: no"),
+        (["runs", "show", "RUN", "--plot", "no/x.png"], "--plot no/x.png: there is no folder no"),
         (["runs", "compare", "RUN", "."], "is not a run of hdit"),
         (["runs", "show", "nope"], "nope: no such directory"),
         (["runs", "list", "nope"], "nope: no such directory"),
@@ -110,7 +110,7 @@ def test_two_runs_are_compared_by_their_recipes_and_losses(runs, tmp_path, capsy
         (["train", "RECIPE", "--dry-run", "--watch", "wandb"], "--tracker is for training"),
         (["train", "RECIPE", "--save-images", "x.png"], "say which with --repro STEP"),
         (["train", "RECIPE", "--repro", "1", "--save-images", "x.gif"], "expected a name that ends in .png"),
-        (["train", "RECIPE", "--repro", "1", "--save-images", "nowhere/x.png"], "there is no directory nowhere"),
+        (["train", "RECIPE", "--repro", "1", "--save-images", "nowhere/x.png"], "there is no folder nowhere"),
         (["train", "RECIPE", "--repro", "99", "--out", "RUN"], "the last step of the run is 11"),
         (["train", "RECIPE", "--out", "NEW", "--watch", "tensorbored"], "no such tracker"),
     ],

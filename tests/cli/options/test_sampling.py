@@ -5,7 +5,6 @@ from typing import get_args
 import pytest
 
 from hdit_cli.options.sampling import SAMPLERS, noise_levels
-from hdit_cli.options.shared import check_output
 from hdit_core.errors import UsageError
 from hdit_core.recipe.sample import Sampler
 
@@ -23,19 +22,3 @@ def test_an_interval_may_be_written_with_a_colon_or_a_comma(text):
 def test_what_is_no_interval_is_refused_with_an_example(text):
     with pytest.raises(UsageError, match=r"--guidance-interval .*expected LOW:HIGH in sigma, for example 0\.28:2\.9"):
         noise_levels(text)
-
-
-def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path):
-    (tmp_path / "old.png").touch()
-    check_output("--x", None, ".png")
-    check_output("--x", tmp_path / "NEW.PNG", ".png", ".svg")
-    check_output("--x", tmp_path / "old.png", ".png")
-    check_output("--x", tmp_path / "gone" / "new.png", ".png", new=True)
-    with pytest.raises(UsageError, match=r"--x .*a.jpg: expected a name that ends in .png or .svg"):
-        check_output("--x", tmp_path / "a.jpg", ".png", ".svg")
-    with pytest.raises(UsageError, match=r"--x .*old.png: already exists and is never replaced; choose another name"):
-        check_output("--x", tmp_path / "old.png", ".png", new=True)
-    with pytest.raises(UsageError, match=r"--x .*new.png: there is no folder .*gone; create it"):
-        check_output("--x", tmp_path / "gone" / "new.png", ".png")
-    with pytest.raises(UsageError, match=r"--x .*: is a folder; give the name of a file"):
-        check_output("--x", tmp_path)

@@ -6,7 +6,6 @@ from PIL import Image
 
 from hdit_core.data.loader.contact_sheet import GAP_PX, contact_sheet, spread, write_contact_sheet
 from hdit_core.data.loader.reader import ImageReader
-from hdit_core.errors import UsageError
 
 CELL_PX = 128
 
@@ -60,8 +59,3 @@ def test_a_sheet_is_a_png_and_replaces_an_older_one(data_set, tmp_path):
     with Image.open(path) as image:
         assert (image.format, image.size) == ("PNG", contact_sheet(data_set, 5).size)
     assert [found.name for found in tmp_path.iterdir()] == ["sheet.png"]
-
-
-def test_a_sheet_in_a_folder_that_is_not_there_is_refused(data_set, tmp_path):
-    with pytest.raises(UsageError, match=r"gone/sheet.png: its folder does not exist; create it"):
-        write_contact_sheet(data_set, tmp_path / "gone" / "sheet.png")
