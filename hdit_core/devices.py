@@ -46,6 +46,12 @@ def autocast(device: torch.device, dtype: torch.dtype) -> torch.autocast:
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
 
 
+def disable_tf32() -> None:
+    """Compute float32 products on GPUs in full precision: TF32, torch's default in cuDNN, rounds to 11 bits."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until a device has completed all operations."""
     if device.type == "cuda":

@@ -88,7 +88,11 @@ class TrainRecipe(Table):
     precision: Precision = Field(
         "auto", description="precision of matrix products; auto: bfloat16 on GPUs that support it, otherwise float32"
     )
-    compile: bool = Field(False, description="use torch.compile for each layer: faster on GPUs, rarely on CPUs")
+    compile: bool | Literal["auto"] = Field(
+        "auto",
+        description="use torch.compile for each layer; auto: on GPUs, for runs that are long enough to pay for the "
+        "compilation",
+    )
     activation_checkpointing: bool | NonNegativeInt = Field(
         False, description="number of levels, outermost first, with activation checkpointing; true: all levels"
     )

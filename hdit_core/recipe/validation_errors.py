@@ -12,6 +12,7 @@ from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.table import CONSTRAINTS, UNCONSTRAINED, Table
 
 LONGEST_SHOWN = 60  # characters of a key or value
+EXPECTATION = ": expected "
 Keys = tuple[str | int, ...]
 
 # pydantic's type of error: what was expected, filled in from the error's context
@@ -39,12 +40,15 @@ def format_validation_errors(error: ValidationError, tables: Mapping[str, Any]) 
     if all(detail["type"] == CONSTRAINTS for detail in details):  # a table with an invalid part was not checked yet
         yield from _constraint_violations((), Recipe.model_validate(dict(tables), context=UNCONSTRAINED))
         return
-    seen = set()
+    expected: dict[str, list[str]] = {}  # by key and value: several for a value of several types
     for detail in details:
         for line in _lines(detail, _as_written(detail["loc"], tables)):
-            if line not in seen:
-                seen.add(line)
-                yield line
+            what, _, expectation = line.partition(EXPECTATION)
+            others = expected.setdefault(what, [])
+            if expectation and expectation not in others:
+                others.append(expectation)
+    for what, expectations in expected.items():
+        yield f"{what}{EXPECTATION}{' or '.join(expectations)}" if expectations else what
 
 
 def _constraint_violations(keys: Keys, part: Any) -> Iterator[str]:
@@ -61,14 +65,17 @@ def _constraint_violations(keys: Keys, part: Any) -> Iterator[str]:
 
 
 def _as_written(keys: Keys, tables: Any) -> Keys:
-    """Return the part of a key path that the recipe contains: for `image_size = 0`, pydantic names `image_size[0]`."""
+    """Return the part of a key path that the recipe contains.
+
+    For `image_size = 0` pydantic names `image_size[0]`, and for a value of several types also the type.
+    """
     value = tables
     for depth, part in enumerate(keys):
-        if isinstance(part, int) and not isinstance(value, list | tuple):
+        if not isinstance(value, list | tuple if isinstance(part, int) else Mapping):
             return keys[:depth]
         if isinstance(value, Mapping):
             value = value.get(str(part))
-        elif isinstance(part, int) and isinstance(value, list | tuple) and part < len(value):
+        elif isinstance(part, int) and part < len(value):
             value = value[part]
     return keys
 
@@ -83,13 +90,13 @@ def _lines(detail: Mapping[str, Any], keys: Keys) -> Iterator[str]:
         case "missing":
             yield f"{key}: missing; expected {_expectation(keys)}"
         case "tuple_type":
-            yield f"{key} = {_show(found)}: expected {_array(keys)}"
+            yield f"{key} = {_show(found)}{EXPECTATION}{_array(keys)}"
         case "too_short" if len(found) >= detail["ctx"]["min_length"]:
             return  # pydantic counts only valid elements; the others are reported already
         case kind:
             words = EXPECTED.get(kind, detail["msg"].removeprefix("Input should be "))
             near = did_you_mean(str(found), _choices(keys)) if kind == "literal_error" else ""
-            yield f"{key} = {_show(found)}: expected {words.format(**detail.get('ctx', {}))}{near}"
+            yield f"{key} = {_show(found)}{EXPECTATION}{words.format(**detail.get('ctx', {}))}{near}"
 
 
 def _constraint_violation(key: str, inner: str, problem: str) -> str:

@@ -153,6 +153,8 @@ def _type(field: Schema) -> str:
         return " or ".join(options)
     if "$ref" in field:
         return "table"
+    if "const" in field:
+        return f"`{field['const']}`"
     if "enum" in field:
         return ", ".join(f"`{choice}`" for choice in field["enum"])
     if field["type"] == "array":

@@ -6,10 +6,12 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from hdit_core.data.format.manifest import sigma_data
 from hdit_core.data.loader.build import open_reader
 from hdit_core.data.loader.reader import ImageReader
-from hdit_core.devices import compute_dtype
+from hdit_core.devices import compute_dtype, disable_tf32
 from hdit_core.distributed import World, init_ranks
 from hdit_core.errors import DataError
 from hdit_core.model.attention.backends import selected_backends
@@ -68,7 +70,11 @@ def run_context(
         failures.watching(),
     ):
         check_world(recipe.train, world)
+        disable_tf32()
         dtype = compute_dtype(recipe.train.precision, world.device)
+        if world.device.type == "cuda":
+            products = "bfloat16 for matrix products, otherwise " if dtype == torch.bfloat16 else ""
+            logger.info("precision: %sfloat32 without TF32", products)
         for choice in selected_backends(recipe.model, world.device, dtype):
             logger.info(choice.note)
         if note := kernels_note(world.device, dtype):

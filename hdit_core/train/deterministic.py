@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
 
 import torch
 
@@ -18,6 +17,7 @@ from hdit_core.checkpoint.state import State
 from hdit_core.devices import make_mkl_reproducible, pick_device
 from hdit_core.errors import UsageError
 from hdit_core.launch import read_launch_info
+from hdit_core.model.compile import compiles_deterministically
 from hdit_core.recipe.train import TrainRecipe
 
 logger = logging.getLogger("hdit")
@@ -110,7 +110,7 @@ def _prepare_cuda(train: TrainRecipe) -> None:
     if found not in (None, *WORKSPACES):
         raise UsageError(f"--deterministic: {WORKSPACE} is {found!r}, expected {' or '.join(WORKSPACES)}; unset it")
     os.environ.setdefault(WORKSPACE, WORKSPACES[0])
-    if train.compile and not hasattr(import_module("torch._inductor.config"), "deterministic"):
+    if train.compile is True and not compiles_deterministically():
         raise UsageError(
             f"--deterministic: torch.compile of torch {torch.__version__} picks kernels by their speed, which changes "
             "the order of sums; set train.compile=false, or use a newer torch"

@@ -9,7 +9,9 @@ import torch
 from hdit_core.checkpoint.log import read_log
 from hdit_core.distributed import World
 from hdit_core.files import cache_folder
+from hdit_core.model import compile as compile_module
 from hdit_core.model.blocks import TransformerLayer
+from hdit_core.model.compile import reason_to_compile
 from hdit_core.train.run import train
 from hdit_core.train.step import train_step as step_module
 from hdit_core.train.step.build import build_learner
@@ -24,6 +26,39 @@ def test_the_recipe_has_every_layer_compiled_or_none_and_never_the_average(train
     learner = build_learner(trained({"train.compile": wanted}), None, World(), torch.device("cpu"))
     assert compiled(learner.ema.source) == [wanted] * 3
     assert compiled(learner.ema.network) == [False] * 3
+
+
+@pytest.fixture
+def with_triton(monkeypatch):
+    monkeypatch.setattr(compile_module, "find_spec", lambda name: object())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "num_images", "compiles"),
+    [
+        ("auto", "cuda", 8 * 2_000, True),
+        ("auto", "cuda", 8 * 1_999, False),
+        ("auto", "cpu", 8 * 2_000, False),
+        ("auto", "mps", 8 * 2_000, False),
+        (True, "cpu", 8, True),
+        (False, "cuda", 8 * 2_000, False),
+    ],
+)
+def test_auto_compiles_long_runs_on_gpus(trained, with_triton, wanted, device, num_images, compiles):
+    recipe = trained({"train.compile": wanted, "train.num_images": num_images, "train.batch_size": 8})
+    assert (reason_to_compile(recipe.train, torch.device(device)) is not None) == compiles
+
+
+def test_auto_does_not_compile_without_triton_nor_where_the_result_would_vary(trained, with_triton, monkeypatch):
+    recipe, gpu = trained({"train.num_images": 8 * 2_000, "train.batch_size": 8}), torch.device("cuda")
+    assert reason_to_compile(recipe.train, gpu)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
+        assert reason_to_compile(recipe.train, gpu)
+        patch.setattr(compile_module, "compiles_deterministically", lambda: False)
+        assert reason_to_compile(recipe.train, gpu) is None
+    monkeypatch.setattr(compile_module, "find_spec", lambda name: None)
+    assert reason_to_compile(recipe.train, gpu) is None
 
 
 def test_what_was_compiled_is_kept_in_the_cache_of_the_user_or_where_he_says(trained, monkeypatch):

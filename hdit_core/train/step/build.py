@@ -15,7 +15,7 @@ from hdit_core.checkpoint.safetensors_file import Tensors
 from hdit_core.devices import compute_dtype, tune_malloc
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.distributed import World
-from hdit_core.model.compile import compile_network
+from hdit_core.model.compile import compile_network, reason_to_compile
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.optim.ema import Ema, PowerEmas
 from hdit_core.train.optim.optimizer import load_optimizer_tensors, make_optimizer
@@ -59,7 +59,8 @@ def build_learner(
     optimizer = make_optimizer(network, recipe.train)
     if checkpoint is not None:
         _restore(checkpoint, reset, ema, profiles, optimizer, network)
-    if recipe.train.compile:
+    if reason := reason_to_compile(recipe.train, device):
+        logger.info("torch.compile for each layer, on first use: %s", reason)
         compile_network(network)
     trained = parallel.trained(network)
     world.cleanups.append(partial(_release, weakref.ref(trained)))
