@@ -37,7 +37,8 @@ def never() -> bool:
     return False
 
 
-def _pause(seconds: float, stop_requested: Callable[[], bool]) -> None:
+def pause(seconds: float, stop_requested: Callable[[], bool]) -> None:
+    """Sleep, at most until a stop is requested."""
     until = time.monotonic() + seconds
     while (left_s := until - time.monotonic()) > 0 and not stop_requested():
         time.sleep(min(left_s, POLL_S))
@@ -71,7 +72,7 @@ def retry_transient(
                 raise _unavailable(path, error) from None
             logger.warning("%s: cannot be read (%s); trying again in %g s", path, error.strerror, pause_s)
         before_retry()
-        _pause(pause_s, stop_requested)
+        pause(pause_s, stop_requested)
     raise AssertionError
 
 

@@ -189,7 +189,7 @@ def load_batches(
     """
     _check_classes(reader, num_classes)
     quarantine = quarantine or Quarantine(0)
-    reader.stop_requested = stop_requested  # in this process: workers are interrupted by ending them
+    reader.heed(stop_requested)  # in this process: workers are interrupted by ending them
     images = TrainingDataset(
         reader,
         order or UniformOrder(seed, len(reader)),

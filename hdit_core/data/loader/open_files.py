@@ -5,7 +5,7 @@ import resource
 from pathlib import Path
 
 from hdit_core.data.format.entries import ShardEntry
-from hdit_core.data.loader.remote_cache import RemoteDataset
+from hdit_core.data.remote.cache import RemoteDataset
 
 WANTED_LIMIT = 4096  # of open files; some systems start with 256
 MOST_OPEN_SHARDS = 256

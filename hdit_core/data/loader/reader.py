@@ -29,7 +29,7 @@ from hdit_core.data.format.shard import INDEX_DTYPE, read_caption
 from hdit_core.data.format.transient import never, retry_transient
 from hdit_core.data.image.codec import decode
 from hdit_core.data.loader.open_files import OpenShard, open_shard, open_shards_limit
-from hdit_core.data.loader.remote_cache import RemoteDataset
+from hdit_core.data.remote.cache import RemoteDataset
 from hdit_core.errors import DataError
 
 CACHE_BYTES = 256 << 20
@@ -57,7 +57,6 @@ class ImageReader:
     Attributes:
         folder: that holds the set, or its cached copy.
         manifest: of the set.
-        stop_requested: ends the pauses before a read is retried.
     """
 
     def __init__(
@@ -84,7 +83,8 @@ class ImageReader:
         self._arguments["whole_shards"] = whole_shards
         self.folder = location.folder if isinstance(location, RemoteDataset) else location
         self.manifest = read_manifest(self.folder)
-        self.stop_requested: Callable[[], bool] = never
+        self._location = location
+        self._stop_requested: Callable[[], bool] = never
         contents = self.manifest.contents
         self._index = load_rows(self.folder, INDEX, contents.index, INDEX_DTYPE, contents.samples)
         self._condition_index = load_condition_index(self.folder, contents)
@@ -98,6 +98,12 @@ class ImageReader:
         self._caches_images = contents.decoded_bytes <= cache_bytes
         self._cached: dict[int, Pixels] = {}
         self._cached_conditions: dict[int, Pixels] = {}
+
+    def heed(self, stop_requested: Callable[[], bool]) -> None:
+        """End the pauses before a read is retried as soon as a stop is requested."""
+        self._stop_requested = stop_requested
+        if isinstance(self._location, RemoteDataset):
+            self._location.stop_requested = stop_requested
 
     def _check_shards(self, max_damaged: int) -> None:
         """Refuse shards of other sizes than the manifest says, unless few enough images are lost with them."""
@@ -229,23 +235,24 @@ class ImageReader:
                 f"{self.where(index)}: {length:,} bytes there are no image of the set: damaged index; {REPAIR_HINT}",
                 index,
             )
-        path = self.folder / entry.name
         try:
             content = self._read_retried(entry, length, offset)
+            if zlib.crc32(content) != expected_crc32 and isinstance(self._location, RemoteDataset):
+                self.close()
+                self._location.discard(entry)  # the store's copy had the manifest's checksum: this one is damaged
+                content = self._read_retried(entry, length, offset)
         except OSError as problem:
+            path = self.folder / entry.name
             raise DamagedImage(f"{path}: cannot be read ({problem.strerror}); {REPAIR_HINT}", index) from None
         if len(content) != length or zlib.crc32(content) != expected_crc32:
-            raise DamagedImage(
-                f"{self.where(index)}: {len(content):,} bytes do not match the checksum in the index: damaged; "
-                f"{REPAIR_HINT}",
-                index,
-            )
+            wrong = f"{len(content):,} bytes do not match the checksum in the index: damaged"
+            raise DamagedImage(f"{self.where(index)}: {wrong}; {REPAIR_HINT}", index)
         return content
 
     def _read_retried(self, entry: ShardEntry, length: int, offset: int) -> bytes:
         path = self.folder / entry.name
         return retry_transient(
-            path, lambda: self._read_bytes(entry, length, offset), self.stop_requested, before_retry=self.close
+            path, lambda: self._read_bytes(entry, length, offset), self._stop_requested, before_retry=self.close
         )
 
     def _read_bytes(self, entry: ShardEntry, length: int, offset: int) -> bytes:

@@ -6,8 +6,7 @@
 
 Nothing else is fetched. A file takes its name when it has the size and the SHA-256 that the manifest says; processes
 that need the same one fetch it once. The shards of all sets together stay below a number of bytes: the least recently
-opened are removed, which does not disturb processes that read from them. fsspec
-(`pip install 'hdit-toolkit[remote]'`) reads the stores.
+opened are removed, which does not disturb processes that read from them. A copy that is damaged here is fetched again.
 """
 
 import hashlib
@@ -17,22 +16,19 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hdit_core.data.format.entries import IndexEntry, ShardEntry
 from hdit_core.data.format.manifest import CONDITION, INDEX, LARGEST_MANIFEST_BYTES, MANIFEST, VECTORS, read_manifest
-from hdit_core.errors import DataError, HditError, UsageError
-from hdit_core.files import TEMPORARY, cache_folder, write_atomic
-from hdit_core.locks import locked
+from hdit_core.data.format.transient import StorageUnavailable, never
+from hdit_core.data.remote import store
+from hdit_core.errors import DataError
+from hdit_core.files import TEMPORARY, cache_folder, crc32, write_atomic
+from hdit_core.locks import LockHeldError, locked
 
-STORES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "https", "http", "memory")
-"""The accepted protocols; fsspec has others, some of which run programs or read any file."""
-
-ATTEMPTS = 3
-PAUSE_S = 2.0  # before the second attempt, and twice as long before each later one
-CHUNK_BYTES = 4 << 20
+LOCK_POLL_S = 1.0  # between two looks at the stop request while another process fetches
 ABANDONED_S = 3600.0  # a temporary file that nobody has written to for so long
 
 
@@ -46,53 +42,17 @@ def default_cache() -> Path:
     return cache_folder() / "data"
 
 
-def _store(address: str) -> Any:
-    """Return the fsspec file system of a store; each process makes its own."""
-    protocol = address.partition("://")[0]
-    if protocol not in STORES or "::" in address:
-        raise UsageError(
-            f"data.path = '{address}': expected a folder, or an address that begins with one of "
-            f"{', '.join(f'{store}://' for store in STORES)}"
-        )
+def _not_written(path: Path, problem: OSError) -> DataError:
+    return DataError(f"{path}: cannot be written ({problem.strerror}); make room, or lower data.cache_gb")
+
+
+@contextmanager
+def _local_errors(path: Path) -> Iterator[None]:
+    """Keep errors of the cache's disk apart from those of the store, which are retried."""
     try:
-        from fsspec.core import url_to_fs
-    except ImportError:
-        raise UsageError(
-            f"data.path = '{address}' needs fsspec, which is not installed; pip install 'hdit-toolkit[remote]'"
-        ) from None
-    try:
-        return url_to_fs(address)[0]
-    except ImportError as problem:
-        raise UsageError(f"data.path = '{address}' needs a package that is not installed: {problem}") from None
-
-
-def _chunks(address: str, most_bytes: int) -> Iterator[bytes]:
-    """Yield the content of a remote file, up to a limit."""
-    left = most_bytes
-    with _store(address).open(address, "rb") as file:
-        while chunk := file.read(min(CHUNK_BYTES, left + 1)):
-            left -= len(chunk)
-            if left < 0:
-                raise OSError(f"has more than {most_bytes:,} bytes")
-            yield chunk
-
-
-def _retry(address: str, act: Callable[[], Any]) -> Any:
-    """Return the result of `act`, with further attempts after network errors.
-
-    Raises:
-        DataError: all attempts failed.
-    """
-    for attempt in range(ATTEMPTS):
-        try:
-            return act()
-        except HditError:
-            raise
-        except Exception as problem:  # every store has errors of its own
-            last = problem
-        if attempt < ATTEMPTS - 1:
-            time.sleep(PAUSE_S * 2**attempt)
-    raise DataError(f"{address}: cannot be fetched ({type(last).__name__}: {last}); tried {ATTEMPTS} times")
+        yield
+    except OSError as problem:
+        raise _not_written(path, problem) from None
 
 
 class RemoteDataset:
@@ -108,10 +68,12 @@ class RemoteDataset:
 
         Raises:
             UsageError: no store of a known kind, or a package for it is missing.
-            DataError: it cannot be fetched, or is damaged.
+            DataError: it is missing, refused or damaged.
+            StorageUnavailable: the store did not answer for longer than the retries take.
         """
         self.address, self.cache, self.cache_bytes = address.rstrip("/"), cache, cache_bytes
-        _store(self.address)
+        self.stop_requested: Callable[[], bool] = never
+        store.open_store(self.address)
         self.folder = self._fetch_manifest()
         contents = read_manifest(self.folder).contents
         self._ensure(INDEX, contents.index, turn=0)
@@ -120,10 +82,13 @@ class RemoteDataset:
         if contents.vectors:
             self._ensure(VECTORS, contents.vectors.file, turn=0)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "stop_requested": never}
+
     def _fetch_manifest(self) -> Path:
         """Fetch the manifest, which identifies the set, and return the cache folder of that set."""
         address = f"{self.address}/{MANIFEST}"
-        content = _retry(address, lambda: b"".join(_chunks(address, LARGEST_MANIFEST_BYTES)))
+        content = store.retry(address, lambda: b"".join(store.read_chunks(address, LARGEST_MANIFEST_BYTES)))
         arriving = self.cache / f"{TEMPORARY}manifest-{os.getpid()}-{threading.get_ident()}"
         arriving.mkdir(parents=True, exist_ok=True)
         try:
@@ -143,7 +108,8 @@ class RemoteDataset:
         """Return a descriptor of a shard, fetched if it is not cached; it stays valid when the shard is evicted.
 
         Raises:
-            DataError: it cannot be fetched or kept, or is not what the manifest says.
+            DataError: it is missing, refused, cannot be kept, or is not what the manifest says.
+            StorageUnavailable: the store did not answer, or a stop was requested meanwhile.
         """
         path = self.folder / entry.name
         while True:
@@ -157,10 +123,29 @@ class RemoteDataset:
 
     def _ensure(self, name: str, entry: ShardEntry | IndexEntry, turn: int) -> None:
         """Fetch a file that is not cached, unless another process does; `turn` is the same for all that need it."""
-        with locked(self.folder / ".fetching", ((turn, 1),), wait_s=math.inf):
-            path = self.folder / name
-            if not (path.exists() and path.stat().st_size == entry.bytes):
+        with self._turn(turn):
+            if not self._is_kept(self.folder / name, entry):
                 self._fetch(name, entry)
+
+    @contextmanager
+    def _turn(self, turn: int) -> Iterator[None]:
+        """Wait for other processes that fetch the same file; a stop request ends the wait."""
+        while True:
+            with suppress(LockHeldError), locked(self.folder / ".fetching", ((turn, 1),), wait_s=LOCK_POLL_S):
+                yield
+                return
+            if self.stop_requested():
+                raise StorageUnavailable(f"{self.address}: another process was fetching from it when a stop came")
+
+    def _is_kept(self, path: Path, entry: ShardEntry | IndexEntry) -> bool:
+        """Return whether a file is in the cache; of a shard, whose images have checksums, only the size is compared."""
+        if not path.exists() or path.stat().st_size != entry.bytes:
+            return False
+        return isinstance(entry, ShardEntry) or crc32(path) == entry.crc32
+
+    def discard(self, entry: ShardEntry) -> None:
+        """Remove a shard from the cache whose content is damaged here; it is fetched again when it is next opened."""
+        (self.folder / entry.name).unlink(missing_ok=True)
 
     def _fetch(self, name: str, entry: ShardEntry | IndexEntry) -> None:
         """Fetch and check a file, then rename it into place."""
@@ -168,23 +153,27 @@ class RemoteDataset:
         temporary = path.with_name(f"{TEMPORARY}{name}-{os.getpid()}-{threading.get_ident()}")
         try:
             self._evict(temporary, entry.bytes)
-            _retry(address, lambda: self._download(address, temporary, entry))
+            store.retry(address, lambda: self._download(address, temporary, entry), self.stop_requested)
             temporary.replace(path)
         except OSError as problem:
-            raise DataError(f"{path}: cannot be written ({problem.strerror})") from None
+            raise _not_written(path, problem) from None
         finally:
             temporary.unlink(missing_ok=True)
 
     def _download(self, address: str, path: Path, entry: ShardEntry | IndexEntry) -> None:
-        hashed, found_bytes = hashlib.sha256(), 0
+        hashed, read_bytes = hashlib.sha256(), 0
         with path.open("rb+") as file:
-            for chunk in _chunks(address, entry.bytes):
+            for chunk in store.read_chunks(address, entry.bytes):
                 hashed.update(chunk)
-                found_bytes += file.write(chunk)
-            os.fsync(file.fileno())
+                read_bytes += len(chunk)
+                with _local_errors(path):
+                    file.write(chunk)
+            with _local_errors(path):
+                file.flush()
+                os.fsync(file.fileno())
         if hashed.hexdigest() != entry.sha256:
-            raise OSError(
-                f"its {found_bytes:,} bytes do not have the checksum of the manifest, which says {entry.bytes:,} bytes"
+            raise store.WrongContentError(
+                f"its {read_bytes:,} bytes do not have the checksum of the manifest, which says {entry.bytes:,} bytes"
             )
 
     def _evict(self, temporary: Path, needed_bytes: int) -> None:

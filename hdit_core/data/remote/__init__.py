@@ -1,0 +1,1 @@
+"""Prepared data sets on remote stores, read through a local cache."""
