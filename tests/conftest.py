@@ -131,7 +131,7 @@ def changed(tiny_recipe):
         tables = copy.deepcopy(TINY)
         for key, value in values.items():
             table, _, name = key.partition(".")
-            tables[table][name] = value
+            tables.setdefault(table, {})[name] = value
         return check_recipe(tables, "changed")
 
     return change

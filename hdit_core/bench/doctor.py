@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from hdit_core.bench.machine import this_machine
-from hdit_core.data.loader.shared_memory import SHARED_MEMORY, free_shared_memory
+from hdit_core.data.loader.workers import SHARED_MEMORY, free_shared_memory
 from hdit_core.devices import compute_dtype
 from hdit_core.errors import UsageError
 from hdit_core.files import cache_folder

@@ -139,7 +139,7 @@ def denoising_loss(
         images: clean images in [-1, 1].
         noise: standard normal numbers.
         sigma: noise level of each image.
-        conditioning: `class_ids`, `augment_cond`, `mapping_cond`, as the denoiser takes them.
+        conditioning: `class_ids`, `augment_cond`, `mapping_cond`, `condition`, as the denoiser takes them.
     """
     sigma, diffusion = sigma.to(at_least_float32(images.dtype)), denoiser.recipe.diffusion
     level = rearrange(sigma, "b -> b 1 1 1")

@@ -93,7 +93,7 @@ class Denoiser(nn.Module):
     def __init__(self, network: nn.Module, recipe: Recipe):
         """
         Args:
-            network: `network(x, sigma, class_ids, augment_cond, mapping_cond) -> F`, called with a scaled x.
+            network: `network(x, sigma, class_ids, augment_cond, mapping_cond, condition) -> F`, called with a scaled x.
             recipe: its `diffusion.sigma_data` and `diffusion.objective` set the scalings.
         """
         super().__init__()
@@ -109,11 +109,12 @@ class Denoiser(nn.Module):
         class_ids: Int64[Tensor, "B"] | None = None,
         augment_cond: Float[Tensor, "B 9"] | None = None,
         mapping_cond: Float[Tensor, "B E"] | None = None,
+        condition: Float[Tensor, "B K H W"] | None = None,
     ) -> Float[Tensor, "B C H W"]:
         """Return F(c_in x, sigma), the network's own output for noisy images. Arguments as in `forward`."""
         sigma = sigma.to(at_least_float32(x.dtype))
         _, _, c_in = scalings(rearrange(sigma, "b -> b 1 1 1"), self.sigma_data, self.objective)
-        return self.network((x * c_in).to(x.dtype), sigma, class_ids, augment_cond, mapping_cond)
+        return self.network((x * c_in).to(x.dtype), sigma, class_ids, augment_cond, mapping_cond, condition)
 
     def forward(
         self,
@@ -122,6 +123,7 @@ class Denoiser(nn.Module):
         class_ids: Int64[Tensor, "B"] | None = None,
         augment_cond: Float[Tensor, "B 9"] | None = None,
         mapping_cond: Float[Tensor, "B E"] | None = None,
+        condition: Float[Tensor, "B K H W"] | None = None,
     ) -> Float[Tensor, "B C H W"]:
         """Return the denoised images D(x, sigma), in the dtype of x.
 
@@ -131,6 +133,7 @@ class Denoiser(nn.Module):
             class_ids: class of each image; `num_classes` means no class.
             augment_cond: the nine parameters of the augmentation; default: zeros.
             mapping_cond: the extra conditioning vector, for models that have one.
+            condition: the condition image in [-1, 1], for models that have one; c_in does not apply to it.
 
         Raises:
             UsageError: the images have another number of channels than the model.
@@ -140,7 +143,7 @@ class Denoiser(nn.Module):
             raise UsageError(f"x has shape {tuple(x.shape)}; this model takes [B, {channels}, H, W]")
         if not isinstance(sigma, Tensor) or sigma.ndim == 0:
             sigma = torch.as_tensor(sigma, dtype=at_least_float32(x.dtype), device=x.device).expand(x.shape[0])
-        output = self.raw(x, sigma, class_ids, augment_cond, mapping_cond)
+        output = self.raw(x, sigma, class_ids, augment_cond, mapping_cond, condition)
         sigma = sigma.to(at_least_float32(x.dtype))
         c_skip, c_out, _ = scalings(rearrange(sigma, "b -> b 1 1 1"), self.sigma_data, self.objective)
         return (c_skip * x + c_out * output).to(x.dtype)

@@ -9,7 +9,7 @@ from jaxtyping import UInt8
 from hdit_core.devices import tune_malloc
 from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.generate.pipeline import Generated, OnStep, SamplingPipeline, check_class
+from hdit_core.generate.pipeline import ConditionSource, Generated, OnStep, SamplingPipeline, check_class
 from hdit_core.images import to_uint8
 from hdit_core.recipe.sample import SampleRecipe
 
@@ -24,6 +24,7 @@ def generate(
     image_size: tuple[int, int] | None = None,
     guide: Guide | None = None,
     on_step: OnStep | None = None,
+    conditions: ConditionSource | None = None,
 ) -> Iterator[Generated]:
     """Generate images lazily, batch by batch.
 
@@ -43,13 +44,14 @@ def generate(
         image_size: height and width in pixels; default: the recipe's.
         guide: a weaker model for autoguidance.
         on_step: called at the start of each sampler step.
+        conditions: condition images and vectors of each index, for a network that takes them.
 
     Raises:
-        UsageError: the network has no such class, cannot process the size, or does not match the guide.
+        UsageError: the network has no such class, cannot process the size, or takes another guide or conditions.
         NumericalError: an image became NaN or infinite.
     """
-    size = image_size or denoiser.recipe.model.image_size
-    pipeline = SamplingPipeline(denoiser, settings or denoiser.recipe.sample, seed, size, guide)
+    size, settings = image_size or denoiser.recipe.model.image_size, settings or denoiser.recipe.sample
+    pipeline = SamplingPipeline(denoiser, settings, seed, size, guide, conditions)
     tune_malloc()
     return pipeline.generate(indices, _checked(pipeline, indices, class_ids), partial(pipeline.draw, on_step=on_step))
 

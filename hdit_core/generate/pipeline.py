@@ -28,6 +28,23 @@ OnStep = Callable[[SamplerStep], None]
 Draw = Callable[[list[int], list[int] | None], Float[Tensor, "B C H W"]]
 """(indices, their classes, None where the network has none) -> finished images in [-1, 1]."""
 
+
+@dataclass(frozen=True)
+class ConditionInputs:
+    """What the network is conditioned on beside the class, for the images of a batch; on the CPU.
+
+    Attributes:
+        condition: condition images in [-1, 1]; None where the network takes none.
+        vector: conditioning vectors; None where the network takes none.
+    """
+
+    condition: Float[Tensor, "B K H W"] | None = None
+    vector: Float[Tensor, "B E"] | None = None
+
+
+ConditionSource = Callable[[list[int]], ConditionInputs]
+"""Image indices -> their conditions; those of an image depend on its index alone."""
+
 START = "start"  # purpose of the random stream of an image's initial noise
 
 
@@ -88,6 +105,31 @@ def check_class(num_classes: int, class_id: int | None) -> None:
         )
 
 
+def check_conditions(model: ModelRecipe, size: tuple[int, int], inputs: ConditionInputs, count: int) -> None:
+    """Refuse conditions that are not those that the network takes, for `count` images of a size.
+
+    Raises:
+        UsageError: says what was found and what was expected.
+    """
+    wanted = (
+        ("condition", "condition images", inputs.condition, (model.condition_channels, *size)),
+        ("vector", "vectors", inputs.vector, (model.mapping_cond_dim,)),
+    )
+    for name, plural, found, (length, *rest) in wanted:
+        if found is None and length:
+            raise UsageError(f"the network takes {plural} of {length} {UNITS[name]}, and none are given; see --{name}")
+        if found is not None and not length:
+            raise UsageError(f"{plural} are given, but the network was trained without any; leave out --{name}")
+        if found is not None and tuple(found.shape) != (count, length, *rest):
+            raise UsageError(f"{plural} of shape {list(found.shape)}; this network takes {[count, length, *rest]}")
+        if found is not None and not found.isfinite().all():
+            place = (~found.isfinite().flatten(1).all(1)).nonzero()[0].item()
+            raise UsageError(f"{plural}: number {place} of the batch has NaN or infinite values; expected finite ones")
+
+
+UNITS = {"condition": "channels", "vector": "numbers"}
+
+
 @dataclass(frozen=True)
 class SamplingPipeline:
     """A denoiser that generates images of one size from one seed.
@@ -95,6 +137,7 @@ class SamplingPipeline:
     Attributes:
         image_size: height and width in pixels.
         guide: a weaker model for autoguidance.
+        conditions: of each image; None for a network that takes neither condition images nor vectors.
     """
 
     denoiser: Denoiser
@@ -102,9 +145,12 @@ class SamplingPipeline:
     seed: int
     image_size: tuple[int, int]
     guide: Guide | None = None
+    conditions: ConditionSource | None = None
 
     def __post_init__(self) -> None:
         check_request(self.denoiser, self.image_size, self.guide)
+        if self.conditions is None:
+            check_conditions(self.denoiser.recipe.model, self.image_size, ConditionInputs(), 0)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -143,9 +189,20 @@ class SamplingPipeline:
         seed = self.seed if seed is None else seed
         return BrownianNoise(seed, indices, self.shape, self.sigmas, device=self.device)
 
-    def conditioned(self, classes: Sequence[int] | None) -> Denoise:
-        """Return the denoising function for images of these classes, with the guidance of the settings."""
-        settings = self.settings
+    def inputs(self, indices: list[int]) -> ConditionInputs:
+        """Return the conditions of some images, checked, on the device.
+
+        Raises:
+            UsageError: they are not those that the network takes.
+        """
+        inputs = ConditionInputs() if self.conditions is None else self.conditions(indices)
+        check_conditions(self.denoiser.recipe.model, self.image_size, inputs, len(indices))
+        moved = (None if each is None else each.to(self.device) for each in (inputs.condition, inputs.vector))
+        return ConditionInputs(*moved)
+
+    def conditioned(self, classes: Sequence[int] | None, inputs: ConditionInputs | None = None) -> Denoise:
+        """Return the denoising function for images of these classes and conditions, guided as the settings say."""
+        settings, inputs = self.settings, inputs or ConditionInputs()
         return guided(
             self.denoiser,
             None if classes is None else torch.tensor(list(classes), device=self.device),
@@ -154,6 +211,10 @@ class SamplingPipeline:
             guide=self.guide,
             interval=settings.guidance_interval,
             rescale=settings.guidance_rescale,
+            mapping_cond=inputs.vector,
+            condition=inputs.condition,
+            condition_guidance=settings.condition_guidance,
+            vector_guidance=settings.vector_guidance,
         )
 
     def sample(
@@ -182,9 +243,9 @@ class SamplingPipeline:
     def draw(
         self, indices: list[int], classes: list[int] | None, on_step: OnStep | None = None
     ) -> Float[Tensor, "B C H W"]:
-        """Generate one batch of images from noise alone."""
-        x = self.noise(indices) * self.settings.sigma_max
-        return self.sample(x, self.sigmas, self.brownian_noise(indices), self.conditioned(classes), on_step)
+        """Generate one batch of images from noise, under the conditions of the pipeline."""
+        x, denoise = self.noise(indices) * self.settings.sigma_max, self.conditioned(classes, self.inputs(indices))
+        return self.sample(x, self.sigmas, self.brownian_noise(indices), denoise, on_step)
 
     @torch.inference_mode()
     def generate(

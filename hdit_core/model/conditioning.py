@@ -122,10 +122,16 @@ class Conditioning(nn.Module):
             raise ValueError("class_ids: expected None, since the network has no classes; found a tensor")
 
         if self.vector_in is not None:
-            cond = cond + self.vector_in(_required("mapping_cond", mapping_cond).to(dtype))
+            cond = cond + self.vector_in(self._checked(_required("mapping_cond", mapping_cond)).to(dtype))
         elif mapping_cond is not None:
             raise ValueError("mapping_cond: expected None, since the network's mapping_cond_dim is 0; found a tensor")
         return self.mapping(cond)
+
+    def _checked(self, vector: Tensor) -> Tensor:
+        assert self.vector_in is not None
+        if vector.shape[-1] != (length := self.vector_in.weight.shape[1]):
+            raise ValueError(f"mapping_cond: expected {length} numbers per image, found {vector.shape[-1]}")
+        return vector
 
 
 def _required(name: str, value: Tensor | None) -> Tensor:

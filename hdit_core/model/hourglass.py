@@ -68,7 +68,7 @@ class HourglassTransformer(nn.Module):
                 if level.attention != "none"
             }
         )
-        self.patch_in = TokenMerge(recipe.channels, widths[0], recipe.patch_size)
+        self.patch_in = TokenMerge(recipe.input_channels, widths[0], recipe.patch_size)
         self.down = nn.ModuleList(_layers(level, recipe, 0) for level in outer)
         self.merges = nn.ModuleList(TokenMerge(widths[i], widths[i + 1], (2, 2)) for i in range(len(outer)))
         self.middle = _layers(inner, recipe, 0)
@@ -84,6 +84,7 @@ class HourglassTransformer(nn.Module):
         class_ids: Int64[Tensor, " B"] | None = None,
         augment_cond: Float[Tensor, "B 9"] | None = None,
         mapping_cond: Float[Tensor, "B E"] | None = None,
+        condition: Float[Tensor, "B K H W"] | None = None,
     ) -> Float[Tensor, "B C H W"]:
         """Return the network's raw output.
 
@@ -94,16 +95,20 @@ class HourglassTransformer(nn.Module):
             class_ids: class of each image, `num_classes` for none; required if and only if the network has classes.
             augment_cond: augmentation of each image (nine numbers, see `data/loader/augment.py`); None: zeros.
             mapping_cond: the extra conditioning vector, E = `mapping_cond_dim`; required if and only if that is not 0.
+                Zeros for none.
+            condition: condition image in [-1, 1], K = `condition_channels`; required if and only if that is not 0.
+                Zeros for none.
 
         Raises:
-            ValueError: the size does not fit, or conditioning is missing or unknown to the network.
+            ValueError: the size does not fit, or conditioning is missing, of another shape or unknown to the network.
         """
         height, width = x.shape[-2:]
         if (height, width) != self.recipe.image_size:
             self._check_size(height, width)
         dtype = self.patch_in.proj.weight.dtype
         cond = self.conditioning(sigma, class_ids, augment_cond, mapping_cond)
-        tokens = self._add_positions(self.patch_in(rearrange(x.to(dtype), "b c h w -> b h w c")))
+        seen = self._with_condition(x.to(dtype), condition)
+        tokens = self._add_positions(self.patch_in(rearrange(seen, "b c h w -> b h w c")))
         tokens = self._encode_decode(tokens, cond, self._rotations(height, width))
         images = self.patch_out(self.out_norm(tokens))
         return rearrange(images, "b h w c -> b c h w").to(x.dtype)
@@ -138,6 +143,17 @@ class HourglassTransformer(nn.Module):
             if isinstance(module, TransformerLayer):
                 module.compile(fullgraph=True, **options)
 
+    def _with_condition(self, x: Float[Tensor, "B C H W"], condition: Tensor | None) -> Float[Tensor, "B C2 H W"]:
+        """Return the noised images with the scaled condition images as further channels."""
+        scales = self.recipe.condition_scales
+        if condition is None and not scales:
+            return x
+        expected = (x.shape[0], len(scales), *x.shape[2:])
+        if condition is None or not scales or tuple(condition.shape) != expected:
+            raise ValueError(_condition_problem(condition, expected))
+        factors = torch.tensor(scales, dtype=x.dtype, device=x.device)
+        return torch.cat([x, condition.to(x.dtype) * rearrange(factors, "k -> k 1 1")], dim=1)
+
     def _add_positions(self, tokens: Tensor) -> Tensor:
         """Return the tokens with additive position embeddings, unless positions are rotary."""
         if self.recipe.positions == "rotary":
@@ -170,6 +186,14 @@ class HourglassTransformer(nn.Module):
     def _check_size(self, height: int, width: int) -> None:
         if problems := list(self.recipe.size_problems((height, width))):
             raise ValueError(f"images of {height}x{width} do not fit the network: {': '.join(problems[0])}")
+
+
+def _condition_problem(condition: Tensor | None, expected: tuple[int, ...]) -> str:
+    if condition is None:
+        return f"the network is conditioned on images of {expected[1]} channels; expected a tensor, found None"
+    if not expected[1]:
+        return "condition: expected None, since the network's condition_channels is 0; found a tensor"
+    return f"condition: expected a tensor of shape {expected}, found {tuple(condition.shape)}"
 
 
 def _layers(level: LevelRecipe, recipe: ModelRecipe, first: int) -> nn.ModuleList:

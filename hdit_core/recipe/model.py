@@ -5,7 +5,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hdit_core.recipe.table import Listed, NonNegativeInt, Pair, PositiveInt, Probability, Problem, Table
+from hdit_core.recipe.table import (
+    Listed,
+    NonNegativeInt,
+    Pair,
+    PositiveFloats,
+    PositiveInt,
+    Probability,
+    Problem,
+    Table,
+)
 
 Attention = Literal["global", "neighborhood", "shifted-window", "none"]
 AttentionBackend = Literal["auto", "native", "natten", "triton", "flex", "tiled"]
@@ -62,6 +71,15 @@ class ModelRecipe(Table):
 
     image_size: Pair = Field(description="image size in pixels: one number, or [height, width]")
     channels: PositiveInt = Field(3, description="image channels: 3 for color, 1 for gray")
+    condition_channels: NonNegativeInt = Field(
+        0,
+        description="channels of the condition image, which is concatenated to the network's input; 0: none",
+    )
+    condition_scale: PositiveFloats = Field(
+        (1.0,),
+        description="factor on the condition image before it is concatenated (c_in does not apply to it): one number, "
+        "or one per condition channel",
+    )
     patch_size: Pair = Field((4, 4), description="pixels per token: one number, or [height, width]")
     levels: Annotated[tuple[LevelRecipe, ...], Listed, Field(min_length=1)] = Field(
         description="levels of the hourglass, outermost (most tokens) first"
@@ -75,7 +93,7 @@ class ModelRecipe(Table):
     mapping_dropout: Probability = Field(0.0, description="dropout rate in the mapping network")
     mapping_cond_dim: NonNegativeInt = Field(
         0,
-        description="length of an extra conditioning vector; 0: none. Cannot be trained yet",
+        description="length of an extra conditioning vector for each image, such as attributes; 0: none",
     )
     feed_forward: FeedForward = Field(
         "geglu", description="activation of the feed-forward blocks: gated (GEGLU) or plain GELU"
@@ -91,6 +109,17 @@ class ModelRecipe(Table):
     attention_backend: AttentionBackend = Field(
         "auto", description="kernel of neighborhood attention; does not affect the weights"
     )
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of the network's input: the noised image's and the condition image's."""
+        return self.channels + self.condition_channels
+
+    @property
+    def condition_scales(self) -> tuple[float, ...]:
+        """The factor on each channel of the condition image."""
+        scales = self.condition_scale
+        return scales * self.condition_channels if len(scales) == 1 else scales
 
     @property
     def mapping_hidden(self) -> int:
@@ -138,4 +167,13 @@ class ModelRecipe(Table):
             yield "mapping_width", f"{self.mapping_width} is odd; Fourier features come in pairs"
         if self.positions == "additive" and self.levels[0].width % 4:
             yield "levels[0].width", f"{self.levels[0].width} is not a multiple of 4, which additive positions need"
+        scales = list(self.condition_scale)
+        if len(scales) not in (1, self.condition_channels):
+            yield (
+                "condition_scale",
+                f"{scales} are {len(scales)} numbers for condition_channels = {self.condition_channels}; give one "
+                "number, or one per channel",
+            )
+        elif scales != [1] and not self.condition_channels:
+            yield "condition_scale", f"{scales} has no effect with condition_channels = 0"
         yield from self.size_problems(self.image_size)

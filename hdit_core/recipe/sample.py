@@ -62,6 +62,12 @@ class SampleRecipe(Table):
     unipc_order: Literal[2, 3] | None = Field(None, description="unipc: order of the predictor. Default: 3")
     unipc_variant: Literal["bh1", "bh2"] | None = Field(None, description="unipc: the function B(h). Default: bh2")
     guidance: NonNegativeFloat = Field(1.0, description="classifier-free guidance scale; 1 disables guidance")
+    condition_guidance: NonNegativeFloat = Field(
+        1.0, description="guidance scale of the condition image; 1 disables it. Needs train.condition_dropout"
+    )
+    vector_guidance: NonNegativeFloat = Field(
+        1.0, description="guidance scale of the conditioning vector; 1 disables it. Needs train.condition_dropout"
+    )
     guidance_interval: Annotated[tuple[NonNegativeFloat, PositiveFloat], Listed] | None = Field(
         None,
         description="[low, high]: apply guidance only for low < sigma <= high; others cost half. Default: all",

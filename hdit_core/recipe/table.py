@@ -51,6 +51,11 @@ def _as_pair(value: Any) -> Any:
     return (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, list) else value
 
 
+def _as_tuple(value: Any) -> Any:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return (value,) if is_number else tuple(value) if isinstance(value, list) else value
+
+
 def _expand_home(path: str) -> str:
     return os.path.expanduser(path) if path.startswith("~") else path  # noqa: PTH111  pathlib spoils addresses
 
@@ -75,6 +80,16 @@ Pair = Annotated[
     ),
 ]
 """Rows and columns; one number in the recipe means both."""
+
+_POSITIVE = {"type": "number", "exclusiveMinimum": 0}
+
+PositiveFloats = Annotated[
+    tuple[PositiveFloat, ...],
+    Field(min_length=1),
+    BeforeValidator(_as_tuple),
+    WithJsonSchema({"anyOf": [_POSITIVE, {"type": "array", "items": _POSITIVE, "minItems": 1}]}),
+]
+"""Positive numbers; one number in the recipe is an array of it."""
 
 Listed = Strict(False)
 """Marks a tuple that a recipe writes as a TOML array."""

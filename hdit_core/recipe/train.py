@@ -72,6 +72,11 @@ class TrainRecipe(Table):
     cooldown_images: NonNegativeInt = Field(0, description="the same as a number of images; give one of the two")
     grad_clip: PositiveFloat = Field(1.0, description="gradient norm above which gradients are clipped")
     class_dropout: Probability = Field(0.1, description="label dropout probability for classifier-free guidance")
+    condition_dropout: Probability = Field(
+        0.0,
+        description="probability with which the condition image, and independently the vector, is replaced by zeros, "
+        "for guidance",
+    )
     ema_power: PositiveFloat = Field(0.75, description="EMA decay: 1 - (1 + steps)^-power, at most `ema_max`")
     ema_max: Probability = Field(0.9999, description="upper bound of the EMA decay")
     ema_profiles: Annotated[tuple[EmaLength, ...], Listed] = Field(

@@ -10,6 +10,7 @@ import torch
 
 from hdit_core.data.format.manifest import sigma_data
 from hdit_core.data.loader.build import open_reader
+from hdit_core.data.loader.conditioning import conditioning_of
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.devices import compute_dtype, disable_tf32
 from hdit_core.distributed import World, init_ranks
@@ -110,6 +111,7 @@ def check_data(recipe: Recipe, reader: ImageReader) -> None:
             f"{recipe.data.path}: has {reader.num_classes} classes, model.num_classes is {model.num_classes}; change "
             "it, or set it to 0 to train without classes"
         )
+    conditioning_of(recipe).check(reader)
 
 
 def _warn_of_sigma_data(recipe: Recipe, reader: ImageReader) -> None:

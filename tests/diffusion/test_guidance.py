@@ -18,10 +18,12 @@ class Counting(torch.nn.Module):
         super().__init__()
         self.images, self.calls, self.class_ids, self.slope = 0, 0, None, slope
 
-    def forward(self, x, sigma, class_ids=None, augment_cond=None, mapping_cond=None):
+    def forward(self, x, sigma, class_ids=None, augment_cond=None, mapping_cond=None, condition=None):
         self.images, self.calls, self.class_ids = self.images + len(x), self.calls + 1, class_ids
         shift = sum(cond.to(x).sum(1) for cond in (augment_cond, mapping_cond) if cond is not None)
         size = torch.ones_like(sigma) if class_ids is None else (class_ids + 1.0) ** 2
+        if condition is not None:
+            shift = shift + (condition.mean((1, 2, 3)) + 1) ** 3
         waves = torch.sin(self.slope * x) * (sigma.log() * size).view(-1, 1, 1, 1)
         return waves + (shift + size).view(-1, 1, 1, 1)
 
@@ -209,9 +211,55 @@ def test_the_unconditional_model_is_rescaled_to_the_conditional_one(denoiser, x,
         ("model.num_classes", 5, r"the guide's model.num_classes is 5, the model's is 3; expected equal values"),
         ("model.channels", 1, r"the guide's model.channels is 1, the model's is 3"),
         ("model.mapping_cond_dim", 4, r"the guide's model.mapping_cond_dim is 4, the model's is 0"),
+        ("model.condition_channels", 2, r"the guide's model.condition_channels is 2, the model's is 0"),
     ],
 )
 def test_a_guide_that_cannot_be_asked_the_same_is_refused(denoiser, changed, key, value, message):
-    guide = Guide(Denoiser(Counting(), changed({key: value})), 2.0)
+    guide = Guide(Denoiser(Counting(), changed({key: value, "data.augment_prob": 0.0})), 2.0)
     with pytest.raises(UsageError, match=message):
         guided(denoiser, CLASSES, guide=guide)
+
+
+# --- condition images and vectors ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def given(x):
+    """Condition images and vectors of the two images."""
+    numbers = torch.Generator().manual_seed(7)
+    condition = torch.rand(2, 2, 4, 6, dtype=torch.float64, generator=numbers)
+    return {"condition": condition, "mapping_cond": torch.rand(2, 5, dtype=torch.float64, generator=numbers)}
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_each_input_is_guided_by_its_own_scale_and_dropped_as_zeros(denoiser, x, sigma, given, batched):
+    def answer(class_ids=CLASSES, condition=given["condition"], vector=given["mapping_cond"]):
+        return denoiser(x, sigma, class_ids, None, vector, condition)
+
+    zeros = {key: torch.zeros_like(value) for key, value in given.items()}
+    all_given = answer()
+    expected = (
+        all_given
+        + 1.5 * (all_given - answer(class_ids=torch.full_like(CLASSES, 3)))
+        + 0.5 * (all_given - answer(condition=zeros["condition"]))
+        - 0.25 * (all_given - answer(vector=zeros["mapping_cond"]))
+    )
+    scales = {"condition_guidance": 1.5, "vector_guidance": 0.75}
+    denoiser.network.images = denoiser.network.calls = 0
+    found = guided(denoiser, CLASSES, 2.5, batched=batched, **given, **scales)(x, sigma)
+    assert (denoiser.network.images, denoiser.network.calls) == (8, 1 if batched else 4)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_scale_zero_of_a_condition_is_the_model_without_it_at_one_evaluation(denoiser, x, sigma, given):
+    without = denoiser(x, sigma, CLASSES, None, given["mapping_cond"], torch.zeros_like(given["condition"]))
+    denoiser.network.images = 0
+    found = guided(denoiser, CLASSES, condition_guidance=0.0, **given)(x, sigma)
+    assert torch.equal(found, without)
+    assert denoiser.network.images == 2
+
+
+@pytest.mark.parametrize("key", ["condition", "vector"])
+def test_guidance_for_an_input_that_is_not_given_is_refused(denoiser, key):
+    with pytest.raises(UsageError, match=f"sample.{key}_guidance = 2.0 needs a {key}, but none is given; use 1"):
+        guided(denoiser, CLASSES, **{f"{key}_guidance": 2.0})

@@ -18,7 +18,7 @@ class Answer(torch.nn.Module):
         super().__init__()
         self.answer = answer
 
-    def forward(self, x, sigma, class_ids=None, augment_cond=None, mapping_cond=None):
+    def forward(self, x, sigma, class_ids=None, augment_cond=None, mapping_cond=None, condition=None):
         return self.answer.to(x.dtype)
 
 

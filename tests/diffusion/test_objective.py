@@ -30,7 +30,7 @@ class Linear(torch.nn.Module):
         super().__init__()
         self.objective, self.gain = objective, gain
 
-    def forward(self, x, sigma, class_ids=None, augment_cond=None, mapping_cond=None):
+    def forward(self, x, sigma, class_ids=None, augment_cond=None, mapping_cond=None, condition=None):
         level = sigma.view(-1, 1, 1, 1)
         c_skip, c_out, c_in = scalings(level, 0.5, self.objective)
         return (self.gain - c_skip) / c_out * x / c_in
@@ -114,7 +114,7 @@ class Answer(torch.nn.Module):
         super().__init__()
         self.answer = answer
 
-    def forward(self, x, sigma, class_ids=None, augment_cond=None, mapping_cond=None):
+    def forward(self, x, sigma, class_ids=None, augment_cond=None, mapping_cond=None, condition=None):
         return self.answer
 
 
@@ -134,7 +134,7 @@ class Bumps(torch.nn.Module):
         super().__init__()
         self.objective, self.denoise = objective, denoise
 
-    def forward(self, x, sigma, class_ids=None, augment_cond=None, mapping_cond=None):
+    def forward(self, x, sigma, class_ids=None, augment_cond=None, mapping_cond=None, condition=None):
         c_skip, c_out, c_in = scalings(sigma.view(-1, 1, 1, 1), 0.5, self.objective)
         return (self.denoise(x / c_in, sigma) - c_skip * x / c_in) / c_out
 

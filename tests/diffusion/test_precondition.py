@@ -13,7 +13,7 @@ class Recorder(torch.nn.Module):
         super().__init__()
         self.share, self.given = share, None
 
-    def forward(self, x, sigma, class_ids=None, augment_cond=None, mapping_cond=None):
+    def forward(self, x, sigma, class_ids=None, augment_cond=None, mapping_cond=None, condition=None):
         self.given = (x, sigma, class_ids, augment_cond, mapping_cond)
         return self.share * x
 

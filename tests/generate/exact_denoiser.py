@@ -16,7 +16,7 @@ class GaussianDenoiser(Denoiser):
         self.mean, self.std = mean, std
         self.asked = []
 
-    def forward(self, x, sigma, class_ids=None, augment_cond=None, mapping_cond=None):
+    def forward(self, x, sigma, class_ids=None, augment_cond=None, mapping_cond=None, condition=None):
         self.asked.append(None if class_ids is None else class_ids.tolist())
         level = rearrange(sigma.to(x) ** 2, "b -> b 1 1 1")
         means = self.mean if class_ids is None else self.mean * rearrange(class_ids.to(x), "b -> b 1 1 1")
@@ -36,7 +36,7 @@ class CorrelatedDenoiser(Denoiser):
         super().__init__(nn.Linear(1, 1), recipe)
         self.std, self.correlation = std, correlation
 
-    def forward(self, x, sigma, class_ids=None, augment_cond=None, mapping_cond=None):
+    def forward(self, x, sigma, class_ids=None, augment_cond=None, mapping_cond=None, condition=None):
         dims, level = x[0].numel(), rearrange(sigma.to(x) ** 2, "b -> b 1 1 1")
         shared, own = self.std**2 * self.correlation, self.std**2 * (1 - self.correlation)
         mean = x.mean((1, 2, 3), keepdim=True)

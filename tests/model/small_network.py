@@ -47,4 +47,6 @@ def inputs(network, batch=3, image_size=None, dtype=torch.float32):
         given["class_ids"] = torch.randint(0, model.num_classes + 1, (batch,), generator=generator)
     if model.mapping_cond_dim:
         given["mapping_cond"] = normal(batch, model.mapping_cond_dim)
+    if model.condition_channels:
+        given["condition"] = normal(batch, model.condition_channels, *(image_size or model.image_size))
     return given

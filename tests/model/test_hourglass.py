@@ -114,7 +114,7 @@ def test_first_values_have_the_references_distributions():
 
 
 def test_everything_the_network_is_told_changes_its_answer():
-    network = awake(HourglassTransformer(recipe(num_classes=4, mapping_cond_dim=3)))
+    network = awake(HourglassTransformer(recipe(num_classes=4, mapping_cond_dim=3, condition_channels=2)))
     given = inputs(network)
     before = network(**given)
     for key, value in given.items():
@@ -145,12 +145,40 @@ def test_no_augmentation_is_nine_zeros():
             {"mapping_cond": torch.zeros(3, 2)},
             "mapping_cond: expected None, since the network.s mapping_cond_dim is 0",
         ),
+        ({"mapping_cond_dim": 2}, {"mapping_cond": torch.zeros(3, 4)}, "expected 2 numbers per image, found 4"),
+        ({"condition_channels": 2}, {}, "conditioned on images of 2 channels; expected a tensor, found None"),
+        (
+            {},
+            {"condition": torch.zeros(3, 2, 64, 32)},
+            "condition: expected None, since the network.s condition_channels is 0",
+        ),
+        (
+            {"condition_channels": 2},
+            {"condition": torch.zeros(3, 1, 64, 32)},
+            r"condition: expected a tensor of shape \(3, 2, 64, 32\), found \(3, 1, 64, 32\)",
+        ),
     ],
 )
 def test_conditioning_that_is_missing_or_unknown_is_refused(keys, given, message):
     network = awake(HourglassTransformer(recipe(**keys)))
     with pytest.raises(ValueError, match=message):
         network(torch.zeros(3, 3, 64, 32), torch.ones(3), **given)
+
+
+def test_a_condition_image_enters_as_further_channels_each_with_its_own_scale():
+    network = awake(HourglassTransformer(recipe(condition_channels=2, condition_scale=[0.5, 3.0])))
+    plain = HourglassTransformer(recipe(channels=5))
+    other = network.state_dict() | {"patch_out.proj.weight": plain.patch_out.proj.weight.detach().zero_()}
+    plain.load_state_dict(other)
+    given = inputs(network)
+    condition = given.pop("condition")
+    seen = torch.cat([given["x"], condition * torch.tensor([0.5, 3.0]).view(1, 2, 1, 1)], dim=1)
+    ours, theirs = [], []
+    for tokens, module in ((ours, network), (theirs, plain)):
+        module.out_norm.register_forward_hook(lambda *each, tokens=tokens: tokens.append(each[-1]))
+    network(**given, condition=condition)
+    plain(**given | {"x": seen})
+    assert torch.equal(*ours, *theirs)
 
 
 # --- parameter groups ------------------------------------------------------------------------------------------------

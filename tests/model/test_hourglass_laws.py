@@ -110,7 +110,7 @@ BATCHED = {
         "levels": (level(1, 128, "neighborhood", head_dim=64, kernel_size=7), level(1, 256, "global", head_dim=64)),
     },
     "an innermost grid of one token": {"image_size": 16},
-    "oblong, with a vector": {"mapping_cond_dim": 5},
+    "oblong, with a vector and a condition image": {"mapping_cond_dim": 5, "condition_channels": 2},
 }
 BATCHED["an innermost grid of one token"]["levels"] = (
     level(1, 32, "neighborhood", kernel_size=3),

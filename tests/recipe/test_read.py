@@ -94,8 +94,11 @@ def test_a_recipe_that_is_not_there_is_answered_with_the_nearest(name):
             "model.levels.1.widht=3",
             "model.levels[1].widht: unknown key; did you mean 'width'? (table [model.levels[1]]",
         ),
-        ("traim.lr=3", "traim: unknown key; did you mean 'train'? (a recipe takes model, diffusion, data, train, "),
-        ("xyzzy=3", "xyzzy: unknown key (a recipe takes model, diffusion, data, train, sample, evaluate)"),
+        (
+            "traim.lr=3",
+            "traim: unknown key; did you mean 'train'? (a recipe takes model, diffusion, data, condition, train, ",
+        ),
+        ("xyzzy=3", "xyzzy: unknown key (a recipe takes model, diffusion, data, condition, train, sample, evaluate)"),
         (
             "model.levels.0.attention=globl",
             "model.levels[0].attention = \"globl\": expected 'global', 'neighborhood', ",
@@ -150,6 +153,20 @@ def test_a_recipe_that_is_not_there_is_answered_with_the_nearest(name):
         ),
         ("sample.guidance=2.0", "sample.guidance = 2.0 needs classes, but model.num_classes is 0"),
         ("train.activation_checkpointing=9", "train.activation_checkpointing = 9 is more than the "),
+        # conditions
+        ("model.condition_scale=2.0", "model.condition_scale: [2.0] has no effect with condition_channels = 0"),
+        ("model.condition_scale=[1.0, 2.0]", "model.condition_scale: [1.0, 2.0] are 2 numbers for condition_channels"),
+        ("model.condition_scale=[0.0]", "model.condition_scale[0] = 0.0: expected a number greater than 0"),
+        ("model.condition_scale=x", 'model.condition_scale = "x": expected an array (factor on the condition image'),
+        (
+            "condition.degrade=[{kind='blur', sigma=1.0}]",
+            "model.condition_channels = 0, but condition.degrade makes condition images of 3; set it to 3",
+        ),
+        ("condition.degrade=[{kind='downscale', factor=1}]", "condition.degrade[0].factor = 1: expected a number gre"),
+        ("condition.degrade=[{kind='smear'}]", "condition.degrade[0].kind = \"smear\": expected 'downscale', 'blur'"),
+        ("train.condition_dropout=0.1", "train.condition_dropout = 0.1 has no effect: model.condition_channels and m"),
+        ("sample.condition_guidance=2.0", "sample.condition_guidance = 2.0 has no effect: model.condition_channels "),
+        ("sample.vector_guidance=2.0", "sample.vector_guidance = 2.0 has no effect: model.mapping_cond_dim is 0"),
     ],
 )
 def test_a_mistake_is_one_line_with_the_key_what_was_found_and_what_is_expected(write, override, mistake):
@@ -253,9 +270,48 @@ def test_the_home_folder_is_expanded_in_paths(write, monkeypatch):
     assert recipe.evaluate.reference == "s3://a//~b"
 
 
-def test_a_model_that_cannot_be_trained_yet_is_refused(write):
-    with pytest.raises(RecipeError, match=r"model.mapping_cond_dim = 4: .* not trained yet; expected 0"):
-        read_recipe(write(GOOD), ["model.mapping_cond_dim=4"])
+def test_condition_channels_are_those_that_the_degradations_make(write):
+    degrade = "condition.degrade=[{kind='grey'}, {kind='mask'}]"
+    recipe = read_recipe(write(GOOD), [degrade, "model.condition_channels=2", "model.condition_scale=[0.5, 1.0]"])
+    assert recipe.model.condition_scales == (0.5, 1.0)
+    assert recipe.model.input_channels == 5
+    (line,) = mistakes_of(write(GOOD), [degrade, "model.condition_channels=3"])
+    assert line.startswith("model.condition_channels = 3, but condition.degrade makes condition images of 2")
+    (line,) = mistakes_of(write(GOOD), [degrade, "model.channels=1", "model.condition_channels=2"])
+    assert line.startswith("condition.degrade[0].kind: 'grey' needs images of 3 channels, found 1")
+    (line,) = mistakes_of(
+        write(GOOD), ["condition.degrade=[{kind='jpeg'}]", "model.channels=4", "model.condition_channels=4"]
+    )
+    assert line.startswith("condition.degrade[0].kind: 'jpeg' needs images of 1 or 3 channels, found 4")
+
+
+@pytest.mark.parametrize(
+    ("degradations", "mistake"),
+    [
+        ("{kind='blur'}", "condition.degrade[0].sigma: missing; required by 'blur', for example 2"),
+        ("{kind='grey', std=0.1}", "condition.degrade[0].std: has no effect with kind = 'grey', which takes no other"),
+        (
+            "{kind='mask'}, {kind='blur', sigma=1.0}",
+            "condition.degrade[0].kind: 'mask' must be the last: what follows would change the mask too",
+        ),
+        (
+            "{kind='mask', area=[0.5, 0.2]}",
+            "condition.degrade[0].area: it ends at 0.2, which is below its start at 0.5",
+        ),
+    ],
+)
+def test_keys_of_a_degradation_that_do_not_fit_it_are_refused(write, degradations, mistake):
+    channels = 1 if "grey" in degradations else 4 if "mask" in degradations else 3
+    overrides = [f"condition.degrade=[{degradations}]", f"model.condition_channels={channels}"]
+    (line,) = mistakes_of(write(GOOD), overrides)
+    assert line.startswith(mistake)
+
+
+def test_images_with_condition_images_are_mirrored_but_not_augmented(write):
+    (line,) = mistakes_of(write(GOOD), ["model.condition_channels=1", "data.augment_prob=0.1"])
+    assert line.startswith("data.augment_prob = 0.1 would warp the image but not its condition image; set it to 0")
+    (line,) = mistakes_of(write(GOOD), ["data.mirror=true", "data.augment_prob=0.1"])
+    assert line.startswith("data.mirror: and augment_prob = 0.1 both flip the images; use one of them")
 
 
 def test_an_empty_array_has_no_place(write):

@@ -177,6 +177,12 @@ def _flipped(images: Float[Tensor, "B C H W"], augmentation: Augmentation) -> Fl
     return images
 
 
+def mirrored(images: Float[Tensor, "B C H W"], seed: int, numbers: Sequence[int]) -> Float[Tensor, "B C H W"]:
+    """Return the images, each mirrored with probability 1/2 by its own random number; the same ones in each call."""
+    chosen = torch.from_numpy(uniform(seed, "mirror", numbers) < 0.5)
+    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+
+
 def augment(
     images: Float[Tensor, "B C H W"], seed: int, numbers: Sequence[int], probability: float
 ) -> tuple[Float[Tensor, "B C H W"], Float[Tensor, "B 9"], AffineWarp | None]:

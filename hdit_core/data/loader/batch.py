@@ -1,8 +1,8 @@
 """Batches for the trainer: images, and all randomness of each as a function of (seed, its number).
 
-The number of an image is how many came before it in the run. Which image it is, its flip and augmentation, whether its
-class is dropped, its position within the stratum of noise levels and its noise depend on (seed, number) alone, so that
-workers, ranks and micro-batches change no bit.
+The number of an image is how many came before it in the run. Which image it is, its flip and augmentation, its
+condition image, which of its conditions are dropped, its position within the stratum of noise levels and its noise
+depend on (seed, number) alone, so that workers, ranks and micro-batches change no bit.
 """
 
 from collections import ChainMap
@@ -19,16 +19,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hdit_core.data.format.transient import never
-from hdit_core.data.loader.augment import AffineWarp, augment
+from hdit_core.data.loader.augment import AffineWarp, augment, mirrored
+from hdit_core.data.loader.conditioning import Conditioning
 from hdit_core.data.loader.order import Order, UniformOrder
 from hdit_core.data.loader.quarantine import Quarantine, read_intact
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.data.loader.workers import read_in_workers
 from hdit_core.errors import DataError, HditError
-from hdit_core.images import from_uint8
+from hdit_core.images import to_float
 from hdit_core.randomness import normal, uniform
 
-NETWORK_INPUTS = ("images", "class_ids", "augment_cond", "noise")
+NETWORK_INPUTS = ("images", "class_ids", "augment_cond", "noise", "condition", "mapping_cond")
 """Tensors that are moved to the device. Noise levels are computed on the CPU in float64, which MPS does not have."""
 
 
@@ -42,6 +43,8 @@ class Batch:
     augment_cond: Float[Tensor, "B 9"]  # augmentation parameters; zeros for none
     noise: Float[Tensor, "B C H W"]  # standard normal
     uniform: Float64[Tensor, " B"]  # in [0, 1), the position within the stratum of noise levels
+    condition: Float[Tensor, "B K H W"] | None = None  # in [-1, 1], zeros where it is dropped; None without
+    mapping_cond: Float[Tensor, "B E"] | None = None  # vectors, zeros where they are dropped; None without
     warp: AffineWarp | None = None  # of the images; applied by `to`
     damaged: Mapping[int, str] = field(default_factory=dict)  # images that were replaced, and what is wrong with them
 
@@ -66,22 +69,29 @@ class Batch:
         return replace(self, **changed)
 
 
+@dataclass
 class TrainingDataset(Dataset[Batch]):
-    """Returns the batch of any list of image numbers."""
+    """Returns the batch of any list of image numbers.
 
-    def __init__(
-        self,
-        reader: ImageReader,
-        order: Order,
-        *,
-        seed: int,
-        augment_prob: float,
-        class_dropout: float,
-        num_classes: int,
-        max_damaged: int,
-    ) -> None:
-        self.reader, self.order, self.seed, self.augment_prob = reader, order, seed, augment_prob
-        self.class_dropout, self.num_classes, self.max_damaged = class_dropout, num_classes, max_damaged
+    Attributes:
+        order: which image each number is.
+        augment_prob: probability of each augmentation.
+        mirror: whether images are mirrored with probability 1/2, with their condition images.
+        class_dropout: probability with which a class is dropped.
+        num_classes: of the network; 0 for none.
+        conditioning: condition images and vectors.
+        max_damaged: number of images that may be damaged.
+    """
+
+    reader: ImageReader
+    order: Order
+    seed: int
+    augment_prob: float
+    mirror: bool
+    class_dropout: float
+    num_classes: int
+    conditioning: Conditioning
+    max_damaged: int
 
     def batch(self, numbers: Sequence[int]) -> Batch:
         """Return the batch of these images of the run, which have one size.
@@ -91,21 +101,28 @@ class TrainingDataset(Dataset[Batch]):
             StorageUnavailable: the data cannot be read at the moment.
         """
         indices = self.order.images_at(np.fromiter(numbers, np.int64)).tolist()
-        read = [
-            read_intact(self.reader, self.order, number, index, self.max_damaged)
+        read = self.conditioning.read
+        intact = [
+            read_intact(self.reader, self.order, number, index, self.max_damaged, read)
             for number, index in zip(numbers, indices, strict=True)
         ]
-        images = from_uint8(np.stack([image for image, *_ in read]))
+        samples = [sample for sample, _ in intact]
+        ranges = self.reader.manifest.contents.pixels.ranges
+        images = to_float(np.stack([sample.image for sample in samples]), ranges)
+        images = mirrored(images, self.seed, numbers) if self.mirror else images
+        condition = self.conditioning.images_of(self.reader, samples, images, self.seed, numbers, self.mirror)
         images, augment_cond, warp = augment(images, self.seed, numbers, self.augment_prob)
         return Batch(
             numbers=torch.tensor(numbers, dtype=torch.int64),
             images=images,
-            class_ids=self._class_ids(numbers, [label for _, label, _ in read]),
+            class_ids=self._class_ids(numbers, [sample.label for sample in samples]),
             augment_cond=augment_cond,
             warp=warp,
             noise=normal(self.seed, "noise", numbers, images.shape[1:]),
             uniform=torch.from_numpy(uniform(self.seed, "sigma", numbers)),
-            damaged=dict(ChainMap(*(damaged for *_, damaged in read))),
+            condition=condition,
+            mapping_cond=self.conditioning.vectors_of(samples, self.seed, numbers),
+            damaged=dict(ChainMap(*(damaged for _, damaged in intact))),
         )
 
     def _class_ids(self, numbers: Sequence[int], labels: list[int]) -> Int64[Tensor, " B"] | None:
@@ -139,10 +156,11 @@ def _check_classes(reader: ImageReader, num_classes: int) -> None:
         )
 
 
-def _batch_bytes(reader: ImageReader, num_images: int) -> int:
-    """Return the bytes of images and noise of a micro-batch, nearly all that passes through shared memory."""
-    contents = reader.manifest.contents
-    return num_images * max(size.height * size.width for size in contents.sizes) * contents.channels * 2 * 4
+def _batch_bytes(images: TrainingDataset, num_images: int) -> int:
+    """Return the bytes of a micro-batch's images, condition images and noise: nearly all that crosses shared memory."""
+    contents = images.reader.manifest.contents
+    channels = 2 * contents.channels + images.conditioning.channels
+    return num_images * max(size.height * size.width for size in contents.sizes) * channels * 4
 
 
 def _batches(
@@ -154,7 +172,7 @@ def _batches(
         return
     plan = chain([first], plan)
     if workers:
-        batch_bytes = _batch_bytes(images.reader, len(first))
+        batch_bytes = _batch_bytes(images, len(first))
         yield from read_in_workers(images, plan, workers, batch_bytes=batch_bytes, stop_requested=stop_requested)
     else:
         yield from (images.__getitems__(list(numbers)) for numbers in plan)
@@ -169,6 +187,8 @@ def load_batches(
     augment_prob: float = 0.0,
     class_dropout: float = 0.0,
     num_classes: int = 0,
+    mirror: bool = False,
+    conditioning: Conditioning | None = None,
     order: Order | None = None,
     quarantine: Quarantine | None = None,
     stop_requested: Callable[[], bool] = never,
@@ -176,7 +196,8 @@ def load_batches(
     """Yield the batches of a run; closing the iterator ends the worker processes.
 
     Args:
-        reader, seed, augment_prob, class_dropout, num_classes, order: see `TrainingDataset`; default order: uniform.
+        reader, seed, augment_prob, mirror, class_dropout, num_classes, conditioning: see `TrainingDataset`.
+        order: default: uniform.
         plan: the image numbers of each micro-batch; all images of one are of one size.
         workers: processes that read and decode; 0 reads in this one. No bit depends on it.
         quarantine: counts damaged images, and limits them; default: none are allowed.
@@ -188,17 +209,11 @@ def load_batches(
         WaitInterrupted: a stop was requested while no batch came.
     """
     _check_classes(reader, num_classes)
-    quarantine = quarantine or Quarantine(0)
+    (conditioning := conditioning or Conditioning()).check(reader)
+    quarantine, order = quarantine or Quarantine(0), order or UniformOrder(seed, len(reader))
     reader.heed(stop_requested)  # in this process: workers are interrupted by ending them
-    images = TrainingDataset(
-        reader,
-        order or UniformOrder(seed, len(reader)),
-        seed=seed,
-        augment_prob=augment_prob,
-        class_dropout=class_dropout,
-        num_classes=num_classes,
-        max_damaged=quarantine.limit,
-    )
+    draws = (seed, augment_prob, mirror, class_dropout, num_classes, conditioning)
+    images = TrainingDataset(reader, order, *draws, quarantine.limit)
     yield from _checked(_batches(images, plan, workers, stop_requested), quarantine)
 
 

@@ -7,8 +7,8 @@ image of the same size in the order of the run.
 from collections.abc import Callable, Mapping
 
 import numpy as np
-from jaxtyping import UInt8
 
+from hdit_core.data.loader.conditioning import ReadSample, Sample, read_image
 from hdit_core.data.loader.order import Order
 from hdit_core.data.loader.reader import DamagedImage, ImageReader
 from hdit_core.errors import DataError
@@ -48,9 +48,14 @@ class Quarantine:
 
 
 def read_intact(
-    reader: ImageReader, order: Order, number: int, index: int, max_damaged: int
-) -> tuple[UInt8[np.ndarray, "H W C"], int, dict[int, str]]:
-    """Return an image of a run, its class number, and the damaged images that it replaces.
+    reader: ImageReader,
+    order: Order,
+    number: int,
+    index: int,
+    max_damaged: int,
+    read: ReadSample = read_image,
+) -> tuple[Sample, dict[int, str]]:
+    """Return a sample of a run, and the damaged ones that it replaces.
 
     Args:
         reader: the data set.
@@ -58,6 +63,7 @@ def read_intact(
         number: of the image in the run.
         index: of the image in the data set.
         max_damaged: number of images that may be damaged.
+        read: reads what is wanted of an image.
 
     Raises:
         DamagedImage: no image may be replaced, or the replacements are damaged too.
@@ -66,7 +72,7 @@ def read_intact(
     # where a new epoch begins among the replacements, an image may come twice
     for skip in range(1, 2 * max_damaged + 3):
         try:
-            return *reader.read(index), damaged
+            return read(reader, index), damaged
         except DamagedImage as problem:
             damaged[problem.index] = str(problem)
             if len(damaged) > max_damaged:

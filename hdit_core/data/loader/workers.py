@@ -3,6 +3,9 @@
 A scheduler signals all processes of a job, so workers ignore the signals that ask a run to stop: the main process needs
 them until it has saved. They end when the main process tells them to, are killed where they do not (stuck on a dead
 disk), and notice by themselves when the main process is gone, whatever ended it.
+
+Batches come through shared memory (/dev/shm), of which containers often have only 64 MB. A worker that finds it full
+loses its batch without a word to the main process, so it is checked at the start, and again whenever no batch comes.
 """
 
 import atexit
@@ -16,13 +19,13 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import parent_process
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from hdit_core.data.format.transient import never
-from hdit_core.data.loader.shared_memory import check_shared_memory
 from hdit_core.errors import DataError, HditError, WaitInterrupted
 
 TIMEOUT_S = 600.0
@@ -33,7 +36,36 @@ POLL_S = 1.0
 
 GRACE_S = 5.0  # for a worker to finish its current image when it is told to end
 PARENT_CHECK_S = 1.0
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _END = object()
+
+
+def free_shared_memory() -> int | None:
+    """Return the free bytes of shared memory, None where the system has no such folder."""
+    try:
+        facts = os.statvfs(SHARED_MEMORY)
+    except OSError:
+        return None
+    return facts.f_bavail * facts.f_frsize
+
+
+def check_shared_memory(needed_bytes: int, for_what: str) -> None:
+    """Refuse to go on with less shared memory than batches need.
+
+    Args:
+        needed_bytes: of the batches that are in it at once.
+        for_what: needs them, for the message.
+
+    Raises:
+        HditError: less is free.
+    """
+    free_bytes = free_shared_memory()
+    if free_bytes is not None and free_bytes < needed_bytes:
+        raise HditError(
+            f"{SHARED_MEMORY}: {free_bytes / 1e6:,.0f} MB of shared memory are free, the batches of {for_what} need "
+            f"{needed_bytes / 1e6:,.0f} MB; start the container with --shm-size=1g or more (or --ipc=host), or lower "
+            "data.workers or train.micro_batch_size"
+        )
 
 
 def _end_with_main_process() -> None:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from hdit_core.checkpoint.state import SkippedImages
 from hdit_core.data.loader.batch import Batch, load_batches
 from hdit_core.data.loader.build import build_order
+from hdit_core.data.loader.conditioning import conditioning_of
 from hdit_core.data.loader.order import Order
 from hdit_core.data.loader.quarantine import Quarantine
 from hdit_core.data.loader.reader import ImageReader
@@ -79,6 +80,8 @@ def build_dataloader(
             augment_prob=data.augment_prob,
             class_dropout=train.class_dropout,
             num_classes=recipe.model.num_classes,
+            mirror=data.mirror,
+            conditioning=conditioning_of(recipe),
             order=build_run_order(recipe, reader, skips),
             quarantine=quarantine or Quarantine(data.max_damaged),
         )

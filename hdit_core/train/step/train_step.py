@@ -107,6 +107,8 @@ class Learner:
                 sigma,
                 class_ids=batch.class_ids,
                 augment_cond=batch.augment_cond,
+                mapping_cond=batch.mapping_cond,
+                condition=batch.condition,
             )
 
     def grad_norm(self) -> float:

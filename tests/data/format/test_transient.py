@@ -74,7 +74,8 @@ def test_an_image_that_cannot_be_read_for_a_moment_is_read_and_not_called_damage
         return real(*arguments)
 
     monkeypatch.setattr(os, "pread", pread)
-    image, label, damaged = read_intact(reader, UniformOrder(0, len(reader)), 0, 5, max_damaged=3)
+    sample, damaged = read_intact(reader, UniformOrder(0, len(reader)), 0, 5, max_damaged=3)
+    image, label = sample.image, sample.label
     assert damaged == {} and (image == whole.read(5)[0]).all() and label == whole.label(5)
 
 

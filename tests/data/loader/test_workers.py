@@ -183,7 +183,7 @@ def test_a_worker_that_is_slower_than_the_polls_loses_no_batch(monkeypatch):
 
 
 def test_too_little_shared_memory_is_reported_before_a_worker_starts(monkeypatch):
-    monkeypatch.setattr("hdit_core.data.loader.shared_memory.free_shared_memory", lambda: 64 << 20)
+    monkeypatch.setattr("hdit_core.data.loader.workers.free_shared_memory", lambda: 64 << 20)
     with pytest.raises(
         HditError, match=r"/dev/shm: 67 MB .* the batches of 2 worker processes need 100 MB; .*--shm-size"
     ):
@@ -194,7 +194,7 @@ def test_too_little_shared_memory_is_reported_before_a_worker_starts(monkeypatch
 def test_shared_memory_that_runs_out_later_is_reported_while_no_batch_comes(monkeypatch):
     monkeypatch.setattr(workers_module, "GRACE_S", 0.3)
     free = iter([1 << 30])
-    monkeypatch.setattr("hdit_core.data.loader.shared_memory.free_shared_memory", lambda: next(free, 1 << 10))
+    monkeypatch.setattr("hdit_core.data.loader.workers.free_shared_memory", lambda: next(free, 1 << 10))
     with pytest.raises(HditError, match=r"the batches of one more batch need .*--shm-size"):
         list(read_in_workers(Stuck(), [[1]], 1, batch_bytes=10**6))
 

@@ -1,0 +1,1 @@
+"""Degradations that make a condition image from an image: pure functions of (image, seed, number)."""

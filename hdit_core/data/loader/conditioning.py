@@ -1,0 +1,144 @@
+"""Condition images and vectors of a run: computed from the images or read from the data set, and dropped at random."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Shaped
+from torch import Tensor
+
+from hdit_core.data.degrade.degrade import degrade
+from hdit_core.data.loader.augment import mirrored
+from hdit_core.data.loader.reader import ImageReader, Pixels
+from hdit_core.errors import DataError
+from hdit_core.images import to_float
+from hdit_core.randomness import uniform
+from hdit_core.recipe.data import DegradeRecipe
+from hdit_core.recipe.run import Recipe
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image of a data set with what it is stored with; None where the set has none, or none is wanted."""
+
+    image: Pixels
+    label: int
+    condition: Shaped[np.ndarray, "H W K"] | None = None
+    vector: Float32[np.ndarray, " E"] | None = None
+
+
+ReadSample = Callable[[ImageReader, int], Sample]
+
+
+def read_image(reader: ImageReader, index: int) -> Sample:
+    """Return an image and its class number."""
+    return Sample(*reader.read(index))
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the network is conditioned on beside the class.
+
+    Attributes:
+        channels: of the condition image, 0 for none.
+        vector_dim: length of the vector, 0 for none.
+        degrade: degradations that make the condition image from the image; empty: it is read from the data set.
+        dropout: probability with which either is dropped.
+    """
+
+    channels: int = 0
+    vector_dim: int = 0
+    degrade: tuple[DegradeRecipe, ...] = ()
+    dropout: float = 0.0
+
+    def read(self, reader: ImageReader, index: int) -> Sample:
+        """Return a sample of the data set with the conditions that are stored and wanted."""
+        sample, stored = read_image(reader, index), bool(self.channels and not self.degrade)
+        return replace(
+            sample,
+            condition=reader.condition(index) if stored else None,
+            vector=_finite_vector(reader, index) if self.vector_dim else None,
+        )
+
+    def check(self, reader: ImageReader) -> None:
+        """Refuse a data set that lacks conditions that the network takes, or has others.
+
+        Raises:
+            DataError: says what was found and what was expected.
+        """
+        if self.channels and not self.degrade and reader.condition_channels != self.channels:
+            raise DataError(
+                f"{reader.folder}: has condition images of {reader.condition_channels} channels (0: none), "
+                f"model.condition_channels is {self.channels}; prepare the data with --condition, change the recipe, "
+                "or compute them with condition.degrade"
+            )
+        if self.vector_dim and reader.vector_dim != self.vector_dim:
+            raise DataError(
+                f"{reader.folder}: has vectors of {reader.vector_dim} numbers (0: none), model.mapping_cond_dim is "
+                f"{self.vector_dim}; prepare the data with --vectors, or change the recipe"
+            )
+
+    def images_of(
+        self,
+        reader: ImageReader,
+        samples: Sequence[Sample],
+        images: Float[Tensor, "B C H W"],
+        seed: int,
+        numbers: Sequence[int],
+        mirror: bool = False,
+    ) -> Float[Tensor, "B K H W"] | None:
+        """Return the condition images, zeros where they are dropped; None where the network takes none.
+
+        Args:
+            reader: of the data set.
+            samples: as `read` returned them.
+            images: in [-1, 1], mirrored already.
+            seed: of the run.
+            numbers: of the images in the run.
+            mirror: whether stored condition images are mirrored, as the images were.
+        """
+        if self.degrade:
+            pairs = zip(images, numbers, strict=True)
+            degraded = [degrade(image, self.degrade, seed, number) for image, number in pairs]
+            return self._dropped(torch.stack(degraded), seed, "condition-dropout", numbers)
+        if not self.channels:
+            return None
+        entry = reader.manifest.contents.condition
+        assert entry is not None  # `check`
+        pixels = np.stack([sample.condition for sample in samples if sample.condition is not None])
+        stored = to_float(pixels, entry.pixels.ranges)
+        stored = mirrored(stored, seed, numbers) if mirror else stored
+        return self._dropped(stored, seed, "condition-dropout", numbers)
+
+    def vectors_of(self, samples: Sequence[Sample], seed: int, numbers: Sequence[int]) -> Float[Tensor, "B E"] | None:
+        """Return the vectors, zeros where they are dropped; None where the network takes none."""
+        if not self.vector_dim:
+            return None
+        vectors = np.stack([sample.vector for sample in samples if sample.vector is not None])
+        return self._dropped(torch.from_numpy(vectors), seed, "vector-dropout", numbers)
+
+    def _dropped(
+        self, tensor: Float[Tensor, "B ..."], seed: int, purpose: str, numbers: Sequence[int]
+    ) -> Float[Tensor, "B ..."]:
+        if not self.dropout:
+            return tensor
+        dropped = torch.from_numpy(uniform(seed, purpose, numbers) < self.dropout)
+        return tensor.masked_fill(dropped.view(-1, *[1] * (tensor.ndim - 1)), 0.0)
+
+
+def _finite_vector(reader: ImageReader, index: int) -> Float32[np.ndarray, " E"] | None:
+    vector = reader.vector(index)
+    if vector is not None and not np.isfinite(vector).all():
+        raise DataError(
+            f"{reader.folder}: the vector of image {index} has NaN or infinite numbers; prepare the data again"
+        )
+    return vector
+
+
+def conditioning_of(recipe: Recipe) -> Conditioning:
+    """Return what the runs of a recipe are conditioned on beside classes."""
+    model = recipe.model
+    return Conditioning(
+        model.condition_channels, model.mapping_cond_dim, recipe.condition.degrade, recipe.train.condition_dropout
+    )
