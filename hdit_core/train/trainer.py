@@ -58,11 +58,7 @@ class Trainer:
         self._peak_flops_per_s = peak_flops_per_s(learner.device, learner.dtype)
         self._progress: Progress | None = None
         self._status_at_s = 0.0
-        limit = self._recipe.data.max_damaged
-        self._damaged = Quarantine(limit, logger.warning)  # of all ranks
-        self._own_damaged = Quarantine(limit)  # of this rank
-        for quarantine in (self._damaged, self._own_damaged):
-            quarantine.damaged.update(start.memory.damaged)
+        self._quarantine = Quarantine(self._recipe.data.max_damaged, start.memory.damaged)
 
     def fit(self) -> State:
         """Train to the end and return the final state.
@@ -118,7 +114,7 @@ class Trainer:
             self._steps_left(),
             self._learner.micro_batches,
             self._state.skips,
-            quarantine=self._own_damaged,
+            quarantine=self._quarantine,
         )
 
     def _take(self, step: PlannedStep, batches: TimedLoader) -> None:
@@ -126,7 +122,8 @@ class Trainer:
         began_at_s, waited_s = time.perf_counter(), batches.waited_s
         result = self._checked_step(step, batches)
         elapsed_s = time.perf_counter() - began_at_s - result.compile_s
-        self._share_damaged()
+        if self._quarantine.limit:
+            self._quarantine.count(self._world.union, self._context.reader.where)
         self._state = next_state(
             self._state,
             step,
@@ -135,7 +132,7 @@ class Trainer:
             elapsed_s=elapsed_s,
             waited_s=batches.waited_s - waited_s,
             spikes=self._guard.spikes(step, result, self._state),
-            damaged=dict(self._damaged.damaged),
+            damaged=dict(self._quarantine.damaged),
         )
         self._report_progress(step)
         last = self._state.num_images >= self._recipe.train.num_images
@@ -161,13 +158,6 @@ class Trainer:
         if result.compile_s:
             logger.info("compiled in %.0f s", result.compile_s)
         return result
-
-    def _share_damaged(self) -> None:
-        """Let all ranks know which images are damaged, so that they end at the same step if there are too many."""
-        if self._damaged.limit:
-            own, known = self._own_damaged.damaged, self._damaged.damaged
-            new = self._world.union(own.keys() - known.keys())
-            self._damaged.add({index: own.get(index) or self._context.reader.where(index) for index in new})
 
     def _report_progress(self, step: PlannedStep) -> None:
         window, state = self._state.memory.interval, self._state
@@ -195,8 +185,8 @@ class Trainer:
         position = {"step": state.step, "num_images": state.num_images, "lr": progress.lr, "elapsed_s": state.elapsed_s}
         if self._peak_flops_per_s:
             fields["utilisation"] = fields["flops_per_s"] / (self._peak_flops_per_s * self._world.size)
-        if self._damaged.limit:
-            fields["damaged_images"] = len(self._damaged.damaged)
+        if self._quarantine.limit:
+            fields["damaged_images"] = len(self._quarantine.damaged)
         record = position | fields | {"peak_bytes": peak_bytes(self._learner.device)}
         self._log.write(record)
         self._trackers.add_record(record)

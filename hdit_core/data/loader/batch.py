@@ -200,7 +200,7 @@ def load_batches(
         order: default: uniform.
         plan: the image numbers of each micro-batch; all images of one are of one size.
         workers: processes that read and decode; 0 reads in this one. No bit depends on it.
-        quarantine: counts damaged images, and limits them; default: none are allowed.
+        quarantine: notes damaged images, which the caller counts; default: none are allowed.
         stop_requested: asked about once a second while no batch comes.
 
     Raises:

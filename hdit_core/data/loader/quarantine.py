@@ -4,7 +4,8 @@ The replacement is a function of (seed, number) and of what is damaged, like eve
 image of the same size in the order of the run.
 """
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
@@ -13,38 +14,40 @@ from hdit_core.data.loader.order import Order
 from hdit_core.data.loader.reader import DamagedImage, ImageReader
 from hdit_core.errors import DataError
 
+logger = logging.getLogger("hdit")
+
 
 class Quarantine:
-    """Counts damaged images, each of them once."""
+    """The damaged images of a run, each counted once.
 
-    def __init__(self, limit: int, on_damage: Callable[[str], None] = lambda message: None) -> None:
-        """Start without damaged images.
+    Attributes:
+        limit: number of images that may be damaged.
+        damaged: what is wrong with each of them, by its index; the same on all ranks.
+    """
+
+    def __init__(self, limit: int, damaged: Mapping[int, str] | None = None) -> None:
+        self.limit, self.damaged = limit, dict(damaged or {})
+        self._pending: dict[int, str] = {}  # found by this rank, and not yet counted
+
+    def add(self, found: Mapping[int, str]) -> None:
+        """Note damaged images of this rank; `count` counts them."""
+        self._pending.update(found)
+
+    def count(self, union: Callable[[Iterable[int]], Iterable[int]], where: Callable[[int], str]) -> None:
+        """Count and report the images that any rank has noted, so that all ranks end at the same step.
 
         Args:
-            limit: number of images that may be damaged.
-            on_damage: called with a message for each new one.
-        """
-        self.limit, self.on_damage = limit, on_damage
-        self.damaged: dict[int, str] = {}
-
-    def add(self, damaged: Mapping[int, str]) -> None:
-        """Count damaged images.
-
-        Args:
-            damaged: what is wrong with each, by its index.
+            union: returns the ascending numbers of all ranks, given those of this one.
+            where: describes an image that another rank found.
 
         Raises:
             DataError: there are more than the limit.
         """
-        for index in sorted(damaged.keys() - self.damaged.keys()):
-            self.damaged[index] = damaged[index]
+        for index in union(self._pending.keys() - self.damaged.keys()):
+            problem = self.damaged[index] = self._pending.get(index) or where(index)
             if len(self.damaged) > self.limit:
-                raise DataError(
-                    f"more than data.max_damaged = {self.limit} images are damaged; the last: {damaged[index]}"
-                )
-            self.on_damage(
-                f"damaged image {len(self.damaged)} of at most {self.limit}, replaced by another: {damaged[index]}"
-            )
+                raise DataError(f"more than data.max_damaged = {self.limit} images are damaged; the last: {problem}")
+            logger.warning(f"damaged image {len(self.damaged)} of at most {self.limit}, replaced by another: {problem}")
 
 
 def read_intact(

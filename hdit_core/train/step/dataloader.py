@@ -67,7 +67,7 @@ def build_dataloader(
         plan: the steps.
         micro_batches: returns the image numbers of each micro-batch of a step.
         skips: of the run.
-        quarantine: counts damaged images; default: a new one with the recipe's limit.
+        quarantine: notes damaged images; default: a new one with the recipe's limit.
         workers: reader processes; default: the recipe's.
     """
     data, train = recipe.data, recipe.train

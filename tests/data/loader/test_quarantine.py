@@ -10,6 +10,7 @@ from hdit_core.checkpoint.log import read_log
 from hdit_core.data.loader.batch import load_batches
 from hdit_core.data.loader.quarantine import Quarantine
 from hdit_core.data.loader.reader import ImageReader
+from hdit_core.distributed import World
 from hdit_core.errors import DataError
 from hdit_core.train.run import train
 from tests.data.elastic import image_at
@@ -28,13 +29,15 @@ def damage(folder, images):
 @pytest.fixture
 def damaged(data_set, tmp_path):
     """A data set of 23 images of which 3, 4 and 17 are damaged."""
-    return damage(shutil.copytree(data_set, tmp_path / "damaged"), [3, 4, 17])
+    return ImageReader(damage(shutil.copytree(data_set, tmp_path / "damaged"), [3, 4, 17]), cache_bytes=0)
 
 
-def load(folder, plan, limit, workers=0, notes=None):
-    quarantine = Quarantine(limit, (notes if notes is not None else []).append)
-    reader = ImageReader(folder, cache_bytes=0)
-    return torch.cat([b.images for b in load_batches(reader, plan, seed=3, workers=workers, quarantine=quarantine)])
+def load(reader, plan, limit, workers=0):
+    quarantine, images = Quarantine(limit), []
+    for batch in load_batches(reader, plan, seed=3, workers=workers, quarantine=quarantine):
+        quarantine.count(World().union, reader.where)
+        images.append(batch.images)
+    return torch.cat(images)
 
 
 def test_the_next_sound_image_of_the_run_stands_in(damaged, data_set):
@@ -57,9 +60,8 @@ def test_ranks_workers_and_micro_batches_put_in_the_same_ones(damaged, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_each_damaged_image_is_told_of_once(damaged, workers):
-    notes = []
-    load(damaged, [range(start, start + 6) for start in range(0, 66, 6)], 3, workers, notes)
+def test_each_damaged_image_is_told_of_once(damaged, workers, notes):
+    load(damaged, [range(start, start + 6) for start in range(0, 66, 6)], 3, workers)
     assert len(notes) == 3
     assert notes[2].startswith("damaged image 3 of at most 3, replaced by another: ")
     assert sorted(int(note.split(": image ")[1].split()[0]) for note in notes) == [3, 4, 17]
@@ -80,10 +82,10 @@ def test_without_leave_the_first_is_an_error_that_names_it(damaged):
 
 def test_a_set_with_nothing_sound_in_it_ends(data_set, tmp_path):
     with pytest.raises(DataError, match=r"too many consecutive images are damaged; the last: .*shard"):
-        load(damage(shutil.copytree(data_set, tmp_path / "all"), range(23)), [range(3)], 30)
+        load(ImageReader(damage(shutil.copytree(data_set, tmp_path / "all"), range(23))), [range(3)], 30)
 
 
-def test_a_cut_or_missing_shard_costs_its_images(data_set, tmp_path):
+def test_a_cut_or_missing_shard_costs_its_images(data_set, tmp_path, notes):
     cut = shutil.copytree(data_set, tmp_path / "cut")
     index = np.load(cut / "index.npy")
     last_of_shard_1 = int(np.flatnonzero(index["shard"] == 1)[-1])
@@ -93,8 +95,7 @@ def test_a_cut_or_missing_shard_costs_its_images(data_set, tmp_path):
     lost = 1 + int(np.sum(index["shard"] == 3))
     with pytest.raises(DataError, match=r"shard-000003.tar: cannot be read"):
         ImageReader(cut, max_damaged=lost - 1)
-    reader, notes = ImageReader(cut, max_damaged=lost), []
-    list(load_batches(reader, [range(46)], seed=0, workers=0, quarantine=Quarantine(lost, notes.append)))
+    load(ImageReader(cut, max_damaged=lost), [range(46)], lost)
     assert len(notes) == lost
 
 
