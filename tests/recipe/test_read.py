@@ -1,51 +1,12 @@
+"""A checked recipe from a file or a name, and what is said about one that is wrong."""
+
 import re
 
 import pytest
 
 from hdit_core.errors import RecipeError
 from hdit_core.recipe.read import check_recipe, find_recipe, read_recipe, shipped_recipes
-
-GOOD = """
-[model]
-image_size = [32, 48]
-patch_size = [4, 2]
-
-[[model.levels]]
-depth = 1
-width = 64
-attention = "neighborhood"
-head_dim = 32
-
-[[model.levels]]
-depth = 2
-width = 128
-attention = "global"
-
-[train]
-num_images = 1000
-batch_size = 8
-"""
-
-
-@pytest.fixture
-def write(tmp_path):
-    """Return a function that writes a recipe file and returns its path."""
-
-    def make(content):
-        path = tmp_path / "mine.toml"
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        return str(path)
-
-    return make
-
-
-def mistakes_of(path, overrides=()):
-    """Return the lines of what is wrong, without the file's name, which each must begin with."""
-    with pytest.raises(RecipeError) as error:
-        read_recipe(path, overrides)
-    lines = str(error.value).splitlines()
-    assert all(line.startswith(f"{path}: ") for line in lines)
-    return [line.removeprefix(f"{path}: ") for line in lines]
+from tests.recipe.recipe_file import GOOD, mistakes_of
 
 
 def test_a_file_gives_the_values_in_it_and_the_defaults_for_the_rest(write):
@@ -206,63 +167,6 @@ def test_a_hundred_mistakes_are_enough(write):
     assert lines[-1] == "and more mistakes"
 
 
-@pytest.mark.parametrize(
-    ("override", "value"),
-    [
-        ("data.path=some where", "some where"),
-        ("data.path='some where'", "some where"),
-        ('data.path = "a\\tb" ', "a\tb"),
-        ("data.path=a=b", "a=b"),
-        ("data.path='a'\nworkers=3", "'a'\nworkers=3"),
-        ("data.path=3.5.1", "3.5.1"),
-        ("data.path=", ""),
-        ("data.path=" + "[" * 500, "[" * 500),
-    ],
-)
-def test_an_override_is_toml_or_else_the_text_itself(write, override, value):
-    recipe = read_recipe(write(GOOD), [override])
-    assert recipe.data.path == value
-    assert recipe.data.workers == 2
-
-
-def test_overrides_reach_array_elements_and_new_tables_and_the_last_one_holds(write):
-    overrides = ["model.levels.1.width=64", "sample.steps=9", "train.lr=1", "train.lr=1e-3", "train.betas=[0.5, 0.6]"]
-    recipe = read_recipe(write(GOOD), overrides)
-    assert recipe.model.levels[1].width == 64
-    assert recipe.sample.steps == 9
-    assert recipe.train.lr == 1e-3
-    assert recipe.train.betas == (0.5, 0.6)
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [
-        ("train.lr", r"--set train.lr: expected table.key=value, for example train.batch_size=64"),
-        ("", "--set : expected table.key=value"),
-        ("=3", "--set =3: expected table.key=value"),
-        ("train.=3", "--set train.=3: expected table.key=value"),
-        ("model.levels.2.width=8", r"expected an index from 0 to 1, found '2'"),
-        ("model.levels.-1.width=8", r"expected an index from 0 to 1, found '-1'"),
-        ("model.levels.²=8", r"expected an index from 0 to 1, found '²'"),
-        ("model.levels." + "1" * 5000 + ".width=8", r"expected an index from 0 to 1"),
-        ("train.num_images.x=8", "'num_images' is a value, not a table"),
-        ("a" + ".a" * 5000 + "=1", "a key of 5001 parts; a recipe has at most 32"),
-        ("data.path=\udcff", "not UTF-8, as a recipe has to be"),
-    ],
-)
-def test_an_override_that_cannot_be_is_refused(write, override, message):
-    with pytest.raises(RecipeError, match=message):
-        read_recipe(write(GOOD), [override])
-
-
-def test_array_elements_are_also_given_in_brackets(write):
-    overrides = ["model.levels[1].width=64", "train.betas=[0.5, 0.6]"]
-    assert read_recipe(write(GOOD), [overrides[0]]).model.levels[1].width == 64
-    assert read_recipe(write(GOOD), overrides[::-1]).train.betas == (0.5, 0.6)
-    with pytest.raises(RecipeError, match=r"--set model.levels\[2\].width=8: expected an index from 0 to 1, found '2'"):
-        read_recipe(write(GOOD), ["model.levels[2].width=8"])
-
-
 def test_the_home_folder_is_expanded_in_paths(write, monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     recipe = read_recipe(write(GOOD), ["data.path=~/set", "train.init_from=~/run", "evaluate.reference=s3://a//~b"])
@@ -312,53 +216,6 @@ def test_images_with_condition_images_are_mirrored_but_not_augmented(write):
     assert line.startswith("data.augment_prob = 0.1 would warp the image but not its condition image; set it to 0")
     (line,) = mistakes_of(write(GOOD), ["data.mirror=true", "data.augment_prob=0.1"])
     assert line.startswith("data.mirror: and augment_prob = 0.1 both flip the images; use one of them")
-
-
-def test_an_empty_array_has_no_place(write):
-    with pytest.raises(RecipeError, match="the array has no element '0', it is empty"):
-        read_recipe(write(GOOD), ["train.batch_growth=[]", "train.batch_growth.0.batch_size=3"])
-
-
-HOSTILE = {
-    "500 brackets": (GOOD + "a = " + "[" * 500, "nested too deeply"),
-    "500 tables": (GOOD + "a = " + "{a=" * 500, "nested too deeply"),
-    "a key of 30,000 parts": (GOOD + "a" + ".a" * 30_000 + " = 1", "nested too deeply"),
-    "a key of 30,000 quoted parts": (GOOD + "'a b'" + ' . "a"' * 30_000 + " = 1", "nested too deeply"),
-    "a heading of 30,000 parts": (GOOD + "[a" + ".a" * 30_000 + "]", "nested too deeply"),
-    "5,000 digits": (GOOD + "a = " + "9" * 5000, "not a TOML file: Exceeds the limit"),
-    "more than a megabyte": (GOOD + "#" * 1_000_000, "bytes, too large for a recipe"),
-    "NUL": (GOOD + "\0", "not a TOML file: Invalid statement (at line 20, column 1)"),
-    "not UTF-8": (GOOD.encode() + b"a = '\xff'", "not a TOML file: 'utf-8' codec"),
-    "cut short": (GOOD + "[data", "not a TOML file: Expected ']'"),
-    "a key twice": (GOOD + "batch_size = 9", "not a TOML file: Cannot overwrite a value"),
-    "a picture": (bytes(range(256)), "not a TOML file"),
-}
-
-
-@pytest.mark.parametrize(("content", "message"), HOSTILE.values(), ids=HOSTILE.keys())
-def test_a_hostile_file_is_one_line(write, content, message):
-    (line,) = mistakes_of(write(content))
-    assert message in line
-    assert len(line) < 300
-
-
-@pytest.mark.parametrize("depth", [100, 200, 300, 330, 400])
-def test_any_depth_of_nesting_is_one_line(write, depth):
-    (line,) = mistakes_of(write(GOOD + "lr = " + "[" * depth + "]" * depth))
-    assert line.startswith(("train.lr = [[", "nested too deeply"))
-
-
-def test_a_long_key_or_value_is_cut_in_the_message(write):
-    lines = mistakes_of(write(GOOD + "x" * 9000 + " = 1\nlr = '" + "y" * 9000 + "'"))
-    assert all(len(line) < 1000 for line in lines)
-    assert "yyy...: expected a number" in lines[0]
-    assert "xxx...: unknown key" in lines[1]
-
-
-def test_a_long_dotted_text_or_comment_is_no_deep_key(write):
-    text = GOOD.replace("[train]", "# ...................................................\n[train]")
-    overrides = [f"data.path='{'/'.join('v1.2' for _ in range(40))}'"]
-    assert read_recipe(write(text), overrides).data.path.startswith("v1.2/")
 
 
 def test_tables_from_elsewhere_are_checked_under_their_own_name():

@@ -1,0 +1,69 @@
+"""`--set table.key=value`."""
+
+import pytest
+
+from hdit_core.errors import RecipeError
+from hdit_core.recipe.read import read_recipe
+from tests.recipe.recipe_file import GOOD
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("data.path=some where", "some where"),
+        ("data.path='some where'", "some where"),
+        ('data.path = "a\\tb" ', "a\tb"),
+        ("data.path=a=b", "a=b"),
+        ("data.path='a'\nworkers=3", "'a'\nworkers=3"),
+        ("data.path=3.5.1", "3.5.1"),
+        ("data.path=", ""),
+        ("data.path=" + "[" * 500, "[" * 500),
+    ],
+)
+def test_an_override_is_toml_or_else_the_text_itself(write, override, value):
+    recipe = read_recipe(write(GOOD), [override])
+    assert recipe.data.path == value
+    assert recipe.data.workers == 2
+
+
+def test_overrides_reach_array_elements_and_new_tables_and_the_last_one_holds(write):
+    overrides = ["model.levels.1.width=64", "sample.steps=9", "train.lr=1", "train.lr=1e-3", "train.betas=[0.5, 0.6]"]
+    recipe = read_recipe(write(GOOD), overrides)
+    assert recipe.model.levels[1].width == 64
+    assert recipe.sample.steps == 9
+    assert recipe.train.lr == 1e-3
+    assert recipe.train.betas == (0.5, 0.6)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lr", r"--set train.lr: expected table.key=value, for example train.batch_size=64"),
+        ("", "--set : expected table.key=value"),
+        ("=3", "--set =3: expected table.key=value"),
+        ("train.=3", "--set train.=3: expected table.key=value"),
+        ("model.levels.2.width=8", r"expected an index from 0 to 1, found '2'"),
+        ("model.levels.-1.width=8", r"expected an index from 0 to 1, found '-1'"),
+        ("model.levels.²=8", r"expected an index from 0 to 1, found '²'"),
+        ("model.levels." + "1" * 5000 + ".width=8", r"expected an index from 0 to 1"),
+        ("train.num_images.x=8", "'num_images' is a value, not a table"),
+        ("a" + ".a" * 5000 + "=1", "a key of 5001 parts; a recipe has at most 32"),
+        ("data.path=\udcff", "not UTF-8, as a recipe has to be"),
+    ],
+)
+def test_an_override_that_cannot_be_is_refused(write, override, message):
+    with pytest.raises(RecipeError, match=message):
+        read_recipe(write(GOOD), [override])
+
+
+def test_array_elements_are_also_given_in_brackets(write):
+    overrides = ["model.levels[1].width=64", "train.betas=[0.5, 0.6]"]
+    assert read_recipe(write(GOOD), [overrides[0]]).model.levels[1].width == 64
+    assert read_recipe(write(GOOD), overrides[::-1]).train.betas == (0.5, 0.6)
+    with pytest.raises(RecipeError, match=r"--set model.levels\[2\].width=8: expected an index from 0 to 1, found '2'"):
+        read_recipe(write(GOOD), ["model.levels[2].width=8"])
+
+
+def test_an_empty_array_has_no_place(write):
+    with pytest.raises(RecipeError, match="the array has no element '0', it is empty"):
+        read_recipe(write(GOOD), ["train.batch_growth=[]", "train.batch_growth.0.batch_size=3"])
