@@ -10,7 +10,7 @@ from hdit_cli.options.shared import JsonOption, RecipeArgument, SetOption
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from hdit_core.plan.benchmark_result import Measured
+    from hdit_core.plan.benchmark_result import BenchmarkResult
     from hdit_core.plan.gpus import Gpu
     from hdit_core.plan.plan import Cluster, Plan
 
@@ -73,7 +73,7 @@ def plan(
       hdit plan mnist32 --measured bench.json
     """
     from hdit_cli.tables.plan import lines
-    from hdit_core.plan.benchmark_result import read_measured
+    from hdit_core.plan.benchmark_result import read_benchmark_result
     from hdit_core.plan.gpus import find_gpu
     from hdit_core.plan.plan import plan as make_plan
     from hdit_core.plan.report import as_dict
@@ -82,7 +82,7 @@ def plan(
     if gpu is None and measured is None:
         raise UsageError("give the hardware with --gpu or --measured, for example --gpu h100")
     checked = read_recipe(recipe, overrides or ())
-    known, timed = find_gpu(gpu) if gpu else None, read_measured(measured) if measured else None
+    known, timed = find_gpu(gpu) if gpu else None, read_benchmark_result(measured) if measured else None
     bill = make_plan(checked, _cluster(known, timed, number, utilisation, memory, price))
     for line in [*_grounds(known, timed, utilisation, memory), *_doubts(bill)]:
         note(line)
@@ -91,7 +91,7 @@ def plan(
 
 def _cluster(
     gpu: "Gpu | None",
-    measured: "Measured | None",
+    measured: "BenchmarkResult | None",
     number: int,
     utilisation: float | None,
     memory_gb: float | None,
@@ -110,20 +110,20 @@ def _cluster(
     whole = usable if memory_gb else gpu.memory_gb * 10**9 if gpu else None
     memory = None if on_cpu else whole
     value_bytes = 4 if on_cpu else 2
-    threads = measured.pass_threads if measured is not None else 0
+    threads = measured.fused_threads if measured is not None else 0
     return Cluster(number, usable, speed, watts, price, memory, value_bytes, on_cpu, threads, measured, gpu)
 
 
 def _grounds(
-    gpu: "Gpu | None", measured: "Measured | None", utilisation: float | None, memory_gb: float | None
+    gpu: "Gpu | None", measured: "BenchmarkResult | None", utilisation: float | None, memory_gb: float | None
 ) -> list[str]:
     """Return the assumptions behind the estimates."""
-    from hdit_core.plan.gpus import USABLE
+    from hdit_core.plan.gpus import USABLE_FRACTION
     from hdit_core.plan.roofline import EFFICIENCY
 
     grounds = []
     if gpu is not None:
-        filled = f"{USABLE:.0%} usable" if memory_gb is None else f"{memory_gb:g} GB usable"
+        filled = f"{USABLE_FRACTION:.0%} usable" if memory_gb is None else f"{memory_gb:g} GB usable"
         grounds.append(f"{gpu.name}: {gpu.memory_gb:g} GB, {filled}; {gpu.watts:g} W")
     if measured is not None:
         where = f"{measured.processor} ({measured.device})"
@@ -145,7 +145,7 @@ def _doubts(bill: "Plan") -> list[str]:
     from hdit_core.plan.plan import training_flops
 
     measured, doubts = bill.cluster.measured, []
-    if measured is not None and bill.measured_itself is None:
+    if measured is not None and bill.same_network_result is None:
         theirs, ours = measured.flops_per_image / 1e9, training_flops(bill.recipe) / 1e9
         doubts.append(
             f"the measurement is of another network ({measured.recipe}: {theirs:,.4g} GFLOP per image; this recipe: "

@@ -6,7 +6,7 @@ from hdit_cli.console import align
 from hdit_core.flops.activations import FLOAT32
 from hdit_core.flops.baselines import ImageSize
 from hdit_core.flops.count import OPERATIONS, Count
-from hdit_core.flops.report import COUNTED, KEPT, activation_bytes
+from hdit_core.flops.report import COUNTED, MEMORY, activation_bytes
 from hdit_core.flops.scaling import SCALED, Comparison, Curve
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
@@ -26,7 +26,7 @@ def lines(comparison: Comparison) -> Iterator[str]:
         yield ""
         yield from _by_operation(model, count)
         yield ""
-        yield f"MB: {KEPT}."
+        yield f"MB: {MEMORY}."
         yield ""
     yield from _totals(comparison)
     if any(SCALED in name for series in comparison.baselines for name in series.published):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from hdit_cli.console import align
-from hdit_core.plan.plan import SECONDS_A_DAY, Choice, Plan
+from hdit_core.plan.plan import SECONDS_PER_DAY, Choice, Plan
 from hdit_core.plan.report import memory_parts, parallel
 
 GIBI = 1 << 30
@@ -40,7 +40,7 @@ def _bill(plan: Plan) -> Iterator[tuple[str, str]]:
         f"train.activation_checkpointing={plan.chosen.checkpointed}",
     ]
     yield "settings", " ".join(f"--set {setting}" for setting in settings)
-    if (found := plan.measured_itself) and found.peak_bytes:
+    if (found := plan.same_network_result) and found.peak_bytes:
         what = "whole process" if found.on_cpu else "device"
         yield "measured", f"peak {_gibi(found.peak_bytes)} GiB ({what}), {found.images} images per step"
     yield from _speed_and_cost(plan, plan.chosen, plan.seconds)
@@ -80,7 +80,7 @@ def _levels(plan: Plan, choice: Choice) -> str:
 
 
 def _time(seconds: float) -> str:
-    for unit, unit_s in (("days", SECONDS_A_DAY), ("hours", 3600), ("minutes", 60)):
+    for unit, unit_s in (("days", SECONDS_PER_DAY), ("hours", 3600), ("minutes", 60)):
         if seconds >= unit_s:
             return f"{seconds / unit_s:,.1f} {unit}"
     return f"{seconds:.1f} s"

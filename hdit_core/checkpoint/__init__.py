@@ -1,4 +1,4 @@
-"""A run on disk: whole and verified checkpoints of safetensors and JSON, and the weights of k-diffusion."""
+"""The run directory, its checkpoints (safetensors and JSON, verified), and conversion from and to k-diffusion."""
 
 from hdit_core.checkpoint.denoiser import load_denoiser
 

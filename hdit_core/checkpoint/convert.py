@@ -1,4 +1,4 @@
-"""Conversion of weights between the inference formats of k-diffusion and hdit: the same values, other names."""
+"""Lossless conversion of weights between the inference formats of k-diffusion and hdit."""
 
 import json
 from pathlib import Path
@@ -15,59 +15,64 @@ from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.files import atomic_file, write_atomic
 from hdit_core.recipe.run import Recipe
 
-THEIR_CONFIG = "kdiffusion_config"  # in the metadata of hdit's file, to keep what a recipe has no key for
+KDIFFUSION_CONFIG = "kdiffusion_config"  # metadata key of hdit's file: keeps settings that a recipe has no key for
+PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".pkl")
 
 
 def convert_weights(
     source: Path, target: Path, *, to: str, weights: Weights = "ema", trust_pickle: bool = False
 ) -> dict[str, Any]:
-    """Write the weights of a run, checkpoint or file as one safetensors file, and return what it holds.
+    """Write the weights of a run, checkpoint or file to one safetensors file, and return a summary of it.
 
     Args:
-        source: whatever `load_denoiser` takes; a `.pth` training checkpoint of k-diffusion with `trust_pickle` only.
+        source: anything that `load_denoiser` accepts, or with `trust_pickle` a `.pth` training checkpoint of
+            k-diffusion.
         target: the file to write; it must not exist.
         to: `"hdit"` or `"k-diffusion"`.
-        weights: of a run or a checkpoint, which of its two sets.
-        trust_pickle: read a `.pth` file, by torch's restricted unpickler.
+        weights: for a run or a checkpoint, as in `load_denoiser`; for a `.pth` file `"ema"` or `"model"`.
+        trust_pickle: allow `.pth` files, which are read with torch's restricted unpickler.
+
+    Returns:
+        Path, format, number of tensors and number of parameters, as for `--json`.
 
     Raises:
-        UsageError: the target exists, or the source is a pickle and nobody vouched for it.
+        UsageError: the target exists, or the source is a pickle and `trust_pickle` is false.
         CheckpointError: the source is missing, corrupt, or not such a file.
     """
     if target.exists():
-        raise UsageError(f"{target}: exists, and is not replaced; give another name, or remove it")
+        raise UsageError(f"{target}: exists, and is not overwritten; choose another name, or remove it")
     config: str | None
-    if source.suffix in (".pth", ".pt", ".ckpt", ".pkl"):
+    if source.suffix in PICKLE_SUFFIXES:
         recipe, state, config = _read_pickle(source, weights, trust_pickle)
     else:
         recipe, state = read_weights(source, weights)
-        config = _their_config(source)
-    build_denoiser(recipe, state, str(source))  # the tensors are those of the recipe's network
+        config = _original_config(source)
+    build_denoiser(recipe, state, str(source))  # checks the tensors' names and shapes
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
     if to == "k-diffusion":
         config = config or json.dumps(config_to_kdiffusion(recipe), indent=1)
         write_atomic(target, save(state_to_kdiffusion(state, recipe), {"config": config}))
     else:
-        kept = {THEIR_CONFIG: config} if config else {}
+        metadata = {KDIFFUSION_CONFIG: config} if config else {}
         with atomic_file(target) as temporary:
-            write_tensors(temporary, state, recipe.model_dump_json(), **kept)
+            write_tensors(temporary, state, recipe.model_dump_json(), **metadata)
     return {"file": str(target), "format": to, "tensors": len(state), "parameters": _count(state)}
 
 
-def _their_config(path: Path) -> str | None:
-    """Return the unchanged k-diffusion config of a file of k-diffusion, or of one converted from it."""
+def _original_config(path: Path) -> str | None:
+    """Return the original k-diffusion config from a k-diffusion file, or from a file that was converted from one."""
     metadata = read_metadata(path) if path.is_file() else {}
-    return metadata.get(THEIR_CONFIG if "hdit" in metadata else "config")
+    return metadata.get(KDIFFUSION_CONFIG if "hdit" in metadata else "config")
 
 
 def _read_pickle(path: Path, weights: Weights, trusted: bool) -> tuple[Recipe, Tensors, str]:
     if not trusted:
         raise UsageError(
-            f"{path}: is a pickle, a format that can be made to run commands when it is read; if you know who wrote "
-            "it, say --i-trust-this-pickle"
+            f"{path}: a pickle, which can execute arbitrary code when it is read; if you trust its author, add "
+            "--i-trust-this-pickle"
         )
     try:
-        # the restricted unpickler even so: tensors, numbers and text are all that such a checkpoint needs
+        # the restricted unpickler all the same: such a checkpoint needs only tensors, numbers and text
         content = torch.load(path, map_location="cpu", weights_only=True)
         recipe = recipe_from_kdiffusion(content["config"])
         part = "model_ema" if weights == "ema" else "model"

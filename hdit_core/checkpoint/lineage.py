@@ -19,7 +19,7 @@ class Fork(BaseModel):
 
     Attributes:
         run: the parent.
-        step: of the parent's checkpoint.
+        step, num_images: of the parent's checkpoint.
         reset: parts of the parent's state that were not taken over.
         changes: recipe keys with the values of parent and child; `data set` with the hashes of the data.
     """
@@ -44,7 +44,7 @@ _LIST = TypeAdapter(tuple[Fork, ...])
 
 
 def read_lineage(run: Path) -> tuple[Fork, ...]:
-    """Return the forks that led to a run, oldest first; none if it began by itself.
+    """Return the forks that led to a run, oldest first; empty if it is not a fork.
 
     Raises:
         UsageError: the file is damaged.

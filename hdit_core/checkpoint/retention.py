@@ -50,7 +50,7 @@ def is_intact(folder: Path) -> bool:
 
 
 def prune(run: Path, train: TrainRecipe, just_read: Path | None = None) -> None:
-    """Remove checkpoints older than the newest `train.keep_checkpoints` valid ones, except those kept for ever.
+    """Remove checkpoints older than the newest `train.keep_checkpoints` valid ones, except the best and permanent ones.
 
     The ones to keep are read and verified before anything is removed, and a corrupt one does not count. So at least
     two are valid at any moment, even if the process is killed.
@@ -70,11 +70,11 @@ def prune(run: Path, train: TrainRecipe, just_read: Path | None = None) -> None:
     for folder in folders:
         if counted < train.keep_checkpoints:
             counted += folder == just_read or is_intact(folder)
-        elif folder != best and not is_kept_for_ever(folder, train):
+        elif folder != best and not is_permanent(folder, train):
             remove_checkpoint(folder)
 
 
-def is_kept_for_ever(folder: Path, train: TrainRecipe) -> bool:
+def is_permanent(folder: Path, train: TrainRecipe) -> bool:
     """Return whether the step before a checkpoint contains a multiple of `train.keep_every_images`."""
     every = train.keep_every_images
     try:

@@ -34,7 +34,7 @@ def save_checkpoint(run: Path, recipe: Recipe, state: State, parts: Parts) -> Pa
     """
     final = checkpoint_folder(run, state.step)
     if final.exists():
-        _make_way(final)
+        _remove_corrupt(final)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         _check_space(final, recipe, parts)
@@ -56,7 +56,7 @@ def needed_bytes(recipe: Recipe, parts: Parts) -> int:
     return num_bytes(tensors) + len(tensors) * HEADER_BYTES + texts
 
 
-def _make_way(final: Path) -> None:
+def _remove_corrupt(final: Path) -> None:
     if is_intact(final):
         raise CheckpointError(
             f"{final}: exists and is valid; a checkpoint is never overwritten. Move it out of the run"

@@ -1,1 +1,1 @@
-"""The work of a model, counted from its recipe without torch."""
+"""Parameters, FLOPs and activation memory of a model, computed from its recipe without torch."""

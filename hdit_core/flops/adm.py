@@ -42,7 +42,7 @@ class ADM:
     channels: int = 3
     num_classes: int = 1000
 
-    def takes(self, image_size: tuple[int, int]) -> bool:
+    def accepts(self, image_size: tuple[int, int]) -> bool:
         """Return whether the sides can be halved as often as there are steps between levels."""
         return all(pixels % 2 ** (len(self.multipliers) - 1) == 0 for pixels in image_size)
 
@@ -130,9 +130,9 @@ class PublishedADM:
 
     name = "ADM"
 
-    def takes(self, image_size: tuple[int, int]) -> bool:
+    def accepts(self, image_size: tuple[int, int]) -> bool:
         """Return whether the network for this size accepts it."""
-        return ADM_NETWORKS[nearest_published(image_size)].takes(image_size)
+        return ADM_NETWORKS[nearest_published(image_size)].accepts(image_size)
 
     def count(self, image_size: tuple[int, int]) -> Count:
         """Return parameters and MACs of the network for this size, at this size."""

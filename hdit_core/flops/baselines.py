@@ -1,4 +1,4 @@
-"""What HDiT is measured against: DiT (Peebles & Xie 2023), and the rows of the HDiT paper's ablation (table 1)."""
+"""Baselines of HDiT: DiT (Peebles & Xie 2023), and the rows of the HDiT paper's ablation (table 1)."""
 
 import math
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from hdit_core.recipe.model import Attention, FeedForward, LevelRecipe, ModelRec
 
 ImageSize = tuple[int, int]
 
-LARGEST_PATCH = 64
-BASE_SIZE_PX = 128  # the ablation's networks are laid out for 128x128 and grown from there
+MAX_PATCH_SIZE = 64
+BASE_SIZE_PX = 128  # the ablation's networks are defined for 128x128 and grown from there
 DIT_TIME_FEATURES = 256
 DIT_SHAPES = {"S": (12, 384), "B": (12, 768), "L": (24, 1024), "XL": (28, 1152)}  # depth, width
 DIT_LATENTS = ((4, 32), (4, 64))  # channels and side of the latents of the DiT paper
@@ -24,7 +24,7 @@ DIT_PIXELS = {"DiT-B/4": (3, BASE_SIZE_PX)}  # the HDiT paper's baseline on pixe
 
 @dataclass(frozen=True)
 class DiT:
-    """A DiT, in pixels or in latents: one level of global attention, adaLN-Zero conditioning, biases everywhere."""
+    """A DiT on pixels or latents: one level of global attention, adaLN-Zero conditioning, biases in all layers."""
 
     depth: int
     width: int
@@ -32,15 +32,15 @@ class DiT:
     channels: int = 3
     num_classes: int = 1000
     learned_variance: bool = False
-    """Twice the output channels, as DiT was trained. The HDiT paper's count of its row R1 leaves them out."""
+    """Twice the output channels, as in the published DiT. The HDiT paper's count of row R1 is without them."""
 
     @property
     def name(self) -> str:
-        """The paper's name where the shape is one of its own, and what it is where not."""
+        """The paper's name for its own shapes, such as DiT-B/4; DiT-own/4 for others."""
         size = next((size for size, shape in DIT_SHAPES.items() if shape == (self.depth, self.width)), "own")
         return f"DiT-{size}/{self.patch_size}"
 
-    def takes(self, image_size: ImageSize) -> bool:
+    def accepts(self, image_size: ImageSize) -> bool:
         """Return whether the patches tile images of this size."""
         return all(pixels % self.patch_size == 0 for pixels in image_size)
 
@@ -49,24 +49,24 @@ class DiT:
         return count_dit(self, image_size)
 
     def published_name(self, image_size: ImageSize) -> str:
-        """Return the name, which is the same at every size."""
+        """Return the name, which does not depend on the size."""
         return self.name
 
     def is_published(self, image_size: ImageSize) -> bool:
-        """Return whether the network was published for this size: latents, or for DiT-B/4 also 128x128 pixels."""
+        """Return whether the network was published for this size: in latents, or DiT-B/4 in 128x128 pixels."""
         height, width = image_size
         return height == width and (self.channels, height) in (*DIT_LATENTS, DIT_PIXELS.get(self.name))
 
 
 def dit(name: str, channels: int = 3, learned_variance: bool = False) -> DiT:
-    """Return a DiT by its name, such as `B/4` or `XL/2`."""
+    """Return a DiT by shape and patch size, such as `B/4` or `XL/2`."""
     shape, patch_size = name.split("/")
     depth, width = DIT_SHAPES[shape]
     return DiT(depth, width, int(patch_size), channels, learned_variance=learned_variance)
 
 
 def count_dit(network: DiT, image_size: ImageSize) -> Count:
-    """Count a DiT by the convention of `hdit_core.flops.count`; the image size is in pixels, or in latents."""
+    """Return the counts of a DiT by the convention of `flops.count`; the image size is in pixels or latents."""
     depth, width = network.depth, network.width
     tokens = image_size[0] * image_size[1] // network.patch_size**2
     values_in = network.channels * network.patch_size**2
@@ -91,13 +91,13 @@ def count_dit(network: DiT, image_size: ImageSize) -> Count:
 
 
 def scale_to_size(model: ModelRecipe, image_size: ImageSize) -> ModelRecipe:
-    """Grow a network laid out for 128x128 by the paper's rule: one more copy of the outermost level for each doubling.
+    """Return a network for 128x128 grown to another size by the paper's rule.
 
-    A doubling of the side is four times the pixels; what is left over adds nothing. Whether the grown network takes
-    the size is for `ModelRecipe.size_problems` to say.
+    Each doubling of the side, that is, four times the pixels, adds a copy of the outermost level; only whole doublings
+    count. Use `ModelRecipe.size_problems` to check that the grown network accepts the size.
     """
-    times_the_pixels = math.prod(image_size) // BASE_SIZE_PX**2
-    doublings = max(0, times_the_pixels.bit_length() - 1) // 2
+    pixel_ratio = math.prod(image_size) // BASE_SIZE_PX**2
+    doublings = max(0, pixel_ratio.bit_length() - 1) // 2
     levels = (model.levels[0],) * doublings + model.levels
     return model.model_copy(update={"image_size": image_size, "levels": levels})
 
@@ -106,7 +106,7 @@ HIDDEN_RATIO: dict[FeedForward, int] = {"geglu": 3, "gelu": 4}
 
 
 def _hourglass(attention: Attention, feed_forward: FeedForward) -> ModelRecipe:
-    """Return the ablation's network at 128x128: two layers on each way around eleven of DiT-B's width."""
+    """Return the ablation's network at 128x128: 2 encoder and 2 decoder layers around 11 layers of DiT-B's width."""
     widths, ratio = (384, 768), HIDDEN_RATIO[feed_forward]
     outer = LevelRecipe(depth=2, width=widths[0], attention=attention, d_ff=ratio * widths[0])
     inner = LevelRecipe(depth=11, width=widths[1], attention="global", d_ff=ratio * widths[1])
@@ -134,19 +134,19 @@ DIT_B4 = dit("B/4")
 
 @runtime_checkable
 class Baseline(Protocol):
-    """A network that others are measured against."""
+    """A network to compare with."""
 
     @property
     def name(self) -> str:
-        """What its paper calls it."""
+        """Its name in the paper."""
         ...
 
-    def takes(self, image_size: ImageSize) -> bool:
-        """Return whether it can be given images of this size (rows and columns in pixels)."""
+    def accepts(self, image_size: ImageSize) -> bool:
+        """Return whether the network accepts images of this size (height and width in pixels)."""
         ...
 
     def count(self, image_size: ImageSize) -> Count:
-        """Return parameters and MACs at a size that it accepts."""
+        """Return parameters and MACs at a size that the network accepts."""
         ...
 
     def published_name(self, image_size: ImageSize) -> str:
@@ -159,17 +159,17 @@ class Baseline(Protocol):
 
 
 def baseline(name: str) -> Baseline:
-    """Return the baseline of a name: `dit-b/4`, `u-vit-m/4` (any size of the paper's, any patch) or `adm`.
+    """Return a baseline by name: `dit-b/4`, `u-vit-m/4` (any of the papers' shapes, any patch size) or `adm`.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: the name is unknown.
     """
     lower = name.strip().lower()
     if lower == "adm":
         return PublishedADM()
     family, _, size = lower.rpartition("-")
     shape, _, patch = size.partition("/")
-    if patch.isdigit() and 1 <= int(patch) <= LARGEST_PATCH:
+    if patch.isdigit() and 1 <= int(patch) <= MAX_PATCH_SIZE:
         if family == "dit" and shape.upper() in DIT_SHAPES:
             return dit(f"{shape.upper()}/{patch}")
         if family == "u-vit" and shape.upper() in UVIT_SHAPES:
@@ -183,7 +183,7 @@ def _count_hourglass(attention: Attention, feed_forward: FeedForward, image_size
 
 
 def _count_flat(image_size: ImageSize) -> Count:
-    """DiT-B's shape in HDiT's blocks, with its mapping network and without a gate."""
+    """Return the counts of DiT-B's shape with HDiT's blocks and mapping network, without DiT's output gates."""
     level = LevelRecipe(depth=12, width=768, attention="global", d_ff=4 * 768)
     return count(_imagenet((level,), "gelu", image_size))
 
@@ -203,4 +203,4 @@ ABLATIONS: dict[str, Callable[[ImageSize], Count]] = {
     "D": _count_e,  # + axial rotary positions
     "E": _count_e,  # + soft-min-SNR weighting
 }
-"""The networks of table 1 by their row, each counted at any image size, grown by the paper's rule."""
+"""The networks of table 1 by row: functions that return counts at any image size, grown by the paper's rule."""

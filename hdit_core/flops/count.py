@@ -1,13 +1,13 @@
-"""The work of a network, from its recipe alone: parameters and multiply-adds by level and operation.
+"""Parameters and multiply-adds of a network by level and operation, from its recipe alone.
 
-One multiply-add is one MAC; a MAC is two FLOPs. What the HDiT and DiT papers print as "GFLOP" are GMACs. Counts are of
-one forward pass on one image.
+One multiply-add is one MAC; a MAC is two FLOPs. The "GFLOP" of the HDiT and DiT papers are GMACs. Counts are for one
+forward pass on one image.
 
-Counted are matrix products and nothing else, by the convention of the reference's own counter, whose every count on
-record this reproduces to the last digit: each linear layer with its number of rows (the mapping network and the linear
-layer of each AdaRMSNorm too: one row an image), and the two products of attention, with k x k keys for each query (at
-borders too, since the window shifts inwards), window x window, or all. Not counted are norms, rotary positions,
-softmax, GELU, the Fourier features' product, additive positions, lerps, sums and embedding look-ups.
+Only matrix products are counted, by the convention of the reference implementation's counter, whose published counts
+this module reproduces exactly: each linear layer times its number of rows (one row per image for the mapping network
+and the linear layer of each AdaRMSNorm), and the two products of attention, with k x k keys per query (also at borders,
+where the window is shifted inwards), window x window, or all. Norms, rotary positions, softmax, GELU, the product of
+the Fourier features, additive positions, lerps, sums and embedding look-ups are not counted.
 """
 
 from collections.abc import Iterator
@@ -28,18 +28,18 @@ OPERATIONS: tuple[Operation, ...] = (
     "conditioning",
 )
 AUGMENTATION_AND_TIME = 2  # embeddings that every network projects into its mapping network
-MATRICES_OF_UNIT: dict[FeedForward, int] = {"geglu": 3, "gelu": 2}  # of width x hidden: values, gates, and the way back
-VECTORS_OF_NORM: dict[Norm, int] = {"rms": 1, "layer": 2}  # that the conditioning gives to a norm: scale, and shift
+MATRICES_PER_FEED_FORWARD: dict[FeedForward, int] = {"geglu": 3, "gelu": 2}  # of width x hidden: values, gates, output
+VECTORS_PER_NORM: dict[Norm, int] = {"rms": 1, "layer": 2}  # computed from the conditioning: scale, and shift
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one operation of one level holds and costs, both ways of the hourglass together.
+    """Parameters and cost of one operation of one level, encoder and decoder together.
 
     Attributes:
-        level: 0 for the outermost; None for the mapping network, which is outside the levels.
+        level: 0 for the outermost; None for the mapping network, which belongs to no level.
         operation: one of `OPERATIONS`.
-        parameters: learned numbers.
+        parameters: number of learned parameters.
         macs: multiply-adds of one forward pass on one image.
     """
 
@@ -50,20 +50,20 @@ class Part:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations: a multiplication and an addition for each MAC."""
+        """Floating-point operations: 2 per MAC."""
         return 2 * self.macs
 
 
 @dataclass(frozen=True)
 class Count:
-    """The parts of a network at one image size (rows and columns in pixels)."""
+    """The parts of a network at one image size (height and width in pixels)."""
 
     image_size: tuple[int, int]
     parts: tuple[Part, ...]
 
     @property
     def parameters(self) -> int:
-        """Learned numbers of the whole network."""
+        """Number of learned parameters of the network."""
         return sum(part.parameters for part in self.parts)
 
     @property
@@ -73,7 +73,7 @@ class Count:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of one forward pass on one image, 2 for each MAC."""
+        """Floating-point operations of one forward pass on one image: 2 per MAC."""
         return 2 * self.macs
 
     def of(self, operation: Operation) -> "Count":
@@ -81,16 +81,16 @@ class Count:
         return Count(self.image_size, tuple(part for part in self.parts if part.operation == operation))
 
     def at(self, level: int | None) -> "Count":
-        """Return the parts of one level; None: of the mapping network."""
+        """Return the parts of one level, or of the mapping network for None."""
         return Count(self.image_size, tuple(part for part in self.parts if part.level == level))
 
 
 def count(model: ModelRecipe, image_size: tuple[int, int] | None = None) -> Count:
-    """Count a network, at its own image size or at another that it takes (see `ModelRecipe.size_problems`).
+    """Return the counts of a network at an image size that it accepts (see `ModelRecipe.size_problems`).
 
     Args:
         model: the network.
-        image_size: rows and columns in pixels.
+        image_size: height and width in pixels; default: the network's.
     """
     image_size = image_size or model.image_size
     parts = (*_levels(model, image_size), *_patches(model, image_size), *_merges(model, image_size))
@@ -109,16 +109,16 @@ def _levels(model: ModelRecipe, image_size: tuple[int, int]) -> Iterator[Part]:
             products = 2 * level.width * keys_per_query(level, tokens)  # q k^T, and the weights times v
             yield Part(index, "attention", layers * level.heads, layers * tokens * products)
 
-        feed_forward = MATRICES_OF_UNIT[model.feed_forward] * level.width * level.hidden
+        feed_forward = MATRICES_PER_FEED_FORWARD[model.feed_forward] * level.width * level.hidden
         yield Part(index, "feed-forward", layers * feed_forward, layers * tokens * feed_forward)
 
-        modulated = layers * (2 if attends else 1) * VECTORS_OF_NORM[model.norm]
-        norms = modulated * model.mapping_width * level.width  # one row an image
+        modulated = layers * (2 if attends else 1) * VECTORS_PER_NORM[model.norm]
+        norms = modulated * model.mapping_width * level.width  # one row per image
         yield Part(index, "conditioning", norms, norms)
 
 
 def keys_per_query(level: LevelRecipe, tokens: int) -> int:
-    """Return to how many tokens each token of a level attends, itself included."""
+    """Return the number of tokens to which each token of a level attends, including itself."""
     return {
         "global": tokens,
         "neighborhood": level.kernel_size**2,
@@ -134,9 +134,9 @@ def _patches(model: ModelRecipe, image_size: tuple[int, int]) -> Iterator[Part]:
 
 
 def _merges(model: ModelRecipe, image_size: tuple[int, int]) -> Iterator[Part]:
-    """Yield what joins each level with the next; it is put down to the outer one."""
+    """Yield the merges and splits between each level and the next, attributed to the outer level."""
     for index, (outer, inner) in enumerate(zip(model.levels, model.levels[1:], strict=False)):
-        linear = 4 * outer.width * inner.width  # four tokens become one, and one four
+        linear = 4 * outer.width * inner.width  # of a merge of four tokens, or a split into four
         lerp = 1 if model.skip == "lerp" else 0
         join = 2 * outer.width**2 if model.skip == "concat" else 0
         macs = 2 * linear * _tokens(model, index + 1, image_size) + join * _tokens(model, index, image_size)
@@ -146,7 +146,7 @@ def _merges(model: ModelRecipe, image_size: tuple[int, int]) -> Iterator[Part]:
 def _mapping(model: ModelRecipe) -> Part:
     width, depth = model.mapping_width, model.mapping_depth
     embeddings = AUGMENTATION_AND_TIME * width**2 + model.mapping_cond_dim * width
-    linear = embeddings + depth * MATRICES_OF_UNIT[model.feed_forward] * width * model.mapping_hidden
+    linear = embeddings + depth * MATRICES_PER_FEED_FORWARD[model.feed_forward] * width * model.mapping_hidden
     norms = (depth + 2) * width
     classes = (model.num_classes + 1) * width if model.num_classes else 0
     return Part(None, "conditioning", linear + norms + classes, linear)

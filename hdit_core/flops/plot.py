@@ -1,4 +1,4 @@
-"""The scaling curves as a figure one would print: log-log, told apart by marker and dashes as well as by colour."""
+"""Plots the scaling curves on log-log axes, with markers and dashes that differ as well as colors."""
 
 from collections.abc import Sequence
 from itertools import cycle
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 
 def scaling_plot(curves: Sequence[Curve], plot_format: PlotFormat) -> bytes:
-    """Draw GMACs over the number of pixels, both logarithmic, with each curve's name and exponents.
+    """Return a log-log plot of GMACs over pixels as image bytes; the legend has each curve's name and exponents.
 
     Args:
         curves: each with at least two sizes of different area.
-        plot_format: what kind of file the bytes are.
+        plot_format: "png" or "svg".
     """
 
     def draw(figure: "Figure") -> None:

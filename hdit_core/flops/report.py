@@ -1,26 +1,26 @@
-"""A comparison as plain numbers: every part at every size for `--json`, and one row a network and size for `--csv`."""
+"""A comparison as data: nested numbers for `--json`, and one row per part, network and size for `--csv`."""
 
 import csv
 import io
 from collections.abc import Iterator
 from typing import Any
 
-from hdit_core.flops.activations import FLOAT32, kept_for_backward
+from hdit_core.flops.activations import FLOAT32, saved_activations
 from hdit_core.flops.count import Count
 from hdit_core.flops.scaling import Comparison, Series
 from hdit_core.recipe.model import ModelRecipe
 
 Position = tuple[int | None, str]  # level and operation
 CSV_HEAD = ("network", "height", "width", "level", "operation", "parameters", "macs", "flops", "activation_bytes")
-KEPT = "parameters, and what a forward pass of one image keeps for its backward pass, in float32"
+MEMORY = "parameters, and activations saved for the backward pass of one image, in float32"
 COUNTED = "one forward pass on one image; 1 MAC = 1 multiply-add = 2 FLOPs; the papers' GFLOP are GMACs"
 
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:
-    """Return everything that is counted; sizes are [height, width] in pixels, levels start at the outermost."""
+    """Return all counts; sizes are [height, width] in pixels, levels start with the outermost."""
     return {
         "counted": COUNTED,
-        "bytes": KEPT,
+        "bytes": MEMORY,
         "networks": [{"name": series.name, "sizes": list(_sizes(series))} for series in comparison.networks],
         "baselines": [
             {
@@ -40,7 +40,7 @@ def as_dict(comparison: Comparison) -> dict[str, Any]:
 
 
 def as_csv(comparison: Comparison) -> str:
-    """Return one line for each part of each network at each size, and one for each baseline and size."""
+    """Return CSV with one row per part of each network and baseline at each size."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(CSV_HEAD)
@@ -53,32 +53,32 @@ def as_csv(comparison: Comparison) -> str:
 
 
 def _rows(count: Count, model: ModelRecipe | None) -> Iterator[list[Any]]:
-    """Yield the parts of a network; what baselines keep is not known."""
-    kept = activation_bytes(model, count.image_size) if model else {}
+    """Yield one row per part; the activation memory of baselines is unknown."""
+    saved = activation_bytes(model, count.image_size) if model else {}
     for part in count.parts:
         level = "" if part.level is None else part.level
-        held = kept.get((part.level, part.operation), 0) if model else ""
-        yield [level, part.operation, part.parameters, part.macs, part.flops, held]
+        size_bytes = saved.get((part.level, part.operation), 0) if model else ""
+        yield [level, part.operation, part.parameters, part.macs, part.flops, size_bytes]
 
 
 def activation_bytes(model: ModelRecipe, image_size: tuple[int, int]) -> dict[Position, int]:
-    """Return the bytes that a forward pass of one image keeps for its backward pass, by level and operation."""
-    return {(part.level, part.operation): part.bytes for part in kept_for_backward(model, image_size)}
+    """Return the bytes of activations saved for the backward pass of one image, by level and operation."""
+    return {(part.level, part.operation): part.bytes for part in saved_activations(model, image_size)}
 
 
 def _sizes(series: Series) -> Any:
     for model, count in zip(series.models, series.counts, strict=True):
-        assert count is not None  # networks that do not take a size are refused
+        assert count is not None  # networks that do not accept a size are refused
         yield _size(model, count)
 
 
 def _size(model: ModelRecipe, count: Count) -> dict[str, Any]:
-    kept = activation_bytes(model, count.image_size)
+    saved = activation_bytes(model, count.image_size)
     return {
         "image_size": list(count.image_size),
         **_totals(count),
         "parameter_bytes": FLOAT32 * count.parameters,
-        "activation_bytes": sum(kept.values()),
+        "activation_bytes": sum(saved.values()),
         "levels": [
             {
                 "level": index,
@@ -87,7 +87,7 @@ def _size(model: ModelRecipe, count: Count) -> dict[str, Any]:
                 "width": level.width,
                 "attention": level.attention,
                 **_totals(count.at(index)),
-                "activation_bytes": sum(size for (level_index, _), size in kept.items() if level_index == index),
+                "activation_bytes": sum(size for (level_index, _), size in saved.items() if level_index == index),
             }
             for index, level in enumerate(model.levels)
         ],
@@ -96,7 +96,7 @@ def _size(model: ModelRecipe, count: Count) -> dict[str, Any]:
                 "level": part.level,
                 "operation": part.operation,
                 **_totals(part),
-                "activation_bytes": kept.get((part.level, part.operation), 0),
+                "activation_bytes": saved.get((part.level, part.operation), 0),
             }
             for part in count.parts
         ],

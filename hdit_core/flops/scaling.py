@@ -1,4 +1,4 @@
-"""How the work of networks grows with the image: HDiT beside DiT and others, and the exponents of their curves."""
+"""Scaling of cost with image size: HDiT compared with DiT and other baselines, and exponents of their curves."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -14,16 +14,17 @@ from hdit_core.recipe.model import ModelRecipe
 def variants(
     name: str, model: ModelRecipe, kernels: Sequence[int], patches: Sequence[int]
 ) -> Iterator[tuple[str, ModelRecipe]]:
-    """Yield every combination of kernel and patch size, named after what differs; the network alone without any.
+    """Yield the network with every combination of kernel and patch size, and a name for each.
 
     Args:
         name: of the network.
         model: the network.
-        kernels: sides of the window of every neighborhood level; none: the network's own.
-        patches: sides of a patch in pixels; none: the network's own.
+        kernels: kernel sizes of neighborhood attention; empty: the network's.
+        patches: patch sizes in pixels; empty: the network's.
 
     Raises:
-        UsageError: a window that is even or too small, or a network without neighborhood attention.
+        UsageError: a kernel size is even or too small, a patch size is too small, or the network has no neighborhood
+            attention.
     """
     for kernel in kernels:
         if kernel < 3 or kernel % 2 == 0:
@@ -49,7 +50,7 @@ def _changed(model: ModelRecipe, kernel: int | None, patch: int | None) -> Model
 
 
 HDIT_B4_NAME = "HDiT-B/4"
-SCALED = "(scaled)"  # behind the name of a baseline at a size that it was not published for
+SCALED = "(scaled)"  # suffix of a baseline's name at sizes for which it was not published
 
 
 @dataclass(frozen=True)
@@ -67,18 +68,18 @@ class Curve:
 
     @property
     def exponent(self) -> float | None:
-        """The a of macs ~ pixels^a over all sizes, or None where they do not differ."""
+        """The exponent a of macs ~ pixels^a, fitted to all sizes; None if all sizes have the same area."""
         return fitted_exponent(self.pixels, self.macs)
 
     @property
     def final_exponent(self) -> float | None:
-        """The same between the two largest sizes, which is nearer to the law for large images."""
+        """The exponent between the two largest sizes, which is closer to the asymptotic one; None as above."""
         largest = sorted(set(zip(self.pixels, self.macs, strict=True)))[-2:]
         return fitted_exponent(*zip(*largest, strict=True)) if len(largest) == 2 else None
 
 
 def fitted_exponent(pixels: Sequence[int], costs: Sequence[int] | Sequence[float]) -> float | None:
-    """Return the slope of the straight line by least squares through (ln pixels, ln costs); None: there is none."""
+    """Return the slope of a least-squares line through (ln pixels, ln costs); None if all pixels are equal."""
     x, y = [math.log(n) for n in pixels], [math.log(n) for n in costs]
     mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
     spread = sum((value - mean_x) ** 2 for value in x)
@@ -89,14 +90,14 @@ def fitted_exponent(pixels: Sequence[int], costs: Sequence[int] | Sequence[float
 
 @dataclass(frozen=True)
 class Series:
-    """One network at every size of a comparison.
+    """One network at all sizes of a comparison.
 
     Attributes:
-        name: what it is called.
-        counts: its work at each size, None where it does not take the size.
-        models: the network at each size, the same unless it grows; none for a baseline.
-        published: for a baseline, the published network at each size; with "(scaled)" where that was published for
-            another size.
+        name: of the network.
+        counts: of the network at each size; None for sizes that it does not accept.
+        models: the recipe at each size; empty for a baseline.
+        published: for a baseline, the name of the published network at each size, with the suffix "(scaled)" if it was
+            published for other sizes; otherwise empty.
     """
 
     name: str
@@ -105,19 +106,19 @@ class Series:
     published: tuple[str, ...] = ()
 
     def name_at(self, index: int) -> str:
-        """Return the name of the network at the size of this index."""
+        """Return the name of the network at the size with this index."""
         return self.published[index] if self.published else self.name
 
     @property
     def curve(self) -> Curve | None:
-        """Its multiply-adds where it has any."""
-        found = [count for count in self.counts if count is not None]
-        return Curve(self.name, tuple(c.image_size for c in found), tuple(c.macs for c in found)) if found else None
+        """The multiply-adds at all accepted sizes; None if there are none."""
+        counts = [count for count in self.counts if count is not None]
+        return Curve(self.name, tuple(c.image_size for c in counts), tuple(c.macs for c in counts)) if counts else None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Networks, and what they are measured against, at one or several image sizes (rows and columns in pixels)."""
+    """Networks and baselines at one or several image sizes (height and width in pixels)."""
 
     image_sizes: tuple[ImageSize, ...]
     networks: tuple[Series, ...]
@@ -125,7 +126,7 @@ class Comparison:
 
     @property
     def curves(self) -> tuple[Curve, ...]:
-        """The networks' curves, and those of the baselines that take any of the sizes."""
+        """The curves of the networks, and of baselines that accept at least one size."""
         return tuple(series.curve for series in (*self.networks, *self.baselines) if series.curve)
 
 
@@ -136,16 +137,16 @@ def compare(
     kernels: Sequence[int] = (),
     patches: Sequence[int] = (),
 ) -> Comparison:
-    """Count HDiT-B/4, grown to each size by the paper's rule, beside baselines.
+    """Return a comparison of HDiT-B/4, grown to each size by the paper's rule, with baselines.
 
     Args:
-        image_sizes: rows and columns in pixels.
+        image_sizes: height and width in pixels.
         against: the baselines.
-        kernels: sides of the attention windows, a network for each; none: 7, the paper's.
-        patches: sides of a patch in pixels, a network for each; none: 4, the paper's.
+        kernels: kernel sizes of neighborhood attention, one network for each; empty: 7, as in the paper.
+        patches: patch sizes in pixels, one network for each; empty: 4, as in the paper.
 
     Raises:
-        UsageError: a size that a grown network does not take.
+        UsageError: a grown network does not accept one of the sizes.
     """
     sizes = tuple(image_sizes)
     networks = [
@@ -164,20 +165,23 @@ def compare_recipe(
     kernels: Sequence[int] = (),
     patches: Sequence[int] = (),
 ) -> Comparison:
-    """Count a recipe's network as it stands, at its own size or at others, beside baselines; see `compare`.
+    """Return a comparison of a recipe's network, at its own size or at others, with baselines; see `compare`.
 
     Raises:
-        UsageError: a size that the network does not take.
+        UsageError: the network does not accept one of the sizes.
     """
     sizes = tuple(image_sizes) or (model.image_size,)
-    networks = [_series(each, (one,) * len(sizes), sizes) for each, one in variants(name, model, kernels, patches)]
+    networks = [
+        _series(variant_name, (variant,) * len(sizes), sizes)
+        for variant_name, variant in variants(name, model, kernels, patches)
+    ]
     return Comparison(sizes, tuple(networks), _baselines(against, sizes))
 
 
 def _series(name: str, models: tuple[ModelRecipe, ...], image_sizes: Sequence[ImageSize]) -> Series:
     for model, (height, width) in zip(models, image_sizes, strict=True):
         if problem := next(model.size_problems((height, width)), None):
-            raise UsageError(f"{name} does not take images of {height}x{width}: {problem[0]}: {problem[1]}")
+            raise UsageError(f"{name} does not accept images of {height}x{width}: {problem[0]}: {problem[1]}")
     return Series(name, tuple(count(model, size) for model, size in zip(models, image_sizes, strict=True)), models)
 
 
@@ -185,7 +189,7 @@ def _baselines(against: Sequence[Baseline], image_sizes: Sequence[ImageSize]) ->
     return tuple(
         Series(
             network.name,
-            tuple(network.count(size) if network.takes(size) else None for size in image_sizes),
+            tuple(network.count(size) if network.accepts(size) else None for size in image_sizes),
             published=tuple(_published_name(network, size) for size in image_sizes),
         )
         for network in against

@@ -1,23 +1,23 @@
-"""U-ViT (Bao et al. 2023, arXiv 2209.12152): a plain transformer with long skip connections, here on pixels."""
+"""Counts of U-ViT (Bao et al. 2023, arXiv 2209.12152), a plain transformer with long skip connections, on pixels."""
 
 from dataclasses import dataclass
 
 from hdit_core.flops.count import Count, Part
 
 UVIT_SHAPES = {"S": (13, 512), "M": (17, 768), "L": (21, 1024), "H": (29, 1152)}  # layers, width
-UVIT_PUBLISHED = {  # (channels, side in pixels or latents, patch) -> sizes of the paper
+UVIT_PUBLISHED = {  # (channels, side in pixels or latents, patch size) -> shapes in the paper
     (3, 32, 2): "S",
     (3, 64, 4): "SML",
     (4, 32, 2): "SMLH",
     (4, 64, 4): "LH",
 }
-CONDITIONING_TOKENS = 2  # the noise level and the class are tokens beside those of the image
-KERNEL = 9  # of the 3x3 convolution that ends the network
+CONDITIONING_TOKENS = 2  # noise level and class, in addition to the image's tokens
+KERNEL = 9  # of the final 3x3 convolution
 
 
 @dataclass(frozen=True)
 class UViT:
-    """A U-ViT: layers of global attention; each of the second half takes in one of the first half by a linear map."""
+    """A U-ViT: layers of global attention, with a skip connection from each layer of the first half to the second."""
 
     size: str = "M"
     patch_size: int = 4
@@ -26,24 +26,24 @@ class UViT:
 
     @property
     def name(self) -> str:
-        """The paper's name, with the patch size behind."""
+        """The paper's name with the patch size, such as U-ViT-M/4."""
         return f"U-ViT-{self.size}/{self.patch_size}"
 
-    def takes(self, image_size: tuple[int, int]) -> bool:
+    def accepts(self, image_size: tuple[int, int]) -> bool:
         """Return whether the patches tile images of this size."""
         return all(pixels % self.patch_size == 0 for pixels in image_size)
 
     def published_name(self, image_size: tuple[int, int]) -> str:
-        """Return the name, which is the same at every size."""
+        """Return the name, which does not depend on the size."""
         return self.name
 
     def is_published(self, image_size: tuple[int, int]) -> bool:
-        """Return whether the paper has this network for images, or latents, of this size."""
+        """Return whether the network was published for images or latents of this size."""
         height, width = image_size
         return height == width and self.size in UVIT_PUBLISHED.get((self.channels, height, self.patch_size), "")
 
     def count(self, image_size: tuple[int, int]) -> Count:
-        """Count it by the convention of `hdit_core.flops.count`."""
+        """Return parameters and MACs by the convention of `hdit_core.flops.count`."""
         layers, width = UVIT_SHAPES[self.size]
         cells = image_size[0] * image_size[1]
         patches = cells // self.patch_size**2

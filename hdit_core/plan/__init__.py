@@ -1,1 +1,1 @@
-"""The bill before the run: memory, time, energy and money, from the recipe and what is known of the machine."""
+"""Estimates of a run's memory, time, energy and cost from its recipe and the hardware."""

@@ -1,23 +1,23 @@
-"""What makers say of their GPUs: figures of the data sheets, without sparsity."""
+"""GPU specifications from the manufacturers' data sheets, without sparsity."""
 
 from dataclasses import dataclass
 
 from hdit_core.errors import UsageError, did_you_mean
 
-USABLE = 0.92
-"""Share of a GPU's memory that a plan fills: the rest is for the CUDA context, kernels and fragmentation."""
+USABLE_FRACTION = 0.92
+"""Fraction of a GPU's memory that a plan may use; the rest is for the CUDA context, kernels and fragmentation."""
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """One GPU.
+    """A GPU model.
 
     Attributes:
-        name: what `--gpu` calls it.
+        name: value of `--gpu`.
         memory_gb: in units of 10^9 bytes.
-        tflops: dense products in bfloat16 summed in float32, 10^12 floating-point operations a second (a MAC is two).
-        watts: the most it draws.
-        memory_tb_per_s: bandwidth of the memory, 10^12 bytes a second.
+        tflops: dense bfloat16 products with float32 accumulation, in 10^12 operations per second (2 per MAC).
+        watts: maximum power.
+        memory_tb_per_s: memory bandwidth, in 10^12 bytes per second.
     """
 
     name: str
@@ -28,8 +28,8 @@ class Gpu:
 
     @property
     def usable_bytes(self) -> int:
-        """Memory that a plan may fill."""
-        return int(self.memory_gb * 1e9 * USABLE)
+        """Memory that a plan may use."""
+        return int(self.memory_gb * 1e9 * USABLE_FRACTION)
 
 
 GPUS = {
@@ -54,11 +54,11 @@ GPUS = {
 
 
 def find_gpu(name: str) -> Gpu:
-    """Return a GPU by its name.
+    """Return a GPU by name.
 
     Raises:
-        UsageError: it is not in the table.
+        UsageError: the name is not in the table.
     """
     if gpu := GPUS.get(name.lower()):
         return gpu
-    raise UsageError(f"--gpu {name}: unknown{did_you_mean(name, GPUS)}; there are {', '.join(GPUS)}")
+    raise UsageError(f"--gpu {name}: unknown{did_you_mean(name, GPUS)}; known: {', '.join(GPUS)}")

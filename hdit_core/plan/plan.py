@@ -1,4 +1,4 @@
-"""Whether a run fits, how fast it goes and what it takes, before it is begun."""
+"""Estimates of a run before it starts: whether it fits, its throughput, time, energy and cost."""
 
 import math
 from collections.abc import Iterator
@@ -6,38 +6,37 @@ from dataclasses import dataclass
 
 from hdit_core.errors import UsageError
 from hdit_core.flops.count import count
-from hdit_core.plan.benchmark_result import Measured
+from hdit_core.plan.benchmark_result import BenchmarkResult
 from hdit_core.plan.gpus import Gpu
 from hdit_core.plan.memory import Memory, RankLayout, training_memory
 from hdit_core.plan.roofline import Roofline, roofline
-from hdit_core.plan.sharding import too_large_for_each
+from hdit_core.plan.sharding import needs_sharding
 from hdit_core.recipe.run import Recipe
 
-FORWARD_AND_BACKWARD = 3  # a product has one in the forward pass and two in the backward pass
+FORWARD_AND_BACKWARD = 3  # each product in the forward pass has two in the backward pass
 FLOPS_PER_MAC = 2
-SECONDS_A_DAY = 86_400
-MOST_IMAGES = 1 << 20
-ENOUGH_TOKENS = 1 << 16
-"""Outermost tokens of a micro-batch with which a GPU is taken to be busy: one image of a megapixel, 16 of 256x256."""
+SECONDS_PER_DAY = 86_400
+MAX_MICRO_BATCH = 1 << 20
+BUSY_TOKENS = 1 << 16
+"""Tokens of the outermost level in a micro-batch assumed to keep a GPU busy: 1 image of 1024x1024, 16 of 256x256."""
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What a run is planned for.
+    """The hardware of a run.
 
     Attributes:
-        devices: how many.
-        usable_bytes: of memory on each; None: unknown.
-        memory_bytes: all of it; None: unknown, or a CPU's.
-        flops_per_s: of the model's own operations on each, what is lost to everything else already taken off; None:
-            worked out from `gpu`.
-        watts: the most that one draws; None: unknown.
-        price_per_hour: of one, in any currency; None: unknown.
-        value_bytes: of a number in the products: 2 for bfloat16, 4 for float32.
-        native: on CPUs: neighborhood attention keeps its weights.
-        pass_threads: see `memory.Place`.
-        measured: the step that the speed is of; None: a data sheet's.
-        gpu: whose roofline gives a range of speeds, where `flops_per_s` is None.
+        devices: number of devices.
+        usable_bytes: memory of each that the run may use; None: unknown.
+        flops_per_s: the model's achieved FLOP/s on each device; None: estimated from `gpu`.
+        watts: maximum power of each; None: unknown.
+        price_per_hour: of each, in any currency; None: unknown.
+        memory_bytes: total memory of each; None: unknown, or a CPU.
+        value_bytes: per number in matrix products: 2 for bfloat16, 4 for float32.
+        native: whether attention uses the native CPU backend, which saves its weights.
+        fused_threads: see `memory.RankLayout`.
+        measured: the benchmark result that the speed is from; None: not measured.
+        gpu: the GPU whose roofline gives a range of speeds if `flops_per_s` is None.
     """
 
     devices: int
@@ -48,24 +47,24 @@ class Cluster:
     memory_bytes: int | None = None
     value_bytes: int = 2
     native: bool = False
-    pass_threads: int = 0
-    measured: Measured | None = None
+    fused_threads: int = 0
+    measured: BenchmarkResult | None = None
     gpu: Gpu | None = None
 
 
 @dataclass(frozen=True)
 class Choice:
-    """One way to keep activations.
+    """A configuration of a run with a certain amount of activation checkpointing.
 
     Attributes:
-        checkpointed: levels, outermost first, with activation checkpointing.
-        sharded: FSDP and not DDP.
-        images: of the micro-batch that one device takes at once.
-        memory: what that takes.
-        largest: the largest micro-batch that fits; None where the memory is unknown.
+        checkpointed: number of levels, outermost first, with activation checkpointing.
+        sharded: whether the run uses FSDP instead of DDP.
+        images: micro-batch size per device.
+        memory: peak memory per device with that micro-batch.
+        largest: the largest micro-batch that fits; None if the memory is unknown.
         images_per_s: of all devices; the geometric mean of the range.
-        range_per_s: images a second of all devices, lowest and highest expected; equal where one speed is known.
-        roofline: where the range is from.
+        range_per_s: lowest and highest expected images per second of all devices; equal if the speed is known.
+        roofline: the source of the range; None if the speed is known.
     """
 
     checkpointed: int
@@ -79,18 +78,20 @@ class Choice:
 
     @property
     def fits(self) -> bool:
-        """Whether the micro-batch does; so it is said where nothing is known."""
+        """Whether the micro-batch fits; True if the memory is unknown."""
         return self.largest is None or self.images <= self.largest
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The bill of a run.
+    """The estimates for a run.
 
     Attributes:
-        choices: by the number of checkpointed levels, none first.
-        chosen: the first of them that fits; None: none does.
-        share: images of a step that fall to one device.
+        recipe: of the run.
+        cluster: the hardware.
+        choices: one per number of checkpointed levels, starting with none.
+        chosen: the fastest choice that fits; None: none fits.
+        share: images per device and step.
     """
 
     recipe: Recipe
@@ -101,12 +102,12 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
-        """How long the run takes, without start, checkpoints and what the network between devices costs."""
+        """Duration of the run, without startup, checkpoints and communication between devices."""
         return self.recipe.train.num_images / self.chosen.images_per_s if self.chosen else None
 
     @property
     def range_seconds(self) -> tuple[float, float] | None:
-        """The shortest and the longest that it is expected to take."""
+        """Shortest and longest expected duration of the run."""
         if self.chosen is None:
             return None
         slow, fast = self.chosen.range_per_s
@@ -114,61 +115,64 @@ class Plan:
 
     @property
     def kilowatt_hours(self) -> float | None:
-        """Energy of the devices alone, at the most that they draw."""
+        """Energy of the devices alone, at their maximum power."""
         if self.seconds is None or self.cluster.watts is None:
             return None
         return self.seconds / 3600 * self.cluster.watts / 1000 * self.cluster.devices
 
     @property
-    def measured_itself(self) -> Measured | None:
-        """The measured step where it is one of this very network, whose memory can be compared with the bound."""
-        found = self.cluster.measured
-        return found if found and found.flops_per_image == training_flops(self.recipe) else None
+    def same_network_result(self) -> BenchmarkResult | None:
+        """The benchmark result if it is for the same network, so that its memory can be compared with the estimate."""
+        result = self.cluster.measured
+        return result if result and result.flops_per_image == training_flops(self.recipe) else None
 
     @property
     def price(self) -> float | None:
-        """Of all devices for the whole run."""
+        """Cost of all devices for the whole run, in the currency of `price_per_hour`."""
         if self.seconds is None or self.cluster.price_per_hour is None:
             return None
         return self.seconds / 3600 * self.cluster.price_per_hour * self.cluster.devices
 
 
 def plan(recipe: Recipe, cluster: Cluster) -> Plan:
-    """Plan a run: in which mode, with how many images at once, for how long.
+    """Return the plan of a run: parallelism, micro-batch size, activation checkpointing and duration.
 
-    Devices share the network as the recipe says or, with `train.parallel = "auto"`, as a run would decide. Of the ways
-    of keeping activations, the fastest is chosen that takes the recipe's micro-batch at once, or as
-    much of it as keeps a GPU busy (`ENOUGH_TOKENS`); where none does, the one that takes most.
+    Parallelism is the recipe's or, with `train.parallel = "auto"`, what a run would choose. Among the choices of
+    activation checkpointing, the plan takes the fastest one that fits the recipe's micro-batch, or enough of it to keep
+    a GPU busy (`BUSY_TOKENS`); if none does, the one that fits the most images.
 
     Raises:
-        UsageError: the devices cannot share a step's images equally.
+        UsageError: a step's images cannot be divided equally among the devices.
     """
     share = images_per_device(recipe, cluster.devices, f"--count {cluster.devices}")
-    sharded = cluster.devices > 1 and _in_parts(recipe, cluster)
+    sharded = cluster.devices > 1 and _is_sharded(recipe, cluster)
     choices = tuple(_choices(recipe, cluster, share, sharded))
     return Plan(recipe, cluster, choices, _best(recipe, choices), share)
 
 
-def _in_parts(recipe: Recipe, cluster: Cluster) -> bool:
+def _is_sharded(recipe: Recipe, cluster: Cluster) -> bool:
     if recipe.train.parallel != "auto" or cluster.memory_bytes is None:
         return recipe.train.parallel == "fsdp"
-    return too_large_for_each(recipe, cluster.memory_bytes)
+    return needs_sharding(recipe, cluster.memory_bytes)
 
 
 def images_per_device(recipe: Recipe, devices: int, what: str) -> int:
-    """Return the most images of a step that fall to one of several devices.
+    """Return the largest number of images per device in any step.
 
     Args:
-        what: says so many devices, for the message.
+        recipe: of the run.
+        devices: number of devices.
+        what: names the option or setting with the number of devices, for the message.
 
     Raises:
-        UsageError: they cannot share every step's images equally; with the nearest numbers that can.
+        UsageError: a step's images cannot be divided equally; the message names the nearest numbers of devices that
+            work.
     """
     sizes = [recipe.train.batch_size, *(growth.batch_size for growth in recipe.train.batch_growth)]
     if bad := next((size for size in sizes if size % devices), None):
         near = sorted((n for n in range(1, bad + 1) if not any(s % n for s in sizes)), key=lambda n: abs(n - devices))
         raise UsageError(
-            f"{what}: a step of {bad} images cannot be shared equally by {devices}; "
+            f"{what}: a step of {bad} images cannot be divided equally among {devices} devices; "
             f"use {' or '.join(map(str, sorted(near[:2])))}, or another train.batch_size"
         )
     return max(sizes) // devices
@@ -178,54 +182,54 @@ def _choices(recipe: Recipe, cluster: Cluster, share: int, sharded: bool) -> Ite
     images = min(recipe.train.micro_batch_size or share, share)
     for checkpointed in range(len(recipe.model.levels) + 1):
         largest = _largest(recipe, cluster, share, sharded, checkpointed)
-        taken = _equal_pieces(images, largest) if largest else images
-        memory = _memory(recipe, cluster, share, sharded, checkpointed, taken)
+        micro_batch = _equal_parts(images, largest) if largest else images
+        memory = _memory(recipe, cluster, share, sharded, checkpointed, micro_batch)
         bounds, slow, fast = _speed(recipe, cluster, checkpointed)
         rate = math.sqrt(slow * fast)
-        yield Choice(checkpointed, sharded, taken, memory, largest, rate, (slow, fast), bounds)
+        yield Choice(checkpointed, sharded, micro_batch, memory, largest, rate, (slow, fast), bounds)
 
 
 def _speed(recipe: Recipe, cluster: Cluster, checkpointed: int) -> tuple[Roofline | None, float, float]:
-    """Return the lowest and the highest images a second of all devices, and the roofline where they are from one."""
+    """Return the roofline, if used, and the lowest and highest images per second of all devices."""
     flops = training_flops(recipe, checkpointed)
     if cluster.flops_per_s is not None:
         rate = cluster.devices * cluster.flops_per_s / flops
         return None, rate, rate
-    assert cluster.gpu is not None, "a cluster has a speed, or a GPU that it is worked out from"
+    assert cluster.gpu is not None, "a cluster has a speed, or a GPU from which the speed is estimated"
     bounds = roofline(recipe, cluster.gpu, flops, checkpointed)
     slow, fast = (cluster.devices * rate for rate in bounds.images_per_s)
     return bounds, slow, fast
 
 
-def _equal_pieces(images: int, largest: int) -> int:
-    """Return the size of as few pieces as will do, none above the largest, that differ as little as they can."""
-    pieces = -(-images // largest)
-    return -(-images // pieces)
+def _equal_parts(images: int, largest: int) -> int:
+    """Return the size of the parts when images are divided as evenly as possible into parts of at most `largest`."""
+    parts = -(-images // largest)
+    return -(-images // parts)
 
 
 def training_flops(recipe: Recipe, checkpointed: int = 0) -> int:
-    """Return the floating-point operations of one image: forward, backward and recomputation."""
+    """Return the training FLOPs per image: forward and backward pass, and recomputation of checkpointed levels."""
     whole = count(recipe.model)
-    again = sum(whole.at(level).macs for level in range(checkpointed))
-    return FLOPS_PER_MAC * (FORWARD_AND_BACKWARD * whole.macs + again)
+    recomputed = sum(whole.at(level).macs for level in range(checkpointed))
+    return FLOPS_PER_MAC * (FORWARD_AND_BACKWARD * whole.macs + recomputed)
 
 
 def _memory(recipe: Recipe, cluster: Cluster, share: int, sharded: bool, checkpointed: int, images: int) -> Memory:
-    place = RankLayout(
+    layout = RankLayout(
         ranks=cluster.devices,
         sharded=sharded,
         value_bytes=cluster.value_bytes,
         averages=1 + len(recipe.train.ema_profiles),
         attention="native" if cluster.native else "fused",
         accumulates=images < share,
-        pass_threads=cluster.pass_threads,
+        fused_threads=cluster.fused_threads,
         muon=recipe.train.optimizer == "muon",
     )
-    return training_memory(recipe.model, images, place, checkpointed)
+    return training_memory(recipe.model, images, layout, checkpointed)
 
 
 def _largest(recipe: Recipe, cluster: Cluster, share: int, sharded: bool, checkpointed: int) -> int | None:
-    """Return the largest micro-batch that fits, found by halving: memory rises with the images."""
+    """Return the largest micro-batch that fits, found by bisection; None if the memory is unknown."""
     limit = cluster.usable_bytes
     if limit is None:
         return None
@@ -234,7 +238,7 @@ def _largest(recipe: Recipe, cluster: Cluster, share: int, sharded: bool, checkp
         return _memory(recipe, cluster, max(share, images), sharded, checkpointed, images).total <= limit
 
     low, high = 0, 1
-    while high < MOST_IMAGES and fits(high):
+    while high < MAX_MICRO_BATCH and fits(high):
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
@@ -247,6 +251,6 @@ def _best(recipe: Recipe, choices: tuple[Choice, ...]) -> Choice | None:
     if not fitting:
         return None
     rows, columns = recipe.model.grid(0)
-    enough = -(-ENOUGH_TOKENS // (rows * columns))
+    enough = -(-BUSY_TOKENS // (rows * columns))
     wanted = min(enough, max(choice.images for choice in fitting))
     return next(choice for choice in fitting if choice.images >= wanted)

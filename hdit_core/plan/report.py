@@ -1,17 +1,17 @@
-"""A plan as plain numbers, for `--json`."""
+"""A plan as data, for `--json`."""
 
 from dataclasses import asdict
 from typing import Any
 
 from hdit_core.plan.memory import Memory
-from hdit_core.plan.plan import SECONDS_A_DAY, Choice, Plan, training_flops
+from hdit_core.plan.plan import SECONDS_PER_DAY, Choice, Plan, training_flops
 from hdit_core.plan.roofline import EFFICIENCY
 
 PARTS = ("weights", "optimizer", "averages", "copies", "gradients", "activations", "work_space")
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
-    """Return everything that is planned; bytes on one device, times in seconds, null where it is not known."""
+    """Return all estimates: bytes per device, times in seconds; None for unknown values."""
     return {
         "devices": plan.cluster.devices,
         "usable_bytes": plan.cluster.usable_bytes,
@@ -26,7 +26,7 @@ def as_dict(plan: Plan) -> dict[str, Any]:
         "num_images": plan.recipe.train.num_images,
         "seconds": plan.seconds,
         "range_seconds": plan.range_seconds,
-        "days": None if plan.seconds is None else plan.seconds / SECONDS_A_DAY,
+        "days": None if plan.seconds is None else plan.seconds / SECONDS_PER_DAY,
         "watts": plan.cluster.watts,
         "kilowatt_hours": plan.kilowatt_hours,
         "price_per_hour": plan.cluster.price_per_hour,
@@ -35,25 +35,25 @@ def as_dict(plan: Plan) -> dict[str, Any]:
 
 
 def _measured(plan: Plan) -> dict[str, Any] | None:
-    found = plan.cluster.measured
-    return {**asdict(found), "same_network": plan.measured_itself is not None} if found else None
+    result = plan.cluster.measured
+    return {**asdict(result), "same_network": plan.same_network_result is not None} if result else None
 
 
 def parallel(plan: Plan) -> str:
-    """Return how the devices share the network: `"one device"`, `"ddp"` or `"fsdp"`."""
+    """Return the kind of parallelism: `"one device"`, `"ddp"` or `"fsdp"`."""
     if plan.cluster.devices == 1:
         return "one device"
     return "fsdp" if plan.choices[0].sharded else "ddp"
 
 
 def memory_parts(memory: Memory) -> dict[str, int]:
-    """Return the bytes of each part, by its name."""
+    """Return the bytes of each part by name."""
     return {part: getattr(memory, part) for part in PARTS}
 
 
 def _roofline(choice: Choice) -> dict[str, Any] | None:
-    found = choice.roofline
-    return {**asdict(found), "bound": found.bound, "efficiency": EFFICIENCY} if found else None
+    bounds = choice.roofline
+    return {**asdict(bounds), "bound": bounds.bound, "efficiency": EFFICIENCY} if bounds else None
 
 
 def _choice(choice: Choice) -> dict[str, Any]:

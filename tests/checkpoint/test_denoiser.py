@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from hdit_core.checkpoint import load_denoiser
 from hdit_core.checkpoint.denoiser import build_denoiser
-from hdit_core.checkpoint.kdiffusion.state_dict import their_names
+from hdit_core.checkpoint.kdiffusion.state_dict import kdiffusion_names
 from hdit_core.diffusion.guidance import guided
 from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.diffusion.samplers.sampler import sample
@@ -74,7 +74,7 @@ def test_the_loss_and_the_gradient_of_every_parameter_are_the_recorded_ones(load
     close(loss, io["loss"])
     loss.mean().backward()
     gradients = {key: p.grad for key, p in denoiser.network.named_parameters() if p.grad is not None}
-    found = {their_names(key, denoiser.recipe)[0]: gradient.norm().item() for key, gradient in gradients.items()}
+    found = {kdiffusion_names(key, denoiser.recipe)[0]: gradient.norm().item() for key, gradient in gradients.items()}
     expected = {key.removeprefix("grad_norm."): norm.item() for key, norm in io.items() if key.startswith("grad_norm.")}
     assert found == pytest.approx(expected, rel=1e-9)
 
@@ -138,7 +138,7 @@ def test_the_loaded_denoiser_is_ready_to_use_and_says_its_recipe():
     [
         (lambda state: state.pop("patch_in.proj.weight"), "lacks the tensor"),
         (lambda state: state.update({"patch_in.proj.weight": torch.zeros(3, 5)}), "has shape"),
-        (lambda state: state.update({"surplus.weight": torch.zeros(3)}), "does not know"),
+        (lambda state: state.update({"surplus.weight": torch.zeros(3)}), "which its config does not have"),
     ],
 )
 def test_tensors_that_are_not_the_networks_are_refused_by_name(tmp_path, change, message):

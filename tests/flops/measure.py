@@ -14,14 +14,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from hdit_core.flops.count import Operation
 from hdit_core.model.blocks import TransformerLayer
 from hdit_core.model.hourglass import HourglassTransformer
-from hdit_core.model.linear import LEAST_ROWS
+from hdit_core.model.linear import MIN_ROWS
 from hdit_core.recipe.model import ModelRecipe
 
 Place = tuple[int | None, Operation]
 
 FLOPS_PER_MAC = 2
 WAYS = ("down", "up")
-BATCH = LEAST_ROWS  # with fewer images the products of one row an image would be padded, and counted so
+BATCH = MIN_ROWS  # with fewer images the products of one row an image would be padded, and counted so
 
 
 def measured_macs(model: ModelRecipe, image_size: tuple[int, int] | None = None) -> dict[Place, int]:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hdit_core.flops.activations import kept_for_backward
+from hdit_core.flops.activations import saved_activations
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
@@ -57,7 +57,9 @@ def test_the_paper_s_other_designs_keep_what_the_closed_forms_say(option):
 
 def check(model: ModelRecipe) -> None:
     found = kept_bytes(model, 3) - kept_bytes(model, 2)
-    expected = sum(part.bytes for part in kept_for_backward(model, attention="native", one_pass=there_are_passes()))
+    expected = sum(
+        part.bytes for part in saved_activations(model, attention="native", fused_kernels=there_are_passes())
+    )
 
     assert abs(found - expected) < 0.004 * found  # the conditioning is left out, and the order of windows is shared
 
@@ -80,13 +82,13 @@ def availability_of_native() -> str | None:
 @pytest.mark.parametrize("levels", NETWORKS.values(), ids=NETWORKS)
 def test_what_is_kept_grows_as_the_pixels_do_but_where_every_token_sees_all(levels):
     model = ModelRecipe(image_size=64, levels=levels)
-    small, large = (sum(p.bytes for p in kept_for_backward(model, size)) for size in ((64, 64), (128, 256)))
+    small, large = (sum(p.bytes for p in saved_activations(model, size)) for size in ((64, 64), (128, 256)))
 
     assert large == 8 * small
 
 
 def test_numbers_of_two_bytes_halve_all_but_the_statistics():
     model = ModelRecipe(image_size=64, levels=NETWORKS["neighborhood"])
-    four, two = (sum(p.bytes for p in kept_for_backward(model, value_bytes=size)) for size in (4, 2))
+    four, two = (sum(p.bytes for p in saved_activations(model, value_bytes=size)) for size in (4, 2))
 
     assert 0.5 * four < two < 0.53 * four

@@ -169,9 +169,9 @@ def test_u_vit_has_the_published_number_of_parameters(network, parameters_m):
 def test_a_baseline_is_counted_at_sizes_that_are_not_square_and_at_their_transpose(name):
     network = baseline(name)
 
-    assert network.takes((256, 384))
+    assert network.accepts((256, 384))
     assert network.count((256, 384)).macs == network.count((384, 256)).macs > network.count((256, 256)).macs
-    assert not network.takes((250, 255))
+    assert not network.accepts((250, 255))
 
 
 def test_a_name_of_any_case_is_found_and_comes_back_as_its_paper_writes_it():

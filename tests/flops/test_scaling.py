@@ -128,9 +128,11 @@ def test_each_line_of_the_csv_is_a_part_and_they_add_up():
 
 
 def test_a_size_that_the_network_does_not_take_is_refused_with_the_nearest_that_it_takes():
-    with pytest.raises(UsageError, match=r"mine does not take images of 256x250.*width 250.*use 240 or 256"):
+    with pytest.raises(UsageError, match=r"mine does not accept images of 256x250.*width 250.*use 240 or 256"):
         compare_recipe("mine", read_recipe("imagenet256").model, [(256, 250)])
-    with pytest.raises(UsageError, match=r"HDiT-B/4 does not take images of 16x128.*larger than the level's 4x32 grid"):
+    with pytest.raises(
+        UsageError, match=r"HDiT-B/4 does not accept images of 16x128.*larger than the level's 4x32 grid"
+    ):
         compare([(16, 128)])
 
 

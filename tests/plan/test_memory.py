@@ -22,7 +22,7 @@ def there_are_passes() -> bool:
     return find_gemm() is not None and not isinstance(load_rowwise_kernels(), str)
 
 
-ON_A_CPU = RankLayout(value_bytes=4, attention="native", pass_threads=int(there_are_passes()))
+ON_A_CPU = RankLayout(value_bytes=4, attention="native", fused_threads=int(there_are_passes()))
 
 
 def small(**train: object) -> Recipe:
@@ -93,7 +93,7 @@ def test_a_step_stays_under_its_plan_and_within_15_percent_of_it(recipe):
 def test_more_threads_work_in_more_room_and_stay_under_the_plan_too():
     recipe, most = RECIPES["in four pieces"], []
     for threads in (1, 4):
-        planned = training_memory(recipe.model, 2, replace(ON_A_CPU, accumulates=True, pass_threads=threads))
+        planned = training_memory(recipe.model, 2, replace(ON_A_CPU, accumulates=True, fused_threads=threads))
         torch.set_num_threads(threads)
         try:
             most.append(measured_peak(recipe))

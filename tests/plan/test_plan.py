@@ -7,9 +7,9 @@ import pytest
 
 from hdit_core.errors import UsageError
 from hdit_core.flops.activations import FLOAT32
-from hdit_core.plan.benchmark_result import Measured, read_measured
+from hdit_core.plan.benchmark_result import BenchmarkResult, read_benchmark_result
 from hdit_core.plan.gpus import GPUS, find_gpu
-from hdit_core.plan.plan import ENOUGH_TOKENS, Cluster, plan, training_flops
+from hdit_core.plan.plan import BUSY_TOKENS, Cluster, plan, training_flops
 from hdit_core.plan.report import as_dict, parallel
 from hdit_core.plan.roofline import EFFICIENCY, roofline, traffic_bytes
 from hdit_core.plan.sharding import optimizer_numbers
@@ -93,7 +93,7 @@ def test_the_largest_batch_fits_and_one_image_more_does_not(recipe):
 def test_of_the_ways_that_keep_a_gpu_busy_the_one_that_computes_least_again_is_chosen():
     bill = plan(IMAGENET, CLUSTER)
     rows, columns = IMAGENET.model.grid(0)
-    enough = ENOUGH_TOKENS / (rows * columns)
+    enough = BUSY_TOKENS / (rows * columns)
 
     assert bill.chosen is not None and bill.chosen.images >= enough
     assert all(choice.images < enough for choice in bill.choices[: bill.chosen.checkpointed])
@@ -123,14 +123,16 @@ def test_what_fits_in_no_way_is_said_not_to():
 
 
 def test_devices_that_cannot_share_a_step_are_refused_with_the_nearest_that_can():
-    with pytest.raises(UsageError, match=r"--count 3: a step of 256 images cannot be shared equally by 3; use 2 or 4"):
+    with pytest.raises(
+        UsageError, match=r"--count 3: a step of 256 images cannot be divided equally among 3 devices; use 2 or 4"
+    ):
         plan(FFHQ, replace(CLUSTER, devices=3))
 
 
 def test_the_gpus_have_names_memory_and_power_and_an_unknown_one_is_refused_with_its_neighbour():
     assert all(gpu.memory_gb > 0 and gpu.tflops > 0 and gpu.watts > 0 for gpu in GPUS.values())
     assert find_gpu("H100").memory_gb == 80
-    with pytest.raises(UsageError, match=r"--gpu h1000: unknown; did you mean 'h100'\?; there are a100-40gb, a100"):
+    with pytest.raises(UsageError, match=r"--gpu h1000: unknown; did you mean 'h100'\?; known: a100-40gb, a100"):
         find_gpu("h1000")
 
 
@@ -147,7 +149,7 @@ GOOD = {
 def test_a_measured_speed_is_the_step_s_operations_by_its_time(tmp_path):
     path = tmp_path / "bench.json"
     path.write_text(json.dumps(GOOD))
-    found = read_measured(path)
+    found = read_benchmark_result(path)
 
     assert (found.flops_per_s, found.flops_per_image, found.on_cpu, found.peak_bytes) == (4e9, 5e8, True, None)
 
@@ -166,18 +168,18 @@ def test_blocks_in_one_pass_are_planned_for_processors_that_have_mkl(machine, th
     path = tmp_path / "bench.json"
     path.write_text(json.dumps(GOOD | {"machine": GOOD["machine"] | machine}))
 
-    assert read_measured(path).pass_threads == threads
+    assert read_benchmark_result(path).fused_threads == threads
 
 
 def test_a_measured_step_is_known_to_be_of_the_planned_network_by_its_operations_and_not_by_a_name():
-    def measured_itself(recipe, flops):
-        timed = Measured("cpu", "a processor", "mine.toml", 4, float(flops), 0.5, 10**9)
-        return plan(recipe, replace(CLUSTER, measured=timed)).measured_itself
+    def same_network_result(recipe, flops):
+        timed = BenchmarkResult("cpu", "a processor", "mine.toml", 4, float(flops), 0.5, 10**9)
+        return plan(recipe, replace(CLUSTER, measured=timed)).same_network_result
 
     flops = 4 * training_flops(FFHQ)
-    assert measured_itself(FFHQ, flops) and measured_itself(IMAGENET, flops) is None
+    assert same_network_result(FFHQ, flops) and same_network_result(IMAGENET, flops) is None
     again = FFHQ.model_copy(update={"train": FFHQ.train.model_copy(update={"activation_checkpointing": True})})
-    assert measured_itself(again, flops)  # what is computed again is not counted by the benchmark either
+    assert same_network_result(again, flops)  # what is computed again is not counted by the benchmark either
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ def test_a_measured_step_is_known_to_be_of_the_planned_network_by_its_operations
 def test_a_file_that_is_no_benchmark_is_refused(tmp_path, text):
     path = tmp_path / "bench.json"
     path.write_text(text)
-    with pytest.raises(UsageError, match=r"bench.json: not what `hdit bench train RECIPE --json` prints"):
-        read_measured(path)
+    with pytest.raises(UsageError, match=r"bench.json: not a file of `hdit bench train RECIPE --json`"):
+        read_benchmark_result(path)
     with pytest.raises(UsageError, match="cannot be read"):
-        read_measured(tmp_path / "missing.json")
+        read_benchmark_result(tmp_path / "missing.json")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hdit_core.model.hourglass import HourglassTransformer
-from hdit_core.plan.sharding import state_bytes, too_large_for_each
+from hdit_core.plan.sharding import needs_sharding, state_bytes
 from hdit_core.train.optim.optimizer import make_optimizer, optimizer_tensors
 
 OPTIONS = (
@@ -39,4 +39,4 @@ def test_a_network_that_is_too_large_with_adamw_may_fit_with_muon(changed):
     needed = {name: state_bytes(recipe) for name, recipe in recipes.items()}
     assert needed["muon"] < needed["adamw"]
     gpu_bytes = 2 * needed["muon"]
-    assert not too_large_for_each(recipes["muon"], gpu_bytes) and too_large_for_each(recipes["adamw"], gpu_bytes)
+    assert not needs_sharding(recipes["muon"], gpu_bytes) and needs_sharding(recipes["adamw"], gpu_bytes)

@@ -22,8 +22,8 @@ from hdit_core.recipe.model import ModelRecipe
 from hdit_core.recipe.read import check_recipe
 from hdit_core.recipe.run import Recipe
 
-MOST_ERROR = 0.05
-MOST_GAIN = 20.0
+MAX_ERROR = 0.05
+MAX_GAIN = 20.0
 """The largest amplification of the snapshots' rounding error: 20 is 0.4 % of a weight, as with 7 bits."""
 
 
@@ -47,18 +47,18 @@ def plan_post_hoc_ema(run: Path, std: float) -> tuple[list[Snapshot], Mixture]:
     """
     if not run.is_dir():
         raise CheckpointError(f"{run}: no such run")
-    taken = snapshots(run)
-    if not taken:
+    chosen = snapshots(run)
+    if not chosen:
         raise CheckpointError(f"{run}: has no EMA snapshots; train with train.ema_profiles = [0.05, 0.10]")
-    parts = [snapshot.profile for snapshot in taken]
+    parts = [snapshot.profile for snapshot in chosen]
     mixture = mixtures(parts, [Profile(std, parts[-1].num_images)])[0]
     if not _is_good(mixture):
         raise UsageError(
-            f"{run}: its {len(taken)} snapshots do not allow an EMA of length {std:.3f}: its profile error would be "
-            f"{mixture.error:.1%} (at most {MOST_ERROR:.0%}), and the amplification of rounding {mixture.gain:.1f} "
-            f"(at most {MOST_GAIN:.0f}). Possible lengths: {_ranges(parts)}"
+            f"{run}: its {len(chosen)} snapshots do not allow an EMA of length {std:.3f}: its profile error would be "
+            f"{mixture.error:.1%} (at most {MAX_ERROR:.0%}), and the amplification of rounding {mixture.gain:.1f} "
+            f"(at most {MAX_GAIN:.0f}). Possible lengths: {_ranges(parts)}"
         )
-    return taken, mixture
+    return chosen, mixture
 
 
 def build_post_hoc_ema(run: Path, std: float, target: Path | None = None) -> PostHoc:
@@ -75,36 +75,36 @@ def build_post_hoc_ema(run: Path, std: float, target: Path | None = None) -> Pos
         CheckpointError: the run has no snapshots, one is corrupt, or the target cannot be written.
         UsageError: the length cannot be reconstructed.
     """
-    taken, mixture = plan_post_hoc_ema(run, std)
-    path, newest = target or post_hoc_file(run, std), taken[-1]
-    recipe, made_of = _recipe_of(newest), fingerprint(taken)
-    average = _weighted_sum(taken, mixture.weights, recipe.model)
+    chosen, mixture = plan_post_hoc_ema(run, std)
+    path, newest = target or post_hoc_file(run, std), chosen[-1]
+    recipe, snapshots_hash = _recipe_of(newest), fingerprint(chosen)
+    average = _weighted_sum(chosen, mixture.weights, recipe.model)
     try:
         with atomic_file(path) as temporary:
-            write_tensors(temporary, average, recipe.model_dump_json(), std=f"{std:.3f}", made_of=made_of)
+            write_tensors(temporary, average, recipe.model_dump_json(), std=f"{std:.3f}", made_of=snapshots_hash)
     except OSError as error:
         raise CheckpointWriteError(f"{path}: cannot be written ({error.strerror or error})") from error
-    return PostHoc(path, std, newest.profile.num_images, len(taken), mixture)
+    return PostHoc(path, std, newest.profile.num_images, len(chosen), mixture)
 
 
-def _weighted_sum(taken: Sequence[Snapshot], weights: Sequence[float], model: ModelRecipe) -> Tensors:
+def _weighted_sum(chosen: Sequence[Snapshot], weights: Sequence[float], model: ModelRecipe) -> Tensors:
     """Return the weighted sum of the snapshots; buffers, which are equal in all of them, are copied."""
     with torch.device("meta"):
         network = HourglassTransformer(model)
     fixed = {name for name, _ in network.named_buffers()}
     total = {name: torch.zeros(tensor.shape) for name, tensor in network.state_dict().items()}
-    for snapshot, weight in zip(taken, weights, strict=True):
-        left = set(total)
+    for snapshot, weight in zip(chosen, weights, strict=True):
+        missing = set(total)
         for name, tensor in stream_tensors(snapshot.path):
-            if name not in left or total[name].shape != tensor.shape:
+            if name not in missing or total[name].shape != tensor.shape:
                 raise CheckpointError(f"{snapshot.path}: {name} does not fit the model of the run's newest snapshot")
-            left.remove(name)
+            missing.remove(name)
             if name in fixed:
                 total[name] = tensor
             else:
                 total[name].add_(tensor, alpha=weight)
-        if left:
-            raise CheckpointError(f"{snapshot.path}: lacks the tensor {min(left)}")
+        if missing:
+            raise CheckpointError(f"{snapshot.path}: lacks the tensor {min(missing)}")
     return total
 
 
@@ -116,7 +116,7 @@ def _recipe_of(snapshot: Snapshot) -> Recipe:
 
 
 def _is_good(mixture: Mixture) -> bool:
-    return mixture.error <= MOST_ERROR and mixture.gain <= MOST_GAIN
+    return mixture.error <= MAX_ERROR and mixture.gain <= MAX_GAIN
 
 
 def _ranges(parts: Sequence[Profile]) -> str:

@@ -1,1 +1,1 @@
-"""k-diffusion's inference checkpoints: its config and its state dict, read and written."""
+"""Reading and writing of k-diffusion's inference checkpoints: config and state dict."""

@@ -1,6 +1,6 @@
 """The JSON configuration of k-diffusion's `image_transformer_v2`: allowed values and defaults.
 
-Keys that are not known here are let through: they do not change the network.
+Unknown keys are ignored: they do not change the network.
 """
 
 import math
@@ -22,20 +22,20 @@ Small = Annotated[int, Field(gt=0, le=1024)]
 
 
 class Section(BaseModel):
-    """One table of the config: strict about the keys it knows."""
+    """A table of the config; known keys are checked strictly, others are ignored."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
 class GlobalAttention(Section):
-    """An entry of `model.self_attns`."""
+    """An entry of `model.self_attns` of type "global"."""
 
     type: Literal["global"] = "global"
     d_head: Count = 64
 
 
 class NeighborhoodAttention(Section):
-    """An entry of `model.self_attns`."""
+    """An entry of `model.self_attns` of type "neighborhood"."""
 
     type: Literal["neighborhood"] = "neighborhood"
     d_head: Count = 64
@@ -43,7 +43,7 @@ class NeighborhoodAttention(Section):
 
 
 class ShiftedWindowAttention(Section):
-    """An entry of `model.self_attns`."""
+    """An entry of `model.self_attns` of type "shifted-window"."""
 
     type: Literal["shifted-window"]
     d_head: Count = 64
@@ -51,7 +51,7 @@ class ShiftedWindowAttention(Section):
 
 
 class NoAttention(Section):
-    """An entry of `model.self_attns`."""
+    """An entry of `model.self_attns` of type "none"."""
 
     type: Literal["none"]
 
@@ -65,7 +65,7 @@ SYNONYMS = {"mean": "loc", "std": "scale", "std_1": "scale_1", "std_2": "scale_2
 
 
 class Density(Section):
-    """`model.sigma_sample_density`; what its type does not use may stand there all the same."""
+    """`model.sigma_sample_density`; keys that its type does not use are allowed."""
 
     type: Literal["cosine-interpolated", "cosine", "lognormal", "loglogistic", "loguniform", "split-lognormal"]
     min_value: PositiveFloat | None = None
@@ -79,7 +79,7 @@ class Density(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _one_name_each(cls, density: Any) -> Any:
+    def _resolve_synonyms(cls, density: Any) -> Any:
         if not isinstance(density, dict):
             return density
         density = {SYNONYMS.get(key, key): value for key, value in density.items()}
@@ -87,7 +87,7 @@ class Density(Section):
 
 
 def density_defaults(model: "Model") -> dict[str, Any]:
-    """Return what the reference takes for the keys that `model.sigma_sample_density` leaves out."""
+    """Return the reference's defaults for missing keys of `model.sigma_sample_density`."""
     longer = max(model.input_size)
     defaults: dict[str, dict[str, Any]] = {
         "cosine-interpolated": {
@@ -107,7 +107,7 @@ REQUIRED_OF_DENSITY = {"lognormal": ("loc", "scale"), "split-lognormal": ("loc",
 
 
 def _as_list(value: Any) -> Any:
-    """Let one number stand for all levels; the reference takes a float so, and chokes on an integer."""
+    """Turn a single number into a list; the reference accepts a float, but fails on an integer."""
     return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
@@ -115,7 +115,7 @@ Rates = Annotated[list[Probability], BeforeValidator(_as_list)]
 
 
 class Model(Section):
-    """`model`: the network, its preconditioning, and the noise it was trained with."""
+    """`model`: the network, its preconditioning, loss, and noise distribution."""
 
     type: Literal["image_transformer_v2"]
     input_channels: Small
@@ -152,7 +152,7 @@ class Model(Section):
         rates = self.dropout_rate or [0.0]
         self.dropout_rate = rates * levels if len(rates) == 1 else rates
         if sum(self.depths) > MAX_LAYERS:
-            raise ValueError(f"depths add up to {sum(self.depths)}; expected at most {MAX_LAYERS}")
+            raise ValueError(f"depths have the sum {sum(self.depths)}; expected at most {MAX_LAYERS}")
         return self
 
     @model_validator(mode="after")
@@ -163,12 +163,12 @@ class Model(Section):
                 setattr(density, key, value)
         for key in REQUIRED_OF_DENSITY.get(density.type, ()):
             if getattr(density, key) is None:
-                raise ValueError(f"sigma_sample_density of type {density.type} lacks {key}")
+                raise ValueError(f"sigma_sample_density of type {density.type} has no {key}, which it requires")
         return self
 
     @model_validator(mode="before")
     @classmethod
-    def _one_entry_a_level(cls, model: Any) -> Any:
+    def _check_lengths(cls, model: Any) -> Any:
         widths = model.get("widths") if isinstance(model, Mapping) else None
         if isinstance(widths, list) and widths:
             for key in ("depths", "d_ffs", "self_attns", "dropout_rate"):
@@ -179,7 +179,7 @@ class Model(Section):
 
 
 class Dataset(Section):
-    """`dataset`."""
+    """`dataset`: the training data."""
 
     type: str = "imagefolder"
     location: str = "data"
@@ -188,7 +188,7 @@ class Dataset(Section):
 
 
 class Optimizer(Section):
-    """`optimizer`."""
+    """`optimizer`: its type and hyperparameters."""
 
     type: str = "adamw"
     lr: PositiveFloat = 5e-4
@@ -198,14 +198,14 @@ class Optimizer(Section):
 
 
 class LearningRateSchedule(Section):
-    """`lr_sched`."""
+    """`lr_sched`: the learning rate schedule."""
 
     type: str = "constant"
     warmup: Probability = 0.0
 
 
-class AverageSchedule(Section):
-    """`ema_sched`."""
+class EMASchedule(Section):
+    """`ema_sched`: the schedule of the EMA decay."""
 
     type: str = "inverse"
     power: PositiveFloat = 0.6667
@@ -213,20 +213,21 @@ class AverageSchedule(Section):
 
 
 class Config(Section):
-    """The whole of it."""
+    """The complete config."""
 
     model: Model
     dataset: Dataset = Field(default_factory=Dataset)
     optimizer: Optimizer = Field(default_factory=Optimizer)
     lr_sched: LearningRateSchedule = Field(default_factory=LearningRateSchedule)
-    ema_sched: AverageSchedule = Field(default_factory=AverageSchedule)
+    ema_sched: EMASchedule = Field(default_factory=EMASchedule)
 
 
 def read_config(config: Any) -> Config:
-    """Check a config and fill in its defaults.
+    """Return a validated config with defaults filled in.
 
     Raises:
-        CheckpointError: in one line, every key that is missing, of a wrong type, or says what hdit cannot do.
+        CheckpointError: keys are missing, have a wrong type, or describe a network that hdit does not support; one
+            line names up to four of them.
     """
     try:
         return Config.model_validate(config)

@@ -1,7 +1,7 @@
-"""k-diffusion's config of an HDiT (`image_transformer_v2`) as a recipe, and back.
+"""Conversion between k-diffusion's config of an HDiT (`image_transformer_v2`) and a recipe.
 
-A config also says things that a recipe has no key for (the type of the data set, an optimizer other than AdamW, ...):
-who wants it back to the letter keeps it, as `convert.py` does. One that makes another network than HDiT is refused.
+A config has settings for which a recipe has no key (data set type, optimizers other than AdamW, ...); `convert.py`
+therefore stores the original config. Configs of other networks are refused.
 """
 
 import math
@@ -15,17 +15,17 @@ from hdit_core.recipe.model import LevelRecipe
 from hdit_core.recipe.read import check_recipe
 from hdit_core.recipe.run import Recipe
 
-# their config says neither; these are the paper's for FFHQ-1024
+# not in k-diffusion's config; the values of the paper's FFHQ-1024 run
 BATCH_SIZE = 256
 NUM_IMAGES = 256_000_000
 
-ATTENTION_KEYS = {  # theirs: ours
+ATTENTION_KEYS = {  # k-diffusion's key: the recipe's
     "type": "attention",
     "d_head": "head_dim",
     "kernel_size": "kernel_size",
     "window_size": "window_size",
 }
-DENSITY_KEYS = {  # ours: theirs
+DENSITY_KEYS = {  # the recipe's key: k-diffusion's
     "sigma_min": "min_value",
     "sigma_max": "max_value",
     "noise_size_low": "noise_d_low",
@@ -36,7 +36,7 @@ DENSITY_KEYS = {  # ours: theirs
     "scale_high": "scale_2",
 }
 
-KNOWN = (  # table, key, and the values that k-diffusion has a counterpart of
+KNOWN = (  # table, key, and the values that k-diffusion supports
     ("diffusion", "weighting", "karras", "snr", "soft-min-snr"),
     ("diffusion", "objective", "edm"),
     ("model", "feed_forward", "geglu"),
@@ -47,7 +47,7 @@ KNOWN = (  # table, key, and the values that k-diffusion has a counterpart of
 
 
 def density_defaults(kind: str, image_size: tuple[int, int], sigma_data: float) -> dict[str, Any]:
-    """Return what a recipe means by the density keys that it leaves out; loglogistic has no bounds then."""
+    """Return a recipe's defaults for missing density keys; loglogistic then has no bounds."""
     values = {
         "sigma_min": SIGMA_MIN,
         "sigma_max": SIGMA_MAX,
@@ -67,16 +67,16 @@ def density_defaults(kind: str, image_size: tuple[int, int], sigma_data: float) 
 
 
 def recipe_from_kdiffusion(config: Any) -> Recipe:
-    """Return the recipe that a k-diffusion config amounts to.
+    """Return the recipe that corresponds to a k-diffusion config.
 
-    The config does not say how long and in what batches to train: the recipe gets 256,000,000 images in batches of 256,
-    the paper's for FFHQ-1024. How to sample it does not say either, but for the range of sigma.
+    The config has no run length and no batch size: the recipe gets 256,000,000 images in batches of 256, as in the
+    paper's FFHQ-1024 run. Of the sampling settings it has only the range of sigma.
 
     Args:
-        config: the JSON under the metadata key `config`, parsed; nothing about it is trusted.
+        config: the parsed JSON of the metadata key `config`; it is validated.
 
     Raises:
-        CheckpointError: something is missing, of a wrong type, or describes a network that is not HDiT.
+        CheckpointError: a key is missing or has a wrong type, or the network is not an HDiT.
     """
     checked = read_config(config)
     model, optimizer = checked.model, checked.optimizer
@@ -117,7 +117,7 @@ def _model_tables(config: Config) -> dict[str, Any]:
     ):
         known = {key: getattr(attention, key) for key in type(attention).model_fields}
         level = {"depth": depth, "width": width, "d_ff": None if d_ff == 3 * width else d_ff, "dropout": dropout}
-        levels.append(level | {ours: known[theirs] for theirs, ours in ATTENTION_KEYS.items() if theirs in known})
+        levels.append(level | {key: known[source] for source, key in ATTENTION_KEYS.items() if source in known})
     return {
         "image_size": model.input_size,
         "channels": model.input_channels,
@@ -133,7 +133,7 @@ def _model_tables(config: Config) -> dict[str, Any]:
 
 
 def _density_table(config: Config) -> dict[str, Any]:
-    """Return `[diffusion.density]`; keys that say what a recipe means anyway are left out."""
+    """Return the table `[diffusion.density]` without keys that have their default values."""
     model, density = config.model, config.model.sigma_sample_density
     defaults = density_defaults(density.type, (model.input_size[0], model.input_size[1]), model.sigma_data)
     values = {key: getattr(density, DENSITY_KEYS[key]) for key in KEYS_OF_DENSITY[density.type]}
@@ -144,21 +144,21 @@ def _density_table(config: Config) -> dict[str, Any]:
 
 
 def config_to_kdiffusion(recipe: Recipe) -> dict[str, Any]:
-    """Return the k-diffusion config of a recipe, with all defaults written out.
+    """Return the k-diffusion config that corresponds to a recipe, with all defaults written out.
 
-    It holds the network, its noise and the optimizer. The length of the run, its schedule of batches and learning
-    rates, the sampler and the evaluation have no key there: whoever wants them keeps the recipe.
+    It contains the network, its noise distribution and the optimizer. It has no keys for run length, schedules, sampler
+    and evaluation, which are lost.
 
     Args:
-        recipe: of ours.
+        recipe: of the network.
 
     Raises:
-        CheckpointError: the network or its loss is one that k-diffusion does not know.
+        CheckpointError: k-diffusion does not support the network or its loss.
     """
     _check_known(recipe)
     train = recipe.train
     return {
-        "model": _their_model(recipe),
+        "model": _kdiffusion_model(recipe),
         "dataset": {
             "type": "imagefolder",
             "location": recipe.data.path,
@@ -179,12 +179,12 @@ def config_to_kdiffusion(recipe: Recipe) -> dict[str, Any]:
 
 def _check_known(recipe: Recipe) -> None:
     for table, key, *known in KNOWN:
-        if (found := getattr(getattr(recipe, table), key)) not in known:
+        if (value := getattr(getattr(recipe, table), key)) not in known:
             expected = f"{', '.join(known[:-1])} or {known[-1]}" if known[1:] else known[0]
-            raise CheckpointError(f"{table}.{key} = '{found}' is unknown to k-diffusion; expected {expected}")
+            raise CheckpointError(f"{table}.{key} = '{value}' is unknown to k-diffusion; expected {expected}")
 
 
-def _their_model(recipe: Recipe) -> dict[str, Any]:
+def _kdiffusion_model(recipe: Recipe) -> dict[str, Any]:
     model, diffusion = recipe.model, recipe.diffusion
     return {
         "type": "image_transformer_v2",
@@ -194,7 +194,7 @@ def _their_model(recipe: Recipe) -> dict[str, Any]:
         "depths": [level.depth for level in model.levels],
         "widths": [level.width for level in model.levels],
         "d_ffs": [level.hidden for level in model.levels],
-        "self_attns": [_their_attention(level) for level in model.levels],
+        "self_attns": [_kdiffusion_attention(level) for level in model.levels],
         "dropout_rate": [level.dropout for level in model.levels],
         "mapping_width": model.mapping_width,
         "mapping_depth": model.mapping_depth,
@@ -210,22 +210,22 @@ def _their_model(recipe: Recipe) -> dict[str, Any]:
         "sigma_data": diffusion.sigma_data,
         "sigma_min": recipe.sample.sigma_min,
         "sigma_max": recipe.sample.sigma_max,
-        "sigma_sample_density": _their_density(recipe),
+        "sigma_sample_density": _kdiffusion_density(recipe),
     }
 
 
-def _their_attention(level: LevelRecipe) -> dict[str, Any]:
-    own: dict[str, dict[str, int]] = {
+def _kdiffusion_attention(level: LevelRecipe) -> dict[str, Any]:
+    sizes: dict[str, dict[str, int]] = {
         "global": {"d_head": level.head_dim},
         "neighborhood": {"d_head": level.head_dim, "kernel_size": level.kernel_size},
         "shifted-window": {"d_head": level.head_dim, "window_size": level.window_size},
         "none": {},
     }
-    return {"type": level.attention} | own[level.attention]
+    return {"type": level.attention} | sizes[level.attention]
 
 
-def _their_density(recipe: Recipe) -> dict[str, Any]:
+def _kdiffusion_density(recipe: Recipe) -> dict[str, Any]:
     density = recipe.diffusion.density
-    given = density.model_dump(exclude_none=True, exclude={"type"})
-    values = density_defaults(density.type, recipe.model.image_size, recipe.diffusion.sigma_data) | given
+    set_keys = density.model_dump(exclude_none=True, exclude={"type"})
+    values = density_defaults(density.type, recipe.model.image_size, recipe.diffusion.sigma_data) | set_keys
     return {"type": density.type} | {DENSITY_KEYS[key]: value for key, value in values.items()}

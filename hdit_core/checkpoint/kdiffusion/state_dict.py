@@ -1,7 +1,7 @@
-"""k-diffusion's inference checkpoints of HDiT (`image_transformer_v2`), from and to ours, losslessly.
+"""Lossless conversion of state dicts between k-diffusion's `image_transformer_v2` and hdit.
 
-This file has the key map. The one tensor that does not map one to one is the rotary frequencies: the reference stores
-those of a level once for each of its layers, we store them once. Its config is dealt with in `kdiffusion_recipe.py`.
+All tensors map one to one except the rotary frequencies: k-diffusion stores them once per layer, hdit once per level.
+`recipe.py` converts the config.
 """
 
 from collections.abc import Iterator, Mapping
@@ -16,13 +16,13 @@ from hdit_core.recipe.run import Recipe
 
 __all__ = [
     "config_to_kdiffusion",
+    "kdiffusion_names",
     "recipe_from_kdiffusion",
     "state_from_kdiffusion",
     "state_to_kdiffusion",
-    "their_names",
 ]
 
-PREFIXES = {  # ours: theirs; the first that fits
+PREFIXES = {  # hdit: k-diffusion; the first match is used
     "conditioning.time_features.frequencies": "time_emb.weight",
     "conditioning.augment_features.frequencies": "aug_emb.weight",
     "conditioning.time_in.": "time_in_proj.",
@@ -34,7 +34,7 @@ PREFIXES = {  # ours: theirs; the first that fits
     "middle.": "mid_level.",
     "up.": "up_levels.",
 }
-PARTS = {  # ours: theirs; wherever they stand after the prefix
+PARTS = {  # hdit: k-diffusion; replaced anywhere after the prefix
     ".attention.": ".self_attn.",
     ".feed_forward.": ".ff.",
     ".norm.modulation.": ".norm.linear.",
@@ -45,85 +45,88 @@ PARTS = {  # ours: theirs; wherever they stand after the prefix
 }
 
 
-def their_names(name: str, recipe: Recipe) -> list[str]:
-    """Return the name, or names, under which k-diffusion stores one of our tensors."""
+def kdiffusion_names(name: str, recipe: Recipe) -> list[str]:
+    """Return the name or names under which k-diffusion stores a tensor of hdit."""
     if name.startswith("rotary."):
         return list(_rotary_names(int(name.split(".")[1]), recipe))
     if name.startswith("splits.") and name.endswith(".mix"):
         return [name.removesuffix("mix") + "fac"]
-    ours, theirs = next(((o, t) for o, t in PREFIXES.items() if name.startswith(o)), ("", ""))
-    rest = "." + name.removeprefix(ours)
+    prefix, new_prefix = next(((old, new) for old, new in PREFIXES.items() if name.startswith(old)), ("", ""))
+    rest = "." + name.removeprefix(prefix)
     for part, replacement in PARTS.items():
         rest = rest.replace(part, replacement)
-    return [theirs + rest[1:]]
+    return [new_prefix + rest[1:]]
 
 
 def _rotary_names(index: int, recipe: Recipe) -> Iterator[str]:
     depth, innermost = recipe.model.levels[index].depth, index == len(recipe.model.levels) - 1
-    for way in ["mid_level"] if innermost else [f"down_levels.{index}", f"up_levels.{index}"]:
+    for level in ["mid_level"] if innermost else [f"down_levels.{index}", f"up_levels.{index}"]:
         for layer in range(depth):
-            yield f"{way}.{layer}.self_attn.pos_emb.freqs"
+            yield f"{level}.{layer}.self_attn.pos_emb.freqs"
 
 
-def _our_names(recipe: Recipe) -> dict[str, torch.Size]:
+def _hdit_shapes(recipe: Recipe) -> dict[str, torch.Size]:
     with torch.device("meta"):
         network = HourglassTransformer(recipe.model)
     return {name: tensor.shape for name, tensor in network.state_dict().items()}
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and torch.equal(one, other)
+def _equal(first: Tensor, second: Tensor) -> bool:
+    return first.dtype == second.dtype and torch.equal(first, second)
 
 
 def state_from_kdiffusion(state: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
-    """Return a k-diffusion state dict under our names; tensors are handed on as they are.
+    """Return a k-diffusion state dict with hdit's names; tensors are not copied.
 
     Args:
-        state: of the reference's network.
-        recipe: what `recipe_from_kdiffusion` made of the config that came with it.
+        state: of k-diffusion's network.
+        recipe: from its config, by `recipe_from_kdiffusion`.
 
     Raises:
-        CheckpointError: a tensor is missing, left over, of another shape than the recipe asks for, or the layers of one
-            level have different rotary frequencies, which the reference never writes and we could not keep.
+        CheckpointError: a tensor is missing, unknown or has a wrong shape, or layers of one level have different rotary
+            frequencies, which k-diffusion never writes and hdit cannot represent.
     """
-    ours: dict[str, Tensor] = {}
+    converted: dict[str, Tensor] = {}
     used: set[str] = set()
-    for name, shape in _our_names(recipe).items():
-        names = their_names(name, recipe)
-        for theirs in names:
-            if theirs not in state:
-                raise CheckpointError(f"k-diffusion state: lacks the tensor {theirs}, which its config asks for")
-            if (found := state[theirs]).shape != shape:
+    for name, shape in _hdit_shapes(recipe).items():
+        names = kdiffusion_names(name, recipe)
+        for source_name in names:
+            if source_name not in state:
+                raise CheckpointError(f"k-diffusion state: lacks the tensor {source_name}, which its config requires")
+            if (tensor := state[source_name]).shape != shape:
                 raise CheckpointError(
-                    f"k-diffusion state: {theirs} has shape {list(found.shape)}, its config asks for {list(shape)}"
+                    f"k-diffusion state: {source_name} has shape {list(tensor.shape)}, "
+                    f"its config requires {list(shape)}"
                 )
-            if found is not state[names[0]] and not _same(found, state[names[0]]):
+            if tensor is not state[names[0]] and not _equal(tensor, state[names[0]]):
                 raise CheckpointError(
-                    f"k-diffusion state: {theirs} differs from {names[0]}; expected one set of frequencies a level"
+                    f"k-diffusion state: {source_name} differs from {names[0]}; expected the same frequencies in all "
+                    "layers of a level"
                 )
-        ours[name] = state[names[0]]
+        converted[name] = state[names[0]]
         used.update(names)
     if surplus := sorted(set(state) - used):
-        raise CheckpointError(f"k-diffusion state: has the tensor {surplus[0]}, which its config does not know")
-    return ours
+        raise CheckpointError(f"k-diffusion state: has the tensor {surplus[0]}, which its config does not have")
+    return converted
 
 
 def state_to_kdiffusion(state: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
-    """Return our state dict under k-diffusion's names; tensors are handed on as they are.
+    """Return a state dict of hdit with k-diffusion's names.
 
-    The rotary frequencies, which fill several places, are copied: safetensors refuses shared memory.
+    Tensors are not copied, except rotary frequencies, which are stored several times: safetensors refuses tensors that
+    share memory.
 
     Raises:
         CheckpointError: the tensors are not those of the recipe's network.
     """
-    expected = _our_names(recipe)
+    expected = _hdit_shapes(recipe)
     if odd := sorted(set(expected) ^ set(state)):
         raise CheckpointError(
             f"state: {'lacks' if odd[0] in expected else 'has'} the tensor {odd[0]}, "
-            f"which its recipe {'asks for' if odd[0] in expected else 'does not know'}"
+            f"which its recipe {'requires' if odd[0] in expected else 'does not have'}"
         )
-    theirs: dict[str, Tensor] = {}
+    converted: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        first, *others = their_names(name, recipe)
-        theirs |= {first: tensor} | {other: tensor.clone() for other in others}
-    return theirs
+        first, *others = kdiffusion_names(name, recipe)
+        converted |= {first: tensor} | {other: tensor.clone() for other in others}
+    return converted

@@ -11,9 +11,9 @@ import torch
 from hdit_core.devices import compute_dtype
 from hdit_core.distributed import World
 from hdit_core.errors import HditError, is_out_of_memory
-from hdit_core.plan.gpus import USABLE
+from hdit_core.plan.gpus import USABLE_FRACTION
 from hdit_core.plan.memory import RankLayout, training_memory
-from hdit_core.plan.sharding import too_large_for_each
+from hdit_core.plan.sharding import needs_sharding
 from hdit_core.recipe.run import Recipe
 
 GIB = 1 << 30
@@ -61,7 +61,7 @@ def memory_need(recipe: Recipe, world: World) -> MemoryNeed:
     images, memory = min(train.micro_batch_size or share, share), machine_bytes(device)
     on_gpu = device.type == "cuda"
     sharded = world.size > 1 and (
-        train.parallel == "fsdp" or (train.parallel == "auto" and on_gpu and too_large_for_each(recipe, memory or 0))
+        train.parallel == "fsdp" or (train.parallel == "auto" and on_gpu and needs_sharding(recipe, memory or 0))
     )
     levels = len(recipe.model.levels)
     checkpointed = levels if train.activation_checkpointing is True else int(train.activation_checkpointing)
@@ -81,7 +81,9 @@ def memory_need(recipe: Recipe, world: World) -> MemoryNeed:
 
     if memory is None:
         return MemoryNeed(images, needed(images), None, None)
-    usable = int(memory * USABLE)  # without accumulation a step takes less than with a slightly smaller micro-batch
+    usable = int(
+        memory * USABLE_FRACTION
+    )  # without accumulation a step takes less than with a slightly smaller micro-batch
     largest = share if needed(share) <= usable else bisect_right(range(1, share), usable, key=needed)
     return MemoryNeed(images, needed(images), memory, largest)
 

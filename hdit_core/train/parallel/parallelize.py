@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from hdit_core.distributed import World
 from hdit_core.model.blocks import TransformerLayer
 from hdit_core.model.hourglass import HourglassTransformer, initialize
-from hdit_core.plan.sharding import state_bytes, too_large_for_each
+from hdit_core.plan.sharding import needs_sharding, state_bytes
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.train import TrainRecipe
 from hdit_core.train.parallel.sharded_tensors import copy_into_shards, local_shard
@@ -133,7 +133,7 @@ def _too_large(recipe: Recipe, world: World, device: torch.device) -> tuple[bool
         return False, f"ranks on a {device.type.upper()} share its memory"
     needed, available = state_bytes(recipe), torch.cuda.get_device_properties(device).total_memory
     why = f"weights, gradients, optimizer state and EMAs take {needed / 1e9:.3g} GB of a GPU's {available / 1e9:.3g} GB"
-    return world.any(too_large_for_each(recipe, available)), why
+    return world.any(needs_sharding(recipe, available)), why
 
 
 def _mesh(train: TrainRecipe, world: World, device: torch.device) -> DeviceMesh:

@@ -84,7 +84,7 @@ def distance(found, expected, names):
 def test_an_average_made_afterwards_is_the_one_that_was_followed_and_nearer_the_more_snapshots(
     tmp_path, walk, monkeypatch
 ):
-    monkeypatch.setattr(posthoc_module, "MOST_ERROR", 1.0)
+    monkeypatch.setattr(posthoc_module, "MAX_ERROR", 1.0)
     errors, bounds = [], []
     for count in (4, 8, 16, 32):
         made = build_post_hoc_ema(walk.run(tmp_path / str(count), count, halved=False), 0.075)
@@ -153,7 +153,7 @@ def test_a_length_that_snapshots_do_not_give_is_refused_with_those_that_they_do(
 
 
 def test_a_length_whose_weights_would_make_rounding_large_is_refused(tmp_path, walk, monkeypatch):
-    monkeypatch.setattr(posthoc_module, "MOST_GAIN", 2.0)
+    monkeypatch.setattr(posthoc_module, "MAX_GAIN", 2.0)
     with pytest.raises(UsageError, match=r"amplification of rounding 5.\d \(at most 2\)"):
         build_post_hoc_ema(walk.run(tmp_path / "run", 32), 0.030)
 

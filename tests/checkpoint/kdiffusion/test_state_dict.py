@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from hdit_core.checkpoint.kdiffusion.config import read_config
 from hdit_core.checkpoint.kdiffusion.recipe import config_to_kdiffusion, recipe_from_kdiffusion
-from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion, state_to_kdiffusion, their_names
+from hdit_core.checkpoint.kdiffusion.state_dict import kdiffusion_names, state_from_kdiffusion, state_to_kdiffusion
 from hdit_core.errors import CheckpointError
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.model.parameter_groups import parameter_groups
@@ -34,7 +34,7 @@ def test_parameter_groups_are_the_references(name):
     recipe = recipe_from_kdiffusion(metadata(name, "config"))
     network = HourglassTransformer(recipe.model)
     found = [
-        (sorted(their_names(key, recipe)[0] for key in group["names"]), group["lr"], group["weight_decay"])
+        (sorted(kdiffusion_names(key, recipe)[0] for key in group["names"]), group["lr"], group["weight_decay"])
         for group in parameter_groups(network, lr=5e-4, weight_decay=0.01)
     ]
     expected = [
@@ -143,7 +143,7 @@ HOSTILE = [
     ("model.widths", [32, 48], "depths has 3 entries, widths has 2"),
     ("model.widths", [], "model.widths.*at least 1"),
     ("model.widths", [32, 40, 64], "40 is not a multiple of head_dim = 16"),
-    ("model.depths", [2, 10**6, 2], "depths add up to 1000004; expected at most 1000"),
+    ("model.depths", [2, 10**6, 2], "depths have the sum 1000004; expected at most 1000"),
     ("model.depths", [0, 1, 2], r"model.depths\[0\] = '0': expected greater than 0"),
     ("model.self_attns", [{"type": "cross"}] * 3, r"model.self_attns\[0\].*cross"),
     ("model.self_attns", [{}] * 3, r"model.self_attns\[0\]"),
@@ -159,7 +159,7 @@ HOSTILE = [
     ("model.input_size", [60, 64], "60 is not a multiple of 16"),
     ("model.input_size", [64], "model.input_size"),
     ("model.sigma_sample_density", {"type": "uniform"}, "model.sigma_sample_density.type = 'uniform': expected"),
-    ("model.sigma_sample_density", {"type": "lognormal"}, "lognormal lacks loc"),
+    ("model.sigma_sample_density", {"type": "lognormal"}, "lognormal has no loc"),
     ("model.sigma_sample_density", 3, "model.sigma_sample_density"),
     ("optimizer.betas", [0.9], "optimizer.betas"),
     ("dataset", [], "dataset"),
@@ -209,7 +209,7 @@ def test_a_state_that_does_not_fit_its_config_is_refused(reference, config):
     layer = "down_levels.0.1.self_attn."
     refuse("lacks the tensor class_emb.weight", **{"class_emb.weight": None})
     refuse("has the tensor extra", extra=torch.zeros(1))
-    refuse(r"splits.0.fac has shape \[2\], its config asks for \[1\]", **{"splits.0.fac": torch.zeros(2)})
+    refuse(r"splits.0.fac has shape \[2\], its config requires \[1\]", **{"splits.0.fac": torch.zeros(2)})
     frequencies = state[f"{layer}pos_emb.freqs"]
     refuse(f"{layer}pos_emb.freqs differs from", **{f"{layer}pos_emb.freqs": frequencies + 1})
     refuse(f"{layer}pos_emb.freqs differs from", **{f"{layer}pos_emb.freqs": frequencies.double()})

@@ -133,7 +133,7 @@ MISTAKES = {
         ["--res", "128,large"],
         "--res 128,large: expected N or HEIGHTxWIDTH in pixels, separated by commas, for example 256 or 512x768,1024",
     ),
-    "a size between those that fit": (["--res", "100"], "HDiT-B/4 does not take images of 100x100"),
+    "a size between those that fit": (["--res", "100"], "HDiT-B/4 does not accept images of 100x100"),
     "a size too small for the recipe": (["imagenet256", "--res", "48"], "larger than the level's 6x6 grid"),
     "an override without a recipe": (
         ["--set", "model.patch_size=2"],

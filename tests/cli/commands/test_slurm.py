@@ -17,7 +17,7 @@ MISTAKES = {
     ),
     "ranks that cannot share a step": (
         ["train", "imagenet256", "--nodes", "3", "--time", "60"],
-        "the job's ranks: a step of 256 images cannot be shared equally by 3; use 2 or 4",
+        "the job's ranks: a step of 256 images cannot be divided equally among 3 devices; use 2 or 4",
     ),
     "an option that hdit train does not have": (
         ["train", "imagenet256", "--time", "60", "--sett", "x=1"],

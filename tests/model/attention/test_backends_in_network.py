@@ -11,7 +11,7 @@ from torch.nn.attention import flex_attention as torchs
 
 from hdit_core.checkpoint import load_denoiser
 from hdit_core.checkpoint.denoiser import attention_notes
-from hdit_core.checkpoint.kdiffusion.state_dict import their_names
+from hdit_core.checkpoint.kdiffusion.state_dict import kdiffusion_names
 from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.errors import UsageError
 from hdit_core.model.attention import flex
@@ -66,7 +66,7 @@ def test_in_float32_outputs_and_gradients_are_those_of_the_reference(name, monke
     denoising_loss(denoiser, io["clean"], io["noise"], io["sigma"], **cond).mean().backward()
     for key, parameter in denoiser.network.named_parameters():
         if parameter.grad is not None:
-            expected = io[f"grad_norm.{their_names(key, denoiser.recipe)[0]}"].item()
+            expected = io[f"grad_norm.{kdiffusion_names(key, denoiser.recipe)[0]}"].item()
             assert parameter.grad.norm().item() == pytest.approx(expected, rel=1e-4), key
 
 
