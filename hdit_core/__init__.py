@@ -7,3 +7,13 @@ Axis legend of every shape in this library:
 
 Images are `[B, C, H, W]` in [-1, 1] at the library's edge and channels last inside `hdit_core.model`.
 """
+
+import importlib
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Return `hdit_core.api`, imported when it is first used."""
+    if name == "api":
+        return importlib.import_module("hdit_core.api")
+    raise AttributeError(f"module 'hdit_core' has no attribute {name!r}")

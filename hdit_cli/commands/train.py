@@ -125,7 +125,7 @@ def _train(
     json: bool,
     fork: "ForkSource | None",
 ) -> None:
-    from hdit_core.train.monitor.callbacks import Callbacks, Progress
+    from hdit_core.train.monitor.callbacks import showing
     from hdit_core.train.run import train as train_run
 
     settings: dict[str, Any] = {"device": device, "deterministic": deterministic, "fork": fork}
@@ -133,13 +133,7 @@ def _train(
         train_run(recipe, run, **settings)
         return
     with progress("train", total=recipe.train.num_images) as bar:
-
-        def show(now: Progress) -> None:
-            remark = f"step {now.step:,}, loss {now.loss:.4f}"
-            bar.update(now.num_images, now.total_images, remark, per_s=now.images_per_s)
-
-        callbacks = Callbacks(on_step=show, trackers=tuple(trackers))
-        state = train_run(recipe, run, callbacks=callbacks, **settings)
+        state = train_run(recipe, run, callbacks=showing(bar, tuple(trackers)), **settings)
         bar.update(state.num_images, remark=bar.remark, per_s=bar.per_s)  # a finished run reports no step
     result = {"run": str(run), "step": state.step, "num_images": state.num_images, "elapsed_s": state.elapsed_s}
     emit(result, json)

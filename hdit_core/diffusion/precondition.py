@@ -87,6 +87,11 @@ def target(
     return PARAMETRISATIONS[objective].target(images.to(dtype), noise.to(dtype), sigma, sigma_data)
 
 
+def _described(value: object) -> str:
+    """Return the type of a value for an error."""
+    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+
+
 class Denoiser(nn.Module):
     """A network with its scalings: predicts the clean image from a noisy one."""
 
@@ -116,6 +121,27 @@ class Denoiser(nn.Module):
         _, _, c_in = scalings(rearrange(sigma, "b -> b 1 1 1"), self.sigma_data, self.objective)
         return self.network((x * c_in).to(x.dtype), sigma, class_ids, augment_cond, mapping_cond, condition)
 
+    def _check_inputs(self, x: object, sigma: object, class_ids: object) -> None:
+        """Refuse arguments of the wrong type or shape, in one line."""
+        model = self.recipe.model
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            raise TypeError(f"x: expected a floating-point tensor [B, {model.channels}, H, W], got {_described(x)}")
+        if x.ndim != 4 or x.shape[1] != model.channels:
+            raise UsageError(f"x has shape {tuple(x.shape)}; this model takes [B, {model.channels}, H, W]")
+        if not isinstance(sigma, Tensor | float | int):
+            raise TypeError(f"sigma: expected a number or a tensor [B], got {_described(sigma)}")
+        if isinstance(sigma, Tensor) and sigma.ndim and sigma.shape != x.shape[:1]:
+            raise UsageError(f"sigma has shape {tuple(sigma.shape)}; expected ({x.shape[0]},) or one number")
+        if not model.num_classes or class_ids is None:
+            return  # the network says what it lacks
+        if not isinstance(class_ids, Tensor) or class_ids.dtype != torch.int64:
+            raise TypeError(f"class_ids: expected an int64 tensor [B], got {_described(class_ids)}")
+        if class_ids.shape != x.shape[:1]:
+            raise UsageError(f"class_ids has shape {tuple(class_ids.shape)}; expected ({x.shape[0]},)")
+        if class_ids.device.type == "cpu" and not bool(((class_ids >= 0) & (class_ids <= model.num_classes)).all()):
+            wrong = [number for number in class_ids.tolist() if not 0 <= number <= model.num_classes]
+            raise UsageError(f"class_ids has {wrong[0]}; expected 0 to {model.num_classes} ({model.num_classes}: none)")
+
     def forward(
         self,
         x: Float[Tensor, "B C H W"],
@@ -136,11 +162,10 @@ class Denoiser(nn.Module):
             condition: the condition image in [-1, 1], for models that have one; c_in does not apply to it.
 
         Raises:
-            UsageError: the images have another number of channels than the model.
+            TypeError, UsageError: an argument has another type or shape than the model takes.
         """
-        channels = self.recipe.model.channels
-        if x.shape[1] != channels:
-            raise UsageError(f"x has shape {tuple(x.shape)}; this model takes [B, {channels}, H, W]")
+        if not torch.compiler.is_compiling():
+            self._check_inputs(x, sigma, class_ids)
         if not isinstance(sigma, Tensor) or sigma.ndim == 0:
             sigma = torch.as_tensor(sigma, dtype=at_least_float32(x.dtype), device=x.device).expand(x.shape[0])
         output = self.raw(x, sigma, class_ids, augment_cond, mapping_cond, condition)

@@ -16,6 +16,7 @@ from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate.feature_batch import by_chunk
 from hdit_core.generate.generate import generate
+from hdit_core.generate.pipeline import Samples
 from hdit_core.generate.provenance import weights_sha256
 from hdit_core.images import to_uint8
 from hdit_core.randomness import uniform
@@ -63,6 +64,17 @@ def generated_images(
     # Without n and the path of the weights: a larger set of the same seed begins with the same images.
     identity = repr((source | {"path": None}, class_counts))
     return ImageSet(source, n, read, hashlib.sha256(identity.encode()).hexdigest())
+
+
+def samples_set(samples: Samples) -> ImageSet:
+    """Return samples in memory as a set of images to score, rounded to bytes as if they had been saved."""
+    images_u8 = samples.to_uint8()
+
+    def read(places: Sequence[int]) -> Iterator[ReadImage]:
+        return (partial(_identity, images_u8[place]) for place in places if place < len(images_u8))
+
+    source = {"kind": "samples in memory", "path": f"{len(samples)} samples in memory"}
+    return ImageSet(source, len(samples), read, hashlib.sha256(images_u8.tobytes()).hexdigest())
 
 
 def _source(denoiser: Denoiser, path: str, weights: str) -> dict[str, Any]:

@@ -102,6 +102,8 @@ def open_scored(
     if model is not None:
         return _samples_of(settings, model, weights, reference)
     assert settings.images is not None  # by check_settings
+    if isinstance(settings.images, ImageSet):
+        return settings.images
     images = open_images(settings.images, settings.n, settings.seed)
     if settings.nearest is not None and not images.identity:
         raise UsageError(f"--nearest {settings.nearest}: a stream can be read only once; pass a file or folder")

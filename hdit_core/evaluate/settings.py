@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.data.image_sets.open_images import STDIN
 from hdit_core.errors import UsageError
 from hdit_core.evaluate.extractors.extractor import Mode
 from hdit_core.evaluate.generated import Labels
 from hdit_core.files import check_output
+from hdit_core.recipe.table import PositiveInt, Seed
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,8 @@ class ScoreSettings:
     """What is scored, against what, and how.
 
     Attributes:
-        images: a folder, an archive, an npz, a data set, or "-" for tars on stdin; None to score a checkpoint.
+        images: a folder, an archive, an npz, a data set, or "-" for tars on stdin; or a set that is open; None to score
+            a checkpoint.
         reference: the same, or saved statistics (.npz); None for a checkpoint's training data, or with `save_stats`
             to save statistics without a score.
         checkpoint: a run or checkpoint whose samples are scored.
@@ -41,7 +44,7 @@ class ScoreSettings:
         command: the command line, for the report.
     """
 
-    images: str | None
+    images: str | ImageSet | None
     reference: str | None
     checkpoint: str | None = None
     checkpoint_weights: str | None = None
@@ -50,11 +53,11 @@ class ScoreSettings:
     extractor: str | None = None
     weights: Path | None = None
     mode: Mode = "clean"
-    n: int | None = None
+    n: PositiveInt | None = None
     labels: Labels = "balanced"
-    batch_size: int | None = None
+    batch_size: PositiveInt | None = None
     device: str = "auto"
-    seed: int = 0
+    seed: Seed = 0
     allow_small_n: bool = False
     save_stats: Path | None = None
     keep_features: Path | None = None
@@ -74,6 +77,8 @@ def check_settings(settings: ScoreSettings) -> None:
     if (settings.images is None) == (settings.checkpoint is None):
         got = "neither" if settings.images is None else f"{settings.images} and --ckpt {settings.checkpoint}"
         raise UsageError(f"expected either IMAGES (a folder, an archive or a data set) or --ckpt RUN, got {got}")
+    if isinstance(settings.images, ImageSet) and settings.n is not None:
+        raise UsageError(f"n = {settings.n}: applies to images on disk; pass fewer samples")
     if settings.images == settings.reference == STDIN:
         raise UsageError("-: one stream cannot be both the images and the reference")
     if settings.reference is None and settings.save_stats is None and settings.checkpoint is None:
@@ -93,6 +98,8 @@ def check_settings(settings: ScoreSettings) -> None:
 
 def _check_paired(settings: ScoreSettings) -> None:
     """Refuse what does not apply to pairs."""
+    if isinstance(settings.images, ImageSet):
+        raise UsageError("paired: samples in memory have no names to find their originals by; save them to a folder")
     options = {
         "--ckpt": settings.checkpoint,
         "--report": settings.report,

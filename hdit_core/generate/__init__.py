@@ -2,7 +2,7 @@
 
 from hdit_core.diffusion.guidance import Guide
 from hdit_core.generate.generate import generate
-from hdit_core.generate.pipeline import Generated
+from hdit_core.generate.pipeline import Samples
 from hdit_core.generate.settings import open_denoiser, sample_settings
 
-__all__ = ["Generated", "Guide", "generate", "open_denoiser", "sample_settings"]
+__all__ = ["Guide", "Samples", "generate", "open_denoiser", "sample_settings"]

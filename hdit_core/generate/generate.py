@@ -4,12 +4,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 
 from hdit_core.devices import tune_malloc
 from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.generate.pipeline import ConditionSource, Generated, OnStep, SamplingPipeline, check_class
+from hdit_core.errors import UsageError
+from hdit_core.generate.pipeline import ConditionSource, OnStep, Samples, SamplingPipeline, check_class
 from hdit_core.images import to_uint8
 from hdit_core.recipe.sample import SampleRecipe
 
@@ -25,7 +27,7 @@ def generate(
     guide: Guide | None = None,
     on_step: OnStep | None = None,
     conditions: ConditionSource | None = None,
-) -> Iterator[Generated]:
+) -> Iterator[Samples]:
     """Generate images lazily, batch by batch.
 
         from hdit_core.checkpoint import load_denoiser
@@ -47,7 +49,7 @@ def generate(
         conditions: condition images and vectors of each index, for a network that takes them.
 
     Raises:
-        UsageError: the network has no such class, cannot process the size, or takes another guide or conditions.
+        UsageError: the classes, size, guide or conditions do not fit the images or the network.
         NumericalError: an image became NaN or infinite.
     """
     size, settings = image_size or denoiser.recipe.model.image_size, settings or denoiser.recipe.sample
@@ -65,11 +67,22 @@ def _checked(
     for class_id in class_ids:
         check_class(pipeline.num_classes, class_id)
     if len(class_ids) != len(indices):
-        raise ValueError(f"{len(class_ids)} classes for {len(indices)} images")
+        raise UsageError(f"class_ids: {len(class_ids)} classes for {len(indices)} images; expected one for each")
     return class_ids
 
 
-def collect(batches: Iterable[Generated]) -> tuple[UInt8[np.ndarray, "B H W C"], list[int] | None]:
+def concatenate(batches: Iterable[Samples]) -> Samples:
+    """Return all images of some batches as one; at least one batch."""
+    parts = list(batches)
+    class_ids = [class_id for part in parts for class_id in part.class_ids or ()]
+    return Samples(
+        [index for part in parts for index in part.indices],
+        class_ids or None,
+        torch.cat([part.images for part in parts]),
+    )
+
+
+def collect(batches: Iterable[Samples]) -> tuple[UInt8[np.ndarray, "B H W C"], list[int] | None]:
     """Return all images of some batches as bytes, and their classes; for contact sheets, which are small."""
     parts, classes = [], []
     for batch in batches:

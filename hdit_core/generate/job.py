@@ -7,7 +7,7 @@ from typing import Any
 
 from hdit_core.distributed import World
 from hdit_core.generate.output.sample_folder import SampleFolder
-from hdit_core.generate.pipeline import Draw, Generated, SamplingPipeline, check_class
+from hdit_core.generate.pipeline import Draw, Samples, SamplingPipeline, check_class
 from hdit_core.generate.provenance import provenance
 
 OnProgress = Callable[[int], None]
@@ -56,13 +56,13 @@ class SamplingJob:
         edit = {} if self.edit is None else {"edit": dict(self.edit)}
         return provenance(self.pipeline, self.class_id) | edit
 
-    def batches(self, indices: Sequence[int]) -> Iterator[Generated]:
+    def batches(self, indices: Sequence[int]) -> Iterator[Samples]:
         """Yield the batches of some of the images, within the time limit."""
         batches = self.pipeline.generate(indices, map(self.class_of, indices), self.draw)
         return batches if self.budget_s is None else _in_time(batches, self.budget_s)
 
 
-def _in_time(batches: Iterator[Generated], budget_s: float) -> Iterator[Generated]:
+def _in_time(batches: Iterator[Samples], budget_s: float) -> Iterator[Samples]:
     """Yield batches until the next one would exceed the time limit; the first one is always yielded."""
     began = last = time.monotonic()
     for batch in batches:

@@ -48,9 +48,9 @@ ConditionSource = Callable[[list[int]], ConditionInputs]
 START = "start"  # purpose of the random stream of an image's initial noise
 
 
-@dataclass(frozen=True)
-class Generated:
-    """A batch of finished images."""
+@dataclass(frozen=True, repr=False)
+class Samples:
+    """Finished images with their indices and classes."""
 
     indices: list[int]
     class_ids: list[int] | None
@@ -59,6 +59,12 @@ class Generated:
     def to_uint8(self) -> UInt8[np.ndarray, "B H W C"]:
         """Return the images as bytes; values outside [-1, 1] are clipped."""
         return to_uint8(self.images)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __repr__(self) -> str:
+        return f"<Samples: {len(self)} images of {'x'.join(map(str, self.images.shape[1:]))}>"
 
     def to_pil(self) -> list[Image.Image]:
         """Return the images as Pillow images."""
@@ -250,7 +256,7 @@ class SamplingPipeline:
     @torch.inference_mode()
     def generate(
         self, indices: Sequence[int], class_ids: Iterable[int | None], draw: Draw | None = None
-    ) -> Iterator[Generated]:
+    ) -> Iterator[Samples]:
         """Yield batches of images, each generated when it is asked for.
 
         Args:
@@ -262,4 +268,4 @@ class SamplingPipeline:
         for start in range(0, len(indices), self.settings.batch_size):
             batch = list(indices[start : start + self.settings.batch_size])
             classes = [class_id for class_id in islice(remaining, len(batch)) if class_id is not None] or None
-            yield Generated(batch, classes, draw(batch, classes).float().cpu())
+            yield Samples(batch, classes, draw(batch, classes).float().cpu())

@@ -3,6 +3,7 @@
 All mistakes are reported at once.
 """
 
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -27,6 +28,9 @@ _ENDLESS_KEY = re.compile(
 )
 
 _INDEX = re.compile(r"\[([^\[\]]*)\]")  # `levels[0]` is `levels.0`
+
+Overrides = Iterable[str] | Mapping[str, Any]
+"""`table.key=value` each, as on the command line, or values by their keys, such as `{"train.batch_size": 64}`."""
 
 _NOT_UNICODE = re.compile("[\ud800-\udfff]")  # how Python carries bytes of the command line that are not UTF-8
 
@@ -62,22 +66,60 @@ def find_recipe(name: str) -> Path:
     )
 
 
-def read_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+def read_recipe(name: str, overrides: Overrides = ()) -> Recipe:
     """Read and check a recipe.
 
     Args:
         name: path of a TOML file, or the name of a built-in recipe.
-        overrides: `table.key=value` each, the value in TOML; a bare word is a string. Elements of an array are given by
-            index: `model.levels[0].width=64` or `model.levels.0.width=64`.
+        overrides: `table.key=value` each, the value in TOML; a bare word is a string. Or values by their keys. Elements
+            of an array are given by index: `model.levels[0].width=64` or `model.levels.0.width=64`.
 
     Raises:
         RecipeError: with one line for every mistake, each naming file, key, what was found and what is expected.
     """
     path = find_recipe(name)
-    tables = _parse(path)
+    if (size_bytes := path.stat().st_size) > MAX_RECIPE_BYTES:
+        raise RecipeError(f"{path}: {size_bytes} bytes, too large for a recipe (at most {MAX_RECIPE_BYTES})")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except ValueError as error:
+        raise RecipeError(f"{path}: not a TOML file: {error}") from None
+    return parse_recipe(text, overrides, str(path))
+
+
+def parse_recipe(text: str, overrides: Overrides = (), where: str = "recipe") -> Recipe:
+    """Check a recipe given as TOML.
+
+    Args:
+        text: of the recipe.
+        overrides: as for `read_recipe`.
+        where: the text's origin, for errors.
+
+    Raises:
+        RecipeError: as `read_recipe`.
+    """
+    return check_recipe(_overridden(_parse(text, where), overrides), where)
+
+
+def override_recipe(recipe: Recipe, overrides: Overrides, where: str = "recipe") -> Recipe:
+    """Return a recipe with overrides, checked again; arguments as for `parse_recipe`.
+
+    Raises:
+        RecipeError: as `read_recipe`.
+    """
+    return check_recipe(_overridden(recipe.model_dump(mode="json", exclude_none=True), overrides), where)
+
+
+def _overridden(tables: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
+    if isinstance(overrides, Mapping):
+        for key, value in overrides.items():
+            if not isinstance(key, str):
+                raise TypeError(f"overrides: expected keys such as 'train.batch_size', got {key!r}")
+            set_key(tables, key, os.fspath(value) if isinstance(value, os.PathLike) else value)
+        return tables
     for override in overrides:
         override_key(tables, override)
-    return check_recipe(tables, str(path))
+    return tables
 
 
 def check_recipe(tables: Mapping[str, Any], where: str) -> Recipe:
@@ -94,18 +136,15 @@ def check_recipe(tables: Mapping[str, Any], where: str) -> Recipe:
         raise RecipeError("\n".join(lines)) from None
 
 
-def _parse(path: Path) -> dict[str, Any]:
-    if (size_bytes := path.stat().st_size) > MAX_RECIPE_BYTES:
-        raise RecipeError(f"{path}: {size_bytes} bytes, too large for a recipe (at most {MAX_RECIPE_BYTES})")
+def _parse(text: str, where: str) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
         tables = None if _ENDLESS_KEY.search(text) else tomllib.loads(text)
     except RecursionError:
         tables = None
-    except ValueError as error:  # not TOML, not UTF-8, or a number of thousands of digits
-        raise RecipeError(f"{path}: not a TOML file: {error}") from None
+    except ValueError as error:  # not TOML, or a number of thousands of digits
+        raise RecipeError(f"{where}: not a TOML file: {error}") from None
     if tables is None:
-        raise RecipeError(f"{path}: nested too deeply for a recipe")
+        raise RecipeError(f"{where}: nested too deeply for a recipe")
     return tables
 
 
@@ -116,35 +155,51 @@ def override_key(tables: dict[str, Any], override: str) -> None:
         RecipeError: it is not of that form, or there is no such array element.
     """
     key, equals, text = override.partition("=")
-    *parents, last = _INDEX.sub(r".\1", key.strip()).split(".")
-    if not equals or not last:
+    if not equals or key.strip().endswith(".") or not key.strip():
         raise RecipeError(f"--set {override}: expected table.key=value, for example train.batch_size=64")
-    if len(parents) >= MAX_KEY_PARTS:
-        raise RecipeError(f"--set: a key of {len(parents) + 1} parts; a recipe has at most {MAX_KEY_PARTS}")
     if _NOT_UNICODE.search(override):
         raise RecipeError(f"--set {override}: not UTF-8, as a recipe has to be")
+    set_key(tables, key, _value(text), f"--set {override}")
+
+
+def set_key(tables: dict[str, Any], key: str, value: Any, where: str | None = None) -> None:
+    """Set a key such as `train.batch_size` or `model.levels[0].width` in a recipe's tables, in place.
+
+    Args:
+        tables: of the recipe.
+        key: the path to the value.
+        value: of the type that TOML would have.
+        where: the override, for errors; default: the key.
+
+    Raises:
+        RecipeError: there is no such array element, or a part of the key is a value.
+    """
+    where = where or key
+    *parents, last = _INDEX.sub(r".\1", key.strip()).split(".")
+    if len(parents) >= MAX_KEY_PARTS:
+        raise RecipeError(f"{where[:40]}: a key of {len(parents) + 1} parts; a recipe has at most {MAX_KEY_PARTS}")
     table: Any = tables
     for part in parents:
-        table = _enter(table, part, override)
+        table = _enter(table, part, where)
     if isinstance(table, list):
-        table[_index(table, last, override)] = _value(text)
+        table[_index(table, last, where)] = value
     else:
-        table[last] = _value(text)
+        table[last] = value
 
 
-def _enter(table: Any, part: str, override: str) -> Any:
-    inner = table[_index(table, part, override)] if isinstance(table, list) else table.setdefault(part, {})
+def _enter(table: Any, part: str, where: str) -> Any:
+    inner = table[_index(table, part, where)] if isinstance(table, list) else table.setdefault(part, {})
     if not isinstance(inner, dict | list):
-        raise RecipeError(f"--set {override}: '{part}' is a value, not a table")
+        raise RecipeError(f"{where}: '{part}' is a value, not a table")
     return inner
 
 
-def _index(array: list[Any], part: str, override: str) -> int:
+def _index(array: list[Any], part: str, where: str) -> int:
     if not array:
-        raise RecipeError(f"--set {override}: the array has no element '{part}', it is empty")
+        raise RecipeError(f"{where}: the array has no element '{part}', it is empty")
     if re.fullmatch("[0-9]{1,9}", part) and int(part) < len(array):
         return int(part)
-    raise RecipeError(f"--set {override}: expected an index from 0 to {len(array) - 1}, found '{part}'")
+    raise RecipeError(f"{where}: expected an index from 0 to {len(array) - 1}, found '{part}'")
 
 
 def _value(text: str) -> Any:

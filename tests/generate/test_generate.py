@@ -13,7 +13,7 @@ from hdit_core.diffusion.samplers.sampler import SAMPLERS, sample
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.errors import RecipeError, UsageError
 from hdit_core.generate.generate import generate
-from hdit_core.generate.pipeline import Generated
+from hdit_core.generate.pipeline import Samples
 from hdit_core.generate.settings import sample_settings
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.randomness import normal, stream
@@ -138,7 +138,7 @@ def test_settings_are_checked_like_a_recipe(tiny_recipe):
 
 def test_a_batch_converts_to_clipped_bytes_and_pillow_images():
     images = torch.tensor([-1.5, -1.0, 0.0, 1.39]).reshape(2, 1, 1, 2)
-    batch = Generated([0, 1], None, images)
+    batch = Samples([0, 1], None, images)
     assert batch.to_uint8().reshape(-1).tolist() == [0, 0, 128, 255]
     assert [list(np.asarray(image).ravel()) for image in batch.to_pil()] == [[0, 0], [128, 255]]
 

@@ -24,7 +24,7 @@ from hdit_core.errors import UsageError
 from hdit_core.generate.job import SamplingJob, fill_folder
 from hdit_core.generate.output.archives import SampleTar
 from hdit_core.generate.output.sample_folder import SampleFolder
-from hdit_core.generate.pipeline import Generated, SamplingPipeline
+from hdit_core.generate.pipeline import Samples, SamplingPipeline
 from tests.generate.sampling_ranks import TINIEST, begin, command, contents, end, survive, write_network
 
 COUNT = 40
@@ -137,7 +137,7 @@ def folder_of(path):
 
 
 def batch(numbers):
-    return Generated(list(numbers), None, torch.zeros(len(numbers), 3, 8, 12))
+    return Samples(list(numbers), None, torch.zeros(len(numbers), 3, 8, 12))
 
 
 def test_links_in_the_folder_are_replaced_and_never_written_through(tmp_path):

@@ -5,6 +5,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from hdit_core.data.format.entries import Channels, Codec
 from hdit_core.data.format.manifest import read_manifest
@@ -16,6 +19,7 @@ from hdit_core.data.prepare.labels import BY_FOLDER, WITHOUT, Input, label_sourc
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.data.sources.source import Source
 from hdit_core.errors import DataError, UsageError
+from hdit_core.recipe.table import NonNegativeInt, PositiveInt, Seed
 
 
 @dataclass(frozen=True)
@@ -95,17 +99,17 @@ class PrepareSettings:
     classes: str | None = None  # in index order: "imagenet", a data set, a file; None: the sorted names
     crop: Crop = "center"
     codec: Codec = "png"
-    shard_size: int = 1000  # inputs per shard
-    workers: int = 1
+    shard_size: PositiveInt = 1000  # inputs per shard
+    workers: PositiveInt = 1
     max_bad: str | None = None  # unusable inputs allowed: a number, or a share such as "0.01%"; None: any
     background: tuple[int, int, int] = (255, 255, 255)
-    seed: int = 0  # of random crops
+    seed: Seed = 0  # of random crops
     resize: Resize = "lanczos"
-    quality: int = JPEG_QUALITY  # of JPEG, 1..100
+    quality: Annotated[int, Field(ge=1, le=100)] = JPEG_QUALITY  # of JPEG, 1..100
     buckets: tuple[ImageSize, ...] = ()  # several sizes; each image gets the one with the nearest aspect ratio
     not_in: tuple[Path, ...] = ()  # prepared sets that must not share an image with this one
     drop_duplicates: bool = False  # drop what is in them or came before; else refuse the former, count the latter
-    min_size: int = 0  # leave out images with a shorter side below this, px
+    min_size: NonNegativeInt = 0  # leave out images with a shorter side below this, px
     no_upscale: bool = False  # leave out images that would have to be enlarged
 
 

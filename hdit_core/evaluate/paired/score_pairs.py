@@ -69,7 +69,7 @@ def score_pairs(
     """
     check_settings(settings)
     make_mkl_reproducible()
-    assert settings.images is not None and settings.reference is not None  # by check_settings
+    assert isinstance(settings.images, str) and settings.reference is not None  # by check_settings
     if world.size > 1 and STDIN in (settings.images, settings.reference):
         raise UsageError(
             f"-: a stream can be read by one process only, got {world.size} ranks; start one, or pass a file"
@@ -195,7 +195,7 @@ def _feature_distances(
 
 
 def _result(settings: ScoreSettings, pairs: Pairs, extractor: Extractor | None, scores: PairScores) -> PairedScore:
-    assert settings.images is not None  # by check_settings
+    assert isinstance(settings.images, str)  # by check_settings
     images = replace(pairs.images, source=pairs.images.source | sampling_record(Path(settings.images)))
     subset = {} if settings.n is None else {"subset_seed": settings.seed}
     remarks = extractor.remarks if extractor else ()

@@ -18,7 +18,7 @@ FORMAT = "hdit-score 1"
 PAIRED_FORMAT = "hdit-paired-score 1"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Score:
     """The distances of two sets of images in one feature space.
 
@@ -50,6 +50,14 @@ class Score:
     def name(self) -> str:
         """The metric with the number of images: "fid50k" for exactly 50,000."""
         return name_with_count(self.metric, self.images.statistics.n)
+
+    @property
+    def value(self) -> float:
+        """The Frechet distance."""
+        return self.frechet.value
+
+    def __repr__(self) -> str:
+        return f"<Score: {self.name} {self.value:.4f}>"
 
     def estimates(self) -> dict[str, Estimate]:
         """Return every metric that could be computed, by name."""

@@ -100,8 +100,8 @@ def _use(recipe: Recipe, facts: CardFacts) -> Iterator[str]:
     yield ""
     yield "or in Python:"
     yield ""
-    yield "    from hdit_core.checkpoint import load_denoiser"
-    yield '    denoiser = load_denoiser("FOLDER")'
+    yield "    from hdit_core.api import generate"
+    yield '    images = generate("FOLDER", 64).to_pil()'
     yield ""
     yield (
         f"Default sampling settings: {settings.steps} steps of `{settings.sampler}` from sigma {settings.sigma_max:g} "

@@ -14,7 +14,7 @@ import numpy as np
 from hdit_core.data.format.shard import append_member, open_tar
 from hdit_core.errors import UsageError
 from hdit_core.files import DigestingWriter, atomic_file, remove_temporaries
-from hdit_core.generate.pipeline import Generated
+from hdit_core.generate.pipeline import Samples
 from hdit_core.images import png_bytes, to_uint8
 
 LARGEST_NPZ_BYTES = 16 << 30
@@ -53,7 +53,7 @@ class Stream:
             self._discard()
         self._stack.__exit__(kind, problem, trace)
 
-    def write(self, batch: Generated) -> None:
+    def write(self, batch: Samples) -> None:
         """Append the images of a batch."""
         raise NotImplementedError
 
@@ -74,7 +74,7 @@ class SampleTar(Stream):
         self._file = DigestingWriter(file)
         self._tar = open_tar(self._file)
 
-    def write(self, batch: Generated) -> None:
+    def write(self, batch: Samples) -> None:
         """Append the images of a batch."""
         classes: Sequence[int | None] = batch.class_ids or [None] * len(batch.indices)
         for index, image, class_id in zip(batch.indices, to_uint8(batch.images), classes, strict=True):
@@ -118,7 +118,7 @@ class SampleNpz(Stream):
         header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
         np.lib.format.write_array_header_1_0(self._images, header)
 
-    def write(self, batch: Generated) -> None:
+    def write(self, batch: Samples) -> None:
         """Append the images of a batch."""
         self._images.write(np.ascontiguousarray(to_uint8(batch.images)).data)
         self._written += len(batch.indices)

@@ -21,7 +21,7 @@ from hdit_core.data.loader.reader import largest_content
 from hdit_core.errors import UsageError
 from hdit_core.files import TEMPORARY, flush_folder, naming, read_json, remove_temporaries, write_atomic
 from hdit_core.generate.index_ranges import read_ranges, write_ranges
-from hdit_core.generate.pipeline import Generated
+from hdit_core.generate.pipeline import Samples
 from hdit_core.generate.provenance import with_new_settings
 from hdit_core.images import png_bytes, sheet, to_uint8
 from hdit_core.locks import FolderLock
@@ -74,7 +74,7 @@ class SampleFolder:
         """Return the indices of the images that are missing or damaged."""
         return [index for index in indices if self._intact(index) is None]
 
-    def write(self, batch: Generated) -> None:
+    def write(self, batch: Samples) -> None:
         """Write each image of a batch."""
         for index, image in zip(batch.indices, to_uint8(batch.images), strict=True):
             path = self.path(index)

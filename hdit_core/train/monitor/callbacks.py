@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hdit_core.progress import ProgressBar
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -35,3 +37,13 @@ class Callbacks:
     on_progress: Callable[[Progress], None] = lambda progress: None
     on_step: Callable[[Progress], None] = lambda progress: None
     trackers: tuple[str, ...] = ()
+
+
+def showing(bar: ProgressBar, trackers: tuple[str, ...] = ()) -> Callbacks:
+    """Return callbacks that show each step in a progress bar."""
+
+    def show(now: Progress) -> None:
+        remark = f"step {now.step:,}, loss {now.loss:.4f}"
+        bar.update(now.num_images, now.total_images, remark, per_s=now.images_per_s)
+
+    return Callbacks(on_step=show, trackers=trackers)

@@ -14,6 +14,7 @@ from hdit_core.errors import DataError, UsageError
 from hdit_core.recipe.run import Recipe
 
 GUARD = 'if __name__ == "__main__":'
+NO_WORKERS = {"data.workers": 0, "workers": 1}
 COMMAND = re.compile(r"^#.*?(hdit prepare-data .+)$", re.MULTILINE)
 
 
@@ -38,25 +39,31 @@ def check_data_folder(recipe: Recipe, header: str = "") -> None:
     raise DataError(f"{path}: {what}{relative}; prepare it with: {command}, or use --set data.path=DIRECTORY")
 
 
-def check_main_guard(workers: int) -> None:
-    """Check that a script which trains with reader processes can be imported by them.
+def check_main_guard(workers: int, setting: str = "data.workers", method: str | None = None) -> None:
+    """Check that a script which starts worker processes can be imported by them.
 
-    Processes started by spawn or forkserver import the main script again; without a guard each of them would train.
+    Processes started by spawn or forkserver import the main script again; without a guard each would start over.
+
+    Args:
+        workers: number of worker processes; 0: none.
+        setting: its name, for the error.
+        method: how they are started; default: as multiprocessing starts processes.
 
     Raises:
         UsageError: the script calls outside of `if __name__ == "__main__":`.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise UsageError(f"this process reads images for a run, and imports its script; put the call under {GUARD}")
-    if not workers or multiprocessing.get_start_method() == "fork":
+        raise UsageError(f"a worker process imports this script again; put the call under {GUARD}")
+    method = method or multiprocessing.get_start_method()
+    if not workers or method == "fork":
         return
     for frame in _frames(sys._getframe()):
         is_script = frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == "__main__"
         if is_script and not _is_guarded(Path(frame.f_code.co_filename), frame.f_lineno):
             raise UsageError(
-                f"{frame.f_code.co_filename}:{frame.f_lineno}: with data.workers = {workers} and the start method "
-                f"{multiprocessing.get_start_method()!r} of multiprocessing, reader processes import this script "
-                f"again; put the call under {GUARD}, or set data.workers to 0"
+                f"{frame.f_code.co_filename}:{frame.f_lineno}: with {setting} = {workers} and the start method "
+                f"{method!r} of multiprocessing, worker processes import this script again; put the call under "
+                f"{GUARD}, or use no worker processes ({setting} = {NO_WORKERS[setting]})"
             )
 
 

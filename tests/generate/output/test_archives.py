@@ -12,7 +12,7 @@ import webdataset
 from hdit_core.errors import UsageError
 from hdit_core.generate.output import archives as module
 from hdit_core.generate.output.archives import SampleNpz, SampleTar
-from hdit_core.generate.pipeline import Generated
+from hdit_core.generate.pipeline import Samples
 
 NUMBERS = torch.arange(3 * 3 * 4 * 6).reshape(3, 3, 4, 6)
 LEVELS = (NUMBERS % 256).permute(0, 2, 3, 1).numpy()
@@ -21,8 +21,8 @@ LEVELS = (NUMBERS % 256).permute(0, 2, 3, 1).numpy()
 def batches(class_ids=(2, 0, 1)):
     images = (NUMBERS % 256) / 127.5 - 1
     classes = list(class_ids) if class_ids else None
-    yield Generated([0, 1], classes and classes[:2], images[:2])
-    yield Generated([5], classes and classes[2:], images[2:])
+    yield Samples([0, 1], classes and classes[:2], images[:2])
+    yield Samples([5], classes and classes[2:], images[2:])
 
 
 def fill(stream, class_ids=(2, 0, 1)):
@@ -110,7 +110,7 @@ def test_a_long_stream_keeps_nothing_of_what_it_has_written(make):
 
     def write(numbers):
         for number in numbers:
-            stream.write(Generated([number], None, torch.zeros(1, 1, 1, 1)))
+            stream.write(Samples([number], None, torch.zeros(1, 1, 1, 1)))
 
     with make(Nowhere()) as stream:
         write(range(200))

@@ -10,14 +10,14 @@ from PIL import Image
 from hdit_core.errors import UsageError
 from hdit_core.generate.output import sample_folder as module
 from hdit_core.generate.output.sample_folder import SampleFolder
-from hdit_core.generate.pipeline import Generated
+from hdit_core.generate.pipeline import Samples
 
 ORIGIN = {"weights_sha256": "ab", "seed": 3, "settings": {"steps": 4, "eta": 1.0}}
 
 
 def batch(numbers, height=8, width=12, channels=3):
     images = torch.stack([torch.full((channels, height, width), number / 16 - 1) for number in numbers])
-    return Generated(list(numbers), [number % 3 for number in numbers], images)
+    return Samples(list(numbers), [number % 3 for number in numbers], images)
 
 
 def begun(path, origin=ORIGIN):

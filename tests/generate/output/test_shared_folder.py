@@ -13,7 +13,7 @@ import torch
 from hdit_core import locks
 from hdit_core.errors import UsageError
 from hdit_core.generate.output.sample_folder import SampleFolder
-from hdit_core.generate.pipeline import Generated
+from hdit_core.generate.pipeline import Samples
 from hdit_core.locks import FolderLock
 from tests.generate.sampling_ranks import begin, command, contents, end, write_network
 
@@ -27,7 +27,7 @@ def begun(path):
 
 
 def draw(samples, numbers):
-    samples.write(Generated(list(numbers), None, torch.zeros(len(numbers), 3, 8, 12)))
+    samples.write(Samples(list(numbers), None, torch.zeros(len(numbers), 3, 8, 12)))
 
 
 def finish(samples, numbers):

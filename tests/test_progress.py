@@ -1,0 +1,125 @@
+import logging
+import sys
+import time
+
+import pytest
+
+from hdit_core import progress
+
+
+def test_notes_go_to_stderr(capsys):
+    progress.note("a\rb")
+    assert capsys.readouterr() == ("", "hdit: a\\rb\n")
+
+
+class Clock:
+    now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def test_progress_in_a_log_is_a_line_after_seconds_then_every_half_minute_and_one_at_the_end(capsys, clock):
+    with progress.progress("train", total=1000) as bar:
+        for done in range(0, 700, 100):
+            bar.update(done, remark=f"loss 0.{done}")
+            clock.now += 10
+    assert capsys.readouterr().err.splitlines() == [
+        "hdit: train: 100 of 1,000 images, 10 images/s, 1:30 left, loss 0.100",
+        "hdit: train: 400 of 1,000 images, 10 images/s, 1:00 left, loss 0.400",
+        "hdit: train: 600 of 1,000 images, 8.57 images/s, 0:47 left, loss 0.600",
+    ]
+
+
+def test_the_last_line_of_a_log_comes_once_though_the_clock_goes_on(capsys, clock):
+    with progress.progress("score", total=20) as bar:
+        bar.update(0)
+        clock.now += 10
+        bar.update(20)
+        clock.now += 1
+    assert capsys.readouterr().err == "hdit: score: 20 of 20 images, 2 images/s, 0:00 left\n"
+
+
+def test_messages_are_shown_while_the_body_runs_unless_the_program_has_a_handler(capsys):
+    logger = logging.getLogger("hdit")
+    root, handlers = logging.getLogger(), logging.getLogger().handlers
+    root.handlers = []
+    try:
+        with progress.showing_log_messages():
+            logger.info("shown")
+        logger.info("not shown")
+        root.handlers = [logging.NullHandler()]
+        with progress.showing_log_messages():
+            logger.info("the program's own")
+    finally:
+        root.handlers = handlers
+    assert capsys.readouterr().err == "hdit: shown\n" and not logger.handlers
+
+
+def test_a_log_says_once_a_minute_that_a_task_without_progress_still_runs(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_OF_SILENCE", 0.05)
+    with progress.progress("train", total=1000) as bar:
+        bar.update(100)
+        time.sleep(0.3)
+    *waits, last = capsys.readouterr().err.splitlines()
+    assert "hdit: train: 100 of 1,000 images; 0:00 since the last update" in waits
+    assert last == "hdit: train: 100 of 1,000 images"
+
+
+def test_the_speed_counts_only_what_this_process_has_done(clock):
+    bar = progress.ProgressBar("train", "images", 1_000_000)
+    bar.update(900_000)
+    clock.now += 10
+    bar.update(920_000)
+    assert bar.text() == "920,000 of 1,000,000 images, 2,000 images/s, 0:40 left"
+
+
+def test_a_task_of_unknown_length_has_no_time_left(clock):
+    bar = progress.ProgressBar("prepare", "files", None)
+    bar.update(0)
+    clock.now += 4
+    bar.update(2)
+    assert bar.text() == "2 files, 0.5 files/s"
+
+
+def test_hours_are_written_as_hours(clock):
+    bar = progress.ProgressBar("train", "images", 10_000)
+    bar.update(0)
+    clock.now += 10
+    bar.update(10)
+    assert bar.text().endswith("2:46:30 left")
+
+
+def test_progress_on_a_terminal_is_a_bar_on_stderr(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "100")
+    with progress.progress("train [a]", total=10) as bar:
+        bar.update(0)
+        bar.update(10, remark="loss [0.1]")
+    out, err = capsys.readouterr()
+    assert "train [a]" in err
+    assert "10 of 10 images" in err
+    assert "loss [0.1]" in err
+    assert out == ""
+
+
+def test_what_the_library_logs_is_a_note_on_stderr_of_the_main_rank_alone(capsys, monkeypatch):
+    progress.show_log_messages()
+    progress.show_log_messages()
+    logger = logging.getLogger("hdit")
+    logger.info("samples: %s", "a\rb")
+    logger.debug("hidden")
+    launched = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    logger.warning("rank 1 keeps silent")
+    logger.handlers.clear()
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", "hdit: samples: a\\rb\n")
