@@ -7,7 +7,7 @@ images to the same end).
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -125,6 +125,12 @@ def weight(sigma: Float[Tensor, "B"], recipe: DiffusionRecipe) -> Float[Tensor, 
     return WEIGHTS[recipe.weighting](sigma, recipe) * (c_out / c_out_edm) ** 2
 
 
+def channel_factors(weights: Sequence[float], error: Float[Tensor, "B C H W"]) -> Float[Tensor, "C 1 1"]:
+    """Return factors on the error of each channel, whose squares are the weights scaled to a mean of 1."""
+    relative = torch.tensor(list(weights), dtype=torch.float64)
+    return rearrange((relative / relative.mean()).sqrt(), "c -> c 1 1").to(error)
+
+
 def denoising_loss(
     denoiser: Denoiser,
     images: Float[Tensor, "B C H W"],
@@ -148,4 +154,6 @@ def denoising_loss(
     expected = target(images, noise, level, diffusion.sigma_data, diffusion.objective)
 
     error = prediction.to(expected.dtype) - expected
+    if channel_weights := denoiser.recipe.train.channel_weights:
+        error = error * channel_factors(channel_weights, error)
     return weight(sigma, diffusion) * mean_square(error, diffusion.loss_scales)

@@ -16,7 +16,7 @@ from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate.feature_batch import by_chunk
 from hdit_core.generate.generate import generate
-from hdit_core.generate.pipeline import Samples
+from hdit_core.generate.pipeline import ConditionSource, Samples
 from hdit_core.generate.provenance import weights_sha256
 from hdit_core.images import to_uint8
 from hdit_core.randomness import uniform
@@ -35,6 +35,7 @@ def generated_images(
     labels: Labels = "balanced",
     class_counts: Sequence[int] | None = None,
     weights: str | None = None,
+    conditions: ConditionSource | None = None,
 ) -> ImageSet:
     """Return images 0 to n - 1 of a seed, rounded to bytes as if they had been saved.
 
@@ -46,6 +47,7 @@ def generated_images(
         labels: "balanced" (cycled), "uniform" (random) or "data" (the class distribution of the reference).
         class_counts: images per class of the reference, for "data".
         weights: identifies the weights; default: their hash, which needs the unsharded tensors.
+        conditions: of each image, for a network that takes condition images or vectors.
 
     Raises:
         UsageError: the reference's class counts are unknown, or do not match the model.
@@ -58,7 +60,7 @@ def generated_images(
     def read(indices: Sequence[int]) -> Iterator[ReadImage]:
         for chunk in by_chunk(indices):
             classes = class_ids(chunk, num_classes, seed, labels, class_counts) if num_classes else None
-            for batch in generate(denoiser, chunk, seed=seed, class_ids=classes):
+            for batch in generate(denoiser, chunk, seed=seed, class_ids=classes, conditions=conditions):
                 yield from (partial(_identity, image_u8) for image_u8 in to_uint8(batch.images))
 
     # Without n and the path of the weights: a larger set of the same seed begins with the same images.

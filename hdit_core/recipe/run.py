@@ -31,6 +31,12 @@ class Recipe(Table):
         checkpointed, levels = self.train.activation_checkpointing, len(self.model.levels)
         if not isinstance(checkpointed, bool) and checkpointed > levels:
             yield "train.activation_checkpointing", f"{checkpointed} is more than the {levels} levels of the model"
+        if (weights := self.train.channel_weights) and len(weights) != self.model.channels:
+            yield (
+                "train.channel_weights",
+                f"{list(weights)} are {len(weights)} numbers, model.channels is {self.model.channels}; give one per "
+                "channel",
+            )
         yield from self._condition_problems()
 
     def _condition_problems(self) -> Iterator[Problem]:

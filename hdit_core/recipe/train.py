@@ -77,6 +77,9 @@ class TrainRecipe(Table):
         description="probability with which the condition image, and independently the vector, is replaced by zeros, "
         "for guidance",
     )
+    channel_weights: Annotated[tuple[PositiveFloat, ...], Listed] = Field(
+        (), description="relative loss weight of each image channel. Default: all equal"
+    )
     ema_power: PositiveFloat = Field(0.75, description="EMA decay: 1 - (1 + steps)^-power, at most `ema_max`")
     ema_max: Probability = Field(0.9999, description="upper bound of the EMA decay")
     ema_profiles: Annotated[tuple[EmaLength, ...], Listed] = Field(

@@ -17,8 +17,9 @@ from hdit_core.checkpoint.log import cut_back_scores
 from hdit_core.checkpoint.retention import mark_best
 from hdit_core.checkpoint.state import State
 from hdit_core.data.image_sets.image_set import ImageSet, ReadImage
+from hdit_core.data.loader.conditioning import conditioning_of
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.errors import HditError
+from hdit_core.errors import HditError, UsageError
 from hdit_core.evaluate.extractors.extractor import Extractor, open_extractor
 from hdit_core.evaluate.feature_batch import by_chunk
 from hdit_core.evaluate.features.gather import FeatureGather, MeasurementStopped
@@ -31,6 +32,8 @@ from hdit_core.evaluate.metrics.statistics import Statistics
 from hdit_core.evaluate.report.result import name_with_count
 from hdit_core.evaluate.score import open_on_all, saved_reference
 from hdit_core.evaluate.settings import ScoreSettings
+from hdit_core.generate.dataset_conditions import DatasetConditions, spread_of_size
+from hdit_core.generate.pipeline import ConditionSource
 from hdit_core.recipe.train import TrainRecipe
 from hdit_core.train.context import RunContext
 from hdit_core.train.parallel.parallelize import is_sharded
@@ -68,7 +71,26 @@ def open_scores(context: RunContext, learner: Learner, start: State) -> "Periodi
     location = context.recipe.evaluate.reference or context.recipe.data.path
     path = context.folder / f"reference-{extractor.name}.npz"
     reference = saved_reference(path, ScoreSettings(None, location), extractor, gather)
-    return PeriodicEvaluation(context, learner, start, extractor, gather, reference)
+    return PeriodicEvaluation(context, learner, start, extractor, gather, reference, _conditions(context))
+
+
+def _conditions(context: RunContext) -> ConditionSource | None:
+    """Return the conditions of the samples: those of images of the data set, evenly spread over it.
+
+    Raises:
+        UsageError: the data set has no image of the size that is sampled.
+    """
+    recipe, conditioning = context.recipe, conditioning_of(context.recipe)
+    if not conditioning.is_needed:
+        return None
+    places = spread_of_size(context.reader, recipe.model.image_size, recipe.train.eval_num_images)
+    if not places:
+        size = "x".join(map(str, recipe.model.image_size))
+        raise UsageError(
+            f"{recipe.data.path}: has no images of {size}, whose conditions the samples of train.eval_every_images "
+            "need; set it to 0, or change model.image_size"
+        )
+    return DatasetConditions(context.reader, conditioning, recipe.train.seed, places)
 
 
 def _extractor(name: str, device: torch.device) -> Extractor:
@@ -106,9 +128,10 @@ class PeriodicEvaluation:
         extractor: Extractor,
         gather: FeatureGather,
         reference: Measurement,
+        conditions: ConditionSource | None,
     ) -> None:
         self._learner, self._run, self._extractor = learner, context.folder, extractor
-        self._gather, self._reference = gather, reference
+        self._gather, self._reference, self._conditions = gather, reference, conditions
         self._target = FrechetTarget(reference.statistics) if gather.world.is_main else None
         self._lines = cut_back_scores(self._run, start.step) if gather.world.is_main else []
         is_there = any(line["num_images"] == start.num_images for line in self._lines)
@@ -141,7 +164,8 @@ class PeriodicEvaluation:
         learner, world = self._learner, self._learner.world
         denoiser = Denoiser(learner.ema.network, learner.recipe)
         n = learner.recipe.train.eval_num_images
-        images = generated_images(denoiser, str(self._run), n, 0, weights=f"step {state.step}")
+        weights = f"step {state.step}"
+        images = generated_images(denoiser, str(self._run), n, 0, weights=weights, conditions=self._conditions)
         if not is_sharded(learner.ema.network):
             measured = measure(_stoppable(images, asked_to_stop), self._extractor, gather=self._gather)
             return measured.statistics if measured else None

@@ -194,8 +194,10 @@ class Trainer:
 
     def _draw_grid(self) -> None:
         if self._learner.draws:
-            classes = self._context.reader.manifest.contents.classes
-            path = draw_grid(self._learner, self._run, self._state.num_images, tuple(classes or ()))
+            path = draw_grid(self._learner, self._run, self._state.num_images, self._context.reader)
+            if path is None:
+                logger.warning("no sample grid: the data set has no intact images of model.image_size")
+                return
             logger.info("samples: %s", path)
             self._trackers.add_sheet(path, self._state.num_images)
 

@@ -140,3 +140,18 @@ def test_the_loss_of_an_image_does_not_depend_on_its_batch(tiny_recipe, batch):
     whole = denoising_loss(denoiser_with(tiny_recipe, answer), images, noise, sigma)
     part = denoising_loss(denoiser_with(tiny_recipe, answer[1:3]), images[1:3], noise[1:3], sigma[1:3])
     assert torch.equal(whole[1:3], part)
+
+
+def test_channels_weigh_as_the_recipe_says_with_a_mean_of_one(tiny_recipe, batch):
+    images, noise, sigma, answer = batch
+
+    def losses(*weights):
+        recipe = tiny_recipe.model_copy(
+            update={"train": tiny_recipe.train.model_copy(update={"channel_weights": weights})}
+        )
+        return denoising_loss(denoiser_with(recipe, answer), images, noise, sigma)
+
+    torch.testing.assert_close(losses(2.0, 2.0, 2.0), losses(), rtol=1e-12, atol=0)
+    each = [losses(*(1.0 if channel == one else 1e-12 for channel in range(3))) for one in range(3)]
+    torch.testing.assert_close(sum(each) / 3, losses(), rtol=1e-9, atol=0)
+    torch.testing.assert_close(losses(1.0, 2.0, 3.0), (each[0] + 2 * each[1] + 3 * each[2]) / 6, rtol=1e-9, atol=0)

@@ -114,6 +114,10 @@ def test_a_recipe_that_is_not_there_is_answered_with_the_nearest(name):
         ),
         ("sample.guidance=2.0", "sample.guidance = 2.0 needs classes, but model.num_classes is 0"),
         ("train.activation_checkpointing=9", "train.activation_checkpointing = 9 is more than the "),
+        (
+            "train.channel_weights=[1.0, 2.0]",
+            "train.channel_weights: [1.0, 2.0] are 2 numbers, model.channels is 3; give",
+        ),
         # conditions
         ("model.condition_scale=2.0", "model.condition_scale: [2.0] has no effect with condition_channels = 0"),
         ("model.condition_scale=[1.0, 2.0]", "model.condition_scale: [1.0, 2.0] are 2 numbers for condition_channels"),

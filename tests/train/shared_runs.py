@@ -92,7 +92,7 @@ def draw_and_learn(recipe: Recipe, source: Path, run: Path) -> tuple[bytes, byte
     batches = build_dataloader(recipe, reader, steps(recipe.train, state.step, state.num_images), learner.micro_batches)
     for number in (0, 1):
         if learner.draws:
-            draw_grid(learner, run, number)
+            draw_grid(learner, run, number, reader)
         if number == 0:
             learner.train_step(next(steps(recipe.train, state.step, state.num_images)), batches)
     batches.close()

@@ -52,6 +52,11 @@ class Conditioning:
     degrade: tuple[DegradeRecipe, ...] = ()
     dropout: float = 0.0
 
+    @property
+    def is_needed(self) -> bool:
+        """Whether the network takes condition images or vectors."""
+        return bool(self.channels or self.vector_dim)
+
     def read(self, reader: ImageReader, index: int) -> Sample:
         """Return a sample of the data set with the conditions that are stored and wanted."""
         sample, stored = read_image(reader, index), bool(self.channels and not self.degrade)
