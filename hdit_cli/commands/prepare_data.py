@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from hdit_cli.console import note, progress
+from hdit_cli.options.attachments import AttachmentOptions
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.preparation import FinishOption, PrepareOptions, StatsOption, TaskOption
 from hdit_cli.options.shared import JsonOption
@@ -57,6 +58,7 @@ def _prepare(settings: "PrepareSettings", task: "ArrayTask", finish: bool) -> "P
 def prepare_data(
     *,
     options: PrepareOptions,
+    attachments: AttachmentOptions,
     task: TaskOption = None,
     finish: FinishOption = False,
     stats: StatsOption = None,
@@ -73,7 +75,7 @@ def prepare_data(
     """
     from hdit_core.data.prepare.run import PrepareSummary
 
-    settings = options.settings()
+    settings = options.settings(attachments.settings())
     if settings.codec == "jpeg":
         note("JPEG is lossy: models trained on it, and FID against it, show its artefacts; png and webp are lossless")
     if stats is not None:

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from hdit_cli.options.attachments import expanded_path
 from hdit_cli.options.shared import SeedOption, image_sizes
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
     from hdit_core.data.prepare.job import PrepareSettings
+    from hdit_core.data.prepare.open_attachments import AttachmentSettings
 
 MOST_WORKERS = 16  # by default: others use a login node with 128 cores too
 
@@ -222,7 +224,7 @@ class PrepareOptions:
     min_size: MinSizeOption = 0
     no_upscale: NoUpscaleOption = False
 
-    def settings(self) -> "PrepareSettings":
+    def settings(self, attachments: "AttachmentSettings") -> "PrepareSettings":
         """Return the checked settings of the preparation.
 
         Raises:
@@ -232,12 +234,12 @@ class PrepareOptions:
 
         sizes = image_sizes(self.size)
         return PrepareSettings(
-            source=_expanded(self.source),
+            source=expanded_path(self.source),
             out=self.out.expanduser(),
             size=sizes[0],
             channels=_channels(self.channels),
-            labels=_expanded(self.labels),
-            classes=None if self.classes is None else _expanded(self.classes),
+            labels=expanded_path(self.labels),
+            classes=None if self.classes is None else expanded_path(self.classes),
             crop=self.crop,
             resize=self.resize,
             codec=self.codec,
@@ -252,6 +254,7 @@ class PrepareOptions:
             drop_duplicates=self.drop_duplicates,
             min_size=self.min_size,
             no_upscale=self.no_upscale,
+            attachments=attachments,
         )
 
 
@@ -274,11 +277,6 @@ def _quality(chosen: int | None, codec: str) -> int:
     if chosen is not None and codec != "jpeg":
         raise UsageError(f"--quality {chosen}: applies to JPEG only; --format {codec} is lossless")
     return JPEG_QUALITY if chosen is None else chosen
-
-
-def _expanded(text: str) -> str:
-    """Return a path with its home folder, which the shell leaves alone in `--labels=~/x` and between quotes."""
-    return str(Path(text).expanduser()) if text.startswith("~") else text
 
 
 def _default_workers() -> int:

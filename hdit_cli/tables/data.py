@@ -24,6 +24,27 @@ def pixel_rows(mean: Sequence[float], std: Sequence[float], sigma_data: float | 
     ]
 
 
+def channels_of(number: int) -> str:
+    """Return a number of channels in words."""
+    return "1 channel" if number == 1 else f"{number} channels"
+
+
+def attachment_rows(condition: str | None, vector_dim: int, has_captions: bool) -> list[tuple[str, str]]:
+    """Return the row that says what each image has beside it, none where that is nothing.
+
+    Args:
+        condition: the format of the condition images, None without any.
+        vector_dim: length of the vectors, 0 without any.
+        has_captions: whether some images have one.
+    """
+    parts = [
+        *([f"condition images of {condition}"] if condition else []),
+        *([f"vectors of {vector_dim:,} numbers"] if vector_dim else []),
+        *(["captions"] if has_captions else []),
+    ]
+    return [("with each image", ", ".join(parts))] if parts else []
+
+
 def _bar(count: int, most: int) -> str:
     return "#" * -(-count * BAR // max(1, most))
 

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from hdit_cli.console import align, emit, note
-from hdit_cli.tables.data import pixel_rows
+from hdit_cli.tables.data import attachment_rows, channels_of, pixel_rows
 
 if TYPE_CHECKING:
     from hdit_core.data.prepare.run import PrepareSummary, TaskSummary
@@ -17,7 +17,7 @@ HINTS = {
 
 
 def _sizes(summary: "PrepareSummary") -> list[tuple[str, str]]:
-    channels = "3 channels" if summary.channels == 3 else "1 channel"
+    channels = channels_of(summary.channels)
     if not summary.buckets:
         return [("images", f"{summary.images:,} of {summary.height}x{summary.width} pixels, {channels}")]
     sizes = ((f"of {size} pixels", f"{count:,}") for size, count in summary.buckets.items())
@@ -32,10 +32,15 @@ def _folder_classes(summary: "PrepareSummary") -> str:
     return f", from folders: {names}{more}; --labels none ignores them"
 
 
+def _condition(summary: "PrepareSummary") -> str | None:
+    return channels_of(summary.condition_channels) if summary.condition_channels else None
+
+
 def _lines(summary: "PrepareSummary") -> list[str]:
     rows = [
         ("data set", summary.out),
         *_sizes(summary),
+        *attachment_rows(_condition(summary), summary.vector_dim, summary.captions),
         ("classes", f"{summary.classes:,}{_folder_classes(summary)}"),
         ("left out", f"{summary.rejects:,}"),
         *((remark, f"{count:,}{HINTS.get(remark, '')}") for remark, count in summary.remarks.items()),

@@ -10,6 +10,7 @@ from PIL import Image
 
 from hdit_core.data.format.manifest import HASHES, load_rows, read_manifest
 from hdit_core.data.format.shard import HASHES_DTYPE
+from hdit_core.data.image.arrays.picture import Picture
 from hdit_core.errors import DataError
 
 HALF_BYTES = HASHES_DTYPE.itemsize // 2
@@ -20,16 +21,28 @@ Hashes = Shaped[np.ndarray, " N"]  # of HASHES_DTYPE
 Words = UInt64[np.ndarray, "N 2"]  # one hash a row
 
 
-def image_hashes(sha256: str, framed: Image.Image) -> bytes:
-    """Return a row of `HASHES_DTYPE`.
+def _source_hash(sha256s: Sequence[str]) -> bytes:
+    """Return the hash of one original file, or of an image's and its condition image's."""
+    sources = [bytes.fromhex(sha256) for sha256 in sha256s]
+    return (sources[0] if len(sources) == 1 else hashlib.sha256(b"".join(sources)).digest())[:HALF_BYTES]
+
+
+def image_hashes(sha256s: Sequence[str], framed: Sequence[Picture]) -> bytes:
+    """Return a row of `HASHES_DTYPE`; with a condition image, only the same pair has the same hashes.
 
     Args:
-        sha256: of the original file, hexadecimal.
-        framed: the image as it is written, before lossy encoding.
+        sha256s: of the original files, hexadecimal: of the image, then of its condition image, if there is one.
+        framed: the image as it is written, before lossy encoding; then its condition image, if there is one.
     """
-    pixels = hashlib.blake2b(f"{framed.mode} {framed.size} ".encode(), digest_size=HALF_BYTES)
-    pixels.update(framed.tobytes())
-    return bytes.fromhex(sha256)[:HALF_BYTES] + pixels.digest()
+    pixels = hashlib.blake2b(digest_size=HALF_BYTES)
+    for picture in framed:
+        if isinstance(picture, Image.Image):
+            pixels.update(f"{picture.mode} {picture.size} ".encode())
+            pixels.update(picture.tobytes())
+        else:
+            pixels.update(f"{picture.dtype} {picture.shape} ".encode())
+            pixels.update(np.ascontiguousarray(picture).data)
+    return _source_hash(sha256s) + pixels.digest()
 
 
 def first_duplicate(words: Words) -> Int[np.ndarray, " N"]:

@@ -80,6 +80,7 @@ class ShardFile:
     rows: bytes  # of ROW_DTYPE, one an image
     condition_rows: bytes  # of CONDITION_ROW_DTYPE, one an image; empty without condition images
     vectors: bytes  # one after another; empty without vectors
+    captions: int  # images with one
     bytes: int
     crc32: int
     sha256: str
@@ -115,6 +116,7 @@ class ShardWriter:
         self._file = DigestingWriter(file)
         self._tar = open_tar(self._file)
         self._rows, self._condition_rows, self._vectors = bytearray(), bytearray(), bytearray()
+        self._captions = 0
 
     def add(self, sample: Sample) -> None:
         """Append one sample."""
@@ -129,6 +131,7 @@ class ShardWriter:
             append_member(self._tar, key, "cls", str(sample.label).encode())
         if sample.caption is not None:
             append_member(self._tar, key, CAPTION_SUFFIX, sample.caption.encode())
+            self._captions += 1
         append_member(self._tar, key, "json", json.dumps(sample.about).encode())
 
     def _add_condition(self, key: str, condition: StoredCondition) -> None:
@@ -148,7 +151,8 @@ class ShardWriter:
         """The closed shard's rows, size and checksums."""
         digest = self._file.digest()
         rows, condition_rows, vectors = map(bytes, (self._rows, self._condition_rows, self._vectors))
-        return ShardFile(rows, condition_rows, vectors, digest.size_bytes, digest.crc32, digest.sha256)
+        counts = (self._captions, digest.size_bytes, digest.crc32, digest.sha256)
+        return ShardFile(rows, condition_rows, vectors, *counts)
 
 
 @contextmanager
@@ -164,6 +168,14 @@ def atomic_shard(path: Path) -> Iterator[ShardWriter]:
             raise
 
 
+def read_all(descriptor: int, length: int, offset: int) -> bytes:
+    """Return bytes of a file, fewer at its end; one system call may return only some of them."""
+    content = os.pread(descriptor, length, offset)
+    while len(content) < length and (more := os.pread(descriptor, length - len(content), offset + len(content))):
+        content += more
+    return content
+
+
 LARGEST_MEMBER_BYTES = 1 << 20  # of a .json, .cls or .txt
 
 
@@ -173,6 +185,15 @@ class ShardSample:
 
     key: str
     members: dict[str, tuple[int, int]] = field(default_factory=dict)  # suffix: first byte, number of bytes
+
+    def read(self, descriptor: int, suffix: str) -> bytes:
+        """Return the content of a member.
+
+        Raises:
+            KeyError: it has none.
+        """
+        offset, length = self.members[suffix]
+        return read_all(descriptor, length, offset)
 
     def read_text(self, descriptor: int, suffix: str) -> bytes:
         """Return the content of its .json, .cls or .txt.

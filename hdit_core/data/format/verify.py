@@ -19,19 +19,22 @@ from jaxtyping import Shaped
 
 from hdit_core.data.format.entries import IndexEntry, ShardEntry
 from hdit_core.data.format.manifest import (
+    CONDITION,
     HASHES,
     INDEX,
     MANIFEST,
     REJECTS,
     REPAIR_HINT,
+    VECTORS,
     Contents,
     Manifest,
     load_rows,
     read_manifest,
     size_problem,
 )
+from hdit_core.data.format.optional_rows import VECTOR_DTYPE
 from hdit_core.data.format.shard import HASHES_DTYPE, INDEX_DTYPE
-from hdit_core.data.format.verify_images import image_problems
+from hdit_core.data.format.verify_images import ShardRows, image_problems
 from hdit_core.errors import DataError
 from hdit_core.files import digest
 
@@ -40,6 +43,7 @@ Progress = Callable[[int, int], None]
 """Called with images done and images in all."""
 
 Rows = Shaped[np.ndarray, " _"]
+AnyRows = Shaped[np.ndarray, "_ ..."]
 
 
 @dataclass(frozen=True)
@@ -117,15 +121,16 @@ class _Verification:
         self.full, self.deep = level != "quick", level == "deep"
         self.index: Rows | None = None
         self.hashes: Rows | None = None
+        self.condition: Rows | None = None
         self._ends = list(accumulate(shard.samples for shard in self.contents.shards))
 
-    def _rows(self, name: str, entry: IndexEntry, dtype: np.dtype) -> Rows | Defect:
+    def _rows(self, name: str, entry: IndexEntry, dtype: np.dtype, *row_shape: int) -> AnyRows | Defect:
         """Return the rows of a file, or what is wrong with it."""
         path = self.folder / name
         if problem := _file_problem(path, entry, self.full):
             return Defect(name, problem)
         try:
-            return load_rows(self.folder, name, entry, dtype, self.contents.samples)
+            return load_rows(self.folder, name, entry, dtype, self.contents.samples, *row_shape)
         except DataError as error:
             return Defect(name, str(error).removeprefix(f"{path}: ").removesuffix(f"; {REPAIR_HINT}"))
 
@@ -144,9 +149,28 @@ class _Verification:
                 yield hashes
             else:
                 self.hashes = hashes
+        yield from self._optional_files()
         if problem := _rejects_problem(self.folder / REJECTS, self.manifest.rejects):
             yield Defect(REJECTS, problem)
         yield from _unnamed_shards(self.folder, self.contents)
+
+    def _optional_files(self) -> Iterator[Defect]:
+        """Yield what is wrong with the index of the condition images and with the vectors, where there are any."""
+        condition, vectors = self.contents.condition, self.contents.vectors
+        if condition:
+            rows = self._rows(CONDITION, condition.index, INDEX_DTYPE)
+            if isinstance(rows, Defect):
+                yield rows
+            else:
+                self.condition = rows
+                if self.index is not None and (rows["shard"] != self.index["shard"]).any():
+                    yield Defect(CONDITION, "names other shards than the index")
+        if vectors:
+            numbers = self._rows(VECTORS, vectors.file, VECTOR_DTYPE, vectors.dim)
+            if isinstance(numbers, Defect):
+                yield numbers
+            elif self.full and not all(np.isfinite(row).all() for row in numbers):
+                yield Defect(VECTORS, "has values that are NaN or infinite")
 
     def _rows_of(self, number: int) -> slice:
         return slice(self._ends[number] - self.contents.shards[number].samples, self._ends[number])
@@ -159,8 +183,9 @@ class _Verification:
         defects = [Defect(entry.name, problem)] if problem else []
         if self.deep and self.index is not None and path.is_file():
             rows = self._rows_of(number)
-            hashes = None if self.hashes is None else self.hashes[rows]
-            problems = image_problems(path, self.contents, rows.start, self.index[rows], hashes)
+            hashes, condition = (None if each is None else each[rows] for each in (self.hashes, self.condition))
+            shard_rows = ShardRows(self.index[rows], hashes, condition)
+            problems = image_problems(path, self.contents, rows.start, shard_rows)
             defects += [Defect(entry.name, problem) for problem in problems]
         return defects
 

@@ -242,12 +242,12 @@ def _decode(data: bytes, background: tuple[int, int, int]) -> Decoded:
     return Decoded(flat, tuple(remarks))
 
 
-def decode_image(data: bytes, channels: int, background: tuple[int, int, int] = (255, 255, 255)) -> Decoded:
+def decode_image(data: bytes, channels: int | None, background: tuple[int, int, int] = (255, 255, 255)) -> Decoded:
     """Return the image in a file: upright, opaque, sRGB, 8 bits.
 
     Args:
         data: the file.
-        channels: 1 for grey (the luma of ITU-R BT.601), 3 for RGB.
+        channels: 1 for grey (the luma of ITU-R BT.601), 3 for RGB; None: those of the file.
         background: what shows through transparent pixels, RGB in 0..255.
 
     Raises:
@@ -266,7 +266,8 @@ def decode_image(data: bytes, channels: int, background: tuple[int, int, int] = 
         raise UnusableImageError(f"more than {LARGEST_IMAGE_PIXELS // 10**6} million pixels") from None
     except Exception as problem:  # a decoder raises whatever a hostile file leads it to
         raise UnusableImageError(_reason(problem)) from None
-    return replace(decoded, image=decoded.image.convert("L" if channels == 1 else "RGB"))
+    mode = {1: "L", 3: "RGB", None: decoded.image.mode}[channels]
+    return replace(decoded, image=decoded.image.convert(mode))
 
 
 def read_file(path: Path) -> bytes:

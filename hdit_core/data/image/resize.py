@@ -1,11 +1,13 @@
 """Resizes an image of any size to the size of the data set: the second step of preparation.
 
 `center` and `random` crop the largest region with the aspect ratio of the target; `pad_and_resize` keeps all and pads.
-Pillow resizes, with antialiasing and without its shortcut (`reducing_gap` off), crop and scale in one operation.
+Pillow resizes, with antialiasing and without its shortcut (`reducing_gap` off), crop and scale in one operation. The
+geometry is that of the image also for its condition image, which may have another resolution.
 """
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
@@ -15,11 +17,13 @@ from hdit_core.errors import UsageError
 
 Crop = Literal["center", "random", "fit"]
 Resize = Literal["lanczos", "area", "bicubic"]
+ResizeFilter = Literal["lanczos", "area", "bicubic", "nearest"]  # the last for masks and labels
 
-_FILTERS: dict[Resize, Image.Resampling] = {
+_FILTERS: dict[ResizeFilter, Image.Resampling] = {
     "lanczos": Image.Resampling.LANCZOS,
     "area": Image.Resampling.BOX,  # the mean of the pixels under each new one; enlarged, squares of one colour
     "bicubic": Image.Resampling.BICUBIC,
+    "nearest": Image.Resampling.NEAREST,
 }
 
 
@@ -29,11 +33,59 @@ def random_crop_position(seed: int, name: str) -> tuple[float, float]:
     return tuple(int.from_bytes(half, "little") / 2**64 for half in (digest[:8], digest[8:]))  # type: ignore[return-value]
 
 
+ImageSize = tuple[int, int]  # height, width in pixels
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Which region of an image becomes the target: a crop, or all of it with padding."""
+
+    image: ImageSize
+    target: ImageSize
+    position: tuple[float, float] | None  # of the crop, down and across, 0 to 1; None: pad
+
+    def _box(self, plane: Image.Image) -> tuple[float, float, float, float]:
+        """Return left, top, right and bottom of the crop, in pixels of a plane of any resolution."""
+        assert self.position is not None
+        scale = min(self.image[0] / self.target[0], self.image[1] / self.target[1])
+        part_height, part_width = self.target[0] * scale, self.target[1] * scale
+        top = max(0.0, self.image[0] - part_height) * self.position[0]  # rounding can make it negative
+        left = max(0.0, self.image[1] - part_width) * self.position[1]
+        down, across = plane.height / self.image[0], plane.width / self.image[1]
+        right, bottom = (
+            min((left + part_width) * across, float(plane.width)),
+            min((top + part_height) * down, float(plane.height)),
+        )
+        return left * across, top * down, right, bottom
+
+    def apply(self, plane: Image.Image, resize: ResizeFilter, padding: int | float | tuple[int, ...]) -> Image.Image:
+        """Return a plane in the target's size.
+
+        Args:
+            plane: the image, its condition image, or a channel of one, in any resolution.
+            resize: the filter.
+            padding: the colour of the padding, in the plane's mode.
+        """
+        height, width = self.target
+        if self.position is not None:
+            return plane.resize((width, height), _FILTERS[resize], box=self._box(plane))
+        scale = min(height / self.image[0], width / self.image[1])
+        inner = (max(1, round(self.image[1] * scale)), max(1, round(self.image[0] * scale)))
+        sheet = Image.new(plane.mode, (width, height), padding)
+        sheet.paste(plane.resize(inner, _FILTERS[resize]), ((width - inner[0]) // 2, (height - inner[1]) // 2))
+        return sheet
+
+
+def padding_of(background: tuple[int, int, int], mode: str) -> int | tuple[int, ...]:
+    """Return an RGB colour in mode L or RGB."""
+    return Image.new("RGB", (1, 1), background).convert(mode).getpixel((0, 0))  # type: ignore[return-value]
+
+
 def crop_and_resize(
     image: Image.Image,
     height: int,
     width: int,
-    place: tuple[float, float] = (0.5, 0.5),
+    position: tuple[float, float] = (0.5, 0.5),
     resize: Resize = "lanczos",
 ) -> Image.Image:
     """Crop the largest region with the target's aspect ratio, and scale it to the target's size.
@@ -42,15 +94,10 @@ def crop_and_resize(
         image: mode L or RGB, any size.
         height: of the result, pixels.
         width: of the result, pixels.
-        place: of the region, down and across: 0 is the top or left, 1 the bottom or right.
+        position: of the region, down and across: 0 is the top or left, 1 the bottom or right.
         resize: the filter.
     """
-    scale = min(image.height / height, image.width / width)
-    part_height, part_width = height * scale, width * scale
-    top = (image.height - part_height) * place[0]
-    left = (image.width - part_width) * place[1]
-    box = (left, top, min(left + part_width, image.width), min(top + part_height, image.height))
-    return image.resize((width, height), _FILTERS[resize], box=box)
+    return Geometry((image.height, image.width), (height, width), position).apply(image, resize, 0)
 
 
 def pad_and_resize(
@@ -61,14 +108,8 @@ def pad_and_resize(
     resize: Resize = "lanczos",
 ) -> Image.Image:
     """Scale the whole image into the target and pad it, centred, with the background."""
-    scale = min(height / image.height, width / image.width)
-    inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    sheet = Image.new("RGB", (width, height), background).convert(image.mode)
-    sheet.paste(image.resize(inner, _FILTERS[resize]), ((width - inner[0]) // 2, (height - inner[1]) // 2))
-    return sheet
-
-
-ImageSize = tuple[int, int]  # height, width in pixels
+    geometry = Geometry((image.height, image.width), (height, width), None)
+    return geometry.apply(image, resize, padding_of(background, image.mode))
 
 
 def _distance(size: ImageSize, height: int, width: int) -> Fraction:

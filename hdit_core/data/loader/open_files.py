@@ -5,6 +5,7 @@ import resource
 from pathlib import Path
 
 from hdit_core.data.format.entries import ShardEntry
+from hdit_core.data.format.shard import read_all
 from hdit_core.data.remote.cache import RemoteDataset
 
 WANTED_LIMIT = 4096  # of open files; some systems start with 256
@@ -39,12 +40,7 @@ class OpenShard:
 
     def read(self, length: int, offset: int) -> bytes:
         """Return bytes of the shard, fewer at its end; one system call may return only some of them."""
-        content = os.pread(self._descriptor, length, offset)
-        while len(content) < length and (
-            more := os.pread(self._descriptor, length - len(content), offset + len(content))
-        ):
-            content += more
-        return content
+        return read_all(self._descriptor, length, offset)
 
     def __del__(self) -> None:
         os.close(self._descriptor)

@@ -12,9 +12,10 @@ from hdit_core.data.format.hashes import HashIndex
 from hdit_core.data.format.pixel_stats import Moments, add_moments
 from hdit_core.data.format.shard import Sample, ShardWriter, atomic_shard
 from hdit_core.data.image.resize import ImageSize
-from hdit_core.data.prepare.convert import ConvertedImage, RejectedInput, convert_all
+from hdit_core.data.prepare.convert import RejectedInput, convert_all
 from hdit_core.data.prepare.job import PrepareJob
 from hdit_core.data.prepare.journal import ChunkRecord, Journal, ShardRecord, shard_name
+from hdit_core.data.prepare.transform import ConvertedImage
 from hdit_core.errors import DataError, UsageError
 
 Progress = Callable[[int, int, int], None]

@@ -6,19 +6,30 @@ record leaves a chunk that counts as unfinished, like any other kill.
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Shaped
-from PIL import Image
 
 from hdit_core.data.format.hashes import KINDS, first_duplicate
-from hdit_core.data.format.pixel_stats import Moments, add_moments, image_moments
-from hdit_core.data.format.shard import HASHES_DTYPE, ROW_DTYPE, Sample, ShardSample, atomic_shard, read_shard
+from hdit_core.data.format.pixel_stats import Moments, add_moments, picture_moments
+from hdit_core.data.format.shard import (
+    CAPTION_SUFFIX,
+    HASHES_DTYPE,
+    ROW_DTYPE,
+    Sample,
+    ShardSample,
+    StoredCondition,
+    atomic_shard,
+    condition_suffix,
+    read_shard,
+)
+from hdit_core.data.image.arrays.picture import as_picture
 from hdit_core.data.image.codec import SUFFIXES, decode
 from hdit_core.data.prepare.job import PrepareJob
 from hdit_core.data.prepare.journal import ChunkRecord, Journal, ShardRecord
+from hdit_core.data.prepare.transform import TransformSettings
 
 Rows = Shaped[np.ndarray, " _"]
 
@@ -56,24 +67,38 @@ def _number(path: Path, row: np.void) -> int:
 
 
 def _sample(
-    job: PrepareJob, stored: ShardSample, descriptor: int, image: bytes, row: np.void, size: tuple[int, int]
+    rules: TransformSettings, stored: ShardSample, descriptor: int, row: np.void, size: tuple[int, int]
 ) -> Sample:
-    hashes = b"".join(row[name].tobytes() for name in HASHES_DTYPE.names or ())
-    suffix, about = SUFFIXES[job.rules.codec], stored.read_json(descriptor)
-    return Sample(int(stored.key), image, suffix, int(row["label"]), about, size, hashes)
+    """Return a sample as it is stored, without its vector."""
+    suffix = SUFFIXES[rules.codec]
+    condition = None
+    if rules.condition:
+        own = SUFFIXES[rules.condition.codec]
+        condition = StoredCondition(stored.read(descriptor, condition_suffix(own)), own)
+    has_caption = CAPTION_SUFFIX in stored.members
+    return Sample(
+        number=int(stored.key),
+        image=stored.read(descriptor, suffix),
+        suffix=suffix,
+        label=int(row["label"]),
+        about=stored.read_json(descriptor),
+        size=size,
+        hashes=b"".join(row[name].tobytes() for name in HASHES_DTYPE.names or ()),
+        condition=condition,
+        caption=stored.read_text(descriptor, CAPTION_SUFFIX).decode() if has_caption else None,
+    )
 
 
 def _rewrite_without(job: PrepareJob, path: Path, shard: ShardRecord, left_out: set[int]) -> ShardRecord | None:
     """Write a shard again without some of its samples; return None and write nothing if none is left."""
     if len(left_out) == len(shard.rows):
         return None
-    samples = read_shard(path)
+    samples, vectors = read_shard(path), shard.vectors(job.rules.vector_dim)
     with path.open("rb") as file, atomic_shard(path) as writer:
         for position, (stored, row) in enumerate(zip(samples, shard.rows, strict=True)):
             if position not in left_out:
-                file.seek(int(row["offset"]))
-                image = file.read(int(row["length"]))
-                writer.add(_sample(job, stored, file.fileno(), image, row, shard.size))
+                sample = _sample(job.rules, stored, file.fileno(), row, shard.size)
+                writer.add(replace(sample, vector=vectors[position].tobytes()) if len(vectors) else sample)
     return ShardRecord.of(shard.name, shard.size, writer.written)
 
 
@@ -117,13 +142,12 @@ def _lines(job: PrepareJob, positions: _RowPositions, duplicates: dict[int, _Dup
 def _moments_of(job: PrepareJob, path: Path, shard: ShardRecord, left_out: Collection[int]) -> Moments:
     """Return the moments of some images of a shard."""
     moments: Moments = ()
-    shape, codec = (*shard.size, job.rules.channels), job.rules.codec
+    shape, codec, pixels = (*shard.size, job.rules.channels), job.rules.codec, job.rules.pixels
     with path.open("rb") as file:
         for row in shard.rows[sorted(left_out)]:
             file.seek(int(row["offset"]))
-            pixels = decode(file.read(int(row["length"])), codec, shape)
-            image = Image.fromarray(pixels[..., 0] if shape[-1] == 1 else pixels)
-            moments = add_moments(moments, image_moments(image))
+            picture = as_picture(decode(file.read(int(row["length"])), codec, shape, pixels.dtype), pixels)
+            moments = add_moments(moments, picture_moments(picture, pixels))
     return moments
 
 

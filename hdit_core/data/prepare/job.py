@@ -2,24 +2,41 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from hdit_core.data.format.entries import Channels, Codec
-from hdit_core.data.format.manifest import read_manifest
+from hdit_core.data.format.manifest import Manifest, read_manifest
 from hdit_core.data.image.codec import JPEG_QUALITY
 from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS
 from hdit_core.data.image.resize import Crop, ImageSize, Resize, bucket_sizes
-from hdit_core.data.prepare.convert import InputImage, TransformSettings
 from hdit_core.data.prepare.labels import BY_FOLDER, WITHOUT, Input, label_source
+from hdit_core.data.prepare.open_attachments import (
+    AttachmentSettings,
+    condition_settings,
+    open_attachments,
+    vector_dim,
+)
+from hdit_core.data.prepare.transform import InputImage, TransformSettings
+from hdit_core.data.sources.attachments import Attachments, Kind
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.data.sources.source import Source
 from hdit_core.errors import DataError, UsageError
 from hdit_core.recipe.table import NonNegativeInt, PositiveInt, Seed
+
+_KEPT = object()
+_LATER = {
+    each.name: each.default
+    for each in fields(TransformSettings)
+    if each.name in ("min_size", "no_upscale", "dtype", "value_range", "condition", "vector_dim")
+}
+"""Settings that are not hashed at their defaults, so that older sets keep their fingerprints."""
+
+_CALLED = {"condition": "condition image", "vector": "vector"}
 
 
 @dataclass(frozen=True)
@@ -34,6 +51,7 @@ class PrepareJob:
     shard_size: int  # inputs per chunk
     known_roots: tuple[str, ...] = ()  # data sets that must not share an image with this one
     drop_duplicates: bool = False
+    attachments: Mapping[Kind, Attachments] = field(default_factory=dict)
 
     @property
     def num_chunks(self) -> int:
@@ -62,23 +80,38 @@ class PrepareJob:
             **({"duplicates": "dropped"} if self.drop_duplicates else {}),
             **({"min_size": self.rules.min_size} if self.rules.min_size else {}),
             **({"upscale": "no"} if self.rules.no_upscale else {}),
+            **{f"{kind}s": attachments.name for kind, attachments in self.attachments.items()},
+            **({"condition_resize": self.rules.condition.resize} if self.rules.condition else {}),
         }
 
     def fingerprint(self) -> str:
         """Return a hash of the names, sizes, times and classes of all inputs and of the settings."""
-        later = {"min_size", "no_upscale"}  # not hashed at their defaults, so that older sets keep their fingerprints
-        transform = {key: value for key, value in asdict(self.rules).items() if value or key not in later}
+        transform = {key: value for key, value in asdict(self.rules).items() if value != _LATER.get(key, _KEPT)}
         hashed = hashlib.sha256(json.dumps([transform, self.settings(), self.source.kind, self.classes]).encode())
         for number, one in enumerate(self.inputs):
             entry = self.source.entries[number] if number < len(self.source.entries) else None
-            facts = (entry.size_bytes, entry.changed_at) if entry else ()
+            facts: list[object] = [entry.size_bytes, entry.changed_at] if entry else []
+            facts += [fact for attachments in self.attachments.values() for fact in attachments.facts(number)]
             hashed.update(json.dumps([one.name, one.class_name, one.problem, *facts]).encode())
         return hashed.hexdigest()
 
     def task(self, number: int) -> InputImage:
         """Return one input with its file."""
         one = self.inputs[number]
-        return InputImage(number, one.name, self.labels[number], one.class_name, one.problem or self._content(number))
+        image = InputImage(number, one.name, self.labels[number], one.class_name, one.problem or self._content(number))
+        return image if isinstance(image.content, str) else self._with_attachments(image)
+
+    def _with_attachments(self, image: InputImage) -> InputImage:
+        """Return an input with its condition image, vector and caption, or with the reason why one cannot be read."""
+        parts: dict[str, Any] = {}
+        for kind, attachments in self.attachments.items():
+            try:
+                parts[kind] = attachments.fetch(image.number)
+            except (OSError, ValueError) as problem:
+                return replace(image, content=str(problem))
+            if parts[kind] is None and kind != "caption":
+                return replace(image, content=f"no {_CALLED[kind]}, which other images of the source have")
+        return replace(image, **parts)
 
     def _content(self, number: int) -> bytes | Path | str:
         try:
@@ -111,6 +144,7 @@ class PrepareSettings:
     drop_duplicates: bool = False  # drop what is in them or came before; else refuse the former, count the latter
     min_size: NonNegativeInt = 0  # leave out images with a shorter side below this, px
     no_upscale: bool = False  # leave out images that would have to be enlarged
+    attachments: AttachmentSettings = field(default_factory=AttachmentSettings)
 
 
 def _check_output(settings: PrepareSettings) -> None:
@@ -141,12 +175,42 @@ def plan_job(settings: PrepareSettings) -> PrepareJob:
     inputs, classes, labels = label_source(source, settings.labels, settings.classes)
     if not inputs:
         raise DataError(f"{settings.source}: holds no images (hidden, system and text files do not count)")
-    height, width = settings.size
-    channels = settings.channels or source.channels or 3
-    transform = TransformSettings(
-        height=height,
-        width=width,
-        channels=channels,
+    attachments = open_attachments(source, settings.attachments)
+    manifests = {folder: read_manifest(folder) for folder in settings.not_in}
+    _check_comparable(manifests, "condition" in attachments)
+    return PrepareJob(
+        source,
+        inputs,
+        classes,
+        labels,
+        _rules(settings, source, inputs, attachments),
+        settings.shard_size,
+        tuple(manifest.root for manifest in manifests.values()),
+        settings.drop_duplicates,
+        attachments,
+    )
+
+
+def _check_comparable(manifests: Mapping[Path, Manifest], has_condition: bool) -> None:
+    """Refuse to look for equal images in a set whose hashes are of other things: of pairs, or of images alone."""
+    for folder, manifest in manifests.items():
+        if (manifest.contents.condition is not None) != has_condition:
+            has, lacks = ("this set", folder) if has_condition else (folder, "this set")
+            raise UsageError(
+                f"--not-in {folder}: {has} has condition images, {lacks} has none; duplicates are pairs in the one and "
+                "images in the other, so they cannot be compared"
+            )
+
+
+def _rules(
+    settings: PrepareSettings, source: Source, inputs: Sequence[Input], attachments: Mapping[Kind, Attachments]
+) -> TransformSettings:
+    """Return how every input is transformed."""
+    usable = [number for number in range(len(source.entries)) if inputs[number].problem is None]
+    return TransformSettings(
+        height=settings.size[0],
+        width=settings.size[1],
+        channels=settings.channels or source.channels or 3,
         crop=settings.crop,
         codec=settings.codec,
         background=settings.background,
@@ -156,6 +220,6 @@ def plan_job(settings: PrepareSettings) -> PrepareJob:
         buckets=bucket_sizes(settings.buckets),
         min_size=settings.min_size,
         no_upscale=settings.no_upscale,
+        condition=condition_settings(attachments, settings.attachments, settings.resize, usable),
+        vector_dim=vector_dim(attachments, usable),
     )
-    roots = tuple(read_manifest(folder).root for folder in settings.not_in)
-    return PrepareJob(source, inputs, classes, labels, transform, settings.shard_size, roots, settings.drop_duplicates)

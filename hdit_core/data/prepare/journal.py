@@ -11,12 +11,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float32, Shaped
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hdit_core.data.format.entries import ShardName
 from hdit_core.data.format.manifest import MANIFEST
-from hdit_core.data.format.shard import ROW_DTYPE, ShardFile
+from hdit_core.data.format.optional_rows import VECTOR_DTYPE
+from hdit_core.data.format.shard import CONDITION_ROW_DTYPE, ROW_DTYPE, ShardFile
 from hdit_core.data.prepare.array_task import ArrayTask
 from hdit_core.errors import UsageError
 from hdit_core.files import TEMPORARY, digest, flush_folder, write_atomic
@@ -74,17 +75,38 @@ class ShardRecord(BaseModel):
     crc32: int
     sha256: str
     rows_base64: str  # of ROW_DTYPE: thirty times smaller than as Python's numbers, and as JSON
+    condition_rows_base64: str = ""  # of CONDITION_ROW_DTYPE
+    vectors_base64: str = ""  # float32, one after another
+    captions: int = 0  # images with one
 
     @classmethod
     def of(cls, name: str, size: tuple[int, int], file: ShardFile) -> "ShardRecord":
         """Return the record of what was written."""
-        rows = base64.b64encode(file.rows).decode()
-        return cls(name=name, size=size, bytes=file.bytes, crc32=file.crc32, sha256=file.sha256, rows_base64=rows)
+        return cls(
+            name=name,
+            size=size,
+            bytes=file.bytes,
+            crc32=file.crc32,
+            sha256=file.sha256,
+            rows_base64=base64.b64encode(file.rows).decode(),
+            condition_rows_base64=base64.b64encode(file.condition_rows).decode(),
+            vectors_base64=base64.b64encode(file.vectors).decode(),
+            captions=file.captions,
+        )
 
     @property
     def rows(self) -> Shaped[np.ndarray, " N"]:
         """One row of ROW_DTYPE an image."""
         return np.frombuffer(base64.b64decode(self.rows_base64), ROW_DTYPE)
+
+    @property
+    def condition_rows(self) -> Shaped[np.ndarray, " N"]:
+        """One row of CONDITION_ROW_DTYPE an image; none without condition images."""
+        return np.frombuffer(base64.b64decode(self.condition_rows_base64), CONDITION_ROW_DTYPE)
+
+    def vectors(self, dim: int) -> Float32[np.ndarray, "N E"]:
+        """Return one vector of this length an image; none where it is 0."""
+        return np.frombuffer(base64.b64decode(self.vectors_base64), VECTOR_DTYPE).reshape(-1, dim or 1)
 
 
 class ChunkRecord(BaseModel):

@@ -51,6 +51,9 @@ class PrepareSummary:
     pixel_mean: tuple[float, ...] = ()  # of each channel, of pixels in [-1, 1]
     pixel_std: tuple[float, ...] = ()
     sigma_data: float | None = None  # standard deviation over all channels
+    condition_channels: int = 0
+    vector_dim: int = 0
+    captions: bool = False  # whether some images have one
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,9 @@ def _summary(
         pixel_mean=manifest.pixel_mean,
         pixel_std=manifest.pixel_std,
         sigma_data=sigma_data(manifest),
+        condition_channels=contents.condition.channels if contents.condition else 0,
+        vector_dim=contents.vectors.dim if contents.vectors else 0,
+        captions=contents.captions,
     )
 
 
@@ -148,7 +154,7 @@ class _Preparation:
         """Merge the chunks into a data set."""
         if self.settings.drop_duplicates:
             drop_duplicates(self.job, journal)
-        chunks = collect_chunks(journal, self.job.num_chunks)
+        chunks = collect_chunks(journal, self.job.num_chunks, self.job.rules.vector_dim)
         if not len(chunks.rows):
             journal.remove()
             first = json.loads(chunks.reject_lines[0])

@@ -29,6 +29,33 @@ def prepare(capsys, photos, *more, source=None):
     return code, *capsys.readouterr()
 
 
+def test_condition_images_vectors_and_captions_are_prepared_with_their_images(photos, tmp_path, capsys):
+    for path in photos.rglob("*.png"):
+        mask = tmp_path / "masks" / path.relative_to(photos)
+        mask.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(path).convert("L").save(mask)
+        path.with_suffix(".txt").write_text("a photo")
+    rows = [f"{path.name},1,2" for path in photos.rglob("*.png")]
+    (tmp_path / "vectors.csv").write_text("\n".join(["file,a,b", *rows]))
+    options = ["--condition", str(tmp_path / "masks"), "--condition-resize", "nearest", "--captions"]
+    code, out, _ = prepare(
+        capsys, photos, "--size", "8x12", *options, "--vectors", str(tmp_path / "vectors.csv"), "--json"
+    )
+    assert code == 0
+    result = json.loads(out)
+    expected = {"images": 6, "condition_channels": 1, "vector_dim": 2, "captions": True}
+    assert {key: result[key] for key in expected} == expected
+    code, out, _ = prepare(capsys, photos, "--size", "8x12", *options, "--vectors", str(tmp_path / "vectors.csv"))
+    assert code == 0
+    assert "condition images of 1 channel, vectors of 2 numbers, captions" in out
+
+
+def test_a_condition_range_that_is_none_is_refused_in_one_line(photos, capsys):
+    code, _, err = prepare(capsys, photos, "--size", "8", "--condition-range", "1,0")
+    assert code == 2
+    assert err == ("hdit: error: --condition-range 1,0: expected LOW,HIGH with LOW below HIGH, for example 0,1\n")
+
+
 def test_json_says_what_came_of_it(photos, capsys):
     code, out, err = prepare(capsys, photos, "--size", "8x12", "--json")
     assert code == 0

@@ -15,6 +15,12 @@ def ramp(height, width):
     return Image.fromarray(pixels)
 
 
+@pytest.mark.parametrize(("size", "target"), [((55, 62), (50, 13)), ((15, 11), (82, 87)), ((29, 69), (70, 83))])
+def test_a_crop_whose_edge_rounding_puts_outside_the_image_is_made(size, target):
+    image = Image.new("L", (size[1], size[0]), 9)
+    assert crop_and_resize(image, *target).size == (target[1], target[0])
+
+
 def test_an_image_of_the_right_size_keeps_every_pixel():
     image = ramp(8, 12)
     assert np.array_equal(np.asarray(crop_and_resize(image, 8, 12)), np.asarray(image))

@@ -53,7 +53,7 @@ def test_the_first_of_equal_rows_is_found(seed):
 
 def test_pixels_of_another_shape_or_kind_are_others():
     same = [Image.new("RGB", (4, 6)), Image.new("RGB", (6, 4)), Image.new("L", (4, 18)), Image.new("RGB", (4, 6))]
-    hashes = [image_hashes("ab" * 32, image) for image in same]
+    hashes = [image_hashes(["ab" * 32], [image]) for image in same]
     assert len(set(hashes)) == 3
     assert hashes[0] == hashes[3]
     assert {len(one) for one in hashes} == {HASHES_DTYPE.itemsize}

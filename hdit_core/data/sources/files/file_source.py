@@ -1,13 +1,16 @@
 """What folders, archives and lists share: which of their files are inputs, and the labels that lie among them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
 from hdit_core.data.format.entries import Channels
+from hdit_core.data.sources.attachments import Attachments, Kind, without_ending
 from hdit_core.data.sources.file_filter import choose_inputs
 from hdit_core.data.sources.labels.sidecars import is_label_file, label_by_sidecars
 from hdit_core.data.sources.source import Entry
+
+_TEXT_ENDING = ".txt"
 
 
 class FileSource:
@@ -59,3 +62,36 @@ class FileSource:
             OSError, ValueError: it cannot be read.
         """
         return self._read(cast(int, self._numbers[number]))
+
+    def attachments(self, kind: Kind, column: str | None = None) -> Attachments | None:
+        """Return the captions in text files beside the images, `a.txt` beside `a.jpg`; there is no other kind."""
+        if kind != "caption" or column is not None:
+            return None
+        captions = _Captions(self._files, self.entries, self._read)
+        return captions if captions.is_any else None
+
+
+class _Captions:
+    """Text files beside images."""
+
+    name = "text files beside the images"
+
+    def __init__(self, files: Sequence[Entry], entries: Sequence[Entry], read: Callable[[int], bytes | Path]) -> None:
+        texts = {
+            file.name[: -len(_TEXT_ENDING)]: number
+            for number, file in enumerate(files)
+            if file.name.endswith(_TEXT_ENDING) and file.problem is None
+        }
+        self._files, self._read = files, read
+        self._texts = [texts.get(without_ending(entry.name)) for entry in entries]
+        self.is_any = any(text is not None for text in self._texts)
+
+    def fetch(self, number: int) -> bytes | Path | None:
+        """Return the caption of an entry, or the path to read it from."""
+        text = self._texts[number]
+        return None if text is None else self._read(text)
+
+    def facts(self, number: int) -> Sequence[object]:
+        """Return size and time of the text file of an entry."""
+        text = self._texts[number] if number < len(self._texts) else None
+        return () if text is None else (self._files[text].size_bytes, self._files[text].changed_at)

@@ -1,0 +1,97 @@
+"""What an entry of a source can have beside its image: a condition image, a vector, a caption."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+from hdit_core.data.sources.file_filter import common_folders
+from hdit_core.data.sources.source import Entry, Source
+
+Kind = Literal["condition", "vector", "caption"]
+
+
+@runtime_checkable
+class Attachments(Protocol):
+    """One kind of attachment of all entries of a source."""
+
+    @property
+    def name(self) -> str:
+        """Where they come from, for people."""
+
+    def fetch(self, number: int) -> bytes | Path | None:
+        """Return that of an entry, or the path to read it from; None where the entry has none.
+
+        A vector is float32, little-endian.
+
+        Raises:
+            OSError, ValueError: it cannot be read; the message says what it is.
+        """
+
+    def facts(self, number: int) -> Sequence[object]:
+        """Return what changes when the attachment of an entry does: sizes, times or checksums."""
+
+
+@runtime_checkable
+class AttachmentSource(Protocol):
+    """A source that has attachments of its own."""
+
+    def attachments(self, kind: Kind, column: str | None = None) -> Attachments | None:
+        """Return its attachments of a kind, None where it has none.
+
+        Args:
+            kind: of attachment.
+            column: that holds them, for tables whose columns have names; elsewhere None.
+        """
+
+
+def without_ending(name: str) -> str:
+    """Return a name without the ending of its last part."""
+    head, slash, last = name.rpartition("/")
+    return f"{head}{slash}{last.rpartition('.')[0] or last}"
+
+
+class PartnerFiles:
+    """Condition images in a source of their own: each has the name of its image, apart from the ending."""
+
+    def __init__(self, partners: Source, entries: Sequence[Entry], where: str) -> None:
+        """Find the partner of each entry.
+
+        Args:
+            partners: the condition images.
+            entries: of the images.
+            where: what to call the former in messages.
+        """
+        self.name, self._partners = where, partners
+        self._own = [without_ending(entry.name) for entry in entries]
+        self._own_folders = common_folders([entry.name for entry in entries])
+        self._folders = common_folders([entry.name for entry in partners.entries])
+        self._numbers: dict[str, list[int]] = {}
+        for number, entry in enumerate(partners.entries):
+            self._numbers.setdefault(without_ending(entry.name), []).append(number)
+
+    def _number(self, number: int) -> int:
+        """Return the number of the partner of an entry."""
+        name = self._own[number] if number < len(self._own) else ""
+        inside = self._folders + name.removeprefix(self._own_folders)  # an archive often wraps everything in a folder
+        found = self._numbers.get(name) or self._numbers.get(inside) or []
+        if not found:
+            raise ValueError(f"no condition image of its name, '{name}.*', in {self.name}")
+        if len(found) > 1:
+            names = " and ".join(self._partners.entries[one].name for one in found[:2])
+            raise ValueError(f"several condition images of its name in {self.name}: {names}")
+        return found[0]
+
+    def fetch(self, number: int) -> bytes | Path:
+        """Return the condition image of an entry, or the path to read it from."""
+        partner = self._number(number)
+        if problem := self._partners.entries[partner].problem:
+            raise ValueError(f"its condition image: {problem}")
+        return self._partners.fetch(partner)
+
+    def facts(self, number: int) -> Sequence[object]:
+        """Return name, size and time of the condition image of an entry."""
+        try:
+            entry = self._partners.entries[self._number(number)]
+        except ValueError as problem:
+            return (str(problem),)
+        return entry.name, entry.size_bytes, entry.changed_at
