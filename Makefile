@@ -8,12 +8,13 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint endurance install clean
+.PHONY: help demo test lint docs endurance install clean
 
 help:
 	@echo "make demo       train on 5,000 handwritten digits, sample and evaluate (at most 15 minutes on 2 CPU cores)"
 	@echo "make test       run lint, type checks, import contracts and tests"
 	@echo "make lint       run lint, type checks and import contracts"
+	@echo "make docs       build the documentation site in site/"
 	@echo "make endurance  run the long fault-injection tests: hundreds of kills, truncations and bit flips; ARGS='--kills 20' for fewer"
 	@echo "make clean      remove .venv, runs, data and samples"
 
@@ -36,8 +37,11 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
 endurance: $(STAMP)
 	$(BIN)/python -m pytest tests/endurance $(ARGS)
 
 clean:
-	rm -rf $(VENV) runs data samples
+	rm -rf $(VENV) runs data samples site

@@ -13,7 +13,7 @@ from hdit_cli.plugins import discover_commands
 from hdit_core.recipe.read import shipped_recipes
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("data", "training", "sampling", "evaluation", "flops", "gpu", "k-diffusion")
+PAGES = ("data", "training", "sampling", "evaluation", "flops", "gpu", "k-diffusion", "tutorial", "fine-tuning")
 DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in PAGES)]
 BENCH_COMMANDS = ("attention", "train", "sample", "scaling", "data")
 RECIPE_COMMANDS = ("list", "show", "schema", "check", "copy")
@@ -30,6 +30,8 @@ def commands_in(text):
     `hdit train` alone, two words, is a name in a sentence.
     """
     lines = re.findall(r"^(?:    |# \w+ +)(hdit .+)$", text, re.MULTILINE)
+    lines += [line for block in re.findall(r"^```sh\n(.+?)^```", text, re.M | re.S) for line in block.splitlines()]
+    lines = [line for line in lines if line.startswith("hdit ")]
     return [*lines, *re.findall(r"`(hdit [^`\s]+ [^`\n]+)`", text)]
 
 

@@ -1,0 +1,56 @@
+"""The documentation site builds strictly: no broken link or anchor, no page outside the navigation."""
+
+import os
+import re
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from hdit_cli.plugins import discover_commands
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Build the site and return its folder."""
+    folder = tmp_path_factory.mktemp("site")
+    build = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env=os.environ | {"NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert build.returncode == 0, build.stderr
+    return folder
+
+
+def test_the_site_has_a_page_for_each_document(site):
+    pages = {path.stem for path in site.glob("*.html")}
+    assert {path.stem for path in (ROOT / "docs").glob("*.md")} | {"index", "commands"} <= pages
+
+
+def test_the_site_has_the_help_of_every_command(site):
+    text = (site / "commands.html").read_text()
+    for name in discover_commands():
+        assert f"Usage: hdit {name}" in text
+
+
+def test_the_site_asks_no_other_server_for_its_appearance(site):
+    text = (site / "index.html").read_text()
+    loaded = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="([^"]+)"', text)
+    assert loaded
+    assert [address for address in loaded if "//" in address] == []
+
+
+def test_the_figure_of_the_network_shows_every_level(site):
+    root = ElementTree.fromstring((site / "hourglass.svg").read_text())
+    texts = [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+    tokens = [text for text in texts if "tokens of" in text]
+    assert tokens.count("256x256 tokens of 128") == 2  # in encoder and decoder
+    assert tokens.count("16x16 tokens of 1024") == 1
+    assert len(tokens) == 9
