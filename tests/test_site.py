@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hdit_cli.plugins import discover_commands
+from hdit_core import api
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,3 +55,9 @@ def test_the_figure_of_the_network_shows_every_level(site):
     assert tokens.count("256x256 tokens of 128") == 2  # in encoder and decoder
     assert tokens.count("16x16 tokens of 1024") == 1
     assert len(tokens) == 9
+
+
+def test_the_site_documents_every_name_of_the_python_api(site):
+    text = (site / "api.html").read_text()
+    documented = set(re.findall(r'id="hdit_core\.[\w.]*\.(\w+)"', text))
+    assert set(api.__all__) - {"Denoiser", "HditError", "Recipe"} <= documented  # those three are described elsewhere
