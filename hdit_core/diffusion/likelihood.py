@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange, reduce, repeat
+from einops import rearrange, reduce
 from jaxtyping import Float, Float64
 from torch import Tensor
 
@@ -52,13 +52,6 @@ def rademacher_probes(
         for part in range(count)
     ]
     return torch.stack([torch.stack(row) for row in signs]).float() * 2 - 1
-
-
-def exact_probes(batch_size: int, shape: Sequence[int]) -> Float[Tensor, "P B C H W"]:
-    """Return the C x H x W probes for which the estimate is exact; for tiny images."""
-    dims = math.prod(shape)
-    unit = torch.eye(dims).reshape(dims, *shape) * math.sqrt(dims)
-    return repeat(unit, "p c h w -> p b c h w", b=batch_size)
 
 
 def _denoised_and_trace(
@@ -118,7 +111,7 @@ def log_likelihood(
     Args:
         denoise: (x, sigma [B]) -> denoised images; differentiable with respect to x.
         images: pixels in [-1, 1]; the density is that of images with noise of level sigma_min.
-        probes: `rademacher_probes`, or `exact_probes`.
+        probes: of the trace, such as `rademacher_probes`.
         sigma_min, sigma_max: the ends of the ODE.
         rtol, atol: of the ODE solver, for scaled pixels and for nats per dimension.
 

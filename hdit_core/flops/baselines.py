@@ -1,16 +1,14 @@
-"""Baselines of HDiT: DiT (Peebles & Xie 2023), and the rows of the HDiT paper's ablation (table 1)."""
+"""Baselines of HDiT: DiT (Peebles & Xie 2023), and those of other papers; and HDiT-B/4 to compare with them."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol, runtime_checkable
 
 from hdit_core.errors import UsageError
 from hdit_core.flops.adm import PublishedADM
-from hdit_core.flops.count import Count, Part, count
+from hdit_core.flops.count import Count, Part
 from hdit_core.flops.uvit import UVIT_SHAPES, UViT
-from hdit_core.recipe.model import Attention, FeedForward, LevelRecipe, ModelRecipe
+from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
 ImageSize = tuple[int, int]
 
@@ -45,8 +43,28 @@ class DiT:
         return all(pixels % self.patch_size == 0 for pixels in image_size)
 
     def count(self, image_size: ImageSize) -> Count:
-        """Return parameters and MACs at this size, in pixels or in latents."""
-        return count_dit(self, image_size)
+        """Return parameters and MACs at this size, in pixels or in latents, by the convention of `flops.count`."""
+        depth, width = self.depth, self.width
+        tokens = image_size[0] * image_size[1] // self.patch_size**2
+        values_in = self.channels * self.patch_size**2
+        values_out = values_in * (2 if self.learned_variance else 1)
+
+        patches = (values_in + values_out) * width
+        projections = 4 * width**2
+        feed_forward = 2 * width * 4 * width
+        conditioning = DIT_TIME_FEATURES * width + width**2 + (6 * depth + 2) * width**2
+        biases = 2 * width + (6 * depth + 2) * width  # of the time embedding's two layers, and the modulations
+        classes = (self.num_classes + 1) * width
+        return Count(
+            image_size,
+            (
+                Part(0, "patches", patches + width + values_out, tokens * patches),
+                Part(0, "attention projections", depth * (projections + 4 * width), depth * tokens * projections),
+                Part(0, "attention", 0, depth * tokens * 2 * width * tokens),
+                Part(0, "feed-forward", depth * (feed_forward + 5 * width), depth * tokens * feed_forward),
+                Part(None, "conditioning", conditioning + biases + classes, conditioning),
+            ),
+        )
 
     def published_name(self, image_size: ImageSize) -> str:
         """Return the name, which does not depend on the size."""
@@ -58,36 +76,11 @@ class DiT:
         return height == width and (self.channels, height) in (*DIT_LATENTS, DIT_PIXELS.get(self.name))
 
 
-def dit(name: str, channels: int = 3, learned_variance: bool = False) -> DiT:
+def dit(name: str) -> DiT:
     """Return a DiT by shape and patch size, such as `B/4` or `XL/2`."""
     shape, patch_size = name.split("/")
     depth, width = DIT_SHAPES[shape]
-    return DiT(depth, width, int(patch_size), channels, learned_variance=learned_variance)
-
-
-def count_dit(network: DiT, image_size: ImageSize) -> Count:
-    """Return the counts of a DiT by the convention of `flops.count`; the image size is in pixels or latents."""
-    depth, width = network.depth, network.width
-    tokens = image_size[0] * image_size[1] // network.patch_size**2
-    values_in = network.channels * network.patch_size**2
-    values_out = values_in * (2 if network.learned_variance else 1)
-
-    patches = (values_in + values_out) * width
-    projections = 4 * width**2
-    feed_forward = 2 * width * 4 * width
-    conditioning = DIT_TIME_FEATURES * width + width**2 + (6 * depth + 2) * width**2
-    biases = 2 * width + (6 * depth + 2) * width  # of the time embedding's two layers, and the modulations
-    classes = (network.num_classes + 1) * width
-    return Count(
-        image_size,
-        (
-            Part(0, "patches", patches + width + values_out, tokens * patches),
-            Part(0, "attention projections", depth * (projections + 4 * width), depth * tokens * projections),
-            Part(0, "attention", 0, depth * tokens * 2 * width * tokens),
-            Part(0, "feed-forward", depth * (feed_forward + 5 * width), depth * tokens * feed_forward),
-            Part(None, "conditioning", conditioning + biases + classes, conditioning),
-        ),
-    )
+    return DiT(depth, width, int(patch_size))
 
 
 def scale_to_size(model: ModelRecipe, image_size: ImageSize) -> ModelRecipe:
@@ -102,31 +95,16 @@ def scale_to_size(model: ModelRecipe, image_size: ImageSize) -> ModelRecipe:
     return model.model_copy(update={"image_size": image_size, "levels": levels})
 
 
-HIDDEN_RATIO: dict[FeedForward, int] = {"geglu": 3, "gelu": 4}
-
-
-def _hourglass(attention: Attention, feed_forward: FeedForward) -> ModelRecipe:
-    """Return the ablation's network at 128x128: 2 encoder and 2 decoder layers around 11 layers of DiT-B's width."""
-    widths, ratio = (384, 768), HIDDEN_RATIO[feed_forward]
-    outer = LevelRecipe(depth=2, width=widths[0], attention=attention, d_ff=ratio * widths[0])
-    inner = LevelRecipe(depth=11, width=widths[1], attention="global", d_ff=ratio * widths[1])
-    return _imagenet((outer, inner), feed_forward)
-
-
-def _imagenet(
-    levels: tuple[LevelRecipe, ...], feed_forward: FeedForward, image_size: ImageSize = (BASE_SIZE_PX, BASE_SIZE_PX)
-) -> ModelRecipe:
-    return ModelRecipe(
-        image_size=image_size,
-        levels=levels,
-        num_classes=1000,
-        mapping_width=768,
-        mapping_depth=1,
-        feed_forward=feed_forward,
-    )
-
-
-HDIT_B4 = _hourglass("neighborhood", "geglu")
+HDIT_B4 = ModelRecipe(
+    image_size=(BASE_SIZE_PX, BASE_SIZE_PX),
+    levels=(
+        LevelRecipe(depth=2, width=384, attention="neighborhood", d_ff=3 * 384),
+        LevelRecipe(depth=11, width=768, attention="global", d_ff=3 * 768),
+    ),
+    num_classes=1000,
+    mapping_width=768,
+    mapping_depth=1,
+)
 """HDiT-B/4 at 128x128: ablation E, the paper's design at the scale of DiT-B."""
 
 DIT_B4 = dit("B/4")
@@ -176,31 +154,3 @@ def baseline(name: str) -> Baseline:
             return UViT(shape.upper(), int(patch))
     sizes = [f"dit-{{{','.join(DIT_SHAPES)}}}/PATCH", f"u-vit-{{{','.join(UVIT_SHAPES)}}}/PATCH"]
     raise UsageError(f"--against {name}: expected {sizes[0].lower()}, {sizes[1].lower()} or adm, for example dit-b/4")
-
-
-def _count_hourglass(attention: Attention, feed_forward: FeedForward, image_size: ImageSize) -> Count:
-    return count(scale_to_size(_hourglass(attention, feed_forward), image_size))
-
-
-def _count_flat(image_size: ImageSize) -> Count:
-    """Return the counts of DiT-B's shape with HDiT's blocks and mapping network, without DiT's output gates."""
-    level = LevelRecipe(depth=12, width=768, attention="global", d_ff=4 * 768)
-    return count(_imagenet((level,), "gelu", image_size))
-
-
-_count_dit_b4 = partial(count_dit, DIT_B4)
-_count_e = partial(_count_hourglass, "neighborhood", "geglu")
-
-ABLATIONS: dict[str, Callable[[ImageSize], Count]] = {
-    "R1": _count_dit_b4,  # DiT-B/4 as published, on pixels
-    "R2": _count_dit_b4,  # + the HDiT paper's trainer
-    "R3": _count_flat,  # + its blocks and mapping network
-    "R4": _count_flat,  # + soft-min-SNR weighting
-    "A": partial(_count_hourglass, "global", "gelu"),  # the hourglass
-    "B1": partial(_count_hourglass, "shifted-window", "gelu"),
-    "B2": partial(_count_hourglass, "neighborhood", "gelu"),
-    "C": _count_e,  # B2 + GEGLU
-    "D": _count_e,  # + axial rotary positions
-    "E": _count_e,  # + soft-min-SNR weighting
-}
-"""The networks of table 1 by row: functions that return counts at any image size, grown by the paper's rule."""

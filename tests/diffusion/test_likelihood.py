@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
+from einops import repeat
 
-from hdit_core.diffusion.likelihood import exact_probes, log_likelihood, rademacher_probes
+from hdit_core.diffusion.likelihood import log_likelihood, rademacher_probes
 from hdit_core.errors import NumericalError
 
 SHAPE = (1, 2, 3)
@@ -12,6 +13,13 @@ WIDE = 1e4  # the widest noise is taken to be without a mean, which is off by ab
 
 def bits(nats, dims=6):
     return -nats / (dims * math.log(2))
+
+
+def exact_probes(batch_size, shape):
+    """The C x H x W probes for which the estimate is exact."""
+    dims = math.prod(shape)
+    unit = torch.eye(dims).reshape(dims, *shape) * math.sqrt(dims)
+    return repeat(unit, "p c h w -> p b c h w", b=batch_size)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.model.triton.test_resources import assert_fits, compiled
+from tests.benchmarks.test_triton_resources import assert_fits, compiled
 
 pytest.importorskip("triton", reason="Triton is not installed")
 

@@ -1,12 +1,16 @@
 """Every GFLOP (a GMAC, as it turns out) that the HDiT and DiT papers print."""
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 
 from hdit_core.errors import UsageError
 from hdit_core.flops.adm import ADM_NETWORKS
-from hdit_core.flops.baselines import ABLATIONS, DIT_B4, HDIT_B4, baseline, count_dit, dit, scale_to_size
+from hdit_core.flops.baselines import DIT_B4, HDIT_B4, baseline, dit, scale_to_size
 from hdit_core.flops.count import count
 from hdit_core.flops.uvit import UViT
+from hdit_core.recipe.model import LevelRecipe
 from hdit_core.recipe.read import read_recipe
 
 SIZES = (128, 256, 512, 1024)
@@ -32,6 +36,34 @@ CLOSED_FORM = {
     "B1": (29.1, 60.2, 184.7, 682.6),
     "B2": (29.1, 60.0, 183.7, 678.6),
     "E": (31.3, 64.7, 198.1, 731.6),
+}
+
+
+def hourglass(attention, feed_forward, image_size):
+    ratio = {"geglu": 3, "gelu": 4}[feed_forward]
+    outer = LevelRecipe(depth=2, width=384, attention=attention, d_ff=ratio * 384)
+    inner = LevelRecipe(depth=11, width=768, attention="global", d_ff=ratio * 768)
+    model = HDIT_B4.model_copy(update={"levels": (outer, inner), "feed_forward": feed_forward})
+    return count(scale_to_size(model, image_size))
+
+
+def flat(image_size):
+    """DiT-B's shape in HDiT's blocks, with its mapping network and without a gate."""
+    level = LevelRecipe(depth=12, width=768, attention="global", d_ff=4 * 768)
+    return count(HDIT_B4.model_copy(update={"image_size": image_size, "levels": (level,), "feed_forward": "gelu"}))
+
+
+ABLATIONS = {
+    "R1": DIT_B4.count,  # DiT-B/4 as published, on pixels
+    "R2": DIT_B4.count,  # + the HDiT paper's trainer
+    "R3": flat,  # + its blocks and mapping network
+    "R4": flat,  # + soft-min-SNR weighting
+    "A": partial(hourglass, "global", "gelu"),
+    "B1": partial(hourglass, "shifted-window", "gelu"),
+    "B2": partial(hourglass, "neighborhood", "gelu"),
+    "C": partial(hourglass, "neighborhood", "geglu"),
+    "D": partial(hourglass, "neighborhood", "geglu"),  # + axial rotary positions
+    "E": partial(hourglass, "neighborhood", "geglu"),  # + soft-min-SNR weighting
 }
 
 
@@ -89,14 +121,14 @@ def test_growing_copies_the_outermost_level_once_for_each_doubling(image_size, l
 # The DiT paper's own counts, in latents of 4 channels with learned variance; its counter takes some norms in.
 @pytest.mark.parametrize(("latents", "gflop"), [(32, 118.64), (64, 524.60)])
 def test_dit_xl_2_counts_as_in_its_own_paper(latents, gflop):
-    counted = count_dit(dit("XL/2", channels=4, learned_variance=True), (latents, latents))
+    counted = replace(dit("XL/2"), channels=4, learned_variance=True).count((latents, latents))
 
     assert counted.macs / 1e9 == pytest.approx(gflop, rel=2e-4)
     assert round(counted.parameters / 1e6) == 675
 
 
 def test_dit_is_quadratic_in_its_attention_and_linear_in_everything_that_sees_tokens():
-    once, four_times = count_dit(DIT_B4, (64, 128)), count_dit(DIT_B4, (128, 256))
+    once, four_times = DIT_B4.count((64, 128)), DIT_B4.count((128, 256))
 
     assert 16 * once.of("attention").macs == four_times.of("attention").macs
     assert 4 * once.of("feed-forward").macs == four_times.of("feed-forward").macs
@@ -145,7 +177,7 @@ def test_adm_at_another_size_is_the_network_of_the_nearest_size_and_not_publishe
         (baseline("dit-b/4"), (256, 256), False),
         (baseline("dit-b/2"), (128, 128), False),
         (baseline("dit-xl/2"), (32, 32), False),
-        (dit("XL/2", channels=4), (32, 32), True),
+        (replace(dit("XL/2"), channels=4), (32, 32), True),
         (baseline("u-vit-m/4"), (64, 64), True),
         (baseline("u-vit-m/4"), (64, 128), False),
         (baseline("u-vit-h/4"), (64, 64), False),

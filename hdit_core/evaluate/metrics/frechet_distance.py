@@ -41,7 +41,7 @@ class FrechetTarget:
         self._factor, self._clipped = _factor(reference)
 
     def distance(self, a: Statistics) -> FrechetDistance:
-        """Return the Frechet distance of a set, to full precision.
+        """Return the Frechet distance of a set (Heusel et al. 2017, equation 6), in float64 and to full precision.
 
         Raises:
             NumericalError: the distance is not finite.
@@ -75,15 +75,6 @@ class FrechetTarget:
         if not math.isfinite(mean_term + traces):
             raise NumericalError("the Frechet distance is not finite; the features are too large for float64")
         return mean_term, traces
-
-
-def frechet_distance(a: Statistics, b: Statistics) -> FrechetDistance:
-    """Return the Frechet distance of two sets (Heusel et al. 2017, equation 6), in float64.
-
-    Raises:
-        NumericalError: the numbers are so large that the distance is not finite.
-    """
-    return FrechetTarget(b).distance(a)
 
 
 def _is_small(statistics: Statistics) -> bool:

@@ -4,17 +4,14 @@ All of them compile for compute capability 8.0, 9.0 and 10.0 without register sp
 consumer GPUs. Tests check this, and `benchmarks/triton_resources.py` prints the resources.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 Kernel = Literal["forward", "backward_queries", "backward_keys"]
-KERNELS: tuple[Kernel, ...] = ("forward", "backward_queries", "backward_keys")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 LARGEST_HEAD_DIM = 128
-SHARED_LIMIT_BYTES = 99 * 1024  # per program on compute capability 8.6, 8.9 and 12.0; 8.0, 9.0 and 10.0 have more
 
 
 @dataclass(frozen=True)
@@ -32,11 +29,6 @@ class Configuration:
     chunk: tuple[int, int]
     warps: int
     stages: int
-
-    def tokens_read(self, kernel_size: int) -> int:
-        """Return the number of tokens read for a tile inside the grid, including the excess of edge chunks."""
-        chunks = [-(-(tile + kernel_size - 1) // chunk) for tile, chunk in zip(self.tile, self.chunk, strict=True)]
-        return math.prod(chunks) * math.prod(self.chunk)
 
     def __str__(self) -> str:
         sizes = "/".join("x".join(map(str, size)) for size in (self.tile, self.chunk))

@@ -1,5 +1,7 @@
 """Neighborhood attention by the Triton kernels, in Triton's interpreter, against its definition in float64."""
 
+from typing import get_args
+
 import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -10,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hdit_core.model.triton import attention
 from hdit_core.model.triton.attention import triton_attention
-from hdit_core.model.triton.configuration import KERNELS, Configuration, configurations
+from hdit_core.model.triton.configuration import Configuration, Kernel, configurations
 from hdit_core.model.triton.launch import Launch
 from tests.model.neighborhoods import assert_by_definition, brute_force, random_qkv, with_gradients
 
@@ -55,7 +57,7 @@ CONFIGURATIONS = sorted(  # for the interpreter, warps and stages are all the sa
         (str(dtype), configuration.tile, configuration.chunk): (dtype, configuration)
         for dtype in (torch.float32, torch.bfloat16)
         for head_dim in (16, 64, 128)
-        for kernel in KERNELS
+        for kernel in get_args(Kernel)
         for configuration in configurations(kernel, dtype, head_dim)
     }.items()
 )

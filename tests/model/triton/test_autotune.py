@@ -1,16 +1,18 @@
 """Which configuration is taken: the fastest, timed once on a machine; the first where timing has no sense."""
 
+from typing import get_args
+
 import pytest
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
 import torch
 
+from benchmarks.triton_resources import example
 from hdit_core.model.triton import autotune
 from hdit_core.model.triton.autotune import Autotuner, select
-from hdit_core.model.triton.configuration import KERNELS, LARGE, SMALL, SMALL_LONG, block_dim, configurations
+from hdit_core.model.triton.configuration import LARGE, SMALL, SMALL_LONG, Kernel, block_dim, configurations
 from hdit_core.model.triton.launch import Launch
-from hdit_core.model.triton.resources import example
 
 SECONDS = {SMALL: 3.0, SMALL_LONG: 1.0, LARGE: 2.0}
 
@@ -108,7 +110,7 @@ def test_other_tensors_than_a_gpus_take_the_first():
 def test_every_head_dim_has_configurations_that_triton_takes(dtype):
     for head_dim in range(1, 129):
         assert block_dim(head_dim) >= max(head_dim, 16)
-        for kernel in KERNELS:
+        for kernel in get_args(Kernel):
             for configuration in configurations(kernel, dtype, head_dim):
                 for rows, columns in (configuration.tile, configuration.chunk):
                     assert rows * columns >= 16 and (rows * columns).bit_count() == 1  # as its products need them
