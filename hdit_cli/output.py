@@ -72,7 +72,8 @@ def write_samples(
 
 
 def _to_folder(job: "SamplingJob", out: Path, world: "World", columns: tuple[int, int] | None) -> dict[str, Any]:
-    from hdit_core.generate.job import fill_folder
+    from hdit_core.files import write_atomic
+    from hdit_core.generate.job import comparison_grid, fill_folder
     from hdit_core.generate.output.sample_folder import GRID, SampleFolder
 
     folder = SampleFolder(out, job.provenance(), job.shape)
@@ -85,6 +86,8 @@ def _to_folder(job: "SamplingJob", out: Path, world: "World", columns: tuple[int
         if not world.is_main:
             return {}
         record = folder.finish(held, job.class_of, columns)
+        if columns is None and (grid := comparison_grid(job, folder, held)):
+            write_atomic(out / GRID, grid)
     finally:
         if world.is_main:
             folder.leave()

@@ -1,6 +1,6 @@
 """A model opened as the options of a command say, on this rank's device, and the jobs that are run with it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hdit_cli.console import align, emit, note
 from hdit_cli.options.sampling import GuidanceOptions, ModelOptions
 from hdit_cli.output import STDOUT, write_samples
+from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -16,8 +17,12 @@ if TYPE_CHECKING:
     from hdit_core.diffusion.precondition import Denoiser
     from hdit_core.distributed import World
     from hdit_core.generate.job import SamplingJob
-    from hdit_core.generate.pipeline import SamplingPipeline
+    from hdit_core.generate.pipeline import ConditionSource, SamplingPipeline
     from hdit_core.generate.settings import Defaults
+    from hdit_core.recipe.run import Recipe
+
+    OpenConditions = Callable[[Recipe, tuple[int, int], int], ConditionSource | None]
+    """(recipe, height and width, seed) -> the source of conditions."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,12 @@ class ModelSession:
 
 @contextmanager
 def open_session(
-    model: ModelOptions, guidance: GuidanceOptions | None, device: str, seed: int, values: Mapping[str, Any]
+    model: ModelOptions,
+    guidance: GuidanceOptions | None,
+    device: str,
+    seed: int,
+    values: Mapping[str, Any],
+    conditions: "OpenConditions | None" = None,
 ) -> Iterator[ModelSession]:
     """Join the ranks and load the model while the body runs.
 
@@ -84,9 +94,11 @@ def open_session(
         device: the value of `--device`.
         seed: of the pipeline.
         values: further sampling settings by recipe key, None for the recipe's value.
+        conditions: returns the source of condition images and vectors; None for a command that has none.
 
     Raises:
-        UsageError: the network cannot process the size, or does not match the guide.
+        UsageError: the network takes conditions that the command does not have, cannot process the size, or does not
+            match the guide.
         RecipeError: an unknown setting.
         CheckpointError: a checkpoint cannot be read.
     """
@@ -96,15 +108,29 @@ def open_session(
 
     with init_ranks(device, LONG_TIMEOUT_S) as world:
         denoiser, defaults = _open_denoiser(model, world.device, guided=guidance is not None)
-        guidance = guidance or GuidanceOptions()
+        recipe, guidance = denoiser.recipe, guidance or GuidanceOptions()
         values = {**values, **guidance.settings}
-        settings = sample_settings(denoiser.recipe, model.overrides or (), **values)
-        weights = model.weights or defaults.weights
+        settings = sample_settings(recipe, model.overrides or (), **values)
+        weights, size = model.weights or defaults.weights, model.pixels or recipe.model.image_size
         guide = guidance.load(weights, world.device)
-        size = model.pixels or denoiser.recipe.model.image_size
-        pipeline = SamplingPipeline(denoiser, settings, seed, size, guide)
+        source = (conditions or _no_conditions(model.ckpt))(recipe, size, seed)
+        pipeline = SamplingPipeline(denoiser, settings, seed, size, guide, source)
         _print_notes(pipeline, defaults.note(model.weights, model.overrides or (), **values))
         yield ModelSession(model.ckpt, weights, pipeline, world)
+
+
+def _no_conditions(ckpt: Path) -> "OpenConditions":
+    """Return a function that refuses networks that take condition images or vectors, for commands that have none."""
+
+    def refuse(recipe: "Recipe", *_: object) -> None:
+        wanted = [("condition images", recipe.model.condition_channels), ("vectors", recipe.model.mapping_cond_dim)]
+        if taken := [what for what, length in wanted if length]:
+            raise UsageError(
+                f"{ckpt}: the network takes {' and '.join(taken)}, which this command cannot give; use hdit restore, "
+                "or hdit sample with --condition and --vector"
+            )
+
+    return refuse
 
 
 def _open_denoiser(model: ModelOptions, device: "torch.device", *, guided: bool) -> tuple["Denoiser", "Defaults"]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hdit_cli.console import note
+from hdit_cli.options.conditioning import ConditionOptions
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.sampling import GuidanceOptions, ImagesOutOption, ModelOptions, SamplingOptions
 from hdit_cli.options.shared import OUTPUT, PERFORMANCE, DeviceOption, JsonOption
@@ -131,6 +132,7 @@ app = typer.Typer(add_completion=False)
 def sample(
     *,
     model: ModelOptions,
+    conditions: ConditionOptions,
     count: CountOption = None,
     listed: IndicesOption = None,
     out: ImagesOutOption = Path("samples"),
@@ -151,14 +153,13 @@ def sample(
     Examples:
       hdit sample --ckpt runs/digits --count 100 --guidance 2 --out digits/
       hdit sample --ckpt runs/digits --out - | hdit eval-fid - --ref data/digits
+      hdit sample --ckpt runs/sr --condition data/val --count 8 --out upscaled/
     """
     check_out(out, grid)
     check_output("--trajectory", trajectory, ".webp")
-    columns, budget_s = grid_shape(grid), seconds(budget)
-    if budget_s and out.suffix == ".npz":
-        raise UsageError("--budget: an npz declares its number of images in advance; use a folder or .tar")
+    columns, budget_s = grid_shape(grid), _time_limit(budget, out)
     indices = chosen_indices(count, listed)
-    with open_session(model, guidance, device, sampling.seed, sampling.settings) as session:
+    with open_session(model, guidance, device, sampling.seed, sampling.settings, conditions.open) as session:
         from hdit_core.generate.job import SamplingJob
 
         job = SamplingJob(session.pipeline, indices, sampling.class_id, budget_s)
@@ -166,6 +167,14 @@ def sample(
         session.run(job, out, json, columns)
         if trajectory is not None and session.world.is_main:
             _animate(job, trajectory)
+
+
+def _time_limit(budget: str | None, out: Path) -> float | None:
+    """Return the time limit in seconds, None without one; refuse it for a file that cannot end early."""
+    budget_s = seconds(budget)
+    if budget_s and out.suffix == ".npz":
+        raise UsageError("--budget: an npz declares its number of images in advance; use a folder or .tar")
+    return budget_s
 
 
 def _compile(job: "SamplingJob", wanted: bool | None) -> None:

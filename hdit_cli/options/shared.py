@@ -101,15 +101,15 @@ SizeOption = Annotated[
 """A text; `image_size` converts it."""
 
 
-def image_size(text: str) -> tuple[int, int]:
-    """Read `"512"` or `"512x768"` (height x width, in pixels).
+def image_size(text: str, option: str = "--size") -> tuple[int, int]:
+    """Read `"512"` or `"512x768"` (height x width, in pixels); `option` is named in the message.
 
     Raises:
         UsageError: the text is neither.
     """
     match = re.fullmatch(r"([1-9][0-9]{0,5})(?:x([1-9][0-9]{0,5}))?", text.strip())
     if match is None:
-        raise UsageError(f"--size {text}: expected pixels as N or HEIGHTxWIDTH, for example 512 or 512x768")
+        raise UsageError(f"{option} {text}: expected pixels as N or HEIGHTxWIDTH, for example 512 or 512x768")
     height, width = match.groups()
     return int(height), int(width or height)
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from hdit_core.distributed import World
+from hdit_core.generate.condition.inputs import InputImage
+from hdit_core.generate.condition.sources import Conditions
+from hdit_core.generate.output.comparison import MOST_ROWS, Row, comparison_png
 from hdit_core.generate.output.sample_folder import SampleFolder
 from hdit_core.generate.pipeline import Draw, Samples, SamplingPipeline, check_class
 from hdit_core.generate.provenance import provenance
@@ -54,7 +57,9 @@ class SamplingJob:
     def provenance(self) -> dict[str, Any]:
         """Return what determines the pixels of each image, see `provenance.py`."""
         edit = {} if self.edit is None else {"edit": dict(self.edit)}
-        return provenance(self.pipeline, self.class_id) | edit
+        source = self.pipeline.conditions
+        given = {"conditions": source.provenance} if isinstance(source, Conditions) else {}
+        return provenance(self.pipeline, self.class_id) | edit | given
 
     def batches(self, indices: Sequence[int]) -> Iterator[Samples]:
         """Yield the batches of some of the images, within the time limit."""
@@ -71,6 +76,22 @@ def _in_time(batches: Iterator[Samples], budget_s: float) -> Iterator[Samples]:
         if now + (now - last) > began + budget_s:
             return
         last = now
+
+
+def comparison_grid(job: SamplingJob, folder: SampleFolder, held: Sequence[int]) -> bytes | None:
+    """Return a PNG of the first images of a conditional job: condition image, sample, and target where it is known.
+
+    None for a job without condition images, or without images.
+    """
+    source = job.pipeline.conditions
+    if not isinstance(source, Conditions) or source.image is None:
+        return None
+    rows: list[Row] = []
+    for index in held[:MOST_ROWS]:
+        conditioned, path = source.image(index), folder.path(index)
+        sample = InputImage(path.name, path.read_bytes()).pixels(job.shape[2])
+        rows.append((conditioned.condition, sample, conditioned.target))
+    return comparison_png(rows) if rows else None
 
 
 def fill_folder(job: SamplingJob, folder: SampleFolder, world: World, on_progress: OnProgress) -> list[int]:

@@ -50,7 +50,7 @@ def heavy_imports(code, heavy=HEAVY):
 
 def test_the_commands_of_hdit_come_through_the_same_door_as_anybodys():
     names = ["bench", "convert", "data", "doctor", "edit", "ema", "eval-fid", "export", "flops", "plan", "prepare-data"]
-    names += ["recipe", "runs", "sample", "slurm", "sweep", "train"]
+    names += ["recipe", "restore", "runs", "sample", "slurm", "sweep", "train"]
     assert [name for name, points in discover_commands().items() if points[0].dist.name == "hdit-toolkit"] == names
 
 
@@ -174,7 +174,7 @@ def complete(monkeypatch, capsys, line):
 @pytest.mark.parametrize(
     ("line", "offers"),
     [
-        ("hdit re", ["recipe"]),
+        ("hdit re", ["recipe", "restore"]),
         ("hdit recipe ", ["list", "show", "schema", "reference", "check", "copy"]),
         ("hdit recipe show mn", ["mnist32"]),
         ("hdit recipe copy imagenet2", ["imagenet256"]),

@@ -1,0 +1,209 @@
+"""Input images with their names: from a folder, an archive, a prepared data set, one file, or a tar on stdin.
+
+Names come from strangers and become names of files: those that would leave the output folder, or that no file can have,
+are refused.
+"""
+
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+
+from hdit_core.data.image.arrays.npy import is_npy, read_npy
+from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS, UnusableImageError, decode_image, read_file
+from hdit_core.data.image_sets.tar_stream import read_tar
+from hdit_core.data.sources.file_filter import choose_inputs, is_hidden, is_text
+from hdit_core.data.sources.resolve import open_source
+from hdit_core.data.sources.source import IMAGE_SUFFIX
+from hdit_core.errors import DataError
+from hdit_core.images import from_uint8, to_float
+
+STDIN = "-"
+OPAQUE = 128  # smallest alpha of a pixel that is kept
+PAINTED = 128  # smallest grey level of a mask that means "fill in"
+LONGEST_NAME_BYTES = 200  # of a part of a name: file systems take 255, and temporary names are longer
+INTEGER_RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
+
+
+@dataclass(frozen=True)
+class InputImage:
+    """The content of an input file.
+
+    Attributes:
+        name: relative to the source, with forward slashes.
+        content: of the file.
+    """
+
+    name: str
+    content: bytes
+
+    @property
+    def number(self) -> int:
+        """The number of the image for random streams: a hash of its name, whatever else there is beside it."""
+        return number_of(self.name)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the content."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    def pixels(self, channels: int) -> Float[Tensor, "C H W"]:
+        """Return the image in [-1, 1].
+
+        Raises:
+            UnusableImageError: it is not an image of so many channels, or damaged.
+        """
+        if is_npy(self.content):
+            return _from_array(self.content, channels)
+        if channels not in (1, 3):
+            raise UnusableImageError(f"not a .npy array; the network takes {channels} channels, images have 1 or 3")
+        return as_tensor(decode_image(self.content, channels).image)
+
+    def transparent(self) -> Bool[Tensor, "1 H W"] | None:
+        """Return where the image is transparent; None if it is opaque everywhere."""
+        if is_npy(self.content):
+            return None
+        on_black, on_white = (
+            np.asarray(decode_image(self.content, 1, (level, level, level)).image).astype(np.int16)
+            for level in (0, 255)
+        )
+        transparent = on_white - on_black > 255 - OPAQUE
+        return torch.from_numpy(transparent)[None] if transparent.any() else None
+
+    def painted(self) -> Bool[Tensor, "1 H W"]:
+        """Return where a mask is white; transparent pixels are not."""
+        grey = decode_image(self.content, 1, (0, 0, 0)).image
+        return torch.from_numpy(np.asarray(grey) >= PAINTED)[None]
+
+
+def number_of(name: str) -> int:
+    """Return the number of an image for random streams, from its name without ending."""
+    key = without_ending(name).encode(errors="surrogateescape")
+    return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
+
+
+def without_ending(name: str) -> str:
+    """Return a name without the ending of an image or array."""
+    return IMAGE_SUFFIX.sub("", name).removesuffix(".npy")
+
+
+def as_tensor(image: Image.Image) -> Float[Tensor, "C H W"]:
+    """Return a grey or RGB image in [-1, 1]."""
+    pixels_u8 = np.asarray(image).reshape(image.height, image.width, -1)
+    return from_uint8(pixels_u8[None].copy())[0]
+
+
+def _from_array(content: bytes, channels: int) -> Float[Tensor, "C H W"]:
+    try:
+        array = read_npy(content)
+    except ValueError as problem:
+        raise UnusableImageError(str(problem)) from None
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[2] != channels or min(array.shape) < 1:
+        shape = "x".join(map(str, array.shape))
+        raise UnusableImageError(f"an array of {shape} numbers; expected height x width x {channels}")
+    if array.shape[0] * array.shape[1] > LARGEST_IMAGE_PIXELS:
+        raise UnusableImageError(f"more than {LARGEST_IMAGE_PIXELS // 10**6} million pixels")
+    if array.dtype.kind == "f":
+        if not (np.isfinite(array).all() and np.abs(array).max() <= 1):
+            raise UnusableImageError("numbers beyond [-1, 1], NaN or infinity; expected floats from -1 to 1")
+        return to_float(array[None], [(-1.0, 1.0)])[0]
+    if array.dtype.name not in INTEGER_RANGES:
+        raise UnusableImageError(f"numbers of type {array.dtype}; expected uint8, uint16 or floats from -1 to 1")
+    return to_float(array[None], [INTEGER_RANGES[array.dtype.name]])[0]
+
+
+@dataclass(frozen=True)
+class NamedInputs:
+    """Inputs that can be listed, in the order of the source.
+
+    Attributes:
+        location: where they come from.
+        names: of all of them.
+    """
+
+    location: str
+    names: Sequence[str]
+    _numbers: Sequence[int]
+    _source: object
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self, place: int) -> InputImage:
+        """Return the input at a place of `names`.
+
+        Raises:
+            UnusableImageError: it cannot be read.
+        """
+        source, number = self._source, self._numbers[place]
+        entry = source.entries[number]  # type: ignore[attr-defined]
+        if entry.problem is not None:
+            raise UnusableImageError(entry.problem)
+        try:
+            content = source.fetch(number)  # type: ignore[attr-defined]
+            data = content if isinstance(content, bytes) else read_file(content)
+        except (OSError, ValueError) as problem:
+            raise UnusableImageError(f"cannot be read ({problem})") from None
+        return InputImage(self.names[place], data)
+
+
+def open_inputs(location: str) -> NamedInputs:
+    """Return the images of a folder, an archive, a prepared data set, or one file; hidden and text files are skipped.
+
+    Raises:
+        UsageError: there is nothing.
+        DataError: it is damaged, or holds no images.
+    """
+    source = open_source(location, read_labels=False)
+    names = [entry.name for entry in source.entries]
+    chosen = choose_inputs(names, location, is_folder=source.kind == "folder")
+    numbers = [number for number, is_input in enumerate(chosen) if is_input]
+    if not numbers:
+        raise DataError(f"{location}: holds no images")
+    return NamedInputs(location, [names[number] for number in numbers], numbers, source)
+
+
+def stream_inputs() -> Iterator[InputImage]:
+    """Yield the images of a tar on stdin.
+
+    Raises:
+        DataError: it is no whole tar.
+    """
+    for name, content in read_tar(sys.stdin.buffer.read, _is_wanted, "stdin"):
+        yield InputImage(name, content)
+
+
+def _is_wanted(name: str) -> bool:
+    return not (is_hidden(name) or is_text(name))
+
+
+def name_problem(name: str) -> str | None:
+    """Return why a name cannot be that of an output file, None if it can."""
+    parts = name.split("/")
+    if not name or name.startswith("/") or any(part in ("", ".", "..") for part in parts):
+        return "its name leads outside the output folder"
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in name):
+        return "its name has control characters such as a newline"
+    longest = max(len(part.encode(errors="surrogateescape")) for part in parts)
+    if longest > LONGEST_NAME_BYTES:
+        return f"its name has a part of {longest} bytes; the most are {LONGEST_NAME_BYTES}"
+    return None
+
+
+def output_name(name: str, ending: str) -> str:
+    """Return the name of the output for an input."""
+    return without_ending(name) + ending
+
+
+def path_of(folder: Path, name: str) -> Path:
+    """Return the file of a name in a folder."""
+    return folder.joinpath(*name.split("/"))

@@ -1,0 +1,174 @@
+"""Conditions of samples by image index: the i-th condition image and vector of a set, which repeats from its end on."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor
+
+from hdit_core.data.format.manifest import MANIFEST
+from hdit_core.data.image.arrays.npy import read_npy
+from hdit_core.data.image.decode import UnusableImageError
+from hdit_core.data.loader.conditioning import conditioning_of
+from hdit_core.data.loader.reader import ImageReader
+from hdit_core.errors import DataError, UsageError
+from hdit_core.generate.condition.condition_images import Conditioned, ConditionMaker
+from hdit_core.generate.condition.inputs import NamedInputs, open_inputs
+from hdit_core.generate.pipeline import ConditionInputs
+from hdit_core.images import to_float
+from hdit_core.recipe.run import Recipe
+
+LARGEST_VECTORS_BYTES = 1 << 32
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Condition images and vectors by image index: a `ConditionSource`.
+
+    Attributes:
+        image: returns the condition image of an index; None for a network that takes none.
+        vector: returns the vector of an index; None for a network that takes none.
+        provenance: where they come from, with hashes.
+    """
+
+    image: Callable[[int], Conditioned] | None
+    vector: Callable[[int], Float[Tensor, " E"]] | None
+    provenance: dict[str, Any]
+
+    def __call__(self, indices: list[int]) -> ConditionInputs:
+        """Return the conditions of some images."""
+        return ConditionInputs(
+            None if self.image is None else torch.stack([self.image(index).condition for index in indices]),
+            None if self.vector is None else torch.stack([self.vector(index) for index in indices]),
+        )
+
+
+def open_conditions(
+    recipe: Recipe, size: tuple[int, int], seed: int, condition: str | None, vectors: Path | None
+) -> Conditions | None:
+    """Return the conditions in files; None where none are given.
+
+    Args:
+        recipe: of the network.
+        size: height and width of the samples.
+        seed: of the recipe's degradations, where they are applied to the images of a prepared set.
+        condition: a folder, an archive or one image, as `hdit restore` takes them; or a prepared data set.
+        vectors: a .npy of [N, E] or [E] numbers, or a prepared data set.
+
+    Raises:
+        UsageError: the network takes no such condition, or there is nothing.
+        DataError: they are damaged, or of another shape than the network takes.
+    """
+    if condition is None and vectors is None:
+        return None
+    provenance: dict[str, Any] = {}
+    image = vector = None
+    if condition is not None:
+        if not recipe.model.condition_channels:
+            raise UsageError(f"--condition {condition}: the network was trained without condition images; leave it out")
+        image, provenance["images"] = _images(recipe, size, seed, condition)
+    if vectors is not None:
+        if not recipe.model.mapping_cond_dim:
+            raise UsageError(f"--vector {vectors}: the network was trained without vectors; leave it out")
+        vector, provenance["vectors"] = _vectors(vectors, recipe.model.mapping_cond_dim)
+    return Conditions(image, vector, provenance)
+
+
+def _images(
+    recipe: Recipe, size: tuple[int, int], seed: int, location: str
+) -> tuple[Callable[[int], Conditioned], dict[str, str]]:
+    if (Path(location) / MANIFEST).is_file():
+        reader = ImageReader(Path(location), cache_bytes=0)
+        replace(conditioning_of(recipe), vector_dim=0).check(reader)
+        source = {"path": location, "root": reader.manifest.root}
+        return lambda index: _of_set(reader, recipe, size, seed, index), source
+    inputs, maker = open_inputs(location), ConditionMaker(recipe)
+    return lambda index: _of_file(inputs, maker, size, index), {"path": location, "sha256": _hash(inputs)}
+
+
+def _of_set(reader: ImageReader, recipe: Recipe, size: tuple[int, int], seed: int, index: int) -> Conditioned:
+    place, conditioning = index % len(reader), replace(conditioning_of(recipe), vector_dim=0, dropout=0.0)
+    sample = conditioning.read(reader, place)
+    image = to_float(sample.image[None], reader.manifest.contents.pixels.ranges)
+    condition = conditioning.images_of(reader, [sample], image, seed, [index])
+    assert condition is not None  # the network takes one
+    _check_size(reader.where(place), condition[0], size)
+    return Conditioned(condition[0], target=image[0])
+
+
+def _of_file(inputs: NamedInputs, maker: ConditionMaker, size: tuple[int, int], index: int) -> Conditioned:
+    place = index % len(inputs)
+    where = f"{inputs.location}: {inputs.names[place]}"
+    try:
+        image = inputs.read(place)
+        mask = image.transparent() if maker.takes_mask else None
+        if maker.takes_mask and mask is None:
+            raise UnusableImageError("has no transparent pixels, which would be filled in; hdit restore takes --mask")
+        made = maker.make(image.pixels(maker.input_channels), index, mask)
+    except UnusableImageError as problem:
+        raise DataError(f"{where}: {problem}") from None
+    _check_size(where, made.condition, size)
+    return made
+
+
+def _check_size(where: str, condition: Float[Tensor, "K H W"], size: tuple[int, int]) -> None:
+    found = (condition.shape[1], condition.shape[2])
+    if found != size:
+        sizes = [f"{height}x{width}" for height, width in (found, size)]
+        raise DataError(
+            f"{where}: is a condition for images of {sizes[0]}, the samples are {sizes[1]}; give --size {sizes[0]}, or "
+            "use hdit restore, which takes any size"
+        )
+
+
+def _hash(inputs: NamedInputs) -> str:
+    """Return a hash of the names and contents of all inputs."""
+    sha256 = hashlib.sha256()
+    for place, name in enumerate(inputs.names):
+        try:
+            content = inputs.read(place).sha256
+        except UnusableImageError as problem:
+            raise DataError(f"{inputs.location}: {name}: {problem}") from None
+        sha256.update(f"{len(name)} {name} {content};".encode(errors="surrogateescape"))
+    return sha256.hexdigest()
+
+
+def _vectors(path: Path, length: int) -> tuple[Callable[[int], Float[Tensor, " E"]], dict[str, str]]:
+    if (path / MANIFEST).is_file():
+        reader = ImageReader(path, cache_bytes=0)
+        if reader.vector_dim != length:
+            raise DataError(f"{path}: has vectors of {reader.vector_dim} numbers (0: none); the network takes {length}")
+        return lambda index: _of_reader(reader, index), {"path": str(path), "root": reader.manifest.root}
+    rows, sha256 = _read_vectors(path, length)
+    return lambda index: torch.from_numpy(rows[index % len(rows)]), {"path": str(path), "sha256": sha256}
+
+
+def _of_reader(reader: ImageReader, index: int) -> Float[Tensor, " E"]:
+    vector = reader.vector(index % len(reader))
+    assert vector is not None  # by vector_dim
+    return torch.from_numpy(vector)
+
+
+def _read_vectors(path: Path, length: int) -> tuple[Float32[np.ndarray, "N E"], str]:
+    if not path.is_file():
+        raise UsageError(f"--vector {path}: no such file; expected a .npy of N x {length} numbers, or a data set")
+    if path.stat().st_size > LARGEST_VECTORS_BYTES:
+        raise DataError(f"{path}: larger than {LARGEST_VECTORS_BYTES >> 30} GiB; give a part of it")
+    content = path.read_bytes()
+    try:
+        array = read_npy(content)
+    except ValueError as problem:
+        raise DataError(f"{path}: {problem}") from None
+    rows = array[None] if array.ndim == 1 else array
+    if rows.ndim != 2 or rows.shape[1] != length or not len(rows):
+        shape = "x".join(map(str, array.shape))
+        raise DataError(f"{path}: has {shape} numbers; expected N x {length}, or {length} for all images")
+    if not np.isfinite(rows).all():
+        place = int(np.flatnonzero(~np.isfinite(rows).all(1))[0])
+        raise DataError(f"{path}: row {place} has NaN or infinite numbers; expected finite ones")
+    return rows.astype(np.float32), hashlib.sha256(content).hexdigest()

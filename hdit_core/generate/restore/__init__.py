@@ -1,0 +1,1 @@
+"""`hdit restore`: from degraded images of any size to restored ones of the same names."""

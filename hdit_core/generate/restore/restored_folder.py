@@ -1,0 +1,162 @@
+"""The output folder of `hdit restore`: a file for each input, a log of them, and the record `samples.json`.
+
+Each output is written atomically and then logged with the hash of its input, so that the same command resumes: it keeps
+what is intact and whose input has not changed. Several ranks write into one folder, each its own log.
+"""
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from hdit_core.data.image.decode import UnusableImageError
+from hdit_core.errors import UsageError
+from hdit_core.files import crc32, read_json, remove_temporaries, write_atomic
+from hdit_core.generate.condition.inputs import InputImage, output_name, path_of
+from hdit_core.generate.output.sample_folder import GRID, LARGEST_RECORD_BYTES, RECORD
+from hdit_core.generate.provenance import with_new_settings
+from hdit_core.images import png_bytes, to_uint8
+from hdit_core.jsonl import append, cut_back, read
+from hdit_core.recipe.diff import describe_differences, differences
+
+LOG = "restored-{rank:05d}.jsonl"
+LOGS = "restored-*.jsonl"
+
+
+@dataclass
+class RestoredFolder:
+    """A new or resumed folder of restored images.
+
+    Attributes:
+        folder: where they go.
+        provenance: what determines the pixels, beside the inputs.
+        channels: of an image: 1 or 3 are written as PNG, others as .npy, float32 in [-1, 1].
+        rank: of this process.
+    """
+
+    folder: Path
+    provenance: dict[str, Any]
+    channels: int
+    rank: int = 0
+    _logged: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def ending(self) -> str:
+        """Ending of the files."""
+        return ".png" if self.channels in (1, 3) else ".npy"
+
+    def begin(self) -> None:
+        """Create the folder, or check that it is this job's; called by the main rank before the others begin.
+
+        Raises:
+            UsageError: the folder contains something else, or images of another job.
+        """
+        path = self.folder / RECORD
+        if not path.is_file() and self.folder.exists() and not self._is_empty():
+            raise UsageError(f"{self.folder}: exists and is not a folder of restored images; choose another with --out")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if path.is_file():
+            self._check_record(path)
+        else:
+            self._write_record({"status": "unfinished", "origin": self.provenance})
+        for log in self.folder.glob(LOGS):
+            cut_back(log, lambda row: "file" in row)  # what could not be used is tried again
+
+    def _is_empty(self) -> bool:
+        return self.folder.is_dir() and not any(self.folder.iterdir())
+
+    def _check_record(self, path: Path) -> None:
+        try:
+            record = read_json(path, LARGEST_RECORD_BYTES)
+            recorded = with_new_settings(record["origin"], self.provenance)
+        except (OSError, ValueError, KeyError, TypeError) as problem:
+            raise UsageError(
+                f"{path}: cannot be read ({type(problem).__name__}); choose another folder with --out"
+            ) from None
+        if changed := differences(recorded, self.provenance):
+            changes = describe_differences(changed, "there", "now")
+            raise UsageError(
+                f"{self.folder}: contains images of other settings: {changes}. Choose another folder with --out"
+            )
+
+    def load_logs(self) -> None:
+        """Read what earlier commands logged; called on every rank after `begin`."""
+        for log in sorted(self.folder.glob(LOGS)):
+            self._logged |= {str(row["file"]): row for row in read(log) if "file" in row}
+
+    @property
+    def _log(self) -> Path:
+        return self.folder / LOG.format(rank=self.rank)
+
+    def name(self, name: str) -> str:
+        """Return the name of the file for an input."""
+        return output_name(name, self.ending)
+
+    def holds(self, name: str, input_sha256: str) -> bool:
+        """Return whether the image of an input is there, intact, and of this content of the input."""
+        file = self.name(name)
+        row, path = self._logged.get(file), path_of(self.folder, file)
+        try:
+            return row is not None and row.get("input_sha256") == input_sha256 and row.get("crc32") == crc32(path)
+        except OSError:
+            return False
+
+    def write(self, name: str, input_sha256: str, image: Float[Tensor, "C H W"]) -> None:
+        """Write the image of an input."""
+        file = self.name(name)
+        path = path_of(self.folder, file)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, self._encoded(image))
+        row = {"file": file, "input": name, "input_sha256": input_sha256, "crc32": crc32(path)}
+        append(self._log, row)
+        self._logged[file] = row
+
+    def log_unusable(self, name: str, reason: str) -> None:
+        """Log an input that cannot be restored."""
+        append(self._log, {"unusable": name, "reason": reason})
+
+    def read(self, file: str) -> Float[Tensor, "C H W"] | None:
+        """Return an image of the folder in [-1, 1]; None if it is missing or damaged."""
+        try:
+            return InputImage(file, path_of(self.folder, file).read_bytes()).pixels(self.channels)
+        except (OSError, UnusableImageError):
+            return None
+
+    def _encoded(self, image: Float[Tensor, "C H W"]) -> bytes:
+        if self.ending == ".png":
+            return png_bytes(to_uint8(image[None])[0])
+        buffer = io.BytesIO()
+        np.save(buffer, image.clamp(-1, 1).permute(1, 2, 0).contiguous().numpy(), allow_pickle=False)
+        return buffer.getvalue()
+
+    def finish(self, source: str, num_images: int, sheet: bytes | None) -> dict[str, Any]:
+        """Write the grid and the record, and return the record; called by the main rank when all are done.
+
+        Args:
+            source: where the inputs came from.
+            num_images: number of images of this job.
+            sheet: the grid, a PNG; None without one.
+        """
+        remove_temporaries(self.folder)
+        rows = [row for log in sorted(self.folder.glob(LOGS)) for row in read(log)]
+        restored = sorted(f"{row['input']} {row['input_sha256']}" for row in rows if "file" in row)
+        if sheet is not None:
+            write_atomic(self.folder / GRID, sheet)
+        record = {
+            "status": "complete",
+            "num_images": num_images,
+            "inputs": {"path": source, "sha256": hashlib.sha256("\n".join(restored).encode()).hexdigest()},
+            "unusable": {row["unusable"]: row["reason"] for row in rows if "unusable" in row},
+            "origin": self.provenance,
+        }
+        self._write_record(record)
+        return record
+
+    def _write_record(self, record: dict[str, Any]) -> None:
+        write_atomic(self.folder / RECORD, json.dumps(record, indent=1) + "\n")

@@ -1,0 +1,132 @@
+"""Names and contents of inputs come from strangers: what cannot be used is refused, in one line each."""
+
+import io
+import tarfile
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hdit_core.data.image.decode import UnusableImageError
+from hdit_core.errors import DataError, UsageError
+from hdit_core.generate.condition.inputs import InputImage, name_problem, number_of, open_inputs, output_name
+
+
+def png(size=(3, 4), mode="RGB"):
+    content = io.BytesIO()
+    Image.new(mode, size[::-1]).save(content, "PNG")
+    return content.getvalue()
+
+
+def npy(array):
+    content = io.BytesIO()
+    np.save(content, array)
+    return content.getvalue()
+
+
+@pytest.mark.parametrize("name", ["../a.png", "a/../../b.png", "/etc/a.png", "a//b.png", "./a.png", "", "a/"])
+def test_a_name_that_leads_outside_the_output_folder_is_refused(name):
+    assert name_problem(name) == "its name leads outside the output folder"
+
+
+@pytest.mark.parametrize("name", ["a\nb.png", "a\x00b.png", "\x1b[31mred.png", "a\x7f.png"])
+def test_a_name_with_control_characters_is_refused(name):
+    assert name_problem(name) == "its name has control characters such as a newline"
+
+
+def test_a_name_that_is_too_long_is_refused():
+    assert name_problem("ä" * 101 + ".png") == "its name has a part of 206 bytes; the most are 200"
+    assert name_problem("a/" * 50 + "b.png") is None
+
+
+@pytest.mark.parametrize("name", ["a.png", "a b/ü.x.jpg", "..a.png", "a..b", "-.png", "$(x).png", "a\udcff.png"])
+def test_other_names_are_taken(name):
+    assert name_problem(name) is None
+
+
+def test_outputs_keep_the_name_but_for_the_ending_of_an_image():
+    names = ["a.JPG", "b.c.png", "v1.5", "deep/d.npy", "e"]
+    assert [output_name(name, ".png") for name in names] == ["a.png", "b.c.png", "v1.5.png", "deep/d.png", "e.png"]
+
+
+def test_the_number_of_an_image_is_that_of_its_name_without_ending():
+    assert number_of("a/b.png") == number_of("a/b.jpg") != number_of("a/c.png")
+    assert 0 <= number_of("x\udcff.png") < 2**64
+
+
+@pytest.mark.parametrize(
+    "content, channels, reason",
+    [
+        (b"", 3, "empty|cannot|not an image|no image"),
+        (b"not an image", 3, "not an image|unknown|no image|cannot"),
+        (png()[:-20], 3, ""),
+        (png(), 2, "not a .npy array; the network takes 2 channels, images have 1 or 3"),
+        (npy(np.zeros((3, 4, 5), np.float32)), 2, "an array of 3x4x5 numbers; expected height x width x 2"),
+        (npy(np.zeros((3, 4), np.float32)), 2, "an array of 3x4x1 numbers"),
+        (npy(np.full((3, 4, 2), 1.5, np.float32)), 2, r"numbers beyond \[-1, 1\], NaN or infinity"),
+        (npy(np.full((3, 4, 2), np.nan)), 2, r"numbers beyond \[-1, 1\], NaN or infinity"),
+        (npy(np.zeros((3, 4, 2), np.int32)), 2, "numbers of type int32; expected uint8, uint16 or floats"),
+        (npy(np.zeros((0, 4, 2), np.uint8)), 2, "an array of 0x4x2 numbers"),
+        (npy(np.zeros((3, 4, 2), np.uint8))[:-1], 2, "damaged .npy"),
+        (npy(np.array([[None]], object)), 2, "damaged .npy|Python objects|expected numbers|object"),
+    ],
+)
+def test_contents_that_are_no_image_of_so_many_channels_are_refused(content, channels, reason):
+    with pytest.raises(UnusableImageError, match=reason):
+        InputImage("x", content).pixels(channels)
+
+
+def test_an_image_of_a_hundred_million_pixels_is_refused_before_it_is_decoded():
+    with pytest.raises(UnusableImageError, match="more than 100 million pixels"):
+        InputImage("x.png", _bomb()).pixels(3)
+
+
+def _bomb():
+    """The head of a PNG that claims to be 60,000 pixels wide and high."""
+    content = bytearray(png((1, 1), "L"))
+    content[16:24] = (60_000).to_bytes(4, "big") * 2
+    content[29:33] = zlib.crc32(bytes(content[12:29])).to_bytes(4, "big")
+    return bytes(content)
+
+
+@pytest.mark.parametrize("dtype, low, high", [(np.uint8, 0, 255), (np.uint16, 0, 65535), (np.float64, -1.0, 1.0)])
+def test_arrays_are_mapped_to_minus_one_to_one(dtype, low, high):
+    array = np.array([[[low, high]], [[high, low]]], dtype)
+    found = InputImage("x.npy", npy(array)).pixels(2)
+    assert found.tolist() == [[[-1.0], [1.0]], [[1.0], [-1.0]]]
+
+
+def test_transparency_is_found_and_a_mask_is_white():
+    image = Image.new("RGBA", (4, 2), (250, 10, 10, 255))
+    image.putpixel((1, 0), (250, 10, 10, 0))
+    image.putpixel((2, 0), (250, 10, 10, 200))
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    found = InputImage("x.png", content.getvalue()).transparent()
+    assert found.tolist() == [[[False, True, False, False], [False] * 4]]
+    assert InputImage("x.png", png()).transparent() is None
+    grey = Image.fromarray(np.array([[0, 127, 128, 255]], np.uint8))
+    content = io.BytesIO()
+    grey.save(content, "PNG")
+    assert InputImage("m.png", content.getvalue()).painted().tolist() == [[[False, False, True, True]]]
+
+
+def test_hidden_and_text_files_are_no_inputs_and_an_empty_folder_is_refused(tmp_path):
+    for name in (".hidden.png", "notes.txt", "b.png", "a.png"):
+        (tmp_path / name).write_bytes(png())
+    assert sorted(open_inputs(str(tmp_path)).names) == ["a.png", "b.png"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"empty: .*no images"):
+        open_inputs(str(tmp_path / "empty"))
+    with pytest.raises(UsageError, match="nowhere: no such folder, archive or named set"):
+        open_inputs(str(tmp_path / "nowhere"))
+
+
+def test_one_image_and_an_archive_are_inputs(tmp_path):
+    (tmp_path / "a.png").write_bytes(png((5, 6)))
+    assert open_inputs(str(tmp_path / "a.png")).names == ["a.png"]
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.add(tmp_path / "a.png", arcname="deep/a.png")
+    inputs = open_inputs(str(tmp_path / "x.tar"))
+    assert list(inputs.names) == ["deep/a.png"] and inputs.read(0).pixels(1).shape == (1, 5, 6)
