@@ -103,12 +103,12 @@ def small_run(folder: Path) -> None:
 
 def samples(folder: Path, attention: str, run: str) -> None:
     """Sample with several settings, edit one image, and evaluate the samples."""
-    ways = {
+    settings = {
         "default": [],
         "heun": ["--sampler", "heun", "--weights", "0.1"],
         "sde": ["--sampler", "dpmpp_2m_sde", "--guidance", "2", "--guidance-interval", "0.1,10"],
     }
-    for name, options in ways.items():
+    for name, options in settings.items():
         out = f"{attention}-{name}"
         hdit(folder, "sample", "--ckpt", run, "--n", "6", "--seed", "3", "--out", out, *options)
         report_images(folder / out)
@@ -138,10 +138,10 @@ def hdit(folder: Path, *arguments: str) -> str:
     """Run one command in `folder` and return its standard output; its messages are shown only if it fails."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [str(Path(sys.executable).with_name("hdit")), *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} ended with {done.returncode}\n{done.stderr}")
-    return done.stdout
+    process = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    if process.returncode:
+        sys.exit(f"{' '.join(command)} exited with {process.returncode}\n{process.stderr}")
+    return process.stdout
 
 
 def report_weights(run: Path) -> None:

@@ -25,10 +25,10 @@ def correlated(seed: int, shift: float) -> Statistics:
     """Return statistics of features whose spectrum spans three decades, as that of Inception features does."""
     mix = torch.randn(NUM_FEATURES, NUM_FEATURES, dtype=torch.float64, generator=torch.Generator().manual_seed(99))
     mix *= torch.logspace(0, -3, NUM_FEATURES, dtype=torch.float64) / NUM_FEATURES**0.5
-    drawn = torch.randn(NUM_IMAGES, NUM_FEATURES, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    features = drawn @ mix + shift
-    nothing = torch.empty(0, NUM_FEATURES), torch.empty(0, dtype=torch.int64)
-    return Statistics(NUM_IMAGES, features.mean(0), torch.cov(features.T), *nothing, "")
+    normal = torch.randn(NUM_IMAGES, NUM_FEATURES, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    features = normal @ mix + shift
+    no_subset = torch.empty(0, NUM_FEATURES), torch.empty(0, dtype=torch.int64)
+    return Statistics(NUM_IMAGES, features.mean(0), torch.cov(features.T), *no_subset, "")
 
 
 def by_sqrtm(a: Statistics, b: Statistics) -> float:
@@ -48,27 +48,27 @@ def main() -> None:
 
     a, b = correlated(1, 0.0), correlated(2, 0.01)
     target = FrechetTarget(b)
-    ways = {
+    methods = {
         "hdit": lambda: FrechetTarget(b).distance(a).value,
         "hdit, one of many against a reference": lambda: target.quick_distance(a),
         "scipy.linalg.sqrtm": lambda: by_sqrtm(a, b),
     }
-    elapsed_s: dict[str, list[float]] = {name: [] for name in ways}
+    elapsed_s: dict[str, list[float]] = {name: [] for name in methods}
     values = {}
     for _ in range(options.rounds):
-        for name, way in ways.items():
+        for name, method in methods.items():
             started_at = time.perf_counter()
-            values[name] = way()
+            values[name] = method()
             elapsed_s[name].append(time.perf_counter() - started_at)
 
     medians = {name: statistics.median(times) for name, times in elapsed_s.items()}
-    exact, _, scipys = values.values()
+    exact, _, scipy_value = values.values()
     result = {
         "features": NUM_FEATURES,
         "threads": options.threads,
         "median_s": medians,
         "values": values,
-        "relative_difference": abs(exact - scipys) / scipys,
+        "relative_difference": abs(exact - scipy_value) / scipy_value,
         "times_faster": medians["scipy.linalg.sqrtm"] / medians["hdit"],
     }
     print(json.dumps(result, indent=2))

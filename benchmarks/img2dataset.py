@@ -21,13 +21,13 @@ from tempfile import TemporaryDirectory
 from hdit_core.bench.data import make_pictures
 
 
-def ours(pictures, out, size, processes):
+def hdit_command(pictures, out, size, processes):
     """Return the command of hdit."""
     return [sys.executable, "-m", "hdit_cli", "prepare-data", str(pictures), "--out", str(out), "--size", str(size),
             "--labels", "none", "--workers", str(processes)]  # fmt: skip
 
 
-def theirs(python, pictures, out, size, processes):
+def img2dataset_command(python, pictures, out, size, processes):
     """Return the closest equivalent command of img2dataset."""
     addresses = pictures.parent / "addresses.txt"
     addresses.write_text("".join(f"file://{path}\n" for path in sorted(pictures.iterdir())))
@@ -38,7 +38,7 @@ def theirs(python, pictures, out, size, processes):
         "image_size": size,
         "resize_mode": "center_crop",
         "encode_format": "png",
-        "encode_quality": 6,  # PNG compression level, the same as ours
+        "encode_quality": 6,  # PNG compression level, the same as hdit's
         "processes_count": processes,
         "thread_count": 4,
         "number_sample_per_shard": 1000,
@@ -50,11 +50,11 @@ def theirs(python, pictures, out, size, processes):
 def timed(command, out):
     """Run a command and return its duration in seconds and the number of images in its tars."""
     shutil.rmtree(out, ignore_errors=True)
-    began_at = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    elapsed_s = time.perf_counter() - began_at
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+    started_at = time.perf_counter()
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    elapsed_s = time.perf_counter() - started_at
+    if process.returncode:
+        sys.exit(f"{' '.join(command)}\n{process.stderr[-2000:]}")
     images = 0
     for path in out.rglob("*.tar"):
         listed = subprocess.run(["tar", "-tf", str(path)], capture_output=True, text=True, check=True).stdout
@@ -78,11 +78,13 @@ def main():
         pictures = make_pictures(folder / "pictures", options.images, 500, 400)
         out = {tool: folder / tool for tool in times}
         commands = {
-            "hdit": ours(pictures, out["hdit"], options.size, options.processes),
-            "img2dataset": theirs(options.python, pictures, out["img2dataset"], options.size, options.processes),
+            "hdit": hdit_command(pictures, out["hdit"], options.size, options.processes),
+            "img2dataset": img2dataset_command(
+                options.python, pictures, out["img2dataset"], options.size, options.processes
+            ),
         }
-        for place in range(options.rounds):
-            for tool in sorted(times, reverse=place % 2 == 1):
+        for round_index in range(options.rounds):
+            for tool in sorted(times, reverse=round_index % 2 == 1):
                 elapsed_s, images = timed(commands[tool], out[tool])
                 assert images == options.images, f"{tool} wrote {images} of {options.images} images"
                 times[tool].append(elapsed_s)

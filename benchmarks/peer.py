@@ -3,7 +3,8 @@
 Each side runs in its own process and environment, and only one is active at a time. Both start from the same weights
 and must produce the same output. Rounds alternate between the sides, and medians over the rounds are compared. The work
 is 4 images of 128x128, patch size 4, widths 128 and 256, depths 2 and 4, float32. The outer level uses shifted-window
-attention, which both implement, or neighborhood attention, for which the package needs NATTEN and uses our operator.
+attention, which both implement, or neighborhood attention, for which the package needs NATTEN and uses this project's
+operator.
 
     python benchmarks/peer.py --python peer/bin/python --threads 2
 
@@ -13,7 +14,7 @@ To create the package's environment in a checkout (`constraints.txt` pins the te
     export PIP_CONSTRAINT=$PWD/constraints.txt
     peer/bin/python -m pip install torch numpy einops scipy torchdiffeq torchsde tqdm pillow safetensors setuptools
     peer/bin/python -m pip install --no-deps hdit==0.0.1b6 torchvision dctorch
-    peer/bin/python -m pip install jaxtyping pydantic     # for our operator, with `--attention neighborhood`
+    peer/bin/python -m pip install jaxtyping pydantic     # for `--attention neighborhood`
 
 `--no-deps` is needed because its requirements are wrong: it requires `einop` but imports `einops`, and `dctorch`
 requires a numpy version that is too old. Compiling its kernels with torch.compile takes a minute or two on first use.
@@ -40,7 +41,7 @@ from hdit_core.model.hourglass import HourglassTransformer, initialize
 HERE = Path(__file__).parent
 TOLERANCE = 1e-5
 STEPS = ("train", "sample")
-THEIR_NAMES = {  # tensors of k-diffusion that the package renamed
+PACKAGE_NAMES = {  # tensors of k-diffusion that the package renamed
     "time_emb.": "time_embedding.",
     "time_in_proj.": "time_projection.",
     "aug_emb.": "guidance_modules.0.",
@@ -61,7 +62,7 @@ class Worker:
         )
 
     def ask(self, **request):
-        """Send a request and return its answer."""
+        """Send a request and return its response."""
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
         if not (line := self.process.stdout.readline()):
@@ -91,21 +92,21 @@ def write_inputs(folder, attention):
         for name, tensor in network.state_dict().items()
     }
     save_file(state, folder / "ours.safetensors")
-    theirs = {_their_name(name): tensor for name, tensor in state_to_kdiffusion(state, recipe(attention)).items()}
+    theirs = {_package_name(name): tensor for name, tensor in state_to_kdiffusion(state, recipe(attention)).items()}
     save_file(theirs, folder / "theirs.safetensors")
     images = {name: torch.randn(BATCH, 3, SIZE, SIZE, generator=numbers) for name in ("x", "images", "noise")}
     save_file(images | {"sigma": torch.tensor([0.02, 0.3, 2.0, 50.0])}, folder / "inputs.safetensors")
 
 
-def _their_name(name):
-    for old, new in THEIR_NAMES.items():
+def _package_name(name):
+    for old, new in PACKAGE_NAMES.items():
         if name.startswith(old):
             name = new + name.removeprefix(old)
     return name.replace(".norm.linear.", ".norm.scale.")
 
 
 def largest_differences(workers, folder):
-    """Return the largest deviation of each side's output from ours, relative to the largest value of ours."""
+    """Return the largest deviation of each side's output from this project's, relative to its largest value."""
     outputs = {}
     for index, (name, worker) in enumerate(workers.items()):
         file = folder / f"output{index}.safetensors"
@@ -158,25 +159,25 @@ def check_same_work(facts, differences):
 
 
 def ratio(timings: dict[str, Timing]) -> float:
-    """Return the speed of our best variant relative to their best."""
+    """Return the speed of this project's best variant relative to the package's best."""
     best = {
-        whose: min(timing.median_s for name, timing in timings.items() if name.startswith(whose))
-        for whose in ("ours", "peer")
+        side: min(timing.median_s for name, timing in timings.items() if name.startswith(side))
+        for side in ("ours", "peer")
     }
     return best["peer"] / best["ours"]
 
 
-def table(found):
-    """Return the lines of the result table."""
+def table(result):
+    """Return the lines of a table of one result."""
     rows = [["side", "parameters", "difference", *(f"{step}, ms" for step in STEPS)]]
-    for name, side in found["sides"].items():
+    for name, side in result["sides"].items():
         times = [
             f"{1e3 * side[step]['median_s']:.0f} "
             f"({1e3 * side[step]['first_quartile_s']:.0f} to {1e3 * side[step]['third_quartile_s']:.0f})"
             for step in STEPS
         ]
         rows.append([name, f"{side['parameters']:,}", f"{side['difference']:.1e}", *times])
-    rows.append(["peer's best / ours", "", "", *(f"{found['ratio'][step]:.2f}" for step in STEPS)])
+    rows.append(["peer's best / ours", "", "", *(f"{result['ratio'][step]:.2f}" for step in STEPS)])
     return align(rows)
 
 
@@ -206,9 +207,9 @@ def main():
     if arguments.json:
         print(json.dumps(results, indent=2))
         return
-    for found in results:
-        machine = this_machine(torch.device("cpu"), found["threads"])
-        print(f"{machine}\n{found['attention']}; medians (quartiles)", *table(found), sep="\n")
+    for result in results:
+        machine = this_machine(torch.device("cpu"), result["threads"])
+        print(f"{machine}\n{result['attention']}; medians (quartiles)", *table(result), sep="\n")
 
 
 if __name__ == "__main__":

@@ -17,22 +17,22 @@ BATCH, SIZE, SIGMA_DATA = 4, 128, 0.5
 
 
 def prepare_imports():
-    """Make `import hdit` work: declare torchvision's operators if its own cannot load, and replace NATTEN's by ours."""
+    """Make `import hdit` work: declare torchvision's operators if it cannot load its own, and replace NATTEN's."""
     operators = None
-    # In a child process, since a second declaration of operators that did load would abort this one.
+    # In a child process, since declaring operators that did load a second time would abort this one.
     if subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode:
         operators = torch.library.Library("torchvision", "FRAGMENT")
         for name in ("nms", "qnms"):
             operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 
     natten, functional = types.ModuleType("natten"), types.ModuleType("natten.functional")
-    natten.functional, natten.has_fused_na, functional.na2d = functional, lambda: True, our_operator
+    natten.functional, natten.has_fused_na, functional.na2d = functional, lambda: True, neighborhood_operator
     sys.modules |= {"natten": natten, "natten.functional": functional}
     return operators
 
 
-def our_operator(q, k, v, kernel_size, scale):
-    """Compute neighborhood attention with our operator, under NATTEN's signature."""
+def neighborhood_operator(q, k, v, kernel_size, scale):
+    """Return neighborhood attention by this project's operator, with NATTEN's signature."""
     from hdit_core.model.attention.neighborhood import neighborhood_attention
 
     assert scale == 1.0
@@ -72,14 +72,14 @@ class Side:
         with torch.inference_mode():
             level = sigma[:, None, None, None]
             total = level**2 + SIGMA_DATA**2
-            answer = self.network(x / total.sqrt(), sigma, self.average)
-            return SIGMA_DATA**2 / total * x + level * SIGMA_DATA / total.sqrt() * answer
+            output = self.network(x / total.sqrt(), sigma, self.average)
+            return SIGMA_DATA**2 / total * x + level * SIGMA_DATA / total.sqrt() * output
 
     def backward(self):
         """Run forward and backward of the soft-min-SNR loss, with the interpolated cosine density."""
         images, noise = self.inputs["images"], self.inputs["noise"]
-        draw = self.things.rand_cosine_interpolated
-        sigma = draw((BATCH,), SIZE, 32, SIZE, SIGMA_DATA)
+        sample_sigma = self.things.rand_cosine_interpolated
+        sigma = sample_sigma((BATCH,), SIZE, 32, SIZE, SIGMA_DATA)
         level = sigma[:, None, None, None]
         total = level**2 + SIGMA_DATA**2
         x = images + noise * level
@@ -135,12 +135,12 @@ def build(things, attention):
 def groups(model):
     """Return k-diffusion's parameter groups, from the tags that the package sets on its parameters."""
     lr, decay = 5e-4, 1e-2
-    sorts = {(mapping, wd): [] for mapping in (False, True) for wd in (False, True)}
+    grouped = {(mapping, wd): [] for mapping in (False, True) for wd in (False, True)}
     for parameter in model.parameters():
         tags = getattr(parameter, "_tags", set())
-        sorts["mapping" in tags, "wd" in tags].append(parameter)
+        grouped["mapping" in tags, "wd" in tags].append(parameter)
     return [
         {"params": parameters, "lr": lr / 3 if mapping else lr, "weight_decay": decay if wd else 0.0}
-        for (mapping, wd), parameters in sorts.items()
+        for (mapping, wd), parameters in grouped.items()
         if parameters
     ]

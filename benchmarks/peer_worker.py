@@ -18,7 +18,7 @@ import time
 
 def main(module, folder, threads, attention, *flags):
     """Answer requests until stdin ends."""
-    answers = os.fdopen(os.dup(1), "w")
+    responses = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # keep output of libraries out of the responses
     import torch
 
@@ -26,10 +26,10 @@ def main(module, folder, threads, attention, *flags):
     torch.manual_seed(0)
     side = importlib.import_module(module).Side(folder, attention, "compile" in flags)
     for line in sys.stdin:
-        print(json.dumps(answer(side, json.loads(line))), file=answers, flush=True)
+        print(json.dumps(respond(side, json.loads(line))), file=responses, flush=True)
 
 
-def answer(side, request):
+def respond(side, request):
     """Handle one request and return its response."""
     if request["do"] == "facts":
         import torch
@@ -43,10 +43,10 @@ def answer(side, request):
 
 
 def seconds(act):
-    """Return how long one call takes."""
-    began_at = time.perf_counter()
+    """Return the duration of one call in seconds."""
+    started_at = time.perf_counter()
     act()
-    return time.perf_counter() - began_at
+    return time.perf_counter() - started_at
 
 
 if __name__ == "__main__":

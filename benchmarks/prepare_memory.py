@@ -1,8 +1,8 @@
-"""Print the memory that `hdit prepare-data` takes for its list of inputs, and what that is for ten million.
+"""Print the memory of `hdit prepare-data` for its list of inputs, per name and for ten million names.
 
     python benchmarks/prepare_memory.py [--names 100000]
 
-The files are empty: only listing, labels and the fingerprint are measured, which grow with the number of names.
+The files are empty: only listing, labels and the fingerprint, which grow with the number of names, are measured.
 """
 
 import argparse
@@ -33,11 +33,11 @@ def main() -> None:
         tracemalloc.start()
         job = plan_job(PrepareSettings(str(pictures), Path(folder) / "set", (64, 64)))
         gc.collect()
-        kept, peak = tracemalloc.get_traced_memory()
+        current, peak = tracemalloc.get_traced_memory()
         job.fingerprint()
-    for what, size_bytes in (("kept", kept), ("peak", peak)):
+    for name, size_bytes in (("current", current), ("peak", peak)):
         per_name = size_bytes / names
-        print(f"{what}  {per_name:.0f} bytes per name, {per_name * LARGEST_SET / 1e9:.1f} GB for {LARGEST_SET:,}")
+        print(f"{name:7}  {per_name:.0f} bytes per name, {per_name * LARGEST_SET / 1e9:.1f} GB for {LARGEST_SET:,}")
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ STEPS, BATCH, EVERY_STEPS = 26, 4, 8
 LEVELS = [{"depth": 2, "width": 256, "attention": "neighborhood"}, {"depth": 6, "width": 512, "attention": "global"}]
 
 
-class WaitingSaver(AsyncCheckpointer):
-    """Saves synchronously."""
+class SyncCheckpointer(AsyncCheckpointer):
+    """Waits for each checkpoint to be saved."""
 
     def save(self, *args) -> None:
         super().save(*args)
@@ -64,10 +64,10 @@ def timed(data: Path, run: Path, every_steps: int) -> tuple[float, list[float]]:
 
     The measurement ends when the last step begins, because the final checkpoint is the same for all runs.
     """
-    began_at, update = [], Learner.train_step
+    started_at, update = [], Learner.train_step
 
     def record(learner, step, batches):
-        began_at.append(time.perf_counter())
+        started_at.append(time.perf_counter())
         return update(learner, step, batches)
 
     Learner.train_step = record
@@ -75,8 +75,8 @@ def timed(data: Path, run: Path, every_steps: int) -> tuple[float, list[float]]:
         train(recipe(data, every_steps), run, device="cpu")
     finally:
         Learner.train_step = update
-    began_at = began_at[1:]  # the first step includes allocations
-    return began_at[-1] - began_at[0], [later - earlier for earlier, later in pairwise(began_at)]
+    started_at = started_at[1:]  # the first step includes allocations
+    return started_at[-1] - started_at[0], [later - earlier for earlier, later in pairwise(started_at)]
 
 
 def main() -> None:
@@ -87,16 +87,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="hdit-saving-") as temporary:
         folder = Path(temporary)
         data = prepared(folder)
-        bare_s, steps = timed(data, folder / "bare", 10**6)
-        beside_s, beside = timed(data, folder / "beside", EVERY_STEPS)
-        trainer.Saver = WaitingSaver
-        waiting_s, waiting = timed(data, folder / "waiting", EVERY_STEPS)
-        checkpoint = next((folder / "bare" / "checkpoints").iterdir())
+        baseline_s, steps = timed(data, folder / "baseline", 10**6)
+        async_s, asynchronous = timed(data, folder / "asynchronous", EVERY_STEPS)
+        trainer.AsyncCheckpointer = SyncCheckpointer
+        sync_s, synchronous = timed(data, folder / "synchronous", EVERY_STEPS)
+        checkpoint = next((folder / "baseline" / "checkpoints").iterdir())
         size_mb = sum(file.stat().st_size for file in checkpoint.iterdir()) / 1e6
     saves = (STEPS - 1) // EVERY_STEPS
     print(f"checkpoint size {size_mb:.0f} MB; step without checkpoints {statistics.median(steps):.3f} s")
-    for name, total_s, between in (("asynchronous", beside_s, beside), ("synchronous", waiting_s, waiting)):
-        print(f"{name}: overhead {(total_s - bare_s) / saves:.3f} s per checkpoint; longest step {max(between):.3f} s")
+    for name, total_s, between in (("asynchronous", async_s, asynchronous), ("synchronous", sync_s, synchronous)):
+        print(
+            f"{name}: overhead {(total_s - baseline_s) / saves:.3f} s per checkpoint; longest step {max(between):.3f} s"
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Compiles the Triton kernels for GPUs that need not be there, and prints what each configuration takes of them.
+"""Compiles the Triton kernels for several GPU generations, without a GPU, and prints each configuration's resources.
 
     python benchmarks/triton_resources.py
     python benchmarks/triton_resources.py --dtypes bfloat16 float32 --head-dims 16 32 64 128 --json
 
-The times are arithmetic, and the larger one is a lower bound: all products that tiles compute, those that are masked
-too, and each tensor read or written once, at the rates of `RATES`, for one image. No kernel has been timed.
+The times are computed, not measured: all products of the tiles, including masked ones, and each tensor read or written
+once, at the rates of `RATES`, for one image. The larger one is a lower bound.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from hdit_core.model.triton.configuration import Configuration, Kernel, configur
 from hdit_core.model.triton.launch import Launch
 
 PRODUCTS = {"forward": 2, "backward_queries": 3, "backward_keys": 4}
-TENSORS = {"forward": 4, "backward_queries": 6, "backward_keys": 6}  # as large as the queries, read or written
+TENSORS = {"forward": 4, "backward_queries": 6, "backward_keys": 6}  # of the queries' size, read or written
 RATES = {  # compute capability: TFLOP/s of 16-bit and of float32 products, TB/s; about half of the data sheets' peaks
     80: (150, 10, 1.5),
     90: (400, 30, 3.0),
@@ -152,7 +152,7 @@ def launches(arguments: argparse.Namespace) -> Iterator[Launch]:
 
 
 def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Yield what every configuration takes, one row a compute capability."""
+    """Yield the resources of every configuration, one row per compute capability."""
     for launch in launches(arguments):
         q = launch.tensors[0]
         candidates = configurations(launch.kernel, q.dtype, q.shape[-1])
@@ -170,12 +170,12 @@ def rows(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             }
 
 
-def table(found: Iterable[dict[str, Any]]) -> Iterator[str]:
+def table(results: Iterable[dict[str, Any]]) -> Iterator[str]:
     """Yield the rows as lines of text."""
     line = "{:<14}{:<17}{:<28}{:>5}{:>12}{:>11}{:>9}  {:<12}{:>13}{:>11}"
     yield line.format("dtype, D", "kernel", "tile/chunk", "cc", "shared, KiB", "registers", "spilled", "matrix",
                       "products, ms", "memory, ms")  # fmt: skip
-    for row in found:
+    for row in results:
         yield line.format(
             f"{row['dtype']}, {row['head_dim']}",
             row["kernel"],
@@ -200,8 +200,8 @@ def main() -> None:
     parser.add_argument("--kernel-size", type=int, default=7)
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    found = list(rows(arguments))
-    print(json.dumps(found, indent=1) if arguments.json else "\n".join(table(found)))
+    results = list(rows(arguments))
+    print(json.dumps(results, indent=1) if arguments.json else "\n".join(table(results)))
 
 
 if __name__ == "__main__":

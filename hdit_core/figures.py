@@ -1,4 +1,4 @@
-"""The one style of matplotlib figures, and figures as PNG or SVG bytes."""
+"""The common style of matplotlib figures, and rendering to PNG or SVG bytes."""
 
 import io
 from collections.abc import Callable
@@ -28,12 +28,12 @@ def render(
     width_inches: float = WIDTH_INCHES,
     height_inches: float = HEIGHT_INCHES,
 ) -> bytes:
-    """Return a figure as PNG, or as SVG to stand in an HTML page, the same bytes each time.
+    """Return a figure as PNG or SVG bytes, the same bytes each time.
 
     Args:
         draw: draws into the empty figure.
         plot_format: "png" or "svg".
-        width_inches, height_inches: the figure's size.
+        width_inches, height_inches: size of the figure.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure

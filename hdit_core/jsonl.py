@@ -1,6 +1,6 @@
-"""Append-only files of JSON lines, which a crash may leave with a truncated last line.
+"""Append-only JSON Lines files, whose last line may be truncated after a crash.
 
-Every line is one JSON object. Lines that are anything else (truncated, damaged, not UTF-8) are skipped.
+Every line is a JSON object. All other lines (truncated, damaged, not UTF-8) are skipped.
 """
 
 import json
@@ -23,7 +23,7 @@ def append(path: Path, record: Record) -> None:
 
 
 def read(path: Path) -> list[Record]:
-    """Return the records of a file, oldest first; none if there is no such file."""
+    """Return the records of a file, oldest first; empty if the file does not exist."""
     return [record for _, record in _lines(path)]
 
 

@@ -40,7 +40,7 @@ def convert_weights(
         CheckpointError: the source is missing, corrupt, or not such a file.
     """
     if target.exists():
-        raise UsageError(f"{target}: exists, and is not overwritten; choose another name, or remove it")
+        raise UsageError(f"{target}: already exists and is never replaced; choose another name, or remove it")
     config: str | None
     if source.suffix in PICKLE_SUFFIXES:
         recipe, state, config = _read_pickle(source, weights, trust_pickle)

@@ -14,16 +14,16 @@ GAP_PX = 8
 
 
 def spread(num_images: int, count: int) -> list[int]:
-    """Return `count` image indices evenly spread over a data set; all indices where it has fewer images."""
+    """Return `count` image indices evenly spread over a data set, or all indices if it has fewer images."""
     return [index * num_images // count for index in range(count)] if count < num_images else list(range(num_images))
 
 
 def contact_sheet(folder: Path, num_images: int = 64) -> Image.Image:
-    """Return images of a data set, evenly spread over it, laid out in rows of eight.
+    """Return an image with images evenly spread over a data set, in rows of eight.
 
     Args:
         folder: of the data set.
-        num_images: how many are shown, at least 1.
+        num_images: number of images, at least 1.
 
     Raises:
         DataError: the data set is damaged.

@@ -1,6 +1,6 @@
-"""The journal of a preparation in progress: which chunks are finished, and a lock of one byte for each chunk.
+"""The journal of a preparation in progress: records of finished chunks, and a one-byte lock per chunk.
 
-Tasks share a folder, and no two process the same chunk.
+Tasks share a folder; the locks ensure that no two tasks process the same chunk.
 """
 
 import base64
@@ -27,18 +27,18 @@ LOCK = "lock"
 
 
 def _ranges(chunks: range) -> list[tuple[int, int]]:
-    """Return first byte and number of bytes of each lock: one lock for chunks that lie together."""
+    """Return the first byte and the length of each lock; contiguous chunks share a lock."""
     return [(chunks.start, max(1, len(chunks)))] if chunks.step == 1 else [(number, 1) for number in chunks]
 
 
 @contextmanager
 def locked_chunks(folder: Path, journal: Path, chunks: range) -> Iterator[None]:
-    """Keep other processes off these chunks while the body runs.
+    """Lock chunks against other processes while the body runs.
 
     Args:
         folder: of the data set, for the message.
-        journal: the folder of the lock file; created if missing.
-        chunks: their indices.
+        journal: folder of the lock file; created if missing.
+        chunks: indices of the chunks.
 
     Raises:
         UsageError: another process holds one of them.
@@ -60,12 +60,12 @@ _PLAN_NAME = re.compile(r"plan-([0-9]+)-of-([0-9]+)\.json")
 
 
 def shard_name(number: int, size: tuple[int, int] | None = None) -> str:
-    """Return the file name of a chunk's shard, with its height and width where images have several sizes."""
+    """Return the file name of a chunk's shard, including its height and width if images have several sizes."""
     return f"shard-{number:06}{'-{}x{}'.format(*size) if size else ''}.tar"
 
 
 class ShardRecord(BaseModel):
-    """A finished shard."""
+    """The record of a finished shard."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,14 +74,14 @@ class ShardRecord(BaseModel):
     bytes: int
     crc32: int
     sha256: str
-    rows_base64: str  # of ROW_DTYPE: thirty times smaller than as Python's numbers, and as JSON
+    rows_base64: str  # ROW_DTYPE; thirty times smaller than numbers in Python, and smaller than numbers in JSON
     condition_rows_base64: str = ""  # of CONDITION_ROW_DTYPE
     vectors_base64: str = ""  # float32, one after another
-    captions: int = 0  # images with one
+    captions: int = 0  # images with a caption
 
     @classmethod
     def of(cls, name: str, size: tuple[int, int], file: ShardFile) -> "ShardRecord":
-        """Return the record of what was written."""
+        """Return the record of a shard that was written."""
         return cls(
             name=name,
             size=size,
@@ -96,7 +96,7 @@ class ShardRecord(BaseModel):
 
     @property
     def rows(self) -> Shaped[np.ndarray, " N"]:
-        """One row of ROW_DTYPE an image."""
+        """The rows of ROW_DTYPE, one per image."""
         return np.frombuffer(base64.b64decode(self.rows_base64), ROW_DTYPE)
 
     @property
@@ -110,22 +110,22 @@ class ShardRecord(BaseModel):
 
 
 class ChunkRecord(BaseModel):
-    """What became of one chunk of the inputs, a shard's worth."""
+    """The result of processing one chunk of the inputs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     number: int
     inputs: int
-    shards: tuple[ShardRecord, ...]  # one a size; none where no input was usable
-    rejects: tuple[str, ...]  # their lines of rejects.jsonl
-    duplicates: int  # how many of those are usable images that were dropped as duplicates
+    shards: tuple[ShardRecord, ...]  # one per image size; empty if no input was usable
+    rejects: tuple[str, ...]  # lines of rejects.jsonl
+    duplicates: int  # number of rejects that are usable images dropped as duplicates
     remarks: dict[str, int]
-    excluded: int = 0  # how many rejects are usable images that --min-size or --no-upscale leaves out
+    excluded: int = 0  # number of rejects that are usable images excluded by --min-size or --no-upscale
     moments: tuple[int, ...] = ()  # of the stored pixels, see `pixel_stats`
 
     @property
     def bad(self) -> int:
-        """How many inputs are unusable."""
+        """Number of unusable inputs."""
         return len(self.rejects) - self.duplicates - self.excluded
 
 
@@ -138,7 +138,7 @@ def _plans(folder: Path) -> list[Path]:
 
 
 class Journal:
-    """The records of one data set in the making; `open_journal` makes one."""
+    """The records of an unfinished data set; see `open_journal`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -147,39 +147,39 @@ class Journal:
         return self.folder / UNFINISHED / f"{number:06}.json"
 
     def read(self, number: int) -> ChunkRecord:
-        """Return the record of a chunk that is done.
+        """Return the record of a finished chunk.
 
         Raises:
-            OSError, ValidationError: it is not.
+            OSError, ValidationError: there is no valid record of the chunk.
         """
         return ChunkRecord.model_validate_json(self._path(number).read_bytes())
 
     def finished(self, number: int) -> ChunkRecord | None:
-        """Return the record of a chunk, None if there is none or a shard is not what it says."""
+        """Return the record of a chunk, or None if it has no valid record or a shard does not match its checksum."""
         try:
             record = self.read(number)
-            whole = all(digest(self.folder / shard.name).sha256 == shard.sha256 for shard in record.shards)
+            valid = all(digest(self.folder / shard.name).sha256 == shard.sha256 for shard in record.shards)
         except (OSError, ValidationError):
             return None
-        return record if whole else None
+        return record if valid else None
 
     def add(self, record: ChunkRecord) -> None:
-        """Note that a chunk is done; its files must be in their places."""
+        """Record a finished chunk, whose shards have been written."""
         write_atomic(self._path(record.number), record.model_dump_json())
 
     def task_counts(self) -> set[int]:
-        """Return into how many tasks those who worked at it took it to be divided."""
+        """Return the numbers of tasks (the N of --task I/N) of all processes that worked on this data set."""
         names = (path.name for path in _plans(self.folder))
         return {int(match[2]) for match in map(_PLAN_NAME.fullmatch, names) if match}
 
     def remove(self) -> None:
-        """Forget everything: the set is complete, or nothing came of it."""
-        with suppress(FileNotFoundError):  # another process that found the set complete may be at it too
+        """Remove the journal: the data set is complete, or its preparation failed."""
+        with suppress(FileNotFoundError):  # another process that found the set complete may remove it at the same time
             shutil.rmtree(self.folder / UNFINISHED)
 
 
 def _check_plans(folder: Path, fingerprint: str) -> None:
-    """Refuse to go on with what was begun from other images or settings."""
+    """Refuse to resume a preparation that was started with other images or settings."""
     for path in _plans(folder):
         try:
             plan = _Plan.model_validate_json(path.read_bytes())
@@ -193,44 +193,44 @@ def _check_plans(folder: Path, fingerprint: str) -> None:
 
 
 def _begin(folder: Path, fingerprint: str, task: ArrayTask) -> None:
-    """Begin a preparation in a folder that is empty or not there yet, or join one of the same images and settings."""
-    # In this order: another task that begins now writes its plan before it writes a shard.
-    found = sorted(path.name for path in folder.iterdir() if path.name != UNFINISHED)
-    if found and not _plans(folder):
-        raise UsageError(f"{folder}: is not empty (holds '{found[0]}') and no data set; choose another --out")
+    """Start a preparation in an empty or new folder, or join one with the same images and settings."""
+    # In this order: another task that starts now writes its plan before its first shard.
+    names = sorted(path.name for path in folder.iterdir() if path.name != UNFINISHED)
+    if names and not _plans(folder):
+        raise UsageError(f"{folder}: is not empty (contains '{names[0]}') and not a data set; choose another --out")
     _check_plans(folder, fingerprint)
-    own = folder / UNFINISHED / f"plan-{task.index}-of-{task.count}.json"
-    if own.exists():
+    own_plan = folder / UNFINISHED / f"plan-{task.index}-of-{task.count}.json"
+    if own_plan.exists():
         return
-    write_atomic(own, _Plan(fingerprint=fingerprint).model_dump_json())
+    write_atomic(own_plan, _Plan(fingerprint=fingerprint).model_dump_json())
     try:
-        _check_plans(folder, fingerprint)  # once more: two may have begun at the same time
+        _check_plans(folder, fingerprint)  # again: two tasks may have started at the same time
     except UsageError:
-        own.unlink()
+        own_plan.unlink()
         raise
 
 
 def _remove_leftovers(folder: Path, chunks: range) -> None:
-    """Remove what killed writers of these chunks left behind; others may be at work on theirs."""
-    for place in (folder, folder / UNFINISHED):
-        for left in place.glob(f"{TEMPORARY}*"):
-            match = _OF_CHUNK.match(left.name)
+    """Remove temporary files that killed writers of these chunks left behind, but not those of other tasks."""
+    for parent in (folder, folder / UNFINISHED):
+        for path in parent.glob(f"{TEMPORARY}*"):
+            match = _OF_CHUNK.match(path.name)
             if chunks.step == 1 or (match and int(match[1]) in chunks):
-                left.unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
 def open_journal(folder: Path, fingerprint: str, task: ArrayTask, num_chunks: int) -> Iterator[Journal]:
-    """Begin or go on with a preparation; one process at a time may make a chunk.
+    """Start or resume a preparation, with the task's chunks locked while the body runs.
 
     Raises:
-        UsageError: the folder holds something else, or another process makes some of the same chunks.
+        UsageError: the folder contains something else, or another process is processing some of the same chunks.
     """
     chunks = task.chunks(num_chunks)
     with locked_chunks(folder, folder / UNFINISHED, chunks):
         flush_folder(folder.parent)
         try:
-            if not holds_data_set(folder):  # another may have finished it since this one looked
+            if not holds_data_set(folder):  # another process may have finished it in the meantime
                 _begin(folder, fingerprint, task)
                 _remove_leftovers(folder, chunks)
             yield Journal(folder)
@@ -239,7 +239,7 @@ def open_journal(folder: Path, fingerprint: str, task: ArrayTask, num_chunks: in
 
 
 def _drop_empty(folder: Path) -> None:
-    """Leave no empty folders behind where nothing was begun."""
+    """Remove empty folders if no chunk was started."""
     unfinished = folder / UNFINISHED
     if unfinished.is_dir() and [path.name for path in unfinished.iterdir()] == [LOCK]:
         shutil.rmtree(unfinished)
@@ -248,5 +248,5 @@ def _drop_empty(folder: Path) -> None:
 
 
 def holds_data_set(folder: Path) -> bool:
-    """Return whether a finished data set lies in a folder."""
+    """Return whether a folder contains a finished data set."""
     return (folder / MANIFEST).exists()

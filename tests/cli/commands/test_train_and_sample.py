@@ -165,7 +165,7 @@ def test_convert_never_replaces_a_file(tmp_path, capsys):
     target = tmp_path / "precious"
     target.write_text("years of work")
     assert main(["convert", str(REFERENCE / "global.safetensors"), str(target)]) == 2
-    assert "exists, and is not overwritten" in capsys.readouterr().err and target.read_text() == "years of work"
+    assert "already exists and is never replaced" in capsys.readouterr().err and target.read_text() == "years of work"
 
 
 class Payload:

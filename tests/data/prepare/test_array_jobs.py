@@ -204,7 +204,7 @@ def test_two_tasks_that_begin_at_once_with_other_settings_are_both_refused(setti
 def test_a_folder_with_other_files_is_refused_by_a_task(settings):
     settings.out.mkdir()
     (settings.out / "thesis.tex").write_text("years of work")
-    with pytest.raises(UsageError, match=r"is not empty .holds 'thesis.tex'. and no data set"):
+    with pytest.raises(UsageError, match=r"is not empty .contains .thesis.tex.. and not a data set"):
         prepare_task(settings, ArrayTask(0, 2))
     assert bytes_of(settings.out) == {"thesis.tex": b"years of work"}
 

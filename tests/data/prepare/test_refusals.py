@@ -38,7 +38,7 @@ def test_a_folder_with_another_data_set_is_not_touched(pictures, prepare):
 def test_a_folder_with_other_files_is_not_touched(pictures, prepare, tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "thesis.tex").write_text("years of work")
-    with pytest.raises(UsageError, match=r"set: is not empty .holds 'thesis.tex'. and no data set"):
+    with pytest.raises(UsageError, match=r"set: is not empty .contains .thesis.tex.. and not a data set"):
         prepare(pictures)
     assert bytes_of(tmp_path / "set") == {"thesis.tex": b"years of work"}
 
