@@ -48,7 +48,7 @@ def _lines_of(result: Any) -> Iterable[str]:
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the lines of a table, its head from the keys of the first row; numbers stand to the right."""
+    """Return the lines of a table with the keys of the first row as its header; numbers are right-aligned."""
     if not rows:
         return []
     head = list(rows[0])

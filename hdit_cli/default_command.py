@@ -14,7 +14,7 @@ DEFAULT = "default"  # its name in the group; it has none on the command line
 
 
 class DefaultGroup(HelpGroup):
-    """A group whose default command takes the arguments that do not start with the name of a subcommand."""
+    """A group whose default command is run if the arguments do not start with the name of a subcommand."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         """Return the names of the subcommands."""

@@ -1,6 +1,6 @@
 """Help pages: options grouped in titled sections, and examples that are printed line by line, unwrapped.
 
-A command gets this look without asking for it, see `plugins.py`. An option names its section with Typer's
+All commands get this format, see `plugins.py`. An option names its section with Typer's
 `rich_help_panel="Sampling"`; sections appear in the order of their first option, those without one under "Options",
 last. A paragraph of the docstring that begins with "Example" is printed as it is written:
 

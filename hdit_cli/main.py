@@ -1,7 +1,7 @@
-"""The command `hdit`: finds the subcommand, runs it, and turns what went wrong into one line and an exit code.
+"""The command `hdit`: finds the subcommand, runs it, and turns errors into one line and an exit code.
 
-A subcommand raises `HditError` for what a user can mend and `typer.Exit(code)` to end with a code of its own; anything
-else that it raises is a bug and keeps its traceback.
+A subcommand raises `HditError` for problems that a user can fix, and `typer.Exit(code)` for an exit code of its own;
+any other exception is a bug and keeps its traceback.
 """
 
 import errno
@@ -21,10 +21,10 @@ from hdit_cli.plugins import discover_commands, load_command
 from hdit_core.errors import HditError, RecipeError, StoppedEarly, UsageError, did_you_mean, is_out_of_memory
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
-NOBODY_READS = 141  # 128 + SIGPIPE
+OUTPUT_CLOSED = 141  # 128 + SIGPIPE
 
-# Reasons of system calls without a path that lie in the machine; any other one without a path is a bug of hdit.
-OUTSIDE_REASONS = {
+# System errors without a path that are caused by the environment; any other one without a path is a bug of hdit.
+ENVIRONMENT_ERRORS = {
     errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP, errno.EMFILE,
     errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS,
     errno.ENFILE, errno.ENOLCK, errno.ENOMEM, errno.ENOSYS, errno.ENOTSUP, errno.ENXIO, errno.ENODEV, errno.ESTALE,
@@ -64,19 +64,19 @@ class CommandGroup(TyperGroup):
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command, and end quietly if nobody reads its output."""
+        """Run the command, and exit quietly if the reader of its output has exited."""
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError as error:
-            if not _nobody_reads_stdout():  # a bug, which Typer would take for the reader's leaving and hide
+            if not _stdout_has_no_reader():  # a bug, which Typer would hide as a closed output
                 raise RuntimeError("a pipe to another process broke") from error
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(NOBODY_READS) from None
+            raise typer.Exit(OUTPUT_CLOSED) from None
         return result
 
 
-def _nobody_reads_stdout() -> bool:
+def _stdout_has_no_reader() -> bool:
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
@@ -109,24 +109,24 @@ def hdit(
     """
 
 
-def _complain(kind: str, lines: Sequence[str], exit_code: int) -> int:
+def _print_error(kind: str, lines: Sequence[str], exit_code: int) -> int:
     for line in lines:
         typer.echo(f"hdit: {kind}: {printable(line)}", err=True)
     return exit_code
 
 
-def _misuse(error: typer.TyperException) -> str:
-    """Return Typer's word for a misspelt option, a missing argument and the like, as one line of ours."""
+def _usage_message(error: typer.TyperException) -> str:
+    """Return Typer's message about a misspelled option, a missing argument etc. in one line."""
     message = error.message if getattr(error, "possibilities", None) else error.format_message()
     near = did_you_mean(getattr(error, "option_name", ""), getattr(error, "possibilities", None) or ())
     ctx = getattr(error, "ctx", None)
     hint = f" (see '{ctx.command_path} --help')" if ctx else ""
-    message = message[:1].lower() + message[1:].replace("Value error, ", "")  # pydantic's preface says nothing
+    message = message[:1].lower() + message[1:].replace("Value error, ", "")  # pydantic's prefix
     return " ".join(f"{message.rstrip('.')}{near}{hint}".split())
 
 
 def _replace_closed_streams() -> None:
-    """Let results and notes go nowhere where a daemon or `>&-` closed stdout or stderr, which Python makes None."""
+    """Discard results and notes if a daemon or `>&-` closed stdout or stderr, which are then None in Python."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  until the process ends
@@ -138,7 +138,7 @@ def _run(args: Sequence[str] | None) -> int:
     except typer.Abort:
         return INTERRUPTED
     except typer.TyperException as error:
-        return _complain("error", [_misuse(error)], error.exit_code)
+        return _print_error("error", [_usage_message(error)], error.exit_code)
     return result if isinstance(result, int) else 0
 
 
@@ -149,23 +149,23 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except StoppedEarly as error:
-        return _complain("stopped early", [str(error)], error.exit_code)
+        return _print_error("stopped early", [str(error)], error.exit_code)
     except HditError as error:
         lines = str(error).splitlines() if isinstance(error, RecipeError) else [str(error)]
-        return _complain("error", lines, error.exit_code)
+        return _print_error("error", lines, error.exit_code)
     except OSError as error:
         paths = [
             os.fsdecode(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes | Path)
         ]
-        if not paths and error.errno not in OUTSIDE_REASONS:
+        if not paths and error.errno not in ENVIRONMENT_ERRORS:
             raise
         where = f"{' -> '.join(paths)}: " if paths else ""
-        return _complain("error", [f"{where}{error.strerror or error}"], HditError.exit_code)
+        return _print_error("error", [f"{where}{error.strerror or error}"], HditError.exit_code)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        said = " ".join(str(error).split())[:200] or "no more was said"
-        line = f"there is not enough memory ({said}); ask for smaller images, or for fewer at once"
-        return _complain("error", [line], HditError.exit_code)
+        reason = " ".join(str(error).split())[:200] or "no details"
+        line = f"out of memory ({reason}); use smaller images or a smaller batch size"
+        return _print_error("error", [line], HditError.exit_code)
     except KeyboardInterrupt:
         return INTERRUPTED

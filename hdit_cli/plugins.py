@@ -54,7 +54,7 @@ def load_command(name: str, points: list[EntryPoint]) -> Any:
         return _command(name, points[0].load())
     except (Exception, SystemExit) as error:  # a broken plugin must not break the other commands
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return BrokenCommand(name, f"{_origin(points[0])} does not load: {reason}")
+        return BrokenCommand(name, f"{_origin(points[0])} cannot be loaded: {reason}")
 
 
 def _command(name: str, app: Any) -> Any:

@@ -14,7 +14,7 @@ MAIN_RANK_WAIT_S = 4.0
 
 @contextmanager
 def main_rank_reports_first() -> Iterator[None]:
-    """Let the main rank alone report what ends all ranks alike: a recipe error, or a request to stop.
+    """Let only the main rank report an error that ends all ranks, such as a recipe error or a request to stop.
 
     The other ranks wait for a few seconds, until torchrun or srun ends them because the main rank has ended. If they
     ended first, the launcher would end the main rank before its report. A rank that is still alive then reports its own

@@ -1,4 +1,4 @@
-"""A model opened as the options of a command say, on this rank's device, and the jobs that are run with it."""
+"""A model opened by a command's options on this rank's device, and the sampling jobs that are run with it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ModelSession:
-    """A sampling pipeline, where it comes from, and the ranks.
+    """A sampling pipeline, its source, and the ranks.
 
     Attributes:
         ckpt: path of the model.
@@ -46,12 +46,12 @@ class ModelSession:
         return height, width, channels
 
     def report_remarks(self, path: Path, remarks: tuple[str, ...]) -> None:
-        """Print what was changed in an input image."""
+        """Print the changes that were made to an input image."""
         for remark in remarks:
             note(f"{path}: {remark}")
 
     def class_of_input(self, class_id: int | None) -> int | None:
-        """Return the class of an input image: the given one, else the class that means none; None without classes.
+        """Return the class of an input image, by default the "no class" index; None for networks without classes.
 
         Raises:
             UsageError: the network has no such class.

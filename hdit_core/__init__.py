@@ -2,7 +2,7 @@
 
 Axis legend of every shape in this library:
 
-    B batch        H W rows and columns of the grid at hand (pixels or tokens)        C channels
+    B batch        H W rows and columns of a grid (pixels or tokens)        C channels
     N heads        D features per head        M features of the mapping network        K classes        T sampler steps
 
 Images are `[B, C, H, W]` in [-1, 1] at the library's edge and channels last inside `hdit_core.model`.

@@ -59,11 +59,11 @@ class StoppedEarly(HditError):
 
 
 class WaitInterrupted(BaseException):
-    """A request to stop came while a run waited for data; no `except Exception` on the way may take it for a fault."""
+    """A run was asked to stop while it waited for data; a BaseException, so `except Exception` does not catch it."""
 
 
 def is_out_of_memory(problem: BaseException) -> bool:
-    """Return whether an error means that memory ran out; torch has a type of its own only for GPUs."""
+    """Return whether an error means that memory ran out; torch has a special type only for GPUs."""
     return isinstance(problem, MemoryError) or "allocate memory" in str(problem) or "out of memory" in str(problem)
 
 

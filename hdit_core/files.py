@@ -121,7 +121,7 @@ def crc32(path: Path) -> int:
 
 
 def read_json(path: Path, largest_bytes: int) -> dict[str, Any]:
-    """Return the JSON object in a file that anybody may have written.
+    """Return the JSON object in an untrusted file.
 
     Raises:
         ValueError: the file is larger, or is not a JSON object; the message is the reason, without the path.

@@ -82,7 +82,7 @@ def png_bytes(image_u8: UInt8[np.ndarray, "H W C"]) -> bytes:
 def grid(
     images_u8: UInt8[np.ndarray, "B H W C"], columns: int | None = None, gap_px: int = 2
 ) -> UInt8[np.ndarray, "H2 W2 C"]:
-    """Return images laid out on white in rows of `columns` (default: nearly square)."""
+    """Return a grid of images on white in rows of `columns` (default: nearly square)."""
     count, height, width, channels = images_u8.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
@@ -96,7 +96,7 @@ def grid(
 
 CAPTION_PX = 14
 FONT_PX = 11
-LONGEST_CAPTION = 256  # characters that are measured at all
+MAX_CAPTION = 256  # characters; the rest is ignored
 
 
 def sheet(
@@ -105,7 +105,7 @@ def sheet(
     columns: int | None = None,
     gap_px: int = 2,
 ) -> UInt8[np.ndarray, "H2 W2 C"]:
-    """Return images laid out in rows, each with its caption below."""
+    """Return a grid of images, each with its caption below."""
     if captions is not None:
         strips = np.stack([caption(text, images_u8.shape[2], images_u8.shape[3]) for text in captions])
         images_u8 = np.concatenate([images_u8, strips], axis=1)
@@ -113,10 +113,10 @@ def sheet(
 
 
 def caption(text: str, width_px: int, channels: int) -> UInt8[np.ndarray, "H W C"]:
-    """Return a strip with a line of centred text, truncated to the width, unprintable characters replaced by ?."""
+    """Return a strip with a line of centered text, truncated to the width, unprintable characters replaced by ?."""
     strip = Image.new("L", (width_px, CAPTION_PX), 255)
     draw, font = ImageDraw.Draw(strip), ImageFont.load_default(size=FONT_PX)
-    printable = "".join(letter if letter.isprintable() else "?" for letter in text[:LONGEST_CAPTION])
+    printable = "".join(letter if letter.isprintable() else "?" for letter in text[:MAX_CAPTION])
     shown = printable
     while printable and draw.textlength(shown, font) > width_px:
         printable = printable[:-1]

@@ -102,8 +102,8 @@ def _is_removed(descriptor: int) -> bool:
 class FolderLock:
     """One job's lock on a folder that several jobs may write to, from `acquire` to `release`.
 
-    Locks on two bytes of an empty file, `.lock`: jobs share the first while they work, and each holds the second
-    exclusively while it reads and writes what they have in common, the record. The last job removes the file.
+    Locks on two bytes of an empty file, `.lock`: jobs share the first while they work, and each locks the second
+    exclusively while it reads and writes the shared record. The last job removes the file.
     """
 
     NAME = ".lock"
@@ -111,7 +111,7 @@ class FolderLock:
     WAIT_S = 600.0  # a job holds the record for seconds; one that holds it for longer hangs, or its machine is gone
 
     def __init__(self, folder: Path) -> None:
-        """Name the folder; nothing is touched yet."""
+        """Set the folder; no file is touched before `acquire`."""
         self.folder, self.path = folder, folder / self.NAME
         self._descriptor: int | None = None
         self._has_locks = True

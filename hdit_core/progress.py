@@ -19,7 +19,7 @@ SECONDS_BETWEEN_LINES = 30.0
 SECONDS_OF_SILENCE = 60.0  # after which a line says that the task still runs
 MIN_BAR_COLUMNS = 6
 
-# Control characters, the marks that turn the writing direction, and bytes of a file name that are not UTF-8.
+# Control characters, characters that change the writing direction, and bytes of a file name that are not UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 

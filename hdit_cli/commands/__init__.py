@@ -1,1 +1,1 @@
-"""The built-in subcommands, one module each, registered through the same entry points as anybody's plugin."""
+"""The built-in subcommands, one module each, registered with the same entry points as plugins."""

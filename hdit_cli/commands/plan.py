@@ -146,10 +146,10 @@ def _doubts(bill: "Plan") -> list[str]:
 
     measured, doubts = bill.cluster.measured, []
     if measured is not None and bill.same_network_result is None:
-        theirs, ours = measured.flops_per_image / 1e9, training_flops(bill.recipe) / 1e9
+        measured_gflop, own_gflop = measured.flops_per_image / 1e9, training_flops(bill.recipe) / 1e9
         doubts.append(
-            f"the measurement is of another network ({measured.recipe}: {theirs:,.4g} GFLOP per image; this recipe: "
-            f"{ours:,.4g}), whose utilisation can differ; measure this one with hdit bench train"
+            f"the measurement is of another network ({measured.recipe}: {measured_gflop:,.4g} GFLOP per image; this "
+            f"recipe: {own_gflop:,.4g}), whose utilization can differ; measure this one with hdit bench train"
         )
     if measured is not None and measured.on_cpu and bill.cluster.watts is not None:
         doubts.append("the speed was measured on a CPU; memory and power are from --gpu")

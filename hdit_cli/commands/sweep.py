@@ -141,14 +141,14 @@ def _unapply(run: Path, json: bool) -> None:
 
 
 class _BarPerCandidate:
-    """Shows a progress bar for each candidate, whose images are counted and timed separately."""
+    """Shows a progress bar for each candidate, with its own image count and timing."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
         self._current: tuple[Point, int] | None = None
 
     def update(self, point: "Point", done: int, total: int) -> None:
-        """Show the number of images of a candidate that are done."""
+        """Show the number of finished images of a candidate."""
         if (point, total) != self._current:
             self._stack.close()
             self._current, self._bar = (point, total), self._stack.enter_context(progress(str(point)))
@@ -177,7 +177,7 @@ def _sweep(settings: "SweepSettings", json: bool) -> None:
 
 
 def _note_decision(settings: "SweepSettings", result: "SweepResult") -> None:
-    """Say whether the winner is significant, and whether it is the run's default now."""
+    """Print whether the winner is significant, and whether it is now the run's default."""
     if result.ties:
         names = "; ".join(map(str, result.ties[:3])) + ("; ..." if len(result.ties) > 3 else "")
         note(f"not significant: the winner is within the 95 % interval of {len(result.ties)} others: {names}")

@@ -131,16 +131,16 @@ def check_options(
     """Refuse options that contradict each other.
 
     Raises:
-        UsageError: says which.
+        UsageError: two options exclude each other, or one requires another.
     """
     if (recipe is None) == (start.resume is None):
         raise UsageError("give either RECIPE, or --resume RUN")
     if start.resume is not None and (out is not None or start.source is not None):
         raise UsageError("--resume continues a run in its directory; leave out --out and --from")
     if start.source is not None and out is None:
-        raise UsageError("--from starts a new run; say where with --out NEW")
+        raise UsageError("--from starts a new run; name its directory with --out NEW")
     if start.reset and start.source is None:
-        raise UsageError("--reset is for forks; say from which run with --from RUN")
+        raise UsageError("--reset is for forks; name the parent run with --from RUN")
     if check.dry_run and check.repro is not None:
         raise UsageError("--dry-run and --repro exclude each other")
     if check.dry_run or check.repro is not None:
@@ -149,5 +149,5 @@ def check_options(
         if start.source is not None:
             raise UsageError("--from is for training; leave it out with --dry-run and --repro")
     if check.save_images is not None and check.repro is None:
-        raise UsageError("--save-images is for one step; say which with --repro STEP")
+        raise UsageError("--save-images saves the images of one step; name the step with --repro STEP")
     check_output("--save-images", check.save_images, ".png")

@@ -15,7 +15,7 @@ MOST_BARS = 40  # with more classes, a histogram of their sizes is shown instead
 
 
 def pixel_rows(mean: Sequence[float], std: Sequence[float], sigma_data: float | None) -> list[tuple[str, str]]:
-    """Return the rows with the statistics of the pixels, none where they are unknown."""
+    """Return the rows with the statistics of the pixels; empty if these are unknown."""
     if sigma_data is None:
         return []
     return [

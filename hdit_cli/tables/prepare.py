@@ -52,7 +52,7 @@ def _lines(summary: "PrepareSummary") -> list[str]:
 
 
 def report_data_set(summary: "PrepareSummary", as_json: bool) -> None:
-    """Print what a data set contains, and what may be wrong with it."""
+    """Print the contents of a data set, and notes about possible problems."""
     if summary.rejects:
         note(f"{summary.rejects:,} files are left out; the reasons are in {summary.out}/rejects.jsonl")
     if summary.already_complete:

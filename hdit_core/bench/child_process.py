@@ -92,7 +92,7 @@ def in_child_process(function: Callable[..., R], *arguments: Any, threads: int) 
         process.join()
         raise _exit_error(process.exitcode) from None
     finally:
-        process.kill()  # it has sent its result, or nobody waits for it any more
+        process.kill()  # it has sent its result, or the caller no longer waits for it
         process.join()
 
 

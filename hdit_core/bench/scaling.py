@@ -97,7 +97,8 @@ def cut(model: ModelRecipe, width: int) -> ModelRecipe:
 def _cut_level(level: LevelRecipe, width: int, full: int) -> LevelRecipe:
     if level.width * width % (full * level.head_dim):
         raise ValueError(
-            f"scaling {full} to {width} makes the width of {level.width} no multiple of head_dim = {level.head_dim}"
+            f"scaling {full} to {width} turns the width {level.width} into {level.width * width / full:g}, which is "
+            f"not a multiple of head_dim = {level.head_dim}"
         )
     changes = {"width": level.width * width // full, "d_ff": level.hidden * width // full}
     return level.model_copy(update=changes)

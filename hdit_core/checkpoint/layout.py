@@ -43,7 +43,7 @@ def stop_file(run: Path) -> Path:
 
 
 def grid_file(run: Path, num_images: int) -> Path:
-    """Return the file of the sample grid after so many images."""
+    """Return the file of the sample grid after `num_images` images."""
     return run / "grids" / f"{num_images:09d}.png"
 
 

@@ -1,4 +1,4 @@
-"""The log of a run, `log.jsonl`, and its scores, `scores.jsonl`: one JSON line every so many images."""
+"""The log of a run, `log.jsonl`, and its scores, `scores.jsonl`: a JSON line at regular intervals of images."""
 
 from pathlib import Path
 from typing import Any

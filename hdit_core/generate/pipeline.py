@@ -31,7 +31,7 @@ Draw = Callable[[list[int], list[int] | None], Float[Tensor, "B C H W"]]
 
 @dataclass(frozen=True)
 class ConditionInputs:
-    """What the network is conditioned on beside the class, for the images of a batch; on the CPU.
+    """The conditioning of a batch in addition to classes, on the CPU.
 
     Attributes:
         condition: condition images in [-1, 1]; None where the network takes none.
@@ -112,10 +112,10 @@ def check_class(num_classes: int, class_id: int | None) -> None:
 
 
 def check_conditions(model: ModelRecipe, size: tuple[int, int], inputs: ConditionInputs, count: int) -> None:
-    """Refuse conditions that are not those that the network takes, for `count` images of a size.
+    """Refuse conditions that do not match the network, for `count` images of a size.
 
     Raises:
-        UsageError: says what was found and what was expected.
+        UsageError: a condition is missing, superfluous, not finite or of a wrong shape.
     """
     wanted = (
         ("condition", "condition images", inputs.condition, (model.condition_channels, *size)),

@@ -1,1 +1,1 @@
-"""Runs seen from outside (`hdit runs`): summaries, comparison, plots."""
+"""Inspection of runs (`hdit runs`): summaries, comparison, plots."""

@@ -1,4 +1,4 @@
-"""Curves of runs over images, as a table side by side and as a figure: loss, gradient norm, speed, scores."""
+"""Curves of one or more runs over images, as a table and as a figure: loss, gradient norm, speed, scores."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""The trainer: a run that can be stopped at any step and goes on as if it never had been."""
+"""The trainer: runs that can be stopped at any step and resume as if they had not been interrupted."""

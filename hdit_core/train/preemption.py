@@ -50,8 +50,8 @@ class Deadline:
 def job_end_s(environment: Mapping[str, str]) -> float | None:
     """Return when the Slurm job of this process ends, in seconds since 1970; None without a job or a time limit.
 
-    Newer versions of Slurm set it in the environment, older ones are asked. An end in the past belongs to an earlier
-    job, whose shell this process was started from.
+    Newer versions of Slurm set it in the environment; otherwise squeue is called. An end in the past belongs to an
+    earlier job, from whose shell this process was started.
     """
     if text := environment.get("SLURM_JOB_END_TIME"):
         if not re.fullmatch(r"[0-9]{1,12}", text):

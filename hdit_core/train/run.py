@@ -209,7 +209,7 @@ def _find_checkpoint(context: RunContext) -> Checkpoint | None:
 
 
 def _check_new(run: Path) -> None:
-    """Refuse to start over if the run had saved checkpoints, which its status tells."""
+    """Refuse to start over if the run's status says that it had saved checkpoints."""
     if step := read_status(run).get("step"):
         raise CheckpointError(
             f"{run}: was at step {step}, but its checkpoints are gone; restore one to {run / 'checkpoints'}, or start "

@@ -271,5 +271,5 @@ class Trainer:
 
 
 def _crosses(every: int, step: PlannedStep) -> bool:
-    """Return whether a multiple of `every` images lies within a step."""
+    """Return whether a step passes a multiple of `every` images."""
     return step.num_images // every != (step.num_images + step.batch_size) // every

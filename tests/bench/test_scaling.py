@@ -53,7 +53,7 @@ def test_a_cut_divides_every_width_alike():
 
 
 def test_a_cut_that_leaves_half_a_head_is_refused():
-    with pytest.raises(ValueError, match="scaling 768 to 192 makes the width of 384 no multiple of head_dim = 64"):
+    with pytest.raises(ValueError, match="turns the width 384 into 96, which is not a multiple of head_dim = 64"):
         cut(HDIT_B4, 192)
 
 

@@ -84,8 +84,8 @@ def test_too_little_memory_is_one_line_that_says_what_to_do(install_body, capsys
     install_body(f"raise {raised}")
     assert main(["act"]) == 1
     line = capsys.readouterr().err
-    assert line.startswith("hdit: error: there is not enough memory (") and line.count("\n") == 1
-    assert line.endswith("ask for smaller images, or for fewer at once\n")
+    assert line.startswith("hdit: error: out of memory (") and line.count("\n") == 1
+    assert line.endswith("use smaller images or a smaller batch size\n")
 
 
 @pytest.mark.parametrize(

@@ -105,16 +105,20 @@ def test_the_help_lists_a_plugin_with_its_first_sentence_and_takes_brackets_as_t
 
 
 BROKEN = {
-    "raises at import": ("1 / 0", "app", "does not load: ZeroDivisionError: division by zero"),
-    "misses a package": ("import no_such_thing", "app", "does not load: ModuleNotFoundError: No module named 'no_such"),
-    "ends the process": ("raise SystemExit(3)", "app", "does not load: SystemExit: 3"),
-    "is not Python": ("def", "app", "does not load: SyntaxError"),
-    "lacks the name": ("app = 1", "main", "does not load: AttributeError"),
-    "is not a typer.Typer": ("app = 1", "app", "does not load: TypeError: expected a typer.Typer, found int"),
+    "raises at import": ("1 / 0", "app", "cannot be loaded: ZeroDivisionError: division by zero"),
+    "misses a package": (
+        "import no_such_thing",
+        "app",
+        "cannot be loaded: ModuleNotFoundError: No module named",
+    ),
+    "ends the process": ("raise SystemExit(3)", "app", "cannot be loaded: SystemExit: 3"),
+    "is not Python": ("def", "app", "cannot be loaded: SyntaxError"),
+    "lacks the name": ("app = 1", "main", "cannot be loaded: AttributeError"),
+    "is not a typer.Typer": ("app = 1", "app", "cannot be loaded: TypeError: expected a typer.Typer, found int"),
     "has no command": (
         "import typer; app = typer.Typer()",
         "app",
-        "does not load: RuntimeError: Could not get a command",
+        "cannot be loaded: RuntimeError: Could not get a command",
     ),
 }
 

@@ -60,8 +60,8 @@ def decay(gamma: float, before: int, after: int) -> float:
     """Return the EMA decay of a step: beta = (before / after)^(gamma + 1) (section 3.1).
 
     For steps of equal size this is the paper's (1 - 1/t)^(gamma + 1), t in steps. Counted in images it is exact for
-    steps of any size: the EMA is the integral of p(tau) times the weights at tau, where the weights after a step stand
-    for the images of that step.
+    steps of any size: the EMA is the integral of p(tau) times the weights at tau, with the weights after a step used
+    for all images of that step.
 
     Args:
         gamma: the profile's exponent.

@@ -91,7 +91,7 @@ def write_snapshot(run: Path, recipe: Recipe, profile: Profile, tensors: Mapping
             write_tensors(temporary, tensors, recipe.model_dump_json(), std=f"{profile.std:.3f}")
     except OSError as error:
         raise CheckpointWriteError(
-            f"{path}: cannot be saved ({error.strerror or error}); make room, and go on"
+            f"{path}: cannot be saved ({error.strerror or error}); free disk space and rerun the command"
         ) from error
     return path
 

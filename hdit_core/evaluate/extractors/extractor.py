@@ -171,7 +171,7 @@ def _find(name: str) -> Callable[..., object]:
     try:
         loaded: Callable[..., object] = matches[0].load()
     except Exception as problem:  # whatever goes wrong in a plug-in
-        raise UsageError(f"--extractor {name}: {matches[0].value} does not load ({problem})") from None
+        raise UsageError(f"--extractor {name}: {matches[0].value} cannot be loaded ({problem})") from None
     return loaded
 
 

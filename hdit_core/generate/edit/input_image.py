@@ -42,7 +42,7 @@ class Mask:
     Attributes:
         painted: True where the image is to be regenerated.
         sha256: of its file.
-        remarks: what the user may want to know.
+        remarks: changes that the user may want to know about.
     """
 
     painted: Bool[np.ndarray, "H W"]

@@ -35,7 +35,7 @@ class Endpoint:
 
     @property
     def identity(self) -> dict[str, object]:
-        """What determines its pixels besides the seed, as plain values."""
+        """The values that determine the endpoint's pixels besides the seed."""
         start = hashlib.sha256(self.start.cpu().numpy().tobytes()).hexdigest()
         return {"noise_sha256": start, "number": self.index, "class": self.class_id}
 

@@ -3,9 +3,9 @@
     README.md             the model card
     weights.safetensors   in hdit's or k-diffusion's format; `load_denoiser(FOLDER)` reads both
     recipe.toml           the run's, with its default sampling settings
-    sample.toml           the sampling settings, for k-diffusion's format, whose file cannot hold them
+    sample.toml           the sampling settings, with k-diffusion's format only, which has no keys for them
     samples.png           uncurated samples with the default settings
-    classes.json          class names, where they are known
+    classes.json          class names, if they are known
     program.pt2           D(x, sigma, class) for torch.export.load
 
 No path of this machine is written, apart from the last component of the data set's path.

@@ -29,21 +29,21 @@ def variable(size):
 @triton.jit
 @no_type_check
 def window_start(position, size, kernel_size: constexpr):
-    """Return the first key of a query's window row_delta one axis; windows are moved inwards at borders."""
+    """Return the first key of a query's window along one axis; windows are moved inwards at borders."""
     return tl.minimum(tl.maximum(position - kernel_size // 2, 0), size - kernel_size)
 
 
 @triton.jit
 @no_type_check
 def first_query(key, kernel_size: constexpr):
-    """Return the first query row_delta one axis whose window contains a key."""
+    """Return the first query along one axis whose window contains a key."""
     return tl.where(key < kernel_size, 0, key - kernel_size // 2)
 
 
 @triton.jit
 @no_type_check
 def last_query(key, size, kernel_size: constexpr):
-    """Return the last query row_delta one axis whose window contains a key."""
+    """Return the last query along one axis whose window contains a key."""
     return tl.where(key >= size - kernel_size, size - 1, key + kernel_size // 2)
 
 

@@ -76,7 +76,7 @@ def _frames(frame: FrameType | None) -> list[FrameType]:
 
 
 def _is_guarded(script: Path, line: int) -> bool:
-    """Return whether a line of a script lies in an `if` about `__name__`; True if there is no such file."""
+    """Return whether a line of a script is inside an `if` about `__name__`; True if the file cannot be read."""
     try:
         body = ast.parse(script.read_text()).body
     except (OSError, ValueError, SyntaxError):

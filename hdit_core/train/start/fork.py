@@ -152,7 +152,7 @@ def _check_position(state: State, recipe: Recipe, reader: ImageReader, where: st
     start = max(mark for mark in starts if mark <= seen)
     if len(reader.manifest.contents.sizes) > 1 and (seen - start) % train.batch_size_at(seen):
         raise UsageError(
-            f"{where}: images of several sizes come in whole batches, and {seen:,} images are no multiple of "
+            f"{where}: images of several sizes come in whole batches, and {seen:,} images are not a multiple of "
             f"train.batch_size = {train.batch_size_at(seen)}; use a divisor of {seen - start}, or add --reset counter"
         )
 

@@ -84,7 +84,7 @@ def test_attention_on_next_to_nothing_measures_what_it_prints(capsys):
         (["attention", "--sizes", "5,8"], "--kernel-size 7: expected an odd number up to the smallest size, 5"),
         (
             ["scaling", "--width", "100"],
-            "--width 100: scaling 768 to 100 makes the width of 384 no multiple of head_dim = 64; use a",
+            "--width 100: scaling 768 to 100 turns the width 384 into 50, which is not a multiple of head_dim = 64",
         ),
         (["train", "--device", "cpu:x"], "--device cpu:x: this machine has no such device"),
         (["train", "--set", "train.batch_sise=4"], "batch_sise"),

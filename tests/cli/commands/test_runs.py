@@ -108,7 +108,7 @@ def test_two_runs_are_compared_by_their_recipes_and_losses(runs, tmp_path, capsy
         (["runs", "list", "nope"], "nope: no such directory"),
         (["train", "RECIPE", "--dry-run", "--repro", "1"], "--dry-run and --repro exclude each other"),
         (["train", "RECIPE", "--dry-run", "--watch", "wandb"], "--tracker is for training"),
-        (["train", "RECIPE", "--save-images", "x.png"], "say which with --repro STEP"),
+        (["train", "RECIPE", "--save-images", "x.png"], "name the step with --repro STEP"),
         (["train", "RECIPE", "--repro", "1", "--save-images", "x.gif"], "expected a name that ends in .png"),
         (["train", "RECIPE", "--repro", "1", "--save-images", "nowhere/x.png"], "there is no folder nowhere"),
         (["train", "RECIPE", "--repro", "99", "--out", "RUN"], "the last step of the run is 11"),

@@ -53,7 +53,7 @@ def test_a_batch_script_is_alone_though_slurm_counts_the_tasks_that_it_may_start
 
 @pytest.mark.parametrize("numbers", [(1, 3, 1, 7), (3, 3, 1, 7), (7, 3, 1, 7), (3, 2, 3, 5)])
 def test_ids_that_are_a_list_say_no_share(numbers):
-    with pytest.raises(UsageError, match=r"are a list, not a range, so the part of task \d+ is ambiguous; set it with --task I/N"):
+    with pytest.raises(UsageError, match=r"not a range, so the part of task \d+ is ambiguous; set it with --task I/N"):
         slurm_array_task(array(*numbers))
 
 

@@ -224,7 +224,7 @@ def test_a_package_that_does_not_load_is_named(monkeypatch):
         raise ImportError("no module")
 
     offer(monkeypatch, broken)
-    with pytest.raises(UsageError, match=r"--extractor mine: package:opener does not load \(no module\)"):
+    with pytest.raises(UsageError, match=r"--extractor mine: package:opener cannot be loaded \(no module\)"):
         open_extractor("mine")
     with pytest.raises(UsageError, match=r"expected inception or .* or mine; did you mean 'mine'"):
         open_extractor("mines")

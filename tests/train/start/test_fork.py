@@ -197,8 +197,8 @@ def test_the_command_forks_resumes_and_says_what_a_run_in_place_of_a_recipe_woul
         (["train"], "give either RECIPE, or --resume RUN"),
         (["train", "--resume", str(tmp_path / "none")], "no such directory"),
         (["train", "--resume", str(new), "--out", "x"], "leave out --out and --from"),
-        (["train", "mnist32", "--from", str(new)], "say where with --out NEW"),
-        (["train", "mnist32", "--reset", "ema"], "say from which run with --from RUN"),
+        (["train", "mnist32", "--from", str(new)], "name its directory with --out NEW"),
+        (["train", "mnist32", "--reset", "ema"], "name the parent run with --from RUN"),
         ([*command, "--dry-run"], "--from is for training"),
         (["train", str(tmp_path / "tiny.toml"), "--out", str(new)], "To continue it with these settings as a new run"),
     ):
