@@ -1,6 +1,6 @@
-"""What is shown while something long runs: progress, and the messages of the library, on stderr of the main rank.
+"""Output of long tasks on stderr of the main rank: progress bars and the library's log messages.
 
-Text that comes from files goes through `printable`, so that no name can move the cursor or recolour the terminal.
+Text from files goes through `printable`, so that no file name can move the cursor or change the terminal's colors.
 """
 
 import logging
@@ -24,20 +24,20 @@ _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2
 
 
 def printable(text: str) -> str:
-    r"""Return the text with everything that a terminal would act on written out, as in `\x1b[31m`."""
+    r"""Return the text with control characters escaped, as in `\x1b[31m`."""
     return _UNPRINTABLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def may_print() -> bool:
-    """Return whether this process prints: the main rank does, and any process whose launcher left half a rank."""
+    """Return whether this process prints: the main rank does, and any process with an incomplete launch environment."""
     try:
         return is_main_process()
-    except UsageError:  # only commands that join ranks have to refuse that
+    except UsageError:  # commands that join ranks report this themselves
         return True
 
 
 def note(message: str) -> None:
-    """Print a remark on stderr; on the main rank only, like everything here."""
+    """Print a message on stderr, on the main rank only."""
     if may_print():
         sys.stderr.write(f"hdit: {printable(message)}\n")  # one call: a live bar writes whole lines above itself
         sys.stderr.flush()
@@ -52,7 +52,7 @@ class NoteHandler(logging.Handler):
 
 
 def show_log_messages() -> None:
-    """Print what the library logs, from INFO up, once per message however often this is called."""
+    """Print the library's log messages from level INFO on; further calls have no effect."""
     logger = logging.getLogger("hdit")
     logger.setLevel(logging.INFO)
     if not any(isinstance(handler, NoteHandler) for handler in logger.handlers):
@@ -61,7 +61,7 @@ def show_log_messages() -> None:
 
 @contextmanager
 def showing_log_messages() -> Iterator[None]:
-    """Print what the library logs while the body runs, unless the caller's program has handlers for it."""
+    """Print the library's log messages while the body runs, unless the calling program has logging handlers."""
     logger = logging.getLogger("hdit")
     if logger.hasHandlers():
         yield
@@ -87,13 +87,13 @@ class ProgressBar:
         self._first: tuple[int, float] | None = None  # done and time at the first update: resumed work is not speed
 
     def update(self, done: int, total: int | None = None, remark: str = "", per_s: float | None = None) -> None:
-        """Set how many are done.
+        """Set the number of finished items.
 
         Args:
-            done: so far.
-            total: if it is only known now.
-            remark: shown with it, e.g. a loss.
-            per_s: throughput; by default it is measured from the first update on.
+            done: number of finished items.
+            total: total number, if it was not known before.
+            remark: shown after the progress, such as a loss.
+            per_s: throughput; by default measured from the first update on.
         """
         self.done, self.total, self.remark = done, self.total if total is None else total, remark
         self._first = self._first or (done, time.monotonic())
@@ -101,7 +101,7 @@ class ProgressBar:
         self.show()
 
     def text(self, most: int = 1000) -> str:
-        """Return `12,000 of 70,000 images, 1,200 images/s, 0:48 left, loss 0.1`, or less if `most` columns are few."""
+        """Return `12,000 of 70,000 images, 1,200 images/s, 0:48 left, loss 0.1`, shortened to `most` columns."""
         of = f" of {self.total:,}" if self.total is not None else ""
         long = [f"{self.done:,}{of} {self.unit}"]
         short = [f"{self.done / self.total:.0%}"] if self.total else [f"{self.done:,}"]
@@ -136,8 +136,8 @@ def duration(seconds: float) -> str:
 def progress(label: str, *, unit: str = "images", total: int | None = None) -> Iterator[ProgressBar]:
     """Show a bar on stderr while the body runs.
 
-    Where stderr is no terminal: a line every half minute and at the end, and one a minute while there is no progress.
-    What is printed to stderr meanwhile appears above the bar. Ranks other than the main one show nothing.
+    If stderr is not a terminal: a line every 30 s and at the end, and one per minute while there is no progress. Other
+    output to stderr appears above the bar. Ranks other than the main one show nothing.
     """
     state = ProgressBar(label, unit, total)
     if not may_print():

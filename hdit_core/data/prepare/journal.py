@@ -101,11 +101,11 @@ class ShardRecord(BaseModel):
 
     @property
     def condition_rows(self) -> Shaped[np.ndarray, " N"]:
-        """One row of CONDITION_ROW_DTYPE an image; none without condition images."""
+        """The rows of CONDITION_ROW_DTYPE, one per image; empty without condition images."""
         return np.frombuffer(base64.b64decode(self.condition_rows_base64), CONDITION_ROW_DTYPE)
 
     def vectors(self, dim: int) -> Float32[np.ndarray, "N E"]:
-        """Return one vector of this length an image; none where it is 0."""
+        """Return the vectors, one of length `dim` per image; empty if that is 0."""
         return np.frombuffer(base64.b64decode(self.vectors_base64), VECTOR_DTYPE).reshape(-1, dim or 1)
 
 
