@@ -38,7 +38,6 @@ GuideOption = Annotated[
         metavar="RECIPE",
         help="Include autoguidance with a model of this recipe (the same recipe adds one forward pass).",
         autocompletion=recipe_names,
-        show_default=False,
     ),
 ]
 SizesOption = Annotated[str, typer.Option("--sizes", metavar="N,...", help="Side lengths, separated by commas.")]

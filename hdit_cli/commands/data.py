@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
-DataSetArgument = Annotated[
-    Path, typer.Argument(metavar="DIR", help="Folder written by hdit prepare-data.", show_default=False)
-]
+DataSetArgument = Annotated[Path, typer.Argument(metavar="DIR", help="Folder written by hdit prepare-data.")]
 
 
 @app.callback()
@@ -79,7 +77,7 @@ def show(
     folder: DataSetArgument,
     sheet: Annotated[
         Path | None,
-        typer.Option("--sheet", metavar="FILE.png", help="Write a contact sheet of the images.", show_default=False),
+        typer.Option("--sheet", metavar="FILE.png", help="Write a contact sheet of the images."),
     ] = None,
     images: Annotated[int, typer.Option("--images", min=1, max=4096, metavar="N", help="Images on the sheet.")] = 64,
     json: JsonOption = False,

@@ -31,9 +31,7 @@ FramesOption = Annotated[
 ]
 InitOption = Annotated[
     Path,
-    typer.Option(
-        "--init", metavar="IMAGE", help="Input image of any format and size.", show_default=False, rich_help_panel=INPUT
-    ),
+    typer.Option("--init", metavar="IMAGE", help="Input image of any format and size.", rich_help_panel=INPUT),
 ]
 StrengthOption = Annotated[
     float,
@@ -66,12 +64,7 @@ StartArgument = Annotated[str, typer.Argument(metavar="FROM", help="Image index,
 EndArgument = Annotated[str, typer.Argument(metavar="TO", help="Image index, or a noise file.")]
 WebpOption = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE.webp",
-        help="Also write a back-and-forth animation.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
-    ),
+    typer.Option(metavar="FILE.webp", help="Also write a back-and-forth animation.", rich_help_panel=OUTPUT),
 ]
 
 

@@ -37,9 +37,7 @@ NoiseOption = Annotated[
 ]
 BackOption = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE.png", help="Also write the reconstructed image.", show_default=False, rich_help_panel=OUTPUT
-    ),
+    typer.Option(metavar="FILE.png", help="Also write the reconstructed image.", rich_help_panel=OUTPUT),
 ]
 InputClassOption = Annotated[
     int | None,

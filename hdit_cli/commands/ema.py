@@ -20,16 +20,11 @@ app = typer.Typer(add_completion=False)
 def ema(
     run: Annotated[
         Path,
-        typer.Argument(metavar="RUN", help="Run with snapshots of train.ema_profiles.", show_default=False),
+        typer.Argument(metavar="RUN", help="Run with snapshots of train.ema_profiles."),
     ],
     stds: Annotated[
         list[str],
-        typer.Option(
-            "--std",
-            metavar="SIGMA_REL",
-            help="EMA length (sigma_rel), up to 0.288; repeatable.",
-            show_default=False,
-        ),
+        typer.Option("--std", metavar="SIGMA_REL", help="EMA length (sigma_rel), up to 0.288; repeatable."),
     ],
     out: Annotated[
         Path | None,

@@ -118,8 +118,8 @@ def _score(settings: "ScoreSettings", json: bool) -> None:
 
 @app.command()
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A.json", help="A result of --json.", show_default=False)],
-    b: Annotated[Path, typer.Argument(metavar="B.json", help="Another result.", show_default=False)],
+    a: Annotated[Path, typer.Argument(metavar="A.json", help="A result of --json.")],
+    b: Annotated[Path, typer.Argument(metavar="B.json", help="Another result.")],
     force: Annotated[bool, typer.Option("--force", help="Compare despite different settings.")] = False,
     json: JsonOption = False,
 ) -> None:

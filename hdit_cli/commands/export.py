@@ -15,9 +15,7 @@ app = typer.Typer(add_completion=False)
 SourceArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run, checkpoint folder or safetensors file.")]
 FolderOption = Annotated[
     Path,
-    typer.Option(
-        "--to", "--out", "-o", metavar="DIR", help="The folder to create.", show_default=False, rich_help_panel="Output"
-    ),
+    typer.Option("--to", "--out", "-o", metavar="DIR", help="The folder to create.", rich_help_panel="Output"),
 ]
 DtypeOption = Annotated[
     Literal["float32", "bfloat16"],

@@ -24,7 +24,6 @@ ResolutionOption = Annotated[
         "--res",
         metavar="N|HxW,...",
         help=f"Image sizes in pixels, separated by commas. [default: the recipe's, or {DEFAULT_SIZES}]",
-        show_default=False,
     ),
 ]
 AgainstOption = Annotated[
@@ -46,7 +45,7 @@ PatchOption = Annotated[
 CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV: one row per network, size, level and operation.")]
 PlotOption = Annotated[
     Path | None,
-    typer.Option("--plot", metavar="FILE", help="Plot the scaling curves to a .png or .svg file.", show_default=False),
+    typer.Option("--plot", metavar="FILE", help="Plot the scaling curves to a .png or .svg file."),
 ]
 
 

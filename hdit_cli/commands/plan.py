@@ -19,7 +19,7 @@ app = typer.Typer(add_completion=False)
 
 GpuOption = Annotated[
     str | None,
-    typer.Option("--gpu", metavar="NAME", help="GPU: a100, h100, h200, l40s, rtx4090, ...", show_default=False),
+    typer.Option("--gpu", metavar="NAME", help="GPU: a100, h100, h200, l40s, rtx4090, ..."),
 ]
 CountOption = Annotated[int, typer.Option("--count", "-n", min=1, metavar="N", help="Number of GPUs.")]
 UtilisationOption = Annotated[
@@ -34,9 +34,7 @@ UtilisationOption = Annotated[
 ]
 MeasuredOption = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE", help="Take the speed from the output of `hdit bench train --json`.", show_default=False
-    ),
+    typer.Option(metavar="FILE", help="Take the speed from the output of `hdit bench train --json`."),
 ]
 MemoryOption = Annotated[
     float | None,
@@ -44,9 +42,7 @@ MemoryOption = Annotated[
 ]
 PriceOption = Annotated[
     float | None,
-    typer.Option(
-        min=0, max=1_000_000_000, metavar="AMOUNT", help="Cost per GPU-hour, in any currency.", show_default=False
-    ),
+    typer.Option(min=0, max=1_000_000_000, metavar="AMOUNT", help="Cost per GPU-hour, in any currency."),
 ]
 
 

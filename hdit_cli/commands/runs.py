@@ -17,15 +17,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(add_completion=False, help="Show the status of runs, or compare two.")
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]
 PlotOption = Annotated[
     Path | None,
-    typer.Option(
-        "--plot",
-        metavar="FILE.png",
-        help="Plot loss, gradients, speed and scores.",
-        show_default=False,
-    ),
+    typer.Option("--plot", metavar="FILE.png", help="Plot loss, gradients, speed and scores."),
 ]
 
 
@@ -66,7 +61,7 @@ def show(run: RunArgument, plot: PlotOption = None, json: JsonOption = False) ->
 @app.command()
 def compare(
     first: RunArgument,
-    second: Annotated[Path, typer.Argument(metavar="OTHER", help="Another run directory.", show_default=False)],
+    second: Annotated[Path, typer.Argument(metavar="OTHER", help="Another run directory.")],
     plot: PlotOption = None,
     json: JsonOption = False,
 ) -> None:

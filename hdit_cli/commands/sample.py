@@ -68,7 +68,6 @@ TrajectoryOption = Annotated[
         "--trajectory",
         metavar="FILE.webp",
         help="Animate the denoising trajectory of the first 16 images.",
-        show_default=False,
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -76,11 +75,7 @@ TrajectoryOption = Annotated[
 BudgetOption = Annotated[
     str | None,
     typer.Option(
-        "--budget",
-        metavar="TIME",
-        help="Stop after this much time (90s, 10m, 2h).",
-        show_default=False,
-        rich_help_panel=PERFORMANCE,
+        "--budget", metavar="TIME", help="Stop after this much time (90s, 10m, 2h).", rich_help_panel=PERFORMANCE
     ),
 ]
 

@@ -22,9 +22,7 @@ MOST_CPU_DAYS = 7
 
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 
-TimeOption = Annotated[
-    str, typer.Option("--time", "-t", metavar="TIME", help="Time limit, e.g. 24:00:00 or 2-12:00.", show_default=False)
-]
+TimeOption = Annotated[str, typer.Option("--time", "-t", metavar="TIME", help="Time limit, e.g. 24:00:00 or 2-12:00.")]
 NodesOption = Annotated[int, typer.Option("--nodes", "-N", min=1, metavar="N", help="Number of nodes.")]
 GpusOption = Annotated[int, typer.Option("--gpus-per-node", min=0, metavar="N", help="GPUs per node.")]
 RanksOption = Annotated[
@@ -41,12 +39,7 @@ NoticeOption = Annotated[
 ]
 MoreOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--sbatch",
-        metavar="OPTION",
-        help="Other sbatch option, e.g. partition=gpu; repeatable.",
-        show_default=False,
-    ),
+    typer.Option("--sbatch", metavar="OPTION", help="Other sbatch option, e.g. partition=gpu; repeatable."),
 ]
 SetupOption = Annotated[
     list[str] | None,

@@ -20,14 +20,13 @@ app = typer.Typer(add_completion=False)
 
 SEARCH = "Search"
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run with a checkpoint.", show_default=False)]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run with a checkpoint.")]
 ReferenceOption = Annotated[
     str | None,
     typer.Option(
         "--ref",
         metavar="DATA",
         help="Reference: a folder, a data set, or saved statistics (.npz).",
-        show_default=False,
         rich_help_panel=SEARCH,
     ),
 ]

@@ -19,7 +19,6 @@ ConditionOption = Annotated[
         metavar="DIR|ZIP|TAR|COLUMN",
         help="Condition images: each has the name of its image, apart from the ending; or a column of a Parquet "
         "SOURCE. Shards have them as KEY.cond.png.",
-        show_default=False,
     ),
 ]
 ConditionChannelsOption = Annotated[
@@ -67,7 +66,6 @@ VectorsOption = Annotated[
         metavar="FILE|COLUMN",
         help="A vector per image: CSV with the columns file,v0,v1,...; .npy with the names of its rows in a .txt file "
         "beside it, one per line; or a column of a Parquet SOURCE.",
-        show_default=False,
     ),
 ]
 CaptionsOption = Annotated[

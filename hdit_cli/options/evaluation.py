@@ -14,15 +14,11 @@ Labels = Literal["balanced", "uniform", "data"]
 
 ImagesArgument = Annotated[
     str | None,
-    typer.Argument(
-        metavar="IMAGES",
-        help="Folder, zip, tar, npz or data set of images; - for tars on stdin.",
-        show_default=False,
-    ),
+    typer.Argument(metavar="IMAGES", help="Folder, zip, tar, npz or data set of images; - for tars on stdin."),
 ]
 DataArgument = Annotated[
     str,
-    typer.Argument(metavar="DATA", help="Folder, zip, tar, npz or data set; - for tars on stdin.", show_default=False),
+    typer.Argument(metavar="DATA", help="Folder, zip, tar, npz or data set; - for tars on stdin."),
 ]
 ReferenceOption = Annotated[
     str | None,
@@ -72,7 +68,6 @@ SampledSetOption = Annotated[
         "--set",
         metavar="sample.KEY=VALUE",
         help="Override a sampling setting of --ckpt; repeatable.",
-        show_default=False,
         rich_help_panel=SAMPLING,
     ),
 ]

@@ -27,14 +27,11 @@ SourceArgument = Annotated[
         metavar="SOURCE",
         help="Folder of images (subfolders are classes), shards or Parquet files; zip, tar or tar.gz; a pattern such "
         "as 'train-*.parquet'; a text file of paths, or - for such paths on stdin; or a named set (mnist, emoji).",
-        show_default=False,
     ),
 ]
 OutOption = Annotated[
     Path,
-    typer.Option(
-        "--out", "-o", metavar="DIR", help="Folder of the data set.", show_default=False, rich_help_panel=OUTPUT
-    ),
+    typer.Option("--out", "-o", metavar="DIR", help="Folder of the data set.", rich_help_panel=OUTPUT),
 ]
 SizeOption = Annotated[
     str,
@@ -158,7 +155,6 @@ NotInOption = Annotated[
         help="Fail if an image is also in this prepared set (e.g. validation), or drop it with --drop-duplicates; "
         "repeatable.",
         rich_help_panel=FILTERS,
-        show_default=False,
     ),
 ]
 DropDuplicatesOption = Annotated[
@@ -194,7 +190,6 @@ StatsOption = Annotated[
         metavar="EXTRACTOR",
         help="Also write reference statistics for hdit eval-fid --ref next to the shards: inception, "
         "efficientnet-lite0, or the name of an installed extractor.",
-        show_default=False,
         rich_help_panel=OUTPUT,
     ),
 ]

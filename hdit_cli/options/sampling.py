@@ -62,7 +62,6 @@ SampleSetOption = Annotated[
         "--set",
         metavar="sample.KEY=VALUE",
         help="Override any other key of the recipe's [sample]; repeatable.",
-        show_default=False,
         rich_help_panel="Sampling",
     ),
 ]
@@ -125,7 +124,6 @@ GuideOption = Annotated[
         "--guide",
         metavar="CKPT",
         help="Autoguidance: checkpoint of a weaker model (Karras et al. 2024); works without classes.",
-        show_default=False,
     ),
 ]
 

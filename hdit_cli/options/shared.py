@@ -28,15 +28,12 @@ RecipeArgument = Annotated[
         metavar="RECIPE",
         help="TOML file, or the name of a built-in recipe (hdit recipe list).",
         autocompletion=recipe_names,
-        show_default=False,
     ),
 ]
 
 SetOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set", metavar="TABLE.KEY=VALUE", help="Override a key of the recipe; repeatable.", show_default=False
-    ),
+    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key of the recipe; repeatable."),
 ]
 """Default None; pass `overrides or ()` to `read_recipe`."""
 
@@ -48,7 +45,6 @@ CheckpointOption = Annotated[
         "--ckpt",
         metavar="PATH",
         help="Run, checkpoint folder, exported folder, or safetensors file.",
-        show_default=False,
         rich_help_panel=INPUT,
     ),
 ]

@@ -18,7 +18,6 @@ RunRecipeArgument = Annotated[
         metavar="RECIPE",
         help="TOML file, or the name of a built-in recipe (hdit recipe list).",
         autocompletion=recipe_names,
-        show_default=False,
     ),
 ]
 RunOption = Annotated[
@@ -39,7 +38,6 @@ TrackerOption = Annotated[
         "--watch",
         metavar="TRACKER",
         help="Also log to tensorboard or wandb; repeatable.",
-        show_default=False,
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -63,7 +61,6 @@ class StartOptions:
             "--resume",
             metavar="RUN",
             help="Resume this run with its own recipe, without RECIPE and --out.",
-            show_default=False,
             rich_help_panel=START,
         ),
     ] = None
@@ -74,7 +71,6 @@ class StartOptions:
             metavar="RUN[@STEP]",
             help="Fork: start the new run --out from a checkpoint of another run (default: its newest), with changed "
             "settings. Takes over weights, optimizer, EMA, counters and data position.",
-            show_default=False,
             rich_help_panel=START,
         ),
     ] = None
@@ -84,7 +80,6 @@ class StartOptions:
             "--reset",
             metavar="optimizer|ema|counter",
             help="With --from: reinitialize this state; repeatable. counter resets images, steps and data position.",
-            show_default=False,
             rich_help_panel=START,
         ),
     ] = None
@@ -109,7 +104,6 @@ class CheckOptions:
             min=0,
             metavar="STEP",
             help="Re-execute one step of the run, for debugging; the run is not modified.",
-            show_default=False,
             rich_help_panel=CHECK,
         ),
     ] = None
@@ -119,7 +113,6 @@ class CheckOptions:
             "--save-images",
             metavar="FILE.png",
             help="--repro: write the input images of the step.",
-            show_default=False,
             rich_help_panel=CHECK,
         ),
     ] = None
