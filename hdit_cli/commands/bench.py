@@ -26,7 +26,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", min=1, metavar="N", help="CPU threads.", show_default="OMP_NUM_THREADS, or all cores"),
+    typer.Option("--threads", min=1, help="CPU threads.", show_default="OMP_NUM_THREADS, or all cores"),
 ]
 SecondsOption = Annotated[
     float, typer.Option("--seconds", min=0.0, metavar="S", help="Approximate time per measurement, in seconds.")
@@ -59,7 +59,7 @@ def bench() -> None:
 def attention(
     sizes: SizesOption = "32,64,128,256",
     kernel_size: Annotated[int, typer.Option("--kernel-size", min=3, metavar="K", help="Attention window size.")] = 7,
-    heads: Annotated[int, typer.Option("--heads", min=1, metavar="N", help="Attention heads.")] = 2,
+    heads: Annotated[int, typer.Option("--heads", min=1, help="Attention heads.")] = 2,
     head_dim: Annotated[int, typer.Option("--head-dim", min=8, metavar="D", help="Features per head.")] = 64,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -151,9 +151,7 @@ def sample(
 @app.command()
 def scaling(
     sizes: SizesOption = "64,128,256,512,1024",
-    width: Annotated[
-        int, typer.Option("--width", min=1, metavar="N", help="Width of the innermost level; HDiT-B has 768.")
-    ] = 128,
+    width: Annotated[int, typer.Option("--width", min=1, help="Width of the innermost level; HDiT-B has 768.")] = 128,
     most_s: Annotated[
         float,
         typer.Option("--most", min=0.0, metavar="S", help="Skip cases that take longer than S seconds."),
@@ -194,7 +192,7 @@ def data(
         typer.Argument(metavar="DIR", help="Folder of pictures.", show_default="generated noise"),
     ] = None,
     size: SizeOption = "256",
-    images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Number of pictures.")] = 200,
+    images: Annotated[int, typer.Option("--images", min=1, help="Number of pictures.")] = 200,
     seconds: SecondsOption = 15.0,
     json: JsonOption = False,
 ) -> None:

@@ -47,7 +47,7 @@ def verify(
     deep: Annotated[
         bool, typer.Option("--deep", help="Also decode every image and compare it with the index.")
     ] = False,
-    workers: Annotated[int, typer.Option("--workers", min=1, metavar="N", help="Shards checked in parallel.")] = 2,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Shards checked in parallel.")] = 2,
     json: JsonOption = False,
 ) -> None:
     """Find every damaged part of a data set.
@@ -79,7 +79,7 @@ def show(
         Path | None,
         typer.Option("--sheet", metavar="FILE.png", help="Write a contact sheet of the images."),
     ] = None,
-    images: Annotated[int, typer.Option("--images", min=1, max=4096, metavar="N", help="Images on the sheet.")] = 64,
+    images: Annotated[int, typer.Option("--images", min=1, max=4096, help="Images on the sheet.")] = 64,
     json: JsonOption = False,
 ) -> None:
     """Print contents, classes, pixel statistics and preparation settings.

@@ -21,13 +21,11 @@ MOST_FRAMES = 10_000
 
 CountOption = Annotated[
     int,
-    typer.Option("--count", "--n", "-n", min=1, metavar="N", help="Number of images.", rich_help_panel=OUTPUT),
+    typer.Option("--count", "--n", "-n", min=1, help="Number of images.", rich_help_panel=OUTPUT),
 ]
 FramesOption = Annotated[
     int,
-    typer.Option(
-        min=2, max=MOST_FRAMES, metavar="N", help="Number of frames, endpoints included.", rich_help_panel=OUTPUT
-    ),
+    typer.Option(min=2, max=MOST_FRAMES, help="Number of frames, endpoints included.", rich_help_panel=OUTPUT),
 ]
 InitOption = Annotated[
     Path,
@@ -55,7 +53,6 @@ RoundsOption = Annotated[
     typer.Option(
         min=1,
         max=100,
-        metavar="N",
         help="Resampling iterations per step (RePaint); more blend better, at proportional cost.",
         rich_help_panel="Sampling",
     ),

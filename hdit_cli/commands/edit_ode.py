@@ -68,7 +68,6 @@ CountOption = Annotated[
         "--n",
         "-n",
         min=1,
-        metavar="N",
         help="Random subset of this many images, drawn by --seed.",
         show_default="all",
         rich_help_panel=INPUT,
@@ -77,11 +76,7 @@ CountOption = Annotated[
 ProbesOption = Annotated[
     int,
     typer.Option(
-        min=1,
-        max=1000,
-        metavar="N",
-        help="Hutchinson probes per image; more reduce the variance.",
-        rich_help_panel=SOLVER,
+        min=1, max=1000, help="Hutchinson probes per image; more reduce the variance.", rich_help_panel=SOLVER
     ),
 ]
 EachOption = Annotated[

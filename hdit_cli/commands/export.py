@@ -39,7 +39,6 @@ CountOption = Annotated[
         "-n",
         min=0,
         max=100,
-        metavar="N",
         help="Images on the sample sheet; 0: no sheet.",
         rich_help_panel="Sampling",
     ),

@@ -21,7 +21,7 @@ GpuOption = Annotated[
     str | None,
     typer.Option("--gpu", metavar="NAME", help="GPU: a100, h100, h200, l40s, rtx4090, ..."),
 ]
-CountOption = Annotated[int, typer.Option("--count", "-n", min=1, metavar="N", help="Number of GPUs.")]
+CountOption = Annotated[int, typer.Option("--count", "-n", min=1, help="Number of GPUs.")]
 UtilisationOption = Annotated[
     float | None,
     typer.Option(

@@ -32,7 +32,6 @@ CountOption = Annotated[
         "--n",
         "-n",
         min=1,
-        metavar="N",
         help="Number of images (under torchrun: --count).",
         show_default=str(DEFAULT_COUNT),
         rich_help_panel=OUTPUT,

@@ -23,15 +23,15 @@ MOST_CPU_DAYS = 7
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 TimeOption = Annotated[str, typer.Option("--time", "-t", metavar="TIME", help="Time limit, e.g. 24:00:00 or 2-12:00.")]
-NodesOption = Annotated[int, typer.Option("--nodes", "-N", min=1, metavar="N", help="Number of nodes.")]
-GpusOption = Annotated[int, typer.Option("--gpus-per-node", min=0, metavar="N", help="GPUs per node.")]
+NodesOption = Annotated[int, typer.Option("--nodes", "-N", min=1, help="Number of nodes.")]
+GpusOption = Annotated[int, typer.Option("--gpus-per-node", min=0, help="GPUs per node.")]
 RanksOption = Annotated[
     int | None,
-    typer.Option("--ranks-per-node", min=1, metavar="N", help="Ranks per node.", show_default="one per GPU, or one"),
+    typer.Option("--ranks-per-node", min=1, help="Ranks per node.", show_default="one per GPU, or one"),
 ]
 CpusOption = Annotated[
     int | None,
-    typer.Option("--cpus-per-task", "-c", min=1, metavar="N", help="CPU cores per rank.", show_default="the cluster's"),
+    typer.Option("--cpus-per-task", "-c", min=1, help="CPU cores per rank.", show_default="the cluster's"),
 ]
 NoticeOption = Annotated[
     int,
@@ -45,9 +45,7 @@ SetupOption = Annotated[
     list[str] | None,
     typer.Option(metavar="LINE", help="Shell line to run first, e.g. 'source venv/bin/activate'; repeatable."),
 ]
-RequeuesOption = Annotated[
-    int, typer.Option("--requeues", min=0, metavar="N", help="Maximum number of requeues without progress.")
-]
+RequeuesOption = Annotated[int, typer.Option("--requeues", min=0, help="Maximum number of requeues without progress.")]
 
 
 @app.callback()
@@ -160,7 +158,7 @@ def prepare_data(
     time: TimeOption,
     tasks: Annotated[
         int | None,
-        typer.Option("--tasks", min=1, metavar="N", help="Tasks of a job array.", show_default="one job"),
+        typer.Option("--tasks", min=1, help="Tasks of a job array.", show_default="one job"),
     ] = None,
     cpus: CpusOption = None,
     more: MoreOption = None,
@@ -188,7 +186,7 @@ def prepare_data(
 @app.command(hidden=True)
 def requeue(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")],
-    most: Annotated[int, typer.Option(min=0, metavar="N", help="Maximum attempts without a newer checkpoint.")] = 3,
+    most: Annotated[int, typer.Option(min=0, help="Maximum attempts without a newer checkpoint.")] = 3,
     asked: Annotated[bool, typer.Option("--asked", help="Slurm ended the job, not a person.")] = False,
 ) -> None:
     """Decide whether a run is requeued: exit code 0 for yes and 1 for no.

@@ -66,14 +66,13 @@ NumOption = Annotated[
         "-n",
         "--count",
         min=1,
-        metavar="N",
         help="Images per candidate in the final round; under torchrun write --count.",
         rich_help_panel=SEARCH,
     ),
 ]
 ConfirmOption = Annotated[
     int,
-    typer.Option("--confirm", min=1, metavar="N", help="Images for re-scoring the winner.", rich_help_panel=SEARCH),
+    typer.Option("--confirm", min=1, help="Images for re-scoring the winner.", rich_help_panel=SEARCH),
 ]
 ApplyOption = Annotated[
     bool,

@@ -27,7 +27,6 @@ ConditionChannelsOption = Annotated[
         "--condition-channels",
         min=1,
         max=64,
-        metavar="N",
         help="Channels of the condition images.",
         show_default="those of the first one",
     ),

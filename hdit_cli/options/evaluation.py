@@ -33,10 +33,7 @@ ReferenceOption = Annotated[
 CheckpointImagesOption = Annotated[
     str | None,
     typer.Option(
-        "--ckpt",
-        metavar="PATH",
-        help="Instead of IMAGES: a run or checkpoint, whose samples are scored.",
-        rich_help_panel=INPUT,
+        "--ckpt", help="Instead of IMAGES: a run or checkpoint, whose samples are scored.", rich_help_panel=INPUT
     ),
 ]
 CountOption = Annotated[
@@ -46,7 +43,6 @@ CountOption = Annotated[
         "-n",
         "--count",
         min=1,
-        metavar="N",
         help="Number of images; under torchrun write --count.",
         show_default="all; for a model, the recipe's",
         rich_help_panel=INPUT,
@@ -85,7 +81,6 @@ SeedOption = Annotated[
     typer.Option(
         "--seed",
         min=0,
-        metavar="N",
         help="Random seed for sampling, for the subset of --n images, and for KID.",
         rich_help_panel=SAMPLING,
     ),
@@ -113,7 +108,6 @@ ExtractorWeightsOption = Annotated[
     typer.Option(
         "--extractor-weights",
         "--inception-weights",
-        metavar="PATH",
         help="Weight file of the extractor.",
         show_default="from the cache, or downloaded",
         rich_help_panel=METRIC,
@@ -188,7 +182,6 @@ FeatureBatchOption = Annotated[
         "--batch-size",
         min=1,
         max=128,
-        metavar="N",
         help="Feature-extraction batch size.",
         show_default="the extractor's",
         rich_help_panel=PERFORMANCE,

@@ -101,15 +101,12 @@ ResizeOption = Annotated[
     Literal["lanczos", "area", "bicubic"],
     typer.Option("--resize", metavar="lanczos|area|bicubic", help="Downsampling filter.", rich_help_panel=PIXELS),
 ]
-ShardSizeOption = Annotated[
-    int, typer.Option("--shard-size", min=1, metavar="N", help="Images per shard.", rich_help_panel=OUTPUT)
-]
+ShardSizeOption = Annotated[int, typer.Option("--shard-size", min=1, help="Images per shard.", rich_help_panel=OUTPUT)]
 WorkersOption = Annotated[
     int | None,
     typer.Option(
         "--workers",
         min=0,
-        metavar="N",
         help="Worker processes.",
         show_default=f"one per CPU, at most {MOST_WORKERS}",
         rich_help_panel=CLUSTER,

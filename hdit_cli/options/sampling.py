@@ -36,11 +36,7 @@ SAMPLERS = (
 ImagesOutOption = Annotated[
     Path,
     typer.Option(
-        "--out",
-        "-o",
-        metavar="PATH",
-        help="Folder, or a file .tar or .npz; - writes a tar to stdout.",
-        rich_help_panel=OUTPUT,
+        "--out", "-o", help="Folder, or a file .tar or .npz; - writes a tar to stdout.", rich_help_panel=OUTPUT
     ),
 ]
 
@@ -81,9 +77,7 @@ SamplerOption = Annotated[
     str | None, typer.Option("--sampler", metavar="NAME", help=f"One of {SAMPLERS}.", show_default=RECIPES)
 ]
 
-StepsOption = Annotated[
-    int | None, typer.Option("--steps", min=1, metavar="N", help="Sampler steps.", show_default=RECIPES)
-]
+StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Sampler steps.", show_default=RECIPES)]
 
 GuidanceOption = Annotated[
     float | None,

@@ -41,17 +41,10 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 CheckpointOption = Annotated[
     Path,
-    typer.Option(
-        "--ckpt",
-        metavar="PATH",
-        help="Run, checkpoint folder, exported folder, or safetensors file.",
-        rich_help_panel=INPUT,
-    ),
+    typer.Option("--ckpt", help="Run, checkpoint folder, exported folder, or safetensors file.", rich_help_panel=INPUT),
 ]
 
-OutOption = Annotated[
-    Path, typer.Option("--out", "-o", metavar="PATH", help="Where the result is written.", rich_help_panel=OUTPUT)
-]
+OutOption = Annotated[Path, typer.Option("--out", "-o", help="Where the result is written.", rich_help_panel=OUTPUT)]
 
 DeviceOption = Annotated[
     str,
@@ -63,17 +56,12 @@ DeviceOption = Annotated[
     ),
 ]
 
-SeedOption = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Random seed.")]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Random seed.")]
 
 BatchSizeOption = Annotated[
     int | None,
     typer.Option(
-        "--batch-size",
-        min=1,
-        metavar="N",
-        help="Images per batch and device.",
-        show_default=RECIPES,
-        rich_help_panel=PERFORMANCE,
+        "--batch-size", min=1, help="Images per batch and device.", show_default=RECIPES, rich_help_panel=PERFORMANCE
     ),
 ]
 
