@@ -23,6 +23,7 @@ logger = logging.getLogger("hdit")
 
 HELD = (BlockingIOError, PermissionError)  # systems report a lock that somebody else holds by either
 POLL_S = 0.02
+SAY_AFTER_S = 3.0  # of waiting for another process, which is then reported
 OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 Ranges = Sequence[tuple[int, int]]
@@ -70,14 +71,18 @@ def _open_locked(path: Path, kind: int, ranges: Ranges, wait_s: float) -> tuple[
 
 def _lock(descriptor: int, path: Path, kind: int, start: int, length: int = 1, wait_s: float = 0.0) -> bool:
     """Lock bytes and return True; return False if the file system has no locks."""
-    give_up_at = time.monotonic() + wait_s
+    began_at, is_said = time.monotonic(), False
     while True:
         try:
             fcntl.lockf(descriptor, kind | fcntl.LOCK_NB, length, start)
             return True
         except HELD:
-            if time.monotonic() >= give_up_at:
+            waited_s = time.monotonic() - began_at
+            if waited_s >= wait_s:
                 raise LockHeldError(path) from None
+            if waited_s >= SAY_AFTER_S and not is_said:
+                is_said = True
+                logger.info("%s: waiting for another process of hdit that holds this lock", path)
         except OSError as error:
             if error.errno == errno.ESTALE:  # the file was removed on another machine: see `_is_removed`
                 return True

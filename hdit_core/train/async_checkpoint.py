@@ -30,11 +30,14 @@ class AsyncCheckpointer:
         recipe: Recipe,
         world: World,
         on_saved: Callable[[State, Path], None] = lambda state, folder: None,
+        step: int | None = None,
     ) -> None:
         """
         Args:
             on_saved: called by `poll` or `finish` for every checkpoint that was written and read back.
+            step: of the checkpoint that the run started from.
         """
+        self.step = step  # of the newest checkpoint whose save has begun
         self._run, self._recipe, self._world = run, recipe, world
         self._on_saved = on_saved
         self._writer = ThreadPoolExecutor(1, "checkpoint")
@@ -54,9 +57,21 @@ class AsyncCheckpointer:
             HditError: on the other ranks, for the same reason.
         """
         self.finish()
-        copies = {name: full_tensors_on_cpu(tensors, self._world) for name, tensors in parts.items()}
-        if self._world.is_main:
-            self._pending = state, self._writer.submit(self._write, state, copies)
+        self._begin(state, parts, self._world)
+
+    def save_alone(self, state: State, parts: Parts) -> None:
+        """Write a checkpoint, unless it was, and wait for it; on the main rank, without the others, which may be gone.
+
+        Args:
+            parts: tensors that are not sharded.
+
+        Raises:
+            CheckpointError: this save or the one before it failed.
+        """
+        self._settle()
+        if self.step != state.step:
+            self._begin(state, parts, World())
+            self._settle()
 
     def poll(self) -> bool:
         """Report a save that is done; return whether it failed, which `finish` then raises on all ranks."""
@@ -88,6 +103,12 @@ class AsyncCheckpointer:
             logger.warning(str(problem))
         finally:
             self._writer.shutdown()
+
+    def _begin(self, state: State, parts: Parts, world: World) -> None:
+        copies = {name: full_tensors_on_cpu(tensors, world) for name, tensors in parts.items()}
+        self.step = state.step
+        if world.is_main:
+            self._pending = state, self._writer.submit(self._write, state, copies)
 
     def _settle(self) -> None:
         pending, self._pending = self._pending, None

@@ -21,6 +21,7 @@ MARGIN_S = 60.0
 SLOWEST_SAVES = 2.0  # time reserved, as a multiple of the slowest save so far
 SQUEUE_TIMEOUT_S = 10.0
 POLL_S = 1.0
+FIRST_LINE_S = 3.0  # from a request to the first message about what it waits for; the next ones after twice the time
 AGAIN_S = 0.5  # a second SIGINT after this time is another Ctrl-C: launchers forward the first one
 END_S = 2.0  # from a second Ctrl-C to the end of the process
 INTERRUPTED = 130
@@ -85,26 +86,45 @@ def seconds_left(text: str) -> float | None:
 
 
 class StopRequest:
-    """Whether this process was asked to stop, and by what."""
+    """Whether this process was asked to stop, by what, and what it waits for before it can.
+
+    Attributes:
+        reason: of the first request; None: there is none.
+        patience_s: returns how long a wait may go on after a request, s.
+        announce: called in a thread, once, with the reason of a request.
+        abandon: called in a thread, every second, if the patience ends during an activity that can be abandoned.
+    """
 
     def __init__(self, stop_file: Path, deadline: Deadline) -> None:
         self.reason: str | None = None
+        self.patience_s: Callable[[], float] = lambda: 0.0
+        self.announce: Callable[[str], object] = lambda reason: None
+        self.abandon: Callable[[], object] = lambda: None
         self._stop_file = stop_file
         self._deadline = deadline
-        self._is_waiting = False
+        self._requested_at_s = 0.0
+        self._activity, self._can_abandon = "the run to start", False
+        self._is_waiting = self._is_announced = False
+        self._next_line_s = FIRST_LINE_S
         self._interrupted_at_s: float | None = None
+
+    def request(self, reason: str) -> None:
+        """Ask the process to stop."""
+        if self.reason is None:
+            self._requested_at_s = time.monotonic()
+            self.reason = reason
 
     def raised(self) -> bool:
         """Check the stop file and the clock, and return whether there is any request."""
         if self.reason is None and self._stop_file.exists():
-            self.reason = f"the file {self._stop_file}"
+            self.request(f"the file {self._stop_file}")
         if self.reason is None and self._deadline.passed():
-            self.reason = "the end of the Slurm job's time"
+            self.request("the end of the Slurm job's time")
         return self.reason is not None
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Let a request interrupt the body, which waits for something outside of this process.
+        """Let a request interrupt the body, which waits for data, once the patience ends.
 
         Raises:
             WaitInterrupted: in the body, when a request comes.
@@ -115,6 +135,21 @@ class StopRequest:
         finally:
             self._is_waiting = False
 
+    @contextmanager
+    def during(self, activity: str, can_abandon: bool = False) -> Iterator[None]:
+        """Name what the body does, for the message of a run that does not stop at once.
+
+        Args:
+            activity: continues the words "waiting for".
+            can_abandon: whether `abandon` is called once the patience ends.
+        """
+        before = self._activity, self._can_abandon
+        self._activity, self._can_abandon = activity, can_abandon
+        try:
+            yield
+        finally:
+            self._activity, self._can_abandon = before
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
         # sets a flag only: to save inside a handler could start in the middle of a step, or of a save
         now_s = time.monotonic()
@@ -122,11 +157,13 @@ class StopRequest:
             raise KeyboardInterrupt
         if number == signal.SIGINT and self._interrupted_at_s is None:
             self._interrupted_at_s = now_s
-        if self.reason is None:
-            self.reason = signal.Signals(number).name
-        if self._is_waiting:
+        self.request(signal.Signals(number).name)
+        if self._is_waiting and self._is_overdue():
             self._is_waiting = False
             raise WaitInterrupted
+
+    def _is_overdue(self) -> bool:
+        return time.monotonic() - self._requested_at_s >= self.patience_s()
 
     def _watch(self, pipe: int) -> None:
         """Look for requests while the main thread waits or computes; runs in a thread until the pipe is closed."""
@@ -137,10 +174,31 @@ class StopRequest:
                 if not numbers:
                     return
                 interrupts += [time.monotonic()] * (signal.SIGINT in numbers)
-            if self._is_waiting and self.raised():
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
+                for number in sorted(set(numbers).intersection(SIGNALS)):
+                    self.request(signal.Signals(number).name)  # `_handle` has to wait for compiled code to end
+            if self.raised():
+                self._expedite()
             if interrupts and interrupts[-1] - interrupts[0] > AGAIN_S and time.monotonic() - interrupts[-1] > END_S:
                 os._exit(INTERRUPTED)  # the main thread does not get to the KeyboardInterrupt
+
+    def _expedite(self) -> None:
+        """Tell the other ranks of a request, say what it waits for, and end the wait where that is possible."""
+        if not self._is_announced:
+            self._is_announced = True
+            self.announce(str(self.reason))
+        waited_s = time.monotonic() - self._requested_at_s
+        if waited_s >= self._next_line_s:
+            self._next_line_s *= 2
+            logger.info(
+                "stopping (%s): waiting for %s, for %.0f s so far; a second Ctrl-C ends the run without saving",
+                self.reason,
+                "data" if self._is_waiting else self._activity,
+                waited_s,
+            )
+        if self._is_waiting and self._is_overdue():
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR2)
+        elif self._can_abandon and self._is_overdue():
+            self.abandon()
 
 
 @contextmanager

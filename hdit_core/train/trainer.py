@@ -1,42 +1,43 @@
 """The training loop: step by step, with log lines, checkpoints, sample grids and scores, until the end or a stop."""
 
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from hdit_core.checkpoint.ema.snapshots import remove_snapshots_after
 from hdit_core.checkpoint.layout import stop_file
 from hdit_core.checkpoint.log import Log
+from hdit_core.checkpoint.save import Parts
 from hdit_core.checkpoint.state import State
-from hdit_core.checkpoint.status import RunStatus, write_status
+from hdit_core.data.format.transient import StorageUnavailable
 from hdit_core.data.loader.quarantine import Quarantine
 from hdit_core.data.loader.workers import translate_worker_errors
 from hdit_core.errors import StoppedEarly, WaitInterrupted
 from hdit_core.train.async_checkpoint import AsyncCheckpointer
 from hdit_core.train.context import RunContext
 from hdit_core.train.evaluation import PeriodicEvaluation, open_scores
+from hdit_core.train.interrupted_step import InterruptedStep
 from hdit_core.train.monitor.callbacks import Progress
 from hdit_core.train.monitor.incidents import StepGuard
 from hdit_core.train.monitor.metrics import log_fields, next_state, with_new_log_window
+from hdit_core.train.monitor.run_status import RunStatusWriter
 from hdit_core.train.monitor.throughput import image_flops, peak_bytes, peak_flops_per_s
 from hdit_core.train.monitor.trackers import Trackers, open_trackers
 from hdit_core.train.optim.lr_schedule import lr_factor
 from hdit_core.train.optim.optimizer import optimizer_tensors
+from hdit_core.train.parallel.parallelize import is_sharded
 from hdit_core.train.preemption import Deadline, StopRequest, job_end_s, stop_signals
 from hdit_core.train.sample_grid import draw_grid
 from hdit_core.train.step.batch_plan import PlannedStep, steps
 from hdit_core.train.step.dataloader import TimedLoader, build_dataloader
 from hdit_core.train.step.result import NotFinite, StepResult
 from hdit_core.train.step.train_step import Learner
+from hdit_core.train.step.update_gate import UpdateGate
 
 logger = logging.getLogger("hdit")
-
-STATUS_EVERY_S = 20.0
 
 
 class Trainer:
@@ -49,15 +50,22 @@ class Trainer:
         """
         self._context, self._learner, self._state = context, learner, start
         self._recipe, self._run, self._world = context.recipe, context.folder, context.world
-        self._saved = start if is_saved else None  # the newest state that is on disk
-        self._saved_step = start.step if is_saved else None  # the newest one whose save has begun
-        self._saver = AsyncCheckpointer(self._run, self._recipe, self._world, self._on_saved)
+        self._status = RunStatusWriter(self._run, self._world.is_main, start if is_saved else None)
+        saved_step = start.step if is_saved else None
+        self._saver = AsyncCheckpointer(self._run, self._recipe, self._world, self._on_saved, saved_step)
         self._guard = StepGuard(self._recipe, self._run, context.reader, self._world)
         self._trackers, self._log = Trackers(), Log(self._run, start.step) if self._world.is_main else None
         self._scores: PeriodicEvaluation | None = None
         self._peak_flops_per_s = peak_flops_per_s(learner.device, learner.dtype)
-        self._progress: Progress | None = None
-        self._status_at_s = 0.0
+        self._gate, self._step_s = UpdateGate(learner.optimizer), 0.0
+        self._interrupted = InterruptedStep(
+            context,
+            self._saver,
+            self._status,
+            self._gate,
+            lambda: (self._state, self._parts()),
+            is_sharded(learner.ema.network),
+        )
         self._quarantine = Quarantine(self._recipe.data.max_damaged, start.memory.damaged)
 
     def fit(self) -> State:
@@ -82,27 +90,32 @@ class Trainer:
         ):
             if self._world.is_main:
                 remove_snapshots_after(self._run, self._state.num_images)
-            self._write_status("running")
+            self._interrupted.share_requests(stop, lambda: self._step_s)
+            self._status.write("running")
             self._save()
-            self._scores = open_scores(self._context, self._learner, self._state)
+            with stop.during("the statistics of the reference images"):
+                self._scores = open_scores(self._context, self._learner, self._state)
             self._score(stop)
             self._stop_if_asked(stop)
             self._train(batches, stop)
             self._save()
             self._saver.finish()
-        self._write_status("done")
+        self._status.write("done")
         return self._state
 
     def _train(self, batches: TimedLoader, stop: StopRequest) -> None:
-        if self._world.size == 1:  # others wait for this rank in collective operations
-            batches.waiting = stop.interrupting
+        batches.waiting = stop.interrupting
         for step in self._steps_left():
             try:
-                self._take(step, batches)
-            except WaitInterrupted:
-                self._stop_here(stop)  # the weights are those of the last whole step
-            self._score(stop)
-            self._stop_if_asked(stop)
+                self._take(step, batches, stop)
+                self._score(stop)
+                self._stop_if_asked(stop)
+            except WaitInterrupted as problem:
+                if self._world.size == 1:
+                    self._stop_here(stop)  # the weights are those of the last whole step
+                self._interrupted.end(stop, problem)
+            except (StorageUnavailable, RuntimeError) as problem:
+                self._interrupted.end(stop, problem)
 
     def _steps_left(self) -> Iterator[PlannedStep]:
         return steps(self._recipe.train, self._state.step, self._state.num_images, self._state.skips)
@@ -117,8 +130,17 @@ class Trainer:
             quarantine=self._quarantine,
         )
 
-    def _take(self, step: PlannedStep, batches: TimedLoader) -> None:
+    def _take(self, step: PlannedStep, batches: TimedLoader, stop: StopRequest) -> None:
         """Take one step, and run the periodic actions that are due after it."""
+        with stop.during(f"step {step.number + 1} to end", can_abandon=True):
+            self._update(step, batches)
+        last = self._state.num_images >= self._recipe.train.num_images
+        for every, activity, action in self._periodic_actions():
+            if every and (last or _crosses(every, step)):
+                with stop.during(activity):
+                    action()
+
+    def _update(self, step: PlannedStep, batches: TimedLoader) -> None:
         began_at_s, waited_s = time.perf_counter(), batches.waited_s
         result = self._checked_step(step, batches)
         elapsed_s = time.perf_counter() - began_at_s - result.compile_s
@@ -134,20 +156,19 @@ class Trainer:
             spikes=self._guard.spikes(step, result, self._state),
             damaged=dict(self._quarantine.damaged),
         )
+        self._gate.step_ended()
+        self._step_s = elapsed_s
         self._report_progress(step)
-        last = self._state.num_images >= self._recipe.train.num_images
-        for every, action in self._periodic_actions():
-            if every and (last or _crosses(every, step)):
-                action()
 
-    def _periodic_actions(self) -> list[tuple[int, Callable[[], None]]]:
+    def _periodic_actions(self) -> list[tuple[int, str, Callable[[], None]]]:
         """Return the actions with their intervals in images (0: never), in the order in which they have to run."""
         train = self._recipe.train
         return [
-            (train.log_every_images, self._write_log),
-            (train.snapshot_every_images, self._snapshot),  # first: the step of a checkpoint is not repeated
-            (train.checkpoint_every_images, self._save),
-            (train.sample_every_images, self._draw_grid),
+            (train.log_every_images, "the log", self._write_log),
+            # before the checkpoint, whose step is not repeated
+            (train.snapshot_every_images, "an EMA snapshot to be written", self._snapshot),
+            (train.checkpoint_every_images, "the checkpoint before to be written", self._save),
+            (train.sample_every_images, "the sample grid", self._draw_grid),
         ]
 
     def _checked_step(self, step: PlannedStep, batches: TimedLoader) -> StepResult:
@@ -161,7 +182,7 @@ class Trainer:
 
     def _report_progress(self, step: PlannedStep) -> None:
         window, state = self._state.memory.interval, self._state
-        self._progress = Progress(
+        progress = Progress(
             state.step,
             state.num_images,
             self._recipe.train.num_images,
@@ -170,13 +191,12 @@ class Trainer:
             lr=lr_factor(self._recipe.train, step.num_images) * self._recipe.train.lr,
             images_per_s=window.num_images / max(window.elapsed_s, 1e-9),
         )
-        if time.monotonic() - self._status_at_s >= STATUS_EVERY_S:
-            self._write_status("running")
-        self._context.callbacks.on_step(self._progress)
+        self._status.write_if_due(progress)
+        self._context.callbacks.on_step(progress)
 
     def _write_log(self) -> None:
         """Write a line of the log, and start a new window, on all ranks."""
-        state, progress = self._state, self._progress
+        state, progress = self._state, self._status.progress
         assert progress is not None  # there was a step
         fields = log_fields(state.memory.interval)
         self._state = with_new_log_window(state)
@@ -207,67 +227,55 @@ class Trainer:
     def _score(self, stop: StopRequest) -> None:
         """Evaluate the EMA weights if that is due, after saving them."""
         if self._scores is not None and self._scores.due(self._state):
-            self._save()
-            self._saver.finish()
-            self._scores.take(self._state, stop.raised)
+            with stop.during("the checkpoint to be written"):
+                self._save()
+                self._saver.finish()
+            with stop.during("the evaluation"):
+                self._scores.take(self._state, stop.raised)
 
     def _save(self) -> None:
         """Start to save, unless this step is saved already."""
-        if self._saved_step == self._state.step:
-            return
+        if self._saver.step != self._state.step:
+            self._saver.save(self._state, self._parts())
+
+    def _parts(self) -> Parts:
         network = self._learner.ema.source
-        parts = {
+        return {
             "model": dict(network.state_dict()),
             "ema": dict(self._learner.ema.network.state_dict()),
             "optimizer": optimizer_tensors(self._learner.optimizer, network),
         } | self._learner.profiles.parts()
-        self._saver.save(self._state, parts)
-        self._saved_step = self._state.step
 
     def _on_saved(self, state: State, folder: Path) -> None:
-        self._saved = state
-        self._write_status("running")
+        self._status.saved = state
+        self._status.write("running")
         logger.info("saved %s", folder)
 
     def _stop_if_asked(self, stop: StopRequest) -> None:
         """Stop if a save failed or any rank was asked to stop; a collective operation."""
         failed = self._saver.poll()
-        if self._world.any(failed or stop.raised()):
+        with stop.during("the other ranks", can_abandon=True):
+            asked = self._world.any(failed or stop.raised())
+        if asked:
             self._stop_here(stop)
 
     def _stop_here(self, stop: StopRequest) -> None:
         if self._saver.is_busy:
             logger.info("stopping: waiting for the checkpoint that is being written")
-        self._saver.finish()  # raises if a save failed
-        stop.raised()  # sets the reason if another rank saw the stop file first
-        stop_file(self._run).unlink(missing_ok=True)
-        if self._state.num_images >= self._recipe.train.num_images:
-            return
-        self._save()
-        self._saver.finish()
+        with stop.during("the checkpoint to be written"):
+            self._saver.finish()  # raises if a save failed
+            stop.raised()  # sets the reason if another rank saw the stop file first
+            stop_file(self._run).unlink(missing_ok=True)
+            if self._state.num_images >= self._recipe.train.num_images:
+                return
+            self._save()
+            self._saver.finish()
         reason = stop.reason or "another rank"
-        self._write_status("preempted", reason=reason)
+        self._status.write("preempted", reason=reason)
         raise StoppedEarly(
             f"{self._run}: stopped by {reason} after step {self._state.step} ({self._state.num_images} images); "
             f"everything is saved. To resume: hdit train --resume {self._run}"
         )
-
-    def _write_status(self, status: RunStatus, **more: Any) -> None:
-        """Write RUN/status.json: `step` and `num_images` of the newest checkpoint, and the progress beyond it."""
-        if not self._world.is_main:
-            return
-        self._status_at_s = time.monotonic()
-        saved, now = self._saved, self._progress
-        if now is not None:
-            more["images_per_s"] = now.images_per_s
-        if now is not None and status == "running":
-            more["progress"] = {
-                "step": now.step,
-                "num_images": now.num_images,
-                "loss": now.loss if math.isfinite(now.loss) else None,
-                "seconds_left": round(now.seconds_left),
-            }
-        write_status(self._run, status, saved.step if saved else 0, saved.num_images if saved else 0, **more)
 
 
 def _crosses(every: int, step: PlannedStep) -> bool:

@@ -158,6 +158,8 @@ def test_a_killed_rank_ends_the_run_before_its_time_is_up_on_all_others_who_name
             assert process.exitcode == 0
     status = read_status(run)
     assert status["state"] == "failed" and f"process {lost.pid}" in status["reason"]
+    if layout == "ddp":  # the main rank saves the last whole step
+        assert status["step"] == newest_checkpoint(run)[0].state.step == 2
 
 
 def test_a_frozen_rank_ends_the_run_when_the_recipes_time_is_up(tmp_path, trained):

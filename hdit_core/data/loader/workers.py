@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from hdit_core.data.format.transient import never
+from hdit_core.data.format.transient import StorageUnavailable, never
 from hdit_core.errors import DataError, HditError, WaitInterrupted
 
 TIMEOUT_S = 600.0
@@ -157,7 +157,7 @@ def _next_batch(batches: Iterator[Any], batch_bytes: int, stop_requested: Callab
             raise WaitInterrupted
         check_shared_memory(batch_bytes, "one more batch")
         if time.monotonic() - started_at >= TIMEOUT_S:
-            raise DataError(
+            raise StorageUnavailable(
                 f"no batch was read within {TIMEOUT_S:.0f} s: is the disk or a worker process stuck? Run the same "
                 "command to resume"
             )
@@ -195,7 +195,8 @@ def read_in_workers(
         stop_requested: asked every `POLL_S` seconds while no batch comes.
 
     Raises:
-        DataError: a worker died, or no batch came within `TIMEOUT_S`.
+        DataError: a worker died.
+        StorageUnavailable: no batch came within `TIMEOUT_S`.
         HditError: there is too little shared memory.
         WaitInterrupted: a stop was requested during a wait.
     """

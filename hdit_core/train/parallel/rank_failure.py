@@ -1,4 +1,7 @@
-"""Rank monitoring: if a rank dies or hangs, the others end and name it: rank, process and machine."""
+"""Rank monitoring: if a rank dies or hangs, the others end and name it: rank, process and machine.
+
+Requests to stop travel the same way: a rank that waits for another one cannot take part in a collective operation.
+"""
 
 import os
 import re
@@ -7,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from torch.distributed import DistError
@@ -26,11 +29,17 @@ class RankFailureDetector:
     """Finds out which ranks are gone once one of them has lost another.
 
     A rank may be blocked in a collective operation, so a thread of each one reports that it is alive.
+
+    Attributes:
+        on_stop: called in that thread, with the reason, once a rank was asked to stop.
     """
 
     def __init__(self, world: World) -> None:
         """Start to listen; all ranks do so together."""
         self._rank, self._size, self._store = world.rank, world.size, world.store
+        self.on_stop: Callable[[str], object] = lambda reason: None
+        self._busy = threading.Lock()
+        self._stop_seen = False
         self._lost = "another rank"
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="rank monitoring", daemon=True)
@@ -56,11 +65,35 @@ class RankFailureDetector:
         except BaseException as error:
             if self._store is None or self._closed.is_set():
                 raise
-            if not _of_connections(error):
+            if not is_connection_error(error):
                 self._report(str(error) or type(error).__name__)
                 raise
             with _ignoring_sigterm():
                 raise HditError(f"rank {self._rank} ends, because it lost {self._lost_ranks()}") from error
+
+    def announce_stop(self, reason: str) -> None:
+        """Tell all ranks that this one was asked to stop, or cannot go on for now."""
+        self._stop_seen = True
+        if self._store is not None:
+            with suppress(DistError):
+                self._store.set("hdit/stop", f"{reason} (rank {self._rank})")
+
+    def read_stop(self) -> None:
+        """Call `on_stop` if a rank has announced a stop."""
+        if self._store is not None and not self._stop_seen and self._store.check(["hdit/stop"]):
+            self._stop_seen = True
+            self.on_stop(self._store.get("hdit/stop").decode())
+
+    def linger(self) -> None:
+        """Let the other ranks read what this one has announced, if it hosts the store."""
+        if self._store is not None and hosts_store(self._rank):
+            time.sleep(LINGER_S)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """Do not end this process before the body has ended, even if another rank is lost."""
+        with self._busy:
+            yield
 
     def close(self) -> None:
         """Stop listening."""
@@ -73,8 +106,7 @@ class RankFailureDetector:
         with suppress(DistError):  # no rank is left to read it
             self._store.set(f"hdit/why/{self._rank}", why)
             self._store.set("hdit/lost", "")
-            if hosts_store(self._rank):
-                time.sleep(LINGER_S)
+            self.linger()
 
     def _lost_ranks(self) -> str:
         assert self._store is not None
@@ -88,6 +120,7 @@ class RankFailureDetector:
         assert self._store is not None
         try:
             while not self._store.check(["hdit/lost"]):
+                self.read_stop()
                 if self._closed.wait(POLL_S):
                     return
             self._lost = self._missing()
@@ -122,8 +155,9 @@ class RankFailureDetector:
     def _give_up(self) -> None:
         """End the process if it does not end by itself: NCCL operations wait on although a rank is lost."""
         if not self._closed.wait(GIVE_UP_S):
-            print(f"rank {self._rank} ends, because it lost {self._lost}", file=sys.stderr, flush=True)  # noqa: T201
-            os._exit(HditError.exit_code)
+            with self._busy:
+                print(f"rank {self._rank} ends, because it lost {self._lost}", file=sys.stderr, flush=True)  # noqa: T201
+                os._exit(HditError.exit_code)
 
 
 @contextmanager
@@ -136,7 +170,8 @@ def _ignoring_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _of_connections(error: BaseException) -> bool:
+def is_connection_error(error: BaseException) -> bool:
+    """Return whether an error means that the connection to another rank broke or timed out."""
     return isinstance(error, DistError) or (
         isinstance(error, RuntimeError) and OF_CONNECTIONS.search(str(error)) is not None
     )

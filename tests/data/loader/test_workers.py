@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from torch.utils.data import Dataset
 
+from hdit_core.data.format.transient import StorageUnavailable
 from hdit_core.data.loader import workers as workers_module
 from hdit_core.data.loader.workers import WaitInterrupted, read_in_workers, translate_worker_errors
 from hdit_core.data.prepare.job import PrepareSettings
@@ -139,7 +140,9 @@ def test_a_worker_that_is_killed_while_the_main_process_does_something_else_is_r
 def test_a_stuck_worker_is_reported(monkeypatch):
     monkeypatch.setattr(workers_module, "TIMEOUT_S", 1.0)
     monkeypatch.setattr(workers_module, "GRACE_S", 0.3)
-    with pytest.raises(DataError, match=r"no batch was read within 1 s: is the disk or a worker process stuck"):
+    with pytest.raises(
+        StorageUnavailable, match=r"no batch was read within 1 s: is the disk or a worker process stuck"
+    ):
         list(read_in_workers(Stuck(), [[1]], 1))
 
 
