@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from hdit_core import locks
 from hdit_core.locks import LockHeldError, locked
 
 
@@ -52,3 +53,15 @@ def test_a_lock_is_waited_for_at_most_as_long_as_asked(tmp_path):
     with locked(path, wait_s=60.0):
         pass
     os.waitpid(holder, 0)
+
+
+def test_a_wait_for_another_process_is_reported_once(tmp_path, monkeypatch, notes):
+    monkeypatch.setattr(locks, "SAY_AFTER_S", 0.1)
+    path = tmp_path / "lock"
+    holder = held_elsewhere(path)
+    try:
+        with pytest.raises(LockHeldError), locked(path, wait_s=0.5):
+            pass
+    finally:
+        end(holder)
+    assert notes == [f"{path}: waiting for another process of hdit that holds this lock"]

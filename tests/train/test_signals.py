@@ -153,7 +153,7 @@ def test_a_run_that_waits_for_a_lock_of_the_cache_stops_within_seconds(tmp_path,
     prepare = partial(read_from_store, tiny_data, cache)
     with locked(cache / root / ".fetching", ((1, 1 << 33),)):  # all shards
         process = started({"data.path": "memory://tiny", "data.workers": 0}, prepare=prepare)
-        wait_until(lambda: "waiting for another process of hdit that holds this lock" in said(tmp_path))
+        wait_until(lambda: "waiting for another process of hdit that fetches from it" in said(tmp_path))
         ask(process, tmp_path / "run", "signal")
         assert seconds_to_end(process) < 10
     assert process.exitcode == 75 and "stopped by SIGTERM after step 0" in said(tmp_path), said(tmp_path)

@@ -10,6 +10,7 @@ opened are removed, which does not disturb processes that read from them. A copy
 """
 
 import hashlib
+import logging
 import math
 import os
 import threading
@@ -26,7 +27,9 @@ from hdit_core.data.format.transient import StorageUnavailable, never
 from hdit_core.data.remote import store
 from hdit_core.errors import DataError
 from hdit_core.files import TEMPORARY, cache_folder, crc32, write_atomic
-from hdit_core.locks import LockHeldError, locked
+from hdit_core.locks import SAY_AFTER_S, LockHeldError, locked
+
+logger = logging.getLogger("hdit")
 
 LOCK_POLL_S = 1.0  # between two looks at the stop request while another process fetches
 ABANDONED_S = 3600.0  # a temporary file that nobody has written to for so long
@@ -130,12 +133,16 @@ class RemoteDataset:
     @contextmanager
     def _turn(self, turn: int) -> Iterator[None]:
         """Wait for other processes that fetch the same file; a stop request ends the wait."""
+        began_at, is_said = time.monotonic(), False
         while True:
             with suppress(LockHeldError), locked(self.folder / ".fetching", ((turn, 1),), wait_s=LOCK_POLL_S):
                 yield
                 return
             if self.stop_requested():
                 raise StorageUnavailable(f"{self.address}: another process was fetching from it when a stop came")
+            if not is_said and time.monotonic() - began_at >= SAY_AFTER_S:
+                is_said = True
+                logger.info("%s: waiting for another process of hdit that fetches from it", self.address)
 
     def _is_kept(self, path: Path, entry: ShardEntry | IndexEntry) -> bool:
         """Return whether a file is in the cache; of a shard, whose images have checksums, only the size is compared."""
