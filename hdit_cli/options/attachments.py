@@ -3,15 +3,31 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 
 from hdit_core.errors import UsageError
 
-if TYPE_CHECKING:
-    from hdit_core.data.prepare.open_attachments import AttachmentSettings
-
+DtypeOption = Annotated[
+    Literal["uint8", "uint16", "float32"],
+    typer.Option(
+        "--dtype",
+        metavar="uint8|uint16|float32",
+        help="Data type of the stored values; uint8 reduces 16 bits.",
+        rich_help_panel="Image transform",
+    ),
+]
+RangeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--range",
+        metavar="LOW,HIGH",
+        help="Values that are mapped to -1 and 1, required with float32; repeat it for each channel.",
+        show_default="all values of the integers",
+        rich_help_panel="Image transform",
+    ),
+]
 ConditionOption = Annotated[
     str | None,
     typer.Option(
@@ -110,20 +126,18 @@ class AttachmentOptions:
     vectors: VectorsOption = None
     captions: CaptionsOption = False
 
-    def settings(self) -> "AttachmentSettings":
-        """Return the checked settings.
+    def settings(self) -> dict[str, Any]:
+        """Return the checked fields of `AttachmentSettings`.
 
         Raises:
             UsageError: an option has no such value.
         """
-        from hdit_core.data.prepare.open_attachments import AttachmentSettings
-
-        return AttachmentSettings(
-            condition=None if self.condition is None else expanded_path(self.condition),
-            condition_channels=self.condition_channels,
-            condition_dtype=self.condition_dtype,
-            condition_range=value_ranges("--condition-range", self.condition_range),
-            condition_resize=self.condition_resize,
-            vectors=None if self.vectors is None else expanded_path(self.vectors),
-            captions=self.captions,
-        )
+        return {
+            "condition": None if self.condition is None else expanded_path(self.condition),
+            "condition_channels": self.condition_channels,
+            "condition_dtype": self.condition_dtype,
+            "condition_range": value_ranges("--condition-range", self.condition_range),
+            "condition_resize": self.condition_resize,
+            "vectors": None if self.vectors is None else expanded_path(self.vectors),
+            "captions": self.captions,
+        }

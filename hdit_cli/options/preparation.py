@@ -2,19 +2,19 @@
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hdit_cli.options.attachments import expanded_path
+from hdit_cli.options.attachments import DtypeOption, RangeOption, expanded_path, value_ranges
 from hdit_cli.options.shared import SeedOption, image_sizes
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
     from hdit_core.data.prepare.job import PrepareSettings
-    from hdit_core.data.prepare.open_attachments import AttachmentSettings
 
 MOST_WORKERS = 16  # by default: others use a login node with 128 cores too
 
@@ -47,8 +47,10 @@ ChannelsOption = Annotated[
     int | None,
     typer.Option(
         "--channels",
-        metavar="1|3",
-        help="1: greyscale; 3: RGB.",
+        min=1,
+        max=64,
+        metavar="N",
+        help="1: greyscale; 3: RGB; up to 64 for arrays (.npy, TIFF, PNG with alpha).",
         show_default="the named set's, or 3",
         rich_help_panel=PIXELS,
     ),
@@ -215,8 +217,10 @@ class PrepareOptions:
     drop_duplicates: DropDuplicatesOption = False
     min_size: MinSizeOption = 0
     no_upscale: NoUpscaleOption = False
+    dtype: DtypeOption = "uint8"
+    value_range: RangeOption = None
 
-    def settings(self, attachments: "AttachmentSettings") -> "PrepareSettings":
+    def settings(self, attachments: Mapping[str, Any]) -> "PrepareSettings":
         """Return the checked settings of the preparation.
 
         Raises:
@@ -229,7 +233,7 @@ class PrepareOptions:
             source=expanded_path(self.source),
             out=self.out.expanduser(),
             size=sizes[0],
-            channels=_channels(self.channels),
+            channels=self.channels,
             labels=expanded_path(self.labels),
             classes=None if self.classes is None else expanded_path(self.classes),
             crop=self.crop,
@@ -246,7 +250,9 @@ class PrepareOptions:
             drop_duplicates=self.drop_duplicates,
             min_size=self.min_size,
             no_upscale=self.no_upscale,
-            attachments=attachments,
+            dtype=self.dtype,
+            value_range=value_ranges("--range", self.value_range),
+            **attachments,
         )
 
 
@@ -255,12 +261,6 @@ def _colour(text: str) -> tuple[int, int, int]:
         raise UsageError(f"--background {text}: expected a colour as '#RRGGBB', for example '#ffffff'")
     red, green, blue = bytes.fromhex(text[1:])
     return red, green, blue
-
-
-def _channels(number: int | None) -> Literal[1, 3] | None:
-    if number not in (None, 1, 3):
-        raise UsageError(f"--channels {number}: expected 1 for greyscale or 3 for RGB")
-    return number  # type: ignore[return-value]
 
 
 def _quality(chosen: int | None, codec: str) -> int:

@@ -6,7 +6,6 @@ transparent pixels and ignores the orientation and the colours' space, and its d
 """
 
 import io
-import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from hdit_core.data.image.jpeg import decode_jpeg
 from hdit_core.data.image.png import CORRUPT_EXIF, SIGNATURE, check_rows, read_png
 from hdit_core.data.image.tiff import RAW, check_data, check_raw, is_raw_of_own_kind, is_tiff
 from hdit_core.data.image.unusable import UnusableImageError as UnusableImageError
+from hdit_core.data.image.unusable import reason_of
 
 LARGEST_FILE_BYTES = 1 << 29  # no image is this large; a video or an archive among them is not worth the memory
 
@@ -57,13 +57,6 @@ class Decoded:
 
     image: Image.Image
     remarks: tuple[str, ...]
-
-
-def _reason(problem: Exception) -> str:
-    """Return a library's complaint without the memory addresses and control characters in it."""
-    text = re.sub(r"<[^>]* at 0x[0-9a-f]+>", "file", str(problem))
-    text = "".join(letter if letter.isprintable() else "?" for letter in text)
-    return f"{type(problem).__name__}: {text[:200]}" if text else type(problem).__name__
 
 
 def _open(data: bytes) -> ImageFile.ImageFile:
@@ -265,7 +258,7 @@ def decode_image(data: bytes, channels: int | None, background: tuple[int, int, 
     except Image.DecompressionBombError:
         raise UnusableImageError(f"more than {LARGEST_IMAGE_PIXELS // 10**6} million pixels") from None
     except Exception as problem:  # a decoder raises whatever a hostile file leads it to
-        raise UnusableImageError(_reason(problem)) from None
+        raise UnusableImageError(reason_of(problem)) from None
     mode = {1: "L", 3: "RGB", None: decoded.image.mode}[channels]
     return replace(decoded, image=decoded.image.convert(mode))
 

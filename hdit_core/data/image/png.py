@@ -96,6 +96,11 @@ def read_png(data: bytes) -> FileFacts:
     return FileFacts(b"".join(kept), profile, space, (*remarks, *of_space))
 
 
+def has_chunk(data: bytes, kind: bytes) -> bool:
+    """Return whether a PNG has a chunk of a kind."""
+    return any(found == kind for found, *_ in _chunks(data))
+
+
 def _size_of_rows(width: int, height: int, bits: int, is_interlaced: bool) -> int:
     """Return how many bytes the rows of an image take, each with its filter."""
     if not is_interlaced:

@@ -13,11 +13,13 @@ RAW = "camera raw: what opens is a preview; export it first, for example as TIFF
 
 _MOST_PAGES = 64
 _MOST_VALUES = 1 << 20
+_PIECE_BYTES = 1 << 20
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _LETTERS = {1: "B", 3: "H", 4: "I", 6: "b", 7: "B", 8: "h", 9: "i", 13: "I", 16: "Q", 18: "Q"}
 
 _NEW_SUBFILE, _SUBFILE, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 254, 255, 259, 262, 266
 _STRIPS, _STRIP_SIZES, _TILES, _TILE_SIZES, _SUB_IFDS, _JPEG_TABLES, _DNG_VERSION = 273, 279, 324, 325, 330, 347, 50706
+_BITS, _SAMPLES = 258, 277
 _CFA, _LINEAR_RAW = 32803, 34892
 _GROUP_4, _JPEG, _DEFLATE = 4, 7, (8, 32946)
 _END_OF_GROUP_4 = "000000000001" * 2
@@ -109,6 +111,16 @@ def _check_group_4(part: bytes, is_reversed: bool) -> None:
         raise ValueError("its end is missing")
 
 
+def _check_deflate(part: bytes) -> None:
+    """Unpack a strip piece by piece: it may expand a thousandfold."""
+    unpacker = zlib.decompressobj()
+    while part and not unpacker.eof:
+        unpacker.decompress(part, _PIECE_BYTES)
+        part = unpacker.unconsumed_tail
+    if not unpacker.eof:
+        raise ValueError("cut short")
+
+
 def _check_data(tiff: _Tiff, tags: dict[int, tuple[int, ...]]) -> None:
     compression = _one(tags, _COMPRESSION, 1)
     tables = bytes(tags.get(_JPEG_TABLES, ()))
@@ -117,10 +129,7 @@ def _check_data(tiff: _Tiff, tags: dict[int, tuple[int, ...]]) -> None:
             if compression == _JPEG:
                 _check_jpeg(part, tables)
             elif compression in _DEFLATE:
-                unpacker = zlib.decompressobj()
-                unpacker.decompress(part)
-                if not unpacker.eof:
-                    raise ValueError("cut short")
+                _check_deflate(part)
             elif compression == _GROUP_4:
                 _check_group_4(part, _one(tags, _FILL_ORDER, 1) == 2)
     except (ValueError, zlib.error) as problem:
@@ -144,6 +153,15 @@ def check_raw(data: bytes) -> None:
         raise UnusableImageError(RAW)
     if pages and (_one(pages[0], _NEW_SUBFILE) & 1 or _one(pages[0], _SUBFILE) == 2):
         raise UnusableImageError("its first page is a reduced-resolution copy; export the full image")
+
+
+def is_8_bit_tiff(data: bytes) -> bool:
+    """Return whether the first page of a TIFF has at most 8 bits per value and 4 channels, which Pillow decodes."""
+    try:
+        tags = next(_Tiff(data, *_TIFF_MAGICS[data[:4]]).pages(), {})
+    except struct.error:  # Pillow says what is wrong with it
+        return True
+    return max(tags.get(_BITS) or (1,)) <= 8 and _one(tags, _SAMPLES, 1) <= 4
 
 
 def check_data(data: bytes) -> None:

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from hdit_core.data.format.entries import Channels, Codec
 from hdit_core.data.format.manifest import Manifest, read_manifest
+from hdit_core.data.image.arrays.pixel_format import Dtype, PixelFormat, ValueRange
 from hdit_core.data.image.codec import JPEG_QUALITY
 from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS
 from hdit_core.data.image.resize import Crop, ImageSize, Resize, bucket_sizes
@@ -35,6 +36,11 @@ _LATER = {
     if each.name in ("min_size", "no_upscale", "dtype", "value_range", "condition", "vector_dim")
 }
 """Settings that are not hashed at their defaults, so that older sets keep their fingerprints."""
+
+
+def _shown(ranges: tuple[ValueRange, ...]) -> str:
+    return " ".join(f"{low:g},{high:g}" for low, high in ranges)
+
 
 _CALLED = {"condition": "condition image", "vector": "vector"}
 
@@ -80,6 +86,8 @@ class PrepareJob:
             **({"duplicates": "dropped"} if self.drop_duplicates else {}),
             **({"min_size": self.rules.min_size} if self.rules.min_size else {}),
             **({"upscale": "no"} if self.rules.no_upscale else {}),
+            **({"dtype": self.rules.dtype} if self.rules.dtype != "uint8" else {}),
+            **({"range": _shown(self.rules.value_range)} if self.rules.value_range else {}),
             **{f"{kind}s": attachments.name for kind, attachments in self.attachments.items()},
             **({"condition_resize": self.rules.condition.resize} if self.rules.condition else {}),
         }
@@ -121,13 +129,13 @@ class PrepareJob:
 
 
 @dataclass(frozen=True)
-class PrepareSettings:
+class PrepareSettings(AttachmentSettings):
     """The source of a data set, and how it is prepared."""
 
     source: str  # folder, archive, list or named set
     out: Path
     size: ImageSize  # height, width in pixels
-    channels: Channels | None = None  # 1 or 3; None: the source's, else 3
+    channels: Channels | None = None  # None: the source's, else 3
     labels: str = "auto"  # "auto": class folders; "none"; or a csv, jsonl or txt file
     classes: str | None = None  # in index order: "imagenet", a data set, a file; None: the sorted names
     crop: Crop = "center"
@@ -144,7 +152,8 @@ class PrepareSettings:
     drop_duplicates: bool = False  # drop what is in them or came before; else refuse the former, count the latter
     min_size: NonNegativeInt = 0  # leave out images with a shorter side below this, px
     no_upscale: bool = False  # leave out images that would have to be enlarged
-    attachments: AttachmentSettings = field(default_factory=AttachmentSettings)
+    dtype: Dtype = "uint8"
+    value_range: tuple[ValueRange, ...] = ()  # values mapped to -1 and 1: one pair, or one per channel; see PixelFormat
 
 
 def _check_output(settings: PrepareSettings) -> None:
@@ -175,7 +184,7 @@ def plan_job(settings: PrepareSettings) -> PrepareJob:
     inputs, classes, labels = label_source(source, settings.labels, settings.classes)
     if not inputs:
         raise DataError(f"{settings.source}: holds no images (hidden, system and text files do not count)")
-    attachments = open_attachments(source, settings.attachments)
+    attachments = open_attachments(source, settings)
     manifests = {folder: read_manifest(folder) for folder in settings.not_in}
     _check_comparable(manifests, "condition" in attachments)
     return PrepareJob(
@@ -202,17 +211,36 @@ def _check_comparable(manifests: Mapping[Path, Manifest], has_condition: bool) -
             )
 
 
+def _pixels(settings: PrepareSettings, source: Source) -> PixelFormat:
+    """Return the format of the images.
+
+    Raises:
+        UsageError: the settings contradict each other.
+    """
+    pixels = PixelFormat(settings.channels or source.channels or 3, settings.dtype, settings.value_range)
+    if problem := pixels.problem():
+        hint = "; give it with --range LOW,HIGH" if settings.dtype == "float32" and not settings.value_range else ""
+        raise UsageError(f"--channels, --dtype, --range: images of {problem}{hint}")
+    if settings.codec != "png" and not pixels.is_8_bit_image:
+        raise UsageError(
+            f"--format {settings.codec}: stores 8-bit greyscale and RGB only; leave it out: images of "
+            f"{pixels.channels} channels and type {pixels.dtype} are stored as .npy"
+        )
+    return pixels
+
+
 def _rules(
     settings: PrepareSettings, source: Source, inputs: Sequence[Input], attachments: Mapping[Kind, Attachments]
 ) -> TransformSettings:
     """Return how every input is transformed."""
+    pixels = _pixels(settings, source)
     usable = [number for number in range(len(source.entries)) if inputs[number].problem is None]
     return TransformSettings(
         height=settings.size[0],
         width=settings.size[1],
-        channels=settings.channels or source.channels or 3,
+        channels=pixels.channels,
         crop=settings.crop,
-        codec=settings.codec,
+        codec=settings.codec if pixels.is_8_bit_image else "npy",
         background=settings.background,
         seed=settings.seed,
         resize=settings.resize,
@@ -220,6 +248,8 @@ def _rules(
         buckets=bucket_sizes(settings.buckets),
         min_size=settings.min_size,
         no_upscale=settings.no_upscale,
-        condition=condition_settings(attachments, settings.attachments, settings.resize, usable),
+        dtype=pixels.dtype,
+        value_range=pixels.value_range,
+        condition=condition_settings(attachments, settings, settings.resize, usable),
         vector_dim=vector_dim(attachments, usable),
     )

@@ -18,7 +18,7 @@ from hdit_core.data.sources.vector_table import VectorTable
 from hdit_core.errors import DataError, UsageError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class AttachmentSettings:
     """What is prepared beside the images."""
 
@@ -29,6 +29,9 @@ class AttachmentSettings:
     condition_resize: ResizeFilter | None = None  # None: that of the images
     vectors: str | None = None  # .npy, .csv or .tsv file, or a column of a Parquet source
     captions: bool = False  # keep the texts beside the images
+
+
+_OF_CONDITIONS = ("condition_channels", "condition_dtype", "condition_range", "condition_resize")
 
 
 def _own(source: Source, kind: Kind, column: str | None = None) -> Attachments | None:
@@ -124,7 +127,7 @@ def condition_settings(
     """
     condition = attachments.get("condition")
     if condition is None:
-        if settings != replace(AttachmentSettings(), vectors=settings.vectors, captions=settings.captions):
+        if any(getattr(settings, name) for name in _OF_CONDITIONS):
             raise UsageError("--condition-...: there are no condition images; name them with --condition")
         return None
     pixels = PixelFormat(settings.condition_channels or 1, settings.condition_dtype or "uint8")

@@ -123,7 +123,11 @@ def test_jpeg_comes_with_a_warning(photos, capsys):
     ("more", "code", "message"),
     [
         (["--size", "8y8"], 2, "--size 8y8: expected pixels as N or HEIGHTxWIDTH"),
-        (["--size", "8", "--channels", "4"], 2, "--channels 4: expected 1 for greyscale or 3 for RGB"),
+        (["--size", "8", "--channels", "65"], 2, "Input should be less than or equal to 64"),
+        (["--size", "8", "--dtype", "float32"], 2, "float32 values without a range; give it with --range LOW,HIGH"),
+        (["--size", "8", "--range", "0,1", "--range", "0,2"], 2, "2 ranges for 3 channels, expected one, or one per"),
+        (["--size", "8", "--channels", "4", "--format", "webp"], 2, "--format webp: stores 8-bit greyscale and RGB"),
+        (["--size", "8", "--channels", "4"], 3, "3 channels, expected 4 (--channels)"),
         (["--size", "8", "--background", "white"], 2, "--background white: expected a colour as '#RRGGBB'"),
         (["--size", "8", "--crop", "middle"], 2, "invalid value for '--crop': 'middle' is not one of"),
         (["--size", "8", "--max-bad", "few"], 2, "--max-bad few: expected a number of inputs or a percentage"),

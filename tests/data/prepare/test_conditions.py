@@ -14,7 +14,6 @@ from hdit_core.data.format.verify import verify
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.data.prepare.array_task import ArrayTask
 from hdit_core.data.prepare.job import PrepareSettings
-from hdit_core.data.prepare.open_attachments import AttachmentSettings
 from hdit_core.data.prepare.run import finish_data, prepare_data, prepare_task
 from hdit_core.errors import DataError, UsageError
 from tests.data.class_folders import bytes_of
@@ -30,7 +29,7 @@ def pairs(tmp_path):
 def all_of(pairs, **changes):
     """Return the settings of everything that lies beside the images."""
     parts = {"condition": str(pairs / "masks"), "vectors": str(pairs / "vectors.csv"), "captions": True}
-    return AttachmentSettings(**parts | changes)
+    return parts | changes
 
 
 def contents_of(folder):
@@ -55,7 +54,7 @@ def number_of(name):
 
 
 def test_every_part_stays_with_its_image(pairs, prepare, tmp_path):
-    summary = prepare(pairs / "images", size=(16, 24), attachments=all_of(pairs))
+    summary = prepare(pairs / "images", size=(16, 24), **all_of(pairs))
     assert (summary.images, summary.rejects) == (COUNT, 0)
     samples = contents_of(tmp_path / "set")
     assert len(samples) == COUNT
@@ -74,7 +73,7 @@ def test_every_part_stays_with_its_image(pairs, prepare, tmp_path):
 @pytest.mark.parametrize("crop", ["center", "random", "fit"])
 @pytest.mark.parametrize("size", [(8, 8), (24, 16), (16, 24)])
 def test_both_images_of_a_pair_get_the_same_crop_and_padding(pairs, prepare, tmp_path, crop, size):
-    prepare(pairs / "images", size=size, crop=crop, attachments=all_of(pairs), background=(7, 7, 7))
+    prepare(pairs / "images", size=size, crop=crop, **all_of(pairs), background=(7, 7, 7))
     for image, condition, *_ in contents_of(tmp_path / "set").values():
         np.testing.assert_array_equal(condition[..., 0], image[..., 0])
 
@@ -83,7 +82,7 @@ def test_a_condition_image_of_lower_resolution_shows_the_same_region(pairs, prep
     for number in range(COUNT):
         path = next((pairs / "masks").rglob(f"{number}.tiff"))
         Image.fromarray(pixels(number)[..., 0]).resize((12, 8), Image.Resampling.BOX).save(path)
-    prepare(pairs / "images", size=(8, 8), crop="random", resize="area", attachments=all_of(pairs))
+    prepare(pairs / "images", size=(8, 8), crop="random", resize="area", **all_of(pairs))
     for image, condition, *_ in contents_of(tmp_path / "set").values():
         inside = slice(1, -1)  # a pixel of the small image covers two at the border of the crop
         difference = condition[..., 0].astype(int) - image[..., 0]
@@ -93,7 +92,7 @@ def test_a_condition_image_of_lower_resolution_shows_the_same_region(pairs, prep
 def test_labels_are_resized_to_the_nearest_pixel(pairs, prepare, tmp_path):
     for path in (pairs / "masks").rglob("*.tiff"):
         Image.fromarray(np.where(pixels(0)[..., 0] > 20, 200, 3).astype(np.uint8)).save(path)
-    prepare(pairs / "images", size=(7, 9), attachments=all_of(pairs, condition_resize="nearest"))
+    prepare(pairs / "images", size=(7, 9), **all_of(pairs, condition_resize="nearest"))
     for _, condition, *_ in contents_of(tmp_path / "set").values():
         assert set(np.unique(condition)) == {3, 200}
 
@@ -115,22 +114,22 @@ def archive(folder, kind, prefix):
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
 @pytest.mark.parametrize("prefix", ["", "around/all/"])
 def test_archives_of_condition_images_give_the_same_set_as_their_folder(pairs, prepare, tmp_path, kind, prefix):
-    prepare(pairs / "images", size=(16, 24), attachments=all_of(pairs))
+    prepare(pairs / "images", size=(16, 24), **all_of(pairs))
     path = pairs / f"masks.{kind}"
     path.write_bytes(archive(pairs / "masks", kind, prefix))
-    prepare(pairs / "images", "other", size=(16, 24), attachments=all_of(pairs, condition=str(path)))
+    prepare(pairs / "images", "other", size=(16, 24), **all_of(pairs, condition=str(path)))
     assert read_manifest(tmp_path / "other").root == read_manifest(tmp_path / "set").root
 
 
 def test_an_archive_of_images_keeps_the_captions_in_it(pairs, prepare, tmp_path):
-    prepare(pairs / "images", size=(16, 24), attachments=all_of(pairs))
+    prepare(pairs / "images", size=(16, 24), **all_of(pairs))
     (pairs / "images.zip").write_bytes(archive(pairs / "images", "zip", ""))
-    prepare(pairs / "images.zip", "other", size=(16, 24), attachments=all_of(pairs))
+    prepare(pairs / "images.zip", "other", size=(16, 24), **all_of(pairs))
     assert read_manifest(tmp_path / "other").root == read_manifest(tmp_path / "set").root
 
 
 def test_the_bytes_depend_neither_on_processes_nor_on_tasks(pairs, prepare, tmp_path):
-    settings = {"size": (16, 24), "attachments": all_of(pairs), "shard_size": 4}
+    settings = all_of(pairs) | {"size": (16, 24), "shard_size": 4}
     prepare(pairs / "images", **settings)
     prepare(pairs / "images", "two", workers=2, **settings)
     assert bytes_of(tmp_path / "two") == bytes_of(tmp_path / "set")
@@ -146,7 +145,7 @@ def test_killed_at_any_step_and_run_again_gives_the_same_bytes(pairs, prepare, t
         path.with_stem("999").write_bytes(path.read_bytes())
     with (pairs / "vectors.csv").open("a") as file:
         file.write("\ncat/999.png,1,2,3")
-    settings = {"size": (16, 24), "attachments": all_of(pairs), "shard_size": 5, "drop_duplicates": True}
+    settings = all_of(pairs) | {"size": (16, 24), "shard_size": 5, "drop_duplicates": True}
     prepare(pairs / "images", **settings)
     expected = bytes_of(tmp_path / "set")
     assert rejects_of(tmp_path / "set") == {"cat/999.png": "the same file as cat/0.png"}
@@ -165,20 +164,20 @@ def test_the_same_image_with_another_condition_image_is_no_duplicate(pairs, prep
     image = pairs / "images" / "cat" / "0.png"
     image.with_stem("900").write_bytes(image.read_bytes())
     (pairs / "masks" / "cat" / "900.tiff").write_bytes((pairs / "masks" / "cat" / "2.tiff").read_bytes())
-    attachments = AttachmentSettings(condition=str(pairs / "masks"))
-    assert prepare(pairs / "images", size=(16, 24), attachments=attachments, drop_duplicates=True).rejects == 0
+    attachments = {"condition": str(pairs / "masks")}
+    assert prepare(pairs / "images", size=(16, 24), **attachments, drop_duplicates=True).rejects == 0
     assert prepare(pairs / "images", "plain", size=(16, 24), drop_duplicates=True).rejects == 1
     with pytest.raises(UsageError, match=r"has condition images, this set has none.*cannot be compared"):
         prepare(pairs / "images", "more", size=(16, 24), not_in=(tmp_path / "set",))
 
 
 def test_other_condition_images_or_vectors_are_another_set(pairs, prepare):
-    prepare(pairs / "images", size=(16, 24), attachments=all_of(pairs))
-    assert prepare(pairs / "images", size=(16, 24), attachments=all_of(pairs)).already_complete
+    prepare(pairs / "images", size=(16, 24), **all_of(pairs))
+    assert prepare(pairs / "images", size=(16, 24), **all_of(pairs)).already_complete
     mask = pairs / "masks" / "cat" / "0.tiff"
     mask.write_bytes((pairs / "masks" / "cat" / "2.tiff").read_bytes() + b"\0")
     with pytest.raises(UsageError, match="already holds a data set made from other images"):
-        prepare(pairs / "images", size=(16, 24), attachments=all_of(pairs))
+        prepare(pairs / "images", size=(16, 24), **all_of(pairs))
     with pytest.raises(UsageError, match="already holds a data set made from other images"):
         prepare(pairs / "images", size=(16, 24))
 
@@ -212,7 +211,7 @@ def bad_pair(pairs, name):
 @pytest.mark.parametrize("name", ["missing", "two", "shape", "damaged", "no vector", "nan"])
 def test_a_bad_pair_is_a_reject_with_its_reason_and_the_others_are_kept(pairs, prepare, tmp_path, name):
     reason = bad_pair(pairs, name)
-    summary = prepare(pairs / "images", size=(16, 24), attachments=all_of(pairs))
+    summary = prepare(pairs / "images", size=(16, 24), **all_of(pairs))
     assert (summary.images, summary.rejects) == (COUNT - 1, 1)
     rejects = rejects_of(tmp_path / "set")
     assert list(rejects) == ["cat/4.png"] and rejects["cat/4.png"].startswith(reason)
@@ -234,32 +233,32 @@ def test_a_bad_pair_is_a_reject_with_its_reason_and_the_others_are_kept(pairs, p
 def test_a_table_of_vectors_that_contradicts_itself_is_refused_in_one_line(pairs, prepare, text, problem):
     (pairs / "vectors.csv").write_text(text)
     with pytest.raises(DataError, match=problem):
-        prepare(pairs / "images", attachments=all_of(pairs))
+        prepare(pairs / "images", **all_of(pairs))
 
 
 def test_vectors_come_from_an_array_with_the_names_of_its_rows_beside_it(pairs, prepare, tmp_path):
     order = [5, 3, 0, 1, 2, 4, 8, 7, 6]
     np.save(pairs / "v.npy", np.array([vector(number) for number in order]))
     with pytest.raises(UsageError, match=r"needs the names of its rows, one a line, in .*v\.txt"):
-        prepare(pairs / "images", attachments=AttachmentSettings(vectors=str(pairs / "v.npy")))
+        prepare(pairs / "images", vectors=str(pairs / "v.npy"))
     (pairs / "v.txt").write_text("\n".join(f"{('cat', 'dog')[number % 2]}/{number}" for number in order))
-    prepare(pairs / "images", size=(16, 24), attachments=AttachmentSettings(vectors=str(pairs / "v.npy")))
+    prepare(pairs / "images", size=(16, 24), vectors=str(pairs / "v.npy"))
     for name, (_, condition, found, _) in contents_of(tmp_path / "set").items():
         assert condition is None
         np.testing.assert_array_equal(found, np.float32(vector(number_of(name))))
     (pairs / "v.txt").write_text("cat/0")
     with pytest.raises(DataError, match=r"has 9 rows, v\.txt 1 names; expected as many"):
-        prepare(pairs / "images", attachments=AttachmentSettings(vectors=str(pairs / "v.npy")))
+        prepare(pairs / "images", vectors=str(pairs / "v.npy"))
 
 
 def test_options_without_what_they_are_about_are_refused(pairs, prepare):
     with pytest.raises(UsageError, match=r"--condition-...: there are no condition images"):
-        prepare(pairs / "images", attachments=AttachmentSettings(condition_channels=1))
+        prepare(pairs / "images", condition_channels=1)
     with pytest.raises(DataError, match=r"--captions: 'masks' has no captions"):
-        prepare(pairs / "masks", attachments=AttachmentSettings(captions=True))
+        prepare(pairs / "masks", captions=True)
     (pairs / "empty").mkdir()
     with pytest.raises(DataError, match=r"no image of SOURCE has a readable condition image in it"):
-        prepare(pairs / "images", attachments=AttachmentSettings(condition=str(pairs / "empty")))
+        prepare(pairs / "images", condition=str(pairs / "empty"))
 
 
 def test_sizes_by_bucket_keep_each_pair_and_vector_together(pairs, prepare, tmp_path):
@@ -268,7 +267,7 @@ def test_sizes_by_bucket_keep_each_pair_and_vector_together(pairs, prepare, tmp_
             with Image.open(path) as image:
                 image.transpose(Image.Transpose.ROTATE_90).save(path)
     sizes = ((16, 24), (24, 16))
-    prepare(pairs / "images", size=sizes[0], buckets=sizes, attachments=all_of(pairs), shard_size=4)
+    prepare(pairs / "images", size=sizes[0], buckets=sizes, **all_of(pairs), shard_size=4)
     for name, (image, condition, found, _) in contents_of(tmp_path / "set").items():
         np.testing.assert_array_equal(condition[..., 0], image[..., 0])
         np.testing.assert_array_equal(found, np.float32(vector(number_of(name))))

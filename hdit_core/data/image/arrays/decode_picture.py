@@ -1,11 +1,30 @@
-"""Decodes a file to a picture of a given format: 8-bit sRGB images, or arrays whose values are kept as they are."""
+"""Decodes a file to a picture of a given format: 8-bit sRGB images, or arrays whose values are kept as they are.
 
+Arrays come from .npy (height, width, channels), PNG with 16 bits or alpha, TIFF, and 8-bit images of any kind. Their
+values are not interpreted: no colour profile, gamma or transparency is applied to values of 16 bits or floats.
+"""
+
+import math
 from dataclasses import dataclass
 
-from hdit_core.data.image.arrays.picture import Picture
-from hdit_core.data.image.arrays.pixel_format import PixelFormat
-from hdit_core.data.image.decode import decode_image
-from hdit_core.data.image.unusable import UnusableImageError
+import numpy as np
+from jaxtyping import Shaped
+from PIL import Image
+
+from hdit_core.data.image.arrays.npy import is_npy, read_npy
+from hdit_core.data.image.arrays.picture import Picture, as_array, as_picture, clip
+from hdit_core.data.image.arrays.pixel_format import MOST_CHANNELS, Dtype, PixelFormat
+from hdit_core.data.image.arrays.png_array import png_format, read_png_array
+from hdit_core.data.image.arrays.tiff_array import read_tiff_array, tiff_format
+from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS, decode_image
+from hdit_core.data.image.tiff import is_8_bit_tiff, is_tiff
+from hdit_core.data.image.unusable import UnusableImageError, reason_of
+
+CLIPPED = "values outside the range clipped"
+SCALED = "8 bits scaled to 16"
+LARGEST_VALUES = 4 * LARGEST_IMAGE_PIXELS  # of all channels together
+
+Array = Shaped[np.ndarray, "H W C"]
 
 
 @dataclass(frozen=True)
@@ -14,6 +33,81 @@ class DecodedPicture:
 
     picture: Picture
     remarks: tuple[str, ...]
+
+
+def _read_npy(data: bytes) -> Array:
+    try:
+        array = read_npy(data)
+    except ValueError as problem:
+        raise UnusableImageError(str(problem)) from None
+    array = array[..., None] if array.ndim == 2 else array
+    if array.ndim != 3 or not 1 <= array.shape[-1] <= MOST_CHANNELS or min(array.shape) < 1:
+        raise UnusableImageError(
+            f".npy of shape {array.shape}; expected height, width, and 1 to {MOST_CHANNELS} channels"
+        )
+    if math.prod(array.shape[:2]) > LARGEST_IMAGE_PIXELS or array.size > LARGEST_VALUES:
+        raise UnusableImageError(f".npy of shape {array.shape}, more than {LARGEST_VALUES // 10**6} million values")
+    return array.astype(np.uint8) * 255 if array.dtype == bool else array
+
+
+def _read_array(data: bytes, pixels: PixelFormat, background: tuple[int, int, int]) -> tuple[Array, tuple[str, ...]]:
+    """Return the values of a file as they are stored, and remarks."""
+    if is_npy(data):
+        return _read_npy(data), ()
+    stored = png_format(data)
+    if stored and (stored[0] == 16 or (stored[1] in (2, 4) and pixels.channels == stored[1])):
+        return read_png_array(data), ()
+    if is_tiff(data) and not is_8_bit_tiff(data):
+        return read_tiff_array(data), ()
+    decoded = decode_image(data, {1: 1, 3: 3}.get(pixels.channels), background)
+    return as_array(decoded.image), decoded.remarks
+
+
+def _check_finite(array: Array) -> None:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        row, column, channel = np.argwhere(~np.isfinite(array))[0].tolist()
+        raise UnusableImageError(
+            f"{array[row, column, channel]} at row {row}, column {column}, channel {channel}; expected finite values"
+        )
+
+
+def _check_integers(array: Array, dtype: Dtype) -> None:
+    """Refuse values that an integer type cannot keep."""
+    if array.dtype.kind == "f":
+        raise UnusableImageError(f"values of {array.dtype}; keep them with float32 and a range (--dtype, --range)")
+    if array.dtype == np.uint16 and dtype == "uint8":
+        raise UnusableImageError("values of 16 bits; keep them with uint16 (--dtype)")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high > np.iinfo(dtype).max:
+        raise UnusableImageError(f"values from {low} to {high}, which {dtype} cannot keep; use float32 and a range")
+
+
+def _converted(array: Array, pixels: PixelFormat) -> tuple[Array, tuple[str, ...]]:
+    """Return the values in a format's data type, and remarks."""
+    if array.shape[-1] != pixels.channels:
+        raise UnusableImageError(f"{array.shape[-1]} channels, expected {pixels.channels} (--channels)")
+    if pixels.dtype == "float32":
+        with np.errstate(over="ignore"):  # 64 bits may become infinite
+            array = array.astype(np.float32)
+        _check_finite(array)
+        return array, ()
+    _check_integers(array, pixels.dtype)
+    if array.dtype == np.uint8 and pixels.dtype == "uint16" and not pixels.value_range:
+        return array.astype(np.uint16) * 257, (SCALED,)
+    return array.astype(pixels.dtype), ()
+
+
+def _decode(data: bytes, pixels: PixelFormat, background: tuple[int, int, int]) -> DecodedPicture:
+    if pixels.is_8_bit_image and not is_npy(data):
+        decoded = decode_image(data, pixels.channels, background)
+        picture: Picture = decoded.image
+        remarks = decoded.remarks
+    else:
+        array, remarks = _read_array(data, pixels, background)
+        array, converted = _converted(array, pixels)
+        picture, remarks = as_picture(array, pixels), remarks + converted
+    clipped = clip(picture, pixels)
+    return DecodedPicture(clipped, remarks if clipped is picture else (*remarks, CLIPPED))
 
 
 def decode_picture(data: bytes, pixels: PixelFormat, background: tuple[int, int, int]) -> DecodedPicture:
@@ -25,19 +119,47 @@ def decode_picture(data: bytes, pixels: PixelFormat, background: tuple[int, int,
         background: what shows through transparent pixels of 8-bit images, RGB in 0..255.
 
     Raises:
-        UnusableImageError: it is none, damaged, or of another kind than the format.
+        UnusableImageError: it is none, damaged, has other channels or values that the format cannot keep, or is NaN.
     """
-    if pixels.is_8_bit_image:
-        decoded = decode_image(data, pixels.channels, background)
-        return DecodedPicture(decoded.image, decoded.remarks)
-    raise UnusableImageError("other pixels than 8-bit greyscale and RGB")
+    try:
+        return _decode(data, pixels, background)
+    except UnusableImageError:
+        raise
+    except Exception as problem:  # a decoder raises whatever a hostile file leads it to
+        raise UnusableImageError(reason_of(problem)) from None
+
+
+def _dtype_of(dtype: np.dtype) -> Dtype:
+    names: dict[str, Dtype] = {"uint8": "uint8", "bool": "uint8", "uint16": "uint16"}
+    return names.get(dtype.name, "float32")
 
 
 def stored_format(data: bytes) -> PixelFormat:
-    """Return the format in which a file can be kept without loss, as far as it is one that `decode_picture` makes.
+    """Return the format that keeps the values of a file, without a range.
 
     Raises:
         UnusableImageError: it is no image.
     """
-    image = decode_image(data, None).image
-    return PixelFormat(1 if image.mode == "L" else 3)
+    try:
+        if is_npy(data):
+            array = _read_npy(data)
+            return PixelFormat(array.shape[-1], _dtype_of(array.dtype))
+        if (stored := png_format(data)) and stored[0] == 16:
+            return PixelFormat(stored[1], "uint16")
+        if is_tiff(data) and not is_8_bit_tiff(data):
+            dtype, channels = tiff_format(data)
+            return PixelFormat(channels, _dtype_of(dtype))
+        return PixelFormat(1 if decode_image(data, None).image.mode == "L" else 3)
+    except UnusableImageError:
+        raise
+    except Exception as problem:  # as above
+        raise UnusableImageError(reason_of(problem)) from None
+
+
+def as_8_bit(picture: Picture, pixels: PixelFormat) -> Image.Image:
+    """Return a picture of 1 or 3 channels as 8-bit greyscale or RGB, its range mapped to 0..255."""
+    if isinstance(picture, Image.Image) and not pixels.value_range:
+        return picture
+    low, high = np.array(pixels.ranges, np.float64).T
+    levels = np.rint((as_array(picture).astype(np.float64) - low) / (high - low) * 255).clip(0, 255).astype(np.uint8)
+    return Image.fromarray(levels[..., 0] if levels.shape[-1] == 1 else levels)

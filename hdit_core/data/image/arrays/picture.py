@@ -15,7 +15,7 @@ from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.data.image.codec import encode
 from hdit_core.data.image.resize import Geometry, ImageSize, ResizeFilter, padding_of
 
-Picture = Image.Image | Shaped[np.ndarray, "H W C"]
+Picture = Image.Image | Shaped[np.ndarray, "_ _ _"]  # height, width, channels
 
 
 def picture_size(picture: Picture) -> ImageSize:
