@@ -11,24 +11,42 @@ import torch
 from hdit_core.checkpoint.denoiser import attention_notes
 from hdit_core.data.format.manifest import MANIFEST
 from hdit_core.data.image_sets.image_set import ImageSet
-from hdit_core.data.image_sets.open_images import open_images
+from hdit_core.data.image_sets.open_images import STDIN, open_images
+from hdit_core.devices import make_mkl_reproducible, pick_device
 from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.distributed import World
 from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate.extractors.extractor import Extractor
 from hdit_core.evaluate.features.measure import Measurement
 from hdit_core.evaluate.generated import check_classes, generated_images
 from hdit_core.evaluate.metrics.frechet_distance import FrechetDistance
-from hdit_core.evaluate.settings import ScoreSettings
+from hdit_core.evaluate.settings import ScoreSettings, check_settings
 from hdit_core.evaluate.statistics_file import holds_statistics, load_statistics
 from hdit_core.generate.output.sample_folder import RECORD
 from hdit_core.generate.settings import open_denoiser, sample_settings, with_sample
 
+ALONE = World()
 LEAST_FOR_KERNEL = 4
 ROUNDING = 1e-6  # of a covariance's trace: a larger negative eigenvalue means damage
 DEFAULT_EXTRACTOR = "inception"
 LARGEST_RECORD_BYTES = 1 << 28  # of samples.json
 
 logger = logging.getLogger("hdit")
+
+
+def start_scoring(settings: ScoreSettings, world: World) -> torch.device:
+    """Check the settings of a score, make its results reproducible, and return the device that computes it.
+
+    Raises:
+        UsageError: the settings contradict each other, or several ranks would read a stream.
+    """
+    check_settings(settings)
+    make_mkl_reproducible()
+    if world.size > 1 and STDIN in (settings.images, settings.reference):
+        raise UsageError(
+            f"-: a stream can be read by one process only, got {world.size} ranks; start one, or pass a file"
+        )
+    return pick_device(settings.device) if world is ALONE else world.device
 
 
 def open_reference(location: str | None) -> ImageSet | Measurement | None:

@@ -6,15 +6,15 @@ from functools import partial
 from pathlib import Path
 
 from hdit_core.data.image_sets.image_set import ImageSet
-from hdit_core.data.image_sets.open_images import STDIN
 from hdit_core.devices import make_mkl_reproducible, pick_device
 from hdit_core.distributed import World
 from hdit_core.errors import DataError, UsageError
-from hdit_core.evaluate.extractors.extractor import Extractor, open_extractor
+from hdit_core.evaluate.extractors.extractor import Extractor, open_extractor, open_on_all
 from hdit_core.evaluate.features.cache import FeatureCache
 from hdit_core.evaluate.features.gather import FeatureGather, translating_rank_errors
 from hdit_core.evaluate.features.measure import FeatureObserver, Measurement, OnProgress, measure
 from hdit_core.evaluate.inputs import (
+    ALONE,
     DEFAULT_EXTRACTOR,
     LEAST_FOR_KERNEL,
     check_enough,
@@ -23,6 +23,7 @@ from hdit_core.evaluate.inputs import (
     open_reference,
     open_scored,
     remarks_on,
+    start_scoring,
     with_default_reference,
 )
 from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget
@@ -35,14 +36,13 @@ from hdit_core.evaluate.metrics.statistics import Statistics
 from hdit_core.evaluate.report.html_report import write_report
 from hdit_core.evaluate.report.result import SavedStatistics, Score
 from hdit_core.evaluate.report.sheets import FirstImages, neighbour_sheet
-from hdit_core.evaluate.settings import ScoreSettings, check_settings
+from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.evaluate.statistics_file import load_statistics, read_identity, save_statistics
 from hdit_core.files import write_atomic
 from hdit_core.images import png_bytes
 
 # The metrics besides the two distances. Each returns its estimates by name, or none if there are too few images.
 METRICS: tuple[Callable[[Statistics, Statistics], dict[str, Estimate]], ...] = (precision_recall,)
-ALONE = World()
 
 logger = logging.getLogger("hdit")
 
@@ -66,13 +66,7 @@ def score(
         DataError: a set is empty, damaged, or of another extractor.
         HditError: as `open_extractor`; or another rank failed.
     """
-    check_settings(settings)
-    make_mkl_reproducible()
-    if world.size > 1 and STDIN in (settings.images, settings.reference):
-        raise UsageError(
-            f"-: a stream can be read by one process only, got {world.size} ranks; start one, or pass a file"
-        )
-    device = pick_device(settings.device) if world is ALONE else world.device
+    device = start_scoring(settings, world)
     model, weights = open_model(settings, device)
     settings = with_default_reference(settings, model)
     reference = open_reference(settings.reference)
@@ -83,11 +77,6 @@ def score(
         check_fit(side, extractor, settings.allow_small_n)
     gather = FeatureGather(world, extractor.num_features)
     return _Scoring(settings, images, reference, extractor, on_progress, gather).run()
-
-
-def open_on_all(open_it: Callable[[], Extractor], world: World) -> Extractor:
-    """Open an extractor on every rank, first on the main one, which may have to download the weights."""
-    return world.on_main_rank(open_it) or open_it()
 
 
 class _Scoring:

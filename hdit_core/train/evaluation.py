@@ -20,7 +20,7 @@ from hdit_core.data.image_sets.image_set import ImageSet, ReadImage
 from hdit_core.data.loader.conditioning import conditioning_of
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import HditError, UsageError
-from hdit_core.evaluate.extractors.extractor import Extractor, open_extractor
+from hdit_core.evaluate.extractors.extractor import Extractor, open_extractor, open_on_all
 from hdit_core.evaluate.feature_batch import by_chunk
 from hdit_core.evaluate.features.gather import FeatureGather, MeasurementStopped
 from hdit_core.evaluate.features.measure import Measurement, measure
@@ -30,7 +30,7 @@ from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget
 from hdit_core.evaluate.metrics.kernel_distance import kernel_distance
 from hdit_core.evaluate.metrics.statistics import Statistics
 from hdit_core.evaluate.report.result import name_with_count
-from hdit_core.evaluate.score import open_on_all, saved_reference
+from hdit_core.evaluate.score import saved_reference
 from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.generate.dataset_conditions import DatasetConditions, spread_of_size
 from hdit_core.generate.pipeline import ConditionSource

@@ -16,6 +16,7 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
+from hdit_core.distributed import World
 from hdit_core.errors import UsageError, did_you_mean
 
 
@@ -128,6 +129,11 @@ def full_precision() -> AbstractContextManager[None]:
         enabled=True, deterministic=True, allow_tf32=False
     )
     return context
+
+
+def open_on_all(open_it: Callable[[], Extractor], world: World) -> Extractor:
+    """Open an extractor on every rank, first on the main one, which may have to download the weights."""
+    return world.on_main_rank(open_it) or open_it()
 
 
 def open_extractor(

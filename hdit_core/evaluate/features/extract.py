@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice, tee
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -20,6 +22,9 @@ from hdit_core.evaluate.extractors.extractor import Extractor, full_precision
 from hdit_core.evaluate.feature_batch import FeatureBatch, joined
 from hdit_core.evaluate.features.cache import FeatureCache
 from hdit_core.evaluate.metrics.statistics import image_digest
+
+Batch = TypeVar("Batch")
+Result = TypeVar("Result")
 
 GPU_WORKERS = 8  # threads that read and resize; the GPU runs their batches one after another
 
@@ -66,7 +71,7 @@ class FeatureExtraction:
         parts: list[FeatureBatch] = []
         with full_precision(), feature_workers(self.extractor.device) as (pool, workers):
             batches = _batches(self.images, wanted, self.batch_size)
-            for chunk_size, batch in _prefetch(batches, self.extractor, pool, workers):
+            for chunk_size, batch in prefetched(partial(_features_of, self.extractor), batches, pool, workers):
                 parts.append(batch)
                 self.on_done(len(batch))
                 if sum(map(len, parts)) == chunk_size:
@@ -100,26 +105,25 @@ def _batches(images: ImageSet, chunks: Iterable[range], batch_size: int) -> Iter
             yield len(chunk), reads
 
 
-def _prefetch(
-    batches: Iterable[tuple[int, list[ReadImage]]], extractor: Extractor, pool: ThreadPoolExecutor, workers: int
-) -> Iterator[tuple[int, FeatureBatch]]:
-    """Yield the features of batches in order, while the pool computes a few batches ahead."""
-    pending: deque[tuple[int, Future[FeatureBatch]]] = deque()
-    for chunk_size, reads in batches:
-        pending.append((chunk_size, pool.submit(_features_of, reads, extractor)))
+def prefetched(
+    function: Callable[[Batch], Result], batches: Iterable[Batch], pool: ThreadPoolExecutor, workers: int
+) -> Iterator[Result]:
+    """Yield the results of a function for batches in order, while the pool computes a few batches ahead."""
+    pending: deque[Future[Result]] = deque()
+    for batch in batches:
+        pending.append(pool.submit(function, batch))
         if len(pending) >= 2 * workers:
-            size, batch = pending.popleft()
-            yield size, batch.result()
-    for size, batch in pending:
-        yield size, batch.result()
+            yield pending.popleft().result()
+    for future in pending:
+        yield future.result()
 
 
-def _features_of(reads: list[ReadImage], extractor: Extractor) -> FeatureBatch:
+def _features_of(extractor: Extractor, batch: tuple[int, list[ReadImage]]) -> tuple[int, FeatureBatch]:
+    chunk_size, reads = batch
     images = [as_grey(read()) for read in reads]
     features = extractor.features([extractor.prepare(image_u8) for image_u8 in images])
-    return FeatureBatch(
-        features, [image_digest(image_u8) for image_u8 in images], [image_u8.shape for image_u8 in images]
-    )
+    digests = [image_digest(image_u8) for image_u8 in images]
+    return chunk_size, FeatureBatch(features, digests, [image_u8.shape for image_u8 in images])
 
 
 def as_grey(image_u8: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C2"]:

@@ -1,10 +1,9 @@
 """Scores pairs: reads both images of each, computes PSNR, SSIM and the feature distance, on one or several ranks."""
 
 import hashlib
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -15,21 +14,19 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from hdit_core.data.image_sets.image_set import ImageSet
-from hdit_core.data.image_sets.open_images import STDIN, open_images
-from hdit_core.devices import make_mkl_reproducible, pick_device
+from hdit_core.data.image_sets.open_images import open_images
 from hdit_core.distributed import World
-from hdit_core.errors import DataError, OtherRankFailed, UsageError
-from hdit_core.evaluate.extractors.extractor import Extractor, full_precision, open_extractor
-from hdit_core.evaluate.features.extract import as_grey, feature_workers
+from hdit_core.errors import DataError, OtherRankFailed
+from hdit_core.evaluate.extractors.extractor import Extractor, full_precision, open_extractor, open_on_all
+from hdit_core.evaluate.features.extract import as_grey, feature_workers, prefetched
 from hdit_core.evaluate.features.measure import OnProgress
-from hdit_core.evaluate.inputs import sampling_record
+from hdit_core.evaluate.inputs import ALONE, sampling_record, start_scoring
 from hdit_core.evaluate.metrics.statistics import image_digest
 from hdit_core.evaluate.paired.pairs import Pair, Pairs, match
 from hdit_core.evaluate.paired.result import PairedScore, ScoredSet
 from hdit_core.evaluate.paired.similarity import LEAST_SSIM_SIDE_PX, psnr, ssim
-from hdit_core.evaluate.settings import ScoreSettings, check_settings
+from hdit_core.evaluate.settings import ScoreSettings
 
-ALONE = World()
 PAIRS_PER_BATCH = 16
 DIGEST_BYTES = 32
 
@@ -67,28 +64,14 @@ def score_pairs(
         DataError: an image has no partner, or one of another size, or is damaged.
         HditError: as `open_extractor`.
     """
-    check_settings(settings)
-    make_mkl_reproducible()
+    device = start_scoring(settings, world)
     assert isinstance(settings.images, str) and settings.reference is not None  # by check_settings
-    if world.size > 1 and STDIN in (settings.images, settings.reference):
-        raise UsageError(
-            f"-: a stream can be read by one process only, got {world.size} ranks; start one, or pass a file"
-        )
     pairs = match(open_images(settings.images), open_images(settings.reference), settings.n, settings.seed)
-    device = pick_device(settings.device) if world is ALONE else world.device
-    extractor = _open(settings, device, world)
+    name = settings.extractor
+    open_it = partial(open_extractor, name, settings.weights, device, settings.mode) if name else None
+    extractor = open_on_all(open_it, world) if open_it else None
     scores = _on_all_ranks(pairs, extractor, on_progress, world)
     return _result(settings, pairs, extractor, scores) if world.is_main else None
-
-
-def _open(settings: ScoreSettings, device: torch.device, world: World) -> Extractor | None:
-    """Return the extractor, opened first on the main rank, which may have to download the weights; None without one."""
-    name = settings.extractor
-    if name is None:
-        return None
-    weights, mode = settings.weights, settings.mode
-    opened = world.on_main_rank(lambda: open_extractor(name, weights, device, mode))
-    return opened or open_extractor(name, weights, device, mode)
 
 
 def _on_all_ranks(pairs: Pairs, extractor: Extractor | None, on_progress: OnProgress, world: World) -> PairScores:
@@ -132,20 +115,12 @@ def _score(
     """Return the scores of pairs; a few batches are computed in parallel."""
     done: list[PairScores] = []
     device = extractor.device if extractor else torch.device("cpu")
-    pending: deque[Future[PairScores]] = deque()
-
-    def collect() -> None:
-        done.append(pending.popleft().result())
-        on_progress(sum(len(batch.side_px) for batch in done), total)
-
+    left = iter(pairs)
+    batches = iter(lambda: list(islice(left, PAIRS_PER_BATCH)), [])
     with full_precision(), feature_workers(device) as (pool, workers):
-        left = iter(pairs)
-        while batch := list(islice(left, PAIRS_PER_BATCH)):
-            pending.append(pool.submit(_score_batch, batch, extractor))
-            if len(pending) >= 2 * workers:
-                collect()
-        while pending:
-            collect()
+        for scores in prefetched(partial(_score_batch, extractor), batches, pool, workers):
+            done.append(scores)
+            on_progress(sum(len(batch.side_px) for batch in done), total)
     empty = PairScores(torch.zeros(0, 3, dtype=torch.float64), np.zeros((0, 2, DIGEST_BYTES), np.uint8), [])
     return PairScores(
         torch.cat([empty.values, *(batch.values for batch in done)]),
@@ -154,7 +129,7 @@ def _score(
     )
 
 
-def _score_batch(pairs: Sequence[Pair], extractor: Extractor | None) -> PairScores:
+def _score_batch(extractor: Extractor | None, pairs: Sequence[Pair]) -> PairScores:
     images = [_read(pair) for pair in pairs]
     values = torch.zeros(len(pairs), 3, dtype=torch.float64)
     values[:, :2] = torch.tensor([(psnr(a, b), ssim(a, b)) for a, b in images], dtype=torch.float64)

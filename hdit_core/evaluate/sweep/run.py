@@ -23,18 +23,18 @@ from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.devices import make_mkl_reproducible, pick_device
 from hdit_core.distributed import World
 from hdit_core.errors import CheckpointError, UsageError
-from hdit_core.evaluate.extractors.extractor import Extractor, open_extractor
+from hdit_core.evaluate.extractors.extractor import Extractor, open_extractor, open_on_all
 from hdit_core.evaluate.feature_batch import IMAGES_PER_CHUNK
 from hdit_core.evaluate.features.cache import FeatureCache
 from hdit_core.evaluate.features.gather import FeatureGather, translating_rank_errors
 from hdit_core.evaluate.features.measure import measure
 from hdit_core.evaluate.generated import generated_images
-from hdit_core.evaluate.inputs import check_enough, check_fit, open_reference
+from hdit_core.evaluate.inputs import ALONE, check_enough, check_fit, open_reference
 from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget
 from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, without_each_block
 from hdit_core.evaluate.metrics.statistics import Statistics
 from hdit_core.evaluate.report.result import Score
-from hdit_core.evaluate.score import ALONE, open_on_all, saved_reference, score
+from hdit_core.evaluate.score import saved_reference, score
 from hdit_core.evaluate.sweep.defaults import apply_winner
 from hdit_core.evaluate.sweep.journal import Journal, Trial, read_winner
 from hdit_core.evaluate.sweep.plot import sweep_plot
