@@ -186,9 +186,14 @@ def resident_bytes(key: str) -> int | None:
     return _kibibytes("/proc/self/status", key)
 
 
+def memory_bytes(key: str) -> int | None:
+    """Return `MemTotal` or `MemAvailable` of this machine, None on systems without /proc."""
+    return _kibibytes("/proc/meminfo", key)
+
+
 def free_bytes() -> int | None:
     """Return the memory that this process can still allocate, by the system and by its control group."""
-    free = _kibibytes("/proc/meminfo", "MemAvailable")
+    free = memory_bytes("MemAvailable")
     limit, used = (_find(f"{GROUP}/memory.{name}", r"(\d+)") for name in ("max", "current"))
     cached = _find(f"{GROUP}/memory.stat", r"^inactive_file (\d+)$")  # counts as used, but is reclaimed on demand
     if free is None or limit is None or used is None:

@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 
+from hdit_core.bench.child_process import memory_bytes
 from hdit_core.bench.machine import this_machine
 from hdit_core.data.loader.workers import SHARED_MEMORY, free_shared_memory
 from hdit_core.devices import compute_dtype
@@ -180,7 +181,7 @@ def examine_cores(device: torch.device) -> Finding:
 
 def examine_memory() -> Finding:
     """Return the main memory, the limit of the container or job, and what is available."""
-    total_bytes, available_bytes = _memory()
+    total_bytes, available_bytes = (memory_bytes(name) for name in ("MemTotal", "MemAvailable"))
     if total_bytes is None or available_bytes is None:
         return Finding("memory", "unknown")
     limit = _cgroup_limit()
@@ -246,16 +247,6 @@ def examine_ranks(environment: Mapping[str, str], device: torch.device) -> Findi
 
 def _target(device: torch.device) -> KernelTarget:
     return KernelTarget(device, compute_dtype("auto", device), HEAD_DIM)
-
-
-def _memory() -> tuple[int | None, int | None]:
-    """Return the total and the available main memory in bytes."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        kib = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-        return 1024 * kib["MemTotal"], 1024 * kib["MemAvailable"]
-    except (OSError, KeyError, ValueError, IndexError):
-        return None, None
 
 
 def _cgroup_limit() -> int | None:

@@ -100,7 +100,7 @@ def test_a_memory_limit_of_the_container_counts(monkeypatch, tmp_path):
     limit = tmp_path / "memory.max"
     limit.write_text("2000000000\n")
     monkeypatch.setattr(doctor, "CGROUP_LIMITS", (str(limit),))
-    monkeypatch.setattr(doctor, "_memory", lambda: (64 * 10**9, 60 * 10**9))
+    monkeypatch.setattr(doctor, "memory_bytes", {"MemTotal": 64 * 10**9, "MemAvailable": 60 * 10**9}.get)
     limited = doctor.examine_memory()
     limit.write_text("max\n")
 

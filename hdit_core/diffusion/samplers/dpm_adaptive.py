@@ -17,6 +17,7 @@ from hdit_core.diffusion.samplers.sampler_state import SamplerState, mean_of_eac
 FIRST, SECOND = 1 / 3, 2 / 3  # positions of the inner evaluations within a third-order step
 RTOL, ATOL = 0.05, 0.0078  # atol: one level of an 8-bit image in [-1, 1]
 FIRST_STEP, REACHED = 0.05, 1e-5  # in ln sigma
+ACCEPT_ABOVE = 0.81  # a step after which the next one would be smaller than this share of it is taken again
 
 
 def _spread(values: Float64[Tensor, "B"], x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 1 1 1"]:
@@ -117,44 +118,14 @@ def dpm_fast(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, 
     return _finish(state, x)
 
 
-class StepControl:
-    """Proportional-integral-derivative control of each image's own step size (Soederlind 2003).
+def check_step(error: Float64[Tensor, "B"], h: Float64[Tensor, "B"]) -> tuple[Bool[Tensor, "B"], Float64[Tensor, "B"]]:
+    """Return which third-order steps of size h are accepted, by their errors (1 is the tolerance), and the next sizes.
 
-    The exponents weight the logarithms of the current error, the last accepted one and the one before.
+    Integral control of each image's own step size (Soederlind 2003).
     """
-
-    def __init__(
-        self,
-        h: Float64[Tensor, "B"],
-        order: int,
-        proportional: float = 0.0,
-        integral: float = 1.0,
-        derivative: float = 0.0,
-    ):
-        self.h = h
-        self.exponents = (
-            (proportional + integral + derivative) / order,
-            -(proportional + 2 * derivative) / order,
-            derivative / order,
-        )
-        self.accept_above = 0.81
-        self.history: list[Tensor] = []
-
-    def accept(self, error: Float64[Tensor, "B"], h: Float64[Tensor, "B"]) -> Bool[Tensor, "B"]:
-        """Return which steps of size h are accepted, by their errors (1 is the tolerance); set the next step sizes."""
-        inverse = 1 / (error + 1e-8)
-        history = self.history or [inverse, inverse]
-        factor = torch.ones_like(inverse)
-        for value, exponent in zip([inverse, *history], self.exponents, strict=True):
-            factor = factor * value**exponent
-        factor = 1 + (factor - 1).atan()  # smooth limiter: from 0.2 to 2.6
-
-        accepted = factor >= self.accept_above
-        self.history = [
-            torch.where(accepted, new, old) for new, old in zip([inverse, history[0]], history, strict=True)
-        ]
-        self.h = h * factor
-        return accepted
+    factor = (1 / (error + 1e-8)) ** (1 / 3)
+    factor = 1 + (factor - 1).atan()  # smooth limiter: from 0.2 to 2.6
+    return factor >= ACCEPT_ABOVE, h * factor
 
 
 def dpm_adaptive(
@@ -169,15 +140,15 @@ def dpm_adaptive(
         rtol, atol: relative and absolute tolerance for the difference of the two orders in a step.
     """
     t, end = _ends(state, x)
-    control = StepControl(torch.full_like(t, FIRST_STEP), order=3)
-    before = x
+    h_next, before = torch.full_like(t, FIRST_STEP), x
     while (finished := t >= end - REACHED).logical_not().any():
-        h = torch.where(finished, FIRST_STEP, torch.minimum(control.h, end - t))
+        h = torch.where(finished, FIRST_STEP, torch.minimum(h_next, end - t))
         high, low = _third_order(state, x, t, h)
         tolerance = (rtol * torch.maximum(low.abs(), before.abs())).clamp(min=atol)
         error = mean_of_each(((low - high) / tolerance) ** 2).sqrt()
 
-        accepted = control.accept(error.double().cpu(), h) & ~finished
+        passed, h_next = check_step(error.double().cpu(), h)
+        accepted = passed & ~finished
         pick = rearrange(accepted, "b -> b 1 1 1").to(x.device)
         x, before, t = torch.where(pick, high, x), torch.where(pick, low, before), torch.where(accepted, t + h, t)
         state.index += 1
