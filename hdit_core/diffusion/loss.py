@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hdit_core.devices import at_least_float32
 from hdit_core.diffusion.precondition import Denoiser, scalings, target
+from hdit_core.diffusion.start import seen_condition, start_of_flow
 from hdit_core.recipe.diffusion import DiffusionRecipe
 
 
@@ -136,6 +137,7 @@ def denoising_loss(
     images: Float[Tensor, "B C H W"],
     noise: Float[Tensor, "B C H W"],
     sigma: Float[Tensor, "B"],
+    condition: Float[Tensor, "B K H W"] | None = None,
     **conditioning: Tensor | None,
 ) -> Float[Tensor, "B"]:
     """Return each image's weighted squared error, the mean over its pixels, in at least float32.
@@ -143,14 +145,17 @@ def denoising_loss(
     Args:
         denoiser: its recipe sets objective, weighting and scales.
         images: clean images in [-1, 1].
-        noise: standard normal numbers.
+        noise: standard normal numbers; with `diffusion.start = "image"` their place is taken by the condition image.
         sigma: noise level of each image.
-        conditioning: `class_ids`, `augment_cond`, `mapping_cond`, `condition`, as the denoiser takes them.
+        condition: the condition image, which the network sees or which is the start of the flow, or both.
+        conditioning: `class_ids`, `augment_cond`, `mapping_cond`, as the denoiser takes them.
     """
     sigma, diffusion = sigma.to(at_least_float32(images.dtype)), denoiser.recipe.diffusion
     level = rearrange(sigma, "b -> b 1 1 1")
 
-    prediction = denoiser.raw((images + level * noise).to(images.dtype), sigma, **conditioning)
+    noise, seen = start_of_flow(diffusion, noise, condition), seen_condition(denoiser.recipe, condition)
+
+    prediction = denoiser.raw((images + level * noise).to(images.dtype), sigma, **conditioning, condition=seen)
     expected = target(images, noise, level, diffusion.sigma_data, diffusion.objective)
 
     error = prediction.to(expected.dtype) - expected

@@ -18,10 +18,12 @@ from hdit_core.diffusion.samplers.brownian_noise import BrownianNoise
 from hdit_core.diffusion.samplers.sampler import sample_by
 from hdit_core.diffusion.samplers.sampler_state import Denoise, NoiseSource, SamplerStep
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
+from hdit_core.diffusion.start import seen_condition, start_of_flow
 from hdit_core.errors import UsageError
 from hdit_core.images import from_uint8, to_pil, to_uint8
 from hdit_core.randomness import normal
 from hdit_core.recipe.model import ModelRecipe
+from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.sample import SampleRecipe
 
 OnStep = Callable[[SamplerStep], None]
@@ -111,15 +113,15 @@ def check_class(num_classes: int, class_id: int | None) -> None:
         )
 
 
-def check_conditions(model: ModelRecipe, size: tuple[int, int], inputs: ConditionInputs, count: int) -> None:
+def check_conditions(recipe: Recipe, size: tuple[int, int], inputs: ConditionInputs, count: int) -> None:
     """Refuse conditions that do not match the network, for `count` images of a size.
 
     Raises:
         UsageError: a condition is missing, superfluous, not finite or of a wrong shape.
     """
     wanted = (
-        ("condition", "condition images", inputs.condition, (model.condition_channels, *size)),
-        ("vector", "vectors", inputs.vector, (model.mapping_cond_dim,)),
+        ("condition", "condition images", inputs.condition, (recipe.condition_image_channels, *size)),
+        ("vector", "vectors", inputs.vector, (recipe.model.mapping_cond_dim,)),
     )
     for name, plural, found, (length, *rest) in wanted:
         if found is None and length:
@@ -156,7 +158,7 @@ class SamplingPipeline:
     def __post_init__(self) -> None:
         check_request(self.denoiser, self.image_size, self.guide)
         if self.conditions is None:
-            check_conditions(self.denoiser.recipe.model, self.image_size, ConditionInputs(), 0)
+            check_conditions(self.denoiser.recipe, self.image_size, ConditionInputs(), 0)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -202,7 +204,7 @@ class SamplingPipeline:
             UsageError: they are not those that the network takes.
         """
         inputs = ConditionInputs() if self.conditions is None else self.conditions(indices)
-        check_conditions(self.denoiser.recipe.model, self.image_size, inputs, len(indices))
+        check_conditions(self.denoiser.recipe, self.image_size, inputs, len(indices))
         moved = (None if each is None else each.to(self.device) for each in (inputs.condition, inputs.vector))
         return ConditionInputs(*moved)
 
@@ -218,10 +220,14 @@ class SamplingPipeline:
             interval=settings.guidance_interval,
             rescale=settings.guidance_rescale,
             mapping_cond=inputs.vector,
-            condition=inputs.condition,
+            condition=seen_condition(self.denoiser.recipe, inputs.condition),
             condition_guidance=settings.condition_guidance,
             vector_guidance=settings.vector_guidance,
         )
+
+    def start(self, noise: Float[Tensor, "B C H W"], inputs: ConditionInputs) -> Float[Tensor, "B C H W"]:
+        """Return the images at sigma_max from which sampling starts: noise, or the condition images with noise."""
+        return start_of_flow(self.denoiser.recipe.diffusion, noise, inputs.condition) * self.settings.sigma_max
 
     def sample(
         self,
@@ -250,7 +256,8 @@ class SamplingPipeline:
         self, indices: list[int], classes: list[int] | None, on_step: OnStep | None = None
     ) -> Float[Tensor, "B C H W"]:
         """Generate one batch of images from noise, under the conditions of the pipeline."""
-        x, denoise = self.noise(indices) * self.settings.sigma_max, self.conditioned(classes, self.inputs(indices))
+        inputs = self.inputs(indices)
+        x, denoise = self.start(self.noise(indices), inputs), self.conditioned(classes, inputs)
         return self.sample(x, self.sigmas, self.brownian_noise(indices), denoise, on_step)
 
     @torch.inference_mode()

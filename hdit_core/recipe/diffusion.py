@@ -5,11 +5,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from hdit_core.recipe.table import NonNegativeInt, PositiveFloat, PositiveInt, Problem, Table
+from hdit_core.recipe.table import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Problem, Table
 
 DensityType = Literal["cosine-interpolated", "cosine", "lognormal", "loglogistic", "loguniform", "split-lognormal"]
 Weighting = Literal["soft-min-snr", "snr", "karras", "min-snr", "sigmoid", "velocity"]
 Objective = Literal["edm", "flow", "x"]
+Start = Literal["noise", "image"]
 
 
 class DensityRecipe(Table):
@@ -67,6 +68,15 @@ class DiffusionRecipe(Table):
         "edm",
         description="prediction target: edm (F-prediction), flow (velocity) or x (x0, for patches of 16x16 and more)",
     )
+    start: Start = Field(
+        "noise",
+        description="what sampling starts from: noise, or the condition image, which takes the place of the noise in "
+        "training too (with objective = 'flow' and sigma_data = 1 the rectified flow of PMRF). The network sees it "
+        "only with model.condition_channels",
+    )
+    start_noise: NonNegativeFloat = Field(
+        0.0, description="start = 'image': standard deviation of the noise added to the condition image"
+    )
     weighting: Weighting = Field("soft-min-snr", description="loss weight of each noise level")
     min_snr_gamma: PositiveFloat = Field(5.0, description="min-snr: upper bound of the weight 1/sigma^2")
     sigmoid_bias: float | None = Field(
@@ -88,3 +98,5 @@ class DiffusionRecipe(Table):
             yield "sigmoid_bias", "missing; expected a number, for example 1.386 (ln 4, the paper's) or -1 for 256x256"
         if bias is not None and not wanted:
             yield "sigmoid_bias", f"{bias} has no effect with weighting = '{self.weighting}', only with 'sigmoid'"
+        if self.start_noise and self.start == "noise":
+            yield "start_noise", f"{self.start_noise} has no effect with start = 'noise', only with 'image'"

@@ -24,6 +24,13 @@ class Recipe(Table):
     sample: SampleRecipe = Field(default_factory=SampleRecipe)
     evaluate: EvaluateRecipe = EvaluateRecipe()
 
+    @property
+    def condition_image_channels(self) -> int:
+        """Channels of the condition image, which the network sees or sampling starts from; 0 without."""
+        if self.model.condition_channels or self.diffusion.start == "noise":
+            return self.model.condition_channels
+        return degraded_channels(self.condition.degrade, self.model.channels)
+
     def constraint_violations(self) -> Iterator[Problem]:
         """Yield the violated constraints between tables."""
         if self.sample.guidance != 1 and not self.model.num_classes:
@@ -38,6 +45,8 @@ class Recipe(Table):
                 "channel",
             )
         yield from self._condition_problems()
+        if self.diffusion.start == "image":
+            yield from self._start_problems()
 
     def _condition_problems(self) -> Iterator[Problem]:
         model, degrade = self.model, self.condition.degrade
@@ -46,13 +55,15 @@ class Recipe(Table):
                 yield f"sample.{key}", f"{scale} has no effect: model.{needed} is 0"
         for key, problem in self.condition.channel_problems(model.channels):
             yield f"condition.{key}", problem
-        if degrade and model.condition_channels != (wanted := degraded_channels(degrade, model.channels)):
+        is_start = self.diffusion.start == "image"
+        wanted = degraded_channels(degrade, model.channels)
+        if degrade and model.condition_channels != wanted and (model.condition_channels or not is_start):
             yield (
                 "model.condition_channels",
                 f"{model.condition_channels}, but condition.degrade makes condition images of {wanted}; set it to "
                 f"{wanted}",
             )
-        if model.condition_channels and self.data.augment_prob:
+        if self.condition_image_channels and self.data.augment_prob:
             yield (
                 "data.augment_prob",
                 f"{self.data.augment_prob} would warp the image but not its condition image; set it to 0, and use "
@@ -63,4 +74,25 @@ class Recipe(Table):
                 "train.condition_dropout",
                 f"{self.train.condition_dropout} has no effect: model.condition_channels and model.mapping_cond_dim "
                 "are 0",
+            )
+
+    def _start_problems(self) -> Iterator[Problem]:
+        """Yield what a flow from the condition image cannot have."""
+        channels, found = self.model.channels, self.condition_image_channels
+        if found not in (1, channels):
+            counts = f"{channels} channels" if channels == 1 else f"1 or {channels} channels"
+            yield "diffusion.start", f"'image' starts from a condition image of {counts}, found {found}"
+        if self.model.condition_channels and not self.diffusion.start_noise:
+            yield (
+                "diffusion.start_noise",
+                "0 with model.condition_channels: the network would see its start and learn to subtract it, which "
+                "fails at sigma_max; set it, for example to 0.1, or set model.condition_channels to 0",
+            )
+        if self.train.condition_dropout:
+            yield "train.condition_dropout", "must be 0 with diffusion.start = 'image', whose start cannot be dropped"
+        if key := self.sample.noise_key:
+            yield (
+                f"sample.{key}",
+                "adds noise to a flow with diffusion.start = 'image', which is deterministic; use sample.eta = 0 "
+                "without churn, or sample.sampler = 'heun' or 'dpmpp_2m'",
             )

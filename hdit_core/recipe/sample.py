@@ -23,6 +23,16 @@ Sampler = Literal[
     "dpmpp_3m_sde",
     "unipc",
 ]
+STOCHASTIC: tuple[Sampler, ...] = (
+    "euler_ancestral",
+    "dpm_2_ancestral",
+    "dpmpp_2s_ancestral",
+    "dpmpp_sde",
+    "dpmpp_2m_sde",
+    "dpmpp_3m_sde",
+)
+"""Samplers that add noise, unless eta is 0."""
+
 CHURNED: tuple[Sampler, ...] = ("euler", "heun", "dpm_2")
 Schedule = Literal["karras", "exponential", "polyexponential", "vp"]
 
@@ -80,6 +90,13 @@ class SampleRecipe(Table):
         description="evaluate conditional and unconditional in one batch; false: sequentially, with half the memory",
     )
     batch_size: Annotated[int, Field(gt=0)] = Field(16, description="batch size per device")
+
+    @property
+    def noise_key(self) -> str | None:
+        """The key by which sampling adds noise; None where it is deterministic."""
+        if self.sampler in STOCHASTIC and self.eta:
+            return "eta"
+        return "churn.amount" if self.churn is not None and self.churn.amount else None
 
     def constraint_violations(self) -> Iterator[Problem]:
         """Yield the violated constraints between keys."""

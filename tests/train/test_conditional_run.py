@@ -101,7 +101,7 @@ def test_a_fork_of_a_conditional_run_continues_it(tmp_path, conditional):
 
 
 def test_a_data_set_without_the_conditions_of_the_recipe_is_refused_before_the_run(tmp_path, trained):
-    with pytest.raises(DataError, match=r"has condition images of 0 channels \(0: none\), model.condition_channels is"):
+    with pytest.raises(DataError, match=r"has condition images of 0 channels \(0: none\), the recipe takes 1; prepare"):
         train(trained({"model.condition_channels": 1, "data.augment_prob": 0.0}), tmp_path / "run")
     with pytest.raises(DataError, match=r"has vectors of 0 numbers \(0: none\), model.mapping_cond_dim is 5; prepare"):
         train(trained({"model.mapping_cond_dim": 5}), tmp_path / "run")

@@ -75,8 +75,8 @@ class Conditioning:
         if self.channels and not self.degrade and reader.condition_channels != self.channels:
             raise DataError(
                 f"{reader.folder}: has condition images of {reader.condition_channels} channels (0: none), "
-                f"model.condition_channels is {self.channels}; prepare the data with --condition, change the recipe, "
-                "or compute them with condition.degrade"
+                f"the recipe takes {self.channels}; prepare the data with --condition, change "
+                "model.condition_channels, or compute them with condition.degrade"
             )
         if self.vector_dim and reader.vector_dim != self.vector_dim:
             raise DataError(
@@ -143,7 +143,5 @@ def _finite_vector(reader: ImageReader, index: int) -> Float32[np.ndarray, " E"]
 
 def conditioning_of(recipe: Recipe) -> Conditioning:
     """Return what the runs of a recipe are conditioned on beside classes."""
-    model = recipe.model
-    return Conditioning(
-        model.condition_channels, model.mapping_cond_dim, recipe.condition.degrade, recipe.train.condition_dropout
-    )
+    degrade, dropout = recipe.condition.degrade, recipe.train.condition_dropout
+    return Conditioning(recipe.condition_image_channels, recipe.model.mapping_cond_dim, degrade, dropout)

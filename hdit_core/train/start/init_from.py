@@ -134,7 +134,7 @@ def _differences(source: Recipe, recipe: Recipe, added: int) -> Iterator[str]:
     for index, level in enumerate(source.model.levels):
         for key, (before, now) in _pairs(f"model.levels[{index + added}]", level, recipe.model.levels[index + added]):
             yield f"{key} is {before!r} there and {now!r} in the recipe"
-    for key in ("sigma_data", "objective"):
+    for key in ("sigma_data", "objective", "start", "start_noise"):
         before, now = getattr(source.diffusion, key), getattr(recipe.diffusion, key)
         if before != now:
             yield f"diffusion.{key} is {before!r} there and {now!r} in the recipe"

@@ -113,7 +113,7 @@ def test_no_bit_depends_on_ranks_workers_or_micro_batches(data_set):
 @pytest.mark.parametrize(
     ("conditioning", "message"),
     [
-        (Conditioning(3), r"has condition images of 0 channels \(0: none\), model.condition_channels is 3; prepare"),
+        (Conditioning(3), r"has condition images of 0 channels \(0: none\), the recipe takes 3; prepare"),
         (Conditioning(0, 5), r"has vectors of 0 numbers \(0: none\), model.mapping_cond_dim is 5; prepare the data"),
     ],
 )
