@@ -123,7 +123,7 @@ def _no_conditions(ckpt: Path) -> "OpenConditions":
     """Return a function that refuses networks that take condition images or vectors, for commands that have none."""
 
     def refuse(recipe: "Recipe", *_: object) -> None:
-        wanted = [("condition images", recipe.model.condition_channels), ("vectors", recipe.model.mapping_cond_dim)]
+        wanted = [("condition images", recipe.condition_image_channels), ("vectors", recipe.model.mapping_cond_dim)]
         if taken := [what for what, length in wanted if length]:
             raise UsageError(
                 f"{ckpt}: the network takes {' and '.join(taken)}, which this command cannot give; use hdit restore, "

@@ -64,7 +64,7 @@ class ConditionMaker:
 
     def __post_init__(self) -> None:
         """Refuse a network that takes no condition images, or nothing to degrade, with a UsageError."""
-        if not self.recipe.model.condition_channels:
+        if not self.recipe.condition_image_channels:
             raise UsageError("the network was trained without condition images; generate with hdit sample or hdit edit")
         if self.degrade and not self.recipe.condition.degrade:
             raise UsageError(
@@ -79,8 +79,7 @@ class ConditionMaker:
     @property
     def input_channels(self) -> int:
         """Channels of an input, without its mask."""
-        model = self.recipe.model
-        return model.channels if self.degrade else model.condition_channels - self.takes_mask
+        return self.recipe.model.channels if self.degrade else self.recipe.condition_image_channels - self.takes_mask
 
     @property
     def factor(self) -> float:

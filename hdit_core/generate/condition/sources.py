@@ -69,7 +69,7 @@ def open_conditions(
     provenance: dict[str, Any] = {}
     image = vector = None
     if condition is not None:
-        if not recipe.model.condition_channels:
+        if not recipe.condition_image_channels:
             raise UsageError(f"--condition {condition}: the network was trained without condition images; leave it out")
         image, provenance["images"] = _images(recipe, size, seed, condition)
     if vectors is not None:

@@ -62,7 +62,7 @@ def test_the_images_of_a_prepared_set_are_degraded_as_in_training(prepared):
 
 
 def test_a_prepared_set_without_condition_images_is_refused_where_the_recipe_computes_none(prepared):
-    with pytest.raises(DataError, match=r"data: has condition images of 0 channels.*model.condition_channels is 3"):
+    with pytest.raises(DataError, match=r"data: has condition images of 0 channels.*the recipe takes 3"):
         open_conditions(recipe_of(), SIZE, 0, str(prepared), None)
 
 
