@@ -1,6 +1,7 @@
 """`hdit export`: a trained model as a folder for publication."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Literal
 
 import typer
@@ -8,6 +9,7 @@ import typer
 from hdit_cli.console import align, emit, note
 from hdit_cli.options.evaluation import DrawnWeightsOption
 from hdit_cli.options.shared import DeviceOption, JsonOption, SeedOption
+from hdit_core.errors import UsageError
 
 app = typer.Typer(add_completion=False)
 
@@ -15,7 +17,14 @@ app = typer.Typer(add_completion=False)
 SourceArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run, checkpoint folder or safetensors file.")]
 FolderOption = Annotated[
     Path,
-    typer.Option("--to", "--out", "-o", metavar="DIR", help="The folder to create.", rich_help_panel="Output"),
+    typer.Option(
+        "--to",
+        "--out",
+        "-o",
+        metavar="DIR",
+        help="The folder to create, or hf://OWNER/NAME to upload it to the Hugging Face hub.",
+        rich_help_panel="Output",
+    ),
 ]
 DtypeOption = Annotated[
     Literal["float32", "bfloat16"],
@@ -30,6 +39,10 @@ ProgramOption = Annotated[
     typer.Option(
         "--program", help="Also export with torch.export and check it against the model.", rich_help_panel="Output"
     ),
+]
+PublicOption = Annotated[
+    bool,
+    typer.Option("--public", help="Make a new repository of the hub public.", rich_help_panel="Output"),
 ]
 CountOption = Annotated[
     int,
@@ -55,21 +68,32 @@ def export(
     program: ProgramOption = False,
     count: CountOption = 16,
     seed: SeedOption = 0,
+    public: PublicOption = False,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Export a model as a folder for publication.
+    """Export a model as a folder for publication, or to the Hugging Face hub.
 
     load_denoiser(DIR) loads it, and hdit sample --ckpt DIR samples with the run's default settings. The model card has
-    a placeholder for your license.
+    a placeholder for your license. Uploads use the login of `hf auth login`.
 
-    Example: hdit export runs/faces --to faces-model --dtype bfloat16 --program
+    Examples:
+      hdit export runs/faces --to faces-model --dtype bfloat16 --program
+      hdit export runs/faces --to hf://me/faces
     """
     from hdit_core.generate.export.export import ExportSettings
     from hdit_core.generate.export.export import export as export_model
+    from hdit_core.generate.export.push import hub_repository, push
 
     settings = ExportSettings(weights, dtype, file_format, count, seed, program, device)
-    result = export_model(source, to, settings)
+    repository = hub_repository(to)
+    if public and repository is None:
+        raise UsageError("--public: only a repository on the hub is public or private; give --to hf://OWNER/NAME")
+    with TemporaryDirectory() as temporary:
+        folder = to if repository is None else Path(temporary) / "model"
+        result = export_model(source, folder, settings)
+        if repository is not None:
+            result["folder"] = push(folder, repository, public=public)
     files = result["files"]
     lines = align([(key, str(value)) for key, value in result.items() if key != "files" and value is not None])
     emit(result, json, [*lines, *(f"{to / name}  {size_bytes:,} bytes" for name, size_bytes in files.items())])

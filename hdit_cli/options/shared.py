@@ -41,7 +41,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 
 CheckpointOption = Annotated[
     Path,
-    typer.Option("--ckpt", help="Run, checkpoint folder, exported folder, or safetensors file.", rich_help_panel=INPUT),
+    typer.Option(
+        "--ckpt",
+        help="Run, checkpoint folder, exported folder, or safetensors file; or an address of one: hf://OWNER/NAME, "
+        "s3://..., gs://..., https://....",
+        rich_help_panel=INPUT,
+    ),
 ]
 
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Where the result is written.", rich_help_panel=OUTPUT)]

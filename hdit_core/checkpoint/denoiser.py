@@ -14,6 +14,7 @@ from hdit_core.checkpoint.kdiffusion.recipe import recipe_from_kdiffusion
 from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion
 from hdit_core.checkpoint.layout import checkpoint_folders, recipe_file
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
+from hdit_core.checkpoint.remote import local_model
 from hdit_core.checkpoint.safetensors_file import Tensors, read_tensors
 from hdit_core.devices import compute_dtype
 from hdit_core.diffusion.precondition import Denoiser
@@ -45,7 +46,7 @@ def load_denoiser(
 
     Args:
         path: a run (its newest valid checkpoint is used), a checkpoint, a folder of `hdit export`, a safetensors file
-            of hdit, or an inference checkpoint of k-diffusion.
+            of hdit, or an inference checkpoint of k-diffusion; or an address of one, see `remote.py`.
         weights: for a run or a checkpoint, the EMA weights (`"ema"`), the raw ones (`"model"`), or those of another EMA
             length, such as `"0.08"`: one of `train.ema_profiles`, or for a run one that `hdit ema` reconstructed.
             Files and exported models contain one kind only.
@@ -86,7 +87,7 @@ def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors]
     Raises:
         CheckpointError, UsageError: as `load_denoiser`.
     """
-    part = part_name(weights)
+    part, path = part_name(weights), local_model(path)
     if path.is_file():
         return _read_file(path)
     if not path.is_dir():

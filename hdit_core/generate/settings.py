@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from hdit_core.checkpoint.denoiser import Weights, load_denoiser
+from hdit_core.checkpoint.remote import local_model
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import RecipeError, UsageError
 from hdit_core.files import write_atomic
@@ -67,7 +68,7 @@ def read_defaults(run: Path) -> Defaults:
     Raises:
         RecipeError: the file is damaged or has unknown keys.
     """
-    path = run / NAME
+    path = local_model(run) / NAME
     if not path.is_file():
         return Defaults()
     if path.stat().st_size > LARGEST_BYTES:

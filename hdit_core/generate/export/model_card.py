@@ -56,19 +56,21 @@ def _shown(letter: str) -> str:
 
 def card(recipe: Recipe, record: TrainingRecord, facts: CardFacts) -> str:
     """Return the whole card."""
-    parts = [_front_matter(recipe), _head(recipe, facts), _use(recipe, facts), _training(recipe, record, facts)]
+    parts = [_front_matter(recipe, record), _head(recipe, facts), _use(recipe, facts), _training(recipe, record, facts)]
     if record.classes:
         parts.append(_classes(record.classes))
     parts.append(_limits())
     return "\n".join("\n".join(part) + "\n" for part in map(list, parts))
 
 
-def _front_matter(recipe: Recipe) -> Iterator[str]:
+def _front_matter(recipe: Recipe, record: TrainingRecord) -> Iterator[str]:
     yield from ("---", "license: other", "license_name: to-be-chosen", "license_link: LICENSE")
     yield from ("library_name: hdit", "pipeline_tag: unconditional-image-generation", "tags:")
     tags = ["hdit", "hourglass-diffusion-transformer", "diffusion", "pixel-space", "image-generation"]
     tags += ["class-conditional"] if recipe.model.num_classes else []
     yield from (f"- {tag}" for tag in tags)
+    if record.scores:
+        yield from ("metrics:", *(f"- {name}" for name in sorted(record.scores)))
     yield "---"
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from hdit_core.checkpoint.layout import checkpoint_folders
 from hdit_core.checkpoint.load import newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.log import read_log, read_scores
+from hdit_core.checkpoint.remote import local_model
 from hdit_core.checkpoint.state import State
 from hdit_core.data.format.manifest import MANIFEST, read_manifest
 from hdit_core.errors import CheckpointError, DataError
@@ -40,7 +41,7 @@ def training_record(source: Path, recipe: Recipe) -> TrainingRecord:
         source: a run, a checkpoint of a run, or a file, which has no record.
         recipe: of the network; class names are read from its data set where that exists and is unchanged.
     """
-    state, run = _state_and_run(source)
+    state, run = _state_and_run(local_model(source))
     if state is None or run is None:
         return TrainingRecord()
     log = [line for line in _readable(read_log, run) if line["step"] <= state.step]

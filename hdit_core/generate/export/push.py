@@ -1,0 +1,52 @@
+"""Upload of an exported folder to the Hugging Face hub, with the login of `hf auth login` or `$HF_TOKEN`."""
+
+import re
+from pathlib import Path
+
+from hdit_core.checkpoint.remote import remote_address
+from hdit_core.errors import HditError, UsageError
+
+REPOSITORY = re.compile(r"hf://([\w.-]+/[\w.-]+)")
+
+
+def hub_repository(target: Path | str) -> str | None:
+    """Return the name of the repository that a target means, None for a local folder.
+
+    Raises:
+        UsageError: an address of another kind, to which nothing is uploaded.
+    """
+    address = remote_address(target)
+    if address is None:
+        return None
+    match = REPOSITORY.fullmatch(address)
+    if match is None:
+        raise UsageError(f"--to {address}: expected a folder, or hf://OWNER/NAME without a path")
+    return match[1]
+
+
+def push(folder: Path, repository: str, *, public: bool = False) -> str:
+    """Upload a folder as one commit and return the address of its page; the repository is created if it is missing.
+
+    Args:
+        folder: from `export`.
+        repository: `"owner/name"`.
+        public: whether a new repository is public; an existing one stays what it is.
+
+    Raises:
+        UsageError: huggingface_hub is not installed.
+        HditError: the hub refuses the upload, or cannot be reached.
+    """
+    try:
+        from huggingface_hub import HfApi
+    except ImportError:
+        raise UsageError(f"hf://{repository}: needs huggingface_hub; pip install huggingface_hub") from None
+    api = HfApi()
+    try:
+        url = api.create_repo(repository, private=not public, exist_ok=True)
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a model exported by hdit")
+    except Exception as problem:  # the package has many kinds of errors of its own
+        reason = (str(problem) or type(problem).__name__).splitlines()[0][:300]
+        raise HditError(
+            f"hf://{repository}: cannot be uploaded ({reason}); log in with `hf auth login` if you have not"
+        ) from None
+    return str(url)

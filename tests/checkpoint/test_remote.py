@@ -1,0 +1,213 @@
+"""Models at addresses: fetched once, verified, and used from the cache; against servers on this machine."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import torch
+
+from hdit_core.checkpoint.denoiser import load_denoiser
+from hdit_core.checkpoint.remote import remote_address
+from hdit_core.checkpoint.save import save_checkpoint
+from hdit_core.checkpoint.state import State
+from hdit_core.generate.export.export import ExportSettings, export
+from hdit_core.model.hourglass import HourglassTransformer, initialize
+from hdit_core.recipe.write import recipe_toml
+from tests.checkpoint.hub_server import HubServer
+
+
+@pytest.fixture
+def run(tmp_path, changed):
+    """A run with one checkpoint."""
+    recipe = changed({"sample.steps": 2})
+    folder = tmp_path / "run"
+    network = HourglassTransformer(recipe.model)
+    initialize(network, 0)
+    folder.mkdir()
+    (folder / "recipe.toml").write_text(recipe_toml(recipe))
+    state = State(step=7, num_images=56, data_hash="0" * 64, init_from="")
+    tensors = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    save_checkpoint(folder, recipe, state, {"model": tensors, "ema": tensors, "optimizer": {}})
+    return folder
+
+
+@pytest.fixture
+def exported(run, tmp_path):
+    """An exported folder, without samples."""
+    export(run, tmp_path / "exported", ExportSettings(num_samples=0))
+    return tmp_path / "exported"
+
+
+@pytest.fixture
+def hub():
+    """A hub with a repository me/faces."""
+    pytest.importorskip("huggingface_hub", reason="needs huggingface_hub")
+    server = HubServer()
+    yield server
+    server.close()
+
+
+def hdit(tmp_path, *arguments, **environment):
+    """Run hdit in a process of its own, with an empty cache below tmp_path; return its exit code and stderr."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    home = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hf")}
+    code = "import sys; from hdit_cli.main import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(command, env=kept | home | environment, capture_output=True, text=True)
+    return done.returncode, done.stderr
+
+
+def cached(tmp_path):
+    return {path.name for path in (tmp_path / "cache" / "hdit" / "models").rglob("*.safetensors")}
+
+
+def sample(tmp_path, address, out="samples", **environment):
+    return hdit(tmp_path, "sample", "--ckpt", address, "--n", 1, "--out", tmp_path / out, **environment)
+
+
+def picture(folder):
+    """Return the bytes of the only sample in a folder."""
+    (path,) = (path for path in folder.rglob("*.png") if path.name != "grid.png")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("path", "address"),
+    [
+        ("hf://me/faces", "hf://me/faces"),
+        (Path("hf://me/faces@v1/step"), "hf://me/faces@v1/step"),
+        (Path("s3://bucket/run/"), "s3://bucket/run"),
+        (Path("https://host/weights.safetensors"), "https://host/weights.safetensors"),
+        ("runs/hf", None),
+        ("ftp://host/file", None),
+        ("http://host/weights.safetensors", None),  # without TLS
+        ("file:///etc/passwd", None),
+    ],
+)
+def test_addresses_are_told_from_paths(path, address):
+    assert remote_address(path) == address
+
+
+def test_a_model_of_the_hub_is_fetched_once_and_used_offline(tmp_path, exported, hub):
+    hub.repositories["me/faces"] = {path.name: path.read_bytes() for path in exported.iterdir()}
+    hub.repositories["me/faces"]["evil.py"] = b"raise SystemExit(99)"
+    code, messages = sample(tmp_path, "hf://me/faces", HF_ENDPOINT=hub.address)
+    assert code == 0, messages
+    assert "fetching hf://me/faces" in messages
+    fetched = [request for request in hub.requests if request.endswith("weights.safetensors") and "GET" in request]
+    assert len(fetched) == 1
+    assert not any("evil.py" in request for request in hub.requests)
+    code, messages = sample(tmp_path, "hf://me/faces", "again", HF_ENDPOINT=hub.address)
+    assert code == 0
+    assert "fetching" not in messages
+    hub.close()
+    code, messages = sample(tmp_path, "hf://me/faces", "offline", HF_ENDPOINT=hub.address)
+    assert code == 0, messages
+    assert "cannot be reached; the copy in the cache is used" in messages
+    pictures = {picture(tmp_path / name) for name in ("samples", "again", "offline")}
+    assert len(pictures) == 1
+
+
+def test_contents_that_arrive_changed_are_refused_and_not_kept(tmp_path, exported, hub):
+    hub.repositories["me/faces"] = {path.name: path.read_bytes() for path in exported.iterdir()}
+    hub.damaged = True
+    code, messages = sample(tmp_path, "hf://me/faces", HF_ENDPOINT=hub.address)
+    assert code == 4
+    assert "weights.safetensors arrived as" in messages
+    assert "Traceback" not in messages
+    assert cached(tmp_path) == set()
+
+
+def test_a_repository_that_is_missing_or_holds_no_model_is_one_line(tmp_path, hub):
+    code, messages = sample(tmp_path, "hf://me/nothing", HF_ENDPOINT=hub.address)
+    assert (code, messages.count("\n")) == (4, 1)
+    assert "hf://me/nothing: not found; for a private or gated repository, log in" in messages
+    hub.repositories["me/other"] = {"pytorch_model.bin": b"PK"}
+    code, messages = sample(tmp_path, "hf://me/other", HF_ENDPOINT=hub.address)
+    assert (code, messages.count("\n")) == (4, 1)
+    assert "hf://me/other: neither an export (weights.safetensors) nor a run or a checkpoint" in messages
+
+
+def test_a_model_larger_than_the_cache_is_refused(tmp_path, exported, hub):
+    hub.repositories["me/faces"] = {path.name: path.read_bytes() for path in exported.iterdir()}
+    code, messages = sample(tmp_path, "hf://me/faces", HF_ENDPOINT=hub.address, HDIT_MODEL_CACHE_GB="0.000001")
+    assert code == 4
+    assert "set HDIT_MODEL_CACHE_GB" in messages
+
+
+def test_an_export_is_uploaded_to_a_private_repository_and_comes_back(tmp_path, run, hub):
+    code, messages = hdit(
+        tmp_path, "export", run, "--to", "hf://me/faces", "--n", 1, HF_ENDPOINT=hub.address, HF_TOKEN="hf_not_a_token"
+    )
+    assert code == 0, messages
+    assert hub.private == {"me/faces": True}
+    assert {"weights.safetensors", "README.md", "recipe.toml", "samples.png"} <= set(hub.repositories["me/faces"])
+    front = hub.repositories["me/faces"]["README.md"].decode().split("---")[1]
+    assert "library_name: hdit" in front
+    assert "pipeline_tag: unconditional-image-generation" in front
+    code, messages = sample(tmp_path, "hf://me/faces", HF_ENDPOINT=hub.address)
+    assert code == 0, messages
+    sample(tmp_path, run, "local")
+    assert picture(tmp_path / "local") == picture(tmp_path / "samples")
+
+
+def test_an_upload_that_is_refused_is_one_line(tmp_path, run, hub):
+    code, messages = hdit(tmp_path, "export", run, "--to", "hf://me/faces", "--n", 0, HF_ENDPOINT=hub.address + "1")
+    assert code == 1
+    assert "hf://me/faces: cannot be uploaded" in messages
+    assert "Traceback" not in messages
+    code, messages = hdit(tmp_path, "export", run, "--to", "s3://bucket/faces", HF_ENDPOINT=hub.address)
+    assert code == 2
+    assert "--to s3://bucket/faces: expected a folder, or hf://OWNER/NAME" in messages
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+def test_a_file_is_fetched_by_http(tmp_path, exported, monkeypatch):
+    pytest.importorskip("aiohttp", reason="needs aiohttp")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(exported)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    expected = load_denoiser(exported).state_dict()
+    for name in ("weights.safetensors", ""):
+        found = load_denoiser(f"http://127.0.0.1:{server.server_port}/{name}").state_dict()
+        assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_newest_checkpoint_of_a_run_on_s3_is_fetched(tmp_path, run, monkeypatch):
+    pytest.importorskip("s3fs", reason="needs s3fs, of the extra dev")
+    moto_server = pytest.importorskip("moto.server", reason="needs moto with its server, of the extra dev")
+    server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    environment = {
+        "AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port()),
+        "AWS_ACCESS_KEY_ID": "not-a-key",
+        "AWS_SECRET_ACCESS_KEY": "not-a-secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+    }
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    import s3fs
+
+    files = s3fs.S3FileSystem(skip_instance_cache=True)
+    files.mkdir("bucket")
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    for step in ("step-000000003", checkpoint.name):
+        for path in checkpoint.iterdir():
+            content = path.read_bytes() if step == checkpoint.name else b"an older one"
+            files.pipe(f"bucket/run/checkpoints/{step}/{path.name}", content)
+    expected = load_denoiser(run).state_dict()
+    found = load_denoiser("s3://bucket/run").state_dict()
+    assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+    server.stop()
