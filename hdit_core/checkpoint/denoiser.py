@@ -14,7 +14,6 @@ from hdit_core.checkpoint.kdiffusion.recipe import recipe_from_kdiffusion
 from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion
 from hdit_core.checkpoint.layout import checkpoint_folders, recipe_file
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
-from hdit_core.checkpoint.remote import local_model
 from hdit_core.checkpoint.safetensors_file import Tensors, read_tensors
 from hdit_core.devices import compute_dtype
 from hdit_core.diffusion.precondition import Denoiser
@@ -24,6 +23,7 @@ from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.model import AttentionBackend
 from hdit_core.recipe.read import check_recipe, read_recipe
 from hdit_core.recipe.run import Recipe
+from hdit_core.remote_models import local_model
 
 logger = logging.getLogger("hdit")
 
@@ -46,7 +46,7 @@ def load_denoiser(
 
     Args:
         path: a run (its newest valid checkpoint is used), a checkpoint, a folder of `hdit export`, a safetensors file
-            of hdit, or an inference checkpoint of k-diffusion; or an address of one, see `remote.py`.
+            of hdit, or an inference checkpoint of k-diffusion; or an address of one, see `remote_models.py`.
         weights: for a run or a checkpoint, the EMA weights (`"ema"`), the raw ones (`"model"`), or those of another EMA
             length, such as `"0.08"`: one of `train.ema_profiles`, or for a run one that `hdit ema` reconstructed.
             Files and exported models contain one kind only.

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from hdit_core.checkpoint.remote import remote_address
 from hdit_core.errors import HditError, UsageError
+from hdit_core.remote_models import remote_address
 
 REPOSITORY = re.compile(r"hf://([\w.-]+/[\w.-]+)")
 

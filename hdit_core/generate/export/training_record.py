@@ -8,11 +8,11 @@ from typing import Any
 from hdit_core.checkpoint.layout import checkpoint_folders
 from hdit_core.checkpoint.load import newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.log import read_log, read_scores
-from hdit_core.checkpoint.remote import local_model
 from hdit_core.checkpoint.state import State
 from hdit_core.data.format.manifest import MANIFEST, read_manifest
 from hdit_core.errors import CheckpointError, DataError
 from hdit_core.recipe.run import Recipe
+from hdit_core.remote_models import local_model
 
 LAST_RECORDS = 10  # of the log, over which the final loss is averaged
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from hdit_core.checkpoint.denoiser import load_denoiser
-from hdit_core.checkpoint.remote import remote_address
 from hdit_core.checkpoint.save import save_checkpoint
 from hdit_core.checkpoint.state import State
 from hdit_core.generate.export.export import ExportSettings, export
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.write import recipe_toml
-from tests.checkpoint.hub_server import HubServer
+from hdit_core.remote_models import remote_address
+from tests.hub_server import HubServer
 
 
 @pytest.fixture
