@@ -1,6 +1,7 @@
 """Lossless conversion of weights between the inference formats of k-diffusion and hdit."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,17 @@ import torch
 from safetensors.torch import save
 
 from hdit_core.checkpoint.denoiser import Weights, build_denoiser, read_weights
+from hdit_core.checkpoint.kdiffusion.pmrf import is_pmrf, recipe_of_pmrf, state_of_pmrf
 from hdit_core.checkpoint.kdiffusion.recipe import config_to_kdiffusion, recipe_from_kdiffusion
 from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion, state_to_kdiffusion
-from hdit_core.checkpoint.safetensors_file import Tensors, read_metadata, write_tensors
+from hdit_core.checkpoint.safetensors_file import Tensors, read_metadata, read_tensors, write_tensors
 from hdit_core.errors import CheckpointError, UsageError
-from hdit_core.files import atomic_file, write_atomic
+from hdit_core.files import atomic_file, read_json, write_atomic
 from hdit_core.recipe.run import Recipe
 
 KDIFFUSION_CONFIG = "kdiffusion_config"  # metadata key of hdit's file: keeps settings that a recipe has no key for
+PMRF_ARGUMENTS = "hyper_parameters"  # key of Lightning's checkpoints
+LARGEST_CONFIG_BYTES = 1 << 20
 PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".pkl")
 
 
@@ -26,7 +30,7 @@ def convert_weights(
 
     Args:
         source: anything that `load_denoiser` accepts, or with `trust_pickle` a `.pth` training checkpoint of
-            k-diffusion.
+            k-diffusion, or a `.ckpt` or a hub folder of PMRF.
         target: the file to write; it must not exist.
         to: `"hdit"` or `"k-diffusion"`.
         weights: for a run or a checkpoint, as in `load_denoiser`; for a `.pth` file `"ema"` or `"model"`.
@@ -44,6 +48,8 @@ def convert_weights(
     config: str | None
     if source.suffix in PICKLE_SUFFIXES:
         recipe, state, config = _read_pickle(source, weights, trust_pickle)
+    elif _is_pmrf_folder(source):
+        (recipe, state), config = _read_pmrf_folder(source), None
     else:
         recipe, state = read_weights(source, weights)
         config = _original_config(source)
@@ -65,7 +71,7 @@ def _original_config(path: Path) -> str | None:
     return metadata.get(KDIFFUSION_CONFIG if "hdit" in metadata else "config")
 
 
-def _read_pickle(path: Path, weights: Weights, trusted: bool) -> tuple[Recipe, Tensors, str]:
+def _read_pickle(path: Path, weights: Weights, trusted: bool) -> tuple[Recipe, Tensors, str | None]:
     if not trusted:
         raise UsageError(
             f"{path}: a pickle, which can execute arbitrary code when it is read; if you trust its author, add "
@@ -74,6 +80,8 @@ def _read_pickle(path: Path, weights: Weights, trusted: bool) -> tuple[Recipe, T
     try:
         # the restricted unpickler all the same: such a checkpoint needs only tensors, numbers and text
         content = torch.load(path, map_location="cpu", weights_only=True)
+        if is_pmrf(content.get(PMRF_ARGUMENTS)):
+            return *_from_pmrf(content, weights, path), None
         recipe = recipe_from_kdiffusion(content["config"])
         part = "model_ema" if weights == "ema" else "model"
         if part not in content:
@@ -87,7 +95,31 @@ def _read_pickle(path: Path, weights: Weights, trusted: bool) -> tuple[Recipe, T
         raise
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a training checkpoint of k-diffusion ({reason})") from None
+        raise CheckpointError(f"{path}: not a training checkpoint of k-diffusion or PMRF ({reason})") from None
+
+
+def _from_pmrf(content: Mapping[str, Any], weights: Weights, path: Path) -> tuple[Recipe, Tensors]:
+    """Return the flow in a Lightning checkpoint of PMRF."""
+    recipe = recipe_of_pmrf(content[PMRF_ARGUMENTS], str(path))
+    if weights == "ema" and "ema" not in content:
+        raise CheckpointError(f"{path}: has no averaged weights; take the others with --weights model")
+    averages = content["ema"] if weights == "ema" else None
+    return recipe, state_of_pmrf(content["state_dict"], averages, recipe, str(path))
+
+
+def _is_pmrf_folder(folder: Path) -> bool:
+    """Return whether this is a folder of PMRF as on the Hugging Face hub."""
+    try:
+        arguments = read_json(folder / "config.json", LARGEST_CONFIG_BYTES)
+    except (OSError, ValueError):
+        return False
+    return is_pmrf(arguments) and (folder / "model.safetensors").is_file()
+
+
+def _read_pmrf_folder(folder: Path) -> tuple[Recipe, Tensors]:
+    recipe = recipe_of_pmrf(read_json(folder / "config.json", LARGEST_CONFIG_BYTES), str(folder))
+    tensors, _ = read_tensors(folder / "model.safetensors")
+    return recipe, state_of_pmrf(tensors, None, recipe, str(folder))
 
 
 def _count(state: Tensors) -> int:

@@ -88,6 +88,7 @@ class Conditioning(nn.Module):
     def __init__(self, recipe: ModelRecipe) -> None:
         super().__init__()
         width = recipe.mapping_width
+        self.time_input = recipe.time
         self.time_features = FourierFeatures(1, width)
         self.time_in = Linear(width, width)
         self.augment_features = FourierFeatures(AUGMENT_FEATURES, width)
@@ -107,8 +108,9 @@ class Conditioning(nn.Module):
         """Return the conditioning vector of each image; see `HourglassTransformer.forward`."""
         dtype = self.time_in.weight.dtype
 
-        # the noise level, as ln(sigma) / 4
-        time = self.time_features(rearrange(sigma.log() / 4, "b -> b 1"))
+        # the noise level, as ln(sigma) / 4 or as the time of a rectified flow
+        noise_level = sigma.log() / 4 if self.time_input == "log-sigma" else 1 / (1 + sigma)
+        time = self.time_features(rearrange(noise_level, "b -> b 1"))
         cond = self.time_in(time.to(dtype))
 
         # without augmentation the embedding is not zero: the cosines of 0 are 1

@@ -91,7 +91,7 @@ class HourglassTransformer(nn.Module):
         Args:
             x: noised images, already scaled by c_in. Sizes other than the recipe's are allowed if
                 `ModelRecipe.size_problems` yields nothing.
-            sigma: noise level of each image, > 0; the network forms ln(sigma) / 4 itself.
+            sigma: noise level of each image, > 0; the network forms its time input itself.
             class_ids: class of each image, `num_classes` for none; required if and only if the network has classes.
             augment_cond: augmentation of each image (nine numbers, see `data/loader/augment.py`); None: zeros.
             mapping_cond: the extra conditioning vector, E = `mapping_cond_dim`; required if and only if that is not 0.
@@ -108,6 +108,7 @@ class HourglassTransformer(nn.Module):
         dtype = self.patch_in.proj.weight.dtype
         cond = self.conditioning(sigma, class_ids, augment_cond, mapping_cond)
         seen = self._with_condition(x.to(dtype), condition)
+        seen = seen + self.recipe.input_offset if self.recipe.input_offset else seen
         tokens = self._add_positions(self.patch_in(rearrange(seen, "b c h w -> b h w c")))
         tokens = self._encode_decode(tokens, cond, self._rotations(height, width))
         images = self.patch_out(self.out_norm(tokens))

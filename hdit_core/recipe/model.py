@@ -21,6 +21,7 @@ AttentionBackend = Literal["auto", "native", "natten", "triton", "flex", "tiled"
 FeedForward = Literal["geglu", "gelu"]
 Norm = Literal["rms", "layer"]
 Positions = Literal["rotary", "additive"]
+TimeInput = Literal["log-sigma", "t"]
 Skip = Literal["lerp", "add", "concat"]
 
 
@@ -80,11 +81,19 @@ class ModelRecipe(Table):
         description="factor on the condition image before it is concatenated (c_in does not apply to it): one number, "
         "or one per condition channel",
     )
+    input_offset: float = Field(
+        0.0,
+        description="number added to the network's input, image and condition: 1 for weights of pixels in [0, 1] that "
+        "were halved in the first layer",
+    )
     patch_size: Pair = Field((4, 4), description="pixels per token: one number, or [height, width]")
     levels: Annotated[tuple[LevelRecipe, ...], Listed, Field(min_length=1)] = Field(
         description="levels of the hourglass, outermost (most tokens) first"
     )
     num_classes: NonNegativeInt = Field(0, description="number of classes; 0: unconditional")
+    time: TimeInput = Field(
+        "log-sigma", description="time input of the network: log-sigma, ln(sigma) / 4 (EDM), or t, 1 / (1 + sigma)"
+    )
     mapping_width: PositiveInt = Field(256, description="features of the conditioning vector, an even number")
     mapping_depth: PositiveInt = Field(2, description="blocks of the mapping network")
     mapping_d_ff: PositiveInt | None = Field(

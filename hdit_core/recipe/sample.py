@@ -34,7 +34,7 @@ STOCHASTIC: tuple[Sampler, ...] = (
 """Samplers that add noise, unless eta is 0."""
 
 CHURNED: tuple[Sampler, ...] = ("euler", "heun", "dpm_2")
-Schedule = Literal["karras", "exponential", "polyexponential", "vp"]
+Schedule = Literal["karras", "exponential", "polyexponential", "vp", "flow"]
 
 
 class ChurnRecipe(Table):

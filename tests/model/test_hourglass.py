@@ -198,3 +198,22 @@ def test_every_parameter_is_in_one_group():
     parameters = dict(network.named_parameters())
     for group in groups:
         assert all(parameters[name] is p for name, p in zip(group["names"], group["params"], strict=True))
+
+
+def test_the_time_input_may_be_that_of_a_rectified_flow():
+    """The same network with t = 1 / (1 + sigma) answers as with a sigma whose ln / 4 is that t."""
+    plain, flow = (awake(HourglassTransformer(recipe(time=time))) for time in ("log-sigma", "t"))
+    given = inputs(plain)
+    expected = plain(**given | {"sigma": (4 / (1 + given["sigma"])).exp()})
+    torch.testing.assert_close(flow(**given), expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(plain(**given), expected, atol=1e-2)
+
+
+def test_the_input_offset_is_added_to_image_and_condition():
+    plain, offset = (
+        awake(HourglassTransformer(recipe(condition_channels=2, input_offset=number))) for number in (0.0, 0.5)
+    )
+    given = inputs(plain)
+    shifted = given | {"x": given["x"] + 0.5, "condition": given["condition"] + 0.5}
+    torch.testing.assert_close(offset(**given), plain(**shifted), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(plain(**given), plain(**shifted), atol=1e-3)

@@ -43,6 +43,9 @@ KNOWN = (  # table, key, and the values that k-diffusion supports
     ("model", "norm", "rms"),
     ("model", "positions", "rotary"),
     ("model", "skip", "lerp"),
+    ("model", "condition_channels", 0),
+    ("model", "time", "log-sigma"),
+    ("model", "input_offset", 0.0),
 )
 
 

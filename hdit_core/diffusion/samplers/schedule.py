@@ -49,11 +49,19 @@ def _vp(recipe: SampleRecipe) -> Float64[Tensor, "T"]:
     return (speed * (VP_SLOPE / 2 * time**2 + VP_START * time)).expm1().sqrt()
 
 
+def _flow(recipe: SampleRecipe) -> Float64[Tensor, "T"]:
+    """Uniform in t = sigma / (1 + sigma), the time of a rectified flow."""
+    low, high = (sigma / (1 + sigma) for sigma in (recipe.sigma_min, recipe.sigma_max))
+    time = low + (high - low) * _from_one_to_zero(recipe.steps)
+    return time / (1 - time)
+
+
 SCHEDULES: dict[str, Callable[[SampleRecipe], Float64[Tensor, "T"]]] = {
     "karras": _karras,
     "exponential": _exponential,
     "polyexponential": _polyexponential,
     "vp": _vp,
+    "flow": _flow,
 }
 
 

@@ -233,6 +233,9 @@ def test_our_state_has_to_be_whole_on_the_way_out(reference, config):
         ("model", "norm", "layer", "rms"),
         ("model", "positions", "additive", "rotary"),
         ("model", "skip", "concat", "lerp"),
+        ("model", "time", "t", "log-sigma"),
+        ("model", "input_offset", 1.0, "0.0"),
+        ("model", "condition_channels", 3, "0"),
     ],
 )
 def test_what_k_diffusion_does_not_know_is_refused(config, table, key, value, expected):

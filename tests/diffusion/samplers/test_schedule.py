@@ -50,6 +50,12 @@ def test_one_step_goes_from_sigma_max_to_0(name):
     torch.testing.assert_close(found, torch.tensor([160.0, 0.0], dtype=torch.float64), rtol=1e-9, atol=0)
 
 
+def test_the_flow_schedule_is_uniform_in_the_time_of_a_rectified_flow():
+    sigmas = sampling_sigmas(SampleRecipe(schedule="flow", steps=11, sigma_min=1 / 3, sigma_max=99.0))[:-1]
+    time = sigmas / (1 + sigmas)
+    torch.testing.assert_close(time, torch.linspace(0.99, 0.25, 11, dtype=torch.float64), rtol=0, atol=1e-12)
+
+
 def test_a_polyexponential_schedule_is_exponential_unless_told_otherwise():
     poly, plain = (sampling_sigmas(SampleRecipe(schedule=name)) for name in ("polyexponential", "exponential"))
     assert torch.equal(poly, plain)
