@@ -21,14 +21,15 @@ def convert(
         bool,
         typer.Option(
             "--i-trust-this-pickle",
-            help="Read a .pth checkpoint; pickles can execute arbitrary code.",
+            help="Read a .pth or .ckpt checkpoint; pickles can execute arbitrary code.",
         ),
     ] = False,
     json: JsonOption = False,
 ) -> None:
     """Convert weights from and to k-diffusion, losslessly.
 
-    Reads and writes k-diffusion inference checkpoints (safetensors).
+    Reads and writes k-diffusion inference checkpoints (safetensors); also reads its training checkpoints (.pth), and
+    flows of PMRF (.ckpt, or its folder on the Hugging Face hub).
 
     Example: hdit convert kdiffusion.safetensors flowers.safetensors
     """

@@ -75,6 +75,11 @@ def open_model(settings: ScoreSettings, device: torch.device) -> tuple[Denoiser 
     if settings.checkpoint is None:
         return None, ""
     denoiser, defaults = open_denoiser(settings.checkpoint, settings.checkpoint_weights, device)
+    if denoiser.recipe.condition_image_channels or denoiser.recipe.model.mapping_cond_dim:
+        raise UsageError(
+            f"--ckpt {settings.checkpoint}: the network takes condition images or vectors, which a score has none of; "
+            "score images of hdit restore (with --paired against the originals), or of hdit sample --condition"
+        )
     note = defaults.note(settings.checkpoint_weights, settings.overrides, **settings.drawn)
     for line in [*attention_notes(denoiser), *([note] if note else [])]:
         logger.info(line)

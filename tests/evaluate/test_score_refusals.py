@@ -12,6 +12,7 @@ from hdit_core.errors import CheckpointError, DataError, UsageError
 from hdit_core.evaluate.report.result import name_with_count
 from hdit_core.evaluate.score import score
 from hdit_core.evaluate.settings import ScoreSettings
+from tests.generate.conditional import write_network
 
 
 def test_only_fifty_thousand_images_make_an_fid50k():
@@ -132,3 +133,10 @@ def test_what_cannot_be_done_is_refused_before_an_image_is_read(picture_folder, 
             chosen[key] = tmp_path / chosen[key]
     with pytest.raises(UsageError, match=message):
         toy(chosen.pop("images"), chosen.pop("reference"), **chosen)
+
+
+@pytest.mark.parametrize("model", [{"condition_channels": 3}, {"condition_channels": 0, "mapping_cond_dim": 4}])
+def test_a_checkpoint_that_needs_conditions_is_refused(picture_folder, toy, tmp_path, model):
+    path = write_network(tmp_path / "net", **model)
+    with pytest.raises(UsageError, match=r"net: the network takes condition images or vectors, which"):
+        toy(None, picture_folder("b"), checkpoint=str(path), n=8)

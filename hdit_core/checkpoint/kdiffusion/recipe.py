@@ -39,6 +39,7 @@ DENSITY_KEYS = {  # the recipe's key: k-diffusion's
 KNOWN = (  # table, key, and the values that k-diffusion supports
     ("diffusion", "weighting", "karras", "snr", "soft-min-snr"),
     ("diffusion", "objective", "edm"),
+    ("diffusion", "start", "noise"),
     ("model", "feed_forward", "geglu"),
     ("model", "norm", "rms"),
     ("model", "positions", "rotary"),
@@ -183,7 +184,8 @@ def config_to_kdiffusion(recipe: Recipe) -> dict[str, Any]:
 def _check_known(recipe: Recipe) -> None:
     for table, key, *known in KNOWN:
         if (value := getattr(getattr(recipe, table), key)) not in known:
-            expected = f"{', '.join(known[:-1])} or {known[-1]}" if known[1:] else known[0]
+            names = [str(each) for each in known]
+            expected = f"{', '.join(names[:-1])} or {names[-1]}" if names[1:] else names[0]
             raise CheckpointError(f"{table}.{key} = '{value}' is unknown to k-diffusion; expected {expected}")
 
 

@@ -141,9 +141,12 @@ def _write_network(folder: Path, tensors: Mapping[str, Tensor], recipe: Recipe, 
 
 def _facts(folder: Path, denoiser: Denoiser, settings: ExportSettings, weights: str) -> CardFacts:
     """Write samples and program, and return the card's facts about the files."""
-    if settings.num_samples:
-        logger.info("generating %d samples", settings.num_samples)
+    num_samples = 0 if _takes_conditions(denoiser.recipe) else settings.num_samples
+    if num_samples:
+        logger.info("generating %d samples", num_samples)
         _write_sheet(folder / SHEET, denoiser, settings)
+    elif settings.num_samples:
+        logger.info("no sample sheet: the network takes condition images or vectors, and export has none")
     program = None
     if settings.program:
         logger.info("tracing the program")
@@ -156,10 +159,14 @@ def _facts(folder: Path, denoiser: Denoiser, settings: ExportSettings, weights: 
         format=settings.format,
         sha256=digest(folder / EXPORTED).sha256,
         parameters=sum(parameter.numel() for parameter in denoiser.parameters()),
-        sheet=SHEET if settings.num_samples else None,
-        sampled=(settings.num_samples, settings.seed),
+        sheet=SHEET if num_samples else None,
+        sampled=(num_samples, settings.seed),
         program=program,
     )
+
+
+def _takes_conditions(recipe: Recipe) -> bool:
+    return bool(recipe.condition_image_channels or recipe.model.mapping_cond_dim)
 
 
 def _write_sheet(path: Path, denoiser: Denoiser, settings: ExportSettings) -> None:

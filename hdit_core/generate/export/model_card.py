@@ -65,13 +65,17 @@ def card(recipe: Recipe, record: TrainingRecord, facts: CardFacts) -> str:
 
 def _front_matter(recipe: Recipe, record: TrainingRecord) -> Iterator[str]:
     yield from ("---", "license: other", "license_name: to-be-chosen", "license_link: LICENSE")
-    yield from ("library_name: hdit", "pipeline_tag: unconditional-image-generation", "tags:")
+    yield from ("library_name: hdit", f"pipeline_tag: {_task(recipe)}", "tags:")
     tags = ["hdit", "hourglass-diffusion-transformer", "diffusion", "pixel-space", "image-generation"]
     tags += ["class-conditional"] if recipe.model.num_classes else []
     yield from (f"- {tag}" for tag in tags)
     if record.scores:
         yield from ("metrics:", *(f"- {name}" for name in sorted(record.scores)))
     yield "---"
+
+
+def _task(recipe: Recipe) -> str:
+    return "image-to-image" if recipe.condition_image_channels else "unconditional-image-generation"
 
 
 def _head(recipe: Recipe, facts: CardFacts) -> Iterator[str]:
@@ -98,12 +102,7 @@ def _use(recipe: Recipe, facts: CardFacts) -> Iterator[str]:
     settings = recipe.sample
     yield "## Usage"
     yield ""
-    yield "    hdit sample --ckpt FOLDER --n 64 --out samples"
-    yield ""
-    yield "or in Python:"
-    yield ""
-    yield "    from hdit_core.api import generate"
-    yield '    images = generate("FOLDER", 64).to_pil()'
+    yield from _commands(recipe)
     yield ""
     yield (
         f"Default sampling settings: {settings.steps} steps of `{settings.sampler}` from sigma {settings.sigma_max:g} "
@@ -118,7 +117,32 @@ def _use(recipe: Recipe, facts: CardFacts) -> Iterator[str]:
         yield "| sample.toml | the default sampling settings |"
     if facts.program:
         file, error = facts.program
-        yield f"| {file} | D(x, sigma, class) for torch.export.load; differs from the network by at most {error:.2g} |"
+        call = f"{_arguments(recipe)} for torch.export.load"
+        yield f"| {file} | {call}; differs from the network by at most {error:.2g} |"
+
+
+def _arguments(recipe: Recipe) -> str:
+    model = recipe.model
+    optional = {
+        "class": model.num_classes,
+        "mapping_cond": model.mapping_cond_dim,
+        "condition": model.condition_channels,
+    }
+    return f"D({', '.join(['x', 'sigma', *(name for name, is_taken in optional.items() if is_taken)])})"
+
+
+def _commands(recipe: Recipe) -> Iterator[str]:
+    if recipe.condition_image_channels:
+        yield "    hdit restore IMAGES --ckpt FOLDER --out restored"
+    elif recipe.model.mapping_cond_dim:
+        yield "    hdit sample --ckpt FOLDER --vector VECTORS.npy --n 64 --out samples"
+    else:
+        yield "    hdit sample --ckpt FOLDER --n 64 --out samples"
+        yield ""
+        yield "or in Python:"
+        yield ""
+        yield "    from hdit_core.api import generate"
+        yield '    images = generate("FOLDER", 64).to_pil()'
 
 
 def _training(recipe: Recipe, record: TrainingRecord, facts: CardFacts) -> Iterator[str]:

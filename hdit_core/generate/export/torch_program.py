@@ -33,7 +33,7 @@ TOLERANCE_16_BITS = 0.1
 
 
 class ExportedDenoiser(nn.Module):
-    """D(x, sigma, class_ids, mapping_cond) without augmentation; arguments that the network lacks are omitted."""
+    """D(x, sigma, class_ids, mapping_cond, condition) without augmentation; the network's own arguments only."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__()
@@ -45,11 +45,12 @@ class ExportedDenoiser(nn.Module):
         sigma: Float[Tensor, "B"],
         class_ids: Int64[Tensor, "B"] | None = None,
         mapping_cond: Float[Tensor, "B E"] | None = None,
+        condition: Float[Tensor, "B K H W"] | None = None,
     ) -> Float[Tensor, "B C H W"]:
         """Return the denoised images, see `Denoiser.forward`."""
         # the network would create these zeros itself, but with the batch size of the trace
         none = torch.zeros((sigma.shape[0], AUGMENT_FEATURES), dtype=sigma.dtype, device=sigma.device)
-        return self.denoiser(x, sigma, class_ids, none, mapping_cond)
+        return self.denoiser(x, sigma, class_ids, none, mapping_cond, condition)
 
 
 def _neighborhood(q: Tensor, k: Tensor, v: Tensor, kernel_size: int) -> Tensor:
@@ -95,12 +96,14 @@ def _inputs(denoiser: Denoiser, batch_size: int) -> dict[str, Tensor]:
         inputs["class_ids"] = torch.tensor([i % (model.num_classes + 1) for i in images])
     if model.mapping_cond_dim:
         inputs["mapping_cond"] = normal(0, "program-vector", images, (model.mapping_cond_dim,))
+    if model.condition_channels:
+        inputs["condition"] = normal(0, "program-condition", images, (model.condition_channels, *model.image_size))
     return {name: tensor.to(device) for name, tensor in inputs.items()}
 
 
 @torch.no_grad()
 def trace(denoiser: Denoiser) -> torch.export.ExportedProgram:
-    """Return D(x, sigma, class_ids, mapping_cond) as a program for batches of up to 4096 of the recipe's size."""
+    """Return the denoiser, see `ExportedDenoiser`, as a program for batches of up to 4096 of the recipe's size."""
     program, inputs = ExportedDenoiser(plain_copy(denoiser)), _inputs(denoiser, TRACED_BATCH)
     program(**inputs)  # fills caches (masks) with real tensors, so that none of the trace's placeholders is cached
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
@@ -134,7 +137,8 @@ def check(path: Path, denoiser: Denoiser) -> Checked:
     program, largest, scale = torch.export.load(path).module(), 0.0, 0.0
     for size in CHECKED_BATCHES:
         inputs = _inputs(denoiser, size)
-        expected = denoiser(inputs["x"], inputs["sigma"], inputs.get("class_ids"), None, inputs.get("mapping_cond"))
+        given = {name: tensor for name, tensor in inputs.items() if name not in ("x", "sigma")}
+        expected = denoiser(inputs["x"], inputs["sigma"], **given)
         largest = max(largest, (program(**inputs) - expected).abs().max().item())
         scale = max(scale, expected.abs().max().item())
     wide = all(parameter.dtype.itemsize >= 4 for parameter in denoiser.parameters())

@@ -229,6 +229,7 @@ def test_our_state_has_to_be_whole_on_the_way_out(reference, config):
     [
         ("diffusion", "weighting", "min-snr", "karras, snr or soft-min-snr"),
         ("diffusion", "objective", "flow", "edm"),
+        ("diffusion", "start", "image", "noise"),
         ("model", "feed_forward", "gelu", "geglu"),
         ("model", "norm", "layer", "rms"),
         ("model", "positions", "additive", "rotary"),

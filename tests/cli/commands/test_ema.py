@@ -10,6 +10,7 @@ from hdit_core.checkpoint.layout import ema_folder
 from hdit_core.recipe.read import check_recipe
 from hdit_core.train.run import train
 from tests.conftest import TINY
+from tests.generate.conditional import write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -80,3 +81,19 @@ def test_images_are_drawn_with_an_average_of_any_length(run, tmp_path, capsys):
 def test_a_followed_average_is_converted_by_its_length(run, tmp_path):
     target = tmp_path / "average.safetensors"
     assert main(["convert", str(run), str(target), "--weights", "0.1"]) == 0 and target.exists()
+
+
+def test_averages_of_a_conditional_run_are_made_and_restore_images(tmp_path, tiny_data, capsys):
+    followed = TINY["train"] | {"ema_profiles": [0.05, 0.1], "ema_snapshot_every_images": 8}
+    tables = TINY | {
+        "model": TINY["model"] | {"condition_channels": 3, "num_classes": 0},
+        "condition": {"degrade": [{"kind": "downscale", "factor": 2}]},
+        "data": {"workers": 0, "path": str(tiny_data)},
+        "train": followed,
+    }
+    train(check_recipe(tables, "conditional"), tmp_path / "run")
+    assert main(["ema", str(tmp_path / "run"), "--std", "0.08"]) == 0
+    out = ["--out", str(tmp_path / "out"), "--steps", "2", "--device", "cpu"]
+    inputs = str(write_pictures(tmp_path / "in", ["a.png"], size=(8, 12)))
+    assert main(["restore", inputs, "--ckpt", str(tmp_path / "run"), "--weights", "0.08", *out]) == 0
+    assert (tmp_path / "out" / "a.png").is_file()

@@ -30,6 +30,7 @@ from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.randomness import stream
 from hdit_core.recipe.read import check_recipe
 from tests.conftest import TINY
+from tests.generate.conditional import write_network
 
 
 @pytest.fixture
@@ -258,3 +259,29 @@ def test_the_program_holds_no_pickle(with_program):
 
 def test_the_program_of_a_network_of_shifted_windows_without_classes_answers_as_it_does(with_program):
     assert float((with_program.parent / "error").read_text()) < 1e-5
+
+
+CONDITIONAL = {  # what the network takes: its recipe, its task, its command, and its inputs
+    "condition": ({"condition_channels": 2}, "image-to-image", "hdit restore IMAGES --ckpt FOLDER", (2, 16, 24)),
+    "mapping_cond": (
+        {"condition_channels": 0, "mapping_cond_dim": 5},
+        "unconditional-image-generation",
+        "hdit sample --ckpt FOLDER --vector VECTORS.npy",
+        (5,),
+    ),
+}
+
+
+@pytest.mark.parametrize("takes", CONDITIONAL)
+def test_a_conditional_network_is_exported_with_its_program_and_without_samples(tmp_path, takes):
+    model, task, command, shape = CONDITIONAL[takes]
+    write_network(tmp_path / "net", **model)
+    arguments = ["export", "net", "--to", "to", "--program", "--device", "cpu"]
+    child(f"from hdit_cli.main import main; assert main({arguments}) == 0", tmp_path)
+    card = (tmp_path / "to" / "README.md").read_text()
+    assert f"pipeline_tag: {task}\n" in card and command in card and "![samples]" not in card
+    x, sigma, given = torch.randn(2, 3, 16, 24), torch.tensor([0.5, 2.0]), torch.rand(2, *shape)
+    expected = load_denoiser(tmp_path / "to")(x, sigma, **{takes: given})
+    program = torch.export.load(tmp_path / "to" / "program.pt2").module()
+    torch.testing.assert_close(program(x=x, sigma=sigma, **{takes: given}), expected, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(program(x=x, sigma=sigma, **{takes: 1 - given}), expected, atol=1e-3)
