@@ -1,6 +1,5 @@
 """Opens the images, the model and the reference of a score, refuses what does not fit together, and writes remarks."""
 
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +21,14 @@ from hdit_core.evaluate.generated import check_classes, generated_images
 from hdit_core.evaluate.metrics.frechet_distance import FrechetDistance
 from hdit_core.evaluate.settings import ScoreSettings, check_settings
 from hdit_core.evaluate.statistics_file import holds_statistics, load_statistics
-from hdit_core.generate.output.sample_folder import RECORD
+from hdit_core.files import read_json
+from hdit_core.generate.output.sample_folder import LARGEST_RECORD_BYTES, RECORD
 from hdit_core.generate.settings import open_denoiser, sample_settings, with_sample
 
 ALONE = World()
 LEAST_FOR_KERNEL = 4
 ROUNDING = 1e-6  # of a covariance's trace: a larger negative eigenvalue means damage
 DEFAULT_EXTRACTOR = "inception"
-LARGEST_RECORD_BYTES = 1 << 28  # of samples.json
 
 logger = logging.getLogger("hdit")
 
@@ -152,10 +151,8 @@ def sampling_record(folder: Path) -> dict[str, Any]:
     if (folder / MANIFEST).exists() or not path.is_file():
         return {}
     try:
-        if path.stat().st_size > LARGEST_RECORD_BYTES:
-            raise ValueError(f"more than {LARGEST_RECORD_BYTES >> 20} MiB")
-        return {"samples": dict(json.loads(path.read_bytes())["origin"])}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
+        return {"samples": dict(read_json(path, LARGEST_RECORD_BYTES)["origin"])}
+    except (OSError, ValueError, KeyError, TypeError) as problem:
         logger.warning(f"{path}: cannot be read ({problem}); the result will not say how the images were sampled")
         return {}
 

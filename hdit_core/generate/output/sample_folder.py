@@ -35,6 +35,32 @@ LARGEST_RECORD_BYTES = 1 << 28
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # does not follow a link that somebody placed there
 
 
+def recorded_images(folder: Path, provenance: dict[str, Any]) -> list[int]:
+    """Return the indices of the images that the record of a folder lists.
+
+    Raises:
+        UsageError: its provenance is another job's, or it cannot be read.
+    """
+    path = folder / RECORD
+    try:
+        record = read_json(path, LARGEST_RECORD_BYTES)
+        recorded = with_new_settings(record["origin"], provenance)
+        images = read_ranges(record["images"]) if "images" in record else []
+    except (OSError, ValueError, KeyError, TypeError, UsageError) as problem:
+        raise UsageError(
+            f"{path}: cannot be read ({type(problem).__name__}); choose another folder with --out"
+        ) from None
+    if changed := differences(recorded, provenance):
+        changes = describe_differences(changed, "there", "now")
+        raise UsageError(f"{folder}: contains images with other settings: {changes}. Choose another folder with --out")
+    return images
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write the record of a folder."""
+    write_atomic(folder / RECORD, json.dumps(record, indent=1) + "\n")
+
+
 class SampleFolder:
     """A new or resumed folder of samples; several ranks may write into one, each its own images."""
 
@@ -115,7 +141,7 @@ class SampleFolder:
         """
         self.flush()
         with self._lock.exclusive_section():
-            recorded = self._recorded() if (self.folder / RECORD).is_file() else []
+            recorded = recorded_images(self.folder, self.provenance) if (self.folder / RECORD).is_file() else []
             held = sorted({index for index in recorded if self.holds(index)}.union(indices))
             self._write_grid(held, class_of, columns)
             last = self._lock.is_exclusive()
@@ -129,7 +155,7 @@ class SampleFolder:
             }
             class_ids = [class_of(index) for index in held]
             with_classes = any(class_id is not None for class_id in class_ids)
-            self._write_record(record | {"class_ids": class_ids if with_classes else None})
+            write_record(self.folder, record | {"class_ids": class_ids if with_classes else None})
             self.leave()
         return record
 
@@ -147,34 +173,9 @@ class SampleFolder:
 
     def _begin_record(self) -> None:
         if (self.folder / RECORD).is_file() and not self._is_abandoned():
-            self._recorded()
+            recorded_images(self.folder, self.provenance)
         else:
-            self._write_record({"status": "unfinished", "origin": self.provenance})
-
-    def _write_record(self, record: dict[str, Any]) -> None:
-        write_atomic(self.folder / RECORD, json.dumps(record, indent=1) + "\n")
-
-    def _recorded(self) -> list[int]:
-        """Return the images that the record lists.
-
-        Raises:
-            UsageError: its provenance is another job's, or it cannot be read.
-        """
-        path = self.folder / RECORD
-        try:
-            record = read_json(path, LARGEST_RECORD_BYTES)
-            recorded = with_new_settings(record["origin"], self.provenance)
-            images = read_ranges(record["images"]) if "images" in record else []
-        except (OSError, ValueError, KeyError, TypeError, UsageError) as problem:
-            raise UsageError(
-                f"{path}: cannot be read ({type(problem).__name__}); choose another folder with --out"
-            ) from None
-        if changed := differences(recorded, self.provenance):
-            changes = describe_differences(changed, "there", "now")
-            raise UsageError(
-                f"{self.folder}: contains samples with other settings: {changes}. Choose another folder with --out"
-            )
-        return images
+            write_record(self.folder, {"status": "unfinished", "origin": self.provenance})
 
     def _intact(self, index: int) -> UInt8[np.ndarray, "H W C"] | None:
         """Return the pixels of an image, None if it is missing or damaged."""

@@ -6,7 +6,6 @@ what is intact and whose input has not changed. Several ranks write into one fol
 
 import hashlib
 import io
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,11 @@ from torch import Tensor
 
 from hdit_core.data.image.decode import UnusableImageError
 from hdit_core.errors import UsageError
-from hdit_core.files import crc32, read_json, remove_temporaries, write_atomic
+from hdit_core.files import crc32, remove_temporaries, write_atomic
 from hdit_core.generate.condition.inputs import InputImage, output_name, path_of
-from hdit_core.generate.output.sample_folder import GRID, LARGEST_RECORD_BYTES, RECORD
-from hdit_core.generate.provenance import with_new_settings
+from hdit_core.generate.output.sample_folder import GRID, RECORD, recorded_images, write_record
 from hdit_core.images import png_bytes, to_uint8
 from hdit_core.jsonl import append, cut_back, read
-from hdit_core.recipe.diff import describe_differences, differences
 
 LOG = "restored-{rank:05d}.jsonl"
 LOGS = "restored-*.jsonl"
@@ -62,28 +59,14 @@ class RestoredFolder:
             raise UsageError(f"{self.folder}: exists and is not a folder of restored images; choose another with --out")
         self.folder.mkdir(parents=True, exist_ok=True)
         if path.is_file():
-            self._check_record(path)
+            recorded_images(self.folder, self.provenance)
         else:
-            self._write_record({"status": "unfinished", "origin": self.provenance})
+            write_record(self.folder, {"status": "unfinished", "origin": self.provenance})
         for log in self.folder.glob(LOGS):
             cut_back(log, lambda row: "file" in row)  # what could not be used is tried again
 
     def _is_empty(self) -> bool:
         return self.folder.is_dir() and not any(self.folder.iterdir())
-
-    def _check_record(self, path: Path) -> None:
-        try:
-            record = read_json(path, LARGEST_RECORD_BYTES)
-            recorded = with_new_settings(record["origin"], self.provenance)
-        except (OSError, ValueError, KeyError, TypeError) as problem:
-            raise UsageError(
-                f"{path}: cannot be read ({type(problem).__name__}); choose another folder with --out"
-            ) from None
-        if changed := differences(recorded, self.provenance):
-            changes = describe_differences(changed, "there", "now")
-            raise UsageError(
-                f"{self.folder}: contains images of other settings: {changes}. Choose another folder with --out"
-            )
 
     def load_logs(self) -> None:
         """Read what earlier commands logged; called on every rank after `begin`."""
@@ -155,8 +138,5 @@ class RestoredFolder:
             "unusable": {row["unusable"]: row["reason"] for row in rows if "unusable" in row},
             "origin": self.provenance,
         }
-        self._write_record(record)
+        write_record(self.folder, record)
         return record
-
-    def _write_record(self, record: dict[str, Any]) -> None:
-        write_atomic(self.folder / RECORD, json.dumps(record, indent=1) + "\n")

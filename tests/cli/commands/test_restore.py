@@ -144,7 +144,7 @@ def test_samples_take_condition_images_and_say_where_they_come_from(place, capsy
     assert Image.open("s/grid.png").size == (2 * 26 + 2, 3 * 18 + 2)
     write_pictures(place / "in", ["a.png"], size=(8, 12), seed=4)
     assert main(arguments) == 2
-    assert "contains samples with other settings: conditions.images.sha256" in capsys.readouterr().err
+    assert "contains images with other settings: conditions.images.sha256" in capsys.readouterr().err
 
 
 def test_samples_of_a_conditional_network_need_its_conditions(place, capsys):

@@ -85,7 +85,7 @@ def test_images_that_vanished_leave_the_record(tmp_path):
 def test_samples_of_another_making_are_refused_and_nothing_is_touched(tmp_path, changed, message):
     begun(tmp_path).write(batch([0]))
     before = (tmp_path / "samples.json").read_bytes()
-    with pytest.raises(UsageError, match=f"contains samples with other settings: {message}"):
+    with pytest.raises(UsageError, match=f"contains images with other settings: {message}"):
         begun(tmp_path, ORIGIN | changed)
     assert (tmp_path / "samples.json").read_bytes() == before
 

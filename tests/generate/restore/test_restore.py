@@ -244,7 +244,7 @@ def _counting(draw, drawn):
 def test_a_folder_of_other_settings_or_of_something_else_is_refused(network, pictures, tmp_path):
     pictures("in", ["a.png"])
     restore(job_of(network()), tmp_path / "in", tmp_path / "out")
-    with pytest.raises(UsageError, match=r"/out: contains images of other settings: settings\.steps.*Choose another"):
+    with pytest.raises(UsageError, match=r"/out: contains images with other settings: settings\.steps.*Choose another"):
         restore(job_of(network(), steps=2), tmp_path / "in", tmp_path / "out")
     with pytest.raises(UsageError, match="/in: exists and is not a folder of restored images"):
         restore(job_of(network()), tmp_path / "in", tmp_path / "in")
