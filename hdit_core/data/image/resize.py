@@ -1,6 +1,6 @@
 """Resizes an image of any size to the size of the data set: the second step of preparation.
 
-`center` and `random` crop the largest region with the aspect ratio of the target; `pad_and_resize` keeps all and pads.
+`center` and `random` crop the largest region with the aspect ratio of the target; `fit` keeps all and pads.
 Pillow resizes, with antialiasing and without its shortcut (`reducing_gap` off), crop and scale in one operation. The
 geometry is that of the image also for its condition image, which may have another resolution.
 """
@@ -81,35 +81,9 @@ def padding_of(background: tuple[int, int, int], mode: str) -> int | tuple[int, 
     return Image.new("RGB", (1, 1), background).convert(mode).getpixel((0, 0))  # type: ignore[return-value]
 
 
-def crop_and_resize(
-    image: Image.Image,
-    height: int,
-    width: int,
-    position: tuple[float, float] = (0.5, 0.5),
-    resize: Resize = "lanczos",
-) -> Image.Image:
-    """Crop the largest region with the target's aspect ratio, and scale it to the target's size.
-
-    Args:
-        image: mode L or RGB, any size.
-        height: of the result, pixels.
-        width: of the result, pixels.
-        position: of the region, down and across: 0 is the top or left, 1 the bottom or right.
-        resize: the filter.
-    """
-    return Geometry((image.height, image.width), (height, width), position).apply(image, resize, 0)
-
-
-def pad_and_resize(
-    image: Image.Image,
-    height: int,
-    width: int,
-    background: tuple[int, int, int],
-    resize: Resize = "lanczos",
-) -> Image.Image:
-    """Scale the whole image into the target and pad it, centred, with the background."""
-    geometry = Geometry((image.height, image.width), (height, width), None)
-    return geometry.apply(image, resize, padding_of(background, image.mode))
+def crop_and_resize(image: Image.Image, height: int, width: int, resize: Resize = "lanczos") -> Image.Image:
+    """Return the largest central region with the target's aspect ratio, scaled to the target's size in pixels."""
+    return Geometry((image.height, image.width), (height, width), (0.5, 0.5)).apply(image, resize, 0)
 
 
 def _distance(size: ImageSize, height: int, width: int) -> Fraction:

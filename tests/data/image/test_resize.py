@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hdit_core.data.image.resize import crop_and_resize, pad_and_resize, random_crop_position
+from hdit_core.data.image.resize import Geometry, crop_and_resize, padding_of, random_crop_position
+
+
+def crop_at(position, image, height, width):
+    return Geometry((image.height, image.width), (height, width), position).apply(image, "lanczos", 0)
+
+
+def pad(image, height, width, background, resize="lanczos"):
+    geometry = Geometry((image.height, image.width), (height, width), None)
+    return geometry.apply(image, resize, padding_of(background, image.mode))
 
 
 def ramp(height, width):
@@ -24,7 +33,7 @@ def test_a_crop_whose_edge_rounding_puts_outside_the_image_is_made(size, target)
 def test_an_image_of_the_right_size_keeps_every_pixel():
     image = ramp(8, 12)
     assert np.array_equal(np.asarray(crop_and_resize(image, 8, 12)), np.asarray(image))
-    assert np.array_equal(np.asarray(pad_and_resize(image, 8, 12, (1, 2, 3))), np.asarray(image))
+    assert np.array_equal(np.asarray(pad(image, 8, 12, (1, 2, 3))), np.asarray(image))
 
 
 def test_the_middle_is_cut_out_without_resampling_where_only_the_shape_differs():
@@ -36,10 +45,10 @@ def test_the_middle_is_cut_out_without_resampling_where_only_the_shape_differs()
 
 def test_the_place_moves_the_cut_from_edge_to_edge():
     image = ramp(8, 20)
-    assert np.array_equal(np.asarray(crop_and_resize(image, 8, 12, (0.0, 0.0))), np.asarray(image)[:, :12])
-    assert np.array_equal(np.asarray(crop_and_resize(image, 8, 12, (0.0, 1.0))), np.asarray(image)[:, 8:])
+    assert np.array_equal(np.asarray(crop_at((0.0, 0.0), image, 8, 12)), np.asarray(image)[:, :12])
+    assert np.array_equal(np.asarray(crop_at((0.0, 1.0), image, 8, 12)), np.asarray(image)[:, 8:])
     tall = ramp(20, 8)
-    assert np.array_equal(np.asarray(crop_and_resize(tall, 12, 8, (1.0, 0.0))), np.asarray(tall)[8:])
+    assert np.array_equal(np.asarray(crop_at((1.0, 0.0), tall, 12, 8)), np.asarray(tall)[8:])
 
 
 def test_a_scaled_cut_is_pillows_lanczos_of_the_middle():
@@ -63,13 +72,13 @@ def test_the_filter_that_is_asked_for_is_pillows_without_shortcuts(resize, their
     assert np.array_equal(
         np.asarray(crop_and_resize(image, 15, 10, resize=resize)), np.asarray(image.resize((10, 15), theirs))
     )
-    fitted = np.asarray(pad_and_resize(image, 15, 20, (0, 0, 0), resize))
+    fitted = np.asarray(pad(image, 15, 20, (0, 0, 0), resize))
     assert np.array_equal(fitted[:, 5:15], np.asarray(image.resize((10, 15), theirs)))
     assert not fitted[:, :5].any()
 
 
 def test_fit_keeps_the_whole_image_and_pads_it_with_the_background():
-    fitted = np.asarray(pad_and_resize(ramp(10, 40), 20, 20, (9, 8, 7)))
+    fitted = np.asarray(pad(ramp(10, 40), 20, 20, (9, 8, 7)))
     assert fitted.shape == (20, 20, 3)
     assert (fitted[:7] == (9, 8, 7)).all()
     assert (fitted[12:] == (9, 8, 7)).all()
@@ -84,8 +93,8 @@ def test_no_shape_is_too_extreme(size, mode):
     image = Image.new(mode, size, 200 if mode == "L" else (200, 200, 200))
     for framed in (
         crop_and_resize(image, 16, 24),
-        crop_and_resize(image, 16, 24, (1.0, 0.0)),
-        pad_and_resize(image, 16, 24, (200, 200, 200)),
+        crop_at((1.0, 0.0), image, 16, 24),
+        pad(image, 16, 24, (200, 200, 200)),
     ):
         assert framed.size == (24, 16)
         assert framed.mode == mode
