@@ -5,6 +5,9 @@ shallowest level). The patch size stays the same, so the old network's outermost
 further in. Conditioning, levels, merges, splits and rotary frequencies are copied exactly, with the level in their
 names increased by the number of new levels.
 
+A network also grows by condition channels and by a conditioning vector (or a longer one), each with zero weights: its
+first outputs are those of the network that it grew from, whatever the conditions.
+
 The new levels with their merges and splits, `patch_in`, `out_norm` and `patch_out` are initialized as in any new
 network; the zeros of `patch_out` make the first output zero.
 """
@@ -15,7 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
+from torch.nn.functional import pad
 
 from hdit_core.checkpoint.denoiser import load_denoiser
 from hdit_core.checkpoint.safetensors_file import Tensors
@@ -27,7 +32,17 @@ from hdit_core.recipe.run import Recipe
 
 LEVELLED = re.compile(r"(rotary|down|up|merges|splits)\.(\d+)\.(.+)")
 OUTERMOST = ("patch_in.", "out_norm.", "patch_out.")
-NOT_COMPARED = {"image_size", "levels", "dropout", "mapping_dropout", "attention_backend"}
+PATCH_IN, VECTOR_IN, TIME_IN = "patch_in.proj.weight", "conditioning.vector_in.weight", "conditioning.time_in.weight"
+NOT_COMPARED = {
+    "image_size",
+    "levels",
+    "dropout",
+    "mapping_dropout",
+    "attention_backend",
+    "condition_channels",
+    "condition_scale",
+    "mapping_cond_dim",
+}
 """Keys that do not affect what given weights compute, or are compared separately."""
 
 
@@ -63,11 +78,13 @@ def load_initial_weights(recipe: Recipe) -> InitialWeights:
     _check_sizes(recipe.model, source.recipe.model, added, f"train.init_from = {path}")
     with torch.device("meta"):
         new_state = HourglassTransformer(recipe.model).state_dict()
-    tensors = _copied(new_state, source.network.state_dict(), added, f"train.init_from = {path}")
+    old_state = _with_new_inputs(source.network.state_dict(), recipe.model, source.recipe.model)
+    tensors = _copied(new_state, old_state, added, f"train.init_from = {path}")
     sha256 = weights_sha256(source)
     old, new = (f"{count} tensor{'s' if count != 1 else ''}" for count in (len(tensors), len(new_state) - len(tensors)))
     grown = f"; new: {added} outer level{'s' if added > 1 else ''}, patch_in, out_norm, patch_out ({new})"
-    notes = [f"initial weights: {old} of {path} ({sha256[:16]})" + (grown if added else "")]
+    inputs = "".join(f"; zero weights for {new_input}" for new_input in _new_inputs(recipe.model, source.recipe.model))
+    notes = [f"initial weights: {old} of {path} ({sha256[:16]})" + (grown if added else "") + inputs]
     if differences := list(_differences(source.recipe, recipe, added)):
         notes.append(f"{path} was trained with other settings: {'; '.join(differences)}")
     return InitialWeights(tensors, sha256, tuple(notes))
@@ -91,6 +108,29 @@ def _check_sizes(model: ModelRecipe, source: ModelRecipe, added: int, where: str
             f"{where}: has patches of {list(source.patch_size)}, model.patch_size is {list(model.patch_size)}; a "
             "grown network keeps the patch size"
         )
+
+
+def _with_new_inputs(state: Mapping[str, Tensor], model: ModelRecipe, source: ModelRecipe) -> dict[str, Tensor]:
+    """Return the source's tensors with zero weights for condition channels and numbers of the vector that are new."""
+    grown = dict(state)
+    channels, numbers = (
+        getattr(model, key) - getattr(source, key) for key in ("condition_channels", "mapping_cond_dim")
+    )
+    if channels > 0:
+        by_pixel = rearrange(state[PATCH_IN], "w (p c) -> w p c", c=source.input_channels)
+        grown[PATCH_IN] = rearrange(pad(by_pixel, (0, channels)), "w p c -> w (p c)")
+    if numbers > 0:
+        none = state[TIME_IN].new_zeros(len(state[TIME_IN]), 0)
+        grown[VECTOR_IN] = pad(state.get(VECTOR_IN, none), (0, numbers))
+    return grown
+
+
+def _new_inputs(model: ModelRecipe, source: ModelRecipe) -> Iterator[str]:
+    """Yield the inputs that the source does not have, for people."""
+    if (channels := model.condition_channels - source.condition_channels) > 0:
+        yield f"{channels} more condition channel{'s' if channels > 1 else ''}"
+    if (numbers := model.mapping_cond_dim - source.mapping_cond_dim) > 0:
+        yield f"{numbers} more number{'s' if numbers > 1 else ''} of the conditioning vector"
 
 
 def _copied(target: Mapping[str, Tensor], source: Mapping[str, Tensor], added: int, where: str) -> Tensors:
@@ -134,6 +174,9 @@ def _differences(source: Recipe, recipe: Recipe, added: int) -> Iterator[str]:
     for index, level in enumerate(source.model.levels):
         for key, (before, now) in _pairs(f"model.levels[{index + added}]", level, recipe.model.levels[index + added]):
             yield f"{key} is {before!r} there and {now!r} in the recipe"
+    scales = [model.condition_scales for model in (source.model, recipe.model)]
+    if scales[0] != scales[1][: len(scales[0])]:
+        yield f"model.condition_scale is {list(scales[0])} there and {list(scales[1])} in the recipe"
     for key in ("sigma_data", "objective", "start", "start_noise"):
         before, now = getattr(source.diffusion, key), getattr(recipe.diffusion, key)
         if before != now:

@@ -11,6 +11,7 @@ from hdit_core.checkpoint.denoiser import load_denoiser
 from hdit_core.checkpoint.layout import checkpoint_folder, recipe_file
 from hdit_core.checkpoint.load import newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.log import read_log
+from hdit_core.checkpoint.safetensors_file import write_tensors
 from hdit_core.checkpoint.status import write_status
 from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import prepare_data
@@ -27,7 +28,7 @@ from tests.conftest import TINY
 OUTER = {"depth": 1, "width": 16, "head_dim": 8, "attention": "neighborhood", "kernel_size": 3}
 
 
-def recipe_of(data, **values):
+def recipe_of(data, /, **values):
     """The tiny recipe with other values: `recipe_of(data, model={...}, train={...})`."""
     tables = copy.deepcopy(TINY)
     tables["data"]["path"] = str(data)
@@ -183,7 +184,6 @@ LOCAL, GLOBAL = TINY["model"]["levels"]
             r"rotary.0.frequencies has shape \(2, 1\), rotary.1.frequencies of the recipe's network has shape",
         ),
         ({"levels": [OUTER, LOCAL, GLOBAL | {"depth": 2}]}, r"no tensor for middle.1.attention.scale of"),
-        ({"mapping_cond_dim": 7}, r"has no tensor for conditioning.vector_in.weight of the recipe's network"),
         ({"num_classes": 0}, r"has the tensor conditioning.classes.weight, which the recipe's network does not have"),
     ],
 )
@@ -209,3 +209,88 @@ def test_a_rehearsal_begins_with_the_weights_too_unless_the_run_has_begun(source
     (tmp_path / "begun").mkdir()
     write_status(run := tmp_path / "begun", "running", 1, 8)
     dry_run(misfit, run, device="cpu")
+
+
+# --- new inputs ------------------------------------------------------------------------------------------------------
+
+
+CONDITIONED = {"condition_channels": 2, "condition_scale": [1.0, 3.0], "mapping_cond_dim": 5}
+PLAIN_DATA = {"augment_prob": 0.0}
+
+
+def given_to(model, batch=3):
+    numbers = torch.Generator().manual_seed(1)
+    given = {
+        "x": torch.randn(batch, 3, 16, 24, generator=numbers),
+        "sigma": torch.rand(batch, generator=numbers) * 5 + 0.01,
+        "class_ids": torch.tensor([0, 3, 1]),
+    }
+    if model.condition_channels:
+        given["condition"] = torch.randn(batch, model.condition_channels, 16, 24, generator=numbers)
+    if model.mapping_cond_dim:
+        given["mapping_cond"] = torch.randn(batch, model.mapping_cond_dim, generator=numbers)
+    return given
+
+
+def network_with(recipe, tensors):
+    network = HourglassTransformer(recipe.model).eval()
+    initialize(network, seed=9)
+    network.load_state_dict(network.state_dict() | dict(tensors))
+    return network
+
+
+def test_new_conditions_change_no_bit_of_the_first_outputs(source, tiny_data):
+    recipe = recipe_of(tiny_data, model=CONDITIONED, data=PLAIN_DATA, train={"init_from": str(source)})
+    initial = load_initial_weights(recipe)
+    grown, before = network_with(recipe, initial.tensors), load_denoiser(source).network
+    given = given_to(before.recipe)
+    with torch.no_grad():
+        expected = before(**given)
+        assert torch.equal(grown(**given_to(recipe.model) | given), expected)
+    assert expected.std() > 0
+    assert any(
+        "zero weights for 2 more condition channels; zero weights for 5 more numbers" in n for n in initial.notes
+    )
+    assert not any("trained with other settings" in note for note in initial.notes)
+
+
+def test_more_condition_channels_and_longer_vectors_change_no_bit_of_the_first_outputs(source, tiny_data, tmp_path):
+    conditioned = recipe_of(tiny_data, model=CONDITIONED, data=PLAIN_DATA, train={"init_from": str(source)})
+    network = network_with(conditioned, load_initial_weights(conditioned).tensors)
+    numbers = torch.Generator().manual_seed(2)
+    for name in ("patch_in.proj.weight", "conditioning.vector_in.weight"):
+        network.get_parameter(name).data.normal_(0, 0.1, generator=numbers)
+    write_tensors(tmp_path / "one.safetensors", dict(network.state_dict()), conditioned.model_dump_json())
+    more = {"condition_channels": 3, "condition_scale": [1.0, 3.0, 0.5], "mapping_cond_dim": 8}
+    recipe = recipe_of(tiny_data, model=more, data=PLAIN_DATA, train={"init_from": str(tmp_path / "one.safetensors")})
+    grown = network_with(recipe, load_initial_weights(recipe).tensors)
+    given, larger = given_to(conditioned.model), given_to(recipe.model)
+    larger |= given | {
+        "condition": torch.cat([given["condition"], larger["condition"][:, 2:]], dim=1),
+        "mapping_cond": torch.cat([given["mapping_cond"], larger["mapping_cond"][:, 5:]], dim=1),
+    }
+    with torch.no_grad():
+        assert torch.equal(grown(**larger), network(**given))
+        assert not torch.equal(network(**given), network(**given | {"condition": given["condition"] + 1}))
+
+
+def test_a_conditional_run_begins_with_an_unconditional_one_and_trains_its_new_weights(source, tiny_data, tmp_path):
+    recipe = recipe_of(
+        tiny_data,
+        model={"condition_channels": 3},
+        data=PLAIN_DATA,
+        condition={"degrade": [{"kind": "blur", "sigma": 1.0}]},
+        train={"init_from": str(source), "num_images": 16},
+    )
+    train(recipe, tmp_path / "run")
+    trained = newest_checkpoint(tmp_path / "run")[0].tensors("model")["patch_in.proj.weight"]
+    assert trained.view(16, 4, 6)[..., 3:].abs().max() > 0
+
+
+def test_fewer_condition_channels_are_refused(source, tiny_data, tmp_path):
+    run = tmp_path / "run"
+    blurred = {"degrade": [{"kind": "blur", "sigma": 1.0}]}
+    conditional = {"model": {"condition_channels": 3}, "data": PLAIN_DATA, "condition": blurred}
+    train(recipe_of(tiny_data, **conditional, train={"num_images": 8}), run)
+    with pytest.raises(UsageError, match=r"patch_in.proj.weight has shape \(16, 24\), .* has shape \(16, 12\)"):
+        load_initial_weights(recipe_of(tiny_data, train={"init_from": str(run)}))
