@@ -76,7 +76,7 @@ def _to_folder(job: "SamplingJob", out: Path, world: "World", columns: tuple[int
     from hdit_core.generate.job import comparison_grid, fill_folder
     from hdit_core.generate.output.sample_folder import GRID, SampleFolder
 
-    folder = SampleFolder(out, job.provenance(), job.shape)
+    folder = SampleFolder(out, job.provenance(), job.shape, job.pixels)
     world.on_main_rank(folder.begin)
     total = len(job.indices)
     try:
@@ -113,7 +113,8 @@ def _to_stream(job: "SamplingJob", out: Path, world: "World") -> dict[str, Any]:
     indices, path = job.indices[world.rank :: world.size], shard(out, world.rank, world.size)
     target: Any = sys.stdout.buffer if out == STDOUT else path
     world.on_main_rank(lambda: _check_shards(out, world.size))
-    stream = SampleNpz(out, len(job.indices), job.shape) if out.suffix == ".npz" else SampleTar(target)
+    is_npz, shape = out.suffix == ".npz", job.shape
+    stream = SampleNpz(out, len(job.indices), shape, job.pixels) if is_npz else SampleTar(target, job.pixels)
     done = 0
     with stream, progress("sample", total=len(indices)) as bar:
         bar.update(0)  # starts the clock: otherwise the first batch would not count towards the speed

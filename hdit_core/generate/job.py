@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.distributed import World
-from hdit_core.generate.condition.inputs import InputImage
 from hdit_core.generate.condition.sources import Conditions
 from hdit_core.generate.output.comparison import MOST_ROWS, Row, comparison_png
 from hdit_core.generate.output.sample_folder import SampleFolder
+from hdit_core.generate.output.sample_format import pixel_format
 from hdit_core.generate.pipeline import Draw, Samples, SamplingPipeline, check_class
 from hdit_core.generate.provenance import provenance
 
@@ -47,6 +48,11 @@ class SamplingJob:
         """Height, width and channels of an image."""
         channels, height, width = self.pipeline.shape
         return height, width, channels
+
+    @property
+    def pixels(self) -> PixelFormat:
+        """The format in which an image is saved: that of the training data."""
+        return pixel_format(self.pipeline.denoiser.recipe)
 
     def class_of(self, index: int) -> int | None:
         """Return the class of an image, None without one."""
@@ -88,9 +94,9 @@ def comparison_grid(job: SamplingJob, folder: SampleFolder, held: Sequence[int])
         return None
     rows: list[Row] = []
     for index in held[:MOST_ROWS]:
-        conditioned, path = source.image(index), folder.path(index)
-        sample = InputImage(path.name, path.read_bytes()).pixels(job.shape[2])
-        rows.append((conditioned.condition, sample, conditioned.target))
+        conditioned, sample = source.image(index), folder.image(index)
+        if sample is not None:
+            rows.append((conditioned.condition, sample, conditioned.target))
     return comparison_png(rows) if rows else None
 
 

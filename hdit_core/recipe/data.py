@@ -43,6 +43,14 @@ class DataRecipe(Table):
     max_damaged: NonNegativeInt = Field(
         0, description="tolerated corrupt images (reported and replaced); one more ends the run"
     )
+    dtype: Literal["uint8", "uint16", "float32"] = Field(
+        "uint8", description="data type of the images, which is the data set's; samples are saved in it"
+    )
+    value_range: Annotated[tuple[Annotated[tuple[float, float], Listed], ...], Listed] = Field(
+        (),
+        description="values that are mapped to [-1, 1], as in the data set: [[low, high]], or a pair per channel; "
+        "[]: all values of the integers",
+    )
     mirror: bool = Field(
         False,
         description="mirror each image, and its condition image, with probability 1/2, which the network is not told",

@@ -106,12 +106,24 @@ def check_data(recipe: Recipe, reader: ImageReader) -> None:
                 f"{recipe.data.path}: has images of {size.height}x{size.width}, which the recipe's network does not "
                 f"take: {problem}"
             )
+    _check_pixels(recipe, reader)
     if model.num_classes and model.num_classes != reader.num_classes:
         raise DataError(
             f"{recipe.data.path}: has {reader.num_classes} classes, model.num_classes is {model.num_classes}; change "
             "it, or set it to 0 to train without classes"
         )
     conditioning_of(recipe).check(reader)
+
+
+def _check_pixels(recipe: Recipe, reader: ImageReader) -> None:
+    """Refuse images of another data type or range than the recipe says: samples would be saved with wrong values."""
+    found, said = reader.manifest.contents.pixels, recipe.data
+    if (found.dtype, found.value_range) != (said.dtype, said.value_range):
+        ranges, other = ([list(pair) for pair in each.value_range] for each in (found, said))
+        raise DataError(
+            f"{said.path}: has images of type {found.dtype} with the range {ranges}, the recipe says {said.dtype} with "
+            f"{other}; set data.dtype = '{found.dtype}' and data.value_range = {ranges}"
+        )
 
 
 def _warn_of_sigma_data(recipe: Recipe, reader: ImageReader) -> None:

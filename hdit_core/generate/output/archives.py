@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from hdit_core.data.format.shard import append_member, open_tar
+from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.errors import UsageError
 from hdit_core.files import DigestingWriter, atomic_file, remove_temporaries
+from hdit_core.generate.output.sample_format import SampleFormat
 from hdit_core.generate.pipeline import Samples
-from hdit_core.images import png_bytes, to_uint8
 
 LARGEST_NPZ_BYTES = 16 << 30
 _EARLIEST = (1980, 1, 1, 0, 0, 0)  # zip's earliest time: the same samples give the same bytes
@@ -24,12 +25,18 @@ _EARLIEST = (1980, 1, 1, 0, 0, 0)  # zip's earliest time: the same samples give 
 class Stream:
     """A file of samples: written atomically, when the `with` block ends without an error."""
 
-    def __init__(self, target: Path | io.IOBase) -> None:
+    def __init__(self, target: Path | io.IOBase, pixels: PixelFormat = PixelFormat(3)) -> None:
         """Write to a path, which must not exist, or to an open binary file such as stdout's.
+
+        Args:
+            target: path or file.
+            pixels: the values of the samples.
 
         Raises:
             UsageError: the path exists.
         """
+        self.format = SampleFormat(pixels)
+        self.format.check()
         if isinstance(target, Path) and (target.exists() or target.is_symlink()):
             raise UsageError(f"{target}: already exists and is never replaced; choose another name with --out")
         self.target = target
@@ -68,7 +75,7 @@ class Stream:
 
 
 class SampleTar(Stream):
-    """A webdataset tar: `000000012.png`, `.cls` where there are classes, and `.json` with the index as "number"."""
+    """A webdataset tar: `000000012.png` (or `.npy`), `.cls` where there are classes, and `.json` with the index."""
 
     def _open(self, file: Any) -> None:
         self._file = DigestingWriter(file)
@@ -77,9 +84,9 @@ class SampleTar(Stream):
     def write(self, batch: Samples) -> None:
         """Append the images of a batch."""
         classes: Sequence[int | None] = batch.class_ids or [None] * len(batch.indices)
-        for index, image, class_id in zip(batch.indices, to_uint8(batch.images), classes, strict=True):
+        for index, content, class_id in zip(batch.indices, self.format.encode(batch.images), classes, strict=True):
             key = f"{index:09d}"
-            append_member(self._tar, key, "png", png_bytes(image))
+            append_member(self._tar, key, self.format.suffix, content)
             if class_id is not None:
                 append_member(self._tar, key, "cls", str(class_id).encode())
             append_member(self._tar, key, "json", json.dumps({"number": index}).encode())
@@ -92,17 +99,19 @@ class SampleTar(Stream):
 
 
 class SampleNpz(Stream):
-    """An npz in ADM's layout: `arr_0` uint8 [N, H, W, C], and `arr_1` int64 [N] where there are classes."""
+    """An npz in ADM's layout: `arr_0` [N, H, W, C] of the training data's type, `arr_1` int64 [N] with the classes."""
 
-    def __init__(self, target: Path | io.IOBase, count: int, shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self, target: Path | io.IOBase, count: int, shape: tuple[int, int, int], pixels: PixelFormat | None = None
+    ) -> None:
         """Declare the number of images and their height, width and channels.
 
         Raises:
             UsageError: the path exists, or the file would be too large to load.
         """
-        super().__init__(target)
+        super().__init__(target, pixels or PixelFormat(shape[2]))
         self.shape = (count, *shape)
-        size_bytes = int(np.prod(self.shape, dtype=np.int64))
+        size_bytes = int(np.prod(self.shape, dtype=np.int64)) * self.format.pixels.itemsize
         if size_bytes > LARGEST_NPZ_BYTES:
             raise UsageError(
                 f"--out: an npz of {count:,} images would take {size_bytes / 2**30:,.0f} GiB, and readers load it "
@@ -115,12 +124,12 @@ class SampleNpz(Stream):
         self._zip = self._stack.enter_context(zipfile.ZipFile(file, "w", zipfile.ZIP_STORED))
         images = self._zip.open(zipfile.ZipInfo("arr_0.npy", _EARLIEST), "w", force_zip64=True)
         self._images = self._stack.enter_context(images)
-        header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
+        header = {"descr": np.dtype(self.format.pixels.dtype).str, "fortran_order": False, "shape": self.shape}
         np.lib.format.write_array_header_1_0(self._images, header)
 
     def write(self, batch: Samples) -> None:
         """Append the images of a batch."""
-        self._images.write(np.ascontiguousarray(to_uint8(batch.images)).data)
+        self._images.write(np.ascontiguousarray(self.format.stored(batch.images)).data)
         self._written += len(batch.indices)
         self._classes.extend(batch.class_ids or [])
 

@@ -1,4 +1,4 @@
-"""A folder of samples: `00000012.png` for image 12, `samples.json` with the provenance, and `grid.png`.
+"""A folder of samples: `00000012.png` (or `.npy`) for image 12, `samples.json` with the provenance, and `grid.png`.
 
 Each image is written atomically. Rerunning the same command keeps the intact images, which are found by decoding them,
 and generates the missing ones; a folder of samples with another provenance is refused. Several jobs may write into one
@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, Shaped
+from torch import Tensor
 
-from hdit_core.data.image.codec import decode
+from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.data.loader.reader import largest_content
 from hdit_core.errors import UsageError
 from hdit_core.files import TEMPORARY, flush_folder, naming, read_json, remove_temporaries, write_atomic
 from hdit_core.generate.index_ranges import read_ranges, write_ranges
+from hdit_core.generate.output.sample_format import SampleFormat
 from hdit_core.generate.pipeline import Samples
 from hdit_core.generate.provenance import with_new_settings
-from hdit_core.images import png_bytes, sheet, to_uint8
+from hdit_core.images import png_bytes, sheet
 from hdit_core.locks import FolderLock
 from hdit_core.recipe.diff import describe_differences, differences
 
@@ -64,15 +66,20 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
 class SampleFolder:
     """A new or resumed folder of samples; several ranks may write into one, each its own images."""
 
-    def __init__(self, folder: Path, provenance: dict[str, Any], shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self, folder: Path, provenance: dict[str, Any], shape: tuple[int, int, int], pixels: PixelFormat | None = None
+    ) -> None:
         """Describe the folder; nothing on disk is touched yet.
 
         Args:
             folder: where the samples go.
             provenance: what determines the pixels, see `provenance.py`; the key "origin" of the record.
             shape: height, width and channels of each image.
+            pixels: their values; default: 8 bits.
         """
-        self.folder, self.provenance, self.shape = folder, provenance, shape
+        self.folder, self.shape = folder, shape
+        self.format = SampleFormat(pixels or PixelFormat(shape[2]))
+        self.provenance = provenance | self.format.provenance()
         self._lock, self._token = FolderLock(folder), secrets.token_hex(8)
 
     def begin(self) -> None:
@@ -81,6 +88,7 @@ class SampleFolder:
         Raises:
             UsageError: the folder contains something else, or samples with another provenance.
         """
+        self.format.check()
         if not (self.folder / RECORD).is_file() and self.folder.exists() and not self._is_free():
             raise UsageError(f"{self.folder}: exists and is not a folder of samples; choose another with --out")
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -102,16 +110,21 @@ class SampleFolder:
 
     def write(self, batch: Samples) -> None:
         """Write each image of a batch."""
-        for index, image in zip(batch.indices, to_uint8(batch.images), strict=True):
+        for index, content in zip(batch.indices, self.format.encode(batch.images), strict=True):
             path = self.path(index)
             temporary = path.with_name(f"{TEMPORARY}{path.name}-{self._token}")  # pids are not unique across machines
             with naming(path), os.fdopen(os.open(temporary, NEW_FILE, 0o666), "wb") as file:
-                file.write(png_bytes(image))
+                file.write(content)
             temporary.replace(path)  # not synced one by one: `missing` finds what a power failure damages
 
     def path(self, index: int) -> Path:
         """Return the file of an image."""
-        return self.folder / f"{index:08d}.png"
+        return self.folder / f"{index:08d}.{self.format.suffix}"
+
+    def image(self, index: int) -> Float[Tensor, "C H W"] | None:
+        """Return an image in [-1, 1], None if it is missing or damaged."""
+        pixels = self._intact(index)
+        return None if pixels is None else self.format.to_float(pixels)
 
     def holds(self, index: int) -> bool:
         """Return whether an image's file exists; a symbolic link does not count."""
@@ -119,7 +132,8 @@ class SampleFolder:
             status = self.path(index).lstat()
         except OSError:
             return False
-        return stat.S_ISREG(status.st_mode) and status.st_size <= largest_content(self.shape)
+        most_bytes = largest_content(self.shape, self.format.pixels.itemsize)
+        return stat.S_ISREG(status.st_mode) and status.st_size <= most_bytes
 
     def flush(self) -> None:
         """Sync all images to disk; called on each machine that wrote some."""
@@ -177,12 +191,12 @@ class SampleFolder:
         else:
             write_record(self.folder, {"status": "unfinished", "origin": self.provenance})
 
-    def _intact(self, index: int) -> UInt8[np.ndarray, "H W C"] | None:
+    def _intact(self, index: int) -> Shaped[np.ndarray, "H W C"] | None:
         """Return the pixels of an image, None if it is missing or damaged."""
         if not self.holds(index):
             return None
         try:
-            return decode(self.path(index).read_bytes(), "png", self.shape)
+            return self.format.decode(self.path(index).read_bytes(), self.shape[:2])
         except (OSError, ValueError):
             return None
 
@@ -191,7 +205,8 @@ class SampleFolder:
     ) -> None:
         count = columns[0] * columns[1] if columns else MOST_GRID_IMAGES
         first = held[: min(count, MOST_GRID_PIXELS // (self.shape[0] * self.shape[1]))]
-        images = {index: image for index in first if (image := self._intact(index)) is not None}
+        found = {index: self._intact(index) for index in first}
+        images = {index: self.format.shown(pixels) for index, pixels in found.items() if pixels is not None}
         if not images:
             return
         captions = [str(class_id) for index in images if (class_id := class_of(index)) is not None]
