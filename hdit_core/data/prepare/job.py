@@ -15,7 +15,7 @@ from hdit_core.data.image.arrays.pixel_format import Dtype, PixelFormat, ValueRa
 from hdit_core.data.image.codec import JPEG_QUALITY
 from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS
 from hdit_core.data.image.resize import Crop, ImageSize, Resize, bucket_sizes
-from hdit_core.data.prepare.labels import BY_FOLDER, WITHOUT, Input, label_source
+from hdit_core.data.prepare.labels import BY_FOLDER, WITHOUT, InputTable, label_source
 from hdit_core.data.prepare.open_attachments import (
     AttachmentSettings,
     condition_settings,
@@ -50,7 +50,7 @@ class PrepareJob:
     """Everything that determines the result."""
 
     source: Source
-    inputs: Sequence[Input]
+    inputs: InputTable
     classes: tuple[str, ...] | None
     labels: Sequence[int]
     rules: TransformSettings
@@ -230,11 +230,11 @@ def _pixels(settings: PrepareSettings, source: Source) -> PixelFormat:
 
 
 def _rules(
-    settings: PrepareSettings, source: Source, inputs: Sequence[Input], attachments: Mapping[Kind, Attachments]
+    settings: PrepareSettings, source: Source, inputs: InputTable, attachments: Mapping[Kind, Attachments]
 ) -> TransformSettings:
     """Return how every input is transformed."""
     pixels = _pixels(settings, source)
-    usable = [number for number in range(len(source.entries)) if inputs[number].problem is None]
+    usable = [number for number in range(len(source.entries)) if inputs.problems[number] is None] if attachments else []
     return TransformSettings(
         height=settings.size[0],
         width=settings.size[1],

@@ -6,13 +6,15 @@ Folders are not always classes: FFHQ, StyleGAN and EDM number theirs, and others
 import logging
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, overload
 
 from hdit_core.data.format.shard import NO_LABEL
 from hdit_core.data.prepare.label_files import read_classes, read_labels
 from hdit_core.data.sources.file_filter import common_folders
+from hdit_core.data.sources.files.entry_table import EntryTable, TextColumn
 from hdit_core.data.sources.source import IMAGE_SUFFIX, Entry, Source, class_names
 from hdit_core.errors import DataError
 
@@ -29,11 +31,14 @@ def is_numbered(names: Iterable[str]) -> bool:
 
     FFHQ's are called `01000/01234.png`, those of StyleGAN and EDM `00001/img00001234.png`.
     """
-    names = list(names)
-    ffhq, edm = ([pattern.fullmatch(name) for name in names] for pattern in (_NUMBERED, _EDM))
-    return all(match is not None and int(match[2]) // 1000 * 1000 == int(match[1]) for match in ffhq) or all(
-        match is not None and match[1] == match[2] for match in edm
-    )
+    is_ffhq = is_edm = True
+    for name in names:
+        ffhq, edm = _NUMBERED.fullmatch(name), _EDM.fullmatch(name)
+        is_ffhq = is_ffhq and ffhq is not None and int(ffhq[2]) // 1000 * 1000 == int(ffhq[1])
+        is_edm = is_edm and edm is not None and edm[1] == edm[2]
+        if not (is_ffhq or is_edm):
+            return False
+    return True
 
 
 def check_folders(folders: Collection[str]) -> None:
@@ -68,18 +73,51 @@ class Input:
     problem: str | None = None
 
 
-def class_ids(inputs: Sequence[Input], order: Sequence[str] | None = None) -> tuple[tuple[str, ...] | None, list[int]]:
+class InputTable(Sequence[Input]):
+    """Inputs, made when they are asked for."""
+
+    def __init__(self, names: Sequence[str], about: Iterable[tuple[str | None, str | None]]) -> None:
+        """Pack inputs.
+
+        Args:
+            names: of all.
+            about: class name and problem of each.
+        """
+        self.names = names
+        self.classes, self.problems = TextColumn(), TextColumn()
+        for class_name, problem in about:
+            self.classes.append(class_name)
+            self.problems.append(problem)
+
+    def about(self) -> Iterator[tuple[str | None, str | None]]:
+        """Yield class name and problem of each."""
+        return zip(self.classes, self.problems, strict=True)
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    @overload
+    def __getitem__(self, row: int) -> Input: ...
+    @overload
+    def __getitem__(self, row: slice) -> Sequence[Input]: ...
+    def __getitem__(self, row: int | slice) -> Any:
+        if isinstance(row, slice):
+            return [self[number] for number in range(*row.indices(len(self)))]
+        return Input(self.names[row], self.classes[row], self.problems[row])
+
+
+def class_ids(inputs: InputTable, order: Sequence[str] | None = None) -> tuple[tuple[str, ...] | None, list[int]]:
     """Return the class names, None without classes, and the class number of each input.
 
     Args:
         inputs: with their classes.
         order: the classes in the order of their numbers, of which some may have no input; default: the sorted names.
     """
-    names = {image.class_name for image in inputs if image.class_name is not None}
+    names = inputs.classes.distinct
     classes = class_names(names) if order is None or not names else tuple(order)
     _warn_of_twins(classes)
     numbers = {name: number for number, name in enumerate(classes)}
-    return classes or None, [NO_LABEL if image.class_name is None else numbers[image.class_name] for image in inputs]
+    return classes or None, [NO_LABEL if name is None else numbers[name] for name in inputs.classes]
 
 
 def _warn_of_twins(classes: Sequence[str]) -> None:
@@ -91,47 +129,52 @@ def _warn_of_twins(classes: Sequence[str]) -> None:
             logger.warning("the classes %r and %r differ in case or spelling only; they are kept apart", twin, name)
 
 
-def _only_known(inputs: Sequence[Input], order: Sequence[str], where: str) -> list[Input]:
+def _only_known(inputs: InputTable, order: Sequence[str], where: str) -> InputTable:
     """Reject each input whose class is not in a list of classes."""
-    known = set(order)
-    return [
-        image
-        if image.class_name is None or image.class_name in known
-        else replace(image, class_name=None, problem=image.problem or _unknown(image.class_name, where))
-        for image in inputs
-    ]
+    known = {None, *order}
+    about = (
+        (name, problem) if name in known else (None, problem or _unknown(str(name), where))
+        for name, problem in inputs.about()
+    )
+    return InputTable(inputs.names, about)
 
 
 def _unknown(class_name: str, where: str) -> str:
     return f"its class {class_name!r} is not in {where}"
 
 
-def _without_labels(entries: Sequence[Entry]) -> list[Input]:
-    return [Input(entry.name, problem=entry.problem) for entry in entries]
+def _without_labels(entries: EntryTable) -> InputTable:
+    return InputTable(entries.names, ((None, entry.problem) for entry in entries))
 
 
-def _by_source(entries: Sequence[Entry]) -> list[Input]:
-    return [Input(entry.name, entry.class_name, entry.problem) for entry in entries]
+def _by_source(entries: EntryTable) -> InputTable:
+    return InputTable(entries.names, ((entry.class_name, entry.problem) for entry in entries))
 
 
-def _by_folder(entries: Sequence[Entry]) -> list[Input]:
+def _image_names(entries: EntryTable) -> Iterator[str]:
+    """Yield the names with the ending of an image, all names where none has one."""
+    any_suffix = any(map(IMAGE_SUFFIX.search, entries.names))
+    return (name for name in entries.names if not any_suffix or IMAGE_SUFFIX.search(name))
+
+
+def _by_folder(entries: EntryTable) -> InputTable:
     """Return inputs whose classes are their top folders, if all images are in such folders."""
-    names = [entry.name for entry in entries]
-    images = [name for name in names if IMAGE_SUFFIX.search(name)] or names
-    if not images:
-        return _without_labels(entries)
-    wrapping = common_folders(images)
-    inside = [name.removeprefix(wrapping) for name in images]
-    loose = [name for name in inside if "/" not in name]
-    if len(loose) == len(images) or is_numbered(inside):
+    wrapping = common_folders(_image_names(entries))
+
+    def inside() -> Iterator[str]:  # generated anew each time, since a list of ten million takes a gigabyte
+        return (name.removeprefix(wrapping) for name in _image_names(entries))
+
+    count, loose = sum(1 for _ in inside()), sum("/" not in name for name in inside())
+    if loose == count or is_numbered(inside()):
         return _without_labels(entries)
     if loose:
+        first = next(name for name in inside() if "/" not in name)
         raise DataError(
-            f"{len(loose):,} images such as '{wrapping}{loose[0]}' lie next to {len(images) - len(loose):,} in "
+            f"{loose:,} images such as '{wrapping}{first}' lie next to {count - loose:,} in "
             "folders: the former have no class; move them into a class folder, or use --labels none"
         )
-    check_folders({name.split("/")[0] for name in inside})
-    return [_input_in_folder(entry, wrapping) for entry in entries]
+    check_folders({name.split("/")[0] for name in inside()})
+    return InputTable(entries.names, (_class_of_folder(entry, wrapping) for entry in entries))
 
 
 def _readable(name: str) -> str:
@@ -139,28 +182,29 @@ def _readable(name: str) -> str:
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _input_in_folder(entry: Entry, wrapping: str) -> Input:
+def _class_of_folder(entry: Entry, wrapping: str) -> tuple[str | None, str | None]:
+    """Return the class and the problem of an entry."""
     inside = entry.name.removeprefix(wrapping)
     if "/" not in inside or not entry.name.startswith(wrapping):
-        return Input(entry.name, problem=entry.problem or "not in a class folder")
-    return Input(entry.name, _readable(inside.split("/")[0]), entry.problem)
+        return None, entry.problem or "not in a class folder"
+    return _readable(inside.split("/")[0]), entry.problem
 
 
-def _by_file(entries: Sequence[Entry], path: Path) -> list[Input]:
+def _by_file(entries: EntryTable, path: Path) -> InputTable:
     """Return inputs with the labels of a file; entries without a label and labels without an entry are rejects."""
-    labels = read_labels(path, [entry.name for entry in entries])
+    names = list(entries.names)
+    labels = read_labels(path, names)
     unnamed = f"no label in {path.name}"
-    labelled = [
-        Input(entry.name, labels.get(entry.name), entry.problem or (None if entry.name in labels else unnamed))
-        for entry in entries
+    about = [
+        (labels.get(entry.name), entry.problem or (None if entry.name in labels else unnamed)) for entry in entries
     ]
-    names = {entry.name for entry in entries}
-    return labelled + [
-        Input(name, label, f"named in {path.name}, not found") for name, label in labels.items() if name not in names
-    ]
+    known = set(names)
+    missing = [name for name in labels if name not in known]
+    about += [(labels[name], f"named in {path.name}, not found") for name in missing]
+    return InputTable(names + missing, about)
 
 
-def label_entries(entries: Sequence[Entry], labels: str, by_source: bool = False) -> list[Input]:
+def label_entries(entries: Sequence[Entry], labels: str, by_source: bool = False) -> InputTable:
     """Return the inputs: the entries in their order, then names in the labels that are not in the source.
 
     Args:
@@ -171,16 +215,17 @@ def label_entries(entries: Sequence[Entry], labels: str, by_source: bool = False
     Raises:
         UsageError, DataError: the labels cannot be read, or are ambiguous.
     """
+    table = entries if isinstance(entries, EntryTable) else EntryTable(entries)
     if labels == WITHOUT:
-        return _without_labels(entries)
+        return _without_labels(table)
     if labels != BY_FOLDER:
-        return _by_file(entries, Path(labels))
-    return _by_source(entries) if by_source else _by_folder(entries)
+        return _by_file(table, Path(labels))
+    return _by_source(table) if by_source else _by_folder(table)
 
 
 def label_source(
     source: Source, labels: str, classes: str | None = None
-) -> tuple[list[Input], tuple[str, ...] | None, list[int]]:
+) -> tuple[InputTable, tuple[str, ...] | None, list[int]]:
     """Return the inputs of a source, the class names (None without classes) and the class number of each input.
 
     Args:

@@ -6,7 +6,7 @@ writes beside its images. They are no inputs, so they do not count as unusable. 
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 logger = logging.getLogger("hdit")
 
@@ -43,11 +43,15 @@ def is_text(name: str) -> bool:
     return bool(_TEXT.search(name))
 
 
-def common_folders(names: Sequence[str]) -> str:
+def common_folders(names: Iterable[str]) -> str:
     """Return the folders that all names lie in, as `"a/b/"`: an archive often wraps everything in one."""
-    if not names:
+    least = greatest = None
+    for name in names:
+        least = name if least is None or name < least else least
+        greatest = name if greatest is None or name > greatest else greatest
+    if least is None or greatest is None:
         return ""
-    folders = [name.split("/")[:-1] for name in (min(names), max(names))]
+    folders = [name.split("/")[:-1] for name in (least, greatest)]
     shared = 0
     while shared < min(map(len, folders)) and folders[0][shared] == folders[1][shared]:
         shared += 1
@@ -56,16 +60,16 @@ def common_folders(names: Sequence[str]) -> str:
 
 def _sheets_of_numbered(names: Sequence[str]) -> set[str]:
     """Return every `grid.png` whose neighbors all have numbers as `hdit sample` gives them: its record is lost."""
-    folders: dict[str, set[str]] = {}
+    sheets = {name: [False, True] for name in names if name.rpartition("/")[2] == SAMPLES_SHEET}
+    if not sheets:
+        return set()
     for name in names:
-        folder, _, file = name.rpartition("/")
-        if not (is_hidden(file) or is_text(file)):
-            folders.setdefault(folder, set()).add(file)
-    return {
-        f"{folder}/{SAMPLES_SHEET}" if folder else SAMPLES_SHEET
-        for folder, files in folders.items()
-        if SAMPLES_SHEET in files and len(files) > 1 and all(map(_SAMPLE.fullmatch, files - {SAMPLES_SHEET}))
-    }
+        folder, slash, file = name.rpartition("/")
+        neighbors = sheets.get(f"{folder}{slash}{SAMPLES_SHEET}")
+        if neighbors and file != SAMPLES_SHEET and not (is_hidden(file) or is_text(file)):
+            neighbors[0] = True
+            neighbors[1] = neighbors[1] and _SAMPLE.fullmatch(file) is not None
+    return {name for name, (has_any, are_numbered) in sheets.items() if has_any and are_numbered}
 
 
 def choose_inputs(names: Sequence[str], where: str, is_folder: bool = False) -> list[bool]:
@@ -81,7 +85,7 @@ def choose_inputs(names: Sequence[str], where: str, is_folder: bool = False) -> 
     records = {name for name in names if name.rpartition("/")[2] == SAMPLES_RECORD}
     sheets = {name.removesuffix(SAMPLES_RECORD) + SAMPLES_SHEET for name in records} | _sheets_of_numbered(names)
     chosen = [not (is_hidden(name[start:]) or is_text(name) or name in sheets) for name in names]
-    skipped = [name for name, is_input in zip(names, chosen, strict=True) if not is_input]
-    if skipped:
-        logger.info("%s: skipped %s hidden, system or text files such as %r", where, f"{len(skipped):,}", skipped[0])
+    if skipped := chosen.count(False):
+        first = names[chosen.index(False)]
+        logger.info("%s: skipped %s hidden, system or text files such as %r", where, f"{skipped:,}", first)
     return chosen

@@ -1,12 +1,13 @@
 """What folders, archives and lists share: which of their files are inputs, and the labels that lie among them."""
 
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import cast
 
 from hdit_core.data.format.entries import Channels
 from hdit_core.data.sources.attachments import Attachments, Kind, without_ending
 from hdit_core.data.sources.file_filter import choose_inputs
+from hdit_core.data.sources.files.entry_table import EntryTable
 from hdit_core.data.sources.labels.sidecars import is_label_file, label_by_sidecars
 from hdit_core.data.sources.source import Entry
 
@@ -20,7 +21,7 @@ class FileSource:
     channels: Channels | None = None
     is_folder = False
 
-    def __init__(self, name: str, files: Sequence[Entry], where: str, read_labels: bool = True) -> None:
+    def __init__(self, name: str, files: Iterable[Entry], where: str, read_labels: bool = True) -> None:
         """Choose the inputs among the files, and read the labels that lie among them.
 
         Args:
@@ -33,17 +34,18 @@ class FileSource:
             DataError: the labels cannot be read, or belong to no image.
         """
         self.name = name
-        self._files = files
-        names = [file.name for file in files]
-        chosen = choose_inputs(names, where, self.is_folder)
-        inputs = [number for number, is_input in enumerate(chosen) if is_input]
-        self._numbers: Sequence[int | None] = inputs
-        self.entries: Sequence[Entry] = [files[number] for number in inputs]
+        self._files = table = files if isinstance(files, EntryTable) else EntryTable(files)
+        chosen = choose_inputs(table.names, where, self.is_folder)
+        inputs = array("q", (number for number, is_input in enumerate(chosen) if is_input))
+        self._numbers: Sequence[int] = inputs
+        self.entries: Sequence[Entry] = table.take(inputs)
         self.classes: tuple[str, ...] | None = None
-        label_files = [number for number, file in enumerate(files) if file.problem is None and is_label_file(file.name)]
-        labels = (
-            label_by_sidecars(files, inputs, label_files, self._text, where) if read_labels and label_files else None
-        )
+        label_files = [
+            number for number, name in enumerate(table.names) if is_label_file(name) and table.problem(number) is None
+        ]
+        if not (read_labels and label_files):
+            return
+        labels = label_by_sidecars(table, inputs, label_files, self._text, where)
         if labels is not None:
             self._numbers, self.entries, self.classes = labels.numbers, labels.entries, labels.classes
 
@@ -61,7 +63,7 @@ class FileSource:
         Raises:
             OSError, ValueError: it cannot be read.
         """
-        return self._read(cast(int, self._numbers[number]))
+        return self._read(self._numbers[number])
 
     def attachments(self, kind: Kind, column: str | None = None) -> Attachments | None:
         """Return the captions in text files beside the images, `a.txt` beside `a.jpg`; there is no other kind."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hdit_core.data.image.decode import size_problem
 from hdit_core.data.sources.file_filter import is_hidden
+from hdit_core.data.sources.files.entry_table import EntryTable
 from hdit_core.data.sources.files.file_source import FileSource
 from hdit_core.data.sources.source import Entry
 from hdit_core.errors import DataError
@@ -25,20 +26,22 @@ def _link_problem(path: Path, root: Path) -> str | None:
     return "a link to a folder, which is listed under its own name" if target.is_dir() else None
 
 
-def _entry(item: os.DirEntry[str], name: str, root: Path) -> Entry:
-    problem = _link_problem(Path(item.path), root) if item.is_symlink() else None
-    if problem:
-        return Entry(name, 0, problem=problem)
-    status = item.stat()
+def _entry(path: str, name: str, root: Path) -> Entry:
+    status = os.lstat(path)
+    if stat.S_ISLNK(status.st_mode):
+        if problem := _link_problem(Path(path), root):
+            return Entry(name, 0, problem=problem)
+        status = os.stat(path)  # noqa: PTH116
     if not stat.S_ISREG(status.st_mode):
         return Entry(name, 0, problem="not a regular file")
     return Entry(name, status.st_size, status.st_mtime_ns, size_problem(status.st_size))
 
 
-def _list(folder: str, prefix: str) -> list[os.DirEntry[str]]:
+def _list(folder: str, prefix: str) -> list[str]:
+    """Return the names in a folder, those of folders with a slash, in the order of the whole paths."""
     try:
         with os.scandir(folder) as listing:
-            return list(listing)
+            return sorted(f"{item.name}/" if item.is_dir(follow_symlinks=False) else item.name for item in listing)
     except OSError as problem:
         if is_hidden(prefix):  # nothing in it would be an input
             return []
@@ -46,20 +49,23 @@ def _list(folder: str, prefix: str) -> list[os.DirEntry[str]]:
 
 
 def _walk(root: Path) -> Iterator[Entry]:
-    """Yield every file below a folder; links to folders are not followed, so there are no loops."""
-    resolved, folders = root.resolve(), [(str(root), "")]
+    """Yield every file below a folder, sorted by name; links to folders are not followed, so there are no loops."""
+    resolved, start = root.resolve(), f"{root}/"
+    folders = [("", iter(_list(str(root), "")))]
     while folders:  # a list instead of recursion: folders may be nested deeper than calls
-        folder, prefix = folders.pop()
-        for item in _list(folder, prefix):
-            if item.is_dir(follow_symlinks=False):
-                folders.append((item.path, f"{prefix}{item.name}/"))
-            else:
-                yield _entry(item, f"{prefix}{item.name}", resolved)
+        prefix, names = folders[-1]
+        name = next(names, None)
+        if name is None:
+            folders.pop()
+        elif name.endswith("/"):
+            folders.append((f"{prefix}{name}", iter(_list(f"{start}{prefix}{name[:-1]}", f"{prefix}{name}"))))
+        else:
+            yield _entry(f"{start}{prefix}{name}", f"{prefix}{name}", resolved)
 
 
-def _check_links(path: Path, files: list[Entry]) -> None:
+def _check_links(path: Path, files: EntryTable) -> None:
     """Refuse a folder of which every file is a link to a place outside, as in a snapshot of the Hugging Face hub."""
-    if files and all(file.problem == LEADS_OUT for file in files):
+    if files and all(files.problem(number) == LEADS_OUT for number in range(len(files))):
         raise DataError(
             f"{path}: its {len(files):,} files, such as {files[0].name}, are links that lead out of the folder, as in "
             f"a snapshot of the Hugging Face hub; copy it with its files: cp -rL '{path}' COPY"
@@ -84,9 +90,8 @@ class FolderSource(FileSource):
             DataError: it, or a folder in it, cannot be listed, or the labels in it cannot be used.
         """
         self._root = path
-        files = sorted(_walk(path), key=lambda entry: entry.name)
+        files = EntryTable(file for file in _walk(path) if not leave_out or not self._is(file, leave_out))
         _check_links(path, files)
-        files = [file for file in files if not leave_out or not self._is(file, leave_out)]
         super().__init__(path.resolve().name, files, str(path), read_labels)
 
     def _is(self, entry: Entry, other: Path) -> bool:
@@ -94,4 +99,4 @@ class FolderSource(FileSource):
 
     def _read(self, number: int) -> Path:
         """Return the path of a file; the decoder reads it."""
-        return self._root / self._files[number].name
+        return self._root / self._files.name(number)

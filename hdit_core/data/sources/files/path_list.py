@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from hdit_core.data.image.decode import size_problem
+from hdit_core.data.sources.files.entry_table import EntryTable
 from hdit_core.data.sources.files.file_source import FileSource
 from hdit_core.data.sources.labels.text_encoding import decode_text, marked_encoding
 from hdit_core.data.sources.source import Entry
@@ -120,6 +121,13 @@ def _forms(path: str) -> Iterator[str]:
     yield bare.replace("\\", "/")
 
 
+def _taken(paths: list[str]) -> Iterator[str]:
+    """Yield the paths from the first on, and remove them from the list."""
+    paths.reverse()
+    while paths:
+        yield paths.pop()
+
+
 def _problem(status: os.stat_result) -> str | None:
     if stat.S_ISDIR(status.st_mode):
         return "a folder; list the files in it"
@@ -136,7 +144,7 @@ class PathListSource(FileSource):
 
         Args:
             name: of the list.
-            paths: as they are written there.
+            paths: as they are written there; the list is empty afterwards, since it may be most of the memory.
             base: the folder that they are relative to.
             read_labels: take the classes from label files among them.
 
@@ -144,14 +152,10 @@ class PathListSource(FileSource):
             DataError: none of them exists.
         """
         self._base = base
-        files = sorted((self._entry(path) for path in paths), key=lambda file: file.name)
+        files = EntryTable(map(self._entry, _taken(paths))).sorted_by_name()
         self._check_found(name, files)
-        files = [
-            Entry(file.name, 0, problem="named twice in the list")
-            if number and files[number - 1].name == file.name
-            else file
-            for number, file in enumerate(files)
-        ]
+        repeats = [number for number in range(1, len(files)) if files.name(number) == files.name(number - 1)]
+        files = files.with_problem(repeats, "named twice in the list") if repeats else files
         super().__init__(name, files, name, read_labels)
 
     def _entry(self, path: str) -> Entry:
@@ -167,18 +171,18 @@ class PathListSource(FileSource):
             return Entry(name, status.st_size, status.st_mtime_ns, _problem(status))
         return Entry(os.path.normpath(path), 0, problem=f"cannot be found: {reason}")
 
-    def _check_found(self, name: str, files: list[Entry]) -> None:
-        missing = [file for file in files if (file.problem or "").startswith("cannot be found")]
-        if len(missing) == len(files):
+    def _check_found(self, name: str, files: EntryTable) -> None:
+        if all((file.problem or "").startswith("cannot be found") for file in files):
+            missing = files[0]
             raise DataError(
-                f"{name}: none of its {len(files):,} paths can be found, such as '{missing[0].name}' "
-                f"({missing[0].problem}); expected one path per line, relative to {self._base.resolve()}; "
+                f"{name}: none of its {len(files):,} paths can be found, such as '{missing.name}' "
+                f"({missing.problem}); expected one path per line, relative to {self._base.resolve()}; "
                 "labels belong into a table for --labels"
             )
 
     def _read(self, number: int) -> Path:
         """Return the path of a file; the decoder reads it."""
-        return self._base / self._files[number].name
+        return self._base / self._files.name(number)
 
 
 def open_list(path: Path, read_labels: bool = True) -> PathListSource:

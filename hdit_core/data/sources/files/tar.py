@@ -10,6 +10,7 @@ import gzip
 import logging
 import lzma
 import zlib
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from io import BufferedIOBase
@@ -177,11 +178,11 @@ class TarSource(FileSource):
         found = listing.members
         if not self._tar.is_compressed:
             found = sorted(found, key=lambda member: member.name)
-        self._members, self._notes = found, listing.notes
-        super().__init__(path.name, [entry_of(member) for member in found], str(path), read_labels)
+        self._offsets, self._notes = array("q", (member.offset for member in found)), listing.notes
+        super().__init__(path.name, map(entry_of, found), str(path), read_labels)
         self._notes = {}
 
     def _read(self, number: int) -> bytes:
-        member = self._members[number]
-        note = self._notes.get(member.offset)
-        return self._tar.read(member.offset, member.size_bytes) if note is None else note
+        offset = self._offsets[number]
+        note = self._notes.get(offset)
+        return self._tar.read(offset, self._files[number].size_bytes) if note is None else note

@@ -37,7 +37,7 @@ class SidecarLabels:
     """The inputs of a source with their classes."""
 
     entries: Sequence[Entry]
-    numbers: Sequence[int | None]  # of each entry among all files; None for a name that is no file
+    numbers: Sequence[int]  # of each entry among all files; -1 for a name that is no file
     classes: tuple[str, ...]  # in the order of their numbers
 
 
@@ -59,7 +59,7 @@ def _labelled(
 ) -> SidecarLabels:
     """Give each input its class; inputs without one, and names without a file, are entries with a problem."""
     names = {files[number].name for number in inputs}
-    entries, numbers = [], list[int | None](inputs)
+    entries, numbers = [], list(inputs)
     for number in inputs:
         file = files[number]
         label = labels.get(file.name)
@@ -67,7 +67,7 @@ def _labelled(
         entries.append(replace(file, class_name=label, problem=problem))
     for name in labels.keys() - names:
         entries.append(Entry(name, 0, problem=f"named in {source_of_labels}, not found"))
-        numbers.append(None)
+        numbers.append(-1)
     tail = sorted(zip(entries[len(inputs) :], numbers[len(inputs) :], strict=True), key=lambda one: one[0].name)
     entries[len(inputs) :] = [entry for entry, _ in tail]
     return SidecarLabels(entries, numbers, index_classes(list(labels.values())))

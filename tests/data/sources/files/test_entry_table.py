@@ -1,0 +1,72 @@
+"""Entries in packed columns: the same entries, and far less memory."""
+
+import gc
+import tracemalloc
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hdit_core.data.prepare.labels import label_source
+from hdit_core.data.sources.files.entry_table import EntryTable
+from hdit_core.data.sources.source import Entry
+
+TEXTS = st.text(st.characters(codec=None, categories=None), max_size=6)  # with lone surrogates, as os.fsdecode gives
+ENTRIES = st.lists(
+    st.builds(
+        Entry,
+        TEXTS,
+        st.integers(0, 2**62),
+        st.integers(-(2**100), 2**100),
+        st.none() | TEXTS,
+        st.none() | TEXTS,
+    ),
+    max_size=8,
+)
+
+
+@given(ENTRIES)
+def test_a_table_holds_what_was_put_into_it(entries):
+    table = EntryTable(entries)
+    assert list(table) == entries == table and table[1:3] == entries[1:3]
+    assert list(table.names) == [entry.name for entry in entries]
+
+
+@given(ENTRIES)
+def test_a_table_sorts_as_a_list_of_entries_does(entries):
+    assert list(EntryTable(entries).sorted_by_name()) == sorted(entries, key=lambda entry: entry.name)
+
+
+def test_rows_of_rows_are_those_of_the_table():
+    table = EntryTable(Entry(f"{number}.png", number) for number in range(20))
+    some = table.take(range(0, 20, 3)).take([4, 1])
+    assert list(some.names) == ["12.png", "3.png"] and some == [Entry("12.png", 12), Entry("3.png", 3)]
+    assert some != EntryTable([Entry("3.png", 3)])
+
+
+class Folder:
+    """A source of as many names as ImageNet's, in classes."""
+
+    kind, name, channels, classes = "folder", "pictures", None, None
+
+    def __init__(self, count):
+        self.entries = EntryTable(
+            Entry(f"n{number % 100:08}/n{number % 100:08}_{number:08}.JPEG", number, 1_700_000_000_000_000_000 + number)
+            for number in range(count)
+        )
+
+    def fetch(self, number):
+        raise OSError("no images are read")
+
+
+@pytest.mark.parametrize("labels", ["auto", "none"])
+def test_the_list_of_inputs_takes_less_than_200_bytes_a_name(labels):
+    count = 50_000
+    tracemalloc.start()
+    source = Folder(count)
+    inputs, classes, numbers = label_source(source, labels)
+    gc.collect()
+    kept, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(inputs) == len(numbers) == count and len(classes or ()) == (100 if labels == "auto" else 0)
+    assert kept < 110 * count and peak < 150 * count
