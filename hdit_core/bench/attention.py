@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from hdit_core.bench.child_process import BenchSettings, Memory, OutOfMemory, measure_in_child_process
+from hdit_core.bench.child_process import BenchSettings, OutOfMemory, measure_in_child_process
 from hdit_core.bench.machine import FLOPS_PER_MAC, product_rate
 from hdit_core.bench.timing import Timing, interleaved, stopwatch
 from hdit_core.devices import synchronize
@@ -133,10 +133,10 @@ def _figure(
         return AttentionFigure(name, shape, direction, bound_s, None, None, timing)
     case = (name, shape, direction, settings.device, dtype)
     try:
-        _, memory = measure_in_child_process(_run_once, *case, settings=settings)
+        _, peak_bytes = measure_in_child_process(_run_once, *case, settings=settings)
     except OutOfMemory:
-        memory = Memory(None)
-    return AttentionFigure(name, shape, direction, bound_s, timing, memory.peak_bytes)
+        peak_bytes = None
+    return AttentionFigure(name, shape, direction, bound_s, timing, peak_bytes)
 
 
 def _times(

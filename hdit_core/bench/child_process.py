@@ -55,19 +55,10 @@ class BenchSettings:
     rounds: Rounds = field(default_factory=Rounds)
 
 
-@dataclass(frozen=True)
-class Memory:
-    """The memory of a process.
+def in_child_process(function: Callable[..., R], *arguments: Any, threads: int) -> tuple[R, int | None]:
+    """Call a function in a new process and return its result and the peak memory of the process in bytes.
 
-    Attributes:
-        peak_bytes: peak resident memory above that of an idle process with the same libraries; None if unknown.
-    """
-
-    peak_bytes: int | None
-
-
-def in_child_process(function: Callable[..., R], *arguments: Any, threads: int) -> tuple[R, Memory]:
-    """Call a function in a new process and return its result and the memory of the process.
+    The memory is resident memory above that of an idle process with the same libraries, None if unknown.
 
     What the function logs is logged in this process.
 
@@ -96,8 +87,10 @@ def in_child_process(function: Callable[..., R], *arguments: Any, threads: int) 
         process.join()
 
 
-def measure_in_child_process(function: Callable[..., R], *arguments: Any, settings: BenchSettings) -> tuple[R, Memory]:
-    """Call a function that computes on a device, and return its result and the memory it used there.
+def measure_in_child_process(
+    function: Callable[..., R], *arguments: Any, settings: BenchSettings
+) -> tuple[R, int | None]:
+    """Call a function that computes on a device, and return its result and the peak memory it used there in bytes.
 
     On a CPU it runs in a child process, see `in_child_process`; on a GPU the allocator counts.
 
@@ -119,7 +112,7 @@ def measure_in_child_process(function: Callable[..., R], *arguments: Any, settin
         if not is_out_of_memory(problem):
             raise
         raise OutOfMemory(f"does not fit into the memory of {device}") from None
-    return result, Memory(torch.cuda.max_memory_allocated(device) - before_bytes if on_cuda else None)
+    return result, torch.cuda.max_memory_allocated(device) - before_bytes if on_cuda else None
 
 
 def _exit_error(code: int | None) -> Exception:
@@ -178,7 +171,7 @@ def _run(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, .
     else:
         peak_bytes = resident_bytes("VmHWM")
         known = before_bytes is not None and peak_bytes is not None
-        pipe.send(("result", (result, Memory(peak_bytes - before_bytes if known else None))))  # type: ignore[operator]
+        pipe.send(("result", (result, peak_bytes - before_bytes if known else None)))  # type: ignore[operator]
 
 
 def resident_bytes(key: str) -> int | None:

@@ -90,5 +90,5 @@ def bench_opening(images: int = 1_300_000) -> OpeningFigures:
     with TemporaryDirectory(prefix="hdit-bench-") as name:
         make_hollow_set(Path(name), images)
         opened = [in_child_process(_open, Path(name), images, threads=1) for _ in range(5)]
-    peaks = [memory.peak_bytes for _, memory in opened if memory.peak_bytes is not None]
+    peaks = [peak_bytes for _, peak_bytes in opened if peak_bytes is not None]
     return OpeningFigures(images, min(open_s for open_s, _ in opened), max(peaks) if peaks else None)

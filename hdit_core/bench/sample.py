@@ -97,14 +97,14 @@ def bench_sample(recipe: Recipe, settings: BenchSettings, *, guide: Recipe | Non
     logger.info(f"sampling: batch size {images}, {flops / 1e9:,.0f} GFLOP, at least {flops / rate:.2g} s")
     settings = rounds_for(settings, flops / rate)
     try:
-        timing, memory = measure_in_child_process(_measure, recipe, guide, settings, settings=settings)
+        timing, peak_bytes = measure_in_child_process(_measure, recipe, guide, settings, settings=settings)
     except OutOfMemory as problem:
         size = "x".join(map(str, recipe.model.image_size))
         raise OutOfMemory(
             f"sampling a batch of {images} images of {size} {problem}; try --set sample.batch_size=1, or smaller images"
         ) from None
     name = str(dtype).removeprefix("torch.")
-    return SampleFigure(images, evaluations(recipe.sample), flops, name, rate, timing, memory.peak_bytes)
+    return SampleFigure(images, evaluations(recipe.sample), flops, name, rate, timing, peak_bytes)
 
 
 def evaluation_flops(recipe: Recipe, guide: Recipe | None = None) -> int:

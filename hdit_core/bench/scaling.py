@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from hdit_core.bench.child_process import BenchSettings, Memory, OutOfMemory, measure_in_child_process
+from hdit_core.bench.child_process import BenchSettings, OutOfMemory, measure_in_child_process
 from hdit_core.bench.machine import FLOPS_PER_MAC
 from hdit_core.bench.timing import Timing, interleaved, stopwatch
 from hdit_core.bench.train import FORWARD_AND_BACKWARD
@@ -156,15 +156,17 @@ def _figure(
     counted = count(model)
     passes = FORWARD_AND_BACKWARD if direction == "forward+backward" else 1
     flops = FLOPS_PER_MAC * passes * counted.macs
-    problem, timing, memory = None, None, Memory(None)
+    problem, timing, peak_bytes = None, None, None
     if rate is not None and flops > most_s * rate:
         problem = f"would take about {flops / rate:,.0f} s" if rate else "the previous size did not fit"
     else:
         try:
-            timing, memory = measure_in_child_process(_measure, model, direction, dtype, settings, settings=settings)
+            timing, peak_bytes = measure_in_child_process(
+                _measure, model, direction, dtype, settings, settings=settings
+            )
         except OutOfMemory as error:
             problem = str(error)
-    known = (counted.parameters, flops, timing, memory.peak_bytes, problem)
+    known = (counted.parameters, flops, timing, peak_bytes, problem)
     return ScalingFigure(name, model.image_size[0], direction, *known)
 
 

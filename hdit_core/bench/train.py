@@ -135,7 +135,9 @@ def bench_train(recipe: Recipe, settings: BenchSettings, *, read_data: bool = Fa
     logger.info(f"training: {images} images per step, {flops / 1e9:,.0f} GFLOP, at least {flops / rate:.2g} s")
     settings = rounds_for(settings, flops / rate)
     try:
-        (timing, waited_s), memory = measure_in_child_process(_measure, recipe, read_data, settings, settings=settings)
+        (timing, waited_s), peak_bytes = measure_in_child_process(
+            _measure, recipe, read_data, settings, settings=settings
+        )
     except OutOfMemory as problem:
         raise OutOfMemory(
             f"a training step of {images} images of {'x'.join(map(str, recipe.model.image_size))}, in micro-batches of "
@@ -143,7 +145,7 @@ def bench_train(recipe: Recipe, settings: BenchSettings, *, read_data: bool = Fa
             "--set train.activation_checkpointing=true, or smaller images"
         ) from None
     name = str(dtype).removeprefix("torch.")
-    return StepFigure(images, flops, name, rate, timing, waited_s, memory.peak_bytes)
+    return StepFigure(images, flops, name, rate, timing, waited_s, peak_bytes)
 
 
 def rounds_for(settings: BenchSettings, bound_s: float) -> BenchSettings:

@@ -3,7 +3,7 @@ import torch
 
 from hdit_core.bench import attention
 from hdit_core.bench.attention import AttentionFigure, Shape, bench_attention
-from hdit_core.bench.child_process import BenchSettings, Memory
+from hdit_core.bench.child_process import BenchSettings
 from hdit_core.bench.timing import Rounds, Timing
 
 FEW = BenchSettings(torch.device("cpu"), 1, Rounds(warm_up=0, least=1, most=1))
@@ -11,7 +11,7 @@ FEW = BenchSettings(torch.device("cpu"), 1, Rounds(warm_up=0, least=1, most=1))
 
 def in_this_process(function, *arguments, settings):
     """Replace `measure_in_child_process`: no new process, a made-up peak memory."""
-    return function(*arguments), Memory(1234)
+    return function(*arguments), 1234
 
 
 @pytest.fixture

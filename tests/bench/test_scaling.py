@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from hdit_core.bench import scaling
-from hdit_core.bench.child_process import BenchSettings, Memory, OutOfMemory
+from hdit_core.bench.child_process import BenchSettings, OutOfMemory
 from hdit_core.bench.scaling import ScalingFigure, at_size, bench_scaling, cut, exponents, networks
 from hdit_core.bench.timing import Rounds, Timing
 from hdit_core.flops.baselines import HDIT_B4
@@ -73,7 +73,7 @@ def measured_by(answer):
 
 def test_both_networks_are_measured_in_both_directions_at_every_size(monkeypatch):
     monkeypatch.setattr(
-        scaling, "measure_in_child_process", measured_by(lambda function, *given: (function(*given), Memory(99)))
+        scaling, "measure_in_child_process", measured_by(lambda function, *given: (function(*given), 99))
     )
     found = list(bench_scaling((32,), 128, torch.float32, ONCE))
     assert [(figure.network, figure.direction) for figure in found] == [
@@ -87,7 +87,7 @@ def test_both_networks_are_measured_in_both_directions_at_every_size(monkeypatch
 
 
 def test_a_size_that_would_take_too_long_is_left_out_and_said_to_be(monkeypatch, caplog):
-    monkeypatch.setattr(scaling, "measure_in_child_process", measured_by(lambda *given: (Timing((1.0,)), Memory(1))))
+    monkeypatch.setattr(scaling, "measure_in_child_process", measured_by(lambda *given: (Timing((1.0,)), 1)))
     caplog.set_level("INFO", logger="hdit")
     found = list(bench_scaling((128, 256), 128, torch.float32, ONCE, most_s=5.0))
     problems = {(figure.network, figure.size_px): figure.problem for figure in found}

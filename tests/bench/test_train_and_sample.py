@@ -6,7 +6,7 @@ import torch
 
 from hdit_core.bench import sample as sampling
 from hdit_core.bench import train as training
-from hdit_core.bench.child_process import BenchSettings, Memory, OutOfMemory
+from hdit_core.bench.child_process import BenchSettings, OutOfMemory
 from hdit_core.bench.sample import SampleFigure, bench_sample, evaluation_flops, evaluations
 from hdit_core.bench.timing import Rounds, Timing
 from hdit_core.bench.train import StepFigure, bench_train, random_batches, rounds_for
@@ -24,7 +24,7 @@ FEW = BenchSettings(CPU, 1, Rounds(warm_up=1, least=2, most=2))
 
 def in_this_process(function, *arguments, settings):
     """Replace `measure_in_child_process`: no new process, a made-up peak memory."""
-    return function(*arguments), Memory(1234)
+    return function(*arguments), 1234
 
 
 @pytest.fixture(autouse=True)

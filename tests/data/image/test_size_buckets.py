@@ -135,7 +135,7 @@ def test_a_set_of_one_size_says_nothing_of_buckets(shapes, prepare, tmp_path):
             "its buckets are out of order, or do not have the stated largest size",
         ),
         (lambda contents: contents.update(format_version=1), "format version 1 does not fit its parts, which need 2"),
-        (lambda contents: contents.update(buckets=[]), "format version 2 does not fit 0 buckets"),
+        (lambda contents: contents.update(buckets=[]), "format version 2 does not fit its parts, which need 1"),
     ],
 )
 def test_forged_buckets_are_refused(shapes, prepare, tmp_path, change, message):
