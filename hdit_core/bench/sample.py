@@ -2,6 +2,7 @@
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.samplers.sampler import sample_by
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.flops.count import count
-from hdit_core.generate.pipeline import SamplingPipeline, check_request
+from hdit_core.generate.pipeline import ConditionInputs, SamplingPipeline, check_request
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.sample import SampleRecipe
@@ -110,8 +111,10 @@ def bench_sample(recipe: Recipe, settings: BenchSettings, *, guide: Recipe | Non
 def evaluation_flops(recipe: Recipe, guide: Recipe | None = None) -> int:
     """Return the FLOPs of one evaluation of a batch, with all forward passes of guidance and autoguidance."""
     settings, model = recipe.sample, recipe.model
-    unconditional_only = settings.guidance == 0 and guide is None and not settings.guidance_rescale
-    passes = 1 if settings.guidance == 1 or unconditional_only else 2
+    scales = (settings.guidance, settings.condition_guidance, settings.vector_guidance)
+    guided = [scale for scale in scales if scale != 1]
+    unconditional_only = guided == [0] and guide is None and not settings.guidance_rescale
+    passes = 1 if unconditional_only else 1 + len(guided)
     macs = passes * count(model).macs
     if guide is not None:
         macs += count(guide.model.model_copy(update={"image_size": model.image_size})).macs
@@ -157,6 +160,15 @@ def _initialized(recipe: Recipe, device: torch.device) -> Denoiser:
     return denoiser.to(device)
 
 
+def _no_conditions(recipe: Recipe, indices: list[int]) -> ConditionInputs:
+    """Return zeros for the condition images and vectors that the network takes."""
+    channels, length, batch = recipe.condition_image_channels, recipe.model.mapping_cond_dim, len(indices)
+    return ConditionInputs(
+        torch.zeros(batch, channels, *recipe.model.image_size) if channels else None,
+        torch.zeros(batch, length) if length else None,
+    )
+
+
 def _measure(recipe: Recipe, guide: Recipe | None, bench: BenchSettings) -> Timing:
     """Return the timing of one evaluation at a medium noise level."""
     make_mkl_reproducible()  # as in sampling
@@ -165,8 +177,9 @@ def _measure(recipe: Recipe, guide: Recipe | None, bench: BenchSettings) -> Timi
     images, num_classes = settings.batch_size, recipe.model.num_classes
     guidance_model = Guide(_initialized(guide, device), GUIDE_WEIGHT) if guide is not None else None
     classes = [i % num_classes for i in range(images)] if num_classes else None
-    pipeline = SamplingPipeline(_initialized(recipe, device), settings, 0, recipe.model.image_size, guidance_model)
-    denoise = pipeline.conditioned(classes)
+    size, source = recipe.model.image_size, partial(_no_conditions, recipe)
+    pipeline = SamplingPipeline(_initialized(recipe, device), settings, 0, size, guidance_model, source)
+    denoise = pipeline.conditioned(classes, pipeline.inputs(list(range(images))))
     x = torch.randn(images, recipe.model.channels, *recipe.model.image_size, device=device)
     sigma = torch.ones(images, device=device)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from hdit_core.bench.child_process import BenchSettings, OutOfMemory, measure_in_child_process
 from hdit_core.bench.machine import FLOPS_PER_MAC, product_rate
@@ -51,7 +52,14 @@ def _random_batch(recipe: Recipe, size: int) -> Batch:
         augment_cond=torch.zeros(size, AUGMENT_FEATURES) if augmentation is None else augmentation,
         noise=noise,
         uniform=torch.rand(size, generator=generator, dtype=torch.float64),
+        condition=_random(recipe.condition_image_channels, size, *model.image_size),
+        mapping_cond=_random(model.mapping_cond_dim, size),
     )
+
+
+def _random(length: int, size: int, *shape: int) -> Tensor | None:
+    """Return random conditions of a batch, None where the network takes none."""
+    return torch.rand(size, length, *shape, generator=torch.Generator().manual_seed(1)) if length else None
 
 
 FORWARD_AND_BACKWARD = 3

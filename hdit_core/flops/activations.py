@@ -171,7 +171,7 @@ def _merges_and_splits(model: ModelRecipe, image_size: tuple[int, int], value_by
 def patch_bytes(model: ModelRecipe, image_size: tuple[int, int], value_bytes: int) -> int:
     """Return the bytes that the patch embedding and the output layers save for one image."""
     rows, columns = model.grid(0, image_size)
-    patch = model.channels * model.patch_size[0] * model.patch_size[1]
+    patch = model.input_channels * model.patch_size[0] * model.patch_size[1]
     return rows * columns * (value_bytes * (patch + 2 * model.levels[0].width) + FLOAT32)
 
 

@@ -128,9 +128,10 @@ def keys_per_query(level: LevelRecipe, tokens: int) -> int:
 
 
 def _patches(model: ModelRecipe, image_size: tuple[int, int]) -> Iterator[Part]:
-    linear = model.channels * model.patch_size[0] * model.patch_size[1] * model.levels[0].width
+    channels = model.input_channels + model.channels  # of patch_in, with the condition image, and of patch_out
+    linear = channels * model.patch_size[0] * model.patch_size[1] * model.levels[0].width
     norm = model.levels[0].width
-    yield Part(0, "patches", 2 * linear + norm, 2 * linear * _tokens(model, 0, image_size))
+    yield Part(0, "patches", linear + norm, linear * _tokens(model, 0, image_size))
 
 
 def _merges(model: ModelRecipe, image_size: tuple[int, int]) -> Iterator[Part]:

@@ -153,7 +153,7 @@ def _stages(model: ModelRecipe, images: int, layout: RankLayout, checkpointed: i
     for index, skip in reversed(list(enumerate(skips))):
         yield LayerMemory(resampling[index] - skip, 2 * skip, _merge_parameters(model, index), skip=skip)
         yield from _layers(model, index, images, layout, checkpointed)
-    pixels = FLOAT32 * model.channels * model.image_size[0] * model.image_size[1]
+    pixels = FLOAT32 * model.input_channels * model.image_size[0] * model.image_size[1]
     patches = patch_bytes(model, model.image_size, layout.value_bytes) // 2
     yield LayerMemory(images * (patches + IMAGE_COPIES * pixels), 0, 0)
 

@@ -179,13 +179,24 @@ def test_the_work_of_an_evaluation_is_that_of_all_its_passes(changed, sample, wi
     assert work == passes * 4 * count(recipe.model).flops
 
 
+CONDITIONAL = {"model.condition_channels": 2, "model.mapping_cond_dim": 3, "data.augment_prob": 0.0}
+
+
+def test_a_conditional_network_is_measured_in_training_and_sampling_with_all_passes_of_its_guidance(changed):
+    plain = changed(CONDITIONAL)
+    assert len(bench_train(plain, FEW).timing.runs_s) == 2
+    guided = changed(CONDITIONAL | {"sample.condition_guidance": 2.0, "sample.vector_guidance": 0.5})
+    assert evaluation_flops(guided) == 3 * evaluation_flops(plain)
+    assert len(bench_sample(guided, FEW).timing.runs_s) == 2
+
+
 def test_guidance_is_measured_where_the_recipe_has_it_whatever_its_interval(changed):
     recipe = changed({"sample.guidance": 2.0, "sample.guidance_interval": [3.0, 4.0]})
     calls = []
     conditioned = SamplingPipeline.conditioned
 
-    def counted(pipeline, classes):
-        denoise = conditioned(pipeline, classes)
+    def counted(pipeline, classes, inputs):
+        denoise = conditioned(pipeline, classes, inputs)
         assert pipeline.settings.guidance_interval is None
         return lambda *x: calls.append(denoise(*x))
 

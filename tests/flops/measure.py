@@ -51,6 +51,7 @@ def _flops_by_module(network: HourglassTransformer, image_size: tuple[int, int])
             torch.empty(BATCH),
             _if(model.num_classes, torch.empty(BATCH, dtype=torch.int64)),
             mapping_cond=_if(model.mapping_cond_dim, torch.empty(BATCH, model.mapping_cond_dim)),
+            condition=_if(model.condition_channels, torch.empty(BATCH, model.condition_channels, *image_size)),
         )
     prefix = f"{type(network).__name__}."
     flops = {name.removeprefix(prefix): sum(by.values()) // BATCH for name, by in counter.get_flop_counts().items()}

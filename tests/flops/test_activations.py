@@ -33,8 +33,9 @@ def kept_bytes(model: ModelRecipe, batch: int) -> int:
         return x
 
     x, sigma = torch.randn(batch, model.channels, *model.image_size), torch.rand(batch) + 0.1
+    conditions = torch.randn(batch, model.condition_channels, *model.image_size) if model.condition_channels else None
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
-        network(x, sigma, torch.zeros(batch, dtype=torch.int64) if model.num_classes else None)
+        network(x, sigma, torch.zeros(batch, dtype=torch.int64) if model.num_classes else None, condition=conditions)
     return sum(size for address, size in kept.items() if address not in there)
 
 
@@ -48,8 +49,15 @@ def test_an_image_keeps_what_the_closed_forms_say(levels, image_size):
 
 @pytest.mark.parametrize(
     "option",
-    [{"feed_forward": "gelu"}, {"norm": "layer"}, {"skip": "add"}, {"skip": "concat"}, {"positions": "additive"}],
-    ids=lambda option: next(iter(option.values())),
+    [
+        {"feed_forward": "gelu"},
+        {"norm": "layer"},
+        {"skip": "add"},
+        {"skip": "concat"},
+        {"positions": "additive"},
+        {"condition_channels": 61},
+    ],
+    ids=lambda option: str(next(iter(option.values()))),
 )
 def test_the_paper_s_other_designs_keep_what_the_closed_forms_say(option):
     check(ModelRecipe(image_size=(64, 96), levels=NETWORKS["windows"], **option))

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+import torch
 from safetensors import safe_open
 
 from hdit_core.flops.count import OPERATIONS, count
+from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe
 
 
@@ -177,3 +179,11 @@ def test_a_level_without_attention_has_neither_its_parameters_nor_its_work_nor_i
 
     assert not any(count(without).at(0).of(operation).parts for operation in attending)
     assert 2 * count(without).at(0).of("conditioning").macs == count(with_attention).at(0).of("conditioning").macs
+
+
+def test_parameters_with_a_condition_image_and_a_vector_are_those_of_the_network():
+    model = REFERENCE_MODELS["global"].model_copy(update={"condition_channels": 5})
+    with torch.device("meta"):
+        network = HourglassTransformer(model)
+
+    assert count(model).parameters == sum(parameter.numel() for parameter in network.parameters())

@@ -32,6 +32,7 @@ def network(attentions: list[str], **settings) -> ModelRecipe:
 NETWORKS = {
     "one level": network(["global"]),
     "global": network(["global", "global"], num_classes=7, mapping_cond_dim=5),
+    "a condition image": network(["none", "global"], condition_channels=3),
     "windows": network(["shifted-window", "global"], mapping_d_ff=11),
     "no attention": network(["none", "global", "none"]),
     "neighborhood": network(["neighborhood", "neighborhood", "global"], num_classes=3),

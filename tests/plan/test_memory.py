@@ -49,6 +49,7 @@ RECIPES = {
     "a grid as one window": with_one_window(),
     "digits": read_recipe("mnist32", ["train.batch_size=16"]),
     "digits, mostly weights": read_recipe("mnist32", ["train.batch_size=2"]),
+    "digits from coarse ones": read_recipe("mnist32-sr", ["train.batch_size=16"]),
     "three kinds of attention": small(),
     "outermost level again": small(activation_checkpointing=1),
     "all levels again": small(activation_checkpointing=True),
