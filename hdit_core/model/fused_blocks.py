@@ -11,15 +11,28 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 from torch.nn.modules import module
+from torch.utils.module_tracker import ModuleTracker
 
 from hdit_core.model.linear import Linear
-from hdit_core.model.native.feed_forward import feed_forward, feed_forward_gradient
+from hdit_core.model.native.block_operators import (
+    feed_forward_gradient_operator,
+    feed_forward_operator,
+    visible,
+    window_attention_gradient_operator,
+    window_attention_operator,
+)
 from hdit_core.model.native.library import find_gemm
-from hdit_core.model.native.rowwise import RowwiseKernels, load_rowwise_kernels, rowwise_kernels
-from hdit_core.model.native.windows import Layout, Saved, Weights, window_attention, window_attention_gradient
+from hdit_core.model.native.rowwise import rowwise_kernels
+from hdit_core.model.native.windows import Layout, Weights
 from hdit_core.model.native.workspace import should_fuse
 from hdit_core.model.norm import EPSILON, AdaRMSNorm
 
+GLOBAL_HOOKS = (
+    "_global_forward_hooks",
+    "_global_forward_pre_hooks",
+    "_global_backward_hooks",
+    "_global_backward_pre_hooks",
+)
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -32,7 +45,8 @@ class FusedFeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, up: Tensor, down: Tensor) -> Tensor:
         """Return y."""
-        result, saved = feed_forward(_library(), x, scale, up, down, EPSILON, keep=True)
+        operator = visible(feed_forward_operator, "feed_forward")
+        result, saved = operator(x, scale, up, down, EPSILON, True)
         ctx.save_for_backward(x, scale, up, down, saved)
         return result
 
@@ -41,7 +55,9 @@ class FusedFeedForward(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients of the inputs."""
         x, scale, up, down, saved = ctx.saved_tensors
-        return feed_forward_gradient(_library(), grad.contiguous(), x, scale, up, down, saved, EPSILON)
+        operator = visible(feed_forward_gradient_operator, "feed_forward_gradient")
+        grads: tuple[Tensor, ...] = operator(grad.contiguous(), x, scale, up, down, saved, EPSILON)
+        return grads
 
 
 def fused_feed_forward(
@@ -61,7 +77,8 @@ def fused_feed_forward(
     x, scale, up, down = (tensor.contiguous() for tensor in (x, scale, up, down))
     if _needs_gradients(x, scale, up, down):
         return FusedFeedForward.apply(x, scale, up, down)
-    return feed_forward(_library(), x, scale, up, down, EPSILON)[0]
+    result: Tensor = visible(feed_forward_operator, "feed_forward")(x, scale, up, down, EPSILON, False)[0]
+    return result
 
 
 class FusedWindowAttention(torch.autograd.Function):
@@ -76,8 +93,8 @@ class FusedWindowAttention(torch.autograd.Function):
     ) -> Tensor:
         """Return y."""
         weights = Weights(scale, qkv, logit_scale.sqrt(), out)
-        result, saved = window_attention(_library(), x, weights, layout, EPSILON, keep=True)
-        assert saved is not None
+        operator = visible(window_attention_operator, "window_attention")
+        result, *saved = operator(x, *weights, *layout, EPSILON, True)
         ctx.save_for_backward(x, layout.cos, layout.sin, logit_scale, *weights, *saved)
         ctx.layout = layout.order, layout.windows, layout.tokens, layout.allowed
         return result
@@ -86,12 +103,13 @@ class FusedWindowAttention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the inputs."""
-        x, cos, sin, logit_scale, *tensors = ctx.saved_tensors
-        weights, saved = Weights(*tensors[:4]), Saved(*tensors[4:])
+        x, cos, sin, logit_scale, *tensors = ctx.saved_tensors  # tensors: the weights, and what the forward pass saved
         order, windows, tokens, allowed = ctx.layout
         layout = Layout(order, windows, tokens, cos, sin, allowed)
-        grad_x, grads = window_attention_gradient(_library(), grad.contiguous(), x, weights, layout, saved, EPSILON)
-        return grad_x, grads.scale, grads.qkv, grads.root / (2 * logit_scale), grads.out, None
+        operator = visible(window_attention_gradient_operator, "window_attention_gradient")
+        grad_x, *grads = operator(grad.contiguous(), x, *tensors, *layout, EPSILON)
+        scale, qkv, root, out = grads
+        return grad_x, scale, qkv, root / (2 * logit_scale), out, None
 
 
 def fused_window_attention(
@@ -122,14 +140,17 @@ def fused_window_attention(
     x, scale, qkv, logit_scale, out = (tensor.contiguous() for tensor in (x, scale, qkv, logit_scale, out))
     if _needs_gradients(x, scale, qkv, logit_scale, out):
         return FusedWindowAttention.apply(x, scale, qkv, logit_scale, out, layout)
-    return window_attention(_library(), x, Weights(scale, qkv, logit_scale.sqrt(), out), layout, EPSILON)[0]
+    operator = visible(window_attention_operator, "window_attention")
+    result: Tensor = operator(x, scale, qkv, logit_scale.sqrt(), out, *layout, EPSILON, False)[0]
+    return result
 
 
 def can_fuse(block: nn.Module, x: Float[Tensor, "B *rows C"], *weights: Tensor) -> bool:
     """Return whether a block can use its fused kernel and is faster with it.
 
-    It cannot under tracing, autocast, forward-mode AD or a dispatch mode, with active dropout, or if its submodules
-    have hooks or were replaced.
+    It cannot under tracing, autocast or forward-mode AD, with active dropout, or if its submodules have hooks or were
+    replaced. A dispatch mode such as FlopCounterMode makes no difference: activation checkpointing may recompute a
+    block without the mode.
 
     Args:
         block: a block of a norm, linear layers and dropout.
@@ -140,9 +161,17 @@ def can_fuse(block: nn.Module, x: Float[Tensor, "B *rows C"], *weights: Tensor) 
         return False
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() or torch.is_autocast_enabled("cpu"):
         return False
-    if forward_ad._current_level >= 0 or torch._C._len_torch_dispatch_stack() > 0:  # such as FlopCounterMode
+    if forward_ad._current_level >= 0:
         return False
-    return not module._has_any_global_hook() and all(map(_is_unmodified, block.children()))
+    return not _has_global_hooks() and all(map(_is_unmodified, block.children()))
+
+
+def _has_global_hooks() -> bool:
+    """Return whether anybody's hooks are on all modules; those of FlopCounterMode only note the names of modules."""
+    if not module._has_any_global_hook():
+        return False
+    hooks = [hook for name in GLOBAL_HOOKS for hook in getattr(module, name).values()]
+    return not all(isinstance(getattr(hook, "__self__", None), ModuleTracker) for hook in hooks)
 
 
 def _is_unmodified(part: nn.Module) -> bool:
@@ -162,9 +191,3 @@ def _trains_some_but_not_all(*others: Tensor, weights: tuple[Tensor, ...]) -> bo
 
 def _needs_gradients(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-
-
-def _library() -> RowwiseKernels:
-    library = load_rowwise_kernels()
-    assert isinstance(library, RowwiseKernels)  # `rowwise_kernels` loaded it
-    return library

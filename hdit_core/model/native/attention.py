@@ -4,7 +4,6 @@ The same function as in `neighborhood.py`, with the same borders. The forward pa
 backward pass: k^2 numbers per query and head. All memory is linear in the number of tokens.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,22 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from hdit_core.devices import at_least_float32
-from hdit_core.model.native.library import Library, load
-
-
-def _operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that registers a function as a custom operator for CPUs; annotations define its schema.
-
-    `torch.library.custom_op` does the same, but its first call imports torch's compiler, which takes a second that
-    sampling on a CPU does not need to spend.
-    """
-
-    def define(function: Callable[..., Any]) -> Callable[..., Any]:
-        torch.library.define(name, torch.library.infer_schema(function, mutates_args=()))
-        torch.library.impl(name, "cpu", function)
-        return function
-
-    return define
+from hdit_core.model.native.library import Library, cpu_operator, load
 
 
 def unavailable(dtype: torch.dtype = torch.float32) -> str | None:
@@ -58,7 +42,7 @@ def _empty_weights(q: Tensor, kernel_size: int) -> Tensor:
     return torch.empty(shape, dtype=at_least_float32(q.dtype), device=q.device)
 
 
-@_operator("hdit::native_attention")
+@cpu_operator("hdit::native_attention")
 def _attend(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, keep: bool) -> tuple[Tensor, Tensor]:
     """Return the output, and the attention weights if `keep` is true (otherwise an empty tensor)."""
     if not q.shape == k.shape == v.shape:  # the kernels do not check shapes
@@ -77,7 +61,7 @@ def _(q: Tensor, k: Tensor, v: Tensor, kernel_size: int, keep: bool) -> tuple[Te
     return torch.empty(q.shape, dtype=v.dtype, device=q.device), weights
 
 
-@_operator("hdit::native_attention_backward")
+@cpu_operator("hdit::native_attention_backward")
 def _differentiate(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, weights: Tensor, kernel_size: int
 ) -> tuple[Tensor, Tensor, Tensor]:

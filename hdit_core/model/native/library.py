@@ -5,9 +5,11 @@ Fused kernels call the same matrix product as torch, so their results are bit-id
 
 import ctypes
 import os
+from collections.abc import Callable
 from ctypes import c_void_p
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,3 +104,18 @@ def load(dtype: torch.dtype) -> Library | str:
         return Library(str(library_path(NAMES[dtype], cache_folder() / "native")))
     except (CompileError, OSError, RuntimeError) as problem:  # RuntimeError: the user has no home folder
         return str(problem)
+
+
+def cpu_operator(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return a decorator that registers a function as a custom operator for CPUs; annotations define its schema.
+
+    `torch.library.custom_op` does the same, but its first call imports torch's compiler, which takes a second that
+    sampling on a CPU does not need to spend.
+    """
+
+    def define(function: Callable[..., Any]) -> Callable[..., Any]:
+        torch.library.define(name, torch.library.infer_schema(function, mutates_args=()))
+        torch.library.impl(name, "cpu", function)
+        return function
+
+    return define

@@ -208,7 +208,7 @@ def test_flops_are_counted_and_autocast_holds(passes):
     assert counter.get_total_flops() >= 2 * 2 * 16 * 24 * 4 * 64**2
     with torch.autocast("cpu", torch.bfloat16):
         assert block(x, cond, rotation).isfinite().all()
-    assert passes == []
+    assert passes == [True]
 
 
 @pytest.mark.parametrize("sizes", [(3, (4, 8), 64, 32, 4), (1, (8, 8), 528, 16, 8)], ids=["few rows", "large weights"])
