@@ -100,7 +100,8 @@ app = typer.Typer(
 @app.callback()
 def hdit(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
     """Train, sample from and evaluate Hourglass Diffusion Transformers (pixel-space image diffusion).

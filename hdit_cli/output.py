@@ -72,11 +72,10 @@ def write_samples(
 
 
 def _to_folder(job: "SamplingJob", out: Path, world: "World", columns: tuple[int, int] | None) -> dict[str, Any]:
-    from hdit_core.files import write_atomic
     from hdit_core.generate.job import comparison_grid, fill_folder
-    from hdit_core.generate.output.sample_folder import GRID, SampleFolder
+    from hdit_core.generate.output.sample_folder import SampleFolder, grid_file, write_grid
 
-    folder = SampleFolder(out, job.provenance(), job.shape, job.pixels)
+    folder = SampleFolder(out, job.provenance(), job.shape, job.pixels, job.source)
     world.on_main_rank(folder.begin)
     total = len(job.indices)
     try:
@@ -87,11 +86,12 @@ def _to_folder(job: "SamplingJob", out: Path, world: "World", columns: tuple[int
             return {}
         record = folder.finish(held, job.class_of, columns)
         if columns is None and (grid := comparison_grid(job, folder, held)):
-            write_atomic(out / GRID, grid)
+            write_grid(out, grid)
     finally:
         if world.is_main:
             folder.leave()
-    note(f"image grid: {out / GRID}")
+    if grid_file(out).exists():
+        note(f"image grid: {grid_file(out)}")
     if len(held) < total:
         note(f"time limit reached: {total - len(held):,} images are missing; rerun the same command to continue")
     if record["status"] != "complete":

@@ -72,9 +72,13 @@ class ModelSession:
             columns: rows and columns of a folder's grid.
         """
         record = write_samples(job, out, self.world, columns)
-        result = {"out": str(out), "ckpt": str(self.ckpt), "weights": self.weights, **record}
+        result = {"out": str(out), "ckpt": str(self.ckpt), **self.source(), **record}
         lines = align([(key, str(value)) for key, value in result.items() if key != "origin"])
         emit(result, json, lines, err=out == STDOUT)
+
+    def source(self) -> dict[str, Any]:
+        """Return run and step of the model, where they are known, and the kind of its weights."""
+        return self.pipeline.denoiser.source.to_json() | {"weights": self.weights}
 
 
 @contextmanager
@@ -116,7 +120,7 @@ def open_session(
         source = (conditions or _no_conditions(model.ckpt))(recipe, size, seed)
         pipeline = SamplingPipeline(denoiser, settings, seed, size, guide, source)
         _print_notes(pipeline, defaults.note(model.weights, model.overrides or (), **values))
-        yield ModelSession(model.ckpt, weights, pipeline, world)
+        yield ModelSession(model.ckpt, denoiser.source.weights or "unknown", pipeline, world)
 
 
 def _no_conditions(ckpt: Path) -> "OpenConditions":

@@ -72,7 +72,7 @@ def sample(tmp_path, address, out="samples", **environment):
 
 def picture(folder):
     """Return the bytes of the only sample in a folder."""
-    (path,) = (path for path in folder.rglob("*.png") if path.name != "grid.png")
+    (path,) = (path for path in folder.rglob("*.png") if not path.name.endswith("grid.png"))
     return path.read_bytes()
 
 

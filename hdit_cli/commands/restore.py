@@ -87,7 +87,7 @@ def _run(job: "RestoreJob", session: ModelSession, inputs: str, out: Path) -> di
     from hdit_core.generate.restore.restored_folder import RestoredFolder
 
     world = session.world
-    folder = RestoredFolder(out, job.provenance(), session.shape[2], world.rank)
+    folder = RestoredFolder(out, job.provenance(), session.shape[2], world.rank, session.pipeline.denoiser.source)
     listed = None if inputs == STDIN else open_inputs(inputs)
     world.on_main_rank(folder.begin)
     folder.load_logs()
@@ -101,10 +101,13 @@ def _run(job: "RestoreJob", session: ModelSession, inputs: str, out: Path) -> di
 
 def _report(session: ModelSession, record: Mapping[str, Any], out: Path, json: bool) -> None:
     """Print the result; fail if an input could not be restored."""
-    result = {"out": str(out), "ckpt": str(session.ckpt), "weights": session.weights, **record}
-    shown = [(key, str(value)) for key, value in result.items() if key not in ("origin", "unusable", "inputs")]
+    from hdit_core.generate.output.sample_folder import grid_file
+
+    result = {"out": str(out), "ckpt": str(session.ckpt), **session.source(), **record}
+    shown = [(key, str(value)) for key, value in result.items() if key not in ("origin", "unusable", "inputs", "model")]
     emit(result, json, align(shown))
-    note(f"image grid: {out / 'grid.png'}")
+    if grid_file(out).exists():
+        note(f"image grid: {grid_file(out)}")
     if unusable := record["unusable"]:
         name, reason = next(iter(unusable.items()))
         raise DataError(f"{len(unusable)} inputs could not be restored; the first: {name}: {reason}")

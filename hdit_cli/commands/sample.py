@@ -66,7 +66,7 @@ TrajectoryOption = Annotated[
     typer.Option(
         "--trajectory",
         metavar="FILE.webp",
-        help="Animate the denoising trajectory of the first 16 images.",
+        help="Animate the denoising trajectory of the first images (at most 16, a megapixel and 60 frames).",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -187,9 +187,10 @@ def _compile(job: "SamplingJob", wanted: bool | None) -> None:
 
 def _animate(job: "SamplingJob", path: Path) -> None:
     from hdit_core.files import write_atomic
-    from hdit_core.generate.output.animation import MOST_IMAGES, trajectory_webp
+    from hdit_core.generate.output.animation import MOST_IMAGES, trajectory
 
     indices = job.indices[:MOST_IMAGES]
     classes = [class_id for index in indices if (class_id := job.class_of(index)) is not None]
-    write_atomic(path, trajectory_webp(job.pipeline, indices, classes or None))
-    note(f"trajectory: {path}")
+    animated = trajectory(job.pipeline, indices, classes or None)
+    write_atomic(path, animated.webp)
+    note(f"trajectory: {path} ({animated})")

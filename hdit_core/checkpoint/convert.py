@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from hdit_core.checkpoint.denoiser import Weights, build_denoiser, read_weights
+from hdit_core.checkpoint.denoiser import Weights, build_denoiser, read_weights, source_metadata
 from hdit_core.checkpoint.kdiffusion.pmrf import is_pmrf, recipe_of_pmrf, state_of_pmrf
 from hdit_core.checkpoint.kdiffusion.recipe import config_to_kdiffusion, recipe_from_kdiffusion
 from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion, state_to_kdiffusion
 from hdit_core.checkpoint.safetensors_file import Tensors, read_metadata, read_tensors, write_tensors
+from hdit_core.diffusion.precondition import ModelSource
 from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.files import atomic_file, read_json, write_atomic
 from hdit_core.recipe.run import Recipe
@@ -37,7 +38,7 @@ def convert_weights(
         trust_pickle: allow `.pth` files, which are read with torch's restricted unpickler.
 
     Returns:
-        Path, format, number of tensors and number of parameters, as for `--json`.
+        Path, format, origin of the weights, number of tensors and number of parameters, as for `--json`.
 
     Raises:
         UsageError: the target exists, or the source is a pickle and `trust_pickle` is false.
@@ -48,21 +49,26 @@ def convert_weights(
     config: str | None
     if source.suffix in PICKLE_SUFFIXES:
         recipe, state, config = _read_pickle(source, weights, trust_pickle)
+        origin = source_metadata(ModelSource(weights=weights))
     elif _is_pmrf_folder(source):
-        (recipe, state), config = _read_pmrf_folder(source), None
+        (recipe, state), config, origin = _read_pmrf_folder(source), None, {}
     else:
-        recipe, state = read_weights(source, weights)
-        config = _original_config(source)
-    build_denoiser(recipe, state, str(source))  # checks the tensors' names and shapes
+        recipe, state, found = read_weights(source, weights)
+        config, origin = _original_config(source), source_metadata(found)
+    denoiser = build_denoiser(recipe, state, str(source))  # checks the tensors' names and shapes
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
     if to == "k-diffusion":
         config = config or json.dumps(config_to_kdiffusion(recipe), indent=1)
-        write_atomic(target, save(state_to_kdiffusion(state, recipe), {"config": config}))
+        write_atomic(target, save(state_to_kdiffusion(state, recipe), {"config": config, **origin}))
     else:
-        metadata = {KDIFFUSION_CONFIG: config} if config else {}
-        with atomic_file(target) as temporary:
-            write_tensors(temporary, state, recipe.model_dump_json(), **metadata)
-    return {"file": str(target), "format": to, "tensors": len(state), "parameters": _count(state)}
+        _write_file(target, recipe, state, origin | ({KDIFFUSION_CONFIG: config} if config else {}))
+    parameters = sum(parameter.numel() for parameter in denoiser.parameters())
+    return {"file": str(target), "format": to, **origin, "tensors": len(state), "parameters": parameters}
+
+
+def _write_file(target: Path, recipe: Recipe, state: Tensors, metadata: Mapping[str, str]) -> None:
+    with atomic_file(target) as temporary:
+        write_tensors(temporary, state, recipe.model_dump_json(), **metadata)
 
 
 def _original_config(path: Path) -> str | None:
@@ -120,7 +126,3 @@ def _read_pmrf_folder(folder: Path) -> tuple[Recipe, Tensors]:
     recipe = recipe_of_pmrf(read_json(folder / "config.json", LARGEST_CONFIG_BYTES), str(folder))
     tensors, _ = read_tensors(folder / "model.safetensors")
     return recipe, state_of_pmrf(tensors, None, recipe, str(folder))
-
-
-def _count(state: Tensors) -> int:
-    return sum(tensor.numel() for tensor in state.values())

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import reduce
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hdit_core.checkpoint.layout import checkpoint_folders, recipe_file
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.safetensors_file import Tensors, read_tensors
 from hdit_core.devices import compute_dtype
-from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.diffusion.precondition import Denoiser, ModelSource
 from hdit_core.errors import CheckpointError, RecipeError
 from hdit_core.model.attention.backends import selected_backends
 from hdit_core.model.hourglass import HourglassTransformer
@@ -30,6 +31,8 @@ logger = logging.getLogger("hdit")
 Weights = str
 """`"ema"`, `"model"` (raw, not averaged), or an EMA length (sigma_rel) such as `"0.08"`."""
 
+
+MAX_DIGITS, MOST_LETTERS = 19, 100  # of numbers and names in a file's metadata
 
 EXPORTED = "weights.safetensors"
 """The file that only folders of `hdit export` contain."""
@@ -59,11 +62,12 @@ def load_denoiser(
         CheckpointError: there is nothing at the path, it is corrupt or not a checkpoint, or it has no such EMA.
         UsageError: the attention backend cannot run on the device, or `weights` is invalid.
     """
-    recipe, state = read_weights(Path(path), weights)
+    recipe, state, source = read_weights(Path(path), weights)
     recipe = recipe.model_copy(
         update={"model": recipe.model.model_copy(update={"attention_backend": attention_backend})}
     )
-    denoiser = build_denoiser(recipe, state, str(path)).to(device=device, dtype=dtype).eval().requires_grad_(False)
+    denoiser = build_denoiser(recipe, state, str(path), source).to(device=device, dtype=dtype)
+    denoiser.eval().requires_grad_(False)
     if attention_backend != "auto":
         attention_notes(denoiser)  # raises now what would fail later
     return denoiser
@@ -81,8 +85,8 @@ def attention_notes(denoiser: Denoiser) -> list[str]:
     return [choice.note for choice in selected_backends(denoiser.recipe.model, parameter.device, dtype)]
 
 
-def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors]:
-    """Return the recipe and the model's tensors of anything that `load_denoiser` accepts.
+def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors, ModelSource]:
+    """Return the recipe, the model's tensors and their origin, of anything that `load_denoiser` accepts.
 
     Raises:
         CheckpointError, UsageError: as `load_denoiser`.
@@ -101,8 +105,36 @@ def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors]
     else:
         raise CheckpointError(f"{path}: {_no_checkpoint(path)}")
     if part in ("ema", "model") or (checkpoint.folder / f"{part}.safetensors").exists():
-        return checkpoint.recipe, checkpoint.tensors(part)
-    return _read_file(find_post_hoc_ema(path, parse_ema_std(weights)))
+        return checkpoint.recipe, checkpoint.tensors(part), _source_of(checkpoint, weights)
+    recipe, tensors, source = _read_file(find_post_hoc_ema(path, parse_ema_std(weights)))
+    return recipe, tensors, replace(source, run=_shortest(path))
+
+
+def _source_of(checkpoint: Checkpoint, weights: Weights) -> ModelSource:
+    run, state = checkpoint.folder.resolve().parents[1], checkpoint.state
+    return ModelSource(_shortest(run), state.step, state.num_images, weights)
+
+
+def _shortest(run: Path) -> str:
+    """Return the path of a run relative to the working directory, or absolute where it is outside."""
+    run, here = run.resolve(), Path.cwd()
+    return str(run.relative_to(here) if run.is_relative_to(here) and run != here else run)
+
+
+def source_metadata(source: ModelSource) -> dict[str, str]:
+    """Return the origin of weights as metadata of a safetensors file, with the run's name in place of its path."""
+    named = replace(source, run=source.run and Path(source.run).name)
+    return {key: str(value) for key, value in named.to_json().items()}
+
+
+def _source_from(metadata: Mapping[str, str]) -> ModelSource:
+    """Return the origin of the weights in a file; unknown where the file does not say."""
+    step, images_seen = (
+        int(text) if (text := metadata.get(key, "")).isdecimal() and len(text) < MAX_DIGITS else None
+        for key in ("step", "images_seen")
+    )
+    run, weights = metadata.get("run"), metadata.get("weights") or metadata.get("std")
+    return ModelSource(run and run[:MOST_LETTERS], step, images_seen, weights and weights[:MOST_LETTERS])
 
 
 def _no_checkpoint(folder: Path) -> str:
@@ -132,7 +164,9 @@ def check_fit(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where
         raise CheckpointError(f"{where}: has the tensor {surplus[0]}, which its recipe does not have")
 
 
-def build_denoiser(recipe: Recipe, state: Mapping[str, Tensor], where: str) -> Denoiser:
+def build_denoiser(
+    recipe: Recipe, state: Mapping[str, Tensor], where: str, source: ModelSource | None = None
+) -> Denoiser:
     """Return the denoiser of a recipe with these tensors.
 
     Parameters of several floating-point types are cast to the widest one, since the layers need a common type.
@@ -147,7 +181,7 @@ def build_denoiser(recipe: Recipe, state: Mapping[str, Tensor], where: str) -> D
     dtypes = {parameter.dtype for parameter in network.parameters()}
     if len(dtypes) > 1:
         network.to(reduce(torch.promote_types, dtypes))
-    return Denoiser(network, recipe)
+    return Denoiser(network, recipe, source)
 
 
 def _newest(run: Path) -> Checkpoint:
@@ -158,14 +192,14 @@ def _newest(run: Path) -> Checkpoint:
     return checkpoint
 
 
-def _read_file(path: Path) -> tuple[Recipe, Tensors]:
+def _read_file(path: Path) -> tuple[Recipe, Tensors, ModelSource]:
     tensors, metadata = read_tensors(path)
     try:
         if "hdit" in metadata:
-            return check_recipe(json.loads(metadata["recipe"]), str(path)), tensors
+            return check_recipe(json.loads(metadata["recipe"]), str(path)), tensors, _source_from(metadata)
         if "config" in metadata:
             recipe = recipe_from_kdiffusion(json.loads(metadata["config"]))
-            return recipe, state_from_kdiffusion(tensors, recipe)
+            return recipe, state_from_kdiffusion(tensors, recipe), _source_from(metadata)
     except (KeyError, ValueError, RecursionError, RecipeError) as error:
         raise CheckpointError(f"{path}: its metadata is corrupt: {error}") from None
     raise CheckpointError(f"{path}: contains neither a recipe of hdit nor a config of k-diffusion")

@@ -1,7 +1,8 @@
 """Preconditioning: the scalings that turn a network into a denoiser (EDM, section 5; HDiT, section 4.5)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -92,18 +93,41 @@ def _described(value: object) -> str:
     return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
 
 
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a model comes from, for people; None where unknown.
+
+    Attributes:
+        run: the run directory, or its name where the model was exported.
+        step: of the checkpoint.
+        images_seen: that the run had been trained on.
+        weights: `"ema"`, `"model"` (raw), or an EMA length such as `"0.080"`.
+    """
+
+    run: str | None = None
+    step: int | None = None
+    images_seen: int | None = None
+    weights: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what is known as JSON values."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
 class Denoiser(nn.Module):
     """A network with its scalings: predicts the clean image from a noisy one."""
 
-    def __init__(self, network: nn.Module, recipe: Recipe):
+    def __init__(self, network: nn.Module, recipe: Recipe, source: ModelSource | None = None):
         """
         Args:
             network: `network(x, sigma, class_ids, augment_cond, mapping_cond, condition) -> F`, called with a scaled x.
             recipe: its `diffusion.sigma_data` and `diffusion.objective` set the scalings.
+            source: where the network's weights come from.
         """
         super().__init__()
         self.network = network
         self.recipe = recipe
+        self.source = source or ModelSource()
         self.sigma_data = recipe.diffusion.sigma_data
         self.objective = recipe.diffusion.objective
 

@@ -75,7 +75,8 @@ def samples_set(samples: Samples) -> ImageSet:
     def read(places: Sequence[int]) -> Iterator[ReadImage]:
         return (partial(_identity, images_u8[place]) for place in places if place < len(images_u8))
 
-    source = {"kind": "samples in memory", "path": f"{len(samples)} samples in memory"}
+    model = {"model": known} if (known := samples.source.to_json()) else {}
+    source = {"kind": "samples in memory", "path": f"{len(samples)} samples in memory", **model}
     return ImageSet(source, len(samples), read, hashlib.sha256(images_u8.tobytes()).hexdigest())
 
 

@@ -64,15 +64,15 @@ def open_reference(location: str | None) -> ImageSet | Measurement | None:
     return load_statistics(path) if is_npz and holds_statistics(path) else open_images(location)
 
 
-def open_model(settings: ScoreSettings, device: torch.device) -> tuple[Denoiser | None, str]:
-    """Return the model whose samples are scored, with its sampling settings, and the name of its weights.
+def open_model(settings: ScoreSettings, device: torch.device) -> Denoiser | None:
+    """Return the model whose samples are scored, with its sampling settings; None for existing images.
 
     Raises:
         CheckpointError: there is no such checkpoint, or it is damaged.
         UsageError: the sampling settings are wrong, or the attention backend cannot run here.
     """
     if settings.checkpoint is None:
-        return None, ""
+        return None
     denoiser, defaults = open_denoiser(settings.checkpoint, settings.checkpoint_weights, device)
     if denoiser.recipe.condition_image_channels or denoiser.recipe.model.mapping_cond_dim:
         raise UsageError(
@@ -83,7 +83,7 @@ def open_model(settings: ScoreSettings, device: torch.device) -> tuple[Denoiser 
     for line in [*attention_notes(denoiser), *([note] if note else [])]:
         logger.info(line)
     sample = sample_settings(denoiser.recipe, settings.overrides, **settings.drawn)
-    return with_sample(denoiser, sample), settings.checkpoint_weights or defaults.weights
+    return with_sample(denoiser, sample)
 
 
 def with_default_reference(settings: ScoreSettings, model: Denoiser | None) -> ScoreSettings:
@@ -104,15 +104,12 @@ def with_default_reference(settings: ScoreSettings, model: Denoiser | None) -> S
     return replace(settings, reference=location)
 
 
-def open_scored(
-    settings: ScoreSettings, model: Denoiser | None, weights: str, reference: ImageSet | Measurement | None
-) -> ImageSet:
+def open_scored(settings: ScoreSettings, model: Denoiser | None, reference: ImageSet | Measurement | None) -> ImageSet:
     """Return the images to score.
 
     Args:
         settings: what is scored.
         model: the model whose samples are scored; None for existing images.
-        weights: the name of the model's weights.
         reference: the reference, whose class distribution the samples may have.
 
     Raises:
@@ -122,7 +119,7 @@ def open_scored(
     if settings.nearest is not None and not (isinstance(reference, ImageSet) and reference.identity):
         raise UsageError(f"--nearest {settings.nearest}: needs images as --ref, not statistics or a stream")
     if model is not None:
-        return _samples_of(settings, model, weights, reference)
+        return _samples_of(settings, model, reference)
     assert settings.images is not None  # by check_settings
     if isinstance(settings.images, ImageSet):
         return settings.images
@@ -132,17 +129,14 @@ def open_scored(
     return replace(images, source=images.source | sampling_record(Path(settings.images)))
 
 
-def _samples_of(
-    settings: ScoreSettings, model: Denoiser, weights: str, reference: ImageSet | Measurement | None
-) -> ImageSet:
+def _samples_of(settings: ScoreSettings, model: Denoiser, reference: ImageSet | Measurement | None) -> ImageSet:
     if reference is not None:
         check_classes(model.recipe, reference.source, settings.labels)
     counts = reference.source.get("class_counts") if reference else None
     n = settings.n or model.recipe.evaluate.num_images
     images = generated_images(model, str(settings.checkpoint), n, settings.seed, settings.labels, counts)
-    return replace(
-        images, source=images.source | {"weights": weights}
-    )  # the name is for people; a hash identifies them
+    known = {"weights": model.source.weights or "unknown", "model": model.source.to_json()}
+    return replace(images, source=images.source | known)  # for people; a hash identifies the weights
 
 
 def sampling_record(folder: Path) -> dict[str, Any]:
@@ -151,7 +145,9 @@ def sampling_record(folder: Path) -> dict[str, Any]:
     if (folder / MANIFEST).exists() or not path.is_file():
         return {}
     try:
-        return {"samples": dict(read_json(path, LARGEST_RECORD_BYTES)["origin"])}
+        record = read_json(path, LARGEST_RECORD_BYTES)
+        model = {"model": dict(record["model"])} if "model" in record else {}
+        return {"samples": dict(record["origin"]), **model}
     except (OSError, ValueError, KeyError, TypeError) as problem:
         logger.warning(f"{path}: cannot be read ({problem}); the result will not say how the images were sampled")
         return {}

@@ -67,10 +67,10 @@ def score(
         HditError: as `open_extractor`; or another rank failed.
     """
     device = start_scoring(settings, world)
-    model, weights = open_model(settings, device)
+    model = open_model(settings, device)
     settings = with_default_reference(settings, model)
     reference = open_reference(settings.reference)
-    images = open_scored(settings, model, weights, reference)
+    images = open_scored(settings, model, reference)
     name = settings.extractor or (model.recipe.evaluate.extractor if model else DEFAULT_EXTRACTOR)
     extractor = open_on_all(lambda: open_extractor(name, settings.weights, device, settings.mode), world)
     for side in (images, reference):

@@ -79,6 +79,7 @@ def concatenate(batches: Iterable[Samples]) -> Samples:
         [index for part in parts for index in part.indices],
         class_ids or None,
         torch.cat([part.images for part in parts]),
+        parts[0].source,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
+from hdit_core.diffusion.precondition import ModelSource
 from hdit_core.distributed import World
 from hdit_core.generate.condition.sources import Conditions
 from hdit_core.generate.output.comparison import MOST_ROWS, Row, comparison_png
@@ -66,6 +67,11 @@ class SamplingJob:
         source = self.pipeline.conditions
         given = {"conditions": source.provenance} if isinstance(source, Conditions) else {}
         return provenance(self.pipeline, self.class_id) | edit | given
+
+    @property
+    def source(self) -> ModelSource:
+        """Where the model comes from, for people."""
+        return self.pipeline.denoiser.source
 
     def batches(self, indices: Sequence[int]) -> Iterator[Samples]:
         """Yield the batches of some of the images, within the time limit."""

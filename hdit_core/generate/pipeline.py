@@ -1,7 +1,7 @@
 """The sampling pipeline: a denoiser with its settings, seed and image size, which generates images batch by batch."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hdit_core.devices import autocast, compute_dtype, make_mkl_reproducible
 from hdit_core.diffusion.guidance import Guide, check_guide, guided
-from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.diffusion.precondition import Denoiser, ModelSource
 from hdit_core.diffusion.samplers.brownian_noise import BrownianNoise
 from hdit_core.diffusion.samplers.sampler import sample_by
 from hdit_core.diffusion.samplers.sampler_state import Denoise, NoiseSource, SamplerStep
@@ -57,6 +57,7 @@ class Samples:
     indices: list[int]
     class_ids: list[int] | None
     images: Float[Tensor, "B C H W"]  # in [-1, 1] up to the sampler's overshoot; on the CPU
+    source: ModelSource = field(default_factory=ModelSource)  # of the model
 
     def to_uint8(self) -> UInt8[np.ndarray, "B H W C"]:
         """Return the images as bytes; values outside [-1, 1] are clipped."""
@@ -275,4 +276,4 @@ class SamplingPipeline:
         for start in range(0, len(indices), self.settings.batch_size):
             batch = list(indices[start : start + self.settings.batch_size])
             classes = [class_id for class_id in islice(remaining, len(batch)) if class_id is not None] or None
-            yield Samples(batch, classes, draw(batch, classes).float().cpu())
+            yield Samples(batch, classes, draw(batch, classes).float().cpu(), self.denoiser.source)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from hdit_core.checkpoint.denoiser import Weights, load_denoiser
+from hdit_core.checkpoint.ema.snapshots import part_name
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import RecipeError, UsageError
 from hdit_core.files import write_atomic
@@ -126,13 +127,16 @@ def open_denoiser(
     """
     defaults = read_defaults(Path(path))
     denoiser = load_denoiser(path, weights or defaults.weights, device)
+    found = denoiser.source.weights
+    if weights is not None and found is not None and part_name(weights) != part_name(found):
+        raise UsageError(f"{path}: has the weights {found}, not {weights}; leave out --weights")
     return with_sample(denoiser, apply_defaults(denoiser.recipe, defaults).sample), defaults
 
 
 def with_sample(denoiser: Denoiser, sample: SampleRecipe) -> Denoiser:
     """Return a denoiser with the same network and other default sampling settings."""
     recipe = denoiser.recipe.model_copy(update={"sample": sample})
-    return Denoiser(denoiser.network, recipe).eval()
+    return Denoiser(denoiser.network, recipe, denoiser.source).eval()
 
 
 def sample_settings(recipe: Recipe, overrides: Iterable[str] = (), **values: object) -> SampleRecipe:

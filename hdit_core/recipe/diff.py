@@ -35,10 +35,11 @@ def describe_differences(found: Iterable[Difference], first: str, second: str) -
         second: the name of the second.
     """
     rows = list(found)
-    shown = [f"{key} {_shown(a)} ({first}) vs {_shown(b)} ({second})" for key, a, b in rows[:MOST_SHOWN]]
+    shown = [f"{key} {show_value(a)} ({first}) vs {show_value(b)} ({second})" for key, a, b in rows[:MOST_SHOWN]]
     more = [f"and {len(rows) - MOST_SHOWN} more"] if len(rows) > MOST_SHOWN else []
     return "; ".join([*shown, *more])
 
 
-def _shown(value: Any) -> str:
+def show_value(value: Any) -> str:
+    """Return a value as an error shows it."""
     return "not set" if value is None else repr(value)

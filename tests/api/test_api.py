@@ -108,6 +108,8 @@ def test_samples_in_memory_score_as_those_on_disk(run, recipe, tmp_path, capsys)
     command = ["eval-fid", str(folder), "--ref", recipe.data.path, "--extractor", "efficientnet-lite0", "--json"]
     assert main([*command, "--allow-small-n"]) == 0
     assert json.loads(capsys.readouterr().out)["value"] == result.value
+    model = {"run": str(run.folder), "step": 2, "images_seen": 16, "weights": "ema"}
+    assert result.to_json()["passport"]["images"]["model"] == model
     assert repr(result) == f"<Score: fd-efficientnet-lite0-6 {result.value:.4f}>"
 
 

@@ -12,6 +12,7 @@ from hdit_core.checkpoint.convert import convert_weights
 from hdit_core.checkpoint.safetensors_file import read_tensors
 from hdit_core.checkpoint.save import save_checkpoint
 from hdit_core.checkpoint.state import State
+from hdit_core.diffusion.precondition import ModelSource
 from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.model.hourglass import HourglassTransformer
 from tests.conftest import REFERENCE
@@ -42,7 +43,11 @@ def test_of_a_run_the_weights_that_were_asked_for_are_loaded_and_converted(tmp_p
     parts = {part: {k: torch.full_like(t, v) for k, t in shapes.items()} for part, v in (("model", 1.0), ("ema", 2.0))}
     save_checkpoint(tmp_path / "run", tiny_recipe, State(step=1, num_images=8, data_hash="f" * 64), parts)
     assert load_denoiser(tmp_path / "run", weights).network.out_norm.scale.unique().item() == value
-    convert_weights(tmp_path / "run", tmp_path / "ours", to="hdit", weights=weights)
+    result = convert_weights(tmp_path / "run", tmp_path / "ours", to="hdit", weights=weights)
+    denoiser = load_denoiser(tmp_path / "ours")
+    assert result["parameters"] == sum(parameter.numel() for parameter in denoiser.parameters())  # without buffers
+    assert (result["run"], result["step"], result["weights"]) == ("run", "1", weights)
+    assert denoiser.source == ModelSource("run", 1, 8, weights)
     assert read_tensors(tmp_path / "ours")[0]["out_norm.scale"].unique().item() == value
 
 

@@ -194,6 +194,7 @@ def test_a_warning_is_logged_when_an_older_checkpoint_is_used(tmp_path, tiny_rec
     for step in (1, 2):
         newest = save(tmp_path, tiny_recipe, step)
     damage(newest / "ema.safetensors", random.Random(0))
-    _, state = read_weights(tmp_path)
+    _, state, source = read_weights(tmp_path)
     assert re.search(r"step-000000002.*; step-000000001 is used instead", caplog.text)
     assert state["a.weight"].unique().item() == 1.0
+    assert (source.run, source.step, source.weights) == (str(tmp_path), 1, "ema")

@@ -155,8 +155,9 @@ def test_hdit_alone_shows_the_help_on_stderr(capsys):
 def test_the_version_is_the_installed_one(capsys):
     from importlib.metadata import version
 
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"hdit {version('hdit-toolkit')}\n"
+    for option in ("--version", "-V"):
+        assert main([option]) == 0
+        assert capsys.readouterr().out == f"hdit {version('hdit-toolkit')}\n"
 
 
 @pytest.mark.parametrize("args", [["recipe", "list"], ["act"]])

@@ -119,7 +119,7 @@ def test_a_checkpoint_scores_as_its_saved_samples_do(picture_folder, toy, checkp
     assert drawn.frechet == saved.frechet
     source = drawn.images.source
     assert (source["kind"], source["seed"], source["labels"], source["size"]) == ("checkpoint", 3, "balanced", "16x24")
-    assert source["sampling"]["steps"] == 4 and len(source["weights_sha256"]) == 64 and source["weights"] == "ema"
+    assert source["sampling"]["steps"] == 4 and len(source["weights_sha256"]) == 64 and source["weights"] == "unknown"
     json.dumps(drawn.to_json())
 
 
@@ -162,9 +162,13 @@ def test_a_checkpoint_whose_data_are_not_here_needs_a_reference(toy, checkpoint,
 
 def test_the_record_of_hdit_sample_is_part_of_the_provenance(picture_folder, toy, caplog):
     folder, reference = picture_folder("a"), picture_folder("b", seed=1)
-    record = {"status": "complete", "origin": {"weights_sha256": "5" * 64, "seed": 7, "settings": {"steps": 9}}}
-    (folder / "samples.json").write_text(json.dumps(record))
-    assert toy(folder, reference).to_json()["passport"]["images"]["samples"] == record["origin"]
+    model = {"run": "runs/a", "step": 750, "weights": "0.080"}
+    origin = {"weights_sha256": "5" * 64, "seed": 7, "settings": {"steps": 9}}
+    (folder / "samples.json").write_text(json.dumps({"status": "complete", "model": model, "origin": origin}))
+    result = toy(folder, reference)
+    images = result.to_json()["passport"]["images"]
+    assert images["samples"] == origin and images["model"] == model
+    assert ("images", f"{folder} (12 images; model: run runs/a, step 750, weights 0.080)") in result.lines()
     (folder / "samples.json").write_text("[")
     assert "samples" not in toy(folder, reference).images.source
     assert "samples.json: cannot be read" in caplog.text

@@ -146,14 +146,14 @@ def test_links_in_the_folder_are_replaced_and_never_written_through(tmp_path):
     samples = folder_of(tmp_path / "out")
     for name in ("00000000.png", f".tmp-00000001.png-{os.getpid()}", f".tmp-samples.json-{os.getpid()}"):
         (tmp_path / "out" / name).symlink_to(precious)
-    (tmp_path / "out" / "grid.png").symlink_to(precious)
+    for path in (tmp_path / "out" / "grid.png", tmp_path / "out-grid.png"):
+        path.symlink_to(precious)
     samples.write(batch([0, 1]))
     samples.finish([0, 1], lambda number: None)
     assert precious.read_text() == "years of work"
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if not path.is_symlink()) == [
         "00000000.png",
         "00000001.png",
-        "grid.png",
         "samples.json",
     ]
 

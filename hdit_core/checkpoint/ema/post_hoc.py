@@ -79,9 +79,10 @@ def build_post_hoc_ema(run: Path, std: float, target: Path | None = None) -> Pos
     path, newest = target or post_hoc_file(run, std), chosen[-1]
     recipe, snapshots_hash = _recipe_of(newest), fingerprint(chosen)
     average = _weighted_sum(chosen, mixture.weights, recipe.model)
+    origin = {"std": f"{std:.3f}", "run": run.resolve().name, "images_seen": str(newest.profile.num_images)}
     try:
         with atomic_file(path) as temporary:
-            write_tensors(temporary, average, recipe.model_dump_json(), std=f"{std:.3f}", made_of=snapshots_hash)
+            write_tensors(temporary, average, recipe.model_dump_json(), **origin, made_of=snapshots_hash)
     except OSError as error:
         raise CheckpointWriteError(f"{path}: cannot be written ({error.strerror or error})") from error
     return PostHoc(path, std, newest.profile.num_images, len(chosen), mixture)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 logger = logging.getLogger("hdit")
 
 SAMPLES_RECORD, SAMPLES_SHEET = "samples.json", "grid.png"
-"""What `hdit sample` writes beside its images."""
+"""What `hdit sample` writes beside its images, and did until it wrote the sheet of `a/` to `a-grid.png`."""
 
 _SAMPLE = re.compile(r"[0-9]{8,}\.png")
 _HIDDEN = re.compile(r"(^|/)\.(?!\.?(/|$))")
@@ -59,17 +59,35 @@ def common_folders(names: Iterable[str]) -> str:
 
 
 def _sheets_of_numbered(names: Sequence[str]) -> set[str]:
-    """Return every `grid.png` whose neighbors all have numbers as `hdit sample` gives them: its record is lost."""
-    sheets = {name: [False, True] for name in names if name.rpartition("/")[2] == SAMPLES_SHEET}
+    """Return the sheets of folders where all images have numbers as `hdit sample` gives them: their record is lost."""
+    sheets: dict[str, list[str]] = {}
+    for name in names:
+        if name.endswith(SAMPLES_SHEET) and (prefix := _folder_of_sheet(name)) is not None:
+            sheets.setdefault(prefix, []).append(name)
     if not sheets:
         return set()
+    found = {prefix: [False, True] for prefix in sheets}
     for name in names:
         folder, slash, file = name.rpartition("/")
-        neighbors = sheets.get(f"{folder}{slash}{SAMPLES_SHEET}")
-        if neighbors and file != SAMPLES_SHEET and not (is_hidden(file) or is_text(file)):
-            neighbors[0] = True
-            neighbors[1] = neighbors[1] and _SAMPLE.fullmatch(file) is not None
-    return {name for name, (has_any, are_numbered) in sheets.items() if has_any and are_numbered}
+        images = found.get(f"{folder}{slash}")
+        if images and file != SAMPLES_SHEET and not (is_hidden(file) or is_text(file)):
+            images[0] = True
+            images[1] = images[1] and _SAMPLE.fullmatch(file) is not None
+    numbered = [prefix for prefix, (has_any, are_numbered) in found.items() if has_any and are_numbered]
+    return {sheet for prefix in numbered for sheet in sheets[prefix]}
+
+
+def _folder_of_sheet(name: str) -> str | None:
+    """Return the folder of samples whose sheet has this name, with a slash at its end; None if the name is another."""
+    prefix = name.removesuffix(SAMPLES_SHEET)
+    if not prefix or prefix.endswith("/"):
+        return prefix
+    return f"{prefix[:-1]}/" if prefix.endswith("-") and not prefix.endswith("/-") and prefix != "-" else None
+
+
+def _sheets(prefix: str) -> set[str]:
+    """Return where the sheet of the samples in a folder may be; the prefix ends in a slash or is empty."""
+    return {f"{prefix}{SAMPLES_SHEET}"} | ({f"{prefix[:-1]}-{SAMPLES_SHEET}"} if prefix else set())
 
 
 def choose_inputs(names: Sequence[str], where: str, is_folder: bool = False) -> list[bool]:
@@ -83,7 +101,8 @@ def choose_inputs(names: Sequence[str], where: str, is_folder: bool = False) -> 
     """
     start = 0 if is_folder else len(common_folders(names))
     records = {name for name in names if name.rpartition("/")[2] == SAMPLES_RECORD}
-    sheets = {name.removesuffix(SAMPLES_RECORD) + SAMPLES_SHEET for name in records} | _sheets_of_numbered(names)
+    recorded = {sheet for name in records for sheet in _sheets(name.removesuffix(SAMPLES_RECORD))}
+    sheets = recorded | _sheets_of_numbered(names)
     chosen = [not (is_hidden(name[start:]) or is_text(name) or name in sheets) for name in names]
     if skipped := chosen.count(False):
         first = names[chosen.index(False)]

@@ -19,6 +19,7 @@ FREE = (
     "images.root",
     "images.fingerprint",
     "images.weights",
+    "images.model",
     "images.samples",
     "images.sampling",
     "images.seed",

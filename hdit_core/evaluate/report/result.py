@@ -177,8 +177,9 @@ def versions() -> dict[str, str]:
 
 
 def _one_line(measured: Measurement) -> str:
-    n = measured.statistics.n
-    return f"{measured.source['path']} ({'unknown' if n is None else f'{n:,}'} images)"
+    n, model = measured.statistics.n, measured.source.get("model")
+    origin = f"; model: {', '.join(f'{key} {value}' for key, value in model.items())}" if model else ""
+    return f"{measured.source['path']} ({'unknown' if n is None else f'{n:,}'} images{origin})"
 
 
 def extractor_line(extractor: dict[str, Any]) -> str:

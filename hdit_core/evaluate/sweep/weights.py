@@ -43,7 +43,7 @@ class SweepWeights:
         """Return the path and the name by which `load_denoiser` finds the weights."""
         if self._is_part(name):
             return self._checkpoint.folder, name
-        return post_hoc_file(self._run, parse_ema_std(name)), "ema"
+        return post_hoc_file(self._run, parse_ema_std(name)), name
 
     def load(self, name: str) -> Denoiser:
         """Return the denoiser with these weights; the last one is kept."""

@@ -22,12 +22,12 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from hdit_core.checkpoint.denoiser import EXPORTED, Weights, build_denoiser, read_weights
+from hdit_core.checkpoint.denoiser import EXPORTED, Weights, build_denoiser, read_weights, source_metadata
 from hdit_core.checkpoint.kdiffusion.recipe import config_to_kdiffusion
 from hdit_core.checkpoint.kdiffusion.state_dict import state_to_kdiffusion
 from hdit_core.checkpoint.safetensors_file import write_tensors
 from hdit_core.devices import pick_device
-from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.diffusion.precondition import Denoiser, ModelSource
 from hdit_core.errors import UsageError
 from hdit_core.files import atomic_folder, digest
 from hdit_core.generate.export.model_card import CardFacts, card
@@ -104,22 +104,24 @@ def export(source: Path, folder: Path, settings: ExportSettings) -> dict[str, An
     _check_new(folder)
     defaults = read_defaults(source)
     weights = settings.weights or defaults.weights
-    recipe, state = read_weights(source, weights)
+    recipe, state, found = read_weights(source, weights)
+    origin = source_metadata(found)
     record, recipe = training_record(source, recipe), without_path(apply_defaults(recipe, defaults))
     tensors = in_dtype(recipe, state, DTYPES[settings.dtype], str(source))
     folder.absolute().parent.mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder) as target:
-        _write_network(target, tensors, recipe, settings.format)
+        _write_network(target, tensors, recipe, settings.format, origin)
         if record.classes:
             (target / CLASSES).write_text(json.dumps(record.classes, indent=1) + "\n")
         denoiser, _ = open_denoiser(target, device=pick_device(settings.device))
-        facts = _facts(target, denoiser, settings, weights if record.state else "the file's")
+        facts = _facts(target, denoiser, settings, found)
         (target / CARD).write_text(card(recipe, record, facts))
         files = {path.name: path.stat().st_size for path in sorted(target.iterdir())}
     return {
         "folder": str(folder),
         "format": facts.format,
         "dtype": facts.dtype,
+        **origin,
         "weights": facts.weights,
         "weights_sha256": facts.sha256,
         "parameters": facts.parameters,
@@ -128,18 +130,20 @@ def export(source: Path, folder: Path, settings: ExportSettings) -> dict[str, An
     }
 
 
-def _write_network(folder: Path, tensors: Mapping[str, Tensor], recipe: Recipe, file_format: Format) -> None:
+def _write_network(
+    folder: Path, tensors: Mapping[str, Tensor], recipe: Recipe, file_format: Format, origin: Mapping[str, str]
+) -> None:
     (folder / RECIPE).write_text(recipe_toml(recipe))
     if file_format == "hdit":
-        write_tensors(folder / EXPORTED, tensors, recipe.model_dump_json())
+        write_tensors(folder / EXPORTED, tensors, recipe.model_dump_json(), **origin)
         return
     config = json.dumps(config_to_kdiffusion(recipe), indent=1)
-    (folder / EXPORTED).write_bytes(save(state_to_kdiffusion(dict(tensors), recipe), {"config": config}))
+    (folder / EXPORTED).write_bytes(save(state_to_kdiffusion(dict(tensors), recipe), {"config": config, **origin}))
     sample = recipe.sample.model_dump(mode="json", exclude_none=True)
-    write_defaults(folder, DEFAULT_WEIGHTS, sample, "the default sampling settings of the run")
+    write_defaults(folder, origin.get("weights", DEFAULT_WEIGHTS), sample, "the default sampling settings of the run")
 
 
-def _facts(folder: Path, denoiser: Denoiser, settings: ExportSettings, weights: str) -> CardFacts:
+def _facts(folder: Path, denoiser: Denoiser, settings: ExportSettings, source: ModelSource) -> CardFacts:
     """Write samples and program, and return the card's facts about the files."""
     num_samples = 0 if _takes_conditions(denoiser.recipe) else settings.num_samples
     if num_samples:
@@ -153,7 +157,8 @@ def _facts(folder: Path, denoiser: Denoiser, settings: ExportSettings, weights: 
         checked = write_program(folder / PROGRAM, denoiser)
         program = (PROGRAM, checked.largest_error)
     return CardFacts(
-        weights=weights,
+        weights=source.weights or "unknown",
+        run=source.run and Path(source.run).name,
         dtype=settings.dtype,
         file=EXPORTED,
         format=settings.format,

@@ -29,6 +29,7 @@ class CardFacts:
         sheet: the file of the sample sheet, None without one.
         sampled: the number of images on it, and their seed.
         program: the file of the program and its largest error, None without one.
+        run: name of the run, None if unknown.
     """
 
     weights: str
@@ -40,6 +41,7 @@ class CardFacts:
     sheet: str | None = None
     sampled: tuple[int, int] = (0, 0)
     program: tuple[str, float] | None = None
+    run: str | None = None
 
 
 def as_text(name: str) -> str:
@@ -111,7 +113,8 @@ def _use(recipe: Recipe, facts: CardFacts) -> Iterator[str]:
     yield ""
     yield "| file | contents |"
     yield "|---|---|"
-    yield f"| {facts.file} | {facts.weights} weights, {facts.dtype}, {facts.format} format, sha256 {facts.sha256} |"
+    described = f"{as_text(facts.weights)} weights, {facts.dtype}, {facts.format} format, sha256 {facts.sha256}"
+    yield f"| {facts.file} | {described} |"
     yield "| recipe.toml | the recipe of the run |"
     if facts.format == "k-diffusion":
         yield "| sample.toml | the default sampling settings |"
@@ -151,9 +154,9 @@ def _training(recipe: Recipe, record: TrainingRecord, facts: CardFacts) -> Itera
     if record.state is None:
         yield "Unknown apart from the recipe: this was exported from a single file of weights."
         return
-    state, rows = record.state, []
+    state, rows = record.state, [("run", as_text(facts.run))] if facts.run else []
     rows += [("images seen", f"{state.num_images:,}"), ("steps", f"{state.step:,}")]
-    rows += [("batch size", f"{recipe.train.batch_size:,}"), ("weights", facts.weights)]
+    rows += [("batch size", f"{recipe.train.batch_size:,}"), ("weights", as_text(facts.weights))]
     rows += [("data set (manifest hash)", state.data_hash), ("seed", str(recipe.train.seed))]
     rows += [("time", f"{state.elapsed_s / 3600:.2f} hours on {state.world_size} ranks")]
     rows += [] if record.loss is None else [("final loss", f"{record.loss:.5g}")]

@@ -54,7 +54,7 @@ def training_record(source: Path, recipe: Recipe) -> TrainingRecord:
 
 def _state_and_run(source: Path) -> tuple[State | None, Path | None]:
     if (source / "manifest.json").is_file():
-        return open_checkpoint(source).state, source.absolute().parent.parent
+        return open_checkpoint(source).state, source.resolve().parents[1]
     if source.is_dir() and checkpoint_folders(source):
         checkpoint, _ = newest_checkpoint(source)
         return (checkpoint.state if checkpoint else None), source

@@ -1,4 +1,6 @@
-"""A folder of samples: `00000012.png` (or `.npy`) for image 12, `samples.json` with the provenance, and `grid.png`.
+"""A folder of samples: `00000012.png` (or `.npy`) for image 12, and `samples.json` with the provenance.
+
+The image grid lies beside the folder, `faces-grid.png` for `faces`: other programs score every image in a folder.
 
 Each image is written atomically. Rerunning the same command keeps the intact images, which are found by decoding them,
 and generates the missing ones; a folder of samples with another provenance is refused. Several jobs may write into one
@@ -6,10 +8,11 @@ folder at once, preferably different images: the record lists those of all jobs,
 """
 
 import json
+import logging
 import os
 import secrets
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.data.loader.reader import largest_content
+from hdit_core.diffusion.precondition import ModelSource
 from hdit_core.errors import UsageError
 from hdit_core.files import TEMPORARY, flush_folder, naming, read_json, remove_temporaries, write_atomic
 from hdit_core.generate.index_ranges import read_ranges, write_ranges
@@ -27,18 +31,52 @@ from hdit_core.generate.pipeline import Samples
 from hdit_core.generate.provenance import with_new_settings
 from hdit_core.images import png_bytes, sheet
 from hdit_core.locks import FolderLock
-from hdit_core.recipe.diff import describe_differences, differences
+from hdit_core.recipe.diff import MOST_SHOWN, Difference, differences, show_value
 
 RECORD = "samples.json"
-GRID = "grid.png"
+OLD_GRID = "grid.png"  # where earlier versions wrote the grid, in the folder
+logger = logging.getLogger("hdit")
+
+SHORT_HASH = 12
 MOST_GRID_IMAGES = 100
 MOST_GRID_PIXELS = 16_000_000
 LARGEST_RECORD_BYTES = 1 << 28
 NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # does not follow a link that somebody placed there
 
 
-def recorded_images(folder: Path, provenance: dict[str, Any]) -> list[int]:
+def grid_file(folder: Path) -> Path:
+    """Return the file of the image grid of a folder, beside it."""
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    return named.with_name(f"{named.name}-grid.png")
+
+
+def write_grid(folder: Path, png: bytes) -> None:
+    """Write the image grid of a folder beside it, and remove one that an earlier version wrote into it."""
+    (folder / OLD_GRID).unlink(missing_ok=True)
+    path = grid_file(folder)
+    try:
+        write_atomic(path, png)
+    except PermissionError as problem:
+        logger.warning("%s: no image grid: %s", path, problem.strerror)
+
+
+def _changes(changed: Sequence[Difference], old_model: Any, new_model: Any) -> str:
+    """Return the changed settings by their names, with old and new values; weights by their run, step and kind."""
+    of_models = differences(old_model, new_model) if isinstance(old_model, dict) and new_model else []
+    weights = [(key, a and a[:SHORT_HASH], b and b[:SHORT_HASH]) for key, a, b in changed if key == "weights_sha256"]
+    rows = [*(of_models or weights if weights else []), *(row for row in changed if row[0] != "weights_sha256")]
+    shown = [f"{key.removeprefix('settings.')} {show_value(a)} -> {show_value(b)}" for key, a, b in rows[:MOST_SHOWN]]
+    more = [f"and {len(rows) - MOST_SHOWN} more"] if len(rows) > MOST_SHOWN else []
+    return "; ".join([*shown, *more])
+
+
+def recorded_images(folder: Path, provenance: dict[str, Any], model: Mapping[str, Any] | None = None) -> list[int]:
     """Return the indices of the images that the record of a folder lists.
+
+    Args:
+        folder: of the images.
+        provenance: of the job that continues.
+        model: the origin of its model, for the error.
 
     Raises:
         UsageError: its provenance is another job's, or it cannot be read.
@@ -53,8 +91,10 @@ def recorded_images(folder: Path, provenance: dict[str, Any]) -> list[int]:
             f"{path}: cannot be read ({type(problem).__name__}); choose another folder with --out"
         ) from None
     if changed := differences(recorded, provenance):
-        changes = describe_differences(changed, "there", "now")
-        raise UsageError(f"{folder}: contains images with other settings: {changes}. Choose another folder with --out")
+        changes = _changes(changed, record.get("model"), model)
+        raise UsageError(
+            f"{folder}: contains images with other settings (old -> new): {changes}. Choose another folder with --out"
+        )
     return images
 
 
@@ -67,7 +107,12 @@ class SampleFolder:
     """A new or resumed folder of samples; several ranks may write into one, each its own images."""
 
     def __init__(
-        self, folder: Path, provenance: dict[str, Any], shape: tuple[int, int, int], pixels: PixelFormat | None = None
+        self,
+        folder: Path,
+        provenance: dict[str, Any],
+        shape: tuple[int, int, int],
+        pixels: PixelFormat | None = None,
+        source: ModelSource | None = None,
     ) -> None:
         """Describe the folder; nothing on disk is touched yet.
 
@@ -76,10 +121,12 @@ class SampleFolder:
             provenance: what determines the pixels, see `provenance.py`; the key "origin" of the record.
             shape: height, width and channels of each image.
             pixels: their values; default: 8 bits.
+            source: of the model, for people; the key "model" of the record.
         """
         self.folder, self.shape = folder, shape
         self.format = SampleFormat(pixels or PixelFormat(shape[2]))
         self.provenance = provenance | self.format.provenance()
+        self._model = {"model": source.to_json()} if source is not None and source.to_json() else {}
         self._lock, self._token = FolderLock(folder), secrets.token_hex(8)
 
     def begin(self) -> None:
@@ -155,7 +202,11 @@ class SampleFolder:
         """
         self.flush()
         with self._lock.exclusive_section():
-            recorded = recorded_images(self.folder, self.provenance) if (self.folder / RECORD).is_file() else []
+            recorded = (
+                recorded_images(self.folder, self.provenance, self._model.get("model"))
+                if (self.folder / RECORD).is_file()
+                else []
+            )
             held = sorted({index for index in recorded if self.holds(index)}.union(indices))
             self._write_grid(held, class_of, columns)
             last = self._lock.is_exclusive()
@@ -165,6 +216,7 @@ class SampleFolder:
                 "status": "complete" if last else "unfinished",
                 "num_images": len(held),
                 "images": write_ranges(held),
+                **self._model,
                 "origin": self.provenance,
             }
             class_ids = [class_of(index) for index in held]
@@ -181,15 +233,15 @@ class SampleFolder:
 
     def _is_abandoned(self) -> bool:
         """Return whether a job that ended before its first image left the record, and no other job is running."""
-        own = {RECORD, GRID, FolderLock.NAME}
+        own = {RECORD, OLD_GRID, FolderLock.NAME}
         names = {path.name for path in self.folder.iterdir()}
         return self._lock.is_exclusive() and all(name in own or name.startswith(TEMPORARY) for name in names)
 
     def _begin_record(self) -> None:
         if (self.folder / RECORD).is_file() and not self._is_abandoned():
-            recorded_images(self.folder, self.provenance)
+            recorded_images(self.folder, self.provenance, self._model.get("model"))
         else:
-            write_record(self.folder, {"status": "unfinished", "origin": self.provenance})
+            write_record(self.folder, {"status": "unfinished", **self._model, "origin": self.provenance})
 
     def _intact(self, index: int) -> Shaped[np.ndarray, "H W C"] | None:
         """Return the pixels of an image, None if it is missing or damaged."""
@@ -211,4 +263,4 @@ class SampleFolder:
             return
         captions = [str(class_id) for index in images if (class_id := class_of(index)) is not None]
         picture = sheet(np.stack(list(images.values())), captions or None, columns and columns[1])
-        write_atomic(self.folder / GRID, png_bytes(picture))
+        write_grid(self.folder, png_bytes(picture))

@@ -24,7 +24,7 @@ from hdit_core.generate.condition.inputs import (
 )
 from hdit_core.generate.job import OnProgress
 from hdit_core.generate.output.comparison import MOST_ROWS, Row, comparison_png
-from hdit_core.generate.output.sample_folder import GRID
+from hdit_core.generate.output.sample_folder import OLD_GRID
 from hdit_core.generate.pipeline import START, ConditionInputs, SamplingPipeline
 from hdit_core.generate.provenance import provenance
 from hdit_core.generate.restore.restored_folder import RestoredFolder
@@ -229,8 +229,8 @@ def _missing(
 
 
 def _claim(names: dict[str, str], file: str, name: str) -> None:
-    if file == GRID:
-        raise UnusableImageError(f"its image would be {GRID}, which is the sheet of all images; rename it")
+    if file == OLD_GRID:
+        raise UnusableImageError(f"its image would be {OLD_GRID}, a name that readers take for a sheet; rename it")
     if file in names:
         raise UnusableImageError(f"its image would be {file}, which is that of {names[file]}; rename one")
     names[file] = name

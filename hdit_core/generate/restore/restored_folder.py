@@ -15,10 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hdit_core.data.image.decode import UnusableImageError
+from hdit_core.diffusion.precondition import ModelSource
 from hdit_core.errors import UsageError
 from hdit_core.files import crc32, remove_temporaries, write_atomic
 from hdit_core.generate.condition.inputs import InputImage, output_name, path_of
-from hdit_core.generate.output.sample_folder import GRID, RECORD, recorded_images, write_record
+from hdit_core.generate.output.sample_folder import RECORD, recorded_images, write_grid, write_record
 from hdit_core.images import png_bytes, to_uint8
 from hdit_core.jsonl import append, cut_back, read
 
@@ -35,12 +36,14 @@ class RestoredFolder:
         provenance: what determines the pixels, beside the inputs.
         channels: of an image: 1 or 3 are written as PNG, others as .npy, float32 in [-1, 1].
         rank: of this process.
+        source: of the model, for people.
     """
 
     folder: Path
     provenance: dict[str, Any]
     channels: int
     rank: int = 0
+    source: ModelSource = field(default_factory=ModelSource)
     _logged: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -59,9 +62,11 @@ class RestoredFolder:
             raise UsageError(f"{self.folder}: exists and is not a folder of restored images; choose another with --out")
         self.folder.mkdir(parents=True, exist_ok=True)
         if path.is_file():
-            recorded_images(self.folder, self.provenance)
+            recorded_images(self.folder, self.provenance, self.source.to_json())
         else:
-            write_record(self.folder, {"status": "unfinished", "origin": self.provenance})
+            write_record(
+                self.folder, {"status": "unfinished", "model": self.source.to_json(), "origin": self.provenance}
+            )
         for log in self.folder.glob(LOGS):
             cut_back(log, lambda row: "file" in row)  # what could not be used is tried again
 
@@ -130,12 +135,13 @@ class RestoredFolder:
         rows = [row for log in sorted(self.folder.glob(LOGS)) for row in read(log)]
         restored = sorted(f"{row['input']} {row['input_sha256']}" for row in rows if "file" in row)
         if sheet is not None:
-            write_atomic(self.folder / GRID, sheet)
+            write_grid(self.folder, sheet)
         record = {
             "status": "complete",
             "num_images": num_images,
             "inputs": {"path": source, "sha256": hashlib.sha256("\n".join(restored).encode()).hexdigest()},
             "unusable": {row["unusable"]: row["reason"] for row in rows if "unusable" in row},
+            "model": self.source.to_json(),
             "origin": self.provenance,
         }
         write_record(self.folder, record)

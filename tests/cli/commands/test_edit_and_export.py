@@ -58,7 +58,7 @@ def test_vary_of_strength_0_gives_the_picture_and_goes_on_with_its_folder(ckpt, 
     capsys.readouterr()
     command[command.index("0")] = "0.5"
     assert main([*command, "--n", "3"]) == 2
-    assert "edit.strength 0.0 (there) vs 0.5 (now)" in capsys.readouterr().err
+    assert "edit.strength 0.0 -> 0.5" in capsys.readouterr().err
 
 
 def test_vary_enlarges_to_another_size_and_says_so(ckpt, here, capsys):

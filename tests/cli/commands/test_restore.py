@@ -31,7 +31,7 @@ def test_a_folder_is_restored_under_the_same_names(place, capsys):
     record = json.loads(capsys.readouterr().out)
     assert record["num_images"] == 2 and record["unusable"] == {} and record["origin"]["restore"]["degrade"] is False
     assert Image.open("out/a.png").size == (24, 16) and Image.open("out/deep/b.png").size == (24, 16)
-    assert Image.open("out/grid.png").size[0] > 2 * 24
+    assert Image.open("out-grid.png").size[0] > 2 * 24
     assert main(["restore", "in", "--ckpt", "sr", "--out", "out", *CPU]) == 0
     assert "num_images  2" in capsys.readouterr().out
 
@@ -80,7 +80,7 @@ def test_inputs_that_cannot_be_restored_are_named_and_the_others_are_restored(pl
         "line\nbreak.png",
     }
     assert "which is that of a.bmp" in record["unusable"]["a.png"]
-    assert "which is the sheet of all images" in record["unusable"]["grid.png"]
+    assert "a name that readers take for a sheet" in record["unusable"]["grid.png"]
     assert "4 inputs could not be restored" in err and "line\\nbreak.png" in err
     assert all(line.startswith("hdit: ") or "restore" in line for line in err.splitlines())
 
@@ -98,7 +98,7 @@ def test_a_tar_cannot_write_outside_the_output_folder(place, capsys, monkeypatch
     code = main(["restore", "-", "--ckpt", "sr", "--out", "deep/out", *CPU])
     out, err = capsys.readouterr()
     assert code == 3 and "1 inputs could not be restored; the first: " in err, (out, err)
-    assert sorted(path.name for path in (place / "deep").rglob("*.png")) == ["fine.png", "grid.png"]
+    assert sorted(path.name for path in (place / "deep").rglob("*.png")) == ["fine.png", "out-grid.png"]
     assert not (place / "a.png").exists() and not (place / "deep" / "a.png").exists()
 
 
@@ -141,10 +141,10 @@ def test_samples_take_condition_images_and_say_where_they_come_from(place, capsy
     assert main(arguments) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["origin"]["conditions"]["images"]["path"] == "in"
-    assert Image.open("s/grid.png").size == (2 * 26 + 2, 3 * 18 + 2)
+    assert Image.open("s-grid.png").size == (2 * 26 + 2, 3 * 18 + 2)
     write_pictures(place / "in", ["a.png"], size=(8, 12), seed=4)
     assert main(arguments) == 2
-    assert "contains images with other settings: conditions.images.sha256" in capsys.readouterr().err
+    assert "images with other settings (old -> new): conditions.images.sha256" in capsys.readouterr().err
 
 
 def test_samples_of_a_conditional_network_need_its_conditions(place, capsys):

@@ -79,10 +79,11 @@ def test_sample_draws_what_was_asked_for(run, tmp_path, capsys):
     assert main(["sample", "--ckpt", str(run), *options, "--out", str(out), "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     origin = record["origin"]
+    assert (record["run"], record["step"], record["weights"]) == (str(run), 2, "ema")
     assert (record["num_images"], record["images"], origin["seed"], origin["settings"]["steps"]) == (5, "0-4", 9, 2)
     assert json.loads((out / "samples.json").read_text())["class_ids"] == [1] * 5
     assert np.asarray(Image.open(out / "00000004.png")).shape == (24, 16, 3)
-    assert (out / "grid.png").exists()
+    assert out.with_name(f"{out.name}-grid.png").exists()
 
 
 def test_sample_goes_on_with_its_folder_and_refuses_another_job_in_it(run, tmp_path, capsys):
@@ -93,7 +94,7 @@ def test_sample_goes_on_with_its_folder_and_refuses_another_job_in_it(run, tmp_p
     assert (tmp_path / "s" / "00000001.png").stat().st_mtime_ns == first.st_mtime_ns
     assert "0-2,5-6" in capsys.readouterr().out
     assert main([*command, "--guidance", "2"]) == 2
-    assert "settings.guidance 1.0 (there) vs 2.0 (now)" in capsys.readouterr().err
+    assert "other settings (old -> new): guidance 1.0 -> 2.0. Choose" in capsys.readouterr().err
 
 
 def test_sample_streams_a_tar_to_stdout_and_its_result_to_stderr(run, tmp_path):

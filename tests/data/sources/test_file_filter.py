@@ -106,3 +106,9 @@ def test_the_sheet_of_hdit_sample_is_no_input_in_a_copied_folder_without_its_rec
     assert choose_inputs(names, "x") == [False, True, True, False, False, True]
     assert choose_inputs(["grid.png", "cat.png", "00000001.png"], "x") == [True, True, True]
     assert choose_inputs(["grid.png"], "x") == [True]
+
+
+def test_the_sheet_beside_a_folder_of_samples_is_no_input_of_the_folder_around_both():
+    names = ["a-grid.png", "a/00000000.png", "a/samples.json", "b-grid.png", "b/00000001.png"]
+    assert choose_inputs(names, "x", is_folder=True) == [False, True, False, False, True]
+    assert choose_inputs(["c-grid.png", "c/cat.png"], "x", is_folder=True) == [True, True]

@@ -19,6 +19,7 @@ from hdit_core.checkpoint import load_denoiser
 from hdit_core.checkpoint.safetensors_file import write_tensors
 from hdit_core.checkpoint.save import save_checkpoint
 from hdit_core.checkpoint.state import State
+from hdit_core.diffusion.precondition import ModelSource
 from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.generate.export import export as export_module
 from hdit_core.generate.export import torch_program as program_module
@@ -150,6 +151,20 @@ def test_nothing_that_is_exported_names_a_folder_of_this_machine(with_program):
     assert not found
     recipe = tomllib.loads((with_program / "recipe.toml").read_text())
     assert recipe["data"]["path"] == "faces"
+
+
+@pytest.mark.parametrize("form", ["hdit", "k-diffusion"])
+def test_an_export_names_its_run_step_and_weights_wherever_it_is_used(run, tmp_path, form):
+    result = exported(run, tmp_path / "out", weights="model", format=form, num_samples=0)
+    assert (result["run"], result["step"], result["weights"]) == ("run", "5", "model")
+    assert {"| run | run |", "| weights | model |"} <= set((tmp_path / "out" / "README.md").read_text().splitlines())
+    denoiser, defaults = open_denoiser(tmp_path / "out")
+    assert denoiser.source == ModelSource("run", 5, 40, "model")
+    assert "weights=ema" not in (defaults.note(None) or "")
+    with pytest.raises(UsageError, match="out: has the weights model, not ema; leave out --weights"):
+        open_denoiser(tmp_path / "out", "ema")
+    again = exported(tmp_path / "out", tmp_path / "again", num_samples=0)
+    assert (again["run"], again["weights"]) == ("run", "model")
 
 
 def test_of_a_file_of_weights_nothing_is_claimed(recipe, state, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from hdit_core.diffusion.precondition import ModelSource
 from hdit_core.errors import UsageError
 from hdit_core.generate.output import sample_folder as module
 from hdit_core.generate.output.sample_folder import SampleFolder
@@ -32,8 +33,9 @@ def test_each_image_is_a_png_named_by_its_number_beside_a_grid_and_a_record(tmp_
     samples.write(batch([9]))
     record = samples.finish([4, 5, 9], lambda number: number % 3)
 
-    names = ["00000004.png", "00000005.png", "00000009.png", "grid.png", "samples.json"]
+    names = ["00000004.png", "00000005.png", "00000009.png", "samples.json"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out-grid.png"]
     assert record == {"status": "complete", "num_images": 3, "images": "4-5,9", "origin": ORIGIN}
     assert json.loads((tmp_path / "out" / "samples.json").read_text()) == record | {"class_ids": [1, 2, 0]}
     pixels = np.asarray(Image.open(tmp_path / "out" / "00000009.png"))
@@ -77,17 +79,48 @@ def test_images_that_vanished_leave_the_record(tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"seed": 4}, "seed 3 .there. vs 4 .now."),
-        ({"settings": {"steps": 9, "eta": 1.0}}, r"settings.steps 4 .there. vs 9 .now."),
-        ({"weights_sha256": "cd"}, "weights_sha256 'ab' .there. vs 'cd' .now."),
+        ({"seed": 4}, "seed 3 -> 4"),
+        ({"settings": {"steps": 9, "eta": 1.0}}, "steps 4 -> 9"),
+        ({"weights_sha256": "cd" * 32}, "weights_sha256 'ab' -> 'cdcdcdcdcdcd'"),
     ],
 )
 def test_samples_of_another_making_are_refused_and_nothing_is_touched(tmp_path, changed, message):
     begun(tmp_path).write(batch([0]))
     before = (tmp_path / "samples.json").read_bytes()
-    with pytest.raises(UsageError, match=f"contains images with other settings: {message}"):
+    with pytest.raises(UsageError, match=rf"images with other settings \(old -> new\): {message}\. Choose another"):
         begun(tmp_path, ORIGIN | changed)
     assert (tmp_path / "samples.json").read_bytes() == before
+
+
+def test_other_weights_are_told_by_their_run_step_and_kind(tmp_path):
+    sources = ModelSource("runs/a", 750, 24_000, "ema"), ModelSource("runs/a", 750, 24_000, "model")
+    folders = [
+        SampleFolder(tmp_path / "out", ORIGIN | {"weights_sha256": name}, (8, 12, 3), source=source)
+        for name, source in zip("xy", sources, strict=True)
+    ]
+    folders[0].begin()
+    folders[0].write(batch([0]))
+    record = folders[0].finish([0], lambda number: None)
+    assert record["model"] == {"run": "runs/a", "step": 750, "images_seen": 24_000, "weights": "ema"}
+    with pytest.raises(UsageError, match=r"other settings \(old -> new\): weights 'ema' -> 'model'\. Choose another"):
+        folders[1].begin()
+
+
+def test_a_grid_that_cannot_be_written_beside_the_folder_is_missed_with_a_warning(tmp_path, notes, monkeypatch):
+    samples = begun(tmp_path / "out")
+    samples.write(batch([0]))
+    (tmp_path / "out" / "grid.png").write_bytes(b"of an earlier version")
+    write = module.write_atomic
+
+    def refuse(path, content):
+        if path.parent == tmp_path:
+            raise PermissionError(13, "Permission denied", str(path))
+        write(path, content)
+
+    monkeypatch.setattr(module, "write_atomic", refuse)
+    samples.finish([0], lambda number: None)
+    assert notes[-1] == f"{tmp_path}/out-grid.png: no image grid: Permission denied"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000000.png", "samples.json"]
 
 
 def test_a_folder_that_was_left_before_its_first_image_takes_other_settings(tmp_path):
@@ -124,14 +157,14 @@ def test_leftovers_of_killed_writers_go_away_with_the_finish(tmp_path):
     (tmp_path / ".tmp-00000003.png-77").write_bytes(b"half")
     samples.write(batch([0]))
     samples.finish([0], lambda number: None)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000.png", "grid.png", "samples.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000.png", "samples.json"]
 
 
 def test_the_grid_has_the_shape_that_is_asked_for_and_no_more_pixels_than_a_screen_bears(tmp_path, monkeypatch):
     samples = begun(tmp_path)
     samples.write(batch(range(8)))
     samples.finish(range(8), lambda number: None, (2, 3))
-    assert Image.open(tmp_path / "grid.png").size == (3 * 14 + 2, 2 * 10 + 2)
+    assert Image.open(tmp_path.with_name(f"{tmp_path.name}-grid.png")).size == (3 * 14 + 2, 2 * 10 + 2)
     monkeypatch.setattr(module, "MOST_GRID_PIXELS", 3 * 8 * 12)
     begun(tmp_path).finish(range(8), lambda number: None)
-    assert Image.open(tmp_path / "grid.png").size == (2 * 14 + 2, 2 * 10 + 2)
+    assert Image.open(tmp_path.with_name(f"{tmp_path.name}-grid.png")).size == (2 * 14 + 2, 2 * 10 + 2)

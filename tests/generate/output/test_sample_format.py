@@ -65,7 +65,7 @@ def test_a_folder_keeps_intact_samples_and_finds_damaged_ones(name, tmp_path):
     assert folder.image(1) is None and folder.image(7).shape == (pixels.channels, *SIZE)
     record = folder.finish([0, 7], lambda index: None)
     assert ("pixels" in record["origin"]) == (name != "8-bit RGB" and name != "8-bit, 4 channels")
-    with Image.open(tmp_path / "samples" / "grid.png") as grid:
+    with Image.open(tmp_path / "samples-grid.png") as grid:
         assert grid.mode == ("RGB" if pixels.channels >= 3 else "L")
 
 

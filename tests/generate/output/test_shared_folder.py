@@ -87,7 +87,7 @@ def test_a_job_that_ends_while_another_draws_leaves_it_the_end_of_the_record_and
     assert record(tmp_path)["images"] == "0-1" and half.exists()
     other.end()
     assert (record(tmp_path)["status"], record(tmp_path)["images"]) == ("complete", "0-1,7")
-    names = ["00000000.png", "00000001.png", "00000007.png", "grid.png", "samples.json"]
+    names = ["00000000.png", "00000001.png", "00000007.png", "samples.json"]
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
@@ -114,7 +114,7 @@ def test_a_killed_job_keeps_nobody_waiting_and_is_not_taken_for_one_at_work(tmp_
     mine = begun(tmp_path)
     draw(mine, [0])
     assert finish(mine, [0])["status"] == "complete"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000.png", "grid.png", "samples.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000.png", "samples.json"]
 
 
 def test_who_does_not_let_go_of_the_record_is_named_after_a_while(tmp_path, monkeypatch):
