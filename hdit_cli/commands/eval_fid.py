@@ -18,7 +18,6 @@ from hdit_cli.options.evaluation import (
     DataArgument,
     GeneratedOptions,
     ImagesArgument,
-    JsonOption,
     KeepOption,
     NearestOption,
     PairedOption,
@@ -28,7 +27,7 @@ from hdit_cli.options.evaluation import (
     ScoringOptions,
 )
 from hdit_cli.options.grouped import grouped_options
-from hdit_cli.options.shared import OutOption
+from hdit_cli.options.shared import JsonOption, OutOption
 
 if TYPE_CHECKING:
     from hdit_core.evaluate.settings import ScoreSettings

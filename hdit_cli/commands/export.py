@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from hdit_cli.console import align, emit, note
-from hdit_cli.options.evaluation import DrawnWeightsOption
-from hdit_cli.options.shared import DeviceOption, JsonOption, SeedOption
+from hdit_cli.options.shared import DeviceOption, DrawnWeightsOption, JsonOption, SeedOption
 from hdit_core.errors import UsageError
 
 app = typer.Typer(add_completion=False)

@@ -8,10 +8,9 @@ import typer
 
 from hdit_cli.console import align, emit, note, progress
 from hdit_cli.options.conditioning import STDIN, DegradationOptions, InputsArgument, RestoredOption, TilingOptions
-from hdit_cli.options.evaluation import DrawnWeightsOption
 from hdit_cli.options.grouped import grouped_options
-from hdit_cli.options.sampling import GuidanceOptions, ModelOptions, SampleSetOption, SamplingOptions
-from hdit_cli.options.shared import CheckpointOption, DeviceOption, JsonOption
+from hdit_cli.options.sampling import GuidanceOptions, ModelOptions, SamplingOptions
+from hdit_cli.options.shared import CheckpointOption, DeviceOption, DrawnWeightsOption, JsonOption, SampleSetOption
 from hdit_cli.session import ModelSession, open_session
 from hdit_core.errors import DataError, UsageError
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hdit_cli.console import emit, note, progress, table
-from hdit_cli.options.evaluation import OUTPUT, JsonOption, LabelsOption, ScoringOptions
+from hdit_cli.options.evaluation import LabelsOption, ScoringOptions
 from hdit_cli.options.grouped import grouped_options
-from hdit_cli.options.shared import RECIPES
+from hdit_cli.options.shared import OUTPUT, RECIPES, JsonOption
 
 if TYPE_CHECKING:
     from hdit_core.evaluate.sweep.run import SweepResult

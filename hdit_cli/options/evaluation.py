@@ -6,7 +6,17 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-INPUT, OUTPUT, SAMPLING, METRIC, PERFORMANCE = "Input", "Output", "Sampling", "Metric", "Performance"
+from hdit_cli.options.shared import (
+    INPUT,
+    OUTPUT,
+    PERFORMANCE,
+    SAMPLING,
+    DeviceOption,
+    DrawnWeightsOption,
+    SampleSetOption,
+)
+
+METRIC = "Metric"
 
 # As in hdit_core.evaluate, which is not imported here to keep `hdit --help` fast.
 Mode = Literal["clean", "adm"]
@@ -46,25 +56,6 @@ CountOption = Annotated[
         help="Number of images; under torchrun write --count.",
         show_default="all; for a model, the recipe's",
         rich_help_panel=INPUT,
-    ),
-]
-DrawnWeightsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--weights",
-        metavar="NAME",
-        help="Weights of the checkpoint: ema, model (raw, non-averaged), or an EMA length (sigma_rel) such as 0.08.",
-        show_default="RUN/sample.toml's, or ema",
-        rich_help_panel=SAMPLING,
-    ),
-]
-SampledSetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="sample.KEY=VALUE",
-        help="Override a sampling setting of --ckpt; repeatable.",
-        rich_help_panel=SAMPLING,
     ),
 ]
 LabelsOption = Annotated[
@@ -157,22 +148,12 @@ SaveStatsOption = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
 KeepOption = Annotated[
     Path | None,
     typer.Option(
         "--keep-features",
         metavar="DIR",
         help="Cache features in this folder, so that an interrupted evaluation resumes.",
-        rich_help_panel=PERFORMANCE,
-    ),
-]
-DeviceOption = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        metavar="DEVICE",
-        help="cpu, cuda, cuda:1, mps; or auto.",
         rich_help_panel=PERFORMANCE,
     ),
 ]
@@ -221,7 +202,7 @@ class GeneratedOptions:
 
     ckpt: CheckpointImagesOption = None
     weights: DrawnWeightsOption = None
-    overrides: SampledSetOption = None
+    overrides: SampleSetOption = None
     labels: LabelsOption = "balanced"
 
     @property

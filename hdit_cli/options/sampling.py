@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from hdit_cli.options.evaluation import DrawnWeightsOption
 from hdit_cli.options.shared import (
     INPUT,
     OUTPUT,
@@ -16,6 +15,8 @@ from hdit_cli.options.shared import (
     WEIGHTS,
     BatchSizeOption,
     CheckpointOption,
+    DrawnWeightsOption,
+    SampleSetOption,
     SeedOption,
     image_size,
 )
@@ -52,15 +53,6 @@ ImageSizeOption = Annotated[
 ]
 """A text; `image_size` converts it."""
 
-SampleSetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="sample.KEY=VALUE",
-        help="Override any other key of the recipe's [sample]; repeatable.",
-        rich_help_panel="Sampling",
-    ),
-]
 
 ClassOption = Annotated[
     int | None,

@@ -11,7 +11,7 @@ import typer
 
 from hdit_core.errors import UsageError
 
-INPUT, OUTPUT, PERFORMANCE = "Input", "Output", "Performance"  # sections of help pages
+INPUT, OUTPUT, SAMPLING, PERFORMANCE = "Input", "Output", "Sampling", "Performance"  # sections of help pages
 RECIPES = "the recipe's"
 
 
@@ -82,6 +82,26 @@ WeightsOption = Annotated[
     ),
 ]
 
+DrawnWeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="NAME",
+        help="Weights of the checkpoint: ema, model (raw, non-averaged), or an EMA length (sigma_rel) such as 0.08.",
+        show_default="RUN/sample.toml's, or ema",
+        rich_help_panel=SAMPLING,
+    ),
+]
+
+SampleSetOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="sample.KEY=VALUE",
+        help="Override any key of the recipe's [sample]; repeatable.",
+        rich_help_panel=SAMPLING,
+    ),
+]
 
 SizeOption = Annotated[
     str | None,
