@@ -8,6 +8,7 @@ from hdit_cli.console import align
 
 if TYPE_CHECKING:
     from hdit_core.data.format.manifest import Contents, Manifest
+    from hdit_core.data.image.arrays.pixel_format import PixelFormat
 
 
 BAR = 40  # characters of the longest bar
@@ -75,6 +76,27 @@ def _histogram(contents: "Contents") -> list[str]:
     return ["", *align(_class_bars(contents) if few else _sizes_of_classes(contents))]
 
 
+def _format(pixels: "PixelFormat") -> str:
+    """Return channels, data type and range in words; only the channels of 8-bit images."""
+    if pixels.dtype == "uint8" and not pixels.value_range:
+        return channels_of(pixels.channels)
+    ranges = " ".join(f"{low:g}..{high:g}" for low, high in pixels.ranges)
+    return f"{channels_of(pixels.channels)} of {pixels.dtype} in {ranges}"
+
+
+def _describe_condition(contents: "Contents") -> dict[str, Any] | None:
+    condition = contents.condition
+    if condition is None:
+        return None
+    ranges = [list(pair) for pair in condition.pixels.ranges]
+    return {
+        "channels": condition.channels,
+        "format": condition.codec,
+        "dtype": condition.dtype,
+        "range": ranges,
+    }
+
+
 def describe(folder: Path, manifest: "Manifest") -> dict[str, Any]:
     """Return the description of a data set, for programs."""
     from hdit_core.data.format.manifest import sigma_data
@@ -87,6 +109,11 @@ def describe(folder: Path, manifest: "Manifest") -> dict[str, Any]:
         "sizes": [size.model_dump(mode="json") for size in contents.sizes],
         "channels": contents.channels,
         "format": contents.codec,
+        "dtype": contents.dtype,
+        "range": [list(pair) for pair in contents.pixels.ranges],
+        "condition": _describe_condition(contents),
+        "vector_dim": contents.vectors.dim if contents.vectors else 0,
+        "captions": contents.captions,
         "classes": [{"name": name, "images": count} for name, count in classes],
         "shards": len(contents.shards),
         "bytes": sum(shard.bytes for shard in contents.shards),
@@ -107,12 +134,16 @@ def describe_lines(folder: Path, manifest: "Manifest") -> list[str]:
     from hdit_core.data.format.manifest import sigma_data
 
     contents = manifest.contents
-    channels = "3 channels" if contents.channels == 3 else "1 channel"
     total_bytes = sum(shard.bytes for shard in contents.shards)
     rows = [
         ("data set", str(folder)),
-        ("images", f"{contents.samples:,}, {channels}, {contents.codec}"),
+        ("images", f"{contents.samples:,}, {_format(contents.pixels)}, {contents.codec}"),
         *((f"of {size.height}x{size.width} pixels", f"{size.samples:,}") for size in contents.sizes),
+        *attachment_rows(
+            f"{_format(contents.condition.pixels)}, {contents.condition.codec}" if contents.condition else None,
+            contents.vectors.dim if contents.vectors else 0,
+            contents.captions,
+        ),
         ("classes", f"{len(contents.classes or ()):,}"),
         ("shards", f"{len(contents.shards):,}, {total_bytes / 1e6:,.1f} MB"),
         ("source", f"{manifest.origin.kind} '{manifest.origin.name}', {manifest.origin.inputs:,} inputs"),

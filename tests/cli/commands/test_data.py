@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from hdit_cli.main import main
+from tests.data.conditioned_set import RANGES, write_conditioned_set
 
 
 @pytest.fixture
@@ -97,6 +98,38 @@ def test_a_program_reads_what_a_set_holds(prepare, run, tmp_path):
     assert shown["classes"] == [{"name": "cat", "images": 8}, {"name": "dog", "images": 4}]
     assert shown["source"] == {"kind": "folder", "name": "photos", "inputs": 13}
     assert shown["left_out"] == 1
+
+
+def test_show_says_what_lies_beside_the_images_and_of_which_type_they_are(run, tmp_path):
+    write_conditioned_set(tmp_path / "set")
+    code, out, _ = run("data", "show", tmp_path / "set")
+    assert code == 0
+    assert "5, 4 channels of uint16 in 0..1000 0..65535 10..20 0..1, npy" in out
+    assert "condition images of 2 channels of float32 in -4..4, npy, vectors of 3 numbers, captions" in out
+    result = json.loads(run("data", "show", tmp_path / "set", "--json")[1])
+    assert (result["dtype"], result["range"]) == ("uint16", [list(pair) for pair in RANGES])
+    condition = {"channels": 2, "format": "npy", "dtype": "float32", "range": [[-4.0, 4.0]]}
+    assert (result["condition"], result["vector_dim"], result["captions"]) == (condition, 3, True)
+
+
+def test_a_program_reads_that_nothing_lies_beside_8_bit_images(prepare, run, tmp_path):
+    prepare()
+    result = json.loads(run("data", "show", tmp_path / "set", "--json")[1])
+    assert (result["dtype"], result["range"]) == ("uint8", [[0.0, 255.0]])
+    assert (result["condition"], result["vector_dim"], result["captions"]) == (None, 0, False)
+
+
+def test_a_damaged_index_of_condition_images_and_damaged_vectors_are_found(run, tmp_path):
+    write_conditioned_set(tmp_path / "set")
+    assert run("data", "verify", tmp_path / "set")[0] == 0
+    for name in ("condition.npy", "vectors.npy"):
+        content = bytearray((tmp_path / "set" / name).read_bytes())
+        content[-3] ^= 1
+        (tmp_path / "set" / name).write_bytes(content)
+    code, out, _ = run("data", "verify", tmp_path / "set")
+    assert code == 3
+    assert "condition.npy: altered: its SHA-256 is not the manifest's" in out
+    assert "vectors.npy: altered: its SHA-256 is not the manifest's" in out
 
 
 def test_many_classes_are_shown_by_their_sizes(run, tmp_path):

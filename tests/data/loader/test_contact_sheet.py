@@ -6,6 +6,7 @@ from PIL import Image
 
 from hdit_core.data.loader.contact_sheet import GAP_PX, contact_sheet, spread, write_contact_sheet
 from hdit_core.data.loader.reader import ImageReader
+from tests.data.conditioned_set import RANGES, write_conditioned_set
 
 CELL_PX = 128
 
@@ -27,6 +28,29 @@ def test_the_sheet_shows_the_pixels(data_set):
     shown = sheet[top : top + 80, left : left + 120]
     assert np.array_equal(shown[::10, ::10], pixels)
     assert np.array_equal(shown[9::10, 9::10], pixels)
+
+
+def test_a_condition_image_is_shown_to_the_left_of_its_image_and_ranges_from_black_to_white(tmp_path):
+    """6x10 pixels of four 16-bit channels, each twelve times as large; the first three are shown."""
+    write_conditioned_set(tmp_path / "set", captions=False)
+    sheet = np.asarray(contact_sheet(tmp_path / "set", 5))
+    reader = ImageReader(tmp_path / "set")
+    left, top = GAP_PX + 2 * CELL_PX + GAP_PX + (CELL_PX - 120) // 2, GAP_PX + (CELL_PX - 72) // 2
+    condition = sheet[top : top + 72 : 12, left : left + 120 : 12]
+    image = sheet[top : top + 72 : 12, left + CELL_PX : left + CELL_PX + 120 : 12]
+    for shown, pixels, ranges in (
+        (condition, reader.condition(1)[..., [0, 0, 0]], [(-4, 4)] * 3),
+        (image, reader.read(1)[0][..., :3], RANGES[:3]),
+    ):
+        low, high = np.array(ranges).T
+        levels = (pixels - low) / (high - low) * 255
+        assert np.abs(shown - levels.clip(0, 255)).max() <= 0.51
+
+
+def test_captions_are_written_under_the_images(tmp_path):
+    write_conditioned_set(tmp_path / "set")
+    write_conditioned_set(tmp_path / "without", captions=False)
+    assert contact_sheet(tmp_path / "set", 5).height > contact_sheet(tmp_path / "without", 5).height
 
 
 def test_class_names_are_written_under_the_images(data_set, pictures, prepare, tmp_path):
