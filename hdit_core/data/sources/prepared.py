@@ -6,9 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float32
 
 from hdit_core.data.format.manifest import INDEX, load_rows, read_manifest
+from hdit_core.data.format.optional_rows import load_vectors
 from hdit_core.data.format.shard import INDEX_DTYPE
+from hdit_core.data.sources.attachments import Attachments, Kind
 from hdit_core.data.sources.shard_samples import ShardImage
 from hdit_core.data.sources.source import Entry
 from hdit_core.data.sources.webdataset import ShardedSource
@@ -48,6 +51,13 @@ class PreparedSource(ShardedSource):
     def _checked(self, entry: Entry, number: int) -> Entry:
         return replace(entry, changed_at=int(self._index["crc32"][number]))
 
+    def attachments(self, kind: Kind, column: str | None = None) -> Attachments | None:
+        """Return the condition images, captions or vectors of the data set, None where it has none."""
+        if kind != "vector":
+            return super().attachments(kind, column)
+        vectors = None if column is not None else load_vectors(self._folder, self._manifest.contents)
+        return None if vectors is None else _PreparedVectors(vectors)
+
     def fetch(self, number: int) -> bytes:
         """Return an image as it lies in its shard, checked.
 
@@ -58,3 +68,20 @@ class PreparedSource(ShardedSource):
         if zlib.crc32(content) != self._index["crc32"][number]:
             raise ValueError("does not have the checksum of the index: damaged")
         return content
+
+
+class _PreparedVectors:
+    """The vectors of a prepared data set."""
+
+    name = "of the data set"
+
+    def __init__(self, vectors: Float32[np.ndarray, "N E"]) -> None:
+        self._vectors = vectors
+
+    def fetch(self, number: int) -> bytes:
+        """Return the vector of an image."""
+        return self._vectors[number].tobytes()
+
+    def facts(self, number: int) -> Sequence[object]:
+        """Return the checksum of the vector of an image."""
+        return (zlib.crc32(self.fetch(number)),) if number < len(self._vectors) else ()

@@ -20,6 +20,15 @@ _NOTES = (*_LABELS, "json")
 
 
 @dataclass(frozen=True, slots=True)
+class ShardPart:
+    """Where a condition image or a caption lies in a shard."""
+
+    offset: int
+    size_bytes: int
+    changed_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class ShardImage:
     """An image in a shard, or what is wrong with a sample."""
 
@@ -30,6 +39,8 @@ class ShardImage:
     problem: str | None = None
     class_number: int | None = None
     class_name: str | None = None
+    condition: ShardPart | None = None
+    caption: ShardPart | None = None
 
     def entry(self, classes: Sequence[str]) -> Entry:
         """Return it as an entry of a source; where there are classes, it needs one."""
@@ -80,6 +91,17 @@ class _Sample:
 
     images: list[Member] = field(default_factory=list)
     notes: list[Member] = field(default_factory=list)
+    conditions: list[Member] = field(default_factory=list)
+    captions: list[Member] = field(default_factory=list)
+
+    def attached_problem(self) -> str | None:
+        """Return what is wrong with the condition image or the caption."""
+        if len(self.conditions) > 1:
+            return f"{len(self.conditions)} condition images of one sample"
+        for member in (*self.conditions, *self.captions[:1]):
+            if problem := member.problem or (size_problem(member.size_bytes) if member.size_bytes else None):
+                return f"its .{_suffix(member.name)}: {problem}"
+        return None
 
 
 def _key(name: str) -> str:
@@ -87,6 +109,21 @@ def _key(name: str) -> str:
     folder, slash, last = name.rpartition("/")
     first, _, _ = last.partition(".")
     return f"{folder}{slash}{first or last}"
+
+
+def _suffix(name: str) -> str:
+    """Return what follows the first dot of the last part of a name, in lower case."""
+    return name.rpartition("/")[2].partition(".")[2].lower()
+
+
+def _is_array(name: str) -> bool:
+    return name.lower().endswith(".npy")
+
+
+def _is_condition(name: str) -> bool:
+    """Return whether a member is a condition image: `KEY.cond.png`, `KEY.cond.npy`, ..."""
+    kind, _, ending = _suffix(name).partition(".")
+    return kind == "cond" and (ending == "npy" or IMAGE_SUFFIX.fullmatch(f".{ending}") is not None)
 
 
 def _stem(name: str) -> str:
@@ -165,29 +202,51 @@ def _images(key: str, sample: _Sample, contents: dict[int, bytes], shard: str) -
         yield ShardImage(f"{shard}/{key}", problem="a sample without an image"), notes.is_labelled
     several = f"one of {len(sample.images)} images of one sample" if len(sample.images) > 1 else None
     wrong, class_number, class_name = notes.parse_class()
+    wrong = wrong or sample.attached_problem()
+    condition, caption = (_part(members) for members in (sample.conditions, sample.captions))
     for image in sample.images:
         problem = image.problem or size_problem(image.size_bytes) or several or wrong
         name = f"{shard}/{image.name}" if several or notes.name is None else notes.name
         where = (image.offset, image.size_bytes, image.changed_at)
-        yield ShardImage(name, *where, problem, class_number, class_name), notes.is_labelled
+        yield ShardImage(name, *where, problem, class_number, class_name, condition, caption), notes.is_labelled
+
+
+def _part(members: Sequence[Member]) -> ShardPart | None:
+    """Return where the first of some members lies, None for none and for an empty one."""
+    if not members or not members[0].size_bytes:
+        return None
+    return ShardPart(members[0].offset, members[0].size_bytes, members[0].changed_at)
 
 
 def _samples(listing: TarListing, shard: str) -> tuple[dict[str, _Sample], list[ShardImage]]:
     """Return the samples of a shard by their key, and what else lies in it."""
     samples: dict[str, _Sample] = {}
-    others = []
+    others: list[ShardImage] = []
+    captions: list[Member] = []
+    keys_of_images = {_key(member.name) for member in listing.members if _is_image(member.name)}
     for member in listing.members:
-        ending = _ending(member.name)
-        if is_hidden(member.name) or ending in _CAPTIONS:
+        ending, key = _ending(member.name), _key(member.name)
+        if is_hidden(member.name):
             continue
-        if IMAGE_SUFFIX.search(member.name):
-            samples.setdefault(_key(member.name), _Sample()).images.append(member)
+        if ending in _CAPTIONS:
+            captions.append(member)
+        elif _is_condition(member.name):
+            samples.setdefault(key, _Sample()).conditions.append(member)
+        elif _is_image(member.name) or (_is_array(member.name) and key not in keys_of_images):
+            samples.setdefault(key, _Sample()).images.append(member)
         elif ending in _NOTES:
-            samples.setdefault(_key(member.name), _Sample()).notes.append(member)
+            samples.setdefault(key, _Sample()).notes.append(member)
         else:
             problem = f"a .{ending[:20]} file of a shard, which is never opened"
             others.append(ShardImage(f"{shard}/{member.name}", problem=problem))
+    for member in captions:
+        if (key := _key(member.name)) in samples:
+            samples[key].captions.append(member)
     return samples, others
+
+
+def _is_image(name: str) -> bool:
+    return IMAGE_SUFFIX.search(name) is not None and not _is_condition(name)
 
 
 @dataclass(frozen=True)
@@ -217,6 +276,6 @@ def read_shard(listing: TarListing, shard: str) -> ShardContents:
 def is_sharded(listing: TarListing) -> bool:
     """Return whether a tar is a webdataset shard: it holds images, and classes (`.cls`) or descriptions of them."""
     names = [member.name for member in listing.members if not is_hidden(member.name)]
-    images = {_key(name) for name in names if IMAGE_SUFFIX.search(name)}
+    images = {_key(name) for name in names if _is_image(name) or _is_array(name)}
     notes = [name for name in names if _ending(name) in _NOTES]
     return bool(images) and any(_ending(name) in _LABELS or _key(name) in images for name in notes)

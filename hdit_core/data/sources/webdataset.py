@@ -1,12 +1,14 @@
 """Webdataset shards as a source: tars in which the members of a sample share a key.
 
-    00012.jpg    the image; the key is the name up to its first dot
-    00012.cls    its class, a number or a name
-    00012.json   {"name": ..., "class": ...} as `hdit prepare-data` writes it
+    00012.jpg         the image; the key is the name up to its first dot; .npy where the sample has no other
+    00012.cond.png    its condition image: an image of any kind, or .npy
+    00012.cls         its class, a number or a name
+    00012.json        {"name": ..., "class": ...} as `hdit prepare-data` writes it
+    00012.txt         its caption
 
 Members are joined by key over the whole shard, wherever they lie in it. Only these are read; everything else in a
-sample (`.pyd`, `.pkl`, `.pth`, `.npy`: some readers execute them) is never opened. A prepared data set keeps its class
-numbers, and each image is checked against its index.
+sample (`.pyd`, `.pkl`, `.pth`: some readers execute them) is never opened, and a `.npy` is never unpickled. A prepared
+data set keeps its class numbers, and each image is checked against its index.
 """
 
 import re
@@ -15,8 +17,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from hdit_core.data.format.entries import Channels
+from hdit_core.data.sources.attachments import Attachments, Kind
 from hdit_core.data.sources.files.tar import TAR_DAMAGE, TarFile, TarListing
-from hdit_core.data.sources.shard_samples import ShardContents, ShardImage, is_note, read_shard
+from hdit_core.data.sources.shard_samples import ShardContents, ShardImage, ShardPart, is_note, read_shard
 from hdit_core.data.sources.source import class_names
 from hdit_core.errors import DataError
 
@@ -101,9 +104,16 @@ class ShardedSource:
         _check_joined(name, shards)
         self._places = [(number, image.offset) for number, shard in enumerate(shards) for image in shard.images]
         images = [image for shard in shards for image in shard.images]
+        attached: dict[Kind, list[ShardPart | None]] = {
+            "condition": [image.condition for image in images],
+            "caption": [image.caption for image in images],
+        }
+        self._attached = {kind: parts for kind, parts in attached.items() if any(parts)}
         self.classes: tuple[str, ...] | None = self._classes(images)
         self.entries = [image.entry(self.classes) for image in images]
         self._open: tuple[int, TarFile] | None = None
+        self._read_ahead: set[Kind] = set()
+        self._kept: tuple[int, dict[int, bytes]] = (-1, {})
 
     def _classes(self, images: Sequence[ShardImage]) -> tuple[str, ...]:
         return classes_of(images, self.name)
@@ -122,8 +132,49 @@ class ShardedSource:
         Raises:
             OSError, ValueError: the shard has changed since it was listed.
         """
-        shard, offset = self._places[number]
-        content = self._shard(shard).read(offset, self.entries[number].size_bytes)
-        if len(content) != self.entries[number].size_bytes:
-            raise ValueError("the shard was cut short while it was read")
-        return content
+        return self._content(number, self._places[number][1], self.entries[number].size_bytes)
+
+    def attachments(self, kind: Kind, column: str | None = None) -> Attachments | None:
+        """Return the condition images (`KEY.cond.png`, ...) or the captions (`KEY.txt`); there is no other kind."""
+        parts = self._attached.get(kind)
+        if column is not None or parts is None:
+            return None
+        self._read_ahead.add(kind)
+        return _ShardAttachments(self, parts)
+
+    def _content(self, number: int, offset: int, size_bytes: int) -> bytes:
+        """Return a member of a sample; those of a compressed shard are read together, from front to back."""
+        shard = self._shard(self._places[number][0])
+        if not shard.is_compressed or not self._read_ahead:
+            return _whole(shard.read(offset, size_bytes), size_bytes)
+        if self._kept[0] != number:
+            parts = [part for kind in self._read_ahead if (part := self._attached[kind][number]) is not None]
+            places = {part.offset: part.size_bytes for part in parts}
+            places[self._places[number][1]] = self.entries[number].size_bytes
+            self._kept = number, {place: shard.read(place, size) for place, size in sorted(places.items())}
+        return _whole(self._kept[1][offset], size_bytes)
+
+
+def _whole(content: bytes, size_bytes: int) -> bytes:
+    if len(content) != size_bytes:
+        raise ValueError("the shard was cut short while it was read")
+    return content
+
+
+class _ShardAttachments:
+    """Condition images or captions of shards."""
+
+    name = "of the shards"
+
+    def __init__(self, source: ShardedSource, parts: Sequence[ShardPart | None]) -> None:
+        self._source, self._parts = source, parts
+
+    def fetch(self, number: int) -> bytes | None:
+        """Return that of an entry."""
+        part = self._parts[number]
+        return None if part is None else self._source._content(number, part.offset, part.size_bytes)
+
+    def facts(self, number: int) -> Sequence[object]:
+        """Return size and time of that of an entry."""
+        part = self._parts[number] if number < len(self._parts) else None
+        return () if part is None else (part.size_bytes, part.changed_at)
