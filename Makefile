@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)
-	PATH="$(CURDIR)/$(BIN):$$PATH" sh benchmarks/demo.sh
+	PATH="$(abspath $(BIN)):$$PATH" sh benchmarks/demo.sh
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,17 +1,20 @@
 #!/bin/sh
-# Install hdit as in the README, pinned and unpinned, with torch's CPU build and its CUDA build, and run mypy and a part
-# of the tests with each installation. No GPU is needed. Each CUDA build takes about 7 GB and is removed after its row.
+# Install hdit as in the README, pinned and unpinned, with torch's CPU build and its CUDA build, and run both commands of
+# the README, `make test` and `make demo`, with each installation. No GPU is needed. Each CUDA build takes about 7 GB and
+# is removed after its row.
 #
 #   sh benchmarks/matrix.sh FOLDER [ROW ...]      rows: pinned-cpu pinned-cuda latest-cpu latest-cuda; default all
 #
 # On Linux, pip resolves torch to the CUDA build. For the CPU rows set CPU_TORCH to the options of pip that select
-# PyTorch's CPU wheels (see "Get started" on pytorch.org). TESTS replaces the part of the tests that is run.
+# PyTorch's CPU wheels (see "Get started" on pytorch.org). TESTS="tests/evaluate ..." runs mypy and these tests alone
+# instead of both commands.
 set -eu
 folder=${1:?"usage: sh benchmarks/matrix.sh FOLDER [ROW ...]"}
 shift
 [ $# -gt 0 ] || set -- pinned-cpu pinned-cuda latest-cpu latest-cuda
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
 cd "$(dirname "$0")/.."
-tests=${TESTS:-tests/evaluate tests/model tests/diffusion tests/checkpoint}
 
 run_row() {
     version=${1%-*} build=${1#*-} venv=$folder/$1
@@ -29,8 +32,14 @@ print(f"torch {torch.__version__}, {build} build")
 if build != sys.argv[1]:
     sys.exit(f"expected the {sys.argv[1]} build; set CPU_TORCH to the options of pip that select it, or leave the row out")
 PYTHON
-    "$venv/bin/mypy"
-    "$venv/bin/python" -m pytest $tests
+    if [ -n "${TESTS:-}" ]; then
+        "$venv/bin/mypy"
+        "$venv/bin/python" -m pytest $TESTS
+        return
+    fi
+    touch "$venv/.installed"  # so that make installs nothing
+    make VENV="$venv" test
+    make VENV="$venv" demo
 }
 
 failed=""

@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint, entry_points
 from io import BufferedIOBase
 from pathlib import Path
 from typing import cast
+from zipfile import is_zipfile
 
 from hdit_core.data.format.manifest import MANIFEST
 from hdit_core.data.image.decode import is_image_file
@@ -56,9 +57,12 @@ def _open_folder(path: Path, leave_out: Path | None, read_labels: bool) -> Sourc
 
 def _open_tar(path: Path, read_labels: bool) -> Source:
     """Open a tar: a webdataset shard where labels in it belong to images in it, else a folder of files."""
+    tar = TarFile(path)
     try:
-        listing = TarFile(path).listing(is_note)
+        listing = tar.listing(is_note)
     except TAR_DAMAGE as problem:
+        if is_zipfile(path) and not tar.has_header():  # behind other bytes, which unpackers pass over
+            return ZipSource(path, read_labels)
         raise damaged(path, problem) from None
     return ShardedSource(path.name, [path], [listing]) if is_sharded(listing) else TarSource(path, listing, read_labels)
 

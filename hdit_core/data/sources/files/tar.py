@@ -102,6 +102,14 @@ class TarFile:
                 raise
             yield outer
 
+    def has_header(self) -> bool:
+        """Return whether the file begins as a tar does, compressed or not."""
+        try:
+            next(iter(members(self.file)), None)
+        except TAR_DAMAGE:
+            return self.is_compressed
+        return True
+
     def listing(self, is_wanted: Callable[[Member], bool] = lambda member: False) -> TarListing:
         """Return what unpacking would leave, and the content of the small files that are wanted.
 

@@ -215,10 +215,25 @@ def test_a_zip_cut_short_is_an_error(tmp_path):
         open_archive(path)
 
 
+@pytest.mark.parametrize("before", [b"\n", b"#!/bin/sh\nexec unzip $0\n", b"MZ" + bytes(1022)])
+def test_a_zip_behind_other_bytes_is_read_as_unzip_reads_it(tmp_path, before):
+    path = write_zip(tmp_path / "whole.zip")
+    (tmp_path / "behind.zip").write_bytes(before + path.read_bytes())
+    assert contents(open_source(str(tmp_path / "behind.zip"))) == contents(open_source(str(path)))
+
+
 def test_a_tar_whose_last_file_is_a_zip_is_a_tar(tmp_path):
     inner = write_zip(tmp_path / "inner.zip").read_bytes()
     source = open_archive(write_tar(tmp_path / "a.tar", files={"a.png": b"one", "b.zip": inner}))
     assert contents(source) == [("a.png", b"one"), ("b.zip", inner)]
+
+
+def test_a_cut_tar_whose_last_file_is_a_zip_is_damaged(tmp_path):
+    inner = write_zip(tmp_path / "inner.zip").read_bytes()
+    content = write_tar(tmp_path / "a.tar", files={"a.png": b"one", "b.zip": inner}).read_bytes()
+    (tmp_path / "cut.tar").write_bytes(content[: content.index(inner) + len(inner)])
+    with pytest.raises(DataError, match="not a whole zip or tar archive"):
+        open_source(str(tmp_path / "cut.tar"))
 
 
 def test_a_name_that_is_nothing_is_answered_with_the_nearest_set():
