@@ -64,7 +64,10 @@ SHARD_ENDINGS = (".tar", ".tar.gz", ".tgz")
 _WNID = re.compile(r"n[0-9]{8}")  # ImageNet's own tars, one a class, are called by it
 
 
-def _list_shard(path: Path, listing: TarListing | None) -> ShardContents:
+MOST_UNPACKED = 16  # compressed shards of which what was unpacked to list them is kept
+
+
+def _list_shard(path: Path, listing: TarListing | None) -> tuple[ShardContents, TarFile]:
     name = path.name.split(".", 1)[0]
     try:
         listing = listing or TarFile(path).listing(is_note)
@@ -77,8 +80,8 @@ def _list_shard(path: Path, listing: TarListing | None) -> ShardContents:
         )
     contents = read_shard(listing, name)
     if _WNID.fullmatch(name) and all(image.class_name is image.class_number is None for image in contents.images):
-        return replace(contents, images=[replace(image, class_name=name) for image in contents.images])
-    return contents
+        contents = replace(contents, images=[replace(image, class_name=name) for image in contents.images])
+    return contents, listing.tar
 
 
 class ShardedSource:
@@ -100,7 +103,8 @@ class ShardedSource:
         """
         self.name = name
         self._paths = paths
-        shards = [_list_shard(path, listings[number] if listings else None) for number, path in enumerate(paths)]
+        self._unpacked: dict[int, TarFile] = {}
+        shards = [self._listed(number, listings[number] if listings else None) for number in range(len(paths))]
         _check_joined(name, shards)
         self._places = [(number, image.offset) for number, shard in enumerate(shards) for image in shard.images]
         images = [image for shard in shards for image in shard.images]
@@ -115,6 +119,12 @@ class ShardedSource:
         self._read_ahead: set[Kind] = set()
         self._kept: tuple[int, dict[int, bytes]] = (-1, {})
 
+    def _listed(self, number: int, listing: TarListing | None) -> ShardContents:
+        contents, tar = _list_shard(self._paths[number], listing)
+        if tar.is_compressed and len(self._unpacked) < MOST_UNPACKED:
+            self._unpacked[number] = tar
+        return contents
+
     def _classes(self, images: Sequence[ShardImage]) -> tuple[str, ...]:
         return classes_of(images, self.name)
 
@@ -123,7 +133,7 @@ class ShardedSource:
         if self._open is None or self._open[0] != number:
             if self._open is not None:
                 self._open[1].file.close()
-            self._open = number, TarFile(self._paths[number])
+            self._open = number, self._unpacked.pop(number, None) or TarFile(self._paths[number])
         return self._open[1]
 
     def fetch(self, number: int) -> bytes:

@@ -1,7 +1,7 @@
-"""Tars as sources, plain or compressed, read member by member and never unpacked to disk.
+"""Tars as sources, plain or compressed, read member by member.
 
 The members of a plain tar come sorted by name, as a folder's files do, so that a folder and its archive give the same
-data set. A compressed tar can only be read from front to back: its members come as they lie. A tar inside a tar is a
+data set. The members of a compressed tar come as they lie, and it is unpacked once. A tar inside a tar is a
 folder of its name, as in ImageNet's `ILSVRC2012_img_train.tar`.
 """
 
@@ -20,6 +20,7 @@ from hdit_core.data.image.decode import size_problem
 from hdit_core.data.sources.files.file_source import FileSource
 from hdit_core.data.sources.files.links import Member, unpacked
 from hdit_core.data.sources.files.tar_headers import DamagedTarError, members
+from hdit_core.data.sources.files.unpacked_once import open_once
 from hdit_core.data.sources.labels.sidecars import is_label_file
 from hdit_core.data.sources.source import Entry
 from hdit_core.errors import DataError
@@ -55,6 +56,7 @@ _OTHER_ARCHIVES = {
 class TarListing:
     """What unpacking a tar would leave, in the order in which it can be read."""
 
+    tar: "TarFile"
     members: list[Member]
     repeated: list[str]  # names that occur several times
     notes: dict[int, bytes]  # small files that were wanted, by the place of their content
@@ -69,7 +71,7 @@ class TarFile:
             head = file.read(6)
         opener = next((opener for magic, opener in _OPENERS.items() if head.startswith(magic)), None)
         self.is_compressed = opener is not None
-        self.file: BufferedIOBase = opener(path) if opener else path.open("rb")
+        self.file: BufferedIOBase = open_once(opener(path), path) if opener else path.open("rb")
         self._last: tuple[int, bytes] = (-1, b"")
 
     def members(self) -> Iterator[Member]:
@@ -127,7 +129,7 @@ class TarFile:
         found, repeated = unpacked(seen())
         if self.is_compressed:
             found.sort(key=lambda member: member.offset)  # a link is read with the file that it leads to
-        return TarListing(found, repeated, notes)
+        return TarListing(self, found, repeated, notes)
 
     def read(self, offset: int, size_bytes: int) -> bytes:
         """Return a content; the next one asked for should lie behind it, or be the same."""
@@ -175,7 +177,7 @@ class TarSource(FileSource):
         Raises:
             DataError: it is neither a zip nor a tar, or cut short, or the labels in it cannot be used.
         """
-        self._tar = TarFile(path)
+        self._tar = listing.tar if listing else TarFile(path)
         try:
             listing = listing or self._tar.listing(_is_label)
         except TAR_DAMAGE as problem:
