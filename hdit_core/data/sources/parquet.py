@@ -6,17 +6,19 @@ Paths in rows are never opened.
 
 import re
 import zlib
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import accumulate, islice, repeat
+from itertools import accumulate, repeat
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+
 from hdit_core.data.format.entries import Channels
 from hdit_core.data.image.decode import LARGEST_FILE_BYTES
-from hdit_core.data.sources.labels.class_label import MOST_CLASSES, parse_label
-from hdit_core.data.sources.parquet_columns import find_columns
+from hdit_core.data.sources.attachments import Attachments, Kind
+from hdit_core.data.sources.labels.class_label import MOST_CLASSES
+from hdit_core.data.sources.parquet_columns import ColumnReader, class_of, find_columns, image_column, text_column
 from hdit_core.data.sources.source import Entry, class_names
 from hdit_core.errors import DataError, UsageError
 
@@ -49,25 +51,9 @@ def _flat(batch: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field, column in zip(batch.schema, batch.columns, strict=True):
         parts = field.flatten()
-        arrays = column.flatten() if field.type.num_fields else [column]
+        arrays = column.flatten() if str(field.type).startswith("struct<") else [column]
         found |= {part.name: array for part, array in zip(parts, arrays, strict=True)}
     return found
-
-
-def _class_of(label: object, classes: Sequence[str] | None) -> tuple[str | None, str | None]:
-    """Return the class name, and what is wrong with it; Hugging Face writes -1 for an unknown class."""
-    if label is None or (label == -1 and not isinstance(label, str)) or label != label:
-        return None, None
-    try:
-        parsed = parse_label(label)
-    except ValueError as problem:
-        return None, str(problem)
-    if isinstance(parsed, str) and (classes is None or parsed in classes):
-        return parsed, None
-    if isinstance(parsed, int) and 0 <= parsed < (MOST_CLASSES if classes is None else len(classes)):
-        raw = label if isinstance(label, str) and label.isdecimal() else str(parsed)
-        return raw if classes is None else classes[parsed], None
-    return None, "its class is none of the file's classes" if classes else "its class is neither a number nor a name"
 
 
 def _first_line(problem: BaseException) -> str:
@@ -107,8 +93,32 @@ class ParquetFile:
         self.num_rows = self._starts[-1]
         if self.num_rows > path.stat().st_size:
             raise DataError(f"{path}: says {self.num_rows:,} rows, more than it has bytes; download it again")
-        self._images: Iterator[Any] = iter(())
-        self._group, self._next_row = -1, 0
+        self._images = self.reader(self.columns.content, ROWS_AT_ONCE)
+
+    @property
+    def schema(self) -> Any:
+        """The columns of the file, as pyarrow has them."""
+        return self._file.schema_arrow
+
+    def reader(self, column: str, rows_at_once: int) -> ColumnReader:
+        """Return a reader of a column, or of a part of one such as `image.bytes`."""
+
+        def values_of(group: int) -> Iterator[Any]:
+            for batch in self._batches([column], rows_at_once, [group]):
+                yield from batch[column]
+
+        return ColumnReader(values_of, self._starts)
+
+    def value(self, reader: ColumnReader, row: int) -> Any:
+        """Return what a reader finds in a row.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        try:
+            return reader.value(row)
+        except (self._arrow.ArrowException, OSError, StopIteration) as problem:
+            raise ValueError(f"damaged in the Parquet file: {_first_line(problem)}") from None
 
     def _batches(self, columns: list[str], rows_at_once: int, groups: Sequence[int]) -> Iterator[dict[str, Any]]:
         batches = self._file.iter_batches(rows_at_once, row_groups=list(groups), columns=columns, use_threads=False)
@@ -142,7 +152,7 @@ class ParquetFile:
 
     def _entry(self, row: int, path: object, label: object) -> Entry:
         called = f"-{PurePosixPath(path).name[:200]}" if isinstance(path, str) and path else ""
-        class_name, problem = _class_of(label, self.columns.classes)
+        class_name, problem = class_of(label, self.columns.classes)
         return Entry(f"{self.path.stem}/{row:07}{called}", 0, self._footer_crc32, problem, class_name)
 
     def image(self, row: int) -> bytes:
@@ -151,25 +161,20 @@ class ParquetFile:
         Raises:
             ValueError: it is damaged, or lies elsewhere.
         """
-        group = bisect_right(self._starts, row) - 1
-        if group != self._group or row < self._next_row:
-            self._group, self._next_row = group, self._starts[group]
-            self._images = self._images_of(group)
-        try:
-            content = next(islice(self._images, row - self._next_row, None)).as_buffer()
-        except (self._arrow.ArrowException, OSError, StopIteration) as problem:
-            self._group = -1
-            raise ValueError(f"damaged in the Parquet file: {_first_line(problem)}") from None
-        self._next_row = row + 1
-        if content is None:
+        if (content := self.content(self._images, row)) is None:
             raise ValueError("its row has no image, at most the path of one, which is never opened")
-        if content.size > LARGEST_FILE_BYTES:
-            raise ValueError(f"{content.size:,} bytes are more than {LARGEST_FILE_BYTES >> 20} MiB")
-        return content.to_pybytes()
+        return content
 
-    def _images_of(self, group: int) -> Iterator[Any]:
-        for batch in self._batches([self.columns.content], ROWS_AT_ONCE, [group]):
-            yield from batch[self.columns.content]
+    def content(self, reader: ColumnReader, row: int) -> bytes | None:
+        """Return the bytes that a reader finds in a row, None for none.
+
+        Raises:
+            ValueError: they are damaged, or too many.
+        """
+        content = self.value(reader, row).as_buffer()
+        if content is not None and content.size > LARGEST_FILE_BYTES:
+            raise ValueError(f"{content.size:,} bytes are more than {LARGEST_FILE_BYTES >> 20} MiB")
+        return None if content is None else content.to_pybytes()
 
 
 def _check_splits(name: str, paths: Sequence[Path]) -> None:
@@ -231,3 +236,53 @@ class ParquetSource:
         """
         file, row = self._places[number]
         return file.image(row)
+
+    def attachments(self, kind: Kind, column: str | None = None) -> Attachments | None:
+        """Return condition images or vectors in a column, or the captions in `caption` or `text`; None without them.
+
+        Raises:
+            DataError: the column holds something else.
+        """
+        schemas = [file.schema for file in self._files]
+        if kind == "caption":
+            texts = {text_column(schema, ("caption", "text")) for schema in schemas}
+            column = texts.pop() if len(texts) == 1 and column is None else None
+        if column is None or not all(column in schema.names for schema in schemas):
+            return None
+        content = column
+        if kind == "condition":
+            found = image_column(schemas[0], column)
+            if found is None:
+                raise DataError(f"{self.name}: its column '{column}' holds no images, bytes or {{bytes, path}}")
+            content = found
+        return _ColumnAttachments(kind, column, self._places, {file: file.reader(content, 8) for file in self._files})
+
+
+class _ColumnAttachments:
+    """A column of Parquet files."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        column: str,
+        places: Sequence[tuple[ParquetFile, int]],
+        readers: Mapping[ParquetFile, ColumnReader],
+    ) -> None:
+        self.name, self._kind, self._places, self._readers = f"column {column}", kind, places, readers
+
+    def fetch(self, number: int) -> bytes | None:
+        """Return what the column has in a row."""
+        file, row = self._places[number]
+        if self._kind == "condition":
+            return file.content(self._readers[file], row)
+        value = file.value(self._readers[file], row).as_py()
+        if value is None or self._kind == "caption":
+            return None if value is None else str(value).encode()
+        try:
+            return np.asarray(value, np.float32).reshape(-1).astype("<f4").tobytes()
+        except (TypeError, ValueError):
+            raise ValueError(f"its vector is {str(value)[:80]!r}, expected numbers") from None
+
+    def facts(self, number: int) -> Sequence[object]:
+        """Return nothing: the checksum of the file's footer is a fact of its entries."""
+        return ()

@@ -1,10 +1,14 @@
-"""Finds the columns of a Parquet file that hold images and classes, by its schema and Hugging Face's metadata."""
+"""Finds the columns of a Parquet file by its schema and Hugging Face's metadata, and reads one of them row by row."""
 
 import json
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from hdit_core.data.sources.labels.class_label import MOST_CLASSES, parse_label
 from hdit_core.errors import DataError
 
 _BYTES = ("binary", "large_binary")
@@ -50,6 +54,50 @@ def _class_names(features: dict[str, dict[str, Any]], label: str | None, path: P
     return tuple(names)
 
 
+def image_column(schema: Any, name: str) -> str | None:
+    """Return where the bytes of an image are: the column itself, or a part of it; None where it holds no images."""
+    parts = {part.name: part.type for part in schema.field(name).flatten()}
+    return next((each for each in (f"{name}.bytes", name) if str(parts.get(each)) in _BYTES), None)
+
+
+def text_column(schema: Any, names: Sequence[str]) -> str | None:
+    """Return the first of these columns that is there and holds text, None where none does."""
+    return next((name for name in names if name in schema.names and str(schema.field(name).type) in _TEXT), None)
+
+
+class ColumnReader:
+    """One column of a file, of which rows are asked for in ascending order."""
+
+    def __init__(self, values_of: Callable[[int], Iterator[Any]], starts: Sequence[int]) -> None:
+        """Read nothing yet.
+
+        Args:
+            values_of: returns the values of a row group.
+            starts: the first row of each row group, then the number of rows.
+        """
+        self._values_of, self._starts = values_of, starts
+        self._values: Iterator[Any] = iter(())
+        self._group, self._next_row = -1, 0
+
+    def value(self, row: int) -> Any:
+        """Return the value of a row, as pyarrow has it.
+
+        Raises:
+            StopIteration: the file has fewer rows than it says.
+        """
+        group = bisect_right(self._starts, row) - 1
+        if group != self._group or row < self._next_row:
+            self._group, self._next_row = group, self._starts[group]
+            self._values = self._values_of(group)
+        try:
+            value = next(islice(self._values, row - self._next_row, None))
+        except Exception:
+            self._group = -1
+            raise
+        self._next_row = row + 1
+        return value
+
+
 def find_columns(schema: Any, path: Path) -> Columns:
     """Return which columns of a Parquet file hold images and classes.
 
@@ -75,3 +123,19 @@ def find_columns(schema: Any, path: Path) -> Columns:
         raise DataError(f"{path}: classes in several columns, {', '.join(labels)}; call the one that is meant 'label'")
     name = f"{image}.path" if str(parts.get(f"{image}.path")) in _TEXT else None
     return Columns(image, content, name, label, _class_names(features, label, path))
+
+
+def class_of(label: object, classes: Sequence[str] | None) -> tuple[str | None, str | None]:
+    """Return the class name, and what is wrong with it; Hugging Face writes -1 for an unknown class."""
+    if label is None or (label == -1 and not isinstance(label, str)) or label != label:
+        return None, None
+    try:
+        parsed = parse_label(label)
+    except ValueError as problem:
+        return None, str(problem)
+    if isinstance(parsed, str) and (classes is None or parsed in classes):
+        return parsed, None
+    if isinstance(parsed, int) and 0 <= parsed < (MOST_CLASSES if classes is None else len(classes)):
+        raw = label if isinstance(label, str) and label.isdecimal() else str(parsed)
+        return raw if classes is None else classes[parsed], None
+    return None, "its class is none of the file's classes" if classes else "its class is neither a number nor a name"

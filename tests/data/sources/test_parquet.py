@@ -1,11 +1,13 @@
 """Parquet of the Hugging Face image kind as a source."""
 
 import builtins
+import io
 import json
 import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.data.prepare.labels import label_source
@@ -55,6 +57,50 @@ def test_rows_are_images_and_classes_have_the_names_of_the_schema(tmp_path):
 def test_any_row_can_be_asked_for(tmp_path, order):
     source = open_source(str(write(tmp_path / "a.parquet", rows(5), row_group_size=2)))
     assert [source.fetch(number) for number in order] == [b"%d" % number for number in order]
+
+
+def png_of(levels):
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def conditioned_rows(count=5):
+    numbers = np.random.Generator(np.random.Philox(1))
+    rows = []
+    for number in range(count):
+        levels = numbers.integers(0, 256, (8, 12, 3)).astype(np.uint8)
+        image = {"bytes": png_of(levels), "path": f"{number}.png"}
+        mask = {"bytes": png_of(levels[..., 0]), "path": None}
+        rows.append({"image": image, "mask": mask, "embedding": [0.5, float(number)], "text": f"caption {number}"})
+    return rows
+
+
+def test_columns_hold_condition_images_vectors_and_captions(tmp_path, prepare):
+    table = conditioned_rows()
+    table[3] |= {"mask": None, "text": None}
+    table[4] |= {"embedding": [1.0]}
+    write(tmp_path / "a.parquet", table, row_group_size=2)
+    prepare(tmp_path / "a.parquet", condition="mask", vectors="embedding", captions=True)
+    reader = ImageReader(tmp_path / "set")
+    assert (len(reader), reader.condition_channels, reader.vector_dim) == (3, 1, 2)
+    for number in range(3):
+        np.testing.assert_array_equal(reader.condition(number)[..., 0], reader.read(number)[0][..., 0])
+        assert reader.vector(number).tolist() == [0.5, number]
+        assert reader.caption(number) == f"caption {number}"
+    reasons = [json.loads(line)["reason"] for line in (tmp_path / "set" / "rejects.jsonl").read_text().splitlines()]
+    assert reasons == [
+        "no condition image, which other images of the source have",
+        "its vector has 1 numbers, expected 2 as the first one has",
+    ]
+
+
+def test_a_column_of_something_else_is_refused(tmp_path, prepare):
+    write(tmp_path / "a.parquet", conditioned_rows())
+    with pytest.raises(DataError, match=r"its column 'text' holds no images, bytes or \{bytes, path\}"):
+        prepare(tmp_path / "a.parquet", condition="text")
+    with pytest.raises(DataError, match=r"column text: has a vector for none of the images of SOURCE"):
+        prepare(tmp_path / "a.parquet", vectors="text")
 
 
 def test_a_folder_of_files_is_read_in_the_order_of_their_names(tmp_path):
