@@ -100,9 +100,9 @@ def train(
     seconds: SecondsOption = 15.0,
     json: JsonOption = False,
 ) -> None:
-    """Time the training step of a recipe: images/s, utilisation, data wait, peak memory.
+    """Time the training step of a recipe: images/s, utilization, data wait, peak memory.
 
-    Utilisation is the model's FLOP/s over the FLOP/s of large matrix products on this machine. On a CPU the peak
+    Utilization is the model's FLOP/s over the FLOP/s of large matrix products on this machine. On a CPU the peak
     memory is that of a separate process, including weights and optimizer.
 
     Example:
@@ -130,7 +130,7 @@ def sample(
     seconds: SecondsOption = 15.0,
     json: JsonOption = False,
 ) -> None:
-    """Time one denoiser evaluation of a recipe, including guidance: images/s, utilisation, peak memory.
+    """Time one denoiser evaluation of a recipe, including guidance: images/s, utilization, peak memory.
 
     Example:
       hdit bench sample imagenet128 --guide imagenet128 --set sample.batch_size=2

@@ -184,7 +184,7 @@ def likelihood(
 ) -> None:
     """Compute negative log-likelihood in bits per dimension, with its standard error.
 
-    Pixels are uniformly dequantised, so the result is an upper bound in expectation. The density is that of the
+    Pixels are uniformly dequantized, so the result is an upper bound in expectation. The density is that of the
     probability-flow ODE at the recipe's sigma_min, with Hutchinson's trace estimator; both use --seed. Guidance does
     not apply: guided samples have no tractable density.
 

@@ -66,7 +66,7 @@ def prepare_data(
 ) -> None:
     """Convert images to verified webdataset shards.
 
-    EXIF orientation, palettes, CMYK, 16 bits, colour profiles and transparency are handled; unusable files are listed
+    EXIF orientation, palettes, CMYK, 16 bits, color profiles and transparency are handled; unusable files are listed
     in rejects.jsonl with the reason. If interrupted, rerun the same command to resume; the result is byte-identical for
     any number of processes. On a cluster, each array task processes one part; run the command once more with --finish
     to merge them.
@@ -77,7 +77,7 @@ def prepare_data(
 
     settings = options.settings(attachments.settings())
     if settings.codec == "jpeg":
-        note("JPEG is lossy: models trained on it, and FID against it, show its artefacts; png and webp are lossless")
+        note("JPEG is lossy: models trained on it, and FID against it, show its artifacts; png and webp are lossless")
     if stats is not None:
         _check_extractor(stats)
     summary = _prepare(settings, _share(task, finish), finish)

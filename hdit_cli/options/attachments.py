@@ -1,4 +1,4 @@
-"""The options of `hdit prepare-data` for what the images have beside them."""
+"""The options of `hdit prepare-data` for condition images, vectors and captions."""
 
 import math
 from dataclasses import dataclass
@@ -80,12 +80,12 @@ VectorsOption = Annotated[
         "--vectors",
         metavar="FILE|COLUMN",
         help="A vector per image: CSV with the columns file,v0,v1,...; .npy with the names of its rows in a .txt file "
-        "beside it, one per line; or a column of a Parquet SOURCE.",
+        "next to it, one per line; or a column of a Parquet SOURCE.",
     ),
 ]
 CaptionsOption = Annotated[
     bool,
-    typer.Option("--captions", help="Keep captions: a.txt beside a.jpg, KEY.txt in shards, or a text column."),
+    typer.Option("--captions", help="Keep captions: a.txt next to a.jpg, KEY.txt in shards, or a text column."),
 ]
 
 
@@ -114,7 +114,7 @@ def value_ranges(option: str, texts: list[str] | None) -> tuple[tuple[float, flo
 
 @dataclass(frozen=True)
 class AttachmentOptions:
-    """What is prepared beside the images; one option per field."""
+    """The data that is prepared in addition to images; one option per field."""
 
     SECTION: ClassVar[str] = "Condition images, vectors and captions"
 

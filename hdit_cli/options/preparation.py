@@ -129,7 +129,7 @@ BackgroundOption = Annotated[
     typer.Option(
         "--background",
         metavar="#RRGGBB",
-        help="Colour behind transparent pixels, and of the padding of --crop fit.",
+        help="Color behind transparent pixels, and of the padding of --crop fit.",
         rich_help_panel=PIXELS,
     ),
 ]
@@ -243,7 +243,7 @@ class PrepareOptions:
             shard_size=self.shard_size,
             workers=_default_workers() if self.workers is None else self.workers,
             max_bad=self.max_bad,
-            background=_colour(self.background),
+            background=_color(self.background),
             seed=self.seed,
             buckets=sizes if len(sizes) > 1 else (),
             not_in=tuple(folder.expanduser() for folder in self.not_in or ()),
@@ -256,9 +256,9 @@ class PrepareOptions:
         )
 
 
-def _colour(text: str) -> tuple[int, int, int]:
+def _color(text: str) -> tuple[int, int, int]:
     if not re.fullmatch("#[0-9a-fA-F]{6}", text):
-        raise UsageError(f"--background {text}: expected a colour as '#RRGGBB', for example '#ffffff'")
+        raise UsageError(f"--background {text}: expected a color as '#RRGGBB', for example '#ffffff'")
     red, green, blue = bytes.fromhex(text[1:])
     return red, green, blue
 

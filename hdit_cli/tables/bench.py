@@ -53,7 +53,7 @@ def _step_rows(found: "StepFigure | SampleFigure", images_per_s: float | None) -
         ("images/s", "-" if images_per_s is None else f"{images_per_s:.4g}"),
         ("model FLOPs per step", f"{found.flops / 1e9:,.1f} GFLOP"),
         ("large matrix products", f"{found.rate / 1e9:,.0f} GFLOP/s in {found.dtype}"),
-        ("utilisation", f"{100 * found.utilisation:.1f} %"),
+        ("utilization", f"{100 * found.utilisation:.1f} %"),
     ]
 
 

@@ -31,11 +31,11 @@ def channels_of(number: int) -> str:
 
 
 def attachment_rows(condition: str | None, vector_dim: int, has_captions: bool) -> list[tuple[str, str]]:
-    """Return the row that says what each image has beside it, none where that is nothing.
+    """Return the row that lists what the set contains in addition to images; empty if nothing.
 
     Args:
-        condition: the format of the condition images, None without any.
-        vector_dim: length of the vectors, 0 without any.
+        condition: the format of the condition images; None: there are none.
+        vector_dim: length of the vectors; 0: there are none.
         has_captions: whether some images have one.
     """
     parts = [

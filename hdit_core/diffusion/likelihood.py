@@ -38,7 +38,7 @@ class LogLikelihood:
     def bits_per_dim_u8(self) -> Float64[Tensor, "B"]:
         """Bits per dimension of 8-bit images: the density times the width of a level, 2/255.
 
-        An upper bound in expectation if the images were uniformly dequantised.
+        An upper bound in expectation if the images were uniformly dequantized.
         """
         return self.bits_per_dim + math.log2(LEVELS_PER_UNIT)
 

@@ -71,7 +71,7 @@ class ModelRecipe(Table):
     """The network: image and patch size, levels from the outermost (most tokens) to the innermost, conditioning."""
 
     image_size: Pair = Field(description="image size in pixels: one number, or [height, width]")
-    channels: PositiveInt = Field(3, description="image channels: 3 for color, 1 for gray")
+    channels: PositiveInt = Field(3, description="image channels: 3 for color, 1 for grey")
     condition_channels: NonNegativeInt = Field(
         0,
         description="channels of the condition image, which is concatenated to the network's input; 0: none",

@@ -39,13 +39,13 @@ def test_every_mistake_of_a_recipe_has_its_line(install_body, capsys):
     assert capsys.readouterr().err == "hdit: error: one\nhdit: error: two\n"
 
 
-def test_a_file_name_cannot_break_out_of_the_line_or_recolour_the_terminal(install_body, capsys):
+def test_a_file_name_cannot_break_out_of_the_line_or_recolor_the_terminal(install_body, capsys):
     install_body(r"from hdit_core.errors import DataError; raise DataError('a\n\x1b[31m\x07b\u202e\udcff.jpg: bad')")
     assert main(["act"]) == 3
     assert capsys.readouterr().err == "hdit: error: a\\n\\x1b[31m\\x07b\\u202e\\udcff.jpg: bad\n"
 
 
-def test_a_misspelt_option_cannot_recolour_the_terminal(install_body, capsys):
+def test_a_misspelt_option_cannot_recolor_the_terminal(install_body, capsys):
     install_body("pass")
     assert main(["act", "--\x1b[31m"]) == 2
     assert main(["\x1b[31m"]) == 2

@@ -7,7 +7,7 @@ COUNT, DIM = 9, 3
 
 
 def pixels(number, height=16, width=24):
-    """Return smooth colours that differ between pictures."""
+    """Return smooth colors that differ between pictures."""
     rows, columns = np.mgrid[0:height, 0:width]
     levels = [rows * 3 + number, columns * 5 + 2 * number, rows + columns + 40]
     return np.stack(levels, -1).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Animals of the zoo whose colours are named otherwise than by an ICC profile of their own kind's.
+"""Animals of the zoo whose colors are named otherwise than by an ICC profile of their own kind's.
 
 The expected values were computed from the matrices and curves that the CSS Color 4 specification publishes.
 """
@@ -8,7 +8,7 @@ import struct
 import numpy as np
 from PIL import Image, ImageCms
 
-from tests.data.zoo_colours import exchanged_profile, grey_profile
+from tests.data.zoo_colors import exchanged_profile, grey_profile
 from tests.data.zoo_parts import HEIGHT, WIDTH, Animal, grey_picture, png, saved
 
 MIXED = ((200, 100, 50), (50, 160, 90), (40, 60, 180), (220, 220, 220))
@@ -46,7 +46,7 @@ def cicp(primaries, transfer, matrix=0, full_range=1):
 
 
 def avif(primaries, transfer, **options):
-    """Write an AVIF and name another space in its colour box."""
+    """Write an AVIF and name another space in its color box."""
     data = bytearray(saved(mixed(16), "AVIF", quality=100, subsampling="4:4:4", **options))
     struct.pack_into(">HH", data, data.index(b"colrnclx") + 8, primaries, transfer)
     return bytes(data)

@@ -178,10 +178,10 @@ def others():
     yield "cut.j2k", Animal(saved(noise(), "JPEG2000", no_jp2=True)[:2000], refusal="broken data stream")
     size = jp2.index(b"\xff\x51")
     for bits, refusal in {
-        16: "colours of 16 bits",
-        12: "colours of 12 bits",
-        10: "colours of 10",
-        4: "colours of 4 ",
+        16: "colors of 16 bits",
+        12: "colors of 12 bits",
+        10: "colors of 10",
+        4: "colors of 4 ",
     }.items():
         deep = bytearray(jp2)
         deep[size + 40 : size + 49 : 3] = bytes([bits - 1]) * 3

@@ -1,4 +1,4 @@
-"""Animals of the zoo without colour, or with a list of colours."""
+"""Animals of the zoo without color, or with a list of colors."""
 
 import struct
 

@@ -98,7 +98,7 @@ def test_an_even_split_lognormal_is_the_lognormal():
     torch.testing.assert_close(even, sigmas(u, type="lognormal", loc=-1.0, scale=0.8), rtol=1e-6, atol=0)
 
 
-def test_the_loglogistic_is_centred_on_sigma_data_by_default():
+def test_the_loglogistic_is_centered_on_sigma_data_by_default():
     assert sigmas([0.5], sigma_data=0.3, type="loglogistic").item() == pytest.approx(0.3)
 
 

@@ -43,7 +43,7 @@ def toy(toy_extractor, monkeypatch):
 
 @pytest.fixture
 def picture_folder(tmp_path):
-    """Return a function that makes a folder of PNGs of 10 x 12 pixels, in colour or grey, from a seed."""
+    """Return a function that makes a folder of PNGs of 10 x 12 pixels, in color or grey, from a seed."""
 
     def make(name, count=12, seed=0, channels=3, size=(10, 12), ending=".png"):
         folder = tmp_path / name

@@ -42,11 +42,11 @@ def test_the_score_is_clean_fids_end_to_end(picture_folder, inception_stand_in, 
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "inception-2015-12-05.pt").symlink_to(inception_stand_in)
     x, y = by_clean_fid(a, tmp_path / "weights"), by_clean_fid(b, tmp_path / "weights")
-    centred_x, centred_y = (x - x.mean(0)) / len(x[1:]) ** 0.5, (y - y.mean(0)) / len(y[1:]) ** 0.5
-    across = centred_x @ centred_y.T
+    centered_x, centered_y = (x - x.mean(0)) / len(x[1:]) ** 0.5, (y - y.mean(0)) / len(y[1:]) ** 0.5
+    across = centered_x @ centered_y.T
     root = np.sqrt(np.linalg.eigvals(across @ across.T).real.clip(0)).sum()
     expected = (
-        np.square(x.mean(0) - y.mean(0)).sum() + np.square(centred_x).sum() + np.square(centred_y).sum() - 2 * root
+        np.square(x.mean(0) - y.mean(0)).sum() + np.square(centered_x).sum() + np.square(centered_y).sum() - 2 * root
     )
     settings = ScoreSettings(str(a), str(b), weights=inception_stand_in, device="cpu", allow_small_n=True)
     assert score(settings).frechet.value == pytest.approx(expected, rel=1e-4)

@@ -29,7 +29,7 @@ def test_an_svg_names_the_networks_their_exponents_and_the_sizes():
         assert f"<!-- {curve.name}: $n^{{{overall}}}$, at the end $n^{{{at_the_end}}}$ -->" in svg
 
 
-def test_the_curves_differ_in_marker_and_dashes_and_not_in_colour_alone():
+def test_the_curves_differ_in_marker_and_dashes_and_not_in_color_alone():
     from hdit_core.figures import STYLES
 
     assert STYLES[0]["marker"] != STYLES[1]["marker"]

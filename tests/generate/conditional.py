@@ -39,7 +39,7 @@ def write_network(path, degrade=(), condition_channels=3, **model):
 
 
 def write_pictures(folder, names, size=(16, 24), seed=0):
-    """Write colour images of some names and a size to a folder, and return it."""
+    """Write color images of some names and a size to a folder, and return it."""
     numbers = np.random.default_rng(seed)
     for name in names:
         path = folder / name

@@ -36,7 +36,7 @@ def test_without_a_file_the_recipe_and_the_averaged_weights_stand(tmp_path, tiny
     [
         ("x = ", r"sample\.toml: not a TOML file"),
         ("weights = 3", r"sample\.toml: expected weights = .* and \[sample\], and no other key; fix or remove it"),
-        ("colour = 3", r"sample\.toml: expected weights"),
+        ("color = 3", r"sample\.toml: expected weights"),
         ("sample = 3", r"sample\.toml: expected weights"),
         ("x = " + "[" * 2000, r"sample\.toml: not a TOML file"),
         ("#" * 200_000, r"sample\.toml: larger than 100,000 bytes"),

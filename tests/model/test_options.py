@@ -56,8 +56,8 @@ def test_layer_norm_takes_the_mean_off_and_adds_what_the_conditioning_says(dtype
     normal, same = norm(x, cond)
 
     high = x.double()
-    centred = high - high.mean(-1, keepdim=True)
-    unit = centred / (centred.square().mean(-1, keepdim=True) + 1e-6).sqrt()
+    centered = high - high.mean(-1, keepdim=True)
+    unit = centered / (centered.square().mean(-1, keepdim=True) + 1e-6).sqrt()
     scale, shift = norm.modulation(cond).double()[:, None, None].chunk(2, dim=-1)
     close = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(normal.double(), unit * (1 + scale) + shift, **close)

@@ -1,4 +1,4 @@
-"""Exact duplicates: recognised by 128 bits of a hash of the original file, or of the pixels that were written."""
+"""Exact duplicates: recognized by 128 bits of a hash of the original file, or of the pixels that were written."""
 
 import hashlib
 from collections.abc import Sequence

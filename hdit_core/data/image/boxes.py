@@ -1,4 +1,4 @@
-"""Files made of boxes (JPEG 2000, AVIF): their colours and depths, as far as Pillow does not read them."""
+"""Files made of boxes (JPEG 2000, AVIF): their colors and depths, as far as Pillow does not read them."""
 
 import struct
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def _find(data: bytes, path: list[bytes], start: int = 0, end: int | None = None
 
 
 def _check_depths(data: bytes, place: int) -> None:
-    """Refuse depths that Pillow scales wrongly: 16 bits of a colour overflow, few bits do not reach white."""
+    """Refuse depths that Pillow scales wrongly: 16 bits of a color overflow, few bits do not reach white."""
     (count,) = struct.unpack_from(">H", data, place + 38)
     sizes = data[place + 40 : place + 40 + 3 * count : 3]
     depths = {(size & 0x7F) + 1 for size in sizes}
@@ -48,7 +48,7 @@ def _check_depths(data: bytes, place: int) -> None:
         raise UnusableImageError("JPEG 2000 with signed samples has no defined range")
     if count > 1 and depths != {8}:
         raise UnusableImageError(
-            f"JPEG 2000 with colours of {max(depths)} bits, which its decoder cannot scale; convert it to PNG or TIFF"
+            f"JPEG 2000 with colors of {max(depths)} bits, which its decoder cannot scale; convert it to PNG or TIFF"
         )
     if count == 1 and min(depths) < 8:
         raise UnusableImageError(

@@ -30,7 +30,7 @@ def encode(image: Image.Image, codec: str, quality: int = JPEG_QUALITY) -> bytes
     """
     buffer = io.BytesIO()
     bare = image.copy()
-    bare.info = {}  # the source's colour profile and comments, which Pillow would write
+    bare.info = {}  # the source's color profile and comments, which Pillow would write
     options = _SAVE_OPTIONS[codec] | ({"quality": quality} if codec == "jpeg" else {})
     bare.save(buffer, codec.upper(), **options)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Colours named by number (ITU-T H.273, as PNG's cICP and AVIF's nclx have them) or by camera, converted to sRGB."""
+"""Colors named by number (ITU-T H.273, as PNG's cICP and AVIF's nclx have them) or by camera, converted to sRGB."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -59,8 +59,8 @@ def _xyz(chromaticity: tuple[float, float]) -> Float64[np.ndarray, "3"]:
 
 def _to_xyz(primaries: int) -> Float64[np.ndarray, "3 3"]:
     """Return what brings linear light of these primaries to XYZ, adapted to the white of sRGB (Bradford)."""
-    *colours, white = map(_xyz, _CHROMATICITIES[primaries])
-    columns = np.stack(colours, 1)
+    *colors, white = map(_xyz, _CHROMATICITIES[primaries])
+    columns = np.stack(colors, 1)
     matrix = columns * np.linalg.solve(columns, white)
     cones = (_BRADFORD @ _xyz(_D65)) / (_BRADFORD @ white)
     return np.linalg.inv(_BRADFORD) @ np.diag(cones) @ _BRADFORD @ matrix

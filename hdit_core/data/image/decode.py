@@ -1,8 +1,8 @@
 """Decodes a file to the pixels that its author meant, as grey or RGB bytes: the first step of preparation.
 
 The content decides the kind, never the name. What has no defined meaning in 8-bit sRGB, or is damaged, is refused with
-the reason. Pillow alone is not enough: its `convert("RGB")` clips 16-bit grey to white, shows the colour under
-transparent pixels and ignores the orientation and the colours' space, and its decoders repair damaged data in silence.
+the reason. Pillow alone is not enough: its `convert("RGB")` clips 16-bit grey to white, shows the color under
+transparent pixels and ignores the orientation and the colors' space, and its decoders repair damaged data in silence.
 """
 
 import io
@@ -78,7 +78,7 @@ def _check_depth(image: ImageFile.ImageFile) -> None:
     if signed or any(raw.startswith("I;32") for raw in raw_modes):
         raise UnusableImageError("signed or 32-bit grey has no defined range")
     if image.mode == "RGB" and "transparency" in image.info and any("16" in raw for raw in raw_modes):
-        raise UnusableImageError("a transparent colour of 16 bits, while Pillow reads 8 bits")
+        raise UnusableImageError("a transparent color of 16 bits, while Pillow reads 8 bits")
 
 
 def _read_facts(data: bytes) -> FileFacts:

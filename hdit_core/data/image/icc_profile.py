@@ -1,4 +1,4 @@
-"""Converts colours by their ICC profile to sRGB, as a colour-managed viewer shows them.
+"""Converts colors by their ICC profile to sRGB, as a color-managed viewer shows them.
 
 A profile is sRGB by its numbers, not by its name, which `sRGB, linear` has too. The transform of a profile is cached,
 since a million photographs share a few.
@@ -14,7 +14,7 @@ CONVERTED = "converted to sRGB by its colour profile"
 UNUSABLE = "unusable colour profile passed over"
 
 SAME_LEVELS = 2
-"""A profile that moves no colour further than this is sRGB; programs round its curve differently."""
+"""A profile that moves no color further than this is sRGB; programs round its curve differently."""
 
 _MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
@@ -30,7 +30,7 @@ def _probe_grey() -> Image.Image:
 
 
 def _keeps_all(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
-    """Return whether a transform leaves every colour unchanged."""
+    """Return whether a transform leaves every color unchanged."""
     if mode == "CMYK":
         return False
     before = _probe() if mode == "RGB" else _probe_grey()

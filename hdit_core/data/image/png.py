@@ -1,4 +1,4 @@
-"""PNG chunks: checksums, the rows that are there, and colours; damaged texts and profiles never cost the picture."""
+"""PNG chunks: checksums, the rows that are there, and colors; damaged texts and profiles never cost the picture."""
 
 import struct
 import zlib
@@ -72,7 +72,7 @@ def _space(colors: dict[bytes, bytes]) -> tuple[ColorSpace | None, tuple[str, ..
 
 
 def read_png(data: bytes) -> FileFacts:
-    """Return a PNG without what does not change its pixels, and its colours.
+    """Return a PNG without what does not change its pixels, and its colors.
 
     Raises:
         UnusableImageError: it is cut, or a chunk that changes pixels is damaged.

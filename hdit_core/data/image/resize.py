@@ -21,7 +21,7 @@ ResizeFilter = Literal["lanczos", "area", "bicubic", "nearest"]  # the last for 
 
 _FILTERS: dict[ResizeFilter, Image.Resampling] = {
     "lanczos": Image.Resampling.LANCZOS,
-    "area": Image.Resampling.BOX,  # the mean of the pixels under each new one; enlarged, squares of one colour
+    "area": Image.Resampling.BOX,  # the mean of the pixels under each new one; enlarged, squares of one color
     "bicubic": Image.Resampling.BICUBIC,
     "nearest": Image.Resampling.NEAREST,
 }
@@ -64,7 +64,7 @@ class Geometry:
         Args:
             plane: the image, its condition image, or a channel of one, in any resolution.
             resize: the filter.
-            padding: the colour of the padding, in the plane's mode.
+            padding: the color of the padding, in the plane's mode.
         """
         height, width = self.target
         if self.position is not None:
@@ -77,7 +77,7 @@ class Geometry:
 
 
 def padding_of(background: tuple[int, int, int], mode: str) -> int | tuple[int, ...]:
-    """Return an RGB colour in mode L or RGB."""
+    """Return an RGB color in mode L or RGB."""
     return Image.new("RGB", (1, 1), background).convert(mode).getpixel((0, 0))  # type: ignore[return-value]
 
 

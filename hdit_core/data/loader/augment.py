@@ -120,7 +120,7 @@ def _translations(along_x: Numbers, along_y: Numbers) -> Float64[np.ndarray, "B 
 
 
 def affine(augmentation: Augmentation, height: int, width: int) -> Float64[np.ndarray, "B 3 3"]:
-    """Return where a point (x, y, 1) of each image goes, in pixels from the centre, y down.
+    """Return where a point (x, y, 1) of each image goes, in pixels from the center, y down.
 
     The reference's order: the image is shifted first, then squeezed, rotated, scaled, and flipped last.
     """

@@ -34,7 +34,7 @@ class Order(Protocol):
 
 
 def splitmix64(words: UInt64[np.ndarray, " B"]) -> UInt64[np.ndarray, " B"]:
-    """Return well-mixed 64-bit words: the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), modulo 2^64."""
+    """Return well-mixed 64-bit words: the finalizer of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), modulo 2^64."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))

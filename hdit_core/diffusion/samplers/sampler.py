@@ -102,7 +102,7 @@ def sample_by(
     """Return images sampled with the settings of a recipe; arguments and errors as in `sample`.
 
     Args:
-        settings: the `[sample]` table; its schedule is ignored in favour of `sigmas`.
+        settings: the `[sample]` table; its schedule is ignored in favor of `sigmas`.
     """
     return sample(
         settings.sampler,

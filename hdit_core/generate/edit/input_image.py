@@ -67,7 +67,7 @@ def read_image(path: Path, shape: Shape) -> InputImage:
 
     Args:
         path: a file of any format that `hdit prepare-data` reads.
-        shape: height and width in pixels, and 1 channel for grey or 3 for colour.
+        shape: height and width in pixels, and 1 channel for grey or 3 for color.
 
     Raises:
         DataError: it cannot be read, is not an image, too large, or damaged.

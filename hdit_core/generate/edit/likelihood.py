@@ -1,6 +1,6 @@
 """Negative log-likelihood of images under a model, in bits per dimension, batch by batch, with error bars.
 
-8-bit images are uniformly dequantised (noise one level wide), which turns the density into a number of bits: in
+8-bit images are uniformly dequantized (noise one level wide), which turns the density into a number of bits: in
 expectation an upper bound on the cost of coding the levels (Theis et al. 2016). Every image has its own noise.
 """
 
@@ -72,7 +72,7 @@ class RunningMean:
 
     @property
     def standard_error(self) -> float | None:
-        """Standard error of the mean, over images, dequantisation and probes; None for a single number."""
+        """Standard error of the mean, over images, dequantization and probes; None for a single number."""
         return math.sqrt(self._squares / (self.count - 1) / self.count) if self.count > 1 else None
 
 

@@ -51,7 +51,7 @@ class SampleFormat:
         """
         if self.pixels.dtype == "uint16" and self.pixels.channels == 3:
             try:
-                imagecodecs("16-bit colour PNG")
+                imagecodecs("16-bit color PNG")
             except UnusableImageError as problem:
                 raise UsageError(f"--out: {problem}") from None
 

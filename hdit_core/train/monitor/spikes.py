@@ -38,9 +38,9 @@ def is_spike(value: float, before: Sequence[float]) -> bool:
     if len(before) < LEAST_STEPS:
         return False
     logs = [math.log(max(each, SMALLEST)) for each in before]
-    centre = median(logs)
-    spread = NORMAL_SPREAD * median(abs(each - centre) for each in logs)
-    return math.log(max(value, SMALLEST)) - centre > max(math.log(LEAST_RATIO), DEVIATIONS * spread)
+    center = median(logs)
+    spread = NORMAL_SPREAD * median(abs(each - center) for each in logs)
+    return math.log(max(value, SMALLEST)) - center > max(math.log(LEAST_RATIO), DEVIATIONS * spread)
 
 
 def find_spikes(history: StepHistory, result: StepResult) -> list[Spike]:

@@ -98,7 +98,7 @@ def test_what_it_cannot_take_is_one_line_that_says_how_to_mend_it(args, message,
     assert err.count("\n") == 1
 
 
-def test_train_prints_speed_utilisation_waiting_and_memory(fake, capsys):
+def test_train_prints_speed_utilization_waiting_and_memory(fake, capsys):
     figure = StepFigure(8, 10**9, "float32", 4e9, HALF_A_SECOND, 0.1, 7 * MIB)
     calls = fake(train, "bench_train", figure)
     assert main(["bench", "train", "mnist32", "--set", "train.batch_size=8", "--read-data", "--device", "cpu"]) == 0
@@ -109,7 +109,7 @@ def test_train_prints_speed_utilisation_waiting_and_memory(fake, capsys):
     for line in (
         "step 500 ms (quartiles 450 to 550, 3 steps)",
         "images/s 16",
-        "utilisation 50.0 %",
+        "utilization 50.0 %",
         "data wait 20.0 %",
         "peak memory 7 MiB",
     ):

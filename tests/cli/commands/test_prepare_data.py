@@ -128,7 +128,7 @@ def test_jpeg_comes_with_a_warning(photos, capsys):
         (["--size", "8", "--range", "0,1", "--range", "0,2"], 2, "2 ranges for 3 channels, expected one, or one per"),
         (["--size", "8", "--channels", "4", "--format", "webp"], 2, "--format webp: stores 8-bit greyscale and RGB"),
         (["--size", "8", "--channels", "4"], 3, "3 channels, expected 4 (--channels)"),
-        (["--size", "8", "--background", "white"], 2, "--background white: expected a colour as '#RRGGBB'"),
+        (["--size", "8", "--background", "white"], 2, "--background white: expected a color as '#RRGGBB'"),
         (["--size", "8", "--crop", "middle"], 2, "invalid value for '--crop': 'middle' is not one of"),
         (["--size", "8", "--max-bad", "few"], 2, "--max-bad few: expected a number of inputs or a percentage"),
         (["--size", "8", "--labels", "gone.csv"], 2, "--labels gone.csv: expected auto, none, or a file"),

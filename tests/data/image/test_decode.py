@@ -55,10 +55,10 @@ def test_a_refusal_reads_the_same_every_time(name):
 
 
 @pytest.mark.parametrize("name", ["rgb.png", "grey.png", "grey-16.png", "palette.png", "cmyk.jpg", "rgba.png"])
-def test_grey_is_the_luma_of_the_colours(name):
-    colour, grey = decode_image(GOOD[name].data, 3).image, decode_image(GOOD[name].data, 1).image
+def test_grey_is_the_luma_of_the_colors(name):
+    color, grey = decode_image(GOOD[name].data, 3).image, decode_image(GOOD[name].data, 1).image
     assert grey.mode == "L"
-    luma = np.asarray(colour) @ np.array([0.299, 0.587, 0.114])
+    luma = np.asarray(color) @ np.array([0.299, 0.587, 0.114])
     assert np.abs(np.asarray(grey) - luma).max() <= 1
 
 

@@ -96,7 +96,7 @@ def test_the_nine_numbers_stand_in_the_reference_order():
 
 
 def test_where_points_go():
-    """By hand, in pixels from the centre with y down: what each parameter does to (x, y) = (8, 4)."""
+    """By hand, in pixels from the center with y down: what each parameter does to (x, y) = (8, 4)."""
 
     def goes(**what):
         return (affine(doing(**what), HEIGHT, WIDTH)[0] @ [8, 4, 1])[:2]
@@ -132,9 +132,9 @@ def test_the_warp_agrees_with_scipys_spline_interpolation_and_its_mirror(seed):
     backward = np.linalg.inv(affine(drawn, HEIGHT, WIDTH)[0])
     swap = np.array([[0, 1], [1, 0]])  # scipy counts rows first
     matrix, shift = swap @ backward[:2, :2] @ swap, swap @ backward[:2, 2]
-    centre = np.array([HEIGHT - 1, WIDTH - 1]) / 2
+    center = np.array([HEIGHT - 1, WIDTH - 1]) / 2
     for channel, plane in enumerate(images[0].numpy()):
-        theirs = affine_transform(plane.astype(float), matrix, centre - matrix @ centre + shift, order=3, mode="mirror")
+        theirs = affine_transform(plane.astype(float), matrix, center - matrix @ center + shift, order=3, mode="mirror")
         difference = np.abs(ours[channel] - theirs.clip(-1, 1))
         assert difference.mean() < 0.01
         assert difference.max() < 0.1

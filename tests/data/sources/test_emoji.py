@@ -13,9 +13,9 @@ from hdit_core.errors import DataError, UsageError
 from tests.data.sources.files.test_folder_and_archive import contents, write_folder, write_tar
 
 
-def webp(colour):
+def webp(color):
     buffer = io.BytesIO()
-    Image.new("RGBA", (16, 16), colour).save(buffer, "WEBP", lossless=True, exact=True)
+    Image.new("RGBA", (16, 16), color).save(buffer, "WEBP", lossless=True, exact=True)
     return buffer.getvalue()
 
 

@@ -28,6 +28,6 @@ def test_nothing_is_rounded_and_what_overshoots_is_clipped():
     assert (resized != resized.round()).any()
 
 
-def test_a_grey_image_is_the_colour_image_with_three_equal_channels():
+def test_a_grey_image_is_the_color_image_with_three_equal_channels():
     grey = np.random.default_rng(0).integers(0, 256, (20, 31, 1)).astype(np.uint8)
     assert np.array_equal(resize(grey, 64), resize(grey.repeat(3, axis=-1), 64))

@@ -112,7 +112,7 @@ def test_other_images_or_another_extractor_have_a_folder_of_their_own(picture_fo
     assert len(list((tmp_path / "kept").iterdir())) == 2
 
 
-def test_a_stream_cannot_be_recognised(toy_extractor, tmp_path):
+def test_a_stream_cannot_be_recognized(toy_extractor, tmp_path):
     stream = ImageSet({"path": "-"}, None, lambda _: iter(()))
     with pytest.raises(UsageError, match=r"--keep-features .*: a stream cannot be recognized again; pass a file"):
         FeatureCache(tmp_path, stream, toy_extractor)

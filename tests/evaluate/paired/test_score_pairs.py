@@ -82,11 +82,11 @@ def test_identical_pairs_are_counted_and_left_out_of_psnr(sets, paired):
 
 
 def test_a_grey_image_is_the_same_in_one_or_three_channels(picture_folder, paired):
-    colour, grey = picture_folder("c", 5, size=(12, 12)), picture_folder("g", 5, channels=1, size=(12, 12))
-    one = paired(grey, colour)
+    color, grey = picture_folder("c", 5, size=(12, 12)), picture_folder("g", 5, channels=1, size=(12, 12))
+    one = paired(grey, color)
     for path in grey.iterdir():
         Image.open(path).convert("RGB").save(path)
-    assert one.to_json()["estimates"] == paired(grey, colour).to_json()["estimates"]
+    assert one.to_json()["estimates"] == paired(grey, color).to_json()["estimates"]
     assert one.estimates()["psnr"].value < 20
 
 

@@ -27,8 +27,8 @@ def picture(tmp_path):
     return saved(tmp_path / "picture.png", stream(0, "picture", 0).integers(0, 256, SHAPE).astype(np.uint8))
 
 
-def with_alpha(colour, alpha):
-    return np.concatenate([np.broadcast_to(np.uint8(colour), (*SHAPE[:2], 3)), alpha[..., None]], axis=-1)
+def with_alpha(color, alpha):
+    return np.concatenate([np.broadcast_to(np.uint8(color), (*SHAPE[:2], 3)), alpha[..., None]], axis=-1)
 
 
 def palette_mask(path):

@@ -81,6 +81,6 @@ def test_an_npz_has_the_type_of_the_training_data(tmp_path):
 def test_without_the_package_for_16_bit_rgb_nothing_is_begun(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "imagecodecs", None)
     folder = SampleFolder(tmp_path / "samples", {}, (*SIZE, 3), PixelFormat(3, "uint16"))
-    with pytest.raises(UsageError, match="--out: 16-bit colour PNG needs imagecodecs, which is not installed"):
+    with pytest.raises(UsageError, match="--out: 16-bit color PNG needs imagecodecs, which is not installed"):
         folder.begin()
     assert not (tmp_path / "samples").exists()

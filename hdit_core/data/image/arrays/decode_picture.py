@@ -1,7 +1,7 @@
 """Decodes a file to a picture of a given format: 8-bit sRGB images, or arrays whose values are kept as they are.
 
 Arrays come from .npy (height, width, channels), PNG with 16 bits or alpha, TIFF, and 8-bit images of any kind. Their
-values are not interpreted: no colour profile, gamma or transparency is applied to values of 16 bits or floats.
+values are not interpreted: no color profile, gamma or transparency is applied to values of 16 bits or floats.
 """
 
 import math

@@ -52,7 +52,7 @@ def frame(
         geometry: of the image.
         resize: the filter.
         pixels: the format of the picture.
-        background: colour of the padding, RGB in 0..255; of an array that is not RGB, its brightness in the range.
+        background: color of the padding, RGB in 0..255; of an array that is not RGB, its brightness in the range.
     """
     if isinstance(picture, Image.Image):
         return clip(geometry.apply(picture, resize, padding_of(background, picture.mode)), pixels)
@@ -77,7 +77,7 @@ def clip(picture: Picture, pixels: PixelFormat) -> Picture:
 
 
 def padding_levels(background: tuple[int, int, int], pixels: PixelFormat) -> list[float]:
-    """Return a colour as a value for each channel."""
+    """Return a color as a value for each channel."""
     grey = padding_of(background, "L")
     shares = background if pixels.channels == 3 else [grey] * pixels.channels
     ranges = _per_channel(pixels)

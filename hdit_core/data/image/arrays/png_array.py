@@ -12,7 +12,7 @@ from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS
 from hdit_core.data.image.png import SIGNATURE, check_rows, has_chunk, read_png
 from hdit_core.data.image.unusable import UnusableImageError
 
-_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by colour type; 3 is a palette
+_CHANNELS = {0: 1, 2: 3, 4: 2, 6: 4}  # by color type; 3 is a palette
 _HEADER_BYTES = 33
 
 
@@ -25,16 +25,16 @@ def png_format(data: bytes) -> tuple[int, int] | None:
 
 
 def read_png_array(data: bytes) -> Shaped[np.ndarray, "H W C"]:
-    """Return the values of a PNG as they are stored; colour profiles and gamma are not applied.
+    """Return the values of a PNG as they are stored; color profiles and gamma are not applied.
 
     Raises:
-        UnusableImageError: it is too large, damaged, an animation, or has a transparent colour.
+        UnusableImageError: it is too large, damaged, an animation, or has a transparent color.
     """
     width, height = struct.unpack_from(">II", data, 16)
     if not 0 < width * height <= LARGEST_IMAGE_PIXELS:
         raise UnusableImageError(f"{width}x{height} pixels; expected 1 to {LARGEST_IMAGE_PIXELS // 10**6} million")
     bare = read_png(data).data
-    for kind, what in ((b"tRNS", "a transparent colour"), (b"acTL", "an animation")):
+    for kind, what in ((b"tRNS", "a transparent color"), (b"acTL", "an animation")):
         if has_chunk(bare, kind):
             raise UnusableImageError(f"PNG with {what}, which an array cannot keep")
     with Image.open(io.BytesIO(bare), formats=["PNG"]) as image:
@@ -43,7 +43,7 @@ def read_png_array(data: bytes) -> Shaped[np.ndarray, "H W C"]:
         if data[24] == 8 or image.mode == "I;16":
             array = np.asarray(image)
             return array[..., None] if array.ndim == 2 else array
-    array = imagecodecs("16-bit colour PNG").png_decode(bare)
+    array = imagecodecs("16-bit color PNG").png_decode(bare)
     return array[..., None] if array.ndim == 2 else array
 
 
@@ -57,4 +57,4 @@ def png16_bytes(array: Shaped[np.ndarray, "H W C"]) -> bytes:
         buffer = io.BytesIO()
         Image.fromarray(array[..., 0]).save(buffer, "PNG")
         return buffer.getvalue()
-    return bytes(imagecodecs("16-bit colour PNG").png_encode(np.ascontiguousarray(array), level=6))
+    return bytes(imagecodecs("16-bit color PNG").png_encode(np.ascontiguousarray(array), level=6))

@@ -66,7 +66,7 @@ def tiff_format(data: bytes) -> tuple[np.dtype, int]:
 
 
 def read_tiff_array(data: bytes) -> Shaped[np.ndarray, "H W C"]:
-    """Return the values of a TIFF as they are stored; colour profiles are not applied.
+    """Return the values of a TIFF as they are stored; color profiles are not applied.
 
     Raises:
         UnusableImageError: it is too large, damaged, or of a kind without defined values.

@@ -1,4 +1,4 @@
-"""Animals of the zoo in colours: of light, of ink, half transparent, and explained by a profile."""
+"""Animals of the zoo in colors: of light, of ink, half transparent, and explained by a profile."""
 
 import struct
 
@@ -22,7 +22,7 @@ from tests.data.zoo_parts import (
 )
 
 
-def colours():
+def colors():
     yield "rgb.png", Animal(saved(picture(), "PNG"))
     yield "rgb.bmp", Animal(saved(picture(), "BMP"))
     yield "rgb.ppm", Animal(saved(picture(), "PPM"))
@@ -41,7 +41,7 @@ def colours():
     middle = np.full((HEIGHT, WIDTH), 32896, np.uint16)
     yield "rgb-16-middle.png", Animal(png(sixteen_bit_rows(middle, middle, middle), 16, 2), ((128,) * 3,) * 4, 1)
     clear = (b"tRNS", struct.pack(">HHH", 65535, 0, 0))
-    refused = "transparent colour of 16 bits"
+    refused = "transparent color of 16 bits"
     yield "rgb-16-clear.png", Animal(png(sixteen_bit_rows(*np.moveaxis(deep, -1, 0)), 16, 2, [clear]), refusal=refused)
     lab = ImageCms.profileToProfile(
         picture(), ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
@@ -76,7 +76,7 @@ def transparencies():
     yield "rgba.webp", Animal(saved(half, "WEBP", lossless=True, exact=True), expected, 1, remarks=laid)
     yield "rgba.tif", Animal(saved(half, "TIFF"), expected, 1, remarks=laid)
     clear_green = (RED, WHITE, BLUE, WHITE)
-    yield "rgb-transparent-colour.png", Animal(saved(picture(), "PNG", transparency=GREEN), clear_green, remarks=laid)
+    yield "rgb-transparent-color.png", Animal(saved(picture(), "PNG", transparency=GREEN), clear_green, remarks=laid)
     deep = np.moveaxis(np.asarray(half).astype(np.uint16) * 257, -1, 0)
     yield "rgba-16.png", Animal(png(sixteen_bit_rows(*deep), 16, 6), expected, 1, remarks=laid)
     yield "rgba.jp2", Animal(saved(half, "JPEG2000"), expected, 1, remarks=laid)
@@ -153,8 +153,8 @@ def profiles():
     yield "grey-profile.png", Animal(saved(middle, "PNG", icc_profile=linear), half_of_light, 1, remarks=converted)
     data = saved(middle.convert("RGB"), "PNG", icc_profile=linear)
     as_it_is = tuple((level,) * 3 for level in (0, 128, 255, 255))
-    yield "colours-with-grey-profile.png", Animal(data, as_it_is, remarks=unusable)
+    yield "colors-with-grey-profile.png", Animal(data, as_it_is, remarks=unusable)
     data = saved(middle, "PNG", icc_profile=exchanged_profile())
-    yield "grey-with-colour-profile.png", Animal(data, as_it_is, 1, remarks=converted)
+    yield "grey-with-color-profile.png", Animal(data, as_it_is, 1, remarks=converted)
     named_srgb = saved(picture(), "PNG", icc_profile=exchanged_profile("sRGB"))
     yield "another-profile-named-srgb.png", Animal(named_srgb, exchanged, 1, remarks=converted)
