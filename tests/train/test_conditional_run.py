@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 
 import numpy as np
 import pytest
@@ -16,11 +17,17 @@ from hdit_core.errors import DataError, StoppedEarly
 from hdit_core.evaluate import score as score_module
 from hdit_core.evaluate.extractors.extractor import Extractor
 from hdit_core.images import from_uint8, to_uint8
+from hdit_core.recipe.read import check_recipe
+from hdit_core.recipe.write import recipe_toml
 from hdit_core.train import evaluation as scoring
 from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
 from hdit_core.train.start.fork import ForkSource
-from tests.train.killing_runs import final_hash
+from tests.data.conditioned_set import DIM, RANGES, write_conditioned_set
+from tests.train.killing_runs import final_hash, kill_in_a_save, train_under_fire
+from tests.train.nursery import Nursery
+from tests.train.ranks import on_ranks
+from tests.train.shared_runs import learn
 
 DEGRADE = [{"kind": "downscale", "factor": 4.0}, {"kind": "noise", "std": 0.1}, {"kind": "mask"}]
 CONDITIONAL = {
@@ -44,6 +51,11 @@ def one_hot(monkeypatch):
     """Give every data set vectors: the class of each image, as a one-hot vector of 3."""
     monkeypatch.setattr(ImageReader, "vector_dim", 3)
     monkeypatch.setattr(ImageReader, "vector", lambda self, index: np.eye(3, dtype=np.float32)[self.label(index)])
+
+
+def stop_at_step(run, step):
+    """Ask a run to stop after a step, which no line of the log has to report."""
+    return Callbacks(on_step=lambda progress: (run / "STOP").touch() if progress.step == step else None)
 
 
 def stop_at(run, step):
@@ -148,3 +160,73 @@ def test_scores_during_training_are_of_samples_under_the_conditions_of_the_data_
         key.startswith("fd-toy") and value > 0 for key, value in line.items() if key not in ("step", "num_images")
     )
     assert sorted(seen) == list(range(12))
+
+
+# --- ranks and kills -------------------------------------------------------------------------------------------------
+
+
+def test_one_two_and_three_ranks_learn_from_the_same_images_and_conditions(tmp_path, conditional):
+    recipe = conditional({"train.batch_size": 12, "train.num_images": 24, "train.checkpoint_every_images": 24})
+    inputs = []
+    for ranks in (1, 2, 3):
+        seen = [mine for mine, _ in on_ranks(ranks, learn, recipe, tmp_path / str(ranks))]
+        inputs.append({place: digests for mine in seen for place, digests in mine.items()})
+    assert sorted(inputs[0]) == list(range(12))
+    assert inputs[0] == inputs[1] == inputs[2]
+
+
+def test_a_conditional_run_killed_at_random_ends_with_the_bits_of_one_left_alone(tmp_path, conditional):
+    nursery = Nursery(tmp_path / "stderr")
+    values = {"train.checkpoint_every_images": 16, "train.micro_batch_size": 4, "train.num_images": 64}
+    (tmp_path / "tiny.toml").write_text(recipe_toml(conditional(values)))
+    try:
+        nursery.begin(tmp_path / "tiny.toml", tmp_path / "alone")
+        assert nursery.wait() == 0
+        kill_in_a_save(nursery, tmp_path / "tiny.toml", tmp_path / "run")
+        _, code = train_under_fire(nursery, tmp_path / "tiny.toml", tmp_path / "run", random.Random(1), 1.0)
+        assert code == 0
+        assert final_hash(tmp_path / "run") == final_hash(tmp_path / "alone")
+    finally:
+        nursery.close()
+
+
+# --- conditions of the data set --------------------------------------------------------------------------------------
+
+
+def test_a_run_with_stored_conditions_of_16_bit_images_trains_samples_and_resumes(tmp_path):
+    write_conditioned_set(tmp_path / "data")
+    tables = {
+        "model": {
+            "image_size": [6, 10],
+            "channels": 4,
+            "condition_channels": 2,
+            "mapping_cond_dim": DIM,
+            "patch_size": 2,
+            "mapping_width": 16,
+            "levels": [{"depth": 1, "width": 16, "head_dim": 8, "attention": "global"}],
+        },
+        "data": {
+            "path": str(tmp_path / "data"),
+            "workers": 0,
+            "mirror": True,
+            "dtype": "uint16",
+            "value_range": [list(pair) for pair in RANGES],
+        },
+        "train": {
+            "num_images": 32,
+            "batch_size": 4,
+            "condition_dropout": 0.2,
+            "channel_weights": [1.0, 2.0, 1.0, 0.5],
+            "checkpoint_every_images": 16,
+            "sample_every_images": 32,
+        },
+        "sample": {"steps": 3, "condition_guidance": 1.5},
+    }
+    recipe = check_recipe(tables, "stored")
+    train(recipe, tmp_path / "unbroken")
+    with pytest.raises(StoppedEarly):
+        train(check_recipe(tables, "stored"), tmp_path / "run", callbacks=stop_at_step(tmp_path / "run", 3))
+    train(recipe, tmp_path / "run")
+    assert final_hash(tmp_path / "run") == final_hash(tmp_path / "unbroken")
+    page = np.asarray(Image.open(io.BytesIO(grid_file(tmp_path / "run", 32).read_bytes())))
+    assert page.shape == (3 * 8 + 2, 6 * 12 + 2, 3)  # five images, two in a row
