@@ -14,6 +14,7 @@ from hdit_core.data.format.manifest import MANIFEST
 from hdit_core.data.image.decode import UnusableImageError, decode_image, read_file
 from hdit_core.data.image_sets.image_set import ImageSet, ReadImage, class_map_sha256
 from hdit_core.data.image_sets.npz import ImageArray
+from hdit_core.data.image_sets.saved_values import SavedValues, saved_values, shown_in_8_bits
 from hdit_core.data.image_sets.tar_stream import read_tar
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.data.sources.file_filter import is_hidden
@@ -79,8 +80,13 @@ def _of_data_set(location: str, choose: Choose, draw: dict[str, int]) -> ImageSe
 
 
 def _read_sample(reader: ImageReader, index: int) -> UInt8[np.ndarray, "H W C"]:
-    image_u8, _ = reader.read(index)
-    return image_u8
+    stored, pixels = reader.read(index)[0], reader.manifest.contents.pixels
+    if pixels.is_8_bit_image and not pixels.value_range:
+        return stored
+    try:
+        return shown_in_8_bits(stored, pixels)
+    except UnusableImageError as problem:
+        raise DataError(f"{reader.folder}: cannot be scored: {problem}") from None
 
 
 def _of_arrays(path: Path, choose: Choose, draw: dict[str, int]) -> ImageSet:
@@ -107,7 +113,8 @@ def _of_stream(n: int | None, channels: int) -> ImageSet:
 
 def _of_source(location: str, choose: Choose, draw: dict[str, int], channels: int) -> ImageSet:
     source = open_source(location, read_labels=False)
-    is_image = [source.kind not in FILE_KINDS or _is_image(entry.name) for entry in source.entries]
+    saved = saved_values(Path(location))
+    is_image = [source.kind not in FILE_KINDS or _is_image(entry.name, saved) for entry in source.entries]
     numbers = [number for number, wanted in enumerate(is_image) if wanted]
     others = len(is_image) - len(numbers)
     chosen = [numbers[place] for place in choose(len(numbers))]
@@ -118,7 +125,7 @@ def _of_source(location: str, choose: Choose, draw: dict[str, int], channels: in
     return ImageSet(
         source={"kind": source.kind, "path": location, **draw},
         count=len(chosen),
-        open=lambda places: _fetch_all(source, [chosen[place] for place in places], location, channels),
+        open=lambda places: _fetch_all(source, [chosen[place] for place in places], location, channels, saved),
         identity=_identity([(entry.name, entry.size_bytes, entry.changed_at) for entry in entries]),
         remarks=((left_out,) if others else ()) + ((compressed,) if lossy else ()),
         names=[entry.name for entry in entries],
@@ -126,15 +133,17 @@ def _of_source(location: str, choose: Choose, draw: dict[str, int], channels: in
     )
 
 
-def _is_image(name: str) -> bool:
-    return bool(IMAGE_SUFFIX.search(name))
+def _is_image(name: str, saved: SavedValues | None = None) -> bool:
+    return bool(IMAGE_SUFFIX.search(name)) or (saved is not None and name.endswith(".npy"))
 
 
 def _is_wanted(name: str) -> bool:
     return _is_image(name) and not is_hidden(name)
 
 
-def _fetch_all(source: Source, numbers: Sequence[int], location: str, channels: int) -> Iterator[ReadImage]:
+def _fetch_all(
+    source: Source, numbers: Sequence[int], location: str, channels: int, saved: SavedValues | None
+) -> Iterator[ReadImage]:
     """Yield functions that decode the images; they are fetched in ascending order, as sources need it."""
     for number in numbers:
         entry = source.entries[number]
@@ -142,14 +151,18 @@ def _fetch_all(source: Source, numbers: Sequence[int], location: str, channels: 
         if entry.problem is not None:
             raise DataError(f"{where}: {entry.problem}; remove or replace it")
         try:
-            yield partial(_decode, source.fetch(number), channels, where)
+            yield partial(_decode, source.fetch(number), channels, where, saved)
         except (OSError, ValueError) as problem:
             raise DataError(f"{where}: cannot be read ({problem})") from None
 
 
-def _decode(content: bytes | Path, channels: int, where: str) -> UInt8[np.ndarray, "H W C"]:
+def _decode(
+    content: bytes | Path, channels: int, where: str, saved: SavedValues | None = None
+) -> UInt8[np.ndarray, "H W C"]:
     try:
         data = content if isinstance(content, bytes) else read_file(content)
+        if saved is not None:
+            return saved.image(data, channels)
         image = decode_image(data, channels).image
         return np.asarray(image).reshape(image.height, image.width, channels)
     except (OSError, UnusableImageError) as problem:
