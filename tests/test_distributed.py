@@ -63,7 +63,7 @@ def test_a_batch_script_and_a_single_process_are_alone(environment, monkeypatch)
     assert is_main_process() and init_ranks("cpu").size == 1
 
 
-def test_only_the_first_rank_of_srun_speaks(monkeypatch):
+def test_only_the_first_rank_of_srun_prints(monkeypatch):
     for name, text in SRUN.items():
         monkeypatch.setenv(name, text)
     assert not is_main_process()
@@ -114,7 +114,7 @@ def test_a_rank_takes_the_gpu_of_its_number_or_the_only_one_that_slurm_lets_it_s
         gpu_of(LaunchInfo(5, 8, 1), 1)
 
 
-def test_a_port_that_is_taken_is_said(monkeypatch):
+def test_a_port_that_is_in_use_is_reported(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1]), "RANK": "0", "WORLD_SIZE": "2"}
         for name, text in (here | {"LOCAL_RANK": "0"}).items():

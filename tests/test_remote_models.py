@@ -89,7 +89,7 @@ def picture(folder):
         ("file:///etc/passwd", None),
     ],
 )
-def test_addresses_are_told_from_paths(path, address):
+def test_addresses_are_distinguished_from_paths(path, address):
     assert remote_address(path) == address
 
 

@@ -85,7 +85,7 @@ def fail_on_the_gpu():
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
-def test_a_gpu_that_is_full_is_named_and_other_errors_stay_what_they_are(monkeypatch):
+def test_a_full_gpu_is_reported_and_other_errors_are_passed_through(monkeypatch):
     calls = []
     for name in ("empty_cache", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, name, lambda *args, name=name: calls.append(name))

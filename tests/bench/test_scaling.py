@@ -45,7 +45,7 @@ def test_the_full_width_is_the_papers_network_without_its_classes():
     assert count(mine).at(0) == count(papers).at(0)
 
 
-def test_a_cut_divides_every_width_alike():
+def test_a_narrowed_network_has_all_widths_divided_equally():
     model = networks(128)["HDiT-B/4"]
     assert [(level.width, level.hidden, level.depth) for level in model.levels] == [(64, 192, 2), (128, 384, 11)]
     assert model.mapping_width == 128

@@ -60,7 +60,7 @@ def test_warm_up_is_not_in_the_figures(clock):
     assert timing.runs_s == (1.0, 2.0, 3.0)
 
 
-def test_a_slow_minute_falls_on_all_tasks_alike(clock):
+def test_a_slow_minute_affects_all_tasks_equally(clock):
     slow = [1.0, 1.0, 10.0, 10.0, 10.0, 1.0, 1.0]
     tasks = {"a": clock.task(slow, [], "a"), "b": clock.task([2 * s for s in slow], [], "b")}
     found = interleaved(tasks, Rounds(warm_up=0, least=7, most=7), clock=clock)
@@ -74,7 +74,7 @@ def test_no_round_begins_after_the_limit_but_the_least_number_is_always_run(cloc
     assert (len(quick.runs_s), len(slow.runs_s)) == (4, 2)
 
 
-def test_each_round_that_is_done_is_told(clock):
+def test_each_finished_round_is_reported(clock):
     told = []
     interleaved({"a": clock.task([1.0] * 4, [], "a")}, Rounds(1, 3, 3), clock=clock, on_round=told.append)
     assert told == [1, 2, 3]

@@ -152,7 +152,7 @@ def test_guidance_is_two_passes_in_one_evaluation(changed):
     assert (guided.images, guided.evaluations, guided.peak_bytes) == (4, 4, 1234)
 
 
-def test_a_guide_is_one_more_pass_of_its_own_network_at_the_models_size(changed, monkeypatch):
+def test_a_guide_adds_one_forward_pass_of_its_network_at_the_models_size(changed, monkeypatch):
     recipe = changed({})
     model = recipe.model.model_copy(update={"image_size": (32, 32), "num_classes": 0})
     guide = recipe.model_copy(update={"model": model})

@@ -88,7 +88,7 @@ def test_a_conversion_makes_the_folder_that_it_goes_to(tmp_path, to):
     assert (tmp_path / "runs" / "new" / "ours").is_file()
 
 
-def test_a_pickle_that_nobody_trusts_is_not_opened(pickled, tmp_path):
+def test_an_untrusted_pickle_is_not_opened(pickled, tmp_path):
     with pytest.raises(UsageError, match=r"a pickle, which.*--i-trust-this-pickle"):
         convert_weights(pickled[0], tmp_path / "ours", to="hdit")
 

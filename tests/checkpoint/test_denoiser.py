@@ -189,7 +189,7 @@ def test_a_path_without_a_checkpoint_is_refused(tmp_path):
         (b"\xff" * 200, "not a safetensors file, or truncated"),
     ],
 )
-def test_a_file_that_is_no_safetensors_file_is_named_by_what_it_is(tmp_path, content, message):
+def test_a_file_of_another_format_is_reported_with_its_format(tmp_path, content, message):
     (tmp_path / "weights.pth").write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         load_denoiser(tmp_path / "weights.pth")

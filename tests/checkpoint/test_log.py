@@ -22,7 +22,7 @@ def test_lines_after_the_resumed_step_are_taken_off(tmp_path):
 @pytest.mark.parametrize(
     "spoilt", [b"\xff\xfe", b"\x00" * 9, b"[" * 100_000, b'{"step": Infinity}', b'{"step": null}', b"7"]
 )
-def test_a_spoilt_line_is_left_out_and_the_log_goes_on(tmp_path, spoilt):
+def test_a_damaged_line_is_skipped_and_the_log_continues(tmp_path, spoilt):
     log = Log(tmp_path, 0)
     log.write({"step": 1})
     with log_file(tmp_path).open("ab") as file:

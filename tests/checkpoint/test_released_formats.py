@@ -64,7 +64,7 @@ def test_every_tensor_of_a_released_checkpoint_is_read_as_it_was_written(name):
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_its_network_answers_as_it_did(name):
+def test_its_networks_output_is_unchanged(name):
     images = torch.linspace(-1, 1, 2 * 3 * 16 * 24).reshape(2, 3, 16, 24)
     with torch.no_grad():
         found = load_denoiser(RELEASED / name)(
@@ -84,7 +84,7 @@ def test_training_goes_on_from_it(name):
     assert {"exp_avg", "exp_avg_sq", "step"} <= moments
 
 
-def test_a_run_of_format_2_goes_on_from_it_to_its_end_on_the_data_set_kept_beside_it(tmp_path, notes):
+def test_a_run_of_format_2_resumes_to_its_end_on_its_data_set(tmp_path, notes):
     # the folder of a run as it was left, and the same command again
     released, run = RELEASED / "format-2", tmp_path / "run"
     recipe = open_checkpoint(released).recipe
@@ -105,7 +105,7 @@ def test_a_run_of_format_2_goes_on_from_it_to_its_end_on_the_data_set_kept_besid
     assert counts == {3.0}
 
 
-def test_a_run_of_format_2_that_finds_other_data_refuses_to_go_on(tmp_path, tiny_data):
+def test_a_run_of_format_2_refuses_to_resume_with_other_data(tmp_path, tiny_data):
     run, recipe = tmp_path / "run", open_checkpoint(RELEASED / "format-2").recipe
     shutil.copytree(RELEASED / "format-2", checkpoint_folder(run, 2))
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"path": str(tiny_data)})})

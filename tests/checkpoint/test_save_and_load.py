@@ -129,7 +129,7 @@ def test_every_file_and_both_folders_are_flushed_before_the_checkpoint_has_its_n
     assert ("checkpoints", True) in flushed
 
 
-def test_a_damaged_checkpoint_of_the_same_step_is_replaced_whole(tmp_path, tiny_recipe):
+def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path, tiny_recipe):
     folder = save(tmp_path, tiny_recipe, 3)
     (folder / "optimizer.safetensors").write_bytes(b"of another run")
     (folder / "state.json").unlink()

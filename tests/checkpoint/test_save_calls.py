@@ -53,7 +53,7 @@ def test_the_whole_save_is_seen_and_every_file_and_both_folders_are_flushed_befo
     assert after and after[0].endswith("checkpoints>")
 
 
-def test_killed_before_a_call_the_run_goes_on_from_whole_checkpoints(tmp_path, recipe, traced):
+def test_a_run_killed_before_a_system_call_resumes_from_valid_checkpoints(tmp_path, recipe, traced):
     run, content, calls = traced
     for call in calls[::6]:
         trial = copy_of(run, tmp_path / f"{call.name}-{call.number}")
@@ -62,7 +62,7 @@ def test_killed_before_a_call_the_run_goes_on_from_whole_checkpoints(tmp_path, r
         check_after(trial, recipe, content)
 
 
-def test_a_call_that_fails_is_one_line_and_the_run_goes_on_from_whole_checkpoints(tmp_path, recipe, traced):
+def test_a_failed_system_call_is_one_line_and_the_run_resumes_from_valid_checkpoints(tmp_path, recipe, traced):
     run, content, calls = traced
     for call in calls[::6]:
         trial = copy_of(run, tmp_path / f"{call.name}-{call.number}")

@@ -22,7 +22,7 @@ def test_a_status_that_cannot_be_read_says_nothing(tmp_path, content):
     assert read_status(tmp_path) == {}
 
 
-def test_a_number_of_steps_that_is_none_is_not_said(tmp_path):
+def test_an_unknown_number_of_steps_is_not_shown(tmp_path):
     status_file(tmp_path).write_text('{"state": "running", "step": null, "num_images": "x", "reason": null}')
     assert read_status(tmp_path) == {"state": "running", "reason": None}
 

@@ -47,7 +47,7 @@ def test_a_size_is_height_and_width(text, pixels):
 
 
 @pytest.mark.parametrize("text", ["", "0", "-1", "64x", "x64", "1x2x3", "64 96", "٣", "1e3", "9" * 5000])
-def test_a_size_that_is_none_is_refused(text):
+def test_an_invalid_size_is_refused(text):
     with pytest.raises(UsageError, match="expected pixels as N or HEIGHTxWIDTH"):
         image_size(text)
 

@@ -40,7 +40,7 @@ def test_a_path_says_that_the_subcommands_name_is_an_argument():
     assert output("./part") == "hello ./part\n"
 
 
-def test_the_default_command_has_no_name_of_its_own():
+def test_the_default_command_has_no_name_on_the_command_line():
     assert output(DEFAULT) == f"hello {DEFAULT}\n"
 
 

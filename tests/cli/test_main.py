@@ -104,7 +104,7 @@ def test_an_interrupt_ends_quietly_with_130(install_body, capsys):
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_command_may_end_with_a_code_of_its_own(install_body):
+def test_a_command_may_exit_with_its_own_code(install_body):
     install_body("raise typer.Exit(75)")
     assert main(["act"]) == 75
 

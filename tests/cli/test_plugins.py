@@ -89,7 +89,7 @@ def test_a_module_with_several_commands_is_a_group(install, capsys):
     assert capsys.readouterr().out == "hello Ann\ngoodbye\n"
 
 
-def test_a_module_may_have_a_default_action_beside_its_commands(install, capsys):
+def test_a_module_may_have_a_default_command_in_addition_to_its_subcommands(install, capsys):
     install("polite", "talk", DEFAULT_AND_COMMAND)
     assert main(["talk", "--name", "Ann"]) == 0
     assert main(["talk", "part"]) == 0
@@ -150,7 +150,7 @@ def test_a_name_offered_twice_is_an_error_that_names_both_and_the_rest_works(ins
     assert main(["recipe", "list"]) == 0
 
 
-def test_nobody_replaces_a_command_of_hdit_unseen(install, capsys):
+def test_a_plugin_cannot_replace_a_command_of_hdit_silently(install, capsys):
     install("usurper", "train", ONE_COMMAND)
     assert main(["train", "Ann"]) == 2
     assert "defined by hdit-toolkit" in capsys.readouterr().err

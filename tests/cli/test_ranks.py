@@ -23,7 +23,7 @@ def be_rank(monkeypatch, number):
 
 
 @pytest.mark.parametrize("rank", [None, 0, 1])
-def test_a_mistake_is_told_by_the_main_rank_first(monkeypatch, capsys, waits, rank):
+def test_an_error_is_reported_by_the_main_rank_first(monkeypatch, capsys, waits, rank):
     if rank is not None:
         be_rank(monkeypatch, rank)
     assert main(["train", "mnist32", "--set", "train.lr=high"]) == 2
@@ -36,7 +36,7 @@ def fail(error):
         raise error
 
 
-def test_a_request_to_stop_is_told_by_the_main_rank_alone(monkeypatch, waits):
+def test_a_request_to_stop_is_reported_by_the_main_rank_only(monkeypatch, waits):
     be_rank(monkeypatch, 1)
     with pytest.raises(typer.Exit) as found:
         fail(StoppedEarly("saved"))

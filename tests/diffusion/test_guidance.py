@@ -81,7 +81,7 @@ def test_weight_0_is_the_unconditional_model_and_costs_half(denoiser, x, sigma):
     assert denoiser.network.images == 2
 
 
-def test_a_model_without_classes_is_asked_as_it_is(denoiser, x, sigma):
+def test_a_model_without_classes_gets_no_classes(denoiser, x, sigma):
     assert torch.equal(guided(denoiser)(x, sigma), denoiser(x, sigma))
 
 

@@ -74,7 +74,7 @@ def ask(moments, run, ranks):
     return f"{how.name} to rank {rank}"
 
 
-def test_all_ranks_save_at_the_same_step_whoever_is_asked_and_leave_nothing_behind(trained, tmp_path, kills):
+def test_all_ranks_save_at_the_same_step_whichever_gets_the_signal(trained, tmp_path, kills):
     run, moments, last = tmp_path / "run", random.Random(11), 0
     for number in range(kills):
         recipe = trained(

@@ -14,7 +14,7 @@ def test_any_part_of_a_set_has_the_classes_of_the_whole(labels):
     assert class_ids([3, 41, 59], 3, 7, labels, counts) == [whole[3], whole[41], whole[59]]
 
 
-def test_balanced_labels_come_in_turn():
+def test_balanced_labels_cycle_through_the_classes():
     assert class_ids(range(5), 3, 0, "balanced") == [0, 1, 2, 0, 1]
 
 

@@ -219,7 +219,7 @@ def test_the_nearest_are_drawn_and_copies_counted(picture_folder, toy, tmp_path)
     assert toy(a, b).to_json()["nearest"] is None
 
 
-def test_a_drawn_set_is_shown_beside_its_nearest_too(toy, checkpoint, tiny_data, tmp_path):
+def test_generated_samples_are_shown_next_to_their_nearest_neighbors(toy, checkpoint, tiny_data, tmp_path):
     toy(None, tiny_data, checkpoint=str(checkpoint), n=8, nearest=tmp_path / "nearest.png")
     assert (tmp_path / "nearest.png").exists()
 

@@ -213,6 +213,6 @@ def test_a_name_of_any_case_is_found_and_comes_back_as_its_paper_writes_it():
 @pytest.mark.parametrize(
     "name", ["", "dit", "dit-b", "dit-b/0", "dit-b/4/4", "dit-q/4", "u-vit-xl/2", "adm/4", "dit-b/9999999"]
 )
-def test_a_baseline_that_is_none_is_refused_with_those_that_there_are(name):
+def test_an_unknown_baseline_is_refused_with_the_known_ones(name):
     with pytest.raises(UsageError, match=r"--against .*: expected dit-\{s,b,l,xl\}/patch"):
         baseline(name)

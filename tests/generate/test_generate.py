@@ -66,7 +66,7 @@ def test_images_are_what_the_settings_say_put_together_by_hand(denoiser):
     assert torch.equal(images(denoiser, [4, 7], seed=9, class_ids=[1, 3], settings=settings), expected)
 
 
-def test_classes_come_in_turn_unless_they_are_asked_for(denoiser):
+def test_classes_are_cycled_unless_they_are_given(denoiser):
     batches = list(generate(denoiser, range(2, 8)))
     assert [batch.class_ids for batch in batches] == [[2, 0, 1, 2], [0, 1]]
     assert [batch.indices for batch in batches] == [[2, 3, 4, 5], [6, 7]]
@@ -109,7 +109,7 @@ def test_overrides_reach_every_key_of_the_table_and_of_no_other(tiny_recipe):
         sample_settings(tiny_recipe, ["train.lr=1"])
 
 
-def test_batches_are_drawn_only_when_they_are_asked_for(denoiser):
+def test_batches_are_generated_on_demand(denoiser):
     seen = []
     batches = generate(denoiser, range(10**9), on_step=lambda step: seen.append(step))
     assert not seen
@@ -123,7 +123,7 @@ def test_other_sizes_than_the_recipes_are_drawn(denoiser):
         generate(denoiser, [0], image_size=(18, 32))
 
 
-def test_a_class_that_there_is_not_is_refused(denoiser):
+def test_an_unknown_class_is_refused(denoiser):
     with pytest.raises(UsageError, match="class 4: the network has the classes 0 to 2"):
         generate(denoiser, [0], class_ids=[4])
 

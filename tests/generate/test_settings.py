@@ -48,7 +48,7 @@ def test_a_damaged_file_is_named(tmp_path, content, message):
         read_defaults(tmp_path)
 
 
-def test_a_setting_that_there_is_not_is_named_with_the_file(tmp_path, tiny_recipe):
+def test_an_unknown_setting_is_reported_with_the_file(tmp_path, tiny_recipe):
     (tmp_path / "sample.toml").write_text("[sample]\nguidence = 2")
     with pytest.raises(RecipeError, match=r"sample\.toml: sample\.guidence: unknown key"):
         apply_defaults(tiny_recipe, read_defaults(tmp_path))

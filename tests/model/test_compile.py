@@ -35,5 +35,5 @@ def test_autocast_goes_with_compiled_layers(report):
     assert report["autocast"] < 0.1
 
 
-def test_layers_that_are_alike_share_a_graph(report):
+def test_equal_layers_share_a_graph(report):
     assert report["graphs"] == 4  # of neighborhoods, of windows down and shifted windows up, of global attention

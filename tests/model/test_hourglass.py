@@ -60,7 +60,7 @@ def test_the_papers_networks_have_their_parameters(expected, keys):
 # --- first weights ---------------------------------------------------------------------------------------------------
 
 
-def test_a_network_that_nobody_filled_answers_nan():
+def test_a_network_that_is_not_initialized_outputs_nan():
     network = HourglassTransformer(recipe())
     assert network(**inputs(network)).isnan().all()
 
@@ -113,7 +113,7 @@ def test_first_values_have_the_references_distributions():
 # --- conditioning ----------------------------------------------------------------------------------------------------
 
 
-def test_everything_the_network_is_told_changes_its_answer():
+def test_every_condition_changes_the_networks_output():
     network = awake(HourglassTransformer(recipe(num_classes=4, mapping_cond_dim=3, condition_channels=2)))
     given = inputs(network)
     before = network(**given)

@@ -40,7 +40,7 @@ def test_statistics_of_16_bit_activations_are_taken_in_float32(dtype):
     torch.testing.assert_close(found, exact.to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
 
 
-def test_a_second_derivative_is_refused_aloud():
+def test_a_second_derivative_raises_an_error():
     x = torch.randn(3, 4, requires_grad=True)
     (grad,) = torch.autograd.grad(rms_norm(x, torch.ones(4)).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):

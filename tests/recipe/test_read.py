@@ -41,7 +41,7 @@ def test_a_recipe_of_a_folder_is_named_after_it_and_offered_so(name):
 
 
 @pytest.mark.parametrize("name", ["mnist", "recipes/mnist23.toml", "/nowhere/mnist32.toml"])
-def test_a_recipe_that_is_not_there_is_answered_with_the_nearest(name):
+def test_an_unknown_recipe_is_refused_with_the_nearest_name(name):
     with pytest.raises(RecipeError, match=rf"^{name}: no such recipe file.*did you mean 'mnist32'\?$"):
         find_recipe(name)
 

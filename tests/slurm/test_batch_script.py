@@ -72,7 +72,7 @@ def test_an_option_that_could_break_its_line_is_refused(option):
 
 
 @pytest.mark.parametrize(("kind", "cores"), [("torchrun", 32), ("srun", 4), ("sample", 4)])
-def test_srun_is_told_of_the_cores_that_it_does_not_inherit(kind, cores):
+def test_srun_gets_the_number_of_cores_that_it_does_not_inherit(kind, cores):
     assert f"srun --kill-on-bad-exit=1 --cpus-per-task={cores} python" in scripts([])[kind]
 
 
@@ -180,7 +180,7 @@ def test_a_rehearsal_is_neither_queued_again_nor_does_its_end_stop_the_run_of_th
     assert not {"STOP", "again", "scontrol"} & {path.name for path in tmp_path.iterdir()}
 
 
-def test_slurms_signal_becomes_the_stop_file_and_is_told_from_a_person_s(tmp_path):
+def test_slurms_signal_creates_the_stop_file_and_is_distinguished_from_a_users(tmp_path):
     (tmp_path / "slow").touch()
     job = play(tmp_path, train_script(REQUEST, ["imagenet256"], tmp_path, (), "srun", 2))
     wait_for(tmp_path / "srun", job)

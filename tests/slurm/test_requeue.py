@@ -64,7 +64,7 @@ def test_a_person_s_stop_file_is_obeyed_and_slurms_is_not(tmp_path):
     assert should_requeue(tmp_path, 3, asked=False).requeue
 
 
-def test_a_count_that_is_damaged_begins_anew(tmp_path):
+def test_a_damaged_count_starts_from_zero(tmp_path):
     (tmp_path / COUNT).write_text("{")
     assert should_requeue(tmp_path, 3, asked=True).requeue
 
@@ -76,6 +76,6 @@ def test_the_newest_checkpoint_counts(tmp_path):
     assert saved_step(tmp_path) == 40
 
 
-def test_a_run_that_is_not_there_is_refused(tmp_path):
+def test_a_missing_run_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"nowhere: no such run; hdit train creates it"):
         should_requeue(tmp_path / "nowhere", 3, asked=True)

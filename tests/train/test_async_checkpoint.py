@@ -216,7 +216,7 @@ def test_a_run_that_ends_with_an_error_of_its_own_first_finishes_the_save_under_
     assert newest_checkpoint(tmp_path)[0].state.step == 4
 
 
-def test_saving_beside_training_changes_no_bit_of_a_run(tmp_path, trained, monkeypatch):
+def test_asynchronous_saving_changes_no_bit_of_a_run(tmp_path, trained, monkeypatch):
     """Also where the writer is slower than the steps; the same run with every save waited for is the measure."""
     recipe, save = (
         trained({"train.num_images": 64, "train.checkpoint_every_images": 16, "train.keep_checkpoints": 20}),

@@ -127,7 +127,7 @@ def tile(page, row, column):
     return page[2 + row * 18 : 18 + row * 18, 2 + column * 26 : 26 + column * 26]
 
 
-def test_a_grid_shows_condition_sample_and_image_side_by_side(tmp_path, conditional, tiny_data):
+def test_a_grid_shows_condition_sample_and_image_in_columns(tmp_path, conditional, tiny_data):
     recipe = conditional({"train.num_images": 16, "train.sample_every_images": 16})
     train(recipe, tmp_path / "run")
     page = np.asarray(Image.open(io.BytesIO(grid_file(tmp_path / "run", 16).read_bytes())))

@@ -76,7 +76,7 @@ def test_two_runs_end_with_the_same_bytes_and_torch_is_left_as_it_was(tmp_path, 
         assert (folders[0] / part).read_bytes() == (folders[1] / part).read_bytes()
 
 
-def test_a_run_that_goes_on_without_it_or_comes_to_it_late_says_so(tmp_path, trained, notes):
+def test_a_run_resumed_with_or_without_determinism_logs_the_change(tmp_path, trained, notes):
     def go_on(images, wanted):
         notes.clear()
         recipe = trained({"train.num_images": images, "train.checkpoint_every_images": 8})
@@ -148,7 +148,7 @@ def test_cuda_gets_its_switches_before_anything_is_computed(gpu, trained):
     assert note.endswith("float32 matmuls in full float32, not TF32")
 
 
-def test_products_in_tf32_are_told_of(gpu, trained):
+def test_products_in_tf32_are_reported(gpu, trained):
     torch.backends.cuda.matmul.allow_tf32 = True  # torch takes it on machines without CUDA too
     try:
         assert prepared(trained({})).endswith("float32 matmuls in TF32")
@@ -245,6 +245,6 @@ def test_a_requested_backend_without_guaranteed_determinism_is_refused(two_backe
     assert availability(place)["flex"] is None
 
 
-def test_attention_on_a_cpu_keeps_it_whoever_computes_it(trained):
+def test_attention_on_a_cpu_is_deterministic_with_every_backend(trained):
     place = KernelTarget(torch.device("cpu"), torch.float32, 8, deterministic=True)
     assert select_backend(place).name == select_backend(KernelTarget(torch.device("cpu"), torch.float32, 8)).name

@@ -114,7 +114,7 @@ def test_a_rank_that_waits_for_data_stops_whichever_was_asked_and_the_last_whole
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_the_last_whole_step_is_saved_where_the_storage_of_one_rank_fails_for_long(tmp_path, trained, which):
+def test_the_last_complete_step_is_saved_if_the_storage_of_one_rank_fails_for_long(tmp_path, trained, which):
     recipe, run = trained({"train.num_images": 10**6, "train.checkpoint_every_images": 10**6}), tmp_path / "run"
     with started(2, hang_in_step_3, recipe, run, which, "storage", tmp_path / "ready") as ranks:
         answers = [answer_of(receive) for _, receive in ranks]

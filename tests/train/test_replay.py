@@ -54,7 +54,7 @@ def test_a_step_is_repeated_to_the_bit_from_the_checkpoint_before_it(told, numbe
     assert files_of(run) == before
 
 
-def test_a_damaged_checkpoint_on_the_way_is_passed_over(told, tmp_path, notes):
+def test_a_damaged_checkpoint_is_skipped(told, tmp_path, notes):
     run, recipe, results = told
     shutil.copytree(run, tmp_path / "run")
     (checkpoint_folder(tmp_path / "run", 4) / "model.safetensors").write_bytes(b"damaged")

@@ -134,7 +134,7 @@ def test_accumulating_gradients_gives_the_weights_of_whole_batches(trained, unbr
             torch.testing.assert_close(pieces[key], tensor, rtol=1e-3, atol=2e-4)
 
 
-def test_a_finished_run_is_left_as_it_is(tmp_path, trained):
+def test_a_finished_run_is_not_changed(tmp_path, trained):
     recipe, run = trained({"train.num_images": 16}), tmp_path / "run"
     before = train(recipe, run)
     assert train(recipe, run).step == before.step == 2
@@ -186,7 +186,7 @@ def test_a_folder_of_other_files_is_refused(tmp_path, trained):
         train(trained({}), tmp_path)
 
 
-def test_a_run_does_not_go_on_with_other_data(tmp_path, trained, tiny_data, other_tiny_data):
+def test_a_run_does_not_resume_with_other_data(tmp_path, trained, tiny_data, other_tiny_data):
     run = tmp_path / "run"
     train(trained({"train.num_images": 8}), run)
     with pytest.raises(CheckpointError, match="was trained on the data set"):

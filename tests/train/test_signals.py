@@ -213,7 +213,7 @@ def fail_to_read_after_step_3():
     transient.PAUSES_S = (0.1,)
 
 
-def test_a_run_whose_storage_fails_for_long_saves_the_last_whole_step(tmp_path, started):
+def test_a_run_whose_storage_fails_for_long_saves_the_last_complete_step(tmp_path, started):
     run = tmp_path / "run"
     process = started({"data.workers": 0}, prepare=fail_to_read_after_step_3)
     process.join(120)

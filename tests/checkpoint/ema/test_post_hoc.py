@@ -186,7 +186,7 @@ def test_a_snapshot_that_is_cut_short_or_says_no_recipe_is_named(tmp_path, walk)
         build_post_hoc_ema(run, 0.08)
 
 
-def test_a_disk_that_takes_no_file_is_told_in_one_line(tmp_path, walk):
+def test_an_unwritable_disk_is_reported_in_one_line(tmp_path, walk):
     run = walk.run(tmp_path / "run", 16)
     with pytest.raises(CheckpointError, match=r"there/average.safetensors: cannot be written \(No such file or dir"):
         build_post_hoc_ema(run, 0.08, tmp_path / "not" / "there" / "average.safetensors")

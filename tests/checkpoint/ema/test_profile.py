@@ -94,7 +94,7 @@ def test_more_snapshots_give_a_better_mixture():
     assert all(later < earlier / 2 for earlier, later in pairwise(errors)) and errors[-1] < 3e-4
 
 
-def test_a_profile_that_is_there_is_taken_as_it_is():
+def test_a_profile_that_was_tracked_is_used_unchanged():
     parts = every(6400, 16)
     mixture = mixtures(parts, [Profile(0.05, 6400)])[0]
     expected = [float(part == Profile(0.05, 6400)) for part in parts]

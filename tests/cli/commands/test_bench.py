@@ -40,7 +40,7 @@ def says(text, line):
     return line.split() in [each.split() for each in text.splitlines()]
 
 
-def test_attention_prints_each_implementation_beside_its_floor_and_what_cannot_run(fake, capsys):
+def test_attention_prints_each_backend_with_its_lower_bound_and_those_that_cannot_run(fake, capsys):
     shape = Shape(16, 1, 2, 64, 7)
     figures = [
         AttentionFigure("tiled", shape, "forward", 0.125, HALF_A_SECOND, 3 * MIB),

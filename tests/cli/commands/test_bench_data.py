@@ -12,7 +12,7 @@ def says(text, line):
     return line.split() in [each.split() for each in text.splitlines()]
 
 
-def test_data_prints_rates_beside_their_floors(monkeypatch, tmp_path, capsys):
+def test_data_prints_rates_with_their_lower_bounds(monkeypatch, tmp_path, capsys):
     timings = {
         "prepare floor": Timing((1.0,)),
         "prepare": Timing((2.0,)),

@@ -43,7 +43,7 @@ def prepare(run, photos, tmp_path, monkeypatch):
     return lambda *more: run(*fixed, *(more if "--size" in more else ("--size", "8x12", *more)))
 
 
-def test_a_whole_set_is_said_to_be_whole(prepare, run, tmp_path):
+def test_an_undamaged_set_is_reported_as_such(prepare, run, tmp_path):
     prepare()
     for level in ((), ("--quick",), ("--deep", "--workers", 2)):
         code, out, err = run("data", "verify", tmp_path / "set", *level)
@@ -112,7 +112,7 @@ def test_show_says_what_lies_beside_the_images_and_of_which_type_they_are(run, t
     assert (result["condition"], result["vector_dim"], result["captions"]) == (condition, 3, True)
 
 
-def test_a_program_reads_that_nothing_lies_beside_8_bit_images(prepare, run, tmp_path):
+def test_json_output_states_that_there_is_nothing_besides_8_bit_images(prepare, run, tmp_path):
     prepare()
     result = json.loads(run("data", "show", tmp_path / "set", "--json")[1])
     assert (result["dtype"], result["range"]) == ("uint8", [[0.0, 255.0]])
@@ -172,7 +172,7 @@ def test_a_contact_sheet_is_a_png(prepare, run, tmp_path):
     assert "sheet.jpg: expected a name that ends in .png" in err
 
 
-def test_a_folder_without_a_data_set_is_said(run, tmp_path):
+def test_a_folder_without_a_data_set_is_reported(run, tmp_path):
     code, _, err = run("data", "show", tmp_path)
     assert code == 3
     assert "manifest.json: not found; expected a data set made by `hdit prepare-data`" in err

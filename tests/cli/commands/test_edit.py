@@ -107,7 +107,7 @@ def test_noise_belongs_to_what_led_it(easy, capsys):
     assert main([*way, *led, "--steps", "2"]) == 0
 
 
-def test_a_likelihood_leaves_out_the_runs_guidance_and_refuses_one_that_is_asked_for(easy, capsys):
+def test_a_likelihood_ignores_the_runs_guidance_and_refuses_guidance_options(easy, capsys):
     command = ["edit", "likelihood", "picture.png", "--ckpt", easy, "--tolerance", "1e-1", "--device", "cpu"]
     assert main([*command, "--json"]) == 0
     expected = json.loads(capsys.readouterr().out)

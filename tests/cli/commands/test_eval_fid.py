@@ -63,7 +63,7 @@ def test_statistics_are_saved_and_serve_as_a_reference(folders, capsys, tmp_path
     assert found["value"] < 1e-6 and found["passport"]["reference"]["kind"] == "saved statistics"
 
 
-def test_stats_keeps_a_reference_and_compare_sets_results_beside_each_other(folders, capsys, tmp_path):
+def test_stats_saves_a_reference_and_compare_compares_results(folders, capsys, tmp_path):
     reference = str(tmp_path / "ref.npz")
     options = [*OFFLINE, "--allow-small-n"]
     assert main(["eval-fid", "stats", folders[1], "--out", reference, *options]) == 0

@@ -92,7 +92,7 @@ def test_the_measured_peak_stands_beside_the_bound_where_the_network_is_the_same
     assert "GiB of" not in capsys.readouterr().out
 
 
-def test_a_speed_of_another_network_or_of_a_cpu_for_gpus_is_told_of(measured, capsys):
+def test_a_speed_of_another_network_or_of_a_cpu_for_gpus_is_noted(measured, capsys):
     assert main(["plan", "ffhq1024", "--measured", measured(), "--gpu", "h100"]) == 0
     out, err = capsys.readouterr()
     assert "another network (mnist32: 0.5493 GFLOP per image; this recipe: 1,236)" in err

@@ -50,7 +50,7 @@ def test_condition_images_vectors_and_captions_are_prepared_with_their_images(ph
     assert "condition images of 1 channel, vectors of 2 numbers, captions" in out
 
 
-def test_a_condition_range_that_is_none_is_refused_in_one_line(photos, capsys):
+def test_an_invalid_condition_range_is_refused_in_one_line(photos, capsys):
     code, _, err = prepare(capsys, photos, "--size", "8", "--condition-range", "1,0")
     assert code == 2
     assert err == ("hdit: error: --condition-range 1,0: expected LOW,HIGH with LOW below HIGH, for example 0,1\n")
@@ -155,7 +155,7 @@ def test_an_empty_folder_ends_with_exit_code_3(tmp_path, capsys):
     assert "holds no images" in err
 
 
-def test_a_source_that_is_not_there_is_wrong_usage(tmp_path, capsys):
+def test_a_missing_source_is_a_usage_error(tmp_path, capsys):
     assert prepare(capsys, tmp_path / "gone", "--size", "8")[0] == 2
 
 

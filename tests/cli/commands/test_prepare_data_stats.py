@@ -41,7 +41,7 @@ def test_the_statistics_are_a_reference_and_are_made_once(photos, capsys):
     assert json.loads(capsys.readouterr().out)["value"] < 1e-6
 
 
-def test_an_extractor_that_there_is_not_is_refused_before_an_image_is_prepared(photos, capsys):
+def test_an_unknown_extractor_is_refused_before_an_image_is_prepared(photos, capsys):
     code, path = prepare(photos, "--stats", "efficientnet")
     assert code == 2 and "did you mean 'efficientnet-lite0'?" in capsys.readouterr().err
     assert not path.parent.exists()

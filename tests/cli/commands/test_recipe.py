@@ -95,7 +95,7 @@ def test_copy_does_not_write_through_a_link_to_nowhere(capsys, tmp_path):
     assert not (tmp_path / "elsewhere.toml").exists()
 
 
-def test_copy_into_a_folder_that_is_not_there_is_one_line(capsys, tmp_path):
+def test_copy_into_a_missing_folder_is_an_error_of_one_line(capsys, tmp_path):
     assert main(["recipe", "copy", "mnist32", str(tmp_path / "none" / "a.toml")]) == 1
     assert capsys.readouterr().err == f"hdit: error: {tmp_path}/none/a.toml: No such file or directory\n"
 

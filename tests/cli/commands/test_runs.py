@@ -33,7 +33,7 @@ def runs(tmp_path_factory, tiny_data):
     return folder
 
 
-def test_a_summary_says_how_the_run_stands_and_which_checkpoints_are_intact(runs, tmp_path, capsys):
+def test_a_summary_has_the_status_of_the_run_and_of_its_checkpoints(runs, tmp_path, capsys):
     shutil.copytree(runs / "a", tmp_path / "a")
     (tmp_path / "a" / "incidents").mkdir()
     incident = {"kind": "spike", "step": 5, "loss": 3.5, "grad_norm": 70.0}

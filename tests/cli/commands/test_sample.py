@@ -33,7 +33,7 @@ def test_what_is_unclear_is_refused_before_anything_is_drawn(tmp_path, monkeypat
         (["--grid", "4"], "--grid 4: expected ROWSxCOLUMNS, for example 4x8"),
     ],
 )
-def test_a_misspelt_option_is_refused_before_the_model_is_looked_for(capsys, option, message):
+def test_a_misspelled_option_is_refused_before_the_model_is_opened(capsys, option, message):
     assert main(["sample", "--ckpt", "no-such-run", *option]) == 2
     assert message in capsys.readouterr().err
 

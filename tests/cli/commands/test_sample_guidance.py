@@ -49,7 +49,7 @@ def test_each_way_of_guiding_is_recorded_and_changes_the_images(worse, tmp_path)
     assert len({tuple(pictures(tmp_path / name)) for name in options}) == len(options)
 
 
-def test_a_guide_of_weight_1_makes_the_same_images_and_is_told_of(worse, tmp_path, capsys):
+def test_an_autoguidance_scale_of_1_changes_nothing_and_is_reported(worse, tmp_path, capsys):
     drawn(tmp_path / "plain")
     drawn(tmp_path / "led", "--guide", worse, "--autoguidance", "1")
     assert pictures(tmp_path / "plain") == pictures(tmp_path / "led")

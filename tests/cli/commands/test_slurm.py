@@ -117,7 +117,7 @@ def test_an_array_says_what_comes_after_it(capsys):
     assert "--finish instead of --tasks, | sbatch --dependency=afterok:ID" in err
 
 
-def test_a_run_that_may_go_on_exits_with_0_and_one_that_may_not_with_1(tmp_path, capsys):
+def test_a_run_that_may_be_requeued_exits_with_0_and_others_with_1(tmp_path, capsys):
     assert main(["slurm", "again", str(tmp_path), "--most", "1"]) == 0
     assert main(["slurm", "again", str(tmp_path), "--most", "1"]) == 1
     assert "no progress beyond step" in capsys.readouterr().err

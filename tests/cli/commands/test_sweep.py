@@ -75,6 +75,6 @@ def test_unapply_needs_no_reference_and_runs_no_sweep(asked, capsys, tmp_path):
 
 
 @pytest.mark.parametrize("command", [["eval-fid", "stats"], ["sweep"]])
-def test_no_help_speaks_of_an_option_that_the_command_has_not(command, capsys):
+def test_no_help_mentions_an_option_that_the_command_lacks(command, capsys):
     assert main([*command, "--help"]) == 0
     assert "--ckpt" not in capsys.readouterr().out

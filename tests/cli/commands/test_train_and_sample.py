@@ -73,7 +73,7 @@ def test_a_mistake_is_one_line_and_an_exit_code(tmp_path, monkeypatch, capsys, a
     assert len(complaints) == 1 and message in complaints[0] and not captured.out
 
 
-def test_sample_draws_what_was_asked_for(run, tmp_path, capsys):
+def test_sample_generates_the_requested_images(run, tmp_path, capsys):
     out = tmp_path / "samples"
     options = ["--n", "5", "--class", "1", "--steps", "2", "--size", "24x16", "--seed", "9", "--guidance", "2"]
     assert main(["sample", "--ckpt", str(run), *options, "--out", str(out), "--json"]) == 0

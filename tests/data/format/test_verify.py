@@ -17,7 +17,7 @@ LEVELS = ("quick", "full", "deep")
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_whole_set_has_no_damage(either_copy, level, workers):
+def test_an_undamaged_set_has_no_damage(either_copy, level, workers):
     calls = []
     verdict = verify(either_copy, level, workers, lambda *call: calls.append(call))
     assert verdict.defects == ()
@@ -27,7 +27,7 @@ def test_a_whole_set_has_no_damage(either_copy, level, workers):
 
 @pytest.mark.parametrize("codec", ["webp", "jpeg"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_whole_set_of_any_kind_has_no_damage(pictures, prepare, tmp_path, codec, channels):
+def test_an_undamaged_set_of_any_kind_has_no_damage(pictures, prepare, tmp_path, codec, channels):
     prepare(pictures, codec=codec, channels=channels, labels="none")
     assert verify(tmp_path / "set", "deep").defects == ()
 
@@ -84,11 +84,11 @@ def test_a_damaged_manifest_is_the_one_damage(either_copy, level):
     assert str(either_copy) not in verdict.defects[0].problem
 
 
-def test_a_folder_without_a_manifest_is_said(tmp_path):
+def test_a_folder_without_a_manifest_is_reported(tmp_path):
     assert "not found; expected a data set" in verify(tmp_path).defects[0].problem
 
 
-def test_a_shard_that_the_manifest_does_not_name_is_said(either_copy):
+def test_a_shard_that_is_not_in_the_manifest_is_reported(either_copy):
     shutil.copy(first_shard(either_copy), either_copy / "shard-000099.tar")
     assert [(damage.file, damage.problem) for damage in verify(either_copy, "quick").defects] == [
         ("shard-000099.tar", "is not part of the data set: the manifest does not name it")
@@ -108,7 +108,7 @@ def test_a_shard_that_the_manifest_does_not_name_is_said(either_copy):
         (lambda index: index["label"].__setitem__(0, 2), "does not have as many images per class as the manifest"),
     ],
 )
-def test_an_index_that_contradicts_the_manifest_is_said(either_copy, change, problem):
+def test_an_index_that_contradicts_the_manifest_is_reported(either_copy, change, problem):
     index = np.load(either_copy / "index.npy")
     change(index)
     forge(either_copy, index=write_array(either_copy / "index.npy", index))
@@ -117,7 +117,7 @@ def test_an_index_that_contradicts_the_manifest_is_said(either_copy, change, pro
     )
 
 
-def test_rows_of_another_kind_are_said(either_copy):
+def test_rows_of_another_kind_are_reported(either_copy):
     forge(either_copy, index=write_array(either_copy / "index.npy", np.zeros(22, INDEX_DTYPE)))
     assert [damage.problem for damage in verify(either_copy, "quick").defects] == [
         "does not have the rows of 23 images"

@@ -90,7 +90,7 @@ def test_deep_finds_what_is_missing_or_out_of_place(either_copy):
     assert "not an intact tar" in verify(either_copy, "deep").defects[0].problem
 
 
-def test_a_member_twice_or_a_link_in_a_shard_is_said(either_copy):
+def test_a_repeated_member_or_a_link_in_a_shard_is_reported(either_copy):
     path = first_shard(either_copy)
     with tarfile.open(path, "w") as tar:
         member = tarfile.TarInfo("000000000.png")

@@ -149,7 +149,7 @@ def test_nothing_at_the_path_is_an_error(tmp_path):
         open_images(str(tmp_path / "nowhere"))
 
 
-def test_progress_is_told_after_every_batch(picture_folder, toy_extractor):
+def test_progress_is_reported_after_every_batch(picture_folder, toy_extractor):
     told = []
     measure(open_images(str(picture_folder("photos"))), toy_extractor, 5, lambda *count: told.append(count))
     assert told == [(5, 12), (10, 12), (12, 12)]

@@ -60,7 +60,7 @@ def test_ranks_workers_and_micro_batches_put_in_the_same_ones(damaged, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_each_damaged_image_is_told_of_once(damaged, workers, notes):
+def test_each_damaged_image_is_reported_once(damaged, workers, notes):
     load(damaged, [range(start, start + 6) for start in range(0, 66, 6)], 3, workers)
     assert len(notes) == 3
     assert notes[2].startswith("damaged image 3 of at most 3, replaced by another: ")

@@ -160,7 +160,7 @@ def json_of(path):
     "text",
     ["", "{", "[]", "null", "[" * 100_000, '{"contents": 3}', "9" * 5000, '{"contents": {"format_version": "x"}}'],
 )
-def test_a_manifest_that_is_none_is_damaged(copy, text):
+def test_an_invalid_manifest_is_reported_as_damaged(copy, text):
     (copy / "manifest.json").write_text(text)
     with pytest.raises(DataError, match=r"manifest.json: damaged"):
         ImageReader(copy)

@@ -121,7 +121,7 @@ def test_what_stays_is_as_if_the_duplicates_had_not_been_there(twins, prepare, t
         assert thin.label(place) == whole.label(number)
 
 
-def test_a_shard_of_duplicates_alone_is_none(pictures, prepare, tmp_path):
+def test_a_chunk_of_duplicates_has_no_shard(pictures, prepare, tmp_path):
     for number in range(9):
         (pictures / "dog").mkdir(exist_ok=True)
         (pictures / "dog" / f"{number}.png").write_bytes((pictures / "ant" / "000.png").read_bytes())
@@ -145,7 +145,7 @@ def test_dropping_is_the_same_with_tasks_and_when_killed_anywhere(twins, tmp_pat
     assert bytes_of(tmp_path / "tasks") == bytes_of(tmp_path / "alone")
 
 
-def test_killed_while_duplicates_are_dropped_it_goes_on_to_the_same_bytes(twins, prepare, tmp_path, monkeypatch):
+def test_killed_while_dropping_duplicates_it_resumes_to_the_same_bytes(twins, prepare, tmp_path, monkeypatch):
     from hdit_core.data.prepare import drop_duplicates as dropping
 
     prepare(twins, name="alone", shard_size=5, drop_duplicates=True)
@@ -232,7 +232,7 @@ def test_a_set_without_hashes_cannot_be_kept_out(pictures, prepare, validation):
         (lambda path: os.truncate(path, 100), r"hashes.npy: has 100 bytes, the manifest says .*; prepare or copy"),
     ],
 )
-def test_damaged_hashes_are_said(pictures, prepare, validation, damage, message):
+def test_damaged_hashes_are_reported(pictures, prepare, validation, damage, message):
     damage(validation / "hashes.npy")
     with pytest.raises(DataError, match=message):
         prepare(pictures, not_in=(validation,))
@@ -245,7 +245,7 @@ def test_damaged_hashes_are_said(pictures, prepare, validation, damage, message)
         (None, "hashes.npy: does not have the rows of 2 images; prepare or copy"),
     ],
 )
-def test_forged_hashes_are_said(validation, content, message):
+def test_forged_hashes_are_reported(validation, content, message):
     import io
     import zlib
 

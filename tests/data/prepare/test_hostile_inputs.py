@@ -242,7 +242,7 @@ def test_few_large_files_of_an_archive_are_in_memory_at_once(monkeypatch):
     results.close()
 
 
-def test_a_file_that_grew_since_it_was_listed_is_not_read_whole(prepare, tmp_path, monkeypatch):
+def test_a_file_that_grew_since_it_was_listed_is_refused_without_reading_all_of_it(prepare, tmp_path, monkeypatch):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "a.png").write_bytes(good() + bytes(5000))
     (tmp_path / "p" / "b.png").write_bytes(good())

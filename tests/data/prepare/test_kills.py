@@ -73,7 +73,7 @@ def processes_of(folder):
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
-def test_killed_with_two_processes_it_leaves_none_behind_and_goes_on(pictures, prepare, tmp_path):
+def test_killed_with_two_processes_it_leaves_none_behind_and_resumes(pictures, prepare, tmp_path):
     prepare(pictures, name="undisturbed")
     home = tmp_path / "home"
     run = begin(home, pictures, tmp_path / "set", workers=2)

@@ -36,7 +36,7 @@ def test_other_files_next_to_the_class_folders_are_rejected():
     assert problems == {"clip.mp4": "not in a class folder"}
 
 
-def test_images_beside_class_folders_are_an_error_that_says_what_to_do():
+def test_images_next_to_class_folders_are_an_error_that_says_what_to_do():
     with pytest.raises(DataError, match=r"1 images such as '0.png' lie next to 2 in folders.*--labels none"):
         labelled(["0.png", "cat/1.png", "dog/2.png"])
     assert set(labelled(["0.png", "cat/1.png", "dog/2.png"], "none")[0].values()) == {None}

@@ -49,7 +49,7 @@ def test_ffhq_in_several_sizes_is_refused_before_a_face_is_taken_twice():
 
 
 @pytest.mark.parametrize("around", ["", "ILSVRC/Data/CLS-LOC/"])
-def test_a_training_set_beside_its_validation_set_is_refused(around):
+def test_a_training_set_next_to_its_validation_set_is_refused(around):
     names = [f"{around}train/n01440764/a.JPEG", f"{around}train/n01443537/b.JPEG", f"{around}val/c.JPEG"]
     with pytest.raises(DataError, match="the folders train, val are splits, not classes; give one of them"):
         labelled(names)
@@ -201,7 +201,7 @@ def test_a_validation_set_takes_the_numbers_of_its_training_set(prepare, picture
         ("gone/c.txt", None, UsageError, "expected imagenet, a prepared data set, or a file of class names"),
     ],
 )
-def test_a_list_of_classes_that_is_none_is_refused(tmp_path, name, text, error, message):
+def test_an_invalid_list_of_classes_is_refused(tmp_path, name, text, error, message):
     if text is not None:
         (tmp_path / name).write_text(text)
     with pytest.raises(error, match=message):

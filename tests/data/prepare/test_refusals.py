@@ -16,7 +16,7 @@ def rejects_of(folder):
     return [json.loads(line) for line in (folder / "rejects.jsonl").read_text().splitlines()]
 
 
-def test_a_complete_set_is_left_alone(pictures, prepare, tmp_path):
+def test_a_complete_set_is_not_changed(pictures, prepare, tmp_path):
     first = prepare(pictures)
     before = {path: path.stat() for path in (tmp_path / "set").iterdir()}
     again = prepare(pictures)

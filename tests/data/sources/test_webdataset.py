@@ -35,7 +35,7 @@ SAMPLES = {"0001.jpg": b"one", "0001.cls": b"7", "0002.cls": b"3", "0002.png": b
 
 
 @pytest.mark.parametrize("ending", ["tar", "tgz", "tar.gz"])
-def test_samples_are_images_with_the_class_beside_them(tmp_path, ending):
+def test_samples_are_images_with_the_class_next_to_them(tmp_path, ending):
     source = open_source(str(write_shards(tmp_path / "s", SAMPLES, {"0001.webp": b"3"}, ending=ending)))
     assert source.kind == "shards"
     assert contents(source) == [("00000/0001.jpg", b"one"), ("00000/0002.png", b"two")]
@@ -62,7 +62,7 @@ def test_shards_without_classes_have_none_though_their_names_have_folders(tmp_pa
     assert classes_of(source) == (None, [-1, -1])
 
 
-def test_images2dataset_leaves_tables_beside_its_shards(tmp_path):
+def test_tables_of_img2dataset_next_to_its_shards_are_ignored(tmp_path):
     folder = write_shards(tmp_path / "s", {"a.png": b"1", "a.json": b'{"caption": "x", "status": "success"}'})
     (folder / "00000.parquet").write_bytes(b"PAR1")
     (folder / "00000_stats.json").write_text("{}")
@@ -155,7 +155,7 @@ def test_a_shard_that_shrinks_while_it_is_read_is_a_reject(tmp_path):
         source.fetch(0)
 
 
-def test_a_data_set_of_ours_is_prepared_again_with_the_same_names_classes_and_pixels(pictures, prepare, tmp_path):
+def test_a_prepared_set_is_prepared_again_with_the_same_names_classes_and_pixels(pictures, prepare, tmp_path):
     prepare(pictures, name="one")
     summary = prepare(tmp_path / "one", name="two")
     assert (summary.images, summary.rejects, summary.classes) == (23, 0, 3)
@@ -180,7 +180,7 @@ def test_shards_of_ours_without_their_manifest_keep_their_classes(pictures, prep
     assert numbers == [reader.label(index) for index in range(23)]
 
 
-def test_a_flipped_bit_in_a_data_set_of_ours_is_a_reject(pictures, prepare, tmp_path):
+def test_a_flipped_bit_in_a_prepared_set_is_a_reject(pictures, prepare, tmp_path):
     prepare(pictures, name="one", codec="webp")
     source = PreparedSource(tmp_path / "one")
     shard = tmp_path / "one" / "shard-000000.tar"

@@ -106,7 +106,7 @@ def test_an_image_does_not_depend_on_its_batch(mixture, noisy, even, name):
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLERS if not name.startswith("dpm_")] + ["dpm_2"])
-def test_on_step_is_told_of_every_step_in_order(mixture, noisy, even, name):
+def test_on_step_is_called_for_every_step_in_order(mixture, noisy, even, name):
     told = []
     sample(name, mixture.denoise, noisy, even(5), lambda a, b: torch.zeros_like(noisy), on_step=told.append)
     assert [(step.index, step.steps) for step in told] == [(i, 5) for i in range(5)]

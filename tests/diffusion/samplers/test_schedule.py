@@ -56,7 +56,7 @@ def test_the_flow_schedule_is_uniform_in_the_time_of_a_rectified_flow():
     torch.testing.assert_close(time, torch.linspace(0.99, 0.25, 11, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
-def test_a_polyexponential_schedule_is_exponential_unless_told_otherwise():
+def test_a_polyexponential_schedule_is_exponential_by_default():
     poly, plain = (sampling_sigmas(SampleRecipe(schedule=name)) for name in ("polyexponential", "exponential"))
     assert torch.equal(poly, plain)
     assert (sampling_sigmas(SampleRecipe(schedule="polyexponential", rho=2.0)) < plain)[1:-2].all()

@@ -212,7 +212,7 @@ def offer(monkeypatch, *openers):
     monkeypatch.setattr("hdit_core.evaluate.extractors.extractor.entry_points", lambda group: offers)
 
 
-def test_a_package_offers_an_extractor_that_is_loaded_when_it_is_asked_for(monkeypatch, toy_extractor, tmp_path):
+def test_an_extractor_of_a_package_is_loaded_when_it_is_requested(monkeypatch, toy_extractor, tmp_path):
     asked = []
     offer(monkeypatch, lambda: lambda *arguments: asked.append(arguments) or toy_extractor)
     assert open_extractor("mine", tmp_path, torch.device("cpu")) is toy_extractor

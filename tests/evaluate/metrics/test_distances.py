@@ -67,7 +67,7 @@ def test_identical_sets_have_no_distance(n):
     assert 0 <= FrechetTarget(saved).distance(saved).value <= 1e-8 * float(a.covariance.trace())
 
 
-def test_negative_eigenvalues_are_clipped_and_their_mass_is_told():
+def test_negative_eigenvalues_are_clipped_and_their_mass_is_reported():
     broken = gaussian([0.0, 0.0, 0.0], np.diag([2.0, 1.0, -0.25]))
     distance = FrechetTarget(gaussian([0.0, 0.0, 0.0], np.diag([2.0, 1.0, 9.0]))).distance(broken)
     assert distance.clipped_mass == pytest.approx(0.25)

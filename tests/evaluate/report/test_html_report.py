@@ -132,7 +132,7 @@ def test_hostile_names_are_text(scored, name):
     assert name.replace("/", "_").replace("\x1b", r"\x1b").replace("\u202e", r"\u202e") in shown
 
 
-def test_a_page_without_pictures_is_whole(scored):
+def test_a_page_without_pictures_is_complete(scored):
     result, _ = scored()
     text = page(result, None, None)
     assert "<img" not in text and text.endswith("</html>\n")

@@ -134,7 +134,7 @@ def test_without_apply_the_defaults_of_the_run_stay(run, reference):
 
 
 @pytest.mark.parametrize("share_done", [0.3, 0.8, 1.0])
-def test_a_killed_sweep_goes_on_to_the_same_end_and_repeats_nothing(run, reference, tmp_path, share_done):
+def test_a_killed_sweep_resumes_to_the_same_result_without_repeating_work(run, reference, tmp_path, share_done):
     heard: list[int] = []
     whole = sweep(wanted(run, reference, out=tmp_path / "whole"), lambda point, done, total: heard.append(done))
     left = round(share_done * len(heard))
@@ -189,7 +189,7 @@ def test_a_sweep_asks_for_the_same_bits_before_its_first_product(run, reference,
     assert asked == ["AUTO,STRICT"]
 
 
-def test_a_finished_sweep_is_told_again_without_an_image(run, reference):
+def test_a_finished_sweep_is_reported_again_without_sampling(run, reference):
     first = sweep(wanted(run, reference))
     drawn = []
     assert sweep(wanted(run, reference), lambda *about: drawn.append(about)).to_json() == first.to_json()
@@ -207,7 +207,7 @@ def test_a_damaged_winner_is_named_with_the_fix(tmp_path, content):
         read_winner(tmp_path / "winner.json", Point("ema"), 24)
 
 
-def test_a_round_goes_on_with_the_images_of_the_one_before(run, reference, monkeypatch):
+def test_a_round_reuses_the_images_of_the_previous_one(run, reference, monkeypatch):
     drawn = []
     original = generated.generate
     monkeypatch.setattr(

@@ -56,7 +56,7 @@ def test_rounds_double_their_images_and_never_have_too_few(count, n, least, expe
     assert halving_schedule(count, n, least) == expected
 
 
-def test_the_better_half_goes_on_but_never_one_alone():
+def test_the_better_half_advances_but_never_a_single_candidate():
     points = [Point("ema", float(scale)) for scale in range(5)]
     scores = dict(zip(points, [3.0, 1.0, 2.0, 9.0, 1.0], strict=True))
     assert keep_best_half(scores) == [points[1], points[4], points[2]]

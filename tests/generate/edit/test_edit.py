@@ -246,7 +246,7 @@ def test_a_job_of_edits_has_the_same_bits_in_every_batch_and_says_what_it_is(den
     assert job.provenance()["edit"] == {"kind": "inpaint"} and job.provenance()["seed"] == 5
 
 
-def test_a_job_of_edits_refuses_a_class_that_there_is_not(denoiser):
+def test_a_job_of_edits_refuses_an_unknown_class(denoiser):
     pipeline = pipeline_of(denoiser)
     draw = img2img(pipeline, picture(), 0.5)
     with pytest.raises(UsageError, match="class 7"):

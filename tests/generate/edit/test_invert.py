@@ -44,7 +44,7 @@ def test_carried_nowhere_an_image_stays(gaussian):
     assert found.num_evaluations == 0
 
 
-def test_an_image_is_carried_alike_in_any_batch(gaussian):
+def test_an_image_is_treated_the_same_in_any_batch(gaussian):
     both = from_uint8(pictures_u8(2)).double()
     together = solve_pf_ode(lambda x, sigma: gaussian(x, sigma), both, 0.01, 80.0).x
     alone = solve_pf_ode(lambda x, sigma: gaussian(x, sigma), both[1:], 0.01, 80.0).x

@@ -91,7 +91,7 @@ def folder_of(tmp_path, count=4):
     return folder
 
 
-def test_a_folder_gives_its_images_without_a_class_and_one_class_where_one_is_said(tmp_path):
+def test_images_of_a_folder_have_no_class_or_the_given_one(tmp_path):
     folder = folder_of(tmp_path)
     found = open_labelled_images(str(folder), (*SIZE, 3), num_classes=3)
     images = list(found.images)

@@ -93,7 +93,7 @@ def test_a_file_has_the_same_bytes_every_time_and_is_not_there_after_a_failure(t
         make(tmp_path / "a")
 
 
-def test_an_npz_that_nobody_can_load_is_refused_with_what_to_use_instead(tmp_path, monkeypatch):
+def test_an_npz_that_cannot_be_loaded_is_refused_with_an_alternative(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "LARGEST_NPZ_BYTES", 1 << 30)
     with pytest.raises(UsageError, match=r"an npz of 1,000 images would take 3 GiB.*use a folder or .tar"):
         SampleNpz(tmp_path / "x.npz", 1000, (1024, 1024, 3))

@@ -92,7 +92,7 @@ def test_samples_of_another_making_are_refused_and_nothing_is_touched(tmp_path, 
     assert (tmp_path / "samples.json").read_bytes() == before
 
 
-def test_other_weights_are_told_by_their_run_step_and_kind(tmp_path):
+def test_other_weights_are_identified_by_run_step_and_kind(tmp_path):
     sources = ModelSource("runs/a", 750, 24_000, "ema"), ModelSource("runs/a", 750, 24_000, "model")
     folders = [
         SampleFolder(tmp_path / "out", ORIGIN | {"weights_sha256": name}, (8, 12, 3), source=source)
@@ -106,7 +106,7 @@ def test_other_weights_are_told_by_their_run_step_and_kind(tmp_path):
         folders[1].begin()
 
 
-def test_a_grid_that_cannot_be_written_beside_the_folder_is_missed_with_a_warning(tmp_path, notes, monkeypatch):
+def test_a_grid_that_cannot_be_written_is_skipped_with_a_warning(tmp_path, notes, monkeypatch):
     samples = begun(tmp_path / "out")
     samples.write(batch([0]))
     (tmp_path / "out" / "grid.png").write_bytes(b"of an earlier version")
@@ -130,7 +130,7 @@ def test_a_folder_that_was_left_before_its_first_image_takes_other_settings(tmp_
     assert json.loads((tmp_path / "samples.json").read_text())["origin"] == other
 
 
-def test_only_three_differences_are_told_and_how_many_more_there_are(tmp_path):
+def test_only_three_differences_are_listed_with_the_number_of_others(tmp_path):
     begun(tmp_path).write(batch([0]))
     other = {"weights_sha256": "x", "seed": 0, "settings": {"steps": 1, "eta": 0.0, "rho": 7}}
     with pytest.raises(UsageError, match="; and 2 more"):

@@ -151,7 +151,7 @@ def test_a_counter_of_torch_sees_its_work():
     assert counter.get_total_flops() == forward + 2 * forward
 
 
-def test_a_second_derivative_is_refused_aloud():
+def test_a_second_derivative_raises_an_error():
     q, k, v, _ = random_qkv(1, 6, 9, 1, 8)
     (grad,) = torch.autograd.grad(native_attention(q.requires_grad_(), k, v, 3).square().sum(), q, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
@@ -164,7 +164,7 @@ def test_queries_keys_and_values_of_unlike_shapes_are_refused():
         torch.ops.hdit.native_attention(q, k[:, :5], v, 3, False)
 
 
-def test_a_child_of_a_fork_has_threads_of_its_own():
+def test_a_forked_child_creates_its_own_threads():
     code = """
 import os, sys, torch
 from hdit_core.model.native.attention import native_attention

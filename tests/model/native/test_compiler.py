@@ -85,7 +85,7 @@ def test_what_a_library_depends_on_is_in_its_name(tmp_path, source, monkeypatch)
 
 @pytest.mark.usefixtures("needs_compiler")
 @pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda content: b"", bytes.swapcase])
-def test_a_damaged_library_is_made_anew(tmp_path, damage):
+def test_a_damaged_library_is_compiled_again(tmp_path, damage):
     path = library_path("float", tmp_path / "cache")
     whole = path.read_bytes()
     path.write_bytes(damage(whole))
@@ -166,7 +166,7 @@ def test_the_reason_is_given_to_who_asks_and_to_who_does_not(tmp_path, monkeypat
 
 
 @pytest.mark.usefixtures("fresh")
-def test_a_user_without_a_home_is_told(monkeypatch):
+def test_a_user_without_a_home_folder_gets_the_reason(monkeypatch):
     monkeypatch.setattr(library, "cache_folder", lambda: Path("~nobody-at-all").expanduser())
     assert "home" in unavailable()
 

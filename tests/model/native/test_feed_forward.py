@@ -153,7 +153,7 @@ def doubled(block):
 @pytest.mark.parametrize(
     "change", [hooked, hooked_before, replaced, dropping, doubled], ids=lambda change: change.__name__
 )
-def test_a_block_that_is_watched_changed_or_at_work_otherwise_goes_step_by_step(change, passes):
+def test_a_block_with_hooks_replaced_parts_or_dropout_is_not_fused(change, passes):
     block, x, cond = block_and_inputs()
     with torch.no_grad():
         block(x, cond)
@@ -165,7 +165,7 @@ def test_a_block_that_is_watched_changed_or_at_work_otherwise_goes_step_by_step(
 
 @needs_both
 @pytest.mark.parametrize(("norm", "unit"), [("layer", "geglu"), ("rms", "gelu")])
-def test_other_norms_and_units_go_step_by_step(norm, unit, passes):
+def test_other_norms_and_activations_are_not_fused(norm, unit, passes):
     block, x, cond = block_and_inputs(norm=ADA_NORMS[norm], unit=unit)
     with torch.no_grad():
         block(x, cond)
@@ -188,7 +188,7 @@ def test_flops_are_counted_and_autocast_holds(passes):
 
 @needs_both
 @pytest.mark.parametrize("sizes", [(3, 7, 9, 24, 72), (1, 8, 8, 256, 1368)], ids=["few rows", "large weights"])
-def test_where_it_does_not_pay_it_goes_step_by_step(sizes, passes, step_by_step):
+def test_blocks_are_not_fused_where_that_would_be_slower(sizes, passes, step_by_step):
     block, x, cond = block_and_inputs(*sizes)
     with torch.no_grad():
         assert torch.equal(block(x, cond), step_by_step(block, x, cond))
@@ -209,7 +209,7 @@ def test_what_pays_depends_on_an_image_and_not_on_how_many_there_are():
     assert extent.should_fuse(64, 2**20) and not extent.should_fuse(63, 1) and not extent.should_fuse(2**20, 2**20 + 1)
 
 
-def test_without_mkl_it_goes_step_by_step(monkeypatch, passes):
+def test_without_mkl_blocks_are_not_fused(monkeypatch, passes):
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
     gemm.find_gemm.cache_clear()
     try:

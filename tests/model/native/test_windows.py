@@ -130,7 +130,7 @@ def test_weights_that_do_not_lie_in_order_are_taken_as_they_read(passes):
     assert all(map(torch.equal, found, expected)) and passes == [True, True]
 
 
-def test_a_scale_of_zero_attends_to_all_alike_and_a_negative_one_is_no_number(passes):
+def test_a_scale_of_zero_weights_all_keys_equally_and_a_negative_one_gives_nan(passes):
     block, x, cond, rotation = case()
     nn.init.zeros_(block.scale)
     parts = output_and_gradients(block, x, cond, rotation)
@@ -186,7 +186,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
-def test_a_block_that_is_watched_or_changed_goes_step_by_step(change, passes):
+def test_a_block_with_hooks_or_replaced_parts_is_not_fused(change, passes):
     block, x, cond, rotation = case()
     block(x, cond, rotation)
     change(block)
@@ -195,7 +195,7 @@ def test_a_block_that_is_watched_or_changed_goes_step_by_step(change, passes):
 
 
 @pytest.mark.parametrize("more", [{"norm": AdaLayerNorm}, {"operator": global_attention}], ids=["norm", "attention"])
-def test_other_norms_and_attention_go_step_by_step(more, passes):
+def test_other_norms_and_attention_are_not_fused(more, passes):
     block, x, cond, rotation = case(**more)
     block(x, cond, rotation)
     assert passes == []
@@ -212,7 +212,7 @@ def test_flops_are_counted_and_autocast_holds(passes):
 
 
 @pytest.mark.parametrize("sizes", [(3, (4, 8), 64, 32, 4), (1, (8, 8), 528, 16, 8)], ids=["few rows", "large weights"])
-def test_where_it_does_not_pay_it_goes_step_by_step(sizes, passes):
+def test_blocks_are_not_fused_where_that_would_be_slower(sizes, passes):
     block, x, cond, rotation = case(*sizes, 0)
     assert block(x, cond, rotation).shape == x.shape and passes == []
 
@@ -240,7 +240,7 @@ def test_rotations_that_are_written_on_before_the_backward_pass_are_seen(passes)
     assert passes == [True]
 
 
-def test_tangents_and_hooks_on_all_modules_are_not_passed_by(passes):
+def test_forward_mode_ad_and_global_hooks_prevent_fusion(passes):
     block, x, cond, rotation = case()
     seen = []
     handle = nn.modules.module.register_module_forward_hook(lambda part, *_: seen.append(part))

@@ -47,7 +47,7 @@ def test_one_that_fails_is_passed_over(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"key": "8x8 by hand"}', '{"key": 7}'])
-def test_a_file_that_says_nothing_of_use_is_written_anew(tmp_path, content):
+def test_a_file_without_usable_content_is_replaced(tmp_path, content):
     path = tmp_path / "times.json"
     path.write_text(content)
     assert Autotuner(path).fastest("key", (SMALL, LARGE), SECONDS.__getitem__) == LARGE

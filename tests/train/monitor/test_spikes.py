@@ -69,7 +69,7 @@ def images_of(run):
     }
 
 
-def test_a_spike_is_noted_logged_and_described_and_the_run_goes_on(tmp_path, trained, monkeypatch, soon, notes):
+def test_a_spike_is_reported_and_logged_and_the_run_continues(tmp_path, trained, monkeypatch, soon, notes):
     poisoned(monkeypatch, Poison(6, 1e4, image=3))
     train(trained({"train.log_every_images": 32}), tmp_path)
     assert any("step 6: loss spike: the loss is" in note and "incidents/step-000000006.json" in note for note in notes)
@@ -133,7 +133,7 @@ def test_when_the_rollbacks_are_used_up_a_spike_is_only_told_of_and_a_loss_that_
     ]
 
 
-def test_a_run_that_was_stopped_after_a_rollback_goes_on_with_its_skips(tmp_path, trained, monkeypatch, soon):
+def test_a_run_stopped_after_a_rollback_resumes_with_its_skipped_images(tmp_path, trained, monkeypatch, soon):
     recipe = trained({"train.rollback": 2})
     poisoned(monkeypatch, Poison(-1, math.nan, number=17))
     with pytest.raises(StoppedEarly):

@@ -95,7 +95,7 @@ class Killed(Exception):
     pass
 
 
-def test_a_run_that_goes_on_takes_off_the_snapshots_it_is_yet_to_come_by(tmp_path, trained, monkeypatch):
+def test_a_resumed_run_removes_snapshots_of_later_steps(tmp_path, trained, monkeypatch):
     recipe, runs = trained(PROFILES), [tmp_path / "unbroken", tmp_path / "broken"]
     train(recipe, runs[0])
     update, left = Learner.train_step, []

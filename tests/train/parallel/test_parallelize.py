@@ -96,7 +96,7 @@ def test_as_many_ranks_end_a_run_that_was_interrupted_with_the_bits_of_one_that_
 
 
 @pytest.mark.parametrize("layouts", [("fsdp-2", "one", "hsdp-2x2"), ("one", "fsdp-2", "ddp-2")])
-def test_any_number_of_ranks_goes_on_with_any_checkpoint(layouts, runs, shared, tmp_path):
+def test_any_number_of_ranks_resumes_any_checkpoint(layouts, runs, shared, tmp_path):
     alone, [(inputs, _)] = runs("one", shared("one"))
     seen = {}
     for third, layout in enumerate(layouts):

@@ -75,7 +75,7 @@ def test_a_fork_takes_over_the_state_and_records_every_change_and_so_does_a_fork
     assert set(lineage[1].changes) == {"train.lr", "train.num_images"}
 
 
-def test_reset_starts_the_named_parts_anew(tmp_path, trained, parent):
+def test_reset_reinitializes_the_named_parts(tmp_path, trained, parent):
     ours = first(parent)
     source = parse_source(f"{parent}@4", ["ema", "counter", "optimizer"])
     train(trained({"train.num_images": 16}), tmp_path / "run", fork=source)

@@ -150,7 +150,7 @@ def test_a_run_that_has_begun_does_not_need_its_source(tmp_path, source, grown, 
         assert all(torch.equal(tensor, tensors[name]) for name, tensor in ends[0].tensors(part).items())
 
 
-def test_a_run_does_not_go_on_from_another_source(tmp_path, source, grown):
+def test_a_run_does_not_resume_with_another_source(tmp_path, source, grown):
     train(grown(), tmp_path / "run")
     with pytest.raises(UsageError, match=r"different settings: train.init_from .* \(run\) vs not set \(command\)"):
         train(grown(train={"init_from": None}), tmp_path / "run")

@@ -64,14 +64,14 @@ def test_a_folder_that_was_claimed_and_no_more_can_be_begun(tmp_path, mnist):
         assert (tmp_path / "recipe.toml").exists()
 
 
-def test_a_refused_folder_is_left_as_it_was(tmp_path, mnist):
+def test_a_refused_folder_is_not_changed(tmp_path, mnist):
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UsageError, match="is not a run of hdit"), locked_run_folder(tmp_path, mnist):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
-def test_a_recipe_that_was_spoilt_is_told_of_in_one_line(tmp_path, mnist):
+def test_a_damaged_recipe_is_reported_in_one_line(tmp_path, mnist):
     (tmp_path / "recipe.toml").write_text("[train]\nlr = 'high'\nbatch = 3\n")
     complaint = (
         r"its recipe cannot be read, so the run cannot be resumed: .*train\.lr = [^\n]*; [^\n]*train\.batch: [^\n]*$"

@@ -69,7 +69,7 @@ def test_folder_zip_and_tar_hold_the_same_files_sorted_by_name(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
-def test_a_compressed_tar_comes_as_it_lies(tmp_path, mode):
+def test_a_compressed_tar_is_read_in_the_order_of_its_members(tmp_path, mode):
     assert contents(open_archive(write_tar(tmp_path / "any-name", mode))) == list(FILES.items())
 
 

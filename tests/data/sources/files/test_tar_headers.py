@@ -187,7 +187,7 @@ def test_a_name_longer_than_any_path_is_a_problem_and_is_cut():
     assert [(len(one.name), one.problem) for one in found] == [(4096, "a name of 5,000 bytes"), (5, None)]
 
 
-def test_a_compressed_tar_that_expands_without_end_is_left_early(tmp_path):
+def test_a_compressed_tar_that_expands_without_end_is_refused_early(tmp_path):
     """20 GB of zeros, of which not one more than allowed is unpacked: what is asked for first is its header."""
     path = tmp_path / "bomb.tgz"
     path.write_bytes(gzip.compress(header(size=b"\x80" + (20 << 30).to_bytes(11)) + bytes(1 << 20)))

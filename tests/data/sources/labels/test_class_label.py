@@ -17,7 +17,7 @@ def test_a_whole_number_in_any_form_is_that_number(text):
 
 @pytest.mark.parametrize("name", ["cat", "crane (bird)", "Corn_(maize)", "n01440764", "t-shirt/top", "1st", "(other)",
                                   "C++", "3d model", "[sic", "a=b", "f(x)", "Ärger", "1_000"])  # fmt: skip
-def test_a_name_stays_as_it_is(name):
+def test_a_name_is_not_changed(name):
     assert parse_label(f" {name} ") == name
 
 
