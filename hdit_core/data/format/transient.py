@@ -19,7 +19,6 @@ logger = logging.getLogger("hdit")
 PAUSES_S = (0.1, 1.0, 4.0, 10.0, 20.0, 30.0)
 """Before each further attempt: 65 s in all, longer than a usual failover of a file server."""
 
-POLL_S = 1.0  # between two looks at the stop request during a pause
 
 _NAMES = (
     "ESTALE", "EIO", "EREMOTEIO", "ETIMEDOUT", "ENOTCONN", "ESHUTDOWN", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN",
@@ -32,34 +31,20 @@ class StorageUnavailable(StoppedEarly):
     """A file could not be read for longer than the retries take; the same command resumes once it can."""
 
 
-def never() -> bool:
-    """Return False: the stop request of code that nobody asks to stop."""
-    return False
-
-
-def pause(seconds: float, stop_requested: Callable[[], bool]) -> None:
-    """Sleep, at most until a stop is requested."""
-    until = time.monotonic() + seconds
-    while (left_s := until - time.monotonic()) > 0 and not stop_requested():
-        time.sleep(min(left_s, POLL_S))
-
-
 def retry_transient(
     path: Path,
     read: Callable[[], T],
-    stop_requested: Callable[[], bool] = never,
-    before_retry: Callable[[], object] = never,
+    before_retry: Callable[[], object] = lambda: None,
 ) -> T:
     """Return what `read` returns, after further attempts where it fails with a transient error.
 
     Args:
         path: the file, for the message.
         read: reads it; it opens the file anew where `before_retry` has closed it.
-        stop_requested: ends the pauses early.
         before_retry: called before each further attempt.
 
     Raises:
-        StorageUnavailable: all attempts failed, or a stop was requested meanwhile.
+        StorageUnavailable: all attempts failed.
         OSError: the error is no transient one.
     """
     for pause_s in (*PAUSES_S, None):
@@ -68,11 +53,11 @@ def retry_transient(
         except OSError as error:
             if error.errno not in TRANSIENT_ERRNOS:
                 raise
-            if pause_s is None or stop_requested():
+            if pause_s is None:
                 raise _unavailable(path, error) from None
             logger.warning("%s: cannot be read (%s); trying again in %g s", path, error.strerror, pause_s)
         before_retry()
-        pause(pause_s, stop_requested)
+        time.sleep(pause_s)
     raise AssertionError
 
 

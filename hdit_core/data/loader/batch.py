@@ -18,7 +18,6 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hdit_core.data.format.transient import never
 from hdit_core.data.loader.augment import AffineWarp, augment, mirrored
 from hdit_core.data.loader.conditioning import Conditioning
 from hdit_core.data.loader.order import Order, UniformOrder
@@ -164,7 +163,7 @@ def _batch_bytes(images: TrainingDataset, num_images: int) -> int:
 
 
 def _batches(
-    images: TrainingDataset, plan: Iterable[Sequence[int]], workers: int, stop_requested: Callable[[], bool]
+    images: TrainingDataset, plan: Iterable[Sequence[int]], workers: int
 ) -> Generator[Batch | HditError, None, None]:
     """Yield batches and errors, read in this process or in others."""
     plan = iter(plan)
@@ -172,8 +171,7 @@ def _batches(
         return
     plan = chain([first], plan)
     if workers:
-        batch_bytes = _batch_bytes(images, len(first))
-        yield from read_in_workers(images, plan, workers, batch_bytes=batch_bytes, stop_requested=stop_requested)
+        yield from read_in_workers(images, plan, workers, batch_bytes=_batch_bytes(images, len(first)))
     else:
         yield from (images.__getitems__(list(numbers)) for numbers in plan)
 
@@ -191,7 +189,6 @@ def load_batches(
     conditioning: Conditioning | None = None,
     order: Order | None = None,
     quarantine: Quarantine | None = None,
-    stop_requested: Callable[[], bool] = never,
 ) -> Generator[Batch, None, None]:
     """Yield the batches of a run; closing the iterator ends the worker processes.
 
@@ -201,7 +198,6 @@ def load_batches(
         plan: the image numbers of each micro-batch; all images of one are of one size.
         workers: processes that read and decode; 0 reads in this one. No bit depends on it.
         quarantine: notes damaged images, which the caller counts; default: none are allowed.
-        stop_requested: asked about once a second while no batch comes.
 
     Raises:
         DataError: the data set is damaged or does not fit the model, or a worker died.
@@ -211,10 +207,9 @@ def load_batches(
     _check_classes(reader, num_classes)
     (conditioning := conditioning or Conditioning()).check(reader)
     quarantine, order = quarantine or Quarantine(0), order or UniformOrder(seed, len(reader))
-    reader.heed(stop_requested)  # in this process: workers are interrupted by ending them
     draws = (seed, augment_prob, mirror, class_dropout, num_classes, conditioning)
     images = TrainingDataset(reader, order, *draws, quarantine.limit)
-    yield from _checked(_batches(images, plan, workers, stop_requested), quarantine)
+    yield from _checked(_batches(images, plan, workers), quarantine)
 
 
 def _checked(batches: Generator[Any, None, None], quarantine: Quarantine) -> Generator[Batch, None, None]:

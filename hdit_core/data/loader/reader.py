@@ -26,7 +26,7 @@ from hdit_core.data.format.entries import ShardEntry
 from hdit_core.data.format.manifest import INDEX, REPAIR_HINT, load_rows, read_manifest, size_problem
 from hdit_core.data.format.optional_rows import load_condition_index, load_vectors
 from hdit_core.data.format.shard import INDEX_DTYPE, read_caption
-from hdit_core.data.format.transient import never, retry_transient
+from hdit_core.data.format.transient import retry_transient
 from hdit_core.data.image.codec import decode
 from hdit_core.data.loader.open_files import OpenShard, open_shard, open_shards_limit
 from hdit_core.data.remote.cache import RemoteDataset
@@ -84,7 +84,6 @@ class ImageReader:
         self.folder = location.folder if isinstance(location, RemoteDataset) else location
         self.manifest = read_manifest(self.folder)
         self._location = location
-        self._stop_requested: Callable[[], bool] = never
         contents = self.manifest.contents
         self._index = load_rows(self.folder, INDEX, contents.index, INDEX_DTYPE, contents.samples)
         self._condition_index = load_condition_index(self.folder, contents)
@@ -98,12 +97,6 @@ class ImageReader:
         self._caches_images = contents.decoded_bytes <= cache_bytes
         self._cached: dict[int, Pixels] = {}
         self._cached_conditions: dict[int, Pixels] = {}
-
-    def heed(self, stop_requested: Callable[[], bool]) -> None:
-        """End the pauses before a read is retried as soon as a stop is requested."""
-        self._stop_requested = stop_requested
-        if isinstance(self._location, RemoteDataset):
-            self._location.stop_requested = stop_requested
 
     def _check_shards(self, max_damaged: int) -> None:
         """Refuse shards of other sizes than the manifest says, unless few enough images are lost with them."""
@@ -251,9 +244,7 @@ class ImageReader:
 
     def _read_retried(self, entry: ShardEntry, length: int, offset: int) -> bytes:
         path = self.folder / entry.name
-        return retry_transient(
-            path, lambda: self._read_bytes(entry, length, offset), self._stop_requested, before_retry=self.close
-        )
+        return retry_transient(path, lambda: self._read_bytes(entry, length, offset), before_retry=self.close)
 
     def _read_bytes(self, entry: ShardEntry, length: int, offset: int) -> bytes:
         try:

@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing import parent_process
@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from hdit_core.data.format.transient import StorageUnavailable, never
+from hdit_core.data.format.transient import StorageUnavailable
 from hdit_core.errors import DataError, HditError, WaitInterrupted
 
 TIMEOUT_S = 600.0
@@ -144,7 +144,7 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _next_batch(batches: Iterator[Any], batch_bytes: int, stop_requested: Callable[[], bool]) -> Any:
+def _next_batch(batches: Iterator[Any], batch_bytes: int) -> Any:
     """Return the next batch, or `_END`; the DataLoader's own time-out is only the interval between two checks."""
     started_at = time.monotonic()
     while True:
@@ -153,8 +153,6 @@ def _next_batch(batches: Iterator[Any], batch_bytes: int, stop_requested: Callab
         except RuntimeError as error:
             if not _is_timeout(error):
                 raise
-        if stop_requested():
-            raise WaitInterrupted
         check_shared_memory(batch_bytes, "one more batch")
         if time.monotonic() - started_at >= TIMEOUT_S:
             raise StorageUnavailable(
@@ -183,7 +181,6 @@ def read_in_workers(
     workers: int,
     *,
     batch_bytes: int = 0,
-    stop_requested: Callable[[], bool] = never,
 ) -> Generator[Any, None, None]:
     """Yield what a data set's `__getitems__` returns for each entry of the plan, in order, from worker processes.
 
@@ -192,7 +189,6 @@ def read_in_workers(
         plan: image numbers.
         workers: processes, at least 1. They end when the iterator is closed, and at the latest with this process.
         batch_bytes: of the tensors of one batch, which pass through shared memory; 0 where that is not checked.
-        stop_requested: asked every `POLL_S` seconds while no batch comes.
 
     Raises:
         DataError: a worker died.
@@ -208,7 +204,7 @@ def read_in_workers(
         at_exit = partial(_kill_at_exit, batches._workers)
         atexit.register(at_exit)  # called before what multiprocessing registered earlier
         try:
-            while (batch := _next_batch(batches, batch_bytes, stop_requested)) is not _END:
+            while (batch := _next_batch(batches, batch_bytes)) is not _END:
                 yield batch
         except WaitInterrupted:  # the workers hang, and the run has to save
             _kill(batches._workers)

@@ -16,14 +16,12 @@ import os
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 from hdit_core.data.format.entries import IndexEntry, ShardEntry
 from hdit_core.data.format.manifest import CONDITION, INDEX, LARGEST_MANIFEST_BYTES, MANIFEST, VECTORS, read_manifest
-from hdit_core.data.format.transient import StorageUnavailable, never
 from hdit_core.data.remote import store
 from hdit_core.errors import DataError
 from hdit_core.files import TEMPORARY, cache_folder, crc32, write_atomic
@@ -75,7 +73,6 @@ class RemoteDataset:
             StorageUnavailable: the store did not answer for longer than the retries take.
         """
         self.address, self.cache, self.cache_bytes = address.rstrip("/"), cache, cache_bytes
-        self.stop_requested: Callable[[], bool] = never
         store.open_store(self.address)
         self.folder = self._fetch_manifest()
         contents = read_manifest(self.folder).contents
@@ -84,9 +81,6 @@ class RemoteDataset:
             self._ensure(CONDITION, contents.condition.index, turn=0)
         if contents.vectors:
             self._ensure(VECTORS, contents.vectors.file, turn=0)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "stop_requested": never}
 
     def _fetch_manifest(self) -> Path:
         """Fetch the manifest, which identifies the set, and return the cache folder of that set."""
@@ -132,14 +126,12 @@ class RemoteDataset:
 
     @contextmanager
     def _turn(self, turn: int) -> Iterator[None]:
-        """Wait for other processes that fetch the same file; a stop request ends the wait."""
+        """Wait for other processes that fetch the same file."""
         began_at, is_said = time.monotonic(), False
         while True:
             with suppress(LockHeldError), locked(self.folder / ".fetching", ((turn, 1),), wait_s=LOCK_POLL_S):
                 yield
                 return
-            if self.stop_requested():
-                raise StorageUnavailable(f"{self.address}: another process was fetching from it when a stop came")
             if not is_said and time.monotonic() - began_at >= SAY_AFTER_S:
                 is_said = True
                 logger.info("%s: waiting for another process of hdit that fetches from it", self.address)
@@ -160,7 +152,7 @@ class RemoteDataset:
         temporary = path.with_name(f"{TEMPORARY}{name}-{os.getpid()}-{threading.get_ident()}")
         try:
             self._evict(temporary, entry.bytes)
-            store.retry(address, lambda: self._download(address, temporary, entry), self.stop_requested)
+            store.retry(address, lambda: self._download(address, temporary, entry))
             temporary.replace(path)
         except OSError as problem:
             raise _not_written(path, problem) from None

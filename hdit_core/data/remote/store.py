@@ -8,12 +8,13 @@ second, then they are errors; a missing file is one at once.
 import errno
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any, TypeVar
 
 from hdit_core.data.format import transient
-from hdit_core.data.format.transient import StorageUnavailable, never, pause
+from hdit_core.data.format.transient import StorageUnavailable
 from hdit_core.errors import DataError, HditError, UsageError
 
 T = TypeVar("T")
@@ -129,17 +130,16 @@ def _forget_store(address: str) -> None:
     open_store(address).clear_instance_cache()
 
 
-def retry(address: str, act: Callable[[], T], stop_requested: Callable[[], bool] = never) -> T:
+def retry(address: str, act: Callable[[], T]) -> T:
     """Return the result of `act`, with further attempts where it fails.
 
     Args:
         address: of the file, for the messages.
         act: reads it.
-        stop_requested: ends the pauses early.
 
     Raises:
         DataError: the file is missing, refused, or another than is wanted.
-        StorageUnavailable: the store did not answer, or a stop was requested meanwhile.
+        StorageUnavailable: the store did not answer.
     """
     for attempt in count(1):
         try:
@@ -147,10 +147,10 @@ def retry(address: str, act: Callable[[], T], stop_requested: Callable[[], bool]
         except HditError:
             raise
         except Exception as problem:  # every store has errors of its own
-            if attempt >= _attempts(problem) or stop_requested():
+            if attempt >= _attempts(problem):
                 raise _failure(address, problem, attempt) from None
             pause_s = transient.PAUSES_S[attempt - 1]
             logger.warning("%s: cannot be fetched (%s); trying again in %g s", address, _reason(problem), pause_s)
         _forget_store(address)
-        pause(pause_s, stop_requested)
+        time.sleep(pause_s)
     raise AssertionError

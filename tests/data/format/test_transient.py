@@ -54,13 +54,6 @@ def test_an_error_that_does_not_pass_is_not_tried_again(tmp_path):
     assert read.calls == 1
 
 
-def test_a_stop_request_ends_the_pauses(monkeypatch, tmp_path):
-    monkeypatch.setattr(transient, "POLL_S", 0.01)
-    requests = iter([False, False, True, True])
-    with pytest.raises(StorageUnavailable):
-        retry_transient(tmp_path / "x", Failing(99, errno.EIO), stop_requested=lambda: next(requests))
-
-
 def test_an_image_that_cannot_be_read_for_a_moment_is_read_and_not_called_damaged(
     short_pauses, prepare, pictures, tmp_path, monkeypatch
 ):

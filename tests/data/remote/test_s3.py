@@ -1,7 +1,6 @@
 """Data sets on S3: a network or a store that fails gives the right images after another attempt, or one clear line."""
 
 import os
-import time
 
 import fsspec
 import numpy as np
@@ -9,7 +8,6 @@ import pytest
 from safetensors.torch import load_file
 
 from hdit_core.checkpoint.load import newest_checkpoint
-from hdit_core.data.format import transient
 from hdit_core.data.format.transient import StorageUnavailable
 from hdit_core.data.loader import build
 from hdit_core.data.loader.batch import load_batches
@@ -231,16 +229,3 @@ def test_a_copy_that_was_damaged_in_the_cache_is_fetched_again(s3, data_set, tmp
         content[place] ^= 255
     path.write_bytes(content)
     assert same(opened(tmp_path, s3), data_set, range(7))
-
-
-def test_a_stop_request_ends_the_wait_for_a_store(s3, tmp_path, monkeypatch):
-    monkeypatch.setattr(transient, "PAUSES_S", (60.0,) * 3)
-    monkeypatch.setattr(transient, "POLL_S", 0.01)
-    reader = opened(tmp_path, s3)
-    asked = iter([False, False, False])
-    reader.heed(lambda: next(asked, True))
-    s3.network.fail(SHARD_0, hang_up, 99)
-    started_at = time.monotonic()
-    with pytest.raises(StorageUnavailable):
-        reader.read(0)
-    assert time.monotonic() - started_at < 30
