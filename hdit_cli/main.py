@@ -6,6 +6,7 @@ any other exception is a bug and keeps its traceback.
 
 import errno
 import os
+import re
 import select
 import sys
 from collections.abc import Sequence
@@ -133,8 +134,15 @@ def _replace_closed_streams() -> None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115  until the process ends
 
 
+def _expand_home(args: Sequence[str]) -> list[str]:
+    """Expand `~/` in arguments: a shell does so at the start of a word, but not in `--out=~/runs` or in quotes."""
+    home = os.path.expanduser("~")  # noqa: PTH111  `Path.home` fails without one
+    return [re.sub(r"^(--[\w-]+=)?~(?=/|$)", lambda match: f"{match[1] or ''}{home}", arg) for arg in args]
+
+
 def _run(args: Sequence[str] | None) -> int:
     try:
+        args = _expand_home(sys.argv[1:] if args is None else args)
         result = get_command(app).main(args, prog_name="hdit", standalone_mode=False)
     except typer.Abort:
         return INTERRUPTED

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from hdit_cli.main import main
+from hdit_cli.main import _expand_home, main
 
 RUN = [sys.executable, "-c", "import sys; from hdit_cli.main import main; sys.exit(main())"]
 
@@ -25,6 +25,20 @@ def test_an_error_of_a_user_is_one_line_and_the_exit_code_of_its_kind(install_bo
     install_body(f"from hdit_core.errors import {kind}\nraise {kind}('faces/a.tar: cut short')")
     assert main(["act"]) == code
     assert capsys.readouterr() == ("", "hdit: error: faces/a.tar: cut short\n")
+
+
+@pytest.mark.parametrize("words", [["--out=~/x"], ["--out", "~/x"]])
+def test_a_tilde_is_the_home_folder_where_the_shell_leaves_it(monkeypatch, tmp_path, capsys, words):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x").write_text("a file")
+    assert main(["sample", "--ckpt=~/nothing", *words]) == 2 or main(["sample", "--ckpt=~/nothing", *words]) == 4
+    assert f"{tmp_path}/" in capsys.readouterr().err
+
+
+def test_a_tilde_inside_a_word_stays(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["a~/b", "~user/x", "--out=b~", "-~/x", "--set", "data.path=~/x", "~", "--out=~"]
+    assert _expand_home(words) == [*words[:-2], str(tmp_path), f"--out={tmp_path}"]
 
 
 def test_stopping_early_is_no_error_but_exit_code_75(install_body, capsys):
