@@ -71,7 +71,7 @@ def export(
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Export a model as a folder for publication, or to the Hugging Face hub.
+    """Export a model to a folder or to the Hugging Face hub.
 
     load_denoiser(DIR) loads it, and hdit sample --ckpt DIR samples with the run's default settings. The model card has
     a placeholder for your license. Uploads use the login of `hf auth login`.
