@@ -107,7 +107,7 @@ def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors,
     if part in ("ema", "model") or (checkpoint.folder / f"{part}.safetensors").exists():
         return checkpoint.recipe, checkpoint.tensors(part), _source_of(checkpoint, weights)
     recipe, tensors, source = _read_file(find_post_hoc_ema(path, parse_ema_std(weights)))
-    return recipe, tensors, replace(source, run=_shortest(path))
+    return recipe, tensors, replace(source, run=_shortest(path), weights=weights)
 
 
 def _source_of(checkpoint: Checkpoint, weights: Weights) -> ModelSource:

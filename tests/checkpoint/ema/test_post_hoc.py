@@ -192,7 +192,7 @@ def test_an_unwritable_disk_is_reported_in_one_line(tmp_path, walk):
         build_post_hoc_ema(run, 0.08, tmp_path / "not" / "there" / "average.safetensors")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "averages").write_text("in the way")
-    with pytest.raises(CheckpointError, match=r"000000008-ema-0.050.safetensors: cannot be saved \(.*\); make room"):
+    with pytest.raises(CheckpointError, match=r"000000008-ema-0.050.safetensors: cannot be saved \(.*\); free disk"):
         write_snapshot(tmp_path / "full", walk.recipe, Profile(0.05, 8), walk.begin)
 
 
