@@ -53,7 +53,7 @@ class DataRecipe(Table):
     )
     mirror: bool = Field(
         False,
-        description="mirror each image, and its condition image, with probability 1/2, which the network is not told",
+        description="mirror each image, and its condition image, with probability 1/2, without conditioning on it",
     )
     augment_prob: Probability = Field(
         0.0, description="probability of each augmentation; 0 disables all, including the horizontal flip"
