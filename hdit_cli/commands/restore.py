@@ -82,6 +82,7 @@ def _job(
 
 def _run(job: "RestoreJob", session: ModelSession, inputs: str, out: Path) -> dict[str, Any]:
     from hdit_core.generate.condition.inputs import open_inputs, stream_inputs
+    from hdit_core.generate.output.comparison import MOST_ROWS
     from hdit_core.generate.restore.restore import finish_folder, restore_inputs, share_of
     from hdit_core.generate.restore.restored_folder import RestoredFolder
 
@@ -94,7 +95,10 @@ def _run(job: "RestoreJob", session: ModelSession, inputs: str, out: Path) -> di
     total = None if listed is None else len(listed)
     with progress("restore", total=total) as bar:
         bar.update(0)
-        done = restore_inputs(job, share, folder, lambda count: bar.update(min(count * world.size, total or count)))
+        rows_every = max(1, (total or 1) // world.size // MOST_ROWS)
+        done = restore_inputs(
+            job, share, folder, lambda count: bar.update(min(count * world.size, total or count)), rows_every
+        )
     return finish_folder(folder, done, inputs, world)
 
 

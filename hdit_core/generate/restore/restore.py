@@ -175,7 +175,11 @@ class Progress:
 
 
 def restore_inputs(
-    job: RestoreJob, inputs: Iterable[InputImage | tuple[str, str]], folder: RestoredFolder, on_progress: OnProgress
+    job: RestoreJob,
+    inputs: Iterable[InputImage | tuple[str, str]],
+    folder: RestoredFolder,
+    on_progress: OnProgress,
+    row_every: int = 1,
 ) -> Progress:
     """Restore inputs into a folder, skipping those that are there; one batch is in memory at a time.
 
@@ -184,8 +188,10 @@ def restore_inputs(
         inputs: contents, or the name of an input that cannot be read with the reason.
         folder: begun, with its logs loaded.
         on_progress: called with the number of inputs that are done.
+        row_every: inputs from one row of the grid to the next.
     """
     done = Progress(0, {}, [])
+    rows = _RowsOfGrid(row_every, done, folder)
 
     def finish(batch: list[Prepared]) -> None:
         for prepared, image in zip(batch, job.restore(batch), strict=True):
@@ -193,7 +199,7 @@ def restore_inputs(
         done.num_images += len(batch)
         on_progress(done.num_images + len(done.unusable))
 
-    for batch in _batches(job, _missing(job, inputs, folder, done, on_progress)):
+    for batch in _batches(job, _missing(job, inputs, folder, done, on_progress, rows)):
         finish(batch)
     return done
 
@@ -204,6 +210,7 @@ def _missing(
     folder: RestoredFolder,
     done: Progress,
     on_progress: OnProgress,
+    rows: "_RowsOfGrid",
 ) -> Iterator[Prepared]:
     """Yield the inputs whose images are missing; note the others."""
     names: dict[str, str] = {}
@@ -219,8 +226,7 @@ def _missing(
             done.unusable[name] = str(problem)
             folder.log_unusable(name, str(problem))
             continue
-        if len(done.rows) < MOST_ROWS:
-            done.rows.append((prepared, folder.name(prepared.name)))
+        rows.add(prepared)
         if folder.holds(prepared.name, prepared.sha256):
             done.num_images += 1
             on_progress(done.num_images + len(done.unusable))
@@ -228,11 +234,24 @@ def _missing(
             yield prepared
 
 
+class _RowsOfGrid:
+    """Keeps every n-th usable input for the grid, up to its number of rows."""
+
+    def __init__(self, every: int, done: Progress, folder: RestoredFolder) -> None:
+        self._every, self._done, self._folder, self._seen = every, done, folder, 0
+
+    def add(self, prepared: Prepared) -> None:
+        """Take the next usable input."""
+        if self._seen % self._every == 0 and len(self._done.rows) < MOST_ROWS:
+            self._done.rows.append((prepared, self._folder.name(prepared.name)))
+        self._seen += 1
+
+
 def _claim(names: dict[str, str], file: str, name: str) -> None:
     if file == OLD_GRID:
         raise UnusableImageError(f"its image would be {OLD_GRID}, a name that readers take for a sheet; rename it")
     if file in names:
-        raise UnusableImageError(f"its image would be {file}, which is that of {names[file]}; rename one")
+        raise UnusableImageError(f"its image would have the name of that of {names[file]}; rename one")
     names[file] = name
 
 
@@ -249,8 +268,13 @@ def _batches(job: RestoreJob, prepared: Iterator[Prepared]) -> Iterator[list[Pre
 
 
 def share_of(inputs: NamedInputs, world: World) -> Iterator[InputImage | tuple[str, str]]:
-    """Yield the inputs of this rank, or the name of one that cannot be read with the reason."""
+    """Yield the inputs of this rank, or the name of one that cannot be read or written with the reason."""
+    first = {without_ending(name): place for place, name in reversed(list(enumerate(inputs.names)))}
     for place in range(world.rank, len(inputs), world.size):
+        name = inputs.names[place]
+        if (same := first[without_ending(name)]) != place:
+            yield name, f"its image would have the name of that of {inputs.names[same]}; rename one"
+            continue
         try:
             yield inputs.read(place)
         except UnusableImageError as problem:

@@ -14,11 +14,13 @@ import torch
 from PIL import Image
 
 from hdit_core.checkpoint import load_denoiser
+from hdit_core.data.image.decode import UnusableImageError
 from hdit_core.distributed import World
 from hdit_core.errors import UsageError
 from hdit_core.generate.condition.condition_images import ConditionMaker
 from hdit_core.generate.condition.inputs import open_inputs, stream_inputs
 from hdit_core.generate.pipeline import ConditionInputs, SamplingPipeline
+from hdit_core.generate.restore import restore as restore_module
 from hdit_core.generate.restore.restore import (
     CanvasPipeline,
     RestoreJob,
@@ -318,3 +320,29 @@ def test_large_images_are_divided_and_small_ones_are_not(network, pictures, tmp_
         images[name] = job.restore([job.prepare(open_inputs(str(tmp_path / "in")).read(0))])[0]
     assert images["large"].equal(images["more"]) and not images["large"].equal(images["small"])
     assert torch.isfinite(images["small"]).all()
+
+
+def test_two_inputs_of_one_name_are_found_whichever_ranks_have_them(network, pictures, tmp_path):
+    pictures("in", ["a.bmp", "a.png", "b.png"])
+    inputs = open_inputs(str(tmp_path / "in"))
+    shares = [list(share_of(inputs, World(rank, 2))) for rank in (0, 1)]
+    refused = [each for share in shares for each in share if isinstance(each, tuple)]
+    assert refused == [("a.png", "its image would have the name of that of a.bmp; rename one")]
+
+
+def test_the_rows_of_the_grid_are_spread_over_the_inputs(network, pictures, tmp_path, monkeypatch):
+    pictures("in", [f"{number:02}.png" for number in range(12)])
+    job = job_of(network())
+    folder = RestoredFolder(tmp_path / "out", job.provenance(), 3)
+    folder.begin()
+    share = share_of(open_inputs(str(tmp_path / "in")), ALONE)
+    done = restore_inputs(job, share, folder, lambda count: None, row_every=5)
+    assert [file for _, file in done.rows] == ["00.png", "05.png", "10.png"]
+
+
+def test_an_image_that_would_become_too_large_is_refused_before_it_is_resized(network, pictures, tmp_path, monkeypatch):
+    pictures("in", ["a.png"], size=(20, 30))
+    monkeypatch.setattr(restore_module, "LARGEST_IMAGE_PIXELS", 2_000_000)
+    job = job_of(network([{"kind": "downscale", "factor": 100}]))
+    with pytest.raises(UnusableImageError, match="would become 2000x3000, more than 2 million pixels"):
+        job.prepare(open_inputs(str(tmp_path / "in")).read(0))

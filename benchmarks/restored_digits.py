@@ -1,0 +1,136 @@
+"""Compare restored digits with the originals and with simpler restorations, by a classifier trained on other digits.
+
+    python benchmarks/restored_digits.py condition --data data/mnist32-test --ckpt runs/mnist32-sr --out samples/bicubic
+    python benchmarks/restored_digits.py zero-shot --data data/mnist32-test --ckpt runs/mnist32-inpaint \\
+        --unconditional runs/mnist32 --every 5 --out samples/zero-shot
+    python benchmarks/restored_digits.py accuracy --train data/mnist32-train --data data/mnist32-test samples/sr ...
+
+`condition` writes the images that the network is given: for super-resolution, the digits upscaled by bicubic
+interpolation. `zero-shot` fills in the same masks with an unconditional network, as `hdit edit inpaint` does.
+`accuracy` prints the percentage of digits that a support vector machine reads rightly, in each folder and in the
+originals, and the mean PSNR.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from sklearn.svm import SVC
+
+from hdit_core.checkpoint import load_denoiser
+from hdit_core.data.loader.reader import ImageReader
+from hdit_core.generate.condition.condition_images import Conditioned, ConditionMaker
+from hdit_core.generate.condition.inputs import NamedInputs, open_inputs, output_name, path_of
+from hdit_core.generate.edit.inpaint import inpaint
+from hdit_core.generate.pipeline import SamplingPipeline
+from hdit_core.images import png_bytes, to_uint8
+
+BATCH_SIZE = 50
+
+
+def conditions(data: str, checkpoint: Path, every: int) -> Iterator[tuple[NamedInputs, int, Conditioned]]:
+    """Yield the inputs, the place and the condition of every n-th digit, as `hdit restore --degrade` makes them."""
+    inputs, maker = open_inputs(data), ConditionMaker(load_denoiser(checkpoint).recipe, degrade=True)
+    for place in range(0, len(inputs), every):
+        image = inputs.read(place)
+        yield inputs, place, maker.make(image.pixels(maker.input_channels), image.number)
+
+
+def write(out: Path, name: str, image: torch.Tensor) -> None:
+    """Write an image under the name that `hdit restore` gives it."""
+    path = path_of(out, output_name(name, ".png"))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(png_bytes(to_uint8(image[None])[0]))
+
+
+def write_conditions(options: argparse.Namespace) -> None:
+    """Write the condition images, without a mask's channel."""
+    for inputs, place, conditioned in conditions(options.data, options.ckpt, options.every):
+        image = conditioned.condition[:1]
+        write(options.out, inputs.names[place], image)
+
+
+@torch.inference_mode()
+def write_zero_shot(options: argparse.Namespace) -> None:
+    """Fill in the masks with an unconditional network."""
+    denoiser = load_denoiser(options.unconditional)
+    classes = denoiser.recipe.model.num_classes  # this number means no class
+    pipeline = SamplingPipeline(denoiser, denoiser.recipe.sample, 0, denoiser.recipe.model.image_size)
+    every = list(conditions(options.data, options.ckpt, options.every))
+    for start in range(0, len(every), BATCH_SIZE):
+        batch = every[start : start + BATCH_SIZE]
+        images = torch.stack([each.condition[:1] for _, _, each in batch])
+        filled = torch.stack([each.filled for _, _, each in batch if each.filled is not None])
+        draw = inpaint(pipeline, images, filled, options.rounds)
+        found = draw([place for _, place, _ in batch], [classes] * len(batch) if classes else None)
+        for (inputs, place, _), image in zip(batch, found, strict=True):
+            write(options.out, inputs.names[place], image)
+        print(f"{start + len(batch)} of {len(every)}", file=sys.stderr)
+
+
+def digits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return all images of a data set as rows of pixels in [0, 1], and their classes."""
+    reader = ImageReader(folder)
+    pairs = [reader.read(index) for index in range(len(reader))]
+    return np.stack([image.reshape(-1) for image, _ in pairs]) / 255, np.array([label for _, label in pairs])
+
+
+def accuracy(options: argparse.Namespace) -> None:
+    """Print the percentage of digits read rightly as JSON, by folder."""
+    reader = SVC(C=10).fit(*digits(options.train))
+    originals, classes = digits(options.data)
+    names = [output_name(name, ".png") for name in open_inputs(str(options.data)).names]
+    chosen = range(0, len(names), options.every)
+    found: dict[str, dict[str, float | int]] = {}
+    for folder in options.folders:
+        places = [place for place in chosen if path_of(folder, names[place]).is_file()]
+        if len(places) != len(chosen):
+            sys.exit(f"{folder}: has {len(places)} of the {len(chosen)} digits")
+        rows = np.stack([np.asarray(Image.open(path_of(folder, names[place]))).reshape(-1) for place in places]) / 255
+        found[str(folder)] = {"images": len(places), "read_rightly_percent": percent(reader, rows, classes[places])}
+        found[str(folder)]["psnr_db"] = round(mean_psnr(rows, originals[places]), 2)
+        found[str(folder)]["originals_read_rightly_percent"] = percent(reader, originals[places], classes[places])
+    print(json.dumps(found, indent=1))
+
+
+def mean_psnr(rows: np.ndarray, originals: np.ndarray) -> float:
+    """Return the mean PSNR of rows of pixels in [0, 1], in dB."""
+    errors = np.square(rows - originals).mean(1)
+    return float(np.mean(-10 * np.log10(errors[errors > 0])))
+
+
+def percent(reader: SVC, rows: np.ndarray, classes: np.ndarray) -> float:
+    """Return the percentage of rows that a classifier reads rightly."""
+    return round(100 * float(reader.score(rows, classes)), 1)
+
+
+def main() -> None:
+    """Parse the command line and run one of the three."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    for name, run in (("condition", write_conditions), ("zero-shot", write_zero_shot)):
+        command = commands.add_parser(name)
+        command.set_defaults(run=run)
+        command.add_argument("--data", required=True, help="prepared digits")
+        command.add_argument("--ckpt", type=Path, required=True, help="conditional run, for its degradations")
+        command.add_argument("--every", type=int, default=1, metavar="N", help="take every n-th digit")
+        command.add_argument("--out", type=Path, required=True, help="folder for the images")
+    command.add_argument("--unconditional", type=Path, required=True, help="run of recipe mnist32")
+    command.add_argument("--rounds", type=int, default=4, help="as in hdit edit inpaint")
+    command = commands.add_parser("accuracy")
+    command.set_defaults(run=accuracy)
+    command.add_argument("--train", type=Path, required=True, help="prepared digits to train the classifier on")
+    command.add_argument("--data", type=Path, required=True, help="prepared digits, the originals")
+    command.add_argument("--every", type=int, default=1, metavar="N", help="take every n-th digit")
+    command.add_argument("folders", type=Path, nargs="+", help="restored digits")
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()
