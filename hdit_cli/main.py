@@ -19,7 +19,16 @@ from typer.main import get_command
 
 from hdit_cli.console import printable, show_log_messages
 from hdit_cli.plugins import discover_commands, load_command
-from hdit_core.errors import HditError, RecipeError, StoppedEarly, UsageError, did_you_mean, is_out_of_memory
+from hdit_cli.ranks import wait_for_main_rank
+from hdit_core.errors import (
+    HditError,
+    OtherRankFailed,
+    RecipeError,
+    StoppedEarly,
+    UsageError,
+    did_you_mean,
+    is_out_of_memory,
+)
 
 INTERRUPTED = 130  # 128 + SIGINT, as a shell reports it
 OUTPUT_CLOSED = 141  # 128 + SIGPIPE
@@ -159,6 +168,9 @@ def main(args: Sequence[str] | None = None) -> int:
         return _run(args)
     except StoppedEarly as error:
         return _print_error("stopped early", [str(error)], error.exit_code)
+    except OtherRankFailed as error:
+        wait_for_main_rank()
+        return error.exit_code  # the other rank reports the reason
     except HditError as error:
         lines = str(error).splitlines() if isinstance(error, RecipeError) else [str(error)]
         return _print_error("error", lines, error.exit_code)

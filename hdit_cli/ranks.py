@@ -12,6 +12,11 @@ from hdit_core.launch import is_main_process
 MAIN_RANK_WAIT_S = 4.0
 
 
+def wait_for_main_rank() -> None:
+    """Wait for the main rank to report: the launcher would end it if this one ended first."""
+    time.sleep(MAIN_RANK_WAIT_S)
+
+
 @contextmanager
 def main_rank_reports_first() -> Iterator[None]:
     """Let only the main rank report an error that ends all ranks, such as a recipe error or a request to stop.
@@ -24,7 +29,7 @@ def main_rank_reports_first() -> Iterator[None]:
         yield
     except HditError as error:
         if type(error) is not HditError and not is_main_process():
-            time.sleep(MAIN_RANK_WAIT_S)
+            wait_for_main_rank()
             if isinstance(error, StoppedEarly | OtherRankFailed):
                 raise typer.Exit(error.exit_code) from None
         raise

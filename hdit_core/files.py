@@ -105,7 +105,7 @@ class DigestingWriter:
 def digest(path: Path) -> Digest:
     """Read a file once and return its size and checksums."""
     digester = Digester()
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digester.add(chunk)
     return digester.digest()
@@ -114,7 +114,7 @@ def digest(path: Path) -> Digest:
 def crc32(path: Path) -> int:
     """Return a file's crc32, which is ten times as fast as its sha256."""
     crc = 0
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             crc = zlib.crc32(chunk, crc)
     return crc
@@ -127,7 +127,7 @@ def read_json(path: Path, largest_bytes: int) -> dict[str, Any]:
         ValueError: the file is larger, or is not a JSON object; the message is the reason, without the path.
         OSError: the file is missing or cannot be read.
     """
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         content = file.read(largest_bytes + 1)
     if len(content) > largest_bytes:
         raise ValueError(f"larger than {largest_bytes:,} bytes")
@@ -152,15 +152,20 @@ def flush_folder(folder: Path) -> None:
     Some file systems (CIFS, sshfs) refuse that; it is then logged, and the names are written when the system does so.
     """
     with naming(folder):
-        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(descriptor)
+            _flush(folder, os.O_RDONLY)
         except OSError as error:
             if error.errno not in FOLDER_FLUSH_REFUSED:
                 raise
             _log_refused_flush(error.strerror or str(error))
-        finally:
-            os.close(descriptor)
+
+
+def _flush(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @cache  # once per process
@@ -220,8 +225,8 @@ def _temporary(path: Path) -> Path:
 
 
 def _flush_file(path: Path) -> None:
-    with naming(path), path.open("rb+") as file:
-        os.fsync(file.fileno())
+    with naming(path):
+        _flush(path, os.O_RDWR)
 
 
 @contextmanager

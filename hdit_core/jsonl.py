@@ -39,7 +39,9 @@ def cut_back(path: Path, keep: Callable[[Record], bool]) -> list[Record]:
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:
-    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+    with naming(path):
+        content = path.read_bytes() if path.exists() else b""
+    for line in content.split(b"\n"):
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):

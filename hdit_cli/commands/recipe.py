@@ -112,15 +112,15 @@ def copy(
       hdit recipe copy ffhq1024 my.toml
       hdit recipe copy --annotated ffhq1024 my.toml
     """
+    from hdit_core.files import naming, write_atomic
     from hdit_core.recipe.read import find_recipe, read_recipe
     from hdit_core.recipe.write import annotated_toml
 
     source = find_recipe(recipe)
     path = target / source.name if target.is_dir() else target
-    content = annotated_toml(read_recipe(recipe)).encode() if annotated else source.read_bytes()
-    try:
-        with path.open("wb" if force else "xb") as file:
-            file.write(content)
-    except FileExistsError:
-        raise UsageError(f"{path}: exists; choose another name, or add --force to overwrite it") from None
+    with naming(source):
+        content = annotated_toml(read_recipe(recipe)).encode() if annotated else source.read_bytes()
+    if path.exists() and not force:
+        raise UsageError(f"{path}: exists; choose another name, or add --force to overwrite it")
+    write_atomic(path, content)
     emit({"path": str(path)}, False, [str(path)])

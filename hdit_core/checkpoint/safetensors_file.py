@@ -156,7 +156,7 @@ def tensor_crc32(name: str, tensor: Tensor, crc: int) -> int:
 
 def _read_header(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
+        with naming(path), path.open("rb") as file:
             start = file.read(SNIFFED_BYTES)
             size_bytes = struct.unpack("<Q", start[:8])[0] if len(start) >= 8 else 0
             if not 2 <= size_bytes <= MAX_HEADER_BYTES or start[8:9] != b"{":

@@ -84,6 +84,8 @@ def read_recipe(name: str, overrides: Overrides = ()) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except ValueError as error:
         raise RecipeError(f"{path}: not a TOML file: {error}") from None
+    except OSError as error:  # a failed read has no path of its own
+        raise RecipeError(f"{path}: cannot be read ({error.strerror})") from None
     return parse_recipe(text, overrides, str(path))
 
 

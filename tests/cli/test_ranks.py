@@ -61,3 +61,12 @@ def test_a_rank_that_lost_another_says_so_at_once_and_one_with_a_mistake_of_its_
     with pytest.raises(DataError, match="a cut shard"):
         fail(DataError("a cut shard"))
     assert waits
+
+
+def test_no_command_prints_that_another_rank_failed(install_body, capsys, waits):
+    install_body("""
+        from hdit_core.errors import OtherRankFailed
+        raise OtherRankFailed("rank 1 ends, because the main rank failed")
+    """)
+    assert main(["act"]) == 1
+    assert capsys.readouterr().err == "" and waits == [speaking.MAIN_RANK_WAIT_S]

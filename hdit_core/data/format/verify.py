@@ -36,7 +36,7 @@ from hdit_core.data.format.optional_rows import VECTOR_DTYPE
 from hdit_core.data.format.shard import HASHES_DTYPE, INDEX_DTYPE
 from hdit_core.data.format.verify_images import ShardRows, image_problems
 from hdit_core.errors import DataError
-from hdit_core.files import digest
+from hdit_core.files import digest, naming
 
 Level = Literal["quick", "full", "deep"]
 Progress = Callable[[int, int], None]
@@ -98,7 +98,7 @@ def _index_problem(index: Rows, contents: Contents) -> str | None:
 
 def _rejects_problem(path: Path, expected: int) -> str | None:
     try:
-        with path.open("rb") as file:
+        with naming(path), path.open("rb") as file:
             lines = sum(1 for _ in file)
     except OSError as problem:
         return f"cannot be read ({problem.strerror})"

@@ -22,6 +22,7 @@ from hdit_core.data.format.shard import (
 from hdit_core.data.image.arrays.picture import Picture, as_picture
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.data.image.codec import SUFFIXES, decode
+from hdit_core.files import naming
 
 MOST_PROBLEMS = 20  # reported per shard; a shard that is shifted by a byte has one for every image
 
@@ -136,7 +137,7 @@ def image_problems(path: Path, contents: Contents, first: int, rows: ShardRows) 
         first: index of its first image in the data set.
         rows: of its images.
     """
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         shard = _Shard(file.fileno(), contents, _size_of(contents, first))
         problems = list(_each_problem(path, shard, first, rows))
     more = [f"and {len(problems) - MOST_PROBLEMS:,} more"] if len(problems) > MOST_PROBLEMS else []

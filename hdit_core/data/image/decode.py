@@ -24,6 +24,7 @@ from hdit_core.data.image.png import CORRUPT_EXIF, SIGNATURE, check_rows, read_p
 from hdit_core.data.image.tiff import RAW, check_data, check_raw, is_raw_of_own_kind, is_tiff
 from hdit_core.data.image.unusable import UnusableImageError as UnusableImageError
 from hdit_core.data.image.unusable import reason_of
+from hdit_core.files import naming
 
 LARGEST_FILE_BYTES = 1 << 29  # no image is this large; a video or an archive among them is not worth the memory
 
@@ -265,7 +266,7 @@ def decode_image(data: bytes, channels: int | None, background: tuple[int, int, 
 
 def read_file(path: Path) -> bytes:
     """Return the content of a file; one that has grown since it was listed must not fill the memory."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         content = file.read(LARGEST_FILE_BYTES + 1)
     if len(content) > LARGEST_FILE_BYTES:
         raise UnusableImageError(f"more than {LARGEST_FILE_BYTES >> 20} MiB")
@@ -277,7 +278,7 @@ def is_image_file(path: Path) -> bool:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with path.open("rb") as file:
+            with naming(path), path.open("rb") as file:
                 if file.read(512)[257:262] == b"ustar":
                     return False
             with Image.open(path, formats=FORMATS):

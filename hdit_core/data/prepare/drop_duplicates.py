@@ -30,6 +30,7 @@ from hdit_core.data.image.codec import SUFFIXES, decode
 from hdit_core.data.prepare.job import PrepareJob
 from hdit_core.data.prepare.journal import ChunkRecord, Journal, ShardRecord
 from hdit_core.data.prepare.transform import TransformSettings
+from hdit_core.files import naming
 
 Rows = Shaped[np.ndarray, " _"]
 
@@ -61,7 +62,7 @@ def find_duplicates(rows: Rows) -> dict[int, _DuplicateOf]:
 
 def _number(path: Path, row: np.void) -> int:
     """Return the index of the input of an image: the key in its tar header, one block before it."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         file.seek(int(row["offset"]) - 512)
         return int(file.read(100).split(b".")[0])
 
@@ -94,7 +95,7 @@ def _rewrite_without(job: PrepareJob, path: Path, shard: ShardRecord, left_out: 
     if len(left_out) == len(shard.rows):
         return None
     samples, vectors = read_shard(path), shard.vectors(job.rules.vector_dim)
-    with path.open("rb") as file, atomic_shard(path) as writer:
+    with naming(path), path.open("rb") as file, atomic_shard(path) as writer:
         for position, (stored, row) in enumerate(zip(samples, shard.rows, strict=True)):
             if position not in left_out:
                 sample = _sample(job.rules, stored, file.fileno(), row, shard.size)
@@ -143,7 +144,7 @@ def _moments_of(job: PrepareJob, path: Path, shard: ShardRecord, left_out: Colle
     """Return the moments of some images of a shard."""
     moments: Moments = ()
     shape, codec, pixels = (*shard.size, job.rules.channels), job.rules.codec, job.rules.pixels
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         for row in shard.rows[sorted(left_out)]:
             file.seek(int(row["offset"]))
             picture = as_picture(decode(file.read(int(row["length"])), codec, shape, pixels.dtype), pixels)

@@ -21,6 +21,7 @@ from hdit_core.data.sources.labels.class_label import MOST_CLASSES
 from hdit_core.data.sources.parquet_columns import ColumnReader, class_of, find_columns, image_column, text_column
 from hdit_core.data.sources.source import Entry, class_names
 from hdit_core.errors import DataError, UsageError
+from hdit_core.files import naming
 
 PARQUET_ENDING = ".parquet"
 MAGIC = b"PAR1"
@@ -31,7 +32,7 @@ _SPLIT = re.compile(r"(.+)-[0-9]{5}-of-[0-9]{5}\.parquet")  # train-00000-of-000
 
 def is_parquet(path: Path) -> bool:
     """Return whether a file begins as a Parquet file does."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         return file.read(4) == MAGIC
 
 
@@ -62,7 +63,7 @@ def _first_line(problem: BaseException) -> str:
 
 def _footer_crc32(path: Path) -> int:
     """Return the checksum of what a file says about itself: where each column lies, and its statistics."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         size_bytes = file.seek(0, 2)
         file.seek(max(0, size_bytes - 8))
         length = int.from_bytes(file.read(4), "little")

@@ -21,6 +21,7 @@ from hdit_core.data.sources.shard_samples import is_note, is_sharded
 from hdit_core.data.sources.source import IMAGE_SUFFIX, Source
 from hdit_core.data.sources.webdataset import SHARD_ENDINGS, ShardedSource
 from hdit_core.errors import DataError, UsageError, did_you_mean
+from hdit_core.files import naming
 
 _WILD = frozenset("*?[")
 _ARROW = (".arrow", (b"ARROW1", b"\xff\xff\xff\xff"))
@@ -72,7 +73,7 @@ def _open_file(path: Path, read_labels: bool) -> Source:
         return ZipSource(path, read_labels)
     if is_parquet(path):
         return ParquetSource(path.name, [path])
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         head = file.read(8)
     if not head:
         raise DataError(f"{path}: is empty; copy or download it again")

@@ -14,6 +14,7 @@ from hdit_core.data.sources.files.file_source import FileSource
 from hdit_core.data.sources.labels.text_encoding import decode_text, marked_encoding
 from hdit_core.data.sources.source import Entry
 from hdit_core.errors import DataError, UsageError
+from hdit_core.files import naming
 
 STDIN = "-"
 LIST_ENDINGS = (".txt", ".lst", ".list")
@@ -191,7 +192,7 @@ def open_list(path: Path, read_labels: bool = True) -> PathListSource:
     Raises:
         DataError: it is no list of paths.
     """
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         return PathListSource(path.name, read_paths(file, str(path)), path.parent, read_labels)
 
 

@@ -24,6 +24,7 @@ from hdit_core.data.sources.files.unpacked_once import open_once
 from hdit_core.data.sources.labels.sidecars import is_label_file
 from hdit_core.data.sources.source import Entry
 from hdit_core.errors import DataError
+from hdit_core.files import naming
 
 logger = logging.getLogger("hdit")
 
@@ -67,7 +68,7 @@ class TarFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with path.open("rb") as file:
+        with naming(path), path.open("rb") as file:
             head = file.read(6)
         opener = next((opener for magic, opener in _OPENERS.items() if head.startswith(magic)), None)
         self.is_compressed = opener is not None
@@ -151,7 +152,7 @@ def _is_label(member: Member) -> bool:
 
 def damaged(path: Path, problem: Exception) -> DataError:
     """Return the error for a file that is neither a zip nor a whole tar; it says what it is where that is known."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         head = file.read(8)
     if not head:
         return DataError(f"{path}: is empty; copy or download it again")

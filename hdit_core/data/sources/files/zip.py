@@ -12,6 +12,7 @@ from hdit_core.data.sources.files.file_source import FileSource
 from hdit_core.data.sources.files.links import Member, unpacked
 from hdit_core.data.sources.source import Entry
 from hdit_core.errors import DataError
+from hdit_core.files import naming
 
 logger = logging.getLogger("hdit")
 
@@ -120,5 +121,5 @@ class ZipSource(FileSource):
 
 def is_zip(path: Path) -> bool:
     """Return whether a file begins as a zip does; one at the end is a tar's last member, or stands behind a picture."""
-    with path.open("rb") as file:
+    with naming(path), path.open("rb") as file:
         return file.read(4) in (b"PK\3\4", b"PK\5\6")

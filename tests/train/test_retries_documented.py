@@ -1,0 +1,27 @@
+"""docs/training.md says how often and for how long something is tried again, as the code has it."""
+
+from pathlib import Path
+
+from hdit_core.data.format import transient
+from hdit_core.data.loader import workers
+from hdit_core.data.remote import store
+from hdit_core.distributed import TIMEOUT_S
+from hdit_core.errors import DataError, HditError, StoppedEarly, UsageError
+from hdit_core.locks import FolderLock
+
+
+def test_the_table_of_retries_has_the_numbers_of_the_code():
+    page = Path(__file__).parents[2] / "docs" / "training.md"
+    rows = [line.split("|")[2:4] for line in page.read_text().splitlines() if line.startswith("|")]
+    found = [(how_long.strip(), then.strip()) for how_long, then in rows]
+    attempts = f"{len(transient.PAUSES_S)} further attempts within {sum(transient.PAUSES_S):.0f} s"
+    saved = f"the last whole step is saved, exit code {StoppedEarly.exit_code}"
+    start = found.index((attempts, saved))
+    assert found[start : start + 6] == [
+        (attempts, saved),
+        (f"{workers.TIMEOUT_S:.0f} s", saved),
+        (attempts, f"exit code {StoppedEarly.exit_code}"),
+        (f"{store.ATTEMPTS} attempts", f"exit code {DataError.exit_code}"),
+        (f"{TIMEOUT_S} s", f"exit code {HditError.exit_code}"),
+        (f"{FolderLock.WAIT_S:.0f} s", f"exit code {UsageError.exit_code}"),
+    ]
