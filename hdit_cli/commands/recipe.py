@@ -1,5 +1,7 @@
 """`hdit recipe`: list, show, check and copy recipes."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -120,7 +122,9 @@ def copy(
     path = target / source.name if target.is_dir() else target
     with naming(source):
         content = annotated_toml(read_recipe(recipe)).encode() if annotated else source.read_bytes()
-    if path.exists() and not force:
+    if os.path.lexists(path) and not force:
         raise UsageError(f"{path}: exists; choose another name, or add --force to overwrite it")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
     write_atomic(path, content)
     emit({"path": str(path)}, False, [str(path)])
