@@ -103,7 +103,7 @@ def test_no_file_of_any_kind_is_run(prepare, tmp_path):
         assert (summary.images, summary.rejects) == (1, len(files) - 1 - 3)  # texts by their names are skipped
     assert open_source(str(tmp_path / "shards")).entries
     with pytest.raises(
-        DataError, match=r"none of its 1 files is a usable image; the first is images.npy: not an image"
+        DataError, match=r"none of its 1 files is a usable image; the first is images.npy: \.npy of object"
     ):
         prepare(tmp_path / "alone.npz", name="of-npz")
     assert not list(tmp_path.rglob(EVIL))
