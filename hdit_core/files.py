@@ -278,8 +278,8 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     try:
         with naming(final, DISK_FULL):
             yield temporary
-        for file in temporary.iterdir():
-            _flush_file(file)
+        for path in sorted(temporary.rglob("*"), reverse=True):
+            (flush_folder if path.is_dir() else _flush_file)(path)
         flush_folder(temporary)
         temporary.rename(final)
     except BaseException:

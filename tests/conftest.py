@@ -4,6 +4,7 @@ import copy
 import logging
 import os
 import random
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -164,3 +165,19 @@ def other_tiny_data(tmp_path_factory):
 def trained(changed, tiny_data):
     """Return a function that gives the tiny recipe with its data, and with other values."""
     return lambda values: changed({"data.path": str(tiny_data)} | values)
+
+
+@pytest.fixture(scope="session")
+def importable_torchvision():
+    """Make torchvision, which clean-fid, torch-fidelity and diffusers import, importable with any build of torch.
+
+    A torchvision built for CUDA cannot load its operators next to a CPU build of torch, and its import then fails
+    because they are missing: this declares them. Where the operators load, declaring them again would abort the
+    process, so a child process tries the import first.
+    """
+    if subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode == 0:
+        return None
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for name in ("nms", "qnms"):
+        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    return library

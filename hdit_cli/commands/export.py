@@ -33,6 +33,14 @@ FormatOption = Annotated[
     Literal["hdit", "k-diffusion"],
     typer.Option("--format", help="File format of the weights.", rich_help_panel="Output"),
 ]
+DiffusersOption = Annotated[
+    bool,
+    typer.Option(
+        "--diffusers",
+        help="Export for the diffusers library instead: DiffusionPipeline.from_pretrained loads it.",
+        rich_help_panel="Output",
+    ),
+]
 ProgramOption = Annotated[
     bool,
     typer.Option(
@@ -64,6 +72,7 @@ def export(
     weights: DrawnWeightsOption = None,
     dtype: DtypeOption = "float32",
     file_format: FormatOption = "hdit",
+    diffusers: DiffusersOption = False,
     program: ProgramOption = False,
     count: CountOption = 16,
     seed: SeedOption = 0,
@@ -79,18 +88,25 @@ def export(
     Examples:
       hdit export runs/faces --to faces-model --dtype bfloat16 --program
       hdit export runs/faces --to hf://me/faces
+      hdit export runs/faces --to faces-diffusers --diffusers
     """
-    from hdit_core.generate.export.export import ExportSettings
+    from hdit_core.generate.export.diffusers_folder import export_diffusers
+    from hdit_core.generate.export.export import DTYPES, ExportSettings
     from hdit_core.generate.export.export import export as export_model
     from hdit_core.generate.export.push import hub_repository, push
 
     settings = ExportSettings(weights, dtype, file_format, count, seed, program, device)
     repository = hub_repository(to)
+    if diffusers and (program or file_format != "hdit"):
+        raise UsageError("--diffusers: has a format of its own; leave out --program and --format")
     if public and repository is None:
         raise UsageError("--public: only a repository on the hub is public or private; give --to hf://OWNER/NAME")
     with TemporaryDirectory() as temporary:
         folder = to if repository is None else Path(temporary) / "model"
-        result = export_model(source, folder, settings)
+        if diffusers:
+            result = export_diffusers(source, folder, weights, DTYPES[dtype])
+        else:
+            result = export_model(source, folder, settings)
         if repository is not None:
             result["folder"] = push(folder, repository, public=public)
     files = result["files"]

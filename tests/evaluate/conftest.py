@@ -1,8 +1,5 @@
 """Folders of small pictures, feature networks that need no weights, and a stand-in for Inception's TorchScript file."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 import torch
@@ -85,22 +82,6 @@ def inception_stand_in(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "stand-in.pt"
     torch.jit.script(_StandIn()).save(path)
     return path
-
-
-@pytest.fixture(scope="session")
-def importable_torchvision():
-    """Make torchvision, which clean-fid and torch-fidelity import, importable with any build of torch.
-
-    A torchvision built for CUDA cannot load its operators next to a CPU build of torch, and its import then fails
-    because they are missing: this declares them. Where the operators load, declaring them again would abort the
-    process, so a child process tries the import first.
-    """
-    if subprocess.run([sys.executable, "-c", "import torchvision"], capture_output=True).returncode == 0:
-        return None
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    return library
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""The code that an export for the diffusers library contains; these files do not import hdit."""

@@ -1,0 +1,61 @@
+"""Sampling with a Hourglass Diffusion Transformer and a scheduler of the diffusers library that begins with EDM."""
+
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+
+
+class HDiTPipeline(DiffusionPipeline):
+    """Generates images from noise, with classifier-free guidance for networks with classes."""
+
+    def __init__(self, transformer, scheduler) -> None:
+        super().__init__()
+        self.register_modules(transformer=transformer, scheduler=scheduler)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: list[int] | None = None,
+        num_images: int = 1,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 1.0,
+        generator: torch.Generator | None = None,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ):
+        """Generate images.
+
+        Args:
+            class_labels: class of each image; None for networks without classes, or for no class.
+            num_images: how many, where no classes are given.
+            num_inference_steps: evaluations of the network, twice as many with guidance.
+            guidance_scale: 1 disables guidance.
+            generator: of the noise.
+            latents: standard normal noise [B, C, H, W] to start from; None: from the generator.
+            output_type: `"pil"`, `"np"` ([B, H, W, C] in [0, 1]) or `"pt"` ([B, C, H, W] in [-1, 1], not clipped).
+            return_dict: whether to return an object instead of a tuple.
+        """
+        config = self.transformer.config
+        if guidance_scale != 1 and not config.num_classes:
+            raise ValueError(f"guidance_scale = {guidance_scale} needs classes, and this network has none; use 1")
+        count = len(class_labels) if class_labels is not None else len(latents) if latents is not None else num_images
+        shape = count, config.channels, *config.sample_size
+        if latents is None:
+            latents = randn_tensor(shape, generator, self._execution_device, torch.float32)
+        labels = torch.tensor(class_labels, device=self._execution_device) if class_labels is not None else None
+        self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
+        x = latents.to(self._execution_device) * self.scheduler.sigmas[0]
+        for timestep in self.progress_bar(self.scheduler.timesteps):
+            scaled = self.scheduler.scale_model_input(x, timestep)
+            output = self.transformer(scaled, timestep, labels).sample
+            if guidance_scale != 1:
+                without = self.transformer(scaled, timestep).sample
+                output = without + guidance_scale * (output - without)
+            x = self.scheduler.step(output, timestep, x, generator=generator).prev_sample
+        images = x
+        if output_type != "pt":
+            images = (x.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+        if output_type == "pil":
+            images = self.numpy_to_pil(images)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)

@@ -1,0 +1,160 @@
+"""Export of a model for the diffusers library: a folder that `DiffusionPipeline.from_pretrained` loads.
+
+model_index.json                   the parts and their classes
+pipeline_hdit.py                   the pipeline
+transformer/                       config.json, weights as safetensors, and the model's code
+scheduler/scheduler_config.json    a scheduler of diffusers with the settings of `[sample]`
+README.md                          how to load it
+
+DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+import hdit_core.generate.export.diffusers as code
+from hdit_core.checkpoint.denoiser import Weights, build_denoiser, read_weights
+from hdit_core.errors import UsageError
+from hdit_core.files import atomic_folder
+from hdit_core.generate.settings import apply_defaults, read_defaults
+from hdit_core.recipe.run import Recipe
+from hdit_core.recipe.sample import SampleRecipe
+
+PIPELINE, MODEL, LAYERS = "pipeline_hdit.py", "modeling_hdit.py", "hdit_layers.py"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+USAGE = """---
+library_name: diffusers
+pipeline_tag: {tag}
+---
+
+    from diffusers import DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)
+    pipeline({arguments}num_inference_steps={steps}).images[0].save("image.png")
+
+A Hourglass Diffusion Transformer, exported by hdit ({weights} weights). `trust_remote_code` runs the code in this
+folder.
+"""
+
+
+def export_diffusers(
+    source: Path, folder: Path, weights: Weights | None = None, dtype: torch.dtype = torch.float32
+) -> dict[str, Any]:
+    """Export a model for diffusers and return a summary; the folder is created atomically.
+
+    Args:
+        source: anything that `load_denoiser` accepts.
+        folder: must not exist.
+        weights: kind of the weights; None: those of RUN/sample.toml, or "ema".
+        dtype: of the weights; fixed frequencies stay float32.
+
+    Raises:
+        UsageError: the folder exists, or the network has a part that the exported code lacks; names the key.
+        CheckpointError: the source is missing or damaged.
+    """
+    if folder.exists() or folder.is_symlink():
+        raise UsageError(f"{folder}: already exists and is never replaced; choose another name with --to")
+    defaults = read_defaults(source)
+    weights = weights or defaults.weights
+    recipe, state = read_weights(source, weights)
+    recipe = apply_defaults(recipe, defaults)
+    _check_supported(recipe)
+    denoiser = build_denoiser(recipe, state, str(source)).to(dtype)
+    folder.absolute().parent.mkdir(parents=True, exist_ok=True)
+    with atomic_folder(folder) as target:
+        (target / "transformer").mkdir()
+        (target / "scheduler").mkdir()
+        for name, place in ((PIPELINE, ""), (MODEL, "transformer"), (LAYERS, "transformer")):
+            (target / place / name).write_text((Path(code.__path__[0]) / name).read_text())
+        tensors = {name: tensor.contiguous() for name, tensor in denoiser.network.state_dict().items()}
+        save_file(tensors, target / "transformer" / WEIGHTS, {"format": "pt"})
+        scheduler = scheduler_config(recipe.sample, recipe.diffusion.sigma_data)
+        documents = {
+            "model_index.json": {
+                "_class_name": [PIPELINE.removesuffix(".py"), "HDiTPipeline"],
+                "transformer": [MODEL.removesuffix(".py"), "HDiTModel"],
+                "scheduler": ["diffusers", scheduler["_class_name"]],
+            },
+            "transformer/config.json": model_config(recipe),
+            "scheduler/scheduler_config.json": scheduler,
+        }
+        for name, document in documents.items():
+            (target / name).write_text(json.dumps(document, indent=2) + "\n")
+        (target / "README.md").write_text(_usage(recipe, weights))
+        files = {
+            str(path.relative_to(target)): path.stat().st_size for path in sorted(target.rglob("*")) if path.is_file()
+        }
+    return {"folder": str(folder), "weights": weights, "scheduler": scheduler["_class_name"], "files": files}
+
+
+def _usage(recipe: Recipe, weights: Weights) -> str:
+    classes = bool(recipe.model.num_classes)
+    tag = "unconditional-image-generation"
+    arguments = f"class_labels=[0], guidance_scale={recipe.sample.guidance:g}, " if classes else ""
+    return USAGE.format(tag=tag, arguments=arguments, steps=recipe.sample.steps, weights=weights)
+
+
+def _check_supported(recipe: Recipe) -> None:
+    """Refuse networks with a part that the exported code lacks."""
+    model, diffusion = recipe.model, recipe.diffusion
+    wanted = {
+        "diffusion.objective": (diffusion.objective, "edm"),
+        "diffusion.start": (diffusion.start, "noise"),
+        "model.feed_forward": (model.feed_forward, "geglu"),
+        "model.norm": (model.norm, "rms"),
+        "model.positions": (model.positions, "rotary"),
+        "model.skip": (model.skip, "lerp"),
+        "model.mapping_cond_dim": (model.mapping_cond_dim, 0),
+        "model.condition_channels": (model.condition_channels, 0),
+    }
+    for key, (value, supported) in wanted.items():
+        if value != supported:
+            raise UsageError(f"--diffusers: {key} is {value!r}; the exported code supports {supported!r} only")
+
+
+def model_config(recipe: Recipe) -> dict[str, Any]:
+    """Return the config of the model: the arguments of `HDiTModel`."""
+    model = recipe.model
+    keys = ("depth", "width", "hidden", "head_dim", "attention", "kernel_size", "window_size")
+    return {
+        "_class_name": "HDiTModel",
+        "sample_size": list(model.image_size),
+        "channels": model.channels,
+        "patch_size": list(model.patch_size),
+        "levels": [{key: getattr(level, key) for key in keys} for level in model.levels],
+        "num_classes": model.num_classes,
+        "mapping_width": model.mapping_width,
+        "mapping_depth": model.mapping_depth,
+        "mapping_hidden": model.mapping_hidden,
+    }
+
+
+def scheduler_config(sample: SampleRecipe, sigma_data: float) -> dict[str, Any]:
+    """Return the config of the scheduler that is nearest to the recipe's sampler.
+
+    `euler` is `EDMEulerScheduler`; `dpmpp_2m`, and any other deterministic sampler, is DPM-Solver++ (2M); the SDE
+    samplers are its SDE form. With the `karras` and `exponential` schedules the noise levels are the same.
+    """
+    config = {
+        "sigma_min": sample.sigma_min,
+        "sigma_max": sample.sigma_max,
+        "sigma_data": sigma_data,
+        "sigma_schedule": "exponential" if sample.schedule == "exponential" else "karras",
+        "rho": sample.rho or 7.0,
+        "prediction_type": "epsilon",  # in these schedulers: F with EDM's scalings
+        "final_sigmas_type": "zero",
+    }
+    if sample.sampler == "euler":
+        return {"_class_name": "EDMEulerScheduler", **config}
+    algorithm = "sde-dpmsolver++" if sample.sampler.endswith("_sde") and sample.eta else "dpmsolver++"
+    return {
+        "_class_name": "EDMDPMSolverMultistepScheduler",
+        **config,
+        "solver_order": 2,
+        "algorithm_type": algorithm,
+        "solver_type": "midpoint",
+    }
