@@ -2,13 +2,16 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from hdit_cli.console import align, emit, note
 from hdit_cli.options.shared import DeviceOption, DrawnWeightsOption, JsonOption, SeedOption
 from hdit_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from hdit_core.generate.export.export import ExportSettings
 
 app = typer.Typer(add_completion=False)
 
@@ -90,26 +93,30 @@ def export(
       hdit export runs/faces --to hf://me/faces
       hdit export runs/faces --to faces-diffusers --diffusers
     """
-    from hdit_core.generate.export.diffusers_folder import export_diffusers
-    from hdit_core.generate.export.export import DTYPES, ExportSettings
-    from hdit_core.generate.export.export import export as export_model
+    from hdit_core.generate.export.export import ExportSettings
     from hdit_core.generate.export.push import hub_repository, push
 
     settings = ExportSettings(weights, dtype, file_format, count, seed, program, device)
     repository = hub_repository(to)
-    if diffusers and (program or file_format != "hdit"):
-        raise UsageError("--diffusers: has a format of its own; leave out --program and --format")
     if public and repository is None:
         raise UsageError("--public: only a repository on the hub is public or private; give --to hf://OWNER/NAME")
     with TemporaryDirectory() as temporary:
         folder = to if repository is None else Path(temporary) / "model"
-        if diffusers:
-            result = export_diffusers(source, folder, weights, DTYPES[dtype])
-        else:
-            result = export_model(source, folder, settings)
+        result = _export_as(diffusers, source, folder, settings)
         if repository is not None:
             result["folder"] = push(folder, repository, public=public)
     files = result["files"]
     lines = align([(key, str(value)) for key, value in result.items() if key != "files" and value is not None])
     emit(result, json, [*lines, *(f"{to / name}  {size_bytes:,} bytes" for name, size_bytes in files.items())])
     note(f"choose a license and enter it in {to / 'README.md'}")
+
+
+def _export_as(diffusers: bool, source: Path, folder: Path, settings: "ExportSettings") -> dict[str, Any]:
+    from hdit_core.generate.export.diffusers_folder import export_diffusers
+    from hdit_core.generate.export.export import DTYPES, export
+
+    if not diffusers:
+        return export(source, folder, settings)
+    if settings.program or settings.format != "hdit":
+        raise UsageError("--diffusers: has a format of its own; leave out --program and --format")
+    return export_diffusers(source, folder, settings.weights, DTYPES[settings.dtype])

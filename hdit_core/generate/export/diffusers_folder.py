@@ -72,23 +72,28 @@ def export_diffusers(
             (target / place / name).write_text((Path(code.__path__[0]) / name).read_text())
         tensors = {name: tensor.contiguous() for name, tensor in denoiser.network.state_dict().items()}
         save_file(tensors, target / "transformer" / WEIGHTS, {"format": "pt"})
-        scheduler = scheduler_config(recipe.sample, recipe.diffusion.sigma_data)
-        documents = {
-            "model_index.json": {
-                "_class_name": [PIPELINE.removesuffix(".py"), "HDiTPipeline"],
-                "transformer": [MODEL.removesuffix(".py"), "HDiTModel"],
-                "scheduler": ["diffusers", scheduler["_class_name"]],
-            },
-            "transformer/config.json": model_config(recipe),
-            "scheduler/scheduler_config.json": scheduler,
-        }
-        for name, document in documents.items():
+        for name, document in _configs(recipe).items():
             (target / name).write_text(json.dumps(document, indent=2) + "\n")
         (target / "README.md").write_text(_usage(recipe, weights))
         files = {
             str(path.relative_to(target)): path.stat().st_size for path in sorted(target.rglob("*")) if path.is_file()
         }
-    return {"folder": str(folder), "weights": weights, "scheduler": scheduler["_class_name"], "files": files}
+    return {"folder": str(folder), "weights": weights, "files": files}
+
+
+def _configs(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """Return the JSON files of the folder."""
+    scheduler = scheduler_config(recipe.sample, recipe.diffusion.sigma_data)
+    index = {
+        "_class_name": [PIPELINE.removesuffix(".py"), "HDiTPipeline"],
+        "transformer": [MODEL.removesuffix(".py"), "HDiTModel"],
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+    }
+    return {
+        "model_index.json": index,
+        "transformer/config.json": model_config(recipe),
+        "scheduler/scheduler_config.json": scheduler,
+    }
 
 
 def _usage(recipe: Recipe, weights: Weights) -> str:

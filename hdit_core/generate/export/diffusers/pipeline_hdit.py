@@ -53,9 +53,11 @@ class HDiTPipeline(DiffusionPipeline):
                 without = self.transformer(scaled, timestep).sample
                 output = without + guidance_scale * (output - without)
             x = self.scheduler.step(output, timestep, x, generator=generator).prev_sample
-        images = x
-        if output_type != "pt":
-            images = (x.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-        if output_type == "pil":
-            images = self.numpy_to_pil(images)
+        images = self._in_format(x, output_type)
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def _in_format(self, x: torch.Tensor, output_type: str):
+        if output_type == "pt":
+            return x
+        images = (x.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+        return self.numpy_to_pil(images) if output_type == "pil" else images
