@@ -60,7 +60,7 @@ def export_diffusers(
         raise UsageError(f"{folder}: already exists and is never replaced; choose another name with --to")
     defaults = read_defaults(source)
     weights = weights or defaults.weights
-    recipe, state = read_weights(source, weights)
+    recipe, state, _ = read_weights(source, weights)
     recipe = apply_defaults(recipe, defaults)
     _check_supported(recipe)
     denoiser = build_denoiser(recipe, state, str(source)).to(dtype)

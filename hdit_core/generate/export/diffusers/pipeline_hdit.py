@@ -32,7 +32,7 @@ class HDiTPipeline(DiffusionPipeline):
             num_inference_steps: evaluations of the network, twice as many with guidance.
             guidance_scale: 1 disables guidance.
             generator: of the noise.
-            latents: standard normal noise [B, C, H, W] to start from; None: from the generator.
+            latents: standard normal noise [B, C, H, W]; None: from the generator.
             output_type: `"pil"`, `"np"` ([B, H, W, C] in [0, 1]) or `"pt"` ([B, C, H, W] in [-1, 1], not clipped).
             return_dict: whether to return an object instead of a tuple.
         """
@@ -41,11 +41,11 @@ class HDiTPipeline(DiffusionPipeline):
             raise ValueError(f"guidance_scale = {guidance_scale} needs classes, and this network has none; use 1")
         count = len(class_labels) if class_labels is not None else len(latents) if latents is not None else num_images
         shape = count, config.channels, *config.sample_size
-        if latents is None:
-            latents = randn_tensor(shape, generator, self._execution_device, torch.float32)
-        labels = torch.tensor(class_labels, device=self._execution_device) if class_labels is not None else None
-        self.scheduler.set_timesteps(num_inference_steps, device=self._execution_device)
-        x = latents.to(self._execution_device) * self.scheduler.sigmas[0]
+        device = self._execution_device
+        labels = torch.tensor(class_labels, device=device) if class_labels is not None else None
+        self.scheduler.set_timesteps(num_inference_steps, device=device)
+        noise = randn_tensor(shape, generator, device, torch.float32) if latents is None else latents.to(device)
+        x = noise * self.scheduler.sigmas[0]
         for timestep in self.progress_bar(self.scheduler.timesteps):
             scaled = self.scheduler.scale_model_input(x, timestep)
             output = self.transformer(scaled, timestep, labels).sample
@@ -53,11 +53,12 @@ class HDiTPipeline(DiffusionPipeline):
                 without = self.transformer(scaled, timestep).sample
                 output = without + guidance_scale * (output - without)
             x = self.scheduler.step(output, timestep, x, generator=generator).prev_sample
-        images = self._in_format(x, output_type)
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return self._output(x, output_type, return_dict)
 
-    def _in_format(self, x: torch.Tensor, output_type: str):
-        if output_type == "pt":
-            return x
-        images = (x.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-        return self.numpy_to_pil(images) if output_type == "pil" else images
+    def _output(self, x: torch.Tensor, output_type: str, return_dict: bool):
+        images = x
+        if output_type != "pt":
+            images = (x.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
+        if output_type == "pil":
+            images = self.numpy_to_pil(images)
+        return ImagePipelineOutput(images=images) if return_dict else (images,)
