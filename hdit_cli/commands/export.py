@@ -85,13 +85,11 @@ def export(
 ) -> None:
     """Export a model to a folder or to the Hugging Face hub.
 
-    load_denoiser(DIR) loads it, and hdit sample --ckpt DIR samples with the run's default settings. The model card has
-    a placeholder for your license. Uploads use the login of `hf auth login`.
+    The model card has a placeholder for your license. Uploads use the login of `hf auth login`.
 
     Examples:
       hdit export runs/faces --to faces-model --dtype bfloat16 --program
-      hdit export runs/faces --to hf://me/faces
-      hdit export runs/faces --to faces-diffusers --diffusers
+      hdit export runs/faces --to hf://me/faces --diffusers
     """
     from hdit_core.generate.export.export import ExportSettings
     from hdit_core.generate.export.push import hub_repository, push
@@ -105,9 +103,9 @@ def export(
         result = _export_as(diffusers, source, folder, settings)
         if repository is not None:
             result["folder"] = push(folder, repository, public=public)
-    files = result["files"]
     lines = align([(key, str(value)) for key, value in result.items() if key != "files" and value is not None])
-    emit(result, json, [*lines, *(f"{to / name}  {size_bytes:,} bytes" for name, size_bytes in files.items())])
+    sizes = [f"{to / name}  {size_bytes:,} bytes" for name, size_bytes in result["files"].items()]
+    emit(result, json, [*lines, *sizes])
     note(f"choose a license and enter it in {to / 'README.md'}")
 
 

@@ -34,15 +34,14 @@ class HDiTPipeline(DiffusionPipeline):
             generator: of the noise.
             latents: standard normal noise [B, C, H, W]; None: from the generator.
             output_type: `"pil"`, `"np"` ([B, H, W, C] in [0, 1]) or `"pt"` ([B, C, H, W] in [-1, 1], not clipped).
-            return_dict: whether to return an object instead of a tuple.
+            return_dict: return an object instead of a tuple.
         """
         config = self.transformer.config
         if guidance_scale != 1 and not config.num_classes:
             raise ValueError(f"guidance_scale = {guidance_scale} needs classes, and this network has none; use 1")
         count = len(class_labels) if class_labels is not None else len(latents) if latents is not None else num_images
-        shape = count, config.channels, *config.sample_size
-        device = self._execution_device
-        labels = torch.tensor(class_labels, device=device) if class_labels is not None else None
+        shape, device = (count, config.channels, *config.sample_size), self._execution_device
+        labels = None if class_labels is None else torch.tensor(class_labels, device=device)
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         noise = randn_tensor(shape, generator, device, torch.float32) if latents is None else latents.to(device)
         x = noise * self.scheduler.sigmas[0]
@@ -50,8 +49,7 @@ class HDiTPipeline(DiffusionPipeline):
             scaled = self.scheduler.scale_model_input(x, timestep)
             output = self.transformer(scaled, timestep, labels).sample
             if guidance_scale != 1:
-                without = self.transformer(scaled, timestep).sample
-                output = without + guidance_scale * (output - without)
+                output = torch.lerp(self.transformer(scaled, timestep).sample, output, guidance_scale)
             x = self.scheduler.step(output, timestep, x, generator=generator).prev_sample
         return self._output(x, output_type, return_dict)
 
