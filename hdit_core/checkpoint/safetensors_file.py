@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from hdit_core.errors import CheckpointError
+from hdit_core.errors import CheckpointError, is_out_of_memory
 from hdit_core.files import Digest, DigestingWriter, naming
 
 NAMES = {
@@ -110,6 +110,10 @@ def read_tensors(path: Path) -> tuple[Tensors, dict[str, str]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: corrupt, or not a safetensors file ({error})") from None
+    except RuntimeError as error:  # torch maps the file into memory
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
     if metadata.get("hdit") is not None:
         actual, expected = content_crc32(tensors, metadata), metadata.get("crc32")
         if str(actual) != expected:

@@ -20,7 +20,7 @@ from torch import Tensor
 from hdit_core.checkpoint.ema.profile import LONGEST, SHORTEST, Profile
 from hdit_core.checkpoint.layout import ema_folder
 from hdit_core.checkpoint.safetensors_file import metadata_crc32, read_metadata, tensor_crc32, write_tensors
-from hdit_core.errors import CheckpointError, CheckpointWriteError, UsageError
+from hdit_core.errors import CheckpointError, CheckpointWriteError, UsageError, is_out_of_memory
 from hdit_core.files import atomic_file, remove_temporaries
 from hdit_core.recipe.run import Recipe
 
@@ -166,5 +166,9 @@ def stream_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
                 yield name, tensor
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: corrupt, or not a safetensors file ({error})") from None
+    except RuntimeError as error:  # torch maps the file into memory
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
     if str(crc) != metadata.get("crc32"):
         raise CheckpointError(f"{path}: corrupt: its content has checksum {crc}, expected {metadata.get('crc32')}")
