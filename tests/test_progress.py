@@ -49,8 +49,9 @@ def test_the_last_line_of_a_log_comes_once_though_the_clock_goes_on(capsys, cloc
 
 def test_messages_are_shown_while_the_body_runs_unless_the_program_has_a_handler(capsys):
     logger = logging.getLogger("hdit")
-    root, handlers = logging.getLogger(), logging.getLogger().handlers
-    root.handlers = []
+    root = logging.getLogger()
+    handlers = root.handlers, logger.handlers
+    root.handlers, logger.handlers = [], []  # pytest's, and that of a command that ran before in this process
     try:
         with progress.showing_log_messages():
             logger.info("shown")
@@ -58,9 +59,9 @@ def test_messages_are_shown_while_the_body_runs_unless_the_program_has_a_handler
         root.handlers = [logging.NullHandler()]
         with progress.showing_log_messages():
             logger.info("the program's own")
+        assert capsys.readouterr().err == "hdit: shown\n" and not logger.handlers
     finally:
-        root.handlers = handlers
-    assert capsys.readouterr().err == "hdit: shown\n" and not logger.handlers
+        root.handlers, logger.handlers = handlers
 
 
 def test_a_log_says_once_a_minute_that_a_task_without_progress_still_runs(capsys, monkeypatch):

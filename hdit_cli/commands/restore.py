@@ -37,7 +37,7 @@ def restore(
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Restore images with a network that was trained on condition images: upscaling, inpainting and others.
+    """Restore images with a conditional model, at any size.
 
     The recipe says what the network takes: with downscale, inputs that are smaller by its factor; with mask, --mask or
     transparent pixels as the region to fill in; otherwise inputs are used as they are. Any image size is taken. Rerun

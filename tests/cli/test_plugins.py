@@ -180,7 +180,7 @@ def complete(monkeypatch, capsys, line):
     [
         ("hdit re", ["recipe", "restore"]),
         ("hdit recipe ", ["list", "show", "schema", "reference", "check", "copy"]),
-        ("hdit recipe show mn", ["mnist32"]),
+        ("hdit recipe show mnist32-s", ["mnist32-sr"]),
         ("hdit recipe copy imagenet2", ["imagenet256"]),
         ("hdit recipe check mnist32 ffh", ["ffhq1024"]),
         ("hdit recipe show --js", ["--json"]),

@@ -15,7 +15,7 @@ from cleanfid.resize import build_resizer
 from PIL import Image
 
 from hdit_core.checkpoint import load_denoiser
-from hdit_core.errors import UsageError
+from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate import score as score_module
 from hdit_core.evaluate.metrics.jackknife import Estimate
 from hdit_core.evaluate.score import score
@@ -160,7 +160,7 @@ def test_a_checkpoint_whose_data_are_not_here_needs_a_reference(toy, checkpoint,
         toy(None, None, checkpoint=str(checkpoint), n=8)
 
 
-def test_the_record_of_hdit_sample_is_part_of_the_provenance(picture_folder, toy, caplog):
+def test_the_record_of_hdit_sample_is_part_of_the_provenance(picture_folder, toy):
     folder, reference = picture_folder("a"), picture_folder("b", seed=1)
     model = {"run": "runs/a", "step": 750, "weights": "0.080"}
     origin = {"weights_sha256": "5" * 64, "seed": 7, "settings": {"steps": 9}}
@@ -170,8 +170,8 @@ def test_the_record_of_hdit_sample_is_part_of_the_provenance(picture_folder, toy
     assert images["samples"] == origin and images["model"] == model
     assert ("images", f"{folder} (12 images; model: run runs/a, step 750, weights 0.080)") in result.lines()
     (folder / "samples.json").write_text("[")
-    assert "samples" not in toy(folder, reference).images.source
-    assert "samples.json: cannot be read" in caplog.text
+    with pytest.raises(DataError, match=r"samples.json: cannot be read .*; write the samples again, or remove it"):
+        toy(folder, reference)
 
 
 def test_labels_of_the_data_come_from_the_reference(toy, checkpoint, tiny_data, tmp_path):

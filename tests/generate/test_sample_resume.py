@@ -92,7 +92,7 @@ def test_killed_before_any_operation_on_files_the_folder_is_the_same(network, tm
 
     run(tmp_path / "alone")
     expected, steps = contents(tmp_path / "alone"), 0
-    assert len(expected) == 6
+    assert len(expected) == 5  # four images and samples.json; the grid is beside the folder
     while die_at(steps + 1, partial(run, tmp_path / f"out{steps}")):
         run(tmp_path / f"out{steps}")
         assert contents(tmp_path / f"out{steps}") == expected, steps
@@ -212,15 +212,15 @@ def test_a_stream_of_a_thousand_images_takes_no_more_memory_than_one_of_a_hundre
         stderr=subprocess.DEVNULL,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
-    sizes, last = {}, 0
+    sizes, last = {"early": [], "late": []}, 0
     with tarfile.open(fileobj=process.stdout, mode="r|") as tar:
         for member in tar:
             if member.name.endswith(".png"):
                 last = int(member.name[:9])
-                if last in (100, 990):
-                    sizes[last] = held_bytes(process.pid)
+                if last // 40 in (2, 24):  # the smallest of many: freed memory is not returned at once
+                    sizes["early" if last < 500 else "late"].append(held_bytes(process.pid))
                     assert np.asarray(Image.open(tar.extractfile(member))).shape == (96, 128, 3)
     process.stdout.close()
     assert process.wait() == 0 and last == 999
-    held = 890 * 96 * 128 * 3  # bytes that it would take to keep what is drawn
-    assert sizes[990] - sizes[100] < held / 4, sizes
+    held = 840 * 96 * 128 * 3  # bytes that it would take to keep what is drawn
+    assert min(sizes["late"]) - min(sizes["early"]) < held / 4, sizes

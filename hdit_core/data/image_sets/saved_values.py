@@ -77,5 +77,6 @@ def saved_values(location: Path) -> SavedValues | None:
         return None if about is None else SavedValues(about)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as problem:
         raise DataError(
-            f"{path}: cannot be read ({type(problem).__name__}: {problem}); write the samples again"
+            f"{path}: cannot be read ({type(problem).__name__}: {problem}); write the samples again, or remove it if "
+            "they are ordinary 8-bit images"
         ) from None

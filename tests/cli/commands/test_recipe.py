@@ -37,7 +37,7 @@ def test_show_as_json_has_the_same_values(capsys):
 def test_the_schema_knows_every_table_and_refuses_unknown_keys(capsys):
     assert main(["recipe", "schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
-    assert set(schema["properties"]) == {"model", "diffusion", "data", "train", "sample", "evaluate"}
+    assert set(schema["properties"]) == {"model", "diffusion", "data", "condition", "train", "sample", "evaluate"}
     assert schema["additionalProperties"] is False
 
 

@@ -59,9 +59,9 @@ def test_an_autoguidance_scale_of_1_changes_nothing_and_is_reported(worse, tmp_p
 @pytest.mark.parametrize(
     ("other", "message"),
     [
-        (["--guidance", "3", "--guidance-interval", "0.1,8"], "settings.guidance_interval not set (there)"),
-        (["--set", "sample.schedule=vp"], "settings.schedule 'karras' (there) vs 'vp' (now)"),
-        (["--guide", "RUN"], "not set (there) vs "),
+        (["--guidance", "3", "--guidance-interval", "0.1,8"], "(old -> new): guidance_interval not set -> [0.1, 8.0]"),
+        (["--set", "sample.schedule=vp"], "(old -> new): schedule 'karras' -> 'vp'"),
+        (["--guide", "RUN"], "guide.weight not set -> 2.0"),
     ],
 )
 def test_a_folder_refuses_images_that_are_led_otherwise(tmp_path, capsys, other, message):
