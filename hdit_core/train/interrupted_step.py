@@ -79,6 +79,8 @@ class InterruptedStep:
             failures.read_stop()
         if is_lost and not stop.raised():
             raise problem
+        if is_lost:  # torchrun asks the ranks that are left to stop
+            logger.warning("lost %s", failures.lost_ranks())
         raise StoppedEarly(self._stopped(stop, is_saved))
 
     def _save(self) -> bool:

@@ -82,4 +82,5 @@ def test_all_end_in_time_and_nothing_stays(victim, how, trained, tmp_path, kills
             assert read_status(run)["state"] == "preempted"  # the ranks have saved
         else:
             assert f"lost rank {victim} (process {lost} on " in text
-            assert read_status(run)["state"] == ("running" if victim == 0 else "failed")
+            # preempted: torchrun's SIGTERM came before the loss was noticed
+            assert read_status(run)["state"] in (("running",) if victim == 0 else ("failed", "preempted"))

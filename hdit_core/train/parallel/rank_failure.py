@@ -68,8 +68,7 @@ class RankFailureDetector:
             if not is_connection_error(error):
                 self._report(str(error) or type(error).__name__)
                 raise
-            with _ignoring_sigterm():
-                raise HditError(f"rank {self._rank} ends, because it lost {self._lost_ranks()}") from error
+            raise HditError(f"rank {self._rank} ends, because it lost {self.lost_ranks()}") from error
 
     def announce_stop(self, reason: str) -> None:
         """Tell all ranks that this one was asked to stop, or cannot go on for now."""
@@ -108,11 +107,13 @@ class RankFailureDetector:
             self._store.set("hdit/lost", "")
             self.linger()
 
-    def _lost_ranks(self) -> str:
+    def lost_ranks(self) -> str:
+        """Return which ranks are gone and why, as far as it is known; may take seconds."""
         assert self._store is not None
-        with suppress(DistError):
-            self._store.set("hdit/lost", "")
-        self._thread.join(POLL_S + REPORT_WAIT_S + LINGER_S + 1)
+        with _ignoring_sigterm():
+            with suppress(DistError):
+                self._store.set("hdit/lost", "")
+            self._thread.join(POLL_S + REPORT_WAIT_S + LINGER_S + 1)
         self._closed.set()
         return self._lost
 
