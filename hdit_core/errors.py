@@ -67,6 +67,11 @@ def is_out_of_memory(problem: BaseException) -> bool:
     return isinstance(problem, MemoryError) or "allocate memory" in str(problem) or "out of memory" in str(problem)
 
 
+def first_line(problem: BaseException) -> str:
+    """Return the first line of a library's message, cut to 200 characters; without a message, the error's type."""
+    return str(problem).split("\n", 1)[0][:200] or type(problem).__name__
+
+
 def did_you_mean(found: str, valid: Iterable[str]) -> str:
     """Return `"; did you mean 'width'?"` for the valid word nearest to `found`; `""` if none is near."""
     near = difflib.get_close_matches(found, list(valid), n=1, cutoff=0.6)

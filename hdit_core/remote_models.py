@@ -25,7 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hdit_core.errors import CheckpointError, UsageError
+from hdit_core.errors import CheckpointError, UsageError, first_line
 from hdit_core.files import atomic_folder, cache_folder, digest, read_json, write_atomic
 from hdit_core.locks import LockHeldError, locked
 
@@ -137,15 +137,11 @@ def _store_errors(address: str) -> Iterator[None]:
         hint = "; for a private or gated repository, log in with `hf auth login`" if address.startswith("hf:") else ""
         raise CheckpointError(f"{address}: not found{hint}") from None
     except PermissionError as problem:
-        raise CheckpointError(f"{address}: access denied ({_first_line(problem)})") from None
+        raise CheckpointError(f"{address}: access denied ({first_line(problem)})") from None
     except Exception as problem:  # packages have exceptions of their own
         if _is_offline(problem):
-            raise ConnectionError(_first_line(problem)) from None
-        raise CheckpointError(f"{address}: cannot be fetched ({_first_line(problem)})") from None
-
-
-def _first_line(problem: BaseException) -> str:
-    return (str(problem) or type(problem).__name__).splitlines()[0][:300]
+            raise ConnectionError(first_line(problem)) from None
+        raise CheckpointError(f"{address}: cannot be fetched ({first_line(problem)})") from None
 
 
 def _is_offline(problem: BaseException) -> bool:

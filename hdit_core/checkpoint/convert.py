@@ -14,7 +14,7 @@ from hdit_core.checkpoint.kdiffusion.recipe import config_to_kdiffusion, recipe_
 from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion, state_to_kdiffusion
 from hdit_core.checkpoint.safetensors_file import Tensors, read_metadata, read_tensors, write_tensors
 from hdit_core.diffusion.precondition import ModelSource
-from hdit_core.errors import CheckpointError, UsageError
+from hdit_core.errors import CheckpointError, UsageError, first_line
 from hdit_core.files import atomic_file, read_json, write_atomic
 from hdit_core.recipe.run import Recipe
 
@@ -100,8 +100,9 @@ def _read_pickle(path: Path, weights: Weights, trusted: bool) -> tuple[Recipe, T
     except CheckpointError:
         raise
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: not a training checkpoint of k-diffusion or PMRF ({reason})") from None
+        raise CheckpointError(
+            f"{path}: not a training checkpoint of k-diffusion or PMRF ({first_line(error)})"
+        ) from None
 
 
 def _from_pmrf(content: Mapping[str, Any], weights: Weights, path: Path) -> tuple[Recipe, Tensors]:

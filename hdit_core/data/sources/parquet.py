@@ -20,7 +20,7 @@ from hdit_core.data.sources.attachments import Attachments, Kind
 from hdit_core.data.sources.labels.class_label import MOST_CLASSES
 from hdit_core.data.sources.parquet_columns import ColumnReader, class_of, find_columns, image_column, text_column
 from hdit_core.data.sources.source import Entry, class_names
-from hdit_core.errors import DataError, UsageError
+from hdit_core.errors import DataError, UsageError, first_line
 from hdit_core.files import naming
 
 PARQUET_ENDING = ".parquet"
@@ -57,10 +57,6 @@ def _flat(batch: Any) -> dict[str, Any]:
     return found
 
 
-def _first_line(problem: BaseException) -> str:
-    return str(problem).split("\n", 1)[0][:200] or type(problem).__name__
-
-
 def _footer_crc32(path: Path) -> int:
     """Return the checksum of what a file says about itself: where each column lies, and its statistics."""
     with naming(path), path.open("rb") as file:
@@ -89,7 +85,7 @@ class ParquetFile:
             self.columns = find_columns(self._file.schema_arrow, path)
             self._footer_crc32 = _footer_crc32(path)
         except (self._arrow.ArrowException, OSError) as problem:
-            raise DataError(f"{path}: not a whole Parquet file ({_first_line(problem)}); download it again") from None
+            raise DataError(f"{path}: not a whole Parquet file ({first_line(problem)}); download it again") from None
         self._starts = [0, *accumulate(group.num_rows for group in groups)]
         self.num_rows = self._starts[-1]
         if self.num_rows > path.stat().st_size:
@@ -119,7 +115,7 @@ class ParquetFile:
         try:
             return reader.value(row)
         except (self._arrow.ArrowException, OSError, StopIteration) as problem:
-            raise ValueError(f"damaged in the Parquet file: {_first_line(problem)}") from None
+            raise ValueError(f"damaged in the Parquet file: {first_line(problem)}") from None
 
     def _batches(self, columns: list[str], rows_at_once: int, groups: Sequence[int]) -> Iterator[dict[str, Any]]:
         batches = self._file.iter_batches(rows_at_once, row_groups=list(groups), columns=columns, use_threads=False)
@@ -146,7 +142,7 @@ class ParquetFile:
         try:
             found = [self._entry(row, *about) for row, about in enumerate(self._rows())]
         except (self._arrow.ArrowException, OSError, UnicodeDecodeError) as problem:
-            raise DataError(f"{self.path}: damaged ({_first_line(problem)}); download it again") from None
+            raise DataError(f"{self.path}: damaged ({first_line(problem)}); download it again") from None
         if len(found) != self.num_rows:
             raise DataError(f"{self.path}: has {len(found):,} rows, but says {self.num_rows:,}; download it again")
         return found

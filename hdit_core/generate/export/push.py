@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from hdit_core.errors import HditError, UsageError
+from hdit_core.errors import HditError, UsageError, first_line
 from hdit_core.remote_models import remote_address
 
 REPOSITORY = re.compile(r"hf://([\w.-]+/[\w.-]+)")
@@ -39,14 +39,13 @@ def push(folder: Path, repository: str, *, public: bool = False) -> str:
     try:
         from huggingface_hub import HfApi
     except ImportError:
-        raise UsageError(f"hf://{repository}: needs huggingface_hub; pip install huggingface_hub") from None
+        raise UsageError(f"hf://{repository}: needs huggingface_hub; pip install 'hdit-toolkit[hub]'") from None
     api = HfApi()
     try:
         url = api.create_repo(repository, private=not public, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload a model exported by hdit")
     except Exception as problem:  # the package has many kinds of errors of its own
-        reason = (str(problem) or type(problem).__name__).splitlines()[0][:300]
         raise HditError(
-            f"hf://{repository}: cannot be uploaded ({reason}); log in with `hf auth login` if you have not"
+            f"hf://{repository}: cannot be uploaded ({first_line(problem)}); have you logged in with `hf auth login`?"
         ) from None
     return str(url)
