@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 from hdit_core.data.sources.file_filter import common_folders
-from hdit_core.data.sources.source import Entry, Source
+from hdit_core.data.sources.source import Entry, Source, without_ending
 
 Kind = Literal["condition", "vector", "caption"]
 
@@ -42,12 +42,6 @@ class AttachmentSource(Protocol):
             kind: of attachment.
             column: that holds them, for tables whose columns have names; elsewhere None.
         """
-
-
-def without_ending(name: str) -> str:
-    """Return a name without the ending of its last part."""
-    head, slash, last = name.rpartition("/")
-    return f"{head}{slash}{last.rpartition('.')[0] or last}"
 
 
 class PartnerFiles:

@@ -59,7 +59,16 @@ class Source(Protocol):
 IMAGE_SUFFIX = re.compile(
     r"\.(png|jpe?g|jpe|jfif|webp|gif|bmp|dib|tiff?|p[bgpn]m|jp2|j2k|jpx|avif|mpo)$", re.IGNORECASE
 )
+_ENDING = re.compile(r"(?<=[^/])\.[a-z][a-z0-9]{0,4}$", re.IGNORECASE)
 _WHOLE_NUMBER = re.compile(r"0|[1-9][0-9]{0,17}")
+
+
+def without_ending(name: str) -> str:
+    """Return a file name without its ending, by which files belong together: `a/b` for `a/b.jpg` and `a/b.npy`.
+
+    An ending has up to five letters and digits and begins with a letter, so that `v1.5` and `img.0001` have none.
+    """
+    return _ENDING.sub("", name)
 
 
 def class_names(names: Iterable[str]) -> tuple[str, ...]:

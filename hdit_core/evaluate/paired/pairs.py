@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from hdit_core.data.image_sets.image_set import ImageSet, ReadImage
-from hdit_core.data.sources.source import IMAGE_SUFFIX
+from hdit_core.data.sources.source import without_ending
 from hdit_core.errors import DataError, UsageError
 from hdit_core.randomness import stream
 
@@ -135,11 +135,6 @@ def _places(images: ImageSet) -> dict[str, int]:
             )
         places[key] = place
     return places
-
-
-def without_ending(name: str) -> str:
-    """Return a file name without the ending of an image format."""
-    return IMAGE_SUFFIX.sub("", name)
 
 
 def _counts_differ(pairs: Pairs, images: str, originals: str) -> str:

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from hdit_core.data.format.entries import Channels
-from hdit_core.data.sources.attachments import Attachments, Kind, without_ending
+from hdit_core.data.sources.attachments import Attachments, Kind
 from hdit_core.data.sources.file_filter import choose_inputs
 from hdit_core.data.sources.files.entry_table import EntryTable
 from hdit_core.data.sources.labels.sidecars import is_label_file, label_by_sidecars
-from hdit_core.data.sources.source import Entry
+from hdit_core.data.sources.source import Entry, without_ending
 
 _TEXT_ENDING = ".txt"
 
