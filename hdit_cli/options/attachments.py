@@ -28,6 +28,14 @@ RangeOption = Annotated[
         rich_help_panel="Image transform",
     ),
 ]
+PagesOption = Annotated[
+    bool,
+    typer.Option(
+        "--pages-as-channels",
+        help="The pages of a TIFF are the channels of one image, also of condition images.",
+        rich_help_panel="Image transform",
+    ),
+]
 ConditionOption = Annotated[
     str | None,
     typer.Option(
@@ -79,8 +87,8 @@ VectorsOption = Annotated[
     typer.Option(
         "--vectors",
         metavar="FILE|COLUMN",
-        help="A vector per image: CSV with the columns file,v0,v1,...; .npy with the names of its rows in a .txt file "
-        "next to it, one per line; or a column of a Parquet SOURCE.",
+        help="A vector per image: CSV or Parquet with the columns file,v0,v1,... (Parquet also: file, list); .npy with "
+        "the names of its rows in a .txt file next to it, one per line; or a column of a Parquet SOURCE.",
     ),
 ]
 CaptionsOption = Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hdit_cli.options.attachments import DtypeOption, RangeOption, expanded_path, value_ranges
+from hdit_cli.options.attachments import DtypeOption, PagesOption, RangeOption, expanded_path, value_ranges
 from hdit_cli.options.shared import SeedOption, image_sizes
 from hdit_core.errors import UsageError
 
@@ -219,6 +219,7 @@ class PrepareOptions:
     no_upscale: NoUpscaleOption = False
     dtype: DtypeOption = "uint8"
     value_range: RangeOption = None
+    pages_as_channels: PagesOption = False
 
     def settings(self, attachments: Mapping[str, Any]) -> "PrepareSettings":
         """Return the checked settings of the preparation.
@@ -252,6 +253,7 @@ class PrepareOptions:
             no_upscale=self.no_upscale,
             dtype=self.dtype,
             value_range=value_ranges("--range", self.value_range),
+            pages_as_channels=self.pages_as_channels,
             **attachments,
         )
 

@@ -4,6 +4,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import simplejpeg
 
@@ -164,16 +165,16 @@ def is_8_bit_tiff(data: bytes) -> bool:
     return max(tags.get(_BITS) or (1,)) <= 8 and _one(tags, _SAMPLES, 1) <= 4
 
 
-def check_data(data: bytes) -> None:
-    """Refuse damaged data that libtiff would repair.
+def check_data(data: bytes, every_page: bool = False) -> None:
+    """Refuse damaged data that libtiff would repair, in the first page or in all of them.
 
     Raises:
         UnusableImageError: the data are damaged.
     """
     tiff = _Tiff(data, *_TIFF_MAGICS[data[:4]])
     try:
-        first = next(tiff.pages(), None)
+        pages = list(islice(tiff.pages(), None if every_page else 1))
     except struct.error:
         return
-    if first:
-        _check_data(tiff, first)
+    for tags in pages:
+        _check_data(tiff, tags)

@@ -33,7 +33,7 @@ _KEPT = object()
 _LATER = {
     each.name: each.default
     for each in fields(TransformSettings)
-    if each.name in ("min_size", "no_upscale", "dtype", "value_range", "condition", "vector_dim")
+    if each.name in ("min_size", "no_upscale", "dtype", "value_range", "condition", "vector_dim", "pages_as_channels")
 }
 """Settings that are not hashed at their defaults, so that older sets keep their fingerprints."""
 
@@ -88,6 +88,7 @@ class PrepareJob:
             **({"upscale": "no"} if self.rules.no_upscale else {}),
             **({"dtype": self.rules.dtype} if self.rules.dtype != "uint8" else {}),
             **({"range": _shown(self.rules.value_range)} if self.rules.value_range else {}),
+            **({"tiff_pages": "channels"} if self.rules.pages_as_channels else {}),
             **{f"{kind}s": attachments.name for kind, attachments in self.attachments.items()},
             **({"condition_resize": self.rules.condition.resize} if self.rules.condition else {}),
         }
@@ -154,6 +155,7 @@ class PrepareSettings(AttachmentSettings):
     no_upscale: bool = False  # leave out images that would have to be enlarged
     dtype: Dtype = "uint8"
     value_range: tuple[ValueRange, ...] = ()  # values mapped to -1 and 1: one pair, or one per channel; see PixelFormat
+    pages_as_channels: bool = False  # the pages of a TIFF are the channels of one image
 
 
 def _check_output(settings: PrepareSettings) -> None:
@@ -250,6 +252,7 @@ def _rules(
         no_upscale=settings.no_upscale,
         dtype=pixels.dtype,
         value_range=pixels.value_range,
-        condition=condition_settings(attachments, settings, settings.resize, usable),
+        condition=condition_settings(attachments, settings, settings.resize, usable, settings.pages_as_channels),
         vector_dim=vector_dim(attachments, usable),
+        pages_as_channels=settings.pages_as_channels,
     )

@@ -100,18 +100,24 @@ def _fetched(attachments: Attachments, numbers: Iterable[int]) -> Iterable[bytes
             yield content
 
 
-def _first_format(condition: Attachments, numbers: Iterable[int]) -> PixelFormat:
+def _first_format(condition: Attachments, numbers: Iterable[int], pages_as_channels: bool) -> PixelFormat:
     """Return channels and data type of the first condition image that can be read."""
+    reason = "expected equal names"
     for content in _fetched(condition, numbers):
         try:
-            return stored_format(read_file(content) if isinstance(content, Path) else content)
-        except (OSError, UnusableImageError):
-            continue
-    raise DataError(f"{condition.name}: no image of SOURCE has a readable condition image in it; expected equal names")
+            data = read_file(content) if isinstance(content, Path) else content
+            return stored_format(data, pages_as_channels)
+        except (OSError, UnusableImageError) as problem:
+            reason = str(problem)
+    raise DataError(f"{condition.name}: no image of SOURCE has a readable condition image in it: {reason}")
 
 
 def condition_settings(
-    attachments: Mapping[Kind, Attachments], settings: AttachmentSettings, resize: Resize, numbers: Iterable[int]
+    attachments: Mapping[Kind, Attachments],
+    settings: AttachmentSettings,
+    resize: Resize,
+    numbers: Iterable[int],
+    pages_as_channels: bool,
 ) -> ConditionSettings | None:
     """Return how the condition images are transformed, None without any.
 
@@ -120,6 +126,7 @@ def condition_settings(
         settings: what the user chose; the rest is as the first condition image has it.
         resize: the filter of the images.
         numbers: of the images without a problem.
+        pages_as_channels: of a TIFF with several pages.
 
     Raises:
         UsageError: the choices contradict each other, or options are given for condition images that are not there.
@@ -132,7 +139,7 @@ def condition_settings(
         return None
     pixels = PixelFormat(settings.condition_channels or 1, settings.condition_dtype or "uint8")
     if settings.condition_channels is None or settings.condition_dtype is None:
-        first = _first_format(condition, numbers)
+        first = _first_format(condition, numbers, pages_as_channels)
         pixels = PixelFormat(settings.condition_channels or first.channels, settings.condition_dtype or first.dtype)
     pixels = replace(pixels, value_range=settings.condition_range)
     if problem := pixels.problem():

@@ -64,6 +64,7 @@ class TransformSettings:
     value_range: tuple[ValueRange, ...] = ()  # see `PixelFormat`
     condition: ConditionSettings | None = None  # None: without condition images
     vector_dim: int = 0  # 0: without vectors
+    pages_as_channels: bool = False  # of a TIFF with several pages, of images and condition images
 
     @property
     def pixels(self) -> PixelFormat:
@@ -159,21 +160,21 @@ class _Framed:
     remarks: tuple[str, ...]
 
 
-def _framed_condition(
-    content: bytes | Path, geometry: Geometry, settings: ConditionSettings, background: tuple[int, int, int]
-) -> _Framed:
+def _framed_condition(content: bytes | Path, geometry: Geometry, transform: TransformSettings) -> _Framed:
     """Return the condition image of an image.
 
     Raises:
         UnusableImageError: it is unusable, or has another shape than its image.
     """
+    settings = transform.condition
+    assert settings is not None  # there is a condition image
     try:
         data = _content(content)
-        decoded = decode_picture(data, settings.pixels, background)
+        decoded = decode_picture(data, settings.pixels, transform.background, transform.pages_as_channels)
     except UnusableImageError as problem:
         raise UnusableImageError(f"its condition image: {problem}") from None
     _check_fits(picture_size(decoded.picture), geometry.image)
-    picture = frame(decoded.picture, geometry, settings.resize, settings.pixels, background)
+    picture = frame(decoded.picture, geometry, settings.resize, settings.pixels, transform.background)
     remarks = tuple(f"condition image {remark}" for remark in decoded.remarks)
     return _Framed(picture, hashlib.sha256(data).hexdigest(), remarks)
 
@@ -219,7 +220,7 @@ def transform_input(task: InputImage, content: bytes | Path, transform: Transfor
         UnusableImageError, OSError: it gives no sample.
     """
     data = _content(content)
-    decoded = decode_picture(data, transform.pixels, transform.background)
+    decoded = decode_picture(data, transform.pixels, transform.background, transform.pages_as_channels)
     size = picture_size(decoded.picture)
     transform = transform.for_shape(*size)
     remarks = (*decoded.remarks, *_size_remark(size, transform))
@@ -228,7 +229,7 @@ def transform_input(task: InputImage, content: bytes | Path, transform: Transfor
     parts = [_Framed(framed, hashlib.sha256(data).hexdigest(), remarks)]
     if transform.condition:
         assert task.condition is not None
-        parts.append(_framed_condition(task.condition, geometry, transform.condition, transform.background))
+        parts.append(_framed_condition(task.condition, geometry, transform))
     encoded = encode_picture(framed, transform.codec, transform.quality)
     sample = Sample(
         number=task.number,

@@ -36,7 +36,12 @@ def is_parquet(path: Path) -> bool:
         return file.read(4) == MAGIC
 
 
-def _pyarrow(path: Path) -> Any:
+def pyarrow_of(path: Path) -> Any:
+    """Return the package pyarrow, for a file.
+
+    Raises:
+        DataError: it is not installed.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
@@ -77,7 +82,7 @@ class ParquetFile:
             DataError: it is damaged, or holds no images.
         """
         self.path = path
-        self._arrow = _pyarrow(path)
+        self._arrow = pyarrow_of(path)
         try:
             # One page of a column is read at a time, where the default is a whole row group.
             self._file = self._arrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)

@@ -1,10 +1,11 @@
-"""Vectors for the images of a source in one file: CSV, or .npy with the names in a text file beside it."""
+"""Vectors for the images of a source in one file: CSV, Parquet, or .npy with the names in a text file beside it."""
 
 import csv
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -13,7 +14,8 @@ from hdit_core.data.image.arrays.npy import read_npy
 from hdit_core.data.sources.labels.name_index import AmbiguousNameError, NameIndex
 from hdit_core.data.sources.labels.tables import FILE_COLUMNS
 from hdit_core.data.sources.labels.text_encoding import decode_text
-from hdit_core.errors import DataError, UsageError
+from hdit_core.data.sources.parquet import pyarrow_of
+from hdit_core.errors import DataError, UsageError, first_line
 
 LARGEST_FILE_BYTES = 8 << 30
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -58,6 +60,48 @@ def _of_npy(path: Path, content: bytes) -> tuple[list[str], Rows]:
     return names, array.astype(np.float32)
 
 
+def _of_parquet(path: Path, content: bytes) -> tuple[list[str], Rows]:
+    """Return names and vectors of a table with a column of files, and a column of lists or one for each number."""
+    arrow = pyarrow_of(path)
+    try:
+        table = arrow.parquet.read_table(io.BytesIO(content))
+    except arrow.ArrowException as problem:
+        raise DataError(f"{path}: not a whole Parquet file ({first_line(problem)}); write it again") from None
+    files = [name for name in table.column_names if name.strip().lower() in FILE_COLUMNS]
+    numbers = [name for name in table.column_names if name not in files]
+    names: list[Any] = table.column(files[0]).to_pylist() if len(files) == 1 else [None]
+    if not numbers or not all(isinstance(name, str) for name in names):
+        raise DataError(
+            f"{path}: has the columns {', '.join(table.column_names)}; expected one column 'file' of texts, and a "
+            "column of lists or one for each number"
+        )
+    columns = [table.column(name) for name in numbers]
+    if len(columns) == 1 and "list<" in str(columns[0].type):
+        return names, _of_lists(path, columns[0])
+    by_number = [_numbers(path, name, column) for name, column in zip(numbers, columns, strict=True)]
+    return names, np.stack(by_number, axis=1)
+
+
+def _of_lists(path: Path, column: Any) -> Rows:
+    """Return the vectors of a column of lists, all of one length."""
+    lists = [row for chunk in column.chunks for row in chunk.to_numpy(zero_copy_only=False)]
+    lengths = [-1 if row is None else len(row) for row in lists]
+    place = next((place for place, length in enumerate(lengths) if length != lengths[0]), 0)
+    if not lists or lengths[place] < 1 or lengths[place] != lengths[0]:
+        found = "none" if not lists or lengths[place] < 0 else f"of {lengths[place]} numbers"
+        raise DataError(f"{path}: row {place}: the vector is {found}; expected vectors of one length")
+    return np.stack([np.asarray(row, np.float64).astype(np.float32) for row in lists])
+
+
+def _numbers(path: Path, name: str, column: Any) -> Float32[np.ndarray, " N"]:
+    """Return a column of numbers; a missing one is NaN, which is refused for its image."""
+    try:
+        numbers: Float32[np.ndarray, " N"] = np.asarray(column.to_numpy(), np.float64).astype(np.float32)
+    except (TypeError, ValueError):
+        raise DataError(f"{path}: column '{name}' is {column.type}, expected numbers") from None
+    return numbers
+
+
 def _rows_of_entries(path: Path, table: Sequence[str], names: Sequence[str]) -> list[int]:
     """Return the row of each entry of the source, -1 without one."""
     index, rows = NameIndex(names), dict.fromkeys(names, -1)
@@ -76,6 +120,14 @@ def _rows_of_entries(path: Path, table: Sequence[str], names: Sequence[str]) -> 
     return [rows[name] for name in names]
 
 
+_READERS: dict[str, Callable[[Path, bytes], tuple[list[str], Rows]]] = {
+    ".npy": _of_npy,
+    ".csv": _of_csv,
+    ".tsv": _of_csv,
+    ".parquet": _of_parquet,
+}
+
+
 class VectorTable:
     """The vectors of a file, joined to the entries of a source by their names."""
 
@@ -83,7 +135,7 @@ class VectorTable:
         """Read a file of vectors.
 
         Args:
-            path: of the .npy, .csv or .tsv file.
+            path: of the .npy, .csv, .tsv or .parquet file.
             names: of the entries of the source.
 
         Raises:
@@ -91,18 +143,19 @@ class VectorTable:
             DataError: it cannot be read, contradicts itself, or names no file of the source.
         """
         ending = path.suffix.lower()
-        if ending not in (".npy", *_SEPARATORS) or not path.is_file():
+        read = _READERS.get(ending)
+        if read is None or not path.is_file():
             raise UsageError(
-                f"--vectors {path}: expected a .npy file with a .txt file of names beside it, a .csv or .tsv file, or "
-                "the name of a column of a Parquet SOURCE"
+                f"--vectors {path}: expected a .npy file with a .txt file of names beside it, a .csv, .tsv or .parquet "
+                "file, or the name of a column of a Parquet SOURCE"
             )
         if path.stat().st_size > LARGEST_FILE_BYTES:
             raise DataError(f"{path}: larger than {LARGEST_FILE_BYTES >> 30} GiB")
         content = path.read_bytes()
         try:
-            table, self._vectors = (_of_npy if ending == ".npy" else _of_csv)(path, content)
+            table, self._vectors = read(path, content)
         except (ValueError, csv.Error, OSError) as problem:
-            raise DataError(f"{path}: cannot be read as vectors ({problem})") from None
+            raise DataError(f"{path}: cannot be read as vectors ({first_line(problem)})") from None
         self.name = path.name
         self._rows = _rows_of_entries(path, table, names)
         self._sha256 = hashlib.sha256(content).hexdigest()

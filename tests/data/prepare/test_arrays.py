@@ -166,3 +166,27 @@ def test_without_any_array_of_the_expected_channels_the_first_reason_is_said(pre
     arrays = write_arrays(tmp_path / "arrays")
     with pytest.raises(DataError, match=r"none of its 6 files is a usable image; the first is 0/0.npy: 4 chan"):
         prepare(arrays, dtype="uint16")
+
+
+def test_stacks_of_pages_become_images_and_condition_images_of_as_many_channels(prepare, tmp_path):
+    for name, channels in (("images", 5), ("conditions", 2)):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            with tifffile.TiffWriter(tmp_path / name / f"{number}.tif") as file:
+                for channel in np.moveaxis(stack_of(number, channels), -1, 0):
+                    file.write(channel, metadata=None)
+    options = {"size": (HEIGHT, WIDTH), "channels": 5, "dtype": "uint16", "condition": str(tmp_path / "conditions")}
+    with pytest.raises(DataError, match="has a readable condition image in it: TIFF with 2 pages; if they are the"):
+        prepare(tmp_path / "images", **options)
+    summary = prepare(tmp_path / "images", "stacks", pages_as_channels=True, **options)
+    manifest, reader = read_manifest(tmp_path / "stacks"), ImageReader(tmp_path / "stacks")
+    assert (summary.images, summary.rejects, manifest.settings["tiff_pages"]) == (3, 0, "channels")
+    assert manifest.remarks["TIFF pages as channels"] == 3
+    for number in range(3):
+        np.testing.assert_array_equal(reader.read(number)[0], stack_of(number, 5))
+        np.testing.assert_array_equal(reader.condition(number), stack_of(number, 2))
+
+
+def stack_of(number, channels):
+    numbers = np.random.Generator(np.random.Philox(number))
+    return numbers.integers(0, 65536, (HEIGHT, WIDTH, channels)).astype(np.uint16)

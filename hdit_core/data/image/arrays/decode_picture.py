@@ -15,16 +15,25 @@ from hdit_core.data.image.arrays.npy import is_npy, read_npy
 from hdit_core.data.image.arrays.picture import Picture, as_array, as_picture, clip
 from hdit_core.data.image.arrays.pixel_format import MOST_CHANNELS, Dtype, PixelFormat
 from hdit_core.data.image.arrays.png_array import png_format, read_png_array
-from hdit_core.data.image.arrays.tiff_array import read_tiff_array, tiff_format
+from hdit_core.data.image.arrays.tiff_array import is_stack, read_tiff_array, tiff_format
 from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS, decode_image
 from hdit_core.data.image.tiff import is_8_bit_tiff, is_tiff
 from hdit_core.data.image.unusable import UnusableImageError, reason_of
 
+PAGES = "TIFF pages as channels"
 CLIPPED = "values outside the range clipped"
 SCALED = "8 bits scaled to 16"
 LARGEST_VALUES = 4 * LARGEST_IMAGE_PIXELS  # of all channels together
 
 Array = Shaped[np.ndarray, "H W C"]
+
+
+class OtherFormatError(UnusableImageError):
+    """A file has other channels or values than the format; `found` says which, without the options of a command."""
+
+    def __init__(self, found: str, advice: str) -> None:
+        super().__init__(found + advice)
+        self.found = found
 
 
 @dataclass(frozen=True)
@@ -50,10 +59,14 @@ def _read_npy(data: bytes) -> Array:
     return array.astype(np.uint8) * 255 if array.dtype == bool else array
 
 
-def _read_array(data: bytes, pixels: PixelFormat, background: tuple[int, int, int]) -> tuple[Array, tuple[str, ...]]:
+def _read_array(
+    data: bytes, pixels: PixelFormat, background: tuple[int, int, int], pages_as_channels: bool
+) -> tuple[Array, tuple[str, ...]]:
     """Return the values of a file as they are stored, and remarks."""
     if is_npy(data):
         return _read_npy(data), ()
+    if pages_as_channels and is_tiff(data) and is_stack(data):
+        return read_tiff_array(data, pages_as_channels), (PAGES,)
     stored = png_format(data)
     if stored and (stored[0] == 16 or (stored[1] in (2, 4) and pixels.channels == stored[1])):
         return read_png_array(data), ()
@@ -74,18 +87,20 @@ def _check_finite(array: Array) -> None:
 def _check_integers(array: Array, dtype: Dtype) -> None:
     """Refuse values that an integer type cannot keep."""
     if array.dtype.kind == "f":
-        raise UnusableImageError(f"values of {array.dtype}; keep them with float32 and a range (--dtype, --range)")
+        raise OtherFormatError(f"values of {array.dtype}", "; keep them with float32 and a range (--dtype, --range)")
     if array.dtype == np.uint16 and dtype == "uint8":
-        raise UnusableImageError("values of 16 bits; keep them with uint16 (--dtype)")
+        raise OtherFormatError("values of 16 bits", "; keep them with uint16 (--dtype)")
     low, high = int(array.min()), int(array.max())
     if low < 0 or high > np.iinfo(dtype).max:
-        raise UnusableImageError(f"values from {low} to {high}, which {dtype} cannot keep; use float32 and a range")
+        found = f"values from {low} to {high}, which {dtype} cannot keep"
+        raise OtherFormatError(found, "; use float32 and a range (--dtype, --range)")
 
 
 def _converted(array: Array, pixels: PixelFormat) -> tuple[Array, tuple[str, ...]]:
     """Return the values in a format's data type, and remarks."""
     if array.shape[-1] != pixels.channels:
-        raise UnusableImageError(f"{array.shape[-1]} channels, expected {pixels.channels} (--channels)")
+        found = f"{array.shape[-1]} channels"
+        raise OtherFormatError(found, f", expected {pixels.channels} (--channels)")
     if pixels.dtype == "float32":
         with np.errstate(over="ignore"):  # 64 bits may become infinite
             array = array.astype(np.float32)
@@ -97,32 +112,38 @@ def _converted(array: Array, pixels: PixelFormat) -> tuple[Array, tuple[str, ...
     return array.astype(pixels.dtype), ()
 
 
-def _decode(data: bytes, pixels: PixelFormat, background: tuple[int, int, int]) -> DecodedPicture:
-    if pixels.is_8_bit_image and not is_npy(data):
+def _decode(
+    data: bytes, pixels: PixelFormat, background: tuple[int, int, int], pages_as_channels: bool
+) -> DecodedPicture:
+    is_array = is_npy(data) or (pages_as_channels and is_tiff(data) and is_stack(data))
+    if pixels.is_8_bit_image and not is_array:
         decoded = decode_image(data, pixels.channels, background)
         picture: Picture = decoded.image
         remarks = decoded.remarks
     else:
-        array, remarks = _read_array(data, pixels, background)
+        array, remarks = _read_array(data, pixels, background, pages_as_channels)
         array, converted = _converted(array, pixels)
         picture, remarks = as_picture(array, pixels), remarks + converted
     clipped = clip(picture, pixels)
     return DecodedPicture(clipped, remarks if clipped is picture else (*remarks, CLIPPED))
 
 
-def decode_picture(data: bytes, pixels: PixelFormat, background: tuple[int, int, int]) -> DecodedPicture:
+def decode_picture(
+    data: bytes, pixels: PixelFormat, background: tuple[int, int, int], pages_as_channels: bool = False
+) -> DecodedPicture:
     """Return the picture in a file.
 
     Args:
         data: the file.
         pixels: the format of the result.
         background: what shows through transparent pixels of 8-bit images, RGB in 0..255.
+        pages_as_channels: the pages of a TIFF that has several are the channels of one image.
 
     Raises:
         UnusableImageError: it is none, damaged, has other channels or values that the format cannot keep, or is NaN.
     """
     try:
-        return _decode(data, pixels, background)
+        return _decode(data, pixels, background, pages_as_channels)
     except UnusableImageError:
         raise
     except Exception as problem:  # a decoder raises whatever a hostile file leads it to
@@ -134,8 +155,12 @@ def _dtype_of(dtype: np.dtype) -> Dtype:
     return names.get(dtype.name, "float32")
 
 
-def stored_format(data: bytes) -> PixelFormat:
+def stored_format(data: bytes, pages_as_channels: bool = False) -> PixelFormat:
     """Return the format that keeps the values of a file, without a range.
+
+    Args:
+        data: the file.
+        pages_as_channels: as for `decode_picture`.
 
     Raises:
         UnusableImageError: it is no image.
@@ -146,8 +171,8 @@ def stored_format(data: bytes) -> PixelFormat:
             return PixelFormat(array.shape[-1], _dtype_of(array.dtype))
         if (stored := png_format(data)) and stored[0] == 16:
             return PixelFormat(stored[1], "uint16")
-        if is_tiff(data) and not is_8_bit_tiff(data):
-            dtype, channels = tiff_format(data)
+        if is_tiff(data) and (not is_8_bit_tiff(data) or (pages_as_channels and is_stack(data))):
+            dtype, channels = tiff_format(data, pages_as_channels)
             return PixelFormat(channels, _dtype_of(dtype))
         return PixelFormat(1 if decode_image(data, None).image.mode == "L" else 3)
     except UnusableImageError:

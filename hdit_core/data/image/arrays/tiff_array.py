@@ -1,7 +1,11 @@
-"""TIFF as arrays: 8, 16 and 32 bits, integers and floats, any number of channels, by tifffile."""
+"""TIFF as arrays: 8, 16 and 32 bits, integers and floats, any number of channels, by tifffile.
+
+A stack, with a page for each channel, is one image where its reader asks for that.
+"""
 
 import io
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,26 +21,48 @@ _COMPRESSIONS = {1: "none", 5: "LZW", 8: "Deflate", 32773: "PackBits", 32946: "D
 _BLACK_IS_ZERO, _RGB = 1, 2
 
 
-def _page(data: bytes) -> Any:
-    """Return the only page of a TIFF, after checks of its header; no pixel is decoded."""
+def _all_pages(data: bytes) -> Sequence[Any]:
     check_raw(data)
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong is raised, or checked here
-    pages = tifffile("TIFF with other values than 8-bit greyscale and RGB").TiffFile(io.BytesIO(data)).pages
-    if len(pages) != 1:
+    pages: Sequence[Any] = (
+        tifffile("TIFF with other values than 8-bit greyscale and RGB").TiffFile(io.BytesIO(data)).pages
+    )
+    return pages
+
+
+def is_stack(data: bytes) -> bool:
+    """Return whether a TIFF has several pages."""
+    return len(_all_pages(data)) > 1
+
+
+def _pages(data: bytes, as_channels: bool) -> list[Any]:
+    """Return the pages of a TIFF, a single one or one for each channel, after checks; no pixel is decoded."""
+    pages = _all_pages(data)
+    if len(pages) > 1 and not as_channels:
         raise UnusableImageError(
-            f"TIFF with {len(pages)} pages; save channels as samples of one page, or as .npy [height, width, channels]"
+            f"TIFF with {len(pages)} pages; if they are the channels of one image, give --pages-as-channels; else save "
+            "one page per file"
         )
-    page = pages[0]
+    if not 1 <= len(pages) <= MOST_CHANNELS:
+        raise UnusableImageError(f"TIFF with {len(pages)} pages; expected 1 to {MOST_CHANNELS}")
+    for page in pages:
+        _check_page(page, len(data))
+    kinds = {(page.imagelength, page.imagewidth, page.samplesperpixel, page.dtype) for page in pages}
+    if len(pages) > 1 and (len(kinds) > 1 or pages[0].samplesperpixel != 1):
+        raise UnusableImageError(
+            f"TIFF with {len(pages)} pages that cannot be the channels of one image; expected pages of one channel, of "
+            "the same size and data type"
+        )
+    return list(pages)
+
+
+def _check_page(page: Any, size_bytes: int) -> None:
+    """Refuse what is too large or has no defined values, and data that are missing."""
     height, width, channels = page.imagelength, page.imagewidth, page.samplesperpixel
     if not 0 < width * height <= LARGEST_IMAGE_PIXELS or page.imagedepth != 1:
         raise UnusableImageError(f"{width}x{height} pixels; expected 1 to {LARGEST_IMAGE_PIXELS // 10**6} million")
     if not 1 <= channels <= MOST_CHANNELS:
         raise UnusableImageError(f"{channels} channels; expected 1 to {MOST_CHANNELS}")
-    return page
-
-
-def _check_page(page: Any, size_bytes: int) -> None:
-    """Refuse what has no defined values, and data that are missing."""
     if page.photometric not in (_BLACK_IS_ZERO, _RGB):
         raise UnusableImageError(f"TIFF of photometric interpretation {int(page.photometric)}; expected grey or RGB")
     if page.compression not in _COMPRESSIONS:
@@ -54,28 +80,52 @@ def _check_page(page: Any, size_bytes: int) -> None:
         raise UnusableImageError("damaged or truncated TIFF: fewer bytes than its header says")
 
 
-def tiff_format(data: bytes) -> tuple[np.dtype, int]:
+def tiff_format(data: bytes, pages_as_channels: bool = False) -> tuple[np.dtype, int]:
     """Return data type and channels of a TIFF.
 
     Raises:
         UnusableImageError: it has none that an array can keep.
     """
-    page = _page(data)
-    _check_page(page, len(data))
-    return page.dtype, page.samplesperpixel
+    pages = _pages(data, pages_as_channels)
+    return pages[0].dtype, len(pages) * pages[0].samplesperpixel
 
 
-def read_tiff_array(data: bytes) -> Shaped[np.ndarray, "H W C"]:
+def read_tiff_array(data: bytes, pages_as_channels: bool = False) -> Shaped[np.ndarray, "H W C"]:
     """Return the values of a TIFF as they are stored; color profiles are not applied.
 
+    Args:
+        data: the file.
+        pages_as_channels: several pages of one channel each are the channels of one image.
+
     Raises:
-        UnusableImageError: it is too large, damaged, or of a kind without defined values.
+        UnusableImageError: it is too large, damaged, of a kind without defined values, or has several pages.
     """
-    page = _page(data)
-    _check_page(page, len(data))
-    check_data(data)
-    array = page.asarray()
+    pages = _pages(data, pages_as_channels)
+    check_data(data, every_page=len(pages) > 1)
+    return np.concatenate([_values(page) for page in pages], axis=-1) if len(pages) > 1 else _values(pages[0])
+
+
+def _values(page: Any) -> Shaped[np.ndarray, "H W C"]:
+    array: Shaped[np.ndarray, ...] = page.asarray()
     shape = page.imagelength, page.imagewidth, page.samplesperpixel
     if page.planarconfig == 2 and page.samplesperpixel > 1:  # one plane per channel
         array = np.moveaxis(array.reshape(shape[2], shape[0], shape[1]), 0, -1)
     return array.reshape(shape)
+
+
+def tiff_bytes(array: Shaped[np.ndarray, "H W C"]) -> bytes:
+    """Return an array as a TIFF file of one page, RGB if it has three channels, without loss.
+
+    Raises:
+        UnusableImageError: tifffile is not installed.
+    """
+    buffer, is_rgb = io.BytesIO(), array.shape[-1] == 3
+    tifffile("TIFF").imwrite(
+        buffer,
+        array if array.shape[-1] > 1 else array[..., 0],
+        photometric="rgb" if is_rgb else "minisblack",
+        planarconfig="contig" if array.shape[-1] > 1 else None,
+        compression="zlib",
+        metadata=None,
+    )
+    return buffer.getvalue()

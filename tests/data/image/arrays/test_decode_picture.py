@@ -8,7 +8,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from hdit_core.data.image.arrays.decode_picture import CLIPPED, SCALED, as_8_bit, decode_picture, stored_format
+from hdit_core.data.image.arrays.decode_picture import CLIPPED, PAGES, SCALED, as_8_bit, decode_picture, stored_format
 from hdit_core.data.image.arrays.picture import as_array
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.data.image.arrays.png_array import png16_bytes
@@ -198,13 +198,58 @@ def test_a_file_without_such_values_is_refused_in_one_line(name):
     assert "\n" not in str(problem.value)
 
 
-def test_several_pages_are_refused_with_the_way_out():
+def stack(array, **options):
+    """Return a TIFF with a page for each channel."""
     buffer = io.BytesIO()
     with tifffile.TiffWriter(buffer) as file:
-        for _ in range(3):
-            file.write(values(1)[..., 0], metadata=None)
-    with pytest.raises(UnusableImageError, match=r"TIFF with 3 pages; save channels as samples of one page"):
-        decoded(buffer.getvalue(), 3)
+        for channel in np.moveaxis(array, -1, 0):
+            file.write(channel, metadata=None, **options)
+    return buffer.getvalue()
+
+
+def test_several_pages_are_refused_with_the_way_out():
+    problem = r"TIFF with 3 pages; if they are the channels of one image, give --pages-as-channels; else save one page"
+    with pytest.raises(UnusableImageError, match=problem):
+        decoded(stack(values(3)), 3)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "channels", "options"),
+    [
+        ("uint16", 5, {}),
+        ("uint16", 3, {"compression": "zlib"}),
+        ("uint8", 3, {}),
+        ("uint8", 4, {}),
+        ("float32", 2, {}),
+        ("uint16", 1, {}),
+    ],
+)
+def test_the_pages_of_a_tiff_are_channels_where_that_is_asked_for(dtype, channels, options):
+    array = values(channels, dtype)
+    data, pixels = stack(array, **options), PixelFormat(channels, dtype, UNIT if dtype == "float32" else ())
+    found = decode_picture(data, pixels, (255, 255, 255), pages_as_channels=True)
+    np.testing.assert_array_equal(as_array(found.picture), array)
+    assert found.remarks == ((PAGES,) if channels > 1 else ())
+    assert stored_format(data, pages_as_channels=True) == PixelFormat(channels, dtype)
+
+
+def test_pages_that_differ_or_have_channels_of_their_own_are_no_channels():
+    buffer = io.BytesIO()
+    with tifffile.TiffWriter(buffer) as file:
+        file.write(values(1)[..., 0], metadata=None)
+        file.write(values(1)[1:, :, 0], metadata=None)
+    for data in (buffer.getvalue(), stack(np.stack([values(3)] * 2, -1), planarconfig="contig", photometric="rgb")):
+        with pytest.raises(UnusableImageError, match="TIFF with 2 pages that cannot be the channels of one image"):
+            decode_picture(data, PixelFormat(2, "uint16"), (255, 255, 255), pages_as_channels=True)
+
+
+def test_a_damaged_page_of_a_stack_is_refused_wherever_it_is():
+    whole = stack(np.repeat(values(4), 40, axis=0), compression="zlib")
+    with tifffile.TiffFile(io.BytesIO(whole)) as file:
+        place = file.pages[3].dataoffsets[0] + 8
+    data = whole[:place] + bytes(20) + whole[place + 20 :]
+    with pytest.raises(UnusableImageError):
+        decode_picture(data, PixelFormat(4, "uint16"), (255, 255, 255), pages_as_channels=True)
 
 
 @pytest.mark.parametrize("kind", [png, tiff, npy])
