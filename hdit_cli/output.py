@@ -114,7 +114,9 @@ def _to_stream(job: "SamplingJob", out: Path, world: "World") -> dict[str, Any]:
     target: Any = sys.stdout.buffer if out == STDOUT else path
     world.on_main_rank(lambda: _check_shards(out, world.size))
     is_npz, shape = out.suffix == ".npz", job.shape
-    stream = SampleNpz(out, len(job.indices), shape, job.pixels) if is_npz else SampleTar(target, job.pixels)
+    stream: SampleNpz | SampleTar = (
+        SampleNpz(out, len(job.indices), shape, job.pixels) if is_npz else SampleTar(target, job.pixels)
+    )
     done = 0
     with stream, progress("sample", total=len(indices)) as bar:
         bar.update(0)  # starts the clock: otherwise the first batch would not count towards the speed

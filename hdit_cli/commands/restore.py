@@ -1,6 +1,7 @@
 """`hdit restore`: restores degraded images with a conditional network."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +12,20 @@ from hdit_cli.options.conditioning import STDIN, DegradationOptions, InputsArgum
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.sampling import GuidanceOptions, ModelOptions, SamplingOptions
 from hdit_cli.options.shared import CheckpointOption, DeviceOption, DrawnWeightsOption, JsonOption, SampleSetOption
+from hdit_cli.output import STDOUT, check_out, is_stream
 from hdit_cli.session import ModelSession, open_session
 from hdit_core.errors import DataError, UsageError
+from hdit_core.files import check_output
 
 if TYPE_CHECKING:
+    from hdit_core.data.image.arrays.pixel_format import PixelFormat
+    from hdit_core.generate.condition.inputs import InputImage
+    from hdit_core.generate.output.sample_format import SampleFormat
     from hdit_core.generate.pipeline import ConditionInputs, ConditionSource
-    from hdit_core.generate.restore.restore import RestoreJob
+    from hdit_core.generate.restore.job import RestoreJob
+
+    Inputs = tuple[str, Iterable[InputImage | tuple[str, str]], int | None]
+    """Where the inputs come from, those of this rank, and the number of all, None for a stream."""
 
 app = typer.Typer(add_completion=False)
 
@@ -46,15 +55,33 @@ def restore(
     Examples:
       hdit restore small/ --ckpt runs/sr --out large/
       hdit restore photos/ --ckpt runs/inpaint --mask masks/ --out filled/
+      tar c small/ | hdit restore - --ckpt runs/sr --out - > large.tar
       hdit restore data/val --ckpt runs/sr --degrade --out restored/
     """
+    _check_out(out)
     model = ModelOptions(ckpt, weights, None, overrides)
     with open_session(model, guidance, device, sampling.seed, sampling.settings, _each_has_its_own) as session:
-        if inputs == STDIN and session.world.size > 1:
-            raise UsageError(f"-: a stream can be read by one process only, got {session.world.size} ranks; start one")
+        _check_ranks(session.world.size, inputs, out)
         record = _run(_job(session, sampling.class_id, degradation, tiling), session, inputs, out)
         if session.world.is_main:
             _report(session, record, out, json)
+
+
+def _check_out(out: Path) -> None:
+    """Refuse, with a UsageError, an --out that cannot be written."""
+    check_out(out)
+    if out.suffix == ".npz":
+        raise UsageError(f"--out {out}: an npz has images of one size and no names; use a folder, a .tar or -")
+    if out != STDOUT and is_stream(out):
+        check_output("--out", out, new=True)
+
+
+def _check_ranks(count: int, inputs: str, out: Path) -> None:
+    """Refuse, with a UsageError, several ranks for a stream."""
+    if count > 1 and inputs == STDIN:
+        raise UsageError(f"-: a stream can be read by one process only, got {count} ranks; start one")
+    if count > 1 and is_stream(out):
+        raise UsageError(f"--out {out}: a tar is written by one process, got {count} ranks; start one, or use a folder")
 
 
 def _each_has_its_own(*_: object) -> "ConditionSource":
@@ -70,36 +97,63 @@ def _job(
     session: ModelSession, class_id: int | None, degradation: DegradationOptions, tiling: TilingOptions
 ) -> "RestoreJob":
     from hdit_core.generate.condition.condition_images import ConditionMaker
-    from hdit_core.generate.restore.restore import RestoreJob, open_masks
+    from hdit_core.generate.condition.sources import open_vectors
+    from hdit_core.generate.restore.job import RestoreJob, Vectors, open_masks
 
     recipe = session.pipeline.denoiser.recipe
     maker = ConditionMaker(recipe, degradation.degrade, session.pipeline.seed)
     if degradation.mask is not None and not maker.takes_mask:
         raise UsageError(f"--mask {degradation.mask}: the network takes no mask, or --degrade draws it; leave it out")
     masks = None if degradation.mask is None else open_masks(degradation.mask)
-    return RestoreJob(session.pipeline, maker, tiling.of(recipe.model), session.class_of_input(class_id), masks)
+    vectors = None if degradation.vector is None else Vectors(*open_vectors(recipe, degradation.vector))
+    class_id = session.class_of_input(class_id)
+    return RestoreJob(session.pipeline, maker, tiling.of(recipe.model), class_id, masks, vectors)
 
 
 def _run(job: "RestoreJob", session: ModelSession, inputs: str, out: Path) -> dict[str, Any]:
     from hdit_core.generate.condition.inputs import open_inputs, stream_inputs
-    from hdit_core.generate.output.comparison import MOST_ROWS
-    from hdit_core.generate.restore.restore import finish_folder, restore_inputs, share_of
-    from hdit_core.generate.restore.restored_folder import RestoredFolder
+    from hdit_core.generate.output.sample_format import SampleFormat, pixel_format
+    from hdit_core.generate.restore.restore import share_of
 
     world = session.world
-    folder = RestoredFolder(out, job.provenance(), session.shape[2], world.rank, session.pipeline.denoiser.source)
     listed = None if inputs == STDIN else open_inputs(inputs)
+    share = stream_inputs() if listed is None else share_of(listed, world)
+    total, pixels = None if listed is None else len(listed), pixel_format(session.pipeline.denoiser.recipe)
+    if is_stream(out):
+        return _to_tar(job, pixels, (inputs, share, total), out)
+    return _to_folder(job, SampleFormat(pixels), session, (inputs, share, total), out)
+
+
+def _to_folder(
+    job: "RestoreJob", files: "SampleFormat", session: ModelSession, inputs: "Inputs", out: Path
+) -> dict[str, Any]:
+    from hdit_core.generate.output.comparison import MOST_ROWS
+    from hdit_core.generate.restore.restore import finish_folder, restore_inputs
+    from hdit_core.generate.restore.restored_folder import RestoredFolder
+
+    world, (source, share, total) = session.world, inputs
+    folder = RestoredFolder(out, job.provenance(), files, world.rank, session.pipeline.denoiser.source)
     world.on_main_rank(folder.begin)
     folder.load_logs()
-    share = stream_inputs() if listed is None else share_of(listed, world)
-    total = None if listed is None else len(listed)
     with progress("restore", total=total) as bar:
         bar.update(0)
         rows_every = max(1, (total or 1) // world.size // MOST_ROWS)
         done = restore_inputs(
             job, share, folder, lambda count: bar.update(min(count * world.size, total or count)), rows_every
         )
-    return finish_folder(folder, done, inputs, world)
+    return finish_folder(folder, done, source, world)
+
+
+def _to_tar(job: "RestoreJob", pixels: "PixelFormat", inputs: "Inputs", out: Path) -> dict[str, Any]:
+    from hdit_core.generate.restore.restore import restore_inputs
+    from hdit_core.generate.restore.restored_tar import RestoredTar
+
+    source, share, total = inputs
+    target: Any = sys.stdout.buffer if out == STDOUT else out
+    with RestoredTar(target, pixels) as tar, progress("restore", total=total) as bar:
+        bar.update(0)
+        restore_inputs(job, share, tar, bar.update)
+    return tar.record(source, job.provenance(), job.pipeline.denoiser.source)
 
 
 def _report(session: ModelSession, record: Mapping[str, Any], out: Path, json: bool) -> None:
@@ -108,8 +162,8 @@ def _report(session: ModelSession, record: Mapping[str, Any], out: Path, json: b
 
     result = {"out": str(out), "ckpt": str(session.ckpt), **session.source(), **record}
     shown = [(key, str(value)) for key, value in result.items() if key not in ("origin", "unusable", "inputs", "model")]
-    emit(result, json, align(shown))
-    if grid_file(out).exists():
+    emit(result, json, align(shown), err=out == STDOUT)
+    if not is_stream(out) and grid_file(out).exists():
         note(f"image grid: {grid_file(out)}")
     if unusable := record["unusable"]:
         name, reason = next(iter(unusable.items()))

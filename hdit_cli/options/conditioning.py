@@ -48,9 +48,17 @@ RestoredOption = Annotated[
     typer.Option(
         "--out",
         "-o",
-        metavar="DIR",
-        help="Folder for the restored images, under the same names.",
+        help="Folder for the restored images, under the same names, or a file .tar; - writes a tar to stdout.",
         rich_help_panel=OUTPUT,
+    ),
+]
+InputVectorOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--vector",
+        metavar="PATH",
+        help="Conditioning vectors: .npy of one row per input, in their order, or of one for all; or a data set.",
+        show_default=False,
     ),
 ]
 MaskOption = Annotated[
@@ -117,6 +125,7 @@ class DegradationOptions:
     SECTION: ClassVar[str] = INPUT
 
     mask: MaskOption = None
+    vector: InputVectorOption = None
     degrade: DegradeOption = False
 
     def __post_init__(self) -> None:

@@ -20,6 +20,8 @@ DegradeKind = Literal["downscale", "blur", "noise", "grey", "mask", "jpeg"]
 Kernel = Literal["box", "bilinear", "bicubic", "lanczos"]
 MaskShape = Literal["rectangles", "center", "free-form"]
 Quality = Annotated[int, Field(ge=1, le=100)]
+Dtype = Literal["uint8", "uint16", "float32"]
+ValueRange = Annotated[tuple[Annotated[tuple[float, float], Listed], ...], Listed]
 
 
 class DataRecipe(Table):
@@ -43,10 +45,10 @@ class DataRecipe(Table):
     max_damaged: NonNegativeInt = Field(
         0, description="tolerated corrupt images (reported and replaced); one more ends the run"
     )
-    dtype: Literal["uint8", "uint16", "float32"] = Field(
+    dtype: Dtype = Field(
         "uint8", description="data type of the images, which is the data set's; samples are saved in it"
     )
-    value_range: Annotated[tuple[Annotated[tuple[float, float], Listed], ...], Listed] = Field(
+    value_range: ValueRange = Field(
         (),
         description="values that are mapped to [-1, 1], as in the data set: [[low, high]], or a pair per channel; "
         "[]: all values of the integers",
@@ -63,6 +65,7 @@ class DataRecipe(Table):
         """Yield the violated constraints between keys."""
         if self.mirror and self.augment_prob:
             yield "mirror", f"and augment_prob = {self.augment_prob} both flip the images; use one of them"
+        yield from _missing_range(self)
 
 
 class DegradeRecipe(Table):
@@ -125,9 +128,19 @@ class ConditionRecipe(Table):
     degrade: Annotated[tuple[DegradeRecipe, ...], Listed] = Field(
         (), description="degradations of the image, applied in this order"
     )
+    dtype: Dtype = Field(
+        "uint8", description="data type of the data set's condition images; files of `hdit restore` are read in it"
+    )
+    value_range: ValueRange = Field(
+        (), description="values of these condition images that are mapped to [-1, 1], as data.value_range"
+    )
 
     def constraint_violations(self) -> Iterator[Problem]:
         """Yield the violated constraints between keys."""
+        for key, default in (("dtype", "uint8"), ("value_range", ())):
+            if self.degrade and (value := getattr(self, key)) != default:
+                yield key, f"{value} has no effect with condition.degrade, which computes condition images from images"
+        yield from _missing_range(self)
         for index, operation in enumerate(self.degrade[:-1]):
             if operation.kind == "mask":
                 yield f"degrade[{index}].kind", "'mask' must be the last: what follows would change the mask too"
@@ -140,6 +153,11 @@ class ConditionRecipe(Table):
             if operation.kind == "jpeg" and channels not in (1, 3):
                 yield f"degrade[{index}].kind", f"'jpeg' needs images of 1 or 3 channels, found {channels}"
             channels = degraded_channels([operation], channels)
+
+
+def _missing_range(table: DataRecipe | ConditionRecipe) -> Iterator[Problem]:
+    if table.dtype == "float32" and not table.value_range:
+        yield "value_range", "missing; required by dtype = 'float32', for example [[0.0, 1.0]]"
 
 
 def degraded_channels(operations: Sequence[DegradeRecipe], channels: int) -> int:

@@ -33,8 +33,7 @@ class Recipe(Table):
 
     def constraint_violations(self) -> Iterator[Problem]:
         """Yield the violated constraints between tables."""
-        if self.sample.guidance != 1 and not self.model.num_classes:
-            yield "sample.guidance", f"{self.sample.guidance} needs classes, but model.num_classes is 0"
+        yield from self._guidance_problems()
         checkpointed, levels = self.train.activation_checkpointing, len(self.model.levels)
         if not isinstance(checkpointed, bool) and checkpointed > levels:
             yield "train.activation_checkpointing", f"{checkpointed} is more than the {levels} levels of the model"
@@ -48,11 +47,26 @@ class Recipe(Table):
         if self.diffusion.start == "image":
             yield from self._start_problems()
 
+    def _guidance_problems(self) -> Iterator[Problem]:
+        """Yield the guidance that needs an input which the network lacks, or was always trained with."""
+        for key, needed, dropout in (
+            ("guidance", "num_classes", "class_dropout"),
+            ("condition_guidance", "condition_channels", "condition_dropout"),
+            ("vector_guidance", "mapping_cond_dim", "condition_dropout"),
+        ):
+            if (scale := getattr(self.sample, key)) == 1:
+                continue
+            if not getattr(self.model, needed):
+                needs = "needs classes, but" if key == "guidance" else "has no effect:"
+                yield f"sample.{key}", f"{scale} {needs} model.{needed} is 0"
+            elif not getattr(self.train, dropout):
+                yield (
+                    f"sample.{key}",
+                    f"{scale} needs a network that was trained with train.{dropout}, which is 0 here; leave it at 1",
+                )
+
     def _condition_problems(self) -> Iterator[Problem]:
         model, degrade = self.model, self.condition.degrade
-        for key, needed in (("condition_guidance", "condition_channels"), ("vector_guidance", "mapping_cond_dim")):
-            if (scale := getattr(self.sample, key)) != 1 and not getattr(model, needed):
-                yield f"sample.{key}", f"{scale} has no effect: model.{needed} is 0"
         for key, problem in self.condition.channel_problems(model.channels):
             yield f"condition.{key}", problem
         is_start = self.diffusion.start == "image"

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from hdit_core.data.format.manifest import sigma_data
+from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.data.loader.build import open_reader
 from hdit_core.data.loader.conditioning import conditioning_of
 from hdit_core.data.loader.reader import ImageReader
@@ -17,6 +18,7 @@ from hdit_core.distributed import World, init_ranks
 from hdit_core.errors import DataError
 from hdit_core.model.attention.backends import selected_backends
 from hdit_core.model.native.rowwise import kernels_note
+from hdit_core.recipe.data import ConditionRecipe, DataRecipe
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.deterministic import deterministic
 from hdit_core.train.monitor.callbacks import Callbacks
@@ -116,14 +118,19 @@ def check_data(recipe: Recipe, reader: ImageReader) -> None:
 
 
 def _check_pixels(recipe: Recipe, reader: ImageReader) -> None:
-    """Refuse images of another data type or range than the recipe says: samples would be saved with wrong values."""
-    found, said = reader.manifest.contents.pixels, recipe.data
-    if (found.dtype, found.value_range) != (said.dtype, said.value_range):
-        ranges, other = ([list(pair) for pair in each.value_range] for each in (found, said))
-        raise DataError(
-            f"{said.path}: has images of type {found.dtype} with the range {ranges}, the recipe says {said.dtype} with "
-            f"{other}; set data.dtype = '{found.dtype}' and data.value_range = {ranges}"
-        )
+    """Refuse another data type or range than the recipe says: samples and inputs would have wrong values."""
+    contents = reader.manifest.contents
+    tables: list[tuple[str, PixelFormat, DataRecipe | ConditionRecipe]] = [("data", contents.pixels, recipe.data)]
+    if contents.condition is not None and recipe.condition_image_channels and not recipe.condition.degrade:
+        tables.append(("condition", contents.condition.pixels, recipe.condition))
+    for table, found, said in tables:
+        if (found.dtype, found.value_range) != (said.dtype, said.value_range):
+            ranges, other = ([list(pair) for pair in each.value_range] for each in (found, said))
+            images = "images" if table == "data" else "condition images"
+            raise DataError(
+                f"{recipe.data.path}: has {images} of type {found.dtype} with the range {ranges}, the recipe says "
+                f"{said.dtype} with {other}; set {table}.dtype = '{found.dtype}' and {table}.value_range = {ranges}"
+            )
 
 
 def _warn_of_sigma_data(recipe: Recipe, reader: ImageReader) -> None:

@@ -30,7 +30,7 @@ def network_of(recipe):
 @pytest.fixture
 def denoiser(changed):
     keys = {"model.condition_channels": 2, "model.mapping_cond_dim": 3, "data.augment_prob": 0.0}
-    return network_of(changed(keys))
+    return network_of(changed(keys | {"train.condition_dropout": 0.1}))
 
 
 def conditions(indices):

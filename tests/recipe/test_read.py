@@ -132,12 +132,37 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_name(name):
         ("train.condition_dropout=0.1", "train.condition_dropout = 0.1 has no effect: model.condition_channels and m"),
         ("sample.condition_guidance=2.0", "sample.condition_guidance = 2.0 has no effect: model.condition_channels "),
         ("sample.vector_guidance=2.0", "sample.vector_guidance = 2.0 has no effect: model.mapping_cond_dim is 0"),
+        ("data.dtype=float32", "data.value_range: missing; required by dtype = 'float32', for example [[0.0, 1.0]]"),
+        ("condition.dtype=float32", "condition.value_range: missing; required by dtype = 'float32', for example [["),
     ],
 )
 def test_a_mistake_is_one_line_with_the_key_what_was_found_and_what_is_expected(write, override, mistake):
     lines = mistakes_of(write(GOOD), [override])
     assert len(lines) == 1
     assert lines[0].startswith(mistake)
+
+
+@pytest.mark.parametrize(
+    ("key", "overrides"),
+    [
+        ("guidance", ["model.num_classes=3", "train.class_dropout=0"]),
+        ("condition_guidance", ["model.condition_channels=3", "data.augment_prob=0"]),
+        ("vector_guidance", ["model.mapping_cond_dim=4"]),
+    ],
+)
+def test_guidance_of_an_input_that_is_never_dropped_in_training_is_refused(write, key, overrides):
+    dropout = "class_dropout" if key == "guidance" else "condition_dropout"
+    assert mistakes_of(write(GOOD), [*overrides, f"sample.{key}=2.0"]) == [
+        f"sample.{key} = 2.0 needs a network that was trained with train.{dropout}, which is 0 here; leave it at 1"
+    ]
+    assert read_recipe(write(GOOD), [*overrides, f"train.{dropout}=0.1", f"sample.{key}=2.0"])
+
+
+def test_the_values_of_condition_images_that_are_computed_cannot_be_chosen(write):
+    degrade = ["model.condition_channels=3", "data.augment_prob=0", "condition.degrade=[{kind='blur', sigma=1.0}]"]
+    assert mistakes_of(write(GOOD), [*degrade, "condition.dtype=uint16"]) == [
+        "condition.dtype: uint16 has no effect with condition.degrade, which computes condition images from images"
+    ]
 
 
 def test_a_missing_table_is_named(write):

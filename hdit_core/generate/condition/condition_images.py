@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from hdit_core.data.degrade.degrade import degrade
 from hdit_core.data.degrade.filters import resize
+from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.errors import DataError, UsageError
 from hdit_core.recipe.model import ModelRecipe
 from hdit_core.recipe.run import Recipe
@@ -80,6 +81,17 @@ class ConditionMaker:
     def input_channels(self) -> int:
         """Channels of an input, without its mask."""
         return self.recipe.model.channels if self.degrade else self.recipe.condition_image_channels - self.takes_mask
+
+    @property
+    def input_pixels(self) -> PixelFormat:
+        """Channels, data type and range of an input: those of the data set's images, or of its condition images."""
+        table = self.recipe.data if self.recipe.condition.degrade else self.recipe.condition
+        ranges, channels = tuple(dict.fromkeys(table.value_range)), self.input_channels
+        if len(ranges) <= 1:
+            return PixelFormat(channels, table.dtype, ranges)
+        if len(table.value_range) == channels:
+            return PixelFormat(channels, table.dtype, table.value_range)
+        return PixelFormat(channels, "float32", ((-1.0, 1.0),))  # grey of channels with several ranges
 
     @property
     def factor(self) -> float:

@@ -5,6 +5,7 @@ are refused.
 """
 
 import hashlib
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,23 +14,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from PIL import Image
 from torch import Tensor
 
+from hdit_core.data.image.arrays.decode_picture import CLIPPED, OtherFormatError, decode_picture
 from hdit_core.data.image.arrays.npy import is_npy, read_npy
+from hdit_core.data.image.arrays.picture import as_array
+from hdit_core.data.image.arrays.pixel_format import FULL_RANGES, PixelFormat
 from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS, UnusableImageError, decode_image, read_file
 from hdit_core.data.image_sets.tar_stream import read_tar
 from hdit_core.data.sources.file_filter import choose_inputs, is_hidden, is_text
 from hdit_core.data.sources.resolve import open_source
-from hdit_core.data.sources.source import IMAGE_SUFFIX
+from hdit_core.data.sources.source import without_ending
 from hdit_core.errors import DataError
-from hdit_core.images import from_uint8, to_float
+from hdit_core.images import to_float
 
 STDIN = "-"
 OPAQUE = 128  # smallest alpha of a pixel that is kept
 PAINTED = 128  # smallest grey level of a mask that means "fill in"
 LONGEST_NAME_BYTES = 200  # of a part of a name: file systems take 255, and temporary names are longer
-INTEGER_RANGES = {"uint8": (0.0, 255.0), "uint16": (0.0, 65535.0)}
+WHITE = (255, 255, 255)
+
+logger = logging.getLogger("hdit")
 
 
 @dataclass(frozen=True)
@@ -39,10 +44,12 @@ class InputImage:
     Attributes:
         name: relative to the source, with forward slashes.
         content: of the file.
+        place: of the file among those of its source.
     """
 
     name: str
     content: bytes
+    place: int = 0
 
     @property
     def number(self) -> int:
@@ -54,17 +61,26 @@ class InputImage:
         """Hash of the content."""
         return hashlib.sha256(self.content).hexdigest()
 
-    def pixels(self, channels: int) -> Float[Tensor, "C H W"]:
-        """Return the image in [-1, 1].
+    def pixels(self, pixels: PixelFormat) -> Float[Tensor, "C H W"]:
+        """Return the image in [-1, 1], in the full depth of the format.
+
+        Args:
+            pixels: of the data set that the network was trained on. Arrays may also have floats from -1 to 1, and
+                integers of all values of their type where the format has no range.
 
         Raises:
-            UnusableImageError: it is not an image of so many channels, or damaged.
+            UnusableImageError: it is not an image of so many channels and such values, or damaged.
         """
-        if is_npy(self.content):
-            return _from_array(self.content, channels)
-        if channels not in (1, 3):
-            raise UnusableImageError(f"not a .npy array; the network takes {channels} channels, images have 1 or 3")
-        return as_tensor(decode_image(self.content, channels).image)
+        if is_npy(self.content) and (image := _from_array(self.content, pixels)) is not None:
+            return image
+        try:
+            decoded = decode_picture(self.content, pixels, WHITE, pages_as_channels=not pixels.is_8_bit_image)
+        except OtherFormatError as problem:
+            takes = f"{pixels.channels} channels of {pixels.dtype}"
+            raise UnusableImageError(f"{problem.found}; the network takes {takes}") from None
+        if CLIPPED in decoded.remarks:
+            logger.warning("%s: %s", self.name, CLIPPED)
+        return to_float(np.array(as_array(decoded.picture)[None]), pixels.ranges)[0]
 
     def transparent(self) -> Bool[Tensor, "1 H W"] | None:
         """Return where the image is transparent; None if it is opaque everywhere."""
@@ -89,36 +105,28 @@ def number_of(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
 
 
-def without_ending(name: str) -> str:
-    """Return a name without the ending of an image or array."""
-    return IMAGE_SUFFIX.sub("", name).removesuffix(".npy")
-
-
-def as_tensor(image: Image.Image) -> Float[Tensor, "C H W"]:
-    """Return a grey or RGB image in [-1, 1]."""
-    pixels_u8 = np.asarray(image).reshape(image.height, image.width, -1)
-    return from_uint8(pixels_u8[None].copy())[0]
-
-
-def _from_array(content: bytes, channels: int) -> Float[Tensor, "C H W"]:
+def _from_array(content: bytes, pixels: PixelFormat) -> Float[Tensor, "C H W"] | None:
+    """Return an array of floats from -1 to 1, or of all values of an integer type; None if it has the format's."""
     try:
         array = read_npy(content)
     except ValueError as problem:
         raise UnusableImageError(str(problem)) from None
+    if pixels.dtype == "float32" or (array.dtype.kind != "f" and pixels.value_range):
+        return None
     if array.ndim == 2:
         array = array[..., None]
-    if array.ndim != 3 or array.shape[2] != channels or min(array.shape) < 1:
+    if array.ndim != 3 or array.shape[2] != pixels.channels or min(array.shape) < 1:
         shape = "x".join(map(str, array.shape))
-        raise UnusableImageError(f"an array of {shape} numbers; expected height x width x {channels}")
+        raise UnusableImageError(f"an array of {shape} numbers; expected height x width x {pixels.channels}")
     if array.shape[0] * array.shape[1] > LARGEST_IMAGE_PIXELS:
         raise UnusableImageError(f"more than {LARGEST_IMAGE_PIXELS // 10**6} million pixels")
     if array.dtype.kind == "f":
         if not (np.isfinite(array).all() and np.abs(array).max() <= 1):
             raise UnusableImageError("numbers beyond [-1, 1], NaN or infinity; expected floats from -1 to 1")
         return to_float(array[None], [(-1.0, 1.0)])[0]
-    if array.dtype.name not in INTEGER_RANGES:
+    if array.dtype.name not in FULL_RANGES:
         raise UnusableImageError(f"numbers of type {array.dtype}; expected uint8, uint16 or floats from -1 to 1")
-    return to_float(array[None], [INTEGER_RANGES[array.dtype.name]])[0]
+    return to_float(np.array(array[None]), [FULL_RANGES[array.dtype.name]])[0]
 
 
 @dataclass(frozen=True)
@@ -153,7 +161,7 @@ class NamedInputs:
             data = content if isinstance(content, bytes) else read_file(content)
         except (OSError, ValueError) as problem:
             raise UnusableImageError(f"cannot be read ({problem})") from None
-        return InputImage(self.names[place], data)
+        return InputImage(self.names[place], data, place)
 
 
 def open_inputs(location: str) -> NamedInputs:
@@ -178,8 +186,8 @@ def stream_inputs() -> Iterator[InputImage]:
     Raises:
         DataError: it is no whole tar.
     """
-    for name, content in read_tar(sys.stdin.buffer.read, _is_wanted, "stdin"):
-        yield InputImage(name, content)
+    for place, (name, content) in enumerate(read_tar(sys.stdin.buffer.read, _is_wanted, "stdin")):
+        yield InputImage(name, content, place)
 
 
 def _is_wanted(name: str) -> bool:

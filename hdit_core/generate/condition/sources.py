@@ -19,11 +19,15 @@ from hdit_core.data.loader.reader import ImageReader
 from hdit_core.errors import DataError, UsageError
 from hdit_core.generate.condition.condition_images import Conditioned, ConditionMaker
 from hdit_core.generate.condition.inputs import NamedInputs, open_inputs
-from hdit_core.generate.pipeline import ConditionInputs
+from hdit_core.generate.pipeline import ConditionInputs, ConditionSource
 from hdit_core.images import to_float
 from hdit_core.recipe.run import Recipe
 
 LARGEST_VECTORS_BYTES = 1 << 32
+
+Array = Float[Tensor, "..."] | Float[np.ndarray, "..."]
+VectorOf = Callable[[int], Float[Tensor, " E"]]
+"""Returns the vector of the image of an index."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Conditions:
     """
 
     image: Callable[[int], Conditioned] | None
-    vector: Callable[[int], Float[Tensor, " E"]] | None
+    vector: VectorOf | None
     provenance: dict[str, Any]
 
     def __call__(self, indices: list[int]) -> ConditionInputs:
@@ -73,10 +77,50 @@ def open_conditions(
             raise UsageError(f"--condition {condition}: the network was trained without condition images; leave it out")
         image, provenance["images"] = _images(recipe, size, seed, condition)
     if vectors is not None:
-        if not recipe.model.mapping_cond_dim:
-            raise UsageError(f"--vector {vectors}: the network was trained without vectors; leave it out")
-        vector, provenance["vectors"] = _vectors(vectors, recipe.model.mapping_cond_dim)
+        vector, provenance["vectors"] = open_vectors(recipe, vectors)
     return Conditions(image, vector, provenance)
+
+
+def given_conditions(
+    recipe: Recipe, size: tuple[int, int], seed: int, condition: Array | str | None, vectors: Array | str | None
+) -> ConditionSource | None:
+    """Return the conditions in arrays or files; None where none are given.
+
+    Args:
+        recipe, size, seed: as for `open_conditions`.
+        condition: images [N, K, H, W] in [-1, 1], one [K, H, W], or where they are.
+        vectors: [N, E], one [E], or where they are.
+
+    Raises:
+        UsageError: an array has other dimensions; and as `open_conditions`.
+        DataError: as `open_conditions`.
+    """
+    if condition is None and vectors is None:
+        return None
+    images, rows = _as_tensor(condition, "condition", 4), _as_tensor(vectors, "vector", 2)
+    location = condition if isinstance(condition, str) else None
+    opened = open_conditions(recipe, size, seed, location, Path(vectors) if isinstance(vectors, str) else None)
+
+    def of(indices: list[int]) -> ConditionInputs:
+        inputs = ConditionInputs() if opened is None else opened(indices)
+        return ConditionInputs(
+            inputs.condition if images is None else images[[index % len(images) for index in indices]],
+            inputs.vector if rows is None else rows[[index % len(rows) for index in indices]],
+        )
+
+    return of
+
+
+def _as_tensor(values: Array | str | None, name: str, dimensions: int) -> Tensor | None:
+    """Return an array with a dimension for the images, which a single one may lack; None for a path."""
+    if values is None or isinstance(values, str):
+        return None
+    tensor = torch.as_tensor(values, dtype=torch.float32, device="cpu")
+    tensor = tensor[None] if tensor.ndim == dimensions - 1 else tensor
+    if tensor.ndim != dimensions or not len(tensor):
+        expected = "[N, K, H, W] or [K, H, W]" if dimensions == 4 else "[N, E] or [E]"
+        raise UsageError(f"{name}: an array of shape {list(tensor.shape)}; expected {expected}")
+    return tensor
 
 
 def _images(
@@ -109,7 +153,7 @@ def _of_file(inputs: NamedInputs, maker: ConditionMaker, size: tuple[int, int], 
         mask = image.transparent() if maker.takes_mask else None
         if maker.takes_mask and mask is None:
             raise UnusableImageError("has no transparent pixels, which would be filled in; hdit restore takes --mask")
-        made = maker.make(image.pixels(maker.input_channels), index, mask)
+        made = maker.make(image.pixels(maker.input_pixels), index, mask)
     except UnusableImageError as problem:
         raise DataError(f"{where}: {problem}") from None
     _check_size(where, made.condition, size)
@@ -138,7 +182,20 @@ def _hash(inputs: NamedInputs) -> str:
     return sha256.hexdigest()
 
 
-def _vectors(path: Path, length: int) -> tuple[Callable[[int], Float[Tensor, " E"]], dict[str, str]]:
+def open_vectors(recipe: Recipe, path: Path) -> tuple[VectorOf, dict[str, str]]:
+    """Return the vectors in a file by the index of an image, repeating from the end, and their provenance.
+
+    Args:
+        recipe: of the network.
+        path: a .npy of [N, E] or [E] numbers, or a prepared data set.
+
+    Raises:
+        UsageError: the network takes no vectors, or there is nothing.
+        DataError: they are damaged, or of another length than the network takes.
+    """
+    length = recipe.model.mapping_cond_dim
+    if not length:
+        raise UsageError(f"--vector {path}: the network was trained without vectors; leave it out")
     if (path / MANIFEST).is_file():
         reader = ImageReader(path, cache_bytes=0)
         if reader.vector_dim != length:

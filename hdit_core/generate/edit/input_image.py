@@ -11,8 +11,8 @@ from PIL import Image
 from hdit_core.data.image.decode import UnusableImageError, decode_image, read_file
 from hdit_core.data.image.resize import crop_and_resize
 from hdit_core.errors import DataError
+from hdit_core.generate.condition.inputs import PAINTED
 
-PAINTED = 128  # smallest grey level of a mask that means "regenerate"
 MIDTONES = range(32, 224)  # grey levels that the opaque part of a mask hardly has
 MOST_MIDTONES = 0.1  # fraction of opaque pixels; a soft brush has fewer
 

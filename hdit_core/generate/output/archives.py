@@ -60,10 +60,6 @@ class Stream:
             self._discard()
         self._stack.__exit__(kind, problem, trace)
 
-    def write(self, batch: Samples) -> None:
-        """Append the images of a batch."""
-        raise NotImplementedError
-
     def _open(self, file: Any) -> None:
         raise NotImplementedError
 
@@ -74,28 +70,36 @@ class Stream:
         """Write nothing more: the file is given up."""
 
 
-class SampleTar(Stream):
-    """A webdataset tar: `000000012.png` (or `.npy`), `.cls` where there are classes, and `.json` with the index."""
+class TarStream(Stream):
+    """A tar, written member by member."""
 
     def _open(self, file: Any) -> None:
         self._file = DigestingWriter(file)
         self._tar = open_tar(self._file)
 
-    def write(self, batch: Samples) -> None:
-        """Append the images of a batch."""
-        classes: Sequence[int | None] = batch.class_ids or [None] * len(batch.indices)
-        for index, content, class_id in zip(batch.indices, self.format.encode(batch.images), classes, strict=True):
-            key = f"{index:09d}"
-            append_member(self._tar, key, self.format.suffix, content)
-            if class_id is not None:
-                append_member(self._tar, key, "cls", str(class_id).encode())
-            append_member(self._tar, key, "json", json.dumps({"number": index}).encode())
+    def append(self, key: str, suffix: str, content: bytes) -> None:
+        """Append a file, `KEY.SUFFIX`."""
+        append_member(self._tar, key, suffix, content)
 
     def _close(self) -> None:
         self._tar.close()
 
     def _discard(self) -> None:
         self._file.discard()
+
+
+class SampleTar(TarStream):
+    """A webdataset tar: `000000012.png` (or `.npy`), `.cls` where there are classes, and `.json` with the index."""
+
+    def write(self, batch: Samples) -> None:
+        """Append the images of a batch."""
+        classes: Sequence[int | None] = batch.class_ids or [None] * len(batch.indices)
+        for index, content, class_id in zip(batch.indices, self.format.encode(batch.images), classes, strict=True):
+            key = f"{index:09d}"
+            self.append(key, self.format.suffix, content)
+            if class_id is not None:
+                self.append(key, "cls", str(class_id).encode())
+            self.append(key, "json", json.dumps({"number": index}).encode())
 
 
 class SampleNpz(Stream):

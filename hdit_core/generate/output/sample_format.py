@@ -1,7 +1,7 @@
 """The file format of samples: the values of the training data, from which they are read back.
 
 8-bit greyscale and RGB are PNG, as 16-bit greyscale and RGB are; everything else is a .npy array [height, width,
-channels].
+channels]. What was made from a TIFF of 16 bits or floats is a TIFF again.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from hdit_core.data.image.arrays.decode_picture import decode_picture
 from hdit_core.data.image.arrays.npy import npy_bytes
-from hdit_core.data.image.arrays.packages import imagecodecs
+from hdit_core.data.image.arrays.packages import imagecodecs, tifffile
 from hdit_core.data.image.arrays.picture import as_array
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.data.image.arrays.png_array import png16_bytes
+from hdit_core.data.image.arrays.tiff_array import tiff_bytes
 from hdit_core.data.image.codec import decode
 from hdit_core.data.image.unusable import UnusableImageError
 from hdit_core.errors import UsageError
@@ -62,10 +63,27 @@ class SampleFormat:
     def encode(self, images: Float[Tensor, "B C H W"]) -> Iterator[bytes]:
         """Yield the file of each image."""
         for pixels in self.stored(images):
-            if self.suffix == "npy":
-                yield npy_bytes(pixels)
-            else:
-                yield png_bytes(pixels) if self.pixels.dtype == "uint8" else png16_bytes(pixels)
+            yield self._encoded(pixels, self.suffix)
+
+    def _encoded(self, pixels: Pixels, suffix: str) -> bytes:
+        if suffix in ("npy", "tif"):
+            return npy_bytes(pixels) if suffix == "npy" else tiff_bytes(pixels)
+        return png_bytes(pixels) if self.pixels.dtype == "uint8" else png16_bytes(pixels)
+
+    def ending_for(self, name: str) -> str:
+        """Return the ending of the file that is made from an input: `.tif` for a TIFF, unless values have 8 bits.
+
+        Raises:
+            UnusableImageError: a package that writes TIFF is missing.
+        """
+        if self.pixels.dtype == "uint8" or not name.lower().endswith((".tif", ".tiff")):
+            return f".{self.suffix}"
+        tifffile("16-bit and float TIFF")
+        return ".tif"
+
+    def file(self, image: Float[Tensor, "C H W"], ending: str) -> bytes:
+        """Return the file of an image, with an ending that `ending_for` gave."""
+        return self._encoded(self.stored(image[None])[0], ending.removeprefix("."))
 
     def decode(self, content: bytes, size: tuple[int, int]) -> Pixels:
         """Return the stored pixels of a file.

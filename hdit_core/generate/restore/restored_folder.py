@@ -5,12 +5,10 @@ what is intact and whose input has not changed. Several ranks write into one fol
 """
 
 import hashlib
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
@@ -20,7 +18,7 @@ from hdit_core.errors import UsageError
 from hdit_core.files import crc32, remove_temporaries, write_atomic
 from hdit_core.generate.condition.inputs import InputImage, output_name, path_of
 from hdit_core.generate.output.sample_folder import RECORD, recorded_images, write_grid, write_record
-from hdit_core.images import png_bytes, to_uint8
+from hdit_core.generate.output.sample_format import SampleFormat
 from hdit_core.jsonl import append, cut_back, read
 
 LOG = "restored-{rank:05d}.jsonl"
@@ -34,29 +32,29 @@ class RestoredFolder:
     Attributes:
         folder: where they go.
         provenance: what determines the pixels, beside the inputs.
-        channels: of an image: 1 or 3 are written as PNG, others as .npy, float32 in [-1, 1].
+        format: of the files: that of the samples of the network; 16-bit and float TIFF stay TIFF.
         rank: of this process.
         source: of the model, for people.
     """
 
     folder: Path
     provenance: dict[str, Any]
-    channels: int
+    format: SampleFormat
     rank: int = 0
     source: ModelSource = field(default_factory=ModelSource)
     _logged: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    @property
-    def ending(self) -> str:
-        """Ending of the files."""
-        return ".png" if self.channels in (1, 3) else ".npy"
+    def __post_init__(self) -> None:
+        """Add to the provenance what the values of the files mean."""
+        self.provenance = self.provenance | self.format.provenance()
 
     def begin(self) -> None:
         """Create the folder, or check that it is this job's; called by the main rank before the others begin.
 
         Raises:
-            UsageError: the folder contains something else, or images of another job.
+            UsageError: the folder contains something else, or images of another job, or a package is missing.
         """
+        self.format.check()
         path = self.folder / RECORD
         if not path.is_file() and self.folder.exists() and not self._is_empty():
             raise UsageError(f"{self.folder}: exists and is not a folder of restored images; choose another with --out")
@@ -83,8 +81,12 @@ class RestoredFolder:
         return self.folder / LOG.format(rank=self.rank)
 
     def name(self, name: str) -> str:
-        """Return the name of the file for an input."""
-        return output_name(name, self.ending)
+        """Return the name of the file for an input.
+
+        Raises:
+            UnusableImageError: a package that writes it is missing.
+        """
+        return output_name(name, self.format.ending_for(name))
 
     def holds(self, name: str, input_sha256: str) -> bool:
         """Return whether the image of an input is there, intact, and of this content of the input."""
@@ -100,7 +102,7 @@ class RestoredFolder:
         file = self.name(name)
         path = path_of(self.folder, file)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, self._encoded(image))
+        write_atomic(path, self.format.file(image, path.suffix))
         row = {"file": file, "input": name, "input_sha256": input_sha256, "crc32": crc32(path)}
         append(self._log, row)
         self._logged[file] = row
@@ -112,16 +114,9 @@ class RestoredFolder:
     def read(self, file: str) -> Float[Tensor, "C H W"] | None:
         """Return an image of the folder in [-1, 1]; None if it is missing or damaged."""
         try:
-            return InputImage(file, path_of(self.folder, file).read_bytes()).pixels(self.channels)
+            return InputImage(file, path_of(self.folder, file).read_bytes()).pixels(self.format.pixels)
         except (OSError, UnusableImageError):
             return None
-
-    def _encoded(self, image: Float[Tensor, "C H W"]) -> bytes:
-        if self.ending == ".png":
-            return png_bytes(to_uint8(image[None])[0])
-        buffer = io.BytesIO()
-        np.save(buffer, image.clamp(-1, 1).permute(1, 2, 0).contiguous().numpy(), allow_pickle=False)
-        return buffer.getvalue()
 
     def finish(self, source: str, num_images: int, sheet: bytes | None) -> dict[str, Any]:
         """Write the grid and the record, and return the record; called by the main rank when all are done.
@@ -136,10 +131,11 @@ class RestoredFolder:
         restored = sorted(f"{row['input']} {row['input_sha256']}" for row in rows if "file" in row)
         if sheet is not None:
             write_grid(self.folder, sheet)
+        digest = hashlib.sha256("\n".join(restored).encode(errors="surrogateescape")).hexdigest()
         record = {
             "status": "complete",
             "num_images": num_images,
-            "inputs": {"path": source, "sha256": hashlib.sha256("\n".join(restored).encode()).hexdigest()},
+            "inputs": {"path": source, "sha256": digest},
             "unusable": {row["unusable"]: row["reason"] for row in rows if "unusable" in row},
             "model": self.source.to_json(),
             "origin": self.provenance,

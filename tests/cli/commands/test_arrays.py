@@ -1,4 +1,4 @@
-"""16-bit images of four channels with 2-channel conditions, from the shell: prepare, train, sample, values kept."""
+"""16-bit images of four channels with 2-channel conditions, from the shell: prepare, train, sample, restore."""
 
 import io
 import json
@@ -6,11 +6,13 @@ import tarfile
 
 import numpy as np
 import pytest
+import tifffile
 
 from hdit_cli.main import main
 from hdit_core.checkpoint import load_denoiser
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.generate.pipeline import ConditionInputs, SamplingPipeline
+from hdit_core.generate.restore.job import RestoreJob
 from hdit_core.images import to_float
 from hdit_core.recipe.read import check_recipe
 from hdit_core.recipe.write import recipe_toml
@@ -48,6 +50,7 @@ def run(tmp_path_factory):
     tables = TINY | {
         "model": TINY["model"] | {"channels": 4, "num_classes": 0, "condition_channels": 2},
         "data": {"path": str(folder / "set"), "workers": 0, "dtype": "uint16", "value_range": RANGES},
+        "condition": {"dtype": "uint16"},
         "train": TINY["train"] | {"num_images": 16},
     }
     (folder / "tiny.toml").write_text(recipe_toml(check_recipe(tables, "tiny")))
@@ -84,6 +87,39 @@ def test_samples_hold_the_values_of_the_network_to_a_65535th_of_the_range(run, t
     assert difference / 2 <= 1 / 65535  # the range [-1, 1] is 2 wide
 
 
+def test_restored_images_hold_the_values_of_the_network_to_a_65535th_of_the_range(run, tmp_path, monkeypatch):
+    """The condition images go in as 16-bit stacks of pages and as .npy, with the same result."""
+    (tmp_path / "in").mkdir()
+    for number in (0, 1):
+        array = np.load(run.parent / "conditions" / f"{number}.npy")
+        with tifffile.TiffWriter(tmp_path / "in" / f"{number}.tif") as file:
+            for channel in np.moveaxis(array, -1, 0):
+                file.write(channel, metadata=None)
+    drawn = []
+    monkeypatch.setattr(RestoreJob, "restore", recorded(RestoreJob.restore, drawn))
+    for inputs, out, ending in ((tmp_path / "in", "a", "tif"), (run.parent / "conditions", "b", "npy")):
+        assert main(["restore", str(inputs), "--ckpt", str(run), "--out", str(tmp_path / out)]) == 0
+        record = json.loads((tmp_path / out / "samples.json").read_text())
+        assert record["origin"]["pixels"] == {"dtype": "uint16", "range": RANGES}
+        assert len(list((tmp_path / out).glob(f"*.{ending}"))) == record["num_images"]
+    low, high = np.array(RANGES).T
+    for number, image in enumerate(drawn[:2]):
+        stored = tifffile.imread(tmp_path / "a" / f"{number}.tif")
+        np.testing.assert_array_equal(stored, np.load(tmp_path / "b" / f"{number}.npy"))
+        exact = low + (np.moveaxis(image.clamp(-1, 1).double().numpy(), 0, -1) + 1) / 2 * (high - low)
+        assert stored.dtype == np.uint16 and (np.abs(stored - exact)[..., 0] / 65535).max() <= 1 / 65535
+        assert (np.abs(stored - exact) <= 0.5 + 1e-9).all()  # rounded to the nearest value
+
+
+def recorded(draw, drawn):
+    def recording(job, batch):
+        images = draw(job, batch)
+        drawn.extend(images)
+        return images
+
+    return recording
+
+
 def test_training_reads_the_values_of_the_set(run):
     reader = ImageReader(run.parent / "set")
     image = to_float(reader.read(3)[0][None], reader.manifest.contents.pixels.ranges)
@@ -97,3 +133,7 @@ def test_a_recipe_of_another_type_than_the_set_is_refused_with_the_way_out(run, 
     message = capsys.readouterr().err
     assert "has images of type uint16 with the range [[0.0, 65535.0], " in message
     assert "set data.dtype = 'uint16' and data.value_range = [[0.0, 65535.0], [0.0, 4095.0]" in message
+    other = ["--set", "condition.dtype=uint8"]
+    assert main(["train", str(run.parent / "tiny.toml"), "--out", str(tmp_path / "run"), *other]) == 3
+    message = capsys.readouterr().err
+    assert "has condition images of type uint16 with the range [], the recipe says uint8 with []; set cond" in message

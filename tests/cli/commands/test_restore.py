@@ -47,6 +47,53 @@ def test_one_file_and_a_tar_on_stdin_are_restored(place, capsys, monkeypatch):
     assert np.array_equal(np.asarray(Image.open("one/a.png")), np.asarray(Image.open("stream/a.png")))
 
 
+def as_stdin(monkeypatch, folder):
+    """Put a tar of a folder on stdin."""
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        archive.add(folder, arcname=".")
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(content.getvalue())))
+
+
+def test_a_tar_holds_what_a_folder_holds_under_the_same_names(place, capsysbinary, monkeypatch):
+    assert main(["restore", "in", "--ckpt", "sr", "--out", "out", *CPU]) == 0
+    assert main(["restore", "in", "--ckpt", "sr", "--out", "x.tar", *CPU]) == 0
+    as_stdin(monkeypatch, "in")
+    capsysbinary.readouterr()
+    assert main(["restore", "-", "--ckpt", "sr", "--out", "-", "--json", *CPU]) == 0
+    stdout, stderr = capsysbinary.readouterr()
+    assert stdout == (place / "x.tar").read_bytes()
+    record = json.loads(stderr[stderr.index(b"{") :])
+    folder = json.loads((place / "out" / "samples.json").read_text())
+    assert record["num_images"] == 2 and record["origin"] == folder["origin"]
+    with tarfile.open("x.tar") as archive:
+        found = {one.name: archive.extractfile(one).read() for one in archive}
+    assert found == {name: (place / "out" / name).read_bytes() for name in ("a.png", "deep/b.png")}
+    assert [path.name for path in place.glob("*-grid.png")] == ["out-grid.png"]
+
+
+def test_a_tar_of_inputs_that_cannot_be_restored_lacks_them_and_says_so(place, capsys):
+    (place / "in" / "empty.png").write_bytes(b"")
+    assert main(["restore", "in", "--ckpt", "sr", "--out", "x.tar", *CPU]) == 3
+    assert "1 inputs could not be restored; the first: empty.png" in capsys.readouterr().err
+    with tarfile.open("x.tar") as archive:
+        assert archive.getnames() == ["a.png", "deep/b.png"]
+
+
+def test_vectors_are_read_as_hdit_sample_reads_them(place, capsys):
+    write_network(place / "both", [DOWNSCALE], mapping_cond_dim=4, num_classes=2)
+    np.save("v.npy", np.eye(4)[:2])
+    arguments = ["restore", "in", "--ckpt", "both", "--class", "1", *CPU]
+    assert main([*arguments, "--vector", "v.npy", "--out", "out", "--json"]) == 0
+    origin = json.loads(capsys.readouterr().out)["origin"]
+    assert origin["conditions"]["vectors"]["path"] == "v.npy" and origin["class"] == 1
+    assert main([*arguments, "--out", "none"]) == 2
+    assert "the network takes vectors of 4 numbers, and none are given; see --vector" in capsys.readouterr().err
+    np.save("w.npy", np.eye(3))
+    assert main([*arguments, "--vector", "w.npy", "--out", "none"]) == 3
+    assert "w.npy: has 3x3 numbers; expected N x 4, or 4 for all images" in capsys.readouterr().err
+
+
 def test_restored_and_degraded_images_are_scored_against_the_originals(place, capsys):
     write_pictures(place / "clean", ["a.png", "b.png"])
     assert main(["restore", "clean", "--ckpt", "sr", "--degrade", "--out", "out", *CPU]) == 0
@@ -112,9 +159,14 @@ def test_a_tar_cannot_write_outside_the_output_folder(place, capsys, monkeypatch
         (["in", "--overlap", "16"], "--overlap 16: expected 0 to 15 pixels with tiles of 16x24"),
         (["nowhere"], "nowhere: no such folder, archive or named set"),
         (["in", "--out", "in"], "in: exists and is not a folder of restored images; choose another with --out"),
+        (["in", "--out", "x.npz"], "--out x.npz: an npz has images of one size and no names; use a folder, a .tar or"),
+        (["in", "--out", "in/a.tar.gz"], "expected a folder, a name that ends in .tar or .npz, or - for a tar"),
+        (["in", "--out", "old.tar"], "old.tar: already exists and is never replaced; choose another name"),
+        (["in", "--vector", "v.npy"], "--vector v.npy: the network was trained without vectors; leave it out"),
     ],
 )
 def test_mistakes_are_one_line(place, capsys, arguments, message):
+    (place / "old.tar").write_bytes(b"")
     assert main(["restore", "--ckpt", "sr", *arguments, *CPU]) in (2, 3)
     err = capsys.readouterr().err
     assert message in err and "Traceback" not in err

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.data.image.decode import UnusableImageError
 from hdit_core.errors import DataError, UsageError
 from hdit_core.generate.condition.inputs import InputImage, name_problem, number_of, open_inputs, output_name
@@ -61,7 +62,7 @@ def test_the_number_of_an_image_is_that_of_its_name_without_ending():
         (b"", 3, "empty|cannot|not an image|no image"),
         (b"not an image", 3, "not an image|unknown|no image|cannot"),
         (png()[:-20], 3, ""),
-        (png(), 2, "not a .npy array; the network takes 2 channels, images have 1 or 3"),
+        (png(), 2, "3 channels; the network takes 2 channels of uint8"),
         (npy(np.zeros((3, 4, 5), np.float32)), 2, "an array of 3x4x5 numbers; expected height x width x 2"),
         (npy(np.zeros((3, 4), np.float32)), 2, "an array of 3x4x1 numbers"),
         (npy(np.full((3, 4, 2), 1.5, np.float32)), 2, r"numbers beyond \[-1, 1\], NaN or infinity"),
@@ -74,12 +75,12 @@ def test_the_number_of_an_image_is_that_of_its_name_without_ending():
 )
 def test_contents_that_are_no_image_of_so_many_channels_are_refused(content, channels, reason):
     with pytest.raises(UnusableImageError, match=reason):
-        InputImage("x", content).pixels(channels)
+        InputImage("x", content).pixels(PixelFormat(channels))
 
 
 def test_an_image_of_a_hundred_million_pixels_is_refused_before_it_is_decoded():
     with pytest.raises(UnusableImageError, match="more than 100 million pixels"):
-        InputImage("x.png", _bomb()).pixels(3)
+        InputImage("x.png", _bomb()).pixels(PixelFormat(3))
 
 
 def _bomb():
@@ -93,7 +94,7 @@ def _bomb():
 @pytest.mark.parametrize("dtype, low, high", [(np.uint8, 0, 255), (np.uint16, 0, 65535), (np.float64, -1.0, 1.0)])
 def test_arrays_are_mapped_to_minus_one_to_one(dtype, low, high):
     array = np.array([[[low, high]], [[high, low]]], dtype)
-    found = InputImage("x.npy", npy(array)).pixels(2)
+    found = InputImage("x.npy", npy(array)).pixels(PixelFormat(2))
     assert found.tolist() == [[[-1.0], [1.0]], [[1.0], [-1.0]]]
 
 
@@ -129,4 +130,4 @@ def test_one_image_and_an_archive_are_inputs(tmp_path):
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
         archive.add(tmp_path / "a.png", arcname="deep/a.png")
     inputs = open_inputs(str(tmp_path / "x.tar"))
-    assert list(inputs.names) == ["deep/a.png"] and inputs.read(0).pixels(1).shape == (1, 5, 6)
+    assert list(inputs.names) == ["deep/a.png"] and inputs.read(0).pixels(PixelFormat(1)).shape == (1, 5, 6)
