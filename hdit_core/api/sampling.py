@@ -1,17 +1,22 @@
 """`load_denoiser` and `generate`: from a run to images in memory."""
 
 import operator
-from collections.abc import Iterator, Sequence
-from typing import Any
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hdit_core.api.arguments import PathLike, path_argument, shown_progress, size_argument, whole_number
 from hdit_core.devices import pick_device
 from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.generate.condition.sources import given_conditions
 from hdit_core.generate.generate import concatenate
 from hdit_core.generate.generate import generate as generate_batches
 from hdit_core.generate.pipeline import Samples
 from hdit_core.generate.settings import open_denoiser, sample_settings
 from hdit_core.progress import ProgressBar
+
+if TYPE_CHECKING:
+    from hdit_core.generate.condition.sources import Array
 
 
 def load_denoiser(path: PathLike, *, weights: str | None = None, device: str = "auto") -> Denoiser:
@@ -38,6 +43,8 @@ def generate(
     *,
     seed: int = 0,
     class_ids: int | Sequence[int] | None = None,
+    condition: "Array | PathLike | None" = None,
+    vector: "Array | PathLike | None" = None,
     size: int | tuple[int, int] | None = None,
     progress: bool = True,
     **settings: Any,
@@ -49,25 +56,54 @@ def generate(
         n: number of images.
         seed: of all noise.
         class_ids: one class for all images, or one for each; default: the classes in turn.
+        condition: condition images [N, K, H, W] in [-1, 1], one of them, or a path as `--condition` takes it. Image i
+            gets the i-th, repeating from the end.
+        vector: conditioning vectors [N, E], one of them, or a path as `--vector` takes it.
         size: in pixels, one number or (height, width); default: the training size.
         progress: show progress and messages on stderr.
         settings: keys of the recipe's `[sample]`, such as `steps`, `sampler`, `guidance` and `batch_size`.
 
     Raises:
         RecipeError: there is no such setting, or its value is wrong.
-        UsageError: the network has no such class, or cannot process the size.
+        UsageError: the network has no such class, takes other conditions, or cannot process the size.
         NumericalError: an image became NaN or infinite.
-        CheckpointError: as `load_denoiser`.
+        CheckpointError, DataError: the model as in `load_denoiser`, or conditions in files, are damaged.
     """
     whole_number(n, "n", at_least=1)
     whole_number(seed, "seed")
     with shown_progress(progress, "sample", n) as bar:
         denoiser = model if isinstance(model, Denoiser) else load_denoiser(model)
-        chosen = sample_settings(denoiser.recipe, **settings)
-        pixels = None if size is None else size_argument(size)
+        pixels = denoiser.recipe.model.image_size if size is None else size_argument(size)
+        given = (_given(condition, "condition"), _given(vector, "vector"))
         classes = None if class_ids is None else _classes(class_ids, n)
-        batches = generate_batches(denoiser, range(n), seed=seed, class_ids=classes, settings=chosen, image_size=pixels)
-        return concatenate(_counted(batches, bar))
+        return concatenate(_counted(_batches(denoiser, n, seed, classes, given, pixels, settings), bar))
+
+
+def _batches(
+    denoiser: Denoiser,
+    n: int,
+    seed: int,
+    classes: list[int] | None,
+    given: "tuple[Array | str | None, Array | str | None]",
+    size: tuple[int, int],
+    settings: Mapping[str, Any],
+) -> Iterator[Samples]:
+    return generate_batches(
+        denoiser,
+        range(n),
+        seed=seed,
+        class_ids=classes,
+        settings=sample_settings(denoiser.recipe, **settings),
+        image_size=size,
+        conditions=given_conditions(denoiser.recipe, size, seed, *given),
+    )
+
+
+def _given(value: "Array | PathLike | None", name: str) -> "Array | str | None":
+    """Return an array as it is, or a path as a string."""
+    if value is None or not isinstance(value, str | os.PathLike):
+        return value
+    return path_argument(value, name)
 
 
 def _classes(class_ids: int | Sequence[int], n: int) -> list[int]:

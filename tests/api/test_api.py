@@ -14,8 +14,11 @@ import hdit_core
 from hdit_cli.main import main
 from hdit_core.api import generate, load_denoiser, prepare_data, score, train
 from hdit_core.checkpoint.load import newest_checkpoint
+from hdit_core.generate.condition.sources import open_conditions
 from hdit_core.recipe.write import recipe_toml
 from tests.data.class_folders import write_pictures
+from tests.generate.conditional import write_network
+from tests.generate.conditional import write_pictures as write_images
 
 EXTRACTOR = {"extractor": "efficientnet-lite0", "allow_small_n": True, "progress": False}
 
@@ -81,6 +84,48 @@ def test_samples_are_those_of_hdit_sample(run, tmp_path):
         assert np.array_equal(np.asarray(written), image_u8) and written.tobytes() == image.tobytes()
     assert samples.class_ids == [0, 1, 2, 0, 1] and len(samples) == 5
     assert repr(samples) == "<Samples: 5 images of 3x16x24>"
+
+
+@pytest.fixture
+def conditional(tmp_path):
+    """A network that takes condition images of 3 channels and vectors, and files of both."""
+    path = write_network(tmp_path / "net", [{"kind": "downscale", "factor": 2}], mapping_cond_dim=2)
+    write_images(tmp_path / "small", ["a.png", "b.png"], size=(8, 12))
+    np.save(tmp_path / "v.npy", np.array([[0.0, 3.0], [3.0, 0.0], [1.0, 1.0]], np.float32))
+    return path
+
+
+def test_conditional_samples_are_those_of_hdit_sample_from_paths_and_from_arrays(conditional, tmp_path):
+    given = {"condition": tmp_path / "small", "vector": str(tmp_path / "v.npy")}
+    options = [word for name, path in given.items() for word in (f"--{name}", str(path))]
+    command = ["sample", "--ckpt", str(conditional), "--n", "5", "--out", str(tmp_path / "s"), "--device", "cpu"]
+    assert main([*command, *options]) == 0
+    samples = generate(conditional, 5, **given, progress=False)
+    for index, image_u8 in zip(samples.indices, samples.to_uint8(), strict=True):
+        assert np.array_equal(np.asarray(Image.open(tmp_path / "s" / f"{index:08d}.png")), image_u8)
+    assert not torch.equal(samples.images[0], samples.images[2])
+    recipe = load_denoiser(conditional).recipe
+    inputs = open_conditions(recipe, (16, 24), 0, str(tmp_path / "small"), tmp_path / "v.npy")(list(range(6)))
+    arrays = {"condition": inputs.condition[:2], "vector": np.load(tmp_path / "v.npy")}
+    assert torch.equal(generate(conditional, 5, **arrays, progress=False).images, samples.images)
+    one = {"condition": inputs.condition[0], "vector": arrays["vector"][0]}
+    assert torch.equal(generate(conditional, 1, **one, progress=False).images, samples.images[:1])
+
+
+def test_conditions_of_other_shapes_are_refused_in_one_line(conditional):
+    image, vector = torch.zeros(3, 16, 24), torch.zeros(2)
+    cases = [
+        ({"condition": image, "vector": torch.zeros(0, 2)}, r"^vector: an array of shape \[0, 2\]; expected \[N, E\]"),
+        (
+            {"condition": image[0], "vector": vector},
+            r"^condition: an array of shape \[16, 24\]; expected \[N, K, H, W\]",
+        ),
+        ({"condition": image, "vector": torch.zeros(3)}, r"^vectors of shape \[1, 3\]; this network takes \[1, 2\]"),
+        ({"condition": image}, "^the network takes vectors of 2 numbers, and none are given"),
+    ]
+    for given, message in cases:
+        with pytest.raises(hdit_core.errors.UsageError, match=message):
+            generate(conditional, 1, **given, progress=False)
 
 
 def test_values_beyond_the_range_of_a_pixel_are_clipped_and_do_not_wrap_around():

@@ -20,6 +20,7 @@ SMALLER = {
     '"train.batch_size": 32': '"train.batch_size": 8',
     "3, 64, 64": "3, 32, 32",
     "generate(denoiser, 16, seed=0, steps=20)": "generate(denoiser, 5, seed=0, steps=2)",
+    'condition="data/photos", steps=20': 'condition="data/photos", steps=2',
 }
 PRINTED = """\
 24 images 2 classes
