@@ -29,6 +29,7 @@ ALONE = World()
 LEAST_FOR_KERNEL = 4
 ROUNDING = 1e-6  # of a covariance's trace: a larger negative eigenvalue means damage
 DEFAULT_EXTRACTOR = "inception"
+PICKLES = (".pkl", ".pickle")
 
 logger = logging.getLogger("hdit")
 
@@ -52,12 +53,17 @@ def open_reference(location: str | None) -> ImageSet | Measurement | None:
     """Return the images or the saved statistics of a reference; None if there is none.
 
     Raises:
-        UsageError: there is nothing at `location`.
+        UsageError: there is nothing at `location`, or a pickle.
         DataError: it is empty or damaged.
     """
     if location is None:
         return None
     path = Path(location)
+    if path.suffix.lower() in PICKLES:
+        raise UsageError(
+            f"{path}: a pickle, which can run commands, and is not opened; save its arrays mu and sigma to an npz with "
+            "numpy where you trust it, see docs/evaluation.md#published-statistics"
+        )
     is_npz = path.suffix.lower() == ".npz"
     if is_npz and not path.exists():
         raise UsageError(f"{path}: no such file; expected statistics of hdit eval-fid stats, or images")
@@ -195,11 +201,11 @@ def check_same_extractor(saved: Measurement, extractor: Extractor) -> None:
             f"{saved.source['path']}: has {num_features} features, --extractor {extractor.name} has "
             f"{extractor.num_features}; {fix}"
         )
-    for key, expected in extractor.provenance.items() if saved.extractor else ():
-        if saved.extractor.get(key) != expected:
+    for key, found in saved.extractor.items():  # all that is known; statistics of others say little
+        if (expected := extractor.provenance.get(key)) != found:
             raise DataError(
-                f"{saved.source['path']}: was made with {key} = {saved.extractor.get(key)}, --extractor "
-                f"{extractor.name} has {expected}; {fix}"
+                f"{saved.source['path']}: was made with {key} = {found}, --extractor {extractor.name} has {expected}; "
+                f"{fix}"
             )
 
 

@@ -1,8 +1,11 @@
-"""Reference statistics on disk: an npz of plain arrays, readable by clean-fid; reads clean-fid's and ADM's too.
+"""Reference statistics on disk: an npz of plain arrays, readable by clean-fid; published ones of others are read too.
 
 mu, sigma       mean and unbiased covariance, float64, as in the files of clean-fid, pytorch-fid and others
 features, keys  the kept sample of features, for the kernel distance
 passport        JSON as UTF-8 bytes: number of images, fingerprint, identity, extractor, source, remarks
+
+Files of others have no passport. What their arrays show about the extractor is checked, and the rest is a remark:
+dino_mu and dino_sigma are GPIC's of DINOv2, and mu and sigma with mu_s or arr_0 are ADM's.
 """
 
 import io
@@ -17,6 +20,7 @@ import torch
 from torch import Tensor
 
 from hdit_core.errors import DataError
+from hdit_core.evaluate.extractors.extractor import resize_line
 from hdit_core.evaluate.features.measure import Measurement
 from hdit_core.evaluate.metrics.statistics import Statistics
 from hdit_core.files import check_output, digest, write_atomic
@@ -24,6 +28,7 @@ from hdit_core.files import check_output, digest, write_atomic
 FORMAT = "hdit-statistics 1"
 LARGEST_BYTES = 4 << 30
 LARGEST_FEATURES = 1 << 14
+DINO = ("dino_mu", "dino_sigma")
 ASYMMETRY = 1e-6  # of a covariance, relative to its largest entry; allows float32 rounding
 
 
@@ -72,18 +77,15 @@ def holds_statistics(path: Path) -> bool:
 
 
 def load_statistics(path: Path) -> Measurement:
-    """Read statistics of hdit, clean-fid or ADM; nothing in the file is executed.
+    """Read statistics of hdit, clean-fid, ADM, EDM or GPIC; nothing in the file is executed.
 
     Raises:
         DataError: the file is damaged or something else.
     """
     arrays = _read_arrays(path)
-    mean, covariance = _moments(path, arrays)
     if "passport" not in arrays:
-        empty = torch.empty(0, len(mean)), torch.empty(0, dtype=torch.int64)
-        remark = f"{path} does not say which extractor and resize made it; they are assumed to match"
-        source = {**_source(path, {}), "sha256": digest(path).sha256}
-        return Measurement(Statistics(None, mean, covariance, *empty, ""), {}, source, (remark,))
+        return _of_others(path, arrays)
+    mean, covariance = _moments(path, arrays)
     try:
         passport = json.loads(arrays["passport"].tobytes())
         if passport["format"] != FORMAT:
@@ -95,6 +97,31 @@ def load_statistics(path: Path) -> Measurement:
         return Measurement(statistics, dict(passport["extractor"]), source, remarks)
     except (KeyError, TypeError, ValueError, RecursionError) as problem:
         raise DataError(f"{path}: damaged statistics ({type(problem).__name__}: {problem}); make them again") from None
+
+
+def _of_others(path: Path, arrays: dict[str, np.ndarray]) -> Measurement:
+    """Return statistics without a passport, with what their arrays show about the extractor."""
+    extractor, remark = _extractor_of_others(path)
+    if extractor.get("name") == "dinov2":
+        arrays = dict(zip(("mu", "sigma"), (arrays[name] for name in DINO), strict=True))
+    mean, covariance = _moments(path, arrays)
+    empty = torch.empty(0, len(mean)), torch.empty(0, dtype=torch.int64)
+    source = {**_source(path, {}), "sha256": digest(path).sha256}
+    return Measurement(Statistics(None, mean, covariance, *empty, ""), extractor, source, (remark,))
+
+
+def _extractor_of_others(path: Path) -> tuple[dict[str, Any], str]:
+    """Return what is known about the extractor of a file without a passport, and a remark on the rest."""
+    with zipfile.ZipFile(path) as members:
+        names = {name.removesuffix(".npy") for name in members.namelist()}
+    if "mu" not in names and names.issuperset(DINO):
+        remark = "statistics of DINOv2 that do not name their resize; bicubic to 224 pixels is assumed, as here"
+        return {"name": "dinov2"}, f"{path}: {remark}"
+    if names & {"mu_s", "arr_0"}:
+        remark = "statistics of ADM's evaluator that do not name their weights; Inception's are assumed"
+        return {"name": "inception", "resize": resize_line(None)}, f"{path}: {remark}"
+    remark = "does not say which extractor and resize made it; they are assumed to match"
+    return {}, f"{path} {remark} (clean-fid's statistics need --mode clean, those of EDM and EDM2 --mode adm)"
 
 
 def read_identity(path: Path) -> tuple[str, dict[str, Any]]:
@@ -115,7 +142,7 @@ def _source(path: Path, of_images: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_arrays(
-    path: Path, wanted: Sequence[str] = ("mu", "sigma", "features", "keys", "passport")
+    path: Path, wanted: Sequence[str] = ("mu", "sigma", *DINO, "features", "keys", "passport")
 ) -> dict[str, np.ndarray]:
     try:
         with zipfile.ZipFile(path) as members:
@@ -132,7 +159,9 @@ def _read_arrays(
 def _moments(path: Path, arrays: dict[str, np.ndarray]) -> tuple[Tensor, Tensor]:
     """Return mean and covariance in float64, checked."""
     if "mu" not in arrays or "sigma" not in arrays:
-        raise DataError(f"{path}: has no mu and sigma; expected statistics of hdit eval-fid stats, clean-fid or ADM")
+        raise DataError(
+            f"{path}: has no mu and sigma; expected statistics of hdit eval-fid stats, clean-fid, ADM or GPIC"
+        )
     mean, covariance = arrays["mu"], arrays["sigma"]
     length = mean.shape[0] if mean.ndim == 1 else 0
     if not 0 < length <= LARGEST_FEATURES or covariance.shape != (length, length):

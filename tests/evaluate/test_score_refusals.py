@@ -57,6 +57,21 @@ def test_statistics_of_another_extractor_are_refused(picture_folder, toy, tmp_pa
         toy(a, tmp_path / "ref.npz")
 
 
+def test_published_statistics_of_another_extractor_or_resize_are_refused(picture_folder, toy, tmp_path):
+    np.savez(tmp_path / "dino.npz", dino_mu=np.zeros(5), dino_sigma=np.eye(5))
+    with pytest.raises(DataError, match=r"dino\.npz: was made with name = dinov2, --extractor toy has toy; pass the"):
+        toy(picture_folder("a"), tmp_path / "dino.npz")
+    np.savez(tmp_path / "adm.npz", mu=np.zeros(5), sigma=np.eye(5), mu_s=np.zeros(5))
+    with pytest.raises(DataError, match=r"adm\.npz: was made with name = inception, --extractor toy"):
+        toy(tmp_path / "a", tmp_path / "adm.npz")
+
+
+def test_a_pickle_is_refused_with_the_way_out(picture_folder, toy, tmp_path):
+    (tmp_path / "img512.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
+    with pytest.raises(UsageError, match=r"img512\.pkl: a pickle, .* and is not opened; save its arrays .*#published-stat"):
+        toy(picture_folder("a"), tmp_path / "img512.pkl")
+
+
 def test_damaged_statistics_are_remarked_on(picture_folder, toy, tmp_path):
     np.savez(tmp_path / "broken.npz", mu=np.zeros(5), sigma=np.diag([1.0, 1, 1, 1, -0.5]))
     remarks = toy(picture_folder("a"), tmp_path / "broken.npz").remarks

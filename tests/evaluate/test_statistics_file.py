@@ -69,6 +69,23 @@ def test_clean_fids_own_files_are_readable(tmp_path):
     assert "does not say which extractor and resize made it" in found.remarks[0]
 
 
+def test_published_statistics_of_dinov2_name_their_network(tmp_path):
+    path, mean = tmp_path / "test_stats.npz", np.arange(3.0)
+    np.savez(path, dino_mu=mean, dino_sigma=np.eye(3), dino_embeddings=np.zeros((5, 3), np.float16))
+    found = load_statistics(path)
+    assert torch.equal(found.statistics.mean, torch.from_numpy(mean))
+    assert found.extractor == {"name": "dinov2"} and "bicubic to 224 pixels is assumed" in found.remarks[0]
+
+
+@pytest.mark.parametrize("also", ["mu_s", "arr_0"])
+def test_statistics_of_adms_evaluator_are_resized_inside_the_network(tmp_path, also):
+    path = tmp_path / "VIRTUAL_imagenet64.npz"
+    np.savez(path, mu=np.arange(3.0), sigma=np.eye(3), **{also: np.zeros(2, np.uint8)})
+    found = load_statistics(path)
+    assert found.extractor["name"] == "inception" and found.extractor["resize"].startswith("adm: ")
+    assert "do not name their weights" in found.remarks[0]
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

@@ -70,7 +70,7 @@ def _open_captions(source: Source, is_wanted: bool) -> Attachments | None:
     if captions is None and is_wanted:
         raise DataError(
             f"--captions: '{source.name}' has no captions; expected text files beside the images, such as a.txt "
-            "beside a.jpg, KEY.txt in shards, or a column text or caption in Parquet"
+            "beside a.jpg, KEY.txt or a caption in KEY.json in shards, or a column text or caption in Parquet"
         )
     return captions
 

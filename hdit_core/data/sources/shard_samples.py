@@ -21,11 +21,20 @@ _NOTES = (*_LABELS, "json")
 
 @dataclass(frozen=True, slots=True)
 class ShardPart:
-    """Where a condition image or a caption lies in a shard."""
+    """Where a condition image or a caption lies in a shard; a caption may be a value in a JSON file."""
 
     offset: int
     size_bytes: int
     changed_at: int
+    in_json: bool = False
+
+
+def caption_of(about: dict[str, object]) -> str | None:
+    """Return the caption in the JSON file of a sample; several, such as a short and a long one, as JSON."""
+    caption = about.get("caption")
+    if isinstance(caption, list | dict) and caption:
+        return json.dumps(caption, ensure_ascii=False)
+    return caption if isinstance(caption, str) and caption else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +68,7 @@ class _Notes:
     name: str | None = None
     json_class: str | int | float | None = None
     json_label: int | None = None  # a number that has to agree with `cls`
+    has_caption: bool = False
     problem: str | None = None
 
     @property
@@ -152,6 +162,7 @@ def _read_json(notes: _Notes, content: bytes) -> None:
     about = json.loads(decode_text(content))
     if not isinstance(about, dict):
         return
+    notes.has_caption = caption_of(about) is not None
     name, label = about.get("name"), _first(about, "class", "label")
     if isinstance(name, str) and 0 < len(name) <= LONGEST_NAME_BYTES:
         notes.name = name
@@ -203,7 +214,9 @@ def _images(key: str, sample: _Sample, contents: dict[int, bytes], shard: str) -
     several = f"one of {len(sample.images)} images of one sample" if len(sample.images) > 1 else None
     wrong, class_number, class_name = notes.parse_class()
     wrong = wrong or sample.attached_problem()
-    condition, caption = (_part(members) for members in (sample.conditions, sample.captions))
+    condition, caption = _part(sample.conditions), _part(sample.captions)
+    if caption is None and notes.has_caption:
+        caption = _part([note for note in sample.notes if _ending(note.name) == "json"], in_json=True)
     for image in sample.images:
         problem = image.problem or size_problem(image.size_bytes) or several or wrong
         name = f"{shard}/{image.name}" if several or notes.name is None else notes.name
@@ -211,11 +224,11 @@ def _images(key: str, sample: _Sample, contents: dict[int, bytes], shard: str) -
         yield ShardImage(name, *where, problem, class_number, class_name, condition, caption), notes.is_labelled
 
 
-def _part(members: Sequence[Member]) -> ShardPart | None:
+def _part(members: Sequence[Member], in_json: bool = False) -> ShardPart | None:
     """Return where the first of some members lies, None for none and for an empty one."""
     if not members or not members[0].size_bytes:
         return None
-    return ShardPart(members[0].offset, members[0].size_bytes, members[0].changed_at)
+    return ShardPart(members[0].offset, members[0].size_bytes, members[0].changed_at, in_json)
 
 
 def _samples(listing: TarListing, shard: str) -> tuple[dict[str, _Sample], list[ShardImage]]:

@@ -3,7 +3,7 @@
     00012.jpg         the image; the key is the name up to its first dot; .npy where the sample has no other
     00012.cond.png    its condition image: an image of any kind, or .npy
     00012.cls         its class, a number or a name
-    00012.json        {"name": ..., "class": ...} as `hdit prepare-data` writes it
+    00012.json        {"name": ..., "class": ...} as `hdit prepare-data` writes it; {"caption": ...} without a .txt
     00012.txt         its caption
 
 Members are joined by key over the whole shard, wherever they lie in it. Only these are read; everything else in a
@@ -11,6 +11,7 @@ sample (`.pyd`, `.pkl`, `.pth`: some readers execute them) is never opened, and 
 data set keeps its class numbers, and each image is checked against its index.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +20,15 @@ from pathlib import Path
 from hdit_core.data.format.entries import Channels
 from hdit_core.data.sources.attachments import Attachments, Kind
 from hdit_core.data.sources.files.tar import TAR_DAMAGE, TarFile, TarListing
-from hdit_core.data.sources.shard_samples import ShardContents, ShardImage, ShardPart, is_note, read_shard
+from hdit_core.data.sources.labels.text_encoding import decode_text
+from hdit_core.data.sources.shard_samples import (
+    ShardContents,
+    ShardImage,
+    ShardPart,
+    caption_of,
+    is_note,
+    read_shard,
+)
 from hdit_core.data.sources.source import class_names
 from hdit_core.errors import DataError
 
@@ -182,7 +191,10 @@ class _ShardAttachments:
     def fetch(self, number: int) -> bytes | None:
         """Return that of an entry."""
         part = self._parts[number]
-        return None if part is None else self._source._content(number, part.offset, part.size_bytes)
+        if part is None:
+            return None
+        content = self._source._content(number, part.offset, part.size_bytes)
+        return (caption_of(json.loads(decode_text(content))) or "").encode() if part.in_json else content
 
     def facts(self, number: int) -> Sequence[object]:
         """Return size and time of that of an entry."""

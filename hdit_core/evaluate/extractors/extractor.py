@@ -89,7 +89,7 @@ class Extractor:
             "name": self.name,
             "weights_sha256": self.weights_sha256,
             "num_features": self.num_features,
-            "resize": _resize_line(self.side_px),
+            "resize": resize_line(self.side_px),
         }
 
     def prepare(self, image_u8: UInt8[np.ndarray, "H W C"]) -> Float32[np.ndarray, "H2 W2 3"]:
@@ -114,7 +114,8 @@ class Extractor:
             return self.network(pixels).float().cpu().clone()
 
 
-def _resize_line(side_px: int | None) -> str:
+def resize_line(side_px: int | None) -> str:
+    """Return how images are resized, as provenance has it; None: inside the network."""
     if side_px is None:
         return "adm: bilinear as TensorFlow 1 did it, inside the network's graph, not antialiased"
     return f"clean-fid: Pillow bicubic, float32, to {side_px}x{side_px}, clipped, not rounded"

@@ -79,6 +79,26 @@ def test_captions_of_shards_are_left_out_unless_they_are_wanted(prepare, tmp_pat
     assert read_manifest(tmp_path / "set").contents.format_version == 1
 
 
+IN_JSON = {
+    "one, as in GPIC": ({"caption_type": "short", "caption": "a cat"}, "a cat"),
+    "four": ({"caption": {"tag": "cat", "short": "a cat"}}, '{"tag": "cat", "short": "a cat"}'),
+    "none": ({"license": "CC0"}, None),
+}
+
+
+@pytest.mark.parametrize("name", IN_JSON)
+def test_captions_in_the_json_files_of_shards_are_kept(prepare, tmp_path, name):
+    about, expected = IN_JSON[name]
+    samples = [pair(number, **{"cond.png": None, "cls": None}) for number in range(COUNT)]
+    samples[1] |= {"json": json.dumps(about).encode()}
+    del samples[1]["txt"]
+    samples[2] |= {"json": b'{"caption": "not this one"}'}  # its .txt comes first
+    write_shard(tmp_path / "0.tar", samples)
+    assert prepare(tmp_path / "0.tar", size=(16, 24), captions=True).images == COUNT
+    reader = ImageReader(tmp_path / "set")
+    assert (reader.caption(1), reader.caption(2)) == (expected, "caption 2")
+
+
 BAD = {
     "none": ({"cond.png": None}, "no condition image, which other images of the source have"),
     "two": ({"cond.jpg": encoded(pixels(3), "JPEG")}, "2 condition images of one sample"),
