@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
+from hdit_core.data.image.arrays.npy import is_npy
 from hdit_core.data.image.boxes import CODESTREAM, JP2_SIGNATURE, read_avif, read_jpeg2000
 from hdit_core.data.image.color_space import ADOBE_RGB, ColorSpace, color_space_to_srgb
 from hdit_core.data.image.file_facts import FileFacts
@@ -274,13 +275,16 @@ def read_file(path: Path) -> bytes:
 
 
 def is_image_file(path: Path) -> bool:
-    """Return whether a file is one image, by its header."""
+    """Return whether a file is one image or array, by its header."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with naming(path), path.open("rb") as file:
-                if file.read(512)[257:262] == b"ustar":
-                    return False
+                head = file.read(512)
+            if head[257:262] == b"ustar":
+                return False
+            if is_npy(head) or is_tiff(head):  # with other channels than Pillow opens
+                return True
             with Image.open(path, formats=FORMATS):
                 return True
     except Exception:  # a parser raises whatever a file leads it to

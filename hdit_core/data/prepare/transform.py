@@ -13,7 +13,7 @@ from hdit_core.data.format.hashes import image_hashes
 from hdit_core.data.format.optional_rows import VECTOR_DTYPE
 from hdit_core.data.format.pixel_stats import Moments, picture_moments
 from hdit_core.data.format.shard import LARGEST_MEMBER_BYTES, Sample, StoredCondition
-from hdit_core.data.image.arrays.decode_picture import decode_picture
+from hdit_core.data.image.arrays.decode_picture import OtherFormatError, decode_picture
 from hdit_core.data.image.arrays.picture import Picture, encode_picture, frame, picture_size
 from hdit_core.data.image.arrays.pixel_format import Dtype, PixelFormat, ValueRange
 from hdit_core.data.image.codec import JPEG_QUALITY, SUFFIXES
@@ -171,6 +171,9 @@ def _framed_condition(content: bytes | Path, geometry: Geometry, transform: Tran
     try:
         data = _content(content)
         decoded = decode_picture(data, settings.pixels, transform.background, transform.pages_as_channels)
+    except OtherFormatError as problem:
+        advice = problem.advice.replace("--", "--condition-")
+        raise UnusableImageError(f"its condition image: {problem.found}{advice}") from None
     except UnusableImageError as problem:
         raise UnusableImageError(f"its condition image: {problem}") from None
     _check_fits(picture_size(decoded.picture), geometry.image)

@@ -199,7 +199,10 @@ def open_vectors(recipe: Recipe, path: Path) -> tuple[VectorOf, dict[str, str]]:
     if (path / MANIFEST).is_file():
         reader = ImageReader(path, cache_bytes=0)
         if reader.vector_dim != length:
-            raise DataError(f"{path}: has vectors of {reader.vector_dim} numbers (0: none); the network takes {length}")
+            raise DataError(
+                f"{path}: has vectors of {reader.vector_dim} numbers (0: none); the network takes {length}, which "
+                "hdit prepare-data --vectors stores"
+            )
         return lambda index: _of_reader(reader, index), {"path": str(path), "root": reader.manifest.root}
     rows, sha256 = _read_vectors(path, length)
     return lambda index: torch.from_numpy(rows[index % len(rows)]), {"path": str(path), "sha256": sha256}
@@ -213,7 +216,8 @@ def _of_reader(reader: ImageReader, index: int) -> Float[Tensor, " E"]:
 
 def _read_vectors(path: Path, length: int) -> tuple[Float32[np.ndarray, "N E"], str]:
     if not path.is_file():
-        raise UsageError(f"--vector {path}: no such file; expected a .npy of N x {length} numbers, or a data set")
+        found = "is no prepared data set" if path.is_dir() else "no such file"
+        raise UsageError(f"--vector {path}: {found}; expected a .npy of N x {length} numbers, or a data set")
     if path.stat().st_size > LARGEST_VECTORS_BYTES:
         raise DataError(f"{path}: larger than {LARGEST_VECTORS_BYTES >> 30} GiB; give a part of it")
     content = path.read_bytes()

@@ -29,11 +29,11 @@ Array = Shaped[np.ndarray, "H W C"]
 
 
 class OtherFormatError(UnusableImageError):
-    """A file has other channels or values than the format; `found` says which, without the options of a command."""
+    """A file has other channels or values than the format; `advice` names the options of `hdit prepare-data`."""
 
     def __init__(self, found: str, advice: str) -> None:
         super().__init__(found + advice)
-        self.found = found
+        self.found, self.advice = found, advice
 
 
 @dataclass(frozen=True)
