@@ -18,6 +18,8 @@ from sklearn.svm import SVC
 
 from hdit_core.data.loader.reader import ImageReader
 
+NUM_CLASSES = 10
+
 
 def real_digits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     """Return all images of a data set as rows of pixels in [0, 1], and their classes."""
@@ -27,13 +29,16 @@ def real_digits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def samples(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Return the samples of a folder as rows of pixels in [0, 1], and the classes they were sampled for."""
+    """Return the samples of a folder as rows of pixels in [0, 1], and the classes they were sampled for.
+
+    Those of a network that takes its classes as vectors are in turn (`benchmarks/class_vectors.py`).
+    """
     record = json.loads((folder / "samples.json").read_text())
     files = sorted(folder.glob("[0-9]*.png"))
     if len(files) != record["num_images"]:
         sys.exit(f"{folder}: {len(files)} images, samples.json says {record['num_images']}")
     images = np.stack([np.asarray(Image.open(file)).reshape(-1) for file in files]) / 255
-    return images, np.array(record["class_ids"])
+    return images, np.array(record["class_ids"] or [int(file.stem) % NUM_CLASSES for file in files])
 
 
 def measure(data: Path, sample_folder: Path) -> dict[str, float | int]:

@@ -38,7 +38,7 @@ def conditions(data: str, checkpoint: Path, every: int) -> Iterator[tuple[NamedI
     inputs, maker = open_inputs(data), ConditionMaker(load_denoiser(checkpoint).recipe, degrade=True)
     for place in range(0, len(inputs), every):
         image = inputs.read(place)
-        yield inputs, place, maker.make(image.pixels(maker.input_channels), image.number)
+        yield inputs, place, maker.make(image.pixels(maker.input_pixels), image.number)
 
 
 def write(out: Path, name: str, image: torch.Tensor) -> None:
