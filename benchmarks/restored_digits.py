@@ -81,7 +81,7 @@ def digits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def accuracy(options: argparse.Namespace) -> None:
-    """Print accuracy and PSNR of each folder as JSON, and what the first has more than the others, with 95 % intervals."""
+    """Print accuracy and PSNR of each folder, and the differences between the first and the others."""
     classifier = SVC(C=10).fit(*digits(options.train))
     originals, classes = digits(options.data)
     names = [output_name(name, ".png") for name in open_inputs(str(options.data)).names]
