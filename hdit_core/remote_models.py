@@ -6,9 +6,10 @@
 
 A folder is an export, a checkpoint, or a run, whose newest checkpoint is fetched. Only files with known names are
 fetched; nothing in them is executed. A file takes its place in the cache when it has the size, and on the hub the
-SHA-256, that the store says; hdit's own checksums are compared when it is read.
+SHA-256, that the store says; hdit's own checksums are compared when it is read. A copy that is damaged in the cache is
+fetched again.
 
-    <cache>/models/<hash of address and versions>/...     the files
+    <cache>/models/<hash of address and versions>/...     the files, and their checksums in `.digests.json`
     <cache>/models/<hash of the address>.json             which of these the address was last, for use without network
 """
 
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from hdit_core.errors import CheckpointError, UsageError, first_line
-from hdit_core.files import atomic_folder, cache_folder, digest, read_json, write_atomic
+from hdit_core.files import atomic_folder, cache_folder, crc32, digest, read_json, write_atomic, write_file
 from hdit_core.locks import LockHeldError, locked
 
 logger = logging.getLogger("hdit")
@@ -40,6 +41,7 @@ CHECKPOINT_FILES = ("manifest.json", "state.json", "model.safetensors", "ema.saf
 PROFILE = re.compile(r"ema-0\.[0-9]{3}\.safetensors")
 STEP = re.compile(r"step-[0-9]{9}")
 CACHE_GB, CACHE_GB_VARIABLE = 50.0, "HDIT_MODEL_CACHE_GB"
+DIGESTS = ".digests.json"
 WAIT_S = 3600.0  # for another process that fetches the same model
 LARGEST_RECORD_BYTES = 10_000
 
@@ -93,12 +95,20 @@ def _fetched(address: str, cache: Path) -> Path:
             raise CheckpointError(
                 f"{address}: cannot be reached ({problem}), and is not in the cache {cache}"
             ) from None
+        if damaged := _damaged_file(cache / known.relative_to(cache).parts[0]):
+            raise CheckpointError(
+                f"{damaged}: damaged since it was fetched, and {address} cannot be reached ({problem}); rerun this "
+                "command when it can"
+            ) from None
         logger.warning("%s: cannot be reached; the copy in the cache is used", address)
         return known
     key = _hash([address, *(f"{file.name} {file.size} {file.version}" for file in files)])
     inside = files[0].name if address.endswith(".safetensors") else "."
     try:
         with locked(cache / f"{key}.lock", wait_s=WAIT_S):
+            if damaged := _damaged_file(cache / key):
+                logger.warning("%s: damaged since it was fetched; %s is fetched again", damaged, address)
+                shutil.rmtree(cache / key)
             if not (cache / key).exists():
                 _make_room(cache, sum(file.size for file in files), address)
                 _fetch(store, files, cache / key, address)
@@ -120,6 +130,24 @@ def _last_known(record: Path, cache: Path) -> Path | None:
     except (OSError, ValueError, KeyError):
         return None
     return path if path.exists() else None
+
+
+def _damaged_file(folder: Path) -> Path | None:
+    """Return a file of a model in the cache that is not as it was fetched; None if all are, or nothing is there."""
+    if not folder.exists():
+        return None
+    try:
+        digests = read_json(folder / DIGESTS, LARGEST_RECORD_BYTES)
+        damaged = [name for name, (size_bytes, crc) in digests.items() if not _is_whole(folder / name, size_bytes, crc)]
+    except FileNotFoundError:  # fetched by an older version
+        return None
+    except (ValueError, TypeError):
+        damaged = [DIGESTS]
+    return folder / damaged[0] if damaged else None
+
+
+def _is_whole(path: Path, size_bytes: int, crc: int) -> bool:
+    return path.is_file() and path.stat().st_size == size_bytes and crc32(path) == crc
 
 
 @contextmanager
@@ -205,6 +233,7 @@ def _fetch(store: Any, files: list[RemoteFile], folder: Path, address: str) -> N
     logger.info("fetching %s: %.3g MB", address, sum(file.size for file in files) / 1e6)
     try:
         with atomic_folder(folder) as target, _store_errors(address):
+            digests = {}
             for file in files:
                 store.get_file(file.path, str(target / file.name))
                 fetched = digest(target / file.name)
@@ -213,6 +242,8 @@ def _fetch(store: Any, files: list[RemoteFile], folder: Path, address: str) -> N
                         f"{address}: {file.name} arrived as {fetched.size_bytes:,} bytes, sha256 {fetched.sha256[:9]}; "
                         f"the store says {file.size:,} bytes, sha256 {(file.sha256 or 'unknown')[:9]}; try again"
                     )
+                digests[file.name] = fetched.size_bytes, fetched.crc32
+            write_file(target / DIGESTS, json.dumps(digests))
     except ConnectionError as problem:
         raise CheckpointError(f"{address}: the connection was lost ({problem}); try again") from None
 

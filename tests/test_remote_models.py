@@ -113,6 +113,40 @@ def test_a_model_of_the_hub_is_fetched_once_and_used_offline(tmp_path, exported,
     assert len(pictures) == 1
 
 
+def damage(tmp_path):
+    """Flip a bit of the weights in the cache, and return their file."""
+    [path] = (tmp_path / "cache" / "hdit" / "models").rglob("weights.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+def test_a_copy_that_was_damaged_in_the_cache_is_fetched_again_once(tmp_path, exported, hub):
+    hub.repositories["me/faces"] = {path.name: path.read_bytes() for path in exported.iterdir()}
+    assert sample(tmp_path, "hf://me/faces", HF_ENDPOINT=hub.address)[0] == 0
+    path = damage(tmp_path)
+    code, messages = sample(tmp_path, "hf://me/faces", "again", HF_ENDPOINT=hub.address)
+    assert code == 0, messages
+    assert messages.count(f"{path}: damaged since it was fetched; hf://me/faces is fetched again\n") == 1
+    assert picture(tmp_path / "samples") == picture(tmp_path / "again")
+    fetched = [request for request in hub.requests if request.startswith("GET") and request.endswith(path.name)]
+    assert len(fetched) == 2
+
+
+@pytest.mark.parametrize("lost", [False, True], ids=["changed", "lost"])
+def test_without_network_a_damaged_copy_is_refused_by_its_path(tmp_path, exported, hub, lost):
+    hub.repositories["me/faces"] = {path.name: path.read_bytes() for path in exported.iterdir()}
+    assert sample(tmp_path, "hf://me/faces", HF_ENDPOINT=hub.address)[0] == 0
+    path = damage(tmp_path)
+    if lost:
+        path.unlink()
+    hub.close()
+    code, messages = sample(tmp_path, "hf://me/faces", "again", HF_ENDPOINT=hub.address)
+    assert (code, messages.count("\n")) == (4, 1), messages
+    assert f"{path}: damaged since it was fetched, and hf://me/faces cannot be reached (" in messages
+
+
 def test_contents_that_arrive_changed_are_refused_and_not_kept(tmp_path, exported, hub):
     hub.repositories["me/faces"] = {path.name: path.read_bytes() for path in exported.iterdir()}
     hub.damaged = True

@@ -85,15 +85,14 @@ def _recipe_of(run: Path) -> Path:
 
 def _read(recipe: str, overrides: list[str], out: Path | None) -> tuple["Recipe", Path]:
     """Return the checked recipe and the run directory; its data have to exist."""
-    from hdit_core.files import naming
+    from hdit_core.files import read_text
     from hdit_core.recipe.read import find_recipe, read_recipe
     from hdit_core.train.start.checks import check_data_folder
 
     _refuse_run(Path(recipe), out)
     checked = read_recipe(recipe, overrides)
     file = find_recipe(recipe)
-    with naming(file):
-        text = file.read_text(encoding="utf-8")
+    text = read_text(file)
     check_data_folder(checked, text)
     return checked, out or Path("runs") / Path(recipe).stem
 

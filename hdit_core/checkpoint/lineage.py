@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from hdit_core.errors import UsageError
-from hdit_core.files import naming, write_atomic
+from hdit_core.files import read_bytes, write_atomic
 
 LINEAGE = "lineage.json"
 
@@ -51,8 +51,7 @@ def read_lineage(run: Path) -> tuple[Fork, ...]:
     """
     path = run / LINEAGE
     try:
-        with naming(path):
-            return _LIST.validate_json(path.read_bytes()) if path.exists() else ()
+        return _LIST.validate_json(read_bytes(path)) if path.exists() else ()
     except ValidationError as error:
         problem = error.errors()[0]["msg"]
         raise UsageError(f"{path}: damaged ({problem}); restore it from a copy, or remove it") from None

@@ -14,7 +14,7 @@ from hdit_core.checkpoint.retention import is_intact, remove_checkpoint
 from hdit_core.checkpoint.safetensors_file import num_bytes, write_tensors
 from hdit_core.checkpoint.state import State
 from hdit_core.errors import CheckpointError, CheckpointWriteError
-from hdit_core.files import atomic_folder, digest, forget_cached
+from hdit_core.files import atomic_folder, digest, forget_cached, write_file
 from hdit_core.recipe.run import Recipe
 
 HEADER_BYTES = 256  # of a tensor in the header of its file, at most
@@ -78,6 +78,6 @@ def _write(folder: Path, recipe: Recipe, state: State, parts: Parts) -> None:
         f"{name}.safetensors": write_tensors(folder / f"{name}.safetensors", tensors, recipe.model_dump_json())
         for name, tensors in parts.items()
     }
-    (folder / "state.json").write_text(state.model_dump_json(indent=1) + "\n")
+    write_file(folder / "state.json", state.model_dump_json(indent=1) + "\n")
     files["state.json"] = digest(folder / "state.json")
-    (folder / NAME).write_text(json.dumps(make_manifest(recipe, state, files), indent=1) + "\n")
+    write_file(folder / NAME, json.dumps(make_manifest(recipe, state, files), indent=1) + "\n")

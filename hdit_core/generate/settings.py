@@ -21,7 +21,7 @@ from hdit_core.checkpoint.denoiser import Weights, load_denoiser
 from hdit_core.checkpoint.ema.snapshots import part_name
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import RecipeError, UsageError
-from hdit_core.files import write_atomic
+from hdit_core.files import read_text, write_atomic
 from hdit_core.recipe.read import check_recipe, override_key
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.sample import SampleRecipe
@@ -75,7 +75,7 @@ def read_defaults(run: Path) -> Defaults:
     if path.stat().st_size > LARGEST_BYTES:
         raise RecipeError(f"{path}: larger than {LARGEST_BYTES:,} bytes; expected sampling defaults: remove it")
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(read_text(path))
     except (ValueError, RecursionError) as problem:
         raise RecipeError(f"{path}: not a TOML file: {problem}; fix or remove it") from None
     weights, sample = tables.pop("weights", DEFAULT_WEIGHTS), tables.pop("sample", {})

@@ -17,11 +17,13 @@ def test_the_table_of_retries_has_the_numbers_of_the_code():
     attempts = f"{len(transient.PAUSES_S)} further attempts within {sum(transient.PAUSES_S):.0f} s"
     saved = f"the last whole step is saved, exit code {StoppedEarly.exit_code}"
     start = found.index((attempts, saved))
-    assert found[start : start + 6] == [
+    assert found[start : start + 8] == [
         (attempts, saved),
         (f"{workers.TIMEOUT_S:.0f} s", saved),
         (attempts, f"exit code {StoppedEarly.exit_code}"),
-        (f"{store.ATTEMPTS} attempts", f"exit code {DataError.exit_code}"),
+        (f"{store.ATTEMPTS['wrong content']} attempts", f"exit code {DataError.exit_code}"),
+        (f"{store.ATTEMPTS['refused']} attempts", f"exit code {DataError.exit_code}"),
+        (f"{store.ATTEMPTS['invalid']} attempt", f"exit code {DataError.exit_code}"),
         (f"{TIMEOUT_S} s", f"exit code {HditError.exit_code}"),
         (f"{FolderLock.WAIT_S:.0f} s", f"exit code {UsageError.exit_code}"),
     ]

@@ -20,7 +20,7 @@ from hdit_core.data.format.optional_rows import VECTOR_DTYPE
 from hdit_core.data.format.shard import CONDITION_ROW_DTYPE, ROW_DTYPE, ShardFile
 from hdit_core.data.prepare.array_task import ArrayTask
 from hdit_core.errors import UsageError
-from hdit_core.files import TEMPORARY, digest, flush_folder, write_atomic
+from hdit_core.files import TEMPORARY, digest, flush_folder, read_bytes, write_atomic
 from hdit_core.locks import LockHeldError, locked
 
 LOCK = "lock"
@@ -152,7 +152,7 @@ class Journal:
         Raises:
             OSError, ValidationError: there is no valid record of the chunk.
         """
-        return ChunkRecord.model_validate_json(self._path(number).read_bytes())
+        return ChunkRecord.model_validate_json(read_bytes(self._path(number)))
 
     def finished(self, number: int) -> ChunkRecord | None:
         """Return the record of a chunk, or None if it has no valid record or a shard does not match its checksum."""
@@ -182,8 +182,8 @@ def _check_plans(folder: Path, fingerprint: str) -> None:
     """Refuse to resume a preparation that was started with other images or settings."""
     for path in _plans(folder):
         try:
-            plan = _Plan.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError):
+            plan = _Plan.model_validate_json(read_bytes(path))
+        except ValidationError:
             raise UsageError(f"{folder / UNFINISHED}: damaged; delete {folder} or choose another --out") from None
         if plan.fingerprint != fingerprint:
             raise UsageError(

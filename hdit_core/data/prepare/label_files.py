@@ -17,6 +17,7 @@ from hdit_core.data.sources.labels.name_index import AmbiguousNameError, NameInd
 from hdit_core.data.sources.labels.tables import join, read_rows
 from hdit_core.data.sources.labels.text_encoding import decode_text
 from hdit_core.errors import DataError, UsageError
+from hdit_core.files import read_bytes
 
 LARGEST_LABEL_FILE_BYTES = 1 << 30
 
@@ -90,7 +91,7 @@ def read_labels(path: Path, names: Sequence[str]) -> dict[str, str]:
         )
     if path.stat().st_size > LARGEST_LABEL_FILE_BYTES:
         raise DataError(f"{path}: larger than {LARGEST_LABEL_FILE_BYTES >> 20} MiB, which no list of labels is")
-    content = path.read_bytes()
+    content = read_bytes(path)
     if ending == ".txt":
         try:
             labels = as_names(_in_order(path, content, names))
@@ -112,14 +113,14 @@ _WNID_LINE = re.compile(r"(n[0-9]{8})(\s|$)")
 
 def _of_text(path: Path) -> list[str]:
     """Return the classes of a list with one per line: its first word where each line begins with a wnid, else all."""
-    lines = [line for line in _lines(decode_text(path.read_bytes())) if line]
+    lines = [line for line in _lines(decode_text(read_bytes(path))) if line]
     wnids = [match[1] for line in lines if (match := _WNID_LINE.match(line))]
     return wnids if len(wnids) == len(lines) else lines
 
 
 def _of_json(path: Path) -> list[str]:
     """Return the classes of a JSON list, or of an object {"0": ["n01440764", "tench"], ...} such as Keras has."""
-    document = json.loads(decode_text(path.read_bytes()))
+    document = json.loads(decode_text(read_bytes(path)))
     if isinstance(document, dict):
         document = [document.get(str(number)) for number in range(len(document))]
     first = [name[0] if isinstance(name, list) and name else name for name in document] if document else []

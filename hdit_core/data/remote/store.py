@@ -1,8 +1,9 @@
 """Files of remote stores, read through fsspec; each failure is retried as long as that may help.
 
 A lost connection or an overloaded store says nothing about the data: it is retried for about a minute, then the run
-ends with exit code 75 and can be resumed. A refusal (credentials, permissions) and wrong content are retried for a
-second, then they are errors; a missing file is one at once.
+ends with exit code 75 and can be resumed; so is an error of a kind that is not known. Wrong content is retried for a
+second. What waiting cannot change is an error at once: a missing file, an invalid request or configuration, and a
+refusal, after one more attempt with the credentials read anew.
 """
 
 import errno
@@ -11,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from hdit_core.data.format import transient
 from hdit_core.data.format.transient import StorageUnavailable
@@ -23,13 +24,25 @@ logger = logging.getLogger("hdit")
 STORES = ("s3", "gs", "gcs", "az", "abfs", "abfss", "hf", "https", "http", "memory")
 """The accepted protocols; fsspec has others, some of which run programs or read any file."""
 
-ATTEMPTS = 3  # after a refusal, or with wrong content
 CHUNK_BYTES = 4 << 20
 LONGEST_REASON = 300
 
-_REFUSED_ERRNOS = (errno.EPERM, errno.EACCES, errno.EINVAL, errno.ENOSYS)
+Kind = Literal["missing", "wrong content", "refused", "invalid", "unavailable"]
+"""What a failure says: whether there is such a file, whether credentials suffice, whether a request makes sense."""
+
+ATTEMPTS: dict[Kind, int] = {"missing": 1, "wrong content": 3, "refused": 2, "invalid": 1}
+"""At most; the second one after a refusal reads credentials anew, which may have been renewed meanwhile."""
+
 _REFUSED_STATUS = (400, 401, 403)  # S3 answers HEAD with a bare 400 where a token has expired
-_REFUSED_NAME = re.compile("Credential|Token|Profile|Auth|Region|Validation")
+_REFUSED_NAME = re.compile("Access|Auth|Credential|Expired|Profile|Signature|Token|^[0-9]*$")
+_PASSING_CODE = re.compile("SlowDown|Throttl|Timeout")  # S3 sends RequestTimeout with status 400
+_PASSING_STATUS = (408, 409, 412, 423, 425, 429)  # of 300 to 499: the next attempt may be answered
+_INVALID_STATUS = (501, 505)  # of 500 to 599: the store does not do what is asked
+_INVALID_ERRNOS = (errno.EINVAL, errno.ENOSYS, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG)
+_INVALID_NAME = re.compile(
+    "Certificate|Config|HeaderMalformed|InvalidEndpoint|InvalidURL|Region|UnknownEndpoint|Validation"
+)
+_UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # in OpenSSL's messages
 
 
 class WrongContentError(OSError):
@@ -75,11 +88,26 @@ def read_chunks(address: str, most_bytes: int) -> Iterator[bytes]:
             yield chunk
 
 
+def _response(problem: BaseException) -> dict[str, Any]:
+    """Return a store's answer as botocore keeps it; empty if the error has none."""
+    response = getattr(problem.__cause__ or problem, "response", None)
+    return response if isinstance(response, dict) else {}
+
+
 def _response_code(problem: BaseException) -> str:
     """Return the code of a store's answer, such as `ExpiredToken`; empty if the error has none."""
-    response = getattr(problem.__cause__ or problem, "response", None)
-    error = response.get("Error") if isinstance(response, dict) else None
+    error = _response(problem).get("Error")
     return str(error.get("Code", "")) if isinstance(error, dict) else ""
+
+
+def _status(problem: BaseException) -> int | None:
+    """Return the HTTP status of a store's answer; None if there was none, or the error does not say."""
+    metadata = _response(problem).get("ResponseMetadata")
+    response = getattr(problem, "response", None)
+    values = [metadata.get("HTTPStatusCode") if isinstance(metadata, dict) else None]
+    values += [getattr(source, name, None) for source in (problem, response) for name in ("status", "status_code")]
+    values += [getattr(problem, "code", None)]
+    return next((int(value) for value in values if str(value).isdecimal()), None)
 
 
 def _reason(problem: BaseException) -> str:
@@ -88,37 +116,46 @@ def _reason(problem: BaseException) -> str:
     return f"{_response_code(problem) or type(problem).__name__}: {text[:LONGEST_REASON]}"
 
 
-def _is_refusal(problem: BaseException) -> bool:
-    """Return whether a store refuses a request, or the request cannot be made: waiting would not help."""
-    if isinstance(problem, OSError) and problem.errno is not None:
-        return problem.errno in _REFUSED_ERRNOS
-    status = getattr(problem, "status", getattr(problem, "status_code", None))
-    return (
-        isinstance(problem, PermissionError | ValueError | TypeError)
-        or status in _REFUSED_STATUS
-        or _REFUSED_NAME.search(type(problem).__name__) is not None
-    )
-
-
-def _attempts(problem: BaseException) -> int:
+def _kind(problem: BaseException) -> Kind:
+    """Return what a failure says; what is not known counts as unavailable, which is retried for longest."""
+    status, name, code = _status(problem), type(problem).__name__, _response_code(problem)
+    if isinstance(problem, WrongContentError):
+        return "wrong content"
     if isinstance(problem, FileNotFoundError):
-        return 1
-    short = isinstance(problem, WrongContentError) or _is_refusal(problem)
-    return ATTEMPTS if short else len(transient.PAUSES_S) + 1
+        return "missing"
+    if _PASSING_CODE.search(code):
+        return "unavailable"
+    if _INVALID_NAME.search(f"{name} {code}") or _UNTRUSTED in str(problem):
+        return "invalid"
+    if status in _REFUSED_STATUS and _REFUSED_NAME.search(code):
+        return "refused"
+    if status is not None:
+        passing = status < 300 or status in _PASSING_STATUS or (status >= 500 and status not in _INVALID_STATUS)
+        return "unavailable" if passing else "invalid"
+    if isinstance(problem, PermissionError) or _REFUSED_NAME.search(name):
+        return "refused"
+    if isinstance(problem, ValueError | TypeError) or getattr(problem, "errno", None) in _INVALID_ERRNOS:
+        return "invalid"
+    return "unavailable"
 
 
 def _failure(address: str, problem: BaseException, attempts: int) -> HditError:
     """Return the error that ends the attempts."""
     reason = _reason(problem)
-    if isinstance(problem, FileNotFoundError):
-        return DataError(f"{address}: not found ({reason}); check the address, or upload the data set again")
-    if isinstance(problem, WrongContentError):
-        return DataError(f"{address}: {problem}, {attempts} times; upload the data set again")
-    if _is_refusal(problem):
-        return DataError(
-            f"{address}: the store refuses access ({reason}); check or renew the credentials and permissions, then "
-            "run the same command"
-        )
+    match _kind(problem):
+        case "missing":
+            return DataError(f"{address}: not found ({reason}); check the address, or upload the data set again")
+        case "wrong content":
+            return DataError(f"{address}: {problem}, {attempts} times; upload the data set again")
+        case "refused":
+            return DataError(
+                f"{address}: the store refuses access ({reason}); check or renew the credentials and permissions, "
+                "then run the same command"
+            )
+        case "invalid":
+            return DataError(
+                f"{address}: cannot be requested ({reason}); check the address and the configuration of the store"
+            )
     return StorageUnavailable(
         f"{address}: cannot be fetched ({reason}), tried {attempts} times; check the network, then run the same "
         "command to resume"
@@ -147,10 +184,12 @@ def retry(address: str, act: Callable[[], T]) -> T:
         except HditError:
             raise
         except Exception as problem:  # every store has errors of its own
-            if attempt >= _attempts(problem):
+            kind = _kind(problem)
+            if attempt >= ATTEMPTS.get(kind, len(transient.PAUSES_S) + 1):
                 raise _failure(address, problem, attempt) from None
             pause_s = transient.PAUSES_S[attempt - 1]
-            logger.warning("%s: cannot be fetched (%s); trying again in %g s", address, _reason(problem), pause_s)
+            if kind != "refused":
+                logger.warning("%s: cannot be fetched (%s); trying again in %g s", address, _reason(problem), pause_s)
         _forget_store(address)
         time.sleep(pause_s)
     raise AssertionError

@@ -16,6 +16,7 @@ from hdit_core.data.sources.labels.tables import FILE_COLUMNS
 from hdit_core.data.sources.labels.text_encoding import decode_text
 from hdit_core.data.sources.parquet import pyarrow_of
 from hdit_core.errors import DataError, UsageError, first_line
+from hdit_core.files import read_bytes
 
 LARGEST_FILE_BYTES = 8 << 30
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -54,7 +55,7 @@ def _of_npy(path: Path, content: bytes) -> tuple[list[str], Rows]:
         raise DataError(f"{path}: an array {array.shape}, expected [images, numbers]")
     if not listed.is_file():
         raise UsageError(f"--vectors {path}: needs the names of its rows, one a line, in {listed}")
-    names = decode_text(listed.read_bytes()).splitlines()
+    names = decode_text(read_bytes(listed)).splitlines()
     if len(names) != len(array):
         raise DataError(f"{path}: has {len(array):,} rows, {listed.name} {len(names):,} names; expected as many")
     return names, array.astype(np.float32)
@@ -151,7 +152,7 @@ class VectorTable:
             )
         if path.stat().st_size > LARGEST_FILE_BYTES:
             raise DataError(f"{path}: larger than {LARGEST_FILE_BYTES >> 30} GiB")
-        content = path.read_bytes()
+        content = read_bytes(path)
         try:
             table, self._vectors = read(path, content)
         except (ValueError, csv.Error, OSError) as problem:

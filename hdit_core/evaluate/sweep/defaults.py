@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hdit_core.errors import UsageError
 from hdit_core.evaluate.sweep.search_space import Point
-from hdit_core.files import write_atomic
+from hdit_core.files import read_text, write_atomic
 from hdit_core.generate.settings import NAME, write_defaults
 
 PREVIOUS = "sample-before-sweep.toml"
@@ -17,7 +17,7 @@ def apply_winner(run: Path, winner: Point, remark: str) -> Path:
     Defaults that existed before are saved for `unapply_winner`.
     """
     path, previous = run / NAME, run / PREVIOUS
-    text = path.read_text() if path.exists() else ""
+    text = read_text(path) if path.exists() else ""
     if text and not text.startswith(MARKS):
         write_atomic(previous, text)
     return write_defaults(run, winner.weights, winner.sample, remark)
@@ -30,7 +30,7 @@ def unapply_winner(run: Path) -> Path | None:
         UsageError: the run has no defaults of a sweep.
     """
     path, previous = run / NAME, run / PREVIOUS
-    if not path.is_file() or not path.read_text(errors="replace").startswith(MARKS):
+    if not path.is_file() or not read_text(path, errors="replace").startswith(MARKS):
         raise UsageError(f"{path}: no defaults of a sweep to undo")
     if previous.is_file():
         previous.replace(path)

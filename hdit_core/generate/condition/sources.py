@@ -17,6 +17,7 @@ from hdit_core.data.image.decode import UnusableImageError
 from hdit_core.data.loader.conditioning import conditioning_of
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.errors import DataError, UsageError
+from hdit_core.files import read_bytes
 from hdit_core.generate.condition.condition_images import Conditioned, ConditionMaker
 from hdit_core.generate.condition.inputs import NamedInputs, open_inputs
 from hdit_core.generate.pipeline import ConditionInputs, ConditionSource
@@ -220,7 +221,7 @@ def _read_vectors(path: Path, length: int) -> tuple[Float32[np.ndarray, "N E"], 
         raise UsageError(f"--vector {path}: {found}; expected a .npy of N x {length} numbers, or a data set")
     if path.stat().st_size > LARGEST_VECTORS_BYTES:
         raise DataError(f"{path}: larger than {LARGEST_VECTORS_BYTES >> 30} GiB; give a part of it")
-    content = path.read_bytes()
+    content = read_bytes(path)
     try:
         array = read_npy(content)
     except ValueError as problem:

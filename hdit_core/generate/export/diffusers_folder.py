@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 import hdit_core.generate.export.diffusers as code
 from hdit_core.checkpoint.denoiser import Weights, build_denoiser, read_weights
 from hdit_core.errors import UsageError
-from hdit_core.files import atomic_folder
+from hdit_core.files import atomic_folder, read_text, write_file
 from hdit_core.generate.settings import apply_defaults, read_defaults
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.sample import SampleRecipe
@@ -69,12 +69,12 @@ def export_diffusers(
         (target / "transformer").mkdir()
         (target / "scheduler").mkdir()
         for name, place in ((PIPELINE, ""), (MODEL, "transformer"), (LAYERS, "transformer")):
-            (target / place / name).write_text((Path(code.__path__[0]) / name).read_text())
+            write_file(target / place / name, read_text(Path(code.__path__[0]) / name))
         tensors = {name: tensor.contiguous() for name, tensor in denoiser.network.state_dict().items()}
         save_file(tensors, target / "transformer" / WEIGHTS, {"format": "pt"})
         for name, document in _configs(recipe).items():
-            (target / name).write_text(json.dumps(document, indent=2) + "\n")
-        (target / "README.md").write_text(_usage(recipe, weights))
+            write_file(target / name, json.dumps(document, indent=2) + "\n")
+        write_file(target / "README.md", _usage(recipe, weights))
         files = {
             str(path.relative_to(target)): path.stat().st_size for path in sorted(target.rglob("*")) if path.is_file()
         }

@@ -29,7 +29,7 @@ from hdit_core.checkpoint.safetensors_file import write_tensors
 from hdit_core.devices import pick_device
 from hdit_core.diffusion.precondition import Denoiser, ModelSource
 from hdit_core.errors import UsageError
-from hdit_core.files import atomic_folder, digest
+from hdit_core.files import atomic_folder, digest, write_file
 from hdit_core.generate.export.model_card import CardFacts, card
 from hdit_core.generate.export.torch_program import write_program
 from hdit_core.generate.export.training_record import training_record
@@ -112,10 +112,10 @@ def export(source: Path, folder: Path, settings: ExportSettings) -> dict[str, An
     with atomic_folder(folder) as target:
         _write_network(target, tensors, recipe, settings.format, origin)
         if record.classes:
-            (target / CLASSES).write_text(json.dumps(record.classes, indent=1) + "\n")
+            write_file(target / CLASSES, json.dumps(record.classes, indent=1) + "\n")
         denoiser, _ = open_denoiser(target, device=pick_device(settings.device))
         facts = _facts(target, denoiser, settings, found)
-        (target / CARD).write_text(card(recipe, record, facts))
+        write_file(target / CARD, card(recipe, record, facts))
         files = {path.name: path.stat().st_size for path in sorted(target.iterdir())}
     return {
         "folder": str(folder),
@@ -133,12 +133,12 @@ def export(source: Path, folder: Path, settings: ExportSettings) -> dict[str, An
 def _write_network(
     folder: Path, tensors: Mapping[str, Tensor], recipe: Recipe, file_format: Format, origin: Mapping[str, str]
 ) -> None:
-    (folder / RECIPE).write_text(recipe_toml(recipe))
+    write_file(folder / RECIPE, recipe_toml(recipe))
     if file_format == "hdit":
         write_tensors(folder / EXPORTED, tensors, recipe.model_dump_json(), **origin)
         return
     config = json.dumps(config_to_kdiffusion(recipe), indent=1)
-    (folder / EXPORTED).write_bytes(save(state_to_kdiffusion(dict(tensors), recipe), {"config": config, **origin}))
+    write_file(folder / EXPORTED, save(state_to_kdiffusion(dict(tensors), recipe), {"config": config, **origin}))
     sample = recipe.sample.model_dump(mode="json", exclude_none=True)
     write_defaults(folder, origin.get("weights", DEFAULT_WEIGHTS), sample, "the default sampling settings of the run")
 
@@ -176,4 +176,4 @@ def _takes_conditions(recipe: Recipe) -> bool:
 
 def _write_sheet(path: Path, denoiser: Denoiser, settings: ExportSettings) -> None:
     images_u8, classes = collect(generate(denoiser, range(settings.num_samples), seed=settings.seed))
-    path.write_bytes(png_bytes(sheet(images_u8, None if classes is None else [str(number) for number in classes])))
+    write_file(path, png_bytes(sheet(images_u8, None if classes is None else [str(number) for number in classes])))

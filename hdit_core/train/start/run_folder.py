@@ -11,7 +11,7 @@ from hdit_core.checkpoint.lineage import LINEAGE, Fork, write_lineage
 from hdit_core.checkpoint.manifest import read_table
 from hdit_core.checkpoint.status import read_status
 from hdit_core.errors import CheckpointError, RecipeError, UsageError
-from hdit_core.files import write_atomic
+from hdit_core.files import naming, read_text, write_atomic
 from hdit_core.locks import LockHeldError, locked
 from hdit_core.recipe.diff import describe_differences, differences
 from hdit_core.recipe.read import read_recipe
@@ -117,12 +117,13 @@ def _locked(run: Path) -> Iterator[None]:
     """Hold the run's lock, whose file names its holder."""
     try:
         with locked(run / LOCK) as descriptor:
-            os.truncate(descriptor, 0)
-            os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+            with naming(run / LOCK):
+                os.truncate(descriptor, 0)
+                os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
             yield
     except LockHeldError:
         raise UsageError(
-            f"{run}: another hdit train is running in it ({(run / LOCK).read_text().strip()}); wait for it, stop it "
+            f"{run}: another hdit train is running in it ({read_text(run / LOCK).strip()}); wait for it, stop it "
             f"with `touch {run / 'STOP'}`, or give another folder with --out"
         ) from None
 

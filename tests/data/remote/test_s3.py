@@ -25,6 +25,7 @@ from tests.forking import CONTEXT
 
 SHARD_0 = "GET /bucket/faces/shard-000000"
 SLOW_DOWN = answer(503, "SlowDown", "Please reduce your request rate.")
+TIMEOUT = answer(400, "RequestTimeout", "Your socket connection to the server was not read from.")
 EXPIRED = answer(403, "ExpiredToken", "The provided token has expired.")
 
 
@@ -70,7 +71,7 @@ def test_a_run_trained_from_s3_has_the_weights_of_a_local_one(s3, tiny_data, tra
     assert all(tensor.equal(weights[1][name]) for name, tensor in weights[0].items()) and downloads(s3)
 
 
-@pytest.mark.parametrize("fault", [cut, hang_up, SLOW_DOWN], ids=["cut", "hang up", "503"])
+@pytest.mark.parametrize("fault", [cut, hang_up, SLOW_DOWN, TIMEOUT], ids=["cut", "hang up", "503", "timeout"])
 @pytest.mark.parametrize("name", ["manifest.json", "index.npy", "shard-000000.tar"])
 def test_what_fails_twice_is_fetched_with_a_later_attempt(s3, data_set, tmp_path, notes, name, fault):
     s3.network.fail(f"GET /bucket/faces/{name}", fault, 2)
@@ -110,7 +111,7 @@ def test_a_store_that_stays_away_ends_a_run_so_that_it_can_be_resumed(s3, data_s
     ],
     ids=["expired", "denied", "invalid"],
 )
-def test_refused_credentials_are_named_after_three_attempts(s3, tmp_path, fault, reason):
+def test_refused_credentials_are_named_after_a_second_attempt(s3, tmp_path, notes, fault, reason):
     reader = opened(tmp_path, s3)
     s3.network.fail(SHARD_0, fault, 99)
     with pytest.raises(
@@ -119,7 +120,8 @@ def test_refused_credentials_are_named_after_three_attempts(s3, tmp_path, fault,
         "credentials and permissions, then run the same command$",
     ):
         reader.read(0)
-    assert len(downloads(s3)) == 3 and cached(tmp_path) == []
+    assert len(downloads(s3)) == 2 and cached(tmp_path) == []
+    assert not notes
 
 
 @pytest.mark.parametrize("status", [400, 403])
@@ -127,6 +129,53 @@ def test_a_refusal_without_a_body_is_one_too(s3, tmp_path, status):
     s3.network.fail("HEAD /bucket/faces/manifest.json", answer(status, "", ""), 99)
     with pytest.raises(DataError, match=rf"manifest.json: the store refuses access \({status}: .*renew the cred"):
         opened(tmp_path, s3)
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (answer(400, "InvalidRequest", "The request is not valid."), "InvalidRequest: .*not valid"),
+        (answer(301, "PermanentRedirect", "Use another endpoint."), "PermanentRedirect: .*another endpoint"),
+        (answer(405, "MethodNotAllowed", "Not allowed here."), "MethodNotAllowed: .*allowed here"),
+        (answer(501, "NotImplemented", "A header is unknown."), "NotImplemented: .*unknown"),
+    ],
+    ids=["400", "301", "405", "501"],
+)
+def test_an_answer_that_will_not_change_is_an_error_at_once(s3, tmp_path, notes, fault, reason):
+    reader = opened(tmp_path, s3)
+    s3.network.fail(SHARD_0, fault, 99)
+    with pytest.raises(
+        DataError,
+        match=rf"^s3://bucket/faces/shard-000000.tar: cannot be requested \({reason}.*\); check the address and the "
+        "configuration of the store$",
+    ):
+        reader.read(0)
+    assert not notes and cached(tmp_path) == []  # botocore itself follows 301 once
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"AWS_ENDPOINT_URL": "no address"}, "ValueError: Invalid endpoint: no address"),
+        ({"AWS_PROFILE": "nobody"}, "ProfileNotFound: .*nobody.* could not be found"),
+        ({"AWS_CONFIG_FILE": "{tmp}"}, "ConfigParseError: Unable to parse config file"),
+    ],
+    ids=["endpoint", "profile", "file"],
+)
+def test_a_wrong_configuration_is_named_at_once(s3, tmp_path, monkeypatch, notes, change, reason):
+    (tmp_path / "config").write_text("[default\nno configuration")
+    for name, value in change.items():
+        monkeypatch.setenv(name, value.format(tmp=tmp_path / "config"))
+    s3.network.recover()
+    with pytest.raises(DataError, match=rf"^s3://bucket/faces/manifest.json: .*\({reason}.*\); check") as end:
+        opened(tmp_path, s3)
+    assert "\n" not in str(end.value) and not notes
+
+
+def test_a_bucket_that_cannot_exist_is_named_at_once(s3, tmp_path, notes):
+    with pytest.raises(DataError, match=r"^s3://No_Bucket!/faces/manifest.json: .*; check the address"):
+        ImageReader(RemoteDataset("s3://No_Bucket!/faces", tmp_path / "cache", 10**9))
+    assert not notes
 
 
 def test_credentials_renewed_in_their_file_are_taken_by_the_next_attempt(s3, data_set, tmp_path, monkeypatch):

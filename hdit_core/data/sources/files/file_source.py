@@ -10,6 +10,7 @@ from hdit_core.data.sources.file_filter import choose_inputs
 from hdit_core.data.sources.files.entry_table import EntryTable
 from hdit_core.data.sources.labels.sidecars import is_label_file, label_by_sidecars
 from hdit_core.data.sources.source import Entry, without_ending
+from hdit_core.files import read_bytes
 
 _TEXT_ENDING = ".txt"
 
@@ -51,7 +52,7 @@ class FileSource:
 
     def _text(self, number: int) -> bytes:
         content = self._read(number)
-        return content.read_bytes() if isinstance(content, Path) else content
+        return read_bytes(content) if isinstance(content, Path) else content
 
     def _read(self, number: int) -> bytes | Path:
         """Return a file by its number among all files, or the path to read it from."""

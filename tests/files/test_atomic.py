@@ -11,7 +11,6 @@ import pytest
 
 from hdit_core.errors import UsageError
 from hdit_core.files import (
-    _log_refused_flush,
     atomic_file,
     atomic_folder,
     cache_folder,
@@ -19,7 +18,9 @@ from hdit_core.files import (
     read_json,
     remove_temporaries,
     write_atomic,
+    write_file,
 )
+from hdit_core.files.atomic import _log_refused_flush
 
 
 def test_a_file_that_fails_half_way_leaves_the_older_one_and_no_rest(tmp_path):
@@ -143,3 +144,14 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path):
         check_output("--x", tmp_path / "gone" / "new.png", ".png")
     with pytest.raises(UsageError, match=r"--x .*: is a folder; give the name of a file"):
         check_output("--x", tmp_path)
+
+
+def test_an_error_names_the_file_that_was_asked_for_and_not_the_temporary_one(tmp_path):
+    (tmp_path / "set").mkdir()
+    with pytest.raises(IsADirectoryError) as end:
+        write_atomic(tmp_path / "set", b"")
+    assert (end.value.filename, end.value.filename2) == (str(tmp_path / "set"), None)
+    with pytest.raises(FileNotFoundError) as end, atomic_folder(tmp_path / "new") as folder:
+        write_file(folder / "missing" / "part", b"")
+    assert end.value.filename == str(tmp_path / "new" / "missing" / "part")
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]

@@ -1,0 +1,57 @@
+"""Files: atomic writes, checksums, and content whose errors name the path."""
+
+from hdit_core.files.atomic import (
+    DISK_FULL,
+    TEMPORARY,
+    atomic_file,
+    atomic_folder,
+    flush_folder,
+    forget_cached,
+    remove_temporaries,
+    write_atomic,
+)
+from hdit_core.files.content import (
+    naming,
+    read_bytes,
+    read_json,
+    read_text,
+    write_file,
+)
+from hdit_core.files.digests import (
+    CHUNK_BYTES,
+    Digest,
+    Digester,
+    DigestingWriter,
+    Writable,
+    crc32,
+    digest,
+)
+from hdit_core.files.paths import (
+    cache_folder,
+    check_output,
+)
+
+__all__ = [
+    "CHUNK_BYTES",
+    "DISK_FULL",
+    "TEMPORARY",
+    "Digest",
+    "Digester",
+    "DigestingWriter",
+    "Writable",
+    "atomic_file",
+    "atomic_folder",
+    "cache_folder",
+    "check_output",
+    "crc32",
+    "digest",
+    "flush_folder",
+    "forget_cached",
+    "naming",
+    "read_bytes",
+    "read_json",
+    "read_text",
+    "remove_temporaries",
+    "write_atomic",
+    "write_file",
+]
