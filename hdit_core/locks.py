@@ -14,7 +14,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from hdit_core.errors import UsageError
@@ -48,7 +48,7 @@ def locked(path: Path, ranges: Ranges = ((0, 1),), *, wait_s: float = 0.0) -> It
     try:
         yield descriptor
     finally:
-        os.close(descriptor)
+        _close(descriptor)
 
 
 def _open_locked(path: Path, kind: int, ranges: Ranges, wait_s: float) -> tuple[int, bool]:
@@ -64,8 +64,14 @@ def _open_locked(path: Path, kind: int, ranges: Ranges, wait_s: float) -> tuple[
             if not _is_removed(descriptor):
                 return descriptor, has_locks
         except BaseException:
-            os.close(descriptor)
+            _close(descriptor)
             raise
+        _close(descriptor)
+
+
+def _close(descriptor: int) -> None:
+    """Close a lock's file; that its content was not written, as a failing `close` says, is no loss."""
+    with suppress(OSError):
         os.close(descriptor)
 
 
@@ -165,7 +171,7 @@ class FolderLock:
         if self._descriptor is not None:
             if self.is_exclusive():
                 self.path.unlink(missing_ok=True)
-            os.close(self._descriptor)
+            _close(self._descriptor)
             self._descriptor = None
 
     def _lock(self, byte: int, wait_s: float = 0.0) -> None:

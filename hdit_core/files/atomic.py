@@ -82,7 +82,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = _temporary(path)
     temporary.unlink(missing_ok=True)  # a link that somebody put there would be followed
     try:
-        with naming(path, DISK_FULL):
+        with naming(path):
             yield temporary
         _flush_file(temporary)
         temporary.replace(path)
@@ -121,7 +121,7 @@ def atomic_folder(final: Path) -> Iterator[Path]:
     remove_temporaries(final.parent, final.name)
     temporary.mkdir(parents=True)
     try:
-        with naming(final, DISK_FULL):
+        with naming(final):
             yield temporary
         for path in sorted(temporary.rglob("*"), reverse=True):
             (flush_folder if path.is_dir() else _flush_file)(path)

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from hdit_core.data.image.decode import read_file
+from hdit_core.data.image.unusable import UnusableImageError
 from hdit_core.errors import StoppedEarly
 
 T = TypeVar("T")
@@ -25,6 +27,18 @@ _NAMES = (
     "ENETUNREACH", "ECONNRESET", "ECONNREFUSED", "ECONNABORTED", "ECOMM", "EAGAIN", "EBUSY", "EMFILE", "ENFILE",
 )  # fmt: skip
 TRANSIENT_ERRNOS = frozenset(getattr(errno, name) for name in _NAMES if hasattr(errno, name))
+
+_OF_THE_FILE = frozenset(
+    {
+        errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG,
+        errno.ENXIO, errno.ENODEV, errno.EINVAL,
+    }
+)  # fmt: skip
+
+
+def is_storage_error(problem: BaseException) -> bool:
+    """Return whether an error says something about the disk or the machine, and nothing about the file."""
+    return isinstance(problem, OSError) and problem.errno is not None and problem.errno not in _OF_THE_FILE
 
 
 class StorageUnavailable(StoppedEarly):
@@ -53,12 +67,28 @@ def retry_transient(
         except OSError as error:
             if error.errno not in TRANSIENT_ERRNOS:
                 raise
+            where = Path(error.filename) if isinstance(error.filename, str) else path
             if pause_s is None:
-                raise _unavailable(path, error) from None
-            logger.warning("%s: cannot be read (%s); trying again in %g s", path, error.strerror, pause_s)
+                raise _unavailable(where, error) from None
+            logger.warning("%s: cannot be read (%s); trying again in %g s", where, error.strerror, pause_s)
         before_retry()
         time.sleep(pause_s)
     raise AssertionError
+
+
+def read_image_file(path: Path) -> bytes:
+    """Return the content of a file that a user gave as an image; what may pass is tried again.
+
+    Raises:
+        UnusableImageError: it is missing, too large, or nobody may read it.
+        StorageUnavailable, OSError: the storage fails, which says nothing about the file.
+    """
+    try:
+        return retry_transient(path, lambda: read_file(path))
+    except OSError as problem:
+        if is_storage_error(problem):
+            raise
+        raise UnusableImageError(f"cannot be read: {problem.strerror or type(problem).__name__}") from None
 
 
 def _unavailable(path: Path, error: OSError) -> StorageUnavailable:

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hdit_core.data.format.manifest import MANIFEST
-from hdit_core.data.image.decode import UnusableImageError, decode_image, read_file
+from hdit_core.data.format.transient import read_image_file
+from hdit_core.data.image.decode import UnusableImageError, decode_image
 from hdit_core.data.image_sets.image_set import ImageSet, ReadImage, class_map_sha256
 from hdit_core.data.image_sets.npz import ImageArray
 from hdit_core.data.image_sets.saved_values import SavedValues, saved_values, shown_in_8_bits
@@ -19,7 +20,7 @@ from hdit_core.data.image_sets.tar_stream import read_tar
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.data.sources.file_filter import is_hidden
 from hdit_core.data.sources.resolve import open_source
-from hdit_core.data.sources.source import IMAGE_SUFFIX, Source
+from hdit_core.data.sources.source import IMAGE_SUFFIX, Source, fetch
 from hdit_core.errors import DataError, UsageError
 from hdit_core.randomness import stream
 
@@ -151,21 +152,22 @@ def _fetch_all(
         if entry.problem is not None:
             raise DataError(f"{where}: {entry.problem}; remove or replace it")
         try:
-            yield partial(_decode, source.fetch(number), channels, where, saved)
-        except (OSError, ValueError) as problem:
+            content = fetch(where, partial(source.fetch, number))
+        except ValueError as problem:
             raise DataError(f"{where}: cannot be read ({problem})") from None
+        yield partial(_decode, content, channels, where, saved)
 
 
 def _decode(
     content: bytes | Path, channels: int, where: str, saved: SavedValues | None = None
 ) -> UInt8[np.ndarray, "H W C"]:
     try:
-        data = content if isinstance(content, bytes) else read_file(content)
+        data = content if isinstance(content, bytes) else read_image_file(content)
         if saved is not None:
             return saved.image(data, channels)
         image = decode_image(data, channels).image
         return np.asarray(image).reshape(image.height, image.width, channels)
-    except (OSError, UnusableImageError) as problem:
+    except UnusableImageError as problem:
         raise DataError(f"{where}: cannot be scored ({problem}); remove or replace it") from None
 
 

@@ -36,7 +36,11 @@ class RejectedInput:
 
 
 def convert(task: InputImage, transform: TransformSettings) -> ConvertedImage | RejectedInput:
-    """Return the sample of an input, or the reason why there is none."""
+    """Return the sample of an input, or the reason why there is none.
+
+    Raises:
+        StorageUnavailable, OSError: the storage fails, which says nothing about the input.
+    """
     if isinstance(task.content, str):
         return RejectedInput(task.number, task.name, task.content)
     try:
@@ -45,8 +49,6 @@ def convert(task: InputImage, transform: TransformSettings) -> ConvertedImage | 
         return RejectedInput(task.number, task.name, str(reason), is_bad=False)
     except UnusableImageError as problem:
         return RejectedInput(task.number, task.name, str(problem))
-    except OSError as problem:
-        return RejectedInput(task.number, task.name, f"cannot be read: {problem.strerror or type(problem).__name__}")
 
 
 def _convert_batch(tasks: list[InputImage], transform: TransformSettings) -> list[ConvertedImage | RejectedInput]:

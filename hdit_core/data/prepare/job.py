@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,7 @@ from hdit_core.data.prepare.open_attachments import (
 from hdit_core.data.prepare.transform import InputImage, TransformSettings
 from hdit_core.data.sources.attachments import Attachments, Kind
 from hdit_core.data.sources.resolve import open_source
-from hdit_core.data.sources.source import Source
+from hdit_core.data.sources.source import Source, fetch
 from hdit_core.errors import DataError, UsageError
 from hdit_core.recipe.table import NonNegativeInt, PositiveInt, Seed
 
@@ -115,8 +116,8 @@ class PrepareJob:
         parts: dict[str, Any] = {}
         for kind, attachments in self.attachments.items():
             try:
-                parts[kind] = attachments.fetch(image.number)
-            except (OSError, ValueError) as problem:
+                parts[kind] = fetch(image.name, partial(attachments.fetch, image.number))
+            except ValueError as problem:
                 return replace(image, content=str(problem))
             if parts[kind] is None and kind != "caption":
                 return replace(image, content=f"no {_CALLED[kind]}, which other images of the source have")
@@ -124,8 +125,8 @@ class PrepareJob:
 
     def _content(self, number: int) -> bytes | Path | str:
         try:
-            return self.source.fetch(number)
-        except (OSError, ValueError) as problem:
+            return fetch(self.inputs[number].name, lambda: self.source.fetch(number))
+        except ValueError as problem:
             return str(problem)
 
 

@@ -2,18 +2,19 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
+from hdit_core.data.format.transient import read_image_file
 from hdit_core.data.image.arrays.decode_picture import stored_format
 from hdit_core.data.image.arrays.pixel_format import Dtype, PixelFormat, ValueRange
-from hdit_core.data.image.decode import read_file
 from hdit_core.data.image.resize import Resize, ResizeFilter
 from hdit_core.data.image.unusable import UnusableImageError
 from hdit_core.data.prepare.transform import ConditionSettings
 from hdit_core.data.sources.attachments import Attachments, AttachmentSource, Kind, PartnerFiles
 from hdit_core.data.sources.files.file_source import FileSource
 from hdit_core.data.sources.resolve import open_source
-from hdit_core.data.sources.source import Source
+from hdit_core.data.sources.source import Source, fetch
 from hdit_core.data.sources.vector_table import VectorTable
 from hdit_core.errors import DataError, UsageError
 
@@ -93,8 +94,8 @@ def _fetched(attachments: Attachments, numbers: Iterable[int]) -> Iterable[bytes
     """Yield the attachments that can be read."""
     for number in numbers:
         try:
-            content = attachments.fetch(number)
-        except (OSError, ValueError):
+            content = fetch(attachments.name, partial(attachments.fetch, number))
+        except ValueError:
             continue
         if content is not None:
             yield content
@@ -105,9 +106,9 @@ def _first_format(condition: Attachments, numbers: Iterable[int], pages_as_chann
     reason = "expected equal names"
     for content in _fetched(condition, numbers):
         try:
-            data = read_file(content) if isinstance(content, Path) else content
+            data = read_image_file(content) if isinstance(content, Path) else content
             return stored_format(data, pages_as_channels)
-        except (OSError, UnusableImageError) as problem:
+        except UnusableImageError as problem:
             reason = str(problem)
     raise DataError(f"{condition.name}: no image of SOURCE has a readable condition image in it: {reason}")
 

@@ -13,11 +13,11 @@ from hdit_core.data.format.hashes import image_hashes
 from hdit_core.data.format.optional_rows import VECTOR_DTYPE
 from hdit_core.data.format.pixel_stats import Moments, picture_moments
 from hdit_core.data.format.shard import LARGEST_MEMBER_BYTES, Sample, StoredCondition
+from hdit_core.data.format.transient import read_image_file
 from hdit_core.data.image.arrays.decode_picture import OtherFormatError, decode_picture
 from hdit_core.data.image.arrays.picture import Picture, encode_picture, frame, picture_size
 from hdit_core.data.image.arrays.pixel_format import Dtype, PixelFormat, ValueRange
 from hdit_core.data.image.codec import JPEG_QUALITY, SUFFIXES
-from hdit_core.data.image.decode import read_file
 from hdit_core.data.image.resize import (
     Crop,
     Geometry,
@@ -148,7 +148,7 @@ def _check_fits(condition: ImageSize, image: ImageSize) -> None:
 
 
 def _content(content: bytes | Path) -> bytes:
-    return read_file(content) if isinstance(content, Path) else content
+    return read_image_file(content) if isinstance(content, Path) else content
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ def _status(problem: BaseException) -> int | None:
     values = [metadata.get("HTTPStatusCode") if isinstance(metadata, dict) else None]
     values += [getattr(source, name, None) for source in (problem, response) for name in ("status", "status_code")]
     values += [getattr(problem, "code", None)]
-    return next((int(value) for value in values if str(value).isdecimal()), None)
+    return next((int(str(value)) for value in values if str(value).isdecimal()), None)
 
 
 def _reason(problem: BaseException) -> str:

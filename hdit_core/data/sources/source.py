@@ -5,12 +5,13 @@ ever written under them.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 from hdit_core.data.format.entries import Channels
+from hdit_core.data.format.transient import is_storage_error, retry_transient
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,28 @@ class Source(Protocol):
         Raises:
             OSError, ValueError: it cannot be read.
         """
+
+
+T = TypeVar("T")
+
+
+def fetch(what: str, read: Callable[[], T]) -> T:
+    """Return what a source or its attachments give for an entry; what may pass is tried again.
+
+    Args:
+        what: is read, for messages about errors that have no path.
+        read: calls the source.
+
+    Raises:
+        ValueError: the reason why the entry cannot be used.
+        StorageUnavailable, OSError: the storage fails, which says nothing about the entry.
+    """
+    try:
+        return retry_transient(Path(what), read)
+    except OSError as problem:
+        if is_storage_error(problem):
+            raise
+        raise ValueError(str(problem)) from None
 
 
 IMAGE_SUFFIX = re.compile(

@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,15 +17,16 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from hdit_core.data.format.transient import read_image_file
 from hdit_core.data.image.arrays.decode_picture import CLIPPED, OtherFormatError, decode_picture
 from hdit_core.data.image.arrays.npy import is_npy, read_npy
 from hdit_core.data.image.arrays.picture import as_array
 from hdit_core.data.image.arrays.pixel_format import FULL_RANGES, PixelFormat
-from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS, UnusableImageError, decode_image, read_file
+from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS, UnusableImageError, decode_image
 from hdit_core.data.image_sets.tar_stream import read_tar
 from hdit_core.data.sources.file_filter import choose_inputs, is_hidden, is_text
 from hdit_core.data.sources.resolve import open_source
-from hdit_core.data.sources.source import without_ending
+from hdit_core.data.sources.source import fetch, without_ending
 from hdit_core.errors import DataError
 from hdit_core.images import to_float
 
@@ -157,9 +159,9 @@ class NamedInputs:
         if entry.problem is not None:
             raise UnusableImageError(entry.problem)
         try:
-            content = source.fetch(number)  # type: ignore[attr-defined]
-            data = content if isinstance(content, bytes) else read_file(content)
-        except (OSError, ValueError) as problem:
+            content = fetch(entry.name, partial(source.fetch, number))  # type: ignore[attr-defined]
+            data = content if isinstance(content, bytes) else read_image_file(content)
+        except ValueError as problem:
             raise UnusableImageError(f"cannot be read ({problem})") from None
         return InputImage(self.names[place], data, place)
 

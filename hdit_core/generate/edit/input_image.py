@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from hdit_core.data.image.decode import UnusableImageError, decode_image, read_file
+from hdit_core.data.format.transient import read_image_file
+from hdit_core.data.image.decode import UnusableImageError, decode_image
 from hdit_core.data.image.resize import crop_and_resize
 from hdit_core.errors import DataError
 from hdit_core.generate.condition.inputs import PAINTED
@@ -123,11 +124,9 @@ def _refuse_cut_out(path: Path, on_black: UInt8[np.ndarray, "H W"], on_white: UI
 
 def _read(path: Path) -> bytes:
     try:
-        return read_file(path)
+        return read_image_file(path)
     except UnusableImageError as problem:
         raise DataError(f"{path}: {problem}; expected an image such as a PNG or JPEG") from None
-    except OSError as problem:
-        raise DataError(f"{path}: cannot be read ({problem.strerror or type(problem).__name__})") from None
 
 
 def _decode(path: Path, content: bytes, channels: int, background: int = 255) -> tuple[Image.Image, tuple[str, ...]]:

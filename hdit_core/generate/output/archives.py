@@ -54,11 +54,12 @@ class Stream:
     def __exit__(
         self, kind: type[BaseException] | None, problem: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if problem is None:
-            self._close()
-        else:
+        if problem is not None:
             self._discard()
-        self._stack.__exit__(kind, problem, trace)
+            self._stack.__exit__(kind, problem, trace)
+            return
+        with self._stack:
+            self._close()
 
     def _open(self, file: Any) -> None:
         raise NotImplementedError

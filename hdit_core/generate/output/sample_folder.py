@@ -20,11 +20,12 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from hdit_core.data.format.transient import retry_transient
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.data.loader.reader import largest_content
 from hdit_core.diffusion.precondition import ModelSource
 from hdit_core.errors import UsageError
-from hdit_core.files import TEMPORARY, flush_folder, naming, read_json, remove_temporaries, write_atomic
+from hdit_core.files import TEMPORARY, flush_folder, naming, read_bytes, read_json, remove_temporaries, write_atomic
 from hdit_core.generate.index_ranges import read_ranges, write_ranges
 from hdit_core.generate.output.sample_format import SampleFormat
 from hdit_core.generate.pipeline import Samples
@@ -86,7 +87,7 @@ def recorded_images(folder: Path, provenance: dict[str, Any], model: Mapping[str
         record = read_json(path, LARGEST_RECORD_BYTES)
         recorded = with_new_settings(record["origin"], provenance)
         images = read_ranges(record["images"]) if "images" in record else []
-    except (OSError, ValueError, KeyError, TypeError, UsageError) as problem:
+    except (ValueError, KeyError, TypeError, UsageError) as problem:
         raise UsageError(
             f"{path}: cannot be read ({type(problem).__name__}); choose another folder with --out"
         ) from None
@@ -247,9 +248,10 @@ class SampleFolder:
         """Return the pixels of an image, None if it is missing or damaged."""
         if not self.holds(index):
             return None
+        path = self.path(index)
         try:
-            return self.format.decode(self.path(index).read_bytes(), self.shape[:2])
-        except (OSError, ValueError):
+            return self.format.decode(retry_transient(path, lambda: read_bytes(path)), self.shape[:2])
+        except (FileNotFoundError, ValueError):
             return None
 
     def _write_grid(

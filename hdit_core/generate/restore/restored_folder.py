@@ -12,10 +12,11 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
+from hdit_core.data.format.transient import retry_transient
 from hdit_core.data.image.decode import UnusableImageError
 from hdit_core.diffusion.precondition import ModelSource
 from hdit_core.errors import UsageError
-from hdit_core.files import crc32, remove_temporaries, write_atomic
+from hdit_core.files import crc32, read_bytes, remove_temporaries, write_atomic
 from hdit_core.generate.condition.inputs import InputImage, output_name, path_of
 from hdit_core.generate.output.sample_folder import RECORD, recorded_images, write_grid, write_record
 from hdit_core.generate.output.sample_format import SampleFormat
@@ -113,9 +114,10 @@ class RestoredFolder:
 
     def read(self, file: str) -> Float[Tensor, "C H W"] | None:
         """Return an image of the folder in [-1, 1]; None if it is missing or damaged."""
+        path = path_of(self.folder, file)
         try:
-            return InputImage(file, path_of(self.folder, file).read_bytes()).pixels(self.format.pixels)
-        except (OSError, UnusableImageError):
+            return InputImage(file, retry_transient(path, lambda: read_bytes(path))).pixels(self.format.pixels)
+        except (FileNotFoundError, UnusableImageError):
             return None
 
     def finish(self, source: str, num_images: int, sheet: bytes | None) -> dict[str, Any]:

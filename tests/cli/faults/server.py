@@ -1,46 +1,55 @@
 """A process with everything imported and the shim loaded, which forks one child per command: a tenth of a second each.
 
-It reads jobs from its standard input, one JSON line each: the arguments, the fault, and the file for what is printed.
-It answers with the exit code and with the number of system calls that the fault was asked for.
+It reads jobs from its standard input, one JSON line each: the arguments, the fault, and the file for what is printed
+on stderr; stdout goes to the same name with the ending `.out`. It answers with the exit code (-1: the child died or
+took too long) and with the number of system calls of each kind.
 """
 
 import ctypes
+import faulthandler
 import json
 import os
 import sys
 import traceback
 
+KINDS = ("open", "read", "write", "close", "fsync", "rename", "mkdir", "stat", "unlink", "list", "utime")
+LONGEST_S = 100
+
 
 def be_hdit(arguments, fault, said):
-    """Run `hdit` with a fault; return its exit code and the number of matching calls."""
+    """Run `hdit` with a fault; return its exit code and the number of calls of each kind."""
     from hdit_cli.main import main
 
-    output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    for number, path in ((1, f"{said}.out"), (2, said)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    faulthandler.dump_traceback_later(LONGEST_S, exit=True)
     shim = ctypes.CDLL(None)
     call, number, part, first, last = fault
     shim.hdit_fault(call.encode(), number, part.encode(), first, last)
     code = main(arguments)
     sys.stdout.flush()
-    return code, shim.hdit_seen()
+    return code, {kind: shim.hdit_seen(kind.encode()) for kind in KINDS}
 
 
 def serve():
     """Run jobs until the input ends."""
     import torch
 
+    import hdit_core.checkpoint.convert
     import hdit_core.data.prepare.run
     import hdit_core.evaluate.score
+    import hdit_core.generate.export.export
     import hdit_core.generate.job
     import hdit_core.train.run  # noqa: F401 (imported once, for all who are forked)
+    from hdit_core.data.format import transient
 
     torch.set_num_threads(1)
+    transient.PAUSES_S = (0.01, 0.01)
     for line in sys.stdin:
         reader, writer = os.pipe()
         child = os.fork()
         if child == 0:
-            answer = (1, 0)
+            answer = (1, {})
             try:
                 answer = be_hdit(*json.loads(line))
             except BaseException:
@@ -51,7 +60,7 @@ def serve():
                 os._exit(0)
         os.close(writer)
         with os.fdopen(reader) as answers:
-            print(answers.read() or json.dumps((-1, 0)), flush=True)
+            print(answers.read() or json.dumps((-1, {})), flush=True)
         os.waitpid(child, 0)
 
 

@@ -6,7 +6,8 @@ import os
 import pytest
 
 from hdit_core.data.format import transient
-from hdit_core.data.format.transient import StorageUnavailable, retry_transient
+from hdit_core.data.format.transient import StorageUnavailable, read_image_file, retry_transient
+from hdit_core.data.image.unusable import UnusableImageError
 from hdit_core.data.loader.order import UniformOrder
 from hdit_core.data.loader.quarantine import read_intact
 from hdit_core.data.loader.reader import ImageReader
@@ -80,3 +81,26 @@ def test_a_set_whose_folder_is_gone_is_a_lost_mount_and_no_damaged_image(short_p
         reader.read(0)
     (tmp_path / "elsewhere").rename(tmp_path / "set")
     assert reader.read(0)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.EIO, StorageUnavailable),
+        (errno.ENOMEM, OSError),
+        (errno.EACCES, UnusableImageError),
+        (errno.ENOENT, UnusableImageError),
+    ],
+)
+def test_a_storage_that_fails_says_nothing_about_an_image_file_and_a_refusal_does(
+    short_pauses, tmp_path, monkeypatch, number, expected
+):
+    monkeypatch.setattr(transient, "read_file", lambda path: Failing(99, number)())
+    with pytest.raises(expected, match=os.strerror(number)):
+        read_image_file(tmp_path / "a.png")
+
+
+def test_an_image_file_is_read_again_when_the_storage_fails_for_a_moment(short_pauses, tmp_path, monkeypatch):
+    read = Failing(3, errno.ESTALE)
+    monkeypatch.setattr(transient, "read_file", lambda path: read().encode())
+    assert read_image_file(tmp_path / "a.png") == b"answer"

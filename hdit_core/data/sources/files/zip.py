@@ -7,6 +7,7 @@ import zlib
 from lzma import LZMAError
 from pathlib import Path
 
+from hdit_core.data.format.transient import is_storage_error
 from hdit_core.data.image.decode import size_problem
 from hdit_core.data.sources.files.file_source import FileSource
 from hdit_core.data.sources.files.links import Member, unpacked
@@ -100,6 +101,8 @@ class ZipSource(FileSource):
         try:
             return self._zip.read(member).decode(errors="surrogateescape"), None
         except _DAMAGE as problem:
+            if is_storage_error(problem):
+                raise
             return None, f"damaged in the archive: {problem}"
 
     def _read(self, number: int) -> bytes:
@@ -110,9 +113,11 @@ class ZipSource(FileSource):
         """
         member = self._members[self._in_zip[number]]
         try:
-            with self._zip.open(member) as file:
+            with naming(Path(self._zip.filename or self.name)), self._zip.open(member) as file:
                 content = file.read(member.file_size + 1)
         except _DAMAGE as problem:
+            if is_storage_error(problem):
+                raise
             raise ValueError(f"damaged in the archive: {problem}") from None
         if len(content) != member.file_size:
             raise ValueError("damaged in the archive: another size than its header says")

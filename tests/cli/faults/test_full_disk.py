@@ -1,0 +1,16 @@
+"""A disk that is full from some write on: one line with the path, nothing half written, and room makes a rerun work."""
+
+import sys
+
+import pytest
+
+from tests.cli.faults.injection import COMPILER, Trial
+
+pytestmark = pytest.mark.skipif(COMPILER is None or sys.platform != "linux", reason="needs Linux and a C compiler")
+
+
+@pytest.mark.parametrize("name", ["prepare-data", "train", "sample", "restore", "export", "eval-fid stats"])
+def test_a_disk_that_becomes_full_is_one_line_and_leaves_nothing_half_written(server, work, name):
+    trial = Trial(server, work, name)
+    ended = trial.inject("write", "ENOSPC", 1 + trial.calls["write"] // 2, last=1 << 30)
+    assert ended.code == 1 and "No space left on device" in ended.stderr
