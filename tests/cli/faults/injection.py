@@ -117,7 +117,8 @@ class Trial:
         """Return whether a file is the old one, that of a command without faults, or a record of an unfinished one."""
         if content in (self.files[path], before.get(path)):
             return True
-        return path.endswith(".json") and json.loads(content) is not None
+        parts = [content] if path.endswith(".json") else content.splitlines() if path.endswith(".jsonl") else [b""]
+        return all(part.startswith(b"{") and json.loads(part) for part in parts)
 
     def check_rerun(self, where):
         """Run the command again without faults: its results are those of a run that had none."""
