@@ -41,25 +41,27 @@ def report(title: str, baselines: Mapping[str, str], records: Sequence[Record], 
 
 
 def table(baselines: Mapping[str, str], rows: Mapping[str, list[Record]]) -> list[list[str]]:
-    """Return the cells of the table, with a header."""
-    sigmas = list(next(iter(rows.values()))[0]["held_out"])
-    header = ["row", "seeds", "parameters", "GMAC", "images", "CPU min", "FD", "FD - baseline"]
+    """Return the cells of the table, with a header; without the columns of the distance where none was measured."""
+    records = [record for each in rows.values() for record in each]
+    sigmas = list(records[0]["held_out"])
+    scores = ["FD", "FD - baseline"] if any("value" in record for record in records) else []
+    header = ["row", "seeds", "parameters", "GMAC", "images", "CPU min", *scores]
     header += ["held-out loss", *(f"at {sigma}" for sigma in sigmas)]
     lines = [header, ["---", *("---:" for _ in header[1:])]]
-    for row, records in rows.items():
-        first, baseline = records[0], baselines[row]
+    for row, of_row in rows.items():
+        first, baseline = of_row[0], baselines[row]
+        compared = "" if row == baseline else f"{_difference(of_row, rows.get(baseline, []))} ({baseline})"
         lines.append(
             [
                 row,
-                str(len(records)),
+                str(len(of_row)),
                 f"{first['parameters']:,}",
                 f"{first['macs'] / 1e9:.3f}",
                 f"{first['num_images']:,}",
-                f"{_mean(records, _minutes):.1f}",
-                _distance(records),
-                "" if row == baseline else f"{_difference(records, rows.get(baseline, []))} ({baseline})",
-                f"{_mean(records, mean_loss):.4f}",
-                *(f"{_mean(records, lambda record, sigma=sigma: record['held_out'][sigma]):.4f}" for sigma in sigmas),
+                f"{_mean(of_row, _minutes):.1f}",
+                *([_distance(of_row), compared] if scores else []),
+                f"{_mean(of_row, mean_loss):.4f}",
+                *(f"{_mean(of_row, lambda record, sigma=sigma: record['held_out'][sigma]):.4f}" for sigma in sigmas),
             ]
         )
     return lines
@@ -67,13 +69,16 @@ def table(baselines: Mapping[str, str], rows: Mapping[str, list[Record]]) -> lis
 
 def notes(records: Sequence[Record]) -> list[str]:
     """Return how the columns were measured."""
-    metrics = ", ".join(sorted({record.get("metric", "not measured") for record in records}))
+    metrics = sorted({record["metric"] for record in records if "metric" in record})
     machines = "; ".join(sorted({record["machine"] for record in records}))
     hours = sum(record["train_cpu_s"] for record in records) / 3600
+    score = (
+        f"FD is {', '.join(metrics)}: the mean over the seeds with its 95 % interval (Student's t), for one seed with "
+        "the jackknife interval of its samples. Differences are paired by seed. "
+    )
     return [
-        f"FD is {metrics}: the mean over the seeds with its 95 % interval (Student's t), for one seed with the "
-        "jackknife interval of its samples. Differences are paired by seed. The held-out loss is the unweighted error "
-        "of the network's output on unseen images, the mean over the noise levels and at each.",
+        f"{score if metrics else ''}The held-out loss is the unweighted error of the network's output on unseen images, "
+        "the mean over the noise levels and at each.",
         f"Training took {hours:.2f} CPU hours in total on: {machines}.",
     ]
 

@@ -100,7 +100,8 @@ class Job:
         recipe: with all overrides.
         held_out: data set of unseen images.
         baseline: name of the row that this one is compared with.
-        key: digest of everything that determines the result.
+        key: digest of everything that determines the result; keys of the recipe that have their defaults are left
+            out, so that it survives new keys.
     """
 
     row: str
@@ -128,7 +129,7 @@ def _job(listed: JobList, row: Row, seed: int) -> Job:
     recipe = read_recipe(row.recipe, overrides | row.set | {"train.seed": seed, "data.path": data})
     held_out = row.held_out or listed.held_out
     scoring = [held_out, listed.num_samples, listed.num_held_out, listed.sigmas, listed.extractor]
-    text = json.dumps([recipe.model_dump(mode="json"), scoring], sort_keys=True)
+    text = json.dumps([recipe.model_dump(mode="json", exclude_defaults=True), scoring], sort_keys=True)
     key = hashlib.sha256(text.encode()).hexdigest()[:16]
     return Job(row.name, seed, recipe, held_out, row.baseline or listed.baseline, key)
 

@@ -19,7 +19,7 @@ PUBLISHED = {
     "imagenet128": (117_003_805, "31.369"),
     "imagenet256": (557_416_522, "197.587"),
 }
-SHIPPED = [*PUBLISHED, "gpic256", "mnist32", "mnist32-inpaint", "mnist32-sr"]
+SHIPPED = [*PUBLISHED, "emoji64", "gpic256", "mnist32", "mnist32-inpaint", "mnist32-sr"]
 
 
 def test_these_recipes_are_shipped():
