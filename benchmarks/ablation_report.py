@@ -77,8 +77,8 @@ def notes(records: Sequence[Record]) -> list[str]:
         "the jackknife interval of its samples. Differences are paired by seed. "
     )
     return [
-        f"{score if metrics else ''}The held-out loss is the unweighted error of the network's output on unseen images, "
-        "the mean over the noise levels and at each.",
+        f"{score if metrics else ''}The held-out loss is the unweighted error of the network's output on unseen "
+        "images, the mean over the noise levels and at each.",
         f"Training took {hours:.2f} CPU hours in total on: {machines}.",
     ]
 
