@@ -1,1 +1,1 @@
-"""The `hdit` command: parses what was typed, calls one function of `hdit_core`, prints what it returns."""
+"""The `hdit` command: parses the arguments, calls one function of `hdit_core`, and prints the result."""

@@ -1,4 +1,4 @@
-"""What a command prints: results on stdout (`emit`); notes and progress on stderr are those of the library."""
+"""The output of commands: results on stdout (`emit`), notes and progress on stderr."""
 
 import json
 import re
@@ -18,12 +18,12 @@ from hdit_core.progress import show_log_messages as show_log_messages
 
 
 def emit(result: Any, as_json: bool, lines: Iterable[str] | None = None, *, err: bool = False) -> None:
-    """Print a command's result on stdout, or on stderr where stdout carries images; on the main rank only.
+    """Print a command's result on stdout, or on stderr if stdout carries images; on the main rank only.
 
     Args:
-        result: what `--json` prints as one document: mappings, sequences, numbers, text, paths.
+        result: the document for `--json`: mappings, sequences, numbers, text, paths.
         as_json: the value of `--json`.
-        lines: what is printed otherwise. By default a mapping is printed as one `key  value` a line, a sequence of
+        lines: the output without `--json`. By default a mapping is printed as one `key  value` per line, a sequence of
             mappings as a table.
         err: print on stderr.
     """
@@ -56,10 +56,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of cells as lines with aligned columns; a column of numbers, whatever its head, to the right.
+    """Return rows of cells as lines with aligned columns; columns of numbers are right-aligned.
 
     A table of three or more columns that is wider than the terminal is printed in blocks of columns, each with the
-    first column. Where stdout is not a terminal, a table is never split.
+    first column. If stdout is not a terminal, a table is never split.
     """
     columns = [_padded(column) for column in zip(*rows, strict=True)]
     most = shutil.get_terminal_size().columns if sys.stdout.isatty() and len(columns) > 2 else None
@@ -75,7 +75,7 @@ def _padded(column: Sequence[str]) -> list[str]:
 
 
 def _blocks(columns: list[list[str]], most: int | None) -> Iterator[list[list[str]]]:
-    """Yield the columns in blocks of at most `most` characters; each begins with the first column."""
+    """Yield the columns in blocks of at most `most` characters; each starts with the first column."""
     if most is None or not columns:
         yield columns
         return

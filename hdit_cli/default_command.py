@@ -10,7 +10,7 @@ from typing import Any
 
 from hdit_cli.help_format import HelpCommand, HelpGroup
 
-DEFAULT = "default"  # its name in the group; it has none on the command line
+DEFAULT = "default"  # its name in the group, which is not used on the command line
 
 
 class DefaultGroup(HelpGroup):
@@ -21,11 +21,11 @@ class DefaultGroup(HelpGroup):
         return [name for name in super().list_commands(ctx) if name != DEFAULT]
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments, of the default command if there is no subcommand."""
+        """Parse the arguments; without a subcommand, those of the default command."""
         return super().parse_args(ctx, args if self._named(ctx, args) else [DEFAULT, *args])
 
     def chosen(self, ctx: Any, args: list[str]) -> tuple[Any, list[str]]:
-        """Return the command that these arguments call, and its own arguments."""
+        """Return the command that these arguments call, and the command's arguments."""
         named = self._named(ctx, args)
         return self.get_command(ctx, args[0] if named else DEFAULT), args[named:]
 
@@ -37,7 +37,7 @@ class DefaultCommand(HelpCommand):
     """The default command; help and error messages show the name of the group."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Return the context of the command, in place of that of the group."""
+        """Return the context of the command instead of that of the group."""
         inside = parent is not None
         return super().make_context(
             parent.info_name if inside else info_name, args, parent=parent.parent if inside else None, **extra

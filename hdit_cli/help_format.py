@@ -2,7 +2,7 @@
 
 All commands get this format, see `plugins.py`. An option names its section with Typer's
 `rich_help_panel="Sampling"`; sections appear in the order of their first option, those without one under "Options",
-last. A paragraph of the docstring that begins with "Example" is printed as it is written:
+last. A paragraph of the docstring that starts with "Example" is printed unchanged:
 
     Examples:
       hdit sample --ckpt runs/digits --n 100
@@ -22,7 +22,7 @@ TYPE_NAMES = {"float": "NUMBER", "int": "N", "path": "PATH", "str": "TEXT"}
 
 
 def write_help_text(text: str, formatter: Any) -> None:
-    """Write a docstring: wrapped text, and examples as they are written."""
+    """Write a docstring: wrapped text, and unwrapped examples."""
     with formatter.indentation():
         for paragraph in inspect.cleandoc(text).split("\n\n"):
             formatter.write_paragraph()
@@ -75,7 +75,7 @@ def plain_type(names: str) -> str:
     word, _, type_name = names.partition(" <")
     if not type_name:
         return names
-    if not word.startswith("-"):  # an argument, whose name says what it is
+    if not word.startswith("-"):  # an argument, which is described by its name
         return word
     if "|" in type_name:  # choices
         return f"{word} {type_name.rstrip('>')}"

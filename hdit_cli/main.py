@@ -60,10 +60,12 @@ class CommandGroup(TyperGroup):
         return self.commands.get(cmd_name)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; without any, print the help on stderr."""
+        """Parse the arguments; without any, print the help on stderr. `help COMMAND` is `COMMAND --help`."""
         if not args and not ctx.resilient_parsing:
             typer.echo(ctx.get_help(), err=True)
             raise typer.Exit(UsageError.exit_code)
+        if args[:1] == ["help"] and "help" not in self._offers:
+            args = [*args[1:], "--help"]
         return super().parse_args(ctx, args)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -116,7 +118,7 @@ def hdit(
 ) -> None:
     """Train, sample from and evaluate Hourglass Diffusion Transformers (pixel-space image diffusion).
 
-    Typical workflow: prepare-data, train, sample, eval-fid. Every command has --help.
+    Typical workflow: prepare-data, train, sample, eval-fid. `hdit help COMMAND` describes a command.
     """
 
 
@@ -129,11 +131,28 @@ def _print_error(kind: str, lines: Sequence[str], exit_code: int) -> int:
 def _usage_message(error: typer.TyperException) -> str:
     """Return Typer's message about a misspelled option, a missing argument etc. in one line."""
     message = error.message if getattr(error, "possibilities", None) else error.format_message()
-    near = did_you_mean(getattr(error, "option_name", ""), getattr(error, "possibilities", None) or ())
     ctx = getattr(error, "ctx", None)
     hint = f" (see '{ctx.command_path} --help')" if ctx else ""
     message = message[:1].lower() + message[1:].replace("Value error, ", "")  # pydantic's prefix
-    return " ".join(f"{message.rstrip('.')}{near}{hint}".split())
+    return " ".join(f"{message.rstrip('.')}{_suggestion(error)}{hint}".split())
+
+
+def _suggestion(error: typer.TyperException) -> str:
+    """Return a suggestion for an unknown option: a recipe key of that name, or the nearest option; `""` if none."""
+    name, ctx = getattr(error, "option_name", ""), getattr(error, "ctx", None)
+    if ctx is None or not hasattr(error, "possibilities"):
+        return ""
+    options = {option: parameter for parameter in ctx.command.params for option in parameter.opts}
+    if (hyphenated := name.replace("_", "-")) in options:
+        return did_you_mean(name, [hyphenated])
+    if "--set" in options:
+        from hdit_core.recipe.validation_errors import keys_named
+
+        table = options["--set"].metavar.partition(".")[0]  # `TABLE` means any table
+        for key in keys_named(name.lstrip("-").replace("-", "_")):
+            if table in ("TABLE", key.partition(".")[0]):
+                return f"; it is a recipe key, which is set with --set {key}=VALUE"
+    return did_you_mean(name, error.possibilities or ())
 
 
 def _replace_closed_streams() -> None:

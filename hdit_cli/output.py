@@ -19,19 +19,19 @@ FILE_ENDINGS = {
     ".bz2", ".gif", ".gz", ".jpeg", ".jpg", ".npy", ".npz", ".parquet",
     ".png", ".tar", ".tgz", ".webp", ".xz", ".zip", ".zst",
 }  # fmt: skip
-"""Endings of files rather than folders; only .tar and .npz, in lower case, are written, see `is_stream`."""
+"""Suffixes of files rather than folders; only .tar and .npz, in lower case, are written, see `is_stream`."""
 
 
 def is_stream(out: Path) -> bool:
-    """Return whether images go into one file or to stdout."""
+    """Return whether images are written to one file or to stdout."""
     return out == STDOUT or out.suffix in (".tar", ".npz")
 
 
 def check_out(out: Path, grid: str | None = None) -> None:
-    """Refuse, before anything is loaded, an --out that cannot be written.
+    """Refuse an --out that cannot be written, before anything is loaded.
 
     Raises:
-        UsageError: stdout is a terminal, or no such file is written, or a file has no grid.
+        UsageError: stdout is a terminal, the format is unknown, or --grid is given for a file.
     """
     if out == STDOUT and sys.stdout.isatty():
         raise UsageError("--out -: stdout is a terminal; pipe it into another command, or give a file")
@@ -119,12 +119,12 @@ def _to_stream(job: "SamplingJob", out: Path, world: "World") -> dict[str, Any]:
     )
     done = 0
     with stream, progress("sample", total=len(indices)) as bar:
-        bar.update(0)  # starts the clock: otherwise the first batch would not count towards the speed
+        bar.update(0)  # starts the clock, so that the speed includes the first batch
         for batch in job.batches(indices):
             stream.write(batch)
             done += len(batch.indices)
             bar.update(done)
-        world.any(False)  # no tar is renamed before all are written
+        world.any(False)  # tars are renamed only when all of them are complete
     if done < len(indices):
         note(f"time limit reached: {len(indices) - done:,} images were not generated")
     return {"num_images": int(world.sum(torch.tensor(done, device=world.device))), "origin": provenance}

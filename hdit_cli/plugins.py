@@ -21,18 +21,18 @@ from hdit_cli.help_format import use_help_format
 from hdit_core.errors import UsageError
 
 GROUP = "hdit.commands"
-EntryPoints = dict[str, list[EntryPoint]]  # the packages that define a name; more than one is an error
+EntryPoints = dict[str, list[EntryPoint]]  # the packages that define each name; more than one is an error
 
 
 class BrokenCommand(TyperCommand):
-    """Takes the place of a plugin that cannot be used, and reports why when it is called."""
+    """Replaces a plugin that cannot be used, and reports the reason when it is called."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(name, help=reason, short_help=f"(broken) {reason}", rich_markup_mode=None)
         self.reason = reason
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Report why the plugin cannot be used."""
+        """Report the reason why the plugin cannot be used."""
         if ctx.resilient_parsing:  # the shell is completing
             return super().parse_args(ctx, [])
         raise UsageError(f"hdit {self.name}: {self.reason}")

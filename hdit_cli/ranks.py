@@ -1,4 +1,4 @@
-"""Which rank of a run reports an error that ends all ranks."""
+"""Chooses the rank that reports an error that ends all ranks."""
 
 import time
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def main_rank_reports_first() -> Iterator[None]:
 
     The other ranks wait for a few seconds, until torchrun or srun ends them because the main rank has ended. If they
     ended first, the launcher would end the main rank before its report. A rank that is still alive then reports its own
-    error, unless it is a request to stop or the failure of another rank. One that has lost another does not wait.
+    error, unless it is a request to stop or the failure of another rank. A rank that has lost another does not wait.
     """
     try:
         yield

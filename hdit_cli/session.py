@@ -1,4 +1,4 @@
-"""A model opened by a command's options on this rank's device, and the sampling jobs that are run with it."""
+"""A model opened with a command's options on this rank's device, and its sampling jobs."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -66,7 +66,7 @@ class ModelSession:
         """Generate the images of a job, write them, and print the result.
 
         Args:
-            job: of this session's pipeline.
+            job: a job of this session's pipeline.
             out: folder, file, or `-`.
             json: print the result as JSON.
             columns: rows and columns of a folder's grid.
@@ -77,7 +77,7 @@ class ModelSession:
         emit(result, json, lines, err=out == STDOUT)
 
     def source(self) -> dict[str, Any]:
-        """Return run and step of the model, where they are known, and the kind of its weights."""
+        """Return the run and step of the model, if known, and the kind of its weights."""
         return self.pipeline.denoiser.source.to_json() | {"weights": self.weights}
 
 
@@ -93,15 +93,15 @@ def open_session(
     """Join the ranks and load the model while the body runs.
 
     Args:
-        model: which model, and the size of its images.
-        guidance: None where guidance does not apply; the run's own guidance is ignored then.
+        model: the model, and the size of its images.
+        guidance: None if guidance does not apply; the run's own guidance is then ignored.
         device: the value of `--device`.
-        seed: of the pipeline.
+        seed: seed of the pipeline.
         values: further sampling settings by recipe key, None for the recipe's value.
-        conditions: returns the source of condition images and vectors; None for a command that has none.
+        conditions: returns the source of condition images and vectors; None for a command without conditions.
 
     Raises:
-        UsageError: the network takes conditions that the command does not have, cannot process the size, or does not
+        UsageError: the network takes conditions that the command cannot give, cannot process the size, or does not
             match the guide.
         RecipeError: an unknown setting.
         CheckpointError: a checkpoint cannot be read.

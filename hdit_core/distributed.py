@@ -23,7 +23,7 @@ logger = logging.getLogger("hdit")
 T = TypeVar("T")
 
 TIMEOUT_S = 600  # how long a rank waits for the others
-LONG_TIMEOUT_S = 24 * 3600  # the same for ranks that work independently and meet at the end: one may have less to do
+LONG_TIMEOUT_S = 24 * 3600  # for ranks that work independently and synchronize at the end
 CPU = torch.device("cpu")
 
 
@@ -87,7 +87,7 @@ class World:
     def broadcast(self, value: Any) -> Any:
         """Return the value of the main rank on every rank: None, a number, text, or lists and tables of them.
 
-        It travels as JSON, so that no rank runs code that another one sent.
+        It is sent as JSON, so that no rank executes code from another one.
         """
         if self.size == 1:
             return value

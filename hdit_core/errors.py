@@ -25,7 +25,7 @@ class UsageError(HditError):
 
 
 class RecipeError(UsageError):
-    """The recipe is invalid; the message has one line for every mistake."""
+    """The recipe is invalid; the message has one line per mistake."""
 
 
 class DataError(HditError):

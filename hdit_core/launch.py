@@ -1,4 +1,4 @@
-"""What torchrun or srun put into the environment of a process: its rank, and where the ranks meet."""
+"""Environment variables of torchrun and srun: rank, number of ranks, and rendezvous."""
 
 import os
 import re

@@ -21,7 +21,7 @@ from hdit_core.errors import UsageError
 
 logger = logging.getLogger("hdit")
 
-HELD = (BlockingIOError, PermissionError)  # systems report a lock that somebody else holds by either
+HELD = (BlockingIOError, PermissionError)  # systems report a lock held by another process by either
 POLL_S = 0.02
 SAY_AFTER_S = 3.0  # of waiting for another process, which is then reported
 OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -14,9 +14,9 @@ from contextlib import contextmanager
 from hdit_core.errors import UsageError
 from hdit_core.launch import is_main_process
 
-SECONDS_TO_FIRST_LINE = 3.0  # of progress, where stderr is no terminal
+SECONDS_TO_FIRST_LINE = 3.0  # between lines of progress if stderr is not a terminal
 SECONDS_BETWEEN_LINES = 30.0
-SECONDS_OF_SILENCE = 60.0  # after which a line says that the task still runs
+SECONDS_OF_SILENCE = 60.0  # after which a line reports that the task is still running
 MIN_BAR_COLUMNS = 6
 
 # Control characters, characters that change the writing direction, and bytes of a file name that are not UTF-8.

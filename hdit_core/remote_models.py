@@ -6,7 +6,7 @@
 
 A folder is an export, a checkpoint, or a run, whose newest checkpoint is fetched. Only files with known names are
 fetched; nothing in them is executed. A file takes its place in the cache when it has the size, and on the hub the
-SHA-256, that the store says; hdit's own checksums are compared when it is read. A copy that is damaged in the cache is
+SHA-256, reported by the store; hdit's checksums are compared when it is read. A copy that is damaged in the cache is
 fetched again.
 
     <cache>/models/<hash of address and versions>/...     the files, and their checksums in `.digests.json`
@@ -53,7 +53,7 @@ class RemoteFile:
     Attributes:
         path: in the store.
         version: changes when the content does.
-        sha256: of the content; None where the store does not say.
+        sha256: of the content; None if the store does not report it.
     """
 
     name: str
@@ -73,7 +73,7 @@ def remote_address(path: Path | str) -> str | None:
 
 
 def local_model(path: Path | str) -> Path:
-    """Return where a model is on this machine; one at an address is fetched into the cache first.
+    """Return the local path of a model; one at an address is fetched into the cache first.
 
     Raises:
         UsageError: the package for this kind of address is missing.
@@ -152,7 +152,7 @@ def _is_whole(path: Path, size_bytes: int, crc: int) -> bool:
 
 @contextmanager
 def _store_errors(address: str) -> Iterator[None]:
-    """Turn what a store's package raises into one line; ConnectionError: the store was not reached.
+    """Turn the exceptions of a store's package into one line; ConnectionError: the store was not reached.
 
     Raises:
         CheckpointError, ConnectionError: instead of any other exception.
@@ -240,7 +240,7 @@ def _fetch(store: Any, files: list[RemoteFile], folder: Path, address: str) -> N
                 if fetched.size_bytes != file.size or file.sha256 not in (None, fetched.sha256):
                     raise CheckpointError(
                         f"{address}: {file.name} arrived as {fetched.size_bytes:,} bytes, sha256 {fetched.sha256[:9]}; "
-                        f"the store says {file.size:,} bytes, sha256 {(file.sha256 or 'unknown')[:9]}; try again"
+                        f"the store reports {file.size:,} bytes, sha256 {(file.sha256 or 'unknown')[:9]}; try again"
                     )
                 digests[file.name] = fetched.size_bytes, fetched.crc32
             write_file(target / DIGESTS, json.dumps(digests))

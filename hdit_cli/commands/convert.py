@@ -1,4 +1,4 @@
-"""`hdit convert`: weights between the formats of k-diffusion and hdit."""
+"""`hdit convert`: converts weights between the formats of k-diffusion and hdit."""
 
 from pathlib import Path
 from typing import Annotated, Literal

@@ -29,7 +29,7 @@ def data() -> None:
 
 
 def _verdict_lines(verdict: "VerifyReport") -> list[str]:
-    """Return every damaged part, and what was checked."""
+    """Return every damaged part, and a summary of the checks."""
     rows = [
         ("data set", verdict.out),
         ("checked", f"{verdict.images:,} images, {verdict.shards:,} shards, {verdict.bytes / 1e6:,.1f} MB"),

@@ -215,7 +215,7 @@ def _summarize(results: Iterator["ImageBits"], total: int | None, on_image: OnIm
 
     mean = RunningMean()
     with progress("likelihood", total=total) as bar:
-        bar.update(0)  # starts the clock: otherwise the first batch would not count towards the speed
+        bar.update(0)  # starts the clock, so that the speed includes the first batch
         for bits in results:
             mean.add(bits.bits_per_dim)
             bar.update(mean.count, remark=f"{mean.mean:.4f} bits/dim")

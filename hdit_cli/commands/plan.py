@@ -25,6 +25,8 @@ CountOption = Annotated[int, typer.Option("--count", "-n", min=1, help="Number o
 UtilisationOption = Annotated[
     float | None,
     typer.Option(
+        "--utilization",
+        "--utilisation",
         min=0.001,
         max=1.0,
         metavar="SHARE",
@@ -61,7 +63,7 @@ def plan(
     """Estimate memory, training time, energy and cost of a run.
 
     Memory is an upper bound of the peak per device, for each number of activation-checkpointed levels. Throughput is
-    a range from a roofline model (matmuls and memory traffic), or set by --utilisation (MFU) or --measured.
+    a range from a roofline model (matmuls and memory traffic), or set by --utilization (MFU) or --measured.
 
     Examples:
       hdit plan ffhq1024 --gpu h100 --count 64 --price 2.5
@@ -76,7 +78,10 @@ def plan(
     from hdit_core.recipe.read import read_recipe
 
     if gpu is None and measured is None:
-        raise UsageError("give the hardware with --gpu or --measured, for example --gpu h100")
+        raise UsageError(
+            "the speed of the hardware is unknown: give --gpu NAME, for example --gpu h100, or for this machine "
+            f"--measured bench.json after `hdit bench train {recipe} --json > bench.json`"
+        )
     checked = read_recipe(recipe, overrides or ())
     known, timed = find_gpu(gpu) if gpu else None, read_benchmark_result(measured) if measured else None
     bill = make_plan(checked, _cluster(known, timed, number, utilisation, memory, price))
@@ -129,10 +134,10 @@ def _grounds(
         low, high = EFFICIENCY
         grounds.append(
             f"speed: {low:.2g} to {high:.2g} of the slower of products at {gpu.tflops:g} TFLOP/s and memory traffic at "
-            f"{gpu.memory_tb_per_s:g} TB/s (the paper's two runs); --utilisation or --measured gives one speed"
+            f"{gpu.memory_tb_per_s:g} TB/s (the paper's two runs); --utilization or --measured gives one speed"
         )
     elif gpu is not None:
-        grounds.append(f"speed: {utilisation:.0%} of {gpu.tflops:g} TFLOP/s in bfloat16 (--utilisation)")
+        grounds.append(f"speed: {utilisation:.0%} of {gpu.tflops:g} TFLOP/s in bfloat16 (--utilization)")
     return grounds
 
 

@@ -90,14 +90,14 @@ def prepare_data(
 
 
 def _check_extractor(name: str) -> None:
-    """Refuse an unknown extractor, or one without weights, before hours are spent on the images."""
+    """Refuse an unknown extractor, or one without weights, before the images are prepared."""
     from hdit_core.evaluate.extractors.extractor import open_extractor
 
     open_extractor(name)
 
 
 def _write_statistics(out: Path, extractor: str) -> None:
-    """Write the statistics of a finished data set to its folder, unless they are there."""
+    """Write the statistics of a finished data set to its folder, unless they exist."""
     from hdit_core.evaluate.score import dataset_statistics
 
     with progress("statistics") as bar:

@@ -48,9 +48,9 @@ def restore(
 ) -> None:
     """Restore images with a conditional model, at any size.
 
-    The recipe says what the network takes: with downscale, inputs that are smaller by its factor; with mask, --mask or
-    transparent pixels as the region to fill in; otherwise inputs are used as they are. Any image size is taken. Rerun
-    the same command to resume.
+    The inputs depend on the recipe: with downscale, they are smaller by its factor; with mask, --mask or transparent
+    pixels are the region to fill in; otherwise they are used unchanged. They can have any size. Rerun the same command
+    to resume.
 
     Examples:
       hdit restore small/ --ckpt runs/sr --out large/
@@ -85,7 +85,7 @@ def _check_ranks(count: int, inputs: str, out: Path) -> None:
 
 
 def _each_has_its_own(*_: object) -> "ConditionSource":
-    """Return a source that is never asked: the conditions of a batch come from its inputs."""
+    """Return a source that is not used: the conditions of a batch come from its inputs."""
 
     def conditions(indices: list[int]) -> "ConditionInputs":
         raise AssertionError(indices)
@@ -103,7 +103,7 @@ def _job(
     recipe = session.pipeline.denoiser.recipe
     maker = ConditionMaker(recipe, degradation.degrade, session.pipeline.seed)
     if degradation.mask is not None and not maker.takes_mask:
-        raise UsageError(f"--mask {degradation.mask}: the network takes no mask, or --degrade draws it; leave it out")
+        raise UsageError(f"--mask {degradation.mask}: the network takes no mask, or --degrade makes it; leave it out")
     masks = None if degradation.mask is None else open_masks(degradation.mask)
     vectors = None if degradation.vector is None else Vectors(*open_vectors(recipe, degradation.vector))
     class_id = session.class_of_input(class_id)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hdit_core.generate.job import SamplingJob
 
 
-WORTH_COMPILING = 1000  # images from which on a minute of compilation pays off
+WORTH_COMPILING = 1000  # number of images from which compilation, which takes a minute, pays off
 UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 DEFAULT_COUNT = 64
@@ -90,7 +90,7 @@ CompileOption = Annotated[
 
 
 def chosen_indices(count: int | None, listed: str | None) -> list[int]:
-    """Return the image indices that `--count` or `--indices` selects.
+    """Return the image indices selected by `--count` or `--indices`.
 
     Raises:
         UsageError: both are given, or the list is malformed.
@@ -172,7 +172,7 @@ def _time_limit(budget: str | None, out: Path) -> float | None:
 
 
 def _compile(job: "SamplingJob", wanted: bool | None) -> None:
-    """Compile the network's layers on first use, if that was requested or pays off."""
+    """Compile the network's layers on first use, if requested or worthwhile."""
     pipeline = job.pipeline
     if wanted is False or (wanted is None and (pipeline.device.type != "cuda" or len(job.indices) < WORTH_COMPILING)):
         return
@@ -181,7 +181,7 @@ def _compile(job: "SamplingJob", wanted: bool | None) -> None:
 
     note("compiling the network first; --no-compile skips that")
     for denoiser in (pipeline.denoiser, *([pipeline.guide.denoiser] if pipeline.guide is not None else [])):
-        assert isinstance(denoiser.network, HourglassTransformer)  # as load_denoiser builds it
+        assert isinstance(denoiser.network, HourglassTransformer)  # as built by load_denoiser
         compile_network(denoiser.network)
 
 

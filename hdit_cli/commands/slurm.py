@@ -8,6 +8,7 @@ import typer
 
 from hdit_cli.console import note
 from hdit_cli.default_command import DefaultGroup
+from hdit_cli.help_format import HelpGroup
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,7 +16,19 @@ if TYPE_CHECKING:
     from hdit_core.slurm.batch_script import Request
 
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None)
+WORDS = "hdit slurm: words"
+
+
+class SlurmGroup(HelpGroup):
+    """The subcommands, with the words of the command line in their context."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments, and keep them."""
+        ctx.meta[WORDS] = ("hdit", "slurm", *args)
+        return super().parse_args(ctx, args)
+
+
+app = typer.Typer(cls=SlurmGroup, add_completion=False, rich_markup_mode=None)
 
 CPU_FLOPS_PER_S = 100e9  # per rank; optimistic
 MOST_CPU_DAYS = 7
@@ -89,7 +102,7 @@ def train(
     params = _train_parameters(ctx.args)
     recipe = str(recipe_file(params["resume"])) if params["resume"] else params["recipe"]
     run = Path(params["resume"] or params["out"] or Path("runs") / Path(recipe).stem)
-    request = _request(f"hdit-{run.name}", time, nodes, gpus, ranks, cpus, notice, more)
+    request = _request(ctx, f"hdit-{run.name}", time, nodes, gpus, ranks, cpus, notice, more)
     parsed = read_recipe(recipe, params.get("overrides") or ())
     images_per_device(parsed, request.ranks, "the job's ranks")
     _warn_without_gpus(parsed, request)
@@ -98,7 +111,7 @@ def train(
 
 
 def _train_parameters(words: list[str]) -> dict[str, Any]:
-    """Return the parameters of `hdit train` in these words, checked as the command does."""
+    """Return the parameters of `hdit train` in these words, checked like the command's own."""
     from hdit_cli.options.training import CheckOptions, StartOptions, check_options
     from hdit_core.train.monitor.trackers import check_names
 
@@ -132,7 +145,7 @@ def _offer_job(command: str, help_text: str) -> None:
         _check_streams(params)
         if command == "eval-fid":
             _check_score(params)
-        request = _request(f"hdit-{command}", time, nodes, gpus, ranks, cpus, notice, more)
+        request = _request(ctx, f"hdit-{command}", time, nodes, gpus, ranks, cpus, notice, more)
         typer.echo(job_script(request, [command, *ctx.args], setup or (), requeues), nl=False)
 
 
@@ -176,7 +189,7 @@ def prepare_data(
         raise UsageError("--finish with --tasks: merging is a single job that waits for the array; remove --tasks")
     if tasks and params.get("task"):
         raise UsageError("--task with --tasks: every job of the array would process that same part; remove --task")
-    request = _request("hdit-prepare", time, 1, 0, None, cpus, 0, more)  # it resumes without a signal
+    request = _request(ctx, "hdit-prepare", time, 1, 0, None, cpus, 0, more)  # it resumes without a signal
     typer.echo(array_script(request, ["prepare-data", *ctx.args], setup or (), tasks), nl=False)
     if tasks:
         note("next: the same command with --finish instead of --tasks, | sbatch --dependency=afterok:ID_OF_THE_ARRAY")
@@ -201,7 +214,7 @@ def requeue(
 
 
 def _parsed(command: str, args: Sequence[str]) -> dict[str, Any]:
-    """Return the parameters of the command, so that mistakes show now and not when the job starts."""
+    """Return the parameters of the command, so that mistakes are reported now and not when the job starts."""
     from hdit_cli.plugins import discover_commands, load_command
 
     parser, words = load_command(command, discover_commands()[command]), list(args)
@@ -251,6 +264,7 @@ def _warn_without_gpus(recipe: "Recipe", request: "Request") -> None:
 
 
 def _request(
+    ctx: typer.Context,
     name: str,
     time: str,
     nodes: int,
@@ -262,4 +276,4 @@ def _request(
 ) -> "Request":
     from hdit_core.slurm.batch_script import Request
 
-    return Request(name, time, nodes, gpus, ranks, cpus, notice, tuple(more or ()))
+    return Request(name, time, nodes, gpus, ranks, cpus, notice, tuple(more or ()), ctx.meta[WORDS])

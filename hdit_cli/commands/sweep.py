@@ -151,7 +151,7 @@ class _BarPerCandidate:
             self._stack.close()
             self._current, self._bar = (point, total), self._stack.enter_context(progress(str(point)))
         self._bar.update(done, total)
-        if done == total:  # messages that follow are printed below the bar
+        if done == total:  # later messages are printed below the bar
             self._stack.close()
             self._current = None
 

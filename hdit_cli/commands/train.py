@@ -50,8 +50,8 @@ def train(
     """Train a recipe; rerun the same command to resume.
 
     SIGTERM, SIGINT (Ctrl-C), SIGUSR1 or a file STOP in the run directory save and exit with code 75; a second Ctrl-C
-    exits at once. Non-finite losses and loss spikes are recorded in RUN/incidents. For several
-    GPUs, start one process per GPU with torchrun or srun.
+    exits at once. Non-finite losses and spikes are recorded in RUN/incidents. For several GPUs, start one process each
+    with torchrun or srun. Grids and FID: train.sample_every_images, train.eval_every_images. Fine-tuning: --from.
 
     Examples:
       hdit train mnist32 --out runs/digits --set train.batch_size=128
@@ -64,7 +64,7 @@ def train(
     check_options(recipe, out, start, check, watch or [])
     if start.resume is not None:
         recipe, out = str(_recipe_of(start.resume)), start.resume
-    assert recipe is not None  # check_options saw to it
+    assert recipe is not None  # checked by check_options
     checked, run = _read(recipe, overrides or [], out)
     if check.dry_run:
         _dry_run(checked, run, device, deterministic, json)
@@ -98,7 +98,7 @@ def _read(recipe: str, overrides: list[str], out: Path | None) -> tuple["Recipe"
 
 
 def _refuse_run(path: Path, out: Path | None) -> None:
-    """Refuse a run in place of a recipe: it would start another run from the beginning."""
+    """Refuse a run directory in place of a recipe: it would start another run from the beginning."""
     from hdit_core.checkpoint.layout import recipe_file, status_file
 
     run = path if path.is_dir() else path.parent

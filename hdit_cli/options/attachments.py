@@ -41,7 +41,7 @@ ConditionOption = Annotated[
     typer.Option(
         "--condition",
         metavar="DIR|ZIP|TAR|COLUMN",
-        help="Condition images: each has the name of its image, apart from the ending; or a column of a Parquet "
+        help="Condition images: each has the name of its image, apart from the suffix; or a column of a Parquet "
         "SOURCE. Shards have them as KEY.cond.png.",
     ),
 ]
@@ -98,7 +98,7 @@ CaptionsOption = Annotated[
 
 
 def expanded_path(text: str) -> str:
-    """Return a path with its home folder, which the shell leaves alone in `--labels=~/x` and between quotes."""
+    """Return a path with `~` expanded, which the shell does not do in `--labels=~/x` or in quotes."""
     return str(Path(text).expanduser()) if text.startswith("~") else text
 
 
@@ -106,7 +106,7 @@ def value_ranges(option: str, texts: list[str] | None) -> tuple[tuple[float, flo
     """Read ranges of values such as `"0,1000"`.
 
     Raises:
-        UsageError: one is no range.
+        UsageError: a text is not a range.
     """
     ranges = []
     for text in texts or ():

@@ -1,4 +1,4 @@
-"""Options of conditional networks: condition images and vectors of samples, and how images are restored."""
+"""Options of conditional networks: condition images and vectors of samples, and restoration."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,10 +108,10 @@ class ConditionOptions:
     vector: VectorOption = None
 
     def open(self, recipe: "Recipe", size: tuple[int, int], seed: int) -> "Conditions | None":
-        """Return the conditions, None where none are given.
+        """Return the conditions, None if none are given.
 
         Raises:
-            UsageError, DataError: they are not what the network takes.
+            UsageError, DataError: they do not fit the network.
         """
         from hdit_core.generate.condition.sources import open_conditions
 
@@ -147,7 +147,7 @@ class TilingOptions:
         """Return the tiling for a network.
 
         Raises:
-            UsageError: the network cannot process tiles of that size, or they overlap by all of it.
+            UsageError: the network cannot process tiles of that size, or the overlap is not smaller than a tile.
         """
         from hdit_core.generate.restore.tiles import Tiling
 

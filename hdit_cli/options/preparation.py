@@ -1,4 +1,4 @@
-"""The options of `hdit prepare-data`, and the settings that they make."""
+"""The options of `hdit prepare-data`, and the settings made from them."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from hdit_core.errors import UsageError
 if TYPE_CHECKING:
     from hdit_core.data.prepare.job import PrepareSettings
 
-MOST_WORKERS = 16  # by default: others use a login node with 128 cores too
+MOST_WORKERS = 16  # by default, since login nodes with 128 cores are shared
 
 INPUT, PIXELS, OUTPUT = "Input", "Image transform", "Output"
 FILTERS, CLUSTER = "Filtering and duplicates", "Performance and job arrays"
@@ -50,7 +50,7 @@ ChannelsOption = Annotated[
         min=1,
         max=64,
         metavar="N",
-        help="1: greyscale; 3: RGB; up to 64 for arrays (.npy, TIFF, PNG with alpha).",
+        help="1: grayscale; 3: RGB; up to 64 for arrays (.npy, TIFF, PNG with alpha).",
         show_default="the named set's, or 3",
         rich_help_panel=PIXELS,
     ),
@@ -196,7 +196,7 @@ StatsOption = Annotated[
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """What is prepared, and how; one option per field."""
+    """The source and its transformation; one option per field."""
 
     source: SourceArgument
     out: OutOption
@@ -230,32 +230,20 @@ class PrepareOptions:
         from hdit_core.data.prepare.job import PrepareSettings
 
         sizes = image_sizes(self.size)
-        return PrepareSettings(
-            source=expanded_path(self.source),
-            out=self.out.expanduser(),
-            size=sizes[0],
-            channels=self.channels,
-            labels=expanded_path(self.labels),
-            classes=None if self.classes is None else expanded_path(self.classes),
-            crop=self.crop,
-            resize=self.resize,
-            codec=self.codec,
-            quality=_quality(self.quality, self.codec),
-            shard_size=self.shard_size,
-            workers=_default_workers() if self.workers is None else self.workers,
-            max_bad=self.max_bad,
-            background=_color(self.background),
-            seed=self.seed,
-            buckets=sizes if len(sizes) > 1 else (),
-            not_in=tuple(folder.expanduser() for folder in self.not_in or ()),
-            drop_duplicates=self.drop_duplicates,
-            min_size=self.min_size,
-            no_upscale=self.no_upscale,
-            dtype=self.dtype,
-            value_range=value_ranges("--range", self.value_range),
-            pages_as_channels=self.pages_as_channels,
-            **attachments,
-        )
+        converted = {
+            "source": expanded_path(self.source),
+            "out": self.out.expanduser(),
+            "size": sizes[0],
+            "labels": expanded_path(self.labels),
+            "classes": None if self.classes is None else expanded_path(self.classes),
+            "quality": _quality(self.quality, self.codec),
+            "workers": _default_workers() if self.workers is None else self.workers,
+            "background": _color(self.background),
+            "buckets": sizes if len(sizes) > 1 else (),
+            "not_in": tuple(folder.expanduser() for folder in self.not_in or ()),
+            "value_range": value_ranges("--range", self.value_range),
+        }
+        return PrepareSettings(**{**vars(self), **converted, **attachments})
 
 
 def _color(text: str) -> tuple[int, int, int]:

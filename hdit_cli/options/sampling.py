@@ -32,7 +32,7 @@ AUTOGUIDANCE = 2.0  # scale close to the best ones of Karras et al. (2024, table
 SAMPLERS = (
     "euler (DDIM), euler_ancestral, heun, dpm_2, dpm_2_ancestral, lms, dpm_fast, dpm_adaptive, dpmpp_2s_ancestral, "
     "dpmpp_sde, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m_sde, unipc"
-)  # written out: an import of the recipe's would slow down every --help
+)  # a literal, since an import of the recipe would slow down every --help
 
 ImagesOutOption = Annotated[
     Path,
@@ -222,7 +222,7 @@ class SamplingOptions:
     batch_size: BatchSizeOption = None
 
     def __post_init__(self) -> None:
-        """Refuse DDIM by that name, with a UsageError that gives hdit's."""
+        """Refuse the name ddim, with a UsageError that names euler."""
         if self.sampler is not None and self.sampler.lower() == "ddim":
             raise UsageError(f"--sampler {self.sampler}: DDIM is euler here; use --sampler euler")
 

@@ -16,7 +16,7 @@ RECIPES = "the recipe's"
 
 
 def recipe_names(incomplete: str) -> list[str]:
-    """Return the built-in recipes whose names begin with a text; the shell itself completes paths."""
+    """Return the built-in recipes whose names start with a text; the shell itself completes paths."""
     from hdit_core.recipe.read import shipped_recipes
 
     return [name for name in shipped_recipes() if name.startswith(incomplete)]
@@ -33,7 +33,11 @@ RecipeArgument = Annotated[
 
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override a key of the recipe; repeatable."),
+    typer.Option(
+        "--set",
+        metavar="TABLE.KEY=VALUE",
+        help="Override a key of the recipe, e.g. train.lr=1e-4 or model.levels[0].width=64; repeatable.",
+    ),
 ]
 """Default None; pass `overrides or ()` to `read_recipe`."""
 

@@ -53,7 +53,7 @@ DeterministicOption = Annotated[
 
 @dataclass(frozen=True)
 class StartOptions:
-    """What a run starts from."""
+    """The start of a run: a checkpoint to resume or fork."""
 
     resume: Annotated[
         Path | None,
@@ -87,7 +87,7 @@ class StartOptions:
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """What is done instead of training."""
+    """Checks that are run instead of training."""
 
     dry_run: Annotated[
         bool,

@@ -1,4 +1,4 @@
-"""The Python API: what the main commands do, as functions. Described in docs/python.md.
+"""The Python API: the main commands as functions, described in docs/python.md.
 
     from hdit_core.api import generate, prepare_data, score, train
 

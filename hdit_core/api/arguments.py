@@ -33,7 +33,7 @@ def size_argument(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def whole_number(value: int, name: str, *, at_least: int = 0) -> None:
-    """Refuse what is no whole number below 2^63, or less than the least one."""
+    """Refuse a value that is not a whole number from `at_least` to 2^63 - 1."""
     if not isinstance(value, int) or not at_least <= value < 2**63:
         raise UsageError(f"{name} = {value!r}: expected a whole number, {at_least} or more")
 

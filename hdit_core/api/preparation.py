@@ -17,7 +17,7 @@ def prepare_data(
 
     Args:
         source: a folder, an archive, a list of paths, or a named set such as `"mnist"`.
-        out: the folder of the data set; an unfinished one is resumed, a finished one is left as it is.
+        out: the folder of the data set; an unfinished one is resumed, a finished one is left unchanged.
         size: of the images in pixels: one number, or (height, width).
         progress: show progress on stderr.
         settings: fields of `hdit_core.data.prepare.job.PrepareSettings`, such as `labels="none"`, `crop="random"`,
@@ -25,7 +25,7 @@ def prepare_data(
 
     Raises:
         TypeError: there is no such setting.
-        UsageError: a value is wrong, there is no such source, or the folder holds something else.
+        UsageError: a value is wrong, there is no such source, or the folder contains something else.
         DataError: the source cannot be read, or no image is usable.
     """
     values = {

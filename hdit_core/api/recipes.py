@@ -14,7 +14,7 @@ def read_recipe(recipe: PathLike, overrides: Overrides = ()) -> Recipe:
         overrides: values by key, such as `{"train.batch_size": 64}`; or `"train.batch_size=64"` each, in a list.
 
     Raises:
-        RecipeError: with one line for every mistake, each naming file, key, what was found and what is expected.
+        RecipeError: one line per mistake, with file, key, the value found and the value expected.
     """
     if isinstance(overrides, str):
         raise TypeError(f"overrides: expected a dict or a list of strings, got the string {overrides!r}")

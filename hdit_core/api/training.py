@@ -45,7 +45,7 @@ def train(
     deterministic: bool = False,
     progress: bool = True,
 ) -> TrainedRun:
-    """Train a recipe, or resume it where the run directory holds an unfinished run of it, as `hdit train` does.
+    """Train a recipe, or resume it if the run directory contains an unfinished run of it, like `hdit train`.
 
     Args:
         recipe: from `read_recipe`, or what that takes.
@@ -53,9 +53,9 @@ def train(
         data: a prepared data set; default: the recipe's `data.path`.
         overrides: as for `read_recipe`.
         fork_from: a run, or `"RUN@STEP"`, to continue from with other settings.
-        reset: what is not taken over from it: `"optimizer"`, `"ema"`, `"counter"`.
+        reset: state that is not taken over from it: `"optimizer"`, `"ema"`, `"counter"`.
         device: `"auto"`, `"cpu"`, `"cuda"`, ...
-        deterministic: use deterministic algorithms, and fail where none exists.
+        deterministic: use deterministic algorithms; fail if an operation has none.
         progress: show progress and messages on stderr.
 
     Raises:

@@ -7,11 +7,9 @@ limited to the memory that was free when it started.
 
 import logging
 import multiprocessing
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -20,12 +18,12 @@ from hdit_core.bench.timing import Rounds
 from hdit_core.devices import tune_malloc
 from hdit_core.errors import HditError, is_out_of_memory
 from hdit_core.model.attention.neighborhood import neighborhood_attention
+from hdit_core.system_memory import limit_to_free_memory, resident_bytes
 
 logger = logging.getLogger("hdit")
 
 R = TypeVar("R")
 
-GROUP = "/sys/fs/cgroup"
 SPARE = 0.05  # fraction of the free memory that is left to other processes
 PRELOADED = [
     "torch._dynamo",  # imported by the first call of a custom operator of torch, which takes seconds
@@ -146,7 +144,7 @@ class _PipeHandler(logging.Handler):
 
 
 def _warm_up() -> None:
-    """Load what is loaded on first use, so that it is not counted as memory of the function."""
+    """Load modules that are loaded on first use, so that they do not count as memory of the function."""
     q, k, v = torch.randn(3, 1, 3, 3, 1, 8, requires_grad=True)
     neighborhood_attention(q, k, v, 3).sum().backward()
 
@@ -158,7 +156,7 @@ def _run(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, .
     torch.set_num_threads(threads)
     tune_malloc()  # as in training and sampling
     _warm_up()
-    before_bytes, limit_bytes = resident_bytes("VmRSS"), limit_to_free_memory()
+    before_bytes, limit_bytes = resident_bytes("VmRSS"), limit_to_free_memory(SPARE)
     try:
         result = function(*arguments)
     except (RuntimeError, MemoryError) as problem:
@@ -172,50 +170,3 @@ def _run(pipe: Connection, function: Callable[..., Any], arguments: tuple[Any, .
         peak_bytes = resident_bytes("VmHWM")
         known = before_bytes is not None and peak_bytes is not None
         pipe.send(("result", (result, peak_bytes - before_bytes if known else None)))  # type: ignore[operator]
-
-
-def resident_bytes(key: str) -> int | None:
-    """Return `VmRSS` (current) or `VmHWM` (peak) of this process, None on systems without /proc."""
-    return _kibibytes("/proc/self/status", key)
-
-
-def memory_bytes(key: str) -> int | None:
-    """Return `MemTotal` or `MemAvailable` of this machine, None on systems without /proc."""
-    return _kibibytes("/proc/meminfo", key)
-
-
-def free_bytes() -> int | None:
-    """Return the memory that this process can still allocate, by the system and by its control group."""
-    free = memory_bytes("MemAvailable")
-    limit, used = (_find(f"{GROUP}/memory.{name}", r"(\d+)") for name in ("max", "current"))
-    cached = _find(f"{GROUP}/memory.stat", r"^inactive_file (\d+)$")  # counts as used, but is reclaimed on demand
-    if free is None or limit is None or used is None:
-        return free
-    return min(free, max(0, limit - used + (cached or 0)))
-
-
-def limit_to_free_memory() -> int | None:
-    """Make allocations beyond the free memory fail, before the system kills processes; return the limit."""
-    import resource
-
-    used, free = _kibibytes("/proc/self/status", "VmData"), free_bytes()
-    if used is None or free is None:
-        return None
-    limit = int(free * (1 - SPARE))
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    resource.setrlimit(resource.RLIMIT_DATA, (used + limit, hard))
-    return limit
-
-
-def _kibibytes(file: str, key: str) -> int | None:
-    value = _find(file, rf"^{key}:\s*(\d+) kB$")
-    return None if value is None else 1024 * value
-
-
-def _find(file: str, pattern: str) -> int | None:
-    """Return the number that matches the pattern in a file, None if there is no such file or number."""
-    try:
-        match = re.search(pattern, Path(file).read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    return int(match[1]) if match else None

@@ -12,7 +12,6 @@ from typing import Literal
 
 import torch
 
-from hdit_core.bench.child_process import memory_bytes
 from hdit_core.bench.machine import this_machine
 from hdit_core.data.loader.workers import SHARED_MEMORY, free_shared_memory
 from hdit_core.devices import compute_dtype
@@ -23,6 +22,7 @@ from hdit_core.model.attention import natten, triton
 from hdit_core.model.attention.backends import select_backend
 from hdit_core.model.attention.interface import KernelTarget
 from hdit_core.model.native.compiler import CompileError, find_compiler
+from hdit_core.system_memory import memory_bytes, memory_limit
 
 Verdict = Literal["ok", "note", "problem"]
 
@@ -33,7 +33,6 @@ SMALL_MEMORY_BYTES = 4 * GB  # below: small recipes only
 SMALL_DISK_BYTES, NO_DISK_BYTES = 20 * GB, GB  # a data set and its checkpoints; a checkpoint of a small network
 SMALL_SHARED_BYTES, NO_SHARED_BYTES = GB, 128 * 10**6  # Docker's default is 64 MB
 BUSY_GPU = 0.1  # share of a GPU's memory that is in use before hdit starts
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,10 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        subject: what was looked at, such as `torch`.
+        subject: what was checked, such as `torch`.
         found: what was found.
         verdict: `ok`; `note` for a limitation; `problem` for what makes runs fail or much slower.
-        advice: what it means or what to do; empty for most that are ok.
+        advice: the consequence or the fix; empty for most findings that are ok.
     """
 
     subject: str
@@ -58,7 +57,7 @@ class Finding:
 
 
 def examine(device: torch.device, folder: Path, environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """Yield what is found on this machine.
+    """Yield the findings on this machine.
 
     Args:
         device: the device that runs are planned on.
@@ -108,7 +107,7 @@ def examine_torch() -> Finding:
 
 
 def examine_cuda(device: torch.device) -> Finding:
-    """Return the CUDA or ROCm version of torch; a problem where a GPU is present and torch cannot use it."""
+    """Return the CUDA or ROCm version of torch; a problem if a GPU is present and torch cannot use it."""
     build = f"ROCm {torch.version.hip}" if torch.version.hip else f"CUDA {torch.version.cuda}"
     if device.type == "cuda":
         return Finding("CUDA", build)
@@ -160,7 +159,7 @@ def examine_compiler(device: torch.device) -> Finding:
 
 
 def examine_attention(device: torch.device) -> Finding:
-    """Return the backend that neighborhood attention selects, and why; a problem where it is `tiled` on CUDA."""
+    """Return the backend that neighborhood attention selects, and why; a problem if it is `tiled` on CUDA."""
     choice = select_backend(_target(device))
     found = f"{choice.name} ({choice.reason})"
     if choice.name != "tiled" or device.type not in ("cuda", "cpu"):
@@ -184,7 +183,7 @@ def examine_memory() -> Finding:
     total_bytes, available_bytes = (memory_bytes(name) for name in ("MemTotal", "MemAvailable"))
     if total_bytes is None or available_bytes is None:
         return Finding("memory", "unknown")
-    limit = _cgroup_limit()
+    limit = memory_limit()
     usable = min(available_bytes, limit or available_bytes)
     found = f"{_gb(total_bytes)}, {_gb(available_bytes)} available" + (f", limit {_gb(limit)}" if limit else "")
     if usable < SMALL_MEMORY_BYTES:
@@ -193,7 +192,7 @@ def examine_memory() -> Finding:
 
 
 def examine_disk(subject: str, folder: Path) -> Finding:
-    """Return the free space of a folder's file system; a problem where the folder cannot be written."""
+    """Return the free space of a folder's file system; a problem if the folder is not writable."""
     existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
     found = f"{_gb(shutil.disk_usage(existing).free)} ({folder})"
     if not os.access(existing, os.W_OK):
@@ -247,18 +246,6 @@ def examine_ranks(environment: Mapping[str, str], device: torch.device) -> Findi
 
 def _target(device: torch.device) -> KernelTarget:
     return KernelTarget(device, compute_dtype("auto", device), HEAD_DIM)
-
-
-def _cgroup_limit() -> int | None:
-    """Return the memory limit of this container or Slurm job in bytes, None without one."""
-    for name in CGROUP_LIMITS:
-        try:
-            text = Path(name).read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit() and int(text) < 1 << 60:  # version 1 states "no limit" as a huge number
-            return int(text)
-    return None
 
 
 def _gb(size_bytes: int) -> str:

@@ -20,7 +20,7 @@ from hdit_core.distributed import World
 from hdit_core.errors import UsageError
 from hdit_core.flops.count import count
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.context import check_data
+from hdit_core.train.data_checks import check_data
 from hdit_core.train.step.batch_plan import PlannedStep, steps
 from hdit_core.train.step.build import build_learner
 from hdit_core.train.step.dataloader import TimedLoader, build_dataloader
@@ -58,7 +58,7 @@ def _random_batch(recipe: Recipe, size: int) -> Batch:
 
 
 def _random(length: int, size: int, *shape: int) -> Tensor | None:
-    """Return random conditions of a batch, None where the network takes none."""
+    """Return random conditions of a batch, None if the network takes none."""
     return torch.rand(size, length, *shape, generator=torch.Generator().manual_seed(1)) if length else None
 
 

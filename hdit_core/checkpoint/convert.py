@@ -18,7 +18,7 @@ from hdit_core.errors import CheckpointError, UsageError, first_line
 from hdit_core.files import atomic_file, read_json, write_atomic
 from hdit_core.recipe.run import Recipe
 
-KDIFFUSION_CONFIG = "kdiffusion_config"  # metadata key of hdit's file: keeps settings that a recipe has no key for
+KDIFFUSION_CONFIG = "kdiffusion_config"  # metadata key for settings without a recipe key
 PMRF_ARGUMENTS = "hyper_parameters"  # key of Lightning's checkpoints
 LARGEST_CONFIG_BYTES = 1 << 20
 PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".pkl")

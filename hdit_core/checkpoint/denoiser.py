@@ -69,7 +69,7 @@ def load_denoiser(
     denoiser = build_denoiser(recipe, state, str(path), source).to(device=device, dtype=dtype)
     denoiser.eval().requires_grad_(False)
     if attention_backend != "auto":
-        attention_notes(denoiser)  # raises now what would fail later
+        attention_notes(denoiser)  # raises errors early
     return denoiser
 
 
@@ -116,7 +116,7 @@ def _source_of(checkpoint: Checkpoint, weights: Weights) -> ModelSource:
 
 
 def _shortest(run: Path) -> str:
-    """Return the path of a run relative to the working directory, or absolute where it is outside."""
+    """Return the path of a run relative to the working directory, or absolute if it is outside."""
     run, here = run.resolve(), Path.cwd()
     return str(run.relative_to(here) if run.is_relative_to(here) and run != here else run)
 
@@ -128,7 +128,7 @@ def source_metadata(source: ModelSource) -> dict[str, str]:
 
 
 def _source_from(metadata: Mapping[str, str]) -> ModelSource:
-    """Return the origin of the weights in a file; unknown where the file does not say."""
+    """Return the origin of the weights in a file; unknown if the file does not name it."""
     step, images_seen = (
         int(text) if (text := metadata.get(key, "")).isdecimal() and len(text) < MAX_DIGITS else None
         for key in ("step", "images_seen")

@@ -179,7 +179,7 @@ def _read_header(path: Path) -> dict[str, Any]:
 
 
 def _other_format(start: bytes) -> str:
-    """Return what a file without a safetensors header is, by its first bytes, and what to do about it."""
+    """Return the kind of a file without a safetensors header, by its first bytes, and the fix."""
     if start.startswith(PICKLES):
         return (
             "a PyTorch pickle, not a safetensors file; convert it: "

@@ -1,4 +1,4 @@
-"""The state of a run besides its tensors."""
+"""The state of a run other than its tensors."""
 
 from pydantic import BaseModel, ConfigDict
 
@@ -55,7 +55,7 @@ class StepHistory(BaseModel):
         interval: the sums for the next line of the log.
         losses: of the last steps, oldest first; spikes are detected against them.
         grad_norms: the same for gradient norms.
-        damaged: corrupt images of the data set and what is wrong with them; other images replace them.
+        damaged: corrupt images of the data set and their defects; other images replace them.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

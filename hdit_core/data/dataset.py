@@ -33,7 +33,7 @@ class PreparedDataset(Dataset[Sample]):
 
     Attributes:
         path: of the data set.
-        classes: names of the classes in the order of their numbers; empty without classes.
+        classes: class names in index order; empty without classes.
     """
 
     def __init__(self, path: str | PathLike[str], dtype: str = "float32") -> None:
@@ -41,7 +41,7 @@ class PreparedDataset(Dataset[Sample]):
 
         Args:
             path: the folder that `hdit prepare-data` wrote, or its address on a remote store.
-            dtype: `"float32"` for images in [-1, 1], `"uint8"` for bytes as they are stored.
+            dtype: `"float32"` for images in [-1, 1], `"uint8"` for the stored bytes.
 
         Raises:
             UsageError: there is no such dtype.
@@ -82,6 +82,6 @@ class PreparedDataset(Dataset[Sample]):
         return self._reader.label(index)
 
     def image_shape(self, index: int = 0) -> tuple[int, int, int]:
-        """Return channels, height and width of an image; all images of a set without buckets have the same."""
+        """Return channels, height and width of an image; they are the same for all images of a set without buckets."""
         height, width, channels = self._reader.shape(index)
         return channels, height, width

@@ -110,7 +110,7 @@ class ModelSource:
     weights: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what is known as JSON values."""
+        """Return the known fields as JSON values."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
@@ -157,7 +157,7 @@ class Denoiser(nn.Module):
         if isinstance(sigma, Tensor) and sigma.ndim and sigma.shape != x.shape[:1]:
             raise UsageError(f"sigma has shape {tuple(sigma.shape)}; expected ({x.shape[0]},) or one number")
         if not model.num_classes or class_ids is None:
-            return  # the network says what it lacks
+            return  # the network reports missing inputs
         if not isinstance(class_ids, Tensor) or class_ids.dtype != torch.int64:
             raise TypeError(f"class_ids: expected an int64 tensor [B], got {_described(class_ids)}")
         if class_ids.shape != x.shape[:1]:

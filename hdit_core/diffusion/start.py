@@ -3,7 +3,7 @@
 With a prior image p, such as a blurred or coarse version of the image, x_sigma = image + sigma * p is, up to its scale,
 the straight line from the image to p: with t = 1 / (1 + sigma), x / (1 + sigma) = t image + (1 - t) p (PMRF, Ohayon et
 al. 2025). The velocity of its probability flow is E[p | x] = (x - E[image | x]) / sigma, as with noise, whatever the
-image and p have in common; so the loss, the preconditioning and every deterministic sampler hold as they are. Samplers
+image and p have in common; so the loss, the preconditioning and every deterministic sampler remain valid. Samplers
 that add noise do not: they assume that it is independent of the image.
 """
 
@@ -31,6 +31,6 @@ def start_of_flow(
 
 
 def seen_condition(recipe: Recipe, condition: Float[Tensor, "B K H W"] | None) -> Float[Tensor, "B K H W"] | None:
-    """Return the condition image for the network: None where it is the start alone, which the network does not see."""
+    """Return the condition image for the network: None if it is only the start, which the network does not see."""
     is_start_alone = recipe.diffusion.start == "image" and not recipe.model.condition_channels
     return None if is_start_alone else condition

@@ -1,4 +1,4 @@
-"""Batches of features, and chunks of 128 images: what one rank computes, one cache file holds, one addition covers.
+"""Batches of features, and chunks of 128 images: the unit of a rank's work, of a cache file, and of a sum.
 
 A batch of the feature network or of a sampler never crosses the end of a chunk. So the features of an image are
 bit-identical on any rank and for any part of the set that was cached before.

@@ -1,4 +1,4 @@
-"""Opens the images, the model and the reference of a score, refuses what does not fit together, and writes remarks."""
+"""Opens the images, the model and the reference of a score, refuses incompatible ones, and writes remarks."""
 
 import logging
 from dataclasses import replace
@@ -146,7 +146,7 @@ def _samples_of(settings: ScoreSettings, model: Denoiser, reference: ImageSet | 
 
 
 def sampling_record(folder: Path) -> dict[str, Any]:
-    """Return what `samples.json` in a folder of images says about how they were sampled."""
+    """Return the sampling settings from `samples.json` in a folder of images."""
     path = folder / RECORD
     if (folder / MANIFEST).exists() or not path.is_file():
         return {}
@@ -210,7 +210,7 @@ def check_same_extractor(saved: Measurement, extractor: Extractor) -> None:
 
 
 def remarks_on(scored: Measurement, reference: Measurement, frechet: FrechetDistance) -> list[str]:
-    """Return what a reader of the score of these two sets has to know."""
+    """Return the remarks on the score of these two sets."""
     a, b = scored.statistics, reference.statistics
     fewest = min(n for n in (a.n, b.n) if n is not None)
     few = (
@@ -221,7 +221,7 @@ def remarks_on(scored: Measurement, reference: Measurement, frechet: FrechetDist
     no_kernel = f"no kernel distance: it needs the features of {LEAST_FOR_KERNEL} images on both sides"
     conditions = {
         few: fewest <= a.num_features,
-        "both sets hold exactly the same images": a.fingerprint == b.fingerprint,
+        "both sets contain exactly the same images": a.fingerprint == b.fingerprint,
         clipped: frechet.clipped_mass > ROUNDING * float(a.covariance.trace() + b.covariance.trace()),
         no_kernel: min(len(a.features), len(b.features)) < LEAST_FOR_KERNEL,
         **_differences(scored, reference),

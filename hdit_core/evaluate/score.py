@@ -30,12 +30,12 @@ from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget
 from hdit_core.evaluate.metrics.inception_score import InceptionScore
 from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, Estimate, distance_interval
 from hdit_core.evaluate.metrics.kernel_distance import kernel_distance
-from hdit_core.evaluate.metrics.nearest_neighbours import DigestIndex, NearestSearch, Neighbours
+from hdit_core.evaluate.metrics.nearest_neighbors import DigestIndex, NearestSearch, Neighbors
 from hdit_core.evaluate.metrics.precision_recall import precision_recall
 from hdit_core.evaluate.metrics.statistics import Statistics
 from hdit_core.evaluate.report.html_report import write_report
 from hdit_core.evaluate.report.result import SavedStatistics, Score
-from hdit_core.evaluate.report.sheets import FirstImages, neighbour_sheet
+from hdit_core.evaluate.report.sheets import FirstImages, neighbor_sheet
 from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.evaluate.statistics_file import load_statistics, read_identity, save_statistics
 from hdit_core.files import write_atomic
@@ -97,7 +97,7 @@ class _Scoring:
         self.images = self._first.images if self._first else images
         self._classes = InceptionScore(extractor.class_logits) if extractor.class_logits else None
         self._indices = DigestIndex()
-        self._neighbours: Neighbours | None = None
+        self._neighbors: Neighbors | None = None
 
     def run(self) -> Score | SavedStatistics | None:
         """Measure both sides, compare them, and write the requested files; all ranks call this."""
@@ -144,12 +144,12 @@ class _Scoring:
             return self.reference
         if scored is None:  # not the main rank
             return self._measure(self.reference, 0, [])
-        search = NearestSearch(scored.statistics, self._indices) if self._wants_neighbours() else None
+        search = NearestSearch(scored.statistics, self._indices) if self._wants_neighbors() else None
         measured = self._measure(self.reference, scored.statistics.n or 0, [search] if search else [])
-        self._neighbours = search.neighbours() if search else None
+        self._neighbors = search.neighbors() if search else None
         return measured
 
-    def _wants_neighbours(self) -> bool:
+    def _wants_neighbors(self) -> bool:
         can_show = isinstance(self.reference, ImageSet) and self.reference.identity and self.images.identity
         return self.settings.nearest is not None or (self.settings.report is not None and bool(can_show))
 
@@ -167,7 +167,7 @@ class _Scoring:
             spread=distance_interval(frechet.value, a, target.quick_distance),
             kernel=kernel_distance(a.features, b.features, self.settings.seed) if enough else None,
             others=classes | {name: value for metric in METRICS for name, value in metric(a, b).items()},
-            neighbours=self._neighbours,
+            neighbors=self._neighbors,
             images=scored,
             reference=reference,
             remarks=tuple(remarks),
@@ -176,8 +176,8 @@ class _Scoring:
     def _write_files(self, result: Score) -> None:
         """Write the sheet of neighbors and the report."""
         pairs = None
-        if self._neighbours is not None and isinstance(self.reference, ImageSet):
-            pairs = neighbour_sheet(self.images, self.reference, self._neighbours)
+        if self._neighbors is not None and isinstance(self.reference, ImageSet):
+            pairs = neighbor_sheet(self.images, self.reference, self._neighbors)
         if self.settings.nearest is not None and pairs is not None:
             write_atomic(self.settings.nearest, png_bytes(pairs))
         if self.settings.report is not None:

@@ -97,7 +97,7 @@ def check_settings(settings: ScoreSettings) -> None:
 
 
 def _check_paired(settings: ScoreSettings) -> None:
-    """Refuse what does not apply to pairs."""
+    """Refuse options that do not apply to pairs."""
     if isinstance(settings.images, ImageSet):
         raise UsageError("paired: samples in memory have no names to find their originals by; save them to a folder")
     options = {

@@ -72,7 +72,7 @@ def holds_statistics(path: Path) -> bool:
         with zipfile.ZipFile(path) as members:
             names = set(members.namelist())
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
-        return True  # `load_statistics` reports what is wrong
+        return True  # `load_statistics` reports the error
     return "mu.npy" in names or "arr_0.npy" not in names
 
 

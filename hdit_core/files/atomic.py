@@ -75,7 +75,7 @@ def _name_final(error: BaseException, temporary: Path, final: Path) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path; what the body writes there becomes `path`, or is removed if the body fails.
+    """Yield a temporary path, which is renamed to `path`, or removed if the body fails.
 
     An existing file is replaced.
     """

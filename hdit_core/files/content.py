@@ -12,7 +12,7 @@ def naming(path: Path, errnos: Container[int] | None = None) -> Iterator[None]:
     """Add the path to an OSError of the body that has none: `write`, `fsync` and others fail without one.
 
     Args:
-        path: what the body works on.
+        path: the file that the body uses.
         errnos: only these errors, if the body also works on other files.
     """
     try:

@@ -67,7 +67,7 @@ class DigestingWriter:
             self._digester.add(chunk)
 
     def discard(self) -> None:
-        """Ignore what is written from now on: the file is given up, and may be closed already."""
+        """Discard further writes: the file is abandoned, and may already be closed."""
         self._file = None
 
 

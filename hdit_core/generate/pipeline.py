@@ -28,7 +28,7 @@ from hdit_core.recipe.sample import SampleRecipe
 
 OnStep = Callable[[SamplerStep], None]
 Draw = Callable[[list[int], list[int] | None], Float[Tensor, "B C H W"]]
-"""(indices, their classes, None where the network has none) -> finished images in [-1, 1]."""
+"""(indices, their classes, None if the network has none) -> finished images in [-1, 1]."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class ConditionInputs:
     """The conditioning of a batch in addition to classes, on the CPU.
 
     Attributes:
-        condition: condition images in [-1, 1]; None where the network takes none.
-        vector: conditioning vectors; None where the network takes none.
+        condition: condition images in [-1, 1]; None if the network takes none.
+        vector: conditioning vectors; None if the network takes none.
     """
 
     condition: Float[Tensor, "B K H W"] | None = None
@@ -182,7 +182,7 @@ class SamplingPipeline:
         return sampling_sigmas(self.settings)
 
     def default_class(self, index: int) -> int | None:
-        """Return the class of image `index` where none is given: index modulo num_classes, None without classes."""
+        """Return the default class of image `index`: index modulo num_classes, None without classes."""
         return index % self.num_classes if self.num_classes else None
 
     def image(self, image_u8: UInt8[np.ndarray, "H W C"]) -> Float[Tensor, "1 C H W"]:

@@ -21,7 +21,7 @@ from hdit_core.model.native.block_operators import (
     window_attention_gradient_operator,
     window_attention_operator,
 )
-from hdit_core.model.native.library import find_gemm
+from hdit_core.model.native.ctypes_bindings import find_gemm
 from hdit_core.model.native.rowwise import rowwise_kernels
 from hdit_core.model.native.windows import Layout, Weights
 from hdit_core.model.native.workspace import should_fuse

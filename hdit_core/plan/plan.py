@@ -137,7 +137,7 @@ class Plan:
 def plan(recipe: Recipe, cluster: Cluster) -> Plan:
     """Return the plan of a run: parallelism, micro-batch size, activation checkpointing and duration.
 
-    Parallelism is the recipe's or, with `train.parallel = "auto"`, what a run would choose. Among the choices of
+    Parallelism is the recipe's or, with `train.parallel = "auto"`, a run's choice. Among the choices of
     activation checkpointing, the plan takes the fastest one that fits the recipe's micro-batch, or enough of it to keep
     a GPU busy (`BUSY_TOKENS`); if none does, the one that fits the most images.
 

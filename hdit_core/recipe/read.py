@@ -75,7 +75,7 @@ def read_recipe(name: str, overrides: Overrides = ()) -> Recipe:
             of an array are given by index: `model.levels[0].width=64` or `model.levels.0.width=64`.
 
     Raises:
-        RecipeError: with one line for every mistake, each naming file, key, what was found and what is expected.
+        RecipeError: one line per mistake, with file, key, the value found and the value expected.
     """
     path = find_recipe(name)
     if (size_bytes := path.stat().st_size) > MAX_RECIPE_BYTES:
@@ -84,7 +84,7 @@ def read_recipe(name: str, overrides: Overrides = ()) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except ValueError as error:
         raise RecipeError(f"{path}: not a TOML file: {error}") from None
-    except OSError as error:  # a failed read has no path of its own
+    except OSError as error:  # the error of a failed read has no path
         raise RecipeError(f"{path}: cannot be read ({error.strerror})") from None
     return parse_recipe(text, overrides, str(path))
 

@@ -91,7 +91,7 @@ class Recipe(Table):
             )
 
     def _start_problems(self) -> Iterator[Problem]:
-        """Yield what a flow from the condition image cannot have."""
+        """Yield settings that are incompatible with a flow from the condition image."""
         channels, found = self.model.channels, self.condition_image_channels
         if found not in (1, channels):
             counts = f"{channels} channels" if channels == 1 else f"1 or {channels} channels"

@@ -93,7 +93,7 @@ class SampleRecipe(Table):
 
     @property
     def noise_key(self) -> str | None:
-        """The key by which sampling adds noise; None where it is deterministic."""
+        """The key by which sampling adds noise; None if it is deterministic."""
         if self.sampler in STOCHASTIC and self.eta:
             return "eta"
         return "churn.amount" if self.churn is not None and self.churn.amount else None

@@ -20,7 +20,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 Problem = tuple[str, str]
-"""The key inside a table, and what is wrong with it."""
+"""The key inside a table, and its problem."""
 
 CONSTRAINTS = "constraints"
 """pydantic's type of an error that lists violated constraints."""

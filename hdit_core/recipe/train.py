@@ -208,7 +208,7 @@ class TrainRecipe(Table):
     def _profile_problems(self) -> Iterator[Problem]:
         lengths = self.ema_profiles
         if any(round(length, 3) != length for length in lengths):
-            yield "ema_profiles", f"{list(lengths)} has more than three decimals, which file names do not hold"
+            yield "ema_profiles", f"{list(lengths)} has more than three decimals, which file names do not have"
         if len(set(lengths)) != len(lengths):
             yield "ema_profiles", f"{list(lengths)} lists a width twice"
         if self.ema_snapshot_every_images and not lengths:

@@ -35,7 +35,7 @@ EXPECTED = {
 
 
 def format_validation_errors(error: ValidationError, tables: Mapping[str, Any]) -> Iterator[str]:
-    """Yield one line for each mistake in a recipe's tables: key path, what was found, what is expected."""
+    """Yield one line per mistake in a recipe's tables: key path, value found, value expected."""
     details = error.errors()
     if all(detail["type"] == CONSTRAINTS for detail in details):  # a table with an invalid part was not checked yet
         yield from _constraint_violations((), Recipe.model_validate(dict(tables), context=UNCONSTRAINED))
@@ -49,6 +49,11 @@ def format_validation_errors(error: ValidationError, tables: Mapping[str, Any]) 
                 others.append(expectation)
     for what, expectations in expected.items():
         yield f"{what}{EXPECTATION}{' or '.join(expectations)}" if expectations else what
+
+
+def keys_named(name: str) -> list[str]:
+    """Return the keys whose last part is a name, such as `train.lr` for `lr`."""
+    return [f"{table}.{name}" for table in Recipe.model_fields if name in _valid_keys((table,))]
 
 
 def _constraint_violations(keys: Keys, part: Any) -> Iterator[str]:
@@ -105,9 +110,10 @@ def _constraint_violation(key: str, inner: str, problem: str) -> str:
 
 
 def _unknown(keys: Keys) -> str:
-    valid = _valid_keys(keys[:-1])
+    valid, name = _valid_keys(keys[:-1]), str(keys[-1])
+    near = f"; did you mean {elsewhere[0]}?" if (elsewhere := keys_named(name)) else did_you_mean(name, valid)
     table = f"table [{_key(keys[:-1])}]" if keys[:-1] else "a recipe"
-    return f"{_key(keys)}: unknown key{did_you_mean(str(keys[-1]), valid)} ({table} takes {', '.join(valid)})"
+    return f"{_key(keys)}: unknown key{near} ({table} takes {', '.join(valid)})"
 
 
 def _key(keys: Iterable[str | int]) -> str:

@@ -33,6 +33,7 @@ class Request:
         cpus_per_task: CPU cores per rank; None: the default of the cluster.
         notice_s: lead time of the checkpoint signal before the time limit, in seconds; 0: no signal.
         more: further options of sbatch without hyphens, such as `partition=gpu` or `exclusive`.
+        words: the command line that requested it, for the script's first comment.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Request:
     cpus_per_task: int | None = None
     notice_s: int = 300
     more: tuple[str, ...] = ()
+    words: tuple[str, ...] = ("hdit", "slurm")
 
     def __post_init__(self) -> None:
         if not TIME.fullmatch(self.time):
@@ -163,7 +165,7 @@ def train_script(
     act = TELL if most is None else _stop(run)
     body = FORWARD.format(act=act, srun=f"{start} {shlex.join(['train', *words])}")
     ending = END if most is None else _again(run, most)
-    return _script(request.directives(tasks), ["train", *words], setup, [_rendezvous(request, launcher), body, ending])
+    return _script(request, request.directives(tasks), setup, [_rendezvous(request, launcher), body, ending])
 
 
 def _again(run: Path, most: int) -> str:
@@ -186,7 +188,7 @@ def job_script(request: Request, words: Sequence[str], setup: Iterable[str], mos
         f'if [ "$asked" ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {most} ]; then\n'
         '  scontrol requeue "$SLURM_JOB_ID"\nelse\n  exit "$code"\nfi\n'
     )
-    return _script(request.directives(request.local_ranks), words, setup, [body, ending])
+    return _script(request, request.directives(request.local_ranks), setup, [body, ending])
 
 
 def array_script(request: Request, words: Sequence[str], setup: Iterable[str], tasks: int | None) -> str:
@@ -199,13 +201,12 @@ def array_script(request: Request, words: Sequence[str], setup: Iterable[str], t
         tasks: number of tasks of the array; None: a single job.
     """
     log = "%x-%A-%a.out" if tasks else "%x-%j.out"
-    return _script(
-        request.directives(1, log=log, array=tasks), words, setup, [f"exec {_python()} {shlex.join(words)}\n"]
-    )
+    directives = request.directives(1, log=log, array=tasks)
+    return _script(request, directives, setup, [f"exec {_python()} {shlex.join(words)}\n"])
 
 
-def _script(directives: Iterable[str], words: Sequence[str], setup: Iterable[str], parts: Iterable[str]) -> str:
-    made_by = LINE_ENDS.sub("?", f"hdit slurm {shlex.join(words)}")  # a comment ends with its line
+def _script(request: Request, directives: Iterable[str], setup: Iterable[str], parts: Iterable[str]) -> str:
+    made_by = LINE_ENDS.sub("?", shlex.join(request.words))  # a comment ends with its line
     head = ["#!/bin/bash", f"# Made by: {made_by}", *directives, DROP_LEAKED, *setup, ""]
     return "\n".join([*head, *(part for part in parts if part)])
 

@@ -1,7 +1,7 @@
 """Whether a run whose job has ended is requeued, by the status of the run.
 
 torchrun exits with code 1 whatever its ranks return, so exit codes do not help. Progress means a newer checkpoint: a
-run that crashes before its next checkpoint must not be requeued for ever.
+run that crashes before its next checkpoint must not be requeued forever.
 """
 
 import json

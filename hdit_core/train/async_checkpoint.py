@@ -60,7 +60,7 @@ class AsyncCheckpointer:
         self._begin(state, parts, self._world)
 
     def save_alone(self, state: State, parts: Parts) -> None:
-        """Write a checkpoint, unless it was, and wait for it; on the main rank, without the others, which may be gone.
+        """Write a checkpoint, unless it exists, and wait for it; on the main rank alone, since others may be gone.
 
         Args:
             parts: tensors that are not sharded.

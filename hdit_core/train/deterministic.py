@@ -71,7 +71,7 @@ def naming_operation() -> Iterator[None]:
 
 
 def kept_so_far(state: State, wanted: bool) -> bool:
-    """Return whether all steps of a run are deterministic, past and future; log where that changes.
+    """Return whether all steps of a run are deterministic, past and future; log a change.
 
     Args:
         state: that the run continues from.

@@ -111,7 +111,7 @@ class InterruptedStep:
         return f"{self._context.folder}: stopped by {stop.reason} within a step. {self._rest(is_saved)}"
 
     def _rest(self, is_saved: bool) -> str:
-        """Say what is saved."""
+        """Report what is saved."""
         state, saved = self._whole()[0], self._status.saved
         if is_saved:
             return f"Step {state.step} ({state.num_images} images) is saved"

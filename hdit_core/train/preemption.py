@@ -21,7 +21,7 @@ MARGIN_S = 60.0
 SLOWEST_SAVES = 2.0  # time reserved, as a multiple of the slowest save so far
 SQUEUE_TIMEOUT_S = 10.0
 POLL_S = 1.0
-FIRST_LINE_S = 3.0  # from a request to the first message about what it waits for; the next ones after twice the time
+FIRST_LINE_S = 3.0  # from a request to the first message about the cause of a wait; the next ones after twice the time
 AGAIN_S = 0.5  # a second SIGINT after this time is another Ctrl-C: launchers forward the first one
 END_S = 2.0  # from a second Ctrl-C to the end of the process
 INTERRUPTED = 130
@@ -90,7 +90,7 @@ class StopRequest:
 
     Attributes:
         reason: of the first request; None: there is none.
-        patience_s: returns how long a wait may go on after a request, s.
+        patience_s: returns the maximum duration of a wait after a request, in seconds.
         announce: called in a thread, once, with the reason of a request.
         abandon: called in a thread, every second, if the patience ends during an activity that can be abandoned.
     """
@@ -182,7 +182,7 @@ class StopRequest:
                 os._exit(INTERRUPTED)  # the main thread does not get to the KeyboardInterrupt
 
     def _expedite(self) -> None:
-        """Tell the other ranks of a request, say what it waits for, and end the wait where that is possible."""
+        """Tell the other ranks about a request, report the cause of a wait, and end the wait if possible."""
         if not self._is_announced:
             self._is_announced = True
             self.announce(str(self.reason))

@@ -130,7 +130,7 @@ def replay(
 
 
 def _checked_run(run: Path, recipe: Recipe) -> Path:
-    """Return the run directory if it holds a run of the recipe."""
+    """Return the run directory if it contains a run of the recipe."""
     if not recipe_file(run).exists():
         raise UsageError(f"{run}: is not a run of hdit; give the run of the step with --out")
     check_same(run, recipe)

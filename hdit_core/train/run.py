@@ -40,8 +40,8 @@ def train(
 ) -> State:
     """Train a recipe in a directory and return the final state.
 
-    If the directory holds an unfinished run of the same recipe, it is resumed exactly: on one machine the final weights
-    are bit-identical to those of an uninterrupted run.
+    An unfinished run of the same recipe in the directory is resumed exactly: on one machine the final weights are
+    bit-identical to those of an uninterrupted run.
 
     Args:
         run: the run directory; created if it is missing.
@@ -51,7 +51,7 @@ def train(
         fork: the checkpoint of another run to continue from.
 
     Raises:
-        UsageError: the directory holds another run or is in use, the ranks cannot share the batch, the attention
+        UsageError: the directory contains another run or is in use, the ranks cannot share the batch, the attention
             backend cannot run on the device, or initial weights or a fork's state do not fit.
         DataError: the data set is missing, damaged, or does not fit the recipe's network.
         CheckpointError: no checkpoint is valid, it cannot be saved, or the source of the weights is not valid.
@@ -82,14 +82,14 @@ def _failure_reporters(context: RunContext) -> tuple[AbstractContextManager[None
 
 
 def _check_start(recipe: Recipe, callbacks: Callbacks) -> None:
-    """Refuse what can be refused before a rank is started."""
+    """Check everything that can be checked before a rank is started."""
     check_main_guard(recipe.data.workers)
     check_data_folder(recipe)
     check_trackers(callbacks.trackers)
 
 
 def _fit(context: RunContext, initial: InitialWeights) -> State:
-    """Train to the end, going back to the last checkpoint after a loss spike where the recipe asks for it."""
+    """Train to the end; after a loss spike, go back to the last checkpoint if the recipe allows it."""
     need = memory_need(context.recipe, context.world)
     if not need.fits:
         logger.warning("the memory may not suffice: %s; %s", need, need.advice)
@@ -132,7 +132,7 @@ def _trainer(context: RunContext, skips: tuple[SkippedImages, ...] | None, initi
 
 
 def _start(context: RunContext, initial: InitialWeights) -> _Start:
-    """Return what the run begins with; all ranks the same."""
+    """Return the start of the run, the same on all ranks."""
     checkpoint, data_hash = _find_checkpoint(context), context.reader.manifest.root
     if checkpoint is not None:
         return _Start(checkpoint.state, checkpoint)
@@ -209,7 +209,7 @@ def _find_checkpoint(context: RunContext) -> Checkpoint | None:
 
 
 def _check_new(run: Path) -> None:
-    """Refuse to start over if the run's status says that it had saved checkpoints."""
+    """Refuse to start over if the run has saved checkpoints according to its status."""
     if step := read_status(run).get("step"):
         raise CheckpointError(
             f"{run}: was at step {step}, but its checkpoints are gone; restore one to {run / 'checkpoints'}, or start "

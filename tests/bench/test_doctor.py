@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from hdit_core import system_memory
 from hdit_core.bench import doctor
 from hdit_core.bench.doctor import examine
 from hdit_core.model.native.compiler import CompileError
@@ -99,7 +100,7 @@ def test_a_folder_that_cannot_be_written_is_a_problem(monkeypatch, tmp_path):
 def test_a_memory_limit_of_the_container_counts(monkeypatch, tmp_path):
     limit = tmp_path / "memory.max"
     limit.write_text("2000000000\n")
-    monkeypatch.setattr(doctor, "CGROUP_LIMITS", (str(limit),))
+    monkeypatch.setattr(system_memory, "GROUP_LIMITS", (str(limit),))
     monkeypatch.setattr(doctor, "memory_bytes", {"MemTotal": 64 * 10**9, "MemAvailable": 60 * 10**9}.get)
     limited = doctor.examine_memory()
     limit.write_text("max\n")

@@ -64,7 +64,7 @@ def release(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         write_data(folder / data, Path(scratch) / "pictures")
-        os.chdir(folder)  # the recipe names the data set as its neighbour
+        os.chdir(folder)  # the recipe names the data set as its neighbor
         run = Path(scratch) / "run"
         train(check_recipe(TABLES | {"data": TABLES["data"] | {"path": data}}, "release"), run, device="cpu")
         checkpoint_folder(run, 2).rename(checkpoint)

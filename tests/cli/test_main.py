@@ -138,6 +138,23 @@ def test_what_a_command_returns_is_no_exit_code_unless_it_is_a_number(install_bo
         ),
         (["recipe", "lsit"], "no such command 'lsit'. Did you mean 'list'? (see 'hdit recipe --help')"),
         (["recipe", "show", "--jsn"], "no such option: --jsn; did you mean '--json'? (see 'hdit recipe show --help')"),
+        (
+            ["sample", "--batch_size", "4"],
+            "no such option: --batch_size; did you mean '--batch-size'? (see 'hdit sample",
+        ),
+        (
+            ["train", "--num_images=4"],
+            "no such option: --num_images; it is a recipe key, which is set with --set train.",
+        ),
+        (
+            ["train", "mnist32", "--lr", "1"],
+            "no such option: --lr; it is a recipe key, which is set with --set train.lr=",
+        ),
+        (
+            ["sample", "--sigma-max", "9"],
+            "no such option: --sigma-max; it is a recipe key, which is set with --set sample",
+        ),
+        (["sample", "--num_images", "4"], "no such option: --num_images (see 'hdit sample --help')"),
         (["--vresion"], "no such option: --vresion; did you mean '--version'? (see 'hdit --help')"),
         (["recipe", "show"], "missing argument 'RECIPE' (see 'hdit recipe show --help')"),
         (["recipe"], "missing command (see 'hdit recipe --help')"),
@@ -157,6 +174,25 @@ def test_a_value_of_the_wrong_type_is_one_line(install_body, capsys):
     err = capsys.readouterr().err
     assert err.startswith("hdit: error: invalid value for '--count'")
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "usage"),
+    [
+        ([], "hdit [OPTIONS] COMMAND"),
+        (["sample"], "hdit sample [OPTIONS]"),
+        (["eval-fid", "stats"], "hdit eval-fid stats [OPTIONS]"),
+    ],
+)
+def test_help_followed_by_a_command_prints_the_help_of_the_command(capsys, words, usage):
+    assert main(["help", *words]) == 0
+    out, err = capsys.readouterr()
+    assert usage in out and not err
+
+
+def test_help_on_an_unknown_command_is_an_error(capsys):
+    assert main(["help", "smaple"]) == 2
+    assert "no command 'smaple'; did you mean 'sample'?" in capsys.readouterr().err
 
 
 def test_hdit_alone_shows_the_help_on_stderr(capsys):

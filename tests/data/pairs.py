@@ -19,7 +19,7 @@ def vector(number):
 
 
 def write_pairs(root, count=COUNT):
-    """Write `images/cat/0.png`, ..., `masks/cat/0.png` (greyscale: the first channel), captions and `vectors.csv`."""
+    """Write `images/cat/0.png`, ..., `masks/cat/0.png` (grayscale: the first channel), captions and `vectors.csv`."""
     lines = ["file,v0,v1,v2"]
     for number in range(count):
         name = f"{('cat', 'dog')[number % 2]}/{number}"

@@ -70,14 +70,14 @@ def named_spaces():
     alpha.putalpha(Image.fromarray(grey_picture((255, 0, 255, 255))))
     data = png([row.tobytes() for row in np.asarray(alpha)], 8, 6, [cicp(12, 13)])
     expected = (SPACES["p3"][1][0], (255, 255, 255), *SPACES["p3"][1][2:])
-    laid = (*CONVERTED, "transparency laid on the background")
+    laid = (*CONVERTED, "transparency composited over the background")
     yield "cicp-p3-and-alpha.png", Animal(data, expected, 1, remarks=laid)
     deep = [row.astype(">u2").tobytes() for row in np.asarray(mixed()).astype(np.uint16) * 257]
     yield "cicp-p3-16.png", Animal(png(deep, 16, 2, [cicp(12, 13)]), SPACES["p3"][1], 1, remarks=CONVERTED)
 
 
 def profiles_and_others():
-    by_profile = ("converted to sRGB by its colour profile",)
+    by_profile = ("converted to sRGB by its color profile",)
     exchanged = tuple((green, red, blue) for red, green, blue in MIXED)
     both = saved(mixed(), "PNG", icc_profile=exchanged_profile())
     end = both.index(b"iCCP") - 4
@@ -89,7 +89,7 @@ def profiles_and_others():
     data = avif(12, 13, icc_profile=exchanged_profile())
     yield "profile-before-nclx.avif", Animal(data, exchanged, 6, remarks=by_profile, size=(192, 128))
     chromaticities = struct.pack(">8I", 31270, 32900, 68000, 32000, 26500, 69000, 15000, 6000)
-    passed_over = ("other primaries than sRGB's passed over",)
+    passed_over = ("primaries other than sRGB ignored",)
     yield "chrm-p3.png", Animal(png(rows(), 8, 2, [(b"cHRM", chromaticities)]), MIXED, remarks=passed_over)
     chromaticities = struct.pack(">8I", 31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
     yield "chrm-srgb.png", Animal(png(rows(), 8, 2, [(b"cHRM", chromaticities)]), MIXED)
@@ -126,4 +126,4 @@ def profiles_and_others():
         Image.fromarray(grey_picture((0, 128, 188, 255))), "WEBP", lossless=True, icc_profile=grey_profile(1.0)
     )
     as_it_is = tuple((level,) * 3 for level in (0, 128, 188, 255))
-    yield "grey-profile.webp", Animal(linear, as_it_is, 1, remarks=("unusable colour profile passed over",))
+    yield "grey-profile.webp", Animal(linear, as_it_is, 1, remarks=("unusable color profile ignored",))

@@ -59,7 +59,7 @@ def colors():
     yield "rgb-not-ycc.jpg", Animal(adobe_rgb, **lossy)
     yield "followed-by-a-zip.jpg", Animal(saved(picture(16), "JPEG", quality=95, subsampling=0) + b"PK\3\4", **lossy)
     rows = [row.tobytes() for row in np.asarray(picture())]
-    passed_over = ("another gamma than sRGB's passed over",)
+    passed_over = ("gamma other than sRGB ignored",)
     yield "gamma-1.png", Animal(png(rows, 8, 2, [(b"gAMA", struct.pack(">I", 100_000))]), remarks=passed_over)
     yield "gamma-of-srgb.png", Animal(png(rows, 8, 2, [(b"gAMA", struct.pack(">I", 45_455))]))
     gamma_and_srgb = [(b"sRGB", b"\0"), (b"gAMA", struct.pack(">I", 100_000))]
@@ -68,7 +68,7 @@ def colors():
 
 
 def transparencies():
-    laid = ("transparency laid on the background",)
+    laid = ("transparency composited over the background",)
     half = picture().convert("RGBA")
     half.putalpha(Image.fromarray(grey_picture((0, 128, 255, 0))))
     expected = (WHITE, (127, 255, 127), BLUE, WHITE)
@@ -102,7 +102,7 @@ def inks():
     yield "cmyk.jpg", Animal(saved(cmyk, "JPEG", quality=95, subsampling=0), **lossy)
     yield "ycck.jpg", Animal(ycck(picture(16)), **lossy)
     yield "cmyk.tif", Animal(saved(picture().convert("CMYK"), "TIFF"))
-    unusable = ("unusable colour profile passed over",)
+    unusable = ("unusable color profile ignored",)
     data = saved(cmyk, "JPEG", quality=95, subsampling=0, icc_profile=b"no profile")
     yield "cmyk-broken-profile.jpg", Animal(data, remarks=unusable, **lossy)
 
@@ -133,19 +133,19 @@ def exchanged_profile(name="xRGB"):
 def profiles():
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     yield "srgb-profile.png", Animal(saved(picture(), "PNG", icc_profile=srgb))
-    converted = ("converted to sRGB by its colour profile",)
+    converted = ("converted to sRGB by its color profile",)
     exchanged = (GREEN, RED, BLUE, WHITE)
     data = saved(picture(), "PNG", icc_profile=exchanged_profile())
     yield "exchanged-profile.png", Animal(data, exchanged, 1, remarks=converted)
     with_alpha = picture().convert("RGBA")
     with_alpha.putalpha(Image.fromarray(grey_picture((255, 0, 255, 255))))
     data = saved(with_alpha, "PNG", icc_profile=exchanged_profile())
-    laid = "transparency laid on the background"
+    laid = "transparency composited over the background"
     yield "profile-and-alpha.png", Animal(data, (GREEN, WHITE, BLUE, WHITE), 1, remarks=(*converted, laid))
     indexed = picture().quantize(8, dither=Image.Dither.NONE)
     data = saved(indexed, "PNG", icc_profile=exchanged_profile())
     yield "profile-and-palette.png", Animal(data, exchanged, 1, remarks=converted)
-    unusable = ("unusable colour profile passed over",)
+    unusable = ("unusable color profile ignored",)
     yield "broken-profile.png", Animal(saved(picture(), "PNG", icc_profile=b"no profile"), remarks=unusable)
     linear = grey_profile(1.0)
     half_of_light = tuple((level,) * 3 for level in (0, 188, 255, 255))  # 128/255 of the light is 188 in sRGB

@@ -117,11 +117,11 @@ def pngs():
     ):  # fmt: skip
         yield f"damaged-{name}.png", Animal(head + chunk(kind, content, right=False) + tail)
         yield f"broken-{name}.png", Animal(head + chunk(kind, content) + tail)
-    unusable = ("unusable colour profile passed over",)
+    unusable = ("unusable color profile ignored",)
     profile = chunk(b"iCCP", b"x\0\0" + zlib.compress(b"no profile"), right=False)
     yield "damaged-profile.png", Animal(head + profile + tail, remarks=unusable)
     exif = chunk(b"eXIf", b"II*\0\x08\0\0\0", right=False)
-    yield "damaged-exif.png", Animal(head + exif + tail, remarks=("corrupt EXIF passed over",))
+    yield "damaged-exif.png", Animal(head + exif + tail, remarks=("corrupt EXIF ignored",))
     clear = chunk(b"tRNS", bytes(6), right=False)
     yield "damaged-transparency.png", Animal(head + clear + tail, refusal="broken PNG file: checksum of tRNS")
     with_palette = bytearray(png(lines, 8, 3, [(b"PLTE", palette)]))
@@ -147,7 +147,7 @@ def tiffs():
     yield "reduced-page.tif", Animal(tiff(rgb | {254: 1}, body), refusal=reduced)
     yield "old-reduced-page.tif", Animal(tiff(rgb | {255: 2}, body), refusal=reduced)
     yield "full-page.tif", Animal(tiff(rgb | {254: 0}, body))
-    raw = "camera raw: what opens is a preview; export it first"
+    raw = "camera raw: only a preview can be read; export it first"
     yield "photo.dng", Animal(tiff(rgb | {254: 1, 50706: 0x0401}, body), refusal=raw)
     cfa = tiff({258: 8, 262: 32803}, grey_picture().tobytes())
     yield "sensor.tif", Animal(cfa, refusal=raw)

@@ -28,7 +28,7 @@ def palettes():
     yield "palette.gif", Animal(saved(indexed, "GIF"))
     yield "palette.bmp", Animal(saved(indexed, "BMP"))
     where_red = indexed.getpixel((0, 0))
-    laid = ("transparency laid on the background",)
+    laid = ("transparency composited over the background",)
     see_through = (WHITE, GREEN, BLUE, WHITE)
     yield (
         "palette-one-transparent.png",
@@ -49,7 +49,7 @@ def greys():
     yield "grey.png", Animal(saved(grey, "PNG"), levels)
     yield "grey.jpg", Animal(saved(grey.resize((192, 128), 0), "JPEG", quality=95), levels, 2, size=(192, 128))
     yield "grey.pgm", Animal(saved(grey, "PPM"), levels)
-    laid = ("transparency laid on the background",)
+    laid = ("transparency composited over the background",)
     yield "grey-transparent-level.png", Animal(saved(grey, "PNG", transparency=0), (WHITE, *levels[1:]), remarks=laid)
     bits = Image.fromarray(grey_picture((0, 255, 255, 0))).convert("1")
     yield "one-bit.png", Animal(saved(bits, "PNG"), (BLACK, WHITE, WHITE, BLACK))

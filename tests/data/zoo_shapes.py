@@ -21,7 +21,7 @@ def orientations():
     yield "orientation-6.webp", Animal(saved(turned, "WEBP", lossless=True, exif=exif(6)), remarks=said)
     yield "orientation-6.tif", Animal(saved(turned, "TIFF", tiffinfo={0x0112: 6}))  # Pillow itself turns these
     yield "orientation-99.png", Animal(saved(picture(), "PNG", exif=exif(99)))
-    corrupt = ("corrupt EXIF passed over",)
+    corrupt = ("corrupt EXIF ignored",)
     yield "exif-garbage.png", Animal(saved(picture(), "PNG", exif=b"Exif\0\0" + b"\xff" * 40), remarks=corrupt)
     lying = picture(16).transpose(EXIF_ORIENTATIONS[6])
     data = saved(lying, "AVIF", quality=100, subsampling="4:4:4", exif=exif(6))
@@ -66,11 +66,11 @@ def broken():
     bomb[16:24] = struct.pack(">II", 10_001, 10_000)
     bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
     yield "bomb-100-million.png", Animal(bytes(bomb), refusal="more than 100 million")
-    yield "text.jpg", Animal(b"not an image at all\n" * 20, refusal="not an image of a known kind")
-    yield "empty.png", Animal(b"", refusal="not an image of a known kind")
-    yield "page.html", Animal(b"<html>404</html>", refusal="not an image of a known kind")
+    yield "text.jpg", Animal(b"not an image at all\n" * 20, refusal="not an image of a known format")
+    yield "empty.png", Animal(b"", refusal="not an image of a known format")
+    yield "page.html", Animal(b"<html>404</html>", refusal="not an image of a known format")
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"
-    yield "program.eps", Animal(postscript, refusal="not an image of a known kind")
+    yield "program.eps", Animal(postscript, refusal="not an image of a known format")
     yield "header-only.png", Animal(saved(picture(), "PNG")[:33], refusal="truncated PNG: its end is missing")
     wide = saved(Image.new("RGB", (10, 10), RED), "WEBP", lossless=True)
     wide = wide[:21] + struct.pack("<I", 16382 | 16382 << 14) + wide[25:]  # width and height less one, 14 bits each
@@ -80,11 +80,11 @@ def broken():
     yield "bomb-4294-million.gif", Animal(bytes(gif), refusal="more than 100 million")
     words = zlib.compress(bytes(50_000_000))
     rows = [bytes(3 * WIDTH)] * HEIGHT
-    for kind, remarks in {b"zTXt": (), b"iCCP": ("unusable colour profile passed over",)}.items():
+    for kind, remarks in {b"zTXt": (), b"iCCP": ("unusable color profile ignored",)}.items():
         data = png(rows, 8, 2, [(kind, b"x\0\0" + words)])
         yield f"bomb-in-{kind.decode()}.png", Animal(data, (BLACK,) * 4, remarks=remarks)
     yield "no-end.jpg", Animal(saved(picture(16), "JPEG")[:-2], refusal="truncated")
-    yield "drawing.svg", Animal(b'<svg xmlns="http://www.w3.org/2000/svg"/>', refusal="not an image of a known kind")
+    yield "drawing.svg", Animal(b'<svg xmlns="http://www.w3.org/2000/svg"/>', refusal="not an image of a known format")
     others = {"icon.ico": "ICO", "old.pcx": "PCX", "film.dds": "DDS", "scan.pdf": "PDF", "old.tga": "TGA"}
     for name, kind in others.items():
-        yield name, Animal(saved(picture(16), kind), refusal="not an image of a known kind")
+        yield name, Animal(saved(picture(16), kind), refusal="not an image of a known format")

@@ -56,7 +56,7 @@ def test_a_set_scored_against_itself_is_at_distance_zero_and_says_so(picture_fol
     folder = picture_folder("a")
     result = toy(folder, folder)
     assert result.frechet.value <= 1e-8 * float(result.images.statistics.covariance.trace())
-    assert "both sets hold exactly the same images" in result.remarks
+    assert "both sets contain exactly the same images" in result.remarks
 
 
 def test_the_score_does_not_depend_on_batches_or_names(picture_folder, toy, tmp_path):

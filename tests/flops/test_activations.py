@@ -74,7 +74,7 @@ def check(model: ModelRecipe) -> None:
 
 def there_are_passes() -> bool:
     """Return whether whole blocks run in one compiled pass here."""
-    from hdit_core.model.native.library import find_gemm
+    from hdit_core.model.native.ctypes_bindings import find_gemm
     from hdit_core.model.native.rowwise import load_rowwise_kernels
 
     return find_gemm() is not None and not isinstance(load_rowwise_kernels(), str)

@@ -17,7 +17,7 @@ def test_what_is_written_is_read_back(numbers):
     assert read_ranges(write_ranges(sorted(numbers))) == sorted(numbers)
 
 
-def test_neighbours_are_written_as_one_range():
+def test_neighbors_are_written_as_one_range():
     assert write_ranges([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
 
 

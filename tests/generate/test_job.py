@@ -121,7 +121,7 @@ def test_the_animation_has_a_frame_for_each_step_and_ends_with_the_images(denois
     pipeline = SamplingPipeline(denoiser, settings, 5, (16, 24))
     animated = trajectory(pipeline, range(20), [index % 3 for index in range(20)])
     film = Image.open(io.BytesIO(animated.webp))
-    frames = settings.steps  # Euler ends on what the model sees in its last step, and equal neighbours are one frame
+    frames = settings.steps  # Euler ends on what the model sees in its last step, and equal neighbors are one frame
     assert film.n_frames == frames and film.size == (4 * 26 + 2, 4 * 18 + 2)
     film.seek(frames - 1)
     (batch,) = generate(denoiser, [0], seed=5, settings=settings)

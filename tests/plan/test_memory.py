@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from hdit_core.bench.train import endless_plan, random_batches
 from hdit_core.distributed import World
 from hdit_core.model.native.attention import unavailable
-from hdit_core.model.native.library import find_gemm
+from hdit_core.model.native.ctypes_bindings import find_gemm
 from hdit_core.model.native.rowwise import load_rowwise_kernels
 from hdit_core.plan.memory import RankLayout, training_memory
 from hdit_core.recipe.read import check_recipe, read_recipe

@@ -129,7 +129,7 @@ def test_devices_that_cannot_share_a_step_are_refused_with_the_nearest_that_can(
         plan(FFHQ, replace(CLUSTER, devices=3))
 
 
-def test_the_gpus_have_names_memory_and_power_and_an_unknown_one_is_refused_with_its_neighbour():
+def test_the_gpus_have_names_memory_and_power_and_an_unknown_one_is_refused_with_its_neighbor():
     assert all(gpu.memory_gb > 0 and gpu.tflops > 0 and gpu.watts > 0 for gpu in GPUS.values())
     assert find_gpu("H100").memory_gb == 80
     with pytest.raises(UsageError, match=r"--gpu h1000: unknown; did you mean 'h100'\?; known: a100-40gb, a100"):

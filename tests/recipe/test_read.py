@@ -50,6 +50,8 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_name(name):
     ("override", "mistake"),
     [
         # misspelt
+        ("batch_size=3", "batch_size: unknown key; did you mean train.batch_size? (a recipe takes model, diffusion, "),
+        ("train.path=x", "train.path: unknown key; did you mean data.path? (table [train] takes num_images, "),
         ("train.batch_sise=3", "train.batch_sise: unknown key; did you mean 'batch_size'? (table [train] takes num_"),
         (
             "model.levels.1.widht=3",

@@ -1,4 +1,4 @@
-"""The paper's ablations as recipes: each is its neighbour with one thing changed, costs what is printed, and trains."""
+"""The paper's ablations as recipes: each is its neighbor with one thing changed, costs what is printed, and trains."""
 
 import re
 

@@ -1,5 +1,7 @@
 """Two steps of a recipe, what they cost, and nothing left behind."""
 
+from dataclasses import replace
+
 import pytest
 
 from hdit_core.checkpoint.status import read_status, write_status
@@ -46,6 +48,15 @@ def test_a_step_that_does_not_fit_is_refused_with_the_plan_and_a_micro_batch(tra
     for images, fits in ((less.largest, True), (less.largest + 1, False)):
         smaller = trained({"train.batch_size": 64, "train.micro_batch_size": images})
         assert memory_need(smaller, World()).fits == fits
+
+
+def test_a_memory_limit_counts_as_the_memory_of_the_machine(trained, monkeypatch):
+    monkeypatch.setattr(memory_module, "memory_limit", lambda: 1 << 29)
+    need = memory_need(trained({"train.batch_size": 1 << 16}), World())
+    assert need.machine_bytes == 1 << 29 and not need.fits and "GiB, the memory limit is 0.5 GiB" in str(need)
+    assert " need up to 1,280 GiB" in str(replace(need, needed_bytes=1280 << 30))
+    monkeypatch.setattr(memory_module, "memory_limit", lambda: None)
+    assert ", this machine has " in str(memory_need(trained({"train.batch_size": 8}), World()))
 
 
 def test_running_out_of_memory_names_the_keys_and_the_plan(tmp_path, trained, monkeypatch):

@@ -64,7 +64,7 @@ def plan_post_hoc_ema(run: Path, std: float) -> tuple[list[Snapshot], Mixture]:
 def build_post_hoc_ema(run: Path, std: float, target: Path | None = None) -> PostHoc:
     """Reconstruct the EMA of a length up to a run's newest snapshot, and write it as a file for `load_denoiser`.
 
-    Snapshots are read one by one, tensor by tensor: memory holds the result in float32 and one tensor.
+    Snapshots are read one by one, tensor by tensor: only the result in float32 and one tensor are in memory.
 
     Args:
         run: the run directory.

@@ -1,7 +1,7 @@
 """A condition image computed from an image: a list of degradations, each with its own random numbers.
 
 The result is a pure function of (image, operations, seed, number), so that workers, ranks and restarts change no bit.
-It is clipped to [-1, 1], as a file would hold it. A mask is appended as the last channel: 1 where the image is to be
+It is clipped to [-1, 1], as it would be in a file. A mask is appended as the last channel: 1 where the image is to be
 filled in, -1 elsewhere; the masked pixels are 0.
 """
 
@@ -30,8 +30,8 @@ def degrade(
     Args:
         image: in [-1, 1], on the CPU.
         operations: `condition.degrade` of a recipe, applied in this order; K is `degraded_channels` of them.
-        seed: of the run or of the sampling job.
-        number: of the image in the run or the job; 0 <= number < 2^64.
+        seed: the seed of the run or the sampling job.
+        number: index of the image in the run or the job; 0 <= number < 2^64.
     """
     result = image.float()
     for place, operation in enumerate(operations):
@@ -42,7 +42,7 @@ def degrade(
 def _apply(
     operation: DegradeRecipe, image: Float[Tensor, "C H W"], seed: int, number: int, place: int
 ) -> Float[Tensor, "K H W"]:
-    """Return the image after one operation, which is at `place` in the list."""
+    """Return the image after one operation, whose index in the list is `place`."""
     size = (image.shape[1], image.shape[2])
     match operation.kind:
         case "downscale":

@@ -1,4 +1,4 @@
-"""Resizing, blurring and JPEG compression of one float image, the same bits on any number of threads."""
+"""Resizing, blurring and JPEG compression of one float image, bit-identical for any number of threads."""
 
 import io
 import math
@@ -27,9 +27,9 @@ def resize(
     """Return the image resized by Pillow's filter of that name, antialiased, clipped to [-1, 1].
 
     Args:
-        image: on the CPU, in [-1, 1].
+        image: a CPU tensor in [-1, 1].
         size: height and width in pixels.
-        kernel: the filter.
+        kernel: name of the filter.
     """
     height, width = size
     channels = [
@@ -40,7 +40,7 @@ def resize(
 
 
 def blur(image: Float[Tensor, "C H W"], sigma: float) -> Float[Tensor, "C H W"]:
-    """Return the image after a Gaussian blur with a standard deviation in pixels; the edge pixels go on outside."""
+    """Return the image after a Gaussian blur with a standard deviation in pixels; edge pixels are replicated."""
     reach = max(1, math.ceil(TAIL * sigma))
     taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     taps /= taps.sum()
@@ -54,7 +54,7 @@ def blur(image: Float[Tensor, "C H W"], sigma: float) -> Float[Tensor, "C H W"]:
 
 
 def jpeg(image: Float[Tensor, "C H W"], quality: int) -> Float[Tensor, "C H W"]:
-    """Return the image after JPEG compression, of 1 or 3 channels."""
+    """Return an image of 1 or 3 channels after JPEG compression."""
     buffer = io.BytesIO()
     to_pil(to_uint8(image[None])[0]).save(buffer, "JPEG", quality=quality)
     pixels = np.array(Image.open(buffer))

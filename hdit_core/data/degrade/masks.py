@@ -11,9 +11,9 @@ from hdit_core.recipe.data import MaskShape
 
 MOST_RECTANGLES = 8
 MOST_SEGMENTS = 256
-ASPECT = (0.5, 2.0)  # of a rectangle: height over width
-SEGMENT = (0.1, 0.4)  # length of a segment of a stroke, of the shorter side
-BRUSH = (0.05, 0.15)  # width of a stroke, of the shorter side
+ASPECT = (0.5, 2.0)  # aspect ratio of a rectangle: height / width
+SEGMENT = (0.1, 0.4)  # length of a stroke's segment, as a fraction of the shorter side
+BRUSH = (0.05, 0.15)  # width of a stroke, as a fraction of the shorter side
 
 Region = Bool[np.ndarray, "H W"]
 
@@ -25,10 +25,10 @@ def draw_mask(
 
     Args:
         size: height and width.
-        shape: rectangles (up to eight), center (one rectangle in the middle) or free-form (strokes of a brush).
+        shape: rectangles (up to eight), center (one rectangle in the middle) or free-form (brush strokes).
         area: bounds of the masked fraction of the image, which is drawn uniformly. Rectangles stay below it; strokes
-            exceed it by at most a segment of a stroke.
-        numbers: the image's own random generator.
+            exceed it by at most one segment.
+        numbers: random generator of this image.
     """
     fraction = float(numbers.uniform(*area))
     return SHAPES[shape](size, fraction, numbers)

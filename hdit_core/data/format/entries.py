@@ -10,7 +10,7 @@ from hdit_core.data.image.arrays.pixel_format import MOST_CHANNELS, Dtype, Pixel
 Count = Annotated[int, Field(ge=0, lt=1 << 62)]
 Crc32 = Annotated[int, Field(ge=0, lt=1 << 32)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-# Nothing else matches, so that no manifest can lead a reader out of its folder.
+# Strict, so that no manifest can make a reader open a file outside its folder.
 ShardName = Annotated[str, Field(pattern=r"^shard-[0-9]{6,12}(-[0-9]{1,7}x[0-9]{1,7})?\.tar$")]
 Side = Annotated[int, Field(ge=1, le=1 << 20)]
 Channels = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
@@ -29,7 +29,7 @@ LATER_FIELDS: dict[str, object] = {
     "vectors": None,
     "captions": False,
 }
-"""Omitted where they are empty or have these values, so that the checksums of older sets stay valid."""
+"""Omitted when empty or equal to these values, so that the checksums of older sets stay valid."""
 
 
 def _is_kept(key: str, value: object) -> bool:

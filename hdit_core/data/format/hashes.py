@@ -18,11 +18,11 @@ HALF_BYTES = HASHES_DTYPE.itemsize // 2
 KINDS = {"source": "file", "pixels": "pixels"}
 
 Hashes = Shaped[np.ndarray, " N"]  # of HASHES_DTYPE
-Words = UInt64[np.ndarray, "N 2"]  # one hash a row
+Words = UInt64[np.ndarray, "N 2"]  # one hash per row
 
 
 def _source_hash(sha256s: Sequence[str]) -> bytes:
-    """Return the hash of one original file, or of an image's and its condition image's."""
+    """Return the hash of an original file, or of the files of an image and its condition image."""
     sources = [bytes.fromhex(sha256) for sha256 in sha256s]
     return (sources[0] if len(sources) == 1 else hashlib.sha256(b"".join(sources)).digest())[:HALF_BYTES]
 
@@ -31,8 +31,8 @@ def image_hashes(sha256s: Sequence[str], framed: Sequence[Picture]) -> bytes:
     """Return a row of `HASHES_DTYPE`; with a condition image, only the same pair has the same hashes.
 
     Args:
-        sha256s: of the original files, hexadecimal: of the image, then of its condition image, if there is one.
-        framed: the image as it is written, before lossy encoding; then its condition image, if there is one.
+        sha256s: SHA-256 of the original files in hexadecimal: the image, then its condition image, if there is one.
+        framed: the image to be written, before lossy encoding; then its condition image, if there is one.
     """
     pixels = hashlib.blake2b(digest_size=HALF_BYTES)
     for picture in framed:
@@ -46,7 +46,7 @@ def image_hashes(sha256s: Sequence[str], framed: Sequence[Picture]) -> bytes:
 
 
 def first_duplicate(words: Words) -> Int[np.ndarray, " N"]:
-    """Return for each row the number of the first equal row, which may be the row itself."""
+    """Return the index of the first equal row for each row; it may be the row itself."""
     order = np.lexsort((words[:, 1], words[:, 0]))
     new = np.ones(len(words), bool)
     new[1:] = (words[order][1:] != words[order][:-1]).any(1)
@@ -56,19 +56,19 @@ def first_duplicate(words: Words) -> Int[np.ndarray, " N"]:
 
 
 def read_hashes(folder: Path) -> Hashes:
-    """Return the hashes of a prepared data set, one row an image.
+    """Return the hashes of a prepared data set, one row per image.
 
     Raises:
-        DataError: it has none, or they are missing or damaged.
+        DataError: the set has none, or they are missing or damaged.
     """
     manifest = read_manifest(folder)
     if manifest.hashes is None:
-        raise DataError(f"{folder}: an early hdit made it, without hashes of its images; prepare it again")
+        raise DataError(f"{folder}: made by an early version of hdit, without image hashes; prepare it again")
     return load_rows(folder, HASHES, manifest.hashes, HASHES_DTYPE, manifest.contents.samples)
 
 
 class _Table:
-    """Finds a hash among many, in 24 bytes each."""
+    """Finds a hash among many; takes 24 bytes per hash."""
 
     def __init__(self, words: Words) -> None:
         self._order = np.lexsort((words[:, 1], words[:, 0]))
@@ -76,7 +76,7 @@ class _Table:
         self._firsts = np.ascontiguousarray(self._words[:, 0])
 
     def find(self, wanted: UInt64[np.ndarray, " 2"]) -> int | None:
-        """Return the row of a hash, None if it is not there."""
+        """Return the row of a hash, or None if there is none."""
         index = int(np.searchsorted(self._firsts, wanted[0]))
         while index < len(self._words) and self._words[index, 0] == wanted[0]:
             if self._words[index, 1] == wanted[1]:
@@ -86,7 +86,7 @@ class _Table:
 
 
 class HashIndex:
-    """The images of other data sets, which must not be in the new one too."""
+    """Hashes of the images of other data sets, which the new set must not contain."""
 
     def __init__(self, folders: Sequence[Path]) -> None:
         """Load the hashes of prepared data sets.
@@ -103,7 +103,7 @@ class HashIndex:
         ]
 
     def find(self, hashes: bytes) -> str | None:
-        """Return which data set has an image with one of these hashes, None if none has."""
+        """Return a description of the image in another data set with one of these hashes; None if there is none."""
         row = np.frombuffer(hashes, HASHES_DTYPE)[0]
         for folder, kind, table in self._tables:
             if (number := table.find(row[kind])) is not None:

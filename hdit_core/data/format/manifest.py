@@ -1,19 +1,18 @@
-"""`manifest.json`: what a prepared data set holds, and the hashes that hold it together.
+"""`manifest.json`: the contents of a prepared data set, with checksums of its files.
 
     manifest.json        written last: a set with a manifest is complete
-    index.npy            one row per image (`shard.INDEX_DTYPE`), bucket by bucket, each in the order of the inputs
+    index.npy            one row per image (`shard.INDEX_DTYPE`), grouped by bucket, each in the order of the inputs
     hashes.npy           one row per image (`shard.HASHES_DTYPE`), to find duplicates
-    condition.npy        where there are condition images: one row per image, as in the index
-    vectors.npy          where there are vectors: float32, one row per image
-    shard-000000.tar     ordinary webdataset tars; shard-000000-832x1216.tar where images have several sizes
+    condition.npy        only with condition images: one row per image, as in the index
+    vectors.npy          only with vectors: float32, one row per image
+    shard-000000.tar     ordinary webdataset tars; shard-000000-832x1216.tar if images have several sizes
     rejects.jsonl        inputs that could not be used, each with the reason
 
 `root` identifies the set: the SHA-256 of everything that a reader sees (image format, classes, shards, index). It
-depends neither on the number of processes that made the set, nor on kills, nor on the order in which a folder lists its
-files.
+is independent of the number of processes, of interruptions, and of the order in which a folder lists its files.
 
-Version 2 has buckets: images of several sizes. Version 3 has condition images, vectors, captions, or other pixels than
-8-bit greyscale and RGB. A set without these is still written as version 1 or 2.
+Version 2 has buckets: images of several sizes. Version 3 has condition images, vectors, captions, or pixels other
+than 8-bit grayscale and RGB. A set without these is still written as version 1 or 2.
 """
 
 import hashlib
@@ -64,15 +63,15 @@ class Origin(StrictModel):
     kind: str
     name: str
     inputs: Count
-    fingerprint: Sha256  # of names, sizes, times and settings: with the same one again there is nothing to do
+    fingerprint: Sha256  # of names, sizes, times and settings: if it is unchanged, there is nothing to do
 
 
 class Contents(StrictModel):
-    """What a reader sees of a data set: its identity."""
+    """The part of a manifest that readers use, and that identifies the data set."""
 
     format: Literal["hdit-data"] = "hdit-data"
     format_version: Literal[1, 2, 3] = 1
-    height: Side  # with buckets, the largest of any; likewise the width
+    height: Side  # with buckets, the largest of all; likewise the width
     width: Side
     channels: Channels
     codec: Codec
@@ -82,11 +81,11 @@ class Contents(StrictModel):
     shards: tuple[ShardEntry, ...] = Field(strict=False)
     index: IndexEntry
     buckets: tuple[Bucket, ...] = Field((), strict=False)  # sorted by height, then width; not in version 1
-    dtype: Dtype = "uint8"  # this and what follows: in version 3 only
+    dtype: Dtype = "uint8"  # this and the following fields: version 3 only
     value_range: tuple[Range, ...] = Field((), strict=False)  # mapped to [-1, 1]: one, or one per channel
     condition: ConditionEntry | None = None
     vectors: VectorsEntry | None = None
-    captions: bool = False  # whether some images have one
+    captions: bool = False  # whether any image has one
 
     @property
     def pixels(self) -> PixelFormat:
@@ -102,7 +101,7 @@ class Contents(StrictModel):
 
     @property
     def lowest_version(self) -> int:
-        """The first format version that has all parts of this set."""
+        """The first format version that supports all parts of this set."""
         later = self.condition or self.vectors or self.captions or self.value_range
         return 3 if later or not self.pixels.is_8_bit_image else 2 if self.buckets else 1
 
@@ -120,15 +119,15 @@ class Manifest(StrictModel):
     origin: Origin
     settings: dict[str, str | int]
     rejects: Count
-    remarks: dict[str, Count]  # what a user may want to know: number of images per remark
+    remarks: dict[str, Count]  # number of images per remark
     made_with: dict[str, str]
     hashes: IndexEntry | None = None  # None in sets of early versions
-    pixel_mean: tuple[float, ...] = Field((), strict=False)  # of each channel, of pixels in [-1, 1]; empty: not known
+    pixel_mean: tuple[float, ...] = Field((), strict=False)  # per channel, of pixels in [-1, 1]; empty: unknown
     pixel_std: tuple[float, ...] = Field((), strict=False)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """Height, width and channels of every image; with buckets, of the smallest shape that holds every image."""
+        """Height, width and channels of every image; with buckets, the smallest shape that contains every image."""
         return self.contents.height, self.contents.width, self.contents.channels
 
 
@@ -155,13 +154,11 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def _load_document(path: Path) -> dict[str, Any]:
-    """Read the JSON of a manifest, whoever wrote it."""
+    """Read the JSON of a manifest of any origin."""
     try:
         return retry_transient(path, lambda: read_json(path, LARGEST_MANIFEST_BYTES))
     except FileNotFoundError:
-        raise DataError(
-            f"{path}: not found; expected a data set made by `hdit prepare-data`, and a finished one"
-        ) from None
+        raise DataError(f"{path}: not found; expected a finished data set of `hdit prepare-data`") from None
     except OSError as problem:
         raise DataError(f"{path}: cannot be read ({problem.strerror}); {REPAIR_HINT}") from None
     except ValueError as problem:
@@ -169,11 +166,11 @@ def _load_document(path: Path) -> dict[str, Any]:
 
 
 def _contradiction(contents: Contents) -> str | None:
-    """Return what is inconsistent in a manifest, None if nothing is."""
+    """Return the inconsistency in a manifest, or None."""
     if sum(shard.samples for shard in contents.shards) != contents.samples:
         return f"its shards do not add up to {contents.samples:,} samples"
     if len(contents.classes or ()) != len(contents.class_counts or ()):
-        return "it has different numbers of classes and of class counts"
+        return "the number of classes differs from the number of class counts"
     if contents.format_version != contents.lowest_version:
         return f"format version {contents.format_version} does not fit its parts, which need {contents.lowest_version}"
     if problem := _pixels_problem(contents):
@@ -187,7 +184,7 @@ def _contradiction(contents: Contents) -> str | None:
 
 
 def _pixels_problem(contents: Contents) -> str | None:
-    """Return what is inconsistent in the formats of the images and of the condition images, None if nothing is."""
+    """Return the inconsistency in the formats of the images and condition images, or None."""
     parts: dict[str, Contents | ConditionEntry] = {"images": contents}
     if contents.condition:
         parts["condition images"] = contents.condition
@@ -230,7 +227,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def size_problem(path: Path, expected_bytes: int) -> tuple[int, str | None]:
-    """Return how many bytes a file has, and what is wrong with that."""
+    """Return the size of a file in bytes, and an error message if it is wrong."""
     try:
         size_bytes = retry_transient(path, path.stat).st_size
     except OSError as problem:
@@ -243,15 +240,15 @@ def size_problem(path: Path, expected_bytes: int) -> tuple[int, str | None]:
 def load_rows(
     folder: Path, name: str, entry: IndexEntry, dtype: np.dtype, samples: int, *row_shape: int
 ) -> Shaped[np.ndarray, "_ ..."]:
-    """Map a file with a row per image into memory, after checking that it is the one in the manifest.
+    """Map a file with one row per image into memory, after checking it against the manifest.
 
     Args:
-        folder: of the data set.
-        name: of the file.
-        entry: what the manifest says of it.
-        dtype: of its rows.
-        samples: how many rows it has.
-        row_shape: of a row; nothing where a row is one element.
+        folder: folder of the data set.
+        name: name of the file.
+        entry: the file's entry in the manifest.
+        dtype: type of its rows.
+        samples: number of rows.
+        row_shape: shape of a row; none if a row is one element.
 
     Raises:
         DataError: it is missing, damaged, or another file.

@@ -1,4 +1,4 @@
-"""The optional files of rows of a data set: the index of its condition images, and its vectors."""
+"""The optional arrays of a data set: the index of its condition images, and its vectors."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ VECTOR_DTYPE = np.dtype("<f4")
 
 
 def load_condition_index(folder: Path, contents: Contents) -> Shaped[np.ndarray, " _"] | None:
-    """Return the index of the condition images, rows of INDEX_DTYPE; None where the set has none.
+    """Return the index of the condition images, rows of INDEX_DTYPE; None if the set has none.
 
     Raises:
         DataError: it is missing, damaged, or another file.
@@ -23,7 +23,7 @@ def load_condition_index(folder: Path, contents: Contents) -> Shaped[np.ndarray,
 
 
 def load_vectors(folder: Path, contents: Contents) -> Float32[np.ndarray, "N E"] | None:
-    """Return the vectors, one row per image; None where the set has none.
+    """Return the vectors, one row per image; None if the set has none.
 
     Raises:
         DataError: they are missing, damaged, or another file.

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of the stored pixels per channel, from exact integer sums in any order."""
+"""Mean and standard deviation of the stored pixels per channel, from exact integer sums, independent of the order."""
 
 import math
 from collections.abc import Sequence
@@ -10,10 +10,10 @@ from hdit_core.data.image.arrays.picture import Picture, as_array
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
 
 Moments = tuple[int, ...]
-"""Number of pixels, then for each channel the sum of its levels, then for each the sum of their squares.
+"""Number of pixels, then the sum of levels of each channel, then the sum of their squares.
 
-The levels of an 8-bit image are its values, 0 to 255; those of an array are its values in its range, rounded to 0 to
-65,535, so that sums of floats are exact too.
+The levels of an 8-bit image are its values, 0 to 255; those of an array are its values scaled to 0 to 65,535 and
+rounded, so that sums of floats are exact too.
 """
 
 _LEVELS = np.arange(256, dtype=np.int64)
@@ -21,7 +21,7 @@ _TOP_OF_ARRAYS = 65535
 
 
 def top_level(pixels: PixelFormat) -> int:
-    """Return the level of white: the highest value of the range."""
+    """Return the level of the highest value of the range (white)."""
     return 255 if pixels.is_8_bit_image and not pixels.value_range else _TOP_OF_ARRAYS
 
 
@@ -52,7 +52,7 @@ def add_moments(first: Moments, second: Moments, sign: int = 1) -> Moments:
 
 
 def mean_and_std(moments: Moments, top: int = 255) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each channel, of pixels in [-1, 1]; `top` is the level of white."""
+    """Return mean and standard deviation per channel, of pixels in [-1, 1]; `top` is the level of white."""
     pixels, channels = moments[0], len(moments) // 2
     half = top / 2
     sums, squares = moments[1 : 1 + channels], moments[1 + channels :]
@@ -62,6 +62,6 @@ def mean_and_std(moments: Moments, top: int = 255) -> tuple[tuple[float, ...], t
 
 
 def overall_std(mean: Sequence[float], std: Sequence[float]) -> float:
-    """Return the standard deviation over all channels, which `diffusion.sigma_data` means."""
+    """Return the standard deviation over all channels, for `diffusion.sigma_data`."""
     square = sum(m**2 + s**2 for m, s in zip(mean, std, strict=True)) / len(mean)
     return math.sqrt(max(0.0, square - (sum(mean) / len(mean)) ** 2))

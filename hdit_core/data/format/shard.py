@@ -1,12 +1,12 @@
-"""One shard: an ordinary webdataset tar whose bytes depend on its samples alone, and the position of each image in it.
+"""One shard: a webdataset tar whose bytes depend only on its samples, and the position of each image in it.
 
-    000000012.png         the image: PNG, WebP or JPEG, or .npy for other pixels than 8-bit greyscale and RGB
+    000000012.png         the image: PNG, WebP or JPEG; .npy for pixels other than 8-bit grayscale and RGB
     000000012.cond.png    its condition image, if there are any: PNG or .npy
     000000012.cls         its class number as text, if there are classes
     000000012.txt         its caption, if it has one
     000000012.json        {"name": its name in the source, "class": ..., "sha256": of the original file}
 
-Keys are numbers and never names: webdataset cuts a name at its first dot, so that `a.cat.1.jpg` and `a.cat.2.jpg` would
+Keys are numbers and never names: webdataset splits a name at its first dot, so `a.cat.1.jpg` and `a.cat.2.jpg` would
 become one sample.
 """
 
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from webdataset import TarWriter
 
 INDEX_DTYPE = np.dtype([("shard", "<u4"), ("offset", "<u8"), ("length", "<u4"), ("crc32", "<u4"), ("label", "<i4")])
-"""One image: its shard's index in the manifest, first byte and number of bytes there, their CRC-32, class or -1."""
+"""One image: index of its shard in the manifest, offset and length in bytes, CRC-32, class or -1."""
 
 HASHES_DTYPE = np.dtype([("source", "<u8", 2), ("pixels", "<u8", 2)])
-"""Hashes that find duplicates: 128 bits of the original file's SHA-256, and of the BLAKE2b of the pixels."""
+"""Hashes for finding duplicates: 128 bits of the SHA-256 of the original file, and of the BLAKE2b of the pixels."""
 
 ROW_DTYPE = np.dtype([*(field for field in INDEX_DTYPE.descr if field[0] != "shard"), *HASHES_DTYPE.descr])
-"""One image of a shard: its row of the index and its hashes."""
+"""One image of a shard: its index row and its hashes."""
 
 _ROW = struct.Struct("<QIIi32s")
 assert _ROW.size == ROW_DTYPE.itemsize
 
 CONDITION_ROW_DTYPE = np.dtype([field for field in ROW_DTYPE.descr if field[0] in ("offset", "length", "crc32")])
-"""One condition image of a shard; it lies in the same shard as its image."""
+"""One condition image of a shard; in the same shard as its image."""
 
 _CONDITION_ROW = struct.Struct("<QII")
 assert _CONDITION_ROW.size == CONDITION_ROW_DTYPE.itemsize
@@ -59,13 +59,13 @@ class StoredCondition:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One image and what is stored with it."""
+    """One image and the data stored with it."""
 
-    number: int  # its position among all inputs: the key
+    number: int  # its index among all inputs: the key
     image: bytes  # encoded
     suffix: str  # of the image's file, such as "png"
     label: int  # class number, or NO_LABEL
-    about: dict[str, str]  # goes into the .json
+    about: dict[str, str]  # written to the .json
     size: tuple[int, int]  # height, width in pixels
     hashes: bytes  # a row of HASHES_DTYPE
     condition: StoredCondition | None = None
@@ -77,9 +77,9 @@ class Sample:
 class ShardFile:
     """A finished shard."""
 
-    rows: bytes  # of ROW_DTYPE, one an image
-    condition_rows: bytes  # of CONDITION_ROW_DTYPE, one an image; empty without condition images
-    vectors: bytes  # one after another; empty without vectors
+    rows: bytes  # of ROW_DTYPE, one per image
+    condition_rows: bytes  # of CONDITION_ROW_DTYPE, one per image; empty without condition images
+    vectors: bytes  # concatenated; empty without vectors
     captions: int  # images with one
     bytes: int
     crc32: int
@@ -95,14 +95,14 @@ def condition_suffix(suffix: str) -> str:
 
 
 def open_tar(file: DigestingWriter) -> "TarWriter":
-    """Return webdataset's writer of a tar whose bytes depend on its members alone: fixed time, owner and mode."""
+    """Return webdataset's tar writer with fixed time, owner and mode, so that the bytes depend only on the members."""
     from webdataset import TarWriter  # imports torch, which the readers of this module do not need
 
     return TarWriter(file, user="", group="", mode=0o644, mtime=0, encoder=False)
 
 
 def append_member(tar: "TarWriter", key: str, suffix: str, content: bytes) -> int:
-    """Append one member and return the position of its content. One at a time: the writer would sort them."""
+    """Append one member and return the offset of its content. One at a time, since the writer sorts several."""
     offset: int = tar.tarstream.offset + tarfile.BLOCKSIZE
     tar.write({"__key__": key, suffix: content})
     tar.tarstream.members.clear()  # kept for readers: a kilobyte per member
@@ -143,12 +143,12 @@ class ShardWriter:
         self._tar.close()
 
     def discard(self) -> None:
-        """Write nothing more: the shard is given up."""
+        """Discard the shard: write nothing more."""
         self._file.discard()
 
     @property
     def written(self) -> ShardFile:
-        """The closed shard's rows, size and checksums."""
+        """Rows, size and checksums of the closed shard."""
         digest = self._file.digest()
         rows, condition_rows, vectors = map(bytes, (self._rows, self._condition_rows, self._vectors))
         counts = (self._captions, digest.size_bytes, digest.crc32, digest.sha256)
@@ -157,7 +157,7 @@ class ShardWriter:
 
 @contextmanager
 def atomic_shard(path: Path) -> Iterator[ShardWriter]:
-    """Give a writer whose samples become the shard of this name when the block ends without an error."""
+    """Yield a writer whose samples become the shard of this name if the block ends without an error."""
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         writer = ShardWriter(file)
         try:
@@ -169,7 +169,7 @@ def atomic_shard(path: Path) -> Iterator[ShardWriter]:
 
 
 def read_all(descriptor: int, length: int, offset: int) -> bytes:
-    """Return bytes of a file, fewer at its end; one system call may return only some of them."""
+    """Return bytes of a file, fewer at its end; repeats short reads."""
     content = os.pread(descriptor, length, offset)
     while len(content) < length and (more := os.pread(descriptor, length - len(content), offset + len(content))):
         content += more
@@ -184,13 +184,13 @@ class ShardSample:
     """The position of one sample in the tar."""
 
     key: str
-    members: dict[str, tuple[int, int]] = field(default_factory=dict)  # suffix: first byte, number of bytes
+    members: dict[str, tuple[int, int]] = field(default_factory=dict)  # suffix: offset and length in bytes
 
     def read(self, descriptor: int, suffix: str) -> bytes:
         """Return the content of a member.
 
         Raises:
-            KeyError: it has none.
+            KeyError: there is no such member.
         """
         offset, length = self.members[suffix]
         return read_all(descriptor, length, offset)
@@ -199,7 +199,7 @@ class ShardSample:
         """Return the content of its .json, .cls or .txt.
 
         Raises:
-            KeyError: it has none.
+            KeyError: there is no such member.
         """
         offset, length = self.members[suffix]
         return os.pread(descriptor, min(length, LARGEST_MEMBER_BYTES), offset)
@@ -212,7 +212,7 @@ class ShardSample:
         """
         facts = json.loads(self.read_text(descriptor, "json"))
         if not isinstance(facts, dict) or not all(isinstance(value, str) for value in facts.values()):
-            raise ValueError("its .json is not one of a sample")
+            raise ValueError("its .json is not that of a sample")
         return facts
 
 
@@ -235,13 +235,13 @@ def read_shard(path: Path) -> list[ShardSample]:
 
 
 def read_caption(read: Callable[[int, int], bytes], offset: int) -> str | None:
-    """Return the caption of the sample whose image lies at a position, None where it has none.
+    """Return the caption of the sample whose image is at an offset, None if it has none.
 
     The members of a sample follow its image; their headers are read one by one.
 
     Args:
-        read: returns so many bytes at an offset, as `read(length, offset)`.
-        offset: of the image.
+        read: returns bytes of the shard, as `read(length, offset)`.
+        offset: offset of the image in bytes.
 
     Raises:
         ValueError: the tar is damaged there.

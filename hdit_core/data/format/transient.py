@@ -1,7 +1,7 @@
-"""Reads that fail for a moment, as network file systems let them: tried again with pauses before they end a run.
+"""Retries for reads that fail temporarily, as on network file systems.
 
-A transient error says nothing about the data, so it never marks an image as damaged, and it never fails a run for good:
-once the retries are used up, the run ends with exit code 75 and can be started again.
+A transient error says nothing about the data, so it never marks an image as damaged. It never fails a run permanently
+either: once the retries are used up, the run exits with code 75 and can be resumed.
 """
 
 import errno
@@ -19,7 +19,7 @@ T = TypeVar("T")
 logger = logging.getLogger("hdit")
 
 PAUSES_S = (0.1, 1.0, 4.0, 10.0, 20.0, 30.0)
-"""Before each further attempt: 65 s in all, longer than a usual failover of a file server."""
+"""Pause before each retry: 65 s in total, longer than a usual failover of a file server."""
 
 
 _NAMES = (
@@ -42,7 +42,7 @@ def is_storage_error(problem: BaseException) -> bool:
 
 
 class StorageUnavailable(StoppedEarly):
-    """A file could not be read for longer than the retries take; the same command resumes once it can."""
+    """A file could not be read, even after all retries; rerun the same command to resume."""
 
 
 def retry_transient(
@@ -50,16 +50,16 @@ def retry_transient(
     read: Callable[[], T],
     before_retry: Callable[[], object] = lambda: None,
 ) -> T:
-    """Return what `read` returns, after further attempts where it fails with a transient error.
+    """Return the result of `read`, which is retried if it fails with a transient error.
 
     Args:
         path: the file, for the message.
-        read: reads it; it opens the file anew where `before_retry` has closed it.
-        before_retry: called before each further attempt.
+        read: reads the file; it reopens it if `before_retry` has closed it.
+        before_retry: called before each retry.
 
     Raises:
         StorageUnavailable: all attempts failed.
-        OSError: the error is no transient one.
+        OSError: the error is not transient.
     """
     for pause_s in (*PAUSES_S, None):
         try:

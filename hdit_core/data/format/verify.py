@@ -1,6 +1,6 @@
 """Verifies a prepared data set against its manifest, and reports every damaged part.
 
-- `quick`: the size of every file and the checksum of the index; a second for a million images.
+- `quick`: the size of every file and the checksum of the index; about a second for a million images.
 - `full`: every byte of every file, by SHA-256.
 - `deep`: also every image: whether it decodes, and whether tar, index, label and hashes agree.
 """
@@ -50,17 +50,17 @@ AnyRows = Shaped[np.ndarray, "_ ..."]
 class Defect:
     """One damaged part."""
 
-    file: str  # its name in the data set's folder
+    file: str  # name of the file in the data set's folder
     problem: str
 
 
 @dataclass(frozen=True)
 class VerifyReport:
-    """What was checked, and what is wrong with it."""
+    """What was checked, and the damaged parts."""
 
     out: str
     level: Level
-    root: str | None  # None: the manifest is damaged, so nothing else can be checked
+    root: str | None  # None: the manifest is damaged, so that nothing else can be checked
     images: int
     shards: int
     bytes: int
@@ -69,18 +69,18 @@ class VerifyReport:
 
 
 def _file_problem(path: Path, entry: IndexEntry | ShardEntry, full: bool) -> str | None:
-    """Return what is wrong with a file by its size and, with `full`, by its bytes."""
+    """Return an error message if the size of a file or, with `full`, its SHA-256 is wrong."""
     if problem := size_problem(path, entry.bytes)[1]:
         return problem
     try:
         altered = full and digest(path).sha256 != entry.sha256
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    return "altered: its SHA-256 is not the manifest's" if altered else None
+    return "altered: its SHA-256 differs from the manifest" if altered else None
 
 
 def _index_problem(index: Rows, contents: Contents) -> str | None:
-    """Return how the index contradicts the manifest, None if it does not."""
+    """Return how the index contradicts the manifest, or None."""
     counts = np.bincount(np.minimum(index["shard"], len(contents.shards)), minlength=len(contents.shards))
     if (
         counts.tolist() != [shard.samples for shard in contents.shards]
@@ -106,7 +106,7 @@ def _rejects_problem(path: Path, expected: int) -> str | None:
 
 
 def _unnamed_shards(folder: Path, contents: Contents) -> Iterator[Defect]:
-    """Yield shards that match a pattern such as `shard-*.tar`, and do not belong to the set."""
+    """Yield shards in the folder that do not belong to the set."""
     named = {shard.name for shard in contents.shards}
     for path in sorted(folder.glob("shard-*.tar")):
         if path.name not in named:
@@ -114,7 +114,7 @@ def _unnamed_shards(folder: Path, contents: Contents) -> Iterator[Defect]:
 
 
 class _Verification:
-    """The verification of a data set whose manifest is intact."""
+    """Verifies a data set whose manifest is intact."""
 
     def __init__(self, folder: Path, manifest: Manifest, level: Level) -> None:
         self.folder, self.manifest, self.contents = folder, manifest, manifest.contents
@@ -125,7 +125,7 @@ class _Verification:
         self._ends = list(accumulate(shard.samples for shard in self.contents.shards))
 
     def _rows(self, name: str, entry: IndexEntry, dtype: np.dtype, *row_shape: int) -> AnyRows | Defect:
-        """Return the rows of a file, or what is wrong with it."""
+        """Return the rows of a file, or its defect."""
         path = self.folder / name
         if problem := _file_problem(path, entry, self.full):
             return Defect(name, problem)
@@ -135,7 +135,7 @@ class _Verification:
             return Defect(name, str(error).removeprefix(f"{path}: ").removesuffix(f"; {REPAIR_HINT}"))
 
     def small_files(self) -> Iterator[Defect]:
-        """Yield what is wrong with everything but the shards; keep the rows that are intact."""
+        """Yield the defects of all files but the shards; keep the rows of intact files."""
         index = self._rows(INDEX, self.contents.index, INDEX_DTYPE)
         if isinstance(index, Defect):
             yield index
@@ -155,7 +155,7 @@ class _Verification:
         yield from _unnamed_shards(self.folder, self.contents)
 
     def _optional_files(self) -> Iterator[Defect]:
-        """Yield what is wrong with the index of the condition images and with the vectors, where there are any."""
+        """Yield the defects of the index of the condition images and of the vectors."""
         condition, vectors = self.contents.condition, self.contents.vectors
         if condition:
             rows = self._rows(CONDITION, condition.index, INDEX_DTYPE)
@@ -176,7 +176,7 @@ class _Verification:
         return slice(self._ends[number] - self.contents.shards[number].samples, self._ends[number])
 
     def shard(self, number: int) -> list[Defect]:
-        """Return what is wrong with a shard."""
+        """Return the defects of a shard."""
         entry = self.contents.shards[number]
         path = self.folder / entry.name
         problem = _file_problem(path, entry, self.full)
@@ -191,7 +191,7 @@ class _Verification:
 
 
 def _check_all(verification: _Verification, workers: int, on_progress: Progress | None) -> Iterator[Defect]:
-    """Check everything, in threads: hashing and decoding release Python's lock."""
+    """Check all files, in threads: hashing and decoding release the GIL."""
     yield from verification.small_files()
     shards, done = verification.contents.shards, 0
     with ThreadPoolExecutor(max(1, workers)) as threads:
@@ -206,7 +206,7 @@ def verify(folder: Path, level: Level = "full", workers: int = 1, on_progress: P
     """Compare a data set with its manifest, and return every damaged part.
 
     Args:
-        folder: of the data set; nothing in it is written.
+        folder: folder of the data set; it is not modified.
         level: how thorough the check is.
         workers: shards checked in parallel.
         on_progress: called after each shard.

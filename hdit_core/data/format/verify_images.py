@@ -1,4 +1,4 @@
-"""Verifies every image of a shard: whether the tar, the index, the label and the hashes agree."""
+"""Verifies every image of a shard: tar, index, label and hashes have to agree."""
 
 import tarfile
 import zlib
@@ -24,7 +24,7 @@ from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.data.image.codec import SUFFIXES, decode
 from hdit_core.files import naming
 
-MOST_PROBLEMS = 20  # reported per shard; a shard that is shifted by a byte has one for every image
+MOST_PROBLEMS = 20  # per shard; a shard that is shifted by a byte has one for every image
 
 Rows = Shaped[np.ndarray, " _"]
 
@@ -42,8 +42,8 @@ class ShardRows:
     """The rows of the images of a shard."""
 
     index: Rows
-    hashes: Rows | None  # None where the data set has none
-    condition: Rows | None  # the index of the condition images; None where the data set has none
+    hashes: Rows | None  # None if the data set has none
+    condition: Rows | None  # the index of the condition images; None if the data set has none
 
     def of(self, number: int) -> "ShardRows":
         """Return the rows of one image."""
@@ -53,7 +53,7 @@ class ShardRows:
 
 
 class _Shard:
-    """An open shard and what the manifest says of its images."""
+    """An open shard, and the description of its images in the manifest."""
 
     def __init__(self, descriptor: int, contents: Contents, size: tuple[int, int]) -> None:
         self.descriptor, self.contents, self.size = descriptor, contents, size
@@ -63,7 +63,7 @@ class _Shard:
         return None if text == str(label) else f"class {text[:20]!r} in the tar, {label} in the index"
 
     def _picture(self, stored: ShardSample, suffix: str, row: Rows, codec: str, pixels: PixelFormat) -> Picture | str:
-        """Return a picture of a sample, or what is wrong with it."""
+        """Return a picture of a sample, or an error message."""
         offset, length = int(row["offset"][0]), int(row["length"][0])
         if stored.members[suffix] != (offset, length):
             return "is not at the position in the index"
@@ -73,7 +73,7 @@ class _Shard:
         return as_picture(decode(content, codec, (*self.size, pixels.channels), pixels.dtype), pixels)
 
     def _pictures(self, stored: ShardSample, rows: ShardRows) -> list[Picture] | str:
-        """Return the image and its condition image, if there are any, or what is wrong with one."""
+        """Return the image and its condition image, if any, or an error message."""
         contents, condition = self.contents, self.contents.condition
         image = self._picture(stored, SUFFIXES[contents.codec], rows.index, contents.codec, contents.pixels)
         if isinstance(image, str) or condition is None or rows.condition is None:
@@ -83,7 +83,7 @@ class _Shard:
         return f"its condition image {picture}" if isinstance(picture, str) else [image, picture]
 
     def problem(self, stored: ShardSample, rows: ShardRows) -> str | None:
-        """Return what is wrong with one image.
+        """Return an error message for one image, or None.
 
         Raises:
             ValueError, KeyError, TypeError, RecursionError: its image, .json, .cls or .txt is damaged.
@@ -103,7 +103,7 @@ class _Shard:
 
 
 def _size_of(contents: Contents, first: int) -> tuple[int, int]:
-    """Return height and width of the images of the shard that begins with this image."""
+    """Return the height and width of the images of the shard that begins with this image."""
     for bucket in contents.sizes:
         if first < bucket.samples:
             return bucket.height, bucket.width
@@ -129,13 +129,13 @@ def _each_problem(path: Path, shard: _Shard, first: int, rows: ShardRows) -> Ite
 
 
 def image_problems(path: Path, contents: Contents, first: int, rows: ShardRows) -> list[str]:
-    """Return what is wrong with the images of a shard: at most MOST_PROBLEMS, and the number of others.
+    """Return error messages for the images of a shard: at most MOST_PROBLEMS, then the number of others.
 
     Args:
-        path: of the shard.
-        contents: of the data set.
+        path: path of the shard.
+        contents: contents of the data set.
         first: index of its first image in the data set.
-        rows: of its images.
+        rows: rows of its images.
     """
     with naming(path), path.open("rb") as file:
         shard = _Shard(file.fileno(), contents, _size_of(contents, first))

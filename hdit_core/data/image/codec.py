@@ -13,7 +13,7 @@ JPEG_QUALITY = 95
 
 _SAVE_OPTIONS: dict[str, dict[str, object]] = {
     "png": {"compress_level": 6},
-    "webp": {"lossless": True, "quality": 50, "method": 4},  # quality is the effort here
+    "webp": {"lossless": True, "quality": 50, "method": 4},  # for lossless WebP, quality is the compression effort
     "jpeg": {"subsampling": 0},
 }
 
@@ -42,13 +42,13 @@ def decode(
     """Return the pixels of an image that was stored in a shard.
 
     Args:
-        content: of the file.
-        codec: the expected kind.
+        content: content of the file.
+        codec: the expected format.
         shape: the expected height, width and channels.
         dtype: the expected data type; that of PNG, WebP and JPEG is uint8.
 
     Raises:
-        ValueError: it has another kind, size or data type, or cannot be decoded.
+        ValueError: it has another format, size or data type, or cannot be decoded.
     """
     if codec == "npy":
         return _decode_npy(content, shape, dtype)
@@ -57,7 +57,7 @@ def decode(
         image = Image.open(io.BytesIO(content), formats=(codec.upper(),))
         if image.size != (width, height):
             raise ValueError(f"{image.height}x{image.width} pixels where the manifest says {height}x{width}")
-        # WebP has no grey: a grey image comes back as RGB with three equal channels.
+        # WebP has no grayscale: such an image is decoded as RGB with three equal channels.
         pixels = np.asarray(image if image.mode == _MODES[channels] else image.convert(_MODES[channels]))
     except (OSError, SyntaxError, Image.DecompressionBombError) as problem:
         raise ValueError(f"not a {codec.upper()} image ({problem})") from None

@@ -1,4 +1,4 @@
-"""Colors named by number (ITU-T H.273, as PNG's cICP and AVIF's nclx have them) or by camera, converted to sRGB."""
+"""Converts colors to sRGB from a space given by number (ITU-T H.273: cICP of PNG, nclx of AVIF) or by the camera."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +14,7 @@ UNKNOWN = "unknown color space taken as sRGB"
 
 SRGB_PRIMARIES, SRGB_TRANSFER, UNSPECIFIED = 1, 13, 2
 ADOBE_RGB = (-1, -1)
-"""Not in H.273: cameras name it in EXIF."""
+"""Not in H.273; cameras name it in EXIF."""
 
 _D65 = (0.3127, 0.3290)
 _C = (0.310, 0.316)
@@ -34,7 +34,7 @@ _CHROMATICITIES: dict[int, tuple[tuple[float, float], ...]] = {
     -1: ((0.640, 0.330), (0.210, 0.710), (0.150, 0.060), _D65),  # Adobe RGB (1998)
 }
 _GAMMA = {4: 2.2, 5: 2.8, 8: 1.0, -1: 563 / 256}
-_AS_SRGB = frozenset({1, 6, 13, 14, 15})  # video's curves are shown as sRGB's by browsers
+_AS_SRGB = frozenset({1, 6, 13, 14, 15})  # browsers show the curves of video as sRGB
 _HIGH_DYNAMIC_RANGE = {16: "PQ", 18: "HLG"}
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 
@@ -48,7 +48,7 @@ class ColorSpace:
 
     @property
     def is_srgb(self) -> bool:
-        """Whether the pixels are sRGB, or are taken for it because nothing is said."""
+        """Whether the pixels are sRGB, or taken as sRGB because the space is unspecified."""
         return self.primaries in (SRGB_PRIMARIES, UNSPECIFIED) and self.transfer in (SRGB_TRANSFER, UNSPECIFIED)
 
 
@@ -58,7 +58,7 @@ def _xyz(chromaticity: tuple[float, float]) -> Float64[np.ndarray, "3"]:
 
 
 def _to_xyz(primaries: int) -> Float64[np.ndarray, "3 3"]:
-    """Return what brings linear light of these primaries to XYZ, adapted to the white of sRGB (Bradford)."""
+    """Return the matrix from linear light of these primaries to XYZ, adapted to the white of sRGB (Bradford)."""
     *colors, white = map(_xyz, _CHROMATICITIES[primaries])
     columns = np.stack(colors, 1)
     matrix = columns * np.linalg.solve(columns, white)
@@ -72,7 +72,7 @@ def _matrix(primaries: int) -> Float64[np.ndarray, "3 3"]:
 
 
 def _linear(transfer: int) -> Float64[np.ndarray, "256"]:
-    """Return the light of each 8-bit level."""
+    """Return the linear light of each 8-bit level."""
     levels = np.arange(256) / 255
     if transfer in _GAMMA:
         return levels ** _GAMMA[transfer]

@@ -1,8 +1,8 @@
-"""Decodes a file to the pixels that its author meant, as grey or RGB bytes: the first step of preparation.
+"""Decodes a file to upright 8-bit sRGB or grayscale pixels: the first step of preparation.
 
-The content decides the kind, never the name. What has no defined meaning in 8-bit sRGB, or is damaged, is refused with
-the reason. Pillow alone is not enough: its `convert("RGB")` clips 16-bit grey to white, shows the color under
-transparent pixels and ignores the orientation and the colors' space, and its decoders repair damaged data in silence.
+The format is detected from the content, never from the name. A file that is damaged, or has no defined meaning in 8-bit
+sRGB, is refused with the reason. Pillow alone is not enough: its `convert("RGB")` clips 16-bit gray to white, shows the
+color under transparent pixels, and ignores orientation and color space; its decoders repair damaged data silently.
 """
 
 import io
@@ -15,19 +15,19 @@ import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from hdit_core.data.image.arrays.npy import is_npy
-from hdit_core.data.image.boxes import CODESTREAM, JP2_SIGNATURE, read_avif, read_jpeg2000
 from hdit_core.data.image.color_space import ADOBE_RGB, ColorSpace, color_space_to_srgb
 from hdit_core.data.image.file_facts import FileFacts
 from hdit_core.data.image.frames import check_gif, check_webp, read_bmp
 from hdit_core.data.image.icc_profile import to_srgb
 from hdit_core.data.image.jpeg import decode_jpeg
+from hdit_core.data.image.jpeg2000_avif import CODESTREAM, JP2_SIGNATURE, read_avif, read_jpeg2000
 from hdit_core.data.image.png import CORRUPT_EXIF, SIGNATURE, check_rows, read_png
 from hdit_core.data.image.tiff import RAW, check_data, check_raw, is_raw_of_own_kind, is_tiff
 from hdit_core.data.image.unusable import UnusableImageError as UnusableImageError
 from hdit_core.data.image.unusable import reason_of
 from hdit_core.files import naming
 
-LARGEST_FILE_BYTES = 1 << 29  # no image is this large; a video or an archive among them is not worth the memory
+LARGEST_FILE_BYTES = 1 << 29  # larger files are videos or archives
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """What is tried. Never EPS, which runs Ghostscript, nor formats that need another program or file."""
@@ -41,7 +41,7 @@ _EXIF_TAGS, _INTEROPERABILITY, _COLOR_SPACE = 0x8769, 0xA005, 0xA001  # of EXIF
 _ADOBE, _UNCALIBRATED = 2, 0xFFFF
 _SRGB_GAMMA = 0.45455
 
-# EXIF orientation: what brings the stored image upright.
+# EXIF orientation: the operation that turns the stored image upright.
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -138,7 +138,7 @@ def _read_exif(header: Image.Image) -> Image.Exif | None:
     try:
         exif = header.getexif()
         exif.get(ORIENTATION_TAG)
-    except Exception:  # Pillow's parser raises whatever a broken tag leads it to
+    except Exception:  # Pillow's parser can raise any exception on a broken tag
         return None
     return exif
 
@@ -166,7 +166,7 @@ def _grey16_to_grey(image: Image.Image) -> Image.Image:
     if levels.max(initial=0) > 0xFFFF or levels.min(initial=0) < 0:
         raise UnusableImageError("grey beyond 16 bits has no defined range")
     grey = _TO_8_BITS_TABLE[levels]
-    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow heeds up to 8 bits only
+    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow applies it only up to 8 bits
         grey = 255 - grey
     transparent = image.info.get("transparency")
     whole = Image.fromarray(grey)
@@ -193,13 +193,13 @@ _TO_8_BITS: dict[str, Callable[[Image.Image], Image.Image]] = {
 def _gamma_remarks(image: Image.Image) -> list[str]:
     """Say that a PNG names a gamma that is not sRGB's; viewers differ in what they make of it, most of them nothing."""
     gamma = image.info.get("gamma", _SRGB_GAMMA)
-    return [] if "srgb" in image.info or abs(gamma - _SRGB_GAMMA) < 0.01 else ["another gamma than sRGB's passed over"]
+    return [] if "srgb" in image.info or abs(gamma - _SRGB_GAMMA) < 0.01 else ["gamma other than sRGB ignored"]
 
 
 def _to_srgb(image: Image.Image, header: Image.Image, facts: FileFacts) -> tuple[Image.Image, list[str]]:
-    """Return an opaque image in sRGB: by cICP or nclx, an ICC profile, or what a camera says.
+    """Return an opaque image in sRGB, converted by cICP or nclx, an ICC profile, or the camera's color space.
 
-    PNG's cICP comes before its profile, AVIF's nclx after it.
+    cICP of PNG has precedence over a profile, nclx of AVIF does not.
     """
     profile = facts.profile or header.info.get("icc_profile")
     if facts.space and image.mode != "CMYK" and (header.format == "PNG" or not profile):
@@ -221,7 +221,7 @@ def _flatten(
 
     sheet = Image.new("RGB", image.size, background)
     sheet.paste(opaque.convert("RGB"), mask=alpha)
-    return sheet, [*remarks, "transparency laid on the background"]
+    return sheet, [*remarks, "transparency composited over the background"]
 
 
 def _decode(data: bytes, background: tuple[int, int, int]) -> Decoded:
@@ -242,24 +242,24 @@ def decode_image(data: bytes, channels: int | None, background: tuple[int, int, 
 
     Args:
         data: the file.
-        channels: 1 for grey (the luma of ITU-R BT.601), 3 for RGB; None: those of the file.
-        background: what shows through transparent pixels, RGB in 0..255.
+        channels: 1 for grayscale (the luma of ITU-R BT.601), 3 for RGB; None: those of the file.
+        background: color behind transparent pixels, RGB in 0..255.
 
     Raises:
-        UnusableImageError: it is no image, too large (by its header, before decoding), cut short or damaged, or of a
-            kind whose pixels have no defined meaning.
+        UnusableImageError: it is not an image, too large (by its header, before decoding), truncated or damaged, or its
+            pixels have no defined meaning.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about sizes, which are checked here, and about broken metadata
+            warnings.simplefilter("ignore")  # warnings about sizes, which are checked here, and about broken metadata
             decoded = _decode(data, background)
     except UnusableImageError:
         raise
     except UnidentifiedImageError:
-        raise UnusableImageError("not an image of a known kind") from None
+        raise UnusableImageError("not an image of a known format") from None
     except Image.DecompressionBombError:
         raise UnusableImageError(f"more than {LARGEST_IMAGE_PIXELS // 10**6} million pixels") from None
-    except Exception as problem:  # a decoder raises whatever a hostile file leads it to
+    except Exception as problem:  # a decoder can raise any exception on a malicious file
         raise UnusableImageError(reason_of(problem)) from None
     mode = {1: "L", 3: "RGB", None: decoded.image.mode}[channels]
     return replace(decoded, image=decoded.image.convert(mode))
@@ -287,7 +287,7 @@ def is_image_file(path: Path) -> bool:
                 return True
             with Image.open(path, formats=FORMATS):
                 return True
-    except Exception:  # a parser raises whatever a file leads it to
+    except Exception:  # a parser can raise any exception on a malicious file
         return False
 
 

@@ -1,4 +1,4 @@
-"""What a file says besides its pixels, as far as Pillow does not read it."""
+"""The metadata of an image file that Pillow does not read, and checks of it."""
 
 from dataclasses import dataclass
 
@@ -6,39 +6,39 @@ from hdit_core.data.image.color_space import ColorSpace
 from hdit_core.data.image.unusable import UnusableImageError
 
 LEAST_ZEROS = 64
-"""Compressed data do not end with so many zero bytes; a file that was not written to its end does."""
+"""Compressed data do not end with this many zero bytes; an incompletely written file does."""
 
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What is known of a file before its pixels are decoded."""
+    """What is known about a file before its pixels are decoded."""
 
-    data: bytes  # what is to be decoded: the file, or the file without what a decoder stumbles over
-    profile: bytes | None = None  # the ICC profile, where Pillow does not find it
+    data: bytes  # the file to decode, without parts that a decoder fails on
+    profile: bytes | None = None  # the ICC profile, if Pillow does not find it
     space: ColorSpace | None = None
     remarks: tuple[str, ...] = ()
 
 
 def check_zero_tail(data: bytes, end: int) -> None:
-    """Refuse compressed data that end in zeros: they were not written to their end.
+    """Refuse compressed data that end in zeros, since they were not written completely.
 
     Raises:
-        UnusableImageError: they were not.
+        UnusableImageError: they end in zeros.
     """
     if end > LEAST_ZEROS and not any(data[end - LEAST_ZEROS : end]):
         raise UnusableImageError("damaged: filled with zeros at its end")
 
 
 def check_first_frame(frame: tuple[int, int, int, int], width: int, height: int) -> None:
-    """Refuse an animation whose first frame is a part of the picture.
+    """Refuse an animation whose first frame covers only a part of the picture.
 
     Args:
         frame: left, top, width and height of the first frame.
-        width: of the picture.
-        height: of the picture.
+        width: width of the picture.
+        height: height of the picture.
 
     Raises:
-        UnusableImageError: it is.
+        UnusableImageError: it does.
     """
     if frame != (0, 0, width, height):
         raise UnusableImageError(

@@ -1,24 +1,24 @@
-"""GIF, WebP and BMP: the first frame of an animation, the end of the data, and an embedded profile."""
+"""Checks of GIF and WebP (first frame, end of the data), and the ICC profile of BMP."""
 
 import struct
 
 from hdit_core.data.image.file_facts import FileFacts, check_first_frame, check_zero_tail
 
-_PROFILE_IN_FILE = b"DEBM"  # "MBED", as little-endian numbers have it
+_PROFILE_IN_FILE = b"DEBM"  # "MBED" in little-endian order
 
 
 def _skip_blocks(data: bytes, place: int) -> int:
-    """Return the place after a chain of blocks, each of which begins with its length."""
+    """Return the offset after a chain of blocks, each of which begins with its length."""
     while place < len(data) and data[place]:
         place += data[place] + 1
     return place + 1
 
 
 def check_gif(data: bytes) -> None:
-    """Refuse an animation whose first frame is a part of the picture.
+    """Refuse an animation whose first frame covers only a part of the picture.
 
     Raises:
-        UnusableImageError: it is.
+        UnusableImageError: it does.
     """
     frames: list[tuple[int, int, int, int]] = []
     width, height, flags = struct.unpack_from("<HHB", data, 6)
@@ -37,10 +37,10 @@ def check_gif(data: bytes) -> None:
 
 
 def check_webp(data: bytes) -> None:
-    """Refuse a WebP whose data end in zeros, or whose first frame is a part of the picture.
+    """Refuse a WebP whose data end in zeros, or whose first frame covers only a part of the picture.
 
     Raises:
-        UnusableImageError: they do, or it is.
+        UnusableImageError: one of these is the case.
     """
     end = min(len(data), 8 + int.from_bytes(data[4:8], "little"))
     check_zero_tail(data, end)
@@ -57,7 +57,7 @@ def check_webp(data: bytes) -> None:
 
 
 def read_bmp(data: bytes) -> FileFacts:
-    """Return the ICC profile that a BMP of version 5 embeds."""
+    """Return the ICC profile embedded in a BMP of version 5."""
     if len(data) > 138 and data[14] >= 124 and data[70:74] == _PROFILE_IN_FILE:
         place, size = struct.unpack_from("<II", data, 126)
         return FileFacts(data, data[14 + place : 14 + place + size])

@@ -1,7 +1,7 @@
-"""Converts colors by their ICC profile to sRGB, as a color-managed viewer shows them.
+"""Converts colors to sRGB by their ICC profile, as a color-managed viewer does.
 
-A profile is sRGB by its numbers, not by its name, which `sRGB, linear` has too. The transform of a profile is cached,
-since a million photographs share a few.
+Whether a profile is sRGB is decided by its transform, not by its name (`sRGB, linear` is not). Transforms are cached,
+since a million photographs share a few profiles.
 """
 
 import io
@@ -10,11 +10,11 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageCms
 
-CONVERTED = "converted to sRGB by its colour profile"
-UNUSABLE = "unusable colour profile passed over"
+CONVERTED = "converted to sRGB by its color profile"
+UNUSABLE = "unusable color profile ignored"
 
 SAME_LEVELS = 2
-"""A profile that moves no color further than this is sRGB; programs round its curve differently."""
+"""A profile that changes no color by more than this is taken as sRGB; programs round its curve differently."""
 
 _MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 
@@ -40,7 +40,7 @@ def _keeps_all(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
 
 @lru_cache(maxsize=64)
 def _transform(profile_bytes: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
-    """Return the mode of pixels that a profile describes, and their transform to sRGB; None where they are sRGB.
+    """Return the mode of pixels that a profile describes, and their transform to sRGB; None if they are sRGB.
 
     Raises:
         ValueError: it describes another space, or is damaged.
@@ -64,7 +64,7 @@ def to_srgb(image: Image.Image, profile_bytes: bytes) -> tuple[Image.Image, list
         profile_bytes: the profile.
 
     Returns:
-        The image in RGB, or unchanged where the profile is sRGB or cannot be used; and remarks.
+        The image in RGB, or unchanged if the profile is sRGB or cannot be used; and remarks.
     """
     try:
         mode, transform = _transform(profile_bytes)

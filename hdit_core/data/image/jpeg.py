@@ -11,7 +11,7 @@ from hdit_core.data.image.unusable import UnusableImageError
 
 NONSTANDARD = "nonstandard JPEG header"
 
-_MODES = {"L": "GRAY", "RGB": "RGBX", "CMYK": "CMYK"}  # RGBX is how Pillow stores RGB
+_MODES = {"L": "GRAY", "RGB": "RGBX", "CMYK": "CMYK"}  # Pillow stores RGB as RGBX
 _HARMLESS = ("Invalid SOS parameters", "Unknown Adobe color transform", "unknown JFIF revision")
 _MARKER = re.compile(rb"\xff+([^\x00\xd0-\xd7\xff])", re.DOTALL)
 _SOS, _EOI = 0xDA, 0xD9
@@ -27,7 +27,7 @@ class _Scans:
     def __init__(self) -> None:
         self.is_progressive = False
         self.missing_bits: dict[int, list[int]] = {}  # by component: of each coefficient
-        self.headers: list[int] = []  # places of Ss, Se, Ah and Al
+        self.headers: list[int] = []  # offsets of Ss, Se, Ah and Al
 
     def add_frame(self, marker: int, segment: bytes) -> None:
         self.is_progressive = marker in _PROGRESSIVE
@@ -98,7 +98,7 @@ def decode_jpeg(data: bytes, image: Image.Image) -> tuple[Image.Image, list[str]
 
     Args:
         data: the file.
-        image: the same file, opened by Pillow; it decodes what simplejpeg cannot.
+        image: the same file, opened by Pillow, which decodes what simplejpeg cannot.
 
     Raises:
         UnusableImageError: data are missing or damaged.

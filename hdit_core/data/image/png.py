@@ -14,10 +14,10 @@ from hdit_core.data.image.unusable import UnusableImageError
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LARGEST_PROFILE_BYTES = 16 << 20
 
-CORRUPT_EXIF = "corrupt EXIF passed over"
-OTHER_PRIMARIES = "other primaries than sRGB's passed over"
+CORRUPT_EXIF = "corrupt EXIF ignored"
+OTHER_PRIMARIES = "primaries other than sRGB ignored"
 
-# What changes pixels, their size or their orientation. The rest (texts, times, print sizes) is left out.
+# Chunks that affect pixels, their size or their orientation. The others (texts, times, print sizes) are dropped.
 _PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"acTL", b"fcTL", b"fdAT")
 _COLORS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"iCCP")
 _ORIENTATION = (b"eXIf",)
@@ -72,10 +72,10 @@ def _space(colors: dict[bytes, bytes]) -> tuple[ColorSpace | None, tuple[str, ..
 
 
 def read_png(data: bytes) -> FileFacts:
-    """Return a PNG without what does not change its pixels, and its colors.
+    """Return a PNG without the chunks that do not affect its pixels, and its color space.
 
     Raises:
-        UnusableImageError: it is cut, or a chunk that changes pixels is damaged.
+        UnusableImageError: it is truncated, or a chunk that affects pixels is damaged.
     """
     kept, colors, profile, remarks = [SIGNATURE], {}, None, []
     for kind, content, chunk, is_right in _chunks(data):
@@ -113,12 +113,12 @@ def _size_of_rows(width: int, height: int, bits: int, is_interlaced: bool) -> in
 
 
 def check_rows(data: bytes, image: Image.Image) -> None:
-    """Refuse a PNG that holds fewer rows than its header says; Pillow leaves the rest black.
+    """Refuse a PNG with fewer rows than in its header; Pillow leaves the rest black.
 
-    The rows are counted only where the last ones are black, since that takes time.
+    The rows are counted only if the last ones are black, since that takes time.
 
     Raises:
-        UnusableImageError: it does.
+        UnusableImageError: rows are missing.
     """
     last = image.crop((0, max(0, image.height - 2), image.width, image.height))
     extrema = last.getextrema()

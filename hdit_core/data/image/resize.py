@@ -1,8 +1,8 @@
 """Resizes an image of any size to the size of the data set: the second step of preparation.
 
-`center` and `random` crop the largest region with the aspect ratio of the target; `fit` keeps all and pads.
-Pillow resizes, with antialiasing and without its shortcut (`reducing_gap` off), crop and scale in one operation. The
-geometry is that of the image also for its condition image, which may have another resolution.
+`center` and `random` crop the largest region with the aspect ratio of the target; `fit` keeps everything and pads.
+Pillow crops and scales in one operation, with antialiasing and without its approximation (`reducing_gap` is off). A
+condition image, which may have another resolution, gets the same geometry as its image.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ ResizeFilter = Literal["lanczos", "area", "bicubic", "nearest"]  # the last for 
 
 _FILTERS: dict[ResizeFilter, Image.Resampling] = {
     "lanczos": Image.Resampling.LANCZOS,
-    "area": Image.Resampling.BOX,  # the mean of the pixels under each new one; enlarged, squares of one color
+    "area": Image.Resampling.BOX,  # the mean of the pixels under each new one
     "bicubic": Image.Resampling.BICUBIC,
     "nearest": Image.Resampling.NEAREST,
 }
@@ -42,7 +42,7 @@ class Geometry:
 
     image: ImageSize
     target: ImageSize
-    position: tuple[float, float] | None  # of the crop, down and across, 0 to 1; None: pad
+    position: tuple[float, float] | None  # of the crop, vertical and horizontal, 0 to 1; None: pad
 
     def _box(self, plane: Image.Image) -> tuple[float, float, float, float]:
         """Return left, top, right and bottom of the crop, in pixels of a plane of any resolution."""
@@ -96,9 +96,9 @@ def nearest_size(sizes: Sequence[ImageSize], height: int, width: int) -> ImageSi
     """Return the size whose aspect ratio is nearest to an image's, by the logarithm of their quotient.
 
     Args:
-        sizes: to choose from; the first of two that are equally near is taken.
-        height: of the image, pixels.
-        width: of the image, pixels.
+        sizes: the candidates; the first of two that are equally near is taken.
+        height: height of the image in pixels.
+        width: width of the image in pixels.
     """
     return min(sizes, key=lambda size: _distance(size, height, width))
 

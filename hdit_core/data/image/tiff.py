@@ -10,7 +10,7 @@ import simplejpeg
 
 from hdit_core.data.image.unusable import UnusableImageError
 
-RAW = "camera raw: what opens is a preview; export it first, for example as TIFF"
+RAW = "camera raw: only a preview can be read; export it first, for example as TIFF"
 
 _MOST_PAGES = 64
 _MOST_VALUES = 1 << 20
@@ -146,7 +146,7 @@ def check_raw(data: bytes) -> None:
     tiff = _Tiff(data, *_TIFF_MAGICS[data[:4]])
     try:
         pages = list(tiff.pages())
-    except struct.error:  # Pillow says what is wrong with the first page
+    except struct.error:  # Pillow reports the defect of the first page
         return
     photometric = {_one(tags, _PHOTOMETRIC, -1) for tags in pages}
     is_canon = data[8:10] == b"CR"
@@ -160,7 +160,7 @@ def is_8_bit_tiff(data: bytes) -> bool:
     """Return whether the first page of a TIFF has at most 8 bits per value and 4 channels, which Pillow decodes."""
     try:
         tags = next(_Tiff(data, *_TIFF_MAGICS[data[:4]]).pages(), {})
-    except struct.error:  # Pillow says what is wrong with it
+    except struct.error:  # Pillow reports the defect
         return True
     return max(tags.get(_BITS) or (1,)) <= 8 and _one(tags, _SAMPLES, 1) <= 4
 

@@ -1,10 +1,10 @@
-"""The error for a file that gives no image."""
+"""The error for a file that cannot be used as an image."""
 
 import re
 
 
 class UnusableImageError(Exception):
-    """This file gives no image; the message is the reason, the same on every machine."""
+    """A file cannot be used; the message is the reason, which is the same on every machine."""
 
 
 def reason_of(problem: Exception) -> str:

@@ -20,15 +20,15 @@ class ImageSet:
     """Images to score.
 
     Attributes:
-        source: where they come from, for the provenance of the score.
+        source: their origin, for the provenance of the score.
         count: number of images; None for a stream.
         open: returns the reading functions of the images at some indices, 0 <= index < count, in ascending order;
             making such a function is quick, calling it takes time.
         identity: changes when any image may have changed; "" for a stream, which can be read only once.
-        remarks: what a reader of the score has to know.
-        names: of the files, relative to the source; None where images have none.
-        numbers: of the images among all of the source, ascending; None for a stream.
-        label: returns the class number of the image at an index, -1 without one; None for sources without classes.
+        remarks: remarks for readers of the score.
+        names: names of the files, relative to the source; None if images have none.
+        numbers: indices of the images among all images of the source, ascending; None for a stream.
+        label: returns the class of the image at an index, -1 if it has none; None for sources without classes.
     """
 
     source: dict[str, Any]
@@ -45,7 +45,7 @@ class ImageSet:
         return self.open(range(start, sys.maxsize if self.count is None else self.count))
 
     def read_many(self, places: Sequence[int]) -> list[UInt8[np.ndarray, "H W C"]]:
-        """Return some images, which may have been read before, in the order of `places`.
+        """Return some images in the order of `places`; they may have been read before.
 
         Raises:
             UsageError: the set is a stream.

@@ -30,7 +30,7 @@ class ImageArray:
         """Check the header.
 
         Raises:
-            DataError: it is no npz, lacks arr_0, or arr_0 is no array of images.
+            DataError: it is not an npz, lacks arr_0, or arr_0 is not an array of images.
         """
         self.path = path
         try:
@@ -39,7 +39,7 @@ class ImageArray:
                 with archive.open(member) as file:
                     self._shape = _image_shape(cast(BufferedIOBase, file), member.file_size)
         except KeyError:
-            raise DataError(f"{path}: holds no images: it lacks arr_0, uint8 [N, H, W, 3], as in ADM's files") from None
+            raise DataError(f"{path}: no images in it: expected arr_0, uint8 [N, H, W, 3], as in ADM's files") from None
         except _DAMAGE as problem:
             raise DataError(f"{path}: cannot be read as an npz of images ({problem})") from None
         self.count = self._shape[0]
@@ -49,7 +49,7 @@ class ImageArray:
         """Yield functions that return the images of these numbers, ascending; each is read when it is reached."""
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(MEMBER) as file:
-                content = cast(BufferedIOBase, file)  # which ZipExtFile is
+                content = cast(BufferedIOBase, file)  # ZipExtFile is one
                 shape = _image_shape(content, archive.getinfo(MEMBER).file_size)
                 if shape != self._shape:
                     raise ValueError("it has changed since it was opened")
@@ -66,13 +66,13 @@ class ImageArray:
             content, at = _read(file, size_bytes), number + 1
             yield partial(_as_image, content, self._shape[1:])
         if at == self.count:
-            file.read(1)  # the end of the member, where its checksum is compared
+            file.read(1)  # reads to the end of the member, so that its checksum is compared
 
 
 def _image_shape(file: BufferedIOBase, size_bytes: int) -> tuple[int, int, int, int]:
     """Return N, H, W, C from the header of an array, which leaves the file at its first image."""
     version = np.lib.format.read_magic(file)
-    if version != (1, 0):  # later ones may announce a header of gigabytes
+    if version != (1, 0):  # later versions allow headers of gigabytes
         raise ValueError(f"an array of version {version}")
     shape, by_columns, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=LARGEST_HEADER_BYTES)
     if by_columns and len(shape) > 1:
@@ -84,7 +84,7 @@ def _image_shape(file: BufferedIOBase, size_bytes: int) -> tuple[int, int, int, 
             f"images of {shape[1]}x{shape[2]} are more than {LARGEST_IMAGE_PIXELS // 10**6} million pixels"
         )
     if not 0 <= size_bytes - prod(shape) <= LARGEST_HEADER_BYTES + 16:
-        raise ValueError(f"{size_bytes:,} bytes do not hold an array {shape}")
+        raise ValueError(f"{size_bytes:,} bytes are not an array {shape}")
     return shape
 
 

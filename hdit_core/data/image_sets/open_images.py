@@ -25,10 +25,10 @@ from hdit_core.errors import DataError, UsageError
 from hdit_core.randomness import stream
 
 LOSSY_SUFFIX = re.compile(r"\.(jpe?g|jpe|jfif|mpo)$", re.IGNORECASE)
-FILE_KINDS = ("folder", "zip", "tar")  # may also hold files that are no images; one with an image's name has to be one
+FILE_KINDS = ("folder", "zip", "tar")  # may also contain other files; a file with an image's name has to be one
 
 STDIN = "-"
-SUBSET_PURPOSE = "score-subset"  # of the random numbers that draw n images
+SUBSET_PURPOSE = "score-subset"  # name of the random numbers that select n images
 
 Choose = Callable[[int], list[int]]
 """Returns the numbers of the chosen images, given how many there are."""
@@ -41,14 +41,14 @@ def open_images(
 
     Args:
         location: its path, its name, or "-".
-        n: how many of them, drawn without replacement; default all.
-        seed: of that draw.
-        channels: that image files are decoded to; data sets and arrays keep theirs.
-        purpose: names the random numbers of the draw.
+        n: number of images, selected at random without replacement; default all.
+        seed: seed of the selection.
+        channels: channels to decode image files to; data sets and arrays keep theirs.
+        purpose: name of the random numbers of the selection.
 
     Raises:
         UsageError: there is nothing at `location`, or n images of a stream are asked for.
-        DataError: it holds no images, fewer than n, or is damaged; reading an image that is broken names it.
+        DataError: it contains no images or fewer than n, or is damaged; for a damaged image, the message names it.
     """
     if location == STDIN:
         return _of_stream(n, channels)
@@ -121,8 +121,8 @@ def _of_source(location: str, choose: Choose, draw: dict[str, int], channels: in
     chosen = [numbers[place] for place in choose(len(numbers))]
     entries = [source.entries[number] for number in chosen]
     lossy = sum(bool(LOSSY_SUFFIX.search(entry.name)) for entry in entries)
-    left_out = f"{location}: skipped {others} files that are no images by their names"
-    compressed = f"{location}: {lossy} images are JPEG, whose compression moves the score"
+    left_out = f"{location}: skipped {others} files whose names are not those of images"
+    compressed = f"{location}: {lossy} images are JPEG, whose compression changes the score"
     return ImageSet(
         source={"kind": source.kind, "path": location, **draw},
         count=len(chosen),

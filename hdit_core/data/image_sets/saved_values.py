@@ -22,10 +22,10 @@ class SavedValues:
     """The data type and the ranges of the samples in a folder."""
 
     def __init__(self, about: Any) -> None:
-        """Take what a record says.
+        """Read the values of a record.
 
         Raises:
-            ValueError, TypeError, KeyError: it says nothing that could be meant.
+            ValueError, TypeError, KeyError: it is invalid.
         """
         self.dtype = about["dtype"]
         self.ranges = tuple((float(low), float(high)) for low, high in about["range"])
@@ -39,7 +39,7 @@ class SavedValues:
         """Return a sample in 8 bits, its range mapped to 0..255.
 
         Raises:
-            UnusableImageError: it is damaged, or has other channels than 1 and 3.
+            UnusableImageError: it is damaged, or the number of channels is neither 1 nor 3.
         """
         pixels = self._format(stored_format(data).channels)
         return shown_in_8_bits(decode_picture(data, pixels, (0, 0, 0)).picture, pixels, channels)
@@ -49,22 +49,22 @@ def shown_in_8_bits(picture: Any, pixels: PixelFormat, channels: int | None = No
     """Return a picture or its stored pixels in 8 bits, its range mapped to 0..255.
 
     Args:
-        picture: of 1 or 3 channels.
+        picture: a picture of 1 or 3 channels.
         pixels: its format.
-        channels: of the result; None: those of the picture.
+        channels: channels of the result; None: those of the picture.
 
     Raises:
-        UnusableImageError: it has other channels.
+        UnusableImageError: it has another number of channels.
     """
     if pixels.channels not in (1, 3):
-        raise UnusableImageError(f"{pixels.channels} channels; expected greyscale or RGB")
+        raise UnusableImageError(f"{pixels.channels} channels; expected grayscale or RGB")
     image = as_8_bit(picture if isinstance(picture, Image.Image) else as_picture(picture, pixels), pixels)
     image = image.convert({1: "L", 3: "RGB", None: image.mode}[channels])
     return np.asarray(image).reshape(image.height, image.width, len(image.getbands()))
 
 
 def saved_values(location: Path) -> SavedValues | None:
-    """Return what the values of the samples in a folder mean, None where it holds none, or samples of 8 bits.
+    """Return the type and range of the samples in a folder; None if it has no samples, or samples of 8 bits.
 
     Raises:
         DataError: the record cannot be read.

@@ -19,7 +19,7 @@ class ForwardFile(io.BufferedIOBase):
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Return so many bytes, fewer at the end only."""
-        assert size is not None and size >= 0  # no caller reads all of a stream
+        assert size is not None and size >= 0  # never read a stream to its end
         parts, missing = [self._unread[:size]], size - len(self._unread[:size])
         self._unread = self._unread[size:]
         while missing and (part := self._take(min(missing, CHUNK_BYTES))):
@@ -52,12 +52,12 @@ def read_tar(take: Callable[[int], bytes], wanted: Callable[[str], bool], where:
     """Yield name and content of the wanted files of one tar or several concatenated ones, in order.
 
     Args:
-        take: returns up to so many bytes of the uncompressed tar, such as `sys.stdin.buffer.read`.
+        take: reads up to a number of bytes of the uncompressed tar, for example `sys.stdin.buffer.read`.
         wanted: whether to yield a member of this name.
         where: name of the stream in messages.
 
     Raises:
-        DataError: it is no tar, damaged or cut short, or a wanted member is a link or too large.
+        DataError: it is not a tar, damaged or truncated, or a wanted member is a link or too large.
     """
     file = ForwardFile(take)
     start: int | None = 0
@@ -66,7 +66,7 @@ def read_tar(take: Callable[[int], bytes], wanted: Callable[[str], bool], where:
             yield from _read_one(file, start, wanted, where)
             start = file.skip_zeros()
     except TAR_DAMAGE as problem:
-        raise DataError(f"{where}: not a whole tar ({problem}); send it whole and uncompressed") from None
+        raise DataError(f"{where}: not a complete tar ({problem}); send it complete and uncompressed") from None
 
 
 def _read_one(file: ForwardFile, start: int, wanted: Callable[[str], bool], where: str) -> Iterator[tuple[str, bytes]]:
@@ -79,5 +79,5 @@ def _read_one(file: ForwardFile, start: int, wanted: Callable[[str], bool], wher
         file.seek(member.offset)
         content = file.read(member.size_bytes)
         if len(content) < member.size_bytes:
-            raise ValueError(f"cut short at byte {file.tell():,}")
+            raise ValueError(f"truncated at byte {file.tell():,}")
         yield member.name, content

@@ -1,8 +1,8 @@
-"""The nine-parameter augmentation of Karras et al. (2022, appendix F.2) as the reference trains HDiT with it.
+"""The nine-parameter augmentation of Karras et al. (2022, appendix F.2), as used by the reference for HDiT.
 
-All of it is one affine map, sampled once: bicubic (the convolution kernel with a = -0.75), what lies outside mirrored
-about the outermost pixels, then clipped to [-1, 1]. (The reference samples with cubic splines, mirrors alike, and does
-not clip.) An image that is only flipped keeps its pixels exactly. Nine numbers condition the network
+All operations are composed into one affine map, which is sampled once: bicubic (the convolution kernel with a = -0.75),
+mirrored about the outermost pixels, then clipped to [-1, 1]. (The reference samples with cubic splines, mirrors in the
+same way, and does not clip.) An image that is only flipped keeps its pixels exactly. Nine numbers condition the network
 on the augmentation.
 
 The reading process draws the parameters of each image; resampling, as expensive as decoding, is one operation per batch
@@ -24,7 +24,7 @@ from hdit_core.randomness import streams, uniform
 NUM_PARAMETERS = 9
 
 SCALE_STEP = 0.2  # log2 of the scale and of the squeeze at one standard deviation
-SHIFT_STEP = 1 / 8  # of the image's side, at one standard deviation
+SHIFT_STEP = 1 / 8  # shift as a fraction of the image's side, at one standard deviation
 
 Numbers = Float64[np.ndarray, " B"]
 
@@ -38,7 +38,7 @@ class Augmentation:
     scale: Float64[np.ndarray, " B"]  # 2^(0.2 scale) times as large
     rotation: Float64[np.ndarray, " B"]  # radians, counterclockwise on the screen
     squeeze: Float64[np.ndarray, " B"]  # 2^(0.2 squeeze) times as long in one direction, 2^(-0.2 squeeze) across
-    squeeze_angle: Float64[np.ndarray, " B"]  # of that direction, radians, clockwise from the x axis
+    squeeze_angle: Float64[np.ndarray, " B"]  # angle of that direction, radians, clockwise from the x axis
     shift_x: Float64[np.ndarray, " B"]  # in eighths of the width, to the right
     shift_y: Float64[np.ndarray, " B"]  # in eighths of the height, down
 
@@ -53,9 +53,9 @@ def draw(seed: int, numbers: Sequence[int], probability: float) -> Augmentation:
     """Draw the augmentation of each image from its own streams.
 
     Args:
-        seed: the run's.
-        numbers: of the images in the run.
-        probability: of each of the five groups: flip y, scale, rotation, squeeze, shift. Flip x has one half.
+        seed: seed of the run.
+        numbers: indices of the images in the run.
+        probability: probability of each of the five groups: flip y, scale, rotation, squeeze, shift. Flip x has 1/2.
     """
     groups, signs, angles, sizes = (
         np.stack(columns)
@@ -120,7 +120,7 @@ def _translations(along_x: Numbers, along_y: Numbers) -> Float64[np.ndarray, "B 
 
 
 def affine(augmentation: Augmentation, height: int, width: int) -> Float64[np.ndarray, "B 3 3"]:
-    """Return where a point (x, y, 1) of each image goes, in pixels from the center, y down.
+    """Return the map of points (x, y, 1) of each image, in pixels from the center, y down.
 
     The reference's order: the image is shifted first, then squeezed, rotated, scaled, and flipped last.
     """
@@ -139,8 +139,8 @@ def affine(augmentation: Augmentation, height: int, width: int) -> Float64[np.nd
 class AffineWarp:
     """The pending resampling of some images of a batch, in one operation."""
 
-    places: Int64[Tensor, " K"]  # of those in the batch
-    sources: Float[Tensor, "K 2 3"]  # from a point (x, y, 1) of the result to one of the image; see `affine`
+    places: Int64[Tensor, " K"]  # indices of these images in the batch
+    sources: Float[Tensor, "K 2 3"]  # maps a point (x, y, 1) of the result to one of the image; see `affine`
 
     def to(self, device: torch.device | str) -> "AffineWarp":
         """Return the same on a device."""
@@ -156,7 +156,7 @@ class AffineWarp:
 def resample(images: Float[Tensor, "K C H W"], sources: Float[Tensor, "K 2 3"]) -> Float[Tensor, "K C H W"]:
     """Return images whose points are sampled at the positions given by the maps.
 
-    Each pixel is computed independently, so on one device the bits do not depend on the batch.
+    Each pixel is computed independently, so on one device the results do not depend on the batch.
     """
     height, width = images.shape[-2:]
     half_height, half_width = (height - 1) / 2, (width - 1) / 2
@@ -178,7 +178,7 @@ def _flipped(images: Float[Tensor, "B C H W"], augmentation: Augmentation) -> Fl
 
 
 def mirrored(images: Float[Tensor, "B C H W"], seed: int, numbers: Sequence[int]) -> Float[Tensor, "B C H W"]:
-    """Return the images, each mirrored with probability 1/2 by its own random number; the same ones in each call."""
+    """Return the images, each mirrored with probability 1/2 by its own random number; deterministic."""
     chosen = torch.from_numpy(uniform(seed, "mirror", numbers) < 0.5)
     return torch.where(chosen[:, None, None, None], images.flip(-1), images)
 
@@ -189,10 +189,10 @@ def augment(
     """Augment images, each by its own random numbers; resampling is left to the training device.
 
     Args:
-        images: in [-1, 1].
-        seed: the run's.
-        numbers: of the images in the run.
-        probability: of each augmentation, in [0, 1]; 0 turns all of them off, horizontal flips too.
+        images: images in [-1, 1].
+        seed: seed of the run.
+        numbers: indices of the images in the run.
+        probability: probability of each augmentation; 0 turns off all of them, including horizontal flips.
 
     Returns:
         The images in [-1, 1]; their conditioning vectors, zeros for none; and the pending resampling, None for none.

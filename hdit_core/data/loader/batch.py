@@ -1,8 +1,8 @@
 """Batches for the trainer: images, and all randomness of each as a function of (seed, its number).
 
-The number of an image is how many came before it in the run. Which image it is, its flip and augmentation, its
+The number of an image is its index in the run. Which image of the data set it is, its flip and augmentation, its
 condition image, which of its conditions are dropped, its position within the stratum of noise levels and its noise
-depend on (seed, number) alone, so that workers, ranks and micro-batches change no bit.
+depend only on (seed, number), so that the result is bit-identical for any workers, ranks and micro-batches.
 """
 
 from collections import ChainMap
@@ -36,16 +36,16 @@ NETWORK_INPUTS = ("images", "class_ids", "augment_cond", "noise", "condition", "
 class Batch:
     """The inputs of one micro-batch of training; on the CPU, and not fully augmented, until `to` is called."""
 
-    numbers: Int64[Tensor, " B"]  # position of each in the run
+    numbers: Int64[Tensor, " B"]  # index of each in the run
     images: Float[Tensor, "B C H W"]  # in [-1, 1]
-    class_ids: Int64[Tensor, " B"] | None  # num_classes where the class is dropped; None without classes
+    class_ids: Int64[Tensor, " B"] | None  # num_classes if the class is dropped; None without classes
     augment_cond: Float[Tensor, "B 9"]  # augmentation parameters; zeros for none
     noise: Float[Tensor, "B C H W"]  # standard normal
     uniform: Float64[Tensor, " B"]  # in [0, 1), the position within the stratum of noise levels
-    condition: Float[Tensor, "B K H W"] | None = None  # in [-1, 1], zeros where it is dropped; None without
-    mapping_cond: Float[Tensor, "B E"] | None = None  # vectors, zeros where they are dropped; None without
-    warp: AffineWarp | None = None  # of the images; applied by `to`
-    damaged: Mapping[int, str] = field(default_factory=dict)  # images that were replaced, and what is wrong with them
+    condition: Float[Tensor, "B K H W"] | None = None  # in [-1, 1], zeros if it is dropped; None without
+    mapping_cond: Float[Tensor, "B E"] | None = None  # vectors, zeros if they are dropped; None without
+    warp: AffineWarp | None = None  # pending resampling of the images; applied by `to`
+    damaged: Mapping[int, str] = field(default_factory=dict)  # images that were replaced, and their defects
 
     def to(self, device: torch.device | str) -> "Batch":
         """Return the batch with the network's inputs on a device, and the images fully augmented."""
@@ -70,14 +70,14 @@ class Batch:
 
 @dataclass
 class TrainingDataset(Dataset[Batch]):
-    """Returns the batch of any list of image numbers.
+    """Returns the batch for any list of image numbers.
 
     Attributes:
-        order: which image each number is.
+        order: maps numbers to images of the data set.
         augment_prob: probability of each augmentation.
         mirror: whether images are mirrored with probability 1/2, with their condition images.
-        class_dropout: probability with which a class is dropped.
-        num_classes: of the network; 0 for none.
+        class_dropout: probability of dropping the class.
+        num_classes: classes of the network; 0 for none.
         conditioning: condition images and vectors.
         max_damaged: number of images that may be damaged.
     """
@@ -97,7 +97,7 @@ class TrainingDataset(Dataset[Batch]):
 
         Raises:
             DataError: the data set is damaged.
-            StorageUnavailable: the data cannot be read at the moment.
+            StorageUnavailable: the data cannot be read at present.
         """
         indices = self.order.images_at(np.fromiter(numbers, np.int64)).tolist()
         read = self.conditioning.read
@@ -142,7 +142,7 @@ class TrainingDataset(Dataset[Batch]):
 
 
 def _check_classes(reader: ImageReader, num_classes: int) -> None:
-    """Refuse a model with classes for images without any, or with fewer classes than the images have."""
+    """Refuse a model with classes for images without classes, or with fewer classes than the images have."""
     if num_classes and not reader.num_classes:
         raise DataError(
             f"{reader.folder}: its images have no classes, the model expects {num_classes}; "
@@ -156,7 +156,7 @@ def _check_classes(reader: ImageReader, num_classes: int) -> None:
 
 
 def _batch_bytes(images: TrainingDataset, num_images: int) -> int:
-    """Return the bytes of a micro-batch's images, condition images and noise: nearly all that crosses shared memory."""
+    """Return the bytes of a micro-batch's images, condition images and noise: nearly all of its shared memory."""
     contents = images.reader.manifest.contents
     channels = 2 * contents.channels + images.conditioning.channels
     return num_images * max(size.height * size.width for size in contents.sizes) * channels * 4
@@ -165,7 +165,7 @@ def _batch_bytes(images: TrainingDataset, num_images: int) -> int:
 def _batches(
     images: TrainingDataset, plan: Iterable[Sequence[int]], workers: int
 ) -> Generator[Batch | HditError, None, None]:
-    """Yield batches and errors, read in this process or in others."""
+    """Yield batches and errors, read in this process or in worker processes."""
     plan = iter(plan)
     if (first := next(plan, None)) is None:
         return
@@ -195,14 +195,14 @@ def load_batches(
     Args:
         reader, seed, augment_prob, mirror, class_dropout, num_classes, conditioning: see `TrainingDataset`.
         order: default: uniform.
-        plan: the image numbers of each micro-batch; all images of one are of one size.
-        workers: processes that read and decode; 0 reads in this one. No bit depends on it.
-        quarantine: notes damaged images, which the caller counts; default: none are allowed.
+        plan: the image numbers of each micro-batch; all images of a micro-batch have one size.
+        workers: processes that read and decode; 0 reads in this one. The results do not depend on it.
+        quarantine: collects damaged images, which the caller counts; default: none are allowed.
 
     Raises:
         DataError: the data set is damaged or does not fit the model, or a worker died.
-        StorageUnavailable: the data cannot be read at the moment.
-        WaitInterrupted: a stop was requested while no batch came.
+        StorageUnavailable: the data cannot be read at present.
+        WaitInterrupted: a stop was requested while waiting for a batch.
     """
     _check_classes(reader, num_classes)
     (conditioning := conditioning or Conditioning()).check(reader)
@@ -213,8 +213,8 @@ def load_batches(
 
 
 def _checked(batches: Generator[Any, None, None], quarantine: Quarantine) -> Generator[Batch, None, None]:
-    """Yield batches; raise an error that came in place of one, and count damaged images."""
-    with closing(batches):  # a traceback of what is raised here would keep it, and its processes, alive
+    """Yield batches and count damaged images; raise an error that a worker returned instead of a batch."""
+    with closing(batches):  # a traceback would keep the iterator, and its processes, alive
         for batch in batches:
             if isinstance(batch, HditError):
                 raise batch

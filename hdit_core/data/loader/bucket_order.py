@@ -1,13 +1,12 @@
-"""The order of images of several sizes: every training step takes images of one size.
+"""The order of images of several sizes: all images of a training step have one size.
 
-Round c of a run gives bucket i, of N_i images, as many whole steps of B images as it takes for it to have had
-floor((c + 1) N_i / B) in all: so each image of any bucket is shown equally often, to within one step, and a bucket of
-fewer than B images gets a step every few rounds. The steps of a round are shuffled by a keyed bijection; the k-th step
-of a bucket takes the images k B to k B + B - 1 of the bucket's own order, which has its own epochs. All of it is
-computed from (seed, n), and nothing is stored.
+After round c of a run, bucket i of N_i images has had floor((c + 1) N_i / B) whole steps of B images in total. So each
+image of any bucket is shown equally often, to within one step, and a bucket of fewer than B images gets a step every
+few rounds. The steps of a round are shuffled by a keyed bijection; the k-th step of a bucket takes the images k B to
+k B + B - 1 of the bucket's own order, which has its own epochs. Everything is computed from (seed, n).
 
-Where the steps of a run grow (`train.batch_growth`), each part of the run with steps of one size has such an order of
-its own: the epochs of the buckets begin anew there.
+With `train.batch_growth`, each part of the run with a constant batch size has an order of its own, in which the epochs
+of the buckets start again.
 """
 
 from bisect import bisect_right
@@ -25,9 +24,9 @@ from hdit_core.data.loader.order import GOLDEN, Order, epoch_keys, permute, spli
 class SizeBucket:
     """Images of one size."""
 
-    first: int  # of its images in the index
+    first: int  # positions of its images in the index
     num_images: int
-    order: Order  # of its images; its indices begin at 0
+    order: Order  # order of its images; its indices start at 0
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class _BucketPosition:
     """The position of a step in its part of the run."""
 
     bucket: int
-    step: int  # of the bucket, counted from the start of the part
+    step: int  # index of the bucket's step, counted from the start of the part
 
 
 class BucketOrder:
@@ -53,9 +52,9 @@ class BucketOrder:
         """Choose an order.
 
         Args:
-            seed: the run's, 0 <= seed < 2^64.
-            buckets: in the order of the index.
-            parts: of the run, the first after 0 images.
+            seed: seed of the run, 0 <= seed < 2^64.
+            buckets: the buckets in the order of the index.
+            parts: parts of the run; the first starts at 0 images.
         """
         self.seed, self.buckets, self.parts = seed, tuple(buckets), tuple(parts)
         self._num_images = sum(bucket.num_images for bucket in buckets)
@@ -82,7 +81,7 @@ class BucketOrder:
         return bucket.first + bucket.order.images_at(numbers)
 
     def _place(self, part: int, step: int) -> _BucketPosition:
-        """Return the bucket of a step, and which of its steps this is."""
+        """Return the bucket of a step, and the index of the step in the bucket."""
         batch_size = self.parts[part].batch_size
         round_number = self._round_of(batch_size, step)
         before, after = self._steps_before(batch_size, round_number), self._steps_before(batch_size, round_number + 1)
@@ -97,7 +96,7 @@ class BucketOrder:
         return _BucketPosition(bucket, before[bucket] + slot - (ends[bucket] - shares[bucket]))
 
     def _steps_before(self, batch_size: int, round_number: int) -> list[int]:
-        """Return how many steps each bucket has had before a round."""
+        """Return the number of steps of each bucket before a round."""
         return [round_number * bucket.num_images // batch_size for bucket in self.buckets]
 
     def _round_of(self, batch_size: int, step: int) -> int:

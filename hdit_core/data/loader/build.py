@@ -14,14 +14,14 @@ from hdit_core.recipe.data import DataRecipe
 
 
 def _check_cache(recipe: DataRecipe, contents: Contents) -> None:
-    """Refuse a cache so small that shards would be fetched again and again."""
+    """Refuse a cache so small that shards would be fetched repeatedly."""
     sizes = [shard.bytes for shard in contents.shards]
     # images are read ahead, so two windows are in use at the same time
     needed_bytes = sum(sizes if recipe.order == "uniform" else nlargest(2 * recipe.block_shards, sizes))
     if needed_bytes > recipe.cache_gb * 1e9:
         hint = ", or set data.order = 'blocks'" if recipe.order == "uniform" else ", or lower data.block_shards"
         raise DataError(
-            f"{recipe.path}: with data.order = '{recipe.order}' {needed_bytes / 1e9:.3g} GB of it are in use at a "
+            f"{recipe.path}: with data.order = '{recipe.order}' {needed_bytes / 1e9:.3g} GB are in use at a "
             f"time, and data.cache_gb is {recipe.cache_gb:g}; raise it to {needed_bytes / 1e9 * 1.01:.3g}{hint}"
         )
 
@@ -51,10 +51,10 @@ def build_order(recipe: DataRecipe, contents: Contents, seed: int, parts: Sequen
     """Return the order in which a run reads a data set.
 
     Args:
-        recipe: the kind of order.
-        contents: of the data set.
-        seed: the run's, 0 <= seed < 2^64.
-        parts: of the run, with their batch sizes, on which the order of images of several sizes depends.
+        recipe: the settings of the data.
+        contents: contents of the data set.
+        seed: seed of the run, 0 <= seed < 2^64.
+        parts: parts of the run with their batch sizes, on which the order of images of several sizes depends.
     """
     if len(contents.sizes) == 1:
         return _order_within(recipe, seed, [shard.samples for shard in contents.shards])

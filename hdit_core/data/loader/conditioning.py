@@ -20,7 +20,7 @@ from hdit_core.recipe.run import Recipe
 
 @dataclass(frozen=True)
 class Sample:
-    """An image of a data set with what it is stored with; None where the set has none, or none is wanted."""
+    """An image of a data set with its stored conditions; None if the set has none, or the network takes none."""
 
     image: Pixels
     label: int
@@ -32,19 +32,19 @@ ReadSample = Callable[[ImageReader, int], Sample]
 
 
 def read_image(reader: ImageReader, index: int) -> Sample:
-    """Return an image and its class number."""
+    """Return an image and its class."""
     return Sample(*reader.read(index))
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the network is conditioned on beside the class.
+    """The conditions of the network other than the class.
 
     Attributes:
-        channels: of the condition image, 0 for none.
+        channels: channels of the condition image, 0 for none.
         vector_dim: length of the vector, 0 for none.
         degrade: degradations that make the condition image from the image; empty: it is read from the data set.
-        dropout: probability with which either is dropped.
+        dropout: probability of dropping both.
     """
 
     channels: int = 0
@@ -58,7 +58,7 @@ class Conditioning:
         return bool(self.channels or self.vector_dim)
 
     def read(self, reader: ImageReader, index: int) -> Sample:
-        """Return a sample of the data set with the conditions that are stored and wanted."""
+        """Return a sample of the data set with the stored conditions that the network takes."""
         sample, stored = read_image(reader, index), bool(self.channels and not self.degrade)
         return replace(
             sample,
@@ -67,10 +67,10 @@ class Conditioning:
         )
 
     def check(self, reader: ImageReader) -> None:
-        """Refuse a data set that lacks conditions that the network takes, or has others.
+        """Refuse a data set without the conditions that the network takes, or with other ones.
 
         Raises:
-            DataError: says what was found and what was expected.
+            DataError: names the conditions found and expected.
         """
         if self.channels and not self.degrade and reader.condition_channels != self.channels:
             raise DataError(
@@ -93,14 +93,14 @@ class Conditioning:
         numbers: Sequence[int],
         mirror: bool = False,
     ) -> Float[Tensor, "B K H W"] | None:
-        """Return the condition images, zeros where they are dropped; None where the network takes none.
+        """Return the condition images, zeros for dropped ones; None if the network takes none.
 
         Args:
-            reader: of the data set.
-            samples: as `read` returned them.
-            images: in [-1, 1], mirrored already.
-            seed: of the run.
-            numbers: of the images in the run.
+            reader: reader of the data set.
+            samples: the results of `read`.
+            images: images in [-1, 1], already mirrored.
+            seed: seed of the run.
+            numbers: indices of the images in the run.
             mirror: whether stored condition images are mirrored, as the images were.
         """
         if self.degrade:
@@ -117,7 +117,7 @@ class Conditioning:
         return self._dropped(stored, seed, "condition-dropout", numbers)
 
     def vectors_of(self, samples: Sequence[Sample], seed: int, numbers: Sequence[int]) -> Float[Tensor, "B E"] | None:
-        """Return the vectors, zeros where they are dropped; None where the network takes none."""
+        """Return the vectors, zeros for dropped ones; None if the network takes none."""
         if not self.vector_dim:
             return None
         vectors = np.stack([sample.vector for sample in samples if sample.vector is not None])
@@ -142,6 +142,6 @@ def _finite_vector(reader: ImageReader, index: int) -> Float32[np.ndarray, " E"]
 
 
 def conditioning_of(recipe: Recipe) -> Conditioning:
-    """Return what the runs of a recipe are conditioned on beside classes."""
+    """Return the conditions of a recipe's runs other than classes."""
     degrade, dropout = recipe.condition.degrade, recipe.train.condition_dropout
     return Conditioning(recipe.condition_image_channels, recipe.model.mapping_cond_dim, degrade, dropout)

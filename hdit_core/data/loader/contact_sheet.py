@@ -21,7 +21,7 @@ def spread(num_images: int, count: int) -> list[int]:
 
 
 def _thumbnail(pixels: Pixels, format_of: PixelFormat) -> UInt8[np.ndarray, "S S 3"]:
-    """Return a thumbnail of stored pixels: the range from black to white, of many channels the first one, or three."""
+    """Return a thumbnail of the first one or three channels of stored pixels, the range from black to white."""
     if format_of != PixelFormat(format_of.channels) or not format_of.is_8_bit_image:
         pixels = to_uint8(to_float(pixels[None], format_of.ranges)[:, : 3 if format_of.channels >= 3 else 1])[0]
     return thumbnail(pixels)
@@ -45,11 +45,11 @@ def _caption(reader: ImageReader, index: int) -> str:
 
 
 def contact_sheet(folder: Path, num_images: int = 64) -> Image.Image:
-    """Return images of a data set, evenly spread over it, laid out in rows of eight; of four with condition images.
+    """Return images of a data set, evenly spread over it, in rows of eight, or four with condition images.
 
     Args:
-        folder: of the data set.
-        num_images: how many are shown, at least 1.
+        folder: folder of the data set.
+        num_images: number of images to show, at least 1.
 
     Raises:
         DataError: the data set is damaged.

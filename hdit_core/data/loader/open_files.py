@@ -1,4 +1,4 @@
-"""Open shards, and how many a process keeps open: as many as help, within the system's limit of open files."""
+"""Open shards, and the number that a process keeps open, within the system's limit of open files."""
 
 import os
 import resource
@@ -8,7 +8,7 @@ from hdit_core.data.format.entries import ShardEntry
 from hdit_core.data.format.shard import read_all
 from hdit_core.data.remote.cache import RemoteDataset
 
-WANTED_LIMIT = 4096  # of open files; some systems start with 256
+WANTED_LIMIT = 4096  # open files; some systems start with 256
 MOST_OPEN_SHARDS = 256
 RESERVED = 64  # for libraries, logs and sockets; half of the rest is for the batches of worker processes
 
@@ -22,13 +22,13 @@ def raise_open_files_limit() -> int:
     if soft < wanted:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        except (OSError, ValueError):  # macOS has a lower limit of its own
+        except (OSError, ValueError):  # macOS has an additional, lower limit
             return soft
     return max(soft, wanted)
 
 
 def open_shards_limit() -> int:
-    """Return how many shards may be open at once."""
+    """Return the maximum number of open shards."""
     return min(MOST_OPEN_SHARDS, max(8, (raise_open_files_limit() - RESERVED) // 2))
 
 
@@ -39,7 +39,7 @@ class OpenShard:
         self._descriptor = descriptor
 
     def read(self, length: int, offset: int) -> bytes:
-        """Return bytes of the shard, fewer at its end; one system call may return only some of them."""
+        """Return bytes of the shard, fewer at its end; repeats short reads."""
         return read_all(self._descriptor, length, offset)
 
     def __del__(self) -> None:

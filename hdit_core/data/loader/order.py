@@ -1,6 +1,6 @@
 """The order of images: each epoch is a different permutation, computed and not stored.
 
-The n-th image of a run is a function of (seed, n) alone, so a run's position is one integer, independent of ranks,
+The n-th image of a run is a function of only (seed, n), so a run's position is one integer, independent of ranks,
 workers and micro-batches. Epoch `n // N` is a keyed bijection of `n % N`: a Feistel network over the digits
 of a number in mixed radix (Black and Rogaway, "Ciphers with arbitrary finite domains", CT-RSA 2002), iterated until the
 result is one of the N images (cycle walking). Two digits of about sqrt(N) values leave fewer than sqrt(N) numbers
@@ -28,7 +28,7 @@ class Order(Protocol):
 
         Args:
             numbers: positions in the run, 0 <= n < 2^63; in any order, of any epochs.
-            skip: 0; or k for the image k positions later, which has the same size and can replace it.
+            skip: 0; or k for the image k positions later, which has the same size and can be its replacement.
         """
         ...
 
@@ -68,10 +68,10 @@ def permute(places: UInt64[np.ndarray, " B"], keys: UInt64[np.ndarray, " B"], co
 
 
 def images_at(seed: int, numbers: Integer[np.ndarray, " B"], num_images: int) -> Int64[np.ndarray, " B"]:
-    """Return which images of the data set the n-th images of a run are.
+    """Return the indices in the data set of the n-th images of a run.
 
     Args:
-        seed: the run's, 0 <= seed < 2^64.
+        seed: seed of the run, 0 <= seed < 2^64.
         numbers: n, 0 <= n < 2^63; in any order, of any epochs.
         num_images: N, images in the data set, 1 <= N < 2^62.
     """
@@ -98,7 +98,7 @@ KEPT_EPOCHS = 2
 class _Epoch:
     key: UInt64[np.ndarray, " one"]
     shards: Int64[np.ndarray, " S"]  # in the order of the epoch
-    starts: Int64[np.ndarray, " S+1"]  # images of the epoch before each shard of that order, and in all
+    starts: Int64[np.ndarray, " S+1"]  # images of the epoch before each shard of that order, and in total
 
 
 def _window_key(epoch: UInt64[np.ndarray, " one"], window: int) -> UInt64[np.ndarray, " one"]:
@@ -112,8 +112,8 @@ class BlockOrder:
         """Choose an order.
 
         Args:
-            seed: the run's, 0 <= seed < 2^64.
-            shard_sizes: images in each shard; those of a shard are consecutive in the index.
+            seed: seed of the run, 0 <= seed < 2^64.
+            shard_sizes: images in each shard, which are consecutive in the index.
             block_shards: shards per window, at least 1; more shuffle better.
         """
         self.seed, self.block_shards = seed, block_shards

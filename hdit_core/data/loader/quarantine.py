@@ -1,7 +1,7 @@
-"""Damaged images that a run continues without: they are replaced and reported, up to a limit.
+"""Damaged images of a run: they are replaced and reported, up to a limit.
 
-The replacement is a function of (seed, number) and of what is damaged, like everything about a batch: the next intact
-image of the same size in the order of the run.
+The replacement is the next intact image of the same size in the order of the run. Like everything in a batch, it is a
+function of (seed, number) and of the set of damaged images.
 """
 
 import logging
@@ -22,23 +22,23 @@ class Quarantine:
 
     Attributes:
         limit: number of images that may be damaged.
-        damaged: what is wrong with each of them, by its index; the same on all ranks.
+        damaged: the defect of each of them by its index; the same on all ranks.
     """
 
     def __init__(self, limit: int, damaged: Mapping[int, str] | None = None) -> None:
         self.limit, self.damaged = limit, dict(damaged or {})
-        self._pending: dict[int, str] = {}  # found by this rank, and not yet counted
+        self._pending: dict[int, str] = {}  # found by this rank, not yet counted
 
     def add(self, found: Mapping[int, str]) -> None:
-        """Note damaged images of this rank; `count` counts them."""
+        """Add damaged images of this rank, which `count` counts."""
         self._pending.update(found)
 
     def count(self, union: Callable[[Iterable[int]], Iterable[int]], where: Callable[[int], str]) -> None:
-        """Count and report the images that any rank has noted, so that all ranks end at the same step.
+        """Count and report the damaged images of all ranks, so that all ranks end at the same step.
 
         Args:
-            union: returns the ascending numbers of all ranks, given those of this one.
-            where: describes an image that another rank found.
+            union: returns the ascending indices found by all ranks, given those of this one.
+            where: describes an image found by another rank.
 
         Raises:
             DataError: there are more than the limit.
@@ -58,21 +58,21 @@ def read_intact(
     max_damaged: int,
     read: ReadSample = read_image,
 ) -> tuple[Sample, dict[int, str]]:
-    """Return a sample of a run, and the damaged ones that it replaces.
+    """Return a sample of a run, and the damaged images that it replaces.
 
     Args:
-        reader: the data set.
-        order: of the run.
-        number: of the image in the run.
-        index: of the image in the data set.
+        reader: reader of the data set.
+        order: order of the run.
+        number: index of the image in the run.
+        index: index of the image in the data set.
         max_damaged: number of images that may be damaged.
-        read: reads what is wanted of an image.
+        read: reads a sample by its index in the data set.
 
     Raises:
         DamagedImage: no image may be replaced, or the replacements are damaged too.
     """
     damaged: dict[int, str] = {}
-    # where a new epoch begins among the replacements, an image may come twice
+    # an image can occur twice if a new epoch starts among the replacements
     for skip in range(1, 2 * max_damaged + 3):
         try:
             return read(reader, index), damaged

@@ -1,6 +1,6 @@
-"""Random access to a prepared data set: an image by its number, each read checked against the index.
+"""Random access to a prepared data set: images by index; each read is checked against the index file.
 
-Condition images, vectors and captions are read in the same way, where the set has them.
+Condition images, vectors and captions are read in the same way, if the set has them.
 
 A shard that is missing, truncated or altered is an error that names it, never a shorter epoch: sizes are compared when
 the set is opened, and the CRC-32 of an image each time it is read. Only images are decoded, by `codec`; nothing else in
@@ -33,10 +33,10 @@ from hdit_core.data.remote.cache import RemoteDataset
 from hdit_core.errors import DataError
 
 CACHE_BYTES = 256 << 20
-"""A set whose decoded images fit into this is decoded once: 64 digits take 4 ms to decode, 0.1 ms to look up."""
+"""A set whose decoded images fit into this is decoded only once: 64 digits take 4 ms to decode, 0.1 ms to look up."""
 
 
-Pixels = Shaped[np.ndarray, "H W C"]  # of the data type of the set
+Pixels = Shaped[np.ndarray, "H W C"]  # has the data type of the set
 Rows = Shaped[np.ndarray, " _"]  # of INDEX_DTYPE
 
 
@@ -55,8 +55,8 @@ class ImageReader:
     """A prepared data set with `len(reader)` images; `reader.read(index)` returns one.
 
     Attributes:
-        folder: that holds the set, or its cached copy.
-        manifest: of the set.
+        folder: folder of the set, or of its cached copy.
+        manifest: manifest of the set.
     """
 
     def __init__(
@@ -70,13 +70,13 @@ class ImageReader:
         """Open a data set.
 
         Args:
-            folder: that `hdit prepare-data` wrote, or a copy of it on a remote store.
-            cache_bytes: decoded images are kept if all of them fit into this.
-            max_damaged: a set that lacks no more images than this, in truncated or missing shards, can be opened.
-            whole_shards: read a shard ahead as a whole when its first image is wanted.
+            folder: a folder written by `hdit prepare-data`, or a copy of it on a remote store.
+            cache_bytes: decoded images are kept in memory if all of them fit into this.
+            max_damaged: a set can be opened if truncated or missing shards have at most this many images.
+            whole_shards: read the whole shard ahead when its first image is read.
 
         Raises:
-            DataError: a part is missing, or not what the manifest says.
+            DataError: a part is missing, or differs from the manifest.
         """
         location = folder if isinstance(folder, RemoteDataset) else Path(folder)
         self._arguments = {"folder": location, "cache_bytes": cache_bytes, "max_damaged": max_damaged}
@@ -99,7 +99,7 @@ class ImageReader:
         self._cached_conditions: dict[int, Pixels] = {}
 
     def _check_shards(self, max_damaged: int) -> None:
-        """Refuse shards of other sizes than the manifest says, unless few enough images are lost with them."""
+        """Refuse shards whose size differs from the manifest, unless few enough images are lost with them."""
         lost = first = 0
         for shard in self.manifest.contents.shards:
             size_bytes, problem = size_problem(self.folder / shard.name, shard.bytes)
@@ -115,11 +115,11 @@ class ImageReader:
 
     @property
     def num_classes(self) -> int:
-        """Number of classes, 0 where the images have none."""
+        """Number of classes, 0 if the images have none."""
         return len(self.manifest.contents.classes or ())
 
     def label(self, index: int) -> int:
-        """Return the class number of an image, -1 without one."""
+        """Return the class of an image, -1 without one."""
         return int(self._index["label"][index])
 
     def shape(self, index: int) -> tuple[int, int, int]:
@@ -127,15 +127,15 @@ class ImageReader:
         return self._shapes[bisect_right(self._bucket_ends, index)]
 
     def read(self, index: int) -> tuple[Pixels, int]:
-        """Return an image and its class number (-1 without one).
+        """Return an image and its class (-1 without one).
 
         Args:
             index: 0 <= index < len(self).
 
         Raises:
             IndexError: there is no such image.
-            DamagedImage: its bytes are not those that were stored.
-            StorageUnavailable: the storage did not answer, for longer than the retries take.
+            DamagedImage: its bytes have changed since they were stored.
+            StorageUnavailable: the storage did not answer, even after all retries.
         """
         if not 0 <= index < len(self):
             raise IndexError(f"{self.folder}: image {index}: expected 0 to {len(self) - 1}")
@@ -148,18 +148,18 @@ class ImageReader:
 
     @property
     def condition_channels(self) -> int:
-        """Channels of the condition images, 0 where the set has none."""
+        """Channels of the condition images, 0 if the set has none."""
         condition = self.manifest.contents.condition
         return condition.channels if condition else 0
 
     @property
     def vector_dim(self) -> int:
-        """Length of the vectors, 0 where the set has none."""
+        """Length of the vectors, 0 if the set has none."""
         vectors = self.manifest.contents.vectors
         return vectors.dim if vectors else 0
 
     def condition(self, index: int) -> Pixels | None:
-        """Return the condition image of an image, None where the set has none.
+        """Return the condition image of an image, None if the set has none.
 
         Raises:
             DamagedImage, StorageUnavailable: as `read`.
@@ -174,11 +174,11 @@ class ImageReader:
         return condition
 
     def vector(self, index: int) -> Float32[np.ndarray, " E"] | None:
-        """Return the vector of an image, None where the set has none."""
+        """Return the vector of an image, None if the set has none."""
         return None if self._vectors is None else np.array(self._vectors[index])
 
     def caption(self, index: int) -> str | None:
-        """Return the caption of an image, None where it has none.
+        """Return the caption of an image, None if it has none.
 
         Raises:
             DamagedImage: the shard is damaged there.
@@ -210,29 +210,29 @@ class ImageReader:
             raise DamagedImage(f"{self.where(index)}: its condition image: {problem}; {REPAIR_HINT}", index) from None
 
     def encoded(self, index: int) -> bytes:
-        """Return the encoded image as it is stored in its shard, checked.
+        """Return the encoded image from its shard, checked.
 
         Raises:
-            DamagedImage: its bytes are not those that were stored.
-            StorageUnavailable: the storage did not answer, for longer than the retries take.
+            DamagedImage: its bytes have changed since they were stored.
+            StorageUnavailable: the storage did not answer, even after all retries.
         """
         itemsize = self.manifest.contents.pixels.itemsize
         return self._checked_content(self._index, index, largest_content(self.shape(index), itemsize))
 
     def _checked_content(self, rows: Rows, index: int, most_bytes: int) -> bytes:
-        """Return what a row says, after comparison with its checksum."""
+        """Return the bytes that an index row points to, after comparison with its checksum."""
         shard, offset, length, expected_crc32, _ = rows[index].item()
         entry = self._shard(index, shard)
         if offset + length > entry.bytes or length > most_bytes:
             raise DamagedImage(
-                f"{self.where(index)}: {length:,} bytes there are no image of the set: damaged index; {REPAIR_HINT}",
+                f"{self.where(index)}: {length:,} bytes cannot be an image of the set: damaged index; {REPAIR_HINT}",
                 index,
             )
         try:
             content = self._read_retried(entry, length, offset)
             if zlib.crc32(content) != expected_crc32 and isinstance(self._location, RemoteDataset):
                 self.close()
-                self._location.discard(entry)  # the store's copy had the manifest's checksum: this one is damaged
+                self._location.discard(entry)  # the original had the manifest's checksum: the copy is damaged
                 content = self._read_retried(entry, length, offset)
         except OSError as problem:
             path = self.folder / entry.name
@@ -265,7 +265,7 @@ class ImageReader:
         return shards[shard]
 
     def where(self, index: int) -> str:
-        """Return where an image is stored, for people."""
+        """Return a description of where an image is stored, for messages."""
         shard, offset, *_ = self._index[index].item()
         return f"{self.folder / self._shard(index, shard).name}: image {index} at byte {offset:,}"
 
@@ -281,7 +281,7 @@ class ImageReader:
 
 
 def largest_content(shape: tuple[int, int, int], itemsize: int = 1) -> int:
-    """Return a bound on the bytes of an encoded image, so that no damaged index makes a reader load more.
+    """Return an upper bound of the size of an encoded image, so that a damaged index cannot exhaust the memory.
 
     Args:
         shape: height, width and channels.

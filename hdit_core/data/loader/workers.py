@@ -1,11 +1,12 @@
-"""Worker processes that read for a run: torch's DataLoader, with workers that live no longer than the run needs them.
+"""Worker processes that read for a run: torch's DataLoader, with workers that always end with the run.
 
 A scheduler signals all processes of a job, so workers ignore the signals that ask a run to stop: the main process needs
-them until it has saved. They end when the main process tells them to, are killed where they do not (stuck on a dead
-disk), and notice by themselves when the main process is gone, whatever ended it.
+them until it has saved. They end at the request of the main process, are killed if they do not (stuck on a dead disk),
+and end by themselves when the main process is gone for any reason.
 
-Batches come through shared memory (/dev/shm), of which containers often have only 64 MB. A worker that finds it full
-loses its batch without a word to the main process, so it is checked at the start, and again whenever no batch comes.
+Batches come through shared memory (/dev/shm), of which containers often have only 64 MB. If it is full,
+a worker loses its batch without telling the main process, so it is checked at the start, and again whenever no batch
+arrives.
 """
 
 import atexit
@@ -29,19 +30,19 @@ from hdit_core.data.format.transient import StorageUnavailable
 from hdit_core.errors import DataError, HditError, WaitInterrupted
 
 TIMEOUT_S = 600.0
-"""A worker that takes longer for one micro-batch hangs, on a dead disk for instance."""
+"""A worker that takes longer than this for one micro-batch hangs, for instance on a dead disk."""
 
 POLL_S = 1.0
-"""Between two looks at the stop request while no batch comes."""
+"""Interval between checks for a stop request while no batch arrives."""
 
-GRACE_S = 5.0  # for a worker to finish its current image when it is told to end
+GRACE_S = 5.0  # for a worker to finish its current image before it is killed
 PARENT_CHECK_S = 1.0
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 _END = object()
 
 
 def free_shared_memory() -> int | None:
-    """Return the free bytes of shared memory, None where the system has no such folder."""
+    """Return the free bytes of shared memory, None if the system has no such folder."""
     try:
         facts = os.statvfs(SHARED_MEMORY)
     except OSError:
@@ -50,26 +51,26 @@ def free_shared_memory() -> int | None:
 
 
 def check_shared_memory(needed_bytes: int, for_what: str) -> None:
-    """Refuse to go on with less shared memory than batches need.
+    """Refuse to continue with less shared memory than batches need.
 
     Args:
-        needed_bytes: of the batches that are in it at once.
-        for_what: needs them, for the message.
+        needed_bytes: size of the batches that are in it at the same time.
+        for_what: what needs them, for the message.
 
     Raises:
-        HditError: less is free.
+        HditError: there is less free memory.
     """
     free_bytes = free_shared_memory()
     if free_bytes is not None and free_bytes < needed_bytes:
         raise HditError(
             f"{SHARED_MEMORY}: {free_bytes / 1e6:,.0f} MB of shared memory are free, the batches of {for_what} need "
-            f"{needed_bytes / 1e6:,.0f} MB; start the container with --shm-size=1g or more (or --ipc=host), or lower "
-            "data.workers or train.micro_batch_size"
+            f"{needed_bytes / 1e6:,.0f} MB; start the container with --shm-size={needed_bytes // 10**9 + 1}g or more "
+            "(or --ipc=host), or lower data.workers or train.micro_batch_size"
         )
 
 
 def _end_with_main_process() -> None:
-    """Wait until the main process is gone, then end this one, whatever its state."""
+    """Wait until the main process is gone, then end this one in any state."""
     started_by, main = os.getppid(), parent_process()
     while os.getppid() == started_by and (main is None or main.is_alive()):
         time.sleep(PARENT_CHECK_S)
@@ -100,7 +101,7 @@ def _end_workers(batches: Any) -> None:
 
 
 def _kill_at_exit(workers: Sequence[BaseProcess]) -> None:
-    """End the workers of an iterator that is still referenced: multiprocessing would wait for them for ever."""
+    """End the workers of an iterator that is still referenced: multiprocessing would wait for them forever."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise an error
     _kill(workers)
     for worker in workers:
@@ -112,7 +113,7 @@ def _is_timeout(error: RuntimeError) -> bool:
 
 
 def _failed_worker(error: RuntimeError | OSError) -> HditError | None:
-    """Return what a broken DataLoader means, None where the error is another."""
+    """Return the error to report for a broken DataLoader, None if it is another error."""
     text = str(error)
     if "items of ancdata" in text or "Too many open files" in text or getattr(error, "errno", None) == errno.EMFILE:
         return HditError(
@@ -129,7 +130,7 @@ def _failed_worker(error: RuntimeError | OSError) -> HditError | None:
 
 @contextmanager
 def translate_worker_errors() -> Iterator[None]:
-    """Report in one line that a worker died: torch raises it in the main thread, whatever that is doing at the time.
+    """Report in one line that a worker died: torch raises an error in the main thread at any time.
 
     Raises:
         DataError, HditError: instead of torch's RuntimeError.
@@ -145,7 +146,7 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _next_batch(batches: Iterator[Any], batch_bytes: int) -> Any:
-    """Return the next batch, or `_END`; the DataLoader's own time-out is only the interval between two checks."""
+    """Return the next batch, or `_END`; the DataLoader's own timeout is only the interval between checks."""
     started_at = time.monotonic()
     while True:
         try:
@@ -162,7 +163,7 @@ def _next_batch(batches: Iterator[Any], batch_bytes: int) -> Any:
 
 
 def _worker_loader(dataset: Dataset[Any], plan: Iterable[Sequence[int]], workers: int) -> DataLoader[Any]:
-    """Return torch's loader, which reads each entry of the plan in one of its processes."""
+    """Return torch's DataLoader, which reads each entry of the plan in one of its processes."""
     return DataLoader(
         dataset,
         batch_sampler=map(list, plan),
@@ -171,7 +172,7 @@ def _worker_loader(dataset: Dataset[Any], plan: Iterable[Sequence[int]], workers
         pin_memory=torch.cuda.is_available(),
         timeout=min(POLL_S, TIMEOUT_S),
         worker_init_fn=_begin_worker,
-        generator=torch.Generator(),  # else it draws from torch's default generator, which the network's dropout uses
+        generator=torch.Generator(),  # the default one is used by the network's dropout
     )
 
 
@@ -185,14 +186,14 @@ def read_in_workers(
     """Yield what a data set's `__getitems__` returns for each entry of the plan, in order, from worker processes.
 
     Args:
-        dataset: what is read; each worker has a copy.
-        plan: image numbers.
-        workers: processes, at least 1. They end when the iterator is closed, and at the latest with this process.
-        batch_bytes: of the tensors of one batch, which pass through shared memory; 0 where that is not checked.
+        dataset: the data set; each worker has a copy.
+        plan: image numbers of each batch.
+        workers: number of processes, at least 1. They end when the iterator is closed, or with this process.
+        batch_bytes: size of the tensors of one batch, which pass through shared memory; 0: do not check it.
 
     Raises:
         DataError: a worker died.
-        StorageUnavailable: no batch came within `TIMEOUT_S`.
+        StorageUnavailable: no batch arrived within `TIMEOUT_S`.
         HditError: there is too little shared memory.
         WaitInterrupted: a stop was requested during a wait.
     """
@@ -202,11 +203,11 @@ def read_in_workers(
     with translate_worker_errors():
         batches: Any = iter(loader)
         at_exit = partial(_kill_at_exit, batches._workers)
-        atexit.register(at_exit)  # called before what multiprocessing registered earlier
+        atexit.register(at_exit)  # called before the exit functions that multiprocessing has registered
         try:
             while (batch := _next_batch(batches, batch_bytes)) is not _END:
                 yield batch
-        except WaitInterrupted:  # the workers hang, and the run has to save
+        except WaitInterrupted:  # the workers hang, and the run has to save its state
             _kill(batches._workers)
             raise
         finally:

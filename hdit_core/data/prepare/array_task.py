@@ -1,4 +1,4 @@
-"""The part of one task when several machines prepare a data set: every N-th chunk of the inputs."""
+"""The part of a task when several machines prepare a data set: every N-th chunk of the inputs."""
 
 import re
 from collections.abc import Mapping
@@ -39,7 +39,7 @@ def parse_array_task(text: str) -> ArrayTask:
 
 
 def _slurm_array_task(environment: Mapping[str, str]) -> ArrayTask:
-    """Return the task of this process in a Slurm job array; its ids may start anywhere and have any constant step."""
+    """Return the task of this process in a Slurm job array; its ids may have any start and constant step."""
     if "SLURM_ARRAY_TASK_ID" not in environment:
         return WHOLE_JOB
     number, count = (env_int(environment, f"SLURM_ARRAY_TASK_{name}") for name in ("ID", "COUNT"))

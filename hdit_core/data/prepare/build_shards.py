@@ -19,11 +19,11 @@ from hdit_core.data.prepare.transform import ConvertedImage
 from hdit_core.errors import DataError, UsageError
 
 Progress = Callable[[int, int, int], None]
-"""Called with the number of inputs done, of all inputs, and of unusable ones."""
+"""Called with the numbers of finished inputs, all inputs, and unusable ones."""
 
 
 def bad_limit(text: str | None, num_inputs: int) -> int:
-    """Return how many inputs may be unusable, from `--max-bad`: a number, a share such as "0.01%", or None for all.
+    """Return how many inputs may be unusable: `--max-bad` is a number, a share such as "0.01%", or None for all.
 
     Raises:
         UsageError: the text is neither.
@@ -50,9 +50,9 @@ class ProgressCounter:
         """Count finished inputs and report progress.
 
         Args:
-            inputs: how many more are done.
-            bad: how many of these are unusable.
-            last_reject: the line of rejects.jsonl of the last of those.
+            inputs: number of further finished inputs.
+            bad: number of these that are unusable.
+            last_reject: the line in rejects.jsonl of the last unusable one.
 
         Raises:
             DataError: more are unusable than allowed.
@@ -68,7 +68,7 @@ class ProgressCounter:
         self.report()
 
     def report(self) -> None:
-        """Report progress: also once before the first input, which starts the clock of a progress bar."""
+        """Report progress; called before the first input too, to start the clock of a progress bar."""
         if self.on_progress:
             self.on_progress(self.done, self.total, self.bad)
 
@@ -98,10 +98,10 @@ class _Chunk:
         return self.rejects[-1]
 
     def _is_known(self, sample: Sample) -> bool:
-        """Return whether a sample is dropped because another data set has it.
+        """Return whether a sample is dropped because it is in another data set.
 
         Raises:
-            DataError: another data set has it, and duplicates are not dropped.
+            DataError: it is in another data set, and duplicates are not dropped.
         """
         where = self.known.find(sample.hashes) if self.known else None
         if where is None:
@@ -157,7 +157,7 @@ def _build_chunk(
 
 
 def _missing(journal: Journal, chunks: range, workers: int, progress: ProgressCounter) -> list[int]:
-    """Return the chunks that are not finished, and count the others; several threads hash their shards."""
+    """Return the unfinished chunks, and count the others; several threads hash their shards."""
     missing = []
     with ThreadPoolExecutor(max(1, workers)) as threads:
         try:
@@ -185,10 +185,10 @@ def build_chunks(
     Args:
         job: the inputs and how they are transformed.
         journal: records finished chunks.
-        chunks: their indices.
-        workers: processes; 0 and 1 convert in this one.
-        progress: counts all their inputs.
-        known: images that must not be among them.
+        chunks: indices of the chunks.
+        workers: number of processes; 0 and 1 convert in this one.
+        progress: counts their inputs.
+        known: images that must not occur.
 
     Raises:
         DataError: too many inputs are unusable, one is known, or a process died.
@@ -203,7 +203,7 @@ def build_chunks(
 
 
 def _repair_hint(missing: Sequence[int], task_counts: set[int]) -> str:
-    """Return how to build the missing chunks: which tasks to run again."""
+    """Return the advice on how to build the missing chunks: which tasks to run again."""
     counts = task_counts - {1}
     if len(counts) != 1:
         return "run the same command without --finish, which builds them"

@@ -20,19 +20,19 @@ from hdit_core.data.prepare.transform import (
 )
 from hdit_core.errors import DataError
 
-BATCH_INPUTS = 8  # sent to a process at once
-BATCH_BYTES = 32 << 20  # fewer inputs if they are large: those of an archive are sent with their content
+BATCH_INPUTS = 8  # inputs sent to a process at a time
+BATCH_BYTES = 32 << 20  # fewer inputs if they are large: those of an archive are sent with content
 MOST_WAITING_BYTES = 256 << 20  # in all batches in progress
 
 
 @dataclass(frozen=True, slots=True)
 class RejectedInput:
-    """An input that gives no sample."""
+    """An input without a sample."""
 
     number: int
     name: str
     reason: str
-    is_bad: bool = True  # False: a usable image that the user's settings exclude
+    is_bad: bool = True  # False: a usable image that is excluded by the settings
 
 
 def convert(task: InputImage, transform: TransformSettings) -> ConvertedImage | RejectedInput:
@@ -63,7 +63,7 @@ def _end_with_parent() -> None:
 
 
 def _begin_worker() -> None:
-    """Leave Ctrl-C to the parent, and end when the parent is killed; else a worker would wait for ever."""
+    """Leave Ctrl-C to the parent, and exit when the parent is killed; otherwise a worker would wait forever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -84,7 +84,7 @@ def _input_batches(tasks: Iterable[InputImage]) -> Iterator[list[InputImage]]:
 
 
 def _is_full(waiting: Collection[tuple[object, list[InputImage]]], workers: int) -> bool:
-    """Return whether enough is in progress, by number or by size."""
+    """Return whether enough inputs are in progress, by number or size."""
     size_bytes = sum(_size_bytes(task) for _, batch in waiting for task in batch)
     return len(waiting) > 2 * workers or (len(waiting) > 1 and size_bytes > MOST_WAITING_BYTES)
 
@@ -107,9 +107,9 @@ def convert_all(
     """Convert inputs, and yield the result of each in order.
 
     Args:
-        tasks: the inputs; taken only a little ahead, so that memory stays bounded.
+        tasks: the inputs; only a few are taken in advance, so that memory is bounded.
         transform: how they are transformed.
-        workers: processes; 0 and 1 convert in this one.
+        workers: number of processes; 0 and 1 convert in this one.
 
     Raises:
         DataError: a process died.

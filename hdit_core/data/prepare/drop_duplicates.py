@@ -1,7 +1,7 @@
-"""`--drop-duplicates`: once all chunks are finished, the shards that hold duplicates are written again.
+"""`--drop-duplicates`: once all chunks are finished, the shards that contain duplicates are rewritten.
 
-Only then is it known which image came first, independent of the order of the tasks. A kill between a shard and its
-record leaves a chunk that counts as unfinished, like any other kill.
+Only then it is known which image is the first one, independent of the order of the tasks. A kill between a shard and
+its record leaves an unfinished chunk, like any other kill.
 """
 
 import json
@@ -39,12 +39,12 @@ Rows = Shaped[np.ndarray, " _"]
 class _DuplicateOf:
     """The reason why an image is dropped."""
 
-    kind: str  # of the equal hash
+    kind: str  # kind of the equal hash
     first: int  # row of the image that is kept
 
 
 def find_duplicates(rows: Rows) -> dict[int, _DuplicateOf]:
-    """Return the rows that equal an earlier row that is kept, by file or by pixels."""
+    """Return the rows that equal an earlier, kept row by file or by pixels."""
     firsts = {kind: first_duplicate(np.ascontiguousarray(rows[kind])) for kind in KINDS}
     several = np.logical_or.reduce([np.bincount(first, minlength=len(rows))[first] > 1 for first in firsts.values()])
     kept: dict[str, dict[int, int]] = {kind: {} for kind in KINDS}
@@ -70,7 +70,7 @@ def _number(path: Path, row: np.void) -> int:
 def _sample(
     rules: TransformSettings, stored: ShardSample, descriptor: int, row: np.void, size: tuple[int, int]
 ) -> Sample:
-    """Return a sample as it is stored, without its vector."""
+    """Return a stored sample without its vector."""
     suffix = SUFFIXES[rules.codec]
     condition = None
     if rules.condition:
@@ -91,7 +91,7 @@ def _sample(
 
 
 def _rewrite_without(job: PrepareJob, path: Path, shard: ShardRecord, left_out: set[int]) -> ShardRecord | None:
-    """Write a shard again without some of its samples; return None and write nothing if none is left."""
+    """Rewrite a shard without some of its samples; return None and write nothing if none is left."""
     if len(left_out) == len(shard.rows):
         return None
     samples, vectors = read_shard(path), shard.vectors(job.rules.vector_dim)
@@ -104,7 +104,7 @@ def _rewrite_without(job: PrepareJob, path: Path, shard: ShardRecord, left_out: 
 
 
 class _RowPositions:
-    """The position of each row, counted through all chunks and their shards."""
+    """Finds the chunk and shard of each row of the whole set."""
 
     def __init__(self, journal: Journal, num_chunks: int) -> None:
         self.folder = journal.folder
@@ -155,7 +155,7 @@ def _moments_of(job: PrepareJob, path: Path, shard: ShardRecord, left_out: Colle
 def _rewrite_chunk(
     job: PrepareJob, journal: Journal, record: ChunkRecord, left_out: dict[str, set[int]], lines: Sequence[str]
 ) -> None:
-    """Write the shards of a chunk again, then its record."""
+    """Rewrite the shards of a chunk, then its record."""
     moments = record.moments
     shards: list[ShardRecord] = []
     for shard in record.shards:
@@ -185,7 +185,7 @@ def drop_duplicates(job: PrepareJob, journal: Journal) -> None:
 
 
 def _remove_emptied(journal: Journal, num_chunks: int) -> None:
-    """Remove shards without any image left, also after a kill between the record and this."""
+    """Remove shards without any image left, also after a kill between the record and this step."""
     named = {shard.name for number in range(num_chunks) for shard in journal.read(number).shards}
     for path in journal.folder.glob("shard-*.tar"):
         if path.name not in named:

@@ -42,7 +42,7 @@ Rows = Shaped[np.ndarray, " _"]  # of ROW_DTYPE, one per image
 
 @dataclass(frozen=True)
 class Chunks:
-    """The results of all chunks in the order of the index: bucket by bucket, each in the order of the inputs."""
+    """The results of all chunks in the order of the index: grouped by bucket, each in the order of the inputs."""
 
     shards: tuple[ShardEntry, ...]
     buckets: tuple[Bucket, ...]
@@ -77,7 +77,7 @@ def _remarks(records: Sequence[ChunkRecord]) -> Counter[str]:
 
 
 def _moments(records: Sequence[ChunkRecord]) -> Moments:
-    """Return the moments of all chunks, none where a chunk of an early hdit lacks them."""
+    """Return the moments of all chunks; none if a chunk of an early version of hdit lacks them."""
     parts = [record.moments for record in records if record.shards]
     moments: Moments = ()
     for part in parts if all(parts) else []:
@@ -181,7 +181,7 @@ def _class_counts(job: PrepareJob, rows: Rows) -> tuple[int, ...] | None:
 
 
 def _contents(job: PrepareJob, chunks: Chunks, folder: Path) -> Contents:
-    """Write the files of rows that a reader needs, and return the contents."""
+    """Write the array files that a reader needs, and return the contents."""
     sizes = chunks.buckets
     contents = Contents(
         height=max(size.height for size in sizes),

@@ -16,7 +16,7 @@ from hdit_core.data.image.arrays.pixel_format import Dtype, PixelFormat, ValueRa
 from hdit_core.data.image.codec import JPEG_QUALITY
 from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS
 from hdit_core.data.image.resize import Crop, ImageSize, Resize, bucket_sizes
-from hdit_core.data.prepare.labels import BY_FOLDER, WITHOUT, InputTable, label_source
+from hdit_core.data.prepare.input_classes import BY_FOLDER, WITHOUT, InputTable, label_source
 from hdit_core.data.prepare.open_attachments import (
     AttachmentSettings,
     condition_settings,
@@ -36,7 +36,7 @@ _LATER = {
     for each in fields(TransformSettings)
     if each.name in ("min_size", "no_upscale", "dtype", "value_range", "condition", "vector_dim", "pages_as_channels")
 }
-"""Settings that are not hashed at their defaults, so that older sets keep their fingerprints."""
+"""Settings that are not hashed if they have these defaults, so that older sets keep their fingerprints."""
 
 
 def _shown(ranges: tuple[ValueRange, ...]) -> str:
@@ -112,7 +112,7 @@ class PrepareJob:
         return image if isinstance(image.content, str) else self._with_attachments(image)
 
     def _with_attachments(self, image: InputImage) -> InputImage:
-        """Return an input with its condition image, vector and caption, or with the reason why one cannot be read."""
+        """Return an input with its condition image, vector and caption, or with the reason why one is unreadable."""
         parts: dict[str, Any] = {}
         for kind, attachments in self.attachments.items():
             try:
@@ -151,7 +151,7 @@ class PrepareSettings(AttachmentSettings):
     quality: Annotated[int, Field(ge=1, le=100)] = JPEG_QUALITY  # of JPEG, 1..100
     buckets: tuple[ImageSize, ...] = ()  # several sizes; each image gets the one with the nearest aspect ratio
     not_in: tuple[Path, ...] = ()  # prepared sets that must not share an image with this one
-    drop_duplicates: bool = False  # drop what is in them or came before; else refuse the former, count the latter
+    drop_duplicates: bool = False  # drop them and repeated images; otherwise refuse and count
     min_size: NonNegativeInt = 0  # leave out images with a shorter side below this, px
     no_upscale: bool = False  # leave out images that would have to be enlarged
     dtype: Dtype = "uint8"
@@ -160,7 +160,7 @@ class PrepareSettings(AttachmentSettings):
 
 
 def _check_output(settings: PrepareSettings) -> None:
-    """Refuse an impossible size or output folder, before a million files are listed."""
+    """Refuse an impossible size or output folder before the source is listed."""
     out, source = settings.out, Path(settings.source)
     for height, width in settings.buckets or (settings.size,):
         if height * width > LARGEST_IMAGE_PIXELS:
@@ -186,7 +186,7 @@ def plan_job(settings: PrepareSettings) -> PrepareJob:
     source = open_source(settings.source, labels_path, read_labels=settings.labels == BY_FOLDER)
     inputs, classes, labels = label_source(source, settings.labels, settings.classes)
     if not inputs:
-        raise DataError(f"{settings.source}: holds no images (hidden, system and text files do not count)")
+        raise DataError(f"{settings.source}: contains no images (hidden, system and text files do not count)")
     attachments = open_attachments(source, settings)
     manifests = {folder: read_manifest(folder) for folder in settings.not_in}
     _check_comparable(manifests, "condition" in attachments)
@@ -204,7 +204,7 @@ def plan_job(settings: PrepareSettings) -> PrepareJob:
 
 
 def _check_comparable(manifests: Mapping[Path, Manifest], has_condition: bool) -> None:
-    """Refuse to look for equal images in a set whose hashes are of other things: of pairs, or of images alone."""
+    """Refuse to compare a set of pairs with a set of images without condition images: their hashes differ."""
     for folder, manifest in manifests.items():
         if (manifest.contents.condition is not None) != has_condition:
             has, lacks = ("this set", folder) if has_condition else (folder, "this set")
@@ -226,7 +226,7 @@ def _pixels(settings: PrepareSettings, source: Source) -> PixelFormat:
         raise UsageError(f"--channels, --dtype, --range: images of {problem}{hint}")
     if settings.codec != "png" and not pixels.is_8_bit_image:
         raise UsageError(
-            f"--format {settings.codec}: stores 8-bit greyscale and RGB only; leave it out: images of "
+            f"--format {settings.codec}: stores 8-bit grayscale and RGB only; leave it out: images of "
             f"{pixels.channels} channels and type {pixels.dtype} are stored as .npy"
         )
     return pixels

@@ -27,7 +27,7 @@ LOCK = "lock"
 
 
 def _ranges(chunks: range) -> list[tuple[int, int]]:
-    """Return the first byte and the length of each lock; contiguous chunks share a lock."""
+    """Return the offset and the length of each lock; contiguous chunks share a lock."""
     return [(chunks.start, max(1, len(chunks)))] if chunks.step == 1 else [(number, 1) for number in chunks]
 
 
@@ -74,9 +74,9 @@ class ShardRecord(BaseModel):
     bytes: int
     crc32: int
     sha256: str
-    rows_base64: str  # ROW_DTYPE; thirty times smaller than numbers in Python, and smaller than numbers in JSON
+    rows_base64: str  # ROW_DTYPE; thirty times smaller than Python numbers, and smaller than numbers in JSON
     condition_rows_base64: str = ""  # of CONDITION_ROW_DTYPE
-    vectors_base64: str = ""  # float32, one after another
+    vectors_base64: str = ""  # float32, concatenated
     captions: int = 0  # images with a caption
 
     @classmethod
@@ -187,7 +187,7 @@ def _check_plans(folder: Path, fingerprint: str) -> None:
             raise UsageError(f"{folder / UNFINISHED}: damaged; delete {folder} or choose another --out") from None
         if plan.fingerprint != fingerprint:
             raise UsageError(
-                f"{folder}: holds an unfinished data set made from other images or with other settings; "
+                f"{folder}: contains an unfinished data set made from other images or with other settings; "
                 "delete it or choose another --out"
             )
 

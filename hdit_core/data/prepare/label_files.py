@@ -1,9 +1,9 @@
-"""Labels in a file of their own.
+"""Label files that are given by `--labels` and `--classes`.
 
 .csv, .tsv  columns of file names and labels, such as file,label; or ImageNet's ImageId,PredictionString
 .jsonl      one {"file": ..., "label": ...} per line
 .json       StyleGAN's and EDM's dataset.json, {"labels": [["00000/img00000000.png", 6], ...]}
-.txt        one label per line, in the order of the files' names, as ImageNet's lists for its validation images
+.txt        one label per line, in the order of the files' names, as in ImageNet's lists for its validation images
 """
 
 import json
@@ -22,15 +22,15 @@ from hdit_core.files import read_bytes
 LARGEST_LABEL_FILE_BYTES = 1 << 30
 
 _GROUND_TRUTH = "ILSVRC2012_validation_ground_truth"
-"""Its numbers follow a list of ImageNet's own, not the sorted wnids: a model would learn the wrong names."""
+"""Its numbers refer to ImageNet's own list, not to the sorted wnids: a model would learn the wrong names."""
 
 _TABLES = (".csv", ".tsv", ".jsonl", ".json")
-_INDEX_AND_LABEL = re.compile(r"[0-9]+[\s,;]+[0-9]+")  # as in CUB-200's image_class_labels.txt
+_INDEX_AND_LABEL = re.compile(r"[0-9]+[\s,;]+[0-9]+")  # as in image_class_labels.txt of CUB-200
 _PAIR = re.compile(r"(.+?)[\s,;]+(\S+)")
 
 
 def _lines(text: str) -> list[str]:
-    """Return the lines of a list, whatever system wrote them, without the empty ones at its end."""
+    """Return the lines of a list from any system, without empty lines at its end."""
     lines = [line.strip() for line in re.split("\r\n|\n|\r", text)]
     while lines and not lines[-1]:
         lines.pop()
@@ -38,7 +38,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _pairs(lines: Sequence[str], names: Sequence[str]) -> dict[str, str] | None:
-    """Return the label of each file where each line is a name and a label, as in Caffe's lists; else None."""
+    """Return the label of each file if each line is a name and a label, as in Caffe's lists; otherwise None."""
     matches = [_PAIR.fullmatch(line) for line in lines if line]
     index = NameIndex(names)
     try:
@@ -50,11 +50,11 @@ def _pairs(lines: Sequence[str], names: Sequence[str]) -> dict[str, str] | None:
 
 
 def _in_order(path: Path, content: bytes, names: Sequence[str]) -> dict[str, str]:
-    """Return the label of each file where the list has one label per line."""
+    """Return the label of each file from a list with one label per line."""
     if path.stem == _GROUND_TRUTH:
         raise DataError(
-            f"{path}: its numbers are not places among the sorted class names; "
-            "take LOC_val_solution.csv, or a list with one wnid such as n01440764 a line"
+            f"{path}: its numbers are not indices of the sorted class names; "
+            "take LOC_val_solution.csv, or a list with one wnid such as n01440764 per line"
         )
     lines = _lines(decode_text(content))
     if (pairs := _pairs(lines, names)) is not None:
@@ -74,15 +74,15 @@ def _in_order(path: Path, content: bytes, names: Sequence[str]) -> dict[str, str
 
 
 def read_labels(path: Path, names: Sequence[str]) -> dict[str, str]:
-    """Return the label of each file name in a file of labels, whether the source has it or not.
+    """Return the label of each file name in a label file, including names that are not in the source.
 
     Args:
-        path: of the labels.
-        names: of the files of the source.
+        path: path of the labels.
+        names: names of the source's files.
 
     Raises:
-        UsageError: there is no such file, or its name has another ending.
-        DataError: it cannot be read, contradicts itself, names nothing, or no file of the source.
+        UsageError: there is no such file, or its name has another suffix.
+        DataError: it cannot be read, contradicts itself, is empty, or names no file of the source.
     """
     ending = path.suffix.lower()
     if ending not in (*_TABLES, ".txt") or not path.is_file():
@@ -90,7 +90,7 @@ def read_labels(path: Path, names: Sequence[str]) -> dict[str, str]:
             f"--labels {path}: expected auto, none, or a file that ends in .csv, .tsv, .jsonl, .json or .txt"
         )
     if path.stat().st_size > LARGEST_LABEL_FILE_BYTES:
-        raise DataError(f"{path}: larger than {LARGEST_LABEL_FILE_BYTES >> 20} MiB, which no list of labels is")
+        raise DataError(f"{path}: larger than {LARGEST_LABEL_FILE_BYTES >> 20} MiB, too large for a list of labels")
     content = read_bytes(path)
     if ending == ".txt":
         try:
@@ -100,7 +100,7 @@ def read_labels(path: Path, names: Sequence[str]) -> dict[str, str]:
     else:
         labels = join(read_rows(content, ending, str(path)), names, str(path))
     if not labels:
-        raise DataError(f"{path}: names no file")
+        raise DataError(f"{path}: has no labels")
     return labels
 
 
@@ -112,14 +112,14 @@ _WNID_LINE = re.compile(r"(n[0-9]{8})(\s|$)")
 
 
 def _of_text(path: Path) -> list[str]:
-    """Return the classes of a list with one per line: its first word where each line begins with a wnid, else all."""
+    """Return the classes of a list with one per line: its first word if each line starts with a wnid, else the line."""
     lines = [line for line in _lines(decode_text(read_bytes(path))) if line]
     wnids = [match[1] for line in lines if (match := _WNID_LINE.match(line))]
     return wnids if len(wnids) == len(lines) else lines
 
 
 def _of_json(path: Path) -> list[str]:
-    """Return the classes of a JSON list, or of an object {"0": ["n01440764", "tench"], ...} such as Keras has."""
+    """Return the classes of a JSON list, or of Keras's object {"0": ["n01440764", "tench"], ...}."""
     document = json.loads(decode_text(read_bytes(path)))
     if isinstance(document, dict):
         document = [document.get(str(number)) for number in range(len(document))]
@@ -138,7 +138,7 @@ def _of_data_set(folder: Path) -> list[str]:
 
 def _of_file(path: Path) -> list[str]:
     if path.stat().st_size > LARGEST_LIST_BYTES:
-        raise DataError(f"{path}: larger than {LARGEST_LIST_BYTES >> 20} MiB, which no list of classes is")
+        raise DataError(f"{path}: larger than {LARGEST_LIST_BYTES >> 20} MiB, too large for a list of classes")
     try:
         return _of_json(path) if path.suffix.lower() == ".json" else _of_text(path)
     except (ValueError, TypeError, RecursionError) as problem:
@@ -146,10 +146,10 @@ def _of_file(path: Path) -> list[str]:
 
 
 def read_classes(location: str) -> tuple[str, ...]:
-    """Return class names in the order of their numbers.
+    """Return class names in index order.
 
     Args:
-        location: `imagenet`; a prepared data set; or a file: one class a line, or JSON.
+        location: `imagenet`; a prepared data set; or a file: one class per line, or JSON.
 
     Raises:
         UsageError: there is nothing of this name.
@@ -165,7 +165,7 @@ def read_classes(location: str) -> tuple[str, ...]:
     else:
         raise UsageError(f"--classes {location}: expected imagenet, a prepared data set, or a file of class names")
     if not classes:
-        raise DataError(f"{location}: names no class")
+        raise DataError(f"{location}: has no classes")
     if len(set(classes)) != len(classes):
         twice = next(name for number, name in enumerate(classes) if name in classes[:number])
         raise DataError(f"{location}: has the class {twice!r} twice")

@@ -1,4 +1,4 @@
-"""Opens what the images of a preparation have beside them: condition images, vectors and captions."""
+"""Opens the attachments of the images of a preparation: condition images, vectors and captions."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -21,15 +21,15 @@ from hdit_core.errors import DataError, UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class AttachmentSettings:
-    """What is prepared beside the images."""
+    """The attachments that are prepared with the images."""
 
     condition: str | None = None  # folder, zip or tar of condition images, or a column of a Parquet source
-    condition_channels: int | None = None  # None: those of the first one; likewise the data type
+    condition_channels: int | None = None  # None: those of the first one; also for the data type
     condition_dtype: Dtype | None = None
     condition_range: tuple[ValueRange, ...] = ()
     condition_resize: ResizeFilter | None = None  # None: that of the images
     vectors: str | None = None  # .npy, .csv or .tsv file, or a column of a Parquet source
-    captions: bool = False  # keep the texts beside the images
+    captions: bool = False  # keep the texts next to the images
 
 
 _OF_CONDITIONS = ("condition_channels", "condition_dtype", "condition_range", "condition_resize")
@@ -40,7 +40,7 @@ def _own(source: Source, kind: Kind, column: str | None = None) -> Attachments |
 
 
 def _open_condition(source: Source, location: str | None) -> Attachments | None:
-    """Return the condition images: of --condition, else those that the source itself has.
+    """Return the condition images: those of --condition, else those of the source itself.
 
     Raises:
         UsageError: they are of a kind without names.
@@ -53,7 +53,7 @@ def _open_condition(source: Source, location: str | None) -> Attachments | None:
     if not isinstance(partners, FileSource):
         raise UsageError(
             f"--condition {location}: is {partners.kind}, expected a folder, zip or tar of images with the names of "
-            "those in SOURCE; shards have condition images of their own, as KEY.cond.png beside KEY.png"
+            "those in SOURCE; shards have condition images of their own, as KEY.cond.png next to KEY.png"
         )
     return PartnerFiles(partners, source.entries, location)
 
@@ -70,14 +70,14 @@ def _open_captions(source: Source, is_wanted: bool) -> Attachments | None:
     captions = _own(source, "caption") if is_wanted or source.kind == "data set" else None
     if captions is None and is_wanted:
         raise DataError(
-            f"--captions: '{source.name}' has no captions; expected text files beside the images, such as a.txt "
-            "beside a.jpg, KEY.txt or a caption in KEY.json in shards, or a column text or caption in Parquet"
+            f"--captions: '{source.name}' has no captions; expected text files next to the images, such as a.txt "
+            "for a.jpg, KEY.txt or a caption in KEY.json in shards, or a column text or caption in Parquet"
         )
     return captions
 
 
 def open_attachments(source: Source, settings: AttachmentSettings) -> dict[Kind, Attachments]:
-    """Return the attachments of a source by their kind; a kind that the source lacks is left out.
+    """Return the attachments of a source by kind; kinds that the source lacks are omitted.
 
     Raises:
         UsageError, DataError: one is named and cannot be opened.
@@ -120,17 +120,17 @@ def condition_settings(
     numbers: Iterable[int],
     pages_as_channels: bool,
 ) -> ConditionSettings | None:
-    """Return how the condition images are transformed, None without any.
+    """Return the transform of the condition images, None if there are none.
 
     Args:
-        attachments: of the source.
-        settings: what the user chose; the rest is as the first condition image has it.
-        resize: the filter of the images.
-        numbers: of the images without a problem.
+        attachments: attachments of the source.
+        settings: the user's settings; the others are those of the first condition image.
+        resize: filter of the images.
+        numbers: indices of the images without a problem.
         pages_as_channels: of a TIFF with several pages.
 
     Raises:
-        UsageError: the choices contradict each other, or options are given for condition images that are not there.
+        UsageError: the settings contradict each other, or there are options but no condition images.
         DataError: no condition image can be read.
     """
     condition = attachments.get("condition")
@@ -161,4 +161,4 @@ def vector_dim(attachments: Mapping[Kind, Attachments], numbers: Iterable[int]) 
     for content in _fetched(vectors, numbers):
         if isinstance(content, bytes) and content:
             return len(content) // 4
-    raise DataError(f"{vectors.name}: has a vector for none of the images of SOURCE")
+    raise DataError(f"{vectors.name}: has no vector for any image of SOURCE")

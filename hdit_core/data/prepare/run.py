@@ -1,7 +1,7 @@
 """Prepares images of any kind as a verified data set: shards, index and manifest.
 
-Each shard is made from a fixed chunk of the inputs, so its bytes depend on those alone: not on the number of processes
-or machines, the order in which a folder lists its files, or where an earlier attempt was killed. Unusable inputs are
+Each shard is made from a fixed chunk of the inputs, so its bytes depend only on these: not on the number of processes
+or machines, the order in which a folder lists its files, or earlier interruptions. Unusable inputs are
 listed with the reason, and inputs = samples + rejects.
 """
 
@@ -19,9 +19,9 @@ from hdit_core.data.prepare.array_task import WHOLE_JOB, ArrayTask
 from hdit_core.data.prepare.build_shards import Progress, ProgressCounter, bad_limit, build_chunks, verify_chunks
 from hdit_core.data.prepare.drop_duplicates import drop_duplicates
 from hdit_core.data.prepare.finalize import collect_chunks, write_data_set
+from hdit_core.data.prepare.input_classes import BY_FOLDER
 from hdit_core.data.prepare.job import PrepareSettings, plan_job
 from hdit_core.data.prepare.journal import Journal, holds_data_set, open_journal
-from hdit_core.data.prepare.labels import BY_FOLDER
 from hdit_core.errors import DataError, UsageError
 
 Result = TypeVar("Result")
@@ -47,13 +47,13 @@ class PrepareSummary:
     remarks: dict[str, int] = field(default_factory=dict)
     buckets: dict[str, int] = field(default_factory=dict)  # images of each size, if there are several
     classes_from_folders: bool = False
-    first_classes: dict[str, int] = field(default_factory=dict)  # images of each, at most FIRST_CLASSES
-    pixel_mean: tuple[float, ...] = ()  # of each channel, of pixels in [-1, 1]
+    first_classes: dict[str, int] = field(default_factory=dict)  # number of images of each, at most FIRST_CLASSES
+    pixel_mean: tuple[float, ...] = ()  # per channel, of pixels in [-1, 1]
     pixel_std: tuple[float, ...] = ()
     sigma_data: float | None = None  # standard deviation over all channels
     condition_channels: int = 0
     vector_dim: int = 0
-    captions: bool = False  # whether some images have one
+    captions: bool = False  # whether any image has one
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _complete_manifest(folder: Path, fingerprint: str) -> Manifest:
     manifest = read_manifest(folder)
     if manifest.origin.fingerprint != fingerprint:
         raise UsageError(
-            f"{folder}: already holds a data set made from other images or with other settings "
+            f"{folder}: already contains a data set made from other images or with other settings "
             f"({manifest.contents.samples:,} images from '{manifest.origin.name}'); choose another --out"
         )
     return manifest
@@ -125,7 +125,7 @@ class _Preparation:
         if not holds_data_set(self.settings.out):
             return None
         manifest = _complete_manifest(self.settings.out, self.fingerprint)
-        Journal(self.settings.out).remove()  # after a kill between the manifest and this
+        Journal(self.settings.out).remove()  # left by a kill between the manifest and this step
         if self.on_progress:
             self.on_progress(len(self.job.inputs), len(self.job.inputs), manifest.rejects)
         return self.summary(manifest, True)
@@ -167,22 +167,22 @@ class _Preparation:
         return self.summary(manifest, False)
 
     def with_journal(self, task: ArrayTask, act: Callable[[Journal], Result]) -> Result | PrepareSummary:
-        """Return the result of `act` while other processes are kept off the task, or the summary of a finished set."""
+        """Return the result of `act`, which runs with the task locked, or the summary of a finished set."""
         if summary := self.complete():
             return summary
         with open_journal(self.settings.out, self.fingerprint, task, self.job.num_chunks) as journal:
-            return self.complete() or act(journal)  # another process may have finished it meanwhile
+            return self.complete() or act(journal)  # another process may have finished it in the meantime
 
 
 def prepare_data(settings: PrepareSettings, on_progress: Progress | None = None) -> PrepareSummary:
-    """Prepare a data set, resume an unfinished one, or find a complete one and write nothing.
+    """Prepare a data set or resume an unfinished one; writes nothing if it is complete.
 
     Args:
         settings: the source, and how it is prepared.
-        on_progress: called after every image with the number of inputs done, of all inputs, and of unusable ones.
+        on_progress: called after every image with the numbers of finished inputs, all inputs, and unusable ones.
 
     Raises:
-        UsageError: there is no such source, or the folder holds something else.
+        UsageError: there is no such source, or the folder contains something else.
         DataError: the source cannot be read, no image is usable, or more are unusable than `max_bad` allows.
     """
     run = _Preparation(settings, on_progress)
@@ -201,11 +201,11 @@ def prepare_task(
 
     Args:
         settings: the same for all tasks.
-        task: which of them this is.
-        on_progress: as for `prepare_data`, of this task's inputs.
+        task: this task.
+        on_progress: as for `prepare_data`, for this task's inputs.
 
     Returns:
-        The data set's summary if it is complete already.
+        The summary of the data set if it is already complete.
 
     Raises:
         UsageError, DataError: as `prepare_data`, and if another process works on the same part.
@@ -221,7 +221,7 @@ def prepare_task(
 
 
 def finish_data(settings: PrepareSettings, on_progress: Progress | None = None) -> PrepareSummary:
-    """Verify the shards of all tasks, and merge them into the data set that one process would have made.
+    """Verify the shards of all tasks, and merge them into the same data set that a single process makes.
 
     Raises:
         UsageError, DataError: as `prepare_data`, and if a part is missing or a task is still running.

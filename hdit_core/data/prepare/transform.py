@@ -72,7 +72,7 @@ class TransformSettings:
         return PixelFormat(self.channels, self.dtype, self.value_range)
 
     def for_shape(self, height: int, width: int) -> "TransformSettings":
-        """Return how an image of this shape is transformed."""
+        """Return the geometry for an image of this shape."""
         if not self.buckets:
             return self
         height, width = nearest_size(self.buckets, height, width)
@@ -81,13 +81,13 @@ class TransformSettings:
 
 @dataclass(frozen=True, slots=True)
 class InputImage:
-    """One input on its way to a sample."""
+    """One input, from which a sample is made."""
 
-    number: int  # position among all inputs
+    number: int  # index among all inputs
     name: str
     label: int
     class_name: str | None
-    content: bytes | Path | str  # the file, its path, or why it cannot be read
+    content: bytes | Path | str  # the file, its path, or the reason why it cannot be read
     condition: bytes | Path | None = None
     vector: bytes | None = None  # float32, little-endian
     caption: bytes | Path | None = None
@@ -103,7 +103,7 @@ class ConvertedImage:
 
 
 class ExcludedError(Exception):
-    """The settings exclude an image, for the reason in the message."""
+    """An image is excluded by the settings; the message is the reason."""
 
 
 def _size_remark(size: ImageSize, transform: TransformSettings) -> tuple[str, ...]:
@@ -124,7 +124,7 @@ def _size_remark(size: ImageSize, transform: TransformSettings) -> tuple[str, ..
 
 
 def _stored_moments(framed: Picture, encoded: bytes, transform: TransformSettings) -> Moments:
-    """Return the moments of the pixels that a reader gets: after JPEG, others than those that were encoded."""
+    """Return the moments of the stored pixels, which JPEG changes."""
     if transform.codec == "jpeg":
         return picture_moments(Image.open(io.BytesIO(encoded), formats=["JPEG"]), transform.pixels)
     return picture_moments(framed, transform.pixels)
@@ -138,7 +138,7 @@ def _geometry(size: ImageSize, transform: TransformSettings, name: str) -> Geome
 
 
 def _check_fits(condition: ImageSize, image: ImageSize) -> None:
-    """Refuse a condition image that does not show the same region: its shape is another one, by more than rounding."""
+    """Refuse a condition image whose aspect ratio differs from the image's by more than rounding."""
     (height, width), (own_height, own_width) = image, condition
     if abs(own_height * width - own_width * height) > max(height, width):  # one pixel of the condition image
         raise UnusableImageError(
@@ -153,7 +153,7 @@ def _content(content: bytes | Path) -> bytes:
 
 @dataclass(frozen=True)
 class _Framed:
-    """A picture in the target's size, the hash of its original file, and remarks."""
+    """A picture in the target size, the hash of its original file, and remarks."""
 
     picture: Picture
     sha256: str
@@ -164,7 +164,7 @@ def _framed_condition(content: bytes | Path, geometry: Geometry, transform: Tran
     """Return the condition image of an image.
 
     Raises:
-        UnusableImageError: it is unusable, or has another shape than its image.
+        UnusableImageError: it is unusable, or its shape differs from its image's.
     """
     settings = transform.condition
     assert settings is not None  # there is a condition image
@@ -183,7 +183,7 @@ def _framed_condition(content: bytes | Path, geometry: Geometry, transform: Tran
 
 
 def _checked_vector(vector: bytes | None, dim: int) -> bytes:
-    """Return a vector of the length that all have, of finite numbers; nothing where the set has none."""
+    """Return a vector after checking its length and that it is finite; nothing if the set has none."""
     if not dim:
         return b""
     numbers = np.frombuffer(vector or b"", VECTOR_DTYPE)
@@ -199,10 +199,10 @@ def _first_bad(numbers: np.ndarray) -> str:
 
 
 def _caption(content: bytes | Path | None) -> str | None:
-    """Return a caption without spaces around it, None where there is none.
+    """Return a caption without surrounding spaces, None if there is none.
 
     Raises:
-        UnusableImageError: it is too long, or no text.
+        UnusableImageError: it is too long, or not text.
     """
     if content is None:
         return None
@@ -220,7 +220,7 @@ def transform_input(task: InputImage, content: bytes | Path, transform: Transfor
 
     Raises:
         ExcludedError: the settings exclude it.
-        UnusableImageError, OSError: it gives no sample.
+        UnusableImageError, OSError: it is not usable.
     """
     data = _content(content)
     decoded = decode_picture(data, transform.pixels, transform.background, transform.pages_as_channels)
@@ -258,7 +258,7 @@ def _stored_condition(parts: list[_Framed], transform: TransformSettings) -> Sto
 
 
 def _about(task: InputImage, parts: list[_Framed]) -> dict[str, str]:
-    """Return what the .json of a sample says."""
+    """Return the content of a sample's .json."""
     about = {"name": task.name, "sha256": parts[0].sha256}
     if task.class_name is not None:
         about["class"] = task.class_name

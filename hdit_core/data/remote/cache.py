@@ -1,12 +1,12 @@
 """A prepared data set on a remote store, read through a local cache of the shards in use.
 
     <cache>/<identity of the set>/manifest.json, index.npy     fetched when the set is opened; likewise condition.npy
-                                                               and vectors.npy, where the set has them
-    <cache>/<identity of the set>/shard-000007.tar             fetched when its first image is wanted
+                                                               and vectors.npy, if the set has them
+    <cache>/<identity of the set>/shard-000007.tar             fetched when its first image is read
 
-Nothing else is fetched. A file takes its name when it has the size and the SHA-256 that the manifest says; processes
-that need the same one fetch it once. The shards of all sets together stay below a number of bytes: the least recently
-opened are removed, which does not disturb processes that read from them. A copy that is damaged here is fetched again.
+Nothing else is fetched. A file gets its final name once it has the size and the SHA-256 of the manifest; processes that
+need the same file fetch it once. The shards of all sets together stay below a number of bytes: the least recently
+opened are removed, which does not affect processes that read from them. A damaged copy is fetched again.
 """
 
 import hashlib
@@ -29,8 +29,8 @@ from hdit_core.locks import SAY_AFTER_S, LockHeldError, locked
 
 logger = logging.getLogger("hdit")
 
-LOCK_POLL_S = 1.0  # between two looks at the stop request while another process fetches
-ABANDONED_S = 3600.0  # a temporary file that nobody has written to for so long
+LOCK_POLL_S = 1.0  # between checks for a stop request while another process fetches
+ABANDONED_S = 3600.0  # age of a temporary file that is abandoned
 
 
 def is_remote(location: Path | str) -> bool:
@@ -39,7 +39,7 @@ def is_remote(location: Path | str) -> bool:
 
 
 def default_cache() -> Path:
-    """Return where shards are kept: `hdit/data` under `$XDG_CACHE_HOME`, or under `~/.cache`."""
+    """Return the folder of the cache: `hdit/data` under `$XDG_CACHE_HOME`, or under `~/.cache`."""
     return cache_folder() / "data"
 
 
@@ -49,7 +49,7 @@ def _not_written(path: Path, problem: OSError) -> DataError:
 
 @contextmanager
 def _local_errors(path: Path) -> Iterator[None]:
-    """Keep errors of the cache's disk apart from those of the store, which are retried."""
+    """Distinguish errors of the cache's disk from those of the store, which are retried."""
     try:
         yield
     except OSError as problem:
@@ -57,20 +57,20 @@ def _local_errors(path: Path) -> Iterator[None]:
 
 
 class RemoteDataset:
-    """A data set on a remote store, and the local folder through which it is read."""
+    """A data set on a remote store, and the local folder of its cached files."""
 
     def __init__(self, address: str, cache: Path, cache_bytes: int) -> None:
         """Fetch its manifest and its index.
 
         Args:
-            address: of the folder that holds the set, such as `s3://bucket/faces`.
-            cache: folder for all remote sets; made where it is missing.
-            cache_bytes: that the shards in it take at most.
+            address: address of the set's folder, such as `s3://bucket/faces`.
+            cache: folder for all remote sets; created if missing.
+            cache_bytes: maximum size of the shards in it.
 
         Raises:
-            UsageError: no store of a known kind, or a package for it is missing.
-            DataError: it is missing, refused or damaged.
-            StorageUnavailable: the store did not answer for longer than the retries take.
+            UsageError: the kind of store is unknown, or a package for it is missing.
+            DataError: the set is missing, refused or damaged.
+            StorageUnavailable: the store did not answer, even after all retries.
         """
         self.address, self.cache, self.cache_bytes = address.rstrip("/"), cache, cache_bytes
         store.open_store(self.address)
@@ -105,8 +105,8 @@ class RemoteDataset:
         """Return a descriptor of a shard, fetched if it is not cached; it stays valid when the shard is evicted.
 
         Raises:
-            DataError: it is missing, refused, cannot be kept, or is not what the manifest says.
-            StorageUnavailable: the store did not answer, or a stop was requested meanwhile.
+            DataError: it is missing, refused, cannot be stored, or differs from the manifest.
+            StorageUnavailable: the store did not answer, or a stop was requested during the wait.
         """
         path = self.folder / entry.name
         while True:
@@ -119,14 +119,14 @@ class RemoteDataset:
             self._ensure(entry.name, entry, turn=1 + zlib.crc32(path.name.encode()))
 
     def _ensure(self, name: str, entry: ShardEntry | IndexEntry, turn: int) -> None:
-        """Fetch a file that is not cached, unless another process does; `turn` is the same for all that need it."""
+        """Fetch a file that is not cached, unless another process does; `turn` identifies the file among processes."""
         with self._turn(turn):
             if not self._is_kept(self.folder / name, entry):
                 self._fetch(name, entry)
 
     @contextmanager
     def _turn(self, turn: int) -> Iterator[None]:
-        """Wait for other processes that fetch the same file."""
+        """Wait for another process that fetches the same file."""
         began_at, is_said = time.monotonic(), False
         while True:
             with suppress(LockHeldError), locked(self.folder / ".fetching", ((turn, 1),), wait_s=LOCK_POLL_S):
@@ -137,13 +137,13 @@ class RemoteDataset:
                 logger.info("%s: waiting for another process of hdit that fetches from it", self.address)
 
     def _is_kept(self, path: Path, entry: ShardEntry | IndexEntry) -> bool:
-        """Return whether a file is in the cache; of a shard, whose images have checksums, only the size is compared."""
+        """Return whether a file is in the cache; for shards, whose images have checksums, only the size is compared."""
         if not path.exists() or path.stat().st_size != entry.bytes:
             return False
         return isinstance(entry, ShardEntry) or crc32(path) == entry.crc32
 
     def discard(self, entry: ShardEntry) -> None:
-        """Remove a shard from the cache whose content is damaged here; it is fetched again when it is next opened."""
+        """Remove a damaged shard from the cache; it is fetched again when it is next opened."""
         (self.folder / entry.name).unlink(missing_ok=True)
 
     def _fetch(self, name: str, entry: ShardEntry | IndexEntry) -> None:
@@ -172,11 +172,11 @@ class RemoteDataset:
                 os.fsync(file.fileno())
         if hashed.hexdigest() != entry.sha256:
             raise store.WrongContentError(
-                f"its {read_bytes:,} bytes do not have the checksum of the manifest, which says {entry.bytes:,} bytes"
+                f"its {read_bytes:,} bytes do not have the checksum of the manifest, which has {entry.bytes:,} bytes"
             )
 
     def _evict(self, temporary: Path, needed_bytes: int) -> None:
-        """Reserve room for a file in the cache, and remove the least recently opened shards."""
+        """Reserve space for a file in the cache, and remove the least recently opened shards."""
         with locked(self.cache / ".making-room", wait_s=math.inf):
             kept = []
             for path in self.cache.glob("*/*.tar*"):
@@ -191,8 +191,8 @@ class RemoteDataset:
                     left += size
             if left < 0:
                 raise DataError(
-                    f"{self.cache}: data.cache_gb = {self.cache_bytes / 1e9:g} is too little for the shards that are "
+                    f"{self.cache}: data.cache_gb = {self.cache_bytes / 1e9:g} is too small for the shards that are "
                     f"fetched at once, the next of {needed_bytes:,} bytes; raise it"
                 )
             with temporary.open("wb") as file:
-                file.truncate(needed_bytes)  # counts from now on
+                file.truncate(needed_bytes)  # marks it as recently used

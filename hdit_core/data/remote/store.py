@@ -1,4 +1,4 @@
-"""Files of remote stores, read through fsspec; each failure is retried as long as that may help.
+"""Files of remote stores, read through fsspec; failures are retried as long as that can help.
 
 A lost connection or an overloaded store says nothing about the data: it is retried for about a minute, then the run
 ends with exit code 75 and can be resumed; so is an error of a kind that is not known. Wrong content is retried for a
@@ -33,7 +33,7 @@ Kind = Literal["missing", "wrong content", "refused", "invalid", "unavailable"]
 ATTEMPTS: dict[Kind, int] = {"missing": 1, "wrong content": 3, "refused": 2, "invalid": 1}
 """At most; the second one after a refusal reads credentials anew, which may have been renewed meanwhile."""
 
-_REFUSED_STATUS = (400, 401, 403)  # S3 answers HEAD with a bare 400 where a token has expired
+_REFUSED_STATUS = (400, 401, 403)  # S3 answers HEAD with only status 400 if a token has expired
 _REFUSED_NAME = re.compile("Access|Auth|Credential|Expired|Profile|Signature|Token|^[0-9]*$")
 _PASSING_CODE = re.compile("SlowDown|Throttl|Timeout")  # S3 sends RequestTimeout with status 400
 _PASSING_STATUS = (408, 409, 412, 423, 425, 429)  # of 300 to 499: the next attempt may be answered
@@ -46,19 +46,19 @@ _UNTRUSTED = "CERTIFICATE_VERIFY_FAILED"  # in OpenSSL's messages
 
 
 class WrongContentError(OSError):
-    """A file is not the one that the manifest means."""
+    """A file differs from the manifest."""
 
 
 def open_store(address: str) -> Any:
     """Return the fsspec file system of a store; each process makes its own.
 
     Raises:
-        UsageError: no store of a known kind, or a package for it is missing.
+        UsageError: the kind of store is unknown, or a package for it is missing.
     """
     protocol = address.partition("://")[0]
     if protocol not in STORES or "::" in address:
         raise UsageError(
-            f"data.path = '{address}': expected a folder, or an address that begins with one of "
+            f"data.path = '{address}': expected a folder, or an address starting with one of "
             f"{', '.join(f'{store}://' for store in STORES)}"
         )
     try:
@@ -95,7 +95,7 @@ def _response(problem: BaseException) -> dict[str, Any]:
 
 
 def _response_code(problem: BaseException) -> str:
-    """Return the code of a store's answer, such as `ExpiredToken`; empty if the error has none."""
+    """Return the error code in a store's response, such as `ExpiredToken`; empty if there is none."""
     error = _response(problem).get("Error")
     return str(error.get("Code", "")) if isinstance(error, dict) else ""
 
@@ -111,7 +111,7 @@ def _status(problem: BaseException) -> int | None:
 
 
 def _reason(problem: BaseException) -> str:
-    """Return what failed in one line."""
+    """Return the failure in one line."""
     text = " ".join(str(problem).split()) or "no message"
     return f"{_response_code(problem) or type(problem).__name__}: {text[:LONGEST_REASON]}"
 
@@ -140,7 +140,7 @@ def _kind(problem: BaseException) -> Kind:
 
 
 def _failure(address: str, problem: BaseException, attempts: int) -> HditError:
-    """Return the error that ends the attempts."""
+    """Return the error to raise after the last attempt."""
     reason = _reason(problem)
     match _kind(problem):
         case "missing":
@@ -163,19 +163,19 @@ def _failure(address: str, problem: BaseException, attempts: int) -> HditError:
 
 
 def _forget_store(address: str) -> None:
-    """Let the next attempt make its connections and read the credentials anew."""
+    """Drop connections and credentials, so that the next attempt opens and reads them again."""
     open_store(address).clear_instance_cache()
 
 
 def retry(address: str, act: Callable[[], T]) -> T:
-    """Return the result of `act`, with further attempts where it fails.
+    """Return the result of `act`, which is retried if it fails.
 
     Args:
-        address: of the file, for the messages.
-        act: reads it.
+        address: address of the file, for the messages.
+        act: reads the file.
 
     Raises:
-        DataError: the file is missing, refused, or another than is wanted.
+        DataError: the file is missing, refused, or differs from the manifest.
         StorageUnavailable: the store did not answer.
     """
     for attempt in count(1):
@@ -183,7 +183,7 @@ def retry(address: str, act: Callable[[], T]) -> T:
             return act()
         except HditError:
             raise
-        except Exception as problem:  # every store has errors of its own
+        except Exception as problem:  # every store has its own error types
             kind = _kind(problem)
             if attempt >= ATTEMPTS.get(kind, len(transient.PAUSES_S) + 1):
                 raise _failure(address, problem, attempt) from None

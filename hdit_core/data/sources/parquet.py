@@ -1,6 +1,6 @@
 """Parquet files in the layout of Hugging Face image data sets, read a few rows at a time.
 
-A row has an image, bytes or a struct {bytes, path}, and may have a class, whose numbers the file's metadata explain.
+A row has an image, bytes or a struct {bytes, path}, and may have a class, whose names are in the file's metadata.
 Paths in rows are never opened.
 """
 
@@ -31,7 +31,7 @@ _SPLIT = re.compile(r"(.+)-[0-9]{5}-of-[0-9]{5}\.parquet")  # train-00000-of-000
 
 
 def is_parquet(path: Path) -> bool:
-    """Return whether a file begins as a Parquet file does."""
+    """Return whether a file starts like a Parquet file."""
     with naming(path), path.open("rb") as file:
         return file.read(4) == MAGIC
 
@@ -53,7 +53,7 @@ def pyarrow_of(path: Path) -> Any:
 
 
 def _flat(batch: Any) -> dict[str, Any]:
-    """Return the columns of a batch by their names, a part of a struct as `image.bytes`."""
+    """Return the columns of a batch by name; a field of a struct is `image.bytes`."""
     found: dict[str, Any] = {}
     for field, column in zip(batch.schema, batch.columns, strict=True):
         parts = field.flatten()
@@ -63,7 +63,7 @@ def _flat(batch: Any) -> dict[str, Any]:
 
 
 def _footer_crc32(path: Path) -> int:
-    """Return the checksum of what a file says about itself: where each column lies, and its statistics."""
+    """Return the checksum of a file's metadata: position and statistics of each column."""
     with naming(path), path.open("rb") as file:
         size_bytes = file.seek(0, 2)
         file.seek(max(0, size_bytes - 8))
@@ -73,37 +73,37 @@ def _footer_crc32(path: Path) -> int:
 
 
 class ParquetFile:
-    """One file, of which rows are asked for in ascending order."""
+    """One file, whose rows are read in ascending order."""
 
     def __init__(self, path: Path) -> None:
         """Open a file.
 
         Raises:
-            DataError: it is damaged, or holds no images.
+            DataError: it is damaged, or contains no images.
         """
         self.path = path
         self._arrow = pyarrow_of(path)
         try:
-            # One page of a column is read at a time, where the default is a whole row group.
+            # Reads one page of a column at a time; the default is a whole row group.
             self._file = self._arrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
             groups = [self._file.metadata.row_group(number) for number in range(self._file.num_row_groups)]
             self.columns = find_columns(self._file.schema_arrow, path)
             self._footer_crc32 = _footer_crc32(path)
         except (self._arrow.ArrowException, OSError) as problem:
-            raise DataError(f"{path}: not a whole Parquet file ({first_line(problem)}); download it again") from None
+            raise DataError(f"{path}: not a complete Parquet file ({first_line(problem)}); download it again") from None
         self._starts = [0, *accumulate(group.num_rows for group in groups)]
         self.num_rows = self._starts[-1]
         if self.num_rows > path.stat().st_size:
-            raise DataError(f"{path}: says {self.num_rows:,} rows, more than it has bytes; download it again")
+            raise DataError(f"{path}: {self.num_rows:,} rows by its metadata, more than its bytes; download it again")
         self._images = self.reader(self.columns.content, ROWS_AT_ONCE)
 
     @property
     def schema(self) -> Any:
-        """The columns of the file, as pyarrow has them."""
+        """pyarrow's description of the columns."""
         return self._file.schema_arrow
 
     def reader(self, column: str, rows_at_once: int) -> ColumnReader:
-        """Return a reader of a column, or of a part of one such as `image.bytes`."""
+        """Return a reader of a column, or of a field such as `image.bytes`."""
 
         def values_of(group: int) -> Iterator[Any]:
             for batch in self._batches([column], rows_at_once, [group]):
@@ -112,7 +112,7 @@ class ParquetFile:
         return ColumnReader(values_of, self._starts)
 
     def value(self, reader: ColumnReader, row: int) -> Any:
-        """Return what a reader finds in a row.
+        """Return the value of a row.
 
         Raises:
             ValueError: it is damaged.
@@ -127,7 +127,7 @@ class ParquetFile:
         return map(_flat, batches)
 
     def _rows(self) -> Iterator[tuple[object, object]]:
-        """Yield the path and the label of each row, None where it has none."""
+        """Yield the path and the label of each row, None if it has none."""
         path, label = self.columns.path, self.columns.label
         wanted = [name for name in (path, label) if name is not None]
         if not wanted:
@@ -139,7 +139,7 @@ class ParquetFile:
             yield from zip(*(columns.get(name or "", empty) for name in (path, label)), strict=True)
 
     def entries(self) -> list[Entry]:
-        """Return an entry a row, its name made of the file's, the row's number and the path.
+        """Return an entry for each row, named by the file, the row's number and the path.
 
         Raises:
             DataError: the file is damaged.
@@ -149,7 +149,7 @@ class ParquetFile:
         except (self._arrow.ArrowException, OSError, UnicodeDecodeError) as problem:
             raise DataError(f"{self.path}: damaged ({first_line(problem)}); download it again") from None
         if len(found) != self.num_rows:
-            raise DataError(f"{self.path}: has {len(found):,} rows, but says {self.num_rows:,}; download it again")
+            raise DataError(f"{self.path}: has {len(found):,} rows, {self.num_rows:,} by metadata; download it again")
         return found
 
     def _entry(self, row: int, path: object, label: object) -> Entry:
@@ -161,14 +161,14 @@ class ParquetFile:
         """Return the image of a row.
 
         Raises:
-            ValueError: it is damaged, or lies elsewhere.
+            ValueError: it is damaged, or the row has only a path.
         """
         if (content := self.content(self._images, row)) is None:
             raise ValueError("its row has no image, at most the path of one, which is never opened")
         return content
 
     def content(self, reader: ColumnReader, row: int) -> bytes | None:
-        """Return the bytes that a reader finds in a row, None for none.
+        """Return the bytes in a row, None if there are none.
 
         Raises:
             ValueError: they are damaged, or too many.
@@ -180,17 +180,17 @@ class ParquetFile:
 
 
 def _check_splits(name: str, paths: Sequence[Path]) -> None:
-    """Refuse to mix training and validation images, which lie side by side in a data set of Hugging Face."""
+    """Refuse to mix training and validation images, which are in one folder in data sets of Hugging Face."""
     splits = sorted({match[1] for path in paths if (match := _SPLIT.fullmatch(path.name))})
     if len(splits) > 1:
         raise UsageError(
-            f"{name}: holds the splits {', '.join(splits)}; name the files of one, "
+            f"{name}: contains the splits {', '.join(splits)}; name the files of one, "
             f"for example '{paths[0].parent}/{splits[-1]}-*.parquet' in quotes"
         )
 
 
 def _classes(entries: Sequence[Entry], names: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Return the class names in the order of their numbers, () where no image has a class."""
+    """Return the class names in index order, () if no image has a class."""
     found = {entry.class_name for entry in entries if entry.class_name is not None}
     if names is not None or not found:
         return names if names and found else ()
@@ -199,7 +199,7 @@ def _classes(entries: Sequence[Entry], names: tuple[str, ...] | None) -> tuple[s
 
 
 class ParquetSource:
-    """The images of Parquet files, file after file, row after row."""
+    """The images of Parquet files, in the order of files and rows."""
 
     kind = "parquet"
     channels: Channels | None = None
@@ -208,19 +208,19 @@ class ParquetSource:
         """List Parquet files.
 
         Args:
-            name: what to call them.
-            paths: of the files, in their order.
+            name: name of the set.
+            paths: paths of the files, in order.
 
         Raises:
             UsageError: they are several splits of a data set.
-            DataError: pyarrow is missing, a file is damaged, or they contradict each other about their classes.
+            DataError: pyarrow is missing, a file is damaged, or the files have different classes.
         """
         _check_splits(name, paths)
         self.name = name
         self._files = [ParquetFile(path) for path in paths]
         named = {file.columns.classes for file in self._files}
         if len(named) > 1:
-            raise DataError(f"{name}: its files name different classes; prepare them one by one")
+            raise DataError(f"{name}: its files have different classes; prepare them one by one")
         names = named.pop()
         self._places = [(file, row) for file in self._files for row in range(file.num_rows)]
         entries = [entry for file in self._files for entry in file.entries()]
@@ -234,7 +234,7 @@ class ParquetSource:
         """Return the image of a row.
 
         Raises:
-            ValueError: it is damaged, or lies elsewhere.
+            ValueError: it is damaged, or the row has only a path.
         """
         file, row = self._places[number]
         return file.image(row)
@@ -243,7 +243,7 @@ class ParquetSource:
         """Return condition images or vectors in a column, or the captions in `caption` or `text`; None without them.
 
         Raises:
-            DataError: the column holds something else.
+            DataError: the column contains something else.
         """
         schemas = [file.schema for file in self._files]
         if kind == "caption":
@@ -255,7 +255,7 @@ class ParquetSource:
         if kind == "condition":
             found = image_column(schemas[0], column)
             if found is None:
-                raise DataError(f"{self.name}: its column '{column}' holds no images, bytes or {{bytes, path}}")
+                raise DataError(f"{self.name}: its column '{column}' contains no images, bytes or {{bytes, path}}")
             content = found
         return _ColumnAttachments(kind, column, self._places, {file: file.reader(content, 8) for file in self._files})
 
@@ -273,7 +273,7 @@ class _ColumnAttachments:
         self.name, self._kind, self._places, self._readers = f"column {column}", kind, places, readers
 
     def fetch(self, number: int) -> bytes | None:
-        """Return what the column has in a row."""
+        """Return the value of the column in a row."""
         file, row = self._places[number]
         if self._kind == "condition":
             return file.content(self._readers[file], row)
@@ -286,5 +286,5 @@ class _ColumnAttachments:
             raise ValueError(f"its vector is {str(value)[:80]!r}, expected numbers") from None
 
     def facts(self, number: int) -> Sequence[object]:
-        """Return nothing: the checksum of the file's footer is a fact of its entries."""
+        """Return nothing: the entries already contain the checksum of the file's footer."""
         return ()

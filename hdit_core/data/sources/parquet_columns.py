@@ -20,14 +20,14 @@ class Columns:
     """Where the images and their classes are."""
 
     image: str
-    content: str  # the image's bytes: the column itself, or a part of it
-    path: str | None  # the image's name, where it has one
+    content: str  # the image's bytes: the column itself, or a field of it
+    path: str | None  # the image's name, if it has one
     label: str | None
-    classes: tuple[str, ...] | None  # what the numbers in `label` mean, where the file says it
+    classes: tuple[str, ...] | None  # names of the numbers in `label`, if the file has them
 
 
 def _features(schema: Any) -> dict[str, dict[str, Any]]:
-    """Return what Hugging Face's metadata say about each column; nothing where they cannot be read."""
+    """Return Hugging Face's metadata of each column; nothing if they cannot be read."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
         return {name: about for name, about in features.items() if isinstance(about, dict)}
@@ -55,18 +55,18 @@ def _class_names(features: dict[str, dict[str, Any]], label: str | None, path: P
 
 
 def image_column(schema: Any, name: str) -> str | None:
-    """Return where the bytes of an image are: the column itself, or a part of it; None where it holds no images."""
+    """Return the column, or its field, with the bytes of an image; None if it contains no images."""
     parts = {part.name: part.type for part in schema.field(name).flatten()}
     return next((each for each in (f"{name}.bytes", name) if str(parts.get(each)) in _BYTES), None)
 
 
 def text_column(schema: Any, names: Sequence[str]) -> str | None:
-    """Return the first of these columns that is there and holds text, None where none does."""
+    """Return the first of these columns that contains text, None if there is none."""
     return next((name for name in names if name in schema.names and str(schema.field(name).type) in _TEXT), None)
 
 
 class ColumnReader:
-    """One column of a file, of which rows are asked for in ascending order."""
+    """One column of a file, whose rows are read in ascending order."""
 
     def __init__(self, values_of: Callable[[int], Iterator[Any]], starts: Sequence[int]) -> None:
         """Read nothing yet.
@@ -80,10 +80,10 @@ class ColumnReader:
         self._group, self._next_row = -1, 0
 
     def value(self, row: int) -> Any:
-        """Return the value of a row, as pyarrow has it.
+        """Return pyarrow's value of a row.
 
         Raises:
-            StopIteration: the file has fewer rows than it says.
+            StopIteration: the file has fewer rows than in its metadata.
         """
         group = bisect_right(self._starts, row) - 1
         if group != self._group or row < self._next_row:
@@ -99,14 +99,14 @@ class ColumnReader:
 
 
 def find_columns(schema: Any, path: Path) -> Columns:
-    """Return which columns of a Parquet file hold images and classes.
+    """Return the columns of a Parquet file with images and classes.
 
     Args:
-        schema: of pyarrow.
-        path: of the file, for errors.
+        schema: pyarrow's schema.
+        path: path of the file, for errors.
 
     Raises:
-        DataError: none holds images, or several may hold classes.
+        DataError: no column contains images, or several may contain classes.
     """
     features = _features(schema)
     fields = {field.name: field for field in schema}
@@ -120,13 +120,13 @@ def find_columns(schema: Any, path: Path) -> Columns:
             f"{path}: no images in its columns {', '.join(fields)}; expected 'image', bytes or {{bytes, path}}"
         )
     if labels and label is None:
-        raise DataError(f"{path}: classes in several columns, {', '.join(labels)}; call the one that is meant 'label'")
+        raise DataError(f"{path}: classes in several columns, {', '.join(labels)}; rename the right one to 'label'")
     name = f"{image}.path" if str(parts.get(f"{image}.path")) in _TEXT else None
     return Columns(image, content, name, label, _class_names(features, label, path))
 
 
 def class_of(label: object, classes: Sequence[str] | None) -> tuple[str | None, str | None]:
-    """Return the class name, and what is wrong with it; Hugging Face writes -1 for an unknown class."""
+    """Return the class name and its problem; Hugging Face writes -1 for an unknown class."""
     if label is None or (label == -1 and not isinstance(label, str)) or label != label:
         return None, None
     try:

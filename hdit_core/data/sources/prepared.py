@@ -1,4 +1,4 @@
-"""A data set that `hdit prepare-data` made, as a source."""
+"""A data set of `hdit prepare-data` as a source."""
 
 import zlib
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from hdit_core.errors import DataError
 
 
 class PreparedSource(ShardedSource):
-    """The images of a data set that `hdit prepare-data` made, for example to be made smaller."""
+    """The images of a data set of `hdit prepare-data`, for example to be made smaller."""
 
     kind = "data set"
 
@@ -27,7 +27,7 @@ class PreparedSource(ShardedSource):
         """List a data set.
 
         Raises:
-            DataError: a part is missing, damaged, or not what its manifest and index say.
+            DataError: a part is missing, damaged, or differs from its manifest or index.
         """
         self._folder = folder
         self._manifest = read_manifest(folder)
@@ -39,7 +39,7 @@ class PreparedSource(ShardedSource):
         found = [(*place, size) for place, size in zip(self._places, sizes, strict=True)]
         expected = np.stack([self._index[name].astype(np.int64) for name in ("shard", "offset", "length")], 1)
         if not np.array_equal(np.array(found, np.int64).reshape(-1, 3), expected):
-            raise DataError(f"{folder}: its shards do not hold the images of its index; copy or prepare the data again")
+            raise DataError(f"{folder}: its shards do not contain the images of its index; copy or prepare it again")
         self.entries = [self._checked(entry, number) for number, entry in enumerate(self.entries)]
 
     def _classes(self, images: Sequence[ShardImage]) -> tuple[str, ...]:
@@ -52,14 +52,14 @@ class PreparedSource(ShardedSource):
         return replace(entry, changed_at=int(self._index["crc32"][number]))
 
     def attachments(self, kind: Kind, column: str | None = None) -> Attachments | None:
-        """Return the condition images, captions or vectors of the data set, None where it has none."""
+        """Return the condition images, captions or vectors of the data set, None if it has none."""
         if kind != "vector":
             return super().attachments(kind, column)
         vectors = None if column is not None else load_vectors(self._folder, self._manifest.contents)
         return None if vectors is None else _PreparedVectors(vectors)
 
     def fetch(self, number: int) -> bytes:
-        """Return an image as it lies in its shard, checked.
+        """Return the encoded image from its shard, checked.
 
         Raises:
             OSError, ValueError: it is damaged.

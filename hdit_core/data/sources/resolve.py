@@ -1,4 +1,4 @@
-"""Which kind of source a path is: a file by its first bytes, a folder by what it holds."""
+"""Detects the kind of a source: of a file by its first bytes, of a folder by its contents."""
 
 import sys
 from collections.abc import Sequence
@@ -28,17 +28,17 @@ _ARROW = (".arrow", (b"ARROW1", b"\xff\xff\xff\xff"))
 
 
 def _open_several(name: str, paths: Sequence[Path]) -> Source | None:
-    """Open shards, or Parquet files; None where there are neither."""
+    """Open shards, or Parquet files; None if there are neither."""
     shards = [path for path in paths if path.name.lower().endswith(SHARD_ENDINGS)]
     tables = [path for path in paths if path.name.lower().endswith(PARQUET_ENDING)]
-    if shards:  # img2dataset puts a table of addresses beside each shard
+    if shards:  # img2dataset writes a table of addresses next to each shard
         return ShardedSource(name, shards)
     return ParquetSource(name, tables) if tables else None
 
 
 def _arrow_error(path: Path) -> DataError:
     return DataError(
-        f"{path}: holds Arrow files, as Hugging Face's save_to_disk writes them; write Parquet instead: "
+        f"{path}: contains Arrow files of Hugging Face's save_to_disk; write Parquet instead: "
         f"datasets.load_from_disk({str(path)!r}).to_parquet('images.parquet'), for each split"
     )
 
@@ -57,12 +57,12 @@ def _open_folder(path: Path, leave_out: Path | None, read_labels: bool) -> Sourc
 
 
 def _open_tar(path: Path, read_labels: bool) -> Source:
-    """Open a tar: a webdataset shard where labels in it belong to images in it, else a folder of files."""
+    """Open a tar: a webdataset shard if it has labels of its images, else a folder of files."""
     tar = TarFile(path)
     try:
         listing = tar.listing(is_note)
     except TAR_DAMAGE as problem:
-        if is_zipfile(path) and not tar.has_header():  # behind other bytes, which unpackers pass over
+        if is_zipfile(path) and not tar.has_header():  # after other bytes, which unpackers skip
             return ZipSource(path, read_labels)
         raise damaged(path, problem) from None
     return ShardedSource(path.name, [path], [listing]) if is_sharded(listing) else TarSource(path, listing, read_labels)
@@ -78,7 +78,7 @@ def _open_file(path: Path, read_labels: bool) -> Source:
     if not head:
         raise DataError(f"{path}: is empty; copy or download it again")
     if path.suffix.lower() == PARQUET_ENDING:
-        raise DataError(f"{path}: is no Parquet file, whatever its name says; download it again")
+        raise DataError(f"{path}: is not a Parquet file, in spite of its name; download it again")
     if head.startswith(_ARROW[1]) and (path.suffix == _ARROW[0] or head.startswith(_ARROW[1][0])):
         raise _arrow_error(path)
     if path.suffix.lower() in LIST_ENDINGS:
@@ -98,15 +98,15 @@ def _open_pattern(pattern: Path) -> Source | None:
 
 
 def open_path(path: Path, leave_out: Path | None = None, read_labels: bool = True) -> Source | None:
-    """Open a folder, an archive, shards, Parquet files, a list of paths, one image, or what a pattern matches.
+    """Open a folder, an archive, shards, Parquet files, a list of paths, one image, or the files of a pattern.
 
     Args:
-        path: its last part may be a pattern with `*`, `?` or `[...]`, where there is no file of that very name.
-        leave_out: a file that is no input where it lies in a folder, such as the labels.
+        path: its last part may be a pattern with `*`, `?` or `[...]`, if there is no file of exactly that name.
+        leave_out: a file in the folder that is not an input, such as the labels.
         read_labels: take the classes from label files among the images.
 
     Returns:
-        None where there is nothing.
+        None if there is nothing.
 
     Raises:
         UsageError: it is a device or a pipe, or a pattern that matches something else.
@@ -145,12 +145,12 @@ def open_source(location: str, leave_out: Path | None = None, read_labels: bool 
         location: a folder (of images, of webdataset shards, of Parquet files, or a prepared data set), a zip, a tar
             (plain, gz, bz2, xz), a shard, a Parquet file, a pattern for some of the last two, a text file of paths,
             `-` for such a text on stdin, one image, or the name of a set.
-        leave_out: a file that is no input where it lies in the folder, such as the labels.
+        leave_out: a file in the folder that is not an input, such as the labels.
         read_labels: take the classes from label files among the images, such as dataset.json.
 
     Raises:
-        UsageError: there is nothing of this name, or two things.
-        DataError: it cannot be read, or a package that offers it is missing.
+        UsageError: there is nothing of this name, or it is ambiguous.
+        DataError: it cannot be read, or a package for it is missing.
     """
     sets = _named_sets()
     if location in sets and Path(location).exists():

@@ -1,4 +1,4 @@
-"""Reads the samples of a webdataset shard: members are joined by key, wherever they lie in it."""
+"""Reads the samples of a webdataset shard: members are joined by key, in any order."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from hdit_core.data.sources.labels.sidecars import is_label_file
 from hdit_core.data.sources.labels.text_encoding import decode_text
 from hdit_core.data.sources.source import IMAGE_SUFFIX, Entry
 
-_CAPTIONS = frozenset({"txt", "text", "caption"})  # text that other people's shards have with their images
+_CAPTIONS = frozenset({"txt", "text", "caption"})  # suffixes of texts in shards of other programs
 _LABELS = ("cls", "class", "label", "lbl", "target")
 _NOTES = (*_LABELS, "json")
 
@@ -39,7 +39,7 @@ def caption_of(about: dict[str, object]) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ShardImage:
-    """An image in a shard, or what is wrong with a sample."""
+    """An image in a shard, or the problem of a sample."""
 
     name: str
     offset: int = 0
@@ -52,7 +52,7 @@ class ShardImage:
     caption: ShardPart | None = None
 
     def entry(self, classes: Sequence[str]) -> Entry:
-        """Return it as an entry of a source; where there are classes, it needs one."""
+        """Return it as an entry of a source; if there are classes, it needs one."""
         if self.problem is not None:
             return Entry(self.name, self.size_bytes, self.changed_at, self.problem)
         name = self.class_name if self.class_number is None else classes[self.class_number]
@@ -62,12 +62,12 @@ class ShardImage:
 
 @dataclass(slots=True)
 class _Notes:
-    """What the texts of a sample say about its image."""
+    """The description of an image by the texts of its sample."""
 
     cls: str | None = None
     name: str | None = None
     json_class: str | int | float | None = None
-    json_label: int | None = None  # a number that has to agree with `cls`
+    json_label: int | None = None  # has to agree with `cls`
     has_caption: bool = False
     problem: str | None = None
 
@@ -76,7 +76,7 @@ class _Notes:
         return self.cls is not None or self.json_class is not None
 
     def parse_class(self) -> tuple[str | None, int | None, str | None]:
-        """Return what is wrong, the class number, and the class name."""
+        """Return the problem, the class index, and the class name."""
         label = self.json_class if self.cls is None else self.cls
         if label is None:
             return self.problem, None, None
@@ -105,7 +105,7 @@ class _Sample:
     captions: list[Member] = field(default_factory=list)
 
     def attached_problem(self) -> str | None:
-        """Return what is wrong with the condition image or the caption."""
+        """Return the problem of the condition image or the caption."""
         if len(self.conditions) > 1:
             return f"{len(self.conditions)} condition images of one sample"
         for member in (*self.conditions, *self.captions[:1]):
@@ -115,14 +115,14 @@ class _Sample:
 
 
 def _key(name: str) -> str:
-    """Return the name up to the first dot of its last part, as webdataset does."""
+    """Return the name up to the first dot of its last part, like webdataset."""
     folder, slash, last = name.rpartition("/")
     first, _, _ = last.partition(".")
     return f"{folder}{slash}{first or last}"
 
 
 def _suffix(name: str) -> str:
-    """Return what follows the first dot of the last part of a name, in lower case."""
+    """Return the suffix after the first dot of the last part of a name, in lower case."""
     return name.rpartition("/")[2].partition(".")[2].lower()
 
 
@@ -137,12 +137,12 @@ def _is_condition(name: str) -> bool:
 
 
 def _stem(name: str) -> str:
-    """Return the name without its last ending: `img_0.3` of `img_0.3.jpg`."""
+    """Return the name without its last suffix: `img_0.3` of `img_0.3.jpg`."""
     return name.rpartition(".")[0]
 
 
 def _ending(name: str) -> str:
-    """Return the last ending of a name in lower case; that of `0.cls.txt` is cls."""
+    """Return the last suffix of a name in lower case; that of `0.cls.txt` is cls."""
     parts = name.rpartition("/")[2].lower().split(".")
     if parts[-1] in _CAPTIONS and len(parts) > 2 and parts[-2] in _LABELS:
         return parts[-2]
@@ -150,7 +150,7 @@ def _ending(name: str) -> str:
 
 
 def is_note(member: Member) -> bool:
-    """Return whether a member may name the class of images: it is kept when a tar is listed."""
+    """Return whether a member may contain the class of an image, so that it is kept when a tar is listed."""
     return not is_hidden(member.name) and (_ending(member.name) in _NOTES or is_label_file(member.name))
 
 
@@ -177,7 +177,7 @@ def _read_cls(notes: _Notes, content: bytes) -> None:
 
 
 def _read_notes(members: Sequence[Member], contents: dict[int, bytes]) -> _Notes:
-    """Return what the texts of a sample say."""
+    """Return the description from the texts of a sample."""
     notes = _Notes()
     endings = [_ending(member.name) for member in members]
     kinds = [ending == "json" for ending in endings]
@@ -195,7 +195,7 @@ def _read_notes(members: Sequence[Member], contents: dict[int, bytes]) -> _Notes
 
 
 def _split(sample: _Sample) -> list[_Sample]:
-    """Return one sample for each image where every image has notes of its own: `a.1.jpg`, `a.1.cls`, `a.2.jpg`, ..."""
+    """Return one sample for each image if every image has its own texts: `a.1.jpg`, `a.1.cls`, `a.2.jpg`, ..."""
     parts = {_stem(image.name): _Sample([image]) for image in sample.images}
     if len(sample.images) < 2 or len(parts) < len(sample.images):
         return [sample]
@@ -207,7 +207,7 @@ def _split(sample: _Sample) -> list[_Sample]:
 
 
 def _images(key: str, sample: _Sample, contents: dict[int, bytes], shard: str) -> Iterator[tuple[ShardImage, bool]]:
-    """Yield the image of a sample, and whether it is labelled; no image and several are problems."""
+    """Yield the image of a sample, and whether it is labeled; no image and several images are problems."""
     notes = _read_notes(sample.notes, contents)
     if not sample.images:
         yield ShardImage(f"{shard}/{key}", problem="a sample without an image"), notes.is_labelled
@@ -225,14 +225,14 @@ def _images(key: str, sample: _Sample, contents: dict[int, bytes], shard: str) -
 
 
 def _part(members: Sequence[Member], in_json: bool = False) -> ShardPart | None:
-    """Return where the first of some members lies, None for none and for an empty one."""
+    """Return the position of the first of some members, None if there is none or it is empty."""
     if not members or not members[0].size_bytes:
         return None
     return ShardPart(members[0].offset, members[0].size_bytes, members[0].changed_at, in_json)
 
 
 def _samples(listing: TarListing, shard: str) -> tuple[dict[str, _Sample], list[ShardImage]]:
-    """Return the samples of a shard by their key, and what else lies in it."""
+    """Return the samples of a shard by key, and the other members."""
     samples: dict[str, _Sample] = {}
     others: list[ShardImage] = []
     captions: list[Member] = []
@@ -264,7 +264,7 @@ def _is_image(name: str) -> bool:
 
 @dataclass(frozen=True)
 class ShardContents:
-    """What a shard holds, in its order, and whether its labels belong to its images."""
+    """The contents of a shard, in order, and whether its labels belong to its images."""
 
     images: list[ShardImage]
     labelled: int  # images with labels
@@ -272,7 +272,7 @@ class ShardContents:
 
 
 def read_shard(listing: TarListing, shard: str) -> ShardContents:
-    """Return what a shard holds; an image is called by its `.json`, else by its name in the shard."""
+    """Return the contents of a shard; the name of an image is that in its `.json`, else that in the shard."""
     samples, others = _samples(listing, shard)
     images: list[ShardImage] = []
     labelled = orphans = 0
@@ -287,7 +287,7 @@ def read_shard(listing: TarListing, shard: str) -> ShardContents:
 
 
 def is_sharded(listing: TarListing) -> bool:
-    """Return whether a tar is a webdataset shard: it holds images, and classes (`.cls`) or descriptions of them."""
+    """Return whether a tar is a webdataset shard: it contains images, and classes (`.cls`) or descriptions of them."""
     names = [member.name for member in listing.members if not is_hidden(member.name)]
     images = {_key(name) for name in names if _is_image(name) or _is_array(name)}
     notes = [name for name in names if _ending(name) in _NOTES]

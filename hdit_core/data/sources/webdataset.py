@@ -81,7 +81,7 @@ def _list_shard(path: Path, listing: TarListing | None) -> tuple[ShardContents, 
     try:
         listing = listing or TarFile(path).listing(is_note)
     except TAR_DAMAGE as problem:
-        raise DataError(f"{path}: not a whole tar ({problem}); copy or download it again") from None
+        raise DataError(f"{path}: not a complete tar ({problem}); copy or download it again") from None
     if listing.repeated:
         raise DataError(
             f"{path}: holds two files '{listing.repeated[0]}': webdataset reads both, tar keeps the last; "

@@ -1,7 +1,7 @@
 """DPM-Solver of orders one to three, with a fixed number of evaluations or with adaptive steps (Lu et al. 2022).
 
 Time is t = -ln sigma, and h is a step size in t; the predicted noise is eps = (x - D) / sigma. Both samplers solve the
-probability-flow ODE from sigma_max to sigma_min and are deterministic; where the schedule ends at 0, one more
+probability-flow ODE from sigma_max to sigma_min and are deterministic; if the schedule ends at 0, one more
 evaluation removes the remaining noise.
 """
 
@@ -97,7 +97,7 @@ def _ends(state: SamplerState, x: Float[Tensor, "B C H W"]) -> tuple[Float64[Ten
 
 
 def _finish(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
-    """Remove the remaining noise, where the schedule ends at 0."""
+    """Remove the remaining noise if the schedule ends at 0."""
     if state.sigmas[-1] > 0:
         return x
     state.index += 1

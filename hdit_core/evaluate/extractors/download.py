@@ -78,7 +78,7 @@ def _check_scheme(url: str) -> None:
 
 
 def _fetch(wanted: WeightsFile, temporary: Path) -> str:
-    """Write what the server sends to a file, and return its sha256."""
+    """Write a server's response to a file, and return its SHA-256."""
     with (
         urllib.request.urlopen(wanted.url, timeout=TIMEOUT_S) as response,  # noqa: S310  the scheme was checked
         temporary.open("wb") as file,

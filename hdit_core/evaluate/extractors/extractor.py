@@ -65,7 +65,7 @@ class Extractor:
         weights_sha256: checksum of the weight file.
         network: from pixel values `[B, 3, H, W]` in [0, 255] to features `[B, F]`.
         device: where the network is.
-        remarks: what a reader of the result has to know.
+        remarks: remarks for readers of the result.
         class_logits: from features `[B, F]` to the logits of a classifier `[B, K]`, for the Inception Score; None if
             there is no classifier.
     """

@@ -39,7 +39,7 @@ class FeatureCache:
         """Open or create the cache of a set.
 
         Args:
-            folder: holds a folder for each set; created if missing.
+            folder: contains a folder for each set; created if missing.
             images: the set.
             extractor: the feature network.
             is_main: whether this is the main rank, which writes the folder's description.

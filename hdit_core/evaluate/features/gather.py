@@ -67,7 +67,7 @@ class FeatureGather:
         """Make one chunk per rank; return them all on the main rank, in the order of ranks. All ranks call this.
 
         Args:
-            make_chunk: makes this rank's chunk, None where none is left for it.
+            make_chunk: makes this rank's chunk, None if none is left for it.
 
         Returns:
             The chunks that were made; on the other ranks an empty list.

@@ -34,7 +34,7 @@ class Measurement:
         statistics: of the features.
         extractor: the extractor's passport; empty where saved statistics of another program do not say.
         source: where the images came from, their size and how many are grey.
-        remarks: what a reader of a score has to know.
+        remarks: remarks for readers of a score.
     """
 
     statistics: Statistics

@@ -14,8 +14,8 @@ from torch import Tensor
 from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, Estimate, mean_estimate
 from hdit_core.evaluate.metrics.statistics import Statistics, block_of
 
-RECALL_NEIGHBOURS = 3
-COVERAGE_NEIGHBOURS = 5
+RECALL_NEIGHBORS = 3
+COVERAGE_NEIGHBORS = 5
 BLOCK_DISTANCES = 1 << 24  # 134 MB in float64
 ROUNDING = 1e-12  # relative to the squared lengths; smaller squared distances count as 0
 TAIL = 0.025  # of a 95 % interval, on each side
@@ -25,16 +25,16 @@ def precision_recall(images: Statistics, reference: Statistics) -> dict[str, Est
     """Return the overlap of the kept samples of two sets; empty if one has no more than 5 images.
 
     Returns:
-        precision: fraction of the images that lie in a ball of the reference.
-        recall: fraction of the reference that lies in a ball of the images.
-        density: mean number of balls of the reference that an image lies in, divided by k.
+        precision: fraction of the images inside a ball of the reference.
+        recall: fraction of the reference inside a ball of the images.
+        density: mean number of balls of the reference that contain an image, divided by k.
         coverage: fraction of the reference whose ball contains an image.
     """
-    if min(len(images.features), len(reference.features)) <= COVERAGE_NEIGHBOURS:
+    if min(len(images.features), len(reference.features)) <= COVERAGE_NEIGHBORS:
         return {}
     x, y = images.features.double() - reference.mean, reference.features.double() - reference.mean
-    radii_x = radii(x, RECALL_NEIGHBOURS)
-    radii_y, wide_radii_y = radii(y, RECALL_NEIGHBOURS), radii(y, COVERAGE_NEIGHBOURS)
+    radii_x = radii(x, RECALL_NEIGHBORS)
+    radii_y, wide_radii_y = radii(y, RECALL_NEIGHBORS), radii(y, COVERAGE_NEIGHBORS)
 
     near_y = torch.zeros(len(x), dtype=torch.bool)  # in a ball of the reference?
     balls = torch.zeros(len(x), dtype=torch.float64)  # number of wide balls of the reference, divided by k
@@ -42,7 +42,7 @@ def precision_recall(images: Statistics, reference: Statistics) -> dict[str, Est
     for rows, squared in squared_distances(x, y):
         inside: Bool[Tensor, "B Ny"] = squared < wide_radii_y
         near_y[rows] = (squared <= radii_y).any(1)
-        balls[rows] = inside.sum(1).double() / COVERAGE_NEIGHBOURS
+        balls[rows] = inside.sum(1).double() / COVERAGE_NEIGHBORS
         near_x |= (squared <= radii_x[rows, None]).any(0)
         covered |= inside.any(0)
 
@@ -70,9 +70,9 @@ def _share(flags: Bool[Tensor, "N"], blocks: Int64[Tensor, "N"]) -> Estimate:
     return Estimate(fraction.value, fraction.standard_error, max(fraction.low, 0.0), min(fraction.high, 1.0))
 
 
-def radii(x: Float64[Tensor, "N F"], neighbours: int) -> Float64[Tensor, "N"]:
+def radii(x: Float64[Tensor, "N F"], neighbors: int) -> Float64[Tensor, "N"]:
     """Return the squared distance of each point to its k-th nearest neighbor."""
-    nearest = [squared.kthvalue(neighbours + 1, dim=1).values for _, squared in squared_distances(x, x)]
+    nearest = [squared.kthvalue(neighbors + 1, dim=1).values for _, squared in squared_distances(x, x)]
     return torch.cat(nearest)  # k + 1, since the nearest is the point itself
 
 

@@ -12,7 +12,7 @@ from hdit_core.recipe.diff import differences, flatten
 
 LARGEST_BYTES = 16 << 20
 
-# What comparable results may differ in: where the images came from, and how they were sampled.
+# Comparable results may differ in the origin and the sampling of the images.
 FREE = (
     "images.path",
     "images.kind",

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 TEMPLATE = "report.html.jinja"
 
-NO_NEIGHBOURS_OF_STREAM = "Not shown: a stream can be read only once; score a file or folder to see them."
-NO_NEIGHBOURS_OF_STATISTICS = "Not shown: saved statistics contain no images; pass images as --ref to see them."
+NO_NEIGHBORS_OF_STREAM = "Not shown: a stream can be read only once; score a file or folder to see them."
+NO_NEIGHBORS_OF_STATISTICS = "Not shown: saved statistics contain no images; pass images as --ref to see them."
 
 
 def write_report(
@@ -40,7 +40,7 @@ def write_report(
     score: Score,
     images: ImageSet,
     samples: UInt8[np.ndarray, "H W 3"] | None = None,
-    neighbours: UInt8[np.ndarray, "H2 W2 3"] | None = None,
+    neighbors: UInt8[np.ndarray, "H2 W2 3"] | None = None,
 ) -> None:
     """Write the report of a score atomically.
 
@@ -48,17 +48,17 @@ def write_report(
         settings: with the path of the report, further figures and the command line.
         score: the result.
         images: the scored set, for a sheet of the first images.
-        samples: that sheet, where the set is a stream.
-        neighbours: the sheet of samples and their nearest neighbors in the reference.
+        samples: that sheet, if the set is a stream.
+        neighbors: the sheet of samples and their nearest neighbors in the reference.
     """
     assert settings.report is not None
     content = page(
         score,
         samples if samples is not None or not images.identity else sample_sheet(images),
-        neighbours,
+        neighbors,
         figures=settings.figures,
         origin=_origin(settings, score, settings.report.parent),
-        no_neighbours=NO_NEIGHBOURS_OF_STATISTICS if images.identity else NO_NEIGHBOURS_OF_STREAM,
+        no_neighbors=NO_NEIGHBORS_OF_STATISTICS if images.identity else NO_NEIGHBORS_OF_STREAM,
     )
     write_atomic(settings.report, content)
 
@@ -66,16 +66,16 @@ def write_report(
 def page(
     score: Score,
     samples: UInt8[np.ndarray, "H W 3"] | None,
-    neighbours: UInt8[np.ndarray, "H2 W2 3"] | None,
+    neighbors: UInt8[np.ndarray, "H2 W2 3"] | None,
     *,
     figures: Sequence[tuple[str, str]] = (),
     origin: Sequence[tuple[str, str, str]] = (),
-    no_neighbours: str = "",
+    no_neighbors: str = "",
 ) -> str:
     """Return the report as text; arguments as for `write_report`.
 
     Args:
-        origin, no_neighbours: key, text and a link or "" each; and why there is no sheet of neighbors.
+        origin, no_neighbors: key, text and a link or "" each; and why there is no sheet of neighbors.
     """
     estimates = list(score.estimates().items())
     if score.spread.infinity is not None:
@@ -85,8 +85,8 @@ def page(
         (
             "Nearest neighbors",
             "Samples and their nearest neighbors in the reference",
-            _base64(neighbours),
-            no_neighbours,
+            _base64(neighbors),
+            no_neighbors,
         ),
     ]
     return (
@@ -96,7 +96,7 @@ def page(
             title=f"{score.name} {score.frechet.value:.4f}",
             score=score,
             estimates=estimates,
-            copies=score.neighbours.to_json() if score.neighbours else None,
+            copies=score.neighbors.to_json() if score.neighbors else None,
             figures=[(title, Markup(svg)) for title, svg in [*_own_figures(score), *figures]],  # noqa: S704  our own SVG
             sheets=sheets,
             origin=origin,
@@ -129,7 +129,7 @@ def _base64(sheet: UInt8[np.ndarray, "H W 3"] | None) -> str:
 
 
 def _origin(settings: ScoreSettings, score: Score, folder: Path) -> list[tuple[str, str, str]]:
-    """Return when, by which command and from what a score was made, with links to what exists on this machine."""
+    """Return time, command and inputs of a score, with links to those that exist on this machine."""
     rows = [("date", datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), "")]
     if settings.command:
         rows.append(("command", settings.command, ""))

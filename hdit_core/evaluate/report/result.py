@@ -1,4 +1,4 @@
-"""A score with its provenance: what produced it, and what a reader has to know before comparing it."""
+"""A score with its provenance and remarks."""
 
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -11,8 +11,8 @@ from hdit_core.evaluate.features.measure import Measurement
 from hdit_core.evaluate.metrics.frechet_distance import FrechetDistance
 from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, DistanceInterval, Estimate
 from hdit_core.evaluate.metrics.kernel_distance import KernelDistance
-from hdit_core.evaluate.metrics.nearest_neighbours import Neighbours
-from hdit_core.evaluate.metrics.precision_recall import COVERAGE_NEIGHBOURS, RECALL_NEIGHBOURS
+from hdit_core.evaluate.metrics.nearest_neighbors import Neighbors
+from hdit_core.evaluate.metrics.precision_recall import COVERAGE_NEIGHBORS, RECALL_NEIGHBORS
 
 FORMAT = "hdit-score 1"
 PAIRED_FORMAT = "hdit-paired-score 1"
@@ -29,7 +29,7 @@ class Score:
         spread: its interval, and its extrapolation to infinitely many images.
         kernel: the kernel distance; None if a side has too few features.
         others: the other metrics that could be computed, by name.
-        neighbours: the nearest neighbors in the reference, if they were searched for.
+        neighbors: the nearest neighbors in the reference, if they were searched for.
         images: the scored set.
         reference: the reference set.
         remarks: limits of the numbers, in plain words.
@@ -41,7 +41,7 @@ class Score:
     spread: DistanceInterval
     kernel: KernelDistance | None
     others: dict[str, Estimate]
-    neighbours: Neighbours | None
+    neighbors: Neighbors | None
     images: Measurement
     reference: Measurement
     remarks: tuple[str, ...]
@@ -76,7 +76,7 @@ class Score:
             "infinity": self.spread.infinity,
             self.kernel_metric: asdict(self.kernel) if self.kernel else None,
             "estimates": {name: asdict(estimate) for name, estimate in self.estimates().items()},
-            "nearest": self.neighbours.to_json() if self.neighbours else None,
+            "nearest": self.neighbors.to_json() if self.neighbors else None,
             "n": self.images.statistics.n,
             "n_reference": self.reference.statistics.n,
             "passport": self.provenance(),
@@ -96,8 +96,8 @@ class Score:
                 "kernel_subsets": self.kernel.subsets if self.kernel else None,
                 "kernel_subset_size": self.kernel.subset_size if self.kernel else None,
                 "kernel_seed": self.kernel.seed if self.kernel else None,
-                "recall_neighbours": RECALL_NEIGHBOURS,
-                "coverage_neighbours": COVERAGE_NEIGHBOURS,
+                "recall_neighbours": RECALL_NEIGHBORS,
+                "coverage_neighbours": COVERAGE_NEIGHBORS,
                 "manifold_n": len(images.features) if overlaps else None,
                 "manifold_n_reference": len(reference.features) if overlaps else None,
             },
@@ -114,17 +114,17 @@ class Score:
             *infinity,
             (self.kernel_metric, kernel),
             *lines[1:],
-            *self._neighbour_lines(),
+            *self._neighbor_lines(),
             ("images", _one_line(self.images)),
             ("reference", _one_line(self.reference)),
             ("extractor", extractor_line(self.images.extractor)),
             ("resize", str(self.images.extractor["resize"])),
         ]
 
-    def _neighbour_lines(self) -> list[tuple[str, str]]:
-        if self.neighbours is None:
+    def _neighbor_lines(self) -> list[tuple[str, str]]:
+        if self.neighbors is None:
             return []
-        numbers = self.neighbours.to_json()
+        numbers = self.neighbors.to_json()
         text = "{copies} of {queries} in the reference; smallest feature distance {smallest_distance:.4g}"
         return [("exact duplicates", text.format(**numbers))]
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from hdit_core.data.image_sets.image_set import ImageSet, ReadImage
-from hdit_core.evaluate.metrics.nearest_neighbours import Neighbours
+from hdit_core.evaluate.metrics.nearest_neighbors import Neighbors
 from hdit_core.images import sheet, thumbnail
 
 THUMBNAIL_PX = 128
@@ -52,19 +52,19 @@ def sample_sheet(images: ImageSet) -> UInt8[np.ndarray, "H W 3"]:
     return sheet(np.stack([thumbnail(image_u8) for image_u8 in images.read_many(range(count))]))
 
 
-def neighbour_sheet(images: ImageSet, reference: ImageSet, neighbours: Neighbours) -> UInt8[np.ndarray, "H W 3"]:
+def neighbor_sheet(images: ImageSet, reference: ImageSet, neighbors: Neighbors) -> UInt8[np.ndarray, "H W 3"]:
     """Return rows of a sample and its nearest neighbors in the reference with their distances, nearest pair first.
 
     Raises:
         UsageError: one of the sets is a stream.
     """
-    samples = neighbours.places[:PAIRS].tolist()
-    rows = neighbours.reference_places[:PAIRS].tolist()
+    samples = neighbors.places[:PAIRS].tolist()
+    rows = neighbors.reference_places[:PAIRS].tolist()
     wanted = [index for row in rows for index in row if index >= 0]
     thumbnails = dict(zip(wanted, map(thumbnail, reference.read_many(wanted)), strict=True))
     blank = np.full((THUMBNAIL_PX, THUMBNAIL_PX, 3), 255, np.uint8)
     cells, captions = [], []
-    for image_u8, row, distances in zip(images.read_many(samples), rows, neighbours.distances.tolist(), strict=False):
+    for image_u8, row, distances in zip(images.read_many(samples), rows, neighbors.distances.tolist(), strict=False):
         cells += [thumbnail(image_u8), *(thumbnails.get(index, blank) for index in row)]
         captions += ["sample", *(f"at {distance:.4g}" if np.isfinite(distance) else "" for distance in distances)]
-    return sheet(np.stack(cells), captions, columns=1 + neighbours.reference_places.shape[1])
+    return sheet(np.stack(cells), captions, columns=1 + neighbors.reference_places.shape[1])

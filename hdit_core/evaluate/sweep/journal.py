@@ -46,7 +46,7 @@ class Journal:
     """The trials of a sweep, on disk."""
 
     def __init__(self, folder: Path, plan: dict[str, Any]) -> None:
-        """Start a journal, or continue that of the same plan; a line cut short by a kill is dropped.
+        """Start a journal, or continue that of the same plan; a line truncated by a kill is dropped.
 
         Raises:
             UsageError: the folder has a journal of another plan, or another file of this name.

@@ -90,6 +90,6 @@ def _margins(trials: Sequence[Trial]) -> list[float]:
 
 
 def _series(point: Point) -> str:
-    """Return the settings of a candidate besides its guidance."""
+    """Return the settings of a candidate other than its guidance."""
     interval = f", {point.interval[0]:g} < σ ≤ {point.interval[1]:g}" if point.interval else ""
     return f"weights {point.weights}{interval}"

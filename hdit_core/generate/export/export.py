@@ -90,7 +90,7 @@ def _check_new(folder: Path) -> None:
 
 
 def export(source: Path, folder: Path, settings: ExportSettings) -> dict[str, Any]:
-    """Export a model and return a summary of what was written; the folder is created atomically.
+    """Export a model and return a summary of the files; the folder is created atomically.
 
     Args:
         source: anything that `load_denoiser` accepts.

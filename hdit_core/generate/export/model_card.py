@@ -19,7 +19,7 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"
 
 @dataclass(frozen=True)
 class CardFacts:
-    """The contents of a card besides recipe and training.
+    """The contents of a card other than recipe and training.
 
     Attributes:
         weights: kind of the weights, such as "ema".

@@ -30,7 +30,7 @@ def push(folder: Path, repository: str, *, public: bool = False) -> str:
     Args:
         folder: from `export`.
         repository: `"owner/name"`.
-        public: whether a new repository is public; an existing one stays what it is.
+        public: whether a new repository is public; an existing one is not changed.
 
     Raises:
         UsageError: huggingface_hub is not installed.

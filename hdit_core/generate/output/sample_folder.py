@@ -1,6 +1,6 @@
 """A folder of samples: `00000012.png` (or `.npy`) for image 12, and `samples.json` with the provenance.
 
-The image grid lies beside the folder, `faces-grid.png` for `faces`: other programs score every image in a folder.
+The image grid is next to the folder, `faces-grid.png` for `faces`: other programs score every image in a folder.
 
 Each image is written atomically. Rerunning the same command keeps the intact images, which are found by decoding them,
 and generates the missing ones; a folder of samples with another provenance is refused. Several jobs may write into one
@@ -46,13 +46,13 @@ NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC  # does not follo
 
 
 def grid_file(folder: Path) -> Path:
-    """Return the file of the image grid of a folder, beside it."""
+    """Return the file of a folder's image grid, next to the folder."""
     named = folder if folder.name not in ("", "..") else folder.resolve()
     return named.with_name(f"{named.name}-grid.png")
 
 
 def write_grid(folder: Path, png: bytes) -> None:
-    """Write the image grid of a folder beside it, and remove one that an earlier version wrote into it."""
+    """Write the image grid of a folder next to it, and remove one that an earlier version wrote into it."""
     (folder / OLD_GRID).unlink(missing_ok=True)
     path = grid_file(folder)
     try:
@@ -118,7 +118,7 @@ class SampleFolder:
         """Describe the folder; nothing on disk is touched yet.
 
         Args:
-            folder: where the samples go.
+            folder: folder of the samples.
             provenance: what determines the pixels, see `provenance.py`; the key "origin" of the record.
             shape: height, width and channels of each image.
             pixels: their values; default: 8 bits.
@@ -163,7 +163,7 @@ class SampleFolder:
             temporary = path.with_name(f"{TEMPORARY}{path.name}-{self._token}")  # pids are not unique across machines
             with naming(path), os.fdopen(os.open(temporary, NEW_FILE, 0o666), "wb") as file:
                 file.write(content)
-            temporary.replace(path)  # not synced one by one: `missing` finds what a power failure damages
+            temporary.replace(path)  # not synced one by one: `missing` finds images that a power failure damages
 
     def path(self, index: int) -> Path:
         """Return the file of an image."""

@@ -1,6 +1,6 @@
 """The file format of samples: the values of the training data, from which they are read back.
 
-8-bit greyscale and RGB are PNG, as 16-bit greyscale and RGB are; everything else is a .npy array [height, width,
+8-bit grayscale and RGB are PNG, as 16-bit grayscale and RGB are; everything else is a .npy array [height, width,
 channels]. What was made from a TIFF of 16 bits or floats is a TIFF again.
 """
 
@@ -57,7 +57,7 @@ class SampleFormat:
                 raise UsageError(f"--out: {problem}") from None
 
     def stored(self, images: Float[Tensor, "B C H W"]) -> Shaped[np.ndarray, "B H W C"]:
-        """Return images in [-1, 1] as they are stored."""
+        """Return the stored values of images in [-1, 1]."""
         return from_float(images, self.pixels.dtype, self.pixels.ranges)
 
     def encode(self, images: Float[Tensor, "B C H W"]) -> Iterator[bytes]:
@@ -111,14 +111,14 @@ class SampleFormat:
         return to_float(np.array(pixels[None]), self.pixels.ranges)[0]
 
     def shown(self, pixels: Pixels) -> UInt8[np.ndarray, "H W C2"]:
-        """Return stored pixels as 8-bit greyscale or RGB: of other numbers of channels the first one, or three."""
+        """Return stored pixels as 8-bit grayscale or RGB: of other numbers of channels the first one, or three."""
         if self.pixels == PixelFormat(self.pixels.channels) and self.pixels.is_8_bit_image:
             return pixels
         shown = 3 if self.pixels.channels >= 3 else 1
         return to_uint8(self.to_float(pixels)[None, :shown])[0]
 
     def provenance(self) -> dict[str, Any]:
-        """Return what the record of the samples says of their values; nothing for 8 bits."""
+        """Return the fields of the samples' record that describe their values; none for 8 bits."""
         if self.pixels == PixelFormat(self.pixels.channels):
             return {}
         return {"pixels": {"dtype": self.pixels.dtype, "range": [list(pair) for pair in self.pixels.ranges]}}

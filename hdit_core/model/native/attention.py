@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from hdit_core.devices import at_least_float32
-from hdit_core.model.native.library import Library, cpu_operator, load
+from hdit_core.model.native.ctypes_bindings import Library, cpu_operator, load
 
 
 def unavailable(dtype: torch.dtype = torch.float32) -> str | None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from hdit_core.model.native.ctypes_bindings import cpu_operator
 from hdit_core.model.native.feed_forward import feed_forward, feed_forward_gradient
-from hdit_core.model.native.library import cpu_operator
 from hdit_core.model.native.rowwise import RowwiseKernels, load_rowwise_kernels
 from hdit_core.model.native.windows import Layout, Saved, Weights, window_attention, window_attention_gradient
 

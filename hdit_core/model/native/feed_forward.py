@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hdit_core.model.native.library import Gemm, find_gemm
+from hdit_core.model.native.ctypes_bindings import Gemm, find_gemm
 from hdit_core.model.native.rowwise import RowwiseKernels
 from hdit_core.model.native.workspace import feed_forward_blocks, feed_forward_workspace, gradient_rows
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hdit_core.files import cache_folder
 from hdit_core.model.native.compiler import CompileError, library_path
-from hdit_core.model.native.library import View, find_gemm, view
+from hdit_core.model.native.ctypes_bindings import View, find_gemm, view
 
 FLAGS = ("-O3", "-fopenmp", "-fno-trapping-math")  # OpenMP: the kernels share torch's thread pool
 ARGUMENTS = {

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from hdit_core.model.native.library import Gemm, find_gemm
+from hdit_core.model.native.ctypes_bindings import Gemm, find_gemm
 from hdit_core.model.native.rowwise import RowwiseKernels
 from hdit_core.model.native.workspace import window_workspace, windows_per_block
 

@@ -1,4 +1,4 @@
-"""What the caller of a training run is told while it runs. Messages go to `logging.getLogger("hdit")`."""
+"""Callbacks of a training run. Messages go to `logging.getLogger("hdit")`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -15,6 +15,7 @@ from hdit_core.plan.gpus import USABLE_FRACTION
 from hdit_core.plan.memory import RankLayout, training_memory
 from hdit_core.plan.sharding import needs_sharding
 from hdit_core.recipe.run import Recipe
+from hdit_core.system_memory import memory_limit
 
 GIB = 1 << 30
 PROCESS_BYTES = 400 << 20  # of Python and torch, on CPUs
@@ -29,12 +30,14 @@ class MemoryNeed:
         needed_bytes: upper bound for them.
         machine_bytes: of the GPU, or of the machine; None if unknown.
         largest: the largest micro-batch that fits, 0 if none does; None if the machine's memory is unknown.
+        is_limit: whether `machine_bytes` is a limit of the container, the job or `ulimit`.
     """
 
     images: int
     needed_bytes: int
     machine_bytes: int | None
     largest: int | None
+    is_limit: bool = False
 
     @property
     def fits(self) -> bool:
@@ -42,8 +45,9 @@ class MemoryNeed:
         return self.largest is None or self.images <= self.largest
 
     def __str__(self) -> str:
-        has = "" if self.machine_bytes is None else f", this machine has {self.machine_bytes / GIB:.3g} GiB"
-        return f"{self.images} images at a time need up to {self.needed_bytes / GIB:.3g} GiB{has}"
+        source = "the memory limit is" if self.is_limit else "this machine has"
+        has = "" if self.machine_bytes is None else f", {source} {_gib(self.machine_bytes)} GiB"
+        return f"{self.images} images at a time need up to {_gib(self.needed_bytes)} GiB{has}"
 
     @property
     def advice(self) -> str:
@@ -85,17 +89,18 @@ def memory_need(recipe: Recipe, world: World) -> MemoryNeed:
         memory * USABLE_FRACTION
     )  # without accumulation a step takes less than with a slightly smaller micro-batch
     largest = share if needed(share) <= usable else bisect_right(range(1, share), usable, key=needed)
-    return MemoryNeed(images, needed(images), memory, largest)
+    return MemoryNeed(images, needed(images), memory, largest, not on_gpu and memory == memory_limit())
 
 
 def machine_bytes(device: torch.device) -> int | None:
-    """Return the memory of a GPU, or of this machine; None if it cannot be found out."""
+    """Return the memory of a GPU, or of this machine within its limits; None if it is unknown."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError):
-        return None
+        return memory_limit()
+    return min(machine, memory_limit() or machine)
 
 
 @contextmanager
@@ -116,3 +121,7 @@ def naming_memory(recipe: Recipe, world: World) -> Iterator[None]:
         advice = f"use {fewer}" if in_reader and fewer else " or ".join(filter(None, [need.advice, fewer]))
         where = "a process that reads images" if in_reader else f"the training step on {world.device}"
         raise HditError(f"{where} ran out of memory: by the plan {need}; {advice}") from error
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / GIB:.3g}" if size_bytes < 1000 * GIB else f"{size_bytes / GIB:,.0f}"

@@ -67,7 +67,7 @@ class WeightsAndBiases:
             config=recipe.model_dump(mode="json"),
             resume="allow",
         )
-        # a resumed run repeats some lines; num_images, not the order, says where they belong
+        # a resumed run repeats some lines; num_images, not the order, is their position
         self._run.define_metric("*", step_metric="num_images")
 
     def add_numbers(self, numbers: dict[str, float], num_images: int) -> None:

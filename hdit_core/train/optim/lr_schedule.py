@@ -17,7 +17,7 @@ def _inverse_sqrt(recipe: TrainRecipe, num_images: int) -> float:
 
 
 def _cosine(recipe: TrainRecipe, num_images: int) -> float:
-    """Half a wave from 1, where warm-up ends, to 0, where the run does (Loshchilov and Hutter 2017, equation 5)."""
+    """Half a cosine from 1 at the end of warm-up to 0 at the end of the run (Loshchilov and Hutter 2017, eq. 5)."""
     length = recipe.num_images - recipe.warmup_length
     done = min(1.0, max(0, num_images - recipe.warmup_length) / length) if length else 0.0
     return (1 + math.cos(math.pi * done)) / 2

@@ -2,7 +2,7 @@
 
 Initial weights, images and noise are bit-identical in every mode, and checkpoints are unsharded: a run may resume with
 another number of ranks, or in another mode. Rounding is the same too: shards are gathered in float32, and `autocast`
-rounds as `train.precision` says.
+rounds according to `train.precision`.
 """
 
 import copy

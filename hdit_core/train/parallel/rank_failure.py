@@ -71,7 +71,7 @@ class RankFailureDetector:
             raise HditError(f"rank {self._rank} ends, because it lost {self.lost_ranks()}") from error
 
     def announce_stop(self, reason: str) -> None:
-        """Tell all ranks that this one was asked to stop, or cannot go on for now."""
+        """Tell all ranks that this one was asked to stop, or cannot continue for now."""
         self._stop_seen = True
         if self._store is not None:
             with suppress(DistError):

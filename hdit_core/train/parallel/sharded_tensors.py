@@ -1,6 +1,6 @@
 """Conversion between sharded tensors and full tensors on the CPU, one tensor at a time.
 
-No rank holds more than one full parameter at a time, except the main one, whose copies are on the CPU.
+No rank has more than one full parameter at a time, except the main one, whose copies are on the CPU.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The run directory: created, recognized and locked; refused if it holds another run or is in use."""
+"""The run directory: created, recognized and locked; refused if it contains another run or is in use."""
 
 import os
 import socket
@@ -54,7 +54,7 @@ def check_same(run: Path, recipe: Recipe) -> None:
     """Check that a run can be resumed with a recipe.
 
     Raises:
-        UsageError: names the keys that differ, or says why the run's own recipe cannot be read.
+        UsageError: names the keys that differ, or the reason why the run's own recipe cannot be read.
     """
     try:
         before = read_recipe(str(recipe_file(run)))
@@ -135,7 +135,7 @@ def keep_recipe(run: Path, recipe: Recipe) -> None:
 
 @contextmanager
 def locked_run_folder(run: Path, recipe: Recipe, lineage: tuple[Fork, ...] = ()) -> Iterator[None]:
-    """Create the directory of a run, or check that it holds this run, and lock it while the body runs.
+    """Create the directory of a run, or check that it contains this run, and lock it while the body runs.
 
     The recipe of an existing run stays until `keep_recipe`, so that a refused change leaves no trace.
 
@@ -143,7 +143,7 @@ def locked_run_folder(run: Path, recipe: Recipe, lineage: tuple[Fork, ...] = ())
         lineage: of a new run that is a fork.
 
     Raises:
-        UsageError: the directory holds another run, other files, or a run that another process is training.
+        UsageError: the directory contains another run, other files, or a run that another process is training.
     """
     file = recipe_file(run)
     if not file.exists() and run.exists() and not _is_free(run):

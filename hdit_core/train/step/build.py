@@ -34,7 +34,7 @@ def build_learner(
     initial: Mapping[str, Tensor] | None = None,
     reset: Collection[str] = (),
 ) -> Learner:
-    """Build what a run trains; a collective operation.
+    """Build the network, optimizer and EMA of a run; a collective operation.
 
     Args:
         initial: without a checkpoint, tensors that replace those of a new network; see `init_from.py`.

@@ -128,8 +128,8 @@ def test_a_damaged_index_of_condition_images_and_damaged_vectors_are_found(run, 
         (tmp_path / "set" / name).write_bytes(content)
     code, out, _ = run("data", "verify", tmp_path / "set")
     assert code == 3
-    assert "condition.npy: altered: its SHA-256 is not the manifest's" in out
-    assert "vectors.npy: altered: its SHA-256 is not the manifest's" in out
+    assert "condition.npy: altered: its SHA-256 differs from the manifest" in out
+    assert "vectors.npy: altered: its SHA-256 differs from the manifest" in out
 
 
 def test_many_classes_are_shown_by_their_sizes(run, tmp_path):
@@ -175,7 +175,7 @@ def test_a_contact_sheet_is_a_png(prepare, run, tmp_path):
 def test_a_folder_without_a_data_set_is_reported(run, tmp_path):
     code, _, err = run("data", "show", tmp_path)
     assert code == 3
-    assert "manifest.json: not found; expected a data set made by `hdit prepare-data`" in err
+    assert "manifest.json: not found; expected a finished data set of `hdit prepare-data`" in err
 
 
 def test_tasks_are_finished_to_one_set(prepare, run, tmp_path):

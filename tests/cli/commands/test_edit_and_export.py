@@ -131,7 +131,11 @@ def test_an_edit_streams_to_stdout_as_samples_do(ckpt, here):
     ("arguments", "code", "message"),
     [
         (["vary", "--init", "nothing.png"], 3, "nothing.png: cannot be read (No such file or directory)"),
-        (["vary", "--init", "text.png"], 3, "text.png: not an image of a known kind; expected an image such as a PNG"),
+        (
+            ["vary", "--init", "text.png"],
+            3,
+            "text.png: not an image of a known format; expected an image such as a PNG",
+        ),
         (["vary", "--init", "small.png", "--class", "9"], 2, "class 9: the network has the classes 0 to 2"),
         (["vary", "--init", "small.png", "--size", "18"], 2, "height 18 is not a multiple of 4"),
         (["vary", "--init", "small.png", "--size", "4"], 2, "2x2 grid; use a size closer to the training size, 16x24"),

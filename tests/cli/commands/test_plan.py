@@ -30,8 +30,9 @@ def test_without_a_utilisation_speed_time_energy_and_price_are_ranges(capsys):
     assert all(" to " in bill[name] for name in ("speed", "time", "energy", "price"))
 
 
-def test_a_utilisation_gives_one_speed(capsys):
-    assert main(["plan", "ffhq1024", "--gpu", "h100", "--utilisation", "0.2"]) == 0
+@pytest.mark.parametrize("option", ["--utilization", "--utilisation"])
+def test_a_utilization_gives_one_speed(option, capsys):
+    assert main(["plan", "ffhq1024", "--gpu", "h100", option, "0.2"]) == 0
     out, err = capsys.readouterr()
     assert "20% of 989 TFLOP/s" in err and " to " not in out
 
@@ -39,6 +40,13 @@ def test_a_utilisation_gives_one_speed(capsys):
 def test_a_step_that_grows_is_told_from_its_first_images_to_its_last(capsys):
     assert main(["plan", "imagenet256", "--gpu", "h100", "--count", "8"]) == 0
     assert "256 images, growing to 2048, at most 256 per device on 8 devices" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [[], ["--memory", "24"]])
+def test_without_hardware_the_error_names_the_ways_to_give_it(options, capsys):
+    assert main(["plan", "mnist32", *options]) == 2
+    error = capsys.readouterr().err
+    assert "--gpu h100" in error and "hdit bench train mnist32 --json > bench.json" in error and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("option", ["--memory", "--price"])
@@ -111,11 +119,6 @@ def test_memory_that_is_given_goes_before_the_data_sheet_s(capsys):
     assert main(["plan", "mnist32", "--gpu", "h100", "--memory", "16", "--json"]) == 0
     out, err = capsys.readouterr()
     assert "h100: 80 GB, 16 GB usable" in err and json.loads(out)["usable_bytes"] == 16 * 10**9
-
-
-def test_without_anything_to_go_by_it_says_what_is_missing(capsys):
-    assert main(["plan", "mnist32"]) == 2
-    assert "give the hardware with --gpu or --measured" in capsys.readouterr().err
 
 
 def test_it_imports_nothing_heavy():

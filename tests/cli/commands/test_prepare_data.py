@@ -126,7 +126,7 @@ def test_jpeg_comes_with_a_warning(photos, capsys):
         (["--size", "8", "--channels", "65"], 2, "Input should be less than or equal to 64"),
         (["--size", "8", "--dtype", "float32"], 2, "float32 values without a range; give it with --range LOW,HIGH"),
         (["--size", "8", "--range", "0,1", "--range", "0,2"], 2, "2 ranges for 3 channels, expected one, or one per"),
-        (["--size", "8", "--channels", "4", "--format", "webp"], 2, "--format webp: stores 8-bit greyscale and RGB"),
+        (["--size", "8", "--channels", "4", "--format", "webp"], 2, "--format webp: stores 8-bit grayscale and RGB"),
         (["--size", "8", "--channels", "4"], 3, "3 channels, expected 4 (--channels)"),
         (["--size", "8", "--background", "white"], 2, "--background white: expected a color as '#RRGGBB'"),
         (["--size", "8", "--crop", "middle"], 2, "invalid value for '--crop': 'middle' is not one of"),
@@ -152,7 +152,7 @@ def test_an_empty_folder_ends_with_exit_code_3(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     code, _, err = prepare(capsys, tmp_path / "empty", "--size", "8")
     assert code == 3
-    assert "holds no images" in err
+    assert "contains no images" in err
 
 
 def test_a_missing_source_is_a_usage_error(tmp_path, capsys):

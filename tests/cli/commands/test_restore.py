@@ -152,7 +152,7 @@ def test_a_tar_cannot_write_outside_the_output_folder(place, capsys, monkeypatch
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["in", "--mask", "in"], "--mask in: the network takes no mask, or --degrade draws it; leave it out"),
+        (["in", "--mask", "in"], "--mask in: the network takes no mask, or --degrade makes it; leave it out"),
         (["in", "--mask", "-"], "--mask -: masks are read from a file or a folder"),
         (["in", "--tile", "30"], "--tile 30x30: height 30 is not a multiple of 4"),
         (["in", "--tile", "x"], "--tile x: expected pixels as N or HEIGHTxWIDTH"),

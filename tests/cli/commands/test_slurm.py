@@ -1,5 +1,6 @@
 """`hdit slurm`: scripts on stdout, mistakes before anything waits in a queue."""
 
+import shlex
 import subprocess
 
 import pytest
@@ -83,10 +84,22 @@ def test_the_script_alone_is_on_stdout_and_has_the_command_s_words_in_it(capsys)
     assert main(["slurm", "train", *words, "--nodes", "2", "--gpus-per-node", "8", "--time", "24:00:00"]) == 0
     out, err = capsys.readouterr()
 
-    assert out.startswith("#!/bin/bash\n# Made by: hdit slurm train imagenet256 --out 'runs/a b'")
     assert "-m hdit_cli train imagenet256 --out 'runs/a b' --set train.num_images=512 &" in out
     assert "slurm requeue 'runs/a b' --most 3" in out
     assert "--nnodes=2 --nproc-per-node=8" in out and not err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "imagenet256", "--nodes", "2", "--gpus-per-node=8", "--out", "a b", "--time", "24:00:00"],
+        ["prepare-data", "photos", "--tasks", "10", "--out", "d", "--size", "64", "-t", "60"],
+        ["eval-fid", "samples", "--ref", "a.npz", "--sbatch", "partition=gpu", "--time", "60"],
+    ],
+)
+def test_the_first_comment_of_a_script_is_the_whole_command_that_made_it(capsys, words):
+    assert main(["slurm", *words]) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == ["#!/bin/bash", f"# Made by: hdit slurm {shlex.join(words)}"]
 
 
 @pytest.mark.parametrize("once", [["--dry-run"], ["--repro", "0"]])

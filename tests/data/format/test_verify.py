@@ -71,7 +71,7 @@ def test_every_flipped_bit_of_a_shard_is_found(data_set, tmp_path):
         flip(path, place, place % 8)
         verdict = verify(copy, "full")
         assert [(damage.file, damage.problem) for damage in verdict.defects] == [
-            (path.name, "altered: its SHA-256 is not the manifest's")
+            (path.name, "altered: its SHA-256 differs from the manifest")
         ]
         flip(path, place, place % 8)
 
@@ -85,7 +85,7 @@ def test_a_damaged_manifest_is_the_one_damage(either_copy, level):
 
 
 def test_a_folder_without_a_manifest_is_reported(tmp_path):
-    assert "not found; expected a data set" in verify(tmp_path).defects[0].problem
+    assert "not found; expected a finished data set" in verify(tmp_path).defects[0].problem
 
 
 def test_a_shard_that_is_not_in_the_manifest_is_reported(either_copy):

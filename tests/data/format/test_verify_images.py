@@ -20,7 +20,7 @@ def test_deep_names_the_images_that_a_flip_hit(either_copy):
     row = np.load(either_copy / "index.npy")[2]
     flip(path, int(row["offset"]) + 5)
     problems = [damage.problem for damage in verify(either_copy, "deep").defects]
-    assert problems[0] == "altered: its SHA-256 is not the manifest's"
+    assert problems[0] == "altered: its SHA-256 differs from the manifest"
     assert problems[1].startswith("image 2 (00")
     assert problems[1].endswith(f"at byte {row['offset']:,}: does not have the checksum of the index")
     assert len(problems) == 2

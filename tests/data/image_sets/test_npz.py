@@ -88,7 +88,7 @@ def header_of(shape, version=(1, 0)):
 @pytest.mark.parametrize(
     "header, message",
     [
-        (header_of((1 << 40, 10, 12, 3)), "bytes do not hold an array"),
+        (header_of((1 << 40, 10, 12, 3)), "bytes are not an array"),
         (header_of((1, 1 << 20, 1 << 20, 3)), "images of 1048576x1048576 are more than 100 million"),
         (header_of((1, 10, 12, 3), (2, 0)), r"an array of version \(2, 0\)"),
         (b"\x93NUMPY\x01\x00\xff\xff" + b"(" * 65535, ""),
@@ -112,5 +112,5 @@ def test_a_damaged_pixel_is_found_by_the_checksum(saved):
 
 def test_an_npz_of_something_else_is_named(tmp_path):
     np.savez(tmp_path / "x.npz", other=IMAGES)
-    with pytest.raises(DataError, match=r"x\.npz: holds no images: it lacks arr_0"):
+    with pytest.raises(DataError, match=r"x\.npz: no images in it: expected arr_0"):
         open_images(str(tmp_path / "x.npz"))

@@ -92,12 +92,12 @@ def test_files_that_are_no_images_by_their_names_are_skipped_and_counted(picture
     (folder / "clip.mp4").write_text("a")
     (folder / "latents.npz").write_text("b")
     (folder / "labels.csv").write_text("c")
-    assert "skipped 2 files that are no images by their names" in measured(folder, toy_extractor).remarks[0]
+    assert "skipped 2 files whose names are not those of images" in measured(folder, toy_extractor).remarks[0]
 
 
 def test_jpeg_samples_are_remarked_on(picture_folder, toy_extractor):
     folder = picture_folder("photos", count=4, ending=".jpg")
-    assert "4 images are JPEG, whose compression moves the score" in measured(folder, toy_extractor).remarks[0]
+    assert "4 images are JPEG, whose compression changes the score" in measured(folder, toy_extractor).remarks[0]
 
 
 def test_a_truncated_image_is_named(picture_folder, toy_extractor):
@@ -110,7 +110,7 @@ def test_a_truncated_image_is_named(picture_folder, toy_extractor):
 def test_text_under_the_name_of_an_image_is_named(picture_folder, toy_extractor):
     folder = picture_folder("photos")
     (folder / "005.png").write_text("hello")
-    with pytest.raises(DataError, match=r"005\.png: cannot be scored \(not an image of a known kind\)"):
+    with pytest.raises(DataError, match=r"005\.png: cannot be scored \(not an image of a known format\)"):
         measured(folder, toy_extractor)
 
 

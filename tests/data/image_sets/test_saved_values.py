@@ -51,7 +51,7 @@ def test_samples_and_the_set_made_of_them_are_the_8_bit_images_of_the_network(tm
 
 def test_other_channels_are_refused_in_one_line(tmp_path):
     write_samples(tmp_path / "samples", PixelFormat(2, "uint16"))
-    with pytest.raises(DataError, match=r"00000000\.npy: cannot be scored \(2 channels; expected greyscale or RGB\)"):
+    with pytest.raises(DataError, match=r"00000000\.npy: cannot be scored \(2 channels; expected grayscale or RGB\)"):
         read_all(tmp_path / "samples", 3)
 
 

@@ -42,7 +42,7 @@ def test_no_cut_loses_a_member_in_silence():
     content = tar(*(member(f"{index}.png", 300) for index in range(4)))
     end = 4 * 1024 + 512  # with the mark of the end
     for length in range(0, end, 93):
-        with pytest.raises(DataError, match=r"stdin: not a whole tar \(cut short"):
+        with pytest.raises(DataError, match=r"stdin: not a complete tar \(truncated"):
             images(content[:length])
     assert len(images(content[:end])) == 4
 
@@ -50,7 +50,7 @@ def test_no_cut_loses_a_member_in_silence():
 def test_a_flipped_bit_in_a_header_is_damage():
     content = bytearray(tar(member("0.png", 300), member("1.png", 300)))
     content[1024 + 3] ^= 4
-    with pytest.raises(DataError, match=r"not a whole tar.*damaged header"):
+    with pytest.raises(DataError, match=r"not a complete tar.*damaged header"):
         images(bytes(content))
 
 
@@ -68,7 +68,7 @@ def test_a_member_of_gigabytes_is_refused_before_it_is_read():
 
 
 def test_what_is_no_tar_is_said():
-    with pytest.raises(DataError, match=r"stdin: not a whole tar .*; send it whole and uncompressed"):
+    with pytest.raises(DataError, match=r"stdin: not a complete tar .*; send it complete and uncompressed"):
         images(b"GIF89a" * 1000)
 
 
@@ -83,10 +83,10 @@ def test_concatenated_tars_are_one_set():
 def test_no_cut_of_concatenated_tars_loses_a_member_in_silence():
     first, second = tar(member("0.png", 300)), tar(member("1.png", 300))
     for length in range(len(first) + 1, len(first) + 1024 + 512, 93):
-        with pytest.raises(DataError, match=r"stdin: not a whole tar \(cut short"):
+        with pytest.raises(DataError, match=r"stdin: not a complete tar \(truncated"):
             images((first + second)[:length])
 
 
 def test_what_follows_a_tar_and_is_no_tar_is_refused():
-    with pytest.raises(DataError, match=r"not a whole tar .*damaged header at byte 10,240"):
+    with pytest.raises(DataError, match=r"not a complete tar .*damaged header at byte 10,240"):
         images(tar(member("0.png", 300)) + b"GIF89a" * 1000)

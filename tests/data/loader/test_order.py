@@ -58,7 +58,7 @@ def test_places_are_spread_evenly():
     assert abs(chi_squared - 361) < 6 * np.sqrt(2 * 361)
 
 
-def test_neighbours_in_an_epoch_are_no_neighbours_in_the_set():
+def test_neighbors_in_an_epoch_are_no_neighbors_in_the_set():
     steps = np.diff(epoch(5, 0, 100_000))
     assert np.mean(np.abs(steps) < 100) < 0.01
     assert len(np.unique(steps)) > 50_000

@@ -134,7 +134,7 @@ def test_a_shard_that_vanishes_is_named(copy):
 
 def test_a_missing_manifest_says_what_was_expected(copy):
     (copy / "manifest.json").unlink()
-    with pytest.raises(DataError, match=r"manifest.json: not found; expected a data set made by .hdit prepare-data"):
+    with pytest.raises(DataError, match=r"manifest.json: not found; expected a finished data set of .hdit prep"):
         ImageReader(copy)
 
 
@@ -209,7 +209,7 @@ def test_a_forged_number_of_samples_is_refused(copy):
 
 def test_a_forged_list_of_classes_is_refused(copy):
     forge(copy, lambda document: document["contents"].update(classes=["ant"]))
-    with pytest.raises(DataError, match=r"it has different numbers of classes and of class counts"):
+    with pytest.raises(DataError, match=r"the number of classes differs from the number of class counts"):
         ImageReader(copy)
 
 

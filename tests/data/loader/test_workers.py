@@ -189,7 +189,7 @@ def test_a_worker_that_is_slower_than_the_polls_loses_no_batch(monkeypatch):
 def test_too_little_shared_memory_is_reported_before_a_worker_starts(monkeypatch):
     monkeypatch.setattr("hdit_core.data.loader.workers.free_shared_memory", lambda: 64 << 20)
     with pytest.raises(
-        HditError, match=r"/dev/shm: 67 MB .* the batches of 2 worker processes need 100 MB; .*--shm-size"
+        HditError, match=r"/dev/shm: 67 MB .* the batches of 2 worker processes need 100 MB; .*--shm-size=1g or more"
     ):
         next(read_in_workers(Pids(), [[0]], 2, batch_bytes=20 * 10**6))
     assert next(read_in_workers(Pids(), [[0]], 2, batch_bytes=10 * 10**6))

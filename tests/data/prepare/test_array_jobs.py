@@ -179,7 +179,7 @@ def test_what_another_task_is_writing_is_left_alone(settings):
 def test_tasks_with_other_settings_are_refused(settings, pictures):
     prepare_task(settings, ArrayTask(0, 2))
     other = PrepareSettings(source=str(pictures), out=settings.out, size=SIZE, shard_size=4)
-    with pytest.raises(UsageError, match="holds an unfinished data set made from other images or with other settings"):
+    with pytest.raises(UsageError, match="an unfinished data set made from other images or with other settings"):
         prepare_task(other, ArrayTask(1, 2))
     assert not list(settings.out.glob(".unfinished/plan-1-*"))
 

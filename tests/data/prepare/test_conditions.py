@@ -27,7 +27,7 @@ def pairs(tmp_path):
 
 
 def all_of(pairs, **changes):
-    """Return the settings of everything that lies beside the images."""
+    """Return the settings of all attachments of the images."""
     parts = {"condition": str(pairs / "masks"), "vectors": str(pairs / "vectors.csv"), "captions": True}
     return parts | changes
 
@@ -178,9 +178,9 @@ def test_other_condition_images_or_vectors_are_another_set(pairs, prepare):
     assert prepare(pairs / "images", size=(16, 24), **all_of(pairs)).already_complete
     mask = pairs / "masks" / "cat" / "0.tiff"
     mask.write_bytes((pairs / "masks" / "cat" / "2.tiff").read_bytes() + b"\0")
-    with pytest.raises(UsageError, match="already holds a data set made from other images"):
+    with pytest.raises(UsageError, match="already contains a data set made from other images"):
         prepare(pairs / "images", size=(16, 24), **all_of(pairs))
-    with pytest.raises(UsageError, match="already holds a data set made from other images"):
+    with pytest.raises(UsageError, match="already contains a data set made from other images"):
         prepare(pairs / "images", size=(16, 24))
 
 

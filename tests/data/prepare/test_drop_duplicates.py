@@ -209,11 +209,11 @@ def test_a_set_that_shares_no_image_passes(prepare, validation, tmp_path):
 
 def test_another_set_to_keep_out_is_another_preparation(pictures, prepare, validation, tmp_path):
     prepare(pictures, drop_duplicates=True)
-    with pytest.raises(DataError, match=r"expected a data set|not found"):
+    with pytest.raises(DataError, match=r"expected a finished data set"):
         prepare(pictures, name="next", not_in=(pictures,))
     from hdit_core.errors import UsageError
 
-    with pytest.raises(UsageError, match="already holds a data set made from other images or with other settings"):
+    with pytest.raises(UsageError, match="already contains a data set made from other images or with other settings"):
         prepare(pictures, not_in=(validation,), drop_duplicates=True)
 
 
@@ -221,7 +221,7 @@ def test_a_set_without_hashes_cannot_be_kept_out(pictures, prepare, validation):
     from hdit_core.data.format.manifest import write_manifest
 
     write_manifest(validation, read_manifest(validation).model_copy(update={"hashes": None}))
-    with pytest.raises(DataError, match="held-out: an early hdit made it, without hashes of its images; prepare it"):
+    with pytest.raises(DataError, match="held-out: made by an early version of hdit, without image hashes; prepare it"):
         prepare(pictures, not_in=(validation,))
 
 

@@ -153,7 +153,7 @@ def test_links_devices_and_pipes_are_never_opened(prepare, tmp_path):
     (folder / "loop.png").symlink_to("loop.png")
     (folder / "deep" / "around").symlink_to(folder, target_is_directory=True)
     assert set(problems(FolderSource(folder)).values()) == {
-        "not a regular file", "a link that leads out of the folder", "a broken link",
+        "not a regular file", "a link to a target outside the folder", "a broken link",
         "a link to a folder, which is listed under its own name",
     }  # fmt: skip
     assert prepare(folder, name="of-folder", labels="none").images == 1
@@ -237,7 +237,7 @@ def test_few_large_files_of_an_archive_are_in_memory_at_once(monkeypatch):
 
     rules = TransformSettings(8, 12, 3, "center", "png", (0, 0, 0), 0)
     results = convert_all(tasks(), rules, workers=4)
-    assert next(results).reason == "not an image of a known kind"
+    assert next(results).reason == "not an image of a known format"
     assert len(taken) == 4
     results.close()
 

@@ -139,7 +139,7 @@ def test_a_shard_that_was_damaged_meanwhile_is_made_again(pictures, prepare, tmp
 
 def test_an_unfinished_set_is_not_mixed_with_other_settings(pictures, prepare):
     interrupt(pictures, prepare)
-    with pytest.raises(UsageError, match="holds an unfinished data set made from other images or with other settings"):
+    with pytest.raises(UsageError, match="an unfinished data set made from other images or with other settings"):
         prepare(pictures, crop="fit")
 
 

@@ -4,15 +4,15 @@ import io
 import tarfile
 
 import pytest
+from tests.data.prepare.test_labels import labelled
 
+from hdit_core.data.prepare.input_classes import label_source
 from hdit_core.data.prepare.label_files import read_classes
-from hdit_core.data.prepare.labels import label_source
 from hdit_core.data.sources.files.folder import FolderSource
 from hdit_core.data.sources.files.tar import TarSource
 from hdit_core.data.sources.files.zip import ZipSource, is_zip
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError, UsageError
-from tests.data.prepare.test_labels import labelled
 from tests.data.sources.files.test_folder_and_archive import contents, write_tar
 
 
@@ -75,7 +75,7 @@ def test_imagenets_tar_of_tars_is_a_folder_of_classes(tmp_path):
 def test_a_damaged_tar_in_a_tar_is_an_error(tmp_path):
     inner = tar_of({"a.JPEG": b"x" * 2000})
     path = write_tar(tmp_path / "a.tar", files={"n1.tar": inner[:1000], "n2.tar": inner})
-    with pytest.raises(DataError, match=r"a.tar: not a whole zip or tar archive \(.*byte"):
+    with pytest.raises(DataError, match=r"a.tar: not a complete zip or tar archive \(.*byte"):
         open_archive(path)
 
 
@@ -135,7 +135,7 @@ def test_a_list_of_wnids_goes_by_the_order_of_the_names(tmp_path):
     [
         ("l.txt", "a\nb\n", "l.txt: has 2 lines, the source 3 files; expected one label per line, in the order"),
         ("l.txt", "a\n\nb\n", "l.txt:2: expected a label, found an empty line"),
-        ("ILSVRC2012_validation_ground_truth.txt", "490\n361\n171\n", "are not places among the sorted class names"),
+        ("ILSVRC2012_validation_ground_truth.txt", "490\n361\n171\n", "are not indices of the sorted class names"),
     ],
 )
 def test_a_list_of_labels_that_cannot_be_meant_is_refused(tmp_path, name, text, message):
@@ -191,9 +191,9 @@ def test_a_validation_set_takes_the_numbers_of_its_training_set(prepare, picture
 @pytest.mark.parametrize(
     ("name", "text", "error", "message"),
     [
-        ("c.txt", "", DataError, "c.txt: names no class"),
+        ("c.txt", "", DataError, "c.txt: has no classes"),
         ("c.txt", "a\nb\na\n", DataError, "c.txt: has the class 'a' twice"),
-        ("c.json", "{}", DataError, "c.json: names no class"),
+        ("c.json", "{}", DataError, "c.json: has no classes"),
         ("c.json", '{"a": "b"}', DataError, 'expected a list of class names, or {"0": '),
         ("c.json", "[1, 2]", DataError, "expected a list of class names"),
         ("c.json", "7", DataError, "c.json: cannot be read as a list of classes"),

@@ -31,7 +31,7 @@ def test_a_complete_set_is_not_changed(pictures, prepare, tmp_path):
 
 def test_a_folder_with_another_data_set_is_not_touched(pictures, prepare):
     prepare(pictures)
-    with pytest.raises(UsageError, match="already holds a data set made from other images or with other settings"):
+    with pytest.raises(UsageError, match="already contains a data set made from other images or with other settings"):
         prepare(pictures, crop="fit")
 
 
@@ -66,7 +66,7 @@ def test_a_size_beyond_all_memory_is_refused(pictures, prepare, tmp_path):
 
 def test_an_empty_folder_is_an_error(prepare, tmp_path):
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
-    with pytest.raises(DataError, match="empty: holds no images"):
+    with pytest.raises(DataError, match="empty: contains no images"):
         prepare(tmp_path / "empty")
 
 
@@ -74,7 +74,7 @@ def test_a_folder_of_text_files_is_an_error_that_leaves_nothing_behind(prepare, 
     (tmp_path / "texts").mkdir()
     for number in range(3):
         (tmp_path / "texts" / f"{number}.dat").write_text("words")
-    message = r"texts: none of its 3 files is a usable image; the first is 0.dat: not an image of a known kind"
+    message = r"texts: none of its 3 files is a usable image; the first is 0.dat: not an image of a known format"
     with pytest.raises(DataError, match=message):
         prepare(tmp_path / "texts")
     assert not (tmp_path / "set").exists()

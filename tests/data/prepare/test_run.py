@@ -30,7 +30,7 @@ def test_every_input_becomes_a_sample_or_a_reject_with_its_reason(pictures, prep
     assert (summary.images, summary.rejects, summary.classes, summary.shards) == (23, 2, 3, 4)
     assert summary.images + summary.rejects == manifest.origin.inputs
     assert {reject["name"]: reject["reason"] for reject in rejects_of(tmp_path / "set")} == {
-        "ant/notes.bin": "not an image of a known kind",
+        "ant/notes.bin": "not an image of a known format",
         "bee/cut.png": "truncated PNG: cut in a chunk",
     }
     assert manifest.contents.classes == ("ant", "bee", "cow")

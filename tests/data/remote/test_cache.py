@@ -162,7 +162,7 @@ def test_a_network_that_fails_once_is_asked_again(data_set, store, tmp_path, mon
 
 
 def test_a_cache_smaller_than_a_shard_is_refused(store, tmp_path):
-    with pytest.raises(DataError, match=r"cache: data.cache_gb = 1e-06 is too little for the shards that are fetched"):
+    with pytest.raises(DataError, match=r"cache: data.cache_gb = 1e-06 is too small for the shards that are fetched"):
         opened(tmp_path, 1000).read(0)
 
 
@@ -179,9 +179,7 @@ def test_abandoned_files_make_room_and_those_in_use_do_not(data_set, store, tmp_
 
 @pytest.mark.parametrize("address", ["ssh://host/x", "file:///etc", "simplecache::s3://x", "s3::memory://x", "git://x"])
 def test_addresses_of_other_kinds_are_refused(address, tmp_path):
-    with pytest.raises(
-        UsageError, match=r"data.path = '.*': expected a folder, or an address that begins with one of s3"
-    ):
+    with pytest.raises(UsageError, match=r"data.path = '.*': expected a folder, or an address starting with one of s3"):
         opened(tmp_path, address=address)
 
 
@@ -206,7 +204,7 @@ def test_without_the_package_of_a_store_one_line_names_it(tmp_path):
 def test_an_order_that_would_fetch_everything_again_and_again_is_refused(store, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(
-        DataError, match=r"with data.order = 'uniform' .* GB of it are in use at a time, .*or set data.order = 'blocks'"
+        DataError, match=r"with data.order = 'uniform' .* GB are in use at a time, .*or set data.order = 'blocks'"
     ):
         open_reader(DataRecipe(path=ADDRESS, cache_gb=2e-5))
     with pytest.raises(DataError, match=r"'blocks' .* data.cache_gb is 2e-05; raise .*or lower data.block_shards"):

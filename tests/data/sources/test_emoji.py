@@ -82,7 +82,7 @@ def test_two_tarballs_are_refused(here):
 
 def test_a_package_without_emoji_is_refused(here):
     write_tar(here / TARBALL, "w:gz", {"package/package.json": b"{}"})
-    with pytest.raises(DataError, match=r"holds no assets/\*.webp; run: npm pack"):
+    with pytest.raises(DataError, match=r"contains no assets/\*.webp; run: npm pack"):
         open_source("emoji")
 
 

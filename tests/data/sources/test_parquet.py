@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hdit_core.data.loader.reader import ImageReader
-from hdit_core.data.prepare.labels import label_source
+from hdit_core.data.prepare.input_classes import label_source
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError, UsageError
 from tests.data.sources.files.test_folder_and_archive import problems
@@ -97,9 +97,9 @@ def test_columns_hold_condition_images_vectors_and_captions(tmp_path, prepare):
 
 def test_a_column_of_something_else_is_refused(tmp_path, prepare):
     write(tmp_path / "a.parquet", conditioned_rows())
-    with pytest.raises(DataError, match=r"its column 'text' holds no images, bytes or \{bytes, path\}"):
+    with pytest.raises(DataError, match=r"its column 'text' contains no images, bytes or \{bytes, path\}"):
         prepare(tmp_path / "a.parquet", condition="text")
-    with pytest.raises(DataError, match=r"column text: has a vector for none of the images of SOURCE"):
+    with pytest.raises(DataError, match=r"column text: has no vector for any image of SOURCE"):
         prepare(tmp_path / "a.parquet", vectors="text")
 
 
@@ -117,7 +117,7 @@ def test_a_folder_of_files_is_read_in_the_order_of_their_names(tmp_path):
 def test_two_splits_in_a_folder_are_refused_and_a_pattern_names_one(tmp_path):
     for split in ("train", "validation"):
         write(tmp_path / f"{split}-00000-of-00001.parquet", rows(2))
-    with pytest.raises(UsageError, match=r"holds the splits train, validation; name the files of one, for example '"):
+    with pytest.raises(UsageError, match=r"contains the splits train, validation; name the files of one, for example "):
         open_source(str(tmp_path))
     assert len(open_source(str(tmp_path / "train-*.parquet")).entries) == 2
 
@@ -186,7 +186,11 @@ def test_the_column_called_label_goes_before_others(tmp_path):
         ([{"text": "x", "url": "y"}], None, "no images in its columns text, url; expected 'image', bytes or"),
         ([{"image": "x"}], None, "no images in its columns image; expected 'image'"),
         ([{"image": {"path": "x"}}], None, "no images in its columns image; expected 'image'"),
-        ([{"image": b"1", "a": 0, "b": 0}], {"a": LABEL, "b": LABEL}, "classes in several columns, a, b; call the one"),
+        (
+            [{"image": b"1", "a": 0, "b": 0}],
+            {"a": LABEL, "b": LABEL},
+            "classes in several columns, a, b; rename",
+        ),
         (
             [{"image": b"1", "label": 0}],
             {"label": {"_type": "ClassLabel", "names": ["x", "x"]}},
@@ -214,7 +218,7 @@ def test_notes_that_cannot_be_read_say_nothing(tmp_path, notes):
 def test_files_that_name_different_classes_are_refused(tmp_path):
     write(tmp_path / "a.parquet", rows(2), {"label": LABEL})
     write(tmp_path / "b.parquet", rows(2), {"label": {**LABEL, "names": ["x", "y"]}})
-    with pytest.raises(DataError, match="its files name different classes; prepare them one by one"):
+    with pytest.raises(DataError, match="its files have different classes; prepare them one by one"):
         open_source(str(tmp_path))
 
 
@@ -243,7 +247,7 @@ def test_a_cut_or_altered_file_is_an_error_or_a_reject_and_nothing_else(tmp_path
     path = tmp_path / "b.parquet"
     for length in range(4, len(whole), 61):
         path.write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"b.parquet: not a whole Parquet file"):
+        with pytest.raises(DataError, match=r"b.parquet: not a complete Parquet file"):
             open_source(str(path))
     random = np.random.default_rng(0)
     for place in random.integers(4, len(whole), 150):

@@ -23,7 +23,7 @@ def test_an_empty_file_is_called_empty(tmp_path, name):
 
 def test_a_file_that_is_parquet_by_its_name_only_is_called_that(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"<html>404</html>")
-    with pytest.raises(DataError, match=r"t\.parquet: is no Parquet file, whatever its name says; download it again"):
+    with pytest.raises(DataError, match=r"t\.parquet: is not a Parquet file, in spite of its name; download it again"):
         open_source(str(tmp_path / "t.parquet"))
 
 
@@ -42,5 +42,5 @@ def test_arrow_files_name_the_way_out(tmp_path):
     (tmp_path / "d" / "dataset_dict.json").write_text("{}")
     (tmp_path / "d" / "train" / "data-00000-of-00001.arrow").write_bytes(b"\xff\xff\xff\xff" + bytes(60))
     for source in (tmp_path / "d", tmp_path / "d" / "train", tmp_path / "d" / "train" / "data-00000-of-00001.arrow"):
-        with pytest.raises(DataError, match=r"holds Arrow files.*save_to_disk.*load_from_disk\(.*to_parquet"):
+        with pytest.raises(DataError, match=r"contains Arrow files.*save_to_disk.*load_from_disk\(.*to_parquet"):
             open_source(str(source))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hdit_core.data.loader.reader import ImageReader
-from hdit_core.data.prepare.labels import label_source
+from hdit_core.data.prepare.input_classes import label_source
 from hdit_core.data.sources.files.tar import TarSource
 from hdit_core.data.sources.prepared import PreparedSource
 from hdit_core.data.sources.resolve import open_source
@@ -136,14 +136,14 @@ def test_links_in_shards_are_never_followed(tmp_path):
     link = tarfile.TarInfo("b.png")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     path = write_tar(tmp_path / "s.tar", files={"a.png": b"1"}, extra=[link])
-    assert problems(ShardedSource("s", [path])) == {"s/b.png": "a link that leads out of the archive"}
+    assert problems(ShardedSource("s", [path])) == {"s/b.png": "a link to a target outside the archive"}
 
 
 @pytest.mark.parametrize("length", range(0, 3000, 97))
 def test_a_cut_shard_is_an_error_that_names_it(tmp_path, length):
     path = write_tar(tmp_path / "s.tar", files={f"{n}.png": b"x" * 500 for n in range(3)})
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(DataError, match=r"s.tar: not a whole tar \(cut short at byte"):
+    with pytest.raises(DataError, match=r"s.tar: not a complete tar \(truncated at byte"):
         ShardedSource("s", [path])
 
 
@@ -196,7 +196,7 @@ def test_a_data_set_whose_parts_do_not_belong_together_is_refused(pictures, prep
     prepare(pictures, name="one")
     prepare(pictures, name="two", codec="webp")
     shutil.copy(tmp_path / "two" / "shard-000001.tar", tmp_path / "one")
-    with pytest.raises(DataError, match="one: its shards do not hold the images of its index"):
+    with pytest.raises(DataError, match="one: its shards do not contain the images of its index"):
         open_source(str(tmp_path / "one"))
     shutil.copy(tmp_path / "two" / "index.npy", tmp_path / "one")
     with pytest.raises(DataError, match=r"index.npy: (has [\d,]+ bytes|its checksum does not match the manifest)"):

@@ -6,13 +6,14 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from hdit_core.model import blocks
-from hdit_core.model.native import library
+from hdit_core.model.native import ctypes_bindings
 from hdit_core.model.native.rowwise import load_rowwise_kernels
 from tests.model.native.test_feed_forward import block_and_inputs
 from tests.model.native.test_windows import case
 
 pytestmark = pytest.mark.skipif(
-    isinstance(load_rowwise_kernels(), str) or library.find_gemm() is None, reason="needs a C++ compiler and MKL"
+    isinstance(load_rowwise_kernels(), str) or ctypes_bindings.find_gemm() is None,
+    reason="needs a C++ compiler and MKL",
 )
 CASES = {"feed-forward": block_and_inputs, "windows": case}
 

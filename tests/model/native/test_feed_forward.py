@@ -11,7 +11,7 @@ from hdit_core.model import blocks
 from hdit_core.model.blocks import FeedForwardBlock
 from hdit_core.model.fused_blocks import fused_feed_forward
 from hdit_core.model.geglu import ACTIVATIONS, geglu
-from hdit_core.model.native import library as gemm
+from hdit_core.model.native import ctypes_bindings as gemm
 from hdit_core.model.native import rowwise as rows
 from hdit_core.model.native import workspace as extent
 from hdit_core.model.native.rowwise import load_rowwise_kernels

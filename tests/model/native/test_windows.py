@@ -9,7 +9,7 @@ from hdit_core.model.attention.operator import global_attention
 from hdit_core.model.attention.shifted_window import ShiftedWindows
 from hdit_core.model.blocks import AttentionBlock
 from hdit_core.model.fused_blocks import fused_window_attention
-from hdit_core.model.native import library as gemm
+from hdit_core.model.native import ctypes_bindings as gemm
 from hdit_core.model.native import workspace as extent
 from hdit_core.model.native.rowwise import load_rowwise_kernels
 from hdit_core.model.norm import AdaLayerNorm, AdaRMSNorm

@@ -159,7 +159,7 @@ def test_by_default_there_are_64_snapshots_and_0_means_none(changed):
     [
         ({"train.ema_profiles": [0.3]}, r"train.ema_profiles\[0\]"),
         ({"train.ema_profiles": [0.0]}, r"train.ema_profiles\[0\]"),
-        ({"train.ema_profiles": [0.0505]}, r"has more than three decimals, which file names do not hold"),
+        ({"train.ema_profiles": [0.0505]}, r"has more than three decimals, which file names do not have"),
         ({"train.ema_profiles": [0.05, 0.05]}, r"lists a width twice"),
         ({"train.ema_snapshot_every_images": 8}, r"needs ema_profiles, for example \[0.05, 0.10\]"),
     ],

@@ -1,4 +1,4 @@
-"""Decodes a file to a picture of a given format: 8-bit sRGB images, or arrays whose values are kept as they are.
+"""Decodes a file to a picture of a given format: 8-bit sRGB images, or arrays with unchanged values.
 
 Arrays come from .npy (height, width, channels), PNG with 16 bits or alpha, TIFF, and 8-bit images of any kind. Their
 values are not interpreted: no color profile, gamma or transparency is applied to values of 16 bits or floats.
@@ -136,17 +136,17 @@ def decode_picture(
     Args:
         data: the file.
         pixels: the format of the result.
-        background: what shows through transparent pixels of 8-bit images, RGB in 0..255.
+        background: color behind the transparent pixels of 8-bit images, RGB in 0..255.
         pages_as_channels: the pages of a TIFF that has several are the channels of one image.
 
     Raises:
-        UnusableImageError: it is none, damaged, has other channels or values that the format cannot keep, or is NaN.
+        UnusableImageError: not an image, damaged, with other channels, NaN, or values that the format cannot store.
     """
     try:
         return _decode(data, pixels, background, pages_as_channels)
     except UnusableImageError:
         raise
-    except Exception as problem:  # a decoder raises whatever a hostile file leads it to
+    except Exception as problem:  # a decoder can raise any exception on a malicious file
         raise UnusableImageError(reason_of(problem)) from None
 
 
@@ -156,14 +156,14 @@ def _dtype_of(dtype: np.dtype) -> Dtype:
 
 
 def stored_format(data: bytes, pages_as_channels: bool = False) -> PixelFormat:
-    """Return the format that keeps the values of a file, without a range.
+    """Return the format that can store the values of a file, without a range.
 
     Args:
         data: the file.
         pages_as_channels: as for `decode_picture`.
 
     Raises:
-        UnusableImageError: it is no image.
+        UnusableImageError: it is not an image.
     """
     try:
         if is_npy(data):
@@ -182,7 +182,7 @@ def stored_format(data: bytes, pages_as_channels: bool = False) -> PixelFormat:
 
 
 def as_8_bit(picture: Picture, pixels: PixelFormat) -> Image.Image:
-    """Return a picture of 1 or 3 channels as 8-bit greyscale or RGB, its range mapped to 0..255."""
+    """Return a picture of 1 or 3 channels as 8-bit grayscale or RGB, its range mapped to 0..255."""
     if isinstance(picture, Image.Image) and not pixels.value_range:
         return picture
     low, high = np.array(pixels.ranges, np.float64).T

@@ -35,7 +35,7 @@ def read_npy(content: bytes) -> Array:
     """Return the array in a .npy file, which shares the memory of the file.
 
     Raises:
-        ValueError: it is damaged, or holds Python objects or more or fewer bytes than its header says.
+        ValueError: it is damaged, contains Python objects, or its size differs from its header.
     """
     file = io.BytesIO(content)
     try:
@@ -48,6 +48,6 @@ def read_npy(content: bytes) -> Array:
     for side in shape:
         size_bytes *= side
     if min(shape, default=1) < 0 or len(content) - start != size_bytes:
-        raise ValueError(f"damaged .npy: {len(content) - start:,} bytes do not hold an array {shape} of {dtype}")
+        raise ValueError(f"damaged .npy: {len(content) - start:,} bytes are not an array {shape} of {dtype}")
     array = np.frombuffer(content, dtype, offset=start) if size_bytes else np.empty(0, dtype)
     return array.reshape(shape, order="F" if by_columns else "C")

@@ -11,7 +11,7 @@ def imagecodecs(what: str) -> Any:
     """Return the package imagecodecs.
 
     Args:
-        what: needs it, for the message.
+        what: what needs it, for the message.
 
     Raises:
         UnusableImageError: it is not installed.
@@ -27,7 +27,7 @@ def tifffile(what: str) -> Any:
     """Return the package tifffile, which needs imagecodecs for compressed files.
 
     Args:
-        what: needs it, for the message.
+        what: what needs it, for the message.
 
     Raises:
         UnusableImageError: it is not installed.

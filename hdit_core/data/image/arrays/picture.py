@@ -1,4 +1,4 @@
-"""A picture: a Pillow image for 8-bit greyscale and RGB, an array for everything else; one set of operations for both.
+"""A picture: a Pillow image for 8-bit grayscale and RGB, an array for everything else; one set of operations for both.
 
 Arrays are resized channel by channel as 32-bit floats (Pillow's mode F, whose sums are in double precision), with the
 same filters and the same geometry as images; then integers are rounded, and values are clipped to the range.
@@ -49,10 +49,10 @@ def frame(
 
     Args:
         picture: the image, or its condition image in any resolution.
-        geometry: of the image.
+        geometry: geometry of the image.
         resize: the filter.
-        pixels: the format of the picture.
-        background: color of the padding, RGB in 0..255; of an array that is not RGB, its brightness in the range.
+        pixels: format of the picture.
+        background: color of the padding, RGB in 0..255; arrays that are not RGB get its brightness in their range.
     """
     if isinstance(picture, Image.Image):
         return clip(geometry.apply(picture, resize, padding_of(background, picture.mode)), pixels)
@@ -101,7 +101,7 @@ def encode_picture(picture: Picture, codec: str, quality: int) -> bytes:
     """Return a picture as it is stored in a shard.
 
     Args:
-        picture: to store.
+        picture: the picture to store.
         codec: "npy" for arrays, else see `codec.encode`.
         quality: JPEG quality, 1 to 100.
     """

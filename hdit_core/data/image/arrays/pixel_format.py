@@ -23,7 +23,7 @@ class PixelFormat:
 
     @property
     def is_8_bit_image(self) -> bool:
-        """Whether the image is 8-bit greyscale or RGB, which PNG, WebP and JPEG store."""
+        """Whether the image is 8-bit grayscale or RGB, which PNG, WebP and JPEG store."""
         return self.dtype == "uint8" and self.channels in (1, 3)
 
     @property

@@ -25,7 +25,7 @@ def png_format(data: bytes) -> tuple[int, int] | None:
 
 
 def read_png_array(data: bytes) -> Shaped[np.ndarray, "H W C"]:
-    """Return the values of a PNG as they are stored; color profiles and gamma are not applied.
+    """Return the stored values of a PNG; color profiles and gamma are not applied.
 
     Raises:
         UnusableImageError: it is too large, damaged, an animation, or has a transparent color.
@@ -36,7 +36,7 @@ def read_png_array(data: bytes) -> Shaped[np.ndarray, "H W C"]:
     bare = read_png(data).data
     for kind, what in ((b"tRNS", "a transparent color"), (b"acTL", "an animation")):
         if has_chunk(bare, kind):
-            raise UnusableImageError(f"PNG with {what}, which an array cannot keep")
+            raise UnusableImageError(f"PNG with {what}, which an array cannot represent")
     with Image.open(io.BytesIO(bare), formats=["PNG"]) as image:
         image.load()
         check_rows(bare, image)
@@ -48,7 +48,7 @@ def read_png_array(data: bytes) -> Shaped[np.ndarray, "H W C"]:
 
 
 def png16_bytes(array: Shaped[np.ndarray, "H W C"]) -> bytes:
-    """Return 16-bit greyscale or RGB as a PNG file.
+    """Return 16-bit grayscale or RGB as a PNG file.
 
     Raises:
         UnusableImageError: it is RGB, and imagecodecs is not installed.

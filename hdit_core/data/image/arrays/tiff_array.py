@@ -23,9 +23,9 @@ _BLACK_IS_ZERO, _RGB = 1, 2
 
 def _all_pages(data: bytes) -> Sequence[Any]:
     check_raw(data)
-    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # what is wrong is raised, or checked here
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # problems are raised, or checked here
     pages: Sequence[Any] = (
-        tifffile("TIFF with other values than 8-bit greyscale and RGB").TiffFile(io.BytesIO(data)).pages
+        tifffile("TIFF with values other than 8-bit grayscale and RGB").TiffFile(io.BytesIO(data)).pages
     )
     return pages
 
@@ -84,14 +84,14 @@ def tiff_format(data: bytes, pages_as_channels: bool = False) -> tuple[np.dtype,
     """Return data type and channels of a TIFF.
 
     Raises:
-        UnusableImageError: it has none that an array can keep.
+        UnusableImageError: it has none that an array can represent.
     """
     pages = _pages(data, pages_as_channels)
     return pages[0].dtype, len(pages) * pages[0].samplesperpixel
 
 
 def read_tiff_array(data: bytes, pages_as_channels: bool = False) -> Shaped[np.ndarray, "H W C"]:
-    """Return the values of a TIFF as they are stored; color profiles are not applied.
+    """Return the stored values of a TIFF; color profiles are not applied.
 
     Args:
         data: the file.

@@ -1,11 +1,12 @@
-"""Entries of a source in packed columns: about 35 bytes each and the name, where Python objects take 300.
+"""Entries of a source in packed columns: the name and about 35 bytes each; Python objects take 300.
 
-A list of ten million files fits into 2 GB with it. Entries are made when they are asked for.
+A list of ten million files fits into 2 GB. Entries are created on access.
 """
 
+from abc import abstractmethod
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from hdit_core.data.sources.source import Entry
 
@@ -13,8 +14,31 @@ _LOW = (1 << 64) - 1
 _NONE = -1
 
 
-class TextColumn(Sequence[str | None]):
-    """Texts of which many are the same, or None: a number each."""
+T = TypeVar("T")
+
+
+class RowSequence(Sequence[T]):
+    """A sequence whose elements are created on access."""
+
+    @abstractmethod
+    def row(self, number: int) -> T:
+        """Return the element at an index."""
+
+    @overload
+    def __getitem__(self, number: int) -> T: ...
+    @overload
+    def __getitem__(self, number: slice) -> Sequence[T]: ...
+    def __getitem__(self, number: int | slice) -> Any:
+        if isinstance(number, slice):
+            return [self.row(at) for at in range(*number.indices(len(self)))]
+        return self.row(number)
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self.row, range(len(self)))
+
+
+class TextColumn(RowSequence[str | None]):
+    """Texts, many of them equal, or None; each is stored as a number."""
 
     def __init__(self, texts: Iterable[str | None] = ()) -> None:
         self._numbers = array("i")
@@ -35,29 +59,24 @@ class TextColumn(Sequence[str | None]):
 
     @property
     def distinct(self) -> Sequence[str]:
-        """Each text once, in the order of its first appearance."""
+        """The distinct texts, in the order of first appearance."""
         return self._distinct
 
     def number(self, row: int) -> int:
-        """Return the place of a text in `distinct`, -1 for None."""
+        """Return the index of a text in `distinct`, -1 for None."""
         return self._numbers[row]
 
     def __len__(self) -> int:
         return len(self._numbers)
 
-    @overload
-    def __getitem__(self, row: int) -> str | None: ...
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[str | None]: ...
-    def __getitem__(self, row: int | slice) -> Any:
-        if isinstance(row, slice):
-            return [self[number] for number in range(*row.indices(len(self)))]
-        number = self._numbers[row]
-        return None if number == _NONE else self._distinct[number]
+    def row(self, number: int) -> str | None:
+        """Return a text."""
+        text = self._numbers[number]
+        return None if text == _NONE else self._distinct[text]
 
 
-class _Names(Sequence[str]):
-    """Names joined in one piece of memory."""
+class _Names(RowSequence[str]):
+    """Names in one contiguous buffer."""
 
     def __init__(self) -> None:
         self._joined = bytearray()
@@ -71,21 +90,16 @@ class _Names(Sequence[str]):
         return len(self._ends) - 1
 
     def encoded(self, row: int) -> bytes:
-        """Return a name in UTF-8; sorted by it, names have the order of their characters."""
+        """Return a name in UTF-8, whose order is that of the characters."""
         return bytes(self._joined[self._ends[row] : self._ends[row + 1]])
 
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[str]: ...
-    def __getitem__(self, row: int | slice) -> Any:
-        if isinstance(row, slice):
-            return [self[number] for number in range(*row.indices(len(self)))]
-        return self.encoded(row).decode(errors="surrogatepass")
+    def row(self, number: int) -> str:
+        """Return a name."""
+        return self.encoded(number).decode(errors="surrogatepass")
 
 
-class EntryTable(Sequence[Entry]):
-    """Entries in packed columns, or some rows of another table."""
+class EntryTable(RowSequence[Entry]):
+    """Entries in packed columns, or a selection of another table."""
 
     def __init__(self, entries: Iterable[Entry] = ()) -> None:
         """Pack entries, in their order."""
@@ -112,7 +126,7 @@ class EntryTable(Sequence[Entry]):
         self._classes.append(entry.class_name)
 
     def take(self, rows: Iterable[int]) -> "EntryTable":
-        """Return some of the entries, without a copy of what is in them."""
+        """Return some of the entries, without copying them."""
         table = EntryTable.__new__(EntryTable)
         table.__dict__.update(self.__dict__)
         chosen = array("q", (self._rows[row] for row in rows))
@@ -120,11 +134,11 @@ class EntryTable(Sequence[Entry]):
         return table
 
     def sorted_by_name(self) -> "EntryTable":
-        """Return the entries sorted by name; those of one name stay in their order."""
+        """Return the entries sorted by name (a stable sort)."""
         return self.take(sorted(range(len(self)), key=lambda row: self._names.encoded(self._rows[row])))
 
     def with_problem(self, rows: Iterable[int], problem: str) -> "EntryTable":
-        """Return the entries, those of some rows replaced by a problem of the same name."""
+        """Return the entries, with some replaced by a problem of the same name."""
         chosen = set(rows)
         return EntryTable(
             Entry(entry.name, 0, problem=problem) if row in chosen else entry for row, entry in enumerate(self)
@@ -140,26 +154,18 @@ class EntryTable(Sequence[Entry]):
         return self._names[self._rows[row]]
 
     def problem(self, row: int) -> str | None:
-        """Return why an entry cannot be read, None if it can."""
+        """Return the reason why an entry cannot be read, None if it can."""
         return self._problems[self._rows[row]]
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, row: int) -> Entry: ...
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[Entry]: ...
-    def __getitem__(self, row: int | slice) -> Any:
-        if isinstance(row, slice):
-            return [self[number] for number in range(*row.indices(len(self)))]
-        at = self._rows[row]
+    def row(self, number: int) -> Entry:
+        """Return an entry."""
+        at = self._rows[number]
         low, high = self._changed
         changed_at = (high[at] << 64 | low[at]) if high else low[at]
         return Entry(self._names[at], self._sizes[at], changed_at, self._problems[at], self._classes[at])
-
-    def __iter__(self) -> Iterator[Entry]:
-        return map(self.__getitem__, range(len(self)))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or len(self) != len(other):
@@ -169,7 +175,7 @@ class EntryTable(Sequence[Entry]):
     __hash__ = None  # type: ignore[assignment]
 
 
-class NameView(Sequence[str]):
+class NameView(RowSequence[str]):
     """The names of a table's entries."""
 
     def __init__(self, table: EntryTable) -> None:
@@ -178,14 +184,6 @@ class NameView(Sequence[str]):
     def __len__(self) -> int:
         return len(self._table)
 
-    @overload
-    def __getitem__(self, row: int) -> str: ...
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[str]: ...
-    def __getitem__(self, row: int | slice) -> Any:
-        if isinstance(row, slice):
-            return [self[number] for number in range(*row.indices(len(self)))]
-        return self._table.name(row)
-
-    def __iter__(self) -> Iterator[str]:
-        return map(self._table.name, range(len(self)))
+    def row(self, number: int) -> str:
+        """Return a name."""
+        return self._table.name(number)

@@ -1,4 +1,4 @@
-"""What folders, archives and lists share: which of their files are inputs, and the labels that lie among them."""
+"""The base of folders, archives and lists: which of their files are inputs, and the label files among them."""
 
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -23,12 +23,12 @@ class FileSource:
     is_folder = False
 
     def __init__(self, name: str, files: Iterable[Entry], where: str, read_labels: bool = True) -> None:
-        """Choose the inputs among the files, and read the labels that lie among them.
+        """Choose the inputs among the files, and read the label files among them.
 
         Args:
-            name: of the source.
-            files: all of them, in the order in which they can be read.
-            where: what to call the source in messages.
+            name: name of the source.
+            files: all files, in the order in which they can be read.
+            where: name of the source in messages.
             read_labels: take the classes from label files among them.
 
         Raises:
@@ -55,7 +55,7 @@ class FileSource:
         return read_bytes(content) if isinstance(content, Path) else content
 
     def _read(self, number: int) -> bytes | Path:
-        """Return a file by its number among all files, or the path to read it from."""
+        """Return a file by its index among all files, or the path to read it from."""
         raise NotImplementedError
 
     def fetch(self, number: int) -> bytes | Path:
@@ -67,7 +67,7 @@ class FileSource:
         return self._read(self._numbers[number])
 
     def attachments(self, kind: Kind, column: str | None = None) -> Attachments | None:
-        """Return the captions in text files beside the images, `a.txt` beside `a.jpg`; there is no other kind."""
+        """Return the captions in text files next to the images (`a.txt` for `a.jpg`); there is no other kind."""
         if kind != "caption" or column is not None:
             return None
         captions = _Captions(self._files, self.entries, self._read)
@@ -75,9 +75,9 @@ class FileSource:
 
 
 class _Captions:
-    """Text files beside images."""
+    """Text files next to images."""
 
-    name = "text files beside the images"
+    name = "text files next to the images"
 
     def __init__(self, files: Sequence[Entry], entries: Sequence[Entry], read: Callable[[int], bytes | Path]) -> None:
         texts = {

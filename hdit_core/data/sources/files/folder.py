@@ -12,11 +12,11 @@ from hdit_core.data.sources.files.file_source import FileSource
 from hdit_core.data.sources.source import Entry
 from hdit_core.errors import DataError
 
-LEADS_OUT = "a link that leads out of the folder"
+LEADS_OUT = "a link to a target outside the folder"
 
 
 def _link_problem(path: Path, root: Path) -> str | None:
-    """Return why a link is not followed: its target must be a file of the same folder."""
+    """Return the reason why a link is not followed: its target must be a file in the same folder."""
     try:
         target = path.resolve(strict=True)
     except (OSError, RuntimeError):
@@ -38,21 +38,21 @@ def _entry(path: str, name: str, root: Path) -> Entry:
 
 
 def _list(folder: str, prefix: str) -> list[str]:
-    """Return the names in a folder, those of folders with a slash, in the order of the whole paths."""
+    """Return the names in a folder, with a slash after those of folders, in the order of the whole paths."""
     try:
         with os.scandir(folder) as listing:
             return sorted(f"{item.name}/" if item.is_dir(follow_symlinks=False) else item.name for item in listing)
     except OSError as problem:
-        if is_hidden(prefix):  # nothing in it would be an input
+        if is_hidden(prefix):  # it would contain no inputs
             return []
         raise DataError(f"{folder}: cannot be listed ({problem.strerror}); make it readable, or move it away") from None
 
 
 def _walk(root: Path) -> Iterator[Entry]:
-    """Yield every file below a folder, sorted by name; links to folders are not followed, so there are no loops."""
+    """Yield every file below a folder, sorted by name; links to folders are not followed, which excludes loops."""
     resolved, start = root.resolve(), f"{root}/"
     folders = [("", iter(_list(str(root), "")))]
-    while folders:  # a list instead of recursion: folders may be nested deeper than calls
+    while folders:  # a stack instead of recursion: folders may be nested deeper than Python's recursion limit
         prefix, names = folders[-1]
         name = next(names, None)
         if name is None:
@@ -64,16 +64,16 @@ def _walk(root: Path) -> Iterator[Entry]:
 
 
 def _check_links(path: Path, files: EntryTable) -> None:
-    """Refuse a folder of which every file is a link to a place outside, as in a snapshot of the Hugging Face hub."""
+    """Refuse a folder in which every file is a link to outside, as in a snapshot of the Hugging Face hub."""
     if files and all(files.problem(number) == LEADS_OUT for number in range(len(files))):
         raise DataError(
-            f"{path}: its {len(files):,} files, such as {files[0].name}, are links that lead out of the folder, as in "
+            f"{path}: its {len(files):,} files, such as {files[0].name}, are links to outside the folder, as in "
             f"a snapshot of the Hugging Face hub; copy it with its files: cp -rL '{path}' COPY"
         )
 
 
 class FolderSource(FileSource):
-    """All files below a folder; their content decides which of them are images."""
+    """All files below a folder; which of them are images is decided by their content."""
 
     kind = "folder"
     is_folder = True
@@ -83,7 +83,7 @@ class FolderSource(FileSource):
 
         Args:
             path: the folder.
-            leave_out: a file in it that is no input, such as the labels.
+            leave_out: a file in it that is not an input, such as the labels.
             read_labels: take the classes from label files in it.
 
         Raises:

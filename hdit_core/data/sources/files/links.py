@@ -1,4 +1,4 @@
-"""What an archive holds once it is unpacked: later members replace earlier ones, and links lead to their files."""
+"""The contents of an archive as after unpacking: later members replace earlier ones, and links are resolved."""
 
 import posixpath
 import re
@@ -6,18 +6,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-MOST_LINKS = 40  # in a row, as Linux has it
+MOST_LINKS = 40  # maximum number of consecutive links, as in Linux
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member of an archive that is no folder."""
+    """One member of an archive, not a folder."""
 
     name: str
-    offset: int  # of its content; in a zip its number
+    offset: int  # offset of its content; in a zip, its index
     size_bytes: int
     changed_at: int
-    problem: str | None  # why it cannot be read
+    problem: str | None  # the reason why it cannot be read
     hard_link: str | None = None  # the member whose content it shares
     symbolic_link: str | None = None  # a path relative to its folder
 
@@ -26,12 +26,12 @@ M = TypeVar("M", bound=Member)
 
 
 def tidy_name(name: str) -> str:
-    """Return the name that a member gets on disk, without `./` and doubled slashes."""
+    """Return the name of a member on disk, without `./` and doubled slashes."""
     return re.sub(r"/(\.?/)+", "/", re.sub(r"^(\./+)+", "", name))
 
 
 def _follow(member: Member, found: dict[str, Member]) -> Member:
-    """Return a member with the content that its symbolic link leads to."""
+    """Return a member with the content of its symbolic link's target."""
     place, target = member.name, member
     for _ in range(MOST_LINKS):
         if target.symbolic_link is None:
@@ -41,20 +41,20 @@ def _follow(member: Member, found: dict[str, Member]) -> Member:
             )  # fmt: skip
         place = posixpath.normpath(posixpath.join(posixpath.dirname(place), target.symbolic_link))
         if place.startswith(("/", "../")) or place == "..":
-            return replace(member, problem="a link that leads out of the archive")
+            return replace(member, problem="a link to a target outside the archive")
         if place not in found:
             is_folder = any(name.startswith(f"{place}/") for name in found)
             what = "a link to a folder, which is listed under its own name" if is_folder else "a broken link"
             return replace(member, problem=what)
         target = found[place]
-    return replace(member, problem="a link that leads to itself")
+    return replace(member, problem="a link to itself")
 
 
 def unpacked(members: Iterable[Member]) -> tuple[list[Member], list[str]]:
-    """Return what an unpacker leaves of the members of an archive, and the names that occur several times.
+    """Return the members that remain after unpacking an archive, and the names that occur several times.
 
     Args:
-        members: in the order of the archive. A hard link shares the content that its target has so far.
+        members: in the order of the archive. A hard link shares the content that its target has at that point.
     """
     found: dict[str, Member] = {}
     repeated: list[str] = []

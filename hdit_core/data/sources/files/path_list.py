@@ -18,44 +18,44 @@ from hdit_core.files import naming
 
 STDIN = "-"
 LIST_ENDINGS = (".txt", ".lst", ".list")
-LONGEST_PATH_BYTES = 4096  # as Linux has it
+LONGEST_PATH_BYTES = 4096  # as in Linux
 LARGEST_LIST_BYTES = 1 << 30
 CHUNK_BYTES = 1 << 16
 
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PAR1")
-_ALIKE = 16  # bytes in a row of which every second one is zero
+_ALIKE = 16  # consecutive bytes of which every second one is zero
 
 
 class _Rejoined(io.BufferedIOBase):
-    """A file of which the first chunk has been read already."""
+    """A file whose first chunk has already been read."""
 
     def __init__(self, head: bytes, file: BufferedIOBase) -> None:
         self._head, self._file = head, file
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """Return the first chunk, then what follows."""
+        """Return the first chunk, then the rest."""
         head, self._head = self._head, b""
         return head or self._file.read(size)
 
 
 def _separator(content: bytes) -> bytes:
-    """Return what ends a path: a zero where there is any, else a line ends as its system has it."""
+    """Return the separator of paths: a zero byte if there is any, else the line ends."""
     if b"\0" in content:
         return b"\0"
     return b"\r" if b"\r" in content and b"\n" not in content else b"\n"
 
 
 def _check_list(content: bytes, name: str) -> None:
-    """Refuse what is no list of paths, by its first bytes."""
+    """Refuse a file that is not a list of paths, by its first bytes."""
     if content.startswith(_ARCHIVES) or content[257:262] == b"ustar":
-        raise UsageError(f"{name}: is an archive, expected paths; give the archive's own path as the source")
+        raise UsageError(f"{name}: is an archive, expected paths; give the path of the archive as the source")
     zeros = [content[first : first + 2 * _ALIKE : 2].count(0) for first in (0, 1)]
     if len(content) >= 2 * _ALIKE and sorted(zeros) == [0, _ALIKE]:
-        raise DataError(f"{name}: looks like UTF-16 without its mark; save it as UTF-8")
+        raise DataError(f"{name}: looks like UTF-16 without a byte order mark; save it as UTF-8")
 
 
 def _in_utf8(content: bytes, file: BufferedIOBase, name: str) -> BufferedIOBase:
-    """Return a list in UTF-8: one that begins with the mark of another encoding is read as a whole."""
+    """Return a list in UTF-8; one with the byte order mark of another encoding is read as a whole."""
     if marked_encoding(content) is None:
         return _Rejoined(content, file)
     content += file.read(LARGEST_LIST_BYTES)
@@ -66,7 +66,7 @@ def _in_utf8(content: bytes, file: BufferedIOBase, name: str) -> BufferedIOBase:
 
 
 def _lines(file: BufferedIOBase, name: str) -> Iterator[bytes]:
-    """Yield the paths of a list as they are written."""
+    """Yield the paths of a list, unchanged."""
     content = file.read(CHUNK_BYTES)
     file = _in_utf8(content, file, name)
     content = file.read(CHUNK_BYTES)
@@ -82,7 +82,7 @@ def _lines(file: BufferedIOBase, name: str) -> Iterator[bytes]:
             break
         content = file.read(CHUNK_BYTES)
     if read_bytes > LARGEST_LIST_BYTES:
-        raise DataError(f"{name}: more than {LARGEST_LIST_BYTES >> 20} MiB, which no list of paths is")
+        raise DataError(f"{name}: more than {LARGEST_LIST_BYTES >> 20} MiB, too large for a list of paths")
     yield rest.removesuffix(b"\r") if separator == b"\n" else rest
 
 
@@ -91,11 +91,11 @@ def read_paths(file: BufferedIOBase, name: str) -> list[str]:
 
     Args:
         file: the list.
-        name: what to call it in errors.
+        name: name of the list in errors.
 
     Raises:
         UsageError: it is an archive.
-        DataError: it is no list of paths, or names nothing.
+        DataError: it is not a list of paths, or is empty.
     """
     paths = []
     for number, line in enumerate(_lines(file, name), 1):
@@ -105,12 +105,12 @@ def read_paths(file: BufferedIOBase, name: str) -> list[str]:
         if text:
             paths.append(text)
     if not paths:
-        raise DataError(f"{name}: names no file; expected one path per line")
+        raise DataError(f"{name}: is empty; expected one path per line")
     return paths
 
 
 def _forms(path: str) -> Iterator[str]:
-    """Yield what a line may mean, the line itself first: other systems write backslashes, quotes, or addresses."""
+    """Yield the possible meanings of a line, starting with the line itself: backslashes, quotes, or addresses."""
     yield path
     bare = path.strip()
     for quote in "\"'":
@@ -123,7 +123,7 @@ def _forms(path: str) -> Iterator[str]:
 
 
 def _taken(paths: list[str]) -> Iterator[str]:
-    """Yield the paths from the first on, and remove them from the list."""
+    """Yield the paths in order, and remove them from the list."""
     paths.reverse()
     while paths:
         yield paths.pop()
@@ -136,7 +136,7 @@ def _problem(status: os.stat_result) -> str | None:
 
 
 class PathListSource(FileSource):
-    """The files that a list names, sorted by name: `find` gives them in another order each time."""
+    """The files in a list, sorted by name, since the order of `find` varies."""
 
     kind = "list"
 
@@ -144,9 +144,9 @@ class PathListSource(FileSource):
         """Look up the files of a list.
 
         Args:
-            name: of the list.
-            paths: as they are written there; the list is empty afterwards, since it may be most of the memory.
-            base: the folder that they are relative to.
+            name: name of the list.
+            paths: the paths in it; the Python list is emptied to free its memory.
+            base: the folder that the paths are relative to.
             read_labels: take the classes from label files among them.
 
         Raises:
@@ -160,13 +160,13 @@ class PathListSource(FileSource):
         super().__init__(name, files, name, read_labels)
 
     def _entry(self, path: str) -> Entry:
-        """Return the file that a line names; the reason for none is that of the line as it is written."""
+        """Return the file that a line means; if there is none, the reason is that of the unchanged line."""
         reason = ""
         for form in _forms(path):
             name = os.path.normpath(form)
             try:
                 status = (self._base / name).stat()
-            except (OSError, ValueError) as problem:  # the latter for a zero in a name
+            except (OSError, ValueError) as problem:  # the latter for a zero byte in a name
                 reason = reason or getattr(problem, "strerror", None) or "not a path"
                 continue
             return Entry(name, status.st_size, status.st_mtime_ns, _problem(status))
@@ -178,7 +178,7 @@ class PathListSource(FileSource):
             raise DataError(
                 f"{name}: none of its {len(files):,} paths can be found, such as '{missing.name}' "
                 f"({missing.problem}); expected one path per line, relative to {self._base.resolve()}; "
-                "labels belong into a table for --labels"
+                "labels belong in a table for --labels"
             )
 
     def _read(self, number: int) -> Path:
@@ -187,10 +187,10 @@ class PathListSource(FileSource):
 
 
 def open_list(path: Path, read_labels: bool = True) -> PathListSource:
-    """Open a text file of paths; they are relative to the folder it lies in.
+    """Open a text file of paths, which are relative to its folder.
 
     Raises:
-        DataError: it is no list of paths.
+        DataError: it is not a list of paths.
     """
     with naming(path), path.open("rb") as file:
         return PathListSource(path.name, read_paths(file, str(path)), path.parent, read_labels)
@@ -200,12 +200,12 @@ def open_stdin(file: BufferedIOBase | None, read_labels: bool = True) -> PathLis
     """Read a list from stdin; its paths are relative to the current folder.
 
     Args:
-        file: stdin, None where it is closed or a terminal.
+        file: stdin, None if it is closed or a terminal.
         read_labels: take the classes from label files among them.
 
     Raises:
         UsageError: nothing is piped into it.
-        DataError: it is no list of paths.
+        DataError: it is not a list of paths.
     """
     if file is None:
         raise UsageError("-: reads paths from stdin, and nothing is piped into it; for example: find photos | hdit ...")

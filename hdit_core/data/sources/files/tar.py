@@ -1,8 +1,8 @@
 """Tars as sources, plain or compressed, read member by member.
 
-The members of a plain tar come sorted by name, as a folder's files do, so that a folder and its archive give the same
-data set. The members of a compressed tar come as they lie, and it is unpacked once. A tar inside a tar is a
-folder of its name, as in ImageNet's `ILSVRC2012_img_train.tar`.
+The members of a plain tar are sorted by name, like a folder's files, so that a folder and its archive give the same
+data set. The members of a compressed tar keep their order, and it is unpacked once. A tar inside a tar is treated as a
+folder of the same name, as in ImageNet's `ILSVRC2012_img_train.tar`.
 """
 
 import bz2
@@ -28,19 +28,19 @@ from hdit_core.files import naming
 
 logger = logging.getLogger("hdit")
 
-# How a file begins: what opens it. Anything else is read as it is.
+# First bytes of a file, and the function that opens it. Other files are read unchanged.
 _OPENERS: dict[bytes, Callable[[Path], BufferedIOBase]] = {
     b"\x1f\x8b": gzip.GzipFile,
     b"BZh": bz2.BZ2File,
     b"\xfd7zXZ\x00": lzma.LZMAFile,
 }
 
-_MOST_EXPANSION = 200  # images are compressed already; a file of zeros shrinks to a thousandth
-_ALWAYS_ALLOWED_BYTES = 1 << 30  # of a whole tar, whatever it expands from
-LARGEST_NOTE_BYTES = 1 << 20  # of a label that lies in a tar; it is kept in memory from the first reading
+_MOST_EXPANSION = 200  # images are already compressed; a file of zeros shrinks to a thousandth
+_ALWAYS_ALLOWED_BYTES = 1 << 30  # of a whole tar, after decompression
+LARGEST_NOTE_BYTES = 1 << 20  # of a label in a tar; it is kept in memory after the first reading
 
 TAR_DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError)
-"""What reading a damaged tar raises."""
+"""The exceptions of reading a damaged tar."""
 
 _OTHER_ARCHIVES = {
     b"7z\xbc\xaf\x27\x1c": "a 7-Zip archive",
@@ -55,16 +55,16 @@ _OTHER_ARCHIVES = {
 
 @dataclass(frozen=True)
 class TarListing:
-    """What unpacking a tar would leave, in the order in which it can be read."""
+    """The contents of a tar as after unpacking, in the order in which they can be read."""
 
     tar: "TarFile"
     members: list[Member]
     repeated: list[str]  # names that occur several times
-    notes: dict[int, bytes]  # small files that were wanted, by the place of their content
+    notes: dict[int, bytes]  # requested small files, by the offset of their content
 
 
 class TarFile:
-    """A tar, plain or compressed, opened for reading from front to back."""
+    """A tar, plain or compressed, opened for sequential reading."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -76,10 +76,10 @@ class TarFile:
         self._last: tuple[int, bytes] = (-1, b"")
 
     def members(self) -> Iterator[Member]:
-        """Yield the members, those of a tar in it under its name.
+        """Yield the members; those of a nested tar are under its name.
 
         Raises:
-            One of TAR_DAMAGE: it is no tar, damaged, or expands without end.
+            One of TAR_DAMAGE: it is not a tar, damaged, or expands without limit.
         """
         end = _ALWAYS_ALLOWED_BYTES + _MOST_EXPANSION * self.path.stat().st_size if self.is_compressed else 1 << 62
         for member in members(self.file, end=end):
@@ -93,7 +93,7 @@ class TarFile:
                 yield member
 
     def _inner(self, outer: Member) -> Iterator[Member]:
-        """Yield the members of a tar in this one, or the file itself where only its name says that it is a tar."""
+        """Yield the members of a nested tar, or the file itself if it is a tar by its name only."""
         folder, count = outer.name.removesuffix(".tar"), 0
         try:
             for member in members(self.file, outer.offset, outer.offset + outer.size_bytes):
@@ -106,7 +106,7 @@ class TarFile:
             yield outer
 
     def has_header(self) -> bool:
-        """Return whether the file begins as a tar does, compressed or not."""
+        """Return whether the file starts like a tar, compressed or not."""
         try:
             next(iter(members(self.file)), None)
         except TAR_DAMAGE:
@@ -114,10 +114,10 @@ class TarFile:
         return True
 
     def listing(self, is_wanted: Callable[[Member], bool] = lambda member: False) -> TarListing:
-        """Return what unpacking would leave, and the content of the small files that are wanted.
+        """Return the contents as after unpacking, with the content of the requested small files.
 
         Raises:
-            One of TAR_DAMAGE: it is no tar, or damaged.
+            One of TAR_DAMAGE: it is not a tar, or damaged.
         """
         notes: dict[int, bytes] = {}
 
@@ -129,11 +129,11 @@ class TarFile:
 
         found, repeated = unpacked(seen())
         if self.is_compressed:
-            found.sort(key=lambda member: member.offset)  # a link is read with the file that it leads to
+            found.sort(key=lambda member: member.offset)  # a link is read with its target
         return TarListing(self, found, repeated, notes)
 
     def read(self, offset: int, size_bytes: int) -> bytes:
-        """Return a content; the next one asked for should lie behind it, or be the same."""
+        """Return a content; the next call should be for the same content or a later one."""
         if (offset, size_bytes) != (self._last[0], len(self._last[1])):
             self.file.seek(offset)
             self._last = offset, self.file.read(size_bytes)
@@ -151,7 +151,7 @@ def _is_label(member: Member) -> bool:
 
 
 def damaged(path: Path, problem: Exception) -> DataError:
-    """Return the error for a file that is neither a zip nor a whole tar; it says what it is where that is known."""
+    """Return the error for a file that is neither a zip nor a complete tar, with the kind of file if it is known."""
     with naming(path), path.open("rb") as file:
         head = file.read(8)
     if not head:
@@ -159,7 +159,7 @@ def damaged(path: Path, problem: Exception) -> DataError:
     other = next((what for magic, what in _OTHER_ARCHIVES.items() if head.startswith(magic)), None)
     if other:
         return DataError(f"{path}: is {other}, which cannot be read in place; unpack it and give the folder")
-    return DataError(f"{path}: not a whole zip or tar archive ({problem}); copy or download it again")
+    return DataError(f"{path}: not a complete zip or tar archive ({problem}); copy or download it again")
 
 
 class TarSource(FileSource):
@@ -171,12 +171,12 @@ class TarSource(FileSource):
         """List a tar.
 
         Args:
-            path: of the tar.
-            listing: of it, where it has been listed before.
+            path: path of the tar.
+            listing: its listing, if it has already been listed.
             read_labels: take the classes from label files in it.
 
         Raises:
-            DataError: it is neither a zip nor a tar, or cut short, or the labels in it cannot be used.
+            DataError: it is neither a zip nor a tar, or truncated, or the labels in it cannot be used.
         """
         self._tar = listing.tar if listing else TarFile(path)
         try:

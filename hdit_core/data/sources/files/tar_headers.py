@@ -1,7 +1,7 @@
 """Reads the members of a tar, header by header, in bounded memory.
 
-Python's own reader takes a damaged header for the end of the archive, reads a name as long as the archive says, and can
-be led in circles. Here a header is valid or the archive is damaged.
+Python's tarfile takes a damaged header for the end of the archive, reads names of any length, and can be made to loop.
+Here a header is valid, or the archive is damaged.
 
 A header is 512 bytes, and the content follows in blocks of 512: name 0:100, size 124:136, time 136:148, checksum
 148:156, kind 156, target of a link 157:257, magic 257:265, first part of the name 345:500 (POSIX.1-1988 ustar; with the
@@ -18,23 +18,23 @@ from hdit_core.data.sources.files.links import Member
 
 BLOCK_BYTES = 512
 LONGEST_EXTENSION_BYTES = 1 << 20  # of a long name or of pax records
-LONGEST_NAME_BYTES = 4096  # as Linux has it
+LONGEST_NAME_BYTES = 4096  # as in Linux
 
 _HARD_LINK, _SYMBOLIC_LINK, _FOLDER, _SPARSE = b"1", b"2", b"5", b"S"
-_WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders, pipes, whatever size they declare
-_NO_FILE = (b"3", b"4", b"6", _SPARSE, b"D", b"M", b"N", b"V")  # any other kind is a file, as POSIX says
+_WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders, pipes
+_NO_FILE = (b"3", b"4", b"6", _SPARSE, b"D", b"M", b"N", b"V")  # any other kind is a file, according to POSIX
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_OF_ALL = b"L", b"K", (b"x", b"X"), b"g"
 _EXTENDS = (_LONG_NAME, _LONG_LINK, *_PAX, _PAX_OF_ALL)
 _OCTAL = re.compile(rb"[ \0]*([0-7]*)[ \0]*")
 
 
 class DamagedTarError(ValueError):
-    """Not a tar, or not a whole one; the message says where."""
+    """Not a tar, or incomplete; the message has the position."""
 
 
 @dataclass(slots=True)
 class _Extension:
-    """What headers before a member's own say about it."""
+    """The properties of a member from the headers before its own."""
 
     name: bytes | None = None
     link: bytes | None = None
@@ -46,7 +46,7 @@ class _Extension:
 class _Header:
     block: bytes
     kind: bytes
-    content: int  # where it begins
+    content: int  # its offset
     size_bytes: int
 
     @property
@@ -59,7 +59,7 @@ def _whole_blocks(size_bytes: int) -> int:
 
 
 def _number(field: bytes, place: int) -> int:
-    """Return an octal number, or a binary one where the first bit is set."""
+    """Return an octal number, or a binary one if the first bit is set."""
     if field[0] == 0x80:
         return int.from_bytes(field[1:])
     match = _OCTAL.fullmatch(field)
@@ -73,7 +73,7 @@ def _text(field: bytes) -> bytes:
 
 
 def _check_sum(header: bytes, place: int) -> None:
-    """Raise where a header is not what was written; old programs added its bytes as signed numbers."""
+    """Raise an error if the checksum of a header is wrong; old programs added its bytes as signed numbers."""
     said = _number(header[148:156], place)
     spaces = 8 * ord(" ")
     if said == sum(header) - sum(header[148:156]) + spaces:
@@ -87,7 +87,7 @@ def _read(file: BufferedIOBase, place: int, count: int) -> bytes:
     file.seek(place)
     content = file.read(count)
     if len(content) < count:
-        raise DamagedTarError(f"cut short at byte {place + len(content):,}")
+        raise DamagedTarError(f"truncated at byte {place + len(content):,}")
     return content
 
 
@@ -132,7 +132,7 @@ def _name(header: _Header, extension: _Extension) -> bytes:
 
 
 def _content_start(file: BufferedIOBase, block: bytes, place: int) -> int:
-    """Return where a content begins: after the map of a GNU sparse file, which continues while a byte is set."""
+    """Return the offset of a content: after the map of a GNU sparse file, which continues while a byte is set."""
     more, place = block[156:157] == _SPARSE and block[482], place + BLOCK_BYTES
     while more:
         more, place = _read(file, place, BLOCK_BYTES)[504], place + BLOCK_BYTES
@@ -140,7 +140,7 @@ def _content_start(file: BufferedIOBase, block: bytes, place: int) -> int:
 
 
 def _header(file: BufferedIOBase, place: int, extension: _Extension) -> _Header | None:
-    """Return the header at a place, None for the end of the archive."""
+    """Return the header at an offset, None for the end of the archive."""
     block = _read(file, place, BLOCK_BYTES)
     if block == bytes(BLOCK_BYTES):
         return None
@@ -153,12 +153,12 @@ def _header(file: BufferedIOBase, place: int, extension: _Extension) -> _Header 
 
 
 def _link_size(header: _Header) -> int:
-    """Return the size that a hard link declares; by its pax format a copy of the content follows, by GNU's none."""
+    """Return the size of a hard link's content: a copy in the pax format, nothing in GNU's."""
     return _number(header.block[124:136], header.content) if header.kind == _HARD_LINK else 0
 
 
 def _headers(file: BufferedIOBase, start: int, end: int) -> Iterator[tuple[_Header, _Extension]]:
-    """Yield the header of each member, and what the headers before it say about it."""
+    """Yield the header of each member, and its properties from the headers before it."""
     place, extension, copy_bytes = start, _Extension(), 0
     while True:
         try:
@@ -187,7 +187,7 @@ def _problem(header: _Header, name: bytes, extension: _Extension) -> str | None:
 
 
 def _is_folder(header: _Header, name: bytes) -> bool:
-    """Return whether a member is a folder; the oldest programs mark it by a slash alone, as GNU tar still reads it."""
+    """Return whether a member is a folder; the oldest programs mark it only by a slash, which GNU tar still reads."""
     return header.kind == _FOLDER or (header.kind not in _NO_FILE and name.endswith(b"/"))
 
 
@@ -196,7 +196,7 @@ def _shown(name: bytes) -> str:
 
 
 def _member(header: _Header, extension: _Extension, name: bytes) -> Member:
-    changed_at = int.from_bytes(header.block[136:148])  # undecoded: it only has to differ when the file does
+    changed_at = int.from_bytes(header.block[136:148])  # not decoded: it only has to differ for different files
     problem = _problem(header, name, extension)
     link = extension.link if extension.link is not None else _text(header.block[157:257])
     return Member(
@@ -211,23 +211,23 @@ def _member(header: _Header, extension: _Extension, name: bytes) -> Member:
 
 
 def _check_rest(file: BufferedIOBase, end: int) -> None:
-    """Raise where something follows the end; reading on also checks the sum at the end of a compressed file."""
+    """Raise an error if something follows the end; reading on also checks the checksum of a compressed file."""
     while content := file.read(max(0, min(1 << 20, end - file.tell()))):
         if content.count(0) != len(content):
             raise DamagedTarError(f"something follows its end before byte {file.tell():,}; two archives in one file?")
 
 
 def members(file: BufferedIOBase, start: int = 0, end: int = 1 << 62, may_continue: bool = False) -> Iterator[Member]:
-    """Yield the members of a tar that are no folders; their contents may be read in between.
+    """Yield the members of a tar except folders; their contents may be read in between.
 
     Args:
-        file: the tar; it is read from front to back.
-        start: the archive's first byte.
-        end: the byte after its last, or how far a compressed one may expand.
-        may_continue: leave what follows the end of the archive to the caller.
+        file: the tar, which is read sequentially.
+        start: offset of the archive.
+        end: end of the archive, or the maximum size of a decompressed one.
+        may_continue: ignore data after the end of the archive.
 
     Raises:
-        DamagedTarError: it is no tar, cut short, damaged, too large, or followed by something.
+        DamagedTarError: it is not a tar, truncated, damaged, too large, or followed by something.
     """
     for header, extension in _headers(file, start, end):
         name = _name(header, extension)

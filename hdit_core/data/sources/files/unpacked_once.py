@@ -1,7 +1,7 @@
-"""Compressed files that are unpacked once, although they are read twice: to list them, and for the contents.
+"""Compressed files that are unpacked once, although they are read twice: for the listing, and for the contents.
 
-What is unpacked is kept in an unnamed temporary file (`$TMPDIR`), which is gone when the process ends, however it ends.
-Without enough room there, the file is unpacked anew for each pass.
+The unpacked data are kept in an unnamed temporary file (`$TMPDIR`), which disappears with the process. Without enough
+space there, the file is unpacked again for each pass.
 """
 
 import io
@@ -12,18 +12,18 @@ from io import BufferedIOBase
 from pathlib import Path
 
 CHUNK_BYTES = 1 << 20
-RESERVE_BYTES = 1 << 30  # stays free
-MOST_EXPANSION = 3  # images are compressed already; what expands further is not kept
+RESERVE_BYTES = 1 << 30  # bytes to leave free
+MOST_EXPANSION = 3  # images are already compressed; data that expand further are not kept
 
 
 class UnpackedOnce(io.BufferedIOBase):
-    """What a compressed file expands to; each part is kept when it is first read."""
+    """The decompressed content of a file; each part is kept when it is first read."""
 
     def __init__(self, compressed: BufferedIOBase, most_bytes: int) -> None:
-        """Keep what is read of a file that unpacks.
+        """Keep the data that are read from a decompressing file.
 
         Args:
-            compressed: unpacks as it is read; it is read from front to back.
+            compressed: decompresses when it is read; it is read sequentially.
             most_bytes: if it expands further, nothing is kept.
         """
         self._compressed, self._most_bytes = compressed, most_bytes
@@ -52,7 +52,7 @@ class UnpackedOnce(io.BufferedIOBase):
         return content
 
     def close(self) -> None:
-        """Close the file, and give up what is kept."""
+        """Close the file, and discard the kept data."""
         self._drop()
         self._compressed.close()
         super().close()
@@ -82,11 +82,11 @@ def _unnamed_file() -> int:
 
 
 def open_once(compressed: BufferedIOBase, path: Path) -> BufferedIOBase:
-    """Return a file that unpacks, so that it does so once where there is room for what it expands to.
+    """Return a decompressing file that keeps its data, if there is enough space for them.
 
     Args:
-        compressed: unpacks as it is read.
-        path: of the compressed file.
+        compressed: decompresses when it is read.
+        path: path of the compressed file.
     """
     size_bytes = path.stat().st_size
     try:

@@ -17,11 +17,11 @@ from hdit_core.files import naming
 
 logger = logging.getLogger("hdit")
 
-MOST_EXPANSION = 200  # images are compressed already; a file of zeros shrinks to a thousandth
+MOST_EXPANSION = 200  # images are already compressed; a file of zeros shrinks to a thousandth
 LARGE_BYTES = 64 << 20  # of one file
-LONGEST_LINK_BYTES = 4096  # as Linux has it
+LONGEST_LINK_BYTES = 4096  # as in Linux
 
-_FAT = 0  # the system that programs for Windows name
+_FAT = 0  # the system recorded by programs for Windows
 _READABLE = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA})
 _METHODS = {
     1: "Shrink",
@@ -38,7 +38,7 @@ _DAMAGE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSEr
 
 
 def _name(member: zipfile.ZipInfo) -> str:
-    """Return the name that `unzip` gives a member: backslashes separate folders in what Windows programs write."""
+    """Return the name that `unzip` gives to a member: in archives from Windows, backslashes separate folders."""
     name = member.filename
     return name.replace("\\", "/") if member.create_system == _FAT and "/" not in name else name
 
@@ -53,12 +53,12 @@ def _problem(member: zipfile.ZipInfo) -> str | None:
         method = _METHODS.get(member.compress_type, f"method {member.compress_type}")
         return f"compressed by {method}, which Python cannot read; unpack the archive and give the folder"
     if member.file_size > LARGE_BYTES and member.file_size > MOST_EXPANSION * member.compress_size:
-        return f"expands to {member.file_size:,} bytes, as no image does"
+        return f"expands to {member.file_size:,} bytes, too many for an image"
     return size_problem(member.file_size)
 
 
 class ZipSource(FileSource):
-    """The members of a zip file, sorted by name as a folder's files are."""
+    """The members of a zip file, sorted by name like a folder's files."""
 
     kind = "zip"
 
@@ -66,12 +66,12 @@ class ZipSource(FileSource):
         """List a zip file.
 
         Raises:
-            DataError: it is damaged or cut short, or the labels in it cannot be used.
+            DataError: it is damaged or truncated, or the labels in it cannot be used.
         """
         try:
             self._zip = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, NotImplementedError, ValueError) as problem:
-            raise DataError(f"{path}: not a whole zip file ({problem}); copy or download it again") from None
+            raise DataError(f"{path}: not a complete zip file ({problem}); copy or download it again") from None
         self._members = self._zip.infolist()
         files, repeated = unpacked(
             self._member(number, member)
@@ -95,7 +95,7 @@ class ZipSource(FileSource):
         return Member(_name(member), number, member.file_size, member.CRC, problem, symbolic_link=link)
 
     def _link(self, member: zipfile.ZipInfo) -> tuple[str | None, str | None]:
-        """Return where a symbolic link leads, and what is wrong with it."""
+        """Return the target of a symbolic link, and its problem."""
         if member.file_size > LONGEST_LINK_BYTES:
             return None, "not a regular file of the archive"
         try:
@@ -120,11 +120,11 @@ class ZipSource(FileSource):
                 raise
             raise ValueError(f"damaged in the archive: {problem}") from None
         if len(content) != member.file_size:
-            raise ValueError("damaged in the archive: another size than its header says")
+            raise ValueError("damaged in the archive: its size differs from its header")
         return content
 
 
 def is_zip(path: Path) -> bool:
-    """Return whether a file begins as a zip does; one at the end is a tar's last member, or stands behind a picture."""
+    """Return whether a file starts like a zip; a zip at the end is a tar's last member, or appended to a picture."""
     with naming(path), path.open("rb") as file:
         return file.read(4) in (b"PK\3\4", b"PK\5\6")

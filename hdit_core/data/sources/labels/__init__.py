@@ -1,1 +1,1 @@
-"""Labels and how they join images: numbers in any form, names of files, label files that lie among the images."""
+"""Labels and how they join images: numbers in any form, names of files, label files among the images."""

@@ -1,10 +1,10 @@
-"""One label as a number or a name, whatever program wrote it."""
+"""A label as a number or a name, in the notation of any program."""
 
 import re
 import unicodedata
 from collections.abc import Mapping
 
-LONGEST_CLASS_NAME = 4096  # as the manifest has it
+LONGEST_CLASS_NAME = 4096  # as in the manifest
 MOST_CLASSES = 1 << 20
 
 _DECIMAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]{1,2})?", re.IGNORECASE)
@@ -21,7 +21,7 @@ _MISSING = frozenset({"nan", "+nan", "-nan", "<na>", "nat", "none", "inf", "-inf
 
 
 def _whole(text: str) -> int | None:
-    """Return the whole number that a text is, None where it is no number.
+    """Return the whole number in a text, None if it is not a number.
 
     Raises:
         ValueError: it is a number with a fraction.
@@ -39,7 +39,7 @@ def _whole(text: str) -> int | None:
 
 
 def _unwrapped(text: str) -> str:
-    """Return the number in `tensor(10)`, `np.int64(10)`, `[10]` or `b'10'`, and other texts as they are."""
+    """Return the number in `tensor(10)`, `np.int64(10)`, `[10]` or `b'10'`, and other texts unchanged."""
     if call := _CALL.fullmatch(text):
         text = _ARGUMENT.sub("", call[1]).strip()
     if quoted := _QUOTED.fullmatch(text):
@@ -50,10 +50,10 @@ def _unwrapped(text: str) -> str:
 
 
 def parse_label(label: object) -> int | str:
-    """Return a label as a whole number, in whatever form it is written, or as a name.
+    """Return a label as a whole number, written in any form, or as a name.
 
     Raises:
-        ValueError: it is missing, not whole, several numbers, or a printed Python object; the message says which.
+        ValueError: it is missing, a fraction, several numbers, or a printed Python object; the message says which.
     """
     if isinstance(label, bool) or not isinstance(label, str | int | float):
         raise ValueError("its class is neither a number nor a name")
@@ -67,7 +67,7 @@ def parse_label(label: object) -> int | str:
     if inner != text and (_DECIMAL.fullmatch(inner) or inner.isdecimal()):
         return _whole(inner) or 0
     if text.lower() in _MISSING or inner.lower() in _MISSING:
-        raise ValueError(f"its class {text[:40]!r} stands for a missing value")
+        raise ValueError(f"its class {text[:40]!r} means a missing value")
     if _SEVERAL.fullmatch(text):
         raise ValueError(f"its class {text[:40]!r} is several numbers")
     if _OBJECT.fullmatch(text) or _QUOTED.fullmatch(text):
@@ -80,7 +80,7 @@ def parse_label(label: object) -> int | str:
 def as_names(labels: Mapping[str, object]) -> dict[str, str]:
     """Return labels of a table as class names: whole numbers in one form, so that `1` and `1.0` are one class.
 
-    Numbers of equal length stay as they are written, since `02691156` is a name.
+    Numbers of equal length are unchanged, since `02691156` is a name.
 
     Raises:
         ValueError: a label cannot be used; the message names its file.

@@ -1,4 +1,4 @@
-"""Joins names in a table to files: names may lack folders or the ending, or come from another system."""
+"""Joins names in a table to files: names may lack folders or the suffix, or come from another system."""
 
 import unicodedata
 from collections import defaultdict
@@ -7,11 +7,11 @@ from pathlib import PurePosixPath
 
 
 class AmbiguousNameError(ValueError):
-    """A name could mean several files."""
+    """A name matches several files."""
 
 
 def normalize(name: str) -> str:
-    """Return a name with forward slashes, composed accents, and without `./` and spaces around it."""
+    """Return a name with forward slashes, composed accents, and without `./` and surrounding spaces."""
     path = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
     return str(PurePosixPath(path)) if path else ""
 
@@ -30,7 +30,7 @@ _FORMS: tuple[Callable[[str], str], ...] = (str, _stem, str.casefold, lambda nam
 
 
 class NameIndex:
-    """The files of a source, to be found by what a table calls them."""
+    """The files of a source, looked up by their names in a table."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = list(names)
@@ -38,7 +38,7 @@ class NameIndex:
         self._by_form: dict[int, dict[str, list[str]]] = {}
 
     def _candidates(self, form: int) -> dict[str, list[str]]:
-        """Return the files by the last part of their name, in one form."""
+        """Return the files by the normalized last part of their name."""
         if form not in self._by_form:
             found = defaultdict(list)
             for name in self._names:
@@ -47,12 +47,12 @@ class NameIndex:
         return self._by_form[form]
 
     def find(self, wanted: str) -> str | None:
-        """Return the file that a table means: the same path, else the only one whose path ends alike; None if none.
+        """Return the file of a name: the same path, else the only path that ends with the name; None if there is none.
 
-        Without its ending a name is looked up as a whole, since `a.b` may be all of a name.
+        Without its suffix a name is looked up as a whole, since `a.b` may be a complete name.
 
         Raises:
-            AmbiguousNameError: several files fit.
+            AmbiguousNameError: several files match.
         """
         if wanted in self._exact:
             return wanted

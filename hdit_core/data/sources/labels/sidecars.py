@@ -1,8 +1,8 @@
-"""Labels that lie among the images of a folder or an archive.
+"""Label files among the images of a folder or an archive.
 
-dataset.json                 of StyleGAN and EDM; its "labels" may be null, and then folders are no classes either
-metadata.csv, metadata.jsonl of Hugging Face, where they have a column of labels
-0001.cls                     beside 0001.jpg, as in webdataset shards
+dataset.json                 of StyleGAN and EDM; if its "labels" are null, folders are not classes either
+metadata.csv, metadata.jsonl of Hugging Face, if they have a column of labels
+0001.cls                     next to 0001.jpg, as in webdataset shards
 """
 
 import json
@@ -27,7 +27,7 @@ _CLS = ".cls"
 
 
 def is_label_file(name: str) -> bool:
-    """Return whether a file may hold the labels of others, by its name."""
+    """Return whether a file may contain the labels of others, judged by its name."""
     last = name.rpartition("/")[2]
     return last in _TABLES or (last.endswith(_CLS) and not is_hidden(name))
 
@@ -37,15 +37,15 @@ class SidecarLabels:
     """The inputs of a source with their classes."""
 
     entries: Sequence[Entry]
-    numbers: Sequence[int]  # of each entry among all files; -1 for a name that is no file
-    classes: tuple[str, ...]  # in the order of their numbers
+    numbers: Sequence[int]  # index of each entry among all files; -1 for a name without a file
+    classes: tuple[str, ...]  # class names in index order
 
 
 Read = Callable[[int], bytes]
 
 
 def index_classes(labels: Sequence[str]) -> tuple[str, ...]:
-    """Return class names in the order of their numbers: labels that are numbers are the numbers of their classes."""
+    """Return class names in index order; labels that are numbers are the indices of their classes."""
     distinct = set(labels)
     if distinct and all(label.isdecimal() and label == str(int(label)) for label in distinct):
         highest = max(map(int, distinct))
@@ -57,7 +57,7 @@ def index_classes(labels: Sequence[str]) -> tuple[str, ...]:
 def _labelled(
     files: Sequence[Entry], inputs: Sequence[int], labels: Mapping[str, str], source_of_labels: str
 ) -> SidecarLabels:
-    """Give each input its class; inputs without one, and names without a file, are entries with a problem."""
+    """Assign each input its class; inputs without one, and names without a file, are entries with a problem."""
     names = {files[number].name for number in inputs}
     entries, numbers = [], list(inputs)
     for number in inputs:
@@ -74,7 +74,7 @@ def _labelled(
 
 
 def _table(files: Sequence[Entry], inputs: Sequence[int], label_files: Sequence[int]) -> int | None:
-    """Return the file that holds the labels of all inputs: it lies above them."""
+    """Return the file with the labels of all inputs, which is in a parent folder of all of them."""
     around = common_folders([files[number].name for number in inputs])
     found = {files[number].name: number for number in label_files}
     parts = around.split("/")
@@ -87,7 +87,7 @@ def _table(files: Sequence[Entry], inputs: Sequence[int], label_files: Sequence[
 
 
 def _has_labels(content: bytes, name: str, where: str) -> bool | None:
-    """Return whether a table has labels; None where it says that there are none."""
+    """Return whether a table has labels; None if it states that there are none."""
     if name.endswith(".csv"):
         first = decode_text(content).lstrip().split("\n", 1)[0]
         return any(find_columns(first.strip().split(separator)) for separator in ",;\t")
@@ -106,7 +106,7 @@ def _by_table(
     name = files[number].name
     place = f"{where}: {name}"
     if files[number].size_bytes > LARGEST_SIDECAR_BYTES:
-        raise DataError(f"{place}: larger than {LARGEST_SIDECAR_BYTES >> 20} MiB, which no table of labels is")
+        raise DataError(f"{place}: larger than {LARGEST_SIDECAR_BYTES >> 20} MiB, too large for a table of labels")
     try:
         content = read(number)
         has_labels = _has_labels(content, name, place)
@@ -152,14 +152,14 @@ def _by_cls(
 def label_by_sidecars(
     files: Sequence[Entry], inputs: Sequence[int], label_files: Sequence[int], read: Read, where: str
 ) -> SidecarLabels | None:
-    """Return the inputs with the classes that files among them name; None where no file does.
+    """Return the inputs with the classes from label files among them; None if there are no label files.
 
     Args:
         files: all files of a source.
-        inputs: the numbers of those that are inputs.
-        label_files: the numbers of those that may hold labels.
-        read: returns the content of a file by its number.
-        where: what to call the source in messages.
+        inputs: indices of those that are inputs.
+        label_files: indices of those that may contain labels.
+        read: returns the content of a file by its index.
+        where: name of the source in messages.
 
     Raises:
         DataError: labels cannot be read, or belong to no image.

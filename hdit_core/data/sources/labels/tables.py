@@ -33,20 +33,20 @@ _SEPARATORS = ",;\t|"
 
 
 def _column(fields: Sequence[str], known: Sequence[str], prefer: str) -> str | None:
-    """Return the column with a known name; the preferred one where there are several."""
+    """Return the column with a known name; the preferred one if there are several."""
     found = [field for field in fields if field.strip().lower() in known]
     preferred = [field for field in found if field.strip().lower() == prefer]
     return preferred[0] if len(preferred) == 1 else found[0] if len(found) == 1 else None
 
 
 def find_columns(fields: Sequence[str]) -> tuple[str, str] | None:
-    """Return the columns of files and labels, None where the names of the columns leave it open."""
+    """Return the columns of files and labels, None if they cannot be recognized by name."""
     file, label = _column(fields, FILE_COLUMNS, "file"), _column(fields, LABEL_COLUMNS, "label")
     return None if file is None or label is None else (file, label)
 
 
 def _header(line: str) -> tuple[str, list[str]] | None:
-    """Return the separator of a table and its columns, by its first line."""
+    """Return the separator of a table and its columns from its first line."""
     for separator in _SEPARATORS:
         fields = next(csv.reader([line], delimiter=separator), [])
         if len(fields) > 1 and find_columns(fields):
@@ -55,7 +55,7 @@ def _header(line: str) -> tuple[str, list[str]] | None:
 
 
 def first_word(prediction: str) -> str:
-    """Return the class of `n03995372 85 1 499 272 ...`, a class and its box, repeated where there are several boxes."""
+    """Return the class of `n03995372 85 1 499 272 ...`, a class and its box, repeated if there are several boxes."""
     words = prediction.split()
     return words[0] if words else ""
 
@@ -64,7 +64,7 @@ def csv_rows(text: str, where: str) -> Iterator[Row]:
     """Yield the rows of a table with the columns file and label; the separator is that of its first line.
 
     Raises:
-        DataError: its columns are not clear, or a line has more or fewer fields than there are columns.
+        DataError: its columns are ambiguous, or the number of fields in a line differs from the number of columns.
     """
     text = text.lstrip("\n\r")
     if text.lower().startswith("sep=") and "\n" in text:  # Excel's first line
@@ -94,7 +94,7 @@ def jsonl_rows(text: str, where: str) -> Iterator[Row]:
     """Yield the rows of JSON lines such as {"file": ..., "label": ...}.
 
     Raises:
-        ValueError: a line is no JSON.
+        ValueError: a line is not JSON.
     """
     for line_number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -111,7 +111,7 @@ def dataset_rows(document: object, where: str) -> Iterator[Row]:
     """Yield the rows of `dataset.json` as StyleGAN and EDM write it: {"labels": [["00000/img00000000.png", 6], ...]}.
 
     Raises:
-        DataError: a label is a vector, or the labels are no list.
+        DataError: a label is a vector, or the labels are not a list.
     """
     labels = document.get("labels", document) if isinstance(document, dict) else document
     pairs = list(labels.items()) if isinstance(labels, dict) else labels
@@ -129,9 +129,9 @@ def read_rows(content: bytes, ending: str, where: str) -> dict[str, str]:
     """Return the label of each file name in a table.
 
     Args:
-        content: of the file.
+        content: content of the file.
         ending: ".csv", ".tsv", ".jsonl" or ".json".
-        where: what to call it in messages.
+        where: name of the file in messages.
 
     Raises:
         DataError: it cannot be read, or contradicts itself.
@@ -148,7 +148,7 @@ def read_rows(content: bytes, ending: str, where: str) -> dict[str, str]:
 
 
 def _unique(rows: Iterator[Row], where: str) -> dict[str, str]:
-    """Return the labels by name, where no name has two."""
+    """Return the labels by name; refuse a name with two labels."""
     labels: dict[str, object] = {}
     shown: dict[str, str] = {}
     for line_number, name, label in rows:
@@ -173,10 +173,10 @@ def _same(label: object) -> str:
 
 
 def join(labels: dict[str, str], names: Sequence[str], where: str) -> dict[str, str]:
-    """Return the labels by the names that the files of a source have; a name that no file has stays as it is.
+    """Return the labels by the names of a source's files; a name without a file is unchanged.
 
     Raises:
-        DataError: a name could mean several files, two names mean one file with two labels, or no name means a file.
+        DataError: a name matches several files, two names match one file with two labels, or no name matches a file.
     """
     index = NameIndex(names)
     joined: dict[str, str] = {}

@@ -166,11 +166,11 @@ BAD = {
     "no pixels": (npy(np.zeros((0, 2, 2))), (2,), r"shape \(0, 2, 2\)"),
     "objects": (object_array(), (2,), r"\.npy of object; expected numbers"),
     "complex": (npy(np.zeros((2, 2), complex)), (1,), r"\.npy of complex128; expected numbers"),
-    "cut .npy": (cut(npy(values(2))), (2,), r"bytes do not hold an array \(5, 7, 2\) of uint16"),
+    "cut .npy": (cut(npy(values(2))), (2,), r"bytes are not an array \(5, 7, 2\) of uint16"),
     "huge .npy": (
         header("{'descr': '<u2', 'fortran_order': False, 'shape': (99999999999, 99999999999, 3), }"),
         (3,),
-        r"damaged \.npy: 0 bytes do not hold",
+        r"damaged \.npy: 0 bytes are not an array",
     ),
     "no header": (b"\x93NUMPY\x01\x00\x10\x00" + b"__import__('os')", (3,), r"damaged \.npy"),
     "long header": (b"\x93NUMPY\x02\x00\xff\xff\xff\x7f{}", (3,), r"damaged \.npy"),
@@ -186,7 +186,7 @@ BAD = {
     "white is zero": (tiff(values(1), photometric="miniswhite"), (1,), r"photometric interpretation 0; expected grey"),
     "JPEG 2000": (tiff(values(4), compression="jpeg2000"), (4,), r"compression \d+; expected one of none, LZW"),
     "halves": (tiff(values(2, "float32").astype(np.float16)), (2,), r"values of float16; keep them with float32"),
-    "no image": (b"hello", (4,), r"not an image of a known kind"),
+    "no image": (b"hello", (4,), r"not an image of a known format"),
 }
 
 

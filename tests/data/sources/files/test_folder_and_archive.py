@@ -102,7 +102,7 @@ def test_links_are_followed_inside_the_folder_only(tmp_path):
     source = FolderSource(folder)
     assert [name for name, _ in contents(source)] == ["a/1.png", "b/2.png", "c.png", "inside.png"]
     assert problems(source) == {
-        "outside.png": "a link that leads out of the folder",
+        "outside.png": "a link to a target outside the folder",
         "nowhere.png": "a broken link",
         "a/loop": "a link to a folder, which is listed under its own name",
     }
@@ -147,7 +147,7 @@ def test_links_devices_and_pipes_of_a_tar_are_never_touched(tmp_path):
     source = open_archive(write_tar(tmp_path / "a.tar", extra=special_members()))
     assert [name for name, _ in contents(source)] == sorted(FILES)
     assert problems(source) == {
-        "link.png": "a link that leads out of the archive",
+        "link.png": "a link to a target outside the archive",
         "hard.png": "a hard link to a file that is not in the archive",
         "device.png": "not a regular file of the archive",
         "pipe.png": "not a regular file of the archive",
@@ -160,7 +160,7 @@ def test_a_link_in_a_zip_is_not_followed(tmp_path):
         link = zipfile.ZipInfo("link.png")
         link.external_attr = 0o120777 << 16
         archive.writestr(link, "/etc/passwd")
-    assert problems(open_archive(path)) == {"link.png": "a link that leads out of the archive"}
+    assert problems(open_archive(path)) == {"link.png": "a link to a target outside the archive"}
 
 
 def test_hostile_names_are_text_and_nothing_is_written(tmp_path):
@@ -183,7 +183,7 @@ def test_a_zip_that_declares_a_small_size_cannot_grow(tmp_path):
         source.fetch(0)
 
 
-def test_a_damaged_member_of_a_zip_is_refused_and_its_neighbours_are_not(tmp_path):
+def test_a_damaged_member_of_a_zip_is_refused_and_its_neighbors_are_not(tmp_path):
     path = write_zip(tmp_path / "a.zip")
     data = bytearray(path.read_bytes())
     place = data.index(b"b/2.png") + len(b"b/2.png") + 2
@@ -204,14 +204,14 @@ def test_a_tar_cut_short_anywhere_is_an_error(tmp_path, mode):
     cut = tmp_path / "cut.tar"
     for length in range(0, end, 97):
         cut.write_bytes(whole[:length])
-        with pytest.raises(DataError, match=r"cut.tar: (not a whole zip or tar archive|is empty)"):
+        with pytest.raises(DataError, match=r"cut.tar: (not a complete zip or tar archive|is empty)"):
             open_archive(cut)
 
 
 def test_a_zip_cut_short_is_an_error(tmp_path):
     path = write_zip(tmp_path / "a.zip")
     path.write_bytes(path.read_bytes()[:-30])
-    with pytest.raises(DataError, match=r"a.zip: not a whole zip file \(File is not a zip file\); copy or download it"):
+    with pytest.raises(DataError, match=r"a.zip: not a complete zip file \(File is not a zip file\); copy or download"):
         open_archive(path)
 
 
@@ -232,7 +232,7 @@ def test_a_cut_tar_whose_last_file_is_a_zip_is_damaged(tmp_path):
     inner = write_zip(tmp_path / "inner.zip").read_bytes()
     content = write_tar(tmp_path / "a.tar", files={"a.png": b"one", "b.zip": inner}).read_bytes()
     (tmp_path / "cut.tar").write_bytes(content[: content.index(inner) + len(inner)])
-    with pytest.raises(DataError, match="not a whole zip or tar archive"):
+    with pytest.raises(DataError, match="not a complete zip or tar archive"):
         open_source(str(tmp_path / "cut.tar"))
 
 

@@ -4,7 +4,7 @@ import codecs
 
 import pytest
 
-from hdit_core.data.prepare.labels import label_source
+from hdit_core.data.prepare.input_classes import label_source
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError
 from tests.data.sources.files.test_folder_and_archive import contents, problems, write_folder
@@ -55,7 +55,7 @@ def test_one_file_by_two_spellings_is_named_twice(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (LINES.encode("utf-16-le"), "looks like UTF-16 without its mark; save it as UTF-8"),
+        (LINES.encode("utf-16-le"), "looks like UTF-16 without a byte order mark; save it as UTF-8"),
         (b"\xff\xfe\x00\xd8x", "cannot be read .*UTF-16"),
         (b"img/a.png 3\nimg/b.png 4\n", "none of its 2 paths can be found, such as 'img/a.png 3'.*table for --labels"),
         (b"C:\\photos\\a.png\n", "none of its 1 paths can be found"),

@@ -8,7 +8,7 @@ import zipfile
 
 import pytest
 
-from hdit_core.data.prepare.labels import label_source
+from hdit_core.data.prepare.input_classes import label_source
 from hdit_core.data.sources.files.folder import FolderSource
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError
@@ -106,10 +106,10 @@ def test_links_that_lead_nowhere_are_rejected_with_the_reason(tmp_path):
             add(archive, name, b"", SYMBOLIC, link)
         add(archive, "hard.png", b"", HARD, "missing.png")
     assert problems(open_source(str(tmp_path / "a.tar"))) == {
-        "out.png": "a link that leads out of the archive",
-        "root.png": "a link that leads out of the archive",
+        "out.png": "a link to a target outside the archive",
+        "root.png": "a link to a target outside the archive",
         "gone.png": "a broken link",
-        "self.png": "a link that leads to itself",
+        "self.png": "a link to itself",
         "dir.png": "a link to a folder, which is listed under its own name",
         "hard.png": "a hard link to a file that is not in the archive",
     }

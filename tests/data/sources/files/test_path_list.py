@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from hdit_core.data.prepare.labels import label_source
+from hdit_core.data.prepare.input_classes import label_source
 from hdit_core.data.sources.files.path_list import open_stdin
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError, UsageError
@@ -109,8 +109,8 @@ def test_nothing_piped_into_stdin_is_said_with_an_example(monkeypatch):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"", "stdin: names no file; expected one path per line"),
-        (b"\n\n", "stdin: names no file"),
+        (b"", "stdin: is empty; expected one path per line"),
+        (b"\n\n", "stdin: is empty"),
         (b"a.png\n" + b"x" * 5000, "stdin:2: longer than a path can be; expected one path per line"),
         (b"x" * 100_000 + b"\n", "stdin:1: longer than a path can be"),
     ],
@@ -123,7 +123,7 @@ def test_what_is_no_list_is_refused(text, message):
 @pytest.mark.parametrize("write", [write_zip, write_tar])
 def test_an_archive_on_stdin_is_told_to_be_named(tmp_path, write):
     content = write(tmp_path / "a").read_bytes()
-    with pytest.raises(UsageError, match="stdin: is an archive, expected paths; give the archive's own path"):
+    with pytest.raises(UsageError, match="stdin: is an archive, expected paths; give the path of the archive"):
         open_stdin(io.BytesIO(content))
 
 
@@ -133,7 +133,7 @@ def test_an_archive_on_stdin_is_told_to_be_named(tmp_path, write):
         (b"\0", "stdin: 65,536 bytes without a path at byte 65,536; is it a device"),
         (b"\n", "bytes without a path"),
         (b"ab", "stdin:1: longer than a path can be"),
-        (b"a\n", "stdin: more than 1 MiB, which no list of paths is"),
+        (b"a\n", "stdin: more than 1 MiB, too large for a list of paths"),
     ],
 )
 def test_an_endless_list_is_left(endless, message, monkeypatch):

@@ -71,7 +71,7 @@ def test_a_size_beyond_eight_gigabytes_is_read():
     file = io.BytesIO(header(size=size))
     found = members(file)
     assert next(found).size_bytes == 1 << 35
-    with pytest.raises(DamagedTarError, match="cut short at byte 34,359,738,880"):
+    with pytest.raises(DamagedTarError, match="truncated at byte 34,359,738,880"):
         next(found)
 
 
@@ -151,7 +151,7 @@ def test_every_cut_and_every_flip_of_a_header_is_noticed():
     data = archive_of(["a.png", "b.png", "c.png"])
     whole = listed(data)
     for length in range(0, 3 * 1024 + 512, 61):
-        with pytest.raises(DamagedTarError, match="cut short at byte"):
+        with pytest.raises(DamagedTarError, match="truncated at byte"):
             listed(data[:length])
     for block in (0, 1024, 2048):
         for place in [*range(block, block + 148, 7), *range(block + 156, block + 512, 7)]:
@@ -165,7 +165,7 @@ def test_every_cut_and_every_flip_of_a_header_is_noticed():
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "cut short at byte 0"),
+        (b"", "truncated at byte 0"),
         (b"no tar at all" * 100, "damaged header at byte 0"),
         (header(size=b"\xff" * 12) + bytes(1024), "damaged header at byte 0"),
         (header(size=b"-0000001000") + bytes(1024), "damaged header at byte 0"),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from hdit_core.data.prepare.labels import label_source
+from hdit_core.data.prepare.input_classes import label_source
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError
 from tests.data.sources.files.test_folder_and_archive import contents, write_folder, write_tar, write_zip
@@ -69,7 +69,7 @@ def test_images_and_labels_without_each_other_are_rejected_by_name(tmp_path):
             "none of its 1 names is a file of the source: it has names such as 'x.png', the source '0.png'",
         ),
         ([["0.png", 0], ["0.png", 1]], "'0.png' has two labels, '0' and '1'"),
-        ([["0.png", "nan"]], "'0.png': its class 'nan' stands for a missing value"),
+        ([["0.png", "nan"]], "'0.png': its class 'nan' means a missing value"),
         (7, "expected {.labels"),
     ],
 )

@@ -7,9 +7,9 @@ import torch
 from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.errors import UsageError
 from hdit_core.evaluate.feature_batch import FeatureBatch
-from hdit_core.evaluate.metrics.nearest_neighbours import MOST_QUERIES, NEIGHBOURS, DigestIndex, NearestSearch
+from hdit_core.evaluate.metrics.nearest_neighbors import MOST_QUERIES, NEIGHBORS, DigestIndex, NearestSearch
 from hdit_core.evaluate.metrics.statistics import Accumulator, key_of
-from hdit_core.evaluate.report.sheets import PAIRS, THUMBNAIL_PX, neighbour_sheet, sample_sheet
+from hdit_core.evaluate.report.sheets import PAIRS, THUMBNAIL_PX, neighbor_sheet, sample_sheet
 from hdit_core.images import thumbnail
 
 SAMPLES = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
@@ -34,16 +34,16 @@ def found(batch_size, copy=True, reference=REFERENCE):
         here = slice(start, start + batch_size)
         rows = reference[here]
         search.observe(FeatureBatch(rows, theirs[here], [(5, 6, 3)] * len(rows)), start)
-    return search.neighbours()
+    return search.neighbors()
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 50])
 def test_the_nearest_are_those_of_all_pairs(batch_size):
-    neighbours = found(batch_size)
+    neighbors = found(batch_size)
     distances = torch.cdist(SAMPLES.double(), REFERENCE.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    for place, theirs, at in zip(neighbours.places, neighbours.reference_places, neighbours.distances, strict=True):
-        assert theirs.tolist() == distances[place].argsort()[:NEIGHBOURS].tolist()
-        torch.testing.assert_close(at, distances[place].sort().values[:NEIGHBOURS], atol=1e-6, rtol=1e-6)
+    for place, theirs, at in zip(neighbors.places, neighbors.reference_places, neighbors.distances, strict=True):
+        assert theirs.tolist() == distances[place].argsort()[:NEIGHBORS].tolist()
+        torch.testing.assert_close(at, distances[place].sort().values[:NEIGHBORS], atol=1e-6, rtol=1e-6)
 
 
 def test_of_a_large_set_the_places_of_no_more_images_are_remembered_than_may_be_searched_for():
@@ -60,15 +60,15 @@ def test_of_a_large_set_the_places_of_no_more_images_are_remembered_than_may_be_
 
 
 def test_a_copy_comes_first_and_is_counted():
-    neighbours = found(8)
-    assert (neighbours.places[0], neighbours.reference_places[0, 0], neighbours.distances[0, 0]) == (7, 31, 0)
-    assert neighbours.to_json()["copies"] == 1 and neighbours.to_json()["smallest_distance"] == 0
+    neighbors = found(8)
+    assert (neighbors.places[0], neighbors.reference_places[0, 0], neighbors.distances[0, 0]) == (7, 31, 0)
+    assert neighbors.to_json()["copies"] == 1 and neighbors.to_json()["smallest_distance"] == 0
     assert found(8, copy=False).copies == 0, "equal features alone are no equal pixels"
 
 
-def test_a_small_reference_has_fewer_neighbours():
-    neighbours = found(8, copy=False, reference=REFERENCE[:3])
-    assert (neighbours.reference_places[:, 3:] == -1).all() and neighbours.distances[:, 3:].isinf().all()
+def test_a_small_reference_has_fewer_neighbors():
+    neighbors = found(8, copy=False, reference=REFERENCE[:3])
+    assert (neighbors.reference_places[:, 3:] == -1).all() and neighbors.distances[:, 3:].isinf().all()
 
 
 def image_set(count, seed):
@@ -77,9 +77,9 @@ def image_set(count, seed):
 
 
 def test_the_sheet_has_a_row_for_each_of_the_nearest_pairs():
-    sheet = neighbour_sheet(image_set(20, 0), image_set(50, 1), found(8))
-    assert sheet.shape[1] > (1 + NEIGHBOURS) * THUMBNAIL_PX and sheet.shape[0] > PAIRS * THUMBNAIL_PX
-    few = neighbour_sheet(image_set(20, 0), image_set(3, 1), found(8, False, REFERENCE[:3]))
+    sheet = neighbor_sheet(image_set(20, 0), image_set(50, 1), found(8))
+    assert sheet.shape[1] > (1 + NEIGHBORS) * THUMBNAIL_PX and sheet.shape[0] > PAIRS * THUMBNAIL_PX
+    few = neighbor_sheet(image_set(20, 0), image_set(3, 1), found(8, False, REFERENCE[:3]))
     assert few.shape == sheet.shape
 
 

@@ -1,4 +1,4 @@
-"""Files made of boxes (JPEG 2000, AVIF): their colors and depths, as far as Pillow does not read them."""
+"""JPEG 2000 and AVIF, whose files consist of ISO boxes: the color space and depth, which Pillow does not read."""
 
 import struct
 from collections.abc import Iterator
@@ -9,13 +9,13 @@ from hdit_core.data.image.unusable import UnusableImageError
 
 JP2_SIGNATURE, CODESTREAM = b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"
 
-CROPPED = "clean aperture passed over"
+CROPPED = "clean aperture ignored"
 
 _JP2_SPACES = {12: "CMYK", 15: "bi-level", 16: "sRGB", 17: "grey", 18: "sYCC", 0: "bi-level"}
 
 
 def _boxes(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tuple[bytes, int, int]]:
-    """Yield kind, first and last byte of the content of each box."""
+    """Yield the kind of each box, and the start and end of its content."""
     end = len(data) if end is None else min(end, len(data))
     while start + 8 <= end:
         size, kind = struct.unpack_from(">I4s", data, start)
@@ -31,7 +31,7 @@ def _boxes(data: bytes, start: int = 0, end: int | None = None) -> Iterator[tupl
 
 
 def _find(data: bytes, path: list[bytes], start: int = 0, end: int | None = None) -> tuple[int, int] | None:
-    """Return where the content of a box in a box lies."""
+    """Return the start and end of the content of a nested box."""
     for kind, first, last in _boxes(data, start, end):
         if kind == path[0]:
             first += 4 if kind == b"meta" else 0
@@ -40,7 +40,7 @@ def _find(data: bytes, path: list[bytes], start: int = 0, end: int | None = None
 
 
 def _check_depths(data: bytes, place: int) -> None:
-    """Refuse depths that Pillow scales wrongly: 16 bits of a color overflow, few bits do not reach white."""
+    """Refuse depths that Pillow scales wrongly: colors of 16 bits overflow, and few bits do not reach white."""
     (count,) = struct.unpack_from(">H", data, place + 38)
     sizes = data[place + 40 : place + 40 + 3 * count : 3]
     depths = {(size & 0x7F) + 1 for size in sizes}
@@ -107,7 +107,7 @@ def _properties(data: bytes) -> list[tuple[bytes, int, int]]:
 
 
 def _end_of_data(data: bytes) -> int:
-    """Return where the last box that is not padding ends."""
+    """Return the end of the last box that is not padding."""
     return max((last for kind, _, last in _boxes(data) if kind not in (b"free", b"skip")), default=len(data))
 
 
@@ -115,7 +115,7 @@ def read_avif(data: bytes) -> FileFacts:
     """Return the color space of an AVIF.
 
     Raises:
-        UnusableImageError: it was not written to its end.
+        UnusableImageError: the file is incomplete.
     """
     check_zero_tail(data, _end_of_data(data))
     space, remarks = None, []
@@ -125,6 +125,6 @@ def read_avif(data: bytes) -> FileFacts:
                 space = ColorSpace(*struct.unpack_from(">HH", data, first + 4))
             elif kind == b"clap":
                 remarks.append(CROPPED)
-    except (struct.error, IndexError):  # libavif says what is wrong with it
+    except (struct.error, IndexError):  # libavif reports the defect
         pass
     return FileFacts(data, None, space, tuple(remarks))

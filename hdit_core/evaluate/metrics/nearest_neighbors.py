@@ -11,7 +11,7 @@ from hdit_core.evaluate.metrics.precision_recall import squared_distances
 from hdit_core.evaluate.metrics.statistics import Statistics, key_of
 
 MOST_QUERIES = 1000
-NEIGHBOURS = 5
+NEIGHBORS = 5
 
 
 class DigestIndex:
@@ -33,7 +33,7 @@ class DigestIndex:
 
 
 @dataclass(frozen=True)
-class Neighbours:
+class Neighbors:
     """Scored images with their nearest neighbors in the reference, the closest pair first.
 
     Attributes:
@@ -74,8 +74,8 @@ class NearestSearch:
         self._missing = set(keys.tolist())  # queries without an exact duplicate so far
         self._num_keys = len(self._missing)
         self._places = torch.tensor(places.of(keys))
-        self._squared: Float64[Tensor, "Q K"] = torch.full((len(keys), NEIGHBOURS), torch.inf, dtype=torch.float64)
-        self._nearest: Int64[Tensor, "Q K"] = torch.full((len(keys), NEIGHBOURS), -1)
+        self._squared: Float64[Tensor, "Q K"] = torch.full((len(keys), NEIGHBORS), torch.inf, dtype=torch.float64)
+        self._nearest: Int64[Tensor, "Q K"] = torch.full((len(keys), NEIGHBORS), -1)
 
     def observe(self, batch: FeatureBatch, start: int) -> None:
         """Add some images of the reference."""
@@ -83,12 +83,12 @@ class NearestSearch:
         squared = torch.cat([rows for _, rows in squared_distances(self._queries, batch.features.double())])
         indices = torch.arange(start, start + len(batch.digests)).expand(len(self._queries), -1)
         squared, order = torch.cat([self._squared, squared], 1).sort(dim=1, stable=True)
-        self._nearest = torch.cat([self._nearest, indices], 1).gather(1, order)[:, :NEIGHBOURS]
-        self._squared = squared[:, :NEIGHBOURS]
+        self._nearest = torch.cat([self._nearest, indices], 1).gather(1, order)[:, :NEIGHBORS]
+        self._squared = squared[:, :NEIGHBORS]
 
-    def neighbours(self) -> Neighbours:
+    def neighbors(self) -> Neighbors:
         """Return all pairs, the closest first."""
         order = self._squared[:, 0].argsort(stable=True)
-        return Neighbours(
+        return Neighbors(
             self._places[order], self._nearest[order], self._squared[order].sqrt(), self._num_keys - len(self._missing)
         )

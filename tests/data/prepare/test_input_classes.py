@@ -2,7 +2,7 @@
 
 import pytest
 
-from hdit_core.data.prepare.labels import class_ids, label_entries
+from hdit_core.data.prepare.input_classes import class_ids, label_entries
 from hdit_core.data.sources.source import Entry, class_names
 from hdit_core.errors import DataError, UsageError
 
@@ -37,7 +37,7 @@ def test_other_files_next_to_the_class_folders_are_rejected():
 
 
 def test_images_next_to_class_folders_are_an_error_that_says_what_to_do():
-    with pytest.raises(DataError, match=r"1 images such as '0.png' lie next to 2 in folders.*--labels none"):
+    with pytest.raises(DataError, match=r"1 images such as '0.png' are next to 2 in folders.*--labels none"):
         labelled(["0.png", "cat/1.png", "dog/2.png"])
     assert set(labelled(["0.png", "cat/1.png", "dog/2.png"], "none")[0].values()) == {None}
 
@@ -80,7 +80,7 @@ def test_nothing_is_dropped_where_labels_and_files_differ(tmp_path):
     [
         ("l.csv", "1.png,a\n2.png,b\n", "its first line must name the columns file,label; found"),
         ("l.csv", "", "its first line must name the columns file,label; found ''"),
-        ("l.csv", "file,label\n", "names no file"),
+        ("l.csv", "file,label\n", "has no labels"),
         ("l.csv", "file,label\n1.png,\n", "l.csv:2: expected a file and a label, found '1.png' and ''"),
         ("l.csv", "file,label\n1.png,a\n1.png,b\n", "l.csv:3: '1.png' has two labels, 'a' and 'b'"),
         ("l.csv", "file,label\n./1.png,a\n1.png,b\n", "l.csv:3: '1.png' has two labels, 'a' and 'b'"),
@@ -152,9 +152,9 @@ def test_a_table_of_another_system_gives_the_same_labels(tmp_path, ending, conte
         (
             "l.csv",
             "file,label\nx/0.png,a\n".encode("utf-16-le"),
-            "zeros between its letters, perhaps UTF-16 without its mark",
+            "zeros between its letters, perhaps UTF-16 without a byte order mark",
         ),
-        ("l.csv", b"file,label\nx/0.png,nan\ny/0.png,a\n", "'x/0.png': its class 'nan' stands for a missing value"),
+        ("l.csv", b"file,label\nx/0.png,nan\ny/0.png,a\n", "'x/0.png': its class 'nan' means a missing value"),
         ("l.csv", b"file,label\nx/0.png,1.5\n", "is a number with a fraction"),
         ("l.txt", b"1 2\n2 1\n", "expected one label per line, found two numbers, '1 2'"),
     ],
@@ -172,4 +172,4 @@ def test_numbers_as_pandas_writes_them_are_one_class(tmp_path):
 
 def test_classes_that_differ_in_case_only_are_warned_of(caplog):
     class_ids(label_entries([Entry("Dog/1.png", 1), Entry("dog/2.png", 1)], "auto"))
-    assert "the classes 'Dog' and 'dog' differ in case or spelling only" in caplog.text
+    assert "the classes 'Dog' and 'dog' differ only in case or spelling" in caplog.text

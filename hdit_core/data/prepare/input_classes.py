@@ -1,6 +1,6 @@
-"""Which class each input has: by its source, its folder, or a file of labels.
+"""Assigns each input its class: from the source, the folder, or a label file.
 
-Folders are not always classes: FFHQ, StyleGAN and EDM number theirs, and others hold splits or sizes of one set.
+Folders are not always classes: those of FFHQ, StyleGAN and EDM are numbered, others are splits or sizes of one set.
 """
 
 import logging
@@ -9,12 +9,11 @@ import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, overload
 
 from hdit_core.data.format.shard import NO_LABEL
 from hdit_core.data.prepare.label_files import read_classes, read_labels
 from hdit_core.data.sources.file_filter import common_folders
-from hdit_core.data.sources.files.entry_table import EntryTable, TextColumn
+from hdit_core.data.sources.files.entry_table import EntryTable, RowSequence, TextColumn
 from hdit_core.data.sources.source import IMAGE_SUFFIX, Entry, Source, class_names
 from hdit_core.errors import DataError
 
@@ -27,9 +26,9 @@ _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
 def is_numbered(names: Iterable[str]) -> bool:
-    """Return whether folders hold a thousand numbered files each.
+    """Return whether folders contain a thousand numbered files each.
 
-    FFHQ's are called `01000/01234.png`, those of StyleGAN and EDM `00001/img00001234.png`.
+    FFHQ has `01000/01234.png`, StyleGAN and EDM have `00001/img00001234.png`.
     """
     is_ffhq = is_edm = True
     for name in names:
@@ -42,10 +41,10 @@ def is_numbered(names: Iterable[str]) -> bool:
 
 
 def check_folders(folders: Collection[str]) -> None:
-    """Refuse to take folders for classes that hold a whole data set each.
+    """Refuse to take folders as classes that contain a whole data set each.
 
     Raises:
-        DataError: they are FFHQ's sizes, or a training set beside its validation set.
+        DataError: they are FFHQ's sizes, or a training set and its validation set.
     """
     names = {folder.lower() for folder in folders}
     if len(names & _FFHQ) > 1:
@@ -66,21 +65,21 @@ WITHOUT = "none"
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One input of the preparation: it becomes a sample or a reject."""
+    """One input of the preparation, which becomes a sample or a reject."""
 
     name: str
     class_name: str | None = None
     problem: str | None = None
 
 
-class InputTable(Sequence[Input]):
-    """Inputs, made when they are asked for."""
+class InputTable(RowSequence[Input]):
+    """Inputs, created on access."""
 
     def __init__(self, names: Sequence[str], about: Iterable[tuple[str | None, str | None]]) -> None:
         """Pack inputs.
 
         Args:
-            names: of all.
+            names: names of all inputs.
             about: class name and problem of each.
         """
         self.names = names
@@ -96,22 +95,17 @@ class InputTable(Sequence[Input]):
     def __len__(self) -> int:
         return len(self.classes)
 
-    @overload
-    def __getitem__(self, row: int) -> Input: ...
-    @overload
-    def __getitem__(self, row: slice) -> Sequence[Input]: ...
-    def __getitem__(self, row: int | slice) -> Any:
-        if isinstance(row, slice):
-            return [self[number] for number in range(*row.indices(len(self)))]
-        return Input(self.names[row], self.classes[row], self.problems[row])
+    def row(self, number: int) -> Input:
+        """Return an input."""
+        return Input(self.names[number], self.classes[number], self.problems[number])
 
 
 def class_ids(inputs: InputTable, order: Sequence[str] | None = None) -> tuple[tuple[str, ...] | None, list[int]]:
-    """Return the class names, None without classes, and the class number of each input.
+    """Return the class names, None without classes, and the class index of each input.
 
     Args:
-        inputs: with their classes.
-        order: the classes in the order of their numbers, of which some may have no input; default: the sorted names.
+        inputs: inputs with their classes.
+        order: the classes in index order, of which some may have no input; default: the sorted names.
     """
     names = inputs.classes.distinct
     classes = class_names(names) if order is None or not names else tuple(order)
@@ -121,12 +115,12 @@ def class_ids(inputs: InputTable, order: Sequence[str] | None = None) -> tuple[t
 
 
 def _warn_of_twins(classes: Sequence[str]) -> None:
-    """Warn of two classes whose names differ in case or accents' encoding only: they may be one."""
+    """Warn about two classes whose names differ only in case or the encoding of accents: they may be one class."""
     first: dict[str, str] = {}
     for name in classes:
         twin = first.setdefault(unicodedata.normalize("NFC", name).strip().casefold(), name)
         if twin != name:
-            logger.warning("the classes %r and %r differ in case or spelling only; they are kept apart", twin, name)
+            logger.warning("the classes %r and %r differ only in case or spelling; they remain separate", twin, name)
 
 
 def _only_known(inputs: InputTable, order: Sequence[str], where: str) -> InputTable:
@@ -152,7 +146,7 @@ def _by_source(entries: EntryTable) -> InputTable:
 
 
 def _image_names(entries: EntryTable) -> Iterator[str]:
-    """Yield the names with the ending of an image, all names where none has one."""
+    """Yield the names with the suffix of an image; all names if there are none."""
     any_suffix = any(map(IMAGE_SUFFIX.search, entries.names))
     return (name for name in entries.names if not any_suffix or IMAGE_SUFFIX.search(name))
 
@@ -161,7 +155,7 @@ def _by_folder(entries: EntryTable) -> InputTable:
     """Return inputs whose classes are their top folders, if all images are in such folders."""
     wrapping = common_folders(_image_names(entries))
 
-    def inside() -> Iterator[str]:  # generated anew each time, since a list of ten million takes a gigabyte
+    def inside() -> Iterator[str]:  # generated each time, since a list of ten million takes a gigabyte
         return (name.removeprefix(wrapping) for name in _image_names(entries))
 
     count, loose = sum(1 for _ in inside()), sum("/" not in name for name in inside())
@@ -170,15 +164,15 @@ def _by_folder(entries: EntryTable) -> InputTable:
     if loose:
         first = next(name for name in inside() if "/" not in name)
         raise DataError(
-            f"{loose:,} images such as '{wrapping}{first}' lie next to {count - loose:,} in "
-            "folders: the former have no class; move them into a class folder, or use --labels none"
+            f"{loose:,} images such as '{wrapping}{first}' are next to {count - loose:,} in "
+            "folders: they have no class; move them into a class folder, or use --labels none"
         )
     check_folders({name.split("/")[0] for name in inside()})
     return InputTable(entries.names, (_class_of_folder(entry, wrapping) for entry in entries))
 
 
 def _readable(name: str) -> str:
-    r"""Return a name with bytes that are not UTF-8 escaped, as in `caf\xe9`."""
+    r"""Return a name in which bytes that are not UTF-8 are escaped, as in `caf\xe9`."""
     return name.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
@@ -205,12 +199,12 @@ def _by_file(entries: EntryTable, path: Path) -> InputTable:
 
 
 def label_entries(entries: Sequence[Entry], labels: str, by_source: bool = False) -> InputTable:
-    """Return the inputs: the entries in their order, then names in the labels that are not in the source.
+    """Return the inputs: the entries in order, then names in the labels that are not in the source.
 
     Args:
-        entries: of the source.
+        entries: entries of the source.
         labels: `"auto"` (the source's own classes, else class folders, if any), `"none"`, or a file of labels.
-        by_source: the source itself knows which classes its entries have, or that they have none.
+        by_source: the source itself has the classes of its entries, or has none.
 
     Raises:
         UsageError, DataError: the labels cannot be read, or are ambiguous.
@@ -226,12 +220,12 @@ def label_entries(entries: Sequence[Entry], labels: str, by_source: bool = False
 def label_source(
     source: Source, labels: str, classes: str | None = None
 ) -> tuple[InputTable, tuple[str, ...] | None, list[int]]:
-    """Return the inputs of a source, the class names (None without classes) and the class number of each input.
+    """Return the inputs of a source, the class names (None without classes) and the class index of each input.
 
     Args:
-        source: what holds the images.
-        labels: as `label_entries` takes them.
-        classes: what `--classes` names; None: the source's own list, else the sorted names of the classes found.
+        source: source of the images.
+        labels: as for `label_entries`.
+        classes: value of `--classes`; None: the source's own list, else the sorted names of the classes found.
 
     Raises:
         UsageError, DataError: labels or classes cannot be read, or are ambiguous.
