@@ -8,12 +8,13 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-color test lint docs endurance install clean
+.PHONY: help demo demo-color test test-all lint docs endurance install clean
 
 help:
 	@echo "make demo       train on 5,000 handwritten digits, sample and evaluate (at most 15 minutes on 2 CPU cores)"
 	@echo "make demo-color the same in color: 3,391 emoji at 64x64 (about three hours on 2 CPU cores; needs npm, or EMOJI=FILE.tgz)"
 	@echo "make test       run lint, type checks, import contracts and tests"
+	@echo "make test-all   run also the tests that are marked as slow, as CI does"
 	@echo "make lint       run lint, type checks and import contracts"
 	@echo "make docs       build the documentation site in site/"
 	@echo "make endurance  run the long fault-injection tests: hundreds of kills, truncations and bit flips; ARGS='--kills 20' for fewer"
@@ -39,7 +40,10 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not slow"
+
+test-all: test
+	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build

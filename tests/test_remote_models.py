@@ -18,6 +18,7 @@ from hdit_core.generate.export.export import ExportSettings, export
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.write import recipe_toml
 from hdit_core.remote_models import remote_address
+from tests.compiled import share_compiled
 from tests.hub_server import HubServer
 
 
@@ -54,6 +55,7 @@ def hub():
 
 def hdit(tmp_path, *arguments, **environment):
     """Run hdit in a process of its own, with an empty cache below tmp_path; return its exit code and stderr."""
+    share_compiled(tmp_path / "cache")
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     home = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hf")}
     code = "import sys; from hdit_cli.main import main; sys.exit(main(sys.argv[1:]))"
@@ -93,6 +95,7 @@ def test_addresses_are_distinguished_from_paths(path, address):
     assert remote_address(path) == address
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_fetched_once_and_used_offline(tmp_path, exported, hub):
     hub.repositories["me/faces"] = {path.name: path.read_bytes() for path in exported.iterdir()}
     hub.repositories["me/faces"]["evil.py"] = b"raise SystemExit(99)"
@@ -122,6 +125,7 @@ def damage(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_copy_that_was_damaged_in_the_cache_is_fetched_again_once(tmp_path, exported, hub):
     hub.repositories["me/faces"] = {path.name: path.read_bytes() for path in exported.iterdir()}
     assert sample(tmp_path, "hf://me/faces", HF_ENDPOINT=hub.address)[0] == 0
@@ -134,6 +138,7 @@ def test_a_copy_that_was_damaged_in_the_cache_is_fetched_again_once(tmp_path, ex
     assert len(fetched) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [False, True], ids=["changed", "lost"])
 def test_without_network_a_damaged_copy_is_refused_by_its_path(tmp_path, exported, hub, lost):
     hub.repositories["me/faces"] = {path.name: path.read_bytes() for path in exported.iterdir()}

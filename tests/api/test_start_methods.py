@@ -38,7 +38,7 @@ def start(trained, tiny_data, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_a_script_with_a_main_guard_prepares_trains_and_reads_with_worker_processes(start, method):
     done = start(GUARD, method)
     assert (done.returncode, done.stdout) == (0, "20 2 20\n"), done.stderr

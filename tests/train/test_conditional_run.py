@@ -175,6 +175,7 @@ def test_one_two_and_three_ranks_learn_from_the_same_images_and_conditions(tmp_p
     assert inputs[0] == inputs[1] == inputs[2]
 
 
+@pytest.mark.slow
 def test_a_conditional_run_killed_at_random_ends_with_the_bits_of_one_left_alone(tmp_path, conditional):
     nursery = Nursery(tmp_path / "stderr")
     values = {"train.checkpoint_every_images": 16, "train.micro_batch_size": 4, "train.num_images": 64}

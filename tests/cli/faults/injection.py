@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.cli.faults.commands import COMMANDS
+from tests.compiled import share_compiled
 
 HERE = Path(__file__).parent
 COMPILER = shutil.which("cc") or shutil.which("gcc")
@@ -39,6 +40,7 @@ class Server:
         subprocess.run([COMPILER, "-shared", "-fPIC", str(HERE / "shim.c"), "-o", str(shim), "-ldl"], check=True)
         environment = os.environ | {"LD_PRELOAD": str(shim), "PYTHONPATH": str(HERE.parents[2])}
         environment |= {"OMP_NUM_THREADS": "1", "XDG_CACHE_HOME": str(folder / "cache")}
+        share_compiled(folder / "cache")
         command = [sys.executable, str(HERE / "server.py")]
         self._process = subprocess.Popen(
             command, env=environment, stdin=-1, stdout=-1, text=True, bufsize=1, cwd=folder

@@ -140,6 +140,7 @@ def test_the_bytes_depend_neither_on_processes_nor_on_tasks(pairs, prepare, tmp_
     assert bytes_of(tmp_path / "shared") == bytes_of(tmp_path / "set")
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_and_run_again_gives_the_same_bytes(pairs, prepare, tmp_path):
     for path in (pairs / "images" / "cat" / "0.png", pairs / "masks" / "cat" / "0.tiff"):
         path.with_stem("999").write_bytes(path.read_bytes())
