@@ -61,7 +61,7 @@ def restore(
     _check_out(out)
     model = ModelOptions(ckpt, weights, None, overrides)
     with open_session(model, guidance, device, sampling.seed, sampling.settings, _each_has_its_own) as session:
-        _check_ranks(session.world.size, inputs, out)
+        check_ranks(session.world.size, inputs, out)
         record = _run(_job(session, sampling.class_id, degradation, tiling), session, inputs, out)
         if session.world.is_main:
             _report(session, record, out, json)
@@ -76,7 +76,7 @@ def _check_out(out: Path) -> None:
         check_output("--out", out, new=True)
 
 
-def _check_ranks(count: int, inputs: str, out: Path) -> None:
+def check_ranks(count: int, inputs: str, out: Path) -> None:
     """Refuse, with a UsageError, several ranks for a stream."""
     if count > 1 and inputs == STDIN:
         raise UsageError(f"-: a stream can be read by one process only, got {count} ranks; start one")
@@ -116,7 +116,8 @@ def _run(job: "RestoreJob", session: ModelSession, inputs: str, out: Path) -> di
     from hdit_core.generate.restore.restore import share_of
 
     world = session.world
-    listed = None if inputs == STDIN else open_inputs(inputs)
+    stored = not job.maker.recipe.condition.degrade
+    listed = None if inputs == STDIN else open_inputs(inputs, conditions=stored)
     share = stream_inputs() if listed is None else share_of(listed, world)
     total, pixels = None if listed is None else len(listed), pixel_format(session.pipeline.denoiser.recipe)
     if is_stream(out):

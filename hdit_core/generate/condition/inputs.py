@@ -24,9 +24,10 @@ from hdit_core.data.image.arrays.picture import as_array
 from hdit_core.data.image.arrays.pixel_format import FULL_RANGES, PixelFormat
 from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS, UnusableImageError, decode_image
 from hdit_core.data.image_sets.tar_stream import read_tar
+from hdit_core.data.sources.attachments import Attachments, AttachmentSource
 from hdit_core.data.sources.file_filter import choose_inputs, is_hidden, is_text
 from hdit_core.data.sources.resolve import open_source
-from hdit_core.data.sources.source import fetch, without_ending
+from hdit_core.data.sources.source import Source, fetch, without_ending
 from hdit_core.errors import DataError
 from hdit_core.images import to_float
 
@@ -143,7 +144,8 @@ class NamedInputs:
     location: str
     names: Sequence[str]
     _numbers: Sequence[int]
-    _source: object
+    _source: Source
+    _conditions: Attachments | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -154,20 +156,25 @@ class NamedInputs:
         Raises:
             UnusableImageError: it cannot be read.
         """
-        source, number = self._source, self._numbers[place]
-        entry = source.entries[number]  # type: ignore[attr-defined]
-        if entry.problem is not None:
-            raise UnusableImageError(entry.problem)
+        number = self._numbers[place]
+        if (problem := self._source.entries[number].problem) is not None:
+            raise UnusableImageError(problem)
         try:
-            content = fetch(entry.name, partial(source.fetch, number))  # type: ignore[attr-defined]
-            data = content if isinstance(content, bytes) else read_image_file(content)
-        except ValueError as problem:
-            raise UnusableImageError(f"cannot be read ({problem})") from None
+            content = fetch(self.names[place], partial((self._conditions or self._source).fetch, number))
+            data = read_image_file(content) if isinstance(content, Path) else content
+        except ValueError as error:
+            raise UnusableImageError(f"cannot be read ({error})") from None
+        if data is None:
+            raise UnusableImageError("has no condition image, which others of the source have")
         return InputImage(self.names[place], data, place)
 
 
-def open_inputs(location: str) -> NamedInputs:
+def open_inputs(location: str, conditions: bool = False) -> NamedInputs:
     """Return the images of a folder, an archive, a prepared data set, or one file; hidden and text files are skipped.
+
+    Args:
+        location: where they are.
+        conditions: of a data set or shards with condition images, these are the inputs.
 
     Raises:
         UsageError: there is nothing.
@@ -179,7 +186,8 @@ def open_inputs(location: str) -> NamedInputs:
     numbers = [number for number, is_input in enumerate(chosen) if is_input]
     if not numbers:
         raise DataError(f"{location}: holds no images")
-    return NamedInputs(location, [names[number] for number in numbers], numbers, source)
+    stored = source.attachments("condition") if conditions and isinstance(source, AttachmentSource) else None
+    return NamedInputs(location, [names[number] for number in numbers], numbers, source, stored)
 
 
 def stream_inputs() -> Iterator[InputImage]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,14 @@ class Masks:
         """
         if self.is_single:
             return self.inputs.read(0)
-        places = {without_ending(each): place for place, each in enumerate(self.inputs.names)}
-        place = places.get(without_ending(name))
+        place = self._places.get(without_ending(name))
         if place is None:
             raise UnusableImageError(f"has no mask of its name in {self.inputs.location}")
         return self.inputs.read(place)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {without_ending(name): place for place, name in enumerate(self.inputs.names)}
 
 
 def open_masks(location: str) -> Masks:

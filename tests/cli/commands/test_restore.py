@@ -4,12 +4,15 @@ import io
 import json
 import tarfile
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from hdit_cli.commands.restore import check_ranks
 from hdit_cli.main import main
+from hdit_core.errors import UsageError
 from tests.generate.conditional import write_network, write_pictures
 
 DOWNSCALE = {"kind": "downscale", "factor": 2}
@@ -170,6 +173,21 @@ def test_mistakes_are_one_line(place, capsys, arguments, message):
     assert main(["restore", "--ckpt", "sr", *arguments, *CPU]) in (2, 3)
     err = capsys.readouterr().err
     assert message in err and "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "inputs, out, message",
+    [
+        ("-", "out", "-: a stream can be read by one process only, got 2 ranks; start one"),
+        ("in", "x.tar", "--out x.tar: a tar is written by one process, got 2 ranks; start one, or use a folder"),
+        ("in", "-", "--out -: a tar is written by one process, got 2 ranks; start one, or use a folder"),
+    ],
+)
+def test_streams_are_of_one_process(inputs, out, message):
+    with pytest.raises(UsageError, match=f"^{message}$"):
+        check_ranks(2, inputs, Path(out))
+    check_ranks(1, inputs, Path(out))
+    check_ranks(2, "in", Path("out"))
 
 
 def test_a_network_without_condition_images_restores_nothing(place, capsys):

@@ -9,7 +9,10 @@ import pytest
 from PIL import Image
 
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
+from hdit_core.data.image.arrays.tiff_array import tiff_bytes
 from hdit_core.data.image.decode import UnusableImageError
+from hdit_core.data.prepare.job import PrepareSettings
+from hdit_core.data.prepare.run import prepare_data
 from hdit_core.errors import DataError, UsageError
 from hdit_core.generate.condition.inputs import InputImage, name_problem, number_of, open_inputs, output_name
 
@@ -131,3 +134,30 @@ def test_one_image_and_an_archive_are_inputs(tmp_path):
         archive.add(tmp_path / "a.png", arcname="deep/a.png")
     inputs = open_inputs(str(tmp_path / "x.tar"))
     assert list(inputs.names) == ["deep/a.png"] and inputs.read(0).pixels(PixelFormat(1)).shape == (1, 5, 6)
+
+
+def test_an_array_and_a_tiff_of_five_channels_are_inputs_by_themselves(tmp_path):
+    values = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5)
+    np.save(tmp_path / "a.npy", values)
+    (tmp_path / "a.tif").write_bytes(tiff_bytes(values))
+    for name in ("a.npy", "a.tif"):
+        inputs = open_inputs(str(tmp_path / name))
+        assert list(inputs.names) == [name]
+        assert inputs.read(0).pixels(PixelFormat(5, "uint16", ((0.0, 59.0),))).max() == 1
+
+
+def test_the_stored_condition_images_of_a_data_set_are_the_inputs_where_they_are_asked_for(tmp_path):
+    for folder, level in (("images", 200), ("conditions", 50)):
+        write_grey(tmp_path / folder / "a.png", level)
+    settings = {"condition": str(tmp_path / "conditions"), "channels": 1}
+    prepare_data(PrepareSettings(source=str(tmp_path / "images"), out=tmp_path / "set", size=(3, 4), **settings))
+    for conditions, level in ((True, 50), (False, 200)):
+        image = open_inputs(str(tmp_path / "set"), conditions).read(0).pixels(PixelFormat(1))
+        assert image.unique().tolist() == pytest.approx([level / 127.5 - 1])
+    plain = open_inputs(str(tmp_path / "images"), conditions=True).read(0).pixels(PixelFormat(1))
+    assert plain.unique().tolist() == pytest.approx([200 / 127.5 - 1])
+
+
+def write_grey(path, level):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (4, 3), level).save(path)
