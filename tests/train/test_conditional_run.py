@@ -213,6 +213,7 @@ def test_a_run_with_stored_conditions_of_16_bit_images_trains_samples_and_resume
             "dtype": "uint16",
             "value_range": [list(pair) for pair in RANGES],
         },
+        "condition": {"dtype": "float32", "value_range": [[-4.0, 4.0]]},
         "train": {
             "num_images": 32,
             "batch_size": 4,
