@@ -134,8 +134,8 @@ def invert(
         classes = None if class_id is None else [class_id]
         result = invert_image(pipeline, pipeline.image(read.image_u8), classes, tolerance)
         if session.world.is_main:
+            _write_back(back, result)  # first: a rerun never replaces the noise
             write_noise(out, pipeline, StoredNoise(result.noise, class_id))
-            _write_back(back, result)
         _note_large_errors(result, tolerance)
         emit(_report(result, out, class_id), json)
 

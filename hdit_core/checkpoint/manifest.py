@@ -4,19 +4,24 @@ Format 1 has files, versions and recipe. Format 2 (since 0.2) adds step, images,
 set. Both are supported.
 """
 
+import errno
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from hdit_core.checkpoint.state import State
+from hdit_core.data.format.transient import StorageUnavailable, is_storage_error, retry_transient
 from hdit_core.errors import CheckpointError
 from hdit_core.files import Digest, crc32, read_json
 from hdit_core.recipe.run import Recipe
+
+T = TypeVar("T")
 
 FORMAT = 2
 READABLE = (1, 2)
@@ -92,13 +97,33 @@ def read_table(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing, or is not a JSON object.
     """
     try:
-        return read_json(path, LARGEST_BYTES)
+        return _tried_again(path, lambda: read_json(path, LARGEST_BYTES))
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file; is this a checkpoint of hdit?") from None
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+        raise _unreadable(path, error) from None
     except ValueError as error:
         raise CheckpointError(f"{path}: corrupt: {error}") from None
+
+
+def _tried_again(path: Path, read: Callable[[], T]) -> T:
+    """Return what `read` returns; a failure that may pass is tried again, and says nothing about the checkpoint.
+
+    Raises:
+        StorageUnavailable: the storage stays away.
+        CheckpointError: an I/O error stays: the file lies on a damaged part of the disk.
+    """
+    try:
+        return retry_transient(path, read)
+    except StorageUnavailable as error:
+        if error.errno != errno.EIO:
+            raise
+        raise CheckpointError(f"{path}: cannot be read ({os.strerror(errno.EIO)})") from None
+
+
+def _unreadable(path: Path, error: OSError) -> Exception:
+    """Return the error for a file that cannot be read, which is the checkpoint's only where nobody may read it."""
+    return error if is_storage_error(error) else CheckpointError(f"{path}: cannot be read ({error.strerror})")
 
 
 def _verify(path: Path, expected: Any) -> None:
@@ -109,8 +134,8 @@ def _verify(path: Path, expected: Any) -> None:
     if (size_bytes := path.stat().st_size) != expected.get("size_bytes"):
         raise CheckpointError(f"{path}: corrupt: {size_bytes} bytes, expected {expected.get('size_bytes')}")
     try:
-        actual = crc32(path)
+        actual = _tried_again(path, lambda: crc32(path))
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+        raise _unreadable(path, error) from None
     if actual != expected.get("crc32"):
         raise CheckpointError(f"{path}: corrupt: its crc32 is {actual}, expected {expected.get('crc32')}")

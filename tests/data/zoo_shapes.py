@@ -67,6 +67,7 @@ def broken():
     bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
     yield "bomb-100-million.png", Animal(bytes(bomb), refusal="more than 100 million")
     yield "text.jpg", Animal(b"not an image at all\n" * 20, refusal="not an image of a known format")
+    yield "archive.png", Animal(b"PK\x03\x04" + bytes(60), refusal="an archive; unpack it, or give it as the source")
     yield "empty.png", Animal(b"", refusal="not an image of a known format")
     yield "page.html", Animal(b"<html>404</html>", refusal="not an image of a known format")
     postscript = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"

@@ -42,7 +42,15 @@ def is_storage_error(problem: BaseException) -> bool:
 
 
 class StorageUnavailable(StoppedEarly):
-    """A file could not be read, even after all retries; rerun the same command to resume."""
+    """A file could not be read, even after all retries; rerun the same command to resume.
+
+    Attributes:
+        errno: of the last attempt, where the system reported it.
+    """
+
+    def __init__(self, message: str, number: int | None = None) -> None:
+        super().__init__(message)
+        self.errno = number
 
 
 def retry_transient(
@@ -94,8 +102,10 @@ def read_image_file(path: Path) -> bytes:
 def _unavailable(path: Path, error: OSError) -> StorageUnavailable:
     reason = error.strerror or type(error).__name__
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return StorageUnavailable(f"{path}: {reason}; raise the limit with `ulimit -n 4096`, then run the same command")
+        message = f"{path}: {reason}; raise the limit with `ulimit -n 4096`, then run the same command"
+        return StorageUnavailable(message, error.errno)
     return StorageUnavailable(
         f"{path}: cannot be read ({reason}), tried for {sum(PAUSES_S):.0f} s; check the disk or the network file "
-        "system, then run the same command to resume"
+        "system, then run the same command to resume",
+        error.errno,
     )

@@ -24,7 +24,7 @@ from hdit_core.data.image.jpeg2000_avif import CODESTREAM, JP2_SIGNATURE, read_a
 from hdit_core.data.image.png import CORRUPT_EXIF, SIGNATURE, check_rows, read_png
 from hdit_core.data.image.tiff import RAW, check_data, check_raw, is_raw_of_own_kind, is_tiff
 from hdit_core.data.image.unusable import UnusableImageError as UnusableImageError
-from hdit_core.data.image.unusable import reason_of
+from hdit_core.data.image.unusable import not_an_image, reason_of
 from hdit_core.files import naming
 
 LARGEST_FILE_BYTES = 1 << 29  # larger files are videos or archives
@@ -256,7 +256,7 @@ def decode_image(data: bytes, channels: int | None, background: tuple[int, int, 
     except UnusableImageError:
         raise
     except UnidentifiedImageError:
-        raise UnusableImageError("not an image of a known format") from None
+        raise UnusableImageError(not_an_image(data)) from None
     except Image.DecompressionBombError:
         raise UnusableImageError(f"more than {LARGEST_IMAGE_PIXELS // 10**6} million pixels") from None
     except Exception as problem:  # a decoder can raise any exception on a malicious file

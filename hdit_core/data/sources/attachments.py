@@ -1,5 +1,6 @@
 """The attachments of an entry of a source: condition image, vector, caption."""
 
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
@@ -44,6 +45,11 @@ class AttachmentSource(Protocol):
         """
 
 
+def _shared_name(entry: Entry) -> str:
+    """Return the name by which files belong together; accents may be composed in one and not in the other."""
+    return unicodedata.normalize("NFC", without_ending(entry.name))
+
+
 class PartnerFiles:
     """Condition images in a separate source: each has the name of its image, apart from the suffix."""
 
@@ -56,12 +62,12 @@ class PartnerFiles:
             where: name of the condition images in messages.
         """
         self.name, self._partners = where, partners
-        self._own = [without_ending(entry.name) for entry in entries]
-        self._own_folders = common_folders([entry.name for entry in entries])
-        self._folders = common_folders([entry.name for entry in partners.entries])
+        self._own = [_shared_name(entry) for entry in entries]
+        self._own_folders = common_folders(self._own)
+        self._folders = common_folders([_shared_name(entry) for entry in partners.entries])
         self._numbers: dict[str, list[int]] = {}
         for number, entry in enumerate(partners.entries):
-            self._numbers.setdefault(without_ending(entry.name), []).append(number)
+            self._numbers.setdefault(_shared_name(entry), []).append(number)
 
     def _number(self, number: int) -> int:
         """Return the index of the partner of an entry."""

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 import hdit_core.generate.export.diffusers as code
 from hdit_core.checkpoint.denoiser import Weights, build_denoiser, read_weights
+from hdit_core.checkpoint.safetensors_file import write_tensor_file
 from hdit_core.errors import UsageError
 from hdit_core.files import atomic_folder, read_text, write_file
 from hdit_core.generate.settings import apply_defaults, read_defaults
@@ -70,8 +70,7 @@ def export_diffusers(
         (target / "scheduler").mkdir()
         for name, place in ((PIPELINE, ""), (MODEL, "transformer"), (LAYERS, "transformer")):
             write_file(target / place / name, read_text(Path(code.__path__[0]) / name))
-        tensors = {name: tensor.contiguous() for name, tensor in denoiser.network.state_dict().items()}
-        save_file(tensors, target / "transformer" / WEIGHTS, {"format": "pt"})
+        write_tensor_file(target / "transformer" / WEIGHTS, denoiser.network.state_dict(), {"format": "pt"})
         for name, document in _configs(recipe).items():
             write_file(target / name, json.dumps(document, indent=2) + "\n")
         write_file(target / "README.md", _usage(recipe, weights))

@@ -11,9 +11,27 @@ import json
 import os
 import sys
 import traceback
+from importlib import import_module
 
 KINDS = ("open", "read", "write", "close", "fsync", "rename", "mkdir", "stat", "unlink", "list", "utime")
 LONGEST_S = 100
+IMPORTED = (  # once, for all who are forked
+    "matplotlib.backends.backend_agg",
+    "matplotlib.backends.backend_svg",
+    "hdit_core.bench.doctor",
+    "hdit_core.checkpoint.convert",
+    "hdit_core.checkpoint.ema.post_hoc",
+    "hdit_core.data.prepare.run",
+    "hdit_core.evaluate.paired.score_pairs",
+    "hdit_core.evaluate.sweep.run",
+    "hdit_core.generate.edit.likelihood",
+    "hdit_core.generate.export.diffusers_folder",
+    "hdit_core.generate.export.export",
+    "hdit_core.generate.restore.restore",
+    "hdit_core.runs.curves",
+    "hdit_core.train.dry_run",
+    "hdit_core.train.run",
+)
 
 
 def be_hdit(arguments, fault, said):
@@ -33,14 +51,10 @@ def be_hdit(arguments, fault, said):
 
 def serve():
     """Run jobs until the input ends."""
+    for name in IMPORTED:
+        import_module(name)
     import torch
 
-    import hdit_core.checkpoint.convert
-    import hdit_core.data.prepare.run
-    import hdit_core.evaluate.score
-    import hdit_core.generate.export.export
-    import hdit_core.generate.job
-    import hdit_core.train.run  # noqa: F401 (imported once, for all who are forked)
     from hdit_core.data.format import transient
 
     torch.set_num_threads(1)

@@ -19,7 +19,7 @@ FAST = {
 }
 
 
-@pytest.mark.parametrize("name", ["prepare-data", "train", "sample tar", "export", "convert", "ema", "runs list"])
+@pytest.mark.parametrize("name", ["prepare-data", "train", "sample tar", "export", "convert", "ema", "edit invert"])
 def test_a_system_call_that_fails_is_one_line_with_the_path_and_the_command_works_afterwards(server, work, name):
     trial = Trial(server, work, name)
     for call, error in FAST.items():

@@ -8,6 +8,7 @@ from hdit_core.data.format.entries import Channels
 from hdit_core.data.sources.attachments import Attachments, Kind
 from hdit_core.data.sources.file_filter import choose_inputs
 from hdit_core.data.sources.files.entry_table import EntryTable
+from hdit_core.data.sources.labels.name_index import SharedNames
 from hdit_core.data.sources.labels.sidecars import is_label_file, label_by_sidecars
 from hdit_core.data.sources.source import Entry, without_ending
 from hdit_core.files import read_bytes
@@ -80,13 +81,15 @@ class _Captions:
     name = "text files next to the images"
 
     def __init__(self, files: Sequence[Entry], entries: Sequence[Entry], read: Callable[[int], bytes | Path]) -> None:
-        texts = {
-            file.name[: -len(_TEXT_ENDING)]: number
-            for number, file in enumerate(files)
-            if file.name.endswith(_TEXT_ENDING) and file.problem is None
-        }
+        texts = SharedNames(
+            {
+                file.name[: -len(_TEXT_ENDING)]: number
+                for number, file in enumerate(files)
+                if file.name.endswith(_TEXT_ENDING) and file.problem is None
+            }
+        )
         self._files, self._read = files, read
-        self._texts = [texts.get(without_ending(entry.name)) for entry in entries]
+        self._texts = [texts.find(without_ending(entry.name)) for entry in entries]
         self.is_any = any(text is not None for text in self._texts)
 
     def fetch(self, number: int) -> bytes | Path | None:

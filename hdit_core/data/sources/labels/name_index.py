@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePosixPath
 
 
@@ -14,6 +14,26 @@ def normalize(name: str) -> str:
     """Return a name with forward slashes, composed accents, and without `./` and surrounding spaces."""
     path = unicodedata.normalize("NFC", name.strip()).replace("\\", "/")
     return str(PurePosixPath(path)) if path else ""
+
+
+class SharedNames:
+    """Finds files by the names that they share with others; accents may be composed in one and not in the other."""
+
+    def __init__(self, numbers: Mapping[str, int]) -> None:
+        """Set the numbers of files by their names."""
+        self._numbers = numbers
+        self._composed: dict[str, list[int]] | None = None  # made when a name is not found as it is
+
+    def find(self, name: str) -> int | None:
+        """Return the number of the file of a name; None without one, or if several differ only in their accents."""
+        if name in self._numbers:
+            return self._numbers[name]
+        if self._composed is None:
+            self._composed = {}
+            for each, number in self._numbers.items():
+                self._composed.setdefault(unicodedata.normalize("NFC", each), []).append(number)
+        found = self._composed.get(unicodedata.normalize("NFC", name), [])
+        return found[0] if len(found) == 1 else None
 
 
 def _stem(name: str) -> str:

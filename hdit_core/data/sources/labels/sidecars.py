@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from hdit_core.data.sources.file_filter import common_folders, is_hidden
 from hdit_core.data.sources.labels.class_label import MOST_CLASSES, parse_label
+from hdit_core.data.sources.labels.name_index import SharedNames
 from hdit_core.data.sources.labels.tables import find_columns, join, read_rows
 from hdit_core.data.sources.labels.text_encoding import decode_text
 from hdit_core.data.sources.source import IMAGE_SUFFIX, Entry, class_names
@@ -131,10 +132,11 @@ def _by_cls(
     files: Sequence[Entry], inputs: Sequence[int], sidecars: Sequence[int], read: Read, where: str
 ) -> SidecarLabels:
     """Join each `.cls` to the image of the same name."""
-    by_stem = {
-        files[number].name.rpartition(".")[0]: number for number in inputs if IMAGE_SUFFIX.search(files[number].name)
-    }
-    joined = [(one, by_stem[stem]) for one in sidecars if (stem := files[one].name.removesuffix(_CLS)) in by_stem]
+    images = SharedNames(
+        {files[number].name.rpartition(".")[0]: number for number in inputs if IMAGE_SUFFIX.search(files[number].name)}
+    )
+    found = [(one, images.find(files[one].name.removesuffix(_CLS))) for one in sidecars]
+    joined = [(one, image) for one, image in found if image is not None]
     if not joined:
         raise DataError(
             f"{where}: its {len(sidecars):,} .cls files belong to none of its images: '{files[sidecars[0]].name}' "

@@ -1,6 +1,7 @@
 """Labels that lie among the images: dataset.json, metadata tables, .cls."""
 
 import json
+import unicodedata
 
 import pytest
 
@@ -116,3 +117,30 @@ def test_cls_files_label_the_images_of_their_name(tmp_path, kind):
 def test_cls_files_that_belong_to_nothing_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"its 1 \.cls files belong to none of its images: 'y\.cls' needs an image"):
         labelled(write_folder(tmp_path / "f", {"x.png": b"0", "y.cls": b"1"}))
+
+
+def named(form, *names):
+    """Return names whose accents are composed (NFC) or not (NFD), as systems write them differently."""
+    return [unicodedata.normalize(form, name) for name in names]
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_labels_and_captions_belong_to_images_whose_accents_are_written_otherwise(tmp_path, forms):
+    images, texts = (named(form, "caf\u00e9", "na\u00efve") for form in forms)
+    files = {f"{name}.png": b"image" for name in images}
+    files |= {f"{name}.cls": b"%d" % (number + 3) for number, name in enumerate(texts)}
+    files |= {f"{name}.txt": name.encode() for name in texts}
+    labels, classes, _, source = labelled(write_zip(tmp_path / "a.zip", files))
+    assert [classes[labels[f"{name}.png"]] for name in images] == ["3", "4"]
+    captions = source.attachments("caption")
+    expected = {f"{image}.png": text.encode() for image, text in zip(images, texts, strict=True)}
+    assert {entry.name: captions.fetch(number) for number, entry in enumerate(source.entries)} == expected
+
+
+def test_names_that_differ_only_in_how_their_accents_are_written_keep_their_own_labels(tmp_path):
+    names = [named(form, "caf\u00e9")[0] for form in ("NFC", "NFD")]
+    files = {f"{name}.png": b"image" for name in names}
+    labels, classes, _, _ = labelled(
+        write_zip(tmp_path / "a.zip", files | {f"{name}.cls": b"%d" % number for number, name in enumerate(names)})
+    )
+    assert [classes[labels[f"{name}.png"]] for name in names] == ["0", "1"]
