@@ -1,5 +1,6 @@
 """A checkpoint is whole or not there, and a damaged one is never used."""
 
+import errno
 import json
 import os
 import random
@@ -18,6 +19,8 @@ from hdit_core.checkpoint.manifest import manifest_checksum
 from hdit_core.checkpoint.safetensors_file import read_tensors, write_tensors
 from hdit_core.checkpoint.save import save_checkpoint
 from hdit_core.checkpoint.state import State
+from hdit_core.data.format import transient
+from hdit_core.data.format.transient import StorageUnavailable
 from hdit_core.errors import CheckpointError
 
 
@@ -52,6 +55,45 @@ def test_a_run_none_of_whose_checkpoints_is_intact_does_not_begin_again_from_not
     said = str(raised.value)  # one line, with the same kind of number twice
     assert re.search(r"02/model.safetensors: corrupt: its crc32 is \d+, expected \d+; .*01/state.json: missing", said)
     assert "\n" not in said and said.endswith(". Restore one from a backup, or start a new run")
+
+
+def failing(monkeypatch, number, times):
+    """Let reads of the newest checkpoint's EMA weights fail."""
+    left, crc32 = [number] * times, manifest.crc32
+    monkeypatch.setattr(transient, "PAUSES_S", (0.001, 0.001))
+
+    def fail(path):
+        if "3/ema" in str(path) and left:
+            raise OSError(left.pop(), "the disk is away", str(path))
+        return crc32(path)
+
+    monkeypatch.setattr(manifest, "crc32", fail)
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE])
+def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_read_again(tmp_path, tiny_recipe, monkeypatch, number):
+    for step in (1, 2, 3):
+        save(tmp_path, tiny_recipe, step)
+    failing(monkeypatch, number, times=2)
+    checkpoint, complaints = newest_checkpoint(tmp_path)
+    assert checkpoint.state.step == 3 and not complaints
+
+
+def test_a_storage_that_stays_away_is_no_reason_for_an_older_checkpoint_and_a_damaged_disk_is(
+    tmp_path, tiny_recipe, monkeypatch
+):
+    for step in (1, 2, 3):
+        save(tmp_path, tiny_recipe, step)
+    failing(monkeypatch, errno.ESTALE, times=99)
+    with pytest.raises(StorageUnavailable, match=r"3/ema.safetensors: cannot be read \(the disk is away\), tried for"):
+        newest_checkpoint(tmp_path)
+    monkeypatch.undo()
+    failing(monkeypatch, errno.EIO, times=99)
+    checkpoint, complaints = newest_checkpoint(tmp_path)
+    assert checkpoint.state.step == 2
+    assert [complaint.partition("ema")[2] for complaint in complaints] == [
+        ".safetensors: cannot be read (Input/output error)"
+    ]
 
 
 def test_a_run_without_checkpoints_has_no_newest_one(tmp_path):
