@@ -15,7 +15,7 @@ TREES = {path: ast.parse(path.read_text()) for path in FILES}
 MOST_MODULES, MOST_FILE_LINES, MOST_FUNCTION_LINES = 12, 300, 40
 
 MODULE_NAMES = {"clean-fid": "cleanfid", "pillow": "PIL", "scikit-image": "skimage", "scikit-learn": "sklearn"}
-EXTRAS = ("natten", "parquet", "remote", "arrays", "dinov2", "tensorboard", "wandb")
+EXTRAS = ("natten", "parquet", "remote", "arrays", "dinov2", "tensorboard", "wandb", "play")
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

@@ -147,6 +147,7 @@ class SamplingPipeline:
         image_size: height and width in pixels.
         guide: a weaker model for autoguidance.
         conditions: of each image; None for a network that takes neither condition images nor vectors.
+        on_step: called at the start of each sampler step, of edits too.
     """
 
     denoiser: Denoiser
@@ -155,6 +156,7 @@ class SamplingPipeline:
     image_size: tuple[int, int]
     guide: Guide | None = None
     conditions: ConditionSource | None = None
+    on_step: OnStep | None = None
 
     def __post_init__(self) -> None:
         check_request(self.denoiser, self.image_size, self.guide)
@@ -245,13 +247,13 @@ class SamplingPipeline:
             sigmas: decreasing noise levels, the whole schedule or a part of it; a single level returns x unchanged.
             noise: noise source for stochastic samplers.
             denoise: the denoising function, see `conditioned`.
-            on_step: called at the start of each sampler step.
+            on_step: called at the start of each sampler step; default: the pipeline's.
         """
         if len(sigmas) < 2:
             return x
         make_mkl_reproducible()
         with autocast(self.device, compute_dtype(self.denoiser.recipe.train.precision, self.device)):
-            return sample_by(self.settings, denoise, x, sigmas, noise, on_step)
+            return sample_by(self.settings, denoise, x, sigmas, noise, on_step or self.on_step)
 
     def draw(
         self, indices: list[int], classes: list[int] | None, on_step: OnStep | None = None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ROWS = 12
 LOGARITHMIC = 5.0  # ratio of the largest to the smallest value above which the axis is logarithmic
+MOST_LABELS_INSIDE = 5  # curves of a panel whose labels are beside it, not inside
 MAX_MARKERS = 30  # points of a curve with markers
 PANELS = {"loss": "loss", "grad_norm": "gradient norm", "lr": "learning rate", "images_per_s": "images/s"}
 
@@ -130,4 +131,7 @@ def _label_axes(axes: "Axes", panel: Sequence[Curve]) -> None:
     names = list(dict.fromkeys(curve.name for curve in panel))
     y_label = PANELS.get(names[0], names[0]) if len(names) == 1 else "loss by noise level"
     finish(axes, "images", y_label, minor_grid=True)
-    axes.legend(frameon=False, handlelength=3)
+    beside: dict[str, Any] = (
+        {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if len(names) > MOST_LABELS_INSIDE else {}
+    )
+    axes.legend(frameon=False, handlelength=3, **beside)

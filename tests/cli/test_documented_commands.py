@@ -13,7 +13,7 @@ from hdit_cli.plugins import discover_commands
 from hdit_core.recipe.read import shipped_recipes
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("data", "training", "sampling", "evaluation", "flops", "gpu", "k-diffusion", "tutorial", "fine-tuning")
+PAGES = ("data", "training", "sampling", "evaluation", "flops", "gpu", "k-diffusion", "tutorial", "fine-tuning", "play")
 DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in PAGES)]
 BENCH_COMMANDS = ("attention", "train", "sample", "scaling", "data")
 RECIPE_COMMANDS = ("list", "show", "schema", "check", "copy")

@@ -1,0 +1,114 @@
+"""Sampling while somebody watches: the images of a job, unfinished ones included, as its sampler goes on."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.diffusion.samplers.sampler_state import SamplerStep
+from hdit_core.generate.job import SamplingJob
+from hdit_core.generate.output.sample_format import SampleFormat
+from hdit_core.generate.pipeline import OnStep, SamplingPipeline
+from hdit_core.play.background import Report, newest_results
+from hdit_core.play.form import SampleForm
+
+SECONDS_BETWEEN_FRAMES = 0.25
+
+MakeJob = Callable[[OnStep], SamplingJob]
+"""(what its pipeline calls at each sampler step) -> the job."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The images of a job at one moment.
+
+    Attributes:
+        images: finished ones, then the denoised images of the batch that is being sampled.
+        captions: one for each image of the job.
+        indices: of all images of the job.
+        text: how far it is.
+        is_last: whether all images are finished.
+    """
+
+    images: Sequence[UInt8[np.ndarray, "H W C"]]
+    captions: Sequence[str]
+    indices: Sequence[int]
+    text: str
+    is_last: bool = False
+
+
+@dataclass
+class _Progress:
+    """Reports the frames of one job, at most a few a second; the job is known once its pipeline has been built."""
+
+    report: Report[Frame]
+    seconds: float
+    job: SamplingJob | None = None
+    finished: list[UInt8[np.ndarray, "H W C"]] = field(default_factory=list)
+    shown_at: float = 0.0
+
+    def on_step(self, step: SamplerStep) -> None:
+        """Report the denoised images of a step."""
+        self.report.check()
+        if time.monotonic() - self.shown_at >= self.seconds:
+            self.shown_at = time.monotonic()
+            self.show(self.visible(step.denoised), f"noise level {step.sigma:.3g}")
+
+    def visible(self, images: Float[Tensor, "B C H W"]) -> list[UInt8[np.ndarray, "H W C"]]:
+        """Return images as 8-bit greyscale or RGB."""
+        assert self.job is not None
+        sample_format = SampleFormat(self.job.pixels)
+        return [sample_format.shown(pixels) for pixels in sample_format.stored(images.float().cpu())]
+
+    def show(self, unfinished: Sequence[UInt8[np.ndarray, "H W C"]], text: str = "") -> None:
+        """Report the finished images and those of the current batch."""
+        job = self.job
+        assert job is not None
+        done, total = len(self.finished), len(job.indices)
+        classes = [job.class_of(index) for index in job.indices]
+        captions = [caption(index, class_id) for index, class_id in zip(job.indices, classes, strict=True)]
+        line = ", ".join(filter(None, [f"{done} of {total} images", text]))
+        self.report(Frame([*self.finished, *unfinished], captions, list(job.indices), line, done == total))
+
+
+def caption(index: int, class_id: int | None) -> str:
+    """Return the caption of an image."""
+    return f"{index}" if class_id is None else f"{index}, class {class_id}"
+
+
+def watch(make_job: MakeJob, stop: threading.Event, seconds: float = SECONDS_BETWEEN_FRAMES) -> Iterator[Frame]:
+    """Yield the newest frame of a job until all of its images are finished.
+
+    Args:
+        make_job: builds the job, in the thread that samples.
+        stop: set to stop after the current sampler step.
+        seconds: between the frames of unfinished images.
+
+    Raises:
+        Stopped: it was stopped.
+        HditError: as `SamplingJob` and its batches.
+    """
+
+    def work(report: Report[Frame]) -> None:
+        progress = _Progress(report, seconds)
+        progress.job = make_job(progress.on_step)
+        for batch in progress.job.batches(progress.job.indices):
+            progress.finished += progress.visible(batch.images)
+            progress.show([])
+
+    yield from newest_results(work, stop)
+
+
+def pipeline_of(denoiser: Denoiser, form: SampleForm, on_step: OnStep) -> SamplingPipeline:
+    """Return the pipeline of `hdit sample` for what a visitor asks for."""
+    return SamplingPipeline(denoiser, form.settings, form.seed, denoiser.recipe.model.image_size, on_step=on_step)
+
+
+def samples(denoiser: Denoiser, form: SampleForm) -> MakeJob:
+    """Return the job of `hdit sample` for what a visitor asks for."""
+    return lambda on_step: SamplingJob(pipeline_of(denoiser, form, on_step), range(form.count), form.class_id)

@@ -1,0 +1,137 @@
+"""Edits that visitors of the page ask for: the jobs of `hdit edit` on an uploaded image or on one of the samples."""
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, UInt8
+
+from hdit_core.data.image.decode import decode_image
+from hdit_core.data.image.resize import crop_and_resize
+from hdit_core.data.image.unusable import UnusableImageError
+from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.errors import DataError, UsageError
+from hdit_core.generate.condition.inputs import PAINTED
+from hdit_core.generate.edit.img2img import img2img
+from hdit_core.generate.edit.inpaint import inpaint as inpaint_draw
+from hdit_core.generate.edit.input_image import InputImage, read_image
+from hdit_core.generate.edit.interpolate import interpolate as interpolate_draw
+from hdit_core.generate.edit.interpolate import parse_endpoint
+from hdit_core.generate.job import SamplingJob
+from hdit_core.generate.pipeline import OnStep
+from hdit_core.play.drawing import MakeJob, pipeline_of
+from hdit_core.play.form import SampleForm, real_number, whole_number
+
+Image = UInt8[np.ndarray, "H W C"]
+Mask = Bool[np.ndarray, "H W"]
+
+MOST_ROUNDS, MOST_FRAMES = 20, 64
+LONGEST_MASK = 1 << 24  # characters
+DATA_URL = "data:image/png;base64,"
+BRUSH = "brush"
+REGIONS = (BRUSH, "centre", "left half", "right half", "upper half", "lower half")
+
+
+def uploaded_image(path: Path, denoiser: Denoiser) -> InputImage:
+    """Return an uploaded image in the network's size.
+
+    Raises:
+        DataError: it cannot be read; the message names the file without its folder.
+    """
+    model = denoiser.recipe.model
+    try:
+        return read_image(path, (*model.image_size, model.channels))
+    except DataError as problem:
+        raise DataError(str(problem).replace(str(path), path.name)) from None
+
+
+def region_mask(region: str, size: tuple[int, int]) -> Mask:
+    """Return the mask of a named region, True where the image is regenerated.
+
+    Raises:
+        UsageError: there is no such region.
+    """
+    height, width = size
+    mask = np.zeros(size, bool)
+    spans = {
+        "centre": (slice(height // 4, height - height // 4), slice(width // 4, width - width // 4)),
+        "left half": (slice(None), slice(None, width // 2)),
+        "right half": (slice(None), slice(width // 2, None)),
+        "upper half": (slice(None, height // 2), slice(None)),
+        "lower half": (slice(height // 2, None), slice(None)),
+    }
+    if region not in spans:
+        raise UsageError(f"region {region}: expected one of {', '.join(REGIONS)}")
+    mask[spans[region]] = True
+    return mask
+
+
+def painted_mask(data_url: str | None, size: tuple[int, int]) -> Mask:
+    """Return the mask that was painted with the brush, a PNG that is white there, in the image's size.
+
+    Raises:
+        UsageError: nothing is painted, or the data is no such PNG.
+    """
+    text = data_url or ""
+    if not text.startswith(DATA_URL) or len(text) > LONGEST_MASK:
+        raise UsageError("nothing is painted: paint the part of the image to regenerate, or choose a region")
+    try:
+        content = base64.b64decode(text[len(DATA_URL) :], validate=True)
+        image = decode_image(content, 1, (0, 0, 0)).image
+    except (binascii.Error, UnusableImageError):
+        raise UsageError("the painted mask is no PNG image; clear it and paint again") from None
+    mask = np.asarray(crop_and_resize(image, *size, resize="area")) >= PAINTED
+    if not mask.any():
+        raise UsageError("nothing is painted: paint the part of the image to regenerate, or choose a region")
+    return mask
+
+
+def vary(denoiser: Denoiser, form: SampleForm, image_u8: Image, strength: Any) -> MakeJob:
+    """Return the job of `hdit edit vary`.
+
+    Raises:
+        UsageError: the strength is not in [0, 1].
+    """
+    strength = real_number(strength, "strength", 0.0, 1.0)
+
+    def make_job(on_step: OnStep) -> SamplingJob:
+        pipeline = pipeline_of(denoiser, form, on_step)
+        draw = img2img(pipeline, pipeline.image(image_u8), strength)
+        return SamplingJob(pipeline, range(form.count), form.class_id, draw=draw)
+
+    return make_job
+
+
+def inpaint(denoiser: Denoiser, form: SampleForm, image_u8: Image, mask: Mask, rounds: Any) -> MakeJob:
+    """Return the job of `hdit edit inpaint`."""
+    rounds = whole_number(rounds, "rounds", 1, MOST_ROUNDS)
+
+    def make_job(on_step: OnStep) -> SamplingJob:
+        pipeline = pipeline_of(denoiser, form, on_step)
+        painted = torch.from_numpy(mask)[None, None].to(pipeline.device)
+        draw = inpaint_draw(pipeline, pipeline.image(image_u8), painted, rounds)
+        return SamplingJob(pipeline, range(form.count), form.class_id, draw=draw)
+
+    return make_job
+
+
+def interpolate(denoiser: Denoiser, form: SampleForm, start: Any, end: Any, frames: Any) -> MakeJob:
+    """Return the job of `hdit edit interpolate` between two samples of the seed.
+
+    Raises:
+        UsageError: a number is wrong.
+    """
+    numbers = [whole_number(start, "from image"), whole_number(end, "to image")]
+    frames = whole_number(frames, "frames", 2, MOST_FRAMES)
+
+    def make_job(on_step: OnStep) -> SamplingJob:
+        pipeline = pipeline_of(denoiser, form, on_step)
+        a, b = (parse_endpoint(str(number), pipeline, form.class_id) for number in numbers)
+        class_id = a.class_id if a.class_id == b.class_id else None
+        draw = interpolate_draw(pipeline, a, b, frames)
+        return SamplingJob(pipeline, range(frames), class_id, draw=draw, cycle_classes=False)
+
+    return make_job

@@ -1,0 +1,88 @@
+() => {
+  // Paints the mask of the Edit tab: on a canvas of the image's own size, by pointer or keyboard.
+  const canvasOf = (target) => (target instanceof HTMLCanvasElement && target.closest(".brush") ? target : null);
+  const radius = (canvas) => {
+    const field = document.querySelector("#brush-size input[type=number]");
+    const percent = Number(field && field.value) || 10;
+    return Math.max(0.5, Math.round((Math.max(canvas.width, canvas.height) * percent) / 200));
+  };
+  const paint = (canvas, x, y, erase) => {
+    const context = canvas.getContext("2d"), r = radius(canvas);
+    const [left, top, side] = [Math.round(x - r), Math.round(y - r), Math.max(1, Math.round(2 * r))];
+    context.fillStyle = "#ffd54a"; // light on any image; the server reads lightness and opacity
+    if (erase) context.clearRect(left, top, side, side);
+    else context.fillRect(left, top, side, side);
+    canvas.dataset.painted = "yes";
+  };
+  const position = (canvas, event) => {
+    const box = canvas.getBoundingClientRect();
+    return [
+      ((event.clientX - box.left) * canvas.width) / box.width,
+      ((event.clientY - box.top) * canvas.height) / box.height,
+    ];
+  };
+  const stroke = (canvas, from, to, erase) => {
+    const steps = Math.max(1, Math.ceil(Math.hypot(to[0] - from[0], to[1] - from[1]) / Math.max(0.5, radius(canvas) / 2)));
+    for (let step = 0; step <= steps; step++) {
+      const part = step / steps;
+      paint(canvas, from[0] + part * (to[0] - from[0]), from[1] + part * (to[1] - from[1]), erase);
+    }
+  };
+
+  let drawing = null;
+  document.addEventListener("pointerdown", (event) => {
+    const canvas = canvasOf(event.target);
+    if (!canvas) return;
+    event.preventDefault();
+    canvas.focus({preventScroll: true});
+    canvas.setPointerCapture(event.pointerId);
+    const at = position(canvas, event);
+    drawing = {canvas, at, erase: event.button === 2 || event.shiftKey};
+    stroke(canvas, at, at, drawing.erase);
+  });
+  document.addEventListener("pointermove", (event) => {
+    if (!drawing) return;
+    const at = position(drawing.canvas, event);
+    stroke(drawing.canvas, drawing.at, at, drawing.erase);
+    drawing.at = at;
+  });
+  for (const name of ["pointerup", "pointercancel"]) document.addEventListener(name, () => { drawing = null; });
+  document.addEventListener("contextmenu", (event) => { if (canvasOf(event.target)) event.preventDefault(); });
+
+  const showCursor = (canvas) => {
+    const brush = canvas.closest(".brush"), r = radius(canvas);
+    let cursor = brush.querySelector(".cursor");
+    if (!cursor) {
+      cursor = document.createElement("div");
+      cursor.className = "cursor";
+      brush.append(cursor);
+    }
+    const [x, y] = [Number(canvas.dataset.x), Number(canvas.dataset.y)];
+    cursor.style.left = `${(100 * (x - r)) / canvas.width}%`;
+    cursor.style.top = `${(100 * (y - r)) / canvas.height}%`;
+    cursor.style.width = `${(200 * r) / canvas.width}%`;
+    cursor.style.height = `${(200 * r) / canvas.height}%`;
+  };
+  document.addEventListener("keydown", (event) => {
+    const canvas = canvasOf(event.target);
+    if (!canvas) return;
+    const [x, y] = [Number(canvas.dataset.x ?? canvas.width / 2), Number(canvas.dataset.y ?? canvas.height / 2)];
+    const move = {ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1]}[event.key];
+    if (move) {
+      const length = Math.max(1, radius(canvas));
+      canvas.dataset.x = Math.min(canvas.width, Math.max(0, x + length * move[0]));
+      canvas.dataset.y = Math.min(canvas.height, Math.max(0, y + length * move[1]));
+    } else if (event.key === " ") paint(canvas, x, y, false);
+    else if (event.key === "x" || event.key === "X") paint(canvas, x, y, true);
+    else return;
+    event.preventDefault();
+    canvas.dataset.x ??= x;
+    canvas.dataset.y ??= y;
+    showCursor(canvas);
+  });
+
+  window.hditMask = () => {
+    const canvas = document.querySelector(".brush canvas");
+    return canvas && canvas.dataset.painted ? canvas.toDataURL("image/png") : "";
+  };
+}

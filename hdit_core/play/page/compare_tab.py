@@ -1,0 +1,80 @@
+"""The tab Compare: two models, checkpoints or EMA lengths side by side, with the same seed."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hdit_core.play.drawing import Frame, MakeJob, samples
+from hdit_core.play.form import read_form
+from hdit_core.play.page.markup import pictures, status
+from hdit_core.play.page.page import HIDDEN, Component, Page
+from hdit_core.play.page.settings_panel import weight_choices
+
+SIDES = ("left", "right")
+
+
+class CompareTab:
+    """Builds the tab and runs its button.
+
+    Args:
+        tab: the tab itself; the checkpoints to choose from are looked up when it is selected.
+    """
+
+    def __init__(self, page: Page, tab: Component) -> None:
+        import gradio as gr
+
+        self.page = page
+        inputs: dict[str, Component] = {}
+        images = []
+        with gr.Row():
+            button = gr.Button("Compare", variant="primary", scale=0, min_width=160, elem_id="compare")
+            stop = gr.Button("Stop", scale=0, min_width=100)
+        line = gr.HTML(status("Both sides have the same seed and settings."), elem_id="compare-status")
+        with gr.Row():
+            for side in SIDES:
+                with gr.Column(min_width=280):
+                    inputs |= self._build_choice(side)
+                    images.append(gr.HTML(elem_id=f"{side}-images"))
+        page.on_click(button, stop, self.compare, inputs, [line, *images])
+        models = [inputs[f"{side} model"] for side in SIDES]
+        tab.select(lambda: [gr.Dropdown(page.models.names())] * len(models), None, models, **HIDDEN)
+
+    def _build_choice(self, side: str) -> dict[str, Component]:
+        import gradio as gr
+
+        names = self.page.models.names()
+        weights = self.page.models.weights(names[0])
+        value = "model" if side == "right" and weights else self.page.models.main_weights
+        with gr.Row():
+            model = gr.Dropdown(names, value=names[0], label=f"Model, {side}", min_width=140, elem_id=f"{side}-model")
+            kind = gr.Dropdown(
+                weight_choices(weights), value=value if value in weights else None, label="Weights", min_width=110
+            )
+        model.input(self.offer_weights, [model, kind], kind, **HIDDEN)
+        return {f"{side} model": model, f"{side} weights": kind}
+
+    def offer_weights(self, name: str, chosen: str | None) -> Component:
+        """Return the field of the weights for another model."""
+        import gradio as gr
+
+        weights = self.page.models.weights(name)
+        kept = chosen if chosen in weights else next(iter(weights), None)
+        return gr.Dropdown(weight_choices(weights), value=kept)
+
+    def compare(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
+        """Yield status line and the images of both sides."""
+        import gradio as gr
+
+        shown: list[Any] = [gr.skip(), gr.skip()]
+        yield status("waiting for the model"), *shown
+        for place, side in enumerate(SIDES):
+            for frame in self.page.watched(lambda side=side: self._start(side, values), visitor):  # type: ignore[misc]
+                if not isinstance(frame, Frame):
+                    yield frame, *shown
+                    return
+                shown[place] = pictures(frame)
+                yield status(f"{side}: {frame.text}"), *shown
+        yield status("done: the same seed and settings on both sides"), *shown
+
+    def _start(self, side: str, values: Mapping[str, Any]) -> MakeJob:
+        denoiser = self.page.models.open(str(values[f"{side} model"]), values[f"{side} weights"] or None)
+        return samples(denoiser, read_form(values, denoiser.recipe))

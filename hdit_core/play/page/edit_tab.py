@@ -1,0 +1,200 @@
+"""The tab Edit: variations and inpainting of an image, and interpolation between two samples."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.errors import UsageError
+from hdit_core.play import edits
+from hdit_core.play.drawing import Frame, MakeJob
+from hdit_core.play.form import SampleForm, read_form, whole_number
+from hdit_core.play.page.markup import brush_canvas, one_picture, pictures, status
+from hdit_core.play.page.page import HIDDEN, Component, Page, error_line
+
+READ_MASK = "(...values) => [...values.slice(0, -1), window.hditMask()]"
+"""Puts the painted mask into the last input."""
+
+
+class EditTab:
+    """Builds the tab and runs its buttons."""
+
+    def __init__(self, page: Page) -> None:
+        import gradio as gr
+
+        self.page = page
+        self.image = gr.State(None)
+        with gr.Tabs():
+            with gr.Tab("Vary and inpaint"):
+                self._build_image()
+            with gr.Tab("Interpolate"):
+                self._build_interpolate()
+
+    def _build_image(self) -> None:
+        import gradio as gr
+
+        with gr.Row():
+            with gr.Column(min_width=260):
+                canvas = gr.HTML(elem_id="edit-image")
+                self._build_source(canvas)
+            with gr.Column(min_width=260):
+                strength = gr.Slider(0, 1, 0.6, step=0.05, label="Strength", info="0 keeps the image, 1 ignores it")
+                vary = gr.Button("Vary", variant="primary", elem_id="vary")
+                region = gr.Dropdown(list(edits.REGIONS), value=edits.BRUSH, label="Region to inpaint")
+                gr.Slider(
+                    1,
+                    50,
+                    15,
+                    step=1,
+                    label="Brush",
+                    info="% of the image; Shift erases",
+                    interactive=True,
+                    elem_id="brush-size",
+                )
+                rounds = gr.Number(4, label="Rounds", info="more of them blend better")
+                with gr.Row():
+                    clear = gr.Button("Clear mask", min_width=100, elem_id="clear")
+                    inpaint = gr.Button("Inpaint", variant="primary", min_width=100, elem_id="inpaint")
+                stop = gr.Button("Stop")
+        clear.click(self.clear_mask, self.image, canvas, **HIDDEN)
+        mask = gr.Textbox(visible="hidden")
+        outputs = [gr.HTML(elem_id="edit-status"), gr.HTML(elem_id="edit-images")]
+        self.page.on_click(vary, stop, self.vary, {"image": self.image, "strength": strength}, outputs)
+        fields = {"image": self.image, "region": region, "rounds": rounds, "mask": mask}
+        self.page.on_click(inpaint, stop, self.inpaint, fields, outputs, READ_MASK)
+
+    def _build_source(self, canvas: Component) -> None:
+        import gradio as gr
+
+        line = status("Choose an image of any size, or take one that you sampled.")
+        chosen = gr.HTML(line, elem_id="edit-image-status")
+        upload = gr.UploadButton("Choose an image", file_types=["image"], elem_id="upload")
+        with gr.Row(equal_height=True):
+            number = gr.Number(0, label="or image", min_width=90, scale=0, elem_id="sample-number")
+            use = gr.Button("Take this sample", min_width=120, elem_id="use-sample")
+        outputs = [chosen, canvas, self.image]
+        upload.upload(self.take_upload, upload, outputs, **HIDDEN)
+        use.click(self.take_sample, [self.page.last, number], outputs, **HIDDEN)
+
+    def _build_interpolate(self) -> None:
+        import gradio as gr
+
+        with gr.Row():
+            start = gr.Number(0, label="From image", info="of the seed", min_width=80)
+            end = gr.Number(1, label="To image", info="of the seed", min_width=80)
+            frames = gr.Number(9, label="Frames", info=f"2 to {edits.MOST_FRAMES}", min_width=80)
+        with gr.Row():
+            button = gr.Button("Interpolate", variant="primary", scale=0, min_width=160, elem_id="interpolate")
+            stop = gr.Button("Stop", scale=0, min_width=100)
+        line = gr.HTML(elem_id="interpolate-status")
+        slider = gr.Slider(0, 1, 0, step=1, label="Frame", interactive=True, visible=False, elem_id="frame")
+        shown, between = gr.HTML(elem_id="interpolate-image"), gr.State(None)
+        inputs = {"start": start, "end": end, "frames": frames}
+        self.page.on_click(button, stop, self.interpolate, inputs, [line, shown, slider, between])
+        slider.input(show_frame, [between, slider], shown, **HIDDEN)
+
+    def take_upload(self, path: str | None) -> Sequence[Any]:
+        """Return status line, canvas and pixels of an uploaded image."""
+        import gradio as gr
+
+        try:
+            found = edits.uploaded_image(Path(path or ""), self.page.models.main)
+        except Exception as problem:
+            return error_line(problem), gr.skip(), gr.skip()
+        remarks = "; ".join(found.remarks) or "read"
+        return status(f"{Path(path or '').name}: {remarks}"), brush_canvas(found.image_u8), found.image_u8
+
+    def take_sample(self, last: Frame | None, number: Any) -> Sequence[Any]:
+        """Return status line, canvas and pixels of an image that was sampled."""
+        import gradio as gr
+
+        try:
+            if last is None:
+                raise UsageError("nothing is sampled yet: press Sample in the tab Sample first")
+            index = whole_number(number, "image", 0, len(last.images) - 1)
+        except Exception as problem:
+            return error_line(problem), gr.skip(), gr.skip()
+        return status(f"image {last.captions[index]}"), brush_canvas(last.images[index]), last.images[index]
+
+    def clear_mask(self, image: Any) -> str:
+        """Return the canvas without anything painted."""
+        return "" if image is None else brush_canvas(image)
+
+    def vary(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
+        """Yield status line and variations."""
+
+        def edit(denoiser: Denoiser, form: SampleForm) -> MakeJob:
+            return edits.vary(denoiser, form, chosen_image(values), values["strength"])
+
+        yield from self._edited(edit, values, visitor)
+
+    def inpaint(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
+        """Yield status line and inpainted images."""
+
+        def edit(denoiser: Denoiser, form: SampleForm) -> MakeJob:
+            image, region = chosen_image(values), str(values["region"])
+            size = image.shape[:2]
+            is_painted = region == edits.BRUSH
+            mask = edits.painted_mask(values["mask"], size) if is_painted else edits.region_mask(region, size)
+            return edits.inpaint(denoiser, form, image, mask, values["rounds"])
+
+        yield from self._edited(edit, values, visitor)
+
+    def _edited(
+        self, edit: Callable[[Denoiser, SampleForm], MakeJob], values: Mapping[str, Any], visitor: str | None
+    ) -> Iterator[Sequence[Any]]:
+        for frame in self._frames(edit, values, visitor):
+            yield (status(frame.text), pictures(frame)) if isinstance(frame, Frame) else (frame, _skip())
+
+    def _frames(
+        self, edit: Callable[[Denoiser, SampleForm], MakeJob], values: Mapping[str, Any], visitor: str | None
+    ) -> Iterator[Frame | str]:
+        def start() -> MakeJob:
+            denoiser = self.page.models.open(self.page.models.names()[0], values["weights"] or None)
+            return edit(denoiser, read_form(values, denoiser.recipe))
+
+        yield status("waiting for the model")
+        yield from self.page.watched(start, visitor)
+
+    def interpolate(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
+        """Yield status line, the shown frame, the slider, and all frames."""
+        import gradio as gr
+
+        def edit(denoiser: Denoiser, form: SampleForm) -> MakeJob:
+            return edits.interpolate(denoiser, form, values["start"], values["end"], values["frames"])
+
+        for frame in self._frames(edit, values, visitor):
+            if not isinstance(frame, Frame):
+                yield frame, _skip(), _skip(), _skip()
+            elif not frame.is_last:
+                yield status(frame.text), pictures(frame), _skip(), _skip()
+            else:
+                images = list(frame.images)
+                middle = len(images) // 2
+                slider = gr.Slider(0, len(images) - 1, middle, step=1, visible=True)
+                yield status("move the slider to go from one to the other"), show_frame(images, middle), slider, images
+
+
+def chosen_image(values: Mapping[str, Any]) -> Any:
+    """Return the image to edit.
+
+    Raises:
+        UsageError: none is chosen.
+    """
+    if values["image"] is None:
+        raise UsageError("no image is chosen: upload one, or use a sample")
+    return values["image"]
+
+
+def show_frame(images: Sequence[Any] | None, number: Any) -> str:
+    """Return one frame of an interpolation, large."""
+    if not images:
+        return ""
+    index = min(max(int(number), 0), len(images) - 1)
+    return one_picture(images[index], f"frame {index + 1} of {len(images)}")
+
+
+def _skip() -> Component:
+    import gradio as gr
+
+    return gr.skip()

@@ -1,0 +1,97 @@
+"""HTML of the page: images as data in the page itself, so that no file is served, and lines of text."""
+
+import base64
+import html
+import io
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from hdit_core.images import png_bytes, to_pil
+from hdit_core.play.drawing import Frame
+
+PREVIEW_PX = 320  # side of the unfinished images of large networks
+PIXELATED_PX = 160  # side up to which enlarged images show their pixels
+
+
+def png_url(content: bytes) -> str:
+    """Return a PNG file as an address that contains it."""
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+def status(text: str, *, error: bool = False) -> str:
+    """Return a line that screen readers announce."""
+    line = html.escape(" ".join(text.split()))
+    kind = "status error" if error else "status"
+    return f'<p class="{kind}" role="{"alert" if error else "status"}">{line}</p>'
+
+
+def command_line(words: Iterable[str]) -> str:
+    """Return the command that gives the same images."""
+    return f'<p class="command">Same images: <code>{html.escape(" ".join(words))}</code></p>'
+
+
+def pictures(frame: Frame) -> str:
+    """Return the images of a frame with their captions; finished ones are links that save them."""
+    figures = [
+        _figure(image, caption, index, frame.is_last)
+        for image, caption, index in zip(frame.images, frame.captions, frame.indices, strict=False)
+    ]
+    return f'<div class="pictures{_kind(frame.images)}">{"".join(figures)}</div>'
+
+
+def _kind(images: Sequence[UInt8[np.ndarray, "H W C"]]) -> str:
+    side = max(images[0].shape[:2]) if images else 0
+    return " small" if side <= PIXELATED_PX else ""
+
+
+def _figure(image_u8: UInt8[np.ndarray, "H W C"], caption: str, index: int, finished: bool) -> str:
+    url, text = png_url(png_bytes(image_u8) if finished else _preview(image_u8)), html.escape(caption)
+    picture = f'<img src="{url}" alt="image {text}">'
+    if finished:
+        picture = f'<a href="{url}" download="{index:08d}.png" title="save image {text}">{picture}</a>'
+    return f"<figure>{picture}<figcaption>{text}</figcaption></figure>"
+
+
+def _preview(image_u8: UInt8[np.ndarray, "H W C"]) -> bytes:
+    """Return a PNG that is smaller than the image if that is large."""
+    if max(image_u8.shape[:2]) <= PREVIEW_PX:
+        return png_bytes(image_u8)
+    image, content = to_pil(image_u8), io.BytesIO()
+    image.thumbnail((PREVIEW_PX, PREVIEW_PX))
+    image.save(content, "PNG")
+    return content.getvalue()
+
+
+def one_picture(image_u8: UInt8[np.ndarray, "H W C"], text: str) -> str:
+    """Return one image, large."""
+    return (
+        f'<div class="pictures one{_kind([image_u8])}"><figure><img src="{png_url(png_bytes(image_u8))}" '
+        f'alt="{html.escape(text)}"><figcaption>{html.escape(text)}</figcaption></figure></div>'
+    )
+
+
+def brush_canvas(image_u8: UInt8[np.ndarray, "H W C"]) -> str:
+    """Return an image on which brush.js paints a mask of its size."""
+    height, width = image_u8.shape[:2]
+    return (
+        f'<div class="brush{_kind([image_u8])}" style="aspect-ratio: {width} / {height}">'
+        f'<img src="{png_url(png_bytes(image_u8))}" alt="the image to edit">'
+        f'<canvas width="{width}" height="{height}" tabindex="0" role="application" '
+        'aria-label="Mask. Paint with the pointer; or move with the arrow keys, paint with Space, erase with X.">'
+        "</canvas></div>"
+    )
+
+
+def charts(pngs: Iterable[bytes]) -> str:
+    """Return the curves of a run."""
+    images = "".join(f'<img src="{png_url(content)}" alt="curve {n}">' for n, content in enumerate(pngs, 1))
+    return f'<div class="charts">{images}</div>' if images else status("nothing is logged yet")
+
+
+def sheet(content: bytes | None, text: str) -> str:
+    """Return a sample grid of a run."""
+    if content is None:
+        return status("there is no sample grid yet, or it is too large to show")
+    return f'<figure class="sheet"><img src="{png_url(content)}" alt="{text}"><figcaption>{text}</figcaption></figure>'

@@ -1,0 +1,101 @@
+"""What all tabs share: the models, the settings, and how a button runs a job that can be stopped."""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, no_type_check
+
+from hdit_core.errors import HditError, is_out_of_memory
+from hdit_core.play.background import Stopped, Visitors
+from hdit_core.play.drawing import Frame, MakeJob, watch
+from hdit_core.play.models import Models
+from hdit_core.play.page.markup import status
+
+logger = logging.getLogger("hdit")
+
+Component = Any
+"""A component of gradio."""
+
+Handle = Callable[[Mapping[str, Any], str | None], Iterator[Sequence[Any]]]
+"""(values by name, the visitor) -> the values of the outputs, several times."""
+
+QUEUE = "model"  # all computations wait in it: one runs at a time
+HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+@dataclass
+class Page:
+    """The page while it is built and while it is used.
+
+    Attributes:
+        models: those that visitors can choose.
+        settings: fields of the settings, by the names of `read_form`.
+        weights: the field with the weights of the main model.
+        last: what the visitor sampled last, a `Frame`.
+        visitor: names the visitor.
+        visitors: their running computations.
+    """
+
+    models: Models
+    settings: dict[str, Component] = field(default_factory=dict)
+    weights: Component = None
+    last: Component = None
+    visitor: Component = None
+    visitors: Visitors = field(default_factory=Visitors)
+
+    def on_click(
+        self,
+        button: Component,
+        stop: Component,
+        handle: Handle,
+        inputs: Mapping[str, Component],
+        outputs: Sequence[Component],
+        js: str | None = None,
+    ) -> None:
+        """Run a computation when a button is pressed, one at a time for all visitors, and let another button stop it.
+
+        Args:
+            button, stop: start and stop it.
+            handle: yields the values of the outputs; the first output is a status line.
+            inputs: fields in addition to the settings, by name.
+            outputs: what the computation changes.
+            js: changes the inputs in the browser before they are sent.
+        """
+        fields = {**self.settings, "weights": self.weights, **inputs}
+
+        @no_type_check  # a decorator would hide from gradio that this is a generator
+        def run(visitor: str | None, *values: Any) -> Iterator[Sequence[Any]]:
+            yield from handle(dict(zip(fields, values, strict=True)), visitor)
+
+        def end(visitor: str | None) -> str:
+            self.visitors.stop(visitor)
+            return status("stopped")
+
+        given = [self.visitor, *fields.values()]
+        event = button.click(run, given, list(outputs), concurrency_limit=1, concurrency_id=QUEUE, js=js, **HIDDEN)
+        stop.click(end, self.visitor, outputs[0], cancels=[event], **HIDDEN)
+
+    def watched(self, start: Callable[[], MakeJob], visitor: str | None) -> Iterator[Frame | str]:
+        """Yield the frames of a job, then, if it fails or is stopped, the line that says so.
+
+        Args:
+            start: checks what was asked for and returns the job.
+            visitor: whose job it is.
+        """
+        stop = self.visitors.begin(visitor)
+        try:
+            yield from watch(start(), stop)
+        except Stopped:
+            yield status("stopped")
+        except Exception as problem:
+            yield error_line(problem)
+
+
+def error_line(problem: Exception) -> str:
+    """Return a line about an error; one that is no mistake of the visitor is logged with its traceback."""
+    if isinstance(problem, HditError):
+        return status(str(problem), error=True)
+    if is_out_of_memory(problem):
+        return status("out of memory; ask for fewer images", error=True)
+    logger.error("hdit play failed", exc_info=problem)
+    return status(f"internal error ({type(problem).__name__}); its details are in the terminal", error=True)

@@ -1,0 +1,66 @@
+"""The tab Sample: images of a seed, while they are denoised."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.play.drawing import Frame, MakeJob, samples
+from hdit_core.play.form import SampleForm, read_form
+from hdit_core.play.page.markup import command_line, pictures, status
+from hdit_core.play.page.page import Page
+
+
+class SampleTab:
+    """Builds the tab and runs its button."""
+
+    def __init__(self, page: Page) -> None:
+        import gradio as gr
+
+        self.page = page
+        with gr.Row():
+            button = gr.Button("Sample", variant="primary", scale=0, min_width=160, elem_id="sample")
+            stop = gr.Button("Stop", scale=0, min_width=100, elem_id="stop")
+        line = gr.HTML(status("Press Sample: the images appear as they are denoised."), elem_id="sample-status")
+        images = gr.HTML(elem_id="sample-images")
+        command = gr.HTML(elem_id="sample-command")
+        page.on_click(button, stop, self.sample, {}, [line, images, command, page.last])
+
+    def sample(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
+        """Yield status line, images, command, and the finished images."""
+        import gradio as gr
+
+        commands: list[str] = []
+
+        def start() -> MakeJob:
+            models = self.page.models
+            denoiser = models.open(models.names()[0], values["weights"] or None)
+            form = read_form(values, denoiser.recipe)
+            commands.append(command_line(sample_command(models.main_path, values["weights"], form, denoiser)))
+            return samples(denoiser, form)
+
+        yield status("waiting for the model"), gr.skip(), "", gr.skip()
+        for frame in self.page.watched(start, visitor):
+            if not isinstance(frame, Frame):
+                yield frame, gr.skip(), gr.skip(), gr.skip()
+            elif frame.is_last:
+                yield status(frame.text), pictures(frame), commands[0], frame
+            else:
+                yield status(frame.text), pictures(frame), gr.skip(), gr.skip()
+
+
+def sample_command(path: str, weights: str | None, form: SampleForm, denoiser: Denoiser) -> list[str]:
+    """Return the words of the `hdit sample` that gives the same images."""
+    settings, default = form.settings, denoiser.recipe.sample
+    words = ["hdit", "sample", "--ckpt", path, "--count", str(form.count), "--seed", str(form.seed)]
+    words += ["--steps", str(settings.steps), "--sampler", settings.sampler]
+    if weights:
+        words += ["--weights", weights]
+    if form.class_id is not None:
+        words += ["--class", str(form.class_id)]
+    if settings.schedule != default.schedule:
+        words += ["--set", f"sample.schedule={settings.schedule}"]
+    if settings.guidance != default.guidance:
+        words += ["--guidance", f"{settings.guidance:g}"]
+    if settings.guidance_interval != default.guidance_interval:
+        words += ["--guidance-interval", ":".join(f"{level:g}" for level in settings.guidance_interval or ())]
+    return words

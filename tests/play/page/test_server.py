@@ -1,0 +1,104 @@
+"""The server answers what its page needs and nothing else, and gradio is kept from the network and from files."""
+
+import os
+import socket
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from hdit_core.errors import UsageError
+from hdit_core.play.page import server
+
+
+def ask(address, path="/", headers=None, data=None):
+    """Return status, headers and text of an answer."""
+    request = urllib.request.Request(address + path, data=data, headers=headers or {})
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return answer.status, answer.headers, answer.read().decode(errors="replace")
+    except urllib.error.HTTPError as answer:
+        return answer.code, answer.headers, answer.read().decode(errors="replace")
+
+
+def test_the_page_is_served_with_a_policy_that_keeps_browsers_from_other_servers(address):
+    status, headers, text = ask(address)
+    assert (status == 200 and "<title>" in text) or "gradio" in text
+    policy = headers["content-security-policy"]
+    assert "default-src 'self'" in policy and "http:" not in policy and "https:" not in policy
+    assert ask(address, "/config")[0] == 200
+    assert '"analytics_enabled":false' in ask(address, "/config")[2].replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=hdit_core/errors.py",
+        "/gradio_api/file/etc/passwd",
+        "/file=/etc/passwd",
+        "/assets/../../../../../../../etc/passwd",
+        "/static/..%2f..%2f..%2f..%2fetc/passwd",
+        "/gradio_api/proxy=https://example.org/",
+        "/gradio_api/run/predict",
+        "/gradio_api/call/sample",
+        "/gradio_api/openapi.json",
+        "/gradio_api/vibe-code/",
+        "/monitoring",
+        "/docs",
+        "/openapi.json",
+    ],
+)
+def test_files_and_other_routes_of_gradio_are_not_served(address, path):
+    status, headers, text = ask(address, path)
+    assert status in (403, 404) and "root:" not in text
+    assert "content-security-policy" in headers or path.startswith("/assets")
+
+
+def test_other_sites_cannot_use_the_page_through_a_visitors_browser(address):
+    port = address.rsplit(":", 1)[1]
+    assert ask(address, headers={"Host": f"evil.example:{port}"})[0] == 403
+    assert ask(address, headers={"Host": f"localhost:{port}"})[0] == 200
+    join = {"Origin": "http://evil.example", "Content-Type": "application/json"}
+    assert ask(address, "/gradio_api/queue/join", join, b"{}")[0] == 403
+
+
+def test_functions_have_no_names_by_which_programs_could_call_them(address):
+    import json
+
+    info = json.loads(ask(address, "/gradio_api/info")[2])
+    assert info["named_endpoints"] == {} and info["unnamed_endpoints"] == {}
+
+
+def test_the_environment_of_gradio_is_ours_and_is_restored(monkeypatch):
+    monkeypatch.setenv("GRADIO_SHARE", "True")
+    monkeypatch.setenv("GRADIO_ALLOWED_PATHS", "/")
+    with server.private_gradio():
+        assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+        assert "GRADIO_SHARE" not in os.environ and "GRADIO_ALLOWED_PATHS" not in os.environ
+        folder = os.environ["GRADIO_TEMP_DIR"]
+    assert os.environ["GRADIO_SHARE"] == "True" and os.environ.get("GRADIO_TEMP_DIR") != folder
+    assert not Path(folder).exists()
+
+
+def test_a_port_in_use_is_one_line():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(UsageError, match=f"--host 127.0.0.1 --port {port}: cannot be served .*in use"):
+            server.open_socket("127.0.0.1", port)
+    with pytest.raises(UsageError, match=r"--host no\.such\.host\.invalid --port 0: cannot be served"):
+        server.open_socket("no.such.host.invalid", 0)
+
+
+def test_the_address_is_one_that_a_browser_can_open():
+    with server.open_socket("0.0.0.0", 0) as listening:
+        assert server.address_of(listening) == f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+def test_without_gradio_the_line_names_what_to_install(monkeypatch):
+    monkeypatch.setattr(server, "find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"pip install 'hdit-toolkit\[play\]'"), server.private_gradio():
+        pass

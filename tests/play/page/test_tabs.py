@@ -1,0 +1,143 @@
+"""What the buttons of the page do, without a browser."""
+
+import html
+import re
+import shlex
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hdit_cli.main import main
+from hdit_core.play.drawing import Frame
+from hdit_core.play.page.compare_tab import CompareTab
+from hdit_core.play.page.edit_tab import EditTab, show_frame
+from hdit_core.play.page.page import Page
+from hdit_core.play.page.run_tab import RunTab
+from hdit_core.play.page.sample_tab import SampleTab
+
+
+@pytest.fixture
+def page(models):
+    return Page(models)
+
+
+def unbuilt(kind, **attributes):
+    """Return a tab without its components."""
+    tab = kind.__new__(kind)
+    tab.__dict__.update(attributes)
+    return tab
+
+
+def text_of(line):
+    """Return the text of a line of HTML, and whether it is an error."""
+    return html.unescape(re.sub(r"<[^>]+>", "", line)), 'role="alert"' in line
+
+
+def test_samples_come_with_the_command_that_gives_the_same_pixels(page, values, tmp_path, run):
+    asked = values | {"class": "2", "guidance": 1.5, "low": "0.1", "schedule": "exponential", "sampler": "euler"}
+    *_, (line, images, command, frame) = unbuilt(SampleTab, page=page).sample(asked, "me")
+    assert text_of(line) == ("3 of 3 images", False)
+    assert images.count("<a href=") == 3 and 'download="00000002.png"' in images
+    words = shlex.split(text_of(command)[0].partition(": ")[2])
+    assert words[:4] == ["hdit", "sample", "--ckpt", str(run)]
+    assert main([*words[1:], "--out", str(tmp_path / "s")]) == 0
+    for index, image in enumerate(frame.images):
+        assert np.array_equal(image, np.asarray(Image.open(tmp_path / "s" / f"{index:08d}.png")))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"seed": float("nan")}, "seed nan: expected a whole number"),
+        ({"weights": "0.2"}, "has no EMA of length 0.200"),
+        ({"guidance": 1e300}, "NaN or infinite"),
+    ],
+)
+def test_a_mistake_or_nan_is_one_line_and_the_images_stay(wrong, message, page, values):
+    *_, last = unbuilt(SampleTab, page=page).sample(values | wrong, "me")
+    text, is_error = text_of(last[0])
+    assert message in text and is_error and "Traceback" not in text and "\n" not in text
+    assert last[1] == {"__type__": "update"}  # nothing changes
+
+
+def test_an_error_of_hdit_itself_is_one_line_and_its_details_are_logged(page, values, monkeypatch, caplog):
+    monkeypatch.setattr(page.models, "open", lambda *_: 1 / 0)
+    *_, last = unbuilt(SampleTab, page=page).sample(values, "me")
+    assert text_of(last[0]) == ("internal error (ZeroDivisionError); its details are in the terminal", True)
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_visitor_stops_a_computation(page, values):
+    updates = unbuilt(SampleTab, page=page).sample(values | {"steps": 1000}, "me")
+    next(updates)
+    next(updates)  # it runs
+    page.visitors.stop("me")
+    *_, last = updates
+    assert text_of(last[0]) == ("stopped", False)
+
+
+def test_two_kinds_of_weights_are_compared_with_the_same_seed(page, values):
+    sides = {"left model": "digits", "left weights": "ema", "right model": "digits, step 4", "right weights": "model"}
+    *_, (line, left, right) = unbuilt(CompareTab, page=page).compare(values | sides, "me")
+    assert text_of(line)[0] == "done: the same seed and settings on both sides"
+    assert left != right and left.count("<a href=") == 3 == right.count("<a href=")
+    *_, (line, *_) = unbuilt(CompareTab, page=page).compare(values | sides | {"right model": "/etc"}, "me")
+    assert text_of(line) == (
+        "model /etc: there is no such model now; reload the page to see those that there are",
+        True,
+    )
+
+
+def test_a_sample_is_varied_and_inpainted(page, values):
+    tab = unbuilt(EditTab, page=page)
+    *_, frame = unbuilt(SampleTab, page=page).sample(values, "me")
+    line, canvas, image = tab.take_sample(frame[3], 2)
+    assert text_of(line)[0] == "image 2, class 2" and '<canvas width="24" height="16"' in canvas
+    *_, (line, images) = tab.vary(values | {"image": image, "strength": 0.0}, "me")
+    assert text_of(line)[0] == "3 of 3 images"
+    *_, (line, images) = tab.inpaint(values | {"image": image, "region": "centre", "rounds": 1, "mask": ""}, "me")
+    assert images.count("<a href=") == 3
+    *_, (line, _) = tab.inpaint(values | {"image": image, "region": "brush", "rounds": 1, "mask": ""}, "me")
+    assert text_of(line)[0].startswith("nothing is painted") and text_of(line)[1]
+    assert tab.clear_mask(image) == canvas and tab.clear_mask(None) == ""
+
+
+def test_an_image_that_is_missing_is_one_line(page, values, tmp_path):
+    tab = unbuilt(EditTab, page=page)
+    *_, (line, _) = tab.vary(values | {"image": None, "strength": 0.5}, "me")
+    assert text_of(line) == ("no image is chosen: upload one, or use a sample", True)
+    assert text_of(tab.take_sample(None, 0)[0])[0].startswith("nothing is sampled yet")
+    frame = Frame([np.zeros((16, 24, 3), np.uint8)], ["0"], [0], "1 of 1 images", True)
+    assert text_of(tab.take_sample(frame, 5)[0])[0] == "image 5: expected a whole number from 0 to 0"
+    (tmp_path / "bad.png").write_text("no image")
+    assert text_of(tab.take_upload(str(tmp_path / "bad.png"))[0])[0].startswith("bad.png: ")
+
+
+def test_an_upload_is_fitted_to_the_network(page, tmp_path):
+    Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save(tmp_path / "large.png")
+    line, _, image = unbuilt(EditTab, page=page).take_upload(str(tmp_path / "large.png"))
+    assert text_of(line)[0] == "large.png: cropped and resized from 50x50 to 16x24" and image.shape == (16, 24, 3)
+
+
+def test_frames_of_an_interpolation_are_shown_one_by_one(page, values):
+    asked = values | {"start": 0, "end": 4, "frames": 3}
+    *_, (_, shown, _, frames) = unbuilt(EditTab, page=page).interpolate(asked, "me")
+    assert len(frames) == 3 and "frame 2 of 3" in shown
+    assert show_frame(frames, 0) != show_frame(frames, 2) and show_frame(None, 0) == ""
+    assert show_frame(frames, 99) == show_frame(frames, 2)
+
+
+def test_a_run_is_looked_at_again_only_when_it_has_changed(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("hdit_core.play.run_view.curves_plot", lambda panels: b"a curve")
+    copied = shutil.copytree(run, tmp_path / "run")
+    tab = unbuilt(RunTab, run=copied)
+    line, curves, _, grid, seen = tab.look(None, 1)
+    assert text_of(line)[0].startswith("done, 64 of 64 images") and curves.count("<img") >= 4
+    assert "samples after 64 images" in grid
+    assert tab.look(seen, 2) == [{"__type__": "update"}] * 5
+    (copied / "log.jsonl").open("a").write("\n")
+    (copied / "grids" / "000000096.png").write_bytes((copied / "grids" / "000000064.png").read_bytes())
+    assert "samples after 96 images" in tab.look(seen, 2)[3]  # the newest one was shown, and is again
+    assert "samples after 32 images" in tab.look(seen, 1)[3]  # an older one was chosen, and stays

@@ -1,0 +1,80 @@
+"""Computations are watched while they run, and stopped."""
+
+import threading
+import time
+
+import pytest
+
+from hdit_core.play.background import Stopped, Visitors, newest_results
+
+
+def test_the_last_result_always_arrives_and_overtaken_ones_are_left_out():
+    go, gone = threading.Event(), threading.Event()
+
+    def work(report):
+        report(0)
+        go.wait(10)
+        for number in range(1, 100):
+            report(number)
+        gone.set()
+
+    results = newest_results(work, threading.Event())
+    assert next(results) == 0
+    go.set()
+    gone.wait(10)
+    assert list(results) == [99]
+
+
+def test_a_computation_that_is_stopped_says_so_and_is_over():
+    stop, ended = threading.Event(), threading.Event()
+
+    def work(report):
+        try:
+            while True:
+                report(1)
+                time.sleep(0.001)
+        finally:
+            ended.set()
+
+    results = newest_results(work, stop)
+    assert next(results) == 1
+    stop.set()
+    with pytest.raises(Stopped):
+        list(results)
+    assert ended.is_set()
+
+
+def test_a_computation_that_nobody_watches_any_more_is_stopped():
+    ended = threading.Event()
+
+    def work(report):
+        try:
+            while True:
+                report(1)
+                time.sleep(0.001)
+        finally:
+            ended.set()
+
+    results = newest_results(work, threading.Event())
+    next(results)
+    results.close()
+    assert ended.is_set()
+
+
+def test_an_error_comes_after_the_results_that_were_reported():
+    def work(report):
+        report(1)
+        raise ValueError("broken")
+
+    results = newest_results(work, threading.Event())
+    assert next(results) == 1
+    with pytest.raises(ValueError, match="broken"):
+        next(results)
+
+
+def test_visitors_stop_their_own_computation_alone():
+    visitors = Visitors()
+    mine, yours = visitors.begin("a"), visitors.begin("b")
+    visitors.stop("a")
+    visitors.stop("a")
+    assert mine.is_set() and not yours.is_set()

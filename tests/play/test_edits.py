@@ -1,0 +1,126 @@
+"""Edits of the page are those of `hdit edit`."""
+
+import base64
+import io
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hdit_cli.main import main
+from hdit_core.errors import DataError, UsageError
+from hdit_core.play import edits
+from hdit_core.play.drawing import watch
+from hdit_core.play.form import read_form
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """Return the path of a picture that is larger than the network's images."""
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture
+def asked(models, values):
+    """Return the denoiser and what is asked of it."""
+    denoiser = models.open("digits", "ema")
+    return denoiser, read_form(values, denoiser.recipe)
+
+
+def last_images(job):
+    *_, last = watch(job, threading.Event())
+    return last.images
+
+
+def assert_equal_to(images, folder):
+    for index, image in enumerate(images):
+        assert np.array_equal(image, np.asarray(Image.open(folder / f"{index:08d}.png")))
+
+
+def painted(mask):
+    """Return a mask as the browser sends it: light where it is painted, transparent elsewhere."""
+    rgba = np.zeros((*mask.shape, 4), np.uint8)
+    rgba[mask] = (255, 213, 74, 255)
+    content = io.BytesIO()
+    Image.fromarray(rgba).save(content, "PNG")
+    return edits.DATA_URL + base64.b64encode(content.getvalue()).decode()
+
+
+def test_variations_are_those_of_hdit_edit_vary(picture, asked, run, tmp_path):
+    image = edits.uploaded_image(picture, asked[0]).image_u8
+    images = last_images(edits.vary(*asked, image, 0.7))
+    command = ["edit", "vary", "--init", str(picture), "--ckpt", str(run), "--strength", "0.7", "--count", "3"]
+    assert main([*command, "--seed", "3", "--steps", "3", "--out", str(tmp_path / "v")]) == 0
+    assert_equal_to(images, tmp_path / "v")
+
+
+def test_inpainted_images_are_those_of_hdit_edit_inpaint(picture, asked, run, tmp_path):
+    mask = np.zeros((16, 24), bool)
+    mask[4:9, 5:20] = True
+    image = edits.uploaded_image(picture, asked[0]).image_u8
+    found = edits.painted_mask(painted(mask), (16, 24))
+    assert np.array_equal(found, mask)
+    images = last_images(edits.inpaint(*asked, image, found, 2))
+    Image.fromarray(image).save(tmp_path / "small.png")
+    Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "mask.png")
+    command = ["edit", "inpaint", str(tmp_path / "small.png"), str(tmp_path / "mask.png"), "--ckpt", str(run)]
+    more = ["--rounds", "2", "--count", "3", "--seed", "3", "--steps", "3", "--out", str(tmp_path / "i")]
+    assert main([*command, *more]) == 0
+    assert_equal_to(images, tmp_path / "i")
+    assert np.array_equal(images[0][~mask], image[~mask]) and not np.array_equal(images[0][mask], image[mask])
+
+
+def test_an_interpolation_is_that_of_hdit_edit_interpolate(asked, run, tmp_path):
+    images = last_images(edits.interpolate(*asked, 1, 5, 4))
+    command = ["edit", "interpolate", "1", "5", "--ckpt", str(run), "--frames", "4", "--seed", "3", "--steps", "3"]
+    assert main([*command, "--out", str(tmp_path / "f")]) == 0
+    assert_equal_to(images, tmp_path / "f")
+
+
+def test_named_regions_need_no_pointer():
+    masks = {region: edits.region_mask(region, (6, 8)) for region in edits.REGIONS if region != edits.BRUSH}
+    assert {region: int(mask.sum()) for region, mask in masks.items()} == {
+        "centre": 16, "left half": 24, "right half": 24, "upper half": 24, "lower half": 24,
+    }  # fmt: skip
+    assert not (masks["left half"] & masks["right half"]).any() and masks["upper half"][0].all()
+    with pytest.raises(UsageError, match="region all: expected one of brush, centre"):
+        edits.region_mask("all", (6, 8))
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (None, "nothing is painted"),
+        ("", "nothing is painted"),
+        ("data:image/svg+xml;base64,AAAA", "nothing is painted"),
+        (edits.DATA_URL + "????", "the painted mask is no PNG"),
+        (edits.DATA_URL + "AAAA", "the painted mask is no PNG"),
+        (painted(np.zeros((16, 24), bool)), "nothing is painted"),
+    ],
+)
+def test_a_mask_that_is_none_is_one_line(mask, message):
+    with pytest.raises(UsageError, match=message):
+        edits.painted_mask(mask, (16, 24))
+
+
+def test_an_upload_that_is_no_image_is_named_without_its_folder(asked, tmp_path):
+    path = tmp_path / "notes.png"
+    path.write_text("no image")
+    with pytest.raises(DataError, match=r"^notes\.png: ") as problem:
+        edits.uploaded_image(path, asked[0])
+    assert str(tmp_path) not in str(problem.value)
+
+
+def test_numbers_of_edits_are_checked(asked, picture):
+    image = edits.uploaded_image(picture, asked[0]).image_u8
+    with pytest.raises(UsageError, match=r"strength 1\.5: expected a number from 0 to 1"):
+        edits.vary(*asked, image, 1.5)
+    with pytest.raises(UsageError, match="rounds 0: expected a whole number from 1 to 20"):
+        edits.inpaint(*asked, image, np.ones((16, 24), bool), 0)
+    with pytest.raises(UsageError, match="frames 1: expected a whole number from 2 to 64"):
+        edits.interpolate(*asked, 0, 1, 1)
+    with pytest.raises(UsageError, match="from image nan: expected"):
+        edits.interpolate(*asked, float("nan"), 1, 2)
