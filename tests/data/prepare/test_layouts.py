@@ -4,7 +4,7 @@ import io
 import tarfile
 
 import pytest
-from tests.data.prepare.test_labels import labelled
+from tests.data.prepare.test_input_classes import labelled
 
 from hdit_core.data.prepare.input_classes import label_source
 from hdit_core.data.prepare.label_files import read_classes

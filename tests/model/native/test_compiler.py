@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hdit_core.model.native import compiler, library
+from hdit_core.model.native import compiler, ctypes_bindings
 from hdit_core.model.native.attention import native_attention, unavailable
 from hdit_core.model.native.compiler import CompileError, library_path
 
@@ -52,9 +52,9 @@ def scripted(monkeypatch, tmp_path):
 @pytest.fixture
 def fresh():
     """Let this process ask again for its libraries, and once more afterwards."""
-    library.load.cache_clear()
+    ctypes_bindings.load.cache_clear()
     yield
-    library.load.cache_clear()
+    ctypes_bindings.load.cache_clear()
 
 
 def answer(path):
