@@ -4,7 +4,6 @@ import io
 import tarfile
 
 import pytest
-from tests.data.prepare.test_input_classes import labelled
 
 from hdit_core.data.prepare.input_classes import label_source
 from hdit_core.data.prepare.label_files import read_classes
@@ -13,6 +12,7 @@ from hdit_core.data.sources.files.tar import TarSource
 from hdit_core.data.sources.files.zip import ZipSource, is_zip
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError, UsageError
+from tests.data.prepare.test_input_classes import labelled
 from tests.data.sources.files.test_folder_and_archive import contents, write_tar
 
 
