@@ -13,7 +13,7 @@ COMMIT = "c0ffee" + "0" * 34
 
 
 class HubServer:
-    """Repositories in memory; `requests` lists what was asked."""
+    """Repositories in memory; `requests` lists the requests."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, dict[str, bytes]] = {}
@@ -36,7 +36,7 @@ class HubServer:
 
 
 def file_record(path: str, content: bytes) -> dict[str, Any]:
-    """Return what the hub says of a file; weights are stored by their SHA-256."""
+    """Return the hub's description of a file; weights are stored by their SHA-256."""
     record = {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
     if path.endswith(".safetensors"):
         record["lfs"] = {"oid": hashlib.sha256(content).hexdigest(), "size": len(content), "pointerSize": 130}

@@ -1,4 +1,4 @@
-"""What the machine is told before it works."""
+"""Settings of the machine before computations."""
 
 import platform
 import subprocess

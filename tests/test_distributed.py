@@ -24,7 +24,7 @@ SRUN = BATCH | {
 }
 
 
-def test_torchrun_says_which_rank_a_process_is_and_where_all_meet():
+def test_torchrun_sets_the_rank_and_the_rendezvous():
     assert read_launch_info(TORCHRUN) == LaunchInfo(5, 8, 1, "gpu01", 29400, one_node=False)
     assert read_launch_info(TORCHRUN | {"LOCAL_WORLD_SIZE": "8"}).one_node
 
@@ -35,7 +35,7 @@ def test_without_the_number_of_ranks_on_a_node_the_address_tells_whether_there_i
     assert read_launch_info(environment | {"MASTER_ADDR": address}).one_node is one_node
 
 
-def test_srun_says_it_too_and_torchrun_under_srun_has_the_last_word():
+def test_srun_sets_the_rank_too_and_torchrun_has_precedence():
     place = read_launch_info(SRUN)
     assert (place.rank, place.size, place.local_rank, place.address, place.one_node) == (5, 8, 1, "gpu01", False)
     assert read_launch_info(SRUN | TORCHRUN) == read_launch_info(TORCHRUN)
@@ -88,7 +88,7 @@ def test_the_first_of_a_list_of_nodes_is_found(nodes, first):
 
 
 @pytest.mark.parametrize("nodes", ["", "[", "gpu[1-2", "gpu[a]", "gpu 1", "$(reboot)", "gpu[]"])
-def test_what_is_no_list_of_nodes_is_refused(nodes):
+def test_an_invalid_list_of_nodes_is_refused(nodes):
     with pytest.raises(UsageError, match=r"SLURM_STEP_NODELIST is .* expected a node list such as gpu"):
         first_host(nodes)
 
@@ -100,7 +100,7 @@ def test_a_world_without_a_place_in_it_is_refused(name):
         read_launch_info(environment)
 
 
-def test_a_rank_that_is_no_number_is_refused():
+def test_a_rank_that_is_not_a_number_is_refused():
     with pytest.raises(UsageError, match=r"RANK is 'one', expected a number; torchrun, srun or a Slurm job array"):
         read_launch_info(TORCHRUN | {"RANK": "one"})
 
@@ -124,7 +124,7 @@ def test_a_port_that_is_in_use_is_reported(monkeypatch):
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
-def test_ranks_that_do_not_come_are_not_waited_for_for_ever(rank, monkeypatch):
+def test_missing_ranks_are_not_waited_for_forever(rank, monkeypatch):
     port = str(take_port())
     here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "RANK": rank}
     for name, text in here.items():

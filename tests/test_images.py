@@ -8,7 +8,7 @@ import torch
 from hdit_core.images import caption, from_uint8, thumbnail, to_uint8
 
 
-def test_every_level_comes_back(tmp_path):
+def test_every_level_is_read_back(tmp_path):
     levels = np.arange(256, dtype=np.uint8).reshape(2, 8, 16, 1)
     images = from_uint8(levels)
     assert images.shape == (2, 1, 8, 16) and (images.min(), images.max()) == (-1, 1)

@@ -1,4 +1,4 @@
-"""Files of JSON lines: what a crash cut short is skipped, and removed when the file is cut back."""
+"""Files of JSON lines: a line truncated by a crash is skipped, and removed when the file is truncated."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Locks on bytes of a file: exclusive per byte, released when their holder ends, and optional where there are none."""
+"""Locks on bytes of a file: exclusive per byte, released when their holder ends, optional without support."""
 
 import os
 import signal

@@ -38,7 +38,7 @@ def test_progress_in_a_log_is_a_line_after_seconds_then_every_half_minute_and_on
     ]
 
 
-def test_the_last_line_of_a_log_comes_once_though_the_clock_goes_on(capsys, clock):
+def test_the_last_line_of_a_log_is_written_once(capsys, clock):
     with progress.progress("score", total=20) as bar:
         bar.update(0)
         clock.now += 10
@@ -64,7 +64,7 @@ def test_messages_are_shown_while_the_body_runs_unless_the_program_has_a_handler
         root.handlers, logger.handlers = handlers
 
 
-def test_a_log_says_once_a_minute_that_a_task_without_progress_still_runs(capsys, monkeypatch):
+def test_the_log_has_a_line_per_minute_for_a_task_without_progress(capsys, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_OF_SILENCE", 0.05)
     with progress.progress("train", total=1000) as bar:
         bar.update(100)
@@ -111,7 +111,7 @@ def test_progress_on_a_terminal_is_a_bar_on_stderr(capsys, monkeypatch):
     assert out == ""
 
 
-def test_what_the_library_logs_is_a_note_on_stderr_of_the_main_rank_alone(capsys, monkeypatch):
+def test_log_messages_are_notes_on_stderr_of_the_main_rank_only(capsys, monkeypatch):
     progress.show_log_messages()
     progress.show_log_messages()
     logger = logging.getLogger("hdit")

@@ -1,4 +1,4 @@
-"""What somebody gets who installs the wheel: no source tree beside it, and nothing but the declared dependencies."""
+"""An installed wheel works without the source tree, with only the declared dependencies."""
 
 import os
 import subprocess
@@ -72,7 +72,7 @@ def installed(wheel, tmp_path_factory):
     return run
 
 
-def test_the_wheel_holds_the_two_packages_the_recipes_and_the_licence(wheel):
+def test_the_wheel_contains_the_two_packages_the_recipes_and_the_license(wheel):
     names = ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {
         "hdit_cli",

@@ -1,4 +1,4 @@
-"""The API gives what the commands give."""
+"""The API returns the same results as the commands."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Wrong arguments of the API are refused in one line that says what was found and what was expected."""
+"""Wrong arguments of the API are refused in one line with the value found and the value expected."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The code of docs/python.md runs as it stands, in order, with smaller numbers."""
+"""The code of docs/python.md runs in order, with smaller numbers."""
 
 import re
 import subprocess

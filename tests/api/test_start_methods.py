@@ -44,7 +44,7 @@ def test_a_script_with_a_main_guard_prepares_trains_and_reads_with_worker_proces
     assert (done.returncode, done.stdout) == (0, "20 2 20\n"), done.stderr
 
 
-def test_a_script_without_a_main_guard_is_told_its_line_before_a_process_starts(start, tmp_path):
+def test_a_script_without_a_main_guard_is_refused_with_its_line_before_a_process_starts(start, tmp_path):
     done = start("if True:", "forkserver")
     assert done.returncode == 1 and not (tmp_path / "data").exists()
     assert done.stderr.splitlines()[-1].endswith(

@@ -58,7 +58,7 @@ def test_the_peak_is_what_was_held_at_most_and_each_work_has_its_own():
     assert small == pytest.approx(20 * MIB, abs=20 * MIB)
 
 
-def test_what_does_not_fit_is_an_error_that_says_what_is_free():
+def test_a_task_that_does_not_fit_is_an_error_with_the_free_memory():
     with pytest.raises(OutOfMemory, match=r"does not fit into the ([\d.]+ GiB of )?free memory"):
         in_child_process(fill_what_is_not_there, threads=1)
 

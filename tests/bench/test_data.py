@@ -1,4 +1,4 @@
-"""`hdit bench data` measures what it says: the same pixels as its floors, and a set that opens."""
+"""`hdit bench data` compares equal work: the same pixels as its baselines, and a set that opens."""
 
 import io
 

@@ -86,7 +86,7 @@ def test_both_networks_are_measured_in_both_directions_at_every_size(monkeypatch
     assert found[0].to_json()["size"] == 32
 
 
-def test_a_size_that_would_take_too_long_is_left_out_and_said_to_be(monkeypatch, caplog):
+def test_a_size_that_would_take_too_long_is_skipped_and_reported(monkeypatch, caplog):
     monkeypatch.setattr(scaling, "measure_in_child_process", measured_by(lambda *given: (Timing((1.0,)), 1)))
     caplog.set_level("INFO", logger="hdit")
     found = list(bench_scaling((128, 256), 128, torch.float32, ONCE, most_s=5.0))

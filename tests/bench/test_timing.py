@@ -4,7 +4,7 @@ from hdit_core.bench.timing import Rounds, Timing, interleaved, stopwatch
 
 
 class FakeClock:
-    """A clock that only moves when it is told to."""
+    """A clock that only advances on request."""
 
     def __init__(self):
         self.now_s = 100.0
@@ -13,7 +13,7 @@ class FakeClock:
         return self.now_s
 
     def task(self, seconds, log, name):
-        """Return a task that takes so long, one number for each run, and says when it ran."""
+        """Return a task with these durations, one per run, that records when it ran."""
         lengths = iter(seconds)
 
         def run():

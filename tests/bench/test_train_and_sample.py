@@ -110,7 +110,7 @@ def test_a_step_that_alone_outlasts_the_limit_is_timed_once():
     assert rounds_for(settings, 11.0).rounds == Rounds(warm_up=1, least=1, most=9, limit_s=10.0)
 
 
-def test_a_step_that_does_not_fit_says_what_to_make_smaller(tiny_recipe, monkeypatch):
+def test_a_step_that_does_not_fit_is_refused_with_the_settings_to_reduce(tiny_recipe, monkeypatch):
     def full(function, *arguments, settings):
         if function.__name__ == "_measure":
             raise OutOfMemory("does not fit into the 3.0 GiB of free memory")
@@ -206,7 +206,7 @@ def test_guidance_is_measured_where_the_recipe_has_it_whatever_its_interval(chan
     assert calls
 
 
-def test_a_guide_that_cannot_be_asked_the_same_is_refused(changed):
+def test_a_guide_with_other_inputs_is_refused(changed):
     with pytest.raises(UsageError, match=r"the guide's model.num_classes is 5, the model's is 3; expected equal"):
         bench_sample(changed({}), FEW, guide=changed({"model.num_classes": 5}))
 

@@ -25,13 +25,13 @@ def test_what_a_stage_prints_is_kept_as_json_or_as_text(tmp_path):
     assert (tmp_path / "stage.txt").read_text() == "a table\n"
 
 
-def test_a_stage_that_fails_keeps_what_it_printed_and_says_why(tmp_path):
+def test_a_failed_stage_keeps_its_output_and_the_reason(tmp_path):
     outcome = run(python("import sys; print('half'); print('why', file=sys.stderr); sys.exit(3)"), tmp_path, 100)
     assert (outcome.code, outcome.problem) == (3, "why")
     assert (tmp_path / "stage.txt").read_text() == "half\n"
 
 
-def test_a_stage_that_takes_too_long_is_ended_with_its_children_and_keeps_what_it_printed(tmp_path):
+def test_a_stage_that_takes_too_long_is_ended_with_its_children_and_keeps_its_output(tmp_path):
     code = "import subprocess, sys; print('begun', flush=True); subprocess.run(['sleep', '600'])"
     outcome = run(python(code, limit_s=5.0), tmp_path, 100)
     assert outcome.code is None and outcome.problem.startswith("ended after ")
@@ -44,7 +44,7 @@ def test_a_stage_without_time_is_not_begun(tmp_path):
     assert (outcome.code, outcome.problem) == (None, "no time was left to begin")
 
 
-def test_the_summary_says_how_each_ended(tmp_path):
+def test_the_summary_has_the_result_of_each_stage(tmp_path):
     outcomes = [Outcome("good", 0, 1.0, ""), Outcome("bad", 2, 2.0, "why")]
     summarize(outcomes, tmp_path)
     assert [one["code"] for one in json.loads((tmp_path / "summary.json").read_text())] == [0, 2]

@@ -1,4 +1,4 @@
-"""A save that also removes an old checkpoint, interrupted somewhere, and what has to be true of the run afterwards."""
+"""An interrupted save that also removes an old checkpoint, and the invariants of the run afterwards."""
 
 import shutil
 
@@ -26,7 +26,7 @@ def state(step):
 
 
 def save(run, recipe, step):
-    """Save as a run does: beside it, read back, and with the old ones pruned."""
+    """Save like a run: asynchronously, verified, and with old checkpoints removed."""
     with AsyncCheckpointer(run, recipe, World()) as saver:
         saver.save(state(step), parts(step))
 
@@ -44,7 +44,7 @@ def copy_of(run, to):
 
 
 def check_after(run, recipe, content, damaged_before=0):
-    """See that nothing is broken or lost, and that going on leads where an undisturbed save does.
+    """Check that nothing is damaged or lost, and that continuing gives the same state as an uninterrupted save.
 
     Args:
         content: of the undisturbed run, as `content_of` gives it.

@@ -63,7 +63,7 @@ def in_a_process_that(fails, at, act):
 
 
 class RunMachine(RuleBasedStateMachine):
-    """A run, and what it may be expected to hold."""
+    """A run, and its expected contents."""
 
     def __init__(self, changed):
         super().__init__()
@@ -135,7 +135,7 @@ class RunMachine(RuleBasedStateMachine):
         return {int(folder.name[-9:]) for folder in checkpoint_folders(self.run) if is_intact(folder)}
 
     def _check(self, before):
-        """Compare what is there with what was there, and what was saved since."""
+        """Compare the contents with the earlier ones and those saved since."""
         after = self._intact()
         assert len(after) >= min(2, len(before))
         assert max(after, default=0) >= max(before, default=0)

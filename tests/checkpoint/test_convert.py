@@ -31,14 +31,14 @@ def pickled(tmp_path):
 
 
 @pytest.mark.parametrize(("weights", "factor"), [("model", 1), ("ema", 2)])
-def test_of_a_training_checkpoint_the_weights_that_were_asked_for_are_taken(pickled, tmp_path, weights, factor):
+def test_the_requested_weights_of_a_training_checkpoint_are_taken(pickled, tmp_path, weights, factor):
     path, expected = pickled
     convert_weights(path, tmp_path / "ours", to="hdit", weights=weights, trust_pickle=True)
     assert torch.equal(read_tensors(tmp_path / "ours")[0]["patch_in.proj.weight"], factor * expected)
 
 
 @pytest.mark.parametrize(("weights", "value"), [("model", 1.0), ("ema", 2.0)])
-def test_of_a_run_the_weights_that_were_asked_for_are_loaded_and_converted(tmp_path, tiny_recipe, weights, value):
+def test_the_requested_weights_of_a_run_are_loaded_and_converted(tmp_path, tiny_recipe, weights, value):
     shapes = HourglassTransformer(tiny_recipe.model).state_dict()
     parts = {part: {k: torch.full_like(t, v) for k, t in shapes.items()} for part, v in (("model", 1.0), ("ema", 2.0))}
     save_checkpoint(tmp_path / "run", tiny_recipe, State(step=1, num_images=8, data_hash="f" * 64), parts)

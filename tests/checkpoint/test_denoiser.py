@@ -126,7 +126,7 @@ def test_guided_samples_are_the_recorded_ones(load, name, size, sampler):
     close(images, guide[{"dpmpp_2m": "dpmpp_2m", "dpmpp_2m_sde": "dpmpp_2m_sde_heun_eta0"}[sampler]])
 
 
-def test_the_loaded_denoiser_is_ready_to_use_and_says_its_recipe():
+def test_the_loaded_denoiser_is_ready_to_use_and_has_its_recipe():
     denoiser = load_denoiser(REFERENCE / "neighborhood.safetensors")
     assert not denoiser.training and not any(p.requires_grad for p in denoiser.parameters())
     assert denoiser.recipe.model.num_classes == 5 and denoiser.recipe.model.levels[1].kernel_size == 5
@@ -208,7 +208,7 @@ def test_weights_of_mixed_types_are_cast_to_the_widest_one(changed):
     assert denoiser(x, sigma, classes).isfinite().all()
 
 
-def test_a_run_without_a_checkpoint_says_when_the_first_one_comes(tmp_path, changed):
+def test_a_run_without_a_checkpoint_reports_when_the_first_one_is_due(tmp_path, changed):
     (tmp_path / "recipe.toml").write_text(recipe_toml(changed({"train.checkpoint_every_images": 32})))
     with pytest.raises(CheckpointError, match="no checkpoint yet; the first one is saved after 32 images"):
         load_denoiser(tmp_path)

@@ -29,7 +29,7 @@ def recipe(changed):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """Return a function that mounts a disk of so many bytes and returns its folder."""
+    """Return a function that mounts a disk of a given size and returns its folder."""
     mounted = []
 
     def mount(size_bytes):
@@ -55,7 +55,7 @@ def blindly(monkeypatch):
 
 
 def try_to_save(run, recipe, old):
-    """Save step 3 where it may not fit; see that the old checkpoints stay, and return whether it did."""
+    """Save step 3 on a disk that may be full; check that the old checkpoints remain, and return whether it fit."""
     try:
         save(run, recipe, 3)
     except CheckpointWriteError as error:

@@ -1,4 +1,4 @@
-"""The log of a run continues from the step that is resumed, and survives a line that a crash cut short."""
+"""The log of a run continues from the step that is resumed, and survives a line truncated by a crash."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint says what it belongs to, and equal checkpoints have equal ones."""
+"""The manifest of a checkpoint identifies its run, and equal checkpoints have equal manifests."""
 
 import json
 
@@ -63,7 +63,7 @@ def test_a_manifest_that_was_changed_is_not_believed(tmp_path, tiny_recipe, key)
         open_checkpoint(folder)
 
 
-def test_a_recipe_of_another_hdit_is_not_called_damaged(tmp_path, tiny_recipe):
+def test_a_recipe_of_another_version_is_not_reported_as_damaged(tmp_path, tiny_recipe):
     folder = save(tmp_path, tiny_recipe)
     table = manifest_of(folder)
     table["recipe"]["train"]["of_the_future"] = 1

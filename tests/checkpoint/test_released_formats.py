@@ -1,4 +1,4 @@
-"""Checkpoints that earlier versions wrote stay loadable, for ever. Never change a file in `released/`; add to it.
+"""Checkpoints that earlier versions wrote stay loadable forever. Never change a file in `released/`; add to it.
 
 `release.py` makes what is added.
 """
@@ -74,7 +74,7 @@ def test_its_networks_output_is_unchanged(name):
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_training_goes_on_from_it(name):
+def test_training_continues_from_it(name):
     checkpoint = open_checkpoint(RELEASED / name)
     learner = build_learner(checkpoint.recipe, checkpoint, World(), torch.device("cpu"))
     network = learner.ema.source

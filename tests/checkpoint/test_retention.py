@@ -1,4 +1,4 @@
-"""Which checkpoints stay: at least two that are intact, whatever else."""
+"""Retention of checkpoints: at least two valid ones are always kept."""
 
 import pytest
 import torch
@@ -58,7 +58,7 @@ def test_nothing_is_removed_while_fewer_than_two_are_intact(tmp_path, changed):
     assert steps(tmp_path) == [5, 4, 3, 2, 1] and is_intact(checkpoint_folder(tmp_path, 1))
 
 
-def test_a_checkpoint_every_so_many_images_stays_for_ever(tmp_path, changed):
+def test_permanent_checkpoints_are_kept_at_regular_intervals(tmp_path, changed):
     # steps of 8 images: a multiple of 30 lies within steps 4, 8, 12 and 15, and saves fall on each multiple of 15
     recipe = changed({"train.checkpoint_every_images": 15, "train.keep_every_images": 30, "train.keep_checkpoints": 2})
     for step in (2, 4, 6, 8, 10, 12, 14, 15):
@@ -67,7 +67,7 @@ def test_a_checkpoint_every_so_many_images_stays_for_ever(tmp_path, changed):
     assert steps(tmp_path) == [15, 14, 12, 8, 4]
 
 
-def test_how_many_images_lie_between_what_stays_for_ever_has_to_be_a_number_of_saves(changed):
+def test_the_interval_of_permanent_checkpoints_is_a_multiple_of_the_save_interval(changed):
     with pytest.raises(
         RecipeError, match=r"train.keep_every_images.*40 is not a multiple of checkpoint_every_images = 32"
     ):

@@ -6,7 +6,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from tests.checkpoint.run_machine import RunMachine
 
 
-def test_whatever_happens_to_a_run_two_intact_checkpoints_stay_and_the_newest_is_never_lost(changed):
+def test_two_valid_checkpoints_always_exist_and_the_newest_is_never_lost(changed):
     few = settings(
         max_examples=6,
         stateful_step_count=12,

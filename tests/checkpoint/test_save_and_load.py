@@ -30,7 +30,7 @@ def save(run, recipe, step):
     return save_checkpoint(run, recipe, state, {"model": tensors, "ema": tensors})
 
 
-def test_what_was_saved_is_read_back(tmp_path, tiny_recipe):
+def test_a_saved_checkpoint_is_read_back(tmp_path, tiny_recipe):
     folder = save(tmp_path, tiny_recipe, 12)
     checkpoint = open_checkpoint(folder)
     assert checkpoint.recipe == tiny_recipe and checkpoint.state.num_images == 768

@@ -40,7 +40,7 @@ def traced(tmp_path, recipe):
 
 def test_the_whole_save_is_seen_and_every_file_and_both_folders_are_flushed_before_the_name(traced):
     _, content, calls = traced
-    assert len({call.thread for call in calls}) == 1 and len(calls) > 25  # the thread beside training, and nobody else
+    assert len({call.thread for call in calls}) == 1 and len(calls) > 25  # only the thread that saves
     named = next(
         place
         for place, call in enumerate(calls)

@@ -1,4 +1,4 @@
-"""RUN/status.json says to scripts how a run stands, also when it failed, and why."""
+"""RUN/status.json gives scripts the status of a run, including failures and their reason."""
 
 import json
 
@@ -16,7 +16,7 @@ def test_the_status_says_how_the_run_stands_and_whatever_more_there_is_to_say(tm
 
 
 @pytest.mark.parametrize("content", [None, "", "[1]", "{", "[" * 100_000])
-def test_a_status_that_cannot_be_read_says_nothing(tmp_path, content):
+def test_an_unreadable_status_is_ignored(tmp_path, content):
     if content is not None:
         status_file(tmp_path).write_text(content)
     assert read_status(tmp_path) == {}
@@ -31,7 +31,7 @@ def test_an_unknown_number_of_steps_is_not_shown(tmp_path):
     ("error", "reason"),
     [(NumericalError("step 3: nan"), "step 3: nan"), (KeyError(), "KeyError"), (OSError(), "OSError")],
 )
-def test_what_failed_says_why_and_where_the_run_stood(tmp_path, error, reason):
+def test_a_failed_run_records_the_reason_and_its_progress(tmp_path, error, reason):
     write_status(tmp_path, "running", 3, 24)
     with pytest.raises(type(error)), recording_failure(tmp_path, is_main=True):
         raise error

@@ -32,7 +32,7 @@ class Call:
 
 
 def can_trace():
-    """Return why strace cannot watch a process here, or an empty string where it can."""
+    """Return the reason why strace cannot trace a process here, or an empty string if it can."""
     if shutil.which("strace") is None:
         return "strace is not installed"
     tried = subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, text=True, check=False)

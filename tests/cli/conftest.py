@@ -1,4 +1,4 @@
-"""Packages that offer commands, made on the spot."""
+"""Temporary packages with commands."""
 
 import importlib
 import sys

@@ -16,7 +16,7 @@ def test_json_is_one_document_with_paths_as_text(capsys):
     assert err == ""
 
 
-def test_json_never_holds_a_number_that_json_does_not_know():
+def test_json_contains_no_nan_or_infinity():
     with pytest.raises(ValueError, match="not JSON compliant"):
         console.emit({"fid": float("nan")}, as_json=True)
 

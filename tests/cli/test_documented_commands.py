@@ -1,4 +1,4 @@
-"""What the README, the recipes and the help say to type is understood as it stands."""
+"""The commands in the README, the docs, the recipes and the help pages are valid."""
 
 import re
 import shlex
@@ -25,7 +25,7 @@ COMMANDS += [[group, name] for group, names in GROUPS.items() for name in names]
 
 
 def commands_in(text):
-    """Return what stands in a line of its own, indented or behind a comment's label, or between backticks.
+    """Return the commands on lines of their own, indented or after a comment's label, or between backticks.
 
     `hdit train` alone, two words, is a name in a sentence.
     """

@@ -41,7 +41,7 @@ def test_options_are_printed_in_their_sections_those_without_one_last(page):
     assert page.index("Performance:") < page.index("--speed") < page.index("Output:") < page.index("--out FILE")
 
 
-def test_examples_are_printed_one_per_line_whatever_their_length(page):
+def test_examples_are_printed_one_per_line_at_any_length(page):
     assert f"  Examples:\n    {LONG}\n    hdit act b\n" in page
 
 
@@ -59,6 +59,6 @@ def test_words_of_defaults_and_types_are_replaced_only_where_they_are_typers():
     assert plain_type("-o, --out PATH") == "-o, --out PATH" and plain_type("--set <list[str]>") == "--set VALUE"
 
 
-def test_choices_are_shown_as_they_are_typed():
+def test_choices_are_shown_in_their_command_line_form():
     assert plain_type("--dtype <float32|bfloat16>") == "--dtype float32|bfloat16"
     assert plain_type("--scale <float range>") == "--scale NUMBER"

@@ -41,7 +41,7 @@ def test_a_tilde_inside_a_word_stays(monkeypatch, tmp_path):
     assert _expand_home(words) == [*words[:-2], str(tmp_path), f"--out={tmp_path}"]
 
 
-def test_stopping_early_is_no_error_but_exit_code_75(install_body, capsys):
+def test_stopping_early_exits_with_75(install_body, capsys):
     install_body("from hdit_core.errors import StoppedEarly\nraise StoppedEarly('saved at 640 images')")
     assert main(["act"]) == 75
     assert capsys.readouterr().err == "hdit: stopped early: saved at 640 images\n"
@@ -66,7 +66,7 @@ def test_a_misspelt_option_cannot_recolor_the_terminal(install_body, capsys):
     assert "\x1b" not in capsys.readouterr().err
 
 
-def test_what_the_machine_refuses_is_one_line_that_names_the_file(install_body, capsys):
+def test_a_system_error_is_one_line_that_names_the_file(install_body, capsys):
     install_body("open('no-such-folder/file')")
     assert main(["act"]) == 1
     assert capsys.readouterr().err == "hdit: error: no-such-folder/file: No such file or directory\n"
@@ -94,7 +94,7 @@ def test_any_error_of_a_system_call_with_a_path_is_one_line_with_that_path(insta
         "MemoryError",
     ],
 )
-def test_too_little_memory_is_one_line_that_says_what_to_do(install_body, capsys, raised):
+def test_running_out_of_memory_is_one_line_with_advice(install_body, capsys, raised):
     install_body(f"raise {raised}")
     assert main(["act"]) == 1
     line = capsys.readouterr().err
@@ -123,7 +123,7 @@ def test_a_command_may_exit_with_its_own_code(install_body):
     assert main(["act"]) == 75
 
 
-def test_what_a_command_returns_is_no_exit_code_unless_it_is_a_number(install_body):
+def test_the_return_value_of_a_command_is_an_exit_code_only_if_it_is_a_number(install_body):
     install_body("return 'done'")
     assert main(["act"]) == 0
 
@@ -211,7 +211,7 @@ def test_the_version_is_the_installed_one(capsys):
 
 
 @pytest.mark.parametrize("args", [["recipe", "list"], ["act"]])
-def test_a_reader_that_goes_away_ends_the_command_without_a_word(install_body, args):
+def test_a_closed_pipe_ends_the_command_silently(install_body, args):
     folder = install_body("print('a result')")
     reading, writing = os.pipe()
     os.close(reading)
@@ -223,7 +223,7 @@ def test_a_reader_that_goes_away_ends_the_command_without_a_word(install_body, a
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
-def test_closed_streams_are_no_bug(closed):
+def test_closed_streams_are_not_an_error(closed):
     command = ["/bin/sh", "-c", f'"$0" -m hdit_cli recipe list {closed}', sys.executable]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "Traceback" not in run.stderr

@@ -96,7 +96,7 @@ def test_a_module_may_have_a_default_command_in_addition_to_its_subcommands(inst
     assert capsys.readouterr().out == "hello Ann\ngoodbye\n"
 
 
-def test_the_help_lists_a_plugin_with_its_first_sentence_and_takes_brackets_as_they_are(install, capsys):
+def test_the_help_lists_a_plugin_with_its_first_sentence_and_keeps_brackets(install, capsys):
     install("polite", "greet", ONE_COMMAND)
     assert main(["--help"]) == 0
     assert "  greet         Greet somebody.\n" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A small folder of pictures in class folders, and what a folder holds."""
+"""A small folder of pictures in class folders, and the contents of a folder."""
 
 import numpy as np
 from PIL import Image
@@ -7,7 +7,7 @@ SIZE = (8, 12)
 
 
 def write_pictures(folder, count=23, classes=("ant", "bee", "cow")):
-    """Write noise of 9x14 pixels into class folders, and two files that are no images."""
+    """Write noise of 9x14 pixels into class folders, and two files that are not images."""
     random = np.random.default_rng(0)
     for number in range(count):
         path = folder / classes[number % len(classes)] / f"{number:03}.png"

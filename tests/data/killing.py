@@ -48,7 +48,7 @@ def die_at(step, run):
 
 
 def begin(folder, source, out, share="all", *, workers=1, shard_size=7, drop=False):
-    """Start a preparation in a process of its own; its code and what it complains of lie in `folder`."""
+    """Start a preparation in a separate process; its exit code and errors are written to `folder`."""
     folder.mkdir(exist_ok=True)
     if not (folder / "run.py").exists():
         (folder / "run.py").write_text(CODE)

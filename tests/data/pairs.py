@@ -1,4 +1,4 @@
-"""A folder of pictures with condition images, vectors and captions beside them."""
+"""A folder of pictures with condition images, vectors and captions."""
 
 import numpy as np
 from PIL import Image

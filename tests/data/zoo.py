@@ -1,4 +1,4 @@
-"""Small files of every kind a folder of pictures may hold, each with what must come of it.
+"""Small files of every kind that a folder of pictures can contain, each with the expected result.
 
 The picture is 12 wide and 8 high; its quadrants are red, green (right), blue (below) and white (below right) unless a
 case says otherwise. Everything is made on the spot by Pillow, or byte by byte where Pillow cannot write it.

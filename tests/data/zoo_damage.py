@@ -1,4 +1,4 @@
-"""Animals of the zoo that are damaged where a decoder does not say so, and whole ones that look alike.
+"""Damaged files that decoders accept silently, and intact ones that look similar.
 
 The whole ones were also decoded by ImageMagick when they were added; the values agree.
 """

@@ -86,7 +86,7 @@ def greys():
             tiff({258: 8, 262: 0}, grey_picture().tobytes()), tuple((255 - level,) * 3 for level in (0, 85, 170, 255))
         ),
     )
-    refused = "signed or 32-bit grey"  # a dark one would be read as black, without a word
+    refused = "signed or 32-bit grey"  # a dark one would silently be read as black
     dark = grey_picture((0, 100, 200, 255), np.int32)
     for size, kind, sample in ((16, "<i2", 2), (32, "<u4", 1), (32, "<i4", 2)):
         data = tiff({258: size, 262: 1, 339: sample}, dark.astype(kind).tobytes())

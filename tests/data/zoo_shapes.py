@@ -1,4 +1,4 @@
-"""Animals of the zoo that stand on their head, move, are thin, or are broken."""
+"""Rotated, animated, very thin and broken files."""
 
 import struct
 import zlib

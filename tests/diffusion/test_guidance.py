@@ -54,7 +54,7 @@ def sigma():
     return torch.tensor([0.4, 7.0], dtype=torch.float64)
 
 
-def test_guidance_leads_away_from_the_unconditional_image(denoiser, x, sigma):
+def test_guidance_extrapolates_from_the_unconditional_image(denoiser, x, sigma):
     conditional = denoiser(x, sigma, CLASSES)
     unconditional = denoiser(x, sigma, torch.full_like(CLASSES, 3))
     found = guided(denoiser, CLASSES, 2.5)(x, sigma)
@@ -106,7 +106,7 @@ def test_guidance_in_turn_asks_twice_for_half_as_many_and_gives_the_same_bits(de
     assert (denoiser.network.calls, denoiser.network.images) == (2, 4)
 
 
-def test_a_guide_is_led_away_from_with_the_class_on_both_sides(denoiser, worse, x, sigma):
+def test_autoguidance_uses_the_class_for_both_models(denoiser, worse, x, sigma):
     good, bad = denoiser(x, sigma, CLASSES), worse(x, sigma, CLASSES)
     found = guided(denoiser, CLASSES, guide=Guide(worse, 2.5))(x, sigma)
     torch.testing.assert_close(found, bad + 2.5 * (good - bad), rtol=1e-12, atol=1e-12)
@@ -120,7 +120,7 @@ def test_a_guide_works_without_classes(worse_without_classes, changed, x, sigma)
     torch.testing.assert_close(found, bad + 3 * (good - bad), rtol=1e-12, atol=1e-12)
 
 
-def test_a_guide_that_has_no_classes_is_asked_without(denoiser, worse_without_classes, x, sigma):
+def test_a_guide_without_classes_is_evaluated_without_them(denoiser, worse_without_classes, x, sigma):
     good, bad = denoiser(x, sigma, CLASSES), worse_without_classes(x, sigma)
     found = guided(denoiser, CLASSES, guide=Guide(worse_without_classes, 2.0))(x, sigma)
     torch.testing.assert_close(found, bad + 2 * (good - bad), rtol=1e-12, atol=1e-12)
@@ -136,7 +136,7 @@ def test_both_kinds_of_guidance_add_up(denoiser, worse, x, sigma, batched):
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 2.5])
-def test_a_guide_of_weight_1_changes_no_bit_and_is_never_asked(denoiser, worse, x, sigma, weight):
+def test_autoguidance_of_scale_1_is_an_exact_no_op_without_evaluations(denoiser, worse, x, sigma, weight):
     expected = guided(denoiser, CLASSES, weight)(x, sigma)
     assert torch.equal(guided(denoiser, CLASSES, weight, guide=Guide(worse, 1.0))(x, sigma), expected)
     assert worse.network.calls == 0
@@ -148,7 +148,7 @@ def test_an_interval_that_holds_all_and_a_rescale_of_0_change_no_bit(denoiser, x
     assert torch.equal(guided(denoiser, CLASSES, weight, interval=(0.0, 8.0), rescale=0.0)(x, sigma), expected)
 
 
-def test_outside_of_the_interval_the_plain_model_is_asked_once(denoiser, worse, x, sigma):
+def test_outside_the_interval_there_is_one_evaluation(denoiser, worse, x, sigma):
     expected = denoiser(x, sigma, CLASSES)
     denoiser.network.calls = denoiser.network.images = 0
     led = guided(denoiser, CLASSES, 2.5, guide=Guide(worse, 2.0), interval=(8.0, 9.0), rescale=0.7)
@@ -164,7 +164,7 @@ def test_the_interval_is_open_below_and_closed_above(denoiser, x):
         assert torch.equal(led(x, sigma), like(x, sigma))
 
 
-def test_images_at_noise_levels_of_their_own_are_led_each_by_its_own(denoiser, x, sigma):
+def test_guidance_is_applied_per_image_by_its_noise_level(denoiser, x, sigma):
     led = guided(denoiser, CLASSES, 2.5, interval=(1.0, 9.0))
     denoiser.network.images = 0
     found = led(x, sigma)
@@ -214,7 +214,7 @@ def test_the_unconditional_model_is_rescaled_to_the_conditional_one(denoiser, x,
         ("model.condition_channels", 2, r"the guide's model.condition_channels is 2, the model's is 0"),
     ],
 )
-def test_a_guide_that_cannot_be_asked_the_same_is_refused(denoiser, changed, key, value, message):
+def test_a_guide_with_other_inputs_is_refused(denoiser, changed, key, value, message):
     guide = Guide(Denoiser(Counting(), changed({key: value, "data.augment_prob": 0.0})), 2.0)
     with pytest.raises(UsageError, match=message):
         guided(denoiser, CLASSES, guide=guide)

@@ -142,7 +142,7 @@ def test_the_loss_of_an_image_does_not_depend_on_its_batch(tiny_recipe, batch):
     assert torch.equal(whole[1:3], part)
 
 
-def test_channels_weigh_as_the_recipe_says_with_a_mean_of_one(tiny_recipe, batch):
+def test_channels_have_the_recipes_weights_with_a_mean_of_one(tiny_recipe, batch):
     images, noise, sigma, answer = batch
 
     def losses(*weights):

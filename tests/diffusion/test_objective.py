@@ -1,4 +1,4 @@
-"""Three parametrisations of one denoiser: whatever the network is asked for, D is the expected image."""
+"""Three prediction targets of one denoiser: D is the expected image for each of them."""
 
 import pytest
 import torch
@@ -76,7 +76,7 @@ def test_the_velocity_is_the_slope_of_that_line(batch):
 
 
 @everywhere
-def test_the_exact_denoiser_of_gaussian_pixels_has_no_loss_but_what_nobody_could_know(tiny_recipe, batch, objective):
+def test_the_exact_denoiser_of_gaussian_pixels_has_only_the_irreducible_loss(tiny_recipe, batch, objective):
     """What is left is the variance of the image given the noisy one; any other gain pays for its error beside that."""
     images, noise = batch
     best, unknown = 0.25 / (0.25 + LEVEL**2), 0.25 * SIGMA**2 / (0.25 + SIGMA**2)

@@ -7,7 +7,7 @@ SIGMA = torch.tensor([0.002, 0.7, 80.0])
 
 
 class Recorder(torch.nn.Module):
-    """A network that answers with a fixed share of what it is given, and remembers it."""
+    """A network that returns a fixed fraction of its input, and remembers the input."""
 
     def __init__(self, share=0.3):
         super().__init__()

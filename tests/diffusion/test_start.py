@@ -132,7 +132,7 @@ def test_training_sees_a_rectified_flow_from_the_noisy_prior_to_the_image(change
     assert condition is None
 
 
-def test_the_network_sees_the_start_only_where_the_recipe_says_so(changed):
+def test_the_network_sees_the_start_only_if_the_recipe_sets_it(changed):
     values = {"model.condition_channels": 3, "diffusion.start_noise": 0.1}
     network, images = Linear(), torch.zeros(1, 3, 4, 6, dtype=torch.float64)
     denoiser = Denoiser(network, changed(FLOW | values))
@@ -190,7 +190,7 @@ def test_samplers_that_add_noise_are_refused(changed, sampler):
         ({"data.augment_prob": 0.1}, "would warp the image but not its condition image"),
     ],
 )
-def test_what_a_flow_from_an_image_cannot_have_is_refused_in_one_line(changed, values, mistake):
+def test_settings_incompatible_with_a_flow_from_an_image_are_refused_in_one_line(changed, values, mistake):
     with pytest.raises(RecipeError) as error:
         changed(FLOW | values)
     assert any(mistake in line for line in str(error.value).splitlines()), str(error.value)

@@ -86,7 +86,7 @@ def inception_stand_in(tmp_path_factory):
 
 @pytest.fixture
 def checkpoint(tiny_recipe, tmp_path):
-    """A file of random weights whose recipe says how it wants to be scored."""
+    """A file of random weights whose recipe has evaluation settings."""
     recipe = tiny_recipe.model_copy(update={"evaluate": EvaluateRecipe(extractor="efficientnet-lite0", num_images=7)})
     torch.manual_seed(0)
     network = HourglassTransformer(recipe.model)

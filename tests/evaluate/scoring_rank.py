@@ -68,7 +68,7 @@ def work(place: dict[str, str], out: str, stuck_at: int | None, options: dict) -
 
 @dataclass(frozen=True)
 class Ranks:
-    """Some ranks at work."""
+    """Running ranks."""
 
     processes: list
     files: list[Path]

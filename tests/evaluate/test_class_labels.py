@@ -1,4 +1,4 @@
-"""Classes of drawn images: a function of each image's index alone."""
+"""Classes of samples: a function of each image's index alone."""
 
 import numpy as np
 import pytest

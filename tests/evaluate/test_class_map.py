@@ -1,4 +1,4 @@
-"""A reference whose classes are not the network's is noticed, and refused where they are drawn from it."""
+"""A reference whose classes are not the network's is detected, and refused if it gives the classes of samples."""
 
 import json
 import shutil

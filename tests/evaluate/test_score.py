@@ -52,7 +52,7 @@ def test_the_score_is_clean_fids_end_to_end(picture_folder, inception_stand_in, 
     assert score(settings).frechet.value == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_set_scored_against_itself_is_at_distance_zero_and_says_so(picture_folder, toy):
+def test_a_set_scored_against_itself_has_distance_zero_and_a_remark(picture_folder, toy):
     folder = picture_folder("a")
     result = toy(folder, folder)
     assert result.frechet.value <= 1e-8 * float(result.images.statistics.covariance.trace())
@@ -89,7 +89,7 @@ def test_clean_fids_statistics_give_a_distance_without_a_kernel(picture_folder, 
     assert any("no kernel distance" in remark for remark in result.remarks)
 
 
-def test_the_passport_says_what_made_the_score(picture_folder, toy):
+def test_the_passport_has_the_provenance_of_the_score(picture_folder, toy):
     a, b = picture_folder("a", seed=1, count=30), picture_folder("b", seed=2, channels=1, size=(8, 9))
     result = toy(a, b, n=10, seed=4)
     found = json.loads(json.dumps(result.to_json()))
@@ -123,7 +123,7 @@ def test_a_checkpoint_scores_as_its_saved_samples_do(picture_folder, toy, checkp
     json.dumps(drawn.to_json())
 
 
-def test_a_checkpoints_recipe_says_how_many_images_and_which_extractor(
+def test_the_number_of_images_and_the_extractor_default_to_the_checkpoints_recipe(
     picture_folder, toy_extractor, checkpoint, monkeypatch
 ):
     asked = []
@@ -224,7 +224,7 @@ def test_generated_samples_are_shown_next_to_their_nearest_neighbors(toy, checkp
     assert (tmp_path / "nearest.png").exists()
 
 
-def test_every_number_says_how_sure_it_is(picture_folder, toy):
+def test_every_number_has_a_confidence_interval(picture_folder, toy):
     result = toy(picture_folder("a", 80, seed=1), picture_folder("b", 80, seed=2))
     names = ["fd-toy-80", "kd-toy", "precision", "recall", "density", "coverage"]
     assert list(result.estimates())[: len(names)] == names
@@ -235,7 +235,7 @@ def test_every_number_says_how_sure_it_is(picture_folder, toy):
 
 
 @pytest.mark.parametrize("mode, name", [("clean", "fd-inception-6"), ("adm", "fd-inception-adm-6")])
-def test_either_mode_says_which_it_is(picture_folder, inception_stand_in, mode, name):
+def test_the_result_of_either_mode_names_the_mode(picture_folder, inception_stand_in, mode, name):
     a, b = picture_folder("a", 6, seed=1), picture_folder("b", 5, seed=2, size=(20, 14))
     Image.new("RGB", (31, 9)).save(b / "other.png")
     settings = ScoreSettings(str(a), str(b), weights=inception_stand_in, device="cpu", allow_small_n=True, mode=mode)

@@ -80,7 +80,7 @@ def test_if_a_rank_cannot_read_an_image_all_end_and_it_reports_the_reason(sets, 
     assert "DataError" in said[1] and "009.png: cannot be scored" in said[1]
 
 
-def test_if_the_main_rank_is_killed_the_others_end_and_say_so(sets, tmp_path):
+def test_if_the_main_rank_is_killed_the_others_end_and_report_it(sets, tmp_path):
     options = {"images": str(sets[0]), "reference": str(sets[1]), "keep_features": tmp_path / "kept"}
     ranks = start(tmp_path, 2, stuck=(0, 3), **options)
     while not list((tmp_path / "kept").glob("*/features-*")):

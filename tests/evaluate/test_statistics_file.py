@@ -1,4 +1,4 @@
-"""Statistics on disk come back as they were; what is damaged or hostile does not."""
+"""Saved statistics are read back exactly; damaged or malicious files are refused."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def rewrite(path, **changes):
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
 
 
-def test_statistics_come_back_as_they_were(measurement, saved):
+def test_statistics_are_read_back_exactly(measurement, saved):
     found = load_statistics(saved)
     for name in ("mean", "covariance", "features", "keys"):
         assert torch.equal(getattr(found.statistics, name), getattr(measurement.statistics, name))
@@ -108,7 +108,7 @@ def test_damaged_statistics_are_named(saved, changes, message):
         load_statistics(saved)
 
 
-def test_no_cut_short_file_is_read(saved):
+def test_no_truncated_file_is_read(saved):
     content = saved.read_bytes()
     for length in range(0, len(content), 37):
         saved.write_bytes(content[:length])

@@ -120,7 +120,7 @@ def test_an_error_while_writing_names_the_file(tmp_path):
     assert found.value.filename is None  # it may come from reading another file
 
 
-def test_without_a_home_the_cache_lies_in_the_temporary_folder(monkeypatch, tmp_path):
+def test_without_a_home_the_cache_is_in_the_temporary_folder(monkeypatch, tmp_path):
     def no_home():
         raise RuntimeError("Could not determine home directory.")
 

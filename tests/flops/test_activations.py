@@ -1,4 +1,4 @@
-"""What the closed forms say that a forward pass keeps, against what autograd keeps."""
+"""The closed forms of saved activations agree with those that autograd saves."""
 
 import pytest
 import torch

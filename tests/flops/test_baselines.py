@@ -96,7 +96,7 @@ def test_at_a_megapixel_hdit_needs_less_than_a_hundredth_of_dit():
     assert ABLATIONS["E"]((1024, 1024)).macs < 0.01 * ABLATIONS["R1"]((1024, 1024)).macs
 
 
-def test_parameters_of_the_ablation_lie_where_the_paper_says():
+def test_parameters_of_the_ablation_agree_with_the_paper():
     """Parameter counts of the paper's ablation: DiT about 130M, HDiT 105M to 120M."""
     assert round(ABLATIONS["R1"]((128, 128)).parameters / 1e6) == 130
     assert all(105e6 < ABLATIONS[row]((128, 128)).parameters < 120e6 for row in ("A", "B1", "B2", "C", "D", "E"))

@@ -1,4 +1,4 @@
-"""What is drawn can be read: names, exponents and sizes stand in the figure."""
+"""The plot is readable: names, exponents and sizes are in the figure."""
 
 import io
 import xml.etree.ElementTree as ElementTree

@@ -85,7 +85,7 @@ def test_a_sweep_counts_every_combination_under_a_name_that_says_what_differs():
     assert networks[0].counts[0].of("feed-forward").macs == 4 * networks[1].counts[0].of("feed-forward").macs
 
 
-def test_a_sweep_leaves_levels_of_global_attention_as_they_are():
+def test_a_sweep_does_not_change_levels_of_global_attention():
     wide, narrow = compare_recipe("x", read_recipe("imagenet256").model, kernels=[5, 7]).networks
 
     assert wide.models[0].levels[2] == narrow.models[0].levels[2]

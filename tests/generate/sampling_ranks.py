@@ -87,14 +87,14 @@ def end(ranks: list[int], after_s: float, numbers: random.Random) -> bool:
 
 
 def command(network: Path, images: int | str, out: Path, batch_size: int) -> list[str]:
-    """Return the arguments that draw so many images, or those of a list such as `0-4,9`."""
+    """Return the arguments that generate a number of images, or those of a list such as `0-4,9`."""
     which = ["--n" if isinstance(images, int) else "--seeds", images]
     options = ["--ckpt", network, *which, "--out", out, "--batch-size", batch_size, "--seed", 11]
     return ["sample", *map(str, options), "--device", "cpu"]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Return all that a folder holds, temporaries included."""
+    """Return the contents of a folder, including temporary files."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 

@@ -72,7 +72,7 @@ def test_classes_are_cycled_unless_they_are_given(denoiser):
     assert [batch.indices for batch in batches] == [[2, 3, 4, 5], [6, 7]]
 
 
-def test_a_guide_leads_and_one_that_cannot_is_refused(denoiser, changed):
+def test_a_guide_has_an_effect_and_an_incompatible_one_is_refused(denoiser, changed):
     plain = images(denoiser, [0, 1])
     guide = Denoiser(HourglassTransformer(denoiser.recipe.model), denoiser.recipe).eval()
     initialize(guide.network, 0)

@@ -13,7 +13,7 @@ def test_ranges_and_single_numbers_come_in_rising_order_each_once():
 
 
 @given(st.sets(st.integers(0, 300), min_size=1))
-def test_what_is_written_is_read_back(numbers):
+def test_the_written_file_is_read_back(numbers):
     assert read_ranges(write_ranges(sorted(numbers))) == sorted(numbers)
 
 
@@ -22,7 +22,7 @@ def test_neighbors_are_written_as_one_range():
 
 
 @pytest.mark.parametrize("text", ["", "a", "3-1", "-1", "1--2", "1,", "1.5", "9" * 20, "0-9999999999999999999"])
-def test_what_is_no_list_is_refused_with_an_example(text):
+def test_an_invalid_list_is_refused_with_an_example(text):
     with pytest.raises(UsageError, match=r"--indices .*expected indices and ranges .* for example 0-63,100"):
         read_ranges(text)
 

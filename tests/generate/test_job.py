@@ -1,4 +1,4 @@
-"""A job of samples: shares of ranks, what is drawn again, classes, time, and the animation."""
+"""A job of samples: parts of ranks, repeated images, classes, time limit, and the animation."""
 
 import io
 import os
@@ -65,7 +65,7 @@ def test_ranks_that_each_draw_their_share_make_the_folder_of_one(denoiser, tmp_p
     assert [done for done in shares if done] == [2, 3, 2, 2]  # batches of 2: three images, two and two
 
 
-def test_only_what_is_missing_is_drawn_and_comes_out_as_before(denoiser, tmp_path, monkeypatch):
+def test_only_missing_images_are_generated_with_the_same_result(denoiser, tmp_path, monkeypatch):
     job = job_of(denoiser, range(5))
     samples = folder_of(job, tmp_path)
     fill_folder(job, samples, World(), print)

@@ -1,4 +1,4 @@
-"""On a CPU an image has the same bits in every batch, on any number of threads, whatever draws it."""
+"""On a CPU an image is bit-identical in every batch and for any number of threads."""
 
 import json
 import os

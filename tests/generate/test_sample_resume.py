@@ -1,4 +1,4 @@
-"""A job of samples that dies anywhere is gone on with to the same bytes; nothing leaves its folder; streams stay small.
+"""A sampling job that dies anywhere resumes to the same bytes; nothing leaves its folder; streams need little memory.
 
 The long form is tests/endurance/test_sample_kills.py.
 """
@@ -92,7 +92,7 @@ def test_killed_before_any_operation_on_files_the_folder_is_the_same(network, tm
 
     run(tmp_path / "alone")
     expected, steps = contents(tmp_path / "alone"), 0
-    assert len(expected) == 5  # four images and samples.json; the grid is beside the folder
+    assert len(expected) == 5  # four images and samples.json; the grid is next to the folder
     while die_at(steps + 1, partial(run, tmp_path / f"out{steps}")):
         run(tmp_path / f"out{steps}")
         assert contents(tmp_path / f"out{steps}") == expected, steps
@@ -105,7 +105,7 @@ def members(path):
         return {member.name: tar.extractfile(member).read() for member in tar}
 
 
-def test_ranks_write_a_tar_each_that_together_hold_what_one_would(network, tmp_path):
+def test_the_tars_of_all_ranks_contain_the_images_of_one(network, tmp_path):
     numbers = random.Random(0)
     assert not end(begin(command(network, 7, tmp_path / "x.tar", 2), 1, tmp_path / "log"), 60, numbers)
     assert not end(begin(command(network, 7, tmp_path / "x.tar", 2), 2, tmp_path / "log"), 60, numbers)
@@ -188,7 +188,7 @@ def test_a_stream_replaces_no_link(tmp_path):
         SampleTar(tmp_path / "x.tar")
 
 
-def test_a_job_killed_at_its_very_beginning_is_begun_again(tmp_path):
+def test_a_job_killed_at_its_start_is_restarted(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".tmp-samples.json-77").write_text("{")
     folder_of(tmp_path / "out")

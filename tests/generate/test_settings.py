@@ -1,4 +1,4 @@
-"""How a run's images are drawn where nothing else is said."""
+"""The default sampling settings of a run."""
 
 import pytest
 

@@ -17,7 +17,7 @@ def without_rows(monkeypatch):
 
 @pytest.fixture(params=[1, 2])
 def threads(request):
-    """Let torch compute with so many threads."""
+    """Set torch's number of threads."""
     torch.set_num_threads(request.param)
     yield request.param
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Neighborhood attention straight from its definition, and what its implementations are held against it on."""
+"""Neighborhood attention from its definition, and the cases on which implementations are compared with it."""
 
 import torch
 from einops import rearrange

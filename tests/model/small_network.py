@@ -22,7 +22,7 @@ def recipe(**changes):
 
 
 def awake(network, seed=0):
-    """Initialise, and fill with small numbers what would begin at zero, so that every path shows."""
+    """Initialize, with small numbers in place of zeros, so that every path has an effect."""
     initialize(network, seed)
     generator = torch.Generator().manual_seed(seed)
     for parameter in network.parameters():

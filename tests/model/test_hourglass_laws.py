@@ -1,4 +1,4 @@
-"""What holds for every network: sizes, dropout, batches, threads, dtypes."""
+"""Properties of every network: sizes, dropout, batches, threads, dtypes."""
 
 from itertools import pairwise
 

@@ -49,7 +49,7 @@ def test_the_plain_unit_is_a_gelu_without_gates():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_layer_norm_takes_the_mean_off_and_adds_what_the_conditioning_says(dtype):
+def test_layer_norm_subtracts_the_mean_and_adds_the_conditioned_shift(dtype):
     norm = AdaLayerNorm(6, 4).to(dtype)
     torch.nn.init.normal_(norm.modulation.weight)
     x, cond = (3 + 2 * torch.randn(2, 3, 5, 6)).to(dtype), torch.randn(2, 4).to(dtype)

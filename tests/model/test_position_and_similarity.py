@@ -1,4 +1,4 @@
-"""Positions, rotary angles, and what they do to queries and keys."""
+"""Positions, rotary angles, and their effect on queries and keys."""
 
 import math
 
@@ -28,7 +28,7 @@ def test_the_longer_side_spans_minus_one_to_one_and_cells_are_square():
 
 
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (16, 24), (6, 20)])
-def test_merged_tokens_stand_at_the_centres_of_the_coarser_grid(height, width):
+def test_merged_tokens_are_at_the_centers_of_the_coarser_grid(height, width):
     found = coarser(grid_positions(height, width, CPU))
     torch.testing.assert_close(found, grid_positions(height // 2, width // 2, CPU), rtol=0, atol=2e-7)
 
@@ -54,7 +54,7 @@ def naive(x, scale, positions, frequencies):
     return torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin(), rest], dim=-1)
 
 
-def test_queries_and_keys_are_scaled_and_turned_as_the_formulas_say():
+def test_queries_and_keys_are_scaled_and_rotated_by_the_formulas():
     module, positions = rotary(), grid_positions(3, 5, CPU)
     qkv, scale = torch.randn(2, 3, 5, 3, 2, 16, dtype=torch.float64), torch.tensor([10.0, 3.0], dtype=torch.float64)
     query, key, value = cosine_qk_norm_rope(qkv, scale, module(positions))

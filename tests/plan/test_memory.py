@@ -1,4 +1,4 @@
-"""The planned memory of a training step, against what the step takes on this machine."""
+"""The planned memory of a training step, compared with the measured memory."""
 
 from dataclasses import replace
 
@@ -58,7 +58,7 @@ RECIPES = {
 
 
 def measured_peak(recipe: Recipe) -> int:
-    """Return the most that a step's allocations hold at once, beyond weights, averages and optimizer."""
+    """Return the peak of a step's allocations beyond weights, averages and optimizer."""
     learner = build_learner(recipe, None, World(), torch.device("cpu"))
     plan, pieces = (
         endless_plan(learner),
@@ -124,7 +124,7 @@ def test_weights_optimizer_and_averages_are_the_tensors_that_a_run_holds(optimiz
     assert size(moments) == planned.optimizer
 
 
-def test_sharding_divides_what_every_device_would_hold_and_no_activation():
+def test_sharding_divides_weights_and_state_but_not_activations():
     model = RECIPES["three kinds of attention"].model
     whole, shards = (training_memory(model, 4, RankLayout(ranks=4, sharded=sharded)) for sharded in (False, True))
 

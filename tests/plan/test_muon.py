@@ -1,4 +1,4 @@
-"""The planned memory of Muon's step, against what it takes on this machine."""
+"""The planned memory of Muon's step, compared with the measured memory."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The bill of a run: laws, the paper's own runs, and what is refused."""
+"""The estimates of a run: properties, the paper's runs, and refusals."""
 
 import json
 from dataclasses import replace
@@ -99,12 +99,12 @@ def test_of_the_ways_that_keep_a_gpu_busy_the_one_that_computes_least_again_is_c
     assert all(choice.images < enough for choice in bill.choices[: bill.chosen.checkpointed])
 
 
-def test_a_network_that_one_device_cannot_hold_is_sharded_and_else_is_not():
+def test_a_network_is_sharded_only_if_it_does_not_fit_into_one_device():
     roomy, tight = (replace(CLUSTER, memory_bytes=gb * 10**9) for gb in (24, 22))  # 5 x 4 x 557,416,522 is 11.1 GB
 
     assert parallel(plan(IMAGENET, roomy)) == "ddp"
     assert parallel(plan(IMAGENET, tight)) == "fsdp"
-    assert parallel(plan(IMAGENET, CLUSTER)) == "ddp"  # of what is not known, nothing follows
+    assert parallel(plan(IMAGENET, CLUSTER)) == "ddp"  # nothing follows from unknown values
     assert parallel(plan(IMAGENET, replace(tight, devices=1))) == "one device"
 
 
@@ -188,7 +188,7 @@ def test_a_measured_step_is_known_to_be_of_the_planned_network_by_its_operations
     + [json.dumps(GOOD | wrong) for wrong in ({"flops": "many"}, {"time": {"median_s": 0}}, {"images": 0})],
     ids=["empty", "a list", "nothing", "deep", "words", "no time", "no images"],
 )
-def test_a_file_that_is_no_benchmark_is_refused(tmp_path, text):
+def test_a_file_that_is_not_a_benchmark_is_refused(tmp_path, text):
     path = tmp_path / "bench.json"
     path.write_text(text)
     with pytest.raises(UsageError, match=r"bench.json: not a file of `hdit bench train RECIPE --json`"):

@@ -1,4 +1,4 @@
-"""What `train.parallel = "auto"` reckons with is what a network and its optimizer hold."""
+"""`train.parallel = "auto"` counts the memory that a network and its optimizer take."""
 
 import pytest
 import torch

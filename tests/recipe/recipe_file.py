@@ -1,4 +1,4 @@
-"""A recipe that is right, and what is wrong with one that is not."""
+"""A valid recipe, and the mistakes in an invalid one."""
 
 import pytest
 
@@ -28,7 +28,7 @@ batch_size = 8
 
 
 def mistakes_of(path, overrides=()):
-    """Return the lines of what is wrong, without the file's name, which each must begin with."""
+    """Return the mistakes, one per line, without the file name with which each must start."""
     with pytest.raises(RecipeError) as error:
         read_recipe(path, overrides)
     lines = str(error.value).splitlines()

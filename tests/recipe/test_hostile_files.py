@@ -1,4 +1,4 @@
-"""Files that are no recipes, or meant to do harm."""
+"""Files that are not recipes, or malicious."""
 
 import pytest
 
@@ -41,7 +41,7 @@ def test_a_long_key_or_value_is_cut_in_the_message(write):
     assert "xxx...: unknown key" in lines[1]
 
 
-def test_a_long_dotted_text_or_comment_is_no_deep_key(write):
+def test_a_long_dotted_text_or_comment_is_not_a_deep_key(write):
     text = GOOD.replace("[train]", "# ...................................................\n[train]")
     overrides = [f"data.path='{'/'.join('v1.2' for _ in range(40))}'"]
     assert read_recipe(write(text), overrides).data.path.startswith("v1.2/")

@@ -1,4 +1,4 @@
-"""A checked recipe from a file or a name, and what is said about one that is wrong."""
+"""A checked recipe from a file or a name, and the errors of an invalid one."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""The JSON Schema accepts what the recipe reader accepts; docs and annotated copies describe every key."""
+"""The JSON Schema accepts the same recipes as the reader; docs and annotated copies describe every key."""
 
 import tomllib
 from pathlib import Path

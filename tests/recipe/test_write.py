@@ -71,7 +71,7 @@ def read_back(recipe, folder):
 
 @settings(deadline=None, max_examples=200)
 @given(tables=RECIPES)
-def test_what_is_written_reads_back_equal(tmp_path_factory, tables):
+def test_the_written_recipe_reads_back_equal(tmp_path_factory, tables):
     recipe = Recipe.model_validate(tables)
     assert read_back(recipe, tmp_path_factory.getbasetemp()) == recipe
 
@@ -81,7 +81,7 @@ def test_every_shipped_recipe_reads_back_equal(tmp_path):
         assert read_back(read_recipe(name), tmp_path) == read_recipe(name)
 
 
-def test_what_is_written_names_every_default(tmp_path):
+def test_the_written_recipe_has_every_default(tmp_path):
     text = recipe_toml(read_recipe("mnist32"))
     assert "weight_decay = 0.01\n" in text
     assert 'type = "cosine-interpolated"\n' in text

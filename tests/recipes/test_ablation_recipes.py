@@ -1,4 +1,4 @@
-"""The paper's ablations as recipes: each is its neighbor with one thing changed, costs what is printed, and trains."""
+"""The paper's ablations as recipes: each differs from its neighbor in one setting, has the stated cost, and trains."""
 
 import re
 
@@ -104,7 +104,7 @@ def test_torch_counts_parameters_and_multiply_adds_of_the_network_alike(row):
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_the_header_says_which_row_it_is_and_what_it_costs(row):
+def test_the_header_names_the_row_and_its_cost(row):
     title, *lines = shipped_recipes()[f"ablations/{row}"].read_text(encoding="utf-8").splitlines()
     header = {line[2:10].strip(): line[12:] for line in lines if re.match(r"# [a-z]+ {2,}\S", line)}
     counted = count(read_recipe(f"ablations/{row}").model)

@@ -60,7 +60,7 @@ def test_a_recipe_survives_being_written_and_read_again(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_first_line_says_in_one_sentence_what_is_trained(name):
+def test_the_first_line_of_a_recipe_describes_it_in_one_sentence(name):
     recipe = read_recipe(name)
     title = shipped_recipes()[name].read_text(encoding="utf-8").splitlines()[0]
 

@@ -1,4 +1,4 @@
-"""The batch scripts: bash accepts them, no word breaks out, and they do what they say with a Slurm that is played."""
+"""The batch scripts: valid for bash, with all words quoted, and correct with a simulated Slurm."""
 
 import os
 import re
@@ -31,7 +31,7 @@ def test_bash_finds_nothing_wrong_with_a_script(kind):
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
 
 
-def test_the_directives_ask_for_what_was_asked():
+def test_the_directives_request_the_given_resources():
     script = scripts(["imagenet256"])["srun"]
     found = re.findall(r"^#SBATCH --(.*)$", script, re.MULTILINE)
     assert found == [
@@ -76,7 +76,7 @@ def test_srun_gets_the_number_of_cores_that_it_does_not_inherit(kind, cores):
     assert f"srun --kill-on-bad-exit=1 --cpus-per-task={cores} python" in scripts([])[kind]
 
 
-def test_a_preparation_is_not_told_to_end_before_its_limit():
+def test_a_preparation_gets_no_signal_before_its_limit():
     assert "signal=" not in array_script(Request("r", "1", notice_s=0), ["prepare-data"], (), 10)
 
 

@@ -29,7 +29,7 @@ def test_after_three_attempts_without_progress_it_stays_out(tmp_path):
     assert "no progress beyond step 10 in 3 further attempts" in should_requeue(tmp_path, 3, asked=True).reason
 
     saved(tmp_path, 20)
-    assert should_requeue(tmp_path, 3, asked=True).requeue  # a later job came further: the count begins anew
+    assert should_requeue(tmp_path, 3, asked=True).requeue  # a later job made progress: the count restarts
     assert json.loads((tmp_path / COUNT).read_text()) == {"step": 20, "without_progress": 0}
 
 
@@ -37,7 +37,7 @@ def test_a_run_that_dies_before_its_first_checkpoint_is_tried_so_often_too(tmp_p
     assert [should_requeue(tmp_path, 2, asked=False).requeue for _ in range(3)] == [True, True, False]
 
 
-def test_a_checkpoint_that_was_lost_is_no_progress(tmp_path):
+def test_a_lost_checkpoint_is_not_progress(tmp_path):
     saved(tmp_path, 10)
     should_requeue(tmp_path, 3, asked=True)
     checkpoint_folder(tmp_path, 10).rmdir()

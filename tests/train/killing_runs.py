@@ -1,4 +1,4 @@
-"""Runs killed at random moments until they are done, and what is left of them in one hash."""
+"""Runs that are killed at random moments until they are finished, and a hash of their results."""
 
 import contextlib
 import hashlib
@@ -27,7 +27,7 @@ def final_hash(run):
 
 
 def kill(pid, *, group):
-    """Kill a process, or all of its group, unless it is gone."""
+    """Kill a process, or its process group, unless it has ended."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(pid, signal.SIGKILL) if group else os.kill(pid, signal.SIGKILL)
 

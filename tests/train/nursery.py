@@ -34,7 +34,7 @@ class Nursery:
         return int(self._process.stdout.readline())
 
     def wait(self, timeout_s=None):
-        """Return the exit code of the process forked last when it is gone, or None where it is still there."""
+        """Return the exit code of the process forked last, or None while it is running."""
         gone, _, _ = select.select([self._process.stdout], [], [], timeout_s)
         return int(self._process.stdout.readline()) if gone else None
 

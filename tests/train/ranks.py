@@ -70,7 +70,7 @@ def started(
 
 
 def on_ranks(size: int, act: Callable[..., Any], *arguments: Any, timeout_s: float = 120, **how: Any) -> list[Any]:
-    """Return what a call returns on each rank of a world; where it raises, so does this, with the rank's traceback.
+    """Return the result of a call on each rank of a world; raises its exception with the rank's traceback.
 
     Where one does not answer, all of them print to stderr where they stand.
     """

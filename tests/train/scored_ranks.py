@@ -55,7 +55,7 @@ def be_rank(place: dict[str, str], recipe: Recipe, run: Path, waits: bool, said:
 
 
 def start(recipe, run, count, waiting=None):
-    """Start ranks, one of which may wait in its share of a score; return each with the file where it says what ails."""
+    """Start ranks, one of which may wait in its share of a score; return each with the file of its errors."""
     world = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(take_port())}
     ranks = []
     for rank in range(count):
@@ -67,7 +67,7 @@ def start(recipe, run, count, waiting=None):
 
 
 def finish(ranks, code=0):
-    """Wait for all ranks, and return what they said."""
+    """Wait for all ranks, and return their output."""
     for process, _ in ranks:
         process.join(PATIENCE_S)
         process.kill()  # one that hangs, so that pytest can end
@@ -95,7 +95,7 @@ def lines(run):
 
 
 def check_scores(trained, folder, parallel):
-    """SIGTERM goes to either rank in the midst of a score: both leave off, and go on to the scores of one rank."""
+    """After a SIGTERM to either rank during an evaluation, both stop, and resume to the scores of one rank."""
     levels = [level | {"dropout": 0.0} for level in trained({}).model_dump(mode="json")["model"]["levels"]]
     scores = {"train.eval_every_images": 16, "train.eval_num_images": 62, "train.num_images": 32, "sample.steps": 2}
     recipe = trained(scores | {"model.levels": levels, "train.parallel": parallel})

@@ -1,4 +1,4 @@
-"""Runs of several ranks, for tests: what they learn, what goes into their networks, and what they leave."""
+"""Runs of several ranks, for tests: their weights, the inputs of their networks, and their files."""
 
 import hashlib
 from functools import partial
@@ -30,7 +30,7 @@ LAYOUTS = {
     "fsdp-2": (2, {"train.parallel": "fsdp"}),
     "hsdp-2x2": (4, {"train.parallel": "fsdp", "train.shard_ranks": 2}),
 }
-"""How many ranks, and what their recipe says."""
+"""The number of ranks, and their recipe settings."""
 
 
 def initial_weights(recipe: Recipe) -> dict[str, bytes]:
@@ -48,7 +48,7 @@ def initial_weights(recipe: Recipe) -> dict[str, bytes]:
 
 
 def learn(recipe: Recipe, run: Path) -> tuple[dict[int, str], list[str]]:
-    """Train; return digests of what went into the network at each place of a batch, and what was said."""
+    """Train; return digests of the network's inputs at each place of a batch, and the messages."""
     seen = {}
     loss, stratified = step_module.denoising_loss, step_module.stratified
     numbers: list[int] = []

@@ -1,4 +1,4 @@
-"""A save beside training holds what a save in its stead would, one at a time, and its failure is heard at once."""
+"""An asynchronous save equals a synchronous one; there is one at a time, and a failure is reported immediately."""
 
 import dataclasses
 import threading
@@ -78,11 +78,11 @@ def test_a_second_save_waits_for_the_first(tmp_path, tiny_recipe, gate):
         threading.Timer(0.2, gate.set).start()
         assert not told
         saver.save(state(2), parts())
-        assert told == [1]  # written, read back and told of before the second was even copied
+        assert told == [1]  # written, read back and reported before the second one was copied
     assert told == [1, 2]
 
 
-def test_it_is_told_of_once_and_only_when_it_is_on_the_disk(tmp_path, tiny_recipe, gate):
+def test_a_checkpoint_is_reported_once_and_only_when_it_is_on_the_disk(tmp_path, tiny_recipe, gate):
     told = []
     with AsyncCheckpointer(
         tmp_path, tiny_recipe, World(), lambda state, folder: told.append(open_checkpoint(folder))
@@ -106,7 +106,7 @@ def test_the_next_look_after_a_failure_knows_and_finish_says_it(tmp_path, tiny_r
         assert not saver.poll()  # once is enough
 
 
-def test_the_next_save_says_that_the_last_one_failed(tmp_path, tiny_recipe, failing):
+def test_the_next_save_reports_that_the_last_one_failed(tmp_path, tiny_recipe, failing):
     with AsyncCheckpointer(tmp_path, tiny_recipe, World()) as saver:
         saver.save(state(4), parts())
         with pytest.raises(CheckpointError, match="step 4"):
@@ -183,7 +183,7 @@ def test_a_run_whose_save_fails_ends_after_the_step_in_which_it_did(tmp_path, tr
     assert '"failed"' in status_file(tmp_path).read_text()
 
 
-def test_a_run_says_preempted_only_when_all_is_on_the_disk(tmp_path, trained, monkeypatch):
+def test_the_status_is_preempted_only_when_everything_is_on_the_disk(tmp_path, trained, monkeypatch):
     said = []
 
     def slow(run, recipe, state, parts):
@@ -217,7 +217,7 @@ def test_a_run_that_ends_with_an_error_of_its_own_first_finishes_the_save_under_
 
 
 def test_asynchronous_saving_changes_no_bit_of_a_run(tmp_path, trained, monkeypatch):
-    """Also where the writer is slower than the steps; the same run with every save waited for is the measure."""
+    """Also if the writer is slower than the steps; compared with the same run with synchronous saves."""
     recipe, save = (
         trained({"train.num_images": 64, "train.checkpoint_every_images": 16, "train.keep_checkpoints": 20}),
         AsyncCheckpointer.save,

@@ -1,4 +1,4 @@
-"""Which checkpoint a run goes on from is the main rank's to say, so that all ranks take the same."""
+"""The main rank chooses the checkpoint to resume from, so that all ranks take the same one."""
 
 import dataclasses
 
@@ -19,7 +19,7 @@ from hdit_core.train.run import _find_checkpoint
 
 @dataclasses.dataclass(frozen=True)
 class SecondRank(World):
-    """Sees the end of what the main rank found."""
+    """A rank that sees only the main rank's choice."""
 
     rank: int = 1
     size: int = 2

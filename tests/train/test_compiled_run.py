@@ -1,4 +1,4 @@
-"""A run with torch.compile: where results are kept, and what the user is told. The network itself: tests/model."""
+"""A run with torch.compile: its cache, and its messages. The network itself: tests/model."""
 
 import os
 from pathlib import Path
@@ -71,7 +71,7 @@ def test_what_was_compiled_is_kept_in_the_cache_of_the_user_or_where_he_says(tra
     assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == cache_folder() / "inductor"
 
 
-def test_the_time_of_compiling_is_told_and_logged_and_counts_in_no_speed(tmp_path, trained, monkeypatch, notes):
+def test_the_time_of_compiling_is_logged_and_not_part_of_the_speed(tmp_path, trained, monkeypatch, notes):
     spent_s = iter([0.0, 1e6, *[1e6] * 100])
     monkeypatch.setattr(step_module, "compile_seconds", lambda: next(spent_s))
     monkeypatch.setattr("time.perf_counter", lambda clock=iter(range(0, 10**10, 2_000_000)): float(next(clock)))

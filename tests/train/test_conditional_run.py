@@ -1,4 +1,4 @@
-"""Runs with condition images and vectors: what they learn from, what resumes them, and what their grids show."""
+"""Runs with condition images and vectors: their inputs, resuming, and their sample grids."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""--deterministic: the same bits again, or a line that says what cannot keep them; nothing passes in silence."""
+"""--deterministic: bit-identical results, or an error that names the operation that prevents them."""
 
 import os
 import sys
@@ -34,7 +34,7 @@ def _bare_environment(monkeypatch):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """What torch says of a machine with CUDA that nobody has used yet."""
+    """torch's answers on a machine with CUDA that has not been used yet."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
     return monkeypatch

@@ -1,4 +1,4 @@
-"""Two steps of a recipe, what they cost, and nothing left behind."""
+"""Two steps of a recipe, with their cost, without leaving files."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Scores on the way: what they are, that they change nothing, that the best is kept, and that a kill loses none."""
+"""Evaluation during training: scores, no effect on the weights, the best checkpoint, and kills."""
 
 import json
 import os

@@ -60,7 +60,7 @@ def fail():
 
 
 def answer_of(receive):
-    """Return what a rank answers, None if it ends without an answer."""
+    """Return a rank's result, None if it ends without one."""
     assert receive.poll(60)
     try:
         done, answer = pickle.loads(receive.recv_bytes())
@@ -84,7 +84,7 @@ def stop_in_step_3(recipe, run, which, how, asked):
         process, receive = ranks[0]
         answer = answer_of(receive)
         process.join(60)
-        assert time.monotonic() - began_at < 30  # 3 where nothing else runs
+        assert time.monotonic() - began_at < 30  # 3 on an idle machine
         other = answer_of(ranks[1][1]) if how == "data" else None
         return process.exitcode, answer, other
 

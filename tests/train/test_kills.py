@@ -48,7 +48,7 @@ def test_killed_in_a_save_and_at_random_a_run_ends_with_the_bits_of_one_left_alo
 
 
 def test_the_same_kill_breaks_a_run_whose_checkpoints_are_written_in_place(tmp_path, recipe_file, nursery):
-    """The test of the test: what it says of our writer it does not say of any."""
+    """A check of the test: it fails for a writer that is not atomic."""
     for trial in range(10):
         run = tmp_path / str(trial)
         kill_in_a_save(nursery, recipe_file, run, writer="in place")

@@ -20,7 +20,7 @@ def test_without_an_end_it_never_passes():
     assert not Deadline(None, lambda: 0.0, now=lambda: 1e12).passed()
 
 
-def test_slurm_says_the_end_or_is_asked_for_what_is_left(tmp_path, monkeypatch, caplog):
+def test_the_end_of_a_job_is_from_the_environment_or_from_squeue(tmp_path, monkeypatch, caplog):
     assert job_end_s({"SLURM_JOB_END_TIME": "99999999999", "SLURM_JOB_ID": "7"}) == 99_999_999_999
     assert job_end_s({}) is None
     caplog.set_level("INFO", "hdit")
@@ -43,7 +43,7 @@ def test_times_as_squeue_writes_them(text, seconds):
 
 
 @pytest.mark.parametrize("text", ["", "UNLIMITED", "NOT_SET", "INVALID", "5", "1-2"])
-def test_what_is_no_time_is_none(text):
+def test_an_invalid_time_is_none(text):
     assert seconds_left(text) is None
 
 

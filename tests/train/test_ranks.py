@@ -1,4 +1,4 @@
-"""Ranks exchange what they have to, do under torchrun what one process does, and end together."""
+"""Ranks communicate, compute the same under torchrun as one process, and end together."""
 
 import gc
 import os
@@ -177,7 +177,7 @@ def test_a_rank_that_fails_by_itself_tells_the_others_why(tmp_path, trained):
 
 @pytest.mark.slow
 def test_two_ranks_learn_under_torchrun_what_one_process_learns(tmp_path, trained):
-    # without dropout, which is drawn for each rank
+    # without dropout, which differs between ranks
     levels = [level | {"dropout": 0.0} for level in trained({}).model_dump(mode="json")["model"]["levels"]]
     recipe = trained({"model.levels": levels, "train.num_images": 48})
     (tmp_path / "tiny.toml").write_text(recipe_toml(recipe))

@@ -102,7 +102,7 @@ def test_every_signal_that_schedulers_send_is_listened_to_and_given_back(tmp_pat
     assert {number: signal.getsignal(number) for number in SIGNALS} == before
 
 
-def test_a_run_at_work_says_so_also_when_it_was_stopped_before(tmp_path, trained):
+def test_a_resumed_run_has_the_status_running(tmp_path, trained):
     run, recipe, states = tmp_path / "run", trained({"train.num_images": 32}), []
     with pytest.raises(StoppedEarly):
         train(recipe, run, callbacks=stop_at(run, [2]))
@@ -111,7 +111,7 @@ def test_a_run_at_work_says_so_also_when_it_was_stopped_before(tmp_path, trained
     assert '"state": "done"' in status_file(run).read_text()
 
 
-def test_the_stop_file_stops_and_is_gone_afterwards(tmp_path, trained):
+def test_the_stop_file_stops_the_run_and_is_removed(tmp_path, trained):
     run = tmp_path / "run"
     with pytest.raises(StoppedEarly, match="stopped by the file"):
         train(trained({}), run, callbacks=stop_at(run, [4], by_file=True))
@@ -125,7 +125,7 @@ def test_a_request_to_stop_in_the_last_step_ends_the_run_and_waits_for_no_other(
 
 
 def test_accumulating_gradients_gives_the_weights_of_whole_batches(trained, unbroken):
-    # without dropout, which is drawn for each micro-batch
+    # without dropout, which differs between micro-batches
     levels = [level | {"dropout": 0.0} for level in trained({}).model_dump(mode="json")["model"]["levels"]]
     whole = final_tensors(unbroken(trained({"model.levels": levels})))
     pieces = final_tensors(unbroken(trained({"model.levels": levels, "train.micro_batch_size": 3})))
@@ -149,7 +149,7 @@ def test_a_run_that_is_past_a_shorter_end_says_that_nothing_is_left(tmp_path, tr
     assert told.endswith("24 images already, more than train.num_images = 16; nothing is left to do")
 
 
-def test_a_run_whose_checkpoints_are_gone_does_not_begin_again_from_nothing(tmp_path, trained):
+def test_a_run_whose_checkpoints_are_lost_does_not_start_over(tmp_path, trained):
     train(trained({"train.num_images": 16}), tmp_path, device="cpu")
     (tmp_path / "checkpoints").rename(tmp_path / "elsewhere")
     with pytest.raises(CheckpointError, match=r"was at step 2, but its checkpoints are gone; restore one .* --out$"):
@@ -173,7 +173,7 @@ def test_a_finished_run_can_be_made_longer(tmp_path, trained, unbroken):
     assert_same_bits(run, unbroken(trained({})))
 
 
-def test_a_folder_of_another_run_is_refused_and_says_what_differs(tmp_path, trained):
+def test_a_folder_of_another_run_is_refused_with_the_differences(tmp_path, trained):
     run = tmp_path / "run"
     train(trained({"train.num_images": 8}), run)
     with pytest.raises(UsageError, match=r"different settings: train.lr 0.0005 \(run\) vs 0.01 \(command\)"):
@@ -191,7 +191,7 @@ def test_a_run_does_not_resume_with_other_data(tmp_path, trained, tiny_data, oth
     train(trained({"train.num_images": 8}), run)
     with pytest.raises(CheckpointError, match="was trained on the data set"):
         train(trained({"data.path": str(other_tiny_data), "train.num_images": 16}), run)
-    assert read_recipe(str(recipe_file(run))) == trained({"train.num_images": 8})  # what was refused left no trace
+    assert read_recipe(str(recipe_file(run))) == trained({"train.num_images": 8})  # the refused run left no files
 
 
 def test_data_that_the_network_does_not_take_is_refused(tmp_path, trained):

@@ -1,4 +1,4 @@
-"""docs/training.md says how often and for how long something is tried again, as the code has it."""
+"""The number and duration of retries in docs/training.md agree with the code."""
 
 from pathlib import Path
 

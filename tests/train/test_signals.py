@@ -47,7 +47,7 @@ def wait_until(happened):
 
 
 def be_hdit(arguments, said, prepare=None):
-    """Do what the program does with these arguments, as the first of a group of processes."""
+    """Run the program with these arguments, as the leader of a process group."""
     os.setsid()
     if prepare is not None:
         prepare()
@@ -77,7 +77,7 @@ def test_a_signal_to_the_whole_group_saves_and_ends_with_75(tmp_path, trained, n
 
 
 def said(folder):
-    """Return what a run has printed so far."""
+    """Return the output of a run so far."""
     file = folder / "said"
     return file.read_text() if file.exists() else ""
 
@@ -130,9 +130,9 @@ def test_a_run_whose_readers_hang_saves_the_last_whole_step_within_seconds(tmp_p
         os.kill(reader, signal.SIGSTOP)
     size_bytes = -1
     while size_bytes != (size_bytes := log_file(run).stat().st_size):
-        time.sleep(2)  # until what was read ahead is used up
+        time.sleep(2)  # until the prefetched batches are used up
     ask(process, run, how)
-    assert seconds_to_end(process) < 10  # 5 where nothing else runs
+    assert seconds_to_end(process) < 10  # 5 on an idle machine
     assert process.exitcode == 75, said(tmp_path)
     assert "stopped by " in said(tmp_path) and "everything is saved" in said(tmp_path)
     assert "Traceback" not in said(tmp_path)
@@ -182,7 +182,7 @@ def save_when_told(folder):
 
 
 @pytest.mark.parametrize("what", ["disk", "checkpoint thread"])
-def test_a_run_that_waits_for_its_checkpoint_says_so_within_seconds(tmp_path, started, what):
+def test_a_run_that_waits_for_its_checkpoint_reports_it_within_seconds(tmp_path, started, what):
     run = tmp_path / "run"
     prepare = flush_slowly if what == "disk" else partial(save_when_told, tmp_path)
     process = started({"train.checkpoint_every_images": 10**9, "data.workers": 0}, prepare=prepare)
@@ -251,7 +251,7 @@ def sleep_after_step_3():
 
 
 @pytest.mark.parametrize("hang", [hang_in_c_after_step_3, sleep_after_step_3])
-def test_a_second_ctrl_c_ends_a_run_that_waits_for_whatever_at_once(tmp_path, started, hang):
+def test_a_second_ctrl_c_ends_a_waiting_run_at_once(tmp_path, started, hang):
     run = tmp_path / "run"
     process = started(prepare=hang)
     wait_until(lambda: log_file(run).exists() and log_file(run).stat().st_size)
@@ -259,7 +259,7 @@ def test_a_second_ctrl_c_ends_a_run_that_waits_for_whatever_at_once(tmp_path, st
     os.kill(process.pid, signal.SIGINT)
     asked_at = time.monotonic()
     wait_until(lambda: "stopping (SIGINT): waiting for step 4 to end, for" in said(tmp_path))
-    assert time.monotonic() - asked_at < 10  # 5 where nothing else runs
+    assert time.monotonic() - asked_at < 10  # 5 on an idle machine
     assert process.is_alive()  # the first one waits for the step
     os.kill(process.pid, signal.SIGINT)
     process.join(120)

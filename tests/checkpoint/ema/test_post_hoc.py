@@ -28,7 +28,7 @@ PART = "middle.0.feed_forward.up.weight"
 
 @dataclass(frozen=True)
 class Walk:
-    """A trajectory of weights: where it began and ended, exact averages of it, and runs with snapshots of two."""
+    """A trajectory of weights: its ends, exact averages, and runs with snapshots of two."""
 
     recipe: Recipe
     network: HourglassTransformer  # at the end
@@ -38,7 +38,7 @@ class Walk:
     halved: Path
 
     def run(self, folder, count, halved=True):
-        """Copy the run with only so many snapshots of each length."""
+        """Copy the run with a limited number of snapshots of each length."""
         source = self.halved if halved else self.whole
         (folder / "averages").mkdir(parents=True)
         for snapshot in snapshots(source):
@@ -97,7 +97,7 @@ def test_an_average_made_afterwards_is_the_one_that_was_followed_and_nearer_the_
 
 
 @pytest.mark.parametrize("std", [0.03, 0.05, 0.2])
-def test_rounding_to_16_bits_costs_what_the_gain_says(tmp_path, walk, std):
+def test_the_error_of_rounding_to_16_bits_is_the_predicted_gain(tmp_path, walk, std):
     made, exact = build_post_hoc_ema(walk.run(tmp_path / "run", 32), std), walk.exact[std]
     error = distance(read_tensors(made.path)[0], exact, walk.names)
     size = distance(exact, {name: torch.zeros_like(tensor) for name, tensor in exact.items()}, walk.names)
@@ -158,7 +158,7 @@ def test_a_length_whose_weights_would_make_rounding_large_is_refused(tmp_path, w
         build_post_hoc_ema(walk.run(tmp_path / "run", 32), 0.030)
 
 
-def test_a_run_without_snapshots_says_how_to_get_some(tmp_path):
+def test_a_run_without_snapshots_is_refused_with_the_setting_for_them(tmp_path):
     with pytest.raises(CheckpointError, match=r"has no EMA snapshots; train with train.ema_profiles"):
         build_post_hoc_ema(tmp_path, 0.05)
 
@@ -174,7 +174,7 @@ def test_a_damaged_snapshot_is_named_and_nothing_is_written(tmp_path, walk):
     assert not list((run / "averages").glob("*post-hoc*"))
 
 
-def test_a_snapshot_that_is_cut_short_or_says_no_recipe_is_named(tmp_path, walk):
+def test_a_snapshot_that_is_truncated_or_without_recipe_is_named(tmp_path, walk):
     run = walk.run(tmp_path / "run", 16)
     newest = snapshots(run)[-1]
     content = newest.path.read_bytes()
@@ -209,7 +209,7 @@ def test_a_snapshot_of_another_network_is_named(tmp_path, walk):
         build_post_hoc_ema(run, 0.08)
 
 
-def test_tensors_that_16_bits_cannot_hold_stay_whole():
+def test_tensors_that_overflow_16_bits_stay_in_32():
     assert rounded(torch.tensor([1.0, 65504.0])).dtype == torch.half
     assert torch.equal(rounded(torch.tensor([1.0, 7e4])), torch.tensor([1.0, 7e4]))
 

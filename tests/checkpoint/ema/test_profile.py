@@ -83,7 +83,7 @@ def test_the_stated_error_is_that_of_the_mixture_and_no_other_mixture_is_nearer(
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 64, 256])
-def test_weights_sum_to_one_whatever_the_snapshots(count):
+def test_weights_sum_to_one_for_any_snapshots(count):
     wanted = [Profile(std, 6400) for std in (0.03, 0.05, 0.08, 0.2)]
     for mixture in mixtures(every(6400, count), wanted):
         assert sum(mixture.weights) == pytest.approx(1, abs=1e-9)

@@ -48,7 +48,7 @@ def test_parameter_groups_are_the_references(name):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("name", NAMES)
-def test_every_tensor_comes_back_as_the_same_bytes_under_the_same_name(reference, name, dtype):
+def test_every_tensor_is_read_back_with_the_same_bytes_and_name(reference, name, dtype):
     state = {key: tensor.to(dtype) for key, tensor in reference(name).items()}
     recipe = recipe_from_kdiffusion(metadata(name, "config"))
     back = state_to_kdiffusion(state_from_kdiffusion(state, recipe), recipe)
@@ -108,7 +108,7 @@ def test_the_scales_of_the_loss_are_kept(config):
     assert recipe.diffusion.loss_scales == config_to_kdiffusion(recipe)["model"]["loss_scales"] == 3
 
 
-def test_missing_keys_of_a_config_mean_what_they_mean_to_the_reference(config):
+def test_missing_keys_of_a_config_have_the_defaults_of_the_reference(config):
     for key in ("mapping_width", "mapping_depth", "dropout_rate", "augment_prob", "loss_weighting", "sigma_data"):
         del config["model"][key]
     for key in ("optimizer", "lr_sched", "ema_sched", "dataset"):
@@ -185,7 +185,7 @@ def test_a_missing_key_is_named(config, key):
 
 
 @pytest.mark.parametrize("config", [None, [], "x", {}])
-def test_what_is_no_config_at_all_is_refused(config):
+def test_a_file_that_is_not_a_config_is_refused(config):
     with pytest.raises(CheckpointError, match="k-diffusion config: "):
         recipe_from_kdiffusion(config)
 

@@ -70,7 +70,7 @@ def expected(run, indices):
     return next(iter(pipeline.generate(list(indices), [None] * len(indices)))).images.clamp(-1, 1)
 
 
-def test_samples_hold_the_values_of_the_network_to_a_65535th_of_the_range(run, tmp_path):
+def test_samples_have_the_networks_values_to_a_65535th_of_the_range(run, tmp_path):
     arguments = ["--ckpt", str(run), "--count", "4", "--condition", str(run.parent / "set")]
     assert main(["sample", *arguments, "--out", str(tmp_path / "samples")]) == 0
     record = json.loads((tmp_path / "samples" / "samples.json").read_text())
@@ -87,7 +87,7 @@ def test_samples_hold_the_values_of_the_network_to_a_65535th_of_the_range(run, t
     assert difference / 2 <= 1 / 65535  # the range [-1, 1] is 2 wide
 
 
-def test_restored_images_hold_the_values_of_the_network_to_a_65535th_of_the_range(run, tmp_path, monkeypatch):
+def test_restored_images_have_the_networks_values_to_a_65535th_of_the_range(run, tmp_path, monkeypatch):
     """The condition images go in as 16-bit stacks of pages and as .npy, with the same result."""
     (tmp_path / "in").mkdir()
     for number in (0, 1):

@@ -1,4 +1,4 @@
-"""`hdit bench`: what it takes, refuses and prints; figures are made up here, or measured on next to nothing."""
+"""`hdit bench`: arguments, refusals and output, with invented figures or tiny measurements."""
 
 import json
 
@@ -20,7 +20,7 @@ HALF_A_SECOND = Timing((0.4, 0.5, 0.6))
 
 @pytest.fixture
 def fake(monkeypatch):
-    """Return a function that puts an answer in a measurement's place, and gives what it was asked for."""
+    """Return a function that replaces a measurement by a result, and returns its arguments."""
 
     def put(module, name, answer):
         calls = []
@@ -91,7 +91,7 @@ def test_attention_on_next_to_nothing_measures_what_it_prints(capsys):
         (["data", "no/such/folder"], "no/such/folder: expected a folder of pictures"),
     ],
 )
-def test_what_it_cannot_take_is_one_line_that_says_how_to_mend_it(args, message, capsys):
+def test_an_unsupported_input_is_one_line_with_the_fix(args, message, capsys):
     assert main(["bench", *args]) == 2
     err = capsys.readouterr().err
     assert message in err

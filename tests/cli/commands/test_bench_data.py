@@ -1,4 +1,4 @@
-"""`hdit bench data`: what it prints of figures that are made up."""
+"""`hdit bench data`: its output for invented figures."""
 
 from hdit_cli.main import main
 from hdit_core.bench import data

@@ -1,4 +1,4 @@
-"""`hdit data verify` and `hdit data show`, and `hdit prepare-data` in tasks, as they are typed."""
+"""`hdit data verify` and `hdit data show`, and `hdit prepare-data` in tasks, from the command line."""
 
 import json
 
@@ -79,7 +79,7 @@ def test_two_levels_are_one_too_many(run, tmp_path):
     assert "--quick, --deep: expected at most one of them" in err
 
 
-def test_show_says_what_a_set_holds(prepare, run, tmp_path):
+def test_show_prints_the_contents_of_a_set(prepare, run, tmp_path):
     prepare("--size", "8x12,12x8", "--background", "#102030")
     code, out, _ = run("data", "show", tmp_path / "set")
     assert code == 0
@@ -91,7 +91,7 @@ def test_show_says_what_a_set_holds(prepare, run, tmp_path):
     assert ["1", "dog", "4", "#" * 20] in lines
 
 
-def test_a_program_reads_what_a_set_holds(prepare, run, tmp_path):
+def test_a_program_reads_the_contents_of_a_set(prepare, run, tmp_path):
     prepare("--size", "8x12,12x8")
     shown = json.loads(run("data", "show", tmp_path / "set", "--json")[1])
     assert shown["sizes"] == [{"height": 8, "width": 12, "samples": 6}, {"height": 12, "width": 8, "samples": 6}]
@@ -100,7 +100,7 @@ def test_a_program_reads_what_a_set_holds(prepare, run, tmp_path):
     assert shown["left_out"] == 1
 
 
-def test_show_says_what_lies_beside_the_images_and_of_which_type_they_are(run, tmp_path):
+def test_show_prints_the_attachments_and_types_of_the_images(run, tmp_path):
     write_conditioned_set(tmp_path / "set")
     code, out, _ = run("data", "show", tmp_path / "set")
     assert code == 0
@@ -208,7 +208,7 @@ def test_slurm_gives_the_task_and_a_word_takes_it_back(prepare, monkeypatch):
     assert json.loads(out)["already_complete"]
 
 
-def test_the_last_step_is_no_task(prepare):
+def test_finishing_is_not_a_task(prepare):
     code, _, err = prepare("--finish", "--task", "0/2")
     assert code == 2
     assert "--finish: merges the parts of all tasks; leave out --task" in err

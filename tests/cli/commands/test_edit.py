@@ -18,7 +18,7 @@ from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.read import check_recipe
 from tests.conftest import REFERENCE, TINY
 
-RUN = REFERENCE / "neighborhood.safetensors"  # random weights everywhere, so that whatever leads shows
+RUN = REFERENCE / "neighborhood.safetensors"  # random weights everywhere, so that guidance has a visible effect
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def worse(tmp_path_factory):
 
 @pytest.fixture
 def model(tmp_path, monkeypatch):
-    """A model's folder that can hold defaults, beside a picture of its size; the working folder."""
+    """The working folder, with a model that can have defaults and a picture of its size."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "model").mkdir()
     shutil.copy(RUN, tmp_path / "model" / "weights.safetensors")
@@ -43,7 +43,7 @@ def model(tmp_path, monkeypatch):
 
 @pytest.fixture
 def easy(tmp_path, monkeypatch):
-    """A model that hardly says anything, so that its ODE is solved at once; the working folder, with a picture."""
+    """The working folder, with a picture and a model of small outputs, whose ODE is solved quickly."""
     monkeypatch.chdir(tmp_path)
     recipe = check_recipe(TINY, "easy")
     network = HourglassTransformer(recipe.model)
@@ -79,14 +79,14 @@ def test_the_ends_of_a_way_are_what_sample_draws_with_the_same_options(model, wo
 
 
 @pytest.mark.parametrize("words", [["vary", "--init", "picture.png"], ["inpaint", "picture.png", "picture.png"]])
-def test_a_guide_leads_every_edit_and_is_recorded(model, worse, words):
+def test_a_guide_affects_every_edit_and_is_recorded(model, worse, words):
     command = ["edit", *words, "--ckpt", "model", "--steps", "2", "--n", "2", "--device", "cpu"]
     assert main([*command, "--guide", worse, "--out", "led"]) == main([*command, "--out", "plain"]) == 0
     guide = json.loads((model / "led" / "samples.json").read_text())["origin"]["guide"]
     assert guide["weight"] == 2 and not np.array_equal(two("led"), two("plain"))
 
 
-def test_what_a_sweep_found_is_the_default_of_edits_too(model, capsys):
+def test_the_winner_of_a_sweep_is_the_default_of_edits_too(model, capsys):
     write_defaults(model / "model", "ema", {"guidance": 3.0}, "found")
     command = ["edit", "vary", "--init", "picture.png", "--ckpt", "model", "--steps", "2", "--n", "1", "--json"]
     assert main([*command, "--out", "a"]) == 0
@@ -97,7 +97,7 @@ def test_what_a_sweep_found_is_the_default_of_edits_too(model, capsys):
     assert json.loads(capsys.readouterr().out)["origin"]["settings"]["guidance"] == 1.0
 
 
-def test_noise_belongs_to_what_led_it(easy, capsys):
+def test_noise_records_the_guidance_it_was_found_with(easy, capsys):
     led = ["--guide", easy, "--autoguidance", "1.5", "--guidance-rescale", "0.5"]
     command = ["edit", "invert", "picture.png", "--ckpt", easy, "--tolerance", "1e-1", "--device", "cpu"]
     assert main([*command, *led, "--out", "led.safetensors"]) == 0
@@ -114,7 +114,7 @@ def test_a_likelihood_ignores_the_runs_guidance_and_refuses_guidance_options(eas
     write_defaults(Path(easy), "model", {"guidance": 3.0, "guidance_interval": [0.1, 9.0]}, "found")
     assert main([*command, "--json"]) == 0
     captured = capsys.readouterr()
-    assert json.loads(captured.out) == expected  # the file does not say which weights it has
+    assert json.loads(captured.out) == expected  # the file does not record the kind of its weights
     assert "easy/sample.toml: weights=model\n" in captured.err
     assert main([*command, "--set", "sample.guidance=2"]) == 2
     assert "sample.guidance = 2.0: guided samples have no tractable density" in capsys.readouterr().err

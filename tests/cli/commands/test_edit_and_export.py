@@ -1,4 +1,4 @@
-"""`hdit edit` and `hdit export` from the shell: what they write, what they print, what they refuse."""
+"""`hdit edit` and `hdit export` from the shell: files, output and refusals."""
 
 import json
 import subprocess
@@ -48,7 +48,7 @@ def pixels(path):
     return np.asarray(Image.open(path))
 
 
-def test_vary_of_strength_0_gives_the_picture_and_goes_on_with_its_folder(ckpt, here, capsys):
+def test_vary_of_strength_0_returns_the_picture_and_resumes_its_folder(ckpt, here, capsys):
     command = ["edit", "vary", "--init", "small.png", "--ckpt", ckpt, "--strength", "0", "--out", "v", *DRAWING]
     assert main([*command, "--n", "2"]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -61,14 +61,14 @@ def test_vary_of_strength_0_gives_the_picture_and_goes_on_with_its_folder(ckpt, 
     assert "edit.strength 0.0 -> 0.5" in capsys.readouterr().err
 
 
-def test_vary_enlarges_to_another_size_and_says_so(ckpt, here, capsys):
+def test_vary_upscales_to_another_size_and_reports_it(ckpt, here, capsys):
     size = ["--size", "32x24", "--n", "1", "--out", "v"]
     assert main(["edit", "vary", "--init", "small.png", "--ckpt", ckpt, *size, *DRAWING]) == 0
     assert "small.png: enlarged from 16x24 to 32x24" in capsys.readouterr().err
     assert pixels("v/00000000.png").shape == (32, 24, 3)
 
 
-def test_inpaint_keeps_what_is_black_in_the_mask(ckpt, here):
+def test_inpaint_keeps_the_black_region_of_the_mask(ckpt, here):
     rounds = ["--rounds", "2", "--n", "2", "--out", "i"]
     assert main(["edit", "inpaint", "small.png", "mask.png", "--ckpt", ckpt, *rounds, *DRAWING]) == 0
     drawn, known = pixels("i/00000001.png"), pixels("mask.png") == 0
@@ -106,7 +106,7 @@ def test_a_way_back_that_misses_the_picture_by_far_is_said_with_what_may_help(ck
     assert "large round-trip error; a --tolerance below 0.01 may reduce it" in capsys.readouterr().err
 
 
-def test_likelihood_says_bits_with_an_error_bar_and_each_as_it_comes(ckpt, here, capsys):
+def test_likelihood_prints_bits_with_a_standard_error_and_each_image_as_it_is_finished(ckpt, here, capsys):
     command = ["edit", "likelihood", ".", "--ckpt", ckpt, "--tolerance", "1e-2", "--device", "cpu", "--json"]
     assert main([*command, "--each"]) == 0
     *each, whole = map(json.loads, capsys.readouterr().out.splitlines())

@@ -23,7 +23,7 @@ def run(tmp_path_factory, tiny_data):
     return folder
 
 
-def test_it_makes_each_length_and_says_how_well(run, capsys):
+def test_each_length_is_reconstructed_and_its_error_reported(run, capsys):
     assert main(["ema", "--std", "0.08", str(run), "--std", ".12", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [(row["std"], row["num_images"], row["snapshots"]) for row in rows] == [(0.08, 96, 24), (0.12, 96, 24)]
@@ -58,7 +58,7 @@ def test_lengths_that_cannot_be_are_refused_before_any_is_made(run, capsys, leng
     assert message in capsys.readouterr().err and set(ema_folder(run).iterdir()) == before
 
 
-def test_a_folder_that_is_no_run_is_named(tmp_path, capsys):
+def test_a_folder_that_is_not_a_run_is_named(tmp_path, capsys):
     assert main(["ema", str(tmp_path / "nowhere"), "--std", "0.08"]) == 4
     assert "nowhere: no such run" in capsys.readouterr().err
 

@@ -38,7 +38,7 @@ def test_the_offline_distance_is_printed_by_its_own_name(folders, capsys):
     assert "comparable only at equal numbers of images" in err
 
 
-def test_progress_says_how_many_images_a_second_and_the_result_does_not_hang_on_it(folders, capsys):
+def test_progress_shows_images_per_second_and_does_not_affect_the_result(folders, capsys):
     assert main(["eval-fid", folders[0], "--ref", folders[1], *OFFLINE, "--allow-small-n"]) == 0
     out, err = capsys.readouterr()
     assert re.search(r"^hdit: score: 10 of 10 images, [0-9][0-9.e+,]* images/s, 0:00 left$", err, re.MULTILINE)

@@ -1,4 +1,4 @@
-"""`hdit flops`: what it prints, what it refuses, and that it stays light."""
+"""`hdit flops`: output, refusals, and imports that stay light."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""`hdit plan`: what it prints, what it refuses, and that it stays light."""
+"""`hdit plan`: output, refusals, and imports that stay light."""
 
 import json
 import subprocess
@@ -37,7 +37,7 @@ def test_a_utilization_gives_one_speed(option, capsys):
     assert "20% of 989 TFLOP/s" in err and " to " not in out
 
 
-def test_a_step_that_grows_is_told_from_its_first_images_to_its_last(capsys):
+def test_a_growing_batch_is_shown_from_its_first_to_its_last_size(capsys):
     assert main(["plan", "imagenet256", "--gpu", "h100", "--count", "8"]) == 0
     assert "256 images, growing to 2048, at most 256 per device on 8 devices" in capsys.readouterr().out
 
@@ -88,7 +88,7 @@ def test_a_measured_speed_takes_the_data_sheet_s_place(measured, capsys):
     assert document["measured"]["recipe"] == "mnist32" and document["measured"]["same_network"] is False
 
 
-def test_the_measured_peak_stands_beside_the_bound_where_the_network_is_the_same(measured, capsys):
+def test_the_measured_peak_is_shown_next_to_the_bound_for_the_same_network(measured, capsys):
     assert main(["plan", "mnist32", "--measured", measured(), "--memory", "2"]) == 0
     out, err = capsys.readouterr()
     assert "measured  peak 1.50 GiB (whole process), 8 images per step" in out

@@ -56,7 +56,7 @@ def test_an_invalid_condition_range_is_refused_in_one_line(photos, capsys):
     assert err == ("hdit: error: --condition-range 1,0: expected LOW,HIGH with LOW below HIGH, for example 0,1\n")
 
 
-def test_json_says_what_came_of_it(photos, capsys):
+def test_json_output_has_the_result(photos, capsys):
     code, out, err = prepare(capsys, photos, "--size", "8x12", "--json")
     assert code == 0
     result = json.loads(out)
@@ -75,7 +75,7 @@ def test_the_summary_can_be_read(photos, capsys):
     assert "preparing: 7 of 7 images" in err
 
 
-def test_run_again_it_says_that_nothing_is_to_be_done(photos, capsys):
+def test_rerunning_a_finished_job_does_nothing_and_reports_it(photos, capsys):
     prepare(capsys, photos, "--size", "8")
     code, out, err = prepare(capsys, photos, "--size", "8", "--json")
     assert code == 0
@@ -159,7 +159,7 @@ def test_a_missing_source_is_a_usage_error(tmp_path, capsys):
     assert prepare(capsys, tmp_path / "gone", "--size", "8")[0] == 2
 
 
-def test_what_the_guide_to_data_says_to_type_is_understood():
+def test_the_commands_in_the_documentation_are_valid():
     found = commands_in((Path(__file__).parents[3] / "docs" / "data.md").read_text())
     lines = [line for line in found if "SOURCE" not in line and "..." not in line]
     assert len(lines) >= 3

@@ -1,4 +1,4 @@
-"""`hdit prepare-data --stats`: a data set with its statistics beside it."""
+"""`hdit prepare-data --stats`: a data set with its statistics next to the shards."""
 
 import json
 

@@ -58,7 +58,7 @@ def as_stdin(monkeypatch, folder):
     monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(content.getvalue())))
 
 
-def test_a_tar_holds_what_a_folder_holds_under_the_same_names(place, capsysbinary, monkeypatch):
+def test_a_tar_contains_the_same_files_as_a_folder(place, capsysbinary, monkeypatch):
     assert main(["restore", "in", "--ckpt", "sr", "--out", "out", *CPU]) == 0
     assert main(["restore", "in", "--ckpt", "sr", "--out", "x.tar", *CPU]) == 0
     as_stdin(monkeypatch, "in")
@@ -75,7 +75,7 @@ def test_a_tar_holds_what_a_folder_holds_under_the_same_names(place, capsysbinar
     assert [path.name for path in place.glob("*-grid.png")] == ["out-grid.png"]
 
 
-def test_a_tar_of_inputs_that_cannot_be_restored_lacks_them_and_says_so(place, capsys):
+def test_a_tar_lacks_inputs_that_cannot_be_restored_and_they_are_reported(place, capsys):
     (place / "in" / "empty.png").write_bytes(b"")
     assert main(["restore", "in", "--ckpt", "sr", "--out", "x.tar", *CPU]) == 3
     assert "1 inputs could not be restored; the first: empty.png" in capsys.readouterr().err
@@ -196,7 +196,7 @@ def test_a_network_without_condition_images_restores_nothing(place, capsys):
     assert "the network was trained without condition images; generate with hdit sample" in capsys.readouterr().err
 
 
-def test_inpainting_fills_in_what_the_mask_says(place):
+def test_inpainting_fills_in_the_masked_region(place):
     write_network(place / "fill", [MASK], condition_channels=4)
     write_pictures(place / "photos", ["a.png"])
     Image.fromarray(np.pad(np.full((4, 4), 255, np.uint8), ((2, 10), (3, 17)))).save("mask.png")
@@ -206,7 +206,7 @@ def test_inpainting_fills_in_what_the_mask_says(place):
     assert changed[2:6, 3:7].any() and not np.delete(changed, np.s_[2:6], 0).any()
 
 
-def test_samples_take_condition_images_and_say_where_they_come_from(place, capsys):
+def test_samples_take_condition_images_and_record_their_origin(place, capsys):
     arguments = ["sample", "--ckpt", "sr", "--condition", "in", "--n", "3", "--out", "s", "--json", *CPU]
     assert main(arguments) == 0
     record = json.loads(capsys.readouterr().out)

@@ -65,7 +65,7 @@ def test_a_summary_passes_over_files_that_were_spoilt(runs, tmp_path, capsys):
     assert "unknown" in text and "72 of 64 images" in text and "incident" not in text and "scores" not in text
 
 
-def test_a_checkpoint_that_a_run_at_work_removes_meanwhile_is_not_shown_as_damaged(runs, tmp_path, capsys, monkeypatch):
+def test_a_checkpoint_that_a_running_run_removes_is_not_shown_as_damaged(runs, tmp_path, capsys, monkeypatch):
     run = shutil.copytree(runs / "a", tmp_path / "a")
     read = runs_looked_at.open_checkpoint
 
@@ -133,7 +133,7 @@ def test_a_run_that_logged_nothing_yet_has_a_summary_and_no_plot(runs, tmp_path,
     assert "logged no loss yet" in capsys.readouterr().err
 
 
-def test_a_dry_run_says_what_a_run_would_cost_and_leaves_no_folder(runs, tmp_path, monkeypatch, capsys):
+def test_a_dry_run_reports_the_cost_of_a_run_and_creates_no_folder(runs, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", str(runs / "tiny.toml"), "--dry-run", "--out", "new", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)

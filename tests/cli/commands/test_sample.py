@@ -1,4 +1,4 @@
-"""What `hdit sample` is asked for and where it goes: refused where it is unclear, said where it is not all."""
+"""`hdit sample`: its selection and output, refusals of ambiguous arguments, and messages about missing images."""
 
 import itertools
 
@@ -38,7 +38,7 @@ def test_a_misspelled_option_is_refused_before_the_model_is_opened(capsys, optio
     assert message in capsys.readouterr().err
 
 
-def test_the_speed_of_a_tar_of_one_batch_is_said(tmp_path, capsys):
+def test_the_speed_of_a_tar_of_one_batch_is_printed(tmp_path, capsys):
     assert main(["sample", "--ckpt", RUN, "--n", "1", "--steps", "1", "--out", str(tmp_path / "s.tar")]) == 0
     assert "1 of 1 images, " in capsys.readouterr().err
 
@@ -52,14 +52,14 @@ def test_a_folder_may_be_called_like_a_file_once_it_is_one(tmp_path):
 @pytest.mark.parametrize(
     ("out", "message"), [("s", "3 images are missing; rerun the same command to continue"), ("s.tar", "3 images were")]
 )
-def test_a_budget_that_was_too_short_says_what_is_missing(tmp_path, monkeypatch, capsys, out, message):
+def test_after_a_budget_that_was_too_short_the_missing_images_are_counted(tmp_path, monkeypatch, capsys, out, message):
     monkeypatch.setattr(module.time, "monotonic", itertools.count(step=10).__next__)
     command = ["sample", "--ckpt", RUN, "--n", "5", "--batch-size", "2", "--steps", "1", "--device", "cpu"]
     assert main([*command, "--budget", "1s", "--out", str(tmp_path / out)]) == 0
     assert f"time limit reached: {message}" in capsys.readouterr().err
 
 
-def test_options_without_effect_and_another_size_are_said(tmp_path, capsys):
+def test_options_without_effect_and_another_size_are_reported(tmp_path, capsys):
     command = ["sample", "--ckpt", RUN, "-n", "1", "--steps", "1", "--device", "cpu"]
     assert main([*command, "--guidance-interval", "0.2:5", "--guide", RUN, "--out", str(tmp_path / "a")]) == 0
     assert "--guide has no effect: it has the same weights as the model" in capsys.readouterr().err

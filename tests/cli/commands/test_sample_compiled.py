@@ -1,4 +1,4 @@
-"""`hdit sample --compile`: the same images from compiled layers, and only where it was asked for or pays."""
+"""`hdit sample --compile`: the same images from compiled layers, only if requested or worthwhile."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from hdit_cli.main import main
 from hdit_core.model import compile as compiled
 from hdit_core.train.run import train
 
-# torch.compile cannot look through the check of shapes that is on in this process; what it traces runs as it stands
+# torch.compile cannot look through the check of shapes that is on in this process
 CHILD = """
 import sys
 from functools import partial
@@ -60,7 +60,7 @@ def test_compiled_layers_draw_the_same_images_to_one_level(run, tmp_path):
     assert len(found) == 3 and abs(found - plain).max() <= 1
 
 
-def test_nothing_is_compiled_on_a_cpu_unless_it_was_asked_for_and_then_the_guide_too(run, tmp_path, monkeypatch):
+def test_on_a_cpu_model_and_guide_are_compiled_only_on_request(run, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(compiled, "compile_network", made.append)
     main(command(run, tmp_path / "plain"))

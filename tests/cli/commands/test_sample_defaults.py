@@ -1,4 +1,4 @@
-"""`hdit sample` draws a run as RUN/sample.toml says, says so, and lets the command line have the last word."""
+"""`hdit sample` uses the defaults in RUN/sample.toml, reports them, and lets the command line override them."""
 
 import json
 
@@ -12,7 +12,7 @@ def drawn(run, out, *options):
     assert main(command) == 0
 
 
-def test_what_a_sweep_found_is_the_default_and_no_more(trained, tmp_path, capsys):
+def test_the_winner_of_a_sweep_is_only_a_default(trained, tmp_path, capsys):
     run = tmp_path / "run"
     train(trained({"train.num_images": 8, "sample.steps": 2}), run)
     drawn(run, tmp_path / "plain", "--weights", "model", "--guidance", "2")

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from hdit_cli.main import main
 from tests.conftest import REFERENCE
 
-RUN = REFERENCE / "neighborhood.safetensors"  # random weights everywhere, so that whatever leads shows
+RUN = REFERENCE / "neighborhood.safetensors"  # random weights everywhere, so that guidance has a visible effect
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def worse(tmp_path_factory):
 
 
 def drawn(out, *options):
-    """Draw three images and return what the folder says they are made from."""
+    """Generate three images and return the provenance in the folder."""
     command = ["sample", "--ckpt", str(RUN), "--n", "3", "--set", "sample.steps=4", "--out", str(out), *options]
     assert main(command) == 0
     return json.loads((out / "samples.json").read_text())["origin"]
@@ -64,7 +64,7 @@ def test_an_autoguidance_scale_of_1_changes_nothing_and_is_reported(worse, tmp_p
         (["--guide", "RUN"], "guide.weight not set -> 2.0"),
     ],
 )
-def test_a_folder_refuses_images_that_are_led_otherwise(tmp_path, capsys, other, message):
+def test_a_folder_refuses_images_with_other_guidance(tmp_path, capsys, other, message):
     drawn(tmp_path / "s", "--guidance", "3")
     command = ["sample", "--ckpt", str(RUN), "--n", "3", "--set", "sample.steps=4", "--out", str(tmp_path / "s")]
     given = [str(RUN) if word == "RUN" else word for word in ["--guidance", "3", *other]]
@@ -72,7 +72,7 @@ def test_a_folder_refuses_images_that_are_led_otherwise(tmp_path, capsys, other,
     assert message in capsys.readouterr().err
 
 
-def test_a_folder_of_an_hdit_that_knew_fewer_settings_is_gone_on_with(tmp_path):
+def test_a_folder_of_an_earlier_version_with_fewer_settings_is_resumed(tmp_path):
     drawn(tmp_path / "s")
     record = json.loads((tmp_path / "s" / "samples.json").read_text())
     for key in ("churn", "unipc_order", "unipc_variant", "guidance_interval", "guidance_rescale"):

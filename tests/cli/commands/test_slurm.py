@@ -103,7 +103,7 @@ def test_the_first_comment_of_a_script_is_the_whole_command_that_made_it(capsys,
 
 
 @pytest.mark.parametrize("once", [["--dry-run"], ["--repro", "0"]])
-def test_what_is_done_once_is_not_queued_again(capsys, once):
+def test_a_dry_run_and_a_replay_are_not_requeued(capsys, once):
     assert main(["slurm", "train", "mnist32", *once, "--time", "60"]) == 0
     out, _ = capsys.readouterr()
     assert f"-m hdit_cli train mnist32 {' '.join(once)} &" in out
@@ -111,19 +111,19 @@ def test_what_is_done_once_is_not_queued_again(capsys, once):
 
 
 @pytest.mark.parametrize("words", ["samples --ref a.npz", "--ckpt runs/a --ref a.npz", "stats data --out a.npz"])
-def test_a_score_and_statistics_are_made_as_they_are_asked_for(capsys, words):
+def test_scores_and_statistics_keep_their_arguments(capsys, words):
     assert main(["slurm", "eval-fid", *words.split(), "--time", "60"]) == 0
     assert f"-m hdit_cli eval-fid {words} &\n" in capsys.readouterr().out
 
 
-def test_ranks_are_those_of_the_gpus_unless_said_otherwise(capsys):
+def test_there_is_one_rank_per_gpu_by_default(capsys):
     main(["slurm", "sample", "--ckpt", "runs/a", "--gpus-per-node", "4", "--time", "60"])
     assert "#SBATCH --ntasks-per-node=4" in capsys.readouterr().out
     main(["slurm", "sample", "--ckpt", "runs/a", "--ranks-per-node", "2", "--time", "60"])
     assert "#SBATCH --ntasks-per-node=2" in capsys.readouterr().out
 
 
-def test_an_array_says_what_comes_after_it(capsys):
+def test_the_script_of_a_job_array_names_the_next_command(capsys):
     assert main(["slurm", "prepare-data", "photos", "--out", "d", "--size", "64", "--tasks", "10", "--time", "60"]) == 0
     out, err = capsys.readouterr()
     assert "#SBATCH --array=1-10" in out

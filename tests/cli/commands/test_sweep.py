@@ -1,4 +1,4 @@
-"""`hdit sweep` as it is typed: what it hands on, what it prints, and each point's images by a bar of its own."""
+"""`hdit sweep` from the command line: arguments, output, and a progress bar per candidate."""
 
 import json
 import re
@@ -17,7 +17,7 @@ POINTS = Point("ema", 1.0), Point("ema", 2.0)
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Let a stand-in sweep that tries two points; what it was asked comes to the list."""
+    """Replace the sweep by one with two candidates, and return the list of its arguments."""
     found = []
 
     def stand_in(settings, on_images, world):

@@ -86,7 +86,7 @@ def test_sample_generates_the_requested_images(run, tmp_path, capsys):
     assert out.with_name(f"{out.name}-grid.png").exists()
 
 
-def test_sample_goes_on_with_its_folder_and_refuses_another_job_in_it(run, tmp_path, capsys):
+def test_sample_resumes_its_folder_and_refuses_another_job_in_it(run, tmp_path, capsys):
     command = ["sample", "--ckpt", str(run), "--steps", "2", "--out", str(tmp_path / "s")]
     assert main([*command, "--n", "3"]) == 0
     first = (tmp_path / "s" / "00000001.png").stat()

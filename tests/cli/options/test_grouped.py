@@ -19,7 +19,7 @@ class Place:
 
 @pytest.fixture
 def run():
-    """A function that runs a command with a bundle, and what the command was called with."""
+    """Return a function that runs a command with a group of options, and the arguments of its calls."""
     app, calls = typer.Typer(), []
 
     @app.command()

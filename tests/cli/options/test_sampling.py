@@ -19,6 +19,6 @@ def test_an_interval_may_be_written_with_a_colon_or_a_comma(text):
 
 
 @pytest.mark.parametrize("text", ["5", "5:1", "0:inf", "1:2:3", "a:b", ""])
-def test_what_is_no_interval_is_refused_with_an_example(text):
+def test_an_invalid_interval_is_refused_with_an_example(text):
     with pytest.raises(UsageError, match=r"--guidance-interval .*expected LOW:HIGH in sigma, for example 0\.28:2\.9"):
         noise_levels(text)

@@ -1,4 +1,4 @@
-"""Shards made to harm: whatever lies in them, reading runs nothing and opens nothing outside the set."""
+"""Malicious shards: reading them executes nothing and opens nothing outside the set."""
 
 import io
 import json
@@ -88,7 +88,7 @@ def forge(folder, content):
 
 
 @pytest.mark.parametrize("kind", PAYLOADS)
-def test_what_is_no_image_of_the_set_is_refused_and_nothing_runs(data_set, tmp_path, kind):
+def test_content_that_is_not_an_image_of_the_set_is_refused_and_nothing_runs(data_set, tmp_path, kind):
     folder = shutil.copytree(data_set, tmp_path / "set")
     forge(folder, PAYLOADS[kind](tmp_path / MARK))
     reader = ImageReader(folder)

@@ -55,7 +55,7 @@ def test_an_error_that_does_not_pass_is_not_tried_again(tmp_path):
     assert read.calls == 1
 
 
-def test_an_image_that_cannot_be_read_for_a_moment_is_read_and_not_called_damaged(
+def test_an_image_that_is_temporarily_unreadable_is_not_reported_as_damaged(
     short_pauses, prepare, pictures, tmp_path, monkeypatch
 ):
     prepare(pictures)
@@ -73,7 +73,7 @@ def test_an_image_that_cannot_be_read_for_a_moment_is_read_and_not_called_damage
     assert damaged == {} and (image == whole.read(5)[0]).all() and label == whole.label(5)
 
 
-def test_a_set_whose_folder_is_gone_is_a_lost_mount_and_no_damaged_image(short_pauses, prepare, pictures, tmp_path):
+def test_a_set_whose_folder_is_gone_is_a_lost_mount_and_not_a_damaged_image(short_pauses, prepare, pictures, tmp_path):
     prepare(pictures)
     reader = ImageReader(tmp_path / "set")
     (tmp_path / "set").rename(tmp_path / "elsewhere")

@@ -1,4 +1,4 @@
-"""How images lie in shards: exactly, or as JPEG of a quality; and nothing else is decoded."""
+"""Images in shards are exact, or JPEG of a given quality; nothing else is decoded."""
 
 import io
 

@@ -27,7 +27,7 @@ def test_the_zoo_has_two_hundred_animals():
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_every_kind_of_file_gives_the_pixels_its_author_meant(name):
+def test_every_kind_of_file_is_decoded_to_the_right_pixels(name):
     animal = GOOD[name]
     decoded = decode_image(animal.data, 3)
     assert decoded.image.mode == "RGB"
@@ -62,7 +62,7 @@ def test_grey_is_the_luma_of_the_colors(name):
     assert np.abs(np.asarray(grey) - luma).max() <= 1
 
 
-def test_transparent_pixels_show_the_background_that_was_asked_for():
+def test_transparent_pixels_show_the_chosen_background():
     clear = saved(Image.new("RGBA", (3, 2), (*RED, 0)), "PNG")
     assert decode_image(clear, 3, (10, 20, 30)).image.getpixel((2, 1)) == (10, 20, 30)
 

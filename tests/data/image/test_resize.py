@@ -67,7 +67,7 @@ def test_area_gives_the_mean_of_the_pixels_under_each_new_one():
 
 
 @pytest.mark.parametrize(("resize", "theirs"), [("bicubic", Image.Resampling.BICUBIC), ("area", Image.Resampling.BOX)])
-def test_the_filter_that_is_asked_for_is_pillows_without_shortcuts(resize, theirs):
+def test_the_chosen_filter_is_pillows_without_approximation(resize, theirs):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 40, 3), np.uint8))
     assert np.array_equal(
         np.asarray(crop_and_resize(image, 15, 10, resize=resize)), np.asarray(image.resize((10, 15), theirs))

@@ -30,7 +30,7 @@ def shapes(tmp_path):
 
 
 def images_of(folder):
-    """Return what the index leads to: size, label and pixels of each image, in its order."""
+    """Return size, label and pixels of each image in the order of the index."""
     contents = read_manifest(folder).contents
     rows = iter(np.load(folder / "index.npy"))
     found = []
@@ -58,7 +58,7 @@ def test_of_two_equally_near_sizes_the_first_is_taken():
     assert nearest_size(((8, 4), (4, 8)), 10, 10) == (8, 4)
 
 
-def test_buckets_are_in_one_order_whatever_that_of_the_command():
+def test_buckets_have_one_order_for_any_order_in_the_command():
     assert bucket_sizes(((9, 4), (4, 9), (4, 5))) == ((4, 5), (4, 9), (9, 4))
 
 
@@ -68,7 +68,7 @@ def test_two_sizes_of_one_shape_are_refused(sizes):
         bucket_sizes(sizes)
 
 
-def test_every_image_lies_in_the_bucket_of_its_shape(shapes, prepare, tmp_path):
+def test_every_image_is_in_the_bucket_of_its_shape(shapes, prepare, tmp_path):
     summary = prepare(shapes, buckets=SIZES)
     assert (summary.images, summary.rejects) == (21, 1)
     assert summary.buckets == {"8x8": 6, "8x12": 9, "12x6": 6}
@@ -86,7 +86,7 @@ def test_every_image_lies_in_the_bucket_of_its_shape(shapes, prepare, tmp_path):
         assert np.array_equal(found[2], wanted[2])
 
 
-def test_a_shard_holds_images_of_one_size_and_its_name_says_which(shapes, prepare, tmp_path):
+def test_a_shard_has_images_of_one_size_which_is_in_its_name(shapes, prepare, tmp_path):
     prepare(shapes, buckets=SIZES)
     contents = read_manifest(tmp_path / "set").contents
     assert contents.format_version == 2
@@ -112,7 +112,7 @@ def test_a_bucket_without_images_is_none(shapes, prepare, tmp_path):
     assert read_manifest(tmp_path / "set").contents.format_version == 2
 
 
-def test_a_set_of_one_size_says_nothing_of_buckets(shapes, prepare, tmp_path):
+def test_a_set_of_one_size_has_no_buckets_in_its_manifest(shapes, prepare, tmp_path):
     prepare(shapes)
     document = json.loads((tmp_path / "set" / "manifest.json").read_text())
     assert document["contents"]["format_version"] == 1

@@ -1,3 +1,3 @@
-"""Image sets are tested by what a small feature extractor measures on them."""
+"""Image sets are tested with a small feature extractor."""
 
 from tests.evaluate.conftest import picture_folder, toy_extractor  # noqa: F401

@@ -67,7 +67,7 @@ def test_the_identity_changes_with_the_pixels(saved):
         (np.array([{}]), "arr_0 is object"),
     ],
 )
-def test_what_is_no_array_of_images_is_refused(saved, array, message):
+def test_an_array_that_is_not_of_images_is_refused(saved, array, message):
     with pytest.raises(DataError, match=rf"samples\.npz: cannot be read as an npz of images \({message}"):
         ImageArray(saved(array))
 

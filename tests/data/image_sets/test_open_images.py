@@ -1,4 +1,4 @@
-"""Folders, archives and data sets as sets of images to score, and what is not taken for one."""
+"""Folders, archives and data sets as sets of images to score, and files that are skipped."""
 
 import io
 import json
@@ -87,7 +87,7 @@ def test_what_hdit_sample_adds_to_its_images_is_not_scored(picture_folder, toy_e
     assert found.statistics.fingerprint == expected and found.remarks == ()
 
 
-def test_files_that_are_no_images_by_their_names_are_skipped_and_counted(picture_folder, toy_extractor):
+def test_files_without_an_image_suffix_are_skipped_and_counted(picture_folder, toy_extractor):
     folder = picture_folder("photos", count=4)
     (folder / "clip.mp4").write_text("a")
     (folder / "latents.npz").write_text("b")
@@ -156,7 +156,7 @@ def test_progress_is_reported_after_every_batch(picture_folder, toy_extractor):
 
 
 def test_images_are_read_only_a_little_ahead_of_the_network(toy_extractor):
-    """A set that is generated as it is scored never lies in memory whole."""
+    """A set that is generated while it is scored is never completely in memory."""
     drawn, most_ahead, done = 0, 0, 0
 
     def readers():

@@ -55,7 +55,7 @@ def test_other_channels_are_refused_in_one_line(tmp_path):
         read_all(tmp_path / "samples", 3)
 
 
-def test_a_record_that_says_nonsense_is_refused(tmp_path):
+def test_an_invalid_record_is_refused(tmp_path):
     write_samples(tmp_path / "samples", PixelFormat(1, "uint16"))
     record = json.loads((tmp_path / "samples" / "samples.json").read_text())
     for about in (

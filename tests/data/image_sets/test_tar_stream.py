@@ -1,4 +1,4 @@
-"""A tar through a pipe: every member once, nothing lost in silence, nothing followed."""
+"""A tar through a pipe: every member once, nothing lost silently, no links followed."""
 
 import io
 import tarfile
@@ -38,7 +38,7 @@ def test_wanted_members_come_in_order_and_others_are_passed_over(kind):
     assert found[0][1] == (bytes(range(256)) * 3)[:600]
 
 
-def test_no_cut_loses_a_member_in_silence():
+def test_no_truncation_loses_a_member_silently():
     content = tar(*(member(f"{index}.png", 300) for index in range(4)))
     end = 4 * 1024 + 512  # with the mark of the end
     for length in range(0, end, 93):
@@ -67,7 +67,7 @@ def test_a_member_of_gigabytes_is_refused_before_it_is_read():
         images(member("huge.png", 3 << 30).tobuf() + bytes(1024))
 
 
-def test_what_is_no_tar_is_said():
+def test_a_file_that_is_not_a_tar_is_reported():
     with pytest.raises(DataError, match=r"stdin: not a complete tar .*; send it complete and uncompressed"):
         images(b"GIF89a" * 1000)
 
@@ -80,13 +80,13 @@ def test_concatenated_tars_are_one_set():
     assert [len(content) for _, content in images(first + second + tar())] == [300, 600, 5]
 
 
-def test_no_cut_of_concatenated_tars_loses_a_member_in_silence():
+def test_no_truncation_of_concatenated_tars_loses_a_member_silently():
     first, second = tar(member("0.png", 300)), tar(member("1.png", 300))
     for length in range(len(first) + 1, len(first) + 1024 + 512, 93):
         with pytest.raises(DataError, match=r"stdin: not a complete tar \(truncated"):
             images((first + second)[:length])
 
 
-def test_what_follows_a_tar_and_is_no_tar_is_refused():
+def test_data_after_a_tar_that_are_not_a_tar_are_refused():
     with pytest.raises(DataError, match=r"not a complete tar .*damaged header at byte 10,240"):
         images(tar(member("0.png", 300)) + b"GIF89a" * 1000)

@@ -12,7 +12,7 @@ NAMES = ("flip_x", "flip_y", "scale", "rotation", "squeeze", "squeeze_angle", "s
 
 
 def doing(batch=1, **what):
-    """Return an augmentation that does what is named and nothing else."""
+    """Return an augmentation with only the named parameters."""
     return Augmentation(*(np.full(batch, float(what.get(name, 0))) for name in NAMES))
 
 
@@ -22,7 +22,7 @@ def warp(image, maps):
 
 
 def augmented(images, seed, numbers, probability):
-    """Return images with all done to them, and what the network is told of it."""
+    """Return fully augmented images, and their conditioning vectors."""
     images, cond, warp = augment(images, seed, numbers, probability)
     return warp(images) if warp else images, cond
 
@@ -86,7 +86,7 @@ def test_the_drawn_sizes_are_normal_and_the_angles_uniform():
     assert np.abs(np.corrcoef([drawn.scale, drawn.squeeze, drawn.shift_x, drawn.shift_y]) - np.eye(4)).max() < 0.06
 
 
-def test_the_nine_numbers_stand_in_the_reference_order():
+def test_the_nine_numbers_are_in_the_reference_order():
     cond = condition(
         doing(2, flip_x=1, flip_y=1, scale=0.5, rotation=0.3, squeeze=2, squeeze_angle=0.7, shift_x=-1, shift_y=3)
     )

@@ -31,7 +31,7 @@ def joined(batches):
     return {name: tensor[order] for name, tensor in joined.items()}
 
 
-def test_a_batch_holds_what_its_numbers_say(data_set):
+def test_a_batch_contains_the_images_of_its_numbers(data_set):
     reader = ImageReader(data_set)
     (batch,) = load(data_set, [range(40, 47)], augment_prob=0.0, class_dropout=0.0)
     assert batch.numbers.tolist() == list(range(40, 47))
@@ -136,7 +136,7 @@ def test_damage_is_one_line_also_from_a_worker(data_set, tmp_path, workers):
         load(copy, [range(23)], workers=workers)
 
 
-def test_endless_plans_are_read_as_far_as_they_are_wanted(data_set):
+def test_endless_plans_are_read_only_as_far_as_needed(data_set):
     plan = (range(start, start + 4) for start in iter(lambda: 0, 1))
     for workers in (0, 1):
         batches = load_batches(ImageReader(data_set), plan, workers=workers, **SETTINGS)

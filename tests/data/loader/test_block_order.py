@@ -74,7 +74,7 @@ def test_one_window_over_all_shards_mixes_them_all(block):
 
 
 def test_the_order_never_changes():
-    """A run that is resumed by a later version must go on where it was: these numbers are for ever."""
+    """A run that is resumed by a later version must continue exactly: these numbers must never change."""
     assert BlockOrder(0, [10, 5, 0, 12, 13], 2).images_at(np.arange(8)).tolist() == BLOCKS_OF_40
 
 

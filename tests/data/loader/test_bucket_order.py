@@ -92,7 +92,7 @@ def test_steps_of_all_sizes_are_mixed():
 
 
 def test_the_order_never_changes():
-    """A run that is resumed by a later version must go on where it was: these numbers are for ever."""
+    """A run that is resumed by a later version must continue exactly: these numbers must never change."""
     images = order_of(0, [10, 20, 30], [BatchSizePhase(0, 5)]).images_at(np.arange(12) * 5)
     assert bucket_of([10, 20, 30], images).tolist() == STEPS_OF_3_BUCKETS
 

@@ -1,4 +1,4 @@
-"""The contact sheet: images as they are, evenly spread, each over the name of its class."""
+"""The contact sheet: unchanged images, evenly spread, each above the name of its class."""
 
 import numpy as np
 import pytest
@@ -69,7 +69,7 @@ def test_images_of_every_shape_find_room(pictures, prepare, tmp_path, size, chan
     assert sheet.width == 8 * (CELL_PX + GAP_PX) + GAP_PX
 
 
-def test_images_of_several_sizes_stand_on_one_sheet(pictures, prepare, tmp_path):
+def test_images_of_several_sizes_fit_on_one_sheet(pictures, prepare, tmp_path):
     with Image.open(pictures / "ant" / "000.png") as image:
         image.transpose(Image.Transpose.ROTATE_90).save(pictures / "ant" / "000.png")
     prepare(pictures, buckets=((8, 12), (12, 8)))

@@ -42,7 +42,7 @@ def test_an_image_depends_on_seed_and_number_alone():
 
 
 def test_the_order_never_changes():
-    """A run that is resumed by a later version must go on where it was: these numbers are for ever."""
+    """A run that is resumed by a later version must continue exactly: these numbers must never change."""
     assert images_at(0, np.arange(8), 1000).tolist() == ORDER_OF_1000
     assert image_at(2**64 - 1, 2**62, 10**8) == ORDER_FAR_OUT
 

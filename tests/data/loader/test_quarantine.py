@@ -1,4 +1,4 @@
-"""Damaged images: an error, or within a stated number others stand in, the same ones wherever they are read."""
+"""Damaged images: an error, or replaced up to a limit, by the same images for any workers and ranks."""
 
 import shutil
 
@@ -99,7 +99,7 @@ def test_a_cut_or_missing_shard_costs_its_images(data_set, tmp_path, notes):
     assert len(notes) == lost
 
 
-def test_a_run_says_and_counts_what_it_goes_on_without(tmp_path, trained, tiny_data, notes):
+def test_a_run_reports_and_counts_the_images_that_it_skips(tmp_path, trained, tiny_data, notes):
     folder = damage(shutil.copytree(tiny_data, tmp_path / "data"), [5, 11])
     recipe = trained({"data.path": str(folder), "data.max_damaged": 2, "train.num_images": 32})
     train(recipe, tmp_path / "run")

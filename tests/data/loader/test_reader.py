@@ -52,7 +52,7 @@ def test_reading_gives_images_and_classes_in_order(data_set):
     assert [label for _, label in read] == [0] * 8 + [1] * 8 + [2] * 7
 
 
-def test_what_is_kept_in_memory_is_what_is_on_disk(data_set):
+def test_cached_images_equal_those_on_disk(data_set):
     kept, fresh = ImageReader(data_set), ImageReader(data_set, cache_bytes=0)
     for _ in range(2):
         for index in range(len(kept)):
@@ -132,7 +132,7 @@ def test_a_shard_that_vanishes_is_named(copy):
         reader.read(0)
 
 
-def test_a_missing_manifest_says_what_was_expected(copy):
+def test_a_missing_manifest_is_reported_with_the_expected_command(copy):
     (copy / "manifest.json").unlink()
     with pytest.raises(DataError, match=r"manifest.json: not found; expected a finished data set of .hdit prep"):
         ImageReader(copy)
@@ -213,13 +213,13 @@ def test_a_forged_list_of_classes_is_refused(copy):
         ImageReader(copy)
 
 
-def test_images_of_another_size_than_the_manifest_says_are_refused(copy):
+def test_images_of_another_size_than_in_the_manifest_are_refused(copy):
     forge(copy, lambda document: document["contents"].update(height=9))
     with pytest.raises(DataError, match=r"shard-000000.tar: image 0 .*: 8x12 pixels where the manifest says 9x12"):
         ImageReader(copy).read(0)
 
 
-def test_images_of_another_kind_than_the_manifest_says_are_refused(copy):
+def test_images_of_another_format_than_in_the_manifest_are_refused(copy):
     forge(copy, lambda document: document["contents"].update(codec="jpeg"))
     with pytest.raises(DataError, match=r"shard-000000.tar: image 0 .*: not a JPEG image"):
         ImageReader(copy).read(0)

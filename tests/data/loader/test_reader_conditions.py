@@ -44,7 +44,7 @@ def test_every_part_of_a_sample_is_read_as_it_was_written(folder, cache_bytes):
     assert pickle.loads(pickle.dumps(reader)).caption(1) == caption(1)
 
 
-def test_the_manifest_says_what_the_parts_are(folder):
+def test_the_manifest_describes_the_parts(folder):
     contents = ImageReader(folder).manifest.contents
     assert contents.pixels.ranges == RANGES
     assert contents.condition.pixels.ranges == ((-4.0, 4.0),)
@@ -100,7 +100,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(tmp_path, changes, proble
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-def test_pixels_of_each_type_come_back_from_the_range_of_the_network(dtype):
+def test_pixels_of_each_type_are_recovered_from_the_networks_range(dtype):
     ranges = {"uint8": ((0.0, 255.0),), "uint16": RANGES, "float32": ((-1024.0, 3071.0),)}[dtype]
     low, high = np.array(ranges).T
     numbers = np.random.Generator(np.random.Philox(4)).uniform(low, high, (2, HEIGHT, WIDTH, CHANNELS))

@@ -1,4 +1,4 @@
-"""Processes that read: they end with the run, whatever it dies of, and their own death has a name."""
+"""Reader processes: they end with the run in any case, and their own death is reported."""
 
 import os
 import signal
@@ -107,7 +107,7 @@ def test_a_stuck_worker_ends_with_the_iterator(monkeypatch):
     pid = next(batches)
     os.kill(pid, signal.SIGTERM)
     time.sleep(0.2)
-    assert is_alive(pid)  # a scheduler's signal is not meant for it
+    assert is_alive(pid)  # workers ignore a scheduler's signal
     os.kill(pid, signal.SIGSTOP)
     batches.close()
     assert all_gone([pid], within_s=120)

@@ -23,7 +23,7 @@ def settings(pictures, tmp_path):
 
 @pytest.fixture
 def alone(pictures, tmp_path):
-    """Return what a single process makes of the same."""
+    """Return the result of a single process."""
     prepare_data(PrepareSettings(source=str(pictures), out=tmp_path / "alone", size=SIZE, shard_size=5))
     return bytes_of(tmp_path / "alone")
 
@@ -39,7 +39,7 @@ def facts_of(folder):
 
 
 def in_another_process(settings, share):
-    """Start a task that says on stdout when it has begun, and waits for a word on stdin before its third image."""
+    """Start a task that reports its start on stdout, and waits for a line on stdin before its third image."""
     code = (
         "import sys; from pathlib import Path; from hdit_core.data.prepare.run import *\n"
         "from hdit_core.data.prepare.array_task import parse_array_task\n"
@@ -109,7 +109,7 @@ def test_the_last_step_finds_every_damaged_shard(settings, alone):
     assert bytes_of(settings.out) == alone
 
 
-def test_without_tasks_the_last_step_says_what_makes_the_rest(settings):
+def test_finishing_without_tasks_names_the_command_that_makes_the_rest(settings):
     with pytest.raises(DataError, match=r"5 of 5 shards are missing .* run the same command without --finish"):
         finish_data(settings)
 
@@ -122,7 +122,7 @@ def test_one_process_finishes_what_tasks_left(settings, alone):
     assert all(facts_of(settings.out)[path] == done[path] for path in done if path.suffix == ".tar")
 
 
-def test_as_many_tasks_as_one_likes_go_on_with_what_others_left(settings, alone):
+def test_any_number_of_tasks_resumes_the_work_of_others(settings, alone):
     prepare_task(settings, ArrayTask(1, 3))
     for index in range(2):
         prepare_task(settings, ArrayTask(index, 2))
@@ -134,7 +134,7 @@ def test_more_tasks_than_shards_leave_some_without_work(settings):
     assert prepare_task(settings, ArrayTask(7, 9)).inputs == 0
 
 
-def test_tasks_at_work_at_the_same_time_make_the_set_of_one_process(settings, alone):
+def test_concurrent_tasks_make_the_same_set_as_one_process(settings, alone):
     tasks = [in_another_process(settings, ArrayTask(index, 3)) for index in range(3)]
     for task in tasks:
         task.communicate("go on\n")
@@ -227,7 +227,7 @@ def test_a_file_system_without_locks_is_logged(settings, monkeypatch, caplog):
 
 
 def test_a_share_may_be_taken_when_its_holder_has_just_finished_the_set(settings, monkeypatch):
-    """The lock file that was opened is gone by the time it is locked: the next one counts."""
+    """The lock file may be removed between opening and locking it: the next one is used."""
     import fcntl
 
     real, removed = fcntl.lockf, []

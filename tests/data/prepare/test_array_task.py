@@ -26,7 +26,7 @@ def test_a_share_is_read_as_it_is_written():
 
 
 @pytest.mark.parametrize("text", ["8/8", "-1/8", "3", "3/0", "3/", "a/b", "1/2/3", "", "1.0/2"])
-def test_what_is_no_share_is_refused(text):
+def test_an_invalid_task_is_refused(text):
     with pytest.raises(UsageError, match=r"--task .*: expected I/N with I from 0 to N-1, for example 3/8"):
         parse_array_task(text)
 
@@ -43,7 +43,7 @@ def test_what_is_no_share_is_refused(text):
         (array(4, 4, 1, 4, SLURM_PROCID="1", SLURM_STEP_NUM_TASKS="2"), ArrayTask(7, 8)),
     ],
 )
-def test_slurm_says_the_share(environment, share):
+def test_the_part_is_from_slurms_environment(environment, share):
     assert slurm_array_task(environment) == share
 
 
@@ -52,7 +52,7 @@ def test_a_batch_script_is_alone_though_slurm_counts_the_tasks_that_it_may_start
 
 
 @pytest.mark.parametrize("numbers", [(1, 3, 1, 7), (3, 3, 1, 7), (7, 3, 1, 7), (3, 2, 3, 5)])
-def test_ids_that_are_a_list_say_no_share(numbers):
+def test_a_list_of_array_ids_defines_no_part(numbers):
     with pytest.raises(UsageError, match=r"not a range, so the part of task \d+ is ambiguous; set it with --task I/N"):
         slurm_array_task(array(*numbers))
 

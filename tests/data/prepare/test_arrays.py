@@ -162,7 +162,7 @@ def test_a_damaged_value_of_an_array_is_found_by_deep_verification(prepare, tmp_
     assert any("image 2 " in problem and "does not have the checksum of the index" in problem for problem in problems)
 
 
-def test_without_any_array_of_the_expected_channels_the_first_reason_is_said(prepare, tmp_path):
+def test_without_any_array_of_the_expected_channels_the_first_reason_is_reported(prepare, tmp_path):
     arrays = write_arrays(tmp_path / "arrays")
     with pytest.raises(DataError, match=r"none of its 6 files is a usable image; the first is 0/0.npy: 4 chan"):
         prepare(arrays, dtype="uint16")

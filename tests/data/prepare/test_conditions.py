@@ -1,4 +1,4 @@
-"""Preparation with condition images, vectors and captions: each stays with its image, whatever happens on the way."""
+"""Preparation with condition images, vectors and captions: each stays with its image in all cases."""
 
 import io
 import json
@@ -163,7 +163,7 @@ def test_killed_at_any_step_and_run_again_gives_the_same_bytes(pairs, prepare, t
     assert step > 15
 
 
-def test_the_same_image_with_another_condition_image_is_no_duplicate(pairs, prepare, tmp_path):
+def test_the_same_image_with_another_condition_image_is_not_a_duplicate(pairs, prepare, tmp_path):
     image = pairs / "images" / "cat" / "0.png"
     image.with_stem("900").write_bytes(image.read_bytes())
     (pairs / "masks" / "cat" / "900.tiff").write_bytes((pairs / "masks" / "cat" / "2.tiff").read_bytes())
@@ -239,7 +239,7 @@ def test_a_table_of_vectors_that_contradicts_itself_is_refused_in_one_line(pairs
         prepare(pairs / "images", **all_of(pairs))
 
 
-def test_vectors_come_from_an_array_with_the_names_of_its_rows_beside_it(pairs, prepare, tmp_path):
+def test_vectors_come_from_an_array_and_a_file_with_the_names_of_its_rows(pairs, prepare, tmp_path):
     order = [5, 3, 0, 1, 2, 4, 8, 7, 6]
     np.save(pairs / "v.npy", np.array([vector(number) for number in order]))
     with pytest.raises(UsageError, match=r"needs the names of its rows, one a line, in .*v\.txt"):
@@ -254,7 +254,7 @@ def test_vectors_come_from_an_array_with_the_names_of_its_rows_beside_it(pairs, 
         prepare(pairs / "images", vectors=str(pairs / "v.npy"))
 
 
-def test_options_without_what_they_are_about_are_refused(pairs, prepare):
+def test_options_that_need_a_missing_option_are_refused(pairs, prepare):
     with pytest.raises(UsageError, match=r"--condition-...: there are no condition images"):
         prepare(pairs / "images", condition_channels=1)
     with pytest.raises(DataError, match=r"--captions: 'masks' has no captions"):

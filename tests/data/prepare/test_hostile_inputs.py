@@ -1,4 +1,4 @@
-"""What strangers send: nothing in it is run, nothing is written outside, and memory stays bounded."""
+"""Untrusted inputs: nothing in them is run, nothing is written outside, and memory stays bounded."""
 
 import gzip
 import io
@@ -30,7 +30,7 @@ from tests.data.zoo import animals
 MEMORY_BYTES = 2 << 30
 EVIL = "evil-marker"
 
-# Prepares each source that it is given, in 2 GB of address space, and says what came of it.
+# Prepares each source in 2 GB of address space, and prints the result.
 CHILD = """
 import json, resource, sys
 from pathlib import Path
@@ -146,7 +146,7 @@ def test_links_devices_and_pipes_are_never_opened(prepare, tmp_path):
     folder = tmp_path / "folder"
     (folder / "deep").mkdir(parents=True)
     (folder / "good.png").write_bytes(good())
-    os.mkfifo(folder / "pipe.png")  # reading it would wait for ever
+    os.mkfifo(folder / "pipe.png")  # reading it would block forever
     (folder / "passwd.png").symlink_to("/etc/passwd")
     (folder / "zero.png").symlink_to("/dev/zero")
     (folder / "up").symlink_to("..")
@@ -177,7 +177,7 @@ def zeros(count):
 
 
 def write_bombs(folder):
-    """Write sources that unfold to more than any memory, each beside one good image where that is possible."""
+    """Write sources that expand to more than any memory, each with one good image if possible."""
     folder.mkdir()
     with zipfile.ZipFile(folder / "declared.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("good.png", good())

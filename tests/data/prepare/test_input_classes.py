@@ -20,7 +20,7 @@ def test_top_folders_are_classes():
     assert not problems
 
 
-def test_a_folder_around_everything_is_no_class():
+def test_a_folder_around_everything_is_not_a_class():
     classes, _ = labelled(["all/cat/1.png", "all/dog/3.png"])
     assert classes == {"all/cat/1.png": "cat", "all/dog/3.png": "dog"}
     assert set(labelled(["jpg/1.png", "jpg/2.png"])[0].values()) == {None}
@@ -36,7 +36,7 @@ def test_other_files_next_to_the_class_folders_are_rejected():
     assert problems == {"clip.mp4": "not in a class folder"}
 
 
-def test_images_next_to_class_folders_are_an_error_that_says_what_to_do():
+def test_images_next_to_class_folders_are_an_error_with_advice():
     with pytest.raises(DataError, match=r"1 images such as '0.png' are next to 2 in folders.*--labels none"):
         labelled(["0.png", "cat/1.png", "dog/2.png"])
     assert set(labelled(["0.png", "cat/1.png", "dog/2.png"], "none")[0].values()) == {None}
@@ -98,7 +98,7 @@ def test_a_mistake_in_the_labels_is_named_with_its_line(tmp_path, name, text, me
         labelled(["1.png"], tmp_path / name)
 
 
-def test_labels_must_be_a_file_that_says_its_kind(tmp_path):
+def test_labels_must_be_a_file_with_a_known_suffix(tmp_path):
     with pytest.raises(
         UsageError, match=r"expected auto, none, or a file that ends in .csv, .tsv, .jsonl, .json or .txt"
     ):

@@ -115,7 +115,7 @@ def test_four_tasks_killed_at_random_and_run_again_give_the_same_bytes(pictures,
     assert bytes_of(tmp_path / "set") == bytes_of(tmp_path / "undisturbed")
 
 
-def test_what_is_done_is_not_made_again(pictures, prepare, tmp_path):
+def test_finished_work_is_not_repeated(pictures, prepare, tmp_path):
     interrupt(pictures, prepare)
     done = {path: path.stat().st_ino for path in (tmp_path / "set").glob("shard-*.tar")}
     assert len(done) == 2

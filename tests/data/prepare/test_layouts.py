@@ -1,4 +1,4 @@
-"""The layouts of well-known data sets are understood as they are published."""
+"""The published layouts of well-known data sets are supported."""
 
 import io
 import tarfile
@@ -31,7 +31,7 @@ def tar_of(files):
 
 
 @pytest.mark.parametrize("around", ["", "images1024x1024/", "ffhq/images1024x1024/"])
-def test_the_folders_of_a_thousand_faces_are_no_classes(around):
+def test_ffhqs_numbered_folders_are_not_classes(around):
     names = [f"{around}{number // 1000 * 1000:05}/{number:05}.png" for number in (0, 999, 1000, 69_999)]
     classes, problems = labelled(names)
     assert set(classes.values()) == {None}
@@ -138,7 +138,7 @@ def test_a_list_of_wnids_goes_by_the_order_of_the_names(tmp_path):
         ("ILSVRC2012_validation_ground_truth.txt", "490\n361\n171\n", "are not indices of the sorted class names"),
     ],
 )
-def test_a_list_of_labels_that_cannot_be_meant_is_refused(tmp_path, name, text, message):
+def test_an_implausible_list_of_labels_is_refused(tmp_path, name, text, message):
     (tmp_path / "val").mkdir()
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=message):

@@ -27,7 +27,7 @@ def test_the_statistics_are_those_of_the_stored_pixels(pictures, prepare, tmp_pa
     assert summary.sigma_data == sigma_data(manifest) == pytest.approx(pixels.std(), abs=4e-6)
 
 
-def test_the_statistics_are_no_part_of_the_identity_and_sets_without_them_stay_valid(pictures, prepare, tmp_path):
+def test_the_statistics_are_not_part_of_the_identity_and_sets_without_them_stay_valid(pictures, prepare, tmp_path):
     from hdit_core.data.format.manifest import write_manifest
 
     prepare(pictures)

@@ -1,4 +1,4 @@
-"""What preparation does not touch, does not take, and does not go on with."""
+"""Folders that preparation does not modify, sources it refuses, and preparations it does not resume."""
 
 import io
 import json
@@ -92,7 +92,7 @@ def test_more_bad_files_than_allowed_end_the_preparation(pictures, prepare, max_
 
 
 @pytest.mark.parametrize("max_bad", ["-1", "x", "1.5", "nan%", "-2%", "inf%", ""])
-def test_a_limit_that_is_no_number_is_refused(pictures, prepare, max_bad):
+def test_a_limit_that_is_not_a_number_is_refused(pictures, prepare, max_bad):
     with pytest.raises(UsageError, match=r"--max-bad .*: expected a number of inputs or a percentage"):
         prepare(pictures, max_bad=max_bad)
 
@@ -118,7 +118,7 @@ def test_a_process_that_dies_is_reported(pictures, prepare, monkeypatch):
     result = Future.result
 
     def broken(future, *timeout):
-        if timeout:  # a thread that looks for what is done already
+        if timeout:  # a thread that looks for finished chunks
             return result(future, *timeout)
         raise BrokenProcessPool
 

@@ -1,4 +1,4 @@
-"""Preparation: inputs = samples + rejects, and the same bytes whatever happens on the way."""
+"""Preparation: inputs = samples + rejects, and the same bytes in all cases."""
 
 import io
 import json
@@ -150,7 +150,7 @@ def test_nothing_of_the_source_but_its_pixels_is_written(prepare, tmp_path):
         assert b"iCCP" not in shard
 
 
-def test_a_labels_file_in_the_folder_is_no_input(prepare, tmp_path):
+def test_a_labels_file_in_the_folder_is_not_an_input(prepare, tmp_path):
     folder = tmp_path / "flowers"
     folder.mkdir()
     for number in range(4):

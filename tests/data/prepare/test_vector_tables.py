@@ -56,7 +56,7 @@ def test_vectors_come_from_a_parquet_file_keyed_by_name(pairs, prepare, tmp_path
         ({"file": ["z"], "v": [[1.0]]}, r"vectors\.parquet: names no file of the source"),
     ],
 )
-def test_a_parquet_file_that_is_no_table_of_vectors_is_refused_in_one_line(pairs, prepare, columns, problem):
+def test_a_parquet_file_without_vectors_is_refused_in_one_line(pairs, prepare, columns, problem):
     with pytest.raises(DataError, match=problem):
         prepare(pairs / "images", vectors=parquet(pairs, columns))
 

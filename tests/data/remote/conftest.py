@@ -28,7 +28,7 @@ class Store:
 
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[tuple[str, int]]:
-    """Start an S3 server and return where it listens."""
+    """Start an S3 server and return its address."""
     pytest.importorskip("s3fs", reason="needs s3fs, of the extra dev")
     server_of = pytest.importorskip("moto.server", reason="needs moto with its server, of the extra dev")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -40,7 +40,7 @@ def s3_server() -> Iterator[tuple[str, int]]:
 
 @pytest.fixture
 def s3(s3_server, data_set, monkeypatch) -> Iterator[Store]:
-    """Put the data set on the server; what is read of it passes through a network that can fail."""
+    """Put the data set on the server; reads pass through a proxy that can fail."""
     import s3fs
 
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "not-a-key")

@@ -11,7 +11,7 @@ Fault = Callable[[BaseHTTPRequestHandler, bytes], None]
 
 
 def answer(status: int, code: str, message: str) -> Fault:
-    """Return a fault that answers as S3 does: HEAD has no body."""
+    """Return a fault in the form of S3's responses: HEAD has no body."""
 
     def send(request: BaseHTTPRequestHandler, content: bytes) -> None:
         body = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>".encode()

@@ -1,4 +1,4 @@
-"""Data sets on a remote store: what is wanted is fetched, once and checked, and never more than fits."""
+"""Data sets on a remote store: files are fetched on demand, once, checked, and within the limit."""
 
 import builtins
 import os
@@ -59,7 +59,7 @@ def flip(store, name):
     store.pipe(f"/bucket/faces/{name}", bytes(content))
 
 
-def test_only_what_is_wanted_is_fetched_and_that_once(data_set, fetched, tmp_path):
+def test_only_needed_shards_are_fetched_and_only_once(data_set, fetched, tmp_path):
     reader = opened(tmp_path)
     assert fetched == ["manifest.json", "index.npy"]
     assert same(reader, data_set, [0, 1, 8, 2, 9])
@@ -118,7 +118,7 @@ def test_a_copy_that_was_cut_here_is_fetched_again(data_set, store, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["shard-000000.tar", "index.npy"])
-def test_another_content_than_the_manifest_says_is_refused(store, tmp_path, name):
+def test_content_that_differs_from_the_manifest_is_refused(store, tmp_path, name):
     flip(store, name)
     with pytest.raises(
         DataError,
@@ -128,7 +128,7 @@ def test_another_content_than_the_manifest_says_is_refused(store, tmp_path, name
     assert not list((tmp_path / "cache").rglob(f"*{name}*"))
 
 
-def test_a_file_longer_than_the_manifest_says_is_not_read_to_its_end(store, tmp_path):
+def test_a_file_longer_than_in_the_manifest_is_not_read_to_its_end(store, tmp_path):
     store.pipe("/bucket/faces/shard-000000.tar", bytes(10**6))
     with pytest.raises(DataError, match=r"shard-000000.tar: has more than [\d,]+ bytes, 3 times; upload"):
         opened(tmp_path).read(0)
@@ -183,7 +183,7 @@ def test_addresses_of_other_kinds_are_refused(address, tmp_path):
         opened(tmp_path, address=address)
 
 
-def test_without_fsspec_one_line_says_what_to_install(tmp_path, monkeypatch):
+def test_without_fsspec_one_line_has_the_install_command(tmp_path, monkeypatch):
     real = builtins.__import__
 
     def without(name, *rest):

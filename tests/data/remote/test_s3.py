@@ -80,7 +80,7 @@ def test_what_fails_twice_is_fetched_with_a_later_attempt(s3, data_set, tmp_path
     assert retries and all(note.endswith("; trying again in 0.01 s") for note in retries)
 
 
-def test_a_stalled_connection_is_given_up_and_made_anew(s3, data_set, tmp_path, monkeypatch):
+def test_a_stalled_connection_is_abandoned_and_reopened(s3, data_set, tmp_path, monkeypatch):
     limits = {"config_kwargs": {"read_timeout": 0.5, "retries": {"max_attempts": 0}}}
     monkeypatch.setitem(fsspec.config.conf, "s3", limits)
     s3.network.fail(SHARD_0, stall, 1)

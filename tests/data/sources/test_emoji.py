@@ -86,7 +86,7 @@ def test_a_package_without_emoji_is_refused(here):
         open_source("emoji")
 
 
-def test_emoji_lie_on_the_background_and_have_no_classes(here, prepare, tmp_path):
+def test_emoji_are_composited_over_the_background_and_have_no_classes(here, prepare, tmp_path):
     write_tar(here / TARBALL, "w:gz", FILES)
     summary = prepare("emoji", size=(8, 8), background=(0, 40, 80))
     assert (summary.images, summary.classes, summary.channels) == (5, 0, 3)

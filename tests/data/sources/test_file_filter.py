@@ -47,7 +47,7 @@ def test_other_files_are_inputs_whose_content_decides():
     assert choose_inputs(names, "x") == [True] * len(names)
 
 
-def test_the_sheet_beside_samples_is_skipped_and_another_grid_is_not():
+def test_the_image_grid_of_samples_is_skipped_and_another_grid_is_not():
     names = ["s/grid.png", "s/samples.json", "s/00000000.png", "grid.png"]
     assert choose_inputs(names, "x") == [False, False, True, True]
 
@@ -58,7 +58,7 @@ def test_a_hidden_folder_around_everything_does_not_count_where_the_user_named_w
     assert choose_inputs(names, "x", is_folder=True) == [False, False]
 
 
-def test_what_is_skipped_is_logged_with_its_number(caplog):
+def test_the_number_of_skipped_files_is_logged(caplog):
     caplog.set_level("INFO", "hdit")
     choose_inputs(["a.png", ".DS_Store", "notes.txt"], "photos")
     assert caplog.messages == ["photos: skipped 2 hidden, system or text files such as '.DS_Store'"]

@@ -22,7 +22,7 @@ LABEL = {"names": ["cat", "dog", "emu"], "_type": "ClassLabel"}
 
 
 def write(path, rows, features=None, **options):
-    """Write rows as datasets.Dataset.to_parquet does, with what it notes in the schema."""
+    """Write rows like datasets.Dataset.to_parquet, with its metadata in the schema."""
     table = pa.Table.from_pylist(rows)
     if features is not None:
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
@@ -76,7 +76,7 @@ def conditioned_rows(count=5):
     return rows
 
 
-def test_columns_hold_condition_images_vectors_and_captions(tmp_path, prepare):
+def test_columns_can_contain_condition_images_vectors_and_captions(tmp_path, prepare):
     table = conditioned_rows()
     table[3] |= {"mask": None, "text": None}
     table[4] |= {"embedding": [1.0]}
@@ -151,7 +151,7 @@ def test_rows_without_a_usable_class_are_rejects(tmp_path):
     }
 
 
-def test_an_image_that_lies_elsewhere_is_never_opened(tmp_path):
+def test_the_path_of_an_image_in_a_row_is_never_opened(tmp_path):
     found = [{"image": {"bytes": None, "path": "/etc/passwd"}}, {"image": {"bytes": b"x", "path": "../../x.png"}}]
     source = open_source(str(write(tmp_path / "a.parquet", found)))
     with pytest.raises(ValueError, match="its row has no image, at most the path of one, which is never opened"):
@@ -171,7 +171,7 @@ def test_a_row_that_unfolds_to_more_than_any_image_is_refused(tmp_path, monkeypa
     assert source.fetch(2) == b"3"
 
 
-def test_the_column_called_label_goes_before_others(tmp_path):
+def test_the_column_named_label_has_precedence(tmp_path):
     features = {"image": {"_type": "Image"}, "label": LABEL, "coarse": LABEL}
     found = [{"image": b"1", "coarse": 0, "label": 1}]
     assert classes_of(open_source(str(write(tmp_path / "a.parquet", found, features))))[1] == [1]
@@ -203,13 +203,13 @@ def test_the_column_called_label_goes_before_others(tmp_path):
         ),
     ],
 )
-def test_a_file_that_leaves_it_open_what_is_meant_is_refused(tmp_path, found, features, message):
+def test_an_ambiguous_file_is_refused(tmp_path, found, features, message):
     with pytest.raises(DataError, match=message):
         open_source(str(write(tmp_path / "a.parquet", found, features)))
 
 
 @pytest.mark.parametrize("notes", [b"{", b"[]", b"[" * 100_000, b'{"info": 7}', b'{"info": {"features": []}}'])
-def test_notes_that_cannot_be_read_say_nothing(tmp_path, notes):
+def test_unreadable_metadata_are_ignored(tmp_path, notes):
     table = pa.Table.from_pylist(rows(2)).replace_schema_metadata({"huggingface": notes})
     pq.write_table(table, tmp_path / "a.parquet")
     assert classes_of(open_source(str(tmp_path / "a.parquet"))) == (("0", "1"), [0, 1])

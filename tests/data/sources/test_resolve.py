@@ -1,4 +1,4 @@
-"""What SOURCE may be, and the way out where it is something else."""
+"""The kinds of SOURCE, and the advice for anything else."""
 
 import numpy as np
 import pytest
@@ -15,13 +15,13 @@ def test_one_picture_is_a_source(tmp_path, prepare):
 
 
 @pytest.mark.parametrize("name", ["t.parquet", "a.tar", "a.zip", "a.png", "a.txt"])
-def test_an_empty_file_is_called_empty(tmp_path, name):
+def test_an_empty_file_is_reported_as_empty(tmp_path, name):
     (tmp_path / name).touch()
     with pytest.raises(DataError, match=f"{name}: is empty; copy or download it again"):
         open_source(str(tmp_path / name))
 
 
-def test_a_file_that_is_parquet_by_its_name_only_is_called_that(tmp_path):
+def test_a_file_that_is_parquet_only_by_its_name_is_reported_as_such(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"<html>404</html>")
     with pytest.raises(DataError, match=r"t\.parquet: is not a Parquet file, in spite of its name; download it again"):
         open_source(str(tmp_path / "t.parquet"))

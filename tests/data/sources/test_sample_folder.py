@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 
-def test_the_grid_beside_samples_is_no_image_of_a_set(prepare, tmp_path):
+def test_the_grid_of_samples_is_not_an_image_of_the_set(prepare, tmp_path):
     folder = tmp_path / "samples"
     folder.mkdir()
     for number in range(3):

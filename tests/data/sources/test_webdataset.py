@@ -1,4 +1,4 @@
-"""Webdataset shards as a source: samples, their classes, and nothing else of what lies in them."""
+"""Webdataset shards as a source: samples, their classes, and nothing else."""
 
 import io
 import json
@@ -45,7 +45,7 @@ def test_samples_are_images_with_the_class_next_to_them(tmp_path, ending):
     assert numbers == [7, 3, -1]
 
 
-def test_one_shard_alone_is_known_by_what_is_in_it(tmp_path):
+def test_a_single_shard_is_recognized_by_its_contents(tmp_path):
     assert isinstance(open_source(str(write_tar(tmp_path / "a.tar", files=SAMPLES))), ShardedSource)
     plain = {"1.png": b"x", "2.png": b"y", "about.json": b"{}"}
     assert isinstance(open_source(str(write_tar(tmp_path / "b.tar", files=plain))), TarSource)
@@ -69,7 +69,7 @@ def test_tables_of_img2dataset_next_to_its_shards_are_ignored(tmp_path):
     assert [content for _, content in contents(open_source(str(folder)))] == [b"1"]
 
 
-def test_names_of_classes_may_stand_in_the_description(tmp_path):
+def test_class_names_can_be_in_the_json_of_a_sample(tmp_path):
     files = {"a.png": b"1", "a.json": b'{"label": "dog"}', "b.png": b"2", "b.json": b'{"label": "cat"}'}
     assert classes_of(ShardedSource("s", [write_tar(tmp_path / "s.tar", files=files)])) == (("cat", "dog"), [1, 0])
 

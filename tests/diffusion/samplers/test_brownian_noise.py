@@ -59,7 +59,7 @@ def test_the_motion_is_continuous_at_the_borders_of_its_cells():
     assert covariance(jump, jump) < 1e-10
 
 
-def test_what_is_drawn_is_standard_normal(noise):
+def test_the_noise_is_standard_normal(noise):
     drawn = torch.stack([noise(range(40))(a, b) for a, b in pairwise(LEVELS)])
     count = drawn.numel()
     assert abs(drawn.mean().item()) < 3 / math.sqrt(count)
@@ -113,7 +113,7 @@ def test_another_number_of_steps_walks_the_same_motion():
     torch.testing.assert_close(paths[0], paths[1], rtol=1e-4, atol=1e-4)
 
 
-def test_noise_has_the_type_that_was_asked_for(noise):
+def test_noise_has_the_requested_type(noise):
     assert noise()(LEVELS[0], LEVELS[1]).dtype == torch.float32
     double = noise(dtype=torch.float64)(LEVELS[0], LEVELS[1])
     assert double.dtype == torch.float64

@@ -1,4 +1,4 @@
-"""Churn: the reference's numbers, the right distribution, and nothing where there is none."""
+"""Churn: the reference's numbers, the right distribution, and no effect without churn."""
 
 import math
 

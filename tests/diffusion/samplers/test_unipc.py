@@ -31,7 +31,7 @@ def polynomial_model(coefficients):
 
 
 @pytest.mark.parametrize("h", [1e-2, 0.3, 2.5])
-def test_moments_are_the_integrals_that_they_stand_for(h):
+def test_moments_equal_their_integrals(h):
     r = torch.linspace(0, 1, 200_001, dtype=torch.float64)
     expected = [torch.trapezoid(h * (-h * (1 - r)).exp() * r**k, r).item() for k in (1, 2, 3)]
     assert moments(h, 3) == pytest.approx(expected, rel=1e-8)

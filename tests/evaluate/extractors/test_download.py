@@ -16,7 +16,7 @@ CONTENT = bytes(range(256)) * 20
 
 @pytest.fixture
 def server():
-    """Return the address of a server on this machine, and the list of what it was asked for."""
+    """Return the address of a server on this machine, and the list of its requests."""
     asked = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -70,14 +70,14 @@ def test_a_file_that_is_too_long_is_not_read_to_its_end(server, tmp_path):
     assert files_in(tmp_path) == []
 
 
-def test_without_the_file_on_the_server_the_message_says_how_to_mend_it(server, tmp_path):
+def test_without_the_file_on_the_server_the_message_has_the_fix(server, tmp_path):
     with pytest.raises(HditError, match=r"404.*put it there, pass it by --extractor-weights PATH, or use") as caught:
         find_weights(weights_at(server[0], "absent.pt"), None, tmp_path)
     assert caught.value.exit_code == 1
     assert files_in(tmp_path) == []
 
 
-def test_without_a_network_the_message_says_where_to_put_the_file(tmp_path):
+def test_without_a_network_the_message_names_the_place_of_the_file(tmp_path):
     wanted = weights_at("http://127.0.0.1:9")
     with pytest.raises(HditError, match=rf"cannot be downloaded to {tmp_path}/weights\.pt \(.*refused"):
         find_weights(wanted, None, tmp_path)

@@ -1,4 +1,4 @@
-"""The feature networks: what they compute, what they are called, and what they refuse."""
+"""The feature networks: results, names and refusals."""
 
 import sys
 
@@ -91,7 +91,7 @@ def test_a_folder_with_the_weights_is_as_good_as_the_file(inception_stand_in, tm
 
 
 @pytest.mark.parametrize("content", [b"", b"no TorchScript", b"PK\x05\x06" + bytes(18)])
-def test_a_file_that_is_no_torchscript_is_refused(tmp_path, content):
+def test_a_file_that_is_not_torchscript_is_refused(tmp_path, content):
     path = tmp_path / "weights.pt"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"weights\.pt: not the TorchScript module inception-2015-12-05\.pt"):
@@ -110,7 +110,7 @@ def test_a_misspelt_extractor_gets_the_nearest_name():
         open_extractor("inceptoin")
 
 
-def test_in_adm_mode_the_graph_itself_resizes_whatever_the_size(inception_stand_in, tmp_path):
+def test_in_adm_mode_the_graph_itself_resizes_any_size(inception_stand_in, tmp_path):
     """As clean-fid's wrapper does it with `resize_inside`, an image at a time and in batches of mixed sizes."""
     (tmp_path / "inception-2015-12-05.pt").symlink_to(inception_stand_in)
     theirs = InceptionV3W(str(tmp_path), download=False, resize_inside=True)
@@ -230,7 +230,7 @@ def test_a_package_that_does_not_load_is_named(monkeypatch):
         open_extractor("mines")
 
 
-def test_what_is_no_extractor_is_refused(monkeypatch):
+def test_an_object_that_is_not_an_extractor_is_refused(monkeypatch):
     offer(monkeypatch, lambda: lambda *_: "x")
     with pytest.raises(UsageError, match="--extractor mine: expected an Extractor, its package returned str"):
         open_extractor("mine")

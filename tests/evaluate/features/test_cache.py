@@ -141,7 +141,7 @@ score.score(wanted, lambda done, total: done < 20 or os.kill(os.getpid(), signal
 
 
 def test_a_killed_evaluation_resumes(picture_folder, toy_extractor, tmp_path, monkeypatch, caplog):
-    """SIGKILL in the middle, in a process of its own; then the score is that of a run that nobody killed."""
+    """After a SIGKILL in the middle, the score equals that of an uninterrupted evaluation."""
     sets = [str(picture_folder("light", 30, seed=1)), str(picture_folder("dark", 6, seed=2))]
     command = [sys.executable, "-c", KILLED, *sets, str(tmp_path / "kept")]
     killed = subprocess.run(command, capture_output=True, text=True, env={**os.environ}, check=False)

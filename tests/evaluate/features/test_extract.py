@@ -65,7 +65,7 @@ def two_cores():
 
 @pytest.mark.parametrize("until", ["read", "resized"])
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_the_next_piece_is_read_and_resized_while_the_network_is_at_work(monkeypatch, two_cores, device, until):
+def test_the_next_chunk_is_read_and_resized_while_the_network_computes(monkeypatch, two_cores, device, until):
     monkeypatch.setattr(pieces, "IMAGES_PER_CHUNK", PIECE)
     overseen = Overseen(until)
     names, how = ("toy", "fd-toy", "kd-toy"), (5, 8, PIECE, "0" * 64, overseen.network, torch.device(device))

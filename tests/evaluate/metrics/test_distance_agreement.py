@@ -1,4 +1,4 @@
-"""Distances beside clean-fid's and torch-fidelity's own, on the same features."""
+"""Distances agree with those of clean-fid and torch-fidelity on the same features."""
 
 import numpy as np
 import pytest

@@ -101,8 +101,8 @@ def test_the_kernel_distance_is_unbiased():
     assert distance.value == pytest.approx(by_hand(a, b), abs=4 * of_the_mean)
 
 
-def test_the_standard_error_is_that_of_drawing_the_images_anew():
-    """It agrees with the spread of the distance over sets drawn anew within a factor of two."""
+def test_the_standard_error_agrees_with_that_of_new_random_sets():
+    """It agrees with the spread of the distance over new random sets within a factor of two."""
     estimates = [
         kernel_distance(correlated(80, 4, seed=2 * i), correlated(80, 4, seed=2 * i + 1, shift=0.5), subsets=40)
         for i in range(40)

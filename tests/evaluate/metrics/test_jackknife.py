@@ -1,4 +1,4 @@
-"""Intervals and the extrapolation to infinitely many images, against laws and against drawing anew."""
+"""Intervals and the extrapolation to infinitely many images, against theory and against new random sets."""
 
 import numpy as np
 import pytest
@@ -68,8 +68,8 @@ def test_parts_of_a_set_are_the_sets_of_their_images():
     np.testing.assert_allclose(part.covariance, np.cov(whole.features[rows].double().numpy(), rowvar=False), rtol=1e-9)
 
 
-def test_the_interval_is_that_of_drawing_the_images_anew():
-    """The standard error agrees within a factor of two with the spread over sets drawn anew."""
+def test_the_interval_agrees_with_that_of_new_random_sets():
+    """The standard error agrees within a factor of two with the spread over new random sets."""
     target = FrechetTarget(TRUTH)
     drawn = [measured(normal(300, seed=seed, shift=0.4), seed) for seed in range(40)]
     values = [target.distance(one).value for one in drawn]

@@ -93,6 +93,6 @@ def test_a_thumbnail_keeps_the_shape_and_is_square(shape):
     assert thumbnail(np.zeros(shape, np.uint8)).shape == (THUMBNAIL_PX, THUMBNAIL_PX, 3)
 
 
-def test_a_stream_has_no_images_to_show():
+def test_a_stream_has_no_sample_sheet():
     with pytest.raises(UsageError, match="-: a stream can be read once; give a file or folder"):
         sample_sheet(ImageSet({"path": "-"}, None, lambda _: iter(())))

@@ -53,13 +53,13 @@ def test_the_four_numbers_are_those_of_their_definitions(monkeypatch, block_dist
         assert found[name].value == pytest.approx(value, abs=1e-12)
 
 
-def test_a_set_lies_wholly_in_itself():
+def test_a_set_has_precision_and_recall_1_with_itself():
     x = measured(normal(30, seed=3) * 100 + 1e4)
     found = precision_recall(x, x)
     assert (found["precision"].value, found["recall"].value, found["coverage"].value) == (1, 1, 1)
 
 
-def test_sets_that_lie_apart_share_nothing():
+def test_distant_sets_have_precision_and_recall_0():
     found = precision_recall(measured(normal(30, seed=4)), measured(normal(30, seed=5, shift=100)))
     assert {name: estimate.value for name, estimate in found.items()} == dict.fromkeys(found, 0)
 

@@ -1,4 +1,4 @@
-"""Two results are compared where they were measured alike, and not otherwise."""
+"""Two results are compared only if they were measured in the same way."""
 
 import copy
 import json
@@ -103,7 +103,7 @@ def test_statistics_of_the_same_reference_are_the_same_reference(results):
     "content",
     ["", "[]", "{}", '{"format": "x"}', "[" * 100_000, '{"format": "hdit-score 1", "value": NaN}', "9" * 10_000],
 )
-def test_what_is_no_result_is_named(results, content):
+def test_a_file_that_is_not_a_result_is_named(results, content):
     a, b = results()
     b.write_text(content)
     with pytest.raises(DataError, match=r"b\.json: not a result of hdit eval-fid --json .*; score again"):

@@ -1,4 +1,4 @@
-"""The page of a score: whole, alone, and safe whatever the names in it are."""
+"""The HTML report: complete, self-contained, and safe for any names."""
 
 import base64
 import io
@@ -90,7 +90,7 @@ def test_the_page_names_its_date_and_command_and_links_what_it_was_made_from(sco
     assert f"{datetime.now(UTC):%Y-%m-%d}" in text
 
 
-def test_the_page_of_a_stream_shows_its_first_images_and_says_why_it_has_no_neighbors(
+def test_the_report_of_a_stream_shows_its_first_images_and_why_it_has_no_neighbors(
     scored, picture_folder, monkeypatch, tmp_path
 ):
     scored()
@@ -105,7 +105,7 @@ def test_the_page_of_a_stream_shows_its_first_images_and_says_why_it_has_no_neig
     assert sheet.size == (6 * THUMBNAIL_PX + 5 * 6, 6 * THUMBNAIL_PX + 5 * 6) or sheet.size[0] >= 6 * THUMBNAIL_PX
 
 
-def test_the_page_says_that_statistics_have_no_images_to_show(scored, tmp_path):
+def test_the_report_states_that_statistics_have_no_images_to_show(scored, tmp_path):
     scored()
     score(ScoreSettings("images", None, device="cpu", save_stats=tmp_path / "ref.npz"))
     score(ScoreSettings("images", "ref.npz", device="cpu", report=tmp_path / "r.html"))
@@ -113,7 +113,7 @@ def test_the_page_says_that_statistics_have_no_images_to_show(scored, tmp_path):
 
 
 def test_in_a_narrow_window_no_name_is_squeezed_to_a_letter_a_line(scored):
-    """A cell that may break anywhere may also shrink to one letter, unless it is told of a least width."""
+    """A cell that can break anywhere can also shrink to one letter, unless it has a minimum width."""
     _, text = scored()
     style = text.partition("<style>")[2].partition("</style>")[0]
     wide, _, narrow = style.partition("@media (max-width: 40rem)")

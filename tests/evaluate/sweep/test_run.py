@@ -270,6 +270,6 @@ def test_missing_ema_weights_are_reconstructed_from_the_snapshots(run, reference
     assert Path(result.score["passport"]["images"]["path"]).exists()
 
 
-def test_a_folder_that_is_no_run_is_refused(reference, tmp_path):
+def test_a_folder_that_is_not_a_run_is_refused(reference, tmp_path):
     with pytest.raises(CheckpointError, match="no run with a checkpoint"):
         sweep(wanted(tmp_path, reference))

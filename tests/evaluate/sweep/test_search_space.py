@@ -20,7 +20,7 @@ def test_ranges_include_both_ends_and_lists_may_mix_them_with_numbers():
 
 
 @pytest.mark.parametrize("text", ["", "x", "1:2", "1:2:0", "3:1:0.5", "1:2:-1", "nan", "1,,2", "1:2:3:4", "1:2:1e-9"])
-def test_what_is_no_list_of_numbers_is_named(text):
+def test_an_invalid_list_of_numbers_is_named(text):
     with pytest.raises(UsageError, match=r"--guidance .*: expected comma-separated numbers or ranges LOW:HIGH:STEP"):
         read_numbers("--guidance", text)
 

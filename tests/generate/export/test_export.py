@@ -1,4 +1,4 @@
-"""A network as a folder for others: loads back, says what it is, and hides what is nobody's business."""
+"""An exported model loads again, describes itself, and contains nothing private."""
 
 import re
 
@@ -19,7 +19,7 @@ from hdit_core.images import sheet
 from tests.generate.export.exporting import exported
 
 
-def test_what_was_exported_loads_back_to_the_averaged_weights(run, state, tmp_path):
+def test_an_export_loads_back_to_the_ema_weights(run, state, tmp_path):
     result = exported(run, tmp_path / "out")
     found = load_denoiser(tmp_path / "out").network.state_dict()
     assert found.keys() == state.keys()
@@ -111,7 +111,7 @@ def test_the_same_export_has_the_same_bytes(run, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["folder", "file", "link"])
-def test_what_is_there_is_not_replaced(run, tmp_path, kind):
+def test_existing_files_are_not_replaced(run, tmp_path, kind):
     target = tmp_path / "there"
     {"folder": target.mkdir, "file": target.touch, "link": lambda: target.symlink_to(tmp_path / "x")}[kind]()
     with pytest.raises(UsageError, match="there: already exists and is never replaced; choose another name with --to"):

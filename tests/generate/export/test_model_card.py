@@ -1,4 +1,4 @@
-"""The card of an exported network: what its record says, with names of classes that are text, whatever they hold."""
+"""The card of an exported network: the contents of its record, with class names as plain text."""
 
 import re
 

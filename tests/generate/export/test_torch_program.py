@@ -1,4 +1,4 @@
-"""The program of an exported network: runs without hdit, holds no pickle, and answers as the network does."""
+"""The program of an exported network: runs without hdit, contains no pickle, and computes the same as the network."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ from tests.generate.export.exporting import random_state
 
 
 def contents_of(folder):
-    """Yield the name and the bytes of each file, and of what lies packed in it."""
+    """Yield the name and the bytes of each file, including members of archives."""
     for path in folder.iterdir():
         yield path.name, path.read_bytes()
         if path.suffix == ".pt2":
@@ -105,7 +105,7 @@ def test_the_program_runs_where_there_is_no_hdit_in_batches_of_any_size(with_pro
     assert "| program.pt2 | D(x, sigma, class) for torch.export.load" in (with_program / "README.md").read_text()
 
 
-def test_the_program_holds_no_pickle(with_program):
+def test_the_program_contains_no_pickle(with_program):
     starts = {name: content[:2] for name, content in contents_of(with_program) if not name.endswith(".pt2")}
     assert len(starts) > 20
     assert not [name for name, start in starts.items() if start[:1] == b"\x80" or start == b"PK"]

@@ -1,4 +1,4 @@
-"""A folder of samples is gone on with, checked, never mixed, and says how it was made."""
+"""A folder of samples is resumed, checked, never mixed, and records its settings."""
 
 import json
 
@@ -47,7 +47,7 @@ def test_a_folder_that_was_begun_says_so_and_from_what(tmp_path):
     assert json.loads((tmp_path / "out" / "samples.json").read_text()) == {"status": "unfinished", "origin": ORIGIN}
 
 
-def test_what_is_missing_cut_short_of_another_size_or_no_png_is_drawn_again_and_the_rest_kept(tmp_path):
+def test_missing_truncated_and_foreign_images_are_generated_again_and_the_rest_kept(tmp_path):
     samples = begun(tmp_path)
     samples.write(batch(range(6)))
     whole = samples.path(1).read_bytes()

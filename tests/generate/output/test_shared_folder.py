@@ -39,7 +39,7 @@ def record(path):
 
 
 class Other:
-    """Another process that does something and then waits until it is let go on, or killed."""
+    """Another process that performs an action and then waits until it may continue, or is killed."""
 
     def __init__(self, act, then=lambda: None):
         (wait_for, self._go_on), done = os.pipe(), os.pipe()
@@ -102,7 +102,7 @@ def test_two_jobs_that_begin_and_end_at_once_make_the_folder_of_one(tmp_path):
         assert contents(tmp_path / f"{turn}") == contents(tmp_path / "whole")
 
 
-def test_a_killed_job_keeps_nobody_waiting_and_is_not_taken_for_one_at_work(tmp_path):
+def test_a_killed_job_blocks_no_other_and_does_not_count_as_running(tmp_path):
     theirs = SampleFolder(tmp_path, ORIGIN, (8, 12, 3))
 
     def act():

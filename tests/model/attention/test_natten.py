@@ -127,7 +127,7 @@ def test_float64_is_not_supported(install):
     assert found == "natten 0.21.7 supports float16, bfloat16 and float32, found float64"
 
 
-def test_without_natten_the_reason_says_how_to_install_it(monkeypatch):
+def test_without_natten_the_reason_has_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "natten", None)
     assert natten.unavailable(HERE).startswith("natten")
     monkeypatch.delitem(sys.modules, "natten")

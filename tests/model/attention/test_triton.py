@@ -56,7 +56,7 @@ def test_an_older_triton_is_refused(gpu, version):
     assert triton.unavailable(GPU) == f"Triton {version} is too old; 3.6 or later is needed"
 
 
-def test_without_triton_the_reason_says_where_it_comes_from(gpu):
+def test_without_triton_the_reason_names_its_source(gpu):
     gpu.setitem(sys.modules, "triton", None)
     assert triton.unavailable(GPU) == "Triton is not installed; CUDA builds of torch include it on Linux"
 

@@ -34,7 +34,7 @@ def set_threads(monkeypatch, count):
     ],
     ids=str,
 )
-def test_any_head_dim_and_kernel_give_what_the_definition_says(case, dtype):
+def test_any_head_dim_and_kernel_agree_with_the_definition(case, dtype):
     assert_by_definition(native_attention, case, dtype)
 
 

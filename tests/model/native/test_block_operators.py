@@ -1,4 +1,4 @@
-"""A dispatch mode sees a fused block as one operator, with its FLOPs, and makes no difference to what is saved."""
+"""A dispatch mode sees a fused block as one operator, with its FLOPs, and saves the same tensors."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The feed-forward block in one compiled pass: the bits of one step after the other, and only where nobody looks in."""
+"""The fused feed-forward block: bit-identical to separate operations, and not used if hooks observe them."""
 
 import ctypes
 
@@ -107,7 +107,7 @@ def test_only_the_input_and_what_the_gates_see_are_kept(passes):
 
 
 @needs_both
-def test_what_does_not_lie_in_order_is_taken_as_it_reads(passes):
+def test_inputs_that_are_not_contiguous_give_the_same_result(passes):
     block, x, cond = block_and_inputs()
     turned = x.transpose(1, 2)
     with torch.no_grad():

@@ -123,7 +123,7 @@ def test_without_a_compiler_the_formulas_do_it_and_the_reason_is_kept(monkeypatc
         load_rowwise_kernels.cache_clear()
 
 
-def test_the_log_says_why_kernels_are_not_compiled_and_nothing_on_other_devices(monkeypatch):
+def test_the_log_has_the_reason_why_kernels_are_not_compiled(monkeypatch):
     monkeypatch.setattr(rows_module, "load_rowwise_kernels", lambda: "no C++ compiler (c++) is on the PATH")
     expected = "fused CPU kernels: none, using PyTorch: no C++ compiler (c++) is on the PATH"
     assert rows_module.kernels_note(torch.device("cpu"), torch.float32) == expected

@@ -112,7 +112,7 @@ def test_sampling_has_the_bits_of_training_and_an_image_those_that_it_has_alone(
     assert torch.equal(block(x, cond, rotation), trained) and passes == [True] * 4
 
 
-def test_what_does_not_lie_in_order_is_taken_as_it_reads(passes):
+def test_inputs_that_are_not_contiguous_give_the_same_result(passes):
     block, x, cond, rotation = case(grid=(16, 16))
     strided = torch.randn(2, 16, 16, 128)[..., ::2]
     strided.copy_(x)
@@ -120,7 +120,7 @@ def test_what_does_not_lie_in_order_is_taken_as_it_reads(passes):
     assert torch.equal(block(strided, cond, rotation), block(x, cond, rotation)) and passes == [True, True]
 
 
-def test_weights_that_do_not_lie_in_order_are_taken_as_they_read(passes):
+def test_weights_that_are_not_contiguous_give_the_same_result(passes):
     block, x, cond, rotation = case()
     expected = output_and_gradients(block, x, cond, rotation)
     for linear in (block.qkv, block.out):

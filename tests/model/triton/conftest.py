@@ -26,7 +26,7 @@ def interpreted(monkeypatch):
 
 
 def _multiply_bfloat16(monkeypatch):
-    """Mend the interpreter's products: it holds bfloat16 as whole numbers of 16 bits, and multiplies those."""
+    """Fix the interpreter's products: it stores bfloat16 as 16-bit integers, and multiplies those."""
     interpreter = importlib.import_module("triton.runtime.interpreter")
     create_dot = interpreter.InterpreterBuilder.create_dot
 

@@ -1,4 +1,4 @@
-"""Which configuration is taken: the fastest, timed once on a machine; the first where timing has no sense."""
+"""The choice of a configuration: the fastest, timed once per machine; the first if timing is meaningless."""
 
 from typing import get_args
 

@@ -58,7 +58,7 @@ def test_a_gradient_is_clipped_to_the_bits_of_torch_s_own_way(tiny_recipe, facto
         ("something.new", "something"),
     ],
 )
-def test_parts_are_named_by_where_a_parameter_stands(name, part):
+def test_parts_are_named_by_the_position_of_a_parameter(name, part):
     assert part_of(name, 3) == part
 
 
@@ -94,6 +94,6 @@ def test_a_gpu_is_found_by_the_name_that_torch_gives_it(name, tflops):
     assert datasheet_flops(name, torch.float32) is None
 
 
-def test_a_cpu_has_no_stated_peak_and_says_what_the_process_held():
+def test_a_cpu_has_no_peak_flops_and_reports_the_peak_memory_of_the_process():
     assert peak_flops_per_s(torch.device("cpu"), torch.bfloat16) is None
     assert 50e6 < peak_bytes(torch.device("cpu")) < 200e9

@@ -20,7 +20,7 @@ def result(losses, sigmas, **more):
     return StepResult(float(np.mean(losses)), 2.0, tuple(losses), tuple(sigmas), **more)
 
 
-def test_losses_are_told_apart_by_half_decades_of_noise_and_what_lies_outside_counts_at_the_ends():
+def test_losses_are_binned_by_half_decades_of_noise_with_outliers_in_the_end_bins():
     assert len(SIGMA_EDGES) == SIGMA_BINS + 1
     assert np.diff(np.log(SIGMA_EDGES)) == pytest.approx([np.log(10) / 2] * SIGMA_BINS)
     numbers = np.random.default_rng(0)

@@ -102,7 +102,7 @@ def test_weights_whose_products_overflow_are_refused_before_anything_moves(begun
 
 
 def act_on_rank(recipe, rank_of_the_bad_one, part):
-    """Take two steps, the second one with a bad number on one rank; return what was refused, and whether all stayed."""
+    """Take two steps, the second one with a bad number on one rank; return the refusal, and whether nothing changed."""
     from hdit_core.distributed import init_ranks
 
     world = init_ranks("cpu")

@@ -17,7 +17,7 @@ from tests.train.shared_runs import LAYOUTS
 
 
 def train_past_a_bad_image(recipe, run):
-    """Train with an image of which the loss is never finite; return what was noted of it."""
+    """Train with an image whose loss is never finite; return its record."""
     with pytest.MonkeyPatch.context() as patch, collected_messages() as notes:
         poisoned(patch, Poison(-1, math.nan, number=53))
         train(recipe, run)
@@ -25,7 +25,7 @@ def train_past_a_bad_image(recipe, run):
 
 
 def losses_of_a_step(recipe, run):
-    """Return what a replay of a step shows a rank."""
+    """Return the result of a replay of a step on a rank."""
     again = replay(recipe, run, 6)
     return again.result.losses, [image.number for image in again.images], {image.grad_norm for image in again.images}
 

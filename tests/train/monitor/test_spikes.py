@@ -1,4 +1,4 @@
-"""A step that stands out is told of; where the recipe says so, the run goes back and on without its images, exactly."""
+"""Loss spikes are reported; if the recipe allows it, the run rolls back and skips their images, exactly."""
 
 import json
 import math

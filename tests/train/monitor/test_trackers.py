@@ -1,4 +1,4 @@
-"""TensorBoard and Weights & Biases are given what the log is given; without their packages, a clear word."""
+"""TensorBoard and Weights & Biases get the values of the log; without their packages, there is a clear error."""
 
 import sys
 import types

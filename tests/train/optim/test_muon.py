@@ -1,4 +1,4 @@
-"""Muon: orthogonal updates of the hidden matrices, and AdamW beside it as one optimizer."""
+"""Muon: orthogonal updates of the hidden matrices, combined with AdamW in one optimizer."""
 
 import pytest
 import torch
@@ -81,7 +81,7 @@ def test_it_is_torchs_own_to_the_rounding_of_that(shape):
 
 
 def test_an_ill_conditioned_problem_is_solved_where_gradient_descent_would_crawl():
-    """The singular values of what is to be undone lie 1,000 apart."""
+    """The singular values of the input differ by a factor of 1,000."""
     left, right = (torch.linalg.qr(random(16, 16, seed=seed))[0] for seed in (1, 2))
     task = left @ torch.diag(torch.logspace(0, -3, 16)) @ right
     weight = nn.Parameter(torch.zeros(16, 16))
@@ -157,7 +157,7 @@ def test_what_is_written_down_is_all_that_it_knows(network, changed):
 
 @pytest.fixture
 def plain(trained):
-    """Return a function: the tiny recipe with Muon, without dropout, which is drawn for each rank."""
+    """Return a function: the tiny recipe with Muon, without dropout, which differs between ranks."""
     levels = [level | {"dropout": 0.0} for level in trained({}).model_dump(mode="json")["model"]["levels"]]
     return lambda more: trained({"model.levels": levels, "train.log_every_images": 8} | MUON | more)
 

@@ -34,7 +34,7 @@ CLIP = 0.002  # far below any gradient's norm: all are clipped
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """Return a function: the folder of a finished run of a layout, and what its ranks saw and said; trained once."""
+    """Return a function: the folder of a finished run of a layout, and the inputs and messages of its ranks."""
     done = {}
 
     def run_of(layout, recipe):
@@ -48,7 +48,7 @@ def runs(tmp_path_factory):
 
 @pytest.fixture
 def shared(trained):
-    """Return a function: the tiny recipe as a layout has it, without dropout, which is drawn for each rank."""
+    """Return a function: the tiny recipe for a layout, without dropout, which differs between ranks."""
     levels = [level | {"dropout": 0.0} for level in trained({}).model_dump(mode="json")["model"]["levels"]]
     plain = {"model.levels": levels, "train.log_every_images": 8, "train.checkpoint_every_images": 1_000}
     plain |= {"train.grad_clip": CLIP, "train.num_images": 8 * STEPS}
@@ -128,7 +128,7 @@ def test_an_average_in_parts_draws_what_one_in_one_piece_does(runs, shared, tmp_
     assert np.abs(ours - theirs).max() <= 1
 
 
-def test_the_ranks_share_what_the_recipe_says_and_the_user_is_told(runs, shared):
+def test_the_ranks_use_the_recipes_parallelism_and_report_it(runs, shared):
     said = {layout: runs(layout, shared(layout))[1][0][1] for layout in LAYOUTS}
     assert not [note for note in said["one"] if "rank" in note]
     assert "2 ranks, weights replicated (DDP): train.parallel = 'ddp'" in said["ddp-2"]
@@ -136,7 +136,7 @@ def test_the_ranks_share_what_the_recipe_says_and_the_user_is_told(runs, shared)
     assert "weights sharded over 2 ranks, in 2 replicas (HSDP): train.parallel = 'fsdp'" in said["hsdp-2x2"]
 
 
-def test_one_rank_has_nothing_to_share_and_says_so_where_the_recipe_asks_for_it(shared):
+def test_with_one_rank_a_parallel_setting_is_reported_as_ineffective(shared):
     assert choose_parallelism(shared("one"), World(), CPU) == Parallelism()
     assert choose_parallelism(shared("fsdp-2"), World(), CPU) == Parallelism(
         note="train.parallel = 'fsdp' has no effect with one rank"

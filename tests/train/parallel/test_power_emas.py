@@ -1,4 +1,4 @@
-"""Averages and inherited weights of a network that ranks hold in parts: the same as of one that is held whole."""
+"""EMA and initial weights of a sharded network equal those of an unsharded one."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ PROFILES = {"train.ema_profiles": [0.1], "train.ema_snapshot_every_images": 24, 
 
 @pytest.fixture
 def shared(trained):
-    """Return a function: the tiny recipe as a layout has it, without dropout, which is drawn for each rank."""
+    """Return a function: the tiny recipe for a layout, without dropout, which differs between ranks."""
     levels = [level | {"dropout": 0.0} for level in trained({}).model_dump(mode="json")["model"]["levels"]]
     return lambda layout, **more: trained({"model.levels": levels} | PROFILES | LAYOUTS[layout][1] | more)
 

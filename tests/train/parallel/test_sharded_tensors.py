@@ -61,7 +61,7 @@ def test_the_main_rank_gets_whole_tensors_and_parts_take_what_they_are_given_who
         assert main == (3, 3, 3, "Tensor") and other == (2, 2, 2, "Tensor")
 
 
-def test_a_copy_on_the_host_stays_what_it_was_when_the_tensor_goes_on():
+def test_a_copy_on_the_host_does_not_change_with_the_tensor():
     source = {"x": torch.arange(6.0).view(2, 3).T}
     copies = full_tensors_on_cpu(source, World())
     source["x"].zero_()

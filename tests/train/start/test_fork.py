@@ -1,4 +1,4 @@
-"""A fork continues another run exactly, with the changes that its state allows, and records where it came from."""
+"""A fork continues another run exactly, with the changes that its state allows, and records its origin."""
 
 import pytest
 import torch
@@ -110,7 +110,7 @@ def test_a_fork_may_train_on_other_data(tmp_path, trained, parent, other_tiny_da
         ({"train.init_from": "x"}, [], r"train.init_from also gives initial weights"),
     ],
 )
-def test_what_the_state_does_not_allow_is_refused_by_its_reason_and_leaves_no_trace(
+def test_changes_that_the_state_does_not_allow_are_refused_with_the_reason_and_leave_no_files(
     tmp_path, trained, parent, changes, reset, message
 ):
     recipe = trained({"train.num_images": 192} | changes)

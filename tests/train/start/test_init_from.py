@@ -111,7 +111,7 @@ def test_a_network_grows_by_two_levels_at_once(source, grown):
     assert {name.split(".")[1] for name in tensors if name.startswith("down.")} == {"2"}
 
 
-def test_a_grown_network_learns_and_the_log_says_so(tmp_path, grown):
+def test_a_grown_network_learns_and_the_log_reports_it(tmp_path, grown):
     train(grown(num_images=128, train={"lr": 5e-3, "log_every_images": 32}), tmp_path / "run")
     losses = [line["loss"] for line in read_log(tmp_path / "run")]
     assert len(losses) == 4 and losses[-1] < 0.95 * losses[0]

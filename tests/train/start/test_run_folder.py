@@ -45,7 +45,7 @@ def test_a_run_that_another_process_trains_is_refused_until_that_is_gone_however
         holder.kill()
         holder.wait()
         with locked_run_folder(run, mnist):
-            os.kill(reader, 0)  # still there, and yet it holds nothing
+            os.kill(reader, 0)  # exists, but is empty
     finally:
         holder.kill()
         os.kill(reader, signal.SIGKILL)

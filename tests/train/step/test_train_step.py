@@ -1,4 +1,4 @@
-"""One update of the weights is what the recipe says, done again here by hand."""
+"""One update of the weights follows the recipe, compared with a calculation by hand."""
 
 import copy
 from dataclasses import replace
@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture
 def plain(trained):
-    """Return a function: the tiny recipe without dropout, which is drawn for each micro-batch."""
+    """Return a function: the tiny recipe without dropout, which differs between micro-batches."""
     levels = [level | {"dropout": 0.0} for level in trained({}).model_dump(mode="json")["model"]["levels"]]
     return lambda values: trained({"model.levels": levels} | values)
 

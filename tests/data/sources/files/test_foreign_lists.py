@@ -61,7 +61,7 @@ def test_one_file_by_two_spellings_is_named_twice(tmp_path):
         (b"C:\\photos\\a.png\n", "none of its 1 paths can be found"),
     ],
 )
-def test_a_list_that_names_nothing_says_why(tmp_path, content, message):
+def test_an_empty_list_is_reported_with_the_reason(tmp_path, content, message):
     write_folder(tmp_path, FILES)
     (tmp_path / "l.txt").write_bytes(content)
     with pytest.raises(DataError, match=message):

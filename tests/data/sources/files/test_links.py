@@ -39,7 +39,7 @@ TARS = {
 
 @pytest.mark.parametrize("ending", ["tar", "tgz"])
 @pytest.mark.parametrize("what", TARS)
-def test_a_tar_holds_what_tar_unpacks(tmp_path, what, ending):
+def test_a_tar_has_the_contents_that_tar_unpacks(tmp_path, what, ending):
     path = tmp_path / f"a.{ending}"
     with tarfile.open(path, "w:gz" if ending == "tgz" else "w") as archive:
         for member in TARS[what]:
@@ -74,7 +74,7 @@ ZIPS = {
 @pytest.mark.skipif(shutil.which("unzip") is None, reason="needs unzip")
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("what", ZIPS)
-def test_a_zip_holds_what_unzip_unpacks(tmp_path, what):
+def test_a_zip_has_the_contents_that_unzip_unpacks(tmp_path, what):
     path = write_members(tmp_path / "a.zip", ZIPS[what])
     subprocess.run(["unzip", "-oq", path, "-d", tmp_path / "out"], capture_output=True)
     expected = {

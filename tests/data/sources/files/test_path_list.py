@@ -69,7 +69,7 @@ def test_names_with_newlines_and_other_bytes_come_through_zeros(tmp_path):
     assert {name for name, _ in contents(source)} == set(names)
 
 
-def test_what_is_no_file_is_a_reject_with_its_reason(tmp_path):
+def test_a_path_that_is_not_a_file_is_a_reject_with_its_reason(tmp_path):
     write_folder(tmp_path, {"a.png": b"1", "empty.png": b""})
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
@@ -98,7 +98,7 @@ def test_stdin_gives_the_same_set_in_any_order(tmp_path, monkeypatch):
     assert contents(sources[0])[0] == ("photos/a/1.png", b"one")
 
 
-def test_nothing_piped_into_stdin_is_said_with_an_example(monkeypatch):
+def test_missing_stdin_is_reported_with_an_example(monkeypatch):
     with pytest.raises(UsageError, match=r"nothing is piped into it; for example: find photos \| hdit"):
         open_stdin(None)
     monkeypatch.setattr("sys.stdin", None)
@@ -115,13 +115,13 @@ def test_nothing_piped_into_stdin_is_said_with_an_example(monkeypatch):
         (b"x" * 100_000 + b"\n", "stdin:1: longer than a path can be"),
     ],
 )
-def test_what_is_no_list_is_refused(text, message):
+def test_an_invalid_list_is_refused(text, message):
     with pytest.raises(DataError, match=message):
         open_stdin(io.BytesIO(text))
 
 
 @pytest.mark.parametrize("write", [write_zip, write_tar])
-def test_an_archive_on_stdin_is_told_to_be_named(tmp_path, write):
+def test_an_archive_on_stdin_is_refused_with_advice_to_give_its_path(tmp_path, write):
     content = write(tmp_path / "a").read_bytes()
     with pytest.raises(UsageError, match="stdin: is an archive, expected paths; give the path of the archive"):
         open_stdin(io.BytesIO(content))

@@ -61,7 +61,7 @@ def test_a_long_name_in_two_parts_is_put_together():
     st.lists(st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=1, max_size=150)),
     st.sampled_from([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT]),
 )
-def test_any_names_come_back(names, tar_format):
+def test_any_names_are_read_back(names, tar_format):
     names = [name.rstrip("/") or "x" for name in names]
     assert [one.name for one in listed(archive_of(names, tar_format))] == [name.removeprefix("./") for name in names]
 
@@ -75,7 +75,7 @@ def test_a_size_beyond_eight_gigabytes_is_read():
         next(found)
 
 
-def test_pax_says_the_size_where_it_does():
+def test_the_size_in_a_pax_header_has_precedence():
     data = archive_of(["a.png"], prepare=lambda member: member.pax_headers.update({"size": "5"}))
     assert [one.size_bytes for one in listed(data)] == [5]
 
@@ -84,7 +84,7 @@ def test_pax_says_the_size_where_it_does():
     ("kind", "what"),
     [(tarfile.CHRTYPE, "device"), (tarfile.BLKTYPE, "disk"), (tarfile.FIFOTYPE, "pipe"), (b"V", "label"), (b"M", "x")],
 )
-def test_what_is_no_file_is_named_and_what_follows_is_found(kind, what):
+def test_a_member_that_is_not_a_file_is_named_and_later_ones_are_read(kind, what):
     def prepare(member):
         member.type, member.linkname = (kind, "/etc/passwd") if member.name == what else (tarfile.REGTYPE, "")
         member.size = 0 if member.name == what else member.size
@@ -96,7 +96,7 @@ def test_what_is_no_file_is_named_and_what_follows_is_found(kind, what):
     ]
 
 
-def test_links_name_what_they_lead_to_and_an_unknown_kind_is_a_file():
+def test_links_have_their_target_and_an_unknown_kind_is_a_file():
     kinds = {"symbolic": tarfile.SYMTYPE, "hard": tarfile.LNKTYPE, "unknown": b"Z"}
 
     def prepare(member):
@@ -177,7 +177,7 @@ def test_every_cut_and_every_flip_of_a_header_is_noticed():
         (header() + bytes(1024) + header() + bytes(1024), "something follows its end"),
     ],
 )
-def test_a_header_that_lies_is_damage(data, message):
+def test_a_wrong_header_is_damage(data, message):
     with pytest.raises(DamagedTarError, match=message):
         listed(data)
 

@@ -1,4 +1,4 @@
-"""Compressed tars are unpacked once, where there is room for it, and give the same data set where there is none."""
+"""Compressed tars are unpacked once if there is space, and give the same data set otherwise."""
 
 import bz2
 import gzip

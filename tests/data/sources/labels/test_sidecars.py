@@ -1,4 +1,4 @@
-"""Labels that lie among the images: dataset.json, metadata tables, .cls."""
+"""Label files among the images: dataset.json, metadata tables, .cls."""
 
 import json
 import unicodedata
@@ -35,7 +35,7 @@ def test_edms_labels_are_those_of_dataset_json(tmp_path, kind):
 
 
 @pytest.mark.parametrize("extra", [dataset(None), {}])
-def test_edms_folders_are_no_classes(tmp_path, extra):
+def test_edms_folders_are_not_classes(tmp_path, extra):
     labels, classes, _, _ = labelled(write_zip(tmp_path / "a.zip", EDM | extra))
     assert classes is None and set(labels.values()) == {-1}
 
@@ -74,7 +74,7 @@ def test_images_and_labels_without_each_other_are_rejected_by_name(tmp_path):
         (7, "expected {.labels"),
     ],
 )
-def test_labels_that_cannot_be_meant_are_refused_and_may_be_left_out(tmp_path, labels, message):
+def test_implausible_labels_are_refused_and_can_be_ignored(tmp_path, labels, message):
     path = write_zip(tmp_path / "a.zip", {"0.png": b"0", **dataset(labels)})
     with pytest.raises(DataError, match=message):
         labelled(path)
