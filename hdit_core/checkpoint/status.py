@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from hdit_core.checkpoint.layout import status_file
+from hdit_core.data.format.transient import is_storage_error, retry_transient
 from hdit_core.errors import StoppedEarly
 from hdit_core.files import read_json, write_atomic
 
@@ -24,12 +25,36 @@ def write_status(run: Path, state: RunStatus, step: int, num_images: int, **more
 
 
 def read_status(run: Path) -> dict[str, Any]:
-    """Return the last status; empty if there is none, or it cannot be read."""
+    """Return the last status; empty if there is none, it is damaged, or nobody may read it.
+
+    Raises:
+        StorageUnavailable, OSError: the storage fails, which says nothing about the run.
+    """
     try:
-        record = read_json(status_file(run), LARGEST_BYTES)
-    except (OSError, ValueError):
+        return retry_transient(status_file(run), lambda: _read(run))
+    except (OSError, ValueError) as problem:
+        if is_storage_error(problem):
+            raise
         return {}
+
+
+def _read(run: Path) -> dict[str, Any]:
+    record = read_json(status_file(run), LARGEST_BYTES)
     return {key: value for key, value in record.items() if key not in COUNTS or isinstance(value, int)}
+
+
+def _end(run: Path, state: RunStatus, reason: str, *, only: RunStatus | None = None) -> None:
+    """Write the status at the end of a run as far as the storage allows: it may be the reason for that end.
+
+    Args:
+        only: the last status that is replaced; None: any.
+    """
+    last: dict[str, Any] = {}
+    with suppress(OSError, ValueError):
+        last = _read(run)
+    if only is None or last.get("state") == only:
+        with suppress(OSError):
+            write_status(run, state, last.get("step", 0), last.get("num_images", 0), reason=reason)
 
 
 @contextmanager
@@ -43,13 +68,10 @@ def recording_failure(run: Path, is_main: bool) -> Iterator[None]:
     try:
         yield
     except StoppedEarly as stop:
-        last = read_status(run) if is_main else {}
-        if last.get("state") == "running":  # the run could not write its own status, for lack of its data
-            write_status(run, "preempted", last.get("step", 0), last.get("num_images", 0), reason=str(stop))
+        if is_main:
+            _end(run, "preempted", str(stop), only="running")  # a run that lacks its data cannot write its own
         raise
     except Exception as error:
         if is_main:
-            last = read_status(run)
-            reason = str(error) or type(error).__name__
-            write_status(run, "failed", last.get("step", 0), last.get("num_images", 0), reason=reason)
+            _end(run, "failed", str(error) or type(error).__name__)
         raise

@@ -76,6 +76,7 @@ def read_recipe(name: str, overrides: Overrides = ()) -> Recipe:
 
     Raises:
         RecipeError: one line per mistake, with file, key, the value found and the value expected.
+        OSError: the file cannot be read.
     """
     path = find_recipe(name)
     if (size_bytes := path.stat().st_size) > MAX_RECIPE_BYTES:
@@ -84,8 +85,9 @@ def read_recipe(name: str, overrides: Overrides = ()) -> Recipe:
         text = path.read_text(encoding="utf-8")
     except ValueError as error:
         raise RecipeError(f"{path}: not a TOML file: {error}") from None
-    except OSError as error:  # the error of a failed read has no path
-        raise RecipeError(f"{path}: cannot be read ({error.strerror})") from None
+    except OSError as error:
+        error.filename = error.filename or str(path)  # an error of `read` has none
+        raise
     return parse_recipe(text, overrides, str(path))
 
 

@@ -10,6 +10,7 @@ from hdit_core.checkpoint.lineage import Fork, read_lineage
 from hdit_core.checkpoint.load import open_checkpoint
 from hdit_core.checkpoint.log import read_log, read_scores
 from hdit_core.checkpoint.status import read_status
+from hdit_core.data.format.transient import is_storage_error
 from hdit_core.errors import CheckpointError, RecipeError, UsageError
 from hdit_core.files import read_json
 from hdit_core.recipe.read import read_recipe
@@ -133,7 +134,9 @@ def _brief(run: Path) -> dict[str, Any]:
     last = log[-1] if log else {}
     try:
         total: int | None = read_recipe(str(recipe_file(run))).train.num_images
-    except RecipeError:
+    except (RecipeError, OSError) as problem:
+        if is_storage_error(problem):
+            raise
         total = None
     return {
         "run": str(run),
@@ -171,7 +174,9 @@ def _incidents(run: Path) -> list[Incident]:
     for file in sorted((run / "incidents").glob("step-*.json")):
         try:
             record = read_json(file, LARGEST_INCIDENT_BYTES)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as problem:
+            if is_storage_error(problem):
+                raise
             continue
         if {"kind", "step", "loss", "grad_norm"} <= record.keys():
             where = str(file.relative_to(run))

@@ -1,11 +1,15 @@
 """RUN/status.json gives scripts the status of a run, including failures and their reason."""
 
+import errno
 import json
 
 import pytest
 
+from hdit_core.checkpoint import status
 from hdit_core.checkpoint.layout import status_file
 from hdit_core.checkpoint.status import read_status, recording_failure, write_status
+from hdit_core.data.format import transient
+from hdit_core.data.format.transient import StorageUnavailable
 from hdit_core.errors import NumericalError, StoppedEarly
 
 
@@ -45,3 +49,29 @@ def test_a_request_to_stop_and_the_failure_of_another_rank_leave_the_status_alon
     with pytest.raises(NumericalError), recording_failure(tmp_path, is_main=False):
         raise NumericalError("nan")
     assert read_status(tmp_path)["state"] == "preempted"
+
+
+def test_a_status_that_cannot_be_read_for_a_moment_is_read_again(tmp_path, monkeypatch):
+    write_status(tmp_path, "running", 3, 24)
+    failing, read_json = [errno.EMFILE, errno.ESTALE], status.read_json
+    monkeypatch.setattr(transient, "PAUSES_S", (0.001, 0.001))
+
+    def fail(path, largest_bytes):
+        if failing:
+            raise OSError(failing.pop(), "not now", str(path))
+        return read_json(path, largest_bytes)
+
+    monkeypatch.setattr(status, "read_json", fail)
+    assert read_status(tmp_path)["step"] == 3
+    failing += [errno.ESTALE] * 99
+    with pytest.raises(StorageUnavailable, match=r"status\.json: cannot be read \(not now\)"):
+        read_status(tmp_path)
+
+
+def test_a_disk_too_full_for_the_status_does_not_hide_why_the_run_failed(tmp_path, monkeypatch):
+    def fail(path, content):
+        raise OSError(errno.ENOSPC, "the disk is full", str(path))
+
+    monkeypatch.setattr(status, "write_atomic", fail)
+    with pytest.raises(NumericalError, match="step 3: nan"), recording_failure(tmp_path, is_main=True):
+        raise NumericalError("step 3: nan")

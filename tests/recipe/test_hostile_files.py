@@ -1,5 +1,8 @@
 """Files that are not recipes, or malicious."""
 
+import errno
+from pathlib import Path
+
 import pytest
 
 from hdit_core.recipe.read import read_recipe
@@ -45,3 +48,11 @@ def test_a_long_dotted_text_or_comment_is_not_a_deep_key(write):
     text = GOOD.replace("[train]", "# ...................................................\n[train]")
     overrides = [f"data.path='{'/'.join('v1.2' for _ in range(40))}'"]
     assert read_recipe(write(text), overrides).data.path.startswith("v1.2/")
+
+
+@pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux: a file that opens and cannot be read")
+def test_a_recipe_on_a_failing_disk_is_named_by_its_path(tmp_path):
+    (tmp_path / "recipe.toml").symlink_to("/proc/self/mem")
+    with pytest.raises(OSError) as end:
+        read_recipe(str(tmp_path / "recipe.toml"))
+    assert (end.value.errno, end.value.filename) == (errno.EIO, str(tmp_path / "recipe.toml"))

@@ -17,8 +17,9 @@ def test_the_table_of_retries_has_the_numbers_of_the_code():
     attempts = f"{len(transient.PAUSES_S)} further attempts within {sum(transient.PAUSES_S):.0f} s"
     saved = f"the last whole step is saved, exit code {StoppedEarly.exit_code}"
     start = found.index((attempts, saved))
-    assert found[start : start + 8] == [
+    assert found[start : start + 9] == [
         (attempts, saved),
+        (attempts, f"exit code {StoppedEarly.exit_code}"),
         (f"{workers.TIMEOUT_S:.0f} s", saved),
         (attempts, f"exit code {StoppedEarly.exit_code}"),
         (f"{store.ATTEMPTS['wrong content']} attempts", f"exit code {DataError.exit_code}"),
