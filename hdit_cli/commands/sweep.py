@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hdit_cli.console import emit, note, progress, table
-from hdit_cli.options.evaluation import LabelsOption, ScoringOptions
+from hdit_cli.options.evaluation import LabelsOption, ScoredGuideOption, ScoredGuideWeightsOption, ScoringOptions
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.shared import OUTPUT, RECIPES, JsonOption
 
@@ -59,6 +59,15 @@ IntervalOption = Annotated[
         rich_help_panel=SEARCH,
     ),
 ]
+AutoguidanceListOption = Annotated[
+    str | None,
+    typer.Option(
+        "--autoguidance",
+        metavar="LIST",
+        help="Autoguidance scales, with --guide: numbers or LOW:HIGH:STEP, such as 1:3:0.5.",
+        rich_help_panel=SEARCH,
+    ),
+]
 NumOption = Annotated[
     int,
     typer.Option(
@@ -99,6 +108,9 @@ def sweep(
     ema: EmaOption = "ema",
     guidance: GuidanceOption = None,
     interval: IntervalOption = None,
+    guide: ScoredGuideOption = None,
+    guide_weights: ScoredGuideWeightsOption = None,
+    autoguidance: AutoguidanceListOption = None,
     num: NumOption = 8_000,
     confirm: ConfirmOption = 50_000,
     apply: ApplyOption = False,
@@ -113,6 +125,7 @@ def sweep(
     Examples:
       hdit sweep runs/faces --ref faces.npz --ema 0.05,0.1 --guidance 1:3:0.25
       hdit sweep runs/faces --ref faces.npz --ema 0.05,0.1 --guidance 1:3:0.25 --apply
+      hdit sweep runs/faces --ref faces.npz --guide runs/faces/checkpoints/step-000010000 --autoguidance 1:3:0.5
       hdit sweep runs/faces --unapply
 
     Successive halving: every combination is scored with few images, the better half with twice as many, and so on up
@@ -126,8 +139,11 @@ def sweep(
     if unapply:
         _unapply(run, json)
         return
-    settings = ScoreSettings(images=None, reference=ref, labels=labels, **scoring.settings)
-    _sweep(SweepSettings(run, settings, ema, guidance, interval, num, confirm, out, apply), json)
+    settings = ScoreSettings(
+        images=None, reference=ref, guide=guide, guide_weights=guide_weights, labels=labels, **scoring.settings
+    )
+    grid = {"ema": ema, "guidance": guidance, "interval": interval, "autoguidance": autoguidance}
+    _sweep(SweepSettings(run, settings, **grid, n=num, confirm=confirm, out=out, apply=apply), json)
 
 
 def _unapply(run: Path, json: bool) -> None:

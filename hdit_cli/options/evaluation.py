@@ -15,6 +15,7 @@ from hdit_cli.options.shared import (
     DrawnWeightsOption,
     SampleSetOption,
 )
+from hdit_core.errors import UsageError
 
 METRIC = "Metric"
 
@@ -56,6 +57,36 @@ CountOption = Annotated[
         help="Number of images; under torchrun write --count.",
         show_default="all; for a model, the recipe's",
         rich_help_panel=INPUT,
+    ),
+]
+ScoredGuideOption = Annotated[
+    str | None,
+    typer.Option(
+        "--guide",
+        metavar="CKPT",
+        help="Autoguidance: run or checkpoint of a weaker model.",
+        rich_help_panel=SAMPLING,
+    ),
+]
+ScoredGuideWeightsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--guide-weights",
+        metavar="NAME",
+        help="Weights of the guide.",
+        show_default="as --weights",
+        rich_help_panel=SAMPLING,
+    ),
+]
+ScoredAutoguidanceOption = Annotated[
+    float | None,
+    typer.Option(
+        "--autoguidance",
+        min=0,
+        metavar="SCALE",
+        help="Autoguidance scale, with --guide; 1 disables it.",
+        show_default="2",
+        rich_help_panel=SAMPLING,
     ),
 ]
 LabelsOption = Annotated[
@@ -203,7 +234,16 @@ class GeneratedOptions:
     ckpt: CheckpointImagesOption = None
     weights: DrawnWeightsOption = None
     overrides: SampleSetOption = None
+    guide: ScoredGuideOption = None
+    guide_weights: ScoredGuideWeightsOption = None
+    autoguidance: ScoredAutoguidanceOption = None
     labels: LabelsOption = "balanced"
+
+    def __post_init__(self) -> None:
+        """Refuse, with a UsageError, options of a guide without --guide."""
+        for option, value in (("--autoguidance", self.autoguidance), ("--guide-weights", self.guide_weights)):
+            if self.guide is None and value is not None:
+                raise UsageError(f"{option} {value}: needs a weaker model; give one with --guide CKPT")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -212,5 +252,8 @@ class GeneratedOptions:
             "checkpoint": self.ckpt,
             "checkpoint_weights": self.weights,
             "overrides": self.overrides or (),
+            "guide": self.guide,
+            "guide_weights": self.guide_weights,
             "labels": self.labels,
+            **({} if self.autoguidance is None else {"autoguidance": self.autoguidance}),
         }

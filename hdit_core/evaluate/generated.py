@@ -12,12 +12,13 @@ from jaxtyping import UInt8
 
 from hdit_core.data.format.manifest import MANIFEST, read_manifest
 from hdit_core.data.image_sets.image_set import ImageSet, ReadImage, class_map_sha256
+from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate.feature_batch import by_chunk
 from hdit_core.generate.generate import generate
 from hdit_core.generate.pipeline import ConditionSource, Samples
-from hdit_core.generate.provenance import weights_sha256
+from hdit_core.generate.provenance import guide_provenance, weights_sha256
 from hdit_core.images import to_uint8
 from hdit_core.randomness import uniform
 from hdit_core.recipe.run import Recipe
@@ -36,6 +37,7 @@ def generated_images(
     class_counts: Sequence[int] | None = None,
     weights: str | None = None,
     conditions: ConditionSource | None = None,
+    guide: Guide | None = None,
 ) -> ImageSet:
     """Return images 0 to n - 1 of a seed, rounded to bytes as if they had been saved.
 
@@ -48,6 +50,7 @@ def generated_images(
         class_counts: images per class of the reference, for "data".
         weights: identifies the weights; default: their hash, which needs the unsharded tensors.
         conditions: of each image, for a network that takes condition images or vectors.
+        guide: a weaker model for autoguidance.
 
     Raises:
         UsageError: the reference's class counts are unknown, or do not match the model.
@@ -56,11 +59,13 @@ def generated_images(
     _check_classes(num_classes, labels, class_counts)
     source = _source(denoiser, path, weights or weights_sha256(denoiser))
     source |= {"seed": seed, "labels": labels if num_classes else "none"}
+    source |= {"guide": guide_provenance(guide)} if guide is not None else {}
 
     def read(indices: Sequence[int]) -> Iterator[ReadImage]:
         for chunk in by_chunk(indices):
             classes = class_ids(chunk, num_classes, seed, labels, class_counts) if num_classes else None
-            for batch in generate(denoiser, chunk, seed=seed, class_ids=classes, conditions=conditions):
+            batches = generate(denoiser, chunk, seed=seed, class_ids=classes, guide=guide, conditions=conditions)
+            for batch in batches:
                 yield from (partial(_identity, image_u8) for image_u8 in to_uint8(batch.images))
 
     # Without n and the path of the weights: a larger set of the same seed begins with the same images.

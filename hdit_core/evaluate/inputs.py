@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from hdit_core.checkpoint.denoiser import attention_notes
+from hdit_core.checkpoint.denoiser import attention_notes, load_denoiser
 from hdit_core.data.format.manifest import MANIFEST
 from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.data.image_sets.open_images import STDIN, open_images
 from hdit_core.devices import make_mkl_reproducible, pick_device
+from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.distributed import World
 from hdit_core.errors import DataError, UsageError
@@ -92,6 +93,18 @@ def open_model(settings: ScoreSettings, device: torch.device) -> Denoiser | None
     return with_sample(denoiser, sample)
 
 
+def open_guide(settings: ScoreSettings, device: torch.device) -> Guide | None:
+    """Return the weaker model that guides the samples, None without one.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    if settings.guide is None:
+        return None
+    weights = settings.guide_weights or settings.checkpoint_weights or "ema"
+    return Guide(load_denoiser(settings.guide, weights, device), settings.autoguidance)
+
+
 def with_default_reference(settings: ScoreSettings, model: Denoiser | None) -> ScoreSettings:
     """Return the settings with the model's evaluation or training data as the reference, if there is none.
 
@@ -110,13 +123,19 @@ def with_default_reference(settings: ScoreSettings, model: Denoiser | None) -> S
     return replace(settings, reference=location)
 
 
-def open_scored(settings: ScoreSettings, model: Denoiser | None, reference: ImageSet | Measurement | None) -> ImageSet:
+def open_scored(
+    settings: ScoreSettings,
+    model: Denoiser | None,
+    reference: ImageSet | Measurement | None,
+    guide: Guide | None = None,
+) -> ImageSet:
     """Return the images to score.
 
     Args:
         settings: what is scored.
         model: the model whose samples are scored; None for existing images.
         reference: the reference, whose class distribution the samples may have.
+        guide: a weaker model for autoguidance.
 
     Raises:
         UsageError: a setting does not apply to the set, or to the reference.
@@ -125,7 +144,7 @@ def open_scored(settings: ScoreSettings, model: Denoiser | None, reference: Imag
     if settings.nearest is not None and not (isinstance(reference, ImageSet) and reference.identity):
         raise UsageError(f"--nearest {settings.nearest}: needs images as --ref, not statistics or a stream")
     if model is not None:
-        return _samples_of(settings, model, reference)
+        return _samples_of(settings, model, reference, guide)
     assert settings.images is not None  # by check_settings
     if isinstance(settings.images, ImageSet):
         return settings.images
@@ -135,12 +154,14 @@ def open_scored(settings: ScoreSettings, model: Denoiser | None, reference: Imag
     return replace(images, source=images.source | sampling_record(Path(settings.images)))
 
 
-def _samples_of(settings: ScoreSettings, model: Denoiser, reference: ImageSet | Measurement | None) -> ImageSet:
+def _samples_of(
+    settings: ScoreSettings, model: Denoiser, reference: ImageSet | Measurement | None, guide: Guide | None
+) -> ImageSet:
     if reference is not None:
         check_classes(model.recipe, reference.source, settings.labels)
     counts = reference.source.get("class_counts") if reference else None
     n = settings.n or model.recipe.evaluate.num_images
-    images = generated_images(model, str(settings.checkpoint), n, settings.seed, settings.labels, counts)
+    images = generated_images(model, str(settings.checkpoint), n, settings.seed, settings.labels, counts, guide=guide)
     known = {"weights": model.source.weights or "unknown", "model": model.source.to_json()}
     return replace(images, source=images.source | known)  # for people; a hash identifies the weights
 

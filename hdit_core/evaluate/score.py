@@ -19,6 +19,7 @@ from hdit_core.evaluate.inputs import (
     LEAST_FOR_KERNEL,
     check_enough,
     check_fit,
+    open_guide,
     open_model,
     open_reference,
     open_scored,
@@ -70,7 +71,7 @@ def score(
     model = open_model(settings, device)
     settings = with_default_reference(settings, model)
     reference = open_reference(settings.reference)
-    images = open_scored(settings, model, reference)
+    images = open_scored(settings, model, reference, open_guide(settings, device))
     name = settings.extractor or (model.recipe.evaluate.extractor if model else DEFAULT_EXTRACTOR)
     extractor = open_on_all(lambda: open_extractor(name, settings.weights, device, settings.mode), world)
     for side in (images, reference):

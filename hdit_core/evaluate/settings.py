@@ -30,6 +30,9 @@ class ScoreSettings:
         weights: weight file of the extractor.
         mode: how images are resized for Inception.
         n: number of images; default all, for a checkpoint the number in its recipe.
+        guide: a run or checkpoint of a weaker model, for autoguidance of a checkpoint's samples.
+        guide_weights: which of its weights; default those of the checkpoint.
+        autoguidance: the scale of autoguidance; 1 disables it.
         labels: classes of a checkpoint's samples.
         batch_size: batch size of the extractor; default: its own.
         device: name of the device.
@@ -50,6 +53,9 @@ class ScoreSettings:
     checkpoint_weights: str | None = None
     drawn: Mapping[str, object] = field(default_factory=dict)
     overrides: Sequence[str] = ()
+    guide: str | None = None
+    guide_weights: str | None = None
+    autoguidance: float = 2.0
     extractor: str | None = None
     weights: Path | None = None
     mode: Mode = "clean"
@@ -89,6 +95,8 @@ def check_settings(settings: ScoreSettings) -> None:
         raise UsageError(f"--labels {settings.labels}: applies to --ckpt; existing images already have their classes")
     if settings.checkpoint is None and (settings.checkpoint_weights or settings.overrides):
         raise UsageError("--weights and --set apply to --ckpt; existing images are already sampled")
+    if settings.checkpoint is None and settings.guide is not None:
+        raise UsageError(f"--guide {settings.guide}: applies to --ckpt; existing images are already sampled")
     if settings.paired:
         _check_paired(settings)
     check_output("statistics", settings.save_stats, ".npz")

@@ -21,6 +21,7 @@ from typing import Any
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint
 from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.devices import make_mkl_reproducible, pick_device
+from hdit_core.diffusion.guidance import Guide
 from hdit_core.distributed import World
 from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.evaluate.extractors.extractor import Extractor, open_extractor, open_on_all
@@ -29,7 +30,7 @@ from hdit_core.evaluate.features.cache import FeatureCache
 from hdit_core.evaluate.features.gather import FeatureGather, translating_rank_errors
 from hdit_core.evaluate.features.measure import measure
 from hdit_core.evaluate.generated import generated_images
-from hdit_core.evaluate.inputs import ALONE, check_enough, check_fit, open_reference
+from hdit_core.evaluate.inputs import ALONE, check_enough, check_fit, open_guide, open_reference
 from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget
 from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, without_each_block
 from hdit_core.evaluate.metrics.statistics import Statistics
@@ -42,6 +43,7 @@ from hdit_core.evaluate.sweep.search_space import Point, SweepSettings, halving_
 from hdit_core.evaluate.sweep.weights import SweepWeights
 from hdit_core.figures import PlotFormat, inline_svg
 from hdit_core.files import write_atomic
+from hdit_core.generate.provenance import weights_sha256
 from hdit_core.generate.settings import sample_settings, with_sample
 
 OnImages = Callable[[Point, int, int], None]
@@ -122,7 +124,8 @@ def sweep(
     check_fit(open_reference(scoring.reference), extractor, scoring.allow_small_n)
     weights = SweepWeights(settings.run, checkpoint, device)
     world.on_main_rank(lambda: weights.prepare({point.weights for point in settings.points(checkpoint)}))
-    return _Sweep(settings, checkpoint, extractor, weights, on_images, world).run()
+    guide = open_guide(scoring, device)
+    return _Sweep(settings, checkpoint, extractor, weights, guide, on_images, world).run()
 
 
 def _checkpoint(run: Path) -> Checkpoint:
@@ -141,10 +144,11 @@ class _Sweep:
         checkpoint: Checkpoint,
         extractor: Extractor,
         weights: SweepWeights,
+        guide: Guide | None,
         on_images: OnImages,
         world: World,
     ) -> None:
-        self._settings, self._checkpoint, self._extractor = settings, checkpoint, extractor
+        self._settings, self._checkpoint, self._extractor, self._guide = settings, checkpoint, extractor, guide
         self._weights, self._on_images, self._world = weights, on_images, world
         self._folder, self._features = settings.folder, settings.folder / "features"
         self._gather = FeatureGather(world, extractor.num_features)
@@ -183,6 +187,7 @@ class _Sweep:
             "extractor": self._extractor.provenance,
             "labels": scoring.labels,
             "seed": scoring.seed,
+            **({} if self._guide is None else {"guide": weights_sha256(self._guide.denoiser)}),
         }
         self._folder.mkdir(parents=True, exist_ok=True)
         return Journal(self._folder, plan)
@@ -201,7 +206,10 @@ class _Sweep:
         denoiser = self._weights.load(point.weights)
         denoiser = with_sample(denoiser, sample_settings(denoiser.recipe, **point.sample))
         path, scoring = str(self._weights.locate(point.weights)[0]), self._scoring
-        images = generated_images(denoiser, path, n, scoring.seed, scoring.labels, self._counts)
+        guide = self._guide
+        if guide is not None and point.autoguidance is not None:
+            guide = replace(guide, weight=point.autoguidance)
+        images = generated_images(denoiser, path, n, scoring.seed, scoring.labels, self._counts, guide=guide)
         measured = measure(
             images,
             self._extractor,
@@ -246,6 +254,7 @@ class _Sweep:
             checkpoint=str(path),
             checkpoint_weights=weights,
             drawn=winner.sample,
+            autoguidance=self._scoring.autoguidance if winner.autoguidance is None else winner.autoguidance,
             n=n,
             report=self._folder / "report.html",
             figures=[(f"Distances of the sweep; circled: {winner}", figure)],

@@ -26,11 +26,13 @@ class Point:
         weights: the run's weights, as `load_denoiser` takes them.
         guidance: the guidance scale; None: the recipe's.
         interval: noise levels (low, high] at which guidance is applied; None: the recipe's.
+        autoguidance: the autoguidance scale; None: without a guide.
     """
 
     weights: str
     guidance: float | None = None
     interval: Interval | None = None
+    autoguidance: float | None = None
 
     @property
     def sample(self) -> dict[str, Any]:
@@ -41,12 +43,15 @@ class Point:
 
     def to_json(self) -> dict[str, Any]:
         """Return the candidate as JSON values; equal candidates have equal JSON."""
-        return {"weights": self.weights, **self.sample}
+        scale = {} if self.autoguidance is None else {"autoguidance": self.autoguidance}
+        return {"weights": self.weights, **self.sample, **scale}
 
     def __str__(self) -> str:
         parts = [f"weights {self.weights}"]
         if self.guidance is not None:
             parts.append(f"guidance {self.guidance:g}")
+        if self.autoguidance is not None:
+            parts.append(f"autoguidance {self.autoguidance:g}")
         if self.interval is not None:
             parts.append(f"interval {self.interval[0]:g}:{self.interval[1]:g}")
         return ", ".join(parts)
@@ -106,12 +111,25 @@ def _floats(part: str) -> list[float]:
 
 
 def grid(
-    weights: Sequence[str], guidance: Sequence[float | None], intervals: Sequence[Interval | None]
+    weights: Sequence[str],
+    guidance: Sequence[float | None],
+    intervals: Sequence[Interval | None],
+    autoguidance: Sequence[float | None] = (None,),
+    recipe_guidance: float | None = None,
 ) -> tuple[Point, ...]:
-    """Return every combination once; without guidance (scale 1) the interval has no effect."""
+    """Return every combination once; without guidance (both scales 1) the interval has no effect.
+
+    Args:
+        weights, guidance, intervals, autoguidance: the values of each.
+        recipe_guidance: the scale of candidates whose guidance is None.
+    """
+
+    def guided(scale: float | None, auto: float | None) -> bool:
+        return (recipe_guidance if scale is None else scale) != 1 or auto not in (None, 1)
+
     points = (
-        Point(name, scale, None if scale == 1 else interval)
-        for name, scale, interval in product(weights, guidance, intervals)
+        Point(name, scale, interval if guided(scale, auto) else None, auto)
+        for name, scale, auto, interval in product(weights, guidance, autoguidance, intervals)
     )
     return tuple(dict.fromkeys(points))
 
@@ -142,10 +160,11 @@ class SweepSettings:
 
     Attributes:
         run: a run's folder; its newest valid checkpoint is used.
-        scoring: reference, extractor, classes, seed and everything else that all candidates have in common.
+        scoring: reference, extractor, classes, seed, guide and everything else that all candidates have in common.
         ema: the weights to try, comma-separated: ema, model, or EMA lengths.
         guidance: guidance scales, as numbers and ranges; None: the recipe's.
         interval: guidance intervals, comma-separated; None: the recipe's.
+        autoguidance: scales of autoguidance by the guide of `scoring`, as numbers and ranges.
         n: images per candidate in the last round; half as many in the one before, and so on.
         confirm: images at which the best candidate is scored again.
         out: folder of the sweep; default RUN/sweep.
@@ -157,6 +176,7 @@ class SweepSettings:
     ema: str = "ema"
     guidance: str | None = None
     interval: str | None = None
+    autoguidance: str | None = None
     n: int = 8_000
     confirm: int = 50_000
     out: Path | None = None
@@ -167,6 +187,13 @@ class SweepSettings:
             raise UsageError(f"--confirm {self.confirm}: expected at least --n {self.n}")
         if self.scoring.reference is None:
             raise UsageError("--ref is missing: pass a data set, a folder, or statistics of hdit eval-fid stats")
+        if (self.scoring.guide is None) != (self.autoguidance is None):
+            raise UsageError("--guide CKPT and --autoguidance LIST: give both, or neither; for example 1:3:0.5")
+        if self.apply and self.scoring.guide is not None:
+            raise UsageError(
+                "--apply: RUN/sample.toml cannot hold a guide; leave it out, and pass --guide and --autoguidance to "
+                "hdit sample"
+            )
 
     @property
     def folder(self) -> Path:
@@ -183,4 +210,5 @@ class SweepSettings:
         everywhere = (0.0, sample.sigma_max) if sample.guidance_interval else None
         guidance = read_numbers("--guidance", self.guidance) if self.guidance else (None,)
         intervals = read_intervals("--interval", self.interval, everywhere) if self.interval else (None,)
-        return grid([name.strip() for name in self.ema.split(",")], guidance, intervals)
+        auto = read_numbers("--autoguidance", self.autoguidance) if self.autoguidance else (None,)
+        return grid([name.strip() for name in self.ema.split(",")], guidance, intervals, auto, sample.guidance)

@@ -63,6 +63,14 @@ def test_statistics_are_saved_and_serve_as_a_reference(folders, capsys, tmp_path
     assert found["value"] < 1e-6 and found["passport"]["reference"]["kind"] == "saved statistics"
 
 
+@pytest.mark.parametrize("option", [["--autoguidance", "3"], ["--guide-weights", "model"]])
+def test_options_of_a_guide_need_one_and_a_guide_needs_a_model(folders, capsys, option):
+    assert main(["eval-fid", "--ckpt", "run", "--ref", folders[1], *option, *OFFLINE]) == 2
+    assert f"{' '.join(option)}: needs a weaker model; give one with --guide CKPT" in capsys.readouterr().err
+    assert main(["eval-fid", folders[0], "--ref", folders[1], "--guide", "run", *OFFLINE]) == 2
+    assert "--guide run: applies to --ckpt" in capsys.readouterr().err
+
+
 def test_stats_saves_a_reference_and_compare_compares_results(folders, capsys, tmp_path):
     reference = str(tmp_path / "ref.npz")
     options = [*OFFLINE, "--allow-small-n"]

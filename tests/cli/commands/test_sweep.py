@@ -58,6 +58,13 @@ def test_what_is_typed_is_what_is_swept(asked, capsys):
     assert json.loads(capsys.readouterr().out)["winner"] == {"weights": "ema", "guidance": 1.0}
 
 
+def test_a_guide_is_tried_at_a_list_of_scales(asked):
+    guide = ["--guide", "runs/smaller", "--guide-weights", "0.05", "--autoguidance", "1:3:0.5"]
+    assert main(["sweep", "run", "--ref", "faces.npz", *guide, "--device", "cpu"]) == 0
+    assert (asked[0].scoring.guide, asked[0].scoring.guide_weights) == ("runs/smaller", "0.05")
+    assert asked[0].autoguidance == "1:3:0.5"
+
+
 def test_apply_is_reported_with_the_way_back_and_with_a_small_n(asked, capsys):
     assert main(["sweep", "run", "--ref", "faces.npz", "--device", "cpu", "--apply", "--allow-small-n"]) == 0
     err = capsys.readouterr().err

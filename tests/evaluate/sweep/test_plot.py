@@ -28,13 +28,16 @@ def test_a_line_looks_the_same_in_every_panel_whatever_is_left_of_the_grid():
     looks = []
     for kept in (POINTS, [POINTS[5], POINTS[0], POINTS[3]]):
         axes = Figure().add_subplot()
-        curves._over_guidance(axes, trials(100, kept), series)
+        curves._over_scale(axes, trials(100, kept), series, "guidance")
         lines = zip(*axes.get_legend_handles_labels(), strict=True)
         looks.append({name: (handle[0].get_color(), handle[0].get_marker()) for handle, name in lines})
     assert looks[0] == looks[1] and looks[0][series[0]] != looks[0][series[1]]
 
 
-@pytest.mark.parametrize("points", [POINTS, [Point("ema"), Point("model"), Point("0.1", None, (0.2, 5.0))]])
+AUTO = [Point("ema", 1.5, None, scale) for scale in (1.0, 2.0)]
+
+
+@pytest.mark.parametrize("points", [POINTS, AUTO, [Point("ema"), Point("model"), Point("0.1", None, (0.2, 5.0))]])
 def test_a_sweep_is_drawn_as_png_and_as_svg_with_a_panel_for_each_round(points):
     found = [*trials(100, points), *trials(200, points[1:3])]
     picture = Image.open(io.BytesIO(sweep_plot(found, "fid", "png", points[1])))

@@ -104,6 +104,39 @@ def test_the_best_of_the_grid_wins_and_every_trial_is_what_it_scores_alone(run, 
     assert result.rows()[0]["images"] == 32 and json.loads(json.dumps(result.to_json()))["score"]["n"] == 40
 
 
+def test_scales_of_autoguidance_are_tried_as_they_are_scored_alone(run, reference):
+    guide = {"guide": str(run), "guide_weights": "model"}
+    settings = wanted(run, reference, guidance=None, interval="all,0.5:20", autoguidance="1:3:1", confirm=16)
+    result = sweep(replace(settings, scoring=replace(settings.scoring, **guide)))
+    points = {trial.point for trial in result.trials}
+    assert {(point.autoguidance, point.interval) for point in points} == {
+        (1.0, None), (2.0, None), (2.0, (0.5, 20.0)), (3.0, None), (3.0, (0.5, 20.0)),
+    }  # fmt: skip
+    folder = newest_checkpoint(run)[0].folder
+    values = set()
+    for trial in [trial for trial in result.trials if trial.n == 8][::2]:
+        how = {"checkpoint": str(folder), "checkpoint_weights": "ema", "drawn": trial.point.sample, **guide}
+        how |= {"n": 8, "device": "cpu", "labels": "uniform", "seed": 3, "autoguidance": trial.point.autoguidance}
+        assert score(ScoreSettings(None, str(reference), **how)).frechet.value == trial.value
+        values.add(trial.value)
+    assert len(values) == 3
+    assert result.score["passport"]["images"]["guide"]["weight"] == result.winner.autoguidance
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"autoguidance": "1:3:1"}, "--guide CKPT and --autoguidance LIST: give both, or neither"),
+        ({"guide": "run"}, "--guide CKPT and --autoguidance LIST: give both, or neither"),
+        ({"guide": "run", "autoguidance": "2", "apply": True}, r"--apply: RUN/sample\.toml cannot hold a guide"),
+    ],
+)
+def test_a_guide_needs_scales_and_cannot_become_a_default(run, reference, change, message):
+    scoring = ScoreSettings(None, str(reference), guide=change.pop("guide", None))
+    with pytest.raises(UsageError, match=message):
+        SweepSettings(run, scoring, **change)
+
+
 def test_an_applied_winner_is_the_default_of_the_run_and_can_be_undone(run, reference, caplog):
     caplog.set_level("INFO", "hdit")
     result = sweep(wanted(run, reference, guidance="2,3", apply=True))
