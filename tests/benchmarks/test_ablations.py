@@ -18,6 +18,8 @@ from PIL import Image
 from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import prepare_data
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 ROWS = ["plain", "hourglass", "hourglass, snr"]
 
