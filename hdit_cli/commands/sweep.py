@@ -142,8 +142,7 @@ def sweep(
     settings = ScoreSettings(
         images=None, reference=ref, guide=guide, guide_weights=guide_weights, labels=labels, **scoring.settings
     )
-    grid = {"ema": ema, "guidance": guidance, "interval": interval, "autoguidance": autoguidance}
-    _sweep(SweepSettings(run, settings, **grid, n=num, confirm=confirm, out=out, apply=apply), json)
+    _sweep(SweepSettings(run, settings, ema, guidance, interval, autoguidance, num, confirm, out, apply), json)
 
 
 def _unapply(run: Path, json: bool) -> None:
