@@ -1,8 +1,9 @@
 """`hdit sweep`: search of EMA length, guidance and guidance interval for the lowest FID."""
 
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -99,6 +100,20 @@ SweepOutOption = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class AutoguidanceOptions:
+    """The weaker model, and the scales to try."""
+
+    guide: ScoredGuideOption = None
+    guide_weights: ScoredGuideWeightsOption = None
+    autoguidance: AutoguidanceListOption = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The model under the names of `ScoreSettings`."""
+        return {"guide": self.guide, "guide_weights": self.guide_weights}
+
+
 @app.command()
 @grouped_options
 def sweep(
@@ -108,9 +123,7 @@ def sweep(
     ema: EmaOption = "ema",
     guidance: GuidanceOption = None,
     interval: IntervalOption = None,
-    guide: ScoredGuideOption = None,
-    guide_weights: ScoredGuideWeightsOption = None,
-    autoguidance: AutoguidanceListOption = None,
+    auto: AutoguidanceOptions,
     num: NumOption = 8_000,
     confirm: ConfirmOption = 50_000,
     apply: ApplyOption = False,
@@ -139,10 +152,8 @@ def sweep(
     if unapply:
         _unapply(run, json)
         return
-    settings = ScoreSettings(
-        images=None, reference=ref, guide=guide, guide_weights=guide_weights, labels=labels, **scoring.settings
-    )
-    _sweep(SweepSettings(run, settings, ema, guidance, interval, autoguidance, num, confirm, out, apply), json)
+    settings = ScoreSettings(images=None, reference=ref, labels=labels, **auto.settings, **scoring.settings)
+    _sweep(SweepSettings(run, settings, ema, guidance, interval, auto.autoguidance, num, confirm, out, apply), json)
 
 
 def _unapply(run: Path, json: bool) -> None:

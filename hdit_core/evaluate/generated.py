@@ -43,8 +43,7 @@ def generated_images(
 
     Args:
         denoiser: the model; its recipe has the sampling settings.
-        path: where it was loaded from, for the provenance.
-        n: number of images.
+        path, n: where it was loaded from, for the provenance; and the number of images.
         seed: of the initial noise, the sampler's noise and the labels.
         labels: "balanced" (cycled), "uniform" (random) or "data" (the class distribution of the reference).
         class_counts: images per class of the reference, for "data".
@@ -57,15 +56,13 @@ def generated_images(
     """
     num_classes = denoiser.recipe.model.num_classes
     _check_classes(num_classes, labels, class_counts)
-    source = _source(denoiser, path, weights or weights_sha256(denoiser))
+    source = _source(denoiser, path, weights or weights_sha256(denoiser), guide)
     source |= {"seed": seed, "labels": labels if num_classes else "none"}
-    source |= {"guide": guide_provenance(guide)} if guide is not None else {}
 
     def read(indices: Sequence[int]) -> Iterator[ReadImage]:
         for chunk in by_chunk(indices):
             classes = class_ids(chunk, num_classes, seed, labels, class_counts) if num_classes else None
-            batches = generate(denoiser, chunk, seed=seed, class_ids=classes, guide=guide, conditions=conditions)
-            for batch in batches:
+            for batch in generate(denoiser, chunk, seed=seed, class_ids=classes, guide=guide, conditions=conditions):
                 yield from (partial(_identity, image_u8) for image_u8 in to_uint8(batch.images))
 
     # Without n and the path of the weights: a larger set of the same seed begins with the same images.
@@ -85,9 +82,10 @@ def samples_set(samples: Samples) -> ImageSet:
     return ImageSet(source, len(samples), read, hashlib.sha256(images_u8.tobytes()).hexdigest())
 
 
-def _source(denoiser: Denoiser, path: str, weights: str) -> dict[str, Any]:
+def _source(denoiser: Denoiser, path: str, weights: str, guide: Guide | None) -> dict[str, Any]:
     sampling = denoiser.recipe.sample.model_dump(mode="json")
-    return {"kind": "checkpoint", "path": path, "weights_sha256": weights, "sampling": sampling}
+    known = {"guide": guide_provenance(guide)} if guide is not None else {}
+    return {"kind": "checkpoint", "path": path, "weights_sha256": weights, "sampling": sampling, **known}
 
 
 def class_ids(
