@@ -63,7 +63,7 @@ def test_statistics_are_saved_and_serve_as_a_reference(folders, capsys, tmp_path
     assert found["value"] < 1e-6 and found["passport"]["reference"]["kind"] == "saved statistics"
 
 
-@pytest.mark.parametrize("option", [["--autoguidance", "3"], ["--guide-weights", "model"]])
+@pytest.mark.parametrize("option", [["--autoguidance", "3.0"], ["--guide-weights", "model"]])
 def test_options_of_a_guide_need_one_and_a_guide_needs_a_model(folders, capsys, option):
     assert main(["eval-fid", "--ckpt", "run", "--ref", folders[1], *option, *OFFLINE]) == 2
     assert f"{' '.join(option)}: needs a weaker model; give one with --guide CKPT" in capsys.readouterr().err
