@@ -47,7 +47,7 @@ def discover_commands() -> EntryPoints:
 
 
 def load_command(name: str, points: list[EntryPoint]) -> Any:
-    """Return the command of a name: a Typer command or group, or a `BrokenCommand` that reports what is wrong."""
+    """Return the command of a name: a Typer command or group, or a `BrokenCommand` that reports the problem."""
     if len(points) > 1:
         return BrokenCommand(name, f"defined by {' and by '.join(map(_origin, points))}; uninstall all but one")
     try:

@@ -70,7 +70,7 @@ def _open_locked(path: Path, kind: int, ranges: Ranges, wait_s: float) -> tuple[
 
 
 def _close(descriptor: int) -> None:
-    """Close a lock's file; that its content was not written, as a failing `close` says, is no loss."""
+    """Close a lock's file; a failing `close` is ignored, since the content does not matter."""
     with suppress(OSError):
         os.close(descriptor)
 

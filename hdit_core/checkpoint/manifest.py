@@ -107,11 +107,11 @@ def read_table(path: Path) -> dict[str, Any]:
 
 
 def _tried_again(path: Path, read: Callable[[], T]) -> T:
-    """Return what `read` returns; a failure that may pass is tried again, and says nothing about the checkpoint.
+    """Return what `read` returns; temporary failures are retried, and do not count as damage.
 
     Raises:
         StorageUnavailable: the storage stays away.
-        CheckpointError: an I/O error stays: the file lies on a damaged part of the disk.
+        CheckpointError: an I/O error persists: the file is on a damaged part of the disk.
     """
     try:
         return retry_transient(path, read)

@@ -20,7 +20,7 @@ def start_of_flow(
     """Return the noise, or with `start = "image"` the condition image plus `start_noise` times the noise.
 
     Args:
-        diffusion: says which.
+        diffusion: the recipe's table.
         noise: standard normal numbers.
         condition: of 1 channel, or of as many as the image.
     """

@@ -1,4 +1,4 @@
-"""Sampling while somebody watches: the images of a job, unfinished ones included, as its sampler goes on."""
+"""Sampling with a live view: the images of a job, including unfinished ones, while its sampler runs."""
 
 import threading
 import time

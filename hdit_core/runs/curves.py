@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROWS = 12
 LOGARITHMIC = 5.0  # ratio of the largest to the smallest value above which the axis is logarithmic
-MOST_LABELS_INSIDE = 5  # curves of a panel whose labels are beside it, not inside
+MOST_LABELS_INSIDE = 5  # curves of a panel with labels next to it, not inside
 MAX_MARKERS = 30  # points of a curve with markers
 PANELS = {"loss": "loss", "grad_norm": "gradient norm", "lr": "learning rate", "images_per_s": "images/s"}
 

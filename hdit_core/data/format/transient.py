@@ -37,7 +37,7 @@ _OF_THE_FILE = frozenset(
 
 
 def is_storage_error(problem: BaseException) -> bool:
-    """Return whether an error says something about the disk or the machine, and nothing about the file."""
+    """Return whether an error is of the disk or the machine, not of the file."""
     return isinstance(problem, OSError) and problem.errno is not None and problem.errno not in _OF_THE_FILE
 
 
@@ -89,7 +89,7 @@ def read_image_file(path: Path) -> bytes:
 
     Raises:
         UnusableImageError: it is missing, too large, or nobody may read it.
-        StorageUnavailable, OSError: the storage fails, which says nothing about the file.
+        StorageUnavailable, OSError: the storage fails; the file may be intact.
     """
     try:
         return retry_transient(path, lambda: read_file(path))

@@ -101,7 +101,7 @@ def _read_facts(data: bytes) -> FileFacts:
 
 
 def _check(data: bytes, image: ImageFile.ImageFile) -> None:
-    """Refuse what a decoder would repair in silence; it takes longer, so the header has been read before."""
+    """Refuse damage that a decoder would repair silently; it takes longer, so the header is read before."""
     if is_tiff(data):
         check_data(data)
     elif image.format == "GIF":
@@ -134,7 +134,7 @@ def _upright(image: Image.Image, exif: Image.Exif | None) -> tuple[Image.Image, 
 
 
 def _read_exif(header: Image.Image) -> Image.Exif | None:
-    """Return the EXIF of a file, None where it is corrupt."""
+    """Return the EXIF of a file, None if it is corrupt."""
     try:
         exif = header.getexif()
         exif.get(ORIENTATION_TAG)
@@ -144,7 +144,7 @@ def _read_exif(header: Image.Image) -> Image.Exif | None:
 
 
 def _camera_space(exif: Image.Exif | None) -> ColorSpace | None:
-    """Return Adobe RGB where a camera names it in EXIF (DCF): there is no profile then."""
+    """Return Adobe RGB if a camera names it in EXIF (DCF), without a profile."""
     if not exif or _EXIF_TAGS not in exif:
         return None
     try:

@@ -47,7 +47,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes, bool]]:
 
 
 def _profile(content: bytes) -> bytes | None:
-    """Return the ICC profile of an iCCP chunk, None where it is damaged or too large."""
+    """Return the ICC profile of an iCCP chunk, None if it is damaged or too large."""
     _, _, compressed = content.partition(b"\0")
     try:
         unpacker = zlib.decompressobj()

@@ -87,7 +87,7 @@ def crop_and_resize(image: Image.Image, height: int, width: int, resize: Resize 
 
 
 def _distance(size: ImageSize, height: int, width: int) -> Fraction:
-    """Return the factor by which the aspect ratios differ, 1 for equal ones: exact, where a logarithm is rounded."""
+    """Return the factor by which the aspect ratios differ, 1 for equal ones; exact, unlike a logarithm."""
     ours, its = size[0] * width, size[1] * height
     return Fraction(max(ours, its), min(ours, its))
 

@@ -1,4 +1,4 @@
-"""TIFF: refuses camera raw, reduced-resolution pages, and damaged data that libtiff repairs in silence."""
+"""TIFF: refuses camera raw, reduced-resolution pages, and damaged data that libtiff repairs silently."""
 
 import struct
 import zlib

@@ -1,4 +1,4 @@
-"""Samples that `hdit sample` saved in another type than 8 bits: `samples.json` says what their values mean."""
+"""Samples that `hdit sample` saved in a type other than 8 bits; `samples.json` records their type and range."""
 
 from pathlib import Path
 from typing import Any

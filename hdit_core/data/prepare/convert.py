@@ -39,7 +39,7 @@ def convert(task: InputImage, transform: TransformSettings) -> ConvertedImage | 
     """Return the sample of an input, or the reason why there is none.
 
     Raises:
-        StorageUnavailable, OSError: the storage fails, which says nothing about the input.
+        StorageUnavailable, OSError: the storage fails; the input may be intact.
     """
     if isinstance(task.content, str):
         return RejectedInput(task.number, task.name, task.content)

@@ -3,7 +3,7 @@
 A lost connection or an overloaded store says nothing about the data: it is retried for about a minute, then the run
 ends with exit code 75 and can be resumed; so is an error of a kind that is not known. Wrong content is retried for a
 second. What waiting cannot change is an error at once: a missing file, an invalid request or configuration, and a
-refusal, after one more attempt with the credentials read anew.
+refusal, after one more attempt with new credentials.
 """
 
 import errno
@@ -28,10 +28,10 @@ CHUNK_BYTES = 4 << 20
 LONGEST_REASON = 300
 
 Kind = Literal["missing", "wrong content", "refused", "invalid", "unavailable"]
-"""What a failure says: whether there is such a file, whether credentials suffice, whether a request makes sense."""
+"""The kind of a failure: of the file, its content, the credentials, the request, or the store."""
 
 ATTEMPTS: dict[Kind, int] = {"missing": 1, "wrong content": 3, "refused": 2, "invalid": 1}
-"""At most; the second one after a refusal reads credentials anew, which may have been renewed meanwhile."""
+"""Maximum number; the second one after a refusal reads the credentials again, which may have been renewed."""
 
 _REFUSED_STATUS = (400, 401, 403)  # S3 answers HEAD with only status 400 if a token has expired
 _REFUSED_NAME = re.compile("Access|Auth|Credential|Expired|Profile|Signature|Token|^[0-9]*$")
@@ -117,7 +117,7 @@ def _reason(problem: BaseException) -> str:
 
 
 def _kind(problem: BaseException) -> Kind:
-    """Return what a failure says; what is not known counts as unavailable, which is retried for longest."""
+    """Return the kind of a failure; an unknown one counts as unavailable, which is retried for longest."""
     status, name, code = _status(problem), type(problem).__name__, _response_code(problem)
     if isinstance(problem, WrongContentError):
         return "wrong content"

@@ -21,7 +21,7 @@ _NOTES = (*_LABELS, "json")
 
 @dataclass(frozen=True, slots=True)
 class ShardPart:
-    """Where a condition image or a caption lies in a shard; a caption may be a value in a JSON file."""
+    """The position of a condition image or a caption in a shard; a caption may be a value in a JSON file."""
 
     offset: int
     size_bytes: int

@@ -22,7 +22,7 @@ class Entry:
     size_bytes: int
     changed_at: int = 0  # anything that changes when the file does
     problem: str | None = None  # why it cannot be read at all, such as being a link that leads elsewhere
-    class_name: str | None = None  # where the source itself knows it, and not the folder that it lies in
+    class_name: str | None = None  # if it is from the source itself, not from the folder
 
 
 @runtime_checkable
@@ -43,7 +43,7 @@ class Source(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Class names in index order; () where there are none, None where folders are the classes."""
+        """Class names in index order; () if there are none, None if folders are the classes."""
 
     @property
     def entries(self) -> Sequence[Entry]:
@@ -69,7 +69,7 @@ def fetch(what: str, read: Callable[[], T]) -> T:
 
     Raises:
         ValueError: the reason why the entry cannot be used.
-        StorageUnavailable, OSError: the storage fails, which says nothing about the entry.
+        StorageUnavailable, OSError: the storage fails; the entry may be intact.
     """
     try:
         return retry_transient(Path(what), read)

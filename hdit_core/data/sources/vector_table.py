@@ -1,4 +1,4 @@
-"""Vectors for the images of a source in one file: CSV, Parquet, or .npy with the names in a text file beside it."""
+"""Vectors for the images of a source in one file: CSV, Parquet, or .npy with the names in a text file next to it."""
 
 import csv
 import hashlib
@@ -147,8 +147,8 @@ class VectorTable:
         read = _READERS.get(ending)
         if read is None or not path.is_file():
             raise UsageError(
-                f"--vectors {path}: expected a .npy file with a .txt file of names beside it, a .csv, .tsv or .parquet "
-                "file, or the name of a column of a Parquet SOURCE"
+                f"--vectors {path}: expected a .npy file with a .txt file of names next to it, a .csv, .tsv or "
+                ".parquet file, or the name of a column of a Parquet SOURCE"
             )
         if path.stat().st_size > LARGEST_FILE_BYTES:
             raise DataError(f"{path}: larger than {LARGEST_FILE_BYTES >> 30} GiB")

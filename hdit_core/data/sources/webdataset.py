@@ -105,7 +105,7 @@ class ShardedSource:
         Args:
             name: what to call them.
             paths: of the shards, in their order.
-            listings: of the shards, where they have been listed before.
+            listings: listings of the shards that have already been listed.
 
         Raises:
             DataError: one is damaged, or they contradict each other about their classes.
@@ -146,7 +146,7 @@ class ShardedSource:
         return self._open[1]
 
     def fetch(self, number: int) -> bytes:
-        """Return an image as it lies in its shard.
+        """Return the encoded image from its shard.
 
         Raises:
             OSError, ValueError: the shard has changed since it was listed.

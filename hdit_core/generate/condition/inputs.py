@@ -56,7 +56,7 @@ class InputImage:
 
     @property
     def number(self) -> int:
-        """The number of the image for random streams: a hash of its name, whatever else there is beside it."""
+        """The number of the image for random streams: a hash of its name, independent of other inputs."""
         return number_of(self.name)
 
     @property

@@ -88,7 +88,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class Vectors:
-    """The vector of each input by its place in the source, and where they come from, with a hash."""
+    """The vector of each input by its index in the source, and their origin, with a hash."""
 
     of: VectorOf
     provenance: Mapping[str, str]
@@ -121,7 +121,7 @@ class RestoreJob:
             raise UsageError(f"the network takes vectors of {length} numbers, and none are given; see --vector")
 
     def provenance(self) -> dict[str, Any]:
-        """Return what determines the pixels, beside the inputs, as plain values."""
+        """Return the settings that determine the pixels, apart from the inputs, as plain values."""
         restore = {"tile": list(self.tiling.size), "overlap": self.tiling.overlap, "degrade": self.maker.degrade}
         vectors = {} if self.vectors is None else {"conditions": {"vectors": dict(self.vectors.provenance)}}
         return {**provenance(self.pipeline, self.class_id), "restore": restore, **vectors}

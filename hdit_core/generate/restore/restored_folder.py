@@ -32,7 +32,7 @@ class RestoredFolder:
 
     Attributes:
         folder: where they go.
-        provenance: what determines the pixels, beside the inputs.
+        provenance: the settings that determine the pixels, apart from the inputs.
         format: of the files: that of the samples of the network; 16-bit and float TIFF stay TIFF.
         rank: of this process.
         source: of the model, for people.

@@ -41,11 +41,11 @@ class RestoredTar(TarStream):
         self._unusable[name] = reason
 
     def record(self, source: str, provenance: dict[str, Any], model: ModelSource) -> dict[str, Any]:
-        """Return what `samples.json` says of a folder.
+        """Return the content of `samples.json` of a folder.
 
         Args:
             source: where the inputs came from.
-            provenance: what determines the pixels, beside the inputs.
+            provenance: the settings that determine the pixels, apart from the inputs.
             model: where the model comes from, for people.
         """
         digest = hashlib.sha256("\n".join(sorted(self._inputs)).encode(errors="surrogateescape")).hexdigest()

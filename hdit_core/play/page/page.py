@@ -76,7 +76,7 @@ class Page:
         stop.click(end, self.visitor, outputs[0], cancels=[event], **HIDDEN)
 
     def watched(self, start: Callable[[], MakeJob], visitor: str | None) -> Iterator[Frame | str]:
-        """Yield the frames of a job, then, if it fails or is stopped, the line that says so.
+        """Yield the frames of a job, then, if it fails or is stopped, a line with the reason.
 
         Args:
             start: checks what was asked for and returns the job.

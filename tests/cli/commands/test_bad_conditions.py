@@ -106,7 +106,7 @@ PREPARE = {
     ("--condition", "in", "--condition-channels", "4"): "3 channels, expected 4 (--condition-channels)",
     ("--condition", "no"): "no: no such folder, archive or named set",
     ("--vectors", "short.csv"): "short.csv:3: a vector of 1 numbers, expected 2 as the first line has columns",
-    ("--vectors", "no.csv"): "--vectors no.csv: expected a .npy file with a .txt file of names beside it, a .csv, .ts",
+    ("--vectors", "no.csv"): "--vectors no.csv: expected a .npy file with a .txt file of names next to it, a .csv, .ts",
     ("--condition", "partial", "--max-bad", "0"): "no condition image of its name, 'b.*', in partial",
     ("--vectors", "nan.csv", "--max-bad", "0"): "its vector has nan at position 1; expected finite numbers",
     ("--vectors", "pair.csv", "--max-bad", "0"): "no vector in pair.csv",

@@ -66,7 +66,7 @@ def frame(
 
 
 def clip(picture: Picture, pixels: PixelFormat) -> Picture:
-    """Return a picture whose values are in the range of its format; the same object where they all are."""
+    """Return a picture whose values are in the range of its format; the same object if all of them are."""
     if not pixels.value_range:
         return picture
     low, high = np.array(pixels.value_range, np.float64).T
