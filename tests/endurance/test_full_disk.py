@@ -40,7 +40,7 @@ def test_a_full_disk_is_one_line_and_with_more_room_the_command_works(server, wo
     trial, full, failures = Trial(server, work, name), 0, []
     needed = trial.taken_bytes - taken_bytes(work)
     for share in SHARES:
-        with small_disk(trial.copy, taken_bytes(work) + int(share * needed) // 4096 * 4096 + 4096) as more_room:
+        with small_disk(trial.copy, taken_bytes(work) + int(share * needed) // 4096 * 4096) as more_room:
             shutil.copytree(work, trial.copy, dirs_exist_ok=True)
             before, where = files_of(trial.copy), f"{name}: {share:.0%} of the room"
             ended = server.run(name, trial.copy)

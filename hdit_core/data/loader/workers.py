@@ -116,10 +116,13 @@ def _failed_worker(error: RuntimeError | OSError) -> HditError | None:
     """Return the error to report for a broken DataLoader, None if it is another error."""
     text = str(error)
     if "items of ancdata" in text or "Too many open files" in text or getattr(error, "errno", None) == errno.EMFILE:
-        return HditError(
-            "too many open files while batches came from the worker processes; raise the limit with `ulimit -n 4096`, "
-            "or lower data.workers"
+        name = getattr(error, "filename", None)  # errors that come from worker processes have none
+        where = (
+            f"{name}: too many open files"
+            if name
+            else "too many open files while batches came from the worker processes"
         )
+        return HditError(f"{where}; raise the limit with `ulimit -n 4096`, or lower data.workers")
     if text.startswith("DataLoader") and ("killed by signal" in text or "exited unexpectedly" in text):
         return DataError(
             f"a worker process that reads images died (killed, out of memory?): {text.splitlines()[0]}; "

@@ -1,5 +1,6 @@
 """Reader processes: they end with the run in any case, and their own death is reported."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -154,6 +155,15 @@ def test_a_bug_in_a_worker_keeps_its_own_error():
 def test_an_error_of_something_else_that_timed_out_is_no_matter_of_the_workers():
     with pytest.raises(RuntimeError, match="the network timed out after 3 s"), translate_worker_errors():
         raise RuntimeError("the network timed out after 3 s")
+
+
+@pytest.mark.parametrize(
+    ("path", "where"),
+    [("run/checkpoints", r"run/checkpoints: too many open files;"), (None, "while batches came from the worker proc")],
+)
+def test_too_many_open_files_are_of_the_workers_only_where_no_path_says_otherwise(path, where):
+    with pytest.raises(HditError, match=rf"{where}.* raise the limit with `ulimit -n"), translate_worker_errors():
+        raise OSError(errno.EMFILE, "Too many open files", path)
 
 
 def test_an_interrupted_wait_ends_the_workers(monkeypatch):
