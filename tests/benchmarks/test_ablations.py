@@ -95,11 +95,16 @@ def arguments(action, job_list, out, *options):
     return [action, str(job_list), "--out", str(out), *options]
 
 
-def run(*words):
-    """Run the script's command in this process, which has imported torch already."""
+def script():
+    """Return the script as a module of this process, which has imported torch already."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / "benchmarks")
-        ablations = importlib.import_module("ablations")
+        return importlib.import_module("ablations")
+
+
+def run(*words):
+    """Run the script's command."""
+    ablations = script()
     out, err, code = io.StringIO(), io.StringIO(), 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
@@ -178,3 +183,10 @@ def test_a_row_with_unknown_overrides_is_refused(job_list, tmp_path):
     done = run("run", tmp_path / "bad.toml", tmp_path)
     assert done.returncode == 2
     assert "row plain: there are no overrides 'plane' in [sets]; expected all, plain" in done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "jobs").glob("*.toml")), ids=lambda path: path.stem)
+def test_each_shipped_list_has_valid_recipes_that_differ_and_known_baselines(path):
+    listed, jobs = script().read_jobs(path)
+    assert len({job.key for job in jobs}) == len(jobs) == len(listed.row) * len(listed.seeds)
+    assert {job.baseline for job in jobs} <= {job.row for job in jobs}
