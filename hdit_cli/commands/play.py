@@ -44,7 +44,9 @@ def play(
     port: PortOption = PORT,
     device: DeviceOption = "auto",
 ) -> None:
-    """Serve a page for the browser: sample, edit and compare models, and watch a run while it trains.
+    """Serve a page to sample, edit and compare models in a browser.
+
+    It also shows a run while it trains.
 
     The page is for this machine alone unless --host is given; it has no password. It fetches nothing from other servers
     and gives no access to files. Ctrl-C ends it. Needs pip install 'hdit-toolkit[play]'.
