@@ -144,6 +144,7 @@ def finished(job_list, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_every_row_has_a_line_for_each_seed_and_all_rows_come_before_the_next_seed(finished):
     assert [(each["row"], each["seed"]) for each in results(finished)] == [(row, s) for s in (0, 1) for row in ROWS]
     for each in results(finished):
