@@ -2,13 +2,15 @@
 
     python benchmarks/class_vectors.py classes.csv vectors.npy
 
-`classes.csv` is for `hdit prepare-data mnist --vectors`: one number per class, 3 for the digit's and -1/3 for the
-others, so that each has a mean of 0 and a standard deviation of 1 (1 and 0 are learned far more slowly).
+`classes.csv` is for `hdit prepare-data mnist --vectors`: one number per class, 5.2 for the digit's and -0.58 for the
+others, so that each has a mean of 0 and a standard deviation of sqrt(3). The network's first weights for E numbers have
+a variance of 1 / (3 E), so that the vector is embedded with a variance of 1, as a class is.
 `vectors.npy` is for `hdit sample --vector`: row i is class i, so that sample i gets class i modulo 10, as from a
 class-conditional network.
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +27,7 @@ def main() -> None:
     parser.add_argument("vectors", type=Path, help=".npy with a row per class")
     arguments = parser.parse_args()
     one_hot = np.eye(NUM_CLASSES, dtype=np.float32)
-    vectors = (one_hot - one_hot.mean()) / one_hot.std()
+    vectors = math.sqrt(3) * (one_hot - one_hot.mean()) / one_hot.std()
     lines = [",".join(["file", *(f"v{number}" for number in range(NUM_CLASSES))])]
     for entry in Mnist().entries:
         digit = int(entry.name.partition("/")[0])

@@ -97,10 +97,10 @@ def chosen_indices(count: int | None, listed: str | None) -> list[int]:
     """
     if count is not None and listed is not None:
         raise UsageError(f"--count {count} and --indices {listed}: both select the images; give one of them")
-    if listed is None:
-        return list(range(count or DEFAULT_COUNT))
-    from hdit_core.generate.index_ranges import read_ranges
+    from hdit_core.generate.index_ranges import first_indices, read_ranges
 
+    if listed is None:
+        return first_indices(DEFAULT_COUNT if count is None else count)
     return read_ranges(listed)
 
 

@@ -126,6 +126,9 @@ def check_options(
     Raises:
         UsageError: two options exclude each other, or one requires another.
     """
+    if recipe is None and start.resume is None and start.source is not None:
+        run = start.source.partition("@")[0]
+        raise UsageError(f"--from needs the RECIPE of the new run, too, such as {run}/recipe.toml")
     if (recipe is None) == (start.resume is None):
         raise UsageError("give either RECIPE, or --resume RUN")
     if start.resume is not None and (out is not None or start.source is not None):

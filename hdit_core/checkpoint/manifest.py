@@ -64,6 +64,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         CheckpointError: it is missing, corrupt, or has a format that this version does not read.
     """
     manifest = read_table(folder / NAME)
+    if "hashes" in manifest:
+        raise CheckpointError(f"{folder}: is a prepared data set; expected a run or a checkpoint")
     if manifest.get("format") not in READABLE:
         known = " and ".join(map(str, READABLE))
         raise CheckpointError(

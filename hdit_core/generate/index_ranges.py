@@ -6,7 +6,9 @@ from itertools import groupby
 
 from hdit_core.errors import UsageError
 
-MOST_INDICES = 100_000_000
+MOST_INDICES = 10_000_000
+"""In one command: larger sets of samples are several commands, with `--indices`."""
+
 LARGEST_INDEX = 2**62
 
 
@@ -26,6 +28,20 @@ def read_ranges(text: str) -> list[int]:
             raise UsageError(f"--indices {text}: more than {MOST_INDICES:,} images")
         indices.update(range(first, last + 1))
     return sorted(indices)
+
+
+def first_indices(count: int) -> list[int]:
+    """Return the indices of the first `count` images.
+
+    Raises:
+        UsageError: there are too many for one command.
+    """
+    if count > MOST_INDICES:
+        raise UsageError(
+            f"--count {count:,}: at most {MOST_INDICES:,} images in one command; for more, give each command a "
+            f"range of its own, such as --indices {MOST_INDICES}-{2 * MOST_INDICES - 1}"
+        )
+    return list(range(count))
 
 
 def write_ranges(indices: Iterable[int]) -> str:

@@ -23,7 +23,9 @@ def flatten(value: Any, key: str = "") -> dict[str, Any]:
 def differences(first: Any, second: Any) -> list[Difference]:
     """Return the leaves that differ between two nested tables."""
     a, b = flatten(first), flatten(second)
-    return [(key, a.get(key), b.get(key)) for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
+    keys = [key for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
+    listed = {key.partition("[")[0] for key in keys if "[" in key}  # an empty array differs by the tables of the other
+    return [(key, a.get(key), b.get(key)) for key in keys if key not in listed]
 
 
 def describe_differences(found: Iterable[Difference], first: str, second: str) -> str:

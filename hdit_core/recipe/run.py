@@ -58,7 +58,7 @@ class Recipe(Table):
                 continue
             if not getattr(self.model, needed):
                 needs = "needs classes, but" if key == "guidance" else "has no effect:"
-                yield f"sample.{key}", f"{scale} {needs} model.{needed} is 0"
+                yield f"sample.{key}", f"{scale} {needs} model.{needed} is 0; set it to 1 to sample without guidance"
             elif not getattr(self.train, dropout):
                 yield (
                     f"sample.{key}",

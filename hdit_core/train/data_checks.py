@@ -25,10 +25,13 @@ def check_data(recipe: Recipe, reader: ImageReader) -> None:
     model, shape, buckets = recipe.model, reader.manifest.image_shape, reader.manifest.contents.buckets
     expected = (*model.image_size, model.channels)
     if shape[2] != expected[2] or (shape != expected and not buckets):
+        option, key = ("that --size", "image_size")
+        if shape[2] != expected[2]:
+            option, key = (f"--channels {expected[2]}", "channels")
         sizes = ["x".join(map(str, size)) for size in (shape, expected)]
         raise DataError(
             f"{recipe.data.path}: has images of {sizes[0]} (height x width x channels), the recipe's network takes "
-            f"{sizes[1]}; prepare the data again with that --size, or change model.image_size"
+            f"{sizes[1]}; prepare the data again with {option}, or change model.{key}"
         )
     for size in buckets:
         for _, problem in model.size_problems((size.height, size.width)):

@@ -210,6 +210,11 @@ def test_a_manifest_cannot_lead_out_of_its_folder(tmp_path, tiny_recipe):
         open_checkpoint(folder)
 
 
+def test_a_data_set_is_called_one_where_a_checkpoint_is_expected(tiny_data):
+    with pytest.raises(CheckpointError, match="is a prepared data set; expected a run or a checkpoint"):
+        open_checkpoint(tiny_data)
+
+
 def test_a_checkpoint_of_another_format_is_refused(tmp_path, tiny_recipe):
     folder = save(tmp_path, tiny_recipe, 1)
     table = json.loads((folder / "manifest.json").read_text()) | {"format": 99}

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hdit_core.errors import UsageError
-from hdit_core.generate.index_ranges import read_ranges, write_ranges
+from hdit_core.generate.index_ranges import first_indices, read_ranges, write_ranges
 
 
 def test_ranges_and_single_numbers_come_in_rising_order_each_once():
@@ -28,5 +28,11 @@ def test_an_invalid_list_is_refused_with_an_example(text):
 
 
 def test_more_numbers_than_memory_holds_are_refused_before_they_are_made():
-    with pytest.raises(UsageError, match="more than 100,000,000 images"):
+    with pytest.raises(UsageError, match="more than 10,000,000 images"):
         read_ranges("0-4000000000000000000")
+
+
+def test_more_images_than_a_command_can_list_are_refused_before_they_are_counted():
+    assert first_indices(3) == [0, 1, 2]
+    with pytest.raises(UsageError, match=r"--count 1,000,000,000: at most 10,000,000 .* --indices 10000000-19999999"):
+        first_indices(1_000_000_000)

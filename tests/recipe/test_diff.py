@@ -25,3 +25,8 @@ def test_a_difference_is_a_leaf_with_both_values_and_none_where_there_is_no_such
         "model.levels[0].width 64 (run) vs 32 (command); model.levels[1].width 128 (run) vs not set (command); "
         "note not set (run) vs 'new' (command); and 2 more"
     )
+
+
+def test_an_empty_array_differs_by_the_tables_of_the_other():
+    assert differences({"growth": []}, {"growth": [{"size": 64}]}) == [("growth[0].size", None, 64)]
+    assert differences({"growth": [{"size": 64}]}, {"growth": []}) == [("growth[0].size", 64, None)]

@@ -197,6 +197,8 @@ def test_a_run_does_not_resume_with_other_data(tmp_path, trained, tiny_data, oth
 def test_data_that_the_network_does_not_take_is_refused(tmp_path, trained):
     with pytest.raises(DataError, match=r"has images of 16x24x3 .* network takes 24x16x3"):
         train(trained({"model.image_size": [24, 16]}), tmp_path / "a")
+    with pytest.raises(DataError, match=r"again with --channels 1, or change model.channels"):
+        train(trained({"model.channels": 1}), tmp_path / "a")
     with pytest.raises(DataError, match=r"has 3 classes, model.num_classes is 5"):
         train(trained({"model.num_classes": 5}), tmp_path / "b")
 

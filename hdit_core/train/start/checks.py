@@ -6,6 +6,7 @@ Imports nothing heavy: the command line calls it first.
 import ast
 import multiprocessing
 import re
+import shlex
 import sys
 from pathlib import Path
 from types import FrameType
@@ -35,7 +36,10 @@ def check_data_folder(recipe: Recipe, header: str = "") -> None:
     height, width = recipe.model.image_size
     size = f"{height}" if height == width else f"{height}x{width}"
     match = COMMAND.search(header)
-    command = match[1].strip() if match else f"hdit prepare-data SOURCE --size {size} --out {path}"
+    if Path(path).exists():  # perhaps the pictures themselves, into which nothing is to be written
+        command = f"hdit prepare-data {shlex.quote(path)} --size {size} --out NEW_DIRECTORY"
+    else:
+        command = match[1].strip() if match else f"hdit prepare-data SOURCE --size {size} --out {path}"
     raise DataError(f"{path}: {what}{relative}; prepare it with: {command}, or use --set data.path=DIRECTORY")
 
 

@@ -60,7 +60,8 @@ def open_parent(source: ForkSource) -> Checkpoint:
     """
     folders = checkpoint_folders(source.run)
     if not folders:
-        raise CheckpointError(f"--from {source.run}: has no checkpoint; expected a run directory of hdit train")
+        found = "has no checkpoint" if source.run.exists() else "does not exist"
+        raise CheckpointError(f"--from {source.run}: {found}; expected RUN or RUN@STEP, such as runs/a@1500")
     if source.step is None:
         checkpoint, problems = newest_checkpoint(source.run)
         for problem in problems:

@@ -51,7 +51,9 @@ def test_missing_data_are_named_with_the_directory_and_the_command_of_the_recipe
     )
     (tmp_path / "photos").mkdir()
     assert main(["train", "mnist32", "--set", "data.path=photos"]) == 3
-    assert "photos: is not a prepared data set (no manifest.json) in" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "photos: is not a prepared data set (no manifest.json) in" in said
+    assert "prepare it with: hdit prepare-data photos --size 32 --out NEW_DIRECTORY" in said
 
 
 def test_a_recipe_without_a_command_gets_one_with_its_size(tmp_path, trained):

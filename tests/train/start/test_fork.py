@@ -13,7 +13,7 @@ from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.recipe.write import recipe_toml
 from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
-from hdit_core.train.start.fork import ForkSource, parse_source
+from hdit_core.train.start.fork import ForkSource, open_parent, parse_source
 
 PARTS = ("model", "ema", "optimizer")
 
@@ -128,7 +128,7 @@ def test_a_reset_allows_another_optimizer_and_another_ema(tmp_path, trained, par
 def test_a_source_without_such_a_checkpoint_is_refused(tmp_path, trained, parent):
     with pytest.raises(CheckpointError, match=r"@7: no checkpoint of this step; there are 12, 8, 4"):
         train(trained({}), tmp_path / "run", fork=ForkSource(parent, 7))
-    with pytest.raises(CheckpointError, match=r"nowhere: has no checkpoint; expected a run directory"):
+    with pytest.raises(CheckpointError, match=r"nowhere: does not exist; expected RUN or RUN@STEP"):
         train(trained({}), tmp_path / "run", fork=ForkSource(tmp_path / "nowhere"))
     with pytest.raises(UsageError, match=r"--reset weights: expected optimizer, ema, counter"):
         parse_source("x", ["weights"])
@@ -195,6 +195,10 @@ def test_the_command_forks_resumes_and_says_what_a_run_in_place_of_a_recipe_woul
         assert f"hdit train --resume {new}." in said and "--out NEW --from" in said and "from the beginning" in said
     for arguments, message in (
         (["train"], "give either RECIPE, or --resume RUN"),
+        (
+            ["train", "--out", "x", "--from", f"{new}@8"],
+            f"needs the RECIPE of the new run, too, such as {new}/recipe.toml",
+        ),
         (["train", "--resume", str(tmp_path / "none")], "no such directory"),
         (["train", "--resume", str(new), "--out", "x"], "leave out --out and --from"),
         (["train", "mnist32", "--from", str(new)], "name its directory with --out NEW"),
@@ -204,6 +208,12 @@ def test_the_command_forks_resumes_and_says_what_a_run_in_place_of_a_recipe_woul
     ):
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("step", "found"), [("@abc", "does not exist"), ("/checkpoints", "has no checkpoint")])
+def test_a_step_that_is_no_number_is_answered_by_the_form(parent, step, found):
+    with pytest.raises(CheckpointError, match=f"{step}: {found}; expected RUN or RUN@STEP"):
+        open_parent(parse_source(f"{parent}{step}"))
 
 
 def test_keys_that_may_change_in_place_are_in_the_docs():
