@@ -44,12 +44,11 @@ def play(
     port: PortOption = PORT,
     device: DeviceOption = "auto",
 ) -> None:
-    """Serve a page to sample, edit and compare models in a browser.
+    """Sample, edit and compare models in a browser.
 
-    It also shows a run while it trains.
-
-    The page is for this machine alone unless --host is given; it has no password. It fetches nothing from other servers
-    and gives no access to files. Ctrl-C ends it. Needs pip install 'hdit-toolkit[play]'.
+    The page also shows a run while it trains. It is for this machine alone unless --host is given, has no password,
+    fetches nothing from other servers and gives no access to files. Ctrl-C ends it. Needs
+    pip install 'hdit-toolkit[play]'.
 
     Examples:
       hdit play --ckpt runs/digits
