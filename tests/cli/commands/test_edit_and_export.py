@@ -130,7 +130,7 @@ def test_an_edit_streams_to_stdout_as_samples_do(ckpt, here):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["vary", "--init", "nothing.png"], 3, "nothing.png: cannot be read (No such file or directory)"),
+        (["vary", "--init", "nothing.png"], 3, "nothing.png: cannot be read: No such file or directory"),
         (
             ["vary", "--init", "text.png"],
             3,

@@ -171,7 +171,7 @@ def test_abandoned_files_make_room_and_those_in_use_do_not(data_set, store, tmp_
     reader = opened(tmp_path, 2 * largest - 1)
     left = reader.folder / ".tmp-shard-000002.tar-1-1"
     left.write_bytes(bytes(largest))
-    with pytest.raises(DataError, match="is too little"):
+    with pytest.raises(DataError, match="is too small"):
         reader.read(0)
     os.utime(left, (0, 0))
     assert same(reader, data_set, [0]) and not left.exists()
