@@ -179,7 +179,12 @@ def test_the_work_of_an_evaluation_is_that_of_all_its_passes(changed, sample, wi
     assert work == passes * 4 * count(recipe.model).flops
 
 
-CONDITIONAL = {"model.condition_channels": 2, "model.mapping_cond_dim": 3, "data.augment_prob": 0.0}
+CONDITIONAL = {
+    "model.condition_channels": 2,
+    "model.mapping_cond_dim": 3,
+    "data.augment_prob": 0.0,
+    "train.condition_dropout": 0.1,
+}
 
 
 def test_a_conditional_network_is_measured_in_training_and_sampling_with_all_passes_of_its_guidance(changed):

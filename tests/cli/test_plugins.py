@@ -49,8 +49,8 @@ def heavy_imports(code, heavy=HEAVY):
 
 
 def test_the_commands_of_hdit_come_through_the_same_door_as_anybodys():
-    names = ["bench", "convert", "data", "doctor", "edit", "ema", "eval-fid", "export", "flops", "plan", "prepare-data"]
-    names += ["recipe", "restore", "runs", "sample", "slurm", "sweep", "train"]
+    names = ["bench", "convert", "data", "doctor", "edit", "ema", "eval-fid", "export", "flops", "plan", "play"]
+    names += ["prepare-data", "recipe", "restore", "runs", "sample", "slurm", "sweep", "train"]
     assert [name for name, points in discover_commands().items() if points[0].dist.name == "hdit-toolkit"] == names
 
 

@@ -3,6 +3,7 @@
 import struct
 
 import numpy as np
+import PIL
 from PIL import Image, ImageChops, ImageCms
 
 from tests.data.zoo_parts import (
@@ -52,7 +53,8 @@ def colors():
     yield "rgb-16.ppm", Animal(b"P6 12 8 65535\n" + deep.astype(">u2").tobytes())
     plain = " ".join(map(str, np.asarray(picture()).ravel()))
     yield "rgb-plain.ppm", Animal(f"P3 12 8 255\n{plain}".encode())
-    yield "ycbcr.tif", Animal(saved(picture().convert("YCbCr"), "TIFF"), tolerance=1)
+    if int(PIL.__version__.split(".")[0]) >= 13:  # Pillow 12 calls it truncated
+        yield "ycbcr.tif", Animal(saved(picture().convert("YCbCr"), "TIFF"), tolerance=1)
     yield "ycbcr-jpeg.tif", Animal(saved(picture(16), "TIFF", compression="jpeg", quality=95), **lossy)
     yield "rgb.j2k", Animal(saved(picture(), "JPEG2000", no_jp2=True))
     adobe_rgb = saved(picture(16), "JPEG", quality=95, subsampling=0, keep_rgb=True)

@@ -117,7 +117,7 @@ def test_an_error_while_writing_names_the_file(tmp_path):
     assert found.value.filename == str(tmp_path / "a") and not list(tmp_path.iterdir())
     with pytest.raises(OSError) as found, atomic_folder(tmp_path / "b"):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
-    assert found.value.filename is None  # it may come from reading another file
+    assert found.value.filename == str(tmp_path / "b") and not list(tmp_path.iterdir())
 
 
 def test_without_a_home_the_cache_is_in_the_temporary_folder(monkeypatch, tmp_path):
