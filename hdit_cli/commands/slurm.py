@@ -1,8 +1,9 @@
 """`hdit slurm`: batch scripts on stdout, for `hdit slurm train RECIPE --time 24:00:00 | sbatch`."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -12,10 +13,13 @@ from hdit_cli.help_format import HelpGroup
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from hdit_core.recipe.run import Recipe
     from hdit_core.slurm.batch_script import Request
 
 
+Options = TypeVar("Options", bound="DataclassInstance")
 WORDS = "hdit slurm: words"
 
 
@@ -116,8 +120,7 @@ def _train_parameters(words: list[str]) -> dict[str, Any]:
     from hdit_core.train.monitor.trackers import check_names
 
     params = _parsed("train", words)
-    start = StartOptions(params["resume"], params["source"], params["reset"])
-    check = CheckOptions(params["dry_run"], params["repro"], params["save_images"])
+    start, check = _group(StartOptions, params), _group(CheckOptions, params)
     check_options(params["recipe"], params["out"], start, check, params["watch"] or [])
     check_names(params["watch"] or [])
     return params
@@ -226,6 +229,11 @@ def _parsed(command: str, args: Sequence[str]) -> dict[str, Any]:
             return dict(inner.params)
 
 
+def _group(options: type[Options], params: dict[str, Any]) -> Options:
+    """Return a group of options with the parameters of a command."""
+    return options(**{field.name: params[field.name] for field in fields(options)})
+
+
 def _check_streams(params: dict[str, Any]) -> None:
     """Refuse stdin and stdout: the stdin of a job is empty, and its stdout is the log."""
     for name in ("source", "images", "data", "ref"):
@@ -239,13 +247,12 @@ def _check_score(params: dict[str, Any]) -> None:
     """Refuse contradicting options of a score, as the command itself does."""
     if "images" not in params:
         return  # `stats` or `compare`
+    from hdit_cli.options.evaluation import GeneratedOptions, ScoringOptions
     from hdit_core.evaluate.settings import ScoreSettings, check_settings
 
-    source = {"checkpoint": params["ckpt"], "checkpoint_weights": params["weights"], "labels": params["labels"]}
-    files = {name: params[name] for name in ("nearest", "report", "save_stats")}
-    check_settings(
-        ScoreSettings(params["images"], params["ref"], **source, **files, overrides=params["overrides"] or ())
-    )
+    groups = _group(GeneratedOptions, params).settings | _group(ScoringOptions, params).settings
+    single = {name: params[name] for name in ("paired", "report", "nearest", "save_stats", "keep_features")}
+    check_settings(ScoreSettings(params["images"], params["ref"], **groups, **single))
 
 
 def _warn_without_gpus(recipe: "Recipe", request: "Request") -> None:

@@ -52,6 +52,14 @@ MISTAKES = {
         "expected either IMAGES (a folder, an archive or a data set) or --ckpt RUN, got neither",
     ),
     "a score against nothing": (["eval-fid", "samples", "--time", "60"], "--ref is missing"),
+    "a guidance scale without a weaker model": (
+        ["eval-fid", "--ckpt", "runs/a", "--autoguidance", "2", "--time", "60"],
+        "--autoguidance 2.0: needs a weaker model; give one with --guide CKPT",
+    ),
+    "a report on pairs": (
+        ["eval-fid", "samples", "--ref", "originals", "--paired", "--report", "a.html", "--time", "60"],
+        "--report a.html: does not apply to --paired; leave it out",
+    ),
     "an option that hdit eval-fid does not have": (
         ["eval-fid", "samples", "--reff", "faces.npz", "--time", "60"],
         "no such option: --reff; did you mean '--ref'? (see 'hdit eval-fid --help')",
