@@ -24,7 +24,7 @@ from hdit_core.data.image.jpeg2000_avif import CODESTREAM, JP2_SIGNATURE, read_a
 from hdit_core.data.image.png import CORRUPT_EXIF, SIGNATURE, check_rows, read_png
 from hdit_core.data.image.tiff import RAW, check_data, check_raw, is_raw_of_own_kind, is_tiff
 from hdit_core.data.image.unusable import UnusableImageError as UnusableImageError
-from hdit_core.data.image.unusable import not_an_image, reason_of
+from hdit_core.data.image.unusable import is_archive, not_an_image, reason_of
 from hdit_core.files import naming
 
 LARGEST_FILE_BYTES = 1 << 29  # larger files are videos or archives
@@ -281,9 +281,9 @@ def is_image_file(path: Path) -> bool:
             warnings.simplefilter("ignore")
             with naming(path), path.open("rb") as file:
                 head = file.read(512)
-            if head[257:262] == b"ustar":
+            if is_archive(head):  # a tar starts with a file name, which can look like the header of an image
                 return False
-            if is_npy(head) or is_tiff(head):  # with other channels than Pillow opens
+            if is_npy(head) or is_tiff(head):  # Pillow cannot open all of them
                 return True
             with Image.open(path, formats=FORMATS):
                 return True

@@ -10,9 +10,14 @@ class UnusableImageError(Exception):
 _ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 
+def is_archive(data: bytes) -> bool:
+    """Return whether a file is an archive or compressed, by its first 512 bytes."""
+    return data.startswith(_ARCHIVES) or data[257:262] == b"ustar"
+
+
 def not_an_image(data: bytes) -> str:
-    """Return what a file is that no decoder knows."""
-    if data.startswith(_ARCHIVES) or data[257:262] == b"ustar":
+    """Return the reason why a file that no decoder recognizes is refused."""
+    if is_archive(data):
         return "an archive; unpack it, or give it as the source"
     return "not an image of a known format"
 

@@ -14,7 +14,7 @@ from hdit_core.data.format.shard import Sample, ShardWriter, atomic_shard
 from hdit_core.data.image.resize import ImageSize
 from hdit_core.data.prepare.convert import RejectedInput, convert_all
 from hdit_core.data.prepare.job import PrepareJob
-from hdit_core.data.prepare.journal import ChunkRecord, Journal, ShardRecord, shard_name
+from hdit_core.data.prepare.journal import ChunkRecord, Journal, ShardRecord, reject_line, shard_name
 from hdit_core.data.prepare.transform import ConvertedImage
 from hdit_core.errors import DataError, UsageError
 
@@ -73,10 +73,6 @@ class ProgressCounter:
             self.on_progress(self.done, self.total, self.bad)
 
 
-def _line(number: int, name: str, reason: str) -> str:
-    return json.dumps({"number": number, "name": name, "reason": reason})
-
-
 class _Chunk:
     """The shards of one chunk of the inputs, one per size, while they are being written."""
 
@@ -94,7 +90,7 @@ class _Chunk:
 
     def reject(self, reject: RejectedInput) -> str:
         self.excluded += not reject.is_bad
-        self.rejects.append(_line(reject.number, reject.name, reject.reason))
+        self.rejects.append(reject_line(reject.number, reject.name, reject.reason))
         return self.rejects[-1]
 
     def _is_known(self, sample: Sample) -> bool:
@@ -111,7 +107,7 @@ class _Chunk:
                 f"{sample.about['name']}: {where}, which --not-in forbids: scores of a model that trains on its "
                 "evaluation images are too good; drop such images with --drop-duplicates, or leave out --not-in"
             )
-        self.rejects.append(_line(sample.number, sample.about["name"], where))
+        self.rejects.append(reject_line(sample.number, sample.about["name"], where))
         self.duplicates += 1
         return True
 

@@ -28,7 +28,7 @@ from hdit_core.data.format.shard import (
 from hdit_core.data.image.arrays.picture import as_picture
 from hdit_core.data.image.codec import SUFFIXES, decode
 from hdit_core.data.prepare.job import PrepareJob
-from hdit_core.data.prepare.journal import ChunkRecord, Journal, ShardRecord
+from hdit_core.data.prepare.journal import ChunkRecord, Journal, ShardRecord, reject_line
 from hdit_core.data.prepare.transform import TransformSettings
 from hdit_core.files import naming
 
@@ -135,8 +135,7 @@ def _lines(job: PrepareJob, positions: _RowPositions, duplicates: dict[int, _Dup
     for row, duplicate in duplicates.items():
         number, first = positions.input(row), positions.input(duplicate.first)
         reason = f"the same {KINDS[duplicate.kind]} as {job.inputs[first].name}"
-        line = json.dumps({"number": number, "name": job.inputs[number].name, "reason": reason})
-        lines.setdefault(positions.of(row)[0], []).append(line)
+        lines.setdefault(positions.of(row)[0], []).append(reject_line(number, job.inputs[number].name, reason))
     return lines
 
 

@@ -13,7 +13,7 @@ import PIL
 from jaxtyping import Float32, Shaped
 
 from hdit_core.data.format.entries import Bucket, ConditionEntry, IndexEntry, ShardEntry, VectorsEntry
-from hdit_core.data.format.hashes import first_duplicate
+from hdit_core.data.format.hashes import KINDS, first_duplicate
 from hdit_core.data.format.manifest import (
     CONDITION,
     HASHES,
@@ -163,7 +163,7 @@ def _write_array(path: Path, array: Shaped[np.ndarray, "_ ..."]) -> IndexEntry:
 def duplicate_remarks(rows: Rows) -> dict[str, int]:
     """Count the images whose file or pixels equal those of an earlier image of the set."""
     indices, labels = np.arange(len(rows)), rows["label"]
-    firsts = [first_duplicate(np.ascontiguousarray(rows[kind])) for kind in ("source", "pixels")]
+    firsts = [first_duplicate(np.ascontiguousarray(rows[kind])) for kind in KINDS]
     twice = np.logical_or.reduce([first != indices for first in firsts])
     contrary = np.logical_or.reduce([labels[first] != labels for first in firsts])
     counts = {

@@ -4,6 +4,7 @@ Tasks share a folder; the locks ensure that no two tasks process the same chunk.
 """
 
 import base64
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -62,6 +63,11 @@ _PLAN_NAME = re.compile(r"plan-([0-9]+)-of-([0-9]+)\.json")
 def shard_name(number: int, size: tuple[int, int] | None = None) -> str:
     """Return the file name of a chunk's shard, including its height and width if images have several sizes."""
     return f"shard-{number:06}{'-{}x{}'.format(*size) if size else ''}.tar"
+
+
+def reject_line(number: int, name: str, reason: str) -> str:
+    """Return the line of an input in rejects.jsonl."""
+    return json.dumps({"number": number, "name": name, "reason": reason})
 
 
 class ShardRecord(BaseModel):

@@ -76,11 +76,11 @@ class RemoteDataset:
         store.open_store(self.address)
         self.folder = self._fetch_manifest()
         contents = read_manifest(self.folder).contents
-        self._ensure(INDEX, contents.index, turn=0)
+        self._ensure(INDEX, contents.index)
         if contents.condition:
-            self._ensure(CONDITION, contents.condition.index, turn=0)
+            self._ensure(CONDITION, contents.condition.index)
         if contents.vectors:
-            self._ensure(VECTORS, contents.vectors.file, turn=0)
+            self._ensure(VECTORS, contents.vectors.file)
 
     def _fetch_manifest(self) -> Path:
         """Fetch the manifest, which identifies the set, and return the cache folder of that set."""
@@ -116,20 +116,20 @@ class RemoteDataset:
                     os.utime(descriptor)
                     return descriptor
                 os.close(descriptor)
-            self._ensure(entry.name, entry, turn=1 + zlib.crc32(path.name.encode()))
+            self._ensure(entry.name, entry)
 
-    def _ensure(self, name: str, entry: ShardEntry | IndexEntry, turn: int) -> None:
-        """Fetch a file that is not cached, unless another process does; `turn` identifies the file among processes."""
-        with self._turn(turn):
+    def _ensure(self, name: str, entry: ShardEntry | IndexEntry) -> None:
+        """Fetch a file that is not cached, unless another process does."""
+        with self._turn(name):
             if not self._is_kept(self.folder / name, entry):
                 self._fetch(name, entry)
 
     @contextmanager
-    def _turn(self, turn: int) -> Iterator[None]:
-        """Wait for another process that fetches the same file."""
-        began_at, is_said = time.monotonic(), False
+    def _turn(self, name: str) -> Iterator[None]:
+        """Wait for other processes that fetch the same file: they lock the same byte."""
+        began_at, is_said, byte = time.monotonic(), False, zlib.crc32(name.encode())
         while True:
-            with suppress(LockHeldError), locked(self.folder / ".fetching", ((turn, 1),), wait_s=LOCK_POLL_S):
+            with suppress(LockHeldError), locked(self.folder / ".fetching", ((byte, 1),), wait_s=LOCK_POLL_S):
                 yield
                 return
             if not is_said and time.monotonic() - began_at >= SAY_AFTER_S:
@@ -172,7 +172,7 @@ class RemoteDataset:
                 os.fsync(file.fileno())
         if hashed.hexdigest() != entry.sha256:
             raise store.WrongContentError(
-                f"its {read_bytes:,} bytes do not have the checksum of the manifest, which has {entry.bytes:,} bytes"
+                f"has {read_bytes:,} bytes that do not match the checksum in the manifest; expected {entry.bytes:,} bytes"
             )
 
     def _evict(self, temporary: Path, needed_bytes: int) -> None:
@@ -195,4 +195,4 @@ class RemoteDataset:
                     f"fetched at once, the next of {needed_bytes:,} bytes; raise it"
                 )
             with temporary.open("wb") as file:
-                file.truncate(needed_bytes)  # marks it as recently used
+                file.truncate(needed_bytes)  # counts in the cache's size from now on

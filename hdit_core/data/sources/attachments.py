@@ -45,9 +45,9 @@ class AttachmentSource(Protocol):
         """
 
 
-def _shared_name(entry: Entry) -> str:
-    """Return the name by which files belong together; accents may be composed in one and not in the other."""
-    return unicodedata.normalize("NFC", without_ending(entry.name))
+def _shared_names(entries: Sequence[Entry]) -> list[str]:
+    """Return the names by which files belong together; accents may be composed in one and not in the other."""
+    return [unicodedata.normalize("NFC", without_ending(entry.name)) for entry in entries]
 
 
 class PartnerFiles:
@@ -62,12 +62,11 @@ class PartnerFiles:
             where: name of the condition images in messages.
         """
         self.name, self._partners = where, partners
-        self._own = [_shared_name(entry) for entry in entries]
-        self._own_folders = common_folders(self._own)
-        self._folders = common_folders([_shared_name(entry) for entry in partners.entries])
+        self._own, names = map(_shared_names, (entries, partners.entries))
+        self._own_folders, self._folders = common_folders(self._own), common_folders(names)
         self._numbers: dict[str, list[int]] = {}
-        for number, entry in enumerate(partners.entries):
-            self._numbers.setdefault(_shared_name(entry), []).append(number)
+        for number, name in enumerate(names):
+            self._numbers.setdefault(name, []).append(number)
 
     def _number(self, number: int) -> int:
         """Return the index of the partner of an entry."""

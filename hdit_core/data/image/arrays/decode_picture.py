@@ -65,7 +65,7 @@ def _read_array(
     """Return the values of a file as they are stored, and remarks."""
     if is_npy(data):
         return _read_npy(data), ()
-    if pages_as_channels and is_tiff(data) and is_stack(data):
+    if pages_as_channels and is_stack(data):
         return read_tiff_array(data, pages_as_channels), (PAGES,)
     stored = png_format(data)
     if stored and (stored[0] == 16 or (stored[1] in (2, 4) and pixels.channels == stored[1])):
@@ -115,7 +115,7 @@ def _converted(array: Array, pixels: PixelFormat) -> tuple[Array, tuple[str, ...
 def _decode(
     data: bytes, pixels: PixelFormat, background: tuple[int, int, int], pages_as_channels: bool
 ) -> DecodedPicture:
-    is_array = is_npy(data) or (pages_as_channels and is_tiff(data) and is_stack(data))
+    is_array = is_npy(data) or (pages_as_channels and is_stack(data))
     if pixels.is_8_bit_image and not is_array:
         decoded = decode_image(data, pixels.channels, background)
         picture: Picture = decoded.image

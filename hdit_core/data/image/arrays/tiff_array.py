@@ -14,7 +14,7 @@ from jaxtyping import Shaped
 from hdit_core.data.image.arrays.packages import tifffile
 from hdit_core.data.image.arrays.pixel_format import MOST_CHANNELS
 from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS
-from hdit_core.data.image.tiff import check_data, check_raw
+from hdit_core.data.image.tiff import check_data, check_raw, is_tiff
 from hdit_core.data.image.unusable import UnusableImageError
 
 _COMPRESSIONS = {1: "none", 5: "LZW", 8: "Deflate", 32773: "PackBits", 32946: "Deflate", 50000: "Zstandard"}
@@ -31,8 +31,8 @@ def _all_pages(data: bytes) -> Sequence[Any]:
 
 
 def is_stack(data: bytes) -> bool:
-    """Return whether a TIFF has several pages."""
-    return len(_all_pages(data)) > 1
+    """Return whether a file is a TIFF of several pages."""
+    return is_tiff(data) and len(_all_pages(data)) > 1
 
 
 def _pages(data: bytes, as_channels: bool) -> list[Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from hdit_core.data.image.decode import size_problem
+from hdit_core.data.image.unusable import is_archive
 from hdit_core.data.sources.files.entry_table import EntryTable
 from hdit_core.data.sources.files.file_source import FileSource
 from hdit_core.data.sources.labels.text_encoding import decode_text, marked_encoding
@@ -22,7 +23,7 @@ LONGEST_PATH_BYTES = 4096  # as in Linux
 LARGEST_LIST_BYTES = 1 << 30
 CHUNK_BYTES = 1 << 16
 
-_ARCHIVES = (b"PK\x03\x04", b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PAR1")
+_PARQUET = b"PAR1"
 _ALIKE = 16  # consecutive bytes of which every second one is zero
 
 
@@ -47,7 +48,7 @@ def _separator(content: bytes) -> bytes:
 
 def _check_list(content: bytes, name: str) -> None:
     """Refuse a file that is not a list of paths, by its first bytes."""
-    if content.startswith(_ARCHIVES) or content[257:262] == b"ustar":
+    if is_archive(content) or content.startswith(_PARQUET):
         raise UsageError(f"{name}: is an archive, expected paths; give the path of the archive as the source")
     zeros = [content[first : first + 2 * _ALIKE : 2].count(0) for first in (0, 1)]
     if len(content) >= 2 * _ALIKE and sorted(zeros) == [0, _ALIKE]:
