@@ -179,6 +179,7 @@ def test_a_model_larger_than_the_cache_is_refused(tmp_path, exported, hub):
     assert "set HDIT_MODEL_CACHE_GB" in messages
 
 
+@pytest.mark.slow
 def test_an_export_is_uploaded_to_a_private_repository_and_comes_back(tmp_path, run, hub):
     code, messages = hdit(
         tmp_path, "export", run, "--to", "hf://me/faces", "--n", 1, HF_ENDPOINT=hub.address, HF_TOKEN="hf_not_a_token"

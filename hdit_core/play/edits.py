@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,9 @@ from hdit_core.generate.edit.input_image import InputImage, read_image
 from hdit_core.generate.edit.interpolate import interpolate as interpolate_draw
 from hdit_core.generate.edit.interpolate import parse_endpoint
 from hdit_core.generate.job import SamplingJob
-from hdit_core.generate.pipeline import OnStep
-from hdit_core.play.drawing import MakeJob, pipeline_of
+from hdit_core.generate.pipeline import Draw, OnStep, SamplingPipeline
 from hdit_core.play.form import SampleForm, real_number, whole_number
+from hdit_core.play.live_sampling import MakeJob, pipeline_of
 
 Image = UInt8[np.ndarray, "H W C"]
 Mask = Bool[np.ndarray, "H W"]
@@ -96,24 +97,30 @@ def vary(denoiser: Denoiser, form: SampleForm, image_u8: Image, strength: Any) -
         UsageError: the strength is not in [0, 1].
     """
     strength = real_number(strength, "strength", 0.0, 1.0)
-
-    def make_job(on_step: OnStep) -> SamplingJob:
-        pipeline = pipeline_of(denoiser, form, on_step)
-        draw = img2img(pipeline, pipeline.image(image_u8), strength)
-        return SamplingJob(pipeline, range(form.count), form.class_id, draw=draw)
-
-    return make_job
+    return _job(denoiser, form, lambda pipeline: img2img(pipeline, pipeline.image(image_u8), strength))
 
 
 def inpaint(denoiser: Denoiser, form: SampleForm, image_u8: Image, mask: Mask, rounds: Any) -> MakeJob:
-    """Return the job of `hdit edit inpaint`."""
+    """Return the job of `hdit edit inpaint`.
+
+    Raises:
+        UsageError: the number of rounds is wrong.
+    """
     rounds = whole_number(rounds, "rounds", 1, MOST_ROUNDS)
+
+    def draw_of(pipeline: SamplingPipeline) -> Draw:
+        painted = torch.from_numpy(mask)[None, None].to(pipeline.device)
+        return inpaint_draw(pipeline, pipeline.image(image_u8), painted, rounds)
+
+    return _job(denoiser, form, draw_of)
+
+
+def _job(denoiser: Denoiser, form: SampleForm, draw_of: Callable[[SamplingPipeline], Draw]) -> MakeJob:
+    """Return the job that samples by a function of its pipeline."""
 
     def make_job(on_step: OnStep) -> SamplingJob:
         pipeline = pipeline_of(denoiser, form, on_step)
-        painted = torch.from_numpy(mask)[None, None].to(pipeline.device)
-        draw = inpaint_draw(pipeline, pipeline.image(image_u8), painted, rounds)
-        return SamplingJob(pipeline, range(form.count), form.class_id, draw=draw)
+        return SamplingJob(pipeline, range(form.count), form.class_id, draw=draw_of(pipeline))
 
     return make_job
 

@@ -76,7 +76,7 @@ class Models:
     def __init__(self, paths: Sequence[str], weights: str | None, device: torch.device) -> None:
         self._paths, self._device = list(dict.fromkeys(paths)), device
         self._open: OrderedDict[tuple[str, str | None, str], Denoiser] = OrderedDict()
-        self.main = self.open(self.names()[0], weights)
+        self.main = self.open_main(weights)
         self.main_weights = weights or self.main.source.weights or "ema"
 
     @property
@@ -98,6 +98,10 @@ class Models:
             for folder in checkpoint_folders(local_model(Path(path))):
                 models.append(PlayModel(f"{name}, step {int(folder.name[5:]):,}", str(folder)))
         return models
+
+    def open_main(self, weights: str | None) -> Denoiser:
+        """Return the main model, as `open` does."""
+        return self.open(self.names()[0], weights)
 
     def names(self) -> list[str]:
         """Return the names of the models, the main one first."""

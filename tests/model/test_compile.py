@@ -23,6 +23,7 @@ def report():
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_every_layer_is_traced_without_a_break_and_gives_the_same_outputs_and_gradients(report):
     assert report["float32, the outermost level computed again"] < 2e-3
 

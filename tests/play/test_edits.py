@@ -11,8 +11,8 @@ from PIL import Image
 from hdit_cli.main import main
 from hdit_core.errors import DataError, UsageError
 from hdit_core.play import edits
-from hdit_core.play.drawing import watch
 from hdit_core.play.form import read_form
+from hdit_core.play.live_sampling import watch
 
 
 @pytest.fixture

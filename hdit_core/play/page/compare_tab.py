@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hdit_core.play.drawing import Frame, MakeJob, samples
 from hdit_core.play.form import read_form
+from hdit_core.play.live_sampling import Frame, MakeJob, samples
 from hdit_core.play.page.markup import pictures, status
 from hdit_core.play.page.page import HIDDEN, Component, Page
 from hdit_core.play.page.settings_panel import weight_choices

@@ -7,8 +7,8 @@ from typing import Any
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import UsageError
 from hdit_core.play import edits
-from hdit_core.play.drawing import Frame, MakeJob
 from hdit_core.play.form import SampleForm, read_form, whole_number
+from hdit_core.play.live_sampling import Frame, MakeJob
 from hdit_core.play.page.markup import brush_canvas, one_picture, pictures, status
 from hdit_core.play.page.page import HIDDEN, Component, Page, error_line
 
@@ -150,7 +150,7 @@ class EditTab:
         self, edit: Callable[[Denoiser, SampleForm], MakeJob], values: Mapping[str, Any], visitor: str | None
     ) -> Iterator[Frame | str]:
         def start() -> MakeJob:
-            denoiser = self.page.models.open(self.page.models.names()[0], values["weights"] or None)
+            denoiser = self.page.models.open_main(values["weights"] or None)
             return edit(denoiser, read_form(values, denoiser.recipe))
 
         yield status("waiting for the model")

@@ -3,13 +3,14 @@
 import base64
 import html
 import io
+import shlex
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import UInt8
 
 from hdit_core.images import png_bytes, to_pil
-from hdit_core.play.drawing import Frame
+from hdit_core.play.live_sampling import Frame
 
 PREVIEW_PX = 320  # side of the unfinished images of large networks
 PIXELATED_PX = 160  # side up to which enlarged images show their pixels
@@ -29,7 +30,7 @@ def status(text: str, *, error: bool = False) -> str:
 
 def command_line(words: Iterable[str]) -> str:
     """Return the command that gives the same images."""
-    return f'<p class="command">Same images: <code>{html.escape(" ".join(words))}</code></p>'
+    return f'<p class="command">Same images: <code>{html.escape(shlex.join(words))}</code></p>'
 
 
 def pictures(frame: Frame) -> str:

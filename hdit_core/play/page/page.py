@@ -7,7 +7,7 @@ from typing import Any, no_type_check
 
 from hdit_core.errors import HditError, is_out_of_memory
 from hdit_core.play.background import Stopped, Visitors
-from hdit_core.play.drawing import Frame, MakeJob, watch
+from hdit_core.play.live_sampling import Frame, MakeJob, watch
 from hdit_core.play.models import Models
 from hdit_core.play.page.markup import status
 

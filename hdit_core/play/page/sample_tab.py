@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.play.drawing import Frame, MakeJob, samples
 from hdit_core.play.form import SampleForm, read_form
+from hdit_core.play.live_sampling import Frame, MakeJob, samples
 from hdit_core.play.page.markup import command_line, pictures, status
 from hdit_core.play.page.page import Page
 
@@ -33,7 +33,7 @@ class SampleTab:
 
         def start() -> MakeJob:
             models = self.page.models
-            denoiser = models.open(models.names()[0], values["weights"] or None)
+            denoiser = models.open_main(values["weights"] or None)
             form = read_form(values, denoiser.recipe)
             commands.append(command_line(sample_command(models.main_path, values["weights"], form, denoiser)))
             return samples(denoiser, form)

@@ -49,6 +49,7 @@ def images(out):
     return np.stack([np.asarray(Image.open(path)).astype(int) for path in sorted(out.glob("0*.png"))])
 
 
+@pytest.mark.slow
 def test_compiled_layers_draw_the_same_images_to_one_level(run, tmp_path):
     assert main(command(run, tmp_path / "plain")) == 0
     child = [sys.executable, "-c", CHILD, *command(run, tmp_path / "compiled", "--compile")]

@@ -17,6 +17,7 @@ from tests.data.class_folders import bytes_of
 from tests.data.killing import KILLED, begin, die_at, kill_after
 
 
+@pytest.mark.slow
 def test_killed_at_any_step_and_run_again_gives_the_same_bytes(pictures, prepare, tmp_path):
     """With a duplicate to leave out, so that a shard is written again: the longest way that there is."""
     (pictures / "cow" / "999.png").write_bytes((pictures / "ant" / "000.png").read_bytes())
@@ -35,6 +36,7 @@ def test_killed_at_any_step_and_run_again_gives_the_same_bytes(pictures, prepare
     assert step > 20
 
 
+@pytest.mark.slow
 def test_tasks_and_their_last_step_killed_at_any_step_and_run_again_give_the_same_bytes(pictures, prepare, tmp_path):
     prepare(pictures, name="undisturbed", shard_size=13)
     expected = bytes_of(tmp_path / "undisturbed")

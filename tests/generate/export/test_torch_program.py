@@ -31,6 +31,7 @@ def contents_of(folder):
                 yield from ((name, archive.read(name)) for name in archive.namelist())
 
 
+@pytest.mark.slow
 def test_nothing_that_is_exported_names_a_folder_of_this_machine(with_program):
     secrets = [str(with_program.parent).encode(), b"secret", b"/hdit_core/"]
     found = [(name, secret) for name, content in contents_of(with_program) for secret in secrets if secret in content]
@@ -126,6 +127,7 @@ CONDITIONAL = {  # what the network takes: its recipe, its task, its command, an
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("takes", CONDITIONAL)
 def test_a_conditional_network_is_exported_with_its_program_and_without_samples(tmp_path, takes):
     model, task, command, shape = CONDITIONAL[takes]

@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from hdit_core.play.drawing import Frame
+from hdit_core.play.live_sampling import Frame
 from hdit_core.play.page import markup
 
 
@@ -19,6 +19,10 @@ def test_text_is_escaped_and_is_one_line():
     line = markup.status("<script>\nalert(1)</script>", error=True)
     assert "<script" not in line and "\n" not in line and 'role="alert"' in line
     assert "<b>" not in markup.command_line(["hdit", "<b>"])
+
+
+def test_the_words_of_a_command_are_quoted_for_the_shell():
+    assert "--ckpt &#x27;runs/my faces&#x27;</code>" in markup.command_line(["hdit", "--ckpt", "runs/my faces"])
 
 
 def test_finished_images_are_links_to_the_very_pixels():

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hdit_cli.main import main
-from hdit_core.play.drawing import Frame
+from hdit_core.play.live_sampling import Frame
 from hdit_core.play.page.compare_tab import CompareTab
 from hdit_core.play.page.edit_tab import EditTab, show_frame
 from hdit_core.play.page.page import Page

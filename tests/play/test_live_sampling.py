@@ -9,8 +9,8 @@ from PIL import Image
 from hdit_cli.main import main
 from hdit_core.errors import NumericalError
 from hdit_core.play.background import Report, Stopped
-from hdit_core.play.drawing import samples, watch
 from hdit_core.play.form import read_form
+from hdit_core.play.live_sampling import samples, watch
 
 
 def frames_of(models, values, seconds=0.0, stop=None):
@@ -30,7 +30,9 @@ def test_the_last_frame_has_all_images_with_their_captions(models, values):
 
 def test_unfinished_images_are_shown_at_their_noise_level(models, values, monkeypatch):
     seen = []
-    monkeypatch.setattr("hdit_core.play.drawing.newest_results", lambda work, stop: iter(work(Recorder(seen)) or seen))
+    monkeypatch.setattr(
+        "hdit_core.play.live_sampling.newest_results", lambda work, stop: iter(work(Recorder(seen)) or seen)
+    )
     frames = list(frames_of(models, values | {"count": 6, "steps": 4}))
     texts = [frame.text for frame in frames]
     assert texts[0] == "0 of 6 images, noise level 80"

@@ -60,7 +60,7 @@ class _Progress:
             self.show(self.visible(step.denoised), f"noise level {step.sigma:.3g}")
 
     def visible(self, images: Float[Tensor, "B C H W"]) -> list[UInt8[np.ndarray, "H W C"]]:
-        """Return images as 8-bit greyscale or RGB."""
+        """Return images as 8-bit grayscale or RGB."""
         assert self.job is not None
         sample_format = SampleFormat(self.job.pixels)
         return [sample_format.shown(pixels) for pixels in sample_format.stored(images.float().cpu())]
