@@ -152,7 +152,7 @@ class PrepareSettings(AttachmentSettings):
     buckets: tuple[ImageSize, ...] = ()  # several sizes; each image gets the one with the nearest aspect ratio
     not_in: tuple[Path, ...] = ()  # prepared sets that must not share an image with this one
     drop_duplicates: bool = (
-        False  # drop repeated images and those of `not_in`; otherwise only count the former and refuse the latter
+        False  # drop repeated images and those of `not_in`; else count, or refuse
     )
     min_size: NonNegativeInt = 0  # leave out images with a shorter side below this, px
     no_upscale: bool = False  # leave out images that would have to be enlarged

@@ -172,7 +172,7 @@ class RemoteDataset:
                 os.fsync(file.fileno())
         if hashed.hexdigest() != entry.sha256:
             raise store.WrongContentError(
-                f"has {read_bytes:,} bytes that do not match the checksum in the manifest; expected {entry.bytes:,} bytes"
+                f"has {read_bytes:,} bytes, which do not match the manifest's checksum of {entry.bytes:,} bytes"
             )
 
     def _evict(self, temporary: Path, needed_bytes: int) -> None:
