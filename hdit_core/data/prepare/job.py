@@ -151,9 +151,7 @@ class PrepareSettings(AttachmentSettings):
     quality: Annotated[int, Field(ge=1, le=100)] = JPEG_QUALITY  # of JPEG, 1..100
     buckets: tuple[ImageSize, ...] = ()  # several sizes; each image gets the one with the nearest aspect ratio
     not_in: tuple[Path, ...] = ()  # prepared sets that must not share an image with this one
-    drop_duplicates: bool = (
-        False  # drop repeated images and those of `not_in`; else count, or refuse
-    )
+    drop_duplicates: bool = False  # drop repeated images and those of `not_in`; else count, or refuse
     min_size: NonNegativeInt = 0  # leave out images with a shorter side below this, px
     no_upscale: bool = False  # leave out images that would have to be enlarged
     dtype: Dtype = "uint8"
