@@ -172,7 +172,7 @@ class RemoteDataset:
                 os.fsync(file.fileno())
         if hashed.hexdigest() != entry.sha256:
             raise store.WrongContentError(
-                f"has {read_bytes:,} bytes, which do not match the manifest's checksum of {entry.bytes:,} bytes"
+                f"its {read_bytes:,} bytes do not match the checksum of the manifest for {entry.bytes:,} bytes"
             )
 
     def _evict(self, temporary: Path, needed_bytes: int) -> None:
