@@ -27,6 +27,11 @@ def is_stream(out: Path) -> bool:
     return out == STDOUT or out.suffix in (".tar", ".npz")
 
 
+def kept_in(out: Path) -> str | None:
+    """Return what an interrupted task keeps, for `stopping_early`: the images of a folder, nothing of a stream."""
+    return None if is_stream(out) else f"the images in {out}"
+
+
 def check_out(out: Path, grid: str | None = None) -> None:
     """Refuse an --out that cannot be written, before anything is loaded.
 

@@ -28,6 +28,7 @@ from hdit_cli.options.evaluation import (
 )
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.shared import JsonOption, OutOption
+from hdit_cli.stopping import stopping_early
 
 if TYPE_CHECKING:
     from hdit_core.evaluate.settings import ScoreSettings
@@ -103,7 +104,8 @@ def _score(settings: "ScoreSettings", json: bool) -> None:
     from hdit_core.evaluate.score import score
 
     compute = score_pairs if settings.paired else score
-    with init_ranks(settings.device, LONG_TIMEOUT_S) as world:
+    kept = None if settings.keep_features is None else f"the features in {settings.keep_features}"
+    with stopping_early(kept), init_ranks(settings.device, LONG_TIMEOUT_S) as world:
         if not world.is_main:
             compute(settings, world=world)
             return

@@ -11,6 +11,7 @@ from hdit_cli.options.attachments import AttachmentOptions
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.preparation import FinishOption, PrepareOptions, StatsOption, TaskOption
 from hdit_cli.options.shared import JsonOption
+from hdit_cli.stopping import stopping_early
 from hdit_cli.tables.prepare import report_data_set, report_task
 from hdit_core.errors import UsageError
 
@@ -43,7 +44,8 @@ def _prepare(settings: "PrepareSettings", task: "ArrayTask", finish: bool) -> "P
     """Run the preparation with a progress bar."""
     from hdit_core.data.prepare.run import finish_data, prepare_data, prepare_task
 
-    with progress("verifying" if finish else "preparing") as bar:
+    kept = f"the finished shards in {settings.out}"
+    with stopping_early(kept), progress("verifying" if finish else "preparing") as bar:
 
         def show(done: int, total: int, bad: int) -> None:
             bar.update(done, total, f"{bad:,} unusable" if bad else "")

@@ -12,8 +12,9 @@ from hdit_cli.options.conditioning import STDIN, DegradationOptions, InputsArgum
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.sampling import GuidanceOptions, ModelOptions, SamplingOptions
 from hdit_cli.options.shared import CheckpointOption, DeviceOption, DrawnWeightsOption, JsonOption, SampleSetOption
-from hdit_cli.output import STDOUT, check_out, is_stream
+from hdit_cli.output import STDOUT, check_out, is_stream, kept_in
 from hdit_cli.session import ModelSession, open_session
+from hdit_cli.stopping import stopping_early
 from hdit_core.errors import DataError, UsageError
 from hdit_core.files import check_output
 
@@ -60,7 +61,10 @@ def restore(
     """
     _check_out(out)
     model = ModelOptions(ckpt, weights, None, overrides)
-    with open_session(model, guidance, device, sampling.seed, sampling.settings, _each_has_its_own) as session:
+    with (
+        stopping_early(kept_in(out)),
+        open_session(model, guidance, device, sampling.seed, sampling.settings, _each_has_its_own) as session,
+    ):
         check_ranks(session.world.size, inputs, out)
         record = _run(_job(session, sampling.class_id, degradation, tiling), session, inputs, out)
         if session.world.is_main:

@@ -11,8 +11,9 @@ from hdit_cli.options.conditioning import ConditionOptions
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.sampling import GuidanceOptions, ImagesOutOption, ModelOptions, SamplingOptions
 from hdit_cli.options.shared import OUTPUT, PERFORMANCE, DeviceOption, JsonOption
-from hdit_cli.output import check_out, grid_shape
+from hdit_cli.output import check_out, grid_shape, kept_in
 from hdit_cli.session import open_session
+from hdit_cli.stopping import stopping_early
 from hdit_core.errors import UsageError
 from hdit_core.files import check_output
 
@@ -151,9 +152,9 @@ def sample(
     """
     check_out(out, grid)
     check_output("--trajectory", trajectory, ".webp")
-    columns, budget_s = grid_shape(grid), _time_limit(budget, out)
+    columns, budget_s, start = grid_shape(grid), _time_limit(budget, out), (sampling.seed, sampling.settings)
     indices = chosen_indices(count, listed)
-    with open_session(model, guidance, device, sampling.seed, sampling.settings, conditions.open) as session:
+    with stopping_early(kept_in(out)), open_session(model, guidance, device, *start, conditions.open) as session:
         from hdit_core.generate.job import SamplingJob
 
         job = SamplingJob(session.pipeline, indices, sampling.class_id, budget_s)

@@ -11,10 +11,11 @@ from hdit_cli.console import emit, note, progress, table
 from hdit_cli.options.evaluation import LabelsOption, ScoredGuideOption, ScoredGuideWeightsOption, ScoringOptions
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.shared import OUTPUT, RECIPES, JsonOption
+from hdit_cli.stopping import stopping_early
 
 if TYPE_CHECKING:
     from hdit_core.evaluate.sweep.run import SweepResult
-    from hdit_core.evaluate.sweep.search_space import Point, SweepSettings
+    from hdit_core.evaluate.sweep.search_space import SweepSettings
 
 
 app = typer.Typer(add_completion=False)
@@ -136,15 +137,15 @@ def sweep(
     """Search guidance and EMA length for the lowest FID.
 
     Examples:
-      hdit sweep runs/faces --ref faces.npz --ema 0.05,0.1 --guidance 1:3:0.25
       hdit sweep runs/faces --ref faces.npz --ema 0.05,0.1 --guidance 1:3:0.25 --apply
       hdit sweep runs/faces --ref faces.npz --guide runs/faces/checkpoints/step-000010000 --autoguidance 1:3:0.5
       hdit sweep runs/faces --unapply
 
     Successive halving: every combination is scored with few images, the better half with twice as many, and so on up
     to --n; the winner is scored again with --confirm images. With --apply it becomes the default of hdit sample,
-    eval-fid, edit and export. Rerun the same command to resume; other grids reuse the scores in the same folder. Image
-    i starts from the same noise for every combination. Under torchrun the ranks share the work.
+    eval-fid, edit and export. Image i starts from the same noise for every combination. Under torchrun the ranks share
+    the work. A stopped sweep (SIGTERM: exit code 75) has kept its scores, and the features of every 128 images; rerun
+    the same command to resume. Other grids reuse the scores.
     """
     from hdit_core.evaluate.settings import ScoreSettings
     from hdit_core.evaluate.sweep.search_space import SweepSettings
@@ -164,18 +165,18 @@ def _unapply(run: Path, json: bool) -> None:
     emit({"run": str(run), "defaults": str(restored) if restored else None}, json, [text])
 
 
-class _BarPerCandidate:
-    """Shows a progress bar for each candidate, with its own image count and timing."""
+class _BarPerTask:
+    """Shows a progress bar for the reference and for each candidate, with its own image count and timing."""
 
     def __init__(self, stack: ExitStack) -> None:
         self._stack = stack
-        self._current: tuple[Point, int] | None = None
+        self._current: tuple[str, int | None] | None = None
 
-    def update(self, point: "Point", done: int, total: int) -> None:
-        """Show the number of finished images of a candidate."""
-        if (point, total) != self._current:
+    def update(self, task: str, done: int, total: int | None) -> None:
+        """Show the number of finished images of the reference or of a candidate."""
+        if (task, total) != self._current:
             self._stack.close()
-            self._current, self._bar = (point, total), self._stack.enter_context(progress(str(point)))
+            self._current, self._bar = (task, total), self._stack.enter_context(progress(task))
         self._bar.update(done, total)
         if done == total:  # later messages are printed below the bar
             self._stack.close()
@@ -187,12 +188,13 @@ def _sweep(settings: "SweepSettings", json: bool) -> None:
     from hdit_core.distributed import LONG_TIMEOUT_S, init_ranks
     from hdit_core.evaluate.sweep.run import sweep as run_sweep
 
-    with init_ranks(settings.scoring.device, LONG_TIMEOUT_S) as world:
+    kept = f"the scores and features in {settings.folder}"
+    with stopping_early(kept), init_ranks(settings.scoring.device, LONG_TIMEOUT_S) as world:
         if not world.is_main:
             run_sweep(settings, world=world)
             return
         with ExitStack() as stack:
-            result = run_sweep(settings, _BarPerCandidate(stack).update, world)
+            result = run_sweep(settings, _BarPerTask(stack).update, world)
     assert result is not None  # only on other ranks
     estimate = result.score["estimates"][result.score["name"]]
     best = [f"best: {result.winner}", f"{result.score['name']} {estimate['value']:.4f}", ""]

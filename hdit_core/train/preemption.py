@@ -210,7 +210,8 @@ def stop_signals(stop_file: Path, deadline: Deadline) -> Iterator[StopRequest]:
     request = StopRequest(stop_file, deadline)
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    before = {number: signal.signal(number, request._handle) for number in SIGNALS}
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()  # by nohup
+    before = {number: signal.signal(number, request._handle) for number in set(SIGNALS) - ignored}
     old_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     watcher = threading.Thread(target=request._watch, args=(reader,), name="stop requests", daemon=True)
     watcher.start()

@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,17 @@ def test_every_signal_that_schedulers_send_is_listened_to_and_given_back(tmp_pat
             os.kill(os.getpid(), number)
             assert stop.raised() and stop.reason == number.name
     assert {number: signal.getsignal(number) for number in SIGNALS} == before
+
+
+def test_a_run_under_nohup_is_not_stopped_by_a_closed_terminal(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup starts a program
+    try:
+        with stop_signals(tmp_path / "STOP", Deadline(None, lambda: 0.0)) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.1)
+            assert not stop.raised()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_resumed_run_has_the_status_running(tmp_path, trained):

@@ -112,7 +112,7 @@ def prefetched(
     pending: deque[Future[Result]] = deque()
     for batch in batches:
         pending.append(pool.submit(function, batch))
-        if len(pending) >= 2 * workers:
+        while pending and (len(pending) >= 2 * workers or pending[0].done()):  # those that are done count at once
             yield pending.popleft().result()
     for future in pending:
         yield future.result()

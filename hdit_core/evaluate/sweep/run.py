@@ -46,8 +46,8 @@ from hdit_core.files import write_atomic
 from hdit_core.generate.provenance import weights_sha256
 from hdit_core.generate.settings import sample_settings, with_sample
 
-OnImages = Callable[[Point, int, int], None]
-"""Called with a candidate, the number of its images that are done, and the total."""
+OnImages = Callable[[str, int, int | None], None]
+"""Called with a task (the reference, or a candidate), the number of its images that are done, and the total."""
 
 logger = logging.getLogger("hdit")
 
@@ -94,7 +94,7 @@ class SweepResult:
 
 @translating_rank_errors()
 def sweep(
-    settings: SweepSettings, on_images: OnImages = lambda point, done, total: None, world: World = ALONE
+    settings: SweepSettings, on_images: OnImages = lambda task, done, total: None, world: World = ALONE
 ) -> SweepResult | None:
     """Find the sampling settings of a run with the lowest distance; with `settings.apply` make them its defaults.
 
@@ -103,7 +103,7 @@ def sweep(
 
     Args:
         settings: the run, the grid and the scoring.
-        on_images: called with a candidate, the number of its images that are done, and the total.
+        on_images: called with the task, the number of its images that are done, and the total.
         world: the ranks that share the work; all call this.
 
     Returns:
@@ -155,7 +155,7 @@ class _Sweep:
         self._journal = world.on_main_rank(self._open_journal)
         scoring = replace(settings.scoring, extractor=extractor.name, images=None, keep_features=self._features)
         path = self._folder / "reference.npz"
-        reference = saved_reference(path, scoring, extractor, self._gather)
+        reference = saved_reference(path, scoring, extractor, self._gather, partial(on_images, "reference"))
         is_saved = reference.source["path"] == str(path)
         self._scoring = replace(scoring, reference=str(path)) if is_saved else scoring
         self._counts = reference.source.get("class_counts")
@@ -168,7 +168,8 @@ class _Sweep:
         trials: list[Trial] = []
         for n in halving_schedule(len(alive), self._settings.n, least):
             logger.info(f"{len(alive)} candidates at {n:,} images")
-            latest = [self._trial(point, n) for point in alive]
+            labels = [f"{index}/{len(alive)} {point}" for index, point in enumerate(alive, 1)]
+            latest = [self._trial(point, n, label) for point, label in zip(alive, labels, strict=True)]
             trials += latest
             alive = keep_best_half({trial.point: trial.value for trial in latest})
         return self._finish(alive[0], tuple(trials))
@@ -192,17 +193,18 @@ class _Sweep:
         self._folder.mkdir(parents=True, exist_ok=True)
         return Journal(self._folder, plan)
 
-    def _trial(self, point: Point, n: int) -> Trial:
+    def _trial(self, point: Point, n: int, label: str) -> Trial:
         """Return the distance of a candidate's first n images, from the journal if it is there, on all ranks."""
         trial = self._journal.trial(point, n) if self._journal else None
         if not self._world.broadcast(trial is not None):
-            trial = self._score(point, n)
+            trial = self._score(point, n, label)
             if self._journal is not None and trial is not None:
                 self._journal.add(trial)
         value, error = self._world.broadcast([trial.value, trial.standard_error] if trial else None)
         return Trial(point, n, value, error)
 
-    def _score(self, point: Point, n: int) -> Trial | None:
+    def _score(self, point: Point, n: int, label: str) -> Trial | None:
+        self._on_images(label, 0, n)  # starts the clock: the first batch can take minutes
         denoiser = self._weights.load(point.weights)
         denoiser = with_sample(denoiser, sample_settings(denoiser.recipe, **point.sample))
         path, scoring = str(self._weights.locate(point.weights)[0]), self._scoring
@@ -214,7 +216,7 @@ class _Sweep:
             images,
             self._extractor,
             scoring.batch_size,
-            lambda done, _: self._on_images(point, done, n),
+            lambda done, _: self._on_images(label, done, n),
             num_blocks=NUM_BLOCKS,
             cache=FeatureCache(self._features, images, self._extractor, self._world.is_main),
             gather=self._gather,
@@ -259,7 +261,8 @@ class _Sweep:
             report=self._folder / "report.html",
             figures=[(f"Distances of the sweep; circled: {winner}", figure)],
         )
-        result = score(settings, lambda done, _: self._on_images(winner, done, n), self._world)
+        self._on_images(f"winner {winner}", 0, n)
+        result = score(settings, lambda done, _: self._on_images(f"winner {winner}", done, n), self._world)
         return result if isinstance(result, Score) else None
 
     def _plot(self, trials: tuple[Trial, ...], winner: Point, plot_format: PlotFormat) -> bytes:

@@ -22,9 +22,9 @@ def asked(monkeypatch):
 
     def stand_in(settings, on_images, world):
         found.append(settings)
-        for point in POINTS:
+        for place, point in enumerate(POINTS, 1):
             for done in (4, 8):
-                on_images(point, done, 8)
+                on_images(f"{place}/2 {point}", done, 8)
         score = {"name": "fid20", "estimates": {"fid20": {"value": 3.25}}}
         trials = tuple(Trial(point, 8, 4.0 + place, 0.5) for place, point in enumerate(POINTS))
         defaults = Path("run/sample.toml") if settings.apply else None
@@ -38,7 +38,7 @@ def test_every_point_has_a_line_of_its_own_with_its_images_a_second(asked, capsy
     assert main(["sweep", "run", "--ref", "faces.npz", "--device", "cpu"]) == 0
     out, err = capsys.readouterr()
     for guidance in (1, 2):
-        line = rf"^hdit: weights ema, guidance {guidance}: 8 of 8 images, [0-9.e+,]+ images/s, 0:00 left$"
+        line = rf"^hdit: {guidance}/2 weights ema, guidance {guidance}: 8 of 8 images, [0-9.e+,]+ images/s, 0:00 left$"
         assert len(re.findall(line, err, re.MULTILINE)) == 1
     assert out.startswith("best: weights ema, guidance 1\nfid20 3.2500\n") and "plot: run/sweep/curve.png" in out
     assert "not significant: the winner is within the 95 % interval of 1 others: weights ema, guidance 2" in err

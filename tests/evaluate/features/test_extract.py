@@ -1,6 +1,7 @@
 """While the network works on one piece, the next is read and resized: seen by who waits for whom, not by a clock."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.evaluate import feature_batch as pieces
 from hdit_core.evaluate.extractors.extractor import Extractor
+from hdit_core.evaluate.features.extract import prefetched
 from hdit_core.evaluate.features.measure import measure
 
 PIECE, NUM_PIECES = 4, 5
@@ -61,6 +63,21 @@ def two_cores():
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(1)
+
+
+def test_a_result_that_is_ready_is_passed_on_before_the_next_batches_are_read():
+    passed_on: list[int] = []
+    with ThreadPoolExecutor(1) as pool:
+
+        def batches():
+            yield 0
+            pool.submit(int).result()  # the only thread is free again: the first result is ready
+            yield 1
+            assert passed_on == [0]
+
+        for result in prefetched(abs, batches(), pool, workers=4):
+            passed_on.append(result)
+    assert passed_on == [0, 1]
 
 
 @pytest.mark.parametrize("until", ["read", "resized"])

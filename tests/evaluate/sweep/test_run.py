@@ -230,6 +230,16 @@ def test_a_finished_sweep_is_reported_again_without_sampling(run, reference):
     assert drawn == []
 
 
+def test_the_reference_and_every_candidate_report_progress_from_the_first_image_on(run, reference):
+    heard: dict[str, list[tuple[int, int]]] = {}
+    sweep(wanted(run, reference, interval=None), lambda *event: heard.setdefault(event[0], []).append(event[1:]))
+    candidates = [f"{place}/3 weights ema, guidance {place}" for place in (1, 2, 3)]
+    assert list(heard)[:4] == ["reference", *candidates] and heard["reference"][-1] == (24, 24)
+    for candidate in candidates:
+        assert heard[candidate][0] == (0, 8) and (8, 8) in heard[candidate]
+    assert next(task for task in heard if task.startswith("winner weights ema, guidance "))
+
+
 @pytest.mark.parametrize(
     "content", ["", "garbage", "[]", '{"value": 1.0}', '{"value": 1.0, "name": "n", "estimates": {}}']
 )
@@ -256,9 +266,9 @@ def test_another_grid_reuses_the_trials_of_the_one_before(run, reference):
     first = sweep(wanted(run, reference, guidance="1,2,3,4", interval=None))
     sampled = set()
     second = sweep(
-        wanted(run, reference, guidance="1,2,3,5", interval=None), lambda point, done, n: sampled.add((point, n))
+        wanted(run, reference, guidance="1,2,3,5", interval=None), lambda task, done, n: sampled.add((task, n))
     )
-    assert {point for point, n in sampled if n == 8} == {Point("ema", 5.0)}
+    assert {task for task, n in sampled if n == 8} == {"4/4 weights ema, guidance 5"}
     assert len({trial for trial in first.trials if trial.n == 8} & set(second.trials)) == 3
 
 

@@ -1,0 +1,93 @@
+"""Commands that can be resumed end with exit code 75 when a scheduler stops them, and say what they kept."""
+
+import os
+import signal
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from hdit_cli.commands import restore, sample
+from hdit_cli.main import main
+from hdit_cli.stopping import SIGNALS, stopping_early
+from hdit_core.data.prepare import run as preparing
+from hdit_core.errors import StoppedEarly
+from hdit_core.evaluate import score as scoring
+from hdit_core.evaluate.sweep import run as sweeping
+
+
+def stop(*_, **__):
+    """Send this process SIGTERM, and wait for the end that it brings."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+    raise AssertionError("nothing happened")
+
+
+@contextmanager
+def stopped_session(*_):
+    stop()
+    yield
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_ends_the_body_and_the_old_handlers_come_back(number):
+    before = [signal.getsignal(number) for number in SIGNALS]
+    message = f"{number.name}: kept the work in x; rerun the same command"
+    with pytest.raises(StoppedEarly, match=message), stopping_early("the work in x"):
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
+def test_a_second_signal_right_after_the_first_does_not_disturb_the_end():
+    ended = []
+    with pytest.raises(StoppedEarly), stopping_early("the work"):
+        try:
+            stop()
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            ended.append("orderly")
+    assert ended == ["orderly"]
+
+
+def test_a_child_process_is_ended_by_the_signal_itself():
+    with stopping_early("the work"):
+        child = os.fork()
+        if not child:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
+def test_signals_that_nohup_ignores_stay_ignored(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping_early("the work"):
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.1)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        (["sweep", "run", "--ref", "x.npz", "--device", "cpu"], "the scores and features in run/sweep"),
+        (["sample", "--ckpt", "run", "--out", "faces"], "the images in faces"),
+        (["restore", "small", "--ckpt", "run", "--out", "large"], "the images in large"),
+        (["prepare-data", "photos", "--out", "data", "--size", "8"], "the finished shards in data"),
+        (["eval-fid", "x", "--ref", "y", "--keep-features", "z", "--device", "cpu"], "the features in z"),
+    ],
+)
+def test_resumable_commands_exit_with_75_and_say_what_they_kept(monkeypatch, capsys, arguments, kept):
+    for module, name in ((sweeping, "sweep"), (scoring, "score"), (preparing, "prepare_data")):
+        monkeypatch.setattr(module, name, stop)
+    for module in (sample, restore):
+        monkeypatch.setattr(module, "open_session", stopped_session)
+    assert main(arguments) == 75
+    assert f"hdit: stopped early: SIGTERM: kept {kept}; rerun the same command to resume" in capsys.readouterr().err
+
+
+def test_a_task_that_cannot_be_resumed_is_killed_by_a_signal():
+    with stopping_early(None):
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
