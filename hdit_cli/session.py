@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from hdit_core.diffusion.precondition import Denoiser
     from hdit_core.distributed import World
+    from hdit_core.generate.edit.input_image import InputImage
     from hdit_core.generate.job import SamplingJob
     from hdit_core.generate.pipeline import ConditionSource, SamplingPipeline
     from hdit_core.generate.settings import Defaults
@@ -44,6 +45,19 @@ class ModelSession:
         """Height, width and channels of the images."""
         channels, height, width = self.pipeline.shape
         return height, width, channels
+
+    def read_image(self, path: Path) -> "InputImage":
+        """Return an input image in the network's size and depth, and print the changes that were made to it.
+
+        Raises:
+            DataError: it cannot be read, or has other values than the network's images.
+        """
+        from hdit_core.generate.edit.input_image import read_image
+        from hdit_core.generate.output.sample_format import pixel_format
+
+        image = read_image(path, pixel_format(self.pipeline.denoiser.recipe), self.pipeline.image_size)
+        self.report_remarks(path, image.remarks)
+        return image
 
     def report_remarks(self, path: Path, remarks: tuple[str, ...]) -> None:
         """Print the changes that were made to an input image."""

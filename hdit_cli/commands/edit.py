@@ -1,7 +1,7 @@
 """`hdit edit`: image-to-image, inpainting and interpolation; `edit_ode.py` has inversion and likelihood."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,9 @@ from hdit_cli.output import check_out, is_stream
 from hdit_cli.session import open_session
 from hdit_core.errors import UsageError
 from hdit_core.files import check_output
+
+if TYPE_CHECKING:
+    from hdit_core.generate.job import SamplingJob
 
 app = typer.Typer(add_completion=False)
 
@@ -99,12 +102,10 @@ def vary(
     check_out(out)
     with open_session(model, guidance, device, sampling.seed, sampling.settings) as session:
         from hdit_core.generate.edit.img2img import img2img
-        from hdit_core.generate.edit.input_image import read_image
         from hdit_core.generate.job import SamplingJob
 
-        image = read_image(init, session.shape)
-        session.report_remarks(init, image.remarks)
-        draw = img2img(session.pipeline, session.pipeline.image(image.image_u8), strength)
+        image = session.read_image(init)
+        draw = img2img(session.pipeline, image.image[None], strength)
         edit = {"kind": "vary", "picture_sha256": image.sha256, "strength": strength}
         session.run(SamplingJob(session.pipeline, range(count), sampling.class_id, draw=draw, edit=edit), out, json)
 
@@ -135,16 +136,16 @@ def inpaint(
         import torch
 
         from hdit_core.generate.edit.inpaint import inpaint
-        from hdit_core.generate.edit.input_image import read_image, read_mask
+        from hdit_core.generate.edit.input_image import read_mask
         from hdit_core.generate.job import SamplingJob
+        from hdit_core.generate.output.sample_format import pixel_format
 
         pipeline = session.pipeline
-        known = read_image(image, session.shape)
-        session.report_remarks(image, known.remarks)
-        region = read_mask(mask, image, session.shape)
+        known = session.read_image(image)
+        region = read_mask(mask, image, pixel_format(pipeline.denoiser.recipe), pipeline.image_size)
         session.report_remarks(mask, region.remarks)
         painted = torch.from_numpy(region.painted)[None, None].to(pipeline.device)
-        draw = inpaint(pipeline, pipeline.image(known.image_u8), painted, rounds)
+        draw = inpaint(pipeline, known.image[None], painted, rounds)
         edit = {"kind": "inpaint", "picture_sha256": known.sha256, "mask_sha256": region.sha256, "rounds": rounds}
         session.run(SamplingJob(pipeline, range(count), sampling.class_id, draw=draw, edit=edit), out, json)
 
@@ -187,16 +188,17 @@ def interpolate(
         job = SamplingJob(pipeline, range(frames), class_id, draw=draw, edit=edit, cycle_classes=False)
         session.run(job, out, json)
         if webp is not None and session.world.is_main:
-            _animate(out, webp, frames)
+            _animate(job, out, webp)
 
 
 app.command()(invert)
 app.command()(likelihood)
 
 
-def _animate(folder: Path, webp: Path, frames: int) -> None:
+def _animate(job: "SamplingJob", folder: Path, webp: Path) -> None:
     from hdit_core.files import write_atomic
     from hdit_core.generate.output.animation import frames_webp
+    from hdit_core.generate.output.sample_format import SampleFormat
 
-    write_atomic(webp, frames_webp(folder, frames))
+    write_atomic(webp, frames_webp(folder, len(job.indices), SampleFormat(job.pixels), job.pipeline.image_size))
     note(f"animation: {webp}")

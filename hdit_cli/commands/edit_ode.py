@@ -17,7 +17,7 @@ from hdit_core.files import check_output
 if TYPE_CHECKING:
     from hdit_core.generate.edit.invert import Inverted
     from hdit_core.generate.edit.likelihood import ImageBits
-
+    from hdit_core.generate.output.sample_format import SampleFormat
 
 OnImage = Callable[["ImageBits"], None]
 LARGE_ERROR_LEVELS = 8.0  # root mean square, of 255: visible at first glance
@@ -37,7 +37,11 @@ NoiseOption = Annotated[
 ]
 BackOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE.png", help="Also write the reconstructed image.", rich_help_panel=OUTPUT),
+    typer.Option(
+        metavar="FILE.png",
+        help="Also write the reconstructed image; FILE.npy for networks whose samples are arrays.",
+        rich_help_panel=OUTPUT,
+    ),
 ]
 InputClassOption = Annotated[
     int | None,
@@ -121,20 +125,21 @@ def invert(
     Example: hdit edit invert photo.png --ckpt runs/faces --out photo.safetensors --back back.png
     """
     check_output("--out", out, ".safetensors", new=True)
-    check_output("--back", back, ".png")
+    check_output("--back", back, ".png", ".npy")
     with open_session(model, guidance, device, 0, {}) as session:
-        from hdit_core.generate.edit.input_image import read_image
         from hdit_core.generate.edit.invert import StoredNoise, write_noise
         from hdit_core.generate.edit.invert import invert as invert_image
+        from hdit_core.generate.output.sample_format import SampleFormat, pixel_format
 
         pipeline = session.pipeline
-        read = read_image(image, session.shape)
-        session.report_remarks(image, read.remarks)
+        files = SampleFormat(pixel_format(pipeline.denoiser.recipe))
+        check_output("--back", back, f".{files.suffix}")
+        read = session.read_image(image)
         class_id = session.class_of_input(class_id)
         classes = None if class_id is None else [class_id]
-        result = invert_image(pipeline, pipeline.image(read.image_u8), classes, tolerance)
+        result = invert_image(pipeline, read.image[None], classes, tolerance)
         if session.world.is_main:
-            _write_back(back, result)  # first: a rerun never replaces the noise
+            _write_back(back, result, files)  # first: a rerun never replaces the noise
             write_noise(out, pipeline, StoredNoise(result.noise, class_id))
         _note_large_errors(result, tolerance)
         emit(_report(result, out, class_id), json)
@@ -147,12 +152,11 @@ def _note_large_errors(result: "Inverted", tolerance: float) -> None:
         note(f"noise_std is {result.noise.std():.2f}, expected about 1: the image is unlike the training images")
 
 
-def _write_back(path: Path | None, result: "Inverted") -> None:
+def _write_back(path: Path | None, result: "Inverted", files: "SampleFormat") -> None:
     from hdit_core.files import write_atomic
-    from hdit_core.images import png_bytes, to_uint8
 
     if path is not None:
-        write_atomic(path, png_bytes(to_uint8(result.back[None])[0]))
+        write_atomic(path, files.file(result.back, files.suffix))
 
 
 def _report(result: "Inverted", out: Path, class_id: int | None) -> dict[str, Any]:

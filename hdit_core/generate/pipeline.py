@@ -20,7 +20,7 @@ from hdit_core.diffusion.samplers.sampler_state import Denoise, NoiseSource, Sam
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.diffusion.start import seen_condition, start_of_flow
 from hdit_core.errors import UsageError
-from hdit_core.images import from_uint8, to_pil, to_uint8
+from hdit_core.images import to_pil, to_uint8
 from hdit_core.randomness import normal
 from hdit_core.recipe.model import ModelRecipe
 from hdit_core.recipe.run import Recipe
@@ -186,10 +186,6 @@ class SamplingPipeline:
     def default_class(self, index: int) -> int | None:
         """Return the default class of image `index`: index modulo num_classes, None without classes."""
         return index % self.num_classes if self.num_classes else None
-
-    def image(self, image_u8: UInt8[np.ndarray, "H W C"]) -> Float[Tensor, "1 C H W"]:
-        """Return bytes as one image in [-1, 1] on the device."""
-        return from_uint8(image_u8[None].copy()).to(self.device)
 
     def noise(self, indices: Sequence[int], purpose: str = START, part: int = 0) -> Float[Tensor, "B C H W"]:
         """Return standard normal noise of each image for a purpose; by default the initial noise of `hdit sample`."""

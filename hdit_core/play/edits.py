@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from hdit_core.data.image.decode import decode_image
 from hdit_core.data.image.resize import crop_and_resize
@@ -22,11 +23,12 @@ from hdit_core.generate.edit.input_image import InputImage, read_image
 from hdit_core.generate.edit.interpolate import interpolate as interpolate_draw
 from hdit_core.generate.edit.interpolate import parse_endpoint
 from hdit_core.generate.job import SamplingJob
+from hdit_core.generate.output.sample_format import pixel_format
 from hdit_core.generate.pipeline import Draw, OnStep, SamplingPipeline
 from hdit_core.play.form import SampleForm, real_number, whole_number
 from hdit_core.play.live_sampling import MakeJob, pipeline_of
 
-Image = UInt8[np.ndarray, "H W C"]
+Image = Float[Tensor, "C H W"]  # in [-1, 1]
 Mask = Bool[np.ndarray, "H W"]
 
 MOST_ROUNDS, MOST_FRAMES = 20, 64
@@ -42,9 +44,9 @@ def uploaded_image(path: Path, denoiser: Denoiser) -> InputImage:
     Raises:
         DataError: it cannot be read; the message names the file without its folder.
     """
-    model = denoiser.recipe.model
+    recipe = denoiser.recipe
     try:
-        return read_image(path, (*model.image_size, model.channels))
+        return read_image(path, pixel_format(recipe), recipe.model.image_size)
     except DataError as problem:
         raise DataError(str(problem).replace(str(path), path.name)) from None
 
@@ -90,17 +92,17 @@ def painted_mask(data_url: str | None, size: tuple[int, int]) -> Mask:
     return mask
 
 
-def vary(denoiser: Denoiser, form: SampleForm, image_u8: Image, strength: Any) -> MakeJob:
+def vary(denoiser: Denoiser, form: SampleForm, image: Image, strength: Any) -> MakeJob:
     """Return the job of `hdit edit vary`.
 
     Raises:
         UsageError: the strength is not in [0, 1].
     """
     strength = real_number(strength, "strength", 0.0, 1.0)
-    return _job(denoiser, form, lambda pipeline: img2img(pipeline, pipeline.image(image_u8), strength))
+    return _job(denoiser, form, lambda pipeline: img2img(pipeline, image[None], strength))
 
 
-def inpaint(denoiser: Denoiser, form: SampleForm, image_u8: Image, mask: Mask, rounds: Any) -> MakeJob:
+def inpaint(denoiser: Denoiser, form: SampleForm, image: Image, mask: Mask, rounds: Any) -> MakeJob:
     """Return the job of `hdit edit inpaint`.
 
     Raises:
@@ -110,7 +112,7 @@ def inpaint(denoiser: Denoiser, form: SampleForm, image_u8: Image, mask: Mask, r
 
     def draw_of(pipeline: SamplingPipeline) -> Draw:
         painted = torch.from_numpy(mask)[None, None].to(pipeline.device)
-        return inpaint_draw(pipeline, pipeline.image(image_u8), painted, rounds)
+        return inpaint_draw(pipeline, image[None], painted, rounds)
 
     return _job(denoiser, form, draw_of)
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from hdit_cli.main import main
 from hdit_core.errors import DataError, UsageError
+from hdit_core.images import to_uint8
 from hdit_core.play import edits
 from hdit_core.play.form import read_form
 from hdit_core.play.live_sampling import watch
@@ -50,7 +51,7 @@ def painted(mask):
 
 
 def test_variations_are_those_of_hdit_edit_vary(picture, asked, run, tmp_path):
-    image = edits.uploaded_image(picture, asked[0]).image_u8
+    image = edits.uploaded_image(picture, asked[0]).image
     images = last_images(edits.vary(*asked, image, 0.7))
     command = ["edit", "vary", "--init", str(picture), "--ckpt", str(run), "--strength", "0.7", "--count", "3"]
     assert main([*command, "--seed", "3", "--steps", "3", "--out", str(tmp_path / "v")]) == 0
@@ -60,17 +61,18 @@ def test_variations_are_those_of_hdit_edit_vary(picture, asked, run, tmp_path):
 def test_inpainted_images_are_those_of_hdit_edit_inpaint(picture, asked, run, tmp_path):
     mask = np.zeros((16, 24), bool)
     mask[4:9, 5:20] = True
-    image = edits.uploaded_image(picture, asked[0]).image_u8
+    image = edits.uploaded_image(picture, asked[0]).image
     found = edits.painted_mask(painted(mask), (16, 24))
     assert np.array_equal(found, mask)
     images = last_images(edits.inpaint(*asked, image, found, 2))
-    Image.fromarray(image).save(tmp_path / "small.png")
+    image_u8 = to_uint8(image[None])[0]
+    Image.fromarray(image_u8).save(tmp_path / "small.png")
     Image.fromarray(mask.astype(np.uint8) * 255).save(tmp_path / "mask.png")
     command = ["edit", "inpaint", str(tmp_path / "small.png"), str(tmp_path / "mask.png"), "--ckpt", str(run)]
     more = ["--rounds", "2", "--count", "3", "--seed", "3", "--steps", "3", "--out", str(tmp_path / "i")]
     assert main([*command, *more]) == 0
     assert_equal_to(images, tmp_path / "i")
-    assert np.array_equal(images[0][~mask], image[~mask]) and not np.array_equal(images[0][mask], image[mask])
+    assert np.array_equal(images[0][~mask], image_u8[~mask]) and not np.array_equal(images[0][mask], image_u8[mask])
 
 
 def test_an_interpolation_is_that_of_hdit_edit_interpolate(asked, run, tmp_path):
@@ -115,7 +117,7 @@ def test_an_upload_that_is_no_image_is_named_without_its_folder(asked, tmp_path)
 
 
 def test_numbers_of_edits_are_checked(asked, picture):
-    image = edits.uploaded_image(picture, asked[0]).image_u8
+    image = edits.uploaded_image(picture, asked[0]).image
     with pytest.raises(UsageError, match=r"strength 1\.5: expected a number from 0 to 1"):
         edits.vary(*asked, image, 1.5)
     with pytest.raises(UsageError, match="rounds 0: expected a whole number from 1 to 20"):

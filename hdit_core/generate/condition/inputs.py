@@ -20,8 +20,8 @@ from torch import Tensor
 from hdit_core.data.format.transient import read_image_file
 from hdit_core.data.image.arrays.decode_picture import CLIPPED, OtherFormatError, decode_picture
 from hdit_core.data.image.arrays.npy import is_npy, read_npy
-from hdit_core.data.image.arrays.picture import as_array
-from hdit_core.data.image.arrays.pixel_format import FULL_RANGES, PixelFormat
+from hdit_core.data.image.arrays.picture import Picture, as_array
+from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS, UnusableImageError, decode_image
 from hdit_core.data.image_sets.tar_stream import read_tar
 from hdit_core.data.sources.attachments import Attachments, AttachmentSource
@@ -38,6 +38,21 @@ LONGEST_NAME_BYTES = 200  # of a part of a name: file systems take 255, and temp
 WHITE = (255, 255, 255)
 
 logger = logging.getLogger("hdit")
+
+
+@dataclass(frozen=True)
+class DecodedInput:
+    """The picture in an input file.
+
+    Attributes:
+        picture: as decoded, not resized.
+        pixels: the format of its values.
+        remarks: on what was done to it.
+    """
+
+    picture: Picture
+    pixels: PixelFormat
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,8 +79,8 @@ class InputImage:
         """Hash of the content."""
         return hashlib.sha256(self.content).hexdigest()
 
-    def pixels(self, pixels: PixelFormat) -> Float[Tensor, "C H W"]:
-        """Return the image in [-1, 1], in the full depth of the format.
+    def picture(self, pixels: PixelFormat) -> DecodedInput:
+        """Return the picture, in the full depth of a format.
 
         Args:
             pixels: of the data set that the network was trained on. Arrays may also have floats from -1 to 1, and
@@ -74,16 +89,21 @@ class InputImage:
         Raises:
             UnusableImageError: it is not an image of so many channels and such values, or damaged.
         """
-        if is_npy(self.content) and (image := _from_array(self.content, pixels)) is not None:
-            return image
+        if is_npy(self.content) and (array := _from_array(self.content, pixels)) is not None:
+            return array
         try:
             decoded = decode_picture(self.content, pixels, WHITE, pages_as_channels=not pixels.is_8_bit_image)
         except OtherFormatError as problem:
             takes = f"{pixels.channels} channels of {pixels.dtype}"
-            raise UnusableImageError(f"{problem.found}; the network takes {takes}") from None
+            raise OtherFormatError(problem.found, f"; the network takes {takes}") from None
+        return DecodedInput(decoded.picture, pixels, decoded.remarks)
+
+    def pixels(self, pixels: PixelFormat) -> Float[Tensor, "C H W"]:
+        """Return the image in [-1, 1], in the full depth of the format; arguments and errors as for `picture`."""
+        decoded = self.picture(pixels)
         if CLIPPED in decoded.remarks:
             logger.warning("%s: %s", self.name, CLIPPED)
-        return to_float(np.array(as_array(decoded.picture)[None]), pixels.ranges)[0]
+        return to_float(np.array(as_array(decoded.picture)[None]), decoded.pixels.ranges)[0]
 
     def transparent(self) -> Bool[Tensor, "1 H W"] | None:
         """Return where the image is transparent; None if it is opaque everywhere."""
@@ -108,7 +128,7 @@ def number_of(name: str) -> int:
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
 
 
-def _from_array(content: bytes, pixels: PixelFormat) -> Float[Tensor, "C H W"] | None:
+def _from_array(content: bytes, pixels: PixelFormat) -> DecodedInput | None:
     """Return an array of floats from -1 to 1, or of all values of an integer type; None if it has the format's."""
     try:
         array = read_npy(content)
@@ -126,10 +146,12 @@ def _from_array(content: bytes, pixels: PixelFormat) -> Float[Tensor, "C H W"] |
     if array.dtype.kind == "f":
         if not (np.isfinite(array).all() and np.abs(array).max() <= 1):
             raise UnusableImageError("numbers beyond [-1, 1], NaN or infinity; expected floats from -1 to 1")
-        return to_float(array[None], [(-1.0, 1.0)])[0]
-    if array.dtype.name not in FULL_RANGES:
-        raise UnusableImageError(f"numbers of type {array.dtype}; expected uint8, uint16 or floats from -1 to 1")
-    return to_float(np.array(array[None]), [FULL_RANGES[array.dtype.name]])[0]
+        return DecodedInput(array.astype(np.float32), PixelFormat(pixels.channels, "float32", ((-1.0, 1.0),)))
+    if array.dtype == np.uint8:
+        return DecodedInput(array, PixelFormat(pixels.channels, "uint8"))
+    if array.dtype == np.uint16:
+        return DecodedInput(array, PixelFormat(pixels.channels, "uint16"))
+    raise UnusableImageError(f"numbers of type {array.dtype}; expected uint8, uint16 or floats from -1 to 1")
 
 
 @dataclass(frozen=True)

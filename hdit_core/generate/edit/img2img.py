@@ -42,6 +42,7 @@ def img2img(pipeline: SamplingPipeline, image: Float[Tensor, "1 C H W"], strengt
         UsageError: the strength is not in [0, 1].
     """
     sigmas = sigmas_of(pipeline, strength)
+    image = image.to(pipeline.device)
     kept = 0.0 if len(sigmas) == len(pipeline.sigmas) else 1.0
 
     def draw(indices: list[int], classes: list[int] | None) -> Float[Tensor, "B C H W"]:

@@ -51,6 +51,7 @@ def inpaint(
         mask: True where the image is regenerated.
         rounds: how often each section of the schedule is run; the cost grows in proportion.
     """
+    image = image.to(pipeline.device)
 
     def with_known_pixels(denoise: Denoise) -> Denoise:
         return lambda x, sigma: torch.where(mask, denoise(x, sigma), image.to(x.dtype))

@@ -1,24 +1,29 @@
-"""A user's image or mask, decoded like any untrusted file and resized for the network."""
+"""A user's image or mask, decoded like any untrusted file, in the depth of the network's images, and resized."""
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image
+from torch import Tensor
 
 from hdit_core.data.format.transient import read_image_file
+from hdit_core.data.image.arrays.decode_picture import OtherFormatError
+from hdit_core.data.image.arrays.picture import Picture, as_array, as_picture, frame, picture_size
+from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.data.image.decode import UnusableImageError, decode_image
-from hdit_core.data.image.resize import crop_and_resize
+from hdit_core.data.image.resize import Geometry, ImageSize, crop_and_resize
 from hdit_core.errors import DataError
-from hdit_core.generate.condition.inputs import PAINTED
+from hdit_core.generate.condition import inputs
+from hdit_core.generate.condition.inputs import PAINTED, DecodedInput
+from hdit_core.images import to_float
 
 MIDTONES = range(32, 224)  # grey levels that the opaque part of a mask hardly has
 MOST_MIDTONES = 0.1  # fraction of opaque pixels; a soft brush has fewer
-
-Shape = tuple[int, int, int]
-"""Height, width and channels."""
+BLACK = (0, 0, 0)
+CENTER = (0.5, 0.5)
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,12 @@ class InputImage:
     """An image that was read.
 
     Attributes:
-        image_u8: in the network's size.
+        image: in [-1, 1], in the network's size.
         sha256: of its file.
         remarks: changes that the user may want to know about.
     """
 
-    image_u8: UInt8[np.ndarray, "H W C"]
+    image: Float[Tensor, "C H W"]
     sha256: str
     remarks: tuple[str, ...]
 
@@ -51,56 +56,64 @@ class Mask:
     remarks: tuple[str, ...]
 
 
-def fit_to_shape(image: Image.Image, shape: Shape) -> tuple[UInt8[np.ndarray, "H W C"], tuple[str, ...]]:
-    """Return the largest central crop with the shape's aspect ratio, resized to it, and a remark on that."""
-    height, width, _ = shape
-    if (image.height, image.width) == (height, width):
-        return np.asarray(image).reshape(shape), ()
-    enlarged = image.height < height or image.width < width
-    remark = (
-        f"{'enlarged' if enlarged else 'cropped and resized'} from {image.height}x{image.width} to {height}x{width}"
-    )
-    return np.asarray(crop_and_resize(image, height, width)).reshape(shape), (remark,)
-
-
-def read_image(path: Path, shape: Shape) -> InputImage:
-    """Read one image and resize it to a shape.
+def fit_to_size(picture: Picture, pixels: PixelFormat, size: ImageSize) -> tuple[Picture, tuple[str, ...]]:
+    """Return the largest central crop with the size's aspect ratio, resized to it, and a remark on that.
 
     Args:
-        path: a file of any format that `hdit prepare-data` reads.
-        shape: height and width in pixels, and 1 channel for grey or 3 for color.
+        picture: the picture.
+        pixels: the format of its values.
+        size: height and width in pixels.
+    """
+    found = picture_size(picture)
+    if found == size:
+        return picture, ()
+    enlarged = found[0] < size[0] or found[1] < size[1]
+    remark = f"{'enlarged' if enlarged else 'cropped and resized'} from {found[0]}x{found[1]} to {size[0]}x{size[1]}"
+    picture = as_picture(as_array(picture), pixels)
+    return frame(picture, Geometry(found, size, CENTER), "lanczos", pixels, BLACK), (remark,)
+
+
+def read_image(path: Path, pixels: PixelFormat, size: ImageSize) -> InputImage:
+    """Read one image in the depth of the network's images, and resize it.
+
+    Args:
+        path: a file of any format that `hdit prepare-data` reads, or a .npy array.
+        pixels: the format of the images that the network was trained on.
+        size: height and width in pixels.
 
     Raises:
-        DataError: it cannot be read, is not an image, too large, or damaged.
+        DataError: it cannot be read, is not an image of such values, too large, or damaged.
     """
     content = _read(path)
-    image, remarks = _decode(path, content, shape[2])
-    image_u8, more = fit_to_shape(image, shape)
-    return InputImage(image_u8, hashlib.sha256(content).hexdigest(), (*remarks, *more))
+    decoded = _decode(path, content, pixels)
+    picture, more = fit_to_size(decoded.picture, decoded.pixels, size)
+    image = to_float(np.array(as_array(picture)[None]), decoded.pixels.ranges)[0]
+    return InputImage(image, hashlib.sha256(content).hexdigest(), (*decoded.remarks, *more))
 
 
-def read_mask(path: Path, image_path: Path, shape: Shape) -> Mask:
+def read_mask(path: Path, image_path: Path, pixels: PixelFormat, size: ImageSize) -> Mask:
     """Read the mask of an image: white is painted, black and transparent are not.
 
     Args:
         path: the mask, of the image's size; grey levels from 128 on count as white.
         image_path: the image's file.
-        shape: what the image is resized to.
+        pixels: the format of the images that the network was trained on.
+        size: height and width that the image is resized to.
 
     Raises:
         DataError: it cannot be read, differs in size from the image, is a picture with a cut-out, or has nothing white.
     """
     content = _read(path)
-    mask, _ = _decode(path, content, 1, background=0)  # transparent becomes black: not painted
-    image, _ = _decode(image_path, _read(image_path), 1)
-    if mask.size != image.size:
+    mask = _decode_grey(path, content, background=0)  # transparent becomes black: not painted
+    height, width = picture_size(_decode(image_path, _read(image_path), pixels).picture)
+    if (mask.height, mask.width) != (height, width):
         raise DataError(
-            f"{path}: the mask has {mask.height}x{mask.width} pixels, {image_path} has {image.height}x{image.width}; "
+            f"{path}: the mask has {mask.height}x{mask.width} pixels, {image_path} has {height}x{width}; "
             "use a mask of the same size"
         )
-    on_white, _ = _decode(path, content, 1, background=255)
+    on_white = _decode_grey(path, content, background=255)
     _refuse_cut_out(path, np.asarray(mask), np.asarray(on_white))
-    painted = np.asarray(crop_and_resize(mask, shape[0], shape[1], resize="area")) >= PAINTED
+    painted = np.asarray(crop_and_resize(mask, *size, resize="area")) >= PAINTED
     if not painted.any():
         raise DataError(
             f"{path}: nothing in the mask is white within the crop of the image (its brightest grey level is "
@@ -129,9 +142,17 @@ def _read(path: Path) -> bytes:
         raise DataError(f"{path}: {problem}; expected an image such as a PNG or JPEG") from None
 
 
-def _decode(path: Path, content: bytes, channels: int, background: int = 255) -> tuple[Image.Image, tuple[str, ...]]:
+def _decode(path: Path, content: bytes, pixels: PixelFormat) -> DecodedInput:
     try:
-        decoded = decode_image(content, channels, (background, background, background))
+        return inputs.InputImage(path.name, content).picture(pixels)
+    except OtherFormatError as problem:
+        raise DataError(f"{path}: {problem}") from None
     except UnusableImageError as problem:
         raise DataError(f"{path}: {problem}; expected an image such as a PNG or JPEG") from None
-    return decoded.image, decoded.remarks
+
+
+def _decode_grey(path: Path, content: bytes, background: int) -> Image.Image:
+    try:
+        return decode_image(content, 1, (background, background, background)).image
+    except UnusableImageError as problem:
+        raise DataError(f"{path}: {problem}; expected an image such as a PNG or JPEG") from None

@@ -69,6 +69,7 @@ def invert(
         NumericalError: the denoiser returns NaN or infinity, or the ODE cannot be solved.
     """
     settings, device = pipeline.settings, pipeline.device
+    image = image.to(device)
     denoise, low, high = pipeline.conditioned(classes), settings.sigma_min, settings.sigma_max
     with autocast(device, compute_dtype(pipeline.denoiser.recipe.train.precision, device)):
         up = solve_pf_ode(denoise, image, low, high, rtol=tolerance, atol=tolerance)

@@ -15,16 +15,21 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from hdit_core.data.image.arrays.picture import as_array
+from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.data.image_sets.open_images import open_images
 from hdit_core.data.sources.source import IMAGE_SUFFIX
 from hdit_core.devices import autocast, compute_dtype
 from hdit_core.diffusion.likelihood import LEVELS_PER_UNIT, log_likelihood, rademacher_probes
 from hdit_core.errors import DataError, UsageError
-from hdit_core.generate.edit.input_image import Shape, fit_to_shape, read_image
+from hdit_core.generate.edit.input_image import fit_to_size, read_image
 from hdit_core.generate.pipeline import SamplingPipeline
-from hdit_core.images import from_uint8, to_pil
+from hdit_core.images import from_uint8, to_pil, to_uint8
 from hdit_core.randomness import streams
+
+Shape = tuple[int, int, int]
+"""Height, width and channels."""
 
 PURPOSE = "dequantise"
 TOLERANCE = 1e-4
@@ -159,7 +164,8 @@ def open_labelled_images(
     classes = "none" if class_id is None else f"all {class_id}"
     path = Path(location)
     if path.is_file() and IMAGE_SUFFIX.search(path.name):
-        image = LabelledImage(0, path.name, read_image(path, shape).image_u8, one_class)
+        read_one = read_image(path, PixelFormat(shape[2]), shape[:2])
+        image = LabelledImage(0, path.name, to_uint8(read_one.image[None])[0], one_class)
         return LabelledImages(1, classes, iter([image]))
     images = open_images(location, n, seed, channels=shape[2], purpose=SUBSET_PURPOSE)
     label = images.label if num_classes and class_id is None else None
@@ -192,4 +198,4 @@ def _framed(image_u8: UInt8[np.ndarray, "H0 W0 C"], shape: Shape, location: str)
             f"{location}: holds images of {image_u8.shape[2]} channels, the network takes {shape[2]}; prepare the data "
             "again for it"
         )
-    return fit_to_shape(to_pil(image_u8), shape)[0]
+    return as_array(fit_to_size(to_pil(image_u8), PixelFormat(shape[2]), shape[:2])[0])

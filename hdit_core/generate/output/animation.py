@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from hdit_core.diffusion.samplers.sampler_state import SamplerStep
+from hdit_core.generate.output.sample_format import SampleFormat
 from hdit_core.generate.pipeline import SamplingPipeline
 from hdit_core.images import grid, to_pil, to_uint8
 
@@ -42,11 +43,18 @@ class Trajectory:
         return f"{size}, {self.num_images} image{'s' * (self.num_images > 1)}"
 
 
-def frames_webp(folder: Path, frames: int) -> bytes:
-    """Return frames 0 to `frames` - 1 of a folder of samples, played back and forth, as an endless lossless WebP."""
-    forth = list(range(frames))
-    images = [Image.open(folder / f"{index:08d}.png") for index in [*forth, *forth[-2:0:-1]]]
-    return _webp(images, FRAME_MS)
+def frames_webp(folder: Path, frames: int, files: SampleFormat, size: tuple[int, int]) -> bytes:
+    """Return frames 0 to `frames` - 1 of a folder of samples, played back and forth, as an endless lossless WebP.
+
+    Args:
+        folder: of the samples.
+        frames: how many.
+        files: format of the samples; they are shown in 8 bits.
+        size: their height and width in pixels.
+    """
+    contents = [(folder / f"{index:08d}.{files.suffix}").read_bytes() for index in range(frames)]
+    images = [to_pil(files.shown(files.decode(content, size))) for content in contents]
+    return _webp([*images, *images[-2:0:-1]], FRAME_MS)
 
 
 @torch.inference_mode()

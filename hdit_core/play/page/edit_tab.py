@@ -6,6 +6,7 @@ from typing import Any
 
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import UsageError
+from hdit_core.images import from_uint8, to_uint8
 from hdit_core.play import edits
 from hdit_core.play.form import SampleForm, read_form, whole_number
 from hdit_core.play.live_sampling import Frame, MakeJob
@@ -102,7 +103,7 @@ class EditTab:
         except Exception as problem:
             return error_line(problem), gr.skip(), gr.skip()
         remarks = "; ".join(found.remarks) or "read"
-        return status(f"{Path(path or '').name}: {remarks}"), brush_canvas(found.image_u8), found.image_u8
+        return status(f"{Path(path or '').name}: {remarks}"), canvas_of(found.image), found.image
 
     def take_sample(self, last: Frame | None, number: Any) -> Sequence[Any]:
         """Return status line, canvas and pixels of an image that was sampled."""
@@ -114,11 +115,12 @@ class EditTab:
             index = whole_number(number, "image", 0, len(last.images) - 1)
         except Exception as problem:
             return error_line(problem), gr.skip(), gr.skip()
-        return status(f"image {last.captions[index]}"), brush_canvas(last.images[index]), last.images[index]
+        image = from_uint8(last.images[index][None].copy())[0]
+        return status(f"image {last.captions[index]}"), canvas_of(image), image
 
     def clear_mask(self, image: Any) -> str:
         """Return the canvas without anything painted."""
-        return "" if image is None else brush_canvas(image)
+        return "" if image is None else canvas_of(image)
 
     def vary(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
         """Yield status line and variations."""
@@ -133,7 +135,7 @@ class EditTab:
 
         def edit(denoiser: Denoiser, form: SampleForm) -> MakeJob:
             image, region = chosen_image(values), str(values["region"])
-            size = image.shape[:2]
+            size = image.shape[1:]
             is_painted = region == edits.BRUSH
             mask = edits.painted_mask(values["mask"], size) if is_painted else edits.region_mask(region, size)
             return edits.inpaint(denoiser, form, image, mask, values["rounds"])
@@ -184,6 +186,11 @@ def chosen_image(values: Mapping[str, Any]) -> Any:
     if values["image"] is None:
         raise UsageError("no image is chosen: upload one, or use a sample")
     return values["image"]
+
+
+def canvas_of(image: edits.Image) -> str:
+    """Return the canvas for the brush over an image."""
+    return brush_canvas(to_uint8(image[None])[0])
 
 
 def show_frame(images: Sequence[Any] | None, number: Any) -> str:

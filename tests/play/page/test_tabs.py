@@ -118,7 +118,7 @@ def test_an_image_that_is_missing_is_one_line(page, values, tmp_path):
 def test_an_upload_is_fitted_to_the_network(page, tmp_path):
     Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save(tmp_path / "large.png")
     line, _, image = unbuilt(EditTab, page=page).take_upload(str(tmp_path / "large.png"))
-    assert text_of(line)[0] == "large.png: cropped and resized from 50x50 to 16x24" and image.shape == (16, 24, 3)
+    assert text_of(line)[0] == "large.png: cropped and resized from 50x50 to 16x24" and image.shape == (3, 16, 24)
 
 
 def test_frames_of_an_interpolation_are_shown_one_by_one(page, values):
