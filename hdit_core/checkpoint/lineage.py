@@ -20,6 +20,7 @@ class Fork(BaseModel):
     Attributes:
         run: the parent.
         step, num_images: of the parent's checkpoint.
+        elapsed_s: training time up to it; None in files of older versions.
         reset: parts of the parent's state that were not taken over.
         changes: recipe keys with the values of parent and child; `data set` with the hashes of the data.
     """
@@ -29,6 +30,7 @@ class Fork(BaseModel):
     run: str
     step: int
     num_images: int
+    elapsed_s: float | None = None
     reset: tuple[Part, ...] = ()
     changes: dict[str, tuple[Any, Any]] = {}
 

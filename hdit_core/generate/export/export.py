@@ -122,6 +122,7 @@ def export(source: Path, folder: Path, settings: ExportSettings) -> dict[str, An
         "format": facts.format,
         "dtype": facts.dtype,
         **origin,
+        "forked_from": [f"{Path(fork.run).name}@{fork.step}" for fork in record.lineage],
         "weights": facts.weights,
         "weights_sha256": facts.sha256,
         "parameters": facts.parameters,

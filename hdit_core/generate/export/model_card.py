@@ -4,17 +4,15 @@ Text from data, such as class names, is escaped so that viewers render it litera
 without control characters that reorder or hide the text around it.
 """
 
-import string
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from hdit_core.generate.export.markdown import as_text
+from hdit_core.generate.export.run_parts import lineage_section, run_parts, total_time_s
 from hdit_core.generate.export.training_record import TrainingRecord
 from hdit_core.recipe.run import Recipe
 
 MOST_CLASSES = 100  # named in the card
-LONGEST_NAME = 60
-
-_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "'": "&#39;"}
 
 
 @dataclass(frozen=True)
@@ -42,18 +40,6 @@ class CardFacts:
     sampled: tuple[int, int] = (0, 0)
     program: tuple[str, float] | None = None
     run: str | None = None
-
-
-def as_text(name: str) -> str:
-    """Return a name as literal Markdown text: truncated, unprintable characters written out, markup escaped."""
-    shown = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
-    return "".join(map(_shown, shown))
-
-
-def _shown(letter: str) -> str:
-    if letter.isprintable():
-        return _ENTITIES.get(letter) or (f"\\{letter}" if letter in string.punctuation else letter)
-    return "".join(map(_shown, letter.encode("unicode_escape", "surrogatepass").decode()))
 
 
 def card(recipe: Recipe, record: TrainingRecord, facts: CardFacts) -> str:
@@ -154,19 +140,31 @@ def _training(recipe: Recipe, record: TrainingRecord, facts: CardFacts) -> Itera
     if record.state is None:
         yield "Unknown apart from the recipe: this was exported from a single file of weights."
         return
-    state, rows = record.state, [("run", as_text(facts.run))] if facts.run else []
-    rows += [("images seen", f"{state.num_images:,}"), ("steps", f"{state.step:,}")]
-    rows += [("batch size", f"{recipe.train.batch_size:,}"), ("weights", as_text(facts.weights))]
+    state, parts = record.state, run_parts(record.lineage, recipe, record.state, facts.run or "this run")
+    rows = [("run", as_text(facts.run))] if facts.run else []
+    rows += [
+        ("images seen", f"{sum(part.images for part in parts):,}"),
+        ("steps", f"{sum(part.steps for part in parts):,}"),
+    ]
+    rows += [("batch size", parts[-1].batch_size), ("weights", as_text(facts.weights))]
     rows += [("data set (manifest hash)", state.data_hash), ("seed", str(recipe.train.seed))]
-    rows += [("time", f"{state.elapsed_s / 3600:.2f} hours on {state.world_size} ranks")]
+    rows += [("initial weights (sha256)", state.init_from)] if state.init_from else []
+    rows += [("time", _time(total_time_s(parts), state.world_size))]
     rows += [] if record.loss is None else [("final loss", f"{record.loss:.5g}")]
     rows += [(name, f"{value:.5g}") for name, value in record.scores.items()]
     yield "| | |"
     yield "|---|---|"
     yield from (f"| {name} | {value} |" for name, value in rows)
+    if len(parts) > 1:
+        yield from ("", *lineage_section(parts))
     if not record.scores:
         yield ""
         yield "No scores were measured during training; see `hdit eval-fid --ckpt FOLDER --ref DATA`."
+
+
+def _time(seconds: float | None, ranks: int) -> str:
+    hours = "unknown" if seconds is None else f"{seconds / 3600:.2f} hours"
+    return f"{hours} on {ranks} rank{'s' * (ranks != 1)}"
 
 
 def _classes(names: Sequence[str]) -> Iterator[str]:

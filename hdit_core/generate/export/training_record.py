@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hdit_core.checkpoint.layout import checkpoint_folders
+from hdit_core.checkpoint.lineage import Fork, read_lineage
 from hdit_core.checkpoint.load import newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.log import read_log, read_scores
 from hdit_core.checkpoint.state import State
@@ -26,12 +27,14 @@ class TrainingRecord:
         loss: mean over the log's last records up to that checkpoint.
         scores: the last of each metric up to that checkpoint, by name.
         classes: names in index order.
+        lineage: the forks that led to the run, oldest first.
     """
 
     state: State | None = None
     loss: float | None = None
     scores: dict[str, float] = field(default_factory=dict)
     classes: tuple[str, ...] = ()
+    lineage: tuple[Fork, ...] = ()
 
 
 def training_record(source: Path, recipe: Recipe) -> TrainingRecord:
@@ -49,7 +52,7 @@ def training_record(source: Path, recipe: Recipe) -> TrainingRecord:
     scored = [line for line in _readable(read_scores, run) if line["step"] <= state.step]
     scores = {name: value for line in scored for name, value in line.items() if type(value) is float}
     loss = sum(losses) / len(losses) if losses else None
-    return TrainingRecord(state, loss, scores, _classes(recipe, state.data_hash))
+    return TrainingRecord(state, loss, scores, _classes(recipe, state.data_hash), read_lineage(run))
 
 
 def _state_and_run(source: Path) -> tuple[State | None, Path | None]:

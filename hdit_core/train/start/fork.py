@@ -121,7 +121,8 @@ def forks_of(parent: Checkpoint, recipe: Recipe, source: ForkSource, data_hash: 
     if parent.state.data_hash != data_hash:
         changes["data set"] = (parent.state.data_hash[:16], data_hash[:16])
     run, state = str(source.run.resolve()), parent.state
-    fork = Fork(run=run, step=state.step, num_images=state.num_images, reset=source.reset, changes=changes)
+    counts = {"step": state.step, "num_images": state.num_images, "elapsed_s": state.elapsed_s}
+    fork = Fork(run=run, **counts, reset=source.reset, changes=changes)
     return (*read_lineage(source.run), fork)
 
 

@@ -1,14 +1,18 @@
 """The card of an exported network: the contents of its record, with class names as plain text."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from hdit_core.checkpoint.layout import scores_file
+from hdit_core.checkpoint.lineage import Fork
 from hdit_core.checkpoint.save import save_checkpoint
 from hdit_core.checkpoint.state import State
 from hdit_core.data.format.manifest import read_manifest
-from hdit_core.generate.export.model_card import CardFacts, as_text, card
+from hdit_core.generate.export.markdown import as_text
+from hdit_core.generate.export.model_card import CardFacts, card
+from hdit_core.generate.export.run_parts import run_parts, total_time_s
 from hdit_core.generate.export.training_record import TrainingRecord, training_record
 from hdit_core.jsonl import append
 
@@ -65,3 +69,54 @@ def test_the_card_shows_the_last_scores_up_to_its_checkpoint(trained, tiny_data,
     record = training_record(tmp_path, recipe)
     assert record.scores == {"fid5k": 9.25, "kid": 0.0925}
     assert "| fid5k | 9.25 |" in card(recipe, record, FACTS)
+
+
+def test_the_card_of_a_forked_run_names_every_part_with_its_data_and_the_totals(changed):
+    recipe = changed({"train.batch_size": 64, "train.lr": 1e-4, "data.path": "/secret/faces"})
+    first = Fork(
+        run="/secret/a",
+        step=100,
+        num_images=3200,
+        elapsed_s=3600.0,
+        changes={
+            "train.batch_size": (32, 64),
+            "data.path": ("/secret/emoji", "/secret/faces"),
+            "data set": ("e1", "f2"),
+        },
+    )
+    second = Fork(
+        run="/secret/b",
+        step=150,
+        num_images=6400,
+        elapsed_s=5400.0,
+        reset=("optimizer", "counter"),
+        changes={"train.lr": (1e-3, 1e-4)},
+    )
+    state = State(step=10, num_images=640, data_hash="f2" + "0" * 62, elapsed_s=1800.0)
+    text = card(recipe, TrainingRecord(state, 0.5, lineage=(first, second)), replace(FACTS, run="c"))
+    for row in ("| images seen | 7,040 |", "| steps | 160 |", "| time | 2.00 hours on 1 rank |", "| batch size | 64 |"):
+        assert row in text
+    assert "| 1 | a | 3,200 | 100 | 32 | emoji (e1) | 1.00 |" in text
+    assert "| 2 | b | 3,200 | 50 | 64 | faces (f200000000000000) | 0.50 |" in text
+    assert "| 3 | c | 640 | 10 | 64 | faces (f200000000000000) | 0.50 |" in text
+    assert (
+        "- Part 2: from a at step 100 (3,200 images); `train.batch_size` 32 to 64; `data.path` emoji to faces" in text
+    )
+    assert "- Part 3: from b at step 150 (6,400 images); optimizer, counter reset; `train.lr`" in text
+    assert "secret" not in text
+
+
+def test_a_fork_of_an_older_version_has_no_known_time_for_its_parts(changed):
+    fork = Fork(run="a", step=100, num_images=3200)
+    state = State(step=150, num_images=4800, data_hash="f2" * 32, elapsed_s=1800.0)
+    parts = run_parts((fork,), changed({}), state, "b")
+    assert [part.elapsed_s for part in parts] == [None, None] and total_time_s(parts) is None
+    assert [part.start for part in parts] == [None, "from a at step 100 (3,200 images); no setting changed"]
+
+
+def test_all_batch_sizes_of_a_part_are_named(changed):
+    growth = [{"after_images": 960, "batch_size": 64}, {"after_images": 1920, "batch_size": 128}]
+    recipe = changed({"train.batch_size": 32, "train.batch_growth": growth, "train.num_images": 2304})
+    fork = Fork(run="a", step=40, num_images=1280, changes={"train.batch_growth[1].after_images": (None, 1920)})
+    state = State(step=60, num_images=2304, data_hash="f2" * 32)
+    assert [part.batch_size for part in run_parts((fork,), recipe, state, "b")] == ["32, then 64", "64, then 128"]

@@ -10,6 +10,8 @@ from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.checkpoint.log import read_log
 from hdit_core.checkpoint.status import read_status
 from hdit_core.errors import CheckpointError, UsageError
+from hdit_core.generate.export.run_parts import run_parts
+from hdit_core.generate.export.training_record import training_record
 from hdit_core.recipe.write import recipe_toml
 from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
@@ -73,6 +75,14 @@ def test_a_fork_takes_over_the_state_and_records_every_change_and_so_does_a_fork
     assert [fork.run for fork in lineage] == [str(parent), str(tmp_path / "a")]
     assert lineage[0].changes["train.lr"] == (5e-4, 1e-4) and lineage[0].changes["train.batch_size"] == (8, 16)
     assert set(lineage[1].changes) == {"train.lr", "train.num_images"}
+    assert 0 < lineage[0].elapsed_s == lineage[1].elapsed_s  # the second fork is of the first one's first checkpoint
+    record = training_record(tmp_path / "b", trained(changes))
+    parts = run_parts(record.lineage, trained(changes), record.state, "b")
+    assert [(part.run, part.images, part.batch_size) for part in parts] == [
+        ("run", 96, "8"),
+        ("a", 0, "16"),
+        ("b", 80, "16"),
+    ]
 
 
 def test_reset_reinitializes_the_named_parts(tmp_path, trained, parent):
