@@ -93,8 +93,8 @@ def train(
 ) -> None:
     """Print a batch script that trains a recipe and auto-resumes after time limits, preemption and crashes.
 
-    The recipe is validated first, including that the batch size is divisible by the number of ranks. With --dry-run or
-    --repro, the job is not requeued.
+    The recipe is validated first, including that the batch size is divisible by the number of ranks, and --from. With
+    --dry-run or --repro, the job is not requeued.
 
     Example: hdit slurm train imagenet256 --out runs/a --nodes 8 --gpus-per-node 8 --time 24:00:00 | sbatch
     """
@@ -109,6 +109,7 @@ def train(
     request = _request(ctx, f"hdit-{run.name}", time, nodes, gpus, ranks, cpus, notice, more)
     parsed = read_recipe(recipe, params.get("overrides") or ())
     images_per_device(parsed, request.ranks, "the job's ranks")
+    _check_fork(params, parsed, run)
     _warn_without_gpus(parsed, request)
     once = params.get("dry_run") or params.get("repro") is not None
     typer.echo(train_script(request, ctx.args, run, setup or (), launcher, None if once else requeues), nl=False)
@@ -124,6 +125,19 @@ def _train_parameters(words: list[str]) -> dict[str, Any]:
     check_options(params["recipe"], params["out"], start, check, params["watch"] or [])
     check_names(params["watch"] or [])
     return params
+
+
+def _check_fork(params: dict[str, Any], recipe: "Recipe", run: Path) -> None:
+    """Check --from as the job will: the parent has the checkpoint, which allows the changes of the recipe."""
+    if params["source"] is None:
+        return None
+    from hdit_core.checkpoint.layout import checkpoint_folders
+    from hdit_core.train.start.fork import check_fork, check_forked_from, open_parent, parse_source
+
+    source = parse_source(params["source"], params["reset"] or ())
+    if checkpoint_folders(run):
+        return check_forked_from(run, source)
+    return check_fork(open_parent(source), recipe, 1, source)
 
 
 def _offer_job(command: str, help_text: str) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders, log_file
@@ -10,7 +10,7 @@ from hdit_core.checkpoint.lineage import Fork, Part, read_lineage
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.state import SkippedImages, State
 from hdit_core.checkpoint.status import read_status, recording_failure
-from hdit_core.errors import CheckpointError, UsageError
+from hdit_core.errors import CheckpointError
 from hdit_core.files import remove_temporaries
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.context import RunContext, run_context
@@ -20,7 +20,15 @@ from hdit_core.train.monitor.incidents import RollBack
 from hdit_core.train.monitor.memory import memory_need, naming_memory
 from hdit_core.train.monitor.trackers import check_trackers
 from hdit_core.train.start.checks import check_data_folder, check_main_guard
-from hdit_core.train.start.fork import ForkSource, check_fork, fork_state, forks_of, open_parent
+from hdit_core.train.start.fork import (
+    ForkSource,
+    check_fork,
+    check_forked_from,
+    fork_state,
+    forks_of,
+    open_parent,
+    source_of,
+)
 from hdit_core.train.start.init_from import NOTHING, InitialWeights, load_initial_weights
 from hdit_core.train.start.run_folder import keep_recipe, locked_run_folder
 from hdit_core.train.step.build import build_learner
@@ -138,16 +146,12 @@ def _start(context: RunContext, initial: InitialWeights) -> _Start:
         return _Start(checkpoint.state, checkpoint)
     record = context.world.on_main_rank(lambda: [fork.model_dump(mode="json") for fork in read_lineage(context.folder)])
     if lineage := context.world.broadcast(record):
-        source = _source_of(Fork.model_validate(lineage[-1]))
+        source = source_of(Fork.model_validate(lineage[-1]))
         parent = open_parent(source)
         logger.info("forking %s", parent.folder)
         return _Start(fork_state(parent, source, data_hash), parent, source.reset, is_saved=False)
     state = State(step=0, num_images=0, data_hash=data_hash, init_from=initial.sha256)
     return _Start(state, is_saved=not initial.tensors)
-
-
-def _source_of(fork: Fork) -> ForkSource:
-    return ForkSource(Path(fork.run), fork.step, fork.reset)
 
 
 def _note_if_nothing_is_left(context: RunContext, start: State) -> None:
@@ -164,26 +168,13 @@ def _note_if_nothing_is_left(context: RunContext, start: State) -> None:
 def _prepare_folder(context: RunContext, fork: ForkSource | None, stack: ExitStack) -> None:
     run, lineage = context.folder, tuple[Fork, ...]()
     if fork is not None and checkpoint_folders(run):
-        _check_forked_from(run, fork)
+        check_forked_from(run, fork)
     elif fork is not None:
         parent = open_parent(fork)
-        check_fork(parent, context.recipe, context.reader, fork)
+        check_fork(parent, context.recipe, len(context.reader.manifest.contents.sizes), fork)
         lineage = forks_of(parent, context.recipe, fork, context.reader.manifest.root)
     stack.enter_context(locked_run_folder(run, context.recipe, lineage))
     remove_temporaries(run / "checkpoints")
-
-
-def _check_forked_from(run: Path, fork: ForkSource) -> None:
-    """Check that an existing run was forked from this source, so that the command resumes it."""
-    lineage = read_lineage(run)
-    known = _source_of(lineage[-1]) if lineage else None
-    wanted = replace(fork, run=fork.run.resolve(), step=known.step if known and fork.step is None else fork.step)
-    if known != wanted:
-        origin = f"was forked from {lineage[-1]}" if lineage else "was not forked"
-        raise UsageError(
-            f"{run}: is a run already, and {origin}; to resume it, leave out --from and --reset; to fork again, use "
-            "another directory with --out"
-        )
 
 
 def _find_checkpoint(context: RunContext) -> Checkpoint | None:

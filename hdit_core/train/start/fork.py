@@ -7,7 +7,7 @@ equals a resumed run, bit for bit.
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -17,7 +17,6 @@ from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders
 from hdit_core.checkpoint.lineage import Fork, Part, read_lineage
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.state import State, StepHistory
-from hdit_core.data.loader.reader import ImageReader
 from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.diff import Difference, differences
@@ -75,8 +74,38 @@ def open_parent(source: ForkSource) -> Checkpoint:
     return open_checkpoint(folder)
 
 
-def check_fork(parent: Checkpoint, recipe: Recipe, reader: ImageReader, source: ForkSource) -> None:
+def source_of(fork: Fork) -> ForkSource:
+    """Return where a recorded fork began."""
+    return ForkSource(Path(fork.run), fork.step, fork.reset)
+
+
+def check_forked_from(run: Path, source: ForkSource) -> None:
+    """Check that an existing run was forked from this source, so that the same command resumes it.
+
+    Raises:
+        UsageError: it was not.
+    """
+    lineage = read_lineage(run)
+    known = source_of(lineage[-1]) if lineage else None
+    wanted = replace(
+        source, run=source.run.resolve(), step=known.step if known and source.step is None else source.step
+    )
+    if known != wanted:
+        origin = f"was forked from {lineage[-1]}" if lineage else "was not forked"
+        raise UsageError(
+            f"{run}: is a run already, and {origin}; to resume it, leave out --from and --reset; to fork again, use "
+            "another directory with --out"
+        )
+
+
+def check_fork(parent: Checkpoint, recipe: Recipe, num_sizes: int, source: ForkSource) -> None:
     """Check that the state of a checkpoint allows the changes of a recipe, and warn if the learning rate jumps.
+
+    Args:
+        parent: the checkpoint.
+        recipe: of the fork.
+        num_sizes: number of image sizes of its data set.
+        source: names the parent, and what is reset.
 
     Raises:
         UsageError: it does not; names the key and the reason.
@@ -98,7 +127,7 @@ def check_fork(parent: Checkpoint, recipe: Recipe, reader: ImageReader, source: 
     if recipe.train.init_from not in (None, before.train.init_from):
         raise UsageError(f"{where}: train.init_from also gives initial weights; leave out one of them")
     if "counter" not in source.reset:
-        _check_position(state, recipe, reader, where)
+        _check_position(state, recipe, num_sizes, where)
         _warn_of_jump(before.train, recipe.train, state.num_images)
 
 
@@ -143,7 +172,7 @@ def _check_network(before: Recipe, after: Recipe, where: str) -> None:
         )
 
 
-def _check_position(state: State, recipe: Recipe, reader: ImageReader, where: str) -> None:
+def _check_position(state: State, recipe: Recipe, num_sizes: int, where: str) -> None:
     train, seen = recipe.train, state.num_images
     if seen >= train.num_images:
         raise UsageError(
@@ -152,7 +181,7 @@ def _check_position(state: State, recipe: Recipe, reader: ImageReader, where: st
         )
     starts = [0, *(growth.after_images for growth in train.batch_growth)]
     start = max(mark for mark in starts if mark <= seen)
-    if len(reader.manifest.contents.sizes) > 1 and (seen - start) % train.batch_size_at(seen):
+    if num_sizes > 1 and (seen - start) % train.batch_size_at(seen):
         raise UsageError(
             f"{where}: images of several sizes come in whole batches, and {seen:,} images are not a multiple of "
             f"train.batch_size = {train.batch_size_at(seen)}; use a divisor of {seen - start}, or add --reset counter"

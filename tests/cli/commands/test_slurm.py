@@ -6,6 +6,9 @@ import subprocess
 import pytest
 
 from hdit_cli.main import main
+from hdit_core.checkpoint.save import save_checkpoint
+from hdit_core.checkpoint.state import State
+from hdit_core.recipe.write import recipe_toml
 
 MISTAKES = {
     "an option of sbatch without its value": (
@@ -160,3 +163,22 @@ def test_the_step_variables_that_sbatch_passes_on_are_unset_first(capsys):
     script += capsys.readouterr().out.replace("exec python", "env; exit; python")
     found = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout
     assert "SLURM_STEP" not in found
+
+
+def test_a_fork_is_checked_before_the_job_as_training_checks_it(capsys, tmp_path, trained):
+    recipe = trained({})
+    state = State(step=4, num_images=32, data_hash="ab" * 32)
+    save_checkpoint(tmp_path / "a", recipe, state, {"model": {}, "ema": {}, "optimizer": {}})
+    (tmp_path / "tiny.toml").write_text(recipe_toml(recipe))
+    words = ["slurm", "train", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "b"), "--time", "60", "--from"]
+    for source, complaint in (
+        (["a@999"], "a@999: no checkpoint of this step; there are 4"),
+        (["none"], "none: does not exist; expected RUN or RUN@STEP"),
+        (["a", "--set", "train.num_images=16"], "was trained on 32 images, train.num_images is 16"),
+        (["a", "--reset", "weights"], "--reset weights: expected optimizer, ema, counter"),
+    ):
+        assert main([*words, str(tmp_path / source[0]), *source[1:]]) in (2, 4)
+        out, err = capsys.readouterr()
+        assert complaint in err and not out
+    assert main([*words, str(tmp_path / "a@4")]) == 0
+    assert f"--from {tmp_path}/a@4 &" in capsys.readouterr().out
