@@ -13,6 +13,7 @@ import typer
 
 from hdit_cli.console import align, emit, note, progress, table
 from hdit_cli.default_command import DEFAULT, DefaultCommand, DefaultGroup
+from hdit_cli.options.attachments import value_ranges
 from hdit_cli.options.evaluation import (
     CountOption,
     DataArgument,
@@ -21,6 +22,7 @@ from hdit_cli.options.evaluation import (
     KeepOption,
     NearestOption,
     PairedOption,
+    PairedRangeOption,
     ReferenceOption,
     ReportOption,
     SaveStatsOption,
@@ -51,6 +53,7 @@ def eval_fid(
     drawn: GeneratedOptions,
     scoring: ScoringOptions,
     paired: PairedOption = False,
+    value_range: PairedRangeOption = None,
     report: ReportOption = None,
     nearest: NearestOption = None,
     save_stats: SaveStatsOption = None,
@@ -72,7 +75,8 @@ def eval_fid(
 
     settings = ScoreSettings(images, ref, n=num, **drawn.settings, **scoring.settings, keep_features=keep_features)
     command = shlex.join(["hdit", *sys.argv[1:]])
-    settings = replace(settings, paired=paired, nearest=nearest, report=report, save_stats=save_stats, command=command)
+    settings = replace(settings, nearest=nearest, report=report, save_stats=save_stats, command=command)
+    settings = replace(settings, paired=paired, value_range=value_ranges("--range", value_range))
     _score(settings, json)
 
 

@@ -115,6 +115,16 @@ PairedOption = Annotated[
         rich_help_panel=METRIC,
     ),
 ]
+PairedRangeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--range",
+        metavar="LOW,HIGH",
+        help="With --paired: black and white of 16-bit and float values; repeat it for each channel.",
+        show_default="as recorded, or all values of the integers",
+        rich_help_panel=METRIC,
+    ),
+]
 ExtractorOption = Annotated[
     str | None,
     typer.Option(

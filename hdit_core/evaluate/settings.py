@@ -41,6 +41,8 @@ class ScoreSettings:
         save_stats: where the statistics of the images are saved, as a reference for later scores.
         keep_features: folder in which features are cached, so that an interrupted evaluation resumes.
         paired: score each image against its original in the reference: PSNR, SSIM, and with `extractor` a distance.
+        value_range: of pairs: the values of 16 bits or floats that count as black and white, one pair or one per
+            channel; default: all values of integers, or the range that one of the sets records.
         nearest: where a sheet of samples and their nearest neighbors in the reference is written, a PNG.
         report: where an HTML report is written.
         figures: further figures of the report, as title and SVG.
@@ -68,6 +70,7 @@ class ScoreSettings:
     save_stats: Path | None = None
     keep_features: Path | None = None
     paired: bool = False
+    value_range: tuple[tuple[float, float], ...] = ()
     nearest: Path | None = None
     report: Path | None = None
     figures: Sequence[tuple[str, str]] = ()
@@ -99,6 +102,8 @@ def check_settings(settings: ScoreSettings) -> None:
         raise UsageError(f"--guide {settings.guide}: applies to --ckpt; existing images are already sampled")
     if settings.paired:
         _check_paired(settings)
+    elif settings.value_range:
+        raise UsageError("--range: applies to --paired; other scores are computed from 8-bit images")
     check_output("statistics", settings.save_stats, ".npz")
     check_output("--nearest", settings.nearest, ".png")
     check_output("--report", settings.report, ".html")

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped, UInt8
 
+from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.errors import UsageError
 
-ReadImage = Callable[[], UInt8[np.ndarray, "H W C"]]
+ReadImage = Callable[[], Shaped[np.ndarray, "H W C"]]
+"""Returns an image in 8 bits; of a set that was opened in full depth, its stored values."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class ImageSet:
         names: names of the files, relative to the source; None if images have none.
         numbers: indices of the images among all images of the source, ascending; None for a stream.
         label: returns the class of the image at an index, -1 if it has none; None for sources without classes.
+        recorded: type and range of the stored values, of a set in full depth that records them; else None.
     """
 
     source: dict[str, Any]
@@ -39,6 +42,7 @@ class ImageSet:
     names: Sequence[str] | None = None
     numbers: Sequence[int] | None = None
     label: Callable[[int], int] | None = None
+    recorded: PixelFormat | None = None
 
     def readers(self, start: int = 0) -> Iterator[ReadImage]:
         """Return the reading functions of all images, or of all from an index on."""

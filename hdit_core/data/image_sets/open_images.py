@@ -8,19 +8,20 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 
 from hdit_core.data.format.manifest import MANIFEST
 from hdit_core.data.format.transient import read_image_file
-from hdit_core.data.image.decode import UnusableImageError, decode_image
+from hdit_core.data.image.unusable import UnusableImageError
+from hdit_core.data.image_sets.depth import Depth, EightBits, FullDepth, depth_of
 from hdit_core.data.image_sets.image_set import ImageSet, ReadImage, class_map_sha256
 from hdit_core.data.image_sets.npz import ImageArray
-from hdit_core.data.image_sets.saved_values import SavedValues, saved_values, shown_in_8_bits
+from hdit_core.data.image_sets.saved_values import saved_values
 from hdit_core.data.image_sets.tar_stream import read_tar
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.data.sources.file_filter import is_hidden
 from hdit_core.data.sources.resolve import open_source
-from hdit_core.data.sources.source import IMAGE_SUFFIX, Source, fetch
+from hdit_core.data.sources.source import Source, fetch
 from hdit_core.errors import DataError, UsageError
 from hdit_core.randomness import stream
 
@@ -35,7 +36,13 @@ Choose = Callable[[int], list[int]]
 
 
 def open_images(
-    location: str, n: int | None = None, seed: int = 0, *, channels: int = 3, purpose: str = SUBSET_PURPOSE
+    location: str,
+    n: int | None = None,
+    seed: int = 0,
+    *,
+    channels: int = 3,
+    purpose: str = SUBSET_PURPOSE,
+    full_depth: bool = False,
 ) -> ImageSet:
     """Return the images of a prepared data set, a folder, an archive, ADM's npz, a named set, or a tar on stdin.
 
@@ -45,22 +52,23 @@ def open_images(
         seed: seed of the selection.
         channels: channels to decode image files to; data sets and arrays keep theirs.
         purpose: name of the random numbers of the selection.
+        full_depth: read the stored values, of any number of channels, instead of images in 8 bits.
 
     Raises:
         UsageError: there is nothing at `location`, or n images of a stream are asked for.
         DataError: it contains no images or fewer than n, or is damaged; for a damaged image, the message names it.
     """
     if location == STDIN:
-        return _of_stream(n, channels)
+        return _of_stream(n, depth_of(channels, full_depth, None))
     path, choose, draw = Path(location), partial(_choose, location, n, seed, purpose), _draw(n, seed)
     if (path / MANIFEST).is_file():
-        return _of_data_set(location, choose, draw)
+        return _of_data_set(location, choose, draw, full_depth)
     if path.suffix.lower() == ".npz" and path.is_file():
         return _of_arrays(path, choose, draw)
-    return _of_source(location, choose, draw, channels)
+    return _of_source(location, choose, draw, depth_of(channels, full_depth, saved_values(path)))
 
 
-def _of_data_set(location: str, choose: Choose, draw: dict[str, int]) -> ImageSet:
+def _of_data_set(location: str, choose: Choose, draw: dict[str, int], full_depth: bool) -> ImageSet:
     reader = ImageReader(Path(location), cache_bytes=0)
     chosen = choose(len(reader))
     manifest = reader.manifest
@@ -70,22 +78,29 @@ def _of_data_set(location: str, choose: Choose, draw: dict[str, int]) -> ImageSe
     if manifest.contents.classes:
         source["class_map"] = class_map_sha256(manifest.contents.classes)
 
+    pixels = manifest.contents.pixels
+    depth = FullDepth(pixels) if full_depth else EightBits(pixels.channels)
+
     def read(places: Sequence[int]) -> Iterator[ReadImage]:
-        return (partial(_read_sample, reader, chosen[place]) for place in places)
+        return (partial(_read_sample, reader, chosen[place], depth) for place in places)
 
     def label(place: int) -> int:
         return reader.label(chosen[place])
 
-    identity = _identity(manifest.root, chosen)
-    return ImageSet(source, len(chosen), read, identity, numbers=chosen, label=label if reader.num_classes else None)
+    return ImageSet(
+        source,
+        len(chosen),
+        read,
+        _identity(manifest.root, chosen),
+        numbers=chosen,
+        label=label if reader.num_classes else None,
+        recorded=depth.recorded,
+    )
 
 
-def _read_sample(reader: ImageReader, index: int) -> UInt8[np.ndarray, "H W C"]:
-    stored, pixels = reader.read(index)[0], reader.manifest.contents.pixels
-    if pixels.is_8_bit_image and not pixels.value_range:
-        return stored
+def _read_sample(reader: ImageReader, index: int, depth: Depth) -> Shaped[np.ndarray, "H W C"]:
     try:
-        return shown_in_8_bits(stored, pixels)
+        return depth.of_sample(reader.read(index)[0], reader.manifest.contents.pixels)
     except UnusableImageError as problem:
         raise DataError(f"{reader.folder}: cannot be scored: {problem}") from None
 
@@ -101,21 +116,23 @@ def _of_arrays(path: Path, choose: Choose, draw: dict[str, int]) -> ImageSet:
     return ImageSet(source, len(chosen), read, _identity(array.identity, chosen), numbers=chosen)
 
 
-def _of_stream(n: int | None, channels: int) -> ImageSet:
+def _of_stream(n: int | None, depth: Depth) -> ImageSet:
     if n is not None:
         raise UsageError(f"--n {n}: all images of a stream are scored; send only {n} of them")
 
     def read(_: Sequence[int]) -> Iterator[ReadImage]:
-        for name, content in read_tar(sys.stdin.buffer.read, _is_wanted, "stdin"):
-            yield partial(_decode, content, channels, f"stdin: {name}")
+        def is_wanted(name: str) -> bool:
+            return depth.is_image(name) and not is_hidden(name)
+
+        for name, content in read_tar(sys.stdin.buffer.read, is_wanted, "stdin"):
+            yield partial(_decode, content, depth, f"stdin: {name}")
 
     return ImageSet({"kind": "stream", "path": STDIN}, None, read)
 
 
-def _of_source(location: str, choose: Choose, draw: dict[str, int], channels: int) -> ImageSet:
+def _of_source(location: str, choose: Choose, draw: dict[str, int], depth: Depth) -> ImageSet:
     source = open_source(location, read_labels=False)
-    saved = saved_values(Path(location))
-    is_image = [source.kind not in FILE_KINDS or _is_image(entry.name, saved) for entry in source.entries]
+    is_image = [source.kind not in FILE_KINDS or depth.is_image(entry.name) for entry in source.entries]
     numbers = [number for number, wanted in enumerate(is_image) if wanted]
     others = len(is_image) - len(numbers)
     chosen = [numbers[place] for place in choose(len(numbers))]
@@ -126,25 +143,16 @@ def _of_source(location: str, choose: Choose, draw: dict[str, int], channels: in
     return ImageSet(
         source={"kind": source.kind, "path": location, **draw},
         count=len(chosen),
-        open=lambda places: _fetch_all(source, [chosen[place] for place in places], location, channels, saved),
+        open=lambda places: _fetch_all(source, [chosen[place] for place in places], location, depth),
         identity=_identity([(entry.name, entry.size_bytes, entry.changed_at) for entry in entries]),
         remarks=((left_out,) if others else ()) + ((compressed,) if lossy else ()),
         names=[entry.name for entry in entries],
         numbers=chosen,
+        recorded=depth.recorded,
     )
 
 
-def _is_image(name: str, saved: SavedValues | None = None) -> bool:
-    return bool(IMAGE_SUFFIX.search(name)) or (saved is not None and name.endswith(".npy"))
-
-
-def _is_wanted(name: str) -> bool:
-    return _is_image(name) and not is_hidden(name)
-
-
-def _fetch_all(
-    source: Source, numbers: Sequence[int], location: str, channels: int, saved: SavedValues | None
-) -> Iterator[ReadImage]:
+def _fetch_all(source: Source, numbers: Sequence[int], location: str, depth: Depth) -> Iterator[ReadImage]:
     """Yield functions that decode the images; they are fetched in ascending order, as sources need it."""
     for number in numbers:
         entry = source.entries[number]
@@ -155,18 +163,12 @@ def _fetch_all(
             content = fetch(where, partial(source.fetch, number))
         except ValueError as problem:
             raise DataError(f"{where}: cannot be read ({problem})") from None
-        yield partial(_decode, content, channels, where, saved)
+        yield partial(_decode, content, depth, where)
 
 
-def _decode(
-    content: bytes | Path, channels: int, where: str, saved: SavedValues | None = None
-) -> UInt8[np.ndarray, "H W C"]:
+def _decode(content: bytes | Path, depth: Depth, where: str) -> Shaped[np.ndarray, "H W C"]:
     try:
-        data = content if isinstance(content, bytes) else read_image_file(content)
-        if saved is not None:
-            return saved.image(data, channels)
-        image = decode_image(data, channels).image
-        return np.asarray(image).reshape(image.height, image.width, channels)
+        return depth.of_file(content if isinstance(content, bytes) else read_image_file(content))
     except UnusableImageError as problem:
         raise DataError(f"{where}: cannot be scored ({problem}); remove or replace it") from None
 

@@ -29,10 +29,11 @@ class SavedValues:
         """
         self.dtype = about["dtype"]
         self.ranges = tuple((float(low), float(high)) for low, high in about["range"])
-        if self.dtype not in ("uint8", "uint16", "float32") or self._format(len(self.ranges)).problem():
+        if self.dtype not in ("uint8", "uint16", "float32") or self.pixels(len(self.ranges)).problem():
             raise ValueError("unknown type or range")
 
-    def _format(self, channels: int) -> PixelFormat:
+    def pixels(self, channels: int) -> PixelFormat:
+        """Return the format of samples of so many channels."""
         return PixelFormat(channels, self.dtype, self.ranges)
 
     def image(self, data: bytes, channels: int) -> UInt8[np.ndarray, "H W C"]:
@@ -41,7 +42,7 @@ class SavedValues:
         Raises:
             UnusableImageError: it is damaged, or the number of channels is neither 1 nor 3.
         """
-        pixels = self._format(stored_format(data).channels)
+        pixels = self.pixels(stored_format(data).channels)
         return shown_in_8_bits(decode_picture(data, pixels, (0, 0, 0)).picture, pixels, channels)
 
 

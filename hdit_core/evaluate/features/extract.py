@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Shaped
 
 from hdit_core.data.image_sets.image_set import ImageSet, ReadImage
 from hdit_core.evaluate.extractors.extractor import Extractor, full_precision
@@ -126,7 +126,7 @@ def _features_of(extractor: Extractor, batch: tuple[int, list[ReadImage]]) -> tu
     return chunk_size, FeatureBatch(features, digests, [image_u8.shape for image_u8 in images])
 
 
-def as_grey(image_u8: UInt8[np.ndarray, "H W C"]) -> UInt8[np.ndarray, "H W C2"]:
+def as_grey(image: Shaped[np.ndarray, "H W C"]) -> Shaped[np.ndarray, "H W C2"]:
     """Return a grey image with one channel, so that it is the same image however its file stores it."""
-    grey = image_u8[..., :1]
-    return grey if (image_u8 == grey).all() else image_u8
+    grey = image[..., :1]
+    return grey if image.shape[2] == 3 and (image == grey).all() else image

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Float64, Int64, UInt8
+from jaxtyping import Float, Float32, Float64, Int64, Shaped
 from torch import Tensor
 
 from hdit_core.errors import DataError, NumericalError
@@ -94,9 +94,9 @@ def merged(parts: Iterable[Moments], num_features: int) -> Moments:
 KEPT_FEATURES = 10_000  # per set, for the kernel distance: 82 MB at 2048 features
 
 
-def image_digest(image_u8: UInt8[np.ndarray, "H W C"]) -> bytes:
+def image_digest(image: Shaped[np.ndarray, "H W C"]) -> bytes:
     """Return the sha256 of an image's shape and pixels, 32 bytes."""
-    return hashlib.sha256(repr(image_u8.shape).encode() + np.ascontiguousarray(image_u8).tobytes()).digest()
+    return hashlib.sha256(repr(image.shape).encode() + np.ascontiguousarray(image).tobytes()).digest()
 
 
 class FeatureSample:

@@ -52,6 +52,14 @@ class PairedScore:
     set_remarks: tuple[str, ...]
 
     @property
+    def values(self) -> str:
+        """Data type and range of the values that are mapped to 0..1; empty if both sets have 8 bits."""
+        sides = [side.source.get("values", {}) for side in (self.images, self.originals)]
+        ranges = {dtype: pairs for side in sides for dtype, pairs in side.items()}
+        shown = {dtype: ", ".join(f"{low:g} to {high:g}" for low, high in pairs) for dtype, pairs in ranges.items()}
+        return "; ".join(f"{dtype}, {text}" for dtype, text in shown.items())
+
+    @property
     def num_identical(self) -> int:
         """Number of pairs of identical images."""
         return int(self.psnr.isinf().sum())
@@ -94,7 +102,7 @@ class PairedScore:
             "extractor": self.extractor,
             "images": self.images.to_json(),
             "reference": self.originals.to_json(),
-            "settings": {"matched_by": self.matched_by, "peak": PEAK, "ssim_window": window},
+            "settings": {"matched_by": self.matched_by, "peak": 1.0 if self.values else PEAK, "ssim_window": window},
             "versions": versions(),
         }
 
@@ -106,6 +114,7 @@ class PairedScore:
             ("pairs", f"{self.images.n:,}, matched by {self.matched_by}; {self.num_identical:,} identical"),
             ("images", str(self.images.source["path"])),
             ("reference", str(self.originals.source["path"])),
+            *([("values", self.values)] if self.values else []),
             *([("extractor", extractor_line(self.extractor))] if self.extractor else []),
         ]
 

@@ -4,42 +4,51 @@ import math
 
 import numpy as np
 import torch
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Shaped
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-PEAK = 255.0  # the largest pixel value
+PEAK = 255.0  # the largest value of 8 bits
 WINDOW_SIGMA_PX = 1.5  # of SSIM's Gaussian window (Wang et al. 2004)
 WINDOW_RADIUS_PX = 5  # 11 x 11 pixels: 3.5 standard deviations, rounded
 LEAST_SSIM_SIDE_PX = 2 * WINDOW_RADIUS_PX + 1
 K1, K2 = 0.01, 0.03
 
 
-def psnr(a_u8: UInt8[np.ndarray, "H W C"], b_u8: UInt8[np.ndarray, "H W C"]) -> float:
-    """Return the peak signal-to-noise ratio in dB, over all pixels and channels; infinite for equal images."""
-    error = np.square(a_u8.astype(np.float64) - b_u8.astype(np.float64)).mean()
-    return math.inf if error == 0 else 10 * math.log10(PEAK**2 / error)
+def psnr(a: Shaped[np.ndarray, "H W C"], b: Shaped[np.ndarray, "H W C"], peak: float = PEAK) -> float:
+    """Return the peak signal-to-noise ratio in dB, over all pixels and channels; infinite for equal images.
+
+    Args:
+        a, b: pixels from 0 to `peak`.
+        peak: the value of white; scikit-image's `data_range`.
+    """
+    error = np.square(a.astype(np.float64) - b.astype(np.float64)).mean()
+    return math.inf if error == 0 else 10 * math.log10(peak**2 / error)
 
 
-def ssim(a_u8: UInt8[np.ndarray, "H W C"], b_u8: UInt8[np.ndarray, "H W C"]) -> float:
+def ssim(a: Shaped[np.ndarray, "H W C"], b: Shaped[np.ndarray, "H W C"], peak: float = PEAK) -> float:
     """Return the structural similarity (Wang et al. 2004), averaged over pixels and channels.
 
     The window is Gaussian, the covariances are those of the window's distribution, and a border of the window's radius
     is left out: as `skimage.metrics.structural_similarity` with `gaussian_weights=True, sigma=1.5,
     use_sample_covariance=False`.
+
+    Args:
+        a, b: pixels from 0 to `peak`.
+        peak: the value of white; scikit-image's `data_range`.
     """
-    a, b = _planes(a_u8), _planes(b_u8)
-    mean_a, mean_b, mean_aa, mean_bb, mean_ab = _blur(torch.stack([a, b, a * a, b * b, a * b]))
+    x, y = _planes(a), _planes(b)
+    mean_a, mean_b, mean_aa, mean_bb, mean_ab = _blur(torch.stack([x, y, x * x, y * y, x * y]))
     variance_a, variance_b = mean_aa - mean_a**2, mean_bb - mean_b**2
     covariance = mean_ab - mean_a * mean_b
-    c1, c2 = (K1 * PEAK) ** 2, (K2 * PEAK) ** 2
+    c1, c2 = (K1 * peak) ** 2, (K2 * peak) ** 2
     luminance = (2 * mean_a * mean_b + c1) / (mean_a**2 + mean_b**2 + c1)
     structure = (2 * covariance + c2) / (variance_a + variance_b + c2)
     return float((luminance * structure).mean())
 
 
-def _planes(image_u8: UInt8[np.ndarray, "H W C"]) -> Float64[Tensor, "C H W"]:
-    return torch.from_numpy(image_u8.astype(np.float64)).permute(2, 0, 1)
+def _planes(image: Shaped[np.ndarray, "H W C"]) -> Float64[Tensor, "C H W"]:
+    return torch.from_numpy(image.astype(np.float64)).permute(2, 0, 1)
 
 
 def _blur(planes: Float64[Tensor, "M C H W"]) -> Float64[Tensor, "M C H2 W2"]:

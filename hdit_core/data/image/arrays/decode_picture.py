@@ -150,6 +150,29 @@ def decode_picture(
         raise UnusableImageError(reason_of(problem)) from None
 
 
+def decode_values(data: bytes, background: tuple[int, int, int] = (255, 255, 255)) -> Array:
+    """Return the values in a file in the type that they have there: uint8, uint16, or float64 for any other.
+
+    8-bit images are RGB in sRGB; the pages of a TIFF with other values are channels. Nothing is scaled or clipped.
+
+    Args:
+        data: the file.
+        background: color behind the transparent pixels of 8-bit images, RGB in 0..255.
+
+    Raises:
+        UnusableImageError: not an image, damaged, or with NaN or infinity.
+    """
+    try:
+        pages_as_channels = is_tiff(data) and not is_8_bit_tiff(data)
+        array, _ = _read_array(data, PixelFormat(3), background, pages_as_channels)
+    except UnusableImageError:
+        raise
+    except Exception as problem:  # as above
+        raise UnusableImageError(reason_of(problem)) from None
+    _check_finite(array)
+    return array if array.dtype in (np.uint8, np.uint16) else array.astype(np.float64)
+
+
 def _dtype_of(dtype: np.dtype) -> Dtype:
     names: dict[str, Dtype] = {"uint8": "uint8", "bool": "uint8", "uint16": "uint16"}
     return names.get(dtype.name, "float32")
