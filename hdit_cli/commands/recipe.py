@@ -2,14 +2,20 @@
 
 import errno
 import os
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hdit_cli.console import emit, note
 from hdit_cli.options.shared import JsonOption, RecipeArgument, SetOption, recipe_names
-from hdit_core.errors import RecipeError, UsageError
+from hdit_core.errors import DataError, RecipeError, UsageError
+
+if TYPE_CHECKING:
+    from hdit_core.recipe.run import Recipe
+
 
 app = typer.Typer(add_completion=False, help="List, show, check and copy recipes.")
 
@@ -80,21 +86,39 @@ def check(
     ],
     overrides: SetOption = None,
 ) -> None:
-    """Check recipes and report all mistakes.
+    """Check recipes, also against their prepared data if it is here, and report all mistakes.
 
     Example: hdit recipe check my.toml other.toml
     """
-    from hdit_core.recipe.read import read_recipe
+    from hdit_core.recipe.read import recipe_mistakes
 
-    mistakes = []
+    mistakes: list[str] = []
     for recipe in recipes:
+        compared: list[str] = []
         try:
-            read_recipe(recipe, overrides or ())
-            note(f"{recipe}: good")
+            lines = recipe_mistakes(recipe, overrides or (), partial(_data_problems, compared))
         except RecipeError as error:
-            mistakes.append(str(error))
+            lines = [str(error)]
+        mistakes += lines
+        if not lines:
+            note(f"{recipe}: good" + "".join(f", and fits {path}" for path in compared))
     if mistakes:
         raise RecipeError("\n".join(mistakes))
+
+
+def _data_problems(compared: list[str], recipe: "Recipe") -> Iterator[str]:
+    """Yield how a recipe's prepared data set differs from it, if the set is here; append its path to `compared`."""
+    folder = Path(recipe.data.path)
+    if "://" in recipe.data.path or not (folder / "manifest.json").is_file():
+        return
+    from hdit_core.data.format.manifest import read_manifest
+    from hdit_core.train.data_checks import data_problems
+
+    compared.append(str(folder))
+    try:
+        yield from (f"{folder}: {problem}" for problem in data_problems(recipe, read_manifest(folder).contents))
+    except DataError as error:
+        yield str(error)
 
 
 @app.command()
@@ -104,7 +128,7 @@ def copy(
         Path, typer.Argument(metavar="TARGET", help="File or folder to write.", show_default="this folder")
     ] = Path(),
     annotated: Annotated[
-        bool, typer.Option("--annotated", help="Write every key, with its description as a comment.")
+        bool, typer.Option("--annotated", help="Write every key with its description, below the recipe's header.")
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
@@ -116,12 +140,14 @@ def copy(
     """
     from hdit_core.files import naming, write_atomic
     from hdit_core.recipe.read import find_recipe, read_recipe
-    from hdit_core.recipe.write import annotated_toml
+    from hdit_core.recipe.write import annotated_toml, header
 
     source = find_recipe(recipe)
     path = target / source.name if target.is_dir() else target
     with naming(source):
-        content = annotated_toml(read_recipe(recipe)).encode() if annotated else source.read_bytes()
+        content = source.read_bytes()
+        if annotated:
+            content = (header(content.decode()) + annotated_toml(read_recipe(recipe))).encode()
     if os.path.lexists(path) and not force:
         raise UsageError(f"{path}: exists; choose another name, or add --force to overwrite it")
     if not path.parent.is_dir():

@@ -6,7 +6,7 @@ All mistakes are reported at once.
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 import hdit_core
 from hdit_core.errors import RecipeError, did_you_mean
 from hdit_core.recipe.run import Recipe
-from hdit_core.recipe.validation_errors import format_validation_errors
+from hdit_core.recipe.validation_errors import format_validation_errors, names_any, without_mistakes
 
 MAX_RECIPE_BYTES = 1_000_000
 MAX_ERRORS = 100  # that are printed
@@ -78,6 +78,35 @@ def read_recipe(name: str, overrides: Overrides = ()) -> Recipe:
         RecipeError: one line per mistake, with file, key, the value found and the value expected.
         OSError: the file cannot be read.
     """
+    return check_recipe(*_read_tables(name, overrides))
+
+
+def recipe_mistakes(
+    name: str, overrides: Overrides = (), check: Callable[[Recipe], Iterable[str]] = lambda recipe: ()
+) -> list[str]:
+    """Return all mistakes of a recipe that can be found at once, one line each.
+
+    Args:
+        name, overrides: as for `read_recipe`.
+        check: further problems of a recipe. If the recipe has mistakes, it gets one without the invalid keys if
+            possible, and problems that mention these keys are left out.
+
+    Raises:
+        RecipeError: the file is not TOML, or an override is malformed.
+        OSError: the file cannot be read.
+    """
+    tables, where = _read_tables(name, overrides)
+    try:
+        return [f"{where}: {problem}" for problem in check(check_recipe(tables, where))]
+    except RecipeError as error:
+        mistakes = str(error).splitlines()
+    recipe, names = without_mistakes(tables)
+    problems = [] if recipe is None else [problem for problem in check(recipe) if not names_any(problem, names)]
+    return [*mistakes, *(f"{where}: {problem}" for problem in problems)]
+
+
+def _read_tables(name: str, overrides: Overrides) -> tuple[dict[str, Any], str]:
+    """Return the tables of a recipe file with overrides, not yet checked, and the path of the file."""
     path = find_recipe(name)
     if (size_bytes := path.stat().st_size) > MAX_RECIPE_BYTES:
         raise RecipeError(f"{path}: {size_bytes} bytes, too large for a recipe (at most {MAX_RECIPE_BYTES})")
@@ -88,7 +117,7 @@ def read_recipe(name: str, overrides: Overrides = ()) -> Recipe:
     except OSError as error:
         error.filename = error.filename or str(path)  # an error of `read` has none
         raise
-    return parse_recipe(text, overrides, str(path))
+    return _overridden(_parse(text, str(path)), overrides), str(path)
 
 
 def parse_recipe(text: str, overrides: Overrides = (), where: str = "recipe") -> Recipe:

@@ -1,7 +1,9 @@
 """pydantic's errors about a recipe, as messages for someone who writes TOML."""
 
+import difflib
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
@@ -12,6 +14,8 @@ from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.table import CONSTRAINTS, UNCONSTRAINED, Table
 
 LONGEST_SHOWN = 60  # characters of a key or value
+MOST_LISTED = 12  # keys in a message; more are in the reference
+MOST_REPAIRS = 100  # invalid keys that are left out for further checks
 EXPECTATION = ": expected "
 Keys = tuple[str | int, ...]
 
@@ -47,8 +51,54 @@ def format_validation_errors(error: ValidationError, tables: Mapping[str, Any]) 
             others = expected.setdefault(what, [])
             if expectation and expectation not in others:
                 others.append(expectation)
-    for what, expectations in expected.items():
-        yield f"{what}{EXPECTATION}{' or '.join(expectations)}" if expectations else what
+    lines = [f"{what}{EXPECTATION}{' or '.join(words)}" if words else what for what, words in expected.items()]
+    yield from lines
+    recipe, names = without_mistakes(tables)
+    if recipe is not None:  # constraints of tables with a mistake, and between tables
+        violations = _constraint_violations((), recipe)
+        yield from (line for line in violations if line not in lines and not names_any(line, names))
+
+
+def without_mistakes(tables: Mapping[str, Any]) -> tuple[Recipe | None, set[str]]:
+    """Return a recipe without its invalid keys, for further checks, and the names of these keys.
+
+    Its constraints may be violated. None if a required key is missing or invalid, or if there are too many mistakes.
+    """
+    names: set[str] = set()
+    for _ in range(MOST_REPAIRS):
+        try:
+            return Recipe.model_validate(dict(tables), context=UNCONSTRAINED), names
+        except ValidationError as error:
+            details = error.errors()
+        if len(details) > MOST_REPAIRS or any(detail["type"] == "missing" for detail in details):
+            break
+        for keys in dict.fromkeys(_as_written(detail["loc"], tables) for detail in details):
+            names |= _names_of(keys)
+            tables = _without(tables, keys)
+    return None, names
+
+
+def _names_of(keys: Keys) -> set[str]:
+    """Return the name of a key, and the one that it may be a misspelling of."""
+    name = next((part for part in reversed(keys) if isinstance(part, str)), "")
+    return {name, *difflib.get_close_matches(name, _valid_keys(keys[:-1]), n=1)}
+
+
+def _without(table: Any, keys: Keys) -> Any:
+    """Return nested tables without a key; for an element of an array without the whole array."""
+    first, rest = keys[0], keys[1:]
+    if isinstance(table, Mapping):
+        if all(isinstance(part, int) for part in rest):
+            return {name: value for name, value in table.items() if name != first}
+        return {name: _without(value, rest) if name == first else value for name, value in table.items()}
+    if isinstance(table, list):
+        return [_without(value, rest) if index == first else value for index, value in enumerate(table)]
+    return table
+
+
+def names_any(line: str, names: Iterable[str]) -> bool:
+    """Return whether a message mentions one of these keys, so that it may be a consequence of their mistakes."""
+    return any(re.search(rf"(?<!\w){re.escape(name)}(?!\w)", line) for name in names if name)
 
 
 def keys_named(name: str) -> list[str]:
@@ -112,6 +162,8 @@ def _constraint_violation(key: str, inner: str, problem: str) -> str:
 def _unknown(keys: Keys) -> str:
     valid, name = _valid_keys(keys[:-1]), str(keys[-1])
     near = f"; did you mean {elsewhere[0]}?" if (elsewhere := keys_named(name)) else did_you_mean(name, valid)
+    if len(valid) > MOST_LISTED:
+        return f"{_key(keys)}: unknown key{near} (hdit recipe reference lists the keys of [{_key(keys[:-1])}])"
     table = f"table [{_key(keys[:-1])}]" if keys[:-1] else "a recipe"
     return f"{_key(keys)}: unknown key{near} ({table} takes {', '.join(valid)})"
 

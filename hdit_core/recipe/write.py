@@ -3,6 +3,7 @@
 import json
 import textwrap
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from typing import Any
 
 from hdit_core.recipe.run import Recipe
@@ -61,6 +62,13 @@ def _lines(keys: tuple[str, ...], table: Mapping[str, Any], brackets: str = "[{}
         elif _is_array_of_tables(value):
             for element in value:
                 yield from _lines((*keys, key), element, "[[{}]]")
+
+
+def header(text: str) -> str:
+    """Return the comment at the start of a recipe file, with an empty line after it; `""` without one."""
+    lines = list(takewhile(lambda line: not line.strip() or line.startswith("#"), text.splitlines()))
+    comment = "\n".join(line.rstrip() for line in lines).strip("\n")
+    return f"{comment}\n\n" if comment else ""
 
 
 def _is_array_of_tables(value: Any) -> bool:

@@ -1,8 +1,9 @@
 """Checks that a data set fits a recipe: sizes, classes, data type, conditions, and sigma_data."""
 
 import logging
+from collections.abc import Iterator
 
-from hdit_core.data.format.manifest import sigma_data
+from hdit_core.data.format.manifest import Contents, sigma_data
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.data.loader.conditioning import conditioning_of
 from hdit_core.data.loader.reader import ImageReader
@@ -20,37 +21,45 @@ def check_data(recipe: Recipe, reader: ImageReader) -> None:
     """Check that the images and classes of a data set fit the recipe's network.
 
     Raises:
-        DataError: they do not; the message names the values found and expected.
+        DataError: they do not; the message names all values found and expected.
     """
-    model, shape, buckets = recipe.model, reader.manifest.image_shape, reader.manifest.contents.buckets
+    if problems := list(data_problems(recipe, reader.manifest.contents)):
+        raise DataError(f"{recipe.data.path}: {'; '.join(problems)}")
+
+
+def data_problems(recipe: Recipe, contents: Contents) -> Iterator[str]:
+    """Yield how the images, classes and conditions of a data set differ from those that the recipe's network takes."""
+    yield from _shape_problems(recipe, contents)
+    yield from _pixel_problems(recipe, contents)
+    num_classes = len(contents.classes or ())
+    if recipe.model.num_classes not in (0, num_classes):
+        yield (
+            f"has {num_classes} classes, model.num_classes is {recipe.model.num_classes}; change it, or set it to 0 to "
+            "train without classes"
+        )
+    yield from conditioning_of(recipe).problems(contents)
+
+
+def _shape_problems(recipe: Recipe, contents: Contents) -> Iterator[str]:
+    model, shape = recipe.model, (contents.height, contents.width, contents.channels)
     expected = (*model.image_size, model.channels)
-    if shape[2] != expected[2] or (shape != expected and not buckets):
-        option, key = ("that --size", "image_size")
-        if shape[2] != expected[2]:
-            option, key = (f"--channels {expected[2]}", "channels")
+    other_size, other_channels = shape[:2] != expected[:2] and not contents.buckets, shape[2] != expected[2]
+    if other_size or other_channels:
+        changes = [("that --size", "model.image_size")] if other_size else []
+        changes += [(f"--channels {expected[2]}", "model.channels")] if other_channels else []
         sizes = ["x".join(map(str, size)) for size in (shape, expected)]
-        raise DataError(
-            f"{recipe.data.path}: has images of {sizes[0]} (height x width x channels), the recipe's network takes "
-            f"{sizes[1]}; prepare the data again with {option}, or change model.{key}"
+        options, keys = (" and ".join(names) for names in zip(*changes, strict=True))
+        yield (
+            f"has images of {sizes[0]} (height x width x channels), the recipe's network takes {sizes[1]}; prepare the "
+            f"data again with {options}, or change {keys}"
         )
-    for size in buckets:
+    for size in contents.buckets:
         for _, problem in model.size_problems((size.height, size.width)):
-            raise DataError(
-                f"{recipe.data.path}: has images of {size.height}x{size.width}, which the recipe's network does not "
-                f"take: {problem}"
-            )
-    _check_pixels(recipe, reader)
-    if model.num_classes and model.num_classes != reader.num_classes:
-        raise DataError(
-            f"{recipe.data.path}: has {reader.num_classes} classes, model.num_classes is {model.num_classes}; change "
-            "it, or set it to 0 to train without classes"
-        )
-    conditioning_of(recipe).check(reader)
+            yield f"has images of {size.height}x{size.width}, which the recipe's network does not take: {problem}"
 
 
-def _check_pixels(recipe: Recipe, reader: ImageReader) -> None:
-    """Refuse a data type or range that differs from the recipe: samples and inputs would have wrong values."""
-    contents = reader.manifest.contents
+def _pixel_problems(recipe: Recipe, contents: Contents) -> Iterator[str]:
+    """Yield data types and ranges that differ from the recipe: samples and inputs would have wrong values."""
     tables: list[tuple[str, PixelFormat, DataRecipe | ConditionRecipe]] = [("data", contents.pixels, recipe.data)]
     if contents.condition is not None and recipe.condition_image_channels and not recipe.condition.degrade:
         tables.append(("condition", contents.condition.pixels, recipe.condition))
@@ -58,9 +67,9 @@ def _check_pixels(recipe: Recipe, reader: ImageReader) -> None:
         if (found.dtype, found.value_range) != (said.dtype, said.value_range):
             ranges, other = ([list(pair) for pair in each.value_range] for each in (found, said))
             images = "images" if table == "data" else "condition images"
-            raise DataError(
-                f"{recipe.data.path}: has {images} of type {found.dtype} with the range {ranges}, the recipe says "
-                f"{said.dtype} with {other}; set {table}.dtype = '{found.dtype}' and {table}.value_range = {ranges}"
+            yield (
+                f"has {images} of type {found.dtype} with the range {ranges}, the recipe says {said.dtype} with "
+                f"{other}; set {table}.dtype = '{found.dtype}' and {table}.value_range = {ranges}"
             )
 
 

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from hdit_core.errors import RecipeError
-from hdit_core.recipe.read import check_recipe, find_recipe, read_recipe, shipped_recipes
+from hdit_core.recipe.read import check_recipe, find_recipe, read_recipe, recipe_mistakes, shipped_recipes
 from tests.recipe.recipe_file import GOOD, mistakes_of
 
 
@@ -51,8 +51,11 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_name(name):
     [
         # misspelt
         ("batch_size=3", "batch_size: unknown key; did you mean train.batch_size? (a recipe takes model, diffusion, "),
-        ("train.path=x", "train.path: unknown key; did you mean data.path? (table [train] takes num_images, "),
-        ("train.batch_sise=3", "train.batch_sise: unknown key; did you mean 'batch_size'? (table [train] takes num_"),
+        (
+            "train.path=x",
+            "train.path: unknown key; did you mean data.path? (hdit recipe reference lists the keys of [train])",
+        ),
+        ("train.batch_sise=3", "train.batch_sise: unknown key; did you mean 'batch_size'? (hdit recipe ref"),
         (
             "model.levels.1.widht=3",
             "model.levels[1].widht: unknown key; did you mean 'width'? (table [model.levels[1]]",
@@ -129,7 +132,6 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_name(name):
             "condition.degrade=[{kind='blur', sigma=1.0}]",
             "model.condition_channels = 0, but condition.degrade makes condition images of 3; set it to 3",
         ),
-        ("condition.degrade=[{kind='downscale', factor=1}]", "condition.degrade[0].factor = 1: expected a number gre"),
         ("condition.degrade=[{kind='smear'}]", "condition.degrade[0].kind = \"smear\": expected 'downscale', 'blur'"),
         ("train.condition_dropout=0.1", "train.condition_dropout = 0.1 has no effect: model.condition_channels and m"),
         ("sample.condition_guidance=2.0", "sample.condition_guidance = 2.0 has no effect: model.condition_channels "),
@@ -252,3 +254,36 @@ def test_images_with_condition_images_are_mirrored_but_not_augmented(write):
 def test_tables_from_elsewhere_are_checked_under_their_own_name():
     with pytest.raises(RecipeError, match=r"^weights\.safetensors: model: missing"):
         check_recipe({}, "weights.safetensors")
+
+
+def test_constraints_are_reported_together_with_other_mistakes(write):
+    overrides = ["model.image_size=[30, 48]", "model.xyzzy=3", "train.lr=fast", "model.levels.1.widht=3"]
+    lines = mistakes_of(write(GOOD), overrides)
+    assert any("model.image_size: height 30 is not a multiple of" in line for line in lines) and len(lines) == 4
+    assert mistakes_of(write(GOOD), ["condition.degrade=[{kind='downscale', factor=1}]"]) == [
+        "condition.degrade[0].factor = 1: expected a number greater than 1.0",
+        "model.condition_channels = 0, but condition.degrade makes condition images of 3; set it to 3",
+    ]
+
+
+@pytest.mark.parametrize("override", ["model.levels.0.head_din=32", 'model.levels.0.head_dim="32"'])
+def test_a_constraint_on_an_invalid_key_is_not_reported_with_it(write, override):
+    good = re.sub("head_dim.*", "", GOOD)
+    lines = mistakes_of(write(good), [override, "model.levels.0.width=96", "model.levels.1.width=128"])
+    assert len(lines) == 1 and "head_di" in lines[0]
+
+
+def test_further_checks_get_a_recipe_without_its_invalid_keys(write):
+    seen = []
+
+    def check(recipe):
+        seen.append(recipe.model.image_size)
+        return ["the size is wrong; change model.image_size", "train.lr is wrong"]
+
+    path = write(GOOD)
+    assert recipe_mistakes(path, ["train.lr=fast"], check) == [
+        f'{path}: train.lr = "fast": expected a number',
+        f"{path}: the size is wrong; change model.image_size",
+    ]
+    assert len(recipe_mistakes(path, [], check)) == 2 and seen == [(32, 48)] * 2
+    assert len(recipe_mistakes(path, ["train={}"], check)) == 1  # a required key is missing

@@ -1,6 +1,6 @@
 """Condition images and vectors of a run: computed from the images or read from the data set, and dropped at random."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,6 +9,7 @@ from jaxtyping import Float, Float32, Shaped
 from torch import Tensor
 
 from hdit_core.data.degrade.degrade import degrade
+from hdit_core.data.format.manifest import Contents
 from hdit_core.data.loader.augment import mirrored
 from hdit_core.data.loader.reader import ImageReader, Pixels
 from hdit_core.errors import DataError
@@ -72,16 +73,22 @@ class Conditioning:
         Raises:
             DataError: names the conditions found and expected.
         """
-        if self.channels and not self.degrade and reader.condition_channels != self.channels:
-            raise DataError(
-                f"{reader.folder}: has condition images of {reader.condition_channels} channels (0: none), "
-                f"the recipe takes {self.channels}; prepare the data with --condition, change "
-                "model.condition_channels, or compute them with condition.degrade"
+        if problems := list(self.problems(reader.manifest.contents)):
+            raise DataError(f"{reader.folder}: {'; '.join(problems)}")
+
+    def problems(self, contents: Contents) -> Iterator[str]:
+        """Yield how the conditions that the network takes differ from those of a data set."""
+        channels = contents.condition.channels if contents.condition else 0
+        if self.channels and not self.degrade and channels != self.channels:
+            yield (
+                f"has condition images of {channels} channels (0: none), the recipe takes {self.channels}; prepare the "
+                "data with --condition, change model.condition_channels, or compute them with condition.degrade"
             )
-        if self.vector_dim and reader.vector_dim != self.vector_dim:
-            raise DataError(
-                f"{reader.folder}: has vectors of {reader.vector_dim} numbers (0: none), model.mapping_cond_dim is "
-                f"{self.vector_dim}; prepare the data with --vectors, or change the recipe"
+        dim = contents.vectors.dim if contents.vectors else 0
+        if self.vector_dim and dim != self.vector_dim:
+            yield (
+                f"has vectors of {dim} numbers (0: none), model.mapping_cond_dim is {self.vector_dim}; prepare the "
+                "data with --vectors, or change the recipe"
             )
 
     def images_of(

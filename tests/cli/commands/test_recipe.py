@@ -5,6 +5,7 @@ import pytest
 
 from hdit_cli.main import main
 from hdit_core.recipe.read import read_recipe, shipped_recipes
+from hdit_core.recipe.write import recipe_toml
 
 
 def test_list_names_every_shipped_recipe_with_what_it_trains(capsys):
@@ -110,4 +111,22 @@ def test_copying_a_recipe_onto_itself_by_force_keeps_it(tmp_path):
 def test_an_annotated_copy_is_the_same_recipe(capsys, tmp_path):
     assert main(["recipe", "copy", "--annotated", "mnist32", str(tmp_path / "mine.toml")]) == 0
     assert read_recipe(str(tmp_path / "mine.toml")) == read_recipe("mnist32")
-    assert "# peak learning rate (number > 0)\nlr = " in (tmp_path / "mine.toml").read_text()
+    text = (tmp_path / "mine.toml").read_text()
+    assert "# peak learning rate (number > 0)\nlr = " in text
+    original = shipped_recipes()["mnist32"].read_text()
+    assert text.startswith(original[: original.index("[model]")] + "[model]\n")
+
+
+def test_check_compares_recipes_with_prepared_data_and_reports_everything_at_once(capsys, tmp_path, trained, tiny_data):
+    path = tmp_path / "my.toml"
+    path.write_text(recipe_toml(trained({})))
+    assert main(["recipe", "check", str(path)]) == 0
+    assert f"{path}: good, and fits {tiny_data}\n" in capsys.readouterr().err
+    text = recipe_toml(trained({"model.image_size": [24, 16], "model.num_classes": 5}))
+    path.write_text(text.replace("\nlr =", "\nlearning_rate ="))
+    assert main(["recipe", "check", str(path)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith(f"hdit: error: {path}: train.learning_rate: unknown key")
+    assert f"{path}: {tiny_data}: has images of 16x24x3 (height x width x channels), the recipe's network" in lines[1]
+    assert "prepare the data again with that --size, or change model.image_size" in lines[1]
+    assert "has 3 classes, model.num_classes is 5" in lines[2]
