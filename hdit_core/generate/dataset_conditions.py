@@ -16,18 +16,18 @@ from hdit_core.images import to_float
 
 @dataclass(frozen=True)
 class DatasetConditions:
-    """A `ConditionSource`: image i gets the conditions of the data set's image `places[i]`; places repeat.
+    """A `ConditionSource`: image i gets the conditions of the data set's image `dataset_indices[i]`.
 
     Attributes:
         conditioning: of the run; nothing is dropped.
         seed: of the degradations, whose number is i.
-        places: images of the data set, of the size that is sampled; at least one.
+        dataset_indices: images of the data set, of the size that is sampled; at least one. They repeat after the last.
     """
 
     reader: ImageReader
     conditioning: Conditioning
     seed: int
-    places: Sequence[int]
+    dataset_indices: Sequence[int]
 
     def __call__(self, indices: list[int]) -> ConditionInputs:
         """Return the conditions of some images.
@@ -48,13 +48,13 @@ class DatasetConditions:
 
     def class_ids(self, indices: list[int]) -> list[int]:
         """Return the classes of these images; -1 for none."""
-        return [self.reader.label(self._place(index)) for index in indices]
+        return [self.reader.label(self._dataset_index(index)) for index in indices]
 
-    def _place(self, index: int) -> int:
-        return self.places[index % len(self.places)]
+    def _dataset_index(self, index: int) -> int:
+        return self.dataset_indices[index % len(self.dataset_indices)]
 
     def _samples(self, indices: list[int]) -> list[Sample]:
-        return [self.conditioning.read(self.reader, self._place(index)) for index in indices]
+        return [self.conditioning.read(self.reader, self._dataset_index(index)) for index in indices]
 
     def _as_float(self, samples: Sequence[Sample]) -> Float[Tensor, "B C H W"]:
         pixels = np.stack([sample.image for sample in samples])
@@ -66,6 +66,6 @@ def spread_of_size(reader: ImageReader, size: tuple[int, int], count: int) -> li
     first = 0
     for bucket in reader.manifest.contents.sizes:
         if (bucket.height, bucket.width) == size:
-            return [first + place for place in spread(bucket.samples, count)]
+            return [first + index for index in spread(bucket.samples, count)]
         first += bucket.samples
     return []

@@ -55,7 +55,9 @@ def generate(
     size, settings = image_size or denoiser.recipe.model.image_size, settings or denoiser.recipe.sample
     pipeline = SamplingPipeline(denoiser, settings, seed, size, guide, conditions)
     tune_malloc()
-    return pipeline.generate(indices, _checked(pipeline, indices, class_ids), partial(pipeline.draw, on_step=on_step))
+    return pipeline.generate(
+        indices, _checked(pipeline, indices, class_ids), partial(pipeline.generate_batch, on_step=on_step)
+    )
 
 
 def _checked(

@@ -12,7 +12,7 @@ from hdit_core.generate.condition.sources import Conditions
 from hdit_core.generate.output.comparison import MOST_ROWS, Row, comparison_png
 from hdit_core.generate.output.sample_folder import SampleFolder
 from hdit_core.generate.output.sample_format import pixel_format
-from hdit_core.generate.pipeline import Draw, Samples, SamplingPipeline, check_class
+from hdit_core.generate.pipeline import GenerateBatch, Samples, SamplingPipeline, check_class
 from hdit_core.generate.provenance import provenance
 
 OnProgress = Callable[[int], None]
@@ -26,17 +26,18 @@ class SamplingJob:
     Attributes:
         indices: of the images, increasing.
         class_id: of all images; None: see `cycle_classes`.
-        budget_s: time limit in seconds: no batch is started that would exceed it, judging by the last one; None: none.
-        draw: generates a batch; None: from noise alone.
-        edit: what an edit does, to what input, as plain values; part of the provenance.
-        cycle_classes: whether image i gets class i modulo num_classes where no class is given; else no image has one.
+        budget_s: time limit in seconds: a batch that would exceed it, if it takes as long as the last one, is not
+            started; None: no limit.
+        generate_batch: generates a batch; None: from noise, under the pipeline's conditions.
+        edit: the operation of an edit and its inputs, as plain values; part of the provenance.
+        cycle_classes: whether image i gets class i modulo num_classes if no class is given; otherwise it has none.
     """
 
     pipeline: SamplingPipeline
     indices: Sequence[int]
     class_id: int | None = None
     budget_s: float | None = None
-    draw: Draw | None = None
+    generate_batch: GenerateBatch | None = None
     edit: Mapping[str, Any] | None = None
     cycle_classes: bool = True
 
@@ -75,7 +76,7 @@ class SamplingJob:
 
     def batches(self, indices: Sequence[int]) -> Iterator[Samples]:
         """Yield the batches of some of the images, within the time limit."""
-        batches = self.pipeline.generate(indices, map(self.class_of, indices), self.draw)
+        batches = self.pipeline.generate(indices, map(self.class_of, indices), self.generate_batch)
         return batches if self.budget_s is None else _in_time(batches, self.budget_s)
 
 

@@ -27,7 +27,7 @@ from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.sample import SampleRecipe
 
 OnStep = Callable[[SamplerStep], None]
-Draw = Callable[[list[int], list[int] | None], Float[Tensor, "B C H W"]]
+GenerateBatch = Callable[[list[int], list[int] | None], Float[Tensor, "B C H W"]]
 """(indices, their classes, None if the network has none) -> finished images in [-1, 1]."""
 
 
@@ -48,6 +48,7 @@ ConditionSource = Callable[[list[int]], ConditionInputs]
 """Image indices -> their conditions; those of an image depend on its index alone."""
 
 START = "start"  # purpose of the random stream of an image's initial noise
+UNITS = {"condition": "channels", "vector": "numbers"}
 
 
 @dataclass(frozen=True, repr=False)
@@ -132,11 +133,8 @@ def check_conditions(recipe: Recipe, size: tuple[int, int], inputs: ConditionInp
         if found is not None and tuple(found.shape) != (count, length, *rest):
             raise UsageError(f"{plural} of shape {list(found.shape)}; this network takes {[count, length, *rest]}")
         if found is not None and not found.isfinite().all():
-            place = (~found.isfinite().flatten(1).all(1)).nonzero()[0].item()
-            raise UsageError(f"{plural}: number {place} of the batch has NaN or infinite values; expected finite ones")
-
-
-UNITS = {"condition": "channels", "vector": "numbers"}
+            index = (~found.isfinite().flatten(1).all(1)).nonzero()[0].item()
+            raise UsageError(f"{plural}: number {index} of the batch has NaN or infinite values; expected finite ones")
 
 
 @dataclass(frozen=True)
@@ -208,7 +206,7 @@ class SamplingPipeline:
         return ConditionInputs(*moved)
 
     def conditioned(self, classes: Sequence[int] | None, inputs: ConditionInputs | None = None) -> Denoise:
-        """Return the denoising function for images of these classes and conditions, guided as the settings say."""
+        """Return the denoising function for images of these classes and conditions, with the settings' guidance."""
         settings, inputs = self.settings, inputs or ConditionInputs()
         return guided(
             self.denoiser,
@@ -251,7 +249,7 @@ class SamplingPipeline:
         with autocast(self.device, compute_dtype(self.denoiser.recipe.train.precision, self.device)):
             return sample_by(self.settings, denoise, x, sigmas, noise, on_step or self.on_step)
 
-    def draw(
+    def generate_batch(
         self, indices: list[int], classes: list[int] | None, on_step: OnStep | None = None
     ) -> Float[Tensor, "B C H W"]:
         """Generate one batch of images from noise, under the conditions of the pipeline."""
@@ -261,17 +259,17 @@ class SamplingPipeline:
 
     @torch.inference_mode()
     def generate(
-        self, indices: Sequence[int], class_ids: Iterable[int | None], draw: Draw | None = None
+        self, indices: Sequence[int], class_ids: Iterable[int | None], generate_batch: GenerateBatch | None = None
     ) -> Iterator[Samples]:
-        """Yield batches of images, each generated when it is asked for.
+        """Yield batches of images, each generated on demand.
 
         Args:
             indices: image indices.
             class_ids: one for each index, read batch by batch; None for images without a class.
-            draw: generates a batch; default: from noise alone.
+            generate_batch: generates a batch; default: the method of that name.
         """
-        draw, remaining = draw or self.draw, iter(class_ids)
+        generate_batch, remaining = generate_batch or self.generate_batch, iter(class_ids)
         for start in range(0, len(indices), self.settings.batch_size):
             batch = list(indices[start : start + self.settings.batch_size])
             classes = [class_id for class_id in islice(remaining, len(batch)) if class_id is not None] or None
-            yield Samples(batch, classes, draw(batch, classes).float().cpu(), self.denoiser.source)
+            yield Samples(batch, classes, generate_batch(batch, classes).float().cpu(), self.denoiser.source)

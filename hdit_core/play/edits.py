@@ -18,13 +18,13 @@ from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import DataError, UsageError
 from hdit_core.generate.condition.inputs import PAINTED
 from hdit_core.generate.edit.img2img import img2img
-from hdit_core.generate.edit.inpaint import inpaint as inpaint_draw
+from hdit_core.generate.edit.inpaint import inpaint as inpaint_batches
 from hdit_core.generate.edit.input_image import InputImage, read_image
-from hdit_core.generate.edit.interpolate import interpolate as interpolate_draw
+from hdit_core.generate.edit.interpolate import interpolate as interpolate_batches
 from hdit_core.generate.edit.interpolate import parse_endpoint
 from hdit_core.generate.job import SamplingJob
 from hdit_core.generate.output.sample_format import pixel_format
-from hdit_core.generate.pipeline import Draw, OnStep, SamplingPipeline
+from hdit_core.generate.pipeline import GenerateBatch, OnStep, SamplingPipeline
 from hdit_core.play.form import SampleForm, real_number, whole_number
 from hdit_core.play.live_sampling import MakeJob, pipeline_of
 
@@ -110,19 +110,19 @@ def inpaint(denoiser: Denoiser, form: SampleForm, image: Image, mask: Mask, roun
     """
     rounds = whole_number(rounds, "rounds", 1, MOST_ROUNDS)
 
-    def draw_of(pipeline: SamplingPipeline) -> Draw:
+    def batches_by(pipeline: SamplingPipeline) -> GenerateBatch:
         painted = torch.from_numpy(mask)[None, None].to(pipeline.device)
-        return inpaint_draw(pipeline, image[None], painted, rounds)
+        return inpaint_batches(pipeline, image[None], painted, rounds)
 
-    return _job(denoiser, form, draw_of)
+    return _job(denoiser, form, batches_by)
 
 
-def _job(denoiser: Denoiser, form: SampleForm, draw_of: Callable[[SamplingPipeline], Draw]) -> MakeJob:
+def _job(denoiser: Denoiser, form: SampleForm, batches_by: Callable[[SamplingPipeline], GenerateBatch]) -> MakeJob:
     """Return the job that samples by a function of its pipeline."""
 
     def make_job(on_step: OnStep) -> SamplingJob:
         pipeline = pipeline_of(denoiser, form, on_step)
-        return SamplingJob(pipeline, range(form.count), form.class_id, draw=draw_of(pipeline))
+        return SamplingJob(pipeline, range(form.count), form.class_id, generate_batch=batches_by(pipeline))
 
     return make_job
 
@@ -140,7 +140,7 @@ def interpolate(denoiser: Denoiser, form: SampleForm, start: Any, end: Any, fram
         pipeline = pipeline_of(denoiser, form, on_step)
         a, b = (parse_endpoint(str(number), pipeline, form.class_id) for number in numbers)
         class_id = a.class_id if a.class_id == b.class_id else None
-        draw = interpolate_draw(pipeline, a, b, frames)
-        return SamplingJob(pipeline, range(frames), class_id, draw=draw, cycle_classes=False)
+        generate_batch = interpolate_batches(pipeline, a, b, frames)
+        return SamplingJob(pipeline, range(frames), class_id, generate_batch=generate_batch, cycle_classes=False)
 
     return make_job

@@ -72,8 +72,10 @@ def test_only_missing_images_are_generated_with_the_same_result(denoiser, tmp_pa
     before = contents(tmp_path)
     samples.path(1).unlink()
     samples.path(4).write_bytes(b"cut")
-    drawn, draw = [], SamplingPipeline.draw
-    monkeypatch.setattr(SamplingPipeline, "draw", lambda self, *batch: drawn.extend(batch[0]) or draw(self, *batch))
+    drawn, draw = [], SamplingPipeline.generate_batch
+    monkeypatch.setattr(
+        SamplingPipeline, "generate_batch", lambda self, *batch: drawn.extend(batch[0]) or draw(self, *batch)
+    )
     done = []
     assert fill_folder(job, folder_of(job, tmp_path), World(), done.append) == list(range(5))
     assert drawn == [1, 4] and done == [3, 5] and contents(tmp_path) == before
@@ -82,7 +84,7 @@ def test_only_missing_images_are_generated_with_the_same_result(denoiser, tmp_pa
 def test_a_finished_job_draws_nothing(denoiser, tmp_path, monkeypatch):
     job = job_of(denoiser, range(3))
     fill_folder(job, folder_of(job, tmp_path), World(), print)
-    monkeypatch.setattr(SamplingPipeline, "draw", None)
+    monkeypatch.setattr(SamplingPipeline, "generate_batch", None)
     assert fill_folder(job, folder_of(job, tmp_path), World(), print) == [0, 1, 2]
 
 

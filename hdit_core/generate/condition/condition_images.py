@@ -1,8 +1,9 @@
 """From an input image to the condition image that a network takes, as its recipe computes it in training.
 
-A recipe without degradations takes the input as it is. One that downscales takes an input that is smaller by the
-factor, and resizes it up; one with a mask takes the region to be filled in. Other degradations are what the input has
-suffered already. With `degrade`, the input is a clean image, and the recipe's degradations are applied to it.
+Without degradations in the recipe the input is the condition image. If the recipe downscales, the input is smaller by
+that factor and is resized up; if it masks, the input comes with a mask of the region to be filled in. Inputs are
+expected to have all other degradations already. With `degrade`, the input is a clean image, and the recipe's
+degradations are applied to it.
 """
 
 import math
@@ -25,11 +26,11 @@ MASKED = 0.0  # value of masked pixels in a condition image
 
 @dataclass(frozen=True)
 class Conditioned:
-    """A condition image, and what is known of the image that is to be made.
+    """A condition image, and what is known of the image to be generated.
 
     Attributes:
-        condition: in [-1, 1], of the size of the image to be made.
-        image: whose known pixels are kept; None if none are.
+        condition: in [-1, 1], of the size of the image to be generated.
+        image: whose known pixels are kept; None if no pixels are kept.
         filled: True where pixels are to be filled in; None without a mask.
         target: the clean image; None if it is not known.
     """
@@ -41,7 +42,7 @@ class Conditioned:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the image to be made."""
+        """Height and width of the image to be generated."""
         return self.condition.shape[1], self.condition.shape[2]
 
     def keep_known(self, image: Float[Tensor, "C H W"]) -> Float[Tensor, "C H W"]:
@@ -95,12 +96,12 @@ class ConditionMaker:
 
     @property
     def factor(self) -> float:
-        """How many times smaller an input is than the image to be made."""
+        """How many times smaller an input is than the image to be generated."""
         factors = (operation.factor or 1.0 for operation in self.recipe.condition.degrade)
         return 1.0 if self.degrade else math.prod(factors, start=1.0)
 
     def output_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the size of the image that is made from an input of a size."""
+        """Return the size (height, width) of the image that is generated from an input of a size."""
         return round(size[0] * self.factor), round(size[1] * self.factor)
 
     def make(

@@ -1,7 +1,7 @@
 """Input images with their names: from a folder, an archive, a prepared data set, one file, or a tar on stdin.
 
-Names come from strangers and become names of files: those that would leave the output folder, or that no file can have,
-are refused.
+Names are untrusted and become file names: those that lead out of the output folder, or that no file can have, are
+refused.
 """
 
 import hashlib
@@ -62,12 +62,12 @@ class InputImage:
     Attributes:
         name: relative to the source, with forward slashes.
         content: of the file.
-        place: of the file among those of its source.
+        index: of the file in its source.
     """
 
     name: str
     content: bytes
-    place: int = 0
+    index: int = 0
 
     @property
     def number(self) -> int:
@@ -87,7 +87,7 @@ class InputImage:
                 integers of all values of their type where the format has no range.
 
         Raises:
-            UnusableImageError: it is not an image of so many channels and such values, or damaged.
+            UnusableImageError: it is not an image, has other channels or values, or is damaged.
         """
         if is_npy(self.content) and (array := _from_array(self.content, pixels)) is not None:
             return array
@@ -172,23 +172,23 @@ class NamedInputs:
     def __len__(self) -> int:
         return len(self.names)
 
-    def read(self, place: int) -> InputImage:
-        """Return the input at a place of `names`.
+    def read(self, index: int) -> InputImage:
+        """Return an input by its index in `names`.
 
         Raises:
             UnusableImageError: it cannot be read.
         """
-        number = self._numbers[place]
+        number = self._numbers[index]
         if (problem := self._source.entries[number].problem) is not None:
             raise UnusableImageError(problem)
         try:
-            content = fetch(self.names[place], partial((self._conditions or self._source).fetch, number))
+            content = fetch(self.names[index], partial((self._conditions or self._source).fetch, number))
             data = read_image_file(content) if isinstance(content, Path) else content
         except ValueError as error:
             raise UnusableImageError(f"cannot be read ({error})") from None
         if data is None:
             raise UnusableImageError("has no condition image, which others of the source have")
-        return InputImage(self.names[place], data, place)
+        return InputImage(self.names[index], data, index)
 
 
 def open_inputs(location: str, conditions: bool = False) -> NamedInputs:
@@ -196,10 +196,10 @@ def open_inputs(location: str, conditions: bool = False) -> NamedInputs:
 
     Args:
         location: where they are.
-        conditions: of a data set or shards with condition images, these are the inputs.
+        conditions: whether to return the condition images of a data set or of shards that have them, not the images.
 
     Raises:
-        UsageError: there is nothing.
+        UsageError: there is nothing at `location`.
         DataError: it is damaged, or holds no images.
     """
     source = open_source(location, read_labels=False)
@@ -216,10 +216,10 @@ def stream_inputs() -> Iterator[InputImage]:
     """Yield the images of a tar on stdin.
 
     Raises:
-        DataError: it is no whole tar.
+        DataError: it is not a complete tar.
     """
-    for place, (name, content) in enumerate(read_tar(sys.stdin.buffer.read, _is_wanted, "stdin")):
-        yield InputImage(name, content, place)
+    for index, (name, content) in enumerate(read_tar(sys.stdin.buffer.read, _is_wanted, "stdin")):
+        yield InputImage(name, content, index)
 
 
 def _is_wanted(name: str) -> bool:

@@ -1,4 +1,4 @@
-"""Conditions of samples by image index: the i-th condition image and vector of a set, which repeats from its end on."""
+"""Conditions of samples by image index: the i-th condition image and vector of a set, which repeats after its last."""
 
 import hashlib
 from collections.abc import Callable
@@ -56,7 +56,7 @@ class Conditions:
 def open_conditions(
     recipe: Recipe, size: tuple[int, int], seed: int, condition: str | None, vectors: Path | None
 ) -> Conditions | None:
-    """Return the conditions in files; None where none are given.
+    """Return the conditions in files; None if none are given.
 
     Args:
         recipe: of the network.
@@ -66,7 +66,7 @@ def open_conditions(
         vectors: a .npy of [N, E] or [E] numbers, or a prepared data set.
 
     Raises:
-        UsageError: the network takes no such condition, or there is nothing.
+        UsageError: the network takes no such condition, or there is nothing at the path.
         DataError: they are damaged, or of another shape than the network takes.
     """
     if condition is None and vectors is None:
@@ -85,7 +85,7 @@ def open_conditions(
 def given_conditions(
     recipe: Recipe, size: tuple[int, int], seed: int, condition: Array | str | None, vectors: Array | str | None
 ) -> ConditionSource | None:
-    """Return the conditions in arrays or files; None where none are given.
+    """Return the conditions in arrays or files; None if none are given.
 
     Args:
         recipe, size, seed: as for `open_conditions`.
@@ -137,20 +137,20 @@ def _images(
 
 
 def _of_set(reader: ImageReader, recipe: Recipe, size: tuple[int, int], seed: int, index: int) -> Conditioned:
-    place, conditioning = index % len(reader), replace(conditioning_of(recipe), vector_dim=0, dropout=0.0)
-    sample = conditioning.read(reader, place)
+    member, conditioning = index % len(reader), replace(conditioning_of(recipe), vector_dim=0, dropout=0.0)
+    sample = conditioning.read(reader, member)
     image = to_float(sample.image[None], reader.manifest.contents.pixels.ranges)
     condition = conditioning.images_of(reader, [sample], image, seed, [index])
     assert condition is not None  # the network takes one
-    _check_size(reader.where(place), condition[0], size)
+    _check_size(reader.where(member), condition[0], size)
     return Conditioned(condition[0], target=image[0])
 
 
 def _of_file(inputs: NamedInputs, maker: ConditionMaker, size: tuple[int, int], index: int) -> Conditioned:
-    place = index % len(inputs)
-    where = f"{inputs.location}: {inputs.names[place]}"
+    source_index = index % len(inputs)
+    where = f"{inputs.location}: {inputs.names[source_index]}"
     try:
-        image = inputs.read(place)
+        image = inputs.read(source_index)
         mask = image.transparent() if maker.takes_mask else None
         if maker.takes_mask and mask is None:
             raise UnusableImageError("has no transparent pixels, which would be filled in; hdit restore takes --mask")
@@ -174,9 +174,9 @@ def _check_size(where: str, condition: Float[Tensor, "K H W"], size: tuple[int, 
 def _hash(inputs: NamedInputs) -> str:
     """Return a hash of the names and contents of all inputs."""
     sha256 = hashlib.sha256()
-    for place, name in enumerate(inputs.names):
+    for source_index, name in enumerate(inputs.names):
         try:
-            content = inputs.read(place).sha256
+            content = inputs.read(source_index).sha256
         except UnusableImageError as problem:
             raise DataError(f"{inputs.location}: {name}: {problem}") from None
         sha256.update(f"{len(name)} {name} {content};".encode(errors="surrogateescape"))
@@ -184,14 +184,14 @@ def _hash(inputs: NamedInputs) -> str:
 
 
 def open_vectors(recipe: Recipe, path: Path) -> tuple[VectorOf, dict[str, str]]:
-    """Return the vectors in a file by the index of an image, repeating from the end, and their provenance.
+    """Return a function from image indices to the vectors in a file, which repeat after the last; and their provenance.
 
     Args:
         recipe: of the network.
         path: a .npy of [N, E] or [E] numbers, or a prepared data set.
 
     Raises:
-        UsageError: the network takes no vectors, or there is nothing.
+        UsageError: the network takes no vectors, or there is nothing at `path`.
         DataError: they are damaged, or of another length than the network takes.
     """
     length = recipe.model.mapping_cond_dim
@@ -231,6 +231,6 @@ def _read_vectors(path: Path, length: int) -> tuple[Float32[np.ndarray, "N E"], 
         shape = "x".join(map(str, array.shape))
         raise DataError(f"{path}: has {shape} numbers; expected N x {length}, or {length} for all images")
     if not np.isfinite(rows).all():
-        place = int(np.flatnonzero(~np.isfinite(rows).all(1))[0])
-        raise DataError(f"{path}: row {place} has NaN or infinite numbers; expected finite ones")
+        row = int(np.flatnonzero(~np.isfinite(rows).all(1))[0])
+        raise DataError(f"{path}: row {row} has NaN or infinite numbers; expected finite ones")
     return rows.astype(np.float32), hashlib.sha256(content).hexdigest()

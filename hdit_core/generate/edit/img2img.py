@@ -10,7 +10,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hdit_core.errors import UsageError
-from hdit_core.generate.pipeline import Draw, SamplingPipeline
+from hdit_core.generate.pipeline import GenerateBatch, SamplingPipeline
 
 ROUNDING = 1e-9  # tolerance on strength times steps: 0.6 x 50 is 30
 
@@ -29,7 +29,7 @@ def sigmas_of(pipeline: SamplingPipeline, strength: float) -> Float64[Tensor, "l
     return pipeline.sigmas[steps - math.ceil(strength * steps - ROUNDING) :]
 
 
-def img2img(pipeline: SamplingPipeline, image: Float[Tensor, "1 C H W"], strength: float) -> Draw:
+def img2img(pipeline: SamplingPipeline, image: Float[Tensor, "1 C H W"], strength: float) -> GenerateBatch:
     """Return a function that generates variations of an image.
 
     Variation i gets the noise of image i of `hdit sample`, and is that image at strength 1, which ignores the input.
@@ -45,8 +45,8 @@ def img2img(pipeline: SamplingPipeline, image: Float[Tensor, "1 C H W"], strengt
     image = image.to(pipeline.device)
     kept = 0.0 if len(sigmas) == len(pipeline.sigmas) else 1.0
 
-    def draw(indices: list[int], classes: list[int] | None) -> Float[Tensor, "B C H W"]:
+    def generate_batch(indices: list[int], classes: list[int] | None) -> Float[Tensor, "B C H W"]:
         x = kept * image + float(sigmas[0]) * pipeline.noise(indices)
         return pipeline.sample(x, sigmas, pipeline.brownian_noise(indices), pipeline.conditioned(classes))
 
-    return draw
+    return generate_batch

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from hdit_core.diffusion.samplers.sampler_state import Denoise
-from hdit_core.generate.pipeline import Draw, SamplingPipeline
+from hdit_core.generate.pipeline import GenerateBatch, SamplingPipeline
 
 SECTIONS = 10  # of the schedule, where they are run more than once
 PURPOSE = "resample"
@@ -41,7 +41,7 @@ def seed_of_round(seed: int, turn: int) -> int:
 
 def inpaint(
     pipeline: SamplingPipeline, image: Float[Tensor, "1 C H W"], mask: Bool[Tensor, "1 1 H W"], rounds: int = 4
-) -> Draw:
+) -> GenerateBatch:
     """Return a function that generates images which equal the input, exactly, outside the mask.
 
     With a mask that covers everything, and one round, image i is image i of `hdit sample`.
@@ -56,7 +56,7 @@ def inpaint(
     def with_known_pixels(denoise: Denoise) -> Denoise:
         return lambda x, sigma: torch.where(mask, denoise(x, sigma), image.to(x.dtype))
 
-    def draw(indices: list[int], classes: list[int] | None) -> Float[Tensor, "B C H W"]:
+    def generate_batch(indices: list[int], classes: list[int] | None) -> Float[Tensor, "B C H W"]:
         sigmas, denoise = pipeline.sigmas, with_known_pixels(pipeline.conditioned(classes))
         x = torch.where(mask, 0.0, image) + float(sigmas[0]) * pipeline.noise(indices)
         runs = 0
@@ -70,4 +70,4 @@ def inpaint(
                 runs += 1
         return torch.where(mask, x, image)
 
-    return draw
+    return generate_batch

@@ -15,7 +15,7 @@ from hdit_core.diffusion.samplers.sampler_state import Denoise, NoiseSource
 from hdit_core.errors import UsageError
 from hdit_core.generate.edit.invert import read_noise
 from hdit_core.generate.index_ranges import LARGEST_INDEX
-from hdit_core.generate.pipeline import Draw, SamplingPipeline, check_class
+from hdit_core.generate.pipeline import GenerateBatch, SamplingPipeline, check_class
 from hdit_core.recipe.sample import SampleRecipe
 
 
@@ -111,7 +111,7 @@ def check_endpoints(endpoints: Iterable[Endpoint], settings: SampleRecipe) -> No
         )
 
 
-def interpolate(pipeline: SamplingPipeline, a: Endpoint, b: Endpoint, frames: int) -> Draw:
+def interpolate(pipeline: SamplingPipeline, a: Endpoint, b: Endpoint, frames: int) -> GenerateBatch:
     """Return a function that generates frames 0 to `frames` - 1 from a to b; the first and last frame are a and b.
 
     Where their classes differ, the denoised images for the two classes are interpolated.
@@ -124,13 +124,13 @@ def interpolate(pipeline: SamplingPipeline, a: Endpoint, b: Endpoint, frames: in
     """
     check_endpoints([a, b], pipeline.settings)
 
-    def draw(indices: list[int], classes: list[int] | None) -> Float[Tensor, "B C H W"]:
+    def generate_batch(indices: list[int], classes: list[int] | None) -> Float[Tensor, "B C H W"]:
         fractions = torch.tensor(indices, dtype=torch.float64, device=pipeline.device) / (frames - 1)
         x = float(pipeline.sigmas[0]) * slerp(a.start.to(pipeline.device), b.start.to(pipeline.device), fractions)
         denoise = _denoise_between(pipeline, a.class_id, b.class_id, fractions)
         return pipeline.sample(x, pipeline.sigmas, _noise_between(pipeline, a.index, b.index, fractions), denoise)
 
-    return draw
+    return generate_batch
 
 
 def _noise_between(

@@ -15,7 +15,7 @@ from hdit_core.checkpoint.safetensors_file import read_tensors, write_tensors
 from hdit_core.devices import autocast, compute_dtype
 from hdit_core.diffusion.probability_flow import solve_pf_ode
 from hdit_core.errors import CheckpointError, UsageError
-from hdit_core.files import atomic_file
+from hdit_core.files import atomic_file, check_output
 from hdit_core.generate.pipeline import SamplingPipeline
 from hdit_core.generate.provenance import guide_provenance, weights_sha256
 
@@ -30,7 +30,7 @@ class Inverted:
     """An image's noise, and the image reconstructed from it.
 
     Attributes:
-        noise: standard normal in so far as the model is right.
+        noise: standard normal if the model fits the distribution of images.
         back: the reconstruction, in [-1, 1].
         error_levels: root mean square difference from the image, in units of 1/255.
         largest_error_levels: largest difference of any pixel.
@@ -94,7 +94,7 @@ class StoredNoise:
 
 
 def _provenance(pipeline: SamplingPipeline) -> dict[str, Any]:
-    """Return what noise belongs to: with anything else it does not become its image."""
+    """Return the model and settings that noise belongs to: with others it does not become its image."""
     settings, guide = pipeline.settings, pipeline.guide
     return {
         "weights_sha256": weights_sha256(pipeline.denoiser),
@@ -113,8 +113,7 @@ def write_noise(path: Path, pipeline: SamplingPipeline, stored: StoredNoise) -> 
     Raises:
         UsageError: the file exists.
     """
-    if path.exists() or path.is_symlink():
-        raise UsageError(f"{path}: already exists and is never replaced; choose another name with --out")
+    check_output("--out", path, new=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     about = _provenance(pipeline) | {"class": stored.class_id}
     with atomic_file(path) as temporary:

@@ -81,7 +81,7 @@ class RunningMean:
         return math.sqrt(self._squares / (self.count - 1) / self.count) if self.count > 1 else None
 
 
-def dequantise(images_u8: UInt8[np.ndarray, "B H W C"], seed: int, indices: Sequence[int]) -> Float[Tensor, "B C H W"]:
+def dequantize(images_u8: UInt8[np.ndarray, "B H W C"], seed: int, indices: Sequence[int]) -> Float[Tensor, "B C H W"]:
     """Return images in [-1, 1] with uniform noise of up to half a level in either direction."""
     images = from_uint8(images_u8)
     for image, generator in zip(images, streams(seed, PURPOSE, indices), strict=True):
@@ -116,7 +116,7 @@ def bits_per_dim(
 
 def _bits(pipeline: SamplingPipeline, batch: Sequence[LabelledImage], probes: int, tolerance: float) -> list[float]:
     indices, device, settings = [image.index for image in batch], pipeline.device, pipeline.settings
-    x = dequantise(np.stack([image.image_u8 for image in batch]), pipeline.seed, indices).to(device)
+    x = dequantize(np.stack([image.image_u8 for image in batch]), pipeline.seed, indices).to(device)
     directions = rademacher_probes(pipeline.seed, indices, pipeline.shape, probes).to(device)
     classes = [image.class_id for image in batch if image.class_id is not None] or None
     ends = {"sigma_min": settings.sigma_min, "sigma_max": settings.sigma_max}
@@ -125,7 +125,7 @@ def _bits(pipeline: SamplingPipeline, batch: Sequence[LabelledImage], probes: in
     return result.bits_per_dim_u8.tolist()
 
 
-SUBSET_PURPOSE = "judged-subset"  # not that of scores, so that a seed still draws the same images
+SUBSET_PURPOSE = "judged-subset"  # a fixed word: another one would select other images for a seed
 
 
 @dataclass(frozen=True)
@@ -150,11 +150,11 @@ def open_labelled_images(
 
     Args:
         location: an image file, or anything that `open_images` opens.
-        shape: height, width and channels that the network takes; images of other sizes are cut and scaled.
+        shape: height, width and channels that the network takes; images of other sizes are cropped and resized.
         num_classes: of the network.
-        class_id: of all images; None: as a prepared data set says, else `num_classes`, which means none.
-        n: how many, drawn without replacement; None: all.
-        seed: of that draw.
+        class_id: of all images; None: the classes of a prepared data set, otherwise `num_classes`, which means none.
+        n: how many, chosen at random; None: all.
+        seed: of that choice.
 
     Raises:
         UsageError: there is nothing at `location`.
@@ -175,9 +175,9 @@ def open_labelled_images(
 
     def read_all() -> Iterator[LabelledImage]:
         numbers = count() if images.numbers is None else images.numbers
-        for place, (number, read) in enumerate(zip(numbers, images.readers(), strict=False)):
-            name = images.names[place] if images.names else f"image {number}"
-            found = label(place) if label else -1
+        for position, (number, read) in enumerate(zip(numbers, images.readers(), strict=False)):
+            name = images.names[position] if images.names else f"image {number}"
+            found = label(position) if label else -1
             yield LabelledImage(number, name, _framed(read(), shape, location), one_class if found < 0 else found)
 
     return LabelledImages(images.count, classes, read_all())

@@ -19,7 +19,7 @@ import hdit_core.generate.export.diffusers as code
 from hdit_core.checkpoint.denoiser import Weights, build_denoiser, read_weights
 from hdit_core.checkpoint.safetensors_file import write_tensor_file
 from hdit_core.errors import UsageError
-from hdit_core.files import atomic_folder, read_text, write_file
+from hdit_core.files import atomic_folder, check_output, read_text, write_file
 from hdit_core.generate.settings import apply_defaults, read_defaults
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.sample import SampleRecipe
@@ -28,7 +28,7 @@ PIPELINE, MODEL, LAYERS = "pipeline_hdit.py", "modeling_hdit.py", "hdit_layers.p
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 USAGE = """---
 library_name: diffusers
-pipeline_tag: {tag}
+pipeline_tag: unconditional-image-generation
 ---
 
     from diffusers import DiffusionPipeline
@@ -56,8 +56,7 @@ def export_diffusers(
         UsageError: the folder exists, or the network has a part that the exported code lacks; names the key.
         CheckpointError: the source is missing or damaged.
     """
-    if folder.exists() or folder.is_symlink():
-        raise UsageError(f"{folder}: already exists and is never replaced; choose another name with --to")
+    check_output("--to", folder, new=True)
     defaults = read_defaults(source)
     weights = weights or defaults.weights
     recipe, state, _ = read_weights(source, weights)
@@ -68,8 +67,8 @@ def export_diffusers(
     with atomic_folder(folder) as target:
         (target / "transformer").mkdir()
         (target / "scheduler").mkdir()
-        for name, place in ((PIPELINE, ""), (MODEL, "transformer"), (LAYERS, "transformer")):
-            write_file(target / place / name, read_text(Path(code.__path__[0]) / name))
+        for name, subfolder in ((PIPELINE, ""), (MODEL, "transformer"), (LAYERS, "transformer")):
+            write_file(target / subfolder / name, read_text(Path(code.__path__[0]) / name))
         write_tensor_file(target / "transformer" / WEIGHTS, denoiser.network.state_dict(), {"format": "pt"})
         for name, document in _configs(recipe).items():
             write_file(target / name, json.dumps(document, indent=2) + "\n")
@@ -97,9 +96,8 @@ def _configs(recipe: Recipe) -> dict[str, dict[str, Any]]:
 
 def _usage(recipe: Recipe, weights: Weights) -> str:
     classes = bool(recipe.model.num_classes)
-    tag = "unconditional-image-generation"
     arguments = f"class_labels=[0], guidance_scale={recipe.sample.guidance:g}, " if classes else ""
-    return USAGE.format(tag=tag, arguments=arguments, steps=recipe.sample.steps, weights=weights)
+    return USAGE.format(arguments=arguments, steps=recipe.sample.steps, weights=weights)
 
 
 def _check_supported(recipe: Recipe) -> None:

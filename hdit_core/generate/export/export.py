@@ -28,8 +28,7 @@ from hdit_core.checkpoint.kdiffusion.state_dict import state_to_kdiffusion
 from hdit_core.checkpoint.safetensors_file import write_tensors
 from hdit_core.devices import pick_device
 from hdit_core.diffusion.precondition import Denoiser, ModelSource
-from hdit_core.errors import UsageError
-from hdit_core.files import atomic_folder, digest, write_file
+from hdit_core.files import atomic_folder, check_output, digest, write_file
 from hdit_core.generate.export.model_card import CardFacts, card
 from hdit_core.generate.export.torch_program import write_program
 from hdit_core.generate.export.training_record import training_record
@@ -84,11 +83,6 @@ def in_dtype(recipe: Recipe, state: Mapping[str, Tensor], dtype: torch.dtype, wh
     return dict(build_denoiser(recipe, state, where).to(dtype).network.state_dict())
 
 
-def _check_new(folder: Path) -> None:
-    if folder.exists() or folder.is_symlink():
-        raise UsageError(f"{folder}: already exists and is never replaced; choose another name with --to")
-
-
 def export(source: Path, folder: Path, settings: ExportSettings) -> dict[str, Any]:
     """Export a model and return a summary of the files; the folder is created atomically.
 
@@ -101,7 +95,7 @@ def export(source: Path, folder: Path, settings: ExportSettings) -> dict[str, An
         RecipeError: RUN/sample.toml is damaged, or does not match the network.
         CheckpointError: the source is missing or damaged, or the program's outputs differ from the network's.
     """
-    _check_new(folder)
+    check_output("--to", folder, new=True)
     defaults = read_defaults(source)
     weights = settings.weights or defaults.weights
     recipe, state, found = read_weights(source, weights)

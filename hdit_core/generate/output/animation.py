@@ -80,7 +80,7 @@ def trajectory(pipeline: SamplingPipeline, indices: Sequence[int], class_ids: Se
         steps_done += 1
 
     classes = None if class_ids is None else list(class_ids)[:count]
-    images = pipeline.draw(list(indices)[:count], classes, add_frame)
+    images = pipeline.generate_batch(list(indices)[:count], classes, add_frame)
     frames.append(to_pil(grid(to_uint8(images))))
     webp = _webp(frames, [FRAME_MS] * (len(frames) - 1) + [LAST_FRAME_MS], quality=QUALITY)
     with Image.open(io.BytesIO(webp)) as film:  # equal neighbors are one frame

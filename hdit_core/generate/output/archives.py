@@ -14,7 +14,7 @@ import numpy as np
 from hdit_core.data.format.shard import append_member, open_tar
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.errors import UsageError
-from hdit_core.files import DigestingWriter, atomic_file, remove_temporaries
+from hdit_core.files import DigestingWriter, atomic_file, check_output, remove_temporaries
 from hdit_core.generate.output.sample_format import SampleFormat
 from hdit_core.generate.pipeline import Samples
 
@@ -37,8 +37,8 @@ class Stream:
         """
         self.format = SampleFormat(pixels)
         self.format.check()
-        if isinstance(target, Path) and (target.exists() or target.is_symlink()):
-            raise UsageError(f"{target}: already exists and is never replaced; choose another name with --out")
+        if isinstance(target, Path):
+            check_output("--out", target, new=True)
         self.target = target
         self._stack = ExitStack()
 

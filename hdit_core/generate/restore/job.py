@@ -36,8 +36,8 @@ class CanvasPipeline(SamplingPipeline):
             for left in range(0, width, BLOCK_PX):
                 number = ((part << 16) + top // BLOCK_PX << 16) + left // BLOCK_PX
                 block = normal(self.seed, purpose, indices, (channels, BLOCK_PX, BLOCK_PX), number)
-                place = noise[:, :, top : top + BLOCK_PX, left : left + BLOCK_PX]
-                place.copy_(block[:, :, : place.shape[2], : place.shape[3]])
+                area = noise[:, :, top : top + BLOCK_PX, left : left + BLOCK_PX]
+                area.copy_(block[:, :, : area.shape[2], : area.shape[3]])
         return noise.to(self.device)
 
 
@@ -56,14 +56,14 @@ class Masks:
         """
         if self.is_single:
             return self.inputs.read(0)
-        place = self._places.get(without_ending(name))
-        if place is None:
+        index = self._indices.get(without_ending(name))
+        if index is None:
             raise UnusableImageError(f"has no mask of its name in {self.inputs.location}")
-        return self.inputs.read(place)
+        return self.inputs.read(index)
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        return {without_ending(name): place for place, name in enumerate(self.inputs.names)}
+    def _indices(self) -> dict[str, int]:
+        return {without_ending(name): index for index, name in enumerate(self.inputs.names)}
 
 
 def open_masks(location: str) -> Masks:
@@ -148,7 +148,7 @@ class RestoreJob:
                 raise UnusableImageError("has no mask and no transparent pixels; give --mask")
             sha256 = sha256 if read is None else _joined(sha256, read.sha256)
         if self.vectors is not None:
-            vector = self.vectors.of(image.place)
+            vector = self.vectors.of(image.index)
             sha256 = _joined(sha256, hashlib.sha256(vector.numpy().tobytes()).hexdigest())
         conditioned = self.maker.make(pixels, image.number, mask)
         return Prepared(image.name, image.number, sha256, conditioned, vector)
@@ -169,7 +169,7 @@ class RestoreJob:
             lambda _: ConditionInputs(conditions, torch.stack(vectors) if vectors else None),
         )
         classes = None if self.class_id is None else [self.class_id] * len(batch)
-        images = pipeline.draw([each.number for each in batch], classes).float().cpu()
+        images = pipeline.generate_batch([each.number for each in batch], classes).float().cpu()
         return [
             each.conditioned.keep_known(image[:, : each.conditioned.size[0], : each.conditioned.size[1]])
             for each, image in zip(batch, images, strict=True)

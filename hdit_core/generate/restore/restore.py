@@ -35,7 +35,7 @@ class Output(Protocol):
         """
 
     def holds(self, name: str, input_sha256: str) -> bool:
-        """Return whether the image of an input is there, intact, and of this content of the input."""
+        """Return whether the image of an input exists, is intact, and was made from an input of this hash."""
 
     def write(self, name: str, input_sha256: str, image: Float[Tensor, "C H W"]) -> None:
         """Write the image of an input."""
@@ -46,7 +46,7 @@ class Output(Protocol):
 
 @dataclass
 class Progress:
-    """What one rank has done: images in the folder, inputs that cannot be used, and rows of the grid."""
+    """The progress of one rank: number of images in the folder, unusable inputs with reasons, and rows of the grid."""
 
     num_images: int
     unusable: dict[str, str]
@@ -60,12 +60,12 @@ def restore_inputs(
     on_progress: OnProgress,
     row_every: int = 1,
 ) -> Progress:
-    """Restore inputs, skipping those that are there; one batch is in memory at a time.
+    """Restore inputs, except those whose images exist already; one batch is in memory at a time.
 
     Args:
-        job: how.
-        inputs: contents, or the name of an input that cannot be read with the reason.
-        output: begun.
+        job: how they are restored.
+        inputs: contents; or the name of an input that cannot be read, with the reason.
+        output: where images go; begun.
         on_progress: called with the number of inputs that are done.
         row_every: inputs from one row of the grid to the next.
     """
@@ -91,7 +91,7 @@ def _missing(
     on_progress: OnProgress,
     rows: "_RowsOfGrid",
 ) -> Iterator[Prepared]:
-    """Yield the inputs whose images are missing; note the others."""
+    """Yield the inputs whose images are missing; count the others, and log those that cannot be used."""
     names: dict[str, str] = {}
     for each in inputs:
         try:
@@ -99,7 +99,7 @@ def _missing(
                 raise UnusableImageError(each[1])
             prepared = job.prepare(each)
             file = output.name(each.name)
-            _claim(names, file, each.name)
+            _reserve(names, file, each.name)
         except (UnusableImageError, DataError) as problem:
             name = each[0] if isinstance(each, tuple) else each.name
             logger.warning("%s: %s; skipped", name, problem)
@@ -127,11 +127,11 @@ class _RowsOfGrid:
         self._seen += 1
 
 
-def _claim(names: dict[str, str], file: str, name: str) -> None:
+def _reserve(names: dict[str, str], file: str, name: str) -> None:
     if file == OLD_GRID:
-        raise UnusableImageError(f"its image would be {OLD_GRID}, a name that readers take for a sheet; rename it")
+        raise UnusableImageError(f"its image would be {OLD_GRID}, which hdit reads as an image grid; rename it")
     if file in names:
-        raise UnusableImageError(f"its image would have the name of that of {names[file]}; rename one")
+        raise UnusableImageError(f"its image would have the same name as that of {names[file]}; rename one")
     names[file] = name
 
 
@@ -149,16 +149,16 @@ def _batches(job: RestoreJob, prepared: Iterator[Prepared]) -> Iterator[list[Pre
 
 def share_of(inputs: NamedInputs, world: World) -> Iterator[InputImage | tuple[str, str]]:
     """Yield the inputs of this rank, or the name of one that cannot be read or written with the reason."""
-    first = {without_ending(name): place for place, name in reversed(list(enumerate(inputs.names)))}
-    for place in range(world.rank, len(inputs), world.size):
-        name = inputs.names[place]
-        if (same := first[without_ending(name)]) != place:
-            yield name, f"its image would have the name of that of {inputs.names[same]}; rename one"
+    first = {without_ending(name): index for index, name in reversed(list(enumerate(inputs.names)))}
+    for index in range(world.rank, len(inputs), world.size):
+        name = inputs.names[index]
+        if (same := first[without_ending(name)]) != index:
+            yield name, f"its image would have the same name as that of {inputs.names[same]}; rename one"
             continue
         try:
-            yield inputs.read(place)
+            yield inputs.read(index)
         except UnusableImageError as problem:
-            yield inputs.names[place], str(problem)
+            yield inputs.names[index], str(problem)
 
 
 def finish_folder(folder: RestoredFolder, done: Progress, source: str, world: World) -> dict[str, Any]:

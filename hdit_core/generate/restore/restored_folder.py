@@ -5,6 +5,7 @@ what is intact and whose input has not changed. Several ranks write into one fol
 """
 
 import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class RestoredFolder:
     _logged: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Add to the provenance what the values of the files mean."""
+        """Add the format of the files' values to the provenance."""
         self.provenance = self.provenance | self.format.provenance()
 
     def begin(self) -> None:
@@ -67,7 +68,7 @@ class RestoredFolder:
                 self.folder, {"status": "unfinished", "model": self.source.to_json(), "origin": self.provenance}
             )
         for log in self.folder.glob(LOGS):
-            cut_back(log, lambda row: "file" in row)  # what could not be used is tried again
+            cut_back(log, lambda row: "file" in row)  # unusable inputs are tried again
 
     def _is_empty(self) -> bool:
         return self.folder.is_dir() and not any(self.folder.iterdir())
@@ -90,7 +91,7 @@ class RestoredFolder:
         return output_name(name, self.format.ending_for(name))
 
     def holds(self, name: str, input_sha256: str) -> bool:
-        """Return whether the image of an input is there, intact, and of this content of the input."""
+        """Return whether the image of an input exists, is intact, and was made from an input of this hash."""
         file = self.name(name)
         row, path = self._logged.get(file), path_of(self.folder, file)
         try:
@@ -130,17 +131,46 @@ class RestoredFolder:
         """
         remove_temporaries(self.folder)
         rows = [row for log in sorted(self.folder.glob(LOGS)) for row in read(log)]
-        restored = sorted(f"{row['input']} {row['input_sha256']}" for row in rows if "file" in row)
         if sheet is not None:
             write_grid(self.folder, sheet)
-        digest = hashlib.sha256("\n".join(restored).encode(errors="surrogateescape")).hexdigest()
-        record = {
-            "status": "complete",
-            "num_images": num_images,
-            "inputs": {"path": source, "sha256": digest},
-            "unusable": {row["unusable"]: row["reason"] for row in rows if "unusable" in row},
-            "model": self.source.to_json(),
-            "origin": self.provenance,
-        }
+        record = complete_record(
+            source,
+            num_images,
+            inputs=[(row["input"], row["input_sha256"]) for row in rows if "file" in row],
+            unusable={row["unusable"]: row["reason"] for row in rows if "unusable" in row},
+            model=self.source,
+            provenance=self.provenance,
+        )
         write_record(self.folder, record)
         return record
+
+
+def complete_record(
+    source: str,
+    num_images: int,
+    *,
+    inputs: Iterable[tuple[str, str]],
+    unusable: Mapping[str, str],
+    model: ModelSource,
+    provenance: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the record of a finished job, the content of `samples.json`.
+
+    Args:
+        source: where the inputs came from.
+        num_images: number of images.
+        inputs: name and hash of each restored input.
+        unusable: names of the others, with the reasons.
+        model: where the model comes from, for people.
+        provenance: the settings that determine the pixels, apart from the inputs.
+    """
+    lines = sorted(f"{name} {sha256}" for name, sha256 in inputs)
+    digest = hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+    return {
+        "status": "complete",
+        "num_images": num_images,
+        "inputs": {"path": source, "sha256": digest},
+        "unusable": dict(unusable),
+        "model": model.to_json(),
+        "origin": dict(provenance),
+    }

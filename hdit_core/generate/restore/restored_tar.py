@@ -1,6 +1,5 @@
 """Restored images in one tar, under the names of their inputs; it is written sequentially and cannot be resumed."""
 
-import hashlib
 from typing import Any
 
 from jaxtyping import Float
@@ -9,6 +8,7 @@ from torch import Tensor
 from hdit_core.diffusion.precondition import ModelSource
 from hdit_core.generate.condition.inputs import output_name
 from hdit_core.generate.output.archives import TarStream
+from hdit_core.generate.restore.restored_folder import complete_record
 
 
 class RestoredTar(TarStream):
@@ -34,10 +34,10 @@ class RestoredTar(TarStream):
         """Append the image of an input."""
         key, _, suffix = self.name(name).rpartition(".")
         self.append(key, suffix, self.format.file(image, suffix))
-        self._inputs.append(f"{name} {input_sha256}")
+        self._inputs.append((name, input_sha256))
 
     def log_unusable(self, name: str, reason: str) -> None:
-        """Note an input that cannot be restored, for the record."""
+        """Remember an input that cannot be restored, for the record."""
         self._unusable[name] = reason
 
     def record(self, source: str, provenance: dict[str, Any], model: ModelSource) -> dict[str, Any]:
@@ -48,17 +48,16 @@ class RestoredTar(TarStream):
             provenance: the settings that determine the pixels, apart from the inputs.
             model: where the model comes from, for people.
         """
-        digest = hashlib.sha256("\n".join(sorted(self._inputs)).encode(errors="surrogateescape")).hexdigest()
-        return {
-            "status": "complete",
-            "num_images": len(self._inputs),
-            "inputs": {"path": source, "sha256": digest},
-            "unusable": self._unusable,
-            "model": model.to_json(),
-            "origin": provenance | self.format.provenance(),
-        }
+        return complete_record(
+            source,
+            len(self._inputs),
+            inputs=self._inputs,
+            unusable=self._unusable,
+            model=model,
+            provenance=provenance | self.format.provenance(),
+        )
 
     def _open(self, file: Any) -> None:
-        self._inputs: list[str] = []
+        self._inputs: list[tuple[str, str]] = []
         self._unusable: dict[str, str] = {}
         super()._open(file)

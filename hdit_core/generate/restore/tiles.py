@@ -26,14 +26,14 @@ class Tiling:
 
     Attributes:
         size: largest height and width of a tile in pixels; images that fit are not divided.
-        overlap: pixels that neighboring tiles have in common at least.
+        overlap: smallest number of pixels that neighboring tiles share.
     """
 
     size: tuple[int, int]
     overlap: int
 
     def __post_init__(self) -> None:
-        """Refuse an overlap that leaves no progress, with a UsageError."""
+        """Refuse an overlap as large as a tile, with a UsageError."""
         if not 0 <= self.overlap < min(self.size):
             size = f"{self.size[0]}x{self.size[1]}"
             raise UsageError(
@@ -73,8 +73,8 @@ class Tiling:
         return self._ramp(height)[:, None] * self._ramp(width)[None, :]
 
     def _ramp(self, length: int) -> Float[Tensor, "L"]:
-        places = torch.arange(length)
-        return (torch.minimum(places, length - 1 - places) + 1).clamp(max=self.overlap + 1).float()
+        positions = torch.arange(length)
+        return (torch.minimum(positions, length - 1 - positions) + 1).clamp(max=self.overlap + 1).float()
 
 
 class TiledDenoiser(Denoiser):
@@ -119,10 +119,10 @@ class TiledDenoiser(Denoiser):
                 None if condition is None else _cut(condition, group, weights.shape),
             )
             for (image, (top, left)), tile in zip(group, denoised, strict=True):
-                place = (slice(top, top + weights.shape[0]), slice(left, left + weights.shape[1]))
-                blended[image, :, *place] += weights * tile
+                area = (slice(top, top + weights.shape[0]), slice(left, left + weights.shape[1]))
+                blended[image, :, *area] += weights * tile
                 if image == 0:
-                    total[place] += weights
+                    total[area] += weights
         return (blended / total).to(x.dtype)
 
 

@@ -129,8 +129,8 @@ def test_inputs_that_cannot_be_restored_are_named_and_the_others_are_restored(pl
         "grid.png",
         "line\nbreak.png",
     }
-    assert "would have the name of that of a.bmp" in record["unusable"]["a.png"]
-    assert "a name that readers take for a sheet" in record["unusable"]["grid.png"]
+    assert "would have the same name as that of a.bmp" in record["unusable"]["a.png"]
+    assert "which hdit reads as an image grid" in record["unusable"]["grid.png"]
     assert "4 inputs could not be restored" in err and "line\\nbreak.png" in err
     assert all(line.startswith("hdit: ") or "restore" in line for line in err.splitlines())
 

@@ -239,7 +239,7 @@ def test_a_job_of_edits_has_the_same_bits_in_every_batch_and_says_what_it_is(den
     for batch_size in (1, 3):
         pipeline = pipeline_of(denoiser, batch_size=batch_size)
         draw = inpaint(pipeline, picture(), hole(), 2)
-        job = SamplingJob(pipeline, range(3), draw=draw, edit={"kind": "inpaint"})
+        job = SamplingJob(pipeline, range(3), generate_batch=draw, edit={"kind": "inpaint"})
         found[batch_size] = torch.cat([batch.images for batch in job.batches(range(3))])
         assert [one for batch in job.batches([1, 4]) for one in batch.class_ids] == [1, 1]
     assert torch.equal(found[1], found[3])
@@ -250,7 +250,7 @@ def test_a_job_of_edits_refuses_an_unknown_class(denoiser):
     pipeline = pipeline_of(denoiser)
     draw = img2img(pipeline, picture(), 0.5)
     with pytest.raises(UsageError, match="class 7"):
-        SamplingJob(pipeline, range(2), 7, draw=draw, edit={})
+        SamplingJob(pipeline, range(2), 7, generate_batch=draw, edit={})
 
 
 def test_other_sizes_than_the_trained_one_are_edited_and_impossible_ones_refused(denoiser):

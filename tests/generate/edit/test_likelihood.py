@@ -15,7 +15,7 @@ from hdit_core.generate.edit.likelihood import (
     LabelledImage,
     RunningMean,
     bits_per_dim,
-    dequantise,
+    dequantize,
     open_labelled_images,
 )
 from hdit_core.images import from_uint8, png_bytes
@@ -36,7 +36,7 @@ def given(count=5, class_id=1):
 def test_a_gaussian_costs_what_its_closed_form_says(gaussian):
     pipeline = pipeline_of(gaussian, sigma_max=1e4)
     found = [one.bits_per_dim for one in bits_per_dim(pipeline, given(), tolerance=1e-5)]
-    x = dequantise(pictures_u8(5), pipeline.seed, range(5))
+    x = dequantize(pictures_u8(5), pipeline.seed, range(5))
     expected = gaussian.bits_per_dim_u8(x, pipeline.settings.sigma_min, mean=0.1)
     torch.testing.assert_close(torch.tensor(found).double(), expected, rtol=0, atol=1e-3)
 
@@ -66,11 +66,11 @@ def test_guidance_has_no_likelihood(gaussian):
 
 def test_dequantise_levels_are_spread_evenly_over_their_own_width():
     levels = pictures_u8(2)
-    noisy = dequantise(levels, 3, [4, 9])
+    noisy = dequantize(levels, 3, [4, 9])
     shift = (noisy - from_uint8(levels)) * 127.5
     assert shift.min() >= -0.501 and shift.max() <= 0.501 and abs(shift.mean()) < 0.02
     assert abs(shift.var().item() - 1 / 12) < 0.005
-    assert torch.equal(dequantise(levels[1:], 3, [9]), noisy[1:])
+    assert torch.equal(dequantize(levels[1:], 3, [9]), noisy[1:])
 
 
 def test_the_tally_gives_mean_and_standard_error():

@@ -109,7 +109,7 @@ def test_two_inputs_of_one_name_are_found_whichever_ranks_have_them(network, pic
     inputs = open_inputs(str(tmp_path / "in"))
     shares = [list(share_of(inputs, World(rank, 2))) for rank in (0, 1)]
     refused = [each for share in shares for each in share if isinstance(each, tuple)]
-    assert refused == [("a.png", "its image would have the name of that of a.bmp; rename one")]
+    assert refused == [("a.png", "its image would have the same name as that of a.bmp; rename one")]
 
 
 def test_the_rows_of_the_grid_are_spread_over_the_inputs(network, pictures, tmp_path, monkeypatch):
