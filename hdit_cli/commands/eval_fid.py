@@ -50,7 +50,7 @@ def eval_fid(
     images: ImagesArgument = None,
     ref: ReferenceOption = None,
     num: CountOption = None,
-    drawn: GeneratedOptions,
+    generated: GeneratedOptions,
     scoring: ScoringOptions,
     paired: PairedOption = False,
     value_range: PairedRangeOption = None,
@@ -73,7 +73,7 @@ def eval_fid(
     """
     from hdit_core.evaluate.settings import ScoreSettings
 
-    settings = ScoreSettings(images, ref, n=num, **drawn.settings, **scoring.settings, keep_features=keep_features)
+    settings = ScoreSettings(images, ref, n=num, **generated.settings, **scoring.settings, keep_features=keep_features)
     command = shlex.join(["hdit", *sys.argv[1:]])
     settings = replace(settings, nearest=nearest, report=report, save_stats=save_stats, command=command)
     settings = replace(settings, paired=paired, value_range=value_ranges("--range", value_range))

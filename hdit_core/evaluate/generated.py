@@ -74,8 +74,8 @@ def samples_set(samples: Samples) -> ImageSet:
     """Return samples in memory as a set of images to score, rounded to bytes as if they had been saved."""
     images_u8 = samples.to_uint8()
 
-    def read(places: Sequence[int]) -> Iterator[ReadImage]:
-        return (partial(_identity, images_u8[place]) for place in places if place < len(images_u8))
+    def read(indices: Sequence[int]) -> Iterator[ReadImage]:
+        return (partial(_identity, images_u8[index]) for index in indices if index < len(images_u8))
 
     model = {"model": known} if (known := samples.source.to_json()) else {}
     source = {"kind": "samples in memory", "path": f"{len(samples)} samples in memory", **model}
@@ -91,7 +91,7 @@ def _source(denoiser: Denoiser, path: str, weights: str, guide: Guide | None) ->
 def class_ids(
     indices: Sequence[int], num_classes: int, seed: int, labels: Labels, class_counts: Sequence[int] | None = None
 ) -> list[int]:
-    """Return the class of each image, a function of its index alone."""
+    """Return the class of each image, a function of the seed and its index alone."""
     if labels == "balanced":
         return [index % num_classes for index in indices]
     weights = np.asarray(class_counts if labels == "data" else [1] * num_classes, np.float64)

@@ -1,4 +1,4 @@
-"""Opens the images, the model and the reference of a score, refuses incompatible ones, and writes remarks."""
+"""Opens the images, the model and the reference of a score, refuses incompatible ones, and makes the remarks."""
 
 import logging
 from dataclasses import replace
@@ -86,10 +86,10 @@ def open_model(settings: ScoreSettings, device: torch.device) -> Denoiser | None
             f"--ckpt {settings.checkpoint}: the network takes condition images or vectors, which a score has none of; "
             "score images of hdit restore (with --paired against the originals), or of hdit sample --condition"
         )
-    note = defaults.note(settings.checkpoint_weights, settings.overrides, **settings.drawn)
+    note = defaults.note(settings.checkpoint_weights, settings.overrides, **settings.sampling)
     for line in [*attention_notes(denoiser), *([note] if note else [])]:
         logger.info(line)
-    sample = sample_settings(denoiser.recipe, settings.overrides, **settings.drawn)
+    sample = sample_settings(denoiser.recipe, settings.overrides, **settings.sampling)
     return with_sample(denoiser, sample)
 
 
@@ -167,7 +167,7 @@ def _samples_of(
 
 
 def sampling_record(folder: Path) -> dict[str, Any]:
-    """Return the sampling settings from `samples.json` in a folder of images."""
+    """Return the sampling settings and the model from `samples.json` in a folder; empty if there is no such file."""
     path = folder / RECORD
     if (folder / MANIFEST).exists() or not path.is_file():
         return {}

@@ -117,10 +117,8 @@ class _Scoring:
         return result
 
     def _check_and_save(self, scored: Measurement) -> None:
-        n = scored.statistics.n
-        check_enough(
-            scored.source["path"], n, self.extractor, self.settings.allow_small_n
-        )  # n of a stream is known now
+        # again, since the length of a stream is known only now
+        check_enough(scored.source["path"], scored.statistics.n, self.extractor, self.settings.allow_small_n)
         if self.settings.save_stats is not None:
             save_statistics(self.settings.save_stats, scored, self.images.identity)
 

@@ -24,8 +24,8 @@ class ScoreSettings:
             to save statistics without a score.
         checkpoint: a run or checkpoint whose samples are scored.
         checkpoint_weights: which of its weights; default those in RUN/sample.toml, otherwise the EMA weights.
-        drawn: keys of `[sample]` that override the recipe and RUN/sample.toml.
-        overrides: the same as `sample.key=value`, with lower precedence than `drawn`.
+        sampling: keys of `[sample]` that override the recipe and RUN/sample.toml.
+        overrides: the same as `sample.key=value`, with lower precedence than `sampling`.
         extractor: name of the feature network; default the one of the checkpoint's recipe, otherwise Inception.
         weights: weight file of the extractor.
         mode: how images are resized for Inception.
@@ -53,7 +53,7 @@ class ScoreSettings:
     reference: str | None
     checkpoint: str | None = None
     checkpoint_weights: str | None = None
-    drawn: Mapping[str, object] = field(default_factory=dict)
+    sampling: Mapping[str, object] = field(default_factory=dict)
     overrides: Sequence[str] = ()
     guide: str | None = None
     guide_weights: str | None = None

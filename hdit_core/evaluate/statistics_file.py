@@ -1,11 +1,11 @@
-"""Reference statistics on disk: an npz of plain arrays, readable by clean-fid; published ones of others are read too.
+"""Reference statistics on disk: an npz of plain arrays that clean-fid can read. Files of other programs are read too.
 
 mu, sigma       mean and unbiased covariance, float64, as in the files of clean-fid, pytorch-fid and others
 features, keys  the kept sample of features, for the kernel distance
 passport        JSON as UTF-8 bytes: number of images, fingerprint, identity, extractor, source, remarks
 
-Files of others have no passport. What their arrays show about the extractor is checked, and the rest is a remark:
-dino_mu and dino_sigma are GPIC's of DINOv2, and mu and sigma with mu_s or arr_0 are ADM's.
+Files of other programs have no passport. What their arrays reveal about the extractor is checked; a remark states what
+is assumed. dino_mu and dino_sigma are GPIC's of DINOv2; mu and sigma with mu_s or arr_0 are ADM's.
 """
 
 import io

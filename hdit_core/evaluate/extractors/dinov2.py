@@ -70,7 +70,7 @@ def open_dinov2(weights: Path | None, device: torch.device, mode: Mode = "clean"
         raise UsageError(
             f"--extractor {NAME}: {what}; pass DINOv2's file (safetensors, or torch hub's) by --extractor-weights"
         )
-    state = _to_this_side(_read(weights))
+    state = _with_resized_positions(_read(weights))
     network = _build(weights, state).to(device)
     mean, std = (torch.tensor(values, device=device)[:, None, None] for values in (MEAN, STD))
 
@@ -148,7 +148,7 @@ def _rename(name: str, parts: Mapping[str, str]) -> str:
     return parts.get(name) or (f"{parts[stem]}.{kind}" if stem in parts else name)
 
 
-def _to_this_side(state: Tensors) -> Tensors:
+def _with_resized_positions(state: Tensors) -> Tensors:
     """Return the tensors with position embeddings for 224 pixels, resized as Meta does."""
     name = _PARTS["pos_embed"]
     patch_px = state[f"{_PARTS['patch_embed.proj']}.weight"].shape[-1]

@@ -127,6 +127,6 @@ def _features_of(extractor: Extractor, batch: tuple[int, list[ReadImage]]) -> tu
 
 
 def as_grey(image: Shaped[np.ndarray, "H W C"]) -> Shaped[np.ndarray, "H W C2"]:
-    """Return a grey image with one channel, so that it is the same image however its file stores it."""
+    """Return the image with one channel if it is grey, so that it is the same image however its file stores it."""
     grey = image[..., :1]
     return grey if image.shape[2] == 3 and (image == grey).all() else image

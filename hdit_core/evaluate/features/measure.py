@@ -20,19 +20,19 @@ OnProgress = Callable[[int, int | None], None]
 
 @runtime_checkable
 class FeatureObserver(Protocol):
-    """Somebody who looks at a set's features as they pass."""
+    """Receives the features of a set, chunk by chunk."""
 
     def observe(self, batch: FeatureBatch, start: int) -> None:
-        """Look at the features of the images at the places `start`, `start + 1`, ..."""
+        """Receive the features of the images with the indices `start`, `start + 1`, ..."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A set's statistics with the passport of their making.
+    """A set's statistics with their provenance.
 
     Attributes:
         statistics: of the features.
-        extractor: the extractor's passport; empty where saved statistics of another program do not say.
+        extractor: the extractor's provenance; of other programs' saved statistics only what is known, maybe nothing.
         source: where the images came from, their size and how many are grey.
         remarks: remarks for readers of a score.
     """
@@ -57,12 +57,12 @@ def measure(
     """Return the statistics of a set, on the main rank only; independent of batch size, order and number of ranks.
 
     Args:
-        images, extractor, batch_size: the set, the feature network, and images per batch, by default its own.
+        images, extractor, batch_size: the set, the feature network, and images per batch (default: the network's own).
         on_progress: called with the number of images done and the total; first with those in the cache.
         num_blocks: number of parts of the set whose moments are kept, for the interval of a score.
-        observers: shown every chunk once, in order, on the main rank.
+        observers: receive every chunk once, in order, on the main rank.
         cache: keeps the features, and returns those that an interrupted evaluation left in it.
-        gather: set where several ranks share the work; all of them call this.
+        gather: given if several ranks share the work; all of them call this.
 
     Raises:
         DataError, NumericalError: an image is broken, or there are fewer than two; or a feature is not finite.
@@ -88,7 +88,7 @@ def measure(
 def _chunks_in_order(
     extraction: FeatureExtraction, gather: FeatureGather, counter: "_Counter"
 ) -> Iterator[FeatureBatch]:
-    """Yield all chunks of a set, by whichever rank they were made; on ranks but the main one, none."""
+    """Yield all chunks of a set on the main rank, whichever rank made them; none on the others."""
     world, images = gather.world, extraction.images
     if world.size == 1:
         yield from extraction.chunks(chunks_of(images.count))
@@ -104,7 +104,7 @@ def _chunks_in_order(
 
 
 def _all_chunks(extraction: FeatureExtraction, ranges: Sequence[range]) -> Iterator[FeatureBatch]:
-    """Yield the chunks of these ranges, and fail if an image is missing, for which the other ranks would wait."""
+    """Yield the chunks of these ranges; fail if an image is missing, since the other ranks would wait for it."""
     num_images = 0
     for chunk in extraction.chunks(ranges):
         num_images += len(chunk)
@@ -128,7 +128,7 @@ class _Counter:
 def _check_count(images: ImageSet, found: int, expected: int | None) -> None:
     if expected is not None and found != expected:
         raise DataError(
-            f"{images.source['path']}: {found} of {expected} images came; has it changed meanwhile? Score it again"
+            f"{images.source['path']}: only {found} of {expected} images were read; has it changed? Score it again"
         )
 
 

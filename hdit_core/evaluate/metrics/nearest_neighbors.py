@@ -21,7 +21,7 @@ class DigestIndex:
         self._of_key: dict[int, int] = {}
 
     def observe(self, batch: FeatureBatch, start: int) -> None:
-        """Add some images; those with the smallest keys are kept, with which the sample of features begins."""
+        """Add images. Those with the smallest keys are kept: the sample of features begins with them."""
         for index, digest in enumerate(batch.digests, start):
             self._of_key.setdefault(key_of(digest), index)
         if len(self._of_key) > 2 * MOST_QUERIES:
@@ -37,14 +37,14 @@ class Neighbors:
     """Scored images with their nearest neighbors in the reference, the closest pair first.
 
     Attributes:
-        places: `[Q]`, indices of the images in their set.
-        reference_places: `[Q, K]`, indices of their neighbors in the reference, nearest first; -1 if it has fewer.
+        indices: `[Q]`, indices of the images in their set.
+        reference_indices: `[Q, K]`, indices of their neighbors in the reference, nearest first; -1 if it has fewer.
         distances: `[Q, K]`, distances between their features; infinite if the reference has fewer.
         copies: number of images that are exact duplicates of reference images.
     """
 
-    places: Int64[Tensor, "Q"]
-    reference_places: Int64[Tensor, "Q K"]
+    indices: Int64[Tensor, "Q"]
+    reference_indices: Int64[Tensor, "Q K"]
     distances: Float64[Tensor, "Q K"]
     copies: int
 
@@ -62,18 +62,18 @@ class Neighbors:
 class NearestSearch:
     """Observes the reference, and keeps the nearest neighbors of some images."""
 
-    def __init__(self, images: Statistics, places: DigestIndex) -> None:
+    def __init__(self, images: Statistics, indices: DigestIndex) -> None:
         """Start a search.
 
         Args:
             images: the scored set; up to MOST_QUERIES of its images are chosen by the hash of their pixels.
-            places: their indices in the set.
+            indices: their indices in the set.
         """
         keys = images.keys[:MOST_QUERIES]
         self._queries: Float64[Tensor, "Q F"] = images.features[:MOST_QUERIES].double()
         self._missing = set(keys.tolist())  # queries without an exact duplicate so far
         self._num_keys = len(self._missing)
-        self._places = torch.tensor(places.of(keys))
+        self._indices = torch.tensor(indices.of(keys))
         self._squared: Float64[Tensor, "Q K"] = torch.full((len(keys), NEIGHBORS), torch.inf, dtype=torch.float64)
         self._nearest: Int64[Tensor, "Q K"] = torch.full((len(keys), NEIGHBORS), -1)
 
@@ -90,5 +90,5 @@ class NearestSearch:
         """Return all pairs, the closest first."""
         order = self._squared[:, 0].argsort(stable=True)
         return Neighbors(
-            self._places[order], self._nearest[order], self._squared[order].sqrt(), self._num_keys - len(self._missing)
+            self._indices[order], self._nearest[order], self._squared[order].sqrt(), self._num_keys - len(self._missing)
         )

@@ -31,13 +31,13 @@ class Pairs:
     Attributes:
         images, originals: the sets.
         matched_by: "name", or "order" where one of the sets has no file names.
-        places: of each pair, the indices in both sets, ascending in the images; None for a stream, in its order.
+        indices: of each pair, the indices in both sets, ascending in the images; None for a stream, in its order.
     """
 
     images: ImageSet
     originals: ImageSet
     matched_by: Literal["name", "order"]
-    places: list[tuple[int, int]] | None
+    indices: list[tuple[int, int]] | None
 
     def __iter__(self) -> Iterator[Pair]:
         """Yield all pairs.
@@ -45,22 +45,22 @@ class Pairs:
         Raises:
             DataError: a stream has more or fewer images than the other set.
         """
-        if self.places is None:
+        if self.indices is None:
             yield from self._streamed()
             return
-        yield from self.chosen(range(len(self.places)))
+        yield from self.chosen(range(len(self.indices)))
 
     def chosen(self, numbers: Sequence[int]) -> Iterator[Pair]:
         """Yield the pairs of these numbers, ascending; not of a stream."""
-        assert self.places is not None
-        places = [self.places[number] for number in numbers]
-        originals = _in_any_order(self.originals, [original for _, original in places])
-        images = self.images.open([image for image, _ in places])
-        for (place, _), image, original in zip(places, images, originals, strict=True):
-            yield Pair(self._name(place), image, original)
+        assert self.indices is not None
+        indices = [self.indices[number] for number in numbers]
+        originals = _in_any_order(self.originals, [original for _, original in indices])
+        images = self.images.open([image for image, _ in indices])
+        for (index, _), image, original in zip(indices, images, originals, strict=True):
+            yield Pair(self._name(index), image, original)
 
-    def _name(self, place: int) -> str:
-        return self.images.names[place] if self.images.names else f"image {place}"
+    def _name(self, index: int) -> str:
+        return self.images.names[index] if self.images.names else f"image {index}"
 
     def _streamed(self) -> Iterator[Pair]:
         images, originals = self.images.readers(), self.originals.readers()
@@ -73,13 +73,13 @@ class Pairs:
             raise DataError(_counts_differ(self, str(number + 1), f"more than {number + 1}"))
 
 
-def _in_any_order(images: ImageSet, places: list[int]) -> Iterator[ReadImage]:
+def _in_any_order(images: ImageSet, indices: list[int]) -> Iterator[ReadImage]:
     """Yield the reading functions of images in any order; archives that only go forward are opened once per image."""
-    if places == sorted(places):
-        yield from images.open(places)
+    if indices == sorted(indices):
+        yield from images.open(indices)
         return
-    for place in places:
-        yield next(iter(images.open([place])))
+    for index in indices:
+        yield next(iter(images.open([index])))
 
 
 def match(images: ImageSet, originals: ImageSet, n: int | None = None, seed: int = 0) -> Pairs:
@@ -87,12 +87,12 @@ def match(images: ImageSet, originals: ImageSet, n: int | None = None, seed: int
 
     Args:
         images, originals: the sets.
-        n: how many of the pairs, drawn without replacement; default all.
-        seed: of that draw.
+        n: how many of the pairs, chosen at random; default all.
+        seed: of that choice.
 
     Raises:
         DataError: an image has no partner, two have the same name, or there are fewer than n pairs.
-        UsageError: n pairs of a stream are asked for.
+        UsageError: one set is a stream, and n is given.
     """
     if None in (images.count, originals.count):
         if n is not None:
@@ -101,40 +101,40 @@ def match(images: ImageSet, originals: ImageSet, n: int | None = None, seed: int
     if images.names and originals.names:
         pairs = Pairs(images, originals, "name", _by_name(images, originals))
     else:
-        pairs = Pairs(images, originals, "order", [(place, place) for place in range(images.count or 0)])
+        pairs = Pairs(images, originals, "order", [(index, index) for index in range(images.count or 0)])
         if images.count != originals.count:
             raise DataError(_counts_differ(pairs, str(images.count), str(originals.count)))
-    return pairs if n is None else _draw(pairs, n, seed)
+    return pairs if n is None else _choose(pairs, n, seed)
 
 
 def _by_name(images: ImageSet, originals: ImageSet) -> list[tuple[int, int]]:
-    place_of, wanted = _places(originals), _places(images)
-    for a, b, others in ((images, originals, place_of), (originals, images, wanted)):
-        missing = [name for name in _places(a) if name not in others]
+    index_of, wanted = _indices(originals), _indices(images)
+    for a, b, others in ((images, originals, index_of), (originals, images, wanted)):
+        missing = [name for name in _indices(a) if name not in others]
         if missing:
             raise DataError(
                 f"{a.source['path']}: {len(missing)} of {a.count} images have no partner of the same name in "
                 f"{b.source['path']}, the first is {missing[0]!r}; give both sets the same names"
             )
-    return [(place, place_of[name]) for name, place in wanted.items()]
+    return [(index, index_of[name]) for name, index in wanted.items()]
 
 
-def _places(images: ImageSet) -> dict[str, int]:
+def _indices(images: ImageSet) -> dict[str, int]:
     """Return the position of each image by its name without ending.
 
     Raises:
         DataError: two images have the same name.
     """
-    places: dict[str, int] = {}
-    for place, name in enumerate(images.names or ()):
+    indices: dict[str, int] = {}
+    for index, name in enumerate(images.names or ()):
         key = without_ending(name)
-        if key in places:
+        if key in indices:
             raise DataError(
                 f"{images.source['path']}: has two images named {key!r}, which differ in their endings only; "
                 "rename or remove one"
             )
-        places[key] = place
-    return places
+        indices[key] = index
+    return indices
 
 
 def _counts_differ(pairs: Pairs, images: str, originals: str) -> str:
@@ -144,10 +144,10 @@ def _counts_differ(pairs: Pairs, images: str, originals: str) -> str:
     )
 
 
-def _draw(pairs: Pairs, n: int, seed: int) -> Pairs:
-    assert pairs.places is not None
-    count = len(pairs.places)
+def _choose(pairs: Pairs, n: int, seed: int) -> Pairs:
+    assert pairs.indices is not None
+    count = len(pairs.indices)
     if n > count:
         raise DataError(f"{pairs.images.source['path']}: --n {n}: there are only {count} pairs")
     chosen = sorted(int(number) for number in stream(seed, "score-subset", 0).choice(count, n, replace=False))
-    return Pairs(pairs.images, pairs.originals, pairs.matched_by, [pairs.places[number] for number in chosen])
+    return Pairs(pairs.images, pairs.originals, pairs.matched_by, [pairs.indices[number] for number in chosen])

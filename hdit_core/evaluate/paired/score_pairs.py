@@ -64,9 +64,9 @@ def _on_all_ranks(pairs: Pairs, scorer: PairScorer, on_progress: OnProgress, wor
         OtherRankFailed: another rank failed.
     """
     if world.size == 1:
-        return _score(pairs, scorer, on_progress, len(pairs.places) if pairs.places else None)
-    assert pairs.places is not None
-    own = range(world.rank, len(pairs.places), world.size)
+        return _score(pairs, scorer, on_progress, len(pairs.indices) if pairs.indices else None)
+    assert pairs.indices is not None
+    own = range(world.rank, len(pairs.indices), world.size)
     problem, scores = None, None
     try:
         scores = _score(pairs.chosen(own), scorer, on_progress, len(own))
@@ -75,7 +75,7 @@ def _on_all_ranks(pairs: Pairs, scorer: PairScorer, on_progress: OnProgress, wor
     if world.any(problem is not None):
         raise problem or OtherRankFailed("another rank failed; it reports the reason")
     assert scores is not None
-    return _summed(scores, own, len(pairs.places), world)
+    return _summed(scores, own, len(pairs.indices), world)
 
 
 def _summed(own: PairScores, numbers: Sequence[int], count: int, world: World) -> PairScores:

@@ -136,7 +136,7 @@ def _row(metric: str, a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """Return the result in a file, which need not be of this program."""
+    """Return the result in a file, checked: the file may come from anywhere."""
     if not path.is_file():
         raise UsageError(f"{path}: no such file; expected a result that hdit eval-fid --json printed")
     try:

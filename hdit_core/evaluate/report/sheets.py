@@ -58,8 +58,8 @@ def neighbor_sheet(images: ImageSet, reference: ImageSet, neighbors: Neighbors) 
     Raises:
         UsageError: one of the sets is a stream.
     """
-    samples = neighbors.places[:PAIRS].tolist()
-    rows = neighbors.reference_places[:PAIRS].tolist()
+    samples = neighbors.indices[:PAIRS].tolist()
+    rows = neighbors.reference_indices[:PAIRS].tolist()
     wanted = [index for row in rows for index in row if index >= 0]
     thumbnails = dict(zip(wanted, map(thumbnail, reference.read_many(wanted)), strict=True))
     blank = np.full((THUMBNAIL_PX, THUMBNAIL_PX, 3), 255, np.uint8)
@@ -67,4 +67,4 @@ def neighbor_sheet(images: ImageSet, reference: ImageSet, neighbors: Neighbors) 
     for image_u8, row, distances in zip(images.read_many(samples), rows, neighbors.distances.tolist(), strict=False):
         cells += [thumbnail(image_u8), *(thumbnails.get(index, blank) for index in row)]
         captions += ["sample", *(f"at {distance:.4g}" if np.isfinite(distance) else "" for distance in distances)]
-    return sheet(np.stack(cells), captions, columns=1 + neighbors.reference_places.shape[1])
+    return sheet(np.stack(cells), captions, columns=1 + neighbors.reference_indices.shape[1])

@@ -8,7 +8,7 @@ from hdit_core.files import read_text, write_atomic
 from hdit_core.generate.settings import NAME, write_defaults
 
 PREVIOUS = "sample-before-sweep.toml"
-MARKS = ("# hdit sweep", "# found by hdit sweep")  # first words of the files that a sweep writes, and once wrote
+MARKS = ("# hdit sweep", "# found by hdit sweep")  # how the files of sweeps begin, and those of older versions
 
 
 def apply_winner(run: Path, winner: Point, remark: str) -> Path:

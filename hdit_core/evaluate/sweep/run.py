@@ -4,7 +4,8 @@ RUN/sweep/journal.jsonl     the settings that scores depend on, and every distan
 RUN/sweep/reference.npz     statistics of the reference, if that is images
 RUN/sweep/features/         features of the samples so far; removed at the end
 RUN/sweep/curve.png         the distances of all rounds
-RUN/sweep/winner.json       the best candidate, scored again with more images, as `hdit eval-fid --json`; report.html
+RUN/sweep/winner.json       the score of the best candidate with more images, as from `hdit eval-fid --json`
+RUN/sweep/report.html       the same as a report
 RUN/sample.toml             the best candidate as the run's defaults, with `apply`
 """
 
@@ -221,11 +222,11 @@ class _Sweep:
             cache=FeatureCache(self._features, images, self._extractor, self._world.is_main),
             gather=self._gather,
         )
-        return self._judge(point, measured.statistics) if measured else None
+        return self._to_trial(point, measured.statistics) if measured else None
 
-    def _judge(self, point: Point, statistics: Statistics) -> Trial:
+    def _to_trial(self, point: Point, statistics: Statistics) -> Trial:
         """Return the distance with its standard error by the jackknife over blocks of images."""
-        assert self._target is not None and statistics.n is not None  # on the main rank, which has counted
+        assert self._target is not None and statistics.n is not None  # on the main rank, of counted images
         value = self._target.distance(statistics).value
         estimate = without_each_block(value, statistics, self._target.quick_distance)
         return Trial(point, statistics.n, value, estimate.standard_error)
@@ -255,7 +256,7 @@ class _Sweep:
             self._scoring,
             checkpoint=str(path),
             checkpoint_weights=weights,
-            drawn=winner.sample,
+            sampling=winner.sample,
             autoguidance=self._scoring.autoguidance if winner.autoguidance is None else winner.autoguidance,
             n=n,
             report=self._folder / "report.html",

@@ -182,5 +182,5 @@ def test_a_named_set_is_a_set_of_images_whatever_its_files_are_called(toy_extrac
 
 def test_a_set_that_shrinks_while_it_is_read_is_an_error(toy_extractor):
     images = ImageSet({"path": "x"}, 9, lambda places: ((lambda: np.zeros((4, 6, 1), np.uint8)) for _ in range(5)))
-    with pytest.raises(DataError, match="x: 5 of 9 images came; has it changed meanwhile"):
+    with pytest.raises(DataError, match="x: only 5 of 9 images were read; has it changed"):
         measure(images, toy_extractor, 2)

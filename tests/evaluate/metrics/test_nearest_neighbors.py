@@ -41,7 +41,7 @@ def found(batch_size, copy=True, reference=REFERENCE):
 def test_the_nearest_are_those_of_all_pairs(batch_size):
     neighbors = found(batch_size)
     distances = torch.cdist(SAMPLES.double(), REFERENCE.double(), compute_mode="donot_use_mm_for_euclid_dist")
-    for place, theirs, at in zip(neighbors.places, neighbors.reference_places, neighbors.distances, strict=True):
+    for place, theirs, at in zip(neighbors.indices, neighbors.reference_indices, neighbors.distances, strict=True):
         assert theirs.tolist() == distances[place].argsort()[:NEIGHBORS].tolist()
         torch.testing.assert_close(at, distances[place].sort().values[:NEIGHBORS], atol=1e-6, rtol=1e-6)
 
@@ -61,14 +61,14 @@ def test_of_a_large_set_the_places_of_no_more_images_are_remembered_than_may_be_
 
 def test_a_copy_comes_first_and_is_counted():
     neighbors = found(8)
-    assert (neighbors.places[0], neighbors.reference_places[0, 0], neighbors.distances[0, 0]) == (7, 31, 0)
+    assert (neighbors.indices[0], neighbors.reference_indices[0, 0], neighbors.distances[0, 0]) == (7, 31, 0)
     assert neighbors.to_json()["copies"] == 1 and neighbors.to_json()["smallest_distance"] == 0
     assert found(8, copy=False).copies == 0, "equal features alone are no equal pixels"
 
 
 def test_a_small_reference_has_fewer_neighbors():
     neighbors = found(8, copy=False, reference=REFERENCE[:3])
-    assert (neighbors.reference_places[:, 3:] == -1).all() and neighbors.distances[:, 3:].isinf().all()
+    assert (neighbors.reference_indices[:, 3:] == -1).all() and neighbors.distances[:, 3:].isinf().all()
 
 
 def image_set(count, seed):

@@ -98,7 +98,7 @@ def test_the_best_of_the_grid_wins_and_every_trial_is_what_it_scores_alone(run, 
 
     folder = newest_checkpoint(run)[0].folder
     for trial in (by_size[8][3], by_size[32][0]):
-        how = {"checkpoint": str(folder), "checkpoint_weights": trial.point.weights, "drawn": trial.point.sample}
+        how = {"checkpoint": str(folder), "checkpoint_weights": trial.point.weights, "sampling": trial.point.sample}
         alone = score(ScoreSettings(None, str(reference), n=trial.n, device="cpu", labels="uniform", seed=3, **how))
         assert alone.frechet.value == trial.value and alone.spread.estimate.standard_error == trial.standard_error
     assert (run / "recipe.toml").read_bytes() == before
@@ -116,7 +116,7 @@ def test_scales_of_autoguidance_are_tried_as_they_are_scored_alone(run, made, re
     folder = newest_checkpoint(run)[0].folder
     values = set()
     for trial in [trial for trial in result.trials if trial.n == 8 and trial.point.interval is None]:
-        how = {"checkpoint": str(folder), "checkpoint_weights": "ema", "drawn": trial.point.sample, **guide}
+        how = {"checkpoint": str(folder), "checkpoint_weights": "ema", "sampling": trial.point.sample, **guide}
         how |= {"n": 8, "device": "cpu", "labels": "uniform", "seed": 3, "autoguidance": trial.point.autoguidance}
         assert score(ScoreSettings(None, str(reference), **how)).frechet.value == trial.value
         values.add(trial.value)
