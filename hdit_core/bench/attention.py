@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from hdit_core.bench.child_process import BenchSettings, OutOfMemory, measure_in_child_process
-from hdit_core.bench.machine import FLOPS_PER_MAC, product_rate
+from hdit_core.bench.machine import product_rate
 from hdit_core.bench.timing import Timing, interleaved, stopwatch
 from hdit_core.devices import synchronize
+from hdit_core.flops.count import FLOPS_PER_MAC
 from hdit_core.model.attention.backends import BACKENDS, availability
 from hdit_core.model.attention.interface import KernelTarget
 

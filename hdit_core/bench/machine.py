@@ -10,11 +10,10 @@ import torch
 
 from hdit_core.bench.timing import Clock, Rounds, interleaved, stopwatch
 from hdit_core.devices import synchronize
+from hdit_core.flops.count import FLOPS_PER_MAC
 
 PRODUCT_SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192), "mps": (2048, 4096)}
 """Sides of the square matrices that are multiplied: large enough to be compute-bound."""
-
-FLOPS_PER_MAC = 2
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hdit_core.bench.child_process import BenchSettings, OutOfMemory, measure_in_child_process
-from hdit_core.bench.machine import FLOPS_PER_MAC, product_rate
+from hdit_core.bench.machine import product_rate
 from hdit_core.bench.timing import Timing, interleaved, stopwatch
 from hdit_core.bench.train import check_bound, rounds_for
 from hdit_core.devices import autocast, compute_dtype, make_mkl_reproducible, synchronize
@@ -17,7 +17,7 @@ from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.samplers.sampler import sample_by
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
-from hdit_core.flops.count import count
+from hdit_core.flops.count import FLOPS_PER_MAC, count
 from hdit_core.generate.pipeline import ConditionInputs, SamplingPipeline, check_request
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.run import Recipe

@@ -13,12 +13,10 @@ from typing import Any, Literal
 import torch
 
 from hdit_core.bench.child_process import BenchSettings, OutOfMemory, measure_in_child_process
-from hdit_core.bench.machine import FLOPS_PER_MAC
 from hdit_core.bench.timing import Timing, interleaved, stopwatch
-from hdit_core.bench.train import FORWARD_AND_BACKWARD
 from hdit_core.devices import autocast, synchronize
 from hdit_core.flops.baselines import DIT_B4, HDIT_B4, scale_to_size
-from hdit_core.flops.count import count
+from hdit_core.flops.count import FLOPS_PER_MAC, FORWARD_AND_BACKWARD, count
 from hdit_core.flops.scaling import fitted_exponent
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.model import LevelRecipe, ModelRecipe

@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from hdit_core.bench.child_process import BenchSettings, OutOfMemory, measure_in_child_process
-from hdit_core.bench.machine import FLOPS_PER_MAC, product_rate
+from hdit_core.bench.machine import product_rate
 from hdit_core.bench.timing import Timing, interleaved, stopwatch
 from hdit_core.data.loader.batch import Batch
 from hdit_core.data.loader.build import open_reader
 from hdit_core.devices import compute_dtype, synchronize
 from hdit_core.distributed import World
 from hdit_core.errors import UsageError
-from hdit_core.flops.count import count
+from hdit_core.flops.count import FLOPS_PER_MAC, FORWARD_AND_BACKWARD, count
+from hdit_core.model.conditioning import AUGMENT_FEATURES
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.data_checks import check_data
 from hdit_core.train.step.batch_plan import PlannedStep, steps
@@ -28,14 +29,12 @@ from hdit_core.train.step.train_step import Learner
 
 logger = logging.getLogger("hdit")
 
-AUGMENT_FEATURES = 9
-
 
 def random_batches(recipe: Recipe, chunks: Iterable[range]) -> Generator[Batch, None, None]:
     """Yield a batch of random images for each micro-batch of a run; batches of equal size are equal."""
-    drawn: dict[int, Batch] = {}
+    by_size: dict[int, Batch] = {}
     for chunk in chunks:
-        batch = drawn[len(chunk)] = drawn.get(len(chunk)) or _random_batch(recipe, len(chunk))
+        batch = by_size[len(chunk)] = by_size.get(len(chunk)) or _random_batch(recipe, len(chunk))
         numbers = torch.arange(chunk.start, chunk.stop)
         yield Batch(**(vars(batch) | {"numbers": numbers}))
 
@@ -44,12 +43,14 @@ def _random_batch(recipe: Recipe, size: int) -> Batch:
     generator, model = torch.Generator().manual_seed(0), recipe.model
     images, noise = torch.randn(2, size, model.channels, *model.image_size, generator=generator)
     classes = torch.randint(model.num_classes, (size,), generator=generator) if model.num_classes else None
-    augmentation = torch.randn(size, AUGMENT_FEATURES, generator=generator) if recipe.data.augment_prob else None
+    augment_cond = torch.zeros(size, AUGMENT_FEATURES)
+    if recipe.data.augment_prob:
+        augment_cond.normal_(generator=generator)
     return Batch(
         numbers=torch.arange(size),
         images=images.clamp(-1, 1),
         class_ids=classes,
-        augment_cond=torch.zeros(size, AUGMENT_FEATURES) if augmentation is None else augmentation,
+        augment_cond=augment_cond,
         noise=noise,
         uniform=torch.rand(size, generator=generator, dtype=torch.float64),
         condition=_random(recipe.condition_image_channels, size, *model.image_size),
@@ -61,9 +62,6 @@ def _random(length: int, size: int, *shape: int) -> Tensor | None:
     """Return random conditions of a batch, None if the network takes none."""
     return torch.rand(size, length, *shape, generator=torch.Generator().manual_seed(1)) if length else None
 
-
-FORWARD_AND_BACKWARD = 3
-"""The backward pass has two matrix products for each one of the forward pass."""
 
 MAX_BOUND_S = 60.0
 """Largest lower bound of a step that is measured."""

@@ -27,6 +27,8 @@ OPERATIONS: tuple[Operation, ...] = (
     "merges and splits",
     "conditioning",
 )
+FLOPS_PER_MAC = 2
+FORWARD_AND_BACKWARD = 3  # the backward pass has two matrix products for each one of the forward pass
 AUGMENTATION_AND_TIME = 2  # embeddings that every network projects into its mapping network
 MATRICES_PER_FEED_FORWARD: dict[FeedForward, int] = {"geglu": 3, "gelu": 2}  # of width x hidden: values, gates, output
 VECTORS_PER_NORM: dict[Norm, int] = {"rms": 1, "layer": 2}  # computed from the conditioning: scale, and shift

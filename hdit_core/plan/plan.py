@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hdit_core.errors import UsageError
-from hdit_core.flops.count import count
+from hdit_core.flops.count import FLOPS_PER_MAC, FORWARD_AND_BACKWARD, count
 from hdit_core.plan.benchmark_result import BenchmarkResult
 from hdit_core.plan.gpus import Gpu
 from hdit_core.plan.memory import Memory, RankLayout, training_memory
@@ -13,8 +13,6 @@ from hdit_core.plan.roofline import Roofline, roofline
 from hdit_core.plan.sharding import needs_sharding
 from hdit_core.recipe.run import Recipe
 
-FORWARD_AND_BACKWARD = 3  # each product in the forward pass has two in the backward pass
-FLOPS_PER_MAC = 2
 SECONDS_PER_DAY = 86_400
 MAX_MICRO_BATCH = 1 << 20
 BUSY_TOKENS = 1 << 16

@@ -63,12 +63,12 @@ def _pixel_problems(recipe: Recipe, contents: Contents) -> Iterator[str]:
     tables: list[tuple[str, PixelFormat, DataRecipe | ConditionRecipe]] = [("data", contents.pixels, recipe.data)]
     if contents.condition is not None and recipe.condition_image_channels and not recipe.condition.degrade:
         tables.append(("condition", contents.condition.pixels, recipe.condition))
-    for table, found, said in tables:
-        if (found.dtype, found.value_range) != (said.dtype, said.value_range):
-            ranges, other = ([list(pair) for pair in each.value_range] for each in (found, said))
+    for table, found, expected in tables:
+        if (found.dtype, found.value_range) != (expected.dtype, expected.value_range):
+            ranges, other = ([list(pair) for pair in each.value_range] for each in (found, expected))
             images = "images" if table == "data" else "condition images"
             yield (
-                f"has {images} of type {found.dtype} with the range {ranges}, the recipe says {said.dtype} with "
+                f"has {images} of type {found.dtype} with the range {ranges}, the recipe says {expected.dtype} with "
                 f"{other}; set {table}.dtype = '{found.dtype}' and {table}.value_range = {ranges}"
             )
 

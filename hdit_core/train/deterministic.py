@@ -118,7 +118,7 @@ def _prepare_cuda(train: TrainRecipe) -> None:
 
 
 def _prepare_nccl() -> None:
-    """Keep NCCL from sums in random order; Megatron-LM's deterministic mode does the same."""
+    """Keep NCCL from summing in varying order; Megatron-LM's deterministic mode does the same."""
     if read_launch_info(os.environ).size == 1:
         return
     found = os.environ.setdefault("NCCL_ALGO", f"^{','.join(SWITCH_SUMS)}")

@@ -47,7 +47,7 @@ class DryRun:
         utilisation: of the peak FLOP/s of the GPU's data sheet; None if unknown.
         waiting: fraction of the second step that was spent waiting for data.
         peak_bytes: peak memory of the main rank: of its tensors on CUDA, of the whole process elsewhere.
-        planned_bytes: upper bound of the plan.
+        planned_bytes: the plan's upper bound for it.
         machine_bytes: memory of the GPU, or of the machine; None if unknown.
         largest_micro_batch_size: that fits by the plan; None if unknown.
         days: to the end of the run at this throughput, without samples, evaluation and checkpoints.

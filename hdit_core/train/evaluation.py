@@ -83,14 +83,14 @@ def _conditions(context: RunContext) -> ConditionSource | None:
     recipe, conditioning = context.recipe, conditioning_of(context.recipe)
     if not conditioning.is_needed:
         return None
-    places = spread_of_size(context.reader, recipe.model.image_size, recipe.train.eval_num_images)
-    if not places:
+    indices = spread_of_size(context.reader, recipe.model.image_size, recipe.train.eval_num_images)
+    if not indices:
         size = "x".join(map(str, recipe.model.image_size))
         raise UsageError(
             f"{recipe.data.path}: has no images of {size}, whose conditions the samples of train.eval_every_images "
             "need; set it to 0, or change model.image_size"
         )
-    return DatasetConditions(context.reader, conditioning, recipe.train.seed, places)
+    return DatasetConditions(context.reader, conditioning, recipe.train.seed, indices)
 
 
 def _extractor(name: str, device: torch.device) -> Extractor:
@@ -134,12 +134,12 @@ class PeriodicEvaluation:
         self._gather, self._reference, self._conditions = gather, reference, conditions
         self._target = FrechetTarget(reference.statistics) if gather.world.is_main else None
         self._lines = cut_back_scores(self._run, start.step) if gather.world.is_main else []
-        is_there = any(line["num_images"] == start.num_images for line in self._lines)
-        self._is_scored = start.num_images if gather.world.broadcast(is_there) else -1
+        is_scored = any(line["num_images"] == start.num_images for line in self._lines)
+        self._scored_at = start.num_images if gather.world.broadcast(is_scored) else -1
 
     def due(self, state: State) -> bool:
         """Return whether an evaluation is due and has not been done."""
-        return is_due(self._learner.recipe.train, state.num_images) and state.num_images != self._is_scored
+        return is_due(self._learner.recipe.train, state.num_images) and state.num_images != self._scored_at
 
     def take(self, state: State, asked_to_stop: Asked) -> None:
         """Evaluate the EMA weights, append the scores, and mark the checkpoint of this step if it is the best.
@@ -151,7 +151,7 @@ class PeriodicEvaluation:
             statistics = self._measure(state, asked_to_stop)
         except MeasurementStopped:
             return
-        self._is_scored = state.num_images
+        self._scored_at = state.num_images
         if statistics is not None:
             self._write(ScoreRecord(state.step, state.num_images, self._values(statistics)))
 
@@ -180,11 +180,11 @@ class PeriodicEvaluation:
     def _values(self, statistics: Statistics) -> dict[str, float]:
         assert self._target is not None  # this is the main rank
         name = name_with_count(self._extractor.metric, statistics.n)
-        found = {name: self._target.distance(statistics).value}
-        theirs = self._reference.statistics.features
-        if min(len(statistics.features), len(theirs)) >= LEAST_FOR_KERNEL:
-            found[self._extractor.kernel_metric] = kernel_distance(statistics.features, theirs).value
-        return found
+        values = {name: self._target.distance(statistics).value}
+        reference = self._reference.statistics.features
+        if min(len(statistics.features), len(reference)) >= LEAST_FOR_KERNEL:
+            values[self._extractor.kernel_metric] = kernel_distance(statistics.features, reference).value
+        return values
 
     def _write(self, record: ScoreRecord) -> None:
         """Append a line, and mark the best of the checkpoints that exist."""

@@ -44,7 +44,7 @@ class InterruptedStep:
         self._whole, self._is_sharded = whole, is_sharded
 
     def share_requests(self, stop: StopRequest, step_s: Callable[[], float]) -> None:
-        """Let a request to stop reach all ranks, and let a step that several ranks take end first, within limits.
+        """Forward requests to stop to all ranks, and let a step of several ranks end first, within a time limit.
 
         Args:
             step_s: returns the duration of the last step.
@@ -111,7 +111,7 @@ class InterruptedStep:
         return f"{self._context.folder}: stopped by {stop.reason} within a step. {self._rest(is_saved)}"
 
     def _rest(self, is_saved: bool) -> str:
-        """Report what is saved."""
+        """Return a sentence that says which step is saved."""
         state, saved = self._whole()[0], self._status.saved
         if is_saved:
             return f"Step {state.step} ({state.num_images} images) is saved"

@@ -1,4 +1,4 @@
-"""Requests to stop: signals, the stop file, and the end of a Slurm job, before which a run saves by the clock."""
+"""Requests to stop: signals, the stop file, and the time limit of a Slurm job, before which a run saves."""
 
 import logging
 import os
@@ -42,7 +42,7 @@ class Deadline:
         self._end_s, self._slowest_save_s, self._now = end_s, slowest_save_s, now
 
     def passed(self) -> bool:
-        """Return whether it is time."""
+        """Return whether the last save has to start now."""
         if self._end_s is None:
             return False
         return self._now() >= self._end_s - SLOWEST_SAVES * self._slowest_save_s() - MARGIN_S

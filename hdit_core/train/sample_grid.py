@@ -24,14 +24,14 @@ MOST_PIXELS = 4_000_000
 CONDITIONAL_PER_ROW = 2
 
 
-def draw_grid(learner: Learner, run: Path, num_images: int, reader: ImageReader) -> Path | None:
+def write_sample_grid(learner: Learner, run: Path, num_images: int, reader: ImageReader) -> Path | None:
     """Generate a few samples with the EMA weights, write them into the run directory, and return the path.
 
-    With condition images or vectors these are those of a few images of the data set, evenly spread over it, and the
-    grid shows condition, sample and the image itself side by side; None if the data set has no image of that size.
+    Condition images and vectors are those of a few images of the data set, evenly spread over it; the grid then shows
+    condition, sample and the image itself side by side. Returns None if the data set has no intact image of that size.
 
     Sharded EMA weights are not gathered, since one GPU may lack the memory: every rank generates the samples with the
-    shards of the others, and the main one writes. To be called on the ranks whose `Learner.draws` is true.
+    shards of the others, and the main one writes. To be called on the ranks whose `Learner.is_sampling` is true.
 
     Args:
         num_images: images trained on so far, for the file's name.
@@ -50,9 +50,11 @@ def draw_grid(learner: Learner, run: Path, num_images: int, reader: ImageReader)
 
 def _page(learner: Learner, classes: tuple[str, ...] | None) -> UInt8[np.ndarray, "H W C"]:
     model, count = learner.recipe.model, _count(learner, MOST_IMAGES)
-    images, drawn = collect(generate(_denoiser(learner), range(count), seed=learner.recipe.train.seed))
+    images, class_ids = collect(generate(_denoiser(learner), range(count), seed=learner.recipe.train.seed))
     columns = model.num_classes if 1 < model.num_classes <= count else None
-    captions = [classes[index] if classes else str(index) for index in drawn] if drawn and columns is None else None
+    captions = None
+    if class_ids and columns is None:
+        captions = [classes[index] if classes else str(index) for index in class_ids]
     images = images if images.shape[-1] in (1, 3) else images[..., :3] if images.shape[-1] > 3 else images[..., :1]
     return sheet(images, captions, columns)
 
@@ -60,10 +62,10 @@ def _page(learner: Learner, classes: tuple[str, ...] | None) -> UInt8[np.ndarray
 def _conditional_page(learner: Learner, reader: ImageReader) -> UInt8[np.ndarray, "H W C"] | None:
     model, seed = learner.recipe.model, learner.recipe.train.seed
     conditioning, wanted = conditioning_of(learner.recipe), _count(learner, MOST_CONDITIONAL)
-    places = [place for place in spread_of_size(reader, model.image_size, wanted) if _is_intact(reader, place)]
-    if not places:
+    sources = [index for index in spread_of_size(reader, model.image_size, wanted) if _is_intact(reader, index)]
+    if not sources:
         return None
-    source, indices = DatasetConditions(reader, conditioning, seed, places), list(range(len(places)))
+    source, indices = DatasetConditions(reader, conditioning, seed, sources), list(range(len(sources)))
     class_ids = source.class_ids(indices) if model.num_classes else None
     batches = generate(_denoiser(learner), indices, seed=seed, class_ids=class_ids, conditions=source)
     images = [torch.cat([batch.images for batch in batches]), source.targets(indices)]
@@ -74,10 +76,10 @@ def _conditional_page(learner: Learner, reader: ImageReader) -> UInt8[np.ndarray
     return sheet(rearrange(shown, "b n h w c -> (b n) h w c"), columns=CONDITIONAL_PER_ROW * len(images))
 
 
-def _is_intact(reader: ImageReader, place: int) -> bool:
+def _is_intact(reader: ImageReader, index: int) -> bool:
     try:
-        reader.read(place)
-        reader.condition(place)
+        reader.read(index)
+        reader.condition(index)
     except DamagedImage:
         return False
     return True

@@ -30,7 +30,7 @@ from hdit_core.train.optim.lr_schedule import lr_factor
 from hdit_core.train.optim.optimizer import optimizer_tensors
 from hdit_core.train.parallel.parallelize import is_sharded
 from hdit_core.train.preemption import Deadline, StopRequest, job_end_s, stop_signals
-from hdit_core.train.sample_grid import draw_grid
+from hdit_core.train.sample_grid import write_sample_grid
 from hdit_core.train.step.batch_plan import PlannedStep, steps
 from hdit_core.train.step.dataloader import TimedLoader, build_dataloader
 from hdit_core.train.step.result import NotFinite, StepResult
@@ -168,7 +168,7 @@ class Trainer:
             # before the checkpoint, whose step is not repeated
             (train.snapshot_every_images, "an EMA snapshot to be written", self._snapshot),
             (train.checkpoint_every_images, "the checkpoint before to be written", self._save),
-            (train.sample_every_images, "the sample grid", self._draw_grid),
+            (train.sample_every_images, "the sample grid", self._write_sample_grid),
         ]
 
     def _checked_step(self, step: PlannedStep, batches: TimedLoader) -> StepResult:
@@ -212,9 +212,9 @@ class Trainer:
         self._trackers.add_record(record)
         self._context.callbacks.on_progress(progress)
 
-    def _draw_grid(self) -> None:
-        if self._learner.draws:
-            path = draw_grid(self._learner, self._run, self._state.num_images, self._context.reader)
+    def _write_sample_grid(self) -> None:
+        if self._learner.is_sampling:
+            path = write_sample_grid(self._learner, self._run, self._state.num_images, self._context.reader)
             if path is None:
                 logger.warning("no sample grid: the data set has no intact images of model.image_size")
                 return

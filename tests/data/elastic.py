@@ -7,7 +7,7 @@ from hdit_core.data.loader.batch import NETWORK_INPUTS, load_batches
 from hdit_core.data.loader.build import build_order, open_reader
 from hdit_core.data.loader.order import images_at
 from hdit_core.distributed import World
-from hdit_core.train.step.batch_plan import micro_batches, parts, steps
+from hdit_core.train.step.batch_plan import batch_size_phases, micro_batches, steps
 
 NAMES = (*NETWORK_INPUTS, "uniform")
 
@@ -26,7 +26,7 @@ def inputs_of(recipe, plan, world, workers):
             augment_prob=recipe.data.augment_prob,
             class_dropout=train.class_dropout,
             num_classes=recipe.model.num_classes,
-            order=build_order(recipe.data, reader.manifest.contents, train.seed, parts(train)),
+            order=build_order(recipe.data, reader.manifest.contents, train.seed, batch_size_phases(train)),
         )
         for place, of_step in enumerate(pieces):
             for _ in of_step:

@@ -15,7 +15,7 @@ from hdit_core.model.compile import compile_network
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.parallel.sharded_tensors import full_tensors_on_cpu
 from hdit_core.train.run import train
-from hdit_core.train.sample_grid import draw_grid
+from hdit_core.train.sample_grid import write_sample_grid
 from hdit_core.train.step import build as learner_module
 from hdit_core.train.step import train_step as step_module
 from hdit_core.train.step.batch_plan import steps
@@ -91,8 +91,8 @@ def draw_and_learn(recipe: Recipe, source: Path, run: Path) -> tuple[bytes, byte
     run.mkdir(exist_ok=True)
     batches = build_dataloader(recipe, reader, steps(recipe.train, state.step, state.num_images), learner.micro_batches)
     for number in (0, 1):
-        if learner.draws:
-            draw_grid(learner, run, number, reader)
+        if learner.is_sampling:
+            write_sample_grid(learner, run, number, reader)
         if number == 0:
             learner.train_step(next(steps(recipe.train, state.step, state.num_images)), batches)
     batches.close()

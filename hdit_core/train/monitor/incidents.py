@@ -39,7 +39,7 @@ class RollBack(Exception):
 
 @dataclass(frozen=True)
 class StepGuard:
-    """Checks each step of a run; alike on all ranks, since the result of a step is the same on all."""
+    """Checks each step of a run, the same on all ranks: the result of a step is the same on all."""
 
     recipe: Recipe
     run: Path

@@ -85,9 +85,8 @@ def memory_need(recipe: Recipe, world: World) -> MemoryNeed:
 
     if memory is None:
         return MemoryNeed(images, needed(images), None, None)
-    usable = int(
-        memory * USABLE_FRACTION
-    )  # without accumulation a step takes less than with a slightly smaller micro-batch
+    usable = int(memory * USABLE_FRACTION)
+    # the whole share first: without accumulation a step takes less than with a slightly smaller micro-batch
     largest = share if needed(share) <= usable else bisect_right(range(1, share), usable, key=needed)
     return MemoryNeed(images, needed(images), memory, largest, not on_gpu and memory == memory_limit())
 

@@ -6,13 +6,9 @@ from functools import lru_cache
 
 import torch
 
-from hdit_core.flops.count import count
+from hdit_core.flops.count import FLOPS_PER_MAC, FORWARD_AND_BACKWARD, count
 from hdit_core.plan.gpus import GPUS
 from hdit_core.recipe.model import ModelRecipe
-
-FLOPS_PER_MAC = 2
-FORWARD_AND_BACKWARD = 3
-"""The backward pass has two matmuls for each one of the forward pass: the gradient of each factor."""
 
 
 @lru_cache(maxsize=256)

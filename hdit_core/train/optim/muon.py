@@ -22,11 +22,7 @@ from torch.distributed.tensor import DTensor
 from hdit_core.train.parallel.sharded_tensors import local_shard, shard_like
 
 MOMENTUM = 0.95
-COEFFICIENTS = (
-    3.4445,
-    -4.7750,
-    2.0315,
-)  # Jordan's quintic: steep at 0, and within 0.3 of 1 after five iterations
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan's quintic: steep at 0, and within 0.3 of 1 after five iterations
 ITERATIONS = 5
 USUAL_UPDATE = 0.2  # root mean square of AdamW's (Moonlight)
 SMALLEST_NORM = 1e-7

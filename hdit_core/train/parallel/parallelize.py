@@ -57,7 +57,7 @@ class Parallelism:
         return network
 
     def copied(self, network: nn.Module, recipe: Recipe, device: torch.device) -> nn.Module:
-        """Return a copy of a network from `network`, sharded like it."""
+        """Return a copy of a network that `network` returned, sharded like it."""
         if self.mesh is None:
             return copy.deepcopy(network)
         clone = _shard(recipe, self.mesh, device)

@@ -26,7 +26,7 @@ def check_data_folder(recipe: Recipe, header: str = "") -> None:
         header: text of the recipe file, whose comments may have the command that prepares the data.
 
     Raises:
-        DataError: it does not; names the directory and the command that makes it.
+        DataError: it does not; the message names the directory and the command that makes it.
     """
     path = recipe.data.path
     if "://" in path or (Path(path) / "manifest.json").exists():
@@ -36,7 +36,7 @@ def check_data_folder(recipe: Recipe, header: str = "") -> None:
     height, width = recipe.model.image_size
     size = f"{height}" if height == width else f"{height}x{width}"
     match = COMMAND.search(header)
-    if Path(path).exists():  # perhaps the pictures themselves, into which nothing is to be written
+    if Path(path).exists():  # perhaps a folder of images, into which nothing must be written
         command = f"hdit prepare-data {shlex.quote(path)} --size {size} --out NEW_DIRECTORY"
     else:
         command = match[1].strip() if match else f"hdit prepare-data SOURCE --size {size} --out {path}"

@@ -129,7 +129,7 @@ def _locked(run: Path) -> Iterator[None]:
 
 
 def keep_recipe(run: Path, recipe: Recipe) -> None:
-    """Write the recipe of a run from now on."""
+    """Write the recipe that a run has from now on."""
     write_atomic(recipe_file(run), recipe_toml(recipe))
 
 

@@ -36,8 +36,8 @@ def steps(
         number, num_images = number + 1, num_images + step.batch_size
 
 
-def parts(recipe: TrainRecipe, skips: Sequence[SkippedImages] = ()) -> list[BatchSizePhase]:
-    """Return the phases of a run with a constant batch size, skipped images included."""
+def batch_size_phases(recipe: TrainRecipe, skips: Sequence[SkippedImages] = ()) -> list[BatchSizePhase]:
+    """Return the phases of a run, each with a constant batch size; skipped images count."""
     marks = [(0, recipe.batch_size), *((growth.after_images, growth.batch_size) for growth in recipe.batch_growth)]
     return [
         BatchSizePhase(mark + sum(skip.images for skip in skips if skip.after_images < mark), size)
@@ -48,7 +48,7 @@ def parts(recipe: TrainRecipe, skips: Sequence[SkippedImages] = ()) -> list[Batc
 def micro_batches(step: PlannedStep, world: World, largest: int | None) -> list[range]:
     """Return the image numbers of this rank's micro-batches of a step, each of at most `largest` images.
 
-    A rank takes consecutive images; which ones does not affect any image, since its random numbers are its own.
+    A rank takes consecutive images. Which rank takes an image does not affect it: each has its own random numbers.
     """
     share = step.batch_size // world.size
     first = step.first + world.rank * share

@@ -12,12 +12,13 @@ from hdit_core.data.loader.order import Order
 from hdit_core.data.loader.quarantine import Quarantine
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.step.batch_plan import PlannedStep, parts
+from hdit_core.train.step.batch_plan import PlannedStep, batch_size_phases
 
 
 def build_run_order(recipe: Recipe, reader: ImageReader, skips: Sequence[SkippedImages]) -> Order:
-    """Return which image of the data set each image of a run is; skipped ones keep their numbers."""
-    return build_order(recipe.data, reader.manifest.contents, recipe.train.seed, parts(recipe.train, skips))
+    """Return the order of a run: from image numbers to indices in the data set. Skipped images keep their numbers."""
+    phases = batch_size_phases(recipe.train, skips)
+    return build_order(recipe.data, reader.manifest.contents, recipe.train.seed, phases)
 
 
 class TimedLoader:
@@ -67,7 +68,7 @@ def build_dataloader(
         plan: the steps.
         micro_batches: returns the image numbers of each micro-batch of a step.
         skips: of the run.
-        quarantine: notes damaged images; default: a new one with the recipe's limit.
+        quarantine: records damaged images; default: a new one with the recipe's limit.
         workers: reader processes; default: the recipe's.
     """
     data, train = recipe.data, recipe.train

@@ -39,7 +39,7 @@ class Learner:
     dtype: torch.dtype  # of matmuls
 
     @property
-    def draws(self) -> bool:
+    def is_sampling(self) -> bool:
         """Whether this rank takes part in sampling with the EMA weights: all ranks do if they are sharded."""
         return self.world.is_main or is_sharded(self.ema.network)
 

@@ -17,7 +17,7 @@ from hdit_core.train.monitor import spikes as spikes_module
 from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.monitor.spikes import WINDOW, find_spikes, is_spike, with_step_history
 from hdit_core.train.run import train
-from hdit_core.train.step.batch_plan import PlannedStep, parts, steps
+from hdit_core.train.step.batch_plan import PlannedStep, batch_size_phases, steps
 from hdit_core.train.step.result import StepResult
 from hdit_core.train.step.train_step import Learner
 from tests.train.poison import Poison, poisoned
@@ -52,7 +52,7 @@ def test_steps_after_a_skip_take_the_images_behind_it_and_parts_of_the_order_beg
     assert taken == [range(8), range(16, 24), range(24, 32), range(44, 56), range(56, 68), range(68, 80)]
     assert next(steps(train_recipe, 1, 8, skips)) == PlannedStep(1, 8, 8, 8)
     # the images passed over at 24 were of the larger steps, so that their part begins before them
-    assert parts(train_recipe, skips) == [BatchSizePhase(0, 8), BatchSizePhase(32, 12)]
+    assert batch_size_phases(train_recipe, skips) == [BatchSizePhase(0, 8), BatchSizePhase(32, 12)]
 
 
 @pytest.fixture
