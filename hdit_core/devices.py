@@ -7,7 +7,8 @@ import torch
 
 from hdit_core.errors import UsageError
 
-# of glibc's malloc.h: the size from which an allocation is a mapping of its own, and when unused memory is returned
+# parameters of mallopt (glibc's malloc.h): the size above which allocations are mapped separately, and when free memory
+# goes back to the system
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1
 
 
@@ -61,7 +62,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def tune_malloc() -> bool:
-    """Make the C library reuse the memory of freed CPU tensors; return whether it does.
+    """Make the C library reuse the memory of freed CPU tensors; return whether the settings were accepted.
 
     By default it returns large blocks to the system and requests them again, and the system clears each page every
     time. Peak memory grows only by fragmentation. C libraries other than glibc are left alone.

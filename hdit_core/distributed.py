@@ -127,7 +127,7 @@ class World:
 def init_ranks(device_name: str = "auto", timeout_s: int = TIMEOUT_S) -> World:
     """Join the ranks that `torchrun` or `srun` announced in the environment, and pick the device of this one.
 
-    On one node, it listens on the loopback interface only; what torchrun itself opens is not up to hdit.
+    On one node, ranks use the loopback interface only; ports that torchrun itself opens are not affected.
 
     Args:
         device_name: `"auto"`, `"cpu"`, `"cuda"`, ...
@@ -182,7 +182,7 @@ def gpu_of(launch: LaunchInfo, visible: int) -> int:
 
 
 def _stay_inside() -> None:
-    """Use the loopback interface between ranks, unless the user chose another one."""
+    """Make ranks communicate over the loopback interface, unless the user chose another one."""
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), None)
     if loopback is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)

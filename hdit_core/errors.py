@@ -41,7 +41,7 @@ class CheckpointError(HditError):
 
 
 class CheckpointWriteError(CheckpointError):
-    """A checkpoint or file of weights cannot be written: the disk is full, or refuses it."""
+    """A checkpoint or weight file cannot be written: the disk is full, or writing fails."""
 
     exit_code = HditError.exit_code
 

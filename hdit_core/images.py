@@ -52,7 +52,9 @@ def to_float(pixels: Shaped[np.ndarray, "B H W C"], ranges: Sequence[tuple[float
 def from_float(
     images: Float[Tensor, "B C H W"], dtype: str, ranges: Sequence[tuple[float, float]]
 ) -> Shaped[np.ndarray, "B H W C"]:
-    """Return images in [-1, 1] as stored pixels, the inverse of `to_float`; values outside are clipped, NaN is lowest.
+    """Return images in [-1, 1] as stored pixels, the inverse of `to_float`.
+
+    Values outside are clipped, and NaN becomes the lowest value.
 
     Args:
         images: in [-1, 1].

@@ -52,9 +52,9 @@ def locked(path: Path, ranges: Ranges = ((0, 1),), *, wait_s: float = 0.0) -> It
 
 
 def _open_locked(path: Path, kind: int, ranges: Ranges, wait_s: float) -> tuple[int, bool]:
-    """Return the descriptor of a locked file that still has its name (the holder before may have removed it).
+    """Return the descriptor of a locked file, and whether the file system has locks.
 
-    Also returns whether the file system has locks.
+    The previous holder may have removed the file in the meantime; it is then created again.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +119,7 @@ class FolderLock:
 
     NAME = ".lock"
     WORKING, RECORD = 0, 1  # bytes
-    WAIT_S = 600.0  # a job holds the record for seconds; one that holds it for longer hangs, or its machine is gone
+    WAIT_S = 600.0  # a job holds the record for seconds; one that holds it this long hangs, or its machine is gone
 
     def __init__(self, folder: Path) -> None:
         """Set the folder; no file is touched before `acquire`."""
@@ -141,7 +141,7 @@ class FolderLock:
             raise self._stuck() from None
 
     def is_exclusive(self) -> bool:
-        """Return whether no other job writes to the folder, and let none begin before `release`.
+        """Return whether no other job writes to the folder; if so, none can start before `release`.
 
         True if the file system has no locks.
         """
@@ -153,7 +153,7 @@ class FolderLock:
 
     @contextmanager
     def exclusive_section(self) -> Iterator[None]:
-        """Let no other job read or write the record while the body runs.
+        """Hold the lock on the record while the body runs, so that no other job reads or writes it.
 
         Raises:
             UsageError: another job does not release it.

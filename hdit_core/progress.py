@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from hdit_core.errors import UsageError
 from hdit_core.launch import is_main_process
 
-SECONDS_TO_FIRST_LINE = 3.0  # between lines of progress if stderr is not a terminal
+SECONDS_TO_FIRST_LINE = 3.0  # of progress, if stderr is not a terminal
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_OF_SILENCE = 60.0  # after which a line reports that the task is still running
 MIN_BAR_COLUMNS = 6
@@ -136,8 +136,8 @@ def duration(seconds: float) -> str:
 def progress(label: str, *, unit: str = "images", total: int | None = None) -> Iterator[ProgressBar]:
     """Show a bar on stderr while the body runs.
 
-    If stderr is not a terminal: a line every 30 s and at the end, and one per minute while there is no progress. Other
-    output to stderr appears above the bar. Ranks other than the main one show nothing.
+    If stderr is not a terminal: a line after 3 s, every 30 s and at the end, and one per minute while there is no
+    progress. Other output to stderr appears above the bar. Ranks other than the main one show nothing.
     """
     state = ProgressBar(label, unit, total)
     if not may_print():

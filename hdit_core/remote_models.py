@@ -5,12 +5,12 @@
     https://host/weights.safetensors                a file; needs aiohttp
 
 A folder is an export, a checkpoint, or a run, whose newest checkpoint is fetched. Only files with known names are
-fetched; nothing in them is executed. A file takes its place in the cache when it has the size, and on the hub the
-SHA-256, reported by the store; hdit's checksums are compared when it is read. A copy that is damaged in the cache is
-fetched again.
+fetched; nothing in them is executed. A file enters the cache only if it has the size, and on the hub the SHA-256, that
+the store reports; hdit's own checksums are compared when it is loaded. A copy that was damaged in the cache is fetched
+again.
 
     <cache>/models/<hash of address and versions>/...     the files, and their checksums in `.digests.json`
-    <cache>/models/<hash of the address>.json             which of these the address was last, for use without network
+    <cache>/models/<hash of the address>.json             the folder that was fetched last, for use without network
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from hdit_core.locks import LockHeldError, locked
 logger = logging.getLogger("hdit")
 
 ADDRESS = re.compile(r"(hf|s3|gs|https):/{1,2}(?=[^/])(.+)|(http):/{1,2}((?:127\.0\.0\.1|localhost)[:/].+)")
-"""A path library shortens `//` to `/`. Without TLS, only this machine is asked."""
+"""`pathlib` shortens `//` to `/`. Plain http is accepted for this machine only."""
 
 PACKAGES = {"hf": "huggingface_hub", "s3": "s3fs", "gs": "gcsfs", "https": "aiohttp", "http": "aiohttp"}
 EXPORT_FILES = ("weights.safetensors", "recipe.toml", "sample.toml", "classes.json")
@@ -64,7 +64,7 @@ class RemoteFile:
 
 
 def remote_address(path: Path | str) -> str | None:
-    """Return the address that a path means, None for a local one."""
+    """Return the normalized address, or None if the path is local."""
     match = ADDRESS.fullmatch(str(path))
     if match is None:
         return None
@@ -85,7 +85,7 @@ def local_model(path: Path | str) -> Path:
 
 @lru_cache(maxsize=64)
 def _fetched(address: str, cache: Path) -> Path:
-    """Return the copy of a model in the cache; a process keeps to the version that it saw first."""
+    """Return the copy of a model in the cache; a process keeps using the version that it fetched first."""
     record = cache / f"{_hash([address])}.json"
     try:
         with _store_errors(address):
@@ -133,7 +133,7 @@ def _last_known(record: Path, cache: Path) -> Path | None:
 
 
 def _damaged_file(folder: Path) -> Path | None:
-    """Return a file of a model in the cache that is not as it was fetched; None if all are, or nothing is there."""
+    """Return a file of a cached model that has changed since it was fetched; None if there is none."""
     if not folder.exists():
         return None
     try:
@@ -152,10 +152,11 @@ def _is_whole(path: Path, size_bytes: int, crc: int) -> bool:
 
 @contextmanager
 def _store_errors(address: str) -> Iterator[None]:
-    """Turn the exceptions of a store's package into one line; ConnectionError: the store was not reached.
+    """Turn the exceptions of a store's package into errors with a one-line message.
 
     Raises:
-        CheckpointError, ConnectionError: instead of any other exception.
+        ConnectionError: the store cannot be reached.
+        CheckpointError: instead of any other exception.
     """
     try:
         yield
@@ -249,15 +250,15 @@ def _fetch(store: Any, files: list[RemoteFile], folder: Path, address: str) -> N
 
 
 def _make_room(cache: Path, needed_bytes: int, address: str) -> None:
-    """Remove the models that were not used for longest, so that the cache stays within its limit."""
+    """Remove the least recently used models, so that the cache stays within its limit."""
     try:
         limit = float(os.environ.get(CACHE_GB_VARIABLE, CACHE_GB)) * 1e9
     except ValueError:
         raise UsageError(f"{CACHE_GB_VARIABLE}={os.environ[CACHE_GB_VARIABLE]}: expected a number of GB") from None
     if needed_bytes > limit:
         raise CheckpointError(
-            f"{address}: has {needed_bytes / 1e9:.3g} GB, the cache of models takes {limit / 1e9:g}; "
-            f"set {CACHE_GB_VARIABLE}"
+            f"{address}: has {needed_bytes / 1e9:.3g} GB, but the model cache is limited to {limit / 1e9:g} GB; raise "
+            f"the limit with {CACHE_GB_VARIABLE}"
         )
     held = {path: sum(file.stat().st_size for file in path.iterdir()) for path in cache.iterdir() if path.is_dir()}
     for path in sorted(held, key=lambda path: path.stat().st_mtime):

@@ -38,10 +38,13 @@ def free_bytes() -> int | None:
 
 
 def limit_to_free_memory(spare: float) -> int | None:
-    """Make allocations beyond the free memory fail, before the system kills processes; return the limit.
+    """Make allocations beyond the free memory fail, instead of letting the system kill processes.
 
     Args:
         spare: fraction of the free memory that is left to other processes.
+
+    Returns:
+        How many further bytes this process may allocate; None, and no limit, on systems without /proc.
     """
     import resource
 

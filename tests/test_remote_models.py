@@ -176,7 +176,7 @@ def test_a_model_larger_than_the_cache_is_refused(tmp_path, exported, hub):
     hub.repositories["me/faces"] = {path.name: path.read_bytes() for path in exported.iterdir()}
     code, messages = sample(tmp_path, "hf://me/faces", HF_ENDPOINT=hub.address, HDIT_MODEL_CACHE_GB="0.000001")
     assert code == 4
-    assert "set HDIT_MODEL_CACHE_GB" in messages
+    assert "raise the limit with HDIT_MODEL_CACHE_GB" in messages
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ class Checkpoint:
     state: State
 
     def tensors(self, part: str) -> Tensors:
-        """Return the tensors of one file: `"model"`, `"ema"` or `"optimizer"`."""
+        """Return the tensors of one file: `"model"`, `"ema"`, `"ema-0.050"` (of a profile) or `"optimizer"`."""
         return read_tensors(self.folder / f"{part}.safetensors")[0]
 
 

@@ -112,7 +112,7 @@ def _tried_again(path: Path, read: Callable[[], T]) -> T:
     """Return what `read` returns; temporary failures are retried, and do not count as damage.
 
     Raises:
-        StorageUnavailable: the storage stays away.
+        StorageUnavailable: the storage stays unavailable.
         CheckpointError: an I/O error persists: the file is on a damaged part of the disk.
     """
     try:
@@ -124,7 +124,7 @@ def _tried_again(path: Path, read: Callable[[], T]) -> T:
 
 
 def _unreadable(path: Path, error: OSError) -> Exception:
-    """Return the error for a file that cannot be read, which is the checkpoint's only where nobody may read it."""
+    """Return the error to raise for a file that cannot be read: a CheckpointError, unless the storage failed."""
     return error if is_storage_error(error) else CheckpointError(f"{path}: cannot be read ({error.strerror})")
 
 

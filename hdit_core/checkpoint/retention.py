@@ -75,7 +75,7 @@ def prune(run: Path, train: TrainRecipe, just_read: Path | None = None) -> None:
 
 
 def is_permanent(folder: Path, train: TrainRecipe) -> bool:
-    """Return whether the step before a checkpoint contains a multiple of `train.keep_every_images`."""
+    """Return whether the last step of a checkpoint passed a multiple of `train.keep_every_images`."""
     every = train.keep_every_images
     try:
         after = State.model_validate(read_table(folder / "state.json")).num_images

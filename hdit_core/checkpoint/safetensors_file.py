@@ -88,7 +88,7 @@ Tensors = dict[str, Tensor]
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], recipe_json: str, **more: str) -> Digest:
-    """Write tensors, with the recipe, further metadata and the checksum of all in the file's metadata.
+    """Write tensors; the file's metadata holds the recipe, the further entries, and a checksum of all content.
 
     Returns:
         The file's size and checksums.

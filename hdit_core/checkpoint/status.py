@@ -25,10 +25,10 @@ def write_status(run: Path, state: RunStatus, step: int, num_images: int, **more
 
 
 def read_status(run: Path) -> dict[str, Any]:
-    """Return the last status; empty if there is none, it is damaged, or nobody may read it.
+    """Return the last status; empty if there is none, it is damaged, or may not be read.
 
     Raises:
-        StorageUnavailable, OSError: the storage fails, which says nothing about the run.
+        StorageUnavailable, OSError: the storage failed, so that the status is unknown.
     """
     try:
         return retry_transient(status_file(run), lambda: _read(run))

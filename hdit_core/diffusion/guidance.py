@@ -157,8 +157,8 @@ class Guided:
 
         *withouts, plain = self._denoised(x, sigma, [*(without for _, without in dropped), conditions])
         result = plain
-        for place, ((scale, _), without) in enumerate(zip(dropped, withouts, strict=True)):
-            start, factor = (result, scale - 1) if place else (without, scale)
+        for index, ((scale, _), without) in enumerate(zip(dropped, withouts, strict=True)):
+            start, factor = (result, scale - 1) if index else (without, scale)
             result = start + factor * (plain - without)
         if self.guide is not None:
             has_classes = self.guide.denoiser.recipe.model.num_classes

@@ -32,7 +32,7 @@ def _x_scalings(sigma: Float[Tensor, "*B"], sigma_data: float) -> Scalings:
 
 
 @dataclass(frozen=True)
-class Parametrisation:
+class Parameterization:
     """A prediction target with its scalings.
 
     Attributes:
@@ -50,10 +50,10 @@ def _edm_target(images: Tensor, noise: Tensor, sigma: Tensor, sigma_data: float)
     return c_in * (sigma / sigma_data * images - sigma_data * noise)
 
 
-PARAMETRISATIONS: dict[Objective, Parametrisation] = {
-    "edm": Parametrisation(_edm_scalings, _edm_target),
-    "flow": Parametrisation(_flow_scalings, lambda images, noise, sigma, sigma_data: images / sigma_data - noise),
-    "x": Parametrisation(_x_scalings, lambda images, noise, sigma, sigma_data: images / sigma_data),
+PARAMETERIZATIONS: dict[Objective, Parameterization] = {
+    "edm": Parameterization(_edm_scalings, _edm_target),
+    "flow": Parameterization(_flow_scalings, lambda images, noise, sigma, sigma_data: images / sigma_data - noise),
+    "x": Parameterization(_x_scalings, lambda images, noise, sigma, sigma_data: images / sigma_data),
 }
 
 
@@ -65,7 +65,7 @@ def scalings(sigma: Float[Tensor, "*B"], sigma_data: float, objective: Objective
         sigma_data: standard deviation of the images' pixels in [-1, 1].
         objective: the prediction target.
     """
-    return PARAMETRISATIONS[objective].scalings(sigma, sigma_data)
+    return PARAMETERIZATIONS[objective].scalings(sigma, sigma_data)
 
 
 def target(
@@ -85,7 +85,7 @@ def target(
         objective: the prediction target.
     """
     dtype = torch.promote_types(images.dtype, sigma.dtype)
-    return PARAMETRISATIONS[objective].target(images.to(dtype), noise.to(dtype), sigma, sigma_data)
+    return PARAMETERIZATIONS[objective].target(images.to(dtype), noise.to(dtype), sigma, sigma_data)
 
 
 def _described(value: object) -> str:

@@ -30,7 +30,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path, errors: str = "strict") -> str:
-    """Return the text of a UTF-8 file; all errors have the path, but for UnicodeDecodeError."""
+    """Return the text of a UTF-8 file; all errors except UnicodeDecodeError have the path."""
     return read_bytes(path).decode(errors=errors)
 
 

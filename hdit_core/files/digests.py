@@ -2,6 +2,7 @@
 
 import hashlib
 import zlib
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -74,16 +75,20 @@ class DigestingWriter:
 def digest(path: Path) -> Digest:
     """Read a file once and return its size and checksums."""
     digester = Digester()
-    with naming(path), path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digester.add(chunk)
+    for chunk in _chunks(path):
+        digester.add(chunk)
     return digester.digest()
 
 
 def crc32(path: Path) -> int:
     """Return a file's crc32, which is ten times as fast as its sha256."""
     crc = 0
+    for chunk in _chunks(path):
+        crc = zlib.crc32(chunk, crc)
+    return crc
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
     with naming(path), path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
-            crc = zlib.crc32(chunk, crc)
-    return crc
+            yield chunk

@@ -27,10 +27,11 @@ def check_output(option: str, path: Path | None, *endings: str, new: bool = Fals
         option: names the file, for the message.
         path: None if the option was not given.
         endings: allowed endings of the name, lower case; none: any.
-        new: whether an existing file is never replaced; the folder of a new file is created, others must exist.
+        new: whether the path must not exist; its folder need not exist yet. Otherwise an existing file is replaced, and
+            the folder must exist.
 
     Raises:
-        UsageError: the name has another ending, the file exists, or its folder does not.
+        UsageError: the name has another ending or is a folder's, the file exists, or its folder does not.
     """
     if path is None:
         return

@@ -74,7 +74,7 @@ class AttentionBlock(nn.Module):
     def _in_windows(
         self, windows: ShiftedWindows, normal: Float[Tensor, "B H W C"], rotation: Rotation
     ) -> Float[Tensor, "B H W C"]:
-        """Return the block without its residual, computed window by window."""
+        """Return the block's output without the residual, computed in window order."""
         _, height, width, _ = normal.shape
         q, k, v = self._queries_keys_values(windows.arrange(normal), windows.arranged(rotation))
         return windows.restore(self._project(windows.within(q, k, v, height, width)), height, width)

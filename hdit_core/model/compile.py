@@ -12,16 +12,16 @@ from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.train import TrainRecipe
 
 PHASES = ("entire_frame_compile", "entire_backward_compile")
-WORTH_STEPS = 2_000  # training steps of a run from which on minutes of compilation pay off
+WORTH_STEPS = 2_000  # fewest training steps of a run for which minutes of compilation pay off
 MAX_COMPILATIONS = 256  # of all combinations of layers, shapes and modes; torch's default is 8
 
 
 def reason_to_compile(train: TrainRecipe, device: torch.device) -> str | None:
     """Return why a run's network is compiled, None if it is not.
 
-    With `train.compile = "auto"` it is on CUDA and ROCm devices with Triton, for runs of at least `WORTH_STEPS` steps,
-    unless deterministic algorithms are asked for and this torch cannot compile deterministically. The length of the
-    whole run counts, so that a resumed run decides the same.
+    With `train.compile = "auto"` it is compiled on CUDA and ROCm devices with Triton, for runs of at least
+    `WORTH_STEPS` steps, unless deterministic algorithms are required and this torch cannot compile deterministically.
+    The length of the whole run counts, so that a resumed run decides the same.
     """
     if train.compile != "auto":
         return "train.compile = true" if train.compile else None

@@ -167,7 +167,7 @@ def can_fuse(block: nn.Module, x: Float[Tensor, "B *rows C"], *weights: Tensor) 
 
 
 def _has_global_hooks() -> bool:
-    """Return whether anybody's hooks are on all modules; those of FlopCounterMode only note the names of modules."""
+    """Return whether hooks on all modules are set, other than those of FlopCounterMode, which only record names."""
     if not module._has_any_global_hook():
         return False
     hooks = [hook for name in GLOBAL_HOOKS for hook in getattr(module, name).values()]

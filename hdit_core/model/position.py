@@ -53,7 +53,7 @@ FREQUENCIES: dict[Positions, Initial] = {"rotary": rotary_frequencies, "additive
 class FixedTensor(nn.Module):
     """A module whose buffers stay in at least float32 when the network is cast to 16 bits.
 
-    In bfloat16 a frequency of 10 pi would be off by 0.06 radians.
+    In bfloat16 frequencies near 10 pi would be off by up to 0.06 radians.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:

@@ -83,8 +83,8 @@ class ModelRecipe(Table):
     )
     input_offset: float = Field(
         0.0,
-        description="number added to the network's input, image and condition: 1 for weights of pixels in [0, 1] that "
-        "were halved in the first layer",
+        description="number added to the network's input, image and condition: 1 for weights trained on pixels in "
+        "[0, 1] whose first layer was halved to convert them",
     )
     patch_size: Pair = Field((4, 4), description="pixels per token: one number, or [height, width]")
     levels: Annotated[tuple[LevelRecipe, ...], Listed, Field(min_length=1)] = Field(

@@ -97,8 +97,8 @@ def summarize(run: Path) -> RunSummary:
 
     recipe, status, log = recipe_of(run), read_status(run), read_log(run)
     last = log[-1] if log else {}
-    places = [status, status.get("progress") or {}, last]
-    step, num_images = (max(int(place.get(name, 0)) for place in places) for name in ("step", "num_images"))
+    records = [status, status.get("progress") or {}, last]
+    step, num_images = (max(int(record.get(name, 0)) for record in records) for name in ("step", "num_images"))
     speed, total = status.get("images_per_s") or last.get("images_per_s"), recipe.train.num_images
     scores = read_scores(run)
     return RunSummary(

@@ -157,8 +157,8 @@ def train_script(
         run: the run directory.
         setup: shell lines to run first, verbatim.
         launcher: `"torchrun"` or `"srun"`.
-        most: maximum number of requeues without progress; None: a job that runs once, such as a dry run, and neither
-            stops the run nor is requeued.
+        most: maximum number of requeues without progress; None: the job runs once, such as a dry run; it neither stops
+            the run nor is requeued.
     """
     start = _torchrun(request) if launcher == "torchrun" else f"{_srun(request, request.local_ranks)} {_python()}"
     tasks = 1 if launcher == "torchrun" else request.local_ranks

@@ -24,7 +24,7 @@ from hdit_core.recipe.run import Recipe
 
 MAX_ERROR = 0.05
 MAX_GAIN = 20.0
-"""The largest amplification of the snapshots' rounding error: 20 is 0.4 % of a weight, as with 7 bits."""
+"""The largest amplification of the snapshots' rounding error: with 20 it is 0.4 % of a weight (RMS), as with 7 bits."""
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ DENSITIES = {
     "stratified_uniform": {"type": "loglogistic", "loc": 0.0, "scale": 1.0},
     "logit-normal": {"type": "lognormal", "loc": 0.0, "scale": 1.0},
 }
-SIGMA_MAX = 1e3  # t = 0.001, where the image's share of the input is as small
+SIGMA_MAX = 1e3  # t = 0.001, the image's share of the input
 NUM_IMAGES, BATCH_SIZE = 256_000_000, 256  # not in the file
 
 

@@ -9,18 +9,9 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from hdit_core.checkpoint.kdiffusion.recipe import config_to_kdiffusion, recipe_from_kdiffusion
 from hdit_core.errors import CheckpointError
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.run import Recipe
-
-__all__ = [
-    "config_to_kdiffusion",
-    "kdiffusion_names",
-    "recipe_from_kdiffusion",
-    "state_from_kdiffusion",
-    "state_to_kdiffusion",
-]
 
 PREFIXES = {  # hdit: k-diffusion; the first match is used
     "conditioning.time_features.frequencies": "time_emb.weight",

@@ -14,10 +14,8 @@ from torch import Tensor
 from hdit_core.diffusion.samplers.sampler_state import SamplerState, euler_step
 
 LMS_ORDER = 4
-GAUSS = (
-    (1 - 1 / math.sqrt(3)) / 2,
-    (1 + 1 / math.sqrt(3)) / 2,
-)  # two Gauss-Legendre nodes integrate a cubic exactly
+# the two Gauss-Legendre nodes of [0, 1], which integrate a cubic exactly
+GAUSS = ((1 - 1 / math.sqrt(3)) / 2, (1 + 1 / math.sqrt(3)) / 2)
 
 
 def _lagrange(sigmas: Sequence[float], sigma_next: float, j: int) -> float:
@@ -117,9 +115,8 @@ def _higher_order(
 
 def dpmpp_3m_sde(state: SamplerState, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
     """DPM-Solver++(3M) SDE: extrapolates the denoised image quadratically in t. The paper's sampler, at eta = 1."""
-    history: deque[tuple[Tensor, float]] = deque(
-        maxlen=2
-    )  # earlier denoised images, and the sizes of the steps after them
+    # earlier denoised images, the latest first, and the sizes of the steps after them
+    history: deque[tuple[Tensor, float]] = deque(maxlen=2)
     for sigma, sigma_next in state.pairs():
         denoised = state.denoise_at_step_start(x, sigma)
         if sigma_next == 0:

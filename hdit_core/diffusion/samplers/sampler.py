@@ -81,6 +81,7 @@ def sample(
 
     Raises:
         UsageError: unknown sampler.
+        ValueError: the schedule is not decreasing, or ends below 0.
         NumericalError: the denoiser returns NaN or infinity.
     """
     _check_name(name)

@@ -29,7 +29,7 @@ def _library(dtype: torch.dtype) -> Library:
 
 
 def _plain(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a tensor as the kernels require it: in that dtype, with contiguous features."""
+    """Return the tensor in the given dtype with contiguous features, as the kernels require."""
     x = x.to(dtype)
     return x if x.stride(-1) == 1 else x.contiguous()
 

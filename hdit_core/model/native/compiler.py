@@ -31,8 +31,10 @@ def find_compiler() -> str:
     """Return the path of a C++ compiler.
 
     Raises:
-        CompileError: there is none on the PATH.
+        CompileError: there is none on the PATH, or this is not a POSIX system.
     """
+    if os.name != "posix":
+        raise CompileError(f"it is compiled on POSIX systems only, and this is {os.name}")
     compiler = next((path for name in COMPILERS if (path := shutil.which(name))), None)
     if compiler is None:
         raise CompileError(f"no C++ compiler ({', '.join(COMPILERS)}) is on the PATH")

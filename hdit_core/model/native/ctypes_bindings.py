@@ -4,7 +4,6 @@ Fused kernels call the same matrix product as torch, so their results are bit-id
 """
 
 import ctypes
-import os
 from collections.abc import Callable
 from ctypes import c_void_p
 from functools import lru_cache
@@ -98,11 +97,9 @@ class Library:
 @lru_cache(maxsize=len(NAMES))
 def load(dtype: torch.dtype) -> Library | str:
     """Return the library for float32 or float64, compiled if necessary, or the reason why it is unavailable."""
-    if os.name != "posix":
-        return f"it is compiled on POSIX systems only, and this is {os.name}"
     try:
         return Library(str(library_path(NAMES[dtype], cache_folder() / "native")))
-    except (CompileError, OSError, RuntimeError) as problem:  # RuntimeError: the user has no home folder
+    except (CompileError, OSError) as problem:
         return str(problem)
 
 

@@ -5,7 +5,6 @@ several times: between matrix products a CPU is memory-bound.
 """
 
 import ctypes
-import os
 from ctypes import c_float, c_int, c_int64, c_void_p
 from functools import lru_cache
 
@@ -97,7 +96,7 @@ class RowwiseKernels:
         sin: Tensor,
         inverse: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Return the gradient of qkv, and that of the root of the scale times that root.
+        """Return the gradient of qkv, and the gradient of `root` times `root`.
 
         Args:
             grads: of queries, keys and values `[B, H, W, N, D]`; views with contiguous features.
@@ -134,8 +133,6 @@ def _heads(qkv: Tensor) -> Heads:
 @lru_cache(maxsize=1)
 def load_rowwise_kernels() -> RowwiseKernels | str:
     """Return the library, compiled if necessary, or the reason why it is unavailable."""
-    if os.name != "posix":
-        return f"it is compiled on POSIX systems only, and this is {os.name}"
     try:
         return RowwiseKernels(str(library_path("float", cache_folder() / "native", "rows.cpp", FLAGS)))
     except (CompileError, OSError) as problem:

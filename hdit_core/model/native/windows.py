@@ -104,7 +104,9 @@ def window_attention_gradient(
     saved: Saved,
     epsilon: float,
 ) -> tuple[Tensor, Weights]:
-    """Return the gradients of x and of the weights; in place of a root's, the logit scale's times twice the scale.
+    """Return the gradients of x and of the weights.
+
+    In place of the gradient of `root` it is that of the logit scale (the square of `root`) times twice the scale.
 
     The last bits of the matrices' gradients depend on the number of threads.
     """
