@@ -165,12 +165,6 @@ def test_the_reason_is_given_to_who_asks_and_to_who_does_not(tmp_path, monkeypat
         native_attention(*torch.zeros(3, 1, 3, 4, 1, 8), 3)
 
 
-@pytest.mark.usefixtures("fresh")
-def test_a_user_without_a_home_folder_gets_the_reason(monkeypatch):
-    monkeypatch.setattr(ctypes_bindings, "cache_folder", lambda: Path("~nobody-at-all").expanduser())
-    assert "home" in unavailable()
-
-
 @pytest.mark.usefixtures("fresh", "needs_compiler")
 def test_a_library_that_cannot_be_loaded_is_a_reason(tmp_path, monkeypatch):
     (tmp_path / "not-a-library.so").write_text("text")
