@@ -105,13 +105,10 @@ def vary(
         from hdit_core.generate.job import SamplingJob
 
         image = session.read_image(init)
-        generate_batch = img2img(session.pipeline, image.image[None], strength)
+        generate = img2img(session.pipeline, image.image[None], strength)
         edit = {"kind": "vary", "picture_sha256": image.sha256, "strength": strength}
-        session.run(
-            SamplingJob(session.pipeline, range(count), sampling.class_id, generate_batch=generate_batch, edit=edit),
-            out,
-            json,
-        )
+        job = SamplingJob(session.pipeline, range(count), sampling.class_id, generate_batch=generate, edit=edit)
+        session.run(job, out, json)
 
 
 @app.command()
@@ -149,11 +146,10 @@ def inpaint(
         region = read_mask(mask, image, pixel_format(pipeline.denoiser.recipe), pipeline.image_size)
         session.report_remarks(mask, region.remarks)
         painted = torch.from_numpy(region.painted)[None, None].to(pipeline.device)
-        generate_batch = inpaint(pipeline, known.image[None], painted, rounds)
+        generate = inpaint(pipeline, known.image[None], painted, rounds)
         edit = {"kind": "inpaint", "picture_sha256": known.sha256, "mask_sha256": region.sha256, "rounds": rounds}
-        session.run(
-            SamplingJob(pipeline, range(count), sampling.class_id, generate_batch=generate_batch, edit=edit), out, json
-        )
+        job = SamplingJob(pipeline, range(count), sampling.class_id, generate_batch=generate, edit=edit)
+        session.run(job, out, json)
 
 
 @app.command()
@@ -188,12 +184,10 @@ def interpolate(
 
         pipeline = session.pipeline
         endpoints = [parse_endpoint(text, pipeline, sampling.class_id) for text in (start, end)]
-        generate_batch = interpolate(pipeline, endpoints[0], endpoints[1], frames)
+        generate = interpolate(pipeline, endpoints[0], endpoints[1], frames)
         edit = {"kind": "interpolate", "ends": [endpoint.identity for endpoint in endpoints], "frames": frames}
         class_id = endpoints[0].class_id if endpoints[0].class_id == endpoints[1].class_id else None
-        job = SamplingJob(
-            pipeline, range(frames), class_id, generate_batch=generate_batch, edit=edit, cycle_classes=False
-        )
+        job = SamplingJob(pipeline, range(frames), class_id, generate_batch=generate, edit=edit, cycle_classes=False)
         session.run(job, out, json)
         if webp is not None and session.world.is_main:
             _animate(job, out, webp)

@@ -32,7 +32,6 @@ def generate(
 
         from hdit_core.checkpoint import load_denoiser
         from hdit_core.generate import generate, sample_settings
-
         denoiser = load_denoiser("runs/digits")
         settings = sample_settings(denoiser.recipe, steps=10, guidance=2.0, batch_size=4)
         for batch in generate(denoiser, range(10), seed=3, settings=settings):
@@ -55,9 +54,8 @@ def generate(
     size, settings = image_size or denoiser.recipe.model.image_size, settings or denoiser.recipe.sample
     pipeline = SamplingPipeline(denoiser, settings, seed, size, guide, conditions)
     tune_malloc()
-    return pipeline.generate(
-        indices, _checked(pipeline, indices, class_ids), partial(pipeline.generate_batch, on_step=on_step)
-    )
+    generate_batch = partial(pipeline.generate_batch, on_step=on_step)
+    return pipeline.generate(indices, _checked(pipeline, indices, class_ids), generate_batch)
 
 
 def _checked(

@@ -75,8 +75,7 @@ def sample(
         eta: amount of fresh noise of stochastic samplers, 1 as in DDPM; at 0 they are deterministic.
         solver: `dpmpp_2m_sde`'s second-order term, `heun` or `midpoint`.
         churn: noise that `euler`, `heun` and `dpm_2` add before each step; None: none.
-        unipc_order: of `unipc`'s predictor, 2 or 3.
-        unipc_variant: of `unipc`'s B(h), `bh1` or `bh2`.
+        unipc_order, unipc_variant: of `unipc`: the order of its predictor, 2 or 3, and its B(h), `bh1` or `bh2`.
         on_step: called at the start of each step; must not modify its tensors.
 
     Raises:
