@@ -15,7 +15,7 @@ from hdit_core.distributed import World, init_ranks
 from hdit_core.model.attention.backends import selected_backends
 from hdit_core.model.native.rowwise import kernels_note
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.data_checks import check_data, warn_about_sigma_data
+from hdit_core.train.data_checks import check_data, warn_about_sigma_data, warn_about_vectors
 from hdit_core.train.deterministic import deterministic
 from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.parallel.rank_failure import RankFailureDetector
@@ -78,4 +78,5 @@ def run_context(
         reader = open_reader(recipe.data)
         check_data(recipe, reader)
         warn_about_sigma_data(recipe, reader)
+        warn_about_vectors(recipe, reader)
         yield RunContext(recipe, folder, world, reader, callbacks, failures, wants_deterministic)

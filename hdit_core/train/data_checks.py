@@ -1,7 +1,9 @@
-"""Checks that a data set fits a recipe: sizes, classes, data type, conditions, and sigma_data."""
+"""Checks that a data set fits a recipe: sizes, classes, data type, conditions, sigma_data, and the scale of vectors."""
 
 import logging
 from collections.abc import Iterator
+
+import numpy as np
 
 from hdit_core.data.format.manifest import Contents, sigma_data
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
@@ -15,6 +17,10 @@ logger = logging.getLogger("hdit")
 
 SIGMA_DATA_TOLERANCE = 0.2
 """Relative difference to the measured standard deviation above which a run warns."""
+
+MOST_VECTORS = 1000  # read for their scale, evenly spaced
+LARGEST_VECTOR_MEAN = 0.5
+VECTOR_STD_RANGE = (0.5, 3.0)
 
 
 def check_data(recipe: Recipe, reader: ImageReader) -> None:
@@ -84,4 +90,28 @@ def warn_about_sigma_data(recipe: Recipe, reader: ImageReader) -> None:
             recipe.data.path,
             measured,
             measured,
+        )
+
+
+def warn_about_vectors(recipe: Recipe, reader: ImageReader) -> None:
+    """Warn if the vectors of a data set are far from a mean of 0 and a standard deviation of 1 to 2 per number.
+
+    Both are estimated from a sample of the rows; numbers that never change do not count.
+    """
+    if not (recipe.model.mapping_cond_dim and reader.vector_dim and len(reader)):
+        return
+    chosen = np.linspace(0, len(reader) - 1, min(len(reader), MOST_VECTORS), dtype=int).tolist()
+    rows = np.array([reader.vector(index) for index in chosen], np.float64)
+    spread = rows.std(0)
+    if not (varies := spread > 0).any():
+        return
+    mean, std = (float(np.sqrt(np.square(each[varies]).mean())) for each in (rows.mean(0), spread))
+    if mean > LARGEST_VECTOR_MEAN or not VECTOR_STD_RANGE[0] <= std <= VECTOR_STD_RANGE[1]:
+        logger.warning(
+            "the vectors of %s have means of about %.2g and standard deviations of about %.2g; networks learn "
+            "vectors with a mean of 0 and a standard deviation of 1 to 2 best: subtract each column's mean, divide by "
+            "its standard deviation, and prepare the data again",
+            recipe.data.path,
+            mean,
+            std,
         )

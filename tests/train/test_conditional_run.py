@@ -12,6 +12,8 @@ from PIL import Image
 from hdit_core.checkpoint.layout import grid_file
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.data.degrade.degrade import degrade
+from hdit_core.data.loader.build import open_reader
+from hdit_core.data.loader.conditioning import Conditioning
 from hdit_core.data.loader.reader import ImageReader
 from hdit_core.errors import DataError, StoppedEarly
 from hdit_core.evaluate import score as score_module
@@ -20,6 +22,7 @@ from hdit_core.images import from_uint8, to_uint8
 from hdit_core.recipe.read import check_recipe
 from hdit_core.recipe.write import recipe_toml
 from hdit_core.train import evaluation as scoring
+from hdit_core.train.data_checks import warn_about_vectors
 from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train
 from hdit_core.train.start.fork import ForkSource
@@ -50,6 +53,7 @@ def conditional(trained):
 def one_hot(monkeypatch):
     """Give every data set vectors: the class of each image, as a one-hot vector of 3."""
     monkeypatch.setattr(ImageReader, "vector_dim", 3)
+    monkeypatch.setattr(Conditioning, "problems", lambda self, contents: iter(()))
     monkeypatch.setattr(ImageReader, "vector", lambda self, index: np.eye(3, dtype=np.float32)[self.label(index)])
 
 
@@ -104,6 +108,30 @@ def test_a_run_with_vectors_trains_resumes_and_draws_grids(tmp_path, trained, on
     assert grids[0] == grids[1]
     vector_in = newest_checkpoint(tmp_path / "run")[0].tensors("model")["conditioning.vector_in.weight"]
     assert vector_in.shape == (32, 3)
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift", "warned"), [(3, -1, False), (1, 0, True), (0.1, 0, True), (30, -10, True), (3, 4, True)]
+)
+def test_a_run_warns_of_vectors_far_from_a_mean_of_0_and_a_standard_deviation_of_1_to_2(
+    tmp_path, trained, one_hot, monkeypatch, notes, scale, shift, warned
+):
+    plain = ImageReader.vector
+    monkeypatch.setattr(ImageReader, "vector", lambda self, index: scale * plain(self, index) + np.float32(shift))
+    recipe = trained({"model.mapping_cond_dim": 3, "model.num_classes": 0})
+    reader = open_reader(recipe.data)
+    rows = np.array([reader.vector(index) for index in range(len(reader))], np.float64)
+    warn_about_vectors(recipe, reader)
+    assert len(notes) == warned
+    if warned:
+        mean, std = (float(np.sqrt(np.square(each).mean())) for each in (rows.mean(0), rows.std(0)))
+        assert f"have means of about {mean:.2g} and standard deviations of about {std:.2g};" in notes[0]
+        assert "subtract each column's mean, divide by its standard deviation" in notes[0]
+
+
+def test_the_warning_about_vectors_is_part_of_a_run(tmp_path, trained, one_hot, notes):
+    train(trained({"model.mapping_cond_dim": 3, "model.num_classes": 0, "train.num_images": 8}), tmp_path / "run")
+    assert any("the vectors of " in note for note in notes)
 
 
 def test_a_fork_of_a_conditional_run_continues_it(tmp_path, conditional):
