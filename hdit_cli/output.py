@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hdit_cli.console import note, progress
-from hdit_core.errors import UsageError
+from hdit_core.errors import UsageError, counted
 from hdit_core.files import check_output
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def _to_folder(job: "SamplingJob", out: Path, world: "World", columns: tuple[int
     if grid_file(out).exists():
         note(f"image grid: {grid_file(out)}")
     if len(held) < total:
-        note(f"time limit reached: {total - len(held):,} images are missing; rerun the same command to continue")
+        note(f"time limit reached: missing {counted(total - len(held), 'image')}; rerun the same command to continue")
     if record["status"] != "complete":
         note(f"another hdit is writing to {out}; the last one to finish completes samples.json")
     return {key: record[key] for key in ("num_images", "images", "origin")}
@@ -131,7 +131,7 @@ def _to_stream(job: "SamplingJob", out: Path, world: "World") -> dict[str, Any]:
             bar.update(done)
         world.any(False)  # tars are renamed only when all of them are complete
     if done < len(indices):
-        note(f"time limit reached: {len(indices) - done:,} images were not generated")
+        note(f"time limit reached: not generated: {counted(len(indices) - done, 'image')}")
     return {"num_images": int(world.sum(torch.tensor(done, device=world.device))), "origin": provenance}
 
 

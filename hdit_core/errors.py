@@ -72,6 +72,15 @@ def first_line(problem: BaseException) -> str:
     return str(problem).split("\n", 1)[0][:200] or type(problem).__name__
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number with its noun, such as `"1 file"` or `"1,200 files"`; the plural ends in s, es or ies."""
+    if count == 1:
+        return f"1 {noun}"
+    if noun.endswith("y"):
+        return f"{count:,} {noun[:-1]}ies"
+    return f"{count:,} {noun}{'es' if noun.endswith(('s', 'ch')) else 's'}"
+
+
 def did_you_mean(found: str, valid: Iterable[str]) -> str:
     """Return `"; did you mean 'width'?"` for the valid word nearest to `found`; `""` if none is near."""
     near = difflib.get_close_matches(found, list(valid), n=1, cutoff=0.6)

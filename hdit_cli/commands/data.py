@@ -8,7 +8,7 @@ import typer
 from hdit_cli.console import align, emit, note, progress
 from hdit_cli.options.shared import JsonOption
 from hdit_cli.tables.data import describe, describe_lines
-from hdit_core.errors import DataError, UsageError
+from hdit_core.errors import DataError, UsageError, counted
 from hdit_core.files import check_output
 
 if TYPE_CHECKING:
@@ -30,11 +30,12 @@ def data() -> None:
 
 def _verdict_lines(verdict: "VerifyReport") -> list[str]:
     """Return every damaged part, and a summary of the checks."""
+    size = f"{verdict.bytes / 1e6:,.1f} MB"
     rows = [
         ("data set", verdict.out),
-        ("checked", f"{verdict.images:,} images, {verdict.shards:,} shards, {verdict.bytes / 1e6:,.1f} MB"),
+        ("checked", ", ".join([counted(verdict.images, "image"), counted(verdict.shards, "shard"), size])),
         ("level", verdict.level),
-        ("damaged", f"{len(verdict.defects):,} parts" if verdict.defects else "nothing"),
+        ("damaged", counted(len(verdict.defects), "part") if verdict.defects else "nothing"),
         ("root hash", verdict.root or "-"),
     ]
     return [*(f"{damage.file}: {damage.problem}" for damage in verdict.defects), *align(rows)]
@@ -69,7 +70,7 @@ def verify(
     result["damages"] = result.pop("defects")
     emit(result, json, _verdict_lines(verdict))
     if verdict.defects:
-        raise DataError(f"{folder}: {len(verdict.defects):,} parts are damaged; prepare or copy the data again")
+        raise DataError(f"{folder}: damaged: {counted(len(verdict.defects), 'part')}; prepare or copy the data again")
 
 
 @app.command()

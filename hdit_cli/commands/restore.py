@@ -15,7 +15,7 @@ from hdit_cli.options.shared import CheckpointOption, DeviceOption, DrawnWeights
 from hdit_cli.output import STDOUT, check_out, is_stream, kept_in
 from hdit_cli.session import ModelSession, open_session
 from hdit_cli.stopping import stopping_early
-from hdit_core.errors import DataError, UsageError
+from hdit_core.errors import DataError, UsageError, counted
 from hdit_core.files import check_output
 
 if TYPE_CHECKING:
@@ -172,4 +172,4 @@ def _report(session: ModelSession, record: Mapping[str, Any], out: Path, json: b
         note(f"image grid: {grid_file(out)}")
     if unusable := record["unusable"]:
         name, reason = next(iter(unusable.items()))
-        raise DataError(f"{len(unusable)} inputs could not be restored; the first: {name}: {reason}")
+        raise DataError(f"could not restore {counted(len(unusable), 'input')}; the first: {name}: {reason}")

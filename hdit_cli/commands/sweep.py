@@ -12,6 +12,7 @@ from hdit_cli.options.evaluation import LabelsOption, ScoredGuideOption, ScoredG
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.shared import OUTPUT, RECIPES, JsonOption
 from hdit_cli.stopping import stopping_early
+from hdit_core.errors import counted
 
 if TYPE_CHECKING:
     from hdit_core.evaluate.sweep.run import SweepResult
@@ -206,7 +207,8 @@ def _note_decision(settings: "SweepSettings", result: "SweepResult") -> None:
     """Print whether the winner is significant, and whether it is now the run's default."""
     if result.ties:
         names = "; ".join(map(str, result.ties[:3])) + ("; ..." if len(result.ties) > 3 else "")
-        note(f"not significant: the winner is within the 95 % interval of {len(result.ties)} others: {names}")
+        others = counted(len(result.ties), "other")
+        note(f"not significant: the winner is within the 95 % interval of {others}: {names}")
     if result.defaults is None:
         note("the run's defaults are unchanged; rerun with --apply to make the winner the default")
         return

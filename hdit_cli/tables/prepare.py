@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from hdit_cli.console import align, emit, note
 from hdit_cli.tables.data import attachment_rows, channels_of, pixel_rows
+from hdit_core.errors import counted
 
 if TYPE_CHECKING:
     from hdit_core.data.prepare.run import PrepareSummary, TaskSummary
@@ -54,7 +55,7 @@ def _lines(summary: "PrepareSummary") -> list[str]:
 def report_data_set(summary: "PrepareSummary", as_json: bool) -> None:
     """Print the contents of a data set, and notes about possible problems."""
     if summary.rejects:
-        note(f"{summary.rejects:,} files are left out; the reasons are in {summary.out}/rejects.jsonl")
+        note(f"left out {counted(summary.rejects, 'file')}; reasons: {summary.out}/rejects.jsonl")
     if summary.already_complete:
         note(f"{summary.out}: already complete, nothing written")
     emit(asdict(summary), as_json, None if as_json else _lines(summary))

@@ -15,7 +15,7 @@ from hdit_core.devices import make_mkl_reproducible, pick_device
 from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.distributed import World
-from hdit_core.errors import DataError, UsageError
+from hdit_core.errors import DataError, UsageError, counted
 from hdit_core.evaluate.extractors.extractor import Extractor
 from hdit_core.evaluate.features.measure import Measurement
 from hdit_core.evaluate.generated import check_classes, generated_images
@@ -188,9 +188,9 @@ def check_enough(path: str, count: int | None, extractor: Extractor, allow_small
     """
     if count is not None and count <= extractor.num_features and not allow_small_n:
         raise UsageError(
-            f"{path}: {count} images are too few for the {extractor.num_features} features of {extractor.name}; "
-            f"score at least {extractor.num_features + 1}, or pass --allow-small-n for a value that is comparable only "
-            "at equal numbers of images"
+            f"{path}: {counted(count, 'image')}, too few for the {extractor.num_features} features of "
+            f"{extractor.name}; score at least {extractor.num_features + 1}, or pass --allow-small-n for a value that "
+            "is comparable only at equal numbers of images"
         )
 
 

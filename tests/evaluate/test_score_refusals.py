@@ -26,7 +26,7 @@ def test_only_fifty_thousand_images_make_an_fid50k():
 def test_no_more_images_than_features_are_refused_unless_allowed(picture_folder, toy, small):
     """Both sides count, and the refusal comes before an image is read."""
     a, b = picture_folder("a", 5 if small == "a" else 6), picture_folder("b", 5 if small == "b" else 6, seed=1)
-    with pytest.raises(UsageError, match=f"/{small}: 5 images are too few for the 5 features of toy; score at least 6"):
+    with pytest.raises(UsageError, match=f"/{small}: 5 images, too few for the 5 features of toy; score at least 6"):
         toy(a, b)
     result = toy(a, b, allow_small_n=True)
     assert any("comparable only at equal numbers of images" in remark for remark in result.remarks)
@@ -39,7 +39,7 @@ def test_enough_images_leave_no_such_remark(picture_folder, toy):
 
 def test_saved_statistics_that_are_too_small_are_refused(picture_folder, toy, tmp_path):
     toy(picture_folder("b", 4), None, save_stats=tmp_path / "ref.npz", allow_small_n=True)
-    with pytest.raises(UsageError, match=r"ref\.npz: 4 images are too few"):
+    with pytest.raises(UsageError, match=r"ref\.npz: 4 images, too few"):
         toy(picture_folder("a"), tmp_path / "ref.npz")
 
 
@@ -118,7 +118,7 @@ def test_too_few_images_of_a_stream_are_refused_when_it_has_ended(picture_folder
     with tarfile.open(fileobj=content, mode="w") as archive:
         archive.add(picture_folder("a", 5), arcname="a")
     monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(content.getvalue())))
-    with pytest.raises(UsageError, match="-: 5 images are too few for the 5 features of toy"):
+    with pytest.raises(UsageError, match="-: 5 images, too few for the 5 features of toy"):
         toy("-", picture_folder("b", seed=1))
 
 

@@ -22,7 +22,7 @@ from hdit_core.data.loader.reader import ImageReader
 from hdit_core.data.sources.file_filter import is_hidden
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.data.sources.source import Source, fetch
-from hdit_core.errors import DataError, UsageError
+from hdit_core.errors import DataError, UsageError, counted
 from hdit_core.randomness import stream
 
 LOSSY_SUFFIX = re.compile(r"\.(jpe?g|jpe|jfif|mpo)$", re.IGNORECASE)
@@ -138,8 +138,8 @@ def _of_source(location: str, choose: Choose, draw: dict[str, int], depth: Depth
     chosen = [numbers[place] for place in choose(len(numbers))]
     entries = [source.entries[number] for number in chosen]
     lossy = sum(bool(LOSSY_SUFFIX.search(entry.name)) for entry in entries)
-    left_out = f"{location}: skipped {others} files whose names are not those of images"
-    compressed = f"{location}: {lossy} images are JPEG, whose compression changes the score"
+    left_out = f"{location}: skipped {counted(others, 'file')} without the name of an image"
+    compressed = f"{location}: JPEG compression of {counted(lossy, 'image')} changes the score"
     return ImageSet(
         source={"kind": source.kind, "path": location, **draw},
         count=len(chosen),
@@ -180,7 +180,7 @@ def _choose(location: str, n: int | None, seed: int, purpose: str, count: int) -
     if n is None or n == count:
         return list(range(count))
     if n > count:
-        raise DataError(f"{location}: --n {n}: it has only {count} images")
+        raise DataError(f"{location}: --n {n}: it has only {counted(count, 'image')}")
     chosen = stream(seed, purpose, 0).choice(count, n, replace=False)
     return sorted(int(number) for number in chosen)
 

@@ -8,11 +8,14 @@ import logging
 import re
 from collections.abc import Iterable, Sequence
 
+from hdit_core.errors import counted
+
 logger = logging.getLogger("hdit")
 
 SAMPLES_RECORD, SAMPLES_SHEET = "samples.json", "grid.png"
 """Files that `hdit sample` writes with its images; the grid of `a/` is now `a-grid.png`."""
 
+_OWN = re.compile(r"(^|/)(samples\.json|restored-[0-9]+\.jsonl|\.lock)$")  # of sample folders; skipped without a word
 _SAMPLE = re.compile(r"[0-9]{8,}\.png")
 _HIDDEN = re.compile(r"(^|/)\.(?!\.?(/|$))")
 _SYSTEM_FOLDER = re.compile(
@@ -104,7 +107,9 @@ def choose_inputs(names: Sequence[str], where: str, is_folder: bool = False) -> 
     recorded = {sheet for name in records for sheet in _sheets(name.removesuffix(SAMPLES_RECORD))}
     sheets = recorded | _sheets_of_numbered(names)
     chosen = [not (is_hidden(name[start:]) or is_text(name) or name in sheets) for name in names]
-    if skipped := chosen.count(False):
-        first = names[chosen.index(False)]
-        logger.info("%s: skipped %s hidden, system or text files such as %r", where, f"{skipped:,}", first)
+    pairs = zip(names, chosen, strict=True)
+    skipped = [name for name, is_input in pairs if not (is_input or name in sheets or _OWN.search(name))]
+    if skipped:
+        files = counted(len(skipped), "hidden, system or text file")
+        logger.info("%s: skipped %s%s %r", where, files, " such as" if len(skipped) > 1 else ",", skipped[0])
     return chosen

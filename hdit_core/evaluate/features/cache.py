@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hdit_core.checkpoint.safetensors_file import read_tensors, write_tensors
 from hdit_core.data.image_sets.image_set import ImageSet
-from hdit_core.errors import CheckpointError, UsageError
+from hdit_core.errors import CheckpointError, UsageError, counted
 from hdit_core.evaluate.extractors.extractor import Extractor
 from hdit_core.evaluate.feature_batch import FeatureBatch
 from hdit_core.files import atomic_file, remove_temporaries, write_atomic
@@ -63,7 +63,7 @@ class FeatureCache:
         matches = map(FILE_NAME.fullmatch, (path.name for path in self._folder.iterdir()))
         self._cached = {int(match[1]) for match in matches if match}
         if self._cached and is_main:
-            logger.info(f"resuming: {self._folder} has the features of {len(self._cached):,} chunks of the set")
+            logger.info(f"resuming: {self._folder} has the features of {counted(len(self._cached), 'chunk')}")
 
     def has(self, indices: range) -> bool:
         """Return whether the file of a chunk existed at the start, valid or not."""

@@ -24,7 +24,7 @@ from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.devices import make_mkl_reproducible, pick_device
 from hdit_core.diffusion.guidance import Guide
 from hdit_core.distributed import World
-from hdit_core.errors import CheckpointError, UsageError
+from hdit_core.errors import CheckpointError, UsageError, counted
 from hdit_core.evaluate.extractors.extractor import Extractor, open_extractor, open_on_all
 from hdit_core.evaluate.feature_batch import IMAGES_PER_CHUNK
 from hdit_core.evaluate.features.cache import FeatureCache
@@ -168,7 +168,7 @@ class _Sweep:
         alive = list(self._settings.points(self._checkpoint))
         trials: list[Trial] = []
         for n in halving_schedule(len(alive), self._settings.n, least):
-            logger.info(f"{len(alive)} candidates at {n:,} images")
+            logger.info(f"{counted(len(alive), 'candidate')} at {n:,} images")
             labels = [f"{index}/{len(alive)} {point}" for index, point in enumerate(alive, 1)]
             latest = [self._trial(point, n, label) for point, label in zip(alive, labels, strict=True)]
             trials += latest

@@ -7,6 +7,7 @@ without control characters that reorder or hide the text around it.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from hdit_core.errors import counted
 from hdit_core.generate.export.markdown import as_text
 from hdit_core.generate.export.run_parts import lineage_section, run_parts, total_time_s
 from hdit_core.generate.export.training_record import TrainingRecord
@@ -68,7 +69,7 @@ def _task(recipe: Recipe) -> str:
 
 def _head(recipe: Recipe, facts: CardFacts) -> Iterator[str]:
     height, width = recipe.model.image_size
-    kind = f"{recipe.model.num_classes} classes" if recipe.model.num_classes else "no classes"
+    kind = counted(recipe.model.num_classes, "class") if recipe.model.num_classes else "no classes"
     yield f"# Hourglass Diffusion Transformer, {height}x{width} pixels"
     yield ""
     yield (

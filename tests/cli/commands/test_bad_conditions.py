@@ -90,7 +90,7 @@ RESTORE = {
     ("both", "in", "--vector", "nan.npy"): "nan.npy: row 1 has NaN or infinite numbers; expected finite ones",
     ("cond", "four.npy"): "the first: four.npy: an array of 16x24x4 numbers; expected height x width x 3",
     ("fill", "in", "--mask", "flat"): "the first: a.png: the mask has 8x24 pixels, the image 16x24; use a mask of the",
-    ("fill", "in", "--mask", "partial"): "2 inputs could not be restored; the first: b.png: has no mask of its name i",
+    ("fill", "in", "--mask", "partial"): "could not restore 2 inputs; the first: b.png: has no mask of its name i",
 }
 
 

@@ -60,7 +60,7 @@ def test_every_damaged_part_is_named_and_the_exit_code_is_3(prepare, run, tmp_pa
     assert code == 3
     assert "index.npy: has 0 bytes" in out
     assert "shard-000001.tar: cannot be read (No such file or directory)" in out
-    assert "set: 2 parts are damaged; prepare or copy the data again" in err
+    assert "set: damaged: 2 parts; prepare or copy the data again" in err
 
 
 def test_a_program_reads_what_is_damaged(prepare, run, tmp_path):

@@ -106,7 +106,7 @@ def test_a_subcommands_help_has_an_example(subcommand, capsys):
 def test_too_few_images_are_a_usage_error(folders, capsys):
     assert main(["eval-fid", folders[0], "--ref", folders[1], *OFFLINE]) == 2
     out, err = capsys.readouterr()
-    assert out == "" and "5 images are too few for the 1280 features of efficientnet-lite0" in err
+    assert out == "" and "5 images, too few for the 1280 features of efficientnet-lite0" in err
 
 
 def test_torchrun_passes_the_number_of_images_on_by_its_other_name(folders, capsys):

@@ -63,8 +63,7 @@ def test_json_output_has_the_result(photos, capsys):
     expected = {"images": 6, "rejects": 1, "height": 8, "width": 12, "channels": 3, "classes": 2, "shards": 1}
     assert {key: result[key] for key in expected} == expected
     assert not result["already_complete"]
-    assert "1 files are left out" in err
-    assert "the reasons are in" in err
+    assert "left out 1 file; reasons: " in err and "rejects.jsonl" in err
 
 
 def test_the_summary_can_be_read(photos, capsys):

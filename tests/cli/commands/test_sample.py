@@ -50,7 +50,8 @@ def test_a_folder_may_be_called_like_a_file_once_it_is_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("out", "message"), [("s", "3 images are missing; rerun the same command to continue"), ("s.tar", "3 images were")]
+    ("out", "message"),
+    [("s", "missing 3 images; rerun the same command to continue"), ("s.tar", "not generated: 3 images")],
 )
 def test_after_a_budget_that_was_too_short_the_missing_images_are_counted(tmp_path, monkeypatch, capsys, out, message):
     monkeypatch.setattr(module.time, "monotonic", itertools.count(step=10).__next__)

@@ -92,12 +92,12 @@ def test_files_without_an_image_suffix_are_skipped_and_counted(picture_folder, t
     (folder / "clip.mp4").write_text("a")
     (folder / "latents.npz").write_text("b")
     (folder / "labels.csv").write_text("c")
-    assert "skipped 2 files whose names are not those of images" in measured(folder, toy_extractor).remarks[0]
+    assert "skipped 2 files without the name of an image" in measured(folder, toy_extractor).remarks[0]
 
 
 def test_jpeg_samples_are_remarked_on(picture_folder, toy_extractor):
     folder = picture_folder("photos", count=4, ending=".jpg")
-    assert "4 images are JPEG, whose compression changes the score" in measured(folder, toy_extractor).remarks[0]
+    assert "JPEG compression of 4 images changes the score" in measured(folder, toy_extractor).remarks[0]
 
 
 def test_a_truncated_image_is_named(picture_folder, toy_extractor):

@@ -61,7 +61,18 @@ def test_a_hidden_folder_around_everything_does_not_count_where_the_user_named_w
 def test_the_number_of_skipped_files_is_logged(caplog):
     caplog.set_level("INFO", "hdit")
     choose_inputs(["a.png", ".DS_Store", "notes.txt"], "photos")
-    assert caplog.messages == ["photos: skipped 2 hidden, system or text files such as '.DS_Store'"]
+    choose_inputs(["a.png", "notes.txt"], "b")
+    assert caplog.messages == [
+        "photos: skipped 2 hidden, system or text files such as '.DS_Store'",
+        "b: skipped 1 hidden, system or text file, 'notes.txt'",
+    ]
+
+
+def test_files_that_hdit_writes_next_to_its_images_are_skipped_without_a_word(caplog):
+    caplog.set_level("INFO", "hdit")
+    own = ["samples.json", ".lock", "grid.png", "restored-00000.jsonl"]
+    assert choose_inputs(["00000000.png", *own], "samples") == [True, False, False, False, False]
+    assert caplog.messages == []
 
 
 def png(level):

@@ -292,7 +292,7 @@ def test_candidates_whose_interval_contains_the_winner_are_ties():
         ({"confirm": 9}, "--confirm 9: expected at least --n 16"),
         ({"guidance": "x"}, "--guidance x: expected comma-separated numbers"),
         ({"ema": "emma"}, "weights emma: expected ema, model, or an EMA length"),
-        ({"n": 4}, "--n: 4 images are too few for the 5 features of toy"),
+        ({"n": 4}, "--n: 4 images, too few for the 5 features of toy"),
     ],
 )
 def test_what_cannot_be_tried_is_refused_before_an_image_is_drawn(run, reference, change, message):
