@@ -182,11 +182,7 @@ def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path, tiny_recipe
 
 def test_a_file_that_the_disk_does_not_give_back_is_named(tmp_path, tiny_recipe, monkeypatch):
     path = save(tmp_path, tiny_recipe, 3) / "ema.safetensors"
-
-    def broken(file):
-        raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(manifest, "crc32", broken)
+    failing(monkeypatch, errno.EIO, times=99)
     with pytest.raises(CheckpointError, match=rf"{path.name}: cannot be read \(Input/output error\)"):
         open_checkpoint(path.parent)
 
