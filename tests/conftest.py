@@ -73,6 +73,12 @@ settings.register_profile("even", derandomize=True, deadline=None, suppress_heal
 settings.load_profile("even")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Return one process more than cores: tests of signals, lost ranks and slow storage mostly wait."""
+    return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else (os.cpu_count() or 1) + 1
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Let no test's random numbers depend on the tests that this process ran before it."""
