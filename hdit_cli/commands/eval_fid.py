@@ -60,7 +60,7 @@ def eval_fid(
     keep_features: KeepOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Compute FID, KID, precision, recall, density and coverage of images against a reference.
+    """Compute FID, KID, precision, recall, density, coverage and authenticity of images against a reference.
 
     Examples:
       hdit eval-fid samples/ --ref data/faces

@@ -223,7 +223,7 @@ def test_generated_samples_are_shown_next_to_their_nearest_neighbors(toy, checkp
 
 def test_every_number_has_a_confidence_interval(picture_folder, toy):
     result = toy(picture_folder("a", 80, seed=1), picture_folder("b", 80, seed=2))
-    names = ["fd-toy-80", "kd-toy", "precision", "recall", "density", "coverage"]
+    names = ["fd-toy-80", "kd-toy", "precision", "recall", "density", "coverage", "authenticity"]
     assert list(result.estimates())[: len(names)] == names
     for found in result.to_json()["estimates"].values():
         assert found["low"] <= found["value"] <= found["high"] and found["standard_error"] >= 0

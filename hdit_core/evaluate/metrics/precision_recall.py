@@ -1,8 +1,8 @@
-"""Precision, recall, density and coverage: the overlap of two sets, estimated by balls around their images.
+"""Precision, recall, density, coverage and authenticity: the overlap of two sets, by balls around their images.
 
 The ball around an image reaches to its k-th nearest neighbor in the same set. Precision and recall: Kynkäänniemi et al.
-2019, with k = 3; density and coverage: Naeem et al. 2020, with k = 5. Distances are computed block by block, so memory
-does not grow with the square of the set.
+2019, with k = 3; density and coverage: Naeem et al. 2020, with k = 5; authenticity: Alaa et al. 2022, with k = 1.
+Distances are computed block by block, so memory does not grow with the square of the set.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from hdit_core.evaluate.metrics.statistics import Statistics, block_of
 
 RECALL_NEIGHBORS = 3
 COVERAGE_NEIGHBORS = 5
+AUTHENTICITY_NEIGHBORS = 1
 BLOCK_DISTANCES = 1 << 24  # 134 MB in float64
 ROUNDING = 1e-12  # relative to the squared lengths; smaller squared distances count as 0
 TAIL = 0.025  # of a 95 % interval, on each side
@@ -29,19 +30,24 @@ def precision_recall(images: Statistics, reference: Statistics) -> dict[str, Est
         recall: fraction of the reference inside a ball of the images.
         density: mean number of balls of the reference that contain an image, divided by k.
         coverage: fraction of the reference whose ball contains an image.
+        authenticity: fraction of the images outside the ball of the nearest reference image. Copies are inside, so a
+            low value means memorization if the reference is the training set.
     """
     if min(len(images.features), len(reference.features)) <= COVERAGE_NEIGHBORS:
         return {}
     x, y = images.features.double() - reference.mean, reference.features.double() - reference.mean
     radii_x = radii(x, RECALL_NEIGHBORS)
     radii_y, wide_radii_y = radii(y, RECALL_NEIGHBORS), radii(y, COVERAGE_NEIGHBORS)
+    narrow_radii_y = radii(y, AUTHENTICITY_NEIGHBORS)
 
-    near_y = torch.zeros(len(x), dtype=torch.bool)  # in a ball of the reference?
+    near_y, authentic = torch.zeros(len(x), dtype=torch.bool), torch.zeros(len(x), dtype=torch.bool)
     balls = torch.zeros(len(x), dtype=torch.float64)  # number of wide balls of the reference, divided by k
     near_x, covered = torch.zeros(len(y), dtype=torch.bool), torch.zeros(len(y), dtype=torch.bool)
     for rows, squared in squared_distances(x, y):
         inside: Bool[Tensor, "B Ny"] = squared < wide_radii_y
-        near_y[rows] = (squared <= radii_y).any(1)
+        near_y[rows] = (squared <= radii_y).any(1)  # in a ball of the reference?
+        nearest = squared.min(1)
+        authentic[rows] = nearest.values > narrow_radii_y[nearest.indices]
         balls[rows] = inside.sum(1).double() / COVERAGE_NEIGHBORS
         near_x |= (squared <= radii_x[rows, None]).any(0)
         covered |= inside.any(0)
@@ -52,6 +58,7 @@ def precision_recall(images: Statistics, reference: Statistics) -> dict[str, Est
         "recall": _share(near_x, of_reference),
         "density": mean_estimate(balls, of_images),
         "coverage": _share(covered, of_reference),
+        "authenticity": _share(authentic, of_images),
     }
 
 

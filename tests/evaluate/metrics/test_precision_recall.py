@@ -1,4 +1,4 @@
-"""Precision, recall, density and coverage against brute force over all pairs."""
+"""Precision, recall, density, coverage and authenticity against brute force over all pairs."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def normal(n, seed, shift=0.0, scale=1.0):
 
 
 def by_brute_force(x, y):
-    """The four definitions, pair by pair, as their papers write them."""
+    """The five definitions, pair by pair, as their papers write them."""
     x, y = x.double().numpy(), y.double().numpy()
 
     def radius(points, i, k):
@@ -33,22 +33,24 @@ def by_brute_force(x, y):
     rows, columns = range(len(x)), range(len(y))
     r3_x, r3_y = [radius(x, i, 3) for i in rows], [radius(y, j, 3) for j in columns]
     r5_y = [radius(y, j, 5) for j in columns]
+    nearest = [min(columns, key=lambda j: distance(i, j)) for i in rows]
     return {
         "precision": np.mean([any(distance(i, j) <= r3_y[j] for j in columns) for i in rows]),
         "recall": np.mean([any(distance(i, j) <= r3_x[i] for i in rows) for j in columns]),
         "density": sum(distance(i, j) < r5_y[j] for i in rows for j in columns) / (5 * len(x)),
         "coverage": np.mean([any(distance(i, j) < r5_y[j] for i in rows) for j in columns]),
+        "authenticity": np.mean([distance(i, j) > radius(y, j, 1) for i, j in zip(rows, nearest, strict=True)]),
     }
 
 
 @pytest.mark.parametrize("block_distances", [1, 100, 1 << 24])
-def test_the_four_numbers_are_those_of_their_definitions(monkeypatch, block_distances):
+def test_the_five_numbers_are_those_of_their_definitions(monkeypatch, block_distances):
     """However many distances are held at once."""
     monkeypatch.setattr(module, "BLOCK_DISTANCES", block_distances)
     x, y = normal(37, seed=1, shift=0.8), normal(44, seed=2)
     found = precision_recall(measured(x), measured(y))
     expected = by_brute_force(x, y)
-    assert 0 < expected["recall"] < 1 and 0 < expected["precision"] < 1 and 0 < expected["coverage"] < 1
+    assert all(0 < expected[name] < 1 for name in ("precision", "recall", "coverage", "authenticity"))
     for name, value in expected.items():
         assert found[name].value == pytest.approx(value, abs=1e-12)
 
@@ -61,7 +63,15 @@ def test_a_set_has_precision_and_recall_1_with_itself():
 
 def test_distant_sets_have_precision_and_recall_0():
     found = precision_recall(measured(normal(30, seed=4)), measured(normal(30, seed=5, shift=100)))
-    assert {name: estimate.value for name, estimate in found.items()} == dict.fromkeys(found, 0)
+    values = {name: estimate.value for name, estimate in found.items()}
+    assert values == dict.fromkeys(("precision", "recall", "density", "coverage"), 0) | {"authenticity": 1}
+
+
+def test_copies_of_the_reference_are_not_authentic():
+    reference = normal(40, seed=3)
+    found = precision_recall(measured(torch.cat([reference[:10], normal(30, seed=4) * 9])), measured(reference))
+    assert 0.5 < found["authenticity"].value <= 0.75
+    assert precision_recall(measured(reference), measured(reference))["authenticity"].value == 0
 
 
 def test_a_narrow_set_has_precision_without_recall():
