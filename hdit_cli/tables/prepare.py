@@ -12,9 +12,18 @@ if TYPE_CHECKING:
 
 
 HINTS = {
+    "color converted to grayscale": "; --channels 3 keeps the colors",
     "upscaled": "; --no-upscale or --min-size leaves them out",
     "exact duplicates of an earlier image": "; --drop-duplicates drops them",
 }
+
+
+MOSTLY = {"grayscale, stored as RGB": "; --channels 1 stores one channel"}
+"""Hints on remarks that hold for most images."""
+
+
+def _hint(remark: str, count: int, images: int) -> str:
+    return HINTS.get(remark) or (MOSTLY.get(remark, "") if 2 * count > images else "")
 
 
 def _sizes(summary: "PrepareSummary") -> list[tuple[str, str]]:
@@ -44,7 +53,7 @@ def _lines(summary: "PrepareSummary") -> list[str]:
         *attachment_rows(_condition(summary), summary.vector_dim, summary.captions),
         ("classes", f"{summary.classes:,}{_folder_classes(summary)}"),
         ("left out", f"{summary.rejects:,}"),
-        *((remark, f"{count:,}{HINTS.get(remark, '')}") for remark, count in summary.remarks.items()),
+        *((name, f"{count:,}{_hint(name, count, summary.images)}") for name, count in summary.remarks.items()),
         *pixel_rows(summary.pixel_mean, summary.pixel_std, summary.sigma_data),
         ("shards", f"{summary.shards:,}, {summary.bytes / 1e6:,.1f} MB"),
         ("root hash", summary.root),

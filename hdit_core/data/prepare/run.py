@@ -6,6 +6,7 @@ listed with the reason, and inputs = samples + rejects.
 """
 
 import json
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hdit_core.data.format.hashes import HashIndex
-from hdit_core.data.format.manifest import Manifest, read_manifest, sigma_data
+from hdit_core.data.format.manifest import Contents, Manifest, read_manifest, sigma_data
 from hdit_core.data.prepare.array_task import WHOLE_JOB, ArrayTask
 from hdit_core.data.prepare.build_shards import Progress, ProgressCounter, bad_limit, build_chunks, verify_chunks
 from hdit_core.data.prepare.drop_duplicates import drop_duplicates
@@ -26,6 +27,8 @@ from hdit_core.errors import DataError, UsageError
 
 Result = TypeVar("Result")
 FIRST_CLASSES = 4
+
+logger = logging.getLogger("hdit")
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,7 @@ def _summary(
     settings: PrepareSettings, manifest: Manifest, complete: bool, started_at: float, by_folder: bool
 ) -> PrepareSummary:
     contents = manifest.contents
+    _warn_of_empty_classes(contents)
     classes = zip(contents.classes or (), contents.class_counts or (), strict=True)
     return PrepareSummary(
         out=str(settings.out),
@@ -108,6 +112,15 @@ def _summary(
         vector_dim=contents.vectors.dim if contents.vectors else 0,
         captions=contents.captions,
     )
+
+
+def _warn_of_empty_classes(contents: Contents) -> None:
+    """Warn about classes without images, such as those of a `--classes` list that the labels do not use."""
+    counted_classes = zip(contents.classes or (), contents.class_counts or (), strict=True)
+    empty = [name for name, count in counted_classes if not count]
+    if empty:
+        names = ", ".join(map(repr, empty[:FIRST_CLASSES])) + (", ..." if len(empty) > FIRST_CLASSES else "")
+        logger.warning(f"{len(empty):,} of {len(contents.classes or ()):,} classes have no image: {names}")
 
 
 class _Preparation:

@@ -14,7 +14,7 @@ from hdit_core.data.format.optional_rows import VECTOR_DTYPE
 from hdit_core.data.format.pixel_stats import Moments, picture_moments
 from hdit_core.data.format.shard import LARGEST_MEMBER_BYTES, Sample, StoredCondition
 from hdit_core.data.format.transient import read_image_file
-from hdit_core.data.image.arrays.decode_picture import OtherFormatError, decode_picture
+from hdit_core.data.image.arrays.decode_picture import DecodedPicture, OtherFormatError, decode_picture
 from hdit_core.data.image.arrays.picture import Picture, encode_picture, frame, picture_size
 from hdit_core.data.image.arrays.pixel_format import Dtype, PixelFormat, ValueRange
 from hdit_core.data.image.codec import JPEG_QUALITY, SUFFIXES
@@ -79,6 +79,10 @@ class TransformSettings:
         return replace(self, height=height, width=width, buckets=())
 
 
+GREY_IN_RGB = "grayscale, stored as RGB"
+COLOR_TO_GREY = "color converted to grayscale"
+
+
 @dataclass(frozen=True, slots=True)
 class InputImage:
     """One input, from which a sample is made."""
@@ -104,6 +108,13 @@ class ConvertedImage:
 
 class ExcludedError(Exception):
     """An image is excluded by the settings; the message is the reason."""
+
+
+def _color_remark(decoded: DecodedPicture, transform: TransformSettings) -> tuple[str, ...]:
+    """Return the remark on an image whose file has other colors than the set: none in RGB, or some in grayscale."""
+    if decoded.is_grey is None or decoded.is_grey == (transform.channels == 1):
+        return ()
+    return (GREY_IN_RGB,) if decoded.is_grey else (COLOR_TO_GREY,)
 
 
 def _size_remark(size: ImageSize, transform: TransformSettings) -> tuple[str, ...]:
@@ -226,7 +237,7 @@ def transform_input(task: InputImage, content: bytes | Path, transform: Transfor
     decoded = decode_picture(data, transform.pixels, transform.background, transform.pages_as_channels)
     size = picture_size(decoded.picture)
     transform = transform.for_shape(*size)
-    remarks = (*decoded.remarks, *_size_remark(size, transform))
+    remarks = (*decoded.remarks, *_color_remark(decoded, transform), *_size_remark(size, transform))
     geometry = _geometry(size, transform, task.name)
     framed = frame(decoded.picture, geometry, transform.resize, transform.pixels, transform.background)
     parts = [_Framed(framed, hashlib.sha256(data).hexdigest(), remarks)]

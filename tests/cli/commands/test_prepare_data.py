@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -164,3 +165,32 @@ def test_the_commands_in_the_documentation_are_valid():
     assert len(lines) >= 3
     for line in lines:
         understand(line)
+
+
+def grey_photos(photos, keep_color):
+    for place, path in enumerate(sorted(photos.rglob("*.png"))):
+        if place >= keep_color:
+            Image.open(path).convert("L").convert(("L", "RGB")[place % 2]).save(path)
+
+
+@pytest.mark.parametrize(("colors", "hint"), [(2, "4; --channels 1 stores one channel\n"), (4, "2\n")])
+def test_grayscale_images_are_counted_and_the_option_is_named_if_most_are(photos, capsys, colors, hint):
+    grey_photos(photos, colors)
+    code, out, _ = prepare(capsys, photos, "--size", "8")
+    assert code == 0 and re.search(rf"^grayscale, stored as RGB +{hint}", out, re.MULTILINE)
+
+
+def test_colors_that_are_lost_are_counted(photos, capsys):
+    grey_photos(photos, 1)
+    code, out, _ = prepare(capsys, photos, "--size", "8", "--channels", "1")
+    assert code == 0 and re.search(
+        r"^color converted to grayscale +1; --channels 3 keeps the colors$", out, re.MULTILINE
+    )
+    assert "grayscale, stored" not in out
+
+
+def test_classes_without_an_image_are_named(photos, tmp_path, capsys):
+    (tmp_path / "classes.txt").write_text("\n".join(["ant", "bee", "cat", "cow", "dog", "elk", "fox"]) + "\n")
+    code, _, err = prepare(capsys, photos, "--size", "8", "--classes", str(tmp_path / "classes.txt"))
+    assert code == 0
+    assert "hdit: 5 of 7 classes have no image: 'ant', 'bee', 'cow', 'elk', ...\n" in err

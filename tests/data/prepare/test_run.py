@@ -175,7 +175,7 @@ def test_shards_without_any_usable_input_are_left_out(prepare, tmp_path):
     assert ImageReader(tmp_path / "set").read(0)[0].shape == (8, 12, 3)
 
 
-COUNTED_IN_ALL = ("upscaled", "exact duplicates of an earlier image")
+COUNTED_IN_ALL = ("upscaled", "exact duplicates of an earlier image", "grayscale, stored as RGB")
 
 
 def test_the_whole_zoo_goes_through_and_nothing_is_lost(prepare, tmp_path):

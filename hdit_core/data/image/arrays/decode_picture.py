@@ -23,6 +23,7 @@ from hdit_core.data.image.unusable import UnusableImageError, reason_of
 PAGES = "TIFF pages as channels"
 CLIPPED = "values outside the range clipped"
 SCALED = "8 bits scaled to 16"
+COARSE_STEP = 16
 LARGEST_VALUES = 4 * LARGEST_IMAGE_PIXELS  # of all channels together
 
 Array = Shaped[np.ndarray, "H W C"]
@@ -38,10 +39,15 @@ class OtherFormatError(UnusableImageError):
 
 @dataclass(frozen=True)
 class DecodedPicture:
-    """A picture, and remarks on what was done to it."""
+    """A picture, and remarks on what was done to it.
+
+    Attributes:
+        is_grey: whether the 8-bit image in the file has no colors, in one channel or in three; None for other pictures.
+    """
 
     picture: Picture
     remarks: tuple[str, ...]
+    is_grey: bool | None = None
 
 
 def _read_npy(data: bytes) -> Array:
@@ -117,15 +123,26 @@ def _decode(
 ) -> DecodedPicture:
     is_array = is_npy(data) or (pages_as_channels and is_stack(data))
     if pixels.is_8_bit_image and not is_array:
-        decoded = decode_image(data, pixels.channels, background)
-        picture: Picture = decoded.image
+        decoded = decode_image(data, None, background)
+        is_grey: bool | None = _has_no_colors(decoded.image)
+        picture: Picture = decoded.image.convert("L" if pixels.channels == 1 else "RGB")
         remarks = decoded.remarks
     else:
+        is_grey = None
         array, remarks = _read_array(data, pixels, background, pages_as_channels)
         array, converted = _converted(array, pixels)
         picture, remarks = as_picture(array, pixels), remarks + converted
     clipped = clip(picture, pixels)
-    return DecodedPicture(clipped, remarks if clipped is picture else (*remarks, CLIPPED))
+    return DecodedPicture(clipped, remarks if clipped is picture else (*remarks, CLIPPED), is_grey)
+
+
+def _has_no_colors(image: Image.Image) -> bool:
+    """Return whether an image of mode L or RGB is grayscale."""
+    if image.mode == "L":
+        return True
+    pixels = np.asarray(image)
+    parts = (pixels[::COARSE_STEP, ::COARSE_STEP], pixels)  # a few pixels decide for most images
+    return all((part == part[..., :1]).all() for part in parts)
 
 
 def decode_picture(
