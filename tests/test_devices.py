@@ -22,7 +22,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc")
-def test_memory_that_is_kept_is_not_asked_for_again():
+def test_freed_memory_is_reused():
     def new_pages(how):
         done = subprocess.run([sys.executable, "-c", PAGES, how], capture_output=True, text=True, check=True)
         return int(done.stdout)

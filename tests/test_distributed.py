@@ -41,7 +41,7 @@ def test_srun_sets_the_rank_too_and_torchrun_has_precedence():
     assert read_launch_info(SRUN | TORCHRUN) == read_launch_info(TORCHRUN)
 
 
-def test_the_ranks_of_a_step_find_one_port_and_other_steps_and_jobs_another():
+def test_the_ranks_of_a_step_agree_on_a_port_that_other_steps_and_jobs_do_not_use():
     ports = {read_launch_info(SRUN | {"SLURM_PROCID": str(rank), "SLURM_LOCALID": "0"}).port for rank in range(8)}
     others = [{"SLURM_STEP_ID": "1"}, {"SLURM_JOB_ID": "1235"}, {"SLURM_JOB_ID": "1235", "SLURM_STEP_ID": "1"}]
     found = [read_launch_info(SRUN | other).port for other in others]
@@ -56,7 +56,7 @@ def test_on_one_node_ranks_of_srun_meet_at_the_loopback():
 
 
 @pytest.mark.parametrize("environment", [{}, BATCH, BATCH | {"SLURM_STEP_NUM_TASKS": "1"}, {"WORLD_SIZE": "1"}])
-def test_a_batch_script_and_a_single_process_are_alone(environment, monkeypatch):
+def test_a_batch_script_and_a_single_process_are_a_world_of_one(environment, monkeypatch):
     assert read_launch_info(environment) == LaunchInfo()
     for name, text in environment.items():
         monkeypatch.setenv(name, text)
@@ -94,7 +94,7 @@ def test_an_invalid_list_of_nodes_is_refused(nodes):
 
 
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"])
-def test_a_world_without_a_place_in_it_is_refused(name):
+def test_a_missing_launch_variable_is_refused(name):
     environment = {key: text for key, text in TORCHRUN.items() if key != name}
     with pytest.raises(UsageError, match=f"^{name} is not set, but this is one of several ranks; start them with"):
         read_launch_info(environment)
@@ -124,7 +124,7 @@ def test_a_port_that_is_in_use_is_reported(monkeypatch):
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])
-def test_missing_ranks_are_not_waited_for_forever(rank, monkeypatch):
+def test_waiting_for_missing_ranks_times_out(rank, monkeypatch):
     port = str(take_port())
     here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_RANK": rank, "RANK": rank}
     for name, text in here.items():
@@ -141,7 +141,7 @@ def slurm_process(proc, title):
         (proc / str(pid) / "cmdline").write_text(cmdline + "\0")
 
 
-def test_the_variables_of_a_step_do_not_count_in_a_batch_script_that_was_submitted_from_it(tmp_path, monkeypatch):
+def test_variables_of_a_step_are_ignored_in_a_batch_script_submitted_from_it(tmp_path, monkeypatch):
     leaked = SRUN | {"SLURM_TASK_PID": "20", "SLURM_PROCID": "0"}
     slurm_process(tmp_path / "batch", "slurmstepd: [1234.batch]")
     slurm_process(tmp_path / "step", "slurmstepd: [1234.0]")

@@ -15,7 +15,7 @@ def test_every_level_is_read_back(tmp_path):
     assert np.array_equal(to_uint8(images), levels)
 
 
-def test_numbers_are_rounded_to_the_nearest_level_and_clipped_and_nan_is_black():
+def test_values_are_rounded_to_the_nearest_level_and_clipped_and_nan_is_black():
     values = [-1.0, 1.0, 0.0, -7.0, 7.0, math.nan, math.inf, -math.inf, 100.4 / 127.5 - 1, 100.6 / 127.5 - 1]
     image = torch.tensor(values).reshape(1, 1, 2, 5)
     assert to_uint8(image).reshape(-1).tolist() == [0, 255, 128, 0, 255, 0, 255, 0, 100, 101]

@@ -14,7 +14,7 @@ def test_records_are_read_back_in_order(tmp_path):
 
 
 @pytest.mark.parametrize("damaged", [b"\xff\xfe", b"\x00" * 9, b"[" * 100_000, b'{"step": 2', b"7", b"[1]", b""])
-def test_damaged_lines_are_skipped_and_cut_back_removes_them(tmp_path, damaged):
+def test_damaged_lines_are_skipped_and_truncation_removes_them(tmp_path, damaged):
     path = tmp_path / "a.jsonl"
     append(path, {"step": 1})
     with path.open("ab") as file:
@@ -26,7 +26,7 @@ def test_damaged_lines_are_skipped_and_cut_back_removes_them(tmp_path, damaged):
     assert path.read_bytes() == b'{"step": 1}\n{"step": 3}\n'
 
 
-def test_cutting_back_keeps_the_bytes_of_the_lines_that_stay(tmp_path):
+def test_truncation_keeps_the_bytes_of_the_remaining_lines(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"step":   1.0}\n{"step": 2}\n')
     cut_back(path, lambda record: record["step"] == 1)

@@ -27,7 +27,7 @@ def end(pid):
     os.waitpid(pid, 0)
 
 
-def test_a_byte_is_held_by_one_process_and_other_bytes_are_free(tmp_path):
+def test_a_byte_is_locked_by_one_process_and_other_bytes_are_free(tmp_path):
     path = tmp_path / "new" / "lock"
     holder = held_elsewhere(path, ((0, 1), (4, 2)))
     try:

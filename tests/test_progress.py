@@ -82,7 +82,7 @@ def test_the_speed_counts_only_what_this_process_has_done(clock):
     assert bar.text() == "920,000 of 1,000,000 images, 2,000 images/s, 0:40 left"
 
 
-def test_a_task_of_unknown_length_has_no_time_left(clock):
+def test_a_task_of_unknown_length_has_no_remaining_time(clock):
     bar = progress.ProgressBar("prepare", "files", None)
     bar.update(0)
     clock.now += 4
@@ -90,7 +90,7 @@ def test_a_task_of_unknown_length_has_no_time_left(clock):
     assert bar.text() == "2 files, 0.5 files/s"
 
 
-def test_hours_are_written_as_hours(clock):
+def test_durations_above_an_hour_are_written_in_hours(clock):
     bar = progress.ProgressBar("train", "images", 10_000)
     bar.update(0)
     clock.now += 10

@@ -152,7 +152,7 @@ def test_without_network_a_damaged_copy_is_refused_by_its_path(tmp_path, exporte
     assert f"{path}: damaged since it was fetched, and hf://me/faces cannot be reached (" in messages
 
 
-def test_contents_that_arrive_changed_are_refused_and_not_kept(tmp_path, exported, hub):
+def test_contents_changed_in_transit_are_refused_and_not_cached(tmp_path, exported, hub):
     hub.repositories["me/faces"] = {path.name: path.read_bytes() for path in exported.iterdir()}
     hub.damaged = True
     code, messages = sample(tmp_path, "hf://me/faces", HF_ENDPOINT=hub.address)

@@ -41,7 +41,7 @@ def test_the_site_has_the_help_of_every_command(site):
         assert f"Usage: hdit {name}" in text
 
 
-def test_the_site_asks_no_other_server_for_its_appearance(site):
+def test_the_site_loads_nothing_from_other_servers(site):
     text = (site / "index.html").read_text()
     loaded = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="([^"]+)"', text)
     assert loaded

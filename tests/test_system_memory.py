@@ -12,7 +12,7 @@ from hdit_core.system_memory import free_bytes, memory_limit
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
 
-def test_free_memory_is_no_more_than_the_machine_has():
+def test_free_memory_is_at_most_that_of_the_machine():
     assert 0 < free_bytes() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 

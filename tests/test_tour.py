@@ -15,19 +15,19 @@ def notebook():
     return nbformat.read(NOTEBOOK, as_version=4)
 
 
-def test_it_is_stored_without_outputs(notebook):
+def test_the_tour_is_stored_without_outputs(notebook):
     assert [cell.outputs for cell in notebook.cells if cell.cell_type == "code" if cell.outputs] == []
     assert NOTEBOOK.stat().st_size < 10_000
 
 
-def test_its_links_are_pages_of_the_site(notebook):
+def test_links_of_the_tour_are_pages_of_the_site(notebook):
     text = "".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     pages = [target.partition(".html")[0] for target in text.split("](")[1:]]
     assert pages and all((NOTEBOOK.parent / f"{page}.md").exists() for page in pages)
 
 
 @pytest.mark.slow
-def test_it_goes_from_digits_to_a_score(notebook, tmp_path):
+def test_the_tour_runs_from_digits_to_a_score(notebook, tmp_path):
     place = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=300, kernel_name="python3", resources=place).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]

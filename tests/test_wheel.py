@@ -85,7 +85,7 @@ def test_the_wheel_contains_the_two_packages_the_recipes_and_the_license(wheel):
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_development_packages_are_out_of_reach(installed):
+def test_the_environment_of_the_wheel_has_no_development_packages(installed):
     code = (
         "from importlib.util import find_spec; print(find_spec('pytest'), find_spec('hypothesis'), find_spec('mypy'))"
     )
@@ -116,7 +116,7 @@ for package in hdit_cli, hdit_core:
     assert "hdit_cli.commands.recipe" in installed("python", "-c", code).split()
 
 
-def test_the_commands_run(installed):
+def test_the_commands_of_the_wheel_run(installed):
     assert "recipe " in installed("hdit", "--help")
     assert "broken" not in installed("hdit", "--help")
     assert "mnist32" in installed("hdit", "recipe", "list")

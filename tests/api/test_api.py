@@ -49,7 +49,7 @@ def test_preparing_data_imports_no_torch_which_each_of_its_processes_would_load(
     assert done.stdout == "False\n"
 
 
-def test_a_run_of_the_api_is_that_of_the_command_to_the_bit(run, recipe, tmp_path):
+def test_a_run_of_the_api_is_bit_identical_to_that_of_the_command(run, recipe, tmp_path):
     (tmp_path / "recipe.toml").write_text(recipe_toml(recipe))
     assert main(["train", str(tmp_path / "recipe.toml"), "--out", str(tmp_path / "b"), "--device", "cpu"]) == 0
     (ours, _), (theirs, _) = newest_checkpoint(run.folder), newest_checkpoint(tmp_path / "b")
@@ -63,7 +63,7 @@ def test_a_run_is_forked_with_a_string_and_a_step(run, tmp_path):
     assert forked.step == 2 and (tmp_path / "b" / "lineage.json").exists()
 
 
-def test_progress_and_messages_are_shown_unless_they_are_unwanted(recipe, tmp_path, capsys, monkeypatch):
+def test_progress_and_messages_are_shown_unless_turned_off(recipe, tmp_path, capsys, monkeypatch):
     for name in ("", "hdit"):
         monkeypatch.setattr(logging.getLogger(name), "handlers", [])
     monkeypatch.setattr(logging.getLogger("hdit"), "level", logging.WARNING)
@@ -75,7 +75,7 @@ def test_progress_and_messages_are_shown_unless_they_are_unwanted(recipe, tmp_pa
     assert capsys.readouterr() == ("", "")
 
 
-def test_samples_are_those_of_hdit_sample(run, tmp_path):
+def test_samples_equal_those_of_hdit_sample(run, tmp_path):
     samples = generate(run, 5, seed=3, steps=3, progress=False)
     command = ["sample", "--ckpt", str(run.folder), "--seed", "3", "--steps", "3", "--out", str(tmp_path / "samples")]
     assert main([*command, "-n", "5"]) == 0
@@ -95,7 +95,7 @@ def conditional(tmp_path):
     return path
 
 
-def test_conditional_samples_are_those_of_hdit_sample_from_paths_and_from_arrays(conditional, tmp_path):
+def test_conditional_samples_from_paths_and_arrays_equal_those_of_hdit_sample(conditional, tmp_path):
     given = {"condition": tmp_path / "small", "vector": str(tmp_path / "v.npy")}
     options = [word for name, path in given.items() for word in (f"--{name}", str(path))]
     command = ["sample", "--ckpt", str(conditional), "--n", "5", "--out", str(tmp_path / "s"), "--device", "cpu"]
@@ -133,7 +133,7 @@ def test_values_beyond_the_range_of_a_pixel_are_clipped_and_do_not_wrap_around()
     assert samples.to_uint8().tolist() == [[[[0], [128], [255]]]]
 
 
-def test_the_denoiser_has_the_defaults_of_the_run(run):
+def test_the_denoiser_has_the_sampling_defaults_of_the_run(run):
     (run.folder / "sample.toml").write_text('weights = "model"\n[sample]\nsteps = 7\n')
     denoiser, raw = load_denoiser(run), hdit_core.checkpoint.load_denoiser(run.folder, weights="model")
     (run.folder / "sample.toml").unlink()
@@ -158,7 +158,7 @@ def test_samples_in_memory_score_as_those_on_disk(run, recipe, tmp_path, capsys)
     assert repr(result) == f"<Score: fd-efficientnet-lite0-6 {result.value:.4f}>"
 
 
-def test_pictures_are_prepared_with_the_settings_of_the_command(tmp_path, capsys):
+def test_images_are_prepared_with_the_settings_of_the_command(tmp_path, capsys):
     pictures = write_pictures(tmp_path / "pictures")
     summary = prepare_data(pictures, tmp_path / "a", size=(8, 12), channels=1, labels="none", min_size=3)
     assert "hdit: preparing: 25 of 25 images" in capsys.readouterr().err

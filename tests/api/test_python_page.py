@@ -47,7 +47,7 @@ def write_photos(folder):
 
 
 @pytest.mark.slow
-def test_the_code_of_the_page_runs_from_a_folder_of_pictures_to_a_score(tmp_path):
+def test_the_code_of_the_page_runs_from_a_folder_of_images_to_a_score(tmp_path):
     write_photos(tmp_path / "photos")
     (tmp_path / "page.py").write_text(blocks())
     command = [sys.executable, "page.py"]
@@ -60,7 +60,7 @@ def test_the_code_of_the_page_runs_from_a_folder_of_pictures_to_a_score(tmp_path
     assert Image.open(tmp_path / "sample-4.png").size == (32, 32)
 
 
-def test_the_page_lists_every_function_and_class_that_a_program_calls():
+def test_the_page_lists_every_public_function_and_class():
     listed = set(re.findall(r"^\| `(\w+)\(", PAGE, re.MULTILINE))
     returned = {"Denoiser", "HditError", "PrepareSummary", "Recipe", "Samples", "Score", "TrainedRun"}
     assert listed == set(hdit_core.api.__all__) - returned

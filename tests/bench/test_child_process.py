@@ -52,7 +52,7 @@ def test_a_function_runs_in_another_process_with_its_own_threads_and_its_log_mes
 
 
 @linux
-def test_the_peak_is_what_was_held_at_most_and_each_work_has_its_own():
+def test_each_task_reports_its_own_peak_memory():
     (_, large), (_, small) = in_child_process(fill, 200, threads=1), in_child_process(fill, 20, threads=1)
     assert large == pytest.approx(200 * MIB, abs=20 * MIB)
     assert small == pytest.approx(20 * MIB, abs=20 * MIB)
@@ -63,12 +63,12 @@ def test_a_task_that_does_not_fit_is_an_error_with_the_free_memory():
         in_child_process(fill_what_is_not_there, threads=1)
 
 
-def test_a_process_that_the_system_ends_is_an_error_and_no_wait():
+def test_a_process_killed_by_the_system_is_an_error_at_once():
     with pytest.raises(OutOfMemory, match=r"was killed by the system \(code 9\): not enough memory"):
         in_child_process(die, 9, threads=1)
 
 
-def test_what_a_user_can_mend_comes_through_and_a_bug_is_said_to_be_above():
+def test_user_errors_are_passed_on_and_bugs_point_to_the_traceback_above():
     with pytest.raises(DataError, match=r"^a shard is damaged$"):
         in_child_process(find_damage, threads=1)
     with pytest.raises(RuntimeError, match="its traceback is printed above"):

@@ -21,7 +21,7 @@ def pictures(tmp_path):
     return make_pictures(tmp_path / "pictures", 3, 30, 50)
 
 
-def test_all_figures_come_with_their_floors(monkeypatch, pictures):
+def test_every_rate_comes_with_its_lower_bound(monkeypatch, pictures):
     monkeypatch.setattr(data_module, "bench_opening", lambda: OpeningFigures(9, 0.5, None))
     figures = bench_data(pictures, (8, 12), images=2, rounds=Rounds(warm_up=0, least=1, most=1)).to_json()
     assert figures["images"] == 2 and figures["size"] == [8, 12]
@@ -33,7 +33,7 @@ def test_all_figures_come_with_their_floors(monkeypatch, pictures):
     assert figures["opening"] == {"images": 9, "open_s": 0.5, "peak_bytes": None}
 
 
-def test_the_floor_of_preparation_makes_the_same_pixels(tmp_path, pictures, monkeypatch):
+def test_the_lower_bound_of_preparation_computes_the_same_pixels(tmp_path, pictures, monkeypatch):
     prepare_data(PrepareSettings(str(pictures), tmp_path / "set", (8, 12), labels="none"))
     made = []
 
@@ -51,7 +51,7 @@ def test_the_floor_of_preparation_makes_the_same_pixels(tmp_path, pictures, monk
     assert len(made) == 3
 
 
-def test_a_hollow_set_opens_and_has_no_images(tmp_path):
+def test_a_set_without_image_data_opens_and_reads_no_image(tmp_path):
     make_hollow_set(tmp_path, 2500)
     reader = ImageReader(tmp_path)
     assert len(reader) == 2500 and reader.label(2300) == 300 and len(reader.manifest.contents.shards) == 3
@@ -59,6 +59,6 @@ def test_a_hollow_set_opens_and_has_no_images(tmp_path):
         reader.read(2499)
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path):
+def test_a_folder_without_images_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"no images found; expected a folder of files such as PNG or JPEG"):
         bench_data(tmp_path, (8, 12))

@@ -14,7 +14,7 @@ from hdit_core.model.native.compiler import CompileError
 CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
 
-def test_every_subject_is_examined_once_on_a_cpu(tmp_path):
+def test_every_check_runs_once_on_a_cpu(tmp_path):
     findings = list(examine(CPU, tmp_path, {}))
 
     subjects = [finding.subject for finding in findings]
@@ -44,7 +44,7 @@ def test_a_gpu_that_torch_cannot_use_is_a_problem_with_its_cause(monkeypatch):
     assert cuda_build.advice.startswith("torch for CUDA 13.0 cannot use it")
 
 
-def test_natten_is_optional_and_one_that_is_unusable_is_a_note_with_the_reason(monkeypatch):
+def test_natten_is_optional_and_an_unusable_one_is_a_note_with_the_reason(monkeypatch):
     monkeypatch.setattr(doctor, "_target", lambda device: None)
     answers = iter(["natten is not installed (https://natten.org/install)", "natten 0.19 is too old", None])
     monkeypatch.setattr(doctor.natten, "unavailable", lambda target: next(answers))
@@ -64,7 +64,7 @@ def test_tiled_attention_is_a_problem_on_cuda_and_a_note_on_a_cpu(monkeypatch):
     assert "x fails" in doctor.examine_attention(CUDA).found
 
 
-def test_a_missing_compiler_is_a_note_on_a_cpu_alone(monkeypatch):
+def test_a_missing_compiler_is_a_note_on_a_cpu_only(monkeypatch):
     def missing():
         raise CompileError("no C++ compiler is on the PATH")
 
@@ -83,9 +83,7 @@ def test_little_shared_memory_is_a_note_and_dockers_default_a_problem(monkeypatc
 
 
 @pytest.mark.parametrize(("free_bytes", "verdict"), [(10**8, "problem"), (5 * 10**9, "note"), (10**12, "ok")])
-def test_free_disk_space_of_a_folder_that_is_not_there_yet_is_that_of_its_parent(
-    monkeypatch, tmp_path, free_bytes, verdict
-):
+def test_free_disk_space_of_a_missing_folder_is_that_of_its_parent(monkeypatch, tmp_path, free_bytes, verdict):
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=free_bytes))
 
     assert doctor.examine_disk("free disk here", tmp_path / "runs" / "a").verdict == verdict

@@ -7,7 +7,7 @@ from hdit_core.bench.timing import Rounds
 CPU = torch.device("cpu")
 
 
-def test_the_machine_is_named_with_its_versions_and_threads():
+def test_the_report_names_the_machine_the_versions_and_the_threads():
     found = this_machine(CPU, threads=3)
     assert (found.device, found.threads, found.torch) == ("cpu", 3, torch.__version__)
     assert found.processor
@@ -17,7 +17,7 @@ def test_the_machine_is_named_with_its_versions_and_threads():
     )
 
 
-def test_the_rate_is_that_of_the_fastest_product_two_operations_a_multiply_add(monkeypatch):
+def test_the_matmul_rate_is_that_of_the_fastest_product_at_two_flops_per_mac(monkeypatch):
     monkeypatch.setattr(machine, "PRODUCT_SIZES", {"cpu": (10, 20)})
     moments = iter([0.0, 0.0, 1.0, 0.0, 0.0, 0.5])  # for each size: when the rounds begin, then one run
     rate = product_rate(CPU, torch.float32, rounds=Rounds(warm_up=0, least=1, most=1), clock=lambda: next(moments))

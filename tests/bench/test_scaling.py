@@ -26,14 +26,14 @@ def test_the_exponent_of_a_power_law_is_found():
     assert (law.from_px, law.to_px) == (256, 512)
 
 
-def test_small_sizes_are_measured_but_no_part_of_the_law():
+def test_small_sizes_are_measured_but_not_used_in_the_fit():
     figures = figures_of(lambda n: 2e-6 * n if n >= 256**2 else 1.0, lambda n: n)
     (law,) = exponents(figures)
     assert law.time == pytest.approx(1)
     assert next(exponents(figures, from_px=64)).time < 0.5
 
 
-def test_where_large_sizes_are_missing_the_two_largest_make_the_law_and_one_makes_none():
+def test_without_large_sizes_the_fit_uses_the_two_largest_and_a_single_size_has_none():
     (law,) = exponents(figures_of(lambda n: 1e-9 * n**2 if n > 64**2 else 1.0, lambda n: n, sizes=(64, 128, 256)))
     assert (law.from_px, law.to_px, law.time) == (128, 256, pytest.approx(2))
     assert list(exponents(figures_of(float, float, sizes=(256,)))) == []
@@ -52,7 +52,7 @@ def test_a_narrowed_network_has_all_widths_divided_equally():
     assert networks(128)["DiT-B/4"].levels[0].width == 128
 
 
-def test_a_cut_that_leaves_half_a_head_is_refused():
+def test_a_width_that_leaves_half_a_head_is_refused():
     with pytest.raises(ValueError, match="turns the width 384 into 96, which is not a multiple of head_dim = 64"):
         cut(HDIT_B4, 192)
 
@@ -101,7 +101,7 @@ def test_a_size_that_would_take_too_long_is_skipped_and_reported(monkeypatch, ca
     assert caplog.messages[-1].endswith(problems["DiT-B/4", 256])
 
 
-def test_what_does_not_fit_ends_no_run_and_larger_sizes_are_not_tried(monkeypatch):
+def test_a_size_that_does_not_fit_ends_no_run_and_larger_sizes_are_skipped(monkeypatch):
     tried = []
 
     def full(function, model, *rest):

@@ -47,14 +47,14 @@ def test_a_single_run_is_its_own_median_and_quartiles():
     assert (Timing((2.5,)).median_s, Timing((2.5,)).quartiles_s) == (2.5, (2.5, 2.5))
 
 
-def test_tasks_take_turns_in_an_order_that_is_turned_round_each_time(clock):
+def test_tasks_take_turns_in_an_order_that_is_reversed_each_round(clock):
     log = []
     tasks = {name: clock.task([1.0] * 9, log, name) for name in "abc"}
     interleaved(tasks, Rounds(warm_up=1, least=3, most=3), clock=clock)
     assert "".join(log) == "abc" + "abc" + "cba" + "abc"
 
 
-def test_warm_up_is_not_in_the_figures(clock):
+def test_warm_up_runs_are_not_counted(clock):
     task = clock.task([50.0, 60.0, 1.0, 2.0, 3.0], [], "a")
     timing = interleaved({"a": task}, Rounds(warm_up=2, least=3, most=3), clock=clock)["a"]
     assert timing.runs_s == (1.0, 2.0, 3.0)
@@ -67,7 +67,7 @@ def test_a_slow_minute_affects_all_tasks_equally(clock):
     assert found["b"].median_s == 2 * found["a"].median_s
 
 
-def test_no_round_begins_after_the_limit_but_the_least_number_is_always_run(clock):
+def test_no_round_starts_after_the_limit_but_the_minimum_number_always_runs(clock):
     limits = Rounds(warm_up=0, least=2, most=50, limit_s=10.0)
     quick = interleaved({"a": clock.task([3.0] * 50, [], "a")}, limits, clock=clock)["a"]
     slow = interleaved({"a": clock.task([30.0] * 50, [], "a")}, limits, clock=clock)["a"]

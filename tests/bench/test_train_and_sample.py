@@ -51,7 +51,7 @@ def test_images_per_second_utilisation_and_waiting_come_from_the_median_step():
     }
 
 
-def test_a_training_step_is_the_trainers_own_and_counts_three_forward_passes(tiny_recipe, caplog):
+def test_the_measured_step_is_the_trainers_and_counts_three_forward_passes(tiny_recipe, caplog):
     caplog.set_level("INFO", logger="hdit")
     found = bench_train(tiny_recipe, FEW)
     assert (found.images, found.dtype, found.peak_bytes, found.waiting) == (8, "float32", 1234, None)
@@ -60,17 +60,17 @@ def test_a_training_step_is_the_trainers_own_and_counts_three_forward_passes(tin
     assert caplog.messages[0].startswith("training: 8 images per step")
 
 
-def test_micro_batches_are_taken_as_the_recipe_says(changed):
+def test_micro_batches_follow_the_recipe(changed):
     found = bench_train(changed({"train.micro_batch_size": 3}), FEW)
     assert len(found.timing.runs_s) == 2
 
 
-def test_with_a_data_set_its_images_are_read_and_waited_for(trained):
+def test_with_a_data_set_its_images_are_read_and_the_waiting_is_measured(trained):
     found = bench_train(trained({}), FEW, read_data=True)
     assert 0 < found.waiting < 1
 
 
-def test_a_remote_data_set_is_read_in_the_order_and_with_the_tolerance_of_the_recipe(
+def test_a_remote_data_set_is_read_in_the_recipes_order_and_with_its_tolerance(
     trained, tiny_data, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -93,7 +93,7 @@ def test_a_data_set_that_does_not_fit_the_recipe_is_refused(trained):
         bench_train(recipe, FEW, read_data=True)
 
 
-def test_a_step_that_would_take_minutes_is_refused_before_it_begins(tiny_recipe, monkeypatch):
+def test_a_step_that_would_take_minutes_is_refused_before_it_starts(tiny_recipe, monkeypatch):
     monkeypatch.setattr(training, "product_rate", lambda device, dtype: 1e5)
     with pytest.raises(
         UsageError, match=r"a training step of 8 images takes at least .* measure a smaller one with --set train"
@@ -104,7 +104,7 @@ def test_a_step_that_would_take_minutes_is_refused_before_it_begins(tiny_recipe,
         bench_sample(tiny_recipe, FEW)
 
 
-def test_a_step_that_alone_outlasts_the_limit_is_timed_once():
+def test_a_step_longer_than_the_time_limit_is_timed_once():
     settings = BenchSettings(CPU, 1, Rounds(warm_up=1, least=3, most=9, limit_s=10.0))
     assert rounds_for(settings, 9.0) == settings
     assert rounds_for(settings, 11.0).rounds == Rounds(warm_up=1, least=1, most=9, limit_s=10.0)
@@ -140,7 +140,7 @@ def test_noise_stands_in_for_images_with_every_kind_of_conditioning(tiny_recipe)
     ("sampler", "calls"),
     [("euler", 5), ("dpmpp_3m_sde", 5), ("heun", 9), ("dpmpp_2m", 5), ("dpm_adaptive", None)],
 )
-def test_the_denoisers_calls_are_those_that_the_sampler_makes(sampler, calls):
+def test_the_measured_denoiser_calls_are_those_of_the_sampler(sampler, calls):
     assert evaluations(SampleRecipe(sampler=sampler, steps=5)) == calls
 
 
@@ -173,7 +173,7 @@ def test_a_guide_adds_one_forward_pass_of_its_network_at_the_models_size(changed
     ("sample", "with_guide", "passes"),
     [({}, True, 2), ({"guidance": 2.0}, True, 3), ({"guidance": 0.0}, False, 1), ({"guidance": 0.0}, True, 3)],
 )
-def test_the_work_of_an_evaluation_is_that_of_all_its_passes(changed, sample, with_guide, passes):
+def test_the_flops_of_an_evaluation_include_all_its_passes(changed, sample, with_guide, passes):
     recipe = changed({f"sample.{key}": value for key, value in sample.items()})
     work = evaluation_flops(recipe, recipe if with_guide else None)
     assert work == passes * 4 * count(recipe.model).flops
@@ -195,7 +195,7 @@ def test_a_conditional_network_is_measured_in_training_and_sampling_with_all_pas
     assert len(bench_sample(guided, FEW).timing.runs_s) == 2
 
 
-def test_guidance_is_measured_where_the_recipe_has_it_whatever_its_interval(changed):
+def test_guidance_of_the_recipe_is_measured_whatever_its_interval(changed):
     recipe = changed({"sample.guidance": 2.0, "sample.guidance_interval": [3.0, 4.0]})
     calls = []
     conditioned = SamplingPipeline.conditioned

@@ -153,7 +153,7 @@ def test_every_row_has_a_line_for_each_seed_and_all_rows_come_before_the_next_se
     assert first != second
 
 
-def test_a_killed_job_resumes_with_the_numbers_of_one_that_never_was(finished, job_list, tmp_path):
+def test_a_killed_job_resumes_with_the_numbers_of_an_uninterrupted_one(finished, job_list, tmp_path):
     done = run("run", job_list, tmp_path, "--at-most", "1")
     assert done.returncode == 0, done.stderr
     assert numbers(results(tmp_path)).items() <= numbers(results(finished)).items()
@@ -187,7 +187,7 @@ def test_a_row_with_unknown_overrides_is_refused(job_list, tmp_path):
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "jobs").glob("*.toml")), ids=lambda path: path.stem)
-def test_each_shipped_list_has_valid_recipes_that_differ_and_known_baselines(path):
+def test_each_built_in_list_has_distinct_valid_recipes_and_known_baselines(path):
     listed, jobs = script().read_jobs(path)
     assert len({job.key for job in jobs}) == len(jobs) == len(listed.row) * len(listed.seeds)
     assert {job.baseline for job in jobs} <= {job.row for job in jobs}

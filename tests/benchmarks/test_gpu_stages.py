@@ -17,7 +17,7 @@ def python(code, limit_s=60.0):
     return Stage("stage", limit_s, [sys.executable, "-c", code])
 
 
-def test_what_a_stage_prints_is_kept_as_json_or_as_text(tmp_path):
+def test_the_output_of_a_stage_is_recorded_as_json_or_as_text(tmp_path):
     outcome = run(python("print('{\"a\": 1}')"), tmp_path, 100)
     assert (outcome.code, outcome.problem) == (0, "")
     assert json.loads((tmp_path / "stage.json").read_text()) == {"a": 1}
@@ -39,7 +39,7 @@ def test_a_stage_that_takes_too_long_is_ended_with_its_children_and_keeps_its_ou
     assert (tmp_path / "stage.txt").read_text() == "begun\n"
 
 
-def test_a_stage_without_time_is_not_begun(tmp_path):
+def test_a_stage_without_enough_time_is_not_started(tmp_path):
     outcome = run(python("print(1)"), tmp_path, 3.0)
     assert (outcome.code, outcome.problem) == (None, "no time was left to begin")
 
@@ -53,7 +53,7 @@ def test_the_summary_has_the_result_of_each_stage(tmp_path):
     assert lines[1].split() == ["bad", "FAILED", "2.0", "s", "why"]
 
 
-def test_the_stages_that_are_needed_most_fit_into_the_time_whatever_the_others_take(tmp_path):
+def test_the_most_important_stages_fit_into_the_time_whatever_the_others_take(tmp_path):
     limits_s = {stage.name: stage.limit_s for stage in gpu_stages(tmp_path)}
     assert LIMIT_S <= 9 * 60
     names = list(limits_s)
@@ -62,7 +62,7 @@ def test_the_stages_that_are_needed_most_fit_into_the_time_whatever_the_others_t
 
 
 @pytest.mark.slow
-def test_a_rehearsal_runs_every_kind_of_stage(tmp_path):
+def test_a_dry_run_runs_every_kind_of_stage(tmp_path):
     environment = os.environ | {"OUT": str(tmp_path / "out"), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     command = [ROOT / "benchmarks" / "gpu" / "run.sh", "--rehearse"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)

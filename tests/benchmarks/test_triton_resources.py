@@ -43,6 +43,6 @@ def test_every_configuration_for_the_recipes_heads_fits_gpus_of_three_generation
 
 
 @pytest.mark.slow
-def test_one_token_of_one_head_compiles_though_triton_takes_ones_for_constants(tmp_path):
+def test_sizes_of_one_compile_although_triton_specializes_on_them(tmp_path):
     shape = ("--grid", "1", "1", "--heads", "1", "--kernel-size", "1", "--head-dims", "72")
     assert_fits(compiled(tmp_path, *shape, "--capabilities", "90"))

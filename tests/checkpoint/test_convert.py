@@ -70,7 +70,7 @@ def iem(tmp_path):
     return path, state["patch_in.proj.weight"]
 
 
-def test_a_checkpoint_of_averaged_weights_alone_is_converted_with_its_loguniform_density(iem, tmp_path):
+def test_a_checkpoint_of_ema_weights_alone_is_converted_with_its_loguniform_density(iem, tmp_path):
     path, expected = iem
     convert_weights(path, tmp_path / "ours", to="hdit", trust_pickle=True)
     denoiser = load_denoiser(tmp_path / "ours")
@@ -83,7 +83,7 @@ def test_a_checkpoint_of_averaged_weights_alone_is_converted_with_its_loguniform
 
 
 @pytest.mark.parametrize("to", ["hdit", "k-diffusion"])
-def test_a_conversion_makes_the_folder_that_it_goes_to(tmp_path, to):
+def test_a_conversion_creates_its_output_folder(tmp_path, to):
     convert_weights(REFERENCE / "global.safetensors", tmp_path / "runs" / "new" / "ours", to=to)
     assert (tmp_path / "runs" / "new" / "ours").is_file()
 

@@ -56,7 +56,7 @@ def wide(tensor):
 
 
 @pytest.mark.parametrize(("name", "size"), CASES)
-def test_network_and_denoiser_give_the_recorded_images(load, name, size):
+def test_network_and_denoiser_reproduce_the_recorded_images(load, name, size):
     denoiser, io = load(name, size)
     x, sigma = wide(io["x"]), wide(io["sigma"])
     close(denoiser.network(x, sigma, **conditioning(io)), io["model_output"])
@@ -66,7 +66,7 @@ def test_network_and_denoiser_give_the_recorded_images(load, name, size):
 
 @pytest.mark.parametrize("activation_checkpointing", [False, True])
 @pytest.mark.parametrize(("name", "size"), CASES)
-def test_the_loss_and_the_gradient_of_every_parameter_are_the_recorded_ones(load, name, size, activation_checkpointing):
+def test_the_loss_and_every_gradient_equal_the_recorded_ones(load, name, size, activation_checkpointing):
     denoiser, io = load(name, size)
     denoiser.requires_grad_(True)
     denoiser.network.activation_checkpointing = activation_checkpointing
@@ -80,7 +80,7 @@ def test_the_loss_and_the_gradient_of_every_parameter_are_the_recorded_ones(load
 
 
 @pytest.mark.parametrize(("name", "size"), CASES[::2])
-def test_in_bfloat16_loss_and_gradients_are_nearly_those_of_float32(name, size):
+def test_in_bfloat16_loss_and_gradients_are_close_to_those_of_float32(name, size):
     denoiser = load_denoiser(REFERENCE / f"{name}.safetensors").requires_grad_(True)
     recorded = load_file(REFERENCE / f"{name}.io.safetensors")
     io = {key.removeprefix(f"{size}."): t for key, t in recorded.items() if key.startswith(f"{size}.")}
@@ -103,7 +103,7 @@ def test_in_bfloat16_loss_and_gradients_are_nearly_those_of_float32(name, size):
 
 
 @pytest.mark.parametrize(("name", "size"), CASES)
-def test_the_counted_multiply_adds_are_the_recorded_ones(load, name, size):
+def test_the_counted_macs_equal_the_recorded_ones(load, name, size):
     denoiser, io = load(name, size)
     height, width = map(int, size.split("x"))
     assert count(denoiser.recipe.model, (height, width)).macs == int(io["mult_adds"])
@@ -111,7 +111,7 @@ def test_the_counted_multiply_adds_are_the_recorded_ones(load, name, size):
 
 @pytest.mark.parametrize(("name", "size"), [("neighborhood", "64x64"), ("global", "32x32")])
 @pytest.mark.parametrize("sampler", ["dpmpp_2m", "dpmpp_2m_sde"])
-def test_guided_samples_are_the_recorded_ones(load, name, size, sampler):
+def test_guided_samples_equal_the_recorded_ones(load, name, size, sampler):
     denoiser, io = load(name, size)
     guide = {key.removeprefix("guided."): tensor for key, tensor in io.items() if key.startswith("guided.")}
     mapping_cond = torch.zeros_like(wide(io["mapping_cond"])) if "mapping_cond" in io else None
@@ -126,7 +126,7 @@ def test_guided_samples_are_the_recorded_ones(load, name, size, sampler):
     close(images, guide[{"dpmpp_2m": "dpmpp_2m", "dpmpp_2m_sde": "dpmpp_2m_sde_heun_eta0"}[sampler]])
 
 
-def test_the_loaded_denoiser_is_ready_to_use_and_has_its_recipe():
+def test_the_loaded_denoiser_is_in_eval_mode_and_has_its_recipe():
     denoiser = load_denoiser(REFERENCE / "neighborhood.safetensors")
     assert not denoiser.training and not any(p.requires_grad for p in denoiser.parameters())
     assert denoiser.recipe.model.num_classes == 5 and denoiser.recipe.model.levels[1].kernel_size == 5
@@ -141,7 +141,7 @@ def test_the_loaded_denoiser_is_ready_to_use_and_has_its_recipe():
         (lambda state: state.update({"surplus.weight": torch.zeros(3)}), "which its config does not have"),
     ],
 )
-def test_tensors_that_are_not_the_networks_are_refused_by_name(tmp_path, change, message):
+def test_tensors_of_another_network_are_refused_by_name(tmp_path, change, message):
     source = REFERENCE / "global.safetensors"
     with safe_open(source, "pt") as file:
         metadata = file.metadata()

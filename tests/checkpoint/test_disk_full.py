@@ -90,7 +90,7 @@ def sweep_disks(small_disk, run, recipe, num_sizes):
 
 
 @pytest.mark.parametrize("looks", [True, False], ids=["a disk that tells", "a disk that promises too much"])
-def test_on_disks_of_all_sizes_the_old_checkpoints_stay_and_nothing_is_left_behind(
+def test_a_save_on_a_disk_of_any_size_keeps_the_old_checkpoints_and_leaves_no_temporary_files(
     tmp_path, recipe, small_disk, monkeypatch, looks
 ):
     run = begun(tmp_path / "run", recipe)
@@ -99,7 +99,7 @@ def test_on_disks_of_all_sizes_the_old_checkpoints_stay_and_nothing_is_left_behi
     assert 0 < sweep_disks(small_disk, run, recipe, NUM_SIZES) < NUM_SIZES
 
 
-def test_a_write_that_ends_in_the_middle_of_any_file_leaves_the_old_checkpoints_and_no_rest(tmp_path, recipe):
+def test_a_write_that_fails_within_any_file_keeps_the_old_checkpoints_and_leaves_no_temporary_files(tmp_path, recipe):
     run = begun(tmp_path / "run", recipe)
     largest = max(path.stat().st_size for path in checkpoint_folder(run, 2).iterdir())
     for place in range(NUM_SIZES):
@@ -118,7 +118,7 @@ def test_a_write_that_ends_in_the_middle_of_any_file_leaves_the_old_checkpoints_
     assert content_of(run)
 
 
-def test_a_disk_without_room_is_found_out_before_anything_is_written(tmp_path, recipe, monkeypatch):
+def test_a_full_disk_is_reported_before_anything_is_written(tmp_path, recipe, monkeypatch):
     run = begun(tmp_path / "run", recipe)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9 - 10_000, 10_000))
     monkeypatch.setattr("hdit_core.checkpoint.save.atomic_folder", None)
@@ -129,7 +129,7 @@ def test_a_disk_without_room_is_found_out_before_anything_is_written(tmp_path, r
         save_checkpoint(run, recipe, state(3), parts(3))
 
 
-def test_what_is_said_to_be_needed_is_what_a_checkpoint_takes_and_a_little_more(tmp_path, recipe):
+def test_the_estimated_space_is_slightly_more_than_a_checkpoint_takes(tmp_path, recipe):
     folder = save_checkpoint(tmp_path, recipe, state(3), parts(3))
     taken = sum(path.stat().st_size for path in folder.iterdir())
     assert taken <= needed_bytes(recipe, parts(3)) < 1.5 * taken

@@ -8,7 +8,7 @@ from hdit_core.checkpoint.layout import log_file, scores_file
 from hdit_core.checkpoint.log import Log, cut_back_scores, read_log, read_scores
 
 
-def test_lines_after_the_resumed_step_are_taken_off(tmp_path):
+def test_lines_after_the_resumed_step_are_removed(tmp_path):
     log = Log(tmp_path, 0)
     for step in range(1, 6):
         log.write({"step": step, "loss": 1 / step})

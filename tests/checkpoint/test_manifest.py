@@ -24,7 +24,7 @@ def manifest_of(folder):
     return json.loads((folder / "manifest.json").read_text())
 
 
-def test_it_names_the_step_the_images_the_ranks_the_data_the_recipe_and_the_versions(tmp_path, tiny_recipe):
+def test_the_manifest_names_step_images_ranks_data_recipe_and_versions(tmp_path, tiny_recipe):
     manifest = manifest_of(save(tmp_path, tiny_recipe))
     expected = {"format": 2, "step": 12, "num_images": 96, "world_size": 4, "data_hash": "d" * 64}
     assert {key: manifest[key] for key in expected} == expected
@@ -32,14 +32,14 @@ def test_it_names_the_step_the_images_the_ranks_the_data_the_recipe_and_the_vers
     assert manifest["versions"]["torch"] == torch.__version__ and "hdit" in manifest["versions"]
 
 
-def test_it_has_the_size_the_crc_and_the_sha_of_every_file_but_itself(tmp_path, tiny_recipe):
+def test_the_manifest_has_size_crc_and_sha_of_every_other_file(tmp_path, tiny_recipe):
     folder = save(tmp_path, tiny_recipe)
     files = {path.name for path in folder.iterdir()} - {"manifest.json"}
     assert files == {"model.safetensors", "optimizer.safetensors", "state.json"}
     assert manifest_of(folder)["files"] == {name: digest(folder / name).to_json() for name in files}
 
 
-def test_the_recipes_hash_tells_recipes_apart_and_is_the_same_for_the_same(tmp_path, changed):
+def test_the_recipes_hash_is_equal_only_for_equal_recipes(tmp_path, changed):
     hashes = [
         manifest_of(save(tmp_path / str(place), changed({"train.seed": seed})))["recipe_hash"]
         for place, seed in enumerate((1, 1, 2))
@@ -55,7 +55,7 @@ def test_equal_checkpoints_have_equal_bytes_in_every_file(tmp_path, tiny_recipe)
 
 
 @pytest.mark.parametrize("key", ["step", "num_images", "world_size", "data_hash", "recipe_hash", "versions", "recipe"])
-def test_a_manifest_that_was_changed_is_not_believed(tmp_path, tiny_recipe, key):
+def test_a_changed_manifest_is_refused(tmp_path, tiny_recipe, key):
     folder = save(tmp_path, tiny_recipe)
     table = manifest_of(folder)
     (folder / "manifest.json").write_text(json.dumps(table | {key: 7}))
@@ -74,7 +74,7 @@ def test_a_recipe_of_another_version_is_not_reported_as_damaged(tmp_path, tiny_r
         open_checkpoint(folder)
 
 
-def test_a_manifest_without_files_is_not_believed(tmp_path, tiny_recipe):
+def test_a_manifest_without_files_is_refused(tmp_path, tiny_recipe):
     folder = save(tmp_path, tiny_recipe)
     table = manifest_of(folder) | {"files": {}}
     (folder / "manifest.json").write_text(json.dumps(table | {"checksum": manifest_checksum(table)}))

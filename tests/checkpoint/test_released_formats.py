@@ -64,7 +64,7 @@ def test_every_tensor_of_a_released_checkpoint_is_read_as_it_was_written(name):
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_its_networks_output_is_unchanged(name):
+def test_the_network_of_a_released_checkpoint_has_unchanged_outputs(name):
     images = torch.linspace(-1, 1, 2 * 3 * 16 * 24).reshape(2, 3, 16, 24)
     with torch.no_grad():
         found = load_denoiser(RELEASED / name)(
@@ -74,7 +74,7 @@ def test_its_networks_output_is_unchanged(name):
 
 
 @pytest.mark.parametrize("name", KNOWN)
-def test_training_continues_from_it(name):
+def test_training_continues_from_a_released_checkpoint(name):
     checkpoint = open_checkpoint(RELEASED / name)
     learner = build_learner(checkpoint.recipe, checkpoint, World(), torch.device("cpu"))
     network = learner.ema.source
@@ -114,7 +114,7 @@ def test_a_run_of_format_2_refuses_to_resume_with_other_data(tmp_path, tiny_data
         train(recipe, run, device="cpu")
 
 
-def test_the_format_that_is_written_now_is_kept_and_can_be_made_again(tmp_path, monkeypatch):
+def test_the_stored_checkpoint_of_the_current_format_can_be_reproduced(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     name = f"format-{FORMAT}"
     assert name in KNOWN
@@ -124,5 +124,5 @@ def test_the_format_that_is_written_now_is_kept_and_can_be_made_again(tmp_path, 
     assert made.state.data_hash == open_reader(DataRecipe(path=str(tmp_path / f"data-of-{name}"))).manifest.root
 
 
-def test_what_is_kept_here_is_small():
+def test_the_stored_checkpoints_are_small():
     assert sum(path.stat().st_size for path in RELEASED.rglob("*") if path.is_file()) < 110_000 * len(KNOWN)

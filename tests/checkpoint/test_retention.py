@@ -27,7 +27,7 @@ def damage(folder):
 
 
 @pytest.mark.parametrize("keep", [2, 4])
-def test_only_the_newest_few_stay(tmp_path, changed, keep):
+def test_only_the_newest_few_checkpoints_stay(tmp_path, changed, keep):
     recipe = changed({"train.keep_checkpoints": keep})
     for step in range(1, 6):
         save(tmp_path, recipe, step)
@@ -75,7 +75,7 @@ def test_the_interval_of_permanent_checkpoints_is_a_multiple_of_the_save_interva
     assert changed({"train.keep_every_images": 64}).train.keep_every_images == 64
 
 
-def test_what_cannot_be_removed_is_named(tmp_path, tiny_recipe, monkeypatch):
+def test_a_checkpoint_that_cannot_be_removed_is_named(tmp_path, tiny_recipe, monkeypatch):
     folder = save(tmp_path, tiny_recipe, 1)
 
     def refused(self, target):

@@ -17,7 +17,7 @@ def tensors():
     return every_type | transposed | {"scalar": torch.tensor(3.5), "empty": torch.empty(0, 4), "Z": torch.randn(1, 7)}
 
 
-def test_a_file_has_the_bytes_that_safetensors_gives_it(tmp_path, tensors):
+def test_a_file_has_the_bytes_that_safetensors_writes(tmp_path, tensors):
     path, metadata = tmp_path / "x.safetensors", {"recipe": '{"a": "\u20ac\\""}'}
     write_tensor_file(path, tensors, metadata)
     assert path.read_bytes() == save({name: tensor.contiguous() for name, tensor in tensors.items()}, metadata)
@@ -40,20 +40,20 @@ def test_the_bytes_do_not_depend_on_the_order_in_which_tensors_come(tmp_path, te
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
 
-def test_what_is_digested_on_the_way_is_what_is_on_the_disk(tmp_path, tensors):
+def test_the_checksum_taken_while_writing_is_that_of_the_file(tmp_path, tensors):
     large = tensors | {"large": torch.randn(3 * CHUNK_BYTES // 4 + 5)}
     path = tmp_path / "x.safetensors"
     found = write_tensor_file(path, large, {"a": "b"})
     assert found == digest(path) and found.size_bytes > num_bytes(large.values()) > 3 * CHUNK_BYTES
 
 
-def test_our_own_reader_reads_every_type_back(tmp_path, tensors):
+def test_every_type_is_read_back(tmp_path, tensors):
     path = tmp_path / "x.safetensors"
     write_tensors(path, tensors, "{}")
     found, metadata = read_tensors(path)
     assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items()) and metadata["recipe"] == "{}"
 
 
-def test_a_type_that_the_format_does_not_have_here_is_a_programmers_mistake(tmp_path):
+def test_an_unsupported_type_is_a_value_error(tmp_path):
     with pytest.raises(ValueError, match="complex64"):
         write_tensor_file(tmp_path / "x", {"a": torch.zeros(2, dtype=torch.complex64)}, {})

@@ -47,7 +47,7 @@ def test_the_newest_intact_checkpoint_is_taken_and_the_damaged_one_is_named(tmp_
     assert len(complaints) == 1 and "step-000000003/ema.safetensors" in complaints[0]
 
 
-def test_a_run_none_of_whose_checkpoints_is_intact_does_not_begin_again_from_nothing(tmp_path, tiny_recipe):
+def test_a_run_without_an_intact_checkpoint_does_not_start_over(tmp_path, tiny_recipe):
     (save(tmp_path, tiny_recipe, 1) / "state.json").unlink()
     damage(save(tmp_path, tiny_recipe, 2) / "model.safetensors", random.Random(0))
     with pytest.raises(CheckpointError, match="no checkpoint is intact") as raised:
@@ -71,7 +71,7 @@ def failing(monkeypatch, number, times):
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EMFILE])
-def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_read_again(tmp_path, tiny_recipe, monkeypatch, number):
+def test_a_checkpoint_that_is_temporarily_unreadable_is_read_again(tmp_path, tiny_recipe, monkeypatch, number):
     for step in (1, 2, 3):
         save(tmp_path, tiny_recipe, step)
     failing(monkeypatch, number, times=2)
@@ -79,7 +79,7 @@ def test_a_checkpoint_that_cannot_be_read_for_a_moment_is_read_again(tmp_path, t
     assert checkpoint.state.step == 3 and not complaints
 
 
-def test_a_storage_that_stays_away_is_no_reason_for_an_older_checkpoint_and_a_damaged_disk_is(
+def test_an_older_checkpoint_is_used_for_a_damaged_disk_and_not_for_an_unavailable_storage(
     tmp_path, tiny_recipe, monkeypatch
 ):
     for step in (1, 2, 3):
@@ -141,7 +141,7 @@ def test_a_single_file_notices_its_damage_without_its_checkpoint(tmp_path, tiny_
         path.write_bytes(whole)
 
 
-def test_a_full_disk_leaves_the_older_checkpoints_and_no_rest(tmp_path, tiny_recipe, monkeypatch):
+def test_a_full_disk_keeps_the_older_checkpoints_and_leaves_no_temporary_files(tmp_path, tiny_recipe, monkeypatch):
     save(tmp_path, tiny_recipe, 1)
 
     def full(descriptor):
@@ -155,7 +155,7 @@ def test_a_full_disk_leaves_the_older_checkpoints_and_no_rest(tmp_path, tiny_rec
     assert newest_checkpoint(tmp_path)[0].state.step == 1
 
 
-def test_every_file_and_both_folders_are_flushed_before_the_checkpoint_has_its_name(tmp_path, tiny_recipe, monkeypatch):
+def test_every_file_and_both_folders_are_flushed_before_the_rename(tmp_path, tiny_recipe, monkeypatch):
     flushed, fsync = [], os.fsync
 
     def record(descriptor):
@@ -180,14 +180,14 @@ def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path, tiny_recipe
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [folder.name]
 
 
-def test_a_file_that_the_disk_does_not_give_back_is_named(tmp_path, tiny_recipe, monkeypatch):
+def test_a_file_that_the_disk_cannot_read_is_named(tmp_path, tiny_recipe, monkeypatch):
     path = save(tmp_path, tiny_recipe, 3) / "ema.safetensors"
     failing(monkeypatch, errno.EIO, times=99)
     with pytest.raises(CheckpointError, match=rf"{path.name}: cannot be read \(Input/output error\)"):
         open_checkpoint(path.parent)
 
 
-def test_files_can_be_read_by_whom_the_umask_lets(tmp_path, tiny_recipe):
+def test_files_have_the_permissions_of_the_umask(tmp_path, tiny_recipe):
     before = os.umask(0o022)
     try:
         folder = save(tmp_path, tiny_recipe, 1)
@@ -206,7 +206,7 @@ def test_a_manifest_cannot_lead_out_of_its_folder(tmp_path, tiny_recipe):
         open_checkpoint(folder)
 
 
-def test_a_data_set_is_called_one_where_a_checkpoint_is_expected(tiny_data):
+def test_a_data_set_in_place_of_a_checkpoint_is_recognized(tiny_data):
     with pytest.raises(CheckpointError, match="is a prepared data set; expected a run or a checkpoint"):
         open_checkpoint(tiny_data)
 
@@ -219,7 +219,7 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path, tiny_recipe):
         open_checkpoint(folder)
 
 
-def test_a_header_beyond_all_measure_is_refused_before_anything_is_read(tmp_path):
+def test_an_implausibly_large_header_is_refused_before_anything_is_read(tmp_path):
     path = tmp_path / "huge.safetensors"
     path.write_bytes((1 << 40).to_bytes(8, "little") + b"{}")
     with pytest.raises(CheckpointError, match="not a safetensors file, or truncated"):

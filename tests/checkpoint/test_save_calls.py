@@ -38,7 +38,7 @@ def traced(tmp_path, recipe):
     return run, content_of(alone), changes(tmp_path / "log")
 
 
-def test_the_whole_save_is_seen_and_every_file_and_both_folders_are_flushed_before_the_name(traced):
+def test_the_trace_shows_every_file_and_both_folders_flushed_before_the_rename(traced):
     _, content, calls = traced
     assert len({call.thread for call in calls}) == 1 and len(calls) > 25  # only the thread that saves
     named = next(

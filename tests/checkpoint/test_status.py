@@ -13,14 +13,14 @@ from hdit_core.data.format.transient import StorageUnavailable
 from hdit_core.errors import NumericalError, StoppedEarly
 
 
-def test_the_status_says_how_the_run_stands_and_whatever_more_there_is_to_say(tmp_path):
+def test_the_status_records_the_state_of_the_run_and_further_fields(tmp_path):
     write_status(tmp_path, "preempted", 5, 320, images_per_s=2.5)
     expected = {"state": "preempted", "step": 5, "num_images": 320, "images_per_s": 2.5}
     assert json.loads(status_file(tmp_path).read_text()) == read_status(tmp_path) == expected
 
 
 @pytest.mark.parametrize("content", [None, "", "[1]", "{", "[" * 100_000])
-def test_an_unreadable_status_is_ignored(tmp_path, content):
+def test_a_missing_or_damaged_status_is_read_as_empty(tmp_path, content):
     if content is not None:
         status_file(tmp_path).write_text(content)
     assert read_status(tmp_path) == {}
@@ -51,7 +51,7 @@ def test_a_request_to_stop_and_the_failure_of_another_rank_leave_the_status_alon
     assert read_status(tmp_path)["state"] == "preempted"
 
 
-def test_a_status_that_cannot_be_read_for_a_moment_is_read_again(tmp_path, monkeypatch):
+def test_a_status_that_is_temporarily_unreadable_is_read_again(tmp_path, monkeypatch):
     write_status(tmp_path, "running", 3, 24)
     failing, read_json = [errno.EMFILE, errno.ESTALE], status.read_json
     monkeypatch.setattr(transient, "PAUSES_S", (0.001, 0.001))
@@ -68,7 +68,7 @@ def test_a_status_that_cannot_be_read_for_a_moment_is_read_again(tmp_path, monke
         read_status(tmp_path)
 
 
-def test_a_disk_too_full_for_the_status_does_not_hide_why_the_run_failed(tmp_path, monkeypatch):
+def test_a_disk_too_full_for_the_status_does_not_hide_the_reason_of_the_failure(tmp_path, monkeypatch):
     def fail(path, content):
         raise OSError(errno.ENOSPC, "the disk is full", str(path))
 

@@ -7,7 +7,7 @@ from hdit_core.data.format.transient import StorageUnavailable
 
 
 @pytest.mark.parametrize(("state", "reason"), [("running", "data: cannot be read"), ("preempted", "SIGTERM")])
-def test_a_run_whose_data_cannot_be_read_for_now_is_preempted_and_not_failed(tmp_path, state, reason):
+def test_a_run_whose_data_is_temporarily_unreadable_is_preempted_and_not_failed(tmp_path, state, reason):
     write_status(tmp_path, state, 7, 70, **({"reason": "SIGTERM"} if state == "preempted" else {}))
     with pytest.raises(StorageUnavailable), recording_failure(tmp_path, is_main=True):
         raise StorageUnavailable("data: cannot be read")

@@ -36,7 +36,7 @@ def test_a_subcommand_is_called_by_its_name():
     assert output("part", "anna") == "bye anna\n"
 
 
-def test_a_path_says_that_the_subcommands_name_is_an_argument():
+def test_a_path_in_place_of_a_subcommand_is_an_argument():
     assert output("./part") == "hello ./part\n"
 
 
@@ -44,5 +44,5 @@ def test_the_default_command_has_no_name_on_the_command_line():
     assert output(DEFAULT) == f"hello {DEFAULT}\n"
 
 
-def test_help_is_the_default_commands_under_the_groups_name():
+def test_the_help_is_that_of_the_default_command_under_the_groups_name():
     assert "Greet." in output("--help") and f" {DEFAULT} " not in output("--help")

@@ -35,7 +35,7 @@ def page():
     return CliRunner().invoke(app, ["--help"]).output
 
 
-def test_options_are_printed_in_their_sections_those_without_one_last(page):
+def test_options_are_printed_by_section_and_those_without_one_last(page):
     positions = [page.index(title) for title in ("Arguments:", "Performance:", "Output:", "Options:", "--plain")]
     assert positions == sorted(positions)
     assert page.index("Performance:") < page.index("--speed") < page.index("Output:") < page.index("--out FILE")
@@ -52,7 +52,7 @@ def test_types_and_ranges_are_printed_in_words(page):
     assert "  IMAGES  " in page and "[OPTIONS] IMAGES" in page
 
 
-def test_words_of_defaults_and_types_are_replaced_only_where_they_are_typers():
+def test_typers_notation_of_defaults_and_types_is_replaced_and_other_text_is_kept():
     assert plain_defaults("Keeps (a) <b> x>=1.  [default: (the recipe's); x>=1]") == (
         "Keeps (a) <b> x>=1.  [default: the recipe's; at least 1]"
     )

@@ -28,7 +28,7 @@ def test_an_error_of_a_user_is_one_line_and_the_exit_code_of_its_kind(install_bo
 
 
 @pytest.mark.parametrize("words", [["--out=~/x"], ["--out", "~/x"]])
-def test_a_tilde_is_the_home_folder_where_the_shell_leaves_it(monkeypatch, tmp_path, capsys, words):
+def test_a_tilde_that_the_shell_left_is_the_home_folder(monkeypatch, tmp_path, capsys, words):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "x").write_text("a file")
     assert main(["sample", "--ckpt=~/nothing", *words]) == 2 or main(["sample", "--ckpt=~/nothing", *words]) == 4
@@ -47,7 +47,7 @@ def test_stopping_early_exits_with_75(install_body, capsys):
     assert capsys.readouterr().err == "hdit: stopped early: saved at 640 images\n"
 
 
-def test_every_mistake_of_a_recipe_has_its_line(install_body, capsys):
+def test_every_error_of_a_recipe_has_its_line(install_body, capsys):
     install_body(r"from hdit_core.errors import RecipeError; raise RecipeError('one\ntwo')")
     assert main(["act"]) == 2
     assert capsys.readouterr().err == "hdit: error: one\nhdit: error: two\n"

@@ -156,7 +156,7 @@ def test_a_plugin_cannot_replace_a_command_of_hdit_silently(install, capsys):
     assert "defined by hdit-toolkit" in capsys.readouterr().err
 
 
-def test_a_command_loads_no_other_plugin(install):
+def test_a_command_loads_only_its_own_plugin(install):
     install("wrong", "wrong", "raise SystemExit('loaded')")
     sys.modules.pop("wrong", None)
     assert main(["recipe", "list"]) == 0
@@ -210,7 +210,7 @@ except SystemExit:
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_the_shell_is_told_how_to_ask(monkeypatch, capsys, shell):
+def test_the_completion_script_of_the_shell_is_printed(monkeypatch, capsys, shell):
     monkeypatch.setenv("_HDIT_COMPLETE", f"source_{shell}")
     with pytest.raises(SystemExit) as ended:
         main([])

@@ -53,7 +53,7 @@ def test_the_failure_of_another_rank_is_not_reported_again(monkeypatch, waits):
     assert found.value.exit_code == 1 and waits
 
 
-def test_a_rank_that_lost_another_says_so_at_once_and_one_with_a_mistake_of_its_own_at_last(monkeypatch, waits):
+def test_a_rank_reports_the_loss_of_another_at_once_and_its_own_error_after_a_wait(monkeypatch, waits):
     be_rank(monkeypatch, 1)
     with pytest.raises(HditError, match="lost rank 0"):
         fail(HditError("rank 1 ends, because it lost rank 0"))

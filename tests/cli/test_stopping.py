@@ -30,7 +30,7 @@ def stopped_session(*_):
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_ends_the_body_and_the_old_handlers_come_back(number):
+def test_a_signal_ends_the_body_and_the_old_handlers_are_restored(number):
     before = [signal.getsignal(number) for number in SIGNALS]
     message = f"{number.name}: kept the work in x; rerun the same command"
     with pytest.raises(StoppedEarly, match=message), stopping_early("the work in x"):
@@ -39,7 +39,7 @@ def test_a_signal_ends_the_body_and_the_old_handlers_come_back(number):
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_a_second_signal_right_after_the_first_does_not_disturb_the_end():
+def test_a_second_signal_right_after_the_first_does_not_disturb_the_exit():
     ended = []
     with pytest.raises(StoppedEarly), stopping_early("the work"):
         try:
@@ -50,7 +50,7 @@ def test_a_second_signal_right_after_the_first_does_not_disturb_the_end():
     assert ended == ["orderly"]
 
 
-def test_a_child_process_is_ended_by_the_signal_itself():
+def test_a_child_process_is_terminated_by_the_signal_itself():
     with stopping_early("the work"):
         child = os.fork()
         if not child:
@@ -79,7 +79,7 @@ def test_signals_that_nohup_ignores_stay_ignored(monkeypatch):
         (["eval-fid", "x", "--ref", "y", "--keep-features", "z", "--device", "cpu"], "the features in z"),
     ],
 )
-def test_resumable_commands_exit_with_75_and_say_what_they_kept(monkeypatch, capsys, arguments, kept):
+def test_resumable_commands_exit_with_75_and_report_what_is_kept(monkeypatch, capsys, arguments, kept):
     for module, name in ((sweeping, "sweep"), (scoring, "score"), (preparing, "prepare_data")):
         monkeypatch.setattr(module, name, stop)
     for module in (sample, restore):

@@ -14,7 +14,7 @@ from hdit_core.data.loader.reader import ImageReader
 from hdit_core.errors import UsageError
 
 
-def test_its_pixels_and_classes_are_those_that_training_reads_without_augmentation(data_set):
+def test_pixels_and_classes_equal_those_of_training_without_augmentation(data_set):
     dataset, reader = PreparedDataset(str(data_set)), ImageReader(data_set)
     numbers = range(len(dataset))
     (batch,) = load_batches(reader, [list(numbers)], seed=0, workers=0, num_classes=3)
@@ -25,7 +25,7 @@ def test_its_pixels_and_classes_are_those_that_training_reads_without_augmentati
     assert len(dataset) == 23 and len(dataset.classes) == 3 and dataset.image_shape() == (3, 8, 12)
 
 
-def test_bytes_are_those_that_are_stored_and_belong_to_the_caller(data_set):
+def test_returned_bytes_are_the_stored_ones_and_may_be_modified(data_set):
     dataset, floats = PreparedDataset(data_set, dtype="uint8"), PreparedDataset(data_set)
     image, _ = dataset[4]
     assert image.dtype == torch.uint8
@@ -36,7 +36,7 @@ def test_bytes_are_those_that_are_stored_and_belong_to_the_caller(data_set):
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_any_loader_reads_it_in_processes_started_in_any_way(data_set, method):
+def test_any_data_loader_reads_the_set_with_any_start_method(data_set, method):
     dataset = PreparedDataset(data_set)
     loader = DataLoader(dataset, batch_size=8, num_workers=1, multiprocessing_context=method)
     images, class_ids = zip(*loader, strict=True)
@@ -44,7 +44,7 @@ def test_any_loader_reads_it_in_processes_started_in_any_way(data_set, method):
     assert torch.cat(class_ids).tolist() == [class_id for _, class_id in dataset]
 
 
-def test_a_pickled_one_opens_the_set_again(data_set):
+def test_a_pickled_data_set_is_reopened(data_set):
     copied = pickle.loads(pickle.dumps(PreparedDataset(data_set, dtype="uint8")))
     assert torch.equal(copied[7][0], PreparedDataset(data_set, dtype="uint8")[7][0])
 
@@ -58,7 +58,7 @@ def test_images_without_classes_have_class_minus_one_and_sizes_may_differ(bucket
     assert all(tuple(buckets[index][0].shape) == buckets.image_shape(index) for index in range(len(buckets)))
 
 
-def test_an_image_or_a_dtype_that_there_is_not_is_refused(data_set):
+def test_an_index_out_of_range_and_an_unknown_dtype_are_refused(data_set):
     dataset = PreparedDataset(data_set)
     for index in (23, -1):
         with pytest.raises(IndexError, match=rf"{data_set}: image {index}: expected 0 to 22"):

@@ -61,7 +61,7 @@ def test_guidance_extrapolates_from_the_unconditional_image(denoiser, x, sigma):
     torch.testing.assert_close(found, unconditional + 2.5 * (conditional - unconditional), rtol=1e-12, atol=0)
 
 
-def test_guidance_asks_once_for_both_with_the_unconditional_half_first(denoiser, x, sigma):
+def test_guidance_evaluates_both_halves_at_once_with_the_unconditional_one_first(denoiser, x, sigma):
     guided(denoiser, CLASSES, 2.5)(x, sigma)
     assert (denoiser.network.calls, denoiser.network.images) == (1, 4)
     assert denoiser.network.class_ids.tolist() == [3, 3, 0, 2]
@@ -99,7 +99,7 @@ def test_guidance_without_classes_is_refused(denoiser):
         guided(denoiser, None, 2.0)
 
 
-def test_guidance_in_turn_asks_twice_for_half_as_many_and_gives_the_same_bits(denoiser, x, sigma):
+def test_sequential_guidance_evaluates_twice_and_is_bit_identical(denoiser, x, sigma):
     expected = guided(denoiser, CLASSES, 2.5)(x, sigma)
     denoiser.network.calls = denoiser.network.images = 0
     assert torch.equal(guided(denoiser, CLASSES, 2.5, batched=False)(x, sigma), expected)
@@ -128,7 +128,7 @@ def test_a_guide_without_classes_is_evaluated_without_them(denoiser, worse_witho
 
 
 @pytest.mark.parametrize("batched", [True, False])
-def test_both_kinds_of_guidance_add_up(denoiser, worse, x, sigma, batched):
+def test_both_kinds_of_guidance_are_added(denoiser, worse, x, sigma, batched):
     good, bad = denoiser(x, sigma, CLASSES), worse(x, sigma, CLASSES)
     without = denoiser(x, sigma, torch.full_like(CLASSES, 3))
     found = guided(denoiser, CLASSES, 1.8, batched=batched, guide=Guide(worse, 2.5))(x, sigma)
@@ -143,7 +143,7 @@ def test_autoguidance_of_scale_1_is_an_exact_no_op_without_evaluations(denoiser,
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 2.5])
-def test_an_interval_that_holds_all_and_a_rescale_of_0_change_no_bit(denoiser, x, sigma, weight):
+def test_an_unbounded_interval_and_a_rescale_of_0_change_no_bit(denoiser, x, sigma, weight):
     expected = guided(denoiser, CLASSES, weight)(x, sigma)
     assert torch.equal(guided(denoiser, CLASSES, weight, interval=(0.0, 8.0), rescale=0.0)(x, sigma), expected)
 
@@ -175,7 +175,7 @@ def test_guidance_is_applied_per_image_by_its_noise_level(denoiser, x, sigma):
 
 @pytest.mark.parametrize("batched", [True, False])
 @pytest.mark.parametrize("weight", [0.0, 2.5])
-def test_a_sampler_asks_only_for_the_halves_that_the_interval_needs(denoiser, worse, x, weight, batched):
+def test_a_sampler_evaluates_only_the_halves_that_the_interval_needs(denoiser, worse, x, weight, batched):
     settings = SampleRecipe(steps=20, sigma_max=80.0)
     sigmas = sampling_sigmas(settings)
     inside = int(((sigmas > 0.3) & (sigmas <= 5.0)).sum())
@@ -186,7 +186,7 @@ def test_a_sampler_asks_only_for_the_halves_that_the_interval_needs(denoiser, wo
     assert worse.network.images == 2 * inside
 
 
-def test_a_rescale_of_1_gives_each_image_the_contrast_of_the_unguided_one(denoiser, x, sigma):
+def test_a_rescale_of_1_gives_each_image_the_standard_deviation_of_the_unguided_one(denoiser, x, sigma):
     plain, led = denoiser(x, sigma, CLASSES), guided(denoiser, CLASSES, 4.0)(x, sigma)
     found = guided(denoiser, CLASSES, 4.0, rescale=1.0)(x, sigma)
     deviation = [images.std((1, 2, 3), correction=0) for images in (plain, led, found)]
@@ -195,7 +195,7 @@ def test_a_rescale_of_1_gives_each_image_the_contrast_of_the_unguided_one(denois
     torch.testing.assert_close(found / led, (deviation[0] / deviation[1]).view(2, 1, 1, 1).expand_as(led))
 
 
-def test_a_rescale_between_is_the_mean_of_both_ends_by_its_share(denoiser, x, sigma):
+def test_a_rescale_between_0_and_1_interpolates_linearly(denoiser, x, sigma):
     none, part, full = (guided(denoiser, CLASSES, 4.0, rescale=share)(x, sigma) for share in (0.0, 0.7, 1.0))
     torch.testing.assert_close(part, 0.3 * none + 0.7 * full, rtol=1e-12, atol=1e-12)
 

@@ -33,7 +33,7 @@ def images(mixture):
 
 @pytest.mark.parametrize("std", [0.1, 0.5, 2.0])
 @pytest.mark.parametrize("shape", [(1, 2, 3), (3, 4, 6)])
-def test_a_gaussian_is_as_likely_as_its_closed_form_says(std, shape):
+def test_the_likelihood_of_a_gaussian_equals_its_closed_form(std, shape):
     generator = torch.Generator().manual_seed(0)
     images = 0.2 + std * torch.randn(4, *shape, dtype=torch.float64, generator=generator)
 
@@ -49,7 +49,7 @@ def test_a_gaussian_is_as_likely_as_its_closed_form_says(std, shape):
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-4), (torch.float32, 3e-4)])
-def test_a_mixture_is_as_likely_as_its_closed_form_says(mixture, images, dtype, tolerance):
+def test_the_likelihood_of_a_mixture_equals_its_closed_form(mixture, images, dtype, tolerance):
     found = log_likelihood(mixture.denoise, images.to(dtype), exact_probes(6, SHAPE), sigma_max=WIDE)
     assert found.nats.dtype == torch.float64
     exact = mixture.log_density(images, 0.01)
@@ -57,7 +57,7 @@ def test_a_mixture_is_as_likely_as_its_closed_form_says(mixture, images, dtype, 
     torch.testing.assert_close(found.nats, exact, rtol=0, atol=10 * tolerance)
 
 
-def test_random_probes_are_right_on_average(mixture, images):
+def test_random_probes_are_unbiased(mixture, images):
     exact = mixture.log_density(images[:2], 0.01)
     indices = range(300)
     many = images[:2].repeat_interleave(150, dim=0)
@@ -67,7 +67,7 @@ def test_random_probes_are_right_on_average(mixture, images):
     assert ((found.mean(1) - exact).abs() < 3 * error + 1e-3).all()
 
 
-def test_more_probes_scatter_less(mixture, images):
+def test_more_probes_have_less_variance(mixture, images):
     many = images[:1].repeat(60, 1, 1, 1)
     one, nine = (
         log_likelihood(mixture.denoise, many, rademacher_probes(2, range(60), SHAPE, count), rtol=1e-4, atol=1e-4)
@@ -76,13 +76,13 @@ def test_more_probes_scatter_less(mixture, images):
     assert nine.nats.std() < one.nats.std() / 2
 
 
-def test_an_image_is_as_likely_in_any_batch(mixture, images):
+def test_the_likelihood_of_an_image_does_not_depend_on_its_batch(mixture, images):
     whole = log_likelihood(mixture.denoise, images, rademacher_probes(4, range(6), SHAPE, 2))
     part = log_likelihood(mixture.denoise, images[2:4], rademacher_probes(4, [2, 3], SHAPE, 2))
     torch.testing.assert_close(part.nats, whole.nats[2:4], rtol=1e-10, atol=1e-10)
 
 
-def test_probes_are_signs_that_belong_to_seed_image_and_number():
+def test_probes_are_signs_that_depend_on_seed_image_and_index():
     probes = rademacher_probes(5, [7, 8], (2, 30, 40), 3)
     assert probes.shape == (3, 2, 2, 30, 40) and torch.equal(probes.abs(), torch.ones_like(probes))
     assert torch.equal(probes[:, 1:], rademacher_probes(5, [8], (2, 30, 40), 3))
@@ -97,19 +97,19 @@ def test_the_exact_probes_average_to_the_trace():
     torch.testing.assert_close(torch.einsum("pi,ij,pj->p", probes, matrix, probes).mean(), matrix.trace())
 
 
-def test_eight_bit_images_cost_the_density_times_the_width_of_a_grey_level(mixture, images):
+def test_the_likelihood_of_8_bit_images_is_the_density_times_the_width_of_a_level(mixture, images):
     found = log_likelihood(mixture.denoise, images[:2], exact_probes(2, SHAPE))
     expected = -(found.nats / 6 + math.log(2 / 255)) / math.log(2)
     torch.testing.assert_close(found.bits_per_dim_u8, expected)
 
 
-def test_gradients_are_found_under_no_grad_and_left_nowhere(mixture, images):
+def test_gradients_are_computed_under_no_grad_and_not_accumulated(mixture, images):
     with torch.no_grad():
         found = log_likelihood(mixture.denoise, images[:2], exact_probes(2, SHAPE), rtol=1e-3, atol=1e-3)
     assert not found.nats.requires_grad and images.grad is None
 
 
-def test_an_answer_that_is_not_finite_is_an_error(mixture, images):
+def test_an_output_that_is_not_finite_is_an_error(mixture, images):
     with pytest.raises(
         NumericalError, match=r"log-likelihood, sigma = [\d.e-]+: images 0, 1 of the batch of 2 are NaN or infinite"
     ):

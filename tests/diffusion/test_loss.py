@@ -36,7 +36,7 @@ def denoiser_with(recipe, answer, **diffusion):
 
 
 @pytest.mark.parametrize("name", ["snr", "soft-min-snr"])
-def test_weights_are_the_references(reference, name):
+def test_weights_equal_the_references(reference, name):
     numbers = reference("diffusion")
     found = weight(numbers["precond.sigma"], DiffusionRecipe(weighting=name))
     torch.testing.assert_close(found, numbers[f"weight.{name.replace('-', '_')}"], rtol=1e-9, atol=0)
@@ -66,7 +66,7 @@ def test_weights_are_those_printed_for_the_reference(name, golden):
         ("velocity", lambda s: ((s + 0.5) / (0.5 * s)) ** 2),
     ],
 )
-def test_a_weight_of_the_networks_error_is_the_papers_weight_of_the_images_error(name, of_images):
+def test_weights_of_the_output_error_equal_the_papers_weights_of_the_image_error(name, of_images):
     _, c_out, _ = scalings(GOLDEN_SIGMA, 0.5)
     recipe = DiffusionRecipe(weighting=name, min_snr_gamma=3.0, sigmoid_bias=0.7 if name == "sigmoid" else None)
     torch.testing.assert_close(weight(GOLDEN_SIGMA, recipe) / c_out**2, of_images(GOLDEN_SIGMA), rtol=1e-12, atol=0)
@@ -81,7 +81,7 @@ def test_soft_min_snr_with_gamma_4_is_the_sigmoid_weighting_with_bias_ln_4():
 
 
 @pytest.mark.parametrize("gamma", [4.0, 5.0])
-def test_the_papers_two_min_snr_count_images_up_to_gamma_as_often(gamma):
+def test_min_snr_weights_of_images_are_clipped_at_gamma(gamma):
     found = weight(GOLDEN_SIGMA, DiffusionRecipe(weighting="min-snr", min_snr_gamma=gamma))
     of_images = found / scalings(GOLDEN_SIGMA, 0.5)[1] ** 2
     torch.testing.assert_close(of_images, torch.tensor([gamma, gamma, 4.0, 1.0, 0.01], dtype=torch.float64))
@@ -113,7 +113,7 @@ def test_the_loss_is_the_weighted_squared_error_of_the_denoised_image(tiny_recip
     torch.testing.assert_close(loss, weight(sigma, denoiser.recipe.diffusion) / c_out**2 * error, rtol=1e-9, atol=0)
 
 
-def test_a_network_that_answers_the_target_has_no_loss(tiny_recipe, batch):
+def test_a_network_that_predicts_the_target_has_zero_loss(tiny_recipe, batch):
     images, noise, sigma, _ = batch
     c_skip, c_out, _ = (c.view(4, 1, 1, 1) for c in scalings(sigma, tiny_recipe.diffusion.sigma_data))
     target = (images - c_skip * (images + sigma.view(4, 1, 1, 1) * noise)) / c_out

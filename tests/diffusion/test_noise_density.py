@@ -31,7 +31,7 @@ def sigmas(u, image_size=SIZE, sigma_data=0.5, **density):
         ("loguniform.min0.01.max160", SIZE, {"type": "loguniform", "sigma_min": 0.01, "sigma_max": 160.0}),
     ],
 )
-def test_densities_are_the_references(reference, key, image_size, density):
+def test_densities_equal_the_references(reference, key, image_size, density):
     numbers = reference("diffusion")
     found = sigmas(numbers["density.u"], image_size, **density)
     torch.testing.assert_close(found, numbers[f"density.{key}"], rtol=1e-9, atol=0)
@@ -59,7 +59,7 @@ def test_the_interpolated_cosine_counts_the_longer_side():
     assert (sigmas(u, (64, 256)) > sigmas(u, (64, 128))).all()
 
 
-def test_equal_reference_sizes_give_the_shifted_cosine_alone():
+def test_with_equal_reference_sizes_the_density_is_the_shifted_cosine():
     u = torch.linspace(0.01, 0.99, 9)
     interpolated = sigmas(u, (64, 64), noise_size_low=64, noise_size_high=64)
     torch.testing.assert_close(interpolated, sigmas(1 - u, type="cosine"), rtol=1e-6, atol=0)
@@ -109,7 +109,7 @@ def test_noise_levels_are_float32_whatever_the_uniform_numbers_are():
     assert torch.equal(found, training_sigmas(DiffusionRecipe(), SIZE, u.double()))
 
 
-def test_every_place_of_the_global_batch_has_its_own_part_of_the_unit_interval():
+def test_every_position_of_the_global_batch_has_its_own_stratum():
     place = torch.tensor([5, 0, 3, 1, 4, 2])
     u = stratified(place, 6, torch.rand(6, dtype=torch.float64, generator=torch.Generator().manual_seed(2)))
     assert torch.equal((u * 6).floor().long(), place)

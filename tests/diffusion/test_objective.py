@@ -41,7 +41,7 @@ def denoiser_with(recipe, network, **keys):
 
 
 @everywhere
-def test_a_network_that_answers_the_target_denoises_to_the_image(batch, objective):
+def test_a_network_that_predicts_the_target_denoises_to_the_image(batch, objective):
     images, noise = batch
     c_skip, c_out, _ = scalings(LEVEL, 0.5, objective)
     denoised = c_skip * (images + LEVEL * noise) + c_out * target(images, noise, LEVEL, 0.5, objective)
@@ -56,19 +56,19 @@ def test_a_network_that_answers_the_target_denoises_to_the_image(batch, objectiv
         ("x", lambda images, noise, s: images / 0.5),
     ],
 )
-def test_the_target_is_that_of_its_paper(batch, objective, wanted):
+def test_the_target_is_that_of_the_paper(batch, objective, wanted):
     torch.testing.assert_close(target(*batch, LEVEL, 0.5, objective), wanted(*batch, LEVEL), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("objective", ["flow", "x"])
-def test_the_network_sees_a_point_of_the_line_from_image_to_noise(batch, objective):
+def test_the_network_input_is_a_point_on_the_line_from_image_to_noise(batch, objective):
     images, noise = batch
     share = LEVEL / (LEVEL + 0.5)
     seen = scalings(LEVEL, 0.5, objective)[2] * (images + LEVEL * noise)
     torch.testing.assert_close(seen, (1 - share) * images / 0.5 + share * noise, rtol=1e-9, atol=1e-12)
 
 
-def test_the_velocity_is_the_slope_of_that_line(batch):
+def test_the_velocity_is_the_slope_of_the_line_from_image_to_noise(batch):
     images, noise = batch
     share = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     slope = torch.autograd.functional.jacobian(lambda s: (1 - s) * images / 0.5 + s * noise, share)
@@ -95,14 +95,14 @@ def test_the_exact_denoiser_of_gaussian_pixels_has_only_the_irreducible_loss(tin
 
 @everywhere
 @pytest.mark.parametrize("weighting", ["soft-min-snr", "snr", "karras", "min-snr", "velocity"])
-def test_a_weighting_counts_the_images_error_alike_whatever_the_network_is_asked_for(objective, weighting):
+def test_a_weighting_has_the_same_effect_for_every_prediction_target(objective, weighting):
     recipe = DiffusionRecipe(weighting=weighting, objective=objective)
     of_image = weight(SIGMA, recipe) / scalings(SIGMA, 0.5, objective)[1] ** 2
     of_edm = weight(SIGMA, DiffusionRecipe(weighting=weighting)) / scalings(SIGMA, 0.5)[1] ** 2
     torch.testing.assert_close(of_image, of_edm, rtol=1e-12, atol=0)
 
 
-def test_of_a_flow_the_velocity_weighting_is_the_plain_squared_error():
+def test_the_velocity_weighting_of_a_flow_is_the_plain_squared_error():
     found = weight(SIGMA, DiffusionRecipe(weighting="velocity", objective="flow"))
     torch.testing.assert_close(found, torch.ones_like(SIGMA), rtol=1e-12, atol=0)
 
@@ -119,7 +119,7 @@ class Answer(torch.nn.Module):
 
 
 @everywhere
-def test_the_gradient_of_the_networks_answer_is_its_weighted_error(tiny_recipe, batch, objective):
+def test_the_gradient_of_the_loss_is_the_weighted_error_of_the_output(tiny_recipe, batch, objective):
     answer = torch.zeros_like(batch[0], requires_grad=True)
     denoiser = denoiser_with(tiny_recipe, Answer(answer), objective=objective)
     denoising_loss(denoiser, *batch, SIGMA).sum().backward()
@@ -140,7 +140,7 @@ class Bumps(torch.nn.Module):
 
 
 @everywhere
-def test_samplers_and_likelihood_do_not_hear_of_the_objective(tiny_recipe, mixture, noisy, even, objective):
+def test_samplers_and_likelihood_do_not_depend_on_the_objective(tiny_recipe, mixture, noisy, even, objective):
     grey = tiny_recipe.model.model_copy(update={"channels": 1})
     recipe = tiny_recipe.model_copy(update={"model": grey})
     denoiser = denoiser_with(recipe, Bumps(objective, mixture.denoise), objective=objective)

@@ -23,28 +23,28 @@ def x():
     return torch.randn(3, 3, 4, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def test_scalings_are_the_references(reference):
+def test_scalings_equal_the_references(reference):
     numbers = reference("diffusion")
     c_skip, c_out, c_in = scalings(numbers["precond.sigma"], 0.5)
     for name, found in (("c_skip", c_skip), ("c_out", c_out), ("c_in", c_in)):
         torch.testing.assert_close(found, numbers[f"precond.{name}"], rtol=1e-9, atol=0)
 
 
-def test_the_network_is_given_unit_variance_and_asked_for_unit_variance():
+def test_inputs_and_targets_of_the_network_have_unit_variance():
     c_skip, c_out, c_in = scalings(SIGMA.double(), 0.5)
     torch.testing.assert_close(c_in**2 * (SIGMA.double() ** 2 + 0.25), torch.ones(3).double())
     target_variance = ((1 - c_skip) ** 2 * 0.25 + c_skip**2 * SIGMA.double() ** 2) / c_out**2
     torch.testing.assert_close(target_variance, torch.ones(3).double())
 
 
-def test_the_denoised_image_is_the_scaled_sum_of_the_noisy_one_and_the_networks_answer(tiny_recipe, x):
+def test_the_denoised_image_is_the_scaled_sum_of_the_noisy_one_and_the_networks_output(tiny_recipe, x):
     denoiser = Denoiser(Recorder(), tiny_recipe)
     c_skip, c_out, c_in = scalings(SIGMA.double().view(3, 1, 1, 1), tiny_recipe.diffusion.sigma_data)
     torch.testing.assert_close(denoiser(x, SIGMA), c_skip * x + c_out * 0.3 * c_in * x, rtol=1e-12, atol=0)
     torch.testing.assert_close(denoiser.raw(x, SIGMA), 0.3 * c_in * x, rtol=1e-12, atol=0)
 
 
-def test_a_network_that_answers_nothing_leaves_the_best_guess_for_gaussian_pixels(tiny_recipe, x):
+def test_with_zero_output_the_denoiser_is_optimal_for_gaussian_pixels(tiny_recipe, x):
     denoised = Denoiser(Recorder(0.0), tiny_recipe)(x, SIGMA)
     variance = tiny_recipe.diffusion.sigma_data**2
     torch.testing.assert_close(denoised, x * (variance / (variance + SIGMA.double() ** 2)).view(3, 1, 1, 1))

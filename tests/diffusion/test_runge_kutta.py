@@ -15,7 +15,7 @@ def solve(slope, y, end, tolerance=1e-9):
     return integrate(slope, y, 0.0, end, rtol=tolerance, atol=tolerance, norm=largest)
 
 
-def test_the_tableau_fulfils_the_conditions_of_its_orders():
+def test_the_tableau_satisfies_the_order_conditions():
     for time, weights in zip(TIMES, STAGES, strict=True):
         assert sum(weights) == pytest.approx(time, abs=1e-14)
     for order in range(5):
@@ -48,7 +48,7 @@ def test_the_error_follows_the_tolerance(tolerance):
     assert abs(found[0, 0].item() - exact) < 10 * tolerance
 
 
-def test_a_row_does_not_depend_on_the_others():
+def test_each_row_is_solved_independently_of_the_others():
     rates = torch.tensor([[0.1], [40.0]], dtype=torch.float64)
     both = solve(lambda t, y: -rates * y, torch.ones(2, 1).double(), 2.0)
     easy = solve(lambda t, y: -rates[:1] * y, torch.ones(1, 1).double(), 2.0)
@@ -56,7 +56,7 @@ def test_a_row_does_not_depend_on_the_others():
     torch.testing.assert_close(both, (-2 * rates).exp(), rtol=1e-6, atol=1e-8)
 
 
-def test_steps_that_were_too_long_are_taken_again_from_where_they_began():
+def test_rejected_steps_are_repeated_from_their_start():
     centres = torch.tensor([[1.0], [1.3]], dtype=torch.float64)
 
     def bump(t, y):
@@ -66,7 +66,7 @@ def test_steps_that_were_too_long_are_taken_again_from_where_they_began():
     torch.testing.assert_close(found, torch.full((2, 1), 0.2 * math.sqrt(math.pi)).double(), rtol=1e-7, atol=0)
 
 
-def test_a_solution_that_runs_away_is_given_up():
+def test_a_diverging_solution_is_an_error():
     with pytest.raises(
         NumericalError, match=r"the ODE of rows 1 of the batch needs steps below .* at t = 0\.5.*larger"
     ):

@@ -74,7 +74,7 @@ def test_every_deterministic_sampler_converges_to_the_closed_form(priors, name):
     assert errors[1] < errors[0] / 3  # of the first order at least
 
 
-def test_the_ends_of_the_flow_have_the_mean_and_the_deviation_of_the_images():
+def test_the_ends_of_the_flow_have_the_mean_and_standard_deviation_of_the_images():
     generator = torch.Generator().manual_seed(4)
     images, normals = (torch.randn(20_000, 1, 1, 1, dtype=torch.float64, generator=generator) for _ in range(2))
     priors = SLOPE * (MEAN + STD * images) + SPREAD * normals
@@ -96,7 +96,7 @@ class Linear(torch.nn.Module):
         return self.slope * x + self.shift
 
 
-def test_the_loss_is_least_at_the_closed_form(changed):
+def test_the_loss_is_minimal_at_the_closed_form(changed):
     generator, sigma = torch.Generator().manual_seed(5), 1.5
     images, normals = (torch.randn(40_000, 3, 1, 1, dtype=torch.float64, generator=generator) for _ in range(2))
     images = MEAN + STD * images

@@ -28,7 +28,7 @@ def undisturbed(network, tmp_path_factory):
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_killed_at_random_moments_the_folder_is_the_same(network, undisturbed, tmp_path, kills, size):
+def test_a_job_killed_at_random_moments_gives_the_same_folder(network, undisturbed, tmp_path, kills, size):
     expected, elapsed_s = undisturbed
     assert len(expected) == COUNT + 1  # and the record
     found = survive(network, COUNT, tmp_path, size, BATCH_SIZES, kills, elapsed_s / 3)

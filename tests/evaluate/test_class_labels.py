@@ -8,7 +8,7 @@ from hdit_core.evaluate.generated import class_ids, generated_images
 
 
 @pytest.mark.parametrize("labels", ["balanced", "uniform", "data"])
-def test_any_part_of_a_set_has_the_classes_of_the_whole(labels):
+def test_any_subset_has_the_classes_of_the_whole_set(labels):
     counts = [5, 0, 1]
     whole = class_ids(range(60), 3, 7, labels, counts)
     assert class_ids([3, 41, 59], 3, 7, labels, counts) == [whole[3], whole[41], whole[59]]
@@ -18,13 +18,13 @@ def test_balanced_labels_cycle_through_the_classes():
     assert class_ids(range(5), 3, 0, "balanced") == [0, 1, 2, 0, 1]
 
 
-def test_uniform_labels_are_as_frequent_as_each_other():
+def test_uniform_labels_are_equally_frequent():
     counts = np.bincount(class_ids(range(6000), 3, 1, "uniform"), minlength=3)
     assert (abs(counts - 2000) < 5 * (6000 * 2 / 9) ** 0.5).all()
     assert class_ids(range(20), 3, 1, "uniform") != class_ids(range(20), 3, 2, "uniform")
 
 
-def test_labels_of_the_data_are_as_frequent_as_there():
+def test_labels_of_the_data_have_its_class_frequencies():
     counts = np.bincount(class_ids(range(6000), 4, 1, "data", [10, 0, 30, 60]), minlength=4)
     assert counts[1] == 0
     assert abs(counts / 6000 - np.array([0.1, 0, 0.3, 0.6])).max() < 0.03
@@ -42,7 +42,7 @@ def test_labels_of_the_data_need_the_data_of_the_network(tiny_denoiser, counts, 
         generated_images(tiny_denoiser, "run", 4, 0, "data", counts)
 
 
-def test_images_can_be_picked_out_of_those_that_are_drawn(tiny_denoiser):
+def test_generated_images_can_be_selected_by_index(tiny_denoiser):
     images = generated_images(tiny_denoiser, "run", 6, 0, "uniform")
     whole = [read() for read in images.readers()]
     assert len(whole) == 6

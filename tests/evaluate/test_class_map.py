@@ -22,14 +22,14 @@ def prepared(folder, names):
     return folder / "data"
 
 
-def test_a_data_sets_passport_has_the_hash_of_its_class_map(tmp_path):
+def test_the_provenance_of_a_data_set_has_the_hash_of_its_class_map(tmp_path):
     source = open_images(str(prepared(tmp_path, ["ape", "bee", "cat"]))).source
     assert source["class_map"] == class_map_sha256(["ape", "bee", "cat"]) and source["class_counts"] == [1, 1, 1]
     assert class_map_sha256(["bee", "ape", "cat"]) != source["class_map"]
     json.dumps(source)
 
 
-def test_the_models_own_classes_pass_and_others_are_refused_or_reported(changed, tmp_path, caplog):
+def test_the_models_classes_pass_and_others_are_refused_or_reported(changed, tmp_path, caplog):
     own, other = prepared(tmp_path / "own", ["ape", "bee", "cat"]), prepared(tmp_path / "other", ["ape", "bee", "dog"])
     recipe = changed({"data.path": str(own)})
     check_classes(recipe, open_images(str(own)).source, "data")
@@ -43,7 +43,7 @@ def test_the_models_own_classes_pass_and_others_are_refused_or_reported(changed,
     assert len(caplog.messages) == 1 and "its classes differ from those of" in caplog.messages[0]
 
 
-def test_a_check_of_classes_that_cannot_be_done_is_reported(changed, tmp_path, caplog):
+def test_an_impossible_check_of_classes_is_reported(changed, tmp_path, caplog):
     own = prepared(tmp_path / "own", ["ape", "bee", "cat"])
     source = open_images(str(own)).source
     shutil.rmtree(own)
@@ -51,7 +51,7 @@ def test_a_check_of_classes_that_cannot_be_done_is_reported(changed, tmp_path, c
     assert "cannot check its classes against the training data" in caplog.messages[0]
 
 
-def test_another_number_of_classes_is_reported(changed, tmp_path, caplog):
+def test_a_different_number_of_classes_is_reported(changed, tmp_path, caplog):
     source = open_images(str(prepared(tmp_path, ["ape", "bee"]))).source
     check_classes(changed({"data.path": str(tmp_path / "data")}), source, "uniform")
     assert "has 2 classes, the model 3; is it the right set?" in caplog.messages[0]

@@ -36,7 +36,7 @@ def by_clean_fid(folder, weights):
         )
 
 
-def test_the_score_is_clean_fids_end_to_end(picture_folder, inception_stand_in, tmp_path):
+def test_the_score_equals_clean_fids_end_to_end(picture_folder, inception_stand_in, tmp_path):
     """With a stand-in network and few images: the root's trace from eigenvalues of a product that is not symmetric."""
     a, b = picture_folder("a", 6, seed=1), picture_folder("b", 5, seed=2, size=(20, 14))
     (tmp_path / "weights").mkdir()
@@ -52,7 +52,7 @@ def test_the_score_is_clean_fids_end_to_end(picture_folder, inception_stand_in, 
     assert score(settings).frechet.value == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_set_scored_against_itself_has_distance_zero_and_a_remark(picture_folder, toy):
+def test_a_set_scored_against_itself_has_distance_zero_and_a_note(picture_folder, toy):
     folder = picture_folder("a")
     result = toy(folder, folder)
     assert result.frechet.value <= 1e-8 * float(result.images.statistics.covariance.trace())
@@ -89,7 +89,7 @@ def test_clean_fids_statistics_give_a_distance_without_a_kernel(picture_folder, 
     assert any("no kernel distance" in remark for remark in result.remarks)
 
 
-def test_the_passport_has_the_provenance_of_the_score(picture_folder, toy):
+def test_the_result_has_the_provenance_of_the_score(picture_folder, toy):
     a, b = picture_folder("a", seed=1, count=30), picture_folder("b", seed=2, channels=1, size=(8, 9))
     result = toy(a, b, n=10, seed=4)
     found = json.loads(json.dumps(result.to_json()))
@@ -153,7 +153,7 @@ def test_a_checkpoint_without_a_reference_is_compared_with_its_data(toy, checkpo
     assert f"comparing with the data of {checkpoint}: {recipe.data.path}" in caplog.text
 
 
-def test_a_checkpoint_whose_data_are_not_here_needs_a_reference(toy, checkpoint, tmp_path, monkeypatch):
+def test_a_checkpoint_whose_data_set_is_missing_needs_a_reference(toy, checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("hdit_core.evaluate.inputs.Path.exists", lambda path: False)
     with pytest.raises(UsageError, match=r"--ref is missing, and the data of .* are not here; pass a data set"):
@@ -207,7 +207,7 @@ def test_samples_in_an_npz_are_read_as_images_and_statistics_of_adm_need_its_ext
         toy(a, tmp_path / "adm.npz")
 
 
-def test_the_nearest_are_drawn_and_copies_counted(picture_folder, toy, tmp_path):
+def test_the_nearest_neighbors_are_shown_and_copies_counted(picture_folder, toy, tmp_path):
     a, b = picture_folder("a", 30, seed=1), picture_folder("b", seed=2)
     shutil.copy(b / "003.png", a / "copy.png")
     result = toy(a, b, nearest=tmp_path / "nearest.png", report=tmp_path / "report.html")
@@ -232,7 +232,7 @@ def test_every_number_has_a_confidence_interval(picture_folder, toy):
 
 
 @pytest.mark.parametrize("mode, name", [("clean", "fd-inception-6"), ("adm", "fd-inception-adm-6")])
-def test_the_result_of_either_mode_names_the_mode(picture_folder, inception_stand_in, mode, name):
+def test_the_result_names_its_mode(picture_folder, inception_stand_in, mode, name):
     a, b = picture_folder("a", 6, seed=1), picture_folder("b", 5, seed=2, size=(20, 14))
     Image.new("RGB", (31, 9)).save(b / "other.png")
     settings = ScoreSettings(str(a), str(b), weights=inception_stand_in, device="cpu", allow_small_n=True, mode=mode)
@@ -241,7 +241,7 @@ def test_the_result_of_either_mode_names_the_mode(picture_folder, inception_stan
     assert result.images.extractor["resize"].startswith({"clean": "clean-fid", "adm": "adm: bilinear"}[mode])
 
 
-def test_a_further_metric_is_a_row_in_the_table(picture_folder, toy, monkeypatch):
+def test_an_added_metric_is_a_row_in_the_table(picture_folder, toy, monkeypatch):
     ratio = lambda images, reference: {"count_ratio": Estimate(images.n / reference.n)}  # noqa: E731
     monkeypatch.setattr(score_module, "METRICS", (*score_module.METRICS, ratio))
     result = toy(picture_folder("a", 9, seed=1), picture_folder("b", 6, seed=2))

@@ -40,7 +40,7 @@ def test_any_number_of_ranks_gives_the_same_result_bit_for_bit(sets, alone, tmp_
     assert alone["kd-toy"]["value"] and alone["estimates"]["recall"] and alone["estimates"]["inception_score"]
 
 
-def test_ranks_draw_a_checkpoints_images_each_its_own_and_the_set_is_that_of_one(sets, checkpoint, tmp_path):
+def test_ranks_share_the_sampling_of_a_checkpoint_and_the_set_equals_that_of_one(sets, checkpoint, tmp_path):
     options = {"images": None, "reference": str(sets[1]), "checkpoint": str(checkpoint), "n": 21, "labels": "uniform"}
     one, two = (start(tmp_path / str(count), count, **options).results()[0] for count in (1, 2))
     assert one == two and one["n"] == 21

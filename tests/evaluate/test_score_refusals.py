@@ -33,7 +33,7 @@ def test_no_more_images_than_features_are_refused_unless_allowed(picture_folder,
     assert np.isfinite(result.frechet.value) and result.frechet.value > 0
 
 
-def test_enough_images_leave_no_such_remark(picture_folder, toy):
+def test_with_enough_images_there_is_no_such_note(picture_folder, toy):
     assert toy(picture_folder("a", 6), picture_folder("b", 6, seed=1)).remarks == ()
 
 
@@ -66,13 +66,13 @@ def test_published_statistics_of_another_extractor_or_resize_are_refused(picture
         toy(tmp_path / "a", tmp_path / "adm.npz")
 
 
-def test_a_pickle_is_refused_with_the_way_out(picture_folder, toy, tmp_path):
+def test_a_pickle_is_refused_with_a_hint(picture_folder, toy, tmp_path):
     (tmp_path / "img512.pkl").write_bytes(b"cos\nsystem\n(S'true'\ntR.")
     with pytest.raises(UsageError, match=r"img512\.pkl: a pickle, .* is not opened; save its .*#published-stat"):
         toy(picture_folder("a"), tmp_path / "img512.pkl")
 
 
-def test_damaged_statistics_are_remarked_on(picture_folder, toy, tmp_path):
+def test_damaged_statistics_are_noted(picture_folder, toy, tmp_path):
     np.savez(tmp_path / "broken.npz", mu=np.zeros(5), sigma=np.diag([1.0, 1, 1, 1, -0.5]))
     remarks = toy(picture_folder("a"), tmp_path / "broken.npz").remarks
     assert any("negative eigenvalues of 0.5 were clipped" in remark for remark in remarks)
@@ -139,7 +139,7 @@ def test_too_few_images_of_a_stream_are_refused_when_it_has_ended(picture_folder
         ),
     ],
 )
-def test_what_cannot_be_done_is_refused_before_an_image_is_read(picture_folder, toy, tmp_path, settings, message):
+def test_impossible_requests_are_refused_before_an_image_is_read(picture_folder, toy, tmp_path, settings, message):
     a, b = picture_folder("a", seed=1), picture_folder("b", seed=2)
     toy(b, None, save_stats=tmp_path / "ref.npz")
     chosen = {"images": a, "reference": b} | settings

@@ -108,7 +108,7 @@ def test_damaged_statistics_are_named(saved, changes, message):
         load_statistics(saved)
 
 
-def test_no_truncated_file_is_read(saved):
+def test_every_truncated_file_is_refused(saved):
     content = saved.read_bytes()
     for length in range(0, len(content), 37):
         saved.write_bytes(content[:length])
@@ -127,7 +127,7 @@ class _Payload:
 
 
 @pytest.mark.parametrize("whole_file", [False, True])
-def test_nothing_in_a_file_is_executed(saved, tmp_path, monkeypatch, whole_file):
+def test_no_code_in_a_file_is_executed(saved, tmp_path, monkeypatch, whole_file):
     """A pickle as a member of the archive, and in the place of the archive."""
     monkeypatch.chdir(tmp_path)
     if whole_file:
@@ -144,13 +144,13 @@ def test_nothing_in_a_file_is_executed(saved, tmp_path, monkeypatch, whole_file)
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_file_that_unpacks_to_more_than_memory_is_not_unpacked(saved, monkeypatch):
+def test_a_file_that_decompresses_to_more_than_memory_is_refused(saved, monkeypatch):
     monkeypatch.setattr("hdit_core.evaluate.statistics_file.LARGEST_BYTES", 100)
     with pytest.raises(DataError, match="bytes unpacked; expected at most 100"):
         load_statistics(saved)
 
 
-def test_the_passport_is_plain_json(saved):
+def test_the_provenance_is_plain_json(saved):
     with np.load(saved) as archive:
         passport = json.loads(archive["passport"].tobytes())
     assert passport["n"] == 9 and passport["extractor"] == {"name": "toy"}
@@ -160,12 +160,12 @@ def test_the_passport_is_plain_json(saved):
     "name, message",
     [("ref.pt", r"expected a name that ends in \.npz"), ("no/ref.npz", "there is no folder")],
 )
-def test_statistics_are_not_saved_to_odd_places(measurement, tmp_path, name, message):
+def test_invalid_paths_for_saved_statistics_are_refused(measurement, tmp_path, name, message):
     with pytest.raises(UsageError, match=message):
         save_statistics(tmp_path / name, measurement)
 
 
-def test_a_reference_is_measured_once_and_again_when_its_images_or_the_extractor_change(
+def test_a_reference_is_measured_again_only_when_its_images_or_the_extractor_change(
     picture_folder, toy_extractor, tmp_path, caplog
 ):
     caplog.set_level("INFO", "hdit")
@@ -186,6 +186,6 @@ def test_a_reference_is_measured_once_and_again_when_its_images_or_the_extractor
     assert measured_again()
 
 
-def test_a_stream_cannot_be_a_saved_reference(toy_extractor, tmp_path):
+def test_a_stream_cannot_be_a_cached_reference(toy_extractor, tmp_path):
     with pytest.raises(UsageError, match="--ref -: a stream can be read only once; pass a file or folder"):
         saved_reference(tmp_path / "x.npz", ScoreSettings(None, "-"), toy_extractor, FeatureGather(World(), 5))

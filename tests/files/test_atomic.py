@@ -23,7 +23,7 @@ from hdit_core.files import (
 from hdit_core.files.atomic import _log_refused_flush
 
 
-def test_a_file_that_fails_half_way_leaves_the_older_one_and_no_rest(tmp_path):
+def test_a_write_that_fails_half_way_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path):
     path = tmp_path / "numbers"
     write_atomic(path, "old")
 
@@ -37,7 +37,7 @@ def test_a_file_that_fails_half_way_leaves_the_older_one_and_no_rest(tmp_path):
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_is_flushed_before_it_has_its_name_and_its_folder_afterwards(tmp_path, monkeypatch):
+def test_a_file_is_flushed_before_the_rename_and_its_folder_afterwards(tmp_path, monkeypatch):
     path, flushed, fsync = tmp_path / "numbers", [], os.fsync
 
     def record(descriptor):
@@ -49,7 +49,7 @@ def test_a_file_is_flushed_before_it_has_its_name_and_its_folder_afterwards(tmp_
     assert flushed == [(False, False), (True, True)]
 
 
-def test_a_folder_that_fails_half_way_leaves_no_rest(tmp_path):
+def test_a_folder_that_fails_half_way_leaves_no_temporary_files(tmp_path):
     def fail():
         with atomic_folder(tmp_path / "set") as folder:
             (folder / "part").touch()
@@ -60,7 +60,7 @@ def test_a_folder_that_fails_half_way_leaves_no_rest(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+def test_only_files_left_by_killed_writers_are_removed(tmp_path):
     (tmp_path / ".tmp-step-1-99").mkdir()
     (tmp_path / ".tmp-step-1-99" / "part").touch()
     (tmp_path / ".tmp-index-7").touch()
@@ -87,7 +87,7 @@ def test_files_need_no_torch():
         (b" " * 1_000_001, "larger than 1,000,000 bytes"),
     ],
 )
-def test_what_is_not_a_json_object_of_reasonable_size_is_refused_with_the_reason(tmp_path, content, reason):
+def test_a_file_other_than_a_json_object_of_reasonable_size_is_refused_with_the_reason(tmp_path, content, reason):
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(ValueError, match=reason):
         read_json(tmp_path / "a.json", 1_000_000)
@@ -146,7 +146,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_any_work(tmp_path):
         check_output("--x", tmp_path)
 
 
-def test_an_error_names_the_file_that_was_asked_for_and_not_the_temporary_one(tmp_path):
+def test_an_error_names_the_requested_file_and_not_the_temporary_one(tmp_path):
     (tmp_path / "set").mkdir()
     with pytest.raises(IsADirectoryError) as end:
         write_atomic(tmp_path / "set", b"")

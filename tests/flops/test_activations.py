@@ -41,7 +41,7 @@ def kept_bytes(model: ModelRecipe, batch: int) -> int:
 
 @pytest.mark.parametrize("levels", NETWORKS.values(), ids=NETWORKS)
 @pytest.mark.parametrize("image_size", [(64, 96), (96, 128)], ids=["64x96", "96x128"])
-def test_an_image_keeps_what_the_closed_forms_say(levels, image_size):
+def test_activation_memory_of_an_image_agrees_with_the_closed_forms(levels, image_size):
     if levels[0].attention == "neighborhood" and availability_of_native() is not None:
         pytest.skip(f"the closed form is the compiled kernel's: {availability_of_native()}")
     check(ModelRecipe(image_size=image_size, levels=levels, num_classes=3))
@@ -59,7 +59,7 @@ def test_an_image_keeps_what_the_closed_forms_say(levels, image_size):
     ],
     ids=lambda option: str(next(iter(option.values()))),
 )
-def test_the_paper_s_other_designs_keep_what_the_closed_forms_say(option):
+def test_activation_memory_of_the_ablations_agrees_with_the_closed_forms(option):
     check(ModelRecipe(image_size=(64, 96), levels=NETWORKS["windows"], **option))
 
 
@@ -88,14 +88,14 @@ def availability_of_native() -> str | None:
 
 
 @pytest.mark.parametrize("levels", NETWORKS.values(), ids=NETWORKS)
-def test_what_is_kept_grows_as_the_pixels_do_but_where_every_token_sees_all(levels):
+def test_activation_memory_is_linear_in_pixels_except_for_global_attention(levels):
     model = ModelRecipe(image_size=64, levels=levels)
     small, large = (sum(p.bytes for p in saved_activations(model, size)) for size in ((64, 64), (128, 256)))
 
     assert large == 8 * small
 
 
-def test_numbers_of_two_bytes_halve_all_but_the_statistics():
+def test_numbers_of_two_bytes_halve_all_activations_except_the_statistics():
     model = ModelRecipe(image_size=64, levels=NETWORKS["neighborhood"])
     four, two = (sum(p.bytes for p in saved_activations(model, value_bytes=size)) for size in (4, 2))
 

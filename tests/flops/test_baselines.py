@@ -68,18 +68,18 @@ ABLATIONS = {
 
 
 @pytest.mark.parametrize("row", TABLE_1)
-def test_every_gflop_of_table_1_comes_out_to_the_printed_digit(row):
+def test_every_gflop_number_of_table_1_is_reproduced_to_the_printed_digit(row):
     assert tuple(round(ABLATIONS[row]((px, px)).macs / 1e9) for px in SIZES) == TABLE_1[row]
 
 
 @pytest.mark.parametrize("row", CLOSED_FORM)
-def test_the_closed_form_comes_out_to_one_decimal_without_conditioning(row):
+def test_without_conditioning_the_closed_form_agrees_to_one_decimal(row):
     counts = [ABLATIONS[row]((px, px)) for px in SIZES]
 
     assert tuple(round((c.macs - c.of("conditioning").macs) / 1e9, 1) for c in counts) == CLOSED_FORM[row]
 
 
-def test_the_percentages_of_table_1_come_out():
+def test_the_percentages_of_table_1_are_reproduced():
     saved = {
         (row, px): round(100 * (ABLATIONS[row]((px, px)).macs / ABLATIONS["R1"]((px, px)).macs - 1))
         for row in ("A", "B1", "B2", "E")
@@ -162,7 +162,7 @@ def test_adm_at_256_has_the_parameters_of_the_released_checkpoint():
         ((1024, 1024), "ADM-512"),
     ],
 )
-def test_adm_at_another_size_is_the_network_of_the_nearest_size_and_not_published_for_it(image_size, name):
+def test_adm_at_another_size_is_the_nearest_network_and_not_marked_as_published(image_size, name):
     adm = baseline("adm")
 
     assert adm.published_name(image_size) == name
@@ -206,7 +206,7 @@ def test_a_baseline_is_counted_at_sizes_that_are_not_square_and_at_their_transpo
     assert not network.accepts((250, 255))
 
 
-def test_a_name_of_any_case_is_found_and_comes_back_as_its_paper_writes_it():
+def test_a_name_in_any_case_is_found_and_spelled_as_in_its_paper():
     assert [baseline(name).name for name in ("DiT-XL/2", "u-vit-h/16", " ADM")] == ["DiT-XL/2", "U-ViT-H/16", "ADM"]
 
 

@@ -57,7 +57,7 @@ BUFFERS = ("pos_emb.freqs", "time_emb.weight", "aug_emb.weight")
         ("global", 48, 32),
     ],
 )
-def test_multiply_adds_are_those_that_the_reference_counted(reference, name, height, width):
+def test_macs_equal_those_that_the_reference_counted(reference, name, height, width):
     recorded = reference(f"{name}.io")[f"{height}x{width}.mult_adds"]
 
     assert count(REFERENCE_MODELS[name], (height, width)).macs == int(recorded)
@@ -98,7 +98,7 @@ FLOWERS_SHIFTED = ModelRecipe(
     [(CIFAR10, 20_981_809, "1.967"), (MNIST, 9_187_360, "0.3466"), (FLOWERS_SHIFTED, 22_361_274, "11.730")],
     ids=["cifar10", "mnist", "flowers, shifted windows"],
 )
-def test_the_reference_s_examples_count_as_it_prints_them(model, parameters, gmac):
+def test_the_references_examples_have_the_printed_counts(model, parameters, gmac):
     counted = count(model)
 
     assert counted.parameters == parameters
@@ -121,7 +121,7 @@ PRINTED_8B = ["116M 29", "267M 68", "507M 129", "134M 44", "294M 91", "547M 163"
 
 
 @pytest.mark.parametrize(("row", "printed"), list(zip(TABLE_8B, PRINTED_8B, strict=True)), ids=PRINTED_8B)
-def test_sizes_and_patches_of_tables_6_and_8b_count_as_printed(row, printed):
+def test_tables_6_and_8b_are_reproduced(row, printed):
     patch_size, widths, depth, parameters, gmac = row
     outer = (level(2, width, "neighborhood") for width in widths[:-1])
     model = ModelRecipe(
@@ -156,7 +156,7 @@ def test_height_and_width_may_be_swapped():
     assert count(model, (64, 96)).macs == count(model, (96, 64)).macs
 
 
-def test_without_global_attention_work_is_linear_in_pixels_but_for_the_conditioning():
+def test_without_global_attention_flops_are_linear_in_pixels_except_for_the_conditioning():
     model = REFERENCE_MODELS["neighborhood"].model_copy(
         update={"levels": tuple(level(2, width, "neighborhood", head_dim=16) for width in (32, 48, 64))}
     )
@@ -172,7 +172,7 @@ def test_global_attention_is_quadratic_in_pixels():
     assert 16 * count(model, (32, 48)).of("attention").macs == count(model, (64, 96)).of("attention").macs
 
 
-def test_a_level_without_attention_has_neither_its_parameters_nor_its_work_nor_its_norm():
+def test_a_level_without_attention_has_no_parameters_flops_or_norm_for_it():
     with_attention = ModelRecipe(image_size=32, levels=(level(2, 64, "global"), level(2, 128, "global")))
     without = ModelRecipe(image_size=32, levels=(level(2, 64, "none"), level(2, 128, "global")))
     attending = ("attention", "attention projections")

@@ -44,14 +44,14 @@ NETWORKS = {
 
 
 @pytest.mark.parametrize("model", NETWORKS.values(), ids=NETWORKS)
-def test_torch_counts_the_same_multiply_adds_in_every_part(model):
+def test_torch_counts_the_same_macs_in_every_part(model):
     expected = {(part.level, part.operation): part.macs for part in count(model).parts}
 
     assert measured_macs(model) == expected
 
 
 @pytest.mark.parametrize("attentions", [["global", "none"], ["shifted-window", "global"]])
-def test_torch_counts_the_same_at_another_size_than_the_recipe_s(attentions):
+def test_torch_counts_the_same_macs_at_another_size_than_the_recipes(attentions):
     model = network(attentions)
     expected = {(part.level, part.operation): part.macs for part in count(model, (64, 32)).parts}
 

@@ -17,7 +17,7 @@ PIXELS = [32 * 48, 64 * 96, 128 * 96, 256 * 384]
 
 
 @pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0])
-def test_a_power_law_gives_back_its_exponent(exponent):
+def test_the_exponent_of_a_power_law_is_recovered(exponent):
     assert fitted_exponent(PIXELS, [round(1e9 * n**exponent) for n in PIXELS]) == pytest.approx(exponent, abs=1e-9)
 
 
@@ -62,7 +62,7 @@ def test_grids_are_those_of_the_size_that_is_counted():
     assert [level["grid"] for level in levels] == [[64, 96], [32, 48], [16, 24]]
 
 
-def test_where_dit_s_patches_do_not_tile_the_image_the_network_stands_alone():
+def test_where_dits_patches_do_not_tile_the_image_only_the_network_is_counted():
     level = LevelRecipe(depth=1, width=64, attention="global")
     comparison = compare_recipe("x", ModelRecipe(image_size=(36, 34), patch_size=2, levels=(level,)))
 
@@ -100,7 +100,7 @@ def test_a_sweep_does_not_change_levels_of_global_attention():
         ({"patches": [0]}, "--patch 0: expected numbers of at least 1"),
     ],
 )
-def test_a_sweep_of_what_cannot_be_is_refused(sweep, message):
+def test_a_sweep_of_invalid_values_is_refused(sweep, message):
     with pytest.raises(UsageError, match=message):
         compare([(256, 256)], **sweep)
 

@@ -42,13 +42,13 @@ def images(denoiser, indices, source=conditions, **options):
     return torch.cat([batch.images for batch in generate(denoiser, indices, conditions=source, **options)])
 
 
-def test_an_image_with_its_conditions_has_the_same_bits_in_every_batch(denoiser):
+def test_an_image_with_conditions_is_bit_identical_in_any_batch(denoiser):
     settings = sample_settings(denoiser.recipe, batch_size=3, condition_guidance=2.0, vector_guidance=0.5, guidance=2.0)
     whole = images(denoiser, range(5), seed=3, settings=settings)
     assert torch.equal(images(denoiser, [4, 1], seed=3, settings=settings), whole[[4, 1]])
 
 
-def test_images_are_those_of_the_guided_denoiser_under_their_conditions(denoiser):
+def test_images_equal_those_of_the_guided_denoiser_with_the_same_conditions(denoiser):
     settings = sample_settings(denoiser.recipe, condition_guidance=2.0, vector_guidance=0.5)
     given, noise = conditions([0, 1]), normal(3, "start", [0, 1], (3, 16, 24))
     denoise = guided(

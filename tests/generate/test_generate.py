@@ -34,7 +34,7 @@ def images(denoiser, indices, **options):
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_an_image_has_the_same_bits_in_every_batch(denoiser, sampler):
+def test_an_image_is_bit_identical_in_any_batch(denoiser, sampler):
     alone = sample_settings(denoiser.recipe, sampler=sampler, batch_size=1, guidance=2.0, sigma_min=0.5, sigma_max=2.0)
     expected = images(denoiser, range(7), seed=5, settings=alone)
     for batch_size in (3, 7):
@@ -54,7 +54,7 @@ def test_seeds_indices_and_classes_each_change_the_image(denoiser):
     assert all((other - base).abs().max() > 1e-3 for other in others)
 
 
-def test_images_are_what_the_settings_say_put_together_by_hand(denoiser):
+def test_images_equal_those_assembled_by_hand_from_the_settings(denoiser):
     given = {"sampler": "dpmpp_2m_sde", "eta": 0.7, "solver": "heun", "guidance": 2.5, "sigma_max": 40.0, "steps": 5}
     settings = sample_settings(denoiser.recipe, **given)
     sigmas, classes = sampling_sigmas(settings), torch.tensor([1, 3])
@@ -88,7 +88,7 @@ def test_a_guide_has_an_effect_and_an_incompatible_one_is_refused(denoiser, chan
         generate(denoiser, [0], image_size=(20, 24), guide=Guide(Denoiser(torch.nn.Identity(), coarse), 2.0))
 
 
-def test_the_package_offers_what_its_example_uses_and_the_example_runs(denoiser, monkeypatch, capsys):
+def test_the_example_of_the_package_runs_with_its_exported_names(denoiser, monkeypatch, capsys):
     import hdit_core.checkpoint
     from hdit_core.generate import generate as offered
 
@@ -117,7 +117,7 @@ def test_batches_are_generated_on_demand(denoiser):
     assert len(seen) == 4
 
 
-def test_other_sizes_than_the_recipes_are_drawn(denoiser):
+def test_sizes_other_than_the_recipes_are_sampled(denoiser):
     assert images(denoiser, [0, 1], image_size=(24, 32)).shape == (2, 3, 24, 32)
     with pytest.raises(UsageError, match=r"--size 18x32: height 18 is not a multiple of 4 .*; use 16 or 20"):
         generate(denoiser, [0], image_size=(18, 32))
@@ -143,7 +143,7 @@ def test_a_batch_converts_to_clipped_bytes_and_pillow_images():
     assert [list(np.asarray(image).ravel()) for image in batch.to_pil()] == [[0, 0], [128, 255]]
 
 
-def test_one_noise_level_serves_for_all_images_and_other_channels_are_one_line(denoiser):
+def test_one_noise_level_serves_for_all_images_and_a_wrong_channel_count_is_refused_in_one_line(denoiser):
     x = torch.randn(2, 3, 16, 24)
     expected = denoiser(x, torch.full((2,), 1.5), torch.tensor([0, 1]))
     assert torch.equal(denoiser(x, 1.5, torch.tensor([0, 1])), expected)

@@ -8,7 +8,7 @@ from hdit_core.errors import UsageError
 from hdit_core.generate.index_ranges import first_indices, read_ranges, write_ranges
 
 
-def test_ranges_and_single_numbers_come_in_rising_order_each_once():
+def test_ranges_and_single_indices_are_sorted_without_repeats():
     assert read_ranges("5, 0-3,2,100-101") == [0, 1, 2, 3, 5, 100, 101]
 
 
@@ -17,7 +17,7 @@ def test_the_written_file_is_read_back(numbers):
     assert read_ranges(write_ranges(sorted(numbers))) == sorted(numbers)
 
 
-def test_neighbors_are_written_as_one_range():
+def test_consecutive_indices_are_written_as_one_range():
     assert write_ranges([0, 1, 2, 5, 7, 8]) == "0-2,5,7-8"
 
 
@@ -27,7 +27,7 @@ def test_an_invalid_list_is_refused_with_an_example(text):
         read_ranges(text)
 
 
-def test_more_numbers_than_memory_holds_are_refused_before_they_are_made():
+def test_more_indices_than_memory_holds_are_refused_before_they_are_created():
     with pytest.raises(UsageError, match="more than 10,000,000 images"):
         read_ranges("0-4000000000000000000")
 

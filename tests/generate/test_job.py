@@ -54,7 +54,7 @@ def no_waiting(self, flag):
     return flag
 
 
-def test_ranks_that_each_draw_their_share_make_the_folder_of_one(denoiser, tmp_path, monkeypatch):
+def test_several_ranks_write_the_folder_of_one_process(denoiser, tmp_path, monkeypatch):
     monkeypatch.setattr(World, "any", no_waiting)
     job, alone, shared = job_of(denoiser, range(7)), tmp_path / "alone", tmp_path / "shared"
     assert fill_folder(job, folder_of(job, alone), World(), print) == list(range(7))
@@ -81,33 +81,33 @@ def test_only_missing_images_are_generated_with_the_same_result(denoiser, tmp_pa
     assert drawn == [1, 4] and done == [3, 5] and contents(tmp_path) == before
 
 
-def test_a_finished_job_draws_nothing(denoiser, tmp_path, monkeypatch):
+def test_a_finished_job_samples_nothing(denoiser, tmp_path, monkeypatch):
     job = job_of(denoiser, range(3))
     fill_folder(job, folder_of(job, tmp_path), World(), print)
     monkeypatch.setattr(SamplingPipeline, "generate_batch", None)
     assert fill_folder(job, folder_of(job, tmp_path), World(), print) == [0, 1, 2]
 
 
-def test_the_class_of_an_image_is_the_one_it_is_drawn_with(denoiser):
+def test_the_recorded_class_of_an_image_is_the_one_it_is_sampled_with(denoiser):
     for class_id in (None, 1):
         job = job_of(denoiser, [4, 6, 8], class_id=class_id)
         drawn = [one for batch in job.batches(job.indices) for one in batch.class_ids]
         assert drawn == [job.class_of(number) for number in job.indices]
 
 
-def test_a_budget_ends_the_job_before_the_batch_that_would_come_too_late(denoiser, monkeypatch):
+def test_a_time_budget_ends_the_job_before_the_batch_that_would_exceed_it(denoiser, monkeypatch):
     clock = iter([0.0, 3.0, 6.0, 9.0, 12.0])
     monkeypatch.setattr(module.time, "monotonic", lambda: next(clock))
     job = job_of(denoiser, range(10), budget_s=10.0)
     assert [batch.indices for batch in job.batches(job.indices)] == [[0, 1], [2, 3], [4, 5]]
 
 
-def test_however_short_the_budget_the_first_batch_comes(denoiser):
+def test_the_first_batch_is_generated_however_short_the_time_budget(denoiser):
     job = job_of(denoiser, range(10), budget_s=1e-9)
     assert [batch.indices for batch in job.batches(job.indices)] == [[0, 1]]
 
 
-def test_what_samples_are_made_from_names_everything_but_the_batch(denoiser):
+def test_the_provenance_of_samples_names_everything_except_the_batch_size(denoiser):
     job = job_of(denoiser, range(2))
     made = job.provenance()
     other = replace(job.pipeline, settings=job.pipeline.settings.model_copy(update={"batch_size": 9}))
@@ -140,7 +140,7 @@ def test_an_animation_has_at_most_sixty_frames_of_at_most_a_megapixel(denoiser, 
     assert 10 <= animated.num_frames <= 60
 
 
-def test_two_ranks_under_torchrun_make_the_folder_of_one_process(tmp_path, trained):
+def test_two_ranks_under_torchrun_write_the_folder_of_one_process(tmp_path, trained):
     train(trained({"train.num_images": 8}), tmp_path / "run")
     options = {"ckpt": tmp_path / "run", "count": 5, "steps": 2, "batch-size": 2}
     sample = ["sample", *(str(word) for name, value in options.items() for word in (f"--{name}", value)), "--out"]

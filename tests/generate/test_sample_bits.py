@@ -15,7 +15,7 @@ KINDS = [
 ]
 
 
-def test_guided_pictures_have_the_same_bits_in_every_batch_and_on_any_number_of_threads():
+def test_guided_edits_are_bit_identical_in_any_batch_and_on_any_number_of_threads():
     quick = {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
     environment = {key: value for key, value in os.environ.items() if key != "MKL_CBWR"} | quick
     command = [sys.executable, "-m", "tests.generate.bits_child", json.dumps(KINDS)]

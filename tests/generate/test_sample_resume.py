@@ -43,7 +43,7 @@ def undisturbed(network, folder, size=1, batch_size=16):
 
 
 @pytest.mark.parametrize(("size", "kills"), [(1, 6), (2, 3)])
-def test_killed_at_random_moments_the_folder_is_the_same(network, tmp_path, size, kills):
+def test_a_job_killed_at_random_moments_gives_the_same_folder(network, tmp_path, size, kills):
     (tmp_path / "alone").mkdir()
     expected = undisturbed(network, tmp_path / "alone")
     assert len(expected) == COUNT + 1  # and the record
@@ -80,7 +80,7 @@ def die_at(step, run):
     return code == 9
 
 
-def test_killed_before_any_operation_on_files_the_folder_is_the_same(network, tmp_path):
+def test_a_job_killed_before_any_file_operation_gives_the_same_folder(network, tmp_path):
     denoiser = load_denoiser(network)
 
     def run(out):
@@ -105,7 +105,7 @@ def members(path):
         return {member.name: tar.extractfile(member).read() for member in tar}
 
 
-def test_the_tars_of_all_ranks_contain_the_images_of_one(network, tmp_path):
+def test_the_tars_of_all_ranks_contain_the_images_of_one_process(network, tmp_path):
     numbers = random.Random(0)
     assert not end(begin(command(network, 7, tmp_path / "x.tar", 2), 1, tmp_path / "log"), 60, numbers)
     assert not end(begin(command(network, 7, tmp_path / "x.tar", 2), 2, tmp_path / "log"), 60, numbers)
@@ -122,7 +122,7 @@ def test_the_tars_of_all_ranks_contain_the_images_of_one(network, tmp_path):
         ("x.tar", "x-00001-of-00002.tar: already exists and is never replaced"),
     ],
 )
-def test_ranks_that_cannot_write_all_end_and_leave_nothing(network, tmp_path, name, message):
+def test_if_a_rank_cannot_write_all_end_and_leave_nothing(network, tmp_path, name, message):
     (tmp_path / "x-00001-of-00002.tar").touch()
     with pytest.raises(AssertionError, match=r"\{[0-9]+: [12], [0-9]+: [12]\}"):
         end(begin(command(network, 7, tmp_path / name, 2), 2, tmp_path / "log"), 60, random.Random(0))
@@ -158,7 +158,7 @@ def test_links_in_the_folder_are_replaced_and_never_written_through(tmp_path):
     ]
 
 
-def test_a_link_is_no_image_wherever_it_leads_nor_is_a_pipe_or_a_file_beyond_all_measure(tmp_path):
+def test_links_pipes_and_oversized_files_are_no_images(tmp_path):
     samples = folder_of(tmp_path / "out")
     samples.write(batch(range(4)))
     good = samples.path(0).rename(tmp_path / "good.png")
@@ -171,7 +171,7 @@ def test_a_link_is_no_image_wherever_it_leads_nor_is_a_pipe_or_a_file_beyond_all
     assert not samples.holds(0) and samples.holds(3)
 
 
-def test_the_folder_itself_may_be_a_link_to_a_folder_and_a_broken_one_is_refused(tmp_path):
+def test_the_folder_may_be_a_link_to_a_folder_and_a_broken_link_is_refused(tmp_path):
     (tmp_path / "scratch").mkdir()
     (tmp_path / "out").symlink_to(tmp_path / "scratch")
     folder_of(tmp_path / "out").write(batch([0]))

@@ -6,7 +6,7 @@ from hdit_core.errors import RecipeError
 from hdit_core.generate.settings import apply_defaults, read_defaults, write_defaults
 
 
-def test_what_is_written_is_read_back_and_stands_over_the_recipe(tmp_path, tiny_recipe):
+def test_written_defaults_are_read_back_and_override_the_recipe(tmp_path, tiny_recipe):
     write_defaults(tmp_path, "0.100", {"guidance": 1.5, "guidance_interval": [0.2, 5.0], "eta": None}, "why")
     found = read_defaults(tmp_path)
     assert found.weights == "0.100" and found.sample == {"guidance": 1.5, "guidance_interval": [0.2, 5.0]}
@@ -14,7 +14,7 @@ def test_what_is_written_is_read_back_and_stands_over_the_recipe(tmp_path, tiny_
     assert drawn.guidance == 1.5 and drawn.guidance_interval == (0.2, 5.0) and drawn.steps == tiny_recipe.sample.steps
 
 
-def test_the_note_lists_the_defaults_that_the_command_does_not_override(tmp_path):
+def test_the_message_lists_the_defaults_that_the_command_does_not_override(tmp_path):
     write_defaults(tmp_path, "0.100", {"guidance": 1.5, "guidance_interval": [0.2, 5.0]}, "why")
     defaults = read_defaults(tmp_path)
     path = tmp_path / "sample.toml"
@@ -25,7 +25,7 @@ def test_the_note_lists_the_defaults_that_the_command_does_not_override(tmp_path
     assert defaults.note("ema", [" sample.guidance = 2"], guidance_interval=[1.0, 2.0], steps=None) is None
 
 
-def test_without_a_file_the_recipe_and_the_averaged_weights_stand(tmp_path, tiny_recipe):
+def test_without_a_file_the_defaults_are_the_recipe_and_the_ema_weights(tmp_path, tiny_recipe):
     found = read_defaults(tmp_path)
     assert found.weights == "ema" and found.note(None) is None
     assert apply_defaults(tiny_recipe, found) is tiny_recipe

@@ -24,15 +24,15 @@ def report():
 
 
 @pytest.mark.slow
-def test_every_layer_is_traced_without_a_break_and_gives_the_same_outputs_and_gradients(report):
+def test_every_layer_compiles_without_graph_breaks_to_the_same_outputs_and_gradients(report):
     assert report["float32, the outermost level computed again"] < 2e-3
 
 
-def test_the_options_of_the_ablations_are_traced_too(report):
+def test_layers_with_the_ablation_options_compile_without_graph_breaks(report):
     assert report["options"] < 2e-3
 
 
-def test_autocast_goes_with_compiled_layers(report):
+def test_autocast_works_with_compiled_layers(report):
     assert report["autocast"] < 0.1
 
 

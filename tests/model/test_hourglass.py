@@ -65,14 +65,14 @@ def test_a_network_that_is_not_initialized_outputs_nan():
     assert network(**inputs(network)).isnan().all()
 
 
-def test_every_tensor_gets_its_first_values_and_the_output_is_zero():
+def test_every_tensor_is_initialized_and_the_output_is_zero():
     network = HourglassTransformer(recipe(num_classes=4, mapping_cond_dim=3))
     initialize(network, seed=5)
     assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
     assert (network(**inputs(network)) == 0).all()
 
 
-def test_first_values_depend_on_seed_and_name_only():
+def test_initial_values_depend_on_seed_and_name_only():
     with torch.device("meta"):
         network = HourglassTransformer(recipe())
     network.to_empty(device="cpu")
@@ -89,7 +89,7 @@ def test_first_values_depend_on_seed_and_name_only():
     assert not torch.equal(other.patch_in.proj.weight, network.patch_in.proj.weight)
 
 
-def test_first_values_have_the_references_distributions():
+def test_initial_values_have_the_references_distributions():
     network = HourglassTransformer(recipe(num_classes=4))
     initialize(network, seed=0)
     state = network.state_dict()
@@ -165,7 +165,7 @@ def test_conditioning_that_is_missing_or_unknown_is_refused(keys, given, message
         network(torch.zeros(3, 3, 64, 32), torch.ones(3), **given)
 
 
-def test_a_condition_image_enters_as_further_channels_each_with_its_own_scale():
+def test_a_condition_image_adds_input_channels_each_with_its_own_scale():
     network = awake(HourglassTransformer(recipe(condition_channels=2, condition_scale=[0.5, 3.0])))
     plain = HourglassTransformer(recipe(channels=5))
     other = network.state_dict() | {"patch_out.proj.weight": plain.patch_out.proj.weight.detach().zero_()}

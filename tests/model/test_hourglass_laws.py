@@ -10,7 +10,7 @@ from hdit_core.model.linear import MIN_ROWS, Linear
 from tests.model.small_network import awake, inputs, level, recipe
 
 
-def test_other_image_sizes_are_taken_where_they_fit():
+def test_other_image_sizes_are_accepted_if_they_fit():
     network = awake(HourglassTransformer(recipe()))
     assert network(**inputs(network, image_size=(32, 96))).shape == (3, 3, 32, 96)
     with pytest.raises(ValueError, match="images of 32x40 do not fit the network: image_size: width 40"):
@@ -93,7 +93,7 @@ def test_each_level_of_activation_checkpointing_saves_memory_the_outermost_the_m
 
 
 @pytest.mark.parametrize("activation_checkpointing", [False, True])
-def test_what_is_kept_for_the_backward_pass_grows_as_the_pixels_do(activation_checkpointing):
+def test_activation_memory_is_linear_in_pixels(activation_checkpointing):
     levels = (level(2, 16, "neighborhood", kernel_size=3), level(2, 16, "shifted-window", window_size=4))
     network = awake(HourglassTransformer(recipe(image_size=64, levels=levels)))
     network.activation_checkpointing = activation_checkpointing
@@ -122,7 +122,7 @@ BATCHED["an innermost grid of one token"]["levels"] = (
 
 @torch.no_grad()
 @pytest.mark.parametrize("keys", BATCHED.values(), ids=BATCHED.keys())
-def test_an_images_result_is_the_same_bits_in_any_batch(keys):
+def test_an_images_result_is_bit_identical_in_any_batch(keys):
     network = awake(HourglassTransformer(recipe(**keys))).eval()
     given = inputs(network, batch=16)
     whole = network(**given)
@@ -133,7 +133,7 @@ def test_an_images_result_is_the_same_bits_in_any_batch(keys):
 
 
 @torch.no_grad()
-def test_an_images_result_is_the_same_bits_on_any_number_of_threads():
+def test_an_images_result_is_bit_identical_on_any_number_of_threads():
     network = awake(HourglassTransformer(recipe(**BATCHED["digits"]))).eval()
     given = inputs(network, batch=3)
     expected = network(**given)
@@ -144,7 +144,7 @@ def test_an_images_result_is_the_same_bits_on_any_number_of_threads():
         torch.set_num_threads(1)
 
 
-def test_rows_of_padding_leave_results_and_gradients_alone():
+def test_rows_of_padding_do_not_affect_results_or_gradients():
     linear = Linear(6, 4).double()
     torch.nn.init.normal_(linear.weight)
     for rows in (1, 5, MIN_ROWS, 40):
@@ -173,7 +173,7 @@ def test_bfloat16_stays_close_to_float32(how):
         assert cosine > 0.9, name
 
 
-def test_angles_are_made_once_for_a_size_and_again_when_what_they_depend_on_changes():
+def test_angles_are_cached_by_size_and_recomputed_when_their_inputs_change():
     network = awake(HourglassTransformer(recipe())).eval()
     first = network._rotations(64, 32)
     assert network._rotations(64, 32) is first
@@ -185,7 +185,7 @@ def test_angles_are_made_once_for_a_size_and_again_when_what_they_depend_on_chan
     assert network.double()._rotations(64, 32)[0][0].dtype == torch.float64
 
 
-def test_angles_made_while_sampling_serve_training_too():
+def test_angles_computed_while_sampling_can_be_used_in_training():
     network = awake(HourglassTransformer(recipe()))
     given = inputs(network)
     with torch.inference_mode():
@@ -193,7 +193,7 @@ def test_angles_made_while_sampling_serve_training_too():
     assert gradients(network, given)["patch_in.proj.weight"].isfinite().all()
 
 
-def test_norms_angles_and_similarities_stay_in_float32_under_autocast():
+def test_norms_angles_and_attention_logits_stay_in_float32_under_autocast():
     network = awake(HourglassTransformer(recipe()))
     kept = []
     with torch.autocast("cpu", torch.bfloat16):

@@ -6,7 +6,7 @@ import torch
 from hdit_core.model.norm import AdaRMSNorm, RMSNorm, ScaledRMSNorm, rms_norm
 
 
-def test_it_divides_by_the_root_of_the_mean_square():
+def test_rms_norm_divides_by_the_root_of_the_mean_square():
     x = torch.randn(2, 3, 5, 7, dtype=torch.float64)
     scale = torch.randn(2, 1, 1, 7, dtype=torch.float64)
     expected = scale * x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
@@ -15,7 +15,7 @@ def test_it_divides_by_the_root_of_the_mean_square():
 
 @pytest.mark.parametrize("grid", [(3, 2), (1, 1)])
 @pytest.mark.parametrize("scale_shape", [(5,), (2, 1, 1, 5)])
-def test_the_written_out_gradient_is_the_numerical_one(grid, scale_shape):
+def test_the_analytic_gradient_equals_the_numerical_one(grid, scale_shape):
     x = torch.randn(2, *grid, 5, dtype=torch.float64, requires_grad=True)
     scale = torch.randn(scale_shape, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(rms_norm, (x, scale))

@@ -21,7 +21,7 @@ each_option = pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-
 
 
 @each_option
-def test_a_network_begins_at_zero_and_learns_with_every_parameter(options):
+def test_a_network_starts_at_zero_and_every_parameter_learns(options):
     network = HourglassTransformer(recipe(num_classes=4, **options))
     initialize(network, seed=5)
     assert (network(**inputs(network)) == 0).all()
@@ -31,7 +31,7 @@ def test_a_network_begins_at_zero_and_learns_with_every_parameter(options):
 
 
 @each_option
-def test_an_option_changes_what_the_network_answers_and_no_number_of_its_batch(options):
+def test_an_option_changes_the_output_and_keeps_images_independent_of_the_batch(options):
     network, default = (awake(HourglassTransformer(recipe(**keys))) for keys in (options, {}))
     given = inputs(network)
     whole = network(**given)
@@ -39,7 +39,7 @@ def test_an_option_changes_what_the_network_answers_and_no_number_of_its_batch(o
     assert torch.equal(whole[1:], network(**{key: value[1:] for key, value in given.items()}))
 
 
-def test_the_plain_unit_is_a_gelu_without_gates():
+def test_the_plain_feed_forward_layer_is_an_ungated_gelu():
     network = awake(HourglassTransformer(recipe(feed_forward="gelu")))
     block = network.middle[0].feed_forward
     assert block.up.weight.shape == (3 * 64, 64)
@@ -73,7 +73,7 @@ def test_a_norm_before_training_ignores_the_conditioning_and_gives_unit_scale(na
     torch.testing.assert_close(normal.square().mean(-1), torch.ones(2, 3, 5), rtol=1e-4, atol=0)
 
 
-def test_sines_are_those_of_dit_with_rows_first():
+def test_sinusoidal_positions_are_those_of_dit_with_rows_first():
     found = sine_positions(3, 5, 8, CPU)
     for row in range(3):
         for column in range(5):
@@ -82,7 +82,7 @@ def test_sines_are_those_of_dit_with_rows_first():
             np.testing.assert_allclose(found[row, column], np.concatenate(expected), rtol=1e-6)
 
 
-def test_with_additive_positions_nothing_turns_and_yet_cells_differ():
+def test_with_additive_positions_nothing_is_rotated_and_tokens_differ():
     small = recipe(positions="additive", levels=(level(1, 32, "global"),), image_size=(16, 24))
     network, rotary = (
         awake(HourglassTransformer(small)),
@@ -105,7 +105,7 @@ def test_with_additive_positions_nothing_turns_and_yet_cells_differ():
         ("lerp", lambda split, up, skip: 0.75 * skip + 0.25 * up),
     ],
 )
-def test_the_way_up_meets_the_skip_connection_as_the_recipe_says(name, expected):
+def test_the_upsampled_tokens_are_combined_with_the_skip_connection_as_configured(name, expected):
     split = SKIPS[name](8, 2)
     for parameter in split.parameters():
         torch.nn.init.normal_(parameter)

@@ -64,7 +64,7 @@ def test_queries_and_keys_are_scaled_and_rotated_by_the_formulas():
     assert torch.equal(value, qkv[..., 2, :, :])
 
 
-def test_the_written_out_gradient_is_the_numerical_one():
+def test_the_analytic_gradient_equals_the_numerical_one():
     rotation = rotary(heads=2, head_dim=8)(grid_positions(1, 3, CPU))
     qkv = torch.randn(2, 1, 3, 3, 2, 8, dtype=torch.float64, requires_grad=True)
     scale = torch.tensor([10.0, 3.0], dtype=torch.float64, requires_grad=True)
@@ -83,7 +83,7 @@ def test_logits_depend_on_the_distance_only_and_are_at_most_the_scale():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_negative_scale_is_seen_as_nan(dtype):
+def test_a_negative_scale_gives_nan(dtype):
     rotation = rotary().to(dtype)(grid_positions(2, 3, CPU))
     qkv = torch.randn(1, 2, 3, 3, 2, 16, dtype=dtype)
     query, key, value = cosine_qk_norm_rope(qkv, torch.tensor([1.0, -1.0], dtype=dtype), rotation)
@@ -92,7 +92,7 @@ def test_a_negative_scale_is_seen_as_nan(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_16_bit_queries_are_turned_in_float32(dtype, without_rows):
+def test_16_bit_queries_are_rotated_in_float32(dtype, without_rows):
     module, positions = rotary().float(), grid_positions(3, 5, CPU)
     qkv, scale = torch.randn(2, 3, 5, 3, 2, 16).to(dtype), torch.tensor([10.0, 3.0])
     for found, wide in zip(
@@ -114,7 +114,7 @@ def test_frequencies_are_not_rounded_when_the_network_is_cast(module):
 
 
 @pytest.mark.parametrize("exact_angles", [False, True])
-def test_frequencies_that_were_stored_in_16_bits_are_used_in_32(exact_angles):
+def test_frequencies_stored_in_16_bits_are_used_in_32(exact_angles):
     module = AxialRotary(2, 16, exact_angles)
     module.frequencies = torch.from_numpy(rotary_frequencies(NUMBERS, (2, 2))).half()
     features = FourierFeatures(1, 8)

@@ -6,7 +6,7 @@ import torch
 from hdit_core.model.tokens import LerpSkip, TokenMerge, TokenSplit
 
 
-def test_a_block_is_laid_out_row_by_row_with_its_features_together():
+def test_patches_are_flattened_row_by_row_with_their_channels_together():
     merge = TokenMerge(3, 12, (2, 2))
     merge.proj.weight.data = torch.eye(12)
     x = torch.randn(2, 4, 6, 3)
@@ -27,7 +27,7 @@ def test_a_split_undoes_a_merge(block):
     assert torch.equal(split(merge(x)), x)
 
 
-def test_the_mix_is_the_share_of_what_comes_up():
+def test_the_learned_mix_is_the_weight_of_the_upsampled_tokens():
     split = LerpSkip(8, 2)
     split.proj.weight.data = torch.eye(8)
     x, skip = torch.randn(2, 3, 5, 8), torch.randn(2, 6, 10, 2)

@@ -79,7 +79,7 @@ def measured_peak(recipe: Recipe) -> int:
 
 @pytest.mark.skipif(unavailable() is not None, reason=f"planned for the compiled kernel: {unavailable()}")
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_a_step_stays_under_its_plan_and_within_15_percent_of_it(recipe):
+def test_the_planned_memory_of_a_step_is_at_most_15_percent_above_the_measured(recipe):
     again = recipe.train.activation_checkpointing
     images = recipe.train.micro_batch_size or recipe.train.batch_size
     place = replace(ON_A_CPU, accumulates=images < recipe.train.batch_size)
@@ -91,7 +91,7 @@ def test_a_step_stays_under_its_plan_and_within_15_percent_of_it(recipe):
 
 
 @pytest.mark.skipif(not there_are_passes(), reason="no blocks in one compiled pass here")
-def test_more_threads_work_in_more_room_and_stay_under_the_plan_too():
+def test_more_threads_use_more_memory_and_stay_under_the_plan():
     recipe, most = RECIPES["in four pieces"], []
     for threads in (1, 4):
         planned = training_memory(recipe.model, 2, replace(ON_A_CPU, accumulates=True, fused_threads=threads))
@@ -105,7 +105,7 @@ def test_more_threads_work_in_more_room_and_stay_under_the_plan_too():
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_weights_optimizer_and_averages_are_the_tensors_that_a_run_holds(optimizer):
+def test_planned_weights_optimizer_and_ema_equal_the_tensors_of_a_run(optimizer):
     recipe = small(optimizer=optimizer)
     learner = build_learner(recipe, None, World(), torch.device("cpu"))
     plan, pieces = (
@@ -134,7 +134,7 @@ def test_sharding_divides_weights_and_state_but_not_activations():
     assert shards.copies < whole.copies
 
 
-def test_activations_of_any_batch_are_those_of_one_image_so_many_times():
+def test_activations_are_proportional_to_the_batch_size():
     model = RECIPES["three kinds of attention"].model
     one, many = (training_memory(model, images, replace(ON_A_CPU, accumulates=True)) for images in (64, 640))
 
@@ -142,14 +142,14 @@ def test_activations_of_any_batch_are_those_of_one_image_so_many_times():
     assert many.fixed == one.fixed
 
 
-def test_more_levels_computed_again_never_hold_more_activations():
+def test_more_recomputed_levels_never_need_more_activation_memory():
     model = RECIPES["three kinds of attention"].model
     held = [training_memory(model, 64, ON_A_CPU, levels).total for levels in range(4)]
 
     assert held == sorted(held, reverse=True) and held[1] < 0.7 * held[0]
 
 
-def test_a_second_average_costs_the_weights_once_more():
+def test_a_second_ema_costs_the_weights_once_more():
     model = RECIPES["digits"].model
     one, two = (training_memory(model, 4, RankLayout(averages=averages)) for averages in (1, 2))
 

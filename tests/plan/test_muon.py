@@ -17,7 +17,7 @@ def wide(optimizer: str):
     return check_recipe({"model": model, "train": train}, "a test")
 
 
-def test_a_step_of_muon_whose_weights_outweigh_its_activations_stays_under_its_plan():
+def test_a_muon_step_dominated_by_weights_stays_under_its_plan():
     planned = training_memory(wide("muon").model, 2, replace(ON_A_CPU, muon=True))
 
     peak = measured_peak(wide("muon"))
@@ -32,5 +32,5 @@ def test_without_muon_its_workspace_is_not_planned():
 
 
 @pytest.mark.parametrize(("value_bytes", "numbers"), [(4, 4 + 4 * 5), (2, 4 + 2 * 5)])
-def test_a_square_matrix_is_held_at_most_six_times_in_the_sum(value_bytes, numbers):
+def test_the_planned_workspace_of_a_square_matrix_covers_its_copies(value_bytes, numbers):
     assert MatrixStack(3, 64, 64).workspace(value_bytes) >= numbers * 3 * 64**2

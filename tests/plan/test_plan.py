@@ -24,7 +24,7 @@ CLUSTER = Cluster(devices=4, usable_bytes=20 * 10**9, flops_per_s=50e12, watts=3
     [(FFHQ, "a100", 9.3, 0.037), (IMAGENET, "h100", 141, 0.17)],
     ids=["FFHQ-1024 on an A100", "ImageNet-256 on an H100"],
 )
-def test_the_paper_s_own_runs_have_the_utilisation_that_is_known_of_them(recipe, gpu, images_per_s, utilisation):
+def test_the_papers_runs_have_their_known_utilization(recipe, gpu, images_per_s, utilisation):
     reached = images_per_s * training_flops(recipe) / (find_gpu(gpu).tflops * 1e12)
 
     assert reached == pytest.approx(utilisation, rel=0.02)
@@ -35,14 +35,14 @@ def test_the_paper_s_own_runs_have_the_utilisation_that_is_known_of_them(recipe,
     [(FFHQ, "a100", 9.3, 0.045, "memory traffic"), (IMAGENET, "h100", 141, 0.17, "products")],
     ids=["FFHQ-1024 on an A100", "ImageNet-256 on an H100"],
 )
-def test_the_paper_s_own_runs_are_the_ends_of_the_range(recipe, gpu, images_per_s, share, bound):
+def test_the_papers_runs_are_the_ends_of_the_efficiency_range(recipe, gpu, images_per_s, share, bound):
     found = roofline(recipe, find_gpu(gpu), training_flops(recipe))
 
     assert share in EFFICIENCY and found.bound == bound
     assert images_per_s * found.seconds == pytest.approx(share, rel=0.02)
 
 
-def test_the_range_is_of_all_devices_and_the_bill_is_of_its_middle():
+def test_the_range_is_for_all_devices_and_the_costs_use_its_middle():
     cluster = replace(CLUSTER, flops_per_s=None, gpu=find_gpu("h100"))
     bill = plan(FFHQ, cluster)
     assert bill.chosen is not None and bill.range_seconds is not None and bill.seconds is not None
@@ -55,7 +55,7 @@ def test_the_range_is_of_all_devices_and_the_bill_is_of_its_middle():
     assert as_dict(bill)["chosen"]["roofline"]["bound"] == one.bound
 
 
-def test_what_is_computed_again_moves_through_memory_once_more():
+def test_recomputed_activations_count_in_the_memory_traffic():
     none, all_levels = traffic_bytes(FFHQ), traffic_bytes(FFHQ, len(FFHQ.model.levels))
     assert 1.4 < all_levels / none <= 1.5
 
@@ -70,7 +70,7 @@ def test_time_energy_and_price_follow_from_speed():
     assert bill.price == pytest.approx(bill.seconds / 3600 * 4 * 2.0)
 
 
-def test_what_is_computed_again_costs_its_forward_pass_once_more():
+def test_recomputation_costs_another_forward_pass():
     none, all_levels = training_flops(FFHQ), training_flops(FFHQ, len(FFHQ.model.levels))
 
     assert 1.3 < all_levels / none < 4 / 3  # patches, merges and the mapping network are kept
@@ -90,7 +90,7 @@ def test_the_largest_batch_fits_and_one_image_more_does_not(recipe):
         assert choice.images <= choice.largest and choice.memory.total <= CLUSTER.usable_bytes
 
 
-def test_of_the_ways_that_keep_a_gpu_busy_the_one_that_computes_least_again_is_chosen():
+def test_among_settings_that_keep_a_gpu_busy_the_least_recomputation_is_chosen():
     bill = plan(IMAGENET, CLUSTER)
     rows, columns = IMAGENET.model.grid(0)
     enough = BUSY_TOKENS / (rows * columns)
@@ -108,28 +108,28 @@ def test_a_network_is_sharded_only_if_it_does_not_fit_into_one_device():
     assert parallel(plan(IMAGENET, replace(tight, devices=1))) == "one device"
 
 
-def test_muon_is_planned_with_the_numbers_that_it_keeps():
+def test_muon_is_planned_with_its_optimizer_state():
     muon = IMAGENET.model_copy(update={"train": IMAGENET.train.model_copy(update={"optimizer": "muon"})})
 
     planned, of_adam = (plan(one, CLUSTER).choices[0].memory.optimizer for one in (muon, IMAGENET))
     assert planned == FLOAT32 * optimizer_numbers(muon) < 0.7 * of_adam
 
 
-def test_what_fits_in_no_way_is_said_not_to():
+def test_a_network_that_fits_with_no_setting_is_reported():
     bill = plan(IMAGENET, replace(CLUSTER, devices=1, usable_bytes=10**9))
 
     assert (bill.chosen, bill.seconds, bill.price) == (None, None, None)
     assert as_dict(bill)["chosen"] is None
 
 
-def test_devices_that_cannot_share_a_step_are_refused_with_the_nearest_that_can():
+def test_a_device_count_that_does_not_divide_the_batch_is_refused_with_the_nearest_that_does():
     with pytest.raises(
         UsageError, match=r"--count 3: a step of 256 images cannot be divided equally among 3 devices; use 2 or 4"
     ):
         plan(FFHQ, replace(CLUSTER, devices=3))
 
 
-def test_the_gpus_have_names_memory_and_power_and_an_unknown_one_is_refused_with_its_neighbor():
+def test_gpus_have_names_memory_and_power_and_an_unknown_one_is_refused_with_the_nearest_name():
     assert all(gpu.memory_gb > 0 and gpu.tflops > 0 and gpu.watts > 0 for gpu in GPUS.values())
     assert find_gpu("H100").memory_gb == 80
     with pytest.raises(UsageError, match=r"--gpu h1000: unknown; did you mean 'h100'\?; known: a100-40gb, a100"):
@@ -146,7 +146,7 @@ GOOD = {
 }
 
 
-def test_a_measured_speed_is_the_step_s_operations_by_its_time(tmp_path):
+def test_a_measured_speed_is_the_flops_of_a_step_divided_by_its_time(tmp_path):
     path = tmp_path / "bench.json"
     path.write_text(json.dumps(GOOD))
     found = read_benchmark_result(path)
@@ -164,14 +164,14 @@ def test_a_measured_speed_is_the_step_s_operations_by_its_time(tmp_path):
         ({}, 0),
     ],
 )
-def test_blocks_in_one_pass_are_planned_for_processors_that_have_mkl(machine, threads, tmp_path):
+def test_fused_blocks_are_planned_for_processors_with_mkl(machine, threads, tmp_path):
     path = tmp_path / "bench.json"
     path.write_text(json.dumps(GOOD | {"machine": GOOD["machine"] | machine}))
 
     assert read_benchmark_result(path).fused_threads == threads
 
 
-def test_a_measured_step_is_known_to_be_of_the_planned_network_by_its_operations_and_not_by_a_name():
+def test_a_measurement_is_matched_to_the_planned_network_by_its_flops():
     def same_network_result(recipe, flops):
         timed = BenchmarkResult("cpu", "a processor", "mine.toml", 4, float(flops), 0.5, 10**9)
         return plan(recipe, replace(CLUSTER, measured=timed)).same_network_result

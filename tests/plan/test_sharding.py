@@ -17,7 +17,7 @@ OPTIONS = (
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: ",".join(options) or "plain")
-def test_the_memory_of_a_runs_state_is_that_of_its_tensors(changed, options, optimizer):
+def test_the_planned_state_memory_is_that_of_its_tensors(changed, options, optimizer):
     recipe = changed(options | {"train.optimizer": optimizer, "train.ema_profiles": [0.05, 0.1]})
     network = HourglassTransformer(recipe.model)
     trained = make_optimizer(network, recipe.train)

@@ -8,7 +8,7 @@ import pytest
 from hdit_core.play.background import Stopped, Visitors, newest_results
 
 
-def test_the_last_result_always_arrives_and_overtaken_ones_are_left_out():
+def test_the_last_result_always_arrives_and_outdated_ones_are_skipped():
     go, gone = threading.Event(), threading.Event()
 
     def work(report):
@@ -25,7 +25,7 @@ def test_the_last_result_always_arrives_and_overtaken_ones_are_left_out():
     assert list(results) == [99]
 
 
-def test_a_computation_that_is_stopped_says_so_and_is_over():
+def test_a_stopped_computation_reports_it_and_ends():
     stop, ended = threading.Event(), threading.Event()
 
     def work(report):
@@ -44,7 +44,7 @@ def test_a_computation_that_is_stopped_says_so_and_is_over():
     assert ended.is_set()
 
 
-def test_a_computation_that_nobody_watches_any_more_is_stopped():
+def test_a_computation_that_nobody_watches_is_stopped():
     ended = threading.Event()
 
     def work(report):
@@ -72,7 +72,7 @@ def test_an_error_comes_after_the_results_that_were_reported():
         next(results)
 
 
-def test_visitors_stop_their_own_computation_alone():
+def test_users_stop_only_their_own_computation():
     visitors = Visitors()
     mine, yours = visitors.begin("a"), visitors.begin("b")
     visitors.stop("a")

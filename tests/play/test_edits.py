@@ -50,7 +50,7 @@ def painted(mask):
     return edits.DATA_URL + base64.b64encode(content.getvalue()).decode()
 
 
-def test_variations_are_those_of_hdit_edit_vary(picture, asked, run, tmp_path):
+def test_variations_equal_those_of_hdit_edit_vary(picture, asked, run, tmp_path):
     image = edits.uploaded_image(picture, asked[0]).image
     images = last_images(edits.vary(*asked, image, 0.7))
     command = ["edit", "vary", "--init", str(picture), "--ckpt", str(run), "--strength", "0.7", "--count", "3"]
@@ -58,7 +58,7 @@ def test_variations_are_those_of_hdit_edit_vary(picture, asked, run, tmp_path):
     assert_equal_to(images, tmp_path / "v")
 
 
-def test_inpainted_images_are_those_of_hdit_edit_inpaint(picture, asked, run, tmp_path):
+def test_inpainted_images_equal_those_of_hdit_edit_inpaint(picture, asked, run, tmp_path):
     mask = np.zeros((16, 24), bool)
     mask[4:9, 5:20] = True
     image = edits.uploaded_image(picture, asked[0]).image
@@ -75,7 +75,7 @@ def test_inpainted_images_are_those_of_hdit_edit_inpaint(picture, asked, run, tm
     assert np.array_equal(images[0][~mask], image_u8[~mask]) and not np.array_equal(images[0][mask], image_u8[mask])
 
 
-def test_an_interpolation_is_that_of_hdit_edit_interpolate(asked, run, tmp_path):
+def test_an_interpolation_equals_that_of_hdit_edit_interpolate(asked, run, tmp_path):
     images = last_images(edits.interpolate(*asked, 1, 5, 4))
     command = ["edit", "interpolate", "1", "5", "--ckpt", str(run), "--frames", "4", "--seed", "3", "--steps", "3"]
     assert main([*command, "--out", str(tmp_path / "f")]) == 0
@@ -103,7 +103,7 @@ def test_named_regions_need_no_pointer():
         (painted(np.zeros((16, 24), bool)), "nothing is painted"),
     ],
 )
-def test_a_mask_that_is_none_is_one_line(mask, message):
+def test_an_invalid_mask_is_one_line(mask, message):
     with pytest.raises(UsageError, match=message):
         edits.painted_mask(mask, (16, 24))
 
@@ -116,7 +116,7 @@ def test_an_upload_that_is_no_image_is_named_without_its_folder(asked, tmp_path)
     assert str(tmp_path) not in str(problem.value)
 
 
-def test_numbers_of_edits_are_checked(asked, picture):
+def test_settings_of_edits_are_checked(asked, picture):
     image = edits.uploaded_image(picture, asked[0]).image
     with pytest.raises(UsageError, match=r"strength 1\.5: expected a number from 0 to 1"):
         edits.vary(*asked, image, 1.5)

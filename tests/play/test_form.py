@@ -8,7 +8,7 @@ from hdit_core.errors import UsageError
 from hdit_core.play.form import read_form, real_number, whole_number
 
 
-def test_a_form_gives_the_settings_of_the_run_with_those_of_the_visitor(tiny_recipe, values):
+def test_a_form_combines_the_settings_of_the_run_with_those_of_the_user(tiny_recipe, values):
     form = read_form(values | {"seed": "12345678901234567", "steps": 7.0, "guidance": "1.5", "class": "2"}, tiny_recipe)
     assert (form.seed, form.count, form.class_id) == (12345678901234567, 3, 2)
     assert (form.settings.steps, form.settings.guidance) == (7, 1.5)
@@ -61,7 +61,7 @@ def test_more_pixels_than_a_page_can_show_are_refused(changed, values):
     assert read_form(values | {"count": 16}, recipe).count == 16
 
 
-def test_numbers_have_limits():
+def test_numbers_are_limited():
     assert whole_number(" 7 ", "n") == 7 and real_number("0.5", "n", 0.0, 1.0) == 0.5
     with pytest.raises(UsageError, match="n 2: expected a number from 0 to 1"):
         real_number(2, "n", 0.0, 1.0)

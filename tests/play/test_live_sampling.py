@@ -81,7 +81,7 @@ def test_nan_is_one_line(models, values):
          ["--sampler", "heun", "--set", "sample.schedule=vp", "--weights", "0.100"]),
     ],
 )  # fmt: skip
-def test_the_pixels_are_those_of_hdit_sample(changed_values, options, models, values, run, tmp_path):
+def test_the_pixels_equal_those_of_hdit_sample(changed_values, options, models, values, run, tmp_path):
     *_, last = frames_of(models, values | changed_values)
     command = [
         "sample",

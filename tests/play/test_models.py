@@ -43,7 +43,7 @@ def test_newer_checkpoints_of_a_run_are_found_while_the_page_is_open(run, tmp_pa
     assert models.open("run", "ema").source.step == 8
 
 
-def test_nothing_else_can_be_opened(models, run):
+def test_only_listed_models_can_be_opened(models, run):
     for name in (str(run), "../digits", "", "digits, step 5"):
         with pytest.raises(UsageError, match="there is no such model now"):
             models.open(name, "ema")
@@ -60,7 +60,7 @@ def test_an_exported_model_has_one_kind_of_weights_and_no_run(run, tmp_path):
     assert models.weights("exported") == [] and models.run is None
 
 
-def test_models_of_the_same_name_are_told_apart_by_their_paths(run, tmp_path):
+def test_models_of_the_same_name_are_distinguished_by_their_paths(run, tmp_path):
     other = shutil.copytree(run, tmp_path / "other" / "digits")
     assert Models([str(run), str(other)], None, torch.device("cpu")).names()[::3] == [str(run), str(other)]
 

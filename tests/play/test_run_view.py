@@ -45,7 +45,7 @@ def test_a_change_of_the_run_is_noticed(copied):
     assert state_of(copied) != before
 
 
-def test_a_run_that_has_just_begun_and_spoilt_files_are_no_error(copied):
+def test_a_new_run_and_damaged_files_are_no_error(copied):
     for name in ("log.jsonl", "status.json", "recipe.toml"):
         (copied / name).write_bytes(b"\xff{")
     shutil.rmtree(copied / "grids")

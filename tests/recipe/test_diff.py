@@ -15,7 +15,7 @@ def test_leaves_are_named_by_their_key_path():
     }
 
 
-def test_a_difference_is_a_leaf_with_both_values_and_none_where_there_is_no_such_key():
+def test_a_difference_has_both_values_and_none_for_a_missing_key():
     other = {"model": {"levels": [{"width": 32, "depth": 2}], "size": [8, 12]}, "seed": 0, "note": "new"}
     found = differences(TABLE, other)
     assert found == [("model.levels[0].width", 64, 32), ("model.levels[1].width", 128, None), ("note", None, "new")]

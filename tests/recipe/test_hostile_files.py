@@ -37,7 +37,7 @@ def test_any_depth_of_nesting_is_one_line(write, depth):
     assert line.startswith(("train.lr = [[", "nested too deeply"))
 
 
-def test_a_long_key_or_value_is_cut_in_the_message(write):
+def test_a_long_key_or_value_is_shortened_in_the_message(write):
     lines = mistakes_of(write(GOOD + "x" * 9000 + " = 1\nlr = '" + "y" * 9000 + "'"))
     assert all(len(line) < 1000 for line in lines)
     assert "yyy...: expected a number" in lines[0]
@@ -51,7 +51,7 @@ def test_a_long_dotted_text_or_comment_is_not_a_deep_key(write):
 
 
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="needs Linux: a file that opens and cannot be read")
-def test_a_recipe_on_a_failing_disk_is_named_by_its_path(tmp_path):
+def test_a_read_error_of_a_recipe_names_its_path(tmp_path):
     (tmp_path / "recipe.toml").symlink_to("/proc/self/mem")
     with pytest.raises(OSError) as end:
         read_recipe(str(tmp_path / "recipe.toml"))

@@ -8,13 +8,13 @@ from hdit_core.train.optim.lr_schedule import lr_factor
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_every_shipped_recipe_takes_another_number_of_images(name):
+def test_every_built_in_recipe_accepts_another_number_of_images(name):
     recipe = read_recipe(name, ["train.num_images=1000"])
     assert recipe.train.num_images == 1000
     assert recipe.train.warmup_length + recipe.train.cooldown_length <= 1000
 
 
-def test_fractions_are_lengths_in_images(changed):
+def test_fractions_are_converted_to_numbers_of_images(changed):
     fractions = changed({"train.num_images": 960, "train.warmup": 0.1, "train.cooldown": 0.5}).train
     images = changed({"train.num_images": 960, "train.warmup_images": 96, "train.cooldown_images": 480}).train
     factors = [[lr_factor(train, seen) for seen in range(0, 960, 8)] for train in (fractions, images)]
@@ -29,6 +29,6 @@ def test_fractions_are_lengths_in_images(changed):
         ({"train.cooldown_images": 97}, r"train.cooldown_images: .* use the fractions warmup and cooldown"),
     ],
 )
-def test_lengths_that_contradict_each_other_are_refused(changed, keys, message):
+def test_contradictory_lengths_are_refused(changed, keys, message):
     with pytest.raises(RecipeError, match=message):
         changed(keys)

@@ -26,7 +26,7 @@ def test_an_override_is_toml_or_else_the_text_itself(write, override, value):
     assert recipe.data.workers == 2
 
 
-def test_overrides_reach_array_elements_and_new_tables_and_the_last_one_holds(write):
+def test_overrides_reach_array_elements_and_new_tables_and_the_last_one_wins(write):
     overrides = ["model.levels.1.width=64", "sample.steps=9", "train.lr=1", "train.lr=1e-3", "train.betas=[0.5, 0.6]"]
     recipe = read_recipe(write(GOOD), overrides)
     assert recipe.model.levels[1].width == 64
@@ -51,7 +51,7 @@ def test_overrides_reach_array_elements_and_new_tables_and_the_last_one_holds(wr
         ("data.path=\udcff", "not UTF-8, as a recipe has to be"),
     ],
 )
-def test_an_override_that_cannot_be_is_refused(write, override, message):
+def test_an_invalid_override_is_refused(write, override, message):
     with pytest.raises(RecipeError, match=message):
         read_recipe(write(GOOD), [override])
 
@@ -64,6 +64,6 @@ def test_array_elements_are_also_given_in_brackets(write):
         read_recipe(write(GOOD), ["model.levels[2].width=8"])
 
 
-def test_an_empty_array_has_no_place(write):
+def test_an_index_into_an_empty_array_is_refused(write):
     with pytest.raises(RecipeError, match="the array has no element '0', it is empty"):
         read_recipe(write(GOOD), ["train.batch_growth=[]", "train.batch_growth.0.batch_size=3"])

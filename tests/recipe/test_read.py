@@ -23,19 +23,19 @@ def test_one_number_means_height_and_width(write):
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_every_shipped_recipe_is_right_and_found_by_its_name(name):
+def test_every_built_in_recipe_is_valid_and_found_by_its_name(name):
     assert find_recipe(name) == shipped_recipes()[name]
     assert read_recipe(name) == read_recipe(str(shipped_recipes()[name]))
 
 
-def test_a_file_of_the_name_goes_before_a_shipped_recipe(tmp_path, monkeypatch):
+def test_a_file_has_precedence_over_a_built_in_recipe_of_the_same_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mnist32").write_text(GOOD)
     assert read_recipe("mnist32").model.image_size == (32, 48)
 
 
 @pytest.mark.parametrize("name", ["ablation/b1", "ablations/b1x.toml", "my/ablations/b1"])
-def test_a_recipe_of_a_folder_is_named_after_it_and_offered_so(name):
+def test_an_unknown_name_is_refused_with_the_nearest_recipe_in_a_folder(name):
     with pytest.raises(RecipeError, match=rf"^{name}: no such recipe file.*did you mean 'ablations/b1'\?$"):
         find_recipe(name)
 
@@ -140,7 +140,7 @@ def test_an_unknown_recipe_is_refused_with_the_nearest_name(name):
         ("condition.dtype=float32", "condition.value_range: missing; required by dtype = 'float32', for example [["),
     ],
 )
-def test_a_mistake_is_one_line_with_the_key_what_was_found_and_what_is_expected(write, override, mistake):
+def test_an_error_is_one_line_with_the_key_the_value_and_the_expected_one(write, override, mistake):
     lines = mistakes_of(write(GOOD), [override])
     assert len(lines) == 1
     assert lines[0].startswith(mistake)
@@ -176,7 +176,7 @@ def test_a_missing_table_is_named(write):
     ]
 
 
-def test_all_mistakes_of_a_file_are_reported_at_once(write):
+def test_all_errors_of_a_file_are_reported_together(write):
     text = GOOD.replace("batch_size = 8", "batch_sise = 8\nlr = nan").replace("depth = 1", "depth = 'one'")
     text = text.replace("width = 128", "width = 0")
     lines = mistakes_of(write(text), ["data.augment_prob=2.0"])
@@ -189,12 +189,12 @@ def test_all_mistakes_of_a_file_are_reported_at_once(write):
     ]
 
 
-def test_laws_broken_in_a_table_and_in_the_one_around_it_are_reported_at_once(write):
+def test_violated_constraints_of_a_table_and_its_parent_are_reported_together(write):
     lines = mistakes_of(write(GOOD), ["model.levels.0.width=100", "model.image_size=[32, 50]", "sample.guidance=2.0"])
     assert [line.split(" ")[0] for line in lines] == ["sample.guidance", "model.image_size:", "model.levels[0].width"]
 
 
-def test_a_hundred_mistakes_are_enough(write):
+def test_at_most_a_hundred_errors_are_reported(write):
     lines = mistakes_of(write(GOOD + "".join(f"key{i} = 1\n" for i in range(5000))))
     assert len(lines) == 101
     assert lines[-1] == "and more mistakes"
@@ -207,7 +207,7 @@ def test_the_home_folder_is_expanded_in_paths(write, monkeypatch):
     assert recipe.evaluate.reference == "s3://a//~b"
 
 
-def test_condition_channels_are_those_that_the_degradations_make(write):
+def test_condition_channels_follow_from_the_degradations(write):
     degrade = "condition.degrade=[{kind='grey'}, {kind='mask'}]"
     recipe = read_recipe(write(GOOD), [degrade, "model.condition_channels=2", "model.condition_scale=[0.5, 1.0]"])
     assert recipe.model.condition_scales == (0.5, 1.0)

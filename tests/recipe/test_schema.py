@@ -77,7 +77,7 @@ def test_every_key_has_a_description():
     assert [key for key, field in leaves if len(field.get("description", "")) < 10] == []
 
 
-def test_the_reference_in_the_docs_is_the_one_of_the_models():
+def test_the_recipe_reference_in_the_docs_is_up_to_date():
     assert (Path(__file__).parents[2] / "docs" / "recipe.md").read_text() == recipe_reference(), (
         "run `hdit recipe reference > docs/recipe.md`"
     )

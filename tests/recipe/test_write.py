@@ -76,7 +76,7 @@ def test_the_written_recipe_reads_back_equal(tmp_path_factory, tables):
     assert read_back(recipe, tmp_path_factory.getbasetemp()) == recipe
 
 
-def test_every_shipped_recipe_reads_back_equal(tmp_path):
+def test_every_built_in_recipe_reads_back_equal(tmp_path):
     for name in shipped_recipes():
         assert read_back(read_recipe(name), tmp_path) == read_recipe(name)
 

@@ -55,18 +55,18 @@ def test_the_directives_request_the_given_resources():
 
 
 @pytest.mark.parametrize("time", ["", "soon", "1:2:3:4", "24:00:00\n#SBATCH --nodes=9", "-5", "1-"])
-def test_a_time_that_sbatch_would_not_take_is_refused(time):
+def test_a_time_that_sbatch_would_refuse_is_refused(time):
     with pytest.raises(UsageError, match=r"(?s)--time .*: expected a time as sbatch takes it, such as 24:00:00"):
         Request("r", time)
 
 
 @pytest.mark.parametrize("time", ["60", "30:00", "24:00:00", "2-12", "2-12:30", "2-12:30:15"])
-def test_the_times_that_sbatch_takes_are_taken(time):
+def test_every_time_format_of_sbatch_is_accepted(time):
     assert f"#SBATCH --time={time}" in list(Request("r", time).directives(1))
 
 
 @pytest.mark.parametrize("option", ["--partition=gpu", "-p", "partition=a b", "comment='x'", "wrap=$(x)", "x\ny", ""])
-def test_an_option_that_could_break_its_line_is_refused(option):
+def test_an_invalid_sbatch_option_is_refused(option):
     with pytest.raises(UsageError, match="expected an option of sbatch without hyphens"):
         Request("r", "60", more=(option,))
 
@@ -84,7 +84,7 @@ def test_a_preparation_gets_no_signal_before_its_limit():
     ("time", "seconds"),
     [("1", 60), ("1:30", 90), ("1:00:30", 3630), ("1-2", 93_600), ("1-2:3", 93_780), ("1-2:3:4", 93_784)],
 )
-def test_a_notice_as_long_as_the_job_is_refused(time, seconds):
+def test_a_notice_time_as_long_as_the_job_is_refused(time, seconds):
     with pytest.raises(UsageError, match=f"--notice {seconds}: .* --time {time} is {seconds} seconds; expected"):
         Request("r", time, notice_s=seconds)
     Request("r", time, notice_s=seconds - 1)
@@ -126,7 +126,7 @@ def wait_for(path, job):
 
 
 @pytest.mark.parametrize("kind", ["torchrun", "srun", "sample"])
-def test_every_word_reaches_the_command_as_it_is_and_nothing_else_runs(tmp_path, kind):
+def test_every_argument_reaches_the_command_unchanged_and_nothing_else_runs(tmp_path, kind):
     words = ["recipe.toml", "--set", *HOSTILE]
     assert play(tmp_path, scripts(words, run=tmp_path)[kind]).wait(120) == 0
 
@@ -135,7 +135,7 @@ def test_every_word_reaches_the_command_as_it_is_and_nothing_else_runs(tmp_path,
     assert not (tmp_path / "pwned").exists()
 
 
-def test_ranks_meet_at_the_first_node_on_a_port_of_the_job_s_own(tmp_path):
+def test_ranks_meet_at_the_first_node_on_a_port_of_the_job(tmp_path):
     assert play(tmp_path, scripts(["imagenet256"], run=tmp_path)["torchrun"]).wait(120) == 0
 
     given = (tmp_path / "srun").read_text().splitlines()
@@ -143,7 +143,7 @@ def test_ranks_meet_at_the_first_node_on_a_port_of_the_job_s_own(tmp_path):
     assert "--signals-to-handle=SIGTERM,SIGINT,SIGHUP,SIGUSR1,SIGUSR2" in given
 
 
-def test_ranks_of_one_node_meet_in_a_file_of_their_own_and_not_at_a_port(tmp_path):
+def test_ranks_of_one_node_meet_in_a_file_and_not_at_a_port(tmp_path):
     request = Request("r", "60", ranks_per_node=2)
     assert play(tmp_path, train_script(request, ["mnist32"], tmp_path, (), "torchrun", 3)).wait(120) == 0
 
@@ -155,7 +155,7 @@ def test_ranks_of_one_node_meet_in_a_file_of_their_own_and_not_at_a_port(tmp_pat
     assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in (tmp_path / "environment").read_text().splitlines()
 
 
-def test_a_run_that_may_go_on_is_queued_again_and_one_that_may_not_ends_with_its_own_code(tmp_path):
+def test_a_resumable_run_is_requeued_and_another_ends_with_its_exit_code(tmp_path):
     (tmp_path / "yes").mkdir()
     (tmp_path / "no").mkdir()
     script = scripts(["imagenet256"])["srun"]
@@ -168,7 +168,7 @@ def test_a_run_that_may_go_on_is_queued_again_and_one_that_may_not_ends_with_its
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "srun"])
-def test_a_rehearsal_is_neither_queued_again_nor_does_its_end_stop_the_run_of_that_folder(tmp_path, launcher):
+def test_a_dry_run_is_not_requeued_and_its_end_does_not_stop_the_run(tmp_path, launcher):
     (tmp_path / "slow").touch()
     request = Request("r", "60", ranks_per_node=2)
     job = play(tmp_path, train_script(request, ["mnist32", "--dry-run"], tmp_path, (), launcher, None), SRUN_EXIT="9")
@@ -190,7 +190,7 @@ def test_slurms_signal_creates_the_stop_file_and_is_distinguished_from_a_users(t
     assert (tmp_path / "again").read_text() == f"-m hdit_cli slurm requeue {tmp_path} --most 2 --asked\n"
 
 
-def test_a_job_of_samples_is_queued_again_only_when_slurm_ended_it_and_not_for_ever(tmp_path):
+def test_a_sampling_job_is_requeued_only_when_slurm_ended_it_and_not_forever(tmp_path):
     script = job_script(REQUEST, ["sample"], (), 3)
     for name, restarts, queued in (("first", "0", True), ("fourth", "3", False)):
         folder = tmp_path / name

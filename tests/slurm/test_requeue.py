@@ -15,14 +15,14 @@ def saved(run, step):
 
 
 @pytest.mark.parametrize("state", ["running", "preempted"])
-def test_a_run_that_was_killed_or_preempted_goes_on_while_each_attempt_saves_more(tmp_path, state):
+def test_a_killed_or_preempted_run_is_requeued_while_each_attempt_makes_progress(tmp_path, state):
     for step in range(10, 110, 10):
         saved(tmp_path, step)
         write_status(tmp_path, state, step, step)
         assert should_requeue(tmp_path, 3, asked=True).requeue
 
 
-def test_after_three_attempts_without_progress_it_stays_out(tmp_path):
+def test_after_three_attempts_without_progress_a_run_is_not_requeued(tmp_path):
     saved(tmp_path, 10)
     assert should_requeue(tmp_path, 3, asked=True).requeue
     assert [should_requeue(tmp_path, 3, asked=True).requeue for _ in range(4)] == [True, True, True, False]
@@ -33,7 +33,7 @@ def test_after_three_attempts_without_progress_it_stays_out(tmp_path):
     assert json.loads((tmp_path / COUNT).read_text()) == {"step": 20, "without_progress": 0}
 
 
-def test_a_run_that_dies_before_its_first_checkpoint_is_tried_so_often_too(tmp_path):
+def test_a_run_that_dies_before_its_first_checkpoint_has_three_attempts(tmp_path):
     assert [should_requeue(tmp_path, 2, asked=False).requeue for _ in range(3)] == [True, True, False]
 
 
@@ -46,7 +46,7 @@ def test_a_lost_checkpoint_is_not_progress(tmp_path):
     assert json.loads((tmp_path / COUNT).read_text()) == {"step": 10, "without_progress": 1}
 
 
-def test_a_run_that_is_done_or_failed_stays_out_and_says_why(tmp_path):
+def test_a_finished_or_failed_run_is_not_requeued_and_the_reason_is_printed(tmp_path):
     write_status(tmp_path, "done", 10, 10)
     assert should_requeue(tmp_path, 3, asked=True).reason == "the run is done"
 
@@ -55,7 +55,7 @@ def test_a_run_that_is_done_or_failed_stays_out_and_says_why(tmp_path):
     assert not found.requeue and "step 10: the loss is nan" in found.reason
 
 
-def test_a_person_s_stop_file_is_obeyed_and_slurms_is_not(tmp_path):
+def test_a_users_stop_file_is_respected_and_slurms_is_not(tmp_path):
     write_status(tmp_path, "preempted", 10, 10, reason=f"the file {tmp_path}/STOP")
     assert not should_requeue(tmp_path, 3, asked=False).requeue
     assert should_requeue(tmp_path, 3, asked=True).requeue

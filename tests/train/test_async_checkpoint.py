@@ -57,7 +57,7 @@ def failing(monkeypatch):
     monkeypatch.setattr(saving_module, "save_checkpoint", fail)
 
 
-def test_what_is_saved_in_the_background_has_the_bytes_of_what_is_saved_in_the_foreground(tmp_path, tiny_recipe, gate):
+def test_checkpoints_saved_in_the_background_and_foreground_have_equal_bytes(tmp_path, tiny_recipe, gate):
     tensors = parts()
     with AsyncCheckpointer(tmp_path / "beside", tiny_recipe, World()) as saver:
         saver.save(state(3), tensors)
@@ -96,7 +96,7 @@ def test_a_checkpoint_is_reported_once_and_only_when_it_is_on_the_disk(tmp_path,
     assert [checkpoint.state.step for checkpoint in told] == [1]
 
 
-def test_the_next_look_after_a_failure_knows_and_finish_says_it(tmp_path, tiny_recipe, failing):
+def test_after_a_failure_the_next_check_reports_it_and_finish_raises_it(tmp_path, tiny_recipe, failing):
     with AsyncCheckpointer(tmp_path, tiny_recipe, World()) as saver:
         saver.save(state(4), parts())
         while not saver.poll():
@@ -113,9 +113,7 @@ def test_the_next_save_reports_that_the_last_one_failed(tmp_path, tiny_recipe, f
             saver.save(state(5), parts())
 
 
-def test_a_failure_is_raised_at_the_end_and_noted_where_another_error_ends_the_run(
-    tmp_path, tiny_recipe, failing, notes
-):
+def test_a_failed_save_is_raised_at_the_end_or_noted_beside_another_error(tmp_path, tiny_recipe, failing, notes):
     with (
         pytest.raises(CheckpointError, match="step 4"),
         AsyncCheckpointer(tmp_path, tiny_recipe, World()) as saver,
@@ -142,7 +140,7 @@ class SecondRank(World):
         return flag or self.main_failed
 
 
-def test_other_ranks_write_nothing_and_end_when_the_main_one_failed(tmp_path, tiny_recipe):
+def test_other_ranks_write_nothing_and_end_when_the_main_rank_fails(tmp_path, tiny_recipe):
     with AsyncCheckpointer(tmp_path, tiny_recipe, SecondRank()) as saver:
         saver.save(state(1), parts())
         assert not saver.poll()
@@ -152,7 +150,7 @@ def test_other_ranks_write_nothing_and_end_when_the_main_one_failed(tmp_path, ti
         AsyncCheckpointer(tmp_path, tiny_recipe, SecondRank(main_failed=True)).finish()
 
 
-def test_a_run_whose_save_fails_ends_after_the_step_in_which_it_did(tmp_path, trained, monkeypatch):
+def test_a_run_whose_save_fails_ends_after_the_current_step(tmp_path, trained, monkeypatch):
     """The save of step 4 fails while step 5 is taken: the run ends after step 5, and has a reason."""
     begun, steps, saves, update, submit = threading.Event(), [], [], Learner.train_step, ThreadPoolExecutor.submit
 
@@ -199,9 +197,7 @@ def test_the_status_is_preempted_only_when_everything_is_on_the_disk(tmp_path, t
     assert len(said) == 1 and '"running"' in said[0] and '"preempted"' in status_file(tmp_path).read_text()
 
 
-def test_a_run_that_ends_with_an_error_of_its_own_first_finishes_the_save_under_way(
-    tmp_path, trained, monkeypatch, gate
-):
+def test_a_run_that_fails_first_finishes_the_save_in_progress(tmp_path, trained, monkeypatch, gate):
     update = Learner.train_step
 
     def diverge(learner, step, *batches):

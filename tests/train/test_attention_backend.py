@@ -27,7 +27,7 @@ def test_a_run_logs_its_backend_and_may_be_resumed_with_another(tmp_path, traine
     assert "neighborhood attention: tiled (CPU): set by model.attention_backend" in notes
 
 
-def test_a_run_whose_requested_backend_cannot_run_is_refused_before_a_folder_is_made(tmp_path, trained):
+def test_a_run_whose_requested_backend_cannot_run_is_refused_before_its_folder_is_created(tmp_path, trained):
     recipe = trained({})
     recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"attention_backend": "natten"})})
     with pytest.raises(UsageError, match=r"^model\.attention_backend = 'natten' cannot run here: .*available: auto"):

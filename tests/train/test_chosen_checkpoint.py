@@ -50,17 +50,17 @@ def find(run_and_reader, world):
     return _find_checkpoint(context)
 
 
-def test_alone_a_run_takes_the_newest_valid_one(run_of_three, notes):
+def test_a_single_process_takes_the_newest_valid_checkpoint(run_of_three, notes):
     (checkpoint_folder(run_of_three[0], 3) / "model.safetensors").write_bytes(b"")
     assert find(run_of_three, World()).state.step == 2
     assert "skipped: " in notes[0] and "step-000000003/model.safetensors" in notes[0] and len(notes) == 2
 
 
-def test_another_rank_takes_what_the_main_one_took_whatever_it_sees_itself(run_of_three):
+def test_every_rank_takes_the_checkpoint_of_the_main_rank(run_of_three):
     assert find(run_of_three, SecondRank(found=2)).state.step == 2
     assert find(run_of_three, SecondRank()) is None
 
 
-def test_a_rank_that_does_not_see_the_main_ones_checkpoint_says_so(run_of_three):
+def test_a_rank_that_does_not_see_the_checkpoint_of_the_main_rank_reports_it(run_of_three):
     with pytest.raises(CheckpointError, match=r"step-000000007/manifest.json: no such file"):
         find(run_of_three, SecondRank(found=7))

@@ -22,7 +22,7 @@ def compiled(network):
 
 
 @pytest.mark.parametrize("wanted", [False, True])
-def test_the_recipe_has_every_layer_compiled_or_none_and_never_the_average(trained, wanted):
+def test_the_recipe_compiles_every_layer_or_none_and_never_the_ema(trained, wanted):
     learner = build_learner(trained({"train.compile": wanted}), None, World(), torch.device("cpu"))
     assert compiled(learner.ema.source) == [wanted] * 3
     assert compiled(learner.ema.network) == [False] * 3
@@ -49,7 +49,7 @@ def test_auto_compiles_long_runs_on_gpus(trained, with_triton, wanted, device, n
     assert (reason_to_compile(recipe.train, torch.device(device)) is not None) == compiles
 
 
-def test_auto_does_not_compile_without_triton_nor_where_the_result_would_vary(trained, with_triton, monkeypatch):
+def test_auto_does_not_compile_without_triton_or_if_deterministic_results_would_vary(trained, with_triton, monkeypatch):
     recipe, gpu = trained({"train.num_images": 8 * 2_000, "train.batch_size": 8}), torch.device("cuda")
     assert reason_to_compile(recipe.train, gpu)
     with monkeypatch.context() as patch:
@@ -61,7 +61,7 @@ def test_auto_does_not_compile_without_triton_nor_where_the_result_would_vary(tr
     assert reason_to_compile(recipe.train, gpu) is None
 
 
-def test_what_was_compiled_is_kept_in_the_cache_of_the_user_or_where_he_says(trained, monkeypatch):
+def test_compiled_code_is_stored_in_the_cache_of_the_user_or_a_chosen_folder(trained, monkeypatch):
     recipe = trained({"train.compile": True})
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "/elsewhere")
     build_learner(recipe, None, World(), torch.device("cpu"))
@@ -71,7 +71,7 @@ def test_what_was_compiled_is_kept_in_the_cache_of_the_user_or_where_he_says(tra
     assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == cache_folder() / "inductor"
 
 
-def test_the_time_of_compiling_is_logged_and_not_part_of_the_speed(tmp_path, trained, monkeypatch, notes):
+def test_compilation_time_is_logged_and_excluded_from_the_speed(tmp_path, trained, monkeypatch, notes):
     spent_s = iter([0.0, 1e6, *[1e6] * 100])
     monkeypatch.setattr(step_module, "compile_seconds", lambda: next(spent_s))
     monkeypatch.setattr("time.perf_counter", lambda clock=iter(range(0, 10**10, 2_000_000)): float(next(clock)))

@@ -71,7 +71,7 @@ def stop_at(run, step):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_stopped_and_resumed_conditional_run_ends_with_the_bits_of_an_unbroken_one(tmp_path, conditional, workers):
+def test_a_stopped_and_resumed_conditional_run_is_bit_identical_to_an_uninterrupted_one(tmp_path, conditional, workers):
     recipe = conditional({"train.micro_batch_size": 3, "data.workers": workers, "train.num_images": 64})
     train(recipe, tmp_path / "unbroken")
     with pytest.raises(StoppedEarly):
@@ -89,7 +89,7 @@ def test_the_condition_image_is_learned_from(tmp_path, conditional):
     assert not torch.equal(*weights)
 
 
-def test_a_run_with_vectors_trains_resumes_and_draws_grids(tmp_path, trained, one_hot):
+def test_a_run_with_vectors_trains_resumes_and_writes_grids(tmp_path, trained, one_hot):
     values = {
         "model.mapping_cond_dim": 3,
         "model.num_classes": 0,
@@ -204,7 +204,7 @@ def test_one_two_and_three_ranks_learn_from_the_same_images_and_conditions(tmp_p
 
 
 @pytest.mark.slow
-def test_a_conditional_run_killed_at_random_ends_with_the_bits_of_one_left_alone(tmp_path, conditional):
+def test_a_conditional_run_killed_at_random_is_bit_identical_to_an_uninterrupted_one(tmp_path, conditional):
     nursery = Nursery(tmp_path / "stderr")
     values = {"train.checkpoint_every_images": 16, "train.micro_batch_size": 4, "train.num_images": 64}
     (tmp_path / "tiny.toml").write_text(recipe_toml(conditional(values)))

@@ -62,7 +62,7 @@ def prepared(recipe, device="cuda"):
 # --- a run -----------------------------------------------------------------------------------------------------------
 
 
-def test_two_runs_end_with_the_same_bytes_and_torch_is_left_as_it_was(tmp_path, trained, notes):
+def test_two_deterministic_runs_are_bit_identical_and_torchs_settings_are_restored(tmp_path, trained, notes):
     before = switches()
     for name in ("one", "two"):
         train(trained({"train.num_images": 16}), tmp_path / name, device="cpu", deterministic=True)
@@ -91,7 +91,7 @@ def test_a_run_resumed_with_or_without_determinism_logs_the_change(tmp_path, tra
     assert late in notes and not kept
 
 
-def test_an_operation_without_a_deterministic_form_ends_the_run_by_its_name(tmp_path, trained, monkeypatch):
+def test_an_operation_without_a_deterministic_form_ends_the_run_and_is_named(tmp_path, trained, monkeypatch):
     losses = Learner.losses
 
     def scattering(learner, *args):
@@ -120,9 +120,7 @@ def test_other_errors_and_requests_to_stop_pass_through(tmp_path, trained):
 
 
 @pytest.mark.parametrize(("way", "more"), [("run", []), ("dry_run", ["--dry-run"]), ("replay", ["--repro", "1"])])
-def test_the_command_hands_it_on_to_training_rehearsing_and_doing_a_step_again(
-    tmp_path, trained, monkeypatch, capsys, way, more
-):
+def test_the_option_reaches_training_dry_runs_and_replays(tmp_path, trained, monkeypatch, capsys, way, more):
     def refuse(recipe, folder, device, callbacks, wants_deterministic=False):
         raise UsageError(f"deterministic: {wants_deterministic}")
 
@@ -133,7 +131,7 @@ def test_the_command_hands_it_on_to_training_rehearsing_and_doing_a_step_again(
     assert main([*command, "--deterministic"]) == 2 and "deterministic: True" in capsys.readouterr().err
 
 
-def test_a_job_of_slurm_hands_it_on(capsys):
+def test_the_option_reaches_slurm_jobs(capsys):
     assert main(["slurm", "train", "mnist32", "--deterministic", "--time", "1:00:00"]) == 0
     assert "-m hdit_cli train mnist32 --deterministic &" in capsys.readouterr().out
 
@@ -141,7 +139,7 @@ def test_a_job_of_slurm_hands_it_on(capsys):
 # --- what CUDA needs -------------------------------------------------------------------------------------------------
 
 
-def test_cuda_gets_its_switches_before_anything_is_computed(gpu, trained):
+def test_cuda_settings_are_made_before_anything_is_computed(gpu, trained):
     note = prepared(trained({}))
     assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8" and "NCCL_ALGO" not in os.environ
     assert "CUBLAS_WORKSPACE_CONFIG=:4096:8, cuDNN without benchmarking" in note
@@ -156,12 +154,12 @@ def test_products_in_tf32_are_reported(gpu, trained):
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def test_what_the_user_has_chosen_holds_where_it_keeps_the_promise(gpu, trained):
+def test_settings_of_the_user_are_kept_if_they_are_deterministic(gpu, trained):
     gpu.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")
     assert "CUBLAS_WORKSPACE_CONFIG=:16:8" in prepared(trained({}))
 
 
-def test_a_workspace_that_breaks_it_and_one_that_comes_too_late_are_refused(gpu, trained):
+def test_a_nondeterministic_workspace_and_a_late_one_are_refused(gpu, trained):
     gpu.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
     with pytest.raises(UsageError, match=r"CUBLAS_WORKSPACE_CONFIG is ':0:0', expected :4096:8 or :16:8; unset it"):
         prepared(trained({}))
@@ -172,7 +170,7 @@ def test_a_workspace_that_breaks_it_and_one_that_comes_too_late_are_refused(gpu,
 
 
 @pytest.mark.parametrize("chosen", [None, "Ring", "ring,Tree", "^NVLSTree,nvls,Tree"])
-def test_ranks_on_gpus_add_up_without_network_switches(gpu, trained, chosen):
+def test_ranks_on_gpus_reduce_without_network_switches(gpu, trained, chosen):
     ranks(gpu)
     if chosen:
         gpu.setenv("NCCL_ALGO", chosen)
@@ -180,7 +178,7 @@ def test_ranks_on_gpus_add_up_without_network_switches(gpu, trained, chosen):
 
 
 @pytest.mark.parametrize("chosen", ["NVLS", "Ring,NVLSTree", "^NVLS", "allreduce:nvls"])
-def test_sums_in_network_switches_are_refused(gpu, trained, chosen):
+def test_reductions_in_network_switches_are_refused(gpu, trained, chosen):
     ranks(gpu)
     gpu.setenv("NCCL_ALGO", chosen)
     with pytest.raises(UsageError, match=r"NCCL_ALGO is .*switches add up in any order; unset it, or set NCCL_ALGO=\^"):

@@ -15,7 +15,7 @@ from hdit_core.train.run import train
 from hdit_core.train.step.train_step import Learner
 
 
-def test_it_takes_two_steps_and_reckons_from_the_second(tmp_path, trained, monkeypatch):
+def test_a_dry_run_takes_two_steps_and_estimates_from_the_second(tmp_path, trained, monkeypatch):
     monkeypatch.chdir(tmp_path)
     clock, taken, update = iter(range(10**6)), [], Learner.train_step
     monkeypatch.setattr("time.perf_counter", lambda: float(next(clock)))
@@ -70,7 +70,7 @@ def test_running_out_of_memory_names_the_keys_and_the_plan(tmp_path, trained, mo
             act(trained({"data.workers": 2}))
 
 
-def test_what_training_would_refuse_is_refused(tmp_path, trained):
+def test_a_dry_run_refuses_what_training_would_refuse(tmp_path, trained):
     with pytest.raises(DataError, match="nowhere"):
         dry_run(trained({"data.path": str(tmp_path / "nowhere")}))
     with pytest.raises(UsageError, match="this machine has no such device"):

@@ -40,7 +40,7 @@ def lines(run):
     return [json.loads(line) for line in (run / "scores.jsonl").read_text().splitlines()]
 
 
-def test_a_run_whose_extractor_cannot_be_had_says_so_in_the_words_of_its_recipe(trained, tmp_path, monkeypatch):
+def test_a_run_whose_extractor_is_unavailable_reports_it_with_the_keys_of_its_recipe(trained, tmp_path, monkeypatch):
     def fail(*_):
         raise DataError("weights.pt: cannot be downloaded; name it with --extractor-weights PATH")
 
@@ -57,7 +57,7 @@ def against(recipe, path):
     return recipe.model_copy(update={"evaluate": EvaluateRecipe(reference=str(path))})
 
 
-def test_a_score_is_that_of_eval_fid_on_the_checkpoint_and_changes_no_weight(trained, tiny_data, tmp_path, notes):
+def test_a_score_equals_that_of_eval_fid_on_the_checkpoint_and_changes_no_weight(trained, tiny_data, tmp_path, notes):
     plain, scored = tmp_path / "plain", tmp_path / "scored"
     train(trained(EVAL | {"train.eval_every_images": 0}), plain)
     train(trained(EVAL), scored)
@@ -75,7 +75,7 @@ def test_a_score_is_that_of_eval_fid_on_the_checkpoint_and_changes_no_weight(tra
     assert not (plain / "scores.jsonl").exists()
 
 
-def test_the_best_is_marked_and_never_pruned_and_can_be_drawn_from(trained, tmp_path, monkeypatch):
+def test_the_best_checkpoint_is_marked_never_pruned_and_can_be_sampled_from(trained, tmp_path, monkeypatch):
     values = iter([5.0, 1.0, 4.0, 3.0, 2.0, 6.0])
     monkeypatch.setattr(scoring.PeriodicEvaluation, "_values", lambda self, statistics: {"fd-toy-12": next(values)})
     change = {"train.num_images": 96, "train.keep_checkpoints": 2, "train.checkpoint_every_images": 16}
@@ -104,9 +104,7 @@ def test_the_kernel_distance_may_choose_the_best(trained, tmp_path, monkeypatch)
     assert json.loads((tmp_path / "best.json").read_text())["num_images"] == 32
 
 
-def test_a_run_that_is_asked_to_stop_while_it_is_scored_stops_soon_and_is_scored_when_it_goes_on(
-    trained, tmp_path, monkeypatch
-):
+def test_a_run_stopped_during_scoring_stops_soon_and_scores_after_resuming(trained, tmp_path, monkeypatch):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     recipe = trained(EVAL)
     train(recipe, whole)
@@ -132,7 +130,7 @@ def test_a_run_that_is_asked_to_stop_while_it_is_scored_stops_soon_and_is_scored
     assert lines(stopped) == lines(whole)
 
 
-def test_scores_that_the_run_comes_by_again_are_taken_again(trained, tmp_path):
+def test_scores_repeated_after_resuming_are_recomputed(trained, tmp_path):
     recipe = trained(EVAL)
     train(recipe, tmp_path)
     before = lines(tmp_path)
@@ -150,19 +148,19 @@ def test_a_reference_may_be_saved_statistics(trained, tiny_data, tmp_path):
     assert (tmp_path / "b" / "reference-toy.npz").exists() and not (tmp_path / "a" / "reference-toy.npz").exists()
 
 
-def test_a_reference_that_is_not_there_shows_before_the_first_step(trained, tmp_path):
+def test_a_missing_reference_is_reported_before_the_first_step(trained, tmp_path):
     with pytest.raises(UsageError, match="no such"):
         train(against(trained(EVAL), tmp_path / "none.npz"), tmp_path / "run")
     assert not (tmp_path / "run" / "scores.jsonl").exists()
 
 
 @pytest.mark.parametrize("num_images, due", [(0, False), (8, False), (16, True), (24, False), (40, True), (32, True)])
-def test_scores_are_due_where_a_multiple_is_crossed_and_in_the_end(changed, num_images, due):
+def test_scores_are_due_when_a_multiple_is_crossed_and_at_the_end(changed, num_images, due):
     assert is_due(changed(EVAL).train, num_images) is due
     assert not is_due(changed({"train.num_images": 40}).train, num_images)
 
 
-def test_without_a_mark_there_is_no_best(tmp_path):
+def test_without_a_mark_there_is_no_best_checkpoint(tmp_path):
     assert best_checkpoint(tmp_path) is None
     (tmp_path / "checkpoints" / "step-000000001").mkdir(parents=True)
     mark_best(tmp_path, checkpoint_folder(tmp_path, 1), {"metric": "x"})

@@ -6,5 +6,5 @@ from tests.train.scored_ranks import check_scores
 
 
 @pytest.mark.slow
-def test_ranks_score_what_one_process_does_and_leave_off_together(trained, tmp_path):
+def test_ranks_compute_the_same_score_as_one_process_and_stop_together(trained, tmp_path):
     check_scores(trained, tmp_path, "ddp")

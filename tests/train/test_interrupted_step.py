@@ -90,7 +90,7 @@ def stop_in_step_3(recipe, run, which, how, asked):
 
 
 @pytest.mark.parametrize("how", ["frozen", "asleep"])
-def test_the_main_rank_saves_the_last_whole_step_where_another_one_does_not_complete_the_next(tmp_path, trained, how):
+def test_the_main_rank_saves_the_last_complete_step_if_another_rank_does_not_complete_the_next(tmp_path, trained, how):
     recipe, run = trained({"train.num_images": 10**6, "train.checkpoint_every_images": 10**6}), tmp_path / "run"
     exit_code, answer, _ = stop_in_step_3(recipe, run, 1, how, asked=0)
     assert (exit_code, answer) == (75, None)  # it ends within the step
@@ -101,7 +101,7 @@ def test_the_main_rank_saves_the_last_whole_step_where_another_one_does_not_comp
 
 @pytest.mark.parametrize("which", [0, 1])
 @pytest.mark.parametrize("asked", [0, 1])
-def test_a_rank_that_waits_for_data_stops_whichever_was_asked_and_the_last_whole_step_is_saved(
+def test_a_rank_that_waits_for_data_stops_whichever_rank_was_signaled_and_the_last_complete_step_is_saved(
     tmp_path, trained, which, asked
 ):
     recipe, run = trained({"train.num_images": 10**6, "train.checkpoint_every_images": 10**6}), tmp_path / "run"

@@ -28,7 +28,7 @@ def recipe_file(tmp_path, trained):
     return tmp_path / "tiny.toml"
 
 
-def test_killed_in_a_save_and_at_random_a_run_ends_with_the_bits_of_one_left_alone(tmp_path, recipe_file, nursery):
+def test_a_run_killed_in_saves_and_at_random_is_bit_identical_to_an_uninterrupted_one(tmp_path, recipe_file, nursery):
     began_at = time.monotonic()
     nursery.begin(recipe_file, tmp_path / "alone")
     assert nursery.wait() == 0
@@ -47,7 +47,7 @@ def test_killed_in_a_save_and_at_random_a_run_ends_with_the_bits_of_one_left_alo
     raise AssertionError(f"{kills} kills in 20 runs are no test")
 
 
-def test_the_same_kill_breaks_a_run_whose_checkpoints_are_written_in_place(tmp_path, recipe_file, nursery):
+def test_the_same_kills_break_a_run_whose_checkpoints_are_written_in_place(tmp_path, recipe_file, nursery):
     """A check of the test: it fails for a writer that is not atomic."""
     for trial in range(10):
         run = tmp_path / str(trial)

@@ -8,7 +8,7 @@ from hdit_core.train.preemption import Deadline, job_end_s, seconds_left, stop_s
 
 
 @pytest.mark.parametrize("slowest_s", [0.0, 45.0])
-def test_the_last_save_begins_two_of_the_slowest_and_a_minute_before_the_end(slowest_s):
+def test_the_last_save_starts_two_slowest_saves_and_a_minute_before_the_end(slowest_s):
     clock = [0.0]
     deadline = Deadline(1000.0, lambda: slowest_s, now=lambda: clock[0])
     for now, passed in ((0.0, False), (939.0 - 2 * slowest_s, False), (940.0 - 2 * slowest_s, True), (2000.0, True)):
@@ -16,7 +16,7 @@ def test_the_last_save_begins_two_of_the_slowest_and_a_minute_before_the_end(slo
         assert deadline.passed() == passed
 
 
-def test_without_an_end_it_never_passes():
+def test_without_an_end_time_the_deadline_never_passes():
     assert not Deadline(None, lambda: 0.0, now=lambda: 1e12).passed()
 
 
@@ -38,7 +38,7 @@ def test_the_end_of_a_job_is_from_the_environment_or_from_squeue(tmp_path, monke
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("4:05", 245), ("1:00:00", 3600), ("2-00:00:01", 172_801)])
-def test_times_as_squeue_writes_them(text, seconds):
+def test_times_in_the_format_of_squeue_are_read(text, seconds):
     assert seconds_left(text) == seconds
 
 

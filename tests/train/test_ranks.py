@@ -87,7 +87,7 @@ def fail_on_the_main_rank():
     return "nothing"
 
 
-def test_where_the_main_rank_fails_all_end_and_say_so():
+def test_if_the_main_rank_fails_all_ranks_end_and_report_it():
     first, second = on_ranks(2, fail_on_the_main_rank)
     assert first == "CheckpointError: the disk is full"
     assert second == "OtherRankFailed: rank 1 ends, because the main rank failed"
@@ -106,7 +106,7 @@ def reducers_that_outlive_the_ranks(recipe, run):
     return found
 
 
-def test_the_ranks_group_is_taken_down_by_the_last_who_knows_it(tmp_path, trained):
+def test_the_process_group_is_destroyed_even_if_a_reducer_outlives_it(tmp_path, trained):
     """A reducer of torch's that outlived it would take it down, and hold the lock that the group's threads wait for."""
     recipe = trained({"train.parallel": "ddp", "train.num_images": 8})
     assert on_ranks(2, reducers_that_outlive_the_ranks, recipe, tmp_path / "run") == [[None], [None]]
@@ -145,7 +145,7 @@ def find_damage():
 
 
 @pytest.mark.parametrize(("size", "layout"), [(2, "ddp"), (3, "fsdp")])
-def test_a_killed_rank_ends_the_run_before_its_time_is_up_on_all_others_who_name_it(tmp_path, trained, size, layout):
+def test_a_killed_rank_ends_all_others_before_the_timeout_and_they_name_it(tmp_path, trained, size, layout):
     recipe, run = trained({"train.parallel": layout, "train.batch_size": 6, "train.num_images": 600}), tmp_path / "run"
     with started(size, go_wrong, recipe, run, be_killed) as ranks:
         (lost, _), survivors = ranks[1], [ranks[0], *ranks[2:]]
@@ -162,7 +162,7 @@ def test_a_killed_rank_ends_the_run_before_its_time_is_up_on_all_others_who_name
         assert status["step"] == newest_checkpoint(run)[0].state.step == 2
 
 
-def test_a_frozen_rank_ends_the_run_when_the_recipes_time_is_up(tmp_path, trained):
+def test_a_frozen_rank_ends_the_run_after_the_timeout_of_the_recipe(tmp_path, trained):
     recipe = trained({"train.rank_timeout_s": 2, "train.num_images": 600})
     with started(2, go_wrong, recipe, tmp_path / "run", be_frozen) as ranks:
         assert ranks[0][1].poll(120)

@@ -41,7 +41,7 @@ def files_of(run):
 
 
 @pytest.mark.parametrize(("number", "begins_at"), [(0, 0), (3, 0), (4, 4), (7, 4), (11, 8)])
-def test_a_step_is_repeated_to_the_bit_from_the_checkpoint_before_it(told, number, begins_at):
+def test_a_replayed_step_is_bit_identical_from_the_checkpoint_before_it(told, number, begins_at):
     run, recipe, results = told
     before = files_of(run)
     again = replay(recipe, run, number)
@@ -64,7 +64,7 @@ def test_a_damaged_checkpoint_is_skipped(told, tmp_path, notes):
     assert any("from the beginning" in note for note in notes)
 
 
-def test_the_images_of_the_step_are_laid_out_as_the_network_took_them(told, tmp_path):
+def test_the_replay_writes_the_images_as_the_network_received_them(told, tmp_path):
     run, recipe, _ = told
     replay(recipe, run, 2, save_images=tmp_path / "step.png")
     with Image.open(tmp_path / "step.png") as picture:
@@ -72,7 +72,7 @@ def test_the_images_of_the_step_are_laid_out_as_the_network_took_them(told, tmp_
         assert np.asarray(picture).std() > 10
 
 
-def test_a_step_that_was_not_finite_is_seen_again_with_the_image_that_made_it_so(tmp_path, trained, monkeypatch):
+def test_a_step_that_was_not_finite_is_reproduced_with_the_responsible_image(tmp_path, trained, monkeypatch):
     recipe = trained({})
     poisoned(monkeypatch, Poison(-1, math.inf, number=45))
     with pytest.raises(NumericalError):
@@ -88,7 +88,7 @@ def test_a_step_that_was_not_finite_is_seen_again_with_the_image_that_made_it_so
         replay(recipe, tmp_path, 6)  # there is no way past it
 
 
-def test_the_steps_of_a_run_that_passed_over_images_take_those_behind(tmp_path, trained, monkeypatch):
+def test_replayed_steps_of_a_run_that_skipped_images_take_the_later_ones(tmp_path, trained, monkeypatch):
     monkeypatch.setattr(spikes_module, "LEAST_STEPS", 3)
     recipe = trained({"train.rollback": 1})
     with monkeypatch.context() as patch:
@@ -106,7 +106,7 @@ def test_the_steps_of_a_run_that_passed_over_images_take_those_behind(tmp_path, 
         (3, {"train.lr": 0.1}, "different settings: train.lr"),
     ],
 )
-def test_what_is_no_step_of_the_run_is_refused(told, trained, number, changes, message):
+def test_a_step_outside_the_run_is_refused(told, trained, number, changes, message):
     with pytest.raises(UsageError, match=message):
         replay(trained(changes), told[0], number)
 

@@ -64,7 +64,7 @@ def unbroken(tmp_path_factory, tiny_data):
 
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("micro_batch_size", [8, 3])
-def test_a_stopped_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(
+def test_a_stopped_and_resumed_run_is_bit_identical_to_an_uninterrupted_one(
     tmp_path, trained, unbroken, workers, micro_batch_size
 ):
     recipe = trained({"train.micro_batch_size": micro_batch_size, "data.workers": workers})
@@ -80,7 +80,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(
     assert [line["step"] for line in read_log(run)] == [2, 4, 6, 8, 10, 12]
 
 
-def test_a_run_that_lost_its_newest_checkpoint_ends_with_the_same_bits(tmp_path, trained, unbroken, notes):
+def test_a_run_that_lost_its_newest_checkpoint_is_bit_identical_at_the_end(tmp_path, trained, unbroken, notes):
     recipe, run = trained({}), tmp_path / "run"
     with pytest.raises(StoppedEarly):
         train(recipe, run, callbacks=stop_at(run, [8]))
@@ -93,7 +93,7 @@ def test_a_run_that_lost_its_newest_checkpoint_ends_with_the_same_bits(tmp_path,
     assert_same_bits(run, unbroken(recipe))
 
 
-def test_every_signal_that_schedulers_send_is_listened_to_and_given_back(tmp_path):
+def test_every_signal_of_schedulers_is_handled_and_its_handler_restored(tmp_path):
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         with stop_signals(tmp_path / "STOP", Deadline(None, lambda: 0.0)) as stop:
@@ -130,7 +130,7 @@ def test_the_stop_file_stops_the_run_and_is_removed(tmp_path, trained):
     assert not stop_file(run).exists() and newest_checkpoint(run)[0].state.step == 4
 
 
-def test_a_request_to_stop_in_the_last_step_ends_the_run_and_waits_for_no_other(tmp_path, trained):
+def test_a_request_to_stop_in_the_last_step_is_cleared_and_the_run_is_done(tmp_path, trained):
     run = tmp_path / "run"
     assert train(trained({"train.num_images": 16}), run, callbacks=stop_at(run, [2], by_file=True)).step == 2
     assert not stop_file(run).exists() and '"state": "done"' in status_file(run).read_text()
@@ -152,7 +152,7 @@ def test_a_finished_run_is_not_changed(tmp_path, trained):
     assert train(recipe, run).step == before.step == 2
 
 
-def test_a_run_that_is_past_a_shorter_end_says_that_nothing_is_left(tmp_path, trained, notes):
+def test_a_run_beyond_a_shortened_end_reports_that_nothing_is_left(tmp_path, trained, notes):
     train(trained({"train.num_images": 20}), tmp_path, device="cpu")  # three steps of 8
     for images in (20, 16):
         recipe = trained({"train.num_images": images})
@@ -170,7 +170,7 @@ def test_a_run_whose_checkpoints_are_lost_does_not_start_over(tmp_path, trained)
     assert train(trained({"train.num_images": 24}), tmp_path, device="cpu").step == 3
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint_says_that_it_begins_again(tmp_path, trained, notes):
+def test_a_run_killed_before_its_first_checkpoint_reports_that_it_starts_over(tmp_path, trained, notes):
     train(trained({"train.num_images": 16}), tmp_path, device="cpu")
     shutil.rmtree(tmp_path / "checkpoints")
     write_status(tmp_path, "running", 0, 0)  # as the kill leaves it: nothing was saved
@@ -178,7 +178,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_says_that_it_begins_a
     assert f"{tmp_path}: has no checkpoint yet; starts again" in notes
 
 
-def test_a_finished_run_can_be_made_longer(tmp_path, trained, unbroken):
+def test_a_finished_run_can_be_extended(tmp_path, trained, unbroken):
     run = tmp_path / "run"
     train(trained({"train.num_images": 40}), run)
     train(trained({}), run)
@@ -206,7 +206,7 @@ def test_a_run_does_not_resume_with_other_data(tmp_path, trained, tiny_data, oth
     assert read_recipe(str(recipe_file(run))) == trained({"train.num_images": 8})  # the refused run left no files
 
 
-def test_data_that_the_network_does_not_take_is_refused(tmp_path, trained):
+def test_data_that_does_not_fit_the_network_is_refused(tmp_path, trained):
     with pytest.raises(DataError, match=r"has images of 16x24x3 .* network takes 24x16x3"):
         train(trained({"model.image_size": [24, 16]}), tmp_path / "a")
     with pytest.raises(DataError, match=r"again with --channels 1, or change model.channels"):
@@ -226,7 +226,7 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(tmp_path, trained, 
     assert '"state": "failed"' in status_file(run).read_text() and "the loss is nan" in status_file(run).read_text()
 
 
-def test_samples_are_drawn_on_the_way(tmp_path, trained):
+def test_samples_are_written_during_training(tmp_path, trained):
     run = tmp_path / "run"
     train(trained({"train.sample_every_images": 48}), run)
     assert [path.name for path in sorted((run / "grids").iterdir())] == ["000000048.png", "000000096.png"]

@@ -120,7 +120,7 @@ def ask(process, run, how):
 
 
 @pytest.mark.parametrize("how", ["signal", "file"])
-def test_a_run_whose_readers_hang_saves_the_last_whole_step_within_seconds(tmp_path, started, how):
+def test_a_run_whose_readers_hang_saves_the_last_complete_step_within_seconds(tmp_path, started, how):
     run = tmp_path / "run"
     process = started()
     wait_until(lambda: log_file(run).exists() and log_file(run).stat().st_size)

@@ -17,7 +17,7 @@ from hdit_core.train.run import train
 from hdit_core.train.step.train_step import Learner
 
 
-def test_checkpoints_come_when_they_are_due_and_at_the_end_and_the_newest_few_stay(tmp_path, trained, notes):
+def test_checkpoints_are_saved_when_due_and_at_the_end_and_the_newest_few_stay(tmp_path, trained, notes):
     recipe = trained({"train.num_images": 72, "train.checkpoint_every_images": 20, "train.keep_checkpoints": 2})
     train(recipe, tmp_path / "run")
     saved = [int(note[-9:]) for note in notes if note.startswith("saved")]
@@ -47,7 +47,7 @@ def test_the_log_has_means_since_the_last_line_and_the_learning_rate_that_was_us
         assert (now.loss, now.lr, now.step, now.total_images) == (line["loss"], line["lr"], line["step"], 48)
 
 
-def test_grids_show_the_average(tmp_path, trained, monkeypatch):
+def test_grids_show_samples_of_the_ema(tmp_path, trained, monkeypatch):
     drawn = []
 
     def record(denoiser, indices, **options):
@@ -60,7 +60,7 @@ def test_grids_show_the_average(tmp_path, trained, monkeypatch):
     assert len(drawn) == 1 and all(torch.equal(drawn[0][key], tensor) for key, tensor in average.items())
 
 
-def test_the_seed_of_the_run_decides_its_first_weights(tmp_path, trained):
+def test_the_seed_of_the_run_determines_its_initial_weights(tmp_path, trained):
     weights = []
     for seed in (1, 2):
         train(trained({"train.num_images": 8, "train.seed": seed, "train.lr": 1e-12}), tmp_path / str(seed))

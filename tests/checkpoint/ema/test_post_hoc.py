@@ -81,9 +81,7 @@ def distance(found, expected, names):
     return float(torch.stack(squares).sum() / sum(expected[name].numel() for name in names)) ** 0.5
 
 
-def test_an_average_made_afterwards_is_the_one_that_was_followed_and_nearer_the_more_snapshots(
-    tmp_path, walk, monkeypatch
-):
+def test_a_reconstructed_ema_approaches_the_tracked_one_with_more_snapshots(tmp_path, walk, monkeypatch):
     monkeypatch.setattr(posthoc_module, "MAX_ERROR", 1.0)
     errors, bounds = [], []
     for count in (4, 8, 16, 32):
@@ -105,7 +103,7 @@ def test_the_error_of_rounding_to_16_bits_is_the_predicted_gain(tmp_path, walk, 
     assert 0 < error < 2**-11 * made.mixture.gain * size + made.mixture.error * moved
 
 
-def test_it_is_what_ema_pytorch_makes_of_the_same_snapshots(tmp_path, walk):
+def test_a_reconstructed_ema_equals_that_of_ema_pytorch(tmp_path, walk):
     ema_pytorch = pytest.importorskip("ema_pytorch", reason="pip install ema-pytorch")
     theirs = tmp_path / "theirs"
     other = ema_pytorch.PostHocEMA(
@@ -124,7 +122,7 @@ def test_it_is_what_ema_pytorch_makes_of_the_same_snapshots(tmp_path, walk):
             torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-4 * largest)
 
 
-def test_one_snapshot_gives_itself_to_the_bit(tmp_path, walk):
+def test_one_snapshot_is_reproduced_bit_for_bit(tmp_path, walk):
     run = walk.run(tmp_path / "run", 1)
     snapshots(run)[0].path.unlink()
     made, only = build_post_hoc_ema(run, 0.10), snapshots(run)
@@ -135,7 +133,7 @@ def test_one_snapshot_gives_itself_to_the_bit(tmp_path, walk):
     assert {kept[name].dtype for name in walk.names} == {torch.half}
 
 
-def test_what_is_made_loads_as_a_file_and_its_fixed_tensors_lose_no_bit(tmp_path, walk):
+def test_a_reconstructed_ema_loads_as_a_file_and_its_fixed_tensors_are_exact(tmp_path, walk):
     run = walk.run(tmp_path / "run", 32)
     made = build_post_hoc_ema(run, 0.03, tmp_path / "elsewhere.safetensors")  # by large weights of either sign
     assert made.path == tmp_path / "elsewhere.safetensors" and not post_hoc_file(run, 0.03).exists()
@@ -144,7 +142,7 @@ def test_what_is_made_loads_as_a_file_and_its_fixed_tensors_lose_no_bit(tmp_path
     assert all(torch.equal(buffer, walk.begin[name]) for name, buffer in denoiser.network.named_buffers())
 
 
-def test_a_length_that_snapshots_do_not_give_is_refused_with_those_that_they_do(tmp_path, walk):
+def test_a_length_out_of_the_snapshots_reach_is_refused_with_the_possible_range(tmp_path, walk):
     run = walk.run(tmp_path / "run", 8)
     with pytest.raises(UsageError, match=r"16 snapshots do not allow .* 0.020: .* 24.\d% .* lengths: 0.037 to 0.172"):
         build_post_hoc_ema(run, 0.020)
@@ -152,7 +150,7 @@ def test_a_length_that_snapshots_do_not_give_is_refused_with_those_that_they_do(
         build_post_hoc_ema(run, 0.288)
 
 
-def test_a_length_whose_weights_would_make_rounding_large_is_refused(tmp_path, walk, monkeypatch):
+def test_a_length_whose_weights_would_amplify_rounding_is_refused(tmp_path, walk, monkeypatch):
     monkeypatch.setattr(posthoc_module, "MAX_GAIN", 2.0)
     with pytest.raises(UsageError, match=r"amplification of rounding 5.\d \(at most 2\)"):
         build_post_hoc_ema(walk.run(tmp_path / "run", 32), 0.030)

@@ -29,7 +29,7 @@ def test_the_papers_two_lengths_have_the_papers_exponents(std, gamma):
 
 
 @pytest.mark.parametrize("std", [0.001, 0.013, 0.05, 0.1, 0.2, 0.288])
-def test_lengths_and_exponents_are_each_others_inverse_and_the_length_is_the_profiles_standard_deviation(std):
+def test_lengths_and_exponents_invert_each_other_and_the_length_is_the_standard_deviation_of_the_profile(std):
     gamma = gamma_of(std)
     assert gamma > 0 and std_of(gamma) == pytest.approx(std, rel=1e-10)
     tau = (np.arange(GRID) + 0.5) / GRID
@@ -38,12 +38,12 @@ def test_lengths_and_exponents_are_each_others_inverse_and_the_length_is_the_pro
     assert math.sqrt(p @ (tau - p @ tau) ** 2) == pytest.approx(std, rel=1e-3)
 
 
-def test_the_decay_is_the_papers_where_all_steps_are_of_one_size():
+def test_with_steps_of_equal_size_the_decay_is_the_papers():
     for t in range(1, 50):
         assert decay(6.94, 8 * (t - 1), 8 * t) == pytest.approx((1 - 1 / t) ** 7.94)
 
 
-def test_an_average_counts_the_images_of_steps_of_any_size_by_its_profile():
+def test_an_ema_weights_the_images_of_steps_of_any_size_by_its_profile():
     gamma, sizes = 3.0, [8, 8, 16, 64, 64, 8]
     ends = np.cumsum(sizes).tolist()
     counts = np.zeros(len(sizes))
@@ -54,7 +54,7 @@ def test_an_average_counts_the_images_of_steps_of_any_size_by_its_profile():
     np.testing.assert_allclose(counts, np.diff(shares, prepend=0), rtol=1e-12)
 
 
-def test_inner_products_are_the_integrals():
+def test_inner_products_equal_the_integrals():
     parts = [Profile(0.05, 700), Profile(0.05, 1000), Profile(0.1, 300), Profile(0.25, 1000)]
     dense = np.stack([density(part, 1000.0) for part in parts])
     found = inner_products(parts, parts)
@@ -66,7 +66,7 @@ def every(num_images, count, stds=(0.05, 0.1)):
     return [Profile(std, num_images * (i + 1) // count) for i in range(count) for std in stds]
 
 
-def test_the_stated_error_is_that_of_the_mixture_and_no_other_mixture_is_nearer():
+def test_the_stated_error_is_that_of_the_combination_and_no_other_combination_is_nearer():
     parts, wanted = every(6400, 8), Profile(0.07, 6400)
     mixture = mixtures(parts, [wanted])[0]
     dense, target = np.stack([density(part, 6400.0) for part in parts]), density(wanted, 6400.0)
@@ -89,7 +89,7 @@ def test_weights_sum_to_one_for_any_snapshots(count):
         assert sum(mixture.weights) == pytest.approx(1, abs=1e-9)
 
 
-def test_more_snapshots_give_a_better_mixture():
+def test_more_snapshots_give_a_better_combination():
     errors = [mixtures(every(10**6, count), [Profile(0.08, 10**6)])[0].error for count in (4, 8, 16, 32, 64)]
     assert all(later < earlier / 2 for earlier, later in pairwise(errors)) and errors[-1] < 3e-4
 
@@ -102,7 +102,7 @@ def test_a_profile_that_was_tracked_is_used_unchanged():
     assert mixture.error < 1e-6 and mixture.gain == pytest.approx(1)
 
 
-def test_snapshots_that_are_nearly_the_same_do_no_harm():
+def test_nearly_equal_snapshots_do_no_harm():
     parts = [
         *every(10**6, 64),
         Profile(0.05, 10**6 - 1),

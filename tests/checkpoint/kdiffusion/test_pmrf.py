@@ -156,7 +156,7 @@ def test_the_recipe_says_how_the_flow_was_trained_and_is_sampled(checkpoint, tmp
 
 
 @pytest.mark.parametrize(("weights_name", "factor"), [("model", 1), ("ema", 3)])
-def test_averages_are_matched_to_the_parameters_by_their_order(checkpoint, network, tmp_path, weights_name, factor):
+def test_ema_weights_are_matched_to_the_parameters_by_their_order(checkpoint, network, tmp_path, weights_name, factor):
     found = convert(checkpoint(), tmp_path / "ours", weights=weights_name).network.state_dict()
     scale = {"patch_in.proj.weight": 0.5, "patch_out.proj.weight": 2.0}
     for name, parameter in network.named_parameters():
@@ -185,13 +185,13 @@ def test_a_folder_of_the_hub_is_converted_without_a_pickle(weights, network, tmp
         ({"num_flow_steps": 0}, "sample.steps"),
     ],
 )
-def test_what_is_no_flow_from_an_image_is_refused(checkpoint, tmp_path, changes, message):
+def test_a_checkpoint_that_is_no_flow_from_an_image_is_refused(checkpoint, tmp_path, changes, message):
     path = checkpoint(hyper_parameters=ARGUMENTS | changes)
     with pytest.raises(CheckpointError, match=message):
         convert(path, tmp_path / "ours")
 
 
-def test_missing_or_misordered_averages_are_refused(checkpoint, weights, tmp_path):
+def test_missing_or_misordered_ema_weights_are_refused(checkpoint, weights, tmp_path):
     path = checkpoint(ema={"shadow_params": [torch.zeros(1)]})
     with pytest.raises(CheckpointError, match=r"ckpt: has averages of 1 parameters; the flow has \d+"):
         convert(path, tmp_path / "ours")
@@ -200,7 +200,7 @@ def test_missing_or_misordered_averages_are_refused(checkpoint, weights, tmp_pat
         convert(checkpoint(ema={"shadow_params": [torch.zeros(1)] * count}), tmp_path / "ours")
 
 
-def test_a_checkpoint_without_averages_or_flow_is_refused(checkpoint, tmp_path):
+def test_a_checkpoint_without_ema_weights_or_flow_is_refused(checkpoint, tmp_path):
     path = checkpoint()
     content = torch.load(path)
     del content["ema"]
@@ -217,7 +217,7 @@ def test_a_flow_cannot_be_written_for_k_diffusion(checkpoint, tmp_path):
         convert_weights(checkpoint(), tmp_path / "theirs", to="k-diffusion", trust_pickle=True)
 
 
-def test_the_pickle_has_to_be_trusted(checkpoint, tmp_path):
+def test_a_pickle_must_be_trusted_explicitly(checkpoint, tmp_path):
     with pytest.raises(UsageError, match="--i-trust-this-pickle"):
         convert_weights(checkpoint(), tmp_path / "ours", to="hdit")
 

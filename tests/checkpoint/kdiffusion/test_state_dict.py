@@ -30,7 +30,7 @@ def config():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_parameter_groups_are_the_references(name):
+def test_parameter_groups_equal_the_references(name):
     recipe = recipe_from_kdiffusion(metadata(name, "config"))
     network = HourglassTransformer(recipe.model)
     found = [
@@ -58,7 +58,7 @@ def test_every_tensor_is_read_back_with_the_same_bytes_and_name(reference, name,
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_references_configs_fit_a_recipe_whole(name):
+def test_the_references_configs_fit_a_recipe_completely(name):
     config = metadata(name, "config")
     assert config_to_kdiffusion(recipe_from_kdiffusion(config)) == filled(config)
 
@@ -93,7 +93,7 @@ UNUSUAL = {
 
 
 @pytest.mark.parametrize("change", UNUSUAL.values(), ids=UNUSUAL.keys())
-def test_an_unusual_config_means_the_same_when_its_defaults_are_written_out_and_after_a_recipe(config, change):
+def test_an_unusual_config_keeps_its_meaning_with_explicit_defaults_and_through_a_recipe(config, change):
     for table, values in change.items():
         config[table] = config[table] | values if isinstance(values, dict) else values
     recipe = recipe_from_kdiffusion(config)
@@ -101,7 +101,7 @@ def test_an_unusual_config_means_the_same_when_its_defaults_are_written_out_and_
     assert recipe_from_kdiffusion(config_to_kdiffusion(recipe)) == recipe
 
 
-def test_the_scales_of_the_loss_are_kept(config):
+def test_the_scales_of_the_loss_are_preserved(config):
     assert recipe_from_kdiffusion(config).diffusion.loss_scales == 1
     config["model"]["loss_scales"] = 3
     recipe = recipe_from_kdiffusion(config)
@@ -125,7 +125,7 @@ def test_missing_keys_of_a_config_have_the_defaults_of_the_reference(config):
     assert [(level.head_dim, level.kernel_size) for level in levels] == [(64, 7)] * 3
 
 
-def test_training_bounds_follow_the_samplers_where_those_are_wider(config):
+def test_training_bounds_extend_to_the_samplers_where_those_are_wider(config):
     config["model"] |= {"sigma_min": 1e-4, "sigma_max": 2000}
     density = recipe_from_kdiffusion(config).diffusion.density
     assert (density.sigma_min, density.sigma_max) == (1e-4, 2000)
@@ -215,7 +215,7 @@ def test_a_state_that_does_not_fit_its_config_is_refused(reference, config):
     refuse(f"{layer}pos_emb.freqs differs from", **{f"{layer}pos_emb.freqs": frequencies.double()})
 
 
-def test_our_state_has_to_be_whole_on_the_way_out(reference, config):
+def test_an_incomplete_state_dict_cannot_be_converted(reference, config):
     recipe = recipe_from_kdiffusion(config)
     state = state_from_kdiffusion(reference("neighborhood"), recipe)
     with pytest.raises(CheckpointError, match=r"state: lacks the tensor out_norm.scale"):
@@ -239,7 +239,7 @@ def test_our_state_has_to_be_whole_on_the_way_out(reference, config):
         ("model", "condition_channels", 3, "0"),
     ],
 )
-def test_what_k_diffusion_does_not_know_is_refused(config, table, key, value, expected):
+def test_features_that_k_diffusion_lacks_are_refused(config, table, key, value, expected):
     recipe = recipe_from_kdiffusion(config)
     changed = getattr(recipe, table).model_copy(update={key: value})
     message = f"{table}.{key} = '{value}' is unknown to k-diffusion; expected {expected}"
@@ -247,7 +247,7 @@ def test_what_k_diffusion_does_not_know_is_refused(config, table, key, value, ex
         config_to_kdiffusion(recipe.model_copy(update={table: changed}))
 
 
-def test_the_config_is_not_changed_by_reading_it(config):
+def test_reading_a_config_does_not_change_it(config):
     before = copy.deepcopy(config)
     recipe_from_kdiffusion(config)
     assert config == before

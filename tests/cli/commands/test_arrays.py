@@ -70,7 +70,7 @@ def expected(run, indices):
     return next(iter(pipeline.generate(list(indices), [None] * len(indices)))).images.clamp(-1, 1)
 
 
-def test_samples_have_the_networks_values_to_a_65535th_of_the_range(run, tmp_path):
+def test_samples_have_the_networks_values_within_one_16_bit_level(run, tmp_path):
     arguments = ["--ckpt", str(run), "--count", "4", "--condition", str(run.parent / "set")]
     assert main(["sample", *arguments, "--out", str(tmp_path / "samples")]) == 0
     record = json.loads((tmp_path / "samples" / "samples.json").read_text())
@@ -87,7 +87,7 @@ def test_samples_have_the_networks_values_to_a_65535th_of_the_range(run, tmp_pat
     assert difference / 2 <= 1 / 65535  # the range [-1, 1] is 2 wide
 
 
-def test_restored_images_have_the_networks_values_to_a_65535th_of_the_range(run, tmp_path, monkeypatch):
+def test_restored_images_have_the_networks_values_within_one_16_bit_level(run, tmp_path, monkeypatch):
     """The condition images go in as 16-bit stacks of pages and as .npy, with the same result."""
     (tmp_path / "in").mkdir()
     for number in (0, 1):
@@ -127,7 +127,7 @@ def test_training_reads_the_values_of_the_set(run):
     assert image.shape == (1, 4, 16, 24) and image.abs().max() <= 1
 
 
-def test_a_recipe_of_another_type_than_the_set_is_refused_with_the_way_out(run, tmp_path, capsys):
+def test_a_recipe_of_another_type_than_the_set_is_refused_with_the_fix(run, tmp_path, capsys):
     changes = ["--set", "data.dtype=uint8", "--set", "data.value_range=[]"]
     assert main(["train", str(run.parent / "tiny.toml"), "--out", str(tmp_path / "run"), *changes]) == 3
     message = capsys.readouterr().err

@@ -59,7 +59,7 @@ def test_attention_prints_each_backend_with_its_lower_bound_and_those_that_canno
     assert says(text, "16x16 forward tiled 500 450 to 550 125 4.0 3")
 
 
-def test_attention_on_next_to_nothing_measures_what_it_prints(capsys):
+def test_attention_of_a_tiny_shape_is_measured_against_its_lower_bound(capsys):
     sizes = ["--sizes", "8", "--kernel-size", "3", "--heads", "1", "--head-dim", "8"]
     assert main(["bench", "attention", *sizes, "--device", "cpu", "--threads", "1", "--seconds", "0", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
@@ -132,7 +132,7 @@ def test_a_step_beyond_the_machine_is_refused_with_what_makes_it_smaller(capsys)
     assert "measure a smaller one with --set train.batch_size=1" in capsys.readouterr().err
 
 
-def test_sample_prints_what_an_evaluation_makes_of_images(fake, capsys):
+def test_sample_prints_images_per_second_and_evaluations_per_image(fake, capsys):
     fake(sample, "bench_sample", SampleFigure(4, 20, 10**9, "bfloat16", 4e9, HALF_A_SECOND, None))
     assert main(["bench", "sample", "--device", "cpu"]) == 0
     text = capsys.readouterr().out
@@ -149,7 +149,7 @@ def test_sample_takes_the_recipe_of_a_guide(fake, capsys):
     assert says(capsys.readouterr().out, "autoguidance with mnist32")
 
 
-def test_scaling_prints_every_size_what_was_left_out_and_the_exponents(fake, capsys):
+def test_scaling_prints_every_size_the_skipped_ones_and_the_exponents(fake, capsys):
     figures = [
         ScalingFigure("HDiT-B/4", side, "forward", 1000, 10**9, Timing((side**2 * 1e-6,)), side**2)
         for side in (256, 512, 1024)

@@ -63,7 +63,7 @@ def test_every_damaged_part_is_named_and_the_exit_code_is_3(prepare, run, tmp_pa
     assert "set: damaged: 2 parts; prepare or copy the data again" in err
 
 
-def test_a_program_reads_what_is_damaged(prepare, run, tmp_path):
+def test_json_output_lists_the_damage(prepare, run, tmp_path):
     prepare()
     (tmp_path / "set" / "hashes.npy").unlink()
     code, out, _ = run("data", "verify", tmp_path / "set", "--json")
@@ -73,7 +73,7 @@ def test_a_program_reads_what_is_damaged(prepare, run, tmp_path):
     assert (verdict["level"], verdict["images"], verdict["shards"]) == ("full", 12, 4)
 
 
-def test_two_levels_are_one_too_many(run, tmp_path):
+def test_two_verification_levels_at_once_are_refused(run, tmp_path):
     code, _, err = run("data", "verify", tmp_path, "--quick", "--deep")
     assert code == 2
     assert "--quick, --deep: expected at most one of them" in err
@@ -91,7 +91,7 @@ def test_show_prints_the_contents_of_a_set(prepare, run, tmp_path):
     assert ["1", "dog", "4", "#" * 20] in lines
 
 
-def test_a_program_reads_the_contents_of_a_set(prepare, run, tmp_path):
+def test_json_output_has_the_contents_of_a_set(prepare, run, tmp_path):
     prepare("--size", "8x12,12x8")
     shown = json.loads(run("data", "show", tmp_path / "set", "--json")[1])
     assert shown["sizes"] == [{"height": 8, "width": 12, "samples": 6}, {"height": 12, "width": 8, "samples": 6}]
@@ -112,7 +112,7 @@ def test_show_prints_the_attachments_and_types_of_the_images(run, tmp_path):
     assert (result["condition"], result["vector_dim"], result["captions"]) == (condition, 3, True)
 
 
-def test_json_output_states_that_there_is_nothing_besides_8_bit_images(prepare, run, tmp_path):
+def test_json_output_of_an_8_bit_set_has_no_attachments(prepare, run, tmp_path):
     prepare()
     result = json.loads(run("data", "show", tmp_path / "set", "--json")[1])
     assert (result["dtype"], result["range"]) == ("uint8", [[0.0, 255.0]])
@@ -178,7 +178,7 @@ def test_a_folder_without_a_data_set_is_reported(run, tmp_path):
     assert "manifest.json: not found; expected a finished data set of `hdit prepare-data`" in err
 
 
-def test_tasks_are_finished_to_one_set(prepare, run, tmp_path):
+def test_tasks_are_combined_into_one_set(prepare, run, tmp_path):
     code, out, err = prepare("--task", "0/2", "--json")
     assert code == 0
     assert json.loads(out)["task"] == "0/2"
@@ -194,7 +194,7 @@ def test_tasks_are_finished_to_one_set(prepare, run, tmp_path):
     assert run("data", "verify", tmp_path / "set", "--deep")[0] == 0
 
 
-def test_slurm_gives_the_task_and_a_word_takes_it_back(prepare, monkeypatch):
+def test_the_slurm_task_is_used_unless_the_option_turns_it_off(prepare, monkeypatch):
     for name, value in {"ID": "3", "COUNT": "3", "MIN": "1", "MAX": "3", "STEP": "1"}.items():
         monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", value)
     code, out, err = prepare("--json")

@@ -68,7 +68,7 @@ def two(out):
     ],
     ids=["set", "interval", "guide"],
 )
-def test_the_ends_of_a_way_are_what_sample_draws_with_the_same_options(model, worse, led):
+def test_the_ends_of_an_interpolation_equal_the_samples_of_the_same_options(model, worse, led):
     options = ["--ckpt", "model", "--steps", "3", "--device", "cpu"]
     way = ["edit", "interpolate", "0", "1", "--frames", "2", *options]
     given = [worse if word == "WORSE" else word for word in led]
@@ -122,7 +122,7 @@ def test_a_likelihood_ignores_the_runs_guidance_and_refuses_guidance_options(eas
     assert json.loads(capsys.readouterr().out)["bits_per_dim"] != expected["bits_per_dim"]
 
 
-def test_settings_that_there_are_not_are_refused_before_anything_is_drawn(model, capsys):
+def test_unknown_settings_are_refused_before_anything_is_sampled(model, capsys):
     command = ["edit", "vary", "--init", "picture.png", "--ckpt", "model", "--out", "v"]
     for more, message in (
         (["--set", "train.lr=1"], "only keys of [sample] apply to sampling"),

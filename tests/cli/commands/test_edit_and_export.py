@@ -48,7 +48,7 @@ def pixels(path):
     return np.asarray(Image.open(path))
 
 
-def test_vary_of_strength_0_returns_the_picture_and_resumes_its_folder(ckpt, here, capsys):
+def test_vary_of_strength_0_returns_the_image_and_resumes_its_folder(ckpt, here, capsys):
     command = ["edit", "vary", "--init", "small.png", "--ckpt", ckpt, "--strength", "0", "--out", "v", *DRAWING]
     assert main([*command, "--n", "2"]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -75,7 +75,7 @@ def test_inpaint_keeps_the_black_region_of_the_mask(ckpt, here):
     assert (drawn[known] == pixels("small.png")[known]).all() and (drawn[~known] != pixels("small.png")[~known]).any()
 
 
-def test_interpolate_begins_and_ends_with_what_sample_draws_and_makes_a_film(ckpt, here):
+def test_interpolate_starts_and_ends_with_the_samples_and_writes_an_animation(ckpt, here):
     film = ["--frames", "3", "--out", "way", "--webp", "way.webp"]
     assert main(["edit", "interpolate", "3", "7", "--ckpt", ckpt, *film, *DRAWING]) == 0
     assert main(["sample", "--ckpt", ckpt, "--seeds", "3,7", "--out", "s", *DRAWING]) == 0
@@ -100,7 +100,7 @@ def test_invert_writes_noise_that_interpolate_takes(ckpt, here, capsys):
     assert "noise.safetensors: already exists and is never replaced" in capsys.readouterr().err
 
 
-def test_a_way_back_that_misses_the_picture_by_far_is_said_with_what_may_help(ckpt, here, capsys, monkeypatch):
+def test_a_poor_reconstruction_is_reported_with_advice(ckpt, here, capsys, monkeypatch):
     monkeypatch.setattr(edit_measuring, "LARGE_ERROR_LEVELS", 1e-9)
     assert main(["edit", "invert", "small.png", "--ckpt", ckpt, "--tolerance", "1e-2", "--device", "cpu"]) == 0
     assert "large round-trip error; a --tolerance below 0.01 may reduce it" in capsys.readouterr().err
@@ -120,7 +120,7 @@ def test_likelihood_prints_bits_with_a_standard_error_and_each_image_as_it_is_fi
     assert "a single image has no standard error" in captured.err and "bits_per_dim" in captured.out
 
 
-def test_an_edit_streams_to_stdout_as_samples_do(ckpt, here):
+def test_an_edit_streams_to_stdout(ckpt, here):
     command = [sys.executable, "-m", "hdit_cli", "edit", "vary", "--init", "small.png", "--ckpt", ckpt, "--n", "2"]
     piped = subprocess.run([*command, *DRAWING, "--out", "-"], capture_output=True, check=True)
     assert main([*command[3:], *DRAWING, "--out", "x.tar"]) == 0

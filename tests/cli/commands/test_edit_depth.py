@@ -99,7 +99,7 @@ def test_pixels_outside_the_mask_keep_every_value(kind, tmp_path):
     assert not np.array_equal(found[mask > 0], array[mask > 0])
 
 
-def test_an_image_of_another_size_is_resized_in_its_own_depth(network, tmp_path):
+def test_an_image_of_another_size_is_resized_in_its_own_bit_depth(network, tmp_path):
     """A ramp whose neighbors differ by less than one level of 8 bits keeps its steps."""
     ramp = np.broadcast_to(
         np.arange(2 * WIDTH, dtype=np.uint16)[None, :, None] * 4 + 30_000, (2 * HEIGHT, 2 * WIDTH, 1)
@@ -111,7 +111,7 @@ def test_an_image_of_another_size_is_resized_in_its_own_depth(network, tmp_path)
     assert found.shape == (HEIGHT, WIDTH) and (np.diff(found[8, 3:-3]) == 8).all()
 
 
-def test_noise_of_an_image_and_frames_between_are_in_its_depth(network, tmp_path):
+def test_noise_and_interpolated_frames_have_the_bit_depth_of_the_image(network, tmp_path):
     array = values(4, "uint16", BANDS)
     np.save("bands.npy", array)
     ckpt = network(4, "uint16", BANDS)
@@ -128,14 +128,14 @@ def test_noise_of_an_image_and_frames_between_are_in_its_depth(network, tmp_path
         assert film.size == (WIDTH, HEIGHT)
 
 
-def test_a_reconstruction_has_the_ending_of_the_networks_samples(network, capsys):
+def test_a_reconstruction_has_the_file_extension_of_the_samples(network, capsys):
     np.save("bands.npy", values(4, "uint16", BANDS))
     command = ["edit", "invert", "bands.npy", *network(4, "uint16", BANDS), "--back", "back.png"]
     assert main(command) == 2
     assert "--back back.png: expected a name that ends in .npy" in capsys.readouterr().err
 
 
-def test_an_image_of_other_values_is_refused_with_those_of_the_network(network, capsys):
+def test_an_image_with_other_values_is_refused_with_those_of_the_network(network, capsys):
     Image.new("RGB", (WIDTH, HEIGHT)).save("8-bit.png")
     np.save("three.npy", np.zeros((HEIGHT, WIDTH, 3), np.float64))
     ckpt = network(4, "uint16", BANDS)

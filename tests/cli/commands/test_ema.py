@@ -36,7 +36,7 @@ def test_each_length_is_reconstructed_and_its_error_reported(run, capsys):
     assert "profile_error" in capsys.readouterr().out
 
 
-def test_one_length_can_go_elsewhere_and_several_cannot(run, tmp_path, capsys):
+def test_one_length_can_be_written_elsewhere_and_several_cannot(run, tmp_path, capsys):
     out = tmp_path / "average.safetensors"
     assert main(["ema", str(run), "--std", "0.06", "--out", str(out)]) == 0 and out.exists()
     assert main(["ema", str(run), "--std", "0.06", "--std", "0.07", "--out", str(out)]) == 2
@@ -52,7 +52,7 @@ def test_one_length_can_go_elsewhere_and_several_cannot(run, tmp_path, capsys):
         ("0.01", 2, "its 24 snapshots do not allow an EMA of length 0.010"),
     ],
 )
-def test_lengths_that_cannot_be_are_refused_before_any_is_made(run, capsys, length, code, message):
+def test_impossible_lengths_are_refused_before_any_is_reconstructed(run, capsys, length, code, message):
     before = set(ema_folder(run).iterdir())
     assert main(["ema", str(run), "--std", "0.11", "--std", length]) == code
     assert message in capsys.readouterr().err and set(ema_folder(run).iterdir()) == before
@@ -63,7 +63,7 @@ def test_a_folder_that_is_not_a_run_is_named(tmp_path, capsys):
     assert "nowhere: no such run" in capsys.readouterr().err
 
 
-def test_images_are_drawn_with_an_average_of_any_length(run, tmp_path, capsys):
+def test_samples_use_an_ema_of_any_length(run, tmp_path, capsys):
     command = ["sample", "--ckpt", str(run), "--n", "3", "--device", "cpu", "--json"]
     assert main(["ema", str(run), "--std", "0.08"]) == 0
     hashes = []
@@ -78,12 +78,12 @@ def test_images_are_drawn_with_an_average_of_any_length(run, tmp_path, capsys):
     assert "weights emma: expected ema, model, or an EMA length" in capsys.readouterr().err
 
 
-def test_a_followed_average_is_converted_by_its_length(run, tmp_path):
+def test_a_tracked_ema_is_converted_by_its_length(run, tmp_path):
     target = tmp_path / "average.safetensors"
     assert main(["convert", str(run), str(target), "--weights", "0.1"]) == 0 and target.exists()
 
 
-def test_averages_of_a_conditional_run_are_made_and_restore_images(tmp_path, tiny_data, capsys):
+def test_ema_weights_of_a_conditional_run_are_reconstructed_and_restore_images(tmp_path, tiny_data, capsys):
     followed = TINY["train"] | {"ema_profiles": [0.05, 0.1], "ema_snapshot_every_images": 8}
     tables = TINY | {
         "model": TINY["model"] | {"condition_channels": 3, "num_classes": 0},

@@ -45,7 +45,7 @@ def test_progress_shows_images_per_second_and_does_not_affect_the_result(folders
     assert "images/s" not in out
 
 
-def test_json_is_one_document_with_a_passport(folders, capsys):
+def test_json_is_one_document_with_provenance(folders, capsys):
     assert main(["eval-fid", folders[0], "--ref", folders[1], *OFFLINE, "--allow-small-n", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["metric"] == "fd-efficientnet-lite0" and found["value"] > 0
@@ -92,7 +92,7 @@ def test_stats_saves_a_reference_and_compare_compares_results(folders, capsys, t
 
 
 @pytest.mark.parametrize("reference", ["nope.npz", "nope", "nope.zip"])
-def test_a_missing_reference_is_a_usage_error_of_one_kind(folders, capsys, reference):
+def test_a_missing_reference_is_a_usage_error(folders, capsys, reference):
     assert main(["eval-fid", folders[0], "--ref", reference, *OFFLINE]) == 2
     assert f"{reference}: no such" in capsys.readouterr().err
 
@@ -109,7 +109,7 @@ def test_too_few_images_are_a_usage_error(folders, capsys):
     assert out == "" and "5 images, too few for the 1280 features of efficientnet-lite0" in err
 
 
-def test_torchrun_passes_the_number_of_images_on_by_its_other_name(folders, capsys):
+def test_the_alternative_name_of_the_number_of_images_passes_torchrun(folders, capsys):
     for command in (["eval-fid", "--ckpt", "runs/faces"], ["sweep", "runs/faces", "--ref", "faces.npz"]):
         words = [*command, "--count", "9"]
         assert get_args_parser().parse_args(["-m", "hdit_cli", *words]).training_script_args == words
@@ -117,7 +117,7 @@ def test_torchrun_passes_the_number_of_images_on_by_its_other_name(folders, caps
     assert "--n 9: it has only 5 images" in capsys.readouterr().err
 
 
-def test_missing_weights_without_a_network_are_exit_code_1_and_how_to_mend_it(folders, capsys, monkeypatch, tmp_path):
+def test_missing_weights_without_internet_access_exit_with_1_and_a_hint(folders, capsys, monkeypatch, tmp_path):
     def no_network(*_, **__):
         raise OSError("Network is unreachable")
 
@@ -135,7 +135,7 @@ def test_missing_weights_by_path_are_a_usage_error(folders, capsys):
     assert "nowhere.pt: no such weights file" in capsys.readouterr().err
 
 
-def test_a_broken_picture_is_a_data_error(folders, capsys, tmp_path):
+def test_a_broken_image_is_a_data_error(folders, capsys, tmp_path):
     (tmp_path / "0.png").write_text("text")
     (tmp_path / "1.png").write_text("text")
     assert main(["eval-fid", str(tmp_path), "--ref", folders[1], *OFFLINE, "--allow-small-n"]) == 3

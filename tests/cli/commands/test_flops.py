@@ -17,7 +17,7 @@ def result(capsys, *args):
     return json.loads(capsys.readouterr().out)
 
 
-def test_without_a_recipe_hdit_b4_stands_beside_dit_b4_at_five_sizes_with_their_exponents(capsys):
+def test_without_a_recipe_hdit_b4_is_compared_with_dit_b4_at_five_sizes(capsys):
     document = result(capsys)
 
     (network,), (dit,) = document["networks"], document["baselines"]
@@ -70,7 +70,7 @@ def test_several_sizes_print_totals_and_exponents_and_two_of_them_only_one_expon
     assert "between the two largest" not in two
 
 
-def test_one_number_and_height_x_width_are_both_sizes(capsys):
+def test_a_size_is_one_number_or_height_x_width(capsys):
     sizes = result(capsys, "--res", "256, 256x512")["networks"][0]["sizes"]
 
     assert [size["image_size"] for size in sizes] == [[256, 256], [256, 512]]
@@ -84,7 +84,7 @@ def test_overrides_reach_the_network_that_is_counted(capsys):
 
 
 @pytest.mark.parametrize("ending", ["png", "svg"])
-def test_the_plot_is_written_and_the_numbers_are_printed_all_the_same(capsys, tmp_path, ending):
+def test_the_plot_is_written_and_the_numbers_are_still_printed(capsys, tmp_path, ending):
     path = tmp_path / f"scaling.{ending}"
     document = result(capsys, "--res", "128,256", "--plot", str(path))
 
@@ -92,7 +92,7 @@ def test_the_plot_is_written_and_the_numbers_are_printed_all_the_same(capsys, tm
     assert path.read_bytes().startswith({"png": b"\x89PNG", "svg": b"<?xml"}[ending])
 
 
-def test_baselines_are_chosen_by_name_and_none_leaves_the_network_alone(capsys):
+def test_baselines_are_chosen_by_name_and_none_omits_them(capsys):
     names = [series["name"] for series in result(capsys, "--res", "256", "--against", "adm, U-ViT-L/2")["baselines"]]
 
     assert names == ["ADM", "U-ViT-L/2"]
@@ -170,7 +170,7 @@ def test_counting_imports_neither_torch_nor_numpy(args):
     assert HEAVY.isdisjoint(run.stderr.split())
 
 
-def test_bytes_that_are_kept_add_up_over_parts_and_levels(capsys):
+def test_activation_bytes_add_up_over_parts_and_levels(capsys):
     (size,) = result(capsys, "ffhq1024", "--res", "1024x512")["networks"][0]["sizes"]
 
     kept = size["activation_bytes"]

@@ -13,7 +13,7 @@ from hdit_core.recipe.read import read_recipe
 HEAVY = {"torch", "numpy", "scipy", "matplotlib", "PIL"}
 
 
-def test_the_table_has_a_row_for_each_number_of_levels_and_the_bill_below(capsys):
+def test_the_table_has_a_row_for_each_number_of_levels_and_the_costs_below(capsys):
     assert main(["plan", "ffhq1024", "--gpu", "h100", "--count", "64", "--price", "2.5"]) == 0
     out, err = capsys.readouterr()
 
@@ -23,7 +23,7 @@ def test_the_table_has_a_row_for_each_number_of_levels_and_the_bill_below(capsys
     assert "0.045 to 0.17 of the slower of products at 989 TFLOP/s and memory traffic at 3.35 TB/s" in err
 
 
-def test_without_a_utilisation_speed_time_energy_and_price_are_ranges(capsys):
+def test_without_a_utilization_speed_time_energy_and_price_are_ranges(capsys):
     assert main(["plan", "ffhq1024", "--gpu", "h100", "--count", "64", "--price", "2.5"]) == 0
     bill = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[-5:])
     assert bill["speed"].endswith(" images/s, bound by memory traffic")
@@ -50,7 +50,7 @@ def test_without_hardware_the_error_names_the_ways_to_give_it(options, capsys):
 
 
 @pytest.mark.parametrize("option", ["--memory", "--price"])
-def test_an_endless_amount_is_refused(option, capsys):
+def test_an_infinite_amount_is_refused(option, capsys):
     assert main(["plan", "mnist32", "--gpu", "h100", option, "inf", "--json"]) == 2
     assert f"'{option}': Input should be less than or equal to" in capsys.readouterr().err
 
@@ -80,7 +80,7 @@ def measured(tmp_path):
     return write
 
 
-def test_a_measured_speed_takes_the_data_sheet_s_place(measured, capsys):
+def test_a_measured_speed_replaces_the_data_sheets(measured, capsys):
     assert main(["plan", "mnist32", "--measured", measured(1e9), "--memory", "2", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
 
@@ -108,20 +108,20 @@ def test_a_speed_of_another_network_or_of_a_cpu_for_gpus_is_noted(measured, caps
     assert "GiB of" not in out
 
 
-def test_where_no_memory_is_known_it_says_how_to_tell(measured, capsys):
+def test_unknown_memory_is_reported_with_the_option_that_sets_it(measured, capsys):
     assert main(["plan", "mnist32", "--measured", measured()]) == 0
     out, err = capsys.readouterr()
     assert "the memory per device is unknown; give --memory GB or --gpu to see what fits" in err
     assert " ? " in out
 
 
-def test_memory_that_is_given_goes_before_the_data_sheet_s(capsys):
+def test_given_memory_has_precedence_over_the_data_sheets(capsys):
     assert main(["plan", "mnist32", "--gpu", "h100", "--memory", "16", "--json"]) == 0
     out, err = capsys.readouterr()
     assert "h100: 80 GB, 16 GB usable" in err and json.loads(out)["usable_bytes"] == 16 * 10**9
 
 
-def test_it_imports_nothing_heavy():
+def test_the_command_imports_nothing_heavy():
     code = (
         "import sys; from hdit_cli.main import main; "
         "assert main(['plan', 'mnist32', '--gpu', 'l4', '--json']) == 0; "

@@ -67,7 +67,7 @@ def test_json_output_has_the_result(photos, capsys):
     assert "left out 1 file; reasons: " in err and "rejects.jsonl" in err
 
 
-def test_the_summary_can_be_read(photos, capsys):
+def test_the_summary_is_readable(photos, capsys):
     code, out, err = prepare(capsys, photos, "--size", "16", "--channels", "1")
     assert code == 0
     assert "6 of 16x16 pixels, 1 channel\n" in out
@@ -83,7 +83,7 @@ def test_rerunning_a_finished_job_does_nothing_and_reports_it(photos, capsys):
     assert json.loads(out)["already_complete"]
 
 
-def test_choices_of_pixels_and_classes_reach_the_data_set(photos, capsys):
+def test_options_for_pixels_and_classes_reach_the_data_set(photos, capsys):
     (photos.parent / "classes.txt").write_text("dog\nemu\ncat\n")
     chosen = [
         "--resize",
@@ -140,7 +140,7 @@ def test_jpeg_comes_with_a_warning(photos, capsys):
         ([], 2, "issing option '--size'"),
     ],
 )
-def test_mistakes_end_with_one_line_and_their_exit_code(photos, capsys, more, code, message):
+def test_errors_are_one_line_with_their_exit_code(photos, capsys, more, code, message):
     found, out, err = prepare(capsys, photos, *more)
     assert found == code
     assert message in err

@@ -26,7 +26,7 @@ def prepare(photos, *options):
     return main(command), out / "statistics-efficientnet-lite0.npz"
 
 
-def test_the_statistics_are_a_reference_and_are_made_once(photos, capsys):
+def test_the_statistics_serve_as_a_reference_and_are_computed_once(photos, capsys):
     code, path = prepare(photos, "--stats", "efficientnet-lite0", "--json")
     out, err = capsys.readouterr()
     assert code == 0 and json.loads(out)["images"] == 6

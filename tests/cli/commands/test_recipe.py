@@ -8,7 +8,7 @@ from hdit_core.recipe.read import read_recipe, shipped_recipes
 from hdit_core.recipe.write import recipe_toml
 
 
-def test_list_names_every_shipped_recipe_with_what_it_trains(capsys):
+def test_list_names_every_built_in_recipe_with_its_description(capsys):
     assert main(["recipe", "list"]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["name", "trains"]
@@ -35,19 +35,19 @@ def test_show_as_json_has_the_same_values(capsys):
     assert json.loads(capsys.readouterr().out) == read_recipe("ffhq1024").model_dump(mode="json")
 
 
-def test_the_schema_knows_every_table_and_refuses_unknown_keys(capsys):
+def test_the_schema_has_every_table_and_refuses_unknown_keys(capsys):
     assert main(["recipe", "schema"]) == 0
     schema = json.loads(capsys.readouterr().out)
     assert set(schema["properties"]) == {"model", "diffusion", "data", "condition", "train", "sample", "evaluate"}
     assert schema["additionalProperties"] is False
 
 
-def test_check_accepts_every_shipped_recipe(capsys):
+def test_check_accepts_every_built_in_recipe(capsys):
     assert main(["recipe", "check", *shipped_recipes()]) == 0
     assert capsys.readouterr().out == ""
 
 
-def test_check_reports_the_mistakes_of_all_files_and_ends_with_2(capsys, tmp_path):
+def test_check_reports_the_errors_of_all_files_and_exits_with_2(capsys, tmp_path):
     bad = {"one.toml": "[model\n", "two.toml": "[train]\nbatch_sise = 3\n[modle]\n"}
     for name, text in bad.items():
         (tmp_path / name).write_text(text)
@@ -64,14 +64,14 @@ def test_check_applies_overrides(capsys):
     assert "train.lr = nan: expected a finite number" in capsys.readouterr().err
 
 
-def test_a_misspelt_recipe_name_is_answered_with_the_nearest(capsys):
+def test_a_misspelt_recipe_name_is_refused_with_the_nearest_name(capsys):
     assert main(["recipe", "show", "mnist23"]) == 2
     assert "mnist23: no such recipe file" in (err := capsys.readouterr().err)
     assert "did you mean 'mnist32'?" in err
 
 
 @pytest.mark.parametrize("target", ["mine.toml", "", "."])
-def test_copy_keeps_the_comments_and_prints_where_it_went(capsys, tmp_path, monkeypatch, target):
+def test_copy_keeps_the_comments_and_prints_the_destination(capsys, tmp_path, monkeypatch, target):
     monkeypatch.chdir(tmp_path)
     assert main(["recipe", "copy", "mnist32", *([target] if target else [])]) == 0
     path = tmp_path / capsys.readouterr().out.strip()
@@ -101,7 +101,7 @@ def test_copy_into_a_missing_folder_is_an_error_of_one_line(capsys, tmp_path):
     assert capsys.readouterr().err == f"hdit: error: {tmp_path}/none/a.toml: No such file or directory\n"
 
 
-def test_copying_a_recipe_onto_itself_by_force_keeps_it(tmp_path):
+def test_copying_a_recipe_onto_itself_with_force_keeps_it(tmp_path):
     path = tmp_path / "a.toml"
     path.write_text("# mine\n")
     assert main(["recipe", "copy", str(path), str(path), "--force"]) == 0

@@ -39,7 +39,7 @@ def test_a_folder_is_restored_under_the_same_names(place, capsys):
     assert "num_images  2" in capsys.readouterr().out
 
 
-def test_one_file_and_a_tar_on_stdin_are_restored(place, capsys, monkeypatch):
+def test_a_single_file_and_a_tar_on_stdin_are_restored(place, capsys, monkeypatch):
     assert main(["restore", "in/a.png", "--ckpt", "sr", "--out", "one", *CPU]) == 0
     content = io.BytesIO()
     with tarfile.open(fileobj=content, mode="w") as archive:
@@ -106,7 +106,7 @@ def test_restored_and_degraded_images_are_scored_against_the_originals(place, ca
     assert found["n"] == 2 and found["passport"]["images"]["samples"]["restore"]["degrade"] is True
 
 
-def test_tiles_and_sampling_settings_are_taken(place, capsys):
+def test_tile_and_sampling_options_take_effect(place, capsys):
     write_pictures(place / "large", ["a.png"], size=(20, 30))
     options = ["--tile", "16x24", "--overlap", "3", "--steps", "2", "--sampler", "heun", "--seed", "3"]
     assert main(["restore", "large", "--ckpt", "sr", "--out", "out", "--json", *options, *CPU]) == 0
@@ -183,7 +183,7 @@ def test_mistakes_are_one_line(place, capsys, arguments, message):
         ("in", "-", "--out -: a tar is written by one process, got 2 ranks; start one, or use a folder"),
     ],
 )
-def test_streams_are_of_one_process(inputs, out, message):
+def test_streams_are_refused_on_several_processes(inputs, out, message):
     with pytest.raises(UsageError, match=f"^{message}$"):
         check_ranks(2, inputs, Path(out))
     check_ranks(1, inputs, Path(out))

@@ -53,7 +53,7 @@ def test_a_summary_has_the_status_of_the_run_and_of_its_checkpoints(runs, tmp_pa
     assert Image.open(tmp_path / "a.png").width > 800
 
 
-def test_a_summary_passes_over_files_that_were_spoilt(runs, tmp_path, capsys):
+def test_a_summary_skips_damaged_files(runs, tmp_path, capsys):
     run = shutil.copytree(runs / "a", tmp_path / "a")
     (run / "incidents" / "step-000000003.json").mkdir(parents=True)
     for name in ("incidents/step-000000005.json", "status.json", "scores.jsonl"):
@@ -143,7 +143,7 @@ def test_a_dry_run_reports_the_cost_of_a_run_and_creates_no_folder(runs, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_step_is_done_again_from_the_shell(runs, tmp_path, capsys):
+def test_a_step_is_replayed_from_the_shell(runs, tmp_path, capsys):
     command = ["train", str(runs / "tiny.toml"), "--out", str(runs / "a"), "--repro", "5"]
     assert main([*command, "--save-images", str(tmp_path / "five.png")]) == 0
     captured = capsys.readouterr()
@@ -155,7 +155,7 @@ def test_a_step_is_done_again_from_the_shell(runs, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["images"][7]["number"] == 47
 
 
-def test_curves_are_read_between_their_points_and_not_beyond():
+def test_curves_are_interpolated_between_their_points_and_not_extrapolated():
     curves = [Curve("a", "loss", (10, 30), (4.0, 2.0)), Curve("b", "loss", (20,), (1.0,)), Curve("c", "loss", (), ())]
     assert (curves[0].at(20), curves[0].at(9), curves[0].at(31), curves[2].at(1)) == (3.0, None, None, None)
     rows = side_by_side(curves)
@@ -163,7 +163,7 @@ def test_curves_are_read_between_their_points_and_not_beyond():
     assert side_by_side(curves[2:]) == []
 
 
-def test_scores_are_drawn_under_the_losses(tmp_path):
+def test_scores_are_plotted_under_the_losses(tmp_path):
     lines = [{"step": n, "num_images": 10 * n, "fid": 50.0 / n} for n in (1, 2, 3)]
     (tmp_path / "scores.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"num_im')
     [curve] = score_curves(tmp_path)

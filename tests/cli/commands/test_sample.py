@@ -20,7 +20,7 @@ RUN = str(REFERENCE / "neighborhood.safetensors")
         (["--out", "x.TAR"], "--out x.TAR: expected a folder, a name that ends in .tar or .npz"),
     ],
 )
-def test_what_is_unclear_is_refused_before_anything_is_drawn(tmp_path, monkeypatch, capsys, option, message):
+def test_invalid_options_are_refused_before_anything_is_sampled(tmp_path, monkeypatch, capsys, option, message):
     monkeypatch.chdir(tmp_path)
     assert main(["sample", "--ckpt", RUN, "--device", "cpu", *option]) == 2
     assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
@@ -43,7 +43,7 @@ def test_the_speed_of_a_tar_of_one_batch_is_printed(tmp_path, capsys):
     assert "1 of 1 images, " in capsys.readouterr().err
 
 
-def test_a_folder_may_be_called_like_a_file_once_it_is_one(tmp_path):
+def test_a_folder_may_have_the_name_of_a_file_if_it_exists(tmp_path):
     (tmp_path / "x.png").mkdir()
     assert main(["sample", "--ckpt", RUN, "--n", "1", "--steps", "1", "--out", str(tmp_path / "x.png")]) == 0
     assert (tmp_path / "x.png" / "00000000.png").is_file()
@@ -53,7 +53,7 @@ def test_a_folder_may_be_called_like_a_file_once_it_is_one(tmp_path):
     ("out", "message"),
     [("s", "missing 3 images; rerun the same command to continue"), ("s.tar", "not generated: 3 images")],
 )
-def test_after_a_budget_that_was_too_short_the_missing_images_are_counted(tmp_path, monkeypatch, capsys, out, message):
+def test_after_too_short_a_time_budget_the_missing_images_are_counted(tmp_path, monkeypatch, capsys, out, message):
     monkeypatch.setattr(module.time, "monotonic", itertools.count(step=10).__next__)
     command = ["sample", "--ckpt", RUN, "--n", "5", "--batch-size", "2", "--steps", "1", "--device", "cpu"]
     assert main([*command, "--budget", "1s", "--out", str(tmp_path / out)]) == 0
@@ -71,6 +71,6 @@ def test_options_without_effect_and_another_size_are_reported(tmp_path, capsys):
     assert "generating at 64x96; the model was trained at 64x64" in capsys.readouterr().err
 
 
-def test_ddim_is_answered_with_the_name_of_that_sampler(capsys):
+def test_ddim_is_refused_with_the_name_of_the_equivalent_sampler(capsys):
     assert main(["sample", "--ckpt", RUN, "--sampler", "ddim"]) == 2
     assert "--sampler ddim: DDIM is euler here; use --sampler euler" in capsys.readouterr().err

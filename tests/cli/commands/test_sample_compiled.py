@@ -50,7 +50,7 @@ def images(out):
 
 
 @pytest.mark.slow
-def test_compiled_layers_draw_the_same_images_to_one_level(run, tmp_path):
+def test_compiled_layers_give_the_same_samples_within_one_level(run, tmp_path):
     assert main(command(run, tmp_path / "plain")) == 0
     child = [sys.executable, "-c", CHILD, *command(run, tmp_path / "compiled", "--compile")]
     done = subprocess.run(child, capture_output=True, text=True, timeout=300)

@@ -12,7 +12,7 @@ def drawn(run, out, *options):
     assert main(command) == 0
 
 
-def test_the_winner_of_a_sweep_is_only_a_default(trained, tmp_path, capsys):
+def test_the_winner_of_a_sweep_is_a_default_that_options_override(trained, tmp_path, capsys):
     run = tmp_path / "run"
     train(trained({"train.num_images": 8, "sample.steps": 2}), run)
     drawn(run, tmp_path / "plain", "--weights", "model", "--guidance", "2")

@@ -32,7 +32,7 @@ def pictures(out):
     return [path.read_bytes() for path in sorted(out.glob("0*.png"))]
 
 
-def test_each_way_of_guiding_is_recorded_and_changes_the_images(worse, tmp_path):
+def test_each_kind_of_guidance_is_recorded_and_changes_the_images(worse, tmp_path):
     options = {
         "plain": [],
         "classes": ["--guidance", "3"],
@@ -83,7 +83,7 @@ def test_a_folder_of_an_earlier_version_with_fewer_settings_is_resumed(tmp_path)
     assert (tmp_path / "s" / "00000001.png").stat().st_mtime_ns == before
 
 
-def test_unipc_and_churn_are_had_by_their_keys(tmp_path):
+def test_unipc_and_churn_are_set_by_their_keys(tmp_path):
     unipc = drawn(tmp_path / "unipc", "--sampler", "unipc", "--set", "sample.unipc_order=2")
     assert (unipc["settings"]["sampler"], unipc["settings"]["unipc_order"]) == ("unipc", 2)
     drawn(tmp_path / "euler", "--sampler", "euler")
@@ -116,7 +116,7 @@ def test_unipc_and_churn_are_had_by_their_keys(tmp_path):
         ),
     ],
 )
-def test_what_cannot_lead_is_one_line_and_an_exit_code(tmp_path, capsys, option, code, message):
+def test_an_unusable_guide_is_one_line_and_an_exit_code(tmp_path, capsys, option, code, message):
     assert main(["sample", "--ckpt", str(RUN), "--n", "1", "--out", str(tmp_path / "s"), *option]) == code
     captured = capsys.readouterr()
     complaints = [line for line in captured.err.splitlines() if "rror" in line]

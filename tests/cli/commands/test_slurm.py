@@ -84,13 +84,13 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("args", "complaint"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_found_before_the_job_is(capsys, args, complaint):
+def test_an_error_is_reported_and_no_script_printed(capsys, args, complaint):
     assert main(["slurm", *args]) == 2
     out, err = capsys.readouterr()
     assert complaint in err and not out
 
 
-def test_the_script_alone_is_on_stdout_and_has_the_command_s_words_in_it(capsys):
+def test_only_the_script_is_on_stdout_and_it_contains_the_command(capsys):
     words = ["imagenet256", "--out", "runs/a b", "--set", "train.num_images=512"]
     assert main(["slurm", "train", *words, "--nodes", "2", "--gpus-per-node", "8", "--time", "24:00:00"]) == 0
     out, err = capsys.readouterr()

@@ -34,7 +34,7 @@ def asked(monkeypatch):
     return found
 
 
-def test_every_point_has_a_line_of_its_own_with_its_images_a_second(asked, capsys):
+def test_every_grid_point_has_its_own_line_with_its_images_per_second(asked, capsys):
     assert main(["sweep", "run", "--ref", "faces.npz", "--device", "cpu"]) == 0
     out, err = capsys.readouterr()
     for guidance in (1, 2):
@@ -45,7 +45,7 @@ def test_every_point_has_a_line_of_its_own_with_its_images_a_second(asked, capsy
     assert "the run's defaults are unchanged; rerun with --apply" in err
 
 
-def test_what_is_typed_is_what_is_swept(asked, capsys):
+def test_the_typed_values_are_swept(asked, capsys):
     grid = ["--ema", "0.05,0.1", "--guidance", "1:3:0.25", "--interval", "all,0.2:5", "--n", "64", "--confirm", "99"]
     how = ["--extractor", "efficientnet-lite0", "--labels", "uniform", "--seed", "3", "--batch-size", "7"]
     assert main(["sweep", "run", "--ref", "faces.npz", *grid, *how, "--device", "cpu", "--out", "there", "--json"]) == 0
@@ -65,7 +65,7 @@ def test_a_guide_is_tried_at_a_list_of_scales(asked):
     assert asked[0].autoguidance == "1:3:0.5"
 
 
-def test_apply_is_reported_with_the_way_back_and_with_a_small_n(asked, capsys):
+def test_apply_is_reported_with_the_command_that_undoes_it_and_a_small_sample_size(asked, capsys):
     assert main(["sweep", "run", "--ref", "faces.npz", "--device", "cpu", "--apply", "--allow-small-n"]) == 0
     err = capsys.readouterr().err
     assert "run/sample.toml; --unapply undoes this" in err

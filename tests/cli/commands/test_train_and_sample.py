@@ -143,7 +143,7 @@ def test_sample_takes_a_checkpoint_folder_and_a_file_of_it(run, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["neighborhood", "shifted_window", "global"])
-def test_convert_there_and_back_keeps_every_bit_and_the_config(tmp_path, name):
+def test_converting_there_and_back_keeps_every_bit_and_the_config(tmp_path, name):
     source, ours, back = REFERENCE / f"{name}.safetensors", tmp_path / "ours", tmp_path / "back"
     assert main(["convert", str(source), str(ours)]) == 0
     assert main(["convert", str(ours), str(back), "--to", "k-diffusion"]) == 0

@@ -33,7 +33,7 @@ def run():
     return lambda *words: CliRunner().invoke(app, list(words)), calls
 
 
-def test_the_command_gets_its_bundle_made_of_options_and_of_their_defaults(run):
+def test_the_command_gets_its_option_group_made_of_options_and_defaults(run):
     call, calls = run
     assert call("a", "--row", "3").exit_code == 0
     assert call("b", "--row", "4", "--column", "5", "--loud").exit_code == 0
@@ -46,20 +46,20 @@ def test_a_field_without_a_default_is_an_option_that_must_be_given(run):
     assert found.exit_code == 2 and "--row" in found.output and not calls
 
 
-def test_the_help_shows_each_field_where_the_bundle_stands_and_the_words_of_the_command(run):
+def test_the_help_shows_the_fields_of_an_option_group_in_its_place(run):
     text = run[0]("--help").output
     places = [text.index(word) for word in ("Act there.", "--row", "Which row.", "--column", "--loud")]
     assert places == sorted(places) and "place" not in text.lower().replace("act there", "")
 
 
-def test_two_options_of_one_name_are_a_mistake_of_the_programmer():
+def test_two_options_of_one_name_are_a_value_error():
     def act(*, place: Place, row: int) -> None: ...
 
     with pytest.raises(ValueError, match="duplicate parameter name: 'row'"):
         grouped_options(act)
 
 
-def test_a_group_names_the_section_of_its_options_that_have_none():
+def test_a_group_names_the_section_of_its_options_without_one():
     @dataclass(frozen=True)
     class Group:
         SECTION: ClassVar[str] = "Sampling"

@@ -47,7 +47,7 @@ def test_a_degradation_is_a_function_of_seed_and_number_within_the_range_of_pixe
         assert torch.equal(first, degrade(image, [operation(kind)], seed, number)) == (kind not in RANDOM)
 
 
-def test_the_operations_are_applied_in_their_order_with_numbers_of_their_own(image):
+def test_the_operations_are_applied_in_order_each_with_its_own_random_numbers(image):
     first, second = operation("noise"), operation("noise")
     both = degrade(image, [first, second], 0, 1)
     alone = degrade(degrade(image, [first], 0, 1), [second], 0, 1)
@@ -58,13 +58,13 @@ def test_the_operations_are_applied_in_their_order_with_numbers_of_their_own(ima
     assert torch.equal(found[0].where(found[1] < 0, grey[0]), grey[0])
 
 
-def test_noise_has_the_stated_deviation():
+def test_noise_has_the_stated_standard_deviation():
     found = degrade(torch.zeros(3, 64, 96), [operation("noise", std=0.1)], 0, 0)
     assert found.std().item() == pytest.approx(0.1, rel=0.02)
     assert found.mean().item() == pytest.approx(0, abs=0.003)
 
 
-def test_downscaling_keeps_what_a_smaller_image_can_hold():
+def test_downscaling_keeps_the_frequencies_that_a_smaller_image_can_represent():
     rows = torch.linspace(-0.8, 0.8, 32)[:, None].expand(32, 24)[None]
     found = degrade(rows, [operation("downscale", factor=4.0, kernel="box")], 0, 0)
     torch.testing.assert_close(found[:, 4:-4], rows[:, 4:-4], atol=0.02, rtol=0)
@@ -73,7 +73,7 @@ def test_downscaling_keeps_what_a_smaller_image_can_hold():
 
 
 @pytest.mark.parametrize("kernel", ["box", "bilinear", "bicubic", "lanczos"])
-def test_resizing_is_pillows_within_its_rounding(image, kernel):
+def test_resizing_agrees_with_pillow_within_rounding(image, kernel):
     found = to_uint8(resize(image, (6, 10), kernel)[None])[0]
     picture = Image.fromarray(to_uint8(image[None])[0])
     theirs = np.asarray(picture.resize((10, 6), getattr(Image.Resampling, kernel.upper())))
@@ -111,7 +111,7 @@ def test_a_mask_covers_the_stated_area_and_zeroes_its_pixels(shape):
     assert np.mean(areas) == pytest.approx(0.3, abs=0.06)
 
 
-def test_a_central_mask_is_in_the_middle():
+def test_a_central_mask_is_centered():
     mask = degrade(torch.zeros(1, 16, 24), [operation("mask", shape="center", area=(0.25, 0.25))], 0, 0)[-1] > 0
     assert mask[4:12, 6:18].all()
     assert mask.sum() == 8 * 12

@@ -38,7 +38,7 @@ WITH_BUCKETS = FIRST_VERSION | {
         (WITH_BUCKETS, "7e07bd576623ab3cceda22d963cb3c1ab743925a8a836ad2adb092a069eafd6d"),
     ],
 )
-def test_sets_without_the_parts_of_version_3_keep_their_identity_and_their_keys(document, root):
+def test_sets_without_features_of_format_3_keep_their_identity_and_keys(document, root):
     contents = Contents.model_validate(document)
     assert root_of(contents) == root
     assert contents.model_dump(mode="json") == document

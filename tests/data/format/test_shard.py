@@ -23,7 +23,7 @@ def write(path):
     return writer.written
 
 
-def test_a_shard_has_the_same_bytes_whenever_and_by_whomever_it_is_written(tmp_path, monkeypatch):
+def test_a_shard_has_the_same_bytes_at_any_time_and_for_any_user(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 1.9e9)
     written = write(tmp_path / "shard.tar")
     content = (tmp_path / "shard.tar").read_bytes()
@@ -41,7 +41,7 @@ def test_shards_are_written_through_webdatasets_writer(tmp_path, monkeypatch):
     assert [next(key for key in call if key != "__key__") for call in calls] == ["png", "cls", "json", "png", "json"]
 
 
-def test_a_shard_that_fails_is_not_there_and_leaves_no_error_behind(tmp_path):
+def test_a_failed_shard_is_removed_and_its_error_passed_on(tmp_path):
     with pytest.raises(ValueError, match="full"), atomic_shard(tmp_path / "shard.tar") as writer:
         writer.add(SAMPLES[0])
         raise ValueError("full")

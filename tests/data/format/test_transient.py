@@ -32,7 +32,7 @@ def short_pauses(monkeypatch):
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE])
-def test_a_read_that_fails_for_a_moment_is_tried_again(short_pauses, tmp_path, number):
+def test_a_read_that_fails_temporarily_is_retried(short_pauses, tmp_path, number):
     read, reopened = Failing(3, number), []
     assert retry_transient(tmp_path / "x", read, before_retry=lambda: reopened.append(read.calls)) == "answer"
     assert reopened == [1, 2, 3]
@@ -48,7 +48,7 @@ def test_a_read_that_keeps_failing_ends_with_the_exit_code_of_a_run_that_can_be_
         retry_transient(tmp_path / "x", Failing(9, errno.EMFILE))
 
 
-def test_an_error_that_does_not_pass_is_not_tried_again(tmp_path):
+def test_a_permanent_error_is_not_retried(tmp_path):
     read = Failing(1, errno.EACCES)
     with pytest.raises(PermissionError):
         retry_transient(tmp_path / "x", read)
@@ -73,7 +73,9 @@ def test_an_image_that_is_temporarily_unreadable_is_not_reported_as_damaged(
     assert damaged == {} and (image == whole.read(5)[0]).all() and label == whole.label(5)
 
 
-def test_a_set_whose_folder_is_gone_is_a_lost_mount_and_not_a_damaged_image(short_pauses, prepare, pictures, tmp_path):
+def test_a_missing_folder_is_reported_as_a_lost_mount_and_not_as_a_damaged_image(
+    short_pauses, prepare, pictures, tmp_path
+):
     prepare(pictures)
     reader = ImageReader(tmp_path / "set")
     (tmp_path / "set").rename(tmp_path / "elsewhere")
@@ -92,15 +94,13 @@ def test_a_set_whose_folder_is_gone_is_a_lost_mount_and_not_a_damaged_image(shor
         (errno.ENOENT, UnusableImageError),
     ],
 )
-def test_a_storage_that_fails_says_nothing_about_an_image_file_and_a_refusal_does(
-    short_pauses, tmp_path, monkeypatch, number, expected
-):
+def test_a_storage_error_is_no_reject_and_a_denied_permission_is(short_pauses, tmp_path, monkeypatch, number, expected):
     monkeypatch.setattr(transient, "read_file", lambda path: Failing(99, number)())
     with pytest.raises(expected, match=os.strerror(number)):
         read_image_file(tmp_path / "a.png")
 
 
-def test_an_image_file_is_read_again_when_the_storage_fails_for_a_moment(short_pauses, tmp_path, monkeypatch):
+def test_an_image_file_is_read_again_when_the_storage_fails_temporarily(short_pauses, tmp_path, monkeypatch):
     read = Failing(3, errno.ESTALE)
     monkeypatch.setattr(transient, "read_file", lambda path: read().encode())
     assert read_image_file(tmp_path / "a.png") == b"answer"

@@ -17,7 +17,7 @@ LEVELS = ("quick", "full", "deep")
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("workers", [1, 3])
-def test_an_undamaged_set_has_no_damage(either_copy, level, workers):
+def test_an_undamaged_set_passes_verification(either_copy, level, workers):
     calls = []
     verdict = verify(either_copy, level, workers, lambda *call: calls.append(call))
     assert verdict.defects == ()
@@ -27,7 +27,7 @@ def test_an_undamaged_set_has_no_damage(either_copy, level, workers):
 
 @pytest.mark.parametrize("codec", ["webp", "jpeg"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_an_undamaged_set_of_any_kind_has_no_damage(pictures, prepare, tmp_path, codec, channels):
+def test_an_undamaged_set_of_any_kind_passes_verification(pictures, prepare, tmp_path, codec, channels):
     prepare(pictures, codec=codec, channels=channels, labels="none")
     assert verify(tmp_path / "set", "deep").defects == ()
 
@@ -44,7 +44,7 @@ def test_every_missing_and_every_cut_file_is_named(either_copy, level):
 
 
 @pytest.mark.parametrize("name", ["index.npy", "hashes.npy"])
-def test_a_flipped_bit_of_the_rows_is_found_even_quickly(either_copy, name):
+def test_a_flipped_bit_of_the_rows_is_found_by_quick_verification(either_copy, name):
     flip(either_copy / name, 300, 3)
     assert [(damage.file, damage.problem) for damage in verify(either_copy, "quick").defects] == [
         (name, "its checksum does not match the manifest")
@@ -77,7 +77,7 @@ def test_every_flipped_bit_of_a_shard_is_found(data_set, tmp_path):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_a_damaged_manifest_is_the_one_damage(either_copy, level):
+def test_a_damaged_manifest_is_the_only_reported_damage(either_copy, level):
     flip(either_copy / "manifest.json", 300)
     verdict = verify(either_copy, level)
     assert (files_of(verdict), verdict.root, verdict.images) == ({"manifest.json"}, None, 0)

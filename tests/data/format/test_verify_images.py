@@ -15,7 +15,7 @@ from hdit_core.data.prepare.finalize import _write_array as write_array
 from tests.data.damaging import files_of, first_shard, flip, forge, rewrite
 
 
-def test_deep_names_the_images_that_a_flip_hit(either_copy):
+def test_deep_verification_names_the_images_with_flipped_bits(either_copy):
     path = first_shard(either_copy)
     row = np.load(either_copy / "index.npy")[2]
     flip(path, int(row["offset"]) + 5)
@@ -60,7 +60,7 @@ def no_image(name, content):
         (no_image, "damaged (not a PNG image"),
     ],
 )
-def test_deep_finds_what_fits_its_checksums_and_is_wrong(either_copy, change, problem):
+def test_deep_verification_finds_wrong_contents_with_right_checksums(either_copy, change, problem):
     """As after a fault in memory while the set was made, or where somebody changed it with care."""
     path = first_shard(either_copy)
     rewrite(path, change)
@@ -77,7 +77,7 @@ def test_deep_finds_what_fits_its_checksums_and_is_wrong(either_copy, change, pr
     assert all(problem in damage.problem for damage in verdict.defects)
 
 
-def test_deep_finds_what_is_missing_or_out_of_place(either_copy):
+def test_deep_verification_finds_missing_and_misplaced_members(either_copy):
     path = first_shard(either_copy)
     rewrite(path, lambda name, content: content + bytes(600) if name.endswith(".png") else content)
     forge(either_copy)

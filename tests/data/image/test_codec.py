@@ -18,7 +18,7 @@ def test_lossless_kinds_give_every_pixel_back(codec):
     assert np.array_equal(decode(encode(Image.fromarray(grey[..., 0]), codec), codec, (9, 14, 1)), grey)
 
 
-def test_a_higher_quality_of_jpeg_is_nearer_and_larger():
+def test_a_higher_jpeg_quality_is_closer_and_larger():
     errors, sizes = [], []
     for quality in (20, 60, 100):
         content = encode(Image.fromarray(PIXELS), "jpeg", quality)

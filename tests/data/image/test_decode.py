@@ -22,7 +22,7 @@ def quadrants_of(image):
     return np.array([image.getpixel((x, y)) for y in rows for x in columns], int)
 
 
-def test_the_zoo_has_two_hundred_animals():
+def test_the_corpus_has_two_hundred_files():
     assert len(ZOO) >= 200
 
 
@@ -37,13 +37,13 @@ def test_every_kind_of_file_is_decoded_to_the_right_pixels(name):
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_file_without_a_right_answer_is_refused_with_the_reason(name):
+def test_a_file_that_cannot_be_decoded_is_refused_with_the_reason(name):
     with pytest.raises(UnusableImageError, match=BAD[name].refusal):
         decode_image(BAD[name].data, 3)
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_a_refusal_reads_the_same_every_time(name):
+def test_a_refusal_has_the_same_message_every_time(name):
     """A memory address in it would make rejects.jsonl differ from run to run."""
     reasons = set()
     for _ in range(2):
@@ -67,7 +67,7 @@ def test_transparent_pixels_show_the_chosen_background():
     assert decode_image(clear, 3, (10, 20, 30)).image.getpixel((2, 1)) == (10, 20, 30)
 
 
-def test_a_picture_is_refused_by_its_header_before_it_is_decoded(monkeypatch):
+def test_an_image_is_refused_by_its_header_before_it_is_decoded(monkeypatch):
     monkeypatch.setattr("hdit_core.data.image.decode.LARGEST_IMAGE_PIXELS", 95)
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", lambda image: pytest.fail("decoded"))
     with pytest.raises(UnusableImageError, match="12x8 pixels are more than"):

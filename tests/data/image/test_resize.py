@@ -25,7 +25,7 @@ def ramp(height, width):
 
 
 @pytest.mark.parametrize(("size", "target"), [((55, 62), (50, 13)), ((15, 11), (82, 87)), ((29, 69), (70, 83))])
-def test_a_crop_whose_edge_rounding_puts_outside_the_image_is_made(size, target):
+def test_a_crop_whose_edge_rounds_outside_the_image_works(size, target):
     image = Image.new("L", (size[1], size[0]), 9)
     assert crop_and_resize(image, *target).size == (target[1], target[0])
 
@@ -36,14 +36,14 @@ def test_an_image_of_the_right_size_keeps_every_pixel():
     assert np.array_equal(np.asarray(pad(image, 8, 12, (1, 2, 3))), np.asarray(image))
 
 
-def test_the_middle_is_cut_out_without_resampling_where_only_the_shape_differs():
+def test_a_center_crop_of_the_right_scale_is_not_resampled():
     image = ramp(8, 20)
     assert np.array_equal(np.asarray(crop_and_resize(image, 8, 12)), np.asarray(image)[:, 4:16])
     tall = ramp(20, 8)
     assert np.array_equal(np.asarray(crop_and_resize(tall, 12, 8)), np.asarray(tall)[4:16])
 
 
-def test_the_place_moves_the_cut_from_edge_to_edge():
+def test_the_position_moves_the_crop_from_edge_to_edge():
     image = ramp(8, 20)
     assert np.array_equal(np.asarray(crop_at((0.0, 0.0), image, 8, 12)), np.asarray(image)[:, :12])
     assert np.array_equal(np.asarray(crop_at((0.0, 1.0), image, 8, 12)), np.asarray(image)[:, 8:])
@@ -51,7 +51,7 @@ def test_the_place_moves_the_cut_from_edge_to_edge():
     assert np.array_equal(np.asarray(crop_at((1.0, 0.0), tall, 12, 8)), np.asarray(tall)[8:])
 
 
-def test_a_scaled_cut_is_pillows_lanczos_of_the_middle():
+def test_a_scaled_crop_equals_pillows_lanczos_of_the_center():
     image = ramp(100, 61)
     expected = image.resize(
         (30, 20), Image.Resampling.LANCZOS, box=(0, (100 - 61 * 2 / 3) / 2, 61, (100 + 61 * 2 / 3) / 2)
@@ -59,7 +59,7 @@ def test_a_scaled_cut_is_pillows_lanczos_of_the_middle():
     assert np.array_equal(np.asarray(crop_and_resize(image, 20, 30)), np.asarray(expected))
 
 
-def test_area_gives_the_mean_of_the_pixels_under_each_new_one():
+def test_area_resizing_averages_the_covered_pixels():
     random = np.random.default_rng(0).integers(0, 256, (24, 30, 3), np.uint8)
     means = random.reshape(8, 3, 10, 3, 3).mean((1, 3))
     # Pillow rounds after each of its two passes, along rows and along columns
@@ -67,7 +67,7 @@ def test_area_gives_the_mean_of_the_pixels_under_each_new_one():
 
 
 @pytest.mark.parametrize(("resize", "theirs"), [("bicubic", Image.Resampling.BICUBIC), ("area", Image.Resampling.BOX)])
-def test_the_chosen_filter_is_pillows_without_approximation(resize, theirs):
+def test_the_chosen_filter_equals_pillows_without_approximation(resize, theirs):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 40, 3), np.uint8))
     assert np.array_equal(
         np.asarray(crop_and_resize(image, 15, 10, resize=resize)), np.asarray(image.resize((10, 15), theirs))
@@ -89,7 +89,7 @@ def test_fit_keeps_the_whole_image_and_pads_it_with_the_background():
 
 @pytest.mark.parametrize("size", [(1, 10_000), (10_000, 1), (1, 1), (3, 2)])
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_no_shape_is_too_extreme(size, mode):
+def test_extreme_aspect_ratios_are_resized(size, mode):
     image = Image.new(mode, size, 200 if mode == "L" else (200, 200, 200))
     for framed in (
         crop_and_resize(image, 16, 24),
@@ -101,7 +101,7 @@ def test_no_shape_is_too_extreme(size, mode):
         assert (np.asarray(framed) == 200).all()
 
 
-def test_a_random_place_depends_on_seed_and_name_alone():
+def test_a_random_crop_depends_on_seed_and_name_alone():
     places = {
         (seed, name): random_crop_position(seed, name)
         for seed in (0, 1)

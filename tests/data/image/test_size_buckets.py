@@ -45,7 +45,7 @@ def images_of(folder):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_nearest_size_is_that_of_the_least_logarithm(seed):
+def test_the_nearest_size_has_the_smallest_log_ratio(seed):
     random = np.random.default_rng(seed)
     sizes = [(1024, 1024), (832, 1216), (1216, 832), (640, 1536)]
     for height, width in random.integers(1, 5000, (200, 2)).tolist():
@@ -53,12 +53,12 @@ def test_the_nearest_size_is_that_of_the_least_logarithm(seed):
         assert nearest_size(sizes, height, width) == sizes[int(np.argmin(distances))]
 
 
-def test_of_two_equally_near_sizes_the_first_is_taken():
+def test_between_two_equally_near_sizes_the_first_is_taken():
     assert nearest_size(((4, 8), (8, 4)), 10, 10) == (4, 8)
     assert nearest_size(((8, 4), (4, 8)), 10, 10) == (8, 4)
 
 
-def test_buckets_have_one_order_for_any_order_in_the_command():
+def test_the_order_of_buckets_does_not_depend_on_the_order_in_the_command():
     assert bucket_sizes(((9, 4), (4, 9), (4, 5))) == ((4, 5), (4, 9), (9, 4))
 
 
@@ -86,7 +86,7 @@ def test_every_image_is_in_the_bucket_of_its_shape(shapes, prepare, tmp_path):
         assert np.array_equal(found[2], wanted[2])
 
 
-def test_a_shard_has_images_of_one_size_which_is_in_its_name(shapes, prepare, tmp_path):
+def test_a_shard_has_images_of_one_size_and_its_name_contains_it(shapes, prepare, tmp_path):
     prepare(shapes, buckets=SIZES)
     contents = read_manifest(tmp_path / "set").contents
     assert contents.format_version == 2
@@ -107,7 +107,7 @@ def test_the_order_of_the_sizes_and_the_number_of_processes_change_no_byte(shape
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
 
 
-def test_a_bucket_without_images_is_none(shapes, prepare, tmp_path):
+def test_a_bucket_without_images_is_omitted(shapes, prepare, tmp_path):
     assert prepare(shapes, buckets=((8, 8), (1, 100), (100, 1))).buckets == {"8x8": 21}
     assert read_manifest(tmp_path / "set").contents.format_version == 2
 

@@ -27,7 +27,7 @@ def saved(tmp_path):
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_the_array_is_the_set_of_its_images(saved, tmp_path, toy_extractor, compressed):
+def test_the_images_of_the_array_are_those_of_the_set(saved, tmp_path, toy_extractor, compressed):
     (tmp_path / "folder").mkdir()
     for index, image in enumerate(IMAGES):
         Image.fromarray(image).save(tmp_path / "folder" / f"{index}.png")
@@ -44,7 +44,7 @@ def test_any_images_can_be_picked_in_any_order(saved):
     assert all(np.array_equal(found, IMAGES[place]) for found, place in zip(picked, (7, 2, 7), strict=True))
 
 
-def test_a_part_is_drawn_by_seed(saved):
+def test_a_subset_is_drawn_by_seed(saved):
     images = open_images(str(saved()), 4, seed=1)
     assert images.count == 4 and images.source["subset_seed"] == 1
     assert len(list(images.readers())) == 4
@@ -96,7 +96,7 @@ def header_of(shape, version=(1, 0)):
         (b"", ""),
     ],
 )
-def test_a_hostile_header_is_refused_before_anything_is_reserved(tmp_path, header, message):
+def test_a_hostile_header_is_refused_before_memory_is_allocated(tmp_path, header, message):
     with pytest.raises(DataError, match=rf"x\.npz: cannot be read as an npz of images \(.*{message}"):
         ImageArray(written(tmp_path / "x.npz", header))
 
@@ -110,7 +110,7 @@ def test_a_damaged_pixel_is_found_by_the_checksum(saved):
         list(open_images(str(path)).readers())
 
 
-def test_an_npz_of_something_else_is_named(tmp_path):
+def test_an_npz_without_images_is_named(tmp_path):
     np.savez(tmp_path / "x.npz", other=IMAGES)
     with pytest.raises(DataError, match=r"x\.npz: no images in it: expected arr_0"):
         open_images(str(tmp_path / "x.npz"))

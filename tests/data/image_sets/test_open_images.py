@@ -31,7 +31,7 @@ def assert_same_set(a, b):
     torch.testing.assert_close(a.statistics.features, b.statistics.features, rtol=1e-5, atol=1e-6)
 
 
-def test_a_folder_its_zip_and_its_data_set_are_the_same_set(picture_folder, toy_extractor, tmp_path):
+def test_a_folder_its_zip_and_its_data_set_have_the_same_images(picture_folder, toy_extractor, tmp_path):
     folder = picture_folder("photos")
     archive = Path(shutil.make_archive(str(tmp_path / "photos"), "zip", folder))
     prepare_data(PrepareSettings(str(folder), tmp_path / "data", (10, 12)))
@@ -70,7 +70,7 @@ def test_images_of_several_sizes_are_a_set_of_mixed_size(picture_folder, toy_ext
     assert measured(folder, toy_extractor).source["size"] == "mixed"
 
 
-def test_a_part_of_the_images_is_drawn_by_seed_and_not_the_first_ones(picture_folder, toy_extractor):
+def test_a_subset_of_the_images_is_drawn_by_seed_and_not_the_first_ones(picture_folder, toy_extractor):
     folder = picture_folder("photos", count=30)
     prints = {measured(folder, toy_extractor, 5, seed).statistics.fingerprint for seed in (0, 0, 1, 2)}
     assert len(prints) == 3
@@ -78,7 +78,7 @@ def test_a_part_of_the_images_is_drawn_by_seed_and_not_the_first_ones(picture_fo
     assert chosen.statistics.n == 5 and chosen.source["subset_seed"] == 0
 
 
-def test_what_hdit_sample_adds_to_its_images_is_not_scored(picture_folder, toy_extractor):
+def test_files_that_hdit_sample_adds_to_its_images_are_not_scored(picture_folder, toy_extractor):
     folder = picture_folder("samples", count=4)
     expected = measured(folder, toy_extractor).statistics.fingerprint
     Image.new("RGB", (60, 60)).save(folder / "grid.png")
@@ -95,7 +95,7 @@ def test_files_without_an_image_suffix_are_skipped_and_counted(picture_folder, t
     assert "skipped 2 files without the name of an image" in measured(folder, toy_extractor).remarks[0]
 
 
-def test_jpeg_samples_are_remarked_on(picture_folder, toy_extractor):
+def test_jpeg_samples_are_noted(picture_folder, toy_extractor):
     folder = picture_folder("photos", count=4, ending=".jpg")
     assert "JPEG compression of 4 images changes the score" in measured(folder, toy_extractor).remarks[0]
 
@@ -144,7 +144,7 @@ def test_more_images_than_there_are_is_an_error(picture_folder):
         open_images(str(picture_folder("photos")), 13)
 
 
-def test_nothing_at_the_path_is_an_error(tmp_path):
+def test_a_missing_path_is_an_error(tmp_path):
     with pytest.raises(UsageError, match="no such folder, archive or named set"):
         open_images(str(tmp_path / "nowhere"))
 

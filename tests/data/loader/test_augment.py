@@ -38,7 +38,7 @@ def smooth(batch=2, channels=3, height=HEIGHT, width=WIDTH):
     return torch.from_numpy(np.stack(waves).reshape(batch, channels, height, width)).float()
 
 
-def test_zero_probability_does_nothing_at_all():
+def test_probability_0_changes_nothing():
     images = torch.rand(40, 3, 5, 7) * 2 - 1
     done, cond = augmented(images, 0, range(40), 0.0)
     assert torch.equal(done, images)
@@ -56,7 +56,7 @@ def test_any_probability_mirrors_half_of_the_images_exactly():
 
 
 @pytest.mark.parametrize("probability", [0.12, 0.5, 1.0])
-def test_each_group_is_applied_as_often_as_it_should_be(probability):
+def test_each_group_is_applied_with_its_probability(probability):
     drawn = draw(7, range(4000), probability)
     groups = {
         "flip_y": drawn.flip_y * 2,  # half of its applications flip
@@ -75,7 +75,7 @@ def test_each_group_is_applied_as_often_as_it_should_be(probability):
     assert abs(np.mean((drawn.scale != 0) & (drawn.rotation != 0)) - probability**2) < 0.04
 
 
-def test_the_drawn_sizes_are_normal_and_the_angles_uniform():
+def test_the_sampled_magnitudes_are_normal_and_the_angles_uniform():
     drawn = draw(3, range(4000), 1.0)
     for values in (drawn.scale, drawn.squeeze, drawn.shift_x, drawn.shift_y):
         assert abs(values.mean()) < 0.06
@@ -95,7 +95,7 @@ def test_the_nine_numbers_are_in_the_reference_order():
     torch.testing.assert_close(cond, torch.tensor([expected] * 2, dtype=torch.float32))
 
 
-def test_where_points_go():
+def test_the_transform_moves_points_as_expected():
     """By hand, in pixels from the center with y down: what each parameter does to (x, y) = (8, 4)."""
 
     def goes(**what):
@@ -123,7 +123,7 @@ def test_flips_and_quarter_turns_and_whole_shifts_are_exact():
 
 
 @pytest.mark.parametrize("seed", range(12))
-def test_the_warp_agrees_with_scipys_spline_interpolation_and_its_mirror(seed):
+def test_the_warp_agrees_with_scipys_mirrored_spline_interpolation(seed):
     """Another implementation, another kernel: on smooth images they differ by little, borders included."""
     images = smooth(1)
     drawn = draw(seed, [seed], 0.8)
@@ -140,7 +140,7 @@ def test_the_warp_agrees_with_scipys_spline_interpolation_and_its_mirror(seed):
         assert difference.max() < 0.1
 
 
-def test_an_image_does_not_depend_on_what_it_is_batched_with():
+def test_an_augmented_image_does_not_depend_on_its_batch():
     images = torch.rand(8, 3, HEIGHT, WIDTH) * 2 - 1
     together, cond = augmented(images, 5, range(100, 108), 0.7)
     for place in range(8):
@@ -162,7 +162,7 @@ def test_images_one_pixel_thin_can_be_augmented():
     assert augmented(images, 0, range(4), 1.0)[0].isfinite().all()
 
 
-def test_resampling_is_left_to_the_device_and_flips_are_not():
+def test_resampling_runs_on_the_device_and_flips_in_the_workers():
     images = torch.rand(200, 3, 5, 7) * 2 - 1
     flipped, cond, warp = augment(images, 0, range(200), 0.2)
     moved = (cond[:, 2:] != 0).any(1)
@@ -172,5 +172,5 @@ def test_resampling_is_left_to_the_device_and_flips_are_not():
     assert isinstance(warp, AffineWarp) and warp.to("meta").sources.device.type == "meta"
 
 
-def test_a_batch_of_flips_alone_has_nothing_left_to_do():
+def test_a_batch_with_only_flips_needs_no_resampling():
     assert augment(torch.rand(9, 3, 5, 7), 0, range(9), 1e-9)[2] is None

@@ -31,7 +31,7 @@ def joined(batches):
     return {name: tensor[order] for name, tensor in joined.items()}
 
 
-def test_a_batch_contains_the_images_of_its_numbers(data_set):
+def test_a_batch_contains_the_images_of_its_indices(data_set):
     reader = ImageReader(data_set)
     (batch,) = load(data_set, [range(40, 47)], augment_prob=0.0, class_dropout=0.0)
     assert batch.numbers.tolist() == list(range(40, 47))
@@ -78,7 +78,7 @@ def test_workers_change_no_bit(data_set, workers):
         assert all(torch.equal(getattr(alone, name), getattr(together, name)) for name in NAMES)
 
 
-def test_going_on_at_any_image_is_the_same_as_never_having_stopped(data_set):
+def test_resuming_at_any_image_continues_the_same_sequence(data_set):
     unbroken = load(data_set, [range(start, start + 6) for start in range(0, 60, 6)])
     resumed = load(data_set, [range(start, start + 6) for start in range(30, 60, 6)])
     for one, other in zip(unbroken[5:], resumed, strict=True):
@@ -99,13 +99,13 @@ def test_a_dropped_class_becomes_the_number_of_classes(data_set):
     assert kept.class_ids.max() == 2
 
 
-def test_a_model_without_classes_gets_none(data_set):
+def test_batches_for_a_model_without_classes_have_none(data_set):
     (batch,) = load(data_set, [range(4)], num_classes=0)
     assert batch.class_ids is None
     assert batch.to("cpu").class_ids is None
 
 
-def test_a_batch_moves_but_for_the_numbers_that_noise_levels_are_found_from_on_the_cpu(data_set):
+def test_a_batch_moves_to_the_device_except_for_the_uniform_numbers_of_noise_levels(data_set):
     (batch,) = load(data_set, [range(4)])
     moved = batch.to("meta")
     assert isinstance(moved, Batch)
@@ -128,7 +128,7 @@ def test_a_model_with_too_few_classes_is_refused(data_set):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_damage_is_one_line_also_from_a_worker(data_set, tmp_path, workers):
+def test_damage_found_in_a_worker_is_one_line(data_set, tmp_path, workers):
     copy = shutil.copytree(data_set, tmp_path / "copy")
     path = copy / "shard-000001.tar"
     path.write_bytes(path.read_bytes().replace(b"IDAT", b"JDAT"))
@@ -136,7 +136,7 @@ def test_damage_is_one_line_also_from_a_worker(data_set, tmp_path, workers):
         load(copy, [range(23)], workers=workers)
 
 
-def test_endless_plans_are_read_only_as_far_as_needed(data_set):
+def test_infinite_plans_are_read_only_as_far_as_needed(data_set):
     plan = (range(start, start + 4) for start in iter(lambda: 0, 1))
     for workers in (0, 1):
         batches = load_batches(ImageReader(data_set), plan, workers=workers, **SETTINGS)
@@ -144,7 +144,7 @@ def test_endless_plans_are_read_only_as_far_as_needed(data_set):
         batches.close()
 
 
-def test_reading_leaves_the_random_numbers_of_torch_alone(data_set):
+def test_reading_does_not_advance_torchs_random_numbers(data_set):
     """Dropout draws from them: with another number of workers the network would be another."""
     before = torch.get_rng_state()
     for workers in (0, 1):
@@ -152,7 +152,7 @@ def test_reading_leaves_the_random_numbers_of_torch_alone(data_set):
         assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_fast_streams_are_the_streams_of_the_library():
+def test_fast_random_streams_equal_those_of_numpy():
     indices = [0, 5, 2**40, 7]
     for generator, index in zip(streams(9, "noise", indices), indices, strict=True):
         expected = stream(9, "noise", index)

@@ -61,24 +61,24 @@ def test_epochs_and_seeds_have_orders_of_their_own():
             assert np.mean(shard_of(sizes, one)[::400] == shard_of(sizes, other)[::400]) < 0.5
 
 
-def test_windows_are_shuffled_each_in_its_own_way():
+def test_each_window_has_its_own_shuffle():
     order = epoch(BlockOrder(5, [50] * 8, 2), 0, 400).reshape(4, 100)
     ranks = [window.argsort().argsort() for window in order]
     assert all(np.mean(ranks[a] == ranks[b]) < 0.1 for a in range(4) for b in range(a))
 
 
 @pytest.mark.parametrize("block", [7, 100])
-def test_one_window_over_all_shards_mixes_them_all(block):
+def test_one_window_over_all_shards_shuffles_globally(block):
     shards = shard_of([30] * 7, epoch(BlockOrder(1, [30] * 7, block), 0, 210))
     assert all(len(set(shards[start : start + 42])) == 7 for start in range(0, 210, 42))
 
 
-def test_the_order_never_changes():
+def test_the_order_equals_the_recorded_one():
     """A run that is resumed by a later version must continue exactly: these numbers must never change."""
     assert BlockOrder(0, [10, 5, 0, 12, 13], 2).images_at(np.arange(8)).tolist() == BLOCKS_OF_40
 
 
-def test_a_hundred_thousand_shards_take_a_few_numbers_each():
+def test_a_hundred_thousand_shards_need_little_memory():
     order = BlockOrder(3, [1000] * 100_000, 16)
     images = order.images_at(np.arange(10**8 - 500, 10**8 + 500))  # from one epoch into the next
     assert len(np.unique(images[:500])) == len(np.unique(images[500:])) == 500

@@ -28,14 +28,14 @@ def bucket_of(sizes, images):
 
 @given(seed=st.integers(0, 2**63), sizes=SIZES, batch=st.integers(1, 40), start=st.integers(0, 10**6))
 @settings(max_examples=25, deadline=None)
-def test_every_step_is_of_one_size(seed, sizes, batch, start):
+def test_the_images_of_a_step_have_one_size(seed, sizes, batch, start):
     images = order_of(seed, sizes, [BatchSizePhase(0, batch)]).images_at(np.arange(start * batch, (start + 20) * batch))
     assert all(len(set(step)) == 1 for step in bucket_of(sizes, images).reshape(20, batch))
 
 
 @given(seed=st.integers(0, 2**63), sizes=FEW, batch=st.integers(1, 40))
 @settings(max_examples=25, deadline=None)
-def test_after_as_many_rounds_as_a_step_has_images_each_image_was_shown_equally_often(seed, sizes, batch):
+def test_after_as_many_epochs_as_images_per_step_each_image_was_shown_equally_often(seed, sizes, batch):
     """B rounds are N steps exactly: bucket i has had B N_i / B = N_i of them, B images each."""
     images = order_of(seed, sizes, [BatchSizePhase(0, batch)]).images_at(np.arange(batch * sum(sizes)))
     assert np.array_equal(np.bincount(images, minlength=sum(sizes)), np.full(sum(sizes), batch))
@@ -67,7 +67,7 @@ def test_within_a_bucket_an_epoch_shows_every_image_once():
         assert np.array_equal(np.sort(epoch), np.arange(96))
 
 
-def test_larger_steps_are_of_one_size_too_and_begin_epochs_of_their_own():
+def test_after_batch_growth_steps_have_one_size_and_start_new_epochs():
     sizes, parts = [24, 60], [BatchSizePhase(0, 12), BatchSizePhase(84 * 2, 6)]
     order = order_of(3, sizes, parts)
     before, after = order.images_at(np.arange(84 * 2)), order.images_at(np.arange(84 * 2, 84 * 4))
@@ -76,7 +76,7 @@ def test_larger_steps_are_of_one_size_too_and_begin_epochs_of_their_own():
     assert np.mean(before == after) < 0.2
 
 
-def test_what_stands_in_is_of_the_same_size_and_another():
+def test_a_replacement_is_another_image_of_the_same_size():
     sizes = [24, 60, 12]
     order = order_of(3, sizes, [BatchSizePhase(0, 12)])
     numbers = np.arange(300)
@@ -86,18 +86,18 @@ def test_what_stands_in_is_of_the_same_size_and_another():
         assert np.mean(others == order.images_at(numbers)) < 0.1
 
 
-def test_steps_of_all_sizes_are_mixed():
+def test_steps_of_different_sizes_are_interleaved():
     steps = bucket_of([500, 500], order_of(1, [500, 500], [BatchSizePhase(0, 5)]).images_at(np.arange(200) * 5))
     assert 60 < np.sum(np.diff(steps) != 0) < 140
 
 
-def test_the_order_never_changes():
+def test_the_order_equals_the_recorded_one():
     """A run that is resumed by a later version must continue exactly: these numbers must never change."""
     images = order_of(0, [10, 20, 30], [BatchSizePhase(0, 5)]).images_at(np.arange(12) * 5)
     assert bucket_of([10, 20, 30], images).tolist() == STEPS_OF_3_BUCKETS
 
 
 @pytest.mark.parametrize("number", [10**12, 2**61])
-def test_a_run_may_be_long(number):
+def test_indices_far_into_a_run_are_valid(number):
     images = order_of(0, [10**6, 3 * 10**5], [BatchSizePhase(0, 256)]).images_at(np.arange(number, number + 512))
     assert images.min() >= 0 and images.max() < 13 * 10**5

@@ -46,7 +46,7 @@ def test_a_condition_image_is_the_degraded_image_of_its_number(data_set):
         assert torch.equal(batch.condition[place], degrade(image, DEGRADE, 3, number))
 
 
-def test_images_and_what_is_drawn_for_them_stay_as_without_conditions(data_set):
+def test_conditions_change_neither_the_images_nor_their_random_numbers(data_set):
     plain, conditioned = (
         load(ImageReader(data_set), [range(5, 12)], conditioning=conditioning)[0]
         for conditioning in (None, Conditioning(4, degrade=DEGRADE, dropout=0.5))
@@ -84,7 +84,7 @@ def test_mirroring_flips_half_of_the_images_with_their_conditions(stored):
     assert not mirrored.augment_cond.any()
 
 
-def test_conditions_and_vectors_are_dropped_to_zeros_each_by_its_own_numbers(stored):
+def test_conditions_and_vectors_are_dropped_independently(stored):
     reader, numbers = ImageReader(stored), range(400)
     (batch,) = load(reader, [numbers], conditioning=Conditioning(2, DIM, dropout=0.3))
     dropped = (batch.condition.flatten(1) == 0).all(1), (batch.mapping_cond == 0).all(1)
@@ -122,7 +122,7 @@ def test_a_set_without_the_conditions_of_the_model_is_refused(data_set, conditio
         load(ImageReader(data_set), [range(4)], conditioning=conditioning)
 
 
-def test_a_vector_with_nan_is_refused_with_the_number_of_its_image(stored, monkeypatch):
+def test_a_vector_with_nan_is_refused_with_the_index_of_its_image(stored, monkeypatch):
     monkeypatch.setattr(ImageReader, "vector", lambda self, index: np.array([index, np.nan, 0], np.float32))
     with pytest.raises(DataError, match=r"the vector of image \d+ has NaN or infinite numbers; prepare the data again"):
         load(ImageReader(stored), [range(4)], conditioning=Conditioning(0, DIM))

@@ -62,7 +62,7 @@ def test_class_names_are_written_under_the_images(data_set, pictures, prepare, t
 
 
 @pytest.mark.parametrize(("size", "channels"), [((300, 20), 1), ((20, 300), 3), ((128, 128), 3), ((129, 1), 1)])
-def test_images_of_every_shape_find_room(pictures, prepare, tmp_path, size, channels):
+def test_images_of_every_shape_fit_on_the_sheet(pictures, prepare, tmp_path, size, channels):
     prepare(pictures, size=size, channels=channels)
     sheet = contact_sheet(tmp_path / "set", 9)
     assert sheet.mode == "RGB"

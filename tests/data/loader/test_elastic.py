@@ -34,7 +34,9 @@ def test_what_enters_the_network_does_not_depend_on_ranks_or_workers(trained, or
 
 
 @pytest.mark.parametrize("order", ["uniform", "blocks"])
-def test_neither_does_it_with_images_of_several_sizes_and_steps_that_grow(trained, two_sizes, order):
+def test_what_enters_the_network_with_buckets_and_batch_growth_does_not_depend_on_ranks_or_workers(
+    trained, two_sizes, order
+):
     growth = [{"after_images": 36, "batch_size": 24}]
     values = {"train.batch_size": 12, "train.batch_growth": growth, "train.micro_batch_size": 5, "data.order": order}
     recipe = trained(values | {"data.path": str(two_sizes), "data.augment_prob": 0.5, "data.block_shards": 2})

@@ -41,13 +41,13 @@ def test_an_image_depends_on_seed_and_number_alone():
     assert [image_at(11, int(n), 4321) for n in numbers] == together.tolist()
 
 
-def test_the_order_never_changes():
+def test_the_order_equals_the_recorded_one():
     """A run that is resumed by a later version must continue exactly: these numbers must never change."""
     assert images_at(0, np.arange(8), 1000).tolist() == ORDER_OF_1000
     assert image_at(2**64 - 1, 2**62, 10**8) == ORDER_FAR_OUT
 
 
-def test_places_are_spread_evenly():
+def test_positions_are_uniformly_distributed():
     """Chi-squared over a 20 x 20 table of (place, image), about its 19 * 19 degrees of freedom."""
     counts = np.zeros((20, 20))
     for seed in range(100):
@@ -58,7 +58,7 @@ def test_places_are_spread_evenly():
     assert abs(chi_squared - 361) < 6 * np.sqrt(2 * 361)
 
 
-def test_neighbors_in_an_epoch_are_no_neighbors_in_the_set():
+def test_consecutive_images_of_an_epoch_are_not_consecutive_in_the_set():
     steps = np.diff(epoch(5, 0, 100_000))
     assert np.mean(np.abs(steps) < 100) < 0.01
     assert len(np.unique(steps)) > 50_000

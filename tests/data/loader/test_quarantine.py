@@ -40,7 +40,7 @@ def load(reader, plan, limit, workers=0):
     return torch.cat(images)
 
 
-def test_the_next_sound_image_of_the_run_stands_in(damaged, data_set):
+def test_the_next_intact_image_replaces_a_damaged_one(damaged, data_set):
     sound = ImageReader(data_set)
     images = load(damaged, [range(46)], 3)
     for number in range(46):
@@ -53,7 +53,7 @@ def test_the_next_sound_image_of_the_run_stands_in(damaged, data_set):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_ranks_workers_and_micro_batches_put_in_the_same_ones(damaged, workers):
+def test_replacements_do_not_depend_on_ranks_workers_or_micro_batches(damaged, workers):
     whole = load(damaged, [range(46)], 3)
     pieces = [range(start, min(start + 5, 46)) for start in range(0, 46, 5)]
     assert torch.equal(whole, load(damaged, pieces, 3, workers))
@@ -68,24 +68,24 @@ def test_each_damaged_image_is_reported_once(damaged, workers, notes):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_one_more_than_may_be_is_an_error(damaged, workers):
+def test_more_damaged_images_than_allowed_are_an_error(damaged, workers):
     with pytest.raises(
         DataError, match=r"^more than data.max_damaged = 2 images are damaged; the last: .*image (3|4|17) at byte"
     ):
         load(damaged, [range(start, start + 1) for start in range(46)], 2, workers)
 
 
-def test_without_leave_the_first_is_an_error_that_names_it(damaged):
+def test_by_default_the_first_damaged_image_is_an_error_that_names_it(damaged):
     with pytest.raises(DataError, match=r"^[^\n]*shard-00000\d.tar: image (3|4|17) at byte [^\n]*damaged[^\n]*$"):
         load(damaged, [range(23)], 0)
 
 
-def test_a_set_with_nothing_sound_in_it_ends(data_set, tmp_path):
+def test_a_set_without_intact_images_is_an_error(data_set, tmp_path):
     with pytest.raises(DataError, match=r"too many consecutive images are damaged; the last: .*shard"):
         load(ImageReader(damage(shutil.copytree(data_set, tmp_path / "all"), range(23))), [range(3)], 30)
 
 
-def test_a_cut_or_missing_shard_costs_its_images(data_set, tmp_path, notes):
+def test_images_of_a_truncated_or_missing_shard_are_replaced(data_set, tmp_path, notes):
     cut = shutil.copytree(data_set, tmp_path / "cut")
     index = np.load(cut / "index.npy")
     last_of_shard_1 = int(np.flatnonzero(index["shard"] == 1)[-1])

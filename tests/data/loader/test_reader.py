@@ -60,7 +60,7 @@ def test_cached_images_equal_those_on_disk(data_set):
     assert not fresh._cached
 
 
-def test_a_reader_travels_to_another_process_by_its_folder(data_set):
+def test_a_pickled_reader_reopens_its_folder(data_set):
     reader = ImageReader(data_set)
     reader.read(0)
     again = pickle.loads(pickle.dumps(reader))
@@ -194,7 +194,7 @@ def test_a_manifest_edited_by_hand_is_refused(copy):
         ImageReader(copy)
 
 
-def test_a_manifest_as_large_as_a_disk_is_not_read(copy):
+def test_an_oversized_manifest_is_not_read(copy):
     with (copy / "manifest.json").open("wb") as file:
         file.truncate((1 << 28) + 1)
     with pytest.raises(DataError, match=r"manifest.json: damaged: larger than 268,435,456 bytes"):
@@ -279,7 +279,7 @@ def test_an_index_that_points_outside_its_shard_is_named(copy, place, length):
         ImageReader(copy).read(3)
 
 
-def test_only_the_kind_that_the_manifest_names_is_decoded(data_set):
+def test_only_the_image_format_of_the_manifest_is_decoded(data_set):
     for codec in ("webp", "jpeg"):
         with pytest.raises(ValueError, match=f"not a {codec.upper()} image"):
             decode(ImageReader(data_set).encoded(0), codec, (*SIZE, 3))

@@ -100,7 +100,7 @@ def test_a_manifest_that_contradicts_itself_is_refused(tmp_path, changes, proble
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
-def test_pixels_of_each_type_are_recovered_from_the_networks_range(dtype):
+def test_pixels_of_each_type_survive_conversion_to_the_networks_range_and_back(dtype):
     ranges = {"uint8": ((0.0, 255.0),), "uint16": RANGES, "float32": ((-1024.0, 3071.0),)}[dtype]
     low, high = np.array(ranges).T
     numbers = np.random.Generator(np.random.Philox(4)).uniform(low, high, (2, HEIGHT, WIDTH, CHANNELS))
@@ -112,7 +112,7 @@ def test_pixels_of_each_type_are_recovered_from_the_networks_range(dtype):
     np.testing.assert_allclose(back, pixels, rtol=0, atol=0 if dtype != "float32" else 4095 / 65535)
 
 
-def test_8_bits_are_mapped_by_the_same_functions_as_before():
+def test_8_bit_values_are_mapped_as_in_earlier_versions():
     pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
     assert (to_float(pixels, ((0.0, 255.0),)) == from_uint8(pixels)).all()
     images = 1.5 - 3 * from_uint8(pixels)

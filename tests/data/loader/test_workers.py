@@ -87,14 +87,14 @@ def unfinished():
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_a_process_that_ends_in_the_middle_of_reading_ends_and_takes_its_workers_with_it(unfinished):
+def test_a_process_that_ends_while_reading_ends_its_workers(unfinished):
     process, pids = unfinished(0)
     assert len(set(pids)) == 3
     assert process.wait(timeout=120) == 0
     assert all_gone(pids, within_s=120)
 
 
-def test_workers_end_when_the_main_process_is_killed_though_they_are_stuck(unfinished):
+def test_stuck_workers_end_when_the_main_process_is_killed(unfinished):
     process, pids = unfinished(1000)
     assert all(map(is_alive, pids))
     process.kill()
@@ -152,7 +152,7 @@ def test_a_bug_in_a_worker_keeps_its_own_error():
         list(read_in_workers(Wrong(), [[0]], 1))
 
 
-def test_an_error_of_something_else_that_timed_out_is_no_matter_of_the_workers():
+def test_an_unrelated_timeout_is_not_attributed_to_the_workers():
     with pytest.raises(RuntimeError, match="the network timed out after 3 s"), translate_worker_errors():
         raise RuntimeError("the network timed out after 3 s")
 
@@ -161,7 +161,7 @@ def test_an_error_of_something_else_that_timed_out_is_no_matter_of_the_workers()
     ("path", "where"),
     [("run/checkpoints", r"run/checkpoints: too many open files;"), (None, "while batches came from the worker proc")],
 )
-def test_too_many_open_files_are_of_the_workers_only_where_no_path_says_otherwise(path, where):
+def test_too_many_open_files_are_attributed_to_the_workers_unless_a_path_is_named(path, where):
     with pytest.raises(HditError, match=rf"{where}.* raise the limit with `ulimit -n"), translate_worker_errors():
         raise OSError(errno.EMFILE, "Too many open files", path)
 
@@ -185,7 +185,7 @@ def test_an_interrupted_wait_ends_the_workers(monkeypatch):
     assert all_gone([pid], within_s=120)
 
 
-def test_a_worker_that_is_slower_than_the_polls_loses_no_batch(monkeypatch):
+def test_no_batch_of_a_slow_worker_is_lost(monkeypatch):
     monkeypatch.setattr(workers_module, "POLL_S", 0.05)
 
     class Slow(Dataset):

@@ -55,7 +55,7 @@ def in_another_process(settings, share):
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 8])
-def test_tasks_in_any_order_make_the_set_of_one_process(settings, alone, count):
+def test_tasks_in_any_order_write_the_set_of_one_process(settings, alone, count):
     for index in np.random.default_rng(count).permutation(count):
         summary = prepare_task(settings, ArrayTask(int(index), count))
         assert summary.task == f"{index}/{count}"
@@ -71,14 +71,14 @@ def test_a_task_counts_its_own_inputs(settings):
     assert calls[-1][:2] == (10, 10)
 
 
-def test_a_task_that_is_done_writes_nothing_more(settings):
+def test_a_finished_task_writes_nothing(settings):
     prepare_task(settings, ArrayTask(0, 2))
     before = facts_of(settings.out)
     prepare_task(settings, ArrayTask(0, 2))
     assert facts_of(settings.out) == before
 
 
-def test_when_the_set_is_complete_tasks_and_the_last_step_write_nothing(settings):
+def test_on_a_complete_set_tasks_and_the_last_step_write_nothing(settings):
     prepare_data(settings)
     before = facts_of(settings.out)
     for again in (prepare_task(settings, ArrayTask(1, 2)), finish_data(settings), prepare_data(settings)):
@@ -109,7 +109,7 @@ def test_the_last_step_finds_every_damaged_shard(settings, alone):
     assert bytes_of(settings.out) == alone
 
 
-def test_finishing_without_tasks_names_the_command_that_makes_the_rest(settings):
+def test_finishing_without_tasks_names_the_missing_command(settings):
     with pytest.raises(DataError, match=r"5 of 5 shards are missing .* run the same command without --finish"):
         finish_data(settings)
 
@@ -134,7 +134,7 @@ def test_more_tasks_than_shards_leave_some_without_work(settings):
     assert prepare_task(settings, ArrayTask(7, 9)).inputs == 0
 
 
-def test_concurrent_tasks_make_the_same_set_as_one_process(settings, alone):
+def test_concurrent_tasks_write_the_set_of_one_process(settings, alone):
     tasks = [in_another_process(settings, ArrayTask(index, 3)) for index in range(3)]
     for task in tasks:
         task.communicate("go on\n")
@@ -143,7 +143,7 @@ def test_concurrent_tasks_make_the_same_set_as_one_process(settings, alone):
     assert bytes_of(settings.out) == alone
 
 
-def test_a_share_that_another_process_has_is_refused_and_others_are_not(settings):
+def test_a_share_locked_by_another_process_is_refused_and_others_are_not(settings):
     task = in_another_process(settings, ArrayTask(0, 2))
     for share in (ArrayTask(0, 2), ArrayTask(0, 1), ArrayTask(2, 4)):
         with pytest.raises(UsageError, match="another hdit prepare-data is writing the same images to it"):
@@ -166,7 +166,7 @@ def test_a_lock_ends_with_its_process(settings, alone):
     assert bytes_of(settings.out) == alone
 
 
-def test_what_another_task_is_writing_is_left_alone(settings):
+def test_files_that_another_task_is_writing_are_left_alone(settings):
     prepare_task(settings, ArrayTask(0, 2))
     foreign, own = (settings.out / f".tmp-shard-00000{number}.tar-1" for number in (1, 2))
     for path in (foreign, own):
@@ -184,7 +184,7 @@ def test_tasks_with_other_settings_are_refused(settings, pictures):
     assert not list(settings.out.glob(".unfinished/plan-1-*"))
 
 
-def test_two_tasks_that_begin_at_once_with_other_settings_are_both_refused(settings, monkeypatch):
+def test_two_concurrent_tasks_with_different_settings_are_both_refused(settings, monkeypatch):
     """The other's plan appears between the look and the own plan."""
     from hdit_core.data.prepare import journal
 

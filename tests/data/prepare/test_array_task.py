@@ -14,7 +14,7 @@ def array(number, count, first, last, step=1, **more):
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8, 40])
 @pytest.mark.parametrize("num_pieces", [1, 7, 25])
-def test_the_shares_hold_every_piece_once(count, num_pieces):
+def test_the_shares_contain_every_shard_once(count, num_pieces):
     pieces = [piece for index in range(count) for piece in ArrayTask(index, count).chunks(num_pieces)]
     assert sorted(pieces) == list(range(num_pieces))
 
@@ -43,21 +43,21 @@ def test_an_invalid_task_is_refused(text):
         (array(4, 4, 1, 4, SLURM_PROCID="1", SLURM_STEP_NUM_TASKS="2"), ArrayTask(7, 8)),
     ],
 )
-def test_the_part_is_from_slurms_environment(environment, share):
+def test_the_task_comes_from_the_slurm_environment(environment, share):
     assert slurm_array_task(environment) == share
 
 
-def test_a_batch_script_is_alone_though_slurm_counts_the_tasks_that_it_may_start():
+def test_a_batch_script_is_a_single_task_despite_the_slurm_task_count():
     assert slurm_array_task({"SLURM_PROCID": "0", "SLURM_NTASKS": "8", "SLURM_JOB_ID": "1"}) == WHOLE_JOB
 
 
 @pytest.mark.parametrize("numbers", [(1, 3, 1, 7), (3, 3, 1, 7), (7, 3, 1, 7), (3, 2, 3, 5)])
-def test_a_list_of_array_ids_defines_no_part(numbers):
+def test_a_list_of_array_ids_defines_no_task(numbers):
     with pytest.raises(UsageError, match=r"not a range, so the part of task \d+ is ambiguous; set it with --task I/N"):
         slurm_array_task(array(*numbers))
 
 
-def test_slurms_numbers_must_be_numbers():
+def test_slurm_variables_must_be_numbers():
     with pytest.raises(UsageError, match="SLURM_STEP_NUM_TASKS is 'x', expected a number"):
         slurm_array_task({"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "x"})
     with pytest.raises(UsageError, match="SLURM_ARRAY_TASK_COUNT is not set"):

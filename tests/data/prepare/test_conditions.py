@@ -121,7 +121,7 @@ def test_archives_of_condition_images_give_the_same_set_as_their_folder(pairs, p
     assert read_manifest(tmp_path / "other").root == read_manifest(tmp_path / "set").root
 
 
-def test_an_archive_of_images_keeps_the_captions_in_it(pairs, prepare, tmp_path):
+def test_an_archive_of_images_keeps_its_captions(pairs, prepare, tmp_path):
     prepare(pairs / "images", size=(16, 24), **all_of(pairs))
     (pairs / "images.zip").write_bytes(archive(pairs / "images", "zip", ""))
     prepare(pairs / "images.zip", "other", size=(16, 24), **all_of(pairs))
@@ -141,7 +141,7 @@ def test_the_bytes_depend_neither_on_processes_nor_on_tasks(pairs, prepare, tmp_
 
 
 @pytest.mark.slow
-def test_killed_at_any_step_and_run_again_gives_the_same_bytes(pairs, prepare, tmp_path):
+def test_preparation_killed_at_any_step_resumes_to_the_same_bytes(pairs, prepare, tmp_path):
     for path in (pairs / "images" / "cat" / "0.png", pairs / "masks" / "cat" / "0.tiff"):
         path.with_stem("999").write_bytes(path.read_bytes())
     with (pairs / "vectors.csv").open("a") as file:

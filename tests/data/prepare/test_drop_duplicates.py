@@ -51,7 +51,7 @@ def test_the_first_of_equal_rows_is_found(seed):
     assert first_duplicate(words()).tolist() == []
 
 
-def test_pixels_of_another_shape_or_kind_are_others():
+def test_the_hash_of_pixels_includes_shape_and_type():
     same = [Image.new("RGB", (4, 6)), Image.new("RGB", (6, 4)), Image.new("L", (4, 18)), Image.new("RGB", (4, 6))]
     hashes = [image_hashes(["ab" * 32], [image]) for image in same]
     assert len(set(hashes)) == 3
@@ -59,7 +59,7 @@ def test_pixels_of_another_shape_or_kind_are_others():
     assert {len(one) for one in hashes} == {HASHES_DTYPE.itemsize}
 
 
-def test_a_row_has_a_twin_only_among_those_that_stay():
+def test_a_duplicate_refers_to_a_kept_row():
     """B is the same file as A and the same pixels as C: B goes, and C has nothing that stays to be the same as."""
     rows = np.zeros(4, ROW_DTYPE)
     rows["source"] = words(1, 1, 2, 3)
@@ -106,7 +106,7 @@ def test_duplicates_are_left_out_and_listed(twins, prepare, tmp_path):
     assert verify(tmp_path / "set", "deep").defects == ()
 
 
-def test_what_stays_is_as_if_the_duplicates_had_not_been_there(twins, prepare, tmp_path):
+def test_the_kept_images_are_as_if_the_duplicates_had_never_existed(twins, prepare, tmp_path):
     prepare(twins, name="thin", drop_duplicates=True)
     prepare(twins, name="whole")
     thin, whole = ImageReader(tmp_path / "thin"), ImageReader(tmp_path / "whole")
@@ -145,7 +145,7 @@ def test_dropping_is_the_same_with_tasks_and_when_killed_anywhere(twins, tmp_pat
     assert bytes_of(tmp_path / "tasks") == bytes_of(tmp_path / "alone")
 
 
-def test_killed_while_dropping_duplicates_it_resumes_to_the_same_bytes(twins, prepare, tmp_path, monkeypatch):
+def test_preparation_killed_while_dropping_duplicates_resumes_to_the_same_bytes(twins, prepare, tmp_path, monkeypatch):
     from hdit_core.data.prepare import drop_duplicates as dropping
 
     prepare(twins, name="alone", shard_size=5, drop_duplicates=True)
@@ -193,7 +193,7 @@ def test_images_of_another_set_are_left_out_and_listed(pictures, prepare, valida
     assert reasons["cow/002.png"] == f"the same pixels as image 1 of {validation}"
 
 
-def test_an_image_is_known_by_its_file_whatever_was_made_of_it(pictures, prepare, validation, tmp_path):
+def test_an_image_of_another_set_is_recognized_by_the_hash_of_its_file(pictures, prepare, validation, tmp_path):
     with pytest.raises(DataError, match="the same file as image 0"):
         prepare(pictures, not_in=(validation,), size=(5, 5), crop="random", codec="webp")
 
@@ -207,7 +207,7 @@ def test_a_set_that_shares_no_image_passes(prepare, validation, tmp_path):
     assert settings["not_in"] == read_manifest(validation).root
 
 
-def test_another_set_to_keep_out_is_another_preparation(pictures, prepare, validation, tmp_path):
+def test_changing_the_excluded_sets_is_refused_in_an_existing_folder(pictures, prepare, validation, tmp_path):
     prepare(pictures, drop_duplicates=True)
     with pytest.raises(DataError, match=r"expected a finished data set"):
         prepare(pictures, name="next", not_in=(pictures,))
@@ -217,7 +217,7 @@ def test_another_set_to_keep_out_is_another_preparation(pictures, prepare, valid
         prepare(pictures, not_in=(validation,), drop_duplicates=True)
 
 
-def test_a_set_without_hashes_cannot_be_kept_out(pictures, prepare, validation):
+def test_a_set_without_hashes_cannot_be_excluded(pictures, prepare, validation):
     from hdit_core.data.format.manifest import write_manifest
 
     write_manifest(validation, read_manifest(validation).model_copy(update={"hashes": None}))

@@ -86,7 +86,7 @@ def code(folder):
     }
 
 
-def test_no_file_of_any_kind_is_run(prepare, tmp_path):
+def test_no_input_file_is_executed(prepare, tmp_path):
     files = {**code(tmp_path), "good.png": good()}
     (tmp_path / "folder").mkdir()
     for name, content in files.items():
@@ -135,7 +135,7 @@ def test_hostile_names_are_text_wherever_they_are_written(prepare, tmp_path, kin
         assert all(member.name[:9].isdigit() and len(member.name) < 20 for member in shard)
 
 
-def test_a_name_with_a_zero_ends_there_and_leads_nowhere(tmp_path):
+def test_a_name_with_a_null_byte_ends_there(tmp_path):
     name = b"good.png\0/../../etc/passwd"
     (tmp_path / "a.tar").write_bytes(header(name, size=b"00000000003") + b"one".ljust(512, b"\0") + bytes(1024))
     assert contents(open_source(str(tmp_path / "a.tar"))) == [("good.png", b"one")]
@@ -160,7 +160,7 @@ def test_links_devices_and_pipes_are_never_opened(prepare, tmp_path):
     assert prepare(tmp_path / "a.tar", name="of-tar", labels="none").images == 1
 
 
-def test_folders_may_be_nested_deeper_than_calls(tmp_path):
+def test_folders_may_be_nested_deeper_than_the_recursion_limit(tmp_path):
     path = str(tmp_path / "top")
     for _ in range(1200):
         Path(path).mkdir()
@@ -203,7 +203,7 @@ def write_bombs(folder):
     }
 
 
-def test_bombs_of_every_kind_end_with_a_line_in_two_gigabytes(tmp_path):
+def test_decompression_bombs_are_refused_in_one_line_within_two_gigabytes(tmp_path):
     expected = write_bombs(tmp_path / "bombs")
     command = [sys.executable, "-c", CHILD, str(MEMORY_BYTES), str(tmp_path / "sets")]
     sources = [str(tmp_path / "bombs" / name) for name in expected]
@@ -224,7 +224,7 @@ def test_bombs_of_every_kind_end_with_a_line_in_two_gigabytes(tmp_path):
     assert not any(path.name.startswith(".tmp") for path in (tmp_path / "sets").rglob("*"))
 
 
-def test_few_large_files_of_an_archive_are_in_memory_at_once(monkeypatch):
+def test_few_large_files_of_an_archive_are_held_in_memory_at_once(monkeypatch):
     """300 members of 40 MB each would be 12 GB, if as many were taken as of small ones."""
     monkeypatch.setattr("hdit_core.data.prepare.convert.BATCH_BYTES", 1 << 20)
     monkeypatch.setattr("hdit_core.data.prepare.convert.MOST_WAITING_BYTES", 3 << 20)

@@ -49,7 +49,7 @@ def test_class_numbers_follow_the_sorted_names_and_numbers_sort_as_numbers():
     assert class_names(["010", "9"]) == ("010", "9")
 
 
-def test_class_ids_are_places_in_the_sorted_names():
+def test_class_ids_are_indices_into_the_sorted_names():
     inputs = label_entries([Entry(name, 1) for name in ("dog/1.png", "cat/2.png", "note.txt")], "auto")
     assert class_ids(inputs) == (("cat", "dog"), [1, 0, -1])
 
@@ -67,7 +67,7 @@ def test_labels_come_from_a_file(tmp_path, ending):
     assert not problems
 
 
-def test_nothing_is_dropped_where_labels_and_files_differ(tmp_path):
+def test_mismatches_between_labels_and_files_are_reported(tmp_path):
     path = tmp_path / "labels.jsonl"
     path.write_text('{"file": "1.png", "label": 7}\n{"file": "../../gone.png", "label": 8}\n')
     classes, problems = labelled(["1.png", "2.png"], path)
@@ -159,7 +159,7 @@ def test_a_table_of_another_system_gives_the_same_labels(tmp_path, ending, conte
         ("l.txt", b"1 2\n2 1\n", "expected one label per line, found two numbers, '1 2'"),
     ],
 )
-def test_labels_that_are_not_clear_are_refused(tmp_path, name, content, message):
+def test_ambiguous_labels_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(DataError, match=message):
         labelled(["x/0.png", "y/0.png"], tmp_path / name)

@@ -18,7 +18,7 @@ from tests.data.killing import KILLED, begin, die_at, kill_after
 
 
 @pytest.mark.slow
-def test_killed_at_any_step_and_run_again_gives_the_same_bytes(pictures, prepare, tmp_path):
+def test_preparation_killed_at_any_step_resumes_to_the_same_bytes(pictures, prepare, tmp_path):
     """With a duplicate to leave out, so that a shard is written again: the longest way that there is."""
     (pictures / "cow" / "999.png").write_bytes((pictures / "ant" / "000.png").read_bytes())
     prepare(pictures, name="undisturbed", shard_size=13, drop_duplicates=True)
@@ -37,7 +37,7 @@ def test_killed_at_any_step_and_run_again_gives_the_same_bytes(pictures, prepare
 
 
 @pytest.mark.slow
-def test_tasks_and_their_last_step_killed_at_any_step_and_run_again_give_the_same_bytes(pictures, prepare, tmp_path):
+def test_tasks_killed_at_any_step_resume_to_the_same_bytes(pictures, prepare, tmp_path):
     prepare(pictures, name="undisturbed", shard_size=13)
     expected = bytes_of(tmp_path / "undisturbed")
     for step in range(1, 40):
@@ -54,7 +54,7 @@ def test_tasks_and_their_last_step_killed_at_any_step_and_run_again_give_the_sam
     assert 12 < step < 39
 
 
-def test_killed_again_and_again_the_set_is_finished_at_last(pictures, prepare, tmp_path):
+def test_a_repeatedly_killed_preparation_finishes(pictures, prepare, tmp_path):
     """Each attempt gets one step further than the one before; nothing that is done is made again."""
     prepare(pictures, name="undisturbed")
     settings = PrepareSettings(str(pictures), tmp_path / "set", (8, 12), shard_size=7)
@@ -75,7 +75,7 @@ def processes_of(folder):
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
-def test_killed_with_two_processes_it_leaves_none_behind_and_resumes(pictures, prepare, tmp_path):
+def test_a_killed_preparation_ends_its_processes_and_resumes(pictures, prepare, tmp_path):
     prepare(pictures, name="undisturbed")
     home = tmp_path / "home"
     run = begin(home, pictures, tmp_path / "set", workers=2)
@@ -103,7 +103,7 @@ def interrupt(pictures, prepare, **settings):
         prepare(pictures, on_progress=stop, **settings)
 
 
-def test_four_tasks_killed_at_random_and_run_again_give_the_same_bytes(pictures, prepare, tmp_path):
+def test_four_tasks_killed_at_random_resume_to_the_same_bytes(pictures, prepare, tmp_path):
     """The short form of tests/endurance/test_prepare_kills_tasks.py."""
     prepare(pictures, name="undisturbed", shard_size=4)
     delays = iter(np.random.default_rng(0).uniform(0.1, 0.6, 3))
@@ -128,7 +128,7 @@ def test_finished_work_is_not_repeated(pictures, prepare, tmp_path):
     assert done == {path: path.stat().st_ino for path in done}
 
 
-def test_a_shard_that_was_damaged_meanwhile_is_made_again(pictures, prepare, tmp_path):
+def test_a_damaged_shard_is_written_again(pictures, prepare, tmp_path):
     prepare(pictures, name="undisturbed")
     interrupt(pictures, prepare)
     path = tmp_path / "set" / "shard-000001.tar"
@@ -152,7 +152,7 @@ def test_a_damaged_journal_is_an_error(pictures, prepare, tmp_path):
         prepare(pictures)
 
 
-def test_two_at_once_are_refused(pictures, prepare, tmp_path):
+def test_a_second_concurrent_preparation_is_refused(pictures, prepare, tmp_path):
     refusals = []
 
     def second(done, total, bad):

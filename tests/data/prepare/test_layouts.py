@@ -49,14 +49,14 @@ def test_ffhq_in_several_sizes_is_refused_before_a_face_is_taken_twice():
 
 
 @pytest.mark.parametrize("around", ["", "ILSVRC/Data/CLS-LOC/"])
-def test_a_training_set_next_to_its_validation_set_is_refused(around):
+def test_a_folder_with_training_and_validation_set_is_refused(around):
     names = [f"{around}train/n01440764/a.JPEG", f"{around}train/n01443537/b.JPEG", f"{around}val/c.JPEG"]
     with pytest.raises(DataError, match="the folders train, val are splits, not classes; give one of them"):
         labelled(names)
     assert set(labelled(names, "none")[0].values()) == {None}
 
 
-def test_imagenets_tar_of_tars_is_a_folder_of_classes(tmp_path):
+def test_imagenets_tar_of_tars_is_read_as_class_folders(tmp_path):
     outer = {
         "n01443537.tar": tar_of({"n01443537_2.JPEG": b"fish" * 300, "n01443537_1.JPEG": b"gold"}),
         "n01440764.tar": tar_of({"n01440764_1.JPEG": b"tench"}),
@@ -79,7 +79,7 @@ def test_a_damaged_tar_in_a_tar_is_an_error(tmp_path):
         open_archive(path)
 
 
-def test_a_file_that_is_a_tar_by_its_name_alone_is_a_file(tmp_path):
+def test_a_file_with_only_the_name_of_a_tar_is_a_plain_file(tmp_path):
     inner = tar_of({"b.png": b"2"})
     path = write_tar(tmp_path / "a.tar", files={"a.tar": b"no tar", "b.tar": inner, "c.png": b"3"})
     assert contents(open_archive(path)) == [("a.tar", b"no tar"), ("b/b.png", b"2"), ("c.png", b"3")]
@@ -121,7 +121,7 @@ def test_the_flat_validation_set_takes_its_classes_from_the_solution(tmp_path):
     assert numbers == [999, 0, 207]
 
 
-def test_a_list_of_wnids_goes_by_the_order_of_the_names(tmp_path):
+def test_a_list_of_wnids_follows_the_order_of_the_file_names(tmp_path):
     (tmp_path / "val").mkdir()
     path = tmp_path / "imagenet_2012_validation_synset_labels.txt"
     path.write_text("n15075141\nn01440764\nn02099601\n")
@@ -175,7 +175,7 @@ def test_an_image_of_a_class_that_is_not_in_the_list_is_a_reject(tmp_path):
     assert inputs[0].problem.startswith("its class 'cat' is not in ")
 
 
-def test_the_first_word_of_a_line_is_its_class_where_all_are_wnids(tmp_path):
+def test_the_first_word_of_each_line_is_the_class_if_all_are_wnids(tmp_path):
     path = tmp_path / "LOC_synset_mapping.txt"
     path.write_text("n01440764 tench, Tinca tinca\nn01443537 goldfish, Carassius auratus\n")
     assert read_classes(str(path)) == ("n01440764", "n01443537")
@@ -183,7 +183,7 @@ def test_the_first_word_of_a_line_is_its_class_where_all_are_wnids(tmp_path):
     assert read_classes(str(path)) == ("great white shark", "n01443537 goldfish")
 
 
-def test_a_validation_set_takes_the_numbers_of_its_training_set(prepare, pictures, tmp_path):
+def test_a_validation_set_takes_the_class_numbers_of_its_training_set(prepare, pictures, tmp_path):
     prepare(pictures, name="train")
     assert read_classes(str(tmp_path / "train")) == ("ant", "bee", "cow")
 

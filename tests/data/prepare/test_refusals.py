@@ -70,7 +70,7 @@ def test_an_empty_folder_is_an_error(prepare, tmp_path):
         prepare(tmp_path / "empty")
 
 
-def test_a_folder_of_text_files_is_an_error_that_leaves_nothing_behind(prepare, tmp_path):
+def test_a_folder_of_text_files_is_an_error_and_leaves_no_files(prepare, tmp_path):
     (tmp_path / "texts").mkdir()
     for number in range(3):
         (tmp_path / "texts" / f"{number}.dat").write_text("words")

@@ -90,13 +90,13 @@ def test_jpeg_is_near(prepare, tmp_path):
     assert np.abs(ImageReader(tmp_path / "set").read(0)[0].astype(int) - (200, 100, 50)).max() <= 2
 
 
-def test_two_processes_write_the_same_bytes_as_none(pictures, prepare, tmp_path):
+def test_two_worker_processes_write_the_same_bytes_as_none(pictures, prepare, tmp_path):
     prepare(pictures, name="one")
     prepare(pictures, name="two", workers=2)
     assert bytes_of(tmp_path / "one") == bytes_of(tmp_path / "two")
 
 
-def test_folder_zip_and_tar_give_one_root(pictures, prepare, tmp_path):
+def test_folder_zip_and_tar_give_the_same_root_hash(pictures, prepare, tmp_path):
     names = [path for path in pictures.rglob("*") if path.is_file()]
     np.random.default_rng(1).shuffle(names)
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
@@ -112,7 +112,7 @@ def test_folder_zip_and_tar_give_one_root(pictures, prepare, tmp_path):
     assert len(roots) == 1
 
 
-def test_other_pixels_another_root(pictures, prepare):
+def test_other_pixels_give_another_root_hash(pictures, prepare):
     assert prepare(pictures, name="one").root != prepare(pictures, name="two", crop="fit").root
 
 
@@ -137,7 +137,7 @@ def test_images_that_had_to_be_upscaled_are_counted(pictures, prepare, size, cro
     assert prepare(pictures, size=size, crop=crop).remarks.get("upscaled", 0) == upscaled
 
 
-def test_nothing_of_the_source_but_its_pixels_is_written(prepare, tmp_path):
+def test_only_the_pixels_of_the_source_are_written(prepare, tmp_path):
     folder = tmp_path / "tagged"
     folder.mkdir()
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -178,7 +178,7 @@ def test_shards_without_any_usable_input_are_left_out(prepare, tmp_path):
 COUNTED_IN_ALL = ("upscaled", "exact duplicates of an earlier image", "grayscale, stored as RGB")
 
 
-def test_the_whole_zoo_goes_through_and_nothing_is_lost(prepare, tmp_path):
+def test_every_file_of_the_corpus_is_a_sample_or_a_reject(prepare, tmp_path):
     folder = tmp_path / "zoo"
     folder.mkdir()
     zoo = animals()

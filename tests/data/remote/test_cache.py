@@ -69,7 +69,7 @@ def test_only_needed_shards_are_fetched_and_only_once(data_set, fetched, tmp_pat
     assert sorted(path.name for path in (tmp_path / "cache").rglob("*.tar")) == fetched[2:4]
 
 
-def test_workers_read_what_this_process_reads(data_set, store, tmp_path, monkeypatch):
+def test_workers_read_the_same_as_the_main_process(data_set, store, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     reader = open_reader(DataRecipe(path=ADDRESS))
     plan = [range(start, start + 6) for start in range(0, 42, 6)]
@@ -79,7 +79,7 @@ def test_workers_read_what_this_process_reads(data_set, store, tmp_path, monkeyp
     assert (tmp_path / "hdit" / "data" / reader.manifest.root / "shard-000000.tar").exists()
 
 
-def test_the_shards_stay_below_the_bytes_that_they_may_take(data_set, fetched, tmp_path):
+def test_the_cached_shards_stay_within_the_size_limit(data_set, fetched, tmp_path):
     sizes = [(data_set / f"shard-00000{number}.tar").stat().st_size for number in range(4)]
     limit = sum(sorted(sizes)[-2:])
     reader = opened(tmp_path, limit)
@@ -92,14 +92,14 @@ def test_the_shards_stay_below_the_bytes_that_they_may_take(data_set, fetched, t
     assert fetched[2:] == [f"shard-00000{number}.tar" for number in (0, 1, 2, 3, 1)]
 
 
-def test_a_shard_that_has_to_go_can_still_be_read_where_it_is_open(data_set, store, tmp_path):
+def test_an_evicted_shard_can_still_be_read_where_it_is_open(data_set, store, tmp_path):
     reader = opened(tmp_path, max(path.stat().st_size for path in data_set.glob("*.tar")))
     for index in (0, 7, 1, 8, 2):
         assert same(reader, data_set, [index])
     assert len(list((tmp_path / "cache").rglob("*.tar"))) == 1
 
 
-def test_threads_that_want_the_same_shard_all_get_it(data_set, store, tmp_path):
+def test_threads_requesting_the_same_shard_all_get_it(data_set, store, tmp_path):
     found, reader = [], opened(tmp_path)
     threads = [threading.Thread(target=lambda: found.append(same(reader, data_set))) for _ in range(4)]
     for thread in threads:
@@ -110,7 +110,7 @@ def test_threads_that_want_the_same_shard_all_get_it(data_set, store, tmp_path):
     assert not list((tmp_path / "cache").rglob(".tmp*"))
 
 
-def test_a_copy_that_was_cut_here_is_fetched_again(data_set, store, tmp_path):
+def test_a_truncated_cached_copy_is_fetched_again(data_set, store, tmp_path):
     assert same(opened(tmp_path), data_set, [0])
     (path,) = (tmp_path / "cache").rglob("shard-000000.tar")
     path.write_bytes(path.read_bytes()[:700])
@@ -148,7 +148,7 @@ def test_a_missing_set_is_named(store, tmp_path):
         opened(tmp_path, address="memory://bucket/none")
 
 
-def test_a_network_that_fails_once_is_asked_again(data_set, store, tmp_path, monkeypatch):
+def test_a_failed_request_is_retried(data_set, store, tmp_path, monkeypatch):
     chunks, failed = remote_store.read_chunks, set()
 
     def fail_once(address, most_bytes):
@@ -166,7 +166,7 @@ def test_a_cache_smaller_than_a_shard_is_refused(store, tmp_path):
         opened(tmp_path, 1000).read(0)
 
 
-def test_abandoned_files_make_room_and_those_in_use_do_not(data_set, store, tmp_path):
+def test_abandoned_files_are_evicted_and_those_in_use_are_not(data_set, store, tmp_path):
     largest = max(path.stat().st_size for path in data_set.glob("*.tar"))
     reader = opened(tmp_path, 2 * largest - 1)
     left = reader.folder / ".tmp-shard-000002.tar-1-1"
@@ -201,7 +201,7 @@ def test_without_the_package_of_a_store_one_line_names_it(tmp_path):
         opened(tmp_path, address="gs://x/y")
 
 
-def test_an_order_that_would_fetch_everything_again_and_again_is_refused(store, tmp_path, monkeypatch):
+def test_an_order_that_would_fetch_every_shard_repeatedly_is_refused(store, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(
         DataError, match=r"with data.order = 'uniform' .* GB are in use at a time, .*or set data.order = 'blocks'"

@@ -73,7 +73,7 @@ def test_a_run_trained_from_s3_has_the_weights_of_a_local_one(s3, tiny_data, tra
 
 @pytest.mark.parametrize("fault", [cut, hang_up, SLOW_DOWN, TIMEOUT], ids=["cut", "hang up", "503", "timeout"])
 @pytest.mark.parametrize("name", ["manifest.json", "index.npy", "shard-000000.tar"])
-def test_what_fails_twice_is_fetched_with_a_later_attempt(s3, data_set, tmp_path, notes, name, fault):
+def test_a_request_that_fails_twice_succeeds_with_a_later_attempt(s3, data_set, tmp_path, notes, name, fault):
     s3.network.fail(f"GET /bucket/faces/{name}", fault, 2)
     assert same(opened(tmp_path, s3), data_set)
     retries = [note for note in notes if note.startswith(f"s3://bucket/faces/{name}: cannot be fetched (")]
@@ -88,7 +88,7 @@ def test_a_stalled_connection_is_abandoned_and_reopened(s3, data_set, tmp_path, 
 
 
 @pytest.mark.parametrize("fault", [cut, hang_up, SLOW_DOWN], ids=["cut", "hang up", "503"])
-def test_a_store_that_stays_away_ends_a_run_so_that_it_can_be_resumed(s3, data_set, tmp_path, fault):
+def test_an_unavailable_store_ends_a_run_so_that_it_can_be_resumed(s3, data_set, tmp_path, fault):
     reader = opened(tmp_path, s3)
     s3.network.fail(SHARD_0, fault, 99)
     with pytest.raises(
@@ -125,7 +125,7 @@ def test_refused_credentials_are_named_after_a_second_attempt(s3, tmp_path, note
 
 
 @pytest.mark.parametrize("status", [400, 403])
-def test_a_refusal_without_a_body_is_one_too(s3, tmp_path, status):
+def test_a_refusal_without_a_body_is_recognized(s3, tmp_path, status):
     s3.network.fail("HEAD /bucket/faces/manifest.json", answer(status, "", ""), 99)
     with pytest.raises(DataError, match=rf"manifest.json: the store refuses access \({status}: .*renew the cred"):
         opened(tmp_path, s3)
@@ -141,7 +141,7 @@ def test_a_refusal_without_a_body_is_one_too(s3, tmp_path, status):
     ],
     ids=["400", "301", "405", "501"],
 )
-def test_an_answer_that_will_not_change_is_an_error_at_once(s3, tmp_path, notes, fault, reason):
+def test_a_permanent_error_response_is_not_retried(s3, tmp_path, notes, fault, reason):
     reader = opened(tmp_path, s3)
     s3.network.fail(SHARD_0, fault, 99)
     with pytest.raises(
@@ -204,7 +204,7 @@ def test_a_missing_object_and_a_missing_bucket_are_named_at_once(s3, tmp_path):
 
 
 @pytest.mark.parametrize("change", ["truncated", "longer", "flipped"])
-def test_an_object_that_was_changed_there_is_refused_and_not_kept(s3, data_set, tmp_path, change):
+def test_an_object_changed_in_the_store_is_refused_and_not_cached(s3, data_set, tmp_path, change):
     content = bytearray((data_set / "shard-000000.tar").read_bytes())
     content[len(content) // 2] ^= 1
     changed = {"truncated": content[:-4000], "longer": bytes(content) + bytes(512), "flipped": content}[change]
@@ -228,7 +228,7 @@ def test_an_object_that_changes_while_it_is_read_is_read_again(s3, data_set, tmp
     assert same(opened(tmp_path, s3), data_set, [0, 1])
 
 
-def test_another_set_at_the_address_is_not_mixed_with_the_first(s3, data_set, tmp_path):
+def test_a_new_set_at_the_same_address_is_not_mixed_with_the_first(s3, data_set, tmp_path):
     reader = opened(tmp_path, s3)
     assert same(reader, data_set, [0])
     pictures = write_pictures(tmp_path / "other")
@@ -261,7 +261,7 @@ def test_two_processes_with_one_cache_fetch_each_shard_once(s3, data_set, tmp_pa
     assert len(downloads(s3)) == 4
 
 
-def test_two_readers_of_a_cache_too_small_for_both_read_right(s3, data_set, tmp_path):
+def test_two_readers_share_a_cache_too_small_for_both(s3, data_set, tmp_path):
     largest = max(path.stat().st_size for path in data_set.glob("*.tar"))
     one, other = opened(tmp_path, s3, largest), opened(tmp_path, s3, largest)
     for first, second in [(0, 22), (8, 1), (22, 14)]:

@@ -7,7 +7,7 @@ from hdit_core.data.sources.resolve import open_source
 from tests.data.sources.files.test_folder_and_archive import write_folder, write_zip
 
 
-def test_condition_images_belong_to_images_whose_accents_are_written_otherwise(tmp_path):
+def test_condition_images_match_across_unicode_normalization_forms(tmp_path):
     composed, other = (unicodedata.normalize(form, "a/caf\u00e9") for form in ("NFC", "NFD"))
     images = open_source(str(write_folder(tmp_path / "images", {f"{composed}.png": b"i", "a/b.png": b"j"})))
     partners = open_source(str(write_zip(tmp_path / "c.zip", {f"{other}.jpg": b"one", "a/b.jpg": b"two"})))

@@ -38,7 +38,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path / "here"
 
 
-def test_the_tarball_is_found_here_and_skin_tones_can_be_left_out(here):
+def test_the_tarball_is_found_in_the_current_folder_and_skin_tones_can_be_left_out(here):
     write_tar(here / TARBALL, "w:gz", FILES)
     assert [name for name, _ in contents(open_source("emoji"))] == sorted(PLAIN + TONED)
     plain = open_source("emoji-plain")
@@ -47,7 +47,7 @@ def test_the_tarball_is_found_here_and_skin_tones_can_be_left_out(here):
     assert plain.fetch(0) == FILES["package/assets/1f3f4-e0067_e0062.webp"]
 
 
-def test_the_unpacked_package_gives_the_same(here):
+def test_the_unpacked_package_gives_the_same_images(here):
     write_tar(here / TARBALL, "w:gz", FILES)
     of_tarball = contents(open_source("emoji"))
     (here / TARBALL).unlink()
@@ -65,7 +65,7 @@ def test_the_tarball_is_found_in_the_cache(here, tmp_path):
     assert len(open_source("emoji").entries) == 5
 
 
-def test_nothing_found_is_one_line_with_the_command(here, tmp_path):
+def test_a_missing_package_is_one_line_with_the_command_that_fetches_it(here, tmp_path):
     with pytest.raises(DataError, match=r"neither in this folder nor in .*cache/hdit; run: npm pack @lobehub/fluent-"):
         open_source("emoji")
     write_folder(here, {"package/package.json": b'{"name": "other"}', "package/assets/a.webp": b"x"})

@@ -28,11 +28,11 @@ def test_hidden_and_system_files_are_skipped(name):
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_texts_are_skipped(name):
+def test_text_files_are_skipped(name):
     assert is_text(name) and not is_hidden(name)
 
 
-def test_other_files_are_inputs_whose_content_decides():
+def test_other_files_are_judged_by_their_content():
     names = [
         "0.png",
         "a/1.PNG",
@@ -52,7 +52,7 @@ def test_the_image_grid_of_samples_is_skipped_and_another_grid_is_not():
     assert choose_inputs(names, "x") == [False, False, True, True]
 
 
-def test_a_hidden_folder_around_everything_does_not_count_where_the_user_named_what_is_in_it():
+def test_a_source_inside_a_hidden_folder_is_not_skipped():
     names = [".cache/x/0.png", ".cache/x/.thumbnails/0.png"]
     assert choose_inputs(names, "x") == [True, False]
     assert choose_inputs(names, "x", is_folder=True) == [False, False]
@@ -84,7 +84,7 @@ def png(level):
 FILES = {"p/0.png": png(10), "p/1.png": png(20), **{f"p/{name}": png(90) for name in HIDDEN}, "p/notes.txt": b"text"}
 
 
-def test_every_kind_of_source_and_the_scorer_take_the_same_files(tmp_path):
+def test_every_kind_of_source_and_the_evaluation_use_the_same_files(tmp_path):
     (tmp_path / "folder").mkdir()
     write_folder(tmp_path / "folder", FILES)
     write_zip(tmp_path / "a.zip", FILES)
@@ -112,14 +112,14 @@ def test_skipped_files_do_not_count_as_bad(prepare, tmp_path):
     assert (summary.images, summary.rejects, summary.classes) == (2, 0, 0)
 
 
-def test_the_sheet_of_hdit_sample_is_no_input_in_a_copied_folder_without_its_record():
+def test_the_grid_of_hdit_sample_is_skipped_without_its_record():
     names = ["grid.png", "00000000.png", "00000001.png", ".DS_Store", "a/grid.png", "a/00000007.png"]
     assert choose_inputs(names, "x") == [False, True, True, False, False, True]
     assert choose_inputs(["grid.png", "cat.png", "00000001.png"], "x") == [True, True, True]
     assert choose_inputs(["grid.png"], "x") == [True]
 
 
-def test_the_sheet_beside_a_folder_of_samples_is_no_input_of_the_folder_around_both():
+def test_the_grid_beside_a_folder_of_samples_is_skipped_in_the_parent_folder():
     names = ["a-grid.png", "a/00000000.png", "a/samples.json", "b-grid.png", "b/00000001.png"]
     assert choose_inputs(names, "x", is_folder=True) == [False, True, False, False, True]
     assert choose_inputs(["c-grid.png", "c/cat.png"], "x", is_folder=True) == [True, True]

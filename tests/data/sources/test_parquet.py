@@ -54,7 +54,7 @@ def test_rows_are_images_and_classes_have_the_names_of_the_schema(tmp_path):
 
 
 @pytest.mark.parametrize("order", [[4, 1, 1, 3, 0, 4], [0, 4, 2], [3]])
-def test_any_row_can_be_asked_for(tmp_path, order):
+def test_any_row_can_be_read_by_index(tmp_path, order):
     source = open_source(str(write(tmp_path / "a.parquet", rows(5), row_group_size=2)))
     assert [source.fetch(number) for number in order] == [b"%d" % number for number in order]
 
@@ -95,7 +95,7 @@ def test_columns_can_contain_condition_images_vectors_and_captions(tmp_path, pre
     ]
 
 
-def test_a_column_of_something_else_is_refused(tmp_path, prepare):
+def test_a_column_of_another_type_is_refused(tmp_path, prepare):
     write(tmp_path / "a.parquet", conditioned_rows())
     with pytest.raises(DataError, match=r"its column 'text' contains no images, bytes or \{bytes, path\}"):
         prepare(tmp_path / "a.parquet", condition="text")
@@ -129,7 +129,7 @@ def test_bytes_may_be_the_column_itself_and_labels_text(tmp_path):
     assert classes_of(source) == (("cat", "dog"), [1, 0])
 
 
-def test_numbers_without_names_are_their_own_names_with_no_gap_closed(tmp_path):
+def test_class_numbers_without_names_keep_their_values(tmp_path):
     source = open_source(str(write(tmp_path / "a.parquet", rows(3, label=lambda number: 2 * number))))
     assert classes_of(source) == (("0", "1", "2", "3", "4"), [0, 2, 4])
 
@@ -160,7 +160,7 @@ def test_the_path_of_an_image_in_a_row_is_never_opened(tmp_path):
     assert source.entries[1].name == "a/0000001-x.png"
 
 
-def test_a_row_that_unfolds_to_more_than_any_image_is_refused(tmp_path, monkeypatch):
+def test_a_row_that_decompresses_to_more_than_any_image_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("hdit_core.data.sources.parquet.LARGEST_FILE_BYTES", 1 << 20)
     found = [{"image": b"1"}, {"image": bytes((1 << 20) + 1)}, {"image": b"3"}]
     path = write(tmp_path / "a.parquet", found, compression="zstd")
@@ -242,7 +242,7 @@ class Payload:
         return (open, (str(self.path), "w"))
 
 
-def test_a_cut_or_altered_file_is_an_error_or_a_reject_and_nothing_else(tmp_path):
+def test_a_truncated_or_altered_file_is_an_error_or_a_reject(tmp_path):
     whole = write(tmp_path / "a.parquet", rows(40), {"label": LABEL}, row_group_size=7).read_bytes()
     path = tmp_path / "b.parquet"
     for length in range(4, len(whole), 61):

@@ -8,7 +8,7 @@ from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError
 
 
-def test_one_picture_is_a_source(tmp_path, prepare):
+def test_a_single_image_is_a_source(tmp_path, prepare):
     Image.fromarray(np.zeros((9, 12, 3), np.uint8)).save(tmp_path / "photo.jpg")
     assert [entry.name for entry in open_source(str(tmp_path / "photo.jpg")).entries] == ["photo.jpg"]
     assert prepare(tmp_path / "photo.jpg").images == 1
@@ -21,13 +21,13 @@ def test_an_empty_file_is_reported_as_empty(tmp_path, name):
         open_source(str(tmp_path / name))
 
 
-def test_a_file_that_is_parquet_only_by_its_name_is_reported_as_such(tmp_path):
+def test_a_file_with_only_the_name_of_parquet_is_reported(tmp_path):
     (tmp_path / "t.parquet").write_bytes(b"<html>404</html>")
     with pytest.raises(DataError, match=r"t\.parquet: is not a Parquet file, in spite of its name; download it again"):
         open_source(str(tmp_path / "t.parquet"))
 
 
-def test_a_snapshot_of_the_hub_names_the_way_out(tmp_path):
+def test_a_snapshot_of_the_hub_is_refused_with_a_hint(tmp_path):
     (tmp_path / "blobs").mkdir()
     (tmp_path / "snapshots" / "main").mkdir(parents=True)
     for number in range(3):
@@ -37,7 +37,7 @@ def test_a_snapshot_of_the_hub_names_the_way_out(tmp_path):
         open_source(str(tmp_path / "snapshots" / "main"))
 
 
-def test_arrow_files_name_the_way_out(tmp_path):
+def test_arrow_files_are_refused_with_a_hint(tmp_path):
     (tmp_path / "d" / "train").mkdir(parents=True)
     (tmp_path / "d" / "dataset_dict.json").write_text("{}")
     (tmp_path / "d" / "train" / "data-00000-of-00001.arrow").write_bytes(b"\xff\xff\xff\xff" + bytes(60))

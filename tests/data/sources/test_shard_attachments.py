@@ -73,7 +73,7 @@ def test_condition_images_and_captions_of_shards_stay_with_their_images(prepare,
         assert len(seeks) <= 4  # none for each sample: a condition image lies before its image
 
 
-def test_captions_of_shards_are_left_out_unless_they_are_wanted(prepare, tmp_path):
+def test_captions_of_shards_are_left_out_unless_requested(prepare, tmp_path):
     write_shard(tmp_path / "0.tar", (pair(number, **{"cond.png": None}) for number in range(COUNT)))
     assert not prepare(tmp_path / "0.tar", size=(16, 24)).captions
     assert read_manifest(tmp_path / "set").contents.format_version == 1
@@ -124,7 +124,7 @@ def test_a_condition_image_without_an_image_is_a_reject(prepare, tmp_path):
     assert rejects_of(tmp_path / "set") == {"0/00003": "a sample without an image"}
 
 
-def test_arrays_are_the_images_of_samples_without_another_and_else_never_opened(prepare, tmp_path):
+def test_arrays_are_opened_only_for_samples_without_another_image(prepare, tmp_path):
     arrays = [pixels(number).astype(np.uint16) * 200 for number in range(3)]
     samples = [
         {"__key__": f"{number}", "npy": encoded(array, "npy"), "cls": b"0"} for number, array in enumerate(arrays)

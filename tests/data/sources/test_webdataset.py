@@ -35,7 +35,7 @@ SAMPLES = {"0001.jpg": b"one", "0001.cls": b"7", "0002.cls": b"3", "0002.png": b
 
 
 @pytest.mark.parametrize("ending", ["tar", "tgz", "tar.gz"])
-def test_samples_are_images_with_the_class_next_to_them(tmp_path, ending):
+def test_samples_are_images_with_their_class_file(tmp_path, ending):
     source = open_source(str(write_shards(tmp_path / "s", SAMPLES, {"0001.webp": b"3"}, ending=ending)))
     assert source.kind == "shards"
     assert contents(source) == [("00000/0001.jpg", b"one"), ("00000/0002.png", b"two")]
@@ -51,13 +51,13 @@ def test_a_single_shard_is_recognized_by_its_contents(tmp_path):
     assert isinstance(open_source(str(write_tar(tmp_path / "b.tar", files=plain))), TarSource)
 
 
-def test_a_pattern_means_some_of_the_shards(tmp_path):
+def test_a_pattern_selects_shards(tmp_path):
     folder = write_shards(tmp_path / "s", {"a.png": b"1"}, {"b.png": b"2"}, {"c.png": b"3"})
     source = open_source(f"{folder}/0000[12].tar")
     assert [content for _, content in contents(source)] == [b"2", b"3"]
 
 
-def test_shards_without_classes_have_none_though_their_names_have_folders(tmp_path):
+def test_shards_without_classes_have_none_although_their_names_have_folders(tmp_path):
     source = open_source(str(write_shards(tmp_path / "s", {"x/a.png": b"1"}, {"y/b.png": b"2"})))
     assert classes_of(source) == (None, [-1, -1])
 
@@ -75,7 +75,7 @@ def test_class_names_can_be_in_the_json_of_a_sample(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["pyd", "pkl", "pickle", "pth", "npy", "npz", "pt", "ten", "py", "sh"])
-def test_a_payload_in_a_shard_is_a_reject_that_is_never_opened(tmp_path, ending):
+def test_a_malicious_file_in_a_shard_is_a_reject_that_is_never_opened(tmp_path, ending):
     files = {"a.png": b"1", f"a.{ending}": b"cos\nsystem\n(S'touch /tmp/hdit-evil'\ntR.", "a.cls": b"0"}
     source = ShardedSource("s", [write_tar(tmp_path / "s.tar", files=files)])
     assert problems(source) == {f"s/a.{ending}": f"a .{ending} file of a shard, which is never opened"}
@@ -101,11 +101,11 @@ def test_a_payload_in_a_shard_is_a_reject_that_is_never_opened(tmp_path, ending)
         ({"a.png": b"1", "a.cls": b"1048576"}, {"s/a.png": "its class number is beyond 1,048,575"}),
     ],
 )
-def test_what_cannot_be_used_is_a_reject_with_its_reason(tmp_path, files, problem):
+def test_unusable_samples_are_rejects_with_their_reason(tmp_path, files, problem):
     assert problems(ShardedSource("s", [write_tar(tmp_path / "s.tar", files=files)])) == problem
 
 
-def test_hidden_files_are_skipped_and_names_without_a_dot_are_not_lost(tmp_path):
+def test_hidden_files_are_skipped_and_names_without_a_dot_are_kept(tmp_path):
     files = {".hidden.jpg": b"1", "a/._b.jpg": b"1", "noending": b"2"}
     source = ShardedSource("s", [write_tar(tmp_path / "s.tar", files=files)])
     assert contents(source) == []
@@ -155,7 +155,7 @@ def test_a_shard_that_shrinks_while_it_is_read_is_a_reject(tmp_path):
         source.fetch(0)
 
 
-def test_a_prepared_set_is_prepared_again_with_the_same_names_classes_and_pixels(pictures, prepare, tmp_path):
+def test_preparing_a_prepared_set_again_keeps_names_classes_and_pixels(pictures, prepare, tmp_path):
     prepare(pictures, name="one")
     summary = prepare(tmp_path / "one", name="two")
     assert (summary.images, summary.rejects, summary.classes) == (23, 0, 3)
@@ -168,7 +168,7 @@ def test_a_prepared_set_is_prepared_again_with_the_same_names_classes_and_pixels
     assert [entry.name for entry in sources[0].entries] == [entry.name for entry in sources[1].entries]
 
 
-def test_shards_of_ours_without_their_manifest_keep_their_classes(pictures, prepare, tmp_path):
+def test_prepared_shards_without_their_manifest_keep_their_classes(pictures, prepare, tmp_path):
     (tmp_path / "c.txt").write_text("cow\nemu\nbee\nant\n")
     prepare(pictures, name="one", classes=str(tmp_path / "c.txt"))
     (tmp_path / "shards").mkdir()
@@ -203,7 +203,7 @@ def test_a_data_set_whose_parts_do_not_belong_together_is_refused(pictures, prep
         open_source(str(tmp_path / "one"))
 
 
-def test_grey_stays_grey(prepare, tmp_path):
+def test_greyscale_images_stay_greyscale(prepare, tmp_path):
     (tmp_path / "g").mkdir()
     Image.fromarray(np.arange(108, dtype=np.uint8).reshape(9, 12)).save(tmp_path / "g" / "a.png")
     prepare(tmp_path / "g", name="one", channels=1)
@@ -241,13 +241,13 @@ def test_keys_with_dots_have_their_labels(tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["class", "label", "lbl", "target", "CLS", "cls.txt"])
-def test_labels_have_other_endings_too(tmp_path, ending):
+def test_labels_may_have_other_extensions(tmp_path, ending):
     files = {"a.png": b"1", f"a.{ending}": b"1", "b.png": b"2", f"b.{ending}": b"0"}
     assert classes_of(open_source(str(write_tar(tmp_path / "a.tar", files=files)))) == (("0", "1"), [1, 0])
 
 
 @pytest.mark.parametrize("text", ["tensor(10)", "10.0", "np.int64(10)", "[10]", "+10", "1e1"])
-def test_numbers_written_otherwise_are_numbers(tmp_path, text):
+def test_class_numbers_in_other_notations_are_read(tmp_path, text):
     files = {"a.png": b"1", "a.cls": text.encode(), "b.png": b"2", "b.cls": b"2"}
     assert classes_of(open_source(str(write_tar(tmp_path / "a.tar", files=files))))[1] == [10, 2]
 
@@ -264,7 +264,7 @@ def test_numbers_written_otherwise_are_numbers(tmp_path, text):
         ({"a.png": b"1", "a.cls": b"1", "a.b.cls": b"2"}, "several .cls files have its key"),
     ],
 )
-def test_a_label_that_is_not_clear_is_a_reject_with_its_reason(tmp_path, files, problem):
+def test_an_ambiguous_label_is_a_reject_with_its_reason(tmp_path, files, problem):
     assert problems(open_source(str(write_tar(tmp_path / "s.tar", files=files)))) == {"s/a.png": problem}
 
 

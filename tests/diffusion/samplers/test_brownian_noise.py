@@ -35,7 +35,7 @@ def test_the_increments_of_a_schedule_are_independent_and_standard_normal(schedu
 
 @pytest.mark.parametrize("steps", [3, 9, 12, 18])
 @pytest.mark.parametrize("schedule", ["karras", "exponential"])
-def test_the_motion_is_brownian_in_the_middles_of_steps_too(schedule, steps):
+def test_the_motion_is_brownian_also_within_steps(schedule, steps):
     levels = sampling_sigmas(SampleRecipe(steps=steps, schedule=schedule))[:-1].tolist()
     tree = BrownianTree(levels[-1], levels[0], depth_for(levels))
     times = levels + [math.sqrt(a * b) for a, b in pairwise(levels)]
@@ -45,7 +45,7 @@ def test_the_motion_is_brownian_in_the_middles_of_steps_too(schedule, steps):
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_every_time_has_its_exact_variance_however_coarse_the_tree():
+def test_every_time_has_its_exact_variance_even_in_a_coarse_tree():
     tree = BrownianTree(0.01, 160.0, 2)
     for sigma in (0.01, 0.0123, 0.5, 3.3, 159.0, 160.0):
         assert covariance(tree.at(sigma), tree.at(sigma)) == pytest.approx(sigma - 0.01, rel=1e-12, abs=1e-15)
@@ -82,11 +82,11 @@ def test_two_increments_add_up_to_the_one_over_both(noise):
     torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
 
 
-def test_the_way_back_is_the_way_there_with_its_sign_changed(noise):
+def test_the_reversed_increment_is_the_negative_increment(noise):
     assert torch.equal(noise()(LEVELS[4], LEVELS[2]), -noise()(LEVELS[2], LEVELS[4]))
 
 
-def test_the_order_of_questions_does_not_matter(noise):
+def test_the_order_of_queries_does_not_matter(noise):
     pairs = list(pairwise(LEVELS))
     forwards, backwards = noise(), noise()
     in_order = [forwards(a, b) for a, b in pairs]
@@ -104,7 +104,7 @@ def test_every_seed_has_its_own_noise(noise):
     assert not torch.equal(noise(seed=9)(LEVELS[1], LEVELS[2]), noise(seed=10)(LEVELS[1], LEVELS[2]))
 
 
-def test_another_number_of_steps_walks_the_same_motion():
+def test_another_number_of_steps_follows_the_same_motion():
     ends, paths = (160.0, 0.01), []
     for steps in (10, 40):
         sigmas = sampling_sigmas(SampleRecipe(steps=steps, sigma_min=ends[1], sigma_max=ends[0]))
@@ -120,7 +120,7 @@ def test_noise_has_the_requested_type(noise):
     assert torch.equal(double.float(), noise()(LEVELS[0], LEVELS[1]))
 
 
-def test_a_step_draws_few_images(noise):
+def test_a_step_draws_few_random_images(noise):
     levels = sampling_sigmas(SampleRecipe(steps=50))[:-1].tolist()
     tree, drawn, known = BrownianTree(levels[-1], levels[0], depth_for(levels)), 0, set()
     for a, b in pairwise(levels):
@@ -130,6 +130,6 @@ def test_a_step_draws_few_images(noise):
 
 
 @pytest.mark.parametrize("sigma", [0.009, 161.0])
-def test_times_outside_the_schedule_are_a_programmers_mistake(sigma):
+def test_times_outside_the_schedule_are_a_value_error(sigma):
     with pytest.raises(ValueError, match=r"sigma = [\d.]+ is outside \[0\.01, 160\.0\]"):
         BrownianTree(0.01, 160.0, 3).at(sigma)

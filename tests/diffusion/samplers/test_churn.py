@@ -28,7 +28,7 @@ def brownian(shape, sigmas):
 
 @pytest.mark.parametrize("kind", RECORDED)
 @pytest.mark.parametrize("name", CHURNED)
-def test_churn_is_the_references(reference, recorded_mixture, name, kind):
+def test_churn_equals_the_references(reference, recorded_mixture, name, kind):
     numbers = reference("diffusion")
     steps, noises = numbers["sampler.sigmas"].tolist(), numbers["sampler.noises"]
     found = sample(
@@ -44,7 +44,7 @@ def test_churn_is_the_references(reference, recorded_mixture, name, kind):
 
 @pytest.mark.parametrize("name", CHURNED)
 @pytest.mark.parametrize("churn", [None, ChurnRecipe(), ChurnRecipe(amount=9.0, sigma_min=41.0)])
-def test_churn_of_nothing_or_nowhere_changes_no_bit_and_asks_for_no_noise(mixture, noisy, even, name, churn):
+def test_zero_churn_changes_no_bit_and_draws_no_noise(mixture, noisy, even, name, churn):
     expected = sample(name, mixture.denoise, noisy, even(8), no_noise)
     assert torch.equal(sample(name, mixture.denoise, noisy, even(8), no_noise, churn=churn), expected)
 
@@ -70,7 +70,7 @@ def test_churned_samplers_reach_the_mean_and_the_variance_of_a_known_gaussian(na
 
 
 @pytest.mark.parametrize("name", CHURNED)
-def test_a_churned_picture_settles_as_the_number_of_steps_grows(mixture, name):
+def test_a_churned_sample_converges_with_the_number_of_steps(mixture, name):
     start = 80 * torch.randn(500, 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
 
     def images(steps):
@@ -87,14 +87,14 @@ def test_a_churned_picture_settles_as_the_number_of_steps_grows(mixture, name):
     assert second < other_noise / 4
 
 
-def test_no_step_adds_more_noise_than_there_is(mixture, noisy, even):
+def test_no_step_adds_more_noise_than_the_image_has(mixture, noisy, even):
     told = []
     churn = ChurnRecipe(amount=1e9)
     sample("euler", mixture.denoise, noisy, even(5), lambda a, b: 0 * noisy, churn=churn, on_step=told.append)
     assert [step.sigma for step in told] == pytest.approx([math.sqrt(2) * sigma for sigma in even(5)[:-1].tolist()])
 
 
-def test_the_noise_of_the_last_step_is_that_of_no_other():
+def test_the_noise_of_all_steps_is_uncorrelated_including_the_last():
     sigmas = sampling_sigmas(SampleRecipe(steps=6))
     source = BrownianNoise(0, [4, 9], (1, 40, 50), sigmas)
     pairs = list(zip(sigmas[:-1].tolist(), sigmas[1:].tolist(), strict=True))

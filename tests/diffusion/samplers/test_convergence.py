@@ -75,7 +75,7 @@ def test_stochastic_samplers_reach_the_mean_and_the_variance_of_a_known_gaussian
 
 
 @pytest.mark.parametrize("name", ["dpmpp_2m_sde", "dpmpp_3m_sde", "dpmpp_sde"])
-def test_stochastic_samplers_find_each_bump_of_a_mixture_as_often_as_it_is_likely(mixture, name):
+def test_stochastic_samplers_reach_each_mode_of_a_mixture_with_its_probability(mixture, name):
     sigmas = sampling_sigmas(SampleRecipe(steps=60, sigma_max=80.0))
     start = 80 * torch.randn(1000, 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     images = sample(name, mixture.denoise, start, sigmas, brownian(start.shape, sigmas))
@@ -90,7 +90,7 @@ def test_stochastic_samplers_find_each_bump_of_a_mixture_as_often_as_it_is_likel
 
 
 @pytest.mark.parametrize("name", STOCHASTIC)
-def test_a_picture_settles_as_the_number_of_steps_grows(mixture, name):
+def test_a_sample_converges_with_the_number_of_steps(mixture, name):
     start = 80 * torch.randn(500, 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
 
     def images(steps):

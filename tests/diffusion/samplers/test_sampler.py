@@ -34,14 +34,14 @@ def noise_from(noises):
 
 
 @pytest.mark.parametrize("key, name, settings", RECORDED, ids=[key for key, _, _ in RECORDED])
-def test_samplers_are_the_references(reference, recorded_mixture, key, name, settings):
+def test_samplers_equal_the_references(reference, recorded_mixture, key, name, settings):
     numbers = reference("diffusion")
     start, sigmas, noise = numbers["sampler.x"], numbers["sampler.sigmas"], noise_from(numbers["sampler.noises"])
     found = sample(name, recorded_mixture.denoise, start, sigmas, noise, **settings)
     torch.testing.assert_close(found, numbers[key], rtol=1e-9, atol=0)
 
 
-def test_every_number_that_the_reference_recorded_of_a_sampler_is_compared(reference):
+def test_every_recorded_sampler_output_of_the_reference_is_compared(reference):
     inputs = {"sampler.x", "sampler.sigmas", "sampler.noises"}
     recorded = {key for key in reference("diffusion") if key.startswith("sampler.")} - inputs
     assert recorded == {key for key, _, _ in RECORDED}
@@ -52,13 +52,13 @@ def test_the_samplers_are_those_that_a_recipe_can_name():
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_without_fresh_noise_no_sampler_asks_for_any(mixture, noisy, even, name):
+def test_without_fresh_noise_no_sampler_draws_any(mixture, noisy, even, name):
     images = sample(name, mixture.denoise, noisy, even(8), no_noise, eta=0.0)
     assert images.isfinite().all()
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
-def test_deterministic_samplers_have_no_use_for_eta(mixture, noisy, even, name):
+def test_deterministic_samplers_ignore_eta(mixture, noisy, even, name):
     assert torch.equal(
         sample(name, mixture.denoise, noisy, even(8), no_noise, eta=1.0),
         sample(name, mixture.denoise, noisy, even(8), no_noise, eta=0.0),
@@ -80,14 +80,14 @@ def test_a_schedule_that_ends_at_0_ends_with_a_denoised_image(mixture, noisy, ev
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_one_step_is_one_question(mixture, noisy, name):
+def test_one_step_is_one_evaluation(mixture, noisy, name):
     images = sample(name, mixture.denoise, noisy, torch.tensor([40.0, 0.0]).double(), no_noise)
     if name != "dpm_adaptive":  # it has nowhere to go but to the end
         torch.testing.assert_close(images, mixture.denoise(noisy, torch.full((3,), 40.0)), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_float32_images_stay_float32_and_near_the_float64_ones(mixture, noisy, even, name):
+def test_float32_images_stay_float32_and_close_to_the_float64_ones(mixture, noisy, even, name):
     noise = torch.randn(99, *noisy.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
     double = sample(name, mixture.denoise, noisy, even(12), noise_from(noise))
     single = sample(name, mixture.denoise, noisy.float(), even(12), noise_from(noise.float()))
@@ -117,13 +117,13 @@ def test_on_step_is_called_for_every_step_in_order(mixture, noisy, even, name):
     )
 
 
-def test_a_misspelt_sampler_is_answered_with_the_nearest(mixture, noisy, even):
+def test_a_misspelt_sampler_is_refused_with_the_nearest_name(mixture, noisy, even):
     with pytest.raises(UsageError, match=r"sample\.sampler = 'dpmpp_2n' is not a sampler; did you mean 'dpmpp_2m'\?"):
         sample("dpmpp_2n", mixture.denoise, noisy, even(5), no_noise)
 
 
 @pytest.mark.parametrize("sigmas", [[1.0], [1.0, 1.0, 0.0], [0.5, 1.0], [1.0, -0.1]])
-def test_schedules_that_do_not_fall_are_a_programmers_mistake(mixture, noisy, sigmas):
+def test_schedules_that_do_not_fall_are_a_value_error(mixture, noisy, sigmas):
     with pytest.raises(ValueError, match="sigmas must be decreasing and end at 0 or above"):
         sample("euler", mixture.denoise, noisy, torch.tensor(sigmas).double(), no_noise)
 

@@ -13,14 +13,14 @@ FLOAT32 = 1.01e-6
 
 @pytest.mark.parametrize("ends", [(10, 0.01, 160.0), (50, 0.01, 160.0), (7, 0.002, 80.0)])
 @pytest.mark.parametrize("name", RHO)
-def test_schedules_are_the_references(reference, name, ends):
+def test_schedules_equal_the_references(reference, name, ends):
     steps, sigma_min, sigma_max = ends
     recipe = SampleRecipe(schedule=name, steps=steps, sigma_min=sigma_min, sigma_max=sigma_max, rho=RHO[name])
     recorded = reference("diffusion")[f"sigmas.{name}.{steps}.{sigma_min}.{sigma_max}"]
     torch.testing.assert_close(sampling_sigmas(recipe), recorded, rtol=FLOAT32, atol=0)
 
 
-def test_the_vp_schedule_between_its_own_ends_is_the_references(reference):
+def test_the_vp_schedule_between_its_own_ends_equals_the_references(reference):
     recorded = reference("diffusion")["sigmas.vp.12"]
     sigma_min, sigma_max = (math.sqrt(math.expm1(19.9 / 2 * t**2 + 0.1 * t)) for t in (1e-3, 1.0))
     found = sampling_sigmas(SampleRecipe(schedule="vp", steps=12, sigma_min=sigma_min, sigma_max=sigma_max))

@@ -31,35 +31,35 @@ def polynomial_model(coefficients):
 
 
 @pytest.mark.parametrize("h", [1e-2, 0.3, 2.5])
-def test_moments_equal_their_integrals(h):
+def test_moments_equal_the_numerical_integrals(h):
     r = torch.linspace(0, 1, 200_001, dtype=torch.float64)
     expected = [torch.trapezoid(h * (-h * (1 - r)).exp() * r**k, r).item() for k in (1, 2, 3)]
     assert moments(h, 3) == pytest.approx(expected, rel=1e-8)
 
 
 @pytest.mark.parametrize("places", [(-0.7, -1.9), (-0.7, 1.0), (-0.5, -1.2, 1.0)])
-def test_weights_fit_every_power_that_they_can(places):
+def test_the_weights_match_as_many_moments_as_there_are_points(places):
     found = weights(0.4, places, "bh1")
     for k, moment in enumerate(moments(0.4, len(places)), 1):
         assert sum(w * r**k for w, r in zip(found, places, strict=True)) == pytest.approx(moment, rel=1e-12)
     assert found == weights(0.4, places, "bh2")
 
 
-def test_one_difference_alone_is_weighed_by_half_of_b():
+def test_a_single_difference_is_weighted_by_half_of_b_over_its_position():
     assert weights(0.4, [-0.5], "bh1") == [-0.4]
     assert weights(0.4, [1.0], "bh2") == [pytest.approx(-math.expm1(-0.4) / 2, rel=1e-15)]
 
 
 @pytest.mark.parametrize("order, variant", KINDS)
 @pytest.mark.parametrize("steps", [45, 90])
-def test_the_order_is_one_above_the_predictors(mixture, noisy, even, solution, order, variant, steps):
+def test_the_corrector_raises_the_order_by_one(mixture, noisy, even, solution, order, variant, steps):
     def error(steps):
         return (walked(mixture.denoise, noisy, even(steps), order, variant) - solution).abs().max().item()
 
     assert math.log2(error(steps) / error(2 * steps)) == pytest.approx(order + 1, abs=0.25)
 
 
-def test_with_as_many_questions_order_3_is_nearer_to_the_solution_than_dpmpp_2m_and_3m(mixture, noisy, even, solution):
+def test_with_as_many_evaluations_order_3_is_more_accurate_than_dpmpp_2m_and_3m(mixture, noisy, even, solution):
     def error(found):
         return (found - solution).abs().max().item()
 
@@ -71,7 +71,7 @@ def test_with_as_many_questions_order_3_is_nearer_to_the_solution_than_dpmpp_2m_
 
 
 @pytest.mark.parametrize("others", [(5.0, 9.0), (5.0, 2.2), (5.0, 9.0, 2.2)])
-def test_a_step_is_exact_where_the_answers_lie_on_a_polynomial_that_they_determine(others):
+def test_a_step_is_exact_for_polynomial_denoisers_of_its_order(others):
     """Of the degree that there are answers beside the start's; 2.2 is the step's own end, as the corrector has it."""
     x = torch.randn(2, 1, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     denoise = polynomial_model([0.3, -0.2, 0.5, 0.1][: len(others) + 1])
@@ -104,7 +104,7 @@ def test_the_predictor_alone_of_order_2_is_dpmpp_2m(mixture, noisy, even, monkey
 
 
 @pytest.mark.parametrize("order, variant", KINDS)
-def test_each_step_is_one_question(mixture, noisy, even, order, variant):
+def test_each_step_is_one_evaluation(mixture, noisy, even, order, variant):
     levels = []
     sigmas = torch.cat([even(9), torch.zeros(1).double()])
     walked(lambda x, s: levels.append(s[0].item()) or mixture.denoise(x, s), noisy, sigmas, order, variant)

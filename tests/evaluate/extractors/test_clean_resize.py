@@ -10,7 +10,7 @@ from hdit_core.evaluate.extractors.extractor import resize
 
 
 @pytest.mark.parametrize("height, width", [(32, 48), (299, 299), (700, 333), (1, 5)])
-def test_it_equals_clean_fids_clean_mode(height, width):
+def test_the_resize_equals_clean_fids_clean_mode(height, width):
     image = np.random.default_rng(height).integers(0, 256, (height, width, 3)).astype(np.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of Pillow, about clean-fid
@@ -20,7 +20,7 @@ def test_it_equals_clean_fids_clean_mode(height, width):
     assert np.array_equal(resize(image, 224), smaller)
 
 
-def test_nothing_is_rounded_and_what_overshoots_is_clipped():
+def test_nothing_is_rounded_and_overshoot_is_clipped():
     image = np.zeros((9, 14, 3), np.uint8)
     image[:, 7:] = 255
     resized = resize(image, 299)

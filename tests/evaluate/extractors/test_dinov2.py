@@ -107,14 +107,14 @@ def test_weights_with_the_names_of_either_version_of_transformers_give_the_same_
     assert torch.equal(found, features(open_extractor("dinov2", weights)))
 
 
-def test_its_distances_have_its_name_and_its_files_hash(weights):
+def test_dinov2_distances_have_its_name_and_the_hash_of_its_file(weights):
     extractor = open_extractor("dinov2", weights)
     assert (extractor.metric, extractor.kernel_metric) == ("fd-dinov2", "kd-dinov2")
     assert extractor.provenance["weights_sha256"] == digest(weights).sha256
     assert extractor.num_features == 64 and "to 224x224" in extractor.provenance["resize"]
 
 
-def test_a_file_that_would_run_something_is_refused(tmp_path, monkeypatch):
+def test_a_file_that_would_execute_code_is_refused(tmp_path, monkeypatch):
     class Payload:
         def __reduce__(self):
             return (open, ("executed", "w"))
@@ -160,7 +160,7 @@ def test_a_missing_package_is_named(weights, monkeypatch):
         open_extractor("dinov2", weights)
 
 
-def test_the_resize_inside_inceptions_graph_is_not_for_it(weights):
+def test_the_resize_inside_inceptions_graph_is_refused_for_dinov2(weights):
     with pytest.raises(
         UsageError, match="--mode adm: is the resize inside Inception's graph, which --extractor dinov2"
     ):

@@ -77,7 +77,7 @@ def test_without_the_file_on_the_server_the_message_has_the_fix(server, tmp_path
     assert files_in(tmp_path) == []
 
 
-def test_without_a_network_the_message_names_the_place_of_the_file(tmp_path):
+def test_without_a_network_the_message_names_the_path_of_the_file(tmp_path):
     wanted = weights_at("http://127.0.0.1:9")
     with pytest.raises(HditError, match=rf"cannot be downloaded to {tmp_path}/weights\.pt \(.*refused"):
         find_weights(wanted, None, tmp_path)
@@ -89,7 +89,7 @@ def test_a_damaged_file_in_the_cache_is_never_used(tmp_path):
         find_weights(weights_at("http://127.0.0.1:9"), None, tmp_path)
 
 
-def test_weights_that_are_given_are_taken_and_nothing_is_downloaded(tmp_path):
+def test_given_weights_are_used_without_a_download(tmp_path):
     given = tmp_path / "mine.pt"
     given.write_bytes(b"mine")
     path, sha256 = find_weights(weights_at("http://127.0.0.1:9"), given, tmp_path / "cache")
@@ -106,7 +106,7 @@ def test_nothing_is_downloaded_without_encryption(tmp_path):
         find_weights(weights_at("http://example.invalid"), None, tmp_path)
 
 
-def test_the_cache_is_where_xdg_says(monkeypatch, tmp_path):
+def test_the_cache_follows_xdg_cache_home(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "hdit"
     monkeypatch.delenv("XDG_CACHE_HOME")

@@ -230,7 +230,7 @@ def test_a_package_that_does_not_load_is_named(monkeypatch):
         open_extractor("mines")
 
 
-def test_an_object_that_is_not_an_extractor_is_refused(monkeypatch):
+def test_an_object_other_than_an_extractor_is_refused(monkeypatch):
     offer(monkeypatch, lambda: lambda *_: "x")
     with pytest.raises(UsageError, match="--extractor mine: expected an Extractor, its package returned str"):
         open_extractor("mine")
@@ -242,6 +242,6 @@ def test_two_packages_with_one_name_are_refused(monkeypatch):
         open_extractor("mine")
 
 
-def test_the_mode_of_inception_is_not_for_others():
+def test_inceptions_mode_is_refused_for_other_extractors():
     with pytest.raises(UsageError, match="--mode adm: is the resize inside Inception's graph, which --extractor effi"):
         open_extractor("efficientnet-lite0", mode="adm")

@@ -55,9 +55,7 @@ def assert_same(a, b):
     assert torch.equal(a.statistics.features, b.statistics.features)
 
 
-def test_cached_features_are_not_computed_again_and_the_result_is_bit_identical(
-    picture_folder, toy_extractor, tmp_path, caplog
-):
+def test_cached_features_are_reused_and_the_result_is_bit_identical(picture_folder, toy_extractor, tmp_path, caplog):
     caplog.set_level("INFO", "hdit")
     folder = picture_folder("photos", 30)
     whole = measure(open_images(str(folder)), toy_extractor, 4)
@@ -71,7 +69,7 @@ def test_cached_features_are_not_computed_again_and_the_result_is_bit_identical(
     assert made == []
 
 
-def test_what_was_kept_is_told_at_once_so_that_it_is_no_speed(picture_folder, toy_extractor, tmp_path):
+def test_cached_features_are_reported_at_once_and_do_not_count_as_speed(picture_folder, toy_extractor, tmp_path):
     """Progress takes its first word for where work began; a damaged piece is taken back when it is met."""
     images = open_images(str(picture_folder("photos", 30)))
 
@@ -90,7 +88,7 @@ def test_what_was_kept_is_told_at_once_so_that_it_is_no_speed(picture_folder, to
     assert told() == [30, 22, 26, 30]
 
 
-def test_only_the_features_of_a_damaged_file_are_computed_again(picture_folder, toy_extractor, tmp_path, caplog):
+def test_only_the_features_of_a_damaged_file_are_recomputed(picture_folder, toy_extractor, tmp_path, caplog):
     folder = picture_folder("photos", 30)
     whole, _ = run(folder, toy_extractor, tmp_path / "kept")
     path = next((tmp_path / "kept").glob("*/features-00000008.safetensors"))
@@ -103,7 +101,7 @@ def test_only_the_features_of_a_damaged_file_are_computed_again(picture_folder, 
         assert made == list(range(8, 16)) and "computing its features again" in caplog.text
 
 
-def test_other_images_or_another_extractor_have_a_folder_of_their_own(picture_folder, toy_extractor, tmp_path):
+def test_other_images_or_another_extractor_have_their_own_cache_folder(picture_folder, toy_extractor, tmp_path):
     folder = picture_folder("photos", 12)
     run(folder, toy_extractor, tmp_path / "kept")
     (folder / "000.png").write_bytes((folder / "001.png").read_bytes())
@@ -112,7 +110,7 @@ def test_other_images_or_another_extractor_have_a_folder_of_their_own(picture_fo
     assert len(list((tmp_path / "kept").iterdir())) == 2
 
 
-def test_a_stream_cannot_be_recognized(toy_extractor, tmp_path):
+def test_caching_features_of_a_stream_is_refused(toy_extractor, tmp_path):
     stream = ImageSet({"path": "-"}, None, lambda _: iter(()))
     with pytest.raises(UsageError, match=r"--keep-features .*: a stream cannot be recognized again; pass a file"):
         FeatureCache(tmp_path, stream, toy_extractor)

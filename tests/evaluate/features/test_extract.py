@@ -65,7 +65,7 @@ def two_cores():
     torch.set_num_threads(1)
 
 
-def test_a_result_that_is_ready_is_passed_on_before_the_next_batches_are_read():
+def test_a_finished_result_is_yielded_before_the_next_batches_are_read():
     passed_on: list[int] = []
     with ThreadPoolExecutor(1) as pool:
 

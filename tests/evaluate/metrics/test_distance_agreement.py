@@ -10,21 +10,21 @@ from tests.evaluate.made_up_features import correlated, measured
 A, B = correlated(300, 48, seed=1), correlated(260, 48, seed=2, shift=0.2)
 
 
-def test_the_frechet_distance_is_clean_fids(importable_torchvision):
+def test_the_frechet_distance_equals_clean_fids(importable_torchvision):
     from cleanfid.fid import fid_from_feats
 
     expected = fid_from_feats(A.double().numpy(), B.double().numpy())
     assert FrechetTarget(measured(B)).distance(measured(A)).value == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_frechet_distance_is_torch_fidelitys(importable_torchvision):
+def test_the_frechet_distance_equals_torch_fidelitys(importable_torchvision):
     metric = pytest.importorskip("torch_fidelity.metric_fid")
     statistics = [metric.fid_features_to_statistics(features) for features in (A, B)]
     expected = metric.fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"]
     assert FrechetTarget(measured(B)).distance(measured(A)).value == pytest.approx(expected, rel=1e-6)
 
 
-def test_the_kernel_distance_is_torch_fidelitys_within_what_chance_explains(importable_torchvision):
+def test_the_kernel_distance_equals_torch_fidelitys_within_random_error(importable_torchvision):
     """Both draw subsets, by their own chance; with as many, the means differ by a few standard errors of a mean."""
     metric = pytest.importorskip("torch_fidelity.metric_kid")
     theirs = metric.kid_features_to_metric(

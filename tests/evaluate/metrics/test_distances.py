@@ -33,7 +33,7 @@ def test_one_dimensional_gaussians_have_the_textbook_distance():
     assert distance.clipped_mass == 0
 
 
-def test_gaussians_that_share_their_axes_have_the_distance_of_their_spreads():
+def test_for_gaussians_with_common_axes_the_distance_follows_from_the_standard_deviations():
     axes, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))
     spread_a, spread_b = np.array([3, 2, 1, 0.5, 0.1, 1e-3]), np.array([1, 1, 2, 0.7, 0.2, 0.0])
     a = gaussian(np.zeros(6), axes @ np.diag(spread_a**2) @ axes.T)
@@ -50,7 +50,7 @@ def test_frechet_distance_agrees_with_clean_fids_formula(n):
     assert FrechetTarget(measured(b)).distance(measured(a)).value == pytest.approx(by_scipy(a, b), rel=1e-6)
 
 
-def test_the_small_form_equals_the_one_from_eigenvalues():
+def test_the_low_rank_form_equals_the_one_from_eigenvalues():
     a, b = measured(correlated(10, 24, seed=3)), measured(correlated(60, 24, seed=4))
     without_features = gaussian(a.mean.numpy(), a.covariance.numpy())
     assert FrechetTarget(b).distance(a).value == pytest.approx(
@@ -59,7 +59,7 @@ def test_the_small_form_equals_the_one_from_eigenvalues():
 
 
 @pytest.mark.parametrize("n", [2, 20, 24, 25, 200])
-def test_identical_sets_have_no_distance(n):
+def test_identical_sets_have_distance_zero(n):
     """To 1e-8 of the trace, also where the covariance is singular and a squared spectrum would lose half the digits."""
     a = measured(correlated(n, 24, seed=5))
     assert 0 <= FrechetTarget(a).distance(a).value <= 1e-8 * float(a.covariance.trace())
@@ -101,7 +101,7 @@ def test_the_kernel_distance_is_unbiased():
     assert distance.value == pytest.approx(by_hand(a, b), abs=4 * of_the_mean)
 
 
-def test_the_standard_error_agrees_with_that_of_new_random_sets():
+def test_the_standard_error_agrees_with_the_spread_over_random_sets():
     """It agrees with the spread of the distance over new random sets within a factor of two."""
     estimates = [
         kernel_distance(correlated(80, 4, seed=2 * i), correlated(80, 4, seed=2 * i + 1, shift=0.5), subsets=40)

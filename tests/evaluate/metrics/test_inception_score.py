@@ -23,12 +23,12 @@ def scored(logits, batch_size=7, order=None):
     return score.estimates().get("inception_score")
 
 
-def test_a_sure_classifier_that_sees_every_class_scores_their_number():
+def test_a_confident_classifier_that_sees_every_class_scores_the_number_of_classes():
     logits = torch.eye(6)[torch.arange(240) // NUM_BLOCKS % 6] * 100
     assert scored(logits).value == pytest.approx(6, rel=1e-9)
 
 
-def test_a_classifier_that_sees_no_difference_scores_one():
+def test_a_constant_classifier_scores_one():
     found = scored(torch.zeros(60, 5))
     assert found.value == pytest.approx(1) and found.low >= 1
 
@@ -39,7 +39,7 @@ def test_the_score_depends_on_neither_batches_nor_order():
     assert scored(logits, 90).value == pytest.approx(scored(logits, 4, shuffled).value, rel=1e-12)
 
 
-def test_the_score_is_torch_fidelitys(importable_torchvision):
+def test_the_score_equals_torch_fidelitys(importable_torchvision):
     metric = pytest.importorskip("torch_fidelity.metric_isc")
     logits = torch.randn(200, 9, generator=torch.Generator().manual_seed(1)) * 2
     by_block = torch.cat([logits[block::NUM_BLOCKS] for block in range(NUM_BLOCKS)]).double()
@@ -51,6 +51,6 @@ def test_the_score_is_torch_fidelitys(importable_torchvision):
     assert found.standard_error == pytest.approx(spread, rel=1e-9)
 
 
-def test_few_images_have_no_score():
+def test_too_few_images_have_no_inception_score():
     assert scored(torch.zeros(15, 4)) is None
     assert InceptionScore(lambda features: features).estimates() == {}

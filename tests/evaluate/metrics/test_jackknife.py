@@ -38,7 +38,7 @@ TRUTH = Statistics(
 )
 
 
-def test_the_jackknife_of_a_mean_is_its_standard_error():
+def test_the_jackknife_error_of_a_mean_is_its_standard_error():
     values = torch.randn(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     blocks = torch.arange(200) % NUM_BLOCKS
     means = torch.tensor([values[blocks == block].mean() for block in range(NUM_BLOCKS)], dtype=torch.float64)
@@ -48,17 +48,17 @@ def test_the_jackknife_of_a_mean_is_its_standard_error():
     assert found.high - found.value == pytest.approx(2.262 * found.standard_error)
 
 
-def test_an_interval_does_not_go_below_what_is_possible():
+def test_an_interval_is_bounded_below_by_the_least_possible_value():
     assert jackknife(0.1, [0.0, 0.2] * 5, least=0.0).low == 0
     assert estimate(1.0, 0.5).low == pytest.approx(1 - 1.96 * 0.5)
 
 
-def test_a_line_through_exact_points_gives_its_value_at_infinity():
+def test_the_extrapolation_of_exact_points_is_exact():
     points = [(n, 3.25 + 700 / n) for n in (1000, 1800, 2000)]
     assert extrapolate(points) == pytest.approx(3.25, rel=1e-9)
 
 
-def test_parts_of_a_set_are_the_sets_of_their_images():
+def test_statistics_of_a_part_equal_those_of_its_images():
     features = normal(90, seed=1)
     whole = measured(features)
     part = whole.of_blocks([0, 3, 4])
@@ -68,7 +68,7 @@ def test_parts_of_a_set_are_the_sets_of_their_images():
     np.testing.assert_allclose(part.covariance, np.cov(whole.features[rows].double().numpy(), rowvar=False), rtol=1e-9)
 
 
-def test_the_interval_agrees_with_that_of_new_random_sets():
+def test_the_interval_agrees_with_the_spread_over_random_sets():
     """The standard error agrees within a factor of two with the spread over new random sets."""
     target = FrechetTarget(TRUTH)
     drawn = [measured(normal(300, seed=seed, shift=0.4), seed) for seed in range(40)]
@@ -80,7 +80,7 @@ def test_the_interval_agrees_with_that_of_new_random_sets():
     assert np.std(values) / 2 < np.median(errors) < np.std(values) * 2
 
 
-def test_infinitely_many_images_come_nearer_to_the_truth():
+def test_extrapolation_to_infinitely_many_images_reduces_the_bias():
     """Images of the reference's own distribution are at distance 0, from which few of them are far by chance."""
     target = FrechetTarget(TRUTH)
     sets = [measured(normal(150, seed=seed), seed) for seed in range(10)]
@@ -105,7 +105,7 @@ def test_a_set_with_an_empty_block_has_no_interval():
 
 
 @pytest.mark.parametrize("n, kept", [(12, 10_000), (80, 10_000), (80, 20)])
-def test_the_quick_distance_is_the_distance(n, kept):
+def test_the_fast_distance_equals_the_exact_one(n, kept):
     """From fewer images than features, from more, and from moments alone."""
     a, b = measured(normal(n, seed=6, features=20), kept=kept), measured(normal(90, seed=7, features=20, shift=0.5))
     assert FrechetTarget(b).quick_distance(a) == pytest.approx(FrechetTarget(b).distance(a).value, rel=1e-6)

@@ -38,7 +38,7 @@ def found(batch_size, copy=True, reference=REFERENCE):
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 50])
-def test_the_nearest_are_those_of_all_pairs(batch_size):
+def test_the_nearest_neighbors_equal_those_of_an_exhaustive_search(batch_size):
     neighbors = found(batch_size)
     distances = torch.cdist(SAMPLES.double(), REFERENCE.double(), compute_mode="donot_use_mm_for_euclid_dist")
     for place, theirs, at in zip(neighbors.indices, neighbors.reference_indices, neighbors.distances, strict=True):
@@ -46,7 +46,7 @@ def test_the_nearest_are_those_of_all_pairs(batch_size):
         torch.testing.assert_close(at, distances[place].sort().values[:NEIGHBORS], atol=1e-6, rtol=1e-6)
 
 
-def test_of_a_large_set_the_places_of_no_more_images_are_remembered_than_may_be_searched_for():
+def test_the_digest_index_of_a_large_set_is_bounded():
     places, ours, most = DigestIndex(), digests("a", 5 * MOST_QUERIES), 0
     ours[4000:4500] = ours[:500]  # seen again, of which the first counts
     for start in range(0, len(ours), 128):

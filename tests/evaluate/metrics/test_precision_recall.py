@@ -44,7 +44,7 @@ def by_brute_force(x, y):
 
 
 @pytest.mark.parametrize("block_distances", [1, 100, 1 << 24])
-def test_the_five_numbers_are_those_of_their_definitions(monkeypatch, block_distances):
+def test_the_five_numbers_equal_their_definitions(monkeypatch, block_distances):
     """However many distances are held at once."""
     monkeypatch.setattr(module, "BLOCK_DISTANCES", block_distances)
     x, y = normal(37, seed=1, shift=0.8), normal(44, seed=2)
@@ -79,7 +79,7 @@ def test_a_narrow_set_has_precision_without_recall():
     assert found["precision"].value > 0.9 and found["recall"].value < 0.2
 
 
-def test_a_share_of_all_or_nothing_has_the_exact_binomial_interval():
+def test_a_fraction_of_0_or_1_has_the_exact_binomial_interval():
     """As scipy has it; the jackknife sees no variance there."""
     apart = precision_recall(measured(normal(30, seed=4)), measured(normal(40, seed=5, shift=100)))
     exact = binomtest(0, 30).proportion_ci(0.95, "exact")
@@ -91,7 +91,7 @@ def test_a_share_of_all_or_nothing_has_the_exact_binomial_interval():
     assert (recall.low, recall.high) == (pytest.approx(exact.low, rel=1e-9), 1)
 
 
-def test_intervals_stay_within_what_is_possible():
+def test_intervals_stay_between_0_and_1():
     found = precision_recall(measured(normal(200, seed=8, shift=0.5)), measured(normal(200, seed=9)))
     for name in ("precision", "recall", "coverage"):
         share = found[name]

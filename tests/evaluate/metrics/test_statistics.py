@@ -27,7 +27,7 @@ def assert_same(a, b):
     assert torch.equal(a.keys, b.keys) and torch.equal(a.features, b.features)
 
 
-def test_mean_and_covariance_are_numpys_in_float64():
+def test_mean_and_covariance_equal_numpys_in_float64():
     found = accumulate(list(range(50)), 8).statistics()
     np.testing.assert_allclose(found.mean, FEATURES.double().numpy().mean(0), rtol=1e-14)
     np.testing.assert_allclose(found.covariance, np.cov(FEATURES.double().numpy(), rowvar=False), rtol=1e-11)
@@ -39,7 +39,7 @@ def test_statistics_do_not_depend_on_batches_or_order(batch_size):
     assert_same(accumulate(shuffled, batch_size).statistics(), accumulate(list(range(50)), 8).statistics())
 
 
-def test_no_bit_depends_on_the_portions_in_which_features_come():
+def test_statistics_are_bit_identical_for_any_chunks_of_features():
     """So that ranks, batches and resumed runs, which bring the same features in other portions, give the same score."""
     features = torch.randn(1300, 7, generator=torch.Generator().manual_seed(4)) + 10
     sums = []
@@ -52,7 +52,7 @@ def test_no_bit_depends_on_the_portions_in_which_features_come():
     assert all(torch.equal(sums[0].scatter, other.scatter) for other in sums[1:])
 
 
-def test_the_kept_sample_is_bounded_and_does_not_depend_on_the_order():
+def test_the_feature_sample_is_bounded_and_does_not_depend_on_the_order():
     forward = accumulate(list(range(50)), 4, kept=10).statistics()
     backward = accumulate(list(range(49, -1, -1)), 9, kept=10).statistics()
     assert len(forward.features) == 10 and forward.n == 50
@@ -61,11 +61,11 @@ def test_the_kept_sample_is_bounded_and_does_not_depend_on_the_order():
     assert torch.equal(forward.features, FEATURES[smallest])
 
 
-def test_the_sample_is_kept_in_bounded_memory():
+def test_the_feature_sample_uses_bounded_memory():
     assert statistics.KEPT_FEATURES * 2048 * 4 < 100e6
 
 
-def test_the_digest_tells_shapes_and_pixels_apart():
+def test_the_digest_depends_on_shapes_and_pixels():
     image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     other = image.copy()
     other[1, 2, 0] += 1

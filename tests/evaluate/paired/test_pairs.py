@@ -17,7 +17,7 @@ def found(pairs):
     return [(pair.name, pair.image().mean(), pair.original().mean()) for pair in pairs]
 
 
-def test_images_of_the_same_name_are_pairs_whatever_their_endings_and_order(picture_folder):
+def test_images_of_the_same_name_are_pairs_whatever_their_extensions_and_order(picture_folder):
     a, b = picture_folder("a", 6), picture_folder("b", 6)
     (b / "002.png").rename(b / "z.png")
     (a / "002.png").rename(a / "z.webp")
@@ -37,7 +37,7 @@ def test_names_in_another_order_are_matched_by_name_too(picture_folder):
     assert len(found(pairs)) == 2 and all(mean == original for _, mean, original in found(pairs))
 
 
-def test_arrays_and_pictures_of_the_same_name_are_pairs(picture_folder, tmp_path):
+def test_arrays_and_images_of_the_same_name_are_pairs(picture_folder, tmp_path):
     originals = picture_folder("b", 3)
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "samples.json").write_text('{"origin": {"pixels": {"dtype": "uint8", "range": [[0, 255]]}}}')
@@ -84,7 +84,7 @@ def test_a_stream_of_another_length_is_refused(picture_folder, monkeypatch, coun
         found(pairs)
 
 
-def test_a_part_of_the_pairs_is_drawn_by_the_seed(picture_folder):
+def test_a_subset_of_the_pairs_is_chosen_by_the_seed(picture_folder):
     a, b = open_images(str(picture_folder("a", 9))), open_images(str(picture_folder("b", 9)))
     draws = [[name for name, *_ in found(match(a, b, 4, seed))] for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2] and len(draws[0]) == 4 and draws[0] == sorted(draws[0])
@@ -92,6 +92,6 @@ def test_a_part_of_the_pairs_is_drawn_by_the_seed(picture_folder):
         match(a, b, 10)
 
 
-def test_a_part_of_a_stream_is_refused(picture_folder):
+def test_a_subset_of_a_stream_is_refused(picture_folder):
     with pytest.raises(UsageError, match="--n 2: all images of a stream are scored; send only 2 of them"):
         match(open_images("-"), open_images(str(picture_folder("b", 3))), 2)

@@ -52,7 +52,7 @@ def test_scores_are_means_over_the_pairs(sets, paired, toy_extractor):
     assert found["psnr"].low < found["psnr"].value < found["psnr"].high
 
 
-def test_intervals_are_those_of_the_leave_one_out_jackknife():
+def test_intervals_equal_those_of_the_leave_one_out_jackknife():
     values = torch.tensor([1.0, 4, 2, 8, 5, 7, 1.5]).double()
     without = torch.stack([torch.cat([values[:i], values[i + 1 :]]).mean() for i in range(len(values))])
     error = math.sqrt(6 / 7 * float(((without - without.mean()) ** 2).sum()))
@@ -63,7 +63,7 @@ def test_intervals_are_those_of_the_leave_one_out_jackknife():
 
 
 @pytest.mark.parametrize("degrees", [4, 9, 100])
-def test_t_quantiles_are_right(degrees):
+def test_t_quantiles_equal_the_tabulated_ones(degrees):
     assert t_quantile(degrees) == pytest.approx(scipy.stats.t.ppf(0.975, degrees), rel=3e-3)
 
 
@@ -122,7 +122,7 @@ def test_a_checkpoint_or_a_missing_reference_is_refused():
         score_pairs(ScoreSettings("a", None, paired=True))
 
 
-def test_results_can_be_compared_and_not_with_results_of_sets(sets, paired, toy, tmp_path):
+def test_results_of_pairs_are_compared_but_not_with_results_of_sets(sets, paired, toy, tmp_path):
     a, b = sets
     one, two, other = tmp_path / "1.json", tmp_path / "2.json", tmp_path / "3.json"
     one.write_text(json.dumps(paired(a, b).to_json()))

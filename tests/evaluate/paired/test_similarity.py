@@ -20,7 +20,7 @@ def pictures(size, channels, seed=0):
 
 @pytest.mark.parametrize("size", [(11, 11), (11, 40), (37, 24)])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_ssim_is_that_of_scikit_image_with_a_gaussian_window(size, channels):
+def test_ssim_equals_that_of_scikit_image_with_a_gaussian_window(size, channels):
     a, b = pictures(size, channels)
     theirs = structural_similarity(
         a, b, channel_axis=-1, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=255
@@ -31,7 +31,7 @@ def test_ssim_is_that_of_scikit_image_with_a_gaussian_window(size, channels):
     assert ssim(a, a) == pytest.approx(1, abs=1e-12)
 
 
-def test_psnr_is_that_of_scikit_image_and_infinite_for_equal_images():
+def test_psnr_equals_that_of_scikit_image_and_is_infinite_for_equal_images():
     a, b = pictures((12, 20), 3)
     assert psnr(a, b) == pytest.approx(peak_signal_noise_ratio(a, b, data_range=255), abs=1e-12)
     assert psnr(a, a) == math.inf

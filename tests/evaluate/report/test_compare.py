@@ -53,7 +53,7 @@ def test_other_images_against_the_same_reference_are_compared(results):
         (lambda r: r["passport"]["images"].update(rounding="float"), "images.rounding: uint8 and float"),
     ],
 )
-def test_results_with_unlike_passports_are_refused_unless_forced(results, change, message):
+def test_results_with_different_provenance_are_refused_unless_forced(results, change, message):
     a, b = results(change)
     with pytest.raises(UsageError, match=rf"not comparable: .*{message}.*--force compares them anyway"):
         compare_results(a, b)
@@ -61,7 +61,7 @@ def test_results_with_unlike_passports_are_refused_unless_forced(results, change
     assert len(found.unlike) >= 1 and not found.to_json()["comparable"]
 
 
-def test_another_metric_is_not_the_same_number(results):
+def test_results_of_different_metrics_are_not_compared(results):
     def rename(result):
         result["metric"], name = "fid", result["name"]
         result["name"] = "fid60"
@@ -71,7 +71,7 @@ def test_another_metric_is_not_the_same_number(results):
         compare_results(*results(rename))
 
 
-def test_other_labels_are_refused_where_both_results_say_them(results, tmp_path):
+def test_results_with_different_labels_are_refused_if_both_record_them(results, tmp_path):
     a, b = results(lambda r: r["passport"]["images"].update(labels="uniform"))
     assert compare_results(a, b).unlike == [], "a folder does not say how its classes were chosen"
     first = json.loads(a.read_text())

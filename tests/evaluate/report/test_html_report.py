@@ -59,7 +59,7 @@ def scored(picture_folder, toy_extractor, monkeypatch, tmp_path):
     return run
 
 
-def test_the_page_shows_every_number_with_its_interval_and_the_passport(scored):
+def test_the_report_shows_every_number_with_its_interval_and_the_provenance(scored):
     result, text = scored()
     shown = " ".join(Page(text).texts)
     for name, estimate in result.estimates().items():
@@ -70,7 +70,7 @@ def test_the_page_shows_every_number_with_its_interval_and_the_passport(scored):
     assert text.count("data:image/png;base64,") == 2, "samples, and their nearest"
 
 
-def test_the_page_needs_nothing_else_and_runs_nothing(scored):
+def test_the_report_is_self_contained_and_runs_no_scripts(scored):
     _, text = scored()
     parsed = Page(text)
     assert "script" not in parsed.tags and not any(name.startswith("on") for name, _ in parsed.attributes)
@@ -80,7 +80,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing(scored):
     assert [value for name, value in parsed.attributes if name == "href"] == ["images", "reference"], "on this machine"
 
 
-def test_the_page_names_its_date_and_command_and_links_what_it_was_made_from(scored, picture_folder, tmp_path):
+def test_the_report_names_its_date_and_command_and_links_its_sources(scored, picture_folder, tmp_path):
     settings = ScoreSettings("a #b", "reference", device="cpu", report=tmp_path / "r.html", command="hdit eval-fid <x>")
     picture_folder("a #b", 30)
     scored()
@@ -112,7 +112,7 @@ def test_the_report_states_that_statistics_have_no_images_to_show(scored, tmp_pa
     assert "saved statistics contain no images" in (tmp_path / "r.html").read_text()
 
 
-def test_in_a_narrow_window_no_name_is_squeezed_to_a_letter_a_line(scored):
+def test_names_stay_readable_in_a_narrow_window(scored):
     """A cell that can break anywhere can also shrink to one letter, unless it has a minimum width."""
     _, text = scored()
     style = text.partition("<style>")[2].partition("</style>")[0]
@@ -123,7 +123,7 @@ def test_in_a_narrow_window_no_name_is_squeezed_to_a_letter_a_line(scored):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_names_are_text(scored, name):
+def test_hostile_names_are_escaped(scored, name):
     _, plain = scored("plain")
     _, text = scored(name)
     assert Page(text).tags == Page(plain).tags
@@ -132,7 +132,7 @@ def test_hostile_names_are_text(scored, name):
     assert name.replace("/", "_").replace("\x1b", r"\x1b").replace("\u202e", r"\u202e") in shown
 
 
-def test_a_page_without_pictures_is_complete(scored):
+def test_a_report_without_images_is_complete(scored):
     result, _ = scored()
     text = page(result, None, None)
     assert "<img" not in text and text.endswith("</html>\n")

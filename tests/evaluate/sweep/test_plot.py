@@ -22,7 +22,7 @@ def trials(n, points):
     return [Trial(point, n, 5.0 - place + 1000 / n, 0.1) for place, point in enumerate(points)]
 
 
-def test_a_line_looks_the_same_in_every_panel_whatever_is_left_of_the_grid():
+def test_a_line_has_the_same_style_in_every_panel():
     """Halving keeps points in another order."""
     series = ["weights 0.05", "weights 0.1"]
     looks = []
@@ -38,7 +38,7 @@ AUTO = [Point("ema", 1.5, None, scale) for scale in (1.0, 2.0)]
 
 
 @pytest.mark.parametrize("points", [POINTS, AUTO, [Point("ema"), Point("model"), Point("0.1", None, (0.2, 5.0))]])
-def test_a_sweep_is_drawn_as_png_and_as_svg_with_a_panel_for_each_round(points):
+def test_a_sweep_is_plotted_as_png_and_svg_with_a_panel_for_each_round(points):
     found = [*trials(100, points), *trials(200, points[1:3])]
     picture = Image.open(io.BytesIO(sweep_plot(found, "fid", "png", points[1])))
     assert picture.size[0] > 1000 and np.asarray(picture.convert("L")).std() > 10
@@ -48,7 +48,7 @@ def test_a_sweep_is_drawn_as_png_and_as_svg_with_a_panel_for_each_round(points):
     assert svg.count('<g id="axes_') == 2
 
 
-def test_the_extrapolation_is_drawn_with_its_points():
+def test_the_extrapolation_is_plotted_with_its_points():
     points = tuple((n, 3.0 + 200 / n) for n in (1000, 900, 900, 500, 500))
     spread = DistanceInterval(Estimate(3.2), extrapolate(points), points)
     assert spread.infinity == pytest.approx(3.0)

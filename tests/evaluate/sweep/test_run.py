@@ -85,7 +85,7 @@ def wanted(run, reference, **more):
     return SweepSettings(run, scoring, **asked | more)
 
 
-def test_the_best_of_the_grid_wins_and_every_trial_is_what_it_scores_alone(run, reference):
+def test_the_best_of_the_grid_wins_and_every_trial_equals_its_separate_score(run, reference):
     before = (run / "recipe.toml").read_bytes()
     result = sweep(wanted(run, reference, ema="ema,model", n=32, confirm=40))
     by_size = {n: [trial for trial in result.trials if trial.n == n] for n in (8, 16, 32)}
@@ -105,7 +105,7 @@ def test_the_best_of_the_grid_wins_and_every_trial_is_what_it_scores_alone(run, 
     assert result.rows()[0]["images"] == 32 and json.loads(json.dumps(result.to_json()))["score"]["n"] == 40
 
 
-def test_scales_of_autoguidance_are_tried_as_they_are_scored_alone(run, made, reference):
+def test_trials_of_autoguidance_scales_equal_their_separate_scores(run, made, reference):
     guide = {"guide": str(made / "guide"), "guide_weights": "model"}
     scoring = ScoreSettings(None, str(reference), device="cpu", labels="uniform", seed=3, **guide)
     result = sweep(SweepSettings(run, scoring, interval="all,0.5:20", autoguidance="1:3:1", n=16, confirm=16))
@@ -138,7 +138,7 @@ def test_a_guide_needs_scales_and_cannot_become_a_default(run, reference, change
         SweepSettings(run, scoring, **change)
 
 
-def test_an_applied_winner_is_the_default_of_the_run_and_can_be_undone(run, reference, caplog):
+def test_an_applied_winner_becomes_the_default_of_the_run_and_can_be_undone(run, reference, caplog):
     caplog.set_level("INFO", "hdit")
     result = sweep(wanted(run, reference, guidance="2,3", apply=True))
     settings = ScoreSettings(None, str(reference), checkpoint=str(run), n=24, device="cpu", labels="uniform", seed=3)
@@ -149,7 +149,7 @@ def test_an_applied_winner_is_the_default_of_the_run_and_can_be_undone(run, refe
         unapply_winner(run)
 
 
-def test_undoing_an_applied_winner_restores_the_defaults_before_it(run):
+def test_undoing_an_applied_winner_restores_the_earlier_defaults(run):
     (run / "sample.toml").write_text('weights = "model"\n')
     for guidance in (2.0, 3.0):
         apply_winner(run, Point("ema", guidance), "hdit sweep at step 1: fid 3")
@@ -158,7 +158,7 @@ def test_undoing_an_applied_winner_restores_the_defaults_before_it(run):
     assert (run / "sample.toml").read_text() == 'weights = "model"\n'
 
 
-def test_without_apply_the_defaults_of_the_run_stay(run, reference):
+def test_without_apply_the_defaults_of_the_run_are_unchanged(run, reference):
     result = sweep(wanted(run, reference, guidance="2,3"))
     assert result.defaults is None and not (run / "sample.toml").exists()
     assert Image.open(result.curve).size[0] > 1000
@@ -192,7 +192,7 @@ def test_a_killed_sweep_resumes_to_the_same_result_without_repeating_work(run, r
     assert len(points) == len(set(points))
 
 
-def test_two_ranks_find_what_one_does_after_a_kill_of_either_too(run, reference, tmp_path):
+def test_two_ranks_find_the_same_winner_as_one_even_after_a_kill(run, reference, tmp_path):
     asked = {"run": run, "guidance": "1:3:1", "n": 16, "confirm": 24}
     options = {"images": None, "reference": str(reference), "labels": "uniform"}
     one = start(tmp_path / "a", 1, **options, sweep=asked | {"out": tmp_path / "one"}).results()[0]
@@ -212,7 +212,7 @@ def test_two_ranks_find_what_one_does_after_a_kill_of_either_too(run, reference,
     assert passports[0]["fingerprint"] == passports[1]["fingerprint"], "the very same images"
 
 
-def test_a_sweep_asks_for_the_same_bits_before_its_first_product(run, reference, toy_extractor, monkeypatch):
+def test_a_sweep_requests_reproducible_mkl_products_before_its_first_one(run, reference, toy_extractor, monkeypatch):
     """MKL listens at its first product only, and a resumed sweep, whose reference is measured, begins with another."""
     asked = []
     monkeypatch.delenv("MKL_CBWR")
@@ -262,7 +262,7 @@ def test_a_round_reuses_the_images_of_the_previous_one(run, reference, monkeypat
     assert sorted(rounds) == sorted([*range(8)] * 4 + [*range(8, 16)] * 2 + [*range(16, 24)])
 
 
-def test_another_grid_reuses_the_trials_of_the_one_before(run, reference):
+def test_another_grid_reuses_the_trials_of_the_previous_one(run, reference):
     first = sweep(wanted(run, reference, guidance="1,2,3,4", interval=None))
     sampled = set()
     second = sweep(
@@ -295,7 +295,7 @@ def test_candidates_whose_interval_contains_the_winner_are_ties():
         ({"n": 4}, "--n: 4 images, too few for the 5 features of toy"),
     ],
 )
-def test_what_cannot_be_tried_is_refused_before_an_image_is_drawn(run, reference, change, message):
+def test_impossible_grids_are_refused_before_an_image_is_sampled(run, reference, change, message):
     with pytest.raises(UsageError, match=message):
         sweep(wanted(run, reference, **change))
 

@@ -45,16 +45,16 @@ def test_a_name_that_is_too_long_is_refused():
 
 
 @pytest.mark.parametrize("name", ["a.png", "a b/ü.x.jpg", "..a.png", "a..b", "-.png", "$(x).png", "a\udcff.png"])
-def test_other_names_are_taken(name):
+def test_other_names_are_accepted(name):
     assert name_problem(name) is None
 
 
-def test_outputs_keep_the_name_but_for_the_ending_of_an_image():
+def test_outputs_keep_the_name_except_for_an_image_extension():
     names = ["a.JPG", "b.c.png", "v1.5", "deep/d.npy", "e"]
     assert [output_name(name, ".png") for name in names] == ["a.png", "b.c.png", "v1.5.png", "deep/d.png", "e.png"]
 
 
-def test_the_number_of_an_image_is_that_of_its_name_without_ending():
+def test_the_number_of_an_image_follows_from_its_name_without_extension():
     assert number_of("a/b.png") == number_of("a/b.jpg") != number_of("a/c.png")
     assert 0 <= number_of("x\udcff.png") < 2**64
 
@@ -76,7 +76,7 @@ def test_the_number_of_an_image_is_that_of_its_name_without_ending():
         (npy(np.array([[None]], object)), 2, "damaged .npy|Python objects|expected numbers|object"),
     ],
 )
-def test_contents_that_are_no_image_of_so_many_channels_are_refused(content, channels, reason):
+def test_files_that_are_no_images_of_the_channel_count_are_refused(content, channels, reason):
     with pytest.raises(UnusableImageError, match=reason):
         InputImage("x", content).pixels(PixelFormat(channels))
 
@@ -101,7 +101,7 @@ def test_arrays_are_mapped_to_minus_one_to_one(dtype, low, high):
     assert found.tolist() == [[[-1.0], [1.0]], [[1.0], [-1.0]]]
 
 
-def test_transparency_is_found_and_a_mask_is_white():
+def test_transparent_pixels_and_white_mask_pixels_are_found():
     image = Image.new("RGBA", (4, 2), (250, 10, 10, 255))
     image.putpixel((1, 0), (250, 10, 10, 0))
     image.putpixel((2, 0), (250, 10, 10, 200))
@@ -116,7 +116,7 @@ def test_transparency_is_found_and_a_mask_is_white():
     assert InputImage("m.png", content.getvalue()).painted().tolist() == [[[False, False, True, True]]]
 
 
-def test_hidden_and_text_files_are_no_inputs_and_an_empty_folder_is_refused(tmp_path):
+def test_hidden_and_text_files_are_skipped_and_an_empty_folder_is_refused(tmp_path):
     for name in (".hidden.png", "notes.txt", "b.png", "a.png"):
         (tmp_path / name).write_bytes(png())
     assert sorted(open_inputs(str(tmp_path)).names) == ["a.png", "b.png"]
@@ -127,7 +127,7 @@ def test_hidden_and_text_files_are_no_inputs_and_an_empty_folder_is_refused(tmp_
         open_inputs(str(tmp_path / "nowhere"))
 
 
-def test_one_image_and_an_archive_are_inputs(tmp_path):
+def test_a_single_image_and_an_archive_are_read(tmp_path):
     (tmp_path / "a.png").write_bytes(png((5, 6)))
     assert open_inputs(str(tmp_path / "a.png")).names == ["a.png"]
     with tarfile.open(tmp_path / "x.tar", "w") as archive:
@@ -136,7 +136,7 @@ def test_one_image_and_an_archive_are_inputs(tmp_path):
     assert list(inputs.names) == ["deep/a.png"] and inputs.read(0).pixels(PixelFormat(1)).shape == (1, 5, 6)
 
 
-def test_an_array_and_a_tiff_of_five_channels_are_inputs_by_themselves(tmp_path):
+def test_a_single_array_and_a_tiff_of_five_channels_are_read(tmp_path):
     values = np.arange(3 * 4 * 5, dtype=np.uint16).reshape(3, 4, 5)
     np.save(tmp_path / "a.npy", values)
     (tmp_path / "a.tif").write_bytes(tiff_bytes(values))
@@ -146,7 +146,7 @@ def test_an_array_and_a_tiff_of_five_channels_are_inputs_by_themselves(tmp_path)
         assert inputs.read(0).pixels(PixelFormat(5, "uint16", ((0.0, 59.0),))).max() == 1
 
 
-def test_the_stored_condition_images_of_a_data_set_are_the_inputs_where_they_are_asked_for(tmp_path):
+def test_stored_condition_images_of_a_data_set_are_read_on_request(tmp_path):
     for folder, level in (("images", 200), ("conditions", 50)):
         write_grey(tmp_path / folder / "a.png", level)
     settings = {"condition": str(tmp_path / "conditions"), "channels": 1}

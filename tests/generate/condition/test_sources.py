@@ -39,7 +39,7 @@ def prepared(folder, tmp_path):
     return tmp_path / "data"
 
 
-def test_the_condition_of_an_index_depends_on_the_index_alone_and_repeats(folder):
+def test_the_condition_of_an_index_depends_on_the_index_alone(folder):
     conditions = open_conditions(recipe_of(), SIZE, 0, str(folder), None)
     both = conditions([4, 0])
     assert both.vector is None and both.condition.shape == (2, 3, *SIZE)
@@ -61,7 +61,7 @@ def test_the_images_of_a_prepared_set_are_degraded_as_in_training(prepared):
     assert not conditions([4]).condition[0].equal(conditions([1]).condition[0])
 
 
-def test_a_prepared_set_without_condition_images_is_refused_where_the_recipe_computes_none(prepared):
+def test_a_prepared_set_without_the_needed_condition_images_is_refused(prepared):
     with pytest.raises(DataError, match=r"data: has condition images of 0 channels.*the recipe takes 3"):
         open_conditions(recipe_of(), SIZE, 0, str(prepared), None)
 
@@ -109,7 +109,7 @@ def test_vectors_that_the_network_does_not_take_are_refused(tmp_path, array, mes
         open_conditions(recipe_of(condition_channels=0, mapping_cond_dim=5), SIZE, 0, None, tmp_path / "v.npy")
 
 
-def test_a_file_that_is_no_array_or_missing_is_refused(tmp_path):
+def test_a_missing_file_or_one_that_is_no_array_is_refused(tmp_path):
     recipe = recipe_of(condition_channels=0, mapping_cond_dim=5)
     (tmp_path / "v.npy").write_bytes(b"no array")
     with pytest.raises(DataError, match=r"v\.npy: damaged \.npy"):

@@ -64,19 +64,19 @@ def drawn(draw, numbers, classes=None):
     return draw(list(numbers), classes)
 
 
-def test_a_variation_of_strength_0_is_the_picture_to_the_last_level(denoiser):
+def test_a_variation_of_strength_0_equals_the_image(denoiser):
     found = drawn(img2img(pipeline_of(denoiser), picture(), 0.0), [0, 3], [1, 2])
     assert (to_uint8(found) == to_uint8(picture().expand(2, -1, -1, -1))).all()
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_a_variation_of_strength_1_is_the_sample_of_its_number(denoiser, sampler):
+def test_a_variation_of_strength_1_is_the_sample_of_its_index(denoiser, sampler):
     pipeline = pipeline_of(denoiser, sampler=sampler, guidance=2.0)
     found = drawn(img2img(pipeline, picture(), 1.0), [4, 7], [1, 2])
     assert torch.equal(found, sampled(pipeline, [4, 7], [1, 2]))
 
 
-def test_the_stronger_the_variation_the_farther_it_is_from_the_picture(tiny_recipe):
+def test_stronger_variations_are_farther_from_the_image(tiny_recipe):
     pipeline = pipeline_of(GaussianDenoiser(tiny_recipe), steps=20)
     spreads = [
         (drawn(img2img(pipeline, picture(), strength), range(4), [0] * 4) - picture()).std().item()
@@ -86,17 +86,17 @@ def test_the_stronger_the_variation_the_farther_it_is_from_the_picture(tiny_reci
 
 
 @pytest.mark.parametrize(("strength", "walked"), [(0.0, 0), (0.01, 1), (0.5, 2), (0.51, 3), (1.0, 4)])
-def test_the_strength_is_the_share_of_the_steps(denoiser, strength, walked):
+def test_the_strength_is_the_fraction_of_the_steps(denoiser, strength, walked):
     pipeline = pipeline_of(denoiser)
     assert torch.equal(sigmas_of(pipeline, strength), pipeline.sigmas[4 - walked :])
 
 
-def test_0_6_of_50_steps_are_30_in_spite_of_rounding(denoiser):
+def test_strength_0_6_of_50_steps_is_30_steps_despite_rounding(denoiser):
     assert len(sigmas_of(pipeline_of(denoiser, steps=50), 0.6)) == 31
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
-def test_a_strength_that_is_no_share_is_refused(denoiser, strength):
+def test_a_strength_outside_0_to_1_is_refused(denoiser, strength):
     with pytest.raises(UsageError, match=r"--strength .*: expected a number from 0 .* to 1"):
         img2img(pipeline_of(denoiser), picture(), strength)
 
@@ -108,7 +108,7 @@ def hole(size=SIZE):
 
 
 @pytest.mark.parametrize(("sampler", "rounds"), [("dpmpp_3m_sde", 1), ("dpmpp_3m_sde", 3), ("dpm_adaptive", 1)])
-def test_outside_of_the_mask_the_picture_stays_to_the_last_level(denoiser, sampler, rounds):
+def test_outside_the_mask_the_image_is_unchanged(denoiser, sampler, rounds):
     found = drawn(inpaint(pipeline_of(denoiser, sampler=sampler), picture(), hole(), rounds), [0, 1], [1, 2])
     known = ~hole()[0, 0].numpy()
     before = to_uint8(picture().expand(2, -1, -1, -1))
@@ -118,13 +118,13 @@ def test_outside_of_the_mask_the_picture_stays_to_the_last_level(denoiser, sampl
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_with_nothing_known_and_one_round_inpainting_is_sampling(denoiser, sampler):
+def test_inpainting_everything_in_one_round_equals_sampling(denoiser, sampler):
     pipeline = pipeline_of(denoiser, sampler=sampler)
     found = drawn(inpaint(pipeline, picture(), torch.ones(1, 1, *SIZE, dtype=torch.bool), 1), [4, 7], [1, 2])
     assert torch.equal(found, sampled(pipeline, [4, 7], [1, 2]))
 
 
-def test_walking_again_brings_what_is_new_nearer_to_what_has_to_be_there(changed):
+def test_resampling_rounds_bring_the_inpainted_region_nearer_to_the_expected_one(changed):
     denoiser = CorrelatedDenoiser(changed({"model.num_classes": 0, "model.channels": 1}), correlation=0.8)
     pipeline = pipeline_of(denoiser, size=(8, 12), steps=20, sampler="heun")
     known, mask = torch.full((1, 1, 8, 12), 0.8), torch.ones(1, 1, 8, 12, dtype=torch.bool)
@@ -138,13 +138,13 @@ def test_walking_again_brings_what_is_new_nearer_to_what_has_to_be_there(changed
 
 
 @pytest.mark.parametrize(("steps", "rounds"), [(1, 3), (7, 2), (50, 4), (50, 1)])
-def test_the_parts_make_the_whole_way(steps, rounds):
+def test_the_stages_of_inpainting_cover_the_whole_schedule(steps, rounds):
     parts = list(sections_of(steps, rounds))
     assert [begin for begin, _ in parts] == [0, *(end for _, end in parts[:-1])] and parts[-1][1] == steps
     assert all(begin < end for begin, end in parts) and (len(parts) == 1 or rounds > 1)
 
 
-def test_every_round_has_noise_of_its_own_and_the_first_that_of_the_seed():
+def test_every_round_has_its_own_noise_and_the_first_that_of_the_seed():
     seeds = [seed_of_round(9, turn) for turn in range(100)]
     assert seeds[0] == 9 and len(set(seeds)) == 100 and all(0 <= seed < 2**64 for seed in seeds)
 
@@ -153,7 +153,7 @@ def noises():
     return torch.from_numpy(stream(1, "two", 0).standard_normal((2, 3, 32, 48), "float32"))
 
 
-def test_the_ends_of_slerp_are_its_ends_and_its_middle_is_noise_of_the_same_length():
+def test_slerp_keeps_its_ends_and_its_middle_has_the_norm_of_noise():
     a, b = noises()
     way = slerp(a, b, torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64))
     assert torch.equal(way[0], a) and torch.equal(way[3], b)
@@ -162,7 +162,7 @@ def test_the_ends_of_slerp_are_its_ends_and_its_middle_is_noise_of_the_same_leng
     assert straight.std() < 0.75
 
 
-def test_slerp_goes_at_one_speed_along_one_arc():
+def test_slerp_moves_at_constant_speed_along_an_arc():
     a, b = (torch.zeros(1, 2, 3) for _ in range(2))
     a[0, 0, 0], b[0, 1, 2] = 2.0, 2.0
     way = slerp(a, b, torch.linspace(0, 1, 4, dtype=torch.float64))
@@ -172,14 +172,14 @@ def test_slerp_goes_at_one_speed_along_one_arc():
 
 
 @pytest.mark.parametrize("factor", [1.0, -1.0])
-def test_slerp_between_equals_or_opposites_is_finite_and_keeps_its_ends(factor):
+def test_slerp_between_equal_or_opposite_vectors_is_finite_and_keeps_its_ends(factor):
     a, _ = noises()
     way = slerp(a, factor * a, torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64))
     assert way.isfinite().all() and torch.equal(way[0], a) and torch.equal(way[2], factor * a)
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_the_first_and_the_last_frame_are_the_samples_of_their_numbers(denoiser, sampler):
+def test_the_first_and_last_frame_are_the_samples_of_their_indices(denoiser, sampler):
     pipeline = pipeline_of(denoiser, sampler=sampler)
     draw = interpolate(pipeline, parse_endpoint("3", pipeline), parse_endpoint("7", pipeline), frames=3)
     frames = torch.cat([drawn(draw, numbers) for numbers in ([0, 1], [2])])
@@ -187,7 +187,7 @@ def test_the_first_and_the_last_frame_are_the_samples_of_their_numbers(denoiser,
     assert torch.equal(drawn(draw, [1, 2]), frames[1:])
 
 
-def test_one_frame_is_nearer_to_the_next_than_the_ends_are_to_each_other(tiny_recipe):
+def test_consecutive_frames_are_nearer_than_the_ends(tiny_recipe):
     pipeline = pipeline_of(GaussianDenoiser(tiny_recipe), steps=20, sampler="dpmpp_2m_sde")
     frames = drawn(
         interpolate(pipeline, parse_endpoint("1", pipeline), parse_endpoint("4", pipeline), frames=9), range(9)
@@ -197,7 +197,7 @@ def test_one_frame_is_nearer_to_the_next_than_the_ends_are_to_each_other(tiny_re
     assert (frames.flatten(1).std(1) - 0.4).abs().max() < 0.05
 
 
-def test_between_two_classes_the_one_passes_over_to_the_other(tiny_recipe):
+def test_classes_are_interpolated_between_the_ends(tiny_recipe):
     denoiser = GaussianDenoiser(tiny_recipe, mean=0.5, std=0.01)
     pipeline = pipeline_of(denoiser, steps=20, sampler="heun")
     start = pipeline.noise([0])[0]
@@ -206,7 +206,7 @@ def test_between_two_classes_the_one_passes_over_to_the_other(tiny_recipe):
     assert {tuple(classes) for classes in denoiser.asked} == {(0, 0, 0), (2, 2, 2)}
 
 
-def test_noise_from_a_file_is_refused_where_the_sampler_draws_more(denoiser):
+def test_noise_from_a_file_is_refused_with_stochastic_samplers(denoiser):
     ends = [Endpoint(pipeline_of(denoiser).noise([0])[0], None, 1), Endpoint(pipeline_of(denoiser).noise([1])[0], 1, 1)]
     with pytest.raises(UsageError, match=r"--sampler dpmpp_3m_sde: adds fresh noise.*use --sampler dpmpp_2m"):
         interpolate(pipeline_of(denoiser, sampler="dpmpp_3m_sde"), *ends, frames=3)
@@ -214,7 +214,7 @@ def test_noise_from_a_file_is_refused_where_the_sampler_draws_more(denoiser):
         assert drawn(interpolate(pipeline_of(denoiser, **settings), *ends, frames=3), [1]).isfinite().all()
 
 
-def test_which_samplers_draw_fresh_noise_is_found_by_trying(denoiser):
+def test_samplers_that_draw_fresh_noise_are_detected(denoiser):
     drawing = {name for name in ("euler", "heun", "lms", "dpmpp_2m") if uses_fresh_noise(settings_of(denoiser, name))}
     assert not drawing
     for name in ("euler_ancestral", "dpmpp_sde", "dpmpp_2m_sde", "dpmpp_3m_sde"):
@@ -225,7 +225,7 @@ def settings_of(denoiser, sampler):
     return denoiser.recipe.sample.model_copy(update={"sampler": sampler})
 
 
-def test_the_number_of_an_end_has_to_be_one(denoiser):
+def test_an_end_that_is_no_index_is_refused(denoiser):
     pipeline = pipeline_of(denoiser)
     assert parse_endpoint("8", pipeline).class_id == 2 and parse_endpoint("8", pipeline, 0).class_id == 0
     with pytest.raises(UsageError, match=r"9+: larger than the largest image index"):
@@ -234,7 +234,7 @@ def test_the_number_of_an_end_has_to_be_one(denoiser):
         parse_endpoint("8", pipeline, 9)
 
 
-def test_a_job_of_edits_has_the_same_bits_in_every_batch_and_says_what_it_is(denoiser):
+def test_an_edit_job_is_bit_identical_for_any_batch_size_and_records_its_settings(denoiser):
     found = {}
     for batch_size in (1, 3):
         pipeline = pipeline_of(denoiser, batch_size=batch_size)
@@ -246,7 +246,7 @@ def test_a_job_of_edits_has_the_same_bits_in_every_batch_and_says_what_it_is(den
     assert job.provenance()["edit"] == {"kind": "inpaint"} and job.provenance()["seed"] == 5
 
 
-def test_a_job_of_edits_refuses_an_unknown_class(denoiser):
+def test_an_edit_job_refuses_an_unknown_class(denoiser):
     pipeline = pipeline_of(denoiser)
     draw = img2img(pipeline, picture(), 0.5)
     with pytest.raises(UsageError, match="class 7"):
@@ -260,7 +260,7 @@ def test_other_sizes_than_the_trained_one_are_edited_and_impossible_ones_refused
         pipeline_of(denoiser, size=(18, 32))
 
 
-def test_an_end_is_known_by_its_noise(denoiser):
+def test_an_end_is_identified_by_its_noise(denoiser):
     pipeline = pipeline_of(denoiser)
     end = parse_endpoint("3", pipeline)
     expected = hashlib.sha256(pipeline.noise([3])[0].numpy().tobytes()).hexdigest()

@@ -63,13 +63,13 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_white_is_painted_and_black_or_clear_is_not(picture, tmp_path, kind):
+def test_white_is_inpainted_and_black_or_transparent_is_not(picture, tmp_path, kind):
     KINDS[kind](tmp_path / "mask.png")
     mask = read_mask(tmp_path / "mask.png", picture, PixelFormat(3), SHAPE[:2])
     assert np.array_equal(mask.painted, region()) and mask.remarks == ()
 
 
-def test_a_mask_that_is_white_everywhere_is_remarked(picture, tmp_path):
+def test_a_mask_that_is_white_everywhere_is_logged(picture, tmp_path):
     saved(tmp_path / "mask.png", np.full(SHAPE[:2], 255, np.uint8))
     mask = read_mask(tmp_path / "mask.png", picture, PixelFormat(3), SHAPE[:2])
     assert mask.painted.all() and "white everywhere" in mask.remarks[0]
@@ -86,7 +86,7 @@ def test_a_mask_without_white_is_refused_with_its_brightest_level(picture, tmp_p
         read_mask(tmp_path / "mask.png", picture, PixelFormat(3), SHAPE[:2])
 
 
-def test_a_picture_with_a_cut_out_is_not_taken_for_a_mask(picture, tmp_path):
+def test_an_image_with_a_transparent_hole_is_not_taken_for_a_mask(picture, tmp_path):
     photo = stream(1, "photo", 0).integers(0, 256, SHAPE).astype(np.uint8)
     saved(tmp_path / "mask.png", np.concatenate([photo, 255 - LEVELS[..., None]], axis=-1))
     with pytest.raises(DataError, match="looks like a picture with a transparent cut-out, not like a mask"):

@@ -28,7 +28,7 @@ def picture():
     return from_uint8(pictures_u8())
 
 
-def test_the_ode_carries_a_gaussian_as_its_closed_form_does(gaussian):
+def test_the_ode_transports_a_gaussian_as_its_closed_form_does(gaussian):
     x = picture().double()
     up = solve_pf_ode(lambda x, sigma: gaussian(x, sigma), x, 0.01, 80.0, rtol=1e-8, atol=1e-8)
     expected = 0.1 + (x - 0.1) * ((0.4**2 + 80.0**2) / (0.4**2 + 0.01**2)) ** 0.5  # with mean 0.1 at any level
@@ -38,20 +38,20 @@ def test_the_ode_carries_a_gaussian_as_its_closed_form_does(gaussian):
     assert up.num_evaluations > 10 and down.num_evaluations > 10
 
 
-def test_carried_nowhere_an_image_stays(gaussian):
+def test_between_equal_noise_levels_an_image_stays(gaussian):
     found = solve_pf_ode(lambda x, sigma: gaussian(x, sigma), picture().double(), 2.0, 2.0)
     torch.testing.assert_close(found.x, picture().double(), rtol=1e-15, atol=1e-15)
     assert found.num_evaluations == 0
 
 
-def test_an_image_is_treated_the_same_in_any_batch(gaussian):
+def test_inversion_of_an_image_does_not_depend_on_its_batch(gaussian):
     both = from_uint8(pictures_u8(2)).double()
     together = solve_pf_ode(lambda x, sigma: gaussian(x, sigma), both, 0.01, 80.0).x
     alone = solve_pf_ode(lambda x, sigma: gaussian(x, sigma), both[1:], 0.01, 80.0).x
     torch.testing.assert_close(together[1:], alone, rtol=1e-12, atol=1e-12)
 
 
-def test_a_picture_comes_back_from_its_noise_and_a_smaller_tolerance_brings_it_nearer(gaussian):
+def test_an_image_is_reconstructed_from_its_noise_and_more_closely_with_a_smaller_tolerance(gaussian):
     errors = [invert(pipeline_of(gaussian), picture(), [1], tolerance).error_levels for tolerance in (1e-2, 1e-4, 1e-6)]
     assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-2 and errors[1] < 0.1
     found = invert(pipeline_of(gaussian), picture(), [1], 1e-6)
@@ -59,7 +59,7 @@ def test_a_picture_comes_back_from_its_noise_and_a_smaller_tolerance_brings_it_n
     assert (found.back - picture()[0]).abs().max() < 1e-3
 
 
-def test_the_noise_of_a_gaussians_own_images_is_standard_normal(gaussian):
+def test_the_noise_of_images_of_a_gaussian_is_standard_normal(gaussian):
     images = 0.1 + 0.4 * torch.from_numpy(stream(1, "own", 0).standard_normal((1, 3, *SIZE), "float32"))
     noise = invert(pipeline_of(gaussian), images, [1]).noise
     assert abs(noise.std().item() - 1) < 0.05 and noise.shape == (3, *SIZE)
@@ -82,7 +82,7 @@ def test_noise_is_written_once_and_read_back(gaussian, tmp_path):
         write_noise(tmp_path / "link", pipeline_of(gaussian), StoredNoise(noise, 1))
 
 
-def test_a_stored_noise_becomes_its_picture_again(gaussian, tmp_path):
+def test_stored_noise_gives_its_image_again(gaussian, tmp_path):
     pipeline = pipeline_of(gaussian, sampler="heun", steps=60)
     path, _ = stored(tmp_path, pipeline)
     draw = interpolate(pipeline, parse_endpoint(str(path), pipeline), parse_endpoint("4", pipeline, 1), frames=3)
@@ -93,7 +93,7 @@ def test_a_stored_noise_becomes_its_picture_again(gaussian, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "key"), [({"sigma_max": 60.0}, "sigma_max"), ({"guidance": 2.0}, "guidance"), ({}, "weights_sha256")]
 )
-def test_noise_that_belongs_to_something_else_is_refused(gaussian, tmp_path, changes, key):
+def test_noise_of_other_weights_or_settings_is_refused(gaussian, tmp_path, changes, key):
     path, _ = stored(tmp_path, pipeline_of(gaussian))
     if not changes:
         torch.nn.init.constant_(gaussian.network.weight, 3.0)
@@ -101,7 +101,7 @@ def test_noise_that_belongs_to_something_else_is_refused(gaussian, tmp_path, cha
         read_noise(path, pipeline_of(gaussian, **changes))
 
 
-def test_noise_belongs_to_what_led_it_and_a_file_that_does_not_say_it_to_nothing_such(gaussian, tmp_path):
+def test_noise_records_its_guidance_and_a_file_without_a_record_has_none(gaussian, tmp_path):
     noise, led, guide = torch.zeros(3, *SIZE), pipeline_of(gaussian), Guide(gaussian, 2.0)
     interval, rescale = {"guidance_interval": (0.3, 5.0)}, {"guidance_rescale": 0.5}
     ways = {

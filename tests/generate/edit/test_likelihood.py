@@ -33,7 +33,7 @@ def given(count=5, class_id=1):
     return [LabelledImage(number, f"{number}.png", image, class_id) for number, image in enumerate(pictures_u8(count))]
 
 
-def test_a_gaussian_costs_what_its_closed_form_says(gaussian):
+def test_the_likelihood_of_a_gaussian_agrees_with_its_closed_form(gaussian):
     pipeline = pipeline_of(gaussian, sigma_max=1e4)
     found = [one.bits_per_dim for one in bits_per_dim(pipeline, given(), tolerance=1e-5)]
     x = dequantize(pictures_u8(5), pipeline.seed, range(5))
@@ -41,7 +41,7 @@ def test_a_gaussian_costs_what_its_closed_form_says(gaussian):
     torch.testing.assert_close(torch.tensor(found).double(), expected, rtol=0, atol=1e-3)
 
 
-def test_what_an_image_costs_does_not_depend_on_its_batch_and_does_on_the_seed(gaussian):
+def test_the_likelihood_of_an_image_depends_on_the_seed_and_not_on_its_batch(gaussian):
     def cost(batch_size, seed=5):
         return [one.bits_per_dim for one in bits_per_dim(pipeline_of(gaussian, seed, batch_size=batch_size), given())]
 
@@ -49,7 +49,7 @@ def test_what_an_image_costs_does_not_depend_on_its_batch_and_does_on_the_seed(g
     assert cost(4) != pytest.approx(cost(4, seed=6), abs=1e-6)
 
 
-def test_a_network_is_judged_through_its_own_gradients(tiny_recipe):
+def test_the_likelihood_of_a_network_uses_its_own_gradients(tiny_recipe):
     network = HourglassTransformer(tiny_recipe.model)
     initialize(network, 3)
     torch.nn.init.normal_(network.patch_out.proj.weight, std=0.05, generator=torch.Generator().manual_seed(1))
@@ -64,7 +64,7 @@ def test_guidance_has_no_likelihood(gaussian):
         list(bits_per_dim(pipeline_of(gaussian, guidance=2.0), given()))
 
 
-def test_dequantise_levels_are_spread_evenly_over_their_own_width():
+def test_dequantized_values_are_uniform_over_the_width_of_their_level():
     levels = pictures_u8(2)
     noisy = dequantize(levels, 3, [4, 9])
     shift = (noisy - from_uint8(levels)) * 127.5
@@ -73,7 +73,7 @@ def test_dequantise_levels_are_spread_evenly_over_their_own_width():
     assert torch.equal(dequantize(levels[1:], 3, [9]), noisy[1:])
 
 
-def test_the_tally_gives_mean_and_standard_error():
+def test_the_running_mean_gives_mean_and_standard_error():
     values, tally = [3.0, 4.5, 1.25, 7.0], RunningMean()
     assert tally.standard_error is None
     for value in values:
@@ -102,7 +102,7 @@ def test_images_of_a_folder_have_no_class_or_the_given_one(tmp_path):
     assert [one.class_id for one in open_labelled_images(str(folder), (*SIZE, 3), 0).images] == [None] * 4
 
 
-def test_images_of_another_size_are_cut_and_scaled(tmp_path):
+def test_images_of_another_size_are_cropped_and_resized(tmp_path):
     folder = folder_of(tmp_path, 2)
     Image.new("RGB", (100, 30)).save(folder / "wide.png")
     assert all(one.image_u8.shape == (8, 8, 3) for one in open_labelled_images(str(folder), (8, 8, 3), 0).images)
@@ -111,7 +111,7 @@ def test_images_of_another_size_are_cut_and_scaled(tmp_path):
     ]
 
 
-def test_some_of_many_are_drawn_by_the_seed(tmp_path):
+def test_a_subset_of_the_images_is_drawn_by_the_seed(tmp_path):
     folder = str(folder_of(tmp_path, 8))
     chosen = [
         [one.index for one in open_labelled_images(folder, (*SIZE, 3), 0, n=3, seed=seed).images] for seed in (0, 0, 1)
@@ -145,14 +145,14 @@ def test_arrays_and_streams_are_read_too(tmp_path, monkeypatch):
     assert streamed.count is None and [one.index for one in streamed.images] == [0, 1, 2, 3]
 
 
-def test_the_sheet_of_a_folder_of_samples_is_not_judged(tmp_path):
+def test_the_grid_in_a_folder_of_samples_is_not_evaluated(tmp_path):
     folder = folder_of(tmp_path, 2)
     (folder / "samples.json").write_text("{}")
     (folder / "grid.png").write_bytes(png_bytes(pictures_u8(1)[0]))
     assert open_labelled_images(str(folder), (*SIZE, 3), 0).count == 2
 
 
-def test_what_cannot_be_judged_is_named(tmp_path):
+def test_images_that_cannot_be_evaluated_are_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="empty: no images in it"):
         open_labelled_images(str(tmp_path / "empty"), (*SIZE, 3), 0)

@@ -67,7 +67,7 @@ def noise(count, shape):
 
 
 @pytest.mark.parametrize("class_ids", [None, [0, 2]])
-def test_the_network_computes_the_same(model, pipeline, class_ids):
+def test_the_exported_network_has_the_same_outputs(model, pipeline, class_ids):
     core = load_denoiser(model).double()
     network = pipeline.transformer.double()
     x, sigma = noise(2, (3, 32, 16)).double(), torch.tensor([0.3, 7.0], dtype=torch.float64)
@@ -82,7 +82,7 @@ def test_the_network_computes_the_same(model, pipeline, class_ids):
     ("sampler", "scheduler"), [("euler", "EDMEulerScheduler"), ("dpmpp_2m", "EDMDPMSolverMultistepScheduler")]
 )
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_samples_are_those_of_hdit(model, load, tmp_path, sampler, scheduler, guidance):
+def test_samples_equal_those_of_hdit(model, load, tmp_path, sampler, scheduler, guidance):
     core = load_denoiser(model)
     settings = core.recipe.sample.model_copy(update={"sampler": sampler})
     path = tmp_path / "sampled.safetensors"
@@ -102,7 +102,7 @@ def test_samples_are_those_of_hdit(model, load, tmp_path, sampler, scheduler, gu
     assert (found - expected).abs().max() <= 1e-3 * expected.abs().max()
 
 
-def test_pictures_come_out_and_without_classes_there_is_no_guidance(pipeline, changed, tmp_path):
+def test_the_pipeline_returns_images_and_has_no_guidance_without_classes(pipeline, changed, tmp_path):
     (picture,) = pipeline([1], num_inference_steps=2, guidance_scale=1.5).images
     assert picture.size == (16, 32)
     config = json.loads((tmp_path / "exported" / "transformer" / "config.json").read_text())
@@ -115,7 +115,7 @@ def test_pictures_come_out_and_without_classes_there_is_no_guidance(pipeline, ch
 @pytest.mark.parametrize(
     ("key", "value"), [("diffusion.objective", "flow"), ("model.norm", "layer"), ("model.mapping_cond_dim", 4)]
 )
-def test_a_network_with_other_parts_is_refused_by_the_key(changed, tmp_path, key, value):
+def test_an_unsupported_network_is_refused_with_the_key(changed, tmp_path, key, value):
     recipe = changed({key: value})
     network = HourglassTransformer(recipe.model)
     write_tensors(tmp_path / "model.safetensors", network.state_dict(), recipe.model_dump_json())

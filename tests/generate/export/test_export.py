@@ -30,7 +30,7 @@ def test_an_export_loads_back_to_the_ema_weights(run, state, tmp_path):
     assert "samples.png" not in raw["files"]
 
 
-def test_in_bfloat16_only_what_may_be_rounded_is(run, tmp_path):
+def test_in_bfloat16_all_weights_except_the_frequencies_are_rounded(run, tmp_path):
     exported(run, tmp_path / "out", dtype="bfloat16")
     found = load_denoiser(tmp_path / "out").network.state_dict()
     types = {name.rpartition(".")[2] == "frequencies": tensor.dtype for name, tensor in found.items()}
@@ -41,7 +41,7 @@ def test_in_bfloat16_only_what_may_be_rounded_is(run, tmp_path):
     assert 0 < (near - wide(x, sigma, classes)).abs().max() < 0.2
 
 
-def test_k_diffusions_format_is_read_back_too(run, tmp_path):
+def test_an_export_in_k_diffusions_format_is_read_back(run, tmp_path):
     exported(run, tmp_path / "out", format="k-diffusion", num_samples=0)
     with safe_open(tmp_path / "out" / "weights.safetensors", "pt") as file:
         assert "config" in file.metadata() and "hdit" not in file.metadata()
@@ -50,7 +50,7 @@ def test_k_diffusions_format_is_read_back_too(run, tmp_path):
 
 
 @pytest.mark.parametrize("form", ["hdit", "k-diffusion"])
-def test_an_export_draws_as_its_run_does_by_default(run, tmp_path, form):
+def test_an_export_has_the_sampling_defaults_of_its_run(run, tmp_path, form):
     found = {"guidance": 2.0, "sampler": "heun", "churn": {"amount": 0.5}}
     write_defaults(run, "model", found, "a sweep")
     result = exported(run, tmp_path / "out", format=form)
@@ -68,7 +68,7 @@ def test_an_export_draws_as_its_run_does_by_default(run, tmp_path, form):
     assert exported(run, tmp_path / "ema", weights="ema", num_samples=0)["weights"] == "ema"
 
 
-def test_the_card_tells_the_record_of_the_weights_and_not_of_later_steps(run, tmp_path):
+def test_the_card_describes_training_up_to_its_checkpoint(run, tmp_path):
     exported(run, tmp_path / "out")
     text = (tmp_path / "out" / "README.md").read_text()
     for line in ("| images seen | 40 |", "| steps | 5 |", f"| data set (manifest hash) | {'ab' * 32} |"):
@@ -97,7 +97,7 @@ def test_an_export_names_its_run_step_and_weights_wherever_it_is_used(run, tmp_p
     assert (again["run"], again["weights"]) == ("run", "model")
 
 
-def test_of_a_file_of_weights_nothing_is_claimed(recipe, state, tmp_path):
+def test_the_card_of_a_weights_file_claims_nothing_about_training(recipe, state, tmp_path):
     write_tensors(tmp_path / "x.safetensors", state, recipe.model_dump_json())
     exported(tmp_path / "x.safetensors", tmp_path / "out", num_samples=0)
     assert "Unknown apart from the recipe" in (tmp_path / "out" / "README.md").read_text()

@@ -32,7 +32,7 @@ FACTS = CardFacts("ema", "float32", "weights.safetensors", "hdit", "0" * 64, 7)
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=lambda name: repr(name)[:20])
-def test_a_hostile_name_of_a_class_is_text_in_one_cell_of_the_card(tiny_recipe, name):
+def test_a_hostile_class_name_is_plain_text_in_the_card(tiny_recipe, name):
     text = card(tiny_recipe, TrainingRecord(classes=(name, "cat")), FACTS)
     text.encode()  # it can be written
     (row,) = [line for line in text.split("\n") if line.startswith("| 0 |")]
@@ -43,11 +43,11 @@ def test_a_hostile_name_of_a_class_is_text_in_one_cell_of_the_card(tiny_recipe, 
     assert text.count("\n---\n") == 1 and text.startswith("---\nlicense: other\n")
 
 
-def test_a_plain_name_stays_readable():
+def test_a_plain_class_name_stays_readable():
     assert as_text("golden retriever") == "golden retriever" and as_text("café") == "café"
 
 
-def test_names_of_classes_come_from_the_data_set_that_it_was_trained_on_alone(trained, tiny_data, tmp_path):
+def test_class_names_come_only_from_the_data_set_of_the_training(trained, tiny_data, tmp_path):
     recipe, manifest = trained({}), read_manifest(tiny_data)
     parts = {"model": {}, "ema": {}}
     for name, data_hash in (("own", manifest.root), ("other", "0" * 64)):
@@ -56,7 +56,7 @@ def test_names_of_classes_come_from_the_data_set_that_it_was_trained_on_alone(tr
     assert training_record(tmp_path / "other", recipe).classes == ()
 
 
-def test_of_many_classes_the_card_names_a_hundred(tiny_recipe):
+def test_the_card_names_at_most_a_hundred_classes(tiny_recipe):
     text = card(tiny_recipe, TrainingRecord(classes=tuple(f"c{number}" for number in range(1000))), FACTS)
     assert "| 99 | c99 |" in text and "| 100 |" not in text and "and 900 more in classes.json" in text
 
@@ -106,7 +106,7 @@ def test_the_card_of_a_forked_run_names_every_part_with_its_data_and_the_totals(
     assert "secret" not in text
 
 
-def test_a_fork_of_an_older_version_has_no_known_time_for_its_parts(changed):
+def test_a_fork_of_an_older_version_has_unknown_times(changed):
     fork = Fork(run="a", step=100, num_images=3200)
     state = State(step=150, num_images=4800, data_hash="f2" * 32, elapsed_s=1800.0)
     parts = run_parts((fork,), changed({}), state, "b")

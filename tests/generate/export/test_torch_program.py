@@ -32,7 +32,7 @@ def contents_of(folder):
 
 
 @pytest.mark.slow
-def test_nothing_that_is_exported_names_a_folder_of_this_machine(with_program):
+def test_exported_files_name_no_folder_of_this_machine(with_program):
     secrets = [str(with_program.parent).encode(), b"secret", b"/hdit_core/"]
     found = [(name, secret) for name, content in contents_of(with_program) for secret in secrets if secret in content]
     assert not found
@@ -40,7 +40,7 @@ def test_nothing_that_is_exported_names_a_folder_of_this_machine(with_program):
     assert recipe["data"]["path"] == "faces"
 
 
-def test_a_program_with_other_answers_is_refused(run, tmp_path, monkeypatch):
+def test_a_program_with_different_outputs_is_refused(run, tmp_path, monkeypatch):
     denoiser = load_denoiser(run)
 
     class Other:
@@ -112,7 +112,7 @@ def test_the_program_contains_no_pickle(with_program):
     assert not [name for name, start in starts.items() if start[:1] == b"\x80" or start == b"PK"]
 
 
-def test_the_program_of_a_network_of_shifted_windows_without_classes_answers_as_it_does(with_program):
+def test_the_program_of_an_unconditional_shifted_window_network_has_its_outputs(with_program):
     assert float((with_program.parent / "error").read_text()) < 1e-5
 
 

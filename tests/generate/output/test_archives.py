@@ -31,7 +31,7 @@ def fill(stream, class_ids=(2, 0, 1)):
             stream.write(batch)
 
 
-def test_webdataset_reads_the_tar(tmp_path):
+def test_the_webdataset_package_reads_the_tar(tmp_path):
     fill(SampleTar(tmp_path / "x.tar"))
     found = list(webdataset.WebDataset(str(tmp_path / "x.tar"), shardshuffle=False).decode("rgb8"))
     assert [sample["__key__"] for sample in found] == ["000000000", "000000001", "000000005"]
@@ -40,21 +40,21 @@ def test_webdataset_reads_the_tar(tmp_path):
     assert [sample["json"]["number"] for sample in found] == [0, 1, 5]
 
 
-def test_what_a_killed_job_left_of_the_same_file_goes_and_no_other_does(tmp_path):
+def test_only_temporary_files_of_the_same_output_are_removed(tmp_path):
     for name in (".tmp-x.tar-77", ".tmp-x.tar.old-77", ".tmp-y.tar-77"):
         (tmp_path / name).write_bytes(b"half")
     fill(SampleTar(tmp_path / "x.tar"))
     assert sorted(path.name for path in tmp_path.iterdir()) == [".tmp-x.tar.old-77", ".tmp-y.tar-77", "x.tar"]
 
 
-def test_without_classes_there_are_no_members_for_them():
+def test_without_classes_the_archive_has_no_class_members():
     file = io.BytesIO()
     fill(SampleTar(file), None)
     with tarfile.open(fileobj=io.BytesIO(file.getvalue())) as tar:
         assert {name.partition(".")[2] for name in tar.getnames()} == {"png", "json"}
 
 
-def test_a_tar_into_a_pipe_is_the_tar_in_a_file_and_is_never_read_back(tmp_path):
+def test_a_tar_in_a_pipe_equals_the_file_and_is_never_read_back(tmp_path):
     class Pipe(io.RawIOBase):
         content = b""
 
@@ -81,7 +81,7 @@ def test_numpy_reads_the_npz_and_finds_adms_two_arrays(tmp_path):
 
 
 @pytest.mark.parametrize("make", [lambda path: SampleTar(path), lambda path: SampleNpz(path, 3, (4, 6, 3))])
-def test_a_file_has_the_same_bytes_every_time_and_is_not_there_after_a_failure(tmp_path, make):
+def test_a_file_has_the_same_bytes_every_time_and_is_missing_after_a_failure(tmp_path, make):
     for name in "ab":
         fill(make(tmp_path / name))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -100,7 +100,7 @@ def test_an_npz_that_cannot_be_loaded_is_refused_with_an_alternative(tmp_path, m
 
 
 @pytest.mark.parametrize("make", [lambda file: SampleTar(file), lambda file: SampleNpz(file, 1200, (1, 1, 1))])
-def test_a_long_stream_keeps_nothing_of_what_it_has_written(make):
+def test_a_long_stream_holds_nothing_that_it_has_written(make):
     class Nowhere(io.RawIOBase):
         def writable(self):
             return True

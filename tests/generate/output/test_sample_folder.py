@@ -42,12 +42,12 @@ def test_each_image_is_a_png_named_by_its_number_beside_a_grid_and_a_record(tmp_
     assert pixels.shape == (8, 12, 3) and (pixels == round(127.5 * 9 / 16)).all()
 
 
-def test_a_folder_that_was_begun_says_so_and_from_what(tmp_path):
+def test_an_unfinished_folder_records_its_state_and_settings(tmp_path):
     begun(tmp_path / "out")
     assert json.loads((tmp_path / "out" / "samples.json").read_text()) == {"status": "unfinished", "origin": ORIGIN}
 
 
-def test_missing_truncated_and_foreign_images_are_generated_again_and_the_rest_kept(tmp_path):
+def test_missing_truncated_and_foreign_images_are_regenerated_and_the_others_kept(tmp_path):
     samples = begun(tmp_path)
     samples.write(batch(range(6)))
     whole = samples.path(1).read_bytes()
@@ -58,7 +58,7 @@ def test_missing_truncated_and_foreign_images_are_generated_again_and_the_rest_k
     assert begun(tmp_path).missing(range(7)) == [1, 2, 3, 4, 6]
 
 
-def test_a_second_job_of_the_same_making_adds_its_images_to_the_record(tmp_path):
+def test_a_second_job_of_the_same_settings_adds_its_images_to_the_record(tmp_path):
     first = begun(tmp_path)
     first.write(batch([0, 1]))
     first.finish([0, 1], lambda number: None)
@@ -68,7 +68,7 @@ def test_a_second_job_of_the_same_making_adds_its_images_to_the_record(tmp_path)
     assert json.loads((tmp_path / "samples.json").read_text())["class_ids"] is None
 
 
-def test_images_that_vanished_leave_the_record(tmp_path):
+def test_deleted_images_are_removed_from_the_record(tmp_path):
     first = begun(tmp_path)
     first.write(batch([0, 1]))
     first.finish([0, 1], lambda number: None)
@@ -84,7 +84,7 @@ def test_images_that_vanished_leave_the_record(tmp_path):
         ({"weights_sha256": "cd" * 32}, "weights_sha256 'ab' -> 'cdcdcdcdcdcd'"),
     ],
 )
-def test_samples_of_another_making_are_refused_and_nothing_is_touched(tmp_path, changed, message):
+def test_samples_of_other_settings_are_refused_and_nothing_is_changed(tmp_path, changed, message):
     begun(tmp_path).write(batch([0]))
     before = (tmp_path / "samples.json").read_bytes()
     with pytest.raises(UsageError, match=rf"images with other settings \(old -> new\): {message}\. Choose another"):
@@ -123,21 +123,21 @@ def test_a_grid_that_cannot_be_written_is_skipped_with_a_warning(tmp_path, notes
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["00000000.png", "samples.json"]
 
 
-def test_a_folder_that_was_left_before_its_first_image_takes_other_settings(tmp_path):
+def test_a_folder_without_images_takes_other_settings(tmp_path):
     begun(tmp_path).leave()
     other = ORIGIN | {"seed": 4}
     begun(tmp_path, other)
     assert json.loads((tmp_path / "samples.json").read_text())["origin"] == other
 
 
-def test_only_three_differences_are_listed_with_the_number_of_others(tmp_path):
+def test_at_most_three_differences_are_listed_with_the_number_of_others(tmp_path):
     begun(tmp_path).write(batch([0]))
     other = {"weights_sha256": "x", "seed": 0, "settings": {"steps": 1, "eta": 0.0, "rho": 7}}
     with pytest.raises(UsageError, match="; and 2 more"):
         begun(tmp_path, other)
 
 
-def test_a_folder_with_something_else_in_it_and_a_file_are_refused(tmp_path):
+def test_a_folder_of_other_files_and_a_file_are_refused(tmp_path):
     (tmp_path / "old.png").touch()
     for place in (tmp_path, tmp_path / "old.png"):
         with pytest.raises(UsageError, match="exists and is not a folder of samples"):
@@ -152,7 +152,7 @@ def test_a_record_that_cannot_be_read_is_refused(tmp_path, content):
         begun(tmp_path)
 
 
-def test_leftovers_of_killed_writers_go_away_with_the_finish(tmp_path):
+def test_temporary_files_of_killed_writers_are_removed_at_the_end(tmp_path):
     samples = begun(tmp_path)
     (tmp_path / ".tmp-00000003.png-77").write_bytes(b"half")
     samples.write(batch([0]))
@@ -160,7 +160,7 @@ def test_leftovers_of_killed_writers_go_away_with_the_finish(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000.png", "samples.json"]
 
 
-def test_the_grid_has_the_shape_that_is_asked_for_and_no_more_pixels_than_a_screen_bears(tmp_path, monkeypatch):
+def test_the_grid_has_the_requested_shape_and_a_limited_size(tmp_path, monkeypatch):
     samples = begun(tmp_path)
     samples.write(batch(range(8)))
     samples.finish(range(8), lambda number: None, (2, 3))

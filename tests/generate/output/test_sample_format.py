@@ -33,7 +33,7 @@ def images(channels, count=3):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_file_gives_back_the_image_to_a_step_of_its_type(name):
+def test_a_file_holds_the_image_to_one_level_of_its_type(name):
     pixels, suffix = FORMATS[name]
     samples = SampleFormat(pixels)
     assert samples.suffix == suffix
@@ -46,7 +46,7 @@ def test_a_file_gives_back_the_image_to_a_step_of_its_type(name):
         assert (back - image.clamp(-1, 1)).abs().max() <= step
 
 
-def test_8_bit_images_have_the_bytes_that_they_always_had():
+def test_8_bit_images_have_unchanged_bytes():
     for channels in (1, 3):
         contents = list(SampleFormat(PixelFormat(channels)).encode(images(channels)))
         assert contents == [png_bytes(image) for image in to_uint8(images(channels))]
@@ -78,7 +78,7 @@ def test_an_npz_has_the_type_of_the_training_data(tmp_path):
     assert (to_float(array, pixels.ranges) - images(2).clamp(-1, 1)).abs().max() <= 1 / 65535 + 1e-7
 
 
-def test_without_the_package_for_16_bit_rgb_nothing_is_begun(tmp_path, monkeypatch):
+def test_without_the_package_for_16_bit_rgb_the_job_is_refused_at_its_start(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "imagecodecs", None)
     folder = SampleFolder(tmp_path / "samples", {}, (*SIZE, 3), PixelFormat(3, "uint16"))
     with pytest.raises(UsageError, match="--out: 16-bit color PNG needs imagecodecs, which is not installed"):

@@ -68,7 +68,7 @@ class Other:
         os.close(self._go_on)
 
 
-def test_a_job_that_ends_while_another_draws_leaves_it_the_end_of_the_record_and_what_it_writes(tmp_path):
+def test_a_job_that_ends_first_leaves_completing_the_record_to_the_other(tmp_path):
     theirs = SampleFolder(tmp_path, ORIGIN, (8, 12, 3))
     half = tmp_path / ".tmp-00000007.png-theirs"
 
@@ -91,7 +91,7 @@ def test_a_job_that_ends_while_another_draws_leaves_it_the_end_of_the_record_and
     assert sorted(path.name for path in tmp_path.iterdir()) == names
 
 
-def test_two_jobs_that_begin_and_end_at_once_make_the_folder_of_one(tmp_path):
+def test_two_concurrent_jobs_write_the_folder_of_one(tmp_path):
     network, numbers = write_network(tmp_path / "tiniest.safetensors"), random.Random(0)
     whole = command(network, 12, tmp_path / "whole", 2)
     assert not end(begin(whole, 1, tmp_path / "log"), 60, numbers)
@@ -117,7 +117,7 @@ def test_a_killed_job_blocks_no_other_and_does_not_count_as_running(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["00000000.png", "samples.json"]
 
 
-def test_who_does_not_let_go_of_the_record_is_named_after_a_while(tmp_path, monkeypatch):
+def test_a_process_that_holds_the_record_too_long_is_named(tmp_path, monkeypatch):
     theirs = FolderLock(tmp_path)
     other = Other(lambda: (theirs.acquire(), theirs.exclusive_section().__enter__()))
     monkeypatch.setattr(FolderLock, "WAIT_S", 0.05)
@@ -146,7 +146,7 @@ def test_a_job_that_waited_while_the_last_one_removed_the_lock_takes_the_new_one
     assert lock.is_exclusive()
 
 
-def test_without_locks_a_warning_is_logged_once_and_samples_are_written(tmp_path, monkeypatch, caplog):
+def test_without_file_locks_a_warning_is_logged_once_and_samples_are_written(tmp_path, monkeypatch, caplog):
     def none(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -157,7 +157,7 @@ def test_without_locks_a_warning_is_logged_once_and_samples_are_written(tmp_path
     assert caplog.text.count("its file system has no locks (No locks available); make sure that no two") == 1
 
 
-def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path):
+def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / ".lock").symlink_to(tmp_path / "nowhere")
     with pytest.raises(OSError, match="symbolic links"):

@@ -19,7 +19,7 @@ def mask_image(size=(16, 24)):
     return mask
 
 
-def test_a_mask_says_what_is_filled_in_and_the_rest_is_kept_bit_for_bit(inpainting, pictures, tmp_path):
+def test_the_masked_region_is_filled_in_and_the_rest_is_kept_bit_for_bit(inpainting, pictures, tmp_path):
     pictures("in", ["a.png", "b.png"])
     Image.fromarray(mask_image()).save(tmp_path / "mask.png")
     (tmp_path / "masks").mkdir()
@@ -46,7 +46,7 @@ def test_transparent_pixels_are_filled_in_without_a_mask(inpainting, pictures, t
     assert np.array_equal(found[kept], original[kept]) and not np.array_equal(found, original)
 
 
-def test_what_was_behind_the_mask_does_not_matter(inpainting, pictures, tmp_path):
+def test_pixels_behind_the_mask_do_not_matter(inpainting, pictures, tmp_path):
     pictures("in", ["a.png"])
     changed = pixels(tmp_path / "in" / "a.png").copy()
     changed[mask_image() > 0] = 7

@@ -20,7 +20,7 @@ from hdit_core.generate.restore.tiles import Tiling
 from tests.generate.restore.restoring import DOWNSCALE, all_pixels, job_of, pixels, restore
 
 
-def test_names_and_folders_are_kept_and_sizes_that_the_network_does_not_take_too(network, pictures, tmp_path):
+def test_names_folders_and_sizes_of_the_inputs_are_kept(network, pictures, tmp_path):
     """16 x 24 is the training size; 21 x 33 is larger and no multiple of 4, 7 x 5 smaller than the attention window."""
     pictures("in", ["a.jpg", "b c.png"])
     pictures("in", ["deep/x.y.png"], size=(21, 33))
@@ -46,7 +46,7 @@ def test_an_image_does_not_depend_on_the_others_the_batch_or_the_number_of_tiles
     assert len(everything) == 6 and not np.array_equal(everything["3.png"], everything["2.png"])
 
 
-def test_a_stochastic_sampler_is_as_independent_of_the_batch(network, pictures, tmp_path):
+def test_with_a_stochastic_sampler_an_image_does_not_depend_on_the_batch(network, pictures, tmp_path):
     pictures("in", ["a.png", "b.png"], size=(20, 28))
     for out, batch_size in (("one", 1), ("two", 2)):
         job = job_of(network(), batch_size=batch_size, sampler="dpmpp_2m_sde")
@@ -55,7 +55,7 @@ def test_a_stochastic_sampler_is_as_independent_of_the_batch(network, pictures, 
     assert all(np.array_equal(one[name], two[name]) for name in one) and len(one) == 2
 
 
-def test_the_same_image_under_another_name_or_seed_has_other_noise(network, pictures, tmp_path):
+def test_the_noise_of_an_image_depends_on_its_name_and_the_seed(network, pictures, tmp_path):
     pictures("in", ["a.png"])
     shutil.copy(tmp_path / "in" / "a.png", tmp_path / "in" / "b.png")
     restore(job_of(network()), tmp_path / "in", tmp_path / "out")
@@ -83,7 +83,7 @@ def test_a_network_that_was_trained_on_downscaled_images_takes_smaller_inputs(ne
     assert pixels(tmp_path / "out" / "a.png").shape == (18, 26, 3)
 
 
-def test_a_downscaled_input_gives_what_degrading_the_clean_image_gives(network, pictures, tmp_path):
+def test_a_downscaled_input_and_the_degraded_clean_image_give_the_same_result(network, pictures, tmp_path):
     """The input is what `downscale` makes before it resizes back; both go through 8 bits."""
     pictures("in", ["a.png"])
     path, clean = network([DOWNSCALE]), Image.open(tmp_path / "in" / "a.png")

@@ -18,7 +18,7 @@ from hdit_core.generate.restore.restored_folder import RestoredFolder
 from tests.generate.restore.restoring import ALONE, COLOR, all_pixels, job_of, restore
 
 
-def test_an_interrupted_job_resumes_and_does_what_has_changed_again(network, pictures, tmp_path, monkeypatch):
+def test_an_interrupted_job_resumes_and_restores_changed_inputs_again(network, pictures, tmp_path, monkeypatch):
     pictures("in", ["a.png", "b.png", "c.png", "d.png", "e.png"])
     path, out = network(), tmp_path / "out"
     restore(job_of(path), tmp_path / "in", out)
@@ -42,7 +42,7 @@ def _counting(draw, drawn):
     return counted
 
 
-def test_a_folder_of_other_settings_or_of_something_else_is_refused(network, pictures, tmp_path):
+def test_a_folder_of_other_settings_or_other_files_is_refused(network, pictures, tmp_path):
     pictures("in", ["a.png"])
     restore(job_of(network()), tmp_path / "in", tmp_path / "out")
     with pytest.raises(
@@ -81,7 +81,7 @@ def test_ranks_share_the_inputs_and_give_the_same_images(network, pictures, tmp_
     assert list(two) == names and all(np.array_equal(one[name], two[name]) for name in names)
 
 
-def test_a_tar_on_stdin_gives_what_its_folder_gives(network, pictures, tmp_path, monkeypatch):
+def test_a_tar_on_stdin_gives_the_same_result_as_its_folder(network, pictures, tmp_path, monkeypatch):
     pictures("in", ["a.png", "deep/b.png"])
     restore(job_of(network()), tmp_path / "in", tmp_path / "folder")
     content = io.BytesIO()
@@ -94,7 +94,7 @@ def test_a_tar_on_stdin_gives_what_its_folder_gives(network, pictures, tmp_path,
     assert list(one) == list(two) and all(np.array_equal(one[name], two[name]) for name in one)
 
 
-def test_images_of_other_channels_come_from_arrays_and_go_into_arrays(network, tmp_path):
+def test_images_of_other_channel_counts_are_read_from_and_written_to_arrays(network, tmp_path):
     path = network(channels=2, condition_channels=5)
     (tmp_path / "in").mkdir()
     array = np.random.default_rng(0).uniform(-1, 1, (18, 24, 5)).astype(np.float32)
@@ -104,7 +104,7 @@ def test_images_of_other_channels_come_from_arrays_and_go_into_arrays(network, t
     assert found.shape == (18, 24, 2) and found.dtype == np.uint8
 
 
-def test_two_inputs_of_one_name_are_found_whichever_ranks_have_them(network, pictures, tmp_path):
+def test_two_inputs_of_one_name_are_found_even_on_different_ranks(network, pictures, tmp_path):
     pictures("in", ["a.bmp", "a.png", "b.png"])
     inputs = open_inputs(str(tmp_path / "in"))
     shares = [list(share_of(inputs, World(rank, 2))) for rank in (0, 1)]

@@ -32,7 +32,7 @@ class _Same(nn.Module):
         return condition
 
 
-def test_the_blend_of_tiles_of_an_image_is_that_image(denoiser):
+def test_blending_the_tiles_of_an_image_gives_that_image(denoiser):
     same = Denoiser(_Same(), denoiser.recipe)
     x, condition = inputs(SIZE)
     expected = same(x, SIGMA, condition=condition)
@@ -42,7 +42,7 @@ def test_the_blend_of_tiles_of_an_image_is_that_image(denoiser):
 
 @pytest.mark.parametrize("overlap", [0, 4, 15])
 @pytest.mark.parametrize("size", [(16, 24), (17, 24), (100, 31), (40, 25)])
-def test_tiles_reach_from_edge_to_edge_and_overlap_at_least_by_the_overlap(size, overlap):
+def test_tiles_cover_the_image_and_overlap_by_at_least_the_overlap(size, overlap):
     corners = sorted(set(Tiling((16, 24), overlap).corners(size)))
     for axis, tile in ((0, 16), (1, 24)):
         starts = sorted({corner[axis] for corner in corners})
@@ -68,14 +68,14 @@ def test_an_image_that_fits_into_a_tile_is_denoised_as_a_whole(denoiser):
     assert tiled(x, SIGMA, condition=condition).equal(denoiser(x, SIGMA, condition=condition))
 
 
-def test_one_noise_level_may_stand_for_all_images(denoiser):
+def test_one_noise_level_may_serve_for_all_images(denoiser):
     x, condition = inputs(SIZE)
     tiled = TiledDenoiser(denoiser, Tiling((16, 24), 4), 4)
     assert tiled(x, 0.5, condition=condition).equal(tiled(x, torch.tensor([0.5, 0.5]), condition=condition))
 
 
 @pytest.mark.parametrize("overlap", [-1, 16])
-def test_an_overlap_of_all_of_a_tile_is_refused(overlap):
+def test_an_overlap_as_large_as_a_tile_is_refused(overlap):
     with pytest.raises(UsageError, match=f"--overlap {overlap}: expected 0 to 15 pixels with tiles of 16x24"):
         Tiling((16, 24), overlap)
 

@@ -56,7 +56,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_values_are_preserved_to_a_65535th_where_the_network_returns_its_input(network, tmp_path, monkeypatch, name):
+def test_with_an_identity_network_values_are_kept_within_one_16_bit_level(network, tmp_path, monkeypatch, name):
     encode, channels, dtype, ranges, ending = KINDS[name]
     array = values(channels, dtype, ranges or ((0.0, 65535.0),))
     (tmp_path / "in").mkdir()
@@ -104,7 +104,7 @@ def test_an_input_of_8_bits_is_scaled_for_a_network_of_16(network, tmp_path, mon
         (stack(values(3)), "3 channels; the network takes 1 channels of uint16"),
     ],
 )
-def test_other_values_or_channels_than_the_data_set_has_make_an_input_unusable(network, tmp_path, content, reason):
+def test_an_input_with_other_values_or_channels_than_the_data_set_is_unusable(network, tmp_path, content, reason):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a").write_bytes(content)
     record = restore(job_of(network_of(network, 1, "uint16")), tmp_path / "in", tmp_path / "out")

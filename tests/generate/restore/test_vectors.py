@@ -25,7 +25,7 @@ def restored(path, folder, out, rows, class_id=3, **options):
     return restore(job_of(path, vectors=vectors, class_id=class_id, **options), folder, out)
 
 
-def test_the_ith_input_has_the_ith_vector_which_repeats_from_the_end(both, pictures, tmp_path):
+def test_the_ith_input_gets_the_ith_vector_and_vectors_repeat(both, pictures, tmp_path):
     inputs = pictures("in", ["a.png", "b.png", "c.png", "d.png"])
     restored(both, inputs, tmp_path / "rows", ROWS)
     restored(both, inputs, tmp_path / "one", ROWS[0], batch_size=1)
@@ -52,7 +52,7 @@ def test_the_record_names_the_vectors_and_a_folder_of_other_vectors_is_refused(b
         restored(both, inputs, tmp_path / "out", ROWS * 2)
 
 
-def test_an_input_whose_place_and_vector_have_changed_is_restored_again(both, pictures, tmp_path):
+def test_an_input_whose_index_and_vector_have_changed_is_restored_again(both, pictures, tmp_path):
     inputs = pictures("in", ["b.png", "c.png"])
     restored(both, inputs, tmp_path / "out", ROWS)
     before = all_pixels(tmp_path / "out")

@@ -52,7 +52,7 @@ def use(network, attend):
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("name", BACKENDS)
-def test_in_float32_outputs_and_gradients_are_those_of_the_reference(name, monkeypatch):
+def test_in_float32_outputs_and_gradients_equal_those_of_the_reference(name, monkeypatch):
     monkeypatch.setattr(torchs, "_validate_device", lambda *tensors: None)  # it refuses gradients on a CPU
     denoiser = load_denoiser(REFERENCE / "neighborhood.safetensors").requires_grad_(True)
     use(denoiser.network, BACKENDS[name])

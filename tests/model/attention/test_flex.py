@@ -37,7 +37,7 @@ def attend(q, k, v, kernel_size):
 
 @pytest.mark.usefixtures("gradients")
 @pytest.mark.parametrize("case", CASES[2:5], ids=str)
-def test_outputs_and_gradients_are_those_of_the_definition(case):
+def test_outputs_and_gradients_equal_those_of_the_definition(case):
     assert_by_definition(attend, case)
 
 
@@ -80,7 +80,7 @@ def test_the_number_of_visited_blocks_is_linear_in_the_number_of_tokens(kernel_s
         assert visited.sum() <= most * height * width / flex.BLOCK
 
 
-def test_from_blocks_inverts_to_blocks():
+def test_from_blocks_is_the_inverse_of_to_blocks():
     x = torch.randn(2, 13, 37, 3, 8)
     blocks = flex.to_blocks(x)
     assert blocks.shape == (2, 3, 2 * 3 * flex.BLOCK, 8)

@@ -59,7 +59,7 @@ def install(monkeypatch):
     ("version", "choose"),
     [("0.20.0", hopper_0_20_0), ("0.20.1", hopper), ("0.21.0", hopper), ("0.21.5+torch290cu128", hopper)],
 )
-def test_every_version_from_0_20_on_is_used(install, version, choose):
+def test_natten_from_version_0_20_on_is_used(install, version, choose):
     install(version, choose=choose, HAS_LIBNATTEN=True)
     assert natten.unavailable(HERE) is None
     assert natten.describe(HERE).startswith(f"natten {version} hopper-fna (CPU)")
@@ -75,7 +75,7 @@ def test_cutlass_fna_is_not_used_before_0_21_7(install, version):
 
 
 @pytest.mark.parametrize("case", CASES[:3], ids=str)
-def test_its_layout_and_scale_are_those_of_the_definition(install, case):
+def test_nattens_layout_and_scale_are_those_of_the_definition(install, case):
     install()
     assert_by_definition(natten.attend, case)
 
@@ -116,7 +116,7 @@ def none(query, key, value, torch_compile):
         ),
     ],
 )
-def test_a_natten_that_cannot_be_used_is_reported_with_the_reason(install, keys, message):
+def test_an_unusable_natten_is_reported_with_the_reason(install, keys, message):
     install(**keys)
     assert message in natten.unavailable(HERE)
 

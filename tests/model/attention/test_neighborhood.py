@@ -25,11 +25,11 @@ def attend(request):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_outputs_and_gradients_are_those_of_the_definition(attend, case, dtype):
+def test_outputs_and_gradients_equal_those_of_the_definition(attend, case, dtype):
     assert_by_definition(attend, case, dtype)
 
 
-def test_outputs_and_gradients_are_those_of_the_reference(attend, reference):
+def test_outputs_and_gradients_equal_those_of_the_reference(attend, reference):
     tensors = reference("na2d")
     cases = {key.rsplit(".", 1)[0] for key in tensors}
     assert len(cases) == 4
@@ -43,7 +43,7 @@ def test_outputs_and_gradients_are_those_of_the_reference(attend, reference):
             assert ((ours - theirs).norm() / theirs.norm()).item() < 1e-7  # recorded in float32
 
 
-def test_the_written_out_gradient_is_the_numerical_one(attend):
+def test_the_analytic_gradient_equals_the_numerical_one(attend):
     q, k, v, _ = random_qkv(1, 3, 11, 1, 2)
     leaves = [x.requires_grad_() for x in (q, k, v)]
     assert torch.autograd.gradcheck(lambda *qkv: attend(*qkv, 3), leaves)
@@ -58,7 +58,7 @@ def test_a_kernel_as_large_as_the_grid_is_global_attention(attend):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 5e-3), (torch.float16, 6e-4)])
-def test_shorter_dtypes_lose_no_more_than_the_rounding_of_inputs_and_outputs(attend, dtype, tolerance):
+def test_lower_precision_loses_no_more_than_the_rounding_of_inputs_and_outputs(attend, dtype, tolerance):
     inputs = random_qkv(2, 9, 14, 2, 8, dtype)
     found = with_gradients(lambda *qkv: attend(*qkv, 5), *inputs)
     exact = with_gradients(lambda *qkv: attend(*qkv, 5), *(x.double() for x in inputs))

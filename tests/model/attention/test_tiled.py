@@ -8,9 +8,7 @@ from tests.model.neighborhoods import brute_force, random_qkv, with_gradients
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 6e-3), (torch.float16, 8e-4)])
-def test_sixteen_bit_products_after_the_softmax_lose_no_more_than_the_rounding_of_results(
-    monkeypatch, dtype, tolerance
-):
+def test_16_bit_products_after_the_softmax_lose_no_more_than_the_rounding_of_results(monkeypatch, dtype, tolerance):
     monkeypatch.setattr(tiled, "product_dtype", lambda x: x.dtype)
     q, k, v, grad = random_qkv(2, 9, 14, 2, 8, dtype)
     inputs = 3 * q, k, v, grad  # logits of up to 40

@@ -61,6 +61,6 @@ def test_without_triton_the_reason_names_its_source(gpu):
     assert triton.unavailable(GPU) == "Triton is not installed; CUDA builds of torch include it on Linux"
 
 
-def test_kernels_that_fail_the_self_test_are_not_used(gpu):
+def test_kernels_that_fail_the_self_test_are_unavailable(gpu):
     gpu.setattr(triton, "self_test", lambda attend, place: "fails its self-test: outputs are wrong")
     assert triton.unavailable(GPU) == "Triton 3.6.0 fails its self-test: outputs are wrong"

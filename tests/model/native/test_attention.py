@@ -39,7 +39,7 @@ def test_any_head_dim_and_kernel_agree_with_the_definition(case, dtype):
 
 
 @pytest.mark.parametrize("case", [(2, 29, 21, 2, 8, 5), (1, 150, 99, 3, 24, 7)], ids=str)
-def test_the_number_of_threads_makes_no_difference_to_any_bit(case, monkeypatch):
+def test_results_are_bit_identical_on_any_number_of_threads(case, monkeypatch):
     *shape, kernel_size = case
     inputs = random_qkv(*shape, torch.float32)
     results = []
@@ -50,7 +50,7 @@ def test_the_number_of_threads_makes_no_difference_to_any_bit(case, monkeypatch)
         assert all(torch.equal(one, other) for one, other in zip(result, results[0], strict=True))
 
 
-def test_an_image_gets_the_same_bits_alone_and_in_a_batch(monkeypatch):
+def test_an_image_is_bit_identical_alone_and_in_a_batch(monkeypatch):
     set_threads(monkeypatch, 2)
     inputs = random_qkv(5, 17, 20, 2, 16, torch.float32)
     together = with_gradients(lambda *qkv: native_attention(*qkv, 7), *inputs)
@@ -59,7 +59,7 @@ def test_an_image_gets_the_same_bits_alone_and_in_a_batch(monkeypatch):
         assert all(torch.equal(one[0], all_[image]) for one, all_ in zip(alone, together, strict=True))
 
 
-def test_weights_that_are_not_kept_make_no_difference():
+def test_recomputing_the_attention_weights_makes_no_difference():
     q, k, v, _ = random_qkv(2, 30, 21, 2, 8, torch.float32)
     expected = native_attention(q.requires_grad_(), k, v, 5)
     assert torch.equal(native_attention(q.detach(), k, v, 5), expected)
@@ -67,7 +67,7 @@ def test_weights_that_are_not_kept_make_no_difference():
         assert torch.equal(native_attention(q, k, v, 5), expected)
 
 
-def test_views_of_any_strides_are_read_where_they_lie():
+def test_views_of_any_strides_are_read_without_a_copy():
     packed = torch.randn(2, 9, 3, 3, 17, 24, generator=torch.Generator().manual_seed(0))
     q, k, v = (packed[:, :, i].transpose(2, 3)[..., 8:] for i in range(3))  # [2, 9, 17, 3, 16]
     backwards = torch.randn(2, 9, 17, 16, 3, generator=torch.Generator().manual_seed(1)).mT  # features not side by side
@@ -82,7 +82,7 @@ def test_views_of_any_strides_are_read_where_they_lie():
     assert torch.equal(native_attention(backwards, k, v, 5), native_attention(plain[3], k, v, 5))
 
 
-def test_a_gradient_that_is_one_number_spread_out_is_taken():
+def test_an_expanded_gradient_is_accepted():
     q, k, v, _ = random_qkv(2, 6, 9, 2, 8)
     expected = with_gradients(lambda *qkv: native_attention(*qkv, 3), q, k, v, torch.ones_like(q))
     leaves = [x.requires_grad_() for x in (q, k, v)]
@@ -90,7 +90,7 @@ def test_a_gradient_that_is_one_number_spread_out_is_taken():
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected[1:], strict=True))
 
 
-def test_values_may_be_shorter_than_queries_and_keys():
+def test_values_may_have_fewer_features_than_queries_and_keys():
     q, k, v, grad = random_qkv(1, 6, 9, 2, 8, torch.float32)
     found = with_gradients(lambda *qkv: native_attention(*qkv, 3), q, k, v.bfloat16(), grad.bfloat16())
     expected = with_gradients(
@@ -101,7 +101,7 @@ def test_values_may_be_shorter_than_queries_and_keys():
         assert torch.equal(ours, theirs.to(ours.dtype))
 
 
-def test_what_is_not_a_number_stays_in_the_windows_that_hold_it():
+def test_nan_affects_only_the_windows_that_contain_it():
     q, k, v, _ = random_qkv(1, 13, 40, 1, 8, torch.float32)
     k[0, 6, 20] = torch.nan
     lost = native_attention(q, k, v, 5).isnan().all(-1)[0, :, :, 0]
@@ -109,18 +109,18 @@ def test_what_is_not_a_number_stays_in_the_windows_that_hold_it():
     assert lost.sum() == 25
 
 
-def test_logits_far_apart_give_the_largest_all_the_weight():
+def test_with_logits_far_apart_the_largest_gets_all_the_weight():
     q, k, v, _ = random_qkv(1, 5, 17, 1, 8, torch.float32)
     k[0, 2, 3] = 1e4 * q[0, 2, 3]
     assert torch.equal(native_attention(q, k, v, 3)[0, 2, 3], v[0, 2, 3])
 
 
-def test_no_images_are_no_work():
+def test_an_empty_batch_is_accepted():
     found = with_gradients(lambda *qkv: native_attention(*qkv, 3), *torch.zeros(4, 0, 5, 6, 2, 8))
     assert [tuple(x.shape) for x in found] == [(0, 5, 6, 2, 8)] * 4
 
 
-def test_it_compiles_without_a_break_of_the_graph():
+def test_the_operator_compiles_without_graph_breaks():
     q, k, v, grad = random_qkv(2, 8, 11, 2, 8, torch.float32)
     plain = unwrap(native_attention)  # torch.compile cannot follow the checks of shapes that the tests put around it
 
@@ -133,7 +133,7 @@ def test_it_compiles_without_a_break_of_the_graph():
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
 
 
-def test_the_operators_keep_what_they_promise_the_compiler():
+def test_the_operators_pass_torchs_opcheck():
     q, k, v, grad = random_qkv(2, 5, 7, 2, 8)
     leaves = [x.requires_grad_() for x in (q, k, v)]
     tests = ("test_schema", "test_faketensor")
@@ -143,7 +143,7 @@ def test_the_operators_keep_what_they_promise_the_compiler():
     torch.library.opcheck(torch.ops.hdit.native_attention_backward.default, inputs, test_utils=tests)
 
 
-def test_a_counter_of_torch_sees_its_work():
+def test_torchs_flop_counter_counts_the_operator():
     q, k, v, _ = random_qkv(2, 5, 7, 2, 8, torch.float32)
     with FlopCounterMode(display=False) as counter:
         native_attention(q.requires_grad_(), k, v, 3).sum().backward()
@@ -181,7 +181,7 @@ sys.exit(any(os.waitpid(child, 0)[1] for child in children))
     subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], timeout=300, check=True)
 
 
-def test_threads_of_one_process_may_call_it_at_once(monkeypatch):
+def test_several_threads_may_call_the_kernel_at_once(monkeypatch):
     set_threads(monkeypatch, 2)
     q, k, v, _ = random_qkv(1, 40, 41, 2, 8, torch.float32)
     expected = native_attention(q, k, v, 5)

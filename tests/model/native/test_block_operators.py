@@ -46,7 +46,7 @@ def test_a_fused_block_counts_the_flops_of_separate_operations(kind, watch_passe
 
 @pytest.mark.parametrize("kind", CASES)
 @pytest.mark.parametrize("counted", ["forward", "backward"])
-def test_a_block_is_recomputed_as_it_was_computed_whether_or_not_a_dispatch_mode_is_active(kind, counted):
+def test_recomputation_fuses_the_block_as_the_forward_pass_did_under_a_dispatch_mode(kind, counted):
     block, x, *inputs = CASES[kind]()
     grads = []
     for mode in (FlopCounterMode(display=False), None):

@@ -71,7 +71,7 @@ def test_a_library_is_compiled_once(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("needs_compiler")
-def test_what_a_library_depends_on_is_in_its_name(tmp_path, source, monkeypatch):
+def test_the_name_of_a_library_depends_on_its_sources_and_flags(tmp_path, source, monkeypatch):
     paths = [library_path(real, tmp_path / "cache") for real in ("float", "double")]
     (source / "attention.cpp").write_text(ANSWER.replace("42", "43"))
     paths.append(library_path("float", tmp_path / "cache"))
@@ -93,7 +93,7 @@ def test_a_damaged_library_is_compiled_again(tmp_path, damage):
 
 
 @pytest.mark.usefixtures("needs_compiler")
-def test_many_processes_at_once_end_up_with_one_library(tmp_path, source):
+def test_concurrent_processes_share_one_library(tmp_path, source):
     code = """
 import sys
 from pathlib import Path
@@ -121,7 +121,7 @@ def test_code_that_other_users_can_write_is_not_loaded(tmp_path):
         place.chmod(0o700)
 
 
-def test_without_a_compiler_that_is_the_reason(tmp_path, monkeypatch):
+def test_without_a_compiler_the_reason_says_so(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CompileError, match=r"no C\+\+ compiler \(c\+\+, g\+\+, clang\+\+\) is on the PATH"):
         library_path("float", tmp_path / "cache")
@@ -142,7 +142,7 @@ def test_a_compiler_that_hangs_is_given_up(tmp_path, scripted, monkeypatch):
 
 
 @pytest.mark.usefixtures("needs_compiler")
-def test_a_cache_that_cannot_be_written_is_the_reason(tmp_path):
+def test_an_unwritable_cache_is_given_as_the_reason(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(
         CompileError, match=r"file/cache: cannot be used as cache folder for compiled code \(.*Not a directory"
@@ -151,14 +151,14 @@ def test_a_cache_that_cannot_be_written_is_the_reason(tmp_path):
 
 
 @pytest.mark.usefixtures("needs_compiler")
-def test_a_compiled_library_is_found_in_a_cache_that_can_only_be_read(tmp_path, monkeypatch):
+def test_a_compiled_library_is_found_in_a_read_only_cache(tmp_path, monkeypatch):
     path = library_path("float", tmp_path / "cache")
     monkeypatch.setattr(compiler, "locked", lambda lock, **_: pytest.fail(f"{lock} is written"))
     assert library_path("float", tmp_path / "cache") == path
 
 
 @pytest.mark.usefixtures("fresh")
-def test_the_reason_is_given_to_who_asks_and_to_who_does_not(tmp_path, monkeypatch):
+def test_the_reason_is_returned_and_logged(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert unavailable() == "no C++ compiler (c++, g++, clang++) is on the PATH"
     with pytest.raises(RuntimeError, match="native neighborhood attention is unavailable: no C"):

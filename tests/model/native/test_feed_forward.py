@@ -60,7 +60,7 @@ def gradients(block, x, cond):
 @needs_both
 @pytest.mark.parametrize("block_numbers", [20_000, 10**9], ids=["many blocks", "one"])
 @pytest.mark.parametrize("sizes", SIZES)
-def test_its_bits_are_those_of_one_step_after_the_other(
+def test_the_fused_block_is_bit_identical_to_the_separate_operations(
     sizes, block_numbers, threads, passes, step_by_step, monkeypatch
 ):
     monkeypatch.setattr(extent, "BLOCK_NUMBERS", block_numbers)
@@ -78,7 +78,7 @@ def test_its_bits_are_those_of_one_step_after_the_other(
 
 @needs_both
 @pytest.mark.parametrize("sizes", [*SIZES, (2, 16, 20, 136, 40)])
-def test_its_gradients_are_those_of_float64(sizes, threads, passes):
+def test_the_gradients_of_the_fused_block_agree_with_float64(sizes, threads, passes):
     block, x, cond = block_and_inputs(*sizes)
     found, again = gradients(block, x, cond), gradients(block, x, cond)
     assert passes == [True, True]
@@ -91,7 +91,7 @@ def test_its_gradients_are_those_of_float64(sizes, threads, passes):
 
 
 @needs_both
-def test_only_the_input_and_what_the_gates_see_are_kept(passes):
+def test_only_the_input_and_the_gate_inputs_are_saved_for_backward(passes):
     block, x, cond = block_and_inputs(2, 16, 16, 64, 192)
     parameters, kept = {parameter.data_ptr() for parameter in block.parameters()}, {}
 
@@ -116,7 +116,7 @@ def test_inputs_that_are_not_contiguous_give_the_same_result(passes):
 
 
 @needs_both
-def test_the_number_of_threads_of_other_products_is_left_alone(passes):
+def test_the_thread_count_of_other_products_is_unchanged(passes):
     limit = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(gemm.find_gemm().limit)
     before = limit(3)
     try:
@@ -173,7 +173,7 @@ def test_other_norms_and_activations_are_not_fused(norm, unit, passes):
 
 
 @needs_both
-def test_flops_are_counted_and_autocast_holds(passes):
+def test_flops_are_counted_and_autocast_is_respected(passes):
     block, x, cond = block_and_inputs()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         block(x, cond)
@@ -196,7 +196,7 @@ def test_blocks_are_not_fused_where_that_would_be_slower(sizes, passes, step_by_
 
 
 @needs_both
-def test_what_does_not_fit_is_left_to_one_step_after_the_other():
+def test_unsupported_inputs_use_the_separate_operations():
     x, scale, up, down = torch.randn(3, 8, 16, 24), torch.rand(3, 1, 1, 24), torch.randn(144, 24), torch.randn(24, 72)
     assert fused_feed_forward(x, scale, up, down) is not None
     for wrong in ((x, scale[:1]), (x, scale[:2]), (x[..., :16].contiguous(), scale), (x, scale[:, 0])):
@@ -205,7 +205,7 @@ def test_what_does_not_fit_is_left_to_one_step_after_the_other():
     assert fused_feed_forward(x, scale, up, down[:-1]) is None
 
 
-def test_what_pays_depends_on_an_image_and_not_on_how_many_there_are():
+def test_the_choice_to_fuse_depends_on_the_image_size_and_not_on_the_batch_size():
     assert extent.should_fuse(64, 2**20) and not extent.should_fuse(63, 1) and not extent.should_fuse(2**20, 2**20 + 1)
 
 
@@ -222,7 +222,7 @@ def test_without_mkl_blocks_are_not_fused(monkeypatch, passes):
         gemm.find_gemm.cache_clear()
 
 
-def test_a_library_without_the_functions_is_as_none(monkeypatch):
+def test_a_library_without_the_functions_counts_as_missing(monkeypatch):
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
     monkeypatch.setattr(gemm, "LIBRARY", gemm.LIBRARY.with_name("libc10.so"))
     gemm.find_gemm.cache_clear()
@@ -232,5 +232,5 @@ def test_a_library_without_the_functions_is_as_none(monkeypatch):
         gemm.find_gemm.cache_clear()
 
 
-def test_the_unit_that_the_pass_computes_is_the_one_named_geglu():
+def test_the_fused_activation_is_that_named_geglu():
     assert ACTIVATIONS["geglu"][0] is geglu

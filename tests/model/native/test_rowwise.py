@@ -46,26 +46,26 @@ def agree(module, function, inputs, monkeypatch, rtol=2e-6):
 
 @pytest.mark.parametrize("features", [1, 7, 48, 384])
 @pytest.mark.parametrize("spread", [0.1, 3.0, 30.0])
-def test_the_gated_unit_and_its_gradient_are_those_of_float64(features, spread, monkeypatch):
+def test_the_gated_activation_and_its_gradient_agree_with_float64(features, spread, monkeypatch):
     x = (spread * torch.randn(2, 3, 5, 2 * features)).requires_grad_()
     agree(gate, lambda x: (geglu(x),), [x], monkeypatch)
 
 
 @pytest.mark.parametrize("width", [4, 16, 40, 384])
 @pytest.mark.parametrize("grid", GRIDS)
-def test_each_images_norm_and_its_gradients_are_those_of_float64(width, grid, monkeypatch):
+def test_the_conditioned_norm_and_its_gradients_agree_with_float64(width, grid, monkeypatch):
     inputs = [leaf(*grid, width), leaf(grid[0], 1, 1, width)]
     agree(norm, lambda x, scale: ScaledRMSNorm.apply(x, scale), inputs, monkeypatch)
 
 
 @pytest.mark.parametrize("shape", [(1, 8), (5, 24), (2, 3, 70, 16)])
-def test_a_norm_of_one_scale_for_all_rows_and_its_gradients_are_those_of_float64(shape, monkeypatch):
+def test_a_norm_with_one_scale_for_all_rows_and_its_gradients_agree_with_float64(shape, monkeypatch):
     agree(norm, lambda x, scale: ScaledRMSNorm.apply(x, scale)[:1], [leaf(*shape), leaf(shape[-1])], monkeypatch)
 
 
 @pytest.mark.parametrize("head_dim", [8, 24, 64])
 @pytest.mark.parametrize("grid", GRIDS)
-def test_similarity_and_its_gradients_are_those_of_float64(head_dim, grid, monkeypatch):
+def test_cosine_similarity_with_rotation_and_its_gradients_agree_with_float64(head_dim, grid, monkeypatch):
     images, height, width = grid
     torch.manual_seed(0)
     angles = torch.randn(height, width, 3, head_dim // 4)
@@ -80,14 +80,14 @@ def test_similarity_and_its_gradients_are_those_of_float64(head_dim, grid, monke
     agree(similarity, similar, [leaf(images, height, width, 3, 3, head_dim), scale], monkeypatch)
 
 
-def test_what_is_not_finite_stays_so():
+def test_values_that_are_not_finite_stay_so():
     x = torch.tensor([[1.0, 2.0, torch.nan, 4.0], [1.0, torch.inf, 1.0, torch.nan]])
     assert geglu(x).isnan().tolist() == [[True, False], [False, True]]
     assert ScaledRMSNorm.apply(x, torch.ones(4))[0][0].isnan().all()
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_sums_over_rows_are_the_same_bits_on_any_number_of_threads(threads):
+def test_sums_over_rows_are_bit_identical_on_any_number_of_threads(threads):
     torch.manual_seed(0)
     inputs = [leaf(2, 9, 11, 40), leaf(2, 1, 1, 40)]
     expected = outputs_and_gradients(lambda x, scale: ScaledRMSNorm.apply(x, scale), inputs)
@@ -99,7 +99,7 @@ def test_sums_over_rows_are_the_same_bits_on_any_number_of_threads(threads):
     assert all(map(torch.equal, found, expected))
 
 
-def test_only_plain_float32_on_a_cpu_is_taken():
+def test_only_plain_float32_tensors_on_a_cpu_are_supported():
     plain = torch.zeros(2, 4)
     assert isinstance(rowwise_kernels(plain, torch.nn.Parameter(plain)), RowwiseKernels)
     assert rowwise_kernels(plain, plain.double()) is None
@@ -109,7 +109,7 @@ def test_only_plain_float32_on_a_cpu_is_taken():
         assert rowwise_kernels(mode.from_tensor(plain)) is None
 
 
-def test_without_a_compiler_the_formulas_do_it_and_the_reason_is_kept(monkeypatch):
+def test_without_a_compiler_torch_is_used_and_the_reason_is_recorded(monkeypatch):
     def refuse(*arguments):
         raise CompileError("no C++ compiler (c++, g++, clang++) is on the PATH")
 

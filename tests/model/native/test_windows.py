@@ -66,7 +66,7 @@ def agree(found, exact, rtol=3e-6):
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-def test_output_and_gradients_are_those_of_float64(sizes, threads, passes):
+def test_output_and_gradients_agree_with_float64(sizes, threads, passes):
     arguments = case(*sizes)
     found, again = output_and_gradients(*arguments), output_and_gradients(*arguments)
     assert passes == [True, True] and all(map(torch.equal, found, again))
@@ -91,7 +91,7 @@ def test_a_small_grid_is_trained_as_one_window_where_each_thread_has_an_image(gr
 
 
 @pytest.mark.parametrize("windows", [1, 3, 100])
-def test_how_many_windows_are_worked_on_at_a_time_changes_no_bit_of_the_output(windows, passes, monkeypatch):
+def test_the_number_of_windows_at_a_time_changes_no_bit_of_the_output(windows, passes, monkeypatch):
     block, x, cond, rotation = case(3, (16, 40))
     given, expected = x.clone(), block(x, cond, rotation)
     monkeypatch.setattr(extent, "WINDOW_ROWS", 64 * windows)
@@ -101,7 +101,7 @@ def test_how_many_windows_are_worked_on_at_a_time_changes_no_bit_of_the_output(w
     assert passes == [True] * 3
 
 
-def test_sampling_has_the_bits_of_training_and_an_image_those_that_it_has_alone(threads, passes):
+def test_the_output_is_bit_identical_in_sampling_and_training_and_in_any_batch(threads, passes):
     block, x, cond, rotation = case(3)
     trained = block(x, cond, rotation)
     with torch.inference_mode():
@@ -201,7 +201,7 @@ def test_other_norms_and_attention_are_not_fused(more, passes):
     assert passes == []
 
 
-def test_flops_are_counted_and_autocast_holds(passes):
+def test_flops_are_counted_and_autocast_is_respected(passes):
     block, x, cond, rotation = case()
     with FlopCounterMode(display=False) as counter:
         block(x, cond, rotation)
@@ -217,7 +217,7 @@ def test_blocks_are_not_fused_where_that_would_be_slower(sizes, passes):
     assert block(x, cond, rotation).shape == x.shape and passes == []
 
 
-def test_what_does_not_fit_is_left_to_one_step_after_the_other():
+def test_unsupported_inputs_use_the_separate_operations():
     block, x, _, (cos, sin) = case(3)
     scale, qkv, out = torch.rand(3, 1, 1, 64), block.qkv.weight, block.out.weight
     layout = block.operator.layout(x, (cos, sin))
@@ -231,7 +231,7 @@ def test_what_does_not_fit_is_left_to_one_step_after_the_other():
     assert not is_taken(layout=layout._replace(cos=cos[:1, :1].contiguous(), sin=sin[:1, :1].contiguous()))
 
 
-def test_rotations_that_are_written_on_before_the_backward_pass_are_seen(passes):
+def test_modifying_the_rotations_before_the_backward_pass_is_detected(passes):
     block, x, cond, rotation = case()
     result = block(x, cond, rotation)
     rotation[0].mul_(2)

@@ -48,7 +48,7 @@ def relative_errors(found, inputs, kernel_size):
 
 @pytest.mark.usefixtures("coarse")
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_outputs_and_gradients_are_those_of_the_definition(case):
+def test_outputs_and_gradients_equal_those_of_the_definition(case):
     assert_by_definition(triton_attention, case, torch.float32)
 
 
@@ -64,7 +64,7 @@ CONFIGURATIONS = sorted(  # for the interpreter, warps and stages are all the sa
 
 
 @pytest.mark.parametrize(("dtype", "configuration"), [pair for _, pair in CONFIGURATIONS], ids=str)
-def test_every_configuration_gives_the_definitions_numbers(monkeypatch, dtype, configuration):
+def test_every_configuration_agrees_with_the_definition(monkeypatch, dtype, configuration):
     monkeypatch.setattr(attention, "select", lambda launch: configuration)
     inputs = random_qkv(1, 9, 12, 1, 16, dtype)
     found = with_gradients(lambda *qkv: triton_attention(*qkv, 5), *inputs)
@@ -75,14 +75,14 @@ def test_every_configuration_gives_the_definitions_numbers(monkeypatch, dtype, c
 @pytest.mark.usefixtures("coarse")
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 2e-2), (torch.float16, 3e-3)])
 @pytest.mark.parametrize("head_dim", [64, 128])
-def test_sixteen_bit_numbers_lose_no_more_than_their_rounding(dtype, tolerance, head_dim):
+def test_16_bit_inputs_lose_no_more_than_their_rounding(dtype, tolerance, head_dim):
     inputs = [x / factor for x, factor in zip(random_qkv(2, 6, 9, 1, head_dim, dtype), (3, 3, 1, 1), strict=True)]
     found = with_gradients(lambda *qkv: triton_attention(*qkv, 3), *inputs)
     assert max(relative_errors(found, inputs, 3)) < tolerance
 
 
 @pytest.mark.usefixtures("coarse")
-def test_every_number_of_the_results_is_written(monkeypatch):
+def test_every_element_of_the_results_is_written(monkeypatch):
     poisoned = lambda x: torch.full(x.shape, float("nan"), dtype=x.dtype)  # noqa: E731
     monkeypatch.setattr(attention, "_empty_contiguous", poisoned)
     monkeypatch.setattr(attention, "_empty_per_query", lambda q: torch.full(q.shape[:-1], float("nan")))
@@ -102,7 +102,7 @@ def test_nothing_is_written_outside_of_the_results():
 
 
 @pytest.mark.usefixtures("coarse")
-def test_views_are_read_where_they_are_and_give_the_bits_of_copies(monkeypatch):
+def test_views_give_the_same_bits_as_copies(monkeypatch):
     qkv = torch.randn(2, 6, 9, 3, 2, 16)
     q, k, v = qkv.unbind(3)
     copies = [x.contiguous() for x in (q, k, v)]
@@ -113,7 +113,7 @@ def test_views_are_read_where_they_are_and_give_the_bits_of_copies(monkeypatch):
 
 
 @pytest.mark.usefixtures("coarse")
-def test_features_may_lie_apart_and_gradients_may_be_one_number():
+def test_strided_features_and_expanded_gradients_are_accepted():
     q, k, v, _ = random_qkv(1, 6, 9, 2, 16, torch.float32)
     apart = [x.transpose(-1, -2).contiguous().transpose(-1, -2) for x in (q, k, v)]
     expected = with_gradients(lambda *qkv: triton_attention(*qkv, 3), q, k, v, torch.ones_like(q))
@@ -124,7 +124,7 @@ def test_features_may_lie_apart_and_gradients_may_be_one_number():
 
 
 @pytest.mark.usefixtures("coarse")
-def test_logits_far_apart_give_the_largest_all_the_weight():
+def test_with_logits_far_apart_the_largest_gets_all_the_weight():
     q, k, v, _ = random_qkv(1, 5, 17, 1, 8, torch.float32)
     k[0, 2, 3] = 1e4 * q[0, 2, 3]
     assert torch.equal(triton_attention(q, k, v, 3)[0, 2, 3], v[0, 2, 3])
@@ -137,7 +137,7 @@ def test_a_nan_reaches_the_queries_that_see_it():
     assert triton_attention(q, k, v, 5)[0, 2:7, 3:8].isnan().all()
 
 
-def test_no_images_are_no_work():
+def test_an_empty_batch_is_accepted():
     found = with_gradients(lambda *qkv: triton_attention(*qkv, 3), *torch.zeros(4, 0, 5, 6, 2, 8))
     assert [tuple(x.shape) for x in found] == [(0, 5, 6, 2, 8)] * 4
 
@@ -146,7 +146,7 @@ def test_no_images_are_no_work():
 
 
 @pytest.mark.usefixtures("coarse")
-def test_the_operators_keep_what_they_promise_the_compiler():
+def test_the_operators_pass_torchs_opcheck():
     q, k, v, grad = random_qkv(1, 5, 7, 1, 16, torch.float32)
     leaves = [x.requires_grad_() for x in (q, k, v)]
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")
@@ -157,7 +157,7 @@ def test_the_operators_keep_what_they_promise_the_compiler():
 
 
 @pytest.mark.usefixtures("coarse")
-def test_it_compiles_and_exports_as_one_operator():
+def test_the_operator_compiles_and_exports_as_one_node():
     q, k, v, grad = random_qkv(2, 5, 7, 1, 16, torch.float32)
 
     class Layer(torch.nn.Module):
@@ -183,7 +183,7 @@ def test_activation_checkpointing_gives_the_same_gradients():
 
 
 @pytest.mark.usefixtures("coarse")
-def test_a_counter_of_torch_sees_its_work():
+def test_torchs_flop_counter_counts_the_operator():
     q, k, v, _ = random_qkv(2, 5, 7, 1, 16, torch.float32)
     with FlopCounterMode(display=False) as counter:
         triton_attention(q.requires_grad_(), k, v, 3).sum().backward()

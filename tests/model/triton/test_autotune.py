@@ -21,7 +21,7 @@ def unasked(*_):
     raise AssertionError("nothing is to be timed")
 
 
-def test_the_fastest_is_taken_and_later_runs_do_not_time_again(tmp_path):
+def test_the_fastest_configuration_is_taken_and_reused_by_later_runs(tmp_path):
     asked = []
 
     def seconds(configuration):
@@ -37,7 +37,7 @@ def test_the_fastest_is_taken_and_later_runs_do_not_time_again(tmp_path):
     assert Autotuner(path).fastest("another", (SMALL, LARGE), seconds) == LARGE
 
 
-def test_one_that_fails_is_passed_over(tmp_path):
+def test_a_failing_configuration_is_skipped(tmp_path):
     def seconds(configuration):
         if configuration == SMALL_LONG:
             raise RuntimeError("out of resource: shared memory")
@@ -54,12 +54,12 @@ def test_a_file_without_usable_content_is_replaced(tmp_path, content):
     assert Autotuner(path).fastest("key", (SMALL, LARGE), unasked) == LARGE
 
 
-def test_without_a_place_for_the_file_the_choice_is_the_same(tmp_path):
+def test_without_a_writable_cache_the_choice_is_the_same(tmp_path):
     (tmp_path / "file").write_text("")
     assert Autotuner(tmp_path / "file" / "times.json").fastest("key", (SMALL, LARGE), SECONDS.__getitem__) == LARGE
 
 
-def test_two_runs_that_write_keep_what_the_other_found(tmp_path):
+def test_concurrent_writers_keep_each_others_results(tmp_path):
     path = tmp_path / "times.json"
     first, second = Autotuner(path), Autotuner(path)
     first.fastest("a", (SMALL, LARGE), SECONDS.__getitem__)
@@ -90,7 +90,7 @@ def test_large_tensors_on_a_gpu_are_timed(on_a_gpu):
     assert select(large()) == SMALL_LONG
 
 
-def test_small_tensors_deterministic_runs_and_recorded_graphs_take_the_first(on_a_gpu):
+def test_small_tensors_deterministic_runs_and_captured_graphs_take_the_first_configuration(on_a_gpu):
     on_a_gpu.setattr(autotune, "_time_s", unasked)
     assert select(example("forward", torch.bfloat16, 64, 7)) == SMALL
     torch.use_deterministic_algorithms(True)
@@ -102,12 +102,12 @@ def test_small_tensors_deterministic_runs_and_recorded_graphs_take_the_first(on_
     assert select(large()) == SMALL
 
 
-def test_other_tensors_than_a_gpus_take_the_first():
+def test_tensors_outside_a_gpu_take_the_first_configuration():
     assert select(large()) == SMALL
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
-def test_every_head_dim_has_configurations_that_triton_takes(dtype):
+def test_every_head_dim_has_valid_triton_configurations(dtype):
     for head_dim in range(1, 129):
         assert block_dim(head_dim) >= max(head_dim, 16)
         for kernel in get_args(Kernel):

@@ -122,7 +122,7 @@ def test_an_image_is_sampled_painted_and_inpainted_with_the_keyboard_alone(width
 
 
 @pytest.mark.slow
-def test_a_stroke_of_the_pointer_is_what_is_inpainted(open_page):
+def test_the_painted_stroke_is_inpainted(open_page):
     page = open_page(390)
     page.get_by_role("button", name="Sample", exact=True).click()
     original = shown_images(page, "#sample-images")[0]
@@ -172,7 +172,7 @@ def test_mistakes_are_one_line(open_page):
 
 
 @pytest.mark.slow
-def test_two_samples_are_joined_by_a_slider_and_two_checkpoints_are_compared(open_page):
+def test_two_samples_are_interpolated_with_a_slider_and_two_checkpoints_compared(open_page):
     page = open_page(1280)
     page.get_by_role("tab", name="Edit").click()
     page.get_by_role("tab", name="Interpolate").click()

@@ -21,11 +21,11 @@ def test_text_is_escaped_and_is_one_line():
     assert "<b>" not in markup.command_line(["hdit", "<b>"])
 
 
-def test_the_words_of_a_command_are_quoted_for_the_shell():
+def test_the_arguments_of_a_command_are_quoted_for_the_shell():
     assert "--ckpt &#x27;runs/my faces&#x27;</code>" in markup.command_line(["hdit", "--ckpt", "runs/my faces"])
 
 
-def test_finished_images_are_links_to_the_very_pixels():
+def test_finished_images_link_to_their_exact_pixels():
     text = markup.pictures(frame(8, True))
     url = text.partition('href="')[2].partition('"')[0]
     saved = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
@@ -33,7 +33,7 @@ def test_finished_images_are_links_to_the_very_pixels():
     assert 'download="00000000.png"' in text and 'alt="image 1, class 8"' in text and "small" in text
 
 
-def test_unfinished_images_are_small_and_no_links():
+def test_unfinished_images_are_small_and_have_no_link():
     text = markup.pictures(frame(1024, False))
     assert "<a " not in text and len(text) < 20_000
     url = text.partition('src="')[2].partition('"')[0]

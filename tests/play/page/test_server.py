@@ -56,7 +56,7 @@ def test_files_and_other_routes_of_gradio_are_not_served(address, path):
     assert "content-security-policy" in headers or path.startswith("/assets")
 
 
-def test_other_sites_cannot_use_the_page_through_a_visitors_browser(address):
+def test_other_sites_cannot_use_the_page_through_a_users_browser(address):
     port = address.rsplit(":", 1)[1]
     assert ask(address, headers={"Host": f"evil.example:{port}"})[0] == 403
     assert ask(address, headers={"Host": f"localhost:{port}"})[0] == 200
@@ -64,14 +64,14 @@ def test_other_sites_cannot_use_the_page_through_a_visitors_browser(address):
     assert ask(address, "/gradio_api/queue/join", join, b"{}")[0] == 403
 
 
-def test_functions_have_no_names_by_which_programs_could_call_them(address):
+def test_the_page_exposes_no_api_endpoints(address):
     import json
 
     info = json.loads(ask(address, "/gradio_api/info")[2])
     assert info["named_endpoints"] == {} and info["unnamed_endpoints"] == {}
 
 
-def test_the_environment_of_gradio_is_ours_and_is_restored(monkeypatch):
+def test_gradios_environment_variables_are_set_and_restored(monkeypatch):
     monkeypatch.setenv("GRADIO_SHARE", "True")
     monkeypatch.setenv("GRADIO_ALLOWED_PATHS", "/")
     with server.private_gradio():
@@ -93,12 +93,12 @@ def test_a_port_in_use_is_one_line():
         server.open_socket("no.such.host.invalid", 0)
 
 
-def test_the_address_is_one_that_a_browser_can_open():
+def test_the_printed_address_opens_in_a_browser():
     with server.open_socket("0.0.0.0", 0) as listening:
         assert server.address_of(listening) == f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
-def test_without_gradio_the_line_names_what_to_install(monkeypatch):
+def test_without_gradio_the_message_names_the_extra_to_install(monkeypatch):
     monkeypatch.setattr(server, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'hdit-toolkit\[play\]'"), server.private_gradio():
         pass

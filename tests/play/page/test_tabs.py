@@ -35,7 +35,7 @@ def text_of(line):
     return html.unescape(re.sub(r"<[^>]+>", "", line)), 'role="alert"' in line
 
 
-def test_samples_come_with_the_command_that_gives_the_same_pixels(page, values, tmp_path, run):
+def test_samples_are_shown_with_the_command_that_gives_the_same_pixels(page, values, tmp_path, run):
     asked = values | {"class": "2", "guidance": 1.5, "low": "0.1", "schedule": "exponential", "sampler": "euler"}
     *_, (line, images, command, frame) = unbuilt(SampleTab, page=page).sample(asked, "me")
     assert text_of(line) == ("3 of 3 images", False)
@@ -55,7 +55,7 @@ def test_samples_come_with_the_command_that_gives_the_same_pixels(page, values, 
         ({"guidance": 1e300}, "NaN or infinite"),
     ],
 )
-def test_a_mistake_or_nan_is_one_line_and_the_images_stay(wrong, message, page, values):
+def test_an_error_or_nan_is_one_line_and_the_images_stay(wrong, message, page, values):
     *_, last = unbuilt(SampleTab, page=page).sample(values | wrong, "me")
     text, is_error = text_of(last[0])
     assert message in text and is_error and "Traceback" not in text and "\n" not in text
@@ -69,7 +69,7 @@ def test_an_error_of_hdit_itself_is_one_line_and_its_details_are_logged(page, va
     assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_visitor_stops_a_computation(page, values):
+def test_a_user_stops_a_computation(page, values):
     updates = unbuilt(SampleTab, page=page).sample(values | {"steps": 1000}, "me")
     next(updates)
     next(updates)  # it runs
@@ -129,7 +129,7 @@ def test_frames_of_an_interpolation_are_shown_one_by_one(page, values):
     assert show_frame(frames, 99) == show_frame(frames, 2)
 
 
-def test_a_run_is_looked_at_again_only_when_it_has_changed(run, tmp_path, monkeypatch):
+def test_a_run_is_read_again_only_when_it_has_changed(run, tmp_path, monkeypatch):
     monkeypatch.setattr("hdit_core.play.run_view.curves_plot", lambda panels: b"a curve")
     copied = shutil.copytree(run, tmp_path / "run")
     tab = unbuilt(RunTab, run=copied)

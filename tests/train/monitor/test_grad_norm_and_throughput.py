@@ -9,7 +9,7 @@ from hdit_core.train.optim.grad_norm import clip, grad_norms, norms_of, part_of
 from tests.flops.measure import measured_macs
 
 
-def test_every_parameter_has_its_part_and_their_squares_add_up_to_the_whole(tiny_recipe):
+def test_every_parameter_belongs_to_a_part_of_the_network_and_squared_norms_add_up(tiny_recipe):
     network = HourglassTransformer(tiny_recipe.model)
     initialize(network, 0)
     numbers = torch.Generator().manual_seed(0)
@@ -24,7 +24,7 @@ def test_every_parameter_has_its_part_and_their_squares_add_up_to_the_whole(tiny
 
 
 @pytest.mark.parametrize("factor", [0.5, 0.999999, 1.0, 1.000001, 2.0, float("inf"), float("nan")])
-def test_a_gradient_is_clipped_to_the_bits_of_torch_s_own_way(tiny_recipe, factor):
+def test_gradient_clipping_is_bit_identical_to_torchs(tiny_recipe, factor):
     ours, theirs = (HourglassTransformer(tiny_recipe.model) for _ in range(2))
     numbers = torch.Generator().manual_seed(0)
     for one, other in zip(ours.parameters(), theirs.parameters(), strict=True):
@@ -58,18 +58,18 @@ def test_a_gradient_is_clipped_to_the_bits_of_torch_s_own_way(tiny_recipe, facto
         ("something.new", "something"),
     ],
 )
-def test_parts_are_named_by_the_position_of_a_parameter(name, part):
+def test_the_part_of_the_network_follows_from_the_name_of_a_parameter(name, part):
     assert part_of(name, 3) == part
 
 
-def test_a_parameter_without_a_gradient_has_no_part_in_it(tiny_recipe):
+def test_parameters_without_a_gradient_are_ignored(tiny_recipe):
     network = HourglassTransformer(tiny_recipe.model)
     network.patch_in.proj.weight.grad = torch.full_like(network.patch_in.proj.weight, 2.0)
     norms = grad_norms(network.named_parameters(), 2)
     assert norms.keys() == {"patches"} and norms["patches"].item() == pytest.approx(2 * (16 * 12) ** 0.5)
 
 
-def test_an_image_costs_three_forward_passes_of_two_operations_for_each_multiply_add(tiny_recipe):
+def test_a_training_image_costs_three_forward_passes_at_two_flops_per_mac(tiny_recipe):
     for size in ((16, 24), (32, 24)):
         assert image_flops(tiny_recipe.model, size) == 6 * sum(measured_macs(tiny_recipe.model, size).values())
 

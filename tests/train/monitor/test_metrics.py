@@ -20,7 +20,7 @@ def result(losses, sigmas, **more):
     return StepResult(float(np.mean(losses)), 2.0, tuple(losses), tuple(sigmas), **more)
 
 
-def test_losses_are_binned_by_half_decades_of_noise_with_outliers_in_the_end_bins():
+def test_losses_are_binned_by_half_decades_of_noise_level_with_outliers_in_the_end_bins():
     assert len(SIGMA_EDGES) == SIGMA_BINS + 1
     assert np.diff(np.log(SIGMA_EDGES)) == pytest.approx([np.log(10) / 2] * SIGMA_BINS)
     numbers = np.random.default_rng(0)
@@ -37,7 +37,7 @@ def test_losses_are_binned_by_half_decades_of_noise_with_outliers_in_the_end_bin
     assert sum(row["images"] * row["loss"] for row in rows) == pytest.approx(losses.sum())
 
 
-def test_a_line_has_means_of_the_steps_and_speeds_of_the_whole_interval():
+def test_a_log_line_has_means_of_the_steps_and_speeds_of_the_whole_interval():
     interval = LogWindow()
     for norm, waited_s in ((1.0, 0.0), (3.0, 2.0)):
         step = result([1.0, 2.0, 6.0], [0.1, 1.0, 10.0], grad_norms={"mapping": norm, "level 0": 1.0})
@@ -48,7 +48,7 @@ def test_a_line_has_means_of_the_steps_and_speeds_of_the_whole_interval():
     assert fields["grad_norm_by_part"] == {"mapping": 2.0, "level 0": 1.0}
 
 
-def test_a_state_with_all_that_it_remembers_is_the_same_after_a_checkpoint_and_old_ones_remember_nothing():
+def test_the_training_state_survives_a_checkpoint_and_older_ones_lack_the_history():
     interval = with_step(LogWindow(), result([0.1], [0.3]), flops=1 / 3, elapsed_s=0.1, waited_s=1e-9)
     memory = StepHistory(interval=interval, losses=(0.1, 1e-7), grad_norms=(1 / 3,), damaged={7: "cut short"})
     state = State(step=3, num_images=24, data_hash="x", memory=memory)
@@ -56,7 +56,9 @@ def test_a_state_with_all_that_it_remembers_is_the_same_after_a_checkpoint_and_o
     assert State.model_validate({"step": 3, "num_images": 24, "data_hash": "x"}).memory == StepHistory()
 
 
-def test_the_log_of_a_stopped_and_resumed_run_is_that_of_an_unbroken_one_but_for_times(tmp_path, trained, monkeypatch):
+def test_the_log_of_a_stopped_and_resumed_run_equals_that_of_an_uninterrupted_one_except_for_times(
+    tmp_path, trained, monkeypatch
+):
     recipe = trained({"train.log_every_images": 40, "train.checkpoint_every_images": 1000})
     train(recipe, tmp_path / "whole")
     advanced, stops = trainer_module.next_state, [2, 7, 8]

@@ -91,7 +91,7 @@ def test_a_loss_that_is_not_finite_is_refused_in_whichever_image_and_micro_batch
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_weights_whose_products_overflow_are_refused_before_anything_moves(begun, precision):
+def test_weights_whose_products_overflow_are_refused_before_the_update(begun, precision):
     learner, step, batches = begun({"train.precision": precision})
     with torch.no_grad():
         learner.ema.source.patch_out.proj.weight.fill_(3e38)
@@ -127,7 +127,7 @@ def act_on_rank(recipe, rank_of_the_bad_one, part):
 
 
 @pytest.mark.parametrize(("part", "finite"), [("loss", [place != 5 for place in range(8)]), ("gradient", [True] * 8)])
-def test_what_is_not_finite_on_one_rank_of_two_is_refused_on_both(trained, part, finite):
+def test_a_nonfinite_value_on_one_rank_of_two_is_refused_on_both(trained, part, finite):
     answers = on_ranks(2, act_on_rank, trained({"train.parallel": "ddp"}), 1, part)
     assert answers == [finite, finite]
 
@@ -135,7 +135,7 @@ def test_what_is_not_finite_on_one_rank_of_two_is_refused_on_both(trained, part,
 @pytest.mark.parametrize(
     "poison", [Poison(5, math.nan, image=6), Poison(5, math.inf, parameter="middle.0.attention.qkv.weight")]
 )
-def test_a_run_that_was_refused_a_step_ends_with_the_bits_of_one_that_never_was(tmp_path, trained, monkeypatch, poison):
+def test_a_run_with_a_refused_step_is_bit_identical_after_resuming(tmp_path, trained, monkeypatch, poison):
     recipe = trained({"train.num_images": 64, "train.log_every_images": 24})
     train(recipe, tmp_path / "whole")
     with monkeypatch.context() as patch:
@@ -152,7 +152,7 @@ def test_a_run_that_was_refused_a_step_ends_with_the_bits_of_one_that_never_was(
         assert all(torch.equal(tensor, expected[key]) for key, tensor in ours.tensors(part).items())
 
 
-def test_the_incident_says_which_images_with_which_numbers_went_into_the_step(tmp_path, trained, monkeypatch):
+def test_the_incident_file_names_the_images_and_random_numbers_of_the_step(tmp_path, trained, monkeypatch):
     recipe = trained({"train.seed": 3})
     poisoned(monkeypatch, Poison(2, math.nan, image=6))
     with pytest.raises(NumericalError, match=r"on images 16 to 23 .* Recorded in .*step-000000002.json"):
@@ -171,7 +171,7 @@ def test_the_incident_says_which_images_with_which_numbers_went_into_the_step(tm
     assert all(image["where"] == reader.where(image["index"]) for image in record["images"])
 
 
-def test_an_incident_that_cannot_be_written_does_not_hide_what_went_wrong(tmp_path, trained, monkeypatch):
+def test_an_unwritable_incident_file_does_not_hide_the_error(tmp_path, trained, monkeypatch):
     (tmp_path / "run").mkdir()
     train(trained({"train.num_images": 8}), tmp_path / "run")
     (tmp_path / "run" / "incidents").write_text("in the way")

@@ -31,7 +31,7 @@ def losses_of_a_step(recipe, run):
 
 
 @pytest.mark.parametrize("layout", ["ddp-2", "fsdp-2"])
-def test_ranks_go_back_together_and_only_one_of_them_writes_it_down(tmp_path, trained, layout):
+def test_ranks_roll_back_together_and_one_of_them_records_it(tmp_path, trained, layout):
     levels = [level | {"dropout": 0.0} for level in trained({}).model_dump(mode="json")["model"]["levels"]]
     values = {"model.levels": levels, "train.rollback": 1, "train.num_images": 64}
     recipe = trained(values | LAYOUTS[layout][1])

@@ -23,7 +23,7 @@ from hdit_core.train.step.train_step import Learner
 from tests.train.poison import Poison, poisoned
 
 
-def test_what_lies_far_above_the_scatter_and_twice_the_usual_is_a_spike_and_nothing_else_is():
+def test_a_spike_is_a_loss_far_above_the_scatter_and_twice_the_usual():
     usual = np.exp(np.random.default_rng(0).normal(0, 0.1, WINDOW)).tolist()
     assert not any(is_spike(value, usual) for value in (0.0, 1e-9, 1.0, 1.9, max(usual)))
     assert is_spike(2.5, usual) and is_spike(math.inf, usual)
@@ -33,7 +33,7 @@ def test_what_lies_far_above_the_scatter_and_twice_the_usual_is_a_spike_and_noth
     assert not is_spike(1e9, usual[:31]) and is_spike(1e9, usual[:32])
 
 
-def test_a_few_spikes_hide_no_other_and_a_new_level_becomes_usual():
+def test_a_few_spikes_do_not_hide_others_and_a_new_level_becomes_usual():
     memory = StepHistory(losses=(1.0,) * 60 + (500.0,) * 4, grad_norms=(1.0,) * 64)
     found = find_spikes(memory, StepResult(50.0, 1.5))
     assert [(spike.what, spike.value, spike.usual) for spike in found] == [("loss", 50.0, 1.0)]
@@ -44,7 +44,7 @@ def test_a_few_spikes_hide_no_other_and_a_new_level_becomes_usual():
     assert 50 < told < 80 and len(memory.losses) == WINDOW
 
 
-def test_steps_after_a_skip_take_the_images_behind_it_and_parts_of_the_order_begin_later(trained):
+def test_steps_after_a_skip_take_later_images_and_batch_size_phases_start_later(trained):
     growth = [{"after_images": 24, "batch_size": 12}]
     train_recipe = trained({"train.num_images": 60, "train.batch_growth": growth}).train
     skips = (SkippedImages(after_images=8, images=8), SkippedImages(after_images=24, images=12))
@@ -80,7 +80,7 @@ def test_a_spike_is_reported_and_logged_and_the_run_continues(tmp_path, trained,
 
 
 @pytest.mark.parametrize(("value", "stop"), [(math.nan, False), (1e4, True)])
-def test_a_run_that_rolls_back_ends_as_one_that_was_never_given_those_images(
+def test_a_run_that_rolls_back_equals_one_that_never_saw_the_skipped_images(
     tmp_path, trained, monkeypatch, soon, value, stop, notes
 ):
     recipe = trained({"train.rollback": 1, "train.log_every_images": 8})
@@ -120,7 +120,7 @@ def test_a_run_that_rolls_back_ends_as_one_that_was_never_given_those_images(
     assert losses[0] == losses[1]
 
 
-def test_when_the_rollbacks_are_used_up_a_spike_is_only_told_of_and_a_loss_that_is_not_finite_ends_the_run(
+def test_when_the_rollbacks_are_used_up_a_spike_is_only_reported_and_a_nonfinite_loss_ends_the_run(
     tmp_path, trained, monkeypatch, soon
 ):
     recipe = trained({"train.rollback": 1})

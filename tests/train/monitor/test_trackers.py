@@ -40,9 +40,7 @@ def wandb(monkeypatch):
     return fake
 
 
-def test_wandb_is_given_every_line_of_the_log_and_every_sheet_of_one_run_however_often_it_is_resumed(
-    tmp_path, trained, wandb
-):
+def test_wandb_gets_every_log_line_and_grid_in_one_run_however_often_it_is_resumed(tmp_path, trained, wandb):
     recipe = trained({"train.num_images": 64, "train.log_every_images": 16, "train.sample_every_images": 64})
     stop = Callbacks(lambda now: (tmp_path / "STOP").touch() if now.step == 4 else None, trackers=("wandb", "wandb"))
     with pytest.raises(StoppedEarly):
@@ -60,7 +58,7 @@ def test_wandb_is_given_every_line_of_the_log_and_every_sheet_of_one_run_however
     assert "grad_norm/mapping" in wandb.logged[0] and "loss/sigma 0.1" in wandb.logged[0]
 
 
-def test_tensorboard_keeps_what_it_was_given_and_hides_what_a_resumed_run_takes_back(tmp_path, trained):
+def test_tensorboard_hides_the_steps_that_a_resumed_run_repeats(tmp_path, trained):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -81,7 +79,7 @@ def test_tensorboard_keeps_what_it_was_given_and_hides_what_a_resumed_run_takes_
     assert sheet.step == 64 and sheet.width >= 3 * 24
 
 
-def test_lines_of_the_log_become_numbers_with_flat_names():
+def test_log_lines_become_scalars_with_flat_names():
     record = {
         "num_images": 64,
         "loss": 0.5,
@@ -93,7 +91,7 @@ def test_lines_of_the_log_become_numbers_with_flat_names():
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
-def test_a_board_whose_package_is_missing_is_refused_before_the_run_begins(tmp_path, trained, monkeypatch, name):
+def test_a_tracker_whose_package_is_missing_is_refused_before_the_run_starts(tmp_path, trained, monkeypatch, name):
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(
         UsageError, match=rf"--tracker {name}: the package {name} cannot be imported .*toolkit\[{name}\]'"
@@ -102,12 +100,12 @@ def test_a_board_whose_package_is_missing_is_refused_before_the_run_begins(tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unknown_board_is_refused():
+def test_an_unknown_tracker_is_refused():
     with pytest.raises(UsageError, match=r"--tracker tensorbord: no such tracker; did you mean 'tensorboard'"):
         check_trackers(["tensorbord"])
 
 
-def test_without_a_board_nothing_happens(tmp_path, tiny_recipe):
+def test_without_a_tracker_nothing_happens(tmp_path, tiny_recipe):
     with open_trackers((), tmp_path, tiny_recipe, 0) as boards:
         boards.add_record({"num_images": 1, "loss": 1.0})
         boards.add_sheet(tmp_path / "nowhere.png", 1)

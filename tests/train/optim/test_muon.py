@@ -36,7 +36,7 @@ def network(changed):
 
 
 @pytest.mark.parametrize("shape", [(24, 24), (40, 24), (24, 40), (3, 16, 24)])
-def test_an_update_has_the_gradients_directions_and_singular_values_near_one(shape):
+def test_an_update_has_the_singular_vectors_of_the_gradient_and_singular_values_near_one(shape):
     matrices = random(*shape).double()
     found = orthogonal(matrices)
     left, values, right = torch.linalg.svd(matrices, full_matrices=False)
@@ -46,13 +46,13 @@ def test_an_update_has_the_gradients_directions_and_singular_values_near_one(sha
     assert strong.min() > 0.6 and strong.max() < 1.3
 
 
-def test_the_size_of_a_gradient_does_not_matter_and_none_moves_nothing():
+def test_the_update_does_not_depend_on_the_gradient_norm_and_is_zero_for_a_zero_gradient():
     matrix = random(16, 24)
     torch.testing.assert_close(orthogonal(1e-3 * matrix), orthogonal(matrix), rtol=1e-3, atol=1e-4)
     assert not orthogonal(torch.zeros(16, 24)).any()
 
 
-def test_matrices_that_are_stacked_are_made_orthogonal_each_by_itself():
+def test_stacked_matrices_are_orthogonalized_separately():
     stacked = random(48, 16)
     parts = [nn.Parameter(torch.zeros(16, 16)) for _ in range(3)]
     whole = nn.Parameter(torch.zeros(48, 16))
@@ -67,7 +67,7 @@ def test_matrices_that_are_stacked_are_made_orthogonal_each_by_itself():
 
 @pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="this torch has no Muon")
 @pytest.mark.parametrize("shape", [(32, 48), (64, 24)])
-def test_it_is_torchs_own_to_the_rounding_of_that(shape):
+def test_muon_equals_torchs_within_rounding(shape):
     ours, theirs = (nn.Parameter(random(*shape, seed=9)) for _ in range(2))
     keys = {"lr": 0.02, "weight_decay": 0.1}
     mine = Muon([{"params": [ours], "stacked": [1], **keys}])
@@ -80,7 +80,7 @@ def test_it_is_torchs_own_to_the_rounding_of_that(shape):
     assert (ours - theirs).norm() < 0.02 * (theirs - before).norm()  # theirs is rounded to bfloat16
 
 
-def test_an_ill_conditioned_problem_is_solved_where_gradient_descent_would_crawl():
+def test_muon_solves_an_ill_conditioned_problem():
     """The singular values of the input differ by a factor of 1,000."""
     left, right = (torch.linalg.qr(random(16, 16, seed=seed))[0] for seed in (1, 2))
     task = left @ torch.diag(torch.logspace(0, -3, 16)) @ right
@@ -96,7 +96,7 @@ def test_an_ill_conditioned_problem_is_solved_where_gradient_descent_would_crawl
 # --- the optimizer of a run ------------------------------------------------------------------------------------------
 
 
-def test_muon_has_the_hidden_matrices_and_adamw_all_else_in_groups_of_their_own(network, changed):
+def test_muon_updates_the_hidden_matrices_and_adamw_the_other_parameters(network, changed):
     optimizer = make_optimizer(network, changed(MUON).train)
     muon, _ = optimizer.optimizers
     found = {
@@ -115,7 +115,7 @@ def test_muon_has_the_hidden_matrices_and_adamw_all_else_in_groups_of_their_own(
     ]  # fmt: skip
 
 
-def test_both_learn_at_the_rate_that_is_set_and_matrices_decay(network, changed):
+def test_both_optimizers_use_the_set_learning_rate_and_matrices_decay(network, changed):
     optimizer = make_optimizer(network, changed(MUON | {"train.weight_decay": 0.5}).train)
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
     set_lr(optimizer, 0.0)
@@ -136,7 +136,7 @@ def test_both_learn_at_the_rate_that_is_set_and_matrices_decay(network, changed)
     torch.testing.assert_close(qkv.detach(), start * (1 - 5e-4 * 0.5))
 
 
-def test_what_is_written_down_is_all_that_it_knows(network, changed):
+def test_the_saved_state_of_muon_is_complete(network, changed):
     recipe = changed(MUON).train
     one = make_optimizer(network, recipe)
     one.step()
@@ -162,7 +162,7 @@ def plain(trained):
     return lambda more: trained({"model.levels": levels, "train.log_every_images": 8} | MUON | more)
 
 
-def test_a_stopped_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_path, plain):
+def test_a_stopped_and_resumed_run_is_bit_identical_to_an_uninterrupted_one(tmp_path, plain):
     recipe = plain({"train.checkpoint_every_images": 1_000})
     train(recipe, tmp_path / "unbroken")
 
@@ -178,7 +178,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_bits_of_an_unbroken_one(tmp_pat
     assert sum(name.endswith(":momentum") for name in ours) == 14
 
 
-def test_ranks_that_share_the_weights_in_whichever_way_learn_the_same(tmp_path, plain):
+def test_ranks_learn_the_same_however_the_weights_are_sharded(tmp_path, plain):
     left = {}
     for name in ("one", "ddp-2", "fsdp-2"):
         on_ranks(LAYOUTS[name][0], learn, plain(LAYOUTS[name][1] | {"train.num_images": 48}), tmp_path / name)

@@ -21,9 +21,7 @@ PROFILES = {"train.ema_profiles": [0.05, 0.2], "train.ema_snapshot_every_images"
 GROWTH = {"train.batch_growth": [{"after_images": 32, "batch_size": 16}]}
 
 
-def test_profiles_are_the_integrals_of_the_weights_over_the_images_whatever_the_batch_sizes(
-    tmp_path, trained, monkeypatch
-):
+def test_tracked_profiles_equal_the_weighted_integrals_for_any_batch_sizes(tmp_path, trained, monkeypatch):
     weights, update = [], Learner.train_step
 
     def record(learner, step, batches):
@@ -49,7 +47,7 @@ def contents(run):
     return {path.name: path.read_bytes() for path in ema_folder(run).iterdir()}
 
 
-def test_snapshots_come_when_they_are_due_and_at_the_end_and_hold_the_averages_in_16_bits(tmp_path, trained):
+def test_snapshots_are_saved_when_due_and_at_the_end_with_the_ema_in_16_bits(tmp_path, trained):
     train(trained(PROFILES | {"train.num_images": 64, "train.keep_checkpoints": 2}), tmp_path / "run")
     found = snapshots(tmp_path / "run")
     assert [(s.profile.num_images, s.profile.std) for s in found] == [
@@ -65,7 +63,7 @@ def test_snapshots_come_when_they_are_due_and_at_the_end_and_hold_the_averages_i
             torch.testing.assert_close(kept[name].float(), tensor, rtol=2**-11, atol=3e-8)
 
 
-def test_without_profiles_there_are_no_snapshots_and_no_further_parts(tmp_path, trained):
+def test_without_profiles_there_are_no_snapshots_and_no_further_state(tmp_path, trained):
     run = tmp_path / "run"
     train(trained({"train.num_images": 16}), run)
     assert not ema_folder(run).exists()
@@ -73,13 +71,13 @@ def test_without_profiles_there_are_no_snapshots_and_no_further_parts(tmp_path, 
     assert names == {f"{part}.safetensors" for part in ("model", "ema", "optimizer")} | {"state.json", "manifest.json"}
 
 
-def test_the_weights_do_not_depend_on_whether_profiles_follow_them(tmp_path, trained):
+def test_the_weights_do_not_depend_on_tracked_profiles(tmp_path, trained):
     train(trained({}), tmp_path / "without")
     train(trained(PROFILES), tmp_path / "with")
     assert_same_bits(tmp_path / "without", tmp_path / "with")
 
 
-def test_a_stopped_and_resumed_run_ends_with_the_same_profiles_and_snapshots(tmp_path, trained):
+def test_a_stopped_and_resumed_run_has_the_same_profiles_and_snapshots(tmp_path, trained):
     recipe, runs = trained(PROFILES), [tmp_path / "unbroken", tmp_path / "broken"]
     train(recipe, runs[0])
     with pytest.raises(StoppedEarly):
@@ -138,7 +136,7 @@ def test_a_kill_between_a_snapshot_and_the_checkpoint_of_the_same_step_loses_non
         assert contents(tmp_path / name) == contents(tmp_path / "unbroken")
 
 
-def test_how_often_snapshots_come_may_change_and_the_profiles_may_not(tmp_path, trained):
+def test_the_snapshot_interval_may_change_and_the_profiles_may_not(tmp_path, trained):
     run = tmp_path / "run"
     train(trained(PROFILES | {"train.num_images": 24}), run)
     train(trained(PROFILES | {"train.num_images": 48, "train.ema_snapshot_every_images": 8}), run)
@@ -164,7 +162,7 @@ def test_by_default_there_are_64_snapshots_and_0_means_none(changed):
         ({"train.ema_snapshot_every_images": 8}, r"needs ema_profiles, for example \[0.05, 0.10\]"),
     ],
 )
-def test_lengths_that_mean_nothing_are_refused(changed, values, message):
+def test_invalid_lengths_are_refused(changed, values, message):
     with pytest.raises(RecipeError, match=message):
         changed(values)
 
@@ -182,7 +180,7 @@ def followed(tmp_path_factory, tiny_data):
     return run
 
 
-def test_weights_are_named_by_the_length_of_their_average(followed):
+def test_weights_are_named_by_the_length_of_their_ema(followed):
     checkpoint = newest_checkpoint(followed)[0]
     for weights in ("0.05", "0.050", ".05"):
         state = load_denoiser(followed, weights).network.state_dict()
@@ -193,7 +191,7 @@ def test_weights_are_named_by_the_length_of_their_average(followed):
     )
 
 
-def test_a_length_that_was_not_followed_is_there_once_it_is_made_and_as_long_as_its_snapshots_are(followed, tmp_path):
+def test_a_reconstructed_length_is_available_as_long_as_its_snapshots_exist(followed, tmp_path):
     with pytest.raises(CheckpointError, match=r"has no EMA of length 0.100 yet; run hdit ema --std 0.1 "):
         load_denoiser(followed, "0.1")
     made = build_post_hoc_ema(followed, 0.1)

@@ -56,7 +56,7 @@ def shared(trained):
 
 
 @pytest.mark.parametrize("layout", ["ddp-2", "fsdp-2", "hsdp-2x2"])
-def test_weights_begin_as_the_same_bits_in_whichever_parts_they_are_held(layout, shared):
+def test_initial_weights_are_bit_identical_for_any_sharding(layout, shared):
     first, *others = on_ranks(LAYOUTS[layout][0], initial_weights, shared(layout))
     expected = initial_weights(shared("one"))
     assert first == expected and len(expected) > 50
@@ -85,7 +85,9 @@ def test_ranks_see_the_same_images_and_noise_and_learn_the_same(layout, runs, sh
 
 
 @pytest.mark.parametrize("layout", ["ddp-2", "fsdp-2"])
-def test_as_many_ranks_end_a_run_that_was_interrupted_with_the_bits_of_one_that_was_not(layout, runs, shared, tmp_path):
+def test_on_as_many_ranks_an_interrupted_sharded_run_is_bit_identical_to_an_uninterrupted_one(
+    layout, runs, shared, tmp_path
+):
     """In other layouts too: tests/endurance/test_ranks_agree.py."""
     unbroken, _ = runs(layout, shared(layout))
     for num_images in (24, 8 * STEPS):
@@ -110,7 +112,7 @@ def test_any_number_of_ranks_resumes_any_checkpoint(layouts, runs, shared, tmp_p
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layout", ["ddp-2", "fsdp-2"])
-def test_compiled_layers_activations_made_again_and_small_pieces_go_with_either(layout, trained, tmp_path):
+def test_compilation_activation_checkpointing_and_micro_batches_work_with_either_parallelism(layout, trained, tmp_path):
     level = {"depth": 1, "width": 32, "head_dim": 16, "attention": "global"}  # one layer: less to compile
     plain = {"model.levels": [level], "train.log_every_images": 8, "train.num_images": 24}
     train(trained(plain), tmp_path / "alone")
@@ -119,7 +121,7 @@ def test_compiled_layers_activations_made_again_and_small_pieces_go_with_either(
     assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "alone"), rel=1e-5)
 
 
-def test_an_average_in_parts_draws_what_one_in_one_piece_does(runs, shared, tmp_path):
+def test_a_sharded_ema_gives_the_same_samples_as_a_whole_one(runs, shared, tmp_path):
     source, _ = runs("one", shared("one"))
     alone = draw_and_learn(shared("one", num_images=200), source, tmp_path / "alone")
     (first, second), _ = on_ranks(2, draw_and_learn, shared("fsdp-2", num_images=200), source, tmp_path / "shared")
@@ -143,7 +145,7 @@ def test_with_one_rank_a_parallel_setting_is_reported_as_ineffective(shared):
     )
 
 
-def test_weights_are_shared_of_themselves_where_all_of_them_would_take_half_of_a_gpu(shared, monkeypatch):
+def test_weights_are_sharded_automatically_if_they_would_fill_half_of_a_gpu(shared, monkeypatch):
     recipe, gpu = shared("one"), torch.device("cuda", 0)
     needed = state_bytes(recipe)
     assert needed == 4 * 5 * sum(weight.numel() for weight in HourglassTransformer(recipe.model).parameters())
@@ -158,5 +160,5 @@ def test_weights_are_shared_of_themselves_where_all_of_them_would_take_half_of_a
     assert "(DDP): ranks on a CPU share its memory" in choose_parallelism(recipe, World(0, 2), CPU).note
 
 
-def test_further_averages_count_as_memory(shared):
+def test_further_emas_count_as_memory(shared):
     assert state_bytes(shared("one", ema_profiles=[0.05, 0.1])) * 5 == state_bytes(shared("one")) * 7

@@ -20,7 +20,7 @@ def shared(trained):
 
 
 @pytest.mark.parametrize("layout", ["fsdp-2"])
-def test_ranks_follow_profiles_as_one_does_and_any_number_goes_on_with_them(tmp_path, shared, layout):
+def test_ranks_track_profiles_as_one_does_and_any_number_resumes_with_them(tmp_path, shared, layout):
     ranks, runs = LAYOUTS[layout][0], (tmp_path / "one", tmp_path / layout)
     on_ranks(1, learn, shared("one"), runs[0])
     on_ranks(ranks, learn, shared(layout, **{"train.num_images": 24}), runs[1])
@@ -40,7 +40,7 @@ def test_ranks_follow_profiles_as_one_does_and_any_number_goes_on_with_them(tmp_
 
 
 @pytest.mark.parametrize("layout", ["fsdp-2"])
-def test_ranks_begin_with_the_weights_of_another_run_to_the_bit(tmp_path, shared, layout):
+def test_ranks_start_with_the_exact_weights_of_another_run(tmp_path, shared, layout):
     on_ranks(1, learn, shared("one", **{"train.num_images": 16}), tmp_path / "source")
     recipe = shared(layout, **{"train.init_from": str(tmp_path / "source"), "train.num_images": 8})
     on_ranks(LAYOUTS[layout][0], learn, recipe, tmp_path / "run")

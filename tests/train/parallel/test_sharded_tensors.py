@@ -51,7 +51,7 @@ def gather_and_distribute(mesh_shape):
     return whole, back, seen
 
 
-def test_the_main_rank_gets_whole_tensors_and_parts_take_what_they_are_given_whole():
+def test_whole_tensors_are_gathered_on_the_main_rank_and_scattered_to_shards():
     for mesh_shape in ((2,), (1, 2)):
         (whole, back, main), (nothing, none_back, other) = on_ranks(2, gather_and_distribute, mesh_shape)
         assert nothing == none_back == {}
@@ -61,14 +61,14 @@ def test_the_main_rank_gets_whole_tensors_and_parts_take_what_they_are_given_who
         assert main == (3, 3, 3, "Tensor") and other == (2, 2, 2, "Tensor")
 
 
-def test_a_copy_on_the_host_does_not_change_with_the_tensor():
+def test_a_host_copy_does_not_change_with_the_tensor():
     source = {"x": torch.arange(6.0).view(2, 3).T}
     copies = full_tensors_on_cpu(source, World())
     source["x"].zero_()
     assert torch.equal(copies["x"], torch.arange(6.0).view(2, 3).T) and copies["x"].is_contiguous()
 
 
-def test_whole_tensors_are_filled_and_laid_out_as_they_are():
+def test_unsharded_tensors_are_copied_unchanged():
     target = torch.zeros(2, 3)
     copy_into_shards(target, torch.ones(2, 3))
     assert bool(target.all()) and shard_like(torch.ones(2), target).tolist() == [1, 1]

@@ -41,7 +41,7 @@ def test_a_script_without_a_main_guard_works_under_fork_and_is_refused_with_its_
     assert "script.py:9: with data.workers = 1" in last and 'put the call under if __name__ == "__main__":' in last
 
 
-def test_missing_data_are_named_with_the_directory_and_the_command_of_the_recipe(tmp_path, monkeypatch, capsys):
+def test_missing_data_are_reported_with_the_folder_and_the_command_of_the_recipe(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", "mnist32", "--dry-run"]) == 3
     said = capsys.readouterr().err
@@ -56,7 +56,7 @@ def test_missing_data_are_named_with_the_directory_and_the_command_of_the_recipe
     assert "prepare it with: hdit prepare-data photos --size 32 --out NEW_DIRECTORY" in said
 
 
-def test_a_recipe_without_a_command_gets_one_with_its_size(tmp_path, trained):
+def test_missing_data_of_a_recipe_without_a_command_are_reported_with_a_command_of_its_size(tmp_path, trained):
     missing = tmp_path / "missing"
     message = (
         rf"{missing}: no such directory; prepare it with: hdit prepare-data SOURCE --size 16x24 --out {missing}, or"

@@ -60,7 +60,7 @@ def test_a_fork_without_a_change_equals_the_resumed_run_bit_for_bit(tmp_path, tr
     assert (fork.run, fork.step, fork.num_images, fork.reset, fork.changes) == (str(parent), 4, 32, (), {})
 
 
-def test_a_fork_takes_over_the_state_and_records_every_change_and_so_does_a_fork_of_it(tmp_path, trained, parent):
+def test_forks_of_forks_take_over_the_state_and_record_every_change(tmp_path, trained, parent):
     changes = {"train.lr": 1e-4, "train.batch_size": 16, "train.num_images": 160, "train.cooldown_images": 32}
     train(trained(changes), tmp_path / "a", fork=ForkSource(parent))
     state, *_ = first(tmp_path / "a")
@@ -144,9 +144,7 @@ def test_a_source_without_such_a_checkpoint_is_refused(tmp_path, trained, parent
         parse_source("x", ["weights"])
 
 
-def test_a_fork_that_was_killed_before_or_after_its_first_checkpoint_is_resumed_by_the_same_command_or_without_from(
-    tmp_path, trained, parent, monkeypatch
-):
+def test_a_killed_fork_is_resumed_by_the_same_command_or_without_from(tmp_path, trained, parent, monkeypatch):
     class Killed(BaseException):
         pass
 
@@ -176,7 +174,7 @@ def test_a_fork_that_was_killed_before_or_after_its_first_checkpoint_is_resumed_
         train(trained({}), parent, fork=ForkSource(run))
 
 
-def test_a_run_in_its_cool_down_is_made_longer_by_a_fork_from_before_it_and_not_in_place(tmp_path, trained, notes):
+def test_a_run_in_its_cool_down_is_extended_by_a_fork_from_before_it_and_not_in_place(tmp_path, trained, notes):
     run, cooling = tmp_path / "run", {"train.cooldown_images": 48}
     train(trained(cooling), run)
     longer = trained(cooling | {"train.num_images": 144})
@@ -191,7 +189,7 @@ def test_a_run_in_its_cool_down_is_made_longer_by_a_fork_from_before_it_and_not_
     assert not any("jumps" in note for note in notes)
 
 
-def test_the_command_forks_resumes_and_says_what_a_run_in_place_of_a_recipe_would_do(tmp_path, trained, parent, capsys):
+def test_the_command_forks_and_resumes_and_explains_a_run_given_as_a_recipe(tmp_path, trained, parent, capsys):
     (tmp_path / "tiny.toml").write_text(recipe_toml(trained({})))
     new = tmp_path / "new"
     command = ["train", str(tmp_path / "tiny.toml"), "--out", str(new), "--from", f"{parent}@8", "--json"]
@@ -221,7 +219,7 @@ def test_the_command_forks_resumes_and_says_what_a_run_in_place_of_a_recipe_woul
 
 
 @pytest.mark.parametrize(("step", "found"), [("@abc", "does not exist"), ("/checkpoints", "has no checkpoint")])
-def test_a_step_that_is_no_number_is_answered_by_the_form(parent, step, found):
+def test_a_step_that_is_no_number_is_refused_with_the_expected_form(parent, step, found):
     with pytest.raises(CheckpointError, match=f"{step}: {found}; expected RUN or RUN@STEP"):
         open_parent(parse_source(f"{parent}{step}"))
 

@@ -66,7 +66,7 @@ def grown(source, larger_data):
     return make
 
 
-def test_the_same_network_begins_with_the_same_outputs(tmp_path, source, tiny_data):
+def test_the_same_network_starts_with_the_same_outputs(tmp_path, source, tiny_data):
     recipe = recipe_of(tiny_data, train={"init_from": str(source), "num_images": 8, "seed": 5})
     train(recipe, tmp_path / "run")
     begin = open_checkpoint(checkpoint_folder(tmp_path / "run", 0))
@@ -83,7 +83,7 @@ def moved_in(name):
     return re.sub(r"^(rotary|down|up|merges|splits)\.(\d+)", lambda m: f"{m[1]}.{int(m[2]) + 1}", name)
 
 
-def test_a_grown_network_has_the_inner_levels_bit_for_bit_and_all_else_fresh(tmp_path, source, grown):
+def test_a_grown_network_has_the_inner_levels_bit_for_bit_and_the_rest_initialized(tmp_path, source, grown):
     train(grown(), tmp_path / "run")
     begin = open_checkpoint(checkpoint_folder(tmp_path / "run", 0)).tensors("model")
     fresh = HourglassTransformer(grown().model)
@@ -117,7 +117,7 @@ def test_a_grown_network_learns_and_the_log_reports_it(tmp_path, grown):
     assert len(losses) == 4 and losses[-1] < 0.95 * losses[0]
 
 
-def test_what_is_taken_is_noted_and_its_hash_kept_by_every_checkpoint(tmp_path, source, grown, notes):
+def test_the_source_is_logged_and_its_hash_saved_in_every_checkpoint(tmp_path, source, grown, notes):
     train(grown(), tmp_path / "run")
     sha256 = weights_sha256(load_denoiser(source))
     said = rf"initial weights: 36 tensors of {source} \({sha256[:16]}\); new: 1 outer level, patch_in, out_norm"
@@ -127,7 +127,7 @@ def test_what_is_taken_is_noted_and_its_hash_kept_by_every_checkpoint(tmp_path, 
     assert newest_checkpoint(source)[0].state.init_from == ""
 
 
-def test_a_run_that_has_begun_does_not_need_its_source(tmp_path, source, grown, monkeypatch):
+def test_a_run_that_has_started_does_not_need_its_source(tmp_path, source, grown, monkeypatch):
     moved = tmp_path / "moved"
     shutil.copytree(source, moved)
     train(grown(moved), tmp_path / "unbroken")
@@ -156,7 +156,7 @@ def test_a_run_does_not_resume_with_another_source(tmp_path, source, grown):
         train(grown(train={"init_from": None}), tmp_path / "run")
 
 
-def test_what_fits_and_means_something_else_is_noted(source, tiny_data):
+def test_fitting_weights_of_another_meaning_are_noted(source, tiny_data):
     levels = [TINY["model"]["levels"][0] | {"kernel_size": 5}, TINY["model"]["levels"][1]]
     recipe = recipe_of(
         tiny_data, train={"init_from": str(source)}, model={"levels": levels}, diffusion={"sigma_data": 0.6}
@@ -187,12 +187,12 @@ LOCAL, GLOBAL = TINY["model"]["levels"]
         ({"num_classes": 0}, r"has the tensor conditioning.classes.weight, which the recipe's network does not have"),
     ],
 )
-def test_a_network_that_the_source_does_not_grow_to_is_refused_by_its_first_tensor(grown, model, message):
+def test_a_network_that_the_source_cannot_grow_to_is_refused_with_the_first_tensor(grown, model, message):
     with pytest.raises(UsageError, match=rf"train.init_from = .*{message}"):
         load_initial_weights(grown(model=model))
 
 
-def test_a_source_that_is_not_there_or_does_not_fit_leaves_no_folder(tmp_path, grown):
+def test_a_missing_or_unsuitable_source_leaves_no_folder(tmp_path, grown):
     with pytest.raises(CheckpointError, match=r"nowhere: no such run, checkpoint or file"):
         train(grown(tmp_path / "nowhere"), tmp_path / "run")
     with pytest.raises(UsageError, match=r"has no tensor for"):
@@ -200,7 +200,7 @@ def test_a_source_that_is_not_there_or_does_not_fit_leaves_no_folder(tmp_path, g
     assert not recipe_file(tmp_path / "run").exists()
 
 
-def test_a_rehearsal_begins_with_the_weights_too_unless_the_run_has_begun(source, grown, tmp_path, notes):
+def test_a_dry_run_starts_with_the_weights_unless_the_run_has_started(source, grown, tmp_path, notes):
     dry_run(grown(), device="cpu")
     assert any(note.startswith("initial weights: 36 tensors") for note in notes)
     misfit = grown(model={"levels": [OUTER, LOCAL, GLOBAL | {"depth": 2}]})
@@ -274,7 +274,7 @@ def test_more_condition_channels_and_longer_vectors_change_no_bit_of_the_first_o
         assert not torch.equal(network(**given), network(**given | {"condition": given["condition"] + 1}))
 
 
-def test_a_conditional_run_begins_with_an_unconditional_one_and_trains_its_new_weights(source, tiny_data, tmp_path):
+def test_a_conditional_run_starts_from_an_unconditional_one_and_trains_its_new_weights(source, tiny_data, tmp_path):
     recipe = recipe_of(
         tiny_data,
         model={"condition_channels": 3},

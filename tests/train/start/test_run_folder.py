@@ -33,7 +33,7 @@ def mnist():
     return read_recipe("mnist32")
 
 
-def test_a_run_that_another_process_trains_is_refused_until_that_is_gone_however_it_went(tmp_path, mnist):
+def test_a_run_that_another_process_trains_is_refused_until_that_process_has_ended(tmp_path, mnist):
     run = tmp_path / "run"
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(run)], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None
@@ -58,7 +58,7 @@ def test_a_folder_is_free_again_after_a_run_that_failed(tmp_path, mnist):
         assert (tmp_path / "run" / "recipe.toml").exists()
 
 
-def test_a_folder_that_was_claimed_and_no_more_can_be_begun(tmp_path, mnist):
+def test_a_folder_that_was_only_claimed_can_be_used(tmp_path, mnist):
     (tmp_path / LOCK).touch()  # killed between the lock and the recipe
     with locked_run_folder(tmp_path, mnist):
         assert (tmp_path / "recipe.toml").exists()

@@ -93,7 +93,7 @@ def watched(monkeypatch):
     return seen
 
 
-def test_dropout_is_another_in_every_step_micro_batch_and_rank_and_the_same_when_repeated(trained, watched):
+def test_dropout_differs_by_step_micro_batch_and_rank_and_is_reproducible(trained, watched):
     recipe = trained({"train.micro_batch_size": 3})
     learner = build_learner(recipe, None, World(), CPU)
     for rank in (0, 1, 0):
@@ -105,7 +105,7 @@ def test_dropout_is_another_in_every_step_micro_batch_and_rank_and_the_same_when
 
 
 @pytest.mark.parametrize(("precision", "short"), [("auto", False), ("float32", False), ("bfloat16", True)])
-def test_products_are_in_the_recipes_precision(plain, watched, precision, short):
+def test_matrix_products_use_the_precision_of_the_recipe(plain, watched, precision, short):
     recipe = plain({"train.precision": precision})
     learner = build_learner(recipe, None, World(), CPU)
     step = next(steps(recipe.train, 0, 0))
@@ -113,13 +113,13 @@ def test_products_are_in_the_recipes_precision(plain, watched, precision, short)
     assert [autocast for _, autocast in watched] == [short]
 
 
-def test_the_average_is_of_the_bare_network_never_trains_and_drops_nothing(trained):
+def test_the_ema_is_in_eval_mode_and_needs_no_gradients(trained):
     learner = build_learner(trained({"train.compile": True}), None, World(), CPU)
     assert learner.denoiser.network.training and not learner.ema.network.training
     assert not any(parameter.requires_grad for parameter in learner.ema.network.parameters())
 
 
 @pytest.mark.parametrize("wanted", [False, True, 1])
-def test_activation_checkpointing_is_the_recipes_choice(trained, wanted):
+def test_activation_checkpointing_follows_the_recipe(trained, wanted):
     learner = build_learner(trained({"train.activation_checkpointing": wanted}), None, World(), CPU)
     assert learner.denoiser.network.activation_checkpointing is wanted

@@ -118,13 +118,13 @@ def test_alpha_is_a_channel_of_an_array():
     np.testing.assert_array_equal(pixels_of(png(values(2, "uint8")), 2, "uint8"), values(2, "uint8"))
 
 
-def test_8_bits_fill_the_range_of_16_bits_and_it_is_remarked():
+def test_8_bit_values_are_scaled_to_16_bits_and_a_note_is_logged():
     picture = decoded(png(values(3, "uint8")), 3)
     np.testing.assert_array_equal(as_array(picture.picture), values(3, "uint8").astype(np.uint16) * 257)
     assert picture.remarks == (SCALED,)
 
 
-def test_values_outside_the_range_are_clipped_and_it_is_remarked():
+def test_values_outside_the_range_are_clipped_and_a_note_is_logged():
     picture = decoded(npy(np.array([[[-0.5], [0.25], [3.0]]], np.float32)), 1, "float32", UNIT)
     assert as_array(picture.picture).ravel().tolist() == [0, 0.25, 1]
     assert picture.remarks == (CLIPPED,)
@@ -207,7 +207,7 @@ def stack(array, **options):
     return buffer.getvalue()
 
 
-def test_several_pages_are_refused_with_the_way_out():
+def test_several_pages_are_refused_with_a_hint():
     problem = r"TIFF with 3 pages; if they are the channels of one image, give --pages-as-channels; else save one page"
     with pytest.raises(UnusableImageError, match=problem):
         decoded(stack(values(3)), 3)
@@ -233,7 +233,7 @@ def test_the_pages_of_a_tiff_are_channels_on_request(dtype, channels, options):
     assert stored_format(data, pages_as_channels=True) == PixelFormat(channels, dtype)
 
 
-def test_pages_that_differ_or_have_channels_of_their_own_are_no_channels():
+def test_pages_that_differ_or_have_several_channels_are_refused_as_channels():
     buffer = io.BytesIO()
     with tifffile.TiffWriter(buffer) as file:
         file.write(values(1)[..., 0], metadata=None)
@@ -253,7 +253,7 @@ def test_a_damaged_page_of_a_stack_is_refused_wherever_it_is():
 
 
 @pytest.mark.parametrize("kind", [png, tiff, npy])
-def test_a_damaged_file_gives_values_or_a_reason_and_nothing_else(kind):
+def test_a_damaged_file_gives_values_or_a_reason_and_no_other_error(kind):
     whole = kind(values(3))
     numbers = np.random.Generator(np.random.Philox(0))
     for _ in range(150):
@@ -277,7 +277,7 @@ def test_without_the_packages_one_line_names_them(package, monkeypatch):
     np.testing.assert_array_equal(pixels_of(png16_bytes(array), 1), array)
 
 
-def test_an_array_is_shown_in_8_bits_by_its_range():
+def test_an_array_is_scaled_to_8_bits_by_its_range():
     picture = np.array([[[0.0], [5.0], [10.0]]], np.float32)
     shown = as_8_bit(picture, PixelFormat(1, "float32", ((0.0, 10.0),)))
     assert np.asarray(shown).tolist() == [[0, 128, 255]]

@@ -25,7 +25,7 @@ ENTRIES = st.lists(
 
 
 @given(ENTRIES)
-def test_a_table_holds_what_was_put_into_it(entries):
+def test_a_table_returns_its_entries(entries):
     table = EntryTable(entries)
     assert list(table) == entries == table and table[1:3] == entries[1:3]
     assert list(table.names) == [entry.name for entry in entries]
@@ -36,7 +36,7 @@ def test_a_table_sorts_as_a_list_of_entries_does(entries):
     assert list(EntryTable(entries).sorted_by_name()) == sorted(entries, key=lambda entry: entry.name)
 
 
-def test_rows_of_rows_are_those_of_the_table():
+def test_a_selection_of_a_selection_has_the_rows_of_the_table():
     table = EntryTable(Entry(f"{number}.png", number) for number in range(20))
     some = table.take(range(0, 20, 3)).take([4, 1])
     assert list(some.names) == ["12.png", "3.png"] and some == [Entry("12.png", 12), Entry("3.png", 3)]

@@ -183,7 +183,7 @@ def test_a_zip_that_declares_a_small_size_cannot_grow(tmp_path):
         source.fetch(0)
 
 
-def test_a_damaged_member_of_a_zip_is_refused_and_its_neighbors_are_not(tmp_path):
+def test_only_the_damaged_member_of_a_zip_is_refused(tmp_path):
     path = write_zip(tmp_path / "a.zip")
     data = bytearray(path.read_bytes())
     place = data.index(b"b/2.png") + len(b"b/2.png") + 2
@@ -216,7 +216,7 @@ def test_a_truncated_zip_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize("before", [b"\n", b"#!/bin/sh\nexec unzip $0\n", b"MZ" + bytes(1022)])
-def test_a_zip_behind_other_bytes_is_read_as_unzip_reads_it(tmp_path, before):
+def test_a_zip_after_other_bytes_is_read_as_unzip_reads_it(tmp_path, before):
     path = write_zip(tmp_path / "whole.zip")
     (tmp_path / "behind.zip").write_bytes(before + path.read_bytes())
     assert contents(open_source(str(tmp_path / "behind.zip"))) == contents(open_source(str(path)))
@@ -236,12 +236,12 @@ def test_a_cut_tar_whose_last_file_is_a_zip_is_damaged(tmp_path):
         open_source(str(tmp_path / "cut.tar"))
 
 
-def test_a_name_that_is_nothing_is_answered_with_the_nearest_set():
+def test_an_unknown_name_is_refused_with_the_nearest_set():
     with pytest.raises(UsageError, match="mnits: no such folder, archive or named set; did you mean 'mnist'"):
         open_source("mnits")
 
 
-def test_a_name_that_is_two_things_is_refused(tmp_path, monkeypatch):
+def test_an_ambiguous_name_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mnist").mkdir()
     with pytest.raises(UsageError, match=r"mnist: is a named set, and a file or folder here; write ./mnist"):

@@ -27,7 +27,7 @@ LINES = "img/a.png\r\nimg/b c.png\r\n"
         b"file:///ROOT/img/a.png\nfile:///ROOT/img/b%20c.png\n",
     ],
 )
-def test_a_list_of_another_system_names_the_same_files(tmp_path, content):
+def test_a_list_from_another_system_names_the_same_files(tmp_path, content):
     write_folder(tmp_path, FILES)
     (tmp_path / "l.txt").write_bytes(content.replace(b"/ROOT", str(tmp_path).encode()))
     found = contents(open_source(str(tmp_path / "l.txt")))
@@ -46,7 +46,7 @@ def test_a_name_with_a_backslash_is_itself_where_there_is_such_a_file(tmp_path):
     assert contents(open_source(str(tmp_path / "l.txt"))) == [("img\\0.png", b"itself")]
 
 
-def test_one_file_by_two_spellings_is_named_twice(tmp_path):
+def test_one_file_in_two_spellings_is_reported_as_listed_twice(tmp_path):
     write_folder(tmp_path, FILES)
     (tmp_path / "l.txt").write_text("img/a.png\nimg\\a.png\n")
     assert problems(open_source(str(tmp_path / "l.txt"))) == {"img/a.png": "named twice in the list"}

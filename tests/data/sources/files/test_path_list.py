@@ -55,13 +55,13 @@ def test_a_list_of_a_hidden_folder_has_its_classes(tmp_path):
 
 
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\0"])
-def test_lines_end_as_the_system_or_find_has_it(tmp_path, end):
+def test_lines_may_end_in_newlines_or_zeros(tmp_path, end):
     write_folder(tmp_path, {"a b.png": b"1", " c.png": b"2"})
     (tmp_path / "l.lst").write_bytes(end.join([b"a b.png", b"", b" c.png"]))
     assert contents(open_source(str(tmp_path / "l.lst"))) == [(" c.png", b"2"), ("a b.png", b"1")]
 
 
-def test_names_with_newlines_and_other_bytes_come_through_zeros(tmp_path):
+def test_names_with_newlines_and_other_bytes_are_read_from_zero_separated_lists(tmp_path):
     names = ["two\nlines.png", os.fsdecode(b"caf\xe9.png"), "x\u202e.png", "n" * 251 + ".png"]
     write_folder(tmp_path, dict.fromkeys(names, b"x"))
     (tmp_path / "l.txt").write_bytes(b"\0".join(os.fsencode(name) for name in names))
@@ -136,7 +136,7 @@ def test_an_archive_on_stdin_is_refused_with_advice_to_give_its_path(tmp_path, w
         (b"a\n", "stdin: more than 1 MiB, too large for a list of paths"),
     ],
 )
-def test_an_endless_list_is_left(endless, message, monkeypatch):
+def test_reading_an_endless_list_stops(endless, message, monkeypatch):
     """`hdit prepare-data - < /dev/zero`."""
     monkeypatch.setattr("hdit_core.data.sources.files.path_list.LARGEST_LIST_BYTES", 1 << 20)
 

@@ -42,7 +42,7 @@ def header(name=b"a.png", size=b"00000000000", kind=b"0"):
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_names_of_every_kind_are_those_of_pythons_reader(tar_format):
+def test_names_of_every_kind_equal_those_of_tarfile(tar_format):
     data = archive_of(NAMES, tar_format)
     found = listed(data)
     with tarfile.open(fileobj=io.BytesIO(bytes(data)), errors="surrogateescape") as archive:
@@ -96,7 +96,7 @@ def test_a_member_that_is_not_a_file_is_named_and_later_ones_are_read(kind, what
     ]
 
 
-def test_links_have_their_target_and_an_unknown_kind_is_a_file():
+def test_links_have_their_target_and_an_unknown_type_is_a_file():
     kinds = {"symbolic": tarfile.SYMTYPE, "hard": tarfile.LNKTYPE, "unknown": b"Z"}
 
     def prepare(member):
@@ -133,7 +133,7 @@ def test_a_hard_link_may_carry_a_copy_of_its_content():
         assert [(one.name, one.hard_link) for one in found] == [("a.png", None), ("b.png", "a.png"), ("c.png", None)]
 
 
-def test_a_sparse_file_is_none_and_what_follows_is_found():
+def test_a_sparse_file_is_no_member_and_later_members_are_found():
     extended = bytearray(header(kind=b"S", size=b"00000001000"))
     extended[482] = 1
     extended[148:156] = b" " * 8
@@ -142,12 +142,12 @@ def test_a_sparse_file_is_none_and_what_follows_is_found():
     assert [(one.name, one.problem is None) for one in listed(data)] == [("a.png", False), ("b.png", True)]
 
 
-def test_folders_are_passed_over_also_those_of_the_oldest_programs():
+def test_folders_are_skipped_also_in_old_tar_formats():
     data = header(b"a/", kind=b"5") + header(b"b/", kind=b"\0") + header(b"a/c.png", kind=b"\0") + bytes(1024)
     assert [one.name for one in listed(data)] == ["a/c.png"]
 
 
-def test_every_cut_and_every_flip_of_a_header_is_noticed():
+def test_every_truncated_or_flipped_header_is_noticed():
     data = archive_of(["a.png", "b.png", "c.png"])
     whole = listed(data)
     for length in range(0, 3 * 1024 + 512, 61):

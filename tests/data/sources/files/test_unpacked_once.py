@@ -74,7 +74,7 @@ def test_a_compressed_tar_is_unpacked_once(prepare, tmp_path, unpacked_bytes, co
     assert sum(unpacked_bytes) == expanded
 
 
-def test_without_room_nothing_is_kept_and_the_set_is_the_same(prepare, tmp_path, monkeypatch):
+def test_without_disk_space_nothing_is_unpacked_and_the_set_is_the_same(prepare, tmp_path, monkeypatch):
     path = write(tmp_path / "a.tar.gz", "gz", True)
     kept = prepare(path, "kept")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(1, 1, 0))
@@ -83,7 +83,7 @@ def test_without_room_nothing_is_kept_and_the_set_is_the_same(prepare, tmp_path,
 
 
 @pytest.mark.parametrize("most_bytes", [0, 10_000, 10**6])
-def test_what_expands_too_far_is_read_on_without_being_kept(tmp_path, monkeypatch, most_bytes):
+def test_a_tar_that_expands_too_far_is_read_without_unpacking(tmp_path, monkeypatch, most_bytes):
     monkeypatch.setattr(unpacked_once, "CHUNK_BYTES", 1000)
     content = np.random.default_rng(0).bytes(30_000)
     (tmp_path / "x.gz").write_bytes(gzip.compress(content))
@@ -94,7 +94,7 @@ def test_what_expands_too_far_is_read_on_without_being_kept(tmp_path, monkeypatc
             assert file.tell() == min(start + size, len(content))
 
 
-def test_a_full_disk_ends_the_keeping_only(tmp_path, monkeypatch):
+def test_a_full_disk_ends_only_the_unpacking(tmp_path, monkeypatch):
     def full(descriptor, content):
         raise OSError(28, "No space left on device")
 

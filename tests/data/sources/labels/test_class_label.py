@@ -46,12 +46,12 @@ def test_a_name_is_not_changed(name):
         ("cat\x01", "control characters"),
     ],
 )
-def test_what_is_neither_is_refused_by_name(text, reason):
+def test_a_value_that_is_neither_number_nor_name_is_refused(text, reason):
     with pytest.raises(ValueError, match=reason):
         parse_label(text)
 
 
-def test_one_class_in_several_forms_is_one_class():
+def test_one_class_in_several_notations_is_one_class():
     forms = {"a": "1", "b": "1.0", "c": 1, "d": "tensor(1)", "e": "10"}
     assert as_names(forms) == {"a": "1", "b": "1", "c": "1", "d": "1", "e": "10"}
     forms = {"a": " dog", "b": "dog ", "c": "do\u0308g", "d": "d\u00f6g"}

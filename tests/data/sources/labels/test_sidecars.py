@@ -26,7 +26,7 @@ def labelled(path, labels="auto"):
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_edms_labels_are_those_of_dataset_json(tmp_path, kind):
+def test_edm_labels_are_read_from_dataset_json(tmp_path, kind):
     expected = {name: number % 3 for number, name in enumerate(EDM)}
     path = WRITERS[kind](tmp_path / kind, EDM | dataset(list(expected.items())))
     labels, classes, _, source = labelled(path)
@@ -35,7 +35,7 @@ def test_edms_labels_are_those_of_dataset_json(tmp_path, kind):
 
 
 @pytest.mark.parametrize("extra", [dataset(None), {}])
-def test_edms_folders_are_not_classes(tmp_path, extra):
+def test_the_folders_of_an_edm_zip_are_not_classes(tmp_path, extra):
     labels, classes, _, _ = labelled(write_zip(tmp_path / "a.zip", EDM | extra))
     assert classes is None and set(labels.values()) == {-1}
 
@@ -53,7 +53,7 @@ def test_a_folder_around_everything_and_backslashes_do_not_matter(tmp_path):
     assert labelled(write_zip(tmp_path / "a.zip", files))[0] == {"x/00000/img00000000.png": 1}
 
 
-def test_images_and_labels_without_each_other_are_rejected_by_name(tmp_path):
+def test_unmatched_images_and_labels_are_rejected_by_name(tmp_path):
     path = write_zip(tmp_path / "a.zip", {"0.png": b"0", "1.png": b"1", **dataset([["0.png", 0], ["2.png", 1]])})
     inputs = labelled(path)[2]
     assert {image.name: image.problem for image in inputs} == {
@@ -81,7 +81,7 @@ def test_implausible_labels_are_refused_and_can_be_ignored(tmp_path, labels, mes
     assert labelled(path, "none")[1] is None
 
 
-def test_a_dataset_json_of_another_kind_is_a_text_and_a_broken_one_is_refused(tmp_path):
+def test_a_dataset_json_of_another_kind_is_ignored_and_a_damaged_one_is_refused(tmp_path):
     files = {"cat/0.png": b"0", "dog/1.png": b"1"}
     assert labelled(write_zip(tmp_path / "a.zip", files | {"dataset.json": b'{"name": "pets"}'}))[1] == ("cat", "dog")
     with pytest.raises(
@@ -97,12 +97,12 @@ def test_a_dataset_json_of_another_kind_is_a_text_and_a_broken_one_is_refused(tm
         ("metadata.jsonl", '{"file_name": "0.png", "label": "dog"}\n{"file_name": "1.png", "label": "cat"}\n'),
     ],
 )
-def test_metadata_of_hugging_face_has_the_classes(tmp_path, name, text):
+def test_hugging_face_metadata_gives_the_classes(tmp_path, name, text):
     path = write_folder(tmp_path / "f", {"0.png": b"0", "1.png": b"1", name: text.encode()})
     assert labelled(path)[:2] == ({"0.png": 1, "1.png": 0}, ("cat", "dog"))
 
 
-def test_metadata_without_labels_is_a_text(tmp_path):
+def test_metadata_without_labels_is_ignored(tmp_path):
     files = {"cat/0.png": b"0", "dog/1.png": b"1", "metadata.csv": b"file_name,text\ncat/0.png,a cat\n"}
     assert labelled(write_folder(tmp_path / "f", files))[1] == ("cat", "dog")
 
@@ -114,7 +114,7 @@ def test_cls_files_label_the_images_of_their_name(tmp_path, kind):
     assert labels == {"a.1.png": 10, "b.jpg": 2} and len(classes) == 11
 
 
-def test_cls_files_that_belong_to_nothing_are_refused(tmp_path):
+def test_cls_files_without_an_image_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"its 1 \.cls files belong to none of its images: 'y\.cls' needs an image"):
         labelled(write_folder(tmp_path / "f", {"x.png": b"0", "y.cls": b"1"}))
 
@@ -125,7 +125,7 @@ def named(form, *names):
 
 
 @pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
-def test_labels_and_captions_belong_to_images_whose_accents_are_written_otherwise(tmp_path, forms):
+def test_labels_and_captions_match_across_unicode_normalization_forms(tmp_path, forms):
     images, texts = (named(form, "caf\u00e9", "na\u00efve") for form in forms)
     files = {f"{name}.png": b"image" for name in images}
     files |= {f"{name}.cls": b"%d" % (number + 3) for number, name in enumerate(texts)}
@@ -137,7 +137,7 @@ def test_labels_and_captions_belong_to_images_whose_accents_are_written_otherwis
     assert {entry.name: captions.fetch(number) for number, entry in enumerate(source.entries)} == expected
 
 
-def test_names_that_differ_only_in_how_their_accents_are_written_keep_their_own_labels(tmp_path):
+def test_names_in_different_unicode_normalization_forms_keep_their_own_labels(tmp_path):
     names = [named(form, "caf\u00e9")[0] for form in ("NFC", "NFD")]
     files = {f"{name}.png": b"image" for name in names}
     labels, classes, _, _ = labelled(
