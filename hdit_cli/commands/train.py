@@ -49,9 +49,9 @@ def train(
 ) -> None:
     """Train a recipe; rerun the same command to resume.
 
-    SIGTERM, SIGINT (Ctrl-C), SIGUSR1 or a file STOP in the run directory save and exit with code 75; a second Ctrl-C
-    exits at once. Non-finite losses and spikes are recorded in RUN/incidents. For several GPUs, start one process each
-    with torchrun or srun. Grids and FID: train.sample_every_images, train.eval_every_images. Fine-tuning: --from.
+    Writes checkpoints/, log.jsonl, grids/ and incidents/ (loss spikes and non-finite losses) to the run directory.
+    SIGTERM, SIGINT (Ctrl-C), SIGUSR1 or a file STOP in it save and exit with code 75; a second Ctrl-C exits at once.
+    Several GPUs: torchrun or srun. Grids, FID: train.sample_every_images, train.eval_every_images. Fine-tuning: --from.
 
     Examples:
       hdit train mnist32 --out runs/digits --set train.batch_size=128

@@ -93,7 +93,10 @@ VectorsOption = Annotated[
 ]
 CaptionsOption = Annotated[
     bool,
-    typer.Option("--captions", help="Keep captions: a.txt next to a.jpg, KEY.txt in shards, or a text column."),
+    typer.Option(
+        "--captions",
+        help="Store captions, which training does not use: a.txt next to a.jpg, KEY.txt in shards, or a text column.",
+    ),
 ]
 
 

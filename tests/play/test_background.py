@@ -8,6 +8,20 @@ import pytest
 from hdit_core.play.background import Stopped, Visitors, newest_results
 
 
+def endless(ended):
+    """Return a computation that reports until it is stopped, and then sets the event."""
+
+    def work(report):
+        try:
+            while True:
+                report(1)
+                time.sleep(0.001)
+        finally:
+            ended.set()
+
+    return work
+
+
 def test_the_last_result_always_arrives_and_outdated_ones_are_skipped():
     go, gone = threading.Event(), threading.Event()
 
@@ -27,16 +41,7 @@ def test_the_last_result_always_arrives_and_outdated_ones_are_skipped():
 
 def test_a_stopped_computation_reports_it_and_ends():
     stop, ended = threading.Event(), threading.Event()
-
-    def work(report):
-        try:
-            while True:
-                report(1)
-                time.sleep(0.001)
-        finally:
-            ended.set()
-
-    results = newest_results(work, stop)
+    results = newest_results(endless(ended), stop)
     assert next(results) == 1
     stop.set()
     with pytest.raises(Stopped):
@@ -46,16 +51,7 @@ def test_a_stopped_computation_reports_it_and_ends():
 
 def test_a_computation_that_nobody_watches_is_stopped():
     ended = threading.Event()
-
-    def work(report):
-        try:
-            while True:
-                report(1)
-                time.sleep(0.001)
-        finally:
-            ended.set()
-
-    results = newest_results(work, threading.Event())
+    results = newest_results(endless(ended), threading.Event())
     next(results)
     results.close()
     assert ended.is_set()

@@ -102,6 +102,15 @@ def test_an_unavailable_store_ends_a_run_so_that_it_can_be_resumed(s3, data_set,
     assert same(reader, data_set)
 
 
+def assert_refused(s3, tmp_path, fault, problem):
+    """Assert that reading an image fails with this problem if every request for its shard has this fault."""
+    reader = opened(tmp_path, s3)
+    s3.network.fail(SHARD_0, fault, 99)
+    with pytest.raises(DataError, match=rf"^s3://bucket/faces/shard-000000.tar: {problem}$"):
+        reader.read(0)
+    assert cached(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
@@ -112,16 +121,14 @@ def test_an_unavailable_store_ends_a_run_so_that_it_can_be_resumed(s3, data_set,
     ids=["expired", "denied", "invalid"],
 )
 def test_refused_credentials_are_named_after_a_second_attempt(s3, tmp_path, notes, fault, reason):
-    reader = opened(tmp_path, s3)
-    s3.network.fail(SHARD_0, fault, 99)
-    with pytest.raises(
-        DataError,
-        match=rf"^s3://bucket/faces/shard-000000.tar: the store refuses access \({reason}\); check or renew the "
-        "credentials and permissions, then run the same command$",
-    ):
-        reader.read(0)
-    assert len(downloads(s3)) == 2 and cached(tmp_path) == []
-    assert not notes
+    assert_refused(
+        s3,
+        tmp_path,
+        fault,
+        rf"the store refuses access \({reason}\); check or renew the credentials and permissions, then run the same "
+        "command",
+    )
+    assert len(downloads(s3)) == 2 and not notes
 
 
 @pytest.mark.parametrize("status", [400, 403])
@@ -142,15 +149,9 @@ def test_a_refusal_without_a_body_is_recognized(s3, tmp_path, status):
     ids=["400", "301", "405", "501"],
 )
 def test_a_permanent_error_response_is_not_retried(s3, tmp_path, notes, fault, reason):
-    reader = opened(tmp_path, s3)
-    s3.network.fail(SHARD_0, fault, 99)
-    with pytest.raises(
-        DataError,
-        match=rf"^s3://bucket/faces/shard-000000.tar: cannot be requested \({reason}.*\); check the address and the "
-        "configuration of the store$",
-    ):
-        reader.read(0)
-    assert not notes and cached(tmp_path) == []  # botocore itself follows 301 once
+    problem = rf"cannot be requested \({reason}.*\); check the address and the configuration of the store"
+    assert_refused(s3, tmp_path, fault, problem)
+    assert not notes  # botocore itself follows 301 once
 
 
 @pytest.mark.parametrize(

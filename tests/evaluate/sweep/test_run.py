@@ -1,88 +1,23 @@
-"""A sweep finds the best candidate, and the same one after a kill and on several ranks."""
+"""A sweep finds the best candidate."""
 
 import json
 import os
 import shutil
-import time
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from hdit_core.checkpoint.load import newest_checkpoint
-from hdit_core.data.prepare.job import PrepareSettings
-from hdit_core.data.prepare.run import prepare_data
-from hdit_core.errors import CheckpointError, DataError, UsageError
-from hdit_core.evaluate import feature_batch as pieces
-from hdit_core.evaluate import generated
-from hdit_core.evaluate import score as score_module
+from hdit_core.errors import CheckpointError, UsageError
 from hdit_core.evaluate.score import score
 from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.evaluate.sweep import run as sweep_module
 from hdit_core.evaluate.sweep.defaults import apply_winner, unapply_winner
-from hdit_core.evaluate.sweep.journal import Trial, read_winner
+from hdit_core.evaluate.sweep.journal import Trial
 from hdit_core.evaluate.sweep.run import sweep, ties
 from hdit_core.evaluate.sweep.search_space import Point, SweepSettings
-from hdit_core.recipe.read import check_recipe
-from hdit_core.train.run import train
-from tests.evaluate.scoring_rank import start
-
-
-@pytest.fixture(autouse=True)
-def small(toy_extractor, monkeypatch):
-    """Pieces of 8 images, and the toy extractor."""
-    monkeypatch.setattr(pieces, "IMAGES_PER_CHUNK", 8)
-    monkeypatch.setattr(sweep_module, "IMAGES_PER_CHUNK", 8)
-    for module in (score_module, sweep_module):
-        monkeypatch.setattr(module, "open_extractor", lambda *_: toy_extractor)
-
-
-MODEL = {
-    "image_size": [8, 12],
-    "patch_size": 2,
-    "num_classes": 3,
-    "mapping_width": 16,
-    "mapping_depth": 1,
-    "levels": [{"depth": 1, "width": 16, "head_dim": 8, "attention": "global"}],
-}
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A run of one step with a checkpoint and snapshots of averages, and images to compare with."""
-    folder, numbers = tmp_path_factory.mktemp("sweep"), np.random.default_rng(5)
-    (folder / "pictures").mkdir()
-    for index in range(24):
-        (folder / "pictures" / f"c{index % 3}").mkdir(exist_ok=True)
-        pixels = numbers.integers(0, 256, (8, 12, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / "pictures" / f"c{index % 3}" / f"{index}.png")
-    prepare_data(PrepareSettings(str(folder / "pictures"), folder / "data", (8, 12)))
-    training = {"num_images": 32, "batch_size": 8, "sample_every_images": 0, "ema_profiles": [0.05, 0.1]}
-    data = {"path": str(folder / "data"), "workers": 0}
-    tables = {"model": MODEL, "data": data, "train": training, "sample": {"steps": 2, "sigma_max": 80.0}}
-    train(check_recipe(tables, "small"), folder / "run")
-    train(check_recipe(tables | {"train": training | {"lr": 0.03, "seed": 1}}, "small"), folder / "guide")
-    return folder
-
-
-@pytest.fixture
-def run(made, tmp_path):
-    """A copy of the run, to itself."""
-    return Path(shutil.copytree(made / "run", tmp_path / "run"))
-
-
-@pytest.fixture
-def reference(made):
-    """The images to compare with."""
-    return made / "data"
-
-
-def wanted(run, reference, **more):
-    scoring = ScoreSettings(None, str(reference), device="cpu", labels="uniform", seed=3)
-    asked = {"guidance": "1:3:1", "interval": "all,0.5:20", "n": 16, "confirm": 24}
-    return SweepSettings(run, scoring, **asked | more)
+from tests.evaluate.sweep.wanted import wanted
 
 
 def test_the_best_of_the_grid_wins_and_every_trial_equals_its_separate_score(run, reference):
@@ -167,51 +102,6 @@ def test_without_apply_the_defaults_of_the_run_are_unchanged(run, reference):
     assert not (run / "sweep" / "features").exists()
 
 
-@pytest.mark.parametrize("share_done", [0.3, 0.8, 1.0])
-def test_a_killed_sweep_resumes_to_the_same_result_without_repeating_work(run, reference, tmp_path, share_done):
-    heard: list[int] = []
-    whole = sweep(wanted(run, reference, out=tmp_path / "whole"), lambda point, done, total: heard.append(done))
-    left = round(share_done * len(heard))
-
-    def kill(point, done, total):
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        sweep(wanted(run, reference, out=tmp_path / "killed"), kill)
-    journal = tmp_path / "killed" / "journal.jsonl"
-    lines = journal.read_text().splitlines()
-    journal.write_text("\n".join(lines) + '\n{"point": {"wei')  # a line that the kill cut short
-    resumed = sweep(wanted(run, reference, out=tmp_path / "killed"))
-    assert (resumed.winner, resumed.trials) == (whole.winner, whole.trials)
-    assert resumed.score["value"] == whole.score["value"]
-    assert journal.read_text().splitlines()[: len(lines)] == lines
-    points = [json.dumps(json.loads(line)["point"]) + str(json.loads(line)["n"]) for line in lines[1:]]
-    assert len(points) == len(set(points))
-
-
-def test_two_ranks_find_the_same_winner_as_one_even_after_a_kill(run, reference, tmp_path):
-    asked = {"run": run, "guidance": "1:3:1", "n": 16, "confirm": 24}
-    options = {"images": None, "reference": str(reference), "labels": "uniform"}
-    one = start(tmp_path / "a", 1, **options, sweep=asked | {"out": tmp_path / "one"}).results()[0]
-    killed = start(tmp_path / "b", 2, stuck=(1, 3), **options, sweep=asked | {"out": tmp_path / "two"})
-    journal = tmp_path / "two" / "journal.jsonl"
-    while not journal.exists() or len(journal.read_text().splitlines()) < 3:
-        assert all(process.is_alive() for process in killed.processes), killed.said()
-        time.sleep(0.01)
-    killed.processes[1].kill()
-    assert "gone" in killed.said()[0]
-    two = start(tmp_path / "b", 2, **options, sweep=asked | {"out": tmp_path / "two"}).results()
-    assert two[1] is None
-    assert two[0]["trials"] == one["trials"], "bit for bit"
-    assert two[0]["score"]["estimates"] == one["score"]["estimates"]
-    assert two[0]["winner"] == one["winner"]
-    passports = [found["score"]["passport"]["images"] for found in (two[0], one)]
-    assert passports[0]["fingerprint"] == passports[1]["fingerprint"], "the very same images"
-
-
 def test_a_sweep_requests_reproducible_mkl_products_before_its_first_one(run, reference, toy_extractor, monkeypatch):
     """MKL listens at its first product only, and a resumed sweep, whose reference is measured, begins with another."""
     asked = []
@@ -223,13 +113,6 @@ def test_a_sweep_requests_reproducible_mkl_products_before_its_first_one(run, re
     assert asked == ["AUTO,STRICT"]
 
 
-def test_a_finished_sweep_is_reported_again_without_sampling(run, reference):
-    first = sweep(wanted(run, reference))
-    drawn = []
-    assert sweep(wanted(run, reference), lambda *about: drawn.append(about)).to_json() == first.to_json()
-    assert drawn == []
-
-
 def test_the_reference_and_every_candidate_report_progress_from_the_first_image_on(run, reference):
     heard: dict[str, list[tuple[int, int]]] = {}
     sweep(wanted(run, reference, interval=None), lambda *event: heard.setdefault(event[0], []).append(event[1:]))
@@ -238,45 +121,6 @@ def test_the_reference_and_every_candidate_report_progress_from_the_first_image_
     for candidate in candidates:
         assert heard[candidate][0] == (0, 8) and (8, 8) in heard[candidate]
     assert next(task for task in heard if task.startswith("winner weights ema, guidance "))
-
-
-@pytest.mark.parametrize(
-    "content", ["", "garbage", "[]", '{"value": 1.0}', '{"value": 1.0, "name": "n", "estimates": {}}']
-)
-def test_a_damaged_winner_is_named_with_the_fix(tmp_path, content):
-    (tmp_path / "winner.json").write_text(content)
-    with pytest.raises(
-        DataError, match=r"winner\.json: not the score of a sweep's winner; remove it to score the winner again"
-    ):
-        read_winner(tmp_path / "winner.json", Point("ema"), 24)
-
-
-def test_a_round_reuses_the_images_of_the_previous_one(run, reference, monkeypatch):
-    drawn = []
-    original = generated.generate
-    monkeypatch.setattr(
-        generated, "generate", lambda denoiser, places, **how: drawn.extend(places) or original(denoiser, places, **how)
-    )
-    sweep(wanted(run, reference, interval=None, guidance="1,2,3,4"))
-    rounds = drawn[: 4 * 8 + 2 * 8 + 8]  # and then those that the report shows
-    assert sorted(rounds) == sorted([*range(8)] * 4 + [*range(8, 16)] * 2 + [*range(16, 24)])
-
-
-def test_another_grid_reuses_the_trials_of_the_previous_one(run, reference):
-    first = sweep(wanted(run, reference, guidance="1,2,3,4", interval=None))
-    sampled = set()
-    second = sweep(
-        wanted(run, reference, guidance="1,2,3,5", interval=None), lambda task, done, n: sampled.add((task, n))
-    )
-    assert {task for task, n in sampled if n == 8} == {"4/4 weights ema, guidance 5"}
-    assert len({trial for trial in first.trials if trial.n == 8} & set(second.trials)) == 3
-
-
-def test_a_sweep_with_other_settings_in_the_folder_is_refused(run, reference):
-    sweep(wanted(run, reference, n=8))
-    other = wanted(run, reference, n=8)
-    with pytest.raises(UsageError, match=r"has a sweep with other settings: seed 3 .there. vs 4 .now."):
-        sweep(replace(other, scoring=replace(other.scoring, seed=4)))
 
 
 def test_candidates_whose_interval_contains_the_winner_are_ties():
