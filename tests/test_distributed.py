@@ -30,7 +30,7 @@ def test_torchrun_sets_the_rank_and_the_rendezvous():
 
 
 @pytest.mark.parametrize(("address", "one_node"), [("127.0.0.1", True), ("localhost", True), ("gpu01", False)])
-def test_without_the_number_of_ranks_on_a_node_the_address_tells_whether_there_is_one(address, one_node):
+def test_without_the_number_of_ranks_on_a_node_the_address_determines_whether_there_is_one_node(address, one_node):
     environment = {name: text for name, text in TORCHRUN.items() if name != "LOCAL_WORLD_SIZE"}
     assert read_launch_info(environment | {"MASTER_ADDR": address}).one_node is one_node
 

@@ -26,7 +26,7 @@ def test_the_lower_bound_is_two_products_forward_and_four_more_backward():
     assert (shape.flops("forward"), shape.flops("forward+backward")) == (forward, 3 * forward)
 
 
-def test_the_lower_bound_of_the_forward_pass_is_what_torch_counts_for_as_many_keys():
+def test_the_lower_bound_of_the_forward_pass_equals_torchs_count_for_as_many_keys():
     from torch.utils.flop_counter import FlopCounterMode
 
     shape = Shape(6, batch=2, heads=3, head_dim=8, kernel_size=5)

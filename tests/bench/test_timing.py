@@ -30,7 +30,7 @@ def clock():
     return FakeClock()
 
 
-def test_median_and_quartiles_are_those_of_the_runs():
+def test_median_and_quartiles_equal_those_of_the_runs():
     timing = Timing((4.0, 1.0, 3.0, 2.0, 100.0))
     assert timing.median_s == 3.0
     assert timing.quartiles_s == (2.0, 4.0)

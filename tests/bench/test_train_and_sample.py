@@ -34,7 +34,7 @@ def here(monkeypatch):
         monkeypatch.setattr(module, "product_rate", lambda device, dtype: 1e12)
 
 
-def test_images_per_second_utilisation_and_waiting_come_from_the_median_step():
+def test_images_per_second_utilization_and_waiting_follow_from_the_median_step():
     timing = Timing((1.0, 2.0, 50.0))
     figure = StepFigure(8, 600, "float32", rate=1000.0, timing=timing, waited_s=0.5, peak_bytes=7)
     assert (figure.images_per_s, figure.utilisation, figure.waiting) == (4.0, 0.3, 0.25)
@@ -127,7 +127,7 @@ def test_a_step_that_does_not_fit_is_refused_with_the_settings_to_reduce(tiny_re
         bench_sample(tiny_recipe, FEW)
 
 
-def test_noise_stands_in_for_images_with_every_kind_of_conditioning(tiny_recipe):
+def test_noise_replaces_images_with_every_kind_of_conditioning(tiny_recipe):
     first, second = itertools.islice(random_batches(tiny_recipe, [range(5, 8), range(8, 11)]), 2)
     assert first.images.shape == first.noise.shape == (3, 3, 16, 24)
     assert first.images.abs().max() <= 1

@@ -36,7 +36,7 @@ def test_an_empty_table_prints_nothing(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_lines_of_ones_own_replace_the_layout_and_names_in_them_are_written_out(capsys):
+def test_given_lines_replace_the_layout_and_control_characters_are_escaped(capsys):
     console.emit({"a": 1}, as_json=False, lines=["one", "\x1b[2Jtwo\u202e"])
     assert capsys.readouterr().out == "one\n\\x1b[2Jtwo\\u202e\n"
 

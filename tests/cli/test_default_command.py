@@ -26,7 +26,7 @@ def output(*args):
     return result.output
 
 
-def test_an_argument_that_is_not_a_subcommand_goes_to_the_default_command():
+def test_an_argument_that_is_no_subcommand_is_passed_to_the_default_command():
     assert output("anna") == "hello anna\n"
     assert output() == "hello nobody\n"
     assert output("--loud", "anna") == "HELLO anna\n"

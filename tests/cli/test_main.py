@@ -28,7 +28,7 @@ def test_an_error_of_a_user_is_one_line_and_the_exit_code_of_its_kind(install_bo
 
 
 @pytest.mark.parametrize("words", [["--out=~/x"], ["--out", "~/x"]])
-def test_a_tilde_that_the_shell_left_is_the_home_folder(monkeypatch, tmp_path, capsys, words):
+def test_a_tilde_that_the_shell_did_not_expand_is_the_home_folder(monkeypatch, tmp_path, capsys, words):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "x").write_text("a file")
     assert main(["sample", "--ckpt=~/nothing", *words]) == 2 or main(["sample", "--ckpt=~/nothing", *words]) == 4

@@ -48,7 +48,7 @@ def heavy_imports(code, heavy=HEAVY):
     return run.stdout.splitlines()[-1].split()[1:]
 
 
-def test_the_commands_of_hdit_come_through_the_same_door_as_anybodys():
+def test_the_commands_of_hdit_are_entry_points_like_those_of_plugins():
     names = ["bench", "convert", "data", "doctor", "edit", "ema", "eval-fid", "export", "flops", "plan", "play"]
     names += ["prepare-data", "recipe", "restore", "runs", "sample", "slurm", "sweep", "train"]
     assert [name for name, points in discover_commands().items() if points[0].dist.name == "hdit-toolkit"] == names

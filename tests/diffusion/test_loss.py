@@ -97,7 +97,7 @@ def test_min_snr_weights_of_images_are_clipped_at_gamma(gamma):
         ),
     ],
 )
-def test_a_bias_belongs_to_the_sigmoid_weighting(changed, keys, message):
+def test_a_bias_is_only_for_the_sigmoid_weighting(changed, keys, message):
     with pytest.raises(RecipeError, match=message):
         changed({f"diffusion.{key}": value for key, value in keys.items()})
 

@@ -33,7 +33,7 @@ def traced(request, tmp_path, recipe):
     return run, int(request.param != "new"), content_of(alone), changes(tmp_path / "log")
 
 
-def test_killed_before_every_call(tmp_path, recipe, traced):
+def test_a_save_killed_before_any_call_leaves_valid_checkpoints(tmp_path, recipe, traced):
     run, damaged, content, calls = traced
     for place, call in enumerate(calls):
         trial = copy_of(run, tmp_path / f"killed-{place}")
@@ -44,7 +44,7 @@ def test_killed_before_every_call(tmp_path, recipe, traced):
 
 
 @pytest.mark.parametrize("error", ERRORS)
-def test_refused_every_call(tmp_path, recipe, traced, error):
+def test_a_save_with_any_failed_call_leaves_valid_checkpoints(tmp_path, recipe, traced, error):
     run, damaged, content, calls = traced
     for place, call in enumerate(calls):
         trial = copy_of(run, tmp_path / f"refused-{place}")

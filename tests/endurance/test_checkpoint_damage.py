@@ -57,7 +57,7 @@ def cut(content, chance):
 
 
 @pytest.mark.parametrize(("damage", "share"), [(flipped, 1), (cut, 2)], ids=["flips", "cuts"])
-def test_damage_is_named_and_the_next_older_checkpoint_is_taken(run, flips, damage, share):
+def test_damage_is_named_and_the_next_older_checkpoint_is_used(run, flips, damage, share):
     before, _ = newest_checkpoint(run)
     files, chance, passed_over = sorted(before.folder.iterdir()), random.Random(share), 0
     count = flips // share

@@ -9,7 +9,7 @@ NUM_SIZES = 50
 
 
 @pytest.mark.parametrize("looks", [True, False], ids=["a disk that tells", "a disk that promises too much"])
-def test_fifty_sizes(tmp_path, recipe, small_disk, monkeypatch, looks):  # noqa: F811
+def test_a_save_on_disks_of_fifty_sizes_loses_no_checkpoint(tmp_path, recipe, small_disk, monkeypatch, looks):  # noqa: F811
     run = begun(tmp_path / "run", recipe)
     if not looks:
         blindly(monkeypatch)

@@ -41,7 +41,9 @@ def recipe_of(tmp_path, trained):
 
 
 @pytest.mark.parametrize(("workers", "pieces"), WAYS)
-def test_one_rank(tmp_path, recipe_of, nursery, kills, workers, pieces):
+def test_one_rank_killed_at_random_moments_ends_with_the_same_bytes(
+    tmp_path, recipe_of, nursery, kills, workers, pieces
+):
     recipe_file, random_here = recipe_of(workers, pieces, ranks=1), random.Random(10 * workers + pieces)
     nursery.begin(recipe_file, tmp_path / "alone")
     assert nursery.wait() == 0
@@ -102,7 +104,7 @@ def kill_ranks(process, run, random_here):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for the ranks with ps of Linux")
 @pytest.mark.parametrize(("workers", "pieces"), WAYS)
-def test_two_ranks_under_torchrun(tmp_path, recipe_of, kills, workers, pieces):
+def test_two_ranks_killed_under_torchrun_end_with_the_same_bytes(tmp_path, recipe_of, kills, workers, pieces):
     recipe_file, random_here = recipe_of(workers, pieces, ranks=2), random.Random(10 * workers + pieces)
     assert begin_ranks(recipe_file, tmp_path / "alone").wait() == 0, (tmp_path / "alone.stderr").read_text()[-2000:]
     expected, killed, runs = final_hash(tmp_path / "alone"), 0, 0

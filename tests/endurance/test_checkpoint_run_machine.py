@@ -10,7 +10,7 @@ STEPS = 50
 
 
 @pytest.mark.parametrize("part", range(10))
-def test_a_thousand_operations(changed, part):
+def test_checkpoints_stay_valid_over_a_thousand_random_operations(changed, part):
     taken = 0
 
     class Counted(RunMachine):

@@ -34,7 +34,7 @@ def expected(pictures, tmp_path_factory):
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
-def test_killed_at_random_moments_the_set_is_the_same(pictures, expected, tmp_path, kills, workers):
+def test_a_preparation_killed_at_random_moments_gives_the_same_set(pictures, expected, tmp_path, kills, workers):
     made, elapsed_s = undisturbed(pictures, tmp_path / "home", workers)
     assert made == expected
     random = np.random.default_rng(workers)

@@ -30,7 +30,7 @@ def undisturbed(pictures, tmp_path_factory):
     return bytes_of(folder / "set"), time.monotonic() - started_at
 
 
-def test_tasks_killed_at_random_moments_make_the_same_set(pictures, undisturbed, tmp_path, kills):
+def test_tasks_killed_at_random_moments_give_the_same_set(pictures, undisturbed, tmp_path, kills):
     expected, elapsed_s = undisturbed
     random = np.random.default_rng(0)
     killed = sets = 0

@@ -42,7 +42,7 @@ def write_tar(path, count):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="macOS counts ru_maxrss in bytes")
-def test_memory_is_flat_but_for_the_names(tmp_path):
+def test_memory_is_constant_except_for_the_names(tmp_path):
     found = {}
     for count in (LEAST, MOST):
         write_tar(tmp_path / f"{count}.tar", count)

@@ -15,7 +15,7 @@ def alone(tmp_path_factory):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_losses_of_200_steps_are_those_of_one_process_and_the_same_bits_when_done_again_in_two_parts(
+def test_losses_of_200_steps_equal_those_of_one_process_and_are_bit_identical_when_resumed(
     layout, alone, trained, tmp_path
 ):
     levels = [level | {"dropout": 0.0} for level in trained({}).model_dump(mode="json")["model"]["levels"]]

@@ -45,7 +45,7 @@ def await_step(run, step, launched):
 
 @pytest.mark.parametrize("victim", [0, 1, None], ids=["rank-0", "rank-1", "torchrun"])
 @pytest.mark.parametrize("how", ["killed", "frozen"])
-def test_all_end_in_time_and_nothing_stays(victim, how, trained, tmp_path, kills):
+def test_all_ranks_end_in_time_and_no_process_remains(victim, how, trained, tmp_path, kills):
     if victim is None and how == "frozen":
         pytest.skip("ranks do not need torchrun to go on, and it goes on when it is woken")
     recipe = trained(

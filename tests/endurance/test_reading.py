@@ -29,7 +29,7 @@ def read_all(folder):
     return np.stack([reader.read(index)[0] for index in range(len(reader))])
 
 
-def test_every_97th_cut_is_found(shard):
+def test_every_truncation_is_found_when_reading(shard):
     whole = shard.read_bytes()
     opened = ImageReader(shard.parent, cache_bytes=0)
     last = int(opened._index["offset"][-1]) + int(opened._index["length"][-1])
@@ -66,7 +66,7 @@ def test_every_flipped_bit_is_found_or_changes_no_image(shard, flips):
 
 @pytest.mark.parametrize("order", ["uniform", "blocks"])
 @pytest.mark.parametrize("sizes", [(), ((16, 24), (24, 16))])
-def test_all_worlds_and_workers_in_turn_see_what_one_process_sees(trained, tiny_data, tmp_path, order, sizes):
+def test_any_sequence_of_ranks_and_workers_reads_the_same_as_one_process(trained, tiny_data, tmp_path, order, sizes):
     folder = tiny_data
     if sizes:
         pictures = shutil.copytree(tiny_data.parent / "pictures", tmp_path / "pictures")

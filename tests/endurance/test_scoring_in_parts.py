@@ -3,5 +3,5 @@
 from tests.train.scored_ranks import check_scores
 
 
-def test_ranks_with_parts_of_the_average_score_what_one_process_does_and_leave_off_together(trained, tmp_path):
+def test_ranks_with_a_sharded_ema_compute_the_same_score_and_stop_together(trained, tmp_path):
     check_scores(trained, tmp_path, "fsdp")

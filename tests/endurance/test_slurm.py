@@ -123,7 +123,7 @@ def listening_of(words: str) -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("launcher", ["torchrun", "srun"])
-def test_nothing_of_ours_or_torchs_on_one_node_listens_beyond_the_loopback(slurm, digits, tmp_path, launcher):
+def test_on_one_node_every_socket_listens_on_the_loopback_only(slurm, digits, tmp_path, launcher):
     run = tmp_path / "run"
     long = ["--set", "train.num_images=100000000", "--set", "train.checkpoint_every_images=100000000"]
     words = ["train", str(digits), "--out", str(run), "--ranks-per-node", "2", "--time", "10", "--launcher", launcher]
@@ -136,7 +136,7 @@ def test_nothing_of_ours_or_torchs_on_one_node_listens_beyond_the_loopback(slurm
     wait_until(lambda: job(slurm, number)["JobState"] not in ("RUNNING", "COMPLETING"), 60, tmp_path)
 
 
-def test_a_run_saves_before_its_time_limit_goes_on_in_the_queue_and_obeys_a_person(slurm, digits, tmp_path):
+def test_a_run_saves_before_its_time_limit_is_requeued_and_stops_on_request(slurm, digits, tmp_path):
     run = tmp_path / "run"
     long = ["--set", "train.num_images=100000000", "--set", "train.checkpoint_every_images=100000000"]
     number = submit(slurm, tmp_path, "train", str(digits), "--out", str(run), *long, "--time", "2", "--notice", "60")

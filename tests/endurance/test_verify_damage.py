@@ -38,7 +38,7 @@ def damage_named(shard, level):
     return {damage.file for damage in verify(shard.parent, level).defects} == {shard.name}
 
 
-def test_every_cut_is_found_by_verifying_and_by_reading(shard):
+def test_every_truncation_is_found_by_verifying_and_by_reading(shard):
     content = shard.read_bytes()
     cuts = range(0, len(content), 97)
     for length in cuts:

@@ -40,7 +40,7 @@ def test_frequencies_run_from_pi_to_ten_pi_with_heads_interleaved():
     assert frequencies.max() < 10 * math.pi
 
 
-def test_frequencies_are_those_of_the_references_checkpoints(reference):
+def test_frequencies_equal_those_of_the_references_checkpoints(reference):
     stored = reference("neighborhood")["down_levels.1.0.self_attn.pos_emb.freqs"]
     torch.testing.assert_close(torch.from_numpy(rotary_frequencies(NUMBERS, stored.shape)), stored, rtol=1e-6, atol=0)
 

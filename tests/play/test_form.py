@@ -8,7 +8,7 @@ from hdit_core.errors import UsageError
 from hdit_core.play.form import read_form, real_number, whole_number
 
 
-def test_a_form_combines_the_settings_of_the_run_with_those_of_the_user(tiny_recipe, values):
+def test_a_form_combines_the_settings_of_the_run_and_of_the_user(tiny_recipe, values):
     form = read_form(values | {"seed": "12345678901234567", "steps": 7.0, "guidance": "1.5", "class": "2"}, tiny_recipe)
     assert (form.seed, form.count, form.class_id) == (12345678901234567, 3, 2)
     assert (form.settings.steps, form.settings.guidance) == (7, 1.5)
@@ -48,7 +48,7 @@ def test_an_interval_of_the_run_can_be_removed(changed, values):
         ({"schedule": "linear"}, "schedule"),
     ],
 )
-def test_a_mistake_is_one_line_that_names_the_field(wrong, message, tiny_recipe, values):
+def test_an_error_is_one_line_that_names_the_field(wrong, message, tiny_recipe, values):
     with pytest.raises(UsageError, match=message) as problem:
         read_form(values | wrong, tiny_recipe)
     assert "\n" not in str(problem.value) and len(str(problem.value)) < 400

@@ -256,7 +256,7 @@ def test_tables_from_elsewhere_are_checked_under_their_own_name():
         check_recipe({}, "weights.safetensors")
 
 
-def test_constraints_are_reported_together_with_other_mistakes(write):
+def test_constraints_are_reported_together_with_other_errors(write):
     overrides = ["model.image_size=[30, 48]", "model.xyzzy=3", "train.lr=fast", "model.levels.1.widht=3"]
     lines = mistakes_of(write(GOOD), overrides)
     assert any("model.image_size: height 30 is not a multiple of" in line for line in lines) and len(lines) == 4

@@ -60,17 +60,17 @@ def keys_of(name):
     return flat(read_recipe(f"ablations/{name}").model_dump(mode="json"))
 
 
-def test_every_row_of_the_paper_that_our_blocks_can_be_is_shipped():
+def test_every_ablation_row_with_supported_blocks_is_built_in():
     assert sorted(name for name in shipped_recipes() if "/" in name) == [f"ablations/{row}" for row in ROWS]
 
 
 @pytest.mark.parametrize("row", CHANGES)
-def test_a_row_differs_from_the_one_it_was_made_from_in_what_the_paper_changed_and_in_nothing_else(row):
+def test_a_row_differs_from_its_base_row_only_in_what_the_paper_changed(row):
     before, changes = CHANGES[row]
     assert keys_of(row) == keys_of(before) | changes
 
 
-def test_the_first_rows_share_what_the_first_change_does_not_touch():
+def test_the_first_rows_differ_only_in_their_levels():
     flat_row, hourglass = keys_of("r3"), keys_of("a")
     differing = {key for key in flat_row | hourglass if flat_row.get(key) != hourglass.get(key)}
     assert all(key.startswith("model.levels") for key in differing)
@@ -87,7 +87,7 @@ def test_row_e_is_the_recipe_imagenet128():
 
 
 @pytest.mark.parametrize("row", TABLE_1)
-def test_a_row_costs_what_table_1_prints_at_every_size(row):
+def test_a_row_has_the_cost_of_table_1_at_every_size(row):
     model = read_recipe(f"ablations/{row}").model
     at_sizes = [scale_to_size(model, (px, px)) if row[0] != "r" else model for px in SIZES]  # DiT does not grow
     counts = [count(each, (px, px)).macs for each, px in zip(at_sizes, SIZES, strict=True)]
@@ -95,7 +95,7 @@ def test_a_row_costs_what_table_1_prints_at_every_size(row):
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_torch_counts_parameters_and_multiply_adds_of_the_network_alike(row):
+def test_torch_counts_the_same_parameters_and_macs(row):
     model = read_recipe(f"ablations/{row}").model
     with torch.device("meta"):
         network = HourglassTransformer(model)

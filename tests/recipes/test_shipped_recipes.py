@@ -22,12 +22,12 @@ PUBLISHED = {
 SHIPPED = [*PUBLISHED, "emoji64", "gpic256", "mnist32", "mnist32-inpaint", "mnist32-sr"]
 
 
-def test_these_recipes_are_shipped():
+def test_the_built_in_recipes_are_these():
     assert sorted(name for name in shipped_recipes() if "/" not in name) == sorted(SHIPPED)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_parameters_and_multiply_adds_are_the_published_ones(name):
+def test_parameters_and_macs_equal_the_published_ones(name):
     parameters, gmac = PUBLISHED[name]
     counted = count(read_recipe(name).model)
 
@@ -36,7 +36,7 @@ def test_parameters_and_multiply_adds_are_the_published_ones(name):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_the_network_that_is_built_has_the_parameters_that_are_counted(name):
+def test_the_built_network_has_the_counted_parameters(name):
     model = read_recipe(name).model
     with torch.device("meta"):
         network = HourglassTransformer(model)
@@ -45,14 +45,14 @@ def test_the_network_that_is_built_has_the_parameters_that_are_counted(name):
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_torch_counts_the_multiply_adds_of_the_recipe_s_network_alike(name):
+def test_torch_counts_the_same_macs_of_the_recipes_network(name):
     model = read_recipe(name).model
 
     assert sum(measured_macs(model).values()) == count(model).macs
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_recipe_survives_being_written_and_read_again(name, tmp_path):
+def test_a_recipe_reads_back_equal(name, tmp_path):
     recipe = read_recipe(name)
     (tmp_path / "again.toml").write_text(recipe_toml(recipe), encoding="utf-8")
 
@@ -83,7 +83,7 @@ def test_the_header_gives_data_command_hardware_score_and_the_counted_cost(name)
     )
 
 
-def test_imagenet256_grows_its_steps_as_the_paper_did():
+def test_imagenet256_grows_its_batch_as_in_the_paper():
     """Table 7: 2M steps of 256 images, then 50k of 512, 100k of 1024 and 50k of 2048."""
     train = read_recipe("imagenet256").train
     marks = [0, *(growth.after_images for growth in train.batch_growth), train.num_images]
@@ -100,7 +100,7 @@ def test_the_other_runs_of_the_paper_are_as_long_as_printed(name, steps):
 
 
 @pytest.mark.parametrize("name", ["ffhq1024", "imagenet128", "imagenet256"])
-def test_the_paper_s_runs_share_their_optimizer_loss_and_sampler(name):
+def test_the_papers_runs_share_optimizer_loss_and_sampler(name):
     recipe = read_recipe(name)
     train, diffusion, sample = recipe.train, recipe.diffusion, recipe.sample
 
@@ -115,7 +115,7 @@ def test_the_paper_s_runs_share_their_optimizer_loss_and_sampler(name):
     assert sample.guidance == 1
 
 
-def test_only_faces_are_augmented_and_only_their_innermost_level_drops_out():
+def test_only_the_face_recipe_has_augmentation_and_dropout_in_its_innermost_level():
     faces, *others = (read_recipe(name) for name in ("ffhq1024", "imagenet128", "imagenet256"))
 
     assert faces.data.augment_prob == 0.12

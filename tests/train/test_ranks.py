@@ -176,7 +176,7 @@ def test_a_rank_that_fails_by_itself_tells_the_others_why(tmp_path, trained):
 
 
 @pytest.mark.slow
-def test_two_ranks_learn_under_torchrun_what_one_process_learns(tmp_path, trained):
+def test_two_ranks_under_torchrun_learn_the_same_as_one_process(tmp_path, trained):
     # without dropout, which differs between ranks
     levels = [level | {"dropout": 0.0} for level in trained({}).model_dump(mode="json")["model"]["levels"]]
     recipe = trained({"model.levels": levels, "train.num_images": 48})

@@ -147,7 +147,7 @@ def test_the_flow_has_the_same_velocity_for_pixels_in_minus_one_to_one(checkpoin
     assert float(flow.abs().mean()) > 0.1
 
 
-def test_the_recipe_says_how_the_flow_was_trained_and_is_sampled(checkpoint, tmp_path):
+def test_the_recipe_has_the_training_and_sampling_settings_of_the_flow(checkpoint, tmp_path):
     recipe = convert(checkpoint(), tmp_path / "ours").recipe
     diffusion, sample = recipe.diffusion, recipe.sample
     assert (diffusion.objective, diffusion.start, diffusion.start_noise) == ("flow", "image", 0.2)

@@ -190,7 +190,7 @@ def test_a_file_that_is_not_a_config_is_refused(config):
         recipe_from_kdiffusion(config)
 
 
-def test_many_mistakes_are_one_line(config):
+def test_many_errors_are_one_line(config):
     config["model"]["widths"] = ["x"] * 30
     config["model"] |= dict.fromkeys(("depths", "self_attns", "dropout_rate"))
     with pytest.raises(CheckpointError, match=r"; and 2[0-9] more") as error:

@@ -127,7 +127,7 @@ def test_train_measures_a_recipes_step_on_this_machine(tiny_recipe, tmp_path, ca
     assert 0 < document["utilisation"] < 1
 
 
-def test_a_step_beyond_the_machine_is_refused_with_what_makes_it_smaller(capsys):
+def test_a_step_too_large_for_the_machine_is_refused_with_the_settings_that_reduce_it(capsys):
     assert main(["bench", "train", "imagenet256", "--set", "train.batch_size=1000000", "--device", "cpu"]) == 2
     assert "measure a smaller one with --set train.batch_size=1" in capsys.readouterr().err
 

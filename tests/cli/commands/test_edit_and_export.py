@@ -156,7 +156,7 @@ def test_an_edit_streams_to_stdout(ckpt, here):
         (["likelihood", "small.png", "--class", "9"], 2, "class 9"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(ckpt, here, capsys, arguments, code, message):
+def test_an_error_is_one_line_and_leaves_no_files(ckpt, here, capsys, arguments, code, message):
     (here / "text.png").write_text("no image")
     Image.new("L", (24, 16)).save("black.png")
     before = sorted(here.iterdir())

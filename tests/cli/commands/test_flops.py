@@ -151,7 +151,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("args", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_one_line_and_exit_code_2(capsys, args, message):
+def test_an_error_is_one_line_and_exit_code_2(capsys, args, message):
     assert main(["flops", *args]) == 2
     out, err = capsys.readouterr()
 

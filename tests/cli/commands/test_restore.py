@@ -168,7 +168,7 @@ def test_a_tar_cannot_write_outside_the_output_folder(place, capsys, monkeypatch
         (["in", "--vector", "v.npy"], "--vector v.npy: the network was trained without vectors; leave it out"),
     ],
 )
-def test_mistakes_are_one_line(place, capsys, arguments, message):
+def test_errors_are_one_line(place, capsys, arguments, message):
     (place / "old.tar").write_bytes(b"")
     assert main(["restore", "--ckpt", "sr", *arguments, *CPU]) in (2, 3)
     err = capsys.readouterr().err

@@ -115,7 +115,7 @@ def test_two_runs_are_compared_by_their_recipes_and_losses(runs, tmp_path, capsy
         (["train", "RECIPE", "--out", "NEW", "--watch", "tensorbored"], "no such tracker"),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(runs, tmp_path, monkeypatch, capsys, arguments, message):
+def test_an_error_is_one_line_and_leaves_no_files(runs, tmp_path, monkeypatch, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
     places = {"RUN": str(runs / "a"), "RECIPE": str(runs / "tiny.toml"), "NEW": "new"}
     assert main([places.get(argument, argument) for argument in arguments]) == 2

@@ -108,7 +108,7 @@ def test_only_the_script_is_on_stdout_and_it_contains_the_command(capsys):
         ["eval-fid", "samples", "--ref", "a.npz", "--sbatch", "partition=gpu", "--time", "60"],
     ],
 )
-def test_the_first_comment_of_a_script_is_the_whole_command_that_made_it(capsys, words):
+def test_the_first_comment_of_a_script_is_the_command_that_wrote_it(capsys, words):
     assert main(["slurm", *words]) == 0
     assert capsys.readouterr().out.splitlines()[:2] == ["#!/bin/bash", f"# Made by: hdit slurm {shlex.join(words)}"]
 

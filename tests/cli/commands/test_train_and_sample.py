@@ -63,7 +63,7 @@ def test_train_prints_its_result_as_json_and_progress_on_stderr(tmp_path, tiny_d
         (["convert", "nowhere.pth", "x.safetensors"], 2, "--i-trust-this-pickle"),
     ],
 )
-def test_a_mistake_is_one_line_and_an_exit_code(tmp_path, monkeypatch, capsys, arguments, code, message):
+def test_an_error_is_one_line_and_an_exit_code(tmp_path, monkeypatch, capsys, arguments, code, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "data" / "mnist32").mkdir(parents=True)
     (tmp_path / "data" / "mnist32" / "manifest.json").touch()

@@ -174,7 +174,7 @@ def test_images_are_read_only_a_little_ahead_of_the_network(toy_extractor):
     assert done == 300 and most_ahead <= 80
 
 
-def test_a_named_set_is_a_set_of_images_whatever_its_files_are_called(toy_extractor):
+def test_a_named_set_is_a_set_of_images_whatever_its_file_names(toy_extractor):
     found = measured("mnist", toy_extractor, n=20)
     assert (found.source["kind"], found.source["num_grey"], found.source["size"]) == ("named set", 20, "28x28")
     assert found.remarks == ()

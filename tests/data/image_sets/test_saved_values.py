@@ -40,7 +40,7 @@ def read_all(location, channels):
 
 
 @pytest.mark.parametrize("pixels", FORMATS)
-def test_samples_and_the_set_made_of_them_are_the_8_bit_images_of_the_network(tmp_path, pixels):
+def test_samples_and_a_set_of_them_equal_the_8_bit_images_of_the_network(tmp_path, pixels):
     images = write_samples(tmp_path / "samples", pixels)
     expected = to_uint8(images).astype(int)
     assert np.abs(read_all(tmp_path / "samples", pixels.channels) - expected).max() <= 1

@@ -35,7 +35,7 @@ def load(reader, plan, **keys):
     return [batch.to("cpu") for batch in batches]
 
 
-def test_a_condition_image_is_the_degraded_image_of_its_number(data_set):
+def test_a_condition_image_is_the_degraded_image_of_its_index(data_set):
     reader = ImageReader(data_set)
     (batch,) = load(reader, [range(40, 47)], conditioning=Conditioning(4, degrade=DEGRADE))
     assert batch.mapping_cond is None
@@ -57,7 +57,7 @@ def test_conditions_change_neither_the_images_nor_their_random_numbers(data_set)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_stored_conditions_and_vectors_are_those_of_the_image(stored, workers):
+def test_stored_conditions_and_vectors_belong_to_their_image(stored, workers):
     reader, conditioning = ImageReader(stored), Conditioning(2, DIM)
     batches = load(reader, [range(4), range(4, 7)], conditioning=conditioning, workers=workers)
     condition, vectors = (torch.cat([getattr(b, name) for b in batches]) for name in ("condition", "mapping_cond"))

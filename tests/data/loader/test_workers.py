@@ -114,7 +114,7 @@ def test_a_stuck_worker_ends_with_the_iterator(monkeypatch):
     assert all_gone([pid], within_s=120)
 
 
-def test_batches_come_in_the_order_of_the_plan():
+def test_batches_are_in_the_order_of_the_plan():
     plan = [[3, 1], [2], [5, 0, 4]]
 
     class Echo(Dataset):
@@ -205,7 +205,7 @@ def test_too_little_shared_memory_is_reported_before_a_worker_starts(monkeypatch
     assert next(read_in_workers(Pids(), [[0]], 2, batch_bytes=10 * 10**6))
 
 
-def test_shared_memory_that_runs_out_later_is_reported_while_no_batch_comes(monkeypatch):
+def test_shared_memory_that_runs_out_later_is_reported(monkeypatch):
     monkeypatch.setattr(workers_module, "GRACE_S", 0.3)
     free = iter([1 << 30])
     monkeypatch.setattr("hdit_core.data.loader.workers.free_shared_memory", lambda: next(free, 1 << 10))

@@ -114,7 +114,7 @@ def test_finishing_without_tasks_names_the_missing_command(settings):
         finish_data(settings)
 
 
-def test_one_process_finishes_what_tasks_left(settings, alone):
+def test_one_process_finishes_the_work_of_tasks(settings, alone):
     prepare_task(settings, ArrayTask(1, 3))
     done = facts_of(settings.out)
     prepare_data(settings)

@@ -92,7 +92,7 @@ def test_mismatches_between_labels_and_files_are_reported(tmp_path):
         ("l.jsonl", "[" * 100_000, "cannot be read as jsonl"),
     ],
 )
-def test_a_mistake_in_the_labels_is_named_with_its_line(tmp_path, name, text, message):
+def test_an_error_in_the_labels_is_named_with_its_line(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=message):
         labelled(["1.png"], tmp_path / name)

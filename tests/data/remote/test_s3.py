@@ -47,7 +47,7 @@ def cached(tmp_path):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_are_those_of_the_local_set(s3, data_set, tmp_path, monkeypatch, workers):
+def test_batches_equal_those_of_the_local_set(s3, data_set, tmp_path, monkeypatch, workers):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     reader = open_reader(DataRecipe(path=s3.address))
     plan = [range(start, start + 6) for start in range(0, 42, 6)]

@@ -45,7 +45,7 @@ def test_every_schedule_falls_from_sigma_max_to_sigma_min_and_ends_at_0(name, en
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_one_step_goes_from_sigma_max_to_0(name):
+def test_a_schedule_of_one_step_has_sigma_max_and_0(name):
     found = sampling_sigmas(SampleRecipe(schedule=name, steps=1))
     torch.testing.assert_close(found, torch.tensor([160.0, 0.0], dtype=torch.float64), rtol=1e-9, atol=0)
 

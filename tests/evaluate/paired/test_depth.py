@@ -60,7 +60,7 @@ KINDS = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_scores_are_those_of_scikit_image_with_the_same_data_range(tmp_path, kind):
+def test_scores_equal_those_of_scikit_image_with_the_same_data_range(tmp_path, kind):
     encode, ending, channels, dtype, low, high, stated = KINDS[kind]
     images, originals = pairs_of(channels, dtype, low, high)
     a, b = save(tmp_path / "a", images, encode, ending), save(tmp_path / "b", originals, encode, ending)

@@ -100,7 +100,7 @@ def test_amd_gpus_are_called_rocm(monkeypatch):
     assert GPU.device_name == "ROCm"
 
 
-def test_a_choice_is_made_once_per_target(monkeypatch):
+def test_a_backend_is_chosen_once_per_target(monkeypatch):
     asked = []
     monkeypatch.setattr(native_backend.attention, "unavailable", lambda dtype: asked.append(dtype))
     for _ in range(3):

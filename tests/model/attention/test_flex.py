@@ -42,7 +42,7 @@ def test_outputs_and_gradients_equal_those_of_the_definition(case):
 
 
 @pytest.mark.usefixtures("gradients")
-def test_outputs_and_gradients_in_float32_are_those_of_the_definition():
+def test_outputs_and_gradients_in_float32_equal_those_of_the_definition():
     assert_by_definition(attend, CASES[0], torch.float32)
 
 

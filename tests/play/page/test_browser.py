@@ -155,7 +155,7 @@ def test_stop_ends_a_long_computation_and_the_next_one_runs(open_page):
     assert len(shown_images(page, "#sample-images")) == 1
 
 
-def test_mistakes_are_one_line(open_page):
+def test_errors_are_one_line(open_page):
     page = open_page(390)
     page.get_by_label("Seed").fill("-1")
     page.get_by_role("button", name="Sample", exact=True).click()

@@ -114,7 +114,7 @@ def test_links_have_their_target_and_an_unknown_type_is_a_file():
 
 
 @pytest.mark.parametrize("tar_format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-def test_long_targets_of_links_come_whole(tar_format):
+def test_long_targets_of_links_are_complete(tar_format):
     def prepare(member):
         member.type, member.linkname, member.size = tarfile.LNKTYPE, "x" * 300, 0
 
