@@ -16,7 +16,7 @@ from hdit_core.recipe.read import check_recipe
 from hdit_core.train.run import train
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def small(toy_extractor, monkeypatch):
     """Chunks of 8 images, and the toy extractor."""
     monkeypatch.setattr(pieces, "IMAGES_PER_CHUNK", 8)

@@ -14,6 +14,8 @@ from hdit_core.evaluate.sweep.search_space import Point
 from tests.evaluate.scoring_rank import start
 from tests.evaluate.sweep.wanted import wanted
 
+pytestmark = pytest.mark.usefixtures("small")
+
 
 @pytest.mark.parametrize("share_done", [0.3, 0.8, 1.0])
 def test_a_killed_sweep_resumes_to_the_same_result_without_repeating_work(run, reference, tmp_path, share_done):

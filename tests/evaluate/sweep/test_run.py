@@ -19,6 +19,8 @@ from hdit_core.evaluate.sweep.run import sweep, ties
 from hdit_core.evaluate.sweep.search_space import Point, SweepSettings
 from tests.evaluate.sweep.wanted import wanted
 
+pytestmark = pytest.mark.usefixtures("small")
+
 
 def test_the_best_of_the_grid_wins_and_every_trial_equals_its_separate_score(run, reference):
     before = (run / "recipe.toml").read_bytes()
