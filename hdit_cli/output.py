@@ -80,7 +80,8 @@ def _to_folder(job: "SamplingJob", out: Path, world: "World", columns: tuple[int
     from hdit_core.generate.job import comparison_grid, fill_folder
     from hdit_core.generate.output.sample_folder import SampleFolder, grid_file, write_grid
 
-    folder = SampleFolder(out, job.provenance(), job.shape, job.pixels, job.source)
+    extractor = job.pipeline.denoiser.recipe.evaluate.extractor
+    folder = SampleFolder(out, job.provenance(), job.shape, job.pixels, job.source, extractor)
     world.on_main_rank(folder.begin)
     total = len(job.indices)
     try:

@@ -131,7 +131,7 @@ ExtractorOption = Annotated[
         "--extractor",
         metavar="NAME",
         help="Feature network: inception; efficientnet-lite0, which works offline; dinov2; or a plug-in's.",
-        show_default="inception; for runs, the recipe's; with --paired, none",
+        show_default="for a run and for samples of one, its recipe's; otherwise inception; with --paired, none",
         rich_help_panel=METRIC,
     ),
 ]

@@ -3,12 +3,10 @@
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from hdit_core.checkpoint.denoiser import attention_notes, load_denoiser
-from hdit_core.data.format.manifest import MANIFEST
 from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.data.image_sets.open_images import STDIN, open_images
 from hdit_core.devices import make_mkl_reproducible, pick_device
@@ -22,8 +20,7 @@ from hdit_core.evaluate.generated import check_classes, generated_images
 from hdit_core.evaluate.metrics.frechet_distance import FrechetDistance
 from hdit_core.evaluate.settings import ScoreSettings, check_settings
 from hdit_core.evaluate.statistics_file import holds_statistics, load_statistics
-from hdit_core.files import read_json
-from hdit_core.generate.output.sample_folder import LARGEST_RECORD_BYTES, RECORD
+from hdit_core.generate.output.sample_record import extractor_of_run, recorded_extractor, sampling_record
 from hdit_core.generate.settings import open_denoiser, sample_settings, with_sample
 
 ALONE = World()
@@ -166,18 +163,22 @@ def _samples_of(
     return replace(images, source=images.source | known)  # for people; a hash identifies the weights
 
 
-def sampling_record(folder: Path) -> dict[str, Any]:
-    """Return the sampling settings and the model from `samples.json` in a folder; empty if there is no such file."""
-    path = folder / RECORD
-    if (folder / MANIFEST).exists() or not path.is_file():
-        return {}
-    try:
-        record = read_json(path, LARGEST_RECORD_BYTES)
-        model = {"model": dict(record["model"])} if "model" in record else {}
-        return {"samples": dict(record["origin"]), **model}
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        logger.warning(f"{path}: cannot be read ({problem}); the result will not say how the images were sampled")
-        return {}
+def default_extractor(settings: ScoreSettings, model: Denoiser | None) -> str:
+    """Return the feature network of a score: the one that was asked for, that of the run's recipe, or Inception."""
+    if settings.extractor is not None:
+        return settings.extractor
+    if model is not None:
+        return model.recipe.evaluate.extractor
+    images = settings.images
+    if isinstance(images, ImageSet):
+        name = extractor_of_run(images.source.get("model"))
+    else:
+        name = recorded_extractor(Path(images)) if images is not None else None
+    if name is None:
+        return DEFAULT_EXTRACTOR
+    where = images.source["path"] if isinstance(images, ImageSet) else images
+    logger.info(f"extractor {name}, as in the recipe of the run of {where}; --extractor selects another")
+    return name
 
 
 def check_enough(path: str, count: int | None, extractor: Extractor, allow_small_n: bool) -> None:

@@ -15,10 +15,10 @@ from hdit_core.evaluate.features.gather import FeatureGather, translating_rank_e
 from hdit_core.evaluate.features.measure import FeatureObserver, Measurement, OnProgress, measure
 from hdit_core.evaluate.inputs import (
     ALONE,
-    DEFAULT_EXTRACTOR,
     LEAST_FOR_KERNEL,
     check_enough,
     check_fit,
+    default_extractor,
     open_guide,
     open_model,
     open_reference,
@@ -72,7 +72,7 @@ def score(
     settings = with_default_reference(settings, model)
     reference = open_reference(settings.reference)
     images = open_scored(settings, model, reference, open_guide(settings, device))
-    name = settings.extractor or (model.recipe.evaluate.extractor if model else DEFAULT_EXTRACTOR)
+    name = default_extractor(settings, model)
     extractor = open_on_all(lambda: open_extractor(name, settings.weights, device, settings.mode), world)
     for side in (images, reference):
         check_fit(side, extractor, settings.allow_small_n)

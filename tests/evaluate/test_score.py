@@ -22,6 +22,7 @@ from hdit_core.evaluate.score import score
 from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.generate.generate import generate
 from hdit_core.images import png_bytes, to_uint8
+from hdit_core.recipe.write import recipe_toml
 
 
 def by_clean_fid(folder, weights):
@@ -133,6 +134,33 @@ def test_the_number_of_images_and_the_extractor_default_to_the_checkpoints_recip
     assert (asked, result.images.statistics.n) == (["efficientnet-lite0"], 7)
     score(ScoreSettings(reference, reference, device="cpu"))
     assert asked[1] == "inception"
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"extractor": "efficientnet-lite0", "model": {"run": "gone"}}, "efficientnet-lite0"),
+        ({"model": {"run": "RUN"}}, "efficientnet-lite0"),  # of an early version
+        ({"model": {"run": "gone"}}, "inception"),
+        ({}, "inception"),
+    ],
+)
+def test_samples_of_a_run_are_scored_with_the_extractor_of_its_recipe(
+    picture_folder, toy_extractor, trained, tmp_path, monkeypatch, caplog, record, expected
+):
+    caplog.set_level("INFO", "hdit")
+    asked, folder, run = [], picture_folder("a"), tmp_path / "run"
+    monkeypatch.setattr(score_module, "open_extractor", lambda name, *_: asked.append(name) or toy_extractor)
+    run.mkdir()
+    (run / "recipe.toml").write_text(recipe_toml(trained({"evaluate.extractor": "efficientnet-lite0"})))
+    text = json.dumps({"status": "complete", "origin": {}, **record}).replace('"RUN"', json.dumps(str(run)))
+    (folder / "samples.json").write_text(text)
+    reference = str(picture_folder("b", seed=1))
+    score(ScoreSettings(str(folder), reference, device="cpu"))
+    score(ScoreSettings(str(folder), reference, device="cpu", extractor="dinov2"))
+    assert asked == [expected, "dinov2"]
+    noted = f"extractor {expected}, as in the recipe of the run of {folder}; --extractor selects another"
+    assert (noted in caplog.text) == (expected != "inception")
 
 
 def test_progress_counts_the_images_of_both_sides(picture_folder, toy_extractor, monkeypatch):

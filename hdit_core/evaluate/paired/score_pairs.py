@@ -17,12 +17,13 @@ from hdit_core.errors import OtherRankFailed
 from hdit_core.evaluate.extractors.extractor import full_precision, open_extractor, open_on_all
 from hdit_core.evaluate.features.extract import feature_workers, prefetched
 from hdit_core.evaluate.features.measure import OnProgress
-from hdit_core.evaluate.inputs import ALONE, sampling_record, start_scoring
+from hdit_core.evaluate.inputs import ALONE, start_scoring
 from hdit_core.evaluate.paired.pair_scorer import DIGEST_BYTES, NUM_FACTS, PairScorer, PairScores
 from hdit_core.evaluate.paired.pairs import Pair, Pairs, match
 from hdit_core.evaluate.paired.result import PairedScore, ScoredSet
 from hdit_core.evaluate.paired.value_ranges import ValueRanges, value_ranges
 from hdit_core.evaluate.settings import ScoreSettings
+from hdit_core.generate.output.sample_record import sampling_record
 
 PAIRS_PER_BATCH = 16
 

@@ -114,6 +114,7 @@ class SampleFolder:
         shape: tuple[int, int, int],
         pixels: PixelFormat | None = None,
         source: ModelSource | None = None,
+        extractor: str | None = None,
     ) -> None:
         """Describe the folder; nothing on disk is touched yet.
 
@@ -123,11 +124,13 @@ class SampleFolder:
             shape: height, width and channels of each image.
             pixels: their values; default: 8 bits.
             source: of the model, for people; the key "model" of the record.
+            extractor: of the run's recipe, the default of `hdit eval-fid` for these samples; the key "extractor".
         """
         self.folder, self.shape = folder, shape
         self.format = SampleFormat(pixels or PixelFormat(shape[2]))
         self.provenance = provenance | self.format.provenance()
         self._model = {"model": source.to_json()} if source is not None and source.to_json() else {}
+        self._about = self._model | ({} if extractor is None else {"extractor": extractor})
         self._lock, self._token = FolderLock(folder), secrets.token_hex(8)
 
     def begin(self) -> None:
@@ -217,7 +220,7 @@ class SampleFolder:
                 "status": "complete" if last else "unfinished",
                 "num_images": len(held),
                 "images": write_ranges(held),
-                **self._model,
+                **self._about,
                 "origin": self.provenance,
             }
             class_ids = [class_of(index) for index in held]
@@ -242,7 +245,7 @@ class SampleFolder:
         if (self.folder / RECORD).is_file() and not self._is_abandoned():
             recorded_images(self.folder, self.provenance, self._model.get("model"))
         else:
-            write_record(self.folder, {"status": "unfinished", **self._model, "origin": self.provenance})
+            write_record(self.folder, {"status": "unfinished", **self._about, "origin": self.provenance})
 
     def _intact(self, index: int) -> Shaped[np.ndarray, "H W C"] | None:
         """Return the pixels of an image, None if it is missing or damaged."""
