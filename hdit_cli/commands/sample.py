@@ -45,7 +45,7 @@ IndicesOption = Annotated[
         "--indices",
         "--seeds",
         metavar="LIST",
-        help="Image indices, e.g. 0-63,100; each index of a --seed has its own noise.",
+        help="Image indices, e.g. 0-63,100; each index of the --seed has its own noise. --seeds is the old name.",
         show_default="the first N",
         rich_help_panel=OUTPUT,
     ),

@@ -74,9 +74,9 @@ AutoguidanceListOption = Annotated[
 NumOption = Annotated[
     int,
     typer.Option(
+        "--count",
         "--n",
         "-n",
-        "--count",
         min=1,
         help="Images per candidate in the final round; under torchrun write --count.",
         rich_help_panel=SEARCH,

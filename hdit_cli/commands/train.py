@@ -19,7 +19,7 @@ from hdit_cli.options.training import (
     check_options,
 )
 from hdit_cli.ranks import main_rank_reports_first
-from hdit_core.errors import UsageError
+from hdit_core.errors import UsageError, counted
 from hdit_core.launch import is_main_process
 
 if TYPE_CHECKING:
@@ -156,9 +156,9 @@ def _lines(result: "DryRun") -> Iterator[str]:
     share = "" if result.utilisation is None else f", {result.utilisation:.0%} MFU"
     speed = f"{result.images_per_s:,.3g} images/s, {result.step_s:.3g} s/step"
     has = "" if result.machine_bytes is None else f", this machine has {result.machine_bytes / gib:.3g} GiB"
-    micro_batch = f"{result.micro_batch_size:,} images at a time"
+    micro_batch = f"{counted(result.micro_batch_size, 'image')} at a time"
     if result.largest_micro_batch_size:
-        micro_batch += f"; at most {result.largest_micro_batch_size:,} fit (train.micro_batch_size)"
+        micro_batch += f"; by the plan {result.largest_micro_batch_size:,} fit in memory (train.micro_batch_size)"
     yield from align(
         [
             ("network", f"{result.parameters:,} parameters"),

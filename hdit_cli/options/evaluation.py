@@ -50,9 +50,9 @@ CheckpointImagesOption = Annotated[
 CountOption = Annotated[
     int | None,
     typer.Option(
+        "--count",
         "--n",
         "-n",
-        "--count",
         min=1,
         help="Number of images; under torchrun write --count.",
         show_default="all; for a model, the recipe's",

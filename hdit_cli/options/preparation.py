@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hdit_cli.options.attachments import DtypeOption, PagesOption, RangeOption, expanded_path, value_ranges
-from hdit_cli.options.shared import SeedOption, image_sizes
+from hdit_cli.options.shared import image_sizes
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ SizeOption = Annotated[
         "nearest aspect ratio.",
         rich_help_panel=PIXELS,
     ),
+]
+CropSeedOption = Annotated[
+    int, typer.Option("--seed", min=0, help="Random seed of --crop random.", rich_help_panel=PIXELS)
 ]
 ChannelsOption = Annotated[
     int | None,
@@ -212,7 +215,7 @@ class PrepareOptions:
     workers: WorkersOption = None
     max_bad: MaxBadOption = None
     background: BackgroundOption = "#ffffff"
-    seed: SeedOption = 0
+    seed: CropSeedOption = 0
     not_in: NotInOption = None
     drop_duplicates: DropDuplicatesOption = False
     min_size: MinSizeOption = 0

@@ -61,7 +61,7 @@ def find_recipe(name: str) -> Path:
     if name in shipped:
         return shipped[name]
     raise RecipeError(
-        f"{name}: no such recipe file, and no built-in recipe of that name (there are {', '.join(shipped)})"
+        f"{name}: no such recipe file, and no built-in recipe of that name (hdit recipe list prints them)"
         + (did_you_mean(name.removesuffix(".toml"), shipped) or did_you_mean(path.stem, shipped))
     )
 
