@@ -1,4 +1,4 @@
-"""docs/architecture.md describes the packages and layers that there are."""
+"""docs/architecture.md describes the existing packages and layers."""
 
 import re
 import tomllib

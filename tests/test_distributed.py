@@ -1,4 +1,4 @@
-"""Who a process is among its ranks: what torchrun and srun put into the environment."""
+"""The rank of a process, from the environment of torchrun and srun."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""The shape of the code: sizes, docstrings, import cycles, and dependencies that are really imported."""
+"""The shape of the code: sizes, docstrings, import cycles, and declared dependencies."""
 
 import ast
 import re

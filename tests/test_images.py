@@ -1,4 +1,4 @@
-"""Images between bytes and numbers: one rounding, and nothing out of range."""
+"""Conversion between images in bytes and in numbers: rounding and clipping."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The notebook docs/tour.ipynb runs as it stands, and is stored without outputs."""
+"""The notebook docs/tour.ipynb runs, and is stored without outputs."""
 
 from pathlib import Path
 

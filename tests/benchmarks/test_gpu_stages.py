@@ -1,4 +1,4 @@
-"""The script for the day a GPU is at hand: no stage takes another's results with it, and all of them run on a CPU."""
+"""The script of GPU benchmarks: stages are independent of each other, and all of them run on a CPU."""
 
 import json
 import os

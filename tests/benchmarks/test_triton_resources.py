@@ -1,4 +1,4 @@
-"""What the kernels take of a GPU, compiled without one: by the command that prints docs/performance.md's table."""
+"""The resources of the kernels on GPUs, compiled without one by the command that prints docs/performance.md's table."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Conversion takes the weights that were asked for, and leaves a whole file or none."""
+"""Conversion takes the requested weights, and leaves a complete file or none."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`load_denoiser` on k-diffusion's files gives the numbers that k-diffusion gave, in float64."""
+"""`load_denoiser` on k-diffusion's files reproduces k-diffusion's numbers in float64."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A disk that is full, however full it is: one line, no older checkpoint lost, no rest.
+"""A full disk, of any size: one line, no older checkpoint lost, no temporary files.
 
 A real small disk where one can be mounted (a tmpfs, for which one has to be root), and everywhere a limit on the size
 of files, which ends a write in the middle as a full disk does.

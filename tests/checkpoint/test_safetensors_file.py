@@ -1,4 +1,4 @@
-"""The safetensors files that we write are those of safetensors itself, and always the same."""
+"""The safetensors files that hdit writes equal those of safetensors itself, and are deterministic."""
 
 import pytest
 import torch

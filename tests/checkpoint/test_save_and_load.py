@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there, and a damaged one is never used."""
+"""A checkpoint is complete or absent, and a damaged one is never used."""
 
 import errno
 import json

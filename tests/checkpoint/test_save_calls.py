@@ -1,4 +1,4 @@
-"""Killed or refused at a system call that changes files, a save leaves nothing broken, nothing lost and no rest.
+"""A save that is killed or fails at any system call that changes files loses nothing and leaves no temporary files.
 
 A sample of the calls; tests/endurance/test_checkpoint_calls.py takes every one.
 """

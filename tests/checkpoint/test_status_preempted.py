@@ -1,4 +1,4 @@
-"""A run that ends because its storage did not answer can be resumed, and its status is preempted."""
+"""A run that ends because its storage is unavailable can be resumed, and its status is preempted."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Where all ranks of a run end alike, people read one line of the main one."""
+"""If all ranks of a run end with the same error, only the main one reports it."""
 
 import pytest
 import typer

@@ -1,4 +1,4 @@
-"""Commands that can be resumed end with exit code 75 when a scheduler stops them, and say what they kept."""
+"""Commands that can be resumed exit with code 75 when a scheduler stops them, and report what is kept."""
 
 import os
 import signal

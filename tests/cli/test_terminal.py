@@ -1,4 +1,4 @@
-"""What a person sees: a child process writes to a real pseudo-terminal, and a terminal emulator shows its screen."""
+"""The output as a user sees it: a child process writes to a pseudo-terminal, and an emulator shows its screen."""
 
 import fcntl
 import os

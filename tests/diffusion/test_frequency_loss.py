@@ -1,4 +1,4 @@
-"""The multi-scale loss: a squared error whose frequencies count differently."""
+"""The multi-scale loss: a squared error with frequency-dependent weights."""
 
 import pytest
 import scipy.fft

@@ -1,4 +1,4 @@
-"""A save killed, and refused, at every single system call that changes files; also one that replaces a damaged one.
+"""A save that is killed, or fails, at every system call that changes files; also one that replaces a damaged one.
 
 The short form is tests/checkpoint/test_save_calls.py.
 """

@@ -1,4 +1,4 @@
-"""Bits flipped and ends cut off in every file of a trained run's newest checkpoint: never loaded in silence.
+"""Flipped bits and truncations in every file of a trained run's newest checkpoint never go unnoticed.
 
 `--flips` bits, and half as many cuts. The short form is in tests/checkpoint/test_save_and_load.py.
 """

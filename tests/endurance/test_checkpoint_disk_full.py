@@ -1,4 +1,4 @@
-"""Fifty sizes of disk, with and without being told how much room there is. The short form is test_disk_full.py."""
+"""Fifty sizes of disk, with and without the check of free space. The short form is test_disk_full.py."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Training killed at random moments: one rank and two, readers or none, one piece a step or two, saves beside it all.
+"""Training killed at random moments: one and two ranks, with and without workers, micro-batches and asynchronous saves.
 
 `--kills` of them in all, an eighth for each of the eight ways. The short form is tests/train/test_kills.py.
 """

@@ -1,4 +1,4 @@
-"""Each command that writes, on disks from the first byte too small to the last: a real tmpfs, which wants root."""
+"""Each command that writes, on disks of every size that is too small: a real tmpfs, which needs root."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Four tasks on one folder, each killed at random moments and run again, and so their last step: the same bytes."""
+"""Four tasks on one folder, and their last step, each killed at random moments and run again: the same bytes."""
 
 import time
 

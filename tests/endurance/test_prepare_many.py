@@ -1,4 +1,4 @@
-"""A hundred thousand small images in one run: memory grows by the list of their names and by little else."""
+"""A hundred thousand small images in one preparation: memory grows by little more than their names."""
 
 import io
 import json

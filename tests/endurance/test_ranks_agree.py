@@ -1,4 +1,4 @@
-"""Over 200 steps, several ranks that share a network in whichever way learn what one process learns."""
+"""Over 200 steps, ranks that share a network with any parallelism learn the same as one process."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Under torchrun, whichever process is killed or frozen at a random moment: all end, the lost rank is named."""
+"""Whichever process under torchrun is killed or frozen at a random moment, all end, and the lost rank is named."""
 
 import os
 import random

@@ -1,4 +1,4 @@
-"""Reading, at length: every cut and flip of a shard shows; every number of ranks and workers gives the same inputs."""
+"""Every truncation and flipped bit of a shard is found, and any number of ranks and workers gives the same inputs."""
 
 import shutil
 

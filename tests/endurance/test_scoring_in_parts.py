@@ -1,4 +1,4 @@
-"""Ranks that hold the average in parts draw together, and leave off together when one of them is asked to stop."""
+"""Ranks with a sharded EMA sample together, and stop together when one of them is asked to."""
 
 from tests.train.scored_ranks import check_scores
 

@@ -1,4 +1,4 @@
-"""A signal to any rank at any moment, once or twice, or the file STOP: all ranks save at the same step and are gone."""
+"""A signal to any rank at any moment, once or twice, or the file STOP: all ranks save at the same step and end."""
 
 import os
 import pickle

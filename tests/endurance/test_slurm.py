@@ -1,4 +1,4 @@
-"""Scripts of `hdit slurm` in a Slurm of this machine: ranks of both launchers, the time limit, and a person's word."""
+"""Scripts of `hdit slurm` in a Slurm of this machine: ranks of both launchers, the time limit, and the stop file."""
 
 import json
 import re

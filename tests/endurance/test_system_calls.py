@@ -1,4 +1,4 @@
-"""Each errno, in calls of each kind, for each command: `--calls` of each kind, evenly over all that a command makes."""
+"""Each errno at `--calls` system calls of each kind, spread evenly over all that a command makes, for each command."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Every configuration of the Triton kernels, for each dtype and width that it may be chosen for: minutes to compile."""
+"""Every configuration of the Triton kernels for each dtype and width; compiling takes minutes."""
 
 import pytest
 

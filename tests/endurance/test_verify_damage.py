@@ -1,4 +1,4 @@
-"""Every 97th cut of a shard and hundreds of flipped bits: each is found, and no image is ever another in silence."""
+"""Every 97th truncation of a shard and hundreds of flipped bits: each is found, and no image changes unnoticed."""
 
 import shutil
 

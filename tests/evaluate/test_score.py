@@ -1,4 +1,4 @@
-"""From two sets to a score with its passport."""
+"""From two sets to a score with its provenance."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Two and three ranks give the bits of one process; killed ranks resume in any number."""
+"""Two and three ranks are bit-identical to one process; killed ranks resume in any number."""
 
 import time
 

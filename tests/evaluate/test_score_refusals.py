@@ -1,4 +1,4 @@
-"""Every refusal on the way from two sets to a score, and how many images are enough."""
+"""Every refusal of a score, and how many images are enough."""
 
 import io
 import tarfile

@@ -1,4 +1,4 @@
-"""A file is whole or not there, and nothing is left of one that failed."""
+"""A file is complete or absent, and a failed write leaves no temporary file."""
 
 import errno
 import os

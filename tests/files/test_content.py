@@ -1,4 +1,4 @@
-"""The content of files: whatever fails, the error names the path."""
+"""The content of files: any error names the path."""
 
 import errno
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The closed forms against the reference implementation's own counts, and against laws."""
+"""The closed forms against the reference implementation's own counts, and their properties."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Samples under condition images and vectors: image i is a function of the job, its conditions and i alone."""
+"""Samples with condition images and vectors: image i is a function of the job, its conditions and i alone."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""A job of samples: parts of ranks, repeated images, classes, time limit, and the animation."""
+"""A sampling job: shares of ranks, repeated images, classes, time budget, and the animation."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""The network under `torch.compile`: each layer is one graph, and its numbers stay."""
+"""The network under `torch.compile`: each layer is one graph, and its numbers are unchanged."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The gated unit."""
+"""The gated activation GEGLU."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The network as a whole: its size, its first weights, its conditioning, its parameter groups."""
+"""The network as a whole: its size, initial weights, conditioning and parameter groups."""
 
 import numpy as np
 import pytest

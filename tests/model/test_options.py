@@ -1,4 +1,4 @@
-"""The choices behind the paper's ablations: units, norms, positions and skip connections."""
+"""The options of the paper's ablations: activations, norms, positions and skip connections."""
 
 import numpy as np
 import pytest

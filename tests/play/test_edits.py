@@ -1,4 +1,4 @@
-"""Edits of the page are those of `hdit edit`."""
+"""Edits of the page equal those of `hdit edit`."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""What visitors type is checked, and every mistake is one line."""
+"""The values of a form are checked, and every error is one line."""
 
 import math
 

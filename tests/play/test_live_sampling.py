@@ -1,4 +1,4 @@
-"""Samples of the page are those of `hdit sample`, and are seen while they are denoised."""
+"""Samples of the page equal those of `hdit sample`, and are shown while they are denoised."""
 
 import threading
 

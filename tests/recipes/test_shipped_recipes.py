@@ -1,4 +1,4 @@
-"""The recipes that come with hdit are the paper's and the reference's, and their headers tell the truth."""
+"""The built-in recipes are the paper's and the reference's, and their headers are true."""
 
 import re
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""Whether a run goes back into the queue: only while it advances, and never against its own or a person's word."""
+"""Whether a run is requeued: only while it makes progress, and not if it failed or a user stopped it."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Two ranks share the scores on the way, and leave off together when one of them is asked to stop."""
+"""Two ranks share the scores during training, and stop together when one of them is asked to."""
 
 import pytest
 

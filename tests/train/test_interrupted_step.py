@@ -1,4 +1,4 @@
-"""Where a step of several ranks cannot end, the main rank saves the last whole one, and the run can be resumed."""
+"""If a step of several ranks cannot end, the main rank saves the last complete one, and the run can be resumed."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Killed at random moments, again and again, a run ends with the bits of one that was left alone.
+"""A run killed repeatedly at random moments is bit-identical to an uninterrupted one.
 
 The long form, also with several ranks and with readers, is tests/endurance/test_checkpoint_kills.py.
 """

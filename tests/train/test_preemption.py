@@ -1,4 +1,4 @@
-"""The end of a job's time, and when a run begins its last save."""
+"""The end of a job's time, and when a run starts its last save."""
 
 import os
 

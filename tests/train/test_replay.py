@@ -1,4 +1,4 @@
-"""A step of a run that is done again is that step, to the last bit, and leaves the run as it is."""
+"""A replayed step is bit-identical to that of the run, and leaves the run unchanged."""
 
 import math
 import shutil

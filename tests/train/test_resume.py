@@ -1,4 +1,4 @@
-"""A run that is stopped, killed or cut into pieces ends with the bits of one that never was."""
+"""A run that is stopped, killed or resumed is bit-identical to an uninterrupted one."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""What falls due along a run: lines of the log, grids of the average, checkpoints and their end."""
+"""The periodic events of a run: log lines, sample grids of the EMA, checkpoints and the end."""
 
 from pathlib import Path
 

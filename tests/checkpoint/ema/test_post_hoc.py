@@ -1,4 +1,4 @@
-"""Averages of any length from snapshots of two: against exact ones on the same trajectory, and another's synthesis."""
+"""EMA weights of any length from snapshots of two, against exact ones on the same trajectory and ema-pytorch's."""
 
 import shutil
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The algebra of power-function profiles: lengths, decays, inner products and mixtures."""
+"""The algebra of power-function profiles: lengths, decays, inner products and combinations."""
 
 import math
 from itertools import pairwise

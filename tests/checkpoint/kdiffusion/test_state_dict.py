@@ -1,4 +1,4 @@
-"""k-diffusion's checkpoints come in and go out without a bit lost; hostile ones end in one clear line."""
+"""k-diffusion's checkpoints are converted in both directions without loss; hostile ones end in one clear line."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Conditions that do not fit the images or the network, from the shell: one line each, which says what to do."""
+"""Conditions that do not fit the images or the network, from the shell: one line each, with the fix."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""`hdit edit` takes its model, its settings and its guides as `hdit sample` does."""
+"""`hdit edit` takes its model, settings and guide as `hdit sample` does."""
 
 import json
 import shutil

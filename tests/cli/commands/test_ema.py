@@ -1,4 +1,4 @@
-"""`hdit ema`, and averages by their length in other commands."""
+"""`hdit ema`, and EMA weights by their length in other commands."""
 
 import json
 

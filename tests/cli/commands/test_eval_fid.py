@@ -1,4 +1,4 @@
-"""`hdit eval-fid` as it is typed: real features offline, results on stdout, remarks on stderr, exit codes."""
+"""`hdit eval-fid` from the shell: real features offline, results on stdout, notes on stderr, exit codes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`hdit prepare-data`, as it is typed."""
+"""`hdit prepare-data` from the shell."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""`hdit restore` and conditional `hdit sample` as they are typed: names, results, one line for each mistake."""
+"""`hdit restore` and conditional `hdit sample` from the shell: names, results, one line for each error."""
 
 import io
 import json

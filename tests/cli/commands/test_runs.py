@@ -1,4 +1,4 @@
-"""`hdit runs`, `hdit train --dry-run` and `--repro`: runs looked at from the shell."""
+"""`hdit runs`, `hdit train --dry-run` and `--repro` from the shell."""
 
 import io
 import json

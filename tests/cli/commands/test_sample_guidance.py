@@ -1,4 +1,4 @@
-"""The options of `hdit sample` that lead images, and every key of [sample] by --set."""
+"""The guidance options of `hdit sample`, and every key of [sample] by --set."""
 
 import json
 

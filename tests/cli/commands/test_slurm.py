@@ -1,4 +1,4 @@
-"""`hdit slurm`: scripts on stdout, mistakes before anything waits in a queue."""
+"""`hdit slurm`: scripts on stdout, and errors before a job is submitted."""
 
 import shlex
 import subprocess

@@ -1,4 +1,4 @@
-"""A disk that is full from some write on: one line with the path, nothing half written, and room makes a rerun work."""
+"""A disk that becomes full at any write: one line with the path, no partial files, and a rerun works with space."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Whatever a system call fails with, a command says it in one line with a path, and works again once it is over."""
+"""Whatever a system call fails with, a command reports it in one line with a path, and works afterwards."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""A dataclass among the parameters of a command is one option a field on the command line."""
+"""A dataclass among the parameters of a command becomes one option per field."""
 
 import inspect
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Reads that fail for a moment: tried again, then a run that can be resumed, and never a damaged image."""
+"""Reads that fail temporarily are retried; then the run can be resumed, and no image counts as damaged."""
 
 import errno
 import os

@@ -1,4 +1,4 @@
-"""Verification names every damaged part of a data set, and nothing of a whole one."""
+"""Verification names every damaged part of a data set, and none of an intact one."""
 
 import os
 import shutil

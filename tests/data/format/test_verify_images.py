@@ -1,4 +1,4 @@
-"""The deep look at a data set finds images that are wrong although every checksum fits."""
+"""Deep verification finds images that are wrong although every checksum fits."""
 
 import io
 import json

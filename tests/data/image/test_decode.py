@@ -1,4 +1,4 @@
-"""A pixel is right, or the file is refused with the reason: the zoo."""
+"""A pixel is right, or the file is refused with the reason: a corpus of image files."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""From any size to the size of the data set."""
+"""Resizing from any size to the size of the data set."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Several sizes in one data set: each image in the bucket of the nearest shape, each bucket a range of the index."""
+"""Several sizes in one data set: each image in the bucket of the nearest aspect ratio, a range of the index."""
 
 import json
 import math

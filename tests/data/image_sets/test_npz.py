@@ -1,4 +1,4 @@
-"""ADM's npz as a set of images: the same as a folder of them, in bounded memory, and nothing hostile."""
+"""ADM's npz as a set of images: the same as a folder of them, in bounded memory, and safe with hostile files."""
 
 import io
 import zipfile

@@ -1,4 +1,4 @@
-"""A tar through a pipe: every member once, nothing lost silently, no links followed."""
+"""A tar through a pipe: every member once, every truncation noticed, no links followed."""
 
 import io
 import tarfile

@@ -1,4 +1,4 @@
-"""The nine-parameter augmentation: its numbers, its map, and that no image depends on another."""
+"""The nine-parameter augmentation: its numbers, its transform, and independence of the batch."""
 
 import numpy as np
 import pytest

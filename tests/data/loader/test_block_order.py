@@ -1,4 +1,4 @@
-"""The order of blocks: exact like the uniform one, and never far afield."""
+"""The order of blocks: each image once per epoch, as in the uniform one, from few shards at a time."""
 
 import pickle
 

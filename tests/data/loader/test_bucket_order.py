@@ -1,4 +1,4 @@
-"""The order of images of several sizes: one size a step, each image equally often, nothing kept."""
+"""The order of images of several sizes: one size per step, each image equally often, computed without storage."""
 
 import numpy as np
 import pytest

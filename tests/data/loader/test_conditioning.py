@@ -1,4 +1,4 @@
-"""Condition images and vectors of batches: functions of (seed, image number), whoever reads them."""
+"""Condition images and vectors of batches: functions of (seed, image number) alone."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Many tasks make one data set in one folder: byte for byte the one that a single process makes."""
+"""Several tasks write one data set in one folder, byte for byte that of a single process."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Which share of a preparation a task has, by word or by Slurm's."""
+"""The share of a preparation that a task has, by option or from Slurm."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Sets of 16-bit and float images of several channels: values, geometry and statistics are those of each channel."""
+"""Sets of 16-bit and float images of several channels: values, geometry and statistics per channel."""
 
 import json
 

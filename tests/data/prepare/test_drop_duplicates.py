@@ -1,4 +1,4 @@
-"""The same image twice is counted or left out, and an image of another set is refused."""
+"""Duplicates are counted or left out, and an image of another set is refused."""
 
 import json
 import os

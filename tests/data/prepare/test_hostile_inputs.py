@@ -1,4 +1,4 @@
-"""Untrusted inputs: nothing in them is run, nothing is written outside, and memory stays bounded."""
+"""Untrusted inputs: nothing in them is executed, nothing is written outside, and memory stays bounded."""
 
 import gzip
 import io

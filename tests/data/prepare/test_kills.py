@@ -1,4 +1,4 @@
-"""Preparation killed at any moment and run again: the same bytes, nothing made twice, nothing left behind."""
+"""Preparation killed at any moment and run again: the same bytes, no work repeated, no files left behind."""
 
 import contextlib
 import subprocess

@@ -1,4 +1,4 @@
-"""Mean and standard deviation of a set are those of its stored pixels, however and by how many they were prepared."""
+"""Mean and standard deviation of a set are those of its stored pixels, for any number of processes and tasks."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Vectors from a Parquet file of their own, keyed by the names of the images."""
+"""Vectors from a separate Parquet file, keyed by the names of the images."""
 
 import json
 

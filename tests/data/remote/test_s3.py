@@ -1,4 +1,4 @@
-"""Data sets on S3: a network or a store that fails gives the right images after another attempt, or one clear line."""
+"""Data sets on S3: after a failure of network or store, a retry gives the right images, or there is one clear line."""
 
 import os
 

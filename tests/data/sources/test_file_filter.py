@@ -1,4 +1,4 @@
-"""Which files are inputs: the same rule in folders, archives, shards, lists, streams and scores."""
+"""Which files are inputs: the same rule for folders, archives, shards, lists, streams and evaluation."""
 
 import io
 

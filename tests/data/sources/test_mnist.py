@@ -1,4 +1,4 @@
-"""The named sets of digits: `mnist`, and its two parts."""
+"""The named sets of digits: `mnist`, and its two splits."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""A folder that `hdit sample` wrote is a source of its images alone."""
+"""Only the images of a folder that `hdit sample` wrote are inputs."""
 
 import numpy as np
 from PIL import Image

@@ -1,4 +1,4 @@
-"""Shards that have condition images and captions of their own, arrays in shards, and prepared sets prepared again."""
+"""Shards with condition images and captions, arrays in shards, and prepared sets prepared again."""
 
 import gzip
 import io

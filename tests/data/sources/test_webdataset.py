@@ -1,4 +1,4 @@
-"""Webdataset shards as a source: samples, their classes, and nothing else."""
+"""Webdataset shards as a source: samples and their classes."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Samplers against a fine solution of the probability-flow ODE, and against distributions that are known."""
+"""Samplers against a fine solution of the probability-flow ODE, and against known distributions."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""UniPC's weights are what makes polynomials exact, and its order is one above its predictor's."""
+"""UniPC's weights integrate polynomials exactly, and its order is one above its predictor's."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""Our resize is clean-fid's, bit for bit."""
+"""hdit's resize equals clean-fid's bit for bit."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""DINOv2 from either kind of file: the same features, and nothing that is not one."""
+"""DINOv2 from either kind of file gives the same features, and other files are refused."""
 
 import pickle
 import sys

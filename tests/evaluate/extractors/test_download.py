@@ -1,4 +1,4 @@
-"""Weights are downloaded once, checked, and never half there."""
+"""Weights are downloaded once, verified, and never incomplete."""
 
 import hashlib
 import threading

@@ -1,4 +1,4 @@
-"""While the network works on one piece, the next is read and resized: seen by who waits for whom, not by a clock."""
+"""While the network works on one chunk, the next is read and resized: checked by synchronization, not by time."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor

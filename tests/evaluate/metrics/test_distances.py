@@ -1,4 +1,4 @@
-"""Distances against closed forms and against an independent route through scipy's matrix square root."""
+"""Distances against closed forms and against scipy's matrix square root."""
 
 import numpy as np
 import pytest

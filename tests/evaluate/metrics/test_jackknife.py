@@ -1,4 +1,4 @@
-"""Intervals and the extrapolation to infinitely many images, against theory and against new random sets."""
+"""Intervals and the extrapolation to infinitely many images, against theory and random sets."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The nearest images of the reference: brute force, copies, and nothing that depends on batches."""
+"""The nearest images of the reference: brute force, copies, and independence of batches."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What a sweep tries, and how it halves."""
+"""The candidates of a sweep, and the rounds of successive halving."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Names and contents of inputs come from strangers: what cannot be used is refused, in one line each."""
+"""Names and contents of untrusted inputs: unusable ones are refused in one line each."""
 
 import io
 import tarfile

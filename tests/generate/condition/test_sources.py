@@ -1,4 +1,4 @@
-"""Sample i has the i-th condition of a set, which repeats from its end on; what does not fit is refused."""
+"""Sample i has the i-th condition of a set, which repeats from its end; unsuitable conditions are refused."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Images that begin from pictures: variations, inpainting, interpolation, and the job that they are."""
+"""Edits of images: variations, inpainting, interpolation, and their sampling job."""
 
 import hashlib
 

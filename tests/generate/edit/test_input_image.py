@@ -1,4 +1,4 @@
-"""Masks of every common kind: white is painted, black and transparent are not; what is ambiguous is refused."""
+"""Masks of every common kind: white is inpainted, black and transparent are not; ambiguous ones are refused."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""A picture to noise and back, against closed forms; and the files that hold noise."""
+"""Inversion of images to noise, against closed forms, and noise files."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Bits per dimension, against closed forms; and the images they are computed of."""
+"""Bits per dimension, against closed forms, and the evaluated images."""
 
 import io
 import shutil

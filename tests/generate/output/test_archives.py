@@ -1,4 +1,4 @@
-"""Samples as a tar and as ADM's npz: read back by those who will, whole or not there, the same bytes every time."""
+"""Samples as a tar and as ADM's npz: readable by other programs, complete or absent, the same bytes every time."""
 
 import io
 import tarfile

@@ -1,4 +1,4 @@
-"""A sheet of images is laid out in rows, with captions that cannot harm."""
+"""A sheet of images is laid out in rows, with escaped captions."""
 
 import numpy as np
 

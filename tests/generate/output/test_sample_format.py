@@ -1,4 +1,4 @@
-"""Samples are saved in the values of the training data, and read back to a 65,535th of the range."""
+"""Samples are saved in the values of the training data, and read back within one 16-bit level."""
 
 import numpy as np
 import pytest

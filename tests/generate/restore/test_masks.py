@@ -1,4 +1,4 @@
-"""Inpainting: what the mask says is filled in, and everything else is kept."""
+"""Inpainting: the masked region is filled in, and everything else is kept."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Tiles cover an image, blend to one, and change nothing by how many are evaluated at once."""
+"""Tiles cover an image and are blended, with the same result for any number of tiles at once."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""Networks that take vectors, and classes, beside the condition image."""
+"""Networks that take vectors and classes besides the condition image."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""With every backend the network computes the reference's numbers, and torch.compile traces it."""
+"""With every backend the network reproduces the reference's numbers, and torch.compile traces it."""
 
 from functools import partial
 from pathlib import Path

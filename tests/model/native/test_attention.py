@@ -1,4 +1,4 @@
-"""The compiled neighborhood attention: what `test_neighborhood.py` does not ask of every implementation."""
+"""The compiled neighborhood attention: properties beyond those in `test_neighborhood.py`."""
 
 import subprocess
 import sys

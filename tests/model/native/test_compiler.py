@@ -1,4 +1,4 @@
-"""The cache of compiled code: made once, by whoever comes first, for this user alone, whole or not there."""
+"""The cache of compiled code: compiled once, complete or absent, and writable by this user alone."""
 
 import ctypes
 import os

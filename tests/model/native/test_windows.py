@@ -1,4 +1,4 @@
-"""The attention block with windows in one compiled pass, against the same block step by step, in float64 too."""
+"""The fused attention block with windows, against the separate operations, in float64 too."""
 
 import pytest
 import torch

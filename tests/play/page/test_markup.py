@@ -1,4 +1,4 @@
-"""Text of visitors and files cannot become HTML, and images are in the page itself."""
+"""Text of users and files cannot become HTML, and images are in the page itself."""
 
 import base64
 import io

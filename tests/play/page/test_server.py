@@ -1,4 +1,4 @@
-"""The server answers what its page needs and nothing else, and gradio is kept from the network and from files."""
+"""The server answers only the requests of its page, and gradio accesses neither the network nor files."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""What the buttons of the page do, without a browser."""
+"""The actions of the page's buttons, without a browser."""
 
 import html
 import re

@@ -1,4 +1,4 @@
-"""The gradient part by part, and how much of a machine is used."""
+"""Gradient norms by part of the network, and the utilization of a machine."""
 
 import pytest
 import torch

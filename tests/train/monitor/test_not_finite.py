@@ -1,4 +1,4 @@
-"""A number that is not finite reaches no weight, no average, no optimizer and no checkpoint, wherever it comes from."""
+"""A nonfinite number reaches no weights, EMA, optimizer or checkpoint, wherever it occurs."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Several ranks go back past the same images, describe the step once, and do it again together."""
+"""Several ranks roll back past the same images, record the step once, and repeat it together."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""What the real package wandb writes offline: one run, however often it is resumed, with every line of the log."""
+"""The files that the real wandb package writes offline: one run with every line of the log, however often resumed."""
 
 import json
 import struct

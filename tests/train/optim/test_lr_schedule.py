@@ -1,4 +1,4 @@
-"""Learning rate, average, and who takes which image: functions of the recipe and the images seen."""
+"""Learning rate, EMA decay, and the images of each rank: functions of the recipe and the images seen."""
 
 from itertools import pairwise
 

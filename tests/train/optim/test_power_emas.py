@@ -1,4 +1,4 @@
-"""Averages whose memory is a share of the run: followed in training, saved, resumed and kept in snapshots."""
+"""Power-function EMAs: tracked in training, saved, resumed and stored in snapshots."""
 
 import pytest
 import torch

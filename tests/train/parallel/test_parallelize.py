@@ -1,4 +1,4 @@
-"""However many ranks share a network, and however they do: the same weights, the same images, the same losses."""
+"""Any number of ranks with any parallelism: the same weights, images and losses."""
 
 from io import BytesIO
 from types import SimpleNamespace

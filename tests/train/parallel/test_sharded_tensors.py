@@ -1,4 +1,4 @@
-"""Tensors in parts are put together on the main rank's host, one by one, and taken apart again."""
+"""Sharded tensors are gathered on the main rank's host one by one, and scattered again."""
 
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Mistakes that are found before a run sets anything up."""
+"""Errors that are found before a run sets anything up."""
 
 import subprocess
 import sys

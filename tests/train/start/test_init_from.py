@@ -1,4 +1,4 @@
-"""A run that begins with the weights of another: of its own network, or of one for smaller images that it grew from."""
+"""A run that starts with the weights of another: the same network, or one for smaller images that it grows from."""
 
 import copy
 import re

@@ -1,4 +1,4 @@
-"""The folder of a run belongs to one process at a time."""
+"""A run folder belongs to one process at a time."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""Folders, archives and named sets list the same files, and nothing in them leads elsewhere."""
+"""Folders, archives and named sets list the same files, and nothing outside them is read."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Archives give what their own programs unpack."""
+"""Archives give the same contents as tar and unzip."""
 
 import io
 import shutil

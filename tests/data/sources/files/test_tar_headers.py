@@ -1,4 +1,4 @@
-"""Headers of tars: the same members as Python's reader finds, and no header that can lead it astray."""
+"""Headers of tars: the same members as Python's reader finds, also for hostile headers."""
 
 import gzip
 import io
