@@ -19,6 +19,7 @@ from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.write import recipe_toml
 from hdit_core.remote_models import remote_address
 from tests.compiled import share_compiled
+from tests.gs_server import gs_files
 from tests.hub_server import HubServer
 
 
@@ -251,3 +252,17 @@ def test_the_newest_checkpoint_of_a_run_on_s3_is_fetched(tmp_path, run, monkeypa
     found = load_denoiser("s3://bucket/run").state_dict()
     assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
     server.stop()
+
+
+def test_the_newest_checkpoint_of_a_run_on_google_cloud_storage_is_fetched(tmp_path, run, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with gs_files(monkeypatch) as files:
+        (checkpoint,) = (run / "checkpoints").iterdir()
+        for step in ("step-000000003", checkpoint.name):
+            for path in checkpoint.iterdir():
+                content = path.read_bytes() if step == checkpoint.name else b"an older one"
+                files.pipe(f"bucket/run/checkpoints/{step}/{path.name}", content)
+        expected = load_denoiser(run).state_dict()
+        found = load_denoiser("gs://bucket/run").state_dict()
+        assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+        assert cached(tmp_path) == {path.name for path in checkpoint.glob("*.safetensors")}

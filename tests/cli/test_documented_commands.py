@@ -13,8 +13,8 @@ from hdit_cli.plugins import discover_commands
 from hdit_core.recipe.read import shipped_recipes
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("data", "training", "sampling", "evaluation", "flops", "gpu", "k-diffusion", "tutorial", "fine-tuning", "play")
-DOCUMENTS = [ROOT / "README.md", *(ROOT / "docs" / f"{name}.md" for name in PAGES)]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+INCOMPLETE = ("MissingParameter", "BadOptionUsage")  # as in `hdit runs compare`, a name in a sentence
 BENCH_COMMANDS = ("attention", "train", "sample", "scaling", "data")
 RECIPE_COMMANDS = ("list", "show", "schema", "check", "copy")
 RUNS_COMMANDS = ("show", "compare")
@@ -25,14 +25,16 @@ COMMANDS += [[group, name] for group, names in GROUPS.items() for name in names]
 
 
 def commands_in(text):
-    """Return the commands on lines of their own, indented or after a comment's label, or between backticks.
-
-    `hdit train` alone, two words, is a name in a sentence.
-    """
+    """Return the commands on lines of their own, indented, in `sh` blocks, or after a comment's label."""
+    text = text.replace("\\\n", " ")
     lines = re.findall(r"^(?:    |# \w+ +)(hdit .+)$", text, re.MULTILINE)
     lines += [line for block in re.findall(r"^```sh\n(.+?)^```", text, re.M | re.S) for line in block.splitlines()]
-    lines = [line for line in lines if line.startswith("hdit ")]
-    return [*lines, *re.findall(r"`(hdit [^`\s]+ [^`\n]+)`", text)]
+    return [line for line in lines if line.startswith("hdit ")]
+
+
+def named_in(text):
+    """Return the commands between backticks of sentences, which may be incomplete."""
+    return re.findall(r"`(hdit [^`\s]+ [^`\n]+)`", text)
 
 
 def understand(line):
@@ -48,12 +50,17 @@ def understand(line):
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, *shipped_recipes().values()], ids=lambda path: path.name)
 def test_every_documented_command_is_valid(path):
-    found = [line for line in commands_in(path.read_text()) if "--help" not in line]
-    assert found or path.stem == "mnist32"
-    for line in found:
+    text = path.read_text()
+    for line in [line for line in commands_in(text) if "--help" not in line]:
         for command in re.split(r" \| | && ", line):
             if command != "sbatch":
                 understand(command)
+    for line in [line for line in named_in(text) if "--help" not in line]:
+        try:
+            understand(line)
+        except Exception as problem:
+            if type(problem).__name__ not in INCOMPLETE:
+                raise
 
 
 def test_an_invalid_command_is_found():
