@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.model_selection import train_test_split
-from sklearn.svm import SVC
 
 from hdit_core.data.loader.reader import ImageReader
 
@@ -43,6 +41,9 @@ def samples(folder: Path) -> tuple[np.ndarray, np.ndarray]:
 
 def measure(data: Path, sample_folder: Path) -> dict[str, float | int]:
     """Return the accuracy of a support vector machine on samples and on held-out real digits, in percent."""
+    from sklearn.model_selection import train_test_split
+    from sklearn.svm import SVC
+
     digits, classes = real_digits(data)
     seen, unseen, seen_classes, unseen_classes = train_test_split(
         digits, classes, test_size=0.2, random_state=0, stratify=classes

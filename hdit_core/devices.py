@@ -53,6 +53,11 @@ def disable_tf32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def copy_to(device: torch.device, tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Return a tensor on a device; on CUDA without waiting for earlier operations, as torch does by default."""
+    return tensor.to(device, dtype, non_blocking=device.type == "cuda")
+
+
 def synchronize(device: torch.device) -> None:
     """Wait until a device has completed all operations."""
     if device.type == "cuda":

@@ -9,16 +9,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, get_args
+from unittest import mock
 
 import torch
 from torch import Tensor
 
-from hdit_core.devices import autocast
+from hdit_core.devices import autocast, disable_tf32
 from hdit_core.model.attention.backends import BACKENDS, availability
 from hdit_core.model.attention.interface import AttentionFn, KernelTarget
 from hdit_core.model.attention.tiled import attend as exact
 from hdit_core.model.hourglass import HourglassTransformer, initialize
+from hdit_core.model.triton.configuration import Kernel, configurations
 from hdit_core.recipe.read import read_recipe
 
 # batch, rows, columns, heads, features, kernel size
@@ -30,10 +32,15 @@ SHAPES = {
     "minimal": (2, 13, 13, 1, 32, 13),
     "wide heads": (1, 40, 24, 2, 128, 5),
 }
+EVERY_CONFIGURATION = "imagenet256, level 1"
+FLEX_SHAPES = {name: SHAPES[name] for name in (EVERY_CONFIGURATION, "ffhq1024, level 2")}  # each takes a compilation
 TINY = {"tiny": (2, 9, 14, 1, 16, 5)}
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 NAMES = ("output", "gradient of q", "gradient of k", "gradient of v")
-NETWORK_LIMITS = {"float32": 1e-3, "bfloat16": 0.1, "bfloat16, compiled": 0.1}
+NETWORK_LIMITS = {
+    "eager": {"float32": 1e-3, "bfloat16": 0.1},
+    "compiled": {"bfloat16, compiled": 0.1},
+}
 
 
 def error(found: Tensor, expected: Tensor) -> float:
@@ -49,18 +56,37 @@ def with_gradients(attend: AttentionFn, tensors: list[Tensor], kernel_size: int)
     return [out.detach(), *torch.autograd.grad(out, (q, k, v), tensors[3])]
 
 
-def attention_rows(device: torch.device, shapes: dict[str, tuple[int, ...]]) -> Iterator[dict[str, Any]]:
-    """Yield a row for each shape, dtype and backend that can run."""
+def attention_rows(
+    device: torch.device, shapes: dict[str, tuple[int, ...]], backends: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each shape, dtype and backend, and for each configuration that the autotuner may select."""
     for name, (*shape, kernel_size) in shapes.items():
         for dtype, limit in LIMITS.items():
             generator = torch.Generator().manual_seed(0)
             tensors = [torch.randn(shape, generator=generator).to(dtype) for _ in range(4)]
             tensors[0], tensors[1] = tensors[0] / 2, tensors[1] / 2
             expected = with_gradients(exact, [x.double() for x in tensors], kernel_size)
-            for backend, missing in availability(KernelTarget(device, dtype, shape[-1])).items():
+            reasons = availability(KernelTarget(device, dtype, shape[-1]))
+            for backend in backends:
+                missing = reasons[backend]
                 row = {"what": "attention", "shape": name, "dtype": str(dtype), "backend": backend, "limit": limit}
                 errors = partial(_errors, BACKENDS[backend].attend, tensors, expected, device, kernel_size)
                 yield row | ({"skipped": missing} if missing else measured(errors))
+                if backend == "triton" and not missing and name == EVERY_CONFIGURATION:
+                    yield from configuration_rows(row, errors, dtype, shape[-1])
+
+
+def configuration_rows(
+    row: dict[str, Any], errors: Callable[[], dict[str, float]], dtype: torch.dtype, head_dim: int
+) -> Iterator[dict[str, Any]]:
+    """Yield rows that together use every configuration of each kernel."""
+    each = {kernel: configurations(kernel, dtype, head_dim) for kernel in get_args(Kernel)}
+    for index in range(max(map(len, each.values()))):
+        chosen = {kernel: candidates[index % len(candidates)] for kernel, candidates in each.items()}
+        with mock.patch("hdit_core.model.triton.attention.select", lambda launch, of=chosen: of[launch.kernel]):
+            yield (
+                row | {"configurations": {kernel: str(choice) for kernel, choice in chosen.items()}} | measured(errors)
+            )
 
 
 def _errors(
@@ -70,8 +96,13 @@ def _errors(
     return {name: error(ours, theirs) for name, ours, theirs in zip(NAMES, found, expected, strict=True)}
 
 
-def network_rows(device: torch.device, recipe: str, compiler: str) -> Iterator[dict[str, Any]]:
-    """Yield how far the network's output and gradients are from float64's: in float32, in bfloat16, and compiled."""
+def network_rows(device: torch.device, recipe: str, compiler: str, which: str) -> Iterator[dict[str, Any]]:
+    """Yield how far the network's output and gradients are from float64's.
+
+    Args:
+        compiler: of the compiled network.
+        which: "eager", in float32 and bfloat16, or "compiled", in bfloat16.
+    """
     model = read_recipe(recipe, ["model.attention_backend=auto"]).model
     network = HourglassTransformer(model).eval()
     initialize(network, seed=0)
@@ -79,8 +110,8 @@ def network_rows(device: torch.device, recipe: str, compiler: str) -> Iterator[d
         if not parameter.any():  # what begins as zero would hide the rest
             torch.nn.init.normal_(parameter, std=0.02)
     state = network.state_dict()
-    images, sigma = torch.randn(2, model.channels, *model.image_size), torch.tensor([0.5, 3.0])
-    classes = torch.tensor([0, 1]) if model.num_classes else None
+    images, sigma = torch.randn(1, model.channels, *model.image_size), torch.tensor([0.5])
+    classes = torch.tensor([1]) if model.num_classes else None
 
     def passes(dtype: torch.dtype, place: torch.device, compiled: bool = False) -> list[Tensor]:
         here = HourglassTransformer(model).eval().to(place, torch.float64 if dtype == torch.float64 else torch.float32)
@@ -95,7 +126,7 @@ def network_rows(device: torch.device, recipe: str, compiler: str) -> Iterator[d
         return [out.detach(), gradients]
 
     expected = passes(torch.float64, torch.device("cpu"))
-    for name, limit in NETWORK_LIMITS.items():
+    for name, limit in NETWORK_LIMITS[which].items():
         dtype = torch.float32 if name == "float32" else torch.bfloat16
         row = {"what": "network", "recipe": recipe, "dtype": name, "limit": limit}
         yield row | measured(partial(_distances, partial(passes, dtype, device, "compiled" in name), expected))
@@ -125,18 +156,22 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--backends", nargs="+", choices=list(BACKENDS), default=[])
+    parser.add_argument("--network", choices=list(NETWORK_LIMITS))
     arguments = parser.parse_args()
     device = torch.empty(0, device=arguments.device).device
+    disable_tf32()
+    torch.use_deterministic_algorithms(True, warn_only=True)  # so that nothing is tuned, which takes time
+    if arguments.network:
+        recipe, compiler = ("mnist32", "aot_eager") if arguments.rehearse else ("imagenet256", "inductor")
+        source = network_rows(device, recipe, compiler, arguments.network)
+    else:
+        shapes = FLEX_SHAPES if arguments.backends == ["flex"] else SHAPES
+        source = attention_rows(device, TINY if arguments.rehearse else shapes, arguments.backends)
     rows = []
-    for source in (
-        attention_rows(device, TINY if arguments.rehearse else SHAPES),
-        network_rows(device, "mnist32", "aot_eager")
-        if arguments.rehearse
-        else network_rows(device, "imagenet256", "inductor"),
-    ):
-        for row in source:
-            rows.append(row | {"ok": is_good(row)})
-            print(json.dumps(rows[-1]), file=sys.stderr)
+    for row in source:
+        rows.append(row | {"ok": is_good(row)})
+        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     print(json.dumps(rows))
     return 0 if all(row["ok"] for row in rows) else 1
 

@@ -20,10 +20,12 @@ def main() -> None:
     parser.add_argument("--recipe", default="ffhq1024")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--compile", action="store_true")
     arguments = parser.parse_args()
     device = torch.empty(0, device=arguments.device).device
     on_gpu = device.type == "cuda"
-    recipe = read_recipe(arguments.recipe, [f"train.batch_size={arguments.batch_size}"])
+    compiled = f"train.compile={str(arguments.compile).lower()}"
+    recipe = read_recipe(arguments.recipe, [f"train.batch_size={arguments.batch_size}", compiled])
     learner = build_learner(recipe, None, World(), device)
     plan = endless_plan(learner)
     chunks = (chunk for step in endless_plan(learner) for chunk in learner.micro_batches(step))

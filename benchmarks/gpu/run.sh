@@ -8,10 +8,15 @@ here=$(cd "$(dirname "$0")" && pwd)
 OUT=$(mkdir -p "${OUT:-gpu-results}" && cd "${OUT:-gpu-results}" && pwd)
 PYTHON=${PYTHON:-python3}
 
+# packages, caches and runs are not results; all stages share them, so that kernels are compiled once
+WORK=${WORK:-$(mktemp -d)}
+export XDG_CACHE_HOME="$WORK/cache" TRITON_CACHE_DIR="$WORK/cache/triton" TORCHINDUCTOR_CACHE_DIR="$WORK/cache/inductor"
+export PYTHONDONTWRITEBYTECODE=1 PYTHONFAULTHANDLER=1
+
 # wheels that were carried along, for machines without a network
 if compgen -G "$here/wheels/*.whl" > /dev/null; then
-  "$PYTHON" -m pip install --quiet --no-index --no-deps --target "$OUT/site" "$here"/wheels/*.whl
-  export PYTHONPATH="$OUT/site${PYTHONPATH:+:$PYTHONPATH}"
+  "$PYTHON" -m pip install --quiet --no-index --no-deps --target "$WORK/site" "$here"/wheels/*.whl
+  export PYTHONPATH="$WORK/site${PYTHONPATH:+:$PYTHONPATH}"
 fi
 export PYTHONPATH="$here/../..${PYTHONPATH:+:$PYTHONPATH}"
-exec "$PYTHON" "$here/stages.py" --out "$OUT" "$@"
+exec "$PYTHON" "$here/stages.py" --out "$OUT" --work "$WORK" "$@"

@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -55,7 +57,7 @@ def own(script: str, *arguments: str) -> list[str]:
     return [*PYTHON, str(HERE / script), *arguments]
 
 
-def train(recipe: str, backend: str, compiled: bool, batch_size: int, seconds: str) -> list[str]:
+def train(recipe: str, backend: str, compiled: bool, batch_size: int) -> list[str]:
     """Return the command that times a training step."""
     settings = {
         "model.attention_backend": f'"{backend}"',
@@ -63,42 +65,66 @@ def train(recipe: str, backend: str, compiled: bool, batch_size: int, seconds: s
         "train.batch_size": str(batch_size),
     }
     overrides = [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
-    return bench("train", recipe, "--device", "cuda", "--seconds", seconds, *overrides)
+    return bench("train", recipe, "--device", "cuda", "--seconds", "6", *overrides)
 
 
-def gpu_stages(out: Path) -> list[Stage]:
-    """Return the stages on a GPU, the most needed first."""
+FFHQ, IMAGENET = 16, 64  # images per step; `hdit plan --gpu h100` has room for 26 and 91
+
+
+def gpu_stages(work: Path) -> list[Stage]:
+    """Return the stages on a GPU, the most needed first.
+
+    Args:
+        work: folder of what is not a result.
+    """
     cuda = ("--device", "cuda")
-    return [
+    correctness = partial(own, "correctness.py", *cuda)
+    attention = partial(bench, "attention", *cuda, "--seconds", "2", "--sizes")
+    sample = partial(bench, "sample", "ffhq1024", *cuda, "--seconds", "4", "--set", "sample.batch_size=1")
+    profile = partial(own, "profile_step.py", *cuda, "--recipe", "ffhq1024", "--batch-size", str(FFHQ))
+    stages = [
         Stage("environment", 20, own("environment.py", *cuda)),
-        Stage("correctness", 75, own("correctness.py", *cuda)),
-        Stage("attention", 60, bench("attention", *cuda, "--sizes", "64,128,256", "--seconds", "3")),
-        Stage("train-ffhq1024-triton", 35, train("ffhq1024", "triton", False, 32, "8")),
-        Stage("train-ffhq1024-triton-compiled", 80, train("ffhq1024", "triton", True, 32, "8")),
-        Stage("train-ffhq1024-flex", 45, train("ffhq1024", "flex", False, 32, "8")),
-        Stage("train-ffhq1024-natten", 25, train("ffhq1024", "natten", False, 32, "8")),
-        Stage("train-imagenet256-compiled", 60, train("imagenet256", "auto", True, 64, "8")),
-        Stage("train-imagenet256", 30, train("imagenet256", "auto", False, 64, "8")),
-        Stage("profile", 30, own("profile_step.py", *cuda, "--recipe", "ffhq1024", "--batch-size", "16")),
-        Stage("resume", 60, own("resume.py", *cuda, "--work", str(out / "resume"))),
-        Stage("mnist32", 75, own("digits.py", *cuda, "--work", str(out / "mnist32"))),
-        Stage("sample", 25, bench("sample", "ffhq1024", *cuda, "--seconds", "8")),
+        Stage("correctness-triton", 75, correctness("--backends", "triton", "tiled")),
+        Stage("train-ffhq1024-triton", 35, train("ffhq1024", "triton", False, FFHQ)),
+        Stage("attention-256", 40, attention("256")),
+        Stage("correctness-network", 50, correctness("--network", "eager")),
+        Stage("train-ffhq1024-triton-compiled", 75, train("ffhq1024", "triton", True, FFHQ)),
+        Stage("profile", 30, profile()),
+        Stage("train-imagenet256-compiled", 70, train("imagenet256", "auto", True, IMAGENET)),
+        Stage("resume", 50, own("resume.py", *cuda, "--work", str(work / "resume"))),
+        Stage("mnist32", 60, own("digits.py", *cuda, "--work", str(work / "mnist32"))),
+        Stage("sample", 20, sample()),
+        Stage("sample-cuda-graphs", 20, sample("--cuda-graphs")),
+        Stage("correctness-compiled", 60, correctness("--network", "compiled")),
+        Stage("attention-128", 30, attention("128")),
+        Stage("attention-64", 30, attention("64")),
+        Stage("train-imagenet256", 35, train("imagenet256", "auto", False, IMAGENET)),
         Stage("scaling", 60, bench("scaling", *cuda, "--sizes", "256,512,1024,2048", "--width", "768")),
+        Stage("train-ffhq1024-flex", 45, train("ffhq1024", "flex", False, FFHQ)),
+        Stage("sample-compiled-cuda-graphs", 50, sample("--compile", "--cuda-graphs")),
+        Stage("profile-compiled", 50, profile("--compile")),
+        Stage("correctness-flex", 60, correctness("--backends", "flex")),
     ]
+    if find_spec("natten") is not None:
+        stages.append(Stage("train-ffhq1024-natten", 25, train("ffhq1024", "natten", False, FFHQ)))
+    return stages
 
 
-def rehearsal(out: Path) -> list[Stage]:
-    """Return the same stages as they can run on a CPU, each at a size that takes seconds."""
+def rehearsal(work: Path) -> list[Stage]:
+    """Return the same kinds of stages as they can run on a CPU, each at a size that takes seconds."""
     cpu = ("--device", "cpu")
     tiny = ("--set", "train.batch_size=2", "--seconds", "0.1", *cpu)
+    correctness = partial(own, "correctness.py", *cpu, "--rehearse")
     return [
         Stage("environment", SLOW_S, own("environment.py", *cpu)),
-        Stage("correctness", SLOW_S, own("correctness.py", *cpu, "--rehearse")),
+        Stage("correctness-tiled", SLOW_S, correctness("--backends", "tiled", "triton")),
+        Stage("correctness-network", SLOW_S, correctness("--network", "eager")),
+        Stage("correctness-compiled", SLOW_S, correctness("--network", "compiled")),
         Stage("attention", SLOW_S, bench("attention", *cpu, "--sizes", "16", "--seconds", "0.1")),
         Stage("train", SLOW_S, bench("train", "mnist32", *tiny)),
         Stage("profile", SLOW_S, own("profile_step.py", *cpu, "--recipe", "mnist32", "--batch-size", "2")),
-        Stage("resume", SLOW_S, own("resume.py", *cpu, "--work", str(out / "resume"), "--num-images", "128")),
-        Stage("mnist32", SLOW_S, own("digits.py", *cpu, "--work", str(out / "mnist32"), "--rehearse")),
+        Stage("resume", SLOW_S, own("resume.py", *cpu, "--work", str(work / "resume"), "--num-images", "128")),
+        Stage("mnist32", SLOW_S, own("digits.py", *cpu, "--work", str(work / "mnist32"), "--rehearse")),
         Stage(
             "sample",
             SLOW_S,
@@ -152,11 +178,12 @@ def summarize(outcomes: list[Outcome], out: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Stages of benchmarks/gpu/run.sh.")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder of what is not a result")
     parser.add_argument("--rehearse", action="store_true")
     parser.add_argument("--only", nargs="+", metavar="STAGE", help="run these stages only")
     arguments = parser.parse_args()
     out, began_at = arguments.out.resolve(), time.monotonic()
-    stages = rehearsal(out) if arguments.rehearse else gpu_stages(out)
+    stages = (rehearsal if arguments.rehearse else gpu_stages)(arguments.work.resolve())
     outcomes: list[Outcome] = []
     for stage in stages:
         if arguments.only and stage.name not in arguments.only:

@@ -124,6 +124,8 @@ def train(
 def sample(
     recipe: RecipeArgument = "mnist32",
     guide: GuideOption = None,
+    compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile.")] = False,
+    graphed: Annotated[bool, typer.Option("--cuda-graphs", help="Replay the network as CUDA graphs.")] = False,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
@@ -144,8 +146,13 @@ def sample(
     from hdit_core.bench.sample import bench_sample
 
     settings = _settings(device, threads, seconds)
-    found = bench_sample(checked, settings, guide=leading)
-    _print(settings, {"recipe": recipe, "guide": guide, **found.to_json()}, json, sample_lines(found, guide))
+    found = bench_sample(checked, settings, guide=leading, compiled=compiled, graphed=graphed)
+    _print(
+        settings,
+        {"recipe": recipe, "guide": guide, "compiled": compiled, "graphed": graphed, **found.to_json()},
+        json,
+        sample_lines(found, guide),
+    )
 
 
 @app.command()

@@ -89,6 +89,15 @@ CompileOption = Annotated[
     ),
 ]
 
+CudaGraphsOption = Annotated[
+    bool,
+    typer.Option(
+        "--cuda-graphs",
+        help="Replay the network as CUDA graphs, for small batches on a GPU.",
+        rich_help_panel=PERFORMANCE,
+    ),
+]
+
 
 def chosen_indices(count: int | None, listed: str | None) -> list[int]:
     """Return the image indices selected by `--count` or `--indices`.
@@ -136,6 +145,7 @@ def sample(
     sampling: SamplingOptions,
     guidance: GuidanceOptions,
     compiled: CompileOption = None,
+    graphed: CudaGraphsOption = False,
     budget: BudgetOption = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
@@ -159,6 +169,8 @@ def sample(
 
         job = SamplingJob(session.pipeline, indices, sampling.class_id, budget_s)
         _compile(job, compiled)
+        if graphed:
+            _use_cuda_graphs(job)
         session.run(job, out, json, columns)
         if trajectory is not None and session.world.is_main:
             _animate(job, trajectory)
@@ -184,6 +196,18 @@ def _compile(job: "SamplingJob", wanted: bool | None) -> None:
     for denoiser in (pipeline.denoiser, *([pipeline.guide.denoiser] if pipeline.guide is not None else [])):
         assert isinstance(denoiser.network, HourglassTransformer)  # as built by load_denoiser
         compile_network(denoiser.network)
+
+
+def _use_cuda_graphs(job: "SamplingJob") -> None:
+    """Replay the networks of a job as CUDA graphs; raise UsageError if they cannot be captured."""
+    from hdit_core.model.cuda_graph import use_cuda_graphs
+    from hdit_core.model.hourglass import HourglassTransformer
+
+    pipeline = job.pipeline
+    for denoiser in (pipeline.denoiser, *([pipeline.guide.denoiser] if pipeline.guide is not None else [])):
+        assert isinstance(denoiser.network, HourglassTransformer)  # as built by load_denoiser
+        if problem := use_cuda_graphs(denoiser.network):
+            raise UsageError(f"--cuda-graphs: {problem}; leave it out")
 
 
 def _animate(job: "SamplingJob", path: Path) -> None:

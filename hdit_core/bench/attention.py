@@ -12,6 +12,7 @@ from hdit_core.bench.child_process import BenchSettings, OutOfMemory, measure_in
 from hdit_core.bench.machine import product_rate
 from hdit_core.bench.timing import Timing, interleaved, stopwatch
 from hdit_core.devices import synchronize
+from hdit_core.errors import is_out_of_memory
 from hdit_core.flops.count import FLOPS_PER_MAC
 from hdit_core.model.attention.backends import BACKENDS, availability
 from hdit_core.model.attention.interface import KernelTarget
@@ -150,8 +151,10 @@ def _times(
         act = _act(name, shape, direction, settings.device, dtype)
         try:
             act()
-        except NotImplementedError as problem:  # for example of a backend without a backward pass
-            problems[name, direction] = str(problem)
+        except Exception as problem:  # one backend that fails, for example to compile, leaves the others to measure
+            if is_out_of_memory(problem):
+                raise
+            problems[name, direction] = f"{type(problem).__name__}: {(str(problem).splitlines() or [''])[0][:200]}"
         else:
             tasks[name, direction] = stopwatch(act, lambda: synchronize(settings.device))
     return problems | interleaved(tasks, settings.rounds)

@@ -17,8 +17,11 @@ from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.samplers.sampler import sample_by
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
+from hdit_core.errors import UsageError
 from hdit_core.flops.count import FLOPS_PER_MAC, count
 from hdit_core.generate.pipeline import ConditionInputs, SamplingPipeline, check_request
+from hdit_core.model.compile import compile_network
+from hdit_core.model.cuda_graph import use_cuda_graphs
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.sample import SampleRecipe
@@ -77,17 +80,26 @@ class SampleFigure:
         }
 
 
-def bench_sample(recipe: Recipe, settings: BenchSettings, *, guide: Recipe | None = None) -> SampleFigure:
+def bench_sample(
+    recipe: Recipe,
+    settings: BenchSettings,
+    *,
+    guide: Recipe | None = None,
+    compiled: bool = False,
+    graphed: bool = False,
+) -> SampleFigure:
     """Measure one evaluation of a recipe's guided denoiser, as in `hdit sample`.
 
     Args:
         recipe: gives the model, `[sample]` and `train.precision`.
         settings: of the measurement.
         guide: recipe of the guidance model for autoguidance; None: no autoguidance.
+        compiled: use torch.compile, as `hdit sample --compile`.
+        graphed: replay the networks as CUDA graphs, as `hdit sample --cuda-graphs`.
 
     Raises:
-        UsageError: the evaluation takes too long to be measured on this machine, or the guidance model has other
-            inputs than the model.
+        UsageError: the evaluation takes too long to be measured on this machine, the guidance model has other inputs
+            than the model, or the networks cannot be captured in CUDA graphs.
         OutOfMemory: it does not fit into memory.
     """
     _check_guide(recipe, guide)
@@ -98,7 +110,9 @@ def bench_sample(recipe: Recipe, settings: BenchSettings, *, guide: Recipe | Non
     logger.info(f"sampling: batch size {images}, {flops / 1e9:,.0f} GFLOP, at least {flops / rate:.2g} s")
     settings = rounds_for(settings, flops / rate)
     try:
-        timing, peak_bytes = measure_in_child_process(_measure, recipe, guide, settings, settings=settings)
+        timing, peak_bytes = measure_in_child_process(
+            _measure, recipe, guide, settings, compiled, graphed, settings=settings
+        )
     except OutOfMemory as problem:
         size = "x".join(map(str, recipe.model.image_size))
         raise OutOfMemory(
@@ -169,7 +183,16 @@ def _no_conditions(recipe: Recipe, indices: list[int]) -> ConditionInputs:
     )
 
 
-def _measure(recipe: Recipe, guide: Recipe | None, bench: BenchSettings) -> Timing:
+def _prepare(denoiser: Denoiser, compiled: bool, graphed: bool) -> None:
+    """Compile the network's layers and capture it in CUDA graphs, if requested."""
+    assert isinstance(denoiser.network, HourglassTransformer)
+    if compiled:
+        compile_network(denoiser.network)
+    if graphed and (problem := use_cuda_graphs(denoiser.network)):
+        raise UsageError(f"--cuda-graphs: {problem}")
+
+
+def _measure(recipe: Recipe, guide: Recipe | None, bench: BenchSettings, compiled: bool, graphed: bool) -> Timing:
     """Return the timing of one evaluation at a medium noise level."""
     make_mkl_reproducible()  # as in sampling
     device = bench.device
@@ -179,6 +202,8 @@ def _measure(recipe: Recipe, guide: Recipe | None, bench: BenchSettings) -> Timi
     classes = [i % num_classes for i in range(images)] if num_classes else None
     size, source = recipe.model.image_size, partial(_no_conditions, recipe)
     pipeline = SamplingPipeline(_initialized(recipe, device), settings, 0, size, guidance_model, source)
+    for denoiser in (pipeline.denoiser, *([guidance_model.denoiser] if guidance_model else [])):
+        _prepare(denoiser, compiled, graphed)
     denoise = pipeline.conditioned(classes, pipeline.inputs(list(range(images))))
     x = torch.randn(images, recipe.model.channels, *recipe.model.image_size, device=device)
     sigma = torch.ones(images, device=device)

@@ -34,9 +34,14 @@ def random_batches(recipe: Recipe, chunks: Iterable[range]) -> Generator[Batch, 
     """Yield a batch of random images for each micro-batch of a run; batches of equal size are equal."""
     by_size: dict[int, Batch] = {}
     for chunk in chunks:
-        batch = by_size[len(chunk)] = by_size.get(len(chunk)) or _random_batch(recipe, len(chunk))
+        batch = by_size[len(chunk)] = by_size.get(len(chunk)) or _pinned(_random_batch(recipe, len(chunk)))
         numbers = torch.arange(chunk.start, chunk.stop)
         yield Batch(**(vars(batch) | {"numbers": numbers}))
+
+
+def _pinned(batch: Batch) -> Batch:
+    """Return the batch in page-locked memory where there is a GPU, as torch's DataLoader does."""
+    return batch.pin_memory() if torch.cuda.is_available() else batch
 
 
 def _random_batch(recipe: Recipe, size: int) -> Batch:

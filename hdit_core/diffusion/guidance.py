@@ -133,9 +133,10 @@ class Guided:
             return self._guide(x, sigma, self.conditions)
 
         inside = self._inside(sigma)
-        if inside.all():
+        flags = inside.tolist()  # waits for a GPU, once
+        if all(flags):
             return self._guide(x, sigma, self.conditions)
-        if not inside.any():
+        if not any(flags):
             return self.conditions.denoise(self.denoiser, x, sigma)
 
         # images of one batch at different noise levels, as in `dpm_adaptive`

@@ -15,7 +15,7 @@ from einops import rearrange, reduce
 from jaxtyping import Float
 from torch import Tensor
 
-from hdit_core.devices import at_least_float32
+from hdit_core.devices import at_least_float32, copy_to
 from hdit_core.diffusion.precondition import Denoiser, scalings, target
 from hdit_core.diffusion.start import seen_condition, start_of_flow
 from hdit_core.recipe.diffusion import DiffusionRecipe
@@ -129,7 +129,7 @@ def weight(sigma: Float[Tensor, "B"], recipe: DiffusionRecipe) -> Float[Tensor, 
 def channel_factors(weights: Sequence[float], error: Float[Tensor, "B C H W"]) -> Float[Tensor, "C 1 1"]:
     """Return factors on the error of each channel, whose squares are the weights scaled to a mean of 1."""
     relative = torch.tensor(list(weights), dtype=torch.float64)
-    return rearrange((relative / relative.mean()).sqrt(), "c -> c 1 1").to(error)
+    return copy_to(error.device, rearrange((relative / relative.mean()).sqrt(), "c -> c 1 1"), error.dtype)
 
 
 def denoising_loss(

@@ -152,7 +152,7 @@ class HourglassTransformer(nn.Module):
         expected = (x.shape[0], len(scales), *x.shape[2:])
         if condition is None or not scales or tuple(condition.shape) != expected:
             raise ValueError(_condition_problem(condition, expected))
-        factors = torch.tensor(scales, dtype=x.dtype, device=x.device)
+        factors = torch.cat([x.new_full((1,), scale) for scale in scales])  # a copy of a list would wait for a GPU
         return torch.cat([x, condition.to(x.dtype) * rearrange(factors, "k -> k 1 1")], dim=1)
 
     def _add_positions(self, tokens: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hdit_core.devices import at_least_float32
+from hdit_core.devices import at_least_float32, copy_to
 from hdit_core.model.linear import Initial, Shape, constant, nan_init
 from hdit_core.recipe.model import Positions
 
@@ -109,7 +109,7 @@ def sine_positions(height: int, width: int, features: int, device: torch.device)
 
     def embedding(cells: int) -> Tensor:
         angles = torch.arange(cells, dtype=torch.float64)[:, None] * frequencies
-        return torch.cat([angles.sin(), angles.cos()], dim=-1).to(device, torch.float32)
+        return copy_to(device, torch.cat([angles.sin(), angles.cos()], dim=-1), torch.float32)
 
     rows, columns = embedding(height), embedding(width)
     return torch.cat([rows[:, None].expand(-1, width, -1), columns[None].expand(height, -1, -1)], dim=-1)

@@ -221,3 +221,8 @@ def test_finished_images_per_second_count_all_evaluations():
     assert (figure.images_per_s, figure.utilisation) == (1.0, 0.25)
     adaptive = SampleFigure(6, None, 500, "float32", rate=1000.0, timing=Timing((2.0,)), peak_bytes=None)
     assert adaptive.images_per_s is None
+
+
+def test_cuda_graphs_of_a_network_on_a_cpu_are_refused(here, tiny_recipe):
+    with pytest.raises(UsageError, match="--cuda-graphs: CUDA graphs need a CUDA device, the network is on cpu"):
+        bench_sample(tiny_recipe, FEW, graphed=True)

@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import typer
 
+from benchmarks.gpu import digits
 from benchmarks.gpu.stages import LIMIT_S, Outcome, Stage, gpu_stages, rehearsal, run, summarize
+from hdit_cli.commands import bench
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,15 +65,31 @@ def test_the_most_important_stages_fit_into_the_time_whatever_the_others_take(tm
     assert sum(limits_s[name] for name in names[: names.index("profile") + 1]) <= LIMIT_S
 
 
+def test_every_command_of_a_gpu_stage_has_options_that_exist(tmp_path):
+    commands = typer.main.get_command(bench.app).commands
+    for stage in gpu_stages(tmp_path):
+        if "bench" in stage.command:
+            name, *arguments = stage.command[stage.command.index("bench") + 1 :]
+            commands[name].make_context(name, arguments)  # parses, and runs nothing
+
+
+def test_samples_are_recognized_by_their_nearest_real_digits(tmp_path, monkeypatch):
+    classes = np.arange(50) % 10
+    pixels = np.eye(10)[classes]
+    monkeypatch.setattr(digits, "real_digits", lambda folder: (pixels, classes))
+    monkeypatch.setattr(digits, "samples", lambda folder: (pixels[:4] + 0.1, np.array([0, 1, 2, 9])))
+    assert digits.recognized_percent(tmp_path, tmp_path) == {"samples": 75.0, "real digits": 100.0}
+
+
 @pytest.mark.slow
 def test_a_dry_run_runs_every_kind_of_stage(tmp_path):
     environment = os.environ | {"OUT": str(tmp_path / "out"), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
     command = [ROOT / "benchmarks" / "gpu" / "run.sh", "--rehearse"]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    kinds = {stage.name.partition("-")[0] for stage in gpu_stages(tmp_path)}
-    assert kinds == {stage.name for stage in rehearsal(tmp_path)}
-    for name in kinds:
+    kinds, names = ([stage.name for stage in stages(tmp_path)] for stages in (gpu_stages, rehearsal))
+    assert {name.partition("-")[0] for name in kinds} == {name.partition("-")[0] for name in names}
+    for name in names:
         assert any((tmp_path / "out" / f"{name}.{ending}").stat().st_size > 2 for ending in ("json", "txt")
                    if (tmp_path / "out" / f"{name}.{ending}").exists()), name  # fmt: skip
     assert json.loads((tmp_path / "out" / "resume.json").read_text())["same_bits"]

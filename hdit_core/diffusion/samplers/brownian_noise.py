@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Float32, Float64
 from torch import Tensor
 
+from hdit_core.devices import copy_to
 from hdit_core.randomness import normal
 
 PURPOSE = "brownian"
@@ -121,7 +122,7 @@ class BrownianNoise:
         total = torch.zeros((len(self.indices), *self.shape))
         for cell, weight in weights.items():
             total += weight * self._images[cell]
-        return total.to(self.device, self.dtype)
+        return copy_to(torch.device(self.device), total, self.dtype)
 
     def _draw(self, cells: Sequence[int]) -> dict[int, Float32[Tensor, "B C H W"]]:
         """Return the normal images of new cells, drawn in parallel threads: numpy releases the GIL."""

@@ -99,9 +99,10 @@ def call_denoiser(
     Raises:
         NumericalError: the denoiser returns NaN or infinity.
     """
-    levels = torch.as_tensor(sigma, dtype=at_least_float32(x.dtype), device=x.device).expand(x.shape[0])
+    levels = _levels(x, sigma)
     denoised = denoise(x, levels)
-    broken = reduce(~denoised.isfinite(), "b c h w -> b", "any").nonzero().flatten().tolist()
+    finite = reduce(denoised.isfinite(), "b c h w -> b", "all").tolist()  # waits for a GPU, once
+    broken = [image for image, is_finite in enumerate(finite) if not is_finite]
     if broken:
         raise NumericalError(
             f"{where}, sigma = {levels[broken[0]]:.6g}: images {', '.join(map(str, broken))} of the batch of "
@@ -109,6 +110,13 @@ def call_denoiser(
             "smaller sigma_max"
         )
     return denoised
+
+
+def _levels(x: Float[Tensor, "B C H W"], sigma: float | Float[Tensor, "B"]) -> Float[Tensor, "B"]:
+    """Return the noise level of each image."""
+    if isinstance(sigma, Tensor):
+        return sigma.to(x.device, at_least_float32(x.dtype)).expand(x.shape[0])
+    return torch.full(x.shape[:1], sigma, dtype=at_least_float32(x.dtype), device=x.device)
 
 
 def mean_of_each(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B"]:

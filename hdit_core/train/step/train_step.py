@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hdit_core.data.loader.batch import Batch
-from hdit_core.devices import autocast
+from hdit_core.devices import autocast, copy_to
 from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.diffusion.noise_density import stratified, training_sigmas
 from hdit_core.diffusion.precondition import Denoiser
@@ -94,7 +94,7 @@ class Learner:
         """Return the noise level of each image; its stratum is its position in the global batch."""
         # computed on the CPU: bit-identical for every device
         u = stratified(batch.numbers - step.first, step.batch_size, batch.uniform)
-        return training_sigmas(self.recipe.diffusion, self.recipe.model.image_size, u).to(self.device)
+        return copy_to(self.device, training_sigmas(self.recipe.diffusion, self.recipe.model.image_size, u))
 
     def losses(self, batch: Batch, sigma: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
         """Return the loss of each image."""

@@ -9,6 +9,7 @@ from PIL import Image
 
 from hdit_cli.main import main
 from hdit_core.model import compile as compiled
+from hdit_core.model import cuda_graph
 from hdit_core.train.run import train
 
 # torch.compile cannot look through the check of shapes that is on in this process
@@ -69,4 +70,15 @@ def test_on_a_cpu_model_and_guide_are_compiled_only_on_request(run, tmp_path, mo
     assert not made
 
     main(command(run, tmp_path / "compiled", "--compile", "--guide", str(run)))
+    assert len(made) == len({id(network) for network in made}) == 2
+
+
+def test_cuda_graphs_are_replayed_for_model_and_guide_and_refused_on_a_cpu(run, tmp_path, monkeypatch, capsys):
+    assert main(command(run, tmp_path / "refused", "--cuda-graphs")) == 2
+    expected = "--cuda-graphs: CUDA graphs need a CUDA device, the network is on cpu; leave it out"
+    assert expected in capsys.readouterr().err
+
+    made = []
+    monkeypatch.setattr(cuda_graph, "use_cuda_graphs", made.append)
+    assert main(command(run, tmp_path / "graphed", "--cuda-graphs", "--guide", str(run))) == 0
     assert len(made) == len({id(network) for network in made}) == 2
