@@ -168,12 +168,9 @@ def sample(
         from hdit_core.generate.job import SamplingJob
 
         job = SamplingJob(session.pipeline, indices, sampling.class_id, budget_s)
-        _compile(job, compiled)
-        if graphed:
-            _use_cuda_graphs(job)
+        _prepare_networks(job, compiled, graphed)
         session.run(job, out, json, columns)
-        if trajectory is not None and session.world.is_main:
-            _animate(job, trajectory)
+        _animate(job, trajectory if session.world.is_main else None)
 
 
 def _time_limit(budget: str | None, out: Path) -> float | None:
@@ -182,6 +179,13 @@ def _time_limit(budget: str | None, out: Path) -> float | None:
     if budget_s and out.suffix == ".npz":
         raise UsageError("--budget: an npz declares its number of images in advance; use a folder or .tar")
     return budget_s
+
+
+def _prepare_networks(job: "SamplingJob", compiled: bool | None, graphed: bool) -> None:
+    """Compile the networks and replay them as CUDA graphs, where that is asked for."""
+    _compile(job, compiled)
+    if graphed:
+        _use_cuda_graphs(job)
 
 
 def _compile(job: "SamplingJob", wanted: bool | None) -> None:
@@ -210,7 +214,10 @@ def _use_cuda_graphs(job: "SamplingJob") -> None:
             raise UsageError(f"--cuda-graphs: {problem}; leave it out")
 
 
-def _animate(job: "SamplingJob", path: Path) -> None:
+def _animate(job: "SamplingJob", path: Path | None) -> None:
+    """Write the denoising trajectory of the first images, if a path is given."""
+    if path is None:
+        return
     from hdit_core.files import write_atomic
     from hdit_core.generate.output.animation import MOST_IMAGES, trajectory
 
