@@ -12,7 +12,7 @@ from hdit_core.bench.child_process import BenchSettings, OutOfMemory, measure_in
 from hdit_core.bench.machine import product_rate
 from hdit_core.bench.timing import Timing, interleaved, stopwatch
 from hdit_core.bench.train import check_bound, rounds_for
-from hdit_core.devices import autocast, compute_dtype, make_mkl_reproducible, synchronize
+from hdit_core.devices import autocast, compute_dtype, disable_tf32, make_mkl_reproducible, synchronize
 from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.samplers.sampler import sample_by
@@ -195,6 +195,7 @@ def _prepare(denoiser: Denoiser, compiled: bool, graphed: bool) -> None:
 def _measure(recipe: Recipe, guide: Recipe | None, bench: BenchSettings, compiled: bool, graphed: bool) -> Timing:
     """Return the timing of one evaluation at a medium noise level."""
     make_mkl_reproducible()  # as in sampling
+    disable_tf32()
     device = bench.device
     settings = recipe.sample.model_copy(update={"guidance_interval": None})  # which may exclude that noise level
     images, num_classes = settings.batch_size, recipe.model.num_classes

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64, UInt8
 from PIL import Image
 from torch import Tensor
 
-from hdit_core.devices import autocast, compute_dtype, make_mkl_reproducible
+from hdit_core.devices import autocast, compute_dtype, disable_tf32, make_mkl_reproducible
 from hdit_core.diffusion.guidance import Guide, check_guide, guided
 from hdit_core.diffusion.precondition import Denoiser, ModelSource
 from hdit_core.diffusion.samplers.brownian_noise import BrownianNoise
@@ -246,6 +246,7 @@ class SamplingPipeline:
         if len(sigmas) < 2:
             return x
         make_mkl_reproducible()
+        disable_tf32()
         with autocast(self.device, compute_dtype(self.denoiser.recipe.train.precision, self.device)):
             return sample_by(self.settings, denoise, x, sigmas, noise, on_step or self.on_step)
 

@@ -150,3 +150,13 @@ def test_one_noise_level_serves_for_all_images_and_a_wrong_channel_count_is_refu
     assert torch.equal(denoiser(x, torch.tensor(1.5), torch.tensor([0, 1])), expected)
     with pytest.raises(UsageError, match=r"x has shape \(2, 1, 16, 24\); this model takes \[B, 3, H, W\]"):
         denoiser(x[:, :1], 1.5)
+
+
+def test_sampling_never_uses_tf32(denoiser):
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        next(generate(denoiser, [0]))
+        assert torch.get_float32_matmul_precision() == "highest"
+    finally:
+        torch.set_float32_matmul_precision(before)
