@@ -168,8 +168,6 @@ def can_fuse(block: nn.Module, x: Float[Tensor, "B *rows C"], *weights: Tensor) 
 
 def _has_global_hooks() -> bool:
     """Return whether hooks on all modules are set, other than those of FlopCounterMode, which only record names."""
-    if not module._has_any_global_hook():
-        return False
     hooks = [hook for name in GLOBAL_HOOKS for hook in getattr(module, name).values()]
     return not all(isinstance(getattr(hook, "__self__", None), ModuleTracker) for hook in hooks)
 
