@@ -106,7 +106,7 @@ def _draw(runs: list[Path], plot: Path) -> None:
 
 def _lines(summary: "RunSummary") -> Iterator[str]:
     last, done = summary.last, summary.num_images / summary.total_images
-    left = "" if summary.seconds_left is None else f", {duration(summary.seconds_left)} left"
+    left = f", {duration(summary.seconds_left)} left" if summary.seconds_left else ""
     reason = f": {printable(summary.reason)}" if summary.reason else ""
     rows = [("run", summary.run), ("state", summary.state + reason)]
     rows += [("forked from", str(fork)) for fork in reversed(summary.lineage)]

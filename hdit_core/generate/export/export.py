@@ -115,7 +115,7 @@ def export(source: Path, folder: Path, settings: ExportSettings) -> dict[str, An
         "folder": str(folder),
         "format": facts.format,
         "dtype": facts.dtype,
-        **origin,
+        **{key: int(value) if key in ("step", "images_seen") else value for key, value in origin.items()},
         "forked_from": [f"{Path(fork.run).name}@{fork.step}" for fork in record.lineage],
         "weights": facts.weights,
         "weights_sha256": facts.sha256,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from hdit_core.errors import counted
 from hdit_core.generate.export.markdown import as_text
-from hdit_core.generate.export.run_parts import lineage_section, run_parts, total_time_s
+from hdit_core.generate.export.run_parts import lineage_section, run_parts, time_text, total_time_s
 from hdit_core.generate.export.training_record import TrainingRecord
 from hdit_core.recipe.run import Recipe
 
@@ -164,8 +164,7 @@ def _training(recipe: Recipe, record: TrainingRecord, facts: CardFacts) -> Itera
 
 
 def _time(seconds: float | None, ranks: int) -> str:
-    hours = "unknown" if seconds is None else f"{seconds / 3600:.2f} hours"
-    return f"{hours} on {ranks} rank{'s' * (ranks != 1)}"
+    return f"{time_text(seconds)} on {counted(ranks, 'rank')}"
 
 
 def _classes(names: Sequence[str]) -> Iterator[str]:

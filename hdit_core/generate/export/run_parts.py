@@ -64,17 +64,26 @@ def total_time_s(parts: Sequence[RunPart]) -> float | None:
     return None if None in times else sum(time for time in times if time is not None)
 
 
+def time_text(seconds: float | None) -> str:
+    """Return a training time as text, such as `"2.5 hours"` or `"40 seconds"`."""
+    if seconds is None:
+        return "unknown"
+    if seconds < 100:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.1f} minutes" if seconds < 6000 else f"{seconds / 3600:.1f} hours"
+
+
 def lineage_section(parts: Sequence[RunPart]) -> Iterator[str]:
     """Yield the lines of a model card about the parts of a training."""
     yield "### Continued runs"
     yield ""
     yield "Oldest first, each with its own numbers; the final loss and the settings above are those of the last."
     yield ""
-    yield "| part | run | images | steps | batch size | data set | hours |"
+    yield "| part | run | images | steps | batch size | data set | time |"
     yield "|---|---|---|---|---|---|---|"
     for number, part in enumerate(parts, 1):
-        hours = "unknown" if part.elapsed_s is None else f"{part.elapsed_s / 3600:.2f}"
-        cells = [as_text(part.run), f"{part.images:,}", f"{part.steps:,}", part.batch_size, part.data_set, hours]
+        time = time_text(part.elapsed_s)
+        cells = [as_text(part.run), f"{part.images:,}", f"{part.steps:,}", part.batch_size, part.data_set, time]
         yield f"| {number} | {' | '.join(cells)} |"
     yield ""
     yield from (f"- Part {number}: {part.start}" for number, part in enumerate(parts, 1) if part.start)
@@ -106,16 +115,15 @@ def _batch_sizes(settings: Mapping[str, Any], start: int, end: int) -> str:
 
 def _start(fork: Fork) -> str:
     reset = [f"{', '.join(fork.reset)} reset"] if fork.reset else []
-    changes = [
-        f"`{key}` {as_text(_shown(before))} to {as_text(_shown(after))}"
-        for key, (before, after) in fork.changes.items()
-    ]
+    changes = [f"`{key}` {_shown(before)} to {_shown(after)}" for key, (before, after) in fork.changes.items()]
     origin = f"from {as_text(PurePosixPath(fork.run).name)} at step {fork.step:,} ({fork.num_images:,} images)"
     return "; ".join([origin, *reset, *(changes or ["no setting changed"])])
 
 
 def _shown(value: Any) -> str:
-    """Return a setting as text; of a path only the last component."""
+    """Return a setting as Markdown; of a path only the last component."""
+    if isinstance(value, int | float):
+        return str(value)
     if isinstance(value, str) and "/" in value:
-        return PurePosixPath(value).name
-    return "not set" if value is None else str(value)
+        value = PurePosixPath(value).name
+    return "not set" if value is None else as_text(str(value))

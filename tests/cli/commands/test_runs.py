@@ -48,7 +48,7 @@ def test_a_summary_has_the_status_of_the_run_and_of_its_checkpoints(runs, tmp_pa
     assert said["last"]["loss"] > 0 and said["seconds_left"] == 0
     assert main(["runs", "show", str(tmp_path / "a"), "--plot", str(tmp_path / "a.png")]) == 0
     text = capsys.readouterr().out
-    assert "64 of 64 images (100.0%), step 8" in text and "step 4, " in text and "corrupt: " in text
+    assert "64 of 64 images (100.0%), step 8\n" in text and "step 4, " in text and "corrupt: " in text
     assert "spike, loss 3.5" in text and "noise level" in text
     assert Image.open(tmp_path / "a.png").width > 800
 

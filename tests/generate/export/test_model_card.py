@@ -94,15 +94,15 @@ def test_the_card_of_a_forked_run_names_every_part_with_its_data_and_the_totals(
     )
     state = State(step=10, num_images=640, data_hash="f2" + "0" * 62, elapsed_s=1800.0)
     text = card(recipe, TrainingRecord(state, 0.5, lineage=(first, second)), replace(FACTS, run="c"))
-    for row in ("| images seen | 7,040 |", "| steps | 160 |", "| time | 2.00 hours on 1 rank |", "| batch size | 64 |"):
+    for row in ("| images seen | 7,040 |", "| steps | 160 |", "| time | 2.0 hours on 1 rank |", "| batch size | 64 |"):
         assert row in text
-    assert "| 1 | a | 3,200 | 100 | 32 | emoji (e1) | 1.00 |" in text
-    assert "| 2 | b | 3,200 | 50 | 64 | faces (f200000000000000) | 0.50 |" in text
-    assert "| 3 | c | 640 | 10 | 64 | faces (f200000000000000) | 0.50 |" in text
+    assert "| 1 | a | 3,200 | 100 | 32 | emoji (e1) | 60.0 minutes |" in text
+    assert "| 2 | b | 3,200 | 50 | 64 | faces (f200000000000000) | 30.0 minutes |" in text
+    assert "| 3 | c | 640 | 10 | 64 | faces (f200000000000000) | 30.0 minutes |" in text
     assert (
         "- Part 2: from a at step 100 (3,200 images); `train.batch_size` 32 to 64; `data.path` emoji to faces" in text
     )
-    assert "- Part 3: from b at step 150 (6,400 images); optimizer, counter reset; `train.lr`" in text
+    assert "- Part 3: from b at step 150 (6,400 images); optimizer, counter reset; `train.lr` 0.001 to 0.0001" in text
     assert "secret" not in text
 
 
