@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from hdit_core.diffusion.samplers.sampler_state import SamplerStep
+from hdit_core.files import read_bytes
 from hdit_core.generate.output.sample_format import SampleFormat
 from hdit_core.generate.pipeline import SamplingPipeline
 from hdit_core.images import grid, to_pil, to_uint8
@@ -52,7 +53,7 @@ def frames_webp(folder: Path, frames: int, files: SampleFormat, size: tuple[int,
         files: format of the samples; they are shown in 8 bits.
         size: their height and width in pixels.
     """
-    contents = [(folder / f"{index:08d}.{files.suffix}").read_bytes() for index in range(frames)]
+    contents = [read_bytes(folder / f"{index:08d}.{files.suffix}") for index in range(frames)]
     images = [to_pil(files.shown(files.decode(content, size))) for content in contents]
     return _webp([*images, *images[-2:0:-1]], FRAME_MS)
 
