@@ -86,7 +86,9 @@ def check(
     ],
     overrides: SetOption = None,
 ) -> None:
-    """Check recipes, also against their prepared data if it is here, and report all mistakes.
+    """Check recipes and report all mistakes.
+
+    Prepared data is compared with the recipe if it is on this machine.
 
     Example: hdit recipe check my.toml other.toml
     """

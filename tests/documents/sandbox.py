@@ -110,7 +110,7 @@ class Sandbox:
     def provide(self, folder, text):
         """Put what a command names and does not write into a folder."""
         whole = text
-        text = re.sub(r"(--out|--to|--back|--plot|--report|--sheet|--webp|>) \S+", "", self._inputs(text))
+        text = re.sub(r"(--out|--to|--back|--plot|--report|--nearest|--sheet|--webp|>) \S+", "", self._inputs(text))
         text = re.sub(r"recipe copy .*|(?<=convert )(\S+) \S+", r"\1", text)
         for word in re.findall(r"[\w./*-]+", text.replace("=", " ")):
             self._provide(folder, word.rstrip("/"), is_folder=word.endswith("/"))

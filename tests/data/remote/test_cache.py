@@ -197,8 +197,8 @@ def test_without_fsspec_one_line_has_the_install_command(tmp_path, monkeypatch):
 
 
 def test_without_the_package_of_a_store_one_line_names_it(tmp_path):
-    with pytest.raises(UsageError, match=r"^data.path = 'gs://x/y' needs a package that is not installed: .*gcsfs"):
-        opened(tmp_path, address="gs://x/y")
+    with pytest.raises(UsageError, match=r"^data.path = 'az://x/y' needs a package that is not installed: .*adlfs"):
+        opened(tmp_path, address="az://x/y")
 
 
 def test_an_order_that_would_fetch_every_shard_repeatedly_is_refused(store, tmp_path, monkeypatch):

@@ -63,7 +63,7 @@ def test_cached_features_are_reused_and_the_result_is_bit_identical(picture_fold
         run(folder, toy_extractor, tmp_path / "kept", stop_after=20)
     resumed, made = run(folder, toy_extractor, tmp_path / "kept")
     assert_same(resumed, whole)
-    assert made == list(range(16, 30)) and "has the features of 2 chunks of the set" in caplog.text
+    assert made == list(range(16, 30)) and "has the features of 2 chunks" in caplog.text
     again, made = run(folder, toy_extractor, tmp_path / "kept")
     assert_same(again, whole)
     assert made == []
@@ -149,6 +149,6 @@ def test_a_killed_evaluation_resumes(picture_folder, toy_extractor, tmp_path, mo
     caplog.set_level("INFO", "hdit")
     settings = ScoreSettings(*sets, device="cpu")
     resumed = score(replace(settings, keep_features=tmp_path / "kept"))
-    assert "has the features of 2 chunks of the set" in caplog.text
+    assert "has the features of 2 chunks" in caplog.text
     whole = score(settings)
     assert resumed.to_json() == whole.to_json()
