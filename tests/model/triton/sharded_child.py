@@ -1,10 +1,7 @@
 """A rank of test_sharded.py: prints the gradients of a layer with the Triton operator, sharded over all ranks."""
 
 import json
-import os
 import sys
-
-os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
 
 import torch
 from torch import nn
