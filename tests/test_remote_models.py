@@ -225,6 +225,21 @@ def test_a_file_is_fetched_by_http(tmp_path, exported, monkeypatch):
     server.server_close()
 
 
+def upload(run, files):
+    """Put the checkpoint of a run and an older one into a bucket, and return the folder of the former."""
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    for step in ("step-000000003", checkpoint.name):
+        for path in checkpoint.iterdir():
+            content = path.read_bytes() if step == checkpoint.name else b"an older one"
+            files.pipe(f"bucket/run/checkpoints/{step}/{path.name}", content)
+    return checkpoint
+
+
+def assert_same_weights(address, run):
+    expected, found = load_denoiser(run).state_dict(), load_denoiser(address).state_dict()
+    assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+
+
 def test_the_newest_checkpoint_of_a_run_on_s3_is_fetched(tmp_path, run, monkeypatch):
     pytest.importorskip("s3fs", reason="needs s3fs, of the extra dev")
     moto_server = pytest.importorskip("moto.server", reason="needs moto with its server, of the extra dev")
@@ -243,26 +258,14 @@ def test_the_newest_checkpoint_of_a_run_on_s3_is_fetched(tmp_path, run, monkeypa
 
     files = s3fs.S3FileSystem(skip_instance_cache=True)
     files.mkdir("bucket")
-    (checkpoint,) = (run / "checkpoints").iterdir()
-    for step in ("step-000000003", checkpoint.name):
-        for path in checkpoint.iterdir():
-            content = path.read_bytes() if step == checkpoint.name else b"an older one"
-            files.pipe(f"bucket/run/checkpoints/{step}/{path.name}", content)
-    expected = load_denoiser(run).state_dict()
-    found = load_denoiser("s3://bucket/run").state_dict()
-    assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+    upload(run, files)
+    assert_same_weights("s3://bucket/run", run)
     server.stop()
 
 
 def test_the_newest_checkpoint_of_a_run_on_google_cloud_storage_is_fetched(tmp_path, run, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with gs_files(monkeypatch) as files:
-        (checkpoint,) = (run / "checkpoints").iterdir()
-        for step in ("step-000000003", checkpoint.name):
-            for path in checkpoint.iterdir():
-                content = path.read_bytes() if step == checkpoint.name else b"an older one"
-                files.pipe(f"bucket/run/checkpoints/{step}/{path.name}", content)
-        expected = load_denoiser(run).state_dict()
-        found = load_denoiser("gs://bucket/run").state_dict()
-        assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+        checkpoint = upload(run, files)
+        assert_same_weights("gs://bucket/run", run)
         assert cached(tmp_path) == {path.name for path in checkpoint.glob("*.safetensors")}

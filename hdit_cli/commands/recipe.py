@@ -110,10 +110,11 @@ def check(
 
 def _data_problems(compared: list[str], recipe: "Recipe") -> Iterator[str]:
     """Yield how a recipe's prepared data set differs from it, if the set is here; append its path to `compared`."""
+    from hdit_core.data.format.manifest import MANIFEST, read_manifest
+
     folder = Path(recipe.data.path)
-    if "://" in recipe.data.path or not (folder / "manifest.json").is_file():
+    if "://" in recipe.data.path or not (folder / MANIFEST).is_file():
         return
-    from hdit_core.data.format.manifest import read_manifest
     from hdit_core.train.data_checks import data_problems
 
     compared.append(str(folder))

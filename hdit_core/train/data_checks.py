@@ -108,9 +108,9 @@ def warn_about_vectors(recipe: Recipe, reader: ImageReader) -> None:
     mean, std = (float(np.sqrt(np.square(each[varies]).mean())) for each in (rows.mean(0), spread))
     if mean > LARGEST_VECTOR_MEAN or not VECTOR_STD_RANGE[0] <= std <= VECTOR_STD_RANGE[1]:
         logger.warning(
-            "the vectors of %s have means of about %.2g and standard deviations of about %.2g; networks learn "
-            "vectors with a mean of 0 and a standard deviation of 1 to 2 best: subtract each column's mean, divide by "
-            "its standard deviation, and prepare the data again",
+            "the vectors of %s have means of about %.2g and standard deviations of about %.2g; expected "
+            "a mean of 0 and a standard deviation of 1 to 2 per column: subtract each column's mean, divide by its "
+            "standard deviation, and prepare the data again",
             recipe.data.path,
             mean,
             std,

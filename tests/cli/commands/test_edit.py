@@ -6,17 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hdit_cli.main import main
-from hdit_core.checkpoint.safetensors_file import write_tensors
 from hdit_core.generate.settings import write_defaults
-from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.read import check_recipe
 from tests.conftest import REFERENCE, TINY
+from tests.generate.smooth_network import write_smooth_network
 
 RUN = REFERENCE / "neighborhood.safetensors"  # random weights everywhere, so that guidance has a visible effect
 
@@ -45,12 +43,7 @@ def model(tmp_path, monkeypatch):
 def easy(tmp_path, monkeypatch):
     """The working folder, with a picture and a model of small outputs, whose ODE is solved quickly."""
     monkeypatch.chdir(tmp_path)
-    recipe = check_recipe(TINY, "easy")
-    network = HourglassTransformer(recipe.model)
-    initialize(network, 3)
-    torch.nn.init.normal_(network.patch_out.proj.weight, std=0.05, generator=torch.Generator().manual_seed(1))
-    (tmp_path / "easy").mkdir()
-    write_tensors(tmp_path / "easy" / "weights.safetensors", network.state_dict(), recipe.model_dump_json())
+    write_smooth_network(tmp_path / "easy" / "weights.safetensors", check_recipe(TINY, "easy"))
     Image.new("RGB", (24, 16), "teal").save("picture.png")
     return "easy"
 

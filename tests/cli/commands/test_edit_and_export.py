@@ -6,29 +6,22 @@ import sys
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from hdit_cli.commands import edit_ode as edit_measuring
 from hdit_cli.main import main
 from hdit_core.checkpoint import load_denoiser
-from hdit_core.checkpoint.safetensors_file import write_tensors
-from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.read import check_recipe
 from tests.conftest import TINY
+from tests.generate.smooth_network import write_smooth_network
 
 DRAWING = ["--steps", "2", "--device", "cpu", "--json"]
 
 
 @pytest.fixture(scope="module")
 def ckpt(tmp_path_factory):
-    recipe = check_recipe(TINY, "tiny")
-    network = HourglassTransformer(recipe.model)
-    initialize(network, 3)
-    torch.nn.init.normal_(network.patch_out.proj.weight, std=0.05, generator=torch.Generator().manual_seed(1))
     path = tmp_path_factory.mktemp("ckpt") / "tiny.safetensors"
-    write_tensors(path, network.state_dict(), recipe.model_dump_json())
-    return str(path)
+    return str(write_smooth_network(path, check_recipe(TINY, "tiny")))
 
 
 @pytest.fixture

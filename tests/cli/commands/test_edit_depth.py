@@ -5,17 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from hdit_cli.main import main
-from hdit_core.checkpoint.safetensors_file import write_tensors
 from hdit_core.data.image.arrays.npy import npy_bytes, read_npy
 from hdit_core.data.image.arrays.png_array import png16_bytes, read_png_array
 from hdit_core.data.image.arrays.tiff_array import tiff_bytes
-from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.read import check_recipe
 from tests.conftest import TINY
+from tests.generate.smooth_network import write_smooth_network
 
 HEIGHT, WIDTH = 16, 24
 HOUNSFIELD = ((-1024.0, 3071.0),)
@@ -49,12 +47,7 @@ def network(tmp_path, monkeypatch):
             "model": TINY["model"] | {"channels": channels, "num_classes": 0},
             "data": TINY["data"] | {"dtype": dtype, "value_range": ranges},
         }
-        recipe = check_recipe(tables, "deep")
-        module = HourglassTransformer(recipe.model)
-        initialize(module, 3)
-        torch.nn.init.normal_(module.patch_out.proj.weight, std=0.05, generator=torch.Generator().manual_seed(1))
-        (tmp_path / "deep").mkdir()
-        write_tensors(tmp_path / "deep" / "weights.safetensors", module.state_dict(), recipe.model_dump_json())
+        write_smooth_network(tmp_path / "deep" / "weights.safetensors", check_recipe(tables, "deep"))
         return ["--ckpt", "deep", "--device", "cpu"]
 
     return write

@@ -19,9 +19,9 @@ from hdit_core.generate.edit.likelihood import (
     open_labelled_images,
 )
 from hdit_core.images import from_uint8, png_bytes
-from hdit_core.model.hourglass import HourglassTransformer, initialize
 from tests.generate.edit.pictures import SIZE, pictures_u8, pipeline_of
 from tests.generate.exact_denoiser import GaussianDenoiser
+from tests.generate.smooth_network import smooth_network
 
 
 @pytest.fixture
@@ -50,10 +50,7 @@ def test_the_likelihood_of_an_image_depends_on_the_seed_and_not_on_its_batch(gau
 
 
 def test_the_likelihood_of_a_network_uses_its_own_gradients(tiny_recipe):
-    network = HourglassTransformer(tiny_recipe.model)
-    initialize(network, 3)
-    torch.nn.init.normal_(network.patch_out.proj.weight, std=0.05, generator=torch.Generator().manual_seed(1))
-    denoiser = Denoiser(network, tiny_recipe).eval().requires_grad_(False)
+    denoiser = Denoiser(smooth_network(tiny_recipe), tiny_recipe).eval().requires_grad_(False)
     few = [one.bits_per_dim for one in bits_per_dim(pipeline_of(denoiser), given(2), probes=1, tolerance=1e-2)]
     many = [one.bits_per_dim for one in bits_per_dim(pipeline_of(denoiser), given(2), probes=3, tolerance=1e-2)]
     assert all(5 < bits < 12 for bits in few) and few == pytest.approx(many, abs=0.05) and few != many
