@@ -38,7 +38,7 @@ say hdit data verify data --deep
 printf '\n==> one reading pass\n' >&2
 python - <<'READ'
 import time
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 
 reader = ImageReader("data", cache_bytes=0)
 started_at = time.monotonic()

@@ -23,7 +23,7 @@ from PIL import Image
 from sklearn.svm import SVC
 
 from hdit_core.checkpoint import load_denoiser
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.generate.condition.condition_images import Conditioned, ConditionMaker
 from hdit_core.generate.condition.inputs import NamedInputs, open_inputs, output_name, path_of
 from hdit_core.generate.edit.inpaint import inpaint

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from hdit_core.devices import autocast, disable_tf32
-from hdit_core.model.attention.backends import BACKENDS, availability
 from hdit_core.model.attention.interface import AttentionFn, KernelTarget
+from hdit_core.model.attention.neighborhood_backends import BACKENDS, availability
 from hdit_core.model.attention.tiled import attend as exact
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.model.triton.configuration import Kernel, configurations

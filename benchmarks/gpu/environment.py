@@ -11,8 +11,8 @@ from importlib import metadata
 import torch
 
 from hdit_core.devices import compute_dtype, pick_device
-from hdit_core.model.attention import backends
 from hdit_core.model.attention.interface import KernelTarget
+from hdit_core.model.attention.neighborhood_backends import availability
 
 PACKAGES = ("torch", "triton", "natten", "numpy", "flash-attn-4")
 
@@ -47,7 +47,7 @@ def main() -> None:
         "hip": torch.version.hip,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor(),
         "nvidia-smi": driver(),
-        "attention": {str(dtype): backends.availability(KernelTarget(device, dtype, 64)) for dtype in dtypes},
+        "attention": {str(dtype): availability(KernelTarget(device, dtype, 64)) for dtype in dtypes},
     }
     print(json.dumps(found))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from hdit_cli.console import align, emit, note, progress
-from hdit_cli.options.conditioning import STDIN, DegradationOptions, InputsArgument, RestoredOption, TilingOptions
+from hdit_cli.options.condition_images import STDIN, DegradationOptions, InputsArgument, RestoredOption, TilingOptions
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.sampling import GuidanceOptions, ModelOptions, SamplingOptions
 from hdit_cli.options.shared import CheckpointOption, DeviceOption, DrawnWeightsOption, JsonOption, SampleSetOption

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hdit_cli.console import note
-from hdit_cli.options.conditioning import ConditionOptions
+from hdit_cli.options.condition_images import ConditionOptions
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.sampling import GuidanceOptions, ImagesOutOption, ModelOptions, SamplingOptions
 from hdit_cli.options.shared import OUTPUT, PERFORMANCE, DeviceOption, JsonOption

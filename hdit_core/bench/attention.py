@@ -14,8 +14,8 @@ from hdit_core.bench.timing import Timing, interleaved, stopwatch
 from hdit_core.devices import synchronize
 from hdit_core.errors import is_out_of_memory
 from hdit_core.flops.count import FLOPS_PER_MAC
-from hdit_core.model.attention.backends import BACKENDS, availability
 from hdit_core.model.attention.interface import KernelTarget
+from hdit_core.model.attention.neighborhood_backends import BACKENDS, availability
 
 logger = logging.getLogger("hdit")
 
@@ -46,7 +46,7 @@ class AttentionFigure:
     """The result of one backend at one shape in one direction.
 
     Attributes:
-        backend: its name, see `hdit_core.model.attention.backends`.
+        backend: its name, see `hdit_core.model.attention.neighborhood_backends`.
         bound_s: lower bound: the time of the matrix products at the peak rate of this machine.
         timing: None if it could not be measured, for the reason `problem`.
         peak_bytes: peak memory, including queries, keys and values; None if unknown.

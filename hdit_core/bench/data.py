@@ -19,8 +19,8 @@ from PIL import Image
 from hdit_core.bench.open_data import OpeningFigures, bench_opening
 from hdit_core.bench.timing import Rounds, Task, Timing, interleaved, stopwatch
 from hdit_core.data.loader.batch import load_batches
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.loader.order import images_at
-from hdit_core.data.loader.reader import ImageReader
 from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import prepare_data
 from hdit_core.errors import UsageError

@@ -19,8 +19,8 @@ from hdit_core.errors import UsageError
 from hdit_core.files import cache_folder
 from hdit_core.launch import read_launch_info
 from hdit_core.model.attention import natten, triton
-from hdit_core.model.attention.backends import select_backend
 from hdit_core.model.attention.interface import KernelTarget
+from hdit_core.model.attention.neighborhood_backends import select_backend
 from hdit_core.model.native.compiler import CompileError, find_compiler
 from hdit_core.system_memory import memory_bytes, memory_limit
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from hdit_core.bench.child_process import in_child_process
-from hdit_core.data.format.entries import IndexEntry, ShardEntry
 from hdit_core.data.format.manifest import INDEX, Contents, Manifest, Origin, root_of, write_manifest
+from hdit_core.data.format.manifest_entries import IndexEntry, ShardEntry
 from hdit_core.data.format.shard import INDEX_DTYPE
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.loader.order import images_at
-from hdit_core.data.loader.reader import ImageReader
 
 IMAGE_BYTES = 100_000
 SHARD_IMAGES = 1000

@@ -19,7 +19,7 @@ from hdit_core.checkpoint.safetensors_file import Tensors, read_tensors
 from hdit_core.devices import compute_dtype
 from hdit_core.diffusion.precondition import Denoiser, ModelSource
 from hdit_core.errors import CheckpointError, RecipeError
-from hdit_core.model.attention.backends import selected_backends
+from hdit_core.model.attention.neighborhood_backends import selected_backends
 from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.model import AttentionBackend
 from hdit_core.recipe.read import check_recipe, read_recipe

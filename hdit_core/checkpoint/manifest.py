@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 
 from hdit_core.checkpoint.state import State
-from hdit_core.data.format.transient import StorageUnavailable, is_storage_error, retry_transient
+from hdit_core.data.format.retry_reads import StorageUnavailable, is_storage_error, retry_transient
 from hdit_core.errors import CheckpointError
 from hdit_core.files import Digest, crc32, read_json
 from hdit_core.recipe.run import Recipe

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hdit_core.checkpoint.layout import status_file
-from hdit_core.data.format.transient import is_storage_error, retry_transient
+from hdit_core.data.format.retry_reads import is_storage_error, retry_transient
 from hdit_core.errors import StoppedEarly
 from hdit_core.files import read_json, write_atomic
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hdit_core.devices import at_least_float32, copy_to
 from hdit_core.diffusion.precondition import Denoiser, scalings, target
-from hdit_core.diffusion.start import seen_condition, start_of_flow
+from hdit_core.diffusion.prior import seen_condition, start_of_flow
 from hdit_core.recipe.diffusion import DiffusionRecipe
 
 

@@ -27,9 +27,9 @@ from hdit_core.evaluate.inputs import (
     start_scoring,
     with_default_reference,
 )
+from hdit_core.evaluate.metrics.confidence_intervals import NUM_BLOCKS, Estimate, distance_interval
 from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget
 from hdit_core.evaluate.metrics.inception_score import InceptionScore
-from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, Estimate, distance_interval
 from hdit_core.evaluate.metrics.kernel_distance import kernel_distance
 from hdit_core.evaluate.metrics.nearest_neighbors import DigestIndex, NearestSearch, Neighbors
 from hdit_core.evaluate.metrics.precision_recall import precision_recall

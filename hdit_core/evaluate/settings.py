@@ -10,7 +10,7 @@ from hdit_core.errors import UsageError
 from hdit_core.evaluate.extractors.extractor import Mode
 from hdit_core.evaluate.generated import Labels
 from hdit_core.files import check_output
-from hdit_core.recipe.table import PositiveInt, Seed
+from hdit_core.recipe.base_table import PositiveInt, Seed
 
 
 @dataclass(frozen=True)

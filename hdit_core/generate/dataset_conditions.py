@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hdit_core.data.loader.conditioning import Conditioning, Sample
 from hdit_core.data.loader.contact_sheet import spread
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.generate.pipeline import ConditionInputs
 from hdit_core.images import to_float
 

@@ -5,8 +5,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from hdit_core.model.attention.operator import Operator, global_attention
-from hdit_core.model.attention.qk_norm import cosine_qk_norm_rope
+from hdit_core.model.attention.global_attention import Operator, global_attention
+from hdit_core.model.attention.qk_norm_rope import cosine_qk_norm_rope
 from hdit_core.model.attention.shifted_window import ShiftedWindows, one_window
 from hdit_core.model.fused_blocks import can_fuse, fused_feed_forward, fused_window_attention
 from hdit_core.model.geglu import Activation, geglu

@@ -82,7 +82,7 @@ def fused_feed_forward(
 
 
 class FusedWindowAttention(torch.autograd.Function):
-    """y = x + out attend(qk_norm(qkv n)), with n the normalized x; see `shifted_window.py` and `qk_norm.py`.
+    """y = x + out attend(qk_norm(qkv n)), with n the normalized x; see `shifted_window.py` and `qk_norm_rope.py`.
 
     Normalized queries and keys, values and attention outputs are saved; attention weights are recomputed.
     """

@@ -1,6 +1,7 @@
 """The Hourglass Diffusion Transformer (HDiT paper, arXiv 2401.11605, section 3, figure 3)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -9,7 +10,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hdit_core.model.attention.operator import attention_operator
+from hdit_core.model.attention.global_attention import Operator, global_attention
+from hdit_core.model.attention.neighborhood import neighborhood_attention
+from hdit_core.model.attention.shifted_window import ShiftedWindows
 from hdit_core.model.blocks import AttentionBlock, FeedForwardBlock, TransformerLayer
 from hdit_core.model.conditioning import Conditioning
 from hdit_core.model.geglu import ACTIVATIONS
@@ -26,7 +29,26 @@ from hdit_core.model.position import (
 )
 from hdit_core.model.tokens import SKIPS, TokenMerge, TokenSplit
 from hdit_core.randomness import stream
-from hdit_core.recipe.model import LevelRecipe, ModelRecipe
+from hdit_core.recipe.model import AttentionBackend, LevelRecipe, ModelRecipe
+
+
+def attention_operator(level: LevelRecipe, layer: int, backend: AttentionBackend = "auto") -> Operator | None:
+    """Return the operator of a layer, or None if its level has no attention.
+
+    Args:
+        level: the level's recipe.
+        layer: the index of the layer in its level, counted through encoder and then decoder layers. Odd layers of
+            shifted-window attention shift by half a window.
+        backend: of neighborhood attention; "auto": the best one for the tensors' device.
+    """
+    shift = level.window_size // 2 if layer % 2 else 0
+    operators: dict[str, Operator | None] = {
+        "global": global_attention,
+        "neighborhood": partial(neighborhood_attention, kernel_size=level.kernel_size, backend=backend),
+        "shifted-window": ShiftedWindows(level.window_size, shift),
+        "none": None,
+    }
+    return operators[level.attention]
 
 
 def transformer_layer(level: LevelRecipe, recipe: ModelRecipe, index: int) -> TransformerLayer:

@@ -25,8 +25,8 @@ from hdit_core.generate.edit.interpolate import parse_endpoint
 from hdit_core.generate.job import SamplingJob
 from hdit_core.generate.output.sample_format import pixel_format
 from hdit_core.generate.pipeline import GenerateBatch, OnStep, SamplingPipeline
-from hdit_core.play.form import SampleForm, real_number, whole_number
 from hdit_core.play.live_sampling import MakeJob, pipeline_of
+from hdit_core.play.request import SampleForm, real_number, whole_number
 
 Image = Float[Tensor, "C H W"]  # in [-1, 1]
 Mask = Bool[np.ndarray, "H W"]

@@ -15,7 +15,7 @@ from hdit_core.generate.job import SamplingJob
 from hdit_core.generate.output.sample_format import SampleFormat
 from hdit_core.generate.pipeline import OnStep, SamplingPipeline
 from hdit_core.play.background import Report, newest_results
-from hdit_core.play.form import SampleForm
+from hdit_core.play.request import SampleForm
 
 SECONDS_BETWEEN_FRAMES = 0.25
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hdit_core.recipe.table import (
+from hdit_core.recipe.base_table import (
     Listed,
     NonNegativeInt,
     Path,

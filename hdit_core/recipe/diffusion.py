@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from hdit_core.recipe.table import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Problem, Table
+from hdit_core.recipe.base_table import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Problem, Table
 
 DensityType = Literal["cosine-interpolated", "cosine", "lognormal", "loglogistic", "loguniform", "split-lognormal"]
 Weighting = Literal["soft-min-snr", "snr", "karras", "min-snr", "sigmoid", "velocity"]

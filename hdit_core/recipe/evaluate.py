@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from hdit_core.recipe.table import Path, PositiveInt, Table
+from hdit_core.recipe.base_table import Path, PositiveInt, Table
 
 
 class EvaluateRecipe(Table):

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from pydantic import Field
 
+from hdit_core.recipe.base_table import Problem, Table
 from hdit_core.recipe.data import ConditionRecipe, DataRecipe, degraded_channels
 from hdit_core.recipe.diffusion import DiffusionRecipe
 from hdit_core.recipe.evaluate import EvaluateRecipe
 from hdit_core.recipe.model import ModelRecipe
 from hdit_core.recipe.sample import SampleRecipe
-from hdit_core.recipe.table import Problem, Table
 from hdit_core.recipe.train import TrainRecipe
 
 

@@ -5,7 +5,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hdit_core.recipe.table import Listed, NonNegativeFloat, PositiveFloat, PositiveInt, Probability, Problem, Table
+from hdit_core.recipe.base_table import (
+    Listed,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Problem,
+    Table,
+)
 
 Sampler = Literal[
     "euler",

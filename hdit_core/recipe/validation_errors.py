@@ -10,8 +10,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from hdit_core.errors import did_you_mean
+from hdit_core.recipe.base_table import CONSTRAINTS, UNCONSTRAINED, Table
 from hdit_core.recipe.run import Recipe
-from hdit_core.recipe.table import CONSTRAINTS, UNCONSTRAINED, Table
 
 LONGEST_SHOWN = 60  # characters of a key or value
 MOST_LISTED = 12  # keys in a message; more are in the reference

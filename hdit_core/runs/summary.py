@@ -10,7 +10,7 @@ from hdit_core.checkpoint.lineage import Fork, read_lineage
 from hdit_core.checkpoint.load import open_checkpoint
 from hdit_core.checkpoint.log import read_log, read_scores
 from hdit_core.checkpoint.status import read_status
-from hdit_core.data.format.transient import is_storage_error
+from hdit_core.data.format.retry_reads import is_storage_error
 from hdit_core.errors import CheckpointError, RecipeError, UsageError
 from hdit_core.files import read_json
 from hdit_core.recipe.read import read_recipe

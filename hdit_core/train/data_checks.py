@@ -8,7 +8,7 @@ import numpy as np
 from hdit_core.data.format.manifest import Contents, sigma_data
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.data.loader.conditioning import conditioning_of
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.errors import DataError
 from hdit_core.recipe.data import ConditionRecipe, DataRecipe
 from hdit_core.recipe.run import Recipe

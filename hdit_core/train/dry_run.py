@@ -12,10 +12,10 @@ from hdit_core.checkpoint.status import read_status
 from hdit_core.devices import synchronize
 from hdit_core.errors import HditError
 from hdit_core.recipe.run import Recipe
-from hdit_core.train.context import RunContext, run_context
 from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.monitor.memory import MemoryNeed, memory_need, naming_memory
 from hdit_core.train.monitor.throughput import image_flops, peak_bytes, peak_flops_per_s
+from hdit_core.train.run_context import RunContext, run_context
 from hdit_core.train.start.checks import check_data_folder
 from hdit_core.train.start.init_from import NOTHING, load_initial_weights
 from hdit_core.train.step.batch_plan import steps

@@ -35,8 +35,8 @@ from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.generate.dataset_conditions import DatasetConditions, spread_of_size
 from hdit_core.generate.pipeline import ConditionSource
 from hdit_core.recipe.train import TrainRecipe
-from hdit_core.train.context import RunContext
 from hdit_core.train.parallel.parallelize import is_sharded
+from hdit_core.train.run_context import RunContext
 from hdit_core.train.step.train_step import Learner
 
 logger = logging.getLogger("hdit")

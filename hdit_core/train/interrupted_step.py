@@ -8,13 +8,13 @@ from typing import NoReturn
 from hdit_core.checkpoint.layout import stop_file
 from hdit_core.checkpoint.save import Parts
 from hdit_core.checkpoint.state import State
-from hdit_core.data.format.transient import StorageUnavailable
+from hdit_core.data.format.retry_reads import StorageUnavailable
 from hdit_core.errors import CheckpointError, StoppedEarly, WaitInterrupted
 from hdit_core.train.async_checkpoint import AsyncCheckpointer
-from hdit_core.train.context import RunContext
 from hdit_core.train.monitor.run_status import RunStatusWriter
 from hdit_core.train.parallel.rank_failure import is_connection_error
 from hdit_core.train.preemption import StopRequest
+from hdit_core.train.run_context import RunContext
 from hdit_core.train.step.update_gate import UpdateGate
 
 logger = logging.getLogger("hdit")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hdit_core.checkpoint.layout import grid_file
 from hdit_core.data.loader.conditioning import conditioning_of
-from hdit_core.data.loader.reader import DamagedImage, ImageReader
+from hdit_core.data.loader.image_reader import DamagedImage, ImageReader
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.files import write_atomic
 from hdit_core.generate.dataset_conditions import DatasetConditions, spread_of_size

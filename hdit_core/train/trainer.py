@@ -12,12 +12,11 @@ from hdit_core.checkpoint.layout import stop_file
 from hdit_core.checkpoint.log import Log
 from hdit_core.checkpoint.save import Parts
 from hdit_core.checkpoint.state import State
-from hdit_core.data.format.transient import StorageUnavailable
+from hdit_core.data.format.retry_reads import StorageUnavailable
 from hdit_core.data.loader.quarantine import Quarantine
 from hdit_core.data.loader.workers import translate_worker_errors
 from hdit_core.errors import StoppedEarly, WaitInterrupted
 from hdit_core.train.async_checkpoint import AsyncCheckpointer
-from hdit_core.train.context import RunContext
 from hdit_core.train.evaluation import PeriodicEvaluation, open_scores
 from hdit_core.train.interrupted_step import InterruptedStep
 from hdit_core.train.monitor.callbacks import Progress
@@ -30,6 +29,7 @@ from hdit_core.train.optim.lr_schedule import lr_factor
 from hdit_core.train.optim.optimizer import optimizer_tensors
 from hdit_core.train.parallel.parallelize import is_sharded
 from hdit_core.train.preemption import Deadline, StopRequest, job_end_s, stop_signals
+from hdit_core.train.run_context import RunContext
 from hdit_core.train.sample_grid import write_sample_grid
 from hdit_core.train.step.batch_plan import PlannedStep, steps
 from hdit_core.train.step.dataloader import TimedLoader, build_dataloader

@@ -10,7 +10,7 @@ from hdit_core.bench import data as data_module
 from hdit_core.bench.data import bench_data, make_pictures, prepare_barely
 from hdit_core.bench.open_data import OpeningFigures, make_hollow_set
 from hdit_core.bench.timing import Rounds
-from hdit_core.data.loader.reader import DamagedImage, ImageReader
+from hdit_core.data.loader.image_reader import DamagedImage, ImageReader
 from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import prepare_data
 from hdit_core.errors import UsageError

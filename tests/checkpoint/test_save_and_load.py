@@ -19,8 +19,8 @@ from hdit_core.checkpoint.manifest import manifest_checksum
 from hdit_core.checkpoint.safetensors_file import read_tensors, write_tensors
 from hdit_core.checkpoint.save import save_checkpoint
 from hdit_core.checkpoint.state import State
-from hdit_core.data.format import transient
-from hdit_core.data.format.transient import StorageUnavailable
+from hdit_core.data.format import retry_reads
+from hdit_core.data.format.retry_reads import StorageUnavailable
 from hdit_core.errors import CheckpointError
 
 
@@ -60,7 +60,7 @@ def test_a_run_without_an_intact_checkpoint_does_not_start_over(tmp_path, tiny_r
 def failing(monkeypatch, number, times):
     """Let reads of the newest checkpoint's EMA weights fail."""
     left, crc32 = [number] * times, manifest.crc32
-    monkeypatch.setattr(transient, "PAUSES_S", (0.001, 0.001))
+    monkeypatch.setattr(retry_reads, "PAUSES_S", (0.001, 0.001))
 
     def fail(path):
         if "3/ema" in str(path) and left:

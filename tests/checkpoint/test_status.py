@@ -8,8 +8,8 @@ import pytest
 from hdit_core.checkpoint import status
 from hdit_core.checkpoint.layout import status_file
 from hdit_core.checkpoint.status import read_status, recording_failure, write_status
-from hdit_core.data.format import transient
-from hdit_core.data.format.transient import StorageUnavailable
+from hdit_core.data.format import retry_reads
+from hdit_core.data.format.retry_reads import StorageUnavailable
 from hdit_core.errors import NumericalError, StoppedEarly
 
 
@@ -54,7 +54,7 @@ def test_a_request_to_stop_and_the_failure_of_another_rank_leave_the_status_alon
 def test_a_status_that_is_temporarily_unreadable_is_read_again(tmp_path, monkeypatch):
     write_status(tmp_path, "running", 3, 24)
     failing, read_json = [errno.EMFILE, errno.ESTALE], status.read_json
-    monkeypatch.setattr(transient, "PAUSES_S", (0.001, 0.001))
+    monkeypatch.setattr(retry_reads, "PAUSES_S", (0.001, 0.001))
 
     def fail(path, largest_bytes):
         if failing:

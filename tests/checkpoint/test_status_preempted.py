@@ -3,7 +3,7 @@
 import pytest
 
 from hdit_core.checkpoint.status import read_status, recording_failure, write_status
-from hdit_core.data.format.transient import StorageUnavailable
+from hdit_core.data.format.retry_reads import StorageUnavailable
 
 
 @pytest.mark.parametrize(("state", "reason"), [("running", "data: cannot be read"), ("preempted", "SIGTERM")])

@@ -6,8 +6,8 @@ import zlib
 
 import numpy as np
 
-from hdit_core.data.format.entries import ConditionEntry, IndexEntry, ShardEntry, VectorsEntry
 from hdit_core.data.format.manifest import Contents, Manifest, Origin, root_of, write_manifest
+from hdit_core.data.format.manifest_entries import ConditionEntry, IndexEntry, ShardEntry, VectorsEntry
 from hdit_core.data.format.shard import (
     CONDITION_ROW_DTYPE,
     INDEX_DTYPE,

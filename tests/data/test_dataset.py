@@ -9,8 +9,8 @@ from torch.utils.data import DataLoader
 
 from hdit_core.data.dataset import PreparedDataset
 from hdit_core.data.loader.batch import load_batches
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.loader.order import UniformOrder
-from hdit_core.data.loader.reader import ImageReader
 from hdit_core.errors import UsageError
 
 

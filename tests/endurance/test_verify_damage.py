@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hdit_core.data.format.verify import verify
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import prepare_data
 from hdit_core.errors import DataError

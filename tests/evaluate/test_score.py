@@ -17,7 +17,7 @@ from PIL import Image
 from hdit_core.checkpoint import load_denoiser
 from hdit_core.errors import DataError, UsageError
 from hdit_core.evaluate import score as score_module
-from hdit_core.evaluate.metrics.jackknife import Estimate
+from hdit_core.evaluate.metrics.confidence_intervals import Estimate
 from hdit_core.evaluate.score import score
 from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.generate.generate import generate

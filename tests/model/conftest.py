@@ -5,7 +5,7 @@ import torch
 
 from hdit_core.model import blocks, norm
 from hdit_core.model import geglu as gate
-from hdit_core.model.attention import qk_norm as similarity
+from hdit_core.model.attention import qk_norm_rope as similarity
 
 
 @pytest.fixture

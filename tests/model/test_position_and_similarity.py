@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hdit_core.model.attention.qk_norm import cosine_qk_norm_rope
+from hdit_core.model.attention.qk_norm_rope import cosine_qk_norm_rope
 from hdit_core.model.conditioning import FourierFeatures
 from hdit_core.model.position import AxialRotary, coarser, grid_positions, rotary_frequencies
 

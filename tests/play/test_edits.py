@@ -12,8 +12,8 @@ from hdit_cli.main import main
 from hdit_core.errors import DataError, UsageError
 from hdit_core.images import to_uint8
 from hdit_core.play import edits
-from hdit_core.play.form import read_form
 from hdit_core.play.live_sampling import watch
+from hdit_core.play.request import read_form
 
 
 @pytest.fixture

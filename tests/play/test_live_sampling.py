@@ -9,8 +9,8 @@ from PIL import Image
 from hdit_cli.main import main
 from hdit_core.errors import NumericalError
 from hdit_core.play.background import Report, Stopped
-from hdit_core.play.form import read_form
 from hdit_core.play.live_sampling import samples, watch
+from hdit_core.play.request import read_form
 
 
 def frames_of(models, values, seconds=0.0, stop=None):

@@ -8,8 +8,8 @@ import pytest
 from hdit_core.images import from_uint8
 from hdit_core.play import edits
 from hdit_core.play.background import Stopped
-from hdit_core.play.form import read_form
 from hdit_core.play.live_sampling import samples, watch
+from hdit_core.play.request import read_form
 
 IMAGE = from_uint8(np.random.default_rng(0).integers(0, 256, (1, 16, 24, 3), np.uint8))[0]
 KINDS = {

@@ -11,10 +11,10 @@ from hdit_core.checkpoint.state import State
 from hdit_core.data.loader.build import open_reader
 from hdit_core.distributed import World
 from hdit_core.errors import CheckpointError
-from hdit_core.train.context import RunContext
 from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.parallel.rank_failure import RankFailureDetector
 from hdit_core.train.run import _find_checkpoint
+from hdit_core.train.run_context import RunContext
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.data.degrade.degrade import degrade
 from hdit_core.data.loader.build import open_reader
 from hdit_core.data.loader.conditioning import Conditioning
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.errors import DataError, StoppedEarly
 from hdit_core.evaluate import score as score_module
 from hdit_core.evaluate.extractors.extractor import Extractor

@@ -13,8 +13,8 @@ from hdit_core.checkpoint.load import open_checkpoint
 from hdit_core.checkpoint.status import read_status
 from hdit_core.errors import StoppedEarly, UsageError
 from hdit_core.model.attention import flex, natten, triton
-from hdit_core.model.attention.backends import availability, select_backend
 from hdit_core.model.attention.interface import KernelTarget
+from hdit_core.model.attention.neighborhood_backends import availability, select_backend
 from hdit_core.train.deterministic import deterministic
 from hdit_core.train.monitor.callbacks import Callbacks
 from hdit_core.train.run import train

@@ -11,8 +11,8 @@ import torch
 
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.checkpoint.status import read_status
-from hdit_core.data.format import transient
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.format import retry_reads
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.errors import HditError
 from hdit_core.train import interrupted_step
 from hdit_core.train.run import train
@@ -38,11 +38,11 @@ def hang_in_step_3(recipe, run, which, how, ready):
             ready.touch()
             time.sleep(10_000)
         if rank == which and how == "storage" and 2 in steps:
-            transient.retry_transient(run, fail)
+            retry_reads.retry_transient(run, fail)
         return read(reader, index)
 
     Learner.train_step, ImageReader.read = count, wait_for_data
-    transient.PAUSES_S, interrupted_step.PATIENCE_S = (0.1,), 1.0
+    retry_reads.PAUSES_S, interrupted_step.PATIENCE_S = (0.1,), 1.0
     with collected_messages() as messages:
         try:
             train(recipe, run)

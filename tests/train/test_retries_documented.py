@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from hdit_core.data.format import transient
+from hdit_core.data.format import retry_reads
 from hdit_core.data.loader import workers
 from hdit_core.data.remote import store
 from hdit_core.distributed import TIMEOUT_S
@@ -14,7 +14,7 @@ def test_the_table_of_retries_has_the_numbers_of_the_code():
     page = Path(__file__).parents[2] / "docs" / "training.md"
     rows = [line.split("|")[2:4] for line in page.read_text().splitlines() if line.startswith("|")]
     found = [(how_long.strip(), then.strip()) for how_long, then in rows]
-    attempts = f"{len(transient.PAUSES_S)} further attempts within {sum(transient.PAUSES_S):.0f} s"
+    attempts = f"{len(retry_reads.PAUSES_S)} further attempts within {sum(retry_reads.PAUSES_S):.0f} s"
     saved = f"the last whole step is saved, exit code {StoppedEarly.exit_code}"
     start = found.index((attempts, saved))
     assert found[start : start + 9] == [

@@ -21,10 +21,10 @@ from hdit_core.checkpoint.layout import log_file
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.checkpoint.save import save_checkpoint
 from hdit_core.checkpoint.status import read_status
-from hdit_core.data.format import transient
+from hdit_core.data.format import retry_reads
 from hdit_core.data.format.manifest import read_manifest
 from hdit_core.data.loader import build
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.locks import locked
 from hdit_core.recipe.write import recipe_toml
 from hdit_core.train import async_checkpoint
@@ -212,7 +212,7 @@ def fail_to_read_after_step_3():
 
     ImageReader._read_bytes = fail
     ImageReader.read = lambda reader, index: (reader._decode(index), reader.label(index))
-    transient.PAUSES_S = (0.1,)
+    retry_reads.PAUSES_S = (0.1,)
 
 
 def test_a_run_whose_storage_fails_for_long_saves_the_last_complete_step(tmp_path, started):

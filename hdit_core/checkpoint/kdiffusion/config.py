@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from hdit_core.errors import CheckpointError
-from hdit_core.recipe.table import NonNegativeFloat, PositiveFloat, Probability
+from hdit_core.recipe.base_table import NonNegativeFloat, PositiveFloat, Probability
 
 MAX_LAYERS = 1000
 MAX_LEVELS = 32

@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Shaped
 from pydantic import Field, ValidationError
 
-from hdit_core.data.format.entries import (
+from hdit_core.data.format.manifest_entries import (
     Bucket,
     Channels,
     Codec,
@@ -39,7 +39,7 @@ from hdit_core.data.format.entries import (
     VectorsEntry,
 )
 from hdit_core.data.format.pixel_stats import overall_std
-from hdit_core.data.format.transient import retry_transient
+from hdit_core.data.format.retry_reads import retry_transient
 from hdit_core.data.image.arrays.pixel_format import Dtype, PixelFormat
 from hdit_core.errors import DataError
 from hdit_core.files import crc32, read_json, write_atomic

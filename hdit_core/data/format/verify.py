@@ -17,7 +17,6 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Shaped
 
-from hdit_core.data.format.entries import IndexEntry, ShardEntry
 from hdit_core.data.format.manifest import (
     CONDITION,
     HASHES,
@@ -32,6 +31,7 @@ from hdit_core.data.format.manifest import (
     read_manifest,
     size_problem,
 )
+from hdit_core.data.format.manifest_entries import IndexEntry, ShardEntry
 from hdit_core.data.format.optional_rows import VECTOR_DTYPE
 from hdit_core.data.format.shard import HASHES_DTYPE, INDEX_DTYPE
 from hdit_core.data.format.verify_images import ShardRows, image_problems

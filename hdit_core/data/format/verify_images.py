@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
-from hdit_core.data.format.hashes import image_hashes
+from hdit_core.data.format.duplicates import image_hashes
 from hdit_core.data.format.manifest import Contents
 from hdit_core.data.format.shard import (
     CAPTION_SUFFIX,

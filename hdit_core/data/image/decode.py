@@ -22,7 +22,7 @@ from hdit_core.data.image.icc_profile import to_srgb
 from hdit_core.data.image.jpeg import decode_jpeg
 from hdit_core.data.image.jpeg2000_avif import CODESTREAM, JP2_SIGNATURE, read_avif, read_jpeg2000
 from hdit_core.data.image.png import CORRUPT_EXIF, SIGNATURE, check_rows, read_png
-from hdit_core.data.image.tiff import RAW, check_data, check_raw, is_raw_of_own_kind, is_tiff
+from hdit_core.data.image.tiff_checks import RAW, check_data, check_raw, is_raw_of_own_kind, is_tiff
 from hdit_core.data.image.unusable import UnusableImageError as UnusableImageError
 from hdit_core.data.image.unusable import is_archive, not_an_image, reason_of
 from hdit_core.files import naming

@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import Shaped
 
 from hdit_core.data.format.manifest import MANIFEST
-from hdit_core.data.format.transient import read_image_file
+from hdit_core.data.format.retry_reads import read_image_file
 from hdit_core.data.image.unusable import UnusableImageError
 from hdit_core.data.image_sets.depth import Depth, EightBits, FullDepth, depth_of
 from hdit_core.data.image_sets.image_set import ImageSet, ReadImage, class_map_sha256
 from hdit_core.data.image_sets.npz import ImageArray
 from hdit_core.data.image_sets.saved_values import saved_values
 from hdit_core.data.image_sets.tar_stream import read_tar
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.sources.file_filter import is_hidden
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.data.sources.source import Source, fetch

@@ -20,9 +20,9 @@ from torch.utils.data import Dataset
 
 from hdit_core.data.loader.augment import AffineWarp, augment, mirrored
 from hdit_core.data.loader.conditioning import Conditioning
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.loader.order import Order, UniformOrder
 from hdit_core.data.loader.quarantine import Quarantine, read_intact
-from hdit_core.data.loader.reader import ImageReader
 from hdit_core.data.loader.workers import read_in_workers
 from hdit_core.errors import DataError, HditError
 from hdit_core.images import to_float

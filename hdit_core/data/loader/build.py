@@ -6,8 +6,8 @@ from itertools import accumulate
 
 from hdit_core.data.format.manifest import Contents
 from hdit_core.data.loader.bucket_order import BatchSizePhase, BucketOrder, SizeBucket
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.loader.order import GOLDEN, BlockOrder, Order, UniformOrder
-from hdit_core.data.loader.reader import ImageReader
 from hdit_core.data.remote.cache import RemoteDataset, default_cache, is_remote
 from hdit_core.errors import DataError
 from hdit_core.recipe.data import DataRecipe

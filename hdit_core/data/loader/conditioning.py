@@ -11,7 +11,7 @@ from torch import Tensor
 from hdit_core.data.degrade.degrade import degrade
 from hdit_core.data.format.manifest import Contents
 from hdit_core.data.loader.augment import mirrored
-from hdit_core.data.loader.reader import ImageReader, Pixels
+from hdit_core.data.loader.image_reader import ImageReader, Pixels
 from hdit_core.errors import DataError
 from hdit_core.images import to_float
 from hdit_core.randomness import uniform

@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
-from hdit_core.data.loader.reader import ImageReader, Pixels
+from hdit_core.data.loader.image_reader import ImageReader, Pixels
 from hdit_core.files import write_atomic
 from hdit_core.images import png_bytes, sheet, thumbnail, to_float, to_pil, to_uint8
 

@@ -4,7 +4,7 @@ import os
 import resource
 from pathlib import Path
 
-from hdit_core.data.format.entries import ShardEntry
+from hdit_core.data.format.manifest_entries import ShardEntry
 from hdit_core.data.format.shard import read_all
 from hdit_core.data.remote.cache import RemoteDataset
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping
 import numpy as np
 
 from hdit_core.data.loader.conditioning import ReadSample, Sample, read_image
+from hdit_core.data.loader.image_reader import DamagedImage, ImageReader
 from hdit_core.data.loader.order import Order
-from hdit_core.data.loader.reader import DamagedImage, ImageReader
 from hdit_core.errors import DataError
 
 logger = logging.getLogger("hdit")

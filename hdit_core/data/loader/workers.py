@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from hdit_core.data.format.transient import StorageUnavailable
+from hdit_core.data.format.retry_reads import StorageUnavailable
 from hdit_core.errors import DataError, HditError, WaitInterrupted
 
 TIMEOUT_S = 600.0

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 
-from hdit_core.data.format.hashes import HashIndex
+from hdit_core.data.format.duplicates import HashIndex
 from hdit_core.data.format.pixel_stats import Moments, add_moments
 from hdit_core.data.format.shard import Sample, ShardWriter, atomic_shard
 from hdit_core.data.image.resize import ImageSize

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Shaped
 
-from hdit_core.data.format.hashes import KINDS, first_duplicate
+from hdit_core.data.format.duplicates import KINDS, first_duplicate
 from hdit_core.data.format.pixel_stats import Moments, add_moments, picture_moments
 from hdit_core.data.format.shard import (
     CAPTION_SUFFIX,

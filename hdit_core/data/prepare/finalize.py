@@ -12,8 +12,7 @@ import numpy as np
 import PIL
 from jaxtyping import Float32, Shaped
 
-from hdit_core.data.format.entries import Bucket, ConditionEntry, IndexEntry, ShardEntry, VectorsEntry
-from hdit_core.data.format.hashes import KINDS, first_duplicate
+from hdit_core.data.format.duplicates import KINDS, first_duplicate
 from hdit_core.data.format.manifest import (
     CONDITION,
     HASHES,
@@ -26,6 +25,7 @@ from hdit_core.data.format.manifest import (
     root_of,
     write_manifest,
 )
+from hdit_core.data.format.manifest_entries import Bucket, ConditionEntry, IndexEntry, ShardEntry, VectorsEntry
 from hdit_core.data.format.pixel_stats import Moments, add_moments, mean_and_std, top_level
 from hdit_core.data.format.shard import CONDITION_ROW_DTYPE, HASHES_DTYPE, INDEX_DTYPE, ROW_DTYPE
 from hdit_core.data.prepare.job import PrepareJob

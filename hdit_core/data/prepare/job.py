@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from hdit_core.data.format.entries import Channels, Codec
 from hdit_core.data.format.manifest import Manifest, read_manifest
+from hdit_core.data.format.manifest_entries import Channels, Codec
 from hdit_core.data.image.arrays.pixel_format import Dtype, PixelFormat, ValueRange
 from hdit_core.data.image.codec import JPEG_QUALITY
 from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS
 from hdit_core.data.image.resize import Crop, ImageSize, Resize, bucket_sizes
-from hdit_core.data.prepare.input_classes import BY_FOLDER, WITHOUT, InputTable, label_source
+from hdit_core.data.prepare.class_assignment import BY_FOLDER, WITHOUT, InputTable, label_source
 from hdit_core.data.prepare.open_attachments import (
     AttachmentSettings,
     condition_settings,
@@ -28,7 +28,7 @@ from hdit_core.data.sources.attachments import Attachments, Kind
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.data.sources.source import Source, fetch
 from hdit_core.errors import DataError, UsageError
-from hdit_core.recipe.table import NonNegativeInt, PositiveInt, Seed
+from hdit_core.recipe.base_table import NonNegativeInt, PositiveInt, Seed
 
 _KEPT = object()
 _LATER = {

@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hdit_core.data.format.entries import ShardName
 from hdit_core.data.format.manifest import MANIFEST
+from hdit_core.data.format.manifest_entries import ShardName
 from hdit_core.data.format.optional_rows import VECTOR_DTYPE
 from hdit_core.data.format.shard import CONDITION_ROW_DTYPE, ROW_DTYPE, ShardFile
 from hdit_core.data.prepare.array_task import ArrayTask

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hdit_core.data.format.manifest import MANIFEST, read_manifest
-from hdit_core.data.sources.labels.class_label import as_names
+from hdit_core.data.sources.labels.label_notation import as_names
 from hdit_core.data.sources.labels.name_index import AmbiguousNameError, NameIndex
 from hdit_core.data.sources.labels.tables import join, read_rows
 from hdit_core.data.sources.labels.text_encoding import decode_text

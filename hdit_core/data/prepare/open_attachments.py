@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from hdit_core.data.format.transient import read_image_file
+from hdit_core.data.format.retry_reads import read_image_file
 from hdit_core.data.image.arrays.decode_picture import stored_format
 from hdit_core.data.image.arrays.pixel_format import Dtype, PixelFormat, ValueRange
 from hdit_core.data.image.resize import Resize, ResizeFilter

@@ -14,13 +14,13 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
-from hdit_core.data.format.hashes import HashIndex
+from hdit_core.data.format.duplicates import HashIndex
 from hdit_core.data.format.manifest import Contents, Manifest, read_manifest, sigma_data
 from hdit_core.data.prepare.array_task import WHOLE_JOB, ArrayTask
 from hdit_core.data.prepare.build_shards import Progress, ProgressCounter, bad_limit, build_chunks, verify_chunks
+from hdit_core.data.prepare.class_assignment import BY_FOLDER
 from hdit_core.data.prepare.drop_duplicates import drop_duplicates
 from hdit_core.data.prepare.finalize import collect_chunks, write_data_set
-from hdit_core.data.prepare.input_classes import BY_FOLDER
 from hdit_core.data.prepare.job import PrepareSettings, plan_job
 from hdit_core.data.prepare.journal import Journal, holds_data_set, open_journal
 from hdit_core.errors import DataError, UsageError

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from hdit_core.data.format.entries import Channels, Codec
-from hdit_core.data.format.hashes import image_hashes
+from hdit_core.data.format.duplicates import image_hashes
+from hdit_core.data.format.manifest_entries import Channels, Codec
 from hdit_core.data.format.optional_rows import VECTOR_DTYPE
 from hdit_core.data.format.pixel_stats import Moments, picture_moments
+from hdit_core.data.format.retry_reads import read_image_file
 from hdit_core.data.format.shard import LARGEST_MEMBER_BYTES, Sample, StoredCondition
-from hdit_core.data.format.transient import read_image_file
 from hdit_core.data.image.arrays.decode_picture import DecodedPicture, OtherFormatError, decode_picture
 from hdit_core.data.image.arrays.picture import Picture, encode_picture, frame, picture_size
 from hdit_core.data.image.arrays.pixel_format import Dtype, PixelFormat, ValueRange

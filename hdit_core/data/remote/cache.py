@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from hdit_core.data.format.entries import IndexEntry, ShardEntry
 from hdit_core.data.format.manifest import CONDITION, INDEX, LARGEST_MANIFEST_BYTES, MANIFEST, VECTORS, read_manifest
+from hdit_core.data.format.manifest_entries import IndexEntry, ShardEntry
 from hdit_core.data.remote import store
 from hdit_core.errors import DataError
 from hdit_core.files import TEMPORARY, cache_folder, crc32, write_atomic

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from itertools import count
 from typing import Any, Literal, TypeVar
 
-from hdit_core.data.format import transient
-from hdit_core.data.format.transient import StorageUnavailable
+from hdit_core.data.format import retry_reads
+from hdit_core.data.format.retry_reads import StorageUnavailable
 from hdit_core.errors import DataError, HditError, UsageError
 
 T = TypeVar("T")
@@ -185,9 +185,9 @@ def retry(address: str, act: Callable[[], T]) -> T:
             raise
         except Exception as problem:  # every store has its own error types
             kind = _kind(problem)
-            if attempt >= ATTEMPTS.get(kind, len(transient.PAUSES_S) + 1):
+            if attempt >= ATTEMPTS.get(kind, len(retry_reads.PAUSES_S) + 1):
                 raise _failure(address, problem, attempt) from None
-            pause_s = transient.PAUSES_S[attempt - 1]
+            pause_s = retry_reads.PAUSES_S[attempt - 1]
             if kind != "refused":
                 logger.warning("%s: cannot be fetched (%s); trying again in %g s", address, _reason(problem), pause_s)
         _forget_store(address)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hdit_core.data.format.entries import Channels
+from hdit_core.data.format.manifest_entries import Channels
 from hdit_core.data.sources.files.folder import FolderSource
 from hdit_core.data.sources.files.tar import TarSource
 from hdit_core.data.sources.source import Source

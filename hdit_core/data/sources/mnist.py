@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hdit_core.data.format.entries import Channels
+from hdit_core.data.format.manifest_entries import Channels
 from hdit_core.data.sources.source import Entry
 from hdit_core.errors import DataError
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from hdit_core.data.format.entries import Channels
+from hdit_core.data.format.manifest_entries import Channels
 from hdit_core.data.image.decode import LARGEST_FILE_BYTES
 from hdit_core.data.sources.attachments import Attachments, Kind
-from hdit_core.data.sources.labels.class_label import MOST_CLASSES
+from hdit_core.data.sources.labels.label_notation import MOST_CLASSES
 from hdit_core.data.sources.parquet_columns import ColumnReader, class_of, find_columns, image_column, text_column
 from hdit_core.data.sources.source import Entry, class_names
 from hdit_core.errors import DataError, UsageError, first_line

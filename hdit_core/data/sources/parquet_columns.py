@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from hdit_core.data.sources.labels.class_label import MOST_CLASSES, parse_label
+from hdit_core.data.sources.labels.label_notation import MOST_CLASSES, parse_label
 from hdit_core.errors import DataError
 
 _BYTES = ("binary", "large_binary")

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from hdit_core.data.image.decode import size_problem
 from hdit_core.data.sources.file_filter import is_hidden
-from hdit_core.data.sources.files.links import Member
+from hdit_core.data.sources.files.archive_members import Member
 from hdit_core.data.sources.files.tar import LARGEST_NOTE_BYTES, TarListing
 from hdit_core.data.sources.files.tar_headers import LONGEST_NAME_BYTES
-from hdit_core.data.sources.labels.class_label import MOST_CLASSES, parse_label
+from hdit_core.data.sources.labels.label_notation import MOST_CLASSES, parse_label
 from hdit_core.data.sources.labels.sidecars import is_label_file
 from hdit_core.data.sources.labels.text_encoding import decode_text
 from hdit_core.data.sources.source import IMAGE_SUFFIX, Entry

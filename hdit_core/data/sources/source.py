@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
-from hdit_core.data.format.entries import Channels
-from hdit_core.data.format.transient import is_storage_error, retry_transient
+from hdit_core.data.format.manifest_entries import Channels
+from hdit_core.data.format.retry_reads import is_storage_error, retry_transient
 
 
 @dataclass(frozen=True, slots=True)

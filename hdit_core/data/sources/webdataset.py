@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from hdit_core.data.format.entries import Channels
+from hdit_core.data.format.manifest_entries import Channels
 from hdit_core.data.sources.attachments import Attachments, Kind
 from hdit_core.data.sources.files.tar import TAR_DAMAGE, TarFile, TarListing
 from hdit_core.data.sources.labels.text_encoding import decode_text

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from hdit_core.evaluate.feature_batch import FeatureBatch
-from hdit_core.evaluate.metrics.jackknife import LEAST_IN_BLOCK, NUM_BLOCKS, T_QUANTILE, Estimate, estimate
+from hdit_core.evaluate.metrics.confidence_intervals import LEAST_IN_BLOCK, NUM_BLOCKS, T_QUANTILE, Estimate, estimate
 from hdit_core.evaluate.metrics.statistics import block_of, key_of
 
 

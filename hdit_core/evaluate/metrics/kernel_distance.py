@@ -8,7 +8,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from hdit_core.errors import DataError
-from hdit_core.evaluate.metrics.jackknife import Estimate, estimate
+from hdit_core.evaluate.metrics.confidence_intervals import Estimate, estimate
 from hdit_core.randomness import stream
 
 KERNEL_SUBSETS = 100

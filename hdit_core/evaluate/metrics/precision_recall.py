@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
-from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, Estimate, mean_estimate
+from hdit_core.evaluate.metrics.confidence_intervals import NUM_BLOCKS, Estimate, mean_estimate
 from hdit_core.evaluate.metrics.statistics import Statistics, block_of
 
 RECALL_NEIGHBORS = 3

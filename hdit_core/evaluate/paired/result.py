@@ -7,7 +7,7 @@ from typing import Any
 from jaxtyping import Float64
 from torch import Tensor
 
-from hdit_core.evaluate.metrics.jackknife import Estimate, estimate
+from hdit_core.evaluate.metrics.confidence_intervals import Estimate, estimate
 from hdit_core.evaluate.paired.similarity import K1, K2, PEAK, WINDOW_SIGMA_PX
 from hdit_core.evaluate.report.result import PAIRED_FORMAT, extractor_line, versions
 

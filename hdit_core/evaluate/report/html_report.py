@@ -17,7 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hdit_core.data.image_sets.image_set import ImageSet
-from hdit_core.evaluate.metrics.jackknife import DistanceInterval, Estimate
+from hdit_core.evaluate.metrics.confidence_intervals import DistanceInterval, Estimate
 from hdit_core.evaluate.report.result import Score
 from hdit_core.evaluate.report.sheets import sample_sheet
 from hdit_core.evaluate.settings import ScoreSettings

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 
 from hdit_core.evaluate.features.measure import Measurement
+from hdit_core.evaluate.metrics.confidence_intervals import NUM_BLOCKS, DistanceInterval, Estimate
 from hdit_core.evaluate.metrics.frechet_distance import FrechetDistance
-from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, DistanceInterval, Estimate
 from hdit_core.evaluate.metrics.kernel_distance import KernelDistance
 from hdit_core.evaluate.metrics.nearest_neighbors import Neighbors
 from hdit_core.evaluate.metrics.precision_recall import COVERAGE_NEIGHBORS, RECALL_NEIGHBORS

@@ -12,7 +12,7 @@ from typing import Any
 
 from hdit_core import jsonl
 from hdit_core.errors import DataError, UsageError
-from hdit_core.evaluate.metrics.jackknife import NORMAL_QUANTILE
+from hdit_core.evaluate.metrics.confidence_intervals import NORMAL_QUANTILE
 from hdit_core.evaluate.sweep.search_space import Point
 from hdit_core.files import read_json, write_atomic
 from hdit_core.recipe.diff import describe_differences, differences

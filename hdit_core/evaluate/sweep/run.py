@@ -32,8 +32,8 @@ from hdit_core.evaluate.features.gather import FeatureGather, translating_rank_e
 from hdit_core.evaluate.features.measure import measure
 from hdit_core.evaluate.generated import generated_images
 from hdit_core.evaluate.inputs import ALONE, check_enough, check_fit, open_guide, open_reference
+from hdit_core.evaluate.metrics.confidence_intervals import NUM_BLOCKS, without_each_block
 from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget
-from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS, without_each_block
 from hdit_core.evaluate.metrics.statistics import Statistics
 from hdit_core.evaluate.report.result import Score
 from hdit_core.evaluate.score import saved_reference, score

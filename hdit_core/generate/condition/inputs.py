@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from hdit_core.data.format.transient import read_image_file
+from hdit_core.data.format.retry_reads import read_image_file
 from hdit_core.data.image.arrays.decode_picture import CLIPPED, OtherFormatError, decode_picture
 from hdit_core.data.image.arrays.npy import is_npy, read_npy
 from hdit_core.data.image.arrays.picture import Picture, as_array

@@ -15,7 +15,7 @@ from hdit_core.data.format.manifest import MANIFEST
 from hdit_core.data.image.arrays.npy import read_npy
 from hdit_core.data.image.decode import UnusableImageError
 from hdit_core.data.loader.conditioning import conditioning_of
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.errors import DataError, UsageError
 from hdit_core.files import read_bytes
 from hdit_core.generate.condition.condition_images import Conditioned, ConditionMaker

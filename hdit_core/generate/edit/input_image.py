@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from hdit_core.data.format.transient import read_image_file
+from hdit_core.data.format.retry_reads import read_image_file
 from hdit_core.data.image.arrays.decode_picture import OtherFormatError
 from hdit_core.data.image.arrays.picture import Picture, as_array, as_picture, frame, picture_size
 from hdit_core.data.image.arrays.pixel_format import PixelFormat

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hdit_core.errors import counted
+from hdit_core.generate.export.lineage import lineage_section, run_parts, time_text, total_time_s
 from hdit_core.generate.export.markdown import as_text
-from hdit_core.generate.export.run_parts import lineage_section, run_parts, time_text, total_time_s
 from hdit_core.generate.export.training_record import TrainingRecord
 from hdit_core.recipe.run import Recipe
 

@@ -15,8 +15,8 @@ from torch import Tensor, fx, nn
 
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import CheckpointError
+from hdit_core.model.attention.global_attention import Operator
 from hdit_core.model.attention.neighborhood import neighborhood_attention
-from hdit_core.model.attention.operator import Operator
 from hdit_core.model.attention.shifted_window import ShiftedWindows, shifted_window_attention
 from hdit_core.model.attention.tiled import plain
 from hdit_core.model.blocks import AttentionBlock

@@ -20,9 +20,9 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from hdit_core.data.format.transient import retry_transient
+from hdit_core.data.format.retry_reads import retry_transient
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
-from hdit_core.data.loader.reader import largest_content
+from hdit_core.data.loader.image_reader import largest_content
 from hdit_core.diffusion.precondition import ModelSource
 from hdit_core.errors import UsageError
 from hdit_core.files import TEMPORARY, flush_folder, naming, read_bytes, read_json, remove_temporaries, write_atomic

@@ -13,7 +13,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from hdit_core.data.format.transient import retry_transient
+from hdit_core.data.format.retry_reads import retry_transient
 from hdit_core.data.image.decode import UnusableImageError
 from hdit_core.diffusion.precondition import ModelSource
 from hdit_core.errors import UsageError

@@ -1,15 +1,15 @@
 """Neighborhood attention (Hassani et al. 2022, arXiv 2204.07143): each query attends to the k x k keys around it.
 
-At borders the window is shifted inwards, so each query has exactly k^2 keys. `backends.py` selects the implementation
-by device.
+At borders the window is shifted inwards, so each query has exactly k^2 keys. `neighborhood_backends.py` selects the
+implementation by device.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from hdit_core.model.attention.backends import select_backend
 from hdit_core.model.attention.interface import AttentionFn, KernelTarget
+from hdit_core.model.attention.neighborhood_backends import select_backend
 from hdit_core.recipe.model import AttentionBackend
 
 ATTENDS: dict[str, AttentionFn] = {}

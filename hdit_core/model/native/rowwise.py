@@ -1,6 +1,6 @@
 """Python bindings of the fused row-wise kernels (`rows.cpp`), for float32 tensors on a CPU.
 
-They replace the same formulas in PyTorch (`norm.py`, `qk_norm.py`, `geglu.py`), which read and write every number
+They replace the same formulas in PyTorch (`norm.py`, `qk_norm_rope.py`, `geglu.py`), which read and write every number
 several times: between matrix products a CPU is memory-bound.
 """
 

@@ -8,10 +8,10 @@ from hdit_core.flops.count import count
 from hdit_core.play.models import Models
 from hdit_core.play.page.compare_tab import CompareTab
 from hdit_core.play.page.edit_tab import EditTab
-from hdit_core.play.page.page import HIDDEN, Page
 from hdit_core.play.page.run_tab import RunTab
 from hdit_core.play.page.sample_tab import SampleTab
 from hdit_core.play.page.settings_panel import build_settings
+from hdit_core.play.page.tab_context import HIDDEN, Page
 
 FOLDER = Path(__file__).parent
 EDITABLE_CHANNELS = (1, 3)

@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hdit_core.play.form import read_form
 from hdit_core.play.live_sampling import Frame, MakeJob, samples
 from hdit_core.play.page.markup import pictures, status
-from hdit_core.play.page.page import HIDDEN, Component, Page
 from hdit_core.play.page.settings_panel import weight_choices
+from hdit_core.play.page.tab_context import HIDDEN, Component, Page
+from hdit_core.play.request import read_form
 
 SIDES = ("left", "right")
 

@@ -8,10 +8,10 @@ from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import UsageError
 from hdit_core.images import from_uint8, to_uint8
 from hdit_core.play import edits
-from hdit_core.play.form import SampleForm, read_form, whole_number
 from hdit_core.play.live_sampling import Frame, MakeJob
 from hdit_core.play.page.markup import brush_canvas, one_picture, pictures, status
-from hdit_core.play.page.page import HIDDEN, Component, Page, error_line
+from hdit_core.play.page.tab_context import HIDDEN, Component, Page, error_line
+from hdit_core.play.request import SampleForm, read_form, whole_number
 
 READ_MASK = "(...values) => [...values.slice(0, -1), window.hditMask()]"
 """Puts the painted mask into the last input."""

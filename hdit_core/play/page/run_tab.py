@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hdit_core.play.page.markup import charts, sheet, status
-from hdit_core.play.page.page import HIDDEN
+from hdit_core.play.page.tab_context import HIDDEN
 from hdit_core.play.run_view import grid_of, grids_of, state_of, view_run
 
 SECONDS_BETWEEN_LOOKS = 10.0  # drawing the curves takes about a second

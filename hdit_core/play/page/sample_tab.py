@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.play.form import SampleForm, read_form
 from hdit_core.play.live_sampling import Frame, MakeJob, samples
 from hdit_core.play.page.markup import command_line, pictures, status
-from hdit_core.play.page.page import Page
+from hdit_core.play.page.tab_context import Page
+from hdit_core.play.request import SampleForm, read_form
 
 
 class SampleTab:

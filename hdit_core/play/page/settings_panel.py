@@ -2,8 +2,8 @@
 
 from typing import Any, get_args
 
-from hdit_core.play.form import IN_TURN, MOST_IMAGES, MOST_STEPS
-from hdit_core.play.page.page import Page
+from hdit_core.play.page.tab_context import Page
+from hdit_core.play.request import IN_TURN, MOST_IMAGES, MOST_STEPS
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.sample import Sampler, SampleRecipe, Schedule
 

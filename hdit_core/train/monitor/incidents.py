@@ -12,7 +12,7 @@ import numpy as np
 
 from hdit_core.checkpoint.layout import incident_file
 from hdit_core.checkpoint.state import SkippedImages, State
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.distributed import World
 from hdit_core.errors import NumericalError
 from hdit_core.files import write_atomic

@@ -8,9 +8,9 @@ from hdit_core.checkpoint.state import SkippedImages
 from hdit_core.data.loader.batch import Batch, load_batches
 from hdit_core.data.loader.build import build_order
 from hdit_core.data.loader.conditioning import conditioning_of
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.loader.order import Order
 from hdit_core.data.loader.quarantine import Quarantine
-from hdit_core.data.loader.reader import ImageReader
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.step.batch_plan import PlannedStep, batch_size_phases
 

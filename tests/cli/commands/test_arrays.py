@@ -10,7 +10,7 @@ import tifffile
 
 from hdit_cli.main import main
 from hdit_core.checkpoint import load_denoiser
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.generate.pipeline import ConditionInputs, SamplingPipeline
 from hdit_core.generate.restore.job import RestoreJob
 from hdit_core.images import to_float

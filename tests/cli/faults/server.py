@@ -55,8 +55,6 @@ def serve():
         import_module(name)
     import torch
 
-    from hdit_core.data.format import transient
-
     torch.set_num_threads(1)
     transient.PAUSES_S = (0.01, 0.01)
     for line in sys.stdin:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hdit_core.data.format.manifest import Manifest, root_of, write_manifest
-from hdit_core.data.loader.reader import DamagedImage, ImageReader
+from hdit_core.data.loader.image_reader import DamagedImage, ImageReader
 from tests.data.class_folders import SIZE
 
 MARK = "executed"

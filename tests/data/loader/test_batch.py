@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hdit_core.data.loader.batch import Batch, load_batches
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import prepare_data
 from hdit_core.errors import DataError

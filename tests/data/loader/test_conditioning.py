@@ -7,7 +7,7 @@ import torch
 from hdit_core.data.degrade.degrade import degrade
 from hdit_core.data.loader.batch import load_batches
 from hdit_core.data.loader.conditioning import Conditioning
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.errors import DataError
 from hdit_core.images import from_uint8, to_float
 from hdit_core.recipe.data import DegradeRecipe

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from hdit_core.data.loader.contact_sheet import GAP_PX, contact_sheet, spread, write_contact_sheet
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from tests.data.conditioned_set import RANGES, write_conditioned_set
 
 CELL_PX = 128

@@ -8,8 +8,8 @@ import torch
 
 from hdit_core.checkpoint.log import read_log
 from hdit_core.data.loader.batch import load_batches
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.loader.quarantine import Quarantine
-from hdit_core.data.loader.reader import ImageReader
 from hdit_core.distributed import World
 from hdit_core.errors import DataError
 from hdit_core.train.run import train

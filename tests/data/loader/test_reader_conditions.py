@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from hdit_core.data.loader.reader import DamagedImage, ImageReader
+from hdit_core.data.loader.image_reader import DamagedImage, ImageReader
 from hdit_core.errors import DataError
 from hdit_core.images import from_float, from_uint8, to_float, to_uint8
 from tests.data.conditioned_set import (

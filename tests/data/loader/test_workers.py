@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from torch.utils.data import Dataset
 
-from hdit_core.data.format.transient import StorageUnavailable
+from hdit_core.data.format.retry_reads import StorageUnavailable
 from hdit_core.data.loader import workers as workers_module
 from hdit_core.data.loader.workers import WaitInterrupted, read_in_workers, translate_worker_errors
 from hdit_core.data.prepare.job import PrepareSettings
@@ -217,7 +217,7 @@ READ_ALL = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (int(sys.argv[2]), int(sys.argv[3])))
 from hdit_core.data.loader.batch import load_batches
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 
 if __name__ == "__main__":
     reader = ImageReader(sys.argv[1], cache_bytes=0)

@@ -12,7 +12,7 @@ from hdit_core.data.format.verify import verify
 from hdit_core.data.image.arrays.picture import frame
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.data.image.resize import Geometry, crop_and_resize
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.errors import DataError
 from hdit_core.images import to_float
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hdit_core.data.format.manifest import read_manifest
 from hdit_core.data.format.verify import verify
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.prepare.array_task import ArrayTask
 from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import finish_data, prepare_data, prepare_task

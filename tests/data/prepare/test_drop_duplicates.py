@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hdit_core.data.format.hashes import first_duplicate, image_hashes, read_hashes
+from hdit_core.data.format.duplicates import first_duplicate, image_hashes, read_hashes
 from hdit_core.data.format.manifest import read_manifest
 from hdit_core.data.format.shard import HASHES_DTYPE, ROW_DTYPE
 from hdit_core.data.format.verify import verify
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.prepare.array_task import ArrayTask
 from hdit_core.data.prepare.drop_duplicates import find_duplicates
 from hdit_core.data.prepare.job import PrepareSettings

@@ -5,14 +5,14 @@ import tarfile
 
 import pytest
 
-from hdit_core.data.prepare.input_classes import label_source
+from hdit_core.data.prepare.class_assignment import label_source
 from hdit_core.data.prepare.label_files import read_classes
 from hdit_core.data.sources.files.folder import FolderSource
 from hdit_core.data.sources.files.tar import TarSource
 from hdit_core.data.sources.files.zip import ZipSource, is_zip
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError, UsageError
-from tests.data.prepare.test_input_classes import labelled
+from tests.data.prepare.test_class_assignment import labelled
 from tests.data.sources.files.test_folder_and_archive import contents, write_tar
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hdit_core.data.format.manifest import MANIFEST, read_manifest, root_of, sigma_data
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 
 
 def stored_pixels(folder):

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from hdit_core.data.format.manifest import read_manifest
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.sources.file_filter import is_text
 from tests.data.class_folders import bytes_of
 from tests.data.zoo import animals

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hdit_core.data.format import transient
+from hdit_core.data.format import retry_reads
 from tests.data.remote.faulty_proxy import FaultyProxy
 
 
@@ -48,7 +48,7 @@ def s3(s3_server, data_set, monkeypatch) -> Iterator[Store]:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # hdit's own attempts are tested, not botocore's
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
-    monkeypatch.setattr(transient, "PAUSES_S", (0.01,) * 3)
+    monkeypatch.setattr(retry_reads, "PAUSES_S", (0.01,) * 3)
     network = FaultyProxy(*s3_server)
     monkeypatch.setenv("AWS_ENDPOINT_URL", network.address)
     files = s3fs.S3FileSystem(endpoint_url="http://{}:{}".format(*s3_server), skip_instance_cache=True)

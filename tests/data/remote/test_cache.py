@@ -9,10 +9,10 @@ import fsspec
 import numpy as np
 import pytest
 
-from hdit_core.data.format import transient
+from hdit_core.data.format import retry_reads
 from hdit_core.data.loader.batch import load_batches
 from hdit_core.data.loader.build import open_reader
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.remote import store as remote_store
 from hdit_core.data.remote.cache import RemoteDataset
 from hdit_core.errors import DataError, UsageError
@@ -24,7 +24,7 @@ ADDRESS = "memory://bucket/faces"
 @pytest.fixture
 def store(data_set, monkeypatch):
     """Put the data set on a store, and return that."""
-    monkeypatch.setattr(transient, "PAUSES_S", (0.01,) * 3)
+    monkeypatch.setattr(retry_reads, "PAUSES_S", (0.01,) * 3)
     files = fsspec.filesystem("memory")
     files.put(str(data_set), "/bucket/faces", recursive=True)
     yield files

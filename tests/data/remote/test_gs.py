@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from hdit_core.data.format import transient
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.format import retry_reads
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.remote.cache import RemoteDataset
 from hdit_core.errors import DataError
 from tests.gs_server import gs_files
@@ -15,7 +15,7 @@ ADDRESS = "gs://bucket/faces"
 @pytest.fixture
 def store(monkeypatch, data_set):
     """Return a store with the data set."""
-    monkeypatch.setattr(transient, "PAUSES_S", (0.01,) * 3)
+    monkeypatch.setattr(retry_reads, "PAUSES_S", (0.01,) * 3)
     with gs_files(monkeypatch) as files:
         for path in sorted(data_set.iterdir()):
             files.pipe(f"bucket/faces/{path.name}", path.read_bytes())

@@ -8,11 +8,11 @@ import pytest
 from safetensors.torch import load_file
 
 from hdit_core.checkpoint.load import newest_checkpoint
-from hdit_core.data.format.transient import StorageUnavailable
+from hdit_core.data.format.retry_reads import StorageUnavailable
 from hdit_core.data.loader import build
 from hdit_core.data.loader.batch import load_batches
 from hdit_core.data.loader.build import open_reader
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import prepare_data
 from hdit_core.data.remote.cache import RemoteDataset

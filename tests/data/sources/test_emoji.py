@@ -6,7 +6,7 @@ import json
 import pytest
 from PIL import Image
 
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.sources.emoji import PACKAGE
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError, UsageError

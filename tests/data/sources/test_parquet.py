@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hdit_core.data.loader.reader import ImageReader
-from hdit_core.data.prepare.input_classes import label_source
+from hdit_core.data.loader.image_reader import ImageReader
+from hdit_core.data.prepare.class_assignment import label_source
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError, UsageError
 from tests.data.sources.files.test_folder_and_archive import problems

@@ -10,7 +10,7 @@ import webdataset
 from PIL import Image
 
 from hdit_core.data.format.manifest import read_manifest
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.sources.resolve import open_source
 from tests.data.pairs import pixels, write_pairs
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hdit_core.data.loader.reader import ImageReader
-from hdit_core.data.prepare.input_classes import label_source
+from hdit_core.data.loader.image_reader import ImageReader
+from hdit_core.data.prepare.class_assignment import label_source
 from hdit_core.data.sources.files.tar import TarSource
 from hdit_core.data.sources.prepared import PreparedSource
 from hdit_core.data.sources.resolve import open_source

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from hdit_core.evaluate.feature_batch import FeatureBatch
+from hdit_core.evaluate.metrics.confidence_intervals import NUM_BLOCKS
 from hdit_core.evaluate.metrics.inception_score import InceptionScore
-from hdit_core.evaluate.metrics.jackknife import NUM_BLOCKS
 
 
 def digest(index):

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from hdit_core.evaluate.metrics.jackknife import DistanceInterval, Estimate, extrapolate
+from hdit_core.evaluate.metrics.confidence_intervals import DistanceInterval, Estimate, extrapolate
 from hdit_core.evaluate.report.html_report import extrapolation_svg
 from hdit_core.evaluate.sweep import plot as curves
 from hdit_core.evaluate.sweep.journal import Trial

@@ -10,9 +10,9 @@ from hdit_core.checkpoint.lineage import Fork
 from hdit_core.checkpoint.save import save_checkpoint
 from hdit_core.checkpoint.state import State
 from hdit_core.data.format.manifest import read_manifest
+from hdit_core.generate.export.lineage import run_parts, total_time_s
 from hdit_core.generate.export.markdown import as_text
 from hdit_core.generate.export.model_card import CardFacts, card
-from hdit_core.generate.export.run_parts import run_parts, total_time_s
 from hdit_core.generate.export.training_record import TrainingRecord, training_record
 from hdit_core.jsonl import append
 

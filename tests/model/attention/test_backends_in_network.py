@@ -16,8 +16,7 @@ from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.errors import UsageError
 from hdit_core.model.attention import flex
 from hdit_core.model.attention.neighborhood import neighborhood_attention
-from hdit_core.model.attention.operator import attention_operator
-from hdit_core.model.hourglass import HourglassTransformer
+from hdit_core.model.hourglass import HourglassTransformer, attention_operator
 from hdit_core.recipe.model import LevelRecipe
 from tests.model.neighborhoods import brute_force
 from tests.model.small_network import awake, inputs, level, recipe

@@ -9,9 +9,9 @@ import pytest
 import torch
 from einops import rearrange
 
-from hdit_core.model.attention.backends import BACKENDS
 from hdit_core.model.attention.interface import KernelTarget
 from hdit_core.model.attention.neighborhood import neighborhood_attention
+from hdit_core.model.attention.neighborhood_backends import BACKENDS
 from tests.model.neighborhoods import CASES, assert_by_definition, random_qkv, with_gradients
 
 

@@ -5,8 +5,8 @@ import torch
 
 from hdit_core.model import geglu as gate
 from hdit_core.model import norm
-from hdit_core.model.attention import qk_norm as similarity
-from hdit_core.model.attention.qk_norm import cosine_qk_norm_rope
+from hdit_core.model.attention import qk_norm_rope as similarity
+from hdit_core.model.attention.qk_norm_rope import cosine_qk_norm_rope
 from hdit_core.model.geglu import geglu
 from hdit_core.model.native import rowwise as rows_module
 from hdit_core.model.native.compiler import CompileError

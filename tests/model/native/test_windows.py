@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hdit_core.model.attention.operator import global_attention
+from hdit_core.model.attention.global_attention import global_attention
 from hdit_core.model.attention.shifted_window import ShiftedWindows
 from hdit_core.model.blocks import AttentionBlock
 from hdit_core.model.fused_blocks import fused_window_attention

@@ -13,9 +13,9 @@ from hdit_cli.main import main
 from hdit_core.play.live_sampling import Frame
 from hdit_core.play.page.compare_tab import CompareTab
 from hdit_core.play.page.edit_tab import EditTab, show_frame
-from hdit_core.play.page.page import Page
 from hdit_core.play.page.run_tab import RunTab
 from hdit_core.play.page.sample_tab import SampleTab
+from hdit_core.play.page.tab_context import Page
 
 
 @pytest.fixture

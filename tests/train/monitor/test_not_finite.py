@@ -10,7 +10,7 @@ import torch
 from hdit_core.checkpoint.layout import incident_file
 from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.checkpoint.status import read_status
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.diffusion.noise_density import training_sigmas
 from hdit_core.distributed import World
 from hdit_core.errors import NumericalError

@@ -10,7 +10,7 @@ from hdit_core.checkpoint.load import newest_checkpoint
 from hdit_core.checkpoint.log import read_log
 from hdit_core.checkpoint.status import read_status
 from hdit_core.errors import CheckpointError, UsageError
-from hdit_core.generate.export.run_parts import run_parts
+from hdit_core.generate.export.lineage import run_parts
 from hdit_core.generate.export.training_record import training_record
 from hdit_core.recipe.write import recipe_toml
 from hdit_core.train.monitor.callbacks import Callbacks

@@ -8,7 +8,7 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 
 from hdit_core.data.loader.batch import load_batches
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.diffusion.noise_density import training_sigmas
 from hdit_core.diffusion.precondition import Denoiser

@@ -17,7 +17,7 @@ from hdit_core.data.image.arrays.pixel_format import MOST_CHANNELS, Dtype, Pixel
 from hdit_core.data.image.arrays.png_array import png_format, read_png_array
 from hdit_core.data.image.arrays.tiff_array import is_stack, read_tiff_array, tiff_format
 from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS, decode_image
-from hdit_core.data.image.tiff import is_8_bit_tiff, is_tiff
+from hdit_core.data.image.tiff_checks import is_8_bit_tiff, is_tiff
 from hdit_core.data.image.unusable import UnusableImageError, reason_of
 
 PAGES = "TIFF pages as channels"

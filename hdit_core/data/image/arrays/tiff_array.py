@@ -14,7 +14,7 @@ from jaxtyping import Shaped
 from hdit_core.data.image.arrays.packages import tifffile
 from hdit_core.data.image.arrays.pixel_format import MOST_CHANNELS
 from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS
-from hdit_core.data.image.tiff import check_data, check_raw, is_tiff
+from hdit_core.data.image.tiff_checks import check_data, check_raw, is_tiff
 from hdit_core.data.image.unusable import UnusableImageError
 
 _COMPRESSIONS = {1: "none", 5: "LZW", 8: "Deflate", 32773: "PackBits", 32946: "Deflate", 50000: "Zstandard"}

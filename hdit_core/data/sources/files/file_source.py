@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from hdit_core.data.format.entries import Channels
+from hdit_core.data.format.manifest_entries import Channels
 from hdit_core.data.sources.attachments import Attachments, Kind
 from hdit_core.data.sources.file_filter import choose_inputs
 from hdit_core.data.sources.files.entry_table import EntryTable

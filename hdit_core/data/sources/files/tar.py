@@ -17,8 +17,8 @@ from io import BufferedIOBase
 from pathlib import Path
 
 from hdit_core.data.image.decode import size_problem
+from hdit_core.data.sources.files.archive_members import Member, unpacked
 from hdit_core.data.sources.files.file_source import FileSource
-from hdit_core.data.sources.files.links import Member, unpacked
 from hdit_core.data.sources.files.tar_headers import DamagedTarError, members
 from hdit_core.data.sources.files.unpacked_once import open_once
 from hdit_core.data.sources.labels.sidecars import is_label_file

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedIOBase
 
-from hdit_core.data.sources.files.links import Member
+from hdit_core.data.sources.files.archive_members import Member
 
 BLOCK_BYTES = 512
 LONGEST_EXTENSION_BYTES = 1 << 20  # of a long name or of pax records

@@ -7,10 +7,10 @@ import zlib
 from lzma import LZMAError
 from pathlib import Path
 
-from hdit_core.data.format.transient import is_storage_error
+from hdit_core.data.format.retry_reads import is_storage_error
 from hdit_core.data.image.decode import size_problem
+from hdit_core.data.sources.files.archive_members import Member, unpacked
 from hdit_core.data.sources.files.file_source import FileSource
-from hdit_core.data.sources.files.links import Member, unpacked
 from hdit_core.data.sources.source import Entry
 from hdit_core.errors import DataError
 from hdit_core.files import naming

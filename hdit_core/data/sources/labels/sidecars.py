@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hdit_core.data.sources.file_filter import common_folders, is_hidden
-from hdit_core.data.sources.labels.class_label import MOST_CLASSES, parse_label
+from hdit_core.data.sources.labels.label_notation import MOST_CLASSES, parse_label
 from hdit_core.data.sources.labels.name_index import SharedNames
 from hdit_core.data.sources.labels.tables import find_columns, join, read_rows
 from hdit_core.data.sources.labels.text_encoding import decode_text

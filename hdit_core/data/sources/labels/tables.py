@@ -6,7 +6,7 @@ import json
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from hdit_core.data.sources.labels.class_label import as_names
+from hdit_core.data.sources.labels.label_notation import as_names
 from hdit_core.data.sources.labels.name_index import AmbiguousNameError, NameIndex, normalize
 from hdit_core.data.sources.labels.text_encoding import decode_text
 from hdit_core.errors import DataError

@@ -45,7 +45,7 @@ def test_a_selection_of_a_selection_has_the_rows_of_the_table():
 
 MEASURE = """
 import gc, sys, tracemalloc
-from hdit_core.data.prepare.input_classes import label_source
+from hdit_core.data.prepare.class_assignment import label_source
 from hdit_core.data.sources.files.entry_table import EntryTable
 from hdit_core.data.sources.source import Entry
 

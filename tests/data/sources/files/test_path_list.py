@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from hdit_core.data.prepare.input_classes import label_source
+from hdit_core.data.prepare.class_assignment import label_source
 from hdit_core.data.sources.files.path_list import open_stdin
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError, UsageError

@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from hdit_core.data.prepare.input_classes import label_source
+from hdit_core.data.prepare.class_assignment import label_source
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError
 from tests.data.sources.files.test_folder_and_archive import contents, write_folder, write_tar, write_zip

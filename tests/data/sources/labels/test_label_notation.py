@@ -2,7 +2,7 @@
 
 import pytest
 
-from hdit_core.data.sources.labels.class_label import as_names, parse_label
+from hdit_core.data.sources.labels.label_notation import as_names, parse_label
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import pytest
 import torch
 from einops import rearrange
 
+from hdit_core.model.attention.global_attention import global_attention
 from hdit_core.model.attention.neighborhood import neighborhood_attention
-from hdit_core.model.attention.operator import attention_operator, global_attention
 from hdit_core.model.attention.shifted_window import shifted_window_attention
-from hdit_core.model.hourglass import HourglassTransformer, initialize
+from hdit_core.model.hourglass import HourglassTransformer, attention_operator, initialize
 from hdit_core.recipe.model import LevelRecipe
 from hdit_core.recipe.read import check_recipe
 

@@ -11,7 +11,7 @@ import pytest
 from hdit_core.data.format.manifest import read_manifest
 from hdit_core.data.format.shard import INDEX_DTYPE
 from hdit_core.data.image.codec import decode
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.errors import DataError
 from tests.data.class_folders import SIZE
 

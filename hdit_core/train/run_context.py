@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from hdit_core.data.loader.build import open_reader
-from hdit_core.data.loader.reader import ImageReader
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.devices import compute_dtype, disable_tf32
 from hdit_core.distributed import World, init_ranks
-from hdit_core.model.attention.backends import selected_backends
+from hdit_core.model.attention.neighborhood_backends import selected_backends
 from hdit_core.model.native.rowwise import kernels_note
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.data_checks import check_data, warn_about_sigma_data, warn_about_vectors

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hdit_core.data.prepare.input_classes import class_ids, label_entries
+from hdit_core.data.prepare.class_assignment import class_ids, label_entries
 from hdit_core.data.sources.source import Entry, class_names
 from hdit_core.errors import DataError, UsageError
 

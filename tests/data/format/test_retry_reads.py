@@ -5,12 +5,12 @@ import os
 
 import pytest
 
-from hdit_core.data.format import transient
-from hdit_core.data.format.transient import StorageUnavailable, read_image_file, retry_transient
+from hdit_core.data.format import retry_reads
+from hdit_core.data.format.retry_reads import StorageUnavailable, read_image_file, retry_transient
 from hdit_core.data.image.unusable import UnusableImageError
+from hdit_core.data.loader.image_reader import ImageReader
 from hdit_core.data.loader.order import UniformOrder
 from hdit_core.data.loader.quarantine import read_intact
-from hdit_core.data.loader.reader import ImageReader
 
 
 class Failing:
@@ -28,7 +28,7 @@ class Failing:
 
 @pytest.fixture
 def short_pauses(monkeypatch):
-    monkeypatch.setattr(transient, "PAUSES_S", (0.001,) * 3)
+    monkeypatch.setattr(retry_reads, "PAUSES_S", (0.001,) * 3)
 
 
 @pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE])
@@ -95,12 +95,12 @@ def test_a_missing_folder_is_reported_as_a_lost_mount_and_not_as_a_damaged_image
     ],
 )
 def test_a_storage_error_is_no_reject_and_a_denied_permission_is(short_pauses, tmp_path, monkeypatch, number, expected):
-    monkeypatch.setattr(transient, "read_file", lambda path: Failing(99, number)())
+    monkeypatch.setattr(retry_reads, "read_file", lambda path: Failing(99, number)())
     with pytest.raises(expected, match=os.strerror(number)):
         read_image_file(tmp_path / "a.png")
 
 
 def test_an_image_file_is_read_again_when_the_storage_fails_temporarily(short_pauses, tmp_path, monkeypatch):
     read = Failing(3, errno.ESTALE)
-    monkeypatch.setattr(transient, "read_file", lambda path: read().encode())
+    monkeypatch.setattr(retry_reads, "read_file", lambda path: read().encode())
     assert read_image_file(tmp_path / "a.png") == b"answer"

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from hdit_core.errors import UsageError
-from hdit_core.play.form import read_form, real_number, whole_number
+from hdit_core.play.request import read_form, real_number, whole_number
 
 
 def test_a_form_combines_the_settings_of_the_run_and_of_the_user(tiny_recipe, values):

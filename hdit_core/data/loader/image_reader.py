@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Shaped
 
-from hdit_core.data.format.entries import ShardEntry
 from hdit_core.data.format.manifest import INDEX, REPAIR_HINT, load_rows, read_manifest, size_problem
+from hdit_core.data.format.manifest_entries import ShardEntry
 from hdit_core.data.format.optional_rows import load_condition_index, load_vectors
+from hdit_core.data.format.retry_reads import retry_transient
 from hdit_core.data.format.shard import INDEX_DTYPE, read_caption
-from hdit_core.data.format.transient import retry_transient
 from hdit_core.data.image.codec import decode
 from hdit_core.data.loader.open_files import OpenShard, open_shard, open_shards_limit
 from hdit_core.data.remote.cache import RemoteDataset

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget
-from hdit_core.evaluate.metrics.jackknife import (
+from hdit_core.evaluate.metrics.confidence_intervals import (
     NUM_BLOCKS,
     Estimate,
     distance_interval,
@@ -14,6 +13,7 @@ from hdit_core.evaluate.metrics.jackknife import (
     jackknife,
     mean_estimate,
 )
+from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget
 from hdit_core.evaluate.metrics.statistics import Accumulator, Statistics
 
 

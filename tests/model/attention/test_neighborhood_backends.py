@@ -11,8 +11,8 @@ import torch
 from hdit_core.errors import UsageError
 from hdit_core.model.attention import flex, natten, triton
 from hdit_core.model.attention import native as native_backend
-from hdit_core.model.attention.backends import BACKENDS, availability, select_backend, selected_backends
 from hdit_core.model.attention.interface import KernelTarget
+from hdit_core.model.attention.neighborhood_backends import BACKENDS, availability, select_backend, selected_backends
 from hdit_core.recipe.model import ModelRecipe
 
 CPU = KernelTarget(torch.device("cpu"), torch.float32, 64)
