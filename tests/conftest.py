@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -77,6 +78,11 @@ settings.load_profile("even")
 def pytest_xdist_auto_num_workers() -> int | None:
     """Return one process more than cores: tests of signals, lost ranks and slow storage mostly wait."""
     return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mix the files, in the same order everywhere, so that tests that wait and tests that compute run side by side."""
+    items.sort(key=lambda item: zlib.crc32(item.path.name.encode()))
 
 
 @pytest.hookimpl(tryfirst=True)

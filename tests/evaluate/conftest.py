@@ -16,7 +16,7 @@ from hdit_core.model.hourglass import HourglassTransformer
 from hdit_core.recipe.evaluate import EvaluateRecipe
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def toy_extractor():
     """An extractor whose five features are fixed random projections of the image at 8 pixels."""
     weights = torch.randn(5, 3 * 8 * 8, generator=torch.Generator().manual_seed(1)) / 100
@@ -38,20 +38,20 @@ def toy(toy_extractor, monkeypatch):
     return run
 
 
+def make_pictures(folder, count=12, seed=0, channels=3, size=(10, 12), ending=".png"):
+    """Make a folder of PNGs of 10 x 12 pixels, in color or grey, from a seed, and return it."""
+    folder.mkdir()
+    numbers = np.random.default_rng(seed)
+    for index in range(count):
+        pixels = numbers.integers(0, 256, (*size, channels)).astype(np.uint8)
+        Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(folder / f"{index:03}{ending}")
+    return folder
+
+
 @pytest.fixture
 def picture_folder(tmp_path):
-    """Return a function that makes a folder of PNGs of 10 x 12 pixels, in color or grey, from a seed."""
-
-    def make(name, count=12, seed=0, channels=3, size=(10, 12), ending=".png"):
-        folder = tmp_path / name
-        folder.mkdir()
-        numbers = np.random.default_rng(seed)
-        for index in range(count):
-            pixels = numbers.integers(0, 256, (*size, channels)).astype(np.uint8)
-            Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(folder / f"{index:03}{ending}")
-        return folder
-
-    return make
+    """Return `make_pictures` for folders of a name."""
+    return lambda name, *args, **settings: make_pictures(tmp_path / name, *args, **settings)
 
 
 class _Layers(nn.Module):

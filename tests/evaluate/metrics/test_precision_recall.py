@@ -74,6 +74,12 @@ def test_copies_of_the_reference_are_not_authentic():
     assert precision_recall(measured(reference), measured(reference))["authenticity"].value == 0
 
 
+def test_a_copy_of_an_image_that_the_reference_has_twice_is_not_authentic():
+    reference = normal(40, seed=3)
+    twice = measured(torch.cat([reference, reference]))
+    assert precision_recall(measured(reference[:10]), twice)["authenticity"].value == 0
+
+
 def test_a_narrow_set_has_precision_without_recall():
     found = precision_recall(measured(normal(200, seed=6, scale=0.1)), measured(normal(200, seed=7)))
     assert found["precision"].value > 0.9 and found["recall"].value < 0.2

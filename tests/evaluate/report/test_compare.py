@@ -10,17 +10,23 @@ from hdit_core.evaluate import score as score_module
 from hdit_core.evaluate.report.compare import compare_results
 from hdit_core.evaluate.score import score
 from hdit_core.evaluate.settings import ScoreSettings
+from tests.evaluate.conftest import make_pictures
+
+
+@pytest.fixture(scope="module")
+def made(toy_extractor, tmp_path_factory):
+    """Return two results, of other images against the same reference."""
+    folder = tmp_path_factory.mktemp("compared")
+    reference = str(make_pictures(folder / "ref", 14, seed=9))
+    images = [str(make_pictures(folder / name, 60, seed=seed)) for seed, name in enumerate("ab")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(score_module, "open_extractor", lambda *_: toy_extractor)
+        return [score(ScoreSettings(each, reference, device="cpu")).to_json() for each in images]
 
 
 @pytest.fixture
-def results(picture_folder, toy_extractor, monkeypatch, tmp_path):
-    """Return a function that writes two results, of other images against the same reference, the second changed."""
-    monkeypatch.setattr(score_module, "open_extractor", lambda *_: toy_extractor)
-    reference = str(picture_folder("ref", 14, seed=9))
-    made = [
-        score(ScoreSettings(str(picture_folder(name, 60, seed=seed)), reference, device="cpu")).to_json()
-        for seed, name in enumerate("ab")
-    ]
+def results(made, tmp_path):
+    """Return a function that writes the two results, the second changed."""
 
     def write(change=lambda result: None):
         second = copy.deepcopy(made[1])
