@@ -55,8 +55,10 @@ def serve():
         import_module(name)
     import torch
 
+    from hdit_core.data.format import retry_reads
+
     torch.set_num_threads(1)
-    transient.PAUSES_S = (0.01, 0.01)
+    retry_reads.PAUSES_S = (0.01, 0.01)
     for line in sys.stdin:
         reader, writer = os.pipe()
         child = os.fork()
