@@ -29,6 +29,9 @@ _ENDLESS_KEY = re.compile(
 
 _INDEX = re.compile(r"\[([^\[\]]*)\]")  # `levels[0]` is `levels.0`
 
+_WHOLE = re.compile(r"\s*([0-9]{1,9})[eE]\+?([0-9]{1,2})\s*", re.ASCII)  # 1e6, which TOML reads as a float
+_INTERVAL = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*:\s*([0-9]*\.?[0-9]+)\s*", re.ASCII)
+
 Overrides = Iterable[str] | Mapping[str, Any]
 """`table.key=value` each, as on the command line, or values by their keys, such as `{"train.batch_size": 64}`."""
 
@@ -192,7 +195,8 @@ def override_key(tables: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override}: expected table.key=value, for example train.batch_size=64")
     if _NOT_UNICODE.search(override):
         raise RecipeError(f"--set {override}: not UTF-8, as a recipe has to be")
-    set_key(tables, key, _value(text), f"--set {override}")
+    value = _interval(text) if key.strip().endswith("guidance_interval") else None
+    set_key(tables, key, _value(text) if value is None else value, f"--set {override}")
 
 
 def set_key(tables: dict[str, Any], key: str, value: Any, where: str | None = None) -> None:
@@ -235,8 +239,16 @@ def _index(array: list[Any], part: str, where: str) -> int:
     raise RecipeError(f"{where}: expected an index from 0 to {len(array) - 1}, found '{part}'")
 
 
+def _interval(text: str) -> list[float] | None:
+    """Return the two numbers of `LOW:HIGH`, which is how the options of commands give intervals; None: other text."""
+    match = _INTERVAL.fullmatch(text)
+    return [float(match[1]), float(match[2])] if match else None
+
+
 def _value(text: str) -> Any:
-    """Return the value of a text in TOML; the text itself if it is not exactly one value."""
+    """Return the value of a text in TOML, `1e6` as a whole number; the text itself if it is not exactly one value."""
+    if match := _WHOLE.fullmatch(text):
+        return int(match[1]) * 10 ** int(match[2])
     try:
         tables = tomllib.loads(f"value = {text.strip()}")
     except (ValueError, RecursionError):

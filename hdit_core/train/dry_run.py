@@ -97,6 +97,7 @@ def dry_run(
     folder = Path(run) if run is not None else Path("runs")
     done = read_status(folder).get("num_images", 0) if run is not None else 0
     with run_context(recipe, folder, device, Callbacks(), deterministic) as context:
+        context.log_setup()
         need = memory_need(recipe, context.world)
         if not need.fits:
             raise HditError(f"not enough memory: {need}; {need.advice}")

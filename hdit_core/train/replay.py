@@ -119,6 +119,7 @@ def replay(
     start = (checkpoint.state.step, checkpoint.state.num_images) if checkpoint else (0, 0)
     plan = _steps_to(recipe, start, skips, number)
     with run_context(recipe, run, device, Callbacks(), deterministic) as context:
+        context.log_setup()
         if checkpoint is not None:
             kept_so_far(checkpoint.state, deterministic)
         learner = build_learner(recipe, checkpoint, context.world, context.world.device)

@@ -98,6 +98,7 @@ def _check_start(recipe: Recipe, callbacks: Callbacks) -> None:
 
 def _fit(context: RunContext, initial: InitialWeights) -> State:
     """Train to the end; after a loss spike, go back to the last checkpoint if the recipe allows it."""
+    context.log_setup()
     need = memory_need(context.recipe, context.world)
     if not need.fits:
         logger.warning("the memory may not suffice: %s; %s", need, need.advice)

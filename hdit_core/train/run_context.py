@@ -31,6 +31,7 @@ class RunContext:
     Attributes:
         folder: of the run; dry runs and replays write nothing there.
         deterministic: whether all operations are, as `--deterministic` asks.
+        setup: what is used, one line each: precision, attention backends, kernels.
     """
 
     recipe: Recipe
@@ -40,6 +41,14 @@ class RunContext:
     callbacks: Callbacks
     failures: RankFailureDetector
     deterministic: bool
+    setup: tuple[str, ...]
+
+    def log_setup(self) -> None:
+        """Log what the run uses; callers first refuse what cannot run."""
+        for note in self.setup:
+            logger.info(note)
+        warn_about_sigma_data(self.recipe, self.reader)
+        warn_about_vectors(self.recipe, self.reader)
 
 
 @contextmanager
@@ -67,16 +76,23 @@ def run_context(
     ):
         check_world(recipe.train, world)
         disable_tf32()
-        dtype = compute_dtype(recipe.train.precision, world.device)
-        if world.device.type == "cuda":
-            products = "bfloat16 for matrix products, otherwise " if dtype == torch.bfloat16 else ""
-            logger.info("precision: %sfloat32 without TF32", products)
-        for choice in selected_backends(recipe.model, world.device, dtype):
-            logger.info(choice.note)
-        if note := kernels_note(world.device, dtype):
-            logger.info(note)
+        setup = tuple(_setup(recipe, world))
         reader = open_reader(recipe.data)
         check_data(recipe, reader)
-        warn_about_sigma_data(recipe, reader)
-        warn_about_vectors(recipe, reader)
-        yield RunContext(recipe, folder, world, reader, callbacks, failures, wants_deterministic)
+        yield RunContext(recipe, folder, world, reader, callbacks, failures, wants_deterministic, setup)
+
+
+def _setup(recipe: Recipe, world: World) -> Iterator[str]:
+    """Return what a run uses, one line each.
+
+    Raises:
+        UsageError: the attention backend cannot run on the device.
+    """
+    dtype = compute_dtype(recipe.train.precision, world.device)
+    if world.device.type == "cuda":
+        products = "bfloat16 for matrix products, otherwise " if dtype == torch.bfloat16 else ""
+        yield f"precision: {products}float32 without TF32"
+    for choice in selected_backends(recipe.model, world.device, dtype):
+        yield choice.note
+    if note := kernels_note(world.device, dtype):
+        yield note

@@ -67,3 +67,22 @@ def test_array_elements_are_also_given_in_brackets(write):
 def test_an_index_into_an_empty_array_is_refused(write):
     with pytest.raises(RecipeError, match="the array has no element '0', it is empty"):
         read_recipe(write(GOOD), ["train.batch_growth=[]", "train.batch_growth.0.batch_size=3"])
+
+
+def test_whole_numbers_may_have_an_exponent(write):
+    recipe = read_recipe(write(GOOD), ["train.num_images=1e6", "train.lr=1e0"])
+    assert recipe.train.num_images == 1_000_000 and isinstance(recipe.train.num_images, int)
+    assert recipe.train.lr == 1.0
+    assert read_recipe(write(GOOD), ["data.path='1e6'"]).data.path == "1e6"
+    with pytest.raises(RecipeError, match=r"train\.num_images = 1500000\.5: expected a whole number"):
+        read_recipe(write(GOOD), ["train.num_images=1500000.5"])
+
+
+@pytest.mark.parametrize("text", ["0.2:5", "[0.2, 5]", " .2 : 5.0 "])
+def test_guidance_intervals_have_the_spelling_of_the_commands_too(write, text):
+    recipe = read_recipe(write(GOOD), [f"sample.guidance_interval={text}"])
+    assert recipe.sample.guidance_interval == (0.2, 5.0)
+
+
+def test_other_keys_keep_texts_with_a_colon(write):
+    assert read_recipe(write(GOOD), ["data.path=0.2:5"]).data.path == "0.2:5"

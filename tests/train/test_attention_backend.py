@@ -33,3 +33,13 @@ def test_a_run_whose_requested_backend_cannot_run_is_refused_before_its_folder_i
     with pytest.raises(UsageError, match=r"^model\.attention_backend = 'natten' cannot run here: .*available: auto"):
         train(recipe, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_run_is_answered_by_the_reason_alone(tmp_path, trained, notes):
+    train(trained({}), tmp_path / "run", device="cpu")
+    notes.clear()
+    other = trained({})
+    other = other.model_copy(update={"train": other.train.model_copy(update={"lr": 0.5})})
+    with pytest.raises(UsageError, match=r"is a run with different settings: train\.lr"):
+        train(other, tmp_path / "run", device="cpu")
+    assert notes == []

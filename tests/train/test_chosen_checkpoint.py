@@ -46,7 +46,7 @@ def run_of_three(tmp_path, trained):
 
 def find(run_and_reader, world):
     run, reader, recipe = run_and_reader
-    context = RunContext(recipe, run, world, reader, Callbacks(), RankFailureDetector(World()), deterministic=False)
+    context = RunContext(recipe, run, world, reader, Callbacks(), RankFailureDetector(World()), False, ())
     return _find_checkpoint(context)
 
 

@@ -34,6 +34,12 @@ FREE = (
     "settings.kernel_seed",
 )
 LABELS = "images.labels"
+SAMPLES = {
+    "images.samples.settings.": "images.sampling.",
+    "images.samples.seed": "images.seed",
+    "images.samples.weights_sha256": "images.weights_sha256",
+}
+"""Where a folder of samples has settings, by its samples.json, and where a checkpoint's result has them."""
 REFERENCE_HASHES = ("reference.fingerprint", "reference.sha256", "reference.root")
 
 
@@ -98,7 +104,15 @@ def compare_results(a: Path, b: Path, force: bool = False) -> Comparison:
 def _provenance(result: dict[str, Any]) -> dict[str, Any]:
     """Return what determines a result as key paths, without settings that have no value."""
     flat = flatten(result["passport"] | {"n": result["n"]})
-    return {key: value for key, value in flat.items() if value not in (None, "none")}
+    return {_common_key(key): value for key, value in flat.items() if value not in (None, "none")}
+
+
+def _common_key(key: str) -> str:
+    """Return the key under which a checkpoint's result has a setting that a folder's has from its samples.json."""
+    for recorded, own in SAMPLES.items():
+        if key.startswith(recorded):
+            return own + key.removeprefix(recorded)
+    return key
 
 
 def _short(value: Any) -> str:

@@ -129,3 +129,15 @@ def test_a_result_of_another_shape_ends_in_one_line(results, key, value):
 def test_a_missing_file_is_named(results, tmp_path):
     with pytest.raises(UsageError, match=r"none\.json: no such file; expected a result"):
         compare_results(tmp_path / "none.json", results()[0])
+
+
+def test_settings_that_a_folder_and_a_checkpoint_record_in_other_places_are_compared(results):
+    settings = {"sampler": "heun", "steps": 8}
+    a, b = results(lambda r: r["passport"]["images"].update(sampling=settings, seed=0, weights_sha256="1"))
+    first = json.loads(a.read_text())
+    first["passport"]["images"]["samples"] = {"settings": settings | {"steps": 9}, "seed": 0, "weights_sha256": "1"}
+    a.write_text(json.dumps(first))
+    found = {key: values for key, *values in compare_results(a, b).other}
+    assert found["images.sampling.steps"] == [9, 8]
+    unlike = [key for key in found if key.startswith("images.") and key not in ("images.path", "images.fingerprint")]
+    assert unlike == ["images.sampling.steps"]
