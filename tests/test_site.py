@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -42,10 +43,51 @@ def test_the_site_has_the_help_of_every_command(site):
 
 
 def test_the_site_loads_nothing_from_other_servers(site):
+    for page in site.glob("*.html"):
+        text = page.read_text()
+        loaded = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="([^"]+)"', text)
+        assert loaded
+        assert [address for address in loaded if "//" in address] == []
+        assert 'class="mermaid"' not in text  # the theme loads a script from unpkg.com for such diagrams
+
+
+def test_links_of_the_overview_are_titles_not_file_names(site):
     text = (site / "index.html").read_text()
-    loaded = re.findall(r'<(?:script|link|img)[^>]*(?:src|href)="([^"]+)"', text)
-    assert loaded
-    assert [address for address in loaded if "//" in address] == []
+    assert '<a href="python.html">Python</a> describes' in text and ">docs/" not in text
+
+
+def test_functions_of_the_api_are_headed_by_the_names_that_are_imported(site):
+    headings = re.findall(r'<h3 id="hdit_core[^>]*>(.*?)</h3>', (site / "api.html").read_text(), re.DOTALL)
+    names = [re.sub(r"<[^>]+>", "", heading).strip().partition("(")[0] for heading in headings]
+    assert "train" in names and not [name for name in names if "hdit_core" in name]
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless browser, or the reason why there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if program is None:
+        pytest.skip("there is no Chromium on the PATH; on Debian: apt-get install chromium")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+WIDER_THAN_WINDOW = "() => document.documentElement.scrollWidth > innerWidth"
+BROKEN_NAMES = """() => [...document.querySelectorAll("td:first-child code")].filter(
+    (name) => name.getClientRects().length > 1).map((name) => name.innerText)"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", ["index", "recipe", "results"])
+def test_pages_fit_the_window_and_names_in_tables_are_in_one_line(name, width, site, browser):
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto((site / f"{name}.html").as_uri())
+    assert not page.evaluate(WIDER_THAN_WINDOW)
+    assert page.evaluate(BROKEN_NAMES) == []
+    page.close()
 
 
 def test_the_figure_of_the_network_shows_every_level(site):

@@ -36,9 +36,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def overview() -> str:
-    """Return the README with links that are valid within `docs/`."""
-    text = (ROOT / "README.md").read_text()
+    """Return the README with links that are valid within `docs/`, and named by titles where they are named by files."""
+    text = re.sub(r"\[docs/([\w-]+\.md)\]", lambda match: f"[{_title(match[1])}]", (ROOT / "README.md").read_text())
     return re.sub(r'(\]\(|src=")docs/', r"\1", text)
+
+
+def _title(name: str) -> str:
+    """Return the heading of a page."""
+    return (ROOT / "docs" / name).read_text().partition("\n")[0].removeprefix("# ")
 
 
 def commands() -> str:

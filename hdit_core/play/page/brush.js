@@ -81,6 +81,19 @@
     showCursor(canvas);
   });
 
+  const clear = (canvas) => {
+    canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height);
+    delete canvas.dataset.painted;
+  };
+  // Gradio keeps the canvas when the image under it changes, with everything painted on it.
+  new MutationObserver((changes) => {
+    for (const {target} of changes) {
+      const canvas = target.closest(".brush")?.querySelector("canvas");
+      if (canvas) clear(canvas);
+    }
+  }).observe(document.body, {subtree: true, attributeFilter: ["src"]});
+
+  window.hditClearMask = () => document.querySelectorAll(".brush canvas").forEach(clear);
   window.hditMask = () => {
     const canvas = document.querySelector(".brush canvas");
     return canvas && canvas.dataset.painted ? canvas.toDataURL("image/png") : "";

@@ -10,7 +10,7 @@ from hdit_core.images import from_uint8, to_uint8
 from hdit_core.play import edits
 from hdit_core.play.live_sampling import Frame, MakeJob
 from hdit_core.play.page.markup import brush_canvas, one_picture, pictures, status
-from hdit_core.play.page.tab_context import HIDDEN, Component, Page, error_line
+from hdit_core.play.page.tab_context import HIDDEN, Component, Page, error_line, show_at_once
 from hdit_core.play.request import SampleForm, read_form, whole_number
 
 READ_MASK = "(...values) => [...values.slice(0, -1), window.hditMask()]"
@@ -57,7 +57,7 @@ class EditTab:
                     clear = gr.Button("Clear mask", min_width=100, elem_id="clear")
                     inpaint = gr.Button("Inpaint", variant="primary", min_width=100, elem_id="inpaint")
                 stop = gr.Button("Stop")
-        clear.click(self.clear_mask, self.image, canvas, **HIDDEN)
+        clear.click(None, js="() => window.hditClearMask()")  # the server does not know the mask
         mask = gr.Textbox(visible="hidden")
         outputs = [gr.HTML(elem_id="edit-status"), gr.HTML(elem_id="edit-images")]
         self.page.on_click(vary, stop, self.vary, {"image": self.image, "strength": strength}, outputs)
@@ -74,6 +74,7 @@ class EditTab:
             number = gr.Number(0, label="or image", min_width=90, scale=0, elem_id="sample-number")
             use = gr.Button("Take this sample", min_width=120, elem_id="use-sample")
         outputs = [chosen, canvas, self.image]
+        show_at_once(upload.upload, "reading the image", chosen)
         upload.upload(self.take_upload, upload, outputs, **HIDDEN)
         use.click(self.take_sample, [self.page.last, number], outputs, **HIDDEN)
 
@@ -117,10 +118,6 @@ class EditTab:
             return error_line(problem), gr.skip(), gr.skip()
         image = from_uint8(last.images[index][None].copy())[0]
         return status(f"image {last.captions[index]}"), canvas_of(image), image
-
-    def clear_mask(self, image: Any) -> str:
-        """Return the canvas without anything painted."""
-        return "" if image is None else canvas_of(image)
 
     def vary(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
         """Yield status line and variations."""

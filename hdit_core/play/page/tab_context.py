@@ -1,5 +1,6 @@
 """What all tabs share: the models, the settings, and how a button runs a job that can be stopped."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,6 +73,7 @@ class Page:
             return status("stopped")
 
         given = [self.visitor, *fields.values()]
+        show_at_once(button.click, "waiting: one computation runs at a time", outputs[0])
         event = button.click(run, given, list(outputs), concurrency_limit=1, concurrency_id=QUEUE, js=js, **HIDDEN)
         stop.click(end, self.visitor, outputs[0], cancels=[event], **HIDDEN)
 
@@ -89,6 +91,17 @@ class Page:
             yield status("stopped")
         except Exception as problem:
             yield error_line(problem)
+
+
+def show_at_once(listen: Callable[..., Any], text: str, line: Component) -> None:
+    """Show a text when something happens, before the server answers, which may be busy.
+
+    Args:
+        listen: of the component to which it happens, such as `button.click`.
+        text: what to show.
+        line: the status line.
+    """
+    listen(None, None, line, js=f"() => {json.dumps(status(text))}")
 
 
 def error_line(problem: Exception) -> str:

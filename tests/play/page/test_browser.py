@@ -121,13 +121,8 @@ def test_an_image_is_sampled_painted_and_inpainted_with_the_keyboard_alone(width
     assert differs.any() and not differs[:, 14:].any() and not differs[-4:].any() and fits(page)
 
 
-@pytest.mark.slow
-def test_the_painted_stroke_is_inpainted(open_page):
-    page = open_page(390)
-    page.get_by_role("button", name="Sample", exact=True).click()
-    original = shown_images(page, "#sample-images")[0]
-    page.get_by_role("tab", name="Edit").click()
-    page.locator("#use-sample").click()
+def paint_stroke(page):
+    """Paint from the left edge to the middle of the image, at half of its height."""
     canvas = page.locator(".brush canvas")
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()
@@ -135,6 +130,51 @@ def test_the_painted_stroke_is_inpainted(open_page):
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 0.4, box["y"] + box["height"] / 2, steps=3)
     page.mouse.up()
+
+
+def painted_pixels(page):
+    """Return how many pixels of the canvas show paint."""
+    return page.evaluate(
+        """() => {
+            const canvas = document.querySelector(".brush canvas");
+            const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+            return data.filter((value, index) => index % 4 === 3 && value > 0).length;
+        }"""
+    )
+
+
+@pytest.mark.parametrize("how", ["button", "image"])
+def test_the_mask_is_cleared_by_its_button_and_by_another_image(how, open_page):
+    page = open_page(1280)
+    page.get_by_label("Images").fill("2")
+    page.get_by_role("button", name="Sample", exact=True).click()
+    shown_images(page, "#sample-images")
+    page.get_by_role("tab", name="Edit").click()
+    page.locator("#use-sample").click()
+    page.locator(".brush canvas").wait_for()
+    paint_stroke(page)
+    assert painted_pixels(page) > 0
+    if how == "button":
+        page.locator("#clear").click()
+    else:
+        page.locator("#sample-number input").fill("1")
+        page.locator("#use-sample").click()
+        status_of(page, "edit-image", "image 1")
+    page.wait_for_function("document.querySelector('.brush canvas').dataset.painted === undefined")
+    assert painted_pixels(page) == 0
+    page.locator("#inpaint").click()
+    assert status_of(page, "edit", "nothing is painted")
+
+
+@pytest.mark.slow
+def test_the_painted_stroke_is_inpainted(open_page):
+    page = open_page(390)
+    page.get_by_role("button", name="Sample", exact=True).click()
+    original = shown_images(page, "#sample-images")[0]
+    page.get_by_role("tab", name="Edit").click()
+    page.locator("#use-sample").click()
+    page.locator(".brush canvas").wait_for()
+    paint_stroke(page)
     page.locator("#inpaint").click()
     differs = (shown_images(page, "#edit-images")[0] != original).any(-1)
     assert differs[8, 2:9].all() and not differs[:4].any() and not differs[:, 14:].any()
@@ -153,6 +193,21 @@ def test_stop_ends_a_long_computation_and_the_next_one_runs(open_page):
     page.get_by_label("Images").fill("1")
     page.get_by_role("button", name="Sample", exact=True).click()
     assert len(shown_images(page, "#sample-images")) == 1
+
+
+def test_a_second_window_says_that_it_waits_and_stops_waiting(open_page):
+    first, second = open_page(1280), open_page(1280)
+    first.get_by_label("Steps").fill("1000")
+    first.get_by_label("Images").fill("64")
+    first.get_by_role("button", name="Sample", exact=True).click()
+    status_of(first, "sample", "0 of 64 images")
+    second.get_by_role("button", name="Sample", exact=True).click()
+    status_of(second, "sample", "waiting: one computation runs at a time")
+    second.locator("#stop").click()
+    status_of(second, "sample", "stopped")
+    first.locator("#stop").click()
+    status_of(first, "sample", "stopped")
+    assert second.locator("#sample-images img").count() == 0
 
 
 def test_errors_are_one_line(open_page):
