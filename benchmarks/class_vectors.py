@@ -5,7 +5,7 @@
 `classes.csv` is for `hdit prepare-data mnist --vectors`: one number per class, 5.2 for the digit's and -0.58 for the
 others, so that each has a mean of 0 and a standard deviation of sqrt(3). The network's first weights for E numbers have
 a variance of 1 / (3 E), so that the vector is embedded with a variance of 1, as a class is.
-`vectors.npy` is for `hdit sample --vector`: row i is class i, so that sample i gets class i modulo 10, as from a
+`vectors.npy` is for `hdit sample --vectors`: row i is class i, so that sample i gets class i modulo 10, as from a
 class-conditional network.
 """
 

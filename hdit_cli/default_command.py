@@ -38,7 +38,12 @@ class DefaultCommand(HelpCommand):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Return the context of the command instead of that of the group."""
-        inside = parent is not None
-        return super().make_context(
-            parent.info_name if inside else info_name, args, parent=parent.parent if inside else None, **extra
-        )
+        if parent is not None:
+            info_name, parent, extra = parent.info_name, parent.parent, {**extra, "obj": parent}
+        return super().make_context(info_name, args, parent=parent, **extra)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write its options and the subcommands of the group."""
+        super().format_options(ctx, formatter)
+        if isinstance(ctx.obj, type(ctx)) and isinstance(ctx.obj.command, HelpGroup):  # not options' own object
+            ctx.obj.command.format_commands(ctx.obj, formatter)

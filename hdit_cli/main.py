@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
 from typer.main import get_command
 
 from hdit_cli.console import printable, show_log_messages
+from hdit_cli.help_format import HelpGroup
 from hdit_cli.plugins import discover_commands, load_command
 from hdit_cli.ranks import wait_for_main_rank
 from hdit_core.errors import (
@@ -42,7 +42,7 @@ ENVIRONMENT_ERRORS = {
 }  # fmt: skip
 
 
-class CommandGroup(TyperGroup):
+class CommandGroup(HelpGroup):
     """The subcommands of every installed package; a module is loaded when its command is run or listed."""
 
     def __init__(self, **settings: Any) -> None:
@@ -118,7 +118,8 @@ def hdit(
 ) -> None:
     """Train, sample from and evaluate Hourglass Diffusion Transformers (pixel-space image diffusion).
 
-    Typical workflow: prepare-data, train, sample, eval-fid. `hdit help COMMAND` describes a command.
+    Typical workflow: prepare-data, train, sample, eval-fid. A recipe is a TOML file with the settings of a run; `hdit
+    recipe list` prints the built-in ones. `hdit help COMMAND` describes a command.
     """
 
 

@@ -18,6 +18,9 @@ SECONDS_TO_FIRST_LINE = 3.0  # of progress, if stderr is not a terminal
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_OF_SILENCE = 60.0  # after which a line reports that the task is still running
 MIN_BAR_COLUMNS = 6
+# The time left is shown after so many updates since the first one, so many seconds, or such a share of the work: the
+# first steps are slow.
+UPDATES_TO_ESTIMATE, SECONDS_TO_ESTIMATE, SHARE_TO_ESTIMATE = 2, 30.0, 0.1
 
 # Control characters, characters that change the writing direction, and bytes of a file name that are not UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -85,6 +88,7 @@ class ProgressBar:
         self.per_s: float | None = None
         self.show: Callable[[], None] = lambda: None
         self._first: tuple[int, float] | None = None  # done and time at the first update: resumed work is not speed
+        self._updates = 0  # after the first one
 
     def update(self, done: int, total: int | None = None, remark: str = "", per_s: float | None = None) -> None:
         """Set the number of finished items.
@@ -95,6 +99,7 @@ class ProgressBar:
             remark: shown after the progress, such as a loss.
             per_s: throughput; by default measured from the first update on.
         """
+        self._updates += self._first is not None and done > self.done
         self.done, self.total, self.remark = done, self.total if total is None else total, remark
         self._first = self._first or (done, time.monotonic())
         self.per_s = per_s
@@ -107,12 +112,21 @@ class ProgressBar:
         short = [f"{self.done / self.total:.0%}"] if self.total else [f"{self.done:,}"]
         if per_s := self._rate():
             digits = f"{per_s:,.3g}" if per_s < 1000 else f"{per_s:,.0f}"
-            left = [f"{duration((self.total - self.done) / per_s)} left"] if self.total is not None else []
+            seconds_left = None if self.total is None else (self.total - self.done) / per_s
+            left = [f"{duration(seconds_left)} left"] if seconds_left is not None and self._can_estimate() else []
             long += [f"{digits} {self.unit}/s", *left]
             short += [f"{digits}/s", *left]
         remarks = self.remark.split(", ") if self.remark else []
         texts = [", ".join([*long, *remarks]), ", ".join([*short, *remarks]), ", ".join([*short, *remarks[-1:]])]
         return next((text for text in texts if len(text) <= most), ", ".join(short))
+
+    def _can_estimate(self) -> bool:
+        """Return whether the throughput so far says something about the time left."""
+        if self.total is None or self._first is None:
+            return False
+        is_advanced = self.done - self._first[0] >= SHARE_TO_ESTIMATE * self.total
+        is_late = time.monotonic() - self._first[1] >= SECONDS_TO_ESTIMATE
+        return is_advanced or is_late or self._updates >= UPDATES_TO_ESTIMATE
 
     def _rate(self) -> float | None:
         if self.per_s is not None:

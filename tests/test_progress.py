@@ -77,8 +77,9 @@ def test_the_log_has_a_line_per_minute_for_a_task_without_progress(capsys, monke
 def test_the_speed_counts_only_what_this_process_has_done(clock):
     bar = progress.ProgressBar("train", "images", 1_000_000)
     bar.update(900_000)
-    clock.now += 10
-    bar.update(920_000)
+    for done in (910_000, 920_000):
+        clock.now += 5
+        bar.update(done)
     assert bar.text() == "920,000 of 1,000,000 images, 2,000 images/s, 0:40 left"
 
 
@@ -93,9 +94,30 @@ def test_a_task_of_unknown_length_has_no_remaining_time(clock):
 def test_durations_above_an_hour_are_written_in_hours(clock):
     bar = progress.ProgressBar("train", "images", 10_000)
     bar.update(0)
-    clock.now += 10
-    bar.update(10)
+    for done in (5, 10):
+        clock.now += 5
+        bar.update(done)
     assert bar.text().endswith("2:46:30 left")
+
+
+def test_the_time_left_is_shown_from_the_second_step_half_a_minute_or_a_tenth_of_the_work_on(clock):
+    slow_first_step = {"per_s": 0.04}
+    bar = progress.ProgressBar("train", "images", 48_000)
+    bar.update(32, **slow_first_step)
+    assert bar.text() == "32 of 48,000 images, 0.04 images/s"
+    clock.now += 1
+    bar.update(64, **slow_first_step)
+    assert "left" not in bar.text()
+    clock.now += 1
+    bar.update(96, per_s=32.0)
+    assert bar.text() == "96 of 48,000 images, 32 images/s, 24:57 left"
+
+    for seconds, done, is_shown in ((29, 100, False), (30, 100, True), (1, 4_899, True)):
+        bar = progress.ProgressBar("score", "images", 48_000)
+        bar.update(0)
+        clock.now += seconds
+        bar.update(done)
+        assert ("left" in bar.text()) is is_shown
 
 
 def test_progress_on_a_terminal_is_a_bar_on_stderr(capsys, monkeypatch):

@@ -204,7 +204,7 @@ def test_an_upload_that_is_refused_is_one_line(tmp_path, run, hub):
     assert "Traceback" not in messages
     code, messages = hdit(tmp_path, "export", run, "--to", "s3://bucket/faces", HF_ENDPOINT=hub.address)
     assert code == 2
-    assert "--to s3://bucket/faces: expected a folder, or hf://OWNER/NAME" in messages
+    assert "--out s3://bucket/faces: expected a folder, or hf://OWNER/NAME" in messages
 
 
 class _Quiet(SimpleHTTPRequestHandler):

@@ -120,5 +120,5 @@ def test_the_commands_of_the_wheel_run(installed):
     assert "recipe " in installed("hdit", "--help")
     assert "broken" not in installed("hdit", "--help")
     assert "mnist32" in installed("hdit", "recipe", "list")
-    assert "1024" in installed("hdit", "flops", "--res", "1024")
+    assert "1024" in installed("hdit", "flops", "--sizes", "1024")
     assert "num_classes = 10" in installed("hdit", "recipe", "show", "mnist32")

@@ -29,7 +29,7 @@ ThreadsOption = Annotated[
     typer.Option("--threads", min=1, help="CPU threads.", show_default="OMP_NUM_THREADS, or all cores"),
 ]
 SecondsOption = Annotated[
-    float, typer.Option("--seconds", min=0.0, metavar="S", help="Approximate time per measurement, in seconds.")
+    float, typer.Option("--seconds", min=0.0, metavar="SECONDS", help="Approximate time per measurement.")
 ]
 GuideOption = Annotated[
     str | None,
@@ -66,10 +66,11 @@ def attention(
     seconds: SecondsOption = 2.0,
     json: JsonOption = False,
 ) -> None:
-    """Time every available implementation of neighborhood attention, and report its peak memory.
+    """Time the implementations of neighborhood attention.
 
-    Sizes are those of the token grid, for one image. The lower bound is the time of the matrix products alone at the
-    rate that large products reach on this machine.
+    Prints time and peak memory of every implementation that is available. Sizes are those of the token grid, for one
+    image. The lower bound is the time of the matrix products alone at the rate that large products reach on this
+    machine.
 
     Example:
       hdit bench attention --sizes 32,64 --threads 1
@@ -100,8 +101,9 @@ def train(
     seconds: SecondsOption = 15.0,
     json: JsonOption = False,
 ) -> None:
-    """Time the training step of a recipe: images/s, utilization, data wait, peak memory.
+    """Time the training step of a recipe.
 
+    Prints images/s, utilization, data wait (the share of the time that is spent waiting for data) and peak memory.
     Utilization is the model's FLOP/s over the FLOP/s of large matrix products on this machine. On a CPU the peak
     memory is that of a separate process, including weights and optimizer.
 
@@ -132,10 +134,12 @@ def sample(
     seconds: SecondsOption = 15.0,
     json: JsonOption = False,
 ) -> None:
-    """Time one denoiser evaluation of a recipe, including guidance: images/s, utilization, peak memory.
+    """Time one denoiser evaluation of a recipe.
+
+    An evaluation includes guidance. Prints images/s, utilization and peak memory.
 
     Example:
-      hdit bench sample imagenet128 --guide imagenet128 --set sample.batch_size=2
+      hdit bench sample imagenet128 --guide imagenet128
     """
     from hdit_cli.tables.bench import sample_lines
     from hdit_core.recipe.read import read_recipe
@@ -161,17 +165,18 @@ def scaling(
     width: Annotated[int, typer.Option("--width", min=1, help="Width of the innermost level; HDiT-B has 768.")] = 128,
     most_s: Annotated[
         float,
-        typer.Option("--most", min=0.0, metavar="S", help="Skip cases that take longer than S seconds."),
+        typer.Option("--most", min=0.0, metavar="SECONDS", help="Skip cases that take longer than this."),
     ] = 5.0,
     device: DeviceOption = "auto",
     threads: ThreadsOption = None,
     seconds: SecondsOption = 2.0,
     json: JsonOption = False,
 ) -> None:
-    """Time HDiT-B/4 and a DiT of the same width over image sizes, and fit scaling exponents of time and memory.
+    """Time HDiT and DiT over image sizes.
 
-    Both networks are narrowed to --width. HDiT gets one more level per doubling of the size, as in the paper.
-    Exponents are fitted from 256x256 on.
+    Times HDiT-B/4 and a DiT of the same width, and fits scaling exponents of time and memory. Both networks are
+    narrowed to --width. HDiT gets one more level per doubling of the size, as in the paper. Exponents are fitted from
+    256x256 on.
 
     Example:
       hdit bench scaling --sizes 64,128,256 --threads 1
@@ -196,21 +201,23 @@ def scaling(
 def data(
     pictures: Annotated[
         Path | None,
-        typer.Argument(metavar="DIR", help="Folder of pictures.", show_default="generated noise"),
+        typer.Argument(metavar="DIR", help="Folder of images.", show_default="generated noise"),
     ] = None,
     size: SizeOption = "256",
-    images: Annotated[int, typer.Option("--images", min=1, help="Number of pictures.")] = 200,
+    images: Annotated[int, typer.Option("--count", "-n", "--images", min=1, help="Number of images.")] = 200,
     seconds: SecondsOption = 15.0,
     json: JsonOption = False,
 ) -> None:
-    """Time preparation and reading of pictures against a Pillow-only baseline.
+    """Time preparation and reading of images.
+
+    The baseline reads, resizes and writes the same images with Pillow alone.
 
     Example:
-      hdit bench data photos/ --size 128 --images 100
+      hdit bench data photos/ --size 128 --count 100
     """
     height, width = image_size(size or "256")
     if pictures is not None and not pictures.is_dir():
-        raise UsageError(f"{pictures}: expected a folder of pictures")
+        raise UsageError(f"{pictures}: expected a folder of images")
 
     from hdit_cli.tables.bench import data_lines
     from hdit_core.bench.data import bench_data

@@ -15,7 +15,7 @@ app = typer.Typer(add_completion=False)
 def convert(
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="Run, checkpoint folder or file.")],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="Safetensors file to write; never overwritten.")],
-    to: Annotated[Literal["hdit", "k-diffusion"], typer.Option(help="Output format.")] = "hdit",
+    to: Annotated[Literal["hdit", "k-diffusion"], typer.Option("--format", "--to", help="Format to write.")] = "hdit",
     weights: WeightsOption = "ema",
     trust_pickle: Annotated[
         bool,
@@ -26,10 +26,10 @@ def convert(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Convert weights from and to k-diffusion, losslessly.
+    """Convert weights from and to the format of k-diffusion.
 
-    Reads and writes k-diffusion inference checkpoints (safetensors); also reads its training checkpoints (.pth), and
-    flows of PMRF (.ckpt, or its folder on the Hugging Face hub).
+    The conversion is lossless. Reads and writes k-diffusion inference checkpoints (safetensors); also reads its
+    training checkpoints (.pth), and flows of PMRF (.ckpt, or its folder on the Hugging Face hub).
 
     Example: hdit convert kdiffusion.safetensors flowers.safetensors
     """

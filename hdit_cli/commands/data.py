@@ -36,7 +36,7 @@ def _verdict_lines(verdict: "VerifyReport") -> list[str]:
         ("checked", ", ".join([counted(verdict.images, "image"), counted(verdict.shards, "shard"), size])),
         ("level", verdict.level),
         ("damaged", counted(len(verdict.defects), "part") if verdict.defects else "nothing"),
-        ("root hash", verdict.root or "-"),
+        ("checksum", verdict.root or "-"),
     ]
     return [*(f"{damage.file}: {damage.problem}" for damage in verdict.defects), *align(rows)]
 
@@ -53,7 +53,8 @@ def verify(
 ) -> None:
     """Find every damaged part of a data set.
 
-    Every byte is compared with the manifest. Damaged parts are listed, one per line, with exit code 3.
+    Compares every byte of the shards with the checksums in the manifest. Damaged shards, images and index entries are
+    listed, one per line, with exit code 3.
 
     Example: hdit data verify data/faces --deep
     """
@@ -78,12 +79,15 @@ def show(
     folder: DataSetArgument,
     sheet: Annotated[
         Path | None,
-        typer.Option("--sheet", metavar="FILE.png", help="Write a contact sheet of the images."),
+        typer.Option("--sheet", metavar="FILE.png", help="Write an image grid of the data set."),
     ] = None,
-    images: Annotated[int, typer.Option("--images", min=1, max=4096, help="Images on the sheet.")] = 64,
+    images: Annotated[int, typer.Option("--count", "-n", "--images", min=1, max=4096, help="Images in the grid.")] = 64,
     json: JsonOption = False,
 ) -> None:
-    """Print contents, classes, pixel statistics and preparation settings.
+    """Print what a data set contains and how it was prepared.
+
+    Prints the number of images, their size, the classes, mean and standard deviation of the pixels, and the settings
+    of the preparation.
 
     Example: hdit data show data/faces --sheet faces.png
     """
@@ -97,5 +101,5 @@ def show(
         from hdit_core.data.loader.contact_sheet import write_contact_sheet
 
         write_contact_sheet(folder, sheet, images)
-        note(f"{sheet}: contact sheet written")
+        note(f"wrote {sheet}")
     emit(describe(folder, manifest), json, describe_lines(folder, manifest))

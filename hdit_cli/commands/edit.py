@@ -9,7 +9,7 @@ from hdit_cli.commands.edit_ode import invert, likelihood
 from hdit_cli.console import note
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.sampling import GuidanceOptions, ImagesOutOption, ModelOptions, SamplingOptions
-from hdit_cli.options.shared import INPUT, OUTPUT, DeviceOption, JsonOption
+from hdit_cli.options.shared import OUTPUT, DeviceOption, JsonOption
 from hdit_cli.output import check_out, is_stream
 from hdit_cli.session import open_session
 from hdit_core.errors import UsageError
@@ -24,16 +24,14 @@ MOST_FRAMES = 10_000
 
 CountOption = Annotated[
     int,
-    typer.Option("--count", "--n", "-n", min=1, help="Number of images.", rich_help_panel=OUTPUT),
+    typer.Option("--count", "-n", "--n", min=1, help="Number of images.", rich_help_panel=OUTPUT),
 ]
 FramesOption = Annotated[
     int,
     typer.Option(min=2, max=MOST_FRAMES, help="Number of frames, endpoints included.", rich_help_panel=OUTPUT),
 ]
-InitOption = Annotated[
-    Path,
-    typer.Option("--init", metavar="IMAGE", help="Input image of any format and size.", rich_help_panel=INPUT),
-]
+InitArgument = Annotated[Path | None, typer.Argument(metavar="IMAGE", help="Input image of any format and size.")]
+InitOption = Annotated[Path | None, typer.Option("--init", hidden=True)]  # the old way to give IMAGE
 StrengthOption = Annotated[
     float,
     typer.Option(
@@ -72,7 +70,7 @@ WebpOption = Annotated[
 def edit() -> None:
     """Image-to-image, inpainting, interpolation, inversion.
 
-    Example: hdit edit vary --init photo.png --ckpt runs/faces --strength 0.5
+    Example: hdit edit vary photo.png --ckpt runs/faces --strength 0.5
     """
 
 
@@ -80,8 +78,9 @@ def edit() -> None:
 @grouped_options
 def vary(
     *,
+    init: InitArgument = None,
+    old_init: InitOption = None,
     model: ModelOptions,
-    init: InitOption,
     strength: StrengthOption = 0.6,
     count: CountOption = 4,
     out: ImagesOutOption = Path("variations"),
@@ -90,21 +89,22 @@ def vary(
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Image-to-image (SDEdit): variations of an image, or upscaling.
+    """Generate variations of an image, or upscale it (SDEdit).
 
-    The image is noised and denoised again, after upscaling if --size is larger. The strength is the fraction of sampler
-    steps that are run. Variation i has the noise of image i of hdit sample.
+    The image is resized to --size (a small one is upscaled), noised, and denoised again. The strength is the fraction
+    of sampler steps that are run. Variation i has the noise of image i of hdit sample.
 
     Examples:
-      hdit edit vary --init photo.png --ckpt runs/faces --strength 0.5 --count 8
-      hdit edit vary --init small.png --ckpt runs/faces --size 1024 --strength 0.4
+      hdit edit vary photo.png --ckpt runs/faces --strength 0.5 --count 8
+      hdit edit vary small.png --ckpt runs/faces --strength 0.3 --count 1
     """
+    picture = _one_image(init, old_init)
     check_out(out)
     with open_session(model, guidance, device, sampling.seed, sampling.settings) as session:
         from hdit_core.generate.edit.img2img import img2img
         from hdit_core.generate.job import SamplingJob
 
-        image = session.read_image(init)
+        image = session.read_image(picture)
         generate = img2img(session.pipeline, image.image[None], strength)
         edit = {"kind": "vary", "picture_sha256": image.sha256, "strength": strength}
         job = SamplingJob(session.pipeline, range(count), sampling.class_id, generate_batch=generate, edit=edit)
@@ -126,7 +126,7 @@ def inpaint(
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Inpaint: regenerate the white region of a mask.
+    """Regenerate the white region of a mask (inpainting).
 
     Pixels outside the mask are unchanged (after resizing to the model's resolution).
 
@@ -172,7 +172,8 @@ def interpolate(
     The endpoints are the images of these indices from hdit sample. Class embeddings are interpolated too. For a real
     image give the noise written by hdit edit invert.
 
-    Example: hdit edit interpolate 3 7 --ckpt runs/faces --frames 24 --out frames --webp frames.webp
+    Example:
+      hdit edit interpolate 3 7 --ckpt runs/faces --frames 24 --webp frames.webp
     """
     check_out(out)
     check_output("--webp", webp, ".webp")
@@ -191,6 +192,16 @@ def interpolate(
         session.run(job, out, json)
         if webp is not None and session.world.is_main:
             _animate(job, out, webp)
+
+
+def _one_image(image: Path | None, old_spelling: Path | None) -> Path:
+    """Return the input image, which is given as IMAGE or as --init IMAGE."""
+    if image is not None and old_spelling is not None:
+        raise UsageError(f"{image} and --init {old_spelling}: expected one image")
+    given = old_spelling if image is None else image
+    if given is None:
+        raise UsageError("missing argument 'IMAGE' (see 'hdit edit vary --help')")
+    return given
 
 
 app.command()(invert)

@@ -10,7 +10,7 @@ import typer
 from hdit_cli.console import emit, emit_line, note, printable, progress
 from hdit_cli.options.grouped import grouped_options
 from hdit_cli.options.sampling import GuidanceOptions, ModelOptions
-from hdit_cli.options.shared import INPUT, OUTPUT, BatchSizeOption, DeviceOption, JsonOption, SeedOption
+from hdit_cli.options.shared import INPUT, OUTPUT, BatchSizeOption, DeviceOption, JsonOption
 from hdit_cli.session import open_session
 from hdit_core.files import check_output
 
@@ -62,17 +62,17 @@ ToleranceOption = Annotated[
 ImagesArgument = Annotated[
     str,
     typer.Argument(
-        metavar="IMAGES", help="An image, a folder, archive or npz of images, a data set, or - for a tar on stdin."
+        metavar="IMAGES", help="Image, or folder, archive, npz or data set of images; - for a tar on stdin."
     ),
 ]
 CountOption = Annotated[
     int | None,
     typer.Option(
         "--count",
-        "--n",
         "-n",
+        "--n",
         min=1,
-        help="Random subset of this many images, drawn by --seed.",
+        help="Random subset of this many images.",
         show_default="all",
         rich_help_panel=INPUT,
     ),
@@ -82,6 +82,10 @@ ProbesOption = Annotated[
     typer.Option(
         min=1, max=1000, help="Hutchinson probes per image; more reduce the variance.", rich_help_panel=SOLVER
     ),
+]
+ProbeSeedOption = Annotated[
+    int,
+    typer.Option("--seed", min=0, help="Random seed of dequantization, probes and --count.", rich_help_panel=SOLVER),
 ]
 EachOption = Annotated[
     bool,
@@ -117,12 +121,13 @@ def invert(
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Invert an image to its noise latent (probability-flow ODE).
+    """Invert an image to its noise (probability-flow ODE).
 
     Reports the round-trip error, in units of 1/255, and the noise's standard deviation, which should be close to 1.
     The noise file is an endpoint for hdit edit interpolate.
 
-    Example: hdit edit invert photo.png --ckpt runs/faces --out photo.safetensors --back back.png
+    Example:
+      hdit edit invert photo.png --ckpt runs/faces --out photo.safetensors
     """
     check_output("--out", out, ".safetensors", new=True)
     check_output("--back", back, ".png", ".npy")
@@ -181,18 +186,18 @@ def likelihood(
     probes: ProbesOption = 1,
     tolerance: ToleranceOption = 1e-4,
     each: EachOption = False,
-    seed: SeedOption = 0,
+    seed: ProbeSeedOption = 0,
     batch_size: BatchSizeOption = None,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Compute negative log-likelihood in bits per dimension, with its standard error.
+    """Compute the negative log-likelihood in bits per dimension.
 
-    Pixels are uniformly dequantized, so the result is an upper bound in expectation. The density is that of the
-    probability-flow ODE at the recipe's sigma_min, with Hutchinson's trace estimator; both use --seed. Guidance does
-    not apply: guided samples have no tractable density.
+    The result has a standard error. Pixels are uniformly dequantized, so the result is an upper bound in expectation.
+    The density is that of the probability-flow ODE at the recipe's sigma_min, with Hutchinson's trace estimator; both
+    use --seed. Guidance does not apply: guided samples have no tractable density.
 
-    Example: hdit edit likelihood data/faces-test --ckpt runs/faces --count 1000 --json
+    Example: hdit edit likelihood data/faces-test --ckpt runs/faces --count 1000
     """
     with open_session(model, None, device, seed, {"batch_size": batch_size}) as session:
         from hdit_core.generate.edit.likelihood import bits_per_dim, open_labelled_images

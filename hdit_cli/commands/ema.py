@@ -24,21 +24,23 @@ def ema(
     ],
     stds: Annotated[
         list[str],
-        typer.Option("--std", metavar="SIGMA_REL", help="EMA length (sigma_rel), up to 0.288; repeatable."),
+        typer.Option("--length", "--std", metavar="LENGTH", help="EMA length (sigma_rel), up to 0.288; repeatable."),
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="File to write.", show_default="in RUN/averages"),
+        typer.Option("--out", "-o", metavar="FILE.safetensors", help="File to write.", show_default="in RUN/averages"),
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Reconstruct EMA weights of any length (EDM2).
 
-    profile_error: relative error against the EMA profile tracked during training. rounding: amplification of the
-    snapshots' 16-bit rounding error.
+    The run needs snapshots: train it with train.ema_profiles (which no built-in recipe sets). The output has two
+    quality measures for each length: profile_error, the relative error of the reconstruction against an EMA that was
+    tracked during training, and rounding, the factor by which it amplifies the 16-bit rounding error of the snapshots.
 
     Examples:
-      hdit ema --std 0.08 runs/faces
+      hdit train ffhq1024 --out runs/faces --set 'train.ema_profiles=[0.05, 0.1]'
+      hdit ema runs/faces --length 0.08
       hdit sample --ckpt runs/faces --weights 0.08
     """
     from hdit_core.checkpoint.ema.post_hoc import build_post_hoc_ema, plan_post_hoc_ema

@@ -29,7 +29,8 @@ from hdit_cli.options.evaluation import (
     ScoringOptions,
 )
 from hdit_cli.options.grouped import grouped_options
-from hdit_cli.options.shared import JsonOption, OutOption
+from hdit_cli.options.scored_sets import StatisticsOptions, StatisticsOutOption, SubsetCountOption
+from hdit_cli.options.shared import JsonOption
 from hdit_cli.stopping import stopping_early
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ app = typer.Typer(
 )
 
 
-@app.command(DEFAULT, cls=DefaultCommand, epilog="Also: hdit eval-fid stats --help, hdit eval-fid compare --help.")
+@app.command(DEFAULT, cls=DefaultCommand)
 @grouped_options
 def eval_fid(
     *,
@@ -64,12 +65,14 @@ def eval_fid(
 
     Examples:
       hdit eval-fid samples/ --ref data/faces
-      hdit eval-fid --ckpt runs/faces --n 50000 --report faces.html
-      hdit sample --ckpt runs/faces --n 50000 --out - | hdit eval-fid - --ref faces.npz
+      hdit eval-fid --ckpt runs/faces --count 50000 --report faces.html
+      hdit sample --ckpt runs/faces --count 50000 --out - | \\
+        hdit eval-fid - --ref faces.npz
       hdit eval-fid restored/ --ref originals/ --paired
 
-    Reported as FID and KID only with Inception and clean-fid resizing; other extractors give FD-NAME and KD-NAME.
-    Under torchrun the ranks share the work; the result is bit-identical for any number of ranks.
+    The distances are called FID and KID with Inception and clean-fid's resizing only; with other extractors they are
+    called FD-NAME and KD-NAME. Under torchrun the ranks share the work; the result is bit-identical for any number of
+    ranks.
     """
     from hdit_core.evaluate.settings import ScoreSettings
 
@@ -85,13 +88,13 @@ def eval_fid(
 def stats(
     *,
     data: DataArgument,
-    out: OutOption,
-    num: CountOption = None,
-    scoring: ScoringOptions,
+    out: StatisticsOutOption,
+    num: SubsetCountOption = None,
+    scoring: StatisticsOptions,
     keep_features: KeepOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Save the statistics of a set of images, for use as --ref without reading the images again.
+    """Save the statistics of a set of images, for use as --ref.
 
     Example:
       hdit eval-fid stats data/faces --out faces.npz
@@ -125,10 +128,10 @@ def _score(settings: "ScoreSettings", json: bool) -> None:
 def compare(
     a: Annotated[Path, typer.Argument(metavar="A.json", help="A result of --json.")],
     b: Annotated[Path, typer.Argument(metavar="B.json", help="Another result.")],
-    force: Annotated[bool, typer.Option("--force", help="Compare despite different settings.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Compare results that were measured differently.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Compare two results; refuse if they were measured differently.
+    """Compare two results, if they were measured alike.
 
     Example:
       hdit eval-fid compare before.json after.json

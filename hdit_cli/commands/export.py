@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from hdit_cli.console import align, emit, note
-from hdit_cli.options.shared import DeviceOption, DrawnWeightsOption, JsonOption, SeedOption
+from hdit_cli.options.shared import DeviceOption, DrawnWeightsOption, JsonOption
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -20,11 +20,12 @@ SourceArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run, checkp
 FolderOption = Annotated[
     Path,
     typer.Option(
-        "--to",
         "--out",
         "-o",
+        "--to",
         metavar="DIR",
-        help="The folder to create, or hf://OWNER/NAME to upload it to the Hugging Face hub.",
+        help="Folder to create; or hf://OWNER/NAME to upload it to the Hugging Face hub, which needs the extra "
+        "hdit-toolkit[hub] and the login of `hf auth login`.",
         rich_help_panel="Output",
     ),
 ]
@@ -40,7 +41,8 @@ DiffusersOption = Annotated[
     bool,
     typer.Option(
         "--diffusers",
-        help="Export for the diffusers library instead: DiffusionPipeline.from_pretrained loads it.",
+        help="Export for the diffusers library instead, without image grid and model card: "
+        "DiffusionPipeline.from_pretrained(DIR, trust_remote_code=True) loads it.",
         rich_help_panel="Output",
     ),
 ]
@@ -54,15 +56,18 @@ PublicOption = Annotated[
     bool,
     typer.Option("--public", help="Make a new repository of the hub public.", rich_help_panel="Output"),
 ]
+GridSeedOption = Annotated[
+    int, typer.Option("--seed", min=0, help="Random seed of these samples.", rich_help_panel="Sampling")
+]
 CountOption = Annotated[
     int,
     typer.Option(
         "--count",
-        "--n",
         "-n",
+        "--n",
         min=0,
         max=100,
-        help="Images on the sample sheet; 0: no sheet.",
+        help="Samples in the image grid of the model card; 0: no grid.",
         rich_help_panel="Sampling",
     ),
 ]
@@ -78,18 +83,18 @@ def export(
     diffusers: DiffusersOption = False,
     program: ProgramOption = False,
     count: CountOption = 16,
-    seed: SeedOption = 0,
+    seed: GridSeedOption = 0,
     public: PublicOption = False,
     device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
     """Export a model to a folder or to the Hugging Face hub.
 
-    The model card has a placeholder for your license. Uploads use the login of `hf auth login`.
+    Writes weights, recipe, and a model card with an image grid and a placeholder for your license.
 
     Examples:
-      hdit export runs/faces --to faces-model --dtype bfloat16 --program
-      hdit export runs/faces --to hf://me/faces --diffusers
+      hdit export runs/faces --out faces-model --dtype bfloat16 --program
+      hdit export runs/faces --out hf://me/faces --public
     """
     from hdit_core.generate.export.export import ExportSettings
     from hdit_core.generate.export.push import hub_repository, push
@@ -97,7 +102,7 @@ def export(
     settings = ExportSettings(weights, dtype, file_format, count, seed, program, device)
     repository = hub_repository(to)
     if public and repository is None:
-        raise UsageError("--public: only a repository on the hub is public or private; give --to hf://OWNER/NAME")
+        raise UsageError("--public: only a repository on the hub is public or private; give --out hf://OWNER/NAME")
     with TemporaryDirectory() as temporary:
         folder = to if repository is None else Path(temporary) / "model"
         result = _export_as(diffusers, source, folder, settings)

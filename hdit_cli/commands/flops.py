@@ -21,9 +21,11 @@ DEFAULT_SIZES = "128,256,512,1024,2048"
 ResolutionOption = Annotated[
     str | None,
     typer.Option(
+        "--sizes",
         "--res",
         metavar="N|HxW,...",
-        help=f"Image sizes in pixels, separated by commas. [default: the recipe's, or {DEFAULT_SIZES}]",
+        help="Image sizes in pixels, separated by commas.",
+        show_default=f"of RECIPE, or {DEFAULT_SIZES}",
     ),
 ]
 AgainstOption = Annotated[
@@ -36,11 +38,13 @@ AgainstOption = Annotated[
 ]
 KernelOption = Annotated[
     str | None,
-    typer.Option("--kernel", metavar="K,...", help="Attention window sizes, e.g. 5,7,9; one network each."),
+    typer.Option(
+        "--kernel-sizes", "--kernel", metavar="K,...", help="Attention window sizes, e.g. 5,7,9; one network each."
+    ),
 ]
 PatchOption = Annotated[
     str | None,
-    typer.Option("--patch", metavar="P,...", help="Patch sizes, e.g. 2,4,8; one network each."),
+    typer.Option("--patch-sizes", "--patch", metavar="P,...", help="Patch sizes, e.g. 2,4,8; one network each."),
 ]
 CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV: one row per network, size, level and operation.")]
 PlotOption = Annotated[
@@ -64,12 +68,12 @@ def flops(
     """Count a network's parameters, MACs and FLOPs.
 
     Counts the network of a recipe, or HDiT-B/4 (ablation E of the paper) scaled to each size by the paper's rule, and
-    compares it with DiT-B/4 or the networks of --against. A single network at a single size is broken down by level
-    and operation. Several are compared, with fitted scaling exponents.
+    compares it with DiT-B/4 or the networks of --against. For one image size, prints the counts of each level and
+    operation; for several sizes or networks, a comparison with fitted scaling exponents.
 
     Examples:
       hdit flops ffhq1024
-      hdit flops --res 128,256,512,1024 --against dit-b/4,u-vit-m/4,adm --plot scaling.svg
+      hdit flops --against dit-b/4,u-vit-m/4,adm --plot scaling.svg
     """
     from hdit_cli.tables.flops import lines
     from hdit_core.flops.report import as_csv, as_dict
@@ -91,7 +95,7 @@ def _compare(
     from hdit_core.recipe.read import read_recipe
 
     baselines = [] if against == "none" else [baseline(name) for name in against.split(",")]
-    sides = {"kernels": _sides("--kernel", kernels), "patches": _sides("--patch", patches)}
+    sides = {"kernels": _sides("--kernel-sizes", kernels), "patches": _sides("--patch-sizes", patches)}
     if recipe:
         model = read_recipe(recipe, overrides).model
         return compare_recipe(recipe, model, _image_sizes(resolutions), baselines, **sides)
@@ -112,13 +116,13 @@ def _image_sizes(text: str | None) -> list[tuple[int, int]]:
         return [image_size(size) for size in text.split(",")] if text is not None else []
     except UsageError:
         raise UsageError(
-            f"--res {text}: expected N or HEIGHTxWIDTH in pixels, separated by commas, for example 256 or 512x768,1024"
+            f"--sizes {text}: expected N or HEIGHTxWIDTH in pixels, separated by commas, such as 256 or 512x768,1024"
         ) from None
 
 
 def _plot(comparison: "Comparison", path: Path) -> None:
     if any(curve.exponent is None for curve in comparison.curves):
-        raise UsageError(f"--plot {path}: a curve needs two sizes or more; add --res {DEFAULT_SIZES}")
+        raise UsageError(f"--plot {path}: a curve needs two sizes or more; add --sizes {DEFAULT_SIZES}")
 
     from hdit_core.files import write_atomic
     from hdit_core.flops.plot import scaling_plot

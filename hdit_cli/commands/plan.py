@@ -19,7 +19,9 @@ app = typer.Typer(add_completion=False)
 
 GpuOption = Annotated[
     str | None,
-    typer.Option("--gpu", metavar="NAME", help="GPU: a100, h100, h200, l40s, rtx4090, ..."),
+    typer.Option(
+        "--gpu", metavar="NAME", help="GPU: a100, h100, h200, l40s, rtx4090, ... Required without --measured."
+    ),
 ]
 CountOption = Annotated[int, typer.Option("--count", "-n", min=1, help="Number of GPUs.")]
 UtilisationOption = Annotated[
@@ -30,17 +32,21 @@ UtilisationOption = Annotated[
         min=0.001,
         max=1.0,
         metavar="SHARE",
-        help="Model FLOPs utilization, as a share of the GPU's peak.",
-        show_default="a range from the roofline",
+        help="Model FLOPs utilization (MFU), as a share of the GPU's peak.",
+        show_default="from a roofline model",
     ),
 ]
 MeasuredOption = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Take the speed from the output of `hdit bench train --json`."),
+    typer.Option(
+        metavar="FILE.json", help="Take the speed from the output of `hdit bench train --json`, instead of --gpu."
+    ),
 ]
 MemoryOption = Annotated[
     float | None,
-    typer.Option(min=0.01, max=1_000_000, metavar="GB", help="Usable memory per device.", show_default="the GPU's"),
+    typer.Option(
+        min=0.01, max=1_000_000, metavar="GB", help="Memory per device that the run may use.", show_default="the GPU's"
+    ),
 ]
 PriceOption = Annotated[
     float | None,
@@ -62,8 +68,8 @@ def plan(
 ) -> None:
     """Estimate memory, training time, energy and cost of a run.
 
-    Memory is an upper bound of the peak per device, for each number of activation-checkpointed levels. Throughput is
-    a range from a roofline model (matmuls and memory traffic), or set by --utilization (MFU) or --measured.
+    Give --gpu or --measured. The memory is an upper bound of the peak per device, for each number of levels with
+    activation checkpointing. Without --utilization or --measured, the throughput is a range from a roofline model.
 
     Examples:
       hdit plan ffhq1024 --gpu h100 --count 64 --price 2.5

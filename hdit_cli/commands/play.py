@@ -16,7 +16,7 @@ CompareOption = Annotated[
     typer.Option(
         "--compare",
         metavar="CKPT",
-        help="Another model that the page can compare with; repeatable. Checkpoints of the run need no option.",
+        help="Another model to compare with; repeatable. The other checkpoints of the same run need no option.",
         show_default=False,
         rich_help_panel=INPUT,
     ),
@@ -24,7 +24,10 @@ CompareOption = Annotated[
 HostOption = Annotated[
     str,
     typer.Option(
-        "--host", help="Address to listen on; 0.0.0.0 lets other machines use the page.", rich_help_panel=SERVER
+        "--host",
+        metavar="ADDRESS",
+        help="Address to listen on; 0.0.0.0 lets other machines use the page.",
+        rich_help_panel=SERVER,
     ),
 ]
 PortOption = Annotated[
@@ -46,9 +49,9 @@ def play(
 ) -> None:
     """Sample, edit and compare models in a browser.
 
-    The page also shows a run while it trains. It is for this machine alone unless --host is given, has no password,
-    fetches nothing from other servers and gives no access to files. Ctrl-C ends it. Needs
-    pip install 'hdit-toolkit[play]'.
+    Serves a local web page, until Ctrl-C, which also shows a run while it trains. Without --host, only this machine can
+    open it. The page has no password, fetches nothing from other servers, and gives no access to files. Needs the
+    extra: pip install 'hdit-toolkit[play]'.
 
     Examples:
       hdit play --ckpt runs/digits

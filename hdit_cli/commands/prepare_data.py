@@ -66,14 +66,17 @@ def prepare_data(
     stats: StatsOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Convert images to verified webdataset shards.
+    """Convert images to webdataset shards with checksums.
 
     EXIF orientation, palettes, CMYK, 16 bits, color profiles and transparency are handled; unusable files are listed
-    in rejects.jsonl with the reason. If interrupted, rerun the same command to resume; the result is byte-identical for
-    any number of processes. On a cluster, each array task processes one part; run the command once more with --finish
-    to merge them.
+    in rejects.jsonl with the reason. Rerun the same command to resume; the result is byte-identical for any number of
+    processes. On a cluster, each task of a job array processes one part (hdit slurm prepare-data); then the same
+    command with --finish merges them.
 
-    Example: hdit prepare-data photos/ --out data/faces --size 1024
+    Examples:
+      hdit prepare-data photos/ --out data/faces --size 1024
+      hdit prepare-data photos.tar --out data/faces --size 1024
+      find photos -name '*.png' | hdit prepare-data - --out data/faces --size 1024
     """
     from hdit_core.data.prepare.run import PrepareSummary
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from hdit_cli.console import emit, note
 from hdit_cli.options.shared import JsonOption, RecipeArgument, SetOption, recipe_names
-from hdit_core.errors import DataError, RecipeError, UsageError
+from hdit_core.errors import DataError, RecipeError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from hdit_core.recipe.run import Recipe
@@ -28,7 +29,7 @@ def _title(path: Path) -> str:
 
 @app.command("list")
 def list_recipes(json: JsonOption = False) -> None:
-    """List the built-in recipes and what each trains.
+    """List the built-in recipes.
 
     Example: hdit recipe list
     """
@@ -68,14 +69,43 @@ def schema() -> None:
 
 
 @app.command()
-def reference() -> None:
-    """Print the reference of all recipe keys in Markdown.
+def reference(
+    key: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="KEY",
+            help="A key such as train.lr, or a table such as train.",
+            show_default="all keys, in Markdown",
+        ),
+    ] = None,
+) -> None:
+    """Print the type, default and description of recipe keys.
 
-    Example: hdit recipe reference > recipe.md
+    Examples:
+      hdit recipe reference train.lr
+      hdit recipe reference model.levels
+      hdit recipe reference > recipe.md
     """
-    from hdit_core.recipe.write import recipe_reference
+    from hdit_core.recipe.write import key_entries, recipe_reference
 
-    typer.echo(recipe_reference(), nl=False)
+    if key is None:
+        typer.echo(recipe_reference(), nl=False)
+        return
+    for entry in _entries_of(key, list(key_entries())):
+        lines = [f"{entry['key']}", f"  {entry['type']}; default: {entry['default']}", f"  {entry['description']}"]
+        emit(entry, False, lines)
+
+
+def _entries_of(key: str, entries: list[dict[str, str]]) -> list[dict[str, str]]:
+    """Return the entries of a key (`train.lr`, or `lr` in every table) or of a table."""
+    name = re.sub(r"\[[0-9]*\]", "", key)  # model.levels[0].width
+    found = [entry for entry in entries if f".{entry['key']}".endswith(f".{name}")]
+    found += [entry for entry in entries if entry["key"].startswith(f"{name}.")]
+    if not found:
+        names = [entry["key"] for entry in entries]
+        hint = did_you_mean(name, names) or "; hdit recipe reference prints all keys"
+        raise UsageError(f"{key}: no such recipe key or table{hint}")
+    return found
 
 
 @app.command()
@@ -86,9 +116,9 @@ def check(
     ],
     overrides: SetOption = None,
 ) -> None:
-    """Check recipes and report all mistakes.
+    """Check recipes for mistakes.
 
-    Prepared data is compared with the recipe if it is on this machine.
+    Reports all mistakes at once. A recipe is also compared with its prepared data set, if that is on this machine.
 
     Example: hdit recipe check my.toml other.toml
     """
@@ -130,9 +160,7 @@ def copy(
     target: Annotated[
         Path, typer.Argument(metavar="TARGET", help="File or folder to write.", show_default="this folder")
     ] = Path(),
-    annotated: Annotated[
-        bool, typer.Option("--annotated", help="Write every key with its description, below the recipe's header.")
-    ] = False,
+    annotated: Annotated[bool, typer.Option("--annotated", help="Write every key with its description.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
 ) -> None:
     """Copy a recipe as a starting point.
@@ -143,14 +171,15 @@ def copy(
     """
     from hdit_core.files import naming, write_atomic
     from hdit_core.recipe.read import find_recipe, read_recipe
-    from hdit_core.recipe.write import annotated_toml, header
+    from hdit_core.recipe.write import annotated_toml, header, keep_comments
 
     source = find_recipe(recipe)
     path = target / source.name if target.is_dir() else target
     with naming(source):
         content = source.read_bytes()
         if annotated:
-            content = (header(content.decode()) + annotated_toml(read_recipe(recipe))).encode()
+            text = content.decode()
+            content = (header(text) + keep_comments(annotated_toml(read_recipe(recipe)), text)).encode()
     if os.path.lexists(path) and not force:
         raise UsageError(f"{path}: exists; choose another name, or add --force to overwrite it")
     if not path.parent.is_dir():

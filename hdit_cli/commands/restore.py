@@ -10,7 +10,7 @@ import typer
 from hdit_cli.console import align, emit, note, progress
 from hdit_cli.options.condition_images import STDIN, DegradationOptions, InputsArgument, RestoredOption, TilingOptions
 from hdit_cli.options.grouped import grouped_options
-from hdit_cli.options.sampling import GuidanceOptions, ModelOptions, SamplingOptions
+from hdit_cli.options.sampling import GuidanceOptions, ModelOptions, RestoreSamplingOptions
 from hdit_cli.options.shared import CheckpointOption, DeviceOption, DrawnWeightsOption, JsonOption, SampleSetOption
 from hdit_cli.output import STDOUT, check_out, is_stream, kept_in
 from hdit_cli.session import ModelSession, open_session
@@ -41,7 +41,7 @@ def restore(
     overrides: SampleSetOption = None,
     degradation: DegradationOptions,
     out: RestoredOption = Path("restored"),
-    sampling: SamplingOptions,
+    sampling: RestoreSamplingOptions,
     tiling: TilingOptions,
     guidance: GuidanceOptions,
     device: DeviceOption = "auto",
@@ -49,15 +49,15 @@ def restore(
 ) -> None:
     """Restore images with a conditional model, at any size.
 
-    The inputs depend on the recipe: with downscale, they are smaller by its factor; with mask, --mask or transparent
-    pixels are the region to fill in; otherwise they are used unchanged. They can have any size. Rerun the same command
-    to resume.
+    What the inputs are depends on the recipe's condition.degrade. With the kind "downscale" they are small images,
+    which are upscaled by its factor; with "mask" they are images with a region to fill in, given by --mask or by
+    transparent pixels; otherwise they are used as they are. Rerun the same command to resume.
 
     Examples:
-      hdit restore small/ --ckpt runs/sr --out large/
-      hdit restore photos/ --ckpt runs/inpaint --mask masks/ --out filled/
+      hdit restore small/ --ckpt runs/sr --out large
+      hdit restore photos/ --ckpt runs/inpaint --mask masks/ --out filled
       tar c small/ | hdit restore - --ckpt runs/sr --out - > large.tar
-      hdit restore data/val --ckpt runs/sr --degrade --out restored/
+      hdit restore data/val --ckpt runs/sr --degrade --out restored
     """
     _check_out(out)
     model = ModelOptions(ckpt, weights, None, overrides)

@@ -29,7 +29,9 @@ def list_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder that contains runs.")] = Path("runs"),
     json: JsonOption = False,
 ) -> None:
-    """List the runs in a folder with their state, progress and last loss.
+    """List the runs in a folder.
+
+    Prints state, progress and last loss of each.
 
     Example: hdit runs list runs
     """
@@ -43,9 +45,10 @@ def list_command(
 
 @app.command()
 def show(run: RunArgument, plot: PlotOption = None, json: JsonOption = False) -> None:
-    """Print the status of a run: progress, throughput, losses, checkpoints, anomaly reports.
+    """Print the status of a run.
 
-    Every checkpoint is read and verified.
+    Prints progress, throughput, losses, scores, checkpoints, and incidents (loss spikes and non-finite losses). Every
+    checkpoint is read and verified.
 
     Example: hdit runs show runs/digits --plot digits.png
     """
@@ -65,7 +68,7 @@ def compare(
     plot: PlotOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Compare two runs: recipes, losses, scores; --plot draws both.
+    """Compare the recipes, losses and scores of two runs.
 
     Example: hdit runs compare runs/digits runs/digits-larger --plot both.png
     """

@@ -30,10 +30,10 @@ CountOption = Annotated[
     int | None,
     typer.Option(
         "--count",
-        "--n",
         "-n",
+        "--n",
         min=1,
-        help="Number of images (under torchrun: --count).",
+        help="Number of images.",
         show_default=str(DEFAULT_COUNT),
         rich_help_panel=OUTPUT,
     ),
@@ -45,8 +45,9 @@ IndicesOption = Annotated[
         "--indices",
         "--seeds",
         metavar="LIST",
-        help="Image indices, e.g. 0-63,100; each index of the --seed has its own noise. --seeds is the old name.",
-        show_default="the first N",
+        help="Instead of --count: indices of the images, e.g. 0-63,100. The noise of an image depends on --seed and on "
+        "its index.",
+        show_default="the first --count",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -56,7 +57,7 @@ GridOption = Annotated[
     typer.Option(
         "--grid",
         metavar="ROWSxCOLUMNS",
-        help="Layout of the image grid.",
+        help="Layout of the image grid, FOLDER-grid.png.",
         show_default="the first 100 images, square",
         rich_help_panel=OUTPUT,
     ),
@@ -67,7 +68,8 @@ TrajectoryOption = Annotated[
     typer.Option(
         "--trajectory",
         metavar="FILE.webp",
-        help="Animate the denoising trajectory of the first images (at most 16, a megapixel and 60 frames).",
+        help="Animate the denoising trajectory of the first images: at most 16 images, 1 megapixel per frame, and 60 "
+        "frames.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -75,7 +77,7 @@ TrajectoryOption = Annotated[
 BudgetOption = Annotated[
     str | None,
     typer.Option(
-        "--budget", metavar="TIME", help="Stop after this much time (90s, 10m, 2h).", rich_help_panel=PERFORMANCE
+        "--budget", metavar="TIME", help="Stop after this time, e.g. 90s, 10m or 2h.", rich_help_panel=PERFORMANCE
     ),
 ]
 
@@ -152,13 +154,13 @@ def sample(
 ) -> None:
     """Generate images from a run or a checkpoint.
 
-    Image i of a seed is identical for any batch size and number of ranks. A folder gets one PNG per image and an image
-    grid; rerunning the same command keeps the intact images and generates the missing ones.
+    Image i of a seed is identical for any batch size and number of ranks. The folder --out gets one PNG per image; the
+    image grid is FOLDER-grid.png, next to it. Rerun the same command to generate the images that are missing.
 
     Examples:
-      hdit sample --ckpt runs/digits --count 100 --guidance 2 --out digits/
-      hdit sample --ckpt runs/digits --out - | hdit eval-fid - --ref data/digits
-      hdit sample --ckpt runs/sr --condition data/val --count 8 --out upscaled/
+      hdit sample --ckpt runs/digits --count 100 --guidance 2 --out digits
+      hdit sample --ckpt runs/a --count 5000 --out - | hdit eval-fid - --ref a.npz
+      hdit sample --ckpt runs/sr --condition data/val --count 8 --out upscaled
     """
     check_out(out, grid)
     check_output("--trajectory", trajectory, ".webp")

@@ -3,13 +3,28 @@
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from hdit_cli.console import note
 from hdit_cli.default_command import DefaultGroup
 from hdit_cli.help_format import HelpGroup
+from hdit_cli.options.batch_job import (
+    CpusOption,
+    GpusOption,
+    LauncherOption,
+    MoreOption,
+    NodesOption,
+    NoticeOption,
+    RanksOption,
+    RequeuesOption,
+    RunRequeuesOption,
+    SetupOption,
+    TasksOption,
+    TimeOption,
+    usage,
+)
 from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,43 +54,19 @@ MOST_CPU_DAYS = 7
 
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True}
 
-TimeOption = Annotated[str, typer.Option("--time", "-t", metavar="TIME", help="Time limit, e.g. 24:00:00 or 2-12:00.")]
-NodesOption = Annotated[int, typer.Option("--nodes", "-N", min=1, help="Number of nodes.")]
-GpusOption = Annotated[int, typer.Option("--gpus-per-node", min=0, help="GPUs per node.")]
-RanksOption = Annotated[
-    int | None,
-    typer.Option("--ranks-per-node", min=1, help="Ranks per node.", show_default="one per GPU, or one"),
-]
-CpusOption = Annotated[
-    int | None,
-    typer.Option("--cpus-per-task", "-c", min=1, help="CPU cores per rank.", show_default="the cluster's"),
-]
-NoticeOption = Annotated[
-    int,
-    typer.Option("--notice", min=30, metavar="SECONDS", help="Lead time of the checkpoint signal before the limit."),
-]
-MoreOption = Annotated[
-    list[str] | None,
-    typer.Option("--sbatch", metavar="OPTION", help="Other sbatch option, e.g. partition=gpu; repeatable."),
-]
-SetupOption = Annotated[
-    list[str] | None,
-    typer.Option(metavar="LINE", help="Shell line to run first, e.g. 'source venv/bin/activate'; repeatable."),
-]
-RequeuesOption = Annotated[int, typer.Option("--requeues", min=0, help="Maximum number of requeues without progress.")]
-
 
 @app.callback()
 def slurm() -> None:
     """Print batch scripts for Slurm.
 
-    Options that are not listed are passed to the command in the script.
+    A script runs the command of hdit with the same name. Its arguments and options are given here, too, and passed on.
 
-    Example: hdit slurm train imagenet256 --nodes 2 --gpus-per-node 8 --time 24:00:00 | sbatch
+    Example:
+      hdit slurm train imagenet256 --gpus-per-node 8 --time 24:00:00 | sbatch
     """
 
 
-@app.command(context_settings=PASS_ON)
+@app.command(context_settings=PASS_ON, options_metavar=usage("train", "RECIPE"))
 def train(
     ctx: typer.Context,
     time: TimeOption,
@@ -84,19 +75,20 @@ def train(
     ranks: RanksOption = None,
     cpus: CpusOption = None,
     notice: NoticeOption = 300,
-    requeues: RequeuesOption = 3,
-    launcher: Annotated[
-        Literal["torchrun", "srun"], typer.Option(help="What starts the ranks: torchrun on each node, or srun.")
-    ] = "torchrun",
+    requeues: RunRequeuesOption = 3,
+    launcher: LauncherOption = "torchrun",
     more: MoreOption = None,
     setup: SetupOption = None,
 ) -> None:
-    """Print a batch script that trains a recipe and auto-resumes after time limits, preemption and crashes.
+    """Print a batch script for hdit train, which resumes.
 
-    The recipe is validated first, including that the batch size is divisible by the number of ranks, and --from. With
-    --dry-run or --repro, the job is not requeued.
+    The job saves a checkpoint and is requeued at its time limit, after preemption and after a crash. Before the script
+    is printed, the recipe is validated, the batch size has to be divisible by the number of ranks, and --from has to
+    exist. With --dry-run or --repro, the job is not requeued.
 
-    Example: hdit slurm train imagenet256 --out runs/a --nodes 8 --gpus-per-node 8 --time 24:00:00 | sbatch
+    Example:
+      hdit slurm train imagenet256 --out runs/a --nodes 8 --gpus-per-node 8 \\
+        --time 24:00:00 | sbatch
     """
     from hdit_core.checkpoint.layout import recipe_file
     from hdit_core.plan.plan import images_per_device
@@ -140,10 +132,10 @@ def _check_fork(params: dict[str, Any], recipe: "Recipe", run: Path) -> None:
     return check_fork(open_parent(source), recipe, 1, source)
 
 
-def _offer_job(command: str, help_text: str) -> None:
+def _offer_job(command: str, arguments: str, help_text: str) -> None:
     """Add the subcommand for a command that resumes when it is called again."""
 
-    @app.command(command, help=help_text, context_settings=PASS_ON)
+    @app.command(command, help=help_text, context_settings=PASS_ON, options_metavar=usage(command, arguments))
     def job(
         ctx: typer.Context,
         time: TimeOption,
@@ -168,35 +160,43 @@ def _offer_job(command: str, help_text: str) -> None:
 
 _offer_job(
     "sample",
-    """Print a batch script that generates images and auto-resumes.
+    "--ckpt CKPT",
+    """Print a batch script for hdit sample, which resumes.
 
-    Example: hdit slurm sample --ckpt runs/a --n 50000 --gpus-per-node 8 --time 4:00:00 | sbatch
+    Example:
+      hdit slurm sample --ckpt runs/a --count 50000 --gpus-per-node 8 \\
+        --time 4:00:00 | sbatch
     """,
 )
 _offer_job(
     "eval-fid",
-    """Print a batch script that scores images.
+    "IMAGES",
+    """Print a batch script for hdit eval-fid.
 
-    Example: hdit slurm eval-fid samples/ --ref data/faces --gpus-per-node 1 --time 1:00:00 | sbatch
+    Example:
+      hdit slurm eval-fid samples/ --ref data/faces --gpus-per-node 1 \\
+        --time 1:00:00 | sbatch
     """,
 )
 
 
-@app.command("prepare-data", context_settings=PASS_ON)
+@app.command("prepare-data", context_settings=PASS_ON, options_metavar=usage("prepare-data", "SOURCE"))
 def prepare_data(
     ctx: typer.Context,
     time: TimeOption,
-    tasks: Annotated[
-        int | None,
-        typer.Option("--tasks", min=1, help="Tasks of a job array.", show_default="one job"),
-    ] = None,
+    tasks: TasksOption = None,
     cpus: CpusOption = None,
     more: MoreOption = None,
     setup: SetupOption = None,
 ) -> None:
-    """Print a batch script that prepares data, split among the tasks of a job array. Run --finish after them.
+    """Print a batch script for hdit prepare-data.
 
-    Example: hdit slurm prepare-data photos/ --out data/a --size 256 --tasks 50 --time 2:00:00 | sbatch
+    With --tasks, the images are split among the tasks of a job array. After it has ended, run the same command with
+    --finish instead of --tasks.
+
+    Example:
+      hdit slurm prepare-data photos/ --out data/a --size 256 --tasks 50 \\
+        --time 2:00:00 | sbatch
     """
     from hdit_core.slurm.batch_script import array_script
 

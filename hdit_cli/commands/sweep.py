@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hdit_cli.console import emit, note, progress, table
-from hdit_cli.options.evaluation import LabelsOption, ScoredGuideOption, ScoredGuideWeightsOption, ScoringOptions
+from hdit_cli.options.evaluation import LabelsOption, ScoredGuideOption, ScoredGuideWeightsOption
 from hdit_cli.options.grouped import grouped_options
-from hdit_cli.options.shared import OUTPUT, RECIPES, JsonOption
+from hdit_cli.options.scored_sets import SweepScoringOptions
+from hdit_cli.options.shared import OUTPUT, RECIPES, WEIGHTS, JsonOption
 from hdit_cli.stopping import stopping_early
 from hdit_core.errors import counted
 
@@ -30,15 +31,17 @@ ReferenceOption = Annotated[
         "--ref",
         metavar="DATA",
         help="Reference: a folder, a data set, or saved statistics (.npz).",
+        show_default="the run's data",
         rich_help_panel=SEARCH,
     ),
 ]
-EmaOption = Annotated[
+WeightsListOption = Annotated[
     str,
     typer.Option(
+        "--weights",
         "--ema",
         metavar="LIST",
-        help="Weights: ema, model (raw), or EMA lengths such as 0.05,0.1.",
+        help=f"Weights, as {WEIGHTS} of hdit sample --weights, such as ema,0.05,0.1.",
         rich_help_panel=SEARCH,
     ),
 ]
@@ -55,6 +58,7 @@ GuidanceOption = Annotated[
 IntervalOption = Annotated[
     str | None,
     typer.Option(
+        "--guidance-interval",
         "--interval",
         metavar="LIST",
         help="Noise levels LOW:HIGH at which guidance is applied, or all, such as all,0.2:5.",
@@ -75,10 +79,10 @@ NumOption = Annotated[
     int,
     typer.Option(
         "--count",
-        "--n",
         "-n",
+        "--n",
         min=1,
-        help="Images per candidate in the final round; under torchrun write --count.",
+        help="Images per candidate in the last round.",
         rich_help_panel=SEARCH,
     ),
 ]
@@ -122,7 +126,7 @@ def sweep(
     *,
     run: RunArgument,
     ref: ReferenceOption = None,
-    ema: EmaOption = "ema",
+    weights: WeightsListOption = "ema",
     guidance: GuidanceOption = None,
     interval: IntervalOption = None,
     auto: AutoguidanceOptions,
@@ -133,20 +137,20 @@ def sweep(
     out: SweepOutOption = None,
     json: JsonOption = False,
     labels: LabelsOption = "balanced",
-    scoring: ScoringOptions,
+    scoring: SweepScoringOptions,
 ) -> None:
     """Search guidance and EMA length for the lowest FID.
 
     Examples:
-      hdit sweep runs/faces --ref faces.npz --ema 0.05,0.1 --guidance 1:3:0.25 --apply
-      hdit sweep runs/faces --ref faces.npz --guide runs/faces/checkpoints/step-000010000 --autoguidance 1:3:0.5
-      hdit sweep runs/faces --unapply
+      hdit sweep runs/digits --guidance 1:3:0.25 --apply
+      hdit sweep runs/faces --ref faces.npz --autoguidance 1:3:0.5 \\
+        --guide runs/faces/checkpoints/step-000010000
+      hdit sweep runs/digits --unapply
 
     Successive halving: every combination is scored with few images, the better half with twice as many, and so on up
-    to --n; the winner is scored again with --confirm images. With --apply it becomes the default of hdit sample,
-    eval-fid, edit and export. Image i starts from the same noise for every combination. Under torchrun the ranks share
-    the work. A stopped sweep (SIGTERM: exit code 75) has kept its scores, and the features of every 128 images; rerun
-    the same command to resume. Other grids reuse the scores.
+    to --count; the winner is scored again with --confirm images. With --apply it becomes the default of hdit sample,
+    eval-fid, edit and export. All combinations start from the same noise. Rerun the same command to resume; another
+    grid reuses the finished scores. Guidance scales other than 1 need classes, EMA lengths train.ema_profiles.
     """
     from hdit_core.evaluate.settings import ScoreSettings
     from hdit_core.evaluate.sweep.search_space import SweepSettings
@@ -155,7 +159,7 @@ def sweep(
         _unapply(run, json)
         return
     settings = ScoreSettings(images=None, reference=ref, labels=labels, **auto.settings, **scoring.settings)
-    _sweep(SweepSettings(run, settings, ema, guidance, interval, auto.autoguidance, num, confirm, out, apply), json)
+    _sweep(SweepSettings(run, settings, weights, guidance, interval, auto.autoguidance, num, confirm, out, apply), json)
 
 
 def _unapply(run: Path, json: bool) -> None:

@@ -49,23 +49,23 @@ def train(
 ) -> None:
     """Train a recipe; rerun the same command to resume.
 
-    Writes checkpoints/, log.jsonl, grids/ and incidents/ (loss spikes and non-finite losses) to the run directory.
-    SIGTERM, SIGINT (Ctrl-C), SIGUSR1 or a file STOP in it save and exit with code 75; a second Ctrl-C exits at once.
-    Several GPUs: torchrun or srun. Grids, FID: train.sample_every_images, train.eval_every_images. Fine-tuning: --from.
+    Writes checkpoints, log.jsonl, image grids (train.sample_every_images), scores (train.eval_every_images) and loss
+    spikes (incidents/) to the run directory. At Ctrl-C, SIGTERM, SIGUSR1 or a file STOP in that directory, saves and
+    exits with code 75; at a second Ctrl-C, exits at once. For several GPUs use torchrun or srun, to fine-tune --from.
 
     Examples:
-      hdit train mnist32 --out runs/digits --set train.batch_size=128
-      hdit train mnist32 --dry-run
-      torchrun --nproc-per-node 8 -m hdit_cli train imagenet256 --out runs/imagenet
+      hdit train mnist32 --out runs/digits
+      hdit train mnist32 --dry-run --set train.batch_size=128
+      torchrun --nproc-per-node 8 -m hdit_cli train imagenet256 --out runs/a
       hdit train --resume runs/digits
-      hdit train mnist32 --out runs/slower --from runs/digits@750 --set train.lr=5e-4
-      hdit train mnist32 --out runs/digits --repro 12 --save-images step12.png
+      hdit train mnist32 --out runs/b --from runs/digits@750 --set train.lr=5e-4
+      hdit train --resume runs/digits --repro 12 --save-images step12.png
     """
     check_options(recipe, out, start, check, watch or [])
     if start.resume is not None:
         recipe, out = str(_recipe_of(start.resume)), start.resume
     assert recipe is not None  # checked by check_options
-    checked, run = _read(recipe, overrides or [], out)
+    checked, run = _read(recipe, overrides or [], out, dry_run=check.dry_run)
     if check.dry_run:
         _dry_run(checked, run, device, deterministic, json)
     elif check.repro is not None:
@@ -83,13 +83,13 @@ def _recipe_of(run: Path) -> Path:
     return recipe_file(run)
 
 
-def _read(recipe: str, overrides: list[str], out: Path | None) -> tuple["Recipe", Path]:
+def _read(recipe: str, overrides: list[str], out: Path | None, *, dry_run: bool) -> tuple["Recipe", Path]:
     """Return the checked recipe and the run directory; its data have to exist."""
     from hdit_core.files import read_text
     from hdit_core.recipe.read import find_recipe, read_recipe
     from hdit_core.train.start.checks import check_data_folder
 
-    _refuse_run(Path(recipe), out)
+    _refuse_run(Path(recipe), out, dry_run=dry_run)
     checked = read_recipe(recipe, overrides)
     file = find_recipe(recipe)
     text = read_text(file)
@@ -97,12 +97,16 @@ def _read(recipe: str, overrides: list[str], out: Path | None) -> tuple["Recipe"
     return checked, out or Path("runs") / Path(recipe).stem
 
 
-def _refuse_run(path: Path, out: Path | None) -> None:
+def _refuse_run(path: Path, out: Path | None, *, dry_run: bool) -> None:
     """Refuse a run directory in place of a recipe: it would start another run from the beginning."""
     from hdit_core.checkpoint.layout import recipe_file, status_file
 
     run = path if path.is_dir() else path.parent
     is_run = recipe_file(run).is_file() and status_file(run).is_file() and path in (run, recipe_file(run))
+    if is_run and dry_run:
+        if path == run:
+            raise UsageError(f"{path}: is a run; for a dry run of its recipe: hdit train {recipe_file(run)} --dry-run")
+        return
     if is_run and (out is None or path == run):
         raise UsageError(
             f"{path}: belongs to the run {run}, and would start another run from the beginning. To resume it: hdit "

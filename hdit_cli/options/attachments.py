@@ -42,7 +42,7 @@ ConditionOption = Annotated[
         "--condition",
         metavar="DIR|ZIP|TAR|COLUMN",
         help="Condition images: each has the name of its image, apart from the suffix; or a column of a Parquet "
-        "SOURCE. Shards have them as KEY.cond.png.",
+        "SOURCE. Webdataset shards as SOURCE contain them as KEY.cond.png, without this option.",
     ),
 ]
 ConditionChannelsOption = Annotated[

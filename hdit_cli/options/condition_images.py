@@ -22,13 +22,15 @@ ConditionOption = Annotated[
     typer.Option(
         "--condition",
         metavar="PATH",
-        help="Condition images: folder, archive, image or data set; sample i has the i-th, repeating from the end.",
+        help="Condition images: folder, archive, image or data set. Sample i has the i-th; after the last one they "
+        "repeat from the first.",
         show_default=False,
     ),
 ]
 VectorOption = Annotated[
     Path | None,
     typer.Option(
+        "--vectors",
         "--vector",
         metavar="PATH",
         help="Conditioning vectors: .npy of one row per sample, or a data set.",
@@ -39,7 +41,7 @@ InputsArgument = Annotated[
     str,
     typer.Argument(
         metavar="IN",
-        help="Folder, archive, data set or file of images; - for a tar on stdin.",
+        help="Image, or folder, archive or data set of images; - for a tar on stdin.",
         show_default=False,
     ),
 ]
@@ -55,6 +57,7 @@ RestoredOption = Annotated[
 InputVectorOption = Annotated[
     Path | None,
     typer.Option(
+        "--vectors",
         "--vector",
         metavar="PATH",
         help="Conditioning vectors: .npy of one row per input, in their order, or of one for all; or a data set.",

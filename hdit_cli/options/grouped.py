@@ -11,7 +11,8 @@
     def sample(*, model: ModelOptions, out: ImagesOutOption = Path("samples")) -> None: ...
 
 Typer sees `--ckpt`, `--weights` and `--out`; the function gets a `ModelOptions` and a path. `SECTION` is the section of
-the help page for those options of the group that do not name one.
+the help page for those options of the group that do not name one; `RENAMED_SECTIONS` gives those that options name
+another title.
 """
 
 import copy
@@ -22,10 +23,12 @@ from functools import wraps
 from typing import Annotated, Any, get_args
 
 
-def _in_section(annotation: Any, section: str | None) -> Any:
-    """Return an option's annotation with a section of the help page, unless it names one."""
+def _in_section(annotation: Any, group: Any) -> Any:
+    """Return an option's annotation with its section of the help page: the one that it names, or that of the group."""
     python_type, *details = get_args(annotation)
-    if section is None or any(getattr(detail, "rich_help_panel", None) for detail in details):
+    named = next((section for detail in details if (section := getattr(detail, "rich_help_panel", None))), None)
+    section = getattr(group, "RENAMED_SECTIONS", {}).get(named, named or getattr(group, "SECTION", None))
+    if section == named:
         return annotation
     option = copy.copy(details[0])
     option.rich_help_panel = section
@@ -40,7 +43,7 @@ def _parameters_of(parameter: inspect.Parameter) -> Iterator[inspect.Parameter]:
         return
     for field in dataclasses.fields(group):
         default = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
-        annotation = _in_section(field.type, getattr(group, "SECTION", None))
+        annotation = _in_section(field.type, group)
         yield inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 

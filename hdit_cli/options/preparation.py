@@ -26,7 +26,8 @@ SourceArgument = Annotated[
     typer.Argument(
         metavar="SOURCE",
         help="Folder of images (subfolders are classes), shards or Parquet files; zip, tar or tar.gz; a pattern such "
-        "as 'train-*.parquet'; a text file of paths, or - for such paths on stdin; or a named set (mnist, emoji).",
+        "as 'train-*.parquet'; a text file of paths, or - for paths on stdin (a tar has to be a file); or a built-in "
+        "data set (mnist, emoji).",
     ),
 ]
 OutOption = Annotated[
@@ -54,7 +55,7 @@ ChannelsOption = Annotated[
         max=64,
         metavar="N",
         help="1: grayscale; 3: RGB; up to 64 for arrays (.npy, TIFF, PNG with alpha).",
-        show_default="the named set's, or 3",
+        show_default="the built-in set's, or 3",
         rich_help_panel=PIXELS,
     ),
 ]
@@ -63,8 +64,9 @@ LabelsOption = Annotated[
     typer.Option(
         "--labels",
         metavar="FILE|auto|none",
-        help="auto: labels of the source, else class folders, if any; none: no classes; or a file: CSV with the "
-        "columns file,label, JSONL with these keys, or TXT with one label per line, in the order of the sorted names.",
+        help="Where the classes come from. auto: the labels in SOURCE, or its subfolders; none: no classes; FILE: CSV "
+        "with the columns file,label, JSONL with these keys, or TXT with one label per line, in the order of the "
+        "sorted names.",
         rich_help_panel=INPUT,
     ),
 ]
@@ -73,7 +75,7 @@ ClassesOption = Annotated[
     typer.Option(
         "--classes",
         metavar="FILE|DIR|imagenet",
-        help="Class names in index order: a list file (one per line, or JSON), a prepared set, or imagenet.",
+        help="Class names in index order: a list file (one per line, or JSON), a prepared data set, or imagenet.",
         show_default="the sorted names",
         rich_help_panel=INPUT,
     ),
@@ -99,7 +101,7 @@ FormatOption = Annotated[
 QualityOption = Annotated[
     int | None,
     typer.Option(
-        "--quality", min=1, max=100, metavar="1-100", help="JPEG quality.", show_default="95", rich_help_panel=OUTPUT
+        "--quality", min=1, max=100, metavar="N", help="JPEG quality.", show_default="95", rich_help_panel=OUTPUT
     ),
 ]
 ResizeOption = Annotated[
@@ -112,7 +114,7 @@ WorkersOption = Annotated[
     typer.Option(
         "--workers",
         min=0,
-        help="Worker processes.",
+        help="Worker processes; 0 converts in the main process.",
         show_default=f"one per CPU, at most {MOST_WORKERS}",
         rich_help_panel=CLUSTER,
     ),
@@ -123,7 +125,7 @@ MaxBadOption = Annotated[
         "--max-bad",
         metavar="N|P%",
         help="Stop with exit code 3 if more files than this are unusable, for example 10 or 0.01%.",
-        show_default="unusable files are listed and skipped",
+        show_default="none: they are listed and skipped",
         rich_help_panel=FILTERS,
     ),
 ]
@@ -142,20 +144,25 @@ TaskOption = Annotated[
         "--task",
         metavar="I/N",
         help="Process part I of N (I from 0); all parts share --out. 0/1: everything.",
-        show_default="Slurm's array task or srun rank, else 0/1",
+        show_default="the task or rank of Slurm, or 0/1",
         rich_help_panel=CLUSTER,
     ),
 ]
 FinishOption = Annotated[
-    bool, typer.Option("--finish", help="Verify and merge the parts (run once, last).", rich_help_panel=CLUSTER)
+    bool,
+    typer.Option(
+        "--finish",
+        help="Verify and merge the parts: run it once, after all tasks, with the same SOURCE and options.",
+        rich_help_panel=CLUSTER,
+    ),
 ]
 NotInOption = Annotated[
     list[Path] | None,
     typer.Option(
         "--not-in",
         metavar="DIR",
-        help="Fail if an image is also in this prepared set (e.g. validation), or drop it with --drop-duplicates; "
-        "repeatable.",
+        help="Fail if an image is also in this prepared data set (e.g. validation), or drop it with "
+        "--drop-duplicates; repeatable.",
         rich_help_panel=FILTERS,
     ),
 ]
@@ -172,7 +179,7 @@ MinSizeOption = Annotated[
     typer.Option(
         "--min-size",
         min=0,
-        metavar="PX",
+        metavar="PIXELS",
         help="Leave out images whose shorter side has fewer pixels; 0: none.",
         rich_help_panel=FILTERS,
     ),
@@ -190,8 +197,8 @@ StatsOption = Annotated[
     typer.Option(
         "--stats",
         metavar="EXTRACTOR",
-        help="Also write reference statistics for hdit eval-fid --ref next to the shards: inception, "
-        "efficientnet-lite0, or the name of an installed extractor.",
+        help="Also write reference statistics for hdit eval-fid --ref next to the shards, by this extractor of "
+        "hdit eval-fid, such as inception or efficientnet-lite0.",
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -65,6 +65,11 @@ ClassOption = Annotated[
     ),
 ]
 
+RestoredClassOption = Annotated[
+    int | None,
+    typer.Option("--class", min=0, metavar="ID", help="Class index for all images.", show_default="no class"),
+]
+
 SamplerOption = Annotated[
     str | None, typer.Option("--sampler", metavar="NAME", help=f"One of {SAMPLERS}.", show_default=RECIPES)
 ]
@@ -87,7 +92,8 @@ IntervalOption = Annotated[
     typer.Option(
         "--guidance-interval",
         metavar="LOW:HIGH",
-        help="Apply guidance only for LOW < sigma <= HIGH; others need one evaluation, not two.",
+        help="Apply guidance only at noise levels LOW < sigma <= HIGH; sampler steps outside need one evaluation of "
+        "the network instead of two.",
         show_default=RECIPES,
     ),
 ]
@@ -109,7 +115,7 @@ GuideOption = Annotated[
     typer.Option(
         "--guide",
         metavar="CKPT",
-        help="Autoguidance: checkpoint of a weaker model (Karras et al. 2024); works without classes.",
+        help="Autoguidance: run or checkpoint of a weaker model (Karras et al. 2024); works without classes.",
     ),
 ]
 
@@ -230,3 +236,10 @@ class SamplingOptions:
     def settings(self) -> Mapping[str, Any]:
         """Sampling settings by recipe key, None for the recipe's value."""
         return {"sampler": self.sampler, "steps": self.steps, "batch_size": self.batch_size}
+
+
+@dataclass(frozen=True)
+class RestoreSamplingOptions(SamplingOptions):
+    """The same for inputs, which have no class by default."""
+
+    class_id: RestoredClassOption = None

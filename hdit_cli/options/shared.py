@@ -47,13 +47,12 @@ CheckpointOption = Annotated[
     Path,
     typer.Option(
         "--ckpt",
+        metavar="CKPT",
         help="Run, checkpoint folder, exported folder, or safetensors file; or an address of one: hf://OWNER/NAME, "
         "s3://..., gs://..., https://....",
         rich_help_panel=INPUT,
     ),
 ]
-
-OutOption = Annotated[Path, typer.Option("--out", "-o", help="Where the result is written.", rich_help_panel=OUTPUT)]
 
 DeviceOption = Annotated[
     str,
@@ -75,13 +74,17 @@ BatchSizeOption = Annotated[
 ]
 
 WEIGHTS = "ema|model|LENGTH"
+WEIGHTS_HELP = (
+    "ema: the EMA weights; model: the raw (non-EMA) weights; or an EMA length (sigma_rel) such as 0.08, from the "
+    "snapshots of train.ema_profiles (hdit ema)."
+)
 
 WeightsOption = Annotated[
     str,
     typer.Option(
         "--weights",
         metavar=WEIGHTS,
-        help="EMA weights, raw (non-averaged) weights, or an EMA length (sigma_rel) such as 0.08 (hdit ema).",
+        help=WEIGHTS_HELP,
         rich_help_panel=INPUT,
     ),
 ]
@@ -90,8 +93,8 @@ DrawnWeightsOption = Annotated[
     str | None,
     typer.Option(
         "--weights",
-        metavar="NAME",
-        help="Weights of the checkpoint: ema, model (raw, non-averaged), or an EMA length (sigma_rel) such as 0.08.",
+        metavar=WEIGHTS,
+        help=WEIGHTS_HELP,
         show_default="RUN/sample.toml's, or ema",
         rich_help_panel=SAMPLING,
     ),

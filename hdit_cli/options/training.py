@@ -37,7 +37,8 @@ TrackerOption = Annotated[
         "--tracker",
         "--watch",
         metavar="TRACKER",
-        help="Also log to tensorboard or wandb; repeatable.",
+        help="Also log to tensorboard (in RUN/tensorboard) or wandb (in RUN/wandb); repeatable. Needs the extra "
+        "hdit-toolkit[tensorboard] or hdit-toolkit[wandb].",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -60,7 +61,8 @@ class StartOptions:
         typer.Option(
             "--resume",
             metavar="RUN",
-            help="Resume this run with its own recipe, without RECIPE and --out.",
+            help="Resume this run with its own recipe, without RECIPE and --out. --set can change some keys, such as "
+            "train.num_images and data.path; for others, fork with --from.",
             rich_help_panel=START,
         ),
     ] = None
@@ -69,8 +71,9 @@ class StartOptions:
         typer.Option(
             "--from",
             metavar="RUN[@STEP]",
-            help="Fork: start the new run --out from a checkpoint of another run (default: its newest), with changed "
-            "settings. Takes over weights, optimizer, EMA, counters and data position.",
+            help="Fork: start the new run --out from a checkpoint of another run (default: its newest), with its "
+            "weights, optimizer, EMA, counters and data position. RECIPE is the whole recipe of the new run; "
+            "RUN/recipe.toml has the settings that the other run got with --set.",
             rich_help_panel=START,
         ),
     ] = None
@@ -93,7 +96,7 @@ class CheckOptions:
         bool,
         typer.Option(
             "--dry-run",
-            help="Run two steps and report memory, throughput and training time; writes nothing.",
+            help="Run two steps on the prepared data and report memory, throughput and training time; writes nothing.",
             rich_help_panel=CHECK,
         ),
     ] = False
@@ -112,7 +115,7 @@ class CheckOptions:
         typer.Option(
             "--save-images",
             metavar="FILE.png",
-            help="--repro: write the input images of the step.",
+            help="With --repro: also write the images that the step was trained on.",
             rich_help_panel=CHECK,
         ),
     ] = None

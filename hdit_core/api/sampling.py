@@ -58,7 +58,7 @@ def generate(
         class_ids: one class for all images, or one for each; default: the classes in turn.
         condition: condition images [N, K, H, W] in [-1, 1], one for all [K, H, W], or a path as `--condition` takes it.
             Image i gets the i-th; after the last they repeat from the first.
-        vector: conditioning vectors [N, E], one for all [E], or a path as `--vector` takes it; repeated likewise.
+        vector: conditioning vectors [N, E], one for all [E], or a path as `--vectors` takes it; repeated likewise.
         size: in pixels, one number or (height, width); default: the training size.
         progress: show progress and messages on stderr.
         settings: keys of the recipe's `[sample]`, such as `steps`, `sampler`, `guidance` and `batch_size`.

@@ -22,6 +22,7 @@ from hdit_core.evaluate.settings import ScoreSettings, check_settings
 from hdit_core.evaluate.statistics_file import holds_statistics, load_statistics
 from hdit_core.generate.output.sample_record import extractor_of_run, recorded_extractor, sampling_record
 from hdit_core.generate.settings import open_denoiser, sample_settings, with_sample
+from hdit_core.recipe.run import Recipe
 
 ALONE = World()
 LEAST_FOR_KERNEL = 4
@@ -102,21 +103,26 @@ def open_guide(settings: ScoreSettings, device: torch.device) -> Guide | None:
     return Guide(load_denoiser(settings.guide, weights, device), settings.autoguidance)
 
 
-def with_default_reference(settings: ScoreSettings, model: Denoiser | None) -> ScoreSettings:
-    """Return the settings with the model's evaluation or training data as the reference, if there is none.
+def with_default_reference(settings: ScoreSettings, recipe: Recipe | None, model: str | Path | None) -> ScoreSettings:
+    """Return the settings with a model's evaluation or training data as the reference, if there is none.
+
+    Args:
+        settings: of the score.
+        recipe: of the model; None without one.
+        model: its path, for messages.
 
     Raises:
         UsageError: the data are not on this machine.
     """
-    if model is None or settings.reference is not None or settings.save_stats is not None:
+    if recipe is None or settings.reference is not None or settings.save_stats is not None:
         return settings
-    location = model.recipe.evaluate.reference or model.recipe.data.path
+    location = recipe.evaluate.reference or recipe.data.path
     if not Path(location).exists():
         raise UsageError(
-            f"--ref is missing, and the data of {settings.checkpoint}, {location}, are not here; pass a data set, a "
-            "folder, or statistics of hdit eval-fid stats"
+            f"--ref is missing, and the data of {model}, {location}, are not here; pass a data set, a folder, or "
+            "statistics of hdit eval-fid stats"
         )
-    logger.info(f"comparing with the data of {settings.checkpoint}: {location}")
+    logger.info(f"comparing with the data of {model}: {location}")
     return replace(settings, reference=location)
 
 

@@ -69,7 +69,7 @@ def score(
     """
     device = start_scoring(settings, world)
     model = open_model(settings, device)
-    settings = with_default_reference(settings, model)
+    settings = with_default_reference(settings, model.recipe if model else None, settings.checkpoint)
     reference = open_reference(settings.reference)
     images = open_scored(settings, model, reference, open_guide(settings, device))
     name = default_extractor(settings, model)

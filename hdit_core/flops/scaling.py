@@ -28,12 +28,12 @@ def variants(
     """
     for kernel in kernels:
         if kernel < 3 or kernel % 2 == 0:
-            raise UsageError(f"--kernel {kernel}: expected odd numbers of at least 3, for example 5,7,9")
+            raise UsageError(f"--kernel-sizes {kernel}: expected odd numbers of at least 3, for example 5,7,9")
     for patch in patches:
         if patch < 1:
-            raise UsageError(f"--patch {patch}: expected numbers of at least 1, for example 2,4,8")
+            raise UsageError(f"--patch-sizes {patch}: expected numbers of at least 1, for example 2,4,8")
     if kernels and all(level.attention != "neighborhood" for level in model.levels):
-        raise UsageError(f"--kernel: {name} has no neighborhood attention; leave it out")
+        raise UsageError(f"--kernel-sizes: {name} has no neighborhood attention; leave it out")
     for kernel_size, patch_size in product(kernels or (None,), patches or (None,)):
         words = [f"{kernel_size}x{kernel_size}" if kernel_size else "", f"patch {patch_size}" if patch_size else ""]
         yield " ".join(word for word in (name, *words) if word), _changed(model, kernel_size, patch_size)

@@ -60,7 +60,7 @@ def check_unconditional(recipe: Recipe, path: str) -> None:
     if taken := [what for what, length in wanted if length]:
         raise UsageError(
             f"{path}: the network takes {' and '.join(taken)}, which the page cannot give; use hdit restore, or "
-            "hdit sample with --condition and --vector"
+            "hdit sample with --condition and --vectors"
         )
 
 

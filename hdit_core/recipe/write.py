@@ -1,7 +1,10 @@
 """A recipe as text: TOML with every default written out, annotated TOML, and the reference of all keys."""
 
 import json
+import re
 import textwrap
+import tomllib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import takewhile
 from typing import Any
@@ -12,12 +15,14 @@ COMMENT_WIDTH = 110
 RANGES = (("exclusiveMinimum", ">"), ("minimum", ">="), ("maximum", "<="), ("exclusiveMaximum", "<"))
 LARGEST_INTEGER = 2**63  # the bound of every integer, which the reference does not repeat
 
+Schema = Mapping[str, Any]
+
 INTRODUCTION = """\
 # Recipe keys
 
-Written by `hdit recipe reference`. A recipe is a TOML file with the tables below; `hdit train RECIPE --set
-table.key=value` overrides single keys. `hdit recipe copy --annotated RECIPE` writes a recipe with these descriptions
-as comments.
+Written by `hdit recipe reference`; `hdit recipe reference train.lr` prints the entry of one key. A recipe is a TOML
+file with the tables below; `hdit train RECIPE --set table.key=value` overrides single keys. `hdit recipe copy
+--annotated RECIPE` writes a recipe with these descriptions as comments.
 """
 
 
@@ -40,6 +45,56 @@ def recipe_reference() -> str:
     """Return the reference of all recipe keys as Markdown: type and range, default, description."""
     schema = _schema()
     return INTRODUCTION + "".join(f"{line}\n" for line in _sections("", _resolve(schema, schema), schema))
+
+
+def key_entries() -> Iterator[dict[str, str]]:
+    """Yield every key of recipes, such as `train.lr` or `model.levels.width`: type and range, default, description."""
+    schema = _schema()
+    yield from _entries("", _resolve(schema, schema), schema)
+
+
+def _entries(name: str, table: Schema, schema: Schema) -> Iterator[dict[str, str]]:
+    for key, field in table["properties"].items():
+        inner = _table_of(field, schema)
+        if inner is not None:
+            yield from _entries(f"{name}{key}.", inner, schema)
+            continue
+        default = _default(field, key in table.get("required", ())).strip("`")
+        entry = {"key": f"{name}{key}", "type": _type(field).replace("`", ""), "default": default or "none"}
+        yield entry | {"description": field["description"]}
+
+
+def keep_comments(annotated: str, text: str) -> str:
+    """Return an annotated recipe with the comments that are next to the values in the text that it was made from."""
+    comments = {place: comment for _, place, comment in _places(text) if comment}
+    lines = (f"{line}  # {comments[place]}" if place in comments else line for line, place, _ in _places(annotated))
+    return "\n".join(lines) + "\n"
+
+
+Place = tuple[str, int, str]
+
+
+def _places(text: str) -> Iterator[tuple[str, Place | None, str]]:
+    """Yield each line with its table, the table's number among those of its name, its key, and the value's comment."""
+    table, numbers = "", Counter[str]()
+    for line in text.splitlines():
+        if header := re.match(r"\[+([^\[\]]+)\]+", line):
+            table = header[1].strip()
+            numbers[table] += 1
+        value = re.match(r"([\w-]+)\s*=", line)
+        place = (table, numbers[table], value[1]) if value else None
+        yield line, place, _comment_of(line) if value else ""
+
+
+def _comment_of(line: str) -> str:
+    """Return the comment after a value; `""` without one, or if the value goes on in the next line."""
+    for hash_sign in re.finditer("#", line):
+        try:
+            tomllib.loads(line[: hash_sign.start()])
+        except tomllib.TOMLDecodeError:
+            continue  # inside a text
+        return line[hash_sign.end() :].strip()
+    return ""
 
 
 def toml_line(key: str, value: Any) -> str:
@@ -73,9 +128,6 @@ def header(text: str) -> str:
 
 def _is_array_of_tables(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
-
-
-Schema = Mapping[str, Any]
 
 
 def _schema() -> Schema:

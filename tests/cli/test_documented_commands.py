@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 INCOMPLETE = ("MissingParameter", "BadOptionUsage")  # as in `hdit runs compare`, a name in a sentence
 BENCH_COMMANDS = ("attention", "train", "sample", "scaling", "data")
-RECIPE_COMMANDS = ("list", "show", "schema", "check", "copy")
-RUNS_COMMANDS = ("show", "compare")
+RECIPE_COMMANDS = ("list", "show", "schema", "reference", "check", "copy")
+RUNS_COMMANDS = ("list", "show", "compare")
 EDIT_COMMANDS = ("vary", "inpaint", "interpolate", "invert", "likelihood")
 COMMANDS = [[name] for name in discover_commands() if name not in ("recipe", "runs")]
 GROUPS = {"recipe": RECIPE_COMMANDS, "bench": BENCH_COMMANDS, "runs": RUNS_COMMANDS, "edit": EDIT_COMMANDS}
@@ -71,7 +71,7 @@ def test_an_invalid_command_is_found():
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_help_has_a_valid_example(command, capsys):
     assert main([*command, "--help"]) == 0
-    text = capsys.readouterr().out
+    text = re.sub(r"\\\n +", "", capsys.readouterr().out)
     examples = re.findall(r"^    (hdit .+)$", text.partition("  Example")[2], re.MULTILINE)
     assert any(example.startswith(f"hdit {' '.join(command)}") for example in examples)
     for part in [part for example in examples for part in re.split(r" && | \| ", example)]:

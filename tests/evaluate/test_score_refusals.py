@@ -131,7 +131,7 @@ def test_too_few_images_of_a_stream_are_refused_when_it_has_ended(picture_folder
         ({"labels": "uniform"}, "--labels uniform: applies to --ckpt"),
         ({"reference": "none.npz"}, r"none\.npz: no such file; expected statistics"),
         ({"images": "-", "reference": "-"}, "-: one stream cannot be both the images and the reference"),
-        ({"images": "-", "n": 3}, "--n 3: all images of a stream are scored"),
+        ({"images": "-", "n": 3}, "--count 3: all images of a stream are scored"),
         ({"images": "-", "nearest": "x.png"}, r"--nearest .*: a stream can be read only once"),
         (
             {"reference": "ref.npz", "nearest": "x.png"},

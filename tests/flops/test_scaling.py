@@ -96,8 +96,8 @@ def test_a_sweep_does_not_change_levels_of_global_attention():
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
-        ({"kernels": [4]}, "--kernel 4: expected odd numbers of at least 3"),
-        ({"patches": [0]}, "--patch 0: expected numbers of at least 1"),
+        ({"kernels": [4]}, "--kernel-sizes 4: expected odd numbers of at least 3"),
+        ({"patches": [0]}, "--patch-sizes 0: expected numbers of at least 1"),
     ],
 )
 def test_a_sweep_of_invalid_values_is_refused(sweep, message):

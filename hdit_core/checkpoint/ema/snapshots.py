@@ -1,7 +1,7 @@
 """Files of EMA weights: snapshots taken during training, and EMAs that are reconstructed from them.
 
 RUN/averages/000096000-ema-0.050.safetensors      the EMA of length 0.050 after 96,000 images
-RUN/averages/post-hoc-0.080.safetensors           the EMA that `hdit ema --std 0.08` reconstructed
+RUN/averages/post-hoc-0.080.safetensors           the EMA that `hdit ema --length 0.08` reconstructed
 
 Snapshots are stored in float16: relative error at most 2^-11, or 3e-8 for weights below 6e-5. Tensors that overflow
 float16, and those that are not averaged, keep their type.
@@ -141,10 +141,10 @@ def find_post_hoc_ema(run: Path, std: float) -> Path:
             "train.ema_profiles = [0.05, 0.10], or use --weights ema"
         )
     if not path.exists():
-        raise CheckpointError(f"{run}: has no EMA of length {std:.3f} yet; run hdit ema --std {std:g} {run}")
+        raise CheckpointError(f"{run}: has no EMA of length {std:.3f} yet; run hdit ema --length {std:g} {run}")
     if read_metadata(path).get("made_of") != fingerprint(taken):
         raise CheckpointError(
-            f"{path}: was reconstructed from other snapshots than the run has now; rerun hdit ema --std {std:g} "
+            f"{path}: was reconstructed from other snapshots than the run has now; rerun hdit ema --length {std:g} "
             f"{run}, or give the file itself with --ckpt"
         )
     return path

@@ -118,7 +118,7 @@ def _of_arrays(path: Path, choose: Choose, draw: dict[str, int]) -> ImageSet:
 
 def _of_stream(n: int | None, depth: Depth) -> ImageSet:
     if n is not None:
-        raise UsageError(f"--n {n}: all images of a stream are scored; send only {n} of them")
+        raise UsageError(f"--count {n}: all images of a stream are scored; send only {n} of them")
 
     def read(_: Sequence[int]) -> Iterator[ReadImage]:
         def is_wanted(name: str) -> bool:
@@ -180,7 +180,7 @@ def _choose(location: str, n: int | None, seed: int, purpose: str, count: int) -
     if n is None or n == count:
         return list(range(count))
     if n > count:
-        raise DataError(f"{location}: --n {n}: it has only {counted(count, 'image')}")
+        raise DataError(f"{location}: --count {n}: it has only {counted(count, 'image')}")
     chosen = stream(seed, purpose, 0).choice(count, n, replace=False)
     return sorted(int(number) for number in chosen)
 

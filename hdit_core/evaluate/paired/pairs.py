@@ -96,7 +96,7 @@ def match(images: ImageSet, originals: ImageSet, n: int | None = None, seed: int
     """
     if None in (images.count, originals.count):
         if n is not None:
-            raise UsageError(f"--n {n}: all images of a stream are scored; send only {n} of them")
+            raise UsageError(f"--count {n}: all images of a stream are scored; send only {n} of them")
         return Pairs(images, originals, "order", None)
     if images.names and originals.names:
         pairs = Pairs(images, originals, "name", _by_name(images, originals))
@@ -148,6 +148,6 @@ def _choose(pairs: Pairs, n: int, seed: int) -> Pairs:
     assert pairs.indices is not None
     count = len(pairs.indices)
     if n > count:
-        raise DataError(f"{pairs.images.source['path']}: --n {n}: there are only {count} pairs")
+        raise DataError(f"{pairs.images.source['path']}: --count {n}: there are only {count} pairs")
     chosen = sorted(int(number) for number in stream(seed, "score-subset", 0).choice(count, n, replace=False))
     return Pairs(pairs.images, pairs.originals, pairs.matched_by, [pairs.indices[number] for number in chosen])

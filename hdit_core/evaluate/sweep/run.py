@@ -13,7 +13,7 @@ import json
 import logging
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,14 @@ from hdit_core.evaluate.features.cache import FeatureCache
 from hdit_core.evaluate.features.gather import FeatureGather, translating_rank_errors
 from hdit_core.evaluate.features.measure import measure
 from hdit_core.evaluate.generated import generated_images
-from hdit_core.evaluate.inputs import ALONE, check_enough, check_fit, open_guide, open_reference
+from hdit_core.evaluate.inputs import (
+    ALONE,
+    check_enough,
+    check_fit,
+    open_guide,
+    open_reference,
+    with_default_reference,
+)
 from hdit_core.evaluate.metrics.confidence_intervals import NUM_BLOCKS, without_each_block
 from hdit_core.evaluate.metrics.frechet_distance import FrechetTarget
 from hdit_core.evaluate.metrics.statistics import Statistics
@@ -117,16 +124,29 @@ def sweep(
         DataError: the reference is damaged, or of another extractor.
     """
     make_mkl_reproducible()  # before the first matrix product, so that a resumed sweep has the same bits
-    checkpoint, scoring = _checkpoint(settings.run), settings.scoring
+    checkpoint = _checkpoint(settings.run)
+    scoring = with_default_reference(settings.scoring, checkpoint.recipe, settings.run)
+    settings, points = replace(settings, scoring=scoring), settings.points(checkpoint)
+    _check_points(points, checkpoint)
     device = pick_device(scoring.device) if world is ALONE else world.device
     name = scoring.extractor or checkpoint.recipe.evaluate.extractor
     extractor = open_on_all(lambda: open_extractor(name, scoring.weights, device, scoring.mode), world)
-    check_enough("--n", settings.n, extractor, scoring.allow_small_n)
+    check_enough("--count", settings.n, extractor, scoring.allow_small_n)
     check_fit(open_reference(scoring.reference), extractor, scoring.allow_small_n)
     weights = SweepWeights(settings.run, checkpoint, device)
-    world.on_main_rank(lambda: weights.prepare({point.weights for point in settings.points(checkpoint)}))
+    world.on_main_rank(lambda: weights.prepare({point.weights for point in points}))
     guide = open_guide(scoring, device)
     return _Sweep(settings, checkpoint, extractor, weights, guide, on_images, world).run()
+
+
+def _check_points(points: Sequence[Point], checkpoint: Checkpoint) -> None:
+    """Refuse settings that the network cannot have, of any candidate, before the first one is scored.
+
+    Raises:
+        RecipeError: as `sample_settings`.
+    """
+    for sample in {json.dumps(point.sample): point.sample for point in points}.values():
+        sample_settings(checkpoint.recipe, **sample)
 
 
 def _checkpoint(run: Path) -> Checkpoint:

@@ -160,7 +160,8 @@ class SweepSettings:
 
     Attributes:
         run: a run's folder; its newest valid checkpoint is used.
-        scoring: reference, extractor, classes, seed, guide and everything else that all candidates have in common.
+        scoring: reference (default: the run's data), extractor, classes, seed, guide and everything else that all
+            candidates have in common.
         ema: the weights to try, comma-separated: ema, model, or EMA lengths.
         guidance: guidance scales, as numbers and ranges; None: the recipe's.
         interval: guidance intervals, comma-separated; None: the recipe's.
@@ -184,9 +185,7 @@ class SweepSettings:
 
     def __post_init__(self) -> None:
         if self.confirm < self.n:
-            raise UsageError(f"--confirm {self.confirm}: expected at least --n {self.n}")
-        if self.scoring.reference is None:
-            raise UsageError("--ref is missing: pass a data set, a folder, or statistics of hdit eval-fid stats")
+            raise UsageError(f"--confirm {self.confirm}: expected at least --count {self.n}")
         if (self.scoring.guide is None) != (self.autoguidance is None):
             raise UsageError("--guide CKPT and --autoguidance LIST: give both, or neither; for example 1:3:0.5")
         if self.apply and self.scoring.guide is not None:
@@ -209,6 +208,6 @@ class SweepSettings:
         sample = checkpoint.recipe.sample
         everywhere = (0.0, sample.sigma_max) if sample.guidance_interval else None
         guidance = read_numbers("--guidance", self.guidance) if self.guidance else (None,)
-        intervals = read_intervals("--interval", self.interval, everywhere) if self.interval else (None,)
+        intervals = read_intervals("--guidance-interval", self.interval, everywhere) if self.interval else (None,)
         auto = read_numbers("--autoguidance", self.autoguidance) if self.autoguidance else (None,)
         return grid([name.strip() for name in self.ema.split(",")], guidance, intervals, auto, sample.guidance)

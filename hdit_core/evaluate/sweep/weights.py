@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from hdit_core.checkpoint.denoiser import load_denoiser
-from hdit_core.checkpoint.ema.post_hoc import build_post_hoc_ema
+from hdit_core.checkpoint.ema.post_hoc import build_post_hoc_ema, plan_post_hoc_ema
 from hdit_core.checkpoint.ema.snapshots import find_post_hoc_ema, parse_ema_std, part_name, post_hoc_file
 from hdit_core.checkpoint.load import Checkpoint
 from hdit_core.diffusion.precondition import Denoiser
@@ -30,14 +30,12 @@ class SweepWeights:
             UsageError: a name is neither of a checkpoint's weights nor an EMA length, or the snapshots do not allow it.
             CheckpointError: the run has no snapshots.
         """
-        for name in sorted(names):
-            if self._is_part(name):
-                continue
-            try:
-                find_post_hoc_ema(self._run, length := parse_ema_std(name))
-            except CheckpointError:
-                logger.info(f"reconstructing EMA weights of length {name} from the run's snapshots")
-                build_post_hoc_ema(self._run, length)
+        missing = [name for name in sorted(names) if not self._is_part(name) and not self._is_reconstructed(name)]
+        for name in missing:
+            plan_post_hoc_ema(self._run, parse_ema_std(name))  # refuse all of them before writing any
+        for name in missing:
+            logger.info(f"reconstructing EMA weights of length {name} from the run's snapshots")
+            build_post_hoc_ema(self._run, parse_ema_std(name))
 
     def locate(self, name: str) -> tuple[Path, str]:
         """Return the path and the name by which `load_denoiser` finds the weights."""
@@ -52,6 +50,13 @@ class SweepWeights:
             path, weights = self.locate(name)
             self._loaded = name, load_denoiser(path, weights, self._device)
         return self._loaded[1]
+
+    def _is_reconstructed(self, name: str) -> bool:
+        try:
+            find_post_hoc_ema(self._run, parse_ema_std(name))
+        except CheckpointError:
+            return False
+        return True
 
     def _is_part(self, name: str) -> bool:
         return (self._checkpoint.folder / f"{part_name(name)}.safetensors").exists() or name in ("ema", "model")

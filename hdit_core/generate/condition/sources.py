@@ -196,7 +196,7 @@ def open_vectors(recipe: Recipe, path: Path) -> tuple[VectorOf, dict[str, str]]:
     """
     length = recipe.model.mapping_cond_dim
     if not length:
-        raise UsageError(f"--vector {path}: the network was trained without vectors; leave it out")
+        raise UsageError(f"--vectors {path}: the network was trained without vectors; leave it out")
     if (path / MANIFEST).is_file():
         reader = ImageReader(path, cache_bytes=0)
         if reader.vector_dim != length:
@@ -218,7 +218,7 @@ def _of_reader(reader: ImageReader, index: int) -> Float[Tensor, " E"]:
 def _read_vectors(path: Path, length: int) -> tuple[Float32[np.ndarray, "N E"], str]:
     if not path.is_file():
         found = "is no prepared data set" if path.is_dir() else "no such file"
-        raise UsageError(f"--vector {path}: {found}; expected a .npy of N x {length} numbers, or a data set")
+        raise UsageError(f"--vectors {path}: {found}; expected a .npy of N x {length} numbers, or a data set")
     if path.stat().st_size > LARGEST_VECTORS_BYTES:
         raise DataError(f"{path}: larger than {LARGEST_VECTORS_BYTES >> 30} GiB; give a part of it")
     content = read_bytes(path)

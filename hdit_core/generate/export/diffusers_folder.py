@@ -56,7 +56,7 @@ def export_diffusers(
         UsageError: the folder exists, or the network has a part that the exported code lacks; names the key.
         CheckpointError: the source is missing or damaged.
     """
-    check_output("--to", folder, new=True)
+    check_output("--out", folder, new=True)
     defaults = read_defaults(source)
     weights = weights or defaults.weights
     recipe, state, _ = read_weights(source, weights)

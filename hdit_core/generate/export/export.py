@@ -95,7 +95,7 @@ def export(source: Path, folder: Path, settings: ExportSettings) -> dict[str, An
         RecipeError: RUN/sample.toml is damaged, or does not match the network.
         CheckpointError: the source is missing or damaged, or the program's outputs differ from the network's.
     """
-    check_output("--to", folder, new=True)
+    check_output("--out", folder, new=True)
     defaults = read_defaults(source)
     weights = settings.weights or defaults.weights
     recipe, state, found = read_weights(source, weights)

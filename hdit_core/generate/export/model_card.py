@@ -125,9 +125,9 @@ def _commands(recipe: Recipe) -> Iterator[str]:
     if recipe.condition_image_channels:
         yield "    hdit restore IMAGES --ckpt FOLDER --out restored"
     elif recipe.model.mapping_cond_dim:
-        yield "    hdit sample --ckpt FOLDER --vector VECTORS.npy --n 64 --out samples"
+        yield "    hdit sample --ckpt FOLDER --vectors VECTORS.npy --count 64 --out samples"
     else:
-        yield "    hdit sample --ckpt FOLDER --n 64 --out samples"
+        yield "    hdit sample --ckpt FOLDER --count 64 --out samples"
         yield ""
         yield "or in Python:"
         yield ""

@@ -20,7 +20,7 @@ def hub_repository(target: Path | str) -> str | None:
         return None
     match = REPOSITORY.fullmatch(address)
     if match is None:
-        raise UsageError(f"--to {address}: expected a folder, or hf://OWNER/NAME without a path")
+        raise UsageError(f"--out {address}: expected a folder, or hf://OWNER/NAME without a path")
     return match[1]
 
 

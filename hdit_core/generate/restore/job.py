@@ -118,7 +118,7 @@ class RestoreJob:
         """Refuse a network that takes vectors without them, with a UsageError."""
         length = self.maker.recipe.model.mapping_cond_dim
         if length and self.vectors is None:
-            raise UsageError(f"the network takes vectors of {length} numbers, and none are given; see --vector")
+            raise UsageError(f"the network takes vectors of {length} numbers, and none are given; see --vectors")
 
     def provenance(self) -> dict[str, Any]:
         """Return the settings that determine the pixels, apart from the inputs, as plain values."""

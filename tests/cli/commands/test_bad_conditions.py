@@ -47,22 +47,26 @@ def place(tmp_path_factory):
 
 SAMPLE = {
     ("plain", "--condition", "in"): "--condition in: the network was trained without condition images; leave it out",
-    ("plain", "--vector", "v4.npy"): "--vector v4.npy: the network was trained without vectors; leave it out",
+    ("plain", "--vectors", "v4.npy"): "--vectors v4.npy: the network was trained without vectors; leave it out",
     ("cond",): "the network takes condition images of 3 channels, and none are given; see --condition",
     ("vec",): "the network takes vectors of 4 numbers, and none are given; see --vector",
     ("both", "--condition", "in"): "the network takes vectors of 4 numbers, and none are given; see --vector",
-    ("both", "--vector", "v4.npy"): "the network takes condition images of 3 channels, and none are given; see --con",
-    ("vec", "--vector", "v3.npy"): "v3.npy: has 2x3 numbers; expected N x 4, or 4 for all images",
-    ("vec", "--vector", "nan.npy"): "nan.npy: row 1 has NaN or infinite numbers; expected finite ones",
-    ("vec", "--vector", "in"): "--vector in: is no prepared data set; expected a .npy of N x 4 numbers, or a data set",
-    ("vec", "--vector", "no.npy"): "--vector no.npy: no such file; expected a .npy of N x 4 numbers, or a data set",
-    ("vec", "--vector", "set"): "set: has vectors of 0 numbers (0: none); the network takes 4, which hdit prepare-dat",
+    ("both", "--vectors", "v4.npy"): "the network takes condition images of 3 channels, and none are given; see --con",
+    ("vec", "--vectors", "v3.npy"): "v3.npy: has 2x3 numbers; expected N x 4, or 4 for all images",
+    ("vec", "--vectors", "nan.npy"): "nan.npy: row 1 has NaN or infinite numbers; expected finite ones",
+    (
+        "vec",
+        "--vectors",
+        "in",
+    ): "--vectors in: is no prepared data set; expected a .npy of N x 4 numbers, or",
+    ("vec", "--vectors", "no.npy"): "--vectors no.npy: no such file; expected a .npy of N x 4 numbers, or a data set",
+    ("vec", "--vectors", "set"): "set: has vectors of 0 numbers (0: none); the network takes 4, which hdit prepare-dat",
     ("cond", "--condition", "flat"): "flat: a.png: is a condition for images of 8x24, the samples are 16x24; give --s",
     ("cond", "--condition", "four.npy"): "four.npy: four.npy: an array of 16x24x4 numbers; expected height x width x",
     ("cond", "--condition", "set"): "set: has condition images of 0 channels (0: none), the recipe takes 3; prepare",
     ("fill", "--condition", "in"): "in: a.png: has no transparent pixels, which would be filled in; hdit restore takes",
     ("cond", "--condition", "in", "--set", "sample.condition_guidance=2"): "sample.condition_guidance = 2.0 needs a ne",
-    ("vec", "--vector", "v4.npy", "--set", "sample.vector_guidance=2"): "sample.vector_guidance = 2.0 needs a network",
+    ("vec", "--vectors", "v4.npy", "--set", "sample.vector_guidance=2"): "sample.vector_guidance = 2.0 needs a network",
 }
 
 
@@ -86,8 +90,8 @@ def test_samples_of_other_conditions_than_the_network_takes_are_refused(place, c
 RESTORE = {
     ("plain", "in"): "the network was trained without condition images; generate with hdit sample or hdit edit",
     ("both", "in"): "the network takes vectors of 4 numbers, and none are given; see --vector",
-    ("cond", "in", "--vector", "v4.npy"): "--vector v4.npy: the network was trained without vectors; leave it out",
-    ("both", "in", "--vector", "nan.npy"): "nan.npy: row 1 has NaN or infinite numbers; expected finite ones",
+    ("cond", "in", "--vectors", "v4.npy"): "--vectors v4.npy: the network was trained without vectors; leave it out",
+    ("both", "in", "--vectors", "nan.npy"): "nan.npy: row 1 has NaN or infinite numbers; expected finite ones",
     ("cond", "four.npy"): "the first: four.npy: an array of 16x24x4 numbers; expected height x width x 3",
     ("fill", "in", "--mask", "flat"): "the first: a.png: the mask has 8x24 pixels, the image 16x24; use a mask of the",
     ("fill", "in", "--mask", "partial"): "could not restore 2 inputs; the first: b.png: has no mask of its name i",

@@ -114,7 +114,7 @@ def test_the_alternative_name_of_the_number_of_images_passes_torchrun(folders, c
         words = [*command, "--count", "9"]
         assert get_args_parser().parse_args(["-m", "hdit_cli", *words]).training_script_args == words
     assert main(["eval-fid", folders[0], "--ref", folders[1], *OFFLINE, "--count", "9"]) == 3
-    assert "--n 9: it has only 5 images" in capsys.readouterr().err
+    assert "--count 9: it has only 5 images" in capsys.readouterr().err
 
 
 def test_missing_weights_without_internet_access_exit_with_1_and_a_hint(folders, capsys, monkeypatch, tmp_path):

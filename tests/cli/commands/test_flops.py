@@ -58,9 +58,9 @@ def test_one_size_prints_levels_operations_and_both_macs_and_flops(capsys):
 
 
 def test_several_sizes_print_totals_and_exponents_and_two_of_them_only_one_exponent(capsys):
-    assert main(["flops", "--res", "128,256x512,1024"]) == 0
+    assert main(["flops", "--sizes", "128,256x512,1024"]) == 0
     three = capsys.readouterr().out
-    assert main(["flops", "--res", "128,256x512"]) == 0
+    assert main(["flops", "--sizes", "128,256x512"]) == 0
     two = capsys.readouterr().out
 
     assert "256x512" in three
@@ -71,7 +71,7 @@ def test_several_sizes_print_totals_and_exponents_and_two_of_them_only_one_expon
 
 
 def test_a_size_is_one_number_or_height_x_width(capsys):
-    sizes = result(capsys, "--res", "256, 256x512")["networks"][0]["sizes"]
+    sizes = result(capsys, "--sizes", "256, 256x512")["networks"][0]["sizes"]
 
     assert [size["image_size"] for size in sizes] == [[256, 256], [256, 512]]
 
@@ -86,21 +86,21 @@ def test_overrides_reach_the_network_that_is_counted(capsys):
 @pytest.mark.parametrize("ending", ["png", "svg"])
 def test_the_plot_is_written_and_the_numbers_are_still_printed(capsys, tmp_path, ending):
     path = tmp_path / f"scaling.{ending}"
-    document = result(capsys, "--res", "128,256", "--plot", str(path))
+    document = result(capsys, "--sizes", "128,256", "--plot", str(path))
 
     assert len(document["networks"][0]["sizes"]) == 2
     assert path.read_bytes().startswith({"png": b"\x89PNG", "svg": b"<?xml"}[ending])
 
 
 def test_baselines_are_chosen_by_name_and_none_omits_them(capsys):
-    names = [series["name"] for series in result(capsys, "--res", "256", "--against", "adm, U-ViT-L/2")["baselines"]]
+    names = [series["name"] for series in result(capsys, "--sizes", "256", "--against", "adm, U-ViT-L/2")["baselines"]]
 
     assert names == ["ADM", "U-ViT-L/2"]
-    assert result(capsys, "--res", "256", "--against", "none")["baselines"] == []
+    assert result(capsys, "--sizes", "256", "--against", "none")["baselines"] == []
 
 
 def test_each_size_names_the_published_network_and_whether_it_is_scaled(capsys):
-    args = ["--res", "64,128,256,512,1024", "--against", "adm,dit-b/4"]
+    args = ["--sizes", "64,128,256,512,1024", "--against", "adm,dit-b/4"]
     adm, dit = result(capsys, *args)["baselines"]
 
     assert [size["network"] for size in adm["sizes"]] == ["ADM-64", "ADM-128", "ADM-256", "ADM-512", "ADM-512 (scaled)"]
@@ -127,24 +127,27 @@ MISTAKES = {
         ["--against", "dit-q/4"],
         "--against dit-q/4: expected dit-{s,b,l,xl}/patch, u-vit-{s,m,l,h}/patch or adm, for example dit-b/4",
     ),
-    "a sweep of words": (["--kernel", "large"], "--kernel large: expected whole numbers separated by commas"),
+    "a sweep of words": (
+        ["--kernel-sizes", "large"],
+        "--kernel-sizes large: expected whole numbers separated by",
+    ),
     "two formats": (["--csv", "--json"], "--csv and --json: choose one"),
     "a size that is none": (
-        ["--res", "128,large"],
-        "--res 128,large: expected N or HEIGHTxWIDTH in pixels, separated by commas, for example 256 or 512x768,1024",
+        ["--sizes", "128,large"],
+        "--sizes 128,large: expected N or HEIGHTxWIDTH in pixels, separated by commas, such as 256 or 512x768,1024",
     ),
-    "a size between those that fit": (["--res", "100"], "HDiT-B/4 does not accept images of 100x100"),
-    "a size too small for the recipe": (["imagenet256", "--res", "48"], "larger than the level's 6x6 grid"),
+    "a size between those that fit": (["--sizes", "100"], "HDiT-B/4 does not accept images of 100x100"),
+    "a size too small for the recipe": (["imagenet256", "--sizes", "48"], "larger than the level's 6x6 grid"),
     "an override without a recipe": (
         ["--set", "model.patch_size=2"],
         "--set model.patch_size=2: needs a recipe, for example imagenet256",
     ),
     "a plot of another kind": (["--plot", "x.jpg"], "--plot x.jpg: expected a name that ends in .png or .svg"),
     "a plot into no folder": (["--plot", "nowhere/x.png"], "--plot nowhere/x.png: there is no folder nowhere"),
-    "no size at all": (["--res", ""], "expected N or HEIGHTxWIDTH"),
+    "no size at all": (["--sizes", ""], "expected N or HEIGHTxWIDTH"),
     "a plot of one point": (
-        ["--res", "128", "--plot", "x.png"],
-        "--plot x.png: a curve needs two sizes or more; add --res 128,256,512,1024,2048",
+        ["--sizes", "128", "--plot", "x.png"],
+        "--plot x.png: a curve needs two sizes or more; add --sizes 128,256,512,1024,2048",
     ),
     "a recipe that is not there": (["imagenet265"], "did you mean 'imagenet256'?"),
 }
@@ -161,7 +164,7 @@ def test_an_error_is_one_line_and_exit_code_2(capsys, args, message):
     assert err.count("\n") == 1
 
 
-@pytest.mark.parametrize("args", [["--res", "1024"], ["--res", "1024", "--json"], ["ffhq1024"]])
+@pytest.mark.parametrize("args", [["--sizes", "1024"], ["--sizes", "1024", "--json"], ["ffhq1024"]])
 def test_counting_imports_neither_torch_nor_numpy(args):
     code = "import sys; from hdit_cli.main import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
     run = subprocess.run([sys.executable, "-c", code, "flops", *args], capture_output=True, text=True, check=True)
@@ -171,7 +174,7 @@ def test_counting_imports_neither_torch_nor_numpy(args):
 
 
 def test_activation_bytes_add_up_over_parts_and_levels(capsys):
-    (size,) = result(capsys, "ffhq1024", "--res", "1024x512")["networks"][0]["sizes"]
+    (size,) = result(capsys, "ffhq1024", "--sizes", "1024x512")["networks"][0]["sizes"]
 
     kept = size["activation_bytes"]
     assert size["parameter_bytes"] == 4 * size["parameters"]

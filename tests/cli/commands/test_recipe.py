@@ -5,7 +5,7 @@ import pytest
 
 from hdit_cli.main import main
 from hdit_core.recipe.read import read_recipe, shipped_recipes
-from hdit_core.recipe.write import recipe_toml
+from hdit_core.recipe.write import keep_comments, recipe_toml
 
 
 def test_list_names_every_built_in_recipe_with_its_description(capsys):
@@ -115,6 +115,55 @@ def test_an_annotated_copy_is_the_same_recipe(capsys, tmp_path):
     assert "# peak learning rate (number > 0)\nlr = " in text
     original = shipped_recipes()["mnist32"].read_text()
     assert text.startswith(original[: original.index("[model]")] + "[model]\n")
+
+
+def test_an_annotated_copy_keeps_the_comments_next_to_values(tmp_path):
+    text = shipped_recipes()["mnist32"].read_text()
+    text = text.replace("num_images = 48_000", 'num_images = 48_000   # short: "1500" steps')
+    text = text.replace("depth = 2", "depth = 2 # outer", 1).replace(
+        'attention = "global"', 'attention = "global" # inner'
+    )
+    text = text.replace("[diffusion]\n", "[diffusion]  # of Karras\n")
+    (tmp_path / "a.toml").write_text(text)
+    assert main(["recipe", "copy", "--annotated", str(tmp_path / "a.toml"), str(tmp_path / "b.toml")]) == 0
+    lines = (tmp_path / "b.toml").read_text().splitlines()
+    assert read_recipe(str(tmp_path / "b.toml")) == read_recipe(str(tmp_path / "a.toml"))
+    assert 'num_images = 48000  # short: "1500" steps' in lines and 'attention = "global"  # inner' in lines
+    assert [line for line in lines if line.startswith("depth = ")] == ["depth = 2  # outer", "depth = 2"]
+    assert sum(line.startswith("num_images = ") for line in lines) == 2
+
+
+@pytest.mark.parametrize("value", ['"#1 # 2"', '"#1 # 2" # real', "'a' #b # c", "[ # goes on"])
+def test_comments_are_told_from_texts(value):
+    comment = {'"#1 # 2" # real': "  # real", "'a' #b # c": "  # b # c"}.get(value, "")
+    assert keep_comments("[t]\nk = 1\n", f"[t]\nk = {value}\n") == f"[t]\nk = 1{comment}\n"
+
+
+@pytest.mark.parametrize(
+    "key, keys",
+    [
+        ("train.lr", ["train.lr"]),
+        ("lr", ["train.lr"]),
+        ("model.levels[0].width", ["model.levels.width"]),
+        ("model.levels[].width", ["model.levels.width"]),
+    ],
+)
+def test_reference_prints_the_entry_of_one_key_with_its_table(capsys, key, keys):
+    assert main(["recipe", "reference", key]) == 0
+    out = capsys.readouterr().out
+    assert [line for line in out.splitlines() if not line.startswith(" ")] == keys
+    if key == "train.lr":
+        assert out == "train.lr\n  number > 0; default: 0.0005\n  peak learning rate\n"
+
+
+def test_reference_of_a_table_prints_its_keys_and_an_unknown_key_is_answered_by_the_nearest(capsys):
+    assert main(["recipe", "reference", "evaluate"]) == 0
+    keys = [line for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+    assert len(keys) > 2 and all(key.startswith("evaluate.") for key in keys)
+    assert main(["recipe", "reference", "train.lrr"]) == 2
+    assert "train.lrr: no such recipe key or table; did you mean 'train.lr'?" in capsys.readouterr().err
+    assert main(["recipe", "reference", "zzz"]) == 2
+    assert "zzz: no such recipe key or table; hdit recipe reference prints all keys" in capsys.readouterr().err
 
 
 def test_check_compares_recipes_with_prepared_data_and_reports_everything_at_once(capsys, tmp_path, trained, tiny_data):

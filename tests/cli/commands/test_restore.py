@@ -87,13 +87,13 @@ def test_vectors_are_read_as_hdit_sample_reads_them(place, capsys):
     write_network(place / "both", [DOWNSCALE], mapping_cond_dim=4, num_classes=2)
     np.save("v.npy", np.eye(4)[:2])
     arguments = ["restore", "in", "--ckpt", "both", "--class", "1", *CPU]
-    assert main([*arguments, "--vector", "v.npy", "--out", "out", "--json"]) == 0
+    assert main([*arguments, "--vectors", "v.npy", "--out", "out", "--json"]) == 0
     origin = json.loads(capsys.readouterr().out)["origin"]
     assert origin["conditions"]["vectors"]["path"] == "v.npy" and origin["class"] == 1
     assert main([*arguments, "--out", "none"]) == 2
     assert "the network takes vectors of 4 numbers, and none are given; see --vector" in capsys.readouterr().err
     np.save("w.npy", np.eye(3))
-    assert main([*arguments, "--vector", "w.npy", "--out", "none"]) == 3
+    assert main([*arguments, "--vectors", "w.npy", "--out", "none"]) == 3
     assert "w.npy: has 3x3 numbers; expected N x 4, or 4 for all images" in capsys.readouterr().err
 
 
@@ -165,7 +165,7 @@ def test_a_tar_cannot_write_outside_the_output_folder(place, capsys, monkeypatch
         (["in", "--out", "x.npz"], "--out x.npz: an npz has images of one size and no names; use a folder, a .tar or"),
         (["in", "--out", "in/a.tar.gz"], "expected a folder, a name that ends in .tar or .npz, or - for a tar"),
         (["in", "--out", "old.tar"], "old.tar: already exists and is never replaced; choose another name"),
-        (["in", "--vector", "v.npy"], "--vector v.npy: the network was trained without vectors; leave it out"),
+        (["in", "--vectors", "v.npy"], "--vectors v.npy: the network was trained without vectors; leave it out"),
     ],
 )
 def test_errors_are_one_line(place, capsys, arguments, message):
@@ -227,10 +227,10 @@ def test_samples_of_a_conditional_network_need_its_conditions(place, capsys):
 def test_samples_take_vectors(place, capsys):
     write_network(place / "vector", condition_channels=0, mapping_cond_dim=4)
     np.save("v.npy", np.eye(4))
-    assert main(["sample", "--ckpt", "vector", "--vector", "v.npy", "--n", "2", "--out", "s", *CPU]) == 0
+    assert main(["sample", "--ckpt", "vector", "--vectors", "v.npy", "--n", "2", "--out", "s", *CPU]) == 0
     assert not np.array_equal(*(np.asarray(Image.open(f"s/0000000{index}.png")) for index in (0, 1)))
     capsys.readouterr()
-    assert main(["sample", "--ckpt", "vector", "--vector", "v.npy", "--condition", "in", "--out", "t", *CPU]) == 2
+    assert main(["sample", "--ckpt", "vector", "--vectors", "v.npy", "--condition", "in", "--out", "t", *CPU]) == 2
     assert "--condition in: the network was trained without condition images" in capsys.readouterr().err
 
 

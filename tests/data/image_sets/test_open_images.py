@@ -140,7 +140,7 @@ def test_an_empty_folder_is_an_error(tmp_path):
 
 
 def test_more_images_than_there_are_is_an_error(picture_folder):
-    with pytest.raises(DataError, match="--n 13: it has only 12 images"):
+    with pytest.raises(DataError, match="--count 13: it has only 12 images"):
         open_images(str(picture_folder("photos")), 13)
 
 

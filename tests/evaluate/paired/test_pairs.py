@@ -88,10 +88,10 @@ def test_a_subset_of_the_pairs_is_chosen_by_the_seed(picture_folder):
     a, b = open_images(str(picture_folder("a", 9))), open_images(str(picture_folder("b", 9)))
     draws = [[name for name, *_ in found(match(a, b, 4, seed))] for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2] and len(draws[0]) == 4 and draws[0] == sorted(draws[0])
-    with pytest.raises(DataError, match="/a: --n 10: there are only 9 pairs"):
+    with pytest.raises(DataError, match="/a: --count 10: there are only 9 pairs"):
         match(a, b, 10)
 
 
 def test_a_subset_of_a_stream_is_refused(picture_folder):
-    with pytest.raises(UsageError, match="--n 2: all images of a stream are scored; send only 2 of them"):
+    with pytest.raises(UsageError, match="--count 2: all images of a stream are scored; send only 2 of them"):
         match(open_images("-"), open_images(str(picture_folder("b", 3))), 2)

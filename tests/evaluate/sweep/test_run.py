@@ -3,13 +3,14 @@
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from hdit_core.checkpoint.load import newest_checkpoint
-from hdit_core.errors import CheckpointError, UsageError
+from hdit_core.errors import CheckpointError, HditError, RecipeError, UsageError
 from hdit_core.evaluate.score import score
 from hdit_core.evaluate.settings import ScoreSettings
 from hdit_core.evaluate.sweep import run as sweep_module
@@ -17,6 +18,7 @@ from hdit_core.evaluate.sweep.defaults import apply_winner, unapply_winner
 from hdit_core.evaluate.sweep.journal import Trial
 from hdit_core.evaluate.sweep.run import sweep, ties
 from hdit_core.evaluate.sweep.search_space import Point, SweepSettings
+from hdit_core.recipe.read import check_recipe
 from tests.evaluate.sweep.wanted import wanted
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -135,15 +137,52 @@ def test_candidates_whose_interval_contains_the_winner_are_ties():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"confirm": 9}, "--confirm 9: expected at least --n 16"),
+        ({"confirm": 9}, "--confirm 9: expected at least --count 16"),
         ({"guidance": "x"}, "--guidance x: expected comma-separated numbers"),
         ({"ema": "emma"}, "weights emma: expected ema, model, or an EMA length"),
-        ({"n": 4}, "--n: 4 images, too few for the 5 features of toy"),
+        ({"n": 4}, "--count: 4 images, too few for the 5 features of toy"),
     ],
 )
 def test_impossible_grids_are_refused_before_an_image_is_sampled(run, reference, change, message):
     with pytest.raises(UsageError, match=message):
         sweep(wanted(run, reference, **change))
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"guidance": "1,-2"}, "sample.guidance = -2.0: expected a number of at least 0"),
+        ({"ema": "0.08,0.5"}, "0.5"),
+    ],
+)
+def test_no_candidate_is_scored_if_another_one_is_impossible(run, reference, change, message, monkeypatch):
+    started = []
+    monkeypatch.setattr(sweep_module, "saved_reference", lambda *_: started.append("reference"))
+    with pytest.raises(HditError, match=message):
+        sweep(wanted(run, reference, **change))
+    assert started == [] and not (run / "sweep").exists()
+    assert not list((run / "averages").glob("post-hoc-*"))
+
+
+def test_guidance_scales_for_a_network_without_classes_are_refused_at_once(run, reference, monkeypatch):
+    text = (run / "recipe.toml").read_text()
+    checkpoint = newest_checkpoint(run)[0]
+    tables = checkpoint.recipe.model_dump(mode="json", exclude_none=True)
+    tables["model"]["num_classes"] = 0
+    unconditional = replace(checkpoint, recipe=check_recipe(tables, "unconditional"))
+    monkeypatch.setattr(sweep_module, "newest_checkpoint", lambda *_: (unconditional, []))
+    with pytest.raises(RecipeError, match=r"sample\.guidance = 2\.0 needs classes"):
+        sweep(wanted(run, reference, guidance="1,2"))
+    assert (run / "recipe.toml").read_text() == text and not (run / "sweep").exists()
+
+
+def test_the_reference_is_the_data_of_the_run_by_default(run, reference, caplog):
+    caplog.set_level("INFO", "hdit")
+    settings = wanted(run, reference, guidance="1", interval=None, n=8, confirm=8)
+    default = replace(settings, scoring=replace(settings.scoring, reference=None))
+    result = sweep(default)
+    assert f"comparing with the data of {run}: {reference}" in caplog.messages
+    assert result.score["value"] == sweep(replace(settings, out=run / "other")).score["value"]
 
 
 def test_a_length_without_snapshots_is_refused(run, reference):

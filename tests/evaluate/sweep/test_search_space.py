@@ -29,7 +29,7 @@ def test_intervals_are_noise_levels_or_all():
     assert read_intervals("--interval", "all,0.2:5", None) == (None, (0.2, 5))
     assert read_intervals("--interval", "all", (0.0, 80.0)) == ((0, 80),)
     for text in ("5:0.2", "1", "-1:2", "1:1", "x", "all:5", "0.2:inf", "1:2:3", "", "all,,1:2"):
-        with pytest.raises(UsageError, match=r"--interval .*: expected LOW:HIGH with 0 <= LOW < HIGH, or all"):
+        with pytest.raises(UsageError, match=r"--guidance-interval .*: expected LOW:HIGH with 0 <= LOW < HIGH, or all"):
             read_intervals("--interval", text, None)
 
 

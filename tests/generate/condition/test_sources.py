@@ -114,7 +114,7 @@ def test_a_missing_file_or_one_that_is_no_array_is_refused(tmp_path):
     (tmp_path / "v.npy").write_bytes(b"no array")
     with pytest.raises(DataError, match=r"v\.npy: damaged \.npy"):
         open_conditions(recipe, SIZE, 0, None, tmp_path / "v.npy")
-    with pytest.raises(UsageError, match=r"--vector .*none\.npy: no such file; expected a \.npy of N x 5 numbers"):
+    with pytest.raises(UsageError, match=r"--vectors .*none\.npy: no such file; expected a \.npy of N x 5 numbers"):
         open_conditions(recipe, SIZE, 0, None, tmp_path / "none.npy")
 
 
@@ -122,6 +122,6 @@ def test_conditions_for_a_network_that_takes_none_are_refused(folder, tmp_path):
     recipe = recipe_of(condition_channels=0)
     with pytest.raises(UsageError, match=r"--condition .*: the network was trained without condition images; leave it"):
         open_conditions(recipe, SIZE, 0, str(folder), None)
-    with pytest.raises(UsageError, match=r"--vector .*: the network was trained without vectors; leave it out"):
+    with pytest.raises(UsageError, match=r"--vectors .*: the network was trained without vectors; leave it out"):
         open_conditions(recipe, SIZE, 0, None, tmp_path / "v.npy")
     assert open_conditions(recipe, SIZE, 0, None, None) is None

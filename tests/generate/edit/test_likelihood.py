@@ -114,7 +114,7 @@ def test_a_subset_of_the_images_is_drawn_by_the_seed(tmp_path):
         [one.index for one in open_labelled_images(folder, (*SIZE, 3), 0, n=3, seed=seed).images] for seed in (0, 0, 1)
     ]
     assert chosen[0] == chosen[1] != chosen[2] and chosen[0] == sorted(set(chosen[0])) and len(chosen[0]) == 3
-    with pytest.raises(DataError, match="--n 9: it has only 8 images"):
+    with pytest.raises(DataError, match="--count 9: it has only 8 images"):
         open_labelled_images(folder, (*SIZE, 3), 0, n=9)
 
 

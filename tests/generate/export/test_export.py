@@ -114,7 +114,7 @@ def test_the_same_export_has_the_same_bytes(run, tmp_path):
 def test_existing_files_are_not_replaced(run, tmp_path, kind):
     target = tmp_path / "there"
     {"folder": target.mkdir, "file": target.touch, "link": lambda: target.symlink_to(tmp_path / "x")}[kind]()
-    with pytest.raises(UsageError, match=r"--to .*there: already exists and is never replaced; choose another name"):
+    with pytest.raises(UsageError, match=r"--out .*there: already exists and is never replaced; choose another name"):
         exported(run, target)
     assert not (tmp_path / "x").exists()
 

@@ -63,5 +63,5 @@ def test_an_input_whose_index_and_vector_have_changed_is_restored_again(both, pi
 
 
 def test_a_network_that_takes_vectors_needs_them(both):
-    with pytest.raises(UsageError, match="the network takes vectors of 2 numbers, and none are given; see --vector"):
+    with pytest.raises(UsageError, match="the network takes vectors of 2 numbers, and none are given; see --vectors"):
         job_of(both)

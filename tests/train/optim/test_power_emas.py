@@ -192,7 +192,7 @@ def test_weights_are_named_by_the_length_of_their_ema(followed):
 
 
 def test_a_reconstructed_length_is_available_as_long_as_its_snapshots_exist(followed, tmp_path):
-    with pytest.raises(CheckpointError, match=r"has no EMA of length 0.100 yet; run hdit ema --std 0.1 "):
+    with pytest.raises(CheckpointError, match=r"has no EMA of length 0.100 yet; run hdit ema --length 0.1 "):
         load_denoiser(followed, "0.1")
     made = build_post_hoc_ema(followed, 0.1)
     state = load_denoiser(followed, "0.1").network.state_dict()

@@ -201,6 +201,11 @@ def test_the_command_forks_and_resumes_and_explains_a_run_given_as_a_recipe(tmp_
         assert main(["train", str(path)]) == 2
         said = capsys.readouterr().err
         assert f"hdit train --resume {new}." in said and "--out NEW --from" in said and "from the beginning" in said
+    assert main(["train", str(new), "--dry-run"]) == 2
+    assert f"{new}: is a run; for a dry run of its recipe: hdit train {new}/recipe.toml" in capsys.readouterr().err
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["train", str(new / "recipe.toml"), "--dry-run", "--json"]) == 0
+    assert '"images_left": 120' in capsys.readouterr().out and sorted(tmp_path.rglob("*")) == before
     for arguments, message in (
         (["train"], "give either RECIPE, or --resume RUN"),
         (

@@ -17,7 +17,7 @@ from hdit_core.data.sources.source import Entry
 from hdit_core.errors import DataError, UsageError
 from hdit_core.files import naming
 
-STDIN = "-"
+STDIN, STDIN_NAME = "-", "stdin"
 LIST_ENDINGS = (".txt", ".lst", ".list")
 LONGEST_PATH_BYTES = 4096  # as in Linux
 LARGEST_LIST_BYTES = 1 << 30
@@ -48,6 +48,11 @@ def _separator(content: bytes) -> bytes:
 
 def _check_list(content: bytes, name: str) -> None:
     """Refuse a file that is not a list of paths, by its first bytes."""
+    if (is_archive(content) or content.startswith(_PARQUET)) and name == STDIN_NAME:
+        raise UsageError(
+            "-: an archive on stdin, expected paths, one per line; images are read more than once and after an "
+            "interruption: save the archive to a file and give that as SOURCE, for example photos.tar"
+        )
     if is_archive(content) or content.startswith(_PARQUET):
         raise UsageError(f"{name}: is an archive, expected paths; give the path of the archive as the source")
     zeros = [content[first : first + 2 * _ALIKE : 2].count(0) for first in (0, 1)]
@@ -210,4 +215,4 @@ def open_stdin(file: BufferedIOBase | None, read_labels: bool = True) -> PathLis
     """
     if file is None:
         raise UsageError("-: reads paths from stdin, and nothing is piped into it; for example: find photos | hdit ...")
-    return PathListSource("stdin", read_paths(file, "stdin"), Path(), read_labels)
+    return PathListSource(STDIN_NAME, read_paths(file, STDIN_NAME), Path(), read_labels)

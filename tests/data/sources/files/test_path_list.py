@@ -123,7 +123,10 @@ def test_an_invalid_list_is_refused(text, message):
 @pytest.mark.parametrize("write", [write_zip, write_tar])
 def test_an_archive_on_stdin_is_refused_with_advice_to_give_its_path(tmp_path, write):
     content = write(tmp_path / "a").read_bytes()
-    with pytest.raises(UsageError, match="stdin: is an archive, expected paths; give the path of the archive"):
+    with pytest.raises(
+        UsageError,
+        match=r"-: an archive on stdin, expected paths.* give that as SOURCE, for example photos\.tar",
+    ):
         open_stdin(io.BytesIO(content))
 
 
