@@ -62,6 +62,7 @@ def play(
     from hdit_core.play.page.server import LOOPBACK, check_gradio, serve
 
     check_gradio()
+    note(f"loading {ckpt}")
     models = Models([str(path) for path in (ckpt, *(compare or ()))], weights, pick_device(device))
     if host not in LOOPBACK:
         note(f"--host {host}: everybody who can reach this address can use the page; it has no password")

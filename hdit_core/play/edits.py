@@ -35,7 +35,7 @@ MOST_ROUNDS, MOST_FRAMES = 20, 64
 LONGEST_MASK = 1 << 24  # characters
 DATA_URL = "data:image/png;base64,"
 BRUSH = "brush"
-REGIONS = (BRUSH, "centre", "left half", "right half", "upper half", "lower half")
+REGIONS = (BRUSH, "center", "left half", "right half", "upper half", "lower half")
 
 
 def uploaded_image(path: Path, denoiser: Denoiser) -> InputImage:
@@ -60,7 +60,7 @@ def region_mask(region: str, size: tuple[int, int]) -> Mask:
     height, width = size
     mask = np.zeros(size, bool)
     spans = {
-        "centre": (slice(height // 4, height - height // 4), slice(width // 4, width - width // 4)),
+        "center": (slice(height // 4, height - height // 4), slice(width // 4, width - width // 4)),
         "left half": (slice(None), slice(None, width // 2)),
         "right half": (slice(None), slice(width // 2, None)),
         "upper half": (slice(None, height // 2), slice(None)),

@@ -18,9 +18,42 @@ from hdit_core.play.background import Report, newest_results
 from hdit_core.play.request import SampleForm
 
 SECONDS_BETWEEN_FRAMES = 0.25
+MOST_MOMENTS, MOST_IN_MOMENT = 24, 16  # of a trajectory
+LARGEST_TRAJECTORY_BYTES = 64 << 20
 
 MakeJob = Callable[[OnStep], SamplingJob]
 """(what its pipeline calls at each sampler step) -> the job."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The first images of a job as they are denoised at one sampler step.
+
+    Attributes:
+        images: denoised, of the first batch.
+        text: the step and its noise level.
+    """
+
+    images: Sequence[UInt8[np.ndarray, "H W C"]]
+    text: str
+
+
+@dataclass
+class Trajectory:
+    """Some moments of a sampler run, evenly spaced however many steps it has."""
+
+    moments: list[Moment] = field(default_factory=list)
+    every: int = 1
+    steps: int = 0
+
+    def add(self, images: Sequence[UInt8[np.ndarray, "H W C"]], text: str) -> None:
+        """Keep a step, or leave it out if there are many."""
+        if self.steps % self.every == 0:
+            room = LARGEST_TRAJECTORY_BYTES // (MOST_MOMENTS * images[0].nbytes)
+            self.moments.append(Moment(images[: max(1, min(MOST_IN_MOMENT, room))], text))
+        self.steps += 1
+        if len(self.moments) > MOST_MOMENTS:
+            self.moments, self.every = self.moments[::2], self.every * 2
 
 
 @dataclass(frozen=True)
@@ -33,6 +66,7 @@ class Frame:
         indices: of all images of the job.
         text: how far it is.
         is_last: whether all images are finished.
+        trajectory: of the first images, when all are finished.
     """
 
     images: Sequence[UInt8[np.ndarray, "H W C"]]
@@ -40,6 +74,7 @@ class Frame:
     indices: Sequence[int]
     text: str
     is_last: bool = False
+    trajectory: Sequence[Moment] = ()
 
 
 @dataclass
@@ -51,13 +86,23 @@ class _Progress:
     job: SamplingJob | None = None
     finished: list[UInt8[np.ndarray, "H W C"]] = field(default_factory=list)
     shown_at: float = 0.0
+    trajectory: Trajectory = field(default_factory=Trajectory)
 
     def on_step(self, step: SamplerStep) -> None:
         """Report the denoised images of a step."""
         self.report.check()
+        text = self._step_text(step)
+        if not self.finished:
+            self.trajectory.add(self.visible(step.denoised[:MOST_IN_MOMENT]), text)
         if time.monotonic() - self.shown_at >= self.seconds:
             self.shown_at = time.monotonic()
-            self.show(self.visible(step.denoised), f"noise level {step.sigma:.3g}")
+            self.show(self.visible(step.denoised), text)
+
+    def _step_text(self, step: SamplerStep) -> str:
+        """Return the noise level of a step, and which step it is: edits run parts of the schedule several times."""
+        assert self.job is not None
+        noise = f"noise level {step.sigma:.3g}"
+        return noise if self.job.generate_batch else f"step {step.index + 1} of {step.steps}, {noise}"
 
     def visible(self, images: Float[Tensor, "B C H W"]) -> list[UInt8[np.ndarray, "H W C"]]:
         """Return images as 8-bit grayscale or RGB."""
@@ -73,12 +118,14 @@ class _Progress:
         classes = [job.class_of(index) for index in job.indices]
         captions = [caption(index, class_id) for index, class_id in zip(job.indices, classes, strict=True)]
         line = ", ".join(filter(None, [f"{done} of {total} images", text]))
-        self.report(Frame([*self.finished, *unfinished], captions, list(job.indices), line, done == total))
+        images, moments = [*self.finished, *unfinished], self.trajectory.moments
+        is_last = done == total
+        self.report(Frame(images, captions, list(job.indices), line, is_last, moments if is_last else ()))
 
 
 def caption(index: int, class_id: int | None) -> str:
     """Return the caption of an image."""
-    return f"{index}" if class_id is None else f"{index}, class {class_id}"
+    return f"image {index}" if class_id is None else f"image {index}, class {class_id}"
 
 
 def watch(make_job: MakeJob, stop: threading.Event, seconds: float = SECONDS_BETWEEN_FRAMES) -> Iterator[Frame]:

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from hdit_core.errors import UsageError
-from hdit_core.generate.index_ranges import LARGEST_INDEX
 from hdit_core.generate.pipeline import check_class
 from hdit_core.generate.settings import sample_settings
 from hdit_core.recipe.run import Recipe
 from hdit_core.recipe.sample import SampleRecipe
 
 MOST_IMAGES, MOST_STEPS, MOST_PIXELS = 64, 1000, 1 << 24
+LARGEST_NUMBER = 2**53 - 1  # a browser rounds larger whole numbers
 IN_TURN = "in turn"
 """The choice that gives image i class i modulo the number of classes."""
 
@@ -33,7 +33,7 @@ class SampleForm:
     settings: SampleRecipe
 
 
-def whole_number(value: Any, name: str, least: int = 0, most: int = LARGEST_INDEX) -> int:
+def whole_number(value: Any, name: str, least: int = 0, most: int = LARGEST_NUMBER) -> int:
     """Return a whole number that a visitor typed.
 
     Raises:

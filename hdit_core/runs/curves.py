@@ -60,7 +60,12 @@ def _loss_by_sigma(run: Path, log: Sequence[dict[str, Any]]) -> list[Curve]:
         for line in log
         if "num_images" in line
     ]
-    return [_curve(run, f"sigma {low:.2g}-{high:.2g}", rows, key=(low, high)) for low, high in levels]
+    return [_curve(run, f"sigma {_rounded(low)}-{_rounded(high)}", rows, key=(low, high)) for low, high in levels]
+
+
+def _rounded(level: float) -> str:
+    """Return a noise level with two digits, without an exponent: 0.0032, 10, 320."""
+    return f"{float(f'{level:.2g}'):g}"
 
 
 def score_curves(run: Path) -> list[Curve]:
@@ -111,11 +116,21 @@ def curves_plot(panels: Iterable[Sequence[Curve]], title: str = "") -> bytes:
         for index, panel in enumerate(plotted, 1):
             axes = figure.add_subplot(len(plotted), 1, index)
             several = len({curve.run for curve in panel}) > 1
-            for curve, style in zip(panel, cycle(STYLES), strict=False):
+            for curve, style in zip(panel, _styles(len(panel)), strict=True):
                 _draw(axes, curve, style, several)
             _label_axes(axes, panel)
 
     return render(draw, "png", height_inches=HEIGHT_INCHES * max(1, len(plotted)))
+
+
+def _styles(count: int) -> list[dict[str, Any]]:
+    """Return a style for each curve of a panel; of many curves the colors follow their order."""
+    if count <= len(STYLES):
+        return list(STYLES[:count])
+    from matplotlib import colormaps
+
+    colors = colormaps["viridis"](np.linspace(0, 0.9, count))
+    return [style | {"color": color} for style, color in zip(cycle(STYLES), colors, strict=False)]
 
 
 def _draw(axes: "Axes", curve: Curve, style: dict[str, Any], several: bool) -> None:
@@ -128,9 +143,14 @@ def _label_axes(axes: "Axes", panel: Sequence[Curve]) -> None:
     values = [value for curve in panel for value in curve.values]
     if min(values) > 0 and max(values) > LOGARITHMIC * min(values):
         axes.set_yscale("log")
+    from matplotlib.ticker import EngFormatter
+
     names = list(dict.fromkeys(curve.name for curve in panel))
     y_label = PANELS.get(names[0], names[0]) if len(names) == 1 else "loss by noise level"
     finish(axes, "images", y_label, minor_grid=True)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if len(panel) == 1:
+        return  # the axis names the curve
     beside: dict[str, Any] = (
         {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if len(names) > MOST_LABELS_INSIDE else {}
     )

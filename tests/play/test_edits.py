@@ -85,10 +85,10 @@ def test_an_interpolation_equals_that_of_hdit_edit_interpolate(asked, run, tmp_p
 def test_named_regions_need_no_pointer():
     masks = {region: edits.region_mask(region, (6, 8)) for region in edits.REGIONS if region != edits.BRUSH}
     assert {region: int(mask.sum()) for region, mask in masks.items()} == {
-        "centre": 16, "left half": 24, "right half": 24, "upper half": 24, "lower half": 24,
+        "center": 16, "left half": 24, "right half": 24, "upper half": 24, "lower half": 24,
     }  # fmt: skip
     assert not (masks["left half"] & masks["right half"]).any() and masks["upper half"][0].all()
-    with pytest.raises(UsageError, match="region all: expected one of brush, centre"):
+    with pytest.raises(UsageError, match="region all: expected one of brush, center"):
         edits.region_mask("all", (6, 8))
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from hdit_cli.main import main
 from hdit_core.errors import NumericalError
 from hdit_core.play.background import Report, Stopped
-from hdit_core.play.live_sampling import samples, watch
+from hdit_core.play.live_sampling import Trajectory, samples, watch
 from hdit_core.play.request import read_form
 
 
@@ -23,9 +23,9 @@ def test_the_last_frame_has_all_images_with_their_captions(models, values):
     *_, last = frames_of(models, values | {"count": 6})
     assert last.is_last and last.text == "6 of 6 images"
     assert len(last.images) == 6 and last.images[0].shape == (16, 24, 3)
-    assert list(last.captions) == [f"{index}, class {index % 3}" for index in range(6)]
+    assert list(last.captions) == [f"image {index}, class {index % 3}" for index in range(6)]
     *_, last = frames_of(models, values | {"class": "3"})
-    assert last.captions[0] == "0, class 3"
+    assert last.captions[0] == "image 0, class 3"
 
 
 def test_unfinished_images_are_shown_at_their_noise_level(models, values, monkeypatch):
@@ -35,12 +35,30 @@ def test_unfinished_images_are_shown_at_their_noise_level(models, values, monkey
     )
     frames = list(frames_of(models, values | {"count": 6, "steps": 4}))
     texts = [frame.text for frame in frames]
-    assert texts[0] == "0 of 6 images, noise level 80"
+    assert texts[0] == "0 of 6 images, step 1 of 4, noise level 80"
     assert "4 of 6 images" in texts and texts[-1] == "6 of 6 images"
-    assert len([text for text in texts if text.startswith("4 of 6 images, noise level")]) == 4
+    assert len([text for text in texts if text.startswith("4 of 6 images, step ")]) == 4
     assert [len(frame.images) for frame in frames] == [4] * 5 + [6] * 5
     assert not np.array_equal(frames[0].images[0], frames[4].images[0])
     assert np.array_equal(frames[4].images[0], frames[-1].images[0])
+
+
+def test_the_trajectory_has_the_steps_of_the_first_images_up_to_the_finished_ones(models, values):
+    *_, last = frames_of(models, values | {"count": 6, "steps": 4, "sampler": "euler"})
+    assert [moment.text.partition(",")[0] for moment in last.trajectory] == [f"step {k} of 4" for k in (1, 2, 3, 4)]
+    assert all(len(moment.images) == 4 for moment in last.trajectory)  # the first batch
+    distances = [np.abs(moment.images[0] - last.images[0].astype(float)).mean() for moment in last.trajectory]
+    assert distances == sorted(distances, reverse=True) and distances[0] > 0
+
+
+@pytest.mark.parametrize("steps", [24, 25, 1000])
+def test_a_long_trajectory_is_thinned_evenly(steps):
+    trajectory = Trajectory()
+    for step in range(steps):
+        trajectory.add([np.zeros((4, 4, 3), np.uint8)] * 20, str(step))
+    kept = [int(moment.text) for moment in trajectory.moments]
+    assert 12 <= len(kept) <= 24 and len(set(np.diff(kept))) == 1 and kept[0] == 0
+    assert len(trajectory.moments[0].images) == 16
 
 
 class Recorder(Report):

@@ -9,8 +9,8 @@ from hdit_core.play.request import read_form, real_number, whole_number
 
 
 def test_a_form_combines_the_settings_of_the_run_and_of_the_user(tiny_recipe, values):
-    form = read_form(values | {"seed": "12345678901234567", "steps": 7.0, "guidance": "1.5", "class": "2"}, tiny_recipe)
-    assert (form.seed, form.count, form.class_id) == (12345678901234567, 3, 2)
+    form = read_form(values | {"seed": "1234567890123456", "steps": 7.0, "guidance": "1.5", "class": "2"}, tiny_recipe)
+    assert (form.seed, form.count, form.class_id) == (1234567890123456, 3, 2)
     assert (form.settings.steps, form.settings.guidance) == (7, 1.5)
     assert form.settings.batch_size == tiny_recipe.sample.batch_size
 
@@ -32,6 +32,7 @@ def test_an_interval_of_the_run_can_be_removed(changed, values):
         ({"seed": math.nan}, "seed nan: expected a whole number from 0 to"),
         ({"seed": None}, r"seed \(empty\): expected"),
         ({"seed": 1.5}, "seed 1.5: expected a whole number"),
+        ({"seed": 2**53}, "seed 9007199254740992: expected a whole number from 0 to 9,007,199,254,740,991"),
         ({"seed": [1]}, r"seed \[1\]: expected"),
         ({"count": 0}, "images 0: expected a whole number from 1 to 64"),
         ({"count": 1e300}, "images 1e[+]300: expected"),

@@ -13,7 +13,7 @@ from hdit_core.data.format.retry_reads import read_image_file
 from hdit_core.data.image.arrays.decode_picture import OtherFormatError
 from hdit_core.data.image.arrays.picture import Picture, as_array, as_picture, frame, picture_size
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
-from hdit_core.data.image.decode import UnusableImageError, decode_image
+from hdit_core.data.image.decode import LARGEST_IMAGE_PIXELS, UnusableImageError, decode_image
 from hdit_core.data.image.resize import Geometry, ImageSize, crop_and_resize
 from hdit_core.errors import DataError
 from hdit_core.generate.condition import inputs
@@ -135,11 +135,18 @@ def _refuse_cut_out(path: Path, on_black: UInt8[np.ndarray, "H W"], on_white: UI
         )
 
 
+def _refused(path: Path, problem: UnusableImageError) -> DataError:
+    most = LARGEST_IMAGE_PIXELS // 10**6
+    return DataError(
+        f"{path}: {problem}; expected an intact image, such as a PNG or JPEG, of at most {most} million pixels"
+    )
+
+
 def _read(path: Path) -> bytes:
     try:
         return read_image_file(path)
     except UnusableImageError as problem:
-        raise DataError(f"{path}: {problem}; expected an image such as a PNG or JPEG") from None
+        raise _refused(path, problem) from None
 
 
 def _decode(path: Path, content: bytes, pixels: PixelFormat) -> DecodedInput:
@@ -148,11 +155,11 @@ def _decode(path: Path, content: bytes, pixels: PixelFormat) -> DecodedInput:
     except OtherFormatError as problem:
         raise DataError(f"{path}: {problem}") from None
     except UnusableImageError as problem:
-        raise DataError(f"{path}: {problem}; expected an image such as a PNG or JPEG") from None
+        raise _refused(path, problem) from None
 
 
 def _decode_grey(path: Path, content: bytes, background: int) -> Image.Image:
     try:
         return decode_image(content, 1, (background, background, background)).image
     except UnusableImageError as problem:
-        raise DataError(f"{path}: {problem}; expected an image such as a PNG or JPEG") from None
+        raise _refused(path, problem) from None

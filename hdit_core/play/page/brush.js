@@ -1,4 +1,15 @@
 () => {
+  // Copies the command of the Sample tab.
+  document.addEventListener("click", async ({target}) => {
+    if (!(target instanceof HTMLButtonElement) || !target.closest(".command")) return;
+    const code = target.parentElement.querySelector("code");
+    getSelection().selectAllChildren(code); // without HTTPS, only this machine may use the clipboard
+    if (navigator.clipboard) {
+      await navigator.clipboard.writeText(code.textContent);
+      target.textContent = "Copied";
+    }
+  });
+
   // Paints the mask of the Edit tab: on a canvas of the image's own size, by pointer or keyboard.
   const canvasOf = (target) => (target instanceof HTMLCanvasElement && target.closest(".brush") ? target : null);
   const radius = (canvas) => {

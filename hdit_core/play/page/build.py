@@ -27,7 +27,7 @@ def build_page(models: Models) -> Any:
         page.last, page.visitor = gr.State(None), gr.State(None)
         with gr.Row():
             tabs = gr.Column(scale=2, min_width=340)
-            with gr.Column(scale=1, min_width=280):
+            with gr.Column(scale=1, min_width=280, elem_id="settings"):
                 build_settings(page)
             with tabs, gr.Tabs():
                 _build_tabs(page)
@@ -48,7 +48,7 @@ def _build_tabs(page: Page) -> None:
     with gr.Tab("Compare") as tab:
         CompareTab(page, tab)
     if models.run is not None:
-        with gr.Tab("Run") as tab:
+        with gr.Tab("Run", elem_id="run") as tab:
             RunTab(models.run, tab)
 
 

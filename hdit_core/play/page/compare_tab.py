@@ -45,9 +45,12 @@ class CompareTab:
         weights = self.page.models.weights(names[0])
         value = "model" if side == "right" and weights else self.page.models.main_weights
         with gr.Row():
-            model = gr.Dropdown(names, value=names[0], label=f"Model, {side}", min_width=140, elem_id=f"{side}-model")
+            model = gr.Dropdown(names, value=names[0], label=f"Model, {side}", min_width=260, elem_id=f"{side}-model")
             kind = gr.Dropdown(
-                weight_choices(weights), value=value if value in weights else None, label="Weights", min_width=110
+                weight_choices(weights),
+                value=value if value in weights else None,
+                label=f"Weights, {side}",
+                min_width=260,
             )
         model.input(self.offer_weights, [model, kind], kind, **HIDDEN)
         return {f"{side} model": model, f"{side} weights": kind}

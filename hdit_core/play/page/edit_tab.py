@@ -1,6 +1,7 @@
 """The tab Edit: variations and inpainting of an image, and interpolation between two samples."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +48,14 @@ class EditTab:
                     50,
                     15,
                     step=1,
-                    label="Brush",
-                    info="% of the image; Shift erases",
+                    label="Brush size",
+                    info="% of the image; hold Shift to erase",
                     interactive=True,
                     elem_id="brush-size",
                 )
-                rounds = gr.Number(4, label="Rounds", info="more of them blend better")
+                rounds = gr.Number(
+                    4, label="Rounds", info=f"1 to {edits.MOST_ROUNDS}; more blend better and take longer"
+                )
                 with gr.Row():
                     clear = gr.Button("Clear mask", min_width=100, elem_id="clear")
                     inpaint = gr.Button("Inpaint", variant="primary", min_width=100, elem_id="inpaint")
@@ -67,12 +70,12 @@ class EditTab:
     def _build_source(self, canvas: Component) -> None:
         import gradio as gr
 
-        line = status("Choose an image of any size, or take one that you sampled.")
+        line = status("Upload an image of any size, or use one of your samples.")
         chosen = gr.HTML(line, elem_id="edit-image-status")
-        upload = gr.UploadButton("Choose an image", file_types=["image"], elem_id="upload")
+        upload = gr.UploadButton("Upload an image", file_types=["image"], elem_id="upload")
         with gr.Row(equal_height=True):
-            number = gr.Number(0, label="or image", min_width=90, scale=0, elem_id="sample-number")
-            use = gr.Button("Take this sample", min_width=120, elem_id="use-sample")
+            number = gr.Number(0, label="Sample", min_width=90, scale=0, elem_id="sample-number")
+            use = gr.Button("Use this sample", min_width=120, elem_id="use-sample")
         outputs = [chosen, canvas, self.image]
         show_at_once(upload.upload, "reading the image", chosen)
         upload.upload(self.take_upload, upload, outputs, **HIDDEN)
@@ -89,10 +92,10 @@ class EditTab:
             button = gr.Button("Interpolate", variant="primary", scale=0, min_width=160, elem_id="interpolate")
             stop = gr.Button("Stop", scale=0, min_width=100)
         line = gr.HTML(elem_id="interpolate-status")
-        slider = gr.Slider(0, 1, 0, step=1, label="Frame", interactive=True, visible=False, elem_id="frame")
-        shown, between = gr.HTML(elem_id="interpolate-image"), gr.State(None)
+        slider = gr.Slider(1, 2, 1, step=1, label="Frame", interactive=True, visible=False, elem_id="frame")
+        shown, strip, between = gr.HTML(elem_id="interpolate-image"), gr.HTML(elem_id="frames"), gr.State(None)
         inputs = {"start": start, "end": end, "frames": frames}
-        self.page.on_click(button, stop, self.interpolate, inputs, [line, shown, slider, between])
+        self.page.on_click(button, stop, self.interpolate, inputs, [line, shown, strip, slider, between])
         slider.input(show_frame, [between, slider], shown, **HIDDEN)
 
     def take_upload(self, path: str | None) -> Sequence[Any]:
@@ -117,7 +120,7 @@ class EditTab:
         except Exception as problem:
             return error_line(problem), gr.skip(), gr.skip()
         image = from_uint8(last.images[index][None].copy())[0]
-        return status(f"image {last.captions[index]}"), canvas_of(image), image
+        return status(last.captions[index]), canvas_of(image), image
 
     def vary(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
         """Yield status line and variations."""
@@ -156,7 +159,7 @@ class EditTab:
         yield from self.page.watched(start, visitor)
 
     def interpolate(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
-        """Yield status line, the shown frame, the slider, and all frames."""
+        """Yield status line, the shown frame, all frames as images, the slider, and the frames."""
         import gradio as gr
 
         def edit(denoiser: Denoiser, form: SampleForm) -> MakeJob:
@@ -164,14 +167,16 @@ class EditTab:
 
         for frame in self._frames(edit, values, visitor):
             if not isinstance(frame, Frame):
-                yield frame, _skip(), _skip(), _skip()
+                yield frame, _skip(), _skip(), _skip(), _skip()
             elif not frame.is_last:
-                yield status(frame.text), pictures(frame), _skip(), _skip()
+                yield status(frame.text), "", pictures(frame), _skip(), _skip()
             else:
                 images = list(frame.images)
-                middle = len(images) // 2
-                slider = gr.Slider(0, len(images) - 1, middle, step=1, visible=True)
-                yield status("move the slider to go from one to the other"), show_frame(images, middle), slider, images
+                middle = len(images) // 2 + 1
+                slider = gr.Slider(1, len(images), middle, step=1, visible=True)
+                line = status("move the slider to go from one to the other")
+                strip = replace(frame, captions=[f"frame {number + 1}" for number in frame.indices])
+                yield line, show_frame(images, middle), pictures(strip), slider, images
 
 
 def chosen_image(values: Mapping[str, Any]) -> Any:
@@ -191,10 +196,10 @@ def canvas_of(image: edits.Image) -> str:
 
 
 def show_frame(images: Sequence[Any] | None, number: Any) -> str:
-    """Return one frame of an interpolation, large."""
+    """Return one frame of an interpolation, counted from 1, large."""
     if not images:
         return ""
-    index = min(max(int(number), 0), len(images) - 1)
+    index = min(max(int(number), 1), len(images)) - 1
     return one_picture(images[index], f"frame {index + 1} of {len(images)}")
 
 

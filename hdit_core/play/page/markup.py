@@ -14,6 +14,7 @@ from hdit_core.play.live_sampling import Frame
 
 PREVIEW_PX = 320  # side of the unfinished images of large networks
 PIXELATED_PX = 160  # side up to which enlarged images show their pixels
+SMALL_PX, LARGE_PX = 128, 384  # sides of such images, among others and alone
 
 
 def png_url(content: bytes) -> str:
@@ -29,8 +30,9 @@ def status(text: str, *, error: bool = False) -> str:
 
 
 def command_line(words: Iterable[str]) -> str:
-    """Return the command that gives the same images."""
-    return f'<p class="command">Same images: <code>{html.escape(shlex.join(words))}</code></p>'
+    """Return the command that gives the same images, and a button that copies it."""
+    code = html.escape(shlex.join(words))
+    return f'<p class="command">Command for the same images: <code>{code}</code> <button>Copy</button></p>'
 
 
 def pictures(frame: Frame) -> str:
@@ -39,19 +41,23 @@ def pictures(frame: Frame) -> str:
         _figure(image, caption, index, frame.is_last)
         for image, caption, index in zip(frame.images, frame.captions, frame.indices, strict=False)
     ]
-    return f'<div class="pictures{_kind(frame.images)}">{"".join(figures)}</div>'
+    hint = '<p class="hint">Click an image to save it.</p>' if frame.is_last else ""
+    return f'<div class="pictures{_kind(frame.images, SMALL_PX)}>{"".join(figures)}</div>{hint}'
 
 
-def _kind(images: Sequence[UInt8[np.ndarray, "H W C"]]) -> str:
+def _kind(images: Sequence[UInt8[np.ndarray, "H W C"]], side_px: int) -> str:
+    """Return the end of a class attribute; small images are enlarged by a whole factor, so that pixels are equal."""
     side = max(images[0].shape[:2]) if images else 0
-    return " small" if side <= PIXELATED_PX else ""
+    if not 0 < side <= PIXELATED_PX:
+        return '"'
+    return f' small" style="--width: {images[0].shape[1] * max(1, side_px // side)}px"'
 
 
 def _figure(image_u8: UInt8[np.ndarray, "H W C"], caption: str, index: int, finished: bool) -> str:
     url, text = png_url(png_bytes(image_u8) if finished else _preview(image_u8)), html.escape(caption)
-    picture = f'<img src="{url}" alt="image {text}">'
+    picture = f'<img src="{url}" alt="{text}">'
     if finished:
-        picture = f'<a href="{url}" download="{index:08d}.png" title="save image {text}">{picture}</a>'
+        picture = f'<a href="{url}" download="{index:08d}.png" title="save {text}">{picture}</a>'
     return f"<figure>{picture}<figcaption>{text}</figcaption></figure>"
 
 
@@ -68,7 +74,7 @@ def _preview(image_u8: UInt8[np.ndarray, "H W C"]) -> bytes:
 def one_picture(image_u8: UInt8[np.ndarray, "H W C"], text: str) -> str:
     """Return one image, large."""
     return (
-        f'<div class="pictures one{_kind([image_u8])}"><figure><img src="{png_url(png_bytes(image_u8))}" '
+        f'<div class="pictures one{_kind([image_u8], LARGE_PX)}><figure><img src="{png_url(png_bytes(image_u8))}" '
         f'alt="{html.escape(text)}"><figcaption>{html.escape(text)}</figcaption></figure></div>'
     )
 
@@ -77,8 +83,8 @@ def brush_canvas(image_u8: UInt8[np.ndarray, "H W C"]) -> str:
     """Return an image on which brush.js paints a mask of its size."""
     height, width = image_u8.shape[:2]
     return (
-        f'<div class="brush{_kind([image_u8])}" style="aspect-ratio: {width} / {height}">'
-        f'<img src="{png_url(png_bytes(image_u8))}" alt="the image to edit">'
+        f'<div class="brush{_kind([image_u8], LARGE_PX)}>'
+        f'<img src="{png_url(png_bytes(image_u8))}" width="{width}" height="{height}" alt="the image to edit">'
         f'<canvas width="{width}" height="{height}" tabindex="0" role="application" '
         'aria-label="Mask. Paint with the pointer; or move with the arrow keys, paint with Space, erase with X.">'
         "</canvas></div>"

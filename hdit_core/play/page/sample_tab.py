@@ -1,12 +1,13 @@
 """The tab Sample: images of a seed, while they are denoised."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.play.live_sampling import Frame, MakeJob, samples
 from hdit_core.play.page.markup import command_line, pictures, status
-from hdit_core.play.page.tab_context import Page
+from hdit_core.play.page.tab_context import HIDDEN, Page
 from hdit_core.play.request import SampleForm, read_form
 
 
@@ -21,12 +22,14 @@ class SampleTab:
             button = gr.Button("Sample", variant="primary", scale=0, min_width=160, elem_id="sample")
             stop = gr.Button("Stop", scale=0, min_width=100, elem_id="stop")
         line = gr.HTML(status("Press Sample: the images appear as they are denoised."), elem_id="sample-status")
+        slider = gr.Slider(1, 2, 1, step=1, label="Denoising step", interactive=True, visible=False, elem_id="moment")
         images = gr.HTML(elem_id="sample-images")
         command = gr.HTML(elem_id="sample-command")
-        page.on_click(button, stop, self.sample, {}, [line, images, command, page.last])
+        page.on_click(button, stop, self.sample, {}, [line, images, command, page.last, slider])
+        slider.input(show_moment, [page.last, slider], [line, images], **HIDDEN)
 
     def sample(self, values: Mapping[str, Any], visitor: str | None) -> Iterator[Sequence[Any]]:
-        """Yield status line, images, command, and the finished images."""
+        """Yield status line, images, command, the finished images, and the slider of their trajectory."""
         import gradio as gr
 
         commands: list[str] = []
@@ -38,14 +41,29 @@ class SampleTab:
             commands.append(command_line(sample_command(models.main_path, values["weights"], form, denoiser)))
             return samples(denoiser, form)
 
-        yield status("waiting for the model"), gr.skip(), "", gr.skip()
+        yield status("waiting for the model"), gr.skip(), "", gr.skip(), gr.skip()
         for frame in self.page.watched(start, visitor):
             if not isinstance(frame, Frame):
-                yield frame, gr.skip(), gr.skip(), gr.skip()
+                yield frame, gr.skip(), gr.skip(), gr.skip(), gr.skip()
             elif frame.is_last:
-                yield status(frame.text), pictures(frame), commands[0], frame
+                end = len(frame.trajectory) + 1
+                slider = gr.Slider(1, end, end, step=1, visible=end > 1)
+                yield status(frame.text), pictures(frame), commands[0], frame, slider
             else:
-                yield status(frame.text), pictures(frame), gr.skip(), gr.skip()
+                yield status(frame.text), pictures(frame), gr.skip(), gr.skip(), gr.skip()
+
+
+def show_moment(frame: Frame | None, number: Any) -> Sequence[Any]:
+    """Return status line and images of a point of the trajectory, counted from 1; after the last one, the images."""
+    import gradio as gr
+
+    if frame is None:
+        return gr.skip(), gr.skip()
+    index = max(int(number), 1) - 1
+    if index >= len(frame.trajectory):
+        return status(frame.text), pictures(frame)
+    moment = frame.trajectory[index]
+    return status(moment.text), pictures(replace(frame, images=moment.images, is_last=False))
 
 
 def sample_command(path: str, weights: str | None, form: SampleForm, denoiser: Denoiser) -> list[str]:

@@ -13,7 +13,7 @@ WEIGHT_NAMES = {"ema": "EMA", "model": "raw"}
 def class_choices(num_classes: int) -> list[tuple[str, str]]:
     """Return labels and values of the classes to choose from."""
     numbers = [(f"class {number}", str(number)) for number in range(num_classes)]
-    return [("each in turn", IN_TURN), *numbers, ("no class", str(num_classes))]
+    return [("each class in turn", IN_TURN), *numbers, ("no class (unconditional)", str(num_classes))]
 
 
 def weight_choices(weights: list[str]) -> list[tuple[str, str]]:
@@ -34,7 +34,7 @@ def build_settings(page: Page) -> None:
     )
     with gr.Row():
         fields["count"] = gr.Number(_count(recipe), label="Images", info=f"1 to {MOST_IMAGES}", min_width=90)
-        fields["seed"] = gr.Number(0, label="Seed", info="of all noise", min_width=90)
+        fields["seed"] = gr.Number(0, label="Seed", info="of the noise", min_width=90)
         fields["steps"] = gr.Number(recipe.sample.steps, label="Steps", info=f"1 to {MOST_STEPS:,}", min_width=90)
     with gr.Accordion("More settings", open=False):
         _build_sampler(fields, recipe.sample)
@@ -45,6 +45,7 @@ def build_settings(page: Page) -> None:
             weight_choices(weights),
             value=page.models.main_weights if page.models.main_weights in weights else None,
             label="Weights",
+            info="for Sample and Edit; Compare has its own",
             visible=len(weights) > 1,
         )
 
@@ -68,7 +69,7 @@ def _build_guidance(fields: dict[str, Any], sample: SampleRecipe) -> None:
     import gradio as gr
 
     low, high = (f"{level:g}" for level in sample.guidance_interval) if sample.guidance_interval else ("", "")
-    fields["guidance"] = gr.Number(sample.guidance, label="Guidance", info="1 is none", step=0.5)
+    fields["guidance"] = gr.Number(sample.guidance, label="Guidance scale", info="1 disables guidance", step=0.5)
     with gr.Row():
-        fields["low"] = gr.Textbox(low, label="Only from sigma", placeholder="0", min_width=120)
-        fields["high"] = gr.Textbox(high, label="to sigma", placeholder="no limit", min_width=120)
+        fields["low"] = gr.Textbox(low, label="Guide from sigma", placeholder="0", min_width=120)
+        fields["high"] = gr.Textbox(high, label="Guide to sigma", placeholder="no limit", min_width=120)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from hdit_cli.main import main
@@ -155,6 +156,18 @@ def test_a_step_is_replayed_from_the_shell(runs, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["images"][7]["number"] == 47
 
 
+def test_a_single_curve_has_no_legend_and_many_have_colors_of_their_own(monkeypatch):
+    figure = Figure()
+    monkeypatch.setattr("hdit_core.runs.curves.render", lambda draw, *_, **__: draw(figure) or b"")
+    levels = [Curve("a", f"sigma {level}", (10, 200_000), (level + 1.0, 1.0)) for level in range(10)]
+    curves_plot([[Curve("a", "grad_norm", (10, 200_000), (4.0, 2.0))], levels])
+    alone, many = figure.axes
+    assert alone.get_legend() is None and alone.get_ylabel() == "gradient norm"
+    assert [text.get_text() for text in many.get_legend().get_texts()] == [level.name for level in levels]
+    assert len({tuple(line.get_color()) for line in many.lines}) == 10
+    assert many.xaxis.get_major_formatter()(200_000) == "200k"
+
+
 def test_curves_are_interpolated_between_their_points_and_not_extrapolated():
     curves = [Curve("a", "loss", (10, 30), (4.0, 2.0)), Curve("b", "loss", (20,), (1.0,)), Curve("c", "loss", (), ())]
     assert (curves[0].at(20), curves[0].at(9), curves[0].at(31), curves[2].at(1)) == (3.0, None, None, None)
@@ -187,6 +200,7 @@ def test_runs_of_a_folder_are_listed_with_state_progress_and_loss(runs, capsys):
 
 def test_a_plot_shows_loss_by_noise_level_gradient_learning_rate_and_speed(runs):
     panels = log_curves(runs / "a")
+    assert all("e+" not in curve.name for curve in panels[1])
     assert [panel[0].name for panel in panels if len(panel) == 1] == ["loss", "grad_norm", "lr", "images_per_s"]
     assert all(panel[0].num_images for panel in panels)
     assert all(curve.name.startswith("sigma ") for curve in panels[1]) and len(panels[1]) > 1

@@ -6,7 +6,7 @@ from PIL import Image
 
 from hdit_core.data.image.arrays.pixel_format import PixelFormat
 from hdit_core.errors import DataError
-from hdit_core.generate.edit.input_image import read_mask
+from hdit_core.generate.edit.input_image import read_image, read_mask
 from hdit_core.randomness import stream
 
 SHAPE = (16, 24, 3)
@@ -97,3 +97,10 @@ def test_a_mask_of_another_size_is_refused(picture, tmp_path):
     saved(tmp_path / "mask.png", np.full((8, 8), 255, np.uint8))
     with pytest.raises(DataError, match=r"the mask has 8x8 pixels, .* has 16x24; use a mask of the same size"):
         read_mask(tmp_path / "mask.png", picture, PixelFormat(3), SHAPE[:2])
+
+
+def test_an_image_that_is_too_large_is_refused_with_the_limit(tmp_path):
+    Image.new("1", (20_000, 10_000)).save(tmp_path / "large.png")
+    expected = "large.png: .*more than 100 million.*; expected an intact image, .* of at most 100 million pixels"
+    with pytest.raises(DataError, match=expected):
+        read_image(tmp_path / "large.png", PixelFormat(3), (16, 24))

@@ -92,6 +92,11 @@ def test_the_shown_pixels_are_those_of_the_command_below_them(width, open_page, 
     images = shown_images(page, "#sample-images")
     assert len(images) == 2 and fits(page)
     command = shlex.split(page.locator("#sample-command code").inner_text())
+    page.get_by_role("button", name="Copy").click()
+    page.get_by_role("button", name="Copied").wait_for()
+    page.locator("#moment input[type=range]").focus()
+    page.keyboard.press("Home")
+    assert "step 1 of" in status_of(page, "sample", "noise level")
     assert command[:2] == ["hdit", "sample"] and command[command.index("--seed") + 1] == "5"
     assert main([*command[1:], "--out", str(tmp_path / "s")]) == 0
     for index, image in enumerate(images):
@@ -220,7 +225,7 @@ def test_errors_are_one_line(open_page):
     assert status_of(page, "sample", "empty").startswith("seed (empty): expected")
     page.get_by_label("Seed").fill("0")
     page.get_by_role("button", name="More settings").click()
-    page.get_by_label("Guidance").fill("1e300")
+    page.get_by_label("Guidance scale").fill("1e300")
     page.get_by_role("button", name="Sample", exact=True).click()
     assert "\n" not in status_of(page, "sample", "NaN or infinite") and fits(page)
     assert page.locator(".toast-wrap .error").count() == 0
@@ -237,6 +242,8 @@ def test_two_samples_are_interpolated_with_a_slider_and_two_checkpoints_compared
     page.locator("#frame input[type=range]").focus()
     page.keyboard.press("ArrowRight")
     page.locator("#interpolate-image", has_text="frame 3 of 3").wait_for()
+    assert page.locator("#frame input[type=range]").input_value() == "3"
+    assert len(shown_images(page, "#frames")) == 3
     page.get_by_role("tab", name="Compare").click()
     page.get_by_label("Model, right").click()
     page.get_by_role("option", name="digits, step 4").click()
@@ -251,6 +258,7 @@ def test_the_run_is_shown_and_refreshed_while_it_trains(open_page, served_run):
     page.get_by_role("tab", name="Run").click()
     page.locator("#run-curves img").first.wait_for()
     assert status_of(page, "run", "images").startswith("done, 64 of 64 images") and fits(page)
+    assert not page.get_by_label("Seed").is_visible()  # the settings have no effect on a run
     page.get_by_text("samples after 64 images").wait_for()
     with (served_run / "log.jsonl").open("a") as log:
         log.write(json.dumps({"step": 9, "num_images": 72, "loss": 0.125}) + "\n")

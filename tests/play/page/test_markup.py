@@ -12,7 +12,7 @@ from hdit_core.play.page import markup
 
 def frame(side, is_last):
     images = [np.full((side, side, 3), value, np.uint8) for value in (10, 200)]
-    return Frame(images, ["0, class 7", "1, class 8"], [0, 1], "2 of 2 images", is_last)
+    return Frame(images, ["image 0, class 7", "image 1, class 8"], [0, 1], "2 of 2 images", is_last)
 
 
 def test_text_is_escaped_and_is_one_line():
@@ -31,6 +31,15 @@ def test_finished_images_link_to_their_exact_pixels():
     saved = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
     assert np.array_equal(np.asarray(saved), np.full((8, 8, 3), 10))
     assert 'download="00000000.png"' in text and 'alt="image 1, class 8"' in text and "small" in text
+
+
+def test_small_images_are_enlarged_by_a_whole_factor():
+    assert 'class="pictures small" style="--width: 128px"' in markup.pictures(frame(64, True))
+    assert 'class="pictures small" style="--width: 112px"' in markup.pictures(frame(28, True))
+    assert 'class="pictures"' in markup.pictures(frame(256, True))
+    assert 'class="brush small" style="--width: 384px"' in markup.brush_canvas(
+        np.zeros((32, 16, 3), np.uint8).repeat(2, 1)
+    )
 
 
 def test_unfinished_images_are_small_and_have_no_link():

@@ -14,7 +14,7 @@ from hdit_core.play.live_sampling import Frame
 from hdit_core.play.page.compare_tab import CompareTab
 from hdit_core.play.page.edit_tab import EditTab, show_frame
 from hdit_core.play.page.run_tab import RunTab
-from hdit_core.play.page.sample_tab import SampleTab
+from hdit_core.play.page.sample_tab import SampleTab, show_moment
 from hdit_core.play.page.tab_context import Page
 
 
@@ -37,14 +37,24 @@ def text_of(line):
 
 def test_samples_are_shown_with_the_command_that_gives_the_same_pixels(page, values, tmp_path, run):
     asked = values | {"class": "2", "guidance": 1.5, "low": "0.1", "schedule": "exponential", "sampler": "euler"}
-    *_, (line, images, command, frame) = unbuilt(SampleTab, page=page).sample(asked, "me")
+    *_, (line, images, command, frame, _) = unbuilt(SampleTab, page=page).sample(asked, "me")
     assert text_of(line) == ("3 of 3 images", False)
     assert images.count("<a href=") == 3 and 'download="00000002.png"' in images
-    words = shlex.split(text_of(command)[0].partition(": ")[2])
+    words = shlex.split(text_of(command)[0].partition(": ")[2].removesuffix(" Copy"))
     assert words[:4] == ["hdit", "sample", "--ckpt", str(run)]
     assert main([*words[1:], "--out", str(tmp_path / "s")]) == 0
     for index, image in enumerate(frame.images):
         assert np.array_equal(image, np.asarray(Image.open(tmp_path / "s" / f"{index:08d}.png")))
+
+
+def test_the_trajectory_of_the_samples_can_be_shown_again(page, values):
+    *_, (line, images, _, frame, slider) = unbuilt(SampleTab, page=page).sample(values | {"steps": 5}, "me")
+    assert (slider.minimum, slider.maximum, slider.value) == (1, 6, 6)  # five steps, and the images
+    assert show_moment(frame, 6) == (line, images) == show_moment(frame, 99)
+    text, first = show_moment(frame, 1)
+    assert text_of(text)[0] == "step 1 of 5, noise level 80"
+    assert "<a " not in first and first.count("<img") == 3 and first != show_moment(frame, 5)[1]
+    assert show_moment(None, 1) == ({"__type__": "update"},) * 2
 
 
 @pytest.mark.parametrize(
@@ -97,7 +107,7 @@ def test_a_sample_is_varied_and_inpainted(page, values):
     assert text_of(line)[0] == "image 2, class 2" and '<canvas width="24" height="16"' in canvas
     *_, (line, images) = tab.vary(values | {"image": image, "strength": 0.0}, "me")
     assert text_of(line)[0] == "3 of 3 images"
-    *_, (line, images) = tab.inpaint(values | {"image": image, "region": "centre", "rounds": 1, "mask": ""}, "me")
+    *_, (line, images) = tab.inpaint(values | {"image": image, "region": "center", "rounds": 1, "mask": ""}, "me")
     assert images.count("<a href=") == 3
     *_, (line, _) = tab.inpaint(values | {"image": image, "region": "brush", "rounds": 1, "mask": ""}, "me")
     assert text_of(line)[0].startswith("nothing is painted") and text_of(line)[1]
@@ -122,10 +132,11 @@ def test_an_upload_is_fitted_to_the_network(page, tmp_path):
 
 def test_frames_of_an_interpolation_are_shown_one_by_one(page, values):
     asked = values | {"start": 0, "end": 4, "frames": 3}
-    *_, (_, shown, _, frames) = unbuilt(EditTab, page=page).interpolate(asked, "me")
-    assert len(frames) == 3 and "frame 2 of 3" in shown
-    assert show_frame(frames, 0) != show_frame(frames, 2) and show_frame(None, 0) == ""
-    assert show_frame(frames, 99) == show_frame(frames, 2)
+    *_, (_, shown, strip, slider, frames) = unbuilt(EditTab, page=page).interpolate(asked, "me")
+    assert len(frames) == 3 and "frame 2 of 3" in shown and strip.count("<a href=") == 3 and "frame 3<" in strip
+    assert (slider.minimum, slider.maximum, slider.value) == (1, 3, 2)  # the slider counts as the caption does
+    assert show_frame(frames, 1) != show_frame(frames, 3) and show_frame(None, 1) == ""
+    assert show_frame(frames, 99) == show_frame(frames, 3) and show_frame(frames, 2) == shown
 
 
 def test_a_run_is_read_again_only_when_it_has_changed(run, tmp_path, monkeypatch):
