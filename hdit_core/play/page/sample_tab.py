@@ -22,7 +22,17 @@ class SampleTab:
             button = gr.Button("Sample", variant="primary", scale=0, min_width=160, elem_id="sample")
             stop = gr.Button("Stop", scale=0, min_width=100, elem_id="stop")
         line = gr.HTML(status("Press Sample: the images appear as they are denoised."), elem_id="sample-status")
-        slider = gr.Slider(1, 2, 1, step=1, label="Denoising step", interactive=True, visible=False, elem_id="moment")
+        slider = gr.Slider(
+            1,
+            2,
+            1,
+            step=1,
+            label="Denoising step",
+            info="the last one shows the finished images",
+            interactive=True,
+            visible=False,
+            elem_id="moment",
+        )
         images = gr.HTML(elem_id="sample-images")
         command = gr.HTML(elem_id="sample-command")
         page.on_click(button, stop, self.sample, {}, [line, images, command, page.last, slider])
