@@ -1,5 +1,6 @@
 """The documentation site builds strictly: no broken link or anchor, no page outside the navigation."""
 
+import html
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hdit_cli.main import main
 from hdit_cli.plugins import discover_commands
 from hdit_core import api
 
@@ -40,6 +42,14 @@ def test_the_site_has_the_help_of_every_command(site):
     text = (site / "commands.html").read_text()
     for name in discover_commands():
         assert f"Usage: hdit {name}" in text
+
+
+def test_the_site_has_the_help_that_is_printed(site, capsys, monkeypatch):
+    text = html.unescape(re.sub(r"<[^>]+>", "", (site / "commands.html").read_text()))
+    monkeypatch.setenv("COLUMNS", "80")
+    for command in (["eval-fid"], ["eval-fid", "stats"], ["sample"], ["bench", "attention"]):
+        assert main([*command, "--help"]) == 0
+        assert capsys.readouterr().out.strip() in text
 
 
 def test_the_site_loads_nothing_from_other_servers(site):

@@ -5,6 +5,8 @@
 - `hourglass.svg` shows the network of the recipe ffhq1024.
 """
 
+import contextlib
+import io
 import re
 import sys
 from collections.abc import Iterator
@@ -52,21 +54,29 @@ def commands() -> str:
 
     from hdit_cli.main import app
 
+    command = get_command(app)
     parts = [COMMANDS_INTRO]
-    for path, text in _help_pages(get_command(app), "hdit", None):
-        if path != "hdit":
-            level = "#" * path.count(" ")
-            parts.append(f"#{level} {path}\n\n```text\n{text}\n```\n")
+    for words in _command_paths(command, (), None):
+        text = _help_text(command, words)
+        parts.append(f"#{'#' * len(words)} hdit {' '.join(words)}\n\n```text\n{text}\n```\n")
     return "\n".join(parts)
 
 
-def _help_pages(command: Any, path: str, parent: Any) -> Iterator[tuple[str, str]]:
-    context = command.context_class(command, info_name=path.rsplit(" ", 1)[-1], parent=parent)
-    context.terminal_width = context.max_content_width = HELP_COLUMNS
-    yield path, command.get_help(context).strip()
-    if hasattr(command, "list_commands"):
-        for name in command.list_commands(context):
-            yield from _help_pages(command.get_command(context, name), f"{path} {name}", context)
+def _command_paths(command: Any, words: tuple[str, ...], parent: Any) -> Iterator[tuple[str, ...]]:
+    """Yield the words of each command and subcommand below a command."""
+    context = command.context_class(command, info_name=words[-1] if words else "hdit", parent=parent)
+    for name in command.list_commands(context) if hasattr(command, "list_commands") else ():
+        yield (*words, name)
+        yield from _command_paths(command.get_command(context, name), (*words, name), context)
+
+
+def _help_text(command: Any, words: tuple[str, ...]) -> str:
+    """Return what `hdit WORDS --help` prints in a terminal of 80 columns."""
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        width = HELP_COLUMNS - 2  # click leaves two columns free
+        command.main([*words, "--help"], prog_name="hdit", standalone_mode=False, terminal_width=width)
+    return printed.getvalue().strip()
 
 
 def figure() -> str:
