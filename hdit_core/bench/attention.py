@@ -73,9 +73,9 @@ class AttentionFigure:
             "backend": self.backend,
             "direction": self.direction,
             "shape": shape,
-            "floor_s": self.bound_s,
+            "bound_s": self.bound_s,
             "time": times,
-            "times_the_floor": self.times_bound,
+            "times_bound": self.times_bound,
             "peak_bytes": self.peak_bytes,
             "problem": self.problem,
         }

@@ -39,7 +39,7 @@ class DataFigures:
 
     Attributes:
         images: images prepared and read in each run.
-        timings: by task: `prepare floor`, `prepare`, `prepare with 2` processes, `read floor`, `read`, and training
+        timings: by task: `prepare bound`, `prepare`, `prepare with 2` processes, `read bound`, `read`, and training
             `batches` with two workers, noise included.
         order_s: time to compute the shuffled position of one image, by the size of the data set.
         opening: of a large data set.
@@ -58,7 +58,7 @@ class DataFigures:
     @property
     def ratios(self) -> dict[str, float]:
         """The rate of each task as a fraction of its lower bound's, in one process or in two."""
-        bounds = {"prepare": "prepare floor", "prepare with 2": "prepare floor", "read": "read floor"}
+        bounds = {"prepare": "prepare bound", "prepare with 2": "prepare bound", "read": "read bound"}
         return {task: self.rate(task) / self.rate(bound) for task, bound in bounds.items()}
 
     def to_json(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class DataFigures:
             "images": self.images,
             "size": list(self.size),
             "images_per_s": {task: self.rate(task) for task in self.timings},
-            "of_the_floor": self.ratios,
+            "of_bound": self.ratios,
             "times": {task: timing.to_json() for task, timing in self.timings.items()},
             "order_us_per_image": {str(count): seconds * 1e6 for count, seconds in self.order_s.items()},
             "opening": self.opening.to_json(),
@@ -156,7 +156,7 @@ def bench_data(
         pictures = _copied(source, folder, images) if source else make_pictures(folder / "in", images, 500, 400)
         files = sorted(pictures.iterdir())
         logger.info(f"preparing {len(files)} images")
-        preparing = {"prepare floor": stopwatch(lambda: prepare_barely(files, size))}
+        preparing = {"prepare bound": stopwatch(lambda: prepare_barely(files, size))}
         preparing |= {
             task: _preparing(pictures, folder / f"out{workers}", size, workers)
             for task, workers in (("prepare", 1), ("prepare with 2", 2))
@@ -188,7 +188,7 @@ def _reading(prepared: Path, bare: Path) -> dict[str, Task]:
         (bare / f"{index:06}.png").write_bytes(reader.encoded(index))
     files = sorted(bare.iterdir())
     return {
-        "read floor": stopwatch(lambda: read_barely(files)),
+        "read bound": stopwatch(lambda: read_barely(files)),
         "read": stopwatch(lambda: _read_all(reader)),
         "batches": stopwatch(lambda: _batches(reader, 2)),
     }

@@ -87,8 +87,8 @@ def _without_waiting(results: SimpleQueue) -> Iterator:
             return
 
 
-class Visitors:
-    """The running computation of each visitor, so that it can be stopped."""
+class Sessions:
+    """The running computation of each session of a browser, so that it can be stopped."""
 
     def __init__(self) -> None:
         self._stops: dict[str, threading.Event] = {}

@@ -39,7 +39,7 @@ def test_the_lower_bound_of_the_forward_pass_equals_torchs_count_for_as_many_key
 def test_a_time_is_also_given_as_a_multiple_of_its_lower_bound():
     figure = AttentionFigure("tiled", Shape(64), "forward", 0.5, Timing((1.0, 2.0, 9.0)), 5)
     assert figure.times_bound == 4.0
-    assert figure.to_json()["times_the_floor"] == 4.0
+    assert figure.to_json()["times_bound"] == 4.0
     assert AttentionFigure("natten", Shape(64), "forward", 0.5, None, None, "forward only").times_bound is None
 
 

@@ -27,8 +27,8 @@ def test_every_rate_comes_with_its_lower_bound(monkeypatch, pictures):
     assert figures["images"] == 2 and figures["size"] == [8, 12]
     assert figures["images_per_s"].keys() == figures["times"].keys()
     rates = figures["images_per_s"]
-    assert figures["of_the_floor"]["read"] == pytest.approx(rates["read"] / rates["read floor"])
-    assert figures["of_the_floor"]["prepare with 2"] == pytest.approx(rates["prepare with 2"] / rates["prepare floor"])
+    assert figures["of_bound"]["read"] == pytest.approx(rates["read"] / rates["read bound"])
+    assert figures["of_bound"]["prepare with 2"] == pytest.approx(rates["prepare with 2"] / rates["prepare bound"])
     assert set(figures["order_us_per_image"]) == {"1000", "100000000"}
     assert figures["opening"] == {"images": 9, "open_s": 0.5, "peak_bytes": None}
 

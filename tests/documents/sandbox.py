@@ -47,7 +47,7 @@ def smaller(text):
     if match := re.match(SCORES, text):
         text = f"{match[1]}{SMALL_SCORE}{match[2] or ''}"
     if "hdit sweep" in text:
-        text += "" if "--n " in text else " --n 4"
+        text += "" if "--count " in text else " --count 4"
         text += " --confirm 4"
     if re.search(r"hdit (eval-fid (?!compare).*--extractor|sweep)", text) and "--allow-small-n" not in text:
         text = re.sub(r"(--extractor \S+)", r"\1 --allow-small-n", text)
@@ -105,12 +105,12 @@ class Sandbox:
         call("eval-fid", "stats", source / "data", "--out", source / "ref.npz", *score)
         with (source / "score.json").open("w") as file, redirect_stdout(file):
             call("eval-fid", source / "set", "--ref", source / "data", *score, "--json")
-        call("convert", source / "run", source / "theirs.safetensors", "--to", "k-diffusion")
+        call("convert", source / "run", source / "theirs.safetensors", "--format", "k-diffusion")
 
     def provide(self, folder, text):
         """Put what a command names and does not write into a folder."""
         whole = text
-        text = re.sub(r"(--out|--to|--back|--plot|--report|--nearest|--sheet|--webp|>) \S+", "", self._inputs(text))
+        text = re.sub(r"(--out|--back|--plot|--report|--nearest|--sheet|--webp|>) \S+", "", self._inputs(text))
         text = re.sub(r"recipe copy .*|(?<=convert )(\S+) \S+", r"\1", text)
         for word in re.findall(r"[\w./*-]+", text.replace("=", " ")):
             self._provide(folder, word.rstrip("/"), is_folder=word.endswith("/"))

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from hdit_core.play.background import Stopped, Visitors, newest_results
+from hdit_core.play.background import Sessions, Stopped, newest_results
 
 
 def endless(ended):
@@ -69,8 +69,8 @@ def test_an_error_comes_after_the_results_that_were_reported():
 
 
 def test_users_stop_only_their_own_computation():
-    visitors = Visitors()
-    mine, yours = visitors.begin("a"), visitors.begin("b")
-    visitors.stop("a")
-    visitors.stop("a")
+    sessions = Sessions()
+    mine, yours = sessions.begin("a"), sessions.begin("b")
+    sessions.stop("a")
+    sessions.stop("a")
     assert mine.is_set() and not yours.is_set()

@@ -17,6 +17,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from hdit_core.data.image_sets.image_set import ImageSet
+from hdit_core.data.image_sets.open_images import STDIN
 from hdit_core.evaluate.metrics.confidence_intervals import DistanceInterval, Estimate
 from hdit_core.evaluate.report.result import Score
 from hdit_core.evaluate.report.sheets import sample_sheet
@@ -52,13 +53,14 @@ def write_report(
         neighbors: the sheet of samples and their nearest neighbors in the reference.
     """
     assert settings.report is not None
+    is_stream = not images.identity or settings.reference == STDIN
     content = page(
         score,
         samples if samples is not None or not images.identity else sample_sheet(images),
         neighbors,
         figures=settings.figures,
         origin=_origin(settings, score, settings.report.parent),
-        no_neighbors=NO_NEIGHBORS_OF_STATISTICS if images.identity else NO_NEIGHBORS_OF_STREAM,
+        no_neighbors=NO_NEIGHBORS_OF_STREAM if is_stream else NO_NEIGHBORS_OF_STATISTICS,
     )
     write_atomic(settings.report, content)
 
@@ -81,7 +83,7 @@ def page(
     if score.spread.infinity is not None:
         estimates.insert(1, (f"{score.metric}-infinity", Estimate(score.spread.infinity)))
     sheets = [
-        ("Sample sheet", "The first scored images", _base64(samples), ""),
+        ("Samples", "The first scored images", _base64(samples), ""),
         (
             "Nearest neighbors",
             "Samples and their nearest neighbors in the reference",

@@ -60,7 +60,7 @@ def _connect_visitor(blocks: Any, page: Page) -> None:
         return request.session_hash
 
     def leave(request: gr.Request) -> None:
-        page.visitors.stop(request.session_hash)
+        page.sessions.stop(request.session_hash)
 
     blocks.load(name, None, page.visitor, **HIDDEN)
     blocks.unload(leave)

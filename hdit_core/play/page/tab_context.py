@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, no_type_check
 
 from hdit_core.errors import HditError, is_out_of_memory
-from hdit_core.play.background import Stopped, Visitors
+from hdit_core.play.background import Sessions, Stopped
 from hdit_core.play.live_sampling import Frame, MakeJob, watch
 from hdit_core.play.models import Models
 from hdit_core.play.page.markup import status
@@ -34,7 +34,7 @@ class Page:
         weights: the field with the weights of the main model.
         last: what the visitor sampled last, a `Frame`.
         visitor: names the visitor.
-        visitors: their running computations.
+        sessions: their running computations.
     """
 
     models: Models
@@ -42,7 +42,7 @@ class Page:
     weights: Component = None
     last: Component = None
     visitor: Component = None
-    visitors: Visitors = field(default_factory=Visitors)
+    sessions: Sessions = field(default_factory=Sessions)
 
     def on_click(
         self,
@@ -69,7 +69,7 @@ class Page:
             yield from handle(dict(zip(fields, values, strict=True)), visitor)
 
         def end(visitor: str | None) -> str:
-            self.visitors.stop(visitor)
+            self.sessions.stop(visitor)
             return status("stopped")
 
         given = [self.visitor, *fields.values()]
@@ -84,7 +84,7 @@ class Page:
             start: checks what was asked for and returns the job.
             visitor: whose job it is.
         """
-        stop = self.visitors.begin(visitor)
+        stop = self.sessions.begin(visitor)
         try:
             yield from watch(start(), stop)
         except Stopped:

@@ -14,10 +14,10 @@ def says(text, line):
 
 def test_data_prints_rates_with_their_lower_bounds(monkeypatch, tmp_path, capsys):
     timings = {
-        "prepare floor": Timing((1.0,)),
+        "prepare bound": Timing((1.0,)),
         "prepare": Timing((2.0,)),
         "prepare with 2": Timing((0.5,)),
-        "read floor": Timing((0.1,)),
+        "read bound": Timing((0.1,)),
         "read": Timing((0.2,)),
     }
     figures = DataFigures(30, (64, 48), timings, {1000: 2e-6}, OpeningFigures(5000, 0.25, 3 * 2**20))

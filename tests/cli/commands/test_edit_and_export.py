@@ -42,8 +42,8 @@ def pixels(path):
 
 
 def test_vary_of_strength_0_returns_the_image_and_resumes_its_folder(ckpt, here, capsys):
-    command = ["edit", "vary", "--init", "small.png", "--ckpt", ckpt, "--strength", "0", "--out", "v", *DRAWING]
-    assert main([*command, "--n", "2"]) == 0
+    command = ["edit", "vary", "small.png", "--ckpt", ckpt, "--strength", "0", "--out", "v", *DRAWING]
+    assert main([*command, "--count", "2"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["images"] == "0-1" and record["origin"]["edit"]["kind"] == "vary"
     assert (pixels("v/00000001.png") == pixels("small.png")).all()
@@ -123,7 +123,9 @@ def test_an_edit_streams_to_stdout(ckpt, here):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["vary", "--init", "nothing.png"], 3, "nothing.png: cannot be read: No such file or directory"),
+        (["vary"], 2, "missing argument 'IMAGE' (see 'hdit edit vary --help')"),
+        (["vary", "a.png", "--init", "b.png"], 2, "a.png and --init b.png: expected one image"),
+        (["vary", "nothing.png"], 3, "nothing.png: cannot be read: No such file or directory"),
         (
             ["vary", "--init", "text.png"],
             3,

@@ -105,6 +105,17 @@ def test_the_report_of_a_stream_shows_its_first_images_and_why_it_has_no_neighbo
     assert sheet.size == (6 * THUMBNAIL_PX + 5 * 6, 6 * THUMBNAIL_PX + 5 * 6) or sheet.size[0] >= 6 * THUMBNAIL_PX
 
 
+def test_the_report_against_a_stream_says_that_it_is_one(scored, picture_folder, monkeypatch, tmp_path):
+    scored()
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w") as archive:
+        archive.add(picture_folder("streamed", 40), arcname="a")
+    monkeypatch.setattr("sys.stdin", types.SimpleNamespace(buffer=io.BytesIO(content.getvalue())))
+    score(ScoreSettings("images", "-", device="cpu", report=tmp_path / "r.html"))
+    text = (tmp_path / "r.html").read_text()
+    assert "a stream can be read only once" in text and "saved statistics contain no images" not in text
+
+
 def test_the_report_states_that_statistics_have_no_images_to_show(scored, tmp_path):
     scored()
     score(ScoreSettings("images", None, device="cpu", save_stats=tmp_path / "ref.npz"))

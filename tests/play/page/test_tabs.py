@@ -83,7 +83,7 @@ def test_a_user_stops_a_computation(page, values):
     updates = unbuilt(SampleTab, page=page).sample(values | {"steps": 1000}, "me")
     next(updates)
     next(updates)  # it runs
-    page.visitors.stop("me")
+    page.sessions.stop("me")
     *_, last = updates
     assert text_of(last[0]) == ("stopped", False)
 
