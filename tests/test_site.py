@@ -1,6 +1,7 @@
 """The documentation site builds strictly: no broken link or anchor, no page outside the navigation."""
 
 import html
+import json
 import os
 import re
 import shutil
@@ -42,6 +43,12 @@ def test_the_site_has_the_help_of_every_command(site):
     text = (site / "commands.html").read_text()
     for name in discover_commands():
         assert f"Usage: hdit {name}" in text
+
+
+def test_the_search_finds_a_recipe_key_without_its_table(site):
+    separator = json.loads((site / "search" / "search_index.json").read_text())["config"]["separator"]
+    assert re.split(separator, "diffusion.sigma_data") == ["diffusion", "sigma_data"]
+    assert re.split(separator, "torch 2.13") == ["torch", "2.13"]
 
 
 def test_the_site_has_the_help_that_is_printed(site, capsys, monkeypatch):
