@@ -74,7 +74,15 @@ SamplerOption = Annotated[
     str | None, typer.Option("--sampler", metavar="NAME", help=f"One of {SAMPLERS}.", show_default=RECIPES)
 ]
 
-StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Sampler steps.", show_default=RECIPES)]
+StepsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--steps",
+        min=1,
+        help="Sampler steps; heun and dpm_2 evaluate the network twice in each.",
+        show_default=RECIPES,
+    ),
+]
 
 GuidanceOption = Annotated[
     float | None,

@@ -151,6 +151,6 @@ def describe_lines(folder: Path, manifest: "Manifest") -> list[str]:
         *((remark, f"{count:,}") for remark, count in manifest.remarks.items()),
         *((setting.replace("_", " "), str(value)) for setting, value in manifest.settings.items()),
         *pixel_rows(manifest.pixel_mean, manifest.pixel_std, sigma_data(manifest)),
-        ("root hash", manifest.root),
+        ("checksum", manifest.root),
     ]
     return [*align(rows), *_histogram(contents)]

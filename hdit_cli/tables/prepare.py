@@ -56,7 +56,7 @@ def _lines(summary: "PrepareSummary") -> list[str]:
         *((name, f"{count:,}{_hint(name, count, summary.images)}") for name, count in summary.remarks.items()),
         *pixel_rows(summary.pixel_mean, summary.pixel_std, summary.sigma_data),
         ("shards", f"{summary.shards:,}, {summary.bytes / 1e6:,.1f} MB"),
-        ("root hash", summary.root),
+        ("checksum", summary.root),
     ]
     return align(rows)
 

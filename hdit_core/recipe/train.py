@@ -84,8 +84,8 @@ class TrainRecipe(Table):
     ema_max: Probability = Field(0.9999, description="upper bound of the EMA decay")
     ema_profiles: Annotated[tuple[EmaLength, ...], Listed] = Field(
         (),
-        description="relative widths (sigma_rel) of power-function EMAs to track (EDM2), such as [0.05, 0.10]; "
-        "`hdit ema` reconstructs other widths from their snapshots",
+        description="relative lengths (sigma_rel) of power-function EMAs to track (EDM2), such as [0.05, 0.10]; "
+        "`hdit ema` reconstructs other lengths from their snapshots",
     )
     ema_snapshot_every_images: NonNegativeInt | None = Field(
         None, description="images between snapshots of `ema_profiles`; 0: none. Default: 64 snapshots per run"

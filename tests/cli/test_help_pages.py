@@ -114,6 +114,27 @@ def test_help_speaks_of_no_option_that_the_command_lacks(words):
     assert found - names == set()
 
 
+@pytest.mark.parametrize(
+    "words, statement",
+    [
+        (["restore"], "--class ID Class index for all images. [default: no class]"),
+        (["sample"], "Sample i has the i-th; after the last one they repeat from the first"),
+        (["sample"], "The folder --out gets one PNG per image; the image grid is FOLDER-grid.png"),
+        (["sweep"], "saved statistics (.npz). [default: the run's data]"),
+        (["eval-fid"], "dinov2 (needs the extra hdit-toolkit[dinov2] and --extractor-weights)"),
+        (["prepare-data"], "- for paths on stdin (a tar has to be a file)"),
+        (["prepare-data"], "run it once, after all tasks, with the same SOURCE and options"),
+        (["plan"], "Required without --measured."),
+        (["slurm", "train"], "GPUs per node; 0: no GPUs."),
+        (["export"], "DiffusionPipeline.from_pretrained(DIR, trust_remote_code=True)"),
+        (["recipe", "reference"], "hdit recipe reference train.lr"),
+    ],
+)
+def test_help_states_what_a_newcomer_could_not_guess(words, statement, capsys):
+    assert main([*words, "--help"]) == 0
+    assert statement in " ".join(capsys.readouterr().out.split())
+
+
 def test_batch_scripts_show_the_arguments_of_their_command(capsys):
     assert main(["slurm", "prepare-data", "--help"]) == 0
     assert "slurm prepare-data [OPTIONS] SOURCE [OPTIONS OF hdit prepare-data]" in capsys.readouterr().out

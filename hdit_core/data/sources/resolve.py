@@ -117,7 +117,7 @@ def open_path(path: Path, leave_out: Path | None = None, read_labels: bool = Tru
     if path.is_file():
         return _open_file(path, read_labels)
     if path.exists():
-        raise UsageError(f"{path}: is a device or a pipe; expected a folder, an archive or a named set")
+        raise UsageError(f"{path}: is a device or a pipe; expected a folder, an archive or a built-in data set")
     return _open_pattern(path) if _WILD & set(path.name) else None
 
 
@@ -154,11 +154,13 @@ def open_source(location: str, leave_out: Path | None = None, read_labels: bool 
     """
     sets = _named_sets()
     if location in sets and Path(location).exists():
-        raise UsageError(f"{location}: is a named set, and a file or folder here; write ./{location} for the latter")
+        raise UsageError(
+            f"{location}: is a built-in data set, and a file or folder here; write ./{location} for the latter"
+        )
     if location in sets:
         return sets[location].load()()
     source = _open_location(location, leave_out, read_labels)
     if source is None:
-        near = did_you_mean(location, sets) or f"; named sets: {', '.join(sets) or 'none'}"
-        raise UsageError(f"{location}: no such folder, archive or named set{near}")
+        near = did_you_mean(location, sets) or f"; built-in data sets: {', '.join(sets) or 'none'}"
+        raise UsageError(f"{location}: no such folder, archive or built-in data set{near}")
     return source

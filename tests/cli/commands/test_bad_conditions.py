@@ -108,7 +108,7 @@ def test_inputs_that_the_network_does_not_take_are_refused(place, capsys, monkey
 PREPARE = {
     ("--condition", "flat"): "a.png: its condition image has 8x24 pixels, the image 16x24; expected the same size, or",
     ("--condition", "in", "--condition-channels", "4"): "3 channels, expected 4 (--condition-channels)",
-    ("--condition", "no"): "no: no such folder, archive or named set",
+    ("--condition", "no"): "no: no such folder, archive or built-in data set",
     ("--vectors", "short.csv"): "short.csv:3: a vector of 1 numbers, expected 2 as the first line has columns",
     ("--vectors", "no.csv"): "--vectors no.csv: expected a .npy file with a .txt file of names next to it, a .csv, .ts",
     ("--condition", "partial", "--max-bad", "0"): "no condition image of its name, 'b.*', in partial",

@@ -147,7 +147,7 @@ def test_an_edit_streams_to_stdout(ckpt, here):
         (["invert", "small.png", "--out", "x.png"], 2, "--out x.png: expected a name that ends in .safetensors"),
         (["invert", "small.png", "--back", "back.jpg"], 2, "--back back.jpg: expected a name that ends in .png"),
         (["invert", "small.png", "--back", "no/back.png"], 2, "--back no/back.png: there is no folder no"),
-        (["likelihood", "nowhere"], 2, "nowhere: no such folder, archive or named set"),
+        (["likelihood", "nowhere"], 2, "nowhere: no such folder, archive or built-in data set"),
         (["likelihood", "small.png", "--class", "9"], 2, "class 9"),
     ],
 )

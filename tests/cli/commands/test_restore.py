@@ -160,7 +160,7 @@ def test_a_tar_cannot_write_outside_the_output_folder(place, capsys, monkeypatch
         (["in", "--tile", "30"], "--tile 30x30: height 30 is not a multiple of 4"),
         (["in", "--tile", "x"], "--tile x: expected pixels as N or HEIGHTxWIDTH"),
         (["in", "--overlap", "16"], "--overlap 16: expected 0 to 15 pixels with tiles of 16x24"),
-        (["nowhere"], "nowhere: no such folder, archive or named set"),
+        (["nowhere"], "nowhere: no such folder, archive or built-in data set"),
         (["in", "--out", "in"], "in: exists and is not a folder of restored images; choose another with --out"),
         (["in", "--out", "x.npz"], "--out x.npz: an npz has images of one size and no names; use a folder, a .tar or"),
         (["in", "--out", "in/a.tar.gz"], "expected a folder, a name that ends in .tar or .npz, or - for a tar"),

@@ -145,7 +145,7 @@ def test_more_images_than_there_are_is_an_error(picture_folder):
 
 
 def test_a_missing_path_is_an_error(tmp_path):
-    with pytest.raises(UsageError, match="no such folder, archive or named set"):
+    with pytest.raises(UsageError, match="no such folder, archive or built-in data set"):
         open_images(str(tmp_path / "nowhere"))
 
 

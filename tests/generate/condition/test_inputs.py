@@ -123,7 +123,7 @@ def test_hidden_and_text_files_are_skipped_and_an_empty_folder_is_refused(tmp_pa
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: .*no images"):
         open_inputs(str(tmp_path / "empty"))
-    with pytest.raises(UsageError, match="nowhere: no such folder, archive or named set"):
+    with pytest.raises(UsageError, match="nowhere: no such folder, archive or built-in data set"):
         open_inputs(str(tmp_path / "nowhere"))
 
 

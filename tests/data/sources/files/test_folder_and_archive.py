@@ -237,14 +237,14 @@ def test_a_cut_tar_whose_last_file_is_a_zip_is_damaged(tmp_path):
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_set():
-    with pytest.raises(UsageError, match="mnits: no such folder, archive or named set; did you mean 'mnist'"):
+    with pytest.raises(UsageError, match="mnits: no such folder, archive or built-in data set; did you mean 'mnist'"):
         open_source("mnits")
 
 
 def test_an_ambiguous_name_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mnist").mkdir()
-    with pytest.raises(UsageError, match=r"mnist: is a named set, and a file or folder here; write ./mnist"):
+    with pytest.raises(UsageError, match=r"mnist: is a built-in data set, and a file or folder here; write ./mnist"):
         open_source("mnist")
     assert open_source("./mnist").kind == "folder"
 

@@ -159,5 +159,5 @@ def test_a_pattern_of_other_files_is_refused(tmp_path):
     write_folder(tmp_path)
     with pytest.raises(UsageError, match=r"matches c.png; a pattern can match shards \(.tar\) or .parquet files"):
         open_source(f"{tmp_path}/*.png")
-    with pytest.raises(UsageError, match="no such folder, archive or named set"):
+    with pytest.raises(UsageError, match="no such folder, archive or built-in data set"):
         open_source(f"{tmp_path}/*.tar")
