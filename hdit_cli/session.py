@@ -145,7 +145,7 @@ def _no_conditions(ckpt: Path) -> "OpenConditions":
         if taken := [what for what, length in wanted if length]:
             raise UsageError(
                 f"{ckpt}: the network takes {' and '.join(taken)}, which this command cannot give; use hdit restore, "
-                "or hdit sample with --condition and --vector"
+                "or hdit sample with --condition and --vectors"
             )
 
     return refuse

@@ -48,7 +48,7 @@ def test_an_undamaged_set_is_reported_as_such(prepare, run, tmp_path):
     for level in ((), ("--quick",), ("--deep", "--workers", 2)):
         code, out, err = run("data", "verify", tmp_path / "set", *level)
         assert code == 0
-        assert "damaged    nothing" in out
+        assert "damaged   nothing" in out and "checksum  " in out
         assert "verifying: 12 of 12 images" in err
 
 
@@ -158,9 +158,9 @@ def test_class_names_cannot_act_on_the_terminal(run, tmp_path):
 
 def test_the_contact_sheet_is_written(prepare, run, tmp_path):
     prepare()
-    code, _, err = run("data", "show", tmp_path / "set", "--sheet", tmp_path / "sheet.png", "--images", 5)
+    code, _, err = run("data", "show", tmp_path / "set", "--sheet", tmp_path / "sheet.png", "--count", 5)
     assert code == 0
-    assert "sheet.png: contact sheet written" in err
+    assert f"wrote {tmp_path}/sheet.png" in err
     with Image.open(tmp_path / "sheet.png") as image:
         assert image.format == "PNG"
 
