@@ -43,7 +43,7 @@ def emit_line(record: Mapping[str, Any]) -> None:
 
 def _lines_of(result: Any) -> Iterable[str]:
     if isinstance(result, Mapping):
-        return align([(str(key), _cell(value)) for key, value in result.items()])
+        return align([(str(key), cell(value)) for key, value in result.items()])
     return table(result)
 
 
@@ -52,7 +52,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if not rows:
         return []
     head = list(rows[0])
-    return align([head, *([_cell(row.get(key)) for key in head] for row in rows)])
+    return align([head, *([cell(row.get(key)) for key in head] for row in rows)])
 
 
 def align(rows: Sequence[Sequence[str]]) -> list[str]:
@@ -88,7 +88,10 @@ def _blocks(columns: list[list[str]], most: int | None) -> Iterator[list[list[st
     yield block
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
+    """Return a value as a table or a list of keys and values shows it."""
+    if isinstance(value, list | tuple):
+        return ", ".join(map(cell, value)) or "-"
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "-"}[value]
     if isinstance(value, int):

@@ -1,22 +1,29 @@
 """Exit code 75 for long tasks that are asked to stop and that the same command resumes.
 
 Training has its own handlers, which finish a step and save. The tasks here write their results as they go, so they can
-be interrupted anywhere, as by Ctrl-C.
+be interrupted anywhere, as by Ctrl-C. Python runs handlers between its own instructions only: if the main thread waits
+in compiled code, as for other ranks, a thread ends the process in its place.
 """
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-from hdit_cli.ranks import main_rank_reports_first
+from hdit_cli.ranks import main_rank_reports_first, wait_for_main_rank
 from hdit_core.errors import StoppedEarly
+from hdit_core.launch import is_main_process
+from hdit_core.progress import note
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 AGAIN_S = 2.0  # within this time a second signal is the same request: Slurm and torchrun both signal the ranks
+PATIENCE_S = 5.0  # from a signal to the end of the process, if the main thread does not get to the handler
+POLL_S = 0.05
+INTERRUPTED = 130
 
 
 class _Stopped(BaseException):
@@ -24,18 +31,58 @@ class _Stopped(BaseException):
 
 
 class _Handler:
-    """Raises `_Stopped` in the process that it was made in; child processes end as if there were no handler."""
+    """Raises `_Stopped` in the process that it was made in; child processes end as if there were no handler.
 
-    def __init__(self) -> None:
+    Args:
+        kept: what is on disk, for the message.
+    """
+
+    def __init__(self, kept: str | None) -> None:
         self.name = ""
+        self.has_run = False
+        self._kept = kept
         self._process, self._raised_at_s = os.getpid(), -AGAIN_S
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT:
+            self.has_run = True
+            raise KeyboardInterrupt
         if os.getpid() != self._process:
             _end_by(number)
+        self.has_run = True
         if time.monotonic() - self._raised_at_s >= AGAIN_S:
             self.name, self._raised_at_s = signal.Signals(number).name, time.monotonic()
             raise _Stopped
+
+    def message(self, name: str) -> str:
+        """Return the report of a task that was stopped by the signal of this name."""
+        kept = "" if self._kept is None else f": kept {self._kept}; rerun the same command to resume"
+        return f"{name}{kept}"
+
+    def watch(self, pipe: int) -> None:
+        """End the process if the main thread does not get to the handler; runs in a thread until the pipe is closed."""
+        numbers = os.read(pipe, 64)
+        end_s = time.monotonic() + PATIENCE_S
+        while numbers and not self.has_run and time.monotonic() < end_s:
+            time.sleep(POLL_S)
+        if not numbers or self.has_run:
+            return
+        if signal.SIGINT in numbers:
+            note(self.message("interrupted"))
+            os._exit(INTERRUPTED)
+        if not is_main_process():
+            wait_for_main_rank()
+        note(f"stopped early: {self.message(signal.Signals(numbers[0]).name)}")
+        os._exit(StoppedEarly.exit_code)
+
+
+def _forget_pipe() -> None:
+    """Keep signals of a forked child from its parent's watcher, whose pipe it has inherited."""
+    with suppress(ValueError):
+        signal.set_wakeup_fd(-1)
+
+
+os.register_at_fork(after_in_child=_forget_pipe)
 
 
 def _end_by(number: int) -> NoReturn:
@@ -45,8 +92,31 @@ def _end_by(number: int) -> NoReturn:
 
 
 @contextmanager
+def _handled_by(handler: _Handler, numbers: list[signal.Signals]) -> Iterator[None]:
+    """Install a handler and its watcher while the body runs."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    old_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=handler.watch, args=(reader,), name="stop requests", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        handler.has_run = True
+        signal.set_wakeup_fd(old_writer)
+        for number, action in before.items():
+            signal.signal(number, action)
+        os.close(writer)
+        watcher.join()
+        os.close(reader)
+
+
+@contextmanager
 def stopping_early(kept: str | None) -> Iterator[None]:
     """End the body at SIGTERM, SIGHUP, SIGUSR1 and SIGUSR2 with exit code 75; ignored signals stay ignored (nohup).
+
+    Ctrl-C is reported, too.
 
     Args:
         kept: what is on disk, for the message; None for a task that cannot be resumed, which signals then kill.
@@ -54,18 +124,16 @@ def stopping_early(kept: str | None) -> Iterator[None]:
     Raises:
         StoppedEarly: a signal came.
     """
-    if kept is None:
-        yield
-        return
-    handler = _Handler()
-    before = {number: signal.getsignal(number) for number in SIGNALS if signal.getsignal(number) is signal.SIG_DFL}
-    for number in before:
-        signal.signal(number, handler)
+    handler = _Handler(kept)
+    numbers = [number for number in SIGNALS if kept is not None and signal.getsignal(number) is signal.SIG_DFL]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        numbers.append(signal.SIGINT)
     try:
-        yield
+        with _handled_by(handler, numbers):
+            yield
     except _Stopped:
         with main_rank_reports_first():
-            raise StoppedEarly(f"{handler.name}: kept {kept}; rerun the same command to resume") from None
-    finally:
-        for number, action in before.items():
-            signal.signal(number, action)
+            raise StoppedEarly(handler.message(handler.name)) from None
+    except KeyboardInterrupt:
+        note(handler.message("interrupted"))
+        raise

@@ -18,6 +18,7 @@ SECONDS_TO_FIRST_LINE = 3.0  # of progress, if stderr is not a terminal
 SECONDS_BETWEEN_LINES = 30.0
 SECONDS_OF_SILENCE = 60.0  # after which a line reports that the task is still running
 MIN_BAR_COLUMNS = 6
+ECHO_COLUMNS = 3  # right of the bar: an echoed ^C that wraps to the next line would leave the bar's line behind
 # The time left is shown after so many updates since the first one, so many seconds, or such a share of the work: the
 # first steps are slow.
 UPDATES_TO_ESTIMATE, SECONDS_TO_ESTIMATE, SHARE_TO_ESTIMATE = 2, 30.0, 0.1
@@ -163,12 +164,18 @@ def progress(label: str, *, unit: str = "images", total: int | None = None) -> I
 
 @contextmanager
 def _bar(state: ProgressBar) -> Iterator[None]:
-    from rich.console import Console
+    from rich.console import Console, ConsoleDimensions
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
     from rich.table import Column
 
-    console = Console(stderr=True)
+    class NarrowConsole(Console):
+        @property  # type: ignore[misc]  # nothing sets it
+        def size(self) -> ConsoleDimensions:
+            width, height = super().size
+            return ConsoleDimensions(max(width - ECHO_COLUMNS, 1), height)
+
+    console = NarrowConsole(stderr=True)
     text = TextColumn("{task.fields[text]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis"))
     label = TextColumn("{task.description}", markup=False)
     with Bars(label, BarColumn(bar_width=None), text, console=console, expand=True) as bars:

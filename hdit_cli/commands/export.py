@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hdit_cli.console import align, emit, note
+from hdit_cli.console import align, cell, emit, note
 from hdit_cli.options.shared import DeviceOption, DrawnWeightsOption, JsonOption
 from hdit_core.errors import UsageError
 
@@ -108,7 +108,7 @@ def export(
         result = _export_as(diffusers, source, folder, settings)
         if repository is not None:
             result["folder"] = push(folder, repository, public=public)
-    lines = align([(key, str(value)) for key, value in result.items() if key != "files" and value is not None])
+    lines = align([(key, cell(value)) for key, value in result.items() if key != "files" and value not in (None, [])])
     sizes = [f"{to / name}  {size_bytes:,} bytes" for name, size_bytes in result["files"].items()]
     emit(result, json, [*lines, *sizes])
     note(f"choose a license and enter it in {to / 'README.md'}")

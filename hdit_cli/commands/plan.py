@@ -150,6 +150,7 @@ def _grounds(
 def _doubts(bill: "Plan") -> list[str]:
     """Return the caveats of the estimates."""
     from hdit_core.plan.plan import training_flops
+    from hdit_core.plan.roofline import LAUNCHES_S
 
     measured, doubts = bill.cluster.measured, []
     if measured is not None and bill.same_network_result is None:
@@ -160,6 +161,12 @@ def _doubts(bill: "Plan") -> list[str]:
         )
     if measured is not None and measured.on_cpu and bill.cluster.watts is not None:
         doubts.append("the speed was measured on a CPU; memory and power are from --gpu")
+    if bill.chosen and bill.chosen.roofline and bill.chosen.roofline.bound == "kernel launches":
+        slow_ms, fast_ms = (1e3 * layer_s for layer_s in LAUNCHES_S)
+        doubts.append(
+            f"a small network waits for kernel launches: {fast_ms:g} to {slow_ms:g} ms per layer and micro-batch are "
+            "assumed, and data loading is not counted; measure it with hdit bench train"
+        )
     if bill.cluster.usable_bytes is None:
         doubts.append("the memory per device is unknown; give --memory GB or --gpu to see what fits")
     return doubts

@@ -59,7 +59,7 @@ def _speed_and_cost(plan: Plan, chosen: Choice, seconds: float) -> Iterator[tupl
     yield "speed", f"{speed} images/s{bound}"
     yield "time", f"{span(_time, seconds)} for {plan.recipe.train.num_images:,} images"
     if plan.kilowatt_hours is not None:
-        yield "energy", f"{span('{:,.1f}'.format, plan.kilowatt_hours)} kWh at the GPUs' maximum power"
+        yield "energy", f"{span(_kilowatt_hours, plan.kilowatt_hours)} kWh at the GPUs' maximum power"
     if plan.price is not None:
         yield "price", span("{:,.2f}".format, plan.price)
 
@@ -83,7 +83,11 @@ def _time(seconds: float) -> str:
     for unit, unit_s in (("days", SECONDS_PER_DAY), ("hours", 3600), ("minutes", 60)):
         if seconds >= unit_s:
             return f"{seconds / unit_s:,.1f} {unit}"
-    return f"{seconds:.1f} s"
+    return f"{seconds:.2g} s"
+
+
+def _kilowatt_hours(energy: float) -> str:
+    return f"{energy:,.1f}" if energy >= 1 else f"{energy:.2g}"
 
 
 def _gibi(number: int) -> str:

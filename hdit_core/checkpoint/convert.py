@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors.torch import save
 
-from hdit_core.checkpoint.denoiser import Weights, build_denoiser, read_weights, source_metadata
+from hdit_core.checkpoint.denoiser import Weights, build_denoiser, read_weights, source_metadata, source_record
 from hdit_core.checkpoint.kdiffusion.pmrf import is_pmrf, recipe_of_pmrf, state_of_pmrf
 from hdit_core.checkpoint.kdiffusion.recipe import config_to_kdiffusion, recipe_from_kdiffusion
 from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion, state_to_kdiffusion
@@ -46,24 +46,27 @@ def convert_weights(
     """
     if target.exists():
         raise UsageError(f"{target}: already exists and is never replaced; choose another name, or remove it")
-    config: str | None
-    if source.suffix in PICKLE_SUFFIXES:
-        recipe, state, config = _read_pickle(source, weights, trust_pickle)
-        origin = source_metadata(ModelSource(weights=weights))
-    elif _is_pmrf_folder(source):
-        (recipe, state), config, origin = _read_pmrf_folder(source), None, {}
-    else:
-        recipe, state, found = read_weights(source, weights)
-        config, origin = _original_config(source), source_metadata(found)
+    recipe, state, config, found = _read_source(source, weights, trust_pickle)
     denoiser = build_denoiser(recipe, state, str(source))  # checks the tensors' names and shapes
     target.absolute().parent.mkdir(parents=True, exist_ok=True)
     if to == "k-diffusion":
         config = config or json.dumps(config_to_kdiffusion(recipe), indent=1)
-        write_atomic(target, save(state_to_kdiffusion(state, recipe), {"config": config, **origin}))
+        write_atomic(target, save(state_to_kdiffusion(state, recipe), {"config": config, **source_metadata(found)}))
     else:
-        _write_file(target, recipe, state, origin | ({KDIFFUSION_CONFIG: config} if config else {}))
+        original = {KDIFFUSION_CONFIG: config} if config else {}
+        _write_file(target, recipe, state, source_metadata(found) | original)
     parameters = sum(parameter.numel() for parameter in denoiser.parameters())
-    return {"file": str(target), "format": to, **origin, "tensors": len(state), "parameters": parameters}
+    return {"file": str(target), "format": to, **source_record(found), "tensors": len(state), "parameters": parameters}
+
+
+def _read_source(source: Path, weights: Weights, trust_pickle: bool) -> tuple[Recipe, Tensors, str | None, ModelSource]:
+    """Return recipe, weights, the original k-diffusion config if there is one, and the origin of the weights."""
+    if source.suffix in PICKLE_SUFFIXES:
+        return *_read_pickle(source, weights, trust_pickle), ModelSource(weights=weights)
+    if _is_pmrf_folder(source):
+        return *_read_pmrf_folder(source), None, ModelSource()
+    recipe, state, found = read_weights(source, weights)
+    return recipe, state, _original_config(source), found
 
 
 def _write_file(target: Path, recipe: Recipe, state: Tensors, metadata: Mapping[str, str]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -123,8 +124,12 @@ def _shortest(run: Path) -> str:
 
 def source_metadata(source: ModelSource) -> dict[str, str]:
     """Return the origin of weights as metadata of a safetensors file, with the run's name in place of its path."""
-    named = replace(source, run=source.run and Path(source.run).name)
-    return {key: str(value) for key, value in named.to_json().items()}
+    return {key: str(value) for key, value in source_record(source).items()}
+
+
+def source_record(source: ModelSource) -> dict[str, Any]:
+    """Return the origin of weights as JSON values, with the run's name in place of its path."""
+    return replace(source, run=source.run and Path(source.run).name).to_json()
 
 
 def _source_from(metadata: Mapping[str, str]) -> ModelSource:

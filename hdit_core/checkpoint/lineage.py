@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from hdit_core.errors import UsageError
 from hdit_core.files import read_bytes, write_atomic
+from hdit_core.recipe.diff import show_value
 
 LINEAGE = "lineage.json"
 
@@ -38,7 +39,7 @@ class Fork(BaseModel):
         parts = [f"{self.run} at step {self.step} ({self.num_images:,} images)"]
         if self.reset:
             parts.append(f"reset {', '.join(self.reset)}")
-        parts += [f"{key} {before!r} -> {after!r}" for key, (before, after) in self.changes.items()]
+        parts += [f"{key} {show_value(before)} -> {show_value(after)}" for key, (before, after) in self.changes.items()]
         return "; ".join(parts)
 
 

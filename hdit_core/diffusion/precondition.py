@@ -152,8 +152,12 @@ class Denoiser(nn.Module):
             raise TypeError(f"x: expected a floating-point tensor [B, {model.channels}, H, W], got {_described(x)}")
         if x.ndim != 4 or x.shape[1] != model.channels:
             raise UsageError(f"x has shape {tuple(x.shape)}; this model takes [B, {model.channels}, H, W]")
+        if not x.shape[0]:
+            raise UsageError(f"x has shape {tuple(x.shape)}; expected at least one image")
         if not isinstance(sigma, Tensor | float | int):
             raise TypeError(f"sigma: expected a number or a tensor [B], got {_described(sigma)}")
+        if not isinstance(sigma, Tensor) and not 0 < sigma < float("inf"):
+            raise UsageError(f"sigma = {sigma:g}; expected a positive number")
         if isinstance(sigma, Tensor) and sigma.ndim and sigma.shape != x.shape[:1]:
             raise UsageError(f"sigma has shape {tuple(sigma.shape)}; expected ({x.shape[0]},) or one number")
         if not model.num_classes or class_ids is None:

@@ -182,19 +182,19 @@ def _choices(recipe: Recipe, cluster: Cluster, share: int, sharded: bool) -> Ite
         largest = _largest(recipe, cluster, share, sharded, checkpointed)
         micro_batch = _equal_parts(images, largest) if largest else images
         memory = _memory(recipe, cluster, share, sharded, checkpointed, micro_batch)
-        bounds, slow, fast = _speed(recipe, cluster, checkpointed)
+        bounds, slow, fast = _speed(recipe, cluster, micro_batch, checkpointed)
         rate = math.sqrt(slow * fast)
         yield Choice(checkpointed, sharded, micro_batch, memory, largest, rate, (slow, fast), bounds)
 
 
-def _speed(recipe: Recipe, cluster: Cluster, checkpointed: int) -> tuple[Roofline | None, float, float]:
+def _speed(recipe: Recipe, cluster: Cluster, images: int, checkpointed: int) -> tuple[Roofline | None, float, float]:
     """Return the roofline, if used, and the lowest and highest images per second of all devices."""
     flops = training_flops(recipe, checkpointed)
     if cluster.flops_per_s is not None:
         rate = cluster.devices * cluster.flops_per_s / flops
         return None, rate, rate
     assert cluster.gpu is not None, "a cluster has a speed, or a GPU from which the speed is estimated"
-    bounds = roofline(recipe, cluster.gpu, flops, checkpointed)
+    bounds = roofline(recipe, cluster.gpu, flops, images, checkpointed)
     slow, fast = (cluster.devices * rate for rate in bounds.images_per_s)
     return bounds, slow, fast
 

@@ -1,8 +1,9 @@
 """Roofline of training on a GPU, and the fraction of it to expect.
 
 The roofline is the slower of two bounds: matrix products at the data sheet's rate, and memory traffic of activations at
-the data sheet's bandwidth. The expected fraction is a range between the paper's two published runs, the only ones
-known: it is what the reference implementation reached, and says nothing about other code.
+the data sheet's bandwidth. Small networks are limited by the launches of their kernels instead. The expected fraction
+is a range between the paper's two published runs, the only ones known: it is what the reference implementation reached,
+and says nothing about other code.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ TRAFFIC = 4  # at least: a saved activation is written and read, and so is its g
 TRAFFIC_RECOMPUTED = 2  # a recomputed activation is written and read once more
 EFFICIENCY = (0.045, 0.17)
 """Fractions of the roofline: the paper's FFHQ-1024 run on A100s and its ImageNet-256 run on H100s."""
+LAUNCHES_S = (100 * 10e-6, 30 * 5e-6)
+"""Seconds per layer and micro-batch for launching kernels, forward and backward: slow (100 operations, eager) and fast
+(30, compiled). Assumed, not measured."""
 
 
 @dataclass(frozen=True)
@@ -25,26 +29,30 @@ class Roofline:
     Attributes:
         products_s: of the model's matrix products, forward and backward.
         memory_s: of the memory traffic of activations.
+        launches_s: longest and shortest expected time of launching the kernels.
     """
 
     products_s: float
     memory_s: float
+    launches_s: tuple[float, float]
 
     @property
     def seconds(self) -> float:
-        """The larger bound."""
+        """The larger bound of products and memory traffic."""
         return max(self.products_s, self.memory_s)
 
     @property
     def bound(self) -> str:
-        """The name of the larger bound."""
+        """The name of the largest bound."""
+        if self.launches_s[1] > self.seconds / EFFICIENCY[1]:
+            return "kernel launches"
         return "products" if self.products_s >= self.memory_s else "memory traffic"
 
     @property
     def images_per_s(self) -> tuple[float, float]:
-        """Images per second at the lowest and the highest expected fraction of the roofline."""
-        low, high = EFFICIENCY
-        return low / self.seconds, high / self.seconds
+        """Images per second at the lowest and the highest expected fraction of the roofline, or by the launches."""
+        (low, high), (slow_s, fast_s) = EFFICIENCY, self.launches_s
+        return 1 / max(self.seconds / low, slow_s), 1 / max(self.seconds / high, fast_s)
 
 
 def traffic_bytes(recipe: Recipe, checkpointed: int = 0) -> int:
@@ -54,14 +62,18 @@ def traffic_bytes(recipe: Recipe, checkpointed: int = 0) -> int:
     return TRAFFIC * sum(part.bytes for part in saved) + TRAFFIC_RECOMPUTED * recomputed
 
 
-def roofline(recipe: Recipe, gpu: Gpu, flops_per_image: int, checkpointed: int = 0) -> Roofline:
+def roofline(recipe: Recipe, gpu: Gpu, flops_per_image: int, images: int, checkpointed: int = 0) -> Roofline:
     """Return the roofline of training on a GPU.
 
     Args:
         recipe: of the network.
         gpu: the GPU.
         flops_per_image: of all products, including recomputation.
+        images: micro-batch size.
         checkpointed: number of levels, outermost first, with activation checkpointing.
     """
     products_s = flops_per_image / (gpu.tflops * 1e12)
-    return Roofline(products_s, traffic_bytes(recipe, checkpointed) / (gpu.memory_tb_per_s * 1e12))
+    *outer, inner = (level.depth for level in recipe.model.levels)
+    slow_s, fast_s = ((2 * sum(outer) + inner) * layer_s / images for layer_s in LAUNCHES_S)
+    memory_s = traffic_bytes(recipe, checkpointed) / (gpu.memory_tb_per_s * 1e12)
+    return Roofline(products_s, memory_s, (slow_s, fast_s))

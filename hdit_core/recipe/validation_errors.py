@@ -19,6 +19,8 @@ MOST_REPAIRS = 100  # invalid keys that are left out for further checks
 EXPECTATION = ": expected "
 Keys = tuple[str | int, ...]
 
+NAMES_ELSEWHERE = {"ddim": "euler"}
+
 # pydantic's type of error: what was expected, filled in from the error's context
 EXPECTED = {
     "int_type": "a whole number",
@@ -150,8 +152,15 @@ def _lines(detail: Mapping[str, Any], keys: Keys) -> Iterator[str]:
             return  # pydantic counts only valid elements; the others are reported already
         case kind:
             words = EXPECTED.get(kind, detail["msg"].removeprefix("Input should be "))
-            near = did_you_mean(str(found), _choices(keys)) if kind == "literal_error" else ""
+            near = _nearest(str(found), keys) if kind == "literal_error" else ""
             yield f"{key} = {_show(found)}{EXPECTATION}{words.format(**detail.get('ctx', {}))}{near}"
+
+
+def _nearest(found: str, keys: Keys) -> str:
+    """Return a suggestion for a value that is not one of the choices; `""` if none is near."""
+    if name := NAMES_ELSEWHERE.get(found.lower()):
+        return f"; {found} is {name} here"
+    return did_you_mean(found, _choices(keys))
 
 
 def _constraint_violation(key: str, inner: str, problem: str) -> str:

@@ -46,7 +46,7 @@ def test_the_requested_weights_of_a_run_are_loaded_and_converted(tmp_path, tiny_
     result = convert_weights(tmp_path / "run", tmp_path / "ours", to="hdit", weights=weights)
     denoiser = load_denoiser(tmp_path / "ours")
     assert result["parameters"] == sum(parameter.numel() for parameter in denoiser.parameters())  # without buffers
-    assert (result["run"], result["step"], result["weights"]) == ("run", "1", weights)
+    assert (result["run"], result["step"], result["weights"]) == ("run", 1, weights)
     assert denoiser.source == ModelSource("run", 1, 8, weights)
     assert read_tensors(tmp_path / "ours")[0]["out_norm.scale"].unique().item() == value
 

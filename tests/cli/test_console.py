@@ -26,6 +26,11 @@ def test_a_mapping_is_printed_as_a_key_and_a_value_a_line(capsys):
     assert capsys.readouterr().out == "images  12,000\nfid     1.23457\nexact   yes\nnote    -\n"
 
 
+def test_a_list_is_printed_with_commas(capsys):
+    console.emit({"forked_from": ["a@10", "b@2000"], "classes": []}, as_json=False)
+    assert capsys.readouterr().out == "forked_from  a@10, b@2000\nclasses                 -\n"
+
+
 def test_a_list_of_mappings_is_a_table_with_numbers_to_the_right(capsys):
     console.emit([{"level": "a", "macs": 9}, {"level": "bcd", "macs": 12345}], as_json=False)
     assert capsys.readouterr().out == "level    macs\na           9\nbcd    12,345\n"

@@ -26,6 +26,18 @@ with console.progress("train", total=400) as bar:
         time.sleep(0.02)
 """
 
+INTERRUPTED = """
+import time
+from hdit_cli import console
+with console.progress("train", total=400) as bar:
+    bar.update(40, remark="step 12, loss 0.0123")
+    time.sleep(0.3)
+    console.note("press")
+    time.sleep(0.3)
+    bar.update(80, remark="step 13, loss 0.0122")
+    console.note("saved")
+"""
+
 TABLE = """
 from hdit_cli import console
 rows = [{"network": name, **{f"column {i}": 1000 * i for i in range(12)}} for name in ("one", "another")]
@@ -52,6 +64,8 @@ def screen_of(code: str, columns: int) -> list[str]:
         if not content:
             break
         stream.feed(content)
+        if b"press" in content:
+            os.write(controller, b"\x03")  # Ctrl-C, which the terminal echoes as ^C
     os.close(controller)
     assert child.wait() == 0
     return [line.rstrip() for line in screen.display]
@@ -68,6 +82,13 @@ def test_messages_never_share_a_line_with_the_bar(columns):
     assert len(lines) == len(expected) + 1  # and one bar, below them
     assert lines[-1].startswith("train ")
     assert "loss 0.0123" in lines[-1]
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_an_echoed_interrupt_leaves_no_second_bar(columns):
+    lines = [line for line in screen_of(INTERRUPTED, columns) if line]
+    assert lines[:2] == ["hdit: press", "hdit: saved"]
+    assert len(lines) == 3 and lines[2].startswith("train ") and lines[2].endswith("loss 0.0122")
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])

@@ -11,7 +11,7 @@ from hdit_core.plan.benchmark_result import BenchmarkResult, read_benchmark_resu
 from hdit_core.plan.gpus import GPUS, find_gpu
 from hdit_core.plan.plan import BUSY_TOKENS, Cluster, plan, training_flops
 from hdit_core.plan.report import as_dict, parallel
-from hdit_core.plan.roofline import EFFICIENCY, roofline, traffic_bytes
+from hdit_core.plan.roofline import EFFICIENCY, LAUNCHES_S, roofline, traffic_bytes
 from hdit_core.plan.sharding import optimizer_numbers
 from hdit_core.recipe.read import read_recipe
 
@@ -36,7 +36,7 @@ def test_the_papers_runs_have_their_known_utilization(recipe, gpu, images_per_s,
     ids=["FFHQ-1024 on an A100", "ImageNet-256 on an H100"],
 )
 def test_the_papers_runs_are_the_ends_of_the_efficiency_range(recipe, gpu, images_per_s, share, bound):
-    found = roofline(recipe, find_gpu(gpu), training_flops(recipe))
+    found = roofline(recipe, find_gpu(gpu), training_flops(recipe), 4)
 
     assert share in EFFICIENCY and found.bound == bound
     assert images_per_s * found.seconds == pytest.approx(share, rel=0.02)
@@ -48,11 +48,24 @@ def test_the_range_is_for_all_devices_and_the_costs_use_its_middle():
     assert bill.chosen is not None and bill.range_seconds is not None and bill.seconds is not None
 
     slow, fast = bill.chosen.range_per_s
-    one = roofline(FFHQ, find_gpu("h100"), training_flops(FFHQ, bill.chosen.checkpointed), bill.chosen.checkpointed)
+    assert bill.chosen.checkpointed == 0
+    one = roofline(FFHQ, find_gpu("h100"), training_flops(FFHQ), bill.chosen.images)
     assert (slow, fast) == pytest.approx([4 * rate for rate in one.images_per_s])
     assert bill.chosen.images_per_s**2 == pytest.approx(slow * fast)
     assert bill.range_seconds == pytest.approx([FFHQ.train.num_images / rate for rate in (fast, slow)])
     assert as_dict(bill)["chosen"]["roofline"]["bound"] == one.bound
+
+
+def test_a_small_network_is_bound_by_its_kernel_launches_and_large_batches_hide_them():
+    cluster = replace(CLUSTER, flops_per_s=None, gpu=find_gpu("h100"), devices=1)
+    bill = plan(read_recipe("mnist32"), cluster)
+    assert bill.chosen is not None and bill.chosen.roofline is not None and bill.range_seconds is not None
+    assert bill.chosen.roofline.bound == "kernel launches"
+    steps, layers = 48_000 / 32, 2 * 2 + 2
+    assert bill.range_seconds == pytest.approx([steps * layers * layer_s for layer_s in reversed(LAUNCHES_S)])
+    large = plan(read_recipe("mnist32", ["train.batch_size=8192"]), cluster)
+    assert large.chosen is not None and large.chosen.roofline is not None
+    assert large.chosen.roofline.bound == "memory traffic"
 
 
 def test_recomputed_activations_count_in_the_memory_traffic():

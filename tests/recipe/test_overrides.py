@@ -84,5 +84,10 @@ def test_guidance_intervals_have_the_spelling_of_the_commands_too(write, text):
     assert recipe.sample.guidance_interval == (0.2, 5.0)
 
 
+def test_ddim_is_answered_by_the_sampler_that_is_called_so_here(write):
+    with pytest.raises(RecipeError, match=r'sample\.sampler = "ddim": expected .*; ddim is euler here$'):
+        read_recipe(write(GOOD), ["sample.sampler=ddim"])
+
+
 def test_other_keys_keep_texts_with_a_colon(write):
     assert read_recipe(write(GOOD), ["data.path=0.2:5"]).data.path == "0.2:5"

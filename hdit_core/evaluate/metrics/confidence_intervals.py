@@ -65,11 +65,14 @@ def jackknife(value: float, without_one: Sequence[float], least: float = -math.i
 
 
 def mean_estimate(values: Float[Tensor, "N"], blocks: Int64[Tensor, "N"]) -> Estimate:
-    """Return the mean of one value per image, with its interval by the jackknife over blocks."""
+    """Return the mean of one value per image, with its interval by the jackknife over blocks.
+
+    Without an interval if all values are equal, since the jackknife then sees no variance, or if a block is tiny.
+    """
     values = values.double()
     sums = torch.zeros(NUM_BLOCKS, dtype=torch.float64).index_add_(0, blocks, values)
     counts = torch.bincount(blocks, minlength=NUM_BLOCKS)
-    if int(counts.min()) < LEAST_IN_BLOCK:
+    if int(counts.min()) < LEAST_IN_BLOCK or bool((values == values[0]).all()):
         return Estimate(float(values.mean()))
     without_one = (sums.sum() - sums) / (counts.sum() - counts)
     return jackknife(float(values.mean()), without_one.tolist())

@@ -22,7 +22,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from hdit_core.checkpoint.denoiser import EXPORTED, Weights, build_denoiser, read_weights, source_metadata
+from hdit_core.checkpoint.denoiser import (
+    EXPORTED,
+    Weights,
+    build_denoiser,
+    read_weights,
+    source_metadata,
+    source_record,
+)
 from hdit_core.checkpoint.kdiffusion.recipe import config_to_kdiffusion
 from hdit_core.checkpoint.kdiffusion.state_dict import state_to_kdiffusion
 from hdit_core.checkpoint.safetensors_file import write_tensors
@@ -115,7 +122,7 @@ def export(source: Path, folder: Path, settings: ExportSettings) -> dict[str, An
         "folder": str(folder),
         "format": facts.format,
         "dtype": facts.dtype,
-        **{key: int(value) if key in ("step", "images_seen") else value for key, value in origin.items()},
+        **source_record(found),
         "forked_from": [f"{Path(fork.run).name}@{fork.step}" for fork in record.lineage],
         "weights": facts.weights,
         "weights_sha256": facts.sha256,

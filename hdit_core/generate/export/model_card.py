@@ -6,6 +6,7 @@ without control characters that reorder or hide the text around it.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from hdit_core.errors import counted
 from hdit_core.generate.export.lineage import lineage_section, run_parts, time_text, total_time_s
@@ -13,6 +14,7 @@ from hdit_core.generate.export.markdown import as_text
 from hdit_core.generate.export.training_record import TrainingRecord
 from hdit_core.recipe.run import Recipe
 
+PACKAGE = "hdit-toolkit"  # not `hdit`, which is another project's package
 MOST_CLASSES = 100  # named in the card
 
 
@@ -90,6 +92,8 @@ def _head(recipe: Recipe, facts: CardFacts) -> Iterator[str]:
 def _use(recipe: Recipe, facts: CardFacts) -> Iterator[str]:
     settings = recipe.sample
     yield "## Usage"
+    yield ""
+    yield f"With the Python package `{PACKAGE}`, version {version(PACKAGE)} or newer:"
     yield ""
     yield from _commands(recipe)
     yield ""

@@ -37,6 +37,14 @@ def test_a_utilization_gives_one_speed(option, capsys):
     assert "20% of 989 TFLOP/s" in err and " to " not in out
 
 
+def test_a_small_network_is_said_to_wait_for_kernel_launches_and_no_figure_is_zero(capsys):
+    assert main(["plan", "mnist32", "--gpu", "h100"]) == 0
+    out, err = capsys.readouterr()
+    assert "bound by kernel launches" in out and "0.15 to 1 ms per layer and micro-batch are assumed" in err
+    bill = dict(line.split(maxsplit=1) for line in out.splitlines()[-4:])
+    assert not bill["time"].startswith("0.0 ") and not bill["energy"].startswith("0.0 ")
+
+
 def test_a_growing_batch_is_shown_from_its_first_to_its_last_size(capsys):
     assert main(["plan", "imagenet256", "--gpu", "h100", "--count", "8"]) == 0
     assert "256 images, growing to 2048, at most 256 per device on 8 devices" in capsys.readouterr().out

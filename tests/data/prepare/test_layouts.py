@@ -79,6 +79,12 @@ def test_a_damaged_tar_in_a_tar_is_an_error(tmp_path):
         open_archive(path)
 
 
+def test_a_file_with_only_the_name_of_an_image_is_not_called_an_archive(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(b"a text, which is no image")
+    with pytest.raises(DataError, match=r"a.jpg: is no image, although it is called one, and no archive; copy"):
+        open_archive(tmp_path / "a.jpg")
+
+
 def test_a_file_with_only_the_name_of_a_tar_is_a_plain_file(tmp_path):
     inner = tar_of({"b.png": b"2"})
     path = write_tar(tmp_path / "a.tar", files={"a.tar": b"no tar", "b.tar": inner, "c.png": b"3"})

@@ -6,6 +6,7 @@ import torch
 from scipy.stats import binomtest
 
 from hdit_core.evaluate.metrics import precision_recall as module
+from hdit_core.evaluate.metrics.confidence_intervals import Estimate
 from hdit_core.evaluate.metrics.precision_recall import precision_recall
 from hdit_core.evaluate.metrics.statistics import Accumulator, image_digest
 
@@ -91,6 +92,7 @@ def test_a_fraction_of_0_or_1_has_the_exact_binomial_interval():
     exact = binomtest(0, 30).proportion_ci(0.95, "exact")
     assert (apart["precision"].standard_error, apart["precision"].low) == (None, 0)
     assert apart["precision"].high == pytest.approx(exact.high, rel=1e-9) and apart["precision"].high > 0.1
+    assert apart["density"] == Estimate(0.0), "no interval of 0 to 0"
     same = measured(normal(30, seed=3))
     exact = binomtest(30, 30).proportion_ci(0.95, "exact")
     recall = precision_recall(same, same)["recall"]

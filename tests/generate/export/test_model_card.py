@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
 
@@ -41,6 +42,11 @@ def test_a_hostile_class_name_is_plain_text_in_the_card(tiny_recipe, name):
     assert not re.search(r"[<>\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", row)
     assert not re.search(r"(?<!\\)(?:\\\\)*[\[\]`*_(]", cells[2])
     assert text.count("\n---\n") == 1 and text.startswith("---\nlicense: other\n")
+
+
+def test_the_card_names_the_package_that_reads_the_model(tiny_recipe):
+    usage = card(tiny_recipe, TrainingRecord(), FACTS).partition("## Usage")[2].partition("##")[0]
+    assert f"`hdit-toolkit`, version {version('hdit-toolkit')} or newer" in usage
 
 
 def test_a_plain_class_name_stays_readable():

@@ -22,7 +22,7 @@ from hdit_core.data.sources.files.file_source import FileSource
 from hdit_core.data.sources.files.tar_headers import DamagedTarError, members
 from hdit_core.data.sources.files.unpacked_once import open_once
 from hdit_core.data.sources.labels.sidecars import is_label_file
-from hdit_core.data.sources.source import Entry
+from hdit_core.data.sources.source import IMAGE_SUFFIX, Entry
 from hdit_core.errors import DataError
 from hdit_core.files import naming
 
@@ -159,6 +159,8 @@ def damaged(path: Path, problem: Exception) -> DataError:
     other = next((what for magic, what in _OTHER_ARCHIVES.items() if head.startswith(magic)), None)
     if other:
         return DataError(f"{path}: is {other}, which cannot be read in place; unpack it and give the folder")
+    if IMAGE_SUFFIX.search(path.name):
+        return DataError(f"{path}: is no image, although it is called one, and no archive; copy or download it again")
     return DataError(f"{path}: not a complete zip or tar archive ({problem}); copy or download it again")
 
 
