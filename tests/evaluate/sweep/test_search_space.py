@@ -26,11 +26,11 @@ def test_an_invalid_list_of_numbers_is_named(text):
 
 
 def test_intervals_are_noise_levels_or_all():
-    assert read_intervals("--interval", "all,0.2:5", None) == (None, (0.2, 5))
-    assert read_intervals("--interval", "all", (0.0, 80.0)) == ((0, 80),)
+    assert read_intervals("--guidance-interval", "all,0.2:5", None) == (None, (0.2, 5))
+    assert read_intervals("--guidance-interval", "all", (0.0, 80.0)) == ((0, 80),)
     for text in ("5:0.2", "1", "-1:2", "1:1", "x", "all:5", "0.2:inf", "1:2:3", "", "all,,1:2"):
         with pytest.raises(UsageError, match=r"--guidance-interval .*: expected LOW:HIGH with 0 <= LOW < HIGH, or all"):
-            read_intervals("--interval", text, None)
+            read_intervals("--guidance-interval", text, None)
 
 
 def test_every_combination_is_tried_once_and_without_guidance_no_interval():
