@@ -31,7 +31,7 @@ class CompareTab:
         line = gr.HTML(status("Both sides have the same seed and settings."), elem_id="compare-status")
         with gr.Row():
             for side in SIDES:
-                with gr.Column(min_width=280):
+                with gr.Column(min_width=140):  # side by side on a phone too
                     inputs |= self._build_choice(side)
                     images.append(gr.HTML(elem_id=f"{side}-images"))
         page.on_click(button, stop, self.compare, inputs, [line, *images])
@@ -76,8 +76,16 @@ class CompareTab:
                     return
                 shown[place] = pictures(frame)
                 yield status(f"{side}: {frame.text}"), *shown
-        yield status("done: the same seed and settings on both sides"), *shown
+        names = "; ".join(f"{side}: {_described(side, values)}" for side in SIDES)
+        yield status(f"{names}; the same seed and settings"), *shown
 
     def _start(self, side: str, values: Mapping[str, Any]) -> MakeJob:
         denoiser = self.page.models.open(str(values[f"{side} model"]), values[f"{side} weights"] or None)
         return samples(denoiser, read_form(values, denoiser.recipe))
+
+
+def _described(side: str, values: Mapping[str, Any]) -> str:
+    """Return the name of the model of a side with its weights."""
+    model, weights = values[f"{side} model"], values[f"{side} weights"]
+    labels = {value: label for label, value in weight_choices([weights] if weights else [])}
+    return f"{model}, {labels[weights]}" if weights else str(model)

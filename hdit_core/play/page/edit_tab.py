@@ -73,7 +73,7 @@ class EditTab:
         line = status("Upload an image of any size, or use one of your samples.")
         chosen = gr.HTML(line, elem_id="edit-image-status")
         upload = gr.UploadButton("Upload an image", file_types=["image"], elem_id="upload")
-        with gr.Row(equal_height=True):
+        with gr.Row(elem_id="sample-source"):
             number = gr.Number(0, label="Sample", min_width=90, scale=0, elem_id="sample-number")
             use = gr.Button("Use this sample", min_width=120, elem_id="use-sample")
         outputs = [chosen, canvas, self.image]
