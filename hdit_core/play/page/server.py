@@ -23,7 +23,7 @@ SECONDS_TO_START = 60.0
 
 PATHS = re.compile(
     r"/(?:|config|theme\.css|favicon\.ico|manifest\.json|robots\.txt|(?:assets|static|svelte)/.+|gradio_api/(?:"
-    r"info|startup-events|theme\.css|queue/(?:join|data)|upload|upload_progress|cancel|reset|heartbeat/\w+))/?"
+    r"info|app_id|startup-events|theme\.css|queue/(?:join|data)|upload|upload_progress|cancel|reset|heartbeat/\w+))/?"
 )
 """What a browser needs of gradio. It cannot read files, call functions by name, or reach other servers."""
 
@@ -176,6 +176,21 @@ def build_server(models: Models, host: str) -> Any:
 
 
 @contextmanager
+def quiet_end(server: Any) -> Iterator[None]:
+    """Log nothing about requests that the server cuts off when it ends: every open page has one."""
+
+    def is_logged(_: logging.LogRecord) -> bool:
+        return not server.should_exit
+
+    logger = logging.getLogger("uvicorn.error")
+    logger.addFilter(is_logged)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_logged)
+
+
+@contextmanager
 def serving(models: Models, host: str = LOOPBACK[0], port: int = 0) -> Iterator[str]:
     """Serve the page from another thread while the body runs, and yield its address.
 
@@ -185,16 +200,17 @@ def serving(models: Models, host: str = LOOPBACK[0], port: int = 0) -> Iterator[
     with private_gradio(), open_socket(host, port) as listening:
         server = build_server(models, host)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        try:
-            for _ in range(int(SECONDS_TO_START * 20)):
-                if server.started or not thread.is_alive():
-                    break
-                thread.join(0.05)
-            yield address_of(listening)
-        finally:
-            server.should_exit = True
-            thread.join()
+        with quiet_end(server):
+            thread.start()
+            try:
+                for _ in range(int(SECONDS_TO_START * 20)):
+                    if server.started or not thread.is_alive():
+                        break
+                    thread.join(0.05)
+                yield address_of(listening)
+            finally:
+                server.should_exit = True
+                thread.join()
 
 
 def serve(models: Models, host: str, port: int, on_ready: Callable[[str], None]) -> None:
@@ -212,4 +228,5 @@ def serve(models: Models, host: str, port: int, on_ready: Callable[[str], None])
         server = build_server(models, host)
         listening.listen()
         on_ready(address_of(listening))
-        server.run(sockets=[listening])
+        with quiet_end(server):
+            server.run(sockets=[listening])

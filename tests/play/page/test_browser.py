@@ -250,6 +250,9 @@ def test_two_samples_are_interpolated_with_a_slider_and_two_checkpoints_compared
     page.locator("#compare").click()
     left, right = shown_images(page, "#left-images"), shown_images(page, "#right-images")
     assert len(left) == len(right) and not np.array_equal(left[0], right[0])
+    page.set_viewport_size({"width": 390, "height": 800})
+    tops = [page.locator(f"#{side}-images img").first.bounding_box()["y"] for side in ("left", "right")]
+    assert tops[0] == tops[1] and fits(page)
 
 
 @pytest.mark.slow

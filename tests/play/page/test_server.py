@@ -102,3 +102,15 @@ def test_without_gradio_the_message_names_the_extra_to_install(monkeypatch):
     monkeypatch.setattr(server, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'hdit-toolkit\[play\]'"), server.private_gradio():
         pass
+
+
+def test_a_page_that_lost_its_server_can_look_for_it(address):
+    status, _, text = ask(address, "/gradio_api/app_id")  # what gradio asks for until it reconnects
+    assert status == 200 and "app_id" in text
+
+
+def test_a_page_that_is_still_open_at_the_end_is_no_traceback(models, capfd):
+    with server.serving(models) as address:
+        still_open = urllib.request.urlopen(f"{address}/gradio_api/heartbeat/me", timeout=30)
+    still_open.close()
+    assert "Traceback" not in capfd.readouterr().err
