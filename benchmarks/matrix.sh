@@ -5,6 +5,7 @@
 #
 #   sh benchmarks/matrix.sh FOLDER [ROW ...]      rows: pinned-cpu pinned-cuda latest-cpu latest-cuda; default all
 #
+# PYTHON=/path/to/python3.13 makes the environments with that Python; default: python3.
 # On Linux, pip resolves torch to the CUDA build. For the CPU rows set CPU_TORCH to the options of pip that select
 # PyTorch's CPU wheels (see "Get started" on pytorch.org). TESTS="tests/evaluate ..." runs mypy and these tests alone
 # instead of both commands.
@@ -19,16 +20,17 @@ cd "$(dirname "$0")/.."
 run_row() {
     version=${1%-*} build=${1#*-} venv=$folder/$1
     if [ "$version" = pinned ]; then export PIP_CONSTRAINT="$PWD/constraints.txt"; else unset PIP_CONSTRAINT; fi
-    python3 -m venv --clear "$venv"
+    "${PYTHON:-python3}" -m venv --clear "$venv"
     # torch first, so that the other packages find the build that is wanted
     if [ "$build" = cpu ]; then "$venv/bin/python" -m pip install --quiet torch torchvision ${CPU_TORCH:-}
     else "$venv/bin/python" -m pip install --quiet torch torchvision; fi
     "$venv/bin/python" -m pip install --quiet -e ".[demo,dev]"
     "$venv/bin/python" - "$build" <<'PYTHON'
+import platform
 import sys
 import torch
 build = "cuda" if torch.version.cuda else "cpu"
-print(f"torch {torch.__version__}, {build} build")
+print(f"Python {platform.python_version()}, torch {torch.__version__}, {build} build")
 if build != sys.argv[1]:
     sys.exit(f"expected the {sys.argv[1]} build; set CPU_TORCH to the options of pip that select it, or leave the row out")
 PYTHON

@@ -34,6 +34,25 @@ print(*[next(batches) for _ in range(3)], flush=True)
 time.sleep(float(sys.argv[1]))
 """
 
+SIGNALED = """
+import multiprocessing, os, signal, sys, time
+from hdit_core.data.loader.workers import read_in_workers
+
+class Numbers:
+    def __getitems__(self, numbers):
+        return numbers[0]
+
+if __name__ == "__main__":
+    multiprocessing.set_start_method("forkserver")
+    number = signal.Signals[sys.argv[1]]
+    signal.signal(number, lambda *_: None)
+    batches = read_in_workers(Numbers(), ([number] for number in range(8)), 1)
+    read = [next(batches)]
+    os.killpg(0, number)
+    time.sleep(3)  # a worker whose parent is gone ends after 1 s
+    print(*read, *batches)
+"""
+
 
 class Pids(Dataset):
     def __getitems__(self, numbers):
@@ -112,6 +131,14 @@ def test_a_stuck_worker_ends_with_the_iterator(monkeypatch):
     os.kill(pid, signal.SIGSTOP)
     batches.close()
     assert all_gone([pid], within_s=120)
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_to_every_process_leaves_workers_of_a_fork_server_alive(tmp_path, number):
+    (tmp_path / "script.py").write_text(SIGNALED)
+    command = [sys.executable, str(tmp_path / "script.py"), number]
+    ended = subprocess.run(command, start_new_session=True, capture_output=True, text=True, timeout=300, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "0 1 2 3 4 5 6 7\n", "")
 
 
 def test_batches_are_in_the_order_of_the_plan():
