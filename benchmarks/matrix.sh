@@ -47,7 +47,11 @@ PYTHON
 failed=""
 for row; do
     echo "== $row"
-    if (run_row "$row"); then echo "== $row: passed"; else echo "== $row: FAILED"; failed="$failed $row"; fi
+    set +e  # a condition would ignore failures inside of the row
+    (set -e; run_row "$row")
+    code=$?
+    set -e
+    if [ "$code" = 0 ]; then echo "== $row: passed"; else echo "== $row: FAILED"; failed="$failed $row"; fi
     rm -rf "${folder:?}/$row"
 done
 [ -z "$failed" ] || { echo "failed:$failed"; exit 1; }
