@@ -88,7 +88,7 @@ def test_attention_of_a_tiny_shape_is_measured_against_its_lower_bound(capsys):
         ),
         (["train", "--device", "cpu:x"], "--device cpu:x: this machine has no such device"),
         (["train", "--set", "train.batch_sise=4"], "batch_sise"),
-        (["data", "no/such/folder"], "no/such/folder: expected a folder of pictures"),
+        (["data", "no/such/folder"], "no/such/folder: expected a folder of images"),
     ],
 )
 def test_an_unsupported_input_is_one_line_with_the_fix(args, message, capsys):
