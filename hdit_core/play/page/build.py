@@ -32,7 +32,7 @@ def build_page(models: Models) -> Any:
             with tabs, gr.Tabs():
                 _build_tabs(page)
         _connect_visitor(blocks, page)
-        blocks.load(None, js=(FOLDER / "brush.js").read_text())
+        blocks.load(None, js=(FOLDER / "page.js").read_text())
     return blocks
 
 

@@ -80,7 +80,7 @@ def one_picture(image_u8: UInt8[np.ndarray, "H W C"], text: str) -> str:
 
 
 def brush_canvas(image_u8: UInt8[np.ndarray, "H W C"]) -> str:
-    """Return an image on which brush.js paints a mask of its size."""
+    """Return an image on which page.js paints a mask of its size."""
     height, width = image_u8.shape[:2]
     return (
         f'<div class="brush{_kind([image_u8], LARGE_PX)}>'
