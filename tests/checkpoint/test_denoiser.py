@@ -208,6 +208,17 @@ def test_weights_of_mixed_types_are_cast_to_the_widest_one(changed):
     assert denoiser(x, sigma, classes).isfinite().all()
 
 
+def test_a_step_of_a_run_is_answered_with_its_folder(tmp_path):
+    """As `hdit train --from` takes it."""
+    folder = tmp_path / "run" / "checkpoints" / "step-000000020"
+    folder.mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=rf"no such run, .*; the checkpoint of step 20 is {folder}$"):
+        load_denoiser(tmp_path / "run@20")
+    for step in ("21", "x", "2" * 12):
+        with pytest.raises(CheckpointError, match=r"no such run, checkpoint or file$"):
+            load_denoiser(tmp_path / f"run@{step}")
+
+
 def test_a_run_without_a_checkpoint_reports_when_the_first_one_is_due(tmp_path, changed):
     (tmp_path / "recipe.toml").write_text(recipe_toml(changed({"train.checkpoint_every_images": 32})))
     with pytest.raises(CheckpointError, match="no checkpoint yet; the first one is saved after 32 images"):
