@@ -129,7 +129,7 @@ def test_an_edit_streams_to_stdout(ckpt, here):
         (
             ["vary", "--init", "text.png"],
             3,
-            "text.png: not an image of a known format; expected an image such as a PNG",
+            "text.png: not an image of a known format; expected an intact image, such as a PNG",
         ),
         (["vary", "--init", "small.png", "--class", "9"], 2, "class 9: the network has the classes 0 to 2"),
         (["vary", "--init", "small.png", "--size", "18"], 2, "height 18 is not a multiple of 4"),
