@@ -30,14 +30,14 @@ from tests.data.zoo import animals
 MEMORY_BYTES = 2 << 30
 EVIL = "evil-marker"
 
-# Prepares each source in 2 GB of address space, and prints the result.
+# Prepares each source in 2 GB of writable memory, and prints the result; the libraries of CUDA map more than that.
 CHILD = """
 import json, resource, sys
 from pathlib import Path
 from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import prepare_data
 from hdit_core.errors import HditError
-resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]), int(sys.argv[1])))
+resource.setrlimit(resource.RLIMIT_DATA, (int(sys.argv[1]), int(sys.argv[1])))
 for source in sys.argv[3:]:
     settings = PrepareSettings(source=source, out=Path(sys.argv[2]) / Path(source).name, size=(8, 12), labels="none")
     try:
