@@ -212,7 +212,7 @@ def _note_decision(settings: "SweepSettings", result: "SweepResult") -> None:
     if result.ties:
         names = "; ".join(map(str, result.ties[:3])) + ("; ..." if len(result.ties) > 3 else "")
         others = counted(len(result.ties), "other")
-        note(f"not significant: the winner is within the 95 % interval of {others}: {names}")
+        note(f"the winner is not significantly better than {others}: {names}")
     if result.defaults is None:
         note("the run's defaults are unchanged; rerun with --apply to make the winner the default")
         return

@@ -41,7 +41,7 @@ def test_every_grid_point_has_its_own_line_with_its_images_per_second(asked, cap
         line = rf"^hdit: {guidance}/2 weights ema, guidance {guidance}: 8 of 8 images, [0-9.e+,]+ images/s, 0:00 left$"
         assert len(re.findall(line, err, re.MULTILINE)) == 1
     assert out.startswith("best: weights ema, guidance 1\nfid20 3.2500\n") and "plot: run/sweep/curve.png" in out
-    assert "not significant: the winner is within the 95 % interval of 1 other: weights ema, guidance 2" in err
+    assert "the winner is not significantly better than 1 other: weights ema, guidance 2" in err
     assert "the run's defaults are unchanged; rerun with --apply" in err
 
 
