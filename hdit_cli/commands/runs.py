@@ -143,7 +143,7 @@ def _throughput(last: dict[str, Any]) -> str:
     parts += [f"{last['flops_per_s'] / 1e9:,.3g} GFLOP/s"] if "flops_per_s" in last else []
     parts += [f"MFU {last['utilisation']:.0%}"] if "utilisation" in last else []
     parts += [f"data wait {last['waiting']:.0%}"] if "waiting" in last else []
-    parts += [f"peak memory {last['peak_bytes'] / 1e9:.3g} GB"] if "peak_bytes" in last else []
+    parts += [f"peak memory {last['peak_bytes'] / 2**30:.3g} GiB"] if "peak_bytes" in last else []
     return ", ".join(parts)
 
 

@@ -89,9 +89,11 @@ def examine_device(device: torch.device) -> Finding:
         return Finding("device", f"{device}: {name}", "note" if advice else "ok", advice)
     free_bytes, total_bytes = torch.cuda.mem_get_info(device)
     target = KernelTarget(device, torch.float32, HEAD_DIM)
-    found = f"{device} of {torch.cuda.device_count()}: {name}, {target.device_name}, {_gb(total_bytes)}"
+    found = f"{device} of {torch.cuda.device_count()}: {name}, {target.device_name}, {_memory(total_bytes)}"
     if 1 - free_bytes / total_bytes > BUSY_GPU:
-        return Finding("device", found, "note", f"only {_gb(free_bytes)} are free; nvidia-smi lists who uses the rest")
+        return Finding(
+            "device", found, "note", f"only {_memory(free_bytes)} free; nvidia-smi lists who uses the rest"
+        )
     if compute_dtype("auto", device) != torch.bfloat16:
         return Finding("device", found, "note", "no bfloat16: float32 is used")
     return Finding("device", found)
@@ -185,7 +187,8 @@ def examine_memory() -> Finding:
         return Finding("memory", "unknown")
     limit = memory_limit()
     usable = min(available_bytes, limit or available_bytes)
-    found = f"{_gb(total_bytes)}, {_gb(available_bytes)} available" + (f", limit {_gb(limit)}" if limit else "")
+    found = f"{_memory(total_bytes)}, {_memory(available_bytes)} available"
+    found += f", limit {_memory(limit)}" if limit else ""
     if usable < SMALL_MEMORY_BYTES:
         return Finding("memory", found, "note", "little; use a small batch size and --workers 0 or 1")
     return Finding("memory", found)
@@ -194,7 +197,7 @@ def examine_memory() -> Finding:
 def examine_disk(subject: str, folder: Path) -> Finding:
     """Return the free space of a folder's file system; a problem if the folder is not writable."""
     existing = next((path for path in (folder, *folder.absolute().parents) if path.exists()), Path("/"))
-    found = f"{_gb(shutil.disk_usage(existing).free)} ({folder})"
+    found = f"{shutil.disk_usage(existing).free / GB:,.1f} GB ({folder})"
     if not os.access(existing, os.W_OK):
         return Finding(subject, found, "problem", f"{existing} is not writable")
     free_bytes = shutil.disk_usage(existing).free
@@ -210,7 +213,7 @@ def examine_shared_memory() -> Finding:
     free_bytes, subject = free_shared_memory(), str(SHARED_MEMORY)
     if free_bytes is None:
         return Finding(subject, "none on this system")
-    found, advice = f"{_gb(free_bytes)} free", "start the container with --shm-size=8g or --ipc=host"
+    found, advice = f"{_memory(free_bytes)} free", "start the container with --shm-size=8g or --ipc=host"
     if free_bytes < NO_SHARED_BYTES:
         return Finding(subject, found, "problem", f"too little for data workers; {advice}")
     if free_bytes < SMALL_SHARED_BYTES:
@@ -248,5 +251,5 @@ def _target(device: torch.device) -> KernelTarget:
     return KernelTarget(device, compute_dtype("auto", device), HEAD_DIM)
 
 
-def _gb(size_bytes: int) -> str:
-    return f"{size_bytes / GB:,.1f} GB" if size_bytes >= GB else f"{size_bytes / 1e6:,.0f} MB"
+def _memory(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:,.1f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:,.0f} MiB"

@@ -97,14 +97,14 @@ def test_a_folder_that_cannot_be_written_is_a_problem(monkeypatch, tmp_path):
 
 def test_a_memory_limit_of_the_container_counts(monkeypatch, tmp_path):
     limit = tmp_path / "memory.max"
-    limit.write_text("2000000000\n")
+    limit.write_text(f"{2 * 2**30}\n")
     monkeypatch.setattr(system_memory, "GROUP_LIMITS", (str(limit),))
-    monkeypatch.setattr(doctor, "memory_bytes", {"MemTotal": 64 * 10**9, "MemAvailable": 60 * 10**9}.get)
+    monkeypatch.setattr(doctor, "memory_bytes", {"MemTotal": 64 * 2**30, "MemAvailable": 60 * 2**30}.get)
     limited = doctor.examine_memory()
     limit.write_text("max\n")
 
-    assert (limited.verdict, limited.found) == ("note", "64.0 GB, 60.0 GB available, limit 2.0 GB")
-    assert (doctor.examine_memory().verdict, doctor.examine_memory().found) == ("ok", "64.0 GB, 60.0 GB available")
+    assert (limited.verdict, limited.found) == ("note", "64.0 GiB, 60.0 GiB available, limit 2.0 GiB")
+    assert (doctor.examine_memory().verdict, doctor.examine_memory().found) == ("ok", "64.0 GiB, 60.0 GiB available")
 
 
 def test_a_slurm_job_shows_its_time_and_one_that_has_ended_is_a_note():
