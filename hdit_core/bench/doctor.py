@@ -91,9 +91,7 @@ def examine_device(device: torch.device) -> Finding:
     target = KernelTarget(device, torch.float32, HEAD_DIM)
     found = f"{device} of {torch.cuda.device_count()}: {name}, {target.device_name}, {_memory(total_bytes)}"
     if 1 - free_bytes / total_bytes > BUSY_GPU:
-        return Finding(
-            "device", found, "note", f"only {_memory(free_bytes)} free; nvidia-smi lists who uses the rest"
-        )
+        return Finding("device", found, "note", f"only {_memory(free_bytes)} free; nvidia-smi lists who uses the rest")
     if compute_dtype("auto", device) != torch.bfloat16:
         return Finding("device", found, "note", "no bfloat16: float32 is used")
     return Finding("device", found)

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import save
 
 from hdit_core.checkpoint.denoiser import Weights, build_denoiser, read_weights, source_metadata, source_record
+from hdit_core.checkpoint.kdiffusion.config_to_recipe import config_to_kdiffusion, recipe_from_kdiffusion
 from hdit_core.checkpoint.kdiffusion.pmrf import is_pmrf, recipe_of_pmrf, state_of_pmrf
-from hdit_core.checkpoint.kdiffusion.recipe import config_to_kdiffusion, recipe_from_kdiffusion
 from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion, state_to_kdiffusion
 from hdit_core.checkpoint.safetensors_file import Tensors, read_metadata, read_tensors, write_tensors
 from hdit_core.diffusion.precondition import ModelSource

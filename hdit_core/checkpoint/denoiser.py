@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hdit_core.checkpoint.ema.snapshots import find_post_hoc_ema, parse_ema_std, part_name
-from hdit_core.checkpoint.kdiffusion.recipe import recipe_from_kdiffusion
+from hdit_core.checkpoint.kdiffusion.config_to_recipe import recipe_from_kdiffusion
 from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion
 from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders, recipe_file
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint

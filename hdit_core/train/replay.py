@@ -20,7 +20,7 @@ from hdit_core.images import png_bytes, sheet, to_uint8
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.deterministic import kept_so_far
 from hdit_core.train.monitor.callbacks import Callbacks
-from hdit_core.train.monitor.incidents import in_json
+from hdit_core.train.monitor.rollback import in_json
 from hdit_core.train.run_context import RunContext, run_context
 from hdit_core.train.start.run_folder import check_same
 from hdit_core.train.step.batch_plan import PlannedStep, steps

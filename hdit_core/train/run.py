@@ -15,8 +15,8 @@ from hdit_core.files import remove_temporaries
 from hdit_core.recipe.run import Recipe
 from hdit_core.train.deterministic import kept_so_far, naming_operation
 from hdit_core.train.monitor.callbacks import Callbacks
-from hdit_core.train.monitor.incidents import RollBack
 from hdit_core.train.monitor.memory import memory_need, naming_memory
+from hdit_core.train.monitor.rollback import RollBack
 from hdit_core.train.monitor.trackers import check_trackers
 from hdit_core.train.run_context import RunContext, run_context
 from hdit_core.train.start.checks import check_data_folder, check_main_guard

@@ -20,8 +20,8 @@ from hdit_core.train.async_checkpoint import AsyncCheckpointer
 from hdit_core.train.evaluation import PeriodicEvaluation, open_scores
 from hdit_core.train.interrupted_step import InterruptedStep
 from hdit_core.train.monitor.callbacks import Progress
-from hdit_core.train.monitor.incidents import StepGuard
 from hdit_core.train.monitor.metrics import log_fields, next_state, with_new_log_window
+from hdit_core.train.monitor.rollback import StepGuard
 from hdit_core.train.monitor.run_status import RunStatusWriter
 from hdit_core.train.monitor.throughput import image_flops, peak_bytes, peak_flops_per_s
 from hdit_core.train.monitor.trackers import Trackers, open_trackers

@@ -30,7 +30,7 @@ from hdit_core.checkpoint.denoiser import (
     source_metadata,
     source_record,
 )
-from hdit_core.checkpoint.kdiffusion.recipe import config_to_kdiffusion
+from hdit_core.checkpoint.kdiffusion.config_to_recipe import config_to_kdiffusion
 from hdit_core.checkpoint.kdiffusion.state_dict import state_to_kdiffusion
 from hdit_core.checkpoint.safetensors_file import write_tensors
 from hdit_core.devices import pick_device

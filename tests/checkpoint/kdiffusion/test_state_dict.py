@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from hdit_core.checkpoint.kdiffusion.config import read_config
-from hdit_core.checkpoint.kdiffusion.recipe import config_to_kdiffusion, recipe_from_kdiffusion
+from hdit_core.checkpoint.kdiffusion.config_to_recipe import config_to_kdiffusion, recipe_from_kdiffusion
 from hdit_core.checkpoint.kdiffusion.state_dict import kdiffusion_names, state_from_kdiffusion, state_to_kdiffusion
 from hdit_core.errors import CheckpointError
 from hdit_core.model.hourglass import HourglassTransformer
