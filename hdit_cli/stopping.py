@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
@@ -59,13 +59,20 @@ class _Handler:
         kept = "" if self._kept is None else f": kept {self._kept}; rerun the same command to resume"
         return f"{name}{kept}"
 
-    def watch(self, pipe: int) -> None:
-        """End the process if the main thread does not get to the handler; runs in a thread until the pipe is closed."""
-        numbers = os.read(pipe, 64)
+    def watch(self, pipe: int, handled: Sequence[signal.Signals]) -> None:
+        """End the process if the main thread does not get to the handler; runs in a thread until the pipe is closed.
+
+        The pipe also tells of other signals with a handler in Python, such as the SIGCHLD of torch's data loader.
+        """
+        numbers: list[int] = []
+        while not numbers:
+            if not (told := os.read(pipe, 64)):
+                return
+            numbers = [number for number in told if number in handled]
         end_s = time.monotonic() + PATIENCE_S
-        while numbers and not self.has_run and time.monotonic() < end_s:
+        while not self.has_run and time.monotonic() < end_s:
             time.sleep(POLL_S)
-        if not numbers or self.has_run:
+        if self.has_run:
             return
         if signal.SIGINT in numbers:
             note(self.message("interrupted"))
@@ -98,7 +105,7 @@ def _handled_by(handler: _Handler, numbers: list[signal.Signals]) -> Iterator[No
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     old_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    watcher = threading.Thread(target=handler.watch, args=(reader,), name="stop requests", daemon=True)
+    watcher = threading.Thread(target=handler.watch, args=(reader, numbers), name="stop requests", daemon=True)
     watcher.start()
     try:
         yield

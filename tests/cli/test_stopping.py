@@ -102,6 +102,18 @@ def test_a_signal_to_a_child_process_does_not_end_its_parent(monkeypatch):
         time.sleep(0.5)
 
 
+def test_the_end_of_a_child_process_does_not_end_its_parent(monkeypatch):
+    """Once torch's data loader has had workers, SIGCHLD has a handler."""
+    monkeypatch.setattr(stopping, "PATIENCE_S", 0.1)
+    before = signal.signal(signal.SIGCHLD, lambda *_: None)
+    try:
+        with stopping_early("the work"):
+            subprocess.run(["true"], check=True)
+            time.sleep(0.5)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_signals_that_nohup_ignores_stay_ignored(monkeypatch):
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

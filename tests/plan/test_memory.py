@@ -82,7 +82,8 @@ def measured_peak(recipe: Recipe) -> int:
 def test_the_planned_memory_of_a_step_is_at_most_15_percent_above_the_measured(recipe):
     again = recipe.train.activation_checkpointing
     images = recipe.train.micro_batch_size or recipe.train.batch_size
-    place = replace(ON_A_CPU, accumulates=images < recipe.train.batch_size)
+    muon = recipe.train.optimizer == "muon"
+    place = replace(ON_A_CPU, accumulates=images < recipe.train.batch_size, muon=muon)
 
     planned = training_memory(recipe.model, images, place, len(recipe.model.levels) if again is True else int(again))
 
