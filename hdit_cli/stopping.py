@@ -7,10 +7,10 @@ in compiled code, as for other ranks, a thread ends the process in its place.
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from functools import partial
 from types import FrameType
 from typing import NoReturn
 
@@ -18,8 +18,10 @@ from hdit_cli.ranks import main_rank_reports_first, wait_for_main_rank
 from hdit_core.errors import StoppedEarly
 from hdit_core.launch import is_main_process
 from hdit_core.progress import note
+from hdit_core.train.preemption import SIGNALS as TRAINING_SIGNALS
+from hdit_core.train.preemption import watched_signals
 
-SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+SIGNALS: tuple[signal.Signals, ...] = tuple(number for number in TRAINING_SIGNALS if number != signal.SIGINT)
 AGAIN_S = 2.0  # within this time a second signal is the same request: Slurm and torchrun both signal the ranks
 PATIENCE_S = 5.0  # from a signal to the end of the process, if the main thread does not get to the handler
 POLL_S = 0.05
@@ -83,40 +85,10 @@ class _Handler:
         os._exit(StoppedEarly.exit_code)
 
 
-def _forget_pipe() -> None:
-    """Keep signals of a forked child from its parent's watcher, whose pipe it has inherited."""
-    with suppress(ValueError):
-        signal.set_wakeup_fd(-1)
-
-
-os.register_at_fork(after_in_child=_forget_pipe)
-
-
 def _end_by(number: int) -> NoReturn:
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
     raise AssertionError(number)  # the default action ends the process
-
-
-@contextmanager
-def _handled_by(handler: _Handler, numbers: list[signal.Signals]) -> Iterator[None]:
-    """Install a handler and its watcher while the body runs."""
-    before = {number: signal.signal(number, handler) for number in numbers}
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    old_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    watcher = threading.Thread(target=handler.watch, args=(reader, numbers), name="stop requests", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        handler.has_run = True
-        signal.set_wakeup_fd(old_writer)
-        for number, action in before.items():
-            signal.signal(number, action)
-        os.close(writer)
-        watcher.join()
-        os.close(reader)
 
 
 @contextmanager
@@ -136,8 +108,11 @@ def stopping_early(kept: str | None) -> Iterator[None]:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         numbers.append(signal.SIGINT)
     try:
-        with _handled_by(handler, numbers):
-            yield
+        with watched_signals(dict.fromkeys(numbers, handler), partial(handler.watch, handled=numbers)):
+            try:
+                yield
+            finally:
+                handler.has_run = True
     except _Stopped:
         with main_rank_reports_first():
             raise StoppedEarly(handler.message(handler.name)) from None

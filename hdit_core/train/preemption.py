@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
@@ -20,13 +20,13 @@ logger = logging.getLogger("hdit")
 MARGIN_S = 60.0
 SLOWEST_SAVES = 2.0  # time reserved, as a multiple of the slowest save so far
 SQUEUE_TIMEOUT_S = 10.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+Handler = Callable[[int, FrameType | None], None]
 POLL_S = 1.0
 FIRST_LINE_S = 3.0  # from a request to the first message about the cause of a wait; the next ones after twice the time
 AGAIN_S = 0.5  # a second SIGINT after this time is another Ctrl-C: launchers forward the first one
 END_S = 2.0  # from a second Ctrl-C to the end of the process
 INTERRUPTED = 130
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Deadline:
@@ -201,6 +201,41 @@ class StopRequest:
             self.abandon()
 
 
+def _forget_pipe() -> None:
+    """Keep signals of a forked child from its parent's thread, whose pipe it has inherited."""
+    with suppress(ValueError):
+        signal.set_wakeup_fd(-1)
+
+
+os.register_at_fork(after_in_child=_forget_pipe)
+
+
+@contextmanager
+def watched_signals(handlers: Mapping[signal.Signals, Handler], watch: Callable[[int], None]) -> Iterator[None]:
+    """Install handlers while the body runs, and `watch` in a thread.
+
+    Args:
+        handlers: of each signal.
+        watch: gets a pipe with a byte for each signal that has a handler in Python, others than these included (SIGCHLD
+            of torch's data loader); has to return when the pipe is closed.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    old_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    watcher = threading.Thread(target=watch, args=(reader,), name="stop requests", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(old_writer)
+        for number, action in before.items():
+            signal.signal(number, action)
+        os.close(writer)
+        watcher.join()
+        os.close(reader)
+
+
 @contextmanager
 def stop_signals(stop_file: Path, deadline: Deadline) -> Iterator[StopRequest]:
     """Listen for SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGUSR2, the stop file and the clock while the body runs.
@@ -208,19 +243,6 @@ def stop_signals(stop_file: Path, deadline: Deadline) -> Iterator[StopRequest]:
     A second Ctrl-C ends the process at once, without saving.
     """
     request = StopRequest(stop_file, deadline)
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
     ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()  # by nohup
-    before = {number: signal.signal(number, request._handle) for number in set(SIGNALS) - ignored}
-    old_writer = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    watcher = threading.Thread(target=request._watch, args=(reader,), name="stop requests", daemon=True)
-    watcher.start()
-    try:
+    with watched_signals(dict.fromkeys(set(SIGNALS) - ignored, request._handle), request._watch):
         yield request
-    finally:
-        signal.set_wakeup_fd(old_writer)
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        os.close(writer)
-        watcher.join()
-        os.close(reader)
