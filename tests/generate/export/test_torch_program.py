@@ -121,7 +121,7 @@ CONDITIONAL = {  # what the network takes: its recipe, its task, its command, an
     "mapping_cond": (
         {"condition_channels": 0, "mapping_cond_dim": 5},
         "unconditional-image-generation",
-        "hdit sample --ckpt FOLDER --vector VECTORS.npy",
+        "hdit sample --ckpt FOLDER --vectors VECTORS.npy",
         (5,),
     ),
 }
