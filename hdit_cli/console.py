@@ -9,12 +9,12 @@ from typing import Any
 
 import typer
 
-from hdit_core.progress import duration as duration  # for the commands, which print through this module
-from hdit_core.progress import may_print
-from hdit_core.progress import note as note
-from hdit_core.progress import printable as printable
-from hdit_core.progress import progress as progress
-from hdit_core.progress import show_log_messages as show_log_messages
+from hdit_core.progress_bar import duration as duration  # for the commands, which print through this module
+from hdit_core.progress_bar import may_print
+from hdit_core.progress_bar import note as note
+from hdit_core.progress_bar import printable as printable
+from hdit_core.progress_bar import progress as progress
+from hdit_core.progress_bar import show_log_messages as show_log_messages
 
 
 def emit(result: Any, as_json: bool, lines: Iterable[str] | None = None, *, err: bool = False) -> None:

@@ -17,7 +17,7 @@ from typing import NoReturn
 from hdit_cli.ranks import main_rank_reports_first, wait_for_main_rank
 from hdit_core.errors import StoppedEarly
 from hdit_core.launch import is_main_process
-from hdit_core.progress import note
+from hdit_core.progress_bar import note
 from hdit_core.train.preemption import SIGNALS as TRAINING_SIGNALS
 from hdit_core.train.preemption import watched_signals
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from hdit_core.errors import UsageError, did_you_mean
-from hdit_core.progress import ProgressBar, progress, showing_log_messages
+from hdit_core.progress_bar import ProgressBar, progress, showing_log_messages
 
 PathLike = str | os.PathLike[str]
 Settings = TypeVar("Settings")  # a dataclass

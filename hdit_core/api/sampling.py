@@ -13,7 +13,7 @@ from hdit_core.generate.generate import concatenate
 from hdit_core.generate.generate import generate as generate_batches
 from hdit_core.generate.pipeline import Samples
 from hdit_core.generate.settings import open_denoiser, sample_settings
-from hdit_core.progress import ProgressBar
+from hdit_core.progress_bar import ProgressBar
 
 if TYPE_CHECKING:
     from hdit_core.generate.condition.sources import Array

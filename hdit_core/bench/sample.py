@@ -15,7 +15,7 @@ from hdit_core.bench.train import check_bound, rounds_for
 from hdit_core.devices import autocast, compute_dtype, disable_tf32, make_mkl_reproducible, synchronize
 from hdit_core.diffusion.guidance import Guide
 from hdit_core.diffusion.precondition import Denoiser
-from hdit_core.diffusion.samplers.sampler import sample_by
+from hdit_core.diffusion.samplers.registry import sample_by
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.errors import UsageError
 from hdit_core.flops.count import FLOPS_PER_MAC, count

@@ -16,7 +16,7 @@ from hdit_core.diffusion.guidance import Guide, check_guide, guided
 from hdit_core.diffusion.precondition import Denoiser, ModelSource
 from hdit_core.diffusion.prior import seen_condition, start_of_flow
 from hdit_core.diffusion.samplers.brownian_noise import BrownianNoise
-from hdit_core.diffusion.samplers.sampler import sample_by
+from hdit_core.diffusion.samplers.registry import sample_by
 from hdit_core.diffusion.samplers.sampler_state import Denoise, NoiseSource, SamplerStep
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.errors import UsageError

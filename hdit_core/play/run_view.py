@@ -9,7 +9,7 @@ from hdit_core.checkpoint.layout import grid_file, log_file, scores_file, status
 from hdit_core.checkpoint.log import read_log
 from hdit_core.checkpoint.status import read_status
 from hdit_core.errors import RecipeError
-from hdit_core.progress import duration
+from hdit_core.progress_bar import duration
 from hdit_core.runs.curves import curves_plot, log_curves, score_curves
 from hdit_core.runs.summary import recipe_of
 

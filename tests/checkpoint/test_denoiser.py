@@ -12,7 +12,7 @@ from hdit_core.checkpoint.denoiser import build_denoiser
 from hdit_core.checkpoint.kdiffusion.state_dict import kdiffusion_names
 from hdit_core.diffusion.guidance import guided
 from hdit_core.diffusion.loss import denoising_loss
-from hdit_core.diffusion.samplers.sampler import sample
+from hdit_core.diffusion.samplers.registry import sample
 from hdit_core.errors import CheckpointError
 from hdit_core.flops.count import count
 from hdit_core.model.hourglass import HourglassTransformer

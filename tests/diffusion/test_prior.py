@@ -9,7 +9,7 @@ from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.prior import start_of_flow
 from hdit_core.diffusion.probability_flow import solve_pf_ode
-from hdit_core.diffusion.samplers.sampler import SAMPLERS, sample
+from hdit_core.diffusion.samplers.registry import SAMPLERS, sample
 from hdit_core.errors import RecipeError
 from hdit_core.generate.pipeline import ConditionInputs, SamplingPipeline
 from hdit_core.generate.settings import sample_settings

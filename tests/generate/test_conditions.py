@@ -8,7 +8,7 @@ import torch
 from hdit_core.diffusion.guidance import guided
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.samplers.brownian_noise import BrownianNoise
-from hdit_core.diffusion.samplers.sampler import sample_by
+from hdit_core.diffusion.samplers.registry import sample_by
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.errors import UsageError
 from hdit_core.generate.generate import generate

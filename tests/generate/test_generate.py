@@ -9,7 +9,7 @@ import torch
 from hdit_core.diffusion.guidance import Guide, guided
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.diffusion.samplers.brownian_noise import BrownianNoise
-from hdit_core.diffusion.samplers.sampler import SAMPLERS, sample
+from hdit_core.diffusion.samplers.registry import SAMPLERS, sample
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.errors import RecipeError, UsageError
 from hdit_core.generate.generate import generate

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from hdit_core.model.hourglass import HourglassTransformer, initialize
-from hdit_core.model.parameter_groups import parameter_groups
 from hdit_core.randomness import stream
 from hdit_core.recipe.model import ModelRecipe
+from hdit_core.train.optim.parameter_groups import parameter_groups
 from tests.model.small_network import awake, inputs, level, recipe
 
 # --- size ------------------------------------------------------------------------------------------------------------

@@ -15,13 +15,14 @@ import numpy as np
 from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 
 from hdit_core.data.image.arrays.npy import is_npy
-from hdit_core.data.image.color_space import ADOBE_RGB, ColorSpace, color_space_to_srgb
+from hdit_core.data.image.color.color_space import color_space_to_srgb
+from hdit_core.data.image.color.icc_profile import to_srgb
+from hdit_core.data.image.exif import camera_space, read_exif, turn_upright
 from hdit_core.data.image.file_facts import FileFacts
 from hdit_core.data.image.frames import check_gif, check_webp, read_bmp
-from hdit_core.data.image.icc_profile import to_srgb
 from hdit_core.data.image.jpeg import decode_jpeg
 from hdit_core.data.image.jpeg2000_avif import CODESTREAM, JP2_SIGNATURE, read_avif, read_jpeg2000
-from hdit_core.data.image.png import CORRUPT_EXIF, SIGNATURE, check_rows, read_png
+from hdit_core.data.image.png import SIGNATURE, check_rows, read_png
 from hdit_core.data.image.tiff_checks import RAW, check_data, check_raw, is_raw_of_own_kind, is_tiff
 from hdit_core.data.image.unusable import UnusableImageError as UnusableImageError
 from hdit_core.data.image.unusable import is_archive, not_an_image, reason_of
@@ -34,23 +35,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 
 LARGEST_IMAGE_PIXELS = 100_000_000
 
-ORIENTATION_TAG = 0x0112
 _PHOTOMETRIC, _SAMPLE_FORMAT = 0x0106, 0x0153  # of TIFF
 _WHITE_IS_ZERO = 0
-_EXIF_TAGS, _INTEROPERABILITY, _COLOR_SPACE = 0x8769, 0xA005, 0xA001  # of EXIF
-_ADOBE, _UNCALIBRATED = 2, 0xFFFF
 _SRGB_GAMMA = 0.45455
-
-# EXIF orientation: the operation that turns the stored image upright.
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 @dataclass(frozen=True)
@@ -121,39 +108,6 @@ def _load(facts: FileFacts) -> tuple[ImageFile.ImageFile, Image.Image, list[str]
     if header.format == "PNG":
         check_rows(facts.data, header)
     return header, header, []
-
-
-def _upright(image: Image.Image, exif: Image.Exif | None) -> tuple[Image.Image, list[str]]:
-    """Apply the EXIF orientation; corrupt EXIF is ignored, with a remark."""
-    if exif is None:
-        return image, [CORRUPT_EXIF]
-    orientation = exif.get(ORIENTATION_TAG)
-    if orientation not in _UPRIGHT:
-        return image, []
-    return image.transpose(_UPRIGHT[orientation]), ["turned upright by EXIF orientation"]
-
-
-def _read_exif(header: Image.Image) -> Image.Exif | None:
-    """Return the EXIF of a file, None if it is corrupt."""
-    try:
-        exif = header.getexif()
-        exif.get(ORIENTATION_TAG)
-    except Exception:  # Pillow's parser can raise any exception on a broken tag
-        return None
-    return exif
-
-
-def _camera_space(exif: Image.Exif | None) -> ColorSpace | None:
-    """Return Adobe RGB if a camera names it in EXIF (DCF), without a profile."""
-    if not exif or _EXIF_TAGS not in exif:
-        return None
-    try:
-        named = exif.get_ifd(_EXIF_TAGS).get(_COLOR_SPACE)
-        interoperability = exif.get_ifd(_INTEROPERABILITY).get(1) if named == _UNCALIBRATED else None
-    except Exception:  # as above
-        return None
-    is_adobe = named == _ADOBE or str(interoperability).strip("\0 ") == "R03"
-    return ColorSpace(*ADOBE_RGB) if is_adobe else None
 
 
 # 0..65535 to 0..255: divided by 257 and rounded.
@@ -228,10 +182,10 @@ def _decode(data: bytes, background: tuple[int, int, int]) -> Decoded:
     facts = _read_facts(data)
     header, stored, of_decoder = _load(facts)
     frames = ["first frame of an animation"] if getattr(header, "is_animated", False) else []
-    exif = _read_exif(header)
+    exif = read_exif(header)
     if facts.space is None and not header.info.get("icc_profile"):
-        facts = replace(facts, space=_camera_space(exif))
-    upright, turned = _upright(stored, exif)
+        facts = replace(facts, space=camera_space(exif))
+    upright, turned = turn_upright(stored, exif)
     flat, converted = _flatten(upright, header, facts, background)
     remarks = dict.fromkeys((*frames, *facts.remarks, *of_decoder, *turned, *converted))
     return Decoded(flat, tuple(remarks))

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from hdit_core.data.image.color_space import UNKNOWN, ColorSpace
+from hdit_core.data.image.color.color_space import UNKNOWN, ColorSpace
+from hdit_core.data.image.color.icc_profile import UNUSABLE
 from hdit_core.data.image.file_facts import FileFacts
-from hdit_core.data.image.icc_profile import UNUSABLE
 from hdit_core.data.image.unusable import UnusableImageError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

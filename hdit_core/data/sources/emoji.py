@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hdit_core.data.format.manifest_entries import Channels
-from hdit_core.data.sources.files.folder import FolderSource
+from hdit_core.data.sources.files.directory import FolderSource
 from hdit_core.data.sources.files.tar import TarSource
 from hdit_core.data.sources.source import Source
 from hdit_core.errors import DataError, UsageError

@@ -11,7 +11,7 @@ from zipfile import is_zipfile
 from hdit_core.data.format.manifest import MANIFEST
 from hdit_core.data.image.decode import is_image_file
 from hdit_core.data.sources.file_filter import is_hidden
-from hdit_core.data.sources.files.folder import FolderSource
+from hdit_core.data.sources.files.directory import FolderSource
 from hdit_core.data.sources.files.path_list import LIST_ENDINGS, STDIN, PathListSource, open_list, open_stdin
 from hdit_core.data.sources.files.tar import TAR_DAMAGE, TarFile, TarSource, damaged
 from hdit_core.data.sources.files.zip import ZipSource, is_zip

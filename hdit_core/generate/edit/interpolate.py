@@ -10,7 +10,7 @@ from einops import rearrange
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from hdit_core.diffusion.samplers.sampler import sample_by
+from hdit_core.diffusion.samplers.registry import sample_by
 from hdit_core.diffusion.samplers.sampler_state import Denoise, NoiseSource
 from hdit_core.errors import UsageError
 from hdit_core.generate.edit.invert import read_noise

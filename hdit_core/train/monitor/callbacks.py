@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hdit_core.progress import ProgressBar
+from hdit_core.progress_bar import ProgressBar
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hdit_core.model.parameter_groups import parameter_groups
 from hdit_core.recipe.train import OptimizerName, TrainRecipe
 from hdit_core.train.optim.muon import ChainedOptimizer, Muon, is_hidden, matrices_in
+from hdit_core.train.optim.parameter_groups import parameter_groups
 from hdit_core.train.parallel.sharded_tensors import shard_like
 
 Groups = list[dict[str, Any]]

@@ -13,7 +13,7 @@ from hdit_core.checkpoint.kdiffusion.config_to_recipe import config_to_kdiffusio
 from hdit_core.checkpoint.kdiffusion.state_dict import kdiffusion_names, state_from_kdiffusion, state_to_kdiffusion
 from hdit_core.errors import CheckpointError
 from hdit_core.model.hourglass import HourglassTransformer
-from hdit_core.model.parameter_groups import parameter_groups
+from hdit_core.train.optim.parameter_groups import parameter_groups
 
 REFERENCE = Path(__file__).parents[2] / "reference"
 NAMES = ("neighborhood", "shifted_window", "global")

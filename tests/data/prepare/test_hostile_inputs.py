@@ -18,7 +18,7 @@ from PIL import Image
 
 from hdit_core.data.prepare.convert import convert_all
 from hdit_core.data.prepare.transform import InputImage, TransformSettings
-from hdit_core.data.sources.files.folder import FolderSource
+from hdit_core.data.sources.files.directory import FolderSource
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError
 from tests.data.class_folders import bytes_of

@@ -7,7 +7,7 @@ import pytest
 
 from hdit_core.data.prepare.class_assignment import label_source
 from hdit_core.data.prepare.label_files import read_classes
-from hdit_core.data.sources.files.folder import FolderSource
+from hdit_core.data.sources.files.directory import FolderSource
 from hdit_core.data.sources.files.tar import TarSource
 from hdit_core.data.sources.files.zip import ZipSource, is_zip
 from hdit_core.data.sources.resolve import open_source

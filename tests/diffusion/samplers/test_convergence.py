@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hdit_core.diffusion.samplers.brownian_noise import BrownianNoise
-from hdit_core.diffusion.samplers.sampler import sample
+from hdit_core.diffusion.samplers.registry import sample
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.recipe.sample import SampleRecipe
 

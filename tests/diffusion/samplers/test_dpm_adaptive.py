@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hdit_core.diffusion.samplers.dpm_adaptive import _third_order, check_step, dpm_adaptive, orders
-from hdit_core.diffusion.samplers.sampler import sample
+from hdit_core.diffusion.samplers.registry import sample
 from hdit_core.diffusion.samplers.sampler_state import SamplerState
 
 

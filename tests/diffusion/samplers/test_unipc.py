@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from hdit_core.diffusion.samplers.sampler import sample
+from hdit_core.diffusion.samplers.registry import sample
 from hdit_core.diffusion.samplers.unipc import _update, moments, weights
 
 KINDS = list(itertools.product((2, 3), ("bh1", "bh2")))

@@ -10,7 +10,7 @@ import torch
 from hdit_core.checkpoint.denoiser import load_denoiser
 from hdit_core.checkpoint.safetensors_file import write_tensors
 from hdit_core.diffusion.guidance import guided
-from hdit_core.diffusion.samplers.sampler import sample_by
+from hdit_core.diffusion.samplers.registry import sample_by
 from hdit_core.diffusion.samplers.schedule import sampling_sigmas
 from hdit_core.errors import UsageError
 from hdit_core.generate.export.diffusers_folder import export_diffusers

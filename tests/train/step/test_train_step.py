@@ -14,7 +14,7 @@ from hdit_core.diffusion.noise_density import training_sigmas
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.distributed import World
 from hdit_core.model.hourglass import HourglassTransformer, initialize
-from hdit_core.model.parameter_groups import parameter_groups
+from hdit_core.train.optim.parameter_groups import parameter_groups
 from hdit_core.train.step import train_step as step_module
 from hdit_core.train.step.batch_plan import steps
 from hdit_core.train.step.build import build_learner

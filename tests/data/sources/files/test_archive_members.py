@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from hdit_core.data.prepare.class_assignment import label_source
-from hdit_core.data.sources.files.folder import FolderSource
+from hdit_core.data.sources.files.directory import FolderSource
 from hdit_core.data.sources.resolve import open_source
 from hdit_core.errors import DataError
 from tests.data.sources.files.test_folder_and_archive import contents, problems

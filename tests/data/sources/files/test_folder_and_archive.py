@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from hdit_core.data.sources import mnist
-from hdit_core.data.sources.files.folder import FolderSource
+from hdit_core.data.sources.files.directory import FolderSource
 from hdit_core.data.sources.files.tar import TarSource
 from hdit_core.data.sources.files.zip import ZipSource, is_zip
 from hdit_core.data.sources.resolve import open_source

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from hdit_core import progress
+from hdit_core import progress_bar
 
 
 def test_notes_go_to_stderr(capsys):
-    progress.note("a\rb")
+    progress_bar.note("a\rb")
     assert capsys.readouterr() == ("", "hdit: a\\rb\n")
 
 
@@ -22,12 +22,12 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(progress, "time", clock)
+    monkeypatch.setattr(progress_bar, "time", clock)
     return clock
 
 
 def test_progress_in_a_log_is_a_line_after_seconds_then_every_half_minute_and_one_at_the_end(capsys, clock):
-    with progress.progress("train", total=1000) as bar:
+    with progress_bar.progress("train", total=1000) as bar:
         for done in range(0, 700, 100):
             bar.update(done, remark=f"loss 0.{done}")
             clock.now += 10
@@ -39,7 +39,7 @@ def test_progress_in_a_log_is_a_line_after_seconds_then_every_half_minute_and_on
 
 
 def test_the_last_line_of_a_log_is_written_once(capsys, clock):
-    with progress.progress("score", total=20) as bar:
+    with progress_bar.progress("score", total=20) as bar:
         bar.update(0)
         clock.now += 10
         bar.update(20)
@@ -53,11 +53,11 @@ def test_messages_are_shown_while_the_body_runs_unless_the_program_has_a_handler
     handlers = root.handlers, logger.handlers
     root.handlers, logger.handlers = [], []  # pytest's, and that of a command that ran before in this process
     try:
-        with progress.showing_log_messages():
+        with progress_bar.showing_log_messages():
             logger.info("shown")
         logger.info("not shown")
         root.handlers = [logging.NullHandler()]
-        with progress.showing_log_messages():
+        with progress_bar.showing_log_messages():
             logger.info("the program's own")
         assert capsys.readouterr().err == "hdit: shown\n" and not logger.handlers
     finally:
@@ -65,8 +65,8 @@ def test_messages_are_shown_while_the_body_runs_unless_the_program_has_a_handler
 
 
 def test_the_log_has_a_line_per_minute_for_a_task_without_progress(capsys, monkeypatch):
-    monkeypatch.setattr(progress, "SECONDS_OF_SILENCE", 0.05)
-    with progress.progress("train", total=1000) as bar:
+    monkeypatch.setattr(progress_bar, "SECONDS_OF_SILENCE", 0.05)
+    with progress_bar.progress("train", total=1000) as bar:
         bar.update(100)
         time.sleep(0.3)
     *waits, last = capsys.readouterr().err.splitlines()
@@ -75,7 +75,7 @@ def test_the_log_has_a_line_per_minute_for_a_task_without_progress(capsys, monke
 
 
 def test_the_speed_counts_only_what_this_process_has_done(clock):
-    bar = progress.ProgressBar("train", "images", 1_000_000)
+    bar = progress_bar.ProgressBar("train", "images", 1_000_000)
     bar.update(900_000)
     for done in (910_000, 920_000):
         clock.now += 5
@@ -84,7 +84,7 @@ def test_the_speed_counts_only_what_this_process_has_done(clock):
 
 
 def test_a_task_of_unknown_length_has_no_remaining_time(clock):
-    bar = progress.ProgressBar("prepare", "files", None)
+    bar = progress_bar.ProgressBar("prepare", "files", None)
     bar.update(0)
     clock.now += 4
     bar.update(2)
@@ -92,7 +92,7 @@ def test_a_task_of_unknown_length_has_no_remaining_time(clock):
 
 
 def test_durations_above_an_hour_are_written_in_hours(clock):
-    bar = progress.ProgressBar("train", "images", 10_000)
+    bar = progress_bar.ProgressBar("train", "images", 10_000)
     bar.update(0)
     for done in (5, 10):
         clock.now += 5
@@ -102,7 +102,7 @@ def test_durations_above_an_hour_are_written_in_hours(clock):
 
 def test_the_time_left_is_shown_from_the_second_step_half_a_minute_or_a_tenth_of_the_work_on(clock):
     slow_first_step = {"per_s": 0.04}
-    bar = progress.ProgressBar("train", "images", 48_000)
+    bar = progress_bar.ProgressBar("train", "images", 48_000)
     bar.update(32, **slow_first_step)
     assert bar.text() == "32 of 48,000 images, 0.04 images/s"
     clock.now += 1
@@ -113,7 +113,7 @@ def test_the_time_left_is_shown_from_the_second_step_half_a_minute_or_a_tenth_of
     assert bar.text() == "96 of 48,000 images, 32 images/s, 24:57 left"
 
     for seconds, done, is_shown in ((29, 100, False), (30, 100, True), (1, 4_899, True)):
-        bar = progress.ProgressBar("score", "images", 48_000)
+        bar = progress_bar.ProgressBar("score", "images", 48_000)
         bar.update(0)
         clock.now += seconds
         bar.update(done)
@@ -123,7 +123,7 @@ def test_the_time_left_is_shown_from_the_second_step_half_a_minute_or_a_tenth_of
 def test_progress_on_a_terminal_is_a_bar_on_stderr(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "100")
-    with progress.progress("train [a]", total=10) as bar:
+    with progress_bar.progress("train [a]", total=10) as bar:
         bar.update(0)
         bar.update(10, remark="loss [0.1]")
     out, err = capsys.readouterr()
@@ -134,8 +134,8 @@ def test_progress_on_a_terminal_is_a_bar_on_stderr(capsys, monkeypatch):
 
 
 def test_log_messages_are_notes_on_stderr_of_the_main_rank_only(capsys, monkeypatch):
-    progress.show_log_messages()
-    progress.show_log_messages()
+    progress_bar.show_log_messages()
+    progress_bar.show_log_messages()
     logger = logging.getLogger("hdit")
     logger.info("samples: %s", "a\rb")
     logger.debug("hidden")

@@ -5,7 +5,7 @@ import typing
 import pytest
 import torch
 
-from hdit_core.diffusion.samplers.sampler import SAMPLERS, sample
+from hdit_core.diffusion.samplers.registry import SAMPLERS, sample
 from hdit_core.errors import NumericalError, UsageError
 from hdit_core.recipe.sample import Sampler
 

@@ -1,0 +1,1 @@
+"""Color spaces of image files and their conversion to sRGB."""
