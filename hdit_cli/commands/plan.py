@@ -11,7 +11,7 @@ from hdit_core.errors import UsageError
 
 if TYPE_CHECKING:
     from hdit_core.plan.benchmark_result import BenchmarkResult
-    from hdit_core.plan.gpus import Gpu
+    from hdit_core.plan.gpu_specs import Gpu
     from hdit_core.plan.plan import Cluster, Plan
 
 
@@ -78,7 +78,7 @@ def plan(
     """
     from hdit_cli.tables.plan import lines
     from hdit_core.plan.benchmark_result import read_benchmark_result
-    from hdit_core.plan.gpus import find_gpu
+    from hdit_core.plan.gpu_specs import find_gpu
     from hdit_core.plan.plan import plan as make_plan
     from hdit_core.plan.report import as_dict
     from hdit_core.recipe.read import read_recipe
@@ -125,7 +125,7 @@ def _grounds(
     gpu: "Gpu | None", measured: "BenchmarkResult | None", utilisation: float | None, memory_gb: float | None
 ) -> list[str]:
     """Return the assumptions behind the estimates."""
-    from hdit_core.plan.gpus import USABLE_FRACTION
+    from hdit_core.plan.gpu_specs import USABLE_FRACTION
     from hdit_core.plan.roofline import EFFICIENCY
 
     grounds = []

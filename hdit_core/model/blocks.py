@@ -14,7 +14,7 @@ from hdit_core.model.linear import Linear, constant, nan_init
 from hdit_core.model.native.rowwise import rowwise_kernels
 from hdit_core.model.native.workspace import MAX_GLOBAL_TOKENS, MAX_WINDOW_TOKENS
 from hdit_core.model.norm import AdaNorm, AdaRMSNorm
-from hdit_core.model.position import Rotation
+from hdit_core.model.rotary_embedding import Rotation
 
 INITIAL_LOGIT_SCALE = 10.0
 

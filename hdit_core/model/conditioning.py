@@ -12,7 +12,7 @@ from hdit_core.devices import at_least_float32
 from hdit_core.model.geglu import ACTIVATIONS, Activation
 from hdit_core.model.linear import Linear, constant, nan_init, standard_normal
 from hdit_core.model.norm import RMSNorm
-from hdit_core.model.position import FixedTensor
+from hdit_core.model.rotary_embedding import FixedTensor
 from hdit_core.recipe.model import ModelRecipe
 
 AUGMENT_FEATURES = 9

@@ -18,7 +18,7 @@ from hdit_core.model.conditioning import Conditioning
 from hdit_core.model.geglu import ACTIVATIONS
 from hdit_core.model.linear import constant
 from hdit_core.model.norm import ADA_NORMS, RMSNorm
-from hdit_core.model.position import (
+from hdit_core.model.rotary_embedding import (
     FREQUENCIES,
     AxialRotary,
     Rotation,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hdit_core.errors import UsageError
 from hdit_core.flops.count import FLOPS_PER_MAC, FORWARD_AND_BACKWARD, count
 from hdit_core.plan.benchmark_result import BenchmarkResult
-from hdit_core.plan.gpus import Gpu
+from hdit_core.plan.gpu_specs import Gpu
 from hdit_core.plan.memory import Memory, RankLayout, training_memory
 from hdit_core.plan.roofline import Roofline, roofline
 from hdit_core.plan.sharding import needs_sharding

@@ -9,7 +9,7 @@ and says nothing about other code.
 from dataclasses import dataclass
 
 from hdit_core.flops.activations import saved_activations
-from hdit_core.plan.gpus import Gpu
+from hdit_core.plan.gpu_specs import Gpu
 from hdit_core.recipe.run import Recipe
 
 BFLOAT16_BYTES = 2

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from hdit_core.errors import RecipeError
 from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.model.norm import ADA_NORMS, AdaLayerNorm
-from hdit_core.model.position import sine_positions
+from hdit_core.model.rotary_embedding import sine_positions
 from hdit_core.model.tokens import SKIPS, TokenSplit
 from tests.model.small_network import awake, inputs, level, recipe
 

@@ -8,7 +8,7 @@ import pytest
 from hdit_core.errors import UsageError
 from hdit_core.flops.activations import FLOAT32
 from hdit_core.plan.benchmark_result import BenchmarkResult, read_benchmark_result
-from hdit_core.plan.gpus import GPUS, find_gpu
+from hdit_core.plan.gpu_specs import GPUS, find_gpu
 from hdit_core.plan.plan import BUSY_TOKENS, Cluster, plan, training_flops
 from hdit_core.plan.report import as_dict, parallel
 from hdit_core.plan.roofline import EFFICIENCY, LAUNCHES_S, roofline, traffic_bytes

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from hdit_core.devices import at_least_float32
 from hdit_core.model.native.rowwise import rowwise_kernels
 from hdit_core.model.norm import EPSILON
-from hdit_core.model.position import Rotation
+from hdit_core.model.rotary_embedding import Rotation
 
 
 def rotate(x: Tensor, rotation: Rotation, direction: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from hdit_core.model.native.windows import Layout
-from hdit_core.model.position import Rotation
+from hdit_core.model.rotary_embedding import Rotation
 
 
 def window_mask(

@@ -11,7 +11,7 @@ import torch
 from hdit_core.devices import compute_dtype
 from hdit_core.distributed import World
 from hdit_core.errors import HditError, is_out_of_memory
-from hdit_core.plan.gpus import USABLE_FRACTION
+from hdit_core.plan.gpu_specs import USABLE_FRACTION
 from hdit_core.plan.memory import RankLayout, training_memory
 from hdit_core.plan.sharding import needs_sharding
 from hdit_core.recipe.run import Recipe

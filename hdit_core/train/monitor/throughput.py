@@ -7,7 +7,7 @@ from functools import lru_cache
 import torch
 
 from hdit_core.flops.count import FLOPS_PER_MAC, FORWARD_AND_BACKWARD, count
-from hdit_core.plan.gpus import GPUS
+from hdit_core.plan.gpu_specs import GPUS
 from hdit_core.recipe.model import ModelRecipe
 
 

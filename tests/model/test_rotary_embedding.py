@@ -8,7 +8,7 @@ import torch
 
 from hdit_core.model.attention.qk_norm_rope import cosine_qk_norm_rope
 from hdit_core.model.conditioning import FourierFeatures
-from hdit_core.model.position import AxialRotary, coarser, grid_positions, rotary_frequencies
+from hdit_core.model.rotary_embedding import AxialRotary, coarser, grid_positions, rotary_frequencies
 
 CPU = torch.device("cpu")
 NUMBERS = np.random.default_rng(0)
