@@ -83,6 +83,7 @@ class _Progress:
 
     report: Report[Frame]
     seconds: float
+    class_names: Sequence[str]
     job: SamplingJob | None = None
     finished: list[UInt8[np.ndarray, "H W C"]] = field(default_factory=list)
     shown_at: float = 0.0
@@ -115,26 +116,39 @@ class _Progress:
         job = self.job
         assert job is not None
         done, total = len(self.finished), len(job.indices)
-        classes = [job.class_of(index) for index in job.indices]
-        captions = [caption(index, class_id) for index, class_id in zip(job.indices, classes, strict=True)]
+        captions = [self._caption(index, job.class_of(index)) for index in job.indices]
         line = ", ".join(filter(None, [f"{done} of {total} images", text]))
         images, moments = [*self.finished, *unfinished], self.trajectory.moments
         is_last = done == total
         self.report(Frame(images, captions, list(job.indices), line, is_last, moments if is_last else ()))
 
+    def _caption(self, index: int, class_id: int | None) -> str:
+        assert self.job is not None
+        if class_id is None:
+            return f"image {index}"
+        is_none = class_id == self.job.pipeline.num_classes
+        return f"image {index}, {'no class' if is_none else class_label(class_id, self.class_names)}"
 
-def caption(index: int, class_id: int | None) -> str:
-    """Return the caption of an image."""
-    return f"image {index}" if class_id is None else f"image {index}, class {class_id}"
+
+def class_label(class_id: int, names: Sequence[str]) -> str:
+    """Return the name of a class; "class 3" where it has none but its number."""
+    name = " ".join(names[class_id].split()) if class_id < len(names) else ""
+    return f"class {class_id}" if name in ("", str(class_id)) else name
 
 
-def watch(make_job: MakeJob, stop: threading.Event, seconds: float = SECONDS_BETWEEN_FRAMES) -> Iterator[Frame]:
+def watch(
+    make_job: MakeJob,
+    stop: threading.Event,
+    seconds: float = SECONDS_BETWEEN_FRAMES,
+    class_names: Sequence[str] = (),
+) -> Iterator[Frame]:
     """Yield the newest frame of a job until all of its images are finished.
 
     Args:
         make_job: builds the job, in the thread that samples.
         stop: set to stop after the current sampler step.
         seconds: between the frames of unfinished images.
+        class_names: of the network, in index order; empty if they are unknown.
 
     Raises:
         Stopped: it was stopped.
@@ -142,7 +156,7 @@ def watch(make_job: MakeJob, stop: threading.Event, seconds: float = SECONDS_BET
     """
 
     def work(report: Report[Frame]) -> None:
-        progress = _Progress(report, seconds)
+        progress = _Progress(report, seconds, class_names)
         progress.job = make_job(progress.on_step)
         for batch in progress.job.batches(progress.job.indices):
             progress.finished += progress.visible(batch.images)

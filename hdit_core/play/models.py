@@ -12,6 +12,7 @@ from hdit_core.checkpoint.ema.snapshots import parse_ema_std
 from hdit_core.checkpoint.layout import checkpoint_folders, ema_folder, recipe_file
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.errors import UsageError
+from hdit_core.generate.export.training_record import class_names
 from hdit_core.generate.settings import open_denoiser
 from hdit_core.recipe.run import Recipe
 from hdit_core.remote_models import local_model
@@ -76,6 +77,7 @@ class Models:
     def __init__(self, paths: Sequence[str], weights: str | None, device: torch.device) -> None:
         self._paths, self._device = list(dict.fromkeys(paths)), device
         self._open: OrderedDict[tuple[str, str | None, str], Denoiser] = OrderedDict()
+        self._class_names: dict[str, tuple[str, ...]] = {}
         self.main = self.open_main(weights)
         self.main_weights = weights or self.main.source.weights or "ema"
 
@@ -111,6 +113,14 @@ class Models:
         """Return the kinds of weights that a model has; empty if it has one kind only."""
         return weights_of(self.named(name).folder)
 
+    def class_names(self, name: str | None = None) -> tuple[str, ...]:
+        """Return the names of the classes of a model that was opened, in index order; empty if they are unknown.
+
+        Args:
+            name: of the model; None for the main one.
+        """
+        return self._class_names.get(self.main_path if name is None else self.named(name).path, ())
+
     def named(self, name: str) -> PlayModel:
         """Return the model of a name.
 
@@ -138,6 +148,7 @@ class Models:
             denoiser, _ = open_denoiser(model.path, weights, self._device)
             check_unconditional(denoiser.recipe, model.path)
             self._open[key] = denoiser
+            self._class_names[model.path] = class_names(Path(model.path), denoiser.recipe)
         self._open.move_to_end(key)
         while len(self._open) > MOST_OPEN:
             self._open.popitem(last=False)

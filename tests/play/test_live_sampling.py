@@ -25,7 +25,14 @@ def test_the_last_frame_has_all_images_with_their_captions(models, values):
     assert len(last.images) == 6 and last.images[0].shape == (16, 24, 3)
     assert list(last.captions) == [f"image {index}, class {index % 3}" for index in range(6)]
     *_, last = frames_of(models, values | {"class": "3"})
-    assert last.captions[0] == "image 0, class 3"
+    assert last.captions[0] == "image 0, no class"
+
+
+def test_captions_have_the_names_of_classes_that_have_any(models, values):
+    denoiser = models.open("digits", None)
+    form = read_form(values, denoiser.recipe)
+    *_, last = watch(samples(denoiser, form), threading.Event(), class_names=("a\ncat", "1"))
+    assert list(last.captions) == ["image 0, a cat", "image 1, class 1", "image 2, class 2"]
 
 
 def test_unfinished_images_are_shown_at_their_noise_level(models, values, monkeypatch):

@@ -58,6 +58,18 @@ def test_an_exported_model_has_one_kind_of_weights_and_no_run(run, tmp_path):
     models = Models([str(tmp_path / "exported"), str(run)], None, torch.device("cpu"))
     assert models.names()[:2] == ["exported", "digits"]
     assert models.weights("exported") == [] and models.run is None
+    assert models.class_names() == ("class0", "class1", "class2")
+    models.open("digits, step 4", None)
+    assert models.class_names("digits, step 4") == models.class_names()
+
+
+def test_the_names_of_classes_are_unknown_where_nothing_says_them(run, tmp_path, monkeypatch):
+    assert main(["export", str(run), "--to", str(tmp_path / "exported")]) == 0
+    for content in ('["a", "b"]', '["a", "b", 3]', "{}", "[", None):
+        (tmp_path / "exported" / "classes.json").write_text(content or "")
+        assert Models([str(tmp_path / "exported")], None, torch.device("cpu")).class_names() == ()
+    monkeypatch.setattr("hdit_core.generate.export.class_names.MANIFEST", "no such file")
+    assert Models([str(run)], None, torch.device("cpu")).class_names() == ()
 
 
 def test_models_of_the_same_name_are_distinguished_by_their_paths(run, tmp_path):

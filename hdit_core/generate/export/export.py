@@ -36,6 +36,7 @@ from hdit_core.checkpoint.safetensors_file import write_tensors
 from hdit_core.devices import pick_device
 from hdit_core.diffusion.precondition import Denoiser, ModelSource
 from hdit_core.files import atomic_folder, check_output, digest, write_file
+from hdit_core.generate.export.class_names import CLASSES
 from hdit_core.generate.export.model_card import CardFacts, card
 from hdit_core.generate.export.torch_program import write_program
 from hdit_core.generate.export.training_record import training_record
@@ -49,7 +50,7 @@ Format = Literal["hdit", "k-diffusion"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 logger = logging.getLogger("hdit")
 
-CARD, RECIPE, SHEET, CLASSES, PROGRAM = "README.md", "recipe.toml", "samples.png", "classes.json", "program.pt2"
+CARD, RECIPE, SHEET, PROGRAM = "README.md", "recipe.toml", "samples.png", "program.pt2"
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from hdit_core.checkpoint.lineage import Fork, read_lineage
 from hdit_core.checkpoint.load import newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.log import read_log, read_scores
 from hdit_core.checkpoint.state import State
-from hdit_core.data.format.manifest import MANIFEST, read_manifest
-from hdit_core.errors import CheckpointError, DataError
+from hdit_core.errors import CheckpointError
+from hdit_core.generate.export.class_names import exported_classes, trained_classes
 from hdit_core.recipe.run import Recipe
 from hdit_core.remote_models import local_model
 
@@ -52,7 +52,19 @@ def training_record(source: Path, recipe: Recipe) -> TrainingRecord:
     scored = [line for line in _readable(read_scores, run) if line["step"] <= state.step]
     scores = {name: value for line in scored for name, value in line.items() if type(value) is float}
     loss = sum(losses) / len(losses) if losses else None
-    return TrainingRecord(state, loss, scores, _classes(recipe, state.data_hash), read_lineage(run))
+    return TrainingRecord(state, loss, scores, trained_classes(recipe, state), read_lineage(run))
+
+
+def class_names(source: Path, recipe: Recipe) -> tuple[str, ...]:
+    """Return the names of the classes of a run, a checkpoint or an exported folder; empty where they are unknown."""
+    folder = local_model(source)
+    newest = [folder] if (folder / "manifest.json").is_file() else checkpoint_folders(folder)[:1]
+    if not newest:
+        return exported_classes(folder, recipe)
+    try:
+        return trained_classes(recipe, open_checkpoint(newest[0], verified=True).state)
+    except (CheckpointError, OSError):  # a run that trains has removed it
+        return ()
 
 
 def _state_and_run(source: Path) -> tuple[State | None, Path | None]:
@@ -69,16 +81,3 @@ def _readable(read: Callable[[Path], list[dict[str, Any]]], run: Path) -> list[d
         return read(run)
     except OSError:
         return []
-
-
-def _classes(recipe: Recipe, data_hash: str) -> tuple[str, ...]:
-    """Return the class names, where the data set of the run still exists at its path."""
-    folder = Path(recipe.data.path)
-    try:
-        if not recipe.model.num_classes or not (folder / MANIFEST).is_file():
-            return ()
-        manifest = read_manifest(folder)
-    except (DataError, CheckpointError, OSError, ValueError):
-        return ()
-    names = manifest.contents.classes or ()
-    return names if manifest.root == data_hash and len(names) == recipe.model.num_classes else ()

@@ -26,10 +26,9 @@ def build_page(models: Models) -> Any:
         gr.HTML(_title(models), elem_id="title")
         page.last, page.visitor = gr.State(None), gr.State(None)
         with gr.Row():
-            tabs = gr.Column(scale=2, min_width=340)
             with gr.Column(scale=1, min_width=280, elem_id="settings"):
                 build_settings(page)
-            with tabs, gr.Tabs():
+            with gr.Column(scale=2, min_width=340, elem_id="tabs"), gr.Tabs():
                 _build_tabs(page)
         _connect_visitor(blocks, page)
         blocks.load(None, js=(FOLDER / "page.js").read_text())

@@ -1,12 +1,13 @@
 """The tab Compare: two models, checkpoints or EMA lengths side by side, with the same seed."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from hdit_core.play.live_sampling import Frame, MakeJob, samples
 from hdit_core.play.page.markup import pictures, status
 from hdit_core.play.page.settings_panel import weight_choices
-from hdit_core.play.page.tab_context import HIDDEN, Component, Page
+from hdit_core.play.page.tab_context import HIDDEN, Component, Page, stop_button
 from hdit_core.play.request import read_form
 
 SIDES = ("left", "right")
@@ -27,7 +28,7 @@ class CompareTab:
         images = []
         with gr.Row():
             button = gr.Button("Compare", variant="primary", scale=0, min_width=160, elem_id="compare")
-            stop = gr.Button("Stop", scale=0, min_width=100)
+            stop = stop_button(scale=0, min_width=100)
         line = gr.HTML(status("Both sides have the same seed and settings."), elem_id="compare-status")
         with gr.Row():
             for side in SIDES:
@@ -70,7 +71,8 @@ class CompareTab:
         shown: list[Any] = [gr.skip(), gr.skip()]
         yield status("waiting for the model"), *shown
         for place, side in enumerate(SIDES):
-            for frame in self.page.watched(lambda side=side: self._start(side, values), visitor):  # type: ignore[misc]
+            start = partial(self._start, side, values)
+            for frame in self.page.watched(start, visitor, str(values[f"{side} model"])):
                 if not isinstance(frame, Frame):
                     yield frame, *shown
                     return

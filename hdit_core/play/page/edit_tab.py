@@ -11,7 +11,7 @@ from hdit_core.images import from_uint8, to_uint8
 from hdit_core.play import edits
 from hdit_core.play.live_sampling import Frame, MakeJob
 from hdit_core.play.page.markup import brush_canvas, one_picture, pictures, status
-from hdit_core.play.page.tab_context import HIDDEN, Component, Page, error_line, show_at_once
+from hdit_core.play.page.tab_context import HIDDEN, Component, Page, error_line, show_at_once, stop_button
 from hdit_core.play.request import SampleForm, read_form, whole_number
 
 READ_MASK = "(...values) => [...values.slice(0, -1), window.hditMask()]"
@@ -59,7 +59,7 @@ class EditTab:
                 with gr.Row():
                     clear = gr.Button("Clear mask", min_width=100, elem_id="clear")
                     inpaint = gr.Button("Inpaint", variant="primary", min_width=100, elem_id="inpaint")
-                stop = gr.Button("Stop")
+                stop = stop_button(elem_id="stop-edit")
         clear.click(None, js="() => window.hditClearMask()")  # the server does not know the mask
         mask = gr.Textbox(visible="hidden")
         outputs = [gr.HTML(elem_id="edit-status"), gr.HTML(elem_id="edit-images")]
@@ -90,7 +90,7 @@ class EditTab:
             frames = gr.Number(9, label="Frames", info=f"2 to {edits.MOST_FRAMES}", min_width=80)
         with gr.Row():
             button = gr.Button("Interpolate", variant="primary", scale=0, min_width=160, elem_id="interpolate")
-            stop = gr.Button("Stop", scale=0, min_width=100)
+            stop = stop_button(scale=0, min_width=100)
         line = gr.HTML(elem_id="interpolate-status")
         slider = gr.Slider(1, 2, 1, step=1, label="Frame", interactive=True, visible=False, elem_id="frame")
         shown, strip, between = gr.HTML(elem_id="interpolate-image"), gr.HTML(elem_id="frames"), gr.State(None)

@@ -7,7 +7,7 @@ from typing import Any
 from hdit_core.diffusion.precondition import Denoiser
 from hdit_core.play.live_sampling import Frame, MakeJob, samples
 from hdit_core.play.page.markup import command_line, pictures, status
-from hdit_core.play.page.tab_context import HIDDEN, Page
+from hdit_core.play.page.tab_context import HIDDEN, Page, stop_button
 from hdit_core.play.request import SampleForm, read_form
 
 
@@ -20,7 +20,7 @@ class SampleTab:
         self.page = page
         with gr.Row():
             button = gr.Button("Sample", variant="primary", scale=0, min_width=160, elem_id="sample")
-            stop = gr.Button("Stop", scale=0, min_width=100, elem_id="stop")
+            stop = stop_button(scale=0, min_width=100, elem_id="stop")
         line = gr.HTML(status("Press Sample: the images appear as they are denoised."), elem_id="sample-status")
         slider = gr.Slider(
             1,

@@ -1,7 +1,9 @@
 """The settings of sampling, which the tabs Sample, Edit and Compare share."""
 
+from collections.abc import Sequence
 from typing import Any, get_args
 
+from hdit_core.play.live_sampling import class_label
 from hdit_core.play.page.tab_context import Page
 from hdit_core.play.request import IN_TURN, MOST_IMAGES, MOST_STEPS
 from hdit_core.recipe.run import Recipe
@@ -10,10 +12,16 @@ from hdit_core.recipe.sample import Sampler, SampleRecipe, Schedule
 WEIGHT_NAMES = {"ema": "EMA", "model": "raw"}
 
 
-def class_choices(num_classes: int) -> list[tuple[str, str]]:
+def class_choices(num_classes: int, names: Sequence[str]) -> list[tuple[str, str]]:
     """Return labels and values of the classes to choose from."""
-    numbers = [(f"class {number}", str(number)) for number in range(num_classes)]
-    return [("each class in turn", IN_TURN), *numbers, ("no class (unconditional)", str(num_classes))]
+    classes = [(_class_choice(number, names), str(number)) for number in range(num_classes)]
+    return [("each class in turn", IN_TURN), *classes, ("no class (unconditional)", str(num_classes))]
+
+
+def _class_choice(number: int, names: Sequence[str]) -> str:
+    """Return the name of a class with the number that `hdit sample --class` takes."""
+    label = class_label(number, names)
+    return label if label == f"class {number}" else f"{label} ({number})"
 
 
 def weight_choices(weights: list[str]) -> list[tuple[str, str]]:
@@ -30,7 +38,11 @@ def build_settings(page: Page) -> None:
     gr.Markdown("### Settings")
     fields = page.settings
     fields["class"] = gr.Dropdown(
-        class_choices(recipe.model.num_classes), value=IN_TURN, label="Class", visible=has_classes, elem_id="class"
+        class_choices(recipe.model.num_classes, page.models.class_names()),
+        value=IN_TURN,
+        label="Class",
+        visible=has_classes,
+        elem_id="class",
     )
     with gr.Row():
         fields["count"] = gr.Number(_count(recipe), label="Images", info=f"1 to {MOST_IMAGES}", min_width=90)

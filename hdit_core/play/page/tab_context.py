@@ -62,31 +62,39 @@ class Page:
             outputs: what the computation changes.
             js: changes the inputs in the browser before they are sent.
         """
+        import gradio as gr
+
         fields = {**self.settings, "weights": self.weights, **inputs}
 
         @no_type_check  # a decorator would hide from gradio that this is a generator
         def run(visitor: str | None, *values: Any) -> Iterator[Sequence[Any]]:
-            yield from handle(dict(zip(fields, values, strict=True)), visitor)
+            for shown in handle(dict(zip(fields, values, strict=True)), visitor):
+                yield *shown, gr.Button(interactive=True)
 
-        def end(visitor: str | None) -> str:
+        def end(visitor: str | None) -> Sequence[Any]:
             self.sessions.stop(visitor)
-            return status("stopped")
+            return status("stopped"), gr.Button(interactive=False)
 
-        given = [self.visitor, *fields.values()]
+        given, changed = [self.visitor, *fields.values()], [*outputs, stop]
         show_at_once(button.click, "waiting: one computation runs at a time", outputs[0])
-        event = button.click(run, given, list(outputs), concurrency_limit=1, concurrency_id=QUEUE, js=js, **HIDDEN)
-        stop.click(end, self.visitor, outputs[0], cancels=[event], **HIDDEN)
+        button.click(None, None, stop, js=set_interactive(True))
+        event = button.click(run, given, changed, concurrency_limit=1, concurrency_id=QUEUE, js=js, **HIDDEN)
+        event.then(None, None, stop, js=set_interactive(False))
+        stop.click(end, self.visitor, [outputs[0], stop], cancels=[event], **HIDDEN)
 
-    def watched(self, start: Callable[[], MakeJob], visitor: str | None) -> Iterator[Frame | str]:
+    def watched(
+        self, start: Callable[[], MakeJob], visitor: str | None, model: str | None = None
+    ) -> Iterator[Frame | str]:
         """Yield the frames of a job, then, if it fails or is stopped, a line with the reason.
 
         Args:
-            start: checks what was asked for and returns the job.
+            start: checks what was asked for, opens the model and returns the job.
             visitor: whose job it is.
+            model: its name; None for the main one.
         """
         stop = self.sessions.begin(visitor)
         try:
-            yield from watch(start(), stop)
+            yield from watch(start(), stop, class_names=self.models.class_names(model))
         except Stopped:
             yield status("stopped")
         except Exception as problem:
@@ -102,6 +110,18 @@ def show_at_once(listen: Callable[..., Any], text: str, line: Component) -> None
         line: the status line.
     """
     listen(None, None, line, js=f"() => {json.dumps(status(text))}")
+
+
+def stop_button(**layout: Any) -> Component:
+    """Return a button that stops a computation, and can be pressed while one runs or waits."""
+    import gradio as gr
+
+    return gr.Button("Stop", interactive=False, **layout)
+
+
+def set_interactive(interactive: bool) -> str:
+    """Return JavaScript that makes a component usable, or not, before the server answers."""
+    return f"() => ({json.dumps({'__type__': 'update', 'interactive': interactive})})"
 
 
 def error_line(problem: Exception) -> str:

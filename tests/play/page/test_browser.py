@@ -83,6 +83,34 @@ def status_of(page, name, text):
     return page.locator(f"#{name}-status").inner_text()
 
 
+def top_of(page, selector):
+    """Return the distance of an element from the top of the page."""
+    return page.locator(selector).bounding_box()["y"]
+
+
+def test_the_settings_stand_between_tabs_and_button_on_a_phone_and_beside_them_elsewhere(open_page):
+    page = open_page(390)
+    assert page.locator("#stop").is_disabled() and fits(page)
+    tops = [top_of(page, name) for name in ("[role=tab]:visible >> nth=0", "#class", "#sample", "#sample-status")]
+    assert tops == sorted(tops) and len(set(tops)) == 4 and tops[-1] < 700  # on the first screen
+    page.get_by_role("tab", name="Compare").click()
+    assert top_of(page, "#class") < top_of(page, "#compare")
+    page.set_viewport_size({"width": 1280, "height": 800})
+    box, content = page.locator("#settings").bounding_box(), page.locator("#compare").bounding_box()
+    assert box["x"] > content["x"] + content["width"] and abs(box["y"] - content["y"]) < 100
+
+
+def test_classes_are_chosen_by_the_names_of_the_data_set(open_page):
+    page = open_page(390)
+    page.locator("#class input").click()
+    page.locator("#class input").fill("class2")
+    page.get_by_role("option", name="class2 (2)").click()
+    page.get_by_label("Images").fill("1")
+    page.get_by_role("button", name="Sample", exact=True).click()
+    page.locator("#sample-images figcaption", has_text="image 0, class2").wait_for()
+    assert "--class 2" in page.locator("#sample-command code").inner_text() and fits(page)
+
+
 @pytest.mark.parametrize("width", WIDTHS.values(), ids=WIDTHS)
 def test_the_shown_pixels_are_those_of_the_command_below_them(width, open_page, tmp_path):
     page = open_page(width)
@@ -194,10 +222,12 @@ def test_stop_ends_a_long_computation_and_the_next_one_runs(open_page):
     assert "noise level" in status_of(page, "sample", "0 of 64 images")
     page.locator("#stop").click()
     assert status_of(page, "sample", "stopped") == "stopped"
+    page.locator("#stop:disabled").wait_for()
     page.get_by_label("Steps").fill("2")
     page.get_by_label("Images").fill("1")
     page.get_by_role("button", name="Sample", exact=True).click()
     assert len(shown_images(page, "#sample-images")) == 1
+    page.locator("#stop:disabled").wait_for()
 
 
 def test_a_second_window_says_that_it_waits_and_stops_waiting(open_page):
@@ -210,6 +240,8 @@ def test_a_second_window_says_that_it_waits_and_stops_waiting(open_page):
     status_of(second, "sample", "waiting: one computation runs at a time")
     second.locator("#stop").click()
     status_of(second, "sample", "stopped")
+    second.locator("#stop:disabled").wait_for()
+    assert first.locator("#stop").is_enabled()
     first.locator("#stop").click()
     status_of(first, "sample", "stopped")
     assert second.locator("#sample-images img").count() == 0

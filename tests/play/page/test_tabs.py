@@ -15,6 +15,7 @@ from hdit_core.play.page.compare_tab import CompareTab
 from hdit_core.play.page.edit_tab import EditTab, show_frame
 from hdit_core.play.page.run_tab import RunTab
 from hdit_core.play.page.sample_tab import SampleTab, show_moment
+from hdit_core.play.page.settings_panel import class_choices
 from hdit_core.play.page.tab_context import Page
 
 
@@ -45,6 +46,12 @@ def test_samples_are_shown_with_the_command_that_gives_the_same_pixels(page, val
     assert main([*words[1:], "--out", str(tmp_path / "s")]) == 0
     for index, image in enumerate(frame.images):
         assert np.array_equal(image, np.asarray(Image.open(tmp_path / "s" / f"{index:08d}.png")))
+
+
+def test_classes_without_names_are_offered_by_their_numbers():
+    labels = [label for label, _ in class_choices(3, ("cat", "1"))]
+    assert labels == ["each class in turn", "cat (0)", "class 1", "class 2", "no class (unconditional)"]
+    assert [value for _, value in class_choices(2, ())] == ["in turn", "0", "1", "2"]
 
 
 def test_the_trajectory_of_the_samples_can_be_shown_again(page, values):
@@ -104,7 +111,7 @@ def test_a_sample_is_varied_and_inpainted(page, values):
     tab = unbuilt(EditTab, page=page)
     *_, frame = unbuilt(SampleTab, page=page).sample(values, "me")
     line, canvas, image = tab.take_sample(frame[3], 2)
-    assert text_of(line)[0] == "image 2, class 2" and '<canvas width="24" height="16"' in canvas
+    assert text_of(line)[0] == "image 2, class2" and '<canvas width="24" height="16"' in canvas
     *_, (line, images) = tab.vary(values | {"image": image, "strength": 0.0}, "me")
     assert text_of(line)[0] == "3 of 3 images"
     *_, (line, images) = tab.inpaint(values | {"image": image, "region": "center", "rounds": 1, "mask": ""}, "me")
