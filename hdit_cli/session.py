@@ -163,10 +163,10 @@ def _open_denoiser(model: ModelOptions, device: "torch.device", *, guided: bool)
 
 
 def _print_notes(pipeline: "SamplingPipeline", defaults: str | None) -> None:
-    """Print the attention backends, the defaults in use, and options without effect."""
-    from hdit_core.checkpoint.denoiser import attention_notes
+    """Print precision and attention backends, the defaults in use, and options without effect."""
+    from hdit_core.checkpoint.denoiser import setup_notes
 
-    for line in attention_notes(pipeline.denoiser):
+    for line in setup_notes(pipeline.denoiser):
         note(line)
     if defaults is not None:
         note(defaults)

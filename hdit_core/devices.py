@@ -53,6 +53,19 @@ def disable_tf32() -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def precision_of(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Return a description of the precision on a GPU for a log, None on other devices.
+
+    Args:
+        device: of the computation, after `disable_tf32`.
+        dtype: of matrix products.
+    """
+    if device.type != "cuda":
+        return None
+    products = "bfloat16 for matrix products, otherwise " if dtype == torch.bfloat16 else ""
+    return f"{products}float32 without TF32"
+
+
 def copy_to(device: torch.device, tensor: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
     """Return a tensor on a device; on CUDA without waiting for earlier operations, as torch does by default."""
     return tensor.to(device, dtype, non_blocking=device.type == "cuda")

@@ -5,6 +5,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from hdit_core.checkpoint.denoiser import setup_notes
+from hdit_core.devices import precision_of
+from hdit_core.diffusion.precondition import Denoiser
+from hdit_core.evaluate.extractors.extractor import Extractor, full_precision, open_extractor
+from hdit_core.model.hourglass import HourglassTransformer
 
 PAGES = """
 import ctypes, resource, sys, torch
@@ -28,3 +35,33 @@ def test_freed_memory_is_reused():
         return int(done.stdout)
 
     assert new_pages("kept") < 1000 < new_pages("plain")
+
+
+def test_the_precision_on_a_gpu_is_described():
+    assert precision_of(torch.device("cuda", 1), torch.float32) == "float32 without TF32"
+    mixed = precision_of(torch.device("cuda"), torch.bfloat16)
+    assert mixed == "bfloat16 for matrix products, otherwise float32 without TF32"
+    assert precision_of(torch.device("cpu"), torch.bfloat16) is None
+
+
+def test_sampling_and_scoring_state_their_precision_on_a_gpu(monkeypatch, caplog, tiny_recipe):
+    caplog.set_level("INFO", "hdit")
+    gpu = torch.device("cuda")
+    monkeypatch.setattr("hdit_core.checkpoint.denoiser._device_and_dtype", lambda _: (gpu, torch.bfloat16))
+    monkeypatch.setattr("hdit_core.checkpoint.denoiser.selected_backends", lambda *_: [])
+    denoiser = Denoiser(HourglassTransformer(tiny_recipe.model), tiny_recipe)
+    assert setup_notes(denoiser) == ["precision: bfloat16 for matrix products, otherwise float32 without TF32"]
+    on_gpu = Extractor("mine", "fd-mine", "kd-mine", 5, 8, 4, "0" * 64, torch.nn.Identity(), gpu)
+    monkeypatch.setattr("hdit_core.evaluate.extractors.extractor._find", lambda name: lambda *_: on_gpu)
+    assert open_extractor("mine", device=gpu) is on_gpu
+    assert "extractor mine: float32 without TF32, deterministic convolutions" in caplog.text
+
+
+def test_features_are_computed_without_tf32():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        with full_precision():
+            assert torch.get_float32_matmul_precision() == "highest" and not torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -13,7 +13,7 @@ from torch import Tensor
 from hdit_core.bench.child_process import BenchSettings, OutOfMemory, measure_in_child_process
 from hdit_core.bench.machine import product_rate
 from hdit_core.bench.timing import Timing, interleaved, stopwatch
-from hdit_core.data.loader.batch import Batch
+from hdit_core.data.loader.batch import Batch, pinned
 from hdit_core.data.loader.build import open_reader
 from hdit_core.devices import compute_dtype, synchronize
 from hdit_core.distributed import World
@@ -34,14 +34,9 @@ def random_batches(recipe: Recipe, chunks: Iterable[range]) -> Generator[Batch, 
     """Yield a batch of random images for each micro-batch of a run; batches of equal size are equal."""
     by_size: dict[int, Batch] = {}
     for chunk in chunks:
-        batch = by_size[len(chunk)] = by_size.get(len(chunk)) or _pinned(_random_batch(recipe, len(chunk)))
+        batch = by_size[len(chunk)] = by_size.get(len(chunk)) or pinned(_random_batch(recipe, len(chunk)))
         numbers = torch.arange(chunk.start, chunk.stop)
         yield Batch(**(vars(batch) | {"numbers": numbers}))
-
-
-def _pinned(batch: Batch) -> Batch:
-    """Return the batch in page-locked memory where there is a GPU, as torch's DataLoader does."""
-    return batch.pin_memory() if torch.cuda.is_available() else batch
 
 
 def _random_batch(recipe: Recipe, size: int) -> Batch:

@@ -18,7 +18,7 @@ from hdit_core.checkpoint.kdiffusion.state_dict import state_from_kdiffusion
 from hdit_core.checkpoint.layout import checkpoint_folder, checkpoint_folders, recipe_file
 from hdit_core.checkpoint.load import Checkpoint, newest_checkpoint, open_checkpoint
 from hdit_core.checkpoint.safetensors_file import Tensors, read_tensors
-from hdit_core.devices import compute_dtype
+from hdit_core.devices import compute_dtype, precision_of
 from hdit_core.diffusion.precondition import Denoiser, ModelSource
 from hdit_core.errors import CheckpointError, RecipeError
 from hdit_core.model.attention.neighborhood_backends import selected_backends
@@ -81,10 +81,24 @@ def attention_notes(denoiser: Denoiser) -> list[str]:
     Raises:
         UsageError: the requested attention backend cannot run on the device.
     """
+    return [choice.note for choice in selected_backends(denoiser.recipe.model, *_device_and_dtype(denoiser))]
+
+
+def setup_notes(denoiser: Denoiser) -> list[str]:
+    """Return what the denoiser uses on its device, one line each: the precision on a GPU, and `attention_notes`.
+
+    Raises:
+        UsageError: the requested attention backend cannot run on the device.
+    """
+    precision = precision_of(*_device_and_dtype(denoiser))
+    return [*([f"precision: {precision}"] if precision else []), *attention_notes(denoiser)]
+
+
+def _device_and_dtype(denoiser: Denoiser) -> tuple[torch.device, torch.dtype]:
+    """Return the device of the denoiser, and the dtype of its matrix products there."""
     parameter = next(denoiser.parameters())
     dtype = compute_dtype(denoiser.recipe.train.precision, parameter.device)
-    dtype = parameter.dtype if dtype == torch.float32 else dtype  # there is no autocast in float32
-    return [choice.note for choice in selected_backends(denoiser.recipe.model, parameter.device, dtype)]
+    return parameter.device, parameter.dtype if dtype == torch.float32 else dtype  # there is no autocast in float32
 
 
 def read_weights(path: Path, weights: Weights = "ema") -> tuple[Recipe, Tensors, ModelSource]:

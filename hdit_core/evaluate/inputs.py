@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from hdit_core.checkpoint.denoiser import attention_notes, load_denoiser
+from hdit_core.checkpoint.denoiser import load_denoiser, setup_notes
 from hdit_core.data.image_sets.image_set import ImageSet
 from hdit_core.data.image_sets.open_images import STDIN, open_images
 from hdit_core.devices import make_mkl_reproducible, pick_device
@@ -85,7 +85,7 @@ def open_model(settings: ScoreSettings, device: torch.device) -> Denoiser | None
             "score images of hdit restore (with --paired against the originals), or of hdit sample --condition"
         )
     note = defaults.note(settings.checkpoint_weights, settings.overrides, **settings.sampling)
-    for line in [*attention_notes(denoiser), *([note] if note else [])]:
+    for line in [*setup_notes(denoiser), *([note] if note else [])]:
         logger.info(line)
     sample = sample_settings(denoiser.recipe, settings.overrides, **settings.sampling)
     return with_sample(denoiser, sample)

@@ -6,11 +6,9 @@ from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from hdit_core.data.loader.build import open_reader
 from hdit_core.data.loader.image_reader import ImageReader
-from hdit_core.devices import compute_dtype, disable_tf32
+from hdit_core.devices import compute_dtype, disable_tf32, precision_of
 from hdit_core.distributed import World, init_ranks
 from hdit_core.model.attention.neighborhood_backends import selected_backends
 from hdit_core.model.native.rowwise import kernels_note
@@ -89,9 +87,8 @@ def _setup(recipe: Recipe, world: World) -> Iterator[str]:
         UsageError: the attention backend cannot run on the device.
     """
     dtype = compute_dtype(recipe.train.precision, world.device)
-    if world.device.type == "cuda":
-        products = "bfloat16 for matrix products, otherwise " if dtype == torch.bfloat16 else ""
-        yield f"precision: {products}float32 without TF32"
+    if precision := precision_of(world.device, dtype):
+        yield f"precision: {precision}"
     for choice in selected_backends(recipe.model, world.device, dtype):
         yield choice.note
     if note := kernels_note(world.device, dtype):

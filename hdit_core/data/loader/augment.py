@@ -146,6 +146,10 @@ class AffineWarp:
         """Return the same on a device."""
         return AffineWarp(self.places.to(device, non_blocking=True), self.sources.to(device, non_blocking=True))
 
+    def pin_memory(self) -> "AffineWarp":
+        """Return the same in page-locked memory."""
+        return AffineWarp(self.places.pin_memory(), self.sources.pin_memory())
+
     def __call__(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Return the images, on the same device, in [-1, 1]."""
         if not len(self.places):

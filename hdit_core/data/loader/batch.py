@@ -59,13 +59,21 @@ class Batch:
         return replace(self, images=self.warp.to(self.images.device)(self.images), warp=None)
 
     def pin_memory(self) -> "Batch":
-        """Return the batch with these tensors in page-locked memory; DataLoader calls this."""
-        return self._with(NETWORK_INPUTS, Tensor.pin_memory)
+        """Return the batch with all that `to` moves in page-locked memory; DataLoader calls this."""
+        return replace(self._with(NETWORK_INPUTS, Tensor.pin_memory), warp=self.warp and self.warp.pin_memory())
 
     def _with(self, names: Sequence[str], change: Callable[[Tensor], Tensor]) -> "Batch":
         tensors = {name: getattr(self, name) for name in names}
         changed: dict[str, Any] = {name: change(tensor) for name, tensor in tensors.items() if tensor is not None}
         return replace(self, **changed)
+
+
+def pinned(batch: Batch) -> Batch:
+    """Return the batch in page-locked memory where there is a GPU, as torch's DataLoader does in its own thread.
+
+    A copy from other memory may first wait until the GPU has done its work.
+    """
+    return batch.pin_memory() if torch.cuda.is_available() else batch
 
 
 @dataclass
@@ -173,7 +181,9 @@ def _batches(
     if workers:
         yield from read_in_workers(images, plan, workers, batch_bytes=_batch_bytes(images, len(first)))
     else:
-        yield from (images.__getitems__(list(numbers)) for numbers in plan)
+        for numbers in plan:
+            batch = images.__getitems__(list(numbers))
+            yield batch if isinstance(batch, HditError) else pinned(batch)
 
 
 def load_batches(

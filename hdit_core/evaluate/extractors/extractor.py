@@ -1,5 +1,6 @@
 """A feature network with everything that determines its numbers."""
 
+import logging
 import pkgutil
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -16,8 +17,11 @@ from jaxtyping import Float, Float32, UInt8
 from PIL import Image
 from torch import Tensor
 
+from hdit_core.devices import disable_tf32, precision_of
 from hdit_core.distributed import World
 from hdit_core.errors import UsageError, did_you_mean
+
+logger = logging.getLogger("hdit")
 
 
 def resize(image_u8: UInt8[np.ndarray, "H W C"], side_px: int) -> Float32[np.ndarray, "S S 3"]:
@@ -126,6 +130,7 @@ def full_precision() -> AbstractContextManager[None]:
 
     It applies to all threads: enter it around them, not in each.
     """
+    disable_tf32()
     context: AbstractContextManager[None] = torch.backends.cudnn.flags(
         enabled=True, deterministic=True, allow_tf32=False
     )
@@ -158,6 +163,8 @@ def open_extractor(
     extractor = _find(name)(weights, device or torch.device("cpu"), mode)
     if not isinstance(extractor, Extractor):
         raise UsageError(f"--extractor {name}: expected an Extractor, its package returned {type(extractor).__name__}")
+    if precision := precision_of(extractor.device, torch.float32):
+        logger.info(f"extractor {name}: {precision}, deterministic convolutions")
     return extractor
 
 

@@ -47,6 +47,18 @@ def test_a_batch_contains_the_images_of_its_indices(data_set):
     assert not batch.augment_cond.any()
 
 
+@pytest.mark.parametrize("has_gpu", [True, False])
+def test_all_that_moves_to_a_gpu_is_pinned_without_workers_too(has_gpu, data_set, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor.clone()) or pinned[-1])
+    settings = SETTINGS | {"augment_prob": 1.0}
+    (batch,) = load_batches(ImageReader(data_set), [range(4)], workers=0, **settings)
+    moved = [batch.images, batch.class_ids, batch.augment_cond, batch.noise, batch.warp.places, batch.warp.sources]
+    assert len(pinned) == (len(moved) if has_gpu else 0)
+    assert all(any(tensor is copy for copy in pinned) == has_gpu for tensor in moved)
+
+
 def test_every_epoch_shows_every_image_once(data_set):
     reader = ImageReader(data_set)
     every = {reader.read(index)[0].tobytes() for index in range(23)}

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch.nn.attention import flex_attention as torchs
 
 from hdit_core.checkpoint import load_denoiser
-from hdit_core.checkpoint.denoiser import attention_notes
+from hdit_core.checkpoint.denoiser import attention_notes, setup_notes
 from hdit_core.checkpoint.kdiffusion.state_dict import kdiffusion_names
 from hdit_core.diffusion.loss import denoising_loss
 from hdit_core.errors import UsageError
@@ -110,7 +110,7 @@ def test_a_network_trained_with_natten_loads_without_natten(tmp_path, changed):
     write_tensors(path, network.state_dict(), trained.model_dump_json())
     denoiser = load_denoiser(path)
     assert denoiser.recipe.model.attention_backend == "auto"
-    assert len(attention_notes(denoiser)) == 1
+    assert len(attention_notes(denoiser)) == 1 and setup_notes(denoiser) == attention_notes(denoiser)
     assert attention_notes(denoiser)[0].startswith("neighborhood attention: ")
     assert "tiled" in attention_notes(load_denoiser(path, attention_backend="tiled"))[0]
     with pytest.raises(
