@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 # constraints.txt pins the tested versions. The environment variable also applies to build environments; `-c` does not.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# The tests start hundreds of processes: each would compile the modules that it imports again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-color test test-all lint docs endurance install clean

@@ -1,13 +1,14 @@
 """What every test can use."""
 
 import copy
+import gc
 import logging
 import os
 import random
 import subprocess
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,9 +19,13 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 from safetensors.torch import load_file
 
-from hdit_core.data.prepare.job import PrepareSettings
-from hdit_core.data.prepare.run import prepare_data
-from hdit_core.recipe.read import check_recipe
+from tests import type_checker
+
+type_checker.install()  # before hdit_core is imported
+
+from hdit_core.data.prepare.job import PrepareSettings  # noqa: E402
+from hdit_core.data.prepare.run import prepare_data  # noqa: E402
+from hdit_core.recipe.read import check_recipe  # noqa: E402
 
 # as in processes that draw or score: those that a test starts have to give the bits of the test's own
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
@@ -78,6 +83,17 @@ settings.load_profile("even")
 def pytest_xdist_auto_num_workers() -> int | None:
     """Return one process more than cores: tests of signals, lost ranks and slow storage mostly wait."""
     return None if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ else (os.cpu_count() or 1) + 1
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Keep what is imported and collected out of garbage collections: over a million objects, a second each time."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,6 +1,7 @@
 """The shape of the code: sizes, docstrings, import cycles, and declared dependencies."""
 
 import ast
+import functools
 import re
 import tomllib
 from pathlib import Path
@@ -10,7 +11,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("hdit_cli", "hdit_core")
 FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-TREES = {path: ast.parse(path.read_text()) for path in FILES}
 
 MOST_MODULES, MOST_FILE_LINES, MOST_FUNCTION_LINES = 12, 300, 40
 
@@ -25,6 +25,12 @@ def module_name(path):
 
 
 MODULES = {module_name(path): path for path in FILES}
+
+
+@functools.cache
+def trees():
+    """Return the syntax tree of each file; not read while tests are only collected."""
+    return {path: ast.parse(path.read_text()) for path in FILES}
 
 
 def definitions(node, public=True):
@@ -59,17 +65,17 @@ def test_no_file_has_more_than_300_lines():
 def test_no_function_has_more_than_40_lines():
     assert [
         f"{path}:{node.lineno}: {node.name}"
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         for node, _ in definitions(tree)
         if not isinstance(node, ast.ClassDef) and length(node) > MOST_FUNCTION_LINES
     ] == []
 
 
 def test_everything_public_has_a_docstring():
-    found = [str(path) for path, tree in TREES.items() if ast.get_docstring(tree) is None]
+    found = [str(path) for path, tree in trees().items() if ast.get_docstring(tree) is None]
     found += [
         f"{path}:{node.lineno}: {node.name}"
-        for path, tree in TREES.items()
+        for path, tree in trees().items()
         for node, is_public in definitions(tree)
         if is_public and ast.get_docstring(node) is None and not is_overload(node)
     ]
@@ -91,17 +97,18 @@ def imported_modules(path, tree):
 
 
 def test_no_modules_import_each_other_in_a_cycle():
-    graph = {name: set(imported_modules(path, ast.parse(path.read_text()))) - {name} for name, path in MODULES.items()}
+    graph = {name: set(imported_modules(path, trees()[path])) - {name} for name, path in MODULES.items()}
     while leaves := [name for name, targets in graph.items() if not targets & graph.keys()]:
         for name in leaves:
             del graph[name]
     assert sorted(graph) == []
 
 
+@functools.cache
 def imported_names():
     """Return the top-level names that the code imports at run time."""
     names = set()
-    for tree in TREES.values():
+    for tree in trees().values():
         for node in ast.walk(tree):
             if isinstance(node, ast.Import):
                 names |= {alias.name.partition(".")[0] for alias in node.names}

@@ -1,8 +1,6 @@
 """Models at addresses: fetched once, verified, and used from the cache; against servers on this machine."""
 
 import os
-import subprocess
-import sys
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +17,7 @@ from hdit_core.model.hourglass import HourglassTransformer, initialize
 from hdit_core.recipe.write import recipe_toml
 from hdit_core.remote_models import remote_address
 from tests.compiled import share_compiled
+from tests.forked_command import run_hdit
 from tests.gs_server import gs_files
 from tests.hub_server import HubServer
 
@@ -59,10 +58,8 @@ def hdit(tmp_path, *arguments, **environment):
     share_compiled(tmp_path / "cache")
     kept = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     home = {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HF_HOME": str(tmp_path / "hf")}
-    code = "import sys; from hdit_cli.main import main; sys.exit(main(sys.argv[1:]))"
-    command = [sys.executable, "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, env=kept | home | environment, capture_output=True, text=True)
-    return done.returncode, done.stderr
+    done = run_hdit(*arguments, environment=kept | home | environment)
+    return done.returncode, done.stderr.decode()
 
 
 def cached(tmp_path):

@@ -47,6 +47,7 @@ def test_a_run_killed_in_saves_and_at_random_is_bit_identical_to_an_uninterrupte
     raise AssertionError(f"{kills} kills in 20 runs are no test")
 
 
+@pytest.mark.slow
 def test_the_same_kills_break_a_run_whose_checkpoints_are_written_in_place(tmp_path, recipe_file, nursery):
     """A check of the test: it fails for a writer that is not atomic."""
     for trial in range(10):

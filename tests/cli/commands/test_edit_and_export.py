@@ -1,8 +1,6 @@
 """`hdit edit` and `hdit export` from the shell: files, output and refusals."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +11,7 @@ from hdit_cli.main import main
 from hdit_core.checkpoint import load_denoiser
 from hdit_core.recipe.read import check_recipe
 from tests.conftest import TINY
+from tests.forked_command import run_hdit
 from tests.generate.smooth_network import write_smooth_network
 
 DRAWING = ["--steps", "2", "--device", "cpu", "--json"]
@@ -114,9 +113,9 @@ def test_likelihood_prints_bits_with_a_standard_error_and_each_image_as_it_is_fi
 
 
 def test_an_edit_streams_to_stdout(ckpt, here):
-    command = [sys.executable, "-m", "hdit_cli", "edit", "vary", "--init", "small.png", "--ckpt", ckpt, "--n", "2"]
-    piped = subprocess.run([*command, *DRAWING, "--out", "-"], capture_output=True, check=True)
-    assert main([*command[3:], *DRAWING, "--out", "x.tar"]) == 0
+    command = ["edit", "vary", "--init", "small.png", "--ckpt", ckpt, "--n", "2", *DRAWING]
+    piped = run_hdit(*command, "--out", "-")
+    assert main([*command, "--out", "x.tar"]) == 0
     assert piped.stdout == (here / "x.tar").read_bytes() and b'"num_images": 2' in piped.stderr
 
 

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from hdit_cli.main import main
 from hdit_core.checkpoint import load_denoiser
 from hdit_core.recipe.write import recipe_toml
 from tests.conftest import REFERENCE
+from tests.forked_command import run_hdit
 
 
 @pytest.fixture(scope="module")
@@ -98,12 +97,12 @@ def test_sample_resumes_its_folder_and_refuses_another_job_in_it(run, tmp_path, 
 
 
 def test_sample_streams_a_tar_to_stdout_and_its_result_to_stderr(run, tmp_path):
-    command = [sys.executable, "-m", "hdit_cli", "sample", "--ckpt", str(run), "--n", "3", "--steps", "2", "--json"]
-    piped = subprocess.run([*command, "--out", "-"], capture_output=True, check=True)
-    assert main([*command[3:-1], "--out", str(tmp_path / "x.tar")]) == 0
-    assert piped.stdout == (tmp_path / "x.tar").read_bytes()
+    command = ["sample", "--ckpt", str(run), "--n", "3", "--steps", "2", "--json"]
+    piped = run_hdit(*command, "--out", "-")
+    assert main([*command[:-1], "--out", str(tmp_path / "x.tar")]) == 0
+    assert piped.returncode == 0 and piped.stdout == (tmp_path / "x.tar").read_bytes()
     assert b'"num_images": 3' in piped.stderr
-    assert main([*command[3:], "--out", str(tmp_path / "x.npz"), "--trajectory", str(tmp_path / "x.webp")]) == 0
+    assert main([*command, "--out", str(tmp_path / "x.npz"), "--trajectory", str(tmp_path / "x.webp")]) == 0
     assert np.load(tmp_path / "x.npz")["arr_0"].shape == (3, 16, 24, 3)
     assert Image.open(tmp_path / "x.webp").n_frames > 1
 

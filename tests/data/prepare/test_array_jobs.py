@@ -1,8 +1,6 @@
 """Several tasks write one data set in one folder, byte for byte that of a single process."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ from hdit_core.data.prepare.job import PrepareSettings
 from hdit_core.data.prepare.run import PrepareSummary, finish_data, prepare_data, prepare_task
 from hdit_core.errors import DataError, UsageError
 from tests.data.class_folders import SIZE, bytes_of
+from tests.data.prepare.waiting_task import begin
 
 
 @pytest.fixture
@@ -36,22 +35,6 @@ def facts_of(folder):
         for path in paths
         for stat in [path.stat()]
     }
-
-
-def in_another_process(settings, share):
-    """Start a task that reports its start on stdout, and waits for a line on stdin before its third image."""
-    code = (
-        "import sys; from pathlib import Path; from hdit_core.data.prepare.run import *\n"
-        "from hdit_core.data.prepare.array_task import parse_array_task\n"
-        "def wait(done, total, bad):\n"
-        "    if done == 3: print('begun', flush=True); sys.stdin.readline()\n"
-        "settings = PrepareSettings(sys.argv[1], Path(sys.argv[2]), (8, 12), shard_size=5)\n"
-        "prepare_task(settings, parse_array_task(sys.argv[3]), wait)\n"
-    )
-    command = [sys.executable, "-c", code, settings.source, str(settings.out), str(share)]
-    task = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert task.stdout.readline() == "begun\n"
-    return task
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 8])
@@ -135,31 +118,27 @@ def test_more_tasks_than_shards_leave_some_without_work(settings):
 
 
 def test_concurrent_tasks_write_the_set_of_one_process(settings, alone):
-    tasks = [in_another_process(settings, ArrayTask(index, 3)) for index in range(3)]
-    for task in tasks:
-        task.communicate("go on\n")
-    assert [task.returncode for task in tasks] == [0, 0, 0]
+    tasks = [begin(settings, ArrayTask(index, 3)) for index in range(3)]
+    assert [task.finish() for task in tasks] == [0, 0, 0]
     finish_data(settings)
     assert bytes_of(settings.out) == alone
 
 
 def test_a_share_locked_by_another_process_is_refused_and_others_are_not(settings):
-    task = in_another_process(settings, ArrayTask(0, 2))
+    task = begin(settings, ArrayTask(0, 2))
     for share in (ArrayTask(0, 2), ArrayTask(0, 1), ArrayTask(2, 4)):
         with pytest.raises(UsageError, match="another hdit prepare-data is writing the same images to it"):
             prepare_task(settings, share)
     with pytest.raises(UsageError, match="another hdit prepare-data is writing the same images to it"):
         finish_data(settings)
     assert prepare_task(settings, ArrayTask(1, 2)).inputs == 10
-    task.communicate("go on\n")
-    assert task.returncode == 0
+    assert task.finish() == 0
 
 
 def test_a_lock_ends_with_its_process(settings, alone):
-    task = in_another_process(settings, ArrayTask(0, 2))
-    task.kill()
-    task.wait()
-    task.stdin.close(), task.stdout.close()
+    task = begin(settings, ArrayTask(0, 2))
+    task.process.kill()
+    task.process.join(100)
     prepare_task(settings, ArrayTask(0, 2))
     prepare_task(settings, ArrayTask(1, 2))
     finish_data(settings)

@@ -23,7 +23,13 @@ import multiprocessing, sys
 
 
 @pytest.mark.parametrize(
-    ("method", "guarded"), [("fork", False), ("spawn", False), ("forkserver", False), ("spawn", True)]
+    ("method", "guarded"),
+    [
+        ("fork", False),
+        ("spawn", False),
+        pytest.param("forkserver", False, marks=pytest.mark.slow),
+        pytest.param("spawn", True, marks=pytest.mark.slow),
+    ],
 )
 def test_a_script_without_a_main_guard_works_under_fork_and_is_refused_with_its_line_elsewhere(
     tmp_path, trained, method, guarded
